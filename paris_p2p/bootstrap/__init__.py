@@ -1,0 +1,1 @@
+"""An operator's node: entry point, relay, store and forward."""

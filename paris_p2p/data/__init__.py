@@ -1,0 +1,1 @@
+"""Clips in: decode, splits, clusters, webdataset shards, deterministic batches."""

@@ -1,0 +1,150 @@
+"""Signed envelopes: payload bytes, signer, signature; verified before anything in them is parsed (docs/protocol.md).
+
+The signature covers `paris-p2p/1\\0 kind \\0 run \\0 payload`, so that a payload signed as one kind, or for one run,
+is worthless as another. The original bytes are kept and served on, never serialised again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import msgpack
+from blake3 import blake3
+from pydantic import ValidationError
+
+from paris_p2p.errors import RecordError, VersionError
+from paris_p2p.identity import Identity, peer_id_from_bytes, peer_id_to_bytes, verify
+from paris_p2p.records import (
+    DEFAULT_MAX_ENVELOPE_BYTES,
+    MAX_ENVELOPE_BYTES,
+    READER,
+    SIGNED_KINDS,
+    SIGNED_LIFETIME_S,
+    Record,
+    Signed,
+)
+
+R = TypeVar("R", bound=Record)
+_HASH_FIELDS = ("run", "parent", "card", "best", "what", "id")
+
+
+@dataclass(frozen=True)
+class Envelope(Generic[R]):
+    """A verified record with the bytes it came in."""
+
+    record: R
+    signer: str  # peer id
+    payload: bytes
+    data: bytes  # the whole envelope, as it was received
+
+    @cached_property
+    def id(self) -> str:
+        """BLAKE3 of the payload: a card's id, a run's id."""
+        return blake3(self.payload).hexdigest()
+
+
+def seal(identity: Identity, record: Signed) -> Envelope[Any]:
+    """Sign a record as `identity`; RecordError when it is larger than its kind may be."""
+    payload = encode(record.model_dump(exclude_defaults=False))
+    return seal_payload(identity, record.kind, record.run, payload, record)
+
+
+def seal_payload(identity: Identity, kind: str, run: str, payload: bytes, record: R) -> Envelope[R]:
+    """Sign bytes that are already encoded; the RunSpec, whose run id is its own hash, is signed with run = ''."""
+    signature = identity.sign(_signed_bytes(kind, run, payload))
+    data: bytes = msgpack.packb((payload, identity.peer_id_bytes, signature))
+    limit = MAX_ENVELOPE_BYTES.get(kind, DEFAULT_MAX_ENVELOPE_BYTES)
+    if len(data) > limit:
+        raise RecordError(f"a {kind} record of {len(data)} bytes is over its limit of {limit}")
+    return Envelope(record=record, signer=identity.peer_id, payload=payload, data=data)
+
+
+def open_envelope(data: bytes, *, run: str, kinds: tuple[str, ...] = tuple(SIGNED_KINDS)) -> Envelope[Any]:
+    """Verify and parse an envelope of one of `kinds` that must belong to `run`.
+
+    Raises SignatureError, VersionError, or RecordError for anything else; expiry is the caller's to judge.
+    """
+    payload, signer, signature = split_envelope(data, max(MAX_ENVELOPE_BYTES.get(k, DEFAULT_MAX_ENVELOPE_BYTES) for k in kinds))
+    raw = decode(payload)
+    kind = raw.get("kind")
+    if kind not in kinds or not isinstance(kind, str):
+        raise RecordError(f"expected a record of kind {' or '.join(kinds)}, got {str(kind)[:32]!r}")
+    if len(data) > MAX_ENVELOPE_BYTES.get(kind, DEFAULT_MAX_ENVELOPE_BYTES):
+        raise RecordError(f"a {kind} record of {len(data)} bytes is over its limit")
+    verify(signer, _signed_bytes(kind, run, payload), signature)
+    record = parse(SIGNED_KINDS[kind], raw)
+    if record.run != run:
+        raise RecordError(f"the record belongs to run {record.run[:16]}, not {run[:16]}")
+    if not record.issued_at < record.expires_at <= record.issued_at + SIGNED_LIFETIME_S[kind]:
+        raise RecordError(f"a {kind} record may live {SIGNED_LIFETIME_S[kind]:.0f} s, this one asks for {record.expires_at - record.issued_at:.0f}")
+    return Envelope(record=record, signer=signer, payload=payload, data=data)
+
+
+def split_envelope(data: bytes, limit_bytes: int) -> tuple[bytes, str, bytes]:
+    """(payload, signer, signature), sizes checked, nothing verified yet."""
+    if len(data) > limit_bytes:
+        raise RecordError(f"an envelope of {len(data)} bytes is over the limit of {limit_bytes}")
+    parts = _unpack(data)
+    if not isinstance(parts, tuple) or len(parts) != 3 or not all(isinstance(part, bytes) for part in parts):
+        raise RecordError("an envelope must hold payload, signer and signature")
+    payload, signer, signature = parts
+    if len(signature) != 64:
+        raise RecordError(f"a signature has 64 bytes, this one {len(signature)}")
+    return payload, peer_id_from_bytes(signer), signature
+
+
+def verify_payload(kind: str, run: str, payload: bytes, signer: str, signature: bytes) -> None:
+    """Raise SignatureError unless the signature covers this kind, run and payload."""
+    verify(signer, _signed_bytes(kind, run, payload), signature)
+
+
+def parse(model: type[R], raw: dict[str, Any]) -> R:
+    """A record out of a decoded payload: the reader's version first, then the bounds."""
+    oldest = raw.get("oldest_reader", 1)
+    if not isinstance(oldest, int) or oldest > READER:
+        raise VersionError(f"the record asks for reader {str(oldest)[:16]} or newer, this is reader {READER}; update paris-p2p")
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecordError(f"a {str(raw.get('kind'))[:32]} record has a bad field {where!r}: {first['msg']}") from error
+
+
+def encode(raw: dict[str, Any]) -> bytes:
+    """msgpack bytes of a record's fields; ids and peer ids as raw bytes, which halves them."""
+    packed: bytes = msgpack.packb(_compact(raw))
+    return packed
+
+
+def decode(payload: bytes) -> dict[str, Any]:
+    raw = _unpack(payload)
+    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+        raise RecordError("a record's payload must be a map with names")
+    return raw
+
+
+def _compact(value: Any, name: str = "") -> Any:
+    if isinstance(value, dict):
+        return {key: _compact(item, key) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_compact(item, name) for item in value]
+    if isinstance(value, str) and name in _HASH_FIELDS and len(value) == 64:
+        return bytes.fromhex(value)
+    if isinstance(value, str) and value.startswith("12D3Koo") and len(value) == 52:
+        return peer_id_to_bytes(value)
+    return value
+
+
+def _unpack(data: bytes) -> Any:
+    try:
+        # Tuples, not lists, so that strict records accept them; a payload is small, so depth is the only danger left.
+        return msgpack.unpackb(data, use_list=False, strict_map_key=True)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise RecordError(f"{len(data)} bytes are not valid msgpack: {str(error)[:80]}") from error
+
+
+def _signed_bytes(kind: str, run: str, payload: bytes) -> bytes:
+    return b"paris-p2p/1\0" + kind.encode() + b"\0" + run.encode() + b"\0" + payload

@@ -1,0 +1,1 @@
+"""Feature networks: arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""The maths: path, loss, sampler, routed mixture."""

@@ -1,0 +1,151 @@
+"""Ed25519 keys, libp2p peer ids and signatures (libp2p peer-ids specification; RFC 8032)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from paris_p2p.errors import ReadOnlyError, RecordError, SignatureError, UsageError
+
+# libp2p's protobuf messages, written by hand: field 1 (key type) = 1 (Ed25519), field 2 (data) = n bytes.
+_PRIVATE_PREFIX = bytes([0x08, 0x01, 0x12, 0x40])  # + 32 private bytes + 32 public bytes
+_PUBLIC_PREFIX = bytes([0x08, 0x01, 0x12, 0x20])  # + 32 public bytes
+_IDENTITY_MULTIHASH = bytes([0x00, 0x24])  # identity hash, 36 bytes: the key is its own id
+PEER_ID_BYTES = 38
+
+_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_VALUES = {letter: value for value, letter in enumerate(_ALPHABET)}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One Ed25519 key; a peer's signs all its records, a run owner's signs the RunSpec."""
+
+    key: Ed25519PrivateKey
+
+    @classmethod
+    def generate(cls) -> Identity:
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_private_bytes(cls, private: bytes) -> Identity:
+        return cls(Ed25519PrivateKey.from_private_bytes(private))
+
+    @property
+    def peer_id(self) -> str:
+        """The libp2p peer id, base58: `12D3Koo…`."""
+        return _encode_base58(self.peer_id_bytes)
+
+    @property
+    def peer_id_bytes(self) -> bytes:
+        return _IDENTITY_MULTIHASH + _PUBLIC_PREFIX + self._public()
+
+    def sign(self, message: bytes) -> bytes:
+        return self.key.sign(message)
+
+    def libp2p_private_key(self) -> bytes:
+        """The protobuf `PrivateKey` that p2pd reads with `-id`."""
+        return _PRIVATE_PREFIX + self.key.private_bytes_raw() + self._public()
+
+    def _public(self) -> bytes:
+        return self.key.public_key().public_bytes_raw()
+
+
+def verify(peer_id: str, message: bytes, signature: bytes) -> None:
+    """Raise SignatureError unless `signature` over `message` is `peer_id`'s."""
+    key = Ed25519PublicKey.from_public_bytes(peer_id_to_bytes(peer_id)[-32:])
+    try:
+        key.verify(signature, message)
+    except InvalidSignature as error:
+        raise SignatureError(f"the signature is not {peer_id}'s; the record was forged or damaged and is ignored") from error
+
+
+def peer_id_to_bytes(peer_id: str) -> bytes:
+    """The 38 bytes of an Ed25519 peer id; RecordError if it is not one."""
+    raw = _decode_base58(peer_id) if len(peer_id) <= 64 else b""
+    if len(raw) != PEER_ID_BYTES or not raw.startswith(_IDENTITY_MULTIHASH + _PUBLIC_PREFIX):
+        raise RecordError(f"{peer_id[:64]!r} is not an Ed25519 peer id (12D3Koo…)")
+    return raw
+
+
+def peer_id_from_bytes(raw: bytes) -> str:
+    """The base58 peer id of 38 bytes; RecordError if they are not an Ed25519 one."""
+    if len(raw) != PEER_ID_BYTES or not raw.startswith(_IDENTITY_MULTIHASH + _PUBLIC_PREFIX):
+        raise RecordError(f"{raw[:40].hex()} is not an Ed25519 peer id")
+    return _encode_base58(raw)
+
+
+def load_or_create_peer_key(path: Path) -> Identity:
+    """The peer key at `path` (libp2p protobuf, file mode 0600), made on first use."""
+    if path.exists():
+        return load_peer_key(path)
+    identity = Identity.generate()
+    write_private_file(path, identity.libp2p_private_key())
+    return identity
+
+
+def load_peer_key(path: Path) -> Identity:
+    raw = path.read_bytes()
+    if len(raw) != 68 or not raw.startswith(_PRIVATE_PREFIX):
+        raise UsageError(f"{path} is not an Ed25519 libp2p key ({len(raw)} bytes); move it away to get a new identity")
+    return Identity.from_private_bytes(raw[4:36])
+
+
+def save_owner_key(identity: Identity, path: Path, passphrase: str | None) -> None:
+    """Write a run owner's key as PKCS#8 PEM (RFC 5958), encrypted when there is a passphrase."""
+    protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase:
+        protection = serialization.BestAvailableEncryption(passphrase.encode())
+    pem = identity.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
+    write_private_file(path, pem)
+
+
+def load_owner_key(path: Path, passphrase: str | None) -> Identity:
+    """Read a key that save_owner_key wrote; UsageError when the passphrase is wrong or missing."""
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), passphrase.encode() if passphrase else None)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"cannot read the owner's key {path}: wrong or missing passphrase, or not a key") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise UsageError(f"{path} is not an Ed25519 key; the owner's key is made by `paris-run create`")
+    return Identity(key)
+
+
+def write_private_file(path: Path, data: bytes) -> None:
+    """Create `path` with mode 0600 and `data`, atomically; never overwrites."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)  # fails if it exists, unlike rename
+        temporary.unlink()
+    except OSError as error:
+        raise ReadOnlyError(f"cannot write {path}: {error.strerror}; choose another folder or free it") from error
+
+
+def _encode_base58(raw: bytes) -> str:
+    number, letters = int.from_bytes(raw, "big"), ""
+    while number:
+        number, digit = divmod(number, 58)
+        letters = _ALPHABET[digit] + letters
+    return "1" * (len(raw) - len(raw.lstrip(b"\0"))) + letters
+
+
+def _decode_base58(text: str) -> bytes:
+    number = 0
+    for letter in text:
+        if letter not in _VALUES:
+            return b""
+        number = number * 58 + _VALUES[letter]
+    zeros = len(text) - len(text.lstrip("1"))
+    return b"\0" * zeros + number.to_bytes((number.bit_length() + 7) // 8, "big")

@@ -1,0 +1,1 @@
+"""The networks: video DiT expert, router, presets."""

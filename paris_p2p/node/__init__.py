@@ -1,0 +1,1 @@
+"""Swarm and store joined: join a run, fetch, seed, publish, report."""

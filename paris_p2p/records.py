@@ -1,0 +1,205 @@
+"""Every message on the wire, in the DHT or on disk, with its version and bounds (docs/protocol.md).
+
+Signed records travel as envelopes (envelope.py). Payloads are msgpack maps; ids are 32 raw bytes there and hex here.
+Unknown fields are ignored, so that a newer peer may add some; `oldest_reader` says who may still read a record.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from blake3 import blake3
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from paris_p2p.errors import ManifestError
+from paris_p2p.identity import peer_id_from_bytes
+
+PROTOCOL = 1  # the major version: part of every DHT key, topic and stream protocol
+READER = 1  # records that ask for a newer reader are refused
+CHUNK_BYTES = 1 << 20
+MAX_MANIFEST_BYTES = 4 << 20
+
+
+def _hex(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) and len(value) == 32 else value
+
+
+def _peer(value: Any) -> Any:
+    return peer_id_from_bytes(value) if isinstance(value, bytes) else value
+
+
+Hash = Annotated[str, BeforeValidator(_hex), StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # BLAKE3, hex
+PeerId = Annotated[str, BeforeValidator(_peer), StringConstraints(pattern=r"^12D3Koo[1-9A-HJ-NP-Za-km-z]{45}$")]
+Slot = Annotated[str, StringConstraints(pattern=r"^(expert-(0|[1-9][0-9]{0,2})|router)$")]
+Text = Annotated[str, StringConstraints(max_length=2000)]
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Seconds = Annotated[float, Field(ge=0, le=4e9)]  # Unix time, or a duration
+Loss = Annotated[float, Field(ge=0, le=1e6)]
+
+
+class Record(BaseModel):
+    """Frozen, strict, finite; unknown fields are ignored."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class BlobRef(Record):
+    """A blob's name and size; the size is checked against the manifest before a byte is fetched."""
+
+    id: Hash
+    size_bytes: Count
+
+
+class Manifest(Record):
+    """What a blob is made of; its canonical bytes' BLAKE3 is the blob's id."""
+
+    size_bytes: Count
+    chunk_bytes: Annotated[int, Field(ge=1, le=16 << 20)] = CHUNK_BYTES
+    chunks: tuple[bytes, ...]  # BLAKE3 of each chunk
+
+    def to_bytes(self) -> bytes:
+        return _MANIFEST_HEAD.pack(_MANIFEST_MAGIC, self.size_bytes, self.chunk_bytes) + b"".join(self.chunks)
+
+    @property
+    def blob_id(self) -> str:
+        return blake3(self.to_bytes()).hexdigest()
+
+    def chunk_size(self, index: int) -> int:
+        """Bytes in chunk `index`: chunk_bytes, but for the last one."""
+        return min(self.chunk_bytes, self.size_bytes - index * self.chunk_bytes)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, blob_id: str) -> Manifest:
+        """Parse and check against the blob id; ManifestError when anything is off."""
+        if len(data) > MAX_MANIFEST_BYTES or blake3(data).hexdigest() != blob_id:
+            raise ManifestError(f"a manifest of {len(data)} bytes does not match blob {blob_id[:16]}")
+        if len(data) < _MANIFEST_HEAD.size or (len(data) - _MANIFEST_HEAD.size) % 32:
+            raise ManifestError(f"the manifest of blob {blob_id[:16]} has an impossible length, {len(data)} bytes")
+        magic, size, chunk = _MANIFEST_HEAD.unpack_from(data)
+        hashes = data[_MANIFEST_HEAD.size :]
+        if magic != _MANIFEST_MAGIC or not 1 <= chunk <= 16 << 20 or len(hashes) // 32 != -(-size // chunk):
+            raise ManifestError(f"the manifest of blob {blob_id[:16]} contradicts itself; nothing of it was fetched")
+        return cls(size_bytes=size, chunk_bytes=chunk, chunks=tuple(hashes[i : i + 32] for i in range(0, len(hashes), 32)))
+
+
+_MANIFEST_MAGIC = b"paris-manifest/1"
+_MANIFEST_HEAD = struct.Struct(">16sQI")
+
+
+class Signed(Record):
+    """What every signed payload repeats, so that a record cannot be moved to another run, slot or time."""
+
+    kind: str
+    oldest_reader: Annotated[int, Field(ge=1, le=1000)] = 1
+    run: Hash
+    slot: Slot | Literal[""] = ""
+    seq: Count
+    issued_at: Seconds
+    expires_at: Seconds
+
+
+class ClaimRecord(Signed):
+    """A peer says that it holds, or (`released`) no longer holds, a slot for one epoch. `seq` counts its own claims."""
+
+    kind: Literal["claim"] = "claim"
+    slot: Slot
+    epoch: Count
+    claimed_at: Seconds  # when this epoch was first claimed: stays the same over renewals, decides who was first
+    released: bool = False
+
+
+class CardRecord(Signed):
+    """A checkpoint, described by the lead that made it. The card's id is the BLAKE3 of its payload bytes."""
+
+    kind: Literal["card"] = "card"
+    slot: Slot
+    epoch: Count  # the parent's, + 1 when the lead changed; the first lead's is 1
+    parent: Hash | Literal[""] = ""  # card id; empty for the slot's first card, whose seq is 1
+    weights: BlobRef  # safetensors, EMA, bf16: what generators fetch
+    resume: BlobRef  # safetensors, fp32 weights, optimizer, EMA, counters: what a successor fetches
+    clips: Count  # clips trained on along the lineage
+    steps: Count  # optimizer steps along the lineage
+    train_loss: Loss
+
+
+class AttestationRecord(Signed):
+    """A peer other than the lead holds the card's blobs, found them well-formed and finite, and measured the gate."""
+
+    kind: Literal["attestation"] = "attestation"
+    slot: Slot
+    epoch: Count  # epoch and seq are the card's
+    card: Hash
+    loss: Loss  # on this card's gate clips and noise
+    reference_loss: Loss  # the best attested ancestor's, on the same clips and noise (or the zero predictor's)
+    best: Hash  # the best attested card of the lineage up to and including this one
+    gate_clips: Count
+
+
+class HolderRecord(Signed):
+    """The signer serves the blobs of `what`: a card id, or the run id for the run's data."""
+
+    kind: Literal["holder"] = "holder"
+    what: Hash
+
+
+class PeerRecord(Signed):
+    """The signer is here. At most 256 bytes as an envelope."""
+
+    kind: Literal["peer"] = "peer"
+    role: Literal["peer", "owner", "bootstrap", "generator"] = "peer"
+    reachable: bool = False
+
+
+SIGNED_KINDS: dict[str, type[Signed]] = {
+    "claim": ClaimRecord,
+    "card": CardRecord,
+    "attestation": AttestationRecord,
+    "holder": HolderRecord,
+    "peer": PeerRecord,
+}
+MAX_ENVELOPE_BYTES: dict[str, int] = {"peer": 256, "run": 4 << 20}
+DEFAULT_MAX_ENVELOPE_BYTES = 2048
+SIGNED_LIFETIME_S: dict[str, float] = {  # the longest expiry a reader accepts, from issued_at
+    "claim": 3600.0,
+    "card": 90 * 86400.0,
+    "attestation": 90 * 86400.0,
+    "holder": 7200.0,
+    "peer": 7200.0,
+}
+
+
+def dht_key(record: Signed) -> str:
+    """The one DHT key a record may stand under; its subkey is the signer's peer id."""
+    return _KEYS[record.kind](record)
+
+
+def claims_key(run: str, slot: str) -> str:
+    return f"paris/{PROTOCOL}/{run}/claims/{slot}"
+
+
+def tips_key(run: str, slot: str) -> str:
+    return f"paris/{PROTOCOL}/{run}/tips/{slot}"
+
+
+def holders_key(run: str, what: str) -> str:
+    return f"paris/{PROTOCOL}/{run}/holders/{what}"
+
+
+def peers_key(run: str) -> str:
+    # One prefix serves a thousand peers (256 KB); more would split by the first digits of BLAKE3(peer id).
+    return f"paris/{PROTOCOL}/{run}/peers/0"
+
+
+def cards_topic(run: str) -> str:
+    return f"paris/{PROTOCOL}/{run}/cards"
+
+
+_KEYS: dict[str, Callable[[Any], str]] = {
+    "claim": lambda record: claims_key(record.run, record.slot),
+    "card": lambda record: tips_key(record.run, record.slot),
+    "attestation": lambda record: tips_key(record.run, record.slot),
+    "holder": lambda record: holders_key(record.run, record.what),
+    "peer": lambda record: peers_key(record.run),
+}

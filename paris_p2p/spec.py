@@ -1,0 +1,240 @@
+"""The RunSpec that all peers of a run agree on, the invite to it, and this peer's own settings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import parse_qsl, quote
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from paris_p2p.envelope import Envelope, decode, encode, parse, seal_payload, split_envelope, verify_payload
+from paris_p2p.errors import InviteError, RecordError, UsageError
+from paris_p2p.identity import Identity
+from paris_p2p.records import MAX_ENVELOPE_BYTES, BlobRef, Count, Hash, PeerId, Record, Seconds, Text
+
+ROUTER = "router"
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Size = Annotated[int, Field(ge=1, le=1 << 20)]
+
+
+class ClipShape(Record):
+    """Pixels: frames x height x width at fps; an image has one frame."""
+
+    frames: Size
+    height: Size
+    width: Size
+    fps: Annotated[float, Field(gt=0, le=1000)]
+
+
+class LatentShape(Record):
+    """Latents C x T x H x W, after the codec's scaling."""
+
+    channels: Size
+    frames: Size
+    height: Size
+    width: Size
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.channels, self.frames, self.height, self.width
+
+
+class Pinned(Record):
+    """A codec or text encoder, by name and by hash.
+
+    `name` is as on prepare's command line (`pca`, `diffusers:…`, `minilm`, `transformers:…`). A local folder travels as
+    `files` (path inside the folder -> blob); a package or hub model is named with its revision and `sha256` of its weights.
+    """
+
+    name: Name
+    files: dict[Name, BlobRef] = {}
+    revision: Name | Literal[""] = ""
+    sha256: Annotated[str, StringConstraints(max_length=64)] = ""
+
+
+class TextShape(Record):
+    """Token embeddings L x D with a mask, and a pooled vector P for the router."""
+
+    tokens: Size
+    dim: Size
+    pooled_dim: Size
+
+
+class NetworkSpec(Record):
+    """A preset's name and every number that makes the network, so that a later preset table changes nothing."""
+
+    preset: Name
+    config: dict[Name, int | float | str | bool]
+
+
+class ShardRef(Record):
+    """One webdataset shard of one cluster and split."""
+
+    blob: BlobRef
+    clips: Count
+    cluster: Annotated[int, Field(ge=0, le=999)]
+
+
+class TrainingSpec(Record):
+    """How every slot is trained; the same everywhere, because it makes the lineage."""
+
+    batch_clips: Size
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    warmup_steps: Count = 100
+    total_steps: Count = 0  # 0: until the owner ends the run; otherwise the decay ends here
+    decay_steps: Count = 0  # linear decay to zero over the last steps before total_steps
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
+    time_mean: float = 0.0  # logit-normal times, RECIPE: t = sigmoid(mean + std * n)
+    time_std: Annotated[float, Field(gt=0)] = 1.0
+    router_batch_clips: Size = 64
+    router_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+
+
+class GateSpec(Record):
+    """The held-out loss check and who may sign it."""
+
+    clips: Size = 64  # gate clips per check
+    tolerance: Annotated[float, Field(ge=0, le=10)] = 0.05  # relative: refused above best * (1 + tolerance)
+    members_attest: bool = True  # every peer may attest (members-only runs); otherwise only `attestors`
+    attestors: tuple[PeerId, ...] = Field(default=(), max_length=256)
+    quorum: Annotated[int, Field(ge=1, le=64)] = 1  # q
+
+
+class TimingSpec(Record):
+    """Claims and checkpoints, in seconds."""
+
+    claim_s: Annotated[float, Field(ge=2, le=3600)] = 120.0  # a claim's length; renewed at a third of it
+    settle_s: Annotated[float, Field(ge=0.1, le=60)] = 5.0
+    margin_s: Annotated[float, Field(ge=0.1, le=60)] = 5.0  # a lead stops this long before, others wait this long after
+    checkpoint_s: Annotated[float, Field(ge=1, le=86400)] = 600.0
+
+
+class RunSpec(Record):
+    """What a run is; signed by its owner. The run id is the BLAKE3 of the payload bytes."""
+
+    kind: Literal["run"] = "run"
+    oldest_reader: Annotated[int, Field(ge=1, le=1000)] = 1
+    name: Name
+    purpose: Text
+    data_licence: Name
+    weights_licence: Name
+    created_at: Seconds
+    rng_seed: Count
+    owner_node: PeerId | Literal[""] = ""  # the owner's own node, which seeds first and may attest
+    private: bool = False
+    clip: ClipShape
+    latent: LatentShape
+    codec: Pinned
+    text: Pinned
+    text_shape: TextShape
+    experts: Annotated[int, Field(ge=1, le=256)]
+    expert: NetworkSpec
+    router: NetworkSpec
+    training: TrainingSpec
+    gate: GateSpec
+    timing: TimingSpec
+    train_shards: tuple[ShardRef, ...] = Field(max_length=16384)
+    gate_shards: tuple[ShardRef, ...] = Field(max_length=4096)
+
+    @model_validator(mode="after")
+    def _clusters_exist(self) -> RunSpec:
+        for shard in self.train_shards + self.gate_shards:
+            if shard.cluster >= self.experts:
+                raise ValueError(f"shard of cluster {shard.cluster} in a run of {self.experts} experts")
+        return self
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return (*(f"expert-{k}" for k in range(self.experts)), ROUTER)
+
+    def shards_for(self, slot: str, split: Literal["train", "gate"]) -> tuple[ShardRef, ...]:
+        """An expert's own cluster's shards; all of them for the router."""
+        shards = self.train_shards if split == "train" else self.gate_shards
+        return shards if slot == ROUTER else tuple(s for s in shards if s.cluster == cluster_of(slot))
+
+
+def cluster_of(slot: str) -> int:
+    """k of `expert-k`; ValueError for the router."""
+    return int(slot.removeprefix("expert-"))
+
+
+def sign_run(owner: Identity, spec: RunSpec) -> Envelope[RunSpec]:
+    """The owner's envelope of a RunSpec; its `.id` is the run id."""
+    return seal_payload(owner, "run", "", encode(spec.model_dump()), spec)
+
+
+def open_run(data: bytes, run_id: str | None = None) -> Envelope[RunSpec]:
+    """Verify the owner's signature and, when given, that the payload's hash is the run id in the invite."""
+    payload, signer, signature = split_envelope(data, MAX_ENVELOPE_BYTES["run"])
+    verify_payload("run", "", payload, signer, signature)
+    raw = decode(payload)
+    if raw.get("kind") != "run":
+        raise RecordError(f"expected a RunSpec, got a record of kind {str(raw.get('kind'))[:32]!r}")
+    envelope = Envelope(record=parse(RunSpec, raw), signer=signer, payload=payload, data=data)
+    if run_id is not None and envelope.id != run_id:
+        raise RecordError(f"the RunSpec received hashes to {envelope.id[:16]}…, the invite names {run_id[:16]}…; ask another peer")
+    return envelope
+
+
+class Invite(BaseModel):
+    """`paris:<run id>?peer=<multiaddr>&peer=…`: one string, like a magnet link."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: Hash
+    peers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"paris:{self.run}?" + "&".join(f"peer={quote(peer, safe='/.:')}" for peer in self.peers)
+
+    @classmethod
+    def parse(cls, text: str) -> Invite:
+        """Read an invite, or InviteError saying which part is wrong."""
+        text = text.strip()
+        match = re.fullmatch(r"paris:([^?]*)(?:\?(.*))?", text, re.DOTALL)
+        if match is None:
+            raise InviteError(f"not an invite: {text[:60]!r}. An invite looks like paris:<run id>?peer=<multiaddr>; ask the run's owner for it")
+        if not re.fullmatch(r"[0-9a-f]{64}", match[1]):
+            raise InviteError(f"the invite's run id must be 64 hex digits, this one is {match[1][:70]!r} ({len(match[1])}); copy the whole invite")
+        peers = tuple(value for name, value in parse_qsl(match[2] or "") if name == "peer")
+        for peer in peers:
+            if not re.fullmatch(r"/(ip4|ip6|dns|dns4|dns6)/[^/]+/(tcp|udp)/\d{1,5}(/[^/]+)*/p2p/[1-9A-HJ-NP-Za-km-z]{40,60}(/p2p-circuit(/p2p/\w+)?)?", peer):
+                raise InviteError(f"the invite's peer {peer[:100]!r} is not a multiaddr like /ip4/1.2.3.4/tcp/31337/p2p/12D3Koo…; copy the whole invite")
+        return cls(run=match[1], peers=peers)
+
+
+class PeerSettings(BaseModel):
+    """What this peer allows and where it lives; flags, environment and profile end up here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_dir: Path
+    port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: any free one
+    host: str = "0.0.0.0"
+    announce: tuple[str, ...] = ()
+    relays: tuple[str, ...] = ()
+    max_disk_bytes: Annotated[int, Field(ge=0)] = 0  # 0: no cap
+    upload_limit_bps: Annotated[float, Field(ge=0)] = 0.0  # bytes per second; 0: no limit
+    download_limit_bps: Annotated[float, Field(ge=0)] = 0.0
+    device: str = "auto"
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0  # 0: torch's own choice
+    max_memory_bytes: Annotated[int, Field(ge=0)] = 0
+    micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
+    slot: str = ""  # claim only this one
+
+
+_UNITS = {"": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12, "tb": 10**12,
+          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}  # fmt: skip
+
+
+def parse_bytes(text: str) -> int:
+    """`20MB`, `1.5 GiB`, `0` as bytes; a rate like `20MB/s` is read the same way."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)(?:/s)?\s*", text)
+    if match is None or match[2].lower() not in _UNITS:
+        raise UsageError(f"{text!r} is not a size; write it like 500MB, 1.5GiB or, for a rate, 20MB/s")
+    return int(float(match[1]) * _UNITS[match[2].lower()])

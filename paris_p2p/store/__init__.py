@@ -1,0 +1,1 @@
+"""This disk: content-addressed blobs, partial downloads, records, caps."""

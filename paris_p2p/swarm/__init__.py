@@ -1,0 +1,1 @@
+"""The other peers: p2pd, DHT, gossip, blob exchange. The only room that imports hivemind."""

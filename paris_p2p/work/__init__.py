@@ -1,0 +1,1 @@
+"""Whole jobs on one machine, without network: prepare, train, gate, generate, export."""

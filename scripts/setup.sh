@@ -1,0 +1,44 @@
+# Sourced by scripts/demo, scripts/test and scripts/check: makes .venv and installs the project into it; quick when nothing changed.
+# PYTHON chooses another interpreter than python3. The package index is whichever pip is configured with.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+give_up() {
+  printf 'scripts/%s: %s\n' "$(basename "$0")" "$1" >&2
+  exit 1
+}
+
+# The stamp is the very text that decides what is installed; the folder is in it because a moved .venv does not work.
+stamp() {
+  printf '%s %s\n' "$PWD" "${PYTHON:-python3}"
+  cat pyproject.toml constraints.txt
+}
+
+check_machine() {
+  command -v "$python" >/dev/null || give_up "'$python' is not here. Install Python 3.11 or newer, or name one: PYTHON=python3.12 $0"
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    give_up "Python 3.11 or newer is needed, '$python' is $("$python" -c 'import platform; print(platform.python_version())'). Name a newer one: PYTHON=python3.12 $0"
+  "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    give_up "'$python' cannot make virtual environments (no venv or ensurepip). On Debian or Ubuntu: apt install python3-venv"
+  # Not every dependency ships a wheel for every Python; without a compiler pip's own message is hundreds of lines long.
+  command -v "${CC:-cc}" >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null ||
+    give_up "no C compiler (cc, gcc or clang). On Debian or Ubuntu: apt install build-essential"
+}
+
+set_up() {
+  local python=${PYTHON:-python3}
+  check_machine
+  printf 'Setting up .venv; the first time this downloads about 1 GB (more with CUDA) and takes some minutes.\n' >&2
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1 || [ "$(sed -n 1p .venv/paris-setup 2>/dev/null)" != "$(stamp | sed -n 1p)" ]; then
+    "$python" -m venv --clear .venv || give_up "could not make .venv with '$python' (see above); is $PWD writable and has the disk room?"
+  fi
+  .venv/bin/python -m pip install --constraint constraints.txt --editable '.[demo,dev]' ||
+    give_up "pip could not install the project (see its last lines above). Check the network and 'pip config list', then call this again: it goes on where it stopped"
+  stamp >.venv/paris-setup.part
+  mv .venv/paris-setup.part .venv/paris-setup
+}
+
+if ! stamp | cmp -s - .venv/paris-setup; then
+  set_up </dev/null >&2
+fi

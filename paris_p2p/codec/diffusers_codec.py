@@ -1,0 +1,124 @@
+"""Any diffusers autoencoder, image or video, as a codec; latents are scaled as that model's own pipelines scale them.
+
+Legend: B clips, T frames, T' latent frames, H x W pixels, C latent channels. Image autoencoders code frames one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from paris_p2p.errors import PresetError, UsageError
+from paris_p2p.weights import ModelFiles
+
+FRAMES_AT_ONCE = 8  # of an image autoencoder: bounds its activations
+
+
+@dataclass(frozen=True)
+class DiffusersCodec:
+    """A frozen autoencoder. Latents are (z - mean - shift) * scale / std, with what the model's configuration names."""
+
+    name: str
+    model: Any
+    video: bool  # codes frames together
+    mean: Tensor  # [C, 1, 1, 1] or scalar, shift included
+    std: Tensor  # [C, 1, 1, 1] or scalar, divided by the scaling factor
+
+    @torch.inference_mode()
+    def encode(self, video: Tensor) -> Tensor:
+        """uint8 [B, T, H, W, 3] -> fp32 [B, C, T', H', W']: the posterior's mode, so that it is the same every time."""
+        x = rearrange(video.to(self.mean.device), "b t h w c -> b c t h w").float() / 127.5 - 1
+        z = self._encode_video(x) if self.video else self._encode_frames(x)
+        return ((z.float() - self.mean) / self.std).contiguous()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """fp32 [B, C, T', H', W'] -> uint8 [B, T, H, W, 3]."""
+        z = latents.to(self.mean.device, torch.float32) * self.std + self.mean
+        x = self._decode_video(z) if self.video else self._decode_frames(z)
+        return rearrange(((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8), "b c t h w -> b t h w c").contiguous()
+
+    def _encode_video(self, x: Tensor) -> Tensor:
+        return torch.cat([_latents_of(self.model.encode(one)) for one in torch.split(x, 1)])  # one by one: activations are large
+
+    def _encode_frames(self, x: Tensor) -> Tensor:
+        frames = rearrange(x, "b c t h w -> (b t) c h w")
+        z = torch.cat([_latents_of(self.model.encode(part)) for part in torch.split(frames, FRAMES_AT_ONCE)])
+        return rearrange(z, "(b t) c h w -> b c t h w", b=x.shape[0])
+
+    def _decode_video(self, z: Tensor) -> Tensor:
+        more = {"temb": torch.zeros(1, device=z.device)} if self.model.config.get("timestep_conditioning") else {}
+        return torch.cat([self.model.decode(one, **more).sample for one in torch.split(z, 1)])
+
+    def _decode_frames(self, z: Tensor) -> Tensor:
+        frames = rearrange(z, "b c t h w -> (b t) c h w")
+        x = torch.cat([self.model.decode(part).sample for part in torch.split(frames, FRAMES_AT_ONCE)])
+        return rearrange(x, "(b t) c h w -> b c t h w", b=z.shape[0])
+
+
+def load_diffusers_codec(name: str, files: ModelFiles, device: str) -> DiffusersCodec:
+    """Load the autoencoder that the folder's config.json names, if it is in the table."""
+    kind = files.config().get("_class_name")
+    if kind not in _AUTOENCODERS:
+        raise PresetError(f"{files.folder} is a {str(kind)[:80]}, not an autoencoder known here; known: {', '.join(sorted(_AUTOENCODERS))}")
+    find, video = _AUTOENCODERS[kind]
+    try:
+        model = find().from_pretrained(files.folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(f"the {kind} in {files.folder} cannot be loaded: {error}") from error
+    model = model.to(device).eval().requires_grad_(False)
+    scale = float(model.config.get("scaling_factor") or 1.0)
+    mean = _per_channel(model, "latents_mean", 0.0).to(device) + float(model.config.get("shift_factor") or 0.0)
+    std = _per_channel(model, "latents_std", 1.0).to(device) / scale
+    return DiffusersCodec(name, model, video, mean, std)
+
+
+def _per_channel(model: Any, key: str, otherwise: float) -> Tensor:
+    """[C, 1, 1, 1] from the configuration (Wan, Mochi) or a buffer (LTX), or a scalar."""
+    values = model.config[key] if key in model.config else dict(model.named_buffers(recurse=False)).get(key)
+    if values is None:
+        return torch.tensor(otherwise)
+    return rearrange(torch.as_tensor(values, dtype=torch.float32), "c -> c 1 1 1")
+
+
+def _latents_of(output: Any) -> Tensor:
+    """What an encoder gives: a posterior (its mode), or plain latents (AutoencoderTiny, AutoencoderDC)."""
+    posterior = getattr(output, "latent_dist", None)
+    if posterior is not None:
+        return posterior.mode()  # type: ignore[no-any-return]
+    plain = getattr(output, "latents", None)
+    return output.latent if plain is None else plain  # type: ignore[no-any-return]
+
+
+def _class(name: str) -> Callable[[], Any]:
+    def find() -> Any:
+        import diffusers  # takes seconds: only when a codec is loaded
+
+        found = getattr(diffusers, name, None)
+        if found is None:
+            raise PresetError(f"diffusers {diffusers.__version__} has no {name}; install a newer diffusers")
+        return found
+
+    return find
+
+
+_IMAGE = ("AsymmetricAutoencoderKL", "AutoencoderDC", "AutoencoderKL", "AutoencoderTiny")
+_VIDEO = (
+    "AutoencoderKLCogVideoX",
+    "AutoencoderKLHunyuanVideo",
+    "AutoencoderKLHunyuanVideo15",
+    "AutoencoderKLLTXVideo",
+    "AutoencoderKLMagvit",
+    "AutoencoderKLMochi",
+    "AutoencoderKLQwenImage",
+    "AutoencoderKLWan",
+)
+_AUTOENCODERS: dict[str, tuple[Callable[[], Any], bool]] = {
+    **{name: (_class(name), False) for name in _IMAGE},
+    **{name: (_class(name), True) for name in _VIDEO},
+}

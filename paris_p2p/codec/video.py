@@ -1,0 +1,69 @@
+"""Pixels to latents and back: one protocol, and the table of codecs by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from paris_p2p.codec.pca import PcaCodec
+from paris_p2p.errors import PresetError, UsageError
+from paris_p2p.spec import ClipShape, LatentShape
+from paris_p2p.weights import ModelFiles, find_model
+
+
+class Codec(Protocol):
+    """Latents are about zero mean and unit variance. Results stay on the codec's device."""
+
+    @property
+    def name(self) -> str: ...
+
+    def encode(self, video: Tensor) -> Tensor:
+        """uint8 [B, T, H, W, 3] -> fp32 [B, C, T', H', W']."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """fp32 [B, C, T', H', W'] -> uint8 [B, T, H, W, 3]."""
+        ...
+
+
+def load_codec(name: str, folder: Path | None = None, *, revision: str = "", sha256: str = "", device: str = "cpu") -> Codec:
+    """`pca`, or `diffusers:<folder or hub id>`; what `folder` holds is read before what the name says.
+
+    `revision` and `sha256` (of a RunSpec) pin a hub model; BlobError when the files hash otherwise.
+    """
+    if name == "pca":
+        if folder is None:
+            raise UsageError("the codec pca is a file of the run, pca.safetensors; give the folder that holds it")
+        return PcaCodec.load(folder).to(device)
+    from paris_p2p.codec.diffusers_codec import load_diffusers_codec
+
+    return load_diffusers_codec(name, find_codec(name, folder, revision).check(sha256), device)
+
+
+def find_codec(name: str, folder: Path | None = None, revision: str = "") -> ModelFiles:
+    """The files of a `diffusers:…` codec, fetched from the hub when they are not here."""
+    kind, _, reference = name.partition(":")
+    if kind != "diffusers" or not reference:
+        raise PresetError(f"no codec is called {name!r}; use pca or diffusers:<folder or hub id>")
+    return find_model(reference, folder, revision)
+
+
+def latent_shape(codec: Codec, clip: ClipShape) -> LatentShape:
+    """What the codec makes of a clip, by trying; UsageError when it does not give back as many frames and pixels."""
+    black = torch.zeros(1, clip.frames, clip.height, clip.width, 3, dtype=torch.uint8)
+    try:
+        latents = codec.encode(black)
+        back = codec.decode(latents)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"the codec {codec.name} cannot take {clip.frames} frames of {clip.height}x{clip.width}: {error}") from error
+    if back.shape != black.shape:
+        frames, height, width = back.shape[1:4]
+        raise UsageError(
+            f"the codec {codec.name} makes {frames} frames of {height}x{width} out of {clip.frames} of {clip.height}x{clip.width}; "
+            f"prepare the clips with --frames {frames} --height {height} --width {width}, or such as the codec keeps"
+        )
+    channels, frames, height, width = latents.shape[1:]
+    return LatentShape(channels=channels, frames=frames, height=height, width=width)

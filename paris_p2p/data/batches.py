@@ -1,0 +1,185 @@
+"""Batches as counter-based functions of (run, slot, clip counter): order, noise, times and dropout (DESIGN section 2, law 6).
+
+Randomness is raw Philox4x64-10 output (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), turned into
+normals and orders here, so that no library's sampling algorithm is part of a lineage. The key is BLAKE3(run, slot); the
+counter's words are (block, clip counter, purpose, 0). Nothing depends on the batch or micro-batch a clip falls into.
+Shapes: B clips, C channels, T latent frames, H height, W width, L text tokens, D token width, P pooled width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+import torch
+from blake3 import blake3
+from numpy.typing import NDArray
+from torch import Tensor
+
+from paris_p2p.data.clips import ClipSet
+from paris_p2p.errors import DataError
+
+NOISE, SCALARS, ORDER = 0, 1, 2  # purposes: the third counter word
+UNIFORMS = 4  # per clip: what each is for is the training loop's to say
+AHEAD_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The randomness of one (run, slot)."""
+
+    key: int  # 128 bits
+
+    @classmethod
+    def of(cls, run: str, slot: str) -> Draws:
+        return cls(int.from_bytes(blake3(f"paris-p2p/1 draws\0{run}\0{slot}".encode()).digest()[:16], "little"))
+
+    def noise(self, clip: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Standard normal noise of one clip, by Box and Muller (1958)."""
+        count = int(np.prod(shape))
+        raw = self._raw(NOISE, clip, (count + 1) // 2).view(np.uint32)
+        half = (count + 1) // 2
+        radius = np.sqrt(np.float32(-2) * np.log(_unit32(raw[:half])))
+        angle = np.float32(2 * np.pi) * _unit32(raw[half:])
+        return np.asarray(np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count].reshape(shape), dtype=np.float32)
+
+    def scalars(self, clip: int) -> tuple[float, NDArray[np.float64]]:
+        """(a standard normal for the time, UNIFORMS numbers in (0, 1) for dropout) of one clip."""
+        unit = _unit64(self._raw(SCALARS, clip, 2 + UNIFORMS))
+        return float(np.sqrt(-2 * np.log(unit[0])) * np.cos(2 * np.pi * unit[1])), unit[2:]
+
+    def order(self, number: int, clips: int) -> NDArray[np.int64]:
+        """The order of pass `number` through `clips` clips: a permutation."""
+        return np.argsort(self._raw(ORDER, number, clips), kind="stable")
+
+    def _raw(self, purpose: int, counter: int, count: int) -> NDArray[np.uint64]:
+        philox = np.random.Philox(key=self.key, counter=(purpose << 128) | (counter << 64))
+        return np.asarray(philox.random_raw(count), dtype=np.uint64)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The clips `first_clip ... first_clip + B - 1` of a lineage, with their noise and draws."""
+
+    first_clip: int
+    latent: Tensor  # [B C T H W] float16
+    tokens: Tensor  # [B L D] float16
+    mask: Tensor  # [B L] bool
+    pooled: Tensor  # [B P] float16
+    cluster: Tensor  # [B] int64
+    noise: Tensor  # [B C T H W] float32
+    normal: Tensor  # [B] float64
+    uniforms: Tensor  # [B UNIFORMS] float64
+
+    def __len__(self) -> int:
+        return len(self.latent)
+
+    def part(self, start: int, stop: int) -> Batch:
+        """The clips [start, stop) of the batch, without copying."""
+        tensors = {name: getattr(self, name)[start:stop] for name in _TENSORS}
+        return Batch(first_clip=self.first_clip + start, **tensors)
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(first_clip=self.first_clip, **{name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS})
+
+
+_TENSORS = tuple(field.name for field in fields(Batch) if field.name != "first_clip")
+
+
+class ClipOrder:
+    """Which clip of a ClipSet each clip counter means: every clip once per pass, in another order each pass."""
+
+    def __init__(self, draws: Draws, clips: int):
+        if clips < 1:
+            raise DataError("the slot's shards hold no clip; the run's owner must prepare it again")
+        self.clips = clips
+        self._order = lru_cache(maxsize=2)(lambda number: draws.order(number, clips))
+
+    def __getitem__(self, counter: int) -> int:
+        number, position = divmod(counter, self.clips)
+        return int(self._order(number)[position])
+
+
+def make_batch(clips: ClipSet, order: ClipOrder, draws: Draws, first_clip: int, batch_clips: int) -> Batch:
+    """The batch of the clip counters [first_clip, first_clip + batch_clips)."""
+    counters = range(first_clip, first_clip + batch_clips)
+    indexes = [order[counter] for counter in counters]
+    return assemble(clips, indexes, draws, first_clip)
+
+
+def assemble(clips: ClipSet, indexes: list[int], draws: Draws, first_clip: int) -> Batch:
+    """The clips at `indexes`, with the draws of the counters from first_clip on."""
+    stored = [clips.stored(index) for index in indexes]
+    shapes = {tuple(clip.latent.shape) for clip in stored}
+    if len(shapes) != 1:
+        raise DataError(f"clips of one slot differ in shape: {sorted(shapes)[:4]}; prepare the clips again")
+    (shape,) = shapes
+    noise = np.stack([draws.noise(first_clip + i, shape) for i in range(len(stored))])
+    scalars = [draws.scalars(first_clip + i) for i in range(len(stored))]
+    return Batch(
+        first_clip=first_clip,
+        latent=torch.stack([clip.latent for clip in stored]),
+        tokens=torch.stack([clip.tokens for clip in stored]),
+        mask=torch.stack([clip.mask for clip in stored]).bool(),
+        pooled=torch.stack([clip.pooled for clip in stored]),
+        cluster=torch.tensor([clip.cluster for clip in stored]),
+        noise=torch.from_numpy(noise),
+        normal=torch.tensor([normal for normal, _ in scalars], dtype=torch.float64),
+        uniforms=torch.from_numpy(np.stack([uniforms for _, uniforms in scalars])),
+    )
+
+
+class BatchSource:
+    """An endless stream of batches, made ahead in a background thread; `wait_s` is what the consumer waited in all."""
+
+    def __init__(self, make: Callable[[int], Batch], batch_clips: int, first_clip: int, submit: Callable[..., Future[Batch]]):
+        self.wait_s = 0.0
+        self._make, self._batch_clips, self._next_clip, self._submit = make, batch_clips, first_clip, submit
+        self._ahead: deque[Future[Batch]] = deque()
+        self._fill()
+
+    def next(self) -> Batch:
+        """The next batch; errors of the background thread (DataError) come out here."""
+        started = time.monotonic()
+        batch = self._ahead.popleft().result()
+        self.wait_s += time.monotonic() - started
+        self._fill()
+        return batch
+
+    def _fill(self) -> None:
+        while len(self._ahead) < AHEAD_BATCHES:
+            self._ahead.append(self._submit(self._make, self._next_clip))
+            self._next_clip += self._batch_clips
+
+
+@contextmanager
+def batches(
+    clips: ClipSet, draws: Draws, batch_clips: int, first_clip: int, place: Callable[[Batch], Batch] | None = None
+) -> Iterator[BatchSource]:
+    """A BatchSource from `first_clip` on; `place`, run in the same thread, may pin a batch or move it to a device."""
+    order = ClipOrder(draws, len(clips))
+
+    def make(first: int) -> Batch:
+        batch = make_batch(clips, order, draws, first, batch_clips)
+        return place(batch) if place else batch
+
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+    try:
+        yield BatchSource(make, batch_clips, first_clip, executor.submit)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _unit32(raw: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """23 bits to (0, 1), exactly: never 0, whose logarithm is infinite, and never 1."""
+    return ((raw >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
+
+
+def _unit64(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
+    return np.asarray(((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52, dtype=np.float64)

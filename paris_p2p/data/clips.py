@@ -1,0 +1,249 @@
+"""Random access to latent clips in local webdataset shards, with a tar index of our own (POSIX.1-1988 ustar).
+
+A shard may come from anybody: only plain files are indexed, every size is bounded, and nothing is unpacked to disk.
+Shapes: C channels, T latent frames, H height, W width, L text tokens, D token width, P pooled width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from paris_p2p.errors import DataError
+from paris_p2p.spec import LatentShape, TextShape
+
+MAX_CLIPS_PER_SHARD = 1 << 20
+MAX_TENSORS_BYTES = 1 << 30  # of one clip
+MAX_JSON_BYTES = 64 << 10
+DEFAULT_CACHE_BYTES = 256 << 20
+
+_BLOCK = 512
+_MAX_NAME_CHARS = 256
+_MAX_PAX_BYTES = 64 << 10
+_DTYPES = {"latent": torch.float16, "tokens": torch.float16, "mask": torch.uint8, "pooled": torch.float16}
+_RANKS = {"latent": 4, "tokens": 2, "mask": 1, "pooled": 1}
+
+
+@dataclass(frozen=True)
+class LatentClip:
+    """One clip as the networks want it."""
+
+    latent: Tensor  # [C T H W] float32
+    tokens: Tensor  # [L D] float32
+    mask: Tensor  # [L] bool, True where there is text
+    pooled: Tensor  # [P] float32
+    cluster: int
+    caption: str
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """One clip as it is stored, half the size."""
+
+    latent: Tensor  # [C T H W] float16
+    tokens: Tensor  # [L D] float16
+    mask: Tensor  # [L] uint8
+    pooled: Tensor  # [P] float16
+    cluster: int
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (self.latent, self.tokens, self.mask, self.pooled))
+
+
+@dataclass(frozen=True)
+class _Place:
+    shard: int
+    tensors_at: int
+    tensors_bytes: int
+    json_at: int
+    json_bytes: int
+
+
+class ClipSet:
+    """The clips of some shards, in the shards' order and the order inside them.
+
+    `latent` and `text`, where given, are the only shapes accepted. Clips that were read stay in memory up to
+    `cache_bytes`, the least recently used going first. Safe to use from several threads. DataError for a bad shard.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        clusters: Sequence[int],
+        *,
+        latent: LatentShape | None = None,
+        text: TextShape | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ):
+        if len(paths) != len(clusters):
+            raise DataError(f"{len(paths)} shards but {len(clusters)} clusters")
+        self.paths, self.clusters, self.cache_bytes = tuple(paths), tuple(clusters), cache_bytes
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        if latent is not None:
+            self._shapes["latent"] = latent.shape
+        if text is not None:
+            self._shapes.update(tokens=(text.tokens, text.dim), mask=(text.tokens,), pooled=(text.pooled_dim,))
+        self._places = [place for shard, path in enumerate(self.paths) for place in _index_shard(shard, path)]
+        self._cache: OrderedDict[int, StoredClip] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> LatentClip:
+        stored = self.stored(index)
+        return LatentClip(
+            latent=stored.latent.float(),
+            tokens=stored.tokens.float(),
+            mask=stored.mask.bool(),
+            pooled=stored.pooled.float(),
+            cluster=stored.cluster,
+            caption=self.caption(index),
+        )
+
+    def __iter__(self) -> Iterator[LatentClip]:
+        return (self[index] for index in range(len(self)))
+
+    def cluster(self, index: int) -> int:
+        """The cluster of a clip, as the RunSpec says it of its shard."""
+        return self.clusters[self._places[index].shard]
+
+    def caption(self, index: int) -> str:
+        place = self._places[index]
+        raw = _read(self.paths[place.shard], place.json_at, place.json_bytes)
+        try:
+            caption = json.loads(raw)["caption"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"clip {index} in {self.paths[place.shard]} has no readable caption") from error
+        return str(caption)
+
+    def stored(self, index: int) -> StoredClip:
+        """The clip as it is stored; its tensors are shared with the cache, so they must not be changed."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")
+        with self._lock:
+            clip = self._cache.get(index)
+            if clip is not None:
+                self._cache.move_to_end(index)
+                return clip
+        clip = self._load(index)
+        with self._lock:
+            if index not in self._cache and clip.size_bytes <= self.cache_bytes:
+                self._cache[index] = clip
+                self._cached_bytes += clip.size_bytes
+                while self._cached_bytes > self.cache_bytes:
+                    self._cached_bytes -= self._cache.popitem(last=False)[1].size_bytes
+        return clip
+
+    def _load(self, index: int) -> StoredClip:
+        place = self._places[index]
+        path = self.paths[place.shard]
+        try:
+            tensors = load(_read(path, place.tensors_at, place.tensors_bytes))
+        except (SafetensorError, ValueError, TypeError) as error:
+            raise DataError(f"clip {index} in {path} is not valid safetensors: {str(error)[:120]}") from error
+        if set(tensors) != set(_DTYPES):
+            raise DataError(f"clip {index} in {path} has tensors {sorted(tensors)[:8]}, expected {sorted(_DTYPES)}")
+        for name, tensor in tensors.items():
+            expected = self._shapes.get(name)
+            if tensor.dtype != _DTYPES[name] or tensor.dim() != _RANKS[name] or (expected and tuple(tensor.shape) != expected):
+                raise DataError(
+                    f"clip {index} in {path}: {name} is {tensor.dtype} {list(tensor.shape)}, expected {_DTYPES[name]} {list(expected or ())}"
+                )
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise DataError(f"clip {index} in {path}: {name} is not finite; prepare the clips again")
+        return StoredClip(**tensors, cluster=self.clusters[place.shard])
+
+
+def _index_shard(shard: int, path: Path) -> list[_Place]:
+    """The clips of a shard: a `<key>.safetensors` and a `<key>.json` each, in the order of the tensors."""
+    tensors: dict[str, tuple[int, int]] = {}
+    captions: dict[str, tuple[int, int]] = {}
+    for name, start, size_bytes in tar_members(path):
+        key, _, suffix = name.rpartition(".")
+        table, limit = {"safetensors": (tensors, MAX_TENSORS_BYTES), "json": (captions, MAX_JSON_BYTES)}.get(suffix, (None, 0))
+        if table is None:
+            continue
+        if key in table or size_bytes > limit or len(table) >= MAX_CLIPS_PER_SHARD:
+            raise DataError(f"{path}: {name[:80]!r} ({size_bytes} bytes) is there twice, too large, or one too many")
+        table[key] = (start, size_bytes)
+    if tensors.keys() != captions.keys():
+        odd = sorted(tensors.keys() ^ captions.keys())[0]
+        raise DataError(f"{path}: clip {odd[:80]!r} has tensors or a caption, not both; {len(tensors)} tensors, {len(captions)} captions")
+    return [_Place(shard, *tensors[key], *captions[key]) for key in tensors]
+
+
+def tar_members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """(name, offset of its bytes, size in bytes) of each plain file in an uncompressed tar; DataError when it is not one."""
+    try:
+        with path.open("rb") as file:
+            descriptor, end = file.fileno(), os.fstat(file.fileno()).st_size
+            at = 0
+            while at + _BLOCK <= end:
+                header = os.pread(descriptor, _BLOCK, at)
+                if header == bytes(_BLOCK):
+                    return
+                kind, name, size_bytes = _parse_header(path, header, at)
+                start = at + _BLOCK
+                if size_bytes > end - start:
+                    raise DataError(
+                        f"{path}: {name[:80]!r} claims {size_bytes} bytes where {end - start} are left; the file is cut or damaged"
+                    )
+                if kind in b"0\0":
+                    yield name, start, size_bytes
+                elif kind in b"xg":
+                    _refuse_overrides(path, os.pread(descriptor, min(size_bytes, _MAX_PAX_BYTES + 1), start))
+                elif kind != b"5":
+                    raise DataError(f"{path}: {name[:80]!r} is of tar type {kind!r}; a shard holds plain files only")
+                at = start + -(-size_bytes // _BLOCK) * _BLOCK
+    except OSError as error:
+        raise DataError(f"cannot read the shard {path}: {error.strerror}") from error
+
+
+def _parse_header(path: Path, header: bytes, at: int) -> tuple[bytes, str, int]:
+    checksum = sum(header[:148]) + 8 * 32 + sum(header[156:])
+    try:
+        if int(header[148:156].strip(b"\0 "), 8) != checksum:
+            raise ValueError("its checksum is wrong")
+        digits = header[124:136].strip(b"\0 ")
+        if not digits.isdigit():  # GNU's binary sizes are for files over 8 GB: no clip is one
+            raise ValueError("its size is not octal digits")
+        size_bytes = int(digits, 8)
+        prefix = header[345:500].split(b"\0")[0] if header[257:262] == b"ustar" and header[257:265] != b"ustar  \0" else b""
+        name = b"/".join(part for part in (prefix, header[:100].split(b"\0")[0]) if part).decode("utf-8")
+        if not name or len(name) > _MAX_NAME_CHARS:
+            raise ValueError("its name is empty or too long")
+    except ValueError as error:
+        raise DataError(f"{path} is not a tar: the header at byte {at} is wrong ({error})") from error
+    return header[156:157], name, size_bytes
+
+
+def _refuse_overrides(path: Path, records: bytes) -> None:
+    """Extended headers may give times and owners, which are ignored; a name, size or sparse map there would need unpacking rules."""
+    if len(records) > _MAX_PAX_BYTES or any(word in records for word in (b" path=", b" size=", b" GNU.sparse")):
+        raise DataError(f"{path} has an extended header that renames or resizes its files; write shards with short plain names")
+
+
+def _read(path: Path, start: int, size_bytes: int) -> bytes:
+    try:
+        with path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), size_bytes, start)
+    except OSError as error:
+        raise DataError(f"cannot read the shard {path}: {error.strerror}") from error
+    if len(data) != size_bytes:
+        raise DataError(
+            f"{path} ends at {start + len(data)}, a clip in it should end at {start + size_bytes}; the file changed while in use"
+        )
+    return data

@@ -1,0 +1,189 @@
+"""A swarm in memory: the seam's contract without sockets, daemons or hivemind, for tests of everything above it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from paris_p2p.envelope import Envelope, open_envelope
+from paris_p2p.errors import MissingBlobError, RecordError, UnreachableError
+from paris_p2p.identity import Identity
+from paris_p2p.records import MAX_MANIFEST_BYTES, dht_key
+from paris_p2p.swarm.seam import (
+    MAX_CHUNK_BYTES,
+    MAX_CHUNKS_PER_REQUEST,
+    MAX_GOSSIP_BYTES,
+    SILENCE_S,
+    Action,
+    BlobSource,
+    GossipHandler,
+    PeerInfo,
+    Swarm,
+    Transfer,
+)
+from paris_p2p.swarm.verified import RecordView, subkey_of
+
+Entry = tuple[float, bytes]  # expiry, value
+
+
+@dataclass
+class FakeNetwork:
+    """All the peers there are, one bulletin board, and a clock that a test may move."""
+
+    clock: Callable[[], float] = time.time
+    swarms: dict[str, FakeSwarm] = field(default_factory=dict)
+    board: dict[str, dict[str, Entry]] = field(default_factory=lambda: defaultdict(dict))
+
+    def join(self, identity: Identity, source: BlobSource | None = None, *, clock_offset_s: float = 0.0) -> FakeSwarm:
+        swarm = FakeSwarm(self, identity.peer_id, source, clock_offset_s)
+        self.swarms[identity.peer_id] = swarm
+        return swarm
+
+    def put_raw(self, key: str, subkey: str, expires_at: float, data: bytes) -> None:
+        """What a DHT node that checks nothing would hold and hand out."""
+        self.board[key][subkey] = (expires_at, data)
+
+    def forget(self, key: str) -> None:
+        """Lose all records of a key, as a DHT whose nodes left."""
+        self.board.pop(key, None)
+
+
+class FakeSwarm(Swarm):
+    """One peer of a FakeNetwork. `offline = True` cuts it off."""
+
+    def __init__(self, network: FakeNetwork, peer_id: str, source: BlobSource | None, clock_offset_s: float):
+        self.network, self._peer_id, self.source, self.clock_offset_s = network, peer_id, source, clock_offset_s
+        self.offline = False
+        self.view = RecordView()
+        self._handlers: dict[str, list[GossipHandler]] = defaultdict(list)
+        self._uploaded_bytes = self._downloaded_bytes = 0
+        self._deliveries: set[asyncio.Task[None]] = set()
+
+    @property
+    def peer_id(self) -> str:
+        return self._peer_id
+
+    @property
+    def transfer(self) -> Transfer:
+        return Transfer(self._uploaded_bytes, self._downloaded_bytes)
+
+    @property
+    def daemon_restarts(self) -> int:
+        return 0
+
+    @property
+    def last_words(self) -> str:
+        return ""
+
+    @property
+    def refused(self) -> dict[str, int]:
+        return dict(self.view.refused)
+
+    def addresses(self) -> tuple[str, ...]:
+        return (f"/ip4/127.0.0.1/tcp/1/p2p/{self.peer_id}",)
+
+    def serve(self, source: BlobSource) -> None:
+        self.source = source
+
+    async def connect(self, addresses: Sequence[str]) -> None:
+        if not any(self._reachable(address.rsplit("/p2p/", 1)[-1]) for address in addresses):
+            raise UnreachableError(f"nobody answered at {', '.join(addresses)}; check the address and that the peer is running")
+
+    async def peers(self) -> list[PeerInfo]:
+        others = [swarm for swarm in self.network.swarms.values() if swarm is not self and self._reachable(swarm.peer_id)]
+        return [PeerInfo(swarm.peer_id, swarm.addresses(), direct=True) for swarm in others]
+
+    async def store_record(self, envelope: Envelope[Any]) -> bool:
+        key, subkey, expires_at = dht_key(envelope.record), subkey_of(envelope), envelope.record.expires_at
+        self.view.remember(key, open_envelope(envelope.data, run=envelope.record.run))
+        if self.offline or expires_at < self.network.clock():
+            return False
+        held = self.network.board[key].get(subkey)
+        if held is not None and held[0] >= expires_at:  # as hivemind: only a later expiry replaces an entry
+            return False
+        self.network.board[key][subkey] = (expires_at, envelope.data)
+        return True
+
+    async def read_records(self, key: str, run: str) -> list[Envelope[Any]]:
+        now = self.network.clock()
+        held = {} if self.offline else self.network.board.get(key, {})
+        entries = [(subkey, expires_at, data) for subkey, (expires_at, data) in held.items() if expires_at > now]
+        return self.view.merge(key, run, entries, now)
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        if len(data) > MAX_GOSSIP_BYTES:
+            raise RecordError(f"a gossip message of {len(data)} bytes is over the limit of {MAX_GOSSIP_BYTES}")
+        for swarm in list(self.network.swarms.values()):
+            if swarm is self or not self._reachable(swarm.peer_id):
+                continue
+            for handler in swarm._handlers[topic]:
+                task = asyncio.ensure_future(handler(self.peer_id, data))
+                self._deliveries.add(task)
+                task.add_done_callback(self._deliveries.discard)
+
+    async def subscribe(self, topic: str, handler: GossipHandler) -> None:
+        self._handlers[topic].append(handler)
+
+    async def fetch_spec(self, peer: str, run_id: str) -> bytes:
+        found = self._ask(peer, "spec").spec(run_id)
+        if found is None:
+            raise UnreachableError(f"peer {peer} does not know run {run_id[:16]}…; ask another")
+        return found
+
+    async def fetch_records(self, peer: str, key: str) -> list[bytes]:
+        return list(self._ask(peer, "records").records(key))
+
+    async def fetch_manifest(self, peer: str, blob_id: str) -> bytes:
+        found = self._ask(peer, "blobs").manifest_bytes(blob_id)
+        if found is None:
+            raise MissingBlobError(f"peer {peer} has no blob {blob_id[:16]}…")
+        if len(found) > MAX_MANIFEST_BYTES:
+            raise UnreachableError(f"peer {peer} offers a manifest of {len(found)} bytes")
+        return found
+
+    async def fetch_have(self, peer: str, blob_id: str) -> bytes:
+        return self._ask(peer, "blobs").have(blob_id)
+
+    async def fetch_chunks(
+        self, peer: str, blob_id: str, indexes: Sequence[int], *, silence_s: float = SILENCE_S, max_chunk_bytes: int = MAX_CHUNK_BYTES
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        for index in indexes[:MAX_CHUNKS_PER_REQUEST]:
+            source = self._ask(peer, "blobs")
+            try:
+                data = await asyncio.wait_for(asyncio.to_thread(source.read_chunk, blob_id, index), silence_s)
+            except MissingBlobError:
+                continue
+            except TimeoutError as error:
+                raise UnreachableError(f"peer {peer} was silent for {silence_s:.0f} s; another is asked") from error
+            if len(data) > max_chunk_bytes:
+                raise UnreachableError(f"peer {peer} sent a chunk of {len(data)} bytes where {max_chunk_bytes} are the limit")
+            self._downloaded_bytes += len(data)
+            self.network.swarms[peer]._uploaded_bytes += len(data)
+            yield index, data
+
+    async def measure_clock_offset(self, peer: str) -> float:
+        if not self._reachable(peer):
+            raise UnreachableError(f"peer {peer} cannot be reached")
+        return self.network.swarms[peer].clock_offset_s - self.clock_offset_s
+
+    async def close(self) -> None:
+        self.network.swarms.pop(self.peer_id, None)
+        for task in list(self._deliveries):
+            task.cancel()
+        await asyncio.gather(*self._deliveries, return_exceptions=True)
+
+    def _reachable(self, peer: str) -> bool:
+        other = self.network.swarms.get(peer)
+        return other is not None and not other.offline and not self.offline
+
+    def _ask(self, peer: str, action: Action) -> BlobSource:
+        if not self._reachable(peer):
+            raise UnreachableError(f"peer {peer} cannot be reached; it may have left")
+        source = self.network.swarms[peer].source
+        if source is None or not source.may(self.peer_id, action):
+            raise UnreachableError(f"peer {peer} refused: this peer may not ask it for {action}")
+        return source

@@ -1,0 +1,140 @@
+"""The one seam to the other peers: what the rest of the project may ask of a swarm, and what a swarm asks of it.
+
+`real.open_swarm` is the network, `fake.FakeNetwork` the same contract in memory; one test-suite runs against both.
+
+DHT entries: key = records.dht_key(record), subkey = `<signer's peer id>:<kind>` (so that a peer's card and its attestation,
+which share a key, do not replace each other), value = the envelope's bytes, expiry = exactly the record's expires_at.
+
+Errors of every `fetch_*`: UnreachableError when the peer cannot be dialled, is silent, busy, refuses or talks nonsense;
+MissingBlobError when it says that it has no such blob. Nothing fetched is verified here but for its size: hashes and
+signatures are checked by whoever asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from paris_p2p.envelope import Envelope
+
+GossipHandler = Callable[[str, bytes], Awaitable[None]]  # (peer id of the sender, data)
+Action = Literal["spec", "records", "blobs"]  # what a peer may be refused
+SILENCE_S = 10.0  # a peer that sends nothing for this long is given up
+MAX_CHUNK_BYTES = 16 << 20
+MAX_CHUNKS_PER_REQUEST = 1024
+MAX_GOSSIP_BYTES = 2048
+
+
+@dataclass(frozen=True)
+class PeerInfo:
+    """A peer we have a connection to; `direct` is False when every path goes through a relay."""
+
+    peer_id: str
+    addresses: tuple[str, ...]
+    direct: bool
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Bytes of blobs moved since the start, and smoothed rates."""
+
+    uploaded_bytes: int = 0
+    downloaded_bytes: int = 0
+    upload_bps: float = 0.0
+    download_bps: float = 0.0
+
+
+class BlobSource(Protocol):
+    """What other peers may ask of this one. Methods may block on the disk: they are called in a thread, but for `may`."""
+
+    def may(self, peer: str, action: Action, /) -> bool: ...
+
+    def spec(self, run_id: str, /) -> bytes | None: ...
+
+    def manifest_bytes(self, blob_id: str, /) -> bytes | None: ...
+
+    def have(self, blob_id: str, /) -> bytes:
+        """Bitmap, bit i (lowest first) = chunk i; b"" when nothing is known."""
+        ...
+
+    def read_chunk(self, blob_id: str, index: int, /) -> bytes:
+        """MissingBlobError when it is not here."""
+        ...
+
+    def records(self, key: str, /) -> list[bytes]:
+        """Envelopes this peer knows for a DHT key."""
+        ...
+
+
+class Swarm(Protocol):
+    @property
+    def peer_id(self) -> str: ...
+
+    @property
+    def transfer(self) -> Transfer: ...
+
+    @property
+    def daemon_restarts(self) -> int: ...
+
+    @property
+    def last_words(self) -> str:
+        """What the daemon said before it last died; empty if it never did."""
+        ...
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Counts of records, gossip and requests that were refused, by reason."""
+        ...
+
+    def addresses(self) -> tuple[str, ...]:
+        """Multiaddrs ending in /p2p/<peer id>, for invites."""
+        ...
+
+    def serve(self, source: BlobSource) -> None:
+        """Answer other peers out of `source` from now on."""
+        ...
+
+    async def connect(self, addresses: Sequence[str]) -> None:
+        """Dial one peer at its multiaddrs (with /p2p/); UnreachableError."""
+        ...
+
+    async def peers(self) -> list[PeerInfo]: ...
+
+    async def store_record(self, envelope: Envelope[Any]) -> bool:
+        """Put a record on the bulletin board; False when every node has a newer one of the same signer, or refused."""
+        ...
+
+    async def read_records(self, key: str, run: str) -> list[Envelope[Any]]:
+        """Verified, unexpired records under a key: per signer and kind the highest that was ever seen here."""
+        ...
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Gossip a hint of at most MAX_GOSSIP_BYTES; nobody promises that it arrives."""
+        ...
+
+    async def subscribe(self, topic: str, handler: GossipHandler) -> None:
+        """Call `handler` for every message of others; it stays subscribed over restarts."""
+        ...
+
+    async def fetch_spec(self, peer: str, run_id: str) -> bytes: ...
+
+    async def fetch_records(self, peer: str, key: str) -> list[bytes]:
+        """Envelopes, not yet verified, that a peer knows for a DHT key."""
+        ...
+
+    async def fetch_manifest(self, peer: str, blob_id: str) -> bytes: ...
+
+    async def fetch_have(self, peer: str, blob_id: str) -> bytes: ...
+
+    def fetch_chunks(
+        self, peer: str, blob_id: str, indexes: Sequence[int], *, silence_s: float = SILENCE_S, max_chunk_bytes: int = MAX_CHUNK_BYTES
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """Chunks over one stream, in the order asked for; those the peer has not are left out. Close it (aclose) when leaving early."""
+        ...
+
+    async def measure_clock_offset(self, peer: str) -> float:
+        """Seconds by which the peer's clock is ahead of ours."""
+        ...
+
+    async def close(self) -> None: ...

@@ -12,7 +12,7 @@ signatures are checked by whoever asked.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -129,7 +129,7 @@ class Swarm(Protocol):
 
     def fetch_chunks(
         self, peer: str, blob_id: str, indexes: Sequence[int], *, silence_s: float = SILENCE_S, max_chunk_bytes: int = MAX_CHUNK_BYTES
-    ) -> AsyncIterator[tuple[int, bytes]]:
+    ) -> AsyncGenerator[tuple[int, bytes], None]:
         """Chunks over one stream, in the order asked for; those the peer has not are left out. Close it (aclose) when leaving early."""
         ...
 

@@ -1,0 +1,174 @@
+"""The stream protocol /paris/blob/1, asking side: one request a stream, msgpack heads with a length, then raw bytes.
+
+request  = u32 length, map {op, and what it needs}
+reply    = u32 length, map {ok, size} or {ok: False, error}; then `size` bytes
+chunks   = after a reply {ok}: for each chunk asked for, u32 index, u32 length, bytes; length 0 = the peer has it not
+Integers are big-endian. Every length is checked against a bound before anything is allocated for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgpack
+
+from paris_p2p.errors import MissingBlobError, SwarmError, UnreachableError
+from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, MAX_ENVELOPE_BYTES, MAX_MANIFEST_BYTES
+from paris_p2p.swarm.control import Control, close_stream
+from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
+from paris_p2p.swarm.seam import MAX_CHUNKS_PER_REQUEST, SILENCE_S
+
+PROTOCOL = "/paris/blob/1"
+MAX_HEAD_BYTES = 1 << 14
+MAX_HAVE_BYTES = 1 << 17
+MAX_RECORDS = 512
+MAX_RECORDS_BYTES = MAX_RECORDS * (DEFAULT_MAX_ENVELOPE_BYTES + 8)
+CHUNK_HEAD = struct.Struct(">II")
+LENGTH = struct.Struct(">I")
+
+
+class BlobClient:
+    """Asks peers through the daemon that `control` currently names."""
+
+    def __init__(self, control: Callable[[], Any], downloads: Meter, limit: RateLimit, clock: Callable[[], float] = time.time):
+        self._control, self._downloads, self._limit, self._clock = control, downloads, limit, clock
+
+    async def spec(self, peer: str, run_id: str) -> bytes:
+        try:
+            return await self._body(peer, {"op": "spec", "run": run_id}, MAX_ENVELOPE_BYTES["run"])
+        except MissingBlobError as error:
+            raise UnreachableError(f"peer {peer} does not know run {run_id[:16]}…; ask another") from error
+
+    async def manifest(self, peer: str, blob_id: str) -> bytes:
+        return await self._body(peer, {"op": "manifest", "blob": blob_id}, MAX_MANIFEST_BYTES)
+
+    async def have(self, peer: str, blob_id: str) -> bytes:
+        return await self._body(peer, {"op": "have", "blob": blob_id}, MAX_HAVE_BYTES)
+
+    async def records(self, peer: str, key: str) -> list[bytes]:
+        body = await self._body(peer, {"op": "records", "key": key}, MAX_RECORDS_BYTES)
+        found = _unpack(body, peer)
+        if not isinstance(found, list) or not all(isinstance(data, bytes) for data in found):
+            raise _nonsense(peer, "its records are not a list of envelopes")
+        return [data for data in found[:MAX_RECORDS] if len(data) <= DEFAULT_MAX_ENVELOPE_BYTES]
+
+    async def clock_offset(self, peer: str) -> float:
+        async with self._ask(peer, {"op": "clock"}, SILENCE_S) as (reader, _):
+            asked_s = self._clock()
+            head = await _read_head(reader, peer)
+            there, answered_s = head.get("time"), self._clock()
+        if not isinstance(there, float | int) or not 0 <= there < 4e9:
+            raise _nonsense(peer, "its clock is not a time")
+        return float(there) - (asked_s + answered_s) / 2
+
+    async def chunks(
+        self, peer: str, blob_id: str, indexes: Sequence[int], silence_s: float, max_chunk_bytes: int
+    ) -> AsyncGenerator[tuple[int, bytes], None]:
+        wanted = list(indexes)[:MAX_CHUNKS_PER_REQUEST]
+        if not wanted:
+            return
+        async with self._ask(peer, {"op": "chunks", "blob": blob_id, "indexes": wanted}, silence_s) as (reader, _):
+            async with asyncio.timeout(silence_s):
+                await _read_head(reader, peer)
+            for expected in wanted:
+                async with asyncio.timeout(silence_s):
+                    index, length = CHUNK_HEAD.unpack(await reader.readexactly(CHUNK_HEAD.size))
+                if index != expected or length > max_chunk_bytes:
+                    raise _nonsense(peer, f"chunk {index} of {length} bytes where chunk {expected} of at most {max_chunk_bytes} was due")
+                if length:
+                    yield index, await self._read_body(reader, length, silence_s)
+
+    async def _read_body(self, reader: asyncio.StreamReader, length: int, silence_s: float) -> bytes:
+        if not self._limit.bps:
+            pieces = [length]
+        else:  # reading slowly is what makes the sender slow down
+            pieces = [PIECE_BYTES] * (length // PIECE_BYTES) + [length % PIECE_BYTES] * (length % PIECE_BYTES > 0)
+        read = []
+        for piece in pieces:
+            await self._limit.take(piece)
+            read.append(await _read_with_progress(reader, piece, silence_s))
+            self._downloads.add(piece)
+        return read[0] if len(read) == 1 else b"".join(read)
+
+    async def _body(self, peer: str, request: dict[str, Any], limit_bytes: int) -> bytes:
+        async with self._ask(peer, request, SILENCE_S) as (reader, _):
+            async with asyncio.timeout(SILENCE_S):
+                head = await _read_head(reader, peer)
+            size = head.get("size")
+            if not isinstance(size, int) or not 0 <= size <= limit_bytes:
+                raise _nonsense(peer, f"a {request['op']} of {str(size)[:20]} bytes where {limit_bytes} are the limit")
+            return await self._read_body(reader, size, SILENCE_S) if size else b""
+
+    @asynccontextmanager
+    async def _ask(
+        self, peer: str, request: dict[str, Any], silence_s: float
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        control: Control = await self._control()
+        reader, writer = await control.open_stream(peer, PROTOCOL, silence_s)
+        try:
+            writer.write(pack_head(request))
+            yield reader, writer
+        except TimeoutError as error:
+            raise UnreachableError(f"peer {peer} was silent for {silence_s:.0f} s; another is asked") from error
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise UnreachableError(f"peer {peer} ended the conversation about {request['op']}; it may have left") from error
+        finally:
+            await close_stream(writer)
+
+
+def pack_head(head: dict[str, Any]) -> bytes:
+    data: bytes = msgpack.packb(head)
+    return LENGTH.pack(len(data)) + data
+
+
+async def read_map(reader: asyncio.StreamReader, peer: str) -> dict[str, Any]:
+    """A head: a small msgpack map with names; UnreachableError for anything else."""
+    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+    if length > MAX_HEAD_BYTES:
+        raise _nonsense(peer, f"a head of {length} bytes where {MAX_HEAD_BYTES} are the limit")
+    head = _unpack(await reader.readexactly(length), peer)
+    if not isinstance(head, dict) or not all(isinstance(name, str) for name in head):
+        raise _nonsense(peer, "a head that is not a map")
+    return head
+
+
+async def _read_head(reader: asyncio.StreamReader, peer: str) -> dict[str, Any]:
+    head = await read_map(reader, peer)
+    if head.get("ok") is True:
+        return head
+    reason = str(head.get("error"))[:100]
+    if reason == "missing":
+        raise MissingBlobError(f"peer {peer} has it not")
+    raise UnreachableError(f"peer {peer} answered: {reason}; another is asked")
+
+
+async def _read_with_progress(reader: asyncio.StreamReader, length: int, silence_s: float) -> bytes:
+    """`length` bytes; only a pause longer than `silence_s` is silence, so a slow line may take its time."""
+    if length <= PIECE_BYTES:
+        async with asyncio.timeout(silence_s):
+            return await reader.readexactly(length)
+    data, filled = bytearray(length), 0
+    while filled < length:
+        async with asyncio.timeout(silence_s):
+            piece = await reader.read(length - filled)
+        if not piece:
+            raise asyncio.IncompleteReadError(b"", length - filled)
+        data[filled : filled + len(piece)] = piece
+        filled += len(piece)
+    return bytes(data)
+
+
+def _unpack(data: bytes, peer: str) -> Any:
+    try:
+        return msgpack.unpackb(data)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise _nonsense(peer, "bytes that are not msgpack") from error
+
+
+def _nonsense(peer: str, what: str) -> SwarmError:
+    return UnreachableError(f"peer {peer} does not keep to the protocol {PROTOCOL}: {what}; it is not asked again")

@@ -1,0 +1,183 @@
+"""Requests to p2pd over its unix socket (libp2p/go-libp2p-daemon, specs/CONTROL.md), for what hivemind's client lacks.
+
+Pubsub, dialling with addresses as p2pd wants them, and raw streams with large buffers; the DHT uses hivemind's own client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from hivemind.proto import p2pd_pb2 as pb
+
+from paris_p2p.errors import DaemonError, RecordError, UnreachableError
+from paris_p2p.identity import peer_id_from_bytes, peer_id_to_bytes
+from paris_p2p.swarm.addresses import is_relayed, to_bytes, to_text
+from paris_p2p.swarm.seam import PeerInfo
+
+STREAM_BUFFER_BYTES = 2 << 20
+MAX_MESSAGE_BYTES = 4 << 20
+StreamHandler = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Control:
+    """One daemon, by its socket."""
+
+    def __init__(self, socket: Path):
+        self.socket = socket
+
+    async def identify(self) -> tuple[str, list[str]]:
+        """(peer id, listening and observed addresses without /p2p/)."""
+        response = await self._ask(pb.Request(type=pb.Request.IDENTIFY))
+        addresses = [to_text(address) for address in response.identify.addrs]
+        return peer_id_from_bytes(response.identify.id), [address for address in addresses if address]
+
+    async def connect(self, peer: str, addresses: Iterable[str], timeout_s: float) -> None:
+        """Dial; with no addresses the daemon looks the peer up in its own routing table. UnreachableError."""
+        connect = pb.ConnectRequest(peer=peer_id_to_bytes(peer), addrs=[to_bytes(a) for a in addresses], timeout=max(1, round(timeout_s)))
+        await self._ask_about_peer(peer, pb.Request(type=pb.Request.CONNECT, connect=connect), timeout_s)
+
+    async def peers(self) -> list[PeerInfo]:
+        """Peers there is a connection to; p2pd lists each connection."""
+        response = await self._ask(pb.Request(type=pb.Request.LIST_PEERS))
+        found: dict[str, list[str]] = {}
+        for peer in response.peers:
+            with suppress(RecordError):  # not an Ed25519 peer: nothing of this project
+                found.setdefault(peer_id_from_bytes(peer.id), []).extend(to_text(address) for address in peer.addrs)
+        return [PeerInfo(peer, tuple(where), not all(is_relayed(address) for address in where)) for peer, where in found.items()]
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        await self._ask(pb.Request(type=pb.Request.PUBSUB, pubsub=pb.PSRequest(type=pb.PSRequest.PUBLISH, topic=topic, data=data)))
+
+    async def messages(self, topic: str) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Subscribe; (author, data) of each message, the author's signature checked by p2pd. Ends with the daemon."""
+        request = pb.Request(type=pb.Request.PUBSUB, pubsub=pb.PSRequest(type=pb.PSRequest.SUBSCRIBE, topic=topic))
+        reader, writer = await self._open()
+        try:
+            _raise_if_failed(await self._exchange(reader, writer, request))
+            while True:
+                message = await _read(reader, pb.PSMessage())
+                with suppress(RecordError):
+                    yield peer_id_from_bytes(getattr(message, "from")), message.data
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            await close_stream(writer)
+
+    async def open_stream(self, peer: str, protocol: str, timeout_s: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A stream to a peer, dialled first where needed. UnreachableError."""
+        request = pb.Request(
+            type=pb.Request.STREAM_OPEN,
+            streamOpen=pb.StreamOpenRequest(peer=peer_id_to_bytes(peer), proto=[protocol], timeout=max(1, round(timeout_s))),
+        )
+        reader, writer = await self._open()
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._exchange(reader, writer, request)
+            _raise_if_failed(response)
+        except (TimeoutError, DaemonError) as error:
+            await close_stream(writer)
+            raise _unreachable(peer, error, timeout_s) from error
+        except BaseException:  # cancelled on the way: the socket must not be left open
+            await close_stream(writer)
+            raise
+        return reader, writer
+
+    async def handle_streams(self, protocol: str, socket: Path, handler: StreamHandler) -> asyncio.Server:
+        """Have p2pd bring incoming streams of `protocol` to `handler`; closing the server ends that."""
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                info = await _read(reader, pb.StreamInfo())
+                peer = peer_id_from_bytes(info.peer)
+            except (asyncio.IncompleteReadError, ConnectionError, DaemonError, RecordError):
+                await close_stream(writer)
+                return
+            await handler(peer, reader, writer)
+
+        server = await asyncio.start_unix_server(accept, path=socket, limit=1 << 16)
+        address = _unix_address(socket)
+        handle = pb.StreamHandlerRequest(addr=address, proto=[protocol], balanced=False)
+        await self._ask(pb.Request(type=pb.Request.STREAM_HANDLER, streamHandler=handle))
+        return server
+
+    async def _ask_about_peer(self, peer: str, request: Any, timeout_s: float) -> Any:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._ask(request)
+        except (TimeoutError, DaemonError) as error:
+            raise _unreachable(peer, error, timeout_s) from error
+
+    async def _ask(self, request: Any) -> Any:
+        reader, writer = await self._open()
+        try:
+            response = await self._exchange(reader, writer, request)
+        finally:
+            await close_stream(writer)
+        _raise_if_failed(response)
+        return response
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        try:
+            return await asyncio.open_unix_connection(self.socket, limit=STREAM_BUFFER_BYTES)
+        except OSError as error:
+            raise DaemonError(f"p2pd does not answer ({error.strerror or error}); it is being restarted") from error
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Any) -> Any:
+        try:
+            data = request.SerializeToString()
+            writer.write(_varint(len(data)) + data)
+            await writer.drain()
+            return await _read(reader, pb.Response())
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise DaemonError("p2pd ended the conversation; it is being restarted") from error
+
+
+async def close_stream(writer: asyncio.StreamWriter) -> None:
+    """Close without waiting for what is still unsent."""
+    writer.transport.abort()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+def _unreachable(peer: str, error: Exception, timeout_s: float) -> UnreachableError:
+    words = f"no answer within {timeout_s:.0f} s" if isinstance(error, TimeoutError) else str(error)
+    return UnreachableError(f"peer {peer} cannot be reached: {words}")
+
+
+def _raise_if_failed(response: Any) -> None:
+    if response.type == pb.Response.ERROR:
+        raise DaemonError(" ".join(response.error.msg.split())[:300])
+
+
+async def _read(reader: asyncio.StreamReader, message: Any) -> Any:
+    length = shift = 0
+    while True:
+        byte = (await reader.readexactly(1))[0]
+        length, shift = length | (byte & 0x7F) << shift, shift + 7
+        if byte < 0x80 or shift > 28:
+            break
+    if length > MAX_MESSAGE_BYTES:
+        raise DaemonError(f"p2pd announced a message of {length} bytes; the limit is {MAX_MESSAGE_BYTES}")
+    try:
+        message.ParseFromString(await reader.readexactly(length))
+    except DecodeError as error:
+        raise DaemonError(f"p2pd sent {length} bytes that are not its protocol") from error
+    return message
+
+
+def _varint(number: int) -> bytes:
+    data = b""
+    while number >= 0x80:
+        data += bytes([number & 0x7F | 0x80])
+        number >>= 7
+    return data + bytes([number])
+
+
+def _unix_address(socket: Path) -> bytes:
+    path = str(socket).encode()
+    return bytes([0x90, 0x03]) + _varint(len(path)) + path  # multiaddr /unix

@@ -1,0 +1,207 @@
+"""The go-libp2p daemon p2pd as a child of this process, started with our flags and ended with us (FACTS: networking)."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import ipaddress
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from paris_p2p.errors import DaemonError, PortInUseError
+
+START_LIMIT_S = 30.0
+STOP_LIMIT_S = 3.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class DaemonOptions:
+    """What p2pd is told; one port for TCP and QUIC, 0 for any free one."""
+
+    key_path: Path
+    host: str
+    port: int = 0
+    announce: tuple[str, ...] = ()
+    relays: tuple[str, ...] = ()
+    relay_service: bool = False
+
+    def arguments(self, control: Path) -> list[str]:
+        """p2pd's flags. Bootstrap peers are not among them: p2pd ends itself when none of those answers at once."""
+        listen = [f"/ip4/{self.host}/tcp/{self.port}"]
+        if not self._is_loopback:  # QUIC is for hole punching, and half as fast as TCP where both work
+            listen.append(f"/ip4/{self.host}/udp/{self.port}/quic-v1")
+        flags = {
+            "listen": f"/unix{control}",
+            "id": str(self.key_path),
+            "hostAddrs": ",".join(listen),
+            "dhtServer": "1",
+            "pubsub": "1",
+            "pubsubRouter": "gossipsub",
+            "connManager": "1",
+            "idleTimeout": "30s",
+            "relay": "1",
+            "relayService": str(int(self.relay_service)),
+            "autonat": str(int(not self._is_loopback)),  # also turns hole punching on
+            "natPortMap": str(int(not self._is_loopback)),
+        }
+        if self.announce:
+            flags["announceAddrs"] = ",".join(self.announce)
+        if self.relays:  # with discovery on, a relay slot takes minutes
+            flags |= {"autoRelay": "1", "relayDiscovery": "0", "trustedRelays": ",".join(self.relays)}
+        return [f"-{name}={value}" for name, value in flags.items()]
+
+    @property
+    def _is_loopback(self) -> bool:
+        return ipaddress.ip_address(self.host).is_loopback
+
+
+class Daemon:
+    """A running p2pd. `start_daemon` makes one; `stop` ends it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, folder: Path):
+        self.process, self.folder = process, folder
+        self.control = folder / "control.sock"
+        self.streams = folder / "streams.sock"
+        self._lines: deque[str] = deque(maxlen=8)
+        self._ready = asyncio.Event()
+        self._reader = asyncio.create_task(self._read_output())
+
+    @property
+    def last_words(self) -> str:
+        return " | ".join(self._lines)[-500:]
+
+    async def wait_ready(self) -> None:
+        """Until p2pd listens; PortInUseError or DaemonError with its own words."""
+        ready = asyncio.create_task(self._ready.wait())
+        await asyncio.wait([ready, self._reader], timeout=START_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if self._ready.is_set():
+            return
+        if "address already in use" in self.last_words:
+            raise PortInUseError(f"p2pd cannot listen: {self.last_words}; stop the other program or choose another --port")
+        what = "did not start" if self._reader.done() else f"was not ready after {START_LIMIT_S:.0f} s"
+        raise DaemonError(f"p2pd {what}; it said: {self.last_words or 'nothing'}. Check --port, --host, announced addresses and relays")
+
+    async def wait_dead(self) -> str:
+        """Until p2pd has ended; how, in words."""
+        code = await self.process.wait()
+        await self._reader
+        return f"p2pd ended with status {code}: {self.last_words or 'no words'}"
+
+    async def stop(self) -> None:
+        """End p2pd, at the latest after a few seconds, and remove its sockets."""
+        with suppress(ProcessLookupError):
+            self.process.terminate()
+        try:
+            async with asyncio.timeout(STOP_LIMIT_S):
+                await self.process.wait()
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+        await self._reader
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def _read_output(self) -> None:
+        output, rest = self.process.stdout, b""
+        while output is not None and (data := await output.read(1 << 14)):
+            *lines, rest = (rest + data[-(1 << 14) :]).split(b"\n")
+            for line in lines:
+                text = line.decode(errors="replace").strip()[:500]
+                if text:
+                    self._lines.append(text)
+                if text.startswith("Peer ID:"):
+                    self._ready.set()
+            rest = rest[-4096:]
+        if rest:
+            self._lines.append(rest.decode(errors="replace")[:500])
+
+
+async def start_daemon(options: DaemonOptions) -> Daemon:
+    """Start p2pd and wait until it listens; PortInUseError or DaemonError."""
+    check_port_free(options.host, options.port)
+    folder = _socket_folder()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            str(daemon_path()),
+            *options.arguments(folder / "control.sock"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, "GOLOG_LOG_LEVEL": "error"},
+            preexec_fn=_die_with_parent(),
+        )
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DaemonError(f"p2pd cannot be run here: {error}; it is a program for x86-64 Linux or macOS, reinstall hivemind") from error
+    daemon = Daemon(process, folder)
+    try:
+        await daemon.wait_ready()
+    except BaseException:  # also when cancelled: no child stays behind
+        await daemon.stop()
+        raise
+    return daemon
+
+
+def daemon_path() -> Path:
+    """p2pd inside hivemind's wheel, found without importing hivemind."""
+    spec = find_spec("hivemind")
+    for folder in (spec.submodule_search_locations if spec else None) or []:
+        path = Path(folder) / "hivemind_cli" / "p2pd"
+        if path.exists():
+            return path
+    raise DaemonError("hivemind's p2pd is not installed; run `pip install hivemind==1.1.12` in this environment")
+
+
+def check_port_free(host: str, port: int) -> None:
+    """PortInUseError when someone listens there. p2pd itself binds with SO_REUSEPORT and would silently share the port."""
+    if port == 0:
+        return
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            if kind == socket.SOCK_STREAM:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                where = f"cannot listen on {host}:{port}: {error.strerror}"
+                if error.errno == errno.EADDRINUSE:
+                    raise PortInUseError(f"{where}; stop the program that listens there or choose another --port") from error
+                raise DaemonError(f"{where}; choose an address of this machine with --host and a --port you may use") from error
+
+
+def on_port(options: DaemonOptions, addresses: Sequence[str]) -> DaemonOptions:
+    """The same options with the TCP port that `addresses` show, so that a restart is found at the old place."""
+    ports = [int(address.split("/")[4]) for address in addresses if address.startswith("/ip4/") and "/tcp/" in address]
+    return replace(options, port=ports[0]) if options.port == 0 and ports else options
+
+
+def _socket_folder() -> Path:
+    # A unix socket's path may have 107 bytes; $TMPDIR may be longer than that.
+    base = "/tmp" if os.access("/tmp", os.W_OK) else None
+    return Path(tempfile.mkdtemp(prefix="paris-", dir=base))
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """For the child, before exec: SIGTERM when the thread that started it ends. p2pd also ends when our connection to it does."""
+    if sys.platform != "linux":
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()  # looked up before the fork
+
+    def arrange() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # the parent died in between
+            os._exit(1)
+
+    return arrange

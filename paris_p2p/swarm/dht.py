@@ -1,0 +1,148 @@
+"""hivemind's Kademlia in our own event loop, as a bulletin board of verified records (DESIGN sections 3 and 6)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from hivemind.dht.node import DHTNode
+from hivemind.dht.routing import DHTID
+from hivemind.dht.validation import DHTRecord, RecordValidatorBase
+from hivemind.p2p import P2P
+from hivemind.p2p.p2p_daemon_bindings.datastructures import PeerID
+from hivemind.utils.logging import use_hivemind_log_handler
+from hivemind.utils.multiaddr import Multiaddr
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.errors import DaemonError, RecordError
+from paris_p2p.identity import peer_id_to_bytes
+from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, dht_key
+from paris_p2p.swarm.verified import RecordView, subkey_of
+
+log = logging.getLogger(__name__)
+OnRecord = Callable[[Envelope[Any]], None]
+RPC_LIMIT_S = 3.0
+OPERATION_LIMIT_S = 20.0
+_MAX_SUBKEY_BYTES = 128
+
+
+class ParisValidator(RecordValidatorBase):
+    """Lets a DHT node hold and accept only records that their signer put under this key and subkey, until this time."""
+
+    def __init__(self, view: RecordView, on_record: OnRecord | None):
+        self._view, self._on_record = view, on_record
+
+    def validate(self, record: DHTRecord) -> bool:
+        try:
+            envelope = self._check(record)
+        except RecordError as error:
+            self._view.refused[f"DHT entry: {str(error)[:60]}"] += 1
+            return False
+        if self._on_record is not None:
+            self._on_record(envelope)
+        return True
+
+    def _check(self, record: DHTRecord) -> Envelope[Any]:
+        subkey = _unpack(record.subkey, _MAX_SUBKEY_BYTES)
+        data = _unpack(record.value, DEFAULT_MAX_ENVELOPE_BYTES + 8)
+        if not isinstance(subkey, str) or not isinstance(data, bytes):
+            raise RecordError("an entry must be a signed record under its signer's subkey")
+        envelope = self._view.check(subkey, record.expiration_time, data)
+        if DHTID.generate(source=dht_key(envelope.record)).to_bytes() != record.key:
+            raise RecordError(f"a record of {dht_key(envelope.record)} was moved to another key")
+        return envelope
+
+
+class Board:
+    """One DHT node, on one daemon."""
+
+    def __init__(self, p2p: P2P, node: DHTNode):
+        self._p2p, self._node = p2p, node
+
+    async def store(self, envelope: Envelope[Any]) -> bool:
+        record = envelope.record
+        try:
+            async with asyncio.timeout(OPERATION_LIMIT_S):
+                return bool(
+                    await self._node.store(dht_key(record), envelope.data, float(record.expires_at), subkey=subkey_of(envelope))
+                )
+        except TimeoutError:
+            log.warning("the DHT took longer than %.0f s to store under %s", OPERATION_LIMIT_S, dht_key(record))
+            return False
+
+    async def read(self, key: str, refused: Counter[str]) -> list[tuple[str, float, bytes]]:
+        """Entries (subkey, expiry, data) under a key, from all nodes that answer in time."""
+        try:
+            async with asyncio.timeout(OPERATION_LIMIT_S):
+                found = await self._node.get(key, latest=True)
+        except TimeoutError:
+            refused["DHT read took too long"] += 1
+            return []
+        if found is None or not isinstance(found.value, dict):
+            return []
+        return [(subkey, entry.expiration_time, entry.value) for subkey, entry in found.value.items() if isinstance(entry.value, bytes)]
+
+    async def meet(self, peers: Iterable[str]) -> None:
+        """Make peers known to this node and this node to them, then look around near our own id."""
+        unknown = [peer for peer in peers if not self.knows(peer)]
+        found = await asyncio.gather(*(self._node.protocol.call_ping(PeerID(peer_id_to_bytes(peer))) for peer in unknown))
+        if any(found):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(OPERATION_LIMIT_S):
+                    await self._node.find_nearest_nodes([self._node.node_id])
+
+    def knows(self, peer: str) -> bool:
+        return self._node.protocol.routing_table.get(peer_id=PeerID(peer_id_to_bytes(peer))) is not None
+
+    async def close(self, *, daemon_alive: bool) -> None:
+        self._node.is_alive = False
+        if daemon_alive:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RPC_LIMIT_S):
+                    await self._node.shutdown()
+        await self._p2p.shutdown()
+
+    def storage(self) -> Any:
+        """What this node holds for others."""
+        return self._node.protocol.storage
+
+
+async def open_board(
+    socket: Path, peer_id: str, view: RecordView, on_record: OnRecord | None, *, client_only: bool = False, storage: Any = None
+) -> Board:
+    """Join as a DHT node with the id that follows from the peer id; knows nobody until it meets someone."""
+    use_hivemind_log_handler("nowhere")  # its messages go where this program's go
+    logging.getLogger("hivemind").setLevel(logging.ERROR)
+    try:
+        async with asyncio.timeout(OPERATION_LIMIT_S):
+            p2p = await P2P.replicate(Multiaddr(f"/unix{socket}"))
+            node = await DHTNode.create(
+                p2p=p2p,
+                node_id=DHTID.generate(source=peer_id_to_bytes(peer_id)),
+                wait_timeout=RPC_LIMIT_S,
+                cache_locally=False,
+                cache_nearest=0,
+                cache_on_store=False,
+                client_mode=client_only,
+                record_validator=ParisValidator(view, on_record),
+            )
+    except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
+        raise DaemonError(f"p2pd started but does not answer: {error or 'no reply'}") from error
+    if storage is not None:
+        node.protocol.storage = storage
+    return Board(p2p, node)
+
+
+def _unpack(data: bytes, limit_bytes: int) -> Any:
+    if len(data) > limit_bytes:
+        raise RecordError(f"an entry of {len(data)} bytes is over the limit of {limit_bytes}")
+    try:
+        return msgpack.unpackb(data)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise RecordError("an entry is not msgpack") from error

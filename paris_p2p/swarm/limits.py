@@ -1,0 +1,71 @@
+"""Rates: a limiter that many streams share, a smoothed meter, and a count of events per sender."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+PIECE_BYTES = 1 << 17  # what is moved between two looks at the limit
+_BURST_S = 0.25
+_WINDOW_S = 5.0
+_MAX_SENDERS = 4096
+
+
+class RateLimit:
+    """At most `bps` bytes per second over all who `take`; 0 is no limit. Served in the order of asking."""
+
+    def __init__(self, bps: float):
+        self.bps = bps
+        self._next_free_s = 0.0
+
+    async def take(self, count_bytes: int) -> None:
+        if not self.bps:
+            return
+        now = time.monotonic()
+        self._next_free_s = max(self._next_free_s, now - _BURST_S) + count_bytes / self.bps
+        if self._next_free_s > now:
+            await asyncio.sleep(self._next_free_s - now)
+
+
+class Meter:
+    """Total bytes, and bytes per second over the last seconds."""
+
+    def __init__(self) -> None:
+        self.total_bytes = 0
+        self._recent: deque[tuple[int, int]] = deque()  # (tenth of a second, bytes)
+
+    def add(self, count_bytes: int) -> None:
+        self.total_bytes += count_bytes
+        tenth = int(time.monotonic() * 10)
+        if self._recent and self._recent[-1][0] == tenth:
+            count_bytes += self._recent.pop()[1]
+        self._recent.append((tenth, count_bytes))
+        self._forget(tenth)
+
+    def bps(self) -> float:
+        self._forget(int(time.monotonic() * 10))
+        return sum(count for _, count in self._recent) / _WINDOW_S
+
+    def _forget(self, tenth: int) -> None:
+        while self._recent and self._recent[0][0] < tenth - _WINDOW_S * 10:
+            self._recent.popleft()
+
+
+class EventLimit:
+    """Token bucket per sender: `per_s` events, `burst` at once; the senders heard longest ago are forgotten."""
+
+    def __init__(self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic):
+        self.per_s, self.burst, self._clock = per_s, burst, clock
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # sender -> (tokens, when)
+
+    def allow(self, sender: str) -> bool:
+        now = self._clock()
+        tokens, since_s = self._left.pop(sender, (float(self.burst), now))
+        tokens = min(float(self.burst), tokens + (now - since_s) * self.per_s)
+        allowed = tokens >= 1
+        self._left[sender] = (tokens - 1 if allowed else tokens, now)
+        if len(self._left) > _MAX_SENDERS:
+            self._left.popitem(last=False)
+        return allowed

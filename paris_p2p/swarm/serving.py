@@ -1,0 +1,192 @@
+"""The stream protocol /paris/blob/1, answering side: bounded streams, one upload limit, and the disk read in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import msgpack
+
+from paris_p2p.errors import BlobError, StoreError, UnreachableError
+from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES
+from paris_p2p.swarm.blobs import CHUNK_HEAD, MAX_RECORDS, pack_head, read_map
+from paris_p2p.swarm.control import close_stream
+from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
+from paris_p2p.swarm.seam import MAX_CHUNK_BYTES, MAX_CHUNKS_PER_REQUEST, Action, BlobSource
+
+log = logging.getLogger(__name__)
+MAX_STREAMS = 64
+MAX_STREAMS_PER_PEER = 8
+REQUEST_LIMIT_S = 10.0
+STALL_S = 30.0  # an asker that takes nothing for this long is dropped
+FAREWELL_S = 120.0  # for what is still on its way to an asker who reads slowly
+_WRITE_BUFFER_BYTES = 1 << 20
+
+
+class BlobServer:
+    """Answers the streams that p2pd brings."""
+
+    def __init__(self, source: BlobSource | None, uploads: Meter, limit: RateLimit, clock: Callable[[], float] = time.time):
+        self.source, self.refused = source, Counter[str]()
+        self._uploads, self._limit, self._clock = uploads, limit, clock
+        self._streams: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._answers: dict[str, Callable[[str, dict[str, Any], asyncio.StreamWriter], Awaitable[None]]] = {
+            "clock": self._answer_clock,
+            "spec": self._answer_spec,
+            "records": self._answer_records,
+            "manifest": self._answer_manifest,
+            "have": self._answer_have,
+            "chunks": self._answer_chunks,
+        }
+
+    async def handle(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One incoming stream, from its request to its end."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+        self._streams[peer] += 1
+        try:
+            await self._converse(peer, reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
+            self.refused["stream broken off"] += 1
+        except asyncio.CancelledError:
+            pass  # this peer is leaving; raising would only make asyncio print the stream's end
+        except Exception:
+            log.exception("answering %s failed", peer)
+            self.refused["error while answering"] += 1
+        finally:
+            self._streams[peer] -= 1
+            self._streams += Counter()  # forgets peers at zero
+            await close_stream(writer)
+            if task is not None:
+                self._tasks.discard(task)
+
+    async def close(self) -> None:
+        """Break off all streams."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _converse(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._streams.total() > MAX_STREAMS or self._streams[peer] > MAX_STREAMS_PER_PEER:
+            return await self._refuse(writer, "busy")
+        try:
+            async with asyncio.timeout(REQUEST_LIMIT_S):
+                request = await read_map(reader, peer)
+        except UnreachableError as error:
+            log.debug("%s", error)
+            return await self._refuse(writer, "bad request")
+        answer = self._answers.get(str(request.get("op")))
+        if answer is None:
+            return await self._refuse(writer, "bad request")
+        writer.transport.set_write_buffer_limits(_WRITE_BUFFER_BYTES, _WRITE_BUFFER_BYTES - PIECE_BYTES)
+        await answer(peer, request, writer)
+        # Closing at once could throw away bytes that p2pd has not taken yet: the asker closes first.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await reader.read(1)
+
+    async def _refuse(self, writer: asyncio.StreamWriter, reason: str) -> None:
+        if reason != "missing":
+            self.refused[f"stream: {reason}"] += 1
+        await self._write(writer, pack_head({"ok": False, "error": reason}))
+        writer.write_eof()
+
+    async def _answer_clock(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        await self._write(writer, pack_head({"ok": True, "time": self._clock()}))
+
+    async def _answer_spec(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        await self._answer_body(peer, "spec", lambda source: source.spec(_text(request, "run")), writer)
+
+    async def _answer_manifest(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        await self._answer_body(peer, "blobs", lambda source: source.manifest_bytes(_text(request, "blob")), writer)
+
+    async def _answer_have(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        await self._answer_body(peer, "blobs", lambda source: source.have(_text(request, "blob")), writer)
+
+    async def _answer_records(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        def read(source: BlobSource) -> bytes:
+            known = [data for data in source.records(_text(request, "key")) if len(data) <= DEFAULT_MAX_ENVELOPE_BYTES]
+            packed: bytes = msgpack.packb(known[:MAX_RECORDS])
+            return packed
+
+        await self._answer_body(peer, "records", read, writer)
+
+    async def _answer_body(
+        self, peer: str, action: Action, read: Callable[[BlobSource], bytes | None], writer: asyncio.StreamWriter
+    ) -> None:
+        source = self.source
+        if source is None:
+            return await self._refuse(writer, "missing")
+        if not source.may(peer, action):
+            return await self._refuse(writer, "refused")
+        try:
+            body = await asyncio.to_thread(read, source)
+        except (BlobError, StoreError, OSError) as error:
+            log.warning("cannot read what %s asks for: %s", peer, error)
+            body = None
+        if body is None:
+            return await self._refuse(writer, "missing")
+        await self._write(writer, pack_head({"ok": True, "size": len(body)}))
+        await self._write_limited(writer, body)
+
+    async def _answer_chunks(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        indexes = request.get("indexes")
+        if not isinstance(indexes, list) or not 0 < len(indexes) <= MAX_CHUNKS_PER_REQUEST or not all(map(_is_index, indexes)):
+            return await self._refuse(writer, "bad request")
+        if self.source is None:
+            return await self._refuse(writer, "missing")
+        if not self.source.may(peer, "blobs"):
+            return await self._refuse(writer, "refused")
+        head = pack_head({"ok": True})
+        async for index, data in self._read_ahead(self.source, _text(request, "blob"), indexes):
+            await self._write(writer, head + CHUNK_HEAD.pack(index, len(data)))
+            head = b""
+            await self._write_limited(writer, data)
+
+    async def _read_ahead(self, source: BlobSource, blob_id: str, indexes: list[int]) -> AsyncIterator[tuple[int, bytes]]:
+        """Chunks in order, the next one read while this one is sent; b"" for one that is not here."""
+
+        def read(index: int) -> bytes:
+            try:
+                data = source.read_chunk(blob_id, index)
+            except (BlobError, StoreError, OSError):
+                return b""
+            return data if len(data) <= MAX_CHUNK_BYTES else b""
+
+        following = asyncio.ensure_future(asyncio.to_thread(read, indexes[0]))
+        try:
+            for position, index in enumerate(indexes):
+                data = await following
+                if position + 1 < len(indexes):
+                    following = asyncio.ensure_future(asyncio.to_thread(read, indexes[position + 1]))
+                yield index, data
+        finally:
+            following.cancel()
+
+    async def _write_limited(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        view = memoryview(data)
+        for start in range(0, len(data), PIECE_BYTES):
+            piece = view[start : start + PIECE_BYTES]
+            await self._limit.take(len(piece))
+            await self._write(writer, piece)
+            self._uploads.add(len(piece))
+
+    async def _write(self, writer: asyncio.StreamWriter, data: bytes | memoryview) -> None:
+        writer.write(data)
+        async with asyncio.timeout(STALL_S):
+            await writer.drain()
+
+
+def _text(request: dict[str, Any], name: str) -> str:
+    return str(request.get(name, ""))[:256]
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 32

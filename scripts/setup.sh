@@ -11,7 +11,7 @@ give_up() {
 
 # The stamp is the very text that decides what is installed; the folder is in it because a moved .venv does not work.
 stamp() {
-  printf '%s %s\n' "$PWD" "${PYTHON:-python3}"
+  printf '%s\n' "$PWD"
   cat pyproject.toml constraints.txt
 }
 
@@ -26,19 +26,29 @@ check_machine() {
     give_up "no C compiler (cc, gcc or clang). On Debian or Ubuntu: apt install build-essential"
 }
 
-set_up() {
-  local python=${PYTHON:-python3}
-  check_machine
-  printf 'Setting up .venv; the first time this downloads about 1 GB (more with CUDA) and takes some minutes.\n' >&2
-  if ! .venv/bin/python -m pip --version >/dev/null 2>&1 || [ "$(sed -n 1p .venv/paris-setup 2>/dev/null)" != "$(stamp | sed -n 1p)" ]; then
-    "$python" -m venv --clear .venv || give_up "could not make .venv with '$python' (see above); is $PWD writable and has the disk room?"
-  fi
-  .venv/bin/python -m pip install --constraint constraints.txt --editable '.[demo,dev]' ||
-    give_up "pip could not install the project (see its last lines above). Check the network and 'pip config list', then call this again: it goes on where it stopped"
-  stamp >.venv/paris-setup.part
-  mv .venv/paris-setup.part .venv/paris-setup
+usable() {
+  [ "$(sed -n 1p .venv/folder 2>/dev/null)" = "$PWD" ] && .venv/bin/python -m pip --version >/dev/null 2>&1
 }
 
-if ! stamp | cmp -s - .venv/paris-setup; then
+make_venv() {
+  local python=${PYTHON:-python3}
+  check_machine
+  printf 'Setting up .venv in %s; this downloads about 1 GB (more with CUDA) and takes some minutes.\n' "$PWD"
+  "$python" -m venv --clear .venv || give_up "could not make .venv with '$python' (see above); is $PWD writable, and is there room on the disk?"
+  printf '%s\n' "$PWD" >.venv/folder
+}
+
+set_up() {
+  usable || make_venv
+  .venv/bin/python -m pip install --constraint constraints.txt --editable '.[demo,dev]' ||
+    give_up "pip could not install the project (see its last lines above). Check the network and 'pip config list', then call this again: it goes on where it stopped"
+  # Builds against GMP, which not every machine has; without it `paris-bootstrap check` says how to install it and its tests are skipped.
+  .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[probe]' ||
+    printf 'Not installed: the probe of "paris-bootstrap check" (see above). On Debian or Ubuntu: apt install libgmp-dev, delete .venv/stamp, call this again.\n'
+  stamp >.venv/stamp.part
+  mv .venv/stamp.part .venv/stamp
+}
+
+if ! stamp | cmp -s - .venv/stamp 2>/dev/null; then
   set_up </dev/null >&2
 fi

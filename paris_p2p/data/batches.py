@@ -85,6 +85,10 @@ class Batch:
         tensors = {name: getattr(self, name)[start:stop] for name in _TENSORS}
         return Batch(first_clip=self.first_clip + start, **tensors)
 
+    def where(self, rows: Tensor) -> Batch:
+        """The clips that `rows` [B] bool picks."""
+        return Batch(first_clip=self.first_clip, **{name: getattr(self, name)[rows] for name in _TENSORS})
+
     def to(self, device: torch.device) -> Batch:
         return Batch(first_clip=self.first_clip, **{name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS})
 
@@ -143,6 +147,10 @@ class BatchSource:
         self._make, self._batch_clips, self._next_clip, self._submit = make, batch_clips, first_clip, submit
         self._ahead: deque[Future[Batch]] = deque()
         self._fill()
+
+    def peek(self) -> Batch:
+        """The batch that `next` will return."""
+        return self._ahead[0].result()
 
     def next(self) -> Batch:
         """The next batch; errors of the background thread (DataError) come out here."""

@@ -157,11 +157,10 @@ class ClipSet:
         if set(tensors) != set(_DTYPES):
             raise DataError(f"clip {index} in {path} has tensors {sorted(tensors)[:8]}, expected {sorted(_DTYPES)}")
         for name, tensor in tensors.items():
-            expected = self._shapes.get(name)
-            if tensor.dtype != _DTYPES[name] or tensor.dim() != _RANKS[name] or (expected and tuple(tensor.shape) != expected):
-                raise DataError(
-                    f"clip {index} in {path}: {name} is {tensor.dtype} {list(tensor.shape)}, expected {_DTYPES[name]} {list(expected or ())}"
-                )
+            shape = self._shapes.get(name, tuple(tensor.shape))
+            if tensor.dtype != _DTYPES[name] or tensor.dim() != _RANKS[name] or tuple(tensor.shape) != shape:
+                got, wanted = f"{tensor.dtype} {list(tensor.shape)}", f"{_DTYPES[name]} {list(shape)}"
+                raise DataError(f"clip {index} in {path}: {name} is {got}, expected {wanted}; prepare the clips again")
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise DataError(f"clip {index} in {path}: {name} is not finite; prepare the clips again")
         return StoredClip(**tensors, cluster=self.clusters[place.shard])

@@ -1,0 +1,191 @@
+"""Checkpoints as two safetensors files: weights (EMA, bf16) to generate with, resume state (fp32) to train on from.
+
+The resume state holds four tensors for each parameter: `weights.<name>`, `exp_avg.<name>`, `exp_avg_sq.<name>` and
+`ema.<name>`; the counters stand in both files' metadata. The files are written tensor by tensor, so that no second copy
+of a large model is ever in memory, and in a fixed order, so that the same state makes the same blob.
+Format: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from paris_p2p.errors import CheckpointError, DiskFullError, DivergedError, ReadOnlyError
+
+PARTS = ("weights", "exp_avg", "exp_avg_sq", "ema")
+
+Shapes = Mapping[str, tuple[int, ...]]
+_FORMAT = {"weights": "paris-weights/1", "resume": "paris-resume/1"}
+_DTYPES = {"weights": (torch.bfloat16, "BF16"), "resume": (torch.float32, "F32")}
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Where in which lineage a state stands."""
+
+    run: str
+    slot: str
+    steps: int
+    clips: int
+
+    def metadata(self, kind: str) -> dict[str, str]:
+        counts = {"steps": str(self.steps), "clips": str(self.clips)}
+        return {"format": "pt", "paris": _FORMAT[kind], "run": self.run, "slot": self.slot, **counts}
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """All that resuming needs; the tensors are the trainer's own, not copies. name -> float32 tensor."""
+
+    counters: Counters
+    weights: Mapping[str, Tensor]
+    exp_avg: Mapping[str, Tensor]
+    exp_avg_sq: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor]
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for part in PARTS:
+            for name, tensor in getattr(self, part).items():
+                yield f"{part}.{name}", tensor
+
+
+def write_checkpoint(folder: Path, state: TrainState) -> tuple[Path, Path]:
+    """Write both files into `folder`, whole or not at all; returns (weights, resume).
+
+    Raises DivergedError before anything is written when a tensor is not finite, DiskFullError, ReadOnlyError.
+    """
+    for name, tensor in state.tensors():
+        if not bool(tensor.isfinite().all()):
+            raise DivergedError(f"{name} is not finite at step {state.counters.steps}; nothing was written; go on from the last one")
+    steps = state.counters.steps
+    weights, resume = folder / f"weights-{steps:09}.safetensors", folder / f"resume-{steps:09}.safetensors"
+    _write(resume, "resume", state.counters, dict(state.tensors()))
+    _write(weights, "weights", state.counters, dict(state.ema))
+    return weights, resume
+
+
+def check_weights(path: Path, shapes: Shapes, counters: Counters | None) -> None:
+    """CheckpointError unless the file is a slot's weights: names, shapes, bf16, finite, and `counters` when given."""
+    with _open("weights", path, shapes, counters) as read:
+        for name in shapes:
+            _finite(path, name, read(name))
+
+
+def check_resume(path: Path, shapes: Shapes, counters: Counters, weights_path: Path | None = None) -> None:
+    """CheckpointError unless the file is a resume state whose EMA, cast to bf16, is what `weights_path` holds."""
+    for _ in _resume_tensors(path, shapes, counters):
+        pass
+    if weights_path is None:
+        return
+    with _open("resume", path, _resume_shapes(shapes), counters) as resume, _open("weights", weights_path, shapes, counters) as weights:
+        for name in shapes:
+            if not torch.equal(resume(f"ema.{name}").to(torch.bfloat16), weights(name)):
+                raise CheckpointError(f"{name} in {weights_path.name} is not the average in {path.name}; the files do not belong together")
+
+
+def load_resume(path: Path, state: TrainState) -> None:
+    """Copy a checked resume state into `state`'s tensors; its counters must be `state.counters`. CheckpointError."""
+    tensors = dict(state.tensors())
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.weights.items()}
+    with torch.no_grad():
+        for name, tensor in _resume_tensors(path, shapes, state.counters):
+            tensors[name].copy_(tensor)
+
+
+def load_weights_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Copy a slot's weights (bf16) into float32 `tensors`, one by one, checked. CheckpointError."""
+    with torch.no_grad(), _open("weights", path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, None) as read:
+        for name, tensor in tensors.items():
+            tensor.copy_(_finite(path, name, read(name)))
+
+
+def _resume_tensors(path: Path, shapes: Shapes, counters: Counters) -> Iterator[tuple[str, Tensor]]:
+    with _open("resume", path, _resume_shapes(shapes), counters) as read:
+        for name in _resume_shapes(shapes):
+            tensor = _finite(path, name, read(name))
+            if name.startswith("exp_avg_sq.") and bool((tensor < 0).any()):
+                raise CheckpointError(f"{name} in {path.name} has negative values; a mean of squares has none")
+            yield name, tensor
+
+
+def _resume_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    return {f"{part}.{name}": shape for part in PARTS for name, shape in shapes.items()}
+
+
+def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
+    if not bool(tensor.isfinite().all()):
+        raise CheckpointError(f"{name} in {path.name} is not finite")
+    return tensor
+
+
+@contextmanager
+def _open(kind: str, path: Path, shapes: Shapes, counters: Counters | None) -> Iterator[Callable[[str], Tensor]]:
+    """A reader of single tensors, given only when the whole header is as it must be."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            _check_header(kind, path, file, shapes, counters)
+            yield file.get_tensor
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path.name} is not a readable safetensors file: {str(error)[:160]}") from error
+
+
+def _check_header(kind: str, path: Path, file: Any, shapes: Shapes, counters: Counters | None) -> None:
+    names = set(file.keys())
+    if names != set(shapes):
+        odd = sorted(names ^ set(shapes))
+        few = [name[:80] for name in odd[:3]]
+        raise CheckpointError(f"{path.name} has {len(names)} tensors, the network {len(shapes)}; they differ in {few}")
+    dtype = _DTYPES[kind][1]
+    for name, shape in shapes.items():
+        part = file.get_slice(name)
+        if part.get_dtype() != dtype or tuple(part.get_shape()) != tuple(shape):
+            found = f"{part.get_dtype()} {part.get_shape()}"
+            raise CheckpointError(f"{name} in {path.name} is {found}, the network needs {dtype} {list(shape)}")
+    metadata = file.metadata() or {}
+    expected = counters.metadata(kind) if counters else {"paris": _FORMAT[kind]}
+    for key, value in expected.items():
+        if metadata.get(key) != value:
+            raise CheckpointError(f"{path.name} says {key} = {str(metadata.get(key))[:80]!r}, its card and run say {value!r}")
+
+
+def _write(path: Path, kind: str, counters: Counters, tensors: Mapping[str, Tensor]) -> None:
+    """One safetensors file, atomically; a temporary file is removed when that fails."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(_header(kind, counters, tensors))
+            for tensor in tensors.values():
+                plain = tensor.detach().to("cpu", _DTYPES[kind][0]).contiguous()
+                file.write(plain.flatten().view(torch.uint8).numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(f"no space left for the checkpoint {path}; free some, or lower --max-disk") from error
+        raise ReadOnlyError(f"cannot write the checkpoint {path}: {error.strerror}") from error
+
+
+def _header(kind: str, counters: Counters, tensors: Mapping[str, Tensor]) -> bytes:
+    dtype, word = _DTYPES[kind]
+    entries: dict[str, Any] = {"__metadata__": counters.metadata(kind)}
+    at = 0
+    for name, tensor in tensors.items():
+        size_bytes = tensor.numel() * dtype.itemsize
+        entries[name] = {"dtype": word, "shape": list(tensor.shape), "data_offsets": [at, at + size_bytes]}
+        at += size_bytes
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data stays aligned
+    return len(text).to_bytes(8, "little") + text

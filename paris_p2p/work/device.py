@@ -1,0 +1,96 @@
+"""Which device to compute on, in which precision, with how many threads, and what memory that takes."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from paris_p2p.errors import DeviceError
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that is there, and whether it multiplies bfloat16 in hardware."""
+
+    torch: torch.device
+    bf16: bool
+
+    def __str__(self) -> str:
+        return str(self.torch)
+
+    @property
+    def cuda(self) -> bool:
+        return self.torch.type == "cuda"
+
+    @property
+    def precision(self) -> str:
+        return "bf16" if self.bf16 else "fp32"
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Matrix products in bfloat16 where that is faster; weights, sums and losses stay float32."""
+        return torch.autocast(self.torch.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def memory_bytes(self) -> int:
+        """This process's resident memory, plus the peak it reserved on the GPU."""
+        return resident_bytes() + (torch.cuda.max_memory_reserved(self.torch) if self.cuda else 0)
+
+
+def pick_device(name: str = "auto") -> Device:
+    """`auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:<n>`; DeviceError when that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return Device(torch.device("cpu"), _cpu_has_bf16())
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (":" in name and not (index.isascii() and index.isdigit() and len(index) < 4)):
+        raise DeviceError(f"{name[:40]!r} is not a device; say auto, cpu, cuda or cuda:<n>")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index or 0) >= count:
+        build = "" if torch.version.cuda else f"; this torch ({torch.__version__}) was built without CUDA"
+        raise DeviceError(f"the device {name} was asked for, {count} are here{build}; use --device auto, or check the driver")
+    device = torch.device("cuda", int(index or 0))
+    with torch.cuda.device(device):
+        return Device(device, torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def set_threads(threads: int) -> None:
+    """At most `threads` CPU threads for torch; 0 leaves its own choice."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def limit_cuda_memory(device: Device, max_bytes: int) -> None:
+    """Let torch reserve at most `max_bytes` on the GPU; more raises torch.OutOfMemoryError. 0: no limit."""
+    if device.cuda and max_bytes:
+        total = torch.cuda.get_device_properties(device.torch).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max_bytes / total), device.torch)
+
+
+def resident_bytes() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def return_memory(device: Device) -> None:
+    """Give what was freed back to the system, which allocators put off."""
+    gc.collect()
+    if device.cuda:
+        torch.cuda.empty_cache()
+    with suppress(AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def available_bytes() -> int:
+    """Memory this machine could still give without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; where it only emulates that, float32 is faster."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

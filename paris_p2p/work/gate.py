@@ -1,0 +1,107 @@
+"""An attestor's check of one card, `python -m paris_p2p.work.gate`: a GateJob on stdin, a GateResult on stdout (DESIGN section 3).
+
+Whatever is wrong with the checkpoint is a result with a reason. Only what is wrong on this side (shards, device, memory)
+ends the process without one, with the words on stderr. It dies with its parent, as the trainer does.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
+from paris_p2p.errors import CheckpointError, ParisError
+from paris_p2p.rules.tips import refuse_loss
+from paris_p2p.spec import ROUTER, RunSpec
+from paris_p2p.work.checkpoint import Counters, check_resume, check_weights, load_weights_into
+from paris_p2p.work.child import open_line
+from paris_p2p.work.device import Device, pick_device, set_threads
+from paris_p2p.work.messages import GateJob, GateResult
+from paris_p2p.work.objective import batch_clips, build_network, expert_losses, network_shapes, open_clips, read_spec, router_losses, times
+
+PART_CLIPS = 8  # clips through the network at once: fixed, so that every attestor's memory is bounded
+MAX_LOSS = 1e6
+
+
+def main() -> int:
+    """Returns the exit status: 0 with a verdict, good or bad; 1 without."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    line = open_line()
+    try:
+        line.send(check(GateJob.model_validate_json(line.receive())))
+        return 0
+    except (ParisError, ValidationError) as error:
+        print(error, file=sys.stderr)
+    return 1
+
+
+def check(job: GateJob) -> GateResult:
+    """The verdict on a card's checkpoint. Raises ParisError for what is wrong on this side."""
+    set_threads(job.threads)
+    spec, device = read_spec(job), pick_device(job.device)
+    expected_clips = job.steps * batch_clips(spec, job.slot)
+    if job.clips != expected_clips:
+        return GateResult(ok=False, reason=f"{job.steps} steps take {expected_clips} clips, the card says {job.clips}")
+    shapes = network_shapes(spec, job.slot)
+    counters = Counters(job.run, job.slot, job.steps, job.clips)
+    try:
+        check_weights(job.weights_path, shapes, counters)
+        check_resume(job.resume_path, shapes, counters, job.weights_path)
+    except CheckpointError as error:
+        return GateResult(ok=False, reason=str(error))
+    return _measure(job, spec, device)
+
+
+def gate_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
+    """The clips, noise and times that the card's id picks: the same for every attestor and for both weights, unknown before.
+
+    Times are stratified: one in each of B equal slices of the training times' distribution. Returns (batch, t [B]).
+    """
+    clips = open_clips(job, spec)
+    draws = Draws.of(job.run, f"gate/{job.slot}/{job.card}")
+    batch = make_batch(clips, ClipOrder(draws, len(clips)), draws, 0, spec.gate.clips)
+    slices = (torch.arange(len(batch)) + batch.uniforms[:, 0]) / len(batch)  # [B] in (0, 1)
+    return batch, times(spec, torch.special.ndtri(slices))
+
+
+def weights_loss(job: GateJob, spec: RunSpec, path: Path, batch: Batch, t: Tensor, device: Device) -> float:
+    """The mean loss of the weights in `path`, with captions and without dropout; CheckpointError when they are not the slot's."""
+    network = build_network(job.run, spec, job.slot).to(device.torch).eval()
+    load_weights_into(path, dict(network.named_parameters()))
+    total = 0.0
+    for start in range(0, len(batch), PART_CLIPS):
+        part, part_t = batch.part(start, start + PART_CLIPS).to(device.torch), t[start : start + PART_CLIPS].to(device.torch)
+        with torch.no_grad(), device.autocast():
+            losses = router_losses(network, part, part_t) if job.slot == ROUTER else expert_losses(network, part, part_t, part.mask)
+        total += float(losses.double().sum())
+    return total / len(batch)
+
+
+def zero_loss(spec: RunSpec, slot: str, batch: Batch) -> float:
+    """The loss of weights that know nothing: E|eps - x0|^2 per element for an expert, log K for the router."""
+    if slot == ROUTER:
+        return math.log(spec.experts)
+    return float((batch.noise - batch.latent.float()).square().double().mean())
+
+
+def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
+    batch, t = gate_batch(job, spec)
+    loss = weights_loss(job, spec, job.weights_path, batch, t, device)
+    if not loss <= MAX_LOSS:  # NaN is not either
+        return GateResult(ok=False, reason=f"the gate's loss is {loss:.4g}", gate_clips=len(batch))
+    best = job.best_weights_path
+    reference = zero_loss(spec, job.slot, batch) if best is None else weights_loss(job, spec, best, batch, t, device)
+    if not reference <= MAX_LOSS:
+        raise CheckpointError(f"the gate's loss of the reference weights {best} is {reference:.4g}; nothing can be measured against them")
+    reason = refuse_loss(loss, reference, spec.gate.tolerance, first=best is None)
+    return GateResult(ok=not reason, reason=reason or "", loss=loss, reference_loss=reference, gate_clips=len(batch))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,24 +19,27 @@ import msgpack
 
 from paris_p2p.errors import MissingBlobError, SwarmError, UnreachableError
 from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, MAX_ENVELOPE_BYTES, MAX_MANIFEST_BYTES
-from paris_p2p.swarm.control import Control, close_stream
+from paris_p2p.swarm.control import close_stream
 from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
 from paris_p2p.swarm.seam import MAX_CHUNKS_PER_REQUEST, SILENCE_S
 
 PROTOCOL = "/paris/blob/1"
 MAX_HEAD_BYTES = 1 << 14
 MAX_HAVE_BYTES = 1 << 17
+MAX_ADDRESSES = 16
 MAX_RECORDS = 512
 MAX_RECORDS_BYTES = MAX_RECORDS * (DEFAULT_MAX_ENVELOPE_BYTES + 8)
 CHUNK_HEAD = struct.Struct(">II")
 LENGTH = struct.Struct(">I")
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+OpenStream = Callable[[str, float], Awaitable[Streams]]  # (peer, time limit in seconds); UnreachableError
 
 
 class BlobClient:
-    """Asks peers through the daemon that `control` currently names."""
+    """Asks peers over the streams that `open_stream` gives."""
 
-    def __init__(self, control: Callable[[], Any], downloads: Meter, limit: RateLimit, clock: Callable[[], float] = time.time):
-        self._control, self._downloads, self._limit, self._clock = control, downloads, limit, clock
+    def __init__(self, open_stream: OpenStream, downloads: Meter, limit: RateLimit, clock: Callable[[], float] = time.time):
+        self._open_stream, self._downloads, self._limit, self._clock = open_stream, downloads, limit, clock
 
     async def spec(self, peer: str, run_id: str) -> bytes:
         try:
@@ -60,11 +63,19 @@ class BlobClient:
     async def clock_offset(self, peer: str) -> float:
         async with self._ask(peer, {"op": "clock"}, SILENCE_S) as (reader, _):
             asked_s = self._clock()
-            head = await _read_head(reader, peer)
+            async with asyncio.timeout(SILENCE_S):
+                head = await _read_head(reader, peer)
             there, answered_s = head.get("time"), self._clock()
         if not isinstance(there, float | int) or not 0 <= there < 4e9:
             raise _nonsense(peer, "its clock is not a time")
         return float(there) - (asked_s + answered_s) / 2
+
+    async def where(self, peer: str, wanted: str) -> list[str]:
+        """Addresses at which `peer` is connected to `wanted`."""
+        async with self._ask(peer, {"op": "where", "peer": wanted}, SILENCE_S) as (reader, _):
+            async with asyncio.timeout(SILENCE_S):
+                found = (await _read_head(reader, peer)).get("addresses")
+        return [str(address)[:256] for address in found[:MAX_ADDRESSES]] if isinstance(found, list) else []
 
     async def chunks(
         self, peer: str, blob_id: str, indexes: Sequence[int], silence_s: float, max_chunk_bytes: int
@@ -107,9 +118,8 @@ class BlobClient:
     @asynccontextmanager
     async def _ask(
         self, peer: str, request: dict[str, Any], silence_s: float
-    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        control: Control = await self._control()
-        reader, writer = await control.open_stream(peer, PROTOCOL, silence_s)
+    ) -> AsyncIterator[Streams]:
+        reader, writer = await self._open_stream(peer, silence_s)
         try:
             writer.write(pack_head(request))
             yield reader, writer

@@ -19,12 +19,12 @@ from paris_p2p.identity import Identity, load_peer_key, write_private_file
 from paris_p2p.records import dht_key
 from paris_p2p.spec import PeerSettings
 from paris_p2p.swarm.addresses import is_relayed, is_tcp, split_peer
-from paris_p2p.swarm.blobs import PROTOCOL, BlobClient
+from paris_p2p.swarm.blobs import MAX_ADDRESSES, PROTOCOL, BlobClient, Streams
 from paris_p2p.swarm.control import Control
 from paris_p2p.swarm.daemon import Daemon, DaemonOptions, on_port, start_daemon
 from paris_p2p.swarm.dht import Board, OnRecord, open_board
 from paris_p2p.swarm.gossip import Gossip
-from paris_p2p.swarm.limits import Meter, RateLimit
+from paris_p2p.swarm.limits import EventLimit, Meter, RateLimit
 from paris_p2p.swarm.seam import MAX_CHUNK_BYTES, SILENCE_S, BlobSource, GossipHandler, PeerInfo, Swarm, Transfer
 from paris_p2p.swarm.serving import BlobServer
 from paris_p2p.swarm.verified import RecordView
@@ -32,6 +32,7 @@ from paris_p2p.swarm.verified import RecordView
 log = logging.getLogger(__name__)
 DIAL_LIMIT_S = 12.0
 REOPEN_LIMIT_S = 30.0  # what a caller waits for a daemon that is being restarted
+WHERE_LIMIT_S = 3.0
 KEEP_EVERY_S = 10.0
 MAX_CLOCK_OFFSET_S = 3.0  # hivemind's DHT refuses more
 _BACKOFF_S = (0.1, 0.5, 2.0, 10.0, 30.0)
@@ -86,8 +87,10 @@ class RealSwarm(Swarm):
         self._peer_id, self._options, self._on_record, self._clock = identity.peer_id, options, on_record, clock
         self._client_only = bool(settings.relays)  # behind NAT: a DHT node that others cannot dial only slows them down
         self._uploads, self._downloads, self._view, self._gossip = Meter(), Meter(), RecordView(), Gossip(identity.peer_id)
-        self._blob_server = BlobServer(source, self._uploads, RateLimit(settings.upload_limit_bps), clock)
-        self._client = BlobClient(self._control, self._downloads, RateLimit(settings.download_limit_bps), clock)
+        self._blob_server = BlobServer(source, self._where, self._uploads, RateLimit(settings.upload_limit_bps), clock)
+        self._client = BlobClient(self._open_stream, self._downloads, RateLimit(settings.download_limit_bps), clock)
+        self._without_asking = BlobClient(self._open_known, self._downloads, RateLimit(0), clock)
+        self._asked_where = EventLimit(per_s=1 / 30, burst=1)  # per peer that is sought
         self._known: dict[str, list[str]] = {}  # peer -> addresses that are dialled again when nobody is left
         self._addresses: tuple[str, ...] = ()
         self._link: Link | None = None
@@ -282,7 +285,7 @@ class RealSwarm(Swarm):
 
     async def _dial(self, peer: str, addresses: Sequence[str]) -> None:
         """TCP before anything else: p2pd itself would prefer QUIC, which moves blobs half as fast."""
-        control = await self._control()
+        control, failure = await self._control(), UnreachableError(f"peer {peer}: nobody knows an address")
         tcp = [address for address in addresses if is_tcp(address)]
         rest = [address for address in addresses if not is_tcp(address)]
         for group in filter(None, (tcp, rest)):
@@ -291,6 +294,32 @@ class RealSwarm(Swarm):
             except UnreachableError as error:
                 failure = error
         raise failure
+
+    async def _open_known(self, peer: str, timeout_s: float) -> Streams:
+        return await (await self._control()).open_stream(peer, PROTOCOL, min(timeout_s, WHERE_LIMIT_S))
+
+    async def _open_stream(self, peer: str, timeout_s: float) -> Streams:
+        try:
+            return await (await self._control()).open_stream(peer, PROTOCOL, timeout_s)
+        except UnreachableError:
+            # p2pd's own look-up knows only public and private ranges, and forgets; whoever is connected to the peer knows better.
+            if not self._asked_where.allow(peer) or not await self._dial_where_others_say(peer):
+                raise
+        return await (await self._control()).open_stream(peer, PROTOCOL, timeout_s)
+
+    async def _dial_where_others_say(self, peer: str) -> bool:
+        connected = [other.peer_id for other in await self.peers() if other.peer_id != peer]
+        asked = sorted(connected, key=lambda other: other not in self._known)[:4]
+        answers = await asyncio.gather(*(self._without_asking.where(other, peer) for other in asked), return_exceptions=True)
+        addresses = dict.fromkeys(a for answer in answers if isinstance(answer, list) for a in answer)
+        try:
+            await self._dial(peer, list(addresses)[:MAX_ADDRESSES])
+        except UnreachableError:
+            return False
+        return True
+
+    async def _where(self, peer: str) -> list[str]:
+        return [address for known in await self.peers() if known.peer_id == peer for address in known.addresses if address]
 
     async def _check_clock(self, peers: Sequence[str]) -> None:
         results = await asyncio.gather(*(self.measure_clock_offset(peer) for peer in peers[:5]), return_exceptions=True)

@@ -14,7 +14,7 @@ import msgpack
 
 from paris_p2p.errors import BlobError, StoreError, UnreachableError
 from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES
-from paris_p2p.swarm.blobs import CHUNK_HEAD, MAX_RECORDS, pack_head, read_map
+from paris_p2p.swarm.blobs import CHUNK_HEAD, MAX_ADDRESSES, MAX_RECORDS, pack_head, read_map
 from paris_p2p.swarm.control import close_stream
 from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
 from paris_p2p.swarm.seam import MAX_CHUNK_BYTES, MAX_CHUNKS_PER_REQUEST, Action, BlobSource
@@ -26,18 +26,20 @@ REQUEST_LIMIT_S = 10.0
 STALL_S = 30.0  # an asker that takes nothing for this long is dropped
 FAREWELL_S = 120.0  # for what is still on its way to an asker who reads slowly
 _WRITE_BUFFER_BYTES = 1 << 20
+Where = Callable[[str], Awaitable[list[str]]]  # peer id -> addresses it is connected from
 
 
 class BlobServer:
     """Answers the streams that p2pd brings."""
 
-    def __init__(self, source: BlobSource | None, uploads: Meter, limit: RateLimit, clock: Callable[[], float] = time.time):
+    def __init__(self, source: BlobSource | None, where: Where, uploads: Meter, limit: RateLimit, clock: Callable[[], float] = time.time):
         self.source, self.refused = source, Counter[str]()
-        self._uploads, self._limit, self._clock = uploads, limit, clock
+        self._where, self._uploads, self._limit, self._clock = where, uploads, limit, clock
         self._streams: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._answers: dict[str, Callable[[str, dict[str, Any], asyncio.StreamWriter], Awaitable[None]]] = {
             "clock": self._answer_clock,
+            "where": self._answer_where,
             "spec": self._answer_spec,
             "records": self._answer_records,
             "manifest": self._answer_manifest,
@@ -100,6 +102,10 @@ class BlobServer:
 
     async def _answer_clock(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         await self._write(writer, pack_head({"ok": True, "time": self._clock()}))
+
+    async def _answer_where(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        addresses = await self._where(_text(request, "peer"))
+        await self._write(writer, pack_head({"ok": True, "addresses": addresses[:MAX_ADDRESSES]}))
 
     async def _answer_spec(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         await self._answer_body(peer, "spec", lambda source: source.spec(_text(request, "run")), writer)

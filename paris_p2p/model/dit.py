@@ -1,0 +1,93 @@
+"""VideoDiT: the expert network, a diffusion transformer over space and time that answers with a velocity (arXiv 2212.09748).
+
+Steered by AdaLN-Single of PixArt-alpha (arXiv 2310.00426, section 2.3): one MLP of the time for all blocks, and a learned table
+per block. Unlike there, the last layer shares the MLP too, and text keys come from the encoder's tokens without a projection.
+Legend: B clips, C T H W latents, N patches, L text tokens, D width. t = 1 is noise.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from paris_p2p.model.layers import MODULATIONS, TIME_FEATURES, Block, Patch, Positions, initialise, normed, time_features, zero
+
+
+class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """One expert; an image is a clip of one frame."""
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]
+
+    @register_to_config
+    def __init__(
+        self,
+        channels: int,
+        text_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: int = 4,
+        time_ratio: int = 1,
+        patch_frames: int = 1,
+        patch_height: int = 2,
+        patch_width: int = 2,
+        rotary_base: float = 100.0,
+    ):
+        super().__init__()
+        self.gradient_checkpointing = False
+        self.patch = Patch(patch_frames, patch_height, patch_width)
+        self.positions = Positions(width, width // heads, rotary_base)
+        self.embed = nn.Linear(channels * self.patch.volume, width)
+        self.time_in = nn.Linear(TIME_FEATURES, time_ratio * width)
+        self.time_out = nn.Linear(time_ratio * width, MODULATIONS * width)
+        self.tables = nn.Parameter(torch.zeros(depth, MODULATIONS, width))
+        self.null_token = nn.Parameter(torch.zeros(text_width))
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, text_width) for _ in range(depth))
+        self.last_table = nn.Parameter(torch.zeros(2, width))
+        self.out = nn.Linear(width, channels * self.patch.volume)
+        initialise(self)
+        nn.init.normal_(self.null_token, std=text_width**-0.5)
+        zero(self.time_out, self.out, *(block.text.out for block in self.blocks))
+
+    def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """The velocity [B C T H W] at x_t [B C T H W], t [B], for text tokens [B L text_width] where mask [B L] is True.
+
+        A clip whose mask is all False is without text: it sees a learned token instead, and nothing of `tokens`.
+        """
+        grid = self.patch.grid(x_t)
+        absolute, cos, sin = self.positions(grid, x_t.device)
+        text, mask = self._with_null(tokens, mask)                   # [B L+1 text_width] [B 1 1 L+1]
+        shared = self._shared(t)                                     # [B 6 D]
+        steers = (shared[:, None] + self.tables).unbind(1)           # [B 6 D] for each block
+        x = self.embed(self.patch.cut(x_t).to(self.embed.weight.dtype)) + absolute.to(shared.dtype)  # [B N D]
+        for block, steer in zip(self.blocks, steers, strict=True):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(block, x, steer, (cos, sin), text, mask)
+            else:
+                x = block(x, steer, (cos, sin), text, mask)
+        shift, scale = (shared[:, :2] + self.last_table).unsqueeze(2).unbind(1)
+        return self.patch.join(self.out(normed(x, shift, scale)), grid)  # [B C T H W]
+
+    def _shared(self, t: Tensor) -> Tensor:
+        """What all blocks have in common, with the scales around one: [B] -> [B 6 D]."""
+        hidden = F.silu(self.time_in(time_features(t).to(self.time_in.weight.dtype)))
+        shared = self.time_out(hidden).unflatten(1, (MODULATIONS, -1)).to(self.tables.dtype)
+        return around_one(shared)
+
+    def _with_null(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        mask = mask.bool()
+        null = self.null_token.to(tokens.dtype).expand(len(tokens), 1, -1)
+        text = torch.cat([null, tokens], 1).to(self.null_token.dtype)
+        seen = torch.cat([~mask.any(1, keepdim=True), mask], 1)
+        return text, seen[:, None, None]
+
+
+def around_one(steer: Tensor) -> Tensor:
+    """Add one to the scales, the second and fifth of six vectors: [B 6 D]."""
+    ones = torch.zeros(MODULATIONS, 1, dtype=steer.dtype, device=steer.device)
+    ones[1::3] = 1
+    return steer + ones

@@ -1,0 +1,189 @@
+"""The parts both networks are made of: patches, positions in space and time, attention, and blocks steered by time.
+
+Legend: B clips, N tokens (patches of a clip), L text tokens, D width, A heads, E width of a head, D' text width; C T H W a clip.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+TIME_FEATURES = 256
+MODULATIONS = 6  # shift, scale and gate of the attention, then of the MLP
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The block of latents that becomes one token."""
+
+    frames: int
+    height: int
+    width: int
+
+    @property
+    def volume(self) -> int:
+        return self.frames * self.height * self.width
+
+    def grid(self, x: Tensor) -> tuple[int, int, int]:
+        """Patches along T, H and W of [B C T H W]; ValueError when they do not divide."""
+        frames, height, width = x.shape[2:]
+        if frames % self.frames or height % self.height or width % self.width:
+            raise ValueError(f"latents of {frames}x{height}x{width} cannot be cut into patches of {self.frames}x{self.height}x{self.width}")
+        return frames // self.frames, height // self.height, width // self.width
+
+    def cut(self, x: Tensor) -> Tensor:
+        """[B C T H W] -> [B N C·volume]"""
+        sizes = {"p": self.frames, "q": self.height, "r": self.width}
+        return rearrange(x, "b c (t p) (h q) (w r) -> b (t h w) (c p q r)", **sizes)
+
+    def join(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """[B N C·volume] -> [B C T H W]"""
+        sizes = {"t": grid[0], "h": grid[1], "w": grid[2], "p": self.frames, "q": self.height, "r": self.width}
+        return rearrange(x, "b (t h w) (c p q r) -> b c (t p) (h q) (w r)", **sizes).contiguous()
+
+
+class Positions:
+    """Tables of where each patch is, made once per grid and device: absolute for the tokens, relative for attention.
+
+    Absolute: the sines and cosines of "Attention is all you need" (arXiv 1706.03762, section 3.5), a third of the width per axis.
+    Relative: rotary (RoFormer, arXiv 2104.09864, Eq. 34); a quarter of a head's pairs turn with T, three eighths each with H and W.
+    """
+
+    def __init__(self, width: int, head_width: int, base: float):
+        side = head_width // 2 * 3 // 8
+        self.pairs = (head_width // 2 - 2 * side, side, side)
+        self.thirds = (width // 2 - 2 * (width // 6), width // 6, width // 6)
+        self.base = base
+        self._tables: dict[tuple[int, int, int, str], tuple[Tensor, Tensor, Tensor]] = {}
+
+    def __call__(self, grid: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """(absolute [N D], cos [N 1 1 E], sin [N 1 1 E]), float32; the sine is negative in the first half."""
+        key = (*grid, str(device))
+        if key not in self._tables:
+            absolute = self._angles(grid, self.thirds, 1e4)                  # [N D/2]
+            angles = self._angles(grid, self.pairs, self.base)               # [N E/2]
+            sin, cos = angles.sin(), angles.cos()
+            tables = (
+                torch.cat([absolute.sin(), absolute.cos()], 1),              # [N D]
+                torch.cat([cos, cos], 1)[:, None, None],                     # [N 1 1 E]
+                torch.cat([-sin, sin], 1)[:, None, None],                    # [N 1 1 E]
+            )
+            with torch.inference_mode(False):
+                self._tables[key] = tuple(table.float().to(device) for table in tables)  # type: ignore[assignment]
+        return self._tables[key]
+
+    @staticmethod
+    def _angles(grid: tuple[int, int, int], pairs: tuple[int, int, int], base: float) -> Tensor:
+        """Position times frequency, axis after axis: [N sum(pairs)] float64."""
+        places = torch.cartesian_prod(*(torch.arange(size, dtype=torch.float64, device="cpu") for size in grid)).reshape(-1, 3)
+        frequencies = [base ** (-torch.arange(count, dtype=torch.float64, device="cpu") / max(1, count)) for count in pairs]
+        return torch.cat([places[:, axis, None] * frequencies[axis] for axis in range(3)], 1)
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn pairs (e, e + E/2) by their angles: x [... E]."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def time_features(t: Tensor) -> Tensor:
+    """Sines and cosines of flow time (t = 1 is noise), as DiT has them of steps 0 ... 1000: [B] -> [B 256] float32."""
+    half = TIME_FEATURES // 2
+    frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(1e4) / half))
+    angles = t.float()[:, None] * 1000 * frequencies
+    return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+class QkNorm(nn.Module):
+    """RMS norm of queries and keys, each with its own gain (ViT-22B, arXiv 2302.05442, section 2), in one go."""
+
+    def __init__(self, count: int, head_width: int):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(count, 1, head_width))
+
+    def forward(self, x: Tensor) -> Tensor:  # [B N count A E]
+        return F.rms_norm(x, x.shape[-1:], eps=1e-6) * self.gain.to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Full attention over all patches of space and time."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.norm = QkNorm(2, width // heads)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        qkv = rearrange(self.qkv(x), "b n (s a e) -> b n s a e", s=3, a=self.heads)
+        qk = turn(self.norm(qkv[:, :, :2]), cos.to(qkv.dtype), sin.to(qkv.dtype))  # [B N 2 A E]
+        q, k = rearrange(qk, "b n s a e -> s b a n e")                       # [B A N E]
+        v = rearrange(qkv[:, :, 2], "b n a e -> b a n e")
+        y = F.scaled_dot_product_attention(q, k, v)                          # [B A N E]
+        y = self.out(rearrange(y, "b a n e -> b n (a e)"))                   # [B N D]
+        return y
+
+
+class CrossAttention(nn.Module):
+    """Patches look at text; keys and values come straight from the text encoder's tokens."""
+
+    def __init__(self, width: int, heads: int, text_width: int):
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(text_width, 2 * width)
+        self.q_norm, self.k_norm = QkNorm(1, width // heads), QkNorm(1, width // heads)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:      # [B N D] [B L D'] [B 1 1 L]
+        q = rearrange(self.q(x), "b n (s a e) -> b n s a e", s=1, a=self.heads)
+        kv = rearrange(self.kv(text), "b l (s a e) -> b l s a e", s=2, a=self.heads)
+        q = rearrange(self.q_norm(q), "b n 1 a e -> b a n e")
+        k = rearrange(self.k_norm(kv[:, :, :1]), "b l 1 a e -> b a l e")
+        v = rearrange(kv[:, :, 1], "b l a e -> b a l e")
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)          # [B A N E]
+        return self.out(rearrange(y, "b a n e -> b n (a e)"))                # [B N D]
+
+
+class Block(nn.Module):
+    """One transformer block: attention, text when it has a width, MLP; steered by six vectors per clip (DiT, arXiv 2212.09748)."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: int, text_width: int = 0):
+        super().__init__()
+        self.attention = SelfAttention(width, heads)
+        self.text = CrossAttention(width, heads, text_width) if text_width else None
+        self.up = nn.Linear(width, mlp_ratio * width)
+        self.down = nn.Linear(mlp_ratio * width, width)
+
+    def forward(
+        self, x: Tensor, steer: Tensor, rotary: tuple[Tensor, Tensor], text: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = steer.unsqueeze(2).unbind(1)  # steer [B 6 D], scales around 1
+        x = x + gate1 * self.attention(normed(x, shift1, scale1), *rotary)
+        if self.text is not None and text is not None and mask is not None:
+            x = x + self.text(x, text, mask)
+        return x + gate2 * self.down(F.gelu(self.up(normed(x, shift2, scale2)), approximate="tanh"))
+
+
+def normed(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm without parameters, then the clip's own scale and shift: [B N D], [B 1 D], [B 1 D]."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
+
+
+def initialise(network: nn.Module) -> None:
+    """Xavier-uniform linear layers with zero biases, as in DiT; what must start at zero is zeroed by its owner afterwards."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def zero(*layers: nn.Linear) -> None:
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)

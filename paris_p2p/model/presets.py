@@ -1,0 +1,108 @@
+"""Sizes by name, and networks from the numbers that a RunSpec carries.
+
+The counts of dit-b-2 and dit-xl-2 are Paris 1.0's (arXiv 2510.03434): 129M and 605M for an expert, 129M for the router.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from paris_p2p.errors import PresetError, RecordError
+from paris_p2p.spec import LatentShape, TextShape
+
+if TYPE_CHECKING:
+    from paris_p2p.model.dit import VideoDiT
+    from paris_p2p.model.router import Router
+
+Config = dict[str, int | float | str | bool]
+
+EXPERT_PRESETS: dict[str, Config] = {
+    "nano":     {"width": 48,   "depth": 2,  "heads": 2},   # for tests
+    "micro":    {"width": 128,  "depth": 4,  "heads": 4},   # minutes on a CPU
+    "tiny":     {"width": 192,  "depth": 6,  "heads": 6},   # an hour on a CPU
+    "small":    {"width": 384,  "depth": 12, "heads": 6},   # 4 GB of GPU memory
+    "medium":   {"width": 768,  "depth": 16, "heads": 12},  # 8 GB
+    "large":    {"width": 1024, "depth": 24, "heads": 16},  # 16 GB
+    "dit-b-2":  {"width": 768,  "depth": 12, "heads": 12, "time_ratio": 4},  # Paris 1.0
+    "dit-xl-2": {"width": 1152, "depth": 28, "heads": 16, "time_ratio": 4},  # Paris 1.0
+}  # fmt: skip
+
+ROUTER_PRESETS: dict[str, Config] = {
+    "nano":     {"width": 32,  "depth": 1,  "heads": 2},
+    "micro":    {"width": 96,  "depth": 3,  "heads": 3},
+    "tiny":     {"width": 128, "depth": 4,  "heads": 4},
+    "small":    {"width": 256, "depth": 8,  "heads": 4},
+    "medium":   {"width": 384, "depth": 12, "heads": 6},
+    "dit-b-2":  {"width": 768, "depth": 12, "heads": 12, "steer_per_block": True},  # Paris 1.0
+}  # fmt: skip
+
+_LIMITS = {  # what a config that a stranger signed may ask for
+    "width": 16384, "depth": 256, "heads": 256, "mlp_ratio": 16, "time_ratio": 16, "channels": 4096, "text_width": 65536,
+    "pooled_width": 65536, "experts": 256, "patch_frames": 64, "patch_height": 64, "patch_width": 64,
+}  # fmt: skip
+
+
+def expert_config(preset: str, latent: LatentShape, text: TextShape) -> Config:
+    """Every number of an expert of this size for such latents and text; PresetError for an unknown name."""
+    return {**_preset("expert", EXPERT_PRESETS, preset), "channels": latent.channels, "text_width": text.dim, **_patch(latent)}
+
+
+def router_config(preset: str, latent: LatentShape, text: TextShape, experts: int) -> Config:
+    """Every number of a router of this size; PresetError for an unknown name."""
+    sizes = {"channels": latent.channels, "pooled_width": text.pooled_dim, "experts": experts}
+    return {**_preset("router", ROUTER_PRESETS, preset), **sizes, **_patch(latent)}
+
+
+def build_expert(config: Mapping[str, int | float | str | bool]) -> VideoDiT:
+    """The expert with these numbers, freshly initialised; RecordError when they make none."""
+    from paris_p2p.model.dit import VideoDiT
+
+    _check(config, VideoDiT.__init__)
+    return VideoDiT(**config)
+
+
+def build_router(config: Mapping[str, int | float | str | bool]) -> Router:
+    """The router with these numbers, freshly initialised; RecordError when they make none."""
+    from paris_p2p.model.router import Router
+
+    _check(config, Router.__init__)
+    return Router(**config)
+
+
+def count_parameters(config: Mapping[str, int | float | str | bool], *, router: bool = False) -> int:
+    """Parameters of the network with these numbers, without memory for them."""
+    with torch.device("meta"):
+        network = build_router(config) if router else build_expert(config)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _preset(kind: str, table: dict[str, Config], name: str) -> Config:
+    if name not in table:
+        raise PresetError(f"no {kind} preset is called {name!r}; choose one of {', '.join(table)}")
+    return table[name]
+
+
+def _patch(latent: LatentShape) -> Config:
+    """2x2 in space where that divides, frame by frame, as Paris has it."""
+    return {"patch_frames": 1, "patch_height": 2 - latent.height % 2, "patch_width": 2 - latent.width % 2}
+
+
+def _check(config: Mapping[str, int | float | str | bool], constructor: object) -> None:
+    known = {name: p for name, p in inspect.signature(constructor).parameters.items() if name != "self"}  # type: ignore[arg-type]
+    odd = sorted(set(config) - set(known)) or sorted(n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in config)
+    if odd:
+        raise RecordError(f"the network's numbers do not fit: {odd[0][:80]!r} is unknown or missing; the run needs another version of paris-p2p")
+    for name, limit in _LIMITS.items():
+        value = config.get(name, 1)
+        if type(value) is not int or not 1 <= value <= limit:
+            raise RecordError(f"the network's {name} is {str(value)[:40]}, and must be a whole number between 1 and {limit}")
+    base, per_block = config.get("rotary_base", 100.0), config.get("steer_per_block", False)
+    if not isinstance(base, float) or not 1 < base <= 1e6 or not isinstance(per_block, bool):
+        raise RecordError(f"the network's rotary_base is {base!r} and steer_per_block {per_block!r}, which is impossible")
+    width, heads = config["width"], config["heads"]
+    if not isinstance(width, int) or not isinstance(heads, int) or width % (2 * heads):
+        raise RecordError(f"a width of {width} cannot be split among {heads} heads into pairs")

@@ -1,0 +1,87 @@
+"""Router: a small diffusion transformer with a class token that says which expert's cluster a noisy clip belongs to.
+
+As Paris 1.0's (arXiv 2510.03434), with the pooled caption of Paris 2.0 (arXiv 2605.26064) added; each input can be left out.
+Legend: B clips, C T H W latents, N patches, D width, P pooled width, K experts. t = 1 is noise.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from paris_p2p.model.dit import around_one
+from paris_p2p.model.layers import MODULATIONS, TIME_FEATURES, Block, Patch, Positions, initialise, time_features, zero
+
+
+class Router(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """p(expert | x_t, t, caption), as logits."""
+
+    @register_to_config
+    def __init__(
+        self,
+        channels: int,
+        pooled_width: int,
+        experts: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: int = 4,
+        patch_frames: int = 1,
+        patch_height: int = 2,
+        patch_width: int = 2,
+        rotary_base: float = 100.0,
+        steer_per_block: bool = False,
+    ):
+        super().__init__()
+        self.patch = Patch(patch_frames, patch_height, patch_width)
+        self.positions = Positions(width, width // heads, rotary_base)
+        self.embed = nn.Linear(channels * self.patch.volume, width)
+        self.pooled_in = nn.Linear(pooled_width, width)
+        self.time_in = nn.Linear(TIME_FEATURES, width)
+        self.time_mid = nn.Linear(width, width)
+        self.steer = nn.ModuleList(nn.Linear(width, MODULATIONS * width) for _ in range(depth if steer_per_block else 1))
+        self.tables = nn.Parameter(torch.zeros(depth, MODULATIONS, width))
+        self.class_token, self.no_latent = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+        self.no_time, self.no_pooled = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.out = nn.Linear(width, experts)
+        initialise(self)
+        for vector in (self.class_token, self.no_latent, self.no_time, self.no_pooled):
+            nn.init.normal_(vector, std=0.02)
+        zero(*self.steer, self.out)
+
+    def forward(self, x_t: Tensor | None, t: Tensor | None, pooled: Tensor | None) -> Tensor:
+        """Logits [B K] for x_t [B C T H W], t [B] and pooled text [B P]; what is None gets a learned stand-in.
+
+        ValueError when all three are None.
+        """
+        given = next((value for value in (x_t, t, pooled) if value is not None), None)
+        if given is None:
+            raise ValueError("the router needs a latent, a time or a caption to route by")
+        rows, dtype = len(given), self.out.weight.dtype
+        caption = (self.no_pooled if pooled is None else self.pooled_in(pooled.to(dtype))).expand(rows, -1)  # [B D]
+        time = self.no_time if t is None else self.time_mid(F.silu(self.time_in(time_features(t).to(dtype))))
+        steers = self._steers((time + caption).to(dtype))            # [B 6 D] for each block
+        patches, rotary = self._patches(x_t, rows)                   # [B N D]
+        x = torch.cat([(self.class_token + caption)[:, None].to(patches.dtype), patches], 1)  # [B 1+N D]
+        for block, steer in zip(self.blocks, steers, strict=True):
+            x = block(x, steer, rotary)
+        return self.out(F.layer_norm(x[:, 0], x.shape[-1:], eps=1e-6))  # type: ignore[no-any-return]  # [B K]
+
+    def _patches(self, x_t: Tensor | None, rows: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Patch tokens and their rotary tables, with a row for the class token, which is not turned."""
+        if x_t is None:
+            _, cos, sin = self.positions((1, 1, 1), self.no_latent.device)
+            return self.no_latent.expand(rows, 1, -1), (torch.cat([cos, cos]), torch.cat([sin, sin]))
+        grid = self.patch.grid(x_t)
+        absolute, cos, sin = self.positions(grid, x_t.device)
+        patches = self.embed(self.patch.cut(x_t).to(self.embed.weight.dtype)) + absolute.to(self.embed.weight.dtype)
+        return patches, (torch.cat([torch.ones_like(cos[:1]), cos]), torch.cat([torch.zeros_like(sin[:1]), sin]))
+
+    def _steers(self, condition: Tensor) -> list[Tensor]:
+        hidden = F.silu(condition)
+        made = [around_one(layer(hidden).unflatten(1, (MODULATIONS, -1)).to(self.tables.dtype)) for layer in self.steer]
+        return [made[index % len(made)] + table for index, table in enumerate(self.tables)]

@@ -10,9 +10,11 @@ give_up() {
 }
 
 # The stamp is the very text that decides what is installed; the folder is in it because a moved .venv does not work.
+# What follows [tool.ruff] in pyproject.toml only configures tools.
 stamp() {
   printf '%s\n' "$PWD"
-  cat pyproject.toml constraints.txt
+  sed '/^\[tool\.ruff/,$d' pyproject.toml
+  cat constraints.txt
 }
 
 check_machine() {

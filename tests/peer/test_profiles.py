@@ -1,0 +1,83 @@
+"""Every shipped profile loads, and its numbers follow from the arithmetic of peers/README.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paris_p2p.errors import PresetError, UsageError
+from paris_p2p.peer.profiles import REFERENCE_TOKENS, known_profiles, load_profile
+from paris_p2p.spec import PeerSettings
+
+NETWORKS = {"tiny": (4e6, 192, 6), "dit-b/2": (129e6, 768, 12), "dit-xl/2": (605e6, 1152, 28)}  # parameters, width, depth
+NAMES = ["cpu", "cpu-2core", "gpu-8gb", "gpu-12gb", "gpu-16gb", "gpu-24gb", "gpu-48gb", "gpu-80gb"]
+
+
+def needed_bytes(preset: str, clips: int) -> float:
+    parameters, width, depth = NETWORKS[preset]
+    return 20 * parameters + 64 * width * depth * REFERENCE_TOKENS * clips
+
+
+def test_the_shipped_profiles_are_found_in_order_of_size() -> None:
+    assert list(known_profiles()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_profile_becomes_settings(name: str, tmp_path: Path) -> None:
+    settings = PeerSettings(data_dir=tmp_path, **load_profile(name).settings_fields())
+    assert settings.max_memory_bytes > 0
+    assert settings.max_disk_bytes > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_micro_batches_fit_the_memory_and_larger_presets_would_not(name: str) -> None:
+    profile = load_profile(name)
+    gpu = profile.device == "cuda"
+    settings = profile.settings_fields()
+    room = 0.9 * profile.memory_gb * 1e9 - 0.6e9 if gpu else 0.9 * settings["max_memory_bytes"] - 1.3e9
+    for preset in NETWORKS:
+        if preset in profile.presets:
+            assert needed_bytes(preset, profile.presets[preset]) <= room
+        elif gpu:
+            assert needed_bytes(preset, 1) > room
+
+
+def test_the_micro_batch_shrinks_with_longer_clips_but_never_to_nothing() -> None:
+    profile = load_profile("gpu-12gb")
+    assert profile.micro_batch_clips("dit-b/2") == 8
+    assert profile.micro_batch_clips("dit-b/2", tokens=4 * REFERENCE_TOKENS) == 2
+    assert profile.micro_batch_clips("dit-b/2", tokens=1 << 20) == 1
+
+
+def test_a_preset_that_does_not_fit_is_refused_with_those_that_do() -> None:
+    with pytest.raises(PresetError, match=r"'dit-xl/2' does not fit a GPU with 8 GB.*dit-b/2"):
+        load_profile("gpu-8gb").micro_batch_clips("dit-xl/2")
+
+
+def test_an_unknown_profile_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(PresetError, match=r"no profile 'gpu-9gb'; there are .*gpu-8gb"):
+        load_profile("gpu-9gb")
+
+
+def test_a_profile_of_ones_own_is_read_from_its_path(tmp_path: Path) -> None:
+    own = tmp_path / "mine.toml"
+    own.write_text(known_profiles()["cpu"].read_text().replace('max_disk = "20GB"', 'max_disk = "1TiB"'))
+    assert load_profile(str(own)).settings_fields()["max_disk_bytes"] == 1 << 40
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("max_dsk = '1GB'", "max_dsk"),
+        ("max_disk = 'much'", "'much' is not a size"),
+        ("= 3", "not valid TOML"),
+        ("memory_gb = -1", "memory_gb"),
+    ],
+)
+def test_a_mistake_in_a_profile_is_named(line: str, message: str, tmp_path: Path) -> None:
+    own = tmp_path / "mine.toml"
+    lines = [each for each in known_profiles()["cpu"].read_text().splitlines() if each.split(" ")[0] != line.split(" ")[0]]
+    own.write_text("\n".join([line, *lines]))
+    with pytest.raises(UsageError, match=message):
+        load_profile(str(own))

@@ -84,14 +84,16 @@ def is_local(reference: str) -> bool:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without the bar that transformers draws on stderr for every model: bars are the command line's."""
+    """Without the bar and the table of left-out heads that transformers writes to stderr: the terminal is the command line's."""
     from transformers.utils import logging
 
-    enabled = logging.is_progress_bar_enabled()
+    enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if enabled:
             logging.enable_progress_bar()
 

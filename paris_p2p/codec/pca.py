@@ -60,15 +60,19 @@ class PcaCodec:
     def to(self, device: str) -> PcaCodec:
         return PcaCodec(self.patch_pixels, self.mean.to(device), self.components.to(device), self.std.to(device))
 
-    def save(self, folder: Path) -> Path:
-        """Write `pca.safetensors`; the same codec gives the same bytes."""
+    def to_bytes(self) -> bytes:
+        """A safetensors file; the same codec gives the same bytes."""
         # One metadata key: safetensors does not promise an order among several.
         metadata = {"paris": json.dumps({"codec": "pca", "version": 1, "patch_pixels": self.patch_pixels}, sort_keys=True)}
-        tensors = {"mean": self.mean, "components": self.components.contiguous(), "std": self.std}
+        tensors = {"mean": self.mean, "components": self.components, "std": self.std}
+        return save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+
+    def save(self, folder: Path) -> Path:
+        """Write `pca.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE_NAME
         partial = path.with_suffix(".partial")
-        partial.write_bytes(save(tensors, metadata))
+        partial.write_bytes(self.to_bytes())
         partial.replace(path)
         return path
 

@@ -1,0 +1,92 @@
+"""What was computed of each video, one small file a video, so that a stopped prepare continues where it was.
+
+Files are named by a hash of all they were made from, written beside and renamed; a damaged one is made again.
+Legend: n clips of one video, C x T x H x W latents, F features.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from paris_p2p.data.decode import UnusableVideo
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """All clips of one video."""
+
+    latents: NDArray[np.float16]  # [n, C, T, H, W]
+    features: NDArray[np.float32]  # [n, F]
+    thumbs: NDArray[np.uint8]  # [n, h, w, 3]
+    starts_s: NDArray[np.float64]  # [n]
+
+
+class Cache:
+    """A folder of safetensors files, and of JSON files for videos that gave nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def starts_s(self, key: str) -> list[float] | UnusableVideo | None:
+        """Where the video's clips start; why there are none; or None when it was not done yet."""
+        try:
+            starts = self.read(key, "starts_s")
+        except (OSError, SafetensorError, KeyError):
+            return self._failure(key)
+        return [float(start) for start in starts]
+
+    def read(self, key: str, name: str, index: int | None = None) -> NDArray[Any]:
+        """One tensor of a file, or one row of it."""
+        with safe_open(self._path(key, "safetensors"), "np") as file:
+            tensor: NDArray[Any] = file.get_tensor(name) if index is None else file.get_slice(name)[index]
+        return tensor
+
+    def has(self, key: str) -> bool:
+        """Whether a whole safetensors file is there."""
+        try:
+            with safe_open(self._path(key, "safetensors"), "np"):
+                return True
+        except (OSError, SafetensorError):
+            return False
+
+    def put(self, key: str, tensors: Mapping[str, NDArray[Any]]) -> None:
+        self._write(self._path(key, "safetensors"), save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
+
+    def put_encoded(self, key: str, encoded: Encoded) -> None:
+        self.put(key, vars(encoded))
+
+    def put_failure(self, key: str, failure: UnusableVideo) -> None:
+        self._write(self._path(key, "json"), json.dumps({"reason": failure.reason, "detail": failure.detail}).encode())
+
+    def _failure(self, key: str) -> UnusableVideo | None:
+        try:
+            row = json.loads(self._path(key, "json").read_bytes())
+            return UnusableVideo(row["reason"], row["detail"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _path(self, key: str, suffix: str) -> Path:
+        return self.root / key[:2] / f"{key}.{suffix}"
+
+    def _write(self, path: Path, data: bytes) -> None:
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_suffix(f".partial-{os.getpid()}")
+        partial.write_bytes(data)
+        partial.replace(path)
+
+
+def cache_key(*parts: object) -> str:
+    """A hash of everything that a cached file was made from."""
+    return blake3(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -1,0 +1,121 @@
+"""Clusters of clips by k-means in two stages, fine and then merged to K, as decentralized diffusion models are made (RECIPE.md).
+
+Legend: N clips, F features, R reduced features, M fine centres, K clusters.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from paris_p2p.errors import DataError
+
+MAX_FIT_CLIPS = 20_000  # more do not move the centres; the features of these are held in memory
+REDUCED = 64
+MAX_FINE = 1024
+MINI_BATCH_FROM_CLIPS = 8192
+SILHOUETTE_CLIPS = 2000
+
+Floats = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ClusterModel:
+    """Features are brought to unit length, centred and reduced; the nearest fine centre says which cluster."""
+
+    mean: Floats  # [F]
+    basis: Floats  # [F, R]
+    centres: Floats  # [M, R]
+    merged: Labels  # [M], the cluster of each fine centre
+
+    @property
+    def clusters(self) -> int:
+        return int(self.merged.max()) + 1
+
+    def reduce(self, features: Floats) -> Floats:
+        """[N, F] -> [N, R]."""
+        reduced: Floats = ((_unit(features) - self.mean) @ self.basis).astype(np.float32)
+        return reduced
+
+    def assign(self, reduced: Floats) -> Labels:
+        """[N, R] -> [N], the cluster of the nearest fine centre."""
+        squared = (self.centres**2).sum(1) - 2 * reduced @ self.centres.T  # [N, M], but for a term that is the same for all centres
+        labels: Labels = self.merged[squared.argmin(1)]
+        return labels
+
+    def save(self, path: Path) -> None:
+        path.write_bytes(save({"mean": self.mean, "basis": self.basis, "centres": self.centres, "merged": self.merged}))
+
+
+def fit_clusters(features: Floats, clusters: int, rng_seed: int) -> ClusterModel:
+    """Fit on train clips [N, F]; cluster 0 is the largest. DataError when N or their variety does not allow K clusters."""
+    from sklearn.decomposition import PCA
+    from threadpoolctl import threadpool_limits
+
+    count = features.shape[0]
+    if count < 2 * clusters:
+        raise DataError(f"{count} train clips cannot make {clusters} clusters; give more clips, or ask for at most {count // 2} experts")
+    unit = _unit(features)
+    with threadpool_limits(1):  # parallel sums come in any order, and the same clips must give the same clusters
+        pca = PCA(min(REDUCED, count - 1, unit.shape[1]), svd_solver="covariance_eigh").fit(unit) if clusters > 1 else None
+        mean = unit.mean(0).astype(np.float32) if pca is None else pca.mean_.astype(np.float32)
+        basis = np.zeros((unit.shape[1], 1), np.float32) if pca is None else np.ascontiguousarray(pca.components_.T.astype(np.float32))
+        reduced = (unit - mean) @ basis
+        distinct = len(np.unique(reduced.round(4), axis=0))
+        if distinct < clusters:
+            raise DataError(f"the {count} train clips are only {distinct} different ones, too few for {clusters} experts")
+        centres, merged = _two_stages(reduced, distinct, clusters, rng_seed)
+    model = ClusterModel(mean, basis, centres, merged)
+    return ClusterModel(mean, basis, centres, _largest_first(model.assign(reduced), clusters)[merged])
+
+
+def silhouettes(reduced: Floats, labels: Labels, clusters: int, rng_seed: int) -> list[float]:
+    """Mean silhouette of each cluster (of a sample of the clips), in [-1, 1]; 0 where it is not defined."""
+    from sklearn.metrics import silhouette_samples
+
+    chosen = np.random.default_rng(rng_seed).permutation(len(labels))[:SILHOUETTE_CLIPS]
+    picked = labels[chosen]
+    present = len(np.unique(picked))
+    if not 2 <= present < len(picked):
+        return [0.0] * clusters
+    scores = silhouette_samples(reduced[chosen], picked)
+    return [float(scores[picked == k].mean()) if (picked == k).any() else 0.0 for k in range(clusters)]
+
+
+def _two_stages(reduced: Floats, distinct: int, clusters: int, rng_seed: int) -> tuple[Floats, Labels]:
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+
+    count = len(reduced)
+    fine = min(distinct, MAX_FINE, max(clusters, count // 16))
+    kind = MiniBatchKMeans if count >= MINI_BATCH_FROM_CLIPS else KMeans
+    with warnings.catch_warnings():
+        # Near-duplicates may leave fewer centres than asked for, which is all right at the fine stage.
+        warnings.filterwarnings("ignore", message="Number of distinct clusters")
+        model = kind(fine, n_init=3, random_state=rng_seed % 2**32).fit(reduced)
+    sizes = np.bincount(model.labels_, minlength=fine)
+    centres = model.cluster_centers_[sizes > 0].astype(np.float32)
+    if len(centres) < clusters:
+        raise DataError(f"the train clips fall into {len(centres)} groups, too few for {clusters} clusters; ask for fewer experts")
+    weights = sizes[sizes > 0].astype(np.float64)
+    merged = KMeans(clusters, n_init=20, random_state=rng_seed % 2**32).fit(centres, sample_weight=weights).labels_
+    return centres, merged.astype(np.int64)
+
+
+def _largest_first(labels: Labels, clusters: int) -> Labels:
+    """old label -> new label."""
+    sizes = np.bincount(labels, minlength=clusters)
+    new = np.empty(clusters, np.int64)
+    new[np.argsort(-sizes, kind="stable")] = np.arange(clusters)
+    return new
+
+
+def _unit(features: Floats) -> Floats:
+    norm = np.linalg.norm(features, axis=1, keepdims=True)
+    unit: Floats = (features / np.maximum(norm, 1e-8)).astype(np.float32)
+    return unit

@@ -1,0 +1,139 @@
+"""What `paris-run prepare` leaves behind, and all that `paris-run create` needs to know of it: prepared.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from paris_p2p.data.decode import Frames, decode_clip_at
+from paris_p2p.data.sources import Source
+from paris_p2p.data.splits import Split as Split
+from paris_p2p.errors import DataError
+from paris_p2p.records import Count, Record
+from paris_p2p.spec import ClipShape, LatentShape, Name, TextShape
+
+Path_ = Annotated[str, StringConstraints(min_length=1, max_length=4096)]  # inside the prepared folder, with forward slashes
+FILE_NAME = "prepared.json"
+SPLITS_FILE_NAME = "splits.json"
+
+
+class PreparedModel(Record):
+    """A codec or text encoder, ready to be pinned in a RunSpec: files that travel with the run, or a revision and a hash."""
+
+    name: Name
+    files: dict[Name, Path_] = {}  # path inside the model's folder -> path inside the prepared folder
+    revision: Annotated[str, StringConstraints(max_length=200)] = ""
+    sha256: Annotated[str, StringConstraints(max_length=64)] = ""
+
+
+class PreparedCluster(Record):
+    """One cluster: what one expert learns."""
+
+    cluster: Count
+    clips: dict[Split, Count]
+    silhouette: Annotated[float, Field(ge=-1, le=1)]
+
+
+class PreparedShard(Record):
+    """One webdataset tar of one split and cluster."""
+
+    split: Split
+    cluster: Count
+    path: Path_
+    clips: Count
+    size_bytes: Count
+
+
+class Prepared(Record):
+    """A run's data. Paths are inside the folder that holds prepared.json; validation and test stay with the owner."""
+
+    version: Literal[1] = 1
+    fingerprint: str  # of everything it was made from: the same means that nothing need be done again
+    rng_seed: Count
+    clip: ClipShape
+    latent: LatentShape
+    text_shape: TextShape
+    codec: PreparedModel
+    text: PreparedModel
+    features: PreparedModel
+    codec_psnr_db: float  # of some train clips, coded and decoded
+    experts: Annotated[int, Field(ge=1, le=256)]
+    clusters: tuple[PreparedCluster, ...]
+    shards: tuple[PreparedShard, ...]
+    captions: dict[Split, Path_]  # JSON lines: key, caption, cluster, source, start_s, seen_in_train
+    clips: dict[Split, Count]
+    sources: dict[Split, Count]
+    skipped: dict[str, Count]  # reason -> files; which ones stands in report.json
+
+    def shards_for(self, split: Split, cluster: int | None = None) -> tuple[PreparedShard, ...]:
+        """The shards of a split, of one cluster or of all."""
+        return tuple(s for s in self.shards if s.split == split and cluster in (None, s.cluster))
+
+    def describe(self) -> str:
+        """A few lines for a person."""
+        counts = ", ".join(f"{self.clips[split]} {split}" for split in self.clips)
+        lines = [f"{sum(self.clips.values())} clips from {sum(self.sources.values())} videos: {counts}; codec {self.codec_psnr_db:.1f} dB"]
+        lines += [
+            f"cluster {row.cluster}: {row.clips['train']} train and {row.clips['gate']} gate clips, silhouette {row.silhouette:.2f}"
+            for row in self.clusters
+        ]
+        if self.skipped:
+            skipped = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
+            lines.append(f"skipped {sum(self.skipped.values())} files ({skipped}); report.json lists them")
+        return "\n".join(lines)
+
+    @classmethod
+    def load(cls, folder: Path) -> Prepared:
+        """Read folder/prepared.json; DataError when it is not there or not one."""
+        path = folder / FILE_NAME
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise DataError(f"{folder} holds no prepared clips ({error}); run `paris-run prepare CLIPS --out {folder}` first") from error
+        except ValidationError as error:
+            raise DataError(f"{path} is damaged or of another version; prepare the clips again ({error.error_count()} fields)") from error
+
+    def write(self, folder: Path) -> None:
+        partial = folder / (FILE_NAME + ".partial")
+        partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        partial.replace(folder / FILE_NAME)
+
+
+class SplitClip(Record):
+    """Where one clip comes from: enough to decode its pixels again."""
+
+    key: Name
+    split: Split
+    cluster: Count
+    caption: str
+    source: str
+    start_s: float
+    path: str  # of the file, absolute: this list stays on the owner's machine
+    offset_bytes: Count = 0
+    size_bytes: Count = 0
+    member: bool = False  # inside a tar
+
+    def pixels(self, shape: ClipShape) -> Frames:
+        """uint8 [T, H, W, 3], decoded from the owner's file."""
+        source = Source(self.source, Path(self.path), self.offset_bytes, self.size_bytes, 0, self.caption, "", self.member)
+        try:
+            with source.open() as file:
+                return decode_clip_at(file, shape, self.start_s)
+        except OSError as error:
+            raise DataError(f"the clip {self.source} is no longer at {self.path} ({error}); put it back or prepare again") from error
+
+
+def split_clips(folder: Path, split: Split) -> Iterator[SplitClip]:
+    """The clips of a split with their sources, in shard order (splits.json)."""
+    path = folder / SPLITS_FILE_NAME
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["clips"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} cannot be read ({error}); prepare the clips again") from error
+    for entry in entries:
+        if entry.get("split") == split:
+            yield SplitClip.model_validate(entry)

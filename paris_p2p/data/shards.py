@@ -1,0 +1,58 @@
+"""Webdataset shards: tars of `<key>.safetensors` (latent, tokens, mask, pooled) and `<key>.json`, the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from paris_p2p.data.prepared import PreparedShard, Split
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip as it stands in a shard."""
+
+    key: str
+    latent: NDArray[np.float16]  # [C, T, H, W]
+    tokens: NDArray[np.float16]  # [L, D]
+    mask: NDArray[np.uint8]  # [L]
+    pooled: NDArray[np.float16]  # [P]
+    info: dict[str, Any]  # caption, source, cluster, start_frame
+
+
+def write_shards(root: Path, split: Split, cluster: int, samples: Iterable[Sample], shard_bytes: int) -> Iterator[PreparedShard]:
+    """Write `root/<split>/cluster-<k>/NNNNNN.tar`, each closed at `shard_bytes`; yields them as they are done."""
+    from webdataset import TarWriter
+
+    folder = root / split / f"cluster-{cluster}"
+    rest = iter(samples)
+    first = next(rest, None)
+    number = 0
+    while first is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{number:06d}.tar"
+        written = clips = 0
+        with path.open("wb") as file, TarWriter(file, encoder=False, user="paris", group="paris", mtime=0, compress=False) as tar:
+            while first is not None and (clips == 0 or written < shard_bytes):
+                written += tar.write(_encode(first))
+                clips += 1
+                first = next(rest, None)
+        relative = path.relative_to(root.parent).as_posix()
+        yield PreparedShard(split=split, cluster=cluster, path=relative, clips=clips, size_bytes=path.stat().st_size)
+        number += 1
+
+
+def _encode(sample: Sample) -> dict[str, Any]:
+    tensors = {"latent": sample.latent, "tokens": sample.tokens, "mask": sample.mask, "pooled": sample.pooled}
+    return {
+        "__key__": sample.key,
+        "json": json.dumps(sample.info, sort_keys=True, ensure_ascii=False).encode(),
+        "safetensors": save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}),
+    }

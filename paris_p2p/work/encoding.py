@@ -1,0 +1,208 @@
+"""From videos to latents, features and text embeddings in the cache: the long half of prepare, which can be stopped at any time.
+
+Legend: B clips, T x H x W x 3 pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from paris_p2p.codec.pca import FILE_NAME as PCA_FILE_NAME
+from paris_p2p.codec.pca import PcaCodec, default_patch, fit_pca
+from paris_p2p.codec.text import TextEncoder
+from paris_p2p.codec.video import Codec
+from paris_p2p.data.cache import Cache, Encoded, cache_key
+from paris_p2p.data.decode import Clip, UnusableVideo, decode_clips
+from paris_p2p.data.sheet import thumbnail
+from paris_p2p.data.sources import Source
+from paris_p2p.features.image import Features
+from paris_p2p.spec import ClipShape
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+FIT_CLIPS = 512  # for a patch codec: more change nothing
+PSNR_CLIPS = 8
+CLIPS_AT_ONCE = 4  # through codec and features: bounds the activations
+CAPTIONS_AT_ONCE = 64
+FP16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How videos become clips."""
+
+    shape: ClipShape
+    max_clips: int
+    threads: int
+
+    def clips_of(self, source: Source) -> list[Clip] | UnusableVideo:
+        try:
+            with source.open() as file:
+                return decode_clips(file, self.shape, self.max_clips)
+        except UnusableVideo as unusable:
+            return unusable
+        except OSError as error:
+            return UnusableVideo("unreadable", str(error))
+
+    def decoded(self, sources: Iterable[Source]) -> Iterator[tuple[Source, list[Clip] | UnusableVideo]]:
+        """Decode a few videos ahead in threads; the order stays."""
+        pool = ThreadPoolExecutor(self.threads, "decode")
+        waiting: list[tuple[Source, Future[list[Clip] | UnusableVideo]]] = []
+        try:
+            for source in sources:
+                waiting.append((source, pool.submit(self.clips_of, source)))
+                if len(waiting) > 2 * self.threads:
+                    first, future = waiting.pop(0)
+                    yield first, future.result()
+            for source, future in waiting:
+                yield source, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def fit_codec(sources: Sequence[Source], decoding: Decoding, patch: tuple[int, int], cache: Cache, progress: Progress) -> PcaCodec:
+    """The patch codec of the first clips that `sources` (train only) give; the same sources give the same codec."""
+    shape = decoding.shape
+    side, channels = patch if all(patch) else default_patch(shape.height, shape.width)
+    names = [(source.name, source.size_bytes, source.mtime_ns) for source in sources[:FIT_CLIPS]]
+    folder = cache.root / f"pca-{cache_key(names, shape.model_dump(), decoding.max_clips, side, channels)[:32]}"
+    if (folder / PCA_FILE_NAME).is_file():
+        return PcaCodec.load(folder)
+
+    def batches() -> Iterator[Tensor]:
+        seen = 0
+        for _, clips in decoding.decoded(sources):
+            if isinstance(clips, UnusableVideo):
+                continue
+            yield _stack(clips)
+            seen += len(clips)
+            progress("fit codec", min(seen, FIT_CLIPS), FIT_CLIPS)
+            if seen >= FIT_CLIPS:
+                break
+        progress("fit codec", FIT_CLIPS, FIT_CLIPS)
+
+    codec = fit_pca(batches(), side, channels)
+    codec.save(folder)
+    return codec
+
+
+def codec_psnr_db(codec: Codec, sources: Sequence[Source], decoding: Decoding) -> float:
+    """How well a few clips survive the codec; 99 dB at most."""
+    errors: list[float] = []
+    for _, clips in decoding.decoded(sources[: 4 * PSNR_CLIPS]):
+        if not isinstance(clips, UnusableVideo):
+            video = _stack(clips[:1])
+            errors.append(float((codec.decode(codec.encode(video)).cpu().float() - video.float()).square().mean()))
+        if len(errors) == PSNR_CLIPS:
+            break
+    mean = sum(errors) / max(1, len(errors))
+    return min(99.0, 10 * math.log10(255**2 / max(mean, 1e-9)))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Codec and features, as one step from a video's clips to its cache file."""
+
+    codec: Codec
+    features: Features
+    decoding: Decoding
+    cache: Cache
+    made_from: str  # hash of codec, features and clip shape
+
+    def key(self, source: Source) -> str:
+        return cache_key(self.made_from, source.name, source.size_bytes, source.mtime_ns)
+
+    def run(self, sources: Sequence[Source], progress: Progress) -> dict[str, list[float] | UnusableVideo]:
+        """Encode what is not cached yet; source name -> where its clips start, or why it has none."""
+        results: dict[str, list[float] | UnusableVideo] = {}
+        todo: list[Source] = []
+        for source in sources:
+            known = self.cache.starts_s(self.key(source))
+            if known is None:
+                todo.append(source)
+            else:
+                results[source.name] = known
+        progress("encode", len(results), len(sources))
+        for source, clips in self.decoding.decoded(todo):
+            results[source.name] = self._encode(source, clips)
+            progress("encode", len(results), len(sources))
+        return results
+
+    def _encode(self, source: Source, clips: list[Clip] | UnusableVideo) -> list[float] | UnusableVideo:
+        if isinstance(clips, UnusableVideo):
+            self.cache.put_failure(self.key(source), clips)
+            return clips
+        latents, features = [], []
+        for start in range(0, len(clips), CLIPS_AT_ONCE):
+            video = _stack(clips[start : start + CLIPS_AT_ONCE])  # B T H W 3
+            latents.append(self.codec.encode(video).cpu())
+            features.append(self.features(video).cpu())
+        z, f = torch.cat(latents), torch.cat(features)
+        if not bool(torch.isfinite(z).all() and torch.isfinite(f).all()):
+            unusable = UnusableVideo("not finite", f"the codec {self.codec.name} or {self.features.name} gave values that are not finite")
+            self.cache.put_failure(self.key(source), unusable)
+            return unusable
+        middle = self.decoding.shape.frames // 2
+        starts_s = [clip.start_s for clip in clips]
+        encoded = Encoded(
+            latents=z.clamp(-FP16_MAX, FP16_MAX).half().numpy(),
+            features=f.numpy(),
+            thumbs=np.stack([thumbnail(clip.frames[middle]) for clip in clips]),
+            starts_s=np.array(starts_s),
+        )
+        self.cache.put_encoded(self.key(source), encoded)
+        return starts_s
+
+
+@dataclass(frozen=True)
+class EmbeddedCaptions:
+    """Where each caption's embedding stands in the cache."""
+
+    cache: Cache
+    rows: dict[str, tuple[str, int]]  # caption -> cache key, row
+
+    def read(self, caption: str, name: str) -> NDArray[Any]:
+        """`tokens` [L, D], `mask` [L] or `pooled` [P] of one caption."""
+        key, row = self.rows[caption]
+        return self.cache.read(key, name, row)
+
+
+def embed_captions(captions: Iterable[str], encoder: TextEncoder, cache: Cache, progress: Progress) -> EmbeddedCaptions:
+    """Embed each different caption once, in groups that depend on the captions alone."""
+    unique = sorted(set(captions))
+    rows: dict[str, tuple[str, int]] = {}
+    for start in range(0, len(unique), CAPTIONS_AT_ONCE):
+        group = unique[start : start + CAPTIONS_AT_ONCE]
+        key = cache_key("text", encoder.sha256, encoder.tokens, group)
+        if not cache.has(key):
+            batch = encoder.encode(group)
+            tokens = batch.tokens.clamp(-FP16_MAX, FP16_MAX).half().cpu().numpy()
+            mask = batch.mask.to(torch.uint8).cpu().numpy()
+            cache.put(key, {"tokens": tokens, "mask": mask, "pooled": batch.pooled.half().cpu().numpy()})
+        rows.update({caption: (key, row) for row, caption in enumerate(group)})
+        progress("embed captions", start + len(group), len(unique))
+    return EmbeddedCaptions(cache, rows)
+
+
+def hash_sources(sources: Sequence[Source], progress: Progress) -> dict[str, str | UnusableVideo]:
+    """Source name -> hash of its content."""
+    hashes: dict[str, str | UnusableVideo] = {}
+    for source in sources:
+        try:
+            hashes[source.name] = source.content_hash()
+        except OSError as error:
+            hashes[source.name] = UnusableVideo("unreadable", str(error))
+        progress("read files", len(hashes), len(sources))
+    return hashes
+
+
+def _stack(clips: Sequence[Clip]) -> Tensor:
+    return torch.from_numpy(np.stack([clip.frames for clip in clips]))

@@ -1,0 +1,299 @@
+"""From a folder of captioned videos to a run's data: splits, latents, embeddings, clusters, shards (DESIGN section 2).
+
+Everything slow is cached per video, so that a stopped prepare continues; the same clips, options and RNG seed give the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+from pydantic import BaseModel, ConfigDict, Field
+
+from paris_p2p.codec.pca import PcaCodec
+from paris_p2p.codec.text import DEFAULT_TOKENS, TextEncoder, load_text_encoder
+from paris_p2p.codec.video import Codec, find_codec, latent_shape, load_codec
+from paris_p2p.data.cache import Cache, cache_key
+from paris_p2p.data.decode import UnusableVideo
+from paris_p2p.data.prepared import Prepared, PreparedModel, Split
+from paris_p2p.data.sources import Skipped, Source, find_sources
+from paris_p2p.data.splits import SplitOptions, assign_splits, rank_groups
+from paris_p2p.errors import DataError, DiskFullError, ReadOnlyError, UsageError
+from paris_p2p.features.image import DEFAULT_FRAMES, Features, load_features
+from paris_p2p.spec import ClipShape, TextShape
+from paris_p2p.weights import ModelFiles, is_local
+from paris_p2p.work.assembly import SPLIT_NAMES, Assembly, Entry, cluster, move_into_place, pin_model, write_report
+from paris_p2p.work.encoding import Decoding, Encoder, Progress, codec_psnr_db, embed_captions, fit_codec, hash_sources
+
+VERSION = 1  # of what prepare makes of the same input: raised when that changes
+MAX_VIDEO_BYTES = 1 << 30  # pixels of one video's clips, in memory at once
+
+
+class PrepareOptions(BaseModel):
+    """How clips become a run's data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    experts: int = Field(ge=1, le=256)
+    frames: int = Field(default=8, ge=1, le=1024)
+    height: int = Field(default=64, ge=4, le=4096)
+    width: int = Field(default=64, ge=4, le=4096)
+    fps: float = Field(default=8.0, gt=0, le=1000)
+    codec: str = "pca"
+    pca_patch_pixels: int = Field(default=0, ge=0, le=32)  # 0: by the resolution (codec.pca.default_patch)
+    pca_channels: int = Field(default=0, ge=0, le=3072)
+    text: str = "minilm"
+    text_tokens: int = Field(default=DEFAULT_TOKENS, ge=1, le=4096)
+    features: str = "efficientnet-lite0"
+    feature_frames: int = Field(default=DEFAULT_FRAMES, ge=1, le=1024)
+    clips_per_video: int = Field(default=16, ge=1, le=100_000)
+    splits: SplitOptions = SplitOptions()
+    rng_seed: int = Field(default=0, ge=0, lt=2**53)
+    shard_bytes: int = Field(default=128 << 20, ge=1)
+    threads: int = Field(default=2, ge=1, le=256)  # that decode
+    device: str = "cpu"  # of codec, text encoder and features
+
+    @property
+    def clip(self) -> ClipShape:
+        return ClipShape(frames=self.frames, height=self.height, width=self.width, fps=self.fps)
+
+
+def _no_progress(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress = _no_progress) -> Prepared:
+    """Prepare the clips in a folder; a second call with the same input returns at once.
+
+    Writes shards/, captions/, codec/, splits.json, report.json, clusters.png, and prepared.json last; cache/ may be deleted.
+    DataError, UsageError, DiskFullError or ReadOnlyError say what to change.
+    """
+    if options.clips_per_video * options.frames * options.height * options.width * 3 > MAX_VIDEO_BYTES:
+        raise UsageError(f"{options.clips_per_video} such clips of a video take over {MAX_VIDEO_BYTES >> 20} MiB; ask for fewer or smaller")
+    sources, skipped = find_sources(clips, out)
+    _require(sources, skipped, clips)
+    with _disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        fingerprint = _fingerprint(sources, skipped, options)
+        known = _already(out, fingerprint)
+        if known is not None:
+            return known
+        decoding = Decoding(options.clip, options.clips_per_video, options.threads)
+        job = _Job(clips, out, options, progress, Cache(out / "cache"), decoding, skipped)
+        return job.run(sources, fingerprint)
+
+
+@dataclass(frozen=True)
+class _Models:
+    codec: Codec
+    codec_files: ModelFiles | None  # None: the codec was fitted here
+    text: TextEncoder
+    features: Features
+    psnr_db: float
+
+    @property
+    def codec_hash(self) -> str:
+        if isinstance(self.codec, PcaCodec):
+            return blake3(self.codec.to_bytes()).hexdigest()
+        return self.codec_files.sha256 if self.codec_files else ""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One prepare."""
+
+    clips: Path
+    out: Path
+    options: PrepareOptions
+    progress: Progress
+    cache: Cache
+    decoding: Decoding
+    skipped: list[Skipped]  # grows
+
+    def run(self, sources: list[Source], fingerprint: str) -> Prepared:
+        hashes = self._hashes(sources)
+        sources = [source for source in sources if source.name in hashes]
+        _require(sources, self.skipped, self.clips)
+        groups = {source.name: source.group or hashes[source.name] for source in sources}
+        ranked = rank_groups(list(groups.values()), self.options.rng_seed)
+        # Held-out splits are filled from the front, so the last quarter is train, whatever turns out to be unusable.
+        place = {group: i for i, group in enumerate(ranked[-max(1, len(ranked) // 4) :])}
+        tail = sorted((s for s in sources if groups[s.name] in place), key=lambda s: (-place[groups[s.name]], s.name))
+        models = self._models(tail)
+        encoder = Encoder(models.codec, models.features, self.decoding, self.cache, self._made_from(models))
+        starts_s = self._usable(sources, encoder)
+        splits = self._splits(ranked, groups, starts_s, place)
+        entries = [
+            Entry(f"{hashes[s.name][:24]}-{i:06d}", encoder.key(s), s, i, start_s, groups[s.name], splits[groups[s.name]])
+            for s in sources
+            for i, start_s in enumerate(starts_s.get(s.name, ()))
+        ]
+        return self._assemble(sorted(entries, key=lambda entry: entry.key), models, fingerprint)
+
+    def _hashes(self, sources: Sequence[Source]) -> dict[str, str]:
+        """Source name -> content hash, of those that can be read and are no copy of an earlier one."""
+        hashes: dict[str, str] = {}
+        first: dict[str, str] = {}
+        for name, found in hash_sources(sources, self.progress).items():
+            if isinstance(found, UnusableVideo):
+                self.skipped.append(Skipped(name, found.reason, found.detail))
+            elif found in first:
+                self.skipped.append(Skipped(name, "duplicate", f"the same video as {first[found]}"))
+            else:
+                first[found] = name
+                hashes[name] = found
+        return hashes
+
+    def _models(self, train: Sequence[Source]) -> _Models:
+        options = self.options
+        files = None if options.codec == "pca" else find_codec(options.codec)
+        codec: Codec
+        if files is None:
+            patch = options.pca_patch_pixels, options.pca_channels
+            codec = fit_codec(train, self.decoding, patch, self.cache, self.progress).to(options.device)
+        else:
+            codec = load_codec(options.codec, files.folder, device=options.device)
+        latent_shape(codec, options.clip)  # before the long part: it says so if the codec cannot take such clips
+        text = load_text_encoder(options.text, tokens=options.text_tokens, device=options.device)
+        features = load_features(options.features, frames=options.feature_frames, device=options.device)
+        return _Models(codec, files, text, features, codec_psnr_db(codec, train, self.decoding))
+
+    def _made_from(self, models: _Models) -> str:
+        features = models.features.sha256, models.features.frames
+        return cache_key(VERSION, self.options.clip.model_dump(), self.options.clips_per_video, models.codec_hash, features)
+
+    def _usable(self, sources: Sequence[Source], encoder: Encoder) -> dict[str, list[float]]:
+        """Source name -> where its clips start; the others go to the skipped ones."""
+        usable: dict[str, list[float]] = {}
+        for name, result in sorted(encoder.run(sources, self.progress).items()):
+            if isinstance(result, UnusableVideo):
+                self.skipped.append(Skipped(name, result.reason, result.detail))
+            else:
+                usable[name] = result
+        _require(usable, self.skipped, self.clips)
+        return usable
+
+    def _splits(
+        self, ranked: Sequence[str], groups: Mapping[str, str], starts_s: Mapping[str, list[float]], fitted_on: Collection[str]
+    ) -> dict[str, Split]:
+        """group -> split, of the groups that have clips."""
+        counts: Counter[str] = Counter()
+        for name, starts in starts_s.items():
+            counts[groups[name]] += len(starts)
+        splits = assign_splits([group for group in ranked if group in counts], counts, self.options.splits)
+        if any(splits.get(group, "train") != "train" for group in fitted_on):
+            raise DataError(
+                f"only {len(counts)} of {len(ranked)} videos can be used: too few to hold some out that no codec was fitted on; "
+                "give more videos, or lower the held-out shares"
+            )
+        return splits
+
+    def _assemble(self, entries: Sequence[Entry], models: _Models, fingerprint: str) -> Prepared:
+        options = self.options
+        clustered = cluster(entries, self.cache, options.experts, options.rng_seed, self.progress)
+        embedded = embed_captions((entry.source.caption for entry in entries), models.text, self.cache, self.progress)
+        work = self.out / "partial"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        assembly = Assembly(work, self.cache, entries, clustered, embedded, options.fps, self.progress)
+        assembly.write_sheet(options.rng_seed)
+        prepared = Prepared(
+            fingerprint=fingerprint,
+            rng_seed=options.rng_seed,
+            clip=options.clip,
+            latent=latent_shape(models.codec, options.clip),
+            text_shape=TextShape(tokens=models.text.tokens, dim=models.text.dim, pooled_dim=models.text.pooled_dim),
+            codec=_pin_codec(options.codec, models, work / "codec"),
+            text=pin_model(options.text, models.text.files, _is_local(options.text), work / "text"),
+            features=PreparedModel(name=models.features.name, sha256=models.features.sha256),
+            codec_psnr_db=models.psnr_db,
+            experts=options.experts,
+            clusters=clustered.table,
+            shards=assembly.write_shards(options.shard_bytes),
+            captions=assembly.write_lists(),
+            clips=_count(entry.split for entry in entries),
+            sources=_count({entry.source.name: entry.split for entry in entries}.values()),
+            skipped=dict(sorted(Counter(skip.reason for skip in self.skipped).items())),
+        )
+        write_report(work, prepared, self.skipped)
+        move_into_place(work, self.out)
+        prepared.write(self.out)
+        return prepared
+
+
+def _require(found: Collection[Any], skipped: Sequence[Skipped], clips: Path) -> None:
+    if not found:
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(skip.reason for skip in skipped).items()))
+        first = next((f"; the first is {skip.name}: {skip.reason} {skip.detail}" for skip in skipped), "")
+        raise DataError(
+            f"no usable video in {clips} ({counts or 'it holds no video files'}{first}). Give video files with captions: a .txt beside "
+            "each, a captions.csv or captions.jsonl with file and caption, or webdataset tars"
+        )
+
+
+def _fingerprint(sources: Sequence[Source], skipped: Sequence[Skipped], options: PrepareOptions) -> str:
+    listed = [(s.name, str(s.path.absolute()), s.size_bytes, s.mtime_ns, s.caption, s.group) for s in sources]
+    models = [
+        [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(Path(name.partition(":")[2]).expanduser().iterdir())]
+        for name in (options.codec, options.text, options.features)
+        if _is_local(name)
+    ]
+    return cache_key(VERSION, listed, [skip.name for skip in skipped], options.model_dump(exclude={"threads", "device"}), models)
+
+
+def _is_local(name: str) -> bool:
+    reference = name.partition(":")[2]
+    return bool(reference) and is_local(reference)
+
+
+def _already(out: Path, fingerprint: str) -> Prepared | None:
+    """What is prepared there, if it was made from just this and is whole."""
+    try:
+        prepared = Prepared.load(out)
+    except DataError:
+        return None
+    whole = all((out / s.path).is_file() and (out / s.path).stat().st_size == s.size_bytes for s in prepared.shards)
+    return prepared if whole and prepared.fingerprint == fingerprint else None
+
+
+def _pin_codec(name: str, models: _Models, folder: Path) -> PreparedModel:
+    if isinstance(models.codec, PcaCodec):
+        path = models.codec.save(folder)
+        return PreparedModel(name="pca", files={path.name: f"{folder.name}/{path.name}"})
+    if models.codec_files is None:
+        raise UsageError(f"the codec {name} has no files to pin")
+    return pin_model(name, models.codec_files, _is_local(name), folder)
+
+
+def _count(splits: Iterable[Split]) -> dict[Split, int]:
+    counts = Counter(splits)
+    return {split: counts[split] for split in SPLIT_NAMES}
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    """Say what to do about a disk that is full or cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                f"the disk of {out} is full ({shutil.disk_usage(_existing(out)).free >> 20} MiB free); make room and run the same "
+                "command again: it continues where it was"
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise ReadOnlyError(f"cannot write into {out} ({error.strerror}); give an --out you may write to") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise UsageError(f"{out} is, or lies in, a file; give a folder as --out") from error
+        raise
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())

@@ -1,0 +1,152 @@
+"""An operator's node: entry point, relay, store and forward (DESIGN sections 1 and 6).
+
+It learns of runs from the records its own DHT node is given, asks their signers for the RunSpec, and then holds every
+tip within its disk cap, so that two peers behind NAT exchange checkpoints through it. It imports no torch of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.errors import DiskFullError, ParisError
+from paris_p2p.node.host import Host, open_host, save_spec
+from paris_p2p.node.run import HOLDER_LIFETIME_S, RunNode, opened
+from paris_p2p.records import BlobRef, PeerRecord
+from paris_p2p.spec import PeerSettings, open_run
+
+log = logging.getLogger(__name__)
+MAX_RUNS = 64
+PERIOD_S = 3.0
+
+
+class BootstrapNode:
+    """Watches for runs and mirrors them; `mirror` names the runs it may hold, empty means any."""
+
+    def __init__(self, host: Host, mirror: frozenset[str], say: Callable[[str], None]):
+        self.host, self.mirror, self.say = host, mirror, say
+        self.runs: dict[str, RunNode] = {}
+        self.heard: dict[str, str] = {}  # run id -> a peer that may have its RunSpec
+        self._announced: dict[str, float] = {}
+        self._full = False
+
+    def notice(self, envelope: Envelope[Any]) -> None:
+        """A record our DHT node accepted: its signer takes part in its run."""
+        run = envelope.record.run
+        if run not in self.runs and len(self.heard) < 4 * MAX_RUNS and (not self.mirror or run in self.mirror):
+            owner = isinstance(envelope.record, PeerRecord) and envelope.record.role == "owner"
+            if owner or run not in self.heard:
+                self.heard[run] = envelope.signer
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with AsyncExitStack() as stack:
+            while True:
+                for run_id, peer in list(self.heard.items()):
+                    await self._join(stack, run_id, peer)
+                for node in list(self.runs.values()):
+                    await self._mirror(node)
+                await asyncio.sleep(PERIOD_S)
+
+    async def _join(self, stack: AsyncExitStack, run_id: str, peer: str) -> None:
+        del self.heard[run_id]
+        if len(self.runs) >= MAX_RUNS or peer == self.host.identity.peer_id:
+            return
+        try:
+            run = open_run(await self.host.swarm.fetch_spec(peer, run_id), run_id)
+        except ParisError as error:
+            log.info("no RunSpec of %s from %s: %s", run_id[:16], peer, error)
+            return
+        save_spec(self.host.settings.data_dir, run)
+        self.runs[run_id] = await stack.enter_async_context(opened(self.host, run))
+        self.say(f"mirroring run {run.record.name!r} ({run_id[:16]}…) of {run.signer}")
+
+    async def _mirror(self, node: RunNode) -> None:
+        """Pull what is missing of the run's data and tips; within the cap, newest first."""
+        now = time.monotonic()
+        data = [shard.blob for shard in node.spec.train_shards + node.spec.gate_shards]
+        data += [ref for pinned in (node.spec.codec, node.spec.text) for ref in pinned.files.values()]
+        await self._hold(node, data, node.run, now)
+        for slot in node.spec.slots:
+            tip = node.board.tip(slot)
+            if tip is not None:
+                await self._hold(node, [tip.card.record.weights, tip.card.record.resume], tip.card.id, now)
+                node.keep_good(tip.card.record)
+        node.forget_superseded()
+        if now - self._announced.get(node.run + "peer", -1e9) > HOLDER_LIFETIME_S / 6:
+            self._announced[node.run + "peer"] = now
+            await node.announce_peer("bootstrap")
+            await node.refresh()
+
+    async def _hold(self, node: RunNode, refs: list[BlobRef], what: str, now: float) -> None:
+        missing = [ref for ref in refs if not self.host.store.has(ref.id)]
+        try:
+            if missing:
+                await node.fetch(missing, what)
+                self._full = False
+            elif now - self._announced.get(what, -1e9) < HOLDER_LIFETIME_S / 3:
+                return
+            self._announced[what] = now
+            await node.announce_holding(what)
+        except DiskFullError as error:
+            if not self._full:
+                self.say(f"not mirroring more: {error}")
+            self._full = True
+        except ParisError as error:
+            log.info("could not copy %s: %s", what[:16], error)
+
+
+def serve(
+    settings: PeerSettings, bootstrap_peers: tuple[str, ...], mirror: frozenset[str], ready: Callable[[tuple[str, ...]], None]
+) -> None:
+    """Run a bootstrap node until SIGINT or SIGTERM; `ready` gets the multiaddrs others dial."""
+
+    def say(line: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+    async def life() -> None:
+        nodes: list[BootstrapNode] = []
+
+        def notice(envelope: Envelope[Any]) -> None:
+            for node in nodes:
+                node.notice(envelope)
+
+        async with open_host(settings, bootstrap_peers, relay_service=True, on_record=notice) as host:
+            nodes.append(BootstrapNode(host, mirror, say))
+            ready(host.swarm.addresses())
+            stopped = _on_signals()
+            working = asyncio.create_task(nodes[0].run())
+            stopping = asyncio.create_task(stopped.wait())
+            await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if working.done():
+                working.result()
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    asyncio.run(life())
+
+
+def _on_signals() -> asyncio.Event:
+    """Set by the first signal; a second one leaves at once."""
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+
+    def on_signal() -> None:
+        if stopped.is_set():
+            sys.stdout.flush()
+            os._exit(130)
+        stopped.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    return stopped
+
+

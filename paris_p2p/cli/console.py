@@ -1,0 +1,85 @@
+"""How the commands speak to a person: errors on one line, invites from anywhere, progress bars, sizes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from paris_p2p.errors import DiskFullError, InviteError, ParisError, ReadOnlyError
+
+_ENOSPC, _EDQUOT, _EROFS, _EACCES = 28, 122, 30, 13
+
+
+def run_app(app: typer.Typer) -> NoReturn:
+    """Run a command; an error we raised on purpose is its message and its exit status, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except ParisError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        where = error.filename or "this disk"
+        if error.errno in (_ENOSPC, _EDQUOT):
+            fail(DiskFullError(f"no space left for {where}; free some, or choose another folder"))
+        if error.errno in (_EROFS, _EACCES):
+            fail(ReadOnlyError(f"cannot write {where}: {error.strerror}; choose another folder with --data-dir or --out"))
+        raise
+    sys.exit(0)
+
+
+def fail(error: ParisError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def read_invite(argument: str) -> str:
+    """The invite itself, `@file`, or `-` for stdin, so that a private one need not stand in the shell's history."""
+    if argument == "-":
+        return sys.stdin.readline()
+    if argument.startswith("@"):
+        path = Path(argument[1:]).expanduser()
+        if not path.is_file():
+            raise InviteError(f"there is no file {path} to read the invite from")
+        return path.read_text()
+    return argument
+
+
+def default_data_dir() -> Path:
+    """XDG data directory, or PARIS_DATA_DIR."""
+    from platformdirs import user_data_path
+
+    return Path(os.environ.get("PARIS_DATA_DIR") or user_data_path("paris-p2p"))
+
+
+def human_bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """One bar per stage: call it with (stage, done, total)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    bars: dict[str, int] = {}
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage, total=total)
+            progress.update(bars[stage], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield report

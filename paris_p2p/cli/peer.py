@@ -1,0 +1,209 @@
+"""`paris-peer`: join a run, train a slot, watch and stop it, fetch and generate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from paris_p2p.cli.console import default_data_dir, progress_bars, read_invite, run_app
+from paris_p2p.errors import UsageError
+
+app = typer.Typer(
+    name="paris-peer",
+    help="Join a decentralized video diffusion run: train one expert of it on this machine, or generate with all of them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+InviteArgument = Annotated[str, typer.Argument(help="paris:…, or @FILE, or - for stdin", metavar="INVITE")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where this peer keeps its key and its blobs.", envvar="PARIS_DATA_DIR")]
+Port = Annotated[int, typer.Option(help="TCP and UDP port to listen on; 0 takes a free one.", envvar="PARIS_PORT", min=0, max=65535)]
+HostOption = Annotated[str, typer.Option(help="Address to listen on.", envvar="PARIS_HOST")]
+Rate = Annotated[str, typer.Option(help="At most this much per second, like 20MB; 0 for no limit.")]
+
+
+@app.command()
+def start(
+    invite: InviteArgument,
+    data_dir: DataDir = None,
+    profile: Annotated[str | None, typer.Option(help="A hardware profile: a name from peers/profiles, or a TOML file.")] = None,
+    slot: Annotated[str, typer.Option(help="Claim only this slot, like expert-2 or router.")] = "",
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the trainer; 0 for torch's own choice.", min=0)] = None,
+    max_memory: Annotated[str | None, typer.Option(help="Memory of all our processes: checkpoint and stop before it, like 12GB.")] = None,
+    max_disk: Annotated[str | None, typer.Option(help="Disk for blobs, like 200GB; 0 for no limit.")] = None,
+    upload_limit: Annotated[str | None, typer.Option(help="Upload per second, like 5MB.")] = None,
+    download_limit: Annotated[str | None, typer.Option(help="Download per second, like 20MB.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Clips per forward pass; 0 chooses by memory.", min=0)] = None,
+    port: Port = 0,
+    host: HostOption = "0.0.0.0",
+    announce: Annotated[list[str] | None, typer.Option(help="A multiaddr others reach this peer under; may be repeated.")] = None,
+    relay: Annotated[list[str] | None, typer.Option(help="A relay's multiaddr, for peers behind NAT; may be repeated.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before joining.")] = False,
+    no_train: Annotated[bool, typer.Option("--no-train", help="Only attest and seed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the settings that would be used, and stop.")] = False,
+) -> None:
+    """Join a run, claim a slot and train it until Ctrl-C (a second Ctrl-C leaves at once)."""
+    from paris_p2p.peer.settings import merge_settings
+
+    flags = {
+        "data_dir": data_dir or default_data_dir(),
+        "slot": slot,
+        "device": device,
+        "threads": threads,
+        "max_memory": max_memory,
+        "max_disk": max_disk,
+        "upload_limit": upload_limit,
+        "download_limit": download_limit,
+        "micro_batch_clips": micro_batch,
+        "port": port,
+        "host": host,
+        "announce": tuple(announce or ()),
+        "relays": tuple(relay or ()),
+    }
+    settings = merge_settings(profile, flags)
+    if dry_run:
+        typer.echo(settings.model_dump_json(indent=2))
+        return
+    from paris_p2p.peer.start import run_peer
+    from paris_p2p.spec import Invite
+
+    parsed = Invite.parse(read_invite(invite))
+    run_peer(settings, parsed, confirm=None if yes else _confirm, train=not no_train)
+
+
+def _confirm(question: str) -> bool:
+    typer.echo(question)
+    if not sys.stdin.isatty():
+        raise UsageError("cannot ask here, since there is no terminal; read the above and add --yes")
+    return typer.confirm("Join?")
+
+
+@app.command()
+def status(
+    data_dir: DataDir = None,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show the run as the peer that runs here sees it."""
+    import json
+
+    from paris_p2p.node.control_client import call_control
+
+    answer = call_control(data_dir or default_data_dir(), "GET", "status")
+    if json_output:
+        typer.echo(json.dumps(answer))
+        return
+    from rich.console import Console
+
+    from paris_p2p.node.status import Status
+    from paris_p2p.peer.view import draw
+
+    Console().print(draw(Status.model_validate_json(json.dumps(answer))))
+
+
+def _act(data_dir: Path | None, action: str) -> None:
+    from paris_p2p.node.control_client import call_control
+
+    typer.echo(call_control(data_dir or default_data_dir(), "POST", action)["message"])
+
+
+@app.command()
+def pause(data_dir: DataDir = None) -> None:
+    """Checkpoint, release the claim and free the memory; keep seeding."""
+    _act(data_dir, "pause")
+
+
+@app.command()
+def resume(data_dir: DataDir = None) -> None:
+    """Go on after a pause."""
+    _act(data_dir, "resume")
+
+
+@app.command()
+def stop(data_dir: DataDir = None) -> None:
+    """Publish the last checkpoint, release the claim and end the peer."""
+    _act(data_dir, "stop")
+
+
+@app.command()
+def fetch(
+    invite: InviteArgument,
+    data_dir: DataDir = None,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Be content with the slots there are.")] = False,
+    download_limit: Rate = "0",
+) -> None:
+    """Fetch what generating needs: the codec, the text encoder and every slot's weights."""
+    from paris_p2p.peer.fetching import fetch_models
+
+    with progress_bars() as progress:
+        models = fetch_models(_generator_settings(data_dir, download_limit), _invite(invite), partial=allow_partial, progress=progress)
+    typer.echo(f"{len(models.weights)} slots of {models.spec.name!r} are here: {', '.join(models.weights)}")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[list[str], typer.Argument(help="One or more prompts, then the INVITE.", metavar="PROMPT... INVITE")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="clip.mp4, .gif, .png (a sheet of frames) or .npy.")] = Path("clip.mp4"),
+    clips: Annotated[int, typer.Option(help="Clips per prompt.", min=1)] = 1,
+    steps: Annotated[int, typer.Option(help="Denoising steps.", min=1, max=1000)] = 50,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 turns it off.", min=0)] = 4.0,
+    guidance_form: Annotated[str, typer.Option(help="per_expert (as published) or exact.")] = "per_expert",
+    routing: Annotated[str, typer.Option(help="top_k, full, threshold or uniform.")] = "top_k",
+    top_k: Annotated[int, typer.Option(help="Experts per step for top_k.", min=1)] = 1,
+    rng_seed: Annotated[int, typer.Option(help="The same seed gives the same clips.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what an earlier fetch brought.")] = False,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Route among the slots there are.")] = False,
+    data_dir: DataDir = None,
+    download_limit: Rate = "0",
+) -> None:
+    """Generate clips for a prompt with all experts of a run, on this machine."""
+    if len(prompt) < 2:
+        raise UsageError('generate needs a prompt and an invite: paris-peer generate "a prompt" INVITE')
+    from paris_p2p.peer.fetching import fetch_models
+    from paris_p2p.work.generate import GenerateJob
+    from paris_p2p.work.generate import generate as run_generate
+
+    *prompts, invite = prompt
+    settings = _generator_settings(data_dir, download_limit)
+    with progress_bars() as progress:
+        models = fetch_models(settings, _invite(invite), partial=allow_partial, offline=offline, progress=progress)
+        job = GenerateJob(
+            prompts=tuple(prompts),
+            clips_per_prompt=clips,
+            steps=steps,
+            guidance=guidance,
+            guidance_form=guidance_form,
+            routing=routing,
+            top_k=top_k,
+            rng_seed=rng_seed,
+            device=device,
+            out=out,
+            allow_partial=allow_partial,
+            **models.job_fields(),
+        )
+        result = run_generate(job, progress)
+    typer.echo(result.describe())
+
+
+def _invite(argument: str) -> Any:
+    from paris_p2p.spec import Invite
+
+    return Invite.parse(read_invite(argument))
+
+
+def _generator_settings(data_dir: Path | None, download_limit: str) -> Any:
+    from paris_p2p.spec import PeerSettings, parse_bytes
+
+    return PeerSettings(data_dir=data_dir or default_data_dir(), download_limit_bps=parse_bytes(download_limit))
+
+
+def main() -> None:
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""`paris-run`: turn a folder of captioned clips into a run, publish it, export its model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paris_p2p.cli.console import default_data_dir, progress_bars, read_invite, run_app
+from paris_p2p.errors import UsageError
+
+app = typer.Typer(
+    name="paris-run",
+    help="Own a run: prepare clips, create and publish the run, export the trained model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+PASSPHRASE_VARIABLE = "PARIS_OWNER_PASSPHRASE"
+
+
+@app.command()
+def prepare(
+    clips: Annotated[Path, typer.Argument(help="Folder of captioned videos, or of webdataset tars.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where latents, embeddings and clusters go.")],
+    experts: Annotated[int, typer.Option("--experts", "-k", help="Clusters, and so experts.", min=1, max=256)] = 8,
+    frames: Annotated[int, typer.Option(min=1, help="Frames per clip; 1 makes images.")] = 8,
+    height: Annotated[int, typer.Option(min=8)] = 64,
+    width: Annotated[int, typer.Option(min=8)] = 64,
+    fps: Annotated[float, typer.Option(min=0.1, help="Frames per second the clips are resampled to.")] = 8.0,
+    codec: Annotated[str, typer.Option(help="pca, or diffusers:FOLDER_OR_HUB_ID.")] = "pca",
+    text: Annotated[str, typer.Option(help="minilm, or transformers:FOLDER_OR_HUB_ID.")] = "minilm",
+    features: Annotated[str, typer.Option(help="efficientnet-lite0, or transformers:FOLDER_OR_HUB_ID.")] = "efficientnet-lite0",
+    clips_per_video: Annotated[int, typer.Option(min=1, help="At most this many clips from one video.")] = 16,
+    rng_seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Decode, split, encode and cluster captioned clips into a folder that `paris-run create` makes a run of."""
+    from paris_p2p.work.prepare import PrepareOptions
+    from paris_p2p.work.prepare import prepare as run_prepare
+
+    options = PrepareOptions(
+        experts=experts,
+        frames=frames,
+        height=height,
+        width=width,
+        fps=fps,
+        codec=codec,
+        text=text,
+        features=features,
+        clips_per_video=clips_per_video,
+        rng_seed=rng_seed,
+    )
+    with progress_bars() as progress:
+        prepared = run_prepare(clips, out, options, progress)
+    typer.echo(prepared.describe())
+    typer.echo(f"look at {out / 'clusters.png'}; then: paris-run create {out}")
+
+
+@app.command()
+def create(
+    folder: Annotated[Path, typer.Argument(help="What `paris-run prepare` wrote.")],
+    name: Annotated[str, typer.Option(help="What people see.")] = "",
+    purpose: Annotated[str, typer.Option(help="What the model is for.")] = "not stated",
+    data_licence: Annotated[str, typer.Option(help="Licence of the clips.")] = "not stated",
+    weights_licence: Annotated[str, typer.Option(help="Licence of the resulting weights.")] = "not stated",
+    expert: Annotated[str, typer.Option(help="Expert preset.")] = "tiny",
+    router: Annotated[str, typer.Option(help="Router preset.")] = "tiny",
+    batch: Annotated[int, typer.Option(min=1, help="Clips per optimizer step of an expert.")] = 16,
+    learning_rate: Annotated[float, typer.Option(min=1e-9, max=1)] = 3e-4,
+    warmup_steps: Annotated[int, typer.Option(min=0)] = 100,
+    total_steps: Annotated[int, typer.Option(min=0, help="0: until the owner ends the run.")] = 0,
+    decay_steps: Annotated[int, typer.Option(min=0, help="Of total_steps, the last that decay the learning rate.")] = 0,
+    ema_decay: Annotated[float, typer.Option(min=0, max=0.999999)] = 0.999,
+    caption_dropout: Annotated[float, typer.Option(min=0, max=1)] = 0.1,
+    router_batch: Annotated[int, typer.Option(min=1)] = 64,
+    router_learning_rate: Annotated[float, typer.Option(min=1e-9, max=1)] = 1e-3,
+    gate_clips: Annotated[int, typer.Option(min=1)] = 64,
+    gate_tolerance: Annotated[float, typer.Option(min=0, max=10)] = 0.05,
+    quorum: Annotated[int, typer.Option(min=1, help="q: attestations a tip needs.")] = 1,
+    open_run: Annotated[bool, typer.Option("--open", help="Strangers may join: only the owner's node and --attestor may attest.")] = False,
+    attestor: Annotated[list[str] | None, typer.Option(help="A peer id that may attest; may be repeated.")] = None,
+    claim_s: Annotated[float, typer.Option(min=2, help="A claim's length.")] = 120.0,
+    settle_s: Annotated[float, typer.Option(min=0.1)] = 5.0,
+    margin_s: Annotated[float, typer.Option(min=0.1)] = 5.0,
+    checkpoint_s: Annotated[float, typer.Option(min=1, help="Seconds between checkpoints.")] = 600.0,
+    rng_seed: Annotated[int, typer.Option(min=0)] = 0,
+    passphrase: Annotated[bool, typer.Option("--passphrase", help=f"Encrypt the owner's key ({PASSPHRASE_VARIABLE}, or asked).")] = False,
+) -> None:
+    """Make the owner's key and sign the RunSpec; the run id is its hash."""
+    from paris_p2p.spec import GateSpec, TimingSpec, TrainingSpec
+    from paris_p2p.work.create import CreateOptions, create_run
+
+    options = CreateOptions(
+        name=name or folder.resolve().name,
+        purpose=purpose,
+        data_licence=data_licence,
+        weights_licence=weights_licence,
+        expert=expert,
+        router=router,
+        rng_seed=rng_seed,
+        training=TrainingSpec(
+            batch_clips=batch,
+            learning_rate=learning_rate,
+            warmup_steps=warmup_steps,
+            total_steps=total_steps,
+            decay_steps=decay_steps,
+            ema_decay=ema_decay,
+            caption_dropout=caption_dropout,
+            router_batch_clips=router_batch,
+            router_learning_rate=router_learning_rate,
+        ),
+        gate=GateSpec(
+            clips=gate_clips, tolerance=gate_tolerance, members_attest=not open_run, attestors=tuple(attestor or ()), quorum=quorum
+        ),
+        timing=TimingSpec(claim_s=claim_s, settle_s=settle_s, margin_s=margin_s, checkpoint_s=checkpoint_s),
+    )
+    run = create_run(folder, options, _passphrase(confirm=True) if passphrase else None)
+    typer.echo(f"run {run.id}\nowner {run.signer}\nkeep {folder / 'owner.key'} safe: it is the only proof that the run is yours")
+    typer.echo(f"next: paris-run publish {folder} --peer MULTIADDR_OF_A_BOOTSTRAP_NODE")
+
+
+def _passphrase(*, confirm: bool) -> str:
+    given = os.environ.get(PASSPHRASE_VARIABLE)
+    if given is not None:
+        return given
+    answer: str = typer.prompt("Passphrase of the owner's key", hide_input=True, confirmation_prompt=confirm)
+    return answer
+
+
+@app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(help="Where `paris-run create` made the run.")],
+    peer: Annotated[list[str] | None, typer.Option(help="Multiaddr of a bootstrap node; may be repeated.")] = None,
+    invite_file: Annotated[Path | None, typer.Option(help="Also write the invite to this file (mode 0600).")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 0,
+    host: Annotated[str, typer.Option()] = "0.0.0.0",
+    announce: Annotated[list[str] | None, typer.Option(help="A multiaddr others reach this node under.")] = None,
+    upload_limit: Annotated[str, typer.Option(help="Upload per second, like 20MB.")] = "0",
+    max_disk: Annotated[str, typer.Option(help="Disk for blobs, like 200GB.")] = "0",
+    threads: Annotated[int, typer.Option(min=0)] = 1,
+) -> None:
+    """Seed the run's data, attest as the owner's node, and print the invite; stays until Ctrl-C."""
+    from paris_p2p.peer.start import run_owner
+    from paris_p2p.spec import Invite, PeerSettings, parse_bytes
+    from paris_p2p.work.create import load_run
+
+    run = load_run(folder)
+    settings = PeerSettings(
+        data_dir=folder / "node",
+        port=port,
+        host=host,
+        announce=tuple(announce or ()),
+        upload_limit_bps=parse_bytes(upload_limit),
+        max_disk_bytes=parse_bytes(max_disk),
+        threads=threads,
+        device="auto",
+    )
+
+    def ready(invite: Invite) -> None:
+        typer.echo(f"invite: {invite}")
+        if invite_file is not None:
+            invite_file.unlink(missing_ok=True)
+            descriptor = os.open(invite_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(str(invite))
+
+    run_owner(settings, run, tuple(peer or ()), ready)
+
+
+@app.command()
+def export(
+    invite: Annotated[str, typer.Argument(help="paris:…, or @FILE, or - for stdin", metavar="INVITE")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder ParisPipeline.from_pretrained reads.")],
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", envvar="PARIS_DATA_DIR")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what an earlier fetch brought.")] = False,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Export the slots there are.")] = False,
+) -> None:
+    """Write the run's tips as a folder that diffusers can load: `ParisPipeline.from_pretrained(OUT)`."""
+    from paris_p2p.peer.fetching import fetch_models
+    from paris_p2p.spec import Invite, PeerSettings
+    from paris_p2p.work.export import export as run_export
+
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty; choose another folder for the model")
+    settings = PeerSettings(data_dir=data_dir or default_data_dir())
+    with progress_bars() as progress:
+        models = fetch_models(settings, Invite.parse(read_invite(invite)), partial=allow_partial, offline=offline, progress=progress)
+    run_export(models.spec, models.run, models.weights, models.cards, models.codec_folder, out)
+    typer.echo(f"wrote {out}; use it with: ParisPipeline.from_pretrained({str(out)!r})")
+
+
+def main() -> None:
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

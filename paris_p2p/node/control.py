@@ -1,0 +1,73 @@
+"""The control API of a running peer: HTTP on 127.0.0.1 with a token, found through a file only its user can read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request
+
+from paris_p2p.node.control_client import CONTROL_FILE
+from paris_p2p.node.status import Status
+
+Action = Callable[[], Awaitable[str]]
+
+
+@asynccontextmanager
+async def serve_control(data_dir: Path, status: Callable[[], Awaitable[Status]], actions: Mapping[str, Action]) -> AsyncIterator[str]:
+    """Serve GET /status and POST /<action> while inside; yields the URL."""
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield  # Ctrl-C is the peer's to handle
+
+    token = secrets.token_urlsafe(24)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    app = _app(token, status, actions)
+    server = Server(uvicorn.Config(app, log_level="error", lifespan="off", access_log=False))
+    path = data_dir / CONTROL_FILE
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump({"url": url, "token": token, "pid": os.getpid()}, file)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield url
+    finally:
+        server.should_exit = True
+        path.unlink(missing_ok=True)
+        await task
+        listener.close()
+
+
+def _app(token: str, status: Callable[[], Awaitable[Status]], actions: Mapping[str, Action]) -> FastAPI:
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    def check(request: Request) -> None:
+        given = request.headers.get("authorization", "")
+        if not secrets.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            raise HTTPException(401, "the token is in control.json of the peer's data directory")
+
+    @app.get("/status")
+    async def get_status(request: Request) -> Any:
+        check(request)
+        return (await status()).model_dump()
+
+    @app.post("/{action}")
+    async def post_action(request: Request, action: str) -> Any:
+        check(request)
+        if action not in actions:
+            raise HTTPException(404, f"no action {action[:40]!r}; there are {', '.join(sorted(actions))}")
+        return {"message": await actions[action]()}
+
+    return app

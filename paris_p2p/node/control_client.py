@@ -1,0 +1,38 @@
+"""Asks the peer that runs on a data directory: status, pause, resume, stop (see control.py for the other end)."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from paris_p2p.errors import UnreachableError
+
+CONTROL_FILE = "control.json"
+
+
+def call_control(data_dir: Path, method: str, name: str, timeout_s: float = 120.0) -> dict[str, Any]:
+    """The answer to GET /status or POST /<action>; UnreachableError when no peer runs there or it does not answer."""
+    path = data_dir / CONTROL_FILE
+    if not path.exists():
+        raise UnreachableError(f"no peer is running on {data_dir}; start one with `paris-peer start INVITE`, or name its --data-dir")
+    control = json.loads(path.read_text())
+    request = urllib.request.Request(
+        f"{control['url']}/{name}",
+        method=method,
+        headers={"Authorization": f"Bearer {control['token']}"},
+        data=b"" if method == "POST" else None,
+    )
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy: it is this machine
+    try:
+        with direct.open(request, timeout=timeout_s) as reply:
+            answer: dict[str, Any] = json.load(reply)
+    except urllib.error.HTTPError as error:
+        raise UnreachableError(f"the peer on {data_dir} refused {name!r}: {error.read()[:300].decode(errors='replace')}") from error
+    except OSError as error:
+        raise UnreachableError(
+            f"the peer on {data_dir} (pid {control['pid']}) does not answer ({error}); if it was killed, `paris-peer start` starts it again"
+        ) from error
+    return answer

@@ -1,0 +1,133 @@
+"""One peer on the network: its identity, disk and swarm, shared by the runs it takes part in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.errors import RecordError, UnreachableError
+from paris_p2p.identity import Identity, load_or_create_peer_key
+from paris_p2p.node.fetch import SourceLedger
+from paris_p2p.rules.trust import may
+from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
+from paris_p2p.store.blobs import BlobStore
+from paris_p2p.store.disk import DataDirLock
+from paris_p2p.swarm.real import open_swarm
+from paris_p2p.swarm.seam import Action, Swarm
+
+
+class Member(Protocol):
+    """A run on this host, as the blob exchange sees it."""
+
+    run: str
+    spec: RunSpec
+    spec_data: bytes
+
+    def serves(self, blob_id: str) -> bool: ...
+
+    def records_under(self, key: str) -> list[bytes]: ...
+
+
+@dataclass
+class Host:
+    """Identity, store and swarm of one data directory; also the BlobSource other peers are served from."""
+
+    settings: PeerSettings
+    identity: Identity
+    store: BlobStore
+    sources: SourceLedger = field(default_factory=SourceLedger)
+    members: dict[str, Member] = field(default_factory=dict)  # by run id
+    swarm: Swarm = field(init=False)
+
+    # What other peers may ask for: only blobs of a run's data, and of checkpoints that were found good.
+    def manifest_bytes(self, blob_id: str) -> bytes | None:
+        return self.store.manifest_bytes(blob_id) if self._serves(blob_id) else None
+
+    def have(self, blob_id: str) -> bytes:
+        return self.store.have(blob_id) if self._serves(blob_id) else b""
+
+    def read_chunk(self, blob_id: str, index: int) -> bytes:
+        return self.store.read_chunk(blob_id, index)
+
+    def spec(self, run_id: str) -> bytes | None:
+        member = self.members.get(run_id)
+        return member.spec_data if member else None
+
+    def records(self, key: str) -> list[bytes]:
+        return [data for member in self.members.values() for data in member.records_under(key)]
+
+    def may(self, peer: str, action: Action) -> bool:
+        return not self.members or any(may(peer, action, member.spec) for member in self.members.values())
+
+    def _serves(self, blob_id: str) -> bool:
+        return any(member.serves(blob_id) for member in self.members.values())
+
+
+@asynccontextmanager
+async def open_host(
+    settings: PeerSettings,
+    bootstrap_peers: Sequence[str] = (),
+    *,
+    relay_service: bool = False,
+    on_record: Callable[[Envelope[Any]], None] | None = None,
+) -> AsyncIterator[Host]:
+    """Lock the data directory, open its store and join the network; everything is closed in reverse."""
+    with DataDirLock(settings.data_dir):
+        identity = load_or_create_peer_key(settings.data_dir / "identity.key")
+        host = Host(
+            settings=settings,
+            identity=identity,
+            store=BlobStore(settings.data_dir / "blobs", settings.max_disk_bytes),
+        )
+        async with open_swarm(
+            identity, settings, bootstrap_peers=bootstrap_peers, source=host, relay_service=relay_service, on_record=on_record
+        ) as swarm:
+            host.swarm = swarm
+            yield host
+
+
+def spec_path(data_dir: Path, run_id: str) -> Path:
+    """Where a run's signed RunSpec is kept once it was verified."""
+    return data_dir / "runs" / run_id / "run.spec"
+
+
+def load_spec(data_dir: Path, run_id: str) -> Envelope[RunSpec] | None:
+    """The RunSpec kept here, verified again; None when it is not here."""
+    path = spec_path(data_dir, run_id)
+    return open_run(path.read_bytes(), run_id) if path.exists() else None
+
+
+def save_spec(data_dir: Path, run: Envelope[RunSpec]) -> Path:
+    """Keep a verified RunSpec, atomically."""
+    path = spec_path(data_dir, run.id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(run.data)
+    temporary.replace(path)
+    return path
+
+
+async def join_run(host: Host, invite: Invite) -> Envelope[RunSpec]:
+    """The run's verified RunSpec: from this disk, or from the first peer of the invite that has it."""
+    known = load_spec(host.settings.data_dir, invite.run)
+    if known is not None:
+        return known
+    reasons = []
+    asked = [peer.peer_id for peer in await host.swarm.peers()]
+    invited = [address.rsplit("/p2p/", 1)[-1] for address in invite.peers]
+    for peer in dict.fromkeys([*invited, *asked]):
+        try:
+            run = open_run(await host.swarm.fetch_spec(peer, invite.run), invite.run)
+        except (RecordError, UnreachableError) as error:
+            reasons.append(f"{peer[-8:]}: {error}")
+            continue
+        save_spec(host.settings.data_dir, run)
+        return run
+    raise UnreachableError(
+        f"reached {len(asked)} peers, none of them has run {invite.run[:16]}… ({'; '.join(reasons)[:400] or 'no peer answered'}); "
+        "ask the run's owner whether `paris-run publish` is running, or for a newer invite"
+    )

@@ -1,0 +1,267 @@
+"""One run on this host: its board of records kept fresh, its blobs fetched, seeded and announced (DESIGN sections 2, 3).
+
+Publishing is card-last: both blobs are in the store before the card is signed, and the card is in the ledger before
+anyone hears of it. A crash at any moment leaves the old tip or the new one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from paris_p2p.envelope import Envelope, open_envelope, seal
+from paris_p2p.errors import RecordError, SwarmError
+from paris_p2p.node.board import Board
+from paris_p2p.node.fetch import fetch_many
+from paris_p2p.node.host import Host, save_spec, spec_path
+from paris_p2p.records import (
+    SIGNED_LIFETIME_S,
+    BlobRef,
+    CardRecord,
+    HolderRecord,
+    PeerRecord,
+    Signed,
+    cards_topic,
+    claims_key,
+    dht_key,
+    holders_key,
+    peers_key,
+    tips_key,
+)
+from paris_p2p.rules.tips import Tip
+from paris_p2p.rules.trust import may_attest
+from paris_p2p.spec import RunSpec, ShardRef
+from paris_p2p.store.ledger import Ledger
+
+PeerRole = Literal["peer", "owner", "bootstrap", "generator"]
+log = logging.getLogger(__name__)
+HOLDER_LIFETIME_S = 1800.0
+PEER_LIFETIME_S = 600.0
+GOSSIPED = ("claim", "card", "attestation")
+
+
+@dataclass(frozen=True)
+class NewCheckpoint:
+    """Two files and what they are, before they have a name."""
+
+    weights_path: Path
+    resume_path: Path
+    clips: int
+    steps: int
+    train_loss: float
+
+
+class RunNode:
+    """A member run of a Host; `opened` enters it."""
+
+    def __init__(self, host: Host, run: Envelope[RunSpec]):
+        self.host, self.run, self.spec, self.spec_data = host, run.id, run.record, run.data
+        self.owner = run.signer
+        self.ledger = Ledger(host.settings.data_dir / "runs" / run.id / "ledger")
+        self.board = Board(run.id, run.record, self.ledger)
+        self.roles: dict[str, str] = {}  # of the peers that said they are here
+        self.refused: Counter[str] = Counter()  # reason -> cards
+        self.listeners: list[Callable[[Envelope[Any]], None]] = []
+        self._data_blobs = {shard.blob.id for shard in run.record.train_shards + run.record.gate_shards}
+        self._data_blobs |= {ref.id for pinned in (run.record.codec, run.record.text) for ref in pinned.files.values()}
+        self._good_blobs: set[str] = set()  # of checkpoints that are ours or that we attested
+
+    @property
+    def peer_id(self) -> str:
+        return self.host.identity.peer_id
+
+    @property
+    def spec_file(self) -> Path:
+        return spec_path(self.host.settings.data_dir, self.run)
+
+    def serves(self, blob_id: str) -> bool:
+        return blob_id in self._data_blobs or blob_id in self._good_blobs or blob_id in self._tip_blobs()
+
+    def records_under(self, key: str) -> list[bytes]:
+        return self.board.records_under(key)
+
+    def keep_good(self, card: CardRecord) -> None:
+        """This card's blobs may be seeded: we made it, or we checked it."""
+        self._good_blobs |= {card.weights.id, card.resume.id}
+
+    def _tip_blobs(self) -> set[str]:
+        tips = [self.board.tip(slot) for slot in self.spec.slots]
+        return {ref.id for tip in tips if tip for ref in (tip.card.record.weights, tip.card.record.resume)}
+
+    # records
+
+    async def say(self, record: Signed) -> Envelope[Any]:
+        """Sign a record, keep it, and tell the others: bulletin board first, then gossip as a hint."""
+        envelope = seal(self.host.identity, record)
+        self._keep(envelope)
+        await self.tell(envelope)
+        return envelope
+
+    async def tell(self, envelope: Envelope[Any]) -> None:
+        """Put a verified envelope, ours or another's, on the board of the swarm and into gossip."""
+        if envelope.record.kind in GOSSIPED:
+            await self.host.swarm.publish(cards_topic(self.run), envelope.data)
+        if not await self.host.swarm.store_record(envelope):
+            log.debug("the DHT kept its own newer record under %s", dht_key(envelope.record))
+
+    def header(self, kind: str, slot: str, lifetime_s: float | None = None) -> dict[str, Any]:
+        """The fields every record repeats. seq is milliseconds, never going back even when the clock does."""
+        now = time.time()
+        name = f"seq/{kind}/{slot or 'run'}"
+        last = int(self.ledger.get(name) or b"0")
+        seq = max(last + 1, int(now * 1000))
+        self.ledger.put(name, str(seq).encode())
+        lifetime = SIGNED_LIFETIME_S[kind] if lifetime_s is None else lifetime_s
+        return {"run": self.run, "slot": slot, "seq": seq, "issued_at": now, "expires_at": now + lifetime}
+
+    async def refresh(self, slots: Sequence[str] = ()) -> None:
+        """Read claims and tips of the slots (all, when none are named) and put back tips the bulletin board forgot."""
+        for slot in slots or self.spec.slots:
+            for envelope in await self.host.swarm.read_records(claims_key(self.run, slot), self.run):
+                self._keep(envelope)
+            key = tips_key(self.run, slot)
+            found = await self.host.swarm.read_records(key, self.run)
+            for envelope in found:
+                self._keep(envelope)
+            ids = {envelope.id for envelope in found}
+            for envelope in self.board.tip_envelopes(slot):
+                if envelope.id not in ids:
+                    await self.host.swarm.store_record(envelope)
+
+    async def catch_up(self, peer: str) -> None:
+        """Ask one peer directly for what it knows: how a newcomer learns tips whose DHT records have gone."""
+        for slot in self.spec.slots:
+            for key in (claims_key(self.run, slot), tips_key(self.run, slot)):
+                for data in await self.host.swarm.fetch_records(peer, key):
+                    self._receive(data)
+
+    async def _on_gossip(self, sender: str, data: bytes) -> None:
+        self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            self._keep(open_envelope(data, run=self.run, kinds=GOSSIPED))
+        except RecordError as error:
+            self.refused[f"malformed record: {str(error)[:80]}"] += 1
+
+    def _keep(self, envelope: Envelope[Any]) -> None:
+        if self.board.add(envelope, time.time()):
+            for listener in self.listeners:
+                listener(envelope)
+
+    # presence
+
+    async def announce_peer(self, role: PeerRole) -> None:
+        await self.say(PeerRecord(**self.header("peer", "", PEER_LIFETIME_S), role=role))
+
+    async def announce_holding(self, what: str) -> None:
+        """Say that this peer serves the blobs of a card, or (what = run id) the run's data."""
+        await self.say(HolderRecord(**self.header("holder", "", HOLDER_LIFETIME_S), what=what))
+
+    def known_attestors(self) -> set[str]:
+        """Peers that lately said they are here and may attest; bootstrap nodes and generators do not."""
+        return {peer for peer, role in self.roles.items() if role in ("peer", "owner") and may_attest(self.spec, peer)}
+
+    async def read_peers(self) -> None:
+        """Who says they are here, and as what; kept in `roles`."""
+        records = await self.host.swarm.read_records(peers_key(self.run), self.run)
+        self.roles = {envelope.signer: envelope.record.role for envelope in records if isinstance(envelope.record, PeerRecord)}
+
+    # blobs
+
+    async def fetch(self, refs: Sequence[BlobRef], what: str, progress: Callable[[int], None] | None = None) -> list[Path]:
+        """Verified local files of blobs, from their holders and from connected peers, several at once."""
+
+        async def sources() -> list[str]:
+            holders = await self.host.swarm.read_records(holders_key(self.run, what), self.run)
+            now = time.time()
+            named = [envelope.signer for envelope in holders if envelope.record.expires_at > now]
+            connected = [peer.peer_id for peer in await self.host.swarm.peers()]
+            return [peer for peer in dict.fromkeys([*named, *connected]) if peer != self.peer_id]
+
+        return await fetch_many(refs, sources, self.host.swarm, self.host.store, ledger=self.host.sources, progress=progress)
+
+    async def fetch_shards(self, shards: Sequence[ShardRef], progress: Callable[[int], None] | None = None) -> list[tuple[Path, int]]:
+        """Local files of a run's shards with their clusters."""
+        paths = await self.fetch([shard.blob for shard in shards], self.run, progress)
+        return [(path, shard.cluster) for path, shard in zip(paths, shards, strict=True)]
+
+    # checkpoints
+
+    async def publish_checkpoint(self, slot: str, epoch: int, tip: Tip | None, new: NewCheckpoint) -> Envelope[CardRecord]:
+        """Blobs, then the signed card in the ledger, then the swarm hears of it."""
+        weights = self.host.store.add_file(new.weights_path, move=True)
+        resume = self.host.store.add_file(new.resume_path, move=True)
+        head = self.header("card", slot)
+        head["seq"] = tip.card.record.seq + 1 if tip else 1
+        card = CardRecord(
+            **head,
+            epoch=epoch,
+            parent=tip.card.id if tip else "",
+            weights=weights,
+            resume=resume,
+            clips=new.clips,
+            steps=new.steps,
+            train_loss=new.train_loss,
+        )
+        envelope = seal(self.host.identity, card)
+        self.ledger.put(f"own-card/{slot}", envelope.data)
+        self.keep_good(card)
+        self._keep(envelope)
+        await self.announce_holding(envelope.id)
+        await self.tell(envelope)
+        return envelope
+
+    def own_pending_card(self, slot: str) -> Envelope[CardRecord] | None:
+        """A card this peer signed before it stopped and that may not have been heard."""
+        data = self.ledger.get(f"own-card/{slot}")
+        if data is None:
+            return None
+        try:
+            return open_envelope(data, run=self.run, kinds=("card",))
+        except RecordError:
+            return None  # another run's, or damaged: the swarm's records decide
+
+    def kept_blobs(self) -> set[str]:
+        """Blobs that must not be evicted: the run's data that is here, and what the tips need."""
+        return self._data_blobs | self._tip_blobs() | self._good_blobs
+
+    def forget_superseded(self) -> int:
+        """Delete checkpoints that a newer tip replaced; returns bytes freed. The tip's, the best's and pending ones stay."""
+        keep = self._tip_blobs()
+        for slot in self.spec.slots:
+            tip = self.board.tip(slot)
+            best = tip.best if tip else ""
+            for card in self.board.slots[slot].cards.values():
+                if card.id == best or card in self.board.pending(slot):
+                    keep |= {card.record.weights.id, card.record.resume.id}
+        gone, self._good_blobs = self._good_blobs - keep, self._good_blobs & keep
+        before = self.host.store.used_bytes()
+        for blob_id in gone:
+            self.host.store.delete(blob_id)
+        return before - self.host.store.used_bytes()
+
+
+@asynccontextmanager
+async def opened(host: Host, run: Envelope[RunSpec]) -> AsyncIterator[RunNode]:
+    """Join a run on this host: served to others, subscribed, and caught up."""
+    save_spec(host.settings.data_dir, run)
+    node = RunNode(host, run)
+    host.members[node.run] = node
+    try:
+        await host.swarm.subscribe(cards_topic(node.run), node._on_gossip)
+        for peer in (await host.swarm.peers())[:8]:
+            try:
+                await node.catch_up(peer.peer_id)
+            except SwarmError as error:
+                log.info("%s did not answer: %s", peer.peer_id[-8:], error)
+        await node.refresh()
+        yield node
+    finally:
+        del host.members[node.run]

@@ -1,0 +1,142 @@
+"""What a peer says of itself and its run: `paris-peer status`, the live view and the control API show this one model."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from paris_p2p.node.run import RunNode
+from paris_p2p.rules.claims import lead_of
+
+
+class SlotStatus(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    slot: str
+    lead: str = ""  # peer id
+    epoch: int = 0
+    tip: str = ""  # card id
+    tip_epoch: int = 0
+    tip_seq: int = 0
+    tip_age_s: float | None = None
+    clips: int = 0
+    steps: int = 0
+    loss: float | None = None  # on the gate's clips, as attested
+    attestations: int = 0
+    pending: int = 0  # cards that wait for attestation
+
+
+class PeerStatus(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    peer_id: str
+    path: str  # direct or relayed
+    role: str = "?"
+
+
+class TrainingStatus(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    slot: str
+    epoch: int
+    steps: int = 0
+    clips: int = 0
+    loss: float | None = None
+    clips_per_s: float = 0.0
+    wait_share: float = 0.0  # of a step's time spent waiting for data
+    device: str = ""
+
+
+class Status(BaseModel):
+    """The run as this peer sees it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: float
+    run: str
+    name: str
+    owner: str
+    peer_id: str
+    role: str
+    phase: str
+    why: str
+    slots: tuple[SlotStatus, ...]
+    peers: tuple[PeerStatus, ...]
+    training: TrainingStatus | None = None
+    refused_cards: dict[str, int] = {}
+    attested: int = 0
+    uploaded_bytes: int = 0
+    downloaded_bytes: int = 0
+    upload_bps: float = 0.0
+    download_bps: float = 0.0
+    disk_bytes: int = 0
+    memory_bytes: int = 0  # resident, this process and its children
+    daemon_restarts: int = 0
+
+
+def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
+    tip = node.board.tip(slot)
+    lead = lead_of(node.board.claims(slot), tip.card.record.epoch if tip else 0, now_s, node.spec.timing)
+    status: dict[str, Any] = {"slot": slot, "pending": len(node.board.pending(slot))}
+    if lead is not None:
+        status |= {"lead": lead.signer, "epoch": lead.record.epoch}
+    if tip is not None:
+        card = tip.card.record
+        status |= {
+            "tip": tip.card.id,
+            "tip_epoch": card.epoch,
+            "tip_seq": card.seq,
+            "tip_age_s": max(0.0, now_s - card.issued_at),
+            "clips": card.clips,
+            "steps": card.steps,
+            "loss": min(attestation.record.loss for attestation in tip.attestations),
+            "attestations": len(tip.attestations),
+        }
+    return SlotStatus(**status)
+
+
+async def run_status(node: RunNode, *, role: str, phase: str, why: str, **more: Any) -> Status:
+    """A Status of one run on this host; `more` are the fields only a volunteer has."""
+    now = time.time()
+    swarm = node.host.swarm
+    peers = tuple(
+        PeerStatus(peer_id=peer.peer_id, path="direct" if peer.direct else "relayed", role=node.roles.get(peer.peer_id, "?"))
+        for peer in await swarm.peers()
+    )
+    transfer = swarm.transfer
+    return Status(
+        at=now,
+        run=node.run,
+        name=node.spec.name,
+        owner=node.owner,
+        peer_id=node.peer_id,
+        role=role,
+        phase=phase,
+        why=why,
+        slots=tuple(slot_status(node, slot, now) for slot in node.spec.slots),
+        peers=peers,
+        refused_cards=dict(node.refused),
+        uploaded_bytes=transfer.uploaded_bytes,
+        downloaded_bytes=transfer.downloaded_bytes,
+        upload_bps=transfer.upload_bps,
+        download_bps=transfer.download_bps,
+        disk_bytes=node.host.store.used_bytes(),
+        memory_bytes=tree_memory_bytes(),
+        daemon_restarts=swarm.daemon_restarts,
+        **more,
+    )
+
+
+def tree_memory_bytes() -> int:
+    """Resident bytes of this process and all it started."""
+    me = psutil.Process()
+    total = 0
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total

@@ -1,0 +1,204 @@
+"""An attestor: fetch a new card's checkpoint, check it in a process of its own, sign what was measured (DESIGN section 3).
+
+An attestor signs at most one card per (slot, epoch, seq), also across crashes: the choice is in the ledger before the
+signature exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+from pydantic import ValidationError
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.errors import ParisError, TrainError
+from paris_p2p.identity import peer_id_to_bytes
+from paris_p2p.node.run import RunNode
+from paris_p2p.peer.process import Worker
+from paris_p2p.records import AttestationRecord, CardRecord
+from paris_p2p.rules.claims import lead_of
+from paris_p2p.rules.tips import Tip, refuse_card, refuse_loss
+from paris_p2p.rules.trust import may_attest
+from paris_p2p.work.messages import GateJob, GateResult
+
+log = logging.getLogger(__name__)
+GATE_TIMEOUT_S = 1800.0
+RETRY_S = 20.0
+Gate = Callable[[GateJob], Awaitable[GateResult]]
+TURN_S = 15.0  # an attestor further down the list waits this long per place, so that not everybody fetches every card
+
+
+class Attestor:
+    """Watches the board and attests; `attested` and the node's `refused` counters show in status."""
+
+    def __init__(self, node: RunNode, *, device: str = "cpu", say: Callable[[str], None] = log.info, gate: Gate | None = None):
+        self.node, self.device, self.say, self.gate = node, device, say, gate or run_gate
+        self.attested = 0
+        self._leads_seen: dict[str, str] = {}  # card id -> who held the claim when the card came
+        self._refused: set[str] = set()
+        self._wake = asyncio.Event()
+        node.listeners.append(self._notice)
+
+    async def run(self) -> None:
+        """Until cancelled: attest what may be attested."""
+        if not may_attest(self.node.spec, self.node.peer_id):
+            return
+        while True:
+            self._wake.clear()
+            wait_s = RETRY_S
+            for slot in self.node.spec.slots:
+                for card in self.node.board.pending(slot):
+                    if card.id not in self._refused:
+                        wait_s = min(wait_s, await self._consider(card))
+            try:
+                await asyncio.wait_for(self._wake.wait(), wait_s)
+            except TimeoutError:
+                await self.node.refresh()
+
+    def _notice(self, envelope: Envelope[Any]) -> None:
+        if isinstance(envelope.record, CardRecord):
+            self._leads_seen.setdefault(envelope.id, self._lead(envelope.record.slot))
+            if len(self._leads_seen) > 4096:
+                self._leads_seen.pop(next(iter(self._leads_seen)))
+        self._wake.set()
+
+    def _lead(self, slot: str) -> str:
+        tip = self.node.board.tip(slot)
+        lead = lead_of(self.node.board.claims(slot), tip.card.record.epoch if tip else 0, time.time(), self.node.spec.timing)
+        return lead.signer if lead else ""
+
+    async def _consider(self, card: Envelope[CardRecord]) -> float:
+        """Attest one card, or refuse it for good; returns seconds until it should be looked at again."""
+        slot, node = card.record.slot, self.node
+        if card.signer == node.peer_id or node.peer_id in node.board.attestors(card.id, slot):
+            return RETRY_S
+        turn = self._turn(card.id)
+        age = time.time() - node.board.slots[slot].seen_at_s.get(card.id, time.time())
+        if age < turn * TURN_S:
+            return turn * TURN_S - age
+        if self._objection(card) is not None:
+            await node.refresh([slot])  # its claim or its parent's attestation may come later than the card
+            self._leads_seen[card.id] = self._leads_seen.get(card.id) or self._lead(slot)
+        tip, reason = node.board.tip(slot), self._objection(card)
+        if reason is not None:
+            self._refuse(card, reason)
+            return RETRY_S
+        try:
+            await self._check_and_sign(card, tip)
+        except ParisError as error:
+            self.say(f"could not check {slot} seq {card.record.seq} yet: {error}")
+        return RETRY_S
+
+    def _objection(self, card: Envelope[CardRecord]) -> str | None:
+        """What the card's own words and the board say against it, before anything is fetched."""
+        slot = card.record.slot
+        lead = self._leads_seen.get(card.id) or self._lead(slot)
+        return refuse_card(card, self.node.board.tip(slot), lead, self._signed(card), self.node.peer_id)
+
+    def _turn(self, card_id: str) -> int:
+        """This peer's place among the connected attestors for a card: the same list, shuffled by each card's id."""
+        peers = {self.node.peer_id, *self.node.known_attestors()}
+        order = sorted(peers, key=lambda peer: blake3(card_id.encode() + peer_id_to_bytes(peer)).digest())
+        return max(0, order.index(self.node.peer_id) - self.node.spec.gate.quorum + 1)
+
+    def _signed(self, card: Envelope[CardRecord]) -> str | None:
+        data = self.node.ledger.get(_ledger_key(card.record))
+        return data.decode() if data else None
+
+    async def _check_and_sign(self, card: Envelope[CardRecord], tip: Tip | None) -> None:
+        node, record = self.node, card.record
+        weights, resume = await node.fetch([record.weights, record.resume], card.id)
+        best = await self._best_weights(record.slot, tip)
+        shards = await node.fetch_shards(node.spec.shards_for(record.slot, "gate"))
+        job = GateJob(
+            run=node.run,
+            slot=record.slot,
+            spec_path=node.spec_file,
+            card=card.id,
+            weights_path=weights,
+            resume_path=resume,
+            best_weights_path=best,
+            shard_paths=tuple(path for path, _ in shards),
+            shard_clusters=tuple(cluster for _, cluster in shards),
+            clips=record.clips,
+            steps=record.steps,
+            device=self.device,
+            threads=1,
+        )
+        result = await self.gate(job)
+        reason = result.reason if not result.ok else refuse_loss(
+            result.loss, result.reference_loss, node.spec.gate.tolerance, first=tip is None
+        )  # fmt: skip
+        if reason:
+            self._refuse(card, reason)
+            return
+        now_tip = node.board.tip(record.slot)
+        if (now_tip.card.id if now_tip else "") != record.parent:
+            return  # the tip moved while we measured
+        await self._sign(card, result, tip)
+
+    async def _sign(self, card: Envelope[CardRecord], result: GateResult, tip: Tip | None) -> None:
+        node, record = self.node, card.record
+        signed = self._signed(card)
+        if signed is not None and signed != card.id:
+            return
+        node.ledger.put(_ledger_key(record), card.id.encode())
+        better = tip is None or result.loss <= result.reference_loss
+        head = node.header("attestation", record.slot)
+        head["seq"] = record.seq
+        node.keep_good(record)
+        await node.say(
+            AttestationRecord(
+                **head,
+                epoch=record.epoch,
+                card=card.id,
+                loss=result.loss,
+                reference_loss=result.reference_loss,
+                best=card.id if better or tip is None else tip.best,
+                gate_clips=result.gate_clips,
+            )
+        )
+        self.attested += 1
+        await node.announce_holding(card.id)
+        self.say(f"attested {record.slot} seq {record.seq}: gate loss {result.loss:.4f} against {result.reference_loss:.4f}")
+
+    async def _best_weights(self, slot: str, tip: Tip | None) -> Path | None:
+        """Weights of the lineage's best attested card; the tip's own when the best is no longer to be had."""
+        if tip is None:
+            return None
+        cards = self.node.board.slots[slot].cards
+        for card_id in dict.fromkeys((tip.best, tip.card.id)):
+            card = cards.get(card_id)
+            if card is not None and (card_id == tip.card.id or self.node.host.store.has(card.record.weights.id)):
+                return (await self.node.fetch([card.record.weights], card_id))[0]
+        return None
+
+    def _refuse(self, card: Envelope[CardRecord], reason: str) -> None:
+        self._refused.add(card.id)
+        self.node.refused[reason] += 1
+        self.say(f"refused {card.record.slot} seq {card.record.seq} of {card.signer[-8:]}: {reason}")
+
+
+async def run_gate(job: GateJob) -> GateResult:
+    """The gate's verdict, from a process that is always gone afterwards."""
+    worker = Worker("paris_p2p.work.gate")
+    try:
+        await worker.start(job, nice=10)
+        async with asyncio.timeout(GATE_TIMEOUT_S):
+            line = await anext(worker.lines(), b"")
+        return GateResult.model_validate_json(line)
+    except (ValidationError, TimeoutError) as error:
+        words = " / ".join(list(worker.last_words)[-3:])
+        raise TrainError(f"the gate process ended without a verdict (status {worker.returncode}): {words or error}") from error
+    finally:
+        await worker.kill()
+
+
+def _ledger_key(record: CardRecord) -> str:
+    return f"attested/{record.slot}/{record.epoch}/{record.seq}"

@@ -1,0 +1,278 @@
+"""Holding one slot: renew the claim, run the trainer, publish its checkpoints one at a time, stop in good order.
+
+At most one card of ours waits for attestation. A newer checkpoint replaces the one that waits behind it, so that a slow
+swarm costs sharing, never training (DESIGN law 4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.errors import SwarmError, TrainError
+from paris_p2p.node.run import NewCheckpoint, RunNode
+from paris_p2p.node.status import TrainingStatus
+from paris_p2p.peer.process import Worker
+from paris_p2p.records import CardRecord, ClaimRecord
+from paris_p2p.rules.claims import lead_of, may_publish
+from paris_p2p.rules.placement import checkpoint_interval_s
+from paris_p2p.spec import PeerSettings
+from paris_p2p.work.messages import CheckpointReady, Failed, Started, StepEvent, Stopped, TrainJob, parse_event
+
+log = logging.getLogger(__name__)
+MAX_TRAINER_DEATHS = 3  # in a row, without a checkpoint between them
+KILL_GRACE_S = 5.0
+TRAINER = "paris_p2p.work.trainer"
+MakeWorker = Callable[[str], Worker]
+
+
+@dataclass
+class Waiting:
+    """The checkpoint that goes out when the one before it is attested."""
+
+    checkpoint: NewCheckpoint
+    made_at_s: float
+
+
+class Lead:
+    """One leadership of one slot in one epoch."""
+
+    def __init__(
+        self,
+        node: RunNode,
+        settings: PeerSettings,
+        claim: Envelope[ClaimRecord],
+        say: Callable[[str], None],
+        make_worker: MakeWorker = Worker,
+    ):
+        self.node, self.settings, self.say, self.make_worker = node, settings, say, make_worker
+        self.claim = claim
+        self.slot, self.epoch = claim.record.slot, claim.record.epoch
+        self.training = TrainingStatus(slot=self.slot, epoch=self.epoch)
+        self.published = 0
+        self._claim_ends = time.monotonic() + (claim.record.expires_at - claim.record.issued_at)
+        self._worker: Worker | None = None
+        self._waiting: Waiting | None = None
+        self._pending: tuple[Envelope[CardRecord], float] | None = None  # our card and when (monotonic) it went out
+        self._upload_s = 0.0
+        self._stopping = asyncio.Event()
+        self._reason = ""
+        self._work_dir = settings.data_dir / "runs" / node.run / "work" / self.slot
+        self._resume_path: Path | None = None
+        self._resume_steps = self._resume_clips = 0
+
+    @property
+    def worker_pid(self) -> int | None:
+        return self._worker.pid if self._worker else None
+
+    def stop(self, reason: str) -> None:
+        """Ask for a checkpoint and the end; `run` returns when that is done."""
+        if not self._stopping.is_set():
+            self._reason = reason
+            self._stopping.set()
+
+    async def run(self, *, attest_wait_s: Callable[[], float]) -> str:
+        """Train until stopped or the claim is lost; returns why it ended.
+
+        `attest_wait_s` bounds how long the last card's attestation is waited for before the claim is released.
+        """
+        renewing = asyncio.create_task(self._renew())
+        publishing = asyncio.create_task(self._publish_waiting())
+        try:
+            job = await self._prepare()
+            await self._train(job)
+            await self._last_card(attest_wait_s())
+        finally:
+            for task in (renewing, publishing):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            if self._worker is not None:
+                await self._worker.kill()
+            shutil.rmtree(self._work_dir, ignore_errors=True)
+        await self._release()
+        return self._reason
+
+    # claim
+
+    async def _renew(self) -> None:
+        timing = self.node.spec.timing
+        while True:
+            await asyncio.sleep(timing.claim_s / 3)
+            started = time.monotonic()
+            head = self.node.header("claim", self.slot, timing.claim_s)
+            lapsed = started > self._claim_ends  # cut off for too long: this is a new claim, whoever came between is first
+            since = head["issued_at"] if lapsed else self.claim.record.claimed_at
+            try:
+                self.claim = await self.node.say(ClaimRecord(**head, epoch=self.epoch, claimed_at=since))
+            except SwarmError as error:
+                self.say(f"could not renew the claim of {self.slot}: {error}; training goes on")
+                continue
+            self._claim_ends = started + timing.claim_s
+
+    def _lost(self) -> str:
+        """Why this peer no longer leads, or nothing."""
+        tip = self.node.board.tip(self.slot)
+        if tip is not None and tip.card.record.epoch > self.epoch:
+            return f"{self.slot} went on under epoch {tip.card.record.epoch}, led by {tip.card.signer[-8:]}"
+        lead = lead_of(self.node.board.claims(self.slot), tip.card.record.epoch if tip else 0, time.time(), self.node.spec.timing)
+        if lead is not None and lead.signer != self.node.peer_id:
+            return f"{lead.signer[-8:]} holds {self.slot} now (epoch {lead.record.epoch})"
+        return ""
+
+    async def _release(self) -> None:
+        head = self.node.header("claim", self.slot, self.node.spec.timing.claim_s)
+        await self.node.say(ClaimRecord(**head, epoch=self.epoch, claimed_at=self.claim.record.claimed_at, released=True))
+
+    # training
+
+    async def _prepare(self) -> TrainJob:
+        """Fetch what training needs: the slot's shards and the tip's resume state."""
+        tip = self.node.board.tip(self.slot)
+        shards = await self.node.fetch_shards(self.node.spec.shards_for(self.slot, "train"))
+        if tip is not None:
+            self._resume_path = (await self.node.fetch([tip.card.record.resume], tip.card.id))[0]
+        shutil.rmtree(self._work_dir, ignore_errors=True)
+        self._work_dir.mkdir(parents=True)
+        card = tip.card.record if tip else None
+        return TrainJob(
+            run=self.node.run,
+            slot=self.slot,
+            spec_path=self.node.spec_file,
+            shard_paths=tuple(path for path, _ in shards),
+            shard_clusters=tuple(cluster for _, cluster in shards),
+            resume_path=self._resume_path,
+            resume_steps=card.steps if card else 0,
+            resume_clips=card.clips if card else 0,
+            out_dir=self._work_dir,
+            device=self.settings.device,
+            threads=self.settings.threads,
+            micro_batch_clips=self.settings.micro_batch_clips,
+            max_memory_bytes=self.settings.max_memory_bytes,
+            checkpoint_s=self.node.spec.timing.checkpoint_s,
+        )
+
+    async def _train(self, job: TrainJob) -> None:
+        """Run the trainer, and again when it dies: from the newest checkpoint that is here."""
+        deaths = 0
+        while not self._stopping.is_set():
+            self._worker = self.make_worker(TRAINER)
+            await self._worker.start(job)
+            stopper = asyncio.create_task(self._forward_stop(self._worker))
+            before = self._resume_path
+            try:
+                finished = await self._read_events(self._worker)
+            finally:
+                stopper.cancel()
+                await self._worker.kill(grace_s=KILL_GRACE_S)
+            if finished or self._stopping.is_set():
+                return
+            deaths = 1 if self._resume_path != before else deaths + 1
+            words = " / ".join(list(self._worker.last_words)[-3:])
+            self.say(f"the trainer of {self.slot} died (status {self._worker.returncode}): {words or 'it said nothing'}")
+            if deaths >= MAX_TRAINER_DEATHS:
+                raise TrainError(f"the trainer of {self.slot} died {deaths} times without a checkpoint between; last words: {words}")
+            job = self._resumed(job)
+
+    def _resumed(self, job: TrainJob) -> TrainJob:
+        return job.model_copy(
+            update={"resume_path": self._resume_path, "resume_steps": self._resume_steps, "resume_clips": self._resume_clips}
+            if self._resume_path is not None and self._resume_path != job.resume_path
+            else {}
+        )
+
+    async def _forward_stop(self, worker: Worker) -> None:
+        await self._stopping.wait()
+        await worker.send_line('{"command": "stop"}')
+
+    async def _read_events(self, worker: Worker) -> bool:
+        """Act on the trainer's events until it ends; True when it ended by itself in good order."""
+        async for line in worker.lines():
+            event = parse_event(line)
+            if isinstance(event, Started):
+                self._update(steps=event.steps, clips=event.clips, device=event.device)
+                self.say(f"training {self.slot} on {event.device} from step {event.steps} ({event.parameters:,} parameters)")
+            elif isinstance(event, StepEvent):
+                self._update(
+                    steps=event.steps, clips=event.clips, loss=event.loss, clips_per_s=event.clips_per_s, wait_share=event.wait_share
+                )
+            elif isinstance(event, CheckpointReady):
+                self._keep_for_later(event)
+            elif isinstance(event, Failed):
+                raise TrainError(event.message)
+            elif isinstance(event, Stopped):
+                if not self._stopping.is_set():
+                    self.stop(event.reason)
+                return True
+        return False
+
+    def _update(self, **fields: Any) -> None:
+        self.training = self.training.model_copy(update=fields)
+
+    # checkpoints
+
+    def _keep_for_later(self, event: CheckpointReady) -> None:
+        old = self._waiting
+        if old is not None:  # replaced before it went out; its files are ours to remove
+            old.checkpoint.weights_path.unlink(missing_ok=True)
+            old.checkpoint.resume_path.unlink(missing_ok=True)
+        checkpoint = NewCheckpoint(
+            weights_path=Path(event.weights_path),
+            resume_path=Path(event.resume_path),
+            clips=event.clips,
+            steps=event.steps,
+            train_loss=event.train_loss,
+        )
+        self._waiting = Waiting(checkpoint, time.monotonic())
+        self._resume_path, self._resume_steps, self._resume_clips = checkpoint.resume_path, event.steps, event.clips
+
+    async def _publish_waiting(self) -> None:
+        while True:
+            lost = self._lost()
+            if lost:
+                self.stop(lost)
+            else:
+                await self._publish_if_due()
+            await asyncio.sleep(0.25)
+
+    async def _publish_if_due(self) -> None:
+        """Publish the waiting checkpoint once ours before it is the tip, or is so old that it must have been refused."""
+        self._note_attested()
+        interval_s = checkpoint_interval_s(self.node.spec.timing.checkpoint_s, self._upload_s)
+        if self._pending is not None and time.monotonic() - self._pending[1] < 2 * interval_s:
+            return
+        if self._waiting is None:
+            return
+        timing = self.node.spec.timing
+        if not may_publish(self._claim_ends, time.monotonic(), min(timing.margin_s, timing.claim_s / 4)):
+            return  # the claim may be another's by now; renewing or losing it decides
+        checkpoint, self._waiting = self._waiting.checkpoint, None
+        card = await self.node.publish_checkpoint(self.slot, self.epoch, self.node.board.tip(self.slot), checkpoint)
+        self._resume_path = self.node.host.store.path(card.record.resume.id)
+        self._pending = (card, time.monotonic())
+        self.published += 1
+        self.say(f"published {self.slot} seq {card.record.seq}: {card.record.steps} steps, loss {card.record.train_loss:.4f}")
+
+    def _note_attested(self) -> None:
+        tip = self.node.board.tip(self.slot)
+        if self._pending is not None and tip is not None and tip.card.id == self._pending[0].id:
+            self._upload_s = time.monotonic() - self._pending[1]
+            self._pending = None
+            self.say(f"{self.slot} seq {tip.card.record.seq} is the tip after {self._upload_s:.1f} s")
+            self.node.forget_superseded()
+
+    async def _last_card(self, wait_s: float) -> None:
+        """Publish what is left and wait, within bounds, until another peer holds it."""
+        deadline = time.monotonic() + wait_s
+        while (self._waiting or self._pending) and time.monotonic() < deadline and not self._lost():
+            await asyncio.sleep(0.1)
+        if self._pending is not None:
+            self.say(f"nobody attested the last checkpoint of {self.slot} within {wait_s:.0f} s; the slot goes on from its tip")

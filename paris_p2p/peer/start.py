@@ -1,0 +1,111 @@
+"""`paris-peer start` and `paris-run publish`: open the host, join, show what is asked, live, leave in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.errors import DeviceError, PresetError, UsageError
+from paris_p2p.node.control import serve_control
+from paris_p2p.node.host import Host, join_run, open_host
+from paris_p2p.node.run import opened
+from paris_p2p.peer.summary import describe_run
+from paris_p2p.peer.view import Console
+from paris_p2p.peer.volunteer import Role, Volunteer
+from paris_p2p.spec import Invite, PeerSettings, RunSpec
+
+
+def run_peer(settings: PeerSettings, invite: Invite, *, confirm: Callable[[str], bool] | None, train: bool = True) -> None:
+    """Volunteer in a run until stopped; `confirm` is asked with what the run wants, None means yes."""
+    check_device(settings.device)
+
+    async def life() -> None:
+        async with open_host(settings, invite.peers) as host:
+            run = await join_run(host, invite)
+            check_slot(run.record, settings.slot)
+            question = describe_run(run, settings)
+            if confirm is None:
+                print(question, flush=True)
+            elif not await asyncio.to_thread(confirm, question):
+                raise UsageError("not joined; nothing was fetched but the run's description")
+            await live(host, run, "peer" if train else "generator")
+
+    asyncio.run(life())
+
+
+def run_owner(settings: PeerSettings, run: Envelope[RunSpec], bootstrap_peers: tuple[str, ...], ready: Callable[[Invite], None]) -> None:
+    """Seed a run as its owner's node, attest, and print the invite through `ready`."""
+
+    async def life() -> None:
+        async with open_host(settings, bootstrap_peers) as host:
+            addresses = (*bootstrap_peers, *host.swarm.addresses())
+
+            async def announce() -> None:
+                ready(Invite(run=run.id, peers=tuple(dict.fromkeys(addresses))))
+
+            await live(host, run, "owner", announce)
+
+    asyncio.run(life())
+
+
+async def live(host: Host, run: Envelope[RunSpec], role: Role, on_open: Callable[[], Awaitable[None]] | None = None) -> None:
+    """A Volunteer's life with its control API, its view and its signals."""
+    async with opened(host, run) as node:
+        console = Console()
+        volunteer = Volunteer(node, host.settings, role=role, say=console.say)
+        actions = {"pause": volunteer.pause, "resume": volunteer.resume, "stop": volunteer.leave}
+        async with serve_control(host.settings.data_dir, volunteer.status, actions):
+            _leave_on_signals(volunteer)
+            if on_open is not None:
+                await on_open()
+            viewing = asyncio.create_task(console.show(volunteer.status))
+            try:
+                await volunteer.run()
+            finally:
+                viewing.cancel()
+                with suppress(asyncio.CancelledError):
+                    await viewing
+
+
+def _leave_on_signals(volunteer: Volunteer) -> None:
+    """The first Ctrl-C (or SIGTERM) publishes, releases and leaves; a second one leaves at once."""
+    loop = asyncio.get_running_loop()
+    leaving: list[asyncio.Task[str]] = []
+
+    def on_signal() -> None:
+        if leaving:
+            volunteer.say("leaving at once")
+            sys.stdout.flush()
+            os._exit(130)  # trainer, gate and p2pd die with us: pipe end and parent-death signal
+        volunteer.say("leaving: publishing the last checkpoint first; Ctrl-C again leaves at once")
+        leaving.append(asyncio.create_task(volunteer.leave()))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+
+
+def check_device(device: str) -> None:
+    """DeviceError now, rather than from the trainer after a download."""
+    if device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise DeviceError(
+                f"--device {device}: this PyTorch ({torch.__version__}) sees no CUDA GPU; "
+                "install the driver and a CUDA build, or use --device cpu"
+            )
+        index = int(device.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            raise DeviceError(f"--device {device}: there are {torch.cuda.device_count()} CUDA GPUs, numbered from 0")
+    elif device not in ("auto", "cpu"):
+        raise DeviceError(f"--device {device!r} is not one of auto, cpu, cuda, cuda:N")
+
+
+def check_slot(spec: RunSpec, slot: str) -> None:
+    if slot and slot not in spec.slots:
+        raise PresetError(f"--slot {slot!r}: this run has {', '.join(spec.slots)}")

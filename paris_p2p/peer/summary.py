@@ -1,0 +1,48 @@
+"""What a run asks of a volunteer, in words, before anything is fetched."""
+
+from __future__ import annotations
+
+import time
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.spec import PeerSettings, RunSpec
+
+STATE_BYTES_PER_PARAMETER = 16  # fp32 weights, two AdamW moments, EMA
+CHECKPOINT_BYTES_PER_PARAMETER = 18  # resume state and bf16 weights
+
+
+def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
+    """Owner, purpose, licences, and the download, disk and memory of the largest slot this peer may get."""
+    spec = run.record
+    slots = [settings.slot] if settings.slot else list(spec.slots)
+    shards = max(sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train")) for slot in slots)
+    gate = sum(shard.blob.size_bytes for shard in spec.gate_shards)
+    parameters = max(parameter_count(spec, slot) for slot in slots)
+    download = shards + gate + parameters * CHECKPOINT_BYTES_PER_PARAMETER
+    disk = download + 3 * parameters * CHECKPOINT_BYTES_PER_PARAMETER
+    memory = parameters * STATE_BYTES_PER_PARAMETER + (700 << 20)
+    made = time.strftime("%Y-%m-%d", time.localtime(spec.created_at))
+    lines = [
+        f"Run        {spec.name}  ({run.id[:16]}…, made {made})",
+        f"Owner      {run.signer}  (the signature on the run is this key's)",
+        f"Purpose    {spec.purpose}",
+        f"Data       licence: {spec.data_licence}",
+        f"Weights    licence: {spec.weights_licence}",
+        f"Model      {spec.experts} experts ({spec.expert.preset}) and a router ({spec.router.preset}); "
+        f"clips {spec.clip.frames}x{spec.clip.height}x{spec.clip.width} at {spec.clip.fps:g} fps",
+        f"Asks for   about {_mb(download)} to download, {_mb(disk)} of disk, {_mb(memory)} of memory and activations",
+        f"Who checks {'every member' if spec.gate.members_attest else f'{len(spec.gate.attestors)} named attestors'}, "
+        f"{spec.gate.quorum} must sign; a claim lasts {spec.timing.claim_s:g} s, a checkpoint comes every {spec.timing.checkpoint_s:g} s",
+    ]
+    return "\n".join(lines)
+
+
+def parameter_count(spec: RunSpec, slot: str) -> int:
+    """Parameters of a slot's network, counted without allocating them."""
+    from paris_p2p.model.presets import count_parameters
+
+    return count_parameters((spec.router if slot == "router" else spec.expert).config, router=slot == "router")
+
+
+def _mb(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,101 @@
+"""The terminal view of a running peer: a live table on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from rich.console import Console as RichConsole
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from paris_p2p.node.status import SlotStatus, Status
+
+
+class Console:
+    """Says things, and shows the status once a second when there is a terminal."""
+
+    def __init__(self) -> None:
+        self._rich = RichConsole()
+        self._recent: deque[str] = deque(maxlen=8)
+
+    def say(self, line: str) -> None:
+        stamped = f"{time.strftime('%H:%M:%S')} {line}"
+        self._recent.append(stamped)
+        if not self._rich.is_terminal:
+            print(stamped, flush=True)
+
+    async def show(self, status: Callable[[], Awaitable[Status]]) -> None:
+        """Until cancelled."""
+        if not self._rich.is_terminal:
+            await asyncio.Event().wait()
+        with Live(console=self._rich, refresh_per_second=2, transient=False) as live:
+            while True:
+                live.update(Group(draw(await status()), Text("\n".join(self._recent), style="dim")))
+                await asyncio.sleep(1.0)
+
+
+def draw(status: Status) -> RenderableType:
+    """A Status as a table with a line above and below."""
+    head = Text.assemble(
+        (status.name, "bold"),
+        f"  run {status.run[:12]}…  {status.role} {status.peer_id[-8:]}  ",
+        (status.phase, "bold green" if status.phase == "training" else "bold yellow"),
+        f"  {status.why}",
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("slot", "lead", "epoch", "tip", "age", "steps", "clips", "gate loss", "signed", "waiting"):
+        table.add_column(name, justify="left" if name in ("slot", "lead") else "right", no_wrap=True)
+    for slot in status.slots:
+        table.add_row(*_row(slot, status.peer_id))
+    parts: list[RenderableType] = [head, table]
+    if status.training is not None:
+        training = status.training
+        loss = "–" if training.loss is None else f"{training.loss:.4f}"
+        parts.append(
+            Text(
+                f"here: {training.slot} step {training.steps:,}, loss {loss}, {training.clips_per_s:.1f} clips/s on {training.device}, "
+                f"waited for data {training.wait_share:.1%}"
+            )
+        )
+    relayed = sum(peer.path != "direct" for peer in status.peers)
+    parts.append(
+        Text(
+            f"{len(status.peers)} peers ({relayed} relayed)  up {_mb(status.uploaded_bytes)} ({_mb(status.upload_bps)}/s)  "
+            f"down {_mb(status.downloaded_bytes)} ({_mb(status.download_bps)}/s)  disk {_mb(status.disk_bytes)}  "
+            f"memory {_mb(status.memory_bytes)}  attested {status.attested}",
+            style="dim",
+        )
+    )
+    if status.refused_cards:
+        refused = ", ".join(f"{count} × {reason}" for reason, count in sorted(status.refused_cards.items()))
+        parts.append(Text(f"refused: {refused}", style="red"))
+    return Group(*parts)
+
+
+def _row(slot: SlotStatus, me: str) -> list[str]:
+    lead = "–" if not slot.lead else ("this peer" if slot.lead == me else f"…{slot.lead[-8:]}")
+    if not slot.tip:
+        return [slot.slot, lead, str(slot.epoch or "–"), "none yet", "–", "–", "–", "–", "–", str(slot.pending)]
+    age = "–" if slot.tip_age_s is None else f"{slot.tip_age_s:.0f} s"
+    loss = "–" if slot.loss is None else f"{slot.loss:.4f}"
+    return [
+        slot.slot,
+        lead,
+        str(slot.epoch or "–"),
+        f"{slot.tip[:8]} #{slot.tip_seq}",
+        age,
+        f"{slot.steps:,}",
+        f"{slot.clips:,}",
+        loss,
+        str(slot.attestations),
+        str(slot.pending),
+    ]
+
+
+def _mb(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,255 @@
+"""A volunteer's life in a run: look, claim, settle, lead, hand over; attest and seed all the while (DESIGN section 2)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.errors import MemoryLimitError, ParisError, SwarmError
+from paris_p2p.node.run import HOLDER_LIFETIME_S, PEER_LIFETIME_S, RunNode
+from paris_p2p.node.status import Status, run_status, tree_memory_bytes
+from paris_p2p.peer.attest import Attestor, Gate
+from paris_p2p.peer.lead import Lead, MakeWorker
+from paris_p2p.peer.process import Worker
+from paris_p2p.records import ClaimRecord
+from paris_p2p.rules.claims import lead_of
+from paris_p2p.rules.placement import SlotState, choose_slot
+from paris_p2p.spec import PeerSettings
+
+log = logging.getLogger(__name__)
+REFRESH_S = 15.0
+CATCH_UP_S = 60.0
+PAUSE_ATTEST_S = 5.0
+LEAVE_ATTEST_S = 60.0
+COOL_DOWN_S = 180.0  # after failures of our own trainer
+MEMORY_SHARE = 0.9  # of --max-memory: checkpoint and stop here, before the kernel kills at the limit
+
+Role = Literal["peer", "owner", "generator"]
+
+
+class Volunteer:
+    """Everything a peer does in one run; `run` returns after `leave`."""
+
+    def __init__(
+        self,
+        node: RunNode,
+        settings: PeerSettings,
+        *,
+        role: Role = "peer",
+        say: Callable[[str], None] = log.info,
+        make_worker: MakeWorker = Worker,
+        gate: Gate | None = None,
+    ):
+        self.node, self.settings, self.role, self.say, self.make_worker = node, settings, role, say, make_worker
+        self.attestor = Attestor(node, device=settings.device if role == "owner" else "cpu", say=say, gate=gate)
+        self.lead: Lead | None = None
+        self.phase, self.why = "looking", "reading claims and tips"
+        self._leaving = asyncio.Event()
+        self._paused = asyncio.Event()
+        self._resumed = asyncio.Event()
+        self._news = asyncio.Event()
+        self._cool_until = 0.0
+        node.listeners.append(lambda _: self._news.set())
+
+    async def run(self) -> None:
+        """Until `leave`, or an error nobody can mend here."""
+        background = [
+            asyncio.create_task(work)
+            for work in (self.attestor.run(), self._announce(), self._refresh(), self._watch_memory(), self._seed_tips())
+        ]
+        life = asyncio.create_task(self._live())
+        leaving = asyncio.create_task(self._leaving.wait())
+        try:
+            done, _ = await asyncio.wait([life, leaving, *background], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task is not leaving:
+                    task.result()  # a task that ended raised: show it
+            await life
+        finally:
+            for task in (*background, life, leaving):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    async def status(self) -> Status:
+        return await run_status(
+            self.node,
+            role=self.role,
+            phase=self.phase,
+            why=self.why,
+            training=self.lead.training if self.lead else None,
+            attested=self.attestor.attested,
+        )
+
+    async def pause(self) -> str:
+        """Checkpoint, release the claim, free the memory; returns when that is done."""
+        self._paused.set()
+        self._resumed.clear()
+        if self.lead is not None:
+            self.lead.stop("paused")
+        while self.lead is not None:
+            await asyncio.sleep(0.1)
+        return "paused: the claim is released and the trainer is gone; `paris-peer resume` goes on"
+
+    async def resume(self) -> str:
+        self._paused.clear()
+        self._resumed.set()
+        return "resumed"
+
+    async def leave(self) -> str:
+        """Publish, release and end `run`."""
+        self._leaving.set()
+        self._resumed.set()
+        self._news.set()
+        if self.lead is not None:
+            self.lead.stop("leaving")
+        return "leaving: publishing the last checkpoint first"
+
+    # the loop
+
+    async def _live(self) -> None:
+        while not self._leaving.is_set():
+            if self._paused.is_set():
+                self._set("paused", "asked to pause")
+                await self._resumed.wait()
+                continue
+            claim = await self._claim() if self.role == "peer" and time.monotonic() >= self._cool_until else None
+            if claim is None:
+                self._news.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), 2.0)
+                continue
+            await self._lead(claim)
+        self._set("leaving", "asked to stop")
+
+    async def _claim(self) -> Envelope[ClaimRecord] | None:
+        """Choose a slot, claim it, wait the settle time, read again: the claim if it is first, else nothing."""
+        now, timing = time.time(), self.node.spec.timing
+        choice = choose_slot(self._slot_states(now), self.node.peer_id, only=self.settings.slot)
+        if choice is None:
+            self._set("standby", "every slot has a lead; attesting and seeding, ready to take over")
+            return None
+        slot = choice.slot
+        await asyncio.sleep(choice.delay * timing.settle_s)
+        await self.node.refresh([slot])
+        if self._slot_state(slot, time.time()).lead:
+            return None
+        tip = self.node.board.tip(slot)
+        now = time.time()
+        self._set("claiming", f"{slot}: {choice.why}")
+        self.say(f"claiming {slot}: {choice.why}")
+        head = self.node.header("claim", slot, timing.claim_s)
+        claim = await self.node.say(ClaimRecord(**head, epoch=(tip.card.record.epoch if tip else 0) + 1, claimed_at=head["issued_at"]))
+        await asyncio.sleep(timing.settle_s)
+        await self.node.refresh([slot])
+        tip = self.node.board.tip(slot)
+        lead = lead_of(self.node.board.claims(slot), tip.card.record.epoch if tip else 0, time.time(), timing)
+        if lead is not None and lead.signer == self.node.peer_id and not (self._paused.is_set() or self._leaving.is_set()):
+            return claim
+        self.say(f"{slot} is held by {lead.signer[-8:] if lead else 'nobody yet'}; looking again")
+        await self.node.say(
+            ClaimRecord(**self.node.header("claim", slot, timing.claim_s), epoch=claim.record.epoch, claimed_at=now, released=True)
+        )
+        return None
+
+    async def _lead(self, claim: Envelope[ClaimRecord]) -> None:
+        self.lead = Lead(self.node, self.settings, claim, self.say, self.make_worker)
+        self._set("training", f"leads {claim.record.slot}, epoch {claim.record.epoch}")
+        try:
+            reason = await self.lead.run(attest_wait_s=self._attest_wait_s)
+            self.say(f"stopped leading {claim.record.slot}: {reason}")
+        except (SwarmError, ParisError) as error:
+            self._cool_until = time.monotonic() + COOL_DOWN_S
+            self.say(f"gave up {claim.record.slot} for {COOL_DOWN_S:.0f} s: {error}")
+            self._set("cooling", str(error))
+        finally:
+            self.lead = None
+
+    def _attest_wait_s(self) -> float:
+        return PAUSE_ATTEST_S if self._paused.is_set() else LEAVE_ATTEST_S
+
+    def _slot_states(self, now_s: float) -> list[SlotState]:
+        return [self._slot_state(slot, now_s) for slot in self.node.spec.slots]
+
+    def _slot_state(self, slot: str, now_s: float) -> SlotState:
+        tip = self.node.board.tip(slot)
+        lead = lead_of(self.node.board.claims(slot), tip.card.record.epoch if tip else 0, now_s, self.node.spec.timing)
+        total = self.node.spec.training.total_steps
+        return SlotState(
+            slot=slot,
+            lead=lead.signer if lead else "",
+            clips=tip.card.record.clips if tip else 0,
+            done=bool(total and tip and tip.card.record.steps >= total),
+        )
+
+    def _set(self, phase: str, why: str) -> None:
+        self.phase, self.why = phase, why
+
+    # beside it
+
+    async def _refresh(self) -> None:
+        """Absence proves nothing and gossip is a hint: read the board, and every minute ask a peer directly."""
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(min(REFRESH_S, self.node.spec.timing.claim_s / 3))
+            try:
+                await self.node.read_peers()
+                await self.node.refresh()
+                if time.monotonic() - last > CATCH_UP_S:
+                    last = time.monotonic()
+                    for peer in (await self.node.host.swarm.peers())[:3]:
+                        await self.node.catch_up(peer.peer_id)
+            except SwarmError as error:
+                self.say(f"the swarm does not answer: {error}; training goes on, trying again")
+
+    async def _announce(self) -> None:
+        """Presence, and the data and tips this peer serves, again before they expire."""
+        while True:
+            try:
+                await self.node.announce_peer(self.role)
+                if all(self.node.host.store.has(shard.blob.id) for shard in self.node.spec.train_shards):
+                    await self.node.announce_holding(self.node.run)
+                for slot in self.node.spec.slots:
+                    tip = self.node.board.tip(slot)
+                    if tip is not None and self.node.host.store.has(tip.card.record.resume.id):
+                        await self.node.announce_holding(tip.card.id)
+            except SwarmError as error:
+                self.say(f"could not announce: {error}")
+            await asyncio.sleep(min(PEER_LIFETIME_S, HOLDER_LIFETIME_S) / 3)
+
+    async def _seed_tips(self) -> None:
+        """The owner's node holds every tip, so that a newcomer finds all of them somewhere that stays."""
+        while True:
+            await asyncio.sleep(3.0)
+            if self.role != "owner":
+                continue
+            for slot in self.node.spec.slots:
+                tip = self.node.board.tip(slot)
+                if tip is None or self.node.host.store.has(tip.card.record.resume.id):
+                    continue
+                try:
+                    await self.node.fetch([tip.card.record.weights, tip.card.record.resume], tip.card.id)
+                    await self.node.announce_holding(tip.card.id)
+                except ParisError as error:
+                    log.info("could not copy %s: %s", slot, error)
+
+    async def _watch_memory(self) -> None:
+        """Checkpoint and stop before the kernel kills, when the process tree nears --max-memory."""
+        limit = self.settings.max_memory_bytes
+        while limit:
+            used = await asyncio.to_thread(tree_memory_bytes)
+            if used > MEMORY_SHARE * limit and self.lead is not None:
+                self.lead.stop(f"memory: {used / 2**30:.2f} GiB of --max-memory {limit / 2**30:.2f} GiB")
+                self._cool_until = time.monotonic() + COOL_DOWN_S
+            if used > limit and self.lead is None:
+                raise MemoryLimitError(
+                    f"the node alone uses {used / 2**30:.2f} GiB, over --max-memory {limit / 2**30:.2f} GiB; "
+                    "allow more, or join a smaller run"
+                )
+            await asyncio.sleep(1.0)
+        await asyncio.Event().wait()

@@ -1,0 +1,91 @@
+"""Which checkpoint a slot stands at, and what an attestor refuses: pure functions of verified records (DESIGN section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.records import AttestationRecord, CardRecord
+
+FIRST_CARD_SLACK = 1.5  # a first card may be this much worse than predicting nothing
+
+
+@dataclass(frozen=True)
+class Tip:
+    """A card with a quorum of attestations."""
+
+    card: Envelope[CardRecord]
+    attestations: tuple[Envelope[AttestationRecord], ...]  # by signer
+
+    @property
+    def best(self) -> str:
+        """The best attested card of the lineage: as the attestor with the lowest loss says, so that order does not matter."""
+        return min(self.attestations, key=lambda a: (a.record.loss, a.signer)).record.best
+
+
+def tip_of(
+    cards: Iterable[Envelope[CardRecord]],
+    attestations: Iterable[Envelope[AttestationRecord]],
+    may_attest: Callable[[str], bool],
+    quorum: int,
+) -> Tip | None:
+    """The card with at least `quorum` attestations and the highest (epoch, seq); ties go to the smallest id."""
+    by_card: dict[str, dict[str, Envelope[AttestationRecord]]] = {}
+    for attestation in attestations:
+        if may_attest(attestation.signer):
+            by_card.setdefault(attestation.record.card, {})[attestation.signer] = attestation
+    best: Tip | None = None
+    for card in cards:
+        valid = [a for signer, a in sorted(by_card.get(card.id, {}).items()) if signer != card.signer and _fits(a.record, card.record)]
+        if len(valid) >= quorum and (best is None or _rank(card) > _rank(best.card)):
+            best = Tip(card=card, attestations=tuple(valid))
+    return best
+
+
+def refuse_card(card: Envelope[CardRecord], tip: Tip | None, lead: str, signed: str | None, me: str) -> str | None:
+    """Why `me` must not attest this card, from the records alone; None when nothing speaks against it.
+
+    `lead` is who held the claim when the card came, `signed` the card this attestor signed for the same place, if any.
+    """
+    record = card.record
+    if card.signer == me:
+        return "it is this peer's own"
+    if card.signer != lead:
+        return "its signer did not hold the claim"
+    if record.parent != (tip.card.id if tip else ""):
+        return "its parent is not the tip"
+    if record.seq != (tip.card.record.seq + 1 if tip else 1):
+        return "its seq does not follow the tip's"
+    if record.epoch not in _epochs(card.signer, tip):
+        return "its epoch does not follow the tip's"
+    if tip is not None and (record.steps <= tip.card.record.steps or record.clips <= tip.card.record.clips):
+        return "it counts no more steps or clips than its parent"
+    if signed is not None and signed != card.id:
+        return "another card was signed for this place"
+    return None
+
+
+def refuse_loss(loss: float, reference_loss: float, tolerance: float, *, first: bool) -> str | None:
+    """Why a measured gate loss must not be attested: worse than the reference beyond the tolerance.
+
+    The reference is the best attested ancestor's loss on the same clips and noise, or for a slot's `first` card the
+    zero predictor's, which an honest beginner may miss by a little.
+    """
+    limit = reference_loss * (FIRST_CARD_SLACK if first else 1 + tolerance)
+    return None if loss <= limit else "its held-out loss is worse than the lineage's best"
+
+
+def _epochs(signer: str, tip: Tip | None) -> tuple[int, ...]:
+    if tip is None:
+        return (1,)
+    epoch = tip.card.record.epoch
+    return (epoch, epoch + 1) if signer == tip.card.signer else (epoch + 1,)
+
+
+def _fits(attestation: AttestationRecord, card: CardRecord) -> bool:
+    return (attestation.slot, attestation.epoch, attestation.seq) == (card.slot, card.epoch, card.seq)
+
+
+def _rank(card: Envelope[CardRecord]) -> tuple[int, int, int]:
+    return card.record.epoch, card.record.seq, -int(card.id, 16)

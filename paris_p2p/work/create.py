@@ -1,0 +1,115 @@
+"""From prepared clips to a signed run: the owner's key, the blobs' names, the networks' numbers (DESIGN section 2)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from paris_p2p.data.prepared import Prepared, PreparedModel, Split
+from paris_p2p.envelope import Envelope
+from paris_p2p.errors import UsageError
+from paris_p2p.identity import Identity, load_or_create_peer_key, load_owner_key, save_owner_key
+from paris_p2p.model.presets import expert_config, router_config
+from paris_p2p.spec import GateSpec, NetworkSpec, Pinned, RunSpec, ShardRef, TimingSpec, TrainingSpec, open_run, sign_run
+from paris_p2p.store.blobs import BlobStore
+
+SPEC_FILE = "run.spec"
+KEY_FILE = "owner.key"
+
+
+@dataclass(frozen=True)
+class CreateOptions:
+    """What the owner decides."""
+
+    name: str
+    purpose: str
+    data_licence: str
+    weights_licence: str
+    expert: str
+    router: str
+    training: TrainingSpec
+    gate: GateSpec
+    timing: TimingSpec
+    rng_seed: int = 0
+
+
+def create_run(folder: Path, options: CreateOptions, passphrase: str | None) -> Envelope[RunSpec]:
+    """Sign the run of a prepared folder and put its blobs into the owner's node there.
+
+    Writes `owner.key`, `run.spec` and `node/`; the owner's node may attest, whoever else may. UsageError when the
+    folder is not prepared, or holds a run already: its peers would not follow a second one.
+    """
+    prepared = Prepared.load(folder)
+    if (folder / SPEC_FILE).exists():
+        raise UsageError(f"{folder} already holds run {load_run(folder).id[:16]}…; prepare into another folder for another run")
+    owner = _owner(folder / KEY_FILE, passphrase)
+    node = load_or_create_peer_key(folder / "node" / "identity.key")
+    store = BlobStore(folder / "node" / "blobs")
+    spec = _spec(folder, prepared, options, store, node.peer_id)
+    run = sign_run(owner, spec)
+    temporary = folder / (SPEC_FILE + ".tmp")
+    temporary.write_bytes(run.data)
+    temporary.replace(folder / SPEC_FILE)
+    return run
+
+
+def load_run(folder: Path) -> Envelope[RunSpec]:
+    path = folder / SPEC_FILE
+    if not path.exists():
+        raise UsageError(f"{folder} holds no run; make one with `paris-run create {folder}`")
+    return open_run(path.read_bytes())
+
+
+def _owner(path: Path, passphrase: str | None) -> Identity:
+    if path.exists():
+        return load_owner_key(path, passphrase)
+    owner = Identity.generate()
+    save_owner_key(owner, path, passphrase)
+    return owner
+
+
+def _spec(folder: Path, prepared: Prepared, options: CreateOptions, store: BlobStore, node_id: str) -> RunSpec:
+    attestors = options.gate.attestors if options.gate.members_attest else tuple(dict.fromkeys((node_id, *options.gate.attestors)))
+    try:
+        return RunSpec(
+            name=options.name,
+            purpose=options.purpose,
+            data_licence=options.data_licence,
+            weights_licence=options.weights_licence,
+            created_at=time.time(),
+            rng_seed=options.rng_seed,
+            owner_node=node_id,
+            clip=prepared.clip,
+            latent=prepared.latent,
+            codec=_pinned(folder, prepared.codec, store),
+            text=_pinned(folder, prepared.text, store),
+            text_shape=prepared.text_shape,
+            experts=prepared.experts,
+            expert=NetworkSpec(preset=options.expert, config=expert_config(options.expert, prepared.latent, prepared.text_shape)),
+            router=NetworkSpec(
+                preset=options.router,
+                config=router_config(options.router, prepared.latent, prepared.text_shape, prepared.experts),
+            ),
+            training=options.training,
+            gate=options.gate.model_copy(update={"attestors": attestors}),
+            timing=options.timing,
+            train_shards=_shards(folder, prepared, "train", store),
+            gate_shards=_shards(folder, prepared, "gate", store),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"the run's {'.'.join(map(str, first['loc']))} cannot be {first['input']!r}: {first['msg']}") from error
+
+
+def _shards(folder: Path, prepared: Prepared, split: Split, store: BlobStore) -> tuple[ShardRef, ...]:
+    return tuple(
+        ShardRef(blob=store.add_file(folder / shard.path), clips=shard.clips, cluster=shard.cluster) for shard in prepared.shards_for(split)
+    )
+
+
+def _pinned(folder: Path, model: PreparedModel, store: BlobStore) -> Pinned:
+    files = {name: store.add_file(folder / path) for name, path in model.files.items()}
+    return Pinned(name=model.name, files=files, revision=model.revision, sha256=model.sha256)

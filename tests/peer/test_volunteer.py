@@ -1,0 +1,199 @@
+"""A peer's life on a fake network: claims, hand-over, pause, fences."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from paris_p2p.records import ClaimRecord
+from paris_p2p.spec import GateSpec
+from paris_p2p.work.messages import GateJob, GateResult
+from tests.peer.world import CountingTrainer, World
+
+
+def leads_of(world: World, slot: str) -> list[str]:
+    return [peer.node.peer_id for peer in world.peers if peer.volunteer.lead is not None and peer.volunteer.lead.slot == slot]
+
+
+def tip_seq(world: World, slot: str, of: int = 0) -> int:
+    tip = world.peers[of].node.board.tip(slot)
+    return tip.card.record.seq if tip else 0
+
+
+async def test_two_peers_claiming_at_once_end_with_one_lead(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        await asyncio.gather(world.add("a", slot="expert-0"), world.add("b", slot="expert-0"))
+        await world.until(lambda: leads_of(world, "expert-0"))
+        for _ in range(50):
+            assert len(leads_of(world, "expert-0")) <= 1
+            await asyncio.sleep(0.02)
+
+
+async def test_every_slot_gets_its_own_lead_and_a_tip(tmp_path: Path) -> None:
+    async with World(tmp_path, experts=2) as world:
+        for name in "abc":
+            await world.add(name)
+        await world.until(lambda: all(tip_seq(world, slot) >= 1 for slot in world.run.record.slots))
+        assert len({peer.volunteer.lead.slot for peer in world.peers if peer.volunteer.lead}) == 3
+
+
+async def test_a_lead_that_dies_is_replaced_and_the_successor_goes_on_from_the_tip(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        first = await world.add("first", slot="expert-0")
+        standby = await world.add("standby", slot="expert-0")
+        await world.until(lambda: tip_seq(world, "expert-0", of=1) >= 1)
+        dead, heir = (first, standby) if first.volunteer.lead else (standby, first)
+        at_death = heir.node.board.tip("expert-0")
+        await dead.die()
+        await world.until(lambda: heir.volunteer.lead is not None)
+        lead = heir.volunteer.lead
+        assert lead is not None
+        assert at_death is not None
+        await world.until(lambda: lead.training.steps > 0)
+        tip = heir.node.board.tip("expert-0")
+        assert tip is not None
+        assert lead.epoch == at_death.card.record.epoch + 1
+        assert lead.training.steps >= at_death.card.record.steps
+
+
+async def test_a_stale_lead_that_comes_back_cannot_overwrite_its_successor(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        stale = await world.add("stale", slot="expert-0")
+        heir = await world.add("heir", role="peer", slot="router")
+        owner = await world.add("owner", role="owner")
+        await world.until(lambda: tip_seq(world, "expert-0", of=2) >= 1)
+        stale.swarm.offline = True  # the plug is pulled; it trains on and knows nothing
+        heir.volunteer.settings = heir.volunteer.settings.model_copy(update={"slot": "expert-0"})
+        if heir.volunteer.lead is not None:
+            heir.volunteer.lead.stop("test")
+        await world.until(lambda: heir.volunteer.lead is not None and heir.volunteer.lead.slot == "expert-0")
+        epoch = heir.volunteer.lead.epoch if heir.volunteer.lead else 0
+        await world.until(lambda: (tip := owner.node.board.tip("expert-0")) is not None and tip.card.record.epoch == epoch)
+        stale.swarm.offline = False
+        await world.until(lambda: stale.volunteer.lead is None)
+        tip = owner.node.board.tip("expert-0")
+        assert tip is not None
+        assert tip.card.signer == heir.node.peer_id
+        assert leads_of(world, "expert-0") == [heir.node.peer_id]
+
+
+async def test_pause_releases_the_claim_and_resume_takes_it_again(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        peer = await world.add("a", slot="expert-0")
+        await world.add("owner", role="owner")
+        await world.until(lambda: tip_seq(world, "expert-0") >= 1)
+        await peer.volunteer.pause()
+        assert peer.volunteer.lead is None
+        claims = peer.node.board.claims("expert-0")
+        assert all(isinstance(claim.record, ClaimRecord) and claim.record.released for claim in claims)
+        before = tip_seq(world, "expert-0")
+        await peer.volunteer.resume()
+        await world.until(lambda: tip_seq(world, "expert-0") > before)
+
+
+async def test_leaving_waits_until_another_peer_holds_the_last_checkpoint(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        peer = await world.add("a", slot="expert-0")
+        owner = await world.add("owner", role="owner")
+        await world.until(lambda: peer.volunteer.lead is not None and peer.volunteer.lead.training.steps > 3)
+        steps = peer.volunteer.lead.training.steps if peer.volunteer.lead else 0
+        await peer.volunteer.leave()
+        await asyncio.wait_for(peer.task, 20)
+        tip = owner.node.board.tip("expert-0")
+        assert tip is not None
+        assert tip.card.record.steps >= steps
+        assert owner.node.host.store.has(tip.card.record.resume.id)
+
+
+async def test_a_trainer_that_dies_goes_on_from_the_newest_checkpoint(tmp_path: Path) -> None:
+    starts: list[int] = []
+
+    class Dying(CountingTrainer):
+        async def lines(self):  # type: ignore[no-untyped-def]
+            starts.append(self.job.resume_steps)
+            async for line in super().lines():
+                yield line
+                if len(starts) == 1 and b"checkpoint_ready" in line:
+                    return  # as SIGKILL would: no last word
+
+    async with World(tmp_path) as world:
+        await world.add("a", slot="expert-0", trainer=Dying)
+        await world.add("owner", role="owner")
+        await world.until(lambda: len(starts) >= 2)
+        assert starts[1] == 10
+
+
+async def test_a_trainer_that_keeps_dying_gives_the_slot_up(tmp_path: Path) -> None:
+    class Broken(CountingTrainer):
+        async def lines(self):  # type: ignore[no-untyped-def]
+            self.last_words.append("CUDA is on fire")
+            return
+            yield b""
+
+    async with World(tmp_path) as world:
+        peer = await world.add("a", slot="expert-0", trainer=Broken)
+        await world.until(lambda: any("gave up expert-0" in line and "CUDA is on fire" in line for line in peer.said))
+        assert all(claim.record.released for claim in peer.node.board.claims("expert-0"))
+
+
+async def test_a_card_whose_gate_fails_is_counted_never_attested_and_never_seeded(tmp_path: Path) -> None:
+    async def strict(job: GateJob) -> GateResult:
+        return GateResult(ok=False, reason="a tensor is not finite")
+
+    async with World(tmp_path) as world:
+        await world.add("a", slot="expert-0")
+        owner = await world.add("owner", role="owner", gate=strict)
+        await world.until(lambda: owner.node.refused["a tensor is not finite"] >= 1)
+        assert owner.node.board.tip("expert-0") is None
+        (card,) = owner.node.board.pending("expert-0")[:1]
+        assert owner.node.host.store.has(card.record.weights.id)
+        assert owner.node.host.manifest_bytes(card.record.weights.id) is None
+
+
+async def test_a_worse_held_out_loss_is_refused(tmp_path: Path) -> None:
+    async def worse(job: GateJob) -> GateResult:
+        return GateResult(ok=True, loss=2.0 if job.steps > 10 else 0.5, reference_loss=1.0, gate_clips=4)
+
+    async with World(tmp_path, gate=GateSpec(tolerance=0.05)) as world:
+        await world.add("a", slot="expert-0")
+        owner = await world.add("owner", role="owner", gate=worse)
+        await world.until(lambda: sum(owner.node.refused.values()) >= 1)
+        tip = owner.node.board.tip("expert-0")
+        assert tip is not None
+        assert tip.card.record.steps == 10
+
+
+async def test_an_open_run_counts_only_its_named_attestors(tmp_path: Path) -> None:
+    async with World(tmp_path, gate=GateSpec(members_attest=False)) as world:
+        await world.add("a", slot="expert-0")
+        stranger = await world.add("stranger", slot="router")
+        await world.until(lambda: bool(stranger.node.board.pending("expert-0")))
+        await asyncio.sleep(0.5)
+        assert stranger.volunteer.attestor.attested == 0
+        assert tip_seq(world, "expert-0", of=1) == 0
+
+
+@pytest.mark.parametrize("name", ["add_file", "put", "store_record"])
+async def test_a_crash_at_any_write_of_a_publish_leaves_the_old_tip_or_the_new(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path) as world:
+        peer = await world.add("a", slot="expert-0")
+        owner = await world.add("owner", role="owner")
+        await world.until(lambda: tip_seq(world, "expert-0", of=1) >= 1)
+        before = tip_seq(world, "expert-0", of=1)
+        target = {"add_file": peer.node.host.store, "put": peer.node.ledger, "store_record": peer.swarm}[name]
+
+        def crash(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(target, name, crash)
+        await asyncio.gather(peer.task, return_exceptions=True)
+        tip = owner.node.board.tip("expert-0")
+        assert tip is not None
+        assert tip.card.record.seq in (before, before + 1)
+        assert owner.node.host.store.has(tip.card.record.resume.id)
+        assert time.time() < tip.card.record.expires_at

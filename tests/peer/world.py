@@ -1,0 +1,182 @@
+"""A small world for tests of a peer's life: a fake network, real stores, and trainers and gates that only count."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paris_p2p.store.blobs import BlobStore
+from pydantic import BaseModel
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.identity import Identity
+from paris_p2p.node.host import Host
+from paris_p2p.node.run import RunNode, opened
+from paris_p2p.peer.volunteer import Role, Volunteer
+from paris_p2p.spec import (
+    ClipShape,
+    GateSpec,
+    LatentShape,
+    NetworkSpec,
+    PeerSettings,
+    Pinned,
+    RunSpec,
+    ShardRef,
+    TextShape,
+    TimingSpec,
+    TrainingSpec,
+    sign_run,
+)
+from paris_p2p.swarm.fake import FakeNetwork, FakeSwarm
+from paris_p2p.work.messages import CheckpointReady, GateJob, GateResult, Started, StepEvent, Stopped, TrainJob
+
+TIMING = TimingSpec(claim_s=2.0, settle_s=0.1, margin_s=0.2, checkpoint_s=1.0)
+
+
+class CountingTrainer:
+    """A Worker that makes a step every 20 ms, a checkpoint every `checkpoint_steps`, and small files as checkpoints."""
+
+    checkpoint_steps = 10
+
+    def __init__(self, module: str):
+        self.module, self.pid, self.returncode = module, 1, 0
+        self.last_words: deque[str] = deque()
+        self.commands: asyncio.Queue[str] = asyncio.Queue()
+        self.killed = asyncio.Event()
+        self.job: TrainJob
+
+    async def start(self, job: BaseModel, *, nice: int = 0) -> None:
+        self.job = TrainJob.model_validate(job.model_dump())
+
+    async def send_line(self, line: str) -> None:
+        self.commands.put_nowait(json.loads(line)["command"])
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        steps = self.job.resume_steps
+        yield _line(Started(steps=steps, clips=steps * 4, parameters=1, device="fake", precision="none", micro_batch_clips=4))
+        while not self.killed.is_set():
+            await asyncio.sleep(0.02)
+            steps += 1
+            yield _line(StepEvent(steps=steps, clips=steps * 4, loss=1.0, clips_per_s=1.0, wait_share=0.0, memory_bytes=1))
+            command = None if self.commands.empty() else self.commands.get_nowait()
+            if command or steps % self.checkpoint_steps == 0:
+                yield self._checkpoint(steps)
+            if command == "stop":
+                yield _line(Stopped(reason="told to"))
+                return
+
+    def _checkpoint(self, steps: int) -> bytes:
+        weights, resume = self.job.out_dir / f"w{steps}", self.job.out_dir / f"r{steps}"
+        weights.write_text(f"weights {self.job.slot} {steps}")
+        resume.write_text(f"resume {self.job.slot} {steps}")
+        return _line(CheckpointReady(weights_path=weights, resume_path=resume, steps=steps, clips=steps * 4, train_loss=1.0))
+
+    async def kill(self, *, grace_s: float = 0.0) -> None:
+        self.killed.set()
+
+
+def _line(event: Any) -> bytes:
+    return bytes(event.to_line(), "utf-8")
+
+
+async def good_gate(job: GateJob) -> GateResult:
+    """Every later checkpoint is a little better."""
+    return GateResult(ok=True, loss=1.0 / (1 + job.steps), reference_loss=1.0, gate_clips=4)
+
+
+@dataclass
+class Peer:
+    """One volunteer in the world."""
+
+    node: RunNode
+    volunteer: Volunteer
+    swarm: FakeSwarm
+    task: asyncio.Task[None]
+    said: list[str] = field(default_factory=list)
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def die(self) -> None:
+        """As SIGKILL and the plug pulled: nothing is said, nothing is released."""
+        self.swarm.offline = True
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+class World:
+    """Peers of one run on a fake network; enter it, add peers, wait for things."""
+
+    def __init__(self, root: Path, *, experts: int = 1, gate: GateSpec | None = None, timing: TimingSpec = TIMING):
+        self.root, self.network, self.peers = root, FakeNetwork(), list[Peer]()
+        self.shards = BlobStore(root / "shards")
+        self.run = self._make_run(experts, gate or GateSpec(), timing)
+
+    def _make_run(self, experts: int, gate: GateSpec, timing: TimingSpec) -> Envelope[RunSpec]:
+        def shard(split: str, cluster: int) -> ShardRef:
+            return ShardRef(blob=self.shards.add_bytes(f"{split} {cluster}".encode()), clips=4, cluster=cluster)
+
+        network = NetworkSpec(preset="nano", config={"width": 8})
+        spec = RunSpec(
+            name="test run",
+            purpose="testing",
+            data_licence="CC0",
+            weights_licence="Apache-2.0",
+            created_at=time.time(),
+            rng_seed=0,
+            clip=ClipShape(frames=4, height=16, width=16, fps=8.0),
+            latent=LatentShape(channels=4, frames=4, height=4, width=4),
+            codec=Pinned(name="pca"),
+            text=Pinned(name="minilm"),
+            text_shape=TextShape(tokens=8, dim=8, pooled_dim=8),
+            experts=experts,
+            expert=network,
+            router=network,
+            training=TrainingSpec(batch_clips=4, learning_rate=1e-3),
+            gate=gate,
+            timing=timing,
+            train_shards=tuple(shard("train", k) for k in range(experts)),
+            gate_shards=tuple(shard("gate", k) for k in range(experts)),
+        )
+        return sign_run(Identity.generate(), spec)
+
+    async def add(self, name: str, *, role: Role = "peer", slot: str = "", gate: Any = good_gate, trainer: Any = CountingTrainer) -> Peer:
+        settings = PeerSettings(data_dir=self.root / name, slot=slot)
+        identity = Identity.generate()
+        store = BlobStore(settings.data_dir / "blobs")
+        for shard in self.run.record.train_shards + self.run.record.gate_shards:
+            store.add_file(self.shards.path(shard.blob.id))
+        host = Host(settings=settings, identity=identity, store=store)
+        swarm = self.network.join(identity, host)
+        host.swarm = swarm
+        stack = AsyncExitStack()
+        node = await stack.enter_async_context(opened(host, self.run))
+        said: list[str] = []
+        volunteer = Volunteer(node, settings, role=role, say=said.append, make_worker=trainer, gate=gate)
+        peer = Peer(node, volunteer, swarm, asyncio.create_task(volunteer.run()), said, stack)
+        self.peers.append(peer)
+        return peer
+
+    async def __aenter__(self) -> World:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for peer in self.peers:
+            peer.task.cancel()
+        await asyncio.gather(*(peer.task for peer in self.peers), return_exceptions=True)
+        for peer in self.peers:
+            await peer.stack.aclose()
+
+    async def until(self, what: Any, wait_s: float = 30.0) -> None:
+        """Wait for a condition; a task that ended with an error ends the wait with it."""
+        async with asyncio.timeout(wait_s):
+            while not what():
+                for peer in self.peers:
+                    if peer.task.done() and not peer.task.cancelled():
+                        peer.task.result()
+                await asyncio.sleep(0.02)

@@ -100,12 +100,9 @@ class Board:
     def knows(self, peer: str) -> bool:
         return self._node.protocol.routing_table.get(peer_id=PeerID(peer_id_to_bytes(peer))) is not None
 
-    async def close(self, *, daemon_alive: bool) -> None:
+    async def close(self) -> None:
+        """Leave without a word to p2pd, which may be dead: hivemind would wait for its answer for ever."""
         self._node.is_alive = False
-        if daemon_alive:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RPC_LIMIT_S):
-                    await self._node.shutdown()
         await self._p2p.shutdown()
 
     def storage(self) -> Any:

@@ -37,6 +37,7 @@ class FakeNetwork:
     clock: Callable[[], float] = time.time
     swarms: dict[str, FakeSwarm] = field(default_factory=dict)
     board: dict[str, dict[str, Entry]] = field(default_factory=lambda: defaultdict(dict))
+    lies: dict[str, list[tuple[str, float, bytes]]] = field(default_factory=lambda: defaultdict(list))
 
     def join(self, identity: Identity, source: BlobSource | None = None, *, clock_offset_s: float = 0.0) -> FakeSwarm:
         swarm = FakeSwarm(self, identity.peer_id, source, clock_offset_s)
@@ -44,8 +45,8 @@ class FakeNetwork:
         return swarm
 
     def put_raw(self, key: str, subkey: str, expires_at: float, data: bytes) -> None:
-        """What a DHT node that checks nothing would hold and hand out."""
-        self.board[key][subkey] = (expires_at, data)
+        """Add what a DHT node that checks nothing would hand out, beside what the honest ones hold."""
+        self.lies[key].append((subkey, expires_at, data))
 
     def forget(self, key: str) -> None:
         """Lose all records of a key, as a DHT whose nodes left."""
@@ -110,8 +111,10 @@ class FakeSwarm(Swarm):
 
     async def read_records(self, key: str, run: str) -> list[Envelope[Any]]:
         now = self.network.clock()
-        held = {} if self.offline else self.network.board.get(key, {})
-        entries = [(subkey, expires_at, data) for subkey, (expires_at, data) in held.items() if expires_at > now]
+        if self.offline:
+            return self.view.known(key, now)
+        held = [(subkey, expires_at, data) for subkey, (expires_at, data) in self.network.board.get(key, {}).items()]
+        entries = [entry for entry in held + self.network.lies.get(key, []) if entry[1] > now]
         return self.view.merge(key, run, entries, now)
 
     async def publish(self, topic: str, data: bytes) -> None:

@@ -10,42 +10,27 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from paris_p2p.envelope import Envelope, open_envelope
-from paris_p2p.errors import ClockError, DaemonError, SwarmError, UnreachableError, UsageError
+from paris_p2p.errors import ClockError, UnreachableError, UsageError
 from paris_p2p.identity import Identity, load_peer_key, write_private_file
 from paris_p2p.records import dht_key
 from paris_p2p.spec import PeerSettings
-from paris_p2p.swarm.addresses import is_relayed, is_tcp, split_peer
+from paris_p2p.swarm.addresses import split_peer
 from paris_p2p.swarm.blobs import MAX_ADDRESSES, PROTOCOL, BlobClient, Streams
-from paris_p2p.swarm.control import Control
-from paris_p2p.swarm.daemon import Daemon, DaemonOptions, on_port, start_daemon
+from paris_p2p.swarm.daemon import Daemon, DaemonOptions
 from paris_p2p.swarm.dht import Board, OnRecord, open_board
 from paris_p2p.swarm.gossip import Gossip
 from paris_p2p.swarm.limits import EventLimit, Meter, RateLimit
+from paris_p2p.swarm.link import LinkKeeper
 from paris_p2p.swarm.seam import MAX_CHUNK_BYTES, SILENCE_S, BlobSource, GossipHandler, PeerInfo, Swarm, Transfer
 from paris_p2p.swarm.serving import BlobServer
 from paris_p2p.swarm.verified import RecordView
 
 log = logging.getLogger(__name__)
-DIAL_LIMIT_S = 12.0
-REOPEN_LIMIT_S = 30.0  # what a caller waits for a daemon that is being restarted
 WHERE_LIMIT_S = 3.0
-KEEP_EVERY_S = 10.0
 MAX_CLOCK_OFFSET_S = 3.0  # hivemind's DHT refuses more
-_BACKOFF_S = (0.1, 0.5, 2.0, 10.0, 30.0)
-
-
-@dataclass
-class Link:
-    """Everything that dies with one daemon."""
-
-    daemon: Daemon
-    control: Control
-    board: Board
-    server: asyncio.Server
 
 
 @asynccontextmanager
@@ -84,20 +69,14 @@ class RealSwarm(Swarm):
         on_record: OnRecord | None,
         clock: Callable[[], float],
     ):
-        self._peer_id, self._options, self._on_record, self._clock = identity.peer_id, options, on_record, clock
+        self._peer_id, self._on_record = identity.peer_id, on_record
         self._client_only = bool(settings.relays)  # behind NAT: a DHT node that others cannot dial only slows them down
         self._uploads, self._downloads, self._view, self._gossip = Meter(), Meter(), RecordView(), Gossip(identity.peer_id)
         self._blob_server = BlobServer(source, self._where, self._uploads, RateLimit(settings.upload_limit_bps), clock)
         self._client = BlobClient(self._open_stream, self._downloads, RateLimit(settings.download_limit_bps), clock)
-        self._without_asking = BlobClient(self._open_known, self._downloads, RateLimit(0), clock)
+        self._client_of_connected = BlobClient(self._open_connected, self._downloads, RateLimit(0), clock)
         self._asked_where = EventLimit(per_s=1 / 30, burst=1)  # per peer that is sought
-        self._known: dict[str, list[str]] = {}  # peer -> addresses that are dialled again when nobody is left
-        self._addresses: tuple[str, ...] = ()
-        self._link: Link | None = None
-        self._storage: Any = None
-        self._up = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._restarts, self._last_words = 0, ""
+        self._keeper = LinkKeeper(identity.peer_id, options, self._gossip, (PROTOCOL, self._blob_server.handle), self._open_board)
 
     @property
     def peer_id(self) -> str:
@@ -109,11 +88,11 @@ class RealSwarm(Swarm):
 
     @property
     def daemon_restarts(self) -> int:
-        return self._restarts
+        return self._keeper.restarts
 
     @property
     def last_words(self) -> str:
-        return self._last_words
+        return self._keeper.last_words
 
     @property
     def refused(self) -> dict[str, int]:
@@ -125,10 +104,16 @@ class RealSwarm(Swarm):
     @property
     def daemon_pid(self) -> int:
         """p2pd's process id, 0 while there is none."""
-        return self._link.daemon.process.pid if self._link else 0
+        link = self._keeper.link
+        return link.daemon.process.pid if link else 0
+
+    @property
+    def mended(self) -> asyncio.Event:
+        """Set after each restart of p2pd; whoever waits clears it."""
+        return self._keeper.mended
 
     def addresses(self) -> tuple[str, ...]:
-        return self._addresses
+        return self._keeper.addresses
 
     def serve(self, source: BlobSource) -> None:
         self._blob_server.source = source
@@ -139,23 +124,23 @@ class RealSwarm(Swarm):
             bare, peer = split_peer(address)
             where.setdefault(peer, []).append(bare)
         for peer, bare_addresses in where.items():
-            await self._dial(peer, bare_addresses)
-            self._known[peer] = bare_addresses
-        await (await self._current()).board.meet(where)
+            await self._keeper.dial(peer, bare_addresses)
+            self._keeper.known[peer] = bare_addresses
+        await (await self._keeper.current()).board.meet(where)
 
     async def peers(self) -> list[PeerInfo]:
-        return await (await self._control()).peers()
+        return await (await self._keeper.control()).peers()
 
     async def store_record(self, envelope: Envelope[Any]) -> bool:
         self._view.remember(dht_key(envelope.record), open_envelope(envelope.data, run=envelope.record.run))
-        return await (await self._current()).board.store(envelope)
+        return await (await self._keeper.current()).board.store(envelope)
 
     async def read_records(self, key: str, run: str) -> list[Envelope[Any]]:
-        entries = await (await self._current()).board.read(key, self._view.refused)
+        entries = await (await self._keeper.current()).board.read(key, self._view.refused)
         return self._view.merge(key, run, entries, time.time())
 
     async def publish(self, topic: str, data: bytes) -> None:
-        await self._gossip.publish(await self._control(), topic, data)
+        await self._gossip.publish(await self._keeper.control(), topic, data)
 
     async def subscribe(self, topic: str, handler: GossipHandler) -> None:
         self._gossip.subscribe(topic, handler)
@@ -181,139 +166,45 @@ class RealSwarm(Swarm):
         return await self._client.clock_offset(peer)
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._blob_server.close()
-        if self._link is not None:
-            await self._unlink(self._link, daemon_alive=self._link.daemon.process.returncode is None)
-
-    # from here on: how it starts, and how it is mended
+        await self._keeper.close()
 
     async def _start(self, bootstrap_peers: Sequence[str]) -> None:
         for address in bootstrap_peers:
             bare, peer = split_peer(address)
             if peer != self.peer_id:
-                self._known.setdefault(peer, []).append(bare)
-        await self._open_link()
-        if self._known:
-            reached = await self._rejoin()
+                self._keeper.known.setdefault(peer, []).append(bare)
+        await self._keeper.open()
+        if self._keeper.known:
+            reached = await self._keeper.rejoin()
             if not reached:
-                tried = ", ".join(address for address in bootstrap_peers)
-                raise UnreachableError(
-                    f"nobody answered at {tried}; check this machine's network and firewall, or ask for a newer invite"
-                )
+                tried = ", ".join(bootstrap_peers)
+                raise UnreachableError(f"nobody answered at {tried}; check this machine's network and firewall, or ask for a newer invite")
             await self._check_clock(reached)
-        self._tasks = [asyncio.create_task(self._supervise()), asyncio.create_task(self._keep())]
+        self._keeper.keep()
 
-    async def _open_link(self) -> None:
-        daemon = await start_daemon(self._options)
-        try:
-            control = Control(daemon.control)
-            server = await control.handle_streams(PROTOCOL, daemon.streams, self._blob_server.handle)
-            board = await open_board(
-                daemon.control, self.peer_id, self._view, self._on_record, client_only=self._client_only, storage=self._storage
-            )
-            await self._look_up_addresses(control)
-        except BaseException:
-            await daemon.stop()
-            raise
-        self._options = on_port(self._options, self._addresses)
-        self._storage = board.storage()
-        self._link = Link(daemon, control, board, server)
-        self._gossip.attach(control)
-        self._up.set()
+    async def _open_board(self, daemon: Daemon, storage: Any) -> Board:
+        return await open_board(daemon.control, self.peer_id, self._view, self._on_record, client_only=self._client_only, storage=storage)
 
-    async def _unlink(self, link: Link, *, daemon_alive: bool) -> None:
-        self._up.clear()
-        self._link = None
-        link.server.close()
-        await self._gossip.detach()
-        await link.board.close(daemon_alive=daemon_alive)
-        await link.daemon.stop()
-
-    async def _supervise(self) -> None:
-        """Notice that p2pd died, say why, and rebuild everything that hung on it."""
-        while self._link is not None:
-            self._last_words = await self._link.daemon.wait_dead()
-            log.error("%s; starting it again", self._last_words)
-            await self._unlink(self._link, daemon_alive=False)
-            for attempt in range(1 << 30):
-                try:
-                    await self._open_link()
-                    break
-                except SwarmError as error:
-                    self._last_words = str(error)
-                    log.error("p2pd cannot be started again: %s", error)
-                await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
-            self._restarts += 1
-            await self._keep_once()
-
-    async def _keep(self) -> None:
-        while True:
-            await asyncio.sleep(KEEP_EVERY_S)
-            await self._keep_once()
-
-    async def _keep_once(self) -> None:
-        """Come back to the known peers when they were lost, and let the DHT meet whoever is connected."""
-        try:
-            link = await self._current()
-            connected = await link.control.peers()
-            for peer in connected:
-                dialled = [a for a in peer.addresses if a and not is_relayed(a)]
-                if dialled and len(self._known) < 32:
-                    self._known.setdefault(peer.peer_id, dialled)
-            if not any(peer.peer_id in self._known for peer in connected):
-                await self._rejoin()
-            await link.board.meet(peer.peer_id for peer in connected[:32])
-            await self._look_up_addresses(link.control)
-        except SwarmError as error:
-            log.info("the network is away: %s", error)
-
-    async def _rejoin(self) -> list[str]:
-        """Dial all known peers side by side; those that answered."""
-        peers = list(self._known)
-        results = await asyncio.gather(*(self._dial(peer, self._known[peer]) for peer in peers), return_exceptions=True)
-        reached = []
-        for peer, result in zip(peers, results, strict=True):
-            if result is None:
-                reached.append(peer)
-            elif not isinstance(result, SwarmError):
-                raise result
-        await (await self._current()).board.meet(reached)
-        return reached
-
-    async def _dial(self, peer: str, addresses: Sequence[str]) -> None:
-        """TCP before anything else: p2pd itself would prefer QUIC, which moves blobs half as fast."""
-        control, failure = await self._control(), UnreachableError(f"peer {peer}: nobody knows an address")
-        tcp = [address for address in addresses if is_tcp(address)]
-        rest = [address for address in addresses if not is_tcp(address)]
-        for group in filter(None, (tcp, rest)):
-            try:
-                return await control.connect(peer, group, DIAL_LIMIT_S / 2 if tcp and rest else DIAL_LIMIT_S)
-            except UnreachableError as error:
-                failure = error
-        raise failure
-
-    async def _open_known(self, peer: str, timeout_s: float) -> Streams:
-        return await (await self._control()).open_stream(peer, PROTOCOL, min(timeout_s, WHERE_LIMIT_S))
+    async def _open_connected(self, peer: str, timeout_s: float) -> Streams:
+        return await (await self._keeper.control()).open_stream(peer, PROTOCOL, min(timeout_s, WHERE_LIMIT_S))
 
     async def _open_stream(self, peer: str, timeout_s: float) -> Streams:
         try:
-            return await (await self._control()).open_stream(peer, PROTOCOL, timeout_s)
+            return await (await self._keeper.control()).open_stream(peer, PROTOCOL, timeout_s)
         except UnreachableError:
             # p2pd's own look-up knows only public and private ranges, and forgets; whoever is connected to the peer knows better.
             if not self._asked_where.allow(peer) or not await self._dial_where_others_say(peer):
                 raise
-        return await (await self._control()).open_stream(peer, PROTOCOL, timeout_s)
+        return await (await self._keeper.control()).open_stream(peer, PROTOCOL, timeout_s)
 
     async def _dial_where_others_say(self, peer: str) -> bool:
         connected = [other.peer_id for other in await self.peers() if other.peer_id != peer]
-        asked = sorted(connected, key=lambda other: other not in self._known)[:4]
-        answers = await asyncio.gather(*(self._without_asking.where(other, peer) for other in asked), return_exceptions=True)
+        asked = sorted(connected, key=lambda other: other not in self._keeper.known)[:4]
+        answers = await asyncio.gather(*(self._client_of_connected.where(other, peer) for other in asked), return_exceptions=True)
         addresses = dict.fromkeys(a for answer in answers if isinstance(answer, list) for a in answer)
         try:
-            await self._dial(peer, list(addresses)[:MAX_ADDRESSES])
+            await self._keeper.dial(peer, list(addresses)[:MAX_ADDRESSES])
         except UnreachableError:
             return False
         return True
@@ -330,25 +221,6 @@ class RealSwarm(Swarm):
                 f"this machine's clock is {abs(offset_s):.1f} s {'behind' if offset_s > 0 else 'ahead of'} that of {len(offsets)} "
                 f"peer(s), {MAX_CLOCK_OFFSET_S:.0f} s are the limit; set it (for example `timedatectl set-ntp true`) and start again"
             )
-
-    async def _look_up_addresses(self, control: Control) -> None:
-        _, found = await control.identify()
-        loopback_last = sorted(found, key=lambda address: (address.startswith("/ip4/127."), not is_tcp(address)))
-        every = dict.fromkeys([*self._options.announce, *loopback_last])
-        self._addresses = tuple(f"{address}/p2p/{self.peer_id}" for address in every)
-
-    async def _current(self) -> Link:
-        try:
-            async with asyncio.timeout(REOPEN_LIMIT_S):
-                await self._up.wait()
-        except TimeoutError:
-            pass
-        if self._link is None:
-            raise DaemonError(f"p2pd is not running: {self._last_words or 'it was stopped'}")
-        return self._link
-
-    async def _control(self) -> Control:
-        return (await self._current()).control
 
 
 def _options(identity: Identity, settings: PeerSettings, relay_service: bool) -> DaemonOptions:

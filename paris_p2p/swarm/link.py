@@ -1,0 +1,174 @@
+"""The link to the network: p2pd with DHT, gossip and streams on it, kept up, and rebuilt when the daemon dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from paris_p2p.errors import DaemonError, SwarmError, UnreachableError
+from paris_p2p.swarm.addresses import is_relayed, is_tcp
+from paris_p2p.swarm.control import Control, StreamHandler
+from paris_p2p.swarm.daemon import Daemon, DaemonOptions, on_port, start_daemon
+from paris_p2p.swarm.dht import Board
+from paris_p2p.swarm.gossip import Gossip
+
+log = logging.getLogger(__name__)
+DIAL_LIMIT_S = 12.0
+REOPEN_LIMIT_S = 30.0  # what a caller waits for a daemon that is being restarted
+KEEP_EVERY_S = 10.0
+MAX_KNOWN_PEERS = 32
+_BACKOFF_S = (0.1, 0.5, 2.0, 10.0, 30.0)
+OpenBoard = Callable[[Daemon, Any], Any]  # (daemon, storage of the last board) -> awaitable Board
+
+
+@dataclass
+class Link:
+    """Everything that dies with one daemon."""
+
+    daemon: Daemon
+    control: Control
+    board: Board
+    server: asyncio.Server
+
+
+class LinkKeeper:
+    """Opens the link, comes back to peers that were lost, and opens another link when p2pd died."""
+
+    def __init__(
+        self, peer_id: str, options: DaemonOptions, gossip: Gossip, streams: tuple[str, StreamHandler], open_board: OpenBoard
+    ):
+        self._peer_id, self._options, self._gossip, self._streams, self._open_board = peer_id, options, gossip, streams, open_board
+        self.known: dict[str, list[str]] = {}  # peer -> addresses without /p2p/, dialled again when nobody is left
+        self.addresses: tuple[str, ...] = ()
+        self.restarts, self.last_words = 0, ""
+        self.mended = asyncio.Event()  # set after each restart of p2pd; whoever waits clears it
+        self.link: Link | None = None
+        self._storage: Any = None
+        self._up = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def current(self) -> Link:
+        """The link, waiting for it while p2pd is being restarted; DaemonError when that takes long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REOPEN_LIMIT_S):
+                await self._up.wait()
+        if self.link is None:
+            raise DaemonError(f"p2pd is not running: {self.last_words or 'it was stopped'}")
+        return self.link
+
+    async def control(self) -> Control:
+        return (await self.current()).control
+
+    async def open(self) -> None:
+        """PortInUseError or DaemonError when p2pd cannot be started."""
+        daemon = await start_daemon(self._options)
+        try:
+            control = Control(daemon.control)
+            protocol, handler = self._streams
+            server = await control.handle_streams(protocol, daemon.streams, handler)
+            board = await self._open_board(daemon, self._storage)
+            await self._look_up_addresses(control)
+        except BaseException:
+            await daemon.stop()
+            raise
+        self._options = on_port(self._options, self.addresses)
+        self._storage = board.storage()
+        self.link = Link(daemon, control, board, server)
+        self._gossip.attach(control)
+        self._up.set()
+
+    def keep(self) -> None:
+        """From now on, mend what breaks."""
+        self._tasks = [asyncio.create_task(self._supervise()), asyncio.create_task(self._keep())]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.link is not None:
+            await self._drop(self.link)
+
+    async def dial(self, peer: str, addresses: Sequence[str]) -> None:
+        """TCP before anything else: p2pd itself would prefer QUIC, which moves blobs half as fast. UnreachableError."""
+        control, failure = await self.control(), UnreachableError(f"peer {peer}: nobody knows an address")
+        tcp = [address for address in addresses if is_tcp(address)]
+        rest = [address for address in addresses if not is_tcp(address)]
+        for group in filter(None, (tcp, rest)):
+            try:
+                return await control.connect(peer, group, DIAL_LIMIT_S / 2 if tcp and rest else DIAL_LIMIT_S)
+            except UnreachableError as error:
+                failure = error
+        raise failure
+
+    async def rejoin(self) -> list[str]:
+        """Dial all known peers side by side; those that answered."""
+        peers = list(self.known)
+        results = await asyncio.gather(*(self.dial(peer, self.known[peer]) for peer in peers), return_exceptions=True)
+        reached = []
+        for peer, result in zip(peers, results, strict=True):
+            if result is None:
+                reached.append(peer)
+            elif not isinstance(result, SwarmError):
+                raise result
+        await (await self.current()).board.meet(reached)
+        return reached
+
+    async def _drop(self, link: Link) -> None:
+        self._up.clear()
+        self.link = None
+        try:
+            link.server.close()
+            await self._gossip.detach()
+            await link.board.close()
+        finally:
+            await link.daemon.stop()
+
+    async def _supervise(self) -> None:
+        """Notice that p2pd died, say why, and rebuild everything that hung on it."""
+        while self.link is not None:
+            self.last_words = await self.link.daemon.wait_dead()
+            log.error("%s; starting it again", self.last_words)
+            await self._drop(self.link)
+            for attempt in range(1 << 30):
+                try:
+                    await self.open()
+                    break
+                except SwarmError as error:
+                    self.last_words = str(error)
+                    log.error("p2pd cannot be started again: %s", error)
+                await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+            await self._keep_once()
+            self.restarts += 1
+            self.mended.set()
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_EVERY_S)
+            await self._keep_once()
+
+    async def _keep_once(self) -> None:
+        """Come back to the known peers when they were lost, and let the DHT meet whoever is connected."""
+        try:
+            link = await self.current()
+            connected = await link.control.peers()
+            if not any(peer.peer_id in self.known for peer in connected):
+                await self.rejoin()
+            for peer in connected:
+                dialled = [address for address in peer.addresses if address and not is_relayed(address)]
+                if dialled and len(self.known) < MAX_KNOWN_PEERS:
+                    self.known.setdefault(peer.peer_id, dialled)
+            await link.board.meet(peer.peer_id for peer in connected[:MAX_KNOWN_PEERS])
+            await self._look_up_addresses(link.control)
+            self._gossip.attach(link.control)  # listens again where a subscription ended while p2pd lives
+        except SwarmError as error:
+            log.info("the network is away: %s", error)
+
+    async def _look_up_addresses(self, control: Control) -> None:
+        _, found = await control.identify()
+        loopback_last = sorted(found, key=lambda address: (address.startswith("/ip4/127."), not is_tcp(address)))
+        every = dict.fromkeys([*self._options.announce, *loopback_last])
+        self.addresses = tuple(f"{address}/p2p/{self._peer_id}" for address in every)

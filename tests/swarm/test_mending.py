@@ -1,0 +1,163 @@
+"""Real daemons that cannot start, die, or lose their parent; bootstrap peers that are not there; clocks that are off."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+from paris_p2p.errors import ClockError, DaemonError, PortInUseError, UnreachableError, UsageError
+from paris_p2p.identity import Identity
+from paris_p2p.records import claims_key
+from paris_p2p.spec import PeerSettings
+from paris_p2p.swarm.addresses import split_peer
+from paris_p2p.swarm.real import open_swarm
+from tests.swarm.swarms import BLOB, CHUNKS, RUN, OnLoopback, Source, claim
+
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(60)]
+KEY = claims_key(RUN, "expert-0")
+
+
+async def test_a_killed_daemon_is_restarted_and_the_peer_serves_records_gossip_and_blobs_as_before(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        network, me = OnLoopback(tmp_path, stack), Identity.generate()
+        first = await network.join(me, Source())
+        other = await network.join()
+        heard = asyncio.Event()
+
+        async def hear(sender: str, data: bytes) -> None:
+            heard.set()
+
+        await first.subscribe("topic", hear)
+        await first.store_record(claim(me, 1))
+        old_pid, old_addresses = first.daemon_pid, first.addresses()  # type: ignore[attr-defined]
+        os.kill(old_pid, signal.SIGKILL)
+        await first.mended.wait()  # type: ignore[attr-defined]
+
+        assert first.daemon_restarts == 1
+        assert "status -9" in first.last_words
+        assert first.addresses() == old_addresses
+        await other.connect(first.addresses())
+        assert [item async for item in other.fetch_chunks(first.peer_id, BLOB, [1])] == [(1, CHUNKS[1])]
+        third = await network.join()  # knows nothing but the bootstrap peer, which must have kept the record
+        assert [envelope.signer for envelope in await third.read_records(KEY, RUN)] == [me.peer_id]
+        for _ in range(40):
+            await other.publish("topic", b"hint")
+            if await _is_set_soon(heard):
+                break
+        assert heard.is_set()
+
+
+async def test_a_peer_whose_daemon_died_comes_back_to_its_bootstrap_peer(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        network = OnLoopback(tmp_path, stack)
+        first, other = await network.join(source=Source()), await network.join()
+        os.kill(other.daemon_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        await other.mended.wait()  # type: ignore[attr-defined]
+        assert first.peer_id in {peer.peer_id for peer in await other.peers()}
+        assert await other.fetch_spec(first.peer_id, RUN) == b"a spec"
+
+
+async def test_a_port_that_another_program_has_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortInUseError, match=str(port)):
+            async with open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path, host="127.0.0.1", port=port)):
+                pass
+
+
+async def test_two_nodes_cannot_share_a_port(tmp_path: Path) -> None:
+    async with open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path / "a", host="127.0.0.1")) as first:
+        port = int(first.addresses()[0].split("/")[4])
+        with pytest.raises(PortInUseError, match=str(port)):
+            async with open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path / "b", host="127.0.0.1", port=port)):
+                pass
+
+
+async def test_a_daemon_that_cannot_start_is_explained_in_its_own_words(tmp_path: Path) -> None:
+    settings = PeerSettings(data_dir=tmp_path, host="127.0.0.1", announce=("/nonsense/1",))
+    with pytest.raises(DaemonError, match="nonsense"):
+        async with open_swarm(Identity.generate(), settings):
+            pass
+    with pytest.raises(UsageError, match="elsewhere"):
+        async with open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path / "b", host="elsewhere")):
+            pass
+
+
+async def test_bootstrap_peers_that_do_not_answer_are_named(tmp_path: Path) -> None:
+    nobody = f"/ip4/127.0.0.1/tcp/1/p2p/{Identity.generate().peer_id}"
+    with pytest.raises(UnreachableError, match=nobody):
+        async with open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path, host="127.0.0.1"), bootstrap_peers=[nobody]):
+            pass
+
+
+async def test_a_peer_that_answers_with_another_key_is_not_the_bootstrap_peer(tmp_path: Path) -> None:
+    async with open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path / "a", host="127.0.0.1")) as first:
+        where, _ = split_peer(first.addresses()[0])
+        impostor = f"{where}/p2p/{Identity.generate().peer_id}"
+        with pytest.raises(UnreachableError):
+            async with open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path / "b", host="127.0.0.1"), bootstrap_peers=[impostor]):
+                pass
+
+
+async def test_a_clock_that_is_off_is_said_at_the_start(tmp_path: Path) -> None:
+    settings = [PeerSettings(data_dir=tmp_path / name, host="127.0.0.1") for name in "ab"]
+    async with open_swarm(Identity.generate(), settings[0], clock=lambda: time.time() + 10) as first:
+        with pytest.raises(ClockError, match="behind"):
+            async with open_swarm(Identity.generate(), settings[1], bootstrap_peers=first.addresses()):
+                pass
+
+
+async def test_no_daemon_outlives_its_swarm_or_a_start_that_failed(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        await OnLoopback(tmp_path, stack).join()
+        assert len(_daemons(psutil.Process())) == 1
+    nobody = f"/ip4/127.0.0.1/tcp/1/p2p/{Identity.generate().peer_id}"
+    settings = PeerSettings(data_dir=tmp_path / "lost", host="127.0.0.1")
+    with pytest.raises(UnreachableError):
+        async with open_swarm(Identity.generate(), settings, bootstrap_peers=[nobody]):
+            pass
+    assert _daemons(psutil.Process()) == []
+
+
+async def test_p2pd_is_gone_soon_after_its_node_was_killed(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, sys; from pathlib import Path\n"
+        "from paris_p2p.identity import Identity; from paris_p2p.spec import PeerSettings; from paris_p2p.swarm.real import open_swarm\n"
+        "async def main():\n"
+        "    async with open_swarm(Identity.generate(), PeerSettings(data_dir=Path(sys.argv[1]), host='127.0.0.1')) as swarm:\n"
+        "        print(swarm.daemon_pid, flush=True)\n"
+        "        await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    node = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(tmp_path), stdout=asyncio.subprocess.PIPE)
+    assert node.stdout is not None
+    daemon = psutil.Process(int(await node.stdout.readline()))
+    node.kill()
+    await node.wait()
+    gone, alive = await asyncio.to_thread(psutil.wait_procs, [daemon], 5)
+    assert alive == []
+    assert gone == [daemon]
+
+
+def _daemons(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children() if child.name() == "p2pd"]
+
+
+async def _is_set_soon(event: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(0.25):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

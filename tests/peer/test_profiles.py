@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 
 from paris_p2p.errors import PresetError, UsageError
+from paris_p2p.model.presets import EXPERT_PRESETS, count_parameters, expert_config
 from paris_p2p.peer.profiles import REFERENCE_TOKENS, known_profiles, load_profile
-from paris_p2p.spec import PeerSettings
+from paris_p2p.spec import LatentShape, PeerSettings, TextShape
 
-NETWORKS = {"tiny": (4e6, 192, 6), "dit-b/2": (129e6, 768, 12), "dit-xl/2": (605e6, 1152, 28)}  # parameters, width, depth
+LATENT = LatentShape(channels=4, frames=4, height=32, width=32)  # REFERENCE_TOKENS in 1 x 2 x 2 patches
+TEXT = TextShape(tokens=32, dim=768, pooled_dim=768)
 NAMES = ["cpu", "cpu-2core", "gpu-8gb", "gpu-12gb", "gpu-16gb", "gpu-24gb", "gpu-48gb", "gpu-80gb"]
 
 
 def needed_bytes(preset: str, clips: int) -> float:
-    parameters, width, depth = NETWORKS[preset]
-    return 20 * parameters + 64 * width * depth * REFERENCE_TOKENS * clips
+    config = expert_config(preset, LATENT, TEXT)
+    activations = 64 * int(config["width"]) * int(config["depth"]) * REFERENCE_TOKENS * clips
+    return 20 * count_parameters(config) + activations
 
 
 def test_the_shipped_profiles_are_found_in_order_of_size() -> None:
@@ -36,7 +39,8 @@ def test_the_micro_batches_fit_the_memory_and_larger_presets_would_not(name: str
     gpu = profile.device == "cuda"
     settings = profile.settings_fields()
     room = 0.9 * profile.memory_gb * 1e9 - 0.6e9 if gpu else 0.9 * settings["max_memory_bytes"] - 1.3e9
-    for preset in NETWORKS:
+    assert set(profile.presets) <= set(EXPERT_PRESETS)
+    for preset in EXPERT_PRESETS:
         if preset in profile.presets:
             assert needed_bytes(preset, profile.presets[preset]) <= room
         elif gpu:
@@ -45,14 +49,14 @@ def test_the_micro_batches_fit_the_memory_and_larger_presets_would_not(name: str
 
 def test_the_micro_batch_shrinks_with_longer_clips_but_never_to_nothing() -> None:
     profile = load_profile("gpu-12gb")
-    assert profile.micro_batch_clips("dit-b/2") == 8
-    assert profile.micro_batch_clips("dit-b/2", tokens=4 * REFERENCE_TOKENS) == 2
-    assert profile.micro_batch_clips("dit-b/2", tokens=1 << 20) == 1
+    assert profile.micro_batch_clips("dit-b-2") == 8
+    assert profile.micro_batch_clips("dit-b-2", tokens=4 * REFERENCE_TOKENS) == 2
+    assert profile.micro_batch_clips("dit-b-2", tokens=1 << 20) == 1
 
 
 def test_a_preset_that_does_not_fit_is_refused_with_those_that_do() -> None:
-    with pytest.raises(PresetError, match=r"'dit-xl/2' does not fit a GPU with 8 GB.*dit-b/2"):
-        load_profile("gpu-8gb").micro_batch_clips("dit-xl/2")
+    with pytest.raises(PresetError, match=r"'dit-xl-2' does not fit a GPU with 8 GB.*dit-b-2"):
+        load_profile("gpu-8gb").micro_batch_clips("dit-xl-2")
 
 
 def test_an_unknown_profile_is_refused_with_the_names_there_are() -> None:

@@ -1,0 +1,57 @@
+"""Multiaddrs between text and p2pd's bytes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paris_p2p.errors import UnreachableError
+from paris_p2p.identity import Identity
+from paris_p2p.swarm.addresses import is_relayed, is_tcp, split_peer, to_bytes, to_text
+
+PEER = Identity.generate().peer_id
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/ip4/1.2.3.4/tcp/31337",
+        "/ip6/2001:db8::1/tcp/80",
+        "/ip4/1.2.3.4/udp/4001/quic-v1",
+        "/dns4/node.example.org/tcp/1",
+        f"/ip4/1.2.3.4/tcp/5/p2p/{PEER}/p2p-circuit",
+    ],
+)
+def test_an_address_survives_the_way_to_bytes_and_back(address: str) -> None:
+    assert to_text(to_bytes(address)) == address
+
+
+def test_a_peer_id_is_written_as_its_multihash_not_as_a_cid() -> None:
+    data = to_bytes(f"/p2p/{PEER}")
+    assert data[:5] == bytes([0xA5, 0x03, 38, 0x00, 0x24])
+
+
+@pytest.mark.parametrize("address", ["/ip4/1.2.3/tcp/1", "/ip4/1.2.3.4/tcp/70000", "/ip4/1.2.3.4/sctp/1", "/p2p/nobody", "/ip4"])
+def test_an_address_that_is_none_is_said_so(address: str) -> None:
+    with pytest.raises(UnreachableError, match=r"copy the whole address|use /ip4"):
+        to_bytes(address)
+
+
+@pytest.mark.parametrize("address", ["", "/ip4/1.2.3.4/tcp/1", "/ip4/1.2.3.4/tcp/1/p2p/x", f"/ip4/1.2.3.4/tcp/1/p2p/{PEER}/p2p-circuit"])
+def test_an_address_without_a_peer_at_its_end_cannot_be_dialled(address: str) -> None:
+    with pytest.raises(UnreachableError):
+        split_peer(address)
+
+
+def test_a_relayed_address_ends_in_the_peer_behind_the_relay() -> None:
+    other = Identity.generate().peer_id
+    where, peer = split_peer(f"/ip4/1.2.3.4/tcp/1/p2p/{PEER}/p2p-circuit/p2p/{other}")
+    assert peer == other
+    assert is_relayed(where)
+    assert not is_tcp(where)
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_read_or_skipped(data: bytes) -> None:
+    assert isinstance(to_text(data), str)

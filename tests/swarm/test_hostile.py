@@ -1,0 +1,145 @@
+"""Peers that talk nonsense on the stream protocol, as seeders and as askers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from paris_p2p.errors import SwarmError, UnreachableError
+from paris_p2p.swarm.blobs import CHUNK_HEAD, LENGTH, MAX_HAVE_BYTES, PROTOCOL, pack_head
+from paris_p2p.swarm.control import close_stream
+from paris_p2p.swarm.serving import MAX_STREAMS_PER_PEER
+from tests.swarm.swarms import BLOB, CHUNKS, RUN, OnLoopback, Source
+
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(60)]
+
+ANSWERS = {
+    "an endless head": LENGTH.pack(0xFFFFFFFF) + b"x" * 100,
+    "no msgpack": LENGTH.pack(4) + b"\xc1\xc1\xc1\xc1",
+    "not a map": LENGTH.pack(1) + b"\x01",
+    "nothing": b"",
+    "half a head": LENGTH.pack(100) + b"x",
+    "no size": pack_head({"ok": True}),
+    "a negative size": pack_head({"ok": True, "size": -1}),
+    "a size of text": pack_head({"ok": True, "size": "8"}),
+    "a size over the bound": pack_head({"ok": True, "size": MAX_HAVE_BYTES + 1}),
+    "less than its size": pack_head({"ok": True, "size": 1000}) + b"x",
+}
+CHUNK_ANSWERS = {
+    "another chunk": pack_head({"ok": True}) + CHUNK_HEAD.pack(9, 1) + b"x",
+    "4 GiB": pack_head({"ok": True}) + CHUNK_HEAD.pack(0, 0xFFFFFFFF) + b"x",
+    "half a chunk": pack_head({"ok": True}) + CHUNK_HEAD.pack(0, 1000) + b"x",
+    "no chunk": pack_head({"ok": True}),
+}
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[tuple[Any, Any]]:
+    """(a peer that the test makes hostile, an honest one that serves)."""
+    async with AsyncExitStack() as stack:
+        network = OnLoopback(tmp_path, stack)
+        yield await network.join(), await network.join(source=Source())
+
+
+async def test_answers_that_break_the_protocol_end_the_request_and_nothing_else(pair: tuple[Any, Any]) -> None:
+    hostile, honest = pair
+    for answer in ANSWERS.values():
+        _answer_with(hostile, answer)
+        with pytest.raises(UnreachableError):
+            await honest.fetch_have(hostile.peer_id, BLOB)
+    for answer in CHUNK_ANSWERS.values():
+        _answer_with(hostile, answer)
+        with pytest.raises(UnreachableError):
+            _ = [item async for item in honest.fetch_chunks(hostile.peer_id, BLOB, [0])]
+
+
+async def test_records_that_are_no_list_of_envelopes_are_refused_and_long_ones_are_dropped(pair: tuple[Any, Any]) -> None:
+    hostile, honest = pair
+    for body in (msgpack.packb({"a": 1}), msgpack.packb([1, 2]), b"\xc1"):
+        _answer_with(hostile, pack_head({"ok": True, "size": len(body)}) + body)
+        with pytest.raises(UnreachableError):
+            await honest.fetch_records(hostile.peer_id, "key")
+    body = msgpack.packb([b"x" * 5000, b"short"])
+    _answer_with(hostile, pack_head({"ok": True, "size": len(body)}) + body)
+    assert await honest.fetch_records(hostile.peer_id, "key") == [b"short"]
+
+
+async def test_a_clock_that_is_no_time_is_refused(pair: tuple[Any, Any]) -> None:
+    hostile, honest = pair
+    for time in (float("nan"), 1e300, "noon", None, -1.0):
+        _answer_with(hostile, pack_head({"ok": True, "time": time}))
+        with pytest.raises(UnreachableError):
+            await honest.measure_clock_offset(hostile.peer_id)
+
+
+async def test_requests_that_break_the_protocol_are_refused_and_the_next_one_is_answered(pair: tuple[Any, Any]) -> None:
+    hostile, honest = pair
+    requests = [
+        LENGTH.pack(0xFFFFFFFF) + b"x",
+        LENGTH.pack(3) + b"\xc1\xc1\xc1",
+        pack_head({"op": "format the disk"}),
+        pack_head({"op": ["chunks"]}),
+        pack_head({"op": "chunks", "blob": BLOB, "indexes": [-1]}),
+        pack_head({"op": "chunks", "blob": BLOB, "indexes": [1 << 40]}),
+        pack_head({"op": "chunks", "blob": BLOB, "indexes": list(range(5000))}),
+        pack_head({"op": "chunks", "blob": BLOB, "indexes": "all"}),
+        pack_head({"op": "chunks", "blob": 7, "indexes": []}),
+    ]
+    for request in requests:
+        answer = await _say(hostile, honest.peer_id, request)
+        assert b"bad request" in answer
+    assert honest.refused["stream: bad request"] == len(requests)
+    assert await hostile.fetch_spec(honest.peer_id, RUN) == b"a spec"
+
+
+async def test_one_peer_cannot_take_all_streams_and_gives_them_back(pair: tuple[Any, Any]) -> None:
+    hostile, honest = pair
+    control = await hostile._keeper.control()
+    held = [await control.open_stream(honest.peer_id, PROTOCOL, 10) for _ in range(MAX_STREAMS_PER_PEER)]
+    with pytest.raises(UnreachableError, match="busy"):
+        await _until_refused(hostile, honest.peer_id)
+    for _, writer in held:
+        await close_stream(writer)
+    await _until_served(hostile, honest.peer_id)
+
+
+def _answer_with(swarm: Any, answer: bytes) -> None:
+    """From now on this peer answers every stream with these bytes, and ends it."""
+
+    async def converse(peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        writer.write_eof()
+        await reader.read(1 << 16)
+        await reader.read(1)
+
+    swarm._blob_server._converse = converse
+
+
+async def _say(swarm: Any, peer: str, request: bytes) -> bytes:
+    control = await swarm._keeper.control()
+    reader, writer = await control.open_stream(peer, PROTOCOL, 10)
+    try:
+        writer.write(request)
+        return await reader.read(1 << 16)
+    finally:
+        await close_stream(writer)
+
+
+async def _until_refused(swarm: Any, peer: str) -> None:
+    while True:  # p2pd hands streams over a moment after it opened them
+        await swarm.fetch_spec(peer, RUN)
+
+
+async def _until_served(swarm: Any, peer: str) -> None:
+    while True:
+        try:
+            assert [item async for item in swarm.fetch_chunks(peer, BLOB, [0])] == [(0, CHUNKS[0])]
+            return
+        except SwarmError:
+            continue

@@ -2,7 +2,7 @@
 # PYTHON chooses another interpreter than python3. The package index is whichever pip is configured with.
 
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 
 give_up() {
   printf 'scripts/%s: %s\n' "$(basename "$0")" "$1" >&2
@@ -28,8 +28,9 @@ check_machine() {
     give_up "no C compiler (cc, gcc or clang). On Debian or Ubuntu: apt install build-essential"
 }
 
+# pip's script names its interpreter by its full path, so it fails, or answers from elsewhere, in a folder that was moved or copied.
 usable() {
-  [ "$(sed -n 1p .venv/folder 2>/dev/null)" = "$PWD" ] && .venv/bin/python -m pip --version >/dev/null 2>&1
+  [[ "$(.venv/bin/pip --version 2>/dev/null)" == *" $PWD/.venv/"* ]]
 }
 
 make_venv() {
@@ -37,7 +38,6 @@ make_venv() {
   check_machine
   printf 'Setting up .venv in %s; this downloads about 1 GB (more with CUDA) and takes some minutes.\n' "$PWD"
   "$python" -m venv --clear .venv || give_up "could not make .venv with '$python' (see above); is $PWD writable, and is there room on the disk?"
-  printf '%s\n' "$PWD" >.venv/folder
 }
 
 set_up() {

@@ -23,6 +23,9 @@ from torch import Tensor
 
 from paris_p2p.errors import CheckpointError, DiskFullError, DivergedError, ReadOnlyError
 
+BETAS = (0.9, 0.999)  # AdamW's
+# Cauchy and Schwarz: m^2 <= v (1 - b1)^2 / ((1 - b2) (1 - b1^2 / b2)) for any gradients; rounded up, above what underflows.
+MOMENT_RATIO, MOMENT_FLOOR = 7.5, 1e-12
 PARTS = ("weights", "exp_avg", "exp_avg_sq", "ema")
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -82,25 +85,22 @@ def check_weights(path: Path, shapes: Shapes, counters: Counters | None) -> None
             _finite(path, name, read(name))
 
 
-def check_resume(path: Path, shapes: Shapes, counters: Counters, weights_path: Path | None = None) -> None:
+def check_resume(path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float, weights_path: Path) -> None:
     """CheckpointError unless the file is a resume state whose EMA, cast to bf16, is what `weights_path` holds."""
-    for _ in _resume_tensors(path, shapes, counters):
-        pass
-    if weights_path is None:
-        return
+    _check_resume_tensors(path, shapes, counters, max_grad_norm)
     with _open("resume", path, _resume_shapes(shapes), counters) as resume, _open("weights", weights_path, shapes, counters) as weights:
         for name in shapes:
             if not torch.equal(resume(f"ema.{name}").to(torch.bfloat16), weights(name)):
                 raise CheckpointError(f"{name} in {weights_path.name} is not the average in {path.name}; the files do not belong together")
 
 
-def load_resume(path: Path, state: TrainState) -> None:
-    """Copy a checked resume state into `state`'s tensors; its counters must be `state.counters`. CheckpointError."""
-    tensors = dict(state.tensors())
+def load_resume(path: Path, state: TrainState, max_grad_norm: float) -> None:
+    """Copy a resume state into `state`'s tensors, once all of it is checked; its counters must be `state.counters`. CheckpointError."""
     shapes = {name: tuple(tensor.shape) for name, tensor in state.weights.items()}
-    with torch.no_grad():
-        for name, tensor in _resume_tensors(path, shapes, state.counters):
-            tensors[name].copy_(tensor)
+    _check_resume_tensors(path, shapes, state.counters, max_grad_norm)
+    with torch.no_grad(), _open("resume", path, _resume_shapes(shapes), state.counters) as read:
+        for name, tensor in state.tensors():
+            tensor.copy_(read(name))
 
 
 def load_weights_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -110,13 +110,28 @@ def load_weights_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
             tensor.copy_(_finite(path, name, read(name)))
 
 
-def _resume_tensors(path: Path, shapes: Shapes, counters: Counters) -> Iterator[tuple[str, Tensor]]:
+def load_resume_weights_into(path: Path, tensors: Mapping[str, Tensor], counters: Counters) -> None:
+    """Copy the weights that training goes on with (fp32) into `tensors`. CheckpointError."""
+    shapes = _resume_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    with torch.no_grad(), _open("resume", path, shapes, counters) as read:
+        for name, tensor in tensors.items():
+            tensor.copy_(_finite(path, name, read(f"weights.{name}")))
+
+
+def _check_resume_tensors(path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float) -> None:
+    """Finite, and moments that clipped gradients can have: a forged one would stall or blow up the successor's training."""
+    squares = 0.0
     with _open("resume", path, _resume_shapes(shapes), counters) as read:
-        for name in _resume_shapes(shapes):
-            tensor = _finite(path, name, read(name))
-            if name.startswith("exp_avg_sq.") and bool((tensor < 0).any()):
-                raise CheckpointError(f"{name} in {path.name} has negative values; a mean of squares has none")
-            yield name, tensor
+        for name in shapes:
+            _finite(path, f"weights.{name}", read(f"weights.{name}"))
+            _finite(path, f"ema.{name}", read(f"ema.{name}"))
+            first = _finite(path, f"exp_avg.{name}", read(f"exp_avg.{name}"))
+            second = _finite(path, f"exp_avg_sq.{name}", read(f"exp_avg_sq.{name}"))
+            if bool((second < 0).any()) or bool((first.abs() > MOMENT_RATIO * second.clamp_min(0).sqrt() + MOMENT_FLOOR).any()):
+                raise CheckpointError(f"exp_avg.{name} and exp_avg_sq.{name} in {path.name} cannot come from any gradients")
+            squares += float(second.double().sum())
+    if squares > 1.01 * max_grad_norm**2:  # each step's gradients, together, are clipped to that norm
+        raise CheckpointError(f"exp_avg_sq in {path.name} sums to {squares:.4g}, gradients of norm {max_grad_norm:.4g} give less")
 
 
 def _resume_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:

@@ -9,17 +9,16 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
 from paris_p2p.errors import CheckpointError, ParisError
 from paris_p2p.rules.tips import refuse_loss
 from paris_p2p.spec import ROUTER, RunSpec
-from paris_p2p.work.checkpoint import Counters, check_resume, check_weights, load_weights_into
+from paris_p2p.work.checkpoint import Counters, check_resume, check_weights, load_resume_weights_into, load_weights_into
 from paris_p2p.work.child import open_line
 from paris_p2p.work.device import Device, pick_device, set_threads
 from paris_p2p.work.messages import GateJob, GateResult
@@ -27,6 +26,7 @@ from paris_p2p.work.objective import batch_clips, build_network, expert_losses, 
 
 PART_CLIPS = 8  # clips through the network at once: fixed, so that every attestor's memory is bounded
 MAX_LOSS = 1e6
+RESUME_SLACK = 2.0  # the weights before averaging are noisier, by far less than this
 
 
 def main() -> int:
@@ -52,7 +52,7 @@ def check(job: GateJob) -> GateResult:
     counters = Counters(job.run, job.slot, job.steps, job.clips)
     try:
         check_weights(job.weights_path, shapes, counters)
-        check_resume(job.resume_path, shapes, counters, job.weights_path)
+        check_resume(job.resume_path, shapes, counters, spec.training.clip_grad_norm, job.weights_path)
     except CheckpointError as error:
         return GateResult(ok=False, reason=str(error))
     return _measure(job, spec, device)
@@ -70,15 +70,13 @@ def gate_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
     return batch, times(spec, torch.special.ndtri(slices))
 
 
-def weights_loss(job: GateJob, spec: RunSpec, path: Path, batch: Batch, t: Tensor, device: Device) -> float:
-    """The mean loss of the weights in `path`, with captions and without dropout; CheckpointError when they are not the slot's."""
-    network = build_network(job.run, spec, job.slot).to(device.torch).eval()
-    load_weights_into(path, dict(network.named_parameters()))
+def mean_loss(network: nn.Module, slot: str, batch: Batch, t: Tensor, device: Device) -> float:
+    """The network's mean loss over the batch, with captions and without dropout."""
     total = 0.0
     for start in range(0, len(batch), PART_CLIPS):
         part, part_t = batch.part(start, start + PART_CLIPS).to(device.torch), t[start : start + PART_CLIPS].to(device.torch)
         with torch.no_grad(), device.autocast():
-            losses = router_losses(network, part, part_t) if job.slot == ROUTER else expert_losses(network, part, part_t, part.mask)
+            losses = router_losses(network, part, part_t) if slot == ROUTER else expert_losses(network, part, part_t, part.mask)
         total += float(losses.double().sum())
     return total / len(batch)
 
@@ -92,13 +90,23 @@ def zero_loss(spec: RunSpec, slot: str, batch: Batch) -> float:
 
 def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
     batch, t = gate_batch(job, spec)
-    loss = weights_loss(job, spec, job.weights_path, batch, t, device)
-    if not loss <= MAX_LOSS:  # NaN is not either
-        return GateResult(ok=False, reason=f"the gate's loss is {loss:.4g}", gate_clips=len(batch))
-    best = job.best_weights_path
-    reference = zero_loss(spec, job.slot, batch) if best is None else weights_loss(job, spec, best, batch, t, device)
+    network = build_network(job.run, spec, job.slot).to(device.torch).eval()
+    tensors = dict(network.named_parameters())
+
+    best, reference = job.best_weights_path, zero_loss(spec, job.slot, batch)
+    if best is not None:
+        load_weights_into(best, tensors)
+        reference = mean_loss(network, job.slot, batch, t, device)
     if not reference <= MAX_LOSS:
         raise CheckpointError(f"the gate's loss of the reference weights {best} is {reference:.4g}; nothing can be measured against them")
+
+    load_weights_into(job.weights_path, tensors)
+    loss = mean_loss(network, job.slot, batch, t, device)
+    # The average may be good while what training goes on with is spoilt: the next lead would be refused for it.
+    load_resume_weights_into(job.resume_path, tensors, Counters(job.run, job.slot, job.steps, job.clips))
+    raw_loss = mean_loss(network, job.slot, batch, t, device)
+    if not (loss <= MAX_LOSS and raw_loss <= RESUME_SLACK * max(loss, reference)):  # NaN is not either
+        return GateResult(ok=False, reason=f"the gate's loss is {loss:.4g}, {raw_loss:.4g} for the resume state's own weights")
     reason = refuse_loss(loss, reference, spec.gate.tolerance, first=best is None)
     return GateResult(ok=not reason, reason=reason or "", loss=loss, reference_loss=reference, gate_clips=len(batch))
 

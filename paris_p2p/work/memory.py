@@ -28,7 +28,10 @@ def choose_micro_batch(learner: Learner, batch: Batch, wanted_clips: int, max_me
         return len(batch)
     used = resident_bytes() + 4 * learner.parameters  # gradients are still to come
     limit = max_memory_bytes or resident_bytes() + int(available_bytes() * AVAILABLE_SHARE)
-    return fit_micro_batch(len(batch), used, saved_bytes_per_clip(learner, batch), limit)
+    clip_bytes = saved_bytes_per_clip(learner, batch)
+    if used + clip_bytes > limit and learner.recompute():
+        clip_bytes = saved_bytes_per_clip(learner, batch)
+    return fit_micro_batch(len(batch), used, clip_bytes, limit)
 
 
 def fit_micro_batch(batch_clips: int, used_bytes: int, clip_bytes: int, limit_bytes: int) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from paris_p2p.data.batches import Batch
 from paris_p2p.data.clips import DEFAULT_CACHE_BYTES, ClipSet
 from paris_p2p.errors import DataError, RecordError, UsageError
-from paris_p2p.flow.path import interpolate, velocity
+from paris_p2p.flow.path import clip_losses, interpolate, logit_normal, velocity
 from paris_p2p.model.presets import build_expert, build_router
 from paris_p2p.spec import ROUTER, RunSpec, open_run
 from paris_p2p.work.messages import GateJob, SlotJob
@@ -69,8 +69,8 @@ def batch_clips(spec: RunSpec, slot: str) -> int:
 
 
 def times(spec: RunSpec, normal: Tensor) -> Tensor:
-    """Logit-normal times, t = sigmoid(mean + std n): [B] float64 -> [B] float32."""
-    return torch.sigmoid(spec.training.time_mean + spec.training.time_std * normal).float()
+    """The run's distribution of times, from standard normals: [B] float64 -> [B] float32."""
+    return logit_normal(normal, spec.training.time_mean, spec.training.time_std).float()
 
 
 def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> Tensor:
@@ -94,14 +94,14 @@ def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> 
 
 def expert_losses(network: nn.Module, batch: Batch, t: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error of the velocity: [B]."""
-    x0 = batch.latent.float()                                    # [B C T H W]
+    x0 = batch.latent.float()                                        # [B C T H W]
     v = network(interpolate(x0, batch.noise, t), t, batch.tokens.float(), mask)  # [B C T H W]
-    return (v.float() - velocity(x0, batch.noise)).square().flatten(1).mean(1)  # [B]
+    return clip_losses(v, velocity(x0, batch.noise))                 # [B]
 
 
 def router_losses(network: nn.Module, batch: Batch, t: Tensor, *, latent: bool = True, caption: bool = True) -> Tensor:
     """Cross-entropy on the cluster: [B]."""
-    x_t = interpolate(batch.latent.float(), batch.noise, t)      # [B C T H W]
+    x_t = interpolate(batch.latent.float(), batch.noise, t)          # [B C T H W]
     logits = network(x_t if latent else None, t if latent else None, batch.pooled.float() if caption else None)  # [B K]
     return F.cross_entropy(logits.float(), batch.cluster, reduction="none")  # [B]
 

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +17,12 @@ from torch import Tensor
 from paris_p2p.data.batches import Batch, BatchSource, Draws, batches
 from paris_p2p.errors import DivergedError, MemoryLimitError
 from paris_p2p.spec import ROUTER, RunSpec, TrainingSpec
-from paris_p2p.work.checkpoint import Counters, TrainState, load_resume, write_checkpoint
+from paris_p2p.work.checkpoint import BETAS, Counters, TrainState, load_resume, write_checkpoint
 from paris_p2p.work.device import Device, limit_cuda_memory, pick_device, resident_bytes, return_memory, set_threads
 from paris_p2p.work.memory import choose_micro_batch
 from paris_p2p.work.messages import CheckpointReady, Command, Event, Started, StepEvent, TrainJob
 from paris_p2p.work.objective import batch_clips, build_network, open_clips, read_spec, train_losses
 
-BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 EVENT_S = 1.0  # at most one step event in this time
 MAX_LOSS = 1e6
@@ -103,7 +103,7 @@ class Learner:
     def restore(self, path: Path, steps: int, clips: int) -> None:
         """Go on from a resume state that must stand at these counters; CheckpointError."""
         self.steps, self.clips = steps, clips
-        load_resume(path, self.state())
+        load_resume(path, self.state(), self.spec.training.clip_grad_norm)
         for weight in self.weights.values():
             self.optimizer.state[weight]["step"].fill_(steps)
 
@@ -132,9 +132,13 @@ class Learner:
         while True:
             loss = self._backward(batch)
             if loss is not None:
-                return loss
+                break
             self.optimizer.zero_grad(set_to_none=True)
             self.shrink()
+        for weight in self.weights.values():
+            if weight.grad is None:  # an input's stand-in that no clip needed: AdamW must count this step for it too
+                weight.grad = torch.zeros_like(weight)
+        return loss
 
     def _backward(self, batch: Batch) -> float | None:
         """The mean loss, or None when memory ran out on the way."""
@@ -154,14 +158,22 @@ class Learner:
         return float(total)
 
     def shrink(self) -> None:
-        """Halve the micro-batch; MemoryLimitError when it is one clip already."""
-        if self.micro_batch_clips == 1:
+        """Halve the micro-batch; at one clip compute activations twice instead of keeping them; then MemoryLimitError."""
+        if self.micro_batch_clips == 1 and not self.recompute():
             raise MemoryLimitError(
                 f"training {self.slot} ({self.parameters:,} parameters) does not fit on {self.device} one clip at a time; "
                 "allow more memory, or take a slot of a smaller run"
             )
         self.micro_batch_clips = max(1, min(self.micro_batch_clips, batch_clips(self.spec, self.slot)) // 2)
         return_memory(self.device)
+
+    def recompute(self) -> bool:
+        """Trade time for memory: activations are computed again for backward. False when that is on, or the network cannot."""
+        network: Any = self.network  # a diffusers ModelMixin
+        if not network._supports_gradient_checkpointing or network.is_gradient_checkpointing:
+            return False
+        network.enable_gradient_checkpointing()
+        return True
 
 
 def _adamw(weights: list[Tensor], weight_decay: float) -> torch.optim.AdamW:

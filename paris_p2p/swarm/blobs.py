@@ -116,9 +116,7 @@ class BlobClient:
             return await self._read_body(reader, size, SILENCE_S) if size else b""
 
     @asynccontextmanager
-    async def _ask(
-        self, peer: str, request: dict[str, Any], silence_s: float
-    ) -> AsyncIterator[Streams]:
+    async def _ask(self, peer: str, request: dict[str, Any], silence_s: float) -> AsyncIterator[Streams]:
         reader, writer = await self._open_stream(peer, silence_s)
         try:
             writer.write(pack_head(request))

@@ -69,9 +69,7 @@ class Board:
         record = envelope.record
         try:
             async with asyncio.timeout(OPERATION_LIMIT_S):
-                return bool(
-                    await self._node.store(dht_key(record), envelope.data, float(record.expires_at), subkey=subkey_of(envelope))
-                )
+                return bool(await self._node.store(dht_key(record), envelope.data, float(record.expires_at), subkey=subkey_of(envelope)))
         except TimeoutError:
             log.warning("the DHT took longer than %.0f s to store under %s", OPERATION_LIMIT_S, dht_key(record))
             return False

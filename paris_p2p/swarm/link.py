@@ -38,9 +38,7 @@ class Link:
 class LinkKeeper:
     """Opens the link, comes back to peers that were lost, and opens another link when p2pd died."""
 
-    def __init__(
-        self, peer_id: str, options: DaemonOptions, gossip: Gossip, streams: tuple[str, StreamHandler], open_board: OpenBoard
-    ):
+    def __init__(self, peer_id: str, options: DaemonOptions, gossip: Gossip, streams: tuple[str, StreamHandler], open_board: OpenBoard):
         self._peer_id, self._options, self._gossip, self._streams, self._open_board = peer_id, options, gossip, streams, open_board
         self.known: dict[str, list[str]] = {}  # peer -> addresses without /p2p/, dialled again when nobody is left
         self.addresses: tuple[str, ...] = ()

@@ -1,0 +1,193 @@
+"""How fast a checkpoint comes over loopback: one seeder against a bare stream, and three limited seeders together.
+
+    python bench/transfer.py [--mb 512] [--rounds 3]
+
+Every peer is a process with its own p2pd. The bare stream runs between the same two daemons in the same run, bytes from
+memory, thrown away on arrival. The checkpoint comes from the seeder's disk and ends verified in the asker's store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paris_p2p.errors import MissingBlobError
+from paris_p2p.identity import Identity
+from paris_p2p.node.fetch import SourceLedger, fetch_blob
+from paris_p2p.records import BlobRef
+from paris_p2p.spec import PeerSettings
+from paris_p2p.store.blobs import BlobStore
+from paris_p2p.swarm.control import close_stream
+from paris_p2p.swarm.real import RealSwarm, open_swarm
+
+BARE = "/paris/bench-bare/1"
+PIECE = bytes(1 << 20)
+SEEDER_LIMIT_BPS = 20e6
+
+
+@dataclass
+class Seeds:
+    """A store, served to everybody."""
+
+    store: BlobStore
+
+    def may(self, peer: str, action: str, /) -> bool:
+        return True
+
+    def spec(self, run_id: str, /) -> bytes | None:
+        return None
+
+    def records(self, key: str, /) -> list[bytes]:
+        return []
+
+    def manifest_bytes(self, blob_id: str, /) -> bytes | None:
+        return self.store.manifest_bytes(blob_id)
+
+    def have(self, blob_id: str, /) -> bytes:
+        return self.store.have(blob_id)
+
+    def read_chunk(self, blob_id: str, index: int, /) -> bytes:
+        return self.store.read_chunk(blob_id, index)
+
+
+async def seed(folder: Path, checkpoint: Path, upload_bps: float) -> None:
+    """A seeder's process: print where it is and what it has, serve until its standard input ends."""
+    store = BlobStore(folder / "blobs")
+    ref = store.add_file(checkpoint)
+    settings = PeerSettings(data_dir=folder, host="127.0.0.1", upload_limit_bps=upload_bps)
+    async with open_swarm(Identity.generate(), settings, source=Seeds(store)) as swarm:
+        await _serve_bare(swarm)
+        print(swarm.addresses()[0], ref.id, ref.size_bytes, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+async def _serve_bare(swarm: RealSwarm) -> None:
+    async def send(peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(int.from_bytes(await reader.readexactly(4), "big")):
+            writer.write(PIECE)
+            await writer.drain()
+        await reader.read(1)
+        await close_stream(writer)
+
+    link: Any = await swarm._keeper.current()
+    await link.control.handle_streams(BARE, link.daemon.folder / "bare.sock", send)
+
+
+async def bare_mb_per_s(swarm: RealSwarm, peer: str, count_mb: int) -> float:
+    control = await swarm._keeper.control()
+    reader, writer = await control.open_stream(peer, BARE, 10)
+    started = time.perf_counter()
+    writer.write(count_mb.to_bytes(4, "big"))
+    for _ in range(count_mb):
+        await reader.readexactly(len(PIECE))
+    spent_s = time.perf_counter() - started
+    await close_stream(writer)
+    return count_mb * len(PIECE) / spent_s / 1e6
+
+
+async def fetched_mb_per_s(swarm: RealSwarm, peers: list[str], ref: BlobRef, folder: Path) -> float:
+    """Until the blob is verified, on disk and synced."""
+
+    async def sources() -> list[str]:
+        return peers
+
+    store = BlobStore(folder)
+    started = time.perf_counter()
+    path = await fetch_blob(ref, sources, swarm, store, ledger=SourceLedger())
+    spent_s = time.perf_counter() - started
+    if path.stat().st_size != ref.size_bytes:
+        raise MissingBlobError(f"{path} has {path.stat().st_size} bytes, not {ref.size_bytes}")
+    store.delete(ref.id)
+    return ref.size_bytes / spent_s / 1e6
+
+
+class Seeder:
+    """A seeder's process, as its parent sees it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, address: str, ref: BlobRef):
+        self.process, self.address, self.ref = process, address, ref
+        self.peer_id = address.rsplit("/", 1)[-1]
+
+    @classmethod
+    async def start(cls, folder: Path, checkpoint: Path, upload_bps: float) -> Seeder:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, __file__, "--seed", str(folder), str(checkpoint), str(upload_bps),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        address, blob_id, size = (await _stdout(process).readline()).decode().split()
+        return cls(process, address, BlobRef(id=blob_id, size_bytes=int(size)))
+
+    async def stop(self) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        await self.process.wait()
+
+
+def _stdout(process: asyncio.subprocess.Process) -> asyncio.StreamReader:
+    if process.stdout is None:
+        raise RuntimeError("the seeder has no standard output")
+    return process.stdout
+
+
+async def measure(folder: Path, count_mb: int, rounds: int) -> bool:
+    checkpoint = folder / "checkpoint.bin"
+    with checkpoint.open("wb") as file:
+        for _ in range(count_mb):
+            file.write(os.urandom(1 << 20))
+    return await _one_seeder(folder, checkpoint, count_mb, rounds) & await _three_seeders(folder, checkpoint)
+
+
+async def _one_seeder(folder: Path, checkpoint: Path, count_mb: int, rounds: int) -> bool:
+    seeder = await Seeder.start(folder / "one", checkpoint, 0)
+    settings = PeerSettings(data_dir=folder / "asker", host="127.0.0.1")
+    bare, fetched = [], []
+    async with open_swarm(Identity.generate(), settings, bootstrap_peers=[seeder.address]) as swarm:
+        await bare_mb_per_s(swarm, seeder.peer_id, 64)  # warms both ends up
+        for _ in range(rounds):
+            bare.append(await bare_mb_per_s(swarm, seeder.peer_id, count_mb))
+            fetched.append(await fetched_mb_per_s(swarm, [seeder.peer_id], seeder.ref, folder / "fetched"))
+            print(f"  bare stream {bare[-1]:6.0f} MB/s   checkpoint {fetched[-1]:6.0f} MB/s   ratio {fetched[-1] / bare[-1]:.2f}")
+    await seeder.stop()
+    ratio = statistics.median(f / b for f, b in zip(fetched, bare, strict=True))
+    print(f"one seeder: {statistics.median(fetched):.0f} MB/s verified and on disk, {ratio:.2f} of a bare stream (wanted: 0.70)")
+    return ratio >= 0.7
+
+
+async def _three_seeders(folder: Path, checkpoint: Path) -> bool:
+    seeders = [await Seeder.start(folder / f"three-{number}", checkpoint, SEEDER_LIMIT_BPS) for number in range(3)]
+    settings = PeerSettings(data_dir=folder / "asker-of-three", host="127.0.0.1")
+    async with AsyncExitStack() as stack:
+        addresses = [seeder.address for seeder in seeders]
+        swarm = await stack.enter_async_context(open_swarm(Identity.generate(), settings, bootstrap_peers=addresses))
+        rate = await fetched_mb_per_s(swarm, [seeder.peer_id for seeder in seeders], seeders[0].ref, folder / "fetched-of-three")
+    for seeder in seeders:
+        await seeder.stop()
+    share = rate / (3 * SEEDER_LIMIT_BPS / 1e6)
+    print(f"three seeders limited to 20 MB/s each: {rate:.1f} MB/s, {share:.2f} of 60 MB/s (wanted: 0.90)")
+    return share >= 0.9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mb", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", nargs=3, metavar=("FOLDER", "FILE", "BPS"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.seed:
+        asyncio.run(seed(Path(options.seed[0]), Path(options.seed[1]), float(options.seed[2])))
+        return
+    with tempfile.TemporaryDirectory(prefix="paris-bench-") as folder:
+        sys.exit(0 if asyncio.run(measure(Path(folder), options.mb, options.rounds)) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Config = dict[str, int | float | str | bool]
 
 EXPERT_PRESETS: dict[str, Config] = {
-    "nano":     {"width": 48,   "depth": 2,  "heads": 2},   # for tests
+    "nano":     {"width": 32,   "depth": 2,  "heads": 2},   # for tests
     "micro":    {"width": 128,  "depth": 4,  "heads": 4},   # minutes on a CPU
     "tiny":     {"width": 192,  "depth": 6,  "heads": 6},   # an hour on a CPU
     "small":    {"width": 384,  "depth": 12, "heads": 6},   # 4 GB of GPU memory

@@ -1,0 +1,76 @@
+"""The router network."""
+
+import itertools
+
+import pytest
+import torch
+
+from paris_p2p.model.presets import build_router, router_config
+from paris_p2p.model.router import Router
+from tests.model.conftest import LATENT, TEXT, stir
+
+
+def some(clips: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.randn(clips, 4, 2, 4, 4), torch.rand(clips), torch.randn(clips, 6)
+
+
+def test_a_fresh_router_finds_all_experts_alike():
+    assert not build_router(router_config("nano", LATENT, TEXT, experts=3))(*some()).any()
+
+
+@pytest.mark.parametrize("given", [given for given in itertools.product([True, False], repeat=3) if any(given)])
+def test_each_input_can_be_left_out_and_matters_when_it_is_there(router, given):
+    inputs = [value if there else None for value, there in zip(some(), given, strict=True)]
+    logits = router(*inputs)
+    assert logits.shape == (3, 3)
+    assert logits.isfinite().all()
+    for index, there in enumerate(given):
+        if there:
+            changed = list(inputs)
+            changed[index] = changed[index].flip(0)
+            assert not torch.allclose(router(*changed), logits, atol=1e-5)
+
+
+def test_with_nothing_to_route_by_it_says_so(router):
+    with pytest.raises(ValueError, match="a latent, a time or a caption"):
+        router(None, None, None)
+
+
+def test_every_parameter_learns_after_a_few_steps_with_and_without_inputs():
+    for preset in ("nano", "dit-b-2"):
+        config = {**router_config(preset, LATENT, TEXT, experts=3), "width": 32, "depth": 2, "heads": 2}
+        network = build_router(config)
+        before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        x, t, pooled = some()
+        for _ in range(5):
+            for inputs in ((x, t, pooled), (None, t, pooled), (x, None, None)):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(network(*inputs), torch.tensor([0, 1, 0])).backward()
+                optimizer.step()
+        assert [name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])] == [], preset
+
+
+def test_it_runs_in_bfloat16_and_under_autocast(router):
+    full = router(*some())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert router(*some()).shape == full.shape
+    assert router.to(torch.bfloat16)(*some()).dtype == torch.bfloat16
+
+
+def test_it_compiles_in_one_graph(router):
+    inputs = some()
+    torch.testing.assert_close(torch.compile(router, backend="eager", fullgraph=True)(*inputs), router(*inputs))
+
+
+def test_saved_and_loaded_it_is_the_same(router, tmp_path):
+    router.save_pretrained(tmp_path)
+    inputs = some()
+    assert torch.equal(Router.from_pretrained(tmp_path).eval()(*inputs), router(*inputs))
+
+
+def test_a_table_per_block_and_a_layer_per_block_both_steer():
+    for per_block in (False, True):
+        config = {**router_config("nano", LATENT, TEXT, experts=3), "depth": 2, "steer_per_block": per_block}
+        assert len(build_router(config).steer) == (2 if per_block else 1)
+        assert stir(build_router(config))(*some()).isfinite().all()

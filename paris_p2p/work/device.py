@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
@@ -62,6 +63,13 @@ def set_threads(threads: int) -> None:
     """At most `threads` CPU threads for torch; 0 leaves its own choice."""
     if threads:
         torch.set_num_threads(threads)
+
+
+def compute_repeatably(device: Device) -> None:
+    """Choose GPU kernels whose sums always have the same order, where there are such; call before the first computation."""
+    if device.cuda:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def limit_cuda_memory(device: Device, max_bytes: int) -> None:

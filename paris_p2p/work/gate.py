@@ -46,7 +46,7 @@ def check(job: GateJob) -> GateResult:
     set_threads(job.threads)
     spec, device = read_spec(job), pick_device(job.device)
     expected_clips = job.steps * batch_clips(spec, job.slot)
-    if job.clips != expected_clips:
+    if job.clips != expected_clips or job.steps == 0:
         return GateResult(ok=False, reason=f"{job.steps} steps take {expected_clips} clips, the card says {job.clips}")
     shapes = network_shapes(spec, job.slot)
     counters = Counters(job.run, job.slot, job.steps, job.clips)

@@ -48,7 +48,7 @@ class TrainJob(SlotJob):
     resume_clips: Count = 0
     out_dir: Path  # checkpoints are written here; whoever started the trainer removes them
     micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
-    max_memory_bytes: Annotated[int, Field(ge=0)] = 0  # 0: no limit of ours
+    max_memory_bytes: Annotated[int, Field(ge=0)] = 0  # of main memory, or of the GPU's when training there; 0: no limit of ours
     checkpoint_s: Annotated[float, Field(ge=0)] = 600.0  # 0: only when told to, and at the end
     max_steps: Count = 0  # stop, with a checkpoint, at this step of the lineage; 0: until told to
 

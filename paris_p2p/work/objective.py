@@ -17,7 +17,7 @@ from paris_p2p.errors import DataError, RecordError, UsageError
 from paris_p2p.flow.path import clip_losses, interpolate, logit_normal, velocity
 from paris_p2p.model.presets import build_expert, build_router
 from paris_p2p.spec import ROUTER, RunSpec, open_run
-from paris_p2p.work.messages import GateJob, SlotJob
+from paris_p2p.work.messages import GateJob, SlotJob, TrainJob
 
 ROUTER_LATENT_DROPOUT = 0.1  # so that the router also answers from the caption alone
 CAPTION_DRAW, LATENT_DRAW = 0, 1  # which of a clip's uniform draws decides what
@@ -39,7 +39,7 @@ def open_clips(job: SlotJob, spec: RunSpec) -> ClipSet:
     refs = spec.shards_for(job.slot, "gate" if isinstance(job, GateJob) else "train")
     if job.shard_clusters != tuple(ref.cluster for ref in refs):
         raise DataError(f"the job has {len(job.shard_paths)} shards, the run {len(refs)} for {job.slot}; clusters must agree in order")
-    limit_bytes = getattr(job, "max_memory_bytes", 0)
+    limit_bytes = job.max_memory_bytes if isinstance(job, TrainJob) else 0
     cache_bytes = min(DEFAULT_CACHE_BYTES, limit_bytes // 8) if limit_bytes else DEFAULT_CACHE_BYTES
     clips = ClipSet(job.shard_paths, job.shard_clusters, latent=spec.latent, text=spec.text_shape, cache_bytes=cache_bytes)
     expected = sum(ref.clips for ref in refs)

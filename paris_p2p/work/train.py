@@ -18,7 +18,7 @@ from paris_p2p.data.batches import Batch, BatchSource, Draws, batches
 from paris_p2p.errors import DivergedError, MemoryLimitError
 from paris_p2p.spec import ROUTER, RunSpec, TrainingSpec
 from paris_p2p.work.checkpoint import BETAS, Counters, TrainState, load_resume, write_checkpoint
-from paris_p2p.work.device import Device, limit_cuda_memory, pick_device, resident_bytes, return_memory, set_threads
+from paris_p2p.work.device import Device, compute_repeatably, limit_cuda_memory, pick_device, resident_bytes, return_memory, set_threads
 from paris_p2p.work.memory import choose_micro_batch
 from paris_p2p.work.messages import CheckpointReady, Command, Event, Started, StepEvent, TrainJob
 from paris_p2p.work.objective import batch_clips, build_network, open_clips, read_spec, train_losses
@@ -36,6 +36,7 @@ def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[
     spec = read_spec(job)
     set_threads(job.threads)
     device = pick_device(job.device)
+    compute_repeatably(device)
     limit_cuda_memory(device, job.max_memory_bytes)
     clips = open_clips(job, spec)
     learner = Learner(job.run, spec, job.slot, device)
@@ -277,10 +278,11 @@ class _Session:
         limit = self.job.max_memory_bytes
         if self.learner.device.cuda or not limit or resident_bytes() <= limit:
             return
-        if self.learner.micro_batch_clips > 1:
+        try:
             self.learner.shrink()
-            return
-        self._checkpoint()
-        raise MemoryLimitError(
-            f"the trainer uses {resident_bytes() >> 20} MiB, {limit >> 20} MiB are allowed; it stopped with a checkpoint; raise the limit"
-        )
+        except MemoryLimitError as error:
+            self._checkpoint()
+            used = resident_bytes()
+            raise MemoryLimitError(
+                f"the trainer uses {used >> 20} MiB, {limit >> 20} MiB are allowed; it stopped with a checkpoint; raise the limit"
+            ) from error

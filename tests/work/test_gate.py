@@ -171,9 +171,10 @@ def test_a_file_that_is_no_safetensors_is_refused(tiny: TinyRun, ready: Checkpoi
 
 
 def test_counters_that_no_training_reaches_are_refused(tiny: TinyRun, ready: CheckpointReady) -> None:
-    result = check(tiny.gate_job(ready, clips=ready.clips + 1))
-    assert not result.ok
-    assert "steps take" in result.reason
+    for counts in ({"clips": ready.clips + 1}, {"clips": 0, "steps": 0}):
+        result = check(tiny.gate_job(ready, **counts))
+        assert not result.ok
+        assert "steps take" in result.reason
 
 
 def test_a_checkpoint_worse_than_the_best_is_refused(tiny: TinyRun, ready: CheckpointReady) -> None:

@@ -171,6 +171,14 @@ def test_computing_activations_twice_changes_nothing(tiny: TinyRun) -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain.weights.values(), frugal.weights.values(), strict=True))
 
 
+def test_passing_the_memory_limit_shrinks_micro_batches_then_ends_with_a_checkpoint(tiny: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Event] = []
+    monkeypatch.setattr(training, "resident_bytes", lambda: 1 << 50)
+    with pytest.raises(MemoryLimitError, match="stopped with a checkpoint"):
+        train(tiny.train_job(out="limit", max_memory_bytes=1 << 40, micro_batch_clips=4), events.append, lambda: None)
+    assert checkpoint_of(events).steps == 4  # micro-batches of 4, 2, 1, and activations computed twice
+
+
 def test_a_memory_limit_below_what_training_takes_is_refused_with_words(tiny: TinyRun) -> None:
     with pytest.raises(MemoryLimitError, match="1 MiB are allowed"):
         run(tiny.train_job(max_memory_bytes=1 << 20))

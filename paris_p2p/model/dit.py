@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from paris_p2p.model.layers import MODULATIONS, TIME_FEATURES, Block, Patch, Positions, initialise, normed, time_features, zero
 
 
-class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class VideoDiT(ModelMixin, ConfigMixin):
     """One expert; an image is a clip of one frame."""
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["Block"]
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         channels: int,
@@ -51,7 +51,7 @@ class VideoDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.out = nn.Linear(width, channels * self.patch.volume)
         initialise(self)
         nn.init.normal_(self.null_token, std=text_width**-0.5)
-        zero(self.time_out, self.out, *(block.text.out for block in self.blocks))
+        zero(self.time_out, self.out)
 
     def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """The velocity [B C T H W] at x_t [B C T H W], t [B], for text tokens [B L text_width] where mask [B L] is True.

@@ -142,7 +142,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         y = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1).to(v.dtype) @ v
     else:
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)          # [B A N E]
-    return rearrange(y, "b a n e -> b n (a e)")
+    joined: Tensor = rearrange(y, "b a n e -> b n (a e)")
+    return joined
 
 
 class Block(nn.Module):
@@ -162,7 +163,9 @@ class Block(nn.Module):
         x = x + gate1 * self.attention(normed(x, shift1, scale1), *rotary)
         if self.text is not None and text is not None and mask is not None:
             x = x + self.text(x, text, mask)
-        return x + gate2 * self.down(F.gelu(self.up(normed(x, shift2, scale2)), approximate="tanh"))
+        hidden = F.gelu(self.up(normed(x, shift2, scale2)), approximate="tanh")  # [B N 4 D]
+        steered: Tensor = x + gate2 * self.down(hidden)
+        return steered
 
 
 def normed(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -171,11 +174,14 @@ def normed(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def initialise(network: nn.Module) -> None:
-    """Xavier-uniform linear layers with zero biases, as in DiT; what must start at zero is zeroed by its owner afterwards."""
+    """Xavier-uniform linear layers with zero biases, as in DiT, and text that says nothing yet; the rest that starts at zero is its owner's."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, CrossAttention):
+            zero(module.out)
 
 
 def zero(*layers: nn.Linear) -> None:

@@ -6,7 +6,7 @@ The counts of dit-b-2 and dit-xl-2 are Paris 1.0's (arXiv 2510.03434): 129M and 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,7 +62,8 @@ def build_expert(config: Mapping[str, int | float | str | bool]) -> VideoDiT:
     from paris_p2p.model.dit import VideoDiT
 
     _check(config, VideoDiT.__init__)
-    return VideoDiT(**config)
+    network: VideoDiT = VideoDiT(**config)
+    return network
 
 
 def build_router(config: Mapping[str, int | float | str | bool]) -> Router:
@@ -70,7 +71,8 @@ def build_router(config: Mapping[str, int | float | str | bool]) -> Router:
     from paris_p2p.model.router import Router
 
     _check(config, Router.__init__)
-    return Router(**config)
+    network: Router = Router(**config)
+    return network
 
 
 def count_parameters(config: Mapping[str, int | float | str | bool], *, router: bool = False) -> int:
@@ -91,11 +93,12 @@ def _patch(latent: LatentShape) -> Config:
     return {"patch_frames": 1, "patch_height": 2 - latent.height % 2, "patch_width": 2 - latent.width % 2}
 
 
-def _check(config: Mapping[str, int | float | str | bool], constructor: object) -> None:
-    known = {name: p for name, p in inspect.signature(constructor).parameters.items() if name != "self"}  # type: ignore[arg-type]
-    odd = sorted(set(config) - set(known)) or sorted(n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in config)
+def _check(config: Mapping[str, int | float | str | bool], constructor: Callable[..., None]) -> None:
+    known = {name: value.default for name, value in inspect.signature(constructor).parameters.items() if name != "self"}
+    missing = [name for name, default in known.items() if default is inspect.Parameter.empty and name not in config]
+    odd = sorted(set(config) - set(known)) or missing
     if odd:
-        raise RecordError(f"the network's numbers do not fit: {odd[0][:80]!r} is unknown or missing; the run needs another version of paris-p2p")
+        raise RecordError(f"the network's number {odd[0][:80]!r} is unknown or missing; the run needs another version of paris-p2p")
     for name, limit in _LIMITS.items():
         value = config.get(name, 1)
         if type(value) is not int or not 1 <= value <= limit:

@@ -16,10 +16,10 @@ from paris_p2p.model.dit import around_one
 from paris_p2p.model.layers import MODULATIONS, TIME_FEATURES, Block, Patch, Positions, initialise, time_features, zero
 
 
-class Router(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class Router(ModelMixin, ConfigMixin):
     """p(expert | x_t, t, caption), as logits."""
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         channels: int,

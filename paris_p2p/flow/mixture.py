@@ -1,0 +1,119 @@
+"""The marginal flow as a mixture of experts' flows: u(x, t) = sum_k p(k | x, t) u_k(x, t) (DDM, arXiv 2501.05450, section 3).
+
+A routing turns the router's logits into weights; only experts with weight are run, on only those clips that gave it to them.
+Legend: B clips, K experts, `...` the rest of a clip. t = 1 is noise. A logit of -inf is an expert that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from paris_p2p.errors import UsageError
+
+
+class ExpertPool(Protocol):
+    """Experts by number; a pool may bring an expert in only when it is asked for."""
+
+    def velocity(self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Expert k's v [B ...] at x [B ...], t [B], for text tokens [B L D] where mask [B L]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How logits become weights: a name in ROUTINGS, and the numbers that some of them take."""
+
+    name: str = "top_k"
+    top_k: int = 1
+    threshold: float = 0.1  # a share of the posterior
+    expert: int = 0  # of `single`
+
+    def __post_init__(self) -> None:
+        if self.name not in ROUTINGS:
+            raise UsageError(f"no routing is called {self.name!r}; choose one of {', '.join(ROUTINGS)}")
+        if self.top_k < 1 or not 0 <= self.threshold <= 1:
+            raise UsageError(f"top-k must be 1 or more and the threshold between 0 and 1, not {self.top_k} and {self.threshold}")
+
+    @property
+    def needs_router(self) -> bool:
+        return self.name in ("top_k", "full", "threshold")
+
+    def weights(self, logits: Tensor, clusters: Tensor | None = None) -> Tensor:
+        """[B K] logits -> [B K] weights that sum to one; `clusters` [B] are the true ones, for `oracle`.
+
+        UsageError when nothing is left that may get weight.
+        """
+        if not bool((logits > -torch.inf).any(1).all()):
+            raise UsageError("no expert is there to route to")
+        weights = ROUTINGS[self.name](self, logits.float(), clusters)
+        if not bool(weights[logits == -torch.inf].eq(0).all()):
+            raise UsageError(f"the routing {self.name} asks for an expert that is not there; use top_k, or fetch all experts")
+        return weights
+
+
+def _top_k(routing: Routing, logits: Tensor, clusters: Tensor | None) -> Tensor:
+    """The k most probable, renormalised."""
+    kept = logits.topk(min(routing.top_k, logits.shape[1]), dim=1)
+    return torch.zeros_like(logits).scatter(1, kept.indices, kept.values.softmax(1))
+
+
+def _full(routing: Routing, logits: Tensor, clusters: Tensor | None) -> Tensor:
+    return logits.softmax(1)
+
+
+def _threshold(routing: Routing, logits: Tensor, clusters: Tensor | None) -> Tensor:
+    """All at or above the threshold, and always the most probable; renormalised."""
+    shares = logits.softmax(1)
+    kept = (shares >= routing.threshold) & (shares > 0)
+    kept.scatter_(1, shares.argmax(1, keepdim=True), True)
+    return (shares * kept) / (shares * kept).sum(1, keepdim=True)
+
+
+def _uniform(routing: Routing, logits: Tensor, clusters: Tensor | None) -> Tensor:
+    """All that are there, alike: a plain ensemble."""
+    there = (logits > -torch.inf).float()
+    return there / there.sum(1, keepdim=True)
+
+
+def _oracle(routing: Routing, logits: Tensor, clusters: Tensor | None) -> Tensor:
+    if clusters is None:
+        raise UsageError("oracle routing needs the true cluster of every clip")
+    return torch.zeros_like(logits).scatter(1, clusters[:, None], 1.0)
+
+
+def _single(routing: Routing, logits: Tensor, clusters: Tensor | None) -> Tensor:
+    if not 0 <= routing.expert < logits.shape[1]:
+        raise UsageError(f"there is no expert {routing.expert}; there are {logits.shape[1]}, from 0 on")
+    return torch.zeros_like(logits).index_fill(1, torch.tensor([routing.expert], device=logits.device), 1.0)
+
+
+ROUTINGS: dict[str, Callable[[Routing, Tensor, Tensor | None], Tensor]] = {
+    "top_k": _top_k,
+    "full": _full,
+    "threshold": _threshold,
+    "uniform": _uniform,
+    "oracle": _oracle,
+    "single": _single,
+}
+
+
+def mixed_velocity(pool: ExpertPool, weights: Tensor, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """sum_k w_k u_k(x, t), each expert run once, on its own clips: weights [B K], x [B ...], t [B] -> [B ...] float32."""
+    mixed = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    for k in weights.any(0).nonzero().flatten().tolist():
+        rows = weights[:, k].nonzero().flatten()                                # clips that route to k
+        v = pool.velocity(k, x[rows], t[rows], tokens[rows], mask[rows]).float()
+        mixed.index_add_(0, rows, v * weights[rows, k].reshape(-1, *[1] * (x.dim() - 1)))
+    return mixed
+
+
+def only_present(logits: Tensor, present: list[int]) -> Tensor:
+    """The logits with -inf for every expert but those present, so that weights are renormalised among these: [B K]."""
+    there = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    there[present] = True
+    return logits.masked_fill(~there, -torch.inf)

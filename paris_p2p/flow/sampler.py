@@ -1,0 +1,57 @@
+"""From noise to data along the flow: a time grid, and Euler or Heun steps over it.
+
+Equal to diffusers' FlowMatchEulerDiscreteScheduler with `sigmas = linspace(1, 1/steps, steps)`; its own default grid ends at t = 0.001
+before 0, which wastes a step. t = 1 is noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Velocity = Callable[[Tensor, Tensor], Tensor]  # (x [B ...], t [B]) -> v [B ...]
+Step = Callable[[Velocity, Tensor, float, float], Tensor]
+
+
+def time_grid(steps: int, shift: float = 1.0) -> list[float]:
+    """steps + 1 times from 1 to 0, even but for `shift`: t -> s t / (1 + (s - 1) t) (arXiv 2403.03206, Eq. 23)."""
+    if steps < 1 or shift <= 0:
+        raise ValueError(f"{steps} steps with a shift of {shift}: both must be positive")
+    even = [1 - index / steps for index in range(steps)]
+    return [shift * t / (1 + (shift - 1) * t) for t in even] + [0.0]
+
+
+def sample(
+    velocity: Velocity, x: Tensor, times: list[float], step: str = "euler", report: Callable[[int], None] | None = None
+) -> Tensor:
+    """Integrate dx/dt = v from times[0] to times[-1]; `report` hears how many steps are done: [B ...] -> [B ...]."""
+    take = STEPS[step]
+    for index in range(len(times) - 1):
+        x = take(velocity, x, times[index], times[index + 1])
+        if report:
+            report(index + 1)
+    return x
+
+
+def euler_step(velocity: Velocity, x: Tensor, t: float, until: float) -> Tensor:
+    """First order: exact where the path is straight."""
+    return x + (until - t) * velocity(x, _rows(t, x)).to(x.dtype)
+
+
+def heun_step(velocity: Velocity, x: Tensor, t: float, until: float) -> Tensor:
+    """Second order, two velocities a step (Karras et al. 2022, arXiv 2206.00364, Algorithm 1); the last step is Euler's, as there."""
+    here = velocity(x, _rows(t, x)).to(x.dtype)
+    ahead = x + (until - t) * here
+    if until == 0:
+        return ahead
+    there = velocity(ahead, _rows(until, x)).to(x.dtype)
+    return x + (until - t) * (here + there) / 2
+
+
+def _rows(t: float, x: Tensor) -> Tensor:
+    return torch.full((len(x),), t, dtype=torch.float32, device=x.device)
+
+
+STEPS: dict[str, Step] = {"euler": euler_step, "heun": heun_step}

@@ -1,0 +1,70 @@
+"""Guidance of a mixture."""
+
+import pytest
+import torch
+
+from paris_p2p.errors import UsageError
+from paris_p2p.flow.guidance import FORMS, Condition, conditional, guided_velocity
+from paris_p2p.flow.mixture import mixed_velocity
+from tests.flow.toys import Toys, clips
+
+
+def route(x: torch.Tensor, t: torch.Tensor, pooled: torch.Tensor | None) -> torch.Tensor:
+    """Three experts; text moves weight to the last."""
+    logits = x.flatten(1)[:, :3].clone()
+    if pooled is not None:
+        logits[:, 2] += pooled.sum(1)
+    return logits.softmax(1)
+
+
+def first(x: torch.Tensor, t: torch.Tensor, pooled: torch.Tensor | None) -> torch.Tensor:
+    return torch.tensor([[1.0, 0.0, 0.0]]).expand(len(x), 3)
+
+
+def condition() -> tuple[torch.Tensor, torch.Tensor, Condition]:
+    x, t, tokens, mask = clips()
+    return x, t, Condition(tokens, mask, torch.rand(len(x), 6))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_scale_one_is_the_conditional_flow_and_costs_no_second_pass(form):
+    x, t, text = condition()
+    expected = conditional(Toys(), route, text, x, t)
+    pool = Toys()
+    torch.testing.assert_close(guided_velocity(form, pool, route, text, 1.0)(x, t), expected)
+    assert sum(count for _, count in pool.asked) == 3 * len(x)
+    torch.testing.assert_close(FORMS[form](Toys(), route, text, 1.0, x, t), expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_scale_zero_is_the_flow_without_text(form):
+    x, t, text = condition()
+    nothing = torch.zeros_like(text.mask)
+    weights = route(x, t, text.pooled if form == "per_expert" else None)
+    expected = mixed_velocity(Toys(), weights, x, t, text.tokens, nothing)
+    torch.testing.assert_close(guided_velocity(form, Toys(), route, text, 0.0)(x, t), expected)
+
+
+def test_both_forms_agree_when_there_is_one_expert_and_differ_when_text_moves_the_weights():
+    x, t, text = condition()
+    alone = [guided_velocity(form, Toys(), first, text, 3.0)(x, t) for form in FORMS]
+    torch.testing.assert_close(alone[0], alone[1])
+    mixed = [guided_velocity(form, Toys(), route, text, 3.0)(x, t) for form in FORMS]
+    assert not torch.allclose(mixed[0], mixed[1], atol=1e-2)
+
+
+def test_the_published_form_guides_inside_each_expert_before_mixing():
+    x, t, text = condition()
+    weights, pool = route(x, t, text.pooled), Toys()
+    nothing = torch.zeros_like(text.mask)
+    expected = torch.zeros_like(x)
+    for k in range(3):
+        none, with_text = pool.velocity(k, x, t, text.tokens, nothing), pool.velocity(k, x, t, text.tokens, text.mask)
+        expected += weights[:, k].reshape(-1, 1, 1, 1, 1) * (none + 4.0 * (with_text - none))
+    torch.testing.assert_close(guided_velocity("per_expert", Toys(), route, text, 4.0)(x, t), expected)
+
+
+def test_an_unknown_form_names_the_known_ones():
+    _, _, text = condition()
+    with pytest.raises(UsageError, match="per_expert, exact"):
+        guided_velocity("strong", Toys(), route, text, 2.0)

@@ -1,0 +1,22 @@
+"""Experts that are formulas, and a router that is one."""
+
+import torch
+from torch import Tensor
+
+
+class Toys:
+    """Expert k answers (k + 1) x, plus the text's sum where there is text; counts the clips each was asked for."""
+
+    def __init__(self, factors: tuple[float, ...] = (1.0, 2.0, 3.0)):
+        self.factors = factors
+        self.asked: list[tuple[int, int]] = []
+
+    def velocity(self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        self.asked.append((k, len(x)))
+        text = (tokens * mask[..., None]).sum((1, 2))
+        return x * self.factors[k] + (text * self.factors[k] + t).reshape(-1, *[1] * (x.dim() - 1))
+
+
+def clips(count: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x, t, tokens, mask"""
+    return torch.randn(count, 2, 3, 4, 4), torch.rand(count), torch.randn(count, 5, 6), torch.ones(count, 5, dtype=torch.bool)

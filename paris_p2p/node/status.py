@@ -79,7 +79,7 @@ class Status(BaseModel):
 
 def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
     tip = node.board.tip(slot)
-    lead = lead_of(node.board.claims(slot), tip.card.record.epoch if tip else 0, now_s, node.spec.timing)
+    lead = lead_of(node.board.claims(slot), tip, now_s, node.spec.timing)
     status: dict[str, Any] = {"slot": slot, "pending": len(node.board.pending(slot))}
     if lead is not None:
         status |= {"lead": lead.signer, "epoch": lead.record.epoch}

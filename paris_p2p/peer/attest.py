@@ -57,7 +57,8 @@ class Attestor:
                     if card.id not in self._refused:
                         wait_s = min(wait_s, await self._consider(card))
             try:
-                await asyncio.wait_for(self._wake.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
             except TimeoutError:
                 await self.node.refresh()
 
@@ -70,7 +71,7 @@ class Attestor:
 
     def _lead(self, slot: str) -> str:
         tip = self.node.board.tip(slot)
-        lead = lead_of(self.node.board.claims(slot), tip.card.record.epoch if tip else 0, time.time(), self.node.spec.timing)
+        lead = lead_of(self.node.board.claims(slot), tip, time.time(), self.node.spec.timing)
         return lead.signer if lead else ""
 
     async def _consider(self, card: Envelope[CardRecord]) -> float:
@@ -78,7 +79,7 @@ class Attestor:
         slot, node = card.record.slot, self.node
         if card.signer == node.peer_id or node.peer_id in node.board.attestors(card.id, slot):
             return RETRY_S
-        turn = self._turn(card.id)
+        turn = self._turn(card)
         age = time.time() - node.board.slots[slot].seen_at_s.get(card.id, time.time())
         if age < turn * TURN_S:
             return turn * TURN_S - age
@@ -101,10 +102,10 @@ class Attestor:
         lead = self._leads_seen.get(card.id) or self._lead(slot)
         return refuse_card(card, self.node.board.tip(slot), lead, self._signed(card), self.node.peer_id)
 
-    def _turn(self, card_id: str) -> int:
-        """This peer's place among the connected attestors for a card: the same list, shuffled by each card's id."""
-        peers = {self.node.peer_id, *self.node.known_attestors()}
-        order = sorted(peers, key=lambda peer: blake3(card_id.encode() + peer_id_to_bytes(peer)).digest())
+    def _turn(self, card: Envelope[CardRecord]) -> int:
+        """This peer's place among the known attestors of a card: the same list everywhere, shuffled by each card's id."""
+        peers = {self.node.peer_id, *self.node.known_attestors()} - {card.signer}
+        order = sorted(peers, key=lambda peer: blake3(card.id.encode() + peer_id_to_bytes(peer)).digest())
         return max(0, order.index(self.node.peer_id) - self.node.spec.gate.quorum + 1)
 
     def _signed(self, card: Envelope[CardRecord]) -> str | None:

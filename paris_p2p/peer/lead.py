@@ -11,13 +11,12 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import SwarmError, TrainError
+from paris_p2p.errors import ParisError, SwarmError, TrainError
 from paris_p2p.node.run import NewCheckpoint, RunNode
 from paris_p2p.node.status import TrainingStatus
 from paris_p2p.peer.process import Worker
@@ -84,22 +83,30 @@ class Lead:
 
         `attest_wait_s` bounds how long the last card's attestation is waited for before the claim is released.
         """
-        renewing = asyncio.create_task(self._renew())
-        publishing = asyncio.create_task(self._publish_waiting())
+        beside = [asyncio.create_task(self._renew()), asyncio.create_task(self._publish_waiting())]
+        work = asyncio.create_task(self._work(attest_wait_s))
         try:
-            job = await self._prepare()
-            await self._train(job)
-            await self._last_card(attest_wait_s())
+            await asyncio.wait([work, *beside], return_when=asyncio.FIRST_COMPLETED)
+            for task in beside:
+                if task.done():
+                    task.result()  # it ended, so it raised
+            await work
+        except ParisError:
+            await self._release()
+            raise
         finally:
-            for task in (renewing, publishing):
+            for task in (work, *beside):
                 task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            await asyncio.gather(work, *beside, return_exceptions=True)
             if self._worker is not None:
                 await self._worker.kill()
             shutil.rmtree(self._work_dir, ignore_errors=True)
         await self._release()
         return self._reason
+
+    async def _work(self, attest_wait_s: Callable[[], float]) -> None:
+        await self._train(await self._prepare())
+        await self._last_card(attest_wait_s())
 
     # claim
 
@@ -113,7 +120,7 @@ class Lead:
             since = head["issued_at"] if lapsed else self.claim.record.claimed_at
             try:
                 self.claim = await self.node.say(ClaimRecord(**head, epoch=self.epoch, claimed_at=since))
-            except SwarmError as error:
+            except SwarmError as error:  # the network may come back; until then the claim runs out and nothing is published
                 self.say(f"could not renew the claim of {self.slot}: {error}; training goes on")
                 continue
             self._claim_ends = started + timing.claim_s
@@ -123,14 +130,17 @@ class Lead:
         tip = self.node.board.tip(self.slot)
         if tip is not None and tip.card.record.epoch > self.epoch:
             return f"{self.slot} went on under epoch {tip.card.record.epoch}, led by {tip.card.signer[-8:]}"
-        lead = lead_of(self.node.board.claims(self.slot), tip.card.record.epoch if tip else 0, time.time(), self.node.spec.timing)
+        lead = lead_of(self.node.board.claims(self.slot), tip, time.time(), self.node.spec.timing)
         if lead is not None and lead.signer != self.node.peer_id:
             return f"{lead.signer[-8:]} holds {self.slot} now (epoch {lead.record.epoch})"
         return ""
 
     async def _release(self) -> None:
         head = self.node.header("claim", self.slot, self.node.spec.timing.claim_s)
-        await self.node.say(ClaimRecord(**head, epoch=self.epoch, claimed_at=self.claim.record.claimed_at, released=True))
+        try:
+            await self.node.say(ClaimRecord(**head, epoch=self.epoch, claimed_at=self.claim.record.claimed_at, released=True))
+        except SwarmError as error:
+            self.say(f"could not release {self.slot}, its claim runs out by itself: {error}")
 
     # training
 

@@ -71,10 +71,10 @@ class Volunteer:
                     task.result()  # a task that ended raised: show it
             await life
         finally:
-            for task in (*background, life, leaving):
+            tasks = (*background, life, leaving)
+            for task in tasks:
                 task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def status(self) -> Status:
         return await run_status(
@@ -122,7 +122,8 @@ class Volunteer:
             if claim is None:
                 self._news.clear()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), 2.0)
+                    async with asyncio.timeout(2.0):
+                        await self._news.wait()
                 continue
             await self._lead(claim)
         self._set("leaving", "asked to stop")
@@ -148,7 +149,7 @@ class Volunteer:
         await asyncio.sleep(timing.settle_s)
         await self.node.refresh([slot])
         tip = self.node.board.tip(slot)
-        lead = lead_of(self.node.board.claims(slot), tip.card.record.epoch if tip else 0, time.time(), timing)
+        lead = lead_of(self.node.board.claims(slot), tip, time.time(), timing)
         if lead is not None and lead.signer == self.node.peer_id and not (self._paused.is_set() or self._leaving.is_set()):
             return claim
         self.say(f"{slot} is held by {lead.signer[-8:] if lead else 'nobody yet'}; looking again")
@@ -178,7 +179,7 @@ class Volunteer:
 
     def _slot_state(self, slot: str, now_s: float) -> SlotState:
         tip = self.node.board.tip(slot)
-        lead = lead_of(self.node.board.claims(slot), tip.card.record.epoch if tip else 0, now_s, self.node.spec.timing)
+        lead = lead_of(self.node.board.claims(slot), tip, now_s, self.node.spec.timing)
         total = self.node.spec.training.total_steps
         return SlotState(
             slot=slot,

@@ -1,30 +1,65 @@
-"""Who leads a slot: a pure function of verified claims, the tip's epoch and the clock (DESIGN: claim).
+"""Who leads a slot: a pure function of verified claims, the tip and the clock (DESIGN: claim).
 
-A claim is advice that keeps honest peers from working twice; the fence is the attestation (tips.py). A liar may backdate
-`claimed_at` and so block a slot with a claim of its own; it cannot make anybody sign its cards out of turn.
+A claim is advice that keeps honest peers from working twice; the fence is the attestation (tips.py). What holds: the
+maker of the tip, while it renews the claim it made the tip under, cannot be displaced by any stranger's claim; a lead
+that lapsed is a newcomer again. What does not: a liar may backdate `claimed_at` against a lead that has no tip yet, or sit on a
+free slot with renewals and no cards. It cannot make anybody sign its cards out of turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 from blake3 import blake3
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.records import ClaimRecord
+from paris_p2p.rules.tips import Tip
 from paris_p2p.spec import TimingSpec
 
 CLOCK_SLACK_S = 3.0  # peers' clocks agree within this
+_ROUNDING_S = 1e-3  # expiry = issue + length does not come back exactly in floating point
+
+Action = Literal["claim", "settle", "train", "hold", "yield", "release", "standby"]
 
 
-def lead_of(claims: Iterable[Envelope[ClaimRecord]], tip_epoch: int, now_s: float, timing: TimingSpec) -> Envelope[ClaimRecord] | None:
-    """The claim that holds the slot: the first, by (claimed_at, hash of epoch and peer id), of those that are live.
+@dataclass(frozen=True)
+class ClaimView:
+    """One slot as a peer sees it, and whether it wants to work there."""
 
-    Live: not released, not expired for longer than the margin, of the tip's epoch (the incumbent's) or the next, and not
-    from the future. One claim per signer, the highest seq, is expected.
+    slot: str
+    claims: tuple[Envelope[ClaimRecord], ...]
+    tip: Tip | None
+    timing: TimingSpec
+    wanted: bool = True
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do about a slot, under which epoch, and why in a person's words.
+
+    claim: sign a new claim. settle: wait. train: go on. hold: go on, and renew now. yield: stop, another has it, and
+    release. release: stop by own will. standby: nothing.
     """
-    live = [claim for claim in claims if _is_live(claim.record, tip_epoch, now_s, timing)]
+
+    action: Action
+    slot: str
+    epoch: int
+    reason: str
+
+
+def lead_of(claims: Iterable[Envelope[ClaimRecord]], tip: Tip | None, now_s: float, timing: TimingSpec) -> Envelope[ClaimRecord] | None:
+    """The claim that holds the slot: the incumbent's, else the first live one by (claimed_at, hash of epoch and peer id).
+
+    The incumbent is the tip's signer under the very claim it made the tip with. Per signer only the highest seq counts.
+    """
+    live = [claim for claim in _newest(claims) if is_live(claim, tip, now_s, timing)]
+    for claim in live:
+        if tip is not None and claim.record.epoch == tip.card.record.epoch and claim.record.claimed_at <= tip.card.record.issued_at:
+            return claim
     return min(live, key=order, default=None)
 
 
@@ -34,17 +69,72 @@ def order(claim: Envelope[ClaimRecord]) -> tuple[float, bytes]:
     return claim.record.claimed_at, blake3(epoch + peer_id_to_bytes(claim.signer)).digest()
 
 
+def next_epoch(tip: Tip | None) -> int:
+    """What a new lead claims. A lead that died without a card used up nothing: its claim expires, the tip did not move."""
+    return (tip.card.record.epoch if tip else 0) + 1
+
+
+def is_live(claim: Envelope[ClaimRecord], tip: Tip | None, now_s: float, timing: TimingSpec) -> bool:
+    """Not released, not expired for longer than the margin, not from the future, and of an epoch its signer could publish in."""
+    record = claim.record
+    epochs = {next_epoch(tip)} | ({tip.card.record.epoch} if tip and tip.card.signer == claim.signer else set())
+    return (
+        not record.released
+        and record.epoch in epochs
+        and record.claimed_at <= record.issued_at <= now_s + CLOCK_SLACK_S
+        and record.expires_at - record.issued_at <= timing.claim_s + _ROUNDING_S
+        and now_s < record.expires_at + timing.margin_s
+    )
+
+
 def may_publish(claim_ends_s: float, now_s: float, margin_s: float) -> bool:
     """Whether a lead may still publish: not in the last `margin_s` of a claim it could not renew (both monotonic)."""
     return now_s < claim_ends_s - margin_s
 
 
-def _is_live(claim: ClaimRecord, tip_epoch: int, now_s: float, timing: TimingSpec) -> bool:
-    return (
-        not claim.released
-        and claim.epoch in (tip_epoch, tip_epoch + 1)
-        and claim.epoch > 0
-        and claim.claimed_at <= claim.issued_at <= now_s + CLOCK_SLACK_S
-        and claim.expires_at - claim.issued_at <= timing.claim_s
-        and now_s < claim.expires_at + timing.margin_s
-    )
+def renew_due(claim: ClaimRecord, now_s: float, timing: TimingSpec) -> bool:
+    return now_s >= claim.issued_at + timing.claim_s / 3
+
+
+def decide_claim(view: ClaimView, me: str, now_s: float) -> Decision:
+    """A volunteer's next move in one slot; the same records give every peer the same answer."""
+    mine = next((claim for claim in _newest(view.claims) if claim.signer == me and not claim.record.released), None)
+    if mine is None or mine.record.expires_at <= now_s:  # a claim that lapsed is a new claim, later than whoever came between
+        return _decide_newcomer(view, me, now_s)
+    epoch = mine.record.epoch
+    if not view.wanted:
+        return Decision("release", view.slot, epoch, "this peer was asked to stop")
+    lead = lead_of(view.claims, view.tip, now_s, view.timing)
+    if lead is None or lead.signer != me:
+        return Decision("yield", view.slot, epoch, _who(lead, view.tip))
+    if now_s < mine.record.claimed_at + view.timing.settle_s:
+        return Decision("settle", view.slot, epoch, f"waiting {view.timing.settle_s:g} s for claims made before ours")
+    if renew_due(mine.record, now_s, view.timing):
+        return Decision("hold", view.slot, epoch, "a third of the claim is over")
+    return Decision("train", view.slot, epoch, "this peer leads")
+
+
+def _decide_newcomer(view: ClaimView, me: str, now_s: float) -> Decision:
+    epoch = next_epoch(view.tip)
+    if not view.wanted:
+        return Decision("standby", view.slot, epoch, "this peer was asked not to work here")
+    lead = lead_of(view.claims, view.tip, now_s, view.timing)
+    if lead is not None and lead.signer != me:
+        return Decision("standby", view.slot, epoch, _who(lead, view.tip))
+    return Decision("claim", view.slot, epoch, "nobody leads it")
+
+
+def _who(lead: Envelope[ClaimRecord] | None, tip: Tip | None) -> str:
+    if lead is not None:
+        return f"{lead.signer[-8:]} holds it under epoch {lead.record.epoch}"
+    return f"it went on under epoch {tip.card.record.epoch}, led by {tip.card.signer[-8:]}" if tip else "our claim is not valid"
+
+
+def _newest(claims: Iterable[Envelope[ClaimRecord]]) -> list[Envelope[ClaimRecord]]:
+    """The claim with the highest seq of each signer; two with one seq are a liar's, and the bytes decide."""
+    newest: dict[str, Envelope[ClaimRecord]] = {}
+    for claim in claims:
+        known = newest.get(claim.signer)
+        if known is None or (claim.record.seq, claim.payload) > (known.record.seq, known.payload):
+            newest[claim.signer] = claim
+    return list(newest.values())

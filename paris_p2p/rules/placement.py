@@ -9,15 +9,18 @@ from blake3 import blake3
 
 from paris_p2p.identity import peer_id_to_bytes
 
+SIMILAR = 0.75  # slots with at least this share of the others' clips count as equally trained
+
 
 @dataclass(frozen=True)
 class SlotState:
-    """A slot as the board shows it."""
+    """A slot as the board shows it, and whether this machine is up to it."""
 
     slot: str
     lead: str = ""  # peer id; empty: nobody
     clips: int = 0  # of the tip's lineage
     done: bool = False  # it made all the steps the run asks for
+    fits: bool = True  # this peer's memory and device are enough for its network
 
 
 @dataclass(frozen=True)
@@ -29,20 +32,34 @@ class Choice:
     delay: float  # in [0, 1)
 
 
-def choose_slot(slots: Sequence[SlotState], me: str, *, only: str = "") -> Choice | None:
-    """The least trained slot without a lead; equals are shuffled by the peer's id, so that newcomers spread out."""
-    free = [slot for slot in slots if not slot.lead and not slot.done and only in ("", slot.slot)]
+def choose_slot(slots: Sequence[SlotState], me: str, *, only: str = "", holding: str = "") -> Choice | None:
+    """Among slots without a lead, one of the least trained; those within SIMILAR of the least are shuffled by the peer's id.
+
+    A peer that is `holding` a slot leaves it only for one trained less than SIMILAR of it: moving costs a download and a hand-over.
+    """
+    free = [slot for slot in slots if not slot.lead and not slot.done and slot.fits and only in ("", slot.slot)]
+    held = next((slot for slot in slots if slot.slot == holding), None)
+    if held is not None and not held.done:
+        free = [slot for slot in free if slot.clips < SIMILAR * held.clips]
     if not free:
         return None
-    chosen = min(free, key=lambda slot: (slot.clips, _shuffle(me, slot.slot)))
-    others = f"the least trained of {len(free)} slots without a lead" if len(free) > 1 else "the only slot without a lead"
-    why = "chosen by hand" if only else others
-    return Choice(chosen.slot, f"{why} ({chosen.clips:,} clips so far)", _shuffle(me, "delay") / 2**64)
+    least = min(slot.clips for slot in free)
+    weakest = [slot for slot in free if SIMILAR * slot.clips <= least]
+    chosen = min(weakest, key=lambda slot: _shuffle(me, slot.slot))
+    return Choice(chosen.slot, f"{_why(only, len(free), len(weakest))} ({chosen.clips:,} clips so far)", _shuffle(me, "delay") / 2**64)
 
 
 def checkpoint_interval_s(configured_s: float, upload_s: float) -> float:
     """Seconds between published checkpoints: never so often that the upload takes more than a third of the time."""
     return max(configured_s, 3 * upload_s)
+
+
+def _why(only: str, free: int, weakest: int) -> str:
+    if only:
+        return "chosen by hand"
+    if free == 1:
+        return "the only slot without a lead"
+    return f"{'the' if weakest == 1 else 'one of the'} least trained of {free} slots without a lead"
 
 
 def _shuffle(me: str, what: str) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from paris_p2p.envelope import Envelope
@@ -30,17 +31,33 @@ def tip_of(
     may_attest: Callable[[str], bool],
     quorum: int,
 ) -> Tip | None:
-    """The card with at least `quorum` attestations and the highest (epoch, seq); ties go to the smallest id."""
+    """The card with at least `quorum` attestations and the highest (epoch, seq); ties go to the smallest id.
+
+    One attestation counts per card and signer (should a signer have made two, that of the smallest id), never the card's own
+    signer's. The lineage is not walked: it was the attestors' to check, and old cards may be gone.
+    """
     by_card: dict[str, dict[str, Envelope[AttestationRecord]]] = {}
+    known = {card.id: card for card in cards}
     for attestation in attestations:
+        card = known.get(attestation.record.card)
+        if card is None or attestation.signer == card.signer or not _fits(attestation.record, card.record):
+            continue
         if may_attest(attestation.signer):
-            by_card.setdefault(attestation.record.card, {})[attestation.signer] = attestation
-    best: Tip | None = None
-    for card in cards:
-        valid = [a for signer, a in sorted(by_card.get(card.id, {}).items()) if signer != card.signer and _fits(a.record, card.record)]
-        if len(valid) >= quorum and (best is None or _rank(card) > _rank(best.card)):
-            best = Tip(card=card, attestations=tuple(valid))
-    return best
+            signers = by_card.setdefault(card.id, {})
+            signers[attestation.signer] = min(signers.get(attestation.signer, attestation), attestation, key=lambda a: a.id)
+    approved = [known[card_id] for card_id, signers in by_card.items() if len(signers) >= quorum]
+    best = max(approved, key=_rank, default=None)
+    return None if best is None else Tip(best, tuple(a for _, a in sorted(by_card[best.id].items())))
+
+
+def lineage(card_id: str, cards: Mapping[str, Envelope[CardRecord]]) -> tuple[Envelope[CardRecord], ...]:
+    """The card and its ancestors as far back as they are known, newest first; seq falls by one each step."""
+    line: list[Envelope[CardRecord]] = []
+    card = cards.get(card_id)
+    while card is not None and (not line or card.record.seq == line[-1].record.seq - 1):
+        line.append(card)
+        card = cards.get(card.record.parent)
+    return tuple(line)
 
 
 def refuse_card(card: Envelope[CardRecord], tip: Tip | None, lead: str, signed: str | None, me: str) -> str | None:
@@ -72,6 +89,8 @@ def refuse_loss(loss: float, reference_loss: float, tolerance: float, *, first: 
     The reference is the best attested ancestor's loss on the same clips and noise, or for a slot's `first` card the
     zero predictor's, which an honest beginner may miss by a little.
     """
+    if not (math.isfinite(loss) and math.isfinite(reference_loss)):
+        return "its held-out loss is not finite"
     limit = reference_loss * (FIRST_CARD_SLACK if first else 1 + tolerance)
     return None if loss <= limit else "its held-out loss is worse than the lineage's best"
 

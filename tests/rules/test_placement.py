@@ -1,0 +1,69 @@
+"""Placement: the weakest free slot, spread over a crowd, said in words."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paris_p2p.identity import Identity
+from paris_p2p.rules.placement import SlotState, checkpoint_interval_s, choose_slot
+
+ME = Identity.from_private_bytes(b"m" * 32).peer_id
+slot_states = st.lists(
+    st.builds(SlotState, st.just(""), st.sampled_from(["", "someone"]), st.integers(0, 10**6), st.booleans(), st.booleans()), max_size=8
+).map(lambda slots: [SlotState(f"expert-{k}", s.lead, s.clips, s.done, s.fits) for k, s in enumerate(slots)])
+
+
+@given(slot_states)
+def test_the_choice_is_free_fits_is_not_done_and_is_among_the_least_trained(slots: list[SlotState]) -> None:
+    free = [slot for slot in slots if not slot.lead and not slot.done and slot.fits]
+    choice = choose_slot(slots, ME)
+    if choice is None:
+        assert not free
+        return
+    chosen = next(slot for slot in free if slot.slot == choice.slot)
+    assert 0.75 * chosen.clips <= min(slot.clips for slot in free)
+    assert 0 <= choice.delay < 1
+
+
+@given(slot_states, st.randoms(use_true_random=False))
+def test_the_order_of_slots_does_not_matter(slots: list[SlotState], rng: object) -> None:
+    shuffled = list(slots)
+    rng.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert choose_slot(slots, ME) == choose_slot(shuffled, ME)
+
+
+def test_a_crowd_spreads_over_the_slots_and_over_time() -> None:
+    slots = [SlotState(f"expert-{k}") for k in range(4)]
+    peers = [Identity.from_private_bytes(bytes([k]) * 32).peer_id for k in range(1, 60)]
+    choices = [choice for peer in peers if (choice := choose_slot(slots, peer)) is not None]
+    assert {choice.slot for choice in choices} == {slot.slot for slot in slots}
+    assert len({choice.delay for choice in choices}) == len(peers)
+
+
+def test_a_slot_chosen_by_hand_is_the_only_one_considered() -> None:
+    slots = [SlotState("expert-0"), SlotState("router", clips=50)]
+    choice = choose_slot(slots, ME, only="router")
+    assert choice is not None
+    assert choice.slot == "router"
+    assert "by hand" in choice.why
+    assert choose_slot([SlotState("router", lead="x")], ME, only="router") is None
+
+
+def test_the_reason_says_how_weak_the_slot_is() -> None:
+    choice = choose_slot([SlotState("expert-0", clips=2000), SlotState("expert-1", clips=1000)], ME)
+    assert choice is not None
+    assert choice.why == "the least trained of 2 slots without a lead (1,000 clips so far)"
+
+
+def test_a_peer_moves_only_to_a_slot_that_is_clearly_weaker() -> None:
+    mine = SlotState("expert-0", lead=ME, clips=1000)
+    assert choose_slot([mine, SlotState("expert-1", clips=750)], ME, holding="expert-0") is None
+    choice = choose_slot([mine, SlotState("expert-1", clips=749)], ME, holding="expert-0")
+    assert choice is not None
+    assert choice.slot == "expert-1"
+
+
+def test_uploading_takes_at_most_a_third_of_the_time() -> None:
+    assert checkpoint_interval_s(600.0, 10.0) == 600.0
+    assert checkpoint_interval_s(600.0, 400.0) == 1200.0

@@ -1,0 +1,183 @@
+"""Tips: a quorum makes a card the tip, in any order of records; what an attestor refuses."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.identity import Identity
+from paris_p2p.records import AttestationRecord, CardRecord
+from paris_p2p.rules.tips import lineage, refuse_card, refuse_loss, tip_of
+
+from .made import PEERS, A, B, C, D, attest, card, tip
+
+FIRST = card(A)
+SECOND = card(A, FIRST)
+FORK = card(A, FIRST, clips=150)
+HANDED_OVER = card(B, FIRST)
+CARDS = (FIRST, SECOND, FORK, HANDED_OVER)
+
+
+def anyone(_: str) -> bool:
+    return True
+
+
+def tip_id(cards: list[Envelope[CardRecord]], attestations: list[Envelope[AttestationRecord]], quorum: int = 1) -> str:
+    found = tip_of(cards, attestations, anyone, quorum)
+    return found.card.id if found else ""
+
+
+some_attestations = st.lists(
+    st.builds(attest, st.sampled_from(PEERS), st.sampled_from(CARDS), st.sampled_from([0.5, 1.0, 2.0])), max_size=10
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_attestations, st.integers(1, 3), st.randoms(use_true_random=False))
+def test_the_order_of_records_changes_no_tip(attestations: list[Envelope[AttestationRecord]], quorum: int, rng: random.Random) -> None:
+    cards, shuffled = list(CARDS), list(attestations)
+    rng.shuffle(cards)
+    rng.shuffle(shuffled)
+    found = tip_of(CARDS, attestations, anyone, quorum)
+    again = tip_of(cards, shuffled, anyone, quorum)
+    assert found == again
+    if found is not None and again is not None:
+        assert found.best == again.best
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_attestations, st.integers(1, 3))
+def test_a_tip_always_has_a_quorum_of_others(attestations: list[Envelope[AttestationRecord]], quorum: int) -> None:
+    found = tip_of(CARDS, attestations, anyone, quorum)
+    if found is not None:
+        assert len({a.signer for a in found.attestations} - {found.card.signer}) == len(found.attestations) >= quorum
+
+
+def test_the_highest_epoch_then_seq_is_the_tip() -> None:
+    third = card(A, SECOND)
+    assert tip_id([FIRST, SECOND, third], [attest(C, FIRST), attest(C, SECOND), attest(C, third)]) == third.id
+    assert tip_id([*CARDS, third], [attest(C, third), attest(C, HANDED_OVER)]) == HANDED_OVER.id
+
+
+def test_two_cards_in_one_place_are_decided_by_the_smallest_id() -> None:
+    assert tip_id(list(CARDS), [attest(C, SECOND), attest(D, FORK)]) == min(SECOND.id, FORK.id)
+
+
+def test_the_quorum_counts_signers_not_signatures() -> None:
+    twice = [attest(C, FIRST, 1.0), attest(C, FIRST, 0.5)]
+    assert tip_id([FIRST], twice, quorum=2) == ""
+    assert tip_id([FIRST], [*twice, attest(D, FIRST)], quorum=2) == FIRST.id
+
+
+@pytest.mark.parametrize(
+    "attestation",
+    [
+        attest(A, FIRST),
+        attest(C, FIRST, slot="expert-1"),
+        attest(C, FIRST, epoch=2),
+        attest(C, FIRST, seq=2),
+        attest(C, FIRST, card="ff" * 32),
+    ],
+    ids=["its own signer's", "another slot's", "another epoch's", "another seq's", "another card's"],
+)
+def test_an_attestation_that_does_not_fit_the_card_counts_for_nothing(attestation: Envelope[AttestationRecord]) -> None:
+    assert tip_id([FIRST], [attestation]) == ""
+    assert tip_id([FIRST], [attestation, attest(C, FIRST)]) == FIRST.id
+
+
+def test_strangers_have_no_weight_however_many_they_are() -> None:
+    allowed: Callable[[str], bool] = {D.peer_id}.__contains__
+    crowd = [attest(peer, HANDED_OVER) for peer in PEERS if peer not in (B, D)]
+    found = tip_of(CARDS, [*crowd, attest(D, FIRST)], allowed, 1)
+    assert found is not None
+    assert found.card == FIRST
+
+
+def test_the_best_card_is_what_the_attestor_with_the_lowest_loss_says() -> None:
+    found = tip_of([SECOND], [attest(C, SECOND, 2.0, best=SECOND.id), attest(D, SECOND, 1.0, best=FIRST.id)], anyone, 1)
+    assert found is not None
+    assert found.best == FIRST.id
+
+
+def test_a_lineage_ends_where_the_parent_is_unknown_and_goes_round_in_no_circle() -> None:
+    known = {c.id: c for c in (FIRST, SECOND)}
+    assert lineage(SECOND.id, known) == (SECOND, FIRST)
+    assert lineage(SECOND.id, {SECOND.id: SECOND}) == (SECOND,)
+    assert lineage("00" * 32, known) == ()
+    assert lineage(SECOND.id, {SECOND.id: SECOND, FIRST.id: SECOND}) == (SECOND,)
+
+
+def test_a_card_that_follows_the_tip_is_not_refused() -> None:
+    assert refuse_card(FIRST, None, A.peer_id, None, D.peer_id) is None
+    assert refuse_card(SECOND, tip(FIRST), A.peer_id, None, D.peer_id) is None
+    assert refuse_card(SECOND, tip(FIRST), A.peer_id, SECOND.id, D.peer_id) is None
+    assert refuse_card(HANDED_OVER, tip(FIRST), B.peer_id, None, D.peer_id) is None
+    led_again = card(A, FIRST, epoch=2)
+    assert refuse_card(led_again, tip(FIRST), A.peer_id, None, D.peer_id) is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (card(A, FIRST, parent="cc" * 32), "its parent is not the tip"),
+        (card(A), "its parent is not the tip"),
+        (card(A, FIRST, seq=3), "its seq does not follow the tip's"),
+        (card(A, FIRST, seq=1), "its seq does not follow the tip's"),
+        (card(A, FIRST, epoch=3), "its epoch does not follow the tip's"),
+        (card(A, FIRST, epoch=0), "its epoch does not follow the tip's"),
+        (card(A, FIRST, steps=10), "it counts no more steps or clips than its parent"),
+        (card(A, FIRST, clips=100), "it counts no more steps or clips than its parent"),
+    ],
+)
+def test_a_card_out_of_its_place_is_refused(bad: Envelope[CardRecord], reason: str) -> None:
+    assert refuse_card(bad, tip(FIRST), A.peer_id, None, D.peer_id) == reason
+
+
+def test_a_new_lead_must_raise_the_epoch_and_a_first_card_starts_at_one() -> None:
+    assert refuse_card(card(B, FIRST, epoch=1), tip(FIRST), B.peer_id, None, D.peer_id) == "its epoch does not follow the tip's"
+    assert refuse_card(card(A, epoch=2), None, A.peer_id, None, D.peer_id) == "its epoch does not follow the tip's"
+    assert refuse_card(card(A, seq=2), None, A.peer_id, None, D.peer_id) == "its seq does not follow the tip's"
+
+
+def test_only_the_lead_and_only_others_are_attested() -> None:
+    assert refuse_card(SECOND, tip(FIRST), B.peer_id, None, D.peer_id) == "its signer did not hold the claim"
+    assert refuse_card(SECOND, tip(FIRST), "", None, D.peer_id) == "its signer did not hold the claim"
+    assert refuse_card(SECOND, tip(FIRST), A.peer_id, None, A.peer_id) == "it is this peer's own"
+
+
+def test_a_second_card_for_one_place_is_refused() -> None:
+    assert refuse_card(FORK, tip(FIRST), A.peer_id, SECOND.id, D.peer_id) == "another card was signed for this place"
+
+
+@pytest.mark.parametrize("stale", [card(A, FIRST), card(A, SECOND), card(A, FIRST, epoch=2)])
+def test_a_stale_leads_card_fails_once_its_successor_has_a_tip(stale: Envelope[CardRecord]) -> None:
+    for lead in (A, B):
+        assert refuse_card(stale, tip(HANDED_OVER), lead.peer_id, None, D.peer_id) is not None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([A, B]), st.integers(0, 3), st.integers(0, 4), st.sampled_from([None, *CARDS]))
+def test_whatever_is_attested_extends_the_tip(peer: Identity, epoch: int, seq: int, parent: Envelope[CardRecord] | None) -> None:
+    made = card(peer, parent, epoch=epoch, seq=seq)
+    now = tip(SECOND)
+    if refuse_card(made, now, peer.peer_id, None, D.peer_id) is None:
+        assert tip_id([*CARDS, made], [attest(D, SECOND), attest(D, made)]) == made.id
+
+
+def test_a_loss_beyond_the_tolerance_is_refused() -> None:
+    assert refuse_loss(1.05, 1.0, 0.05, first=False) is None
+    assert refuse_loss(1.06, 1.0, 0.05, first=False) == "its held-out loss is worse than the lineage's best"
+    assert refuse_loss(1.5, 1.0, 0.05, first=True) is None
+    assert refuse_loss(1.51, 1.0, 0.05, first=True) is not None
+
+
+@pytest.mark.parametrize(("loss", "reference"), [(math.nan, 1.0), (1.0, math.nan), (math.inf, math.inf), (1.0, math.inf)])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_loss_that_is_not_finite_is_refused(loss: float, reference: float, first: bool) -> None:
+    assert refuse_loss(loss, reference, 0.05, first=first) == "its held-out loss is not finite"

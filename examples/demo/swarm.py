@@ -52,7 +52,10 @@ class Swarm:
         data = self.root / "bootstrap"
         self.bootstrap = Node(
             "bootstrap",
-            [str(BIN / "paris-bootstrap"), "serve", "--data-dir", str(data), "--host", LOOPBACK, "--port", "0", "--address-file", str(addresses)],
+            [
+                *(str(BIN / "paris-bootstrap"), "serve", "--data-dir", str(data)),
+                *("--host", LOOPBACK, "--port", "0", "--address-file", str(addresses)),
+            ],
             data,
             logs / "bootstrap.log",
         ).start()
@@ -156,12 +159,14 @@ class Swarm:
                 str(slot["attestations"]),
             )
         phases = "  ".join(
-            f"{node.name}: {(node.last_status.get('phase') or 'starting') if node.running else 'gone'}" for node in [self.owner, *self.volunteers]
+            f"{node.name}: {(node.last_status.get('phase') or 'starting') if node.running else 'gone'}"
+            for node in [self.owner, *self.volunteers]
         )
         over = self.hand_over
         story = ""
         if over.killed_at:
-            story = f"{over.victim} (lead of {over.slot}) was killed and its disk deleted {time.monotonic() - over.killed_at:.0f} s ago; "
+            ago = time.monotonic() - over.killed_at
+            story = f"{over.victim} (lead of {over.slot}) was killed and its disk deleted {ago:.0f} s ago; "
             story += f"{over.successor} took its first step after {over.first_step_s:.0f} s" if over.first_step_s else "waiting for a successor"
         return Group(Text(title, style="bold"), table, Text(phases, style="dim"), Text(story, style="yellow"))
 

@@ -84,7 +84,8 @@ class Worker:
             process.stdin.close()
         with suppress(TimeoutError):
             if grace_s:
-                await asyncio.wait_for(process.wait(), grace_s)
+                async with asyncio.timeout(grace_s):
+                    await process.wait()
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 process.kill()

@@ -154,8 +154,11 @@ async def test_a_card_whose_gate_fails_is_counted_never_attested_and_never_seede
 
 
 async def test_a_worse_held_out_loss_is_refused(tmp_path: Path) -> None:
+    seen: list[int] = []
+
     async def worse(job: GateJob) -> GateResult:
-        return GateResult(ok=True, loss=2.0 if job.steps > 10 else 0.5, reference_loss=1.0, gate_clips=4)
+        seen.append(job.steps)
+        return GateResult(ok=True, loss=2.0 if job.steps > seen[0] else 0.5, reference_loss=1.0, gate_clips=4)
 
     async with World(tmp_path, gate=GateSpec(tolerance=0.05)) as world:
         await world.add("a", slot="expert-0")
@@ -163,7 +166,7 @@ async def test_a_worse_held_out_loss_is_refused(tmp_path: Path) -> None:
         await world.until(lambda: sum(owner.node.refused.values()) >= 1)
         tip = owner.node.board.tip("expert-0")
         assert tip is not None
-        assert tip.card.record.steps == 10
+        assert tip.card.record.steps == seen[0]
 
 
 async def test_an_open_run_counts_only_its_named_attestors(tmp_path: Path) -> None:

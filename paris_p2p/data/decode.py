@@ -94,14 +94,17 @@ class _Reader:
         codec.options = {"max_pixels": str(MAX_PICTURE_PIXELS)}
         codec.thread_count = 1  # threads for every small file cost more than they give; several files are decoded side by side
         self.frame_s = float(1 / self.stream.average_rate) if self.stream.average_rate else 0.5 / self.shape.fps
-        self.origin_s = float((self.stream.start_time or 0) * self.stream.time_base) if self.stream.time_base else 0.0
         if self.stream.duration is not None:
             self.duration_s = float(self.stream.duration * self.stream.time_base)
         elif self.container.duration is not None:
             self.duration_s = self.container.duration / av.time_base
         self.pixel_aspect = float(self.stream.sample_aspect_ratio or 1)
         self.frames = self.container.decode(self.stream)
-        self.pending: list[tuple[Any, float]] = []  # decoded, and needed again by the next clip
+        first = next(self.frames, None)
+        if first is None:
+            raise UnusableVideo("unreadable", "no picture can be decoded")
+        self.origin_s = float(first.time or 0.0)  # not the stream's start time: of H.264 in AVI that is a frame early
+        self.pending: list[tuple[Any, float]] = [(first, 0.0)]  # decoded, and needed by the next clip
 
     def clip(self, start_s: float) -> Clip | None:
         """None when the video ends before the clip does."""

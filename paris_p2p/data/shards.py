@@ -38,10 +38,10 @@ def write_shards(root: Path, split: Split, cluster: int, samples: Iterable[Sampl
     while first is not None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{number:06d}.tar"
-        written = clips = 0
+        clips = 0
         with path.open("wb") as file, TarWriter(file, encoder=False, user="paris", group="paris", mtime=0, compress=False) as tar:
-            while first is not None and (clips == 0 or written < shard_bytes):
-                written += tar.write(_encode(first))
+            while first is not None and (clips == 0 or file.tell() < shard_bytes):
+                tar.write(_encode(first))
                 clips += 1
                 first = next(rest, None)
         relative = path.relative_to(root.parent).as_posix()

@@ -6,10 +6,12 @@ Legend: B clips, T x H x W x 3 pixels.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from paris_p2p.data.sources import Source
 from paris_p2p.features.image import Features
 from paris_p2p.spec import ClipShape
 
+Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 FIT_CLIPS = 512  # for a patch codec: more change nothing
 PSNR_CLIPS = 8
@@ -53,19 +56,7 @@ class Decoding:
             return UnusableVideo("unreadable", str(error))
 
     def decoded(self, sources: Iterable[Source]) -> Iterator[tuple[Source, list[Clip] | UnusableVideo]]:
-        """Decode a few videos ahead in threads; the order stays."""
-        pool = ThreadPoolExecutor(self.threads, "decode")
-        waiting: list[tuple[Source, Future[list[Clip] | UnusableVideo]]] = []
-        try:
-            for source in sources:
-                waiting.append((source, pool.submit(self.clips_of, source)))
-                if len(waiting) > 2 * self.threads:
-                    first, future = waiting.pop(0)
-                    yield first, future.result()
-            for source, future in waiting:
-                yield source, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return _side_by_side(self.clips_of, sources, self.threads)
 
 
 def fit_codec(sources: Sequence[Source], decoding: Decoding, patch: tuple[int, int], cache: Cache, progress: Progress) -> PcaCodec:
@@ -131,12 +122,14 @@ class Encoder:
             else:
                 results[source.name] = known
         progress("encode", len(results), len(sources))
-        for source, clips in self.decoding.decoded(todo):
-            results[source.name] = self._encode(source, clips)
-            progress("encode", len(results), len(sources))
+        with _one_thread_per_operation():
+            for source, result in _side_by_side(self._encode, todo, self.decoding.threads):
+                results[source.name] = result
+                progress("encode", len(results), len(sources))
         return results
 
-    def _encode(self, source: Source, clips: list[Clip] | UnusableVideo) -> list[float] | UnusableVideo:
+    def _encode(self, source: Source) -> list[float] | UnusableVideo:
+        clips = self.decoding.clips_of(source)
         if isinstance(clips, UnusableVideo):
             self.cache.put_failure(self.key(source), clips)
             return clips
@@ -202,6 +195,34 @@ def hash_sources(sources: Sequence[Source], progress: Progress) -> dict[str, str
             hashes[source.name] = UnusableVideo("unreadable", str(error))
         progress("read files", len(hashes), len(sources))
     return hashes
+
+
+def _side_by_side(work: Callable[[Source], Result], sources: Iterable[Source], threads: int) -> Iterator[tuple[Source, Result]]:
+    """`work` on a few sources at a time, in threads; the order stays, and what was not started is dropped when the caller leaves."""
+    pool = ThreadPoolExecutor(threads, "prepare")
+    waiting: deque[tuple[Source, Future[Result]]] = deque()
+    try:
+        for source in sources:
+            waiting.append((source, pool.submit(work, source)))
+            if len(waiting) > 2 * threads:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_per_operation() -> Iterator[None]:
+    """Videos run side by side instead: on a busy machine the threads of one operation spend their time waiting for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _stack(clips: Sequence[Clip]) -> Tensor:

@@ -57,7 +57,7 @@ class PrepareOptions(BaseModel):
     splits: SplitOptions = SplitOptions()
     rng_seed: int = Field(default=0, ge=0, lt=2**53)
     shard_bytes: int = Field(default=128 << 20, ge=1)
-    threads: int = Field(default=2, ge=1, le=256)  # that decode
+    threads: int = Field(default=2, ge=1, le=256)  # videos worked on side by side
     device: str = "cpu"  # of codec, text encoder and features
 
     @property

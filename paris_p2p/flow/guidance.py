@@ -27,9 +27,9 @@ class Condition:
     mask: Tensor  # [B L], True where there is text
     pooled: Tensor | None  # [B P]
 
-    def rows(self, start: int, stop: int) -> Condition:
-        pooled = None if self.pooled is None else self.pooled[start:stop]
-        return Condition(self.tokens[start:stop], self.mask[start:stop], pooled)
+    def pick(self, rows: Tensor) -> Condition:
+        """The captions of clips `rows`, in their order; one may come twice."""
+        return Condition(self.tokens[rows], self.mask[rows], None if self.pooled is None else self.pooled[rows])
 
 
 def guided_velocity(

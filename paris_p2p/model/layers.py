@@ -174,7 +174,7 @@ def normed(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def initialise(network: nn.Module) -> None:
-    """Xavier-uniform linear layers with zero biases, as in DiT, and text that says nothing yet; the rest that starts at zero is its owner's."""
+    """Xavier-uniform linear layers with zero biases, as in DiT; text says nothing yet. What else starts at zero is its owner's."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

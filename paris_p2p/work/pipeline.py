@@ -1,0 +1,157 @@
+"""ParisPipeline: all experts of a run as a diffusers pipeline, `ParisPipeline.from_pretrained(folder)("a prompt").frames`.
+
+The folder is what `paris-run export` writes. Legend: B clips, T frames, H x W pixels, K experts, S steps. t = 1 is noise.
+"""
+
+# Annotations stay objects here, not strings: diffusers reads the constructor's to find its components.
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.utils import BaseOutput
+from numpy.typing import NDArray
+from torch import Tensor
+
+from paris_p2p.codec.text import TextEncoder, load_text_encoder
+from paris_p2p.codec.video import Codec, load_codec
+from paris_p2p.errors import UsageError
+from paris_p2p.flow.guidance import Condition, guided_velocity
+from paris_p2p.flow.mixture import Routing
+from paris_p2p.model.experts import ExpertSet
+from paris_p2p.model.router import Router
+from paris_p2p.work.device import Device, pick_device
+from paris_p2p.work.routed import Chooser, ExpertSeats, batch_clips_for, clip_noise
+
+CODEC, TEXT = "codec", "text"  # folders
+
+
+@dataclass
+class ParisOutput(BaseOutput):
+    """Clips, and the weights of the experts that made them."""
+
+    frames: NDArray[np.uint8]  # [B T H W 3]
+    experts: NDArray[np.float32]  # [B S K]
+
+
+class ParisPipeline(DiffusionPipeline):
+    """Experts, router and scheduler are components; codec and text encoder are named, pinned, and loaded when first needed."""
+
+    _optional_components = ["router"]
+
+    def __init__(
+        self,
+        experts: ExpertSet,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        router: Router | None = None,
+        latent_shape: tuple[int, ...] = (1, 1, 1, 1),
+        fps: float = 8.0,
+        run: str = "",
+        codec_name: str = "pca",
+        codec_revision: str = "",
+        codec_sha256: str = "",
+        text_name: str = "minilm",
+        text_revision: str = "",
+        text_sha256: str = "",
+        text_tokens: int = 32,
+    ):
+        super().__init__()
+        self.register_modules(experts=experts, scheduler=scheduler, router=router)
+        self.register_to_config(
+            latent_shape=list(latent_shape), fps=fps, run=run, text_tokens=text_tokens,
+            codec_name=codec_name, codec_revision=codec_revision, codec_sha256=codec_sha256,
+            text_name=text_name, text_revision=text_revision, text_sha256=text_sha256,
+        )  # fmt: skip
+        self.folder: Path | None = None  # that holds codec/ and text/
+        self._offload: tuple[Device, int] | None = None
+        self._codec: Codec | None = None
+        self._text: TextEncoder | None = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
+        """Load a folder that `paris-run export` or `save_pretrained` wrote; UsageError when there is none."""
+        folder = Path(pretrained_model_name_or_path)
+        if not (folder / "model_index.json").is_file():
+            raise UsageError(f"{folder} holds no exported run; write one with `paris-run export INVITE --out {folder}`")
+        options = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False, **options}
+        pipeline: Self = super().from_pretrained(str(folder), **options)
+        pipeline.folder = folder
+        return pipeline
+
+    def save_pretrained(self, save_directory: str | Path, *arguments: Any, **options: Any) -> None:
+        """Write everything, codec and text encoder too where they are files."""
+        super().save_pretrained(str(save_directory), *arguments, **options)
+        for name in (CODEC, TEXT):
+            if self.folder is not None and (self.folder / name).is_dir():
+                shutil.copytree(self.folder / name, Path(save_directory) / name, dirs_exist_ok=True)
+
+    def enable_expert_offload(self, device: str = "auto", seats: int = 1) -> None:
+        """Compute on `device` with at most `seats` experts there at once; the others wait in main memory until routed to."""
+        self._offload = (pick_device(device), seats)
+        if self.router is not None:
+            self.router.to(self._offload[0].torch)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        num_inference_steps: int = 50,
+        guidance_scale: float = 4.0,
+        *,
+        guidance_form: str = "per_expert",
+        routing: str = "top_k",
+        top_k: int = 1,
+        clips_per_prompt: int = 1,
+        generator: torch.Generator | None = None,
+        rng_seed: int = 0,
+    ) -> ParisOutput:
+        """Clips for each prompt: prompt by prompt, `clips_per_prompt` of each. `generator`, when given, draws the rng_seed."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts or clips_per_prompt < 1:
+            raise UsageError(f"{len(prompts)} prompts with {clips_per_prompt} clips each: there is nothing to make")
+        if generator is not None:
+            rng_seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
+        device, seats = self._offload or (pick_device(str(self.experts.device)), self.experts.total)
+        pool = ExpertSeats(self.experts.config["expert"], self.experts.state, device, seats)
+        chooser = Chooser(self.router, self.experts.total, self.experts.present, Routing(routing, top_k))
+        condition = self._encode(prompts, device)
+        frames, chosen = [], []
+        batch_clips = batch_clips_for(pool.config, self.config["latent_shape"])
+        for clips in torch.split(torch.arange(len(prompts) * clips_per_prompt), batch_clips):
+            rows, copies = clips // clips_per_prompt, clips % clips_per_prompt
+            picked = condition.pick(rows.to(device.torch))
+            velocity = guided_velocity(guidance_form, pool, chooser, picked, guidance_scale)
+            x = clip_noise(rng_seed, (rows * (1 << 32) + copies).tolist(), tuple(self.config["latent_shape"])).to(device.torch)
+            x = self._denoise(velocity, x, num_inference_steps)
+            frames.append(self._load_codec(device).decode(x).cpu().numpy())
+            chosen.append(chooser.chosen(num_inference_steps).numpy())
+        return ParisOutput(frames=np.concatenate(frames), experts=np.concatenate(chosen))
+
+    def _denoise(self, velocity: Any, x: Tensor, steps: int) -> Tensor:
+        """All steps of the scheduler, on an even grid that ends at t = 0: [B C T H W]."""
+        self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist(), device=x.device)
+        for timestep, t in self.progress_bar(list(zip(self.scheduler.timesteps, self.scheduler.sigmas, strict=False))):
+            x = self.scheduler.step(velocity(x, t.to(x.device).expand(len(x))), timestep, x).prev_sample
+        return x
+
+    def _encode(self, prompts: list[str], device: Device) -> Condition:
+        if self._text is None:
+            pins = {name: self.config[f"text_{name}"] for name in ("tokens", "revision", "sha256")}
+            self._text = load_text_encoder(self.config["text_name"], self._folder(TEXT), **pins)
+        text = self._text.encode(prompts)
+        tokens, mask, pooled = (tensor.to(device.torch).clone() for tensor in (text.tokens, text.mask, text.pooled))
+        return Condition(tokens, mask, pooled)
+
+    def _load_codec(self, device: Device) -> Codec:
+        if self._codec is None:
+            pins = {name: self.config[f"codec_{name}"] for name in ("revision", "sha256")}
+            self._codec = load_codec(self.config["codec_name"], self._folder(CODEC), device=str(device), **pins)
+        return self._codec
+
+    def _folder(self, name: str) -> Path | None:
+        return self.folder / name if self.folder is not None and (self.folder / name).is_dir() else None

@@ -1,0 +1,122 @@
+"""Experts and router made ready to sample with: seats on a device, weights from files, and who was chosen at each step.
+
+Legend: B clips, K experts, S steps, `...` the rest of a clip. t = 1 is noise.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from paris_p2p.data.batches import Draws
+from paris_p2p.flow.mixture import Routing, only_present
+from paris_p2p.model.dit import VideoDiT
+from paris_p2p.model.presets import Config, build_expert, build_router
+from paris_p2p.model.router import Router
+from paris_p2p.work.checkpoint import load_weights_into
+from paris_p2p.work.device import Device, available_bytes
+
+State = Mapping[str, Tensor]
+MAX_BATCH_TOKENS = 16384  # patches of all clips of a batch: bounds the activations
+
+
+class ExpertSeats:
+    """A pool whose experts wait in main memory, or on disk, and take one of a few seats on the device when routed to."""
+
+    def __init__(self, config: Config, fetch: Callable[[int], State], device: Device, seats: int):
+        self.config, self.fetch, self.device, self.seats = config, fetch, device, seats
+        self.seated: OrderedDict[int, VideoDiT] = OrderedDict()
+
+    def velocity(self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        expert = self._seat(k)
+        with torch.no_grad(), self.device.autocast():
+            v: Tensor = expert(x, t, tokens, mask)
+        return v
+
+    def _seat(self, k: int) -> VideoDiT:
+        if k not in self.seated:
+            while len(self.seated) >= self.seats:
+                self.seated.popitem(last=False)  # the least recently used goes before the new one comes: both might not fit
+            self.seated[k] = _place_expert(self.config, self.fetch(k), self.device)
+        self.seated.move_to_end(k)
+        return self.seated[k]
+
+
+class Chooser:
+    """The router's answer as weights, remembered for each time it was asked about; all experts are alike without a router."""
+
+    def __init__(self, router: Router | None, experts: int, present: Sequence[int], routing: Routing):
+        self.router, self.experts, self.present, self.routing = router, experts, list(present), routing
+        self._chosen: dict[float, Tensor] = {}
+
+    def __call__(self, x: Tensor, t: Tensor, pooled: Tensor | None) -> Tensor:
+        """(x [B ...], t [B], pooled [B P] or None) -> weights [B K]; UsageError when the routing cannot be followed."""
+        if self.router is None or not self.routing.needs_router:
+            logits = torch.zeros(len(x), self.experts, device=x.device)
+        else:
+            with torch.no_grad():
+                logits = self.router(x, t, pooled).float()
+        weights = self.routing.weights(only_present(logits, self.present))
+        # Guidance may ask again without the caption and Heun at the next time; what is reported is the first, with the caption.
+        self._chosen.setdefault(float(t[0]), weights.cpu())
+        return weights
+
+    def chosen(self, steps: int) -> Tensor:
+        """Weights at each of the steps so far, from noise on, and forgets them: [B S K]."""
+        times = sorted(self._chosen, reverse=True)[:steps]
+        chosen = torch.stack([self._chosen[time] for time in times], 1)
+        self._chosen.clear()
+        return chosen
+
+
+def expert_state(config: Config, path: Path, device: Device) -> State:
+    """A checked weights file's tensors in main memory: half the size where the device multiplies bfloat16. CheckpointError."""
+    with torch.device("meta"):
+        shapes = {name: tuple(parameter.shape) for name, parameter in build_expert(config).named_parameters()}
+    dtype = torch.bfloat16 if device.cuda and device.bf16 else torch.float32
+    state = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
+    load_weights_into(path, state)
+    return state
+
+
+def load_router(config: Config, path: Path, device: Device) -> Router:
+    """The router of a checked weights file, in float32: it is small, and its choice should not depend on rounding. CheckpointError."""
+    router = build_router(config)
+    load_weights_into(path, dict(router.named_parameters()))
+    router.requires_grad_(False).eval().to(device.torch)
+    return router
+
+
+def seats_for(config: Config, device: Device) -> int:
+    """Experts that fit at once into half the memory that is free now; at least one."""
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in build_expert(config).parameters())
+    free = torch.cuda.mem_get_info(device.torch)[0] if device.cuda else available_bytes()
+    expert_bytes = parameters * (2 if device.cuda and device.bf16 else 4)
+    return int(max(1, free // 2 // expert_bytes))
+
+
+def batch_clips_for(config: Config, latent: tuple[int, int, int, int]) -> int:
+    """Clips to sample together: as many as keep the number of patches bounded, from 1 to 16."""
+    _, frames, height, width = latent
+    patch = int(config["patch_frames"]) * int(config["patch_height"]) * int(config["patch_width"])
+    return max(1, min(16, MAX_BATCH_TOKENS // max(1, frames * height * width // patch)))
+
+
+def clip_noise(rng_seed: int, clips: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Noise that depends on the seed and a clip's number alone, so that no batch size changes a clip: [B ...]."""
+    draws = Draws.of(str(rng_seed), "generate")
+    return torch.stack([torch.from_numpy(draws.noise(clip, shape)) for clip in clips])
+
+
+def _place_expert(config: Config, state: State, device: Device) -> VideoDiT:
+    """An expert around tensors that are moved to the device, or shared when they are there already."""
+    with torch.device("meta"):
+        expert = build_expert(config)
+    expert.load_state_dict({name: tensor.to(device.torch) for name, tensor in state.items()}, assign=True)
+    expert.requires_grad_(False).eval()
+    return expert

@@ -1,0 +1,133 @@
+"""Clips to files, by the file's ending: mp4 and gif one file a clip, a png sheet of frames, npy and npz raw frames.
+
+Every file appears whole or not at all. Legend: B clips, T frames, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from paris_p2p.errors import ReadOnlyError, UsageError
+
+Frames = NDArray[np.uint8]  # [T H W 3], or [B T H W 3]
+Info = dict[str, Any]  # what a clip was made from: goes into the file's metadata
+MAX_SHEET_CLIPS = 64
+_MP4_CODECS = (("libx264", {"crf": "16", "preset": "slow"}), ("mpeg4", {"qscale": "2"}))
+
+
+class ClipWriter:
+    """Takes clips as they come; `paths` are the files that are done."""
+
+    def __init__(self, out: Path, clips: int, fps: float):
+        self.out, self.clips, self.fps = out, clips, fps
+        self.paths: list[Path] = []
+        self._held: list[Frames] = []
+        self._infos: list[Info] = []
+
+    def add(self, videos: Frames, infos: Sequence[Info]) -> None:
+        """Write clips [B T H W 3], or keep them where all go into one file."""
+        for video, info in zip(videos, infos, strict=True):
+            if self.out.suffix in _SINGLE:
+                number = len(self.paths)
+                path = self.out if self.clips == 1 else self.out.with_stem(f"{self.out.stem}-{number:03}")
+                self._write(path, _SINGLE[self.out.suffix](video, self.fps, info))
+            else:
+                self._held.append(video)
+                self._infos.append(info)
+
+    def finish(self) -> None:
+        if self._held:
+            self._write(self.out, _TOGETHER[self.out.suffix](np.stack(self._held), self.fps, self._infos))
+
+    def _write(self, path: Path, data: bytes) -> None:
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        self.paths.append(path)
+
+
+@contextmanager
+def open_writer(out: Path, clips: int, fps: float) -> Iterator[ClipWriter]:
+    """A writer for `clips` clips; UsageError for an ending it does not know, ReadOnlyError when the folder cannot be written."""
+    known = [*_SINGLE, *_TOGETHER]
+    if out.suffix not in known:
+        raise UsageError(f"{out.name!r} ends in {out.suffix or 'nothing'!r}; choose one of {', '.join(known)}")
+    if out.suffix == ".png" and clips > MAX_SHEET_CLIPS:
+        raise UsageError(f"a sheet holds at most {MAX_SHEET_CLIPS} clips, not {clips}; ask for fewer, or write .npy")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReadOnlyError(f"cannot write to {out.parent}: {error.strerror}; choose another place with --out") from error
+    if not os.access(out.parent, os.W_OK):
+        raise ReadOnlyError(f"cannot write to {out.parent}; choose another place with --out")
+    writer = ClipWriter(out, clips, fps)
+    yield writer
+    writer.finish()
+
+
+def _mp4(video: Frames, fps: float, info: Info) -> bytes:
+    """H.264, or MPEG-4 where this build of FFmpeg has none; the info is the file's comment."""
+    codec, options = next((name, options) for name, options in _MP4_CODECS if name in av.codec.codecs_available)
+    video = np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)), mode="edge")  # 4:2:0 wants even sides
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        container.metadata["comment"] = json.dumps(info)
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
+        for frame in video:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def _gif(video: Frames, fps: float, info: Info) -> bytes:
+    buffer = io.BytesIO()
+    first, *others = [Image.fromarray(frame) for frame in video]
+    comment = json.dumps(info).encode()
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=round(1000 / fps), loop=0, comment=comment)
+    return buffer.getvalue()
+
+
+def _png(videos: Frames, fps: float, infos: list[Info]) -> bytes:
+    """A row a clip, a column a frame."""
+    clips, frames, height, width, _ = videos.shape
+    text = PngInfo()
+    text.add_itxt("comment", json.dumps(infos))
+    buffer = io.BytesIO()
+    sheet = videos.transpose(0, 2, 1, 3, 4).reshape(clips * height, frames * width, 3)
+    Image.fromarray(sheet).save(buffer, "PNG", pnginfo=text)
+    return buffer.getvalue()
+
+
+def _npy(videos: Frames, fps: float, infos: list[Info]) -> bytes:
+    """The array [B T H W 3] alone: the format has no room for more."""
+    buffer = io.BytesIO()
+    np.save(buffer, videos, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _npz(videos: Frames, fps: float, infos: list[Info]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, frames=videos, fps=np.float64(fps), comment=np.array(json.dumps(infos)))
+    return buffer.getvalue()
+
+
+_SINGLE: dict[str, Callable[[Frames, float, Info], bytes]] = {".mp4": _mp4, ".gif": _gif}
+_TOGETHER: dict[str, Callable[[Frames, float, list[Info]], bytes]] = {".png": _png, ".npy": _npy, ".npz": _npz}

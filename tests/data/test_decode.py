@@ -112,3 +112,20 @@ def test_huge_pictures_endless_videos_and_extreme_shapes_are_refused(tmp_path, m
     assert reason_of(io.BytesIO(path.read_bytes()), shape()) == "too large"
     monkeypatch.setattr(decode, "MAX_PICTURE_PIXELS", 15 * 16)
     assert reason_of(io.BytesIO(path.read_bytes()), shape()) == "too large"
+
+
+def test_a_phone_video_is_turned_as_its_container_says(tmp_path):
+    frames = counting(8, 16, 32, step=0)
+    frames[:, :, :16] = 200  # bright on the left: on top after a quarter turn clockwise
+    path = write_video(tmp_path / "phone.mp4", frames)
+    upright, clockwise = (
+        b"".join(n.to_bytes(4, "big", signed=True) for n in m) for m in ((1 << 16, 0, 0, 0, 1 << 16), (0, 1 << 16, 0, -1 << 16, 0))
+    )
+    data = path.read_bytes()
+    header = data.index(b"tkhd")
+    at = data.index(upright, header)
+    path.write_bytes(data[:at] + clockwise + data[at + len(clockwise) :])
+    picture = clips_of(path, shape(8, 32, 16))[0].frames[0]
+    assert picture.shape == (32, 16, 3)
+    assert picture[:14].min() >= 199
+    assert picture[18:].max() <= 1

@@ -160,15 +160,15 @@ async def _read_with_progress(reader: asyncio.StreamReader, length: int, silence
     if length <= PIECE_BYTES:
         async with asyncio.timeout(silence_s):
             return await reader.readexactly(length)
-    data, filled = bytearray(length), 0
-    while filled < length:
+    pieces, left = [], length
+    while left:
         async with asyncio.timeout(silence_s):
-            piece = await reader.read(length - filled)
+            piece = await reader.read(left)
         if not piece:
-            raise asyncio.IncompleteReadError(b"", length - filled)
-        data[filled : filled + len(piece)] = piece
-        filled += len(piece)
-    return bytes(data)
+            raise asyncio.IncompleteReadError(b"", left)
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 def _unpack(data: bytes, peer: str) -> Any:

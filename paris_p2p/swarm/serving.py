@@ -177,9 +177,9 @@ class BlobServer:
             following.cancel()
 
     async def _write_limited(self, writer: asyncio.StreamWriter, data: bytes) -> None:
-        view = memoryview(data)
-        for start in range(0, len(data), PIECE_BYTES):
-            piece = view[start : start + PIECE_BYTES]
+        view, piece_bytes = memoryview(data), PIECE_BYTES if self._limit.bps else 1 << 20
+        for start in range(0, len(data), piece_bytes):
+            piece = view[start : start + piece_bytes]
             await self._limit.take(len(piece))
             await self._write(writer, piece)
             self._uploads.add(len(piece))

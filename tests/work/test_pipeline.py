@@ -1,0 +1,124 @@
+"""The diffusers pipeline, and the folder it reads."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import paris_p2p
+from paris_p2p.errors import CheckpointError, UsageError
+from paris_p2p.work.export import export
+from paris_p2p.work.generate import generate
+from paris_p2p.work.pipeline import ParisPipeline
+from tests.work.made_run import EXPERTS, PROMPTS, MadeRun
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
+    return MadeRun(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="module")
+def folder(made, tmp_path_factory: pytest.TempPathFactory):
+    out = tmp_path_factory.mktemp("exported") / "model"
+    export_to(made, out)
+    return out
+
+
+def export_to(made: MadeRun, out, weights=None) -> None:
+    export(made.spec, made.run, weights or made.weights, made.cards, made.codec_folder, out, made.text_folder)
+
+
+def load(folder) -> ParisPipeline:
+    pipeline = paris_p2p.ParisPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def close(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool((np.abs(a.astype(int) - b.astype(int)) <= 2).mean() > 0.99)
+
+
+def test_the_exported_pipeline_makes_the_clips_that_generate_makes(made, folder, tmp_path):
+    out = tmp_path / "clips.npy"
+    result = generate(made.job(out, steps=4, guidance=2.0, top_k=2, rng_seed=3, clips_per_prompt=2))
+    output = load(folder)(PROMPTS, 4, 2.0, top_k=2, rng_seed=3, clips_per_prompt=2)
+    assert output.frames.dtype == np.uint8
+    assert output.frames.shape == (4, 3, 16, 24, 3)
+    assert close(output.frames, np.load(out))
+    assert output.experts.shape == (4, 4, EXPERTS)
+    assert np.abs(output.experts - result.chosen.numpy()).mean() < 0.05
+
+
+def test_saved_and_loaded_it_is_the_same(folder, tmp_path):
+    pipeline = load(folder)
+    pipeline.save_pretrained(tmp_path)
+    assert np.array_equal(load(tmp_path)("a red ball", 2).frames, pipeline("a red ball", 2).frames)
+
+
+def test_with_experts_waiting_in_main_memory_the_clips_are_the_same(folder):
+    pipeline = load(folder)
+    expected = pipeline("a red ball", 2, routing="full").frames
+    pipeline.enable_expert_offload("cpu", seats=1)
+    assert np.array_equal(pipeline("a red ball", 2, routing="full").frames, expected)
+
+
+def test_a_generator_draws_the_seed_and_moves_on(folder):
+    pipeline = load(folder)
+    generator = torch.Generator().manual_seed(1)
+    first, second = (pipeline("rolls", 2, generator=generator).frames for _ in range(2))
+    again = pipeline("rolls", 2, generator=torch.Generator().manual_seed(1)).frames
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, second)
+
+
+def test_the_folder_tells_its_licence_run_and_cards(made, folder):
+    card = (folder / "README.md").read_text()
+    for words in (made.run, "Apache-2.0", "CC0-1.0", made.cards["expert-2"], "Moving balls"):
+        assert words in card
+    assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pickle", ".py")]
+
+
+def test_one_expert_is_usable_alone(folder):
+    from paris_p2p.model.dit import VideoDiT
+
+    assert VideoDiT.from_pretrained(folder / "experts" / "expert-1").config["channels"] == 4
+
+
+def test_a_partial_export_routes_among_what_is_there(made, tmp_path):
+    export_to(made, tmp_path / "model", {slot: path for slot, path in made.weights.items() if slot not in ("expert-0", "router")})
+    output = load(tmp_path / "model")("a red ball", 2, routing="full")
+    assert not output.experts[..., 0].any()
+    assert "expert-0, router had no checkpoint" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_a_failed_export_leaves_nothing(made, tmp_path):
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"not weights")
+    out = tmp_path / "models" / "model"
+    with pytest.raises(CheckpointError):
+        export_to(made, out, made.weights | {"expert-2": bad})
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_folder_in_use_is_not_overwritten(made, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        export_to(made, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_without_a_model_and_an_empty_request_say_so(folder, tmp_path):
+    with pytest.raises(UsageError, match="paris-run export"):
+        ParisPipeline.from_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="nothing to make"):
+        load(folder)([], 2)
+
+
+def test_importing_the_package_stays_light():
+    code = "import sys, paris_p2p; print(sorted({'torch', 'diffusers', 'transformers', 'hivemind'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    with pytest.raises(AttributeError, match="NoSuchThing"):
+        _ = paris_p2p.NoSuchThing

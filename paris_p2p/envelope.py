@@ -28,6 +28,8 @@ from paris_p2p.records import (
 
 R = TypeVar("R", bound=Record)
 _HASH_FIELDS = ("run", "parent", "card", "best", "what", "id")
+_PEER_FIELDS = ("owner_node", "attestors")
+_MAX_DEPTH = 16  # of a payload's maps and lists; no record comes near it
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Envelope(Generic[R]):
 
 def seal(identity: Identity, record: Signed) -> Envelope[Any]:
     """Sign a record as `identity`; RecordError when it is larger than its kind may be."""
-    payload = encode(record.model_dump(exclude_defaults=False))
+    # Left out, a field has its default: a peer record would not fit in its 256 bytes with all of them.
+    payload = encode({"kind": record.kind, "oldest_reader": record.oldest_reader} | record.model_dump(exclude_defaults=True))
     return seal_payload(identity, record.kind, record.run, payload, record)
 
 
@@ -78,7 +81,8 @@ def open_envelope(data: bytes, *, run: str, kinds: tuple[str, ...] = tuple(SIGNE
     if record.run != run:
         raise RecordError(f"the record belongs to run {record.run[:16]}, not {run[:16]}")
     if not record.issued_at < record.expires_at <= record.issued_at + SIGNED_LIFETIME_S[kind]:
-        raise RecordError(f"a {kind} record may live {SIGNED_LIFETIME_S[kind]:.0f} s, this one asks for {record.expires_at - record.issued_at:.0f}")
+        asked_s = record.expires_at - record.issued_at
+        raise RecordError(f"a {kind} record may live {SIGNED_LIFETIME_S[kind]:.0f} s, this one asks for {asked_s:.0f}")
     return Envelope(record=record, signer=signer, payload=payload, data=data)
 
 
@@ -133,17 +137,28 @@ def _compact(value: Any, name: str = "") -> Any:
         return [_compact(item, name) for item in value]
     if isinstance(value, str) and name in _HASH_FIELDS and len(value) == 64:
         return bytes.fromhex(value)
-    if isinstance(value, str) and value.startswith("12D3Koo") and len(value) == 52:
+    if isinstance(value, str) and name in _PEER_FIELDS and value:
         return peer_id_to_bytes(value)
     return value
 
 
 def _unpack(data: bytes) -> Any:
     try:
-        # Tuples, not lists, so that strict records accept them; a payload is small, so depth is the only danger left.
-        return msgpack.unpackb(data, use_list=False, strict_map_key=True)
+        value = msgpack.unpackb(data, use_list=False, strict_map_key=True)  # tuples: strict records accept no lists for them
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise RecordError(f"{len(data)} bytes are not valid msgpack: {str(error)[:80]}") from error
+    _check_depth(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    """RecordError for nesting that no record has: a thousand lists in each other would break whoever prints them."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        boxes = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | tuple)]
+        level = [child for box in boxes for child in box]
+    if level:
+        raise RecordError(f"a payload nested deeper than {_MAX_DEPTH} is no record")
 
 
 def _signed_bytes(kind: str, run: str, payload: bytes) -> bytes:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -90,10 +90,13 @@ def load_or_create_peer_key(path: Path) -> Identity:
 
 
 def load_peer_key(path: Path) -> Identity:
-    raw = path.read_bytes()
-    if len(raw) != 68 or not raw.startswith(_PRIVATE_PREFIX):
-        raise UsageError(f"{path} is not an Ed25519 libp2p key ({len(raw)} bytes); move it away to get a new identity")
-    return Identity.from_private_bytes(raw[4:36])
+    """The peer key in a file; UsageError when it is damaged, also in the public half that p2pd reads."""
+    raw = _read_key_file(path)
+    if len(raw) == 68 and raw.startswith(_PRIVATE_PREFIX):
+        identity = Identity.from_private_bytes(raw[4:36])
+        if identity.libp2p_private_key() == raw:
+            return identity
+    raise UsageError(f"{path} is not an Ed25519 libp2p key ({len(raw)} bytes) or damaged; move it away to get a new identity")
 
 
 def save_owner_key(identity: Identity, path: Path, passphrase: str | None) -> None:
@@ -107,13 +110,21 @@ def save_owner_key(identity: Identity, path: Path, passphrase: str | None) -> No
 
 def load_owner_key(path: Path, passphrase: str | None) -> Identity:
     """Read a key that save_owner_key wrote; UsageError when the passphrase is wrong or missing."""
+    pem = _read_key_file(path)
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), passphrase.encode() if passphrase else None)
-    except (ValueError, TypeError) as error:
+        key = serialization.load_pem_private_key(pem, passphrase.encode() if passphrase else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UsageError(f"cannot read the owner's key {path}: wrong or missing passphrase, or not a key") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise UsageError(f"{path} is not an Ed25519 key; the owner's key is made by `paris-run create`")
     return Identity(key)
+
+
+def _read_key_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the key {path}: {error.strerror}; check the path and who may read it") from error
 
 
 def write_private_file(path: Path, data: bytes) -> None:

@@ -11,18 +11,13 @@ from torch import Tensor
 
 def interpolate(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     """x_t = (1 - t) x0 + t eps: [B ...], [B ...], [B] -> [B ...]."""
-    t = _rows(t, x0)
+    t = t.to(x0.dtype).reshape(-1, *[1] * (x0.dim() - 1))
     return (1 - t) * x0 + t * eps
 
 
 def velocity(x0: Tensor, eps: Tensor) -> Tensor:
     """v = d x_t / dt = eps - x0, the same for every t: [B ...]."""
     return eps - x0
-
-
-def data_of(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """The x0 whose path has velocity v at x_t: x_t - t v: [B ...], [B ...], [B] -> [B ...]."""
-    return x_t - _rows(t, x_t) * v
 
 
 def logit_normal(normal: Tensor, mean: float, std: float) -> Tensor:
@@ -33,7 +28,3 @@ def logit_normal(normal: Tensor, mean: float, std: float) -> Tensor:
 def clip_losses(v: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each clip, in float32: [B ...], [B ...] -> [B]."""
     return (v.float() - target.float()).square().flatten(1).mean(1)
-
-
-def _rows(t: Tensor, x: Tensor) -> Tensor:
-    return t.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))

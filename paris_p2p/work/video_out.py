@@ -29,28 +29,42 @@ _MP4_CODECS = (("libx264", {"crf": "16", "preset": "slow"}), ("mpeg4", {"qscale"
 
 
 class ClipWriter:
-    """Takes clips as they come; `paths` are the files that are done."""
+    """Takes clips as they come, and keeps on disk what goes into one file; `paths` are the files that are done."""
 
     def __init__(self, out: Path, clips: int, fps: float):
         self.out, self.clips, self.fps = out, clips, fps
         self.paths: list[Path] = []
-        self._held: list[Frames] = []
+        self._held: Frames | None = None  # a file of its own, in npy's format
+        self._held_path = out.with_name(f".{out.name}.frames.tmp")
         self._infos: list[Info] = []
 
     def add(self, videos: Frames, infos: Sequence[Info]) -> None:
-        """Write clips [B T H W 3], or keep them where all go into one file."""
+        """Write clips [B T H W 3], or keep them until all are there."""
         for video, info in zip(videos, infos, strict=True):
             if self.out.suffix in _SINGLE:
                 number = len(self.paths)
                 path = self.out if self.clips == 1 else self.out.with_stem(f"{self.out.stem}-{number:03}")
                 self._write(path, _SINGLE[self.out.suffix](video, self.fps, info))
-            else:
-                self._held.append(video)
-                self._infos.append(info)
+                continue
+            if self._held is None:
+                self._held = np.lib.format.open_memmap(self._held_path, mode="w+", dtype=np.uint8, shape=(self.clips, *video.shape))
+            self._held[len(self._infos)] = video
+            self._infos.append(info)
 
     def finish(self) -> None:
-        if self._held:
-            self._write(self.out, _TOGETHER[self.out.suffix](np.stack(self._held), self.fps, self._infos))
+        """Make the one file of all clips, where there is one."""
+        if self._held is None:
+            return
+        if self.out.suffix == _RAW:
+            del self._held  # written out
+            os.replace(self._held_path, self.out)
+            self.paths.append(self.out)
+        else:
+            self._write(self.out, _TOGETHER[self.out.suffix](self._held, self.fps, self._infos))
+
+    def close(self) -> None:
+        self._held = None
+        self._held_path.unlink(missing_ok=True)
 
     def _write(self, path: Path, data: bytes) -> None:
         temporary = path.with_name(f".{path.name}.tmp")
@@ -66,7 +80,7 @@ class ClipWriter:
 @contextmanager
 def open_writer(out: Path, clips: int, fps: float) -> Iterator[ClipWriter]:
     """A writer for `clips` clips; UsageError for an ending it does not know, ReadOnlyError when the folder cannot be written."""
-    known = [*_SINGLE, *_TOGETHER]
+    known = [*_SINGLE, *_TOGETHER, _RAW]
     if out.suffix not in known:
         raise UsageError(f"{out.name!r} ends in {out.suffix or 'nothing'!r}; choose one of {', '.join(known)}")
     if out.suffix == ".png" and clips > MAX_SHEET_CLIPS:
@@ -78,8 +92,11 @@ def open_writer(out: Path, clips: int, fps: float) -> Iterator[ClipWriter]:
     if not os.access(out.parent, os.W_OK):
         raise ReadOnlyError(f"cannot write to {out.parent}; choose another place with --out")
     writer = ClipWriter(out, clips, fps)
-    yield writer
-    writer.finish()
+    try:
+        yield writer
+        writer.finish()
+    finally:
+        writer.close()
 
 
 def _mp4(video: Frames, fps: float, info: Info) -> bytes:
@@ -116,13 +133,6 @@ def _png(videos: Frames, fps: float, infos: list[Info]) -> bytes:
     return buffer.getvalue()
 
 
-def _npy(videos: Frames, fps: float, infos: list[Info]) -> bytes:
-    """The array [B T H W 3] alone: the format has no room for more."""
-    buffer = io.BytesIO()
-    np.save(buffer, videos, allow_pickle=False)
-    return buffer.getvalue()
-
-
 def _npz(videos: Frames, fps: float, infos: list[Info]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, frames=videos, fps=np.float64(fps), comment=np.array(json.dumps(infos)))
@@ -130,4 +140,5 @@ def _npz(videos: Frames, fps: float, infos: list[Info]) -> bytes:
 
 
 _SINGLE: dict[str, Callable[[Frames, float, Info], bytes]] = {".mp4": _mp4, ".gif": _gif}
-_TOGETHER: dict[str, Callable[[Frames, float, list[Info]], bytes]] = {".png": _png, ".npy": _npy, ".npz": _npz}
+_TOGETHER: dict[str, Callable[[Frames, float, list[Info]], bytes]] = {".png": _png, ".npz": _npz}
+_RAW = ".npy"  # the array [B T H W 3] alone: the format has no room for more

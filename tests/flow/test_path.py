@@ -2,7 +2,7 @@
 
 import torch
 
-from paris_p2p.flow.path import clip_losses, data_of, interpolate, logit_normal, velocity
+from paris_p2p.flow.path import clip_losses, interpolate, logit_normal, velocity
 
 
 def clip() -> torch.Tensor:
@@ -19,11 +19,6 @@ def test_the_velocity_target_is_the_paths_derivative():
     x0, eps, t = clip(), clip(), torch.rand(5, dtype=torch.float64)
     _, derivative = torch.func.jvp(lambda t: interpolate(x0, eps, t), (t,), (torch.ones_like(t),))
     torch.testing.assert_close(velocity(x0, eps), derivative)
-
-
-def test_the_data_is_where_the_velocity_leads_back_to():
-    x0, eps, t = clip(), clip(), torch.rand(5, dtype=torch.float64)
-    torch.testing.assert_close(data_of(interpolate(x0, eps, t), velocity(x0, eps), t), x0)
 
 
 def test_logit_normal_times_have_the_stated_logits():

@@ -13,7 +13,19 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from paris_p2p.codec.pca import fit_pca
 from paris_p2p.identity import Identity
 from paris_p2p.model.presets import build_expert, build_router, expert_config, router_config
-from paris_p2p.spec import ROUTER, ClipShape, GateSpec, LatentShape, NetworkSpec, Pinned, RunSpec, TextShape, TimingSpec, TrainingSpec, sign_run
+from paris_p2p.spec import (
+    ROUTER,
+    ClipShape,
+    GateSpec,
+    LatentShape,
+    NetworkSpec,
+    Pinned,
+    RunSpec,
+    TextShape,
+    TimingSpec,
+    TrainingSpec,
+    sign_run,
+)
 from paris_p2p.work.checkpoint import Counters
 from paris_p2p.work.generate import GenerateJob
 

@@ -87,6 +87,18 @@ def test_raw_frames_are_exact(tmp_path, ending):
     (path,) = write(tmp_path / f"clips{ending}", videos)
     loaded = np.load(path, allow_pickle=False)
     assert np.array_equal(loaded if ending == ".npy" else loaded["frames"], videos)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_stopped_on_the_way_it_leaves_nothing_behind(tmp_path):
+    def stopped() -> None:
+        with open_writer(tmp_path / "clips.npy", 2, 8.0) as writer:
+            writer.add(clips(1), [{}])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_ending_a_too_long_sheet_and_no_place_are_refused_before_anything_is_made(tmp_path):

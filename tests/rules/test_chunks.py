@@ -1,0 +1,143 @@
+"""The chunk planner: only what a source has, twice only at the end, everything while somebody has it, slow ones let go."""
+
+from __future__ import annotations
+
+import heapq
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paris_p2p.rules.chunks import MAX_REQUEST_CHUNKS, MIN_RATED_BYTES, Source, chunks_of, next_chunks, too_slow
+
+CHUNK = 1 << 20
+
+
+def source(peer: str = "a", have: range = range(100), rate_bps: float = 0.0, busy_s: float = 10.0) -> Source:
+    return Source(peer, frozenset(have), int(rate_bps * busy_s), busy_s if rate_bps else 0.0)
+
+
+@given(st.integers(0, 40).flatmap(lambda n: st.tuples(st.just(n), st.frozensets(st.integers(0, max(0, n - 1))))), st.binary(max_size=3))
+def test_a_have_set_reads_back_and_nothing_beyond_the_blob_is_believed(case: tuple[int, frozenset[int]], tail: bytes) -> None:
+    count, have = case[0], case[1] if case[0] else frozenset[int]()
+    bitmap = bytearray(-(-count // 8))
+    for index in have:
+        bitmap[index >> 3] |= 1 << (index & 7)
+    assert chunks_of(bytes(bitmap), count) == have
+    assert all(index < count for index in chunks_of(bytes(bitmap) + tail + b"\xff" * 50, count))
+
+
+@given(
+    st.frozensets(st.integers(0, 30)),
+    st.lists(st.integers(0, 30), unique=True),
+    st.dictionaries(st.integers(0, 30), st.frozensets(st.sampled_from("bcd"))),
+    st.floats(0, 1e9),
+)
+def test_what_is_asked_is_missing_is_there_and_is_asked_of_nobody_or_of_one_other(
+    have: frozenset[int], missing: list[int], in_flight: dict[int, frozenset[str]], rate_bps: float
+) -> None:
+    asked = next_chunks(Source("a", have, int(rate_bps * 10), 10.0), missing, in_flight, CHUNK)
+    assert len(set(asked)) == len(asked) <= MAX_REQUEST_CHUNKS
+    assert set(asked) <= have & set(missing)
+    twice = [index for index in asked if in_flight.get(index)]
+    if twice:
+        assert len(asked) == 1
+        assert len(in_flight[twice[0]]) == 1
+        assert all(in_flight.get(index) for index in have & set(missing))
+
+
+def test_a_fast_source_is_asked_for_more_and_never_without_bound() -> None:
+    asked = [len(next_chunks(source(rate_bps=rate), range(100), {}, CHUNK)) for rate in (0.0, 2e5, 8e6, 1e8, 1e12)]
+    assert asked == [2, 1, 3, MAX_REQUEST_CHUNKS, MAX_REQUEST_CHUNKS]
+
+
+def test_the_chunks_a_slow_source_holds_up_go_to_an_idle_one_at_the_end() -> None:
+    fast = source("a", rate_bps=1e8)
+    assert next_chunks(fast, [7, 8], {7: {"slow"}, 8: {"slow"}}, CHUNK) == [7]
+    assert next_chunks(fast, [7, 8], {7: {"slow", "a"}, 8: {"slow"}}, CHUNK) == [8]
+    assert next_chunks(fast, [7], {7: {"slow", "other"}}, CHUNK) == []
+
+
+def test_a_source_far_below_the_median_is_too_slow_once_it_was_measured() -> None:
+    others = [source(peer, rate_bps=rate) for peer, rate in (("b", 1e6), ("c", 10e6), ("d", 20e6))]
+    assert too_slow(source(rate_bps=0.9e6), others)
+    assert too_slow(Source("a", frozenset(), 0, 6.0), others)
+    assert not too_slow(source(rate_bps=1.1e6), others)
+    assert not too_slow(source(rate_bps=0.9e6, busy_s=4.9), others)
+
+
+@pytest.mark.parametrize("others", [[], [Source("b", frozenset(), MIN_RATED_BYTES - 1, 0.1)]], ids=["alone", "others unmeasured"])
+def test_a_slow_source_is_kept_when_nobody_is_known_to_be_better(others: list[Source]) -> None:
+    assert not too_slow(source(rate_bps=1.0), others)
+
+
+class Simulated:
+    """Sources that deliver at fixed rates, one request at a time; `dies_after` requests they stop answering."""
+
+    def __init__(self, count: int, sources: list[tuple[frozenset[int], float, int]]):
+        self.missing = list(range(count))
+        self.sources = {f"peer-{n}": Source(f"peer-{n}", have & set(range(count))) for n, (have, _, _) in enumerate(sources)}
+        self.rate = {f"peer-{n}": rate for n, (_, rate, _) in enumerate(sources)}
+        self.left = {f"peer-{n}": dies_after for n, (_, _, dies_after) in enumerate(sources)}
+        self.in_flight: dict[int, set[str]] = {index: set() for index in range(count)}
+        self.delivered = dict.fromkeys(self.sources, 0)
+        self.events: list[tuple[float, str, list[int], bool]] = []  # when, who, what, whether it comes
+
+    def run(self) -> None:
+        now = 0.0
+        self._ask_idle(now)
+        while self.events:
+            now, peer, asked, comes = heapq.heappop(self.events)
+            for index in asked:
+                self.in_flight[index].discard(peer)
+            if comes:
+                self._deliver(peer, asked)
+            else:
+                del self.sources[peer]
+            self._ask_idle(now)
+
+    def _ask_idle(self, now: float) -> None:
+        busy = {peer for _, peer, _, _ in self.events}
+        for peer in [peer for peer in self.sources if peer not in busy]:
+            asked = next_chunks(self.sources[peer], self.missing, self.in_flight, CHUNK)
+            if not asked:
+                continue
+            self.left[peer] -= 1
+            comes = self.left[peer] >= 0
+            for index in asked:
+                self.in_flight[index].add(peer)
+                assert len(self.in_flight[index]) <= 2
+            heapq.heappush(self.events, (now + (len(asked) * CHUNK / self.rate[peer] if comes else 10.0), peer, asked, comes))
+
+    def _deliver(self, peer: str, asked: list[int]) -> None:
+        before = self.sources[peer]
+        size = len(asked) * CHUNK
+        self.sources[peer] = Source(peer, before.have, before.received_bytes + size, before.busy_s + size / self.rate[peer])
+        self.delivered[peer] += len(asked)
+        self.missing = [index for index in self.missing if index not in asked]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 60),
+    st.lists(
+        st.tuples(st.frozensets(st.integers(0, 59)), st.floats(1e4, 1e9), st.one_of(st.just(10**9), st.integers(0, 3))),
+        min_size=1,
+        max_size=5,
+    ),
+)
+def test_every_chunk_comes_while_a_source_that_lives_has_it(count: int, sources: list[tuple[frozenset[int], float, int]]) -> None:
+    world = Simulated(count, sources)
+    world.run()
+    kept = frozenset[int]().union(*(have for have, _, dies_after in sources if dies_after == 10**9))
+    assert not set(world.missing) & kept
+
+
+def test_sources_share_the_work_by_their_speed_and_little_comes_twice() -> None:
+    everything = frozenset(range(200))
+    world = Simulated(200, [(everything, 30e6, 10**9), (everything, 10e6, 10**9)])
+    world.run()
+    fast, slow = world.delivered.values()
+    assert not world.missing
+    assert fast + slow <= 210
+    assert 2 < fast / slow < 4

@@ -1,0 +1,29 @@
+"""Trust: who may attest, and the one rule handlers ask."""
+
+from __future__ import annotations
+
+import pytest
+
+from paris_p2p.rules.trust import Action, may, may_attest
+from paris_p2p.spec import GateSpec
+
+from ..test_spec import spec
+from .made import A, B
+
+
+def test_in_a_members_run_everybody_attests_and_in_an_open_run_only_delegates() -> None:
+    members, open_run = spec(gate=GateSpec()), spec(gate=GateSpec(members_attest=False, attestors=(A.peer_id,)))
+    assert may_attest(members, A.peer_id)
+    assert may_attest(members, B.peer_id)
+    assert may_attest(open_run, A.peer_id)
+    assert not may_attest(open_run, B.peer_id)
+
+
+def test_an_open_run_without_delegates_has_no_attestors() -> None:
+    assert not may_attest(spec(gate=GateSpec(members_attest=False)), A.peer_id)
+
+
+@pytest.mark.parametrize("action", ["spec", "records", "blobs"])
+def test_a_public_run_is_open_and_a_private_one_closed_until_membership_exists(action: Action) -> None:
+    assert may(B.peer_id, action, spec())
+    assert not may(B.peer_id, action, spec(private=True))

@@ -1,0 +1,1 @@
+"""A demo swarm on gameplay clips: `scripts/demo`."""

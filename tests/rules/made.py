@@ -20,7 +20,13 @@ A, B, C, D, *_ = PEERS
 
 def claim(peer: Identity, epoch: int = 1, claimed_at: float = NOW, issued_at: float | None = None, **more: Any) -> Envelope[ClaimRecord]:
     issued = claimed_at if issued_at is None else issued_at
-    fields = {"run": RUN, "slot": SLOT, "seq": int(issued * 1000), "issued_at": issued, "expires_at": issued + TIMING.claim_s} | more
+    fields: dict[str, Any] = {
+        "run": RUN,
+        "slot": SLOT,
+        "seq": int(issued * 1000),
+        "issued_at": issued,
+        "expires_at": issued + TIMING.claim_s,
+    } | more
     return seal(peer, ClaimRecord(epoch=epoch, claimed_at=claimed_at, **fields))
 
 

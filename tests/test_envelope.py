@@ -64,7 +64,7 @@ records: st.SearchStrategy[Signed] = st.one_of(
         gate_clips=counts,
     ),
     st.builds(HolderRecord, **headers("holder", st.just("")), what=hashes),
-    st.builds(PeerRecord, **headers("peer", st.just("")), role=st.sampled_from(["peer", "bootstrap"]), reachable=st.booleans()),
+    st.builds(PeerRecord, **headers("peer", st.just("")), role=st.sampled_from(["peer", "bootstrap"])),
 )
 plain = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(1 << 63), (1 << 64) - 1), st.floats(), st.text(max_size=8), st.binary(max_size=40)),
@@ -95,7 +95,7 @@ def test_records_fit_their_limits_at_their_largest() -> None:
     card = CardRecord(**header, epoch=most, parent=RUN, weights=ref, resume=ref, clips=most, steps=most, train_loss=1.1)
     assert len(seal(ME, card).data) <= 1024
     for role in ("bootstrap", "generator"):
-        assert len(seal(ME, PeerRecord(**(header | {"slot": ""}), role=role, reachable=True)).data) <= 256
+        assert len(seal(ME, PeerRecord(**(header | {"slot": ""}), role=role)).data) <= 256
 
 
 @settings(max_examples=150, deadline=None)

@@ -149,7 +149,6 @@ class PeerRecord(Signed):
 
     kind: Literal["peer"] = "peer"
     role: Literal["peer", "owner", "bootstrap", "generator"] = "peer"
-    reachable: bool = False
 
 
 SIGNED_KINDS: dict[str, type[Signed]] = {

@@ -146,6 +146,7 @@ def fetch(
 @app.command()
 def generate(
     prompt: Annotated[list[str], typer.Argument(help="One or more prompts, then the INVITE.", metavar="PROMPT... INVITE")],
+    prompts_file: Annotated[Path | None, typer.Option(help="More prompts, one a line.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="clip.mp4, .gif, .png (a sheet of frames) or .npy.")] = Path("clip.mp4"),
     clips: Annotated[int, typer.Option(help="Clips per prompt.", min=1)] = 1,
     steps: Annotated[int, typer.Option(help="Denoising steps.", min=1, max=1000)] = 50,
@@ -154,6 +155,8 @@ def generate(
     routing: Annotated[str, typer.Option(help="top_k, full, threshold or uniform.")] = "top_k",
     top_k: Annotated[int, typer.Option(help="Experts per step for top_k.", min=1)] = 1,
     rng_seed: Annotated[int, typer.Option(help="The same seed gives the same clips.", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 for torch's own choice.", min=0)] = 0,
+    batch_clips: Annotated[int, typer.Option(help="Clips sampled at once; 0 chooses by memory.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     offline: Annotated[bool, typer.Option("--offline", help="Use only what an earlier fetch brought.")] = False,
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Route among the slots there are.")] = False,
@@ -161,13 +164,15 @@ def generate(
     download_limit: Rate = "0",
 ) -> None:
     """Generate clips for a prompt with all experts of a run, on this machine."""
-    if len(prompt) < 2:
+    *prompts, invite = prompt
+    if prompts_file is not None:
+        prompts += [line.strip() for line in prompts_file.read_text().splitlines() if line.strip()]
+    if not prompts:
         raise UsageError('generate needs a prompt and an invite: paris-peer generate "a prompt" INVITE')
     from paris_p2p.peer.fetching import fetch_models
     from paris_p2p.work.generate import GenerateJob
     from paris_p2p.work.generate import generate as run_generate
 
-    *prompts, invite = prompt
     settings = _generator_settings(data_dir, download_limit)
     with progress_bars() as progress:
         models = fetch_models(settings, _invite(invite), partial=allow_partial, offline=offline, progress=progress)
@@ -181,6 +186,8 @@ def generate(
             top_k=top_k,
             rng_seed=rng_seed,
             device=device,
+            threads=threads,
+            batch_clips=batch_clips,
             out=out,
             allow_partial=allow_partial,
             **models.job_fields(),

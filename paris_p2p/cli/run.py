@@ -187,7 +187,7 @@ def export(
     settings = PeerSettings(data_dir=data_dir or default_data_dir())
     with progress_bars() as progress:
         models = fetch_models(settings, Invite.parse(read_invite(invite)), partial=allow_partial, offline=offline, progress=progress)
-    run_export(models.spec, models.run, models.weights, models.cards, models.codec_folder, out)
+    run_export(models.spec, models.run, models.weights, models.cards, models.codec_folder, out, models.text_folder)
     typer.echo(f"wrote {out}; use it with: ParisPipeline.from_pretrained({str(out)!r})")
 
 

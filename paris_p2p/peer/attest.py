@@ -87,6 +87,8 @@ class Attestor:
             await node.refresh([slot])  # its claim or its parent's attestation may come later than the card
             self._leads_seen[card.id] = self._leads_seen.get(card.id) or self._lead(slot)
         tip, reason = node.board.tip(slot), self._objection(card)
+        if card not in node.board.pending(slot):
+            return RETRY_S  # the tip went past it while we looked
         if reason is not None:
             self._refuse(card, reason)
             return RETRY_S

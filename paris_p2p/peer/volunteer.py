@@ -118,6 +118,8 @@ class Volunteer:
                 self._set("paused", "asked to pause")
                 await self._resumed.wait()
                 continue
+            if self.role != "peer":
+                self._set("seeding", "attests and seeds, does not train")
             claim = await self._claim() if self.role == "peer" and time.monotonic() >= self._cool_until else None
             if claim is None:
                 self._news.clear()
@@ -183,7 +185,8 @@ class Volunteer:
         total = self.node.spec.training.total_steps
         return SlotState(
             slot=slot,
-            lead=lead.signer if lead else "",
+            # An old claim of ours, from before a restart, does not keep us out: a new one replaces it.
+            lead=lead.signer if lead and lead.signer != self.node.peer_id else "",
             clips=tip.card.record.clips if tip else 0,
             done=bool(total and tip and tip.card.record.steps >= total),
         )

@@ -21,7 +21,7 @@ from paris_p2p.node.run import NewCheckpoint, RunNode
 from paris_p2p.node.status import TrainingStatus
 from paris_p2p.peer.process import Worker
 from paris_p2p.records import CardRecord, ClaimRecord
-from paris_p2p.rules.claims import lead_of, may_publish
+from paris_p2p.rules.claims import ClaimView, decide_claim, may_publish
 from paris_p2p.rules.placement import checkpoint_interval_s
 from paris_p2p.spec import PeerSettings
 from paris_p2p.work.messages import CheckpointReady, Failed, Started, StepEvent, Stopped, TrainJob, parse_event
@@ -126,14 +126,10 @@ class Lead:
             self._claim_ends = started + timing.claim_s
 
     def _lost(self) -> str:
-        """Why this peer no longer leads, or nothing."""
-        tip = self.node.board.tip(self.slot)
-        if tip is not None and tip.card.record.epoch > self.epoch:
-            return f"{self.slot} went on under epoch {tip.card.record.epoch}, led by {tip.card.signer[-8:]}"
-        lead = lead_of(self.node.board.claims(self.slot), tip, time.time(), self.node.spec.timing)
-        if lead is not None and lead.signer != self.node.peer_id:
-            return f"{lead.signer[-8:]} holds {self.slot} now (epoch {lead.record.epoch})"
-        return ""
+        """Why this peer no longer leads, or nothing. A claim that lapsed while nobody came is not lost: it is made anew."""
+        view = ClaimView(self.slot, tuple(self.node.board.claims(self.slot)), self.node.board.tip(self.slot), self.node.spec.timing)
+        decision = decide_claim(view, self.node.peer_id, time.time())
+        return decision.reason if decision.action in ("yield", "standby") else ""
 
     async def _release(self) -> None:
         head = self.node.header("claim", self.slot, self.node.spec.timing.claim_s)

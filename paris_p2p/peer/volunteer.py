@@ -17,7 +17,7 @@ from paris_p2p.peer.attest import Attestor, Gate
 from paris_p2p.peer.lead import Lead, MakeWorker
 from paris_p2p.peer.process import Worker
 from paris_p2p.records import ClaimRecord
-from paris_p2p.rules.claims import lead_of
+from paris_p2p.rules.claims import ClaimView, Decision, decide_claim, lead_of, next_epoch
 from paris_p2p.rules.placement import SlotState, choose_slot
 from paris_p2p.spec import PeerSettings
 
@@ -140,25 +140,28 @@ class Volunteer:
         slot = choice.slot
         await asyncio.sleep(choice.delay * timing.settle_s)
         await self.node.refresh([slot])
-        if self._slot_state(slot, time.time()).lead:
+        decision = self._decide(slot)
+        if decision.action not in ("claim", "settle", "hold", "train"):
             return None
-        tip = self.node.board.tip(slot)
-        now = time.time()
         self._set("claiming", f"{slot}: {choice.why}")
         self.say(f"claiming {slot}: {choice.why}")
         head = self.node.header("claim", slot, timing.claim_s)
-        claim = await self.node.say(ClaimRecord(**head, epoch=(tip.card.record.epoch if tip else 0) + 1, claimed_at=head["issued_at"]))
-        await asyncio.sleep(timing.settle_s)
-        await self.node.refresh([slot])
-        tip = self.node.board.tip(slot)
-        lead = lead_of(self.node.board.claims(slot), tip, time.time(), timing)
-        if lead is not None and lead.signer == self.node.peer_id and not (self._paused.is_set() or self._leaving.is_set()):
+        claim = await self.node.say(ClaimRecord(**head, epoch=next_epoch(self.node.board.tip(slot)), claimed_at=head["issued_at"]))
+        while self._decide(slot).action == "settle":
+            await asyncio.sleep(timing.settle_s / 2)
+            await self.node.refresh([slot])
+        decision = self._decide(slot)
+        if decision.action in ("hold", "train"):
             return claim
-        self.say(f"{slot} is held by {lead.signer[-8:] if lead else 'nobody yet'}; looking again")
-        await self.node.say(
-            ClaimRecord(**self.node.header("claim", slot, timing.claim_s), epoch=claim.record.epoch, claimed_at=now, released=True)
-        )
+        self.say(f"did not get {slot}: {decision.reason}")
+        head = self.node.header("claim", slot, timing.claim_s)
+        await self.node.say(ClaimRecord(**head, epoch=claim.record.epoch, claimed_at=claim.record.claimed_at, released=True))
         return None
+
+    def _decide(self, slot: str) -> Decision:
+        wanted = not (self._paused.is_set() or self._leaving.is_set())
+        view = ClaimView(slot, tuple(self.node.board.claims(slot)), self.node.board.tip(slot), self.node.spec.timing, wanted)
+        return decide_claim(view, self.node.peer_id, time.time())
 
     async def _lead(self, claim: Envelope[ClaimRecord]) -> None:
         self.lead = Lead(self.node, self.settings, claim, self.say, self.make_worker)

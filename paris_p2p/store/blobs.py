@@ -2,27 +2,43 @@
 
     <root>/ab/<id>.manifest   canonical manifest bytes
     <root>/ab/<id>.data       the whole blob, there only when it is whole
-    <root>/ab/<id>.part       a download in progress, at its full length, with holes
+    <root>/ab/<id>.part       a download in progress, at its full length, its space reserved
 
-Resuming hashes the download in progress again (BLAKE3 does 4 GB/s), so nothing has to be believed that a crash left behind.
+A chunk is hashed at least once by this process before it is served, so that a bad disk does not make a liar of this peer.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from blake3 import blake3
 
-from paris_p2p.errors import ChunkError, DiskFullError, ManifestError, MissingBlobError, StoreError
-from paris_p2p.records import CHUNK_BYTES, BlobRef, Manifest
-from paris_p2p.store.disk import explained, sync_directory, write_atomic
+from paris_p2p.errors import DiskFullError, ManifestError, MissingBlobError, StoreError
+from paris_p2p.records import CHUNK_BYTES, MAX_MANIFEST_BYTES, BlobRef, Manifest
+from paris_p2p.store.disk import (
+    explained,
+    free_bytes,
+    make_directory,
+    sweep_temporaries,
+    sync_directory,
+    sync_file,
+    temporary_for,
+    write_atomic,
+)
+from paris_p2p.store.partial import PartialBlob, bitmap
+from paris_p2p.store.usage import Usage
 
+log = logging.getLogger(__name__)
 _ID = re.compile(r"[0-9a-f]{64}")
+_KINDS = ("data", "part", "manifest")
+_MAX_CHUNKS = MAX_MANIFEST_BYTES // 32 - 1
 
 
 class BlobStore:
@@ -30,38 +46,42 @@ class BlobStore:
 
     def __init__(self, root: Path, max_bytes: int = 0):
         self.root, self.max_bytes = root, max_bytes
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # for what changes files, but never for reading
         self._partials: dict[str, PartialBlob] = {}
         self._manifests: dict[str, Manifest] = {}
+        self._usage = Usage(lambda blob_id: (self._file(blob_id, kind) for kind in _KINDS), self._known)
+        self._hashed: dict[str, set[int]] = defaultdict(set)  # chunks of whole blobs that this process found right
         with explained(root):
-            root.mkdir(parents=True, exist_ok=True)
+            make_directory(root)
+            for directory in (root, *(place for place in root.iterdir() if place.is_dir())):
+                sweep_temporaries(directory)
 
     def add_file(self, path: Path, *, move: bool = False) -> BlobRef:
         """Take a file in: by hard link where the disk allows, by copy elsewhere. The same file twice costs nothing more."""
         manifest = hash_file(path)
         ref = BlobRef(id=manifest.blob_id, size_bytes=manifest.size_bytes)
-        with self._lock:
+        data = self._file(ref.id, "data")
+        with self._lock, explained(data):
             if not self.has(ref.id):
-                self._need(ref.size_bytes)
-                data = self._file(ref.id, "data")
-                with explained(data):
-                    data.parent.mkdir(exist_ok=True)
-                    temporary = data.with_suffix(f".{os.getpid()}.tmp")
-                    temporary.unlink(missing_ok=True)
-                    _link_or_copy(path, temporary)
-                    _sync_file(temporary)
-                    write_atomic(self._file(ref.id, "manifest"), manifest.to_bytes())
-                    temporary.replace(data)
-                    sync_directory(data.parent)
-            if move:
+                self._drop_part(ref.id)
+                self._check_cap(ref.size_bytes)
+                make_directory(data.parent)
+                write_atomic(self._file(ref.id, "manifest"), manifest.to_bytes())
+                _take_in(path, data)
+                self._hashed[ref.id] = set(range(len(manifest.chunks)))
+                self._usage.recount(ref.id)
+            if move and path.resolve() != data.resolve():
                 path.unlink()
         return ref
 
     def add_bytes(self, data: bytes) -> BlobRef:
-        temporary = self.root / f"bytes.{os.getpid()}.{threading.get_ident()}.tmp"
+        temporary = temporary_for(self.root / "bytes")
         with explained(temporary):
-            temporary.write_bytes(data)
-        return self.add_file(temporary, move=True)
+            try:
+                temporary.write_bytes(data)
+                return self.add_file(temporary, move=True)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def has(self, blob_id: str) -> bool:
         return self._file(blob_id, "data").exists()
@@ -73,40 +93,43 @@ class BlobStore:
         return self._file(blob_id, "data")
 
     def manifest_bytes(self, blob_id: str) -> bytes | None:
-        try:
-            return self._file(blob_id, "manifest").read_bytes()
-        except FileNotFoundError:
-            return None
+        manifest = self.manifest(blob_id)
+        return manifest.to_bytes() if manifest else None
 
     def manifest(self, blob_id: str) -> Manifest | None:
+        """None too when the one on disk is damaged: then it is fetched, or hashed, again."""
+        file = self._file(blob_id, "manifest")
         if blob_id not in self._manifests:
-            data = self.manifest_bytes(blob_id)
-            if data is None:
+            try:
+                self._manifests[blob_id] = Manifest.from_bytes(file.read_bytes(), blob_id)
+            except FileNotFoundError:
                 return None
-            self._manifests[blob_id] = Manifest.from_bytes(data, blob_id)
+            except ManifestError:
+                log.warning("%s is damaged and ignored", file)
+                return None
         return self._manifests[blob_id]
 
     def have(self, blob_id: str) -> bytes:
         """Bitmap of the verified chunks that are here, bit i (lowest first) = chunk i; b"" when nothing is known."""
-        manifest = self.manifest(blob_id)
-        if manifest is None:
-            return b""
-        if self.has(blob_id):
-            return _bitmap(range(len(manifest.chunks)), len(manifest.chunks))
-        partial = self._partials.get(blob_id)
+        manifest, partial = self.manifest(blob_id), self._partials.get(blob_id)
+        if manifest is not None and self.has(blob_id):
+            return bitmap(range(len(manifest.chunks)), len(manifest.chunks))
         return partial.bitmap() if partial else b""
 
     def read_chunk(self, blob_id: str, index: int) -> bytes:
-        """A chunk of a whole or partial blob; MissingBlobError when it is not here."""
-        manifest = self.manifest(blob_id)
-        if manifest is None or not 0 <= index < len(manifest.chunks):
-            raise MissingBlobError(f"chunk {index} of blob {blob_id[:16]}… is not on this disk")
-        partial = self._partials.get(blob_id)
-        whole = self.has(blob_id)
-        if not whole and (partial is None or not partial.has(index)):
-            raise MissingBlobError(f"chunk {index} of blob {blob_id[:16]}… is not on this disk")
-        with self._file(blob_id, "data" if whole else "part").open("rb") as file:
-            return os.pread(file.fileno(), manifest.chunk_size(index), index * manifest.chunk_bytes)
+        """A chunk of a whole or partial blob; MissingBlobError when it is not here, or found damaged."""
+        manifest, partial = self.manifest(blob_id), self._partials.get(blob_id)
+        if manifest is not None and 0 <= index < len(manifest.chunks):
+            part = ["part"] if partial is not None and partial.has(index) else []
+            for kind in ("data", *part, "data"):  # a download may end between two looks
+                data = _pread(self._file(blob_id, kind), manifest, index)
+                if data is None:
+                    continue
+                if kind == "part" or self._is_right(blob_id, manifest, index, data):
+                    return data
+                self.verify(blob_id)
+                break
+        raise MissingBlobError(f"chunk {index} of blob {blob_id[:16]}… is not on this disk")
 
     def begin(self, blob_id: str, manifest_bytes: bytes, expected_size_bytes: int) -> PartialBlob:
         """Start, or go on with, a download. ManifestError before a byte is written; DiskFullError over the cap."""
@@ -114,167 +137,184 @@ class BlobStore:
         if manifest.size_bytes != expected_size_bytes:
             raise ManifestError(f"blob {blob_id[:16]}… should have {expected_size_bytes} bytes, its manifest says {manifest.size_bytes}")
         with self._lock:
-            if blob_id not in self._partials:
-                if not self._file(blob_id, "part").exists():
-                    self._need(manifest.size_bytes)
-                directory = self._file(blob_id, "manifest").parent
-                with explained(directory):
-                    directory.mkdir(exist_ok=True)
-                write_atomic(self._file(blob_id, "manifest"), manifest_bytes)
-                self._partials[blob_id] = PartialBlob(self, blob_id, manifest)
-            return self._partials[blob_id]
+            if blob_id in self._partials:
+                return self._partials[blob_id]
+            file, whole = self._file(blob_id, "manifest"), self.has(blob_id)
+            if not whole and not self._file(blob_id, "part").exists():
+                self._check_cap(manifest.size_bytes)
+                self._check_free(manifest.size_bytes)
+            with explained(file):
+                make_directory(file.parent)
+                write_atomic(file, manifest_bytes)
+            return self._partial(manifest, opened=not whole)
 
     def delete(self, blob_id: str) -> None:
-        with self._lock:
-            self._partials.pop(blob_id, None)
+        with self._lock, explained(self._file(blob_id, "data")):
+            self._drop_part(blob_id)
             self._manifests.pop(blob_id, None)
-            for kind in ("data", "part", "manifest"):
+            self._hashed.pop(blob_id, None)
+            for kind in ("data", "manifest"):
                 self._file(blob_id, kind).unlink(missing_ok=True)
+            self._usage.recount(blob_id)
 
     def used_bytes(self) -> int:
-        """Bytes on disk, holes not counted."""
-        return sum(file.stat().st_blocks * 512 for file in self._files())
+        """Bytes of all blobs on disk, a download in progress in full: its space is reserved."""
+        return self._usage.total_bytes()
 
     def ids(self) -> list[str]:
         """Whole blobs."""
-        return sorted(file.stem for file in self._files() if file.suffix == ".data")
+        return sorted(file.stem for file, _ in self._files() if file.suffix == ".data")
 
     def evict(self, keep: set[str], need_bytes: int) -> int:
-        """Delete blobs that are not to be kept, oldest first, until `need_bytes` are free; returns bytes freed."""
+        """Delete blobs not to be kept, and downloads that were given up, oldest first, until `need_bytes` are free; bytes freed."""
         freed = 0
-        old = sorted((self.path(blob_id).stat().st_mtime, blob_id) for blob_id in self.ids() if blob_id not in keep)
-        for _, blob_id in old:
-            if freed >= need_bytes:
-                break
-            freed += self.path(blob_id).stat().st_size
-            self.delete(blob_id)
+        with self._lock:
+            old = [(stat.st_mtime, file.stem, stat.st_size) for file, stat in self._files() if file.suffix in (".data", ".part")]
+            for _, blob_id, size_bytes in sorted(old):
+                if freed >= need_bytes:
+                    break
+                if blob_id not in keep and blob_id not in self._partials:
+                    self.delete(blob_id)
+                    freed += size_bytes
         return freed
 
     def verify(self, blob_id: str) -> list[int]:
         """Hash a whole blob again; bad chunks are named and become missing, so that a fetch heals them."""
+        data = self.path(blob_id)
         manifest = self.manifest(blob_id)
-        if manifest is None:
-            raise MissingBlobError(f"blob {blob_id[:16]}… is not on this disk")
-        bad = [i for i in range(len(manifest.chunks)) if blake3(self.read_chunk(blob_id, i)).digest() != manifest.chunks[i]]
-        if bad:
-            with self._lock:
-                # A copy: the file may be hard-linked elsewhere, and mending that is not ours to do.
-                shutil.copyfile(self.path(blob_id), self._file(blob_id, "part"))
-                self._file(blob_id, "data").unlink()
+        if manifest is None:  # damaged: the data can say what it should be
+            manifest = self._recover_manifest(blob_id)
+        chunks = ((index, _pread(data, manifest, index)) for index in range(len(manifest.chunks)))
+        bad = [index for index, chunk in chunks if chunk is None or blake3(chunk).digest() != manifest.chunks[index]]
+        with self._lock:
+            if not bad:
+                self._hashed[blob_id] = set(range(len(manifest.chunks)))
+            elif self.has(blob_id):
+                log.warning("blob %s is damaged in %d of %d chunks; it is fetched again", blob_id[:16], len(bad), len(manifest.chunks))
+                self._make_partial(manifest)
         return bad
 
-    def _files(self) -> Iterator[Path]:
+    def _is_right(self, blob_id: str, manifest: Manifest, index: int, data: bytes) -> bool:
+        if index in self._hashed[blob_id]:
+            return len(data) == manifest.chunk_size(index)
+        if blake3(data).digest() != manifest.chunks[index]:
+            return False
+        self._hashed[blob_id].add(index)
+        return True
+
+    def _recover_manifest(self, blob_id: str) -> Manifest:
+        manifest = hash_file(self.path(blob_id))
+        if manifest.blob_id != blob_id:
+            self.delete(blob_id)
+            raise MissingBlobError(f"blob {blob_id[:16]}… and its manifest were both damaged on this disk and are gone; fetch it again")
+        write_atomic(self._file(blob_id, "manifest"), manifest.to_bytes())
+        return manifest
+
+    def _make_partial(self, manifest: Manifest) -> None:
+        """Turn a damaged whole blob into a download that has its good chunks."""
+        data, part = self._file(manifest.blob_id, "data"), self._file(manifest.blob_id, "part")
+        with explained(part):
+            if data.stat().st_nlink > 1:  # linked elsewhere, and mending that file is not ours to do
+                temporary = temporary_for(part)
+                shutil.copyfile(data, temporary)
+                temporary.replace(part)
+                data.unlink()
+            else:
+                data.replace(part)
+            sync_directory(data.parent)
+        self._hashed.pop(manifest.blob_id, None)
+        self._partial(manifest, opened=True)
+
+    def _partial(self, manifest: Manifest, *, opened: bool) -> PartialBlob:
+        blob_id = manifest.blob_id
+        partial = PartialBlob(
+            manifest, self._file(blob_id, "part"), self._file(blob_id, "data"), on_end=lambda: self._forget(blob_id, partial)
+        )
+        if opened:
+            partial.open()
+            self._partials[blob_id] = partial
+        self._usage.recount(blob_id)
+        return partial
+
+    def _forget(self, blob_id: str, partial: PartialBlob) -> None:
+        if self._partials.get(blob_id) is partial:
+            del self._partials[blob_id]
+            if not partial.missing():
+                self._hashed[blob_id] = set(range(partial.count))
+
+    def _drop_part(self, blob_id: str) -> None:
+        partial = self._partials.get(blob_id)
+        if partial is not None:
+            partial.close()
+        self._file(blob_id, "part").unlink(missing_ok=True)
+        self._usage.recount(blob_id)
+
+    def _known(self) -> set[str]:
+        return {file.stem for file, _ in self._files() if _ID.fullmatch(file.stem)}
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for directory in self.root.iterdir():
-            if directory.is_dir():
-                yield from directory.iterdir()
+            for file in directory.iterdir() if directory.is_dir() else ():
+                try:
+                    yield file, file.stat()
+                except FileNotFoundError:  # deleted by another thread
+                    continue
 
     def _file(self, blob_id: str, kind: str) -> Path:
         if not _ID.fullmatch(blob_id):
             raise StoreError(f"not a blob id: {blob_id[:80]!r}")
         return self.root / blob_id[:2] / f"{blob_id}.{kind}"
 
-    def _need(self, size_bytes: int) -> None:
-        free = shutil.disk_usage(self.root).free
+    def _check_free(self, size_bytes: int) -> None:
+        free = free_bytes(self.root)
         if size_bytes > free:
             raise DiskFullError(
-                f"{size_bytes / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free under {self.root}; free some or choose another --data-dir"
+                f"{size_bytes / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free under {self.root}; free some or choose another --data-dir"
             )
-        if self.max_bytes:
-            used = self.used_bytes()
-            if used + size_bytes > self.max_bytes:
-                raise DiskFullError(
-                    f"{size_bytes / 1e6:.0f} MB needed, but {used / 1e6:.0f} of --max-disk {self.max_bytes / 1e6:.0f} MB are used; "
-                    "raise --max-disk"
-                )
+
+    def _check_cap(self, size_bytes: int) -> None:
+        used = self.used_bytes() if self.max_bytes else 0
+        if self.max_bytes and used + size_bytes > self.max_bytes:
+            raise DiskFullError(
+                f"{size_bytes / 1e6:.1f} MB needed, but {used / 1e6:.1f} of --max-disk {self.max_bytes / 1e6:.1f} MB are used; "
+                "raise --max-disk"
+            )
 
 
-class PartialBlob:
-    """A download in progress. Nothing is believed after a crash that is not hashed again."""
-
-    def __init__(self, store: BlobStore, blob_id: str, manifest: Manifest):
-        self.store, self.blob_id, self.manifest = store, blob_id, manifest
-        self._lock = threading.Lock()
-        self._part = store._file(blob_id, "part")
-        with explained(self._part):
-            self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o644)
-            os.ftruncate(self._descriptor, manifest.size_bytes)
-        self._have = self._believe()
-
-    def has(self, index: int) -> bool:
-        return index in self._have
-
-    @property
-    def count(self) -> int:
-        """Verified chunks that are here."""
-        return len(self._have)
-
-    def bitmap(self) -> bytes:
-        return _bitmap(set(self._have), len(self.manifest.chunks))
-
-    def missing(self) -> list[int]:
-        return [index for index in range(len(self.manifest.chunks)) if index not in self._have]
-
-    def write_chunk(self, index: int, data: bytes) -> None:
-        """Verify and write one chunk; ChunkError when it is not what the manifest says."""
-        if not 0 <= index < len(self.manifest.chunks) or blake3(data).digest() != self.manifest.chunks[index]:
-            raise ChunkError(f"chunk {index} of blob {self.blob_id[:16]}… does not match its hash; it is fetched from another peer")
-        with explained(self._part):
-            os.pwrite(self._descriptor, data, index * self.manifest.chunk_bytes)
-        with self._lock:
-            self._have.add(index)
-
-    def finish(self) -> BlobRef:
-        """Make it a whole blob; MissingBlobError when chunks are missing."""
-        missing = self.missing()
-        if missing:
-            raise MissingBlobError(f"blob {self.blob_id[:16]}… still misses {len(missing)} chunks")
-        with explained(self._part):
-            os.fdatasync(self._descriptor)
-            os.close(self._descriptor)
-            data = self.store._file(self.blob_id, "data")
-            self._part.replace(data)
-            sync_directory(data.parent)
-        self.store._partials.pop(self.blob_id, None)
-        return BlobRef(id=self.blob_id, size_bytes=self.manifest.size_bytes)
-
-    def _believe(self) -> set[int]:
-        """Chunks that an earlier process wrote, hashed again."""
-        count = len(self.manifest.chunks)
-        believed = set()
-        for index in range(count):
-            data = os.pread(self._descriptor, self.manifest.chunk_size(index), index * self.manifest.chunk_bytes)
-            if blake3(data).digest() == self.manifest.chunks[index]:
-                believed.add(index)
-        return believed
-
-
-def hash_file(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Manifest:
-    """The manifest of a file, read once."""
-    chunks, size = [], 0
+def hash_file(path: Path) -> Manifest:
+    """The manifest of a file, read once; chunks of CHUNK_BYTES but for files so large that their manifest would be."""
+    chunk_bytes, chunks, size_bytes = CHUNK_BYTES, [], 0
+    while path.stat().st_size > chunk_bytes * _MAX_CHUNKS:
+        chunk_bytes *= 2
     with path.open("rb") as file:
         while data := file.read(chunk_bytes):
             chunks.append(blake3(data).digest())
-            size += len(data)
-    return Manifest(size_bytes=size, chunk_bytes=chunk_bytes, chunks=tuple(chunks))
+            size_bytes += len(data)
+    return Manifest(size_bytes=size_bytes, chunk_bytes=chunk_bytes, chunks=tuple(chunks))
 
 
-def _bitmap(indexes: range | set[int], count: int) -> bytes:
-    bits = bytearray(-(-count // 8))
-    for index in indexes:
-        bits[index >> 3] |= 1 << (index & 7)
-    return bytes(bits)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
+def _pread(file: Path, manifest: Manifest, index: int) -> bytes | None:
+    """A chunk of a file, short when the file is; None when there is no file."""
     try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(file, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
     try:
-        os.fsync(descriptor)
+        return os.pread(descriptor, manifest.chunk_size(index), index * manifest.chunk_bytes)
     finally:
         os.close(descriptor)
+
+
+def _take_in(source: Path, data: Path) -> None:
+    """Link or copy `source` to `data`, whole or not at all."""
+    temporary = temporary_for(data)
+    try:
+        try:
+            os.link(source.resolve(), temporary)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, temporary)
+        sync_file(temporary)
+        temporary.replace(data)
+    finally:
+        temporary.unlink(missing_ok=True)  # rename leaves it there when both were links to one file
+    sync_directory(data.parent)

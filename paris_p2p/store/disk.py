@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
+import shutil
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,25 +16,35 @@ from types import TracebackType
 
 from paris_p2p.errors import DiskFullError, ReadOnlyError, StoreError
 
+_FORGOTTEN_S = 3600.0  # a temporary file that nobody touched for so long belongs to a process that died
+
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn an OSError about space or permission into an error that says what to do."""
+    """Turn an OSError of writing `path` into an error that says what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(f"no space left for {path}; free some, choose another --data-dir, or set --max-disk") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFullError(
+                f"no space left for {path} ({free_bytes(path) / 1e6:.1f} MB are free); free some or choose another --data-dir"
+            ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise ReadOnlyError(
                 f"cannot write {path}: {os.strerror(error.errno)}; choose another --data-dir or mend its permissions"
             ) from error
-        raise
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; check the disk, or choose another --data-dir") from error
+
+
+def free_bytes(path: Path) -> int:
+    """What the disk of `path`, which need not exist yet, has free for us."""
+    there = next((place for place in (path, *path.parents) if place.exists()), Path("/"))
+    return shutil.disk_usage(there).free
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """The whole file or the one before, also after a power cut: temp file, fsync, rename, directory fsync."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_for(path)
     with explained(path):
         try:
             with temporary.open("wb") as file:
@@ -44,8 +58,40 @@ def write_atomic(path: Path, data: bytes) -> None:
         sync_directory(path.parent)
 
 
+def temporary_for(path: Path) -> Path:
+    """A name beside `path` that no other process or thread writes to."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
+
+
+def sweep_temporaries(directory: Path) -> None:
+    """Delete what processes that died while writing left behind; others may be writing right now."""
+    for file in directory.glob("*.tmp"):
+        try:
+            if time.time() - file.stat().st_ctime > _FORGOTTEN_S:
+                file.unlink()
+        except OSError:  # its writer finished it meanwhile, or the disk is read-only: then writing will say so
+            continue
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents, each of them kept over a power cut."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_directory(path.parent)
+
+
 def sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -61,13 +107,18 @@ class DataDirLock:
 
     def __enter__(self) -> DataDirLock:
         with explained(self.data_dir):
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+            make_directory(self.data_dir)
             self._descriptor = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
             os.close(self._descriptor)
-            raise StoreError(f"another node already runs on {self.data_dir}; stop it, or give this one its own --data-dir") from error
+            who = f" (process {holder})" if re.fullmatch("[0-9]+", holder) else ""
+            raise StoreError(f"another node{who} already runs on {self.data_dir}; stop it, or give this one its own --data-dir") from error
+        with explained(self.data_dir):
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from paris_p2p.errors import StoreError
-from paris_p2p.store.disk import explained, sync_directory, write_atomic
+from paris_p2p.store.disk import explained, make_directory, sweep_temporaries, sync_directory, write_atomic
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9/_-]{0,199}")
+_MAX_NAME_BYTES = 200  # of a file; leaves room for a temporary one's ending
 
 
 class Ledger:
@@ -22,9 +23,11 @@ class Ledger:
     def __init__(self, path: Path):
         self.path = path
         with explained(path):
-            path.mkdir(parents=True, exist_ok=True)
+            make_directory(path)
+            sweep_temporaries(path)
 
     def put(self, key: str, data: bytes) -> None:
+        """Keep `data` under `key`; when this returns, a power cut does not lose it."""
         write_atomic(self._file(key), data)
 
     def get(self, key: str) -> bytes | None:
@@ -39,13 +42,14 @@ class Ledger:
             sync_directory(self.path)
 
     def items(self, prefix: str = "") -> Iterator[tuple[str, bytes]]:
-        """(key, value) of every key that starts so, in order."""
+        """(key, value) of every key that starts so, in order; files that are no key's are passed over."""
         for file in sorted(self.path.iterdir()):
             key = unquote(file.name)
-            if file.suffix != ".tmp" and key.startswith(prefix) and (data := self.get(key)) is not None:
+            if _KEY.fullmatch(key) and key.startswith(prefix) and (data := self.get(key)) is not None:
                 yield key, data
 
     def _file(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
+        name = quote(key, safe="")
+        if not _KEY.fullmatch(key) or len(name) > _MAX_NAME_BYTES:
             raise StoreError(f"not a ledger key: {key[:80]!r}")
-        return self.path / quote(key, safe="")
+        return self.path / name

@@ -1,0 +1,145 @@
+"""A blob on its way to this disk: chunks are verified, written in place, and believed after a crash only when hashed again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from blake3 import blake3
+
+from paris_p2p.errors import ChunkError, MissingBlobError
+from paris_p2p.records import BlobRef, Manifest
+from paris_p2p.store.disk import explained, sync_directory
+
+
+class PartialBlob:
+    """A download in progress, at its full length in `part`; `finish` makes it `data`. Used from several threads."""
+
+    def __init__(self, manifest: Manifest, part: Path, data: Path, on_end: Callable[[], None]):
+        self.manifest, self.blob_id = manifest, manifest.blob_id
+        self._part, self._data, self._on_end = part, data, on_end
+        self._lock = threading.Lock()
+        self._descriptor = -1
+        self._have = set(range(len(manifest.chunks)))  # until open() finds out: as if it were whole
+
+    def open(self) -> None:
+        """Reserve the space of a new download, or hash again what an earlier process wrote. DiskFullError leaves nothing behind."""
+        fresh = not self._part.exists()
+        with explained(self._part):
+            self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                _reserve(self._descriptor, self.manifest.size_bytes)
+            except OSError:
+                self.close()
+                if fresh:
+                    self._part.unlink(missing_ok=True)
+                raise
+        self._have = set() if fresh else self._believe()
+
+    def has(self, index: int) -> bool:
+        return index in self._have
+
+    @property
+    def count(self) -> int:
+        """Verified chunks that are here."""
+        return len(self._have)
+
+    def bitmap(self) -> bytes:
+        return bitmap(self._have.copy(), len(self.manifest.chunks))
+
+    def missing(self) -> list[int]:
+        return [index for index in range(len(self.manifest.chunks)) if index not in self._have]
+
+    def write_chunk(self, index: int, data: bytes) -> None:
+        """Verify and write one chunk; ChunkError when it is not what the manifest says."""
+        if not 0 <= index < len(self.manifest.chunks) or blake3(data).digest() != self.manifest.chunks[index]:
+            raise ChunkError(f"chunk {index} of blob {self.blob_id[:16]}… does not match its hash; it is fetched from another peer")
+        with self._lock:  # also against finish: a late write must not meet a closed descriptor's number in another's hands
+            if index in self._have:
+                return
+            self._check_open()
+            with explained(self._part):
+                _write_all(self._descriptor, data, index * self.manifest.chunk_bytes)
+            self._have.add(index)
+
+    def flush(self) -> None:
+        """Have what was written so far on the disk, so that finish has little left to wait for."""
+        with explained(self._part):
+            with self._lock:
+                if self._descriptor < 0:
+                    return
+                descriptor = os.dup(self._descriptor)
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def finish(self) -> BlobRef:
+        """Make it a whole blob; MissingBlobError when chunks are missing."""
+        ref = BlobRef(id=self.blob_id, size_bytes=self.manifest.size_bytes)
+        missing = self.missing()
+        if missing:
+            raise MissingBlobError(f"blob {self.blob_id[:16]}… still misses {len(missing)} chunks")
+        self.flush()
+        with self._lock:
+            if self._data.exists():  # finished before, or by another process
+                self._part.unlink(missing_ok=True)
+            else:
+                self._check_open()
+                with explained(self._part):
+                    self._part.replace(self._data)
+                    sync_directory(self._data.parent)
+        self.close()
+        return ref
+
+    def close(self) -> None:
+        """Leave it; what was written stays for the next `open`."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+        self._on_end()
+
+    def _check_open(self) -> None:
+        if self._descriptor < 0:
+            raise MissingBlobError(f"the download of blob {self.blob_id[:16]}… was closed or deleted meanwhile; start it again")
+
+    def _believe(self) -> set[int]:
+        """Chunks that an earlier process wrote, hashed again: BLAKE3 does 4 GB/s."""
+        believed = set()
+        for index, digest in enumerate(self.manifest.chunks):
+            data = os.pread(self._descriptor, self.manifest.chunk_size(index), index * self.manifest.chunk_bytes)
+            if blake3(data).digest() == digest:
+                believed.add(index)
+        return believed
+
+
+def bitmap(indexes: Collection[int], count: int) -> bytes:
+    """Bit i, lowest first, says whether `indexes` has i."""
+    bits = bytearray(-(-count // 8))
+    for index in indexes:
+        bits[index >> 3] |= 1 << (index & 7)
+    return bytes(bits)
+
+
+def _reserve(descriptor: int, size_bytes: int) -> None:
+    """Take the blocks now: a disk that cannot hold the blob should say so before an hour of download."""
+    os.ftruncate(descriptor, size_bytes)
+    if not size_bytes:
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size_bytes)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without it finds out while writing
+            raise
+
+
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    """As os.pwrite, which may write less than it was given when the disk fills up."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

@@ -1,0 +1,45 @@
+"""How many bytes a store takes on disk, counted once and kept up to date, so that asking every second costs nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+
+class Usage:
+    """Allocated bytes per blob; files that other processes change are seen at the next start."""
+
+    def __init__(self, files_of: Callable[[str], Iterable[Path]], all_ids: Callable[[], Iterable[str]]):
+        self._files_of, self._all_ids = files_of, all_ids
+        self._lock = threading.Lock()
+        self._bytes: dict[str, int] | None = None
+        self._total_bytes = 0
+
+    def total_bytes(self) -> int:
+        with self._lock:
+            self._counted()
+            return self._total_bytes
+
+    def recount(self, blob_id: str) -> None:
+        """Look at one blob's files again."""
+        with self._lock:
+            sizes = self._counted()
+            now = self._measure(blob_id)
+            self._total_bytes += now - sizes.pop(blob_id, 0)
+            if now:
+                sizes[blob_id] = now
+
+    def _counted(self) -> dict[str, int]:
+        if self._bytes is None:
+            self._bytes = {blob_id: self._measure(blob_id) for blob_id in self._all_ids()}
+            self._total_bytes = sum(self._bytes.values())
+        return self._bytes
+
+    def _measure(self, blob_id: str) -> int:
+        total = 0
+        for file in self._files_of(blob_id):
+            with suppress(FileNotFoundError):
+                total += file.stat().st_blocks * 512
+        return total

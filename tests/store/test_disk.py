@@ -1,0 +1,45 @@
+"""One node per data directory, and a directory that survives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from paris_p2p.errors import StoreError
+from paris_p2p.store.disk import DataDirLock, explained, free_bytes
+
+HOLD = "import sys; from pathlib import Path; from paris_p2p.store.disk import DataDirLock\n" \
+    "with DataDirLock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"  # fmt: skip
+
+
+def test_a_second_process_on_a_data_directory_is_refused_and_told_which_one_runs(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    with holder, holder.stdout, holder.stdin:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(StoreError, match=rf"another node \(process {holder.pid}\) already runs"), DataDirLock(tmp_path):
+            pass
+        holder.kill()  # a killed node leaves no lock behind
+        holder.wait()
+    with DataDirLock(tmp_path):
+        assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_the_lock_can_be_had_again_once_it_was_left(tmp_path: Path) -> None:
+    for _ in range(2):
+        with DataDirLock(tmp_path / "new" / "place"):
+            pass
+
+
+def test_free_space_is_known_before_the_folder_is_made(tmp_path: Path) -> None:
+    assert free_bytes(tmp_path / "a" / "b") > 0
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"cannot write .*nowhere"), explained(tmp_path / "nowhere"):
+        (tmp_path / "nowhere" / "file").write_bytes(b"")

@@ -43,8 +43,9 @@ class Envelope(Generic[R]):
 
     @cached_property
     def id(self) -> str:
-        """BLAKE3 of the payload: a card's id, a run's id."""
-        return blake3(self.payload).hexdigest()
+        """A run's id: BLAKE3 of the payload. A card's: of its signer's id and the payload, since anybody can sign a copy of a payload."""
+        signer = peer_id_to_bytes(self.signer) if isinstance(self.record, Signed) else b""
+        return blake3(signer + self.payload).hexdigest()
 
 
 def seal(identity: Identity, record: Signed) -> Envelope[Any]:

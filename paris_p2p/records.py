@@ -111,7 +111,7 @@ class ClaimRecord(Signed):
 
 
 class CardRecord(Signed):
-    """A checkpoint, described by the lead that made it. The card's id is the BLAKE3 of its payload bytes."""
+    """A checkpoint, described by the lead that made it. The card's id is the BLAKE3 of its signer's id and payload."""
 
     kind: Literal["card"] = "card"
     slot: Slot

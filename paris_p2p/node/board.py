@@ -6,33 +6,25 @@ can still matter, and the tips, which it also writes to the ledger so that a res
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgpack
 
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import RecordError
+from paris_p2p.node.crowd import SlotRecords, card_worths, drop_attestations, drop_cards, drop_claims
 from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, Signed
+from paris_p2p.rules.claims import is_live
 from paris_p2p.rules.tips import Tip, tip_of
 from paris_p2p.rules.trust import may_attest
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
 
-MAX_SIGNERS = 256  # claims kept per slot: a thousand strangers with claims cannot fill the memory
-MAX_CARDS = 128  # cards kept per slot beside the tip's
-
-
-@dataclass
-class SlotRecords:
-    """One slot's verified records."""
-
-    claims: OrderedDict[str, Envelope[ClaimRecord]] = field(default_factory=OrderedDict)  # by signer
-    cards: OrderedDict[str, Envelope[CardRecord]] = field(default_factory=OrderedDict)  # by card id
-    attestations: dict[tuple[str, str], Envelope[AttestationRecord]] = field(default_factory=dict)  # by (card id, signer)
-    seen_at_s: dict[str, float] = field(default_factory=dict)  # card id -> when it came
-    tip: Tip | None = None
-    tip_since_s: float = 0.0
+log = logging.getLogger(__name__)
+MAX_LEDGER_ATTESTATIONS = 64  # of a tip: as many as a quorum may have
+MAX_SERVED_CARDS = 8  # cards that wait, told to a peer that asks directly
 
 
 class Board:
@@ -41,7 +33,9 @@ class Board:
     def __init__(self, run: str, spec: RunSpec, ledger: Ledger):
         self.run, self.spec, self.ledger = run, spec, ledger
         self.slots = {slot: SlotRecords() for slot in spec.slots}
+        self._loading = True
         self._load()
+        self._loading = False
 
     def add(self, envelope: Envelope[Any], now_s: float) -> bool:
         """Keep a verified record; True when it was new. Records of unknown slots are ignored."""
@@ -50,7 +44,7 @@ class Board:
             return False
         slot = self.slots[record.slot]
         if isinstance(record, ClaimRecord):
-            return _keep_claim(slot, envelope)
+            return self._keep_claim(slot, envelope, now_s)
         if isinstance(record, CardRecord) and record.expires_at > now_s:
             return self._keep_card(slot, envelope, now_s)
         if isinstance(record, AttestationRecord) and record.expires_at > now_s and may_attest(self.spec, envelope.signer):
@@ -81,12 +75,29 @@ class Board:
         if shelf == "claims":
             return [claim.data for claim in list(slot.claims.values())]
         if shelf == "tips":
-            pending = [card.data for card in self.pending(name)][-8:]
-            return [envelope.data for envelope in _tip_envelopes(slot.tip)] + pending
+            waiting: list[Envelope[Any]] = [*self._worthiest(name)]
+            return [envelope.data for envelope in _tip_envelopes(slot.tip) + waiting]
         return []
 
     def tip_envelopes(self, slot: str) -> list[Envelope[Any]]:
         return _tip_envelopes(self.slots[slot].tip)
+
+    def _worthiest(self, name: str) -> list[Envelope[CardRecord]]:
+        """Waiting cards, those that matter most last: strangers' cards cannot crowd them out of an answer."""
+        pending = self.pending(name)
+        latest = max((self.slots[name].seen_at_s.get(card.id, 0.0) for card in pending), default=0.0)
+        worths = card_worths(self.slots[name], latest, self.spec.timing)
+        return sorted(pending, key=lambda card: worths.get(card.id, 0))[-MAX_SERVED_CARDS:]
+
+    def _keep_claim(self, slot: SlotRecords, envelope: Envelope[ClaimRecord], now_s: float) -> bool:
+        known = slot.claims.get(envelope.signer)
+        if known is not None and known.record.seq >= envelope.record.seq:
+            return False
+        slot.claims[envelope.signer] = envelope
+        if known is not None and not is_live(known, slot.tip, now_s, self.spec.timing):
+            slot.claims.move_to_end(envelope.signer)  # it lapsed: whoever came between is first
+        drop_claims(slot, now_s, self.spec.timing)
+        return envelope.signer in slot.claims
 
     def _keep_card(self, slot: SlotRecords, envelope: Envelope[CardRecord], now_s: float) -> bool:
         if envelope.id in slot.cards:
@@ -94,56 +105,54 @@ class Board:
         slot.cards[envelope.id] = envelope
         slot.seen_at_s[envelope.id] = now_s
         self._update_tip(slot, envelope.record.slot, now_s)
-        while len(slot.cards) > MAX_CARDS:
-            oldest = next(card for card in slot.cards if slot.tip is None or card != slot.tip.card.id)
-            del slot.cards[oldest]
-            slot.seen_at_s.pop(oldest, None)
-            slot.attestations = {key: value for key, value in slot.attestations.items() if key[0] != oldest}
-        return True
+        drop_cards(slot, now_s, self.spec.timing)
+        return envelope.id in slot.cards
 
     def _keep_attestation(self, slot: SlotRecords, envelope: Envelope[AttestationRecord], now_s: float) -> bool:
         key = (envelope.record.card, envelope.signer)
         if key in slot.attestations:
             return False
-        if len(slot.attestations) >= 4 * MAX_CARDS:
-            slot.attestations = {k: v for k, v in slot.attestations.items() if k[0] in slot.cards}
         slot.attestations[key] = envelope
         self._update_tip(slot, envelope.record.slot, now_s)
-        return True
+        drop_attestations(slot)
+        return key in slot.attestations
 
     def _update_tip(self, slot: SlotRecords, name: str, now_s: float) -> None:
-        tip = tip_of(
-            tuple(slot.cards.values()),
-            tuple(slot.attestations.values()),
-            lambda peer: may_attest(self.spec, peer),
-            self.spec.gate.quorum,
-        )
-        if tip is None or (slot.tip is not None and tip.card.id == slot.tip.card.id):
+        old = slot.tip
+        cards, attestations = list(slot.cards.values()), list(slot.attestations.values())
+        if old is not None:  # never backwards, whatever was dropped
+            cards, attestations = [old.card, *cards], [*old.attestations, *attestations]
+        tip = tip_of(cards, attestations, lambda peer: may_attest(self.spec, peer), self.spec.gate.quorum)
+        if tip is None or (old is not None and tip.card.id == old.card.id and len(tip.attestations) == len(old.attestations)):
             return
-        slot.tip, slot.tip_since_s = tip, now_s
-        for number, envelope in enumerate(_tip_envelopes(tip)):
-            self.ledger.put(f"tip/{name}/{number}", envelope.data)
+        if old is None or tip.card.id != old.card.id:
+            slot.tip_since_s = now_s
+        slot.tip = tip
+        if self._loading:
+            return
+        # One value: a card without its attestations would be no tip, and a crash may come between two.
+        envelopes = [tip.card, *tip.attestations[:MAX_LEDGER_ATTESTATIONS]]
+        self.ledger.put(f"tip/{name}", msgpack.packb([envelope.data for envelope in envelopes]))
 
     def _load(self) -> None:
         for key, data in self.ledger.items("tip/"):
             try:
-                envelope = open_envelope(data, run=self.run)
-            except RecordError:
-                self.ledger.delete(key)  # a damaged disk: the swarm has the tip too
-                continue
-            self.add(envelope, envelope.record.issued_at)
+                for envelope in [open_envelope(part, run=self.run, kinds=("card", "attestation")) for part in _unpacked(data)]:
+                    self.add(envelope, envelope.record.issued_at)
+            except RecordError as error:
+                log.warning("%s in the ledger is damaged and deleted, the swarm has it too: %s", key, error)
+                self.ledger.delete(key)
 
 
-def _keep_claim(slot: SlotRecords, envelope: Envelope[ClaimRecord]) -> bool:
-    known = slot.claims.get(envelope.signer)
-    if known is not None and known.record.seq >= envelope.record.seq:
-        return False
-    slot.claims[envelope.signer] = envelope
-    while len(slot.claims) > MAX_SIGNERS:
-        slot.claims.popitem(last=False)
-    return True
+def _unpacked(data: bytes) -> list[bytes]:
+    try:
+        parts = msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise RecordError(f"{len(data)} bytes are not a list of envelopes") from error
+    if not isinstance(parts, list) or not all(isinstance(part, bytes) for part in parts):
+        raise RecordError("it is not a list of envelopes")
+    return parts
 
 
 def _tip_envelopes(tip: Tip | None) -> list[Envelope[Any]]:
     return [] if tip is None else [tip.card, *tip.attestations]
-

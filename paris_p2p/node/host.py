@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import RecordError, UnreachableError
+from paris_p2p.errors import MissingBlobError, RecordError, UnreachableError
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.fetch import SourceLedger
 from paris_p2p.rules.trust import may
@@ -51,6 +51,8 @@ class Host:
         return self.store.have(blob_id) if self._serves(blob_id) else b""
 
     def read_chunk(self, blob_id: str, index: int) -> bytes:
+        if not self._serves(blob_id):
+            raise MissingBlobError(f"blob {blob_id[:16]}… is not served here")
         return self.store.read_chunk(blob_id, index)
 
     def spec(self, run_id: str) -> bytes | None:
@@ -64,7 +66,7 @@ class Host:
         return not self.members or any(may(peer, action, member.spec) for member in self.members.values())
 
     def _serves(self, blob_id: str) -> bool:
-        return any(member.serves(blob_id) for member in self.members.values())
+        return any(member.serves(blob_id) for member in tuple(self.members.values()))
 
 
 @asynccontextmanager

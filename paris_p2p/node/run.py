@@ -6,6 +6,7 @@ anyone hears of it. A crash at any moment leaves the old tip or the new one.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
@@ -196,8 +197,7 @@ class RunNode:
 
     async def publish_checkpoint(self, slot: str, epoch: int, tip: Tip | None, new: NewCheckpoint) -> Envelope[CardRecord]:
         """Blobs, then the signed card in the ledger, then the swarm hears of it."""
-        weights = self.host.store.add_file(new.weights_path, move=True)
-        resume = self.host.store.add_file(new.resume_path, move=True)
+        weights, resume = await asyncio.to_thread(self._take_in, new)
         head = self.header("card", slot)
         head["seq"] = tip.card.record.seq + 1 if tip else 1
         card = CardRecord(
@@ -217,6 +217,11 @@ class RunNode:
         await self.announce_holding(envelope.id)
         await self.tell(envelope)
         return envelope
+
+    def _take_in(self, new: NewCheckpoint) -> tuple[BlobRef, BlobRef]:
+        """In a thread: it hashes gigabytes."""
+        store = self.host.store
+        return store.add_file(new.weights_path, move=True), store.add_file(new.resume_path, move=True)
 
     def own_pending_card(self, slot: str) -> Envelope[CardRecord] | None:
         """A card this peer signed before it stopped and that may not have been heard."""

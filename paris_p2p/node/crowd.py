@@ -1,0 +1,95 @@
+"""Which of a slot's records goes first when there are too many: a flood by strangers must not displace what matters.
+
+Peer ids cost nothing, so nothing here counts peers. What stays is what a stranger cannot make: the tip and what attests it,
+cards that allowed attestors signed, cards of whoever leads, the claim of the tip's maker, and the live claims that were here first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord
+from paris_p2p.rules.claims import is_live, lead_of, order
+from paris_p2p.rules.tips import Tip
+from paris_p2p.spec import TimingSpec
+
+MAX_CLAIMS = 256  # kept per slot: a thousand strangers with claims cannot fill the memory
+MAX_CARDS = 128  # kept per slot
+MAX_ATTESTATIONS = 1024  # kept per slot
+FIRST_CLAIMS = 64  # live claims that stay, by when they came, and as many by when they say they were made
+
+
+@dataclass
+class SlotRecords:
+    """One slot's verified records."""
+
+    claims: OrderedDict[str, Envelope[ClaimRecord]] = field(default_factory=OrderedDict)  # by signer, in the order they came
+    cards: OrderedDict[str, Envelope[CardRecord]] = field(default_factory=OrderedDict)  # by card id, in the order they came
+    attestations: dict[tuple[str, str], Envelope[AttestationRecord]] = field(default_factory=dict)  # by (card id, signer)
+    seen_at_s: dict[str, float] = field(default_factory=dict)  # card id -> when it came
+    tip: Tip | None = None
+    tip_since_s: float = 0.0
+
+
+def drop_claims(slot: SlotRecords, now_s: float, timing: TimingSpec) -> None:
+    """Down to MAX_CLAIMS: expired ones first, then ones that cannot lead, then the live ones that came last."""
+    if len(slot.claims) <= MAX_CLAIMS:
+        return
+    live = {signer: claim for signer, claim in slot.claims.items() if is_live(claim, slot.tip, now_s, timing)}
+    stay = set(list(live)[:FIRST_CLAIMS]) | set(sorted(live, key=lambda signer: order(live[signer]))[:FIRST_CLAIMS])
+    if slot.tip is not None:
+        stay.add(slot.tip.card.signer)
+
+    def worth(signer: str) -> tuple[bool, bool, bool]:
+        return signer in stay, signer in live, slot.claims[signer].record.expires_at > now_s
+
+    newest_first = list(reversed(slot.claims))
+    for signer in sorted(newest_first, key=worth)[: len(slot.claims) - MAX_CLAIMS]:
+        del slot.claims[signer]
+
+
+def card_worths(slot: SlotRecords, now_s: float, timing: TimingSpec) -> dict[str, int]:
+    """How much each card matters: 4 tip and best, 3 attested, 2 of the lead or the tip's maker, 1 after the tip, 0 before it."""
+    lead = lead_of(tuple(slot.claims.values()), slot.tip, now_s, timing)
+    leaders = {lead.signer} if lead else set[str]()
+    anchors, head = set[str](), (0, 0)
+    if slot.tip is not None:
+        leaders.add(slot.tip.card.signer)
+        anchors = {slot.tip.card.id, slot.tip.best}
+        head = (slot.tip.card.record.epoch, slot.tip.card.record.seq)
+    attested = {card for card, _ in list(slot.attestations)}
+
+    def worth(card: Envelope[CardRecord]) -> int:
+        if card.id in anchors:
+            return 4
+        if (card.record.epoch, card.record.seq) <= head:
+            return 0
+        return 3 if card.id in attested else 2 if card.signer in leaders else 1
+
+    return {card.id: worth(card) for card in list(slot.cards.values())}
+
+
+def drop_cards(slot: SlotRecords, now_s: float, timing: TimingSpec) -> None:
+    """Down to MAX_CARDS, the least worth and oldest first."""
+    if len(slot.cards) <= MAX_CARDS:
+        return
+    worths = card_worths(slot, now_s, timing)
+    for card_id in sorted(slot.cards, key=worths.__getitem__)[: len(slot.cards) - MAX_CARDS]:
+        del slot.cards[card_id]
+        slot.seen_at_s.pop(card_id, None)
+        for key in [key for key in slot.attestations if key[0] == card_id]:
+            del slot.attestations[key]
+
+
+def drop_attestations(slot: SlotRecords) -> None:
+    """Down to MAX_ATTESTATIONS: of whoever made most of them, those of unknown cards first; never the tip's."""
+    tip_card = slot.tip.card.id if slot.tip else ""
+    while len(slot.attestations) > MAX_ATTESTATIONS:
+        known: Mapping[str, object] = slot.cards
+        made = Counter(signer for card, signer in slot.attestations if card != tip_card)
+        most = max(made.values())
+        loudest = [key for key in slot.attestations if key[0] != tip_card and made[key[1]] == most]
+        del slot.attestations[min(loudest, key=lambda key: key[0] in known)]

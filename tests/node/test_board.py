@@ -1,0 +1,287 @@
+"""The board under floods and crashes: what matters stays, what a stranger can make without number is bounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.identity import Identity
+from paris_p2p.node.board import Board
+from paris_p2p.node.crowd import MAX_ATTESTATIONS, MAX_CARDS, MAX_CLAIMS
+from paris_p2p.records import CardRecord, claims_key, tips_key
+from paris_p2p.rules.claims import lead_of
+from paris_p2p.spec import GateSpec, RunSpec
+from paris_p2p.store.ledger import Ledger
+from tests.peer.world import World
+from tests.rules.made import NOW, PEERS, RUN, SLOT, TIMING, attest, card, claim
+
+A, B, C, D, E, F = PEERS
+
+
+class Crash(BaseException):
+    """The power goes."""
+
+
+def strangers(count: int) -> list[Identity]:
+    return [Identity.from_private_bytes(number.to_bytes(32, "big")) for number in range(1000, 1000 + count)]
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> RunSpec:
+    """Only C and D may attest."""
+    return World(tmp_path / "world", gate=GateSpec(members_attest=False, attestors=(C.peer_id, D.peer_id)), timing=TIMING).run.record
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger")
+
+
+@pytest.fixture
+def board(spec: RunSpec, ledger: Ledger) -> Board:
+    return Board(RUN, spec, ledger)
+
+
+def with_tip(board: Board, maker: Identity = A) -> Envelope[CardRecord]:
+    """A tip that `maker` made under a claim it still holds."""
+    board.add(claim(maker, claimed_at=NOW - 50, issued_at=NOW), NOW)
+    first = card(maker, weights={"id": "03" * 32, "size_bytes": 1})
+    assert board.add(first, NOW)
+    assert board.add(attest(D, first), NOW)
+    return first
+
+
+def lead(board: Board) -> str:
+    found = lead_of(board.claims(SLOT), board.tip(SLOT), NOW + 1, TIMING)
+    return found.signer if found else ""
+
+
+def tip_id(board: Board) -> str:
+    tip = board.tip(SLOT)
+    return tip.card.id if tip else ""
+
+
+# claims
+
+
+def test_a_flood_of_claims_stays_bounded_and_cannot_displace_the_tips_maker(board: Board) -> None:
+    with_tip(board)
+    for stranger in strangers(2 * MAX_CLAIMS):
+        board.add(claim(stranger, epoch=2), NOW)
+    assert len(board.claims(SLOT)) == MAX_CLAIMS
+    assert lead(board) == A.peer_id
+
+
+@pytest.mark.parametrize("backdated_s", [-1.0, 0.0, 60.0], ids=["later", "same time", "backdated"])
+def test_a_flood_of_claims_cannot_displace_the_first_live_one(board: Board, backdated_s: float) -> None:
+    board.add(claim(A), NOW)
+    for stranger in strangers(2 * MAX_CLAIMS):
+        board.add(claim(stranger, claimed_at=NOW - backdated_s, issued_at=NOW + 0.5), NOW)
+    assert len(board.claims(SLOT)) == MAX_CLAIMS
+    assert A.peer_id in {held.signer for held in board.claims(SLOT)}
+
+
+def test_a_flood_before_an_honest_claim_does_not_keep_it_out_when_it_says_to_be_first(board: Board) -> None:
+    for stranger in strangers(2 * MAX_CLAIMS):
+        board.add(claim(stranger, claimed_at=NOW + 0.5), NOW)
+    assert board.add(claim(A), NOW)
+    assert lead(board) == A.peer_id
+
+
+def test_claims_that_cannot_lead_go_before_live_ones(board: Board) -> None:
+    for stranger in strangers(MAX_CLAIMS):
+        board.add(claim(stranger, epoch=99), NOW)
+    honest = [claim(peer) for peer in PEERS]
+    assert all(board.add(one, NOW) for one in honest)
+    assert {peer.peer_id for peer in PEERS} <= {held.signer for held in board.claims(SLOT)}
+
+
+def test_renewing_keeps_a_claims_place_and_lapsing_loses_it(board: Board) -> None:
+    for peer in (A, B):
+        board.add(claim(peer), NOW)
+    board.add(claim(A, claimed_at=NOW, issued_at=NOW + 40), NOW + 40)
+    assert [held.signer for held in board.claims(SLOT)] == [A.peer_id, B.peer_id]
+    board.add(claim(A, claimed_at=NOW + 999), NOW + 999)
+    assert [held.signer for held in board.claims(SLOT)] == [B.peer_id, A.peer_id]
+
+
+def test_only_the_newest_claim_of_a_signer_counts(board: Board) -> None:
+    assert board.add(claim(A, issued_at=NOW + 1, released=True), NOW + 1)
+    assert not board.add(claim(A), NOW + 1)
+    assert lead(board) == ""
+
+
+# cards
+
+
+def test_a_flood_of_cards_stays_bounded_and_cannot_displace_tip_best_or_the_leads_card(board: Board) -> None:
+    first = with_tip(board)
+    second = card(A, first)
+    board.add(second, NOW)
+    board.add(attest(D, second, loss=1.02, best=first.id), NOW)  # a little worse: the best one stays the first
+    waiting = card(A, second)
+    board.add(waiting, NOW)
+    for stranger in strangers(2 * MAX_CARDS):
+        board.add(card(stranger, second), NOW)
+    slot = board.slots[SLOT]
+    assert len(slot.cards) == len(slot.seen_at_s) == MAX_CARDS
+    assert {first.id, second.id, waiting.id} <= set(slot.cards)
+    assert tip_id(board) == second.id
+
+
+def test_a_lead_that_floods_with_cards_cannot_displace_an_attested_one(board: Board, tmp_path: Path, spec: RunSpec) -> None:
+    spec = spec.model_copy(update={"gate": spec.gate.model_copy(update={"quorum": 2})})
+    board = Board(RUN, spec, Ledger(tmp_path / "two"))
+    board.add(claim(A), NOW)
+    half = card(A)
+    board.add(half, NOW)
+    board.add(attest(C, half), NOW)
+    for steps in range(2 * MAX_CARDS):
+        board.add(card(A, steps=1000 + steps), NOW)  # all for the same place
+    assert board.add(attest(D, half), NOW)
+    assert tip_id(board) == half.id
+
+
+def test_a_peer_that_asks_directly_is_told_the_leads_card_whatever_strangers_sent(board: Board) -> None:
+    first = with_tip(board)
+    waiting = card(A, first)
+    board.add(waiting, NOW)
+    for stranger in strangers(40):
+        board.add(card(stranger, first), NOW)
+    told = board.records_under(tips_key(RUN, SLOT))
+    assert {first.data, waiting.data} <= set(told)
+    assert len(told) <= 10
+    assert len(board.records_under(claims_key(RUN, SLOT))) == 1
+    assert board.records_under(tips_key("00" * 32, SLOT)) == board.records_under(tips_key(RUN, "expert-77")) == []
+    assert board.records_under("nonsense") == []
+
+
+@pytest.mark.parametrize("backwards", [True, False])
+def test_cards_wait_until_they_are_attested_and_old_ones_never_become_the_tip(board: Board, backwards: bool) -> None:
+    first = card(A)
+    second, third = card(A, first), card(A, card(A, first))
+    line = [first, second, third]
+    for one in reversed(line) if backwards else line:
+        board.add(one, NOW)
+    assert [one.id for one in board.pending(SLOT)] == [one.id for one in (reversed(line) if backwards else line)]
+    board.add(attest(D, second), NOW)
+    board.add(attest(D, first), NOW)
+    assert tip_id(board) == second.id
+    assert [one.id for one in board.pending(SLOT)] == [third.id]
+
+
+def test_a_copy_of_a_card_signed_by_a_stranger_is_another_card_and_gets_none_of_its_attestations(board: Board) -> None:
+    made = card(A)
+    assert board.add(card(B), NOW)  # the same payload, and it comes first
+    assert board.add(made, NOW)
+    assert board.add(attest(D, made), NOW)
+    tip = board.tip(SLOT)
+    assert tip is not None
+    assert tip.card.signer == A.peer_id
+
+
+# attestations
+
+
+def test_attestations_by_peers_who_may_not_attest_are_ignored(board: Board) -> None:
+    made = card(A)
+    board.add(made, NOW)
+    assert not any(board.add(attest(stranger, made), NOW) for stranger in (B, E, F, *strangers(50)))
+    assert not board.slots[SLOT].attestations
+    assert board.tip(SLOT) is None
+    assert board.add(attest(D, made), NOW)
+    assert tip_id(board) == made.id
+
+
+def test_an_attestor_that_floods_is_bounded_and_displaces_nobody_elses(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paris_p2p.node.crowd.MAX_ATTESTATIONS", 40)
+    first = with_tip(board)
+    early = card(A, first)
+    assert board.add(attest(C, early), NOW)  # it comes before its card
+    for number in range(100):
+        board.add(attest(D, first, card=f"{number:064x}", best=first.id), NOW)
+    assert len(board.slots[SLOT].attestations) == 40 < MAX_ATTESTATIONS
+    board.add(early, NOW)
+    assert tip_id(board) == early.id
+
+
+def test_a_later_attestation_of_the_tip_counts_too_and_does_not_make_it_younger(board: Board) -> None:
+    first = with_tip(board)
+    board.add(attest(C, first, loss=0.5), NOW + 30)
+    tip = board.tip(SLOT)
+    assert tip is not None
+    assert len(tip.attestations) == 2
+    assert board.slots[SLOT].tip_since_s == NOW
+
+
+def test_a_tip_never_goes_back_when_its_records_are_dropped(board: Board) -> None:
+    first = with_tip(board)
+    second = card(A, first)
+    board.add(second, NOW)
+    board.add(attest(C, second), NOW)
+    board.slots[SLOT].attestations.clear()
+    board.add(attest(C, first), NOW)
+    assert tip_id(board) == second.id
+
+
+# restart
+
+
+def test_a_restart_knows_the_tips(board: Board, spec: RunSpec, ledger: Ledger) -> None:
+    first = with_tip(board)
+    board.add(attest(C, first), NOW)
+    again = Board(RUN, spec, ledger).tip(SLOT)
+    assert again is not None
+    assert again.card.data == first.data
+    assert {one.signer for one in again.attestations} == {C.peer_id, D.peer_id}
+
+
+def test_a_crash_while_a_new_tip_is_written_leaves_the_old_or_the_new_one(
+    board: Board, spec: RunSpec, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = with_tip(board)
+    second = card(A, first)
+    board.add(second, NOW)
+    writes = 0
+    put = Ledger.put
+
+    def die_at(number: int) -> None:
+        def dying(self: Ledger, key: str, data: bytes) -> None:
+            nonlocal writes
+            writes += 1
+            if writes > number:
+                raise Crash
+            put(self, key, data)
+
+        monkeypatch.setattr(Ledger, "put", dying)
+
+    die_at(0)
+    with pytest.raises(Crash):
+        board.add(attest(D, second), NOW)
+    assert tip_id(Board(RUN, spec, ledger)) == first.id
+    monkeypatch.setattr(Ledger, "put", put)
+    again = Board(RUN, spec, ledger)
+    again.add(second, NOW)
+    writes = 0
+    die_at(1)  # the first write is enough
+    again.add(attest(D, second), NOW)
+    assert tip_id(Board(RUN, spec, ledger)) == second.id
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xc1", msgpack.packb([1, 2]), msgpack.packb([b"no envelope"]), msgpack.packb({"a": 1})])
+def test_a_damaged_tip_in_the_ledger_is_forgotten_not_fatal(spec: RunSpec, ledger: Ledger, damage: bytes) -> None:
+    ledger.put(f"tip/{SLOT}", damage)
+    board = Board(RUN, spec, ledger)
+    assert board.tip(SLOT) is None
+    assert ledger.get(f"tip/{SLOT}") is None
+    assert tip_id(board) == "" != with_tip(board).id == tip_id(board)
+
+
+def test_records_of_other_runs_unknown_slots_and_the_past_are_ignored(board: Board) -> None:
+    expired: dict[str, Any] = {"issued_at": NOW - 100, "expires_at": NOW - 1}
+    for record in (claim(A, run="cd" * 32), claim(A, slot="expert-9"), card(A, **expired), attest(D, card(A), **expired)):
+        assert not board.add(record, NOW)

@@ -56,7 +56,12 @@ SCENARIOS: dict[str, Scenario] = {
         ("in a labyrinth", "between brick and metal walls", "through a winding building", "in narrow hallways"),
     ),
 }
-STYLES = ("{subject}, {move} {place}", "{place}: {subject}, {move}", "first person view, {move}, {subject} {place}", "{move} {place}, {subject}")
+STYLES = (
+    "{subject}, {move} {place}",
+    "{place}: {subject}, {move}",
+    "first person view, {move}, {subject} {place}",
+    "{move} {place}, {subject}",
+)
 SPEEDS = ("", ", slowly", ", fast", ", without a pause", ", hesitating")
 
 

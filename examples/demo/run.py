@@ -16,6 +16,7 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -120,7 +121,8 @@ def prepare(options: Options) -> tuple[Probe, Prepared]:
     console.print("paris-run prepare … (decoding, latents, captions, clusters)")
     run_command(
         "paris-run",
-        *("prepare", str(options.out / "clips"), "--out", str(folder), "--experts", "3", "--frames", FRAMES, "--height", SIDE, "--width", SIDE),
+        *("prepare", str(options.out / "clips"), "--out", str(folder), "--experts", "3"),
+        *("--frames", FRAMES, "--height", SIDE, "--width", SIDE),
         log=log,
     )
     prepared = Prepared.load(folder)
@@ -190,8 +192,9 @@ def train(swarm: Swarm, options: Options, failures: list[str]) -> None:
         fresh = swarm.hand_over.killed_at > 0 and swarm.every_slot_since(wall + swarm.hand_over.killed_at - began)
         return (elapsed() > options.train_s and fresh) or elapsed() > options.train_s * 1.3 + 60
 
-    with Live(console=console, refresh_per_second=1) as live:
-        watch(swarm, due, lambda: live.update(swarm.draw(f"training, {elapsed():.0f} of about {options.train_s:.0f} s")))
+    view = View(swarm, lambda: f"training, {elapsed():.0f} of about {options.train_s:.0f} s")
+    with view:
+        watch(swarm, due, view.show)
     if not swarm.hand_over.killed_at:
         failures.append(f"{victim_slot} had no tip in time, so nobody was killed")
     elif swarm.hand_over.first_step_s is None:
@@ -202,6 +205,31 @@ def train(swarm: Swarm, options: Options, failures: list[str]) -> None:
     for node in swarm.volunteers:
         if node.running:
             node.ask("pause")
+
+
+class View:
+    """The swarm, live on a terminal; once a minute in a log."""
+
+    def __init__(self, swarm: Swarm, title: Callable[[], str]):
+        self.swarm, self.title = swarm, title
+        self._live = Live(console=console, refresh_per_second=1) if console.is_terminal else None
+        self._printed = -1e9
+
+    def __enter__(self) -> View:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self) -> None:
+        if self._live is not None:
+            self._live.update(self.swarm.draw(self.title()))
+        elif time.monotonic() - self._printed > 60:
+            self._printed = time.monotonic()
+            console.print(self.swarm.draw(self.title()))
 
 
 # 3. what it was for

@@ -167,7 +167,8 @@ class Swarm:
         if over.killed_at:
             ago = time.monotonic() - over.killed_at
             story = f"{over.victim} (lead of {over.slot}) was killed and its disk deleted {ago:.0f} s ago; "
-            story += f"{over.successor} took its first step after {over.first_step_s:.0f} s" if over.first_step_s else "waiting for a successor"
+            first = over.first_step_s
+            story += f"{over.successor} took its first step after {first:.0f} s" if first else "waiting for a successor"
         return Group(Text(title, style="bold"), table, Text(phases, style="dim"), Text(story, style="yellow"))
 
 

@@ -75,8 +75,8 @@ class Board:
         if shelf == "claims":
             return [claim.data for claim in list(slot.claims.values())]
         if shelf == "tips":
-            waiting: list[Envelope[Any]] = [*self._worthiest(name)]
-            return [envelope.data for envelope in _tip_envelopes(slot.tip) + waiting]
+            tip = [envelope.data for envelope in _tip_envelopes(slot.tip)]
+            return tip + [card.data for card in self._worthiest(name)]
         return []
 
     def tip_envelopes(self, slot: str) -> list[Envelope[Any]]:

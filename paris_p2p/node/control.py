@@ -15,6 +15,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 
+from paris_p2p.errors import ParisError
 from paris_p2p.node.control_client import CONTROL_FILE
 from paris_p2p.node.status import Status
 
@@ -24,6 +25,7 @@ Action = Callable[[], Awaitable[str]]
 @asynccontextmanager
 async def serve_control(data_dir: Path, status: Callable[[], Awaitable[Status]], actions: Mapping[str, Action]) -> AsyncIterator[str]:
     """Serve GET /status and POST /<action> while inside; yields the URL."""
+
     class Server(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -34,12 +36,14 @@ async def serve_control(data_dir: Path, status: Callable[[], Awaitable[Status]],
     listener.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     app = _app(token, status, actions)
-    server = Server(uvicorn.Config(app, log_level="error", lifespan="off", access_log=False))
+    server = Server(uvicorn.Config(app, log_level="error", lifespan="off", access_log=False, timeout_graceful_shutdown=5))
     path = data_dir / CONTROL_FILE
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump({"url": url, "token": token, "pid": os.getpid()}, file)
+    temporary.replace(path)  # whole, or not there: another command may be reading it
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield url
@@ -68,6 +72,9 @@ def _app(token: str, status: Callable[[], Awaitable[Status]], actions: Mapping[s
         check(request)
         if action not in actions:
             raise HTTPException(404, f"no action {action[:40]!r}; there are {', '.join(sorted(actions))}")
-        return {"message": await actions[action]()}
+        try:
+            return {"message": await actions[action]()}
+        except ParisError as error:
+            raise HTTPException(409, str(error)) from error
 
     return app

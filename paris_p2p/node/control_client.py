@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -18,11 +19,15 @@ def call_control(data_dir: Path, method: str, name: str, timeout_s: float = 120.
     path = data_dir / CONTROL_FILE
     if not path.exists():
         raise UnreachableError(f"no peer is running on {data_dir}; start one with `paris-peer start INVITE`, or name its --data-dir")
-    control = json.loads(path.read_text())
+    try:
+        control = json.loads(path.read_text())
+        url, token, pid = str(control["url"]), str(control["token"]), int(control["pid"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise UnreachableError(f"{path} is damaged or the peer just stopped; start it (again) with `paris-peer start INVITE`") from error
     request = urllib.request.Request(
-        f"{control['url']}/{name}",
+        f"{url}/{name}",
         method=method,
-        headers={"Authorization": f"Bearer {control['token']}"},
+        headers={"Authorization": f"Bearer {token}"},
         data=b"" if method == "POST" else None,
     )
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy: it is this machine
@@ -31,8 +36,8 @@ def call_control(data_dir: Path, method: str, name: str, timeout_s: float = 120.
             answer: dict[str, Any] = json.load(reply)
     except urllib.error.HTTPError as error:
         raise UnreachableError(f"the peer on {data_dir} refused {name!r}: {error.read()[:300].decode(errors='replace')}") from error
-    except OSError as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise UnreachableError(
-            f"the peer on {data_dir} (pid {control['pid']}) does not answer ({error}); if it was killed, `paris-peer start` starts it again"
+            f"the peer on {data_dir} (pid {pid}) does not answer ({error}); if it was killed, `paris-peer start` starts it again"
         ) from error
     return answer

@@ -1,0 +1,35 @@
+"""A process that fetches into a real store until it has some chunks, says which were asked for, and waits to be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from paris_p2p.identity import Identity
+from paris_p2p.node.fetch import SourceLedger, fetch_blob
+from paris_p2p.store.blobs import BlobStore
+from paris_p2p.swarm.fake import FakeNetwork
+from tests.node.seeders import SeededSwarm, Seeder, honest, made_blob
+
+
+async def main(root: Path, chunks: int, stop_after: int) -> None:
+    swarm = SeededSwarm(FakeNetwork(), Identity.generate())
+    blob = made_blob(chunks)
+    store = BlobStore(root)
+    seeder: Seeder = swarm.add(honest(blob))
+    never = asyncio.Event()
+
+    def progress(received_bytes: int) -> None:
+        if received_bytes >= stop_after * blob.chunk_bytes:
+            here = [index for index in range(blob.count) if store.have(blob.ref.id)[index >> 3] >> (index & 7) & 1]
+            print(json.dumps({"here": here, "asked": sorted(seeder.asked)}), flush=True)
+            sys.stdin.read()  # the whole loop stands still here, in the middle of a fetch, until SIGKILL
+
+    await fetch_blob(blob.ref, swarm.sources, swarm, store, ledger=SourceLedger(), progress=progress)
+    await never.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

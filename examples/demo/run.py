@@ -258,9 +258,13 @@ def report(
     console.rule("4. the verdict")
     folder = options.out / "run"
     real, real_labels = real_clips(folder, prepared, "test", 40)
-    train_real, train_labels = real_clips(folder, prepared, "train", 200)
-    verdict = judge(probe, generated, labels, real, real_labels, train_real, train_labels)
-    rows = [(prompts[at], real[real_labels.index(name)], generated[at]) for name in SCENARIOS for at in _first(labels, name, 3)]
+    train_real, _ = real_clips(folder, prepared, "train", 1000)
+    verdict = judge(probe, generated, labels, (real, real_labels), train_real)
+    rows = [
+        (prompts[at], real[real_labels.index(name) + number], generated[at])
+        for name in SCENARIOS
+        for number, at in enumerate(_first(labels, name, 3))
+    ]
     picture(rows, options.out / "picture.png")
     console.print(slots_table(swarm))
     console.print(verdict.table())

@@ -1,0 +1,164 @@
+"""The demo's judge: is what came out the thing that was asked for, does it move, does it vary, is it copied?
+
+The probe is fitted on real train clips, before anything is generated: EfficientNet-Lite0 features of several frames and a
+logistic regression that names the scenario. It counts only if it is right on held-out real clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from rich.table import Table
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from paris_p2p.features.image import load_features
+
+Clips = np.ndarray  # uint8 [N, T, H, W, 3]
+FEATURES, FEATURE_FRAMES, BATCH_CLIPS = "efficientnet-lite0", 4, 32
+REAL_ACCURACY, GENERATED_ACCURACY = 0.95, 0.80
+CHANCE_SLACK = 0.15  # shuffled prompts must come this near to chance
+LIVELINESS = 0.30  # of the real clips' motion and variance
+PERMUTATIONS = 200
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Names the scenario of clips."""
+
+    model: object  # scikit-learn pipeline
+    embed: Callable[[Clips], np.ndarray]  # [N, F]
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        return np.asarray(self.model.predict(features))  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number and its limit."""
+
+    name: str
+    value: float
+    limit: float
+    at_least: bool = True  # otherwise at most
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.value >= self.limit if self.at_least else self.value <= self.limit)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All numbers of the judge; `notes` are printed and not judged."""
+
+    checks: tuple[Check, ...]
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> list[str]:
+        return [f"{c.name}: {c.value:.3f}, wanted {_limit(c)}" for c in self.checks if not c.passed]
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    def table(self) -> Table:
+        table = Table(title="the judge")
+        for name in ("what", "measured", "wanted", ""):
+            table.add_column(name)
+        for check in self.checks:
+            table.add_row(check.name, f"{check.value:.3f}", _limit(check), "pass" if check.passed else "FAIL")
+        for name, words in self.notes.items():
+            table.add_row(name, words, "", "")
+        return table
+
+
+def fit_probe(clips: Clips, labels: Sequence[str]) -> Probe:
+    """Fit the probe on real clips; see the module's docstring."""
+    network = load_features(FEATURES, frames=FEATURE_FRAMES)
+
+    def embed(some: Clips) -> np.ndarray:
+        batches = (torch.from_numpy(some[at : at + BATCH_CLIPS]) for at in range(0, len(some), BATCH_CLIPS))
+        return np.concatenate([network(batch).numpy() for batch in batches])
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
+    model.fit(embed(clips), np.asarray(labels))
+    return Probe(model, embed)
+
+
+def judge(
+    probe: Probe,
+    generated: Clips,
+    prompted: Sequence[str],
+    real: tuple[Clips, Sequence[str]],
+    train: Clips,
+) -> Verdict:
+    """Compare generated clips with held-out real ones; `train` is for the nearest neighbours.
+
+    Motion and variance are ratios to the real clips', per scenario; their mean is judged, the worst is noted.
+    """
+    real_clips, real_labels = real[0], np.asarray(real[1])
+    labels = np.asarray(prompted)
+    of_generated, of_real, of_train = probe.embed(generated), probe.embed(real_clips), probe.embed(train)
+    named = probe.predict(of_generated)
+    scenarios = sorted(set(real_labels))
+    ratios = {
+        name: [measure(generated[labels == name]) / measure(real_clips[real_labels == name]) for measure in (motion, variance)]
+        for name in scenarios
+    }
+    moved, varied = np.mean(list(ratios.values()), axis=0)
+    checks = (
+        Check("probe on held-out real clips", float(np.mean(probe.predict(of_real) == real_labels)), REAL_ACCURACY),
+        Check(f"prompted scenario recognised in {len(generated)} clips", float(np.mean(named == labels)), GENERATED_ACCURACY),
+        Check("the same with shuffled prompts", shuffled(named, labels), 1 / len(scenarios) + CHANCE_SLACK, at_least=False),
+        Check("motion, of real", float(moved), LIVELINESS),
+        Check("variance within a prompt's scenario, of real", float(varied), LIVELINESS),
+    )
+    return Verdict(checks, _notes(ratios, generated, real_clips, train, (of_generated, of_real, of_train)))
+
+
+def motion(clips: Clips) -> float:
+    """Mean absolute change from frame to frame, in grey levels."""
+    return float(np.abs(np.diff(clips.astype(np.float32), axis=1)).mean())
+
+
+def variance(clips: Clips) -> float:
+    """Variance across clips, averaged over pixels and frames."""
+    return float(clips.astype(np.float32).var(axis=0).mean())
+
+
+def shuffled(named: np.ndarray, labels: np.ndarray) -> float:
+    """The accuracy when prompts are dealt out anew, averaged: chance, unless the clips do not depend on them."""
+    rng = np.random.default_rng(0)
+    return float(np.mean([np.mean(named == rng.permutation(labels)) for _ in range(PERMUTATIONS)]))
+
+
+def nearest(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Root mean square distance of each row to the nearest of `others`: [N, F], [M, F] -> [N]."""
+    flat, wide = some.reshape(len(some), -1).astype(np.float32), others.reshape(len(others), -1).astype(np.float32)
+    squares = (flat**2).sum(1)[:, None] + (wide**2).sum(1)[None] - 2 * flat @ wide.T
+    return np.sqrt(np.maximum(squares.min(axis=1), 0) / flat.shape[1])
+
+
+def _notes(
+    ratios: dict[str, list[float]], generated: Clips, real: Clips, train: Clips, features: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> dict[str, str]:
+    of_generated, of_real, of_train = features
+    words = {f"{name}: motion, variance": f"{moved:.2f}, {varied:.2f} of real" for name, (moved, varied) in ratios.items()}
+    pixels, held_out = nearest(generated, train), nearest(real, train)
+    words["nearest training clip, grey levels"] = (
+        f"median {np.median(pixels):.1f}, least {pixels.min():.1f}; held-out real: {np.median(held_out):.1f}, {held_out.min():.1f}"
+    )
+    seen, seen_real = nearest(of_generated, of_train), nearest(of_real, of_train)
+    words["nearest training clip, features"] = (
+        f"median {np.median(seen):.3f}, least {seen.min():.3f}; held-out real: {np.median(seen_real):.3f}, {seen_real.min():.3f}"
+    )
+    return words
+
+
+def _limit(check: Check) -> str:
+    return f"{'at least' if check.at_least else 'at most'} {check.limit:.2f}"

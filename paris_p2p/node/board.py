@@ -131,7 +131,7 @@ class Board:
         if self._loading:
             return
         # One value: a card without its attestations would be no tip, and a crash may come between two.
-        envelopes = [tip.card, *tip.attestations[:MAX_LEDGER_ATTESTATIONS]]
+        envelopes: list[Envelope[Any]] = [tip.card, *tip.attestations[:MAX_LEDGER_ATTESTATIONS]]
         self.ledger.put(f"tip/{name}", msgpack.packb([envelope.data for envelope in envelopes]))
 
     def _load(self) -> None:

@@ -62,6 +62,7 @@ class Lead:
         self._waiting: Waiting | None = None
         self._pending: tuple[Envelope[CardRecord], float] | None = None  # our card and when (monotonic) it went out
         self._upload_s = 0.0
+        self._publishing = asyncio.Lock()  # while a checkpoint's files move into the store and its card goes out
         self._stopping = asyncio.Event()
         self._reason = ""
         self._work_dir = settings.data_dir / "runs" / node.run / "work" / self.slot
@@ -186,7 +187,8 @@ class Lead:
             self.say(f"the trainer of {self.slot} died (status {self._worker.returncode}): {words or 'it said nothing'}")
             if deaths >= MAX_TRAINER_DEATHS:
                 raise TrainError(f"the trainer of {self.slot} died {deaths} times without a checkpoint between; last words: {words}")
-            job = self._resumed(job)
+            async with self._publishing:  # the newest resume state may be on its way into the store
+                job = self._resumed(job)
 
     def _resumed(self, job: TrainJob) -> TrainJob:
         return job.model_copy(
@@ -261,9 +263,11 @@ class Lead:
         if not may_publish(self._claim_ends, time.monotonic(), min(timing.margin_s, timing.claim_s / 4)):
             return  # the claim may be another's by now; renewing or losing it decides
         checkpoint, self._waiting = self._waiting.checkpoint, None
-        card = await self.node.publish_checkpoint(self.slot, self.epoch, self.node.board.tip(self.slot), checkpoint)
-        self._resume_path = self.node.host.store.path(card.record.resume.id)
-        self._pending = (card, time.monotonic())
+        async with self._publishing:
+            card = await self.node.publish_checkpoint(self.slot, self.epoch, self.node.board.tip(self.slot), checkpoint)
+            if self._resume_path == checkpoint.resume_path:  # else the trainer made a newer one meanwhile
+                self._resume_path = self.node.host.store.path(card.record.resume.id)
+            self._pending = (card, time.monotonic())
         self.published += 1
         self.say(f"published {self.slot} seq {card.record.seq}: {card.record.steps} steps, loss {card.record.train_loss:.4f}")
 
@@ -278,7 +282,7 @@ class Lead:
     async def _last_card(self, wait_s: float) -> None:
         """Publish what is left and wait, within bounds, until another peer holds it."""
         deadline = time.monotonic() + wait_s
-        while (self._waiting or self._pending) and time.monotonic() < deadline and not self._lost():
+        while (self._waiting or self._pending or self._publishing.locked()) and time.monotonic() < deadline and not self._lost():
             await asyncio.sleep(0.1)
         if self._pending is not None:
             self.say(f"nobody attested the last checkpoint of {self.slot} within {wait_s:.0f} s; the slot goes on from its tip")

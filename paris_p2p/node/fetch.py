@@ -50,6 +50,8 @@ class SourceLedger:
     _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary, repr=False)  # by blob id
 
     def charge(self, peer: str, what: str) -> None:
+        if not self.allows(peer):  # its other streams had lies on their way too
+            return
         for full in (self.banned_until, self.charged):
             if len(full) >= MAX_BANS:  # made-up peers without number cannot fill the memory
                 del full[next(iter(full))]

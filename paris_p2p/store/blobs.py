@@ -138,6 +138,7 @@ class BlobStore:
             raise ManifestError(f"blob {blob_id[:16]}… should have {expected_size_bytes} bytes, its manifest says {manifest.size_bytes}")
         with self._lock:
             if blob_id in self._partials:
+                self._partials[blob_id].open()
                 return self._partials[blob_id]
             file, whole = self._file(blob_id, "manifest"), self.has(blob_id)
             if not whole and not self._file(blob_id, "part").exists():
@@ -173,7 +174,8 @@ class BlobStore:
             for _, blob_id, size_bytes in sorted(old):
                 if freed >= need_bytes:
                     break
-                if blob_id not in keep and blob_id not in self._partials:
+                partial = self._partials.get(blob_id)
+                if blob_id not in keep and not (partial and partial.is_open):
                     self.delete(blob_id)
                     freed += size_bytes
         return freed
@@ -243,7 +245,7 @@ class BlobStore:
                 self._hashed[blob_id] = set(range(partial.count))
 
     def _drop_part(self, blob_id: str) -> None:
-        partial = self._partials.get(blob_id)
+        partial = self._partials.pop(blob_id, None)
         if partial is not None:
             partial.close()
         self._file(blob_id, "part").unlink(missing_ok=True)

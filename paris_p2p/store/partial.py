@@ -23,10 +23,12 @@ class PartialBlob:
         self._part, self._data, self._on_end = part, data, on_end
         self._lock = threading.Lock()
         self._descriptor = -1
-        self._have = set(range(len(manifest.chunks)))  # until open() finds out: as if it were whole
+        self._have: set[int] | None = None  # unknown until open
 
     def open(self) -> None:
         """Reserve the space of a new download, or hash again what an earlier process wrote. DiskFullError leaves nothing behind."""
+        if self.is_open:
+            return
         fresh = not self._part.exists()
         with explained(self._part):
             self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o644)
@@ -37,39 +39,46 @@ class PartialBlob:
                 if fresh:
                     self._part.unlink(missing_ok=True)
                 raise
-        self._have = set() if fresh else self._believe()
+        if fresh:
+            self._have = set()
+        elif self._have is None:
+            self._have = self._believe()
+
+    @property
+    def is_open(self) -> bool:
+        return self._descriptor >= 0
 
     def has(self, index: int) -> bool:
-        return index in self._have
+        return index in self._verified
 
     @property
     def count(self) -> int:
         """Verified chunks that are here."""
-        return len(self._have)
+        return len(self._verified)
 
     def bitmap(self) -> bytes:
-        return bitmap(self._have.copy(), len(self.manifest.chunks))
+        return bitmap(self._verified.copy(), len(self.manifest.chunks))
 
     def missing(self) -> list[int]:
-        return [index for index in range(len(self.manifest.chunks)) if index not in self._have]
+        return [index for index in range(len(self.manifest.chunks)) if index not in self._verified]
 
     def write_chunk(self, index: int, data: bytes) -> None:
         """Verify and write one chunk; ChunkError when it is not what the manifest says."""
         if not 0 <= index < len(self.manifest.chunks) or blake3(data).digest() != self.manifest.chunks[index]:
             raise ChunkError(f"chunk {index} of blob {self.blob_id[:16]}… does not match its hash; it is fetched from another peer")
         with self._lock:  # also against finish: a late write must not meet a closed descriptor's number in another's hands
-            if index in self._have:
+            if index in self._verified:
                 return
             self._check_open()
             with explained(self._part):
                 _write_all(self._descriptor, data, index * self.manifest.chunk_bytes)
-            self._have.add(index)
+            self._verified.add(index)
 
     def flush(self) -> None:
         """Have what was written so far on the disk, so that finish has little left to wait for."""
         with explained(self._part):
             with self._lock:
-                if self._descriptor < 0:
+                if not self.is_open:
                     return
                 descriptor = os.dup(self._descriptor)
             try:
@@ -93,18 +102,25 @@ class PartialBlob:
                     self._part.replace(self._data)
                     sync_directory(self._data.parent)
         self.close()
+        self._on_end()
         return ref
 
     def close(self) -> None:
         """Leave it; what was written stays for the next `open`."""
         with self._lock:
-            if self._descriptor >= 0:
+            if self.is_open:
                 os.close(self._descriptor)
                 self._descriptor = -1
-        self._on_end()
+
+    @property
+    def _verified(self) -> set[int]:
+        """Of a blob that was whole before anything was opened: all."""
+        if self._have is None:
+            self._have = set(range(len(self.manifest.chunks)))
+        return self._have
 
     def _check_open(self) -> None:
-        if self._descriptor < 0:
+        if not self.is_open:
             raise MissingBlobError(f"the download of blob {self.blob_id[:16]}… was closed or deleted meanwhile; start it again")
 
     def _believe(self) -> set[int]:

@@ -24,6 +24,7 @@ from paris_p2p.node import fetch as fetch_module
 from paris_p2p.node.fetch import SourceLedger, fetch_blob, fetch_many
 from paris_p2p.node.host import Host
 from paris_p2p.records import BlobRef, Manifest
+from paris_p2p.rules.chunks import chunks_of
 from paris_p2p.spec import PeerSettings
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeNetwork
@@ -134,7 +135,7 @@ async def test_several_seeders_are_used_side_by_side_and_a_fast_one_serves_more(
     assert await fetch(swarm, store, ledger, blob) == blob.data
     assert swarm.most_at_once == 2
     assert fast.served.total() > 2 * slow.served.total() > 0
-    assert fast.asked.total() + slow.asked.total() < blob.count + 20
+    assert fast.asked.total() + slow.asked.total() < blob.count + 40  # at the end, those that the slow one holds up are asked for twice
 
 
 async def test_a_blob_scattered_over_partial_seeders_comes_together(swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger) -> None:
@@ -300,11 +301,12 @@ async def test_a_disk_that_fills_up_is_said_and_the_download_goes_on_from_there_
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(DiskFullError, match="no space left"):
         await fetch(swarm, store, ledger)
-    assert sum(bin(byte).count("1") for byte in store.have(BLOB.ref.id)) == 10
+    here = chunks_of(store.have(BLOB.ref.id), 40)
+    assert len(here) == 10
     monkeypatch.setattr(os, "pwrite", pwrite)
     seeder.asked.clear()
     assert await fetch(swarm, store, ledger) == BLOB.data
-    assert seeder.asked == dict.fromkeys(range(10, 40), 1)
+    assert seeder.asked == dict.fromkeys(set(range(40)) - here, 1)
 
 
 async def test_max_disk_is_kept_before_anything_is_asked_for(swarm: SeededSwarm, tmp_path: Path, ledger: SourceLedger) -> None:

@@ -209,10 +209,25 @@ def test_eviction_takes_the_oldest_first_and_never_what_is_to_be_kept(store: Blo
 def test_eviction_takes_downloads_that_were_given_up_but_not_those_on_their_way(store: BlobStore) -> None:
     partial = store.begin(ID, MANIFEST.to_bytes(), len(DATA))
     assert store.evict(set(), 1 << 40) == 0
+    partial.write_chunk(3, chunk_of(DATA, 3))
     partial.close()
+    assert store.read_chunk(ID, 3) == chunk_of(DATA, 3)
     assert store.evict({ID}, 1 << 40) == 0
     assert store.evict(set(), 1 << 40) == len(DATA)
     assert store.used_bytes() == 0
+
+
+def test_a_download_that_was_left_is_gone_on_with_and_holds_no_file_open_meanwhile(store: BlobStore) -> None:
+    partial = store.begin(ID, MANIFEST.to_bytes(), len(DATA))
+    partial.write_chunk(3, chunk_of(DATA, 3))
+    partial.close()
+    with pytest.raises(MissingBlobError, match="start it again"):
+        partial.write_chunk(4, chunk_of(DATA, 4))
+    opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert not [file for file in opened if file.startswith(str(store.root))]
+    assert store.begin(ID, MANIFEST.to_bytes(), len(DATA)).missing() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    fetched(store)
+    assert store.path(ID).read_bytes() == DATA
 
 
 def test_deleting_a_download_ends_it_and_no_late_write_lands_in_another_file(store: BlobStore, tmp_path: Path) -> None:

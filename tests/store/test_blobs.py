@@ -196,6 +196,21 @@ def test_used_bytes_follows_what_comes_and_goes(store: BlobStore) -> None:
     assert store.used_bytes() == 0
 
 
+def test_used_bytes_looks_at_no_file_once_it_has_counted(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    refs = [store.add_bytes(bytes([number])) for number in range(20)]
+    used = store.used_bytes()
+
+    def unexpected(*_: object, **__: object) -> None:
+        raise RuntimeError("the disk was looked at")
+
+    with monkeypatch.context() as patched:
+        for name in ("stat", "iterdir", "exists"):
+            patched.setattr(Path, name, unexpected)
+        assert store.used_bytes() == used
+    store.delete(refs[0].id)
+    assert store.used_bytes() < used
+
+
 def test_eviction_takes_the_oldest_first_and_never_what_is_to_be_kept(store: BlobStore) -> None:
     ids = [store.add_bytes(made_bytes(50_000, number)).id for number in range(4)]
     for age, blob_id in enumerate(ids):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-MAX_REQUEST_CHUNKS = 16
+MAX_REQUEST_CHUNKS = 64  # a request costs a round trip and a new stream; they are read chunk by chunk
 REQUEST_S = 0.5  # a request should take about this long, so that a slow source holds few chunks
 SLOW_SHARE = 0.1  # a source below this share of the median rate is dropped when others can serve
 MIN_RATED_BYTES = 4 << 20  # a rate is believed after this much

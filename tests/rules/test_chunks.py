@@ -47,7 +47,7 @@ def test_what_is_asked_is_missing_is_there_and_is_asked_of_nobody_or_of_one_othe
 
 
 def test_a_fast_source_is_asked_for_more_and_never_without_bound() -> None:
-    asked = [len(next_chunks(source(rate_bps=rate), range(100), {}, CHUNK)) for rate in (0.0, 2e5, 8e6, 1e8, 1e12)]
+    asked = [len(next_chunks(source(rate_bps=rate), range(100), {}, CHUNK)) for rate in (0.0, 2e5, 8e6, 1e9, 1e12)]
     assert asked == [2, 1, 3, MAX_REQUEST_CHUNKS, MAX_REQUEST_CHUNKS]
 
 

@@ -43,7 +43,7 @@ class MadeRun:
         torch.manual_seed(0)
         self.folder, self.codec_folder, self.text_folder = folder, folder / "codec", folder / "text"
         fit_pca([torch.randint(0, 256, (4, 3, 16, 24, 3), dtype=torch.uint8)], 4, 4).save(self.codec_folder)
-        _save_text_encoder(self.text_folder)
+        save_text_encoder(self.text_folder)
         self.spec = _spec()
         signed = sign_run(Identity.generate(), self.spec)
         self.run, self.spec_path = signed.id, folder / "run.spec"
@@ -89,7 +89,7 @@ def _spec() -> RunSpec:
     )
 
 
-def _save_text_encoder(folder: Path) -> None:
+def save_text_encoder(folder: Path) -> None:
     T5EncoderModel(T5Config(vocab_size=8, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).save_pretrained(folder)
     words = {word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", "a", "red", "ball", "rolls"])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))

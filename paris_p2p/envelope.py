@@ -28,7 +28,7 @@ from paris_p2p.records import (
 
 R = TypeVar("R", bound=Record)
 _HASH_FIELDS = ("run", "parent", "card", "best", "what", "id")
-_PEER_FIELDS = ("owner_node", "attestors")
+_PEER_FIELDS = ("owner", "owner_node", "attestors")
 _MAX_DEPTH = 16  # of a payload's maps and lists; no record comes near it
 
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, quote
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from paris_p2p.envelope import Envelope, decode, encode, parse, seal_payload, split_envelope, verify_payload
-from paris_p2p.errors import InviteError, RecordError, UsageError
+from paris_p2p.errors import InviteError, RecordError, SignatureError, UsageError
 from paris_p2p.identity import Identity
 from paris_p2p.records import MAX_ENVELOPE_BYTES, BlobRef, Count, Hash, PeerId, Record, Seconds, Text
 
@@ -125,6 +125,7 @@ class RunSpec(Record):
     weights_licence: Name
     created_at: Seconds
     rng_seed: Count
+    owner: PeerId | Literal[""] = ""  # whose key signs this; sign_run fills it in
     owner_node: PeerId | Literal[""] = ""  # the owner's own node, which seeds first and may attest
     private: bool = False
     clip: ClipShape
@@ -164,7 +165,8 @@ def cluster_of(slot: str) -> int:
 
 
 def sign_run(owner: Identity, spec: RunSpec) -> Envelope[RunSpec]:
-    """The owner's envelope of a RunSpec; its `.id` is the run id."""
+    """The owner's envelope of a RunSpec that names the owner; its `.id` is the run id."""
+    spec = spec.model_copy(update={"owner": owner.peer_id})
     return seal_payload(owner, "run", "", encode(spec.model_dump()), spec)
 
 
@@ -176,6 +178,8 @@ def open_run(data: bytes, run_id: str | None = None) -> Envelope[RunSpec]:
     if raw.get("kind") != "run":
         raise RecordError(f"expected a RunSpec, got a record of kind {str(raw.get('kind'))[:32]!r}")
     envelope = Envelope(record=parse(RunSpec, raw), signer=signer, payload=payload, data=data)
+    if envelope.record.owner != signer:  # anybody can sign a copy; the run id covers who made it
+        raise SignatureError(f"the RunSpec says it is {envelope.record.owner or 'nobody'}'s and {signer} signed it; ask another peer")
     if run_id is not None and envelope.id != run_id:
         raise RecordError(f"the RunSpec received hashes to {envelope.id[:16]}…, the invite names {run_id[:16]}…; ask another peer")
     return envelope

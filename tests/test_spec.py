@@ -69,15 +69,23 @@ def spec(**more: Any) -> RunSpec:
 def test_a_run_survives_the_wire_under_its_owners_signature() -> None:
     signed = sign_run(OWNER, spec())
     opened = open_run(signed.data, signed.id)
-    assert opened.record == spec()
+    assert opened.record == spec(owner=OWNER.peer_id)
     assert opened.signer == OWNER.peer_id
     config = opened.record.expert.config
     assert {name: type(value) for name, value in config.items()} == {"width": int, "ratio": float, "norm": str, "qk": bool, "id": int}
 
 
 def test_text_that_is_a_peer_id_or_a_hash_survives_too() -> None:
-    odd = spec(name=PEER, purpose="12D3Koo" + "0" * 45, data_licence="ab" * 32)
+    odd = spec(owner=OWNER.peer_id, name=PEER, purpose="12D3Koo" + "0" * 45, data_licence="ab" * 32)
     assert open_run(sign_run(OWNER, odd).data).record == odd
+
+
+def test_a_stranger_cannot_pass_a_run_off_as_their_own_by_signing_a_copy() -> None:
+    good = sign_run(OWNER, spec())
+    copy = seal_payload(Identity.generate(), "run", "", good.payload, good.record)
+    assert copy.id == good.id
+    with pytest.raises(SignatureError, match="ask another peer"):
+        open_run(copy.data, good.id)
 
 
 def test_a_run_that_is_not_the_invites_is_refused() -> None:

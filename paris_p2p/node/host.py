@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import MissingBlobError, RecordError, UnreachableError
+from paris_p2p.errors import MissingBlobError, RecordError, UnreachableError, UsageError, VersionError
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.fetch import SourceLedger
+from paris_p2p.records import BlobRef
 from paris_p2p.rules.trust import may
 from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.disk import DataDirLock
+from paris_p2p.swarm.addresses import to_bytes
 from paris_p2p.swarm.real import open_swarm
 from paris_p2p.swarm.seam import Action, Swarm
 
@@ -28,6 +30,8 @@ class Member(Protocol):
     spec_data: bytes
 
     def serves(self, blob_id: str) -> bool: ...
+
+    def kept_blobs(self) -> set[str]: ...
 
     def records_under(self, key: str) -> list[bytes]: ...
 
@@ -65,6 +69,12 @@ class Host:
     def may(self, peer: str, action: Action) -> bool:
         return not self.members or any(may(peer, action, member.spec) for member in self.members.values())
 
+    def make_room(self, refs: Sequence[BlobRef]) -> bool:
+        """Delete what no run here needs any more, for these blobs; False when that freed nothing."""
+        keep = {ref.id for ref in refs}.union(*(member.kept_blobs() for member in self.members.values()))
+        need_bytes = sum(ref.size_bytes for ref in refs if not self.store.has(ref.id))
+        return self.store.evict(keep, need_bytes) > 0
+
     def _serves(self, blob_id: str) -> bool:
         return any(member.serves(blob_id) for member in tuple(self.members.values()))
 
@@ -78,6 +88,7 @@ async def open_host(
     on_record: Callable[[Envelope[Any]], None] | None = None,
 ) -> AsyncIterator[Host]:
     """Lock the data directory, open its store and join the network; everything is closed in reverse."""
+    _check_addresses(settings)
     with DataDirLock(settings.data_dir):
         identity = load_or_create_peer_key(settings.data_dir / "identity.key")
         host = Host(
@@ -90,6 +101,16 @@ async def open_host(
         ) as swarm:
             host.swarm = swarm
             yield host
+
+
+def _check_addresses(settings: PeerSettings) -> None:
+    """UsageError now: p2pd would answer a wrong address with a stack trace of its own."""
+    for flag, addresses in (("announce", settings.announce), ("relay", settings.relays)):
+        for address in addresses:
+            try:
+                to_bytes(address)
+            except UnreachableError as error:
+                raise UsageError(f"--{flag}: {error}") from error
 
 
 def spec_path(data_dir: Path, run_id: str) -> Path:
@@ -118,17 +139,23 @@ async def join_run(host: Host, invite: Invite) -> Envelope[RunSpec]:
     known = load_spec(host.settings.data_dir, invite.run)
     if known is not None:
         return known
-    reasons = []
+    reasons: list[str] = []
+    newer: VersionError | None = None
     asked = [peer.peer_id for peer in await host.swarm.peers()]
     invited = [address.rsplit("/p2p/", 1)[-1] for address in invite.peers]
     for peer in dict.fromkeys([*invited, *asked]):
         try:
             run = open_run(await host.swarm.fetch_spec(peer, invite.run), invite.run)
+        except VersionError as error:  # a stranger's word, perhaps a lie: another peer may have the run itself
+            newer = error
+            continue
         except (RecordError, UnreachableError) as error:
             reasons.append(f"{peer[-8:]}: {error}")
             continue
         save_spec(host.settings.data_dir, run)
         return run
+    if newer is not None:
+        raise newer
     raise UnreachableError(
         f"reached {len(asked)} peers, none of them has run {invite.run[:16]}… ({'; '.join(reasons)[:400] or 'no peer answered'}); "
         "ask the run's owner whether `paris-run publish` is running, or for a newer invite"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from paris_p2p.envelope import Envelope, open_envelope, seal
-from paris_p2p.errors import RecordError, SwarmError
+from paris_p2p.errors import DiskFullError, RecordError, SwarmError
 from paris_p2p.node.board import Board
 from paris_p2p.node.fetch import fetch_many
 from paris_p2p.node.host import Host, save_spec, spec_path
@@ -186,7 +186,15 @@ class RunNode:
             connected = [peer.peer_id for peer in await self.host.swarm.peers()]
             return [peer for peer in dict.fromkeys([*named, *connected]) if peer != self.peer_id]
 
-        return await fetch_many(refs, sources, self.host.swarm, self.host.store, ledger=self.host.sources, progress=progress)
+        async def fetched() -> list[Path]:
+            return await fetch_many(refs, sources, self.host.swarm, self.host.store, ledger=self.host.sources, progress=progress)
+
+        try:
+            return await fetched()
+        except DiskFullError:
+            if not await asyncio.to_thread(self.host.make_room, refs):
+                raise
+            return await fetched()
 
     async def fetch_shards(self, shards: Sequence[ShardRef], progress: Callable[[int], None] | None = None) -> list[tuple[Path, int]]:
         """Local files of a run's shards with their clusters."""

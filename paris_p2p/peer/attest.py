@@ -21,6 +21,7 @@ from paris_p2p.errors import ParisError, TrainError
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.node.run import RunNode
 from paris_p2p.peer.process import Worker
+from paris_p2p.peer.summary import checkpoint_limits
 from paris_p2p.records import AttestationRecord, CardRecord
 from paris_p2p.rules.claims import lead_of
 from paris_p2p.rules.tips import Tip, refuse_card, refuse_loss
@@ -102,6 +103,9 @@ class Attestor:
         """What the card's own words and the board say against it, before anything is fetched."""
         slot = card.record.slot
         lead = self._leads_seen.get(card.id) or self._lead(slot)
+        weights_bytes, resume_bytes = checkpoint_limits(self.node.spec, slot)
+        if card.record.weights.size_bytes > weights_bytes or card.record.resume.size_bytes > resume_bytes:
+            return "its blobs are larger than the network's can be"
         return refuse_card(card, self.node.board.tip(slot), lead, self._signed(card), self.node.peer_id)
 
     def _turn(self, card: Envelope[CardRecord]) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.spec import PeerSettings, RunSpec
+from paris_p2p.spec import ROUTER, PeerSettings, RunSpec
 
 STATE_BYTES_PER_PARAMETER = 16  # fp32 weights, two AdamW moments, EMA
 CHECKPOINT_BYTES_PER_PARAMETER = 18  # resume state and bf16 weights
+HEADER_BYTES = 1 << 20  # of a safetensors file, at most
 
 
 def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
@@ -37,11 +39,23 @@ def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
     return "\n".join(lines)
 
 
+def checkpoint_limits(spec: RunSpec, slot: str) -> tuple[int, int]:
+    """The most bytes that a slot's weights (bf16) and resume state (four fp32 tensors a parameter) can have."""
+    parameters = parameter_count(spec, slot)
+    return 2 * parameters + HEADER_BYTES, 16 * parameters + 4 * HEADER_BYTES
+
+
 def parameter_count(spec: RunSpec, slot: str) -> int:
     """Parameters of a slot's network, counted without allocating them."""
+    config = (spec.router if slot == ROUTER else spec.expert).config
+    return _count(tuple(sorted(config.items())), slot == ROUTER)
+
+
+@lru_cache(maxsize=64)
+def _count(config: tuple[tuple[str, int | float | str | bool], ...], router: bool) -> int:
     from paris_p2p.model.presets import count_parameters
 
-    return count_parameters((spec.router if slot == "router" else spec.expert).config, router=slot == "router")
+    return count_parameters(dict(config), router=router)
 
 
 def _mb(count: float) -> str:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paris_p2p.store.blobs import BlobStore
 from pydantic import BaseModel
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
+from paris_p2p.model.presets import expert_config, router_config
 from paris_p2p.node.host import Host
 from paris_p2p.node.run import RunNode, opened
 from paris_p2p.peer.volunteer import Role, Volunteer
@@ -34,6 +34,7 @@ from paris_p2p.spec import (
     TrainingSpec,
     sign_run,
 )
+from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeNetwork, FakeSwarm
 from paris_p2p.work.messages import CheckpointReady, GateJob, GateResult, Started, StepEvent, Stopped, TrainJob
 
@@ -121,7 +122,7 @@ class World:
         def shard(split: str, cluster: int) -> ShardRef:
             return ShardRef(blob=self.shards.add_bytes(f"{split} {cluster}".encode()), clips=4, cluster=cluster)
 
-        network = NetworkSpec(preset="nano", config={"width": 8})
+        latent, text = LatentShape(channels=4, frames=4, height=4, width=4), TextShape(tokens=8, dim=8, pooled_dim=8)
         spec = RunSpec(
             name="test run",
             purpose="testing",
@@ -130,13 +131,13 @@ class World:
             created_at=time.time(),
             rng_seed=0,
             clip=ClipShape(frames=4, height=16, width=16, fps=8.0),
-            latent=LatentShape(channels=4, frames=4, height=4, width=4),
+            latent=latent,
             codec=Pinned(name="pca"),
             text=Pinned(name="minilm"),
-            text_shape=TextShape(tokens=8, dim=8, pooled_dim=8),
+            text_shape=text,
             experts=experts,
-            expert=network,
-            router=network,
+            expert=NetworkSpec(preset="nano", config=expert_config("nano", latent, text)),
+            router=NetworkSpec(preset="nano", config=router_config("nano", latent, text, experts)),
             training=TrainingSpec(batch_clips=4, learning_rate=1e-3),
             gate=gate,
             timing=timing,

@@ -113,8 +113,9 @@ def test_any_bytes_are_refused_as_a_record_error(data: bytes) -> None:
 
 
 def test_an_unknown_field_of_a_newer_owner_is_ignored() -> None:
-    payload = encode(spec().model_dump() | {"colour": "green"})
-    assert open_run(seal_payload(OWNER, "run", "", payload, spec()).data).record == spec()
+    known = spec(owner=OWNER.peer_id)
+    payload = encode(known.model_dump() | {"colour": "green"})
+    assert open_run(seal_payload(OWNER, "run", "", payload, known).data).record == known
 
 
 @pytest.mark.parametrize(

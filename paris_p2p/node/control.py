@@ -34,6 +34,7 @@ async def serve_control(data_dir: Path, status: Callable[[], Awaitable[Status]],
     token = secrets.token_urlsafe(24)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen()  # before anybody can read where: the server takes it over in a moment
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     app = _app(token, status, actions)
     server = Server(uvicorn.Config(app, log_level="error", lifespan="off", access_log=False, timeout_graceful_shutdown=5))

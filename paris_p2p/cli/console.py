@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from paris_p2p.errors import DiskFullError, InviteError, ParisError, ReadOnlyError
+from paris_p2p.errors import DiskFullError, InviteError, ParisError, ReadOnlyError, UsageError
 
 _ENOSPC, _EDQUOT, _EROFS, _EACCES = 28, 122, 30, 13
 
@@ -48,8 +48,18 @@ def read_invite(argument: str) -> str:
         path = Path(argument[1:]).expanduser()
         if not path.is_file():
             raise InviteError(f"there is no file {path} to read the invite from")
-        return path.read_text()
+        return read_text(path)
     return argument
+
+
+def read_text(path: Path) -> str:
+    """A text file that the user named; UsageError when it is none."""
+    try:
+        return path.expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}; check the path and who may read it") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a text file (byte {error.start} is no UTF-8); name another") from error
 
 
 def default_data_dir() -> Path:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paris_p2p.cli.console import default_data_dir, progress_bars, read_invite, run_app
+from paris_p2p.cli.console import default_data_dir, progress_bars, read_invite, read_text, run_app
 from paris_p2p.errors import UsageError
+
+if TYPE_CHECKING:
+    from paris_p2p.work.generate import GenerateJob
 
 app = typer.Typer(
     name="paris-peer",
@@ -166,34 +169,56 @@ def generate(
     """Generate clips for a prompt with all experts of a run, on this machine."""
     *prompts, invite = prompt
     if prompts_file is not None:
-        prompts += [line.strip() for line in prompts_file.read_text().splitlines() if line.strip()]
+        prompts += [line.strip() for line in read_text(prompts_file).splitlines() if line.strip()]
     if not prompts:
         raise UsageError('generate needs a prompt and an invite: paris-peer generate "a prompt" INVITE')
     from paris_p2p.peer.fetching import fetch_models
-    from paris_p2p.work.generate import GenerateJob
     from paris_p2p.work.generate import generate as run_generate
 
-    settings = _generator_settings(data_dir, download_limit)
+    parsed, settings = _invite(invite), _generator_settings(data_dir, download_limit)
+    wishes = _wishes(
+        prompts=tuple(prompts),
+        clips_per_prompt=clips,
+        steps=steps,
+        guidance=guidance,
+        guidance_form=guidance_form,
+        routing=routing,
+        top_k=top_k,
+        rng_seed=rng_seed,
+        device=device,
+        threads=threads,
+        batch_clips=batch_clips,
+        out=out,
+        allow_partial=allow_partial,
+    )
     with progress_bars() as progress:
-        models = fetch_models(settings, _invite(invite), partial=allow_partial, offline=offline, progress=progress)
-        job = GenerateJob(
-            prompts=tuple(prompts),
-            clips_per_prompt=clips,
-            steps=steps,
-            guidance=guidance,
-            guidance_form=guidance_form,
-            routing=routing,
-            top_k=top_k,
-            rng_seed=rng_seed,
-            device=device,
-            threads=threads,
-            batch_clips=batch_clips,
-            out=out,
-            allow_partial=allow_partial,
-            **models.job_fields(),
-        )
-        result = run_generate(job, progress)
+        models = fetch_models(settings, parsed, partial=allow_partial, offline=offline, progress=progress)
+        result = run_generate(wishes.model_copy(update=models.job_fields()), progress)
     typer.echo(result.describe())
+
+
+def _wishes(**fields: Any) -> GenerateJob:
+    """The job without its model, checked before anything is fetched; UsageError or DeviceError."""
+    from pydantic import ValidationError
+
+    from paris_p2p.flow.guidance import FORMS
+    from paris_p2p.flow.mixture import Routing
+    from paris_p2p.peer.start import check_device
+    from paris_p2p.work.generate import GenerateJob
+    from paris_p2p.work.video_out import open_writer
+
+    try:
+        job = GenerateJob(run="", spec_path=Path(), weights={}, **fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("_", "-")
+        raise UsageError(f"--{name}: {first['msg']}, got {str(first['input'])[:100]!r}") from error
+    check_device(job.device)
+    Routing(job.routing, job.top_k)
+    if job.guidance_form not in FORMS:
+        raise UsageError(f"no guidance form is called {job.guidance_form!r}; choose one of {', '.join(FORMS)}")
+    with open_writer(job.out, len(job.prompts) * job.clips_per_prompt, 1.0):
+        return job  # it knows the file's ending, and the folder can be written
 
 
 def _invite(argument: str) -> Any:

@@ -139,7 +139,10 @@ def _offline(settings: PeerSettings, invite: Invite, partial: bool) -> Models:
     except ValidationError as error:
         raise RecordError(f"{path} is damaged; run `paris-peer fetch INVITE` once, online") from error
     check_slots(run.record, set(fetched.slots), partial)
-    return _models(BlobStore(settings.data_dir / "blobs"), settings.data_dir, run, fetched)
+    try:
+        return _models(BlobStore(settings.data_dir / "blobs"), settings.data_dir, run, fetched)
+    except MissingBlobError as error:
+        raise MissingBlobError(f"{error}, though it was fetched once; run `paris-peer fetch INVITE` again, online") from error
 
 
 def _models(store: BlobStore, data_dir: Path, run: Envelope[RunSpec], fetched: Fetched) -> Models:

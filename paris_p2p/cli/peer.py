@@ -50,6 +50,7 @@ def start(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the settings that would be used, and stop.")] = False,
 ) -> None:
     """Join a run, claim a slot and train it until Ctrl-C (a second Ctrl-C leaves at once)."""
+    from paris_p2p.peer.profiles import load_profile
     from paris_p2p.peer.settings import merge_settings
 
     flags = {
@@ -67,7 +68,8 @@ def start(
         "announce": tuple(announce or ()),
         "relays": tuple(relay or ()),
     }
-    settings = merge_settings(profile, flags)
+    chosen = load_profile(profile) if profile else None
+    settings = merge_settings(chosen, flags)
     if dry_run:
         typer.echo(settings.model_dump_json(indent=2))
         return
@@ -75,7 +77,7 @@ def start(
     from paris_p2p.spec import Invite
 
     parsed = Invite.parse(read_invite(invite))
-    run_peer(settings, parsed, confirm=None if yes else _confirm, train=not no_train)
+    run_peer(settings, parsed, confirm=None if yes else _confirm, train=not no_train, profile=chosen)
 
 
 def _confirm(question: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from paris_p2p.errors import UsageError
-from paris_p2p.peer.profiles import load_profile
+from paris_p2p.peer.profiles import Profile
 from paris_p2p.spec import PeerSettings, parse_bytes
 
 _SIZES = {
@@ -19,9 +19,9 @@ _SIZES = {
 }
 
 
-def merge_settings(profile: str | None, flags: Mapping[str, Any]) -> PeerSettings:
+def merge_settings(profile: Profile | None, flags: Mapping[str, Any]) -> PeerSettings:
     """Settings from a profile and flags; a flag that is None was not given and leaves the profile's value."""
-    fields: dict[str, Any] = load_profile(profile).settings_fields() if profile else {}
+    fields: dict[str, Any] = profile.settings_fields() if profile else {}
     for name, value in flags.items():
         if value is not None:
             fields[_SIZES.get(name, name)] = parse_bytes(value) if name in _SIZES else value

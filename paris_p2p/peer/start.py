@@ -14,20 +14,33 @@ from paris_p2p.errors import DeviceError, PresetError, UsageError
 from paris_p2p.node.control import serve_control
 from paris_p2p.node.host import Host, join_run, open_host
 from paris_p2p.node.run import opened
-from paris_p2p.peer.summary import describe_run
+from paris_p2p.peer.profiles import Profile
+from paris_p2p.peer.summary import clip_tokens, describe_run
 from paris_p2p.peer.view import Console
 from paris_p2p.peer.volunteer import Role, Volunteer
 from paris_p2p.spec import Invite, PeerSettings, RunSpec
 
 
-def run_peer(settings: PeerSettings, invite: Invite, *, confirm: Callable[[str], bool] | None, train: bool = True) -> None:
-    """Volunteer in a run until stopped; `confirm` is asked with what the run wants, None means yes."""
+def run_peer(
+    settings: PeerSettings,
+    invite: Invite,
+    *,
+    confirm: Callable[[str], bool] | None,
+    train: bool = True,
+    profile: Profile | None = None,
+) -> None:
+    """Volunteer in a run until stopped; `confirm` is asked with what the run wants, None means yes.
+
+    PresetError, before anything is fetched, when the run's expert does not fit the profile.
+    """
     check_device(settings.device)
 
     async def life() -> None:
         async with open_host(settings, invite.peers) as host:
             run = await join_run(host, invite)
             check_slot(run.record, settings.slot)
+            if profile is not None and train:
+                host.settings = fit_run(settings, profile, run.record)
             question = describe_run(run, settings)
             if confirm is None:
                 print(question, flush=True)
@@ -104,6 +117,12 @@ def check_device(device: str) -> None:
             raise DeviceError(f"--device {device}: there are {torch.cuda.device_count()} CUDA GPUs, numbered from 0")
     elif device not in ("auto", "cpu"):
         raise DeviceError(f"--device {device!r} is not one of auto, cpu, cuda, cuda:N")
+
+
+def fit_run(settings: PeerSettings, profile: Profile, spec: RunSpec) -> PeerSettings:
+    """Settings with the micro-batch that a profile has for the run's expert, unless one was given by hand."""
+    micro_batch = profile.micro_batch_clips(spec.expert.preset, clip_tokens(spec))
+    return settings if settings.micro_batch_clips else settings.model_copy(update={"micro_batch_clips": micro_batch})
 
 
 def check_slot(spec: RunSpec, slot: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import lru_cache
 
@@ -49,6 +50,13 @@ def parameter_count(spec: RunSpec, slot: str) -> int:
     """Parameters of a slot's network, counted without allocating them."""
     config = (spec.router if slot == ROUTER else spec.expert).config
     return _count(tuple(sorted(config.items())), slot == ROUTER)
+
+
+def clip_tokens(spec: RunSpec) -> int:
+    """Tokens of one clip in the expert: latents over its patch."""
+    patch = [int(spec.expert.config.get(f"patch_{side}", 1)) for side in ("frames", "height", "width")]
+    latent = (spec.latent.frames, spec.latent.height, spec.latent.width)
+    return math.prod(-(-size // side) for size, side in zip(latent, patch, strict=True))
 
 
 @lru_cache(maxsize=64)

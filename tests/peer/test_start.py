@@ -1,0 +1,63 @@
+"""What a peer settles before it joins: its settings, and whether the run fits its machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paris_p2p.errors import PresetError, UsageError
+from paris_p2p.peer.profiles import load_profile
+from paris_p2p.peer.settings import merge_settings
+from paris_p2p.peer.start import check_slot, fit_run
+from paris_p2p.peer.summary import checkpoint_limits, clip_tokens, describe_run, parameter_count
+from paris_p2p.spec import NetworkSpec, PeerSettings
+from tests.peer.world import World
+
+
+def test_flags_win_over_the_profile(tmp_path: Path) -> None:
+    profile = load_profile("cpu-2core")
+    settings = merge_settings(profile, {"data_dir": tmp_path, "upload_limit": "7MB", "threads": None})
+    assert settings.upload_limit_bps == 7e6
+    assert settings.threads == profile.threads
+
+
+def test_a_wrong_setting_is_named_with_its_value(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--port.*70000"):
+        merge_settings(None, {"data_dir": tmp_path, "port": 70000})
+
+
+def test_the_profile_chooses_the_micro_batch_unless_one_was_given(tmp_path: Path) -> None:
+    spec = World(tmp_path).run.record
+    profile = load_profile("cpu-2core")
+    settings = PeerSettings(data_dir=tmp_path)
+    assert fit_run(settings, profile, spec).micro_batch_clips == profile.micro_batch_clips("nano", clip_tokens(spec))
+    by_hand = settings.model_copy(update={"micro_batch_clips": 3})
+    assert fit_run(by_hand, profile, spec).micro_batch_clips == 3
+
+
+def test_a_run_that_does_not_fit_the_profile_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+    spec = World(tmp_path).run.record
+    large = spec.model_copy(update={"expert": NetworkSpec(preset="dit-xl-2", config=spec.expert.config)})
+    with pytest.raises(PresetError, match="dit-xl-2"):
+        fit_run(PeerSettings(data_dir=tmp_path), load_profile("cpu-2core"), large)
+
+
+def test_an_unknown_slot_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(PresetError, match="expert-0, router"):
+        check_slot(World(tmp_path).run.record, "expert-9")
+
+
+def test_the_summary_names_owner_purpose_licences_and_sizes(tmp_path: Path) -> None:
+    run = World(tmp_path).run
+    text = describe_run(run, PeerSettings(data_dir=tmp_path))
+    for word in (run.signer, "testing", "CC0", "Apache-2.0", "MB to download"):
+        assert word in text
+
+
+def test_checkpoint_limits_follow_the_parameters(tmp_path: Path) -> None:
+    spec = World(tmp_path).run.record
+    weights, resume = checkpoint_limits(spec, "expert-0")
+    parameters = parameter_count(spec, "expert-0")
+    assert 2 * parameters < weights < 2 * parameters + (2 << 20)
+    assert 16 * parameters < resume < 16 * parameters + (5 << 20)

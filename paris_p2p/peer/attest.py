@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 GATE_TIMEOUT_S = 1800.0
 RETRY_S = 20.0
 Gate = Callable[[GateJob], Awaitable[GateResult]]
-TURN_S = 15.0  # an attestor further down the list waits this long per place, so that not everybody fetches every card
+TURN_S = 15.0  # an attestor further down the list waits this long per place, or half a checkpoint's interval, up to a minute
 
 
 class Attestor:
@@ -82,8 +82,9 @@ class Attestor:
             return RETRY_S
         turn = self._turn(card)
         age = time.time() - node.board.slots[slot].seen_at_s.get(card.id, time.time())
-        if age < turn * TURN_S:
-            return turn * TURN_S - age
+        turn_s = max(TURN_S, min(60.0, node.spec.timing.checkpoint_s / 2))
+        if age < turn * turn_s:
+            return turn * turn_s - age
         if self._objection(card) is not None:
             await node.refresh([slot])  # its claim or its parent's attestation may come later than the card
             self._leads_seen[card.id] = self._leads_seen.get(card.id) or self._lead(slot)

@@ -1,0 +1,108 @@
+"""What the documents name is there: files behind links, headings behind anchors, commands and options in shell blocks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from paris_p2p.cli import bootstrap, peer, run
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = {
+    "paris-peer": typer.main.get_command(peer.app),
+    "paris-run": typer.main.get_command(run.app),
+    "paris-bootstrap": typer.main.get_command(bootstrap.app),
+}
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_SHELL_BLOCK = re.compile(r"^```(?:bash|sh|shell|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_OTHER_BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+def links(text: str) -> Iterator[str]:
+    """Relative link targets, outside code blocks."""
+    for target in _LINK.findall(_OTHER_BLOCK.sub("", text)):
+        if not re.match(r"[a-z]+:", target):
+            yield target
+
+
+def invocations(text: str) -> Iterator[list[str]]:
+    """Our commands in the shell blocks of a document, each as its words."""
+    for block in _SHELL_BLOCK.findall(text):
+        for line in block.replace("\\\n", " ").splitlines():
+            lexer = shlex.shlex(line, posix=True, punctuation_chars="|;&<>")
+            lexer.whitespace_split, lexer.commenters = True, "#"
+            words: list[str] = []
+            for word in [*lexer, ";"]:
+                if set(word) <= set("|;&<>"):
+                    if words and Path(words[0]).name in COMMANDS:
+                        yield words
+                    words = []
+                else:
+                    words.append(word)
+
+
+def anchors(text: str) -> set[str]:
+    """What a heading is called in a link."""
+    headings = re.findall(r"^#+ (.+)$", _OTHER_BLOCK.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def complaints(words: list[str]) -> list[str]:
+    """What a command line names that the command does not have."""
+    group = COMMANDS[Path(words[0]).name]
+    if words[1:2] in ([], ["--help"]):
+        return []
+    command = getattr(group, "commands", {}).get(words[1])
+    if command is None:
+        return [f"{words[0]} has no {words[1]!r}"]
+    known = {"--help"} | {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    given = [word.partition("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)]
+    return [f"{words[0]} {words[1]} has no {option}" for option in given if option not in known]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    broken = []
+    for target in links(text):
+        name, _, anchor = target.partition("#")
+        path = document.parent / name if name else document
+        if not path.exists() or (anchor and anchor not in anchors(path.read_text(encoding="utf-8"))):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_shell_blocks_name_commands_and_options_that_exist(document: Path) -> None:
+    wrong = [complaint for words in invocations(document.read_text(encoding="utf-8")) for complaint in complaints(words)]
+    assert not wrong
+
+
+def test_a_wrong_command_line_is_noticed() -> None:
+    lines = ['X=1; paris-peer start "paris:a?b&c" --no-such \\', "  --slot=a -y | tee log", ".venv/bin/paris-run tidy # paris-run x"]
+    text = "\n".join(["```bash", "# paris-peer nothing", *lines, "```", ""])
+    assert [complaint for words in invocations(text) for complaint in complaints(words)] == [
+        "paris-peer start has no --no-such",
+        ".venv/bin/paris-run has no 'tidy'",
+    ]
+
+
+def test_the_quickstart_walks_through_every_step() -> None:
+    text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    named = {(words[0], words[1]) for words in invocations(text)}
+    assert named >= {
+        ("paris-bootstrap", "serve"),
+        ("paris-run", "prepare"),
+        ("paris-run", "create"),
+        ("paris-run", "publish"),
+        ("paris-peer", "start"),
+        ("paris-peer", "status"),
+        ("paris-peer", "generate"),
+        ("paris-run", "export"),
+    }

@@ -34,6 +34,8 @@ def prepare(
     text: Annotated[str, typer.Option(help="minilm, or transformers:FOLDER_OR_HUB_ID.")] = "minilm",
     features: Annotated[str, typer.Option(help="efficientnet-lite0, or transformers:FOLDER_OR_HUB_ID.")] = "efficientnet-lite0",
     clips_per_video: Annotated[int, typer.Option(min=1, help="At most this many clips from one video.")] = 16,
+    device: Annotated[str, typer.Option(help="Of codec, text encoder and features: cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="Videos worked on side by side.")] = 2,
     rng_seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Decode, split, encode and cluster captioned clips into a folder that `paris-run create` makes a run of."""
@@ -50,6 +52,8 @@ def prepare(
         text=text,
         features=features,
         clips_per_video=clips_per_video,
+        device=device,
+        threads=threads,
         rng_seed=rng_seed,
     )
     with progress_bars() as progress:

@@ -71,6 +71,7 @@ class RunNode:
         self.listeners: list[Callable[[Envelope[Any]], None]] = []
         self._data_blobs = {shard.blob.id for shard in run.record.train_shards + run.record.gate_shards}
         self._data_blobs |= {ref.id for pinned in (run.record.codec, run.record.text) for ref in pinned.files.values()}
+        self._fetched: set[str] = set()  # asked for since the start
         self._good_blobs: set[str] = set()  # of checkpoints that are ours or that we attested
 
     @property
@@ -169,6 +170,11 @@ class RunNode:
         """Peers that lately said they are here and may attest; bootstrap nodes and generators do not."""
         return {peer for peer, role in self.roles.items() if role in ("peer", "owner") and may_attest(self.spec, peer)}
 
+    async def attestors_connected(self) -> bool:
+        """Whether some other peer is there that could attest. A peer nobody heard of yet counts, if everybody may."""
+        others = {peer.peer_id for peer in await self.host.swarm.peers()}
+        return any(may_attest(self.spec, peer) and self.roles.get(peer, "peer") in ("peer", "owner") for peer in others)
+
     async def read_peers(self) -> None:
         """Who says they are here, and as what; kept in `roles`."""
         records = await self.host.swarm.read_records(peers_key(self.run), self.run)
@@ -185,6 +191,8 @@ class RunNode:
             named = [envelope.signer for envelope in holders if envelope.record.expires_at > now]
             connected = [peer.peer_id for peer in await self.host.swarm.peers()]
             return [peer for peer in dict.fromkeys([*named, *connected]) if peer != self.peer_id]
+
+        self._fetched |= {ref.id for ref in refs}
 
         async def fetched() -> list[Path]:
             return await fetch_many(refs, sources, self.host.swarm, self.host.store, ledger=self.host.sources, progress=progress)
@@ -246,7 +254,10 @@ class RunNode:
         return self._data_blobs | self._tip_blobs() | self._good_blobs
 
     def forget_superseded(self) -> int:
-        """Delete checkpoints that a newer tip replaced; returns bytes freed. The tip's, the best's and pending ones stay."""
+        """Delete checkpoints that a newer tip replaced, made, attested or copied here; the tip's, the best's and pending ones stay.
+
+        Returns bytes freed.
+        """
         keep = self._tip_blobs()
         for slot in self.spec.slots:
             tip = self.board.tip(slot)
@@ -254,7 +265,8 @@ class RunNode:
             for card in self.board.slots[slot].cards.values():
                 if card.id == best or card in self.board.pending(slot):
                     keep |= {card.record.weights.id, card.record.resume.id}
-        gone, self._good_blobs = self._good_blobs - keep, self._good_blobs & keep
+        gone = (self._good_blobs | self._fetched) - keep - self._data_blobs
+        self._good_blobs, self._fetched = self._good_blobs & keep, self._fetched & keep
         before = self.host.store.used_bytes()
         for blob_id in gone:
             self.host.store.delete(blob_id)

@@ -66,6 +66,7 @@ class Lead:
         self._stopping = asyncio.Event()
         self._reason = ""
         self._work_dir = settings.data_dir / "runs" / node.run / "work" / self.slot
+        self._ancestors: set[str] = set()  # cards this training descends from: only they may be a new card's parent
         self._resume_path: Path | None = None
         self._resume_steps = self._resume_clips = 0
 
@@ -144,6 +145,7 @@ class Lead:
     async def _prepare(self) -> TrainJob:
         """Fetch what training needs: the slot's shards and the tip's resume state."""
         tip = self.node.board.tip(self.slot)
+        self._ancestors = {tip.card.id if tip else ""}
         shards = await self.node.fetch_shards(self.node.spec.shards_for(self.slot, "train"))
         if tip is not None:
             self._resume_path = (await self.node.fetch([tip.card.record.resume], tip.card.id))[0]
@@ -262,9 +264,16 @@ class Lead:
         timing = self.node.spec.timing
         if not may_publish(self._claim_ends, time.monotonic(), min(timing.margin_s, timing.claim_s / 4)):
             return  # the claim may be another's by now; renewing or losing it decides
+        tip = self.node.board.tip(self.slot)
+        if (tip.card.id if tip else "") not in self._ancestors:
+            self.stop(f"the tip of {self.slot} is not what this training descends from; it starts again from there")
+            return
+        if self._pending is not None:
+            self.say(f"nobody attested {self.slot} seq {self._pending[0].record.seq}: refused, or nobody is there; a newer one goes out")
         checkpoint, self._waiting = self._waiting.checkpoint, None
         async with self._publishing:
-            card = await self.node.publish_checkpoint(self.slot, self.epoch, self.node.board.tip(self.slot), checkpoint)
+            card = await self.node.publish_checkpoint(self.slot, self.epoch, tip, checkpoint)
+            self._ancestors.add(card.id)
             if self._resume_path == checkpoint.resume_path:  # else the trainer made a newer one meanwhile
                 self._resume_path = self.node.host.store.path(card.record.resume.id)
             self._pending = (card, time.monotonic())
@@ -283,6 +292,8 @@ class Lead:
         """Publish what is left and wait, within bounds, until another peer holds it."""
         deadline = time.monotonic() + wait_s
         while (self._waiting or self._pending or self._publishing.locked()) and time.monotonic() < deadline and not self._lost():
+            if not self._publishing.locked() and not await self.node.attestors_connected():
+                break
             await asyncio.sleep(0.1)
         if self._pending is not None:
-            self.say(f"nobody attested the last checkpoint of {self.slot} within {wait_s:.0f} s; the slot goes on from its tip")
+            self.say(f"nobody attested the last checkpoint of {self.slot} in time (at most {wait_s:.0f} s); the slot goes on from its tip")

@@ -95,7 +95,8 @@ def _leave_on_signals(volunteer: Volunteer) -> None:
             volunteer.say("leaving at once")
             sys.stdout.flush()
             os._exit(130)  # trainer, gate and p2pd die with us: pipe end and parent-death signal
-        volunteer.say("leaving: publishing the last checkpoint first; Ctrl-C again leaves at once")
+        first = "publishing the last checkpoint first; " if volunteer.lead is not None else ""
+        volunteer.say(f"leaving: {first}Ctrl-C again leaves at once")
         leaving.append(asyncio.create_task(volunteer.leave()))
 
     for number in (signal.SIGINT, signal.SIGTERM):

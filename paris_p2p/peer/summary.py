@@ -9,7 +9,7 @@ from functools import lru_cache
 from paris_p2p.envelope import Envelope
 from paris_p2p.spec import ROUTER, PeerSettings, RunSpec
 
-STATE_BYTES_PER_PARAMETER = 16  # fp32 weights, two AdamW moments, EMA
+STATE_BYTES_PER_PARAMETER = 20  # fp32 weights, gradients, two AdamW moments, EMA
 CHECKPOINT_BYTES_PER_PARAMETER = 18  # resume state and bf16 weights
 HEADER_BYTES = 1 << 20  # of a safetensors file, at most
 
@@ -33,7 +33,7 @@ def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
         f"Weights    licence: {spec.weights_licence}",
         f"Model      {spec.experts} experts ({spec.expert.preset}) and a router ({spec.router.preset}); "
         f"clips {spec.clip.frames}x{spec.clip.height}x{spec.clip.width} at {spec.clip.fps:g} fps",
-        f"Asks for   about {_mb(download)} to download, {_mb(disk)} of disk, {_mb(memory)} of memory and activations",
+        f"Asks for   about {_mb(download)} to download, {_mb(disk)} of disk, {_mb(memory)} of memory beside activations",
         f"Who checks {'every member' if spec.gate.members_attest else f'{len(spec.gate.attestors)} named attestors'}, "
         f"{spec.gate.quorum} must sign; a claim lasts {spec.timing.claim_s:g} s, a checkpoint comes every {spec.timing.checkpoint_s:g} s",
     ]

@@ -135,7 +135,8 @@ class Volunteer:
         now, timing = time.time(), self.node.spec.timing
         choice = choose_slot(self._slot_states(now), self.node.peer_id, only=self.settings.slot)
         if choice is None:
-            self._set("standby", "every slot has a lead; attesting and seeding, ready to take over")
+            taken = f"{self.settings.slot} has a lead" if self.settings.slot else "every slot has a lead, or is done"
+            self._set("standby", f"{taken}; attesting and seeding, ready to take over")
             return None
         slot = choice.slot
         await asyncio.sleep(choice.delay * timing.settle_s)
@@ -195,6 +196,8 @@ class Volunteer:
         )
 
     def _set(self, phase: str, why: str) -> None:
+        if phase != self.phase and phase in ("standby", "seeding", "paused"):
+            self.say(f"{phase}: {why}")
         self.phase, self.why = phase, why
 
     # beside it
@@ -218,7 +221,7 @@ class Volunteer:
         """Presence, and the data and tips this peer serves, again before they expire."""
         while True:
             try:
-                await self.node.announce_peer(self.role)
+                await self.node.announce_peer("owner" if self.role == "owner" else "peer")
                 if all(self.node.host.store.has(shard.blob.id) for shard in self.node.spec.train_shards):
                     await self.node.announce_holding(self.node.run)
                 for slot in self.node.spec.slots:
@@ -233,6 +236,7 @@ class Volunteer:
         """The owner's node holds every tip, so that a newcomer finds all of them somewhere that stays."""
         while True:
             await asyncio.sleep(3.0)
+            await asyncio.to_thread(self.node.forget_superseded)
             if self.role != "owner":
                 continue
             for slot in self.node.spec.slots:

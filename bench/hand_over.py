@@ -1,6 +1,6 @@
 """From SIGKILL of a lead's node to its successor's first step, and how much work is lost on the way; real processes on loopback.
 
-    python -m bench.hand_over [--rounds 3] [--claim-s 20] [--checkpoint-s 20]
+    python -m bench.hand_over [--rounds 3] [--claim-s 30] [--checkpoint-s 30]
 
 Bootstrap node, owner, two leads (one expert, the router) and one peer that stands by. Each round kills the expert's
 lead and deletes its directory, waits for a step by another peer, and starts a newcomer as the next one to stand by.
@@ -13,6 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,20 +28,21 @@ from tests.work.made_prepared import make_run
 T = TypeVar("T")
 SLOT = "expert-0"
 PATIENCE_S = 300.0
+HISTORY: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)  # node name -> when it had made how many steps
 
 
 @dataclass(frozen=True)
 class Round:
     first_step_s: float  # since the SIGKILL
     lost_steps: int
-    lost_intervals: float  # the lost steps in checkpoint intervals at the dead lead's own pace
+    lost_s: float  # since the dead lead made the step that its successor went on from
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--claim-s", type=float, default=20.0)
-    parser.add_argument("--checkpoint-s", type=float, default=20.0)
+    parser.add_argument("--claim-s", type=float, default=30.0)
+    parser.add_argument("--checkpoint-s", type=float, default=30.0)
     options = parser.parse_args()
     timing = TimingSpec(claim_s=options.claim_s, settle_s=2.0, margin_s=3.0, checkpoint_s=options.checkpoint_s)
     with tempfile.TemporaryDirectory(prefix="paris-bench-") as folder:
@@ -59,10 +61,9 @@ def main() -> None:
 def one_round(swarm: Swarm, number: int, timing: TimingSpec) -> Round:
     """Wait until the slot is led, has a tip of that lead and somebody stands by; kill the lead."""
     lead = wait(swarm, "a lead with a tip, and a peer standing by", lambda: ready(swarm))
-    before, began = steps_of(lead), time.monotonic()
+    began, history = time.monotonic(), HISTORY[lead.name]
     wait(swarm, "work to lose", lambda: time.monotonic() - began > timing.checkpoint_s / 2 and ready(swarm) is lead)
     steps = steps_of(lead)
-    pace = (steps - before) / (time.monotonic() - began)  # steps per second
     log_sizes = {node.name: node.log.stat().st_size for node in swarm.volunteers}
     killed = time.monotonic()
     lead.destroy()
@@ -72,10 +73,10 @@ def one_round(swarm: Swarm, number: int, timing: TimingSpec) -> Round:
     went_on = int(words.split(f"training {SLOT} on cpu from step ")[1].split()[0])
     swarm.volunteers.remove(lead)
     swarm.add_volunteer(f"newcomer-{number}", swarm.root / "invite.txt")
-    lost = max(0, steps - went_on)
-    found = Round(first_step_s, lost, lost / (pace * timing.checkpoint_s))
-    words = f"first step after {found.first_step_s:.1f} s, lost {lost} steps ({found.lost_intervals:.2f} intervals)"
-    print(f"  round {number + 1}: {words}", flush=True)
+    kept_at = max((at for at, made in history if made <= went_on), default=history[0][0])
+    found = Round(first_step_s, max(0, steps - went_on), killed - kept_at)
+    said = f"first step after {found.first_step_s:.1f} s, lost {found.lost_steps} steps, {found.lost_s:.1f} s of work"
+    print(f"  round {number + 1}: {said}", flush=True)
     return found
 
 
@@ -100,6 +101,7 @@ def wait(swarm: Swarm, what: str, look: Callable[[], T]) -> T:
     deadline = time.monotonic() + PATIENCE_S
     while True:
         swarm.poll()
+        note_steps(swarm)
         if found := look():
             return found
         if time.monotonic() > deadline:
@@ -108,9 +110,16 @@ def wait(swarm: Swarm, what: str, look: Callable[[], T]) -> T:
         time.sleep(0.2)
 
 
+def note_steps(swarm: Swarm) -> None:
+    for node in swarm.volunteers:
+        training = node.last_status.get("training") if node.running else None
+        if training and training["slot"] == SLOT:
+            HISTORY[node.name].append((time.monotonic(), training["steps"]))
+
+
 def report(rounds: list[Round], timing: TimingSpec) -> None:
     times = [found.first_step_s for found in rounds]
-    lost = [found.lost_intervals for found in rounds]
+    lost = [found.lost_s / timing.checkpoint_s for found in rounds]
     result = (
         f"median {statistics.median(times):.1f} s = {statistics.median(times) / timing.claim_s:.2f} claims of {timing.claim_s:g} s"
         f" ({', '.join(f'{t / timing.claim_s:.2f}' for t in times)}); work lost: {statistics.median(lost):.2f} checkpoint intervals of"

@@ -1,11 +1,11 @@
 """What serving costs the machine that trains, and what the node weighs.
 
-    taskset is used: the trainer is pinned to core 0; the node, its p2pd and the fetcher to core 1.
     python -m bench.serving [--rounds 5] [--phase-s 8] [--mb-per-s 20]
 
-(c) A trainer works while the owner's node serves a blob at its upload limit, and while it does not: A B A B. The median
-time of a step in each kind of phase, by the clock and in the trainer's own CPU seconds (which other programs on the
-machine disturb less), and the CPU seconds of node and p2pd per gigabyte.
+(c) A trainer, pinned to core 0, works while the owner's node serves a blob at its upload limit, and while it does not:
+A B A B. The node, its p2pd and the fetcher are pinned to core 1. The median time of a step in each kind of phase, by the
+clock and in the trainer's own CPU seconds (which other programs on the machine disturb less), and the CPU seconds of node
+and p2pd per gigabyte.
 (d) Resident memory of a volunteer's node that joined and does not train, idle.
 """
 
@@ -26,11 +26,12 @@ from pathlib import Path
 import psutil
 
 from bench.row import print_row
+from bench.transfer import Seeds
 from examples.demo.processes import BIN, Node, wait_for_file
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
 from paris_p2p.node.fetch import SourceLedger, fetch_blob
-from paris_p2p.spec import Invite, PeerSettings, RunSpec
+from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.real import open_swarm
 from paris_p2p.work.messages import StepEvent, TrainJob, parse_event
@@ -211,10 +212,9 @@ def report_steps(alone: list[Phase], serving: list[Phase], phase_s: float) -> No
 async def fetch_for_ever(invite: Invite, folder: Path) -> None:
     """Fetch the run's largest shard again and again between the lines `go` and `stop`."""
     settings = PeerSettings(data_dir=folder, host="127.0.0.1")
-    async with open_swarm(Identity.generate(), settings, bootstrap_peers=invite.peers) as swarm:
+    source = Seeds(BlobStore(folder / "none"))
+    async with open_swarm(Identity.generate(), settings, bootstrap_peers=invite.peers, source=source) as swarm:
         peer = invite.peers[0].rsplit("/", 1)[-1]
-        from paris_p2p.spec import open_run
-
         spec = open_run(await swarm.fetch_spec(peer, invite.run), invite.run).record
         ref = max((shard.blob for shard in spec.train_shards), key=lambda blob: blob.size_bytes)
 

@@ -1,0 +1,300 @@
+"""Every mistake a person can make has its own message that says what to do, a non-zero exit and no traceback: the real commands."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.identity import Identity
+from paris_p2p.node.host import save_spec
+from paris_p2p.peer.fetching import GENERATOR_DIR, Fetched, FetchedSlot
+from paris_p2p.records import BlobRef
+from paris_p2p.spec import PeerSettings, RunSpec, sign_run
+from paris_p2p.store.disk import DataDirLock
+from paris_p2p.swarm.real import open_swarm
+from tests.data.videos import counting, write_video
+from tests.swarm.swarms import Source
+from tests.work.made_prepared import make_run
+
+BIN = Path(sys.executable).parent
+RUN = "ab" * 32
+NOBODY = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.generate().peer_id}"  # the discard port: nothing of ours listens there
+INVITE = f"paris:{RUN}?peer={NOBODY}"
+HERE = ("--host", "127.0.0.1", "--yes")
+
+
+def refused(*command: str, says: Sequence[str], status: int = 1, before: Sequence[str] = (), stdin: str = "", **environment: str) -> str:
+    """Run a command that must fail with these words and this exit status; returns all it said."""
+    done = subprocess.run(
+        [*before, str(BIN / command[0]), *command[1:]],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **environment},
+    )
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said, said
+    assert done.returncode == status, (done.returncode, said)
+    for words in says:
+        assert words in said, (words, said)
+    return said
+
+
+def mounted(folder: Path, options: str) -> list[str]:
+    """What stands before a command that shall find a file system with these options at `folder`; nobody else sees it."""
+    folder.mkdir()
+    user = [] if os.geteuid() == 0 else ["--map-root-user"]
+    script = 'mount -t tmpfs -o "$1" none "$2" && shift 2 && exec "$@"'
+    return ["unshare", "--mount", *user, "sh", "-c", script, "sh", options, str(folder)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Envelope[RunSpec]]:
+    folder = tmp_path_factory.mktemp("made") / "run"
+    return folder, make_run(folder)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> tuple[str, str]:
+    return "--data-dir", str(tmp_path / "data")
+
+
+# what was typed
+
+
+@pytest.mark.parametrize(
+    ("invite", "says"),
+    [
+        ("hello", "looks like paris:<run id>?peer=<multiaddr>; ask the run's owner"),
+        ("paris:1234?peer=x", "must be 64 hex digits"),
+        (f"paris:{RUN}?peer=/ip4/1.2.3.4/tcp/99999/p2p/{NOBODY[-52:]}", "is not a multiaddr like"),
+        (f"paris:{RUN}?peer=somewhere", "is not a multiaddr like"),
+        ("@/nowhere/invite", "no file /nowhere/invite"),
+        ("-", "looks like paris:"),
+    ],
+)
+def test_a_malformed_invite_says_which_part_is_wrong(invite: str, says: str, data: tuple[str, str]) -> None:
+    refused("paris-peer", "start", invite, *HERE, *data, says=[says], status=2)
+
+
+def test_an_invite_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "invite").write_bytes(b"\xff\xfe\x00")
+    refused("paris-peer", "fetch", f"@{tmp_path / 'invite'}", says=["not a text file"], status=2)
+    refused("paris-peer", "fetch", f"@{tmp_path}", says=["no file"], status=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--upload-limit", "fast"], "'fast' is not a size; write it like 500MB"),
+        (["--max-disk", "-5GB"], "is not a size"),
+        (["--profile", "gpu-9000"], "no profile 'gpu-9000'; there are cpu"),
+        (["--host", "999.1.1.1"], "must be an IPv4 address"),
+        (["--device", "abacus"], "is not one of auto, cpu, cuda"),
+        (["--announce", "somewhere"], "--announce"),
+        (["--relay", "somewhere"], "--relay"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_right(options: list[str], says: str, data: tuple[str, str]) -> None:
+    status = 1 if options[0] == "--device" else 2
+    refused("paris-peer", "start", INVITE, "--yes", *data, *options, says=[says], status=status)
+
+
+@pytest.mark.parametrize("verb", [["start", "--yes"], ["generate", "--offline", "a prompt"]])
+def test_cuda_asked_for_and_not_there_is_said_before_anything_is_fetched(verb: list[str], data: tuple[str, str]) -> None:
+    command = ("paris-peer", *verb, INVITE, *data, "--device", "cuda")
+    refused(*command, says=["--device cuda", "--device cpu"], CUDA_VISIBLE_DEVICES="")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--expert", "giant"], "'giant'"),
+        (["--router", "giant"], "'giant'"),
+    ],
+)
+def test_an_unknown_preset_is_named_with_those_there_are(options: list[str], says: str, run: tuple[Path, Any]) -> None:
+    folder = run[0].parent / "unsigned"
+    folder.mkdir(exist_ok=True)
+    (folder / "prepared.json").write_bytes((run[0] / "prepared.json").read_bytes())
+    (folder / "codec").exists() or (folder / "codec").symlink_to(run[0] / "codec")
+    (folder / "text").exists() or (folder / "text").symlink_to(run[0] / "text")
+    refused("paris-run", "create", str(folder), *options, says=[says, "nano"], status=2)
+
+
+def test_an_unknown_slot_is_named_with_those_there_are(run: tuple[Path, Envelope[RunSpec]], tmp_path: Path, data: tuple[str, str]) -> None:
+    save_spec(tmp_path / "data", run[1])
+    command = ("paris-peer", "start", f"paris:{run[1].id}", *HERE, *data, "--slot", "expert-9")
+    refused(*command, says=["'expert-9'", "expert-0, router"], status=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--guidance-form", "strong"], "strong"),
+        (["--routing", "roulette"], "roulette"),
+        (["--guidance", "1e9"], "guidance"),
+        (["--out", "clip.avi"], "clip.avi"),
+        (["--prompts-file", "/nowhere/prompts"], "/nowhere/prompts"),
+    ],
+)
+def test_a_wrong_wish_for_a_clip_is_named(options: list[str], says: str, run: tuple[Path, Envelope[RunSpec]], tmp_path: Path) -> None:
+    invite = fetched(tmp_path, run[1], ("expert-0", "router"))
+    refused("paris-peer", "generate", "a ball", invite, "--offline", "--data-dir", str(tmp_path), *options, says=[says], status=2)
+
+
+def fetched(data_dir: Path, run: Envelope[RunSpec], slots: Sequence[str]) -> str:
+    """Make it look as if a fetch had brought these slots; returns the invite."""
+    home = data_dir / GENERATOR_DIR
+    save_spec(home, run)
+    made = Fetched(slots={slot: FetchedSlot(card=RUN, weights=BlobRef(id=RUN, size_bytes=1)) for slot in slots})
+    (home / "runs" / run.id / "fetched.json").write_text(made.model_dump_json())
+    return f"paris:{run.id}"
+
+
+def test_generating_with_slots_missing_names_them(run: tuple[Path, Envelope[RunSpec]], tmp_path: Path) -> None:
+    invite = fetched(tmp_path, run[1], ("expert-0",))
+    command = ("paris-peer", "generate", "a ball", invite, "--offline", "--data-dir", str(tmp_path))
+    refused(*command, says=["for router;", "--allow-partial"])
+
+
+def test_generating_offline_before_any_fetch_says_to_fetch(data: tuple[str, str]) -> None:
+    refused("paris-peer", "generate", "a ball", INVITE, "--offline", *data, says=["was never fetched", "paris-peer fetch INVITE"])
+
+
+# this machine
+
+
+@pytest.mark.parametrize("verb", ["status", "pause", "resume", "stop"])
+def test_with_no_peer_running_it_says_how_to_start_one(verb: str, data: tuple[str, str]) -> None:
+    refused("paris-peer", verb, *data, says=["no peer is running on", "paris-peer start INVITE"])
+
+
+def test_a_port_in_use_is_said_with_the_port(data: tuple[str, str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        refused("paris-peer", "start", INVITE, *HERE, *data, "--port", port, says=[f"127.0.0.1:{port}", "choose another --port"])
+        serve = ("paris-bootstrap", "serve", "--host", "127.0.0.1", *data, "--port", port)
+        refused(*serve, says=[f"127.0.0.1:{port}", "choose another --port"])
+
+
+def test_a_data_dir_that_is_in_use_names_the_process(tmp_path: Path, data: tuple[str, str]) -> None:
+    with DataDirLock(tmp_path / "data"):
+        refused("paris-peer", "start", INVITE, *HERE, *data, says=[f"process {os.getpid()}", "its own --data-dir"])
+
+
+@pytest.mark.parametrize(
+    "verb", [["paris-peer", "start", INVITE, *HERE], ["paris-peer", "fetch", INVITE], ["paris-bootstrap", "serve", "--port", "0"]]
+)
+def test_a_read_only_disk_is_said_with_its_path(verb: list[str], tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    before = mounted(disk, "ro,size=1m")
+    refused(*verb, "--data-dir", str(disk / "data"), before=before, says=[str(disk), "Read-only", "choose another"])
+
+
+def test_a_full_disk_is_said_with_its_path(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    before = mounted(disk, "size=4k")  # one page: the lock fits, the rest does not
+    said = refused("paris-peer", "start", INVITE, *HERE, "--data-dir", str(disk / "data"), before=before, says=[str(disk)])
+    assert "no space left" in said.lower()
+
+
+def test_models_that_are_gone_from_the_disk_are_said_to_be_fetched_again(run: tuple[Path, Envelope[RunSpec]], tmp_path: Path) -> None:
+    invite = fetched(tmp_path, run[1], ("expert-0", "router"))
+    command = ("paris-run", "export", invite, "--offline", "--data-dir", str(tmp_path), "--out", str(tmp_path / "model"))
+    refused(*command, says=["is not on this disk", "paris-peer fetch INVITE"])
+
+
+# the owner's folder
+
+
+def test_an_empty_folder_of_clips_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    refused("paris-run", "prepare", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "-k", "2", says=[str(tmp_path / "clips")])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--codec", "mpeg"], "mpeg"),
+        (["--text", "parrot"], "parrot"),
+        (["--features", "nose"], "nose"),
+    ],
+)
+def test_an_unknown_model_for_preparing_is_named(options: list[str], says: str, tmp_path: Path) -> None:
+    for number in range(8):
+        write_video(tmp_path / f"{number}.mp4", counting(10, 64, 64)).with_suffix(".txt").write_text("a ball")
+    refused("paris-run", "prepare", str(tmp_path), "-k", "1", "--out", str(tmp_path / "out"), *options, says=[says], status=2)
+
+
+def test_creating_and_publishing_in_the_wrong_order_says_what_comes_first(tmp_path: Path) -> None:
+    refused("paris-run", "create", str(tmp_path), says=["paris-run prepare"])
+    refused("paris-run", "publish", str(tmp_path), says=["paris-run create"], status=2)
+
+
+def test_a_second_run_in_one_folder_is_refused(run: tuple[Path, Any]) -> None:
+    refused("paris-run", "create", str(run[0]), says=["already holds run", "another folder"], status=2)
+
+
+# the others
+
+
+@pytest.mark.parametrize("verb", [["start", INVITE, *HERE], ["fetch", INVITE], ["generate", "a ball", INVITE]])
+def test_when_nobody_answers_it_says_where_and_what_to_do(verb: list[str], data: tuple[str, str]) -> None:
+    refused("paris-peer", *verb, *data, says=[f"nobody answered at {NOBODY}", "ask for a newer invite"])
+
+
+def test_a_bootstrap_address_that_is_none_is_refused(run: tuple[Path, Any], data: tuple[str, str]) -> None:
+    refused("paris-run", "publish", str(run[0]), "--peer", "somewhere", says=["does not end in /p2p/<peer id>"])
+    refused("paris-bootstrap", "serve", "--port", "0", "--peer", "somewhere", *data, says=["does not end in /p2p/<peer id>"])
+
+
+def newer(run: Envelope[RunSpec]) -> Envelope[RunSpec]:
+    """The same run as a later version of the project would sign it, for its own readers."""
+    return sign_run(Identity.generate(), run.record.model_copy(update={"oldest_reader": 2}))
+
+
+def test_a_run_for_newer_readers_says_to_update(run: tuple[Path, Envelope[RunSpec]], tmp_path: Path) -> None:
+    (tmp_path / "run.spec").write_bytes(newer(run[1]).data)
+    refused("paris-run", "publish", str(tmp_path), says=["reader 2 or newer, this is reader 1", "update paris-p2p"])
+
+
+class Answers(Source):
+    """Serves one RunSpec."""
+
+    def __init__(self, run: Envelope[RunSpec]):
+        super().__init__()
+        self.run = run
+
+    def spec(self, run_id: str, /) -> bytes | None:
+        return self.run.data if run_id == self.run.id else None
+
+
+@pytest.mark.swarm
+async def test_peers_of_a_newer_run_and_peers_of_another_time_are_told_apart(run: tuple[Path, Envelope[RunSpec]], tmp_path: Path) -> None:
+    newer_run = newer(run[1])
+
+    async def join(clock_offset_s: float, says: list[str]) -> None:
+        folder = tmp_path / str(clock_offset_s)
+        settings = PeerSettings(data_dir=folder / "other", host="127.0.0.1")
+        clock = lambda: time.time() + clock_offset_s  # noqa: E731
+        async with open_swarm(Identity.generate(), settings, source=Answers(newer_run), clock=clock) as other:
+            command = ("paris-peer", "start", f"paris:{newer_run.id}?peer={other.addresses()[0]}", *HERE, "--data-dir", str(folder / "me"))
+            await asyncio.to_thread(refused, *command, says=says)
+
+    await join(0.0, ["reader 2 or newer", "update paris-p2p"])
+    await join(30.0, ["clock is", "s behind that of 1 peer(s)", "timedatectl set-ntp true"])

@@ -266,6 +266,7 @@ class Lead:
             return  # the claim may be another's by now; renewing or losing it decides
         tip = self.node.board.tip(self.slot)
         if (tip.card.id if tip else "") not in self._ancestors:
+            self._waiting = None  # it cannot be published, so leaving does not wait for it
             self.stop(f"the tip of {self.slot} is not what this training descends from; it starts again from there")
             return
         if self._pending is not None:

@@ -11,7 +11,7 @@ import pytest
 from paris_p2p.records import ClaimRecord
 from paris_p2p.spec import GateSpec
 from paris_p2p.work.messages import GateJob, GateResult
-from tests.peer.world import CountingTrainer, World
+from tests.peer.world import CountingTrainer, World, good_gate
 
 
 def leads_of(world: World, slot: str) -> list[str]:
@@ -200,3 +200,31 @@ async def test_a_crash_at_any_write_of_a_publish_leaves_the_old_tip_or_the_new(
         assert tip.card.record.seq in (before, before + 1)
         assert owner.node.host.store.has(tip.card.record.resume.id)
         assert time.time() < tip.card.record.expires_at
+
+
+async def test_training_never_continues_a_card_it_does_not_descend_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paris_p2p.peer.volunteer.PAUSE_ATTEST_S", 0.2)
+    slow, go_on = asyncio.Event(), asyncio.Event()
+
+    async def gate(job: GateJob) -> GateResult:
+        if slow.is_set():
+            await go_on.wait()
+        return await good_gate(job)
+
+    async with World(tmp_path) as world:
+        peer = await world.add("a", slot="expert-0")
+        owner = await world.add("owner", role="owner", gate=gate)
+        await world.until(lambda: tip_seq(world, "expert-0", of=1) >= 1)
+        slow.set()
+        await world.until(lambda: bool(owner.node.board.pending("expert-0")))
+        await peer.volunteer.pause()  # its last card is out, and nobody has attested it yet
+        await peer.volunteer.resume()  # so it goes on from the tip before that card
+        await world.until(lambda: peer.volunteer.lead is not None and peer.volunteer.lead.training.steps > 0)
+        go_on.set()
+        await world.until(lambda: any("is not what this training descends from" in line for line in peer.said))
+        late = owner.node.board.tip("expert-0")
+        assert late is not None
+        await world.until(lambda: tip_seq(world, "expert-0", of=1) > late.card.record.seq)
+        tip = owner.node.board.tip("expert-0")
+        assert tip is not None
+        assert tip.card.record.steps > late.card.record.steps

@@ -80,7 +80,7 @@ class BootstrapNode:
             if tip is not None:
                 await self._hold(node, [tip.card.record.weights, tip.card.record.resume], tip.card.id, now)
                 node.keep_good(tip.card.record)
-        node.forget_superseded()
+        await node.forget_superseded()
         if now - self._announced.get(node.run + "peer", -1e9) > HOLDER_LIFETIME_S / 6:
             self._announced[node.run + "peer"] = now
             await node.announce_peer("bootstrap")

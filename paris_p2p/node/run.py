@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from paris_p2p.envelope import Envelope, open_envelope, seal
-from paris_p2p.errors import DiskFullError, RecordError, SwarmError
+from paris_p2p.errors import BlobError, DiskFullError, RecordError, SwarmError, UnreachableError
 from paris_p2p.node.board import Board
 from paris_p2p.node.fetch import fetch_many
 from paris_p2p.node.host import Host, save_spec, spec_path
@@ -71,6 +71,7 @@ class RunNode:
         self.listeners: list[Callable[[Envelope[Any]], None]] = []
         self._data_blobs = {shard.blob.id for shard in run.record.train_shards + run.record.gate_shards}
         self._data_blobs |= {ref.id for pinned in (run.record.codec, run.record.text) for ref in pinned.files.values()}
+        self._held: dict[str, set[str]] = {}  # purpose -> blobs in use
         self._fetched: set[str] = set()  # asked for since the start
         self._good_blobs: set[str] = set()  # of checkpoints that are ours or that we attested
 
@@ -140,7 +141,11 @@ class RunNode:
         """Ask one peer directly for what it knows: how a newcomer learns tips whose DHT records have gone."""
         for slot in self.spec.slots:
             for key in (claims_key(self.run, slot), tips_key(self.run, slot)):
-                for data in await self.host.swarm.fetch_records(peer, key):
+                try:
+                    found = await self.host.swarm.fetch_records(peer, key)
+                except (BlobError, RecordError) as error:  # it refuses, or answers nonsense: no worse than not answering
+                    raise UnreachableError(f"{peer[-8:]} does not tell its records: {error}") from error
+                for data in found:
                     self._receive(data)
 
     async def _on_gossip(self, sender: str, data: bytes) -> None:
@@ -214,6 +219,7 @@ class RunNode:
     async def publish_checkpoint(self, slot: str, epoch: int, tip: Tip | None, new: NewCheckpoint) -> Envelope[CardRecord]:
         """Blobs, then the signed card in the ledger, then the swarm hears of it."""
         weights, resume = await asyncio.to_thread(self._take_in, new)
+        self.hold(f"publish/{slot}", {weights.id, resume.id})  # until the next one: they are on no card yet
         head = self.header("card", slot)
         head["seq"] = tip.card.record.seq + 1 if tip else 1
         card = CardRecord(
@@ -253,12 +259,16 @@ class RunNode:
         """Blobs that must not be evicted: the run's data that is here, and what the tips need."""
         return self._data_blobs | self._tip_blobs() | self._good_blobs
 
-    def forget_superseded(self) -> int:
-        """Delete checkpoints that a newer tip replaced, made, attested or copied here; the tip's, the best's and pending ones stay.
+    def hold(self, purpose: str, blob_ids: set[str]) -> None:
+        """Keep blobs that `purpose` is using, whatever the tip does; a second call replaces them, an empty set lets go."""
+        self._held[purpose] = blob_ids
 
-        Returns bytes freed.
+    async def forget_superseded(self) -> None:
+        """Delete checkpoints that a newer tip replaced, made, attested or copied here.
+
+        The tip's, the best's, pending ones and those in use stay.
         """
-        keep = self._tip_blobs()
+        keep = self._tip_blobs().union(*self._held.values())
         for slot in self.spec.slots:
             tip = self.board.tip(slot)
             best = tip.best if tip else ""
@@ -267,10 +277,8 @@ class RunNode:
                     keep |= {card.record.weights.id, card.record.resume.id}
         gone = (self._good_blobs | self._fetched) - keep - self._data_blobs
         self._good_blobs, self._fetched = self._good_blobs & keep, self._fetched & keep
-        before = self.host.store.used_bytes()
         for blob_id in gone:
-            self.host.store.delete(blob_id)
-        return before - self.host.store.used_bytes()
+            await asyncio.to_thread(self.host.store.delete, blob_id)
 
 
 @asynccontextmanager

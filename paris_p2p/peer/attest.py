@@ -10,14 +10,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 from pydantic import ValidationError
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import ParisError, TrainError
+from paris_p2p.errors import MissingBlobError, ParisError, TrainError
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.node.run import RunNode
 from paris_p2p.peer.process import Worker
@@ -121,25 +120,15 @@ class Attestor:
 
     async def _check_and_sign(self, card: Envelope[CardRecord], tip: Tip | None) -> None:
         node, record = self.node, card.record
-        weights, resume = await node.fetch([record.weights, record.resume], card.id)
-        best = await self._best_weights(record.slot, tip)
-        shards = await node.fetch_shards(node.spec.shards_for(record.slot, "gate"))
-        job = GateJob(
-            run=node.run,
-            slot=record.slot,
-            spec_path=node.spec_file,
-            card=card.id,
-            weights_path=weights,
-            resume_path=resume,
-            best_weights_path=best,
-            shard_paths=tuple(path for path, _ in shards),
-            shard_clusters=tuple(cluster for _, cluster in shards),
-            clips=record.clips,
-            steps=record.steps,
-            device=self.device,
-            threads=1,
-        )
-        result = await self.gate(job)
+        purpose, ids = f"attest/{record.slot}", {record.weights.id, record.resume.id}
+        best = self._best_card(record.slot, tip)
+        node.hold(purpose, ids | ({best.record.weights.id} if best else set()))  # the tip may go on while we measure
+        try:
+            result = await self.gate(await self._job(card, best))
+            if not all(node.host.store.has(blob_id) for blob_id in ids):
+                raise MissingBlobError("its blobs went away while they were checked")  # this disk's fault, not the card's
+        finally:
+            node.hold(purpose, set())
         reason = result.reason if not result.ok else refuse_loss(
             result.loss, result.reference_loss, node.spec.gate.tolerance, first=tip is None
         )  # fmt: skip
@@ -150,6 +139,27 @@ class Attestor:
         if (now_tip.card.id if now_tip else "") != record.parent:
             return  # the tip moved while we measured
         await self._sign(card, result, tip)
+
+    async def _job(self, card: Envelope[CardRecord], best: Envelope[CardRecord] | None) -> GateJob:
+        """Everything the gate needs, fetched."""
+        node, record = self.node, card.record
+        weights, resume = await node.fetch([record.weights, record.resume], card.id)
+        shards = await node.fetch_shards(node.spec.shards_for(record.slot, "gate"))
+        return GateJob(
+            run=node.run,
+            slot=record.slot,
+            spec_path=node.spec_file,
+            card=card.id,
+            weights_path=weights,
+            resume_path=resume,
+            best_weights_path=(await node.fetch([best.record.weights], best.id))[0] if best else None,
+            shard_paths=tuple(path for path, _ in shards),
+            shard_clusters=tuple(cluster for _, cluster in shards),
+            clips=record.clips,
+            steps=record.steps,
+            device=self.device,
+            threads=1,
+        )
 
     async def _sign(self, card: Envelope[CardRecord], result: GateResult, tip: Tip | None) -> None:
         node, record = self.node, card.record
@@ -176,16 +186,12 @@ class Attestor:
         await node.announce_holding(card.id)
         self.say(f"attested {record.slot} seq {record.seq}: gate loss {result.loss:.4f} against {result.reference_loss:.4f}")
 
-    async def _best_weights(self, slot: str, tip: Tip | None) -> Path | None:
-        """Weights of the lineage's best attested card; the tip's own when the best is no longer to be had."""
+    def _best_card(self, slot: str, tip: Tip | None) -> Envelope[CardRecord] | None:
+        """The lineage's best attested card; the tip itself when the best one's weights are no longer to be had."""
         if tip is None:
             return None
-        cards = self.node.board.slots[slot].cards
-        for card_id in dict.fromkeys((tip.best, tip.card.id)):
-            card = cards.get(card_id)
-            if card is not None and (card_id == tip.card.id or self.node.host.store.has(card.record.weights.id)):
-                return (await self.node.fetch([card.record.weights], card_id))[0]
-        return None
+        best = self.node.board.slots[slot].cards.get(tip.best)
+        return best if best is not None and self.node.host.store.has(best.record.weights.id) else tip.card
 
     def _refuse(self, card: Envelope[CardRecord], reason: str) -> None:
         self._refused.add(card.id)

@@ -65,6 +65,7 @@ class Lead:
         self._publishing = asyncio.Lock()  # while a checkpoint's files move into the store and its card goes out
         self._stopping = asyncio.Event()
         self._reason = ""
+        self._purpose = f"lead/{self.slot}"
         self._work_dir = settings.data_dir / "runs" / node.run / "work" / self.slot
         self._ancestors: set[str] = set()  # cards this training descends from: only they may be a new card's parent
         self._resume_path: Path | None = None
@@ -103,6 +104,7 @@ class Lead:
             if self._worker is not None:
                 await self._worker.kill()
             shutil.rmtree(self._work_dir, ignore_errors=True)
+            self.node.hold(self._purpose, set())
         await self._release()
         return self._reason
 
@@ -148,6 +150,7 @@ class Lead:
         self._ancestors = {tip.card.id if tip else ""}
         shards = await self.node.fetch_shards(self.node.spec.shards_for(self.slot, "train"))
         if tip is not None:
+            self.node.hold(self._purpose, {tip.card.record.resume.id})
             self._resume_path = (await self.node.fetch([tip.card.record.resume], tip.card.id))[0]
         shutil.rmtree(self._work_dir, ignore_errors=True)
         self._work_dir.mkdir(parents=True)
@@ -275,6 +278,8 @@ class Lead:
         async with self._publishing:
             card = await self.node.publish_checkpoint(self.slot, self.epoch, tip, checkpoint)
             self._ancestors.add(card.id)
+            # What a new trainer would go on from stays on this disk, whatever becomes of the card.
+            self.node.hold(self._purpose, {card.record.resume.id})
             if self._resume_path == checkpoint.resume_path:  # else the trainer made a newer one meanwhile
                 self._resume_path = self.node.host.store.path(card.record.resume.id)
             self._pending = (card, time.monotonic())
@@ -287,7 +292,6 @@ class Lead:
             self._upload_s = time.monotonic() - self._pending[1]
             self._pending = None
             self.say(f"{self.slot} seq {tip.card.record.seq} is the tip after {self._upload_s:.1f} s")
-            self.node.forget_superseded()
 
     async def _last_card(self, wait_s: float) -> None:
         """Publish what is left and wait, within bounds, until another peer holds it."""

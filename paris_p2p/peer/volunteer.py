@@ -236,7 +236,7 @@ class Volunteer:
         """The owner's node holds every tip, so that a newcomer finds all of them somewhere that stays."""
         while True:
             await asyncio.sleep(3.0)
-            await asyncio.to_thread(self.node.forget_superseded)
+            await self.node.forget_superseded()
             if self.role != "owner":
                 continue
             for slot in self.node.spec.slots:

@@ -233,10 +233,13 @@ async def _learn(host: Any, peer_id: str, known: dict[str, Any]) -> None:
 
     peer, failed = ID.from_string(peer_id), []
     for name, step in (("identify", _identify), ("ping", _ping)):
-        try:
-            known.update(await step(host, peer))
-        except (BaseLibp2pError, DecodeError, OSError, ValueError) as error:
-            failed.append(f"{name} failed: {str(error)[:200] or type(error).__name__}")
+        for last in (False, True):  # a stream that cannot be opened at once often can a moment later, over QUIC above all
+            try:
+                known.update(await step(host, peer))
+                break
+            except (BaseLibp2pError, DecodeError, OSError, ValueError) as error:
+                if last:
+                    failed.append(f"{name} failed: {str(error)[:200] or type(error).__name__}")
     if failed:
         known["reason"] = "; ".join(failed)
 

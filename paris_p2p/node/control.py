@@ -66,7 +66,10 @@ def _app(token: str, status: Callable[[], Awaitable[Status]], actions: Mapping[s
     @app.get("/status")
     async def get_status(request: Request) -> Any:
         check(request)
-        return (await status()).model_dump()
+        try:
+            return (await status()).model_dump()
+        except ParisError as error:  # p2pd is being restarted, or the peer is on its way out
+            raise HTTPException(503, str(error)) from error
 
     @app.post("/{action}")
     async def post_action(request: Request, action: str) -> Any:

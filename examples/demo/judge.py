@@ -1,4 +1,4 @@
-"""The demo's judge: is what came out the thing that was asked for, does it move, does it vary, is it copied?
+"""The demo's judge: is what came out the thing that was asked for, does it move, in order, does it vary, is it copied?
 
 The probe is fitted on real train clips, before anything is generated: EfficientNet-Lite0 features of several frames and a
 logistic regression that names the scenario. It counts only if it is right on held-out real clips.
@@ -22,7 +22,9 @@ Clips = np.ndarray  # uint8 [N, T, H, W, 3]
 FEATURES, FEATURE_FRAMES, BATCH_CLIPS = "efficientnet-lite0", 2, 32
 REAL_ACCURACY, GENERATED_ACCURACY = 0.95, 0.80
 CHANCE_SLACK = 0.15  # shuffled prompts must come this near to chance
-LIVELINESS = 0.30  # of the real clips' motion and variance
+LIVELINESS = 0.30  # of the real clips' motion and variance, in the worst scenario
+FLICKER = 0.50  # half-way from real clips to real clips with their frames shuffled
+ORDERED = 0.90  # a scenario whose real clips come nearer to shuffled ones than this shows no order to judge
 PERMUTATIONS = 200
 
 
@@ -93,41 +95,72 @@ def fit_probe(clips: Clips, labels: Sequence[str]) -> Probe:
 def judge(
     probe: Probe,
     generated: Clips,
+    prompts: Sequence[str],
     prompted: Sequence[str],
     real: tuple[Clips, Sequence[str]],
     train: Clips,
 ) -> Verdict:
     """Compare generated clips with held-out real ones; `train` is for the nearest neighbours.
 
-    Motion and variance are ratios to the real clips', per scenario; their mean is judged, the worst is noted.
+    `prompts` are the captions the clips were made for; where one stands twice or more, its clips' variance counts. Motion,
+    variance and flicker are per scenario and the worst is judged: two lively scenarios do not make up for a frozen one.
     """
-    real_clips, real_labels = real[0], np.asarray(real[1])
-    labels = np.asarray(prompted)
+    labels, names = np.asarray(prompted), np.asarray(real[1])
     named = probe.predict(probe.embed(generated))
-    scenarios = sorted(set(real_labels))
-    ratios = {
-        name: [measure(generated[labels == name]) / measure(real_clips[real_labels == name]) for measure in (motion, variance)]
-        for name in scenarios
+    signs = {
+        name: Signs.of(generated[labels == name], np.asarray(prompts)[labels == name], real[0][names == name])
+        for name in sorted(set(real[1]))
     }
-    moved, varied = np.mean(list(ratios.values()), axis=0)
     checks = (
-        Check("probe on held-out real clips", float(np.mean(probe.predict(probe.embed(real_clips)) == real_labels)), REAL_ACCURACY),
+        Check("probe on held-out real clips", float(np.mean(probe.predict(probe.embed(real[0])) == names)), REAL_ACCURACY),
         Check(f"prompted scenario recognised in {len(generated)} clips", float(np.mean(named == labels)), GENERATED_ACCURACY),
-        Check("the same with shuffled prompts", shuffled(named, labels), 1 / len(scenarios) + CHANCE_SLACK, at_least=False),
-        Check("motion, of real", float(moved), LIVELINESS),
-        Check("variance within a prompt's scenario, of real", float(varied), LIVELINESS),
+        Check("the same with shuffled prompts", shuffled(named, labels), 1 / len(signs) + CHANCE_SLACK, at_least=False),
+        Check("motion, of real, worst scenario", min(sign.motion for sign in signs.values()), LIVELINESS),
+        Check("variance within a prompt, of real, worst scenario", min(sign.variance for sign in signs.values()), LIVELINESS),
+        Check("flicker: 0 as real, 1 as frames shuffled, worst", max(sign.flicker for sign in signs.values()), FLICKER, at_least=False),
     )
-    return Verdict(checks, _notes(ratios, generated, real_clips, train))
+    return Verdict(checks, _notes(signs, generated, real[0], train))
 
 
-def motion(clips: Clips) -> float:
-    """Mean absolute change from frame to frame, in grey levels."""
-    return float(np.abs(np.diff(clips.astype(np.float32), axis=1)).mean())
+@dataclass(frozen=True)
+class Signs:
+    """How a scenario's generated clips compare with its real ones."""
+
+    motion: float  # of the real clips'
+    variance: float  # of the real clips', among clips of one prompt
+    flicker: float  # 0 as real clips, 1 as real clips with their frames shuffled; 0 where real clips show no order
+    ordered: bool  # do the real clips show an order?
+
+    @classmethod
+    def of(cls, generated: Clips, prompts: np.ndarray, real: Clips) -> Signs:
+        order = disorder(real)
+        flicker = (disorder(generated) - order) / (1 - order) if order < ORDERED else 0.0
+        return cls(motion(generated) / motion(real), prompt_variance(generated, prompts) / variance(real), flicker, order < ORDERED)
+
+    def __str__(self) -> str:
+        return f"{self.motion:.2f}, {self.variance:.2f}, {f'{self.flicker:.2f}' if self.ordered else 'real frames show no order'}"
+
+
+def motion(clips: Clips, lag_frames: int = 1) -> float:
+    """Mean absolute change over some frames, in grey levels."""
+    return float(np.abs(clips[:, lag_frames:].astype(np.float32) - clips[:, :-lag_frames]).mean())
+
+
+def disorder(clips: Clips) -> float:
+    """Change over one frame, of that over half a clip: 1 when frames are shuffled, less when neighbours are alike."""
+    far = motion(clips, clips.shape[1] // 2)
+    return motion(clips) / far if far > 0 else 0.0
 
 
 def variance(clips: Clips) -> float:
-    """Variance across clips, averaged over pixels and frames."""
-    return float(clips.astype(np.float32).var(axis=0).mean())
+    """Variance across clips, averaged over pixels and frames; without bias, so that two clips may be compared with forty."""
+    return float(clips.astype(np.float32).var(axis=0, ddof=1).mean())
+
+
+def prompt_variance(clips: Clips, prompts: np.ndarray) -> float:
+    """Variance among clips of one prompt, averaged over the prompts that have several; 0 when none has."""
+    several = [clips[prompts == prompt] for prompt in dict.fromkeys(prompts) if np.sum(prompts == prompt) > 1]
+    return float(np.mean([variance(some) for some in several])) if several else 0.0
 
 
 def shuffled(named: np.ndarray, labels: np.ndarray) -> float:
@@ -140,11 +173,11 @@ def nearest(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Root mean square pixel distance of each clip to the nearest of `others`: [N], in grey levels."""
     flat, wide = some.reshape(len(some), -1).astype(np.float32), others.reshape(len(others), -1).astype(np.float32)
     squares = (flat**2).sum(1)[:, None] + (wide**2).sum(1)[None] - 2 * flat @ wide.T
-    return np.sqrt(np.maximum(squares.min(axis=1), 0) / flat.shape[1])
+    return np.asarray(np.sqrt(np.maximum(squares.min(axis=1), 0) / flat.shape[1]))
 
 
-def _notes(ratios: dict[str, list[float]], generated: Clips, real: Clips, train: Clips) -> dict[str, str]:
-    words = {f"{name}: motion, variance": f"{moved:.2f}, {varied:.2f} of real" for name, (moved, varied) in ratios.items()}
+def _notes(signs: dict[str, Signs], generated: Clips, real: Clips, train: Clips) -> dict[str, str]:
+    words = {f"{name}: motion, variance, flicker": str(sign) for name, sign in signs.items()}
     made, held_out = nearest(generated, train), nearest(real, train)
     words["nearest training clip, grey levels"] = (
         f"median {np.median(made):.1f}, least {made.min():.1f}; held-out real: {np.median(held_out):.1f}, {held_out.min():.1f}"

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from examples.demo.clips import SCENARIOS, write_clips
+from examples.demo.clips import FPS, SCENARIOS, write_clips
 from examples.demo.judge import Probe, Verdict, fit_probe, judge
 from examples.demo.picture import picture
 from examples.demo.processes import run_command
@@ -47,8 +47,8 @@ RECIPE = {
     "margin-s": "3",
     "checkpoint-s": "60",
 }
-SIDE, FRAMES = "32", "8"
-STEPS, GUIDANCE, JUDGED_CLIPS = 32, 2.0, 60
+SIDE, FRAMES, RATE = "32", "8", str(FPS)
+STEPS, GUIDANCE, JUDGED_CLIPS, CLIPS_PER_PROMPT = 32, 2.0, 60, 2
 TRAIN_S = 480.0  # from the first volunteer's start
 KILL_AT = 0.35  # of that time, or when the first tip is there, whichever is later
 console = Console()
@@ -122,7 +122,7 @@ def prepare(options: Options) -> tuple[Probe, Prepared]:
     run_command(
         "paris-run",
         *("prepare", str(options.out / "clips"), "--out", str(folder), "--experts", "3"),
-        *("--frames", FRAMES, "--height", SIDE, "--width", SIDE),
+        *("--frames", FRAMES, "--height", SIDE, "--width", SIDE, "--fps", RATE),
         log=log,
     )
     prepared = Prepared.load(folder)
@@ -153,15 +153,16 @@ def scenario_of(clip: SplitClip) -> str:
 
 
 def choose_prompts(folder: Path, rng_seed: int) -> tuple[list[str], list[str]]:
-    """Captions of the test split that no train clip has, 20 of each scenario; with few, some stand twice."""
+    """Captions of the test split that no train clip has, 10 of each scenario, each twice: to see if a prompt gives one clip only."""
     by_scenario: dict[str, list[str]] = {name: [] for name in SCENARIOS}
     for line in (folder / "captions" / "test.jsonl").read_text().splitlines():
         entry = json.loads(line)
         if not entry["seen_in_train"]:
             by_scenario[Path(entry["source"]).name.partition("-")[0]].append(entry["caption"])
     rng = random.Random(rng_seed)
-    each = JUDGED_CLIPS // len(by_scenario)
-    chosen = [(caption, name) for name, captions in by_scenario.items() for caption in _some(captions, each, rng)]
+    each = JUDGED_CLIPS // len(by_scenario) // CLIPS_PER_PROMPT
+    some = [(caption, name) for name, captions in by_scenario.items() for caption in _some(captions, each, rng)]
+    chosen = [pair for pair in some for _ in range(CLIPS_PER_PROMPT)]
     return [caption for caption, _ in chosen], [name for _, name in chosen]
 
 
@@ -259,11 +260,11 @@ def report(
     folder = options.out / "run"
     real, real_labels = real_clips(folder, prepared, "test", 40)
     train_real, _ = real_clips(folder, prepared, "train", 1000)
-    verdict = judge(probe, generated, labels, (real, real_labels), train_real)
+    verdict = judge(probe, generated, prompts, labels, (real, real_labels), train_real)
     rows = [
         (prompts[at], real[real_labels.index(name) + number], generated[at])
         for name in SCENARIOS
-        for number, at in enumerate(_first(labels, name, 3))
+        for number, at in enumerate(_first(labels, name, 3 * CLIPS_PER_PROMPT)[::CLIPS_PER_PROMPT])
     ]
     picture(rows, options.out / "picture.png")
     console.print(slots_table(swarm))

@@ -1,4 +1,4 @@
-"""The demo's judge fails what it must fail: mean frames, frozen frames, noise, wrong scenarios."""
+"""The demo's judge fails what it must fail: mean frames, frozen and shuffled ones, noise, copies, wrong scenarios."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SCENARIOS = ("red", "green", "blue")
 
 
 def moving(scenario: str, count: int, rng_seed: int) -> np.ndarray:
-    """Clips of a coloured square that moves over noise: uint8 [N, 8, 16, 16, 3]."""
+    """Clips of a coloured square that moves over a still, noisy ground: uint8 [N, 8, 16, 16, 3]."""
     rng = np.random.default_rng(rng_seed)
-    clips = rng.integers(0, 60, (count, 8, 16, 16, 3), dtype=np.uint8)
+    clips = np.repeat(rng.integers(0, 60, (count, 1, 16, 16, 3), dtype=np.uint8), 8, axis=1)
     for clip in clips:
         x, y = rng.integers(0, 8, 2)
         for t in range(8):
@@ -42,7 +42,9 @@ def probe() -> Probe:
 
 
 def verdict_on(probe: Probe, generated: np.ndarray, labels: list[str]) -> Verdict:
-    return judge(probe, generated, labels, world(10, 100), world(20, 0)[0])
+    """Judge clips of which two neighbours always share a prompt."""
+    prompts = [f"a {label} thing, {at // 2}" for at, label in enumerate(labels)]
+    return judge(probe, generated, prompts, labels, world(10, 100), world(20, 0)[0])
 
 
 def failed(verdict: Verdict) -> str:
@@ -65,6 +67,26 @@ def test_frozen_frames_fail_motion_alone(probe: Probe) -> None:
     clips, labels = world(20, 500)
     verdict = verdict_on(probe, np.repeat(clips[:, :1], 8, axis=1), labels)
     assert [failure.split(",")[0] for failure in verdict.failures] == ["motion"]
+
+
+def test_frames_in_a_wrong_order_fail_flicker_alone(probe: Probe) -> None:
+    clips, labels = world(20, 500)
+    rng = np.random.default_rng(2)
+    shuffled = np.stack([clip[rng.permutation(8)] for clip in clips])
+    assert [failure.split(":")[0] for failure in verdict_on(probe, shuffled, labels).failures] == ["flicker"]
+
+
+def test_one_frozen_scenario_is_not_made_up_for_by_two_lively_ones(probe: Probe) -> None:
+    clips, labels = world(20, 500)
+    clips[:20] = clips[:20, :1]
+    assert "motion" in failed(verdict_on(probe, clips, labels))
+
+
+def test_the_same_clip_whenever_a_prompt_is_given_fails_variance_alone(probe: Probe) -> None:
+    clips, labels = world(20, 500)
+    copies = clips.copy()
+    copies[1::2] = copies[::2]
+    assert [failure.split(" ")[0] for failure in verdict_on(probe, copies, labels).failures] == ["variance"]
 
 
 def test_noise_fails_the_probe(probe: Probe) -> None:

@@ -63,6 +63,7 @@ class Lead:
         self._pending: tuple[Envelope[CardRecord], float] | None = None  # our card and when (monotonic) it went out
         self._upload_s = 0.0
         self._publishing = asyncio.Lock()  # while a checkpoint's files move into the store and its card goes out
+        self._loading = False  # a trainer is starting and has not yet read the checkpoint it goes on from
         self._stopping = asyncio.Event()
         self._reason = ""
         self._purpose = f"lead/{self.slot}"
@@ -183,6 +184,7 @@ class Lead:
             try:
                 finished = await self._read_events(self._worker)
             finally:
+                self._loading = False
                 stopper.cancel()
                 await self._worker.kill(grace_s=KILL_GRACE_S)
             if finished or self._stopping.is_set():
@@ -194,6 +196,7 @@ class Lead:
                 raise TrainError(f"the trainer of {self.slot} died {deaths} times without a checkpoint between; last words: {words}")
             async with self._publishing:  # the newest resume state may be on its way into the store
                 job = self._resumed(job)
+                self._loading = True
 
     def _resumed(self, job: TrainJob) -> TrainJob:
         return job.model_copy(
@@ -211,6 +214,7 @@ class Lead:
         async for line in worker.lines():
             event = parse_event(line)
             if isinstance(event, Started):
+                self._loading = False
                 self._update(steps=event.steps, clips=event.clips, device=event.device)
                 self.say(f"training {self.slot} on {event.device} from step {event.steps} ({event.parameters:,} parameters)")
             elif isinstance(event, StepEvent):
@@ -262,8 +266,8 @@ class Lead:
         interval_s = checkpoint_interval_s(self.node.spec.timing.checkpoint_s, self._upload_s)
         if self._pending is not None and time.monotonic() - self._pending[1] < 2 * interval_s:
             return
-        if self._waiting is None:
-            return
+        if self._waiting is None or self._loading:
+            return  # publishing moves the files into the store, from under the trainer that is about to read them
         timing = self.node.spec.timing
         if not may_publish(self._claim_ends, time.monotonic(), min(timing.margin_s, timing.claim_s / 4)):
             return  # the claim may be another's by now; renewing or losing it decides

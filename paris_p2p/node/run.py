@@ -245,15 +245,23 @@ class RunNode:
         store = self.host.store
         return store.add_file(new.weights_path, move=True), store.add_file(new.resume_path, move=True)
 
-    def own_pending_card(self, slot: str) -> Envelope[CardRecord] | None:
-        """A card this peer signed before it stopped and that may not have been heard."""
-        data = self.ledger.get(f"own-card/{slot}")
-        if data is None:
-            return None
-        try:
-            return open_envelope(data, run=self.run, kinds=("card",))
-        except RecordError:
-            return None  # another run's, or damaged: the swarm's records decide
+    async def tell_own_cards_again(self) -> None:
+        """Cards this peer signed before it was killed, which perhaps nobody heard of: the work in them is not lost."""
+        for slot in self.spec.slots:
+            data, tip = self.ledger.get(f"own-card/{slot}"), self.board.tip(slot)
+            if data is None:
+                continue
+            try:
+                envelope = open_envelope(data, run=self.run, kinds=("card",))
+            except RecordError:
+                continue  # damaged: the swarm's records decide
+            card = envelope.record
+            here = all(self.host.store.has(ref.id) for ref in (card.weights, card.resume))
+            if here and card.parent == (tip.card.id if tip else "") and card.expires_at > time.time():
+                self.keep_good(card)
+                self._keep(envelope)
+                await self.announce_holding(envelope.id)
+                await self.tell(envelope)
 
     def kept_blobs(self) -> set[str]:
         """Blobs that must not be evicted: the run's data that is here, and what the tips need."""

@@ -13,32 +13,32 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from blake3 import blake3
-from pydantic import ValidationError
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import MissingBlobError, ParisError, TrainError
+from paris_p2p.errors import MissingBlobError, ParisError
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.node.run import RunNode
-from paris_p2p.peer.process import Worker
+from paris_p2p.peer.gate import GateProcess
 from paris_p2p.peer.summary import checkpoint_limits
 from paris_p2p.records import AttestationRecord, CardRecord
 from paris_p2p.rules.claims import lead_of
+from paris_p2p.rules.placement import attest_turn_s
 from paris_p2p.rules.tips import Tip, refuse_card, refuse_loss
 from paris_p2p.rules.trust import may_attest
 from paris_p2p.work.messages import GateJob, GateResult
 
 log = logging.getLogger(__name__)
-GATE_TIMEOUT_S = 1800.0
 RETRY_S = 20.0
 Gate = Callable[[GateJob], Awaitable[GateResult]]
-TURN_S = 15.0  # an attestor further down the list waits this long per place, or half a checkpoint's interval, up to a minute
 
 
 class Attestor:
     """Watches the board and attests; `attested` and the node's `refused` counters show in status."""
 
     def __init__(self, node: RunNode, *, device: str = "cpu", say: Callable[[str], None] = log.info, gate: Gate | None = None):
-        self.node, self.device, self.say, self.gate = node, device, say, gate or run_gate
+        self.node, self.device, self.say = node, device, say
+        self._process = GateProcess()
+        self.gate = gate or self._process
         self.attested = 0
         self._leads_seen: dict[str, str] = {}  # card id -> who held the claim when the card came
         self._refused: set[str] = set()
@@ -49,18 +49,25 @@ class Attestor:
         """Until cancelled: attest what may be attested."""
         if not may_attest(self.node.spec, self.node.peer_id):
             return
-        while True:
-            self._wake.clear()
-            wait_s = RETRY_S
-            for slot in self.node.spec.slots:
-                for card in self.node.board.pending(slot):
-                    if card.id not in self._refused:
-                        wait_s = min(wait_s, await self._consider(card))
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                await self.node.refresh()
+        try:
+            while True:
+                await self._look_around()
+        finally:
+            await self._process.close()
+
+    async def _look_around(self) -> None:
+        """Consider every card that waits, then wait for news."""
+        self._wake.clear()
+        wait_s = RETRY_S
+        for slot in self.node.spec.slots:
+            for card in self.node.board.pending(slot):
+                if card.id not in self._refused:
+                    wait_s = min(wait_s, await self._consider(card))
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
+        except TimeoutError:
+            await self.node.refresh()
 
     def _notice(self, envelope: Envelope[Any]) -> None:
         if isinstance(envelope.record, CardRecord):
@@ -81,9 +88,9 @@ class Attestor:
             return RETRY_S
         turn = self._turn(card)
         age = time.time() - node.board.slots[slot].seen_at_s.get(card.id, time.time())
-        turn_s = max(TURN_S, min(60.0, node.spec.timing.checkpoint_s / 2))
-        if age < turn * turn_s:
-            return turn * turn_s - age
+        wait_s = turn * attest_turn_s(node.spec.timing.checkpoint_s)
+        if age < wait_s:
+            return wait_s - age
         if self._objection(card) is not None:
             await node.refresh([slot])  # its claim or its parent's attestation may come later than the card
             self._leads_seen[card.id] = self._leads_seen.get(card.id) or self._lead(slot)
@@ -197,21 +204,6 @@ class Attestor:
         self._refused.add(card.id)
         self.node.refused[reason] += 1
         self.say(f"refused {card.record.slot} seq {card.record.seq} of {card.signer[-8:]}: {reason}")
-
-
-async def run_gate(job: GateJob) -> GateResult:
-    """The gate's verdict, from a process that is always gone afterwards."""
-    worker = Worker("paris_p2p.work.gate")
-    try:
-        await worker.start(job, nice=10)
-        async with asyncio.timeout(GATE_TIMEOUT_S):
-            line = await anext(worker.lines(), b"")
-        return GateResult.model_validate_json(line)
-    except (ValidationError, TimeoutError) as error:
-        words = " / ".join(list(worker.last_words)[-3:])
-        raise TrainError(f"the gate process ended without a verdict (status {worker.returncode}): {words or error}") from error
-    finally:
-        await worker.kill()
 
 
 def _ledger_key(record: CardRecord) -> str:

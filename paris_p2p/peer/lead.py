@@ -1,28 +1,23 @@
-"""Holding one slot: renew the claim, run the trainer, publish its checkpoints one at a time, stop in good order.
-
-At most one card of ours waits for attestation. A newer checkpoint replaces the one that waits behind it, so that a slow
-swarm costs sharing, never training (DESIGN law 4).
-"""
+"""Holding one slot: renew the claim, run the trainer, publish what it makes, stop in good order (DESIGN sections 2, 3)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, SwarmError, TrainError
-from paris_p2p.node.run import NewCheckpoint, RunNode
+from paris_p2p.node.run import RunNode
 from paris_p2p.node.status import TrainingStatus
+from paris_p2p.peer.outbox import Outbox
 from paris_p2p.peer.process import Worker
-from paris_p2p.records import CardRecord, ClaimRecord
+from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.claims import ClaimView, decide_claim, may_publish
-from paris_p2p.rules.placement import checkpoint_interval_s
 from paris_p2p.spec import PeerSettings
 from paris_p2p.work.messages import CheckpointReady, Failed, Started, StepEvent, Stopped, TrainJob, parse_event
 
@@ -31,14 +26,6 @@ MAX_TRAINER_DEATHS = 3  # in a row, without a checkpoint between them
 KILL_GRACE_S = 5.0
 TRAINER = "paris_p2p.work.trainer"
 MakeWorker = Callable[[str], Worker]
-
-
-@dataclass
-class Waiting:
-    """The checkpoint that goes out when the one before it is attested."""
-
-    checkpoint: NewCheckpoint
-    made_at_s: float
 
 
 class Lead:
@@ -56,21 +43,14 @@ class Lead:
         self.claim = claim
         self.slot, self.epoch = claim.record.slot, claim.record.epoch
         self.training = TrainingStatus(slot=self.slot, epoch=self.epoch)
-        self.published = 0
+        self.outbox = Outbox(node, self.slot, self.epoch, say)
         self._claim_ends = time.monotonic() + (claim.record.expires_at - claim.record.issued_at)
         self._worker: Worker | None = None
-        self._waiting: Waiting | None = None
-        self._pending: tuple[Envelope[CardRecord], float] | None = None  # our card and when (monotonic) it went out
-        self._upload_s = 0.0
-        self._publishing = asyncio.Lock()  # while a checkpoint's files move into the store and its card goes out
-        self._loading = False  # a trainer is starting and has not yet read the checkpoint it goes on from
+        self._loading = False  # a trainer is starting again and has not yet read the checkpoint it goes on from
+        self._checkpoint_at_s = math.inf  # monotonic: when the trainer started, or made its newest checkpoint
         self._stopping = asyncio.Event()
         self._reason = ""
-        self._purpose = f"lead/{self.slot}"
         self._work_dir = settings.data_dir / "runs" / node.run / "work" / self.slot
-        self._ancestors: set[str] = set()  # cards this training descends from: only they may be a new card's parent
-        self._resume_path: Path | None = None
-        self._resume_steps = self._resume_clips = 0
 
     @property
     def worker_pid(self) -> int | None:
@@ -105,7 +85,7 @@ class Lead:
             if self._worker is not None:
                 await self._worker.kill()
             shutil.rmtree(self._work_dir, ignore_errors=True)
-            self.node.hold(self._purpose, set())
+            self.outbox.close()
         await self._release()
         return self._reason
 
@@ -148,23 +128,19 @@ class Lead:
     async def _prepare(self) -> TrainJob:
         """Fetch what training needs: the slot's shards and the tip's resume state."""
         tip = self.node.board.tip(self.slot)
-        self._ancestors = {tip.card.id if tip else ""}
         shards = await self.node.fetch_shards(self.node.spec.shards_for(self.slot, "train"))
-        if tip is not None:
-            self.node.hold(self._purpose, {tip.card.record.resume.id})
-            self._resume_path = (await self.node.fetch([tip.card.record.resume], tip.card.id))[0]
+        await self.outbox.start_from(tip)
         shutil.rmtree(self._work_dir, ignore_errors=True)
         self._work_dir.mkdir(parents=True)
-        card = tip.card.record if tip else None
         return TrainJob(
             run=self.node.run,
             slot=self.slot,
             spec_path=self.node.spec_file,
             shard_paths=tuple(path for path, _ in shards),
             shard_clusters=tuple(cluster for _, cluster in shards),
-            resume_path=self._resume_path,
-            resume_steps=card.steps if card else 0,
-            resume_clips=card.clips if card else 0,
+            resume_path=self.outbox.newest.path,
+            resume_steps=self.outbox.newest.steps,
+            resume_clips=self.outbox.newest.clips,
             out_dir=self._work_dir,
             device=self.settings.device,
             threads=self.settings.threads,
@@ -180,30 +156,24 @@ class Lead:
             self._worker = self.make_worker(TRAINER)
             await self._worker.start(job)
             stopper = asyncio.create_task(self._forward_stop(self._worker))
-            before = self._resume_path
+            before = self.outbox.newest.steps
             try:
                 finished = await self._read_events(self._worker)
             finally:
-                self._loading = False
+                self._loading, self._checkpoint_at_s = False, math.inf
                 stopper.cancel()
                 await self._worker.kill(grace_s=KILL_GRACE_S)
             if finished or self._stopping.is_set():
                 return
-            deaths = 1 if self._resume_path != before else deaths + 1
+            deaths = 1 if self.outbox.newest.steps != before else deaths + 1
             words = " / ".join(list(self._worker.last_words)[-3:])
             self.say(f"the trainer of {self.slot} died (status {self._worker.returncode}): {words or 'it said nothing'}")
             if deaths >= MAX_TRAINER_DEATHS:
                 raise TrainError(f"the trainer of {self.slot} died {deaths} times without a checkpoint between; last words: {words}")
-            async with self._publishing:  # the newest resume state may be on its way into the store
-                job = self._resumed(job)
+            async with self.outbox.publishing:  # the newest resume state may be on its way into the store
+                newest = self.outbox.newest
+                job = job.model_copy(update={"resume_path": newest.path, "resume_steps": newest.steps, "resume_clips": newest.clips})
                 self._loading = True
-
-    def _resumed(self, job: TrainJob) -> TrainJob:
-        return job.model_copy(
-            update={"resume_path": self._resume_path, "resume_steps": self._resume_steps, "resume_clips": self._resume_clips}
-            if self._resume_path is not None and self._resume_path != job.resume_path
-            else {}
-        )
 
     async def _forward_stop(self, worker: Worker) -> None:
         await self._stopping.wait()
@@ -214,7 +184,7 @@ class Lead:
         async for line in worker.lines():
             event = parse_event(line)
             if isinstance(event, Started):
-                self._loading = False
+                self._loading, self._checkpoint_at_s = False, time.monotonic()
                 self._update(steps=event.steps, clips=event.clips, device=event.device)
                 self.say(f"training {self.slot} on {event.device} from step {event.steps} ({event.parameters:,} parameters)")
             elif isinstance(event, StepEvent):
@@ -222,7 +192,8 @@ class Lead:
                     steps=event.steps, clips=event.clips, loss=event.loss, clips_per_s=event.clips_per_s, wait_share=event.wait_share
                 )
             elif isinstance(event, CheckpointReady):
-                self._keep_for_later(event)
+                self._checkpoint_at_s = time.monotonic()
+                self.outbox.keep(event)
             elif isinstance(event, Failed):
                 raise TrainError(event.message)
             elif isinstance(event, Stopped):
@@ -236,73 +207,38 @@ class Lead:
 
     # checkpoints
 
-    def _keep_for_later(self, event: CheckpointReady) -> None:
-        old = self._waiting
-        if old is not None:  # replaced before it went out; its files are ours to remove
-            old.checkpoint.weights_path.unlink(missing_ok=True)
-            old.checkpoint.resume_path.unlink(missing_ok=True)
-        checkpoint = NewCheckpoint(
-            weights_path=Path(event.weights_path),
-            resume_path=Path(event.resume_path),
-            clips=event.clips,
-            steps=event.steps,
-            train_loss=event.train_loss,
-        )
-        self._waiting = Waiting(checkpoint, time.monotonic())
-        self._resume_path, self._resume_steps, self._resume_clips = checkpoint.resume_path, event.steps, event.clips
-
     async def _publish_waiting(self) -> None:
         while True:
             lost = self._lost()
             if lost:
                 self.stop(lost)
+            elif not self.outbox.descends():
+                self.stop(f"the tip of {self.slot} is not what this training descends from; it starts again from there")
             else:
                 await self._publish_if_due()
+                await self._ask_for_checkpoint()
             await asyncio.sleep(0.25)
 
     async def _publish_if_due(self) -> None:
-        """Publish the waiting checkpoint once ours before it is the tip, or is so old that it must have been refused."""
-        self._note_attested()
-        interval_s = checkpoint_interval_s(self.node.spec.timing.checkpoint_s, self._upload_s)
-        if self._pending is not None and time.monotonic() - self._pending[1] < 2 * interval_s:
-            return
-        if self._waiting is None or self._loading:
-            return  # publishing moves the files into the store, from under the trainer that is about to read them
         timing = self.node.spec.timing
-        if not may_publish(self._claim_ends, time.monotonic(), min(timing.margin_s, timing.claim_s / 4)):
-            return  # the claim may be another's by now; renewing or losing it decides
-        tip = self.node.board.tip(self.slot)
-        if (tip.card.id if tip else "") not in self._ancestors:
-            self._waiting = None  # it cannot be published, so leaving does not wait for it
-            self.stop(f"the tip of {self.slot} is not what this training descends from; it starts again from there")
-            return
-        if self._pending is not None:
-            self.say(f"nobody attested {self.slot} seq {self._pending[0].record.seq}: refused, or nobody is there; a newer one goes out")
-        checkpoint, self._waiting = self._waiting.checkpoint, None
-        async with self._publishing:
-            card = await self.node.publish_checkpoint(self.slot, self.epoch, tip, checkpoint)
-            self._ancestors.add(card.id)
-            # What a new trainer would go on from stays on this disk, whatever becomes of the card.
-            self.node.hold(self._purpose, {card.record.resume.id})
-            if self._resume_path == checkpoint.resume_path:  # else the trainer made a newer one meanwhile
-                self._resume_path = self.node.host.store.path(card.record.resume.id)
-            self._pending = (card, time.monotonic())
-        self.published += 1
-        self.say(f"published {self.slot} seq {card.record.seq}: {card.record.steps} steps, loss {card.record.train_loss:.4f}")
+        # Publishing moves the files into the store, from under a trainer that is about to read them. And near its end
+        # the claim may be another's by now: renewing or losing it decides.
+        sure = may_publish(self._claim_ends, time.monotonic(), min(timing.margin_s, timing.claim_s / 4))
+        if sure and not self._loading:
+            await self.outbox.publish_if_due(hurry=self._stopping.is_set())
 
-    def _note_attested(self) -> None:
-        tip = self.node.board.tip(self.slot)
-        if self._pending is not None and tip is not None and tip.card.id == self._pending[0].id:
-            self._upload_s = time.monotonic() - self._pending[1]
-            self._pending = None
-            self.say(f"{self.slot} seq {tip.card.record.seq} is the tip after {self._upload_s:.1f} s")
+    async def _ask_for_checkpoint(self) -> None:
+        """In time for the next card; the trainer's own timer is for when cards go out more slowly."""
+        if self._worker is not None and time.monotonic() - self._checkpoint_at_s >= self.outbox.cadence_s:
+            self._checkpoint_at_s = time.monotonic()
+            await self._worker.send_line('{"command": "checkpoint"}')
 
     async def _last_card(self, wait_s: float) -> None:
         """Publish what is left and wait, within bounds, until another peer holds it."""
         deadline = time.monotonic() + wait_s
-        while (self._waiting or self._pending or self._publishing.locked()) and time.monotonic() < deadline and not self._lost():
-            if not self._publishing.locked() and not await self.node.attestors_connected():
+        while self.outbox.busy and time.monotonic() < deadline and not self._lost():
+            if not self.outbox.publishing.locked() and not await self.node.attestors_connected():
                 break
             await asyncio.sleep(0.1)
-        if self._pending is not None:
+        if self.outbox.busy:
             self.say(f"nobody attested the last checkpoint of {self.slot} in time (at most {wait_s:.0f} s); the slot goes on from its tip")

@@ -58,9 +58,11 @@ class Volunteer:
 
     async def run(self) -> None:
         """Until `leave`, or an error nobody can mend here."""
+        with suppress(SwarmError):  # nobody there to hear it: what is told is told again when training goes on
+            await self.node.tell_own_cards_again()
         background = [
             asyncio.create_task(work)
-            for work in (self.attestor.run(), self._announce(), self._refresh(), self._watch_memory(), self._seed_tips())
+            for work in (self.attestor.run(), self._announce(), self._refresh(), self._watch_memory(), self._seed_tips(), self._balance())
         ]
         life = asyncio.create_task(self._live())
         leaving = asyncio.create_task(self._leaving.wait())
@@ -216,6 +218,19 @@ class Volunteer:
                         await self.node.catch_up(peer.peer_id)
             except SwarmError as error:
                 self.say(f"the swarm does not answer: {error}; training goes on, trying again")
+
+    async def _balance(self) -> None:
+        """With fewer peers than slots, go where nobody trains: after a checkpoint that others hold, and not in a hurry."""
+        free_since_s: dict[str, float] = {}  # monotonic
+        while True:
+            now_s, timing = time.monotonic(), self.node.spec.timing
+            states = self._slot_states(time.time())
+            free_since_s = {state.slot: free_since_s.get(state.slot, now_s) for state in states if not state.lead}
+            if self.lead is not None and not self.settings.slot and self.lead.outbox.attested:
+                choice = choose_slot(states, self.node.peer_id, holding=self.lead.slot)
+                if choice is not None and now_s - free_since_s[choice.slot] > timing.claim_s:  # no standby took it
+                    self.lead.stop(f"{choice.slot} has no lead and is trained less; going there")
+            await asyncio.sleep(min(REFRESH_S, timing.claim_s / 3))
 
     async def _announce(self) -> None:
         """Presence, and the data and tips this peer serves, again before they expire."""

@@ -9,6 +9,8 @@ from blake3 import blake3
 
 from paris_p2p.identity import peer_id_to_bytes
 
+BUSY_GATE_S = 15.0  # what loading torch and a gate take on a busy machine
+MAX_TURN_S = 60.0
 SIMILAR = 0.75  # slots with at least this share of the others' clips count as equally trained
 
 
@@ -52,6 +54,26 @@ def choose_slot(slots: Sequence[SlotState], me: str, *, only: str = "", holding:
 def checkpoint_interval_s(configured_s: float, upload_s: float) -> float:
     """Seconds between published checkpoints: never so often that the upload takes more than a third of the time."""
     return max(configured_s, 3 * upload_s)
+
+
+def card_cadence_s(configured_s: float, upload_s: float) -> float:
+    """Seconds from one card to the next, so that a lead's death costs at most one checkpoint interval of work.
+
+    Work is safe when its card is attested, `upload_s` after the card went out: the next card goes out that much before
+    the interval is over. Never less than two thirds of the interval.
+    """
+    interval_s = checkpoint_interval_s(configured_s, upload_s)
+    return interval_s - min(upload_s, interval_s / 3)
+
+
+def attest_turn_s(checkpoint_s: float) -> float:
+    """Seconds an attestor gives each one before it in the order of turns."""
+    return min(MAX_TURN_S, max(checkpoint_s / 2, min(BUSY_GATE_S, 2 * checkpoint_s)))
+
+
+def attest_patience_s(interval_s: float) -> float:
+    """Seconds after which a card without an attestation was refused, or nobody is there."""
+    return max(2 * interval_s, min(BUSY_GATE_S, 4 * interval_s))
 
 
 def _why(only: str, free: int, weakest: int) -> str:

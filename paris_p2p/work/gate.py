@@ -1,7 +1,8 @@
-"""An attestor's check of one card, `python -m paris_p2p.work.gate`: a GateJob on stdin, a GateResult on stdout (DESIGN section 3).
+"""An attestor's check of cards, `python -m paris_p2p.work.gate`: a GateJob a line on stdin, a GateResult each on stdout (DESIGN section 3).
 
-Whatever is wrong with the checkpoint is a result with a reason. Only what is wrong on this side (shards, device, memory)
-ends the process without one, with the words on stderr. It dies with its parent, as the trainer does.
+One process may check many cards, so that torch is loaded once where checkpoints come often. Whatever is wrong with the
+checkpoint is a result with a reason. Only what is wrong on this side (shards, device, memory) ends the process without one,
+with the words on stderr. It dies with its parent, as the trainer does.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ RESUME_SLACK = 2.0  # the weights before averaging are noisier, by far less than
 
 
 def main() -> int:
-    """Returns the exit status: 0 with a verdict, good or bad; 1 without."""
+    """Verdicts until stdin closes, which ends the process; returns 1 when there is a job without a verdict."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
     line = open_line()
     try:
-        line.send(check(GateJob.model_validate_json(line.receive())))
-        return 0
+        while True:
+            line.send(check(GateJob.model_validate_json(line.receive())))
     except (ParisError, ValidationError) as error:
         print(error, file=sys.stderr)
     return 1

@@ -15,6 +15,7 @@ from paris_p2p.node.run import NewCheckpoint, opened
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import PeerSettings
 from paris_p2p.store.blobs import BlobStore
+from paris_p2p.swarm.fake import FakeNetwork
 from tests.peer.world import World
 
 
@@ -51,15 +52,33 @@ async def test_publishing_leaves_the_event_loop_free_and_no_card_speaks_of_missi
         store.full = full
         task = asyncio.create_task(node.publish_checkpoint("expert-0", 1, None, checkpoint(tmp_path)))
         assert await asyncio.to_thread(store.entered.wait, 20)
-        assert node.own_pending_card("expert-0") is None
+        assert node.ledger.get("own-card/expert-0") is None
         store.go_on.set()
         if full:
             with pytest.raises(DiskFullError):
                 await task
-            assert node.own_pending_card("expert-0") is None
+            assert node.ledger.get("own-card/expert-0") is None
             assert not node.board.pending("expert-0")
         else:
             card = await task
             assert store.path(card.record.weights.id).read_text() == "weights"
             assert host.read_chunk(card.record.resume.id, 0) == b"resume"
             assert [one.id for one in node.board.pending("expert-0")] == [card.id]
+
+
+async def test_a_card_signed_before_a_kill_is_told_after_the_restart(tmp_path: Path) -> None:
+    world, identity = World(tmp_path / "world"), Identity.generate()
+    host = Host(PeerSettings(data_dir=tmp_path), identity, BlobStore(tmp_path / "blobs"))
+    host.swarm = FakeNetwork().join(identity, host)  # nobody is there: the card reaches the ledger and nobody else
+    async with opened(host, world.run) as node:
+        await node.publish_checkpoint("expert-0", 1, None, checkpoint(tmp_path))
+    host.swarm = world.network.join(identity, host)
+    other = Identity.generate()
+    listener = Host(PeerSettings(data_dir=tmp_path / "other"), other, BlobStore(tmp_path / "other-blobs"))
+    listener.swarm = world.network.join(other, listener)
+    async with opened(host, world.run) as node, opened(listener, world.run) as heard:
+        assert not heard.board.pending("expert-0")
+        await node.tell_own_cards_again()
+        await heard.refresh()
+        assert [card.signer for card in heard.board.pending("expert-0")] == [identity.peer_id]
+        assert node.serves(heard.board.pending("expert-0")[0].record.resume.id)

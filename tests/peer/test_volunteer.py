@@ -228,3 +228,21 @@ async def test_training_never_continues_a_card_it_does_not_descend_from(tmp_path
         tip = owner.node.board.tip("expert-0")
         assert tip is not None
         assert tip.card.record.steps > late.card.record.steps
+
+
+async def test_with_fewer_peers_than_slots_every_slot_is_trained_in_turn(tmp_path: Path) -> None:
+    async with World(tmp_path, experts=2) as world:
+        await world.add("a")
+        await world.add("b")
+        await world.until(lambda: all(tip_seq(world, slot) >= 1 for slot in world.run.record.slots))
+        assert any("going there" in line for peer in world.peers for line in peer.said)
+
+
+async def test_a_slot_chosen_by_hand_is_never_left_for_another(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        peer = await world.add("a", slot="expert-0")
+        await world.add("owner", role="owner")
+        await world.until(lambda: tip_seq(world, "expert-0") >= 4)
+        assert peer.volunteer.lead is not None
+        assert peer.volunteer.lead.slot == "expert-0"
+        assert tip_seq(world, "router") == 0

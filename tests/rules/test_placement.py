@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paris_p2p.identity import Identity
-from paris_p2p.rules.placement import SlotState, checkpoint_interval_s, choose_slot
+from paris_p2p.rules.placement import SlotState, card_cadence_s, checkpoint_interval_s, choose_slot
 
 ME = Identity.from_private_bytes(b"m" * 32).peer_id
 slot_states = st.lists(
@@ -67,3 +67,10 @@ def test_a_peer_moves_only_to_a_slot_that_is_clearly_weaker() -> None:
 def test_uploading_takes_at_most_a_third_of_the_time() -> None:
     assert checkpoint_interval_s(600.0, 10.0) == 600.0
     assert checkpoint_interval_s(600.0, 400.0) == 1200.0
+
+
+@given(st.floats(1, 3600), st.floats(0, 7200))
+def test_a_death_just_before_an_attestation_costs_at_most_one_interval(configured_s: float, upload_s: float) -> None:
+    interval_s = checkpoint_interval_s(configured_s, upload_s)
+    assert card_cadence_s(configured_s, upload_s) + upload_s <= interval_s * (1 + 1e-9)
+    assert card_cadence_s(configured_s, upload_s) >= interval_s * 2 / 3 * (1 - 1e-9)

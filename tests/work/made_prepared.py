@@ -37,7 +37,7 @@ def make_run(
         expert=preset,
         router="nano",
         training=TrainingSpec(batch_clips=4, learning_rate=1e-3, router_batch_clips=4, warmup_steps=5),
-        gate=GateSpec(clips=6, tolerance=0.5),
+        gate=GateSpec(clips=6, tolerance=10.0),  # random clips cannot be learnt, only learnt by heart: held-out loss rises in time
         timing=timing,
     )
     return create_run(folder, options, None)

@@ -51,11 +51,15 @@ def test_training_lowers_the_gates_loss_below_a_network_that_knows_nothing(tiny:
     assert second.loss < second.reference_loss == pytest.approx(first.loss, rel=1e-6)  # the same card id: the same clips and noise
 
 
-def test_the_verdict_comes_over_the_pipe(tiny: TinyRun, ready: CheckpointReady) -> None:
-    with start_process("paris_p2p.work.gate", line=tiny.gate_job(ready).to_line()) as process:
+def test_verdicts_come_over_the_pipe_one_job_after_another(tiny: TinyRun, ready: CheckpointReady) -> None:
+    other = tiny.gate_job(ready, card="34" * 32)
+    with start_process("paris_p2p.work.gate", line=tiny.gate_job(ready).to_line() + other.to_line()) as process:
         assert process.stdout is not None
-        result = GateResult.model_validate_json(process.stdout.read())
+        assert process.stdin is not None
+        result, second = (GateResult.model_validate_json(process.stdout.readline()) for _ in range(2))
+        process.stdin.close()
     assert result == check(tiny.gate_job(ready))
+    assert second == check(other) != result
     assert result.ok
     assert result.gate_clips == 12
 

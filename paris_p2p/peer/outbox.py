@@ -1,0 +1,134 @@
+"""One slot's checkpoints on their way out, card by card (DESIGN section 3).
+
+At most one card waits for attestation. A newer checkpoint replaces the one that waits behind it, so that a slow swarm
+costs sharing, never training (DESIGN law 4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.node.run import NewCheckpoint, RunNode
+from paris_p2p.records import CardRecord
+from paris_p2p.rules.placement import attest_patience_s, card_cadence_s, checkpoint_interval_s
+from paris_p2p.rules.tips import Tip
+from paris_p2p.work.messages import CheckpointReady
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """What a new trainer goes on from; no path at the very beginning."""
+
+    path: Path | None = None
+    steps: int = 0
+    clips: int = 0
+
+
+class Outbox:
+    """Checkpoints of one leadership; `newest` stays on this disk whatever becomes of its card."""
+
+    def __init__(self, node: RunNode, slot: str, epoch: int, say: Callable[[str], None]):
+        self.node, self.slot, self.epoch, self.say = node, slot, epoch, say
+        self.newest = ResumePoint()
+        self.attested = 0
+        self.publishing = asyncio.Lock()  # while a checkpoint's files move into the store and its card goes out
+        self._waiting: NewCheckpoint | None = None
+        self._pending: Envelope[CardRecord] | None = None
+        self._sent_at_s = 0.0  # monotonic, of the newest card
+        self._upload_s = 0.0  # from a card to its attestation, measured last
+        self._ancestors: set[str] = set()  # cards this training descends from: only they may be a new card's parent
+        self._purpose = f"lead/{slot}"
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint has not yet reached another peer."""
+        return self._waiting is not None or self._pending is not None or self.publishing.locked()
+
+    @property
+    def cadence_s(self) -> float:
+        """Seconds from one card to the next."""
+        return card_cadence_s(self.node.spec.timing.checkpoint_s, self._upload_s)
+
+    async def start_from(self, tip: Tip | None) -> None:
+        """Fetch the tip's resume state and keep it while it is in use."""
+        if tip is None:
+            self._ancestors = {""}
+            return
+        card = tip.card.record
+        self.node.hold(self._purpose, {card.resume.id})
+        path = (await self.node.fetch([card.resume], tip.card.id))[0]
+        self.newest = ResumePoint(path, card.steps, card.clips)
+        self._ancestors = {tip.card.id}
+
+    def close(self) -> None:
+        self.node.hold(self._purpose, set())
+
+    def keep(self, event: CheckpointReady) -> None:
+        """A checkpoint the trainer made; it goes out when the one before it is attested."""
+        if self._waiting is not None:  # replaced before it went out; its files are ours to remove
+            self._waiting.weights_path.unlink(missing_ok=True)
+            self._waiting.resume_path.unlink(missing_ok=True)
+        self._waiting = NewCheckpoint(
+            weights_path=event.weights_path,
+            resume_path=event.resume_path,
+            clips=event.clips,
+            steps=event.steps,
+            train_loss=event.train_loss,
+        )
+        self.newest = ResumePoint(event.resume_path, event.steps, event.clips)
+
+    def descends(self) -> bool:
+        """Whether this training goes on from the slot's tip. If not, nothing of it can be published any more."""
+        self._note_attested()
+        if not self._ancestors or _id(self.node.board.tip(self.slot)) in self._ancestors:
+            return True
+        self._waiting = self._pending = None
+        return False
+
+    async def publish_if_due(self, *, hurry: bool) -> None:
+        """Publish the waiting checkpoint: once ours before it is the tip, or so old that it must have been refused.
+
+        In a `hurry` (this peer is about to leave) it does not wait for the interval.
+        """
+        self._note_attested()
+        if self._waiting is None:
+            return
+        age_s = time.monotonic() - self._sent_at_s
+        if self._pending is not None:
+            if age_s < attest_patience_s(checkpoint_interval_s(self.node.spec.timing.checkpoint_s, self._upload_s)):
+                return
+            self.say(f"nobody attested {self.slot} seq {self._pending.record.seq}: refused, or nobody is there; a newer one goes out")
+        elif age_s < self.cadence_s and self._sent_at_s and not hurry:
+            return
+        await self._publish()
+
+    async def _publish(self) -> None:
+        checkpoint, self._waiting = self._waiting, None
+        if checkpoint is None:
+            return
+        async with self.publishing:
+            card = await self.node.publish_checkpoint(self.slot, self.epoch, self.node.board.tip(self.slot), checkpoint)
+            self._ancestors.add(card.id)
+            # What a new trainer would go on from stays on this disk, whatever becomes of the card.
+            self.node.hold(self._purpose, {card.record.resume.id})
+            if self.newest.path == checkpoint.resume_path:  # else the trainer made a newer one meanwhile
+                self.newest = ResumePoint(self.node.host.store.path(card.record.resume.id), checkpoint.steps, checkpoint.clips)
+            self._pending, self._sent_at_s = card, time.monotonic()
+        self.say(f"published {self.slot} seq {card.record.seq}: {card.record.steps} steps, loss {card.record.train_loss:.4f}")
+
+    def _note_attested(self) -> None:
+        tip = self.node.board.tip(self.slot)
+        if self._pending is not None and tip is not None and tip.card.id == self._pending.id:
+            self._upload_s = time.monotonic() - self._sent_at_s
+            self._pending = None
+            self.attested += 1
+            self.say(f"{self.slot} seq {tip.card.record.seq} is the tip after {self._upload_s:.1f} s")
+
+
+def _id(tip: Tip | None) -> str:
+    return tip.card.id if tip else ""

@@ -13,6 +13,7 @@ from blake3 import blake3
 from paris_p2p.errors import ChunkError, MissingBlobError
 from paris_p2p.records import BlobRef, Manifest
 from paris_p2p.store.disk import explained, sync_directory
+from paris_p2p.store.past_cache import PastCache
 
 
 class PartialBlob:
@@ -23,6 +24,9 @@ class PartialBlob:
         self._part, self._data, self._on_end = part, data, on_end
         self._lock = threading.Lock()
         self._descriptor = -1
+        self._past_cache: PastCache | None = None
+        self._writing = 0  # threads inside a write: descriptors stay open for them
+        self._written = threading.Condition(self._lock)
         self._have: set[int] | None = None  # unknown until open
 
     def open(self) -> None:
@@ -43,6 +47,7 @@ class PartialBlob:
             self._have = set()
         elif self._have is None:
             self._have = self._believe()
+        self._past_cache = PastCache(self._part)
 
     @property
     def is_open(self) -> bool:
@@ -66,13 +71,23 @@ class PartialBlob:
         """Verify and write one chunk; ChunkError when it is not what the manifest says."""
         if not 0 <= index < len(self.manifest.chunks) or blake3(data).digest() != self.manifest.chunks[index]:
             raise ChunkError(f"chunk {index} of blob {self.blob_id[:16]}… does not match its hash; it is fetched from another peer")
-        with self._lock:  # also against finish: a late write must not meet a closed descriptor's number in another's hands
+        with self._lock:
             if index in self._verified:
                 return
             self._check_open()
+            self._writing += 1
+        try:
             with explained(self._part):
-                _write_all(self._descriptor, data, index * self.manifest.chunk_bytes)
-            self._verified.add(index)
+                self._write(data, index * self.manifest.chunk_bytes)
+        finally:
+            with self._lock:
+                self._writing -= 1
+                self._written.notify_all()
+        self._verified.add(index)
+
+    def _write(self, data: bytes, offset: int) -> None:
+        if self._past_cache is None or not self._past_cache.write(data, offset):
+            _write_all(self._descriptor, data, offset)
 
     def flush(self) -> None:
         """Have what was written so far on the disk, so that finish has little left to wait for."""
@@ -108,6 +123,10 @@ class PartialBlob:
     def close(self) -> None:
         """Leave it; what was written stays for the next `open`."""
         with self._lock:
+            # A late write must not meet a closed descriptor's number in another's hands.
+            self._written.wait_for(lambda: not self._writing)
+            if self._past_cache is not None:
+                self._past_cache.close()
             if self.is_open:
                 os.close(self._descriptor)
                 self._descriptor = -1

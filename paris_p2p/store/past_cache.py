@@ -1,0 +1,56 @@
+"""Writing past the page cache (O_DIRECT), for large files that are not read again soon.
+
+A downloaded checkpoint would push what training reads out of memory, and filling the page cache costs more processor time
+than receiving and hashing it.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import threading
+from pathlib import Path
+
+ALIGNMENT_BYTES = 4096  # of offset, length and memory; what disks and file systems in use ask for at most
+
+
+class PastCache:
+    """Writes to one file that exists; `write` says whether it could. Used from several threads."""
+
+    def __init__(self, path: Path):
+        self._buffers = threading.local()
+        self._descriptor = -1
+        if hasattr(os, "O_DIRECT"):
+            try:
+                self._descriptor = os.open(path, os.O_WRONLY | os.O_DIRECT)
+            except OSError:  # tmpfs and some network file systems have no such thing
+                return
+
+    def write(self, data: bytes, offset: int) -> bool:
+        """True when all of `data` is on its way to the disk; False when it has to be written the common way.
+
+        Raises OSError for what the common way would raise, too: a full disk above all.
+        """
+        if self._descriptor < 0 or not data or len(data) % ALIGNMENT_BYTES or offset % ALIGNMENT_BYTES:
+            return False
+        buffer = self._aligned(len(data))
+        buffer[:] = data
+        try:
+            return os.pwrite(self._descriptor, buffer, offset) == len(data)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # this disk wants another alignment
+                return False
+            raise
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _aligned(self, size_bytes: int) -> mmap.mmap:
+        """This thread's buffer: anonymous memory maps start at a page."""
+        buffer: mmap.mmap | None = getattr(self._buffers, "buffer", None)
+        if buffer is None or len(buffer) != size_bytes:
+            buffer = self._buffers.buffer = mmap.mmap(-1, size_bytes)
+        return buffer

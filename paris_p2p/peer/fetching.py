@@ -77,9 +77,11 @@ def fetch_models(
 
 async def _fetch(settings: PeerSettings, neighbour: Path, invite: Invite, partial: bool, progress: Progress) -> Models:
     host_context: AbstractAsyncContextManager[Host] = open_host(settings, invite.peers)
+    progress("joining the run", 0, 1)
     async with host_context as host:
         run = await join_run(host, invite)
         async with opened(host, run) as node:
+            progress("joining the run", 1, 1)
             tips = {slot: tip for slot in node.spec.slots if (tip := node.board.tip(slot)) is not None}
             check_slots(node.spec, set(tips), partial)
             slots = {slot: FetchedSlot(card=tip.card.id, weights=tip.card.record.weights) for slot, tip in tips.items()}

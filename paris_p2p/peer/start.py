@@ -19,6 +19,7 @@ from paris_p2p.peer.summary import clip_tokens, describe_run
 from paris_p2p.peer.view import Console
 from paris_p2p.peer.volunteer import Role, Volunteer
 from paris_p2p.spec import Invite, PeerSettings, RunSpec
+from paris_p2p.swarm.addresses import for_others
 
 
 def run_peer(
@@ -59,7 +60,7 @@ def run_owner(settings: PeerSettings, run: Envelope[RunSpec], bootstrap_peers: t
             addresses = (*bootstrap_peers, *host.swarm.addresses())
 
             async def announce() -> None:
-                ready(Invite(run=run.id, peers=tuple(dict.fromkeys(addresses))))
+                ready(Invite(run=run.id, peers=for_others(addresses)))
 
             await live(host, run, "owner", announce)
 

@@ -6,6 +6,7 @@ hivemind's own writer encodes an Ed25519 `/p2p/` id as a CID, which p2pd refuses
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 
 from paris_p2p.errors import RecordError, UnreachableError
 from paris_p2p.identity import peer_id_from_bytes, peer_id_to_bytes
@@ -65,6 +66,17 @@ def is_relayed(address: str) -> bool:
 
 def is_tcp(address: str) -> bool:
     return "/tcp/" in address and not is_relayed(address)
+
+
+def for_others(addresses: Sequence[str]) -> tuple[str, ...]:
+    """Each address once; those of this machine alone (loopback) only when there are no others."""
+    once = tuple(dict.fromkeys(addresses))
+    return tuple(address for address in once if not _is_loopback(address)) or once
+
+
+def _is_loopback(address: str) -> bool:
+    _, kind, host, *_ = [*address.split("/"), "", ""]
+    return kind in ("ip4", "ip6") and ipaddress.ip_address(host).is_loopback
 
 
 def _value_to_bytes(name: str, value: str, address: str) -> bytes:

@@ -49,7 +49,7 @@ class ParisPipeline(DiffusionPipeline):
         experts: ExpertSet,
         scheduler: FlowMatchEulerDiscreteScheduler,
         router: Router | None = None,
-        latent_shape: tuple[int, ...] = (1, 1, 1, 1),
+        latent_shape: list[int] | None = None,  # C, T, H, W
         fps: float = 8.0,
         run: str = "",
         codec_name: str = "pca",
@@ -63,7 +63,7 @@ class ParisPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(experts=experts, scheduler=scheduler, router=router)
         self.register_to_config(
-            latent_shape=list(latent_shape), fps=fps, run=run, text_tokens=text_tokens,
+            latent_shape=list(latent_shape or (1, 1, 1, 1)), fps=fps, run=run, text_tokens=text_tokens,
             codec_name=codec_name, codec_revision=codec_revision, codec_sha256=codec_sha256,
             text_name=text_name, text_revision=text_revision, text_sha256=text_sha256,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from paris_p2p.errors import UnreachableError
 from paris_p2p.identity import Identity
-from paris_p2p.swarm.addresses import is_relayed, is_tcp, split_peer, to_bytes, to_text
+from paris_p2p.swarm.addresses import for_others, is_relayed, is_tcp, split_peer, to_bytes, to_text
 
 PEER = Identity.generate().peer_id
 
@@ -55,3 +55,10 @@ def test_a_relayed_address_ends_in_the_peer_behind_the_relay() -> None:
 @given(st.binary(max_size=80))
 def test_any_bytes_are_read_or_skipped(data: bytes) -> None:
     assert isinstance(to_text(data), str)
+
+
+def test_loopback_addresses_are_for_others_only_when_there_is_nothing_else() -> None:
+    home, lan, six = "/ip4/127.0.0.1/tcp/1/p2p/x", "/ip4/192.168.1.2/tcp/1/p2p/x", "/ip6/::1/tcp/1/p2p/x"
+    assert for_others([home, lan, six, lan]) == (lan,)
+    assert for_others([home, six]) == (home, six)
+    assert for_others(["/dns4/example.org/tcp/1/p2p/x", home]) == ("/dns4/example.org/tcp/1/p2p/x",)

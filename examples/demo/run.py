@@ -48,8 +48,8 @@ RECIPE = {
     "checkpoint-s": "60",
 }
 SIDE, FRAMES, RATE = "32", "8", str(FPS)
-STEPS, GUIDANCE, JUDGED_CLIPS, CLIPS_PER_PROMPT = 32, 2.0, 60, 2
-TRAIN_S = 480.0  # from the first volunteer's start
+STEPS, GUIDANCE, JUDGED_CLIPS, CLIPS_PER_PROMPT = 32, 1.5, 60, 2
+TRAIN_S = 570.0  # from the first volunteer's start
 KILL_AT = 0.35  # of that time, or when the first tip is there, whichever is later
 console = Console()
 

@@ -42,7 +42,7 @@ class Attestor:
         self.attested = 0
         self._leads_seen: dict[str, str] = {}  # card id -> who held the claim when the card came
         self._refused: set[str] = set()
-        self._wake = asyncio.Event()
+        self._wake = {slot: asyncio.Event() for slot in node.spec.slots}
         node.listeners.append(self._notice)
 
     async def run(self) -> None:
@@ -50,31 +50,36 @@ class Attestor:
         if not may_attest(self.node.spec, self.node.peer_id):
             return
         try:
-            while True:
-                await self._look_around()
+            async with asyncio.TaskGroup() as slots:  # a maker that fell silent holds up nobody else's slot
+                for slot in self.node.spec.slots:
+                    slots.create_task(self._watch(slot))
         finally:
             await self._process.close()
 
-    async def _look_around(self) -> None:
-        """Consider every card that waits, then wait for news."""
-        self._wake.clear()
+    async def _watch(self, slot: str) -> None:
+        while True:
+            await self._look_at(slot)
+
+    async def _look_at(self, slot: str) -> None:
+        """Consider every card of a slot that waits, then wait for news."""
+        self._wake[slot].clear()
         wait_s = RETRY_S
-        for slot in self.node.spec.slots:
-            for card in self.node.board.pending(slot):
-                if card.id not in self._refused:
-                    wait_s = min(wait_s, await self._consider(card))
+        for card in self.node.board.pending(slot):
+            if card.id not in self._refused:
+                wait_s = min(wait_s, await self._consider(card))
         try:
             async with asyncio.timeout(wait_s):
-                await self._wake.wait()
+                await self._wake[slot].wait()
         except TimeoutError:
-            await self.node.refresh()
+            await self.node.refresh([slot])
 
     def _notice(self, envelope: Envelope[Any]) -> None:
         if isinstance(envelope.record, CardRecord):
             self._leads_seen.setdefault(envelope.id, self._lead(envelope.record.slot))
             if len(self._leads_seen) > 4096:
                 self._leads_seen.pop(next(iter(self._leads_seen)))
-        self._wake.set()
+        if (wake := self._wake.get(envelope.record.slot)) is not None:
+            wake.set()
 
     def _lead(self, slot: str) -> str:
         tip = self.node.board.tip(slot)

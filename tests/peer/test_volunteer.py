@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from paris_p2p.records import ClaimRecord
+from paris_p2p.records import BlobRef, ClaimRecord
 from paris_p2p.spec import GateSpec
 from paris_p2p.work.messages import GateJob, GateResult
 from tests.peer.world import CountingTrainer, World, good_gate
@@ -167,6 +169,29 @@ async def test_a_worse_held_out_loss_is_refused(tmp_path: Path) -> None:
         tip = owner.node.board.tip("expert-0")
         assert tip is not None
         assert tip.card.record.steps == seen[0]
+
+
+async def test_a_maker_that_fell_silent_holds_up_no_other_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(job: GateJob) -> GateResult:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with World(tmp_path) as world:
+        owner = await world.add("owner", role="owner")
+        fetch, asked = owner.node.fetch, asyncio.Event()
+
+        async def silent_for_experts(refs: Sequence[BlobRef], what: str, *more: Any) -> list[Path]:
+            if any(card.id == what for card in owner.node.board.pending("expert-0")):
+                asked.set()
+                await asyncio.Event().wait()
+            return await fetch(refs, what, *more)
+
+        monkeypatch.setattr(owner.node, "fetch", silent_for_experts)
+        await world.add("a", slot="expert-0", gate=never)
+        await asyncio.wait_for(asked.wait(), 30)
+        await world.add("b", slot="router", gate=never)
+        await world.until(lambda: tip_seq(world, "router") >= 1)
+        assert tip_seq(world, "expert-0") == 0
 
 
 async def test_an_open_run_counts_only_its_named_attestors(tmp_path: Path) -> None:

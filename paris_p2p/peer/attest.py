@@ -15,7 +15,7 @@ from typing import Any
 from blake3 import blake3
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import MissingBlobError, ParisError
+from paris_p2p.errors import MissingBlobError, ParisError, SwarmError
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.node.run import RunNode
 from paris_p2p.peer.gate import GateProcess
@@ -49,16 +49,22 @@ class Attestor:
         """Until cancelled: attest what may be attested."""
         if not may_attest(self.node.spec, self.node.peer_id):
             return
+        slots = [asyncio.create_task(self._watch(slot)) for slot in self.node.spec.slots]  # a silent maker holds up its own slot only
         try:
-            async with asyncio.TaskGroup() as slots:  # a maker that fell silent holds up nobody else's slot
-                for slot in self.node.spec.slots:
-                    slots.create_task(self._watch(slot))
+            await asyncio.gather(*slots)
         finally:
+            for task in slots:
+                task.cancel()
+            await asyncio.gather(*slots, return_exceptions=True)
             await self._process.close()
 
     async def _watch(self, slot: str) -> None:
         while True:
-            await self._look_at(slot)
+            try:
+                await self._look_at(slot)
+            except SwarmError as error:
+                log.info("the swarm does not answer about %s: %s", slot, error)
+                await asyncio.sleep(RETRY_S)
 
     async def _look_at(self, slot: str) -> None:
         """Consider every card of a slot that waits, then wait for news."""

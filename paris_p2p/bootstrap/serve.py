@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import DiskFullError, ParisError
+from paris_p2p.errors import DiskFullError, ParisError, SwarmError
 from paris_p2p.node.host import Host, open_host, save_spec
 from paris_p2p.node.run import HOLDER_LIFETIME_S, RunNode, opened
 from paris_p2p.records import BlobRef, PeerRecord
@@ -26,6 +26,7 @@ from paris_p2p.spec import PeerSettings, open_run
 log = logging.getLogger(__name__)
 MAX_RUNS = 64
 PERIOD_S = 3.0
+REFRESH_S = 60.0  # gossip is a hint: a card told while its maker was cut off is only on the bulletin board
 
 
 class BootstrapNode:
@@ -36,6 +37,8 @@ class BootstrapNode:
         self.runs: dict[str, RunNode] = {}
         self.heard: dict[str, str] = {}  # run id -> a peer that may have its RunSpec
         self._announced: dict[str, float] = {}
+        self._refreshed: dict[str, float] = {}
+        self._copying: dict[str, tuple[str, asyncio.Task[None]]] = {}  # by run and slot -> what, its copying
         self._full = False
 
     def notice(self, envelope: Envelope[Any]) -> None:
@@ -49,12 +52,15 @@ class BootstrapNode:
     async def run(self) -> None:
         """Until cancelled."""
         async with AsyncExitStack() as stack:
-            while True:
-                for run_id, peer in list(self.heard.items()):
-                    await self._join(stack, run_id, peer)
-                for node in list(self.runs.values()):
-                    await self._mirror(node)
-                await asyncio.sleep(PERIOD_S)
+            try:
+                while True:
+                    for run_id, peer in list(self.heard.items()):
+                        await self._join(stack, run_id, peer)
+                    for node in list(self.runs.values()):
+                        await self._mirror(node)
+                    await asyncio.sleep(PERIOD_S)
+            finally:
+                await self._stop_copying()
 
     async def _join(self, stack: AsyncExitStack, run_id: str, peer: str) -> None:
         del self.heard[run_id]
@@ -74,17 +80,40 @@ class BootstrapNode:
         now = time.monotonic()
         data = [shard.blob for shard in node.spec.train_shards + node.spec.gate_shards]
         data += [ref for pinned in (node.spec.codec, node.spec.text) for ref in pinned.files.values()]
-        await self._hold(node, data, node.run, now)
+        self._copy(node, "", data, node.run, now)
         for slot in node.spec.slots:
             tip = node.board.tip(slot)
             if tip is not None:
-                await self._hold(node, [tip.card.record.weights, tip.card.record.resume], tip.card.id, now)
+                self._copy(node, slot, [tip.card.record.weights, tip.card.record.resume], tip.card.id, now)
                 node.keep_good(tip.card.record)
         await node.forget_superseded()
-        if now - self._announced.get(node.run + "peer", -1e9) > HOLDER_LIFETIME_S / 6:
-            self._announced[node.run + "peer"] = now
-            await node.announce_peer("bootstrap")
-            await node.refresh()
+        try:
+            if now - self._announced.get(node.run + "peer", -1e9) > HOLDER_LIFETIME_S / 6:
+                self._announced[node.run + "peer"] = now
+                await node.announce_peer("bootstrap")
+            if now - self._refreshed.get(node.run, -1e9) > max(PERIOD_S, min(REFRESH_S, node.spec.timing.checkpoint_s)):
+                self._refreshed[node.run] = now
+                await node.refresh()
+        except SwarmError as error:
+            log.info("the swarm does not answer about %s: %s", node.run[:16], error)
+
+    def _copy(self, node: RunNode, slot: str, refs: list[BlobRef], what: str, now: float) -> None:
+        """Each slot by itself, so that a maker that fell silent holds up no other; a newer tip ends the copying of the one before."""
+        before, task = self._copying.get(node.run + slot, ("", None))
+        if task is not None and task.done():
+            if not task.cancelled():
+                task.result()  # an error here is no ParisError: show it
+        elif task is not None:
+            if before != what:
+                task.cancel()
+            return
+        self._copying[node.run + slot] = what, asyncio.create_task(self._hold(node, refs, what, now))
+
+    async def _stop_copying(self) -> None:
+        tasks = [task for _, task in self._copying.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _hold(self, node: RunNode, refs: list[BlobRef], what: str, now: float) -> None:
         missing = [ref for ref in refs if not self.host.store.has(ref.id)]

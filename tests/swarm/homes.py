@@ -81,8 +81,8 @@ class LittleInternet:
             _run("ip", "-n", where, "link", "set", "lan", "up")
         _run("ip", "-n", space, "route", "add", "default", "via", ROUTER)
         router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-        router.run(*"iptables -t nat -A POSTROUTING -o wan -j MASQUERADE --random-fully".split())
-        router.run(*"iptables -A FORWARD -i wan -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT".split())
+        router.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "wan", "-j", "MASQUERADE", "--random-fully")
+        router.run("iptables", "-A", "FORWARD", "-i", "wan", "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT")
         for chain in ("FORWARD", "INPUT"):
             router.run("iptables", "-A", chain, "-i", "wan", "-j", "DROP")
         return Home(space, router.address, router)

@@ -21,7 +21,13 @@ TIMING = TimingSpec(claim_s=8.0, settle_s=0.5, margin_s=0.5, checkpoint_s=4.0)
 
 
 def make_run(
-    folder: Path, *, experts: int = 1, timing: TimingSpec = TIMING, padding_bytes: int = 0, preset: str = "nano"
+    folder: Path,
+    *,
+    experts: int = 1,
+    timing: TimingSpec = TIMING,
+    padding_bytes: int = 0,
+    preset: str = "nano",
+    members_attest: bool = True,
 ) -> Envelope[RunSpec]:
     """Prepare and create: a folder that `paris-run publish` takes. `padding_bytes` makes each train shard so much larger."""
     folder.mkdir(parents=True)
@@ -37,7 +43,8 @@ def make_run(
         expert=preset,
         router="nano",
         training=TrainingSpec(batch_clips=4, learning_rate=1e-3, router_batch_clips=4, warmup_steps=5),
-        gate=GateSpec(clips=6, tolerance=10.0),  # random clips cannot be learnt, only learnt by heart: held-out loss rises in time
+        # random clips cannot be learnt, only learnt by heart: held-out loss rises in time
+        gate=GateSpec(clips=6, tolerance=10.0, members_attest=members_attest),
         timing=timing,
     )
     return create_run(folder, options, None)

@@ -1,0 +1,75 @@
+"""A bootstrap node on a fake network: it copies tips, whatever it failed to hear and whoever fell silent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paris_p2p.bootstrap import serve
+from paris_p2p.bootstrap.serve import BootstrapNode
+from paris_p2p.identity import Identity
+from paris_p2p.node.host import Host
+from paris_p2p.node.run import RunNode
+from paris_p2p.records import BlobRef
+from paris_p2p.spec import PeerSettings
+from paris_p2p.store.blobs import BlobStore
+from tests.peer.world import Peer, World
+
+
+@asynccontextmanager
+async def mirroring(world: World, of: Peer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RunNode]:
+    """A bootstrap node that has joined the world's run."""
+    monkeypatch.setattr(serve, "PERIOD_S", 0.1)
+    identity, home = Identity.generate(), world.root / "bootstrap"
+    host = Host(settings=PeerSettings(data_dir=home), identity=identity, store=BlobStore(home / "blobs"))
+    host.swarm = world.network.join(identity, host)
+    bootstrap = BootstrapNode(host, frozenset(), lambda _: None)
+    bootstrap.heard[world.run.id] = of.node.peer_id
+    running = asyncio.create_task(bootstrap.run())
+    try:
+        await world.until(lambda: running.done() or bootstrap.runs)
+        yield bootstrap.runs[world.run.id]
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def copied(world: World, node: RunNode, slot: str) -> bool:
+    """Does the node hold the newest checkpoint that the others agree on?"""
+    tip = world.peers[0].node.board.tip(slot)
+    return tip is not None and node.host.store.has(tip.card.record.resume.id)
+
+
+async def test_a_tip_it_never_heard_of_is_found_on_the_bulletin_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with World(tmp_path) as world:
+        maker = await world.add("a", slot="expert-0")
+        await world.add("b", slot="router")
+        async with mirroring(world, maker, monkeypatch) as node:
+            monkeypatch.setattr(node, "_receive", lambda data: None)  # all gossip passes it by
+            seen = (tip := node.board.tip("expert-0")) and tip.card.id
+            await world.until(lambda: (tip := node.board.tip("expert-0")) is not None and tip.card.id != seen)
+            await world.until(lambda: copied(world, node, "expert-0"))
+
+
+async def test_a_maker_that_fell_silent_holds_up_no_other_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with World(tmp_path) as world:
+        maker = await world.add("a", slot="expert-0")
+        async with mirroring(world, maker, monkeypatch) as node:
+            fetch, asked = node.fetch, asyncio.Event()
+
+            async def silent_for_experts(refs: Sequence[BlobRef], what: str, *more: Any) -> list[Path]:
+                if (tip := node.board.tip("expert-0")) is not None and tip.card.id == what:
+                    asked.set()
+                    await asyncio.Event().wait()
+                return await fetch(refs, what, *more)
+
+            monkeypatch.setattr(node, "fetch", silent_for_experts)
+            await world.add("b", slot="router")
+            await asyncio.wait_for(asked.wait(), 30)
+            await world.until(lambda: copied(world, node, "router"))
+            assert not copied(world, node, "expert-0")

@@ -5,7 +5,8 @@
 (c) A trainer, pinned to core 0, works while the owner's node serves a blob at its upload limit, and while it does not:
 A B A B. The node, its p2pd and the fetcher are pinned to core 1. The median time of a step in each kind of phase, by the
 clock and in the trainer's own CPU seconds (which other programs on the machine disturb less), and the CPU seconds of node
-and p2pd per gigabyte.
+and p2pd per gigabyte. A third kind of phase is the control: a loop on core 1 that only counts, for the same share of the
+core as serving and fetching took. What it costs is the machine's (a shared cache, clock or physical core), not ours.
 (d) Resident memory of a volunteer's node that joined and does not train, idle.
 """
 
@@ -20,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +42,14 @@ from tests.work.made_prepared import make_run
 
 PAD_BYTES = 64 << 20
 PRESET = "micro"
+SPIN_S = 0.01  # the control works and rests within this
+SPIN = f"""
+import sys, time
+share, until = float(sys.argv[1]), time.monotonic() + float(sys.argv[2])
+while (now := time.monotonic()) < until:
+    while time.monotonic() - now < share * {SPIN_S}: pass
+    time.sleep(max(0.0, (1 - share) * {SPIN_S}))
+"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,7 @@ class Phase:
     step_cpu_s: float  # mean, of the trainer's own CPU time
     served_bytes: int
     node_cpu_s: float  # of the node and its p2pd
+    length_s: float
 
 
 def main() -> None:
@@ -93,26 +105,27 @@ def measure_steps(root: Path, run: Envelope[RunSpec], owner: Node, invite: str, 
     if fetcher.stdin is None or fetcher.stdout is None:
         raise SystemExit("the fetcher has no pipes")
     fetcher.stdout.readline()  # it is connected
-    alone, serving = [], []
+    alone, serving, control = [], [], []
+    beside = psutil.Process(fetcher.pid)
     for number in range(options.rounds):
         alone.append(trainer.phase(options.phase_s, owner))
         fetcher.stdin.write("go\n")
         fetcher.stdin.flush()
         trainer.phase(1.0, owner)  # the stream gets up to speed
+        fetched_cpu_s = tree_cpu_s(beside)
         serving.append(trainer.phase(options.phase_s, owner))
+        share = (tree_cpu_s(beside) - fetched_cpu_s + serving[-1].node_cpu_s) / serving[-1].length_s
         fetcher.stdin.write("stop\n")
         fetcher.stdin.flush()
         fetcher.stdout.readline()
-        one, two = alone[-1], serving[-1]
-        print(
-            f"  round {number + 1}: step {one.step_s * 1e3:.2f} ms alone, {two.step_s * 1e3:.2f} ms serving"
-            f" {two.served_bytes / options.phase_s / 1e6:.1f} MB/s; CPU {one.step_cpu_s * 1e3:.2f} and {two.step_cpu_s * 1e3:.2f} ms",
-            flush=True,
-        )
+        with spinning(share):
+            control.append(trainer.phase(options.phase_s, owner))
+        steps = ", ".join(f"{phase.step_s * 1e3:.2f}" for phase in (alone[-1], serving[-1], control[-1]))
+        print(f"  round {number + 1}: step {steps} ms alone, serving, with a loop for {share:.0%} of core 1", flush=True)
     trainer.stop()
     fetcher.stdin.close()
     fetcher.wait()
-    report_steps(alone, serving, options.phase_s)
+    report_steps(alone, serving, control)
 
 
 class Trainer:
@@ -160,7 +173,7 @@ class Trainer:
                 break
         steps, spent = event.steps - first.steps, time.monotonic() - began
         used = self.cpu_s() - cpu
-        return Phase(spent / steps, used / steps, uploaded_bytes(owner) - sent, node_cpu_s(owner) - node_cpu)
+        return Phase(spent / steps, used / steps, uploaded_bytes(owner) - sent, node_cpu_s(owner) - node_cpu, spent)
 
     def cpu_s(self) -> float:
         times = self.seen.cpu_times()
@@ -194,19 +207,37 @@ def uploaded_bytes(node: Node) -> int:
     return int(status["uploaded_bytes"])
 
 
-def report_steps(alone: list[Phase], serving: list[Phase], phase_s: float) -> None:
-    clock = [statistics.median(phase.step_s for phase in phases) for phases in (alone, serving)]
-    cpu = [statistics.median(phase.step_cpu_s for phase in phases) for phases in (alone, serving)]
-    ratios = statistics.median(b.step_s / a.step_s for a, b in zip(alone, serving, strict=True))
-    moved = sum(phase.served_bytes for phase in serving)
-    rate = moved / (phase_s * len(serving)) / 1e6
-    what = f"(c) a training step ({PRESET}) on core 0 while the node on core 1 serves {rate:.0f} MB/s"
+def tree_cpu_s(process: psutil.Process) -> float:
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return float(sum(time.user + time.system for time in times))
+
+
+@contextmanager
+def spinning(share: float) -> Iterator[None]:
+    """A loop that takes `share` of core 1 meanwhile."""
+    process = subprocess.Popen(["taskset", "-c", "1", sys.executable, "-c", SPIN, str(share), "3600"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def report_steps(alone: list[Phase], serving: list[Phase], control: list[Phase]) -> None:
+    moved, length_s = sum(phase.served_bytes for phase in serving), sum(phase.length_s for phase in serving)
+    what = f"(c) a training step ({PRESET}) on core 0 while the node on core 1 serves {moved / length_s / 1e6:.0f} MB/s"
+    step_ms = [statistics.median(phase.step_s for phase in phases) * 1e3 for phases in (alone, serving, control)]
     result = (
-        f"median step {clock[0] * 1e3:.2f} ms alone, {clock[1] * 1e3:.2f} ms serving: x{clock[1] / clock[0]:.3f} by the clock"
-        f" (median of {len(alone)} pairs x{ratios:.3f}), x{cpu[1] / cpu[0]:.3f} in the trainer's CPU time"
+        f"median step {step_ms[0]:.2f} ms alone, {step_ms[1]:.2f} ms serving, {step_ms[2]:.2f} ms beside a loop of the same load;"
+        f" medians of {len(alone)} ratios: serving to alone x{_ratio(serving, alone):.3f}, loop to alone x{_ratio(control, alone):.3f},"
+        f" serving to loop x{_ratio(serving, control):.3f}"
     )
     print_row(what, result)
     print_row("(c) CPU seconds per GB served, node and p2pd", f"{sum(phase.node_cpu_s for phase in serving) / (moved / 1e9):.2f} s/GB")
+
+
+def _ratio(some: list[Phase], others: list[Phase]) -> float:
+    return statistics.median(one.step_s / other.step_s for one, other in zip(some, others, strict=True))
 
 
 async def fetch_for_ever(invite: Invite, folder: Path) -> None:

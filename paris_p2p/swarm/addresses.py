@@ -71,10 +71,10 @@ def is_tcp(address: str) -> bool:
 def for_others(addresses: Sequence[str]) -> tuple[str, ...]:
     """Each address once; those of this machine alone (loopback) only when there are no others."""
     once = tuple(dict.fromkeys(addresses))
-    return tuple(address for address in once if not _is_loopback(address)) or once
+    return tuple(address for address in once if not is_loopback(address)) or once
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
     _, kind, host, *_ = [*address.split("/"), "", ""]
     return kind in ("ip4", "ip6") and ipaddress.ip_address(host).is_loopback
 

@@ -39,9 +39,10 @@ class DaemonOptions:
 
     def arguments(self, control: Path) -> list[str]:
         """p2pd's flags. Bootstrap peers are not among them: p2pd ends itself when none of those answers at once."""
-        listen = [f"/ip4/{self.host}/tcp/{self.port}"]
+        where = f"/ip{ipaddress.ip_address(self.host).version}/{self.host}"
+        listen = [f"{where}/tcp/{self.port}"]
         if not self._is_loopback:  # QUIC is for hole punching, and half as fast as TCP where both work
-            listen.append(f"/ip4/{self.host}/udp/{self.port}/quic-v1")
+            listen.append(f"{where}/udp/{self.port}/quic-v1")
         flags = {
             "listen": f"/unix{control}",
             "id": str(self.key_path),
@@ -168,8 +169,9 @@ def check_port_free(host: str, port: int) -> None:
     """PortInUseError when someone listens there. p2pd itself binds with SO_REUSEPORT and would silently share the port."""
     if port == 0:
         return
+    family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        with socket.socket(socket.AF_INET, kind) as probe:
+        with socket.socket(family, kind) as probe:
             if kind == socket.SOCK_STREAM:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
             try:
@@ -183,7 +185,7 @@ def check_port_free(host: str, port: int) -> None:
 
 def on_port(options: DaemonOptions, addresses: Sequence[str]) -> DaemonOptions:
     """The same options with the TCP port that `addresses` show, so that a restart is found at the old place."""
-    ports = [int(address.split("/")[4]) for address in addresses if address.startswith("/ip4/") and "/tcp/" in address]
+    ports = [int(address.split("/")[4]) for address in addresses if address.startswith("/ip") and "/tcp/" in address]
     return replace(options, port=ports[0]) if options.port == 0 and ports else options
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paris_p2p.errors import DaemonError, SwarmError, UnreachableError
-from paris_p2p.swarm.addresses import is_relayed, is_tcp
+from paris_p2p.swarm.addresses import is_loopback, is_relayed, is_tcp
 from paris_p2p.swarm.control import Control, StreamHandler
 from paris_p2p.swarm.daemon import Daemon, DaemonOptions, on_port, start_daemon
 from paris_p2p.swarm.dht import Board
@@ -167,6 +167,6 @@ class LinkKeeper:
 
     async def _look_up_addresses(self, control: Control) -> None:
         _, found = await control.identify()
-        loopback_last = sorted(found, key=lambda address: (address.startswith("/ip4/127."), not is_tcp(address)))
+        loopback_last = sorted(found, key=lambda address: (is_loopback(address), not is_tcp(address)))
         every = dict.fromkeys([*self._options.announce, *loopback_last])
         self.addresses = tuple(f"{address}/p2p/{self._peer_id}" for address in every)

@@ -225,9 +225,9 @@ class RealSwarm(Swarm):
 
 def _options(identity: Identity, settings: PeerSettings, relay_service: bool) -> DaemonOptions:
     try:
-        ipaddress.IPv4Address(settings.host)
+        ipaddress.ip_address(settings.host)
     except ValueError as error:
-        raise UsageError(f"--host must be an IPv4 address of this machine, or 0.0.0.0 for all, not {settings.host!r}") from error
+        raise UsageError(f"--host must be an address of this machine, or 0.0.0.0 or :: for all, not {settings.host!r}") from error
     key_path = settings.data_dir / "identity.key"
     if not key_path.exists():
         write_private_file(key_path, identity.libp2p_private_key())

@@ -101,7 +101,7 @@ def test_an_invite_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         (["--upload-limit", "fast"], "'fast' is not a size; write it like 500MB"),
         (["--max-disk", "-5GB"], "is not a size"),
         (["--profile", "gpu-9000"], "no profile 'gpu-9000'; there are cpu"),
-        (["--host", "999.1.1.1"], "must be an IPv4 address"),
+        (["--host", "999.1.1.1"], "must be an address of this machine"),
         (["--device", "abacus"], "is not one of auto, cpu, cuda"),
         (["--announce", "somewhere"], "--announce"),
         (["--relay", "somewhere"], "--relay"),

@@ -19,7 +19,7 @@ from paris_p2p.identity import Identity
 from paris_p2p.records import claims_key
 from paris_p2p.spec import PeerSettings
 from paris_p2p.swarm.addresses import split_peer
-from paris_p2p.swarm.real import open_swarm
+from paris_p2p.swarm.real import RealSwarm, open_swarm
 from tests.swarm.swarms import BLOB, CHUNKS, RUN, OnLoopback, Source, claim
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(60)]
@@ -161,3 +161,25 @@ async def _is_set_soon(event: asyncio.Event) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def test_two_peers_meet_over_ipv6_and_keep_their_port_over_a_restart(tmp_path: Path) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    async with AsyncExitStack() as stack:
+
+        async def join(name: str, bootstrap: tuple[str, ...], source: Source | None = None) -> RealSwarm:
+            settings = PeerSettings(data_dir=tmp_path / name, host="::1")
+            return await stack.enter_async_context(open_swarm(Identity.generate(), settings, bootstrap_peers=bootstrap, source=source))
+
+        first = await join("first", (), Source())
+        assert first.addresses()[0].startswith("/ip6/::1/tcp/")
+        second = await join("second", first.addresses())
+        assert [item async for item in second.fetch_chunks(first.peer_id, BLOB, [1])] == [(1, CHUNKS[1])]
+        before = first.addresses()
+        os.kill(first.daemon_pid, signal.SIGKILL)
+        await first.mended.wait()
+        assert first.addresses() == before

@@ -98,7 +98,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homes]:
 
 
 def can_dial(machine: Machine, address: str) -> bool:
-    connect = ["timeout", "2", "bash", "-c", f"exec 3<>/dev/tcp/{address}/{PORT}"]
+    connect = ["timeout", "1", "bash", "-c", f"exec 3<>/dev/tcp/{address}/{PORT}"]
     return subprocess.run([*machine.prefix, *connect], capture_output=True, check=False).returncode == 0
 
 

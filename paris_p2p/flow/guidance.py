@@ -27,6 +27,11 @@ class Condition:
     mask: Tensor  # [B L], True where there is text
     pooled: Tensor | None  # [B P]
 
+    def with_none(self) -> Condition:
+        """All captions, then as many clips without one: an empty mask is what tells an expert that there is no text."""
+        pooled = None if self.pooled is None else torch.cat([self.pooled] * 2)
+        return Condition(torch.cat([self.tokens] * 2), torch.cat([self.mask, torch.zeros_like(self.mask)]), pooled)
+
     def pick(self, rows: Tensor) -> Condition:
         """The captions of clips `rows`, in their order; one may come twice."""
         return Condition(self.tokens[rows], self.mask[rows], None if self.pooled is None else self.pooled[rows])
@@ -45,23 +50,23 @@ def guided_velocity(
 
 def conditional(pool: ExpertPool, route: Route, condition: Condition, x: Tensor, t: Tensor) -> Tensor:
     """The mixture with text, unguided: [B ...], [B] -> [B ...]."""
-    return mixed_velocity(pool, route(x, t, condition.pooled), x, t, condition.tokens, condition.mask)
+    return mixed_velocity(pool, route(x, t, condition.pooled), x, t, condition.tokens, condition.mask, condition.pooled)
 
 
 def per_expert(pool: ExpertPool, route: Route, condition: Condition, scale: float, x: Tensor, t: Tensor) -> Tensor:
     """sum_k w_k (u_k(none) + scale (u_k(text) - u_k(none))), as one batch of 2 B: [B ...], [B] -> [B ...]."""
     weights = route(x, t, condition.pooled)
-    tokens, mask = torch.cat([condition.tokens] * 2), torch.cat([condition.mask, torch.zeros_like(condition.mask)])
-    both = mixed_velocity(pool, torch.cat([weights] * 2), torch.cat([x, x]), torch.cat([t, t]), tokens, mask)
-    text, none = both.chunk(2)  # the mixture is linear, so guiding after it with the same weights is guiding inside it
+    both = condition.with_none()
+    doubled = mixed_velocity(pool, torch.cat([weights] * 2), torch.cat([x, x]), torch.cat([t, t]), both.tokens, both.mask, both.pooled)
+    text, none = doubled.chunk(2)  # the mixture is linear, so guiding after it with the same weights is guiding inside it
     return none + scale * (text - none)
 
 
 def exact(pool: ExpertPool, route: Route, condition: Condition, scale: float, x: Tensor, t: Tensor) -> Tensor:
     """u(none) + scale (u(text) - u(none)), each mixed by its own posterior, as one batch of 2 B: [B ...], [B] -> [B ...]."""
     weights = torch.cat([route(x, t, condition.pooled), route(x, t, None)])
-    tokens, mask = torch.cat([condition.tokens] * 2), torch.cat([condition.mask, torch.zeros_like(condition.mask)])
-    text, none = mixed_velocity(pool, weights, torch.cat([x, x]), torch.cat([t, t]), tokens, mask).chunk(2)
+    both = condition.with_none()
+    text, none = mixed_velocity(pool, weights, torch.cat([x, x]), torch.cat([t, t]), both.tokens, both.mask, both.pooled).chunk(2)
     return none + scale * (text - none)
 
 

@@ -13,7 +13,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from paris_p2p.model.layers import MODULATIONS, TIME_FEATURES, Block, Patch, Positions, initialise, normed, time_features, zero
+from paris_p2p.model.layers import MODULATIONS, TIME_FEATURES, Block, Patch, Positions, initialise, normed, time_features, with_null, zero
 
 
 class VideoDiT(ModelMixin, ConfigMixin):
@@ -53,14 +53,15 @@ class VideoDiT(ModelMixin, ConfigMixin):
         nn.init.normal_(self.null_token, std=text_width**-0.5)
         zero(self.time_out, self.out)
 
-    def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:
         """The velocity [B C T H W] at x_t [B C T H W], t [B], for text tokens [B L text_width] where mask [B L] is True.
 
         A clip whose mask is all False is without text: it sees a learned token instead, and nothing of `tokens`.
+        The pooled text, which other experts are steered by, is not used.
         """
         grid = self.patch.grid(x_t)
         absolute, cos, sin = self.positions(grid, x_t.device)
-        text, mask = self._with_null(tokens, mask)                   # [B L+1 text_width] [B 1 1 L+1]
+        text, mask = with_null(self.null_token, tokens, mask)        # [B L+1 text_width] [B 1 1 L+1]
         shared = self._shared(t)                                     # [B 6 D]
         steers = (shared[:, None] + self.tables).unbind(1)           # [B 6 D] for each block
         x = self.embed(self.patch.cut(x_t).to(self.embed.weight.dtype)) + absolute.to(shared.dtype)  # [B N D]
@@ -78,16 +79,9 @@ class VideoDiT(ModelMixin, ConfigMixin):
         shared = self.time_out(hidden).unflatten(1, (MODULATIONS, -1)).to(self.tables.dtype)
         return around_one(shared)
 
-    def _with_null(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        mask = mask.bool()
-        null = self.null_token.to(tokens.dtype).expand(len(tokens), 1, -1)
-        text = torch.cat([null, tokens], 1).to(self.null_token.dtype)
-        seen = torch.cat([~mask.any(1, keepdim=True), mask], 1)
-        return text, seen[:, None, None]
-
 
 def around_one(steer: Tensor) -> Tensor:
-    """Add one to the scales, the second and fifth of six vectors: [B 6 D]."""
-    ones = torch.zeros(MODULATIONS, 1, dtype=steer.dtype, device=steer.device)
+    """Add one to the scales, every third vector from the second on: [B 6 D], or fewer vectors."""
+    ones = torch.zeros(steer.shape[1], 1, dtype=steer.dtype, device=steer.device)
     ones[1::3] = 1
     return steer + ones

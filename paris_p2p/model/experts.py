@@ -10,8 +10,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from paris_p2p.model.dit import VideoDiT
-from paris_p2p.model.presets import Config, build_expert
+from paris_p2p.model.presets import Config, build_expert, expert_class
 
 
 class ExpertSet(ModelMixin, ConfigMixin):
@@ -41,7 +40,7 @@ class ExpertSet(ModelMixin, ConfigMixin):
         with torch.device("meta"):  # the experts come from their own folders, one by one
             experts: ExpertSet = cls.from_config(cls.load_config(folder))
         for k in experts.present:
-            experts.experts[str(k)] = VideoDiT.from_pretrained(folder / folder_of(k), **options)
+            experts.experts[str(k)] = expert_class(experts.config["expert"]).from_pretrained(folder / folder_of(k), **options)
         experts.requires_grad_(False).eval()
         return experts
 

@@ -173,6 +173,15 @@ def normed(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
 
 
+def with_null(null_token: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Text with the stand-in for none before it, and what is seen: [D'], [B L D'], [B L] -> [B L+1 D'], [B 1 1 L+1]."""
+    mask = mask.bool()
+    null = null_token.to(tokens.dtype).expand(len(tokens), 1, -1)
+    text = torch.cat([null, tokens], 1).to(null_token.dtype)
+    seen = torch.cat([~mask.any(1, keepdim=True), mask], 1)
+    return text, seen[:, None, None]
+
+
 def initialise(network: nn.Module) -> None:
     """Xavier-uniform linear layers with zero biases, as in DiT; text says nothing yet. What else starts at zero is its owner's."""
     for module in network.modules():

@@ -1,6 +1,8 @@
 """Sizes by name, and networks from the numbers that a RunSpec carries.
 
+A config without an "architecture" makes a VideoDiT; a name in it is looked up in ARCHITECTURES, and nowhere else.
 The counts of dit-b-2 and dit-xl-2 are Paris 1.0's (arXiv 2510.03434): 129M and 605M for an expert, 129M for the router.
+mmdit-11b has the layout of FLUX and Open-Sora 2.0 (arXiv 2503.09642), which calls it 11B: 11.9B with T5-XXL and CLIP widths.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from paris_p2p.spec import LatentShape, TextShape
 
 if TYPE_CHECKING:
     from paris_p2p.model.dit import VideoDiT
+    from paris_p2p.model.mmdit import MMDiT
     from paris_p2p.model.router import Router
+
+    Expert = VideoDiT | MMDiT
 
 Config = dict[str, int | float | str | bool]
 
@@ -31,6 +36,12 @@ EXPERT_PRESETS: dict[str, Config] = {
     "dit-xl-2": {"width": 1152, "depth": 28, "heads": 16, "time_ratio": 4},  # Paris 1.0
 }  # fmt: skip
 
+MMDIT_PRESETS: dict[str, Config] = {
+    "mmdit-nano": {"architecture": "mmdit", "width": 32,   "double_depth": 1,  "single_depth": 2,  "heads": 2},   # for tests
+    "mmdit-tiny": {"architecture": "mmdit", "width": 128,  "double_depth": 3,  "single_depth": 6,  "heads": 4},   # a CPU
+    "mmdit-11b":  {"architecture": "mmdit", "width": 3072, "double_depth": 19, "single_depth": 38, "heads": 24, "rotary_base": 1e4},
+}  # fmt: skip
+
 ROUTER_PRESETS: dict[str, Config] = {
     "nano":     {"width": 32,  "depth": 1,  "heads": 2},
     "micro":    {"width": 96,  "depth": 3,  "heads": 3},
@@ -43,12 +54,16 @@ ROUTER_PRESETS: dict[str, Config] = {
 _LIMITS = {  # what a config that a stranger signed may ask for
     "width": 16384, "depth": 256, "heads": 256, "mlp_ratio": 16, "time_ratio": 16, "channels": 4096, "text_width": 65536,
     "pooled_width": 65536, "experts": 256, "patch_frames": 64, "patch_height": 64, "patch_width": 64,
+    "double_depth": 256, "single_depth": 256,
 }  # fmt: skip
 
 
 def expert_config(preset: str, latent: LatentShape, text: TextShape) -> Config:
     """Every number of an expert of this size for such latents and text; PresetError for an unknown name."""
-    return {**_preset("expert", EXPERT_PRESETS, preset), "channels": latent.channels, "text_width": text.dim, **_patch(latent)}
+    sizes = {"channels": latent.channels, "text_width": text.dim, **_patch(latent)}
+    if preset in MMDIT_PRESETS:
+        return {**MMDIT_PRESETS[preset], **sizes, "pooled_width": text.pooled_dim}
+    return {**_preset("expert", EXPERT_PRESETS, preset, also=tuple(MMDIT_PRESETS)), **sizes}
 
 
 def router_config(preset: str, latent: LatentShape, text: TextShape, experts: int) -> Config:
@@ -57,13 +72,21 @@ def router_config(preset: str, latent: LatentShape, text: TextShape, experts: in
     return {**_preset("router", ROUTER_PRESETS, preset), **sizes, **_patch(latent)}
 
 
-def build_expert(config: Mapping[str, int | float | str | bool]) -> VideoDiT:
+def build_expert(config: Mapping[str, int | float | str | bool]) -> Expert:
     """The expert with these numbers, freshly initialised; RecordError when they make none."""
-    from paris_p2p.model.dit import VideoDiT
-
-    _check(config, VideoDiT.__init__)
-    network: VideoDiT = VideoDiT(**config)
+    architecture = expert_class(config)
+    numbers = {name: value for name, value in config.items() if name != "architecture"}
+    _check(numbers, architecture.__init__)
+    network: Expert = architecture(**numbers)
     return network
+
+
+def expert_class(config: Mapping[str, int | float | str | bool]) -> type[Expert]:
+    """The network that a config is for; RecordError when it is none of ours."""
+    name = config.get("architecture", "video-dit")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise RecordError(f"the network's architecture is {str(name)[:80]!r}, not {' or '.join(ARCHITECTURES)}; is paris-p2p too old here?")
+    return ARCHITECTURES[name]()
 
 
 def build_router(config: Mapping[str, int | float | str | bool]) -> Router:
@@ -82,9 +105,26 @@ def count_parameters(config: Mapping[str, int | float | str | bool], *, router: 
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _preset(kind: str, table: dict[str, Config], name: str) -> Config:
+def _video_dit() -> type[VideoDiT]:
+    from paris_p2p.model.dit import VideoDiT
+
+    network: type[VideoDiT] = VideoDiT
+    return network
+
+
+def _mmdit() -> type[MMDiT]:
+    from paris_p2p.model.mmdit import MMDiT
+
+    network: type[MMDiT] = MMDiT
+    return network
+
+
+ARCHITECTURES: dict[str, Callable[[], type[Expert]]] = {"video-dit": _video_dit, "mmdit": _mmdit}
+
+
+def _preset(kind: str, table: dict[str, Config], name: str, also: tuple[str, ...] = ()) -> Config:
     if name not in table:
-        raise PresetError(f"no {kind} preset is called {name!r}; choose one of {', '.join(table)}")
+        raise PresetError(f"no {kind} preset is called {name!r}; choose one of {', '.join((*table, *also))}")
     return table[name]
 
 

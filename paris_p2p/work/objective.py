@@ -95,7 +95,8 @@ def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> 
 def expert_losses(network: nn.Module, batch: Batch, t: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error of the velocity: [B]."""
     x0 = batch.latent.float()                                        # [B C T H W]
-    v = network(interpolate(x0, batch.noise, t), t, batch.tokens.float(), mask)  # [B C T H W]
+    x_t = interpolate(x0, batch.noise, t)                            # [B C T H W]
+    v = network(x_t, t, batch.tokens.float(), mask, batch.pooled.float())  # [B C T H W]
     return clip_losses(v, velocity(x0, batch.noise))                 # [B]
 
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from paris_p2p.data.batches import Draws
 from paris_p2p.flow.mixture import Routing, only_present
-from paris_p2p.model.dit import VideoDiT
 from paris_p2p.model.presets import Config, build_expert, build_router
 from paris_p2p.model.router import Router
 from paris_p2p.work.checkpoint import load_weights_into
 from paris_p2p.work.device import Device, available_bytes
+
+if TYPE_CHECKING:
+    from paris_p2p.model.presets import Expert
 
 State = Mapping[str, Tensor]
 MAX_BATCH_TOKENS = 16384  # patches of all clips of a batch: bounds the activations
@@ -29,15 +32,15 @@ class ExpertSeats:
 
     def __init__(self, config: Config, fetch: Callable[[int], State], device: Device, seats: int):
         self.config, self.fetch, self.device, self.seats = config, fetch, device, seats
-        self.seated: OrderedDict[int, VideoDiT] = OrderedDict()
+        self.seated: OrderedDict[int, Expert] = OrderedDict()
 
-    def velocity(self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    def velocity(self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:
         expert = self._seat(k)
         with torch.no_grad(), self.device.autocast():
-            v: Tensor = expert(x, t, tokens, mask)
+            v: Tensor = expert(x, t, tokens, mask, pooled)
         return v
 
-    def _seat(self, k: int) -> VideoDiT:
+    def _seat(self, k: int) -> Expert:
         if k not in self.seated:
             while len(self.seated) >= self.seats:
                 self.seated.popitem(last=False)  # the least recently used goes before the new one comes: both might not fit
@@ -113,7 +116,7 @@ def clip_noise(rng_seed: int, clips: Sequence[int], shape: tuple[int, ...]) -> T
     return torch.stack([torch.from_numpy(draws.noise(clip, shape)) for clip in clips])
 
 
-def _place_expert(config: Config, state: State, device: Device) -> VideoDiT:
+def _place_expert(config: Config, state: State, device: Device) -> Expert:
     """An expert around tensors that are moved to the device, or shared when they are there already."""
     with torch.device("meta"):
         expert = build_expert(config)

@@ -64,6 +64,17 @@ def test_the_published_form_guides_inside_each_expert_before_mixing():
     torch.testing.assert_close(guided_velocity("per_expert", Toys(), route, text, 4.0)(x, t), expected)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_each_expert_gets_the_pooled_text_of_its_own_clips_beside_their_tokens(form):
+    x, t, text = condition()
+    own = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).repeat(2, 1)
+    pool = Toys()
+    guided_velocity(form, pool, lambda x, t, pooled: own, text, 3.0)(x, t)
+    assert [k for k, _ in pool.asked] == [0, 1]
+    for k in (0, 1):
+        assert torch.equal(pool.pooled[k], text.pooled[k::2].repeat(2, 1))
+
+
 def test_an_unknown_form_names_the_known_ones():
     _, _, text = condition()
     with pytest.raises(UsageError, match="per_expert, exact"):

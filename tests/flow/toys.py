@@ -10,9 +10,12 @@ class Toys:
     def __init__(self, factors: tuple[float, ...] = (1.0, 2.0, 3.0)):
         self.factors = factors
         self.asked: list[tuple[int, int]] = []
+        self.pooled: list[Tensor] = []
 
-    def velocity(self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    def velocity(self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:
         self.asked.append((k, len(x)))
+        if pooled is not None:
+            self.pooled.append(pooled)
         text = (tokens * mask[..., None]).sum((1, 2))
         return x * self.factors[k] + (text * self.factors[k] + t).reshape(-1, *[1] * (x.dim() - 1))
 

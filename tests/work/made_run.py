@@ -39,12 +39,12 @@ PROMPTS = ("a red ball", "rolls")
 class MadeRun:
     """Everything lies in `folder`."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, preset: str = "nano"):
         torch.manual_seed(0)
         self.folder, self.codec_folder, self.text_folder = folder, folder / "codec", folder / "text"
         fit_pca([torch.randint(0, 256, (4, 3, 16, 24, 3), dtype=torch.uint8)], 4, 4).save(self.codec_folder)
         save_text_encoder(self.text_folder)
-        self.spec = _spec()
+        self.spec = _spec(preset)
         signed = sign_run(Identity.from_private_bytes(bytes(32)), self.spec)
         self.run, self.spec_path = signed.id, folder / "run.spec"
         self.spec_path.write_bytes(signed.data)
@@ -65,7 +65,7 @@ class MadeRun:
         return path
 
 
-def _spec() -> RunSpec:
+def _spec(preset: str) -> RunSpec:
     return RunSpec(
         name="made",
         purpose="Moving balls, for tests.",
@@ -79,7 +79,7 @@ def _spec() -> RunSpec:
         text=Pinned(name="transformers:somewhere/else"),
         text_shape=TEXT,
         experts=EXPERTS,
-        expert=NetworkSpec(preset="nano", config=expert_config("nano", LATENT, TEXT)),
+        expert=NetworkSpec(preset=preset, config=expert_config(preset, LATENT, TEXT)),
         router=NetworkSpec(preset="nano", config=router_config("nano", LATENT, TEXT, EXPERTS)),
         training=TrainingSpec(batch_clips=4, learning_rate=1e-3),
         gate=GateSpec(),

@@ -31,6 +31,7 @@ class TinyRun:
     folder: Path
     training: TrainingSpec = TRAINING
     gate: GateSpec = field(default_factory=lambda: GateSpec(clips=12))
+    preset: str = "nano"  # of the experts
 
     def __post_init__(self) -> None:
         self.shards = {
@@ -62,7 +63,7 @@ class TinyRun:
             text=Pinned(name="minilm"),
             text_shape=TEXT,
             experts=EXPERTS,
-            expert=NetworkSpec(preset="nano", config=expert_config("nano", LATENT, TEXT)),
+            expert=NetworkSpec(preset=self.preset, config=expert_config(self.preset, LATENT, TEXT)),
             router=NetworkSpec(preset="nano", config=router_config("nano", LATENT, TEXT, EXPERTS)),
             training=self.training,
             gate=self.gate,

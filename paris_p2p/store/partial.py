@@ -13,7 +13,7 @@ from blake3 import blake3
 from paris_p2p.errors import ChunkError, MissingBlobError
 from paris_p2p.records import BlobRef, Manifest
 from paris_p2p.store.disk import explained, sync_directory
-from paris_p2p.store.past_cache import PastCache
+from paris_p2p.store.past_cache import Bytes, PastCache
 
 
 class PartialBlob:
@@ -67,7 +67,7 @@ class PartialBlob:
     def missing(self) -> list[int]:
         return [index for index in range(len(self.manifest.chunks)) if index not in self._verified]
 
-    def write_chunk(self, index: int, data: bytes) -> None:
+    def write_chunk(self, index: int, data: Bytes) -> None:
         """Verify and write one chunk; ChunkError when it is not what the manifest says."""
         if not 0 <= index < len(self.manifest.chunks) or blake3(data).digest() != self.manifest.chunks[index]:
             raise ChunkError(f"chunk {index} of blob {self.blob_id[:16]}… does not match its hash; it is fetched from another peer")
@@ -85,7 +85,7 @@ class PartialBlob:
                 self._written.notify_all()
         self._verified.add(index)
 
-    def _write(self, data: bytes, offset: int) -> None:
+    def _write(self, data: Bytes, offset: int) -> None:
         if self._past_cache is None or not self._past_cache.write(data, offset):
             _write_all(self._descriptor, data, offset)
 
@@ -172,7 +172,7 @@ def _reserve(descriptor: int, size_bytes: int) -> None:
             raise
 
 
-def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+def _write_all(descriptor: int, data: Bytes, offset: int) -> None:
     """As os.pwrite, which may write less than it was given when the disk fills up."""
     view = memoryview(data)
     while view:

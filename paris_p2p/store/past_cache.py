@@ -14,6 +14,8 @@ from pathlib import Path
 
 ALIGNMENT_BYTES = 4096  # of offset, length and memory; what disks and file systems in use ask for at most
 
+Bytes = bytes | memoryview
+
 
 class PastCache:
     """Writes to one file that exists; `write` says whether it could. Used from several threads."""
@@ -27,19 +29,17 @@ class PastCache:
             except OSError:  # tmpfs and some network file systems have no such thing
                 return
 
-    def write(self, data: bytes, offset: int) -> bool:
+    def write(self, data: Bytes, offset: int) -> bool:
         """True when all of `data` is on its way to the disk; False when it has to be written the common way.
 
         Raises OSError for what the common way would raise, too: a full disk above all.
         """
         if self._descriptor < 0 or not data or len(data) % ALIGNMENT_BYTES or offset % ALIGNMENT_BYTES:
             return False
-        buffer = self._aligned(len(data))
-        buffer[:] = data
         try:
-            return os.pwrite(self._descriptor, buffer, offset) == len(data)
+            return os.pwrite(self._descriptor, self._aligned(data), offset) == len(data)
         except OSError as error:
-            if error.errno == errno.EINVAL:  # this disk wants another alignment
+            if error.errno == errno.EINVAL:  # this disk wants another alignment, or the memory was a map's middle
                 return False
             raise
 
@@ -48,9 +48,12 @@ class PastCache:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _aligned(self, size_bytes: int) -> mmap.mmap:
-        """This thread's buffer: anonymous memory maps start at a page."""
+    def _aligned(self, data: Bytes) -> memoryview | mmap.mmap:
+        """The data itself when it lies in a memory map, which starts at a page; else a copy in this thread's own."""
+        if isinstance(data, memoryview) and isinstance(data.obj, mmap.mmap):
+            return data
         buffer: mmap.mmap | None = getattr(self._buffers, "buffer", None)
-        if buffer is None or len(buffer) != size_bytes:
-            buffer = self._buffers.buffer = mmap.mmap(-1, size_bytes)
+        if buffer is None or len(buffer) != len(data):
+            buffer = self._buffers.buffer = mmap.mmap(-1, len(data))
+        buffer[:] = data
         return buffer

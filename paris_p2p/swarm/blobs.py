@@ -9,11 +9,12 @@ Integers are big-endian. Every length is checked against a bound before anything
 from __future__ import annotations
 
 import asyncio
+import mmap
 import struct
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 
@@ -22,6 +23,7 @@ from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, MAX_ENVELOPE_BYTES, MA
 from paris_p2p.swarm.control import close_stream
 from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
 from paris_p2p.swarm.seam import MAX_CHUNKS_PER_REQUEST, SILENCE_S
+from paris_p2p.swarm.straight import StraightReader
 
 PROTOCOL = "/paris/blob/1"
 MAX_HEAD_BYTES = 1 << 14
@@ -61,7 +63,7 @@ class BlobClient:
         return [data for data in found[:MAX_RECORDS] if len(data) <= DEFAULT_MAX_ENVELOPE_BYTES]
 
     async def clock_offset(self, peer: str) -> float:
-        async with self._ask(peer, {"op": "clock"}, SILENCE_S) as (reader, _):
+        async with self._ask(peer, {"op": "clock"}, SILENCE_S) as reader:
             asked_s = self._clock()
             async with asyncio.timeout(SILENCE_S):
                 head = await _read_head(reader, peer)
@@ -72,18 +74,19 @@ class BlobClient:
 
     async def where(self, peer: str, wanted: str) -> list[str]:
         """Addresses at which `peer` is connected to `wanted`."""
-        async with self._ask(peer, {"op": "where", "peer": wanted}, SILENCE_S) as (reader, _):
+        async with self._ask(peer, {"op": "where", "peer": wanted}, SILENCE_S) as reader:
             async with asyncio.timeout(SILENCE_S):
                 found = (await _read_head(reader, peer)).get("addresses")
         return [str(address)[:256] for address in found[:MAX_ADDRESSES]] if isinstance(found, list) else []
 
     async def chunks(
         self, peer: str, blob_id: str, indexes: Sequence[int], silence_s: float, max_chunk_bytes: int
-    ) -> AsyncGenerator[tuple[int, bytes], None]:
+    ) -> AsyncGenerator[tuple[int, memoryview], None]:
         wanted = list(indexes)[:MAX_CHUNKS_PER_REQUEST]
         if not wanted:
             return
-        async with self._ask(peer, {"op": "chunks", "blob": blob_id, "indexes": wanted}, silence_s) as (reader, _):
+        room = memoryview(b"")  # of one chunk, for all of them: memory that is new each time costs more than hashing
+        async with self._ask(peer, {"op": "chunks", "blob": blob_id, "indexes": wanted}, silence_s) as reader:
             async with asyncio.timeout(silence_s):
                 await _read_head(reader, peer)
             for expected in wanted:
@@ -91,36 +94,39 @@ class BlobClient:
                     index, length = CHUNK_HEAD.unpack(await reader.readexactly(CHUNK_HEAD.size))
                 if index != expected or length > max_chunk_bytes:
                     raise _nonsense(peer, f"chunk {index} of {length} bytes where chunk {expected} of at most {max_chunk_bytes} was due")
+                if length > len(room):
+                    room = memoryview(mmap.mmap(-1, length))  # starts at a page, as writing past the page cache wants it
                 if length:
-                    yield index, await self._read_body(reader, length, silence_s)
+                    await self._read_body(reader, room[:length], silence_s)
+                    yield index, room[:length]
 
-    async def _read_body(self, reader: asyncio.StreamReader, length: int, silence_s: float) -> bytes:
-        if not self._limit.bps:
-            pieces = [length]
-        else:  # reading slowly is what makes the sender slow down
-            pieces = [PIECE_BYTES] * (length // PIECE_BYTES) + [length % PIECE_BYTES] * (length % PIECE_BYTES > 0)
-        read = []
-        for piece in pieces:
-            await self._limit.take(piece)
-            read.append(await _read_with_progress(reader, piece, silence_s))
-            self._downloads.add(piece)
-        return read[0] if len(read) == 1 else b"".join(read)
+    async def _read_body(self, reader: StraightReader, room: memoryview, silence_s: float) -> None:
+        piece_bytes = PIECE_BYTES if self._limit.bps else len(room)  # reading slowly is what makes the sender slow down
+        for start in range(0, len(room), piece_bytes):
+            piece = room[start : start + piece_bytes]
+            await self._limit.take(len(piece))
+            await reader.fill(piece, silence_s)
+            self._downloads.add(len(piece))
 
     async def _body(self, peer: str, request: dict[str, Any], limit_bytes: int) -> bytes:
-        async with self._ask(peer, request, SILENCE_S) as (reader, _):
+        async with self._ask(peer, request, SILENCE_S) as reader:
             async with asyncio.timeout(SILENCE_S):
                 head = await _read_head(reader, peer)
             size = head.get("size")
             if not isinstance(size, int) or not 0 <= size <= limit_bytes:
                 raise _nonsense(peer, f"a {request['op']} of {str(size)[:20]} bytes where {limit_bytes} are the limit")
-            return await self._read_body(reader, size, SILENCE_S) if size else b""
+            body = bytearray(size)
+            if size:
+                await self._read_body(reader, memoryview(body), SILENCE_S)
+            return bytes(body)
 
     @asynccontextmanager
-    async def _ask(self, peer: str, request: dict[str, Any], silence_s: float) -> AsyncIterator[Streams]:
-        reader, writer = await self._open_stream(peer, silence_s)
+    async def _ask(self, peer: str, request: dict[str, Any], silence_s: float) -> AsyncIterator[StraightReader]:
+        _, writer = await self._open_stream(peer, silence_s)
         try:
+            reader = StraightReader(cast(asyncio.Transport, writer.transport))  # of a socket, so it reads, too
             writer.write(pack_head(request))
-            yield reader, writer
+            yield reader
         except TimeoutError as error:
             raise UnreachableError(f"peer {peer} was silent for {silence_s:.0f} s; another is asked") from error
         except (asyncio.IncompleteReadError, ConnectionError) as error:
@@ -134,7 +140,7 @@ def pack_head(head: dict[str, Any]) -> bytes:
     return LENGTH.pack(len(data)) + data
 
 
-async def read_map(reader: asyncio.StreamReader, peer: str) -> dict[str, Any]:
+async def read_map(reader: asyncio.StreamReader | StraightReader, peer: str) -> dict[str, Any]:
     """A head: a small msgpack map with names; UnreachableError for anything else."""
     (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
     if length > MAX_HEAD_BYTES:
@@ -145,7 +151,7 @@ async def read_map(reader: asyncio.StreamReader, peer: str) -> dict[str, Any]:
     return head
 
 
-async def _read_head(reader: asyncio.StreamReader, peer: str) -> dict[str, Any]:
+async def _read_head(reader: StraightReader, peer: str) -> dict[str, Any]:
     head = await read_map(reader, peer)
     if head.get("ok") is True:
         return head
@@ -153,22 +159,6 @@ async def _read_head(reader: asyncio.StreamReader, peer: str) -> dict[str, Any]:
     if reason == "missing":
         raise MissingBlobError(f"peer {peer} has it not")
     raise UnreachableError(f"peer {peer} answered: {reason}; another is asked")
-
-
-async def _read_with_progress(reader: asyncio.StreamReader, length: int, silence_s: float) -> bytes:
-    """`length` bytes; only a pause longer than `silence_s` is silence, so a slow line may take its time."""
-    if length <= PIECE_BYTES:
-        async with asyncio.timeout(silence_s):
-            return await reader.readexactly(length)
-    pieces, left = [], length
-    while left:
-        async with asyncio.timeout(silence_s):
-            piece = await reader.read(left)
-        if not piece:
-            raise asyncio.IncompleteReadError(b"", left)
-        pieces.append(piece)
-        left -= len(piece)
-    return b"".join(pieces)
 
 
 def _unpack(data: bytes, peer: str) -> Any:

@@ -159,7 +159,7 @@ class RealSwarm(Swarm):
 
     def fetch_chunks(
         self, peer: str, blob_id: str, indexes: Sequence[int], *, silence_s: float = SILENCE_S, max_chunk_bytes: int = MAX_CHUNK_BYTES
-    ) -> AsyncGenerator[tuple[int, bytes], None]:
+    ) -> AsyncGenerator[tuple[int, memoryview], None]:
         return self._client.chunks(peer, blob_id, indexes, silence_s, max_chunk_bytes)
 
     async def measure_clock_offset(self, peer: str) -> float:

@@ -129,8 +129,11 @@ class Swarm(Protocol):
 
     def fetch_chunks(
         self, peer: str, blob_id: str, indexes: Sequence[int], *, silence_s: float = SILENCE_S, max_chunk_bytes: int = MAX_CHUNK_BYTES
-    ) -> AsyncGenerator[tuple[int, bytes], None]:
-        """Chunks over one stream, in the order asked for; those the peer has not are left out. Close it (aclose) when leaving early."""
+    ) -> AsyncGenerator[tuple[int, bytes | memoryview], None]:
+        """Chunks over one stream, in the order asked for; those the peer has not are left out. Close it (aclose) when leaving early.
+
+        A memoryview holds until the next chunk is asked for.
+        """
         ...
 
     async def measure_clock_offset(self, peer: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,7 +26,7 @@ MAX_STREAMS_PER_PEER = 8
 REQUEST_LIMIT_S = 10.0
 STALL_S = 30.0  # an asker that takes nothing for this long is dropped
 FAREWELL_S = 120.0  # for what is still on its way to an asker who reads slowly
-_WRITE_BUFFER_BYTES = 1 << 20
+_SEND_BYTES = 1 << 20  # at once
 Where = Callable[[str], Awaitable[list[str]]]  # peer id -> addresses it is connected from
 
 
@@ -37,7 +38,7 @@ class BlobServer:
         self._where, self._uploads, self._limit, self._clock = where, uploads, limit, clock
         self._streams: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._answers: dict[str, Callable[[str, dict[str, Any], asyncio.StreamWriter], Awaitable[None]]] = {
+        self._answers: dict[str, Callable[[str, dict[str, Any], socket.socket], Awaitable[None]]] = {
             "clock": self._answer_clock,
             "where": self._answer_where,
             "spec": self._answer_spec,
@@ -54,7 +55,9 @@ class BlobServer:
             self._tasks.add(task)
         self._streams[peer] += 1
         try:
-            await self._converse(peer, reader, writer)
+            # Past the writer, which copies what it cannot send at once; nothing else is ever sent on it.
+            with writer.get_extra_info("socket").dup() as out:
+                await self._converse(peer, reader, out)
         except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
             self.refused["stream broken off"] += 1
         except asyncio.CancelledError:
@@ -75,86 +78,83 @@ class BlobServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _converse(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(self, peer: str, reader: asyncio.StreamReader, out: socket.socket) -> None:
         if self._streams.total() > MAX_STREAMS or self._streams[peer] > MAX_STREAMS_PER_PEER:
-            return await self._refuse(writer, "busy")
+            return await self._refuse(out, "busy")
         try:
             async with asyncio.timeout(REQUEST_LIMIT_S):
                 request = await read_map(reader, peer)
         except UnreachableError as error:
             log.debug("%s", error)
-            return await self._refuse(writer, "bad request")
+            return await self._refuse(out, "bad request")
         answer = self._answers.get(str(request.get("op")))
         if answer is None:
-            return await self._refuse(writer, "bad request")
-        writer.transport.set_write_buffer_limits(_WRITE_BUFFER_BYTES, _WRITE_BUFFER_BYTES - PIECE_BYTES)
-        await answer(peer, request, writer)
+            return await self._refuse(out, "bad request")
+        await answer(peer, request, out)
         # Closing at once could throw away bytes that p2pd has not taken yet: the asker closes first.
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
                 await reader.read(1)
 
-    async def _refuse(self, writer: asyncio.StreamWriter, reason: str) -> None:
+    async def _refuse(self, out: socket.socket, reason: str) -> None:
         if reason != "missing":
             self.refused[f"stream: {reason}"] += 1
-        await self._write(writer, pack_head({"ok": False, "error": reason}))
-        writer.write_eof()
+        await self._write(out, pack_head({"ok": False, "error": reason}))
+        out.shutdown(socket.SHUT_WR)
 
-    async def _answer_clock(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        await self._write(writer, pack_head({"ok": True, "time": self._clock()}))
+    async def _answer_clock(self, peer: str, request: dict[str, Any], out: socket.socket) -> None:
+        await self._write(out, pack_head({"ok": True, "time": self._clock()}))
 
-    async def _answer_where(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+    async def _answer_where(self, peer: str, request: dict[str, Any], out: socket.socket) -> None:
         addresses = await self._where(_text(request, "peer"))
-        await self._write(writer, pack_head({"ok": True, "addresses": addresses[:MAX_ADDRESSES]}))
+        await self._write(out, pack_head({"ok": True, "addresses": addresses[:MAX_ADDRESSES]}))
 
-    async def _answer_spec(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        await self._answer_body(peer, "spec", lambda source: source.spec(_text(request, "run")), writer)
+    async def _answer_spec(self, peer: str, request: dict[str, Any], out: socket.socket) -> None:
+        await self._answer_body(peer, "spec", lambda source: source.spec(_text(request, "run")), out)
 
-    async def _answer_manifest(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        await self._answer_body(peer, "blobs", lambda source: source.manifest_bytes(_text(request, "blob")), writer)
+    async def _answer_manifest(self, peer: str, request: dict[str, Any], out: socket.socket) -> None:
+        await self._answer_body(peer, "blobs", lambda source: source.manifest_bytes(_text(request, "blob")), out)
 
-    async def _answer_have(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        await self._answer_body(peer, "blobs", lambda source: source.have(_text(request, "blob")), writer)
+    async def _answer_have(self, peer: str, request: dict[str, Any], out: socket.socket) -> None:
+        await self._answer_body(peer, "blobs", lambda source: source.have(_text(request, "blob")), out)
 
-    async def _answer_records(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+    async def _answer_records(self, peer: str, request: dict[str, Any], out: socket.socket) -> None:
         def read(source: BlobSource) -> bytes:
             known = [data for data in source.records(_text(request, "key")) if len(data) <= DEFAULT_MAX_ENVELOPE_BYTES]
             packed: bytes = msgpack.packb(known[:MAX_RECORDS])
             return packed
 
-        await self._answer_body(peer, "records", read, writer)
+        await self._answer_body(peer, "records", read, out)
 
-    async def _answer_body(
-        self, peer: str, action: Action, read: Callable[[BlobSource], bytes | None], writer: asyncio.StreamWriter
-    ) -> None:
+    async def _answer_body(self, peer: str, action: Action, read: Callable[[BlobSource], bytes | None], out: socket.socket) -> None:
         source = self.source
         if source is None:
-            return await self._refuse(writer, "missing")
+            return await self._refuse(out, "missing")
         if not source.may(peer, action):
-            return await self._refuse(writer, "refused")
+            return await self._refuse(out, "refused")
         try:
             body = await asyncio.to_thread(read, source)
         except (BlobError, StoreError, OSError) as error:
             log.warning("cannot read what %s asks for: %s", peer, error)
             body = None
         if body is None:
-            return await self._refuse(writer, "missing")
-        await self._write(writer, pack_head({"ok": True, "size": len(body)}))
-        await self._write_limited(writer, body)
+            return await self._refuse(out, "missing")
+        await self._write(out, pack_head({"ok": True, "size": len(body)}))
+        await self._write_limited(out, body)
 
-    async def _answer_chunks(self, peer: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+    async def _answer_chunks(self, peer: str, request: dict[str, Any], out: socket.socket) -> None:
         indexes = request.get("indexes")
         if not isinstance(indexes, list) or not 0 < len(indexes) <= MAX_CHUNKS_PER_REQUEST or not all(map(_is_index, indexes)):
-            return await self._refuse(writer, "bad request")
+            return await self._refuse(out, "bad request")
         if self.source is None:
-            return await self._refuse(writer, "missing")
+            return await self._refuse(out, "missing")
         if not self.source.may(peer, "blobs"):
-            return await self._refuse(writer, "refused")
+            return await self._refuse(out, "refused")
         head = pack_head({"ok": True})
         async for index, data in self._read_ahead(self.source, _text(request, "blob"), indexes):
-            await self._write(writer, head + CHUNK_HEAD.pack(index, len(data)))
+            await self._write(out, head + CHUNK_HEAD.pack(index, len(data)))
             head = b""
-            await self._write_limited(writer, data)
+            await self._write_limited(out, data)
 
     async def _read_ahead(self, source: BlobSource, blob_id: str, indexes: list[int]) -> AsyncIterator[tuple[int, bytes]]:
         """Chunks in order, the next one read while this one is sent; b"" for one that is not here."""
@@ -176,18 +176,17 @@ class BlobServer:
         finally:
             following.cancel()
 
-    async def _write_limited(self, writer: asyncio.StreamWriter, data: bytes) -> None:
-        view, piece_bytes = memoryview(data), PIECE_BYTES if self._limit.bps else 1 << 20
+    async def _write_limited(self, out: socket.socket, data: bytes) -> None:
+        view, piece_bytes = memoryview(data), PIECE_BYTES if self._limit.bps else _SEND_BYTES
         for start in range(0, len(data), piece_bytes):
             piece = view[start : start + piece_bytes]
             await self._limit.take(len(piece))
-            await self._write(writer, piece)
+            await self._write(out, piece)
             self._uploads.add(len(piece))
 
-    async def _write(self, writer: asyncio.StreamWriter, data: bytes | memoryview) -> None:
-        writer.write(data)
+    async def _write(self, out: socket.socket, data: bytes | memoryview) -> None:
         async with asyncio.timeout(STALL_S):
-            await writer.drain()
+            await asyncio.get_running_loop().sock_sendall(out, data)
 
 
 def _text(request: dict[str, Any], name: str) -> str:

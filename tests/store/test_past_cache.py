@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from pathlib import Path
 
@@ -26,6 +27,18 @@ def test_aligned_pieces_land_where_they_belong_and_others_are_left_to_the_common
     assert not past.write(b"", 0)
     past.close()
     assert not past.write(piece, 0)
+
+
+def test_memory_of_a_map_is_written_as_it_is_from_its_start_and_from_its_middle(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(ALIGNMENT_BYTES))
+    room = memoryview(mmap.mmap(-1, 3 * ALIGNMENT_BYTES))
+    room[:] = os.urandom(len(room))
+    past = PastCache(path)
+    for piece in (room[:ALIGNMENT_BYTES], room[100 : 100 + ALIGNMENT_BYTES]):
+        if past.write(piece, 0):  # a disk may want memory that starts at a page: then the common way is there
+            assert path.read_bytes() == piece
+    past.close()
 
 
 def test_a_disk_that_refuses_is_no_error_and_a_full_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ async def test_what_a_peer_has_not_is_said_so(network: Network) -> None:
 
 async def test_chunks_come_in_order_without_those_that_are_missing_and_are_counted(network: Network) -> None:
     seeder, asker = await network.join(source=Source()), await network.join()
-    got = [item async for item in asker.fetch_chunks(seeder.peer_id, BLOB, [5, 0, 3, 4])]
+    got = [(index, bytes(data)) async for index, data in asker.fetch_chunks(seeder.peer_id, BLOB, [5, 0, 3, 4])]
     assert got == [(5, CHUNKS[5]), (0, CHUNKS[0]), (4, CHUNKS[4])]
     moved = sum(len(data) for _, data in got)
     assert asker.transfer.downloaded_bytes == seeder.transfer.uploaded_bytes == moved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -112,9 +113,9 @@ async def test_one_peer_cannot_take_all_streams_and_gives_them_back(pair: tuple[
 def _answer_with(swarm: Any, answer: bytes) -> None:
     """From now on this peer answers every stream with these bytes, and ends it."""
 
-    async def converse(peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer)
-        writer.write_eof()
+    async def converse(peer: str, reader: asyncio.StreamReader, out: socket.socket) -> None:
+        await asyncio.get_running_loop().sock_sendall(out, answer)
+        out.shutdown(socket.SHUT_WR)
         await reader.read(1 << 16)
         await reader.read(1)
 

@@ -1,0 +1,71 @@
+"""A stream read straight into memory of the reader's choice, for bodies of many megabytes.
+
+asyncio.StreamReader copies every byte three times into memory that is new each time: that costs more than hashing a chunk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class StraightReader(asyncio.BufferedProtocol):
+    """Takes a stream over from its StreamReader, before anything is due on it. What nobody asked for yet stays with p2pd."""
+
+    def __init__(self, transport: asyncio.Transport):
+        self._transport, self._before = transport, transport.get_protocol()
+        self._room = memoryview(b"")  # what is still to be filled
+        self._news = asyncio.Event()  # full, or ended
+        self._ended, self._last_s = False, 0.0
+        transport.pause_reading()
+        transport.set_protocol(self)
+
+    async def fill(self, room: memoryview, silence_s: float | None = None) -> None:
+        """All of `room`. TimeoutError when nothing came for `silence_s`, IncompleteReadError when the stream ended."""
+        clock = asyncio.get_running_loop().time
+        self._room, self._last_s = room, clock()
+        self._news.clear()
+        self._transport.resume_reading()
+        try:
+            while self._room and not self._ended:
+                try:
+                    async with asyncio.timeout_at(None if silence_s is None else self._last_s + silence_s):
+                        await self._news.wait()
+                except TimeoutError:
+                    if silence_s is not None and clock() >= self._last_s + silence_s:  # else a slow line takes its time
+                        raise
+            if self._room:
+                raise asyncio.IncompleteReadError(b"", len(self._room))
+        finally:
+            self._transport.pause_reading()
+            self._room = memoryview(b"")  # nobody but the caller touches it from now on: hashes are made of it
+
+    async def readexactly(self, count_bytes: int) -> bytes:
+        """As StreamReader has it, for a few bytes."""
+        data = bytearray(count_bytes)
+        await self.fill(memoryview(data))
+        return bytes(data)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._room, self._last_s = self._room[nbytes:], asyncio.get_running_loop().time()
+        if not self._room:
+            self._transport.pause_reading()
+            self._news.set()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        self._news.set()
+        return True  # this side may still write
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._ended = True
+        self._news.set()
+        self._before.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._before.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._before.resume_writing()

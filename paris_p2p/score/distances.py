@@ -1,0 +1,133 @@
+"""Fréchet and kernel distance between two sets of features; a distance is named after the features it was computed on.
+
+Fréchet: Heusel et al. 2017 (arXiv 1706.08500), Eq. 6. Kernel: Bińkowski et al. 2018 (arXiv 1801.01401), section 3.
+Legend: N clips, P pooled clips (real first), F features, D principal components.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paris_p2p.errors import UsageError
+from paris_p2p.score.intervals import Clips, Floats, Plan, Rows, Score, Statistic, measure
+
+MAX_POOLED_CLIPS = 12_000  # of the kernel distance: its matrix and one copy then take 2.3 GB
+
+
+@dataclass(frozen=True)
+class Components:
+    """Principal components of the real side, on which both sides are looked at."""
+
+    mean: Floats  # [F]
+    axes: Floats  # [F D]
+
+    @classmethod
+    def fit(cls, real: NDArray[Any], count: int) -> Components:
+        if not 1 <= count <= min(len(real) - 1, real.shape[1]):
+            raise UsageError(f"{count} principal components of {len(real)} clips with {real.shape[1]} features: choose fewer")
+        x = real.astype(np.float64)  # N F
+        mean = x.mean(0)
+        return cls(mean, np.linalg.svd(x - mean, full_matrices=False)[2][:count].T)
+
+    def __call__(self, features: NDArray[Any]) -> Floats:
+        projected: Floats = (features.astype(np.float64) - self.mean) @ self.axes
+        return projected  # N D
+
+
+def frechet_distance(real: NDArray[Any], generated: NDArray[Any], components: int | None = None) -> float:
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of the Gaussians fitted to [N F] and [M F]: squared, as everybody reports it."""
+    _check(real, generated)
+    if components is not None:
+        project = Components.fit(real, components)
+        real, generated = project(real), project(generated)
+    (mean1, root1), (mean2, root2) = _fit(real.astype(np.float64)), _fit(generated.astype(np.float64))
+    return _frechet(mean1, root1, mean2, root2)
+
+
+def gaussian_frechet_distance(mean1: Floats, covariance1: Floats, mean2: Floats, covariance2: Floats) -> float:
+    """The same of Gaussians that are known: [F], [F F]."""
+    return _frechet(mean1, _root(covariance1), mean2, _root(covariance2))
+
+
+def kernel_distance(real: NDArray[Any], generated: NDArray[Any]) -> float:
+    """Unbiased MMD^2 (their Eq. 4) with the kernel (x.y / F + 1)^3 of [N F] and [M F]; zero in expectation for equal distributions."""
+    _check(real, generated)
+    rows = np.arange(len(real) + len(generated))
+    return _kernel_statistic(np.concatenate([real, generated]))(rows[: len(real)], rows[len(real) :])
+
+
+def score_frechet(features_name: str, real: Clips, generated: Clips, *, components: int | None = None, plan: Plan | None = None) -> Score:
+    """`Fréchet distance, <features>`; with `components`, on that many principal components of the real clips."""
+    _check(real.features, generated.features)
+    project = Components.fit(real.features, components) if components is not None else lambda features: features.astype(np.float64)
+    pooled = np.concatenate([project(real.features), project(generated.features)])  # P D
+
+    def statistic(a: Rows, b: Rows) -> float:
+        return _frechet(*_fit(pooled[a]), *_fit(pooled[b]))
+
+    name = _named("Fréchet distance", features_name) + (f" ({components} components)" if components is not None else "")
+    return measure(name, statistic, real, generated, plan)
+
+
+def score_kernel(features_name: str, real: Clips, generated: Clips, *, plan: Plan | None = None) -> Score:
+    """`Kernel distance, <features>`."""
+    _check(real.features, generated.features)
+    if len(real) + len(generated) > MAX_POOLED_CLIPS:
+        raise UsageError(f"the kernel distance of {len(real)} and {len(generated)} clips: at most {MAX_POOLED_CLIPS} together, take fewer")
+    statistic = _kernel_statistic(np.concatenate([real.features, generated.features]))
+    return measure(_named("Kernel distance", features_name), statistic, real, generated, plan)
+
+
+def _named(distance: str, features_name: str) -> str:
+    if not features_name:
+        raise UsageError(f"a {distance} without the name of its features says nothing: give one")
+    return f"{distance}, {features_name}"
+
+
+def _check(real: NDArray[Any], generated: NDArray[Any]) -> None:
+    if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
+        raise UsageError(f"features of shapes {real.shape} and {generated.shape} cannot be compared: they must be [clips, features] alike")
+    if min(len(real), len(generated)) < 2:
+        raise UsageError(f"{len(real)} real and {len(generated)} generated clips: a distance needs at least 2 of each")
+
+
+def _fit(x: Floats) -> tuple[Floats, Floats]:
+    """(m, R) with C = R^T R: the covariance itself is never formed."""
+    mean = x.mean(0)
+    centred = (x - mean) / np.sqrt(len(x) - 1)
+    root: Any = np.linalg.qr(centred, mode="r")  # numpy's stubs call it a pair
+    return mean, root  # F, min(N, F) F
+
+
+def _root(covariance: Floats) -> Floats:
+    """R with C = R^T R, by symmetric eigenvalues; those that rounding made negative are zero."""
+    values, vectors = np.linalg.eigh(covariance)
+    root: Floats = np.sqrt(values.clip(min=0))[:, None] * vectors.T
+    return root
+
+
+def _frechet(mean1: Floats, root1: Floats, mean2: Floats, root2: Floats) -> float:
+    """tr (C1 C2)^(1/2) is the sum of the singular values of R1 R2^T: stable for covariances of any rank, where a matrix root is not."""
+    overlap = np.linalg.svd(root1 @ root2.T, compute_uv=False).sum()
+    spread = np.square(root1).sum() + np.square(root2).sum() - 2 * overlap
+    return float(np.square(mean1 - mean2).sum() + spread)
+
+
+def _kernel_statistic(pooled: NDArray[Any]) -> Statistic:
+    x = pooled.astype(np.float64)
+    kernel = x @ (x / x.shape[1]).T  # P P
+    kernel += 1
+    kernel *= kernel * kernel
+    itself = np.diagonal(kernel).copy()
+
+    def statistic(a: Rows, b: Rows) -> float:
+        u, v = (np.bincount(rows, minlength=len(x)).astype(np.float64) for rows in (a, b))  # P, how often each clip was drawn
+        ku, kv = kernel @ u, kernel @ v
+        within = sum((w @ kw - w @ itself) / (w.sum() * (w.sum() - 1)) for w, kw in ((u, ku), (v, kv)))
+        return float(within - 2 * (u @ kv) / (u.sum() * v.sum()))
+
+    return statistic

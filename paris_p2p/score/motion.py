@@ -1,0 +1,71 @@
+"""How much moves in a clip, in pixels per frame: dense inverse search optical flow, Kroeger et al. 2016 (arXiv 1603.03590).
+
+Legend: B clips, T frames, N clips of a side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paris_p2p.errors import UsageError
+from paris_p2p.score.intervals import Clips, Floats, Interval, Plan, Rows, Score, measure, resampled, tree_of
+
+MIN_SIDE_PIXELS = 32  # the flow's coarsest picture must still hold a patch
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Means over clips, in pixels per frame."""
+
+    real: Interval
+    generated: Interval
+    difference: Score  # generated minus real; the floor's is that of two halves of the real clips, around 0
+
+
+def motion_px_per_frame(video: NDArray[np.uint8]) -> Floats:
+    """The mean length of the flow between neighbouring frames: uint8 [B T H W 3] -> [B]. Cuts count as motion; flat areas do not move."""
+    if video.ndim != 5 or video.shape[4] != 3 or video.dtype != np.uint8:
+        raise UsageError(f"clips of shape {video.shape} and type {video.dtype}: optical flow needs uint8 [clips, frames, rows, columns, 3]")
+    if video.shape[1] < 2 or min(video.shape[2:4]) < MIN_SIDE_PIXELS:
+        raise UsageError(f"clips of {video.shape[1:4]}: optical flow needs 2 frames, and {MIN_SIDE_PIXELS} pixels a side")
+    cv2 = _opencv()
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow.setFinestScale(0)  # to single pixels: clips are small
+    return np.array([_clip_motion(cv2, flow, clip) for clip in video])
+
+
+def score_motion(real: Clips, generated: Clips, plan: Plan | None = None) -> Motion:
+    """From `motion_px_per_frame` of each clip as [N 1] features."""
+    values = np.concatenate([real.features, generated.features])[:, 0].astype(np.float64)
+    plan = plan or Plan()
+
+    def statistic(a: Rows, b: Rows) -> float:
+        return float(values[b].mean() - values[a].mean())
+
+    difference = measure("Motion, DIS optical flow, px/frame", statistic, real, generated, plan)
+    return Motion(_mean(real, plan), _mean(generated, plan), difference)
+
+
+def _mean(clips: Clips, plan: Plan) -> Interval:
+    values = clips.features[:, 0].astype(np.float64)
+    return resampled(lambda rows: float(values[rows].mean()), [np.arange(len(clips))], (tree_of(clips),), plan)
+
+
+def _clip_motion(cv2: ModuleType, flow: Any, clip: NDArray[np.uint8]) -> float:
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]  # H W
+    steps = [flow.calc(before, after, None) for before, after in pairwise(grey)]  # H W 2
+    return float(np.mean([np.linalg.norm(step, axis=-1).mean() for step in steps]))
+
+
+def _opencv() -> ModuleType:
+    try:
+        import cv2
+    except ModuleNotFoundError as error:
+        raise UsageError("motion needs the package opencv-python-headless; run `pip install 'paris-p2p[evaluate]'`") from error
+    return cv2

@@ -54,10 +54,10 @@ class Host:
     def have(self, blob_id: str) -> bytes:
         return self.store.have(blob_id) if self._serves(blob_id) else b""
 
-    def read_chunk(self, blob_id: str, index: int) -> bytes:
+    def read_chunk(self, blob_id: str, index: int, room: memoryview | None = None) -> bytes | memoryview:
         if not self._serves(blob_id):
             raise MissingBlobError(f"blob {blob_id[:16]}… is not served here")
-        return self.store.read_chunk(blob_id, index)
+        return self.store.read_chunk(blob_id, index, room)
 
     def spec(self, run_id: str) -> bytes | None:
         member = self.members.get(run_id)

@@ -116,13 +116,13 @@ class BlobStore:
             return bitmap(range(len(manifest.chunks)), len(manifest.chunks))
         return partial.bitmap() if partial else b""
 
-    def read_chunk(self, blob_id: str, index: int) -> bytes:
-        """A chunk of a whole or partial blob; MissingBlobError when it is not here, or found damaged."""
+    def read_chunk(self, blob_id: str, index: int, room: memoryview | None = None) -> bytes | memoryview:
+        """A chunk of a whole or partial blob, in `room` where it fits; MissingBlobError when it is not here, or found damaged."""
         manifest, partial = self.manifest(blob_id), self._partials.get(blob_id)
         if manifest is not None and 0 <= index < len(manifest.chunks):
             part = ["part"] if partial is not None and partial.has(index) else []
             for kind in ("data", *part, "data"):  # a download may end between two looks
-                data = _pread(self._file(blob_id, kind), manifest, index)
+                data = _pread(self._file(blob_id, kind), manifest, index, room)
                 if data is None:
                     continue
                 if kind == "part" or self._is_right(blob_id, manifest, index, data):
@@ -196,7 +196,7 @@ class BlobStore:
                 self._make_partial(manifest)
         return bad
 
-    def _is_right(self, blob_id: str, manifest: Manifest, index: int, data: bytes) -> bool:
+    def _is_right(self, blob_id: str, manifest: Manifest, index: int, data: bytes | memoryview) -> bool:
         if index in self._hashed[blob_id]:
             return len(data) == manifest.chunk_size(index)
         if blake3(data).digest() != manifest.chunks[index]:
@@ -295,14 +295,17 @@ def hash_file(path: Path) -> Manifest:
     return Manifest(size_bytes=size_bytes, chunk_bytes=chunk_bytes, chunks=tuple(chunks))
 
 
-def _pread(file: Path, manifest: Manifest, index: int) -> bytes | None:
+def _pread(file: Path, manifest: Manifest, index: int, room: memoryview | None = None) -> bytes | memoryview | None:
     """A chunk of a file, short when the file is; None when there is no file."""
+    size_bytes, offset = manifest.chunk_size(index), index * manifest.chunk_bytes
     try:
         descriptor = os.open(file, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
-        return os.pread(descriptor, manifest.chunk_size(index), index * manifest.chunk_bytes)
+        if room is None or len(room) < size_bytes:
+            return os.pread(descriptor, size_bytes, offset)
+        return room[: os.preadv(descriptor, [room[:size_bytes]], offset)]
     finally:
         os.close(descriptor)
 

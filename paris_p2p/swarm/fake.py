@@ -153,7 +153,7 @@ class FakeSwarm(Swarm):
 
     async def fetch_chunks(
         self, peer: str, blob_id: str, indexes: Sequence[int], *, silence_s: float = SILENCE_S, max_chunk_bytes: int = MAX_CHUNK_BYTES
-    ) -> AsyncGenerator[tuple[int, bytes], None]:
+    ) -> AsyncGenerator[tuple[int, bytes | memoryview], None]:
         for index in indexes[:MAX_CHUNKS_PER_REQUEST]:
             source = self._ask(peer, "blobs")
             try:

@@ -58,8 +58,8 @@ class BlobSource(Protocol):
         """Bitmap, bit i (lowest first) = chunk i; b"" when nothing is known."""
         ...
 
-    def read_chunk(self, blob_id: str, index: int, /) -> bytes:
-        """MissingBlobError when it is not here."""
+    def read_chunk(self, blob_id: str, index: int, room: memoryview | None = None, /) -> bytes | memoryview:
+        """In the front of `room`, if that is large enough and the source cares to; MissingBlobError when it is not here."""
         ...
 
     def records(self, key: str, /) -> list[bytes]:

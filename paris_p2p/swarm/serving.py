@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import mmap
 import socket
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ MAX_STREAMS_PER_PEER = 8
 REQUEST_LIMIT_S = 10.0
 STALL_S = 30.0  # an asker that takes nothing for this long is dropped
 FAREWELL_S = 120.0  # for what is still on its way to an asker who reads slowly
+REFUSAL_S = 5.0  # for a refusal
 _SEND_BYTES = 1 << 20  # at once
 Where = Callable[[str], Awaitable[list[str]]]  # peer id -> addresses it is connected from
 
@@ -80,21 +82,22 @@ class BlobServer:
 
     async def _converse(self, peer: str, reader: asyncio.StreamReader, out: socket.socket) -> None:
         if self._streams.total() > MAX_STREAMS or self._streams[peer] > MAX_STREAMS_PER_PEER:
-            return await self._refuse(out, "busy")
+            await self._refuse(out, "busy")
+            if self._streams.total() <= 2 * MAX_STREAMS and self._streams[peer] <= 2 * MAX_STREAMS_PER_PEER:
+                await _until_closed(reader, REFUSAL_S)
+            return
         try:
             async with asyncio.timeout(REQUEST_LIMIT_S):
                 request = await read_map(reader, peer)
         except UnreachableError as error:
             log.debug("%s", error)
-            return await self._refuse(out, "bad request")
+            request = {}
         answer = self._answers.get(str(request.get("op")))
         if answer is None:
-            return await self._refuse(out, "bad request")
+            await self._refuse(out, "bad request")
+            return await _until_closed(reader, REFUSAL_S)
         await answer(peer, request, out)
-        # Closing at once could throw away bytes that p2pd has not taken yet: the asker closes first.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL_S):
-                await reader.read(1)
+        await _until_closed(reader, FAREWELL_S)
 
     async def _refuse(self, out: socket.socket, reason: str) -> None:
         if reason != "missing":
@@ -156,27 +159,28 @@ class BlobServer:
             head = b""
             await self._write_limited(out, data)
 
-    async def _read_ahead(self, source: BlobSource, blob_id: str, indexes: list[int]) -> AsyncIterator[tuple[int, bytes]]:
+    async def _read_ahead(self, source: BlobSource, blob_id: str, indexes: list[int]) -> AsyncIterator[tuple[int, bytes | memoryview]]:
         """Chunks in order, the next one read while this one is sent; b"" for one that is not here."""
+        rooms = [memoryview(mmap.mmap(-1, MAX_CHUNK_BYTES)) for _ in range(2)]  # what is never touched costs nothing
 
-        def read(index: int) -> bytes:
+        def read(position: int) -> bytes | memoryview:
             try:
-                data = source.read_chunk(blob_id, index)
+                data = source.read_chunk(blob_id, indexes[position], rooms[position % 2])
             except (BlobError, StoreError, OSError):
                 return b""
             return data if len(data) <= MAX_CHUNK_BYTES else b""
 
-        following = asyncio.ensure_future(asyncio.to_thread(read, indexes[0]))
+        following = asyncio.ensure_future(asyncio.to_thread(read, 0))
         try:
             for position, index in enumerate(indexes):
                 data = await following
                 if position + 1 < len(indexes):
-                    following = asyncio.ensure_future(asyncio.to_thread(read, indexes[position + 1]))
+                    following = asyncio.ensure_future(asyncio.to_thread(read, position + 1))
                 yield index, data
         finally:
             following.cancel()
 
-    async def _write_limited(self, out: socket.socket, data: bytes) -> None:
+    async def _write_limited(self, out: socket.socket, data: bytes | memoryview) -> None:
         view, piece_bytes = memoryview(data), PIECE_BYTES if self._limit.bps else _SEND_BYTES
         for start in range(0, len(data), piece_bytes):
             piece = view[start : start + piece_bytes]
@@ -187,6 +191,15 @@ class BlobServer:
     async def _write(self, out: socket.socket, data: bytes | memoryview) -> None:
         async with asyncio.timeout(STALL_S):
             await asyncio.get_running_loop().sock_sendall(out, data)
+
+
+async def _until_closed(reader: asyncio.StreamReader, limit_s: float) -> None:
+    """The asker closes first: closing before it took the answer, or with its request unread, would throw the answer away."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            for _ in range(16):  # then it sends for the sake of sending
+                if not await reader.read(1 << 12):
+                    return
 
 
 def _text(request: dict[str, Any], name: str) -> str:

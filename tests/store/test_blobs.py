@@ -52,6 +52,9 @@ def test_a_file_comes_out_as_it_went_in(store: BlobStore, tmp_path: Path) -> Non
     assert ref == ref_of(data, CHUNK_BYTES)
     assert store.path(ref.id).read_bytes() == data
     assert b"".join(store.read_chunk(ref.id, index) for index in range(3)) == data
+    room = memoryview(bytearray(CHUNK_BYTES))
+    assert b"".join(bytes(store.read_chunk(ref.id, index, room)) for index in range(3)) == data
+    assert store.read_chunk(ref.id, 0, room[:10]) == data[:CHUNK_BYTES]  # too small a room is left alone
     assert store.have(ref.id) == b"\x07"
     assert store.ids() == [ref.id]
 

@@ -40,12 +40,16 @@ class Source:
     def have(self, blob_id: str, /) -> bytes:
         return b"\x37" if blob_id == BLOB else b""
 
-    def read_chunk(self, blob_id: str, index: int, /) -> bytes:
+    def read_chunk(self, blob_id: str, index: int, room: memoryview | None = None, /) -> bytes | memoryview:
         if index == 100:
             self.stalled.wait(20)
         if blob_id != BLOB or index == 3 or index >= len(CHUNKS):
             raise MissingBlobError(f"no chunk {index}")
-        return CHUNKS[index]
+        data = CHUNKS[index]
+        if room is None or len(room) < len(data):
+            return data
+        room[: len(data)] = data
+        return room[: len(data)]
 
     def records(self, key: str, /) -> list[bytes]:
         return self.known

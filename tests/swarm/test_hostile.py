@@ -103,10 +103,12 @@ async def test_one_peer_cannot_take_all_streams_and_gives_them_back(pair: tuple[
     hostile, honest = pair
     control = await hostile._keeper.control()
     held = [await control.open_stream(honest.peer_id, PROTOCOL, 10) for _ in range(MAX_STREAMS_PER_PEER)]
-    with pytest.raises(UnreachableError, match="busy"):
-        await _until_refused(hostile, honest.peer_id)
-    for _, writer in held:
-        await close_stream(writer)
+    try:
+        with pytest.raises(UnreachableError, match="busy"):
+            await _until_refused(hostile, honest.peer_id)
+    finally:
+        for _, writer in held:
+            await close_stream(writer)
     await _until_served(hostile, honest.peer_id)
 
 

@@ -58,6 +58,24 @@ def folder_files(folder: Path, revision: str = "") -> ModelFiles:
     return ModelFiles(folder, files, revision, _sha256(files))
 
 
+def read_pinned(path: Path, *, max_bytes: int, sha256: str = "") -> tuple[bytes, str]:
+    """(bytes, their sha256) of one file that the user named, read at once so that what is hashed is what is used.
+
+    BlobError when `sha256` is given and not the file's.
+    """
+    try:
+        size = path.expanduser().stat().st_size
+        if size > max_bytes:
+            raise UsageError(f"{path} has {size} bytes, at most {max_bytes} are read; name the file that was meant")
+        content = path.expanduser().read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path} ({error.strerror}); name a file that is there") from error
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 and sha256 != found:
+        raise BlobError(f"{path} hashes to {found[:16]}…, expected {sha256[:16]}…; it was not used. Get the file that was meant")
+    return content, found
+
+
 def package_files(module: str, distribution: str, inside: str) -> ModelFiles:
     """A model that an installed package carries; the package is found, not imported."""
     spec = importlib.util.find_spec(module)

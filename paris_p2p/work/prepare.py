@@ -241,11 +241,18 @@ def _require(found: Collection[Any], skipped: Sequence[Skipped], clips: Path) ->
 def _fingerprint(sources: Sequence[Source], skipped: Sequence[Skipped], options: PrepareOptions) -> str:
     listed = [(s.name, str(s.path.absolute()), s.size_bytes, s.mtime_ns, s.caption, s.group) for s in sources]
     models = [
-        [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(Path(name.partition(":")[2]).expanduser().iterdir())]
+        [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _model_files(name)]
         for name in (options.codec, options.text, options.features)
-        if _is_local(name)
     ]
     return cache_key(VERSION, listed, [skip.name for skip in skipped], options.model_dump(exclude={"threads", "device"}), models)
+
+
+def _model_files(name: str) -> list[Path]:
+    """What a model's name points at on this disk: a folder's files, or the file itself."""
+    path = Path(name.partition(":")[2]).expanduser()
+    if _is_local(name):
+        return sorted(path.iterdir())
+    return [path] if path.is_file() else []
 
 
 def _is_local(name: str) -> bool:

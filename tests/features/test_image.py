@@ -86,7 +86,7 @@ def test_a_transformers_folder_is_a_feature_network(tmp_path, name):
         json.dumps({"crop_size": {"height": 28, "width": 28}, "image_mean": [0.5, 0.5, 0.5]})
     )
     features = load_features(f"transformers:{tmp_path}")
-    assert features.side_pixels == 28
+    assert features.pictures.side_pixels == 28
     assert features(noise(2)).shape == (2, 16)
 
 

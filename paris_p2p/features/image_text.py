@@ -1,0 +1,96 @@
+"""CLIP: frames and captions as directions in one space, whose cosine says how well they fit (Radford et al. 2021, arXiv 2103.00020).
+
+Legend: B clips, T frames, N frames looked at or captions, L text tokens, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from paris_p2p.errors import UsageError
+from paris_p2p.features.pictures import FROM_FOLDER, Pictures, architecture_of, middles, preprocessing, titled
+from paris_p2p.weights import ModelFiles, find_model, quiet_loading
+
+FRAMES_AT_ONCE = 16  # bounds the activations
+CAPTIONS_AT_ONCE = 64
+MAX_CAPTION_CHARACTERS = 2000
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """Calling it gives the mean of the frames' unit vectors, [B, T, H, W, 3] uint8 -> [B, F] fp32.
+
+    A caption's unit vector times that mean is the mean cosine between caption and frames, which papers call text-video similarity or CLIP
+    score; a linear head on unit vectors (aesthetics) may be applied to the mean as well.
+    """
+
+    name: str
+    title: str
+    sha256: str
+    frames: int  # looked at in each clip, spread evenly
+    pictures: Pictures
+    model: Any
+    tokenizer: Any
+    tokens: int
+
+    @torch.inference_mode()
+    def __call__(self, video: Tensor) -> Tensor:
+        total = video.shape[1]
+        frames = video[:, middles(total, min(self.frames, total))].to(self.pictures.mean.device)  # B n H W 3
+        images = rearrange(frames, "b n h w c -> (b n) c h w")
+        units = torch.cat([self._images(part) for part in torch.split(images, FRAMES_AT_ONCE)])
+        return reduce(units, "(b n) f -> b f", "mean", b=video.shape[0])
+
+    @torch.inference_mode()
+    def text(self, captions: Sequence[str]) -> Tensor:
+        """[N, F] unit vectors; what is past CLIP's own number of tokens (77) is cut off."""
+        parts = [captions[i : i + CAPTIONS_AT_ONCE] for i in range(0, len(captions), CAPTIONS_AT_ONCE)]
+        return torch.cat([self._captions(part) for part in parts])
+
+    def _images(self, images: Tensor) -> Tensor:
+        pooled = self.model.vision_model(pixel_values=self.pictures(images)).pooler_output
+        return normalize(self.model.visual_projection(pooled).float(), dim=-1)  # N F
+
+    def _captions(self, captions: Sequence[str]) -> Tensor:
+        words = self.tokenizer(
+            [caption[:MAX_CAPTION_CHARACTERS] for caption in captions],
+            padding="max_length",
+            max_length=self.tokens,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.pictures.mean.device)  # N L
+        pooled = self.model.text_model(input_ids=words["input_ids"], attention_mask=words["attention_mask"]).pooler_output
+        return normalize(self.model.text_projection(pooled).float(), dim=-1)  # N F
+
+
+def load_clip(reference: str, *, frames: int, device: str = "cpu") -> ClipFeatures:
+    """Both towers of a CLIP in a folder or under a hub id, such as openai/clip-vit-large-patch14; UsageError when it is none."""
+    from transformers import CLIPModel
+
+    files = find_model(reference)
+    architecture_of(files, {"CLIPModel": CLIPModel}, "a CLIP with both towers")
+    with quiet_loading():
+        model: Any = CLIPModel.from_pretrained(files.folder, dtype=torch.float32, **FROM_FOLDER)
+        model = model.to(device).eval().requires_grad_(False)
+    pictures = preprocessing(files, model.config.vision_config.image_size, device, mode="bicubic")
+    tokens = model.config.text_config.max_position_embeddings
+    name, title = f"clip:{reference}", titled("CLIP", reference)
+    return ClipFeatures(name, title, files.sha256, frames, pictures, model, _tokenizer(files), tokens)
+
+
+def _tokenizer(files: ModelFiles) -> Any:
+    from transformers import AutoTokenizer
+
+    if not {path.name for path in files.files} & {"tokenizer.json", "vocab.json"}:  # transformers would make up an empty one
+        raise UsageError(f"no tokenizer in {files.folder}; put CLIP's tokenizer.json, or vocab.json and merges.txt, beside its weights")
+    try:
+        return AutoTokenizer.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no tokenizer can be read in {files.folder} ({error}); take CLIP's own files anew") from error

@@ -1,0 +1,71 @@
+"""What the networks that look at pictures share: which frames, how they are prepared, how a folder's network is opened.
+
+Legend: N pictures, side = the network's own rows and columns.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from paris_p2p.errors import PresetError, UsageError
+from paris_p2p.weights import ModelFiles
+
+FROM_FOLDER: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+MAX_SIDE_PIXELS = 2048
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """How a network wants its pictures. The whole picture is resized to a square: wide clips are squeezed, nothing is cut off."""
+
+    side_pixels: int
+    mean: Tensor  # [3, 1, 1], of pixels in 0..255
+    std: Tensor  # [3, 1, 1]
+    mode: str = "bilinear"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        side = self.side_pixels
+        x = interpolate(images.float(), size=(side, side), mode=self.mode, antialias=True, align_corners=False)
+        x = x.clamp(0, 255)  # bicubic overshoots
+        return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)  # N 3 side side
+
+
+def middles(total: int, count: int) -> list[int]:
+    """The frames in the middles of `count` equal parts of a clip; some come twice where it has fewer."""
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def preprocessing(files: ModelFiles, own_side: int, device: str, mode: str = "bilinear") -> Pictures:
+    """From preprocessor_config.json; the model's own side and ImageNet's colours where it does not say."""
+    path = files.folder / "preprocessor_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path in files.files else {}
+    size = config.get("crop_size") or config.get("size") or {}
+    side = size if isinstance(size, int) else size.get("height") or size.get("shortest_edge") or own_side
+    mean, std = tuple(config.get("image_mean") or _IMAGENET[0]), tuple(config.get("image_std") or _IMAGENET[1])
+    if not (isinstance(side, int) and 1 <= side <= MAX_SIDE_PIXELS and len(mean) == len(std) == 3):
+        raise UsageError(f"{path} asks for images of {side} pixels with mean {mean} and std {std}; that cannot be")
+    scale = [255 * rearrange(torch.tensor(values, device=device), "c -> c 1 1") for values in (mean, std)]
+    return Pictures(side, scale[0], scale[1], mode)
+
+
+def architecture_of(files: ModelFiles, known: dict[str, Any], kind: str) -> str:
+    """What the folder's config.json says it is; PresetError when it is none of the known ones."""
+    architecture = str((files.config().get("architectures") or ["none"])[0])
+    if architecture not in known:
+        raise PresetError(f"{files.folder} is a {architecture}, not {kind} known here; known: {', '.join(sorted(known))}")
+    return architecture
+
+
+def titled(family: str, reference: str) -> str:
+    """`DINOv2 facebook/dinov2-large`; of a folder on this disk only its own name."""
+    path = Path(reference).expanduser()
+    return f"{family} {path.resolve().name if path.is_dir() else reference}"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from paris_p2p.errors import UsageError
 from paris_p2p.score.intervals import Clips, Floats, Plan, Rows, Score, Statistic, measure
 
+FVD_FEATURES = "I3D"  # Unterthiner et al. 2018 (arXiv 1812.01717): of no other network is the Fréchet distance called FVD
 MAX_POOLED_CLIPS = 12_000  # of the kernel distance: its matrix and one copy then take 2.3 GB
 
 
@@ -61,7 +62,11 @@ def kernel_distance(real: NDArray[Any], generated: NDArray[Any]) -> float:
 
 
 def score_frechet(features_name: str, real: Clips, generated: Clips, *, components: int | None = None, plan: Plan | None = None) -> Score:
-    """`Fréchet distance, <features>`; with `components`, on that many principal components of the real clips."""
+    """`Fréchet distance, <features>`; with `components`, on that many principal components of the real clips.
+
+    It is biased upwards, the more the fewer clips there are: `matched`, `floor` and `excess` are of one count; `value` only compares with
+    values of the same counts, as those of papers are.
+    """
     _check(real.features, generated.features)
     project = Components.fit(real.features, components) if components is not None else lambda features: features.astype(np.float64)
     pooled = np.concatenate([project(real.features), project(generated.features)])  # P D
@@ -69,12 +74,16 @@ def score_frechet(features_name: str, real: Clips, generated: Clips, *, componen
     def statistic(a: Rows, b: Rows) -> float:
         return _frechet(*_fit(pooled[a]), *_fit(pooled[b]))
 
-    name = _named("Fréchet distance", features_name) + (f" ({components} components)" if components is not None else "")
+    name = _named("Fréchet distance", features_name)
+    if components is not None:
+        name += f" ({components} components)"
+    elif features_name == FVD_FEATURES:
+        name = f"FVD ({name})"
     return measure(name, statistic, real, generated, plan)
 
 
 def score_kernel(features_name: str, real: Clips, generated: Clips, *, plan: Plan | None = None) -> Score:
-    """`Kernel distance, <features>`."""
+    """`Kernel distance, <features>`; unbiased, so values of any counts compare."""
     _check(real.features, generated.features)
     if len(real) + len(generated) > MAX_POOLED_CLIPS:
         raise UsageError(f"the kernel distance of {len(real)} and {len(generated)} clips: at most {MAX_POOLED_CLIPS} together, take fewer")

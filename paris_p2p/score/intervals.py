@@ -100,6 +100,11 @@ class Score:
     floor: Floor
 
     @property
+    def excess(self) -> float:
+        """What is left above real against real at the same counts: the bias of the counts is in both, and falls out."""
+        return self.matched - self.floor.value
+
+    @property
     def above_floor(self) -> bool:
         return self.matched > self.floor.high
 

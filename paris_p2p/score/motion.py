@@ -5,7 +5,6 @@ Legend: B clips, T frames, N clips of a side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -14,18 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paris_p2p.errors import UsageError
-from paris_p2p.score.intervals import Clips, Floats, Interval, Plan, Rows, Score, measure, resampled, tree_of
+from paris_p2p.score.intervals import Clips, Floats, Plan
+from paris_p2p.score.values import Values, score_values
 
 MIN_SIDE_PIXELS = 32  # the flow's coarsest picture must still hold a patch
 
 
-@dataclass(frozen=True)
-class Motion:
-    """Means over clips, in pixels per frame."""
-
-    real: Interval
-    generated: Interval
-    difference: Score  # generated minus real; the floor's is that of two halves of the real clips, around 0
+Motion = Values  # in pixels per frame
 
 
 def motion_px_per_frame(video: NDArray[np.uint8]) -> Floats:
@@ -42,19 +36,7 @@ def motion_px_per_frame(video: NDArray[np.uint8]) -> Floats:
 
 def score_motion(real: Clips, generated: Clips, plan: Plan | None = None) -> Motion:
     """From `motion_px_per_frame` of each clip as [N 1] features."""
-    values = np.concatenate([real.features, generated.features])[:, 0].astype(np.float64)
-    plan = plan or Plan()
-
-    def statistic(a: Rows, b: Rows) -> float:
-        return float(values[b].mean() - values[a].mean())
-
-    difference = measure("Motion, DIS optical flow, px/frame", statistic, real, generated, plan)
-    return Motion(_mean(real, plan), _mean(generated, plan), difference)
-
-
-def _mean(clips: Clips, plan: Plan) -> Interval:
-    values = clips.features[:, 0].astype(np.float64)
-    return resampled(lambda rows: float(values[rows].mean()), [np.arange(len(clips))], (tree_of(clips),), plan)
+    return score_values("Motion, DIS optical flow, px/frame", real, generated, plan)
 
 
 def _clip_motion(cv2: ModuleType, flow: Any, clip: NDArray[np.uint8]) -> float:

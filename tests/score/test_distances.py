@@ -125,3 +125,25 @@ def test_what_cannot_be_compared_is_refused_with_its_values():
         kernel_distance(normal(5), normal(1))
     with pytest.raises(UsageError, match="9 principal components of 5 clips"):
         frechet_distance(normal(5), normal(5), components=9)
+
+
+def test_only_the_frechet_distance_of_all_features_of_i3d_is_called_fvd():
+    a, b = own(normal(20)), own(normal(20, rng_seed=1), 100)
+    assert score_frechet("I3D", a, b, plan=QUICK).name == "FVD (Fréchet distance, I3D)"
+    assert score_frechet("I3D", a, b, components=2, plan=QUICK).name == "Fréchet distance, I3D (2 components)"
+    assert score_kernel("I3D", a, b, plan=QUICK).name == "Kernel distance, I3D"
+    assert "FVD" not in score_frechet("VideoMAE", a, b, plan=QUICK).name
+
+
+def test_the_excess_of_a_frechet_distance_hardly_depends_on_the_count_though_its_value_does():
+    def means(clips: int) -> tuple[float, float]:
+        pairs = [(own(normal(clips, 12, 2 * i)), own(normal(clips, 12, 2 * i + 1) + 0.5, 10_000)) for i in range(12)]
+        scores = [score_frechet("pixels", real, moved, plan=Plan(2, 10)) for real, moved in pairs]
+        return float(np.mean([score.value for score in scores])), float(np.mean([score.excess for score in scores]))
+
+    (few, few_excess), (many, many_excess) = means(60), means(600)
+    truth = 12 * 0.5**2
+    assert few > 1.3 * truth
+    assert many == pytest.approx(truth, rel=0.1)
+    assert few_excess == pytest.approx(truth, rel=0.15)
+    assert many_excess == pytest.approx(truth, rel=0.1)

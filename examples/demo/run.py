@@ -25,11 +25,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from examples.demo.clips import FPS, SCENARIOS, write_clips
+from examples.demo.clips import SCENARIOS, write_clips
 from examples.demo.judge import Probe, Verdict, fit_probe, judge
 from examples.demo.picture import picture
 from examples.demo.processes import run_command
 from examples.demo.swarm import Swarm, watch
+from examples.gameplay import FPS
 from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
 
 RECIPE = {

@@ -7,7 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from examples.demo.clips import FRAMES, SCENARIOS, SIDE_PIXELS, caption, write_clips
+from examples.demo.clips import SCENARIOS, caption, write_clips
+from examples.gameplay import FRAMES, SIDE_PIXELS
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -52,11 +52,12 @@ class Positions:
     """Tables of where each patch is, made once per grid and device: absolute for the tokens, relative for attention.
 
     Absolute: the sines and cosines of "Attention is all you need" (arXiv 1706.03762, section 3.5), a third of the width per axis.
-    Relative: rotary (RoFormer, arXiv 2104.09864, Eq. 34); a quarter of a head's pairs turn with T, three eighths each with H and W.
+    Relative: rotary (RoFormer, arXiv 2104.09864, Eq. 34); a quarter of a head's pairs turn with T (or `frame_pairs`), the others half
+    with H and half with W.
     """
 
-    def __init__(self, width: int, head_width: int, base: float):
-        side = head_width // 2 * 3 // 8
+    def __init__(self, width: int, head_width: int, base: float, frame_pairs: int = 0):
+        side = (head_width // 2 - frame_pairs) // 2 if frame_pairs else head_width // 2 * 3 // 8
         self.pairs = (head_width // 2 - 2 * side, side, side)
         self.thirds = (width // 2 - 2 * (width // 6), width // 6, width // 6)
         self.base = base

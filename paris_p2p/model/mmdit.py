@@ -2,8 +2,8 @@
 
 Double-stream blocks keep text and video apart but for one joint attention (Esser et al. 2024, arXiv 2403.03206, section 4); in
 single-stream blocks both share all weights, with attention and MLP side by side (ViT-22B, arXiv 2302.05442, section 2). Layer by layer
-it has FLUX's sizes. Unlike there, rotary pairs are `Positions`' (a quarter for T), padded text is masked, and a clip without text has
-learned stand-ins for its tokens and pooled text.
+it has FLUX's sizes. Unlike there, rotary pairs are `Positions`' (a quarter for T, or `rotary_frame_pairs`: FLUX has an eighth), padded
+text is masked, and a clip without text has learned stand-ins for its tokens and pooled text.
 Legend: B clips, C T H W latents, N patches, L text tokens with the stand-in, M = L + N, D width, A heads, E width of a head,
 P pooled width. t = 1 is noise.
 """
@@ -56,11 +56,12 @@ class MMDiT(ModelMixin, ConfigMixin):
         patch_height: int = 2,
         patch_width: int = 2,
         rotary_base: float = 100.0,
+        rotary_frame_pairs: int = 0,
     ):
         super().__init__()
         self.gradient_checkpointing = False
         self.patch = Patch(patch_frames, patch_height, patch_width)
-        self.positions = Positions(0, width // heads, rotary_base)
+        self.positions = Positions(0, width // heads, rotary_base, rotary_frame_pairs)
         self.embed = nn.Linear(channels * self.patch.volume, width)
         self.text_in = nn.Linear(text_width, width)
         self.time_in, self.time_out = nn.Linear(TIME_FEATURES, width), nn.Linear(width, width)

@@ -149,3 +149,8 @@ def _check(config: Mapping[str, int | float | str | bool], constructor: Callable
     width, heads = config["width"], config["heads"]
     if not isinstance(width, int) or not isinstance(heads, int) or width % (2 * heads):
         raise RecordError(f"a width of {width} cannot be split among {heads} heads into pairs")
+    pairs = config.get("rotary_frame_pairs", 0)
+    if type(pairs) is not int or not 0 <= pairs <= width // heads // 2:
+        raise RecordError(
+            f"the network's rotary_frame_pairs is {str(pairs)[:40]}, and a head of {width // heads} has {width // heads // 2}"
+        )

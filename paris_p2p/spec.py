@@ -91,8 +91,14 @@ class TrainingSpec(Record):
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
     time_mean: float = 0.0  # logit-normal times, RECIPE: t = sigmoid(mean + std * n)
     time_std: Annotated[float, Field(gt=0)] = 1.0
+    time_shift: Annotated[float, Field(gt=0, le=100)] = 1.0  # of all times, in training, gate and sampling (flow/path.py)
     router_batch_clips: Size = 64
     router_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+
+    @property
+    def oldest_reader(self) -> int:
+        """Who may take part: an older reader would ignore what it does not know, and train something else."""
+        return 2 if self.time_shift != 1 else 1
 
 
 class GateSpec(Record):

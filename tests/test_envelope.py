@@ -14,6 +14,7 @@ from paris_p2p.errors import RecordError, SignatureError, VersionError
 from paris_p2p.identity import Identity
 from paris_p2p.records import (
     DEFAULT_MAX_ENVELOPE_BYTES,
+    READER,
     SIGNED_LIFETIME_S,
     AttestationRecord,
     BlobRef,
@@ -144,7 +145,7 @@ def test_an_unknown_field_of_a_newer_peer_is_ignored_and_kept_in_the_bytes() -> 
 
 def test_a_record_for_a_newer_reader_is_refused_as_such() -> None:
     with pytest.raises(VersionError, match="update paris-p2p"):
-        open_envelope(signed(CLAIM.model_dump() | {"oldest_reader": 2}), run=RUN)
+        open_envelope(signed(CLAIM.model_dump() | {"oldest_reader": READER + 1}), run=RUN)
     with pytest.raises(VersionError):
         open_envelope(signed(CLAIM.model_dump() | {"oldest_reader": "new"}), run=RUN)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from paris_p2p.envelope import encode, seal_payload
 from paris_p2p.errors import InviteError, RecordError, SignatureError, UsageError, VersionError
 from paris_p2p.identity import Identity
-from paris_p2p.records import BlobRef
+from paris_p2p.records import READER, BlobRef
 from paris_p2p.spec import (
     ClipShape,
     GateSpec,
@@ -99,7 +99,7 @@ def test_a_run_signed_by_nobody_or_for_a_newer_reader_is_refused() -> None:
     with pytest.raises(SignatureError):
         open_run(forged.data)
     with pytest.raises(VersionError):
-        open_run(sign_run(OWNER, spec(oldest_reader=2)).data)
+        open_run(sign_run(OWNER, spec(oldest_reader=READER + 1)).data)
     other = seal_payload(OWNER, "run", "", encode(spec().model_dump() | {"kind": "claim"}), spec())
     with pytest.raises(RecordError, match="expected a RunSpec"):
         open_run(other.data)

@@ -80,6 +80,7 @@ def create(
     decay_steps: Annotated[int, typer.Option(min=0, help="Of total_steps, the last that decay the learning rate.")] = 0,
     ema_decay: Annotated[float, typer.Option(min=0, max=0.999999)] = 0.999,
     caption_dropout: Annotated[float, typer.Option(min=0, max=1)] = 0.1,
+    time_shift: Annotated[float, typer.Option(min=0, max=100, help="Of the denoising times; 0: by the clips' token count.")] = 0.0,
     router_batch: Annotated[int, typer.Option(min=1)] = 64,
     router_learning_rate: Annotated[float, typer.Option(min=1e-9, max=1)] = 1e-3,
     gate_clips: Annotated[int, typer.Option(min=1)] = 64,
@@ -106,6 +107,7 @@ def create(
         expert=expert,
         router=router,
         rng_seed=rng_seed,
+        shift_by_tokens=time_shift == 0,
         training=TrainingSpec(
             batch_clips=batch,
             learning_rate=learning_rate,
@@ -114,6 +116,7 @@ def create(
             decay_steps=decay_steps,
             ema_decay=ema_decay,
             caption_dropout=caption_dropout,
+            time_shift=time_shift or 1.0,
             router_batch_clips=router_batch,
             router_learning_rate=router_learning_rate,
         ),
@@ -124,6 +127,7 @@ def create(
     )
     run = create_run(folder, options, _passphrase(confirm=True) if passphrase else None)
     typer.echo(f"run {run.id}\nowner {run.signer}\nkeep {folder / 'owner.key'} safe: it is the only proof that the run is yours")
+    typer.echo(f"denoising times are shifted by {run.record.training.time_shift:.3g}")
     typer.echo(f"next: paris-run publish {folder} --peer MULTIADDR_OF_A_BOOTSTRAP_NODE")
 
 

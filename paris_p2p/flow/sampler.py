@@ -11,16 +11,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from paris_p2p.flow.path import shifted
+
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (x [B ...], t [B]) -> v [B ...]
 Step = Callable[[Velocity, Tensor, float, float], Tensor]
 
 
 def time_grid(steps: int, shift: float = 1.0) -> list[float]:
-    """steps + 1 times from 1 to 0, even but for `shift`: t -> s t / (1 + (s - 1) t) (arXiv 2403.03206, Eq. 23)."""
+    """steps + 1 times from 1 to 0, even but for `shift`."""
     if steps < 1 or shift <= 0:
         raise ValueError(f"{steps} steps with a shift of {shift}: both must be positive")
-    even = [1 - index / steps for index in range(steps)]
-    return [shift * t / (1 + (shift - 1) * t) for t in even] + [0.0]
+    even = torch.tensor([1 - index / steps for index in range(steps)], dtype=torch.float64)
+    return [*shifted(even, shift).tolist(), 0.0]
 
 
 def sample(

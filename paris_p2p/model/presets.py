@@ -105,6 +105,12 @@ def count_parameters(config: Mapping[str, int | float | str | bool], *, router: 
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def count_tokens(config: Mapping[str, int | float | str | bool], latent: tuple[int, int, int, int]) -> int:
+    """Patches of one clip of latents C, T, H, W."""
+    _, frames, height, width = latent
+    return frames // int(config["patch_frames"]) * (height // int(config["patch_height"])) * (width // int(config["patch_width"]))
+
+
 def _video_dit() -> type[VideoDiT]:
     from paris_p2p.model.dit import VideoDiT
 

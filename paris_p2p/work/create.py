@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from paris_p2p.data.prepared import Prepared, PreparedModel, Split
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import UsageError
+from paris_p2p.flow.path import shift_for
 from paris_p2p.identity import Identity, load_or_create_peer_key, load_owner_key, save_owner_key
-from paris_p2p.model.presets import expert_config, router_config
+from paris_p2p.model.presets import count_tokens, expert_config, router_config
 from paris_p2p.spec import GateSpec, NetworkSpec, Pinned, RunSpec, ShardRef, TimingSpec, TrainingSpec, open_run, sign_run
 from paris_p2p.store.blobs import BlobStore
 
@@ -34,6 +35,7 @@ class CreateOptions:
     gate: GateSpec
     timing: TimingSpec
     rng_seed: int = 0
+    shift_by_tokens: bool = False  # instead of training.time_shift
 
 
 def create_run(folder: Path, options: CreateOptions, passphrase: str | None) -> Envelope[RunSpec]:
@@ -72,9 +74,12 @@ def _owner(path: Path, passphrase: str | None) -> Identity:
 
 
 def _spec(folder: Path, prepared: Prepared, options: CreateOptions, store: BlobStore, node_id: str) -> RunSpec:
+    expert = expert_config(options.expert, prepared.latent, prepared.text_shape)
     attestors = options.gate.attestors if options.gate.members_attest else tuple(dict.fromkeys((node_id, *options.gate.attestors)))
     try:
+        training = _training(options, count_tokens(expert, prepared.latent.shape))
         return RunSpec(
+            oldest_reader=training.oldest_reader,
             name=options.name,
             purpose=options.purpose,
             data_licence=options.data_licence,
@@ -88,12 +93,12 @@ def _spec(folder: Path, prepared: Prepared, options: CreateOptions, store: BlobS
             text=_pinned(folder, prepared.text, store),
             text_shape=prepared.text_shape,
             experts=prepared.experts,
-            expert=NetworkSpec(preset=options.expert, config=expert_config(options.expert, prepared.latent, prepared.text_shape)),
+            expert=NetworkSpec(preset=options.expert, config=expert),
             router=NetworkSpec(
                 preset=options.router,
                 config=router_config(options.router, prepared.latent, prepared.text_shape, prepared.experts),
             ),
-            training=options.training,
+            training=training,
             gate=options.gate.model_copy(update={"attestors": attestors}),
             timing=options.timing,
             train_shards=_shards(folder, prepared, "train", store),
@@ -102,6 +107,13 @@ def _spec(folder: Path, prepared: Prepared, options: CreateOptions, store: BlobS
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"the run's {'.'.join(map(str, first['loc']))} cannot be {first['input']!r}: {first['msg']}") from error
+
+
+def _training(options: CreateOptions, tokens: int) -> TrainingSpec:
+    """The owner's choices, the times shifted by the clips' token count where that is the choice."""
+    if not options.shift_by_tokens:
+        return options.training
+    return TrainingSpec.model_validate(options.training.model_dump() | {"time_shift": shift_for(tokens)})
 
 
 def _shards(folder: Path, prepared: Prepared, split: Split, store: BlobStore) -> tuple[ShardRef, ...]:

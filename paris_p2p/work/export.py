@@ -60,7 +60,7 @@ def _write_pipeline(spec: RunSpec, run: str, weights: Mapping[str, Path], folder
         experts = ExpertSet(spec.experts, present, spec.expert.config)
     router = load_router(spec.router.config, weights[ROUTER], cpu) if ROUTER in weights else None
     pipeline = ParisPipeline(
-        experts=experts, router=router, scheduler=FlowMatchEulerDiscreteScheduler(),
+        experts=experts, router=router, scheduler=FlowMatchEulerDiscreteScheduler(shift=spec.training.time_shift),
         latent_shape=list(spec.latent.shape), fps=spec.clip.fps, run=run, text_tokens=spec.text_shape.tokens,
         codec_name=spec.codec.name, codec_revision=spec.codec.revision, codec_sha256=spec.codec.sha256,
         text_name=spec.text.name, text_revision=spec.text.revision, text_sha256=spec.text.sha256,

@@ -46,7 +46,7 @@ class GenerateJob(BaseModel):
     prompts: tuple[Prompt, ...] = Field(min_length=1, max_length=100_000)
     clips_per_prompt: Annotated[int, Field(ge=1, le=100_000)] = 1
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    shift: Annotated[float, Field(gt=0, le=100)] = 1.0
+    shift: Annotated[float, Field(ge=0, le=100)] = 0.0  # of the time grid; 0: the run's
     sampler: str = "euler"
     guidance: Annotated[float, Field(ge=0, le=1000)] = 4.0
     guidance_form: str = "per_expert"
@@ -89,6 +89,7 @@ def generate(job: GenerateJob, progress: Progress | None = None) -> GenerateResu
     set_threads(job.threads)
     device = pick_device(job.device)
     spec = read_run(job.spec_path, job.run)
+    job = job.model_copy(update={"shift": job.shift or spec.training.time_shift})
     missing = check_slots(spec, set(job.weights), job.allow_partial)
     prompts = tuple(prompt for prompt in job.prompts for _ in range(job.clips_per_prompt))
     with open_writer(job.out, len(prompts), spec.clip.fps) as writer:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from paris_p2p.data.batches import Batch
 from paris_p2p.data.clips import DEFAULT_CACHE_BYTES, ClipSet
 from paris_p2p.errors import DataError, RecordError, UsageError
-from paris_p2p.flow.path import clip_losses, interpolate, logit_normal, velocity
+from paris_p2p.flow.path import clip_losses, interpolate, logit_normal, shifted, velocity
 from paris_p2p.model.presets import build_expert, build_router
 from paris_p2p.spec import ROUTER, RunSpec, open_run
 from paris_p2p.work.messages import GateJob, SlotJob, TrainJob
@@ -70,7 +70,8 @@ def batch_clips(spec: RunSpec, slot: str) -> int:
 
 def times(spec: RunSpec, normal: Tensor) -> Tensor:
     """The run's distribution of times, from standard normals: [B] float64 -> [B] float32."""
-    return logit_normal(normal, spec.training.time_mean, spec.training.time_std).float()
+    training = spec.training
+    return shifted(logit_normal(normal, training.time_mean, training.time_std), training.time_shift).float()
 
 
 def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> Tensor:

@@ -133,7 +133,7 @@ class ParisPipeline(DiffusionPipeline):
         return ParisOutput(frames=np.concatenate(frames), experts=np.concatenate(chosen))
 
     def _denoise(self, velocity: Any, x: Tensor, steps: int) -> Tensor:
-        """All steps of the scheduler, on an even grid that ends at t = 0: [B C T H W]."""
+        """All steps of the scheduler, on a grid that is even but for the scheduler's shift and ends at t = 0: [B C T H W]."""
         self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist(), device=x.device)
         for timestep, t in self.progress_bar(list(zip(self.scheduler.timesteps, self.scheduler.sigmas, strict=False))):
             x = self.scheduler.step(velocity(x, t.to(x.device).expand(len(x))), timestep, x).prev_sample

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from paris_p2p.data.batches import Draws
 from paris_p2p.flow.mixture import Routing, only_present
-from paris_p2p.model.presets import Config, build_expert, build_router
+from paris_p2p.model.presets import Config, build_expert, build_router, count_tokens
 from paris_p2p.model.router import Router
 from paris_p2p.work.checkpoint import load_weights_into
 from paris_p2p.work.device import Device, available_bytes
@@ -105,9 +105,7 @@ def seats_for(config: Config, device: Device) -> int:
 
 def batch_clips_for(config: Config, latent: tuple[int, int, int, int]) -> int:
     """Clips to sample together: as many as keep the number of patches bounded, from 1 to 16."""
-    _, frames, height, width = latent
-    patch = int(config["patch_frames"]) * int(config["patch_height"]) * int(config["patch_width"])
-    return max(1, min(16, MAX_BATCH_TOKENS // max(1, frames * height * width // patch)))
+    return max(1, min(16, MAX_BATCH_TOKENS // max(1, count_tokens(config, latent))))
 
 
 def clip_noise(rng_seed: int, clips: Sequence[int], shape: tuple[int, ...]) -> Tensor:

@@ -18,7 +18,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
 from paris_p2p.node.host import save_spec
 from paris_p2p.peer.fetching import GENERATOR_DIR, Fetched, FetchedSlot
-from paris_p2p.records import BlobRef
+from paris_p2p.records import READER, BlobRef
 from paris_p2p.spec import PeerSettings, RunSpec, sign_run
 from paris_p2p.store.disk import DataDirLock
 from paris_p2p.swarm.real import open_swarm
@@ -265,12 +265,12 @@ def test_a_bootstrap_address_that_is_none_is_refused(run: tuple[Path, Any], data
 
 def newer(run: Envelope[RunSpec]) -> Envelope[RunSpec]:
     """The same run as a later version of the project would sign it, for its own readers."""
-    return sign_run(Identity.generate(), run.record.model_copy(update={"oldest_reader": 2}))
+    return sign_run(Identity.generate(), run.record.model_copy(update={"oldest_reader": READER + 1}))
 
 
 def test_a_run_for_newer_readers_says_to_update(run: tuple[Path, Envelope[RunSpec]], tmp_path: Path) -> None:
     (tmp_path / "run.spec").write_bytes(newer(run[1]).data)
-    refused("paris-run", "publish", str(tmp_path), says=["reader 2 or newer, this is reader 1", "update paris-p2p"])
+    refused("paris-run", "publish", str(tmp_path), says=[f"reader {READER + 1} or newer, this is reader {READER}", "update paris-p2p"])
 
 
 class Answers(Source):
@@ -296,5 +296,5 @@ async def test_peers_of_a_newer_run_and_peers_of_another_time_are_told_apart(run
             command = ("paris-peer", "start", f"paris:{newer_run.id}?peer={other.addresses()[0]}", *HERE, "--data-dir", str(folder / "me"))
             await asyncio.to_thread(refused, *command, says=says)
 
-    await join(0.0, ["reader 2 or newer", "update paris-p2p"])
+    await join(0.0, [f"reader {READER + 1} or newer", "update paris-p2p"])
     await join(30.0, ["clock is", "s behind that of 1 peer(s)", "timedatectl set-ntp true"])

@@ -11,7 +11,7 @@ from paris_p2p.codec.pca import fit_pca
 from paris_p2p.data.prepared import Prepared, PreparedCluster, PreparedModel, PreparedShard
 from paris_p2p.envelope import Envelope
 from paris_p2p.records import CHUNK_BYTES
-from paris_p2p.spec import GateSpec, RunSpec, TimingSpec, TrainingSpec
+from paris_p2p.spec import GateSpec, LatentShape, RunSpec, TimingSpec, TrainingSpec
 from paris_p2p.work.create import CreateOptions, create_run
 from tests.data.shards import clip_bytes, write_tar
 from tests.work.made_run import CLIP, LATENT, TEXT, save_text_encoder
@@ -30,11 +30,7 @@ def make_run(
     members_attest: bool = True,
 ) -> Envelope[RunSpec]:
     """Prepare and create: a folder that `paris-run publish` takes. `padding_bytes` makes each train shard so much larger."""
-    folder.mkdir(parents=True)
-    torch.manual_seed(0)
-    fit_pca([torch.randint(0, 256, (4, 3, 16, 24, 3), dtype=torch.uint8)], 4, 4).save(folder / "codec")
-    save_text_encoder(folder / "text")
-    _prepared(folder, experts, padding_bytes).write(folder)
+    prepare_made(folder, experts=experts, padding_bytes=padding_bytes)
     options = CreateOptions(
         name="made",
         purpose="tests",
@@ -50,14 +46,23 @@ def make_run(
     return create_run(folder, options, None)
 
 
-def _prepared(folder: Path, experts: int, padding_bytes: int) -> Prepared:
+def prepare_made(folder: Path, *, experts: int = 1, padding_bytes: int = 0, latent: LatentShape = LATENT) -> None:
+    """A folder that `paris-run create` takes; the clips in it are LATENT, whatever it says of them."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    fit_pca([torch.randint(0, 256, (4, 3, 16, 24, 3), dtype=torch.uint8)], 4, 4).save(folder / "codec")
+    save_text_encoder(folder / "text")
+    _prepared(folder, experts, padding_bytes, latent).write(folder)
+
+
+def _prepared(folder: Path, experts: int, padding_bytes: int, latent: LatentShape) -> Prepared:
     shards = tuple(_shard(folder, split, k, padding_bytes) for split in ("train", "gate") for k in range(experts))
     counts = {"train": TRAIN_CLIPS, "gate": GATE_CLIPS, "validation": 0, "test": 0}
     return Prepared(
         fingerprint="made",
         rng_seed=0,
         clip=CLIP,
-        latent=LATENT,
+        latent=latent,
         text_shape=TEXT,
         codec=_model("pca", folder, "codec"),
         text=_model("transformers:made", folder, "text"),

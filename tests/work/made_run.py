@@ -39,12 +39,12 @@ PROMPTS = ("a red ball", "rolls")
 class MadeRun:
     """Everything lies in `folder`."""
 
-    def __init__(self, folder: Path, preset: str = "nano"):
+    def __init__(self, folder: Path, preset: str = "nano", **training: Any):
         torch.manual_seed(0)
         self.folder, self.codec_folder, self.text_folder = folder, folder / "codec", folder / "text"
         fit_pca([torch.randint(0, 256, (4, 3, 16, 24, 3), dtype=torch.uint8)], 4, 4).save(self.codec_folder)
         save_text_encoder(self.text_folder)
-        self.spec = _spec(preset)
+        self.spec = _spec(preset, TrainingSpec(batch_clips=4, learning_rate=1e-3, **training))
         signed = sign_run(Identity.from_private_bytes(bytes(32)), self.spec)
         self.run, self.spec_path = signed.id, folder / "run.spec"
         self.spec_path.write_bytes(signed.data)
@@ -65,7 +65,7 @@ class MadeRun:
         return path
 
 
-def _spec(preset: str) -> RunSpec:
+def _spec(preset: str, training: TrainingSpec) -> RunSpec:
     return RunSpec(
         name="made",
         purpose="Moving balls, for tests.",
@@ -81,7 +81,7 @@ def _spec(preset: str) -> RunSpec:
         experts=EXPERTS,
         expert=NetworkSpec(preset=preset, config=expert_config(preset, LATENT, TEXT)),
         router=NetworkSpec(preset="nano", config=router_config("nano", LATENT, TEXT, EXPERTS)),
-        training=TrainingSpec(batch_clips=4, learning_rate=1e-3),
+        training=training,
         gate=GateSpec(),
         timing=TimingSpec(),
         train_shards=(),

@@ -1,0 +1,175 @@
+"""A report as one HTML file without scripts or outside links: data in, text out; whatever it is given as text is foreign and is escaped.
+
+Legend: T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined, Template
+from numpy.typing import NDArray
+from PIL import Image
+
+from paris_p2p.errors import UsageError
+from paris_p2p.score.intervals import Interval, Score
+
+MAX_FPS = 50.0  # browsers slow animations of less than 20 ms a frame down
+WEBP_QUALITY = 80
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")  # controls, and what turns text around
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text; those right of the first `text_columns` are set as numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    text_columns: int = 1
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise UsageError(f"the table {self.title!r} has {len(self.columns)} columns and a row of {len(row)} cells: {row}")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing of figures.py, the one source of `svg`, which is set as it is; `alt` says in words what is to be seen."""
+
+    title: str
+    svg: str
+    alt: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A looping clip as a data URI (`looping`)."""
+
+    uri: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class ClipRow:
+    """One caption's clips, one for each column of its wall; None where there is none."""
+
+    caption: str
+    clips: tuple[Clip | None, ...]
+
+
+@dataclass(frozen=True)
+class ClipWall:
+    """Looping clips side by side: real, experts, monolith."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[ClipRow, ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row.clips) != len(self.columns):
+                raise UsageError(f"{self.title!r} has {len(self.columns)} columns and {len(row.clips)} clips of {row.caption!r}")
+
+
+Part = Table | Figure | ClipWall
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, plain words, and what they are about."""
+
+    title: str
+    text: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """`made` says how: command, versions, date, as (name, value)."""
+
+    title: str
+    summary: tuple[str, ...]
+    sections: tuple[Section, ...]
+    made: tuple[tuple[str, str], ...] = ()
+
+
+def render(report: Report) -> str:
+    """The whole page; the same report gives the same text."""
+    return _template().render(report=report, kind=lambda part: type(part).__name__)
+
+
+def score_table(title: str, scores: Mapping[str, Sequence[Score]], note: str = "") -> Table:
+    """Scores by the model they are of, with interval, floor and counts; a metric's models stand beneath one another."""
+    names = list(dict.fromkeys(score.name for group in scores.values() for score in group))
+    rows = [_score_row(model, score) for name in names for model, group in scores.items() for score in group if score.name == name]
+    columns = ("metric", "model", "value", "interval", "at the floor's counts", "floor (real against real)", "", "real clips", "generated")
+    return Table(title, columns, tuple(rows), note or FLOOR_NOTE, text_columns=2)
+
+
+FLOOR_NOTE = (
+    "The interval resamples RNG seeds, then source videos, then takes all their clips. The floor is what the same estimator says of two "
+    "halves of the real clips: nothing can be told apart from real there. As a distance also depends on how many clips it is "
+    "computed from, “at the floor's counts” is the number to hold against it. Clips are given as clips / source videos."
+)
+
+
+def number(value: float) -> str:
+    """Four figures that matter, without an exponent where that is readable."""
+    if not np.isfinite(value):
+        return "not finite"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.2e}"
+
+
+def interval(value: Interval | Score) -> str:
+    return f"{number(value.low)} to {number(value.high)}"
+
+
+def looping(video: NDArray[np.uint8], fps: float, alt: str) -> Clip:
+    """An animated WebP that loops for ever; one frame makes a picture: uint8 [T H W 3]."""
+    if video.ndim != 4 or video.shape[3] != 3 or video.dtype != np.uint8 or not len(video) or fps <= 0:
+        raise UsageError(f"a clip of shape {video.shape}, type {video.dtype} at {fps} frames/s cannot be shown: uint8 [T H W 3] is needed")
+    pictures = [Image.fromarray(frame) for frame in video]
+    buffer, frame_ms = io.BytesIO(), round(1000 / min(fps, MAX_FPS))
+    more: dict[str, Any] = {"save_all": True, "append_images": pictures[1:], "duration": frame_ms, "loop": 0} if len(pictures) > 1 else {}
+    pictures[0].save(buffer, "WEBP", quality=WEBP_QUALITY, method=4, **more)
+    return Clip(f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}", alt)
+
+
+def printable(text: str) -> str:
+    """The text without what would spoil the page or the reader's view of it."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _score_row(model: str, score: Score) -> tuple[str, ...]:
+    verdict = "above" if score.above_floor else "at the floor"
+    clips = f"{score.generated_clips} / {score.generated_sources}" + (f" of {score.seeds} seeds" if score.seeds > 1 else "")
+    floor = f"{number(score.floor.value)} ({number(score.floor.low)} to {number(score.floor.high)}, {score.floor.clips} a side)"
+    given = (score.name, model, number(score.value), f"{interval(score)} ({score.level:.0%})", number(score.matched), floor, verdict)
+    return (*given, f"{score.real_clips} / {score.real_sources}", clips)
+
+
+@cache
+def _template() -> Template:
+    # `finalize` comes before escaping and sees values only, never the template's own text.
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    text = resources.files("paris_p2p.score").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    return environment.from_string(text)

@@ -95,10 +95,18 @@ class TrainingSpec(Record):
     router_batch_clips: Size = 64
     router_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
 
+    ddpm_experts: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(default=(), max_length=256)  # these predict noise (flow/ddpm.py)
+
+    @model_validator(mode="after")
+    def _ddpm_experts_in_order(self) -> TrainingSpec:
+        if list(self.ddpm_experts) != sorted(set(self.ddpm_experts)):
+            raise ValueError(f"ddpm_experts must ascend and name each once, not {self.ddpm_experts}")
+        return self
+
     @property
     def oldest_reader(self) -> int:
         """Who may take part: an older reader would ignore what it does not know, and train something else."""
-        return 2 if self.time_shift != 1 else 1
+        return 2 if self.time_shift != 1 or self.ddpm_experts else 1
 
 
 class GateSpec(Record):
@@ -153,7 +161,13 @@ class RunSpec(Record):
         for shard in self.train_shards + self.gate_shards:
             if shard.cluster >= self.experts:
                 raise ValueError(f"shard of cluster {shard.cluster} in a run of {self.experts} experts")
+        if any(k >= self.experts for k in self.training.ddpm_experts):
+            raise ValueError(f"ddpm_experts are {self.training.ddpm_experts} in a run of {self.experts} experts")
         return self
+
+    def predicts_noise(self, slot: str) -> bool:
+        """Whether the slot is an expert trained on noise, not on the velocity."""
+        return slot != ROUTER and cluster_of(slot) in self.training.ddpm_experts
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -53,6 +53,12 @@ def cosine_time(t: Tensor) -> Tensor:
     return (torch.atan2(sine, torch.cos(angle - _START)) / _TURN).clamp(0, 1)
 
 
+def flow_time(s: Tensor) -> Tensor:
+    """The t whose `scales` are `cosine` of s, the inverse of `cosine_time`, in float64: [B] -> [B]."""
+    alpha, sigma = cosine(s)
+    return sigma / (alpha.clamp(min=0) + sigma)
+
+
 def diffuse(x0: Tensor, eps: Tensor, s: Tensor) -> Tensor:
     """x_s = alpha x0 + sigma eps, what such an expert is trained to find eps in: [B ...], [B ...], [B] -> [B ...]."""
     alpha, sigma = (_rows(scale, x0) for scale in cosine(s))

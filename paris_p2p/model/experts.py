@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,21 @@ from paris_p2p.model.presets import Config, build_expert, expert_class
 
 
 class ExpertSet(ModelMixin, ConfigMixin):
-    """The experts `present` out of `total`, all with the same numbers; each is usable alone, from its own folder."""
+    """The experts `present` out of `total`, all with the same numbers; each is usable alone, from its own folder.
+
+    Those in `ddpm` predict noise on the cosine schedule, not a velocity; the clamp is of their conversion (flow/ddpm.py).
+    """
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, total: int, present: list[int], expert: Config):
+    def __init__(
+        self,
+        total: int,
+        present: list[int],
+        expert: Config,
+        ddpm: Sequence[int] = (),
+        clamp_x0: float = 20.0,
+        clamp_alpha: float = 0.1,
+    ):
         super().__init__()
         self.total, self.present = total, sorted(present)
         self.experts = nn.ModuleDict({str(k): build_expert(expert) for k in self.present})

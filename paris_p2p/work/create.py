@@ -45,6 +45,9 @@ def create_run(folder: Path, options: CreateOptions, passphrase: str | None) -> 
     folder is not prepared, or holds a run already: its peers would not follow a second one.
     """
     prepared = Prepared.load(folder)
+    absent = [k for k in options.training.ddpm_experts if k >= prepared.experts]
+    if absent:
+        raise UsageError(f"there is no expert {absent[0]} to train on noise: {folder} has experts 0 to {prepared.experts - 1}")
     if (folder / SPEC_FILE).exists():
         raise UsageError(f"{folder} already holds run {load_run(folder).id[:16]}…; prepare into another folder for another run")
     owner = _owner(folder / KEY_FILE, passphrase)

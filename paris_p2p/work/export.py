@@ -18,7 +18,7 @@ from paris_p2p.spec import ROUTER, RunSpec, cluster_of
 from paris_p2p.work.device import pick_device
 from paris_p2p.work.generate import check_slots
 from paris_p2p.work.pipeline import CODEC, TEXT, ParisPipeline
-from paris_p2p.work.routed import expert_state, load_router
+from paris_p2p.work.routed import DEFAULT_CLAMP, expert_state, load_router
 
 
 def export(
@@ -57,7 +57,10 @@ def _write_pipeline(spec: RunSpec, run: str, weights: Mapping[str, Path], folder
     cpu = pick_device("cpu")
     present = sorted(cluster_of(slot) for slot in weights if slot != ROUTER)
     with torch.device("meta"):
-        experts = ExpertSet(spec.experts, present, spec.expert.config)
+        experts = ExpertSet(
+            spec.experts, present, spec.expert.config,
+            ddpm=list(spec.training.ddpm_experts), clamp_x0=DEFAULT_CLAMP.x0, clamp_alpha=DEFAULT_CLAMP.alpha,
+        )  # fmt: skip
     router = load_router(spec.router.config, weights[ROUTER], cpu) if ROUTER in weights else None
     pipeline = ParisPipeline(
         experts=experts, router=router, scheduler=FlowMatchEulerDiscreteScheduler(shift=spec.training.time_shift),

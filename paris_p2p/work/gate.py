@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
 from paris_p2p.errors import CheckpointError, ParisError
+from paris_p2p.flow.path import velocity
 from paris_p2p.rules.tips import refuse_loss
 from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.work.checkpoint import Counters, check_resume, check_weights, load_resume_weights_into, load_weights_into
@@ -68,25 +69,29 @@ def gate_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
     draws = Draws.of(job.run, f"gate/{job.slot}/{job.card}")
     batch = make_batch(clips, ClipOrder(draws, len(clips)), draws, 0, spec.gate.clips)
     slices = (torch.arange(len(batch)) + batch.uniforms[:, 0]) / len(batch)  # [B] in (0, 1)
-    return batch, times(spec, torch.special.ndtri(slices))
+    return batch, times(spec, job.slot, torch.special.ndtri(slices))
 
 
-def mean_loss(network: nn.Module, slot: str, batch: Batch, t: Tensor, device: Device) -> float:
+def mean_loss(network: nn.Module, spec: RunSpec, slot: str, batch: Batch, t: Tensor, device: Device) -> float:
     """The network's mean loss over the batch, with captions and without dropout."""
     total = 0.0
     for start in range(0, len(batch), PART_CLIPS):
         part, part_t = batch.part(start, start + PART_CLIPS).to(device.torch), t[start : start + PART_CLIPS].to(device.torch)
         with torch.no_grad(), device.autocast():
-            losses = router_losses(network, part, part_t) if slot == ROUTER else expert_losses(network, part, part_t, part.mask)
+            if slot == ROUTER:
+                losses = router_losses(network, part, part_t)
+            else:
+                losses = expert_losses(network, part, part_t, part.mask, predicts_noise=spec.predicts_noise(slot))
         total += float(losses.double().sum())
     return total / len(batch)
 
 
 def zero_loss(spec: RunSpec, slot: str, batch: Batch) -> float:
-    """The loss of weights that know nothing: E|eps - x0|^2 per element for an expert, log K for the router."""
+    """The loss of weights that know nothing, per element: E|eps - x0|^2, E|eps|^2 of a noise predictor, log K for the router."""
     if slot == ROUTER:
         return math.log(spec.experts)
-    return float((batch.noise - batch.latent.float()).square().double().mean())
+    target = batch.noise if spec.predicts_noise(slot) else velocity(batch.latent.float(), batch.noise)
+    return float(target.square().double().mean())
 
 
 def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
@@ -97,15 +102,15 @@ def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
     best, reference = job.best_weights_path, zero_loss(spec, job.slot, batch)
     if best is not None:
         load_weights_into(best, tensors)
-        reference = mean_loss(network, job.slot, batch, t, device)
+        reference = mean_loss(network, spec, job.slot, batch, t, device)
     if not reference <= MAX_LOSS:
         raise CheckpointError(f"the gate's loss of the reference weights {best} is {reference:.4g}; nothing can be measured against them")
 
     load_weights_into(job.weights_path, tensors)
-    loss = mean_loss(network, job.slot, batch, t, device)
+    loss = mean_loss(network, spec, job.slot, batch, t, device)
     # The average may be good while what training goes on with is spoilt: the next lead would be refused for it.
     load_resume_weights_into(job.resume_path, tensors, Counters(job.run, job.slot, job.steps, job.clips))
-    raw_loss = mean_loss(network, job.slot, batch, t, device)
+    raw_loss = mean_loss(network, spec, job.slot, batch, t, device)
     if not (loss <= MAX_LOSS and raw_loss <= RESUME_SLACK * max(loss, reference)):  # NaN is not either
         return GateResult(ok=False, reason=f"the gate's loss is {loss:.4g}, {raw_loss:.4g} for the resume state's own weights")
     reason = refuse_loss(loss, reference, spec.gate.tolerance, first=best is None)

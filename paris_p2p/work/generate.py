@@ -147,7 +147,8 @@ class _Sampler:
         present = sorted(cluster_of(slot) for slot in job.weights if slot != ROUTER)
         router = load_router(spec.router.config, job.weights[ROUTER], device) if ROUTER in job.weights and routing.needs_router else None
         self.chooser = Chooser(router, spec.experts, present, routing)
-        self.pool = ExpertSeats(spec.expert.config, self._fetcher(), device, seats_for(spec.expert.config, device))
+        seats = seats_for(spec.expert.config, device)
+        self.pool = ExpertSeats(spec.expert.config, self._fetcher(), device, seats, spec.training.ddpm_experts)
         self.times = time_grid(job.steps, job.shift)
 
     def run(self, condition: Condition, clips: range, steps_done: Callable[[int], None]) -> tuple[Tensor, Tensor]:

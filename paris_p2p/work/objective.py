@@ -1,4 +1,4 @@
-"""What a slot's network is, and its loss: flow matching for an expert, cross-entropy on the cluster for the router.
+"""What a slot's network is, and its loss: flow matching or noise prediction for an expert, cross-entropy on the cluster for the router.
 
 Shared by training and the gate, so that both measure the same. t = 1 is noise. Shapes: B clips, C channels, T latent
 frames, H height, W width, K experts.
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from paris_p2p.data.batches import Batch
 from paris_p2p.data.clips import DEFAULT_CACHE_BYTES, ClipSet
 from paris_p2p.errors import DataError, RecordError, UsageError
+from paris_p2p.flow.ddpm import cosine_time, diffuse, flow_time
 from paris_p2p.flow.path import clip_losses, interpolate, logit_normal, shifted, velocity
 from paris_p2p.model.presets import build_expert, build_router
 from paris_p2p.spec import ROUTER, RunSpec, open_run
@@ -68,18 +69,26 @@ def batch_clips(spec: RunSpec, slot: str) -> int:
     return spec.training.router_batch_clips if slot == ROUTER else spec.training.batch_clips
 
 
-def times(spec: RunSpec, normal: Tensor) -> Tensor:
-    """The run's distribution of times, from standard normals: [B] float64 -> [B] float32."""
+def times(spec: RunSpec, slot: str, normal: Tensor) -> Tensor:
+    """The slot's distribution of flow times, from standard normals: [B] float64 -> [B] float32.
+
+    For a noise predictor s is uniform (Ho et al. 2020, arXiv 2006.11239, Algorithm 1) before the run's shift, which multiplies
+    the noise-to-data ratio as for the others: the shifted cosine schedule of Hoogeboom et al. 2023 (arXiv 2301.11093).
+    """
     training = spec.training
+    if spec.predicts_noise(slot):
+        uniform = torch.special.ndtr(normal)
+        return shifted(flow_time(uniform), training.time_shift).float()
     return shifted(logit_normal(normal, training.time_mean, training.time_std), training.time_shift).float()
 
 
 def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> Tensor:
     """One loss for each clip, in no particular order, with the batch's own times and dropout: [B]."""
-    t = times(spec, batch.normal)
+    t = times(spec, slot, batch.normal)
     no_caption = batch.uniforms[:, CAPTION_DRAW] < spec.training.caption_dropout
     if slot != ROUTER:
-        return expert_losses(network, batch, t, batch.mask & ~no_caption[:, None])
+        mask = batch.mask & ~no_caption[:, None]
+        return expert_losses(network, batch, t, mask, predicts_noise=spec.predicts_noise(slot))
     # A clip loses one of the two at most: the caption's draw goes first.
     no_latent = (batch.uniforms[:, LATENT_DRAW] < ROUTER_LATENT_DROPOUT) & ~no_caption
     return torch.cat([
@@ -93,12 +102,16 @@ def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> 
     ])  # fmt: skip
 
 
-def expert_losses(network: nn.Module, batch: Batch, t: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of the velocity: [B]."""
+def expert_losses(network: nn.Module, batch: Batch, t: Tensor, mask: Tensor, *, predicts_noise: bool = False) -> Tensor:
+    """Mean squared error of the velocity or, at the same noise-to-data ratio on the cosine schedule, of the noise: [B]."""
     x0 = batch.latent.float()                                        # [B C T H W]
-    x_t = interpolate(x0, batch.noise, t)                            # [B C T H W]
-    v = network(x_t, t, batch.tokens.float(), mask, batch.pooled.float())  # [B C T H W]
-    return clip_losses(v, velocity(x0, batch.noise))                 # [B]
+    if predicts_noise:
+        s = cosine_time(t)                                           # [B]
+        x, time, target = diffuse(x0, batch.noise, s), s.float(), batch.noise
+    else:
+        x, time, target = interpolate(x0, batch.noise, t), t, velocity(x0, batch.noise)
+    answer = network(x, time, batch.tokens.float(), mask, batch.pooled.float())  # [B C T H W]
+    return clip_losses(answer, target)                               # [B]
 
 
 def router_losses(network: nn.Module, batch: Batch, t: Tensor, *, latent: bool = True, caption: bool = True) -> Tensor:

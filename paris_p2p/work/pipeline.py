@@ -21,6 +21,7 @@ from torch import Tensor
 from paris_p2p.codec.text import TextEncoder, load_text_encoder
 from paris_p2p.codec.video import Codec, load_codec
 from paris_p2p.errors import UsageError
+from paris_p2p.flow.ddpm import Clamp
 from paris_p2p.flow.guidance import Condition, guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.model.experts import ExpertSet
@@ -117,7 +118,8 @@ class ParisPipeline(DiffusionPipeline):
         if generator is not None:
             rng_seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
         device, seats = self._offload or (pick_device(str(self.experts.device)), self.experts.total)
-        pool = ExpertSeats(self.experts.config["expert"], self.experts.state, device, seats)
+        clamp = Clamp(self.experts.config["clamp_x0"], self.experts.config["clamp_alpha"])
+        pool = ExpertSeats(self.experts.config["expert"], self.experts.state, device, seats, self.experts.config["ddpm"], clamp)
         chooser = Chooser(self.router, self.experts.total, self.experts.present, Routing(routing, top_k))
         condition = self._encode(prompts, device)
         frames, chosen = [], []

@@ -6,7 +6,7 @@ Legend: B clips, K experts, S steps, `...` the rest of a clip. t = 1 is noise.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from paris_p2p.data.batches import Draws
+from paris_p2p.flow.ddpm import Clamp, epsilon_velocity
 from paris_p2p.flow.mixture import Routing, only_present
 from paris_p2p.model.presets import Config, build_expert, build_router, count_tokens
 from paris_p2p.model.router import Router
@@ -24,21 +25,38 @@ if TYPE_CHECKING:
     from paris_p2p.model.presets import Expert
 
 State = Mapping[str, Tensor]
+DEFAULT_CLAMP = Clamp(alpha=0.1)  # tighter than published: with 0.01, steps near t = 1 threw clips of unit variance far off
 MAX_BATCH_TOKENS = 16384  # patches of all clips of a batch: bounds the activations
 
 
 class ExpertSeats:
-    """A pool whose experts wait in main memory, or on disk, and take one of a few seats on the device when routed to."""
+    """A pool whose experts wait in main memory, or on disk, and take one of a few seats on the device when routed to.
 
-    def __init__(self, config: Config, fetch: Callable[[int], State], device: Device, seats: int):
+    Those in `ddpm` predict noise, and are converted to a velocity here.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        fetch: Callable[[int], State],
+        device: Device,
+        seats: int,
+        ddpm: Collection[int] = (),
+        clamp: Clamp = DEFAULT_CLAMP,
+    ):
         self.config, self.fetch, self.device, self.seats = config, fetch, device, seats
+        self.ddpm, self.clamp = frozenset(ddpm), clamp
         self.seated: OrderedDict[int, Expert] = OrderedDict()
 
     def velocity(self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:
         expert = self._seat(k)
-        with torch.no_grad(), self.device.autocast():
-            v: Tensor = expert(x, t, tokens, mask, pooled)
-        return v
+
+        def answer(x: Tensor, t: Tensor) -> Tensor:
+            with torch.no_grad(), self.device.autocast():
+                answered: Tensor = expert(x, t, tokens, mask, pooled)
+            return answered
+
+        return epsilon_velocity(answer, x, t, self.clamp) if k in self.ddpm else answer(x, t)
 
     def _seat(self, k: int) -> Expert:
         if k not in self.seated:

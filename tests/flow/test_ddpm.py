@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from paris_p2p.flow.ddpm import Clamp, cosine, cosine_time, diffuse, epsilon_velocity, predicted_data, scales
+from paris_p2p.flow.ddpm import Clamp, cosine, cosine_time, diffuse, epsilon_velocity, flow_time, predicted_data, scales
 from paris_p2p.flow.path import interpolate, velocity
 from paris_p2p.flow.sampler import sample, time_grid
 
@@ -70,6 +70,12 @@ def test_flow_time_to_schedule_time_is_the_schedules_exact_inverse():
     torch.testing.assert_close(sigma / alpha, TIMES / (1 - TIMES), rtol=1e-6, atol=0)
     assert cosine_time(torch.tensor([0.0, 1.0])).tolist() == [0, 1]
     assert (cosine_time(torch.linspace(0, 1, 1001)).diff() > 0).all()
+
+
+def test_schedule_time_to_flow_time_and_back_is_the_same():
+    s = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    torch.testing.assert_close(cosine_time(flow_time(s)), s, rtol=1e-12, atol=1e-15)
+    assert flow_time(s)[[0, -1]].tolist() == [0, pytest.approx(1, abs=1e-15)]
 
 
 def test_a_noisy_clip_of_the_schedule_is_a_stretched_one_of_the_straight_path():

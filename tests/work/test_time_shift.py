@@ -38,8 +38,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
 def test_training_times_are_shifted_once_and_an_unshifted_runs_are_as_ever(moved: TinyRun, tiny: TinyRun):
     normal = torch.randn(1000, dtype=torch.float64)
     plain = logit_normal(normal, 0.0, 1.0)
-    assert torch.equal(times(tiny.spec, normal), plain.float())
-    torch.testing.assert_close(times(moved.spec, normal), shifted(plain, SHIFT).float())
+    assert torch.equal(times(tiny.spec, "expert-0", normal), plain.float())
+    torch.testing.assert_close(times(moved.spec, "router", normal), shifted(plain, SHIFT).float())
 
 
 @pytest.mark.parametrize("slot", ["expert-1", "router"])

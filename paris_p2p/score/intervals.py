@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ class Plan:
     """How often everything is computed again."""
 
     resamples: int = 200
-    splits: int = 20  # of the real clips, for the floor
+    splits: int = 20  # of the real clips, for the floor; and how often what was fitted is fitted anew, for its interval
     level: float = 0.95
     rng_seed: int = 0
 
@@ -114,13 +115,16 @@ def measure(
 ) -> Score:
     """A statistic of the pooled rows (real first) as a Score.
 
-    `refitted` computes the floor where that needs more work than the interval (a classifier trained anew); `statistic` itself otherwise.
+    Where `statistic` keeps something that was fitted once (a classifier), `refitted` fits it anew on the rows it is given: the floor is
+    computed with it, and the interval is widened by what refitting a few resamples changes.
     """
     plan = plan or Plan()
     trees = tree_of(real), tree_of(generated, first=len(real))
     rows = [np.concatenate([group for seed in tree for group in seed]) for tree in trees]
     floor, matched = _floor(refitted or statistic, trees, plan)
     interval = resampled(statistic, rows, trees, plan)
+    if refitted is not None:
+        interval = _widened(interval, statistic, refitted, trees, plan)
     return Score(
         name=name,
         value=interval.value,
@@ -148,6 +152,16 @@ def resampled(statistic: Callable[..., float], rows: list[Rows], trees: tuple[Tr
     values = np.array([statistic(*(_resample(tree, rng) for tree in trees)) for _ in range(plan.resamples)])
     low, high = np.quantile(values - values.mean(), _tails(plan.level))
     return Interval(value, value + float(low), value + float(high))
+
+
+def _widened(interval: Interval, statistic: Statistic, refitted: Statistic, trees: tuple[Tree, Tree], plan: Plan) -> Interval:
+    """Both ends moved out by the scatter of what refitting changes, taken as normal and independent of the rest."""
+    rng = np.random.default_rng([plan.rng_seed, 3])
+    drawn = [[_resample(tree, rng) for tree in trees] for _ in range(plan.splits)]
+    changes = [refitted(*rows) - statistic(*rows) for rows in drawn]
+    extra = NormalDist().inv_cdf(_tails(plan.level)[1]) * float(np.std(changes, ddof=1))
+    low, high = (float(np.hypot(end - interval.value, extra)) for end in (interval.low, interval.high))
+    return Interval(interval.value, interval.value - low, interval.value + high)
 
 
 def tree_of(clips: Clips, first: int = 0) -> Tree:

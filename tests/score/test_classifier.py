@@ -19,6 +19,9 @@ def test_equal_distributions_cannot_be_told_apart():
     scores = [classifier_test("pixels", clips(2 * i), clips(2 * i + 1), QUICK).auc for i in range(8)]
     assert np.mean([score.value for score in scores]) == pytest.approx(0.5, abs=0.08)  # one alone scatters by 0.07
     assert sum(score.above_floor for score in scores) <= 2
+    assert sum(score.low <= 0.5 <= score.high for score in scores) >= 7
+    answers_alone = np.sqrt(161 / (12 * 80 * 80))  # how an AUC of 80 and 80 answers scatters (Mann and Whitney 1947)
+    assert np.mean([score.high - score.low for score in scores]) > 1.25 * 2 * 1.96 * answers_alone
     assert scores[0].name == "Classifier AUC, pixels"
 
 

@@ -54,6 +54,27 @@ def test_intervals_of_a_distance_cover_its_closed_form_at_about_their_level():
     assert 0.78 <= np.mean(covered) <= 0.97
 
 
+def test_intervals_of_something_fitted_cover_the_truth_only_with_what_refitting_changes():
+    """The difference of two means, one of which was fitted once and is kept."""
+    rng = np.random.default_rng(0)
+    covered, kept_only = [], []
+    for i in range(120):
+        real, generated = (Clips(rng.normal(size=(60, 1)), np.arange(60)) for _ in range(2))
+        values = np.concatenate([real.features, generated.features])[:, 0]
+        fitted, plan = values[:60].mean(), Plan(resamples=100, splits=20, level=0.9, rng_seed=i)
+
+        def kept(a, b, values=values, fitted=fitted):
+            return float(values[b].mean() - fitted)
+
+        def refitted(a, b, values=values):
+            return float(values[b].mean() - values[a].mean())
+
+        covered.append(covers(measure("fitted", kept, real, generated, plan, refitted=refitted), 0))
+        kept_only.append(covers(measure("fitted", kept, real, generated, plan), 0))
+    assert 0.82 <= np.mean(covered) <= 0.97
+    assert np.mean(kept_only) < 0.8
+
+
 def mean_difference(real: Clips, generated: Clips, plan: Plan):
     values = np.concatenate([real.features, generated.features])[:, 0]
     return measure("difference", lambda a, b: float(values[b].mean() - values[a].mean()), real, generated, plan)

@@ -152,7 +152,9 @@ def fetch(
 def generate(
     prompt: Annotated[list[str], typer.Argument(help="One or more prompts, then the INVITE.", metavar="PROMPT... INVITE")],
     prompts_file: Annotated[Path | None, typer.Option(help="More prompts, one a line.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="clip.mp4, .gif, .png (a sheet of frames) or .npy.")] = Path("clip.mp4"),
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="clip.mp4 (default; of image runs clip.png), .gif, .png (a sheet of frames), .npy.")
+    ] = None,
     clips: Annotated[int, typer.Option(help="Clips per prompt.", min=1)] = 1,
     steps: Annotated[int, typer.Option(help="Denoising steps.", min=1, max=1000)] = 50,
     shift: Annotated[float, typer.Option(help="Of the denoising times, towards noise above 1; 0: the run's.", min=0, max=100)] = 0.0,
@@ -192,12 +194,13 @@ def generate(
         device=device,
         threads=threads,
         batch_clips=batch_clips,
-        out=out,
+        out=out or Path("clip.mp4"),
         allow_partial=allow_partial,
     )
     with progress_bars() as progress:
         models = fetch_models(settings, parsed, partial=allow_partial, offline=offline, progress=progress)
-        result = run_generate(wishes.model_copy(update=models.job_fields()), progress)
+        named = {"out": Path("clip.png")} if out is None and models.spec.clip.frames == 1 else {}
+        result = run_generate(wishes.model_copy(update={**models.job_fields(), **named}), progress)
     typer.echo(result.describe())
 
 
@@ -221,8 +224,8 @@ def _wishes(**fields: Any) -> GenerateJob:
     Routing(job.routing, job.top_k)
     if job.guidance_form not in FORMS:
         raise UsageError(f"no guidance form is called {job.guidance_form!r}; choose one of {', '.join(FORMS)}")
-    with open_writer(job.out, len(job.prompts) * job.clips_per_prompt, 1.0):
-        return job  # it knows the file's ending, and the folder can be written
+    with open_writer(job.out, len(job.prompts) * job.clips_per_prompt, 1.0, frames=1):
+        return job  # it knows the file's ending, and the folder can be written; a sheet's room is known with the run
 
 
 def _invite(argument: str) -> Any:

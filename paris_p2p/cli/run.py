@@ -23,10 +23,10 @@ PASSPHRASE_VARIABLE = "PARIS_OWNER_PASSPHRASE"
 
 @app.command()
 def prepare(
-    clips: Annotated[Path, typer.Argument(help="Folder of captioned videos, or of webdataset tars.")],
+    clips: Annotated[Path, typer.Argument(help="Folder of captioned videos or images, or of webdataset tars.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where latents, embeddings and clusters go.")],
     experts: Annotated[int, typer.Option("--experts", "-k", help="Clusters, and so experts.", min=1, max=256)] = 8,
-    frames: Annotated[int, typer.Option(min=1, help="Frames per clip; 1 makes images.")] = 8,
+    frames: Annotated[int, typer.Option(min=1, help="Frames per clip; 1 for images, and stills of videos.")] = 8,
     height: Annotated[int, typer.Option(min=8)] = 64,
     width: Annotated[int, typer.Option(min=8)] = 64,
     fps: Annotated[float, typer.Option(min=0.1, help="Frames per second the clips are resampled to.")] = 8.0,

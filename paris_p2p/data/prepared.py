@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from paris_p2p.data.decode import Frames, decode_clip_at
+from paris_p2p.data.decode import Frames
+from paris_p2p.data.reading import read_clip_at
 from paris_p2p.data.sources import Source
 from paris_p2p.data.splits import Split as Split
 from paris_p2p.errors import DataError
@@ -76,9 +77,12 @@ class Prepared(Record):
     def describe(self) -> str:
         """A few lines for a person."""
         counts = ", ".join(f"{self.clips[split]} {split}" for split in self.clips)
-        lines = [f"{sum(self.clips.values())} clips from {sum(self.sources.values())} videos: {counts}; codec {self.codec_psnr_db:.1f} dB"]
+        what, files = ("images", "files") if self.clip.frames == 1 else ("clips", "videos")
+        lines = [
+            f"{sum(self.clips.values())} {what} from {sum(self.sources.values())} {files}: {counts}; codec {self.codec_psnr_db:.1f} dB"
+        ]
         lines += [
-            f"cluster {row.cluster}: {row.clips['train']} train and {row.clips['gate']} gate clips, silhouette {row.silhouette:.2f}"
+            f"cluster {row.cluster}: {row.clips['train']} train and {row.clips['gate']} gate {what}, silhouette {row.silhouette:.2f}"
             for row in self.clusters
         ]
         if self.skipped:
@@ -121,8 +125,7 @@ class SplitClip(Record):
         """uint8 [T, H, W, 3], decoded from the owner's file."""
         source = Source(self.source, Path(self.path), self.offset_bytes, self.size_bytes, 0, self.caption, "", self.member)
         try:
-            with source.open() as file:
-                return decode_clip_at(file, shape, self.start_s)
+            return read_clip_at(source, shape, self.start_s)
         except OSError as error:
             raise DataError(f"the clip {self.source} is no longer at {self.path} ({error}); put it back or prepare again") from error
 

@@ -1,4 +1,4 @@
-"""Which videos there are and what their captions say: a folder of files, captions.csv or captions.jsonl, webdataset tars."""
+"""Which videos and images there are and their captions: a folder of files, captions.csv or captions.jsonl, webdataset tars."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
+from paris_p2p.data.images import IMAGE_SUFFIXES
 from paris_p2p.errors import DataError
 
 VIDEO_SUFFIXES = frozenset((
     ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv",
     ".ts", ".webm", ".wmv",
 ))  # fmt: skip
+SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 MAX_CAPTION_CHARACTERS = 2000
 MAX_SIDECAR_BYTES = 1 << 20
-MAX_TAR_VIDEO_BYTES = 256 << 20  # a video inside a tar is read into memory
+MAX_TAR_VIDEO_BYTES = 256 << 20  # a file inside a tar is read into memory
 MAX_TAR_MEMBERS = 2_000_000
 HASHED_WHOLE_BYTES = 256 << 10
 HASHED_PIECES = 4
@@ -30,7 +32,7 @@ HASHED_PIECES = 4
 
 @dataclass(frozen=True)
 class Source:
-    """One video with its caption. `name` is its path inside the clips folder (`a.tar/000.mp4` inside a tar)."""
+    """One video or image with its caption. `name` is its path inside the clips folder (`a.tar/000.mp4` inside a tar)."""
 
     name: str
     path: Path  # the file, or the tar that holds it
@@ -41,8 +43,12 @@ class Source:
     group: str  # what the owner says it was cut from; empty: it is its own source
     member: bool  # inside a tar
 
+    @property
+    def is_image(self) -> bool:
+        return Path(self.name).suffix.lower() in IMAGE_SUFFIXES
+
     def open(self) -> BinaryIO:
-        """The video's bytes."""
+        """The file's bytes."""
         if not self.member:
             return self.path.open("rb")
         with self.path.open("rb") as file:
@@ -50,7 +56,7 @@ class Source:
             return io.BytesIO(file.read(self.size_bytes))
 
     def content_hash(self) -> str:
-        """BLAKE3 of the size and, of a large video, of pieces spread over it: the same video gives the same hash."""
+        """BLAKE3 of the size and, of a large file, of pieces spread over it: the same file gives the same hash."""
         digest = blake3(str(self.size_bytes).encode())
         with self.path.open("rb") as file:
             if self.size_bytes <= HASHED_WHOLE_BYTES:
@@ -80,7 +86,7 @@ class _Caption:
 
 
 def find_sources(folder: Path, leave_out: Path | None = None) -> tuple[list[Source], list[Skipped]]:
-    """Every captioned video under `folder`, sorted by name, but for what is under `leave_out`.
+    """Every captioned video and image under `folder`, sorted by name, but for what is under `leave_out`.
 
     DataError when the folder is not there or its captions file cannot be read.
     """
@@ -94,11 +100,19 @@ def find_sources(folder: Path, leave_out: Path | None = None) -> tuple[list[Sour
         name = path.relative_to(folder).as_posix()
         if path.suffix.lower() == ".tar":
             _read_tar(path, name, sources, skipped)
-        elif path.suffix.lower() in VIDEO_SUFFIXES or name in captions:
+        elif path.suffix.lower() in SUFFIXES or name in captions:
             seen.add(name)
             _add(path, name, captions.get(name) or _sidecar(path), sources, skipped)
     skipped += [Skipped(name, "missing", "named in the captions file, but not there") for name in sorted(captions.keys() - seen)]
-    return sorted(sources, key=lambda source: source.name), skipped
+    return _without_thumbnails(sorted(sources, key=lambda source: source.name), skipped), skipped
+
+
+def _without_thumbnails(sources: list[Source], skipped: list[Skipped]) -> list[Source]:
+    """`clip.jpg` beside `clip.mp4` shares its caption: it is that video's picture, not an image to learn from."""
+    videos = {Path(source.name).with_suffix("").as_posix() for source in sources if not source.is_image}
+    thumbnails = {s.name for s in sources if s.is_image and Path(s.name).with_suffix("").as_posix() in videos}
+    skipped += [Skipped(name, "thumbnail", "an image beside the video of the same name") for name in sorted(thumbnails)]
+    return [source for source in sources if source.name not in thumbnails]
 
 
 def _walk(folder: Path, leave_out: Path | None) -> Iterator[Path]:
@@ -166,7 +180,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
                 yield number, row if isinstance(row, dict) else {}
 
 
-_FILE_KEYS = ("file", "file_name", "filename", "path", "video")
+_FILE_KEYS = ("file", "file_name", "filename", "path", "video", "image")
 _CAPTION_KEYS = ("caption", "text", "prompt")
 
 
@@ -179,8 +193,8 @@ def _row(path: Path, number: int, row: dict[str, object]) -> tuple[str, _Caption
 
 
 def _read_tar(path: Path, name: str, sources: list[Source], skipped: list[Skipped]) -> None:
-    """Add a webdataset tar's samples: a video and a `.txt` or `.json` (keys caption, source) with the same key."""
-    videos: dict[str, tarfile.TarInfo] = {}
+    """Add a webdataset tar's samples: a video or an image and a `.txt` or `.json` (keys caption, source) with the same key."""
+    media: dict[str, tarfile.TarInfo] = {}
     captions: dict[str, _Caption] = {}
     try:
         mtime_ns = path.stat().st_mtime_ns
@@ -191,13 +205,14 @@ def _read_tar(path: Path, name: str, sources: list[Source], skipped: list[Skippe
                 key, dot, suffix = member.name.rpartition(".")
                 if not member.isreg() or not dot:
                     continue
-                if f".{suffix.lower()}" in VIDEO_SUFFIXES:
-                    videos[key] = member
+                if f".{suffix.lower()}" in SUFFIXES:
+                    media[member.name] = member
                 elif suffix.lower() in ("txt", "json") and member.size <= MAX_SIDECAR_BYTES:
                     _tar_caption(tar, member, suffix.lower(), key, captions)
     except (OSError, tarfile.TarError) as error:
         skipped.append(Skipped(name, "unreadable", f"{error}; what came before is used"))
-    for key, member in videos.items():
+    for member in media.values():
+        key = member.name.rpartition(".")[0]
         inside = f"{name}/{member.name}"
         caption = captions.get(key)
         if member.size == 0:

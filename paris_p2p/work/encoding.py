@@ -23,7 +23,8 @@ from paris_p2p.codec.pca import PcaCodec, default_patch, fit_pca
 from paris_p2p.codec.text import TextEncoder
 from paris_p2p.codec.video import Codec
 from paris_p2p.data.cache import Cache, Encoded, cache_key
-from paris_p2p.data.decode import Clip, UnusableVideo, decode_clips
+from paris_p2p.data.decode import Clip, UnusableVideo
+from paris_p2p.data.reading import read_clips
 from paris_p2p.data.sheet import thumbnail
 from paris_p2p.data.sources import Source
 from paris_p2p.features.image import Features
@@ -48,12 +49,9 @@ class Decoding:
 
     def clips_of(self, source: Source) -> list[Clip] | UnusableVideo:
         try:
-            with source.open() as file:
-                return decode_clips(file, self.shape, self.max_clips)
+            return read_clips(source, self.shape, self.max_clips)
         except UnusableVideo as unusable:
             return unusable
-        except OSError as error:
-            return UnusableVideo("unreadable", str(error))
 
     def decoded(self, sources: Iterable[Source]) -> Iterator[tuple[Source, list[Clip] | UnusableVideo]]:
         return _side_by_side(self.clips_of, sources, self.threads)

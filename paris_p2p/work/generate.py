@@ -92,7 +92,7 @@ def generate(job: GenerateJob, progress: Progress | None = None) -> GenerateResu
     job = job.model_copy(update={"shift": job.shift or spec.training.time_shift})
     missing = check_slots(spec, set(job.weights), job.allow_partial)
     prompts = tuple(prompt for prompt in job.prompts for _ in range(job.clips_per_prompt))
-    with open_writer(job.out, len(prompts), spec.clip.fps) as writer:
+    with open_writer(job.out, len(prompts), spec.clip.fps, spec.clip.frames) as writer:
         sampler = _Sampler(job, spec, device)
         report("reading prompts", 0, len(job.prompts))
         condition = _encode(job, spec, device)

@@ -1,4 +1,4 @@
-"""From a folder of captioned videos to a run's data: splits, latents, embeddings, clusters, shards (DESIGN section 2).
+"""From a folder of captioned videos or images to a run's data: splits, latents, embeddings, clusters, shards (DESIGN section 2).
 
 Everything slow is cached per video, so that a stopped prepare continues; the same clips, options and RNG seed give the same bytes.
 """
@@ -79,6 +79,7 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
         raise UsageError(f"{options.clips_per_video} such clips of a video take over {MAX_VIDEO_BYTES >> 20} MiB; ask for fewer or smaller")
     sources, skipped = find_sources(clips, out)
     _require(sources, skipped, clips)
+    _require_frames(sources, options.frames)
     with _disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         fingerprint = _fingerprint(sources, skipped, options)
@@ -233,8 +234,18 @@ def _require(found: Collection[Any], skipped: Sequence[Skipped], clips: Path) ->
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(skip.reason for skip in skipped).items()))
         first = next((f"; the first is {skip.name}: {skip.reason} {skip.detail}" for skip in skipped), "")
         raise DataError(
-            f"no usable video in {clips} ({counts or 'it holds no video files'}{first}). Give video files with captions: a .txt beside "
+            f"no usable video or image in {clips} ({counts or 'it holds no such files'}{first}). Give files with captions: a .txt beside "
             "each, a captions.csv or captions.jsonl with file and caption, or webdataset tars"
+        )
+
+
+def _require_frames(sources: Sequence[Source], frames: int) -> None:
+    images = [source.name for source in sources if source.is_image]
+    if images and frames > 1:
+        others = len(sources) - len(images)
+        beside = f" beside {others} videos: move the images away, or make a run of images and stills" if others else ""
+        raise UsageError(
+            f"{len(images)} images ({images[0]} is the first){beside}; an image has one frame, not {frames}: prepare them with --frames 1"
         )
 
 

@@ -1,4 +1,4 @@
-"""Clips to files, by the file's ending: mp4 and gif one file a clip, a png sheet of frames, npy and npz raw frames.
+"""Clips to files, by the file's ending: mp4 and gif one file a clip, png a sheet (of images one file each), npy and npz raw frames.
 
 Every file appears whole or not at all. Legend: B clips, T frames, H x W pixels.
 """
@@ -41,10 +41,11 @@ class ClipWriter:
     def add(self, videos: Frames, infos: Sequence[Info]) -> None:
         """Write clips [B T H W 3], or keep them until all are there."""
         for video, info in zip(videos, infos, strict=True):
-            if self.out.suffix in _SINGLE:
+            one_by_one = _SINGLE.get(self.out.suffix) or (_IMAGE.get(self.out.suffix) if len(video) == 1 else None)
+            if one_by_one is not None:
                 number = len(self.paths)
                 path = self.out if self.clips == 1 else self.out.with_stem(f"{self.out.stem}-{number:03}")
-                self._write(path, _SINGLE[self.out.suffix](video, self.fps, info))
+                self._write(path, one_by_one(video, self.fps, info))
                 continue
             if self._held is None:
                 self._held = np.lib.format.open_memmap(self._held_path, mode="w+", dtype=np.uint8, shape=(self.clips, *video.shape))
@@ -78,12 +79,15 @@ class ClipWriter:
 
 
 @contextmanager
-def open_writer(out: Path, clips: int, fps: float) -> Iterator[ClipWriter]:
-    """A writer for `clips` clips; UsageError for an ending it does not know, ReadOnlyError when the folder cannot be written."""
+def open_writer(out: Path, clips: int, fps: float, frames: int = 0) -> Iterator[ClipWriter]:
+    """A writer for `clips` clips of `frames` frames (0: not known).
+
+    UsageError for an ending it does not know, ReadOnlyError when the folder cannot be written.
+    """
     known = [*_SINGLE, *_TOGETHER, _RAW]
     if out.suffix not in known:
         raise UsageError(f"{out.name!r} ends in {out.suffix or 'nothing'!r}; choose one of {', '.join(known)}")
-    if out.suffix == ".png" and clips > MAX_SHEET_CLIPS:
+    if out.suffix == ".png" and frames != 1 and clips > MAX_SHEET_CLIPS:
         raise UsageError(f"a sheet holds at most {MAX_SHEET_CLIPS} clips, not {clips}; ask for fewer, or write .npy")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -133,6 +137,10 @@ def _png(videos: Frames, fps: float, infos: list[Info]) -> bytes:
     return buffer.getvalue()
 
 
+def _image_png(video: Frames, fps: float, info: Info) -> bytes:
+    return _png(video[None], fps, [info])
+
+
 def _npz(videos: Frames, fps: float, infos: list[Info]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, frames=videos, fps=np.float64(fps), comment=np.array(json.dumps(infos)))
@@ -140,5 +148,6 @@ def _npz(videos: Frames, fps: float, infos: list[Info]) -> bytes:
 
 
 _SINGLE: dict[str, Callable[[Frames, float, Info], bytes]] = {".mp4": _mp4, ".gif": _gif}
+_IMAGE: dict[str, Callable[[Frames, float, Info], bytes]] = {".png": _image_png}  # of clips of one frame
 _TOGETHER: dict[str, Callable[[Frames, float, list[Info]], bytes]] = {".png": _png, ".npz": _npz}
 _RAW = ".npy"  # the array [B T H W 3] alone: the format has no room for more

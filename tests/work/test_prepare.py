@@ -254,7 +254,7 @@ def test_webdataset_tars_give_what_files_give(tmp_path, cheap):
 
 def test_nothing_usable_says_what_to_give(tmp_path, cheap):
     (tmp_path / "clips").mkdir()
-    with pytest.raises(DataError, match=r"it holds no video files.*Give video files with captions"):
+    with pytest.raises(DataError, match=r"it holds no such files.*Give files with captions"):
         prepare(tmp_path / "clips", tmp_path / "out", cheap)
     (tmp_path / "clips" / "a.mp4").write_bytes(b"x")
     with pytest.raises(DataError, match=r"1 no caption; the first is a\.mp4"):

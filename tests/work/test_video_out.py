@@ -64,6 +64,19 @@ def test_an_image_is_a_video_of_one_frame(tmp_path):
     assert read_mp4(path)[0].shape == (1, 16, 24, 3)
 
 
+def test_images_are_plain_pngs_numbered_when_there_are_several(tmp_path):
+    images = clips(2)[:, :1]
+    paths = write(tmp_path / "image.png", images)
+    assert [path.name for path in paths] == ["image-000.png", "image-001.png"]
+    with Image.open(paths[1]) as image:
+        assert np.array_equal(np.asarray(image), images[1, 0])
+        assert json.loads(image.text["comment"]) == [{"prompt": "ball 1"}]
+    many = np.repeat(images[:1], MAX_SHEET_CLIPS + 1, axis=0)
+    with open_writer(tmp_path / "many.png", len(many), 8.0, frames=1) as writer:
+        writer.add(many, [{}] * len(many))
+    assert len(writer.paths) == len(many)
+
+
 def test_a_gif_moves_and_says_what_made_it(tmp_path):
     (path,) = write(tmp_path / "clip.gif", clips(1))
     with Image.open(path) as image:

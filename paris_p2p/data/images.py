@@ -1,0 +1,70 @@
+"""Image files to clips of one frame: Pillow decodes, turned as the camera says, on white, cropped to the middle and scaled.
+
+Legend: H x W pixels. Files are hostile: formats, picture sizes and shapes are bounded before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from paris_p2p.data.decode import MAX_ASPECT, Frames, UnusableVideo
+from paris_p2p.spec import ClipShape
+
+IMAGE_SUFFIXES = frozenset((".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")  # by content, whatever the name says
+MAX_IMAGE_PIXELS = 89_000_000  # what Pillow decodes without calling it a decompression bomb
+_DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
+_BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)  # of Pillow
+
+
+def decode_image(file: BinaryIO, shape: ClipShape) -> Frames:
+    """uint8 [1, H, W, 3]; UnusableVideo says why a file is not used."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            _check(image)
+            image.draft("RGB", (2 * max(shape.height, shape.width),) * 2)  # a JPEG is decoded no larger than that asks for
+            upright = ImageOps.exif_transpose(image)
+            picture = ImageOps.fit(_on_white(upright), (shape.width, shape.height), Image.Resampling.BICUBIC)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnusableVideo("too large", str(error)) from error
+    except _BROKEN as error:
+        raise UnusableVideo("unreadable", f"{type(error).__name__}: {error}"[:300]) from error
+    return np.array(picture)[None]
+
+
+def _check(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_IMAGE_PIXELS:
+        raise UnusableVideo("too large", f"{width}x{height} pixels; at most {MAX_IMAGE_PIXELS} in an image")
+    if not 1 / MAX_ASPECT <= width / height <= MAX_ASPECT:
+        raise UnusableVideo("too large", f"an image of {width}x{height}: nothing is left of it after cropping")
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a JPEG photograph with previews behind it
+        raise UnusableVideo("several pictures", "animated, or of several pages; save one picture, or make a video or .gif of it")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """8 bit RGB; what is transparent shows white."""
+    if image.mode in _DEEP:
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise UnusableVideo("unreadable", "32 bit numbers, of which nobody says how bright they are; save it with 8 or 16 bit")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

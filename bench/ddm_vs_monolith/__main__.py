@@ -1,0 +1,69 @@
+"""`python -m bench.ddm_vs_monolith run core`: decentralized experts against one model; PROTOCOL.md says how."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from bench.ddm_vs_monolith.results import HERE, Results, record_protocol
+from bench.ddm_vs_monolith.settings import SCALES
+from paris_p2p.errors import ParisError
+
+WORK = Path("bench-out") / "ddm_vs_monolith"
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        sys.exit(_run(arguments))
+    except ParisError as error:
+        sys.exit(f"{error}")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.command == "protocol":
+        print(f"recorded {record_protocol()}; commit it with PROTOCOL.md")
+        return 0
+    from bench.ddm_vs_monolith.data import Bench
+    from bench.ddm_vs_monolith.runner import Runner, run_job
+
+    scale = SCALES[arguments.scale]
+    bench = Bench(scale, arguments.work.absolute() / scale.name, Results(arguments.results.absolute() / scale.name), arguments.threads)
+    if arguments.command == "job":
+        run_job(bench, arguments.name)
+    elif arguments.command == "run":
+        return 0 if Runner(bench, arguments.work.absolute(), arguments.results.absolute(), arguments.jobs).run(arguments.only) else 1
+    elif arguments.command == "plan":
+        from bench.ddm_vs_monolith.show import show_plan
+
+        show_plan(bench)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.ddm_vs_monolith", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("protocol", help="record the protocol's hash: the test split opens under no other")
+    for name, words in (
+        ("run", "run all jobs that are not done"),
+        ("job", "run one job here"),
+        ("plan", "print arms, their compute and the jobs"),
+    ):
+        command = commands.add_parser(name, help=words)
+        command.add_argument("scale", choices=sorted(SCALES))
+        if name == "job":
+            command.add_argument("name")
+        if name == "run":
+            command.add_argument("--jobs", type=int, default=2, help="processes side by side")
+            command.add_argument("--only", default="", help="only jobs whose names begin so, and what they wait for")
+        command.add_argument("--threads", type=int, default=1, help="of each process")
+        command.add_argument("--work", type=Path, default=WORK, help="checkpoints and clips; may be deleted (default: %(default)s)")
+        command.add_argument("--results", type=Path, default=HERE / "results", help="what the report is made from (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What an arm's trained networks know: the specialisation matrix, and how right and how sure the router is over time.
+
+All on validation clips. Legend: N clips, K experts and clusters, S times. t = 1 is noise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.ddm_vs_monolith.arms import Plan
+from bench.ddm_vs_monolith.data import Bench
+from bench.ddm_vs_monolith.train_job import PART_CLIPS, Validation, plan_of, slot_folder, weights_path
+from paris_p2p.data.batches import Batch
+from paris_p2p.flow.path import interpolate
+from paris_p2p.model.router import Router
+from paris_p2p.spec import ROUTER
+from paris_p2p.work.device import pick_device, set_threads
+from paris_p2p.work.routed import load_router
+
+TIMES = (1.0, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5, 0.3, 0.1)
+BINS = 10
+INPUTS: dict[str, tuple[bool, bool]] = {"both": (True, True), "latent": (True, False), "text": (False, True)}  # latent, text
+
+
+def networks_job(bench: Bench, arm: str, rng_seed: int) -> dict[str, Any]:
+    """Held-out losses of every expert on every cluster, and the router's answers."""
+    set_threads(bench.threads)
+    plan_ = plan_of(bench, arm)
+    values: dict[str, Any] = {"losses": [_last_losses(bench, arm, rng_seed, slot) for slot in plan_.slots if slot != ROUTER]}
+    if ROUTER in plan_.slots and plan_.arm.partition == "clusters":
+        values["router"] = _router(bench, plan_, rng_seed)
+    return values
+
+
+def _last_losses(bench: Bench, arm: str, rng_seed: int, slot: str) -> list[float]:
+    """An expert's loss on each cluster, as its training job measured it at the end."""
+    row = bench.results.values(f"train/{arm}/{rng_seed}/{slot}")["curve"][-1]
+    return [float(loss) for loss in row["loss"]]
+
+
+def _router(bench: Bench, plan_: Plan, rng_seed: int) -> dict[str, Any]:
+    device = pick_device()
+    folder = slot_folder(bench, plan_.arm.name, rng_seed, ROUTER)
+    router = load_router({**plan_.router, "experts": plan_.experts}, weights_path(folder), device)
+    batch = Validation.batch_of(bench)
+    cluster = batch.cluster.numpy()
+    values: dict[str, Any] = {"times": list(TIMES)}
+    for name, (latent, text) in INPUTS.items():
+        answers = np.stack([posterior(router, batch.to(device.torch), t, latent, text) for t in TIMES])  # S N K
+        values[name] = describe(answers, cluster)
+    return values
+
+
+def posterior(router: Router, batch: Batch, t: float, latent: bool, text: bool) -> NDArray[np.float64]:
+    """The router's probabilities for noisy clips at one time: [N K]."""
+    parts: list[Tensor] = []
+    for start in range(0, len(batch), PART_CLIPS):
+        part = batch.part(start, start + PART_CLIPS)
+        times = torch.full((len(part),), t, device=part.latent.device)
+        x_t = interpolate(part.latent.float(), part.noise, times) if latent else None
+        with torch.no_grad():
+            parts.append(router(x_t, times, part.pooled.float() if text else None).float().softmax(1).cpu())
+    return torch.cat(parts).double().numpy()
+
+
+def describe(answers: NDArray[np.float64], cluster: NDArray[np.int64]) -> dict[str, Any]:
+    """Accuracy at each time, cross-entropy, and, over all times: confusion and calibration (Guo et al. 2017, arXiv 1706.04599, Eq. 3)."""
+    times, clips, experts = answers.shape
+    named, sure = answers.argmax(2), answers.max(2)  # S N
+    right = named == cluster
+    true = np.take_along_axis(answers, np.broadcast_to(cluster[None, :, None], (times, clips, 1)), axis=2)
+    confusion = np.zeros((experts, experts))
+    np.add.at(confusion, (np.broadcast_to(cluster, named.shape), named), 1)
+    place = np.minimum((sure * BINS).astype(int), BINS - 1)
+    bins = []
+    for index in range(BINS):
+        inside = place == index
+        if inside.any():
+            bins.append({"share": float(inside.mean()), "sure": float(sure[inside].mean()), "right": float(right[inside].mean())})
+    return {
+        "accuracy": right.mean(1),
+        "cross_entropy": -np.log(np.maximum(true, 1e-12)).mean((1, 2)),
+        "confusion": confusion / confusion.sum(1, keepdims=True).clip(min=1),
+        "bins": bins,
+        "calibration_error": sum(row["share"] * abs(row["sure"] - row["right"]) for row in bins),
+    }

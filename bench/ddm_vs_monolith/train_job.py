@@ -45,7 +45,7 @@ class Validation:
         batch = cls.batch_of(bench)
         order = torch.from_numpy(Draws.of("ddm-vs-monolith", "times").order(0, len(batch)))
         slices = (order + batch.uniforms[:, 0]) / len(batch)
-        return cls(batch, times(spec, torch.special.ndtri(slices)), batch.cluster, bench.scale.experts)
+        return cls(batch, times(spec, "expert-0", torch.special.ndtri(slices)), batch.cluster, bench.scale.experts)
 
     @staticmethod
     def batch_of(bench: Bench) -> Batch:

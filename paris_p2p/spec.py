@@ -155,6 +155,7 @@ class RunSpec(Record):
     timing: TimingSpec
     train_shards: tuple[ShardRef, ...] = Field(max_length=16384)
     gate_shards: tuple[ShardRef, ...] = Field(max_length=4096)
+    initial: dict[Literal["expert", "router"], BlobRef] = {}  # first weights of all slots of a kind; none: fresh from (run, slot)
 
     @model_validator(mode="after")
     def _clusters_exist(self) -> RunSpec:
@@ -172,6 +173,16 @@ class RunSpec(Record):
     @property
     def slots(self) -> tuple[str, ...]:
         return (*(f"expert-{k}" for k in range(self.experts)), ROUTER)
+
+    def initial_for(self, slot: str) -> BlobRef | None:
+        """The weights that a slot without a checkpoint starts from, where the owner gave some."""
+        return self.initial.get("router" if slot == ROUTER else "expert")
+
+    @property
+    def data_blobs(self) -> tuple[BlobRef, ...]:
+        """Every blob that the owner gave: shards, codec, text encoder, first weights."""
+        shards = tuple(shard.blob for shard in self.train_shards + self.gate_shards)
+        return shards + tuple(ref for files in (self.codec.files, self.text.files, self.initial) for ref in files.values())
 
     def shards_for(self, slot: str, split: Literal["train", "gate"]) -> tuple[ShardRef, ...]:
         """An expert's own cluster's shards; all of them for the router."""

@@ -200,3 +200,14 @@ def test_sizes_are_read_as_people_write_them(text: str, count: int) -> None:
 def test_what_is_no_size_is_explained(text: str) -> None:
     with pytest.raises(UsageError, match="is not a size"):
         parse_bytes(text)
+
+
+def test_first_weights_are_of_a_kind_of_slot_and_survive_the_wire() -> None:
+    blob = BlobRef(id="1a" * 32, size_bytes=5)
+    made = sign_run(OWNER, spec(initial={"expert": blob}))
+    opened = open_run(made.data, made.id).record
+    assert [opened.initial_for(slot) for slot in opened.slots] == [blob, blob, None]
+    assert blob in opened.data_blobs
+    assert spec().initial_for("expert-0") is None
+    with pytest.raises(ValidationError, match="initial"):
+        spec(initial={"expert-1": blob})

@@ -78,9 +78,7 @@ class BootstrapNode:
     async def _mirror(self, node: RunNode) -> None:
         """Pull what is missing of the run's data and tips; within the cap, newest first."""
         now = time.monotonic()
-        data = [shard.blob for shard in node.spec.train_shards + node.spec.gate_shards]
-        data += [ref for pinned in (node.spec.codec, node.spec.text) for ref in pinned.files.values()]
-        self._copy(node, "", data, node.run, now)
+        self._copy(node, "", list(node.spec.data_blobs), node.run, now)
         for slot in node.spec.slots:
             tip = node.board.tip(slot)
             if tip is not None:

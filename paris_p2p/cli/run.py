@@ -73,6 +73,9 @@ def create(
     weights_licence: Annotated[str, typer.Option(help="Licence of the resulting weights.")] = "not stated",
     expert: Annotated[str, typer.Option(help="Expert preset.")] = "tiny",
     router: Annotated[str, typer.Option(help="Router preset.")] = "tiny",
+    init_from: Annotated[
+        Path | None, typer.Option(help="Weights that every expert starts from: safetensors file, or folder of DiT, PixArt, FLUX or ours.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips per optimizer step of an expert.")] = 16,
     learning_rate: Annotated[float, typer.Option(min=1e-9, max=1)] = 3e-4,
     warmup_steps: Annotated[int, typer.Option(min=0)] = 100,
@@ -109,6 +112,7 @@ def create(
         weights_licence=weights_licence,
         expert=expert,
         router=router,
+        init_from=init_from,
         rng_seed=rng_seed,
         shift_by_tokens=time_shift == 0,
         training=TrainingSpec(
@@ -129,7 +133,7 @@ def create(
         ),
         timing=TimingSpec(claim_s=claim_s, settle_s=settle_s, margin_s=margin_s, checkpoint_s=checkpoint_s),
     )
-    run = create_run(folder, options, _passphrase(confirm=True) if passphrase else None)
+    run = create_run(folder, options, _passphrase(confirm=True) if passphrase else None, typer.echo)
     typer.echo(f"run {run.id}\nowner {run.signer}\nkeep {folder / 'owner.key'} safe: it is the only proof that the run is yours")
     typer.echo(f"denoising times are shifted by {run.record.training.time_shift:.3g}")
     typer.echo(f"next: paris-run publish {folder} --peer MULTIADDR_OF_A_BOOTSTRAP_NODE")

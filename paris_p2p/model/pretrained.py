@@ -61,10 +61,14 @@ class Start:
     unused: tuple[str, ...]  # theirs
 
     def describe(self) -> str:
-        """One line a tensor; those that differ by a block's number only are told once."""
+        """One line for each thing that was done; what differs by a block's number only is told once."""
         lines = [f"first weights from {self.family}: {len(self.taken)} of our {len(self.tensors)} tensors"]
-        rows = Counter(f"  {_plain(ours)} <- {_named(theirs)} ({how})" for ours, (theirs, how) in self.taken.items())
-        lines += [row + (f"  x{count}" if count > 1 else "") for row, count in rows.items()]
+        rows: dict[str, Counter[str]] = {}
+        for ours, (theirs, how) in self.taken.items():
+            rows.setdefault(f"{_named(theirs)} ({how})", Counter())[_plain(ours)] += 1
+        for row, names in rows.items():
+            count = max(names.values())
+            lines.append(f"  {', '.join(names)} <- {row}" + (f"  x{count}" if count > 1 else ""))
         lines += _listed("ours, left as they start", (f"{name}: {why}" for name, why in self.left.items()))
         lines += _listed("theirs, not used", self.unused)
         return "\n".join(lines)

@@ -69,8 +69,7 @@ class RunNode:
         self.roles: dict[str, str] = {}  # of the peers that said they are here
         self.refused: Counter[str] = Counter()  # reason -> cards
         self.listeners: list[Callable[[Envelope[Any]], None]] = []
-        self._data_blobs = {shard.blob.id for shard in run.record.train_shards + run.record.gate_shards}
-        self._data_blobs |= {ref.id for pinned in (run.record.codec, run.record.text) for ref in pinned.files.values()}
+        self._data_blobs = {ref.id for ref in run.record.data_blobs}
         self._held: dict[str, set[str]] = {}  # purpose -> blobs in use
         self._fetched: set[str] = set()  # asked for since the start
         self._good_blobs: set[str] = set()  # of checkpoints that are ours or that we attested

@@ -129,6 +129,8 @@ class Lead:
         """Fetch what training needs: the slot's shards and the tip's resume state."""
         tip = self.node.board.tip(self.slot)
         shards = await self.node.fetch_shards(self.node.spec.shards_for(self.slot, "train"))
+        initial = self.node.spec.initial_for(self.slot) if tip is None else None
+        initial_path = (await self.node.fetch([initial], self.node.run))[0] if initial is not None else None
         await self.outbox.start_from(tip)
         shutil.rmtree(self._work_dir, ignore_errors=True)
         self._work_dir.mkdir(parents=True)
@@ -141,6 +143,7 @@ class Lead:
             resume_path=self.outbox.newest.path,
             resume_steps=self.outbox.newest.steps,
             resume_clips=self.outbox.newest.clips,
+            initial_path=initial_path,
             out_dir=self._work_dir,
             device=self.settings.device,
             threads=self.settings.threads,

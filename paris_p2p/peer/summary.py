@@ -20,8 +20,9 @@ def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
     slots = [settings.slot] if settings.slot else list(spec.slots)
     shards = max(sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train")) for slot in slots)
     gate = sum(shard.blob.size_bytes for shard in spec.gate_shards)
+    initial = max(ref.size_bytes if (ref := spec.initial_for(slot)) is not None else 0 for slot in slots)
     parameters = max(parameter_count(spec, slot) for slot in slots)
-    download = shards + gate + parameters * CHECKPOINT_BYTES_PER_PARAMETER
+    download = shards + gate + initial + parameters * CHECKPOINT_BYTES_PER_PARAMETER
     disk = download + 3 * parameters * CHECKPOINT_BYTES_PER_PARAMETER
     memory = parameters * STATE_BYTES_PER_PARAMETER + (700 << 20)
     made = time.strftime("%Y-%m-%d", time.localtime(spec.created_at))
@@ -33,6 +34,7 @@ def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
         f"Weights    licence: {spec.weights_licence}",
         f"Model      {spec.experts} experts ({spec.expert.preset}) and a router ({spec.router.preset}); "
         f"clips {spec.clip.frames}x{spec.clip.height}x{spec.clip.width} at {spec.clip.fps:g} fps",
+        *([f"Starts     from weights that the owner gives, {_mb(initial)}"] if initial else []),
         f"Asks for   about {_mb(download)} to download, {_mb(disk)} of disk, {_mb(memory)} of memory beside activations",
         f"Who checks {'every member' if spec.gate.members_attest else f'{len(spec.gate.attestors)} named attestors'}, "
         f"{spec.gate.quorum} must sign; a claim lasts {spec.timing.claim_s:g} s, a checkpoint comes every {spec.timing.checkpoint_s:g} s",

@@ -3,6 +3,7 @@
 The resume state holds four tensors for each parameter: `weights.<name>`, `exp_avg.<name>`, `exp_avg_sq.<name>` and
 `ema.<name>`; the counters stand in both files' metadata. The files are written tensor by tensor, so that no second copy
 of a large model is ever in memory, and in a fixed order, so that the same state makes the same blob.
+A run may also give weights to start from: one tensor for each parameter, all bf16 or all fp32.
 Format: https://github.com/huggingface/safetensors#format
 """
 
@@ -29,8 +30,9 @@ MOMENT_RATIO, MOMENT_FLOOR = 7.5, 1e-12
 PARTS = ("weights", "exp_avg", "exp_avg_sq", "ema")
 
 Shapes = Mapping[str, tuple[int, ...]]
-_FORMAT = {"weights": "paris-weights/1", "resume": "paris-resume/1"}
-_DTYPES = {"weights": (torch.bfloat16, "BF16"), "resume": (torch.float32, "F32")}
+_FORMAT = {"weights": "paris-weights/1", "resume": "paris-resume/1", "initial": "paris-initial/1"}
+_WORDS = {torch.bfloat16: "BF16", torch.float32: "F32"}
+_DTYPES = {"weights": (torch.bfloat16,), "resume": (torch.float32,), "initial": (torch.bfloat16, torch.float32)}
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,17 @@ def write_checkpoint(folder: Path, state: TrainState) -> tuple[Path, Path]:
             raise DivergedError(f"{name} is not finite at step {state.counters.steps}; nothing was written; go on from the last one")
     steps = state.counters.steps
     weights, resume = folder / f"weights-{steps:09}.safetensors", folder / f"resume-{steps:09}.safetensors"
-    _write(resume, "resume", state.counters, dict(state.tensors()))
-    _write(weights, "weights", state.counters, dict(state.ema))
+    _write(resume, state.counters.metadata("resume"), torch.float32, dict(state.tensors()))
+    _write(weights, state.counters.metadata("weights"), torch.bfloat16, dict(state.ema))
     return weights, resume
+
+
+def write_initial(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Write the weights that a run starts from, bf16 or fp32. DivergedError when one is not finite, DiskFullError, ReadOnlyError."""
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise DivergedError(f"{name} would not be finite in the first weights; nothing was written; use a checkpoint that is whole")
+    _write(path, {"format": "pt", "paris": _FORMAT["initial"]}, dtype, tensors)
 
 
 def check_weights(path: Path, shapes: Shapes, counters: Counters | None) -> None:
@@ -108,6 +118,15 @@ def load_weights_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with torch.no_grad(), _open("weights", path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, None) as read:
         for name, tensor in tensors.items():
             tensor.copy_(_finite(path, name, read(name)))
+
+
+def load_initial_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Copy the weights that a run starts from (bf16 or fp32) into float32 `tensors`, once all are checked. CheckpointError."""
+    with torch.no_grad(), _open("initial", path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, None) as read:
+        for name in tensors:
+            _finite(path, name, read(name))
+        for name, tensor in tensors.items():
+            tensor.copy_(read(name))
 
 
 def load_resume_weights_into(path: Path, tensors: Mapping[str, Tensor], counters: Counters) -> None:
@@ -161,12 +180,12 @@ def _check_header(kind: str, path: Path, file: Any, shapes: Shapes, counters: Co
         odd = sorted(names ^ set(shapes))
         few = [name[:80] for name in odd[:3]]
         raise CheckpointError(f"{path.name} has {len(names)} tensors, the network {len(shapes)}; they differ in {few}")
-    dtype = _DTYPES[kind][1]
+    words = [_WORDS[dtype] for dtype in _DTYPES[kind]]
     for name, shape in shapes.items():
         part = file.get_slice(name)
-        if part.get_dtype() != dtype or tuple(part.get_shape()) != tuple(shape):
+        if part.get_dtype() not in words or tuple(part.get_shape()) != tuple(shape):
             found = f"{part.get_dtype()} {part.get_shape()}"
-            raise CheckpointError(f"{name} in {path.name} is {found}, the network needs {dtype} {list(shape)}")
+            raise CheckpointError(f"{name} in {path.name} is {found}, the network needs {' or '.join(words)} {list(shape)}")
     metadata = file.metadata() or {}
     expected = counters.metadata(kind) if counters else {"paris": _FORMAT[kind]}
     for key, value in expected.items():
@@ -174,14 +193,14 @@ def _check_header(kind: str, path: Path, file: Any, shapes: Shapes, counters: Co
             raise CheckpointError(f"{path.name} says {key} = {str(metadata.get(key))[:80]!r}, its card and run say {value!r}")
 
 
-def _write(path: Path, kind: str, counters: Counters, tensors: Mapping[str, Tensor]) -> None:
+def _write(path: Path, metadata: Mapping[str, str], dtype: torch.dtype, tensors: Mapping[str, Tensor]) -> None:
     """One safetensors file, atomically; a temporary file is removed when that fails."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(_header(kind, counters, tensors))
+            file.write(_header(metadata, dtype, tensors))
             for tensor in tensors.values():
-                plain = tensor.detach().to("cpu", _DTYPES[kind][0]).contiguous()
+                plain = tensor.detach().to("cpu", dtype).contiguous()
                 file.write(plain.flatten().view(torch.uint8).numpy().data)
             file.flush()
             os.fsync(file.fileno())
@@ -193,13 +212,12 @@ def _write(path: Path, kind: str, counters: Counters, tensors: Mapping[str, Tens
         raise ReadOnlyError(f"cannot write the checkpoint {path}: {error.strerror}") from error
 
 
-def _header(kind: str, counters: Counters, tensors: Mapping[str, Tensor]) -> bytes:
-    dtype, word = _DTYPES[kind]
-    entries: dict[str, Any] = {"__metadata__": counters.metadata(kind)}
+def _header(metadata: Mapping[str, str], dtype: torch.dtype, tensors: Mapping[str, Tensor]) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     at = 0
     for name, tensor in tensors.items():
         size_bytes = tensor.numel() * dtype.itemsize
-        entries[name] = {"dtype": word, "shape": list(tensor.shape), "data_offsets": [at, at + size_bytes]}
+        entries[name] = {"dtype": _WORDS[dtype], "shape": list(tensor.shape), "data_offsets": [at, at + size_bytes]}
         at += size_bytes
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data stays aligned

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -13,7 +15,8 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import UsageError
 from paris_p2p.flow.path import shift_for
 from paris_p2p.identity import Identity, load_or_create_peer_key, load_owner_key, save_owner_key
-from paris_p2p.model.presets import count_tokens, expert_config, router_config
+from paris_p2p.model.presets import Config, count_tokens, expert_config, router_config
+from paris_p2p.records import BlobRef
 from paris_p2p.spec import GateSpec, NetworkSpec, Pinned, RunSpec, ShardRef, TimingSpec, TrainingSpec, open_run, sign_run
 from paris_p2p.store.blobs import BlobStore
 
@@ -36,13 +39,17 @@ class CreateOptions:
     timing: TimingSpec
     rng_seed: int = 0
     shift_by_tokens: bool = False  # instead of training.time_shift
+    init_from: Path | None = None  # a checkpoint that every expert starts from
 
 
-def create_run(folder: Path, options: CreateOptions, passphrase: str | None) -> Envelope[RunSpec]:
+def create_run(
+    folder: Path, options: CreateOptions, passphrase: str | None, say: Callable[[str], None] = lambda _: None
+) -> Envelope[RunSpec]:
     """Sign the run of a prepared folder and put its blobs into the owner's node there.
 
     Writes `owner.key`, `run.spec` and `node/`; the owner's node may attest, whoever else may. UsageError when the
-    folder is not prepared, or holds a run already: its peers would not follow a second one.
+    folder is not prepared, or holds a run already: its peers would not follow a second one. `say` gets the account
+    of the experts' first weights.
     """
     prepared = Prepared.load(folder)
     absent = [k for k in options.training.ddpm_experts if k >= prepared.experts]
@@ -53,8 +60,11 @@ def create_run(folder: Path, options: CreateOptions, passphrase: str | None) -> 
     owner = _owner(folder / KEY_FILE, passphrase)
     node = load_or_create_peer_key(folder / "node" / "identity.key")
     store = BlobStore(folder / "node" / "blobs")
+    config = expert_config(options.expert, prepared.latent, prepared.text_shape)
+    config, initial = _first_weights(folder, options, config, store, say)
     spec = _spec(folder, prepared, options, store, node.peer_id)
-    run = sign_run(owner, spec)
+    expert = NetworkSpec(preset=options.expert, config=config)
+    run = sign_run(owner, spec.model_copy(update={"expert": expert, "initial": initial}))
     temporary = folder / (SPEC_FILE + ".tmp")
     temporary.write_bytes(run.data)
     temporary.replace(folder / SPEC_FILE)
@@ -117,6 +127,20 @@ def _training(options: CreateOptions, tokens: int) -> TrainingSpec:
     if not options.shift_by_tokens:
         return options.training
     return TrainingSpec.model_validate(options.training.model_dump() | {"time_shift": shift_for(tokens)})
+
+
+def _first_weights(
+    folder: Path, options: CreateOptions, config: Config, store: BlobStore, say: Callable[[str], None]
+) -> tuple[Config, dict[Literal["expert"], BlobRef]]:
+    """The expert's numbers and the blob of the weights that all experts start from."""
+    from paris_p2p.work.initial import make_initial
+
+    if options.init_from is None:
+        return config, {}
+    made = folder / "node" / "initial.safetensors"
+    config, start = make_initial(options.init_from, config, options.rng_seed, made)
+    say(start.describe())
+    return config, {"expert": store.add_file(made, move=True)}
 
 
 def _shards(folder: Path, prepared: Prepared, split: Split, store: BlobStore) -> tuple[ShardRef, ...]:

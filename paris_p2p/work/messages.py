@@ -46,6 +46,7 @@ class TrainJob(SlotJob):
     resume_path: Path | None = None
     resume_steps: Count = 0
     resume_clips: Count = 0
+    initial_path: Path | None = None  # the run's first weights, where it has some; not used with a resume state
     out_dir: Path  # checkpoints are written here; whoever started the trainer removes them
     micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
     max_memory_bytes: Annotated[int, Field(ge=0)] = 0  # of main memory, or of the GPU's when training there; 0: no limit of ours

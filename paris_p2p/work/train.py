@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from paris_p2p.data.batches import Batch, BatchSource, Draws, batches
-from paris_p2p.errors import DivergedError, MemoryLimitError
+from paris_p2p.errors import CheckpointError, DivergedError, MemoryLimitError
 from paris_p2p.spec import ROUTER, RunSpec, TrainingSpec
-from paris_p2p.work.checkpoint import BETAS, Counters, TrainState, load_resume, write_checkpoint
+from paris_p2p.work.checkpoint import BETAS, Counters, TrainState, load_initial_into, load_resume, write_checkpoint
 from paris_p2p.work.device import Device, compute_repeatably, limit_cuda_memory, pick_device, resident_bytes, return_memory, set_threads
 from paris_p2p.work.memory import choose_micro_batch
 from paris_p2p.work.messages import CheckpointReady, Command, Event, Started, StepEvent, TrainJob
@@ -40,14 +40,23 @@ def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[
     limit_cuda_memory(device, job.max_memory_bytes)
     clips = open_clips(job, spec)
     learner = Learner(job.run, spec, job.slot, device)
-    if job.resume_path is not None:
-        learner.restore(job.resume_path, job.resume_steps, job.resume_clips)
+    _begin(learner, job)
     draws, size = Draws.of(job.run, job.slot), batch_clips(spec, job.slot)
     with batches(clips, draws, size, learner.clips, lambda batch: batch.to(device.torch)) as source:
         first = source.peek()
         learner.micro_batch_clips = choose_micro_batch(learner, first, job.micro_batch_clips, job.max_memory_bytes)
         emit(learner.started())
         return _Session(job, spec, learner, source, emit).run(next_command)
+
+
+def _begin(learner: Learner, job: TrainJob) -> None:
+    """From the job's resume state, else from the run's first weights, else as the network was initialised. CheckpointError."""
+    if job.resume_path is not None:
+        learner.restore(job.resume_path, job.resume_steps, job.resume_clips)
+    elif learner.spec.initial_for(job.slot) is not None:
+        if job.initial_path is None:
+            raise CheckpointError(f"the run says what weights {job.slot} starts from, and the job names no file of them; fetch them first")
+        learner.start_from(job.initial_path)
 
 
 def learning_rate(training: TrainingSpec, slot: str, step: int) -> float:
@@ -100,6 +109,12 @@ class Learner:
             exp_avg_sq={name: moment["exp_avg_sq"] for name, moment in moments.items()},
             ema=self.ema,
         )
+
+    def start_from(self, path: Path) -> None:
+        """Begin with the weights that the run's owner gave, which are the first average too. CheckpointError."""
+        load_initial_into(path, self.weights)
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.ema.values()), list(self.weights.values()))
 
     def restore(self, path: Path, steps: int, clips: int) -> None:
         """Go on from a resume state that must stand at these counters; CheckpointError."""

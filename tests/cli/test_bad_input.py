@@ -121,17 +121,18 @@ def test_cuda_asked_for_and_not_there_is_said_before_anything_is_fetched(verb: l
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--expert", "giant"], "'giant'"),
-        (["--router", "giant"], "'giant'"),
+        (["--expert", "giant"], "'giant'; choose one of nano"),
+        (["--router", "giant"], "'giant'; choose one of nano"),
+        (["--expert", "nano", "--init-from", "nowhere"], "there is no such file or folder"),
     ],
 )
-def test_an_unknown_preset_is_named_with_those_there_are(options: list[str], says: str, run: tuple[Path, Any]) -> None:
+def test_an_unknown_preset_or_checkpoint_is_named(options: list[str], says: str, run: tuple[Path, Any]) -> None:
     folder = run[0].parent / "unsigned"
     folder.mkdir(exist_ok=True)
     (folder / "prepared.json").write_bytes((run[0] / "prepared.json").read_bytes())
     (folder / "codec").exists() or (folder / "codec").symlink_to(run[0] / "codec")
     (folder / "text").exists() or (folder / "text").symlink_to(run[0] / "text")
-    refused("paris-run", "create", str(folder), *options, says=[says, "nano"], status=2)
+    refused("paris-run", "create", str(folder), *options, says=[says], status=2)
 
 
 def test_an_unknown_slot_is_named_with_those_there_are(run: tuple[Path, Envelope[RunSpec]], tmp_path: Path, data: tuple[str, str]) -> None:

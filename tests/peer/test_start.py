@@ -55,6 +55,16 @@ def test_the_summary_names_owner_purpose_licences_and_sizes(tmp_path: Path) -> N
         assert word in text
 
 
+def test_first_weights_are_told_of_and_counted_in_the_download_of_the_slots_they_are_for(tmp_path: Path) -> None:
+    run = World(tmp_path, initial=bytes(3_000_000)).run
+    plain, told = (describe_run(made, PeerSettings(data_dir=tmp_path)) for made in (World(tmp_path / "plain").run, run))
+    assert "Starts     from weights that the owner gives, 3 MB" in told
+    assert "Starts" not in plain
+    assert "Starts" not in describe_run(run, PeerSettings(data_dir=tmp_path, slot="router"))
+    download = [int(text.split("about ")[1].split(" MB")[0]) for text in (plain, told)]
+    assert download[1] - download[0] == 3
+
+
 def test_checkpoint_limits_follow_the_parameters(tmp_path: Path) -> None:
     spec = World(tmp_path).run.record
     weights, resume = checkpoint_limits(spec, "expert-0")

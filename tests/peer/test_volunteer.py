@@ -12,8 +12,8 @@ import pytest
 
 from paris_p2p.records import BlobRef, ClaimRecord
 from paris_p2p.spec import GateSpec
-from paris_p2p.work.messages import GateJob, GateResult
-from tests.peer.world import CountingTrainer, World, good_gate
+from paris_p2p.work.messages import GateJob, GateResult, TrainJob
+from tests.peer.world import CountingTrainer, Peer, World, good_gate
 
 
 def leads_of(world: World, slot: str) -> list[str]:
@@ -271,3 +271,31 @@ async def test_a_slot_chosen_by_hand_is_never_left_for_another(tmp_path: Path) -
         assert peer.volunteer.lead is not None
         assert peer.volunteer.lead.slot == "expert-0"
         assert tip_seq(world, "router") == 0
+
+
+async def test_the_first_lead_fetches_what_the_run_starts_from_and_a_successor_needs_it_no_more(tmp_path: Path) -> None:
+    async with World(tmp_path, initial=b"first weights") as world:
+        owner = await world.add("owner", role="owner")
+        blob = owner.node.host.store.add_file(world.shards.path(world.initial["expert"].id))
+        assert owner.node.serves(blob.id)
+        first = await world.add("first", slot="expert-0")
+        await world.until(lambda: tip_seq(world, "expert-0") >= 1)
+        job = trainer_job(first)
+        assert job.initial_path is not None
+        assert job.initial_path.read_bytes() == b"first weights"
+        await first.die()
+        heir = await world.add("heir", slot="expert-0")
+        await world.until(lambda: heir.volunteer.lead is not None and heir.volunteer.lead.training.steps > 0)
+        job = trainer_job(heir)
+        assert job.initial_path is None
+        assert job.resume_path is not None
+        router = await world.add("router", slot="router")
+        await world.until(lambda: router.volunteer.lead is not None and router.volunteer.lead.training.steps > 0)
+        assert trainer_job(router).initial_path is None
+
+
+def trainer_job(peer: Peer) -> TrainJob:
+    """What the trainer of a leading peer was told."""
+    assert peer.volunteer.lead is not None
+    assert isinstance(peer.volunteer.lead._worker, CountingTrainer)
+    return peer.volunteer.lead._worker.job

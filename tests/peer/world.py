@@ -113,9 +113,12 @@ class Peer:
 class World:
     """Peers of one run on a fake network; enter it, add peers, wait for things."""
 
-    def __init__(self, root: Path, *, experts: int = 1, gate: GateSpec | None = None, timing: TimingSpec = TIMING):
+    def __init__(
+        self, root: Path, *, experts: int = 1, gate: GateSpec | None = None, timing: TimingSpec = TIMING, initial: bytes = b""
+    ):
         self.root, self.network, self.peers = root, FakeNetwork(), list[Peer]()
         self.shards = BlobStore(root / "shards")
+        self.initial = {"expert": self.shards.add_bytes(initial)} if initial else {}
         self.run = self._make_run(experts, gate or GateSpec(), timing)
 
     def _make_run(self, experts: int, gate: GateSpec, timing: TimingSpec) -> Envelope[RunSpec]:
@@ -143,6 +146,7 @@ class World:
             timing=timing,
             train_shards=tuple(shard("train", k) for k in range(experts)),
             gate_shards=tuple(shard("gate", k) for k in range(experts)),
+            initial=self.initial,
         )
         return sign_run(Identity.generate(), spec)
 

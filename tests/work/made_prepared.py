@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,6 +29,8 @@ def make_run(
     padding_bytes: int = 0,
     preset: str = "nano",
     members_attest: bool = True,
+    init_from: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Envelope[RunSpec]:
     """Prepare and create: a folder that `paris-run publish` takes. `padding_bytes` makes each train shard so much larger."""
     prepare_made(folder, experts=experts, padding_bytes=padding_bytes)
@@ -42,8 +45,9 @@ def make_run(
         # random clips cannot be learnt, only learnt by heart: held-out loss rises in time
         gate=GateSpec(clips=6, tolerance=10.0, members_attest=members_attest),
         timing=timing,
+        init_from=init_from,
     )
-    return create_run(folder, options, None)
+    return create_run(folder, options, None, say)
 
 
 def prepare_made(folder: Path, *, experts: int = 1, padding_bytes: int = 0, latent: LatentShape = LATENT) -> None:

@@ -32,6 +32,7 @@ class TinyRun:
     training: TrainingSpec = TRAINING
     gate: GateSpec = field(default_factory=lambda: GateSpec(clips=12))
     preset: str = "nano"  # of the experts
+    initial: Path | None = None  # what the experts start from
 
     def __post_init__(self) -> None:
         self.shards = {
@@ -70,11 +71,12 @@ class TinyRun:
             timing=TimingSpec(),
             train_shards=refs("train", TRAIN_CLIPS),
             gate_shards=refs("gate", GATE_CLIPS),
+            initial={"expert": BlobRef(id="0" * 64, size_bytes=1)} if self.initial else {},
         )
 
     def train_job(self, slot: str = "expert-1", *, out: str = "out", **changes: Any) -> TrainJob:
         (self.folder / out).mkdir(exist_ok=True)
-        fields = {"checkpoint_s": 0, "max_steps": 6, "out_dir": self.folder / out} | changes
+        fields = {"checkpoint_s": 0, "max_steps": 6, "out_dir": self.folder / out, "initial_path": self.initial} | changes
         return TrainJob(**(self._common(slot, "train") | fields))
 
     def resume(self, ready: CheckpointReady) -> dict[str, Any]:

@@ -27,14 +27,16 @@ BINS = 10
 INPUTS: dict[str, tuple[bool, bool]] = {"both": (True, True), "latent": (True, False), "text": (False, True)}  # latent, text
 
 
-def networks_job(bench: Bench, arm: str, rng_seed: int) -> dict[str, Any]:
-    """Held-out losses of every expert on every cluster, and the router's answers."""
+def networks_job(bench: Bench, arm: str, rng_seed: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Held-out losses of every expert on every cluster, and the router's answers: `answers.<inputs>` [S N K], `clusters` [N]."""
     set_threads(bench.threads)
     plan_ = plan_of(bench, arm)
     values: dict[str, Any] = {"losses": [_last_losses(bench, arm, rng_seed, slot) for slot in plan_.slots if slot != ROUTER]}
-    if ROUTER in plan_.slots and plan_.arm.partition == "clusters":
-        values["router"] = _router(bench, plan_, rng_seed)
-    return values
+    if ROUTER not in plan_.slots or plan_.arm.partition != "clusters":
+        return values, {}
+    answers, cluster = _answers(bench, plan_, rng_seed)
+    values["router"] = {"times": list(TIMES), **{name: describe(given, cluster) for name, given in answers.items()}}
+    return values, {"clusters": cluster, **{f"answers.{name}": given.astype(np.float16) for name, given in answers.items()}}
 
 
 def _last_losses(bench: Bench, arm: str, rng_seed: int, slot: str) -> list[float]:
@@ -43,17 +45,17 @@ def _last_losses(bench: Bench, arm: str, rng_seed: int, slot: str) -> list[float
     return [float(loss) for loss in row["loss"]]
 
 
-def _router(bench: Bench, plan_: Plan, rng_seed: int) -> dict[str, Any]:
+def _answers(bench: Bench, plan_: Plan, rng_seed: int) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
+    """(inputs -> the router's probabilities [S N K], the true clusters [N])."""
     device = pick_device()
     folder = slot_folder(bench, plan_.arm.name, rng_seed, ROUTER)
     router = load_router({**plan_.router, "experts": plan_.experts}, weights_path(folder), device)
     batch = Validation.batch_of(bench)
-    cluster = batch.cluster.numpy()
-    values: dict[str, Any] = {"times": list(TIMES)}
-    for name, (latent, text) in INPUTS.items():
-        answers = np.stack([posterior(router, batch.to(device.torch), t, latent, text) for t in TIMES])  # S N K
-        values[name] = describe(answers, cluster)
-    return values
+    answers = {
+        name: np.stack([posterior(router, batch.to(device.torch), t, latent, text) for t in TIMES])
+        for name, (latent, text) in INPUTS.items()
+    }
+    return answers, batch.cluster.numpy()
 
 
 def posterior(router: Router, batch: Batch, t: float, latent: bool, text: bool) -> NDArray[np.float64]:

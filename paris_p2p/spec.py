@@ -274,6 +274,7 @@ class PeerSettings(BaseModel):
     threads: Annotated[int, Field(ge=0, le=1024)] = 0  # 0: torch's own choice
     max_memory_bytes: Annotated[int, Field(ge=0)] = 0
     micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
+    compile: bool = True  # torch.compile on a GPU
     slot: str = ""  # claim only this one
 
 

@@ -21,6 +21,7 @@ class VideoDiT(ModelMixin, ConfigMixin):
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["Block"]
+    _repeated_blocks = ["Block"]
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(

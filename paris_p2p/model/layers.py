@@ -139,12 +139,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)        # [B A . E]
     if q.device.type == "cpu" and v.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] <= _PLAIN_SCORES:
         # torch's own CPU kernel leaves the bfloat16 matrix units idle: here plain products are five times as fast.
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)             # [B A N L]
-        y = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1).to(v.dtype) @ v
+        y = _scores(q, k, mask).softmax(-1).to(v.dtype) @ v
     else:
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)          # [B A N E]
     joined: Tensor = rearrange(y, "b a n e -> b n (a e)")
     return joined
+
+
+def _scores(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    """q k^T / sqrt(E), -inf where the mask says so, in one product: [B A N E], [B A L E], [B 1 1 L] -> [B A N L]."""
+    heads, scale = q.shape[:2], q.shape[-1] ** -0.5
+    if mask is None:
+        return (q * scale) @ k.transpose(-1, -2)
+    unseen = q.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf).expand(-1, heads[1], q.shape[2], -1).flatten(0, 1)
+    scores: Tensor = torch.baddbmm(unseen, q.flatten(0, 1), k.flatten(0, 1).transpose(-1, -2), alpha=scale)
+    return scores.reshape(*heads, q.shape[2], -1)
 
 
 class Block(nn.Module):
@@ -164,7 +173,7 @@ class Block(nn.Module):
         x = x + gate1 * self.attention(normed(x, shift1, scale1), *rotary)
         if self.text is not None and text is not None and mask is not None:
             x = x + self.text(x, text, mask)
-        hidden = F.gelu(self.up(normed(x, shift2, scale2)), approximate="tanh")  # [B N 4 D]
+        hidden = gelu(self.up(normed(x, shift2, scale2)))                    # [B N 4 D]
         steered: Tensor = x + gate2 * self.down(hidden)
         return steered
 
@@ -172,6 +181,12 @@ class Block(nn.Module):
 def normed(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm without parameters, then the clip's own scale and shift: [B N D], [B 1 D], [B 1 D]."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU by its tanh approximation, as DiT and FLUX have it (Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2)."""
+    # On a CPU in bfloat16 the exact one takes a third of the time, and differs by at most 5e-4, about that type's rounding.
+    return F.gelu(x, approximate="none" if x.device.type == "cpu" and x.dtype == torch.bfloat16 else "tanh")
 
 
 def with_null(null_token: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

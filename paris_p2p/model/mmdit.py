@@ -26,6 +26,7 @@ from paris_p2p.model.layers import (
     Patch,
     Positions,
     attend,
+    gelu,
     initialise,
     normed,
     time_features,
@@ -40,6 +41,7 @@ class MMDiT(ModelMixin, ConfigMixin):
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["DoubleBlock", "SingleBlock"]
+    _repeated_blocks = ["DoubleBlock", "SingleBlock"]
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -154,7 +156,7 @@ class Stream(nn.Module):
         """The rest of the block, given what attention answered: [B . D], [B . D] -> [B . D]."""
         _, _, gate1, shift2, scale2, gate2 = steer
         x = x + gate1 * self.out(y)
-        hidden = F.gelu(self.up(normed(x, shift2, scale2)), approximate="tanh")  # [B . 4 D]
+        hidden = gelu(self.up(normed(x, shift2, scale2)))                    # [B . 4 D]
         finished: Tensor = x + gate2 * self.down(hidden)
         return finished
 
@@ -175,7 +177,7 @@ class SingleBlock(nn.Module):
         qkv, hidden = self.up(normed(joint, shift, scale)).split(self.widths, -1)  # [B M 3 D] [B M 4 D]
         q, k, v = self.norms(qkv)                                            # [B M A E]
         y = attend(turn(q, cos.to(q.dtype), sin.to(q.dtype)), turn(k, cos.to(k.dtype), sin.to(k.dtype)), v, seen)
-        both = torch.cat([y, F.gelu(hidden, approximate="tanh")], -1)        # [B M 5 D]
+        both = torch.cat([y, gelu(hidden)], -1)        # [B M 5 D]
         steered: Tensor = joint + gate * self.down(both)
         return steered
 

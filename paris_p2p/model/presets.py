@@ -51,6 +51,8 @@ ROUTER_PRESETS: dict[str, Config] = {
     "dit-b-2":  {"width": 768, "depth": 12, "heads": 12, "steer_per_block": True},  # Paris 1.0
 }  # fmt: skip
 
+PUBLISHED_ROUTERS = ("dit-b-2",)  # these cut patches as the experts do
+
 _LIMITS = {  # what a config that a stranger signed may ask for
     "width": 16384, "depth": 256, "heads": 256, "mlp_ratio": 16, "time_ratio": 16, "channels": 4096, "text_width": 65536,
     "pooled_width": 65536, "experts": 256, "patch_frames": 64, "patch_height": 64, "patch_width": 64,
@@ -69,7 +71,8 @@ def expert_config(preset: str, latent: LatentShape, text: TextShape) -> Config:
 def router_config(preset: str, latent: LatentShape, text: TextShape, experts: int) -> Config:
     """Every number of a router of this size; PresetError for an unknown name."""
     sizes = {"channels": latent.channels, "pooled_width": text.pooled_dim, "experts": experts}
-    return {**_preset("router", ROUTER_PRESETS, preset), **sizes, **_patch(latent)}
+    config = _preset("router", ROUTER_PRESETS, preset)
+    return {**config, **sizes, **(_patch(latent) if preset in PUBLISHED_ROUTERS else _coarse_patch(latent))}
 
 
 def build_expert(config: Mapping[str, int | float | str | bool]) -> Expert:
@@ -137,6 +140,13 @@ def _preset(kind: str, table: dict[str, Config], name: str, also: tuple[str, ...
 def _patch(latent: LatentShape) -> Config:
     """2x2 in space where that divides, frame by frame, as Paris has it."""
     return {"patch_frames": 1, "patch_height": 2 - latent.height % 2, "patch_width": 2 - latent.width % 2}
+
+
+def _coarse_patch(latent: LatentShape) -> Config:
+    """Eight of an expert's patches as one, where that divides: a router asked at every step must cost next to nothing."""
+    fine = _patch(latent)
+    height, width = (4 if size % 4 == 0 else fine[name] for name, size in (("patch_height", latent.height), ("patch_width", latent.width)))
+    return {"patch_frames": 2 - latent.frames % 2, "patch_height": height, "patch_width": width}
 
 
 def _check(config: Mapping[str, int | float | str | bool], constructor: Callable[..., None]) -> None:

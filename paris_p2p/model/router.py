@@ -19,6 +19,8 @@ from paris_p2p.model.layers import MODULATIONS, TIME_FEATURES, Block, Patch, Pos
 class Router(ModelMixin, ConfigMixin):
     """p(expert | x_t, t, caption), as logits."""
 
+    _repeated_blocks = ["Block"]
+
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,

@@ -148,6 +148,7 @@ class Lead:
             device=self.settings.device,
             threads=self.settings.threads,
             micro_batch_clips=self.settings.micro_batch_clips,
+            compile=self.settings.compile,
             max_memory_bytes=self.settings.max_memory_bytes,
             checkpoint_s=self.node.spec.timing.checkpoint_s,
         )

@@ -99,7 +99,8 @@ def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
     network = build_network(job.run, spec, job.slot).to(device.torch).eval()
     tensors = dict(network.named_parameters())
 
-    best, reference = job.best_weights_path, zero_loss(spec, job.slot, batch)
+    ignorant = zero_loss(spec, job.slot, batch)
+    best, reference = job.best_weights_path, ignorant
     if best is not None:
         load_weights_into(best, tensors)
         reference = mean_loss(network, spec, job.slot, batch, t, device)
@@ -111,7 +112,9 @@ def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
     # The average may be good while what training goes on with is spoilt: the next lead would be refused for it.
     load_resume_weights_into(job.resume_path, tensors, Counters(job.run, job.slot, job.steps, job.clips))
     raw_loss = mean_loss(network, spec, job.slot, batch, t, device)
-    if not (loss <= MAX_LOSS and raw_loss <= RESUME_SLACK * max(loss, reference)):  # NaN is not either
+    # A good router's cross-entropy is next to nothing, where ratios say nothing.
+    raw_limit = max(RESUME_SLACK * max(loss, reference), ignorant / 2 if job.slot == ROUTER else 0.0)
+    if not (loss <= MAX_LOSS and raw_loss <= raw_limit):  # NaN is not either
         return GateResult(ok=False, reason=f"the gate's loss is {loss:.4g}, {raw_loss:.4g} for the resume state's own weights")
     reason = refuse_loss(loss, reference, spec.gate.tolerance, first=best is None)
     return GateResult(ok=not reason, reason=reason or "", loss=loss, reference_loss=reference, gate_clips=len(batch))

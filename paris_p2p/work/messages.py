@@ -49,6 +49,7 @@ class TrainJob(SlotJob):
     initial_path: Path | None = None  # the run's first weights, where it has some; not used with a resume state
     out_dir: Path  # checkpoints are written here; whoever started the trainer removes them
     micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
+    compile: bool = True  # fuse blocks with torch.compile where that pays (Device.compiles)
     max_memory_bytes: Annotated[int, Field(ge=0)] = 0  # of main memory, or of the GPU's when training there; 0: no limit of ours
     checkpoint_s: Annotated[float, Field(ge=0)] = 600.0  # 0: only when told to, and at the end
     max_steps: Count = 0  # stop, with a checkpoint, at this step of the lineage; 0: until told to

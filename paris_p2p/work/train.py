@@ -18,7 +18,16 @@ from paris_p2p.data.batches import Batch, BatchSource, Draws, batches
 from paris_p2p.errors import CheckpointError, DivergedError, MemoryLimitError
 from paris_p2p.spec import ROUTER, RunSpec, TrainingSpec
 from paris_p2p.work.checkpoint import BETAS, Counters, TrainState, load_initial_into, load_resume, write_checkpoint
-from paris_p2p.work.device import Device, compute_repeatably, limit_cuda_memory, pick_device, resident_bytes, return_memory, set_threads
+from paris_p2p.work.device import (
+    Device,
+    compile_blocks,
+    compute_repeatably,
+    limit_cuda_memory,
+    pick_device,
+    resident_bytes,
+    return_memory,
+    set_threads,
+)
 from paris_p2p.work.memory import choose_micro_batch
 from paris_p2p.work.messages import CheckpointReady, Command, Event, Started, StepEvent, TrainJob
 from paris_p2p.work.objective import batch_clips, build_network, open_clips, read_spec, train_losses
@@ -41,6 +50,8 @@ def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[
     clips = open_clips(job, spec)
     learner = Learner(job.run, spec, job.slot, device)
     _begin(learner, job)
+    if job.compile and device.compiles:
+        compile_blocks(learner.network)
     draws, size = Draws.of(job.run, job.slot), batch_clips(spec, job.slot)
     with batches(clips, draws, size, learner.clips, lambda batch: batch.to(device.torch)) as source:
         first = source.peek()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from paris_p2p.model import layers
-from paris_p2p.model.layers import Patch, Positions, attend, time_features, turn
+from paris_p2p.model.layers import Patch, Positions, attend, gelu, time_features, turn
 
 
 def test_cutting_into_patches_and_joining_them_gives_the_clip_back():
@@ -65,3 +65,8 @@ def test_time_features_tell_times_apart():
     distances = torch.cdist(features, features) + 100 * torch.eye(101)
     assert features.dtype == torch.float32
     assert distances.min() > 0.5
+
+
+def test_gelu_is_one_function_up_to_bfloat16s_rounding():
+    x = torch.linspace(-8, 8, 4001)
+    torch.testing.assert_close(gelu(x.bfloat16()).float(), gelu(x.bfloat16().float()), rtol=2**-7, atol=5e-4)

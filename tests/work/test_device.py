@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from paris_p2p.errors import DeviceError
-from paris_p2p.work.device import pick_device, resident_bytes, set_threads
+from paris_p2p.model.presets import build_expert, build_router, expert_config, router_config
+from paris_p2p.spec import LatentShape, TextShape
+from paris_p2p.work.device import compile_blocks, pick_device, resident_bytes, set_threads
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "cuda:x", "cuda:", "cuda:-1", "mps"])
@@ -34,3 +36,49 @@ def test_threads_are_limited_and_zero_leaves_them() -> None:
     set_threads(1)
     set_threads(0)
     assert torch.get_num_threads() == 1
+
+
+LATENT, TEXT = LatentShape(channels=2, frames=2, height=4, width=4), TextShape(tokens=3, dim=8, pooled_dim=8)
+
+
+@pytest.mark.parametrize("preset", ["nano", "mmdit-nano", "router"])
+def test_compiled_blocks_answer_as_before_and_their_weights_keep_their_names(preset: str) -> None:
+    network, inputs = _network(preset)
+    before, names = network(*inputs), [name for name, _ in network.named_parameters()]
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> torch.fx.GraphModule:
+        compiled.append(graph)
+        return graph
+
+    compile_blocks(network, backend)
+    torch.testing.assert_close(network(*inputs), before)
+    assert compiled
+    assert [name for name, _ in network.named_parameters()] == names
+
+
+def test_blocks_that_cannot_be_compiled_run_as_they_are() -> None:
+    network, inputs = _network("nano")
+    before = network(*inputs)
+
+    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> torch.fx.GraphModule:
+        raise RuntimeError("no compiler here")
+
+    compile_blocks(network, backend)
+    torch.testing.assert_close(network(*inputs), before)
+
+
+def _network(preset: str) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    """A network that does not answer zero, and what it asks for."""
+    torch.manual_seed(0)
+    x_t, t, tokens = torch.randn(2, *LATENT.shape), torch.rand(2), torch.randn(2, TEXT.tokens, TEXT.dim)
+    if preset == "router":
+        network: torch.nn.Module = build_router(router_config("nano", LATENT, TEXT, 2))
+        inputs = (x_t, t, tokens[:, 0])
+    else:
+        network = build_expert(expert_config(preset, LATENT, TEXT))
+        inputs = (x_t, t, tokens, torch.ones(2, TEXT.tokens, dtype=torch.bool), tokens[:, 0])
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return network.requires_grad_(False), inputs

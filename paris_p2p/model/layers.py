@@ -150,7 +150,8 @@ def _scores(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     """q k^T / sqrt(E), -inf where the mask says so, in one product: [B A N E], [B A L E], [B 1 1 L] -> [B A N L]."""
     heads, scale = q.shape[:2], q.shape[-1] ** -0.5
     if mask is None:
-        return (q * scale) @ k.transpose(-1, -2)
+        whole: Tensor = (q * scale) @ k.transpose(-1, -2)
+        return whole
     unseen = q.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf).expand(-1, heads[1], q.shape[2], -1).flatten(0, 1)
     scores: Tensor = torch.baddbmm(unseen, q.flatten(0, 1), k.flatten(0, 1).transpose(-1, -2), alpha=scale)
     return scores.reshape(*heads, q.shape[2], -1)

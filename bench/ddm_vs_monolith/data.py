@@ -118,7 +118,7 @@ def describe(bench: Bench, prepared: Prepared) -> dict[str, Any]:
         "random_parts": sizes(bench, "random"),
         "codec_psnr_db": prepared.codec_psnr_db,
         "latent": list(prepared.latent.shape),
-        "text_tokens": prepared.text_shape.tokens,
+        "text": prepared.text_shape.model_dump(),
         "captions": len({clip.caption for clip in split_clips(bench.folder, "train")}),
     }
 

@@ -31,7 +31,8 @@ def networks_job(bench: Bench, arm: str, rng_seed: int) -> tuple[dict[str, Any],
     """Held-out losses of every expert on every cluster, and the router's answers: `answers.<inputs>` [S N K], `clusters` [N]."""
     set_threads(bench.threads)
     plan_ = plan_of(bench, arm)
-    values: dict[str, Any] = {"losses": [_last_losses(bench, arm, rng_seed, slot) for slot in plan_.slots if slot != ROUTER]}
+    losses = [_last_losses(bench, arm, rng_seed, slot) for slot in plan_.slots if slot != ROUTER]
+    values: dict[str, Any] = {"plan": plan_.describe(), "losses": losses}
     if ROUTER not in plan_.slots or plan_.arm.partition != "clusters":
         return values, {}
     answers, cluster = _answers(bench, plan_, rng_seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from paris_p2p.errors import UsageError
 
 app = typer.Typer(
     name="paris-run",
-    help="Own a run: prepare clips, create and publish the run, export the trained model.",
+    help="Own a run: prepare clips, create and publish the run, export and evaluate the trained model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -207,6 +208,76 @@ def export(
         models = fetch_models(settings, Invite.parse(read_invite(invite)), partial=allow_partial, offline=offline, progress=progress)
     run_export(models.spec, models.run, models.weights, models.cards, models.codec_folder, out, models.text_folder)
     typer.echo(f"wrote {out}; use it with: ParisPipeline.from_pretrained({str(out)!r})")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A folder that `export` wrote, or paris:…, @FILE, or - for stdin.", metavar="MODEL")],
+    data: Annotated[Path, typer.Option("--data", help="What `paris-run prepare` wrote; its clips must still be where they were.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the report goes; a second call goes on there.")],
+    baseline: Annotated[str | None, typer.Option(help="Another model for the same clips, like a monolith.")] = None,
+    split: Annotated[str, typer.Option(help="test, or validation for what is still being tuned.")] = "test",
+    clips: Annotated[int, typer.Option(min=4, help="At most this many held-out clips, and as many generated ones.")] = 1000,
+    probe_clips: Annotated[int, typer.Option(min=0, help="Train clips that the probe of prompt fidelity learns from.")] = 1000,
+    features: Annotated[list[str] | None, typer.Option(help="As of prepare, and i3d:FILE; may be repeated.")] = None,
+    losses: Annotated[Path | None, typer.Option(help='JSON lines of {"model": …, "clips": …, "loss": …} to draw.')] = None,
+    steps: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    guidance: Annotated[float, typer.Option(min=0)] = 4.0,
+    guidance_form: Annotated[str, typer.Option(help="per_expert (as published) or exact.")] = "per_expert",
+    routing: Annotated[str, typer.Option(help="top_k, full, threshold or uniform.")] = "top_k",
+    top_k: Annotated[int, typer.Option(min=1)] = 1,
+    rng_seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for torch's own choice.")] = 0,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", envvar="PARIS_DATA_DIR")] = None,
+) -> None:
+    """Is it any good? Generate for held-out captions, measure against the real clips, write OUT/report.html and results.json."""
+    from pydantic import ValidationError
+
+    from paris_p2p.work.evaluate import EvaluateOptions, gather
+    from paris_p2p.work.evaluation_report import made_by, write_evaluation
+
+    wished = {"features": tuple(features)} if features else {}
+    try:
+        options = EvaluateOptions(
+            split=split,
+            clips=clips,
+            probe_clips=probe_clips,
+            steps=steps,
+            guidance=guidance,
+            guidance_form=guidance_form,
+            routing=routing,
+            top_k=top_k,
+            rng_seed=rng_seed,
+            device=device,
+            threads=threads,
+            **wished,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}, got {str(first['input'])[:100]!r}") from error
+    with progress_bars() as progress:
+        folder = _model_folder(model, out, data_dir, progress)
+        other = _model_folder(baseline, out, data_dir, progress) if baseline else None
+        evidence = gather(folder, data, out, options, other, progress)
+        write_evaluation(out, evidence, losses, made_by(model, baseline, data, options), progress)
+    typer.echo(f"wrote {out / 'report.html'} and {out / 'results.json'}")
+
+
+def _model_folder(model: str, out: Path, data_dir: Path | None, progress: Callable[[str, int, int], None]) -> Path:
+    """The exported model itself, or one exported beside the report from what an invite brings, once."""
+    if model != "-" and not model.startswith(("paris:", "@")):
+        return Path(model)
+    from paris_p2p.peer.fetching import fetch_models
+    from paris_p2p.spec import Invite, PeerSettings
+    from paris_p2p.work.export import export as run_export
+
+    invite = Invite.parse(read_invite(model))
+    folder = out.with_name(f"{out.name}-model-{invite.run[:16]}")
+    if not folder.exists():
+        models = fetch_models(PeerSettings(data_dir=data_dir or default_data_dir()), invite, partial=False, progress=progress)
+        run_export(models.spec, models.run, models.weights, models.cards, models.codec_folder, folder, models.text_folder)
+    return folder
 
 
 def main() -> None:

@@ -98,7 +98,9 @@ def routing_over_time(title: str, t: Floats, weights: Floats, groups: Sequence[s
         across = min(4, len(groups))
         panels = drawing.subplots(-(-len(groups) // across), across, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, group, shares in zip(panels, groups, weights, strict=False):
-            axes.stackplot(t, shares.T, colors=colours(len(experts)), labels=[_name(name) for name in experts], step=None, linewidth=0)
+            until = np.append(t, min(float(t.min()), 0.0)), np.append(shares, shares[-1:], 0)  # a choice holds until the next one
+            labels = [_name(name) for name in experts]
+            axes.stackplot(until[0], until[1].T, colors=colours(len(experts)), labels=labels, step="post", linewidth=0)
             axes.set(title=_name(group), xlim=(float(t.max()), float(min(t.min(), 0.0))), ylim=(0, 1))
             axes.grid(visible=False)
         for axes in panels[len(groups) :]:
@@ -112,12 +114,12 @@ def routing_over_time(title: str, t: Floats, weights: Floats, groups: Sequence[s
 
 
 def confusion(title: str, counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
-    """Of the clips of each cluster (row), the share the router sends to each expert (column): counts [K K]."""
+    """Of the answers on clips of each cluster (row), the share that goes to each expert (column): counts [K K]."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     right = np.diagonal(counts).sum() / max(1, counts.sum())
     rows = [f"{name} ({total})" for name, total in zip(names, counts.sum(1), strict=True)]
-    alt = f"Rows are clusters, columns the router's first choice; {right:.0%} of {counts.sum()} clips lie on the diagonal."
-    axes_labels = ("the router's first choice", "cluster (clips)")
+    alt = f"Rows are clusters, columns the router's first choice; {right:.0%} of {counts.sum()} answers lie on the diagonal."
+    axes_labels = ("the router's first choice", "cluster (answers)")
     return _heat(title, shares, rows, names, axes_labels, lambda value: f"{value:.0%}", alt)
 
 

@@ -1,0 +1,200 @@
+"""Is a model any good? Clips for the captions of held-out ones, compared with those, and what router and experts know of them.
+
+Everything that takes long is kept in the report's folder, part by part. Legend: N clips, S steps, K experts, T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from blake3 import blake3
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
+from paris_p2p.errors import UsageError
+from paris_p2p.features.image import Features, load_features
+from paris_p2p.score.intervals import Clips
+from paris_p2p.score.motion import MIN_SIDE_PIXELS, motion_px_per_frame
+from paris_p2p.work.device import Device, pick_device, return_memory, set_threads
+from paris_p2p.work.inspect import Held, Inspection, inspect
+from paris_p2p.work.parts import Arrays, Parts, Progress, claim_folder
+from paris_p2p.work.pipeline import ParisPipeline
+from paris_p2p.work.routed import seats_for
+
+MIN_CLIPS = 4
+REAL, MODEL, BASELINE = "real", "experts", "baseline"
+Look = Callable[[range], NDArray[np.uint8]]  # clips -> their frames [B T H W 3]
+
+
+class EvaluateOptions(BaseModel):
+    """What is made and measured; changing what the clips are made from needs another folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: Literal["validation", "test"] = "test"
+    clips: Annotated[int, Field(ge=MIN_CLIPS, le=1_000_000)] = 1000
+    probe_clips: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    features: tuple[str, ...] = ("efficientnet-lite0", "transnetv2")
+    steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    guidance: Annotated[float, Field(ge=0, le=1000)] = 4.0
+    guidance_form: str = "per_expert"
+    routing: str = "top_k"
+    top_k: Annotated[int, Field(ge=1)] = 1
+    rng_seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+    device: str = "auto"
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+
+
+@dataclass(frozen=True)
+class Side:
+    """Real clips, or one model's: what scores are computed from."""
+
+    name: str
+    look: Look
+    features: dict[str, Clips]  # by the features' title
+    motion: Clips | None  # px/frame [N 1]; None where clips are too small or too short
+    left_out: dict[str, str]  # what could not be computed, and why
+    chosen: NDArray[np.float32] | None = None  # [N S K], of models
+    t: NDArray[np.float32] | None = None  # [S], where they were chosen
+    inspection: Inspection | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the report is made from."""
+
+    prepared: Prepared
+    clips: list[SplitClip]
+    real: Side
+    models: list[Side]
+    probe: Clips | None  # real clips of the train split in the first features
+    probe_clusters: tuple[int, ...]
+
+
+def gather(model: Path, prepared_folder: Path, out: Path, options: EvaluateOptions, baseline: Path | None, progress: Progress) -> Evidence:
+    """Make and keep everything; UsageError, DataError. A second call with the same arguments goes on where the first one stopped."""
+    set_threads(options.threads)
+    device, prepared = pick_device(options.device), Prepared.load(prepared_folder)
+    clips = choose_clips(list(split_clips(prepared_folder, options.split)), options.clips, options.rng_seed)
+    if len(clips) < MIN_CLIPS:
+        raise UsageError(f"the {options.split} split of {prepared_folder} has {len(clips)} clips: an evaluation needs {MIN_CLIPS}")
+    folders = {MODEL: model} | ({BASELINE: baseline} if baseline else {})
+    named = {name: fingerprint(folder) for name, folder in folders.items()}
+    networks = [load_features(name, device=str(device)) for name in options.features]
+    kept = options.model_dump(exclude={"features", "device", "threads", "probe_clips"})
+    claim_folder(out, {**kept, MODEL: named[MODEL], "data": prepared.fingerprint})
+    job = _Job(out, Held(prepared_folder, prepared, options.split, options.rng_seed), clips, options, networks, device, progress)
+    real = job.side(REAL, REAL, lambda part: _pixels(clips, part, prepared))
+    models = [job.model(name, folder, named[name]) for name, folder in folders.items()]
+    probe_clips = _balanced(list(split_clips(prepared_folder, "train")), options.probe_clips, options.rng_seed)
+    usable = [network for network in networks if network.title in real.features]
+    probe = job.probe(probe_clips, usable[0]) if len({clip.cluster for clip in probe_clips}) > 1 and usable else None
+    return Evidence(prepared, clips, real, models, probe, tuple(clip.cluster for clip in probe_clips))
+
+
+def choose_clips(clips: list[SplitClip], count: int, rng_seed: int) -> list[SplitClip]:
+    """At most `count`, by a fixed shuffle, in their old order."""
+    return [clips[i] for i in np.sort(np.random.default_rng(rng_seed).permutation(len(clips))[:count])]
+
+
+def fingerprint(folder: Path) -> str:
+    """Of an exported model's files; UsageError when it is none."""
+    if not (folder / "model_index.json").is_file():
+        raise UsageError(f"{folder} holds no exported run; write one with `paris-run export INVITE --out {folder}`")
+    hasher = blake3()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors") and path.is_file()):
+        digest = blake3().update_mmap(path).digest() if path.stat().st_size else b""
+        hasher.update(path.relative_to(folder).as_posix().encode() + b"\0" + digest)
+    return hasher.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One evaluation: the clips, what looks at them, and the folder that keeps what was computed."""
+
+    out: Path
+    held: Held
+    clips: list[SplitClip]
+    options: EvaluateOptions
+    networks: list[Features]
+    device: Device
+    progress: Progress
+
+    def side(self, name: str, folder: str, look: Look) -> Side:
+        """Features and motion of the evaluated clips, as they look on this side."""
+        parts, sources = Parts(self.out / folder, len(self.clips)), np.array([clip.source for clip in self.clips])
+        features, left_out, motion = {}, {}, None
+        for network in self.networks:
+            try:
+                features[network.title] = Clips(self._features(parts, network, look), sources)
+            except UsageError as error:
+                left_out[network.title] = str(error)
+        shape = self.held.prepared.clip
+        if shape.frames >= 2 and min(shape.height, shape.width) >= MIN_SIDE_PIXELS:
+            parts.fill("motion", f"motion of {name}", lambda part: {"motion": motion_px_per_frame(look(part))[:, None]}, self.progress)
+            motion = Clips(parts.gather("motion", "motion"), sources)
+        else:
+            size = f"{shape.frames} frames of {shape.height} x {shape.width}"
+            left_out["Motion"] = f"clips of {size}: optical flow needs 2 frames, and {MIN_SIDE_PIXELS} pixels a side"
+        return Side(name, look, features, motion, left_out)
+
+    def probe(self, clips: list[SplitClip], network: Features) -> Clips:
+        """Real clips in features of one network."""
+        parts = Parts(self.out / f"train-{len(clips)}", len(clips))
+        features = self._features(parts, network, lambda part: _pixels(clips, part, self.held.prepared))
+        return Clips(features, np.array([clip.source for clip in clips]))
+
+    def model(self, name: str, folder: Path, content: str) -> Side:
+        """One model's clips and what it knows; it is let go before its clips are looked at."""
+        parts = Parts(self.out / f"{name}-{content[:16]}", len(self.clips))
+        inspection = self._run(name, folder, parts)
+        return_memory(self.device)
+        side = self.side(name, parts.folder.name, partial(parts.look, "clips", "frames"))
+        return replace(side, chosen=parts.gather("clips", "chosen"), t=parts.gather("clips", "t")[0], inspection=inspection)
+
+    def _run(self, name: str, folder: Path, parts: Parts) -> Inspection:
+        pipeline, options = ParisPipeline.from_pretrained(folder), self.options
+        pipeline.set_progress_bar_config(disable=True)
+        config = pipeline.experts.config["expert"]
+        pipeline.enable_expert_offload(str(self.device), min(pipeline.experts.total, seats_for(config, self.device)))
+        latent = tuple(pipeline.config["latent_shape"])
+        if latent != self.held.prepared.latent.shape:
+            shapes = f"{latent}, the prepared clips {self.held.prepared.latent.shape}"
+            raise UsageError(f"the model {folder} has latents of {shapes}: evaluate it on the clips of its own run")
+
+        def make(part: range) -> Arrays:
+            captions, seed = [self.clips[i].caption for i in part], (options.rng_seed << 32) + part.start
+            how = options.model_dump(include={"guidance_form", "routing", "top_k"})
+            made = pipeline(captions, options.steps, options.guidance, rng_seed=seed, **how)
+            t = pipeline.scheduler.sigmas[: options.steps].numpy()
+            return {"frames": made.frames, "chosen": made.experts, "t": np.tile(t, (len(part), 1))}
+
+        parts.fill("clips", f"generate with {name}", make, self.progress)
+        return inspect(pipeline, self.device, self.held, parts, self.progress)
+
+    def _features(self, parts: Parts, network: Features, look: Look) -> NDArray[Any]:
+        kind = f"features-{network.name.partition(':')[0]}-{network.sha256[:12]}-{network.frames}"
+
+        def make(part: range) -> Arrays:
+            return {"features": network(torch.from_numpy(look(part))).float().cpu().numpy()}
+
+        parts.fill(kind, f"{network.title} of {parts.folder.name}"[:60], make, self.progress)
+        return parts.gather(kind, "features")
+
+
+def _pixels(clips: list[SplitClip], part: range, prepared: Prepared) -> NDArray[np.uint8]:
+    return np.stack([clips[i].pixels(prepared.clip) for i in part])
+
+
+def _balanced(clips: list[SplitClip], count: int, rng_seed: int) -> list[SplitClip]:
+    """As many of each cluster where there are as many."""
+    clusters = sorted({clip.cluster for clip in clips})
+    each = count // max(1, len(clusters))
+    return [clip for k in clusters for clip in choose_clips([c for c in clips if c.cluster == k], each, rng_seed)]

@@ -17,7 +17,7 @@ from paris_p2p.errors import ManifestError
 from paris_p2p.identity import peer_id_from_bytes
 
 PROTOCOL = 1  # the major version: part of every DHT key, topic and stream protocol
-READER = 2  # records that ask for a newer reader are refused; 2 knows TrainingSpec.time_shift and ddpm_experts
+READER = 2  # records that ask for a newer reader are refused; 2 knows shifted times, noise experts and initial weights
 CHUNK_BYTES = 1 << 20
 MAX_MANIFEST_BYTES = 4 << 20
 

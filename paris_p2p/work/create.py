@@ -64,7 +64,8 @@ def create_run(
     config, initial = _first_weights(folder, options, config, store, say)
     spec = _spec(folder, prepared, options, store, node.peer_id)
     expert = NetworkSpec(preset=options.expert, config=config)
-    run = sign_run(owner, spec.model_copy(update={"expert": expert, "initial": initial}))
+    oldest_reader = max(spec.oldest_reader, 2 if initial else 1)  # an older peer would start from nothing
+    run = sign_run(owner, spec.model_copy(update={"expert": expert, "initial": initial, "oldest_reader": oldest_reader}))
     temporary = folder / (SPEC_FILE + ".tmp")
     temporary.write_bytes(run.data)
     temporary.replace(folder / SPEC_FILE)

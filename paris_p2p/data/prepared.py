@@ -62,6 +62,7 @@ class Prepared(Record):
     text: PreparedModel
     features: PreparedModel
     codec_psnr_db: float  # of some train clips, coded and decoded
+    pca_psnr_db: float = 0.0  # beside a codec trained here: PCA at equal compression, on clips that neither was fitted on
     experts: Annotated[int, Field(ge=1, le=256)]
     clusters: tuple[PreparedCluster, ...]
     shards: tuple[PreparedShard, ...]
@@ -81,6 +82,10 @@ class Prepared(Record):
         lines = [
             f"{sum(self.clips.values())} {what} from {sum(self.sources.values())} {files}: {counts}; codec {self.codec_psnr_db:.1f} dB"
         ]
+        if self.pca_psnr_db:
+            worse = "; the trained codec is WORSE: give more --codec-steps, or use --codec pca" * (self.codec_psnr_db < self.pca_psnr_db)
+            both = f"trained {self.codec_psnr_db:.1f} dB, PCA {self.pca_psnr_db:.1f} dB"
+            lines.append(f"codec at equal compression, on clips that neither was fitted on: {both}{worse}")
         lines += [
             f"cluster {row.cluster}: {row.clips['train']} train and {row.clips['gate']} gate {what}, silhouette {row.silhouette:.2f}"
             for row in self.clusters

@@ -166,7 +166,8 @@ def write_report(folder: Path, prepared: Prepared, skipped: Iterable[Skipped]) -
     """report.json: what was used, what was not and why."""
     clusters = [row.model_dump() for row in prepared.clusters]
     counts = {"clips": prepared.clips, "sources": prepared.sources, "skipped": prepared.skipped}
-    write_json(folder / "report.json", {**counts, "clusters": clusters, "skipped_files": [asdict(skip) for skip in skipped]})
+    codec = {"codec": {"name": prepared.codec.name, "psnr_db": prepared.codec_psnr_db, "pca_psnr_db": prepared.pca_psnr_db or None}}
+    write_json(folder / "report.json", {**counts, **codec, "clusters": clusters, "skipped_files": [asdict(skip) for skip in skipped]})
 
 
 def write_json(path: Path, value: Any) -> None:

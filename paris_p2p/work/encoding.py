@@ -71,7 +71,7 @@ def fit_codec(sources: Sequence[Source], decoding: Decoding, patch: tuple[int, i
         for _, clips in decoding.decoded(sources):
             if isinstance(clips, UnusableVideo):
                 continue
-            yield _stack(clips)
+            yield stack(clips)
             seen += len(clips)
             progress("fit codec", min(seen, FIT_CLIPS), FIT_CLIPS)
             if seen >= FIT_CLIPS:
@@ -88,7 +88,7 @@ def codec_psnr_db(codec: Codec, sources: Sequence[Source], decoding: Decoding) -
     errors: list[float] = []
     for _, clips in decoding.decoded(sources[: 4 * PSNR_CLIPS]):
         if not isinstance(clips, UnusableVideo):
-            video = _stack(clips[:1])
+            video = stack(clips[:1])
             errors.append(float((codec.decode(codec.encode(video)).cpu().float() - video.float()).square().mean()))
         if len(errors) == PSNR_CLIPS:
             break
@@ -133,7 +133,7 @@ class Encoder:
             return clips
         latents, features = [], []
         for start in range(0, len(clips), CLIPS_AT_ONCE):
-            video = _stack(clips[start : start + CLIPS_AT_ONCE])  # B T H W 3
+            video = stack(clips[start : start + CLIPS_AT_ONCE])  # B T H W 3
             latents.append(self.codec.encode(video).cpu())
             features.append(self.features(video).cpu())
         z, f = torch.cat(latents), torch.cat(features)
@@ -223,5 +223,5 @@ def _one_thread_per_operation() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _stack(clips: Sequence[Clip]) -> Tensor:
+def stack(clips: Sequence[Clip]) -> Tensor:
     return torch.from_numpy(np.stack([clip.frames for clip in clips]))

@@ -31,6 +31,7 @@ from paris_p2p.spec import ClipShape, TextShape
 from paris_p2p.weights import ModelFiles, is_local
 from paris_p2p.work.assembly import SPLIT_NAMES, Assembly, Entry, cluster, move_into_place, pin_model, write_report
 from paris_p2p.work.encoding import Decoding, Encoder, Progress, codec_psnr_db, embed_captions, fit_codec, hash_sources
+from paris_p2p.work.learned import NAMES, Learned, fit_learned, learned_options
 
 VERSION = 1  # of what prepare makes of the same input: raised when that changes
 MAX_VIDEO_BYTES = 1 << 30  # pixels of one video's clips, in memory at once
@@ -49,6 +50,7 @@ class PrepareOptions(BaseModel):
     codec: str = "pca"
     pca_patch_pixels: int = Field(default=0, ge=0, le=32)  # 0: by the resolution (codec.pca.default_patch)
     pca_channels: int = Field(default=0, ge=0, le=3072)
+    codec_steps: int = Field(default=1000, ge=1, le=10_000_000)  # of `train`
     text: str = "minilm"
     text_tokens: int = Field(default=DEFAULT_TOKENS, ge=1, le=4096)
     features: str = "efficientnet-lite0"
@@ -98,6 +100,8 @@ class _Models:
     text: TextEncoder
     features: Features
     psnr_db: float
+    codec_name: str
+    pca_psnr_db: float = 0.0  # beside a trained codec
 
     @property
     def codec_hash(self) -> str:
@@ -154,17 +158,26 @@ class _Job:
 
     def _models(self, train: Sequence[Source]) -> _Models:
         options = self.options
-        files = None if options.codec == "pca" else find_codec(options.codec)
+        learned = self._learned(train) if options.codec in NAMES else None
+        name = f"diffusers:{learned.folder}" if learned else options.codec
+        files = None if name == "pca" else find_codec(name)
         codec: Codec
         if files is None:
             patch = options.pca_patch_pixels, options.pca_channels
             codec = fit_codec(train, self.decoding, patch, self.cache, self.progress).to(options.device)
         else:
-            codec = load_codec(options.codec, files.folder, device=options.device)
+            codec = load_codec(name, files.folder, device=options.device)
         latent_shape(codec, options.clip)  # before the long part: it says so if the codec cannot take such clips
         text = load_text_encoder(options.text, tokens=options.text_tokens, device=options.device)
         features = load_features(options.features, frames=options.feature_frames, device=options.device)
-        return _Models(codec, files, text, features, codec_psnr_db(codec, train, self.decoding))
+        psnr_db = learned.psnr_db if learned else codec_psnr_db(codec, train, self.decoding)
+        return _Models(codec, files, text, features, psnr_db, name, learned.pca_psnr_db if learned else 0.0)
+
+    def _learned(self, train: Sequence[Source]) -> Learned:
+        options = self.options
+        patch = options.pca_patch_pixels, options.pca_channels
+        wished = learned_options(options.height, options.width, patch, options.codec_steps, options.rng_seed)
+        return fit_learned(train, self.decoding, wished, self.cache, options.device, self.progress)
 
     def _made_from(self, models: _Models) -> str:
         features = models.features.sha256, models.features.frames
@@ -211,10 +224,11 @@ class _Job:
             clip=options.clip,
             latent=latent_shape(models.codec, options.clip),
             text_shape=TextShape(tokens=models.text.tokens, dim=models.text.dim, pooled_dim=models.text.pooled_dim),
-            codec=_pin_codec(options.codec, models, work / "codec"),
+            codec=_pin_codec(models.codec_name, models, work / "codec"),
             text=pin_model(options.text, models.text.files, _is_local(options.text), work / "text"),
             features=PreparedModel(name=models.features.name, sha256=models.features.sha256),
             codec_psnr_db=models.psnr_db,
+            pca_psnr_db=models.pca_psnr_db,
             experts=options.experts,
             clusters=clustered.table,
             shards=assembly.write_shards(options.shard_bytes),

@@ -1,0 +1,78 @@
+"""`--codec train`: an autoencoder fitted to train clips in the cache, and its figures beside PCA's at equal compression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from paris_p2p.codec.learned import LearnedOptions, fit_autoencoder, options_key
+from paris_p2p.codec.pca import default_patch, fit_pca
+from paris_p2p.codec.video import load_codec
+from paris_p2p.data.cache import Cache, cache_key
+from paris_p2p.data.decode import UnusableVideo
+from paris_p2p.data.sources import Source
+from paris_p2p.errors import DataError
+from paris_p2p.work.encoding import FIT_CLIPS, PSNR_CLIPS, Decoding, Progress, codec_psnr_db, stack
+
+NAMES = ("train", "train:image")
+MAX_PICTURES_BYTES = 256 << 20
+CLIPS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A fitted codec's folder; decibels on clips that neither it nor PCA was fitted on."""
+
+    folder: Path
+    psnr_db: float
+    pca_psnr_db: float
+
+
+def fit_learned(
+    train: Sequence[Source], decoding: Decoding, options: LearnedOptions, cache: Cache, device: str, progress: Progress
+) -> Learned:
+    """Fit on all but a few of the sources (train only), which are kept to measure on."""
+    held = min(PSNR_CLIPS, len(train) // 4)
+    if not held:
+        raise DataError(f"{len(train)} files are too few to train a codec and to measure it; give more clips, or use --codec pca")
+    fitted, measured = train[:-held], train[-held:]
+    names = [(source.name, source.size_bytes, source.mtime_ns) for source in fitted]
+    key = cache_key(names, decoding.shape.model_dump(), decoding.max_clips, options_key(options))
+    clips = _clips(fitted, decoding, progress)
+    pictures = rearrange(clips, "b t h w c -> (b t) h w c")
+    folder = fit_autoencoder(pictures, options, cache.root / f"codec-{key[:32]}" / "trained-image", device, progress)
+    pca = fit_pca(torch.split(clips, CLIPS_AT_ONCE), options.patch_pixels, options.channels)
+    codec = load_codec(f"diffusers:{folder}", device=device)
+    return Learned(folder, codec_psnr_db(codec, measured, decoding), codec_psnr_db(pca, measured, decoding))
+
+
+def learned_options(height: int, width: int, patch: tuple[int, int], steps: int, rng_seed: int) -> LearnedOptions:
+    """PCA's patch and channels, so that the latents have PCA's shape."""
+    side, channels = patch if all(patch) else default_patch(height, width)
+    return LearnedOptions(side, channels, steps, rng_seed=rng_seed)
+
+
+def _clips(sources: Sequence[Source], decoding: Decoding, progress: Progress) -> Tensor:
+    """uint8 [B, T, H, W, 3] of the first clips, bounded in number and bytes."""
+    shape = decoding.shape
+    wanted = max(1, min(FIT_CLIPS, MAX_PICTURES_BYTES // (shape.frames * shape.height * shape.width * 3)))
+    parts: list[Tensor] = []
+    count, reason = 0, "there are no files"
+    for _, clips in decoding.decoded(sources):
+        if isinstance(clips, UnusableVideo):
+            reason = str(clips)
+            continue
+        parts.append(stack(clips[: wanted - count]))
+        count += len(parts[-1])
+        progress("read clips for the codec", count, wanted)
+        if count >= wanted:
+            break
+    progress("read clips for the codec", wanted, wanted)
+    if not parts:
+        raise DataError(f"none of {len(sources)} files gives a clip to train a codec on; the last one: {reason}")
+    return torch.cat(parts)

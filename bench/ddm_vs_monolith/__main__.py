@@ -36,6 +36,12 @@ def _run(arguments: argparse.Namespace) -> int:
         run_job(bench, arguments.name)
     elif arguments.command == "run":
         return 0 if Runner(bench, arguments.work.absolute(), arguments.results.absolute(), arguments.jobs).run(arguments.only) else 1
+    elif arguments.command == "report":
+        from bench.ddm_vs_monolith.compare import Comparison
+        from bench.ddm_vs_monolith.report import write_report
+
+        command = f"python -m bench.ddm_vs_monolith run {scale.name}"
+        print(*write_report(Comparison(scale, bench.results), arguments.out, command), sep="\n")
     elif arguments.command == "plan":
         from bench.ddm_vs_monolith.show import show_plan
 
@@ -50,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, words in (
         ("run", "run all jobs that are not done"),
         ("job", "run one job here"),
+        ("report", "tables and one page, from the results alone"),
         ("plan", "print arms, their compute and the jobs"),
     ):
         command = commands.add_parser(name, help=words)
@@ -59,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "run":
             command.add_argument("--jobs", type=int, default=2, help="processes side by side")
             command.add_argument("--only", default="", help="only jobs whose names begin so, and what they wait for")
+        if name == "report":
+            command.add_argument("--out", type=Path, default=WORK / "report", help="where page and tables go (default: %(default)s)")
         command.add_argument("--threads", type=int, default=1, help="of each process")
         command.add_argument("--work", type=Path, default=WORK, help="checkpoints and clips; may be deleted (default: %(default)s)")
         command.add_argument("--results", type=Path, default=HERE / "results", help="what the report is made from (default: %(default)s)")

@@ -1,0 +1,246 @@
+"""From result files to numbers: distances, fidelity and motion of every sampling, and the ratio that the protocol judges.
+
+Legend: N clips of one seed, F networks' components, K classes. Row r of pooled seeds is clip r mod N of seed r div N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.ddm_vs_monolith.results import Results
+from bench.ddm_vs_monolith.settings import Sampling, Scale
+from paris_p2p.errors import UsageError
+from paris_p2p.score.classifier import ClassifierTest, classifier_test
+from paris_p2p.score.distances import frechet_distance, score_frechet, score_kernel
+from paris_p2p.score.fidelity import FOLDS, Probe, fit_probe
+from paris_p2p.score.intervals import Clips, Interval, Plan, Rows, Score, resampled, tree_of
+from paris_p2p.score.values import Values, score_values
+
+TITLES = {"transnetv2": "TransNetV2", "efficientnet-lite0": "EfficientNet-lite0"}
+PLAN = Plan()
+CLASSIFIER_PLAN = Plan(resamples=200, splits=5)  # a split trains ten classifiers
+WANTED_RATIO = 2.0
+Verdict = Literal["confirmed", "better, but not as claimed", "not confirmed"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Clips of one kind: features by network, and motion where clips move."""
+
+    name: str
+    features: dict[str, NDArray[np.float64]]  # network -> [seeds N, F]
+    motion: NDArray[np.float64] | None
+    sources: NDArray[np.int64]
+    seeds: NDArray[np.int64]
+
+    def clips(self, values: NDArray[Any]) -> Clips:
+        return Clips(values, self.sources, self.seeds)
+
+    def of(self, network: str) -> Clips:
+        return self.clips(self.features[network])
+
+    @property
+    def everything(self) -> NDArray[np.float64]:
+        """All networks' components side by side: [seeds N, F]."""
+        return np.concatenate([self.features[name] for name in sorted(self.features)], axis=1)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One sampling's numbers."""
+
+    side: Side
+    distances: dict[str, tuple[Score, Score, ClassifierTest]]  # network -> Fréchet, kernel, classifier
+    motion: Values | None
+    fidelity: Values | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is measured of a scale, out of its results folder alone."""
+
+    scale: Scale
+    results: Results
+    plan: Plan = PLAN
+
+    @cached_property
+    def test(self) -> dict[str, Any]:
+        return self.results.values("test")
+
+    @cached_property
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return self.results.arrays("test")
+
+    @cached_property
+    def sources(self) -> NDArray[np.int64]:
+        return np.unique(self.test["test"]["sources"], return_inverse=True)[1].astype(np.int64)
+
+    @cached_property
+    def real(self) -> Side:
+        return self._side("real clips", [_under(self._arrays, "real.")])
+
+    @cached_property
+    def coded(self) -> Side:
+        return self._side("real clips through the codec", [_under(self._arrays, "codec.")])
+
+    def done(self) -> list[Sampling]:
+        """The samplings that all seeds have."""
+        return [row for row in self.scale.samplings if all(self.results.has(_job(row, seed)) for seed in self.scale.rng_seeds)]
+
+    def side(self, row: Sampling) -> Side:
+        return self._side(name_of(row), [self.results.arrays(_job(row, seed)) for seed in self.scale.rng_seeds])
+
+    def values(self, row: Sampling) -> list[dict[str, Any]]:
+        """Of each seed."""
+        return [self.results.values(_job(row, seed)) for seed in self.scale.rng_seeds]
+
+    def judge(self, side: Side) -> Judged:
+        """Distances to the real clips, motion and fidelity; the classifier only where there are source videos enough."""
+        distances = {}
+        for network in self.scale.features:
+            title = f"{TITLES[network]}, {self.real.features[network].shape[1]} components"
+            pair = self.real.of(network), side.of(network)
+            frechet, kernel = score_frechet(title, *pair, plan=self.plan), score_kernel(title, *pair, plan=self.plan)
+            distances[network] = frechet, kernel, classifier_test(title, *pair, CLASSIFIER_PLAN)
+        motion = None
+        if side.motion is not None and self.real.motion is not None:
+            pair = self.real.clips(self.real.motion[:, None]), side.clips(side.motion[:, None])
+            motion = score_values("Motion, DIS optical flow, px/frame", *pair, self.plan)
+        return Judged(side, distances, motion, self.fidelity(side))
+
+    # fidelity
+
+    @cached_property
+    def probes(self) -> dict[str, Probe]:
+        """The attributes that count: a probe agrees with them above chance on train clips it was not fitted on."""
+        known = self.results.values("known")["probe"]
+        table = _features(_under(self._arrays, "probe."))
+        features = np.concatenate([table[name] for name in sorted(table)], axis=1)
+        sources = np.unique(known["sources"], return_inverse=True)[1].astype(np.int64) + 1_000_000  # other videos than the test's
+        found = {}
+        for attribute, values in known["attributes"].items():
+            rows = _frequent(np.asarray(values), sources)
+            if len(set(np.asarray(values)[rows])) < 2:
+                continue
+            probe = fit_probe(attribute, "all components", Clips(features[rows], sources[rows]), list(np.asarray(values)[rows]), self.plan)
+            if probe.held_out.heeded:
+                found[attribute] = probe
+        return found
+
+    def right(self, side: Side) -> NDArray[np.float64]:
+        """Of each clip, the share of its mentioned attributes that the probes find; NaN where none is mentioned: [seeds N]."""
+        hits, asked = np.zeros(len(side.sources)), np.zeros(len(side.sources))
+        labels, repeat = self.test["test"], len(side.sources) // len(self.sources)
+        for attribute, probe in self.probes.items():
+            wanted = np.tile(np.asarray(labels["attributes"][attribute]), repeat)
+            mentioned = np.tile(np.array([attribute in row for row in labels["mentioned"]]), repeat)
+            known = mentioned & np.isin(wanted, probe.classes)
+            shown = np.asarray(probe.classes)[probe(side.everything)]
+            hits += known & (shown == wanted)
+            asked += known
+        return np.where(asked > 0, hits / np.maximum(asked, 1), np.nan)
+
+    def fidelity(self, side: Side) -> Values | None:
+        """Against real clips through the codec: what generated ones may reach."""
+        reference, right = self.right(self.coded), self.right(side)
+        kept, own = ~np.isnan(reference), ~np.isnan(right)
+        if not own.any():
+            return None
+        pair = Clips(reference[kept, None], self.coded.sources[kept]), Clips(right[own, None], side.sources[own], side.seeds[own])
+        return score_values("Prompt fidelity, probes on all components", *pair, self.plan)
+
+    # the hypothesis
+
+    def paired(self, statistic: Callable[[Rows], float], side: Side) -> Interval:
+        """A statistic of pooled rows, resampled: seeds, then source videos, the same ones on every side."""
+        return resampled(statistic, [np.arange(len(side.sources))], (tree_of(side.clips(side.sources[:, None])),), self.plan)
+
+    def ratio(self, network: str, worse: Side, better: Side) -> Interval:
+        """How many times as far from the real clips `worse` is as `better`."""
+        real, far, near = self.real.features[network], worse.features[network], better.features[network]
+
+        def statistic(rows: Rows) -> float:
+            seen = real[rows % len(real)]
+            return frechet_distance(seen, far[rows]) / frechet_distance(seen, near[rows])
+
+        return self.paired(statistic, better)
+
+    def gain(self, worse: NDArray[np.float64], better: NDArray[np.float64], side: Side) -> Interval:
+        """The mean of better minus worse, clip by clip; clips that are NaN are left out."""
+        difference = better - worse
+        return self.paired(lambda rows: float(np.nanmean(difference[rows])), side)
+
+    def hypothesis(self, experts: Side, monolith: Side) -> Hypothesis:
+        """The protocol's question."""
+        ratios = {network: self.ratio(network, monolith, experts) for network in self.scale.features}
+        motion = None
+        if experts.motion is not None and monolith.motion is not None and self.real.motion is not None:
+            real, mine, theirs = self.real.motion, experts.motion, monolith.motion
+
+            def nearer(rows: Rows) -> float:
+                wanted = real[rows % len(real)].mean()
+                return float(abs(theirs[rows].mean() - wanted) - abs(mine[rows].mean() - wanted))
+
+            motion = self.paired(nearer, experts)
+        fidelity = self.gain(self.right(monolith), self.right(experts), experts) if self.probes else None
+        return Hypothesis(ratios, fidelity, motion, len(self.scale.rng_seeds))
+
+    def _side(self, name: str, seeds: Sequence[dict[str, NDArray[Any]]]) -> Side:
+        tables = [_features(arrays) for arrays in seeds]
+        features = {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
+        motion = np.concatenate([arrays["motion"] for arrays in seeds]).astype(np.float64) if "motion" in seeds[0] else None
+        count = len(self.sources)
+        if any(len(table) != count * len(seeds) for table in features.values()):
+            raise UsageError(f"{name} has other clips than the {count} test clips; its result is of another run: delete it")
+        return Side(name, features, motion, np.tile(self.sources, len(seeds)), np.repeat(np.arange(len(seeds)), count))
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """Monolith against experts, as PROTOCOL.md asks."""
+
+    ratios: dict[str, Interval]  # network -> monolith's distance over the experts'
+    fidelity: Interval | None  # experts minus monolith
+    motion: Interval | None  # how much nearer to the real clips' motion the experts are, px/frame
+    seeds: int
+
+    @property
+    def no_worse(self) -> bool:
+        """Neither fidelity nor motion is worse by more than its interval."""
+        return all(interval is None or interval.high >= 0 for interval in (self.fidelity, self.motion))
+
+    @property
+    def verdict(self) -> Verdict:
+        if all(ratio.low > WANTED_RATIO for ratio in self.ratios.values()) and self.no_worse and self.seeds >= 3:
+            return "confirmed"
+        if all(ratio.low > 1 for ratio in self.ratios.values()):
+            return "better, but not as claimed"
+        return "not confirmed"
+
+
+def name_of(row: Sampling) -> str:
+    return f"{row.arm}, {row.name}"
+
+
+def _job(row: Sampling, rng_seed: int) -> str:
+    return f"sample/{row.arm}/{rng_seed}/{row.name}"
+
+
+def _under(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+
+
+def _features(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+    return {key.removeprefix("features."): value.astype(np.float64) for key, value in arrays.items() if key.startswith("features.")}
+
+
+def _frequent(values: NDArray[Any], sources: NDArray[np.int64]) -> Rows:
+    """Rows of the classes that enough source videos have for a probe to be cross-validated."""
+    kept = [value for value in np.unique(values) if len(np.unique(sources[values == value])) >= FOLDS]
+    return np.flatnonzero(np.isin(values, kept))

@@ -1,0 +1,93 @@
+"""The comparison's report, from made-up results: what it says is what the files say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.ddm_vs_monolith.compare import Comparison, Hypothesis
+from bench.ddm_vs_monolith.report import write_report
+from bench.ddm_vs_monolith.results import Results
+from bench.ddm_vs_monolith.tables import Findings, arm_curve, arms_table, ratio_table, trials_table
+from paris_p2p.errors import UsageError
+from paris_p2p.score.intervals import Interval, Plan
+from tests.bench.made_results import CLIPS, FAR, SCALE, SEEDS, made_results
+
+PLAN = Plan(resamples=20, splits=2)
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    return Findings(Comparison(SCALE, made_results(tmp_path_factory.mktemp("results")), PLAN))
+
+
+def test_a_shift_twice_as_far_is_four_times_the_distance(findings):
+    comparison = findings.comparison
+    for network in SCALE.features:  # equal covariances: the distance is the squared shift
+        ratio = comparison.ratio(network, findings.sides["monolith, one"], findings.sides["experts, top-1"])
+        assert ratio.value == pytest.approx(4, rel=1e-3)
+        assert ratio.low == pytest.approx(ratio.high, rel=1e-3)  # the same source videos on every side: nothing scatters
+
+
+def test_all_seeds_are_pooled_and_seen_on_the_same_real_clips(findings):
+    side = findings.sides["experts, top-1"]
+    assert len(side.of(SCALE.features[0])) == CLIPS * len(SEEDS)
+    assert side.sources.tolist() == findings.comparison.sources.tolist() * len(SEEDS)
+
+
+def test_fidelity_is_the_share_of_mentioned_attributes_that_probes_find(findings):
+    comparison = findings.comparison
+    assert set(comparison.probes) == {"brightness"}  # the only attribute, and the probe sees it
+    assert comparison.right(comparison.real).mean() > 0.85
+    bright = np.array(comparison.test["test"]["attributes"]["brightness"]) == "bright"
+    far = comparison.right(findings.sides["random, router"])  # so far that all clips look bright
+    assert far.tolist() == (bright.tolist() * len(SEEDS))
+
+
+def test_only_three_seeds_and_both_networks_confirm():
+    far, near, even = Interval(3, 2.5, 3.5), Interval(1.5, 1.2, 1.8), Interval(1, 0.9, 1.1)
+    worse, no_worse = Interval(-1, -2, -0.5), Interval(-0.1, -0.3, 0.1)
+    assert Hypothesis({"a": far, "b": far}, no_worse, None, 3).verdict == "confirmed"
+    assert Hypothesis({"a": far, "b": far}, no_worse, None, 1).verdict == "better, but not as claimed"
+    assert Hypothesis({"a": far, "b": far}, worse, None, 3).verdict == "better, but not as claimed"
+    assert Hypothesis({"a": far, "b": near}, no_worse, None, 3).verdict == "better, but not as claimed"
+    assert Hypothesis({"a": far, "b": even}, no_worse, None, 3).verdict == "not confirmed"
+
+
+def test_an_arms_curve_weighs_each_clusters_own_expert(findings):
+    clips, losses = arm_curve(findings, "experts")
+    assert clips.tolist() == [480, 960, 1440]
+    assert losses[0] == pytest.approx(0.5 * 1 + 0.3 * 2 + 0.2 * 3)
+
+
+def test_tables_have_every_arm_sampling_and_trial(findings):
+    assert [row[0] for row in arms_table(findings).rows] == [arm.name for arm in SCALE.arms]
+    assert len(ratio_table(findings).rows) == len(SCALE.samplings) - 1
+    assert all("0.001: 0.0010 *" in row[2] for row in trials_table(findings).rows if row[1] == "learning rate")
+
+
+def test_the_report_is_rebuilt_from_results_alone_and_escapes_captions(findings, tmp_path):
+    page, text = write_report(findings.comparison, tmp_path / "one", "a command")
+    again, same = write_report(findings.comparison, tmp_path / "two", "a command")
+    assert page.read_bytes() == again.read_bytes()
+    assert text.read_bytes() == same.read_bytes()
+    html = page.read_text()
+    assert "a &lt;b&gt;" in html
+    assert "<b>" not in html
+    for arm in FAR:
+        assert f"{arm}," in text.read_text()
+
+
+def test_without_both_sides_of_the_question_there_is_no_report(tmp_path):
+    results = made_results(tmp_path)
+    results.path("sample/monolith/1/one", "json").unlink()
+    with pytest.raises(UsageError, match="monolith, one is not sampled yet"):
+        _ = Findings(Comparison(SCALE, results, PLAN)).rows
+
+
+def test_a_result_of_other_clips_is_refused(tmp_path):
+    results: Results = made_results(tmp_path)
+    arrays = {key: value[:-1] for key, value in results.arrays("sample/monolith/0/one").items()}
+    np.savez(results.path("sample/monolith/0/one", "npz"), **arrays)
+    with pytest.raises(UsageError, match="another run"):
+        Comparison(SCALE, results, PLAN).side(SCALE.sampling("monolith", "one"))

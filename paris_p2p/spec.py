@@ -97,6 +97,8 @@ class TrainingSpec(Record):
 
     ddpm_experts: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(default=(), max_length=256)  # these predict noise (flow/ddpm.py)
 
+    first_frame_rate: Annotated[float, Field(ge=0, le=1)] = 0.0  # of clips whose expert is given the clean first frame
+
     @model_validator(mode="after")
     def _ddpm_experts_in_order(self) -> TrainingSpec:
         if list(self.ddpm_experts) != sorted(set(self.ddpm_experts)):
@@ -106,7 +108,7 @@ class TrainingSpec(Record):
     @property
     def oldest_reader(self) -> int:
         """Who may take part: an older reader would ignore what it does not know, and train something else."""
-        return 2 if self.time_shift != 1 or self.ddpm_experts else 1
+        return 2 if self.time_shift != 1 or self.ddpm_experts or self.first_frame_rate else 1
 
 
 class GateSpec(Record):
@@ -164,6 +166,14 @@ class RunSpec(Record):
                 raise ValueError(f"shard of cluster {shard.cluster} in a run of {self.experts} experts")
         if any(k >= self.experts for k in self.training.ddpm_experts):
             raise ValueError(f"ddpm_experts are {self.training.ddpm_experts} in a run of {self.experts} experts")
+        return self
+
+    @model_validator(mode="after")
+    def _first_frames_are_possible(self) -> RunSpec:
+        if self.training.first_frame_rate and self.latent.frames == 1:
+            raise ValueError("first_frame_rate is for clips of several latent frames; these have one, which would be given away whole")
+        if self.training.first_frame_rate and self.expert.config.get("first_frame") is not True:
+            raise ValueError("first_frame_rate needs experts whose config says first_frame")
         return self
 
     def predicts_noise(self, slot: str) -> bool:

@@ -157,6 +157,7 @@ def generate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="clip.mp4 (default; of image runs clip.png), .gif, .png (a sheet of frames), .npy.")
     ] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture that the clips start from, in a run that was trained for it.")] = None,
     clips: Annotated[int, typer.Option(help="Clips per prompt.", min=1)] = 1,
     steps: Annotated[int, typer.Option(help="Denoising steps.", min=1, max=1000)] = 50,
     shift: Annotated[float, typer.Option(help="Of the denoising times, towards noise above 1; 0: the run's.", min=0, max=100)] = 0.0,
@@ -186,6 +187,7 @@ def generate(
     wishes = _wishes(
         prompts=tuple(prompts),
         clips_per_prompt=clips,
+        image=image,
         steps=steps,
         shift=shift,
         guidance=guidance,
@@ -213,6 +215,8 @@ def _wishes(**fields: Any) -> GenerateJob:
     from paris_p2p.flow.guidance import FORMS
     from paris_p2p.flow.mixture import Routing
     from paris_p2p.peer.start import check_device
+    from paris_p2p.spec import ClipShape
+    from paris_p2p.work.first_frame import read_picture
     from paris_p2p.work.generate import GenerateJob
     from paris_p2p.work.video_out import open_writer
 
@@ -223,6 +227,8 @@ def _wishes(**fields: Any) -> GenerateJob:
         name = str(first["loc"][0]).replace("_", "-")
         raise UsageError(f"--{name}: {first['msg']}, got {str(first['input'])[:100]!r}") from error
     check_device(job.device)
+    if job.image is not None:
+        read_picture(job.image, ClipShape(frames=1, height=64, width=64, fps=1.0))  # the run's size is not known yet
     Routing(job.routing, job.top_k)
     if job.guidance_form not in FORMS:
         raise UsageError(f"no guidance form is called {job.guidance_form!r}; choose one of {', '.join(FORMS)}")

@@ -87,6 +87,9 @@ def create(
     ema_decay: Annotated[float, typer.Option(min=0, max=0.999999)] = 0.999,
     caption_dropout: Annotated[float, typer.Option(min=0, max=1)] = 0.1,
     time_shift: Annotated[float, typer.Option(min=0, max=100, help="Of the denoising times; 0: by the clips' token count.")] = 0.0,
+    first_frame_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the clips trained with their first frame given, for generate --image.")
+    ] = 0.0,
     ddpm_expert: Annotated[
         list[int] | None, typer.Option(min=0, max=255, help="An expert to train on noise, the DDPM objective; may be repeated.")
     ] = None,
@@ -127,6 +130,7 @@ def create(
             ema_decay=ema_decay,
             caption_dropout=caption_dropout,
             time_shift=time_shift or 1.0,
+            first_frame_rate=first_frame_rate,
             ddpm_experts=tuple(sorted(set(ddpm_expert or ()))),
             router_batch_clips=router_batch,
             router_learning_rate=router_learning_rate,

@@ -13,6 +13,8 @@ from paris_p2p.errors import PresetError, UsageError
 from paris_p2p.spec import ClipShape, LatentShape
 from paris_p2p.weights import ModelFiles, find_model
 
+MAX_FIRST_ERROR = 0.02  # of the latents' root mean square: rounding, and no more
+
 
 class Codec(Protocol):
     """Latents are about zero mean and unit variance. Results stay on the codec's device."""
@@ -67,3 +69,33 @@ def latent_shape(codec: Codec, clip: ClipShape) -> LatentShape:
         )
     channels, frames, height, width = latents.shape[1:]
     return LatentShape(channels=channels, frames=frames, height=height, width=width)
+
+
+def first_latent(codec: Codec, pictures: Tensor) -> Tensor:
+    """Each picture as a clip of one frame: uint8 [B, 1, H, W, 3] -> fp32 [B, C, 1, H', W']; UsageError when it is not one latent frame."""
+    try:
+        latents = codec.encode(pictures)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"the codec {codec.name} cannot encode a single picture ({error}); clips cannot start from an image") from error
+    if latents.shape[2] != 1:
+        raise UsageError(
+            f"the codec {codec.name} makes {latents.shape[2]} latent frames of a single picture; clips cannot start from an image"
+        )
+    return latents
+
+
+def check_first_latent(codec: Codec, clip: ClipShape) -> None:
+    """Whether a clip's first latent frame is what its first picture alone encodes to, by trying; UsageError says how far off it is.
+
+    The clip is noise, a new picture in each frame: what later frames change shows most there.
+    """
+    draws = torch.Generator().manual_seed(0)
+    video = torch.randint(0, 256, (1, clip.frames, clip.height, clip.width, 3), dtype=torch.uint8, generator=draws)
+    inside, alone = codec.encode(video)[:, :, :1].float(), first_latent(codec, video[:, :1]).float()
+    error = float((inside - alone).square().mean().sqrt() / inside.square().mean().sqrt().clamp(min=1e-6))
+    if not error <= MAX_FIRST_ERROR:
+        raise UsageError(
+            f"the codec {codec.name} encodes a clip's first frame otherwise than the same picture alone: they differ by {error:.3g} of the "
+            f"latents' size, at most {MAX_FIRST_ERROR} is allowed; to start clips from an image, use a causal codec or one that codes "
+            "frames one by one"
+        )

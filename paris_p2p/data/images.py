@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
@@ -35,17 +37,28 @@ _BROKEN = (
 
 def decode_image(file: BinaryIO, shape: ClipShape) -> Frames:
     """uint8 [1, H, W, 3]; UnusableVideo says why a file is not used."""
+    with _pillow_errors(), Image.open(file, formats=FORMATS) as image:
+        return crop_image(image, shape)
+
+
+def crop_image(image: Image.Image, shape: ClipShape) -> Frames:
+    """The same of a picture that is open already."""
+    with _pillow_errors():
+        _check(image)
+        image.draft("RGB", (2 * max(shape.height, shape.width),) * 2)  # a JPEG is decoded no larger than that asks for
+        upright = ImageOps.exif_transpose(image)
+        picture = ImageOps.fit(_on_white(upright), (shape.width, shape.height), Image.Resampling.BICUBIC)
+    return np.array(picture)[None]
+
+
+@contextmanager
+def _pillow_errors() -> Iterator[None]:
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            _check(image)
-            image.draft("RGB", (2 * max(shape.height, shape.width),) * 2)  # a JPEG is decoded no larger than that asks for
-            upright = ImageOps.exif_transpose(image)
-            picture = ImageOps.fit(_on_white(upright), (shape.width, shape.height), Image.Resampling.BICUBIC)
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnusableVideo("too large", str(error)) from error
     except _BROKEN as error:
         raise UnusableVideo("unreadable", f"{type(error).__name__}: {error}"[:300]) from error
-    return np.array(picture)[None]
 
 
 def _check(image: Image.Image) -> None:

@@ -7,8 +7,8 @@ Both give the conditional flow at scale 1 and agree when there is one expert. Le
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -16,25 +16,31 @@ from torch import Tensor
 from paris_p2p.errors import UsageError
 from paris_p2p.flow.mixture import ExpertPool, mixed_velocity
 
-Route = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x [B ...], t [B], pooled [B P] or None) -> weights [B K]
+Route = Callable[..., Tensor]  # (x [B ...], t [B], pooled [B P] or None[, first_features [B F]]) -> weights [B K]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """The captions of B clips."""
+    """What is known of B clips: their captions and, where the run was trained for it, their first frames."""
 
     tokens: Tensor  # [B L D]
     mask: Tensor  # [B L], True where there is text
     pooled: Tensor | None  # [B P]
+    first: Tensor | None = None  # [B C+1 1 H W], as experts take it (model/first_frame.py)
+    first_features: Tensor | None = None  # [B F], as the router takes them
 
     def with_none(self) -> Condition:
-        """All captions, then as many clips without one: an empty mask is what tells an expert that there is no text."""
-        pooled = None if self.pooled is None else torch.cat([self.pooled] * 2)
-        return Condition(torch.cat([self.tokens] * 2), torch.cat([self.mask, torch.zeros_like(self.mask)]), pooled)
+        """All clips, then the same without captions: an empty mask is what tells an expert that there is no text."""
+        twice = {name: torch.cat([value] * 2) for name, value in self._known()}
+        return replace(self, **(twice | {"mask": torch.cat([self.mask, torch.zeros_like(self.mask)])}))
 
     def pick(self, rows: Tensor) -> Condition:
-        """The captions of clips `rows`, in their order; one may come twice."""
-        return Condition(self.tokens[rows], self.mask[rows], None if self.pooled is None else self.pooled[rows])
+        """What is known of clips `rows`, in their order; one may come twice."""
+        return replace(self, **{name: value[rows] for name, value in self._known()})
+
+    def _known(self) -> Iterator[tuple[str, Tensor]]:
+        found = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return ((name, value) for name, value in found if value is not None)
 
 
 def guided_velocity(
@@ -50,24 +56,31 @@ def guided_velocity(
 
 def conditional(pool: ExpertPool, route: Route, condition: Condition, x: Tensor, t: Tensor) -> Tensor:
     """The mixture with text, unguided: [B ...], [B] -> [B ...]."""
-    return mixed_velocity(pool, route(x, t, condition.pooled), x, t, condition.tokens, condition.mask, condition.pooled)
+    return _mixed(pool, _routed(route, condition, x, t), condition, x, t)
 
 
 def per_expert(pool: ExpertPool, route: Route, condition: Condition, scale: float, x: Tensor, t: Tensor) -> Tensor:
     """sum_k w_k (u_k(none) + scale (u_k(text) - u_k(none))), as one batch of 2 B: [B ...], [B] -> [B ...]."""
-    weights = route(x, t, condition.pooled)
-    both = condition.with_none()
-    doubled = mixed_velocity(pool, torch.cat([weights] * 2), torch.cat([x, x]), torch.cat([t, t]), both.tokens, both.mask, both.pooled)
+    weights = _routed(route, condition, x, t)
+    doubled = _mixed(pool, torch.cat([weights] * 2), condition.with_none(), torch.cat([x, x]), torch.cat([t, t]))
     text, none = doubled.chunk(2)  # the mixture is linear, so guiding after it with the same weights is guiding inside it
     return none + scale * (text - none)
 
 
 def exact(pool: ExpertPool, route: Route, condition: Condition, scale: float, x: Tensor, t: Tensor) -> Tensor:
     """u(none) + scale (u(text) - u(none)), each mixed by its own posterior, as one batch of 2 B: [B ...], [B] -> [B ...]."""
-    weights = torch.cat([route(x, t, condition.pooled), route(x, t, None)])
-    both = condition.with_none()
-    text, none = mixed_velocity(pool, weights, torch.cat([x, x]), torch.cat([t, t]), both.tokens, both.mask, both.pooled).chunk(2)
+    weights = torch.cat([_routed(route, condition, x, t), _routed(route, replace(condition, pooled=None), x, t)])
+    text, none = _mixed(pool, weights, condition.with_none(), torch.cat([x, x]), torch.cat([t, t])).chunk(2)
     return none + scale * (text - none)
+
+
+def _routed(route: Route, condition: Condition, x: Tensor, t: Tensor) -> Tensor:
+    """Weights [B K]; a first frame stays known where the text does not."""
+    return route(x, t, condition.pooled, *(() if condition.first_features is None else (condition.first_features,)))
+
+
+def _mixed(pool: ExpertPool, weights: Tensor, condition: Condition, x: Tensor, t: Tensor) -> Tensor:
+    return mixed_velocity(pool, weights, x, t, condition.tokens, condition.mask, condition.pooled, condition.first)
 
 
 FORMS: dict[str, Callable[[ExpertPool, Route, Condition, float, Tensor, Tensor], Tensor]] = {"per_expert": per_expert, "exact": exact}

@@ -19,8 +19,10 @@ from paris_p2p.errors import UsageError
 class ExpertPool(Protocol):
     """Experts by number; a pool may bring an expert in only when it is asked for."""
 
-    def velocity(self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:
-        """Expert k's v [B ...] at x [B ...], t [B], for text tokens [B L D] where mask [B L], and pooled text [B P]."""
+    def velocity(
+        self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None, first: Tensor | None = None
+    ) -> Tensor:
+        """Expert k's v [B ...] at x [B ...], t [B], for text tokens [B L D] where mask [B L], pooled text [B P], first frames [B ...]."""
         ...
 
 
@@ -103,13 +105,21 @@ ROUTINGS: dict[str, Callable[[Routing, Tensor, Tensor | None], Tensor]] = {
 
 
 def mixed_velocity(
-    pool: ExpertPool, weights: Tensor, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None
+    pool: ExpertPool,
+    weights: Tensor,
+    x: Tensor,
+    t: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    pooled: Tensor | None = None,
+    first: Tensor | None = None,
 ) -> Tensor:
     """sum_k w_k u_k(x, t), each expert run once, on its own clips: weights [B K], x [B ...], t [B] -> [B ...] float32."""
     mixed = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     for k in weights.any(0).nonzero().flatten().tolist():
         rows = weights[:, k].nonzero().flatten()                                # clips that route to k
-        v = pool.velocity(k, x[rows], t[rows], tokens[rows], mask[rows], None if pooled is None else pooled[rows]).float()
+        others = (None if known is None else known[rows] for known in (pooled, first))
+        v = pool.velocity(k, x[rows], t[rows], tokens[rows], mask[rows], *others).float()
         mixed.index_add_(0, rows, v * weights[rows, k].reshape(-1, *[1] * (x.dim() - 1)))
     return mixed
 

@@ -13,6 +13,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from paris_p2p.model.first_frame import first_layer, with_first
 from paris_p2p.model.layers import MODULATIONS, TIME_FEATURES, Block, Patch, Positions, initialise, normed, time_features, with_null, zero
 
 
@@ -37,6 +38,7 @@ class VideoDiT(ModelMixin, ConfigMixin):
         patch_height: int = 2,
         patch_width: int = 2,
         rotary_base: float = 100.0,
+        first_frame: bool = False,
     ):
         super().__init__()
         self.gradient_checkpointing = False
@@ -53,12 +55,15 @@ class VideoDiT(ModelMixin, ConfigMixin):
         initialise(self)
         nn.init.normal_(self.null_token, std=text_width**-0.5)
         zero(self.time_out, self.out)
+        self.first_in = first_layer(channels, self.patch, width) if first_frame else None  # last: the others are drawn as without
 
-    def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None, first: Tensor | None = None
+    ) -> Tensor:
         """The velocity [B C T H W] at x_t [B C T H W], t [B], for text tokens [B L text_width] where mask [B L] is True.
 
         A clip whose mask is all False is without text: it sees a learned token instead, and nothing of `tokens`.
-        The pooled text, which other experts are steered by, is not used.
+        The pooled text, which other experts are steered by, is not used. `first` [B C+1 1 H W] is the first frame, if any is known.
         """
         grid = self.patch.grid(x_t)
         absolute, cos, sin = self.positions(grid, x_t.device)
@@ -66,6 +71,7 @@ class VideoDiT(ModelMixin, ConfigMixin):
         shared = self._shared(t)                                     # [B 6 D]
         steers = (shared[:, None] + self.tables).unbind(1)           # [B 6 D] for each block
         x = self.embed(self.patch.cut(x_t).to(self.embed.weight.dtype)) + absolute.to(shared.dtype)  # [B N D]
+        x = with_first(x, self.first_in, self.patch, first)
         for block, steer in zip(self.blocks, steers, strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = self._gradient_checkpointing_func(block, x, steer, (cos, sin), text, mask)

@@ -47,7 +47,8 @@ Pieces = dict[str, Piece]
 
 def our_own(source: Source, network: Any) -> Pieces:
     """A checkpoint of the same network, from an export or a file."""
-    pieces = {name: Piece((name,), AS_IT_IS) for name, _ in network.named_parameters()}
+    names = (name for name, _ in network.named_parameters() if not name.startswith("first_in.") or name in source)
+    pieces = {name: Piece((name,), AS_IT_IS) for name in names}
     same = "out.weight" in source and source["out.weight"].shape == network.out.weight.shape
     return pieces if same else pieces | _ends(network, ("embed", "embed"), ("out", "out"), "c p q")
 

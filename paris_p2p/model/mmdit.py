@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from paris_p2p.model.dit import around_one
+from paris_p2p.model.first_frame import first_layer, with_first
 from paris_p2p.model.layers import (
     MODULATIONS,
     TIME_FEATURES,
@@ -59,6 +60,7 @@ class MMDiT(ModelMixin, ConfigMixin):
         patch_width: int = 2,
         rotary_base: float = 100.0,
         rotary_frame_pairs: int = 0,
+        first_frame: bool = False,
     ):
         super().__init__()
         self.gradient_checkpointing = False
@@ -78,11 +80,15 @@ class MMDiT(ModelMixin, ConfigMixin):
         nn.init.normal_(self.null_token, std=text_width**-0.5)
         nn.init.normal_(self.null_pooled, std=pooled_width**-0.5)
         zero(self.out, self.last_steer, *(module.steer for module in self.modules() if isinstance(module, Stream | SingleBlock)))
+        self.first_in = first_layer(channels, self.patch, width) if first_frame else None  # last: the others are drawn as without
 
-    def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None, first: Tensor | None = None
+    ) -> Tensor:
         """The velocity [B C T H W] at x_t [B C T H W], t [B], for text tokens [B L-1 text_width] where mask [B L-1] is True.
 
         A clip whose mask is all False is without text: it sees learned stand-ins, and nothing of `tokens` and `pooled` [B P].
+        `first` [B C+1 1 H W] is the first frame, if any is known.
         """
         grid = self.patch.grid(x_t)
         condition = self._condition(t, mask, pooled)                         # [B D]
@@ -91,6 +97,7 @@ class MMDiT(ModelMixin, ConfigMixin):
         dtype = self.out.weight.dtype
         text = self.text_in(text).to(dtype)                                  # [B L D]
         x = self.embed(self.patch.cut(x_t).to(dtype)).to(dtype)              # [B N D]
+        x = with_first(x, self.first_in, self.patch, first)
         for block in self.double_blocks:
             x, text = self._run(block, x, text, condition, *where)
         joint = torch.cat([text, x], 1)                                      # [B M D]

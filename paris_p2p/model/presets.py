@@ -60,9 +60,11 @@ _LIMITS = {  # what a config that a stranger signed may ask for
 }  # fmt: skip
 
 
-def expert_config(preset: str, latent: LatentShape, text: TextShape) -> Config:
-    """Every number of an expert of this size for such latents and text; PresetError for an unknown name."""
-    sizes = {"channels": latent.channels, "text_width": text.dim, **_patch(latent)}
+def expert_config(preset: str, latent: LatentShape, text: TextShape, *, first_frame: bool = False) -> Config:
+    """Every number of an expert of this size for such latents and text, and whether it takes a first frame; PresetError."""
+    sizes: Config = {"channels": latent.channels, "text_width": text.dim, **_patch(latent)}
+    if first_frame:
+        sizes["first_frame"] = True  # said only where it is so: other runs' numbers stay as they are
     if preset in MMDIT_PRESETS:
         return {**MMDIT_PRESETS[preset], **sizes, "pooled_width": text.pooled_dim}
     return {**_preset("expert", EXPERT_PRESETS, preset, also=tuple(MMDIT_PRESETS)), **sizes}
@@ -162,6 +164,8 @@ def _check(config: Mapping[str, int | float | str | bool], constructor: Callable
     base, per_block = config.get("rotary_base", 100.0), config.get("steer_per_block", False)
     if not isinstance(base, float) or not 1 < base <= 1e6 or not isinstance(per_block, bool):
         raise RecordError(f"the network's rotary_base is {base!r} and steer_per_block {per_block!r}, which is impossible")
+    if not isinstance(config.get("first_frame", False), bool):
+        raise RecordError(f"the network's first_frame is {str(config['first_frame'])[:40]!r}, and must be true or false")
     width, heads = config["width"], config["heads"]
     if not isinstance(width, int) or not isinstance(heads, int) or width % (2 * heads):
         raise RecordError(f"a width of {width} cannot be split among {heads} heads into pairs")

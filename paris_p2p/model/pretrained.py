@@ -17,7 +17,7 @@ from paris_p2p.model.key_maps import Piece, Pieces, Source
 from paris_p2p.model.presets import EXPERT_PRESETS, MMDIT_PRESETS, Config
 
 # What depends on the run's latents and text rather than on the network's size: left as it starts when theirs does not fit.
-_EDGES = re.compile(r"embed\.|out\.|text_in\.|pooled_in\.|null_")
+_EDGES = re.compile(r"embed\.|first_in\.|out\.|text_in\.|pooled_in\.|null_")
 _AXES = (16, 56, 56)  # FLUX's rotary entries of a head, where the checkpoint does not say
 
 

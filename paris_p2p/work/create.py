@@ -57,10 +57,12 @@ def create_run(
         raise UsageError(f"there is no expert {absent[0]} to train on noise: {folder} has experts 0 to {prepared.experts - 1}")
     if (folder / SPEC_FILE).exists():
         raise UsageError(f"{folder} already holds run {load_run(folder).id[:16]}…; prepare into another folder for another run")
+    if options.training.first_frame_rate:
+        _check_first_frames(folder, prepared)
     owner = _owner(folder / KEY_FILE, passphrase)
     node = load_or_create_peer_key(folder / "node" / "identity.key")
     store = BlobStore(folder / "node" / "blobs")
-    config = expert_config(options.expert, prepared.latent, prepared.text_shape)
+    config = _expert_config(options, prepared)
     config, initial = _first_weights(folder, options, config, store, say)
     spec = _spec(folder, prepared, options, store, node.peer_id)
     expert = NetworkSpec(preset=options.expert, config=config)
@@ -88,7 +90,7 @@ def _owner(path: Path, passphrase: str | None) -> Identity:
 
 
 def _spec(folder: Path, prepared: Prepared, options: CreateOptions, store: BlobStore, node_id: str) -> RunSpec:
-    expert = expert_config(options.expert, prepared.latent, prepared.text_shape)
+    expert = _expert_config(options, prepared)
     attestors = options.gate.attestors if options.gate.members_attest else tuple(dict.fromkeys((node_id, *options.gate.attestors)))
     try:
         training = _training(options, count_tokens(expert, prepared.latent.shape))
@@ -121,6 +123,21 @@ def _spec(folder: Path, prepared: Prepared, options: CreateOptions, store: BlobS
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"the run's {'.'.join(map(str, first['loc']))} cannot be {first['input']!r}: {first['msg']}") from error
+
+
+def _expert_config(options: CreateOptions, prepared: Prepared) -> Config:
+    return expert_config(options.expert, prepared.latent, prepared.text_shape, first_frame=options.training.first_frame_rate > 0)
+
+
+def _check_first_frames(folder: Path, prepared: Prepared) -> None:
+    """UsageError when these clips cannot start from an image: they are images, or their codec does not encode one alone alike."""
+    from paris_p2p.codec.video import check_first_latent, load_codec
+
+    if prepared.latent.frames == 1:
+        raise UsageError(f"--first-frame-rate is for clips of several latent frames, and those of {folder} have one; leave it out")
+    codec = prepared.codec
+    local = (folder / next(iter(codec.files.values()))).parent if codec.files else None
+    check_first_latent(load_codec(codec.name, local, revision=codec.revision, sha256=codec.sha256), prepared.clip)
 
 
 def _training(options: CreateOptions, tokens: int) -> TrainingSpec:

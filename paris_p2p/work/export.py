@@ -67,6 +67,7 @@ def _write_pipeline(spec: RunSpec, run: str, weights: Mapping[str, Path], folder
         latent_shape=list(spec.latent.shape), fps=spec.clip.fps, run=run, text_tokens=spec.text_shape.tokens,
         codec_name=spec.codec.name, codec_revision=spec.codec.revision, codec_sha256=spec.codec.sha256,
         text_name=spec.text.name, text_revision=spec.text.revision, text_sha256=spec.text.sha256,
+        clip_shape=[spec.clip.frames, spec.clip.height, spec.clip.width], first_frame_rate=spec.training.first_frame_rate,
     )  # fmt: skip
     pipeline.save_config(folder)
     pipeline.scheduler.save_pretrained(folder / "scheduler")

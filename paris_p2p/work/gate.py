@@ -24,7 +24,17 @@ from paris_p2p.work.checkpoint import Counters, check_resume, check_weights, loa
 from paris_p2p.work.child import open_line
 from paris_p2p.work.device import Device, pick_device, set_threads
 from paris_p2p.work.messages import GateJob, GateResult
-from paris_p2p.work.objective import batch_clips, build_network, expert_losses, network_shapes, open_clips, read_spec, router_losses, times
+from paris_p2p.work.objective import (
+    batch_clips,
+    build_network,
+    expert_losses,
+    first_frames,
+    network_shapes,
+    open_clips,
+    read_spec,
+    router_losses,
+    times,
+)
 
 PART_CLIPS = 8  # clips through the network at once: fixed, so that every attestor's memory is bounded
 MAX_LOSS = 1e6
@@ -73,7 +83,7 @@ def gate_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
 
 
 def mean_loss(network: nn.Module, spec: RunSpec, slot: str, batch: Batch, t: Tensor, device: Device) -> float:
-    """The network's mean loss over the batch, with captions and without dropout."""
+    """The network's mean loss over the batch, with captions, without dropout, with first frames at the run's rate."""
     total = 0.0
     for start in range(0, len(batch), PART_CLIPS):
         part, part_t = batch.part(start, start + PART_CLIPS).to(device.torch), t[start : start + PART_CLIPS].to(device.torch)
@@ -81,7 +91,8 @@ def mean_loss(network: nn.Module, spec: RunSpec, slot: str, batch: Batch, t: Ten
             if slot == ROUTER:
                 losses = router_losses(network, part, part_t)
             else:
-                losses = expert_losses(network, part, part_t, part.mask, predicts_noise=spec.predicts_noise(slot))
+                first, noise = first_frames(spec, part), spec.predicts_noise(slot)  # the clips' own draws: alike for all weights
+                losses = expert_losses(network, part, part_t, part.mask, predicts_noise=noise, first=first)
         total += float(losses.double().sum())
     return total / len(batch)
 

@@ -6,7 +6,7 @@ Legend: B clips, K experts, S steps. t = 1 is noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +24,7 @@ from paris_p2p.flow.mixture import Routing
 from paris_p2p.flow.sampler import sample, time_grid
 from paris_p2p.spec import ROUTER, RunSpec, cluster_of, open_run
 from paris_p2p.work.device import Device, pick_device, return_memory, set_threads
+from paris_p2p.work.first_frame import Picture, check_trained_for, encode_first, read_picture
 from paris_p2p.work.routed import Chooser, ExpertSeats, batch_clips_for, clip_noise, expert_state, load_router, seats_for
 from paris_p2p.work.video_out import Info, open_writer
 
@@ -43,6 +44,7 @@ class GenerateJob(BaseModel):
     cards: dict[str, str] = {}  # by slot: the cards the weights belong to
     codec_folder: Path | None = None
     text_folder: Path | None = None
+    image: Path | None = None  # every clip's first frame
     prompts: tuple[Prompt, ...] = Field(min_length=1, max_length=100_000)
     clips_per_prompt: Annotated[int, Field(ge=1, le=100_000)] = 1
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
@@ -91,6 +93,8 @@ def generate(job: GenerateJob, progress: Progress | None = None) -> GenerateResu
     spec = read_run(job.spec_path, job.run)
     job = job.model_copy(update={"shift": job.shift or spec.training.time_shift})
     missing = check_slots(spec, set(job.weights), job.allow_partial)
+    check_trained_for(spec.training.first_frame_rate, image=job.image is not None)
+    picture = read_picture(job.image, spec.clip) if job.image else None
     prompts = tuple(prompt for prompt in job.prompts for _ in range(job.clips_per_prompt))
     with open_writer(job.out, len(prompts), spec.clip.fps, spec.clip.frames) as writer:
         sampler = _Sampler(job, spec, device)
@@ -98,12 +102,15 @@ def generate(job: GenerateJob, progress: Progress | None = None) -> GenerateResu
         condition = _encode(job, spec, device)
         report("reading prompts", len(job.prompts), len(job.prompts))
         codec = _codec(job, spec, device)
+        if picture is not None:
+            condition = _with_picture(condition, picture, codec, spec, device)
         all_chosen = []
         for start, stop in _batches(len(prompts), job.batch_clips or batch_clips_for(spec.expert.config, spec.latent.shape)):
             steps_done = partial(_report_steps, report, start, stop, len(prompts), job.steps)
             latents, chosen = sampler.run(condition, range(start, stop), steps_done)
             videos = codec.decode(latents).cpu().numpy()
-            infos = [_info(job, missing, prompts[clip], chosen[clip - start]) for clip in range(start, stop)]
+            image = {"image_sha256": picture.sha256} if picture else {}
+            infos = [_info(job, missing, prompts[clip], chosen[clip - start]) | image for clip in range(start, stop)]
             writer.add(videos, infos)
             all_chosen.append(chosen)
     return GenerateResult(tuple(writer.paths), job.run, job.cards, missing, prompts, torch.cat(all_chosen))
@@ -186,6 +193,14 @@ def _encode(job: GenerateJob, spec: RunSpec, device: Device) -> Condition:
     del encoder, parts
     return_memory(device)
     return condition
+
+
+def _with_picture(condition: Condition, picture: Picture, codec: Codec, spec: RunSpec, device: Device) -> Condition:
+    """The prompts' conditions with the one picture as the first frame of all."""
+    first = encode_first(codec, spec.clip, picture, device.torch)
+    if first.shape[3:] != spec.latent.shape[2:] or first.shape[1] != spec.latent.channels + 1:
+        raise DataError(f"the codec {codec.name} makes {tuple(first.shape[1:])} of the image, with a mask; the run has {spec.latent.shape}")
+    return replace(condition, first=first.expand(len(condition.mask), *first.shape[1:]))
 
 
 def _codec(job: GenerateJob, spec: RunSpec, device: Device) -> Codec:

@@ -16,12 +16,13 @@ from paris_p2p.data.clips import DEFAULT_CACHE_BYTES, ClipSet
 from paris_p2p.errors import DataError, RecordError, UsageError
 from paris_p2p.flow.ddpm import cosine_time, diffuse, flow_time
 from paris_p2p.flow.path import clip_losses, interpolate, logit_normal, shifted, velocity
+from paris_p2p.model.first_frame import first_condition
 from paris_p2p.model.presets import build_expert, build_router
 from paris_p2p.spec import ROUTER, RunSpec, open_run
 from paris_p2p.work.messages import GateJob, SlotJob, TrainJob
 
 ROUTER_LATENT_DROPOUT = 0.1  # so that the router also answers from the caption alone
-CAPTION_DRAW, LATENT_DRAW = 0, 1  # which of a clip's uniform draws decides what
+CAPTION_DRAW, LATENT_DRAW, FIRST_FRAME_DRAW = 0, 1, 2  # which of a clip's uniform draws decides what
 
 
 def read_spec(job: SlotJob) -> RunSpec:
@@ -88,7 +89,7 @@ def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> 
     no_caption = batch.uniforms[:, CAPTION_DRAW] < spec.training.caption_dropout
     if slot != ROUTER:
         mask = batch.mask & ~no_caption[:, None]
-        return expert_losses(network, batch, t, mask, predicts_noise=spec.predicts_noise(slot))
+        return expert_losses(network, batch, t, mask, predicts_noise=spec.predicts_noise(slot), first=first_frames(spec, batch))
     # A clip loses one of the two at most: the caption's draw goes first.
     no_latent = (batch.uniforms[:, LATENT_DRAW] < ROUTER_LATENT_DROPOUT) & ~no_caption
     return torch.cat([
@@ -102,7 +103,15 @@ def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> 
     ])  # fmt: skip
 
 
-def expert_losses(network: nn.Module, batch: Batch, t: Tensor, mask: Tensor, *, predicts_noise: bool = False) -> Tensor:
+def first_frames(spec: RunSpec, batch: Batch) -> Tensor | None:
+    """The clean first frames of those clips whose draw is below the run's rate: [B C+1 1 H W], or None in a run without them."""
+    rate = spec.training.first_frame_rate
+    return first_condition(batch.latent.float(), batch.uniforms[:, FIRST_FRAME_DRAW] < rate) if rate else None
+
+
+def expert_losses(
+    network: nn.Module, batch: Batch, t: Tensor, mask: Tensor, *, predicts_noise: bool = False, first: Tensor | None = None
+) -> Tensor:
     """Mean squared error of the velocity or, at the same noise-to-data ratio on the cosine schedule, of the noise: [B]."""
     x0 = batch.latent.float()                                        # [B C T H W]
     if predicts_noise:
@@ -110,7 +119,7 @@ def expert_losses(network: nn.Module, batch: Batch, t: Tensor, mask: Tensor, *, 
         x, time, target = diffuse(x0, batch.noise, s), s.float(), batch.noise
     else:
         x, time, target = interpolate(x0, batch.noise, t), t, velocity(x0, batch.noise)
-    answer = network(x, time, batch.tokens.float(), mask, batch.pooled.float())  # [B C T H W]
+    answer = network(x, time, batch.tokens.float(), mask, batch.pooled.float(), first)  # [B C T H W]
     return clip_losses(answer, target)                               # [B]
 
 

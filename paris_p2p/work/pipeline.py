@@ -7,7 +7,7 @@ The folder is what `paris-run export` writes. Legend: B clips, T frames, H x W p
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from paris_p2p.codec.text import TextEncoder, load_text_encoder
@@ -26,7 +27,9 @@ from paris_p2p.flow.guidance import Condition, guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.model.router import Router
+from paris_p2p.spec import ClipShape
 from paris_p2p.work.device import Device, pick_device
+from paris_p2p.work.first_frame import check_trained_for, encode_first, opened_picture
 from paris_p2p.work.routed import Chooser, ExpertSeats, batch_clips_for, clip_noise
 
 CODEC, TEXT = "codec", "text"  # folders
@@ -60,6 +63,8 @@ class ParisPipeline(DiffusionPipeline):
         text_revision: str = "",
         text_sha256: str = "",
         text_tokens: int = 32,
+        clip_shape: list[int] | None = None,  # T, H, W in pixels
+        first_frame_rate: float = 0.0,  # of the training
     ):
         super().__init__()
         self.register_modules(experts=experts, scheduler=scheduler, router=router)
@@ -67,6 +72,7 @@ class ParisPipeline(DiffusionPipeline):
             latent_shape=list(latent_shape or (1, 1, 1, 1)), fps=fps, run=run, text_tokens=text_tokens,
             codec_name=codec_name, codec_revision=codec_revision, codec_sha256=codec_sha256,
             text_name=text_name, text_revision=text_revision, text_sha256=text_sha256,
+            clip_shape=list(clip_shape or ()), first_frame_rate=first_frame_rate,
         )  # fmt: skip
         self.folder: Path | None = None  # that holds codec/ and text/
         self._offload: tuple[Device, int] | None = None
@@ -110,8 +116,12 @@ class ParisPipeline(DiffusionPipeline):
         clips_per_prompt: int = 1,
         generator: torch.Generator | None = None,
         rng_seed: int = 0,
+        image: Image.Image | str | Path | None = None,
     ) -> ParisOutput:
-        """Clips for each prompt: prompt by prompt, `clips_per_prompt` of each. `generator`, when given, draws the rng_seed."""
+        """Clips for each prompt: prompt by prompt, `clips_per_prompt` of each, all from the first frame `image` where one is given.
+
+        `generator`, when given, draws the rng_seed. UsageError when the run was not trained for what is asked.
+        """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts or clips_per_prompt < 1:
             raise UsageError(f"{len(prompts)} prompts with {clips_per_prompt} clips each: there is nothing to make")
@@ -121,7 +131,10 @@ class ParisPipeline(DiffusionPipeline):
         clamp = Clamp(self.experts.config["clamp_x0"], self.experts.config["clamp_alpha"])
         pool = ExpertSeats(self.experts.config["expert"], self.experts.state, device, seats, self.experts.config["ddpm"], clamp)
         chooser = Chooser(self.router, self.experts.total, self.experts.present, Routing(routing, top_k))
+        check_trained_for(self.config["first_frame_rate"], image=image is not None)
         condition = self._encode(prompts, device)
+        if image is not None:
+            condition = self._with_image(condition, image, device)
         frames, chosen = [], []
         batch_clips = batch_clips_for(pool.config, self.config["latent_shape"])
         for clips in torch.split(torch.arange(len(prompts) * clips_per_prompt), batch_clips):
@@ -148,6 +161,12 @@ class ParisPipeline(DiffusionPipeline):
         text = self._text.encode(prompts)
         tokens, mask, pooled = (tensor.to(device.torch).clone() for tensor in (text.tokens, text.mask, text.pooled))
         return Condition(tokens, mask, pooled)
+
+    def _with_image(self, condition: Condition, image: Image.Image | str | Path, device: Device) -> Condition:
+        frames, height, width = self.config["clip_shape"]
+        clip = ClipShape(frames=frames, height=height, width=width, fps=self.config["fps"])
+        first = encode_first(self._load_codec(device), clip, opened_picture(image, clip), device.torch)
+        return replace(condition, first=first.expand(len(condition.mask), *first.shape[1:]))
 
     def _load_codec(self, device: Device) -> Codec:
         if self._codec is None:

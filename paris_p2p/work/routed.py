@@ -48,12 +48,14 @@ class ExpertSeats:
         self.ddpm, self.clamp = frozenset(ddpm), clamp
         self.seated: OrderedDict[int, Expert] = OrderedDict()
 
-    def velocity(self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:
+    def velocity(
+        self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None, first: Tensor | None = None
+    ) -> Tensor:
         expert = self._seat(k)
 
         def answer(x: Tensor, t: Tensor) -> Tensor:
             with torch.no_grad(), self.device.autocast():
-                answered: Tensor = expert(x, t, tokens, mask, pooled)
+                answered: Tensor = expert(x, t, tokens, mask, pooled, first)  # the first frame is clean at every time: only x is scaled
             return answered
 
         return epsilon_velocity(answer, x, t, self.clamp) if k in self.ddpm else answer(x, t)

@@ -11,11 +11,16 @@ class Toys:
         self.factors = factors
         self.asked: list[tuple[int, int]] = []
         self.pooled: list[Tensor] = []
+        self.first: list[Tensor] = []
 
-    def velocity(self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None) -> Tensor:
+    def velocity(
+        self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None, first: Tensor | None = None
+    ) -> Tensor:
         self.asked.append((k, len(x)))
         if pooled is not None:
             self.pooled.append(pooled)
+        if first is not None:
+            self.first.append(first)
         text = (tokens * mask[..., None]).sum((1, 2))
         return x * self.factors[k] + (text * self.factors[k] + t).reshape(-1, *[1] * (x.dim() - 1))
 

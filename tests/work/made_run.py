@@ -66,6 +66,7 @@ class MadeRun:
 
 
 def _spec(preset: str, training: TrainingSpec) -> RunSpec:
+    expert = expert_config(preset, LATENT, TEXT, first_frame=training.first_frame_rate > 0)
     return RunSpec(
         name="made",
         purpose="Moving balls, for tests.",
@@ -79,7 +80,7 @@ def _spec(preset: str, training: TrainingSpec) -> RunSpec:
         text=Pinned(name="transformers:somewhere/else"),
         text_shape=TEXT,
         experts=EXPERTS,
-        expert=NetworkSpec(preset=preset, config=expert_config(preset, LATENT, TEXT)),
+        expert=NetworkSpec(preset=preset, config=expert),
         router=NetworkSpec(preset="nano", config=router_config("nano", LATENT, TEXT, EXPERTS)),
         training=training,
         gate=GateSpec(),

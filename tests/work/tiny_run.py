@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from paris_p2p.identity import Identity
-from paris_p2p.model.presets import expert_config, router_config
+from paris_p2p.model.presets import Config, expert_config, router_config
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import ClipShape, GateSpec, NetworkSpec, Pinned, RunSpec, ShardRef, TimingSpec, TrainingSpec, sign_run
 from paris_p2p.work.messages import CheckpointReady, Event, GateJob, TrainJob, parse_event
@@ -64,7 +64,7 @@ class TinyRun:
             text=Pinned(name="minilm"),
             text_shape=TEXT,
             experts=EXPERTS,
-            expert=NetworkSpec(preset=self.preset, config=expert_config(self.preset, LATENT, TEXT)),
+            expert=NetworkSpec(preset=self.preset, config=self._expert_config()),
             router=NetworkSpec(preset="nano", config=router_config("nano", LATENT, TEXT, EXPERTS)),
             training=self.training,
             gate=self.gate,
@@ -73,6 +73,9 @@ class TinyRun:
             gate_shards=refs("gate", GATE_CLIPS),
             initial={"expert": BlobRef(id="0" * 64, size_bytes=1)} if self.initial else {},
         )
+
+    def _expert_config(self) -> Config:
+        return expert_config(self.preset, LATENT, TEXT, first_frame=self.training.first_frame_rate > 0)
 
     def train_job(self, slot: str = "expert-1", *, out: str = "out", **changes: Any) -> TrainJob:
         (self.folder / out).mkdir(exist_ok=True)

@@ -158,6 +158,7 @@ class RunSpec(Record):
     train_shards: tuple[ShardRef, ...] = Field(max_length=16384)
     gate_shards: tuple[ShardRef, ...] = Field(max_length=4096)
     initial: dict[Literal["expert", "router"], BlobRef] = {}  # first weights of all slots of a kind; none: fresh from (run, slot)
+    first_features: Pinned | None = None  # the network whose features of the first frame the router takes, if it does
 
     @model_validator(mode="after")
     def _clusters_exist(self) -> RunSpec:
@@ -174,7 +175,14 @@ class RunSpec(Record):
             raise ValueError("first_frame_rate is for clips of several latent frames; these have one, which would be given away whole")
         if self.training.first_frame_rate and self.expert.config.get("first_frame") is not True:
             raise ValueError("first_frame_rate needs experts whose config says first_frame")
+        if (self.first_features is not None) != bool(self.first_width) or (self.first_width and not self.training.first_frame_rate):
+            raise ValueError("first_features, the router's first_width and first_frame_rate must go together")
         return self
+
+    @property
+    def first_width(self) -> int:
+        """Of the first frame's features that the router takes; 0 when it takes none."""
+        return int(self.router.config.get("first_width", 0))
 
     def predicts_noise(self, slot: str) -> bool:
         """Whether the slot is an expert trained on noise, not on the velocity."""
@@ -190,9 +198,15 @@ class RunSpec(Record):
 
     @property
     def data_blobs(self) -> tuple[BlobRef, ...]:
-        """Every blob that the owner gave: shards, codec, text encoder, first weights."""
+        """Every blob that the owner gave: shards, codec, text encoder, the first frame's network, first weights."""
         shards = tuple(shard.blob for shard in self.train_shards + self.gate_shards)
-        return shards + tuple(ref for files in (self.codec.files, self.text.files, self.initial) for ref in files.values())
+        files = tuple(ref for model in self.models for ref in model.files.values())
+        return shards + files + tuple(self.initial.values())
+
+    @property
+    def models(self) -> tuple[Pinned, ...]:
+        """What a generator needs beside the slots' weights."""
+        return (self.codec, self.text, *(() if self.first_features is None else (self.first_features,)))
 
     def shards_for(self, slot: str, split: Literal["train", "gate"]) -> tuple[ShardRef, ...]:
         """An expert's own cluster's shards; all of them for the router."""

@@ -37,6 +37,9 @@ def prepare(
     features: Annotated[
         str, typer.Option(help="efficientnet-lite0, transnetv2, or transformers:, clip: or videomae: with FOLDER_OR_HUB_ID.")
     ] = "efficientnet-lite0",
+    image_to_video: Annotated[
+        bool, typer.Option("--image-to-video", help="Look at first frames, so that a router may know them: for create --first-frame-rate.")
+    ] = False,
     clips_per_video: Annotated[int, typer.Option(min=1, help="At most this many clips from one video.")] = 16,
     device: Annotated[str, typer.Option(help="Of codec, text encoder and features: cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Videos worked on side by side.")] = 2,
@@ -56,6 +59,7 @@ def prepare(
         codec_steps=codec_steps,
         text=text,
         features=features,
+        image_to_video=image_to_video,
         clips_per_video=clips_per_video,
         device=device,
         threads=threads,
@@ -212,7 +216,9 @@ def export(
     settings = PeerSettings(data_dir=data_dir or default_data_dir())
     with progress_bars() as progress:
         models = fetch_models(settings, Invite.parse(read_invite(invite)), partial=allow_partial, offline=offline, progress=progress)
-    run_export(models.spec, models.run, models.weights, models.cards, models.codec_folder, out, models.text_folder)
+    run_export(
+        models.spec, models.run, models.weights, models.cards, models.codec_folder, out, models.text_folder, models.features_folder
+    )
     typer.echo(f"wrote {out}; use it with: ParisPipeline.from_pretrained({str(out)!r})")
 
 
@@ -282,7 +288,9 @@ def _model_folder(model: str, out: Path, data_dir: Path | None, progress: Callab
     folder = out.with_name(f"{out.name}-model-{invite.run[:16]}")
     if not folder.exists():
         models = fetch_models(PeerSettings(data_dir=data_dir or default_data_dir()), invite, partial=False, progress=progress)
-        run_export(models.spec, models.run, models.weights, models.cards, models.codec_folder, folder, models.text_folder)
+        run_export(
+            models.spec, models.run, models.weights, models.cards, models.codec_folder, folder, models.text_folder, models.features_folder
+        )
     return folder
 
 

@@ -76,21 +76,25 @@ class Batch:
     noise: Tensor  # [B C T H W] float32
     normal: Tensor  # [B] float64
     uniforms: Tensor  # [B UNIFORMS] float64
+    first: Tensor | None = None  # [B F] float16, features of the first frames where the clips have them
 
     def __len__(self) -> int:
         return len(self.latent)
 
     def part(self, start: int, stop: int) -> Batch:
         """The clips [start, stop) of the batch, without copying."""
-        tensors = {name: getattr(self, name)[start:stop] for name in _TENSORS}
-        return Batch(first_clip=self.first_clip + start, **tensors)
+        return Batch(first_clip=self.first_clip + start, **self._each(lambda tensor: tensor[start:stop]))
 
     def where(self, rows: Tensor) -> Batch:
         """The clips that `rows` [B] bool picks."""
-        return Batch(first_clip=self.first_clip, **{name: getattr(self, name)[rows] for name in _TENSORS})
+        return Batch(first_clip=self.first_clip, **self._each(lambda tensor: tensor[rows]))
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(first_clip=self.first_clip, **{name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS})
+        return Batch(first_clip=self.first_clip, **self._each(lambda tensor: tensor.to(device, non_blocking=True)))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        known = ((name, getattr(self, name)) for name in _TENSORS)
+        return {name: change(tensor) for name, tensor in known if tensor is not None}
 
 
 _TENSORS = tuple(field.name for field in fields(Batch) if field.name != "first_clip")
@@ -124,6 +128,7 @@ def assemble(clips: ClipSet, indexes: list[int], draws: Draws, first_clip: int) 
     if len(shapes) != 1:
         raise DataError(f"clips of one slot differ in shape: {sorted(shapes)[:4]}; prepare the clips again")
     (shape,) = shapes
+    firsts = [clip.first for clip in stored if clip.first is not None]
     noise = np.stack([draws.noise(first_clip + i, shape) for i in range(len(stored))])
     scalars = [draws.scalars(first_clip + i) for i in range(len(stored))]
     return Batch(
@@ -136,6 +141,7 @@ def assemble(clips: ClipSet, indexes: list[int], draws: Draws, first_clip: int) 
         noise=torch.from_numpy(noise),
         normal=torch.tensor([normal for normal, _ in scalars], dtype=torch.float64),
         uniforms=torch.from_numpy(np.stack([uniforms for _, uniforms in scalars])),
+        first=torch.stack(firsts) if firsts else None,
     )
 
 

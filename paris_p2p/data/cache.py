@@ -30,6 +30,7 @@ class Encoded:
     features: NDArray[np.float32]  # [n, F]
     thumbs: NDArray[np.uint8]  # [n, h, w, 3]
     starts_s: NDArray[np.float64]  # [n]
+    firsts: NDArray[np.float16] | None = None  # [n, F], features of the first frames
 
 
 class Cache:
@@ -65,7 +66,7 @@ class Cache:
         self._write(self._path(key, "safetensors"), save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
 
     def put_encoded(self, key: str, encoded: Encoded) -> None:
-        self.put(key, vars(encoded))
+        self.put(key, {name: tensor for name, tensor in vars(encoded).items() if tensor is not None})
 
     def put_failure(self, key: str, failure: UnusableVideo) -> None:
         self._write(self._path(key, "json"), json.dumps({"reason": failure.reason, "detail": failure.detail}).encode())

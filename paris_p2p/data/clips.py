@@ -30,8 +30,9 @@ DEFAULT_CACHE_BYTES = 256 << 20
 _BLOCK = 512
 _MAX_NAME_CHARS = 256
 _MAX_PAX_BYTES = 64 << 10
-_DTYPES = {"latent": torch.float16, "tokens": torch.float16, "mask": torch.uint8, "pooled": torch.float16}
-_RANKS = {"latent": 4, "tokens": 2, "mask": 1, "pooled": 1}
+_DTYPES = {"latent": torch.float16, "tokens": torch.float16, "mask": torch.uint8, "pooled": torch.float16, "first": torch.float16}
+_RANKS = {"latent": 4, "tokens": 2, "mask": 1, "pooled": 1, "first": 1}
+_OPTIONAL = "first"  # features of the first frame
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,11 @@ class StoredClip:
     mask: Tensor  # [L] uint8
     pooled: Tensor  # [P] float16
     cluster: int
+    first: Tensor | None = None  # [F] float16, features of the first frame where they were asked for
 
     @property
     def size_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (self.latent, self.tokens, self.mask, self.pooled))
+        return sum(tensor.nbytes for tensor in (self.latent, self.tokens, self.mask, self.pooled, self.first) if tensor is not None)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class _Place:
 class ClipSet:
     """The clips of some shards, in the shards' order and the order inside them.
 
-    `latent` and `text`, where given, are the only shapes accepted. Clips that were read stay in memory up to
+    `latent` and `text`, where given, are the only shapes accepted. Features of first frames are read where `first_width` says how
+    wide they must be, and left where it is 0. Clips that were read stay in memory up to
     `cache_bytes`, the least recently used going first. Safe to use from several threads. DataError for a bad shard.
     """
 
@@ -84,6 +87,7 @@ class ClipSet:
         *,
         latent: LatentShape | None = None,
         text: TextShape | None = None,
+        first_width: int = 0,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ):
         if len(paths) != len(clusters):
@@ -94,6 +98,8 @@ class ClipSet:
             self._shapes["latent"] = latent.shape
         if text is not None:
             self._shapes.update(tokens=(text.tokens, text.dim), mask=(text.tokens,), pooled=(text.pooled_dim,))
+        if first_width:
+            self._shapes[_OPTIONAL] = (first_width,)
         self._places = [place for shard, path in enumerate(self.paths) for place in _index_shard(shard, path)]
         self._cache: OrderedDict[int, StoredClip] = OrderedDict()
         self._cached_bytes = 0
@@ -154,8 +160,11 @@ class ClipSet:
             tensors = load(_read(path, place.tensors_at, place.tensors_bytes))
         except (SafetensorError, ValueError, TypeError) as error:
             raise DataError(f"clip {index} in {path} is not valid safetensors: {str(error)[:120]}") from error
-        if set(tensors) != set(_DTYPES):
-            raise DataError(f"clip {index} in {path} has tensors {sorted(tensors)[:8]}, expected {sorted(_DTYPES)}")
+        if _OPTIONAL not in self._shapes:
+            tensors.pop(_OPTIONAL, None)
+        expected = set(_DTYPES) - ({_OPTIONAL} - set(self._shapes))
+        if set(tensors) != expected:
+            raise DataError(f"clip {index} in {path} has tensors {sorted(tensors)[:8]}, expected {sorted(expected)}")
         for name, tensor in tensors.items():
             shape = self._shapes.get(name, tuple(tensor.shape))
             if tensor.dtype != _DTYPES[name] or tensor.dim() != _RANKS[name] or tuple(tensor.shape) != shape:

@@ -61,6 +61,8 @@ class Prepared(Record):
     codec: PreparedModel
     text: PreparedModel
     features: PreparedModel
+    first_features: PreparedModel | None = None  # of the first frames, when the shards hold them
+    first_width: Annotated[int, Field(ge=0, le=65536)] = 0
     codec_psnr_db: float  # of some train clips, coded and decoded
     pca_psnr_db: float = 0.0  # beside a codec trained here: PCA at equal compression, on clips that neither was fitted on
     experts: Annotated[int, Field(ge=1, le=256)]
@@ -90,6 +92,8 @@ class Prepared(Record):
             f"cluster {row.cluster}: {row.clips['train']} train and {row.clips['gate']} gate {what}, silhouette {row.silhouette:.2f}"
             for row in self.clusters
         ]
+        if self.first_features is not None:
+            lines.append(f"first frames: {self.first_width} features of {self.first_features.name} each, for the router")
         if self.skipped:
             skipped = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
             lines.append(f"skipped {sum(self.skipped.values())} files ({skipped}); report.json lists them")

@@ -1,4 +1,7 @@
-"""Webdataset shards: tars of `<key>.safetensors` (latent, tokens, mask, pooled) and `<key>.json`, the same bytes every time."""
+"""Webdataset shards: tars of `<key>.safetensors` (latent, tokens, mask, pooled) and `<key>.json`, the same bytes every time.
+
+Of clips that were prepared for image-to-video there is `first` too, the first frame's features.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ class Sample:
     mask: NDArray[np.uint8]  # [L]
     pooled: NDArray[np.float16]  # [P]
     info: dict[str, Any]  # caption, source, cluster, start_frame
+    first: NDArray[np.float16] | None = None  # [F], features of the first frame
 
 
 def write_shards(root: Path, split: Split, cluster: int, samples: Iterable[Sample], shard_bytes: int) -> Iterator[PreparedShard]:
@@ -50,7 +54,9 @@ def write_shards(root: Path, split: Split, cluster: int, samples: Iterable[Sampl
 
 
 def _encode(sample: Sample) -> dict[str, Any]:
-    tensors = {"latent": sample.latent, "tokens": sample.tokens, "mask": sample.mask, "pooled": sample.pooled}
+    tensors: dict[str, NDArray[Any]] = {"latent": sample.latent, "tokens": sample.tokens, "mask": sample.mask, "pooled": sample.pooled}
+    if sample.first is not None:
+        tensors["first"] = sample.first
     return {
         "__key__": sample.key,
         "json": json.dumps(sample.info, sort_keys=True, ensure_ascii=False).encode(),

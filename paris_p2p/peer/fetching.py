@@ -50,6 +50,7 @@ class Models:
     cards: dict[str, str]  # by slot
     codec_folder: Path
     text_folder: Path | None
+    features_folder: Path | None = None
 
     def job_fields(self) -> dict[str, Any]:
         return {
@@ -59,6 +60,7 @@ class Models:
             "cards": self.cards,
             "codec_folder": self.codec_folder,
             "text_folder": self.text_folder,
+            "features_folder": self.features_folder,
         }
 
 
@@ -85,7 +87,7 @@ async def _fetch(settings: PeerSettings, neighbour: Path, invite: Invite, partia
             tips = {slot: tip for slot in node.spec.slots if (tip := node.board.tip(slot)) is not None}
             check_slots(node.spec, set(tips), partial)
             slots = {slot: FetchedSlot(card=tip.card.id, weights=tip.card.record.weights) for slot, tip in tips.items()}
-            wanted = [(run.id, ref) for pinned in (node.spec.codec, node.spec.text) for ref in pinned.files.values()]
+            wanted = [(run.id, ref) for pinned in node.spec.models for ref in pinned.files.values()]
             wanted += [(slot.card, slot.weights) for slot in slots.values()]
             await _fetch_all(node, wanted, neighbour, progress)
             fetched = Fetched(slots=slots)
@@ -149,7 +151,7 @@ def _offline(settings: PeerSettings, invite: Invite, partial: bool) -> Models:
 
 def _models(store: BlobStore, data_dir: Path, run: Envelope[RunSpec], fetched: Fetched) -> Models:
     folder = data_dir / "runs" / run.id
-    spec = run.record
+    spec, first = run.record, run.record.first_features
     return Models(
         run=run.id,
         spec=spec,
@@ -158,6 +160,7 @@ def _models(store: BlobStore, data_dir: Path, run: Envelope[RunSpec], fetched: F
         cards={slot: entry.card for slot, entry in fetched.slots.items()},
         codec_folder=_lay_out(store, spec.codec, folder / "codec"),
         text_folder=_lay_out(store, spec.text, folder / "text") if spec.text.files else None,
+        features_folder=_lay_out(store, first, folder / "features") if first is not None and first.files else None,
     )
 
 

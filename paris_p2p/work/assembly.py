@@ -105,6 +105,7 @@ class Assembly:
     embedded: EmbeddedCaptions
     fps: float
     progress: Progress
+    firsts: bool = False  # features of the first frames go into the shards
 
     def write_shards(self, shard_bytes: int) -> tuple[PreparedShard, ...]:
         shards: list[PreparedShard] = []
@@ -131,6 +132,7 @@ class Assembly:
                 mask=self.embedded.read(caption, "mask"),
                 pooled=self.embedded.read(caption, "pooled"),
                 info={"caption": caption, "source": entry.source.name, "cluster": k, "start_frame": start_frame},
+                first=self.cache.read(entry.cache_key, "firsts", entry.index) if self.firsts else None,
             )
 
     def write_lists(self) -> dict[Split, str]:
@@ -189,7 +191,7 @@ def pin_model(name: str, files: ModelFiles, local: bool, folder: Path) -> Prepar
 def move_into_place(work: Path, out: Path) -> None:
     """Replace what an earlier prepare left; without prepared.json in between, so that a crash leaves nothing half believed."""
     (out / "prepared.json").unlink(missing_ok=True)
-    for name in ("codec", "text"):
+    for name in ("codec", "text", "features"):
         shutil.rmtree(out / name, ignore_errors=True)
     for path in sorted(work.iterdir()):
         target = out / path.name

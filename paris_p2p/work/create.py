@@ -91,6 +91,7 @@ def _owner(path: Path, passphrase: str | None) -> Identity:
 
 def _spec(folder: Path, prepared: Prepared, options: CreateOptions, store: BlobStore, node_id: str) -> RunSpec:
     expert = _expert_config(options, prepared)
+    looks = prepared.first_features if options.training.first_frame_rate else None
     attestors = options.gate.attestors if options.gate.members_attest else tuple(dict.fromkeys((node_id, *options.gate.attestors)))
     try:
         training = _training(options, count_tokens(expert, prepared.latent.shape))
@@ -112,8 +113,9 @@ def _spec(folder: Path, prepared: Prepared, options: CreateOptions, store: BlobS
             expert=NetworkSpec(preset=options.expert, config=expert),
             router=NetworkSpec(
                 preset=options.router,
-                config=router_config(options.router, prepared.latent, prepared.text_shape, prepared.experts),
+                config=_router_config(options, prepared),
             ),
+            first_features=_pinned(folder, looks, store) if looks is not None else None,
             training=training,
             gate=options.gate.model_copy(update={"attestors": attestors}),
             timing=options.timing,
@@ -127,6 +129,11 @@ def _spec(folder: Path, prepared: Prepared, options: CreateOptions, store: BlobS
 
 def _expert_config(options: CreateOptions, prepared: Prepared) -> Config:
     return expert_config(options.expert, prepared.latent, prepared.text_shape, first_frame=options.training.first_frame_rate > 0)
+
+
+def _router_config(options: CreateOptions, prepared: Prepared) -> Config:
+    width = prepared.first_width if options.training.first_frame_rate else 0
+    return router_config(options.router, prepared.latent, prepared.text_shape, prepared.experts, first_width=width)
 
 
 def _check_first_frames(folder: Path, prepared: Prepared) -> None:

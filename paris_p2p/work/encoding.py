@@ -105,6 +105,7 @@ class Encoder:
     decoding: Decoding
     cache: Cache
     made_from: str  # hash of codec, features and clip shape
+    first_features: Features | None = None  # of the first frames, for image-to-video
 
     def key(self, source: Source) -> str:
         return cache_key(self.made_from, source.name, source.size_bytes, source.mtime_ns)
@@ -131,13 +132,16 @@ class Encoder:
         if isinstance(clips, UnusableVideo):
             self.cache.put_failure(self.key(source), clips)
             return clips
-        latents, features = [], []
+        latents, features, firsts = [], [], []
         for start in range(0, len(clips), CLIPS_AT_ONCE):
             video = stack(clips[start : start + CLIPS_AT_ONCE])  # B T H W 3
             latents.append(self.codec.encode(video).cpu())
             features.append(self.features(video).cpu())
+            if self.first_features is not None:
+                firsts.append(self.first_features(video[:, :1]).cpu())
         z, f = torch.cat(latents), torch.cat(features)
-        if not bool(torch.isfinite(z).all() and torch.isfinite(f).all()):
+        first = torch.cat(firsts) if firsts else None
+        if not all(bool(torch.isfinite(made).all()) for made in (z, f, first) if made is not None):
             unusable = UnusableVideo("not finite", f"the codec {self.codec.name} or {self.features.name} gave values that are not finite")
             self.cache.put_failure(self.key(source), unusable)
             return unusable
@@ -148,6 +152,7 @@ class Encoder:
             features=f.numpy(),
             thumbs=np.stack([thumbnail(clip.frames[middle]) for clip in clips]),
             starts_s=np.array(starts_s),
+            firsts=None if first is None else first.clamp(-FP16_MAX, FP16_MAX).half().numpy(),
         )
         self.cache.put_encoded(self.key(source), encoded)
         return starts_s

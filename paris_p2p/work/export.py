@@ -17,7 +17,7 @@ from paris_p2p.model.presets import build_expert
 from paris_p2p.spec import ROUTER, RunSpec, cluster_of
 from paris_p2p.work.device import pick_device
 from paris_p2p.work.generate import check_slots
-from paris_p2p.work.pipeline import CODEC, TEXT, ParisPipeline
+from paris_p2p.work.pipeline import CODEC, FEATURES, TEXT, ParisPipeline
 from paris_p2p.work.routed import DEFAULT_CLAMP, expert_state, load_router
 
 
@@ -29,6 +29,7 @@ def export(
     codec_folder: Path | None,
     out: Path,
     text_folder: Path | None = None,
+    features_folder: Path | None = None,
 ) -> None:
     """Write `out`, which must be new or empty; one expert is in memory at a time. CheckpointError, UsageError, ReadOnlyError."""
     if out.exists() and any(out.iterdir()):
@@ -39,7 +40,7 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         _write_pipeline(spec, run, weights, partial)
-        for name, folder in ((CODEC, codec_folder), (TEXT, text_folder)):
+        for name, folder in ((CODEC, codec_folder), (TEXT, text_folder), (FEATURES, features_folder)):
             if folder is not None:
                 shutil.copytree(folder, partial / name)
         (partial / "cards.json").write_text(json.dumps(dict(cards), indent=2) + "\n")
@@ -68,6 +69,7 @@ def _write_pipeline(spec: RunSpec, run: str, weights: Mapping[str, Path], folder
         codec_name=spec.codec.name, codec_revision=spec.codec.revision, codec_sha256=spec.codec.sha256,
         text_name=spec.text.name, text_revision=spec.text.revision, text_sha256=spec.text.sha256,
         clip_shape=[spec.clip.frames, spec.clip.height, spec.clip.width], first_frame_rate=spec.training.first_frame_rate,
+        **_features_pins(spec),
     )  # fmt: skip
     pipeline.save_config(folder)
     pipeline.scheduler.save_pretrained(folder / "scheduler")
@@ -80,6 +82,12 @@ def _write_pipeline(spec: RunSpec, run: str, weights: Mapping[str, Path], folder
         state = expert_state(spec.expert.config, weights[f"expert-{k}"], cpu)
         expert.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in state.items()}, assign=True)
         expert.save_pretrained(folder / "experts" / folder_of(k))
+
+
+def _features_pins(spec: RunSpec) -> dict[str, str]:
+    if spec.first_features is None:
+        return {}
+    return {f"features_{name}": getattr(spec.first_features, name) for name in ("name", "revision", "sha256")}
 
 
 def _model_card(spec: RunSpec, run: str, cards: Mapping[str, str], missing: tuple[str, ...]) -> str:

@@ -1,6 +1,6 @@
 """A picture as the first frame of a clip: read, cropped to the run's size, encoded as the experts were given it in training.
 
-Legend: B clips, C T H W latents.
+Legend: B clips, C T H W latents, F features.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from torch import Tensor
 from paris_p2p.codec.video import Codec, check_first_latent, first_latent
 from paris_p2p.data.decode import UnusableVideo
 from paris_p2p.data.images import crop_image, decode_image
-from paris_p2p.errors import UsageError
+from paris_p2p.errors import DataError, UsageError
+from paris_p2p.features.image import Features
 from paris_p2p.model.first_frame import first_condition
 from paris_p2p.spec import ClipShape
 from paris_p2p.weights import read_pinned
 
 MAX_IMAGE_BYTES = 256 << 20
+FP16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
@@ -65,3 +67,11 @@ def encode_first(codec: Codec, clip: ClipShape, picture: Picture, device: torch.
     check_first_latent(codec, clip)
     latent = first_latent(codec, picture.pixels).to(device)
     return first_condition(latent, torch.ones(1, dtype=torch.bool, device=device)).clone()  # out of inference mode
+
+
+def look_at(network: Features, picture: Picture, width: int, device: torch.device) -> Tensor:
+    """The picture's features for the router, rounded as in the shards: [1 F]; DataError when they are not as wide as the run's."""
+    features = network(picture.pixels).to(device, torch.float32)
+    if features.shape[1] != width:
+        raise DataError(f"the feature network {network.name} gives {features.shape[1]} numbers of an image, the run's router takes {width}")
+    return features.clamp(-FP16_MAX, FP16_MAX).half().float().clone()

@@ -32,8 +32,8 @@ from paris_p2p.work.objective import (
     network_shapes,
     open_clips,
     read_spec,
-    router_losses,
     times,
+    told_router_losses,
 )
 
 PART_CLIPS = 8  # clips through the network at once: fixed, so that every attestor's memory is bounded
@@ -89,7 +89,7 @@ def mean_loss(network: nn.Module, spec: RunSpec, slot: str, batch: Batch, t: Ten
         part, part_t = batch.part(start, start + PART_CLIPS).to(device.torch), t[start : start + PART_CLIPS].to(device.torch)
         with torch.no_grad(), device.autocast():
             if slot == ROUTER:
-                losses = router_losses(network, part, part_t)
+                losses = told_router_losses(spec, network, part, part_t)
             else:
                 first, noise = first_frames(spec, part), spec.predicts_noise(slot)  # the clips' own draws: alike for all weights
                 losses = expert_losses(network, part, part_t, part.mask, predicts_noise=noise, first=first)

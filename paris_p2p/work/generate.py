@@ -19,12 +19,13 @@ from torch import Tensor
 from paris_p2p.codec.text import MAX_CAPTION_CHARACTERS, load_text_encoder
 from paris_p2p.codec.video import Codec, load_codec
 from paris_p2p.errors import DataError, RecordError, SlotMissingError
+from paris_p2p.features.image import load_first_features
 from paris_p2p.flow.guidance import Condition, guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.flow.sampler import sample, time_grid
 from paris_p2p.spec import ROUTER, RunSpec, cluster_of, open_run
 from paris_p2p.work.device import Device, pick_device, return_memory, set_threads
-from paris_p2p.work.first_frame import Picture, check_trained_for, encode_first, read_picture
+from paris_p2p.work.first_frame import Picture, check_trained_for, encode_first, look_at, read_picture
 from paris_p2p.work.routed import Chooser, ExpertSeats, batch_clips_for, clip_noise, expert_state, load_router, seats_for
 from paris_p2p.work.video_out import Info, open_writer
 
@@ -44,6 +45,7 @@ class GenerateJob(BaseModel):
     cards: dict[str, str] = {}  # by slot: the cards the weights belong to
     codec_folder: Path | None = None
     text_folder: Path | None = None
+    features_folder: Path | None = None
     image: Path | None = None  # every clip's first frame
     prompts: tuple[Prompt, ...] = Field(min_length=1, max_length=100_000)
     clips_per_prompt: Annotated[int, Field(ge=1, le=100_000)] = 1
@@ -103,7 +105,7 @@ def generate(job: GenerateJob, progress: Progress | None = None) -> GenerateResu
         report("reading prompts", len(job.prompts), len(job.prompts))
         codec = _codec(job, spec, device)
         if picture is not None:
-            condition = _with_picture(condition, picture, codec, spec, device)
+            condition = _with_picture(job, spec, condition, picture, codec, device)
         all_chosen = []
         for start, stop in _batches(len(prompts), job.batch_clips or batch_clips_for(spec.expert.config, spec.latent.shape)):
             steps_done = partial(_report_steps, report, start, stop, len(prompts), job.steps)
@@ -195,12 +197,20 @@ def _encode(job: GenerateJob, spec: RunSpec, device: Device) -> Condition:
     return condition
 
 
-def _with_picture(condition: Condition, picture: Picture, codec: Codec, spec: RunSpec, device: Device) -> Condition:
+def _with_picture(job: GenerateJob, spec: RunSpec, condition: Condition, picture: Picture, codec: Codec, device: Device) -> Condition:
     """The prompts' conditions with the one picture as the first frame of all."""
     first = encode_first(codec, spec.clip, picture, device.torch)
     if first.shape[3:] != spec.latent.shape[2:] or first.shape[1] != spec.latent.channels + 1:
         raise DataError(f"the codec {codec.name} makes {tuple(first.shape[1:])} of the image, with a mask; the run has {spec.latent.shape}")
-    return replace(condition, first=first.expand(len(condition.mask), *first.shape[1:]))
+    condition = replace(condition, first=first.expand(len(condition.mask), *first.shape[1:]))
+    if spec.first_features is None:
+        return condition
+    pinned = spec.first_features
+    network = load_first_features(
+        pinned.name, job.features_folder, revision=pinned.revision, sha256=pinned.sha256, device=str(device)
+    )
+    features = look_at(network, picture, spec.first_width, device.torch)
+    return replace(condition, first_features=features.expand(len(condition.mask), -1))
 
 
 def _codec(job: GenerateJob, spec: RunSpec, device: Device) -> Codec:

@@ -22,7 +22,7 @@ from paris_p2p.spec import ROUTER, RunSpec, open_run
 from paris_p2p.work.messages import GateJob, SlotJob, TrainJob
 
 ROUTER_LATENT_DROPOUT = 0.1  # so that the router also answers from the caption alone
-CAPTION_DRAW, LATENT_DRAW, FIRST_FRAME_DRAW = 0, 1, 2  # which of a clip's uniform draws decides what
+CAPTION_DRAW, LATENT_DRAW, FIRST_FRAME_DRAW, FIRST_FEATURE_DRAW = 0, 1, 2, 3  # which of a clip's uniform draws decides what
 
 
 def read_spec(job: SlotJob) -> RunSpec:
@@ -43,7 +43,9 @@ def open_clips(job: SlotJob, spec: RunSpec) -> ClipSet:
         raise DataError(f"the job has {len(job.shard_paths)} shards, the run {len(refs)} for {job.slot}; clusters must agree in order")
     limit_bytes = job.max_memory_bytes if isinstance(job, TrainJob) else 0
     cache_bytes = min(DEFAULT_CACHE_BYTES, limit_bytes // 8) if limit_bytes else DEFAULT_CACHE_BYTES
-    clips = ClipSet(job.shard_paths, job.shard_clusters, latent=spec.latent, text=spec.text_shape, cache_bytes=cache_bytes)
+    width = spec.first_width if job.slot == ROUTER else 0
+    shards = (job.shard_paths, job.shard_clusters)
+    clips = ClipSet(*shards, latent=spec.latent, text=spec.text_shape, first_width=width, cache_bytes=cache_bytes)
     expected = sum(ref.clips for ref in refs)
     if len(clips) != expected:
         raise DataError(f"the shards of {job.slot} hold {len(clips)} clips, the RunSpec says {expected}; the owner must create it again")
@@ -93,7 +95,7 @@ def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> 
     # A clip loses one of the two at most: the caption's draw goes first.
     no_latent = (batch.uniforms[:, LATENT_DRAW] < ROUTER_LATENT_DROPOUT) & ~no_caption
     return torch.cat([
-        router_losses(network, batch.where(rows), t[rows], latent=latent, caption=caption)
+        told_router_losses(spec, network, batch.where(rows), t[rows], latent=latent, caption=caption)
         for rows, latent, caption in (
             (~no_caption & ~no_latent, True, True),
             (no_caption, True, False),
@@ -123,10 +125,27 @@ def expert_losses(
     return clip_losses(answer, target)                               # [B]
 
 
-def router_losses(network: nn.Module, batch: Batch, t: Tensor, *, latent: bool = True, caption: bool = True) -> Tensor:
+def told_router_losses(
+    spec: RunSpec, network: nn.Module, batch: Batch, t: Tensor, *, latent: bool = True, caption: bool = True
+) -> Tensor:
+    """The router's losses, in no particular order: of the clips whose first frame their draw tells it of, and of the others: [B]."""
+    if batch.first is None:
+        return router_losses(network, batch, t, latent=latent, caption=caption)
+    told = batch.uniforms[:, FIRST_FEATURE_DRAW] < spec.training.first_frame_rate
+    return torch.cat([
+        router_losses(network, batch.where(rows), t[rows], latent=latent, caption=caption, first=first)
+        for rows, first in ((told, True), (~told, False))
+        if bool(rows.any())
+    ])  # fmt: skip
+
+
+def router_losses(
+    network: nn.Module, batch: Batch, t: Tensor, *, latent: bool = True, caption: bool = True, first: bool = False
+) -> Tensor:
     """Cross-entropy on the cluster: [B]."""
     x_t = interpolate(batch.latent.float(), batch.noise, t)          # [B C T H W]
-    logits = network(x_t if latent else None, t if latent else None, batch.pooled.float() if caption else None)  # [B K]
+    features = (batch.first.float(),) if first and batch.first is not None else ()
+    logits = network(x_t if latent else None, t if latent else None, batch.pooled.float() if caption else None, *features)  # [B K]
     return F.cross_entropy(logits.float(), batch.cluster, reduction="none")  # [B]
 
 

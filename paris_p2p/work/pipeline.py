@@ -22,6 +22,7 @@ from torch import Tensor
 from paris_p2p.codec.text import TextEncoder, load_text_encoder
 from paris_p2p.codec.video import Codec, load_codec
 from paris_p2p.errors import UsageError
+from paris_p2p.features.image import load_first_features
 from paris_p2p.flow.ddpm import Clamp
 from paris_p2p.flow.guidance import Condition, guided_velocity
 from paris_p2p.flow.mixture import Routing
@@ -29,10 +30,10 @@ from paris_p2p.model.experts import ExpertSet
 from paris_p2p.model.router import Router
 from paris_p2p.spec import ClipShape
 from paris_p2p.work.device import Device, pick_device
-from paris_p2p.work.first_frame import check_trained_for, encode_first, opened_picture
+from paris_p2p.work.first_frame import check_trained_for, encode_first, look_at, opened_picture
 from paris_p2p.work.routed import Chooser, ExpertSeats, batch_clips_for, clip_noise
 
-CODEC, TEXT = "codec", "text"  # folders
+CODEC, TEXT, FEATURES = "codec", "text", "features"  # folders
 
 
 @dataclass
@@ -65,6 +66,9 @@ class ParisPipeline(DiffusionPipeline):
         text_tokens: int = 32,
         clip_shape: list[int] | None = None,  # T, H, W in pixels
         first_frame_rate: float = 0.0,  # of the training
+        features_name: str = "",  # of the first frame, for the router
+        features_revision: str = "",
+        features_sha256: str = "",
     ):
         super().__init__()
         self.register_modules(experts=experts, scheduler=scheduler, router=router)
@@ -73,6 +77,7 @@ class ParisPipeline(DiffusionPipeline):
             codec_name=codec_name, codec_revision=codec_revision, codec_sha256=codec_sha256,
             text_name=text_name, text_revision=text_revision, text_sha256=text_sha256,
             clip_shape=list(clip_shape or ()), first_frame_rate=first_frame_rate,
+            features_name=features_name, features_revision=features_revision, features_sha256=features_sha256,
         )  # fmt: skip
         self.folder: Path | None = None  # that holds codec/ and text/
         self._offload: tuple[Device, int] | None = None
@@ -93,7 +98,7 @@ class ParisPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory: str | Path, *arguments: Any, **options: Any) -> None:
         """Write everything, codec and text encoder too where they are files."""
         super().save_pretrained(str(save_directory), *arguments, **options)
-        for name in (CODEC, TEXT):
+        for name in (CODEC, TEXT, FEATURES):
             if self.folder is not None and (self.folder / name).is_dir():
                 shutil.copytree(self.folder / name, Path(save_directory) / name, dirs_exist_ok=True)
 
@@ -165,8 +170,15 @@ class ParisPipeline(DiffusionPipeline):
     def _with_image(self, condition: Condition, image: Image.Image | str | Path, device: Device) -> Condition:
         frames, height, width = self.config["clip_shape"]
         clip = ClipShape(frames=frames, height=height, width=width, fps=self.config["fps"])
-        first = encode_first(self._load_codec(device), clip, opened_picture(image, clip), device.torch)
-        return replace(condition, first=first.expand(len(condition.mask), *first.shape[1:]))
+        picture, count = opened_picture(image, clip), len(condition.mask)
+        first = encode_first(self._load_codec(device), clip, picture, device.torch)
+        condition = replace(condition, first=first.expand(count, *first.shape[1:]))
+        if self.router is None or not self.config["features_name"]:
+            return condition
+        pins = {name: self.config[f"features_{name}"] for name in ("revision", "sha256")}
+        network = load_first_features(self.config["features_name"], self._folder(FEATURES), device=str(device), **pins)
+        features = look_at(network, picture, self.router.config["first_width"], device.torch)
+        return replace(condition, first_features=features.expand(count, -1))
 
     def _load_codec(self, device: Device) -> Codec:
         if self._codec is None:

@@ -19,16 +19,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from paris_p2p.codec.pca import PcaCodec
 from paris_p2p.codec.text import DEFAULT_TOKENS, TextEncoder, load_text_encoder
-from paris_p2p.codec.video import Codec, find_codec, latent_shape, load_codec
+from paris_p2p.codec.video import Codec, check_first_latent, find_codec, latent_shape, load_codec
 from paris_p2p.data.cache import Cache, cache_key
 from paris_p2p.data.decode import UnusableVideo
 from paris_p2p.data.prepared import Prepared, PreparedModel, Split
 from paris_p2p.data.sources import Skipped, Source, find_sources
 from paris_p2p.data.splits import SplitOptions, assign_splits, rank_groups
 from paris_p2p.errors import DataError, DiskFullError, ReadOnlyError, UsageError
-from paris_p2p.features.image import DEFAULT_FRAMES, Features, load_features
+from paris_p2p.features.image import DEFAULT_FRAMES, Features, load_features, of_first_frames
 from paris_p2p.spec import ClipShape, TextShape
-from paris_p2p.weights import ModelFiles, is_local
+from paris_p2p.weights import ModelFiles, find_model, is_local
 from paris_p2p.work.assembly import SPLIT_NAMES, Assembly, Entry, cluster, move_into_place, pin_model, write_report
 from paris_p2p.work.encoding import Decoding, Encoder, Progress, codec_psnr_db, embed_captions, fit_codec, hash_sources
 from paris_p2p.work.learned import NAMES, Learned, fit_learned, learned_options
@@ -55,6 +55,7 @@ class PrepareOptions(BaseModel):
     text_tokens: int = Field(default=DEFAULT_TOKENS, ge=1, le=4096)
     features: str = "efficientnet-lite0"
     feature_frames: int = Field(default=DEFAULT_FRAMES, ge=1, le=1024)
+    image_to_video: bool = False  # the router may know the first frames
     clips_per_video: int = Field(default=16, ge=1, le=100_000)
     splits: SplitOptions = SplitOptions()
     rng_seed: int = Field(default=0, ge=0, lt=2**53)
@@ -79,6 +80,8 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
     """
     if options.clips_per_video * options.frames * options.height * options.width * 3 > MAX_VIDEO_BYTES:
         raise UsageError(f"{options.clips_per_video} such clips of a video take over {MAX_VIDEO_BYTES >> 20} MiB; ask for fewer or smaller")
+    if options.image_to_video and options.frames == 1:
+        raise UsageError("--image-to-video is for clips: an image of one frame has nothing to go on to; leave it out, or raise --frames")
     sources, skipped = find_sources(clips, out)
     _require(sources, skipped, clips)
     _require_frames(sources, options.frames)
@@ -102,6 +105,7 @@ class _Models:
     psnr_db: float
     codec_name: str
     pca_psnr_db: float = 0.0  # beside a trained codec
+    first_features: Features | None = None  # for image-to-video
 
     @property
     def codec_hash(self) -> str:
@@ -132,7 +136,7 @@ class _Job:
         place = {group: i for i, group in enumerate(ranked[-max(1, len(ranked) // 4) :])}
         tail = sorted((s for s in sources if groups[s.name] in place), key=lambda s: (-place[groups[s.name]], s.name))
         models = self._models(tail)
-        encoder = Encoder(models.codec, models.features, self.decoding, self.cache, self._made_from(models))
+        encoder = Encoder(models.codec, models.features, self.decoding, self.cache, self._made_from(models), models.first_features)
         starts_s = self._usable(sources, encoder)
         splits = self._splits(ranked, groups, starts_s, place)
         entries = [
@@ -168,10 +172,13 @@ class _Job:
         else:
             codec = load_codec(name, files.folder, device=options.device)
         latent_shape(codec, options.clip)  # before the long part: it says so if the codec cannot take such clips
+        if options.image_to_video:
+            check_first_latent(codec, options.clip)
         text = load_text_encoder(options.text, tokens=options.text_tokens, device=options.device)
         features = load_features(options.features, frames=options.feature_frames, device=options.device)
         psnr_db = learned.psnr_db if learned else codec_psnr_db(codec, train, self.decoding)
-        return _Models(codec, files, text, features, psnr_db, name, learned.pca_psnr_db if learned else 0.0)
+        first = of_first_frames(features) if options.image_to_video else None
+        return _Models(codec, files, text, features, psnr_db, name, learned.pca_psnr_db if learned else 0.0, first)
 
     def _learned(self, train: Sequence[Source]) -> Learned:
         options = self.options
@@ -181,7 +188,8 @@ class _Job:
 
     def _made_from(self, models: _Models) -> str:
         features = models.features.sha256, models.features.frames
-        return cache_key(VERSION, self.options.clip.model_dump(), self.options.clips_per_video, models.codec_hash, features)
+        first = ("first frames",) if self.options.image_to_video else ()
+        return cache_key(VERSION, self.options.clip.model_dump(), self.options.clips_per_video, models.codec_hash, features, *first)
 
     def _usable(self, sources: Sequence[Source], encoder: Encoder) -> dict[str, list[float]]:
         """Source name -> where its clips start; the others go to the skipped ones."""
@@ -209,6 +217,9 @@ class _Job:
             )
         return splits
 
+    def _first_width(self, entry: Entry) -> int:
+        return len(self.cache.read(entry.cache_key, "firsts", entry.index))
+
     def _assemble(self, entries: Sequence[Entry], models: _Models, fingerprint: str) -> Prepared:
         options = self.options
         clustered = cluster(entries, self.cache, options.experts, options.rng_seed, self.progress)
@@ -216,7 +227,7 @@ class _Job:
         work = self.out / "partial"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        assembly = Assembly(work, self.cache, entries, clustered, embedded, options.fps, self.progress)
+        assembly = Assembly(work, self.cache, entries, clustered, embedded, options.fps, self.progress, options.image_to_video)
         assembly.write_sheet(options.rng_seed)
         prepared = Prepared(
             fingerprint=fingerprint,
@@ -227,6 +238,8 @@ class _Job:
             codec=_pin_codec(models.codec_name, models, work / "codec"),
             text=pin_model(options.text, models.text.files, _is_local(options.text), work / "text"),
             features=PreparedModel(name=models.features.name, sha256=models.features.sha256),
+            first_features=_pin_features(options.features, models, work / "features") if options.image_to_video else None,
+            first_width=self._first_width(entries[0]) if options.image_to_video else 0,
             codec_psnr_db=models.psnr_db,
             pca_psnr_db=models.pca_psnr_db,
             experts=options.experts,
@@ -241,6 +254,14 @@ class _Job:
         move_into_place(work, self.out)
         prepared.write(self.out)
         return prepared
+
+
+def _pin_features(name: str, models: _Models, folder: Path) -> PreparedModel:
+    """As the text encoder is pinned; the network of a package by its hash alone."""
+    _, _, reference = name.partition(":")
+    if not reference:
+        return PreparedModel(name=name, sha256=models.features.sha256)
+    return pin_model(name, find_model(reference), _is_local(name), folder)
 
 
 def _require(found: Collection[Any], skipped: Sequence[Skipped], clips: Path) -> None:

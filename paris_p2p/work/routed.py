@@ -76,13 +76,13 @@ class Chooser:
         self.router, self.experts, self.present, self.routing = router, experts, list(present), routing
         self._chosen: dict[float, Tensor] = {}
 
-    def __call__(self, x: Tensor, t: Tensor, pooled: Tensor | None) -> Tensor:
-        """(x [B ...], t [B], pooled [B P] or None) -> weights [B K]; UsageError when the routing cannot be followed."""
+    def __call__(self, x: Tensor, t: Tensor, pooled: Tensor | None, first: Tensor | None = None) -> Tensor:
+        """(x [B ...], t [B], pooled [B P] or None, first [B F] or None) -> weights [B K]; UsageError when that cannot be."""
         if self.router is None or not self.routing.needs_router:
             logits = torch.zeros(len(x), self.experts, device=x.device)
         else:
             with torch.no_grad():
-                logits = self.router(x, t, pooled).float()
+                logits = self.router(x, t, pooled, first).float()
         weights = self.routing.weights(only_present(logits, self.present))
         # Guidance may ask again without the caption and Heun at the next time; what is reported is the first, with the caption.
         self._chosen.setdefault(float(t[0]), weights.cpu())

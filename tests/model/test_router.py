@@ -31,6 +31,33 @@ def test_each_input_can_be_left_out_and_matters_when_it_is_there(router, given):
             assert not torch.allclose(router(*changed), logits, atol=1e-5)
 
 
+def with_first(first_width: int = 7) -> Router:
+    torch.manual_seed(1)
+    return build_router(router_config("nano", LATENT, TEXT, experts=3, first_width=first_width))
+
+
+def test_a_first_frame_starts_without_a_word_and_leaves_the_other_weights_as_they_are_drawn():
+    before, after = (dict(with_first(width).named_parameters()) for width in (0, 7))
+    assert set(after) - set(before) == {"first_in.weight", "first_in.bias", "no_first"}
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    router, inputs = with_first(), some()
+    torch.nn.init.normal_(router.out.weight)
+    assert torch.equal(router(*inputs, torch.randn(3, 7)), router(*inputs))
+
+
+def test_a_first_frame_matters_once_it_is_learnt_whatever_the_scale_of_its_features():
+    router, inputs, first = stir(with_first()), some(), torch.randn(3, 7)
+    logits = router(*inputs, first)
+    torch.testing.assert_close(router(*inputs, 50 * first), logits, rtol=1e-3, atol=1e-3)
+    for other in ((), (first.flip(0),)):
+        assert not torch.allclose(router(*inputs, *other), logits, atol=1e-4)
+
+
+def test_a_router_that_was_not_made_for_a_first_frame_says_so(router):
+    with pytest.raises(ValueError, match="not made for a first frame"):
+        router(*some(), torch.randn(3, 7))
+
+
 def test_with_nothing_to_route_by_it_says_so(router):
     with pytest.raises(ValueError, match="a latent, a time or a caption"):
         router(None, None, None)

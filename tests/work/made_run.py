@@ -39,12 +39,14 @@ PROMPTS = ("a red ball", "rolls")
 class MadeRun:
     """Everything lies in `folder`."""
 
-    def __init__(self, folder: Path, preset: str = "nano", **training: Any):
+    def __init__(self, folder: Path, preset: str = "nano", features: Path | None = None, **training: Any):
         torch.manual_seed(0)
         self.folder, self.codec_folder, self.text_folder = folder, folder / "codec", folder / "text"
         fit_pca([torch.randint(0, 256, (4, 3, 16, 24, 3), dtype=torch.uint8)], 4, 4).save(self.codec_folder)
         save_text_encoder(self.text_folder)
-        self.spec = _spec(preset, TrainingSpec(batch_clips=4, learning_rate=1e-3, **training))
+        self.features_folder = features  # of a picture network of width 16
+        spec = _spec(preset, TrainingSpec(batch_clips=4, learning_rate=1e-3, **training))
+        self.spec = spec if features is None else _with_features(spec)
         signed = sign_run(Identity.from_private_bytes(bytes(32)), self.spec)
         self.run, self.spec_path = signed.id, folder / "run.spec"
         self.spec_path.write_bytes(signed.data)
@@ -53,7 +55,7 @@ class MadeRun:
 
     def job(self, out: Path, **changes: Any) -> GenerateJob:
         files = {"run": self.run, "spec_path": self.spec_path, "weights": self.weights, "cards": self.cards}
-        folders = {"codec_folder": self.codec_folder, "text_folder": self.text_folder}
+        folders = {"codec_folder": self.codec_folder, "text_folder": self.text_folder, "features_folder": self.features_folder}
         how = {"prompts": PROMPTS, "steps": 3, "device": "cpu", "threads": 1, "out": out}
         return GenerateJob(**(files | folders | how | changes))
 
@@ -88,6 +90,11 @@ def _spec(preset: str, training: TrainingSpec) -> RunSpec:
         train_shards=(),
         gate_shards=(),
     )
+
+
+def _with_features(spec: RunSpec) -> RunSpec:
+    router = NetworkSpec(preset="nano", config=router_config("nano", LATENT, TEXT, EXPERTS, first_width=16))
+    return spec.model_copy(update={"router": router, "first_features": Pinned(name="transformers:somewhere/else")})
 
 
 def save_text_encoder(folder: Path) -> None:

@@ -33,10 +33,11 @@ class TinyRun:
     gate: GateSpec = field(default_factory=lambda: GateSpec(clips=12))
     preset: str = "nano"  # of the experts
     initial: Path | None = None  # what the experts start from
+    first_width: int = 0  # of the features of first frames in the shards
 
     def __post_init__(self) -> None:
         self.shards = {
-            split: [write_shard(self.folder / split / f"{k}.tar", k, clips, first_seed) for k in range(EXPERTS)]
+            split: [write_shard(self.folder / split / f"{k}.tar", k, clips, first_seed, self.first_width) for k in range(EXPERTS)]
             for split, clips, first_seed in (("train", TRAIN_CLIPS, 0), ("gate", GATE_CLIPS, 500))
         }
         self.spec = self._spec()
@@ -65,7 +66,8 @@ class TinyRun:
             text_shape=TEXT,
             experts=EXPERTS,
             expert=NetworkSpec(preset=self.preset, config=self._expert_config()),
-            router=NetworkSpec(preset="nano", config=router_config("nano", LATENT, TEXT, EXPERTS)),
+            router=NetworkSpec(preset="nano", config=self._router_config()),
+            first_features=Pinned(name="efficientnet-lite0") if self.first_width else None,
             training=self.training,
             gate=self.gate,
             timing=TimingSpec(),
@@ -76,6 +78,9 @@ class TinyRun:
 
     def _expert_config(self) -> Config:
         return expert_config(self.preset, LATENT, TEXT, first_frame=self.training.first_frame_rate > 0)
+
+    def _router_config(self) -> Config:
+        return router_config("nano", LATENT, TEXT, EXPERTS, first_width=self.first_width)
 
     def train_job(self, slot: str = "expert-1", *, out: str = "out", **changes: Any) -> TrainJob:
         (self.folder / out).mkdir(exist_ok=True)

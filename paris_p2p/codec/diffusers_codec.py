@@ -5,7 +5,8 @@ Legend: B clips, T frames, T' latent frames, H x W pixels, C latent channels. Im
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,8 @@ def load_diffusers_codec(name: str, files: ModelFiles, device: str) -> Diffusers
         raise PresetError(f"{files.folder} is a {str(kind)[:80]}, not an autoencoder known here; known: {', '.join(sorted(_AUTOENCODERS))}")
     find, video = _AUTOENCODERS[kind]
     try:
-        model = find().from_pretrained(files.folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False)
+        with _quiet():  # about latents_mean and latents_std, which it keeps where a class does not name them
+            model = find().from_pretrained(files.folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(f"the {kind} in {files.folder} cannot be loaded: {error}") from error
     model = model.to(device).eval().requires_grad_(False)
@@ -76,6 +78,18 @@ def load_diffusers_codec(name: str, files: ModelFiles, device: str) -> Diffusers
     mean = _per_channel(model, "latents_mean", 0.0).to(device) + float(model.config.get("shift_factor") or 0.0)
     std = _per_channel(model, "latents_std", 1.0).to(device) / scale
     return DiffusersCodec(name, model, video, mean, std)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    from diffusers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _per_channel(model: Any, key: str, otherwise: float) -> Tensor:

@@ -1,8 +1,8 @@
-"""A small autoencoder fitted to the run's own pictures: diffusers' AutoencoderKL (arXiv 2112.10752), frame by frame.
+"""A small autoencoder fitted to the run's own pictures: diffusers' AutoencoderDC (DC-AE, arXiv 2410.10733), frame by frame.
 
-The loss is the mean squared error, which is what PSNR measures, and a very small KL term: it keeps the latents from drifting apart
-without costing reconstruction. Each channel is then shifted and scaled to zero mean and unit variance over the pictures.
-Legend: N pictures, H x W pixels, C latent channels.
+It begins as patch PCA: its shortcuts only rearrange pixels, so PCA's components as the weights of two layers make the whole network
+linear, and training starts from PCA's error. (From random weights a thousand steps do not get there.) The loss is the mean squared
+error, which is what PSNR measures. Legend: N pictures, H x W pixels, p patch side, C latent channels, D = 3 p p, W = 4 p p channels.
 """
 
 from __future__ import annotations
@@ -20,14 +20,21 @@ from einops import rearrange
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import mse_loss, pixel_unshuffle
 
+from paris_p2p.codec.pca import PcaCodec, fit_pca
 from paris_p2p.errors import DataError, UsageError
 
-WIDTHS = (16, 32, 64, 64, 64)  # of the blocks, from the pixels inwards
-KL_WEIGHT = 1e-6
+COLOURS = 4  # that the shortcuts carry: red, green, blue, and one that is free in the encoder and constant in the decoder
+PATCHES = (2, 4, 8, 16)
+DEEP_LAYERS = (1, 2)  # residual blocks of encoder and decoder on latents; one where pixels are finer
+CONSTANT = 16.0  # beside it pixels in [-1, 1] are small, and the norm at the end of the decoder is nearly linear
+OFFSET = 2.0  # keeps pixels where the ReLU after that norm does nothing
+WARMUP_STEPS = 50
+FAN_IN = 64  # the learning rate is that of sums with as many inputs
 CHECKPOINT_STEPS = 50
 SCALED_ON_PICTURES = 512
+PICTURES_AT_ONCE = 16
 PROGRESS = "train codec"
 
 
@@ -54,8 +61,8 @@ def fit_autoencoder(
         return folder
     checkpoint = folder.with_name(f"{folder.name}.training.safetensors")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    model = build_autoencoder(options).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    model = build_autoencoder(options, pictures).to(device)
+    optimizer = torch.optim.AdamW(_groups(model), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     for step in range(_resume(checkpoint, model, optimizer), options.steps):
         _step(model, optimizer, pictures, options, step)
         progress(PROGRESS, step + 1, options.steps)
@@ -70,26 +77,87 @@ def fit_autoencoder(
     return folder
 
 
-def build_autoencoder(options: LearnedOptions) -> Any:
-    """The untrained AutoencoderKL, the same for a seed; UsageError when the patch side is none it can have."""
-    from diffusers import AutoencoderKL
+def build_autoencoder(options: LearnedOptions, pictures: Tensor) -> Any:
+    """The AutoencoderDC that is PCA of these pictures, the same for a seed; UsageError when the patch side is none it can have."""
+    from diffusers import AutoencoderDC
 
-    halvings = options.patch_pixels.bit_length() - 1
-    if 1 << halvings != options.patch_pixels or not 1 <= halvings < len(WIDTHS):
-        raise UsageError(f"a trained codec halves the picture: its patch side is 2, 4, 8 or 16, not {options.patch_pixels}")
-    blocks = halvings + 1
+    patch = options.patch_pixels
+    if patch not in PATCHES:
+        raise UsageError(f"a trained codec halves the picture: its patch side is 2, 4, 8 or 16, not {patch}")
+    halvings = PATCHES.index(patch) + 1
+    widths = tuple(COLOURS * 4**i for i in range(halvings + 1))  # of which the first, the pixels' own, has no layer
+    layers = (0, *(1,) * (halvings - 1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(options, -1))
-        return AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * blocks,
-            up_block_types=("UpDecoderBlock2D",) * blocks,
-            block_out_channels=WIDTHS[:blocks],
-            layers_per_block=1,
-            norm_num_groups=8,
+        model = AutoencoderDC(
             latent_channels=options.channels,
-            mid_block_add_attention=False,
-            scaling_factor=1.0,
+            encoder_block_out_channels=widths,
+            decoder_block_out_channels=widths,
+            encoder_layers_per_block=(*layers, DEEP_LAYERS[0]),
+            decoder_layers_per_block=(*layers, DEEP_LAYERS[1]),
+            encoder_qkv_multiscales=((),) * len(widths),
+            decoder_qkv_multiscales=((),) * len(widths),
+            encoder_out_shortcut=False,
+            decoder_in_shortcut=False,
         )
+    clips = rearrange(pictures, "n h w c -> n 1 h w c")
+    _begin_as(model, fit_pca(torch.split(clips, PICTURES_AT_ONCE), patch, options.channels))
+    return model
+
+
+def _groups(model: Any) -> list[dict[str, Any]]:
+    """Adam moves all inputs of a sum at once: steps are divided by their number (arXiv 2203.03466, Table 8), or PCA is lost in a few."""
+    by_scale: dict[float, list[torch.nn.Parameter]] = {}
+    for parameter in model.parameters():
+        inputs = parameter[0].numel() if parameter.ndim > 1 else 1
+        by_scale.setdefault(min(1.0, FAN_IN / inputs), []).append(parameter)
+    return [{"params": parameters, "scale": scale} for scale, parameters in by_scale.items()]
+
+
+@torch.no_grad()
+def _begin_as(model: Any, pca: PcaCodec) -> None:
+    """Weights that make the encoder PCA's, and the decoder too but for what the norm bends."""
+    encoder, decoder = model.encoder, model.decoder
+    for name, module in model.named_modules():
+        if name.endswith(".norm"):  # the last step of a residual branch: nothing is added at first
+            torch.nn.init.zeros_(module.weight)
+        elif name.split(".")[-1] == "conv" and "conv_in" not in name and "conv_out" not in name:  # beside a shortcut: the same
+            torch.nn.init.zeros_(module.weight)
+            torch.nn.init.zeros_(module.bias)
+    rows = _channels_of_patch(pca.patch_pixels)                      # D
+    analysis = pca.components / pca.std                              # D C
+    _centre(encoder.conv_in.conv, torch.eye(COLOURS, 3), torch.zeros(COLOURS))
+    into = torch.zeros(COLOURS * pca.patch_pixels**2, pca.channels)  # W C
+    into[rows] = analysis
+    _centre(encoder.conv_out, into.T, -pca.mean @ analysis)
+    out = torch.zeros_like(into)
+    out[rows] = pca.components * pca.std
+    level = torch.zeros(len(into))
+    level[rows] = pca.mean
+    _centre(decoder.conv_in, out, level)
+    last = decoder.conv_in if pca.patch_pixels == 2 else decoder.up_blocks[1][0].conv
+    last.bias[len(last.bias) * 3 // COLOURS :] = CONSTANT            # the fourth colour's
+    inner = torch.arange(4 * COLOURS) < 4 * 3                        # of the norm's channels, the pixels
+    decoder.norm_out.weight.copy_(torch.where(inner, CONSTANT / COLOURS**0.5, 0.0))
+    decoder.norm_out.bias.copy_(torch.where(inner, OFFSET, 0.0))
+    _centre(decoder.conv_out.conv, torch.eye(4 * 3, 4 * COLOURS), torch.full((4 * 3,), -OFFSET))
+
+
+def _channels_of_patch(patch: int) -> Tensor:
+    """[D]: where each pixel of a patch, in PCA's order, lies among the channels after all halvings."""
+    place = rearrange(torch.arange(COLOURS * patch**2, dtype=torch.float32), "(h w c) -> 1 c h w", h=patch, w=patch)
+    for _ in range(PATCHES.index(patch) + 1):
+        place = pixel_unshuffle(place, 2)
+    found = place.flatten().argsort()                                # of (h w c)
+    return rearrange(found, "(h w c) -> h w c", h=patch, w=patch)[..., :3].flatten()
+
+
+def _centre(convolution: torch.nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
+    """Only the middle of the 3 x 3 window counts."""
+    torch.nn.init.zeros_(convolution.weight)
+    convolution.weight[:, :, 1, 1] = weight
+    assert convolution.bias is not None
+    convolution.bias.copy_(bias)
 
 
 def _step(model: Any, optimizer: torch.optim.Optimizer, pictures: Tensor, options: LearnedOptions, step: int) -> None:
@@ -97,19 +165,17 @@ def _step(model: Any, optimizer: torch.optim.Optimizer, pictures: Tensor, option
     rng = torch.Generator().manual_seed(_seed(options, step))
     rows = torch.randint(len(pictures), (options.batch_pictures,), generator=rng)
     flipped = torch.rand(options.batch_pictures, generator=rng) < 0.5
-    x = _floats(pictures[rows], model)                                        # B 3 H W
+    x = _floats(pictures[rows], model)                               # B 3 H W
     x = torch.where(flipped.to(x.device)[:, None, None, None], x.flip(-1), x)
-    posterior = model.encode(x).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=rng).to(x.device)
-    z = posterior.mean + posterior.std * noise                                # B C h w
-    loss = mse_loss(model.decode(z).sample, x) + KL_WEIGHT * posterior.kl().mean()
+    loss: Any = mse_loss(model.decode(model.encode(x).latent).sample, x)
     if not bool(loss.isfinite()):
         raise DataError(f"the codec's loss is not finite at step {step}; prepare with --codec pca, or another --rng-seed")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    rate = options.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / options.steps))
     for group in optimizer.param_groups:
-        group["lr"] = options.learning_rate * 0.5 * (1 + math.cos(math.pi * step / options.steps))
+        group["lr"] = rate * group["scale"]
     optimizer.step()
 
 
@@ -117,7 +183,7 @@ def _step(model: Any, optimizer: torch.optim.Optimizer, pictures: Tensor, option
 def _scale(model: Any, pictures: Tensor) -> None:
     """Write each channel's mean and deviation over the pictures into the configuration, where every diffusers codec has them."""
     chosen = pictures[torch.linspace(0, len(pictures) - 1, min(len(pictures), SCALED_ON_PICTURES)).long()]
-    latents = torch.cat([model.encode(_floats(part, model)).latent_dist.mode().cpu() for part in torch.split(chosen, 8)])  # N C h w
+    latents = torch.cat([model.encode(_floats(part, model)).latent.cpu() for part in torch.split(chosen, PICTURES_AT_ONCE)])  # N C h w
     values = rearrange(latents.double(), "n c h w -> c (n h w)")
     mean, std = values.mean(1), values.std(1, correction=0).clamp_min(1e-6)
     model.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
@@ -158,4 +224,4 @@ def _resume(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> int:
 
 def options_key(options: LearnedOptions) -> dict[str, Any]:
     """What a fitted codec's name depends on, beside the pictures."""
-    return {**asdict(options), "widths": WIDTHS, "kl": KL_WEIGHT}
+    return {**asdict(options), "layers": DEEP_LAYERS, "warmup": WARMUP_STEPS}

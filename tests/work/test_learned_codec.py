@@ -32,8 +32,8 @@ def test_a_trained_codec_travels_with_the_run_saw_train_clips_only_and_is_compar
     assert codec.encode(torch.from_numpy(clip)[None]).shape[1:] == prepared.latent.shape == (8, 1, 4, 4)
     report = json.loads((tmp_path / "out" / "report.json").read_text())["codec"]
     assert report == {"name": prepared.codec.name, "psnr_db": prepared.codec_psnr_db, "pca_psnr_db": prepared.pca_psnr_db}
-    assert prepared.pca_psnr_db > prepared.codec_psnr_db  # three steps are no training, and it says so
-    assert "the trained codec is WORSE" in prepared.describe()
+    assert abs(prepared.pca_psnr_db - prepared.codec_psnr_db) < 1.5  # three steps away from PCA
+    assert f"trained {prepared.codec_psnr_db:.1f} dB, PCA {prepared.pca_psnr_db:.1f} dB" in prepared.describe()
     assert Prepared.load(tmp_path / "out") == prepared
     monkeypatch.setattr(learned_module, "fit_autoencoder", lambda *_: pytest.fail("it was fitted again"))
     assert prepare(tmp_path / "digits", tmp_path / "out", options) == prepared

@@ -27,6 +27,7 @@ from paris_p2p.data.decode import Clip, UnusableVideo
 from paris_p2p.data.reading import read_clips
 from paris_p2p.data.sheet import thumbnail
 from paris_p2p.data.sources import Source
+from paris_p2p.errors import DataError
 from paris_p2p.features.image import Features
 from paris_p2p.spec import ClipShape
 
@@ -67,9 +68,10 @@ def fit_codec(sources: Sequence[Source], decoding: Decoding, patch: tuple[int, i
         return PcaCodec.load(folder)
 
     def batches() -> Iterator[Tensor]:
-        seen = 0
+        seen, reason = 0, "there are no files"
         for _, clips in decoding.decoded(sources):
             if isinstance(clips, UnusableVideo):
+                reason = str(clips)
                 continue
             yield stack(clips)
             seen += len(clips)
@@ -77,6 +79,9 @@ def fit_codec(sources: Sequence[Source], decoding: Decoding, patch: tuple[int, i
             if seen >= FIT_CLIPS:
                 break
         progress("fit codec", FIT_CLIPS, FIT_CLIPS)
+        if not seen:
+            wanted = f"{shape.frames} frames at {shape.fps:g} fps"
+            raise DataError(f"none of {len(sources)} files gives a clip of {wanted} to fit the codec on; the last one: {reason}")
 
     codec = fit_pca(batches(), side, channels)
     codec.save(folder)

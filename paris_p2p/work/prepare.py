@@ -14,58 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-from pydantic import BaseModel, ConfigDict, Field
-
-from paris_p2p.codec.pca import PcaCodec
-from paris_p2p.codec.text import DEFAULT_TOKENS, TextEncoder, load_text_encoder
-from paris_p2p.codec.video import Codec, check_first_latent, find_codec, latent_shape, load_codec
+from paris_p2p.codec.video import latent_shape
 from paris_p2p.data.cache import Cache, cache_key
 from paris_p2p.data.decode import UnusableVideo
 from paris_p2p.data.prepared import Prepared, PreparedModel, Split
 from paris_p2p.data.sources import Skipped, Source, find_sources
-from paris_p2p.data.splits import SplitOptions, assign_splits, rank_groups
+from paris_p2p.data.splits import assign_splits, rank_groups
 from paris_p2p.errors import DataError, DiskFullError, ReadOnlyError, UsageError
-from paris_p2p.features.image import DEFAULT_FRAMES, Features, load_features, of_first_frames
-from paris_p2p.spec import ClipShape, TextShape
-from paris_p2p.weights import ModelFiles, find_model, is_local
+from paris_p2p.spec import TextShape
 from paris_p2p.work.assembly import SPLIT_NAMES, Assembly, Entry, cluster, move_into_place, pin_model, write_report
-from paris_p2p.work.encoding import Decoding, Encoder, Progress, codec_psnr_db, embed_captions, fit_codec, hash_sources
-from paris_p2p.work.learned import NAMES, Learned, fit_learned, learned_options
+from paris_p2p.work.encoding import Decoding, Encoder, Progress, embed_captions, hash_sources
+from paris_p2p.work.prepare_networks import Networks, PrepareOptions, fingerprint, is_local_name, load_networks
 
 VERSION = 1  # of what prepare makes of the same input: raised when that changes
 MAX_VIDEO_BYTES = 1 << 30  # pixels of one video's clips, in memory at once
-
-
-class PrepareOptions(BaseModel):
-    """How clips become a run's data."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    experts: int = Field(ge=1, le=256)
-    frames: int = Field(default=8, ge=1, le=1024)
-    height: int = Field(default=64, ge=4, le=4096)
-    width: int = Field(default=64, ge=4, le=4096)
-    fps: float = Field(default=8.0, gt=0, le=1000)
-    codec: str = "pca"
-    pca_patch_pixels: int = Field(default=0, ge=0, le=32)  # 0: by the resolution (codec.pca.default_patch)
-    pca_channels: int = Field(default=0, ge=0, le=3072)
-    codec_steps: int = Field(default=1000, ge=1, le=10_000_000)  # of `train`
-    text: str = "minilm"
-    text_tokens: int = Field(default=DEFAULT_TOKENS, ge=1, le=4096)
-    features: str = "efficientnet-lite0"
-    feature_frames: int = Field(default=DEFAULT_FRAMES, ge=1, le=1024)
-    image_to_video: bool = False  # the router may know the first frames
-    clips_per_video: int = Field(default=16, ge=1, le=100_000)
-    splits: SplitOptions = SplitOptions()
-    rng_seed: int = Field(default=0, ge=0, lt=2**53)
-    shard_bytes: int = Field(default=128 << 20, ge=1)
-    threads: int = Field(default=2, ge=1, le=256)  # videos worked on side by side
-    device: str = "cpu"  # of codec, text encoder and features
-
-    @property
-    def clip(self) -> ClipShape:
-        return ClipShape(frames=self.frames, height=self.height, width=self.width, fps=self.fps)
 
 
 def _no_progress(stage: str, done: int, total: int) -> None:
@@ -87,31 +49,13 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
     _require_frames(sources, options.frames)
     with _disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        fingerprint = _fingerprint(sources, skipped, options)
-        known = _already(out, fingerprint)
+        made_from = fingerprint(sources, skipped, options, VERSION)
+        known = _already(out, made_from)
         if known is not None:
             return known
         decoding = Decoding(options.clip, options.clips_per_video, options.threads)
         job = _Job(clips, out, options, progress, Cache(out / "cache"), decoding, skipped)
-        return job.run(sources, fingerprint)
-
-
-@dataclass(frozen=True)
-class _Models:
-    codec: Codec
-    codec_files: ModelFiles | None  # None: the codec was fitted here
-    text: TextEncoder
-    features: Features
-    psnr_db: float
-    codec_name: str
-    pca_psnr_db: float = 0.0  # beside a trained codec
-    first_features: Features | None = None  # for image-to-video
-
-    @property
-    def codec_hash(self) -> str:
-        if isinstance(self.codec, PcaCodec):
-            return blake3(self.codec.to_bytes()).hexdigest()
-        return self.codec_files.sha256 if self.codec_files else ""
+        return job.run(sources, made_from)
 
 
 @dataclass(frozen=True)
@@ -126,7 +70,7 @@ class _Job:
     decoding: Decoding
     skipped: list[Skipped]  # grows
 
-    def run(self, sources: list[Source], fingerprint: str) -> Prepared:
+    def run(self, sources: list[Source], made_from: str) -> Prepared:
         hashes = self._hashes(sources)
         sources = [source for source in sources if source.name in hashes]
         _require(sources, self.skipped, self.clips)
@@ -135,7 +79,7 @@ class _Job:
         # Held-out splits are filled from the front, so the last quarter is train, whatever turns out to be unusable.
         place = {group: i for i, group in enumerate(ranked[-max(1, len(ranked) // 4) :])}
         tail = sorted((s for s in sources if groups[s.name] in place), key=lambda s: (-place[groups[s.name]], s.name))
-        models = self._models(tail)
+        models = load_networks(tail, self.options, self.decoding, self.cache, self.progress)
         encoder = Encoder(models.codec, models.features, self.decoding, self.cache, self._made_from(models), models.first_features)
         starts_s = self._usable(sources, encoder)
         splits = self._splits(ranked, groups, starts_s, place)
@@ -144,7 +88,7 @@ class _Job:
             for s in sources
             for i, start_s in enumerate(starts_s.get(s.name, ()))
         ]
-        return self._assemble(sorted(entries, key=lambda entry: entry.key), models, fingerprint)
+        return self._assemble(sorted(entries, key=lambda entry: entry.key), models, made_from)
 
     def _hashes(self, sources: Sequence[Source]) -> dict[str, str]:
         """Source name -> content hash, of those that can be read and are no copy of an earlier one."""
@@ -160,33 +104,7 @@ class _Job:
                 hashes[name] = found
         return hashes
 
-    def _models(self, train: Sequence[Source]) -> _Models:
-        options = self.options
-        learned = self._learned(train) if options.codec in NAMES else None
-        name = f"diffusers:{learned.folder}" if learned else options.codec
-        files = None if name == "pca" else find_codec(name)
-        codec: Codec
-        if files is None:
-            patch = options.pca_patch_pixels, options.pca_channels
-            codec = fit_codec(train, self.decoding, patch, self.cache, self.progress).to(options.device)
-        else:
-            codec = load_codec(name, files.folder, device=options.device)
-        latent_shape(codec, options.clip)  # before the long part: it says so if the codec cannot take such clips
-        if options.image_to_video:
-            check_first_latent(codec, options.clip)
-        text = load_text_encoder(options.text, tokens=options.text_tokens, device=options.device)
-        features = load_features(options.features, frames=options.feature_frames, device=options.device)
-        psnr_db = learned.psnr_db if learned else codec_psnr_db(codec, train, self.decoding)
-        first = of_first_frames(features) if options.image_to_video else None
-        return _Models(codec, files, text, features, psnr_db, name, learned.pca_psnr_db if learned else 0.0, first)
-
-    def _learned(self, train: Sequence[Source]) -> Learned:
-        options = self.options
-        patch = options.pca_patch_pixels, options.pca_channels
-        wished = learned_options(options.height, options.width, patch, options.codec_steps, options.rng_seed)
-        return fit_learned(train, self.decoding, wished, self.cache, options.device, self.progress)
-
-    def _made_from(self, models: _Models) -> str:
+    def _made_from(self, models: Networks) -> str:
         features = models.features.sha256, models.features.frames
         first = ("first frames",) if self.options.image_to_video else ()
         return cache_key(VERSION, self.options.clip.model_dump(), self.options.clips_per_video, models.codec_hash, features, *first)
@@ -220,7 +138,7 @@ class _Job:
     def _first_width(self, entry: Entry) -> int:
         return len(self.cache.read(entry.cache_key, "firsts", entry.index))
 
-    def _assemble(self, entries: Sequence[Entry], models: _Models, fingerprint: str) -> Prepared:
+    def _assemble(self, entries: Sequence[Entry], models: Networks, made_from: str) -> Prepared:
         options = self.options
         clustered = cluster(entries, self.cache, options.experts, options.rng_seed, self.progress)
         embedded = embed_captions((entry.source.caption for entry in entries), models.text, self.cache, self.progress)
@@ -230,15 +148,15 @@ class _Job:
         assembly = Assembly(work, self.cache, entries, clustered, embedded, options.fps, self.progress, options.image_to_video)
         assembly.write_sheet(options.rng_seed)
         prepared = Prepared(
-            fingerprint=fingerprint,
+            fingerprint=made_from,
             rng_seed=options.rng_seed,
             clip=options.clip,
             latent=latent_shape(models.codec, options.clip),
             text_shape=TextShape(tokens=models.text.tokens, dim=models.text.dim, pooled_dim=models.text.pooled_dim),
-            codec=_pin_codec(models.codec_name, models, work / "codec"),
-            text=pin_model(options.text, models.text.files, _is_local(options.text), work / "text"),
+            codec=models.pin_codec(work / "codec"),
+            text=pin_model(options.text, models.text.files, is_local_name(options.text), work / "text"),
             features=PreparedModel(name=models.features.name, sha256=models.features.sha256),
-            first_features=_pin_features(options.features, models, work / "features") if options.image_to_video else None,
+            first_features=models.pin_features(options.features, work / "features") if options.image_to_video else None,
             first_width=self._first_width(entries[0]) if options.image_to_video else 0,
             codec_psnr_db=models.psnr_db,
             pca_psnr_db=models.pca_psnr_db,
@@ -254,14 +172,6 @@ class _Job:
         move_into_place(work, self.out)
         prepared.write(self.out)
         return prepared
-
-
-def _pin_features(name: str, models: _Models, folder: Path) -> PreparedModel:
-    """As the text encoder is pinned; the network of a package by its hash alone."""
-    _, _, reference = name.partition(":")
-    if not reference:
-        return PreparedModel(name=name, sha256=models.features.sha256)
-    return pin_model(name, find_model(reference), _is_local(name), folder)
 
 
 def _require(found: Collection[Any], skipped: Sequence[Skipped], clips: Path) -> None:
@@ -284,28 +194,6 @@ def _require_frames(sources: Sequence[Source], frames: int) -> None:
         )
 
 
-def _fingerprint(sources: Sequence[Source], skipped: Sequence[Skipped], options: PrepareOptions) -> str:
-    listed = [(s.name, str(s.path.absolute()), s.size_bytes, s.mtime_ns, s.caption, s.group) for s in sources]
-    models = [
-        [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _model_files(name)]
-        for name in (options.codec, options.text, options.features)
-    ]
-    return cache_key(VERSION, listed, [skip.name for skip in skipped], options.model_dump(exclude={"threads", "device"}), models)
-
-
-def _model_files(name: str) -> list[Path]:
-    """What a model's name points at on this disk: a folder's files, or the file itself."""
-    path = Path(name.partition(":")[2]).expanduser()
-    if _is_local(name):
-        return sorted(path.iterdir())
-    return [path] if path.is_file() else []
-
-
-def _is_local(name: str) -> bool:
-    reference = name.partition(":")[2]
-    return bool(reference) and is_local(reference)
-
-
 def _already(out: Path, fingerprint: str) -> Prepared | None:
     """What is prepared there, if it was made from just this and is whole."""
     try:
@@ -314,15 +202,6 @@ def _already(out: Path, fingerprint: str) -> Prepared | None:
         return None
     whole = all((out / s.path).is_file() and (out / s.path).stat().st_size == s.size_bytes for s in prepared.shards)
     return prepared if whole and prepared.fingerprint == fingerprint else None
-
-
-def _pin_codec(name: str, models: _Models, folder: Path) -> PreparedModel:
-    if isinstance(models.codec, PcaCodec):
-        path = models.codec.save(folder)
-        return PreparedModel(name="pca", files={path.name: f"{folder.name}/{path.name}"})
-    if models.codec_files is None:
-        raise UsageError(f"the codec {name} has no files to pin")
-    return pin_model(name, models.codec_files, _is_local(name), folder)
 
 
 def _count(splits: Iterable[Split]) -> dict[Split, int]:

@@ -21,7 +21,7 @@ from paris_p2p.data.clips import ClipSet
 from paris_p2p.data.prepared import Prepared, split_clips
 from paris_p2p.data.splits import SplitOptions
 from paris_p2p.errors import DataError, DiskFullError, ReadOnlyError, UsageError
-from paris_p2p.work import prepare as prepare_module
+from paris_p2p.work import prepare_networks
 from paris_p2p.work.encoding import Encoder
 from paris_p2p.work.prepare import PrepareOptions, prepare
 from tests.data.videos import counting, scene, write_sound, write_tar, write_video
@@ -127,7 +127,7 @@ def test_a_second_call_does_nothing_and_a_fresh_one_gives_the_same_bytes(prepare
     again = prepare(clips, tmp_path / "again", OPTIONS.model_copy(update={"threads": 3}))
     assert again == result
     assert contents(tmp_path / "again") == before
-    monkeypatch.setattr(prepare_module, "load_features", lambda *_, **__: pytest.fail("something was computed again"))
+    monkeypatch.setattr(prepare_networks, "load_features", lambda *_, **__: pytest.fail("something was computed again"))
     assert prepare(clips, out, OPTIONS) == result
 
 

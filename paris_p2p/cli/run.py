@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -46,8 +47,8 @@ def prepare(
     rng_seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Decode, split, encode and cluster captioned clips into a folder that `paris-run create` makes a run of."""
-    from paris_p2p.work.prepare import PrepareOptions
     from paris_p2p.work.prepare import prepare as run_prepare
+    from paris_p2p.work.prepare_networks import PrepareOptions
 
     options = PrepareOptions(
         experts=experts,
@@ -224,6 +225,7 @@ def export(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A folder that `export` wrote, or paris:…, @FILE, or - for stdin.", metavar="MODEL")],
     data: Annotated[Path, typer.Option("--data", help="What `paris-run prepare` wrote; its clips must still be where they were.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the report goes; a second call goes on there.")],
@@ -232,6 +234,8 @@ def evaluate(
     clips: Annotated[int, typer.Option(min=4, help="At most this many held-out clips, and as many generated ones.")] = 1000,
     probe_clips: Annotated[int, typer.Option(min=0, help="Train clips that the probe of prompt fidelity learns from.")] = 1000,
     features: Annotated[list[str] | None, typer.Option(help="As of prepare, and i3d:FILE; may be repeated.")] = None,
+    sha256: Annotated[str, typer.Option(help="Of the i3d: file, which is code: another one is refused before it runs.")] = "",
+    aesthetic: Annotated[Path | None, typer.Option(help="LAION's aesthetic head as safetensors; needs --features clip:.")] = None,
     losses: Annotated[Path | None, typer.Option(help='JSON lines of {"model": …, "clips": …, "loss": …} to draw.')] = None,
     steps: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     guidance: Annotated[float, typer.Option(min=0)] = 4.0,
@@ -242,6 +246,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for torch's own choice.")] = 0,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", envvar="PARIS_DATA_DIR")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Of an invite, use only what an earlier fetch brought.")] = False,
 ) -> None:
     """Is it any good? Generate for held-out captions, measure against the real clips, write OUT/report.html and results.json."""
     from pydantic import ValidationError
@@ -261,22 +266,38 @@ def evaluate(
             routing=routing,
             top_k=top_k,
             rng_seed=rng_seed,
+            i3d_sha256=sha256.lower(),
+            aesthetic=aesthetic,
             device=device,
             threads=threads,
             **wished,
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}, got {str(first['input'])[:100]!r}") from error
+        option = str(first["loc"][0]).replace("_", "-").removeprefix("i3d-")
+        raise UsageError(f"--{option}: {first['msg']}, got {str(first['input'])[:100]!r}") from error
     with progress_bars() as progress:
-        folder = _model_folder(model, out, data_dir, progress)
-        other = _model_folder(baseline, out, data_dir, progress) if baseline else None
-        evidence = gather(folder, data, out, options, other, progress)
-        write_evaluation(out, evidence, losses, made_by(model, baseline, data, options), progress)
+        fetch = partial(_model_folder, out=out, data_dir=data_dir, offline=offline, progress=progress)
+        evidence = gather(fetch(model), data, out, options, fetch(baseline) if baseline else None, progress)
+        write_evaluation(out, evidence, losses, made_by(_command_line(context), options), progress)
     typer.echo(f"wrote {out / 'report.html'} and {out / 'results.json'}")
 
 
-def _model_folder(model: str, out: Path, data_dir: Path | None, progress: Callable[[str, int, int], None]) -> Path:
+def _command_line(context: typer.Context) -> list[str]:
+    """The command as somebody else would type it: arguments, then every option that is not left alone."""
+    words, options = ["paris-run", str(context.info_name)], []
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        elif value is True:
+            options.append(parameter.opts[0])
+        elif value is not None and value is not False and value != parameter.default:
+            options += [word for one in (value if isinstance(value, (list, tuple)) else (value,)) for word in (parameter.opts[0], str(one))]
+    return words + options
+
+
+def _model_folder(model: str, out: Path, data_dir: Path | None, offline: bool, progress: Callable[[str, int, int], None]) -> Path:
     """The exported model itself, or one exported beside the report from what an invite brings, once."""
     if model != "-" and not model.startswith(("paris:", "@")):
         return Path(model)
@@ -287,7 +308,8 @@ def _model_folder(model: str, out: Path, data_dir: Path | None, progress: Callab
     invite = Invite.parse(read_invite(model))
     folder = out.with_name(f"{out.name}-model-{invite.run[:16]}")
     if not folder.exists():
-        models = fetch_models(PeerSettings(data_dir=data_dir or default_data_dir()), invite, partial=False, progress=progress)
+        settings = PeerSettings(data_dir=data_dir or default_data_dir())
+        models = fetch_models(settings, invite, partial=False, offline=offline, progress=progress)
         run_export(
             models.spec, models.run, models.weights, models.cards, models.codec_folder, folder, models.text_folder, models.features_folder
         )

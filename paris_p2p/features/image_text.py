@@ -40,6 +40,11 @@ class ClipFeatures:
     tokenizer: Any
     tokens: int
 
+    @property
+    def width(self) -> int:
+        """F."""
+        return int(self.model.config.projection_dim)
+
     @torch.inference_mode()
     def __call__(self, video: Tensor) -> Tensor:
         total = video.shape[1]

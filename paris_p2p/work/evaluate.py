@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
 from paris_p2p.errors import UsageError
+from paris_p2p.features.aesthetic import AestheticHead, load_aesthetic
 from paris_p2p.features.image import Features, load_features
+from paris_p2p.features.image_text import ClipFeatures
 from paris_p2p.score.intervals import Clips
 from paris_p2p.score.motion import MIN_SIDE_PIXELS, motion_px_per_frame
 from paris_p2p.work.device import Device, pick_device, return_memory, set_threads
@@ -48,6 +50,8 @@ class EvaluateOptions(BaseModel):
     routing: str = "top_k"
     top_k: Annotated[int, Field(ge=1)] = 1
     rng_seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+    i3d_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    aesthetic: Path | None = None  # LAION's head, on features that see captions too
     device: str = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
 
@@ -60,6 +64,7 @@ class Side:
     look: Look
     features: dict[str, Clips]  # by the features' title
     motion: Clips | None  # px/frame [N 1]; None where clips are too small or too short
+    aesthetic: Clips | None  # [N 1]
     left_out: dict[str, str]  # what could not be computed, and why
     chosen: NDArray[np.float32] | None = None  # [N S K], of models
     t: NDArray[np.float32] | None = None  # [S], where they were chosen
@@ -76,6 +81,9 @@ class Evidence:
     models: list[Side]
     probe: Clips | None  # real clips of the train split in the first features
     probe_clusters: tuple[int, ...]
+    captions: dict[str, NDArray[np.float32]]  # unit vectors [N F], of features that see captions too
+    aesthetic: str  # the head's name, "" where there is none
+    networks: dict[str, str]  # what looked at the clips, and the sha256 of its weights
 
 
 def gather(model: Path, prepared_folder: Path, out: Path, options: EvaluateOptions, baseline: Path | None, progress: Progress) -> Evidence:
@@ -87,16 +95,34 @@ def gather(model: Path, prepared_folder: Path, out: Path, options: EvaluateOptio
         raise UsageError(f"the {options.split} split of {prepared_folder} has {len(clips)} clips: an evaluation needs {MIN_CLIPS}")
     folders = {MODEL: model} | ({BASELINE: baseline} if baseline else {})
     named = {name: fingerprint(folder) for name, folder in folders.items()}
-    networks = [load_features(name, device=str(device)) for name in options.features]
-    kept = options.model_dump(exclude={"features", "device", "threads", "probe_clips"})
+    networks, head = load_networks(options, device)
+    kept = options.model_dump(exclude={"features", "i3d_sha256", "aesthetic", "device", "threads", "probe_clips"})
     claim_folder(out, {**kept, MODEL: named[MODEL], "data": prepared.fingerprint})
-    job = _Job(out, Held(prepared_folder, prepared, options.split, options.rng_seed), clips, options, networks, device, progress)
+    job = _Job(out, Held(prepared_folder, prepared, options.split, options.rng_seed), clips, options, networks, head, device, progress)
     real = job.side(REAL, REAL, lambda part: _pixels(clips, part, prepared))
     models = [job.model(name, folder, named[name]) for name, folder in folders.items()]
     probe_clips = _balanced(list(split_clips(prepared_folder, "train")), options.probe_clips, options.rng_seed)
     usable = [network for network in networks if network.title in real.features]
     probe = job.probe(probe_clips, usable[0]) if len({clip.cluster for clip in probe_clips}) > 1 and usable else None
-    return Evidence(prepared, clips, real, models, probe, tuple(clip.cluster for clip in probe_clips))
+    name = f"{options.aesthetic.stem} {head.sha256[:8]}" if head and options.aesthetic else ""
+    hashes = {network.title: network.sha256 for network in networks} | ({name: head.sha256} if head else {})
+    return Evidence(prepared, clips, real, models, probe, tuple(clip.cluster for clip in probe_clips), job.captions(), name, hashes)
+
+
+def load_networks(options: EvaluateOptions, device: Device) -> tuple[list[Features], AestheticHead | None]:
+    """All that looks at clips; what does not fit together is refused before anything is generated. UsageError, BlobError."""
+    if options.i3d_sha256 and not any(name.startswith("i3d:") for name in options.features):
+        raise UsageError("--sha256 is of the I3D file, and no --features i3d:FILE is given")
+    pins = {name: options.i3d_sha256 for name in options.features if name.startswith("i3d:")}
+    networks = [load_features(name, sha256=pins.get(name, ""), device=str(device)) for name in options.features]
+    if options.aesthetic is None:
+        return networks, None
+    head = load_aesthetic(options.aesthetic)
+    widths = {network.title: network.width for network in networks if isinstance(network, ClipFeatures)}
+    if len(head.weight) not in widths.values():
+        given = ", ".join(f"{title} gives {width}" for title, width in widths.items()) or "no --features clip: is given"
+        raise UsageError(f"the aesthetic head {options.aesthetic} takes {len(head.weight)} features of CLIP ViT-L/14, and {given}")
+    return networks, head
 
 
 def choose_clips(clips: list[SplitClip], count: int, rng_seed: int) -> list[SplitClip]:
@@ -124,13 +150,15 @@ class _Job:
     clips: list[SplitClip]
     options: EvaluateOptions
     networks: list[Features]
+    head: AestheticHead | None
     device: Device
     progress: Progress
 
     def side(self, name: str, folder: str, look: Look) -> Side:
         """Features and motion of the evaluated clips, as they look on this side."""
         parts, sources = Parts(self.out / folder, len(self.clips)), np.array([clip.source for clip in self.clips])
-        features, left_out, motion = {}, {}, None
+        features: dict[str, Clips] = {}
+        left_out, motion = {}, None
         for network in self.networks:
             try:
                 features[network.title] = Clips(self._features(parts, network, look), sources)
@@ -143,7 +171,29 @@ class _Job:
         else:
             size = f"{shape.frames} frames of {shape.height} x {shape.width}"
             left_out["Motion"] = f"clips of {size}: optical flow needs 2 frames, and {MIN_SIDE_PIXELS} pixels a side"
-        return Side(name, look, features, motion, left_out)
+        return Side(name, look, features, motion, self._aesthetic(features), left_out)
+
+    def captions(self) -> dict[str, NDArray[np.float32]]:
+        """Of every network that sees captions too."""
+        parts, found = Parts(self.out / REAL, len(self.clips)), {}
+        for network in self.networks:
+            if isinstance(network, ClipFeatures):
+                kind = f"captions-{network.sha256[:12]}"
+                parts.fill(kind, f"captions in {network.title}"[:60], partial(self._read, network), self.progress)
+                found[network.title] = parts.gather(kind, "captions")
+        return found
+
+    def _read(self, network: ClipFeatures, part: range) -> Arrays:
+        return {"captions": network.text([self.clips[i].caption for i in part]).float().cpu().numpy()}
+
+    def _aesthetic(self, features: dict[str, Clips]) -> Clips | None:
+        for network in self.networks:
+            fits = self.head is not None and isinstance(network, ClipFeatures) and network.width == len(self.head.weight)
+            if self.head is not None and fits and network.title in features:
+                clips = features[network.title]
+                values = self.head(torch.from_numpy(clips.features)).numpy()
+                return Clips(values[:, None], clips.sources)
+        return None
 
     def probe(self, clips: list[SplitClip], network: Features) -> Clips:
         """Real clips in features of one network."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from paris_p2p.errors import DataError
+from paris_p2p.score.agreement import TextSimilarity
+from paris_p2p.score.fidelity import Fidelity
 from paris_p2p.score.figures import Curve, calibration, confusion, distances, loss_curves, routing_over_time, specialisation
 from paris_p2p.score.intervals import Interval, Plan
 from paris_p2p.score.report import ClipRow, ClipWall, Figure, Part, Report, Section, Table, interval, looping, number, render, score_table
@@ -35,7 +39,8 @@ def write_evaluation(out: Path, evidence: Evidence, losses: Path | None, made: F
     progress("score", len(evidence.models), len(evidence.models))
     routers = {side.name: score_router(side.inspection, plan) for side in evidence.models if side.inspection}
     special = {side.name: specialisation_of(side.inspection, plan) for side in evidence.models if side.inspection}
-    results = {"made": made, "models": {name: _numbers(card, routers.get(name), special.get(name)) for name, card in cards.items()}}
+    models = {name: _numbers(card, routers.get(name), special.get(name)) for name, card in cards.items()}
+    results = {"made": made, "networks": evidence.networks, "models": models}
     _write(out / "results.json", json.dumps(results, indent=1, ensure_ascii=False, default=float) + "\n")
     sections = [
         Section("Clips", parts=(_wall(evidence),)),
@@ -50,13 +55,12 @@ def write_evaluation(out: Path, evidence: Evidence, losses: Path | None, made: F
     _write(out / "report.html", render(Report(title, _summary(cards, evidence), kept, tuple(made.items()))))
 
 
-def made_by(model: str, baseline: str | None, data: Path, options: EvaluateOptions) -> Facts:
+def made_by(command: Sequence[str], options: EvaluateOptions) -> Facts:
     """What a number needs to be believed: what it was made from, with what, and when. An invite is a key: its peers stay out."""
-    command = ["paris-run evaluate", model.partition("?")[0], f"--data {data}"]
-    command += [f"--baseline {baseline.partition('?')[0]}"] if baseline else []
+    shown = [word.partition("?")[0] if word.startswith("paris:") else word for word in command]
     names = ("paris-p2p", "torch", "numpy", "scikit-learn", "matplotlib")
     return {
-        "command": " ".join(command),
+        "command": shlex.join(shown),
         "options": options.model_dump_json(),
         "versions": ", ".join(f"{name} {version(name)}" for name in names),
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
@@ -124,14 +128,17 @@ def _values(cards: dict[str, Card]) -> list[Part]:
         if card.motion:
             motion = card.motion
             rows.append((motion.difference.name, name, _shown(motion.real), _shown(motion.generated), "", _floor(motion)))
-        if card.fidelity:
-            fidelity = card.fidelity
+        if card.aesthetic:
+            aesthetic = card.aesthetic
+            rows.append((aesthetic.difference.name, name, _shown(aesthetic.real), _shown(aesthetic.generated), "", _floor(aesthetic)))
+        agreed: list[Fidelity | TextSimilarity] = [*([card.fidelity] if card.fidelity else []), *card.similarity]
+        for fidelity in agreed:
             given = (fidelity.name, name, _shown(fidelity.real.own), _shown(fidelity.generated.own), _shown(fidelity.generated.shuffled))
             rows.append((*given, _range(fidelity.difference.floor.low, fidelity.difference.floor.high)))
     if not rows:
         return []
     columns = ("metric", "model", "real", "generated", "with prompts dealt out anew", "difference at the floor")
-    return [Table("One number per clip", columns, tuple(rows), "Means over clips with their intervals.", text_columns=2)]
+    return [Table("One number per clip", columns, tuple(rows), "Means over clips, with intervals over source videos.", text_columns=2)]
 
 
 def _inside(side: Side, router: RouterScore | None, special: Any, evidence: Evidence) -> Section:
@@ -152,7 +159,7 @@ def _inside(side: Side, router: RouterScore | None, special: Any, evidence: Evid
     parts.append(specialisation("Held-out loss of each expert on each cluster's clips", values, experts, names))
     columns = ("expert", *names)
     rows = tuple((name, *(_shown(cell) for cell in row)) for name, row in zip(experts, losses, strict=True))
-    note = "Velocity loss at logit-normal times, the same noise and times for every expert; intervals over clips; clips in brackets."
+    note = "Velocity loss at times drawn as in training, the same noise and times for all; intervals over source videos; clips in brackets."
     parts.append(Table("The same, with intervals", columns, rows, note))
     return Section(f"Inside: {side.name}", parts=tuple(parts))
 
@@ -194,6 +201,8 @@ def _numbers(card: Card, router: RouterScore | None, special: Any) -> dict[str, 
     found: dict[str, Any] = {"scores": [asdict(score) for score in card.scores], "left_out": card.left_out}
     found["motion"] = asdict(card.motion) if card.motion else None
     found["fidelity"] = asdict(card.fidelity) if card.fidelity else None
+    found["similarity"] = [asdict(similarity) for similarity in card.similarity]
+    found["aesthetic"] = asdict(card.aesthetic) if card.aesthetic else None
     if router is not None:
         found["router"] = {
             "t": router.t.tolist(),

@@ -66,6 +66,7 @@ def _write_pipeline(spec: RunSpec, run: str, weights: Mapping[str, Path], folder
     pipeline = ParisPipeline(
         experts=experts, router=router, scheduler=FlowMatchEulerDiscreteScheduler(shift=spec.training.time_shift),
         latent_shape=list(spec.latent.shape), fps=spec.clip.fps, run=run, text_tokens=spec.text_shape.tokens,
+        time_mean=spec.training.time_mean, time_std=spec.training.time_std,
         codec_name=spec.codec.name, codec_revision=spec.codec.revision, codec_sha256=spec.codec.sha256,
         text_name=spec.text.name, text_revision=spec.text.revision, text_sha256=spec.text.sha256,
         clip_shape=[spec.clip.frames, spec.clip.height, spec.clip.width], first_frame_rate=spec.training.first_frame_rate,

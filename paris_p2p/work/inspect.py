@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 
 from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
 from paris_p2p.data.clips import ClipSet
-from paris_p2p.data.prepared import Prepared, Split
+from paris_p2p.data.prepared import Prepared, Split, SplitClip, split_clips
 from paris_p2p.errors import DataError
-from paris_p2p.flow.path import clip_losses, interpolate, logit_normal, velocity
+from paris_p2p.flow.ddpm import Clamp
+from paris_p2p.flow.path import clip_losses, interpolate, velocity
 from paris_p2p.work.device import Device
+from paris_p2p.work.objective import flow_times
 from paris_p2p.work.parts import Arrays, Parts, Progress
 from paris_p2p.work.pipeline import ParisPipeline
 from paris_p2p.work.routed import ExpertSeats, seats_for
 
 TIMES = 8  # of the router: in the middle of as many equal slices of [0, 1]
-KIND = "inspected"
+KIND = "inspected-at-own-times"
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,10 @@ class Inspection:
     """Clips in an order that depends on the seed; noise and times are the same for every expert and every model."""
 
     clusters: NDArray[np.int64]  # [N]
+    sources: NDArray[np.str_]  # [N], the source video of each
     t: NDArray[np.float64]  # [S]
     beliefs: NDArray[np.float64] | None  # [N S K]; None where the model has no router over these clusters
-    losses: NDArray[np.float64]  # [N E], each at one t of the training's default distribution
+    losses: NDArray[np.float64]  # [N E], each at one t of the run's own distribution
     experts: tuple[int, ...]  # E
 
 
@@ -53,22 +56,23 @@ def inspect(pipeline: ParisPipeline, device: Device, held: Held, parts: Parts, p
     shards = prepared.shards_for(split)
     paths, clusters = [held.folder / shard.path for shard in shards], [shard.cluster for shard in shards]
     clips = ClipSet(paths, clusters, latent=prepared.latent, text=prepared.text_shape)
-    if len(clips) < parts.clips:
-        raise DataError(f"the shards of {split} hold {len(clips)} clips, its list {parts.clips}; prepare the clips again")
+    listed: list[SplitClip] = sorted(split_clips(held.folder, split), key=lambda clip: clip.cluster)  # the shards' order
+    if len(clips) < parts.clips or len(listed) != len(clips):
+        raise DataError(f"the shards of {split} hold {len(clips)} clips, its list {len(listed)}; prepare the clips again")
     draws = Draws.of(str(held.rng_seed), f"evaluate/{split}")
     order = ClipOrder(draws, len(clips))
     routes = pipeline.router is not None and pipeline.experts.total == prepared.experts > 1
-    config = pipeline.experts.config["expert"]
-    pool = ExpertSeats(config, pipeline.experts.state, device, seats_for(config, device))
+    pool = _pool(pipeline, device)
 
     def make(part: range) -> Arrays:
         batch = make_batch(clips, order, draws, part.start, len(part)).to(device.torch)
-        found = {"clusters": batch.cluster.cpu().numpy(), "losses": _losses(pool, pipeline.experts.present, batch)}
+        found = {"clusters": batch.cluster.cpu().numpy(), "losses": _losses(pool, pipeline, batch)}
         return found | ({"beliefs": _beliefs(pipeline, batch)} if routes else {})
 
     parts.fill(KIND, f"inspect {parts.folder.name}", make, progress)
     return Inspection(
         clusters=parts.gather(KIND, "clusters"),
+        sources=np.array([listed[order[i]].source for i in range(parts.clips)]),
         t=_times(),
         beliefs=parts.gather(KIND, "beliefs") if routes else None,
         losses=parts.gather(KIND, "losses"),
@@ -91,9 +95,18 @@ def _beliefs(pipeline: ParisPipeline, batch: Batch) -> NDArray[np.float64]:
     return np.stack(found, 1)
 
 
-def _losses(pool: ExpertSeats, experts: list[int], batch: Batch) -> NDArray[np.float64]:
-    """[B E]."""
-    x0, t = batch.latent.float(), logit_normal(batch.normal, 0.0, 1.0).float()
+def _pool(pipeline: ParisPipeline, device: Device) -> ExpertSeats:
+    config = pipeline.experts.config
+    clamp = Clamp(config["clamp_x0"], config["clamp_alpha"])
+    return ExpertSeats(config["expert"], pipeline.experts.state, device, seats_for(config["expert"], device), config["ddpm"], clamp)
+
+
+def _losses(pool: ExpertSeats, pipeline: ParisPipeline, batch: Batch) -> NDArray[np.float64]:
+    """[B E], at the same times for all, or they would not compare: those of the velocity predictors, where there are some."""
+    experts = pipeline.experts.present
+    noise = set(experts) <= set(pipeline.experts.config["ddpm"])
+    shape = pipeline.config["time_mean"], pipeline.config["time_std"], pipeline.scheduler.config["shift"]
+    x0, t = batch.latent.float(), flow_times(batch.normal, *shape, predicts_noise=noise)
     x_t, target = interpolate(x0, batch.noise, t), velocity(x0, batch.noise)
     given = (x_t, t, batch.tokens.float(), batch.mask, batch.pooled.float())
     return np.stack([clip_losses(pool.velocity(k, *given).float(), target).double().cpu().numpy() for k in experts], 1)

@@ -73,16 +73,22 @@ def batch_clips(spec: RunSpec, slot: str) -> int:
 
 
 def times(spec: RunSpec, slot: str, normal: Tensor) -> Tensor:
-    """The slot's distribution of flow times, from standard normals: [B] float64 -> [B] float32.
+    """The slot's distribution of flow times, from standard normals: [B] float64 -> [B] float32."""
+    training = spec.training
+    shape = training.time_mean, training.time_std, training.time_shift
+    return flow_times(normal, *shape, predicts_noise=spec.predicts_noise(slot))
+
+
+def flow_times(normal: Tensor, mean: float, std: float, shift: float, *, predicts_noise: bool) -> Tensor:
+    """Logit-normal, then shifted: [B] float64 -> [B] float32.
 
     For a noise predictor s is uniform (Ho et al. 2020, arXiv 2006.11239, Algorithm 1) before the run's shift, which multiplies
     the noise-to-data ratio as for the others: the shifted cosine schedule of Hoogeboom et al. 2023 (arXiv 2301.11093).
     """
-    training = spec.training
-    if spec.predicts_noise(slot):
+    if predicts_noise:
         uniform = torch.special.ndtr(normal)
-        return shifted(flow_time(uniform), training.time_shift).float()
-    return shifted(logit_normal(normal, training.time_mean, training.time_std), training.time_shift).float()
+        return shifted(flow_time(uniform), shift).float()
+    return shifted(logit_normal(normal, mean, std), shift).float()
 
 
 def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> Tensor:

@@ -69,11 +69,14 @@ class ParisPipeline(DiffusionPipeline):
         features_name: str = "",  # of the first frame, for the router
         features_revision: str = "",
         features_sha256: str = "",
+        time_mean: float = 0.0,  # of the times it was trained at, before the scheduler's shift
+        time_std: float = 1.0,
     ):
         super().__init__()
         self.register_modules(experts=experts, scheduler=scheduler, router=router)
         self.register_to_config(
             latent_shape=list(latent_shape or (1, 1, 1, 1)), fps=fps, run=run, text_tokens=text_tokens,
+            time_mean=time_mean, time_std=time_std,
             codec_name=codec_name, codec_revision=codec_revision, codec_sha256=codec_sha256,
             text_name=text_name, text_revision=text_revision, text_sha256=text_sha256,
             clip_shape=list(clip_shape or ()), first_frame_rate=first_frame_rate,

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paris_p2p.errors import UsageError
+from paris_p2p.score.agreement import TextSimilarity, score_text_similarity
 from paris_p2p.score.classifier import classifier_test
 from paris_p2p.score.distances import score_frechet, score_kernel
 from paris_p2p.score.fidelity import Fidelity, Probe, fit_probe, score_fidelity
@@ -30,6 +32,8 @@ class Card:
     scores: list[Score] = field(default_factory=list)
     motion: Values | None = None
     fidelity: Fidelity | None = None
+    similarity: list[TextSimilarity] = field(default_factory=list)
+    aesthetic: Values | None = None
     left_out: dict[str, str] = field(default_factory=dict)
 
     def attempt(self, name: str, compute: Callable[[], None]) -> None:
@@ -49,7 +53,11 @@ def score_model(evidence: Evidence, side: Side, plan: Plan | None = None) -> Car
             card.attempt(f"{name}, {title}", partial(metric, card, title, *sides, plan))
     if real.motion is not None and side.motion is not None:
         card.attempt("Motion", lambda: _motion(card, evidence, side, plan))
+    if real.aesthetic is not None and side.aesthetic is not None:
+        card.attempt("Aesthetic value", lambda: _aesthetic(card, evidence, side, plan))
     card.attempt("Prompt fidelity", lambda: _fidelity(card, evidence, side, plan))
+    for title in evidence.captions.keys() & real.features.keys() & side.features.keys():
+        card.attempt(f"Text-video similarity, {title}", partial(_similarity, card, title, evidence, side, plan))
     return card
 
 
@@ -75,6 +83,18 @@ def _motion(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> No
     card.motion = score_values("Motion, DIS optical flow, px/frame", evidence.real.motion, side.motion, plan)
 
 
+def _aesthetic(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> None:
+    assert evidence.real.aesthetic is not None
+    assert side.aesthetic is not None
+    card.aesthetic = score_values(f"Aesthetic value, {evidence.aesthetic}", evidence.real.aesthetic, side.aesthetic, plan)
+
+
+def _similarity(card: Card, title: str, evidence: Evidence, side: Side, plan: Plan | None) -> None:
+    """Both sides have the same captions, clip by clip."""
+    text = evidence.captions[title]
+    card.similarity.append(score_text_similarity(title, evidence.real.features[title], text, side.features[title], text, plan))
+
+
 def _fidelity(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> None:
     if evidence.probe is None:
         raise UsageError("the probe tells clusters apart: it needs 2 clusters with train clips, --probe-clips above 0, and usable features")
@@ -89,7 +109,7 @@ class RouterScore:
     """The router on held-out clips, over all times and at each."""
 
     t: NDArray[np.float64]  # [S]
-    accuracy: tuple[Interval, ...]  # at each t, resampled over clips
+    accuracy: tuple[Interval, ...]  # at each t, resampled over source videos
     calibration_error: tuple[float, ...]  # at each t
     confusion: NDArray[np.int64]  # [G K], over all times
     confidence: Floats  # [N S], of its first choice
@@ -104,7 +124,7 @@ def score_router(seen: Inspection, plan: Plan | None = None) -> RouterScore | No
     size = seen.beliefs.shape[2]
     confusion = np.zeros((size, size), dtype=np.int64)
     np.add.at(confusion, (np.broadcast_to(seen.clusters[:, None], first.shape), first), 1)
-    accuracy = tuple(_mean(right[:, s].astype(np.float64), plan) for s in range(len(seen.t)))
+    accuracy = tuple(_mean(right[:, s].astype(np.float64), seen.sources, plan) for s in range(len(seen.t)))
     errors = tuple(expected_calibration_error(confidence[:, s], right[:, s]) for s in range(len(seen.t)))
     return RouterScore(seen.t, accuracy, errors, confusion, confidence, right)
 
@@ -113,13 +133,14 @@ def specialisation_of(seen: Inspection, plan: Plan | None = None) -> tuple[list[
     """(the clusters with clips, each expert's loss on each of them [E G])."""
     clusters = [int(k) for k in np.unique(seen.clusters)]
     return clusters, [
-        [_mean(seen.losses[seen.clusters == k, e], plan) for k in clusters] for e in range(len(seen.experts))
+        [_mean(seen.losses[seen.clusters == k, e], seen.sources[seen.clusters == k], plan) for k in clusters]
+        for e in range(len(seen.experts))
     ]  # fmt: skip
 
 
-def _mean(values: Floats, plan: Plan | None) -> Interval:
-    """With an interval over clips; one clip alone has none, and gets its value thrice."""
-    if len(values) < 2:
+def _mean(values: Floats, sources: NDArray[Any], plan: Plan | None) -> Interval:
+    """With an interval over source videos; one alone has none, and gets its value thrice."""
+    if len(np.unique(sources)) < 2:
         return Interval(float(values.mean()), float(values.mean()), float(values.mean()))
-    clips = Clips(values[:, None], np.arange(len(values)))
+    clips = Clips(values[:, None], sources)
     return resampled(lambda rows: float(values[rows].mean()), [np.arange(len(values))], (tree_of(clips),), plan or Plan())

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +27,12 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "tiny-clip"
+    save_clip(path)
+    return path
+
+
+def save_clip(path: Path) -> None:
+    """A CLIP of random weights and seven words."""
     torch.manual_seed(0)
     text = {**TOWER, "vocab_size": 8, "max_position_embeddings": 6, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 0}
     vision = {**TOWER, "image_size": 16, "patch_size": 8}
@@ -34,7 +41,6 @@ def folder(tmp_path_factory):
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>").save_pretrained(path)
-    return path
 
 
 def clips(count: int, frames: int = 4) -> torch.Tensor:

@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shlex
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2Model
 from typer.testing import CliRunner
 
 from paris_p2p.cli.run import app
+from paris_p2p.data.prepared import Prepared, split_clips
 from paris_p2p.data.splits import SplitOptions
 from paris_p2p.errors import DataError, UsageError
+from paris_p2p.features.image_text import load_clip
+from paris_p2p.flow.path import shifted
 from paris_p2p.model.presets import build_expert, build_router
+from paris_p2p.node.host import save_spec
+from paris_p2p.peer.fetching import GENERATOR_DIR, Fetched, FetchedSlot
 from paris_p2p.score.intervals import Plan
 from paris_p2p.spec import ROUTER, GateSpec, TimingSpec, TrainingSpec
+from paris_p2p.store.blobs import BlobStore
 from paris_p2p.work import evaluate as room
 from paris_p2p.work.checkpoint import Counters
 from paris_p2p.work.create import CreateOptions, create_run
-from paris_p2p.work.evaluate import EvaluateOptions, Evidence, gather
+from paris_p2p.work.device import pick_device
+from paris_p2p.work.evaluate import EvaluateOptions, Evidence, choose_clips, gather
 from paris_p2p.work.evaluation_report import read_losses, write_evaluation
 from paris_p2p.work.export import export
-from paris_p2p.work.inspect import Inspection
+from paris_p2p.work.inspect import Held, Inspection, inspect
+from paris_p2p.work.parts import Parts
+from paris_p2p.work.pipeline import ParisPipeline
 from paris_p2p.work.prepare import PrepareOptions, prepare
+from paris_p2p.work.routed import ExpertSeats
 from paris_p2p.work.scorecard import score_router, specialisation_of
 from tests.data.videos import scene, write_video
+from tests.features.test_image_text import save_clip
 from tests.work.made_run import save_text_encoder
 
 OPTIONS = EvaluateOptions(clips=20, probe_clips=30, steps=2, guidance=1.0, device="cpu", threads=1)
@@ -66,6 +80,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def random_model(folder: Path) -> Path:
+    """Exported, and lying in `folder`/peer as a fetch would have left it, with its invite in `folder`/invite.txt."""
     words = dict.fromkeys(("name", "purpose", "data_licence", "weights_licence"), "made")
     training = TrainingSpec(batch_clips=4, learning_rate=1e-3, router_batch_clips=4)
     options = CreateOptions(**words, expert="nano", router="nano", training=training, gate=GateSpec(clips=4), timing=TimingSpec())
@@ -77,6 +92,13 @@ def random_model(folder: Path) -> Path:
         weights[slot] = folder / f"{slot}.safetensors"
         save_file(tensors, weights[slot], Counters(run.id, slot, 1, 1).metadata("weights"))
     export(spec, run.id, weights, {}, folder / "data" / "codec", folder / "model", folder / "data" / "text")
+    store = BlobStore(folder / "peer" / GENERATOR_DIR / "blobs")
+    for path in [*(folder / "data" / "codec").rglob("*"), *(folder / "data" / "text").rglob("*")]:
+        store.add_file(path)
+    home = save_spec(folder / "peer" / GENERATOR_DIR, run).parent
+    slots = {slot: FetchedSlot(card=run.id, weights=store.add_file(path)) for slot, path in weights.items()}
+    (home / "fetched.json").write_text(Fetched(slots=slots).model_dump_json())
+    (folder / "invite.txt").write_text(f"paris:{run.id}?peer=/ip4/192.0.2.1/tcp/1/p2p/{run.signer}")
     return folder / "model"
 
 
@@ -174,6 +196,82 @@ def test_a_metric_that_so_few_clips_cannot_carry_is_left_out_and_says_what_it_ne
     assert "needs 10" in (tmp_path / "few" / "report.html").read_text()
 
 
+def test_an_invite_is_evaluated_from_what_a_fetch_brought_with_captions_and_tastes_scored_and_the_command_kept(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save_clip(tmp_path / "clip")
+    save_file({"weight": torch.ones(1, 12), "bias": torch.zeros(1)}, tmp_path / "head.safetensors")
+    losses = tmp_path / "loss curves.jsonl"
+    losses.write_text('{"model": "a", "clips": 2, "loss": 0.5}\n')
+    monkeypatch.setattr("paris_p2p.work.evaluation_report.Plan", lambda: PLAN)
+    invite = f"@{world.folder / 'invite.txt'}"
+    command = ["evaluate", invite, "--data", str(world.data), "--out", str(tmp_path / "out"), "--clips", "4", "--probe-clips", "0"]
+    command += ["--features", f"clip:{tmp_path / 'clip'}", "--aesthetic", str(tmp_path / "head.safetensors"), "--losses", str(losses)]
+    command += ["--steps", "2", "--device", "cpu", "--threads", "1", "--data-dir", str(world.folder / "peer"), "--offline"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert sorted(shlex.split(results["made"]["command"])) == sorted(["paris-run", *command])
+    scored = results["models"]["experts"]
+    (similarity,) = scored["similarity"]
+    clips = choose_clips(list(split_clips(world.data, "test")), 4, 0)
+    clip = load_clip(str(tmp_path / "clip"), frames=2)
+    seen = clip(torch.stack([torch.from_numpy(one.pixels(Prepared.load(world.data).clip)) for one in clips]))
+    expected = (seen * clip.text([one.caption for one in clips])).sum(1).mean().item()
+    assert similarity["real"]["own"]["value"] == pytest.approx(expected, abs=1e-5)
+    assert scored["aesthetic"]["real"]["value"] == pytest.approx(seen.sum(1).mean().item(), abs=1e-5)
+    assert results["networks"]["CLIP clip"] == clip.sha256
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Text-video similarity, CLIP clip" in page
+    assert "Aesthetic value, head" in page
+
+
+def test_inspected_clips_belong_to_the_video_they_are_cut_from(world: World, evidence: Evidence):
+    seen = evidence.models[0].inspection
+    assert seen is not None
+    there = Counter((clip.source, clip.cluster) for clip in split_clips(world.data, "test"))
+    assert Counter(zip(seen.sources.tolist(), seen.clusters.tolist(), strict=True)) <= there
+    assert len(set(seen.clusters.tolist())) > 1
+
+
+def test_experts_are_compared_at_the_times_of_their_training(world: World):
+    pipeline = ParisPipeline.from_pretrained(world.model)
+    held = Held(world.data, Prepared.load(world.data), "test", 0)
+
+    def times_seen(folder: str) -> torch.Tensor:
+        given: list[torch.Tensor] = []
+
+        class Spy(ExpertSeats):
+            def velocity(self, expert, x_t, t, *rest):
+                given.append(t)
+                return super().velocity(expert, x_t, t, *rest)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("paris_p2p.work.inspect.ExpertSeats", Spy)
+            inspect(pipeline, pick_device("cpu"), held, Parts(world.folder / folder, 8), lambda *_: None)
+        return given[0]
+
+    plain = times_seen("plain")
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    torch.testing.assert_close(times_seen("shifted"), shifted(plain.double(), 3.0).float())
+    pipeline.register_to_config(time_mean=1.0, time_std=0.5)
+    narrow = torch.sigmoid(1 + 0.5 * torch.logit(plain.double()))
+    torch.testing.assert_close(times_seen("narrow"), shifted(narrow, 3.0).float())
+
+
+def test_clips_of_one_video_count_once_in_the_intervals_of_router_and_experts():
+    wrong, right = [[0.1, 0.9]], [[0.9, 0.1]]
+    beliefs = np.array([*[wrong] * 4, *[right] * 4] * 2)
+    alone = Inspection(np.zeros(16, int), np.array(list("abcdefghijklmnop")), np.array([0.5]), beliefs, np.ones((16, 1)), (0,))
+    pairs = replace(alone, sources=np.array(list("aaaabbbbccccdddd")))
+    widths = []
+    for seen in (alone, pairs):
+        router = score_router(seen, Plan(resamples=400))
+        assert router is not None
+        widths.append(router.accuracy[0].high - router.accuracy[0].low)
+    assert widths[1] > widths[0]
+
+
 def test_the_command_refuses_before_it_works(world: World, tmp_path: Path):
     def refusal(*arguments: str) -> str:
         result = CliRunner().invoke(app, ["evaluate", *arguments, "--data", str(world.data), "--out", str(tmp_path / "out")])
@@ -182,6 +280,15 @@ def test_the_command_refuses_before_it_works(world: World, tmp_path: Path):
     assert "holds no exported run" in refusal(str(tmp_path))
     assert "--split" in refusal(str(world.model), "--split", "train")
     assert "no feature network is called" in refusal(str(world.model), "--features", "best")
+    assert "no --features i3d:FILE" in refusal(str(world.model), "--sha256", "0" * 64)
+    assert "--i3d-sha256" not in refusal(str(world.model), "--sha256", "short")
+    (tmp_path / "i3d.pt").write_bytes(b"code")
+    assert "expected 00000000" in refusal(str(world.model), "--features", f"i3d:{tmp_path / 'i3d.pt'}", "--sha256", "0" * 64)
+    save_file({"weight": torch.ones(1, 768), "bias": torch.zeros(1)}, tmp_path / "head.safetensors")
+    assert "no --features clip: is given" in refusal(str(world.model), "--aesthetic", str(tmp_path / "head.safetensors"))
+    save_clip(tmp_path / "clip")
+    given = ("--features", f"clip:{tmp_path / 'clip'}", "--aesthetic", str(tmp_path / "head.safetensors"))
+    assert "takes 768 features of CLIP ViT-L/14, and CLIP clip gives 12" in refusal(str(world.model), *given)
 
 
 def test_loss_curves_are_read_in_order_and_other_files_are_refused(tmp_path: Path):
@@ -198,7 +305,7 @@ def test_loss_curves_are_read_in_order_and_other_files_are_refused(tmp_path: Pat
 def test_router_and_specialisation_are_what_was_seen():
     beliefs = np.array([[[0.9, 0.1], [0.6, 0.4]], [[0.2, 0.8], [0.7, 0.3]]])
     losses = np.array([[1.0, 3.0], [4.0, 2.0]])
-    seen = Inspection(np.array([0, 1]), np.array([0.75, 0.25]), beliefs, losses, (0, 1))
+    seen = Inspection(np.array([0, 1]), np.array(["a", "b"]), np.array([0.75, 0.25]), beliefs, losses, (0, 1))
     router = score_router(seen, PLAN)
     assert router is not None
     assert [accuracy.value for accuracy in router.accuracy] == [1.0, 0.5]

@@ -145,7 +145,16 @@ FULL_SAMPLINGS = (
 )
 ARMS = (EXPERTS, MONOLITH, TOTAL, RANDOM)
 
-CORE = Scale(name="core", clips=5400, steps=5400, arms=ARMS, samplings=CORE_SAMPLINGS)
+ROUND_1 = Scale(name="core-1", clips=5400, steps=5400, arms=ARMS, samplings=CORE_SAMPLINGS)  # PROTOCOL.md, Rounds
+CORE = ROUND_1.model_copy(
+    update={
+        "name": "core",
+        "pca": (8, 8),
+        "width": 96,
+        "learning_rates": (2e-3, 4e-3, 8e-3),
+        "guidances": (1.5, 2.5, 4.0),
+    }
+)
 FULL = CORE.model_copy(
     update={
         "name": "full",
@@ -158,6 +167,7 @@ FULL = CORE.model_copy(
 GPU = FULL.model_copy(
     update={
         "name": "gpu",
+        "pca": (8, 16),
         "clips": 60_000,
         "test_clips": 2048,
         "validation_clips": 1024,
@@ -215,4 +225,4 @@ TINY = CORE.model_copy(  # to see that everything runs, in a minute or two; its 
         "components": 8,
     }
 )
-SCALES: dict[str, Scale] = {scale.name: scale for scale in (CORE, FULL, GPU, IMAGES, TINY)}
+SCALES: dict[str, Scale] = {scale.name: scale for scale in (ROUND_1, CORE, FULL, GPU, IMAGES, TINY)}

@@ -63,7 +63,7 @@ def test_an_arms_curve_weighs_each_clusters_own_expert(findings):
 def test_tables_have_every_arm_sampling_and_trial(findings):
     assert [row[0] for row in arms_table(findings).rows] == [arm.name for arm in SCALE.arms]
     assert len(ratio_table(findings).rows) == len(SCALE.samplings) - 1
-    assert all("0.001: 0.0010 *" in row[2] for row in trials_table(findings).rows if row[1] == "learning rate")
+    assert all("0.002: 0.0020 *" in row[2] for row in trials_table(findings).rows if row[1] == "learning rate")
 
 
 def test_the_report_is_rebuilt_from_results_alone_and_escapes_captions(findings, tmp_path):

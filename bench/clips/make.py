@@ -10,6 +10,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
@@ -60,13 +61,18 @@ class Part:
 def make(out: Path, clips: int, rng_seed: int, domains: tuple[str, ...], workers: int, report: Report) -> list[Row]:
     """Make what is missing of `clips` clips, equally many of each domain and scene; WorldError or ValueError when it cannot be."""
     check_installed(domains)
+    out = out.absolute()
     (out / PARTS).mkdir(parents=True, exist_ok=True)
     _same_settings(out, rng_seed)
     parts = plan(out, clips, rng_seed, domains)
     missing = [part for part in parts if not part.done_path.exists()]
     done, total = sum(part.clips for part in parts) - sum(part.clips for part in missing), sum(part.clips for part in parts)
     report(done, total)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory(prefix="clips-") as scratch,
+        ProcessPoolExecutor(workers, spawn, initializer=_begin_worker, initargs=(Path(scratch),)) as pool,
+    ):
         try:
             for finished in as_completed([pool.submit(record, part) for part in missing]):
                 done += finished.result()
@@ -132,7 +138,9 @@ def _row(part: Part, name: str, number: int, episode: int, frames: np.ndarray) -
     }
 
 
-def _one_thread() -> None:
+def _begin_worker(scratch: Path) -> None:
+    """A thread of its own, and a folder: VizDoom makes `_vizdoom` where it runs, and fails if another makes it at that moment."""
+    os.chdir(tempfile.mkdtemp(dir=scratch))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS"):
         os.environ[name] = "1"
 

@@ -6,6 +6,7 @@ its maker. Each test brings the swarm into the state it needs; the last one uses
 
 from __future__ import annotations
 
+import math
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -133,16 +134,16 @@ def test_status_tells_a_direct_path_from_a_relayed_one(homes: Homes) -> None:
 def test_a_home_whose_cable_was_pulled_comes_back_by_itself(homes: Homes) -> None:
     home, volunteer = homes.homes[0], homes.volunteers[0]
     homes.until("training", lambda: (volunteer.status() or {}).get("phase") == "training")
+    pulled_at = time.time()
     home.plug("down")
     try:
         time.sleep(OUTAGE_S)
         assert volunteer.running
     finally:
         home.plug("up")
-    steps, attested_at = homes.slot("expert-0")["steps"], time.time()
     homes.until("its claim", lambda: homes.slot("expert-0")["lead"] == peer_id(volunteer))
-    newer = homes.until("its next tip", lambda: (slot := homes.slot("expert-0"))["steps"] > steps and slot)
-    assert time.time() - newer["tip_age_s"] > attested_at - OUTAGE_S
+    # a card from before may still have waited for its attestation: the first tip to come need not be a new one
+    homes.until("a tip made since", lambda: time.time() - homes.slot("expert-0").get("tip_age_s", math.inf) > pulled_at)
     assert "training expert-0 on cpu from step 0" in volunteer.log.read_text()
     assert volunteer.log.read_text().count("training expert-0") == 1  # it never stopped
 

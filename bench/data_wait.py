@@ -9,6 +9,7 @@ first report is left out: until then files are opened and, on a GPU, blocks comp
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -70,8 +71,6 @@ def job(folder: Path, out: Path, preset: str, batch: int, device: str) -> TrainJ
 
 def waits(job: TrainJob, train_s: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The trainer's step events after the first, and what it said when it started."""
-    import json
-
     trainer = subprocess.Popen(
         [sys.executable, "-m", "paris_p2p.work.trainer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     )

@@ -1,4 +1,4 @@
-"""Where the files of somebody else's model are (a folder, an installed package, or a hub), and their hash."""
+"""Where the files of somebody else's model are (a folder, an installed package, or a hub), their hash, and the tokenizer among them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ from paris_p2p.errors import BlobError, UsageError
 
 READABLE_SUFFIXES = (".safetensors", ".json", ".txt", ".model")  # no pickles, no code: nothing else of a model folder is ever read
 MAX_CONFIG_BYTES = 4 << 20
+MAX_CAPTION_CHARACTERS = 2000
+TOKENIZER_FILES = {"tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"}  # one holds the vocabulary
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,28 @@ def find_model(reference: str, folder: Path | None = None, revision: str = "") -
 def is_local(reference: str) -> bool:
     """Whether `find_model` reads the reference from this disk: such a model travels with the run as files."""
     return Path(reference).expanduser().is_dir()
+
+
+def load_tokenizer(files: ModelFiles) -> Any:
+    """The transformers tokenizer beside a model's weights, with a token to pad with; UsageError when there is none."""
+    from transformers import AutoTokenizer
+
+    if not {path.name for path in files.files} & TOKENIZER_FILES:  # transformers would make up an empty one
+        known = ", ".join(sorted(TOKENIZER_FILES))
+        raise UsageError(f"no tokenizer in {files.folder}; put the model's own (one of {known}) beside its weights")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no tokenizer can be read in {files.folder} ({error}); take the model's own files anew") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def tokenize(tokenizer: Any, captions: Sequence[str], tokens: int) -> Any:
+    """`input_ids` and `attention_mask`, [captions, tokens] each; a caption is cut to 2000 characters and to `tokens` tokens."""
+    cut = [caption[:MAX_CAPTION_CHARACTERS] for caption in captions]
+    return tokenizer(cut, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt")
 
 
 @contextmanager

@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from paris_p2p.errors import DataError, PresetError, UsageError
-from paris_p2p.weights import ModelFiles, find_model, folder_files, package_files, quiet_loading
+from paris_p2p.weights import ModelFiles, find_model, folder_files, load_tokenizer, package_files, quiet_loading, tokenize
 
 DEFAULT_TOKENS = 32
 MAX_TOKENS = 4096
-MAX_CAPTION_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,7 @@ class TextEncoder:
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> TextBatch:
         """Embed captions; each is cut to 2000 characters and `tokens` tokens. Results stay on the encoder's device."""
-        words = self.tokenizer(
-            [caption[:MAX_CAPTION_CHARACTERS] for caption in captions],
-            padding="max_length",
-            max_length=self.tokens,
-            truncation=True,
-            return_tensors="pt",
-        ).to(self.model.device)
+        words = tokenize(self.tokenizer, captions, self.tokens).to(self.model.device)
         mask = words["attention_mask"].bool()  # B L
         output = self.model(input_ids=words["input_ids"], attention_mask=words["attention_mask"])
         tokens = output.last_hidden_state.float() * mask[..., None]  # B L D
@@ -85,7 +78,7 @@ def load_text_encoder(
     load, pool = _ARCHITECTURES[architecture]
     with quiet_loading():
         model = load(files.folder).to(device).eval().requires_grad_(False)
-        tokenizer = _load_tokenizer(files.folder)
+        tokenizer = load_tokenizer(files)
     hidden = getattr(model.config, "hidden_size", None) or model.config.d_model
     return TextEncoder(name, files.revision, files.sha256, files, tokens, hidden, hidden, model, tokenizer, pool)
 
@@ -99,18 +92,6 @@ def _find(name: str, folder: Path | None, revision: str) -> ModelFiles:
     if kind != "transformers" or not reference:
         raise PresetError(f"no text encoder is called {name!r}; use minilm or transformers:<folder or hub id>")
     return find_model(reference, folder, revision)
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"no tokenizer in {folder} ({error}); put the text encoder's tokenizer files there") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def _mean(output: Any, mask: Tensor) -> Tensor:

@@ -14,13 +14,11 @@ from einops import rearrange, reduce
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from paris_p2p.errors import UsageError
 from paris_p2p.features.pictures import FROM_FOLDER, Pictures, architecture_of, middles, preprocessing, titled
-from paris_p2p.weights import ModelFiles, find_model, quiet_loading
+from paris_p2p.weights import find_model, load_tokenizer, quiet_loading, tokenize
 
 FRAMES_AT_ONCE = 16  # bounds the activations
 CAPTIONS_AT_ONCE = 64
-MAX_CAPTION_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,7 @@ class ClipFeatures:
         return normalize(self.model.visual_projection(pooled).float(), dim=-1)  # N F
 
     def _captions(self, captions: Sequence[str]) -> Tensor:
-        words = self.tokenizer(
-            [caption[:MAX_CAPTION_CHARACTERS] for caption in captions],
-            padding="max_length",
-            max_length=self.tokens,
-            truncation=True,
-            return_tensors="pt",
-        ).to(self.pictures.mean.device)  # N L
+        words = tokenize(self.tokenizer, captions, self.tokens).to(self.pictures.mean.device)  # N L
         pooled = self.model.text_model(input_ids=words["input_ids"], attention_mask=words["attention_mask"]).pooler_output
         return normalize(self.model.text_projection(pooled).float(), dim=-1)  # N F
 
@@ -87,15 +79,4 @@ def load_clip(reference: str, *, frames: int, device: str = "cpu") -> ClipFeatur
     pictures = preprocessing(files, model.config.vision_config.image_size, device, mode="bicubic")
     tokens = model.config.text_config.max_position_embeddings
     name, title = f"clip:{reference}", titled("CLIP", reference)
-    return ClipFeatures(name, title, files.sha256, frames, pictures, model, _tokenizer(files), tokens)
-
-
-def _tokenizer(files: ModelFiles) -> Any:
-    from transformers import AutoTokenizer
-
-    if not {path.name for path in files.files} & {"tokenizer.json", "vocab.json"}:  # transformers would make up an empty one
-        raise UsageError(f"no tokenizer in {files.folder}; put CLIP's tokenizer.json, or vocab.json and merges.txt, beside its weights")
-    try:
-        return AutoTokenizer.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"no tokenizer can be read in {files.folder} ({error}); take CLIP's own files anew") from error
+    return ClipFeatures(name, title, files.sha256, frames, pictures, model, load_tokenizer(files), tokens)

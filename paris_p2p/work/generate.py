@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from paris_p2p.codec.text import MAX_CAPTION_CHARACTERS, load_text_encoder
+from paris_p2p.codec.text import load_text_encoder
 from paris_p2p.codec.video import Codec, load_codec
 from paris_p2p.errors import DataError, RecordError, SlotMissingError
 from paris_p2p.features.image import load_first_features
@@ -24,6 +24,7 @@ from paris_p2p.flow.guidance import Condition, guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.flow.sampler import sample, time_grid
 from paris_p2p.spec import ROUTER, RunSpec, cluster_of, open_run
+from paris_p2p.weights import MAX_CAPTION_CHARACTERS
 from paris_p2p.work.device import Device, pick_device, return_memory, set_threads
 from paris_p2p.work.first_frame import Picture, check_trained_for, encode_first, look_at, read_picture
 from paris_p2p.work.routed import Chooser, ExpertSeats, batch_clips_for, clip_noise, expert_state, load_router, seats_for

@@ -86,6 +86,14 @@ def test_architectures_outside_the_table_are_refused(tmp_path):
         load_text_encoder(f"transformers:{tmp_path}")
 
 
+def test_an_encoder_without_its_tokenizer_is_refused(tmp_path):
+    save_t5(tmp_path)
+    for path in (*tmp_path.glob("tokenizer*"), *tmp_path.glob("special_tokens*")):
+        path.unlink()
+    with pytest.raises(UsageError, match="no tokenizer in"):
+        load_text_encoder(f"transformers:{tmp_path}")
+
+
 def test_names_that_lead_nowhere_say_what_to_use(tmp_path):
     with pytest.raises(PresetError, match="use minilm or transformers:"):
         load_text_encoder("word2vec")

@@ -67,7 +67,7 @@ class VideoDiT(ModelMixin, ConfigMixin):
         """
         grid = self.patch.grid(x_t)
         absolute, cos, sin = self.positions(grid, x_t.device)
-        text, mask = with_null(self.null_token, tokens, mask)        # [B L+1 text_width] [B 1 1 L+1]
+        text, mask = with_null(self.null_token, tokens, mask)        # [B L text_width] [B 1 1 L]
         shared = self._shared(t)                                     # [B 6 D]
         steers = (shared[:, None] + self.tables).unbind(1)           # [B 6 D] for each block
         x = self.embed(self.patch.cut(x_t).to(self.embed.weight.dtype)) + absolute.to(shared.dtype)  # [B N D]

@@ -64,7 +64,7 @@ class Positions:
         self._tables: dict[tuple[int, int, int, str], tuple[Tensor, Tensor, Tensor]] = {}
 
     def __call__(self, grid: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """(absolute [N D], cos [N 1 E], sin [N 1 E]), float32; the sine is negative in the first half."""
+        """(absolute [N D], cos [N E], sin [N E]), float32; the sine is negative in the first half."""
         key = (*grid, str(device))
         if key not in self._tables:
             absolute = self._angles(grid, self.thirds, 1e4)                  # [N D/2]
@@ -72,8 +72,8 @@ class Positions:
             sin, cos = angles.sin(), angles.cos()
             tables = (
                 torch.cat([absolute.sin(), absolute.cos()], 1),              # [N D]
-                torch.cat([cos, cos], 1)[:, None],                           # [N 1 E]
-                torch.cat([-sin, sin], 1)[:, None],                          # [N 1 E]
+                torch.cat([cos, cos], 1),                                    # [N E]
+                torch.cat([-sin, sin], 1),                                   # [N E]
             )
             with torch.inference_mode(False):
                 self._tables[key] = tuple(table.float().to(device) for table in tables)  # type: ignore[assignment]
@@ -111,9 +111,9 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        q, k, v = rearrange(self.qkv(x), "b n (s a e) -> s b n a e", s=3, a=self.heads)
+        q, k, v = rearrange(self.qkv(x), "b n (s a e) -> s b a n e", s=3, a=self.heads)
         cos, sin = cos.to(v.dtype), sin.to(v.dtype)
-        q, k = turn(self.q_norm(q), cos, sin), turn(self.k_norm(k), cos, sin)  # [B N A E]
+        q, k = turn(self.q_norm(q), cos, sin), turn(self.k_norm(k), cos, sin)  # [B A N E]
         return self.out(attend(q, k, v))  # type: ignore[no-any-return]      # [B N D]
 
 
@@ -129,14 +129,13 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:      # [B N D] [B L D'] [B 1 1 L]
-        q = rearrange(self.q(x), "b n (a e) -> b n a e", a=self.heads)
-        k, v = rearrange(self.kv(text), "b l (s a e) -> s b l a e", s=2, a=self.heads)
+        q = rearrange(self.q(x), "b n (a e) -> b a n e", a=self.heads)
+        k, v = rearrange(self.kv(text), "b l (s a e) -> s b a l e", s=2, a=self.heads)
         return self.out(attend(self.q_norm(q), self.k_norm(k), v, mask))  # type: ignore[no-any-return]  # [B N D]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention: [B N A E], [B L A E], [B L A E], True where seen [B 1 1 L] -> [B N D]."""
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)        # [B A . E]
+    """Softmax attention: [B A N E], [B A L E], [B A L E], True where seen [B 1 1 L] -> [B N D]."""
     if q.device.type == "cpu" and v.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] <= _PLAIN_SCORES:
         # torch's own CPU kernel leaves the bfloat16 matrix units idle: here plain products are five times as fast.
         y = _scores(q, k, mask).softmax(-1).to(v.dtype) @ v
@@ -152,7 +151,7 @@ def _scores(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         whole: Tensor = (q * scale) @ k.transpose(-1, -2)
         return whole
-    unseen = q.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf).expand(-1, heads[1], q.shape[2], -1).flatten(0, 1)
+    unseen = q.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf).expand(-1, heads[1], -1, -1).flatten(0, 1)  # BA 1 L
     scores: Tensor = torch.baddbmm(unseen, q.flatten(0, 1), k.flatten(0, 1).transpose(-1, -2), alpha=scale)
     return scores.reshape(*heads, q.shape[2], -1)
 
@@ -171,12 +170,11 @@ class Block(nn.Module):
         self, x: Tensor, steer: Tensor, rotary: tuple[Tensor, Tensor], text: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = steer.unsqueeze(2).unbind(1)  # steer [B 6 D], scales around 1
-        x = x + gate1 * self.attention(normed(x, shift1, scale1), *rotary)
+        x = torch.addcmul(x, gate1, self.attention(normed(x, shift1, scale1), *rotary))
         if self.text is not None and text is not None and mask is not None:
             x = x + self.text(x, text, mask)
         hidden = gelu(self.up(normed(x, shift2, scale2)))                    # [B N 4 D]
-        steered: Tensor = x + gate2 * self.down(hidden)
-        return steered
+        return torch.addcmul(x, gate2, self.down(hidden))
 
 
 def normed(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -191,12 +189,11 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def with_null(null_token: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Text with the stand-in for none before it, and what is seen: [D'], [B L D'], [B L] -> [B L+1 D'], [B 1 1 L+1]."""
+    """Text with a stand-in as the one token of clips that have none, and what is seen: [D'], [B L D'], [B L] -> [B L D'], [B 1 1 L]."""
     mask = mask.bool()
-    null = null_token.to(tokens.dtype).expand(len(tokens), 1, -1)
-    text = torch.cat([null, tokens], 1).to(null_token.dtype)
-    seen = torch.cat([~mask.any(1, keepdim=True), mask], 1)
-    return text, seen[:, None, None]
+    stands_in = F.pad(~mask.any(1, keepdim=True), (0, mask.shape[1] - 1))
+    text = torch.where(stands_in[..., None], null_token, tokens.to(null_token.dtype))
+    return text, (mask | stands_in)[:, None, None]
 
 
 def initialise(network: nn.Module) -> None:

@@ -4,7 +4,7 @@ Double-stream blocks keep text and video apart but for one joint attention (Esse
 single-stream blocks both share all weights, with attention and MLP side by side (ViT-22B, arXiv 2302.05442, section 2). Layer by layer
 it has FLUX's sizes. Unlike there, rotary pairs are `Positions`' (a quarter for T, or `rotary_frame_pairs`: FLUX has an eighth), padded
 text is masked, and a clip without text has learned stand-ins for its tokens and pooled text.
-Legend: B clips, C T H W latents, N patches, L text tokens with the stand-in, M = L + N, D width, A heads, E width of a head,
+Legend: B clips, C T H W latents, N patches, L text tokens, M = L + N, D width, A heads, E width of a head,
 P pooled width. t = 1 is noise.
 """
 
@@ -85,7 +85,7 @@ class MMDiT(ModelMixin, ConfigMixin):
     def forward(
         self, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None, first: Tensor | None = None
     ) -> Tensor:
-        """The velocity [B C T H W] at x_t [B C T H W], t [B], for text tokens [B L-1 text_width] where mask [B L-1] is True.
+        """The velocity [B C T H W] at x_t [B C T H W], t [B], for text tokens [B L text_width] where mask [B L] is True.
 
         A clip whose mask is all False is without text: it sees learned stand-ins, and nothing of `tokens` and `pooled` [B P].
         `first` [B C+1 1 H W] is the first frame, if any is known.
@@ -114,7 +114,7 @@ class MMDiT(ModelMixin, ConfigMixin):
         return F.silu((time + self.pooled_out(F.silu(self.pooled_in(pooled.to(dtype))))).to(dtype))
 
     def _joint(self, grid: tuple[int, int, int], seen: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """(cos [M 1 E], sin [M 1 E], seen [B 1 1 M]) of text and patches; text is not turned, and all patches are seen."""
+        """(cos [M E], sin [M E], seen [B 1 1 M]) of text and patches; text is not turned, and all patches are seen."""
         _, cos, sin = self.positions(grid, device)
         still = cos.new_zeros(seen.shape[-1], *cos.shape[1:])
         everywhere = seen.new_ones(len(seen), 1, 1, len(cos))
@@ -136,7 +136,7 @@ class DoubleBlock(nn.Module):
     def forward(self, x: Tensor, text: Tensor, condition: Tensor, cos: Tensor, sin: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         video_steers, text_steers = (steers(stream.steer, condition, MODULATIONS) for stream in (self.video, self.text))
         both = zip(self.text.attends(text, text_steers), self.video.attends(x, video_steers), strict=True)
-        q, k, v = (torch.cat(pair, 1) for pair in both)                      # [B M A E]
+        q, k, v = (torch.cat(pair, 2) for pair in both)                      # [B A M E]
         y = attend(turn(q, cos.to(q.dtype), sin.to(q.dtype)), turn(k, cos.to(k.dtype), sin.to(k.dtype)), v, seen)
         text_y, video_y = y[:, : text.shape[1]], y[:, text.shape[1] :]
         return self.video.finish(x, video_y, video_steers), self.text.finish(text, text_y, text_steers)
@@ -155,17 +155,16 @@ class Stream(nn.Module):
         self.down = nn.Linear(mlp_ratio * width, width)
 
     def attends(self, x: Tensor, steer: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each [B . A E]."""
+        """Queries, keys and values, each [B A . E]."""
         q, k, v = self.norms(self.qkv(normed(x, steer[0], steer[1])))
         return q, k, v
 
     def finish(self, x: Tensor, y: Tensor, steer: tuple[Tensor, ...]) -> Tensor:
         """The rest of the block, given what attention answered: [B . D], [B . D] -> [B . D]."""
         _, _, gate1, shift2, scale2, gate2 = steer
-        x = x + gate1 * self.out(y)
+        x = torch.addcmul(x, gate1, self.out(y))
         hidden = gelu(self.up(normed(x, shift2, scale2)))                    # [B . 4 D]
-        finished: Tensor = x + gate2 * self.down(hidden)
-        return finished
+        return torch.addcmul(x, gate2, self.down(hidden))
 
 
 class SingleBlock(nn.Module):
@@ -173,20 +172,23 @@ class SingleBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_ratio: int):
         super().__init__()
-        self.widths = (3 * width, mlp_ratio * width)
+        self.width = width
         self.steer = nn.Linear(width, 3 * width)
-        self.up = nn.Linear(width, sum(self.widths))
+        self.up = nn.Linear(width, (3 + mlp_ratio) * width)
         self.norms = HeadNorms(width // heads)
         self.down = nn.Linear((1 + mlp_ratio) * width, width)
 
     def forward(self, joint: Tensor, condition: Tensor, cos: Tensor, sin: Tensor, seen: Tensor) -> Tensor:
         shift, scale, gate = steers(self.steer, condition, 3)
-        qkv, hidden = self.up(normed(joint, shift, scale)).split(self.widths, -1)  # [B M 3 D] [B M 4 D]
-        q, k, v = self.norms(qkv)                                            # [B M A E]
+        x = normed(joint, shift, scale)
+        # each layer in two parts: splitting and joining what goes through them would cost more than the products
+        rows, columns = 3 * self.width, self.width
+        qkv = F.linear(x, self.up.weight[:rows], self.up.bias[:rows])        # [B M 3 D]
+        hidden = gelu(F.linear(x, self.up.weight[rows:], self.up.bias[rows:]))  # [B M 4 D]
+        q, k, v = self.norms(qkv)                                            # [B A M E]
         y = attend(turn(q, cos.to(q.dtype), sin.to(q.dtype)), turn(k, cos.to(k.dtype), sin.to(k.dtype)), v, seen)
-        both = torch.cat([y, gelu(hidden)], -1)        # [B M 5 D]
-        steered: Tensor = joint + gate * self.down(both)
-        return steered
+        down = F.linear(hidden, self.down.weight[:, columns:], self.down.bias) + F.linear(y, self.down.weight[:, :columns])
+        return torch.addcmul(joint, gate, down)
 
 
 class HeadNorms(nn.Module):
@@ -197,8 +199,8 @@ class HeadNorms(nn.Module):
         self.q = nn.Parameter(torch.ones(head_width))
         self.k = nn.Parameter(torch.ones(head_width))
 
-    def forward(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:         # [B . 3 D] -> 3 x [B . A E]
-        q, k, v = rearrange(qkv, "b n (s a e) -> s b n a e", s=3, e=len(self.q))
+    def forward(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:         # [B . 3 D] -> 3 x [B A . E]
+        q, k, v = rearrange(qkv, "b n (s a e) -> s b a n e", s=3, e=len(self.q))
         q = F.rms_norm(q, self.q.shape, self.q.to(q.dtype), eps=1e-6)
         k = F.rms_norm(k, self.k.shape, self.k.to(k.dtype), eps=1e-6)
         return q.to(v.dtype), k.to(v.dtype), v

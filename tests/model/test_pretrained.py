@@ -70,7 +70,7 @@ def test_but_for_norms_and_rotary_of_queries_and_keys_our_block_is_theirs(theirs
     mine, block = ours.blocks[1], theirs.transformer_blocks[1]
     for attention in (mine.attention, mine.text):
         attention.q_norm, attention.k_norm = nn.Identity(), nn.Identity()
-    still = torch.ones(16, 1, 16), torch.zeros(16, 1, 16)
+    still = torch.ones(16, 16), torch.zeros(16, 16)
     around = steer + torch.tensor([0.0, 1, 0, 0, 1, 0])[:, None]
     if isinstance(theirs, PixArtTransformer2DModel):
         answer = mine(x, around, still, text, torch.ones(2, 1, 1, 5, dtype=torch.bool))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from blake3 import blake3
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
@@ -50,6 +51,7 @@ class EvaluateOptions(BaseModel):
     routing: str = "top_k"
     top_k: Annotated[int, Field(ge=1)] = 1
     rng_seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+    image_to_video: bool = False  # every clip goes on from the first frame of the real one
     i3d_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     aesthetic: Path | None = None  # LAION's head, on features that see captions too
     device: str = "auto"
@@ -98,7 +100,8 @@ def gather(model: Path, prepared_folder: Path, out: Path, options: EvaluateOptio
     networks, head = load_networks(options, device)
     kept = options.model_dump(exclude={"features", "i3d_sha256", "aesthetic", "device", "threads", "probe_clips"})
     claim_folder(out, {**kept, MODEL: named[MODEL], "data": prepared.fingerprint})
-    job = _Job(out, Held(prepared_folder, prepared, options.split, options.rng_seed), clips, options, networks, head, device, progress)
+    held = Held(prepared_folder, prepared, options.split, options.rng_seed, options.image_to_video)
+    job = _Job(out, held, clips, options, networks, head, device, progress)
     real = job.side(REAL, REAL, lambda part: _pixels(clips, part, prepared))
     models = [job.model(name, folder, named[name]) for name, folder in folders.items()]
     probe_clips = _balanced(list(split_clips(prepared_folder, "train")), options.probe_clips, options.rng_seed)
@@ -212,6 +215,7 @@ class _Job:
     def _run(self, name: str, folder: Path, parts: Parts) -> Inspection:
         pipeline, options = ParisPipeline.from_pretrained(folder), self.options
         pipeline.set_progress_bar_config(disable=True)
+        _check_first_frames(folder, pipeline.config["first_frame_rate"], options.image_to_video)
         config = pipeline.experts.config["expert"]
         pipeline.enable_expert_offload(str(self.device), min(pipeline.experts.total, seats_for(config, self.device)))
         latent = tuple(pipeline.config["latent_shape"])
@@ -222,7 +226,8 @@ class _Job:
         def make(part: range) -> Arrays:
             captions, seed = [self.clips[i].caption for i in part], (options.rng_seed << 32) + part.start
             how = options.model_dump(include={"guidance_form", "routing", "top_k"})
-            made = pipeline(captions, options.steps, options.guidance, rng_seed=seed, **how)
+            images = _first_frames(self.clips, part, self.held.prepared) if options.image_to_video else None
+            made = pipeline(captions, options.steps, options.guidance, rng_seed=seed, image=images, **how)
             t = pipeline.scheduler.sigmas[: options.steps].numpy()
             return {"frames": made.frames, "chosen": made.experts, "t": np.tile(t, (len(part), 1))}
 
@@ -237,6 +242,18 @@ class _Job:
 
         parts.fill(kind, f"{network.title} of {parts.folder.name}"[:60], make, self.progress)
         return parts.gather(kind, "features")
+
+
+def _check_first_frames(folder: Path, rate: float, given: bool) -> None:
+    """UsageError when the model has not learnt to go with, or without, a first frame."""
+    if given and not rate:
+        raise UsageError(f"the model {folder} was not trained to go on from an image; evaluate it without --image-to-video")
+    if rate == 1 and not given:
+        raise UsageError(f"the model {folder} was trained only to go on from an image; add --image-to-video")
+
+
+def _first_frames(clips: list[SplitClip], part: range, prepared: Prepared) -> list[Image.Image]:
+    return [Image.fromarray(clips[i].pixels(prepared.clip)[0]) for i in part]
 
 
 def _pixels(clips: list[SplitClip], part: range, prepared: Prepared) -> NDArray[np.uint8]:

@@ -28,9 +28,9 @@ FP16_MAX = 65504.0
 
 @dataclass(frozen=True)
 class Picture:
-    """A first frame in pixels, and the hash of the file it is from."""
+    """One first frame for all clips, or one for each, in pixels; and the hash of the file it is from."""
 
-    pixels: Tensor  # uint8 [1, 1, H, W, 3]
+    pixels: Tensor  # uint8 [1 or B, 1, H, W, 3]
     sha256: str = ""
 
 
@@ -63,14 +63,14 @@ def check_trained_for(rate: float, *, image: bool) -> None:
 
 
 def encode_first(codec: Codec, clip: ClipShape, picture: Picture, device: torch.device) -> Tensor:
-    """What experts are told of the picture: [1 C+1 1 H W]; UsageError when the codec encodes it otherwise inside a clip."""
+    """What experts are told of the picture: [B C+1 1 H W]; UsageError when the codec encodes it otherwise inside a clip."""
     check_first_latent(codec, clip)
     latent = first_latent(codec, picture.pixels).to(device)
-    return first_condition(latent, torch.ones(1, dtype=torch.bool, device=device)).clone()  # out of inference mode
+    return first_condition(latent, torch.ones(len(latent), dtype=torch.bool, device=device)).clone()  # out of inference mode
 
 
 def look_at(network: Features, picture: Picture, width: int, device: torch.device) -> Tensor:
-    """The picture's features for the router, rounded as in the shards: [1 F]; DataError when they are not as wide as the run's."""
+    """The picture's features for the router, rounded as in the shards: [B F]; DataError when they are not as wide as the run's."""
     features = network(picture.pixels).to(device, torch.float32)
     if features.shape[1] != width:
         raise DataError(f"the feature network {network.name} gives {features.shape[1]} numbers of an image, the run's router takes {width}")

@@ -18,6 +18,7 @@ from paris_p2p.data.prepared import Prepared, Split, SplitClip, split_clips
 from paris_p2p.errors import DataError
 from paris_p2p.flow.ddpm import Clamp
 from paris_p2p.flow.path import clip_losses, interpolate, velocity
+from paris_p2p.model.first_frame import first_condition
 from paris_p2p.work.device import Device
 from paris_p2p.work.objective import flow_times
 from paris_p2p.work.parts import Arrays, Parts, Progress
@@ -48,6 +49,7 @@ class Held:
     prepared: Prepared
     split: Split
     rng_seed: int
+    image_to_video: bool = False  # experts and router know the first frame
 
 
 def inspect(pipeline: ParisPipeline, device: Device, held: Held, parts: Parts, progress: Progress) -> Inspection:
@@ -55,7 +57,8 @@ def inspect(pipeline: ParisPipeline, device: Device, held: Held, parts: Parts, p
     prepared, split = held.prepared, held.split
     shards = prepared.shards_for(split)
     paths, clusters = [held.folder / shard.path for shard in shards], [shard.cluster for shard in shards]
-    clips = ClipSet(paths, clusters, latent=prepared.latent, text=prepared.text_shape)
+    first_width = pipeline.router.config["first_width"] if held.image_to_video and pipeline.router is not None else 0
+    clips = ClipSet(paths, clusters, latent=prepared.latent, text=prepared.text_shape, first_width=first_width)
     listed: list[SplitClip] = sorted(split_clips(held.folder, split), key=lambda clip: clip.cluster)  # the shards' order
     if len(clips) < parts.clips or len(listed) != len(clips):
         raise DataError(f"the shards of {split} hold {len(clips)} clips, its list {len(listed)}; prepare the clips again")
@@ -66,7 +69,7 @@ def inspect(pipeline: ParisPipeline, device: Device, held: Held, parts: Parts, p
 
     def make(part: range) -> Arrays:
         batch = make_batch(clips, order, draws, part.start, len(part)).to(device.torch)
-        found = {"clusters": batch.cluster.cpu().numpy(), "losses": _losses(pool, pipeline, batch)}
+        found = {"clusters": batch.cluster.cpu().numpy(), "losses": _losses(pool, pipeline, batch, held.image_to_video)}
         return found | ({"beliefs": _beliefs(pipeline, batch)} if routes else {})
 
     parts.fill(KIND, f"inspect {parts.folder.name}", make, progress)
@@ -86,12 +89,12 @@ def _times() -> NDArray[np.float64]:
 
 def _beliefs(pipeline: ParisPipeline, batch: Batch) -> NDArray[np.float64]:
     """The router's softmax at each time: [B S K]."""
-    found = []
+    found, first = [], None if batch.first is None else batch.first.float()
     for time in _times():
         t = torch.full((len(batch),), float(time), device=batch.latent.device)
         x_t = interpolate(batch.latent.float(), batch.noise, t)
         with torch.no_grad():
-            found.append(pipeline.router(x_t, t, batch.pooled.float()).double().softmax(1).cpu().numpy())
+            found.append(pipeline.router(x_t, t, batch.pooled.float(), first).double().softmax(1).cpu().numpy())
     return np.stack(found, 1)
 
 
@@ -101,12 +104,13 @@ def _pool(pipeline: ParisPipeline, device: Device) -> ExpertSeats:
     return ExpertSeats(config["expert"], pipeline.experts.state, device, seats_for(config["expert"], device), config["ddpm"], clamp)
 
 
-def _losses(pool: ExpertSeats, pipeline: ParisPipeline, batch: Batch) -> NDArray[np.float64]:
+def _losses(pool: ExpertSeats, pipeline: ParisPipeline, batch: Batch, image_to_video: bool) -> NDArray[np.float64]:
     """[B E], at the same times for all, or they would not compare: those of the velocity predictors, where there are some."""
     experts = pipeline.experts.present
     noise = set(experts) <= set(pipeline.experts.config["ddpm"])
     shape = pipeline.config["time_mean"], pipeline.config["time_std"], pipeline.scheduler.config["shift"]
     x0, t = batch.latent.float(), flow_times(batch.normal, *shape, predicts_noise=noise)
     x_t, target = interpolate(x0, batch.noise, t), velocity(x0, batch.noise)
-    given = (x_t, t, batch.tokens.float(), batch.mask, batch.pooled.float())
+    first = first_condition(x0, torch.ones_like(t, dtype=torch.bool)) if image_to_video else None
+    given = (x_t, t, batch.tokens.float(), batch.mask, batch.pooled.float(), first)
     return np.stack([clip_losses(pool.velocity(k, *given).float(), target).double().cpu().numpy() for k in experts], 1)

@@ -30,10 +30,11 @@ from paris_p2p.model.experts import ExpertSet
 from paris_p2p.model.router import Router
 from paris_p2p.spec import ClipShape
 from paris_p2p.work.device import Device, pick_device
-from paris_p2p.work.first_frame import check_trained_for, encode_first, look_at, opened_picture
+from paris_p2p.work.first_frame import Picture, check_trained_for, encode_first, look_at, opened_picture
 from paris_p2p.work.routed import Chooser, ExpertSeats, batch_clips_for, clip_noise
 
 CODEC, TEXT, FEATURES = "codec", "text", "features"  # folders
+AnyImage = Image.Image | str | Path
 
 
 @dataclass
@@ -124,9 +125,9 @@ class ParisPipeline(DiffusionPipeline):
         clips_per_prompt: int = 1,
         generator: torch.Generator | None = None,
         rng_seed: int = 0,
-        image: Image.Image | str | Path | None = None,
+        image: AnyImage | Sequence[AnyImage] | None = None,
     ) -> ParisOutput:
-        """Clips for each prompt: prompt by prompt, `clips_per_prompt` of each, all from the first frame `image` where one is given.
+        """Clips for each prompt: prompt by prompt, `clips_per_prompt` of each, from the first frame `image`, or each prompt's of several.
 
         `generator`, when given, draws the rng_seed. UsageError when the run was not trained for what is asked.
         """
@@ -170,10 +171,13 @@ class ParisPipeline(DiffusionPipeline):
         tokens, mask, pooled = (tensor.to(device.torch).clone() for tensor in (text.tokens, text.mask, text.pooled))
         return Condition(tokens, mask, pooled)
 
-    def _with_image(self, condition: Condition, image: Image.Image | str | Path, device: Device) -> Condition:
+    def _with_image(self, condition: Condition, image: AnyImage | Sequence[AnyImage], device: Device) -> Condition:
         frames, height, width = self.config["clip_shape"]
         clip = ClipShape(frames=frames, height=height, width=width, fps=self.config["fps"])
-        picture, count = opened_picture(image, clip), len(condition.mask)
+        images, count = [image] if isinstance(image, AnyImage) else list(image), len(condition.mask)
+        if len(images) not in (1, count):
+            raise UsageError(f"{len(images)} images for {count} prompts: give one for all, or one for each")
+        picture = Picture(torch.cat([opened_picture(each, clip).pixels for each in images]))
         first = encode_first(self._load_codec(device), clip, picture, device.torch)
         condition = replace(condition, first=first.expand(count, *first.shape[1:]))
         if self.router is None or not self.config["features_name"]:

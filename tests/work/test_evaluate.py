@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,14 +20,16 @@ from typer.testing import CliRunner
 from paris_p2p.cli.run import app
 from paris_p2p.data.prepared import Prepared, split_clips
 from paris_p2p.data.splits import SplitOptions
+from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DataError, UsageError
 from paris_p2p.features.image_text import load_clip
 from paris_p2p.flow.path import shifted
 from paris_p2p.model.presets import build_expert, build_router
+from paris_p2p.model.router import Router
 from paris_p2p.node.host import save_spec
 from paris_p2p.peer.fetching import GENERATOR_DIR, Fetched, FetchedSlot
 from paris_p2p.score.intervals import Plan
-from paris_p2p.spec import ROUTER, GateSpec, TimingSpec, TrainingSpec
+from paris_p2p.spec import ROUTER, GateSpec, RunSpec, TimingSpec, TrainingSpec
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.work import evaluate as room
 from paris_p2p.work.checkpoint import Counters
@@ -71,7 +74,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     Dinov2Model(config).save_pretrained(folder / "features")
     save_text_encoder(folder / "text")
     options = PrepareOptions(
-        experts=3, frames=4, height=32, width=32, threads=1, feature_frames=1, text_tokens=6,
+        experts=3, frames=4, height=32, width=32, threads=1, feature_frames=1, text_tokens=6, image_to_video=True,
         splits=SplitOptions(test_share=0.3, gate_share=0.2),
         features=f"transformers:{folder / 'features'}", text=f"transformers:{folder / 'text'}",
     )  # fmt: skip
@@ -81,17 +84,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def random_model(folder: Path) -> Path:
     """Exported, and lying in `folder`/peer as a fetch would have left it, with its invite in `folder`/invite.txt."""
-    words = dict.fromkeys(("name", "purpose", "data_licence", "weights_licence"), "made")
-    training = TrainingSpec(batch_clips=4, learning_rate=1e-3, router_batch_clips=4)
-    options = CreateOptions(**words, expert="nano", router="nano", training=training, gate=GateSpec(clips=4), timing=TimingSpec())
-    run = create_run(folder / "data", options, None)
-    spec, weights = run.record, {}
-    for slot in spec.slots:
-        network = build_router(spec.router.config) if slot == ROUTER else build_expert(spec.expert.config)
-        tensors = {name: torch.randn_like(value).mul(0.05).to(torch.bfloat16) for name, value in network.named_parameters()}
-        weights[slot] = folder / f"{slot}.safetensors"
-        save_file(tensors, weights[slot], Counters(run.id, slot, 1, 1).metadata("weights"))
-    export(spec, run.id, weights, {}, folder / "data" / "codec", folder / "model", folder / "data" / "text")
+    run, weights = exported(folder, folder / "model")
     store = BlobStore(folder / "peer" / GENERATOR_DIR / "blobs")
     for path in [*(folder / "data" / "codec").rglob("*"), *(folder / "data" / "text").rglob("*")]:
         store.add_file(path)
@@ -100,6 +93,22 @@ def random_model(folder: Path) -> Path:
     (home / "fetched.json").write_text(Fetched(slots=slots).model_dump_json())
     (folder / "invite.txt").write_text(f"paris:{run.id}?peer=/ip4/192.0.2.1/tcp/1/p2p/{run.signer}")
     return folder / "model"
+
+
+def exported(folder: Path, out: Path, first_frame_rate: float = 0.0) -> tuple[Envelope[RunSpec], dict[str, Path]]:
+    words = dict.fromkeys(("name", "purpose", "data_licence", "weights_licence"), "made")
+    training = TrainingSpec(batch_clips=4, learning_rate=1e-3, router_batch_clips=4, first_frame_rate=first_frame_rate)
+    options = CreateOptions(**words, expert="nano", router="nano", training=training, gate=GateSpec(clips=4), timing=TimingSpec())
+    run = create_run(folder / "data", options, None)
+    spec, weights = run.record, {}
+    for slot in spec.slots:
+        network = build_router(spec.router.config) if slot == ROUTER else build_expert(spec.expert.config)
+        tensors = {name: torch.randn_like(value).mul(0.05).to(torch.bfloat16) for name, value in network.named_parameters()}
+        weights[slot] = out.with_name(f"{out.name}-{slot}.safetensors")
+        save_file(tensors, weights[slot], Counters(run.id, slot, 1, 1).metadata("weights"))
+    looks = folder / "data" / "features" if first_frame_rate else None
+    export(spec, run.id, weights, {}, folder / "data" / "codec", out, folder / "data" / "text", looks)
+    return run, weights
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +167,26 @@ def test_routing_is_drawn_at_the_times_the_sampler_took(evidence: Evidence):
     assert model.t.tolist() == [1.0, 0.5]
     assert model.chosen.shape == (len(evidence.clips), 2, 3)
     np.testing.assert_allclose(model.chosen.sum(2), 1, atol=1e-6)
+
+
+def test_a_model_that_only_goes_on_from_pictures_is_asked_with_the_first_frames(world: World, tmp_path: Path, monkeypatch):
+    shutil.copytree(world.data, tmp_path / "data", ignore=shutil.ignore_patterns("run.spec", "owner.key", "node"))
+    exported(tmp_path, tmp_path / "model", first_frame_rate=1.0)
+    few, told = OPTIONS.model_copy(update={"clips": 4, "probe_clips": 0}), []
+    with pytest.raises(UsageError, match="add --image-to-video"):
+        gather(tmp_path / "model", world.data, tmp_path / "without", few, None, lambda *_: None)
+    call, forward = ParisPipeline.__call__, Router.forward
+    monkeypatch.setattr(ParisPipeline, "__call__", lambda *given, **named: told.append(named["image"]) or call(*given, **named))
+    monkeypatch.setattr(Router, "forward", lambda self, x, t, pooled, first=None: told.append(first) or forward(self, x, t, pooled, first))
+    given = few.model_copy(update={"image_to_video": True})
+    evidence = gather(tmp_path / "model", world.data, tmp_path / "with", given, None, lambda *_: None)
+    images, *features = told
+    shape = evidence.prepared.clip
+    assert all(np.array_equal(np.asarray(image), clip.pixels(shape)[0]) for image, clip in zip(images, evidence.clips, strict=True))
+    assert features
+    assert all(first.shape == (4, 16) for first in features)
+    with pytest.raises(UsageError, match="not trained to go on from an image"):
+        gather(world.model, world.data, tmp_path / "other", given, None, lambda *_: None)
 
 
 def test_a_second_call_makes_only_what_is_missing(world: World, evidence: Evidence, monkeypatch: pytest.MonkeyPatch):

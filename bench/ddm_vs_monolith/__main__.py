@@ -41,7 +41,12 @@ def _run(arguments: argparse.Namespace) -> int:
         from bench.ddm_vs_monolith.report import write_report
 
         command = f"python -m bench.ddm_vs_monolith run {scale.name}"
-        print(*write_report(Comparison(scale, bench.results), arguments.out, command), sep="\n")
+        comparison = Comparison(scale, bench.results)
+        print(*write_report(comparison, arguments.out, command), sep="\n")
+        if arguments.pictures:
+            from bench.ddm_vs_monolith.pictures import write_pictures
+
+            print(*write_pictures(comparison, arguments.pictures), sep="\n")
     elif arguments.command == "plan":
         from bench.ddm_vs_monolith.show import show_plan
 
@@ -68,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--only", default="", help="only jobs whose names begin so, and what they wait for")
         if name == "report":
             command.add_argument("--out", type=Path, default=WORK / "report", help="where page and tables go (default: %(default)s)")
+            command.add_argument("--pictures", type=Path, help="where clips (JPEG) and drawings (SVG) go too")
         command.add_argument("--threads", type=int, default=1, help="of each process")
         command.add_argument("--work", type=Path, default=WORK, help="checkpoints and clips; may be deleted (default: %(default)s)")
         command.add_argument("--results", type=Path, default=HERE / "results", help="what the report is made from (default: %(default)s)")

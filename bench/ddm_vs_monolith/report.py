@@ -98,13 +98,18 @@ def _router_parts(values: dict[str, Any], answers: Floats, true: Any, clusters: 
     yield figures.calibration("The router's calibration", answers.max(2).ravel(), (first == true).ravel())
 
 
-def wall(findings: Findings) -> ClipWall:
-    """The same captions, side by side."""
+def shown_clips(findings: Findings) -> dict[str, Any]:
+    """Clips of the same captions [N T H W 3] uint8: the real ones, then those of every arm."""
     comparison = findings.comparison
     seed, test = comparison.scale.rng_seeds[0], comparison.results.arrays("test")
     shown = [row for row in findings.rows if (row.arm, row.name) in tables.HEADLINE or row.arm in ("monolith-total", "random")]
     pictures = {"real": test["real.pictures"], "real, through the codec": test["codec.pictures"]}
-    pictures |= {name_of(row): comparison.results.arrays(f"sample/{row.arm}/{seed}/{row.name}")["pictures"] for row in shown}
+    return pictures | {name_of(row): comparison.results.arrays(f"sample/{row.arm}/{seed}/{row.name}")["pictures"] for row in shown}
+
+
+def wall(findings: Findings) -> ClipWall:
+    """The same captions, side by side."""
+    comparison, pictures = findings.comparison, shown_clips(findings)
     fps = min(SHOWN_FPS, comparison.scale.fps)
     rows = tuple(
         ClipRow(caption, tuple(looping(clips[number_], fps, f"{name}: {caption}") for name, clips in pictures.items()))

@@ -176,7 +176,7 @@ def _score_panel(axes: Axes, name: str, rows: Sequence[tuple[str, Score]]) -> No
         axes.plot(score.matched, place + 0.16, "D", color=PALETTE[3], markersize=4.5, label="at the floor's counts" if place == 0 else None)
     axes.set_yticks(places, [_name(model) for model, _ in rows])
     axes.set(ylim=(len(rows) - 0.5, -0.5))
-    axes.set_title(_name(name), loc="left")
+    axes.set_title(_name(name, 70), loc="left")
     axes.grid(visible=False, axis="y")
 
 

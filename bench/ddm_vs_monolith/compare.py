@@ -155,15 +155,22 @@ class Comparison:
         pair = Clips(reference[kept, None], self.coded.sources[kept]), Clips(right[own, None], side.sources[own], side.seeds[own])
         return score_values("Prompt fidelity, probes on all components", *pair, self.plan)
 
+    # what the codec hides: not asked in the protocol
+
+    def coded_distance(self, network: str, side: Side) -> Interval:
+        """The Fréchet distance to the real clips as the codec gives them back, which is all that a generator here can reach."""
+        coded, made = self.coded.features[network], side.features[network]
+        return self.paired(lambda rows: frechet_distance(coded[rows % len(coded)], made[rows]), side)
+
     # the hypothesis
 
     def paired(self, statistic: Callable[[Rows], float], side: Side) -> Interval:
         """A statistic of pooled rows, resampled: seeds, then source videos, the same ones on every side."""
         return resampled(statistic, [np.arange(len(side.sources))], (tree_of(side.clips(side.sources[:, None])),), self.plan)
 
-    def ratio(self, network: str, worse: Side, better: Side) -> Interval:
-        """How many times as far from the real clips `worse` is as `better`."""
-        real, far, near = self.real.features[network], worse.features[network], better.features[network]
+    def ratio(self, network: str, worse: Side, better: Side, reference: Side | None = None) -> Interval:
+        """How many times as far from the real clips, or another reference, `worse` is as `better`."""
+        real, far, near = (reference or self.real).features[network], worse.features[network], better.features[network]
 
         def statistic(rows: Rows) -> float:
             seen = real[rows % len(real)]

@@ -37,7 +37,7 @@ def html_report(findings: Findings, command: str) -> Report:
     sections = (
         Section("What was compared", (), (tables.arms_table(findings), tables.samplings_table(findings))),
         Section("The question", tuple(tables.hypothesis_words(findings.hypothesis)), (tables.ratio_table(findings),)),
-        Section("Distances", (), distance_parts(findings)),
+        Section("Distances", (), (*distance_parts(findings), tables.coded_table(findings))),
         Section("Fidelity and motion", tables.fidelity_words(findings), tuple(tables.value_tables(findings))),
         Section("Training", tables.capacity_words(findings), tuple(curve_parts(findings))),
         Section("Who denoises what", (), tuple(routing_parts(findings))),
@@ -127,6 +127,7 @@ def markdown(findings: Findings, command: str) -> str:
         tables.samplings_table(findings),
         tables.ratio_table(findings),
         tables.distance_table(findings),
+        tables.coded_table(findings),
         *tables.value_tables(findings),
         tables.specialisation_table(findings),
         tables.router_table(findings),

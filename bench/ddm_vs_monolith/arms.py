@@ -199,7 +199,7 @@ def run_of(bench: Bench, plan_: Plan, rng_seed: int, learning_rate: float, steps
         return tuple(ShardRef(blob=_blob(path), clips=clips, cluster=cluster) for path, cluster, clips in shards)
 
     spec = RunSpec(
-        name=f"{scale.name} {plan_.arm.name}",
+        name=f"{scale.runs or scale.name} {plan_.arm.name}",
         purpose="decentralized experts against one model",
         data_licence="made by the benchmark",
         weights_licence="Apache-2.0",

@@ -90,15 +90,16 @@ class Comparison:
         return self._side("real clips through the codec", [_under(self._arrays, "codec.")])
 
     def done(self) -> list[Sampling]:
-        """The samplings that all seeds have."""
-        return [row for row in self.scale.samplings if all(self.results.has(_job(row, seed)) for seed in self.scale.rng_seeds)]
+        """The samplings that all their seeds have."""
+        return [row for row in self.scale.samplings if all(self.results.has(_job(row, seed)) for seed in self.scale.seeds_of(row))]
 
-    def side(self, row: Sampling) -> Side:
-        return self._side(name_of(row), [self.results.arrays(_job(row, seed)) for seed in self.scale.rng_seeds])
+    def side(self, row: Sampling, rng_seeds: Sequence[int] = ()) -> Side:
+        """Of all its seeds, or some of them."""
+        return self._side(name_of(row), [self.results.arrays(_job(row, seed)) for seed in rng_seeds or self.scale.seeds_of(row)])
 
     def values(self, row: Sampling) -> list[dict[str, Any]]:
         """Of each seed."""
-        return [self.results.values(_job(row, seed)) for seed in self.scale.rng_seeds]
+        return [self.results.values(_job(row, seed)) for seed in self.scale.seeds_of(row)]
 
     def judge(self, side: Side) -> Judged:
         """Distances to the real clips, motion and fidelity; the classifier only where there are source videos enough."""

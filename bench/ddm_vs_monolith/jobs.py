@@ -60,6 +60,8 @@ def graph(scale: Scale) -> list[Job]:
     for rng_seed in scale.rng_seeds:
         jobs += [Job(f"networks/{arm.name}/{rng_seed}", _trained(scale, arm, rng_seed)) for arm in scale.arms]
         for row in scale.samplings:
+            if rng_seed not in scale.seeds_of(row):
+                continue
             arm = scale.arm(row.arm)
             tuned = tuple(guidance_trials(scale, arm.name).values())
             jobs.append(Job(f"sample/{arm.name}/{rng_seed}/{row.name}", (*_trained(scale, arm, rng_seed), *tuned, "test")))

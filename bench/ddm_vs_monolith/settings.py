@@ -39,12 +39,14 @@ class Sampling(Settings):
     form: Literal["per_expert", "exact"] = "per_expert"
     guidance: float = 0.0  # 0: the one that the arm's trials chose
     steps: int = 0  # 0: the scale's
+    first_seed: bool = False  # made with the first seed's networks alone: a sweep, not a comparison of arms
 
 
 class Scale(Settings):
     """Everything that a run of the comparison needs to know."""
 
     name: str
+    runs: str = ""  # the scale whose runs these are too: the same id, draws and weights where all that trains is alike
     experts: Positive = 3
     clips: Positive  # made; VizDoom, Crafter and Meta-World a third each
     frames: Positive = 8
@@ -89,6 +91,9 @@ class Scale(Settings):
         """The sampling that an arm's guidance is tuned with: its first."""
         return next(sampling for sampling in self.samplings if sampling.arm == arm)
 
+    def seeds_of(self, sampling: Sampling) -> tuple[int, ...]:
+        return self.rng_seeds[:1] if sampling.first_seed else self.rng_seeds
+
     def sampling(self, arm: str, name: str) -> Sampling:
         return next(sampling for sampling in self.samplings if (sampling.arm, sampling.name) == (arm, name))
 
@@ -117,14 +122,14 @@ CORE_SAMPLINGS = (
 
 
 def _again(name: str, **changes: object) -> Sampling:
-    return TOP_1.model_copy(update={"name": name, **changes})
+    return TOP_1.model_copy(update={"name": name, "first_seed": True, **changes})
 
 
 FULL_SAMPLINGS = (
     *CORE_SAMPLINGS,
     Sampling(arm="monolith-total-clips", name="one"),
     Sampling(arm="experts-fewer-steps", name="top-1", routing="top_k"),
-    _again("full", routing="full"),
+    _again("full", routing="full", first_seed=False),
     _again("threshold", routing="threshold"),
     _again("uniform", routing="uniform"),
     *(_again(f"expert-{k}", routing="single", expert=k) for k in range(3)),
@@ -133,14 +138,14 @@ FULL_SAMPLINGS = (
     _again("exact", form="exact"),
     _again("top-2-exact", top_k=2, form="exact"),
     *(
-        Sampling(arm=arm, name=f"{name}-guidance-{scale:g}", routing=routing, guidance=scale)
+        Sampling(arm=arm, name=f"{name}-guidance-{scale:g}", routing=routing, guidance=scale, first_seed=True)
         for arm, name, routing in (("experts", "top-1", "top_k"), ("monolith", "one", "single"))
         for scale in (1.0, 1.5, 2.5, 4.0, 7.5, 10.0)
     ),
     *(
-        Sampling(arm=arm, name=f"{name}-steps-{steps}", routing=routing, steps=steps)
+        Sampling(arm=arm, name=f"{name}-steps-{steps}", routing=routing, steps=steps, first_seed=True)
         for arm, name, routing in (("experts", "top-1", "top_k"), ("monolith", "one", "single"))
-        for steps in (10, 50, 100)
+        for steps in (10, 25, 100)
     ),
 )
 ARMS = (EXPERTS, MONOLITH, TOTAL, RANDOM)
@@ -158,6 +163,7 @@ CORE = ROUND_1.model_copy(
 FULL = CORE.model_copy(
     update={
         "name": "full",
+        "runs": "core",
         "rng_seeds": (0, 1, 2),
         "sampling_steps": 50,
         "arms": (*ARMS, TOTAL_CLIPS, FEWER_STEPS),
@@ -167,6 +173,7 @@ FULL = CORE.model_copy(
 GPU = FULL.model_copy(
     update={
         "name": "gpu",
+        "runs": "",
         "pca": (8, 16),
         "clips": 60_000,
         "test_clips": 2048,

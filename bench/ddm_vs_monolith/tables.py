@@ -51,6 +51,11 @@ class Findings:
         experts, monolith = (self.sides[f"{arm}, {name}"] for arm, name in HEADLINE)
         return self.comparison.hypothesis(experts, monolith)
 
+    def best(self, row: Sampling) -> Side:
+        """The experts, routed top-1, of the seeds that a sampling has."""
+        scale = self.comparison.scale
+        return self.comparison.side(scale.sampling(*HEADLINE[0]), scale.seeds_of(row))
+
     def plans(self) -> dict[str, dict[str, Any]]:
         """Arm -> what it trained."""
         seed = self.comparison.scale.rng_seeds[0]
@@ -121,26 +126,25 @@ def samplings_table(findings: Findings) -> Table:
 
 def ratio_table(findings: Findings) -> Table:
     """Every sampling's distance over the experts', routed top-1."""
-    comparison, best = findings.comparison, findings.sides["experts, top-1"]
-    networks = comparison.scale.features
-    rows = []
-    for name, side in findings.sides.items():
-        if name != best.name:
-            rows.append((name, *(_times(comparison.ratio(network, side, best)) for network in networks)))
+    comparison, networks, rows = findings.comparison, findings.comparison.scale.features, []
+    for row in findings.rows:
+        if (row.arm, row.name) != HEADLINE[0]:
+            side, best = findings.sides[name_of(row)], findings.best(row)
+            rows.append((side.name, *(_times(comparison.ratio(network, side, best)) for network in networks)))
     columns = ("Fréchet distance, over that of the experts (top-1)", *(TITLES[network] for network in networks))
     return Table("Ratios", columns, tuple(rows), "Above 1: further from real clips than the experts. Raw distances, 95 % intervals.")
 
 
 def coded_table(findings: Findings) -> Table:
     """The same distances without the codec's share in them."""
-    comparison, best = findings.comparison, findings.sides["experts, top-1"]
-    networks, rows = comparison.scale.features, []
-    for name, side in findings.sides.items():
-        cells: list[str] = []
+    comparison, networks, rows = findings.comparison, findings.comparison.scale.features, []
+    for row in findings.rows:
+        side, cells = findings.sides[name_of(row)], list[str]()
         for network in networks:
-            over = "1" if side is best else _times(comparison.ratio(network, side, best, comparison.coded))
+            first = (row.arm, row.name) == HEADLINE[0]
+            over = "1" if first else _times(comparison.ratio(network, side, findings.best(row), comparison.coded))
             cells += [_interval(comparison.coded_distance(network, side)), over]
-        rows.append((name, *cells))
+        rows.append((side.name, *cells))
     columns = ("sampling", *(word for network in networks for word in (f"Fréchet, {TITLES[network]}", "over the experts'")))
     note = "To the test clips encoded and decoded, which a perfect generator here would equal. Not in the protocol: added after round 2."
     return Table("Distances to real clips through the codec", columns, tuple(rows), note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.ddm_vs_monolith.compare import Comparison, Hypothesis
+from bench.ddm_vs_monolith.compare import Comparison, Hypothesis, name_of
 from bench.ddm_vs_monolith.report import write_report
 from bench.ddm_vs_monolith.results import Results
 from bench.ddm_vs_monolith.tables import Findings, arm_curve, arms_table, ratio_table, trials_table
@@ -33,6 +33,14 @@ def test_all_seeds_are_pooled_and_seen_on_the_same_real_clips(findings):
     side = findings.sides["experts, top-1"]
     assert len(side.of(SCALE.features[0])) == CLIPS * len(SEEDS)
     assert side.sources.tolist() == findings.comparison.sources.tolist() * len(SEEDS)
+
+
+def test_a_sweep_has_one_seed_and_is_held_against_the_experts_of_that_seed(findings):
+    row = next(row for row in findings.rows if row.first_seed)
+    side, best = findings.sides[name_of(row)], findings.best(row)
+    assert len(side.sources) == len(best.sources) == CLIPS
+    assert {name for name, *_ in ratio_table(findings).rows} >= {"monolith, one-steps-3", "monolith, one"}
+    assert findings.comparison.ratio("transnetv2", side, best).value == pytest.approx(4, rel=1e-3)
 
 
 def test_fidelity_is_the_share_of_mentioned_attributes_that_probes_find(findings):

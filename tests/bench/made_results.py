@@ -17,7 +17,7 @@ SWEEP = Sampling(arm="monolith", name="one-steps-3", steps=3, first_seed=True)
 SCALE = CORE.model_copy(
     update={
         "name": "made", "rng_seeds": SEEDS, "kept_clips": 2, "test_clips": CLIPS, "curve_points": 3, "samplings": (*CORE.samplings, SWEEP)
-    }  # fmt: skip
+    }
 )
 FAR = {"experts": 1.0, "monolith": 2.0, "monolith-total": 3.0, "random": 4.0}  # how far an arm's features are shifted
 

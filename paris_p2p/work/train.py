@@ -16,7 +16,7 @@ from torch import Tensor
 
 from paris_p2p.data.batches import Batch, BatchSource, Draws, batches
 from paris_p2p.errors import CheckpointError, DivergedError, MemoryLimitError
-from paris_p2p.spec import ROUTER, RunSpec, TrainingSpec
+from paris_p2p.spec import RunSpec
 from paris_p2p.work.checkpoint import BETAS, Counters, TrainState, load_initial_into, load_resume, write_checkpoint
 from paris_p2p.work.device import (
     Device,
@@ -31,6 +31,7 @@ from paris_p2p.work.device import (
 from paris_p2p.work.memory import choose_micro_batch
 from paris_p2p.work.messages import CheckpointReady, Command, Event, Started, StepEvent, TrainJob
 from paris_p2p.work.objective import batch_clips, build_network, open_clips, read_spec, train_losses
+from paris_p2p.work.schedule import ema_decay, learning_rate
 
 EPSILON = 1e-8
 EVENT_S = 1.0  # at most one step event in this time
@@ -68,20 +69,6 @@ def _begin(learner: Learner, job: TrainJob) -> None:
         if job.initial_path is None:
             raise CheckpointError(f"the run says what weights {job.slot} starts from, and the job names no file of them; fetch them first")
         learner.start_from(job.initial_path)
-
-
-def learning_rate(training: TrainingSpec, slot: str, step: int) -> float:
-    """The rate of optimizer step `step` (from 0): linear warm-up, constant, then linear decay to zero at total_steps."""
-    rate = training.router_learning_rate if slot == ROUTER else training.learning_rate
-    rate *= min(1.0, (step + 1) / max(1, training.warmup_steps))
-    if training.total_steps and training.decay_steps:
-        rate *= min(1.0, max(0.0, (training.total_steps - step) / training.decay_steps))
-    return rate
-
-
-def ema_decay(limit: float, step: int) -> float:
-    """The average's decay at step `step` (from 0): it forgets the initialisation first, and reaches its limit later."""
-    return min(limit, (1 + step) / (10 + step))
 
 
 class Learner:

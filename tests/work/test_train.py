@@ -18,7 +18,8 @@ from paris_p2p.work.device import Device, pick_device
 from paris_p2p.work.memory import fit_micro_batch, saved_bytes_per_clip
 from paris_p2p.work.messages import CheckpointReady, Command, Event, Started, StepEvent, TrainJob
 from paris_p2p.work.objective import open_clips
-from paris_p2p.work.train import Learner, ema_decay, learning_rate, train
+from paris_p2p.work.schedule import ema_decay, learning_rate
+from paris_p2p.work.train import Learner, train
 from tests.work.tiny_run import TinyRun, checkpoint_of
 
 SPEC = TrainingSpec(batch_clips=4, learning_rate=1e-2, warmup_steps=10, total_steps=100, decay_steps=20)

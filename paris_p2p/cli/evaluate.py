@@ -1,0 +1,107 @@
+"""`paris-run evaluate`: is a model any good?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paris_p2p.cli.console import default_data_dir, progress_bars, read_invite
+from paris_p2p.errors import UsageError
+
+
+def evaluate(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A folder that `export` wrote, or paris:…, @FILE, or - for stdin.", metavar="MODEL")],
+    data: Annotated[Path, typer.Option("--data", help="What `paris-run prepare` wrote; its clips must still be where they were.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the report goes; a second call goes on there.")],
+    baseline: Annotated[str | None, typer.Option(help="Another model for the same clips, like a monolith.")] = None,
+    split: Annotated[str, typer.Option(help="test, or validation for what is still being tuned.")] = "test",
+    clips: Annotated[int, typer.Option(min=4, help="At most this many held-out clips, and as many generated ones.")] = 1000,
+    probe_clips: Annotated[int, typer.Option(min=0, help="Train clips that the probe of prompt fidelity learns from.")] = 1000,
+    features: Annotated[list[str] | None, typer.Option(help="As of prepare, and i3d:FILE; may be repeated.")] = None,
+    sha256: Annotated[str, typer.Option(help="Of the i3d: file, which is code: another one is refused before it runs.")] = "",
+    aesthetic: Annotated[Path | None, typer.Option(help="LAION's aesthetic head as safetensors; needs --features clip:.")] = None,
+    losses: Annotated[Path | None, typer.Option(help='JSON lines of {"model": …, "clips": …, "loss": …} to draw.')] = None,
+    steps: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    guidance: Annotated[float, typer.Option(min=0)] = 4.0,
+    guidance_form: Annotated[str, typer.Option(help="per_expert (as published) or exact.")] = "per_expert",
+    routing: Annotated[str, typer.Option(help="top_k, full, threshold or uniform.")] = "top_k",
+    top_k: Annotated[int, typer.Option(min=1)] = 1,
+    rng_seed: Annotated[int, typer.Option(min=0)] = 0,
+    image_to_video: Annotated[bool, typer.Option("--image-to-video", help="Each clip goes on from the real one's first frame.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for torch's own choice.")] = 0,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", envvar="PARIS_DATA_DIR")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Of an invite, use only what an earlier fetch brought.")] = False,
+) -> None:
+    """Is it any good? Generate for held-out captions, measure against the real clips, write OUT/report.html and results.json."""
+    from pydantic import ValidationError
+
+    from paris_p2p.work.evaluate import EvaluateOptions, gather
+    from paris_p2p.work.evaluation_report import made_by, write_evaluation
+
+    wished = {"features": tuple(features)} if features else {}
+    try:
+        options = EvaluateOptions(
+            split=split,
+            clips=clips,
+            probe_clips=probe_clips,
+            steps=steps,
+            guidance=guidance,
+            guidance_form=guidance_form,
+            routing=routing,
+            top_k=top_k,
+            rng_seed=rng_seed,
+            image_to_video=image_to_video,
+            i3d_sha256=sha256.lower(),
+            aesthetic=aesthetic,
+            device=device,
+            threads=threads,
+            **wished,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-").removeprefix("i3d-")
+        raise UsageError(f"--{option}: {first['msg']}, got {str(first['input'])[:100]!r}") from error
+    with progress_bars() as progress:
+        fetch = partial(_model_folder, out=out, data_dir=data_dir, offline=offline, progress=progress)
+        evidence = gather(fetch(model), data, out, options, fetch(baseline) if baseline else None, progress)
+        write_evaluation(out, evidence, losses, made_by(_command_line(context), options), progress)
+    typer.echo(f"wrote {out / 'report.html'} and {out / 'results.json'}")
+
+
+def _command_line(context: typer.Context) -> list[str]:
+    """The command as somebody else would type it: arguments, then every option that is not left alone."""
+    words, options = ["paris-run", str(context.info_name)], []
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        elif value is True:
+            options.append(parameter.opts[0])
+        elif value is not None and value is not False and value != parameter.default:
+            options += [word for one in (value if isinstance(value, (list, tuple)) else (value,)) for word in (parameter.opts[0], str(one))]
+    return words + options
+
+
+def _model_folder(model: str, out: Path, data_dir: Path | None, offline: bool, progress: Callable[[str, int, int], None]) -> Path:
+    """The exported model itself, or one exported beside the report from what an invite brings, once."""
+    if model != "-" and not model.startswith(("paris:", "@")):
+        return Path(model)
+    from paris_p2p.peer.fetching import fetch_models
+    from paris_p2p.spec import Invite, PeerSettings
+    from paris_p2p.work.export import export as run_export
+
+    invite = Invite.parse(read_invite(model))
+    folder = out.with_name(f"{out.name}-model-{invite.run[:16]}")
+    if not folder.exists():
+        settings = PeerSettings(data_dir=data_dir or default_data_dir())
+        models = fetch_models(settings, invite, partial=False, offline=offline, progress=progress)
+        run_export(
+            models.spec, models.run, models.weights, models.cards, models.codec_folder, folder, models.text_folder, models.features_folder
+        )
+    return folder

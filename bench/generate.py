@@ -23,7 +23,7 @@ from paris_p2p.flow.mixture import Routing
 from paris_p2p.model.presets import Config, build_expert, build_router, count_parameters, expert_config, router_config
 from paris_p2p.model.router import Router
 from paris_p2p.work.device import Device, pick_device, set_threads
-from paris_p2p.work.routed import Chooser, ExpertSeats
+from paris_p2p.work.routed import Chooser, ExpertSeats, weights_type
 
 EXPERTS = 8
 GUIDANCE = 4.0
@@ -34,8 +34,8 @@ Step = Callable[[], Tensor]
 class Spread(Router):
     """A router that is asked like any other, and then sends clip after clip to the next expert."""
 
-    def forward(self, x_t: Tensor | None, t: Tensor | None, pooled: Tensor | None) -> Tensor:
-        logits = super().forward(x_t, t, pooled)
+    def forward(self, x_t: Tensor | None, t: Tensor | None, pooled: Tensor | None, first: Tensor | None = None) -> Tensor:
+        logits = super().forward(x_t, t, pooled, first)
         wanted = torch.arange(len(logits), device=logits.device) % logits.shape[1]
         return logits + 100 * nn.functional.one_hot(wanted, logits.shape[1])
 
@@ -44,7 +44,7 @@ def steps(preset: str, router_preset: str, batch: int, device: Device) -> dict[s
     """One guided velocity each: of a single expert, of the mixture for like prompts, and for prompts of all clusters."""
     torch.manual_seed(0)
     config = expert_config(preset, LATENT, TEXT)
-    states = [state_of(config) for _ in range(EXPERTS)]
+    states = [state_of(config, device) for _ in range(EXPERTS)]
     pool = ExpertSeats(config, lambda k: states[k], device, EXPERTS)
     numbers = router_config(router_preset, LATENT, TEXT, EXPERTS)
     alike, spread = build_router(numbers), Spread(**numbers)
@@ -62,8 +62,9 @@ def steps(preset: str, router_preset: str, batch: int, device: Device) -> dict[s
     return {"single": step(None, Routing("single")), "routed": step(alike, Routing()), "mixed": step(spread, Routing())}
 
 
-def state_of(config: Config) -> dict[str, Tensor]:
-    return {name: weight.detach() for name, weight in build_expert(config).named_parameters()}
+def state_of(config: Config, device: Device) -> dict[str, Tensor]:
+    """Random weights in the type that `expert_state` gives them on this device."""
+    return {name: weight.detach().to(weights_type(device)) for name, weight in build_expert(config).named_parameters()}
 
 
 def offload_ratio(preset: str, batch: int, device: Device) -> float:
@@ -73,7 +74,7 @@ def offload_ratio(preset: str, batch: int, device: Device) -> float:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device.torch)
         config = expert_config(preset, LATENT, TEXT)
-        waiting = [{name: weight.bfloat16() for name, weight in state_of(config).items()} for _ in range(clusters)]
+        waiting = [state_of(config, device) for _ in range(clusters)]
         pool = ExpertSeats(config, lambda k: waiting[k], device, 1)
         x, t = torch.randn(batch, *LATENT.shape, device=device.torch), torch.full((batch,), 0.5, device=device.torch)
         tokens, mask = x.new_zeros(batch, TEXT.tokens, TEXT.dim), torch.ones(batch, TEXT.tokens, dtype=torch.bool, device=device.torch)

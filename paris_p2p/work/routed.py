@@ -97,13 +97,17 @@ class Chooser:
 
 
 def expert_state(config: Config, path: Path, device: Device) -> State:
-    """A checked weights file's tensors in main memory: half the size where the device multiplies bfloat16. CheckpointError."""
+    """A checked weights file's tensors in main memory: bfloat16, as they are sent, where the device multiplies that. CheckpointError."""
     with torch.device("meta"):
         shapes = {name: tuple(parameter.shape) for name, parameter in build_expert(config).named_parameters()}
-    dtype = torch.bfloat16 if device.cuda and device.bf16 else torch.float32
-    state = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
+    state = {name: torch.empty(shape, dtype=weights_type(device)) for name, shape in shapes.items()}
     load_weights_into(path, state)
     return state
+
+
+def weights_type(device: Device) -> torch.dtype:
+    """Of an expert that is sampled with: its weights are sent in bfloat16, so nothing is lost, and no step has to cast them again."""
+    return torch.bfloat16 if device.bf16 else torch.float32
 
 
 def load_router(config: Config, path: Path, device: Device) -> Router:
@@ -119,7 +123,7 @@ def seats_for(config: Config, device: Device) -> int:
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in build_expert(config).parameters())
     free = torch.cuda.mem_get_info(device.torch)[0] if device.cuda else available_bytes()
-    expert_bytes = parameters * (2 if device.cuda and device.bf16 else 4)
+    expert_bytes = parameters * weights_type(device).itemsize
     return int(max(1, free // 2 // expert_bytes))
 
 
@@ -135,9 +139,9 @@ def clip_noise(rng_seed: int, clips: Sequence[int], shape: tuple[int, ...]) -> T
 
 
 def _place_expert(config: Config, state: State, device: Device) -> Expert:
-    """An expert around tensors that are moved to the device, or shared when they are there already."""
+    """An expert around tensors on the device in `expert_state`'s type, shared where they are there in it already."""
     with torch.device("meta"):
         expert = build_expert(config)
-    expert.load_state_dict({name: tensor.to(device.torch) for name, tensor in state.items()}, assign=True)
+    expert.load_state_dict({name: tensor.to(device.torch, weights_type(device)) for name, tensor in state.items()}, assign=True)
     expert.requires_grad_(False).eval()
     return expert

@@ -146,7 +146,8 @@ def create(
     )
     run = create_run(folder, options, _passphrase(confirm=True) if passphrase else None, typer.echo)
     typer.echo(f"run {run.id}\nowner {run.signer}\nkeep {folder / 'owner.key'} safe: it is the only proof that the run is yours")
-    typer.echo(f"denoising times are shifted by {run.record.training.time_shift:.3g}")
+    if run.record.training.time_shift != 1:
+        typer.echo(f"denoising times are shifted by {run.record.training.time_shift:.3g}")
     typer.echo(f"next: paris-run publish {folder} --peer MULTIADDR_OF_A_BOOTSTRAP_NODE")
 
 

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from paris_p2p.node.status import SlotStatus, Status
 
+COLUMNS = ("slot", "lead", "epoch", "tip", "age", "steps", "clips", "gate loss", "signed", "waiting")
+
 
 class Console:
     """Says things, and shows the status once a second when there is a terminal."""
@@ -47,11 +49,13 @@ def draw(status: Status) -> RenderableType:
         (status.phase, "bold green" if status.phase == "training" else "bold yellow"),
         f"  {status.why}",
     )
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("slot", "lead", "epoch", "tip", "age", "steps", "clips", "gate loss", "signed", "waiting"):
-        table.add_column(name, justify="left" if name in ("slot", "lead") else "right", no_wrap=True)
-    for slot in status.slots:
-        table.add_row(*_row(slot, status.peer_id))
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
+    rows = [_row(slot, status.peer_id) for slot in status.slots]
+    for place, name in enumerate(COLUMNS):
+        whole = max(len(cells[place]) for cells in rows) if rows and name != "tip" else 0  # a narrow terminal cuts hashes, not names
+        table.add_column(name, justify="left" if name in ("slot", "lead") else "right", no_wrap=True, min_width=whole)
+    for cells in rows:
+        table.add_row(*cells)
     parts: list[RenderableType] = [head, table]
     if status.training is not None:
         training = status.training

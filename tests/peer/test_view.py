@@ -1,0 +1,37 @@
+"""What a person sees of a running peer, in a terminal of any width."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from paris_p2p.node.status import SlotStatus, Status
+from paris_p2p.peer.view import draw
+
+SLOTS = tuple(
+    SlotStatus(
+        slot=name, lead="12D3KooW9vug3AtaGFBnXRVRDan6a8NjvZVEhLsrSz1Rf5a1sfyf", epoch=1, tip="a2c5ba743c5c5c0d", tip_epoch=1, tip_seq=11,
+        tip_age_s=132.0, clips=111_200, steps=6_950, loss=1.512, attestations=1, pending=1,
+    )
+    for name in ("expert-0", "expert-1", "router")
+)  # fmt: skip
+STATUS = Status(
+    at=0.0, run="057f16b9daf811c9", name="my style", owner="o", peer_id="p", role="peer", phase="idle", why="", slots=SLOTS, peers=()
+)  # fmt: skip
+
+
+def shown(width: int) -> str:
+    console = Console(width=width, force_terminal=False)
+    with console.capture() as capture:
+        console.print(draw(STATUS))
+    return capture.get()
+
+
+def test_a_terminal_of_eighty_columns_shows_the_whole_table():
+    lines = shown(80).splitlines()
+    rows = [line.split() for line in lines if line.startswith(("expert-", "router"))]
+    assert [row[0] for row in rows] == ["expert-0", "expert-1", "router"]
+    assert all(row[1:] == ["…f5a1sfyf", "1", "a2c5ba74", "#11", "132", "s", "6,950", "111,200", "1.5120", "1", "1"] for row in rows)
+
+
+def test_a_narrower_one_still_tells_the_slots_apart():
+    assert all(slot.slot in shown(60) for slot in SLOTS)

@@ -39,14 +39,15 @@ def _run(arguments: argparse.Namespace) -> int:
     elif arguments.command == "report":
         from bench.ddm_vs_monolith.compare import Comparison
         from bench.ddm_vs_monolith.report import write_report
+        from bench.ddm_vs_monolith.tables import Findings
 
         command = f"python -m bench.ddm_vs_monolith run {scale.name}"
-        comparison = Comparison(scale, bench.results)
-        print(*write_report(comparison, arguments.out, command), sep="\n")
+        findings = Findings(Comparison(scale, bench.results))
+        print(*write_report(findings, arguments.out, command), sep="\n")
         if arguments.pictures:
             from bench.ddm_vs_monolith.pictures import write_pictures
 
-            print(*write_pictures(comparison, arguments.pictures), sep="\n")
+            print(*write_pictures(findings, arguments.pictures), sep="\n")
     elif arguments.command == "plan":
         from bench.ddm_vs_monolith.show import show_plan
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from bench.ddm_vs_monolith.compare import Comparison
 from bench.ddm_vs_monolith.report import curve_parts, distance_parts, routing_parts, shown_clips
 from bench.ddm_vs_monolith.tables import Findings
 from paris_p2p.score.report import Figure
@@ -23,10 +22,10 @@ LABEL_PIXELS, GAP_PIXELS = 190, 6
 INK = "#222222"
 
 
-def write_pictures(comparison: Comparison, folder: Path) -> list[Path]:
+def write_pictures(findings: Findings, folder: Path) -> list[Path]:
     """`<scale>-clips.jpg`, and an SVG for each drawing of the report."""
     folder.mkdir(parents=True, exist_ok=True)
-    scale, findings = comparison.scale.name, Findings(comparison)
+    scale = findings.comparison.scale.name
     sheet = folder / f"{scale}-clips.jpg"
     contact_sheet(shown_clips(findings)).save(sheet, quality=88, subsampling=0)
     return [sheet, *(_save(folder / f"{scale}-{name}.svg", figure) for name, figure in _drawings(findings))]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.ddm_vs_monolith import tables
-from bench.ddm_vs_monolith.compare import Comparison, name_of
+from bench.ddm_vs_monolith.compare import name_of
 from bench.ddm_vs_monolith.tables import Findings, Floats, arm_curve
 from paris_p2p.flow.sampler import time_grid
 from paris_p2p.score import figures
@@ -22,11 +22,11 @@ from paris_p2p.score.report import ClipRow, ClipWall, Part, Report, Section, Tab
 SHOWN_FPS = 8.0
 
 
-def write_report(comparison: Comparison, folder: Path, command: str) -> tuple[Path, Path]:
+def write_report(findings: Findings, folder: Path, command: str) -> tuple[Path, Path]:
     """Write `<scale>.html` and `<scale>.md` into a folder."""
-    findings = Findings(comparison)
     folder.mkdir(parents=True, exist_ok=True)
-    page, text = folder / f"{comparison.scale.name}.html", folder / f"{comparison.scale.name}.md"
+    scale = findings.comparison.scale.name
+    page, text = folder / f"{scale}.html", folder / f"{scale}.md"
     page.write_text(render(html_report(findings, command)), encoding="utf-8")
     text.write_text(markdown(findings, command), encoding="utf-8")
     return page, text

@@ -16,13 +16,13 @@ from blake3 import blake3
 
 from paris_p2p.data.images import IMAGE_SUFFIXES
 from paris_p2p.errors import DataError
+from paris_p2p.weights import MAX_CAPTION_CHARACTERS
 
 VIDEO_SUFFIXES = frozenset((
     ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv",
     ".ts", ".webm", ".wmv",
 ))  # fmt: skip
 SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
-MAX_CAPTION_CHARACTERS = 2000
 MAX_SIDECAR_BYTES = 1 << 20
 MAX_TAR_VIDEO_BYTES = 256 << 20  # a file inside a tar is read into memory
 MAX_TAR_MEMBERS = 2_000_000

@@ -14,7 +14,7 @@ import pytest
 
 from bench.clips import captions, light
 from bench.clips.attributes import BANDS, HUES, measure
-from bench.clips.make import Row, make, plan, split
+from bench.clips.make import Row, _begin_worker, make, plan, split
 from bench.clips.worlds import WORLDS, World, WorldError, check_installed
 from examples.gameplay import FPS, FRAMES, SIDE_PIXELS
 from paris_p2p.data.decode import ClipShape, decode_clips
@@ -196,3 +196,16 @@ def test_a_world_that_is_not_installed_is_named_with_what_to_do(monkeypatch: pyt
     monkeypatch.setitem(WORLDS, "elsewhere", World(("no_such_package",), ("a",), WORLDS["vizdoom"].player))
     with pytest.raises(WorldError, match=r"no_such_package.*pip install -e '.\[bench\]'.*--domains vizdoom"):
         check_installed(("vizdoom", "elsewhere"))
+
+
+def test_every_worker_runs_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VizDoom makes a folder where it runs, and fails when another one makes it at that moment."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    folders = set()
+    for _ in range(2):
+        _begin_worker(tmp_path)
+        folders.add(Path.cwd())
+    assert len(folders) == 2
+    assert {folder.parent for folder in folders} == {tmp_path}

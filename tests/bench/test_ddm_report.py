@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bench.ddm_vs_monolith.compare import Comparison, Hypothesis, name_of
-from bench.ddm_vs_monolith.report import write_report
+from bench.ddm_vs_monolith.pictures import GAP_PIXELS, LABEL_PIXELS, write_pictures
+from bench.ddm_vs_monolith.report import shown_clips, write_report
 from bench.ddm_vs_monolith.results import Results
 from bench.ddm_vs_monolith.tables import Findings, arm_curve, arms_table, ratio_table, trials_table
 from paris_p2p.errors import UsageError
@@ -75,8 +77,8 @@ def test_tables_have_every_arm_sampling_and_trial(findings):
 
 
 def test_the_report_is_rebuilt_from_results_alone_and_escapes_captions(findings, tmp_path):
-    page, text = write_report(findings.comparison, tmp_path / "one", "a command")
-    again, same = write_report(findings.comparison, tmp_path / "two", "a command")
+    page, text = write_report(findings, tmp_path / "one", "a command")
+    again, same = write_report(Findings(findings.comparison), tmp_path / "two", "a command")
     assert page.read_bytes() == again.read_bytes()
     assert text.read_bytes() == same.read_bytes()
     html = page.read_text()
@@ -84,6 +86,15 @@ def test_the_report_is_rebuilt_from_results_alone_and_escapes_captions(findings,
     assert "<b>" not in html
     for arm in FAR:
         assert f"{arm}," in text.read_text()
+
+
+def test_pictures_show_every_arm_and_stand_on_white(findings, tmp_path):
+    sheet, *drawings = write_pictures(findings, tmp_path)
+    with Image.open(sheet) as image:
+        rows = len(shown_clips(findings))
+        assert image.size == (LABEL_PIXELS + 2 * (3 * 8 + GAP_PIXELS), rows * (8 + GAP_PIXELS))
+    assert [path.name for path in drawings][:3] == ["made-distances.svg", "made-losses.svg", "made-routing.svg"]
+    assert all("background:#ffffff" in path.read_text() and "currentColor" not in path.read_text() for path in drawings)
 
 
 def test_without_both_sides_of_the_question_there_is_no_report(tmp_path):

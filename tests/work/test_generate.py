@@ -10,7 +10,9 @@ import torch
 from paris_p2p.errors import CheckpointError, RecordError, SlotMissingError, UsageError
 from paris_p2p.flow.mixture import ROUTINGS
 from paris_p2p.work import generate as room
+from paris_p2p.work.device import Device
 from paris_p2p.work.generate import generate, steps_in_words
+from paris_p2p.work.routed import ExpertSeats, expert_state
 from tests.work.made_run import EXPERTS, PROMPTS, MadeRun
 
 
@@ -120,3 +122,13 @@ def test_with_few_seats_experts_take_turns_and_the_clips_are_the_same(made, tmp_
 def test_steps_are_told_as_runs():
     weights = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 0.3, 0.7], [0, 0, 1]])
     assert steps_in_words(weights) == "1-2: expert-0, 3: expert-2 0.70 + expert-1 0.30, 4: expert-2"
+
+
+@pytest.mark.parametrize(("multiplies", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_experts_are_kept_in_what_the_device_multiplies(made: MadeRun, multiplies, dtype):
+    device, config = Device(torch.device("cpu"), multiplies), made.spec.expert.config
+    state = expert_state(config, made.weights["expert-0"], device)
+    assert {tensor.dtype for tensor in state.values()} == {dtype}
+    wide = {name: tensor.float() for name, tensor in state.items()}  # as an exported model's are
+    seated = ExpertSeats(config, lambda k: wide, device, 1)._seat(0)
+    assert all(torch.equal(seated.get_parameter(name), tensor) for name, tensor in state.items())

@@ -44,15 +44,15 @@ GAMES: dict[str, Game] = {
 }
 
 
-def episodes(game: Game, rng_seed: int) -> Generator[list[list[np.ndarray]], None, None]:
-    """Episodes of random play without end, each a few clips of FRAMES frames uint8 [H, W, 3]; no clip runs over its episode's end."""
+def episodes(game: Game, rng_seed: int, frames: int = FRAMES) -> Generator[list[list[np.ndarray]], None, None]:
+    """Episodes of random play without end, each a few clips of `frames` frames uint8 [H, W, 3]; no clip runs over its episode's end."""
     with tempfile.TemporaryDirectory() as folder:
         played = open_game(game, rng_seed, Path(folder))
         rng = np.random.default_rng(rng_seed)
         try:
             while True:
                 played.new_episode()
-                yield list(_cut(_frames(played, game, rng), rng))
+                yield list(_cut(_frames(played, game, rng), rng, frames))
         finally:
             played.close()
 
@@ -71,12 +71,12 @@ def open_game(game: Game, rng_seed: int, folder: Path) -> vizdoom.DoomGame:
     return opened
 
 
-def _cut(frames: Iterator[np.ndarray], rng: np.random.Generator) -> Iterator[list[np.ndarray]]:
+def _cut(played: Iterator[np.ndarray], rng: np.random.Generator, frames: int) -> Iterator[list[np.ndarray]]:
     """Up to CLIPS_AN_EPISODE whole clips, with a gap between them."""
     for _ in range(CLIPS_AN_EPISODE):
         gap = int(rng.integers(4, 20))
-        clip = list(itertools.islice(frames, gap, gap + FRAMES))
-        if len(clip) == FRAMES:
+        clip = list(itertools.islice(played, gap, gap + frames))
+        if len(clip) == frames:
             yield clip
 
 

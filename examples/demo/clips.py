@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from examples.gameplay import GAMES, Game, episodes, write_video
+from examples.gameplay import FRAMES, GAMES, Game, episodes, write_video
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,16 @@ def caption(scenario: Scenario, rng: np.random.Generator) -> str:
     return text[0].upper() + text[1:]
 
 
-def write_clips(out: Path, clips: int, rng_seed: int = 0) -> int:
-    """Write about `clips` clips, equally many of each scenario; the same seed gives the same clips."""
+def write_clips(out: Path, clips: int, rng_seed: int = 0, frames: int = FRAMES) -> int:
+    """Write about `clips` clips of `frames` frames, equally many of each scenario; the same seed gives the same clips."""
     out.mkdir(parents=True, exist_ok=True)
     each = clips // len(SCENARIOS)
     for number, (name, scenario) in enumerate(SCENARIOS.items()):
         rng = np.random.default_rng((rng_seed, number))
-        with contextlib.closing(episodes(scenario.game, rng_seed * 1000 + number)) as played:
-            for clip, frames in enumerate(itertools.islice(itertools.chain.from_iterable(played), each)):
+        with contextlib.closing(episodes(scenario.game, rng_seed * 1000 + number, frames)) as played:
+            for clip, pictures in enumerate(itertools.islice(itertools.chain.from_iterable(played), each)):
                 path = out / f"{name}-{clip:04d}.mp4"
-                write_video(path, frames)
+                write_video(path, pictures)
                 path.with_suffix(".txt").write_text(caption(scenario, rng) + "\n")
     return each * len(SCENARIOS)
 
@@ -87,5 +87,6 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("--clips", type=int, default=480)
     parser.add_argument("--rng-seed", type=int, default=0)
+    parser.add_argument("--frames", type=int, default=FRAMES, help="of each clip, at 16 a second")
     arguments = parser.parse_args()
-    print(f"{write_clips(arguments.out, arguments.clips, arguments.rng_seed)} clips in {arguments.out}")
+    print(f"{write_clips(arguments.out, arguments.clips, arguments.rng_seed, arguments.frames)} clips in {arguments.out}")

@@ -31,8 +31,8 @@ def prepare(
     height: Annotated[int, typer.Option(min=8)] = 64,
     width: Annotated[int, typer.Option(min=8)] = 64,
     fps: Annotated[float, typer.Option(min=0.1, help="Frames per second the clips are resampled to.")] = 8.0,
-    codec: Annotated[str, typer.Option(help="pca, train (an autoencoder, on your clips), or diffusers:FOLDER_OR_HUB_ID.")] = "pca",
-    codec_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of --codec train.")] = 1000,
+    codec: Annotated[str, typer.Option(help="pca; train, train:video (fitted on your clips); or diffusers:FOLDER_OR_HUB_ID.")] = "pca",
+    codec_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a codec that is trained.")] = 1000,
     text: Annotated[str, typer.Option(help="minilm, or transformers:FOLDER_OR_HUB_ID.")] = "minilm",
     features: Annotated[
         str, typer.Option(help="efficientnet-lite0, transnetv2, or transformers:, clip: or videomae: with FOLDER_OR_HUB_ID.")

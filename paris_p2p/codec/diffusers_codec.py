@@ -45,11 +45,11 @@ class DiffusersCodec:
         return rearrange(((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8), "b c t h w -> b t h w c").contiguous()
 
     def _encode_video(self, x: Tensor) -> Tensor:
-        return torch.cat([_latents_of(self.model.encode(one)) for one in torch.split(x, 1)])  # one by one: activations are large
+        return torch.cat([latents_of(self.model.encode(one)) for one in torch.split(x, 1)])  # one by one: activations are large
 
     def _encode_frames(self, x: Tensor) -> Tensor:
         frames = rearrange(x, "b c t h w -> (b t) c h w")
-        z = torch.cat([_latents_of(self.model.encode(part)) for part in torch.split(frames, FRAMES_AT_ONCE)])
+        z = torch.cat([latents_of(self.model.encode(part)) for part in torch.split(frames, FRAMES_AT_ONCE)])
         return rearrange(z, "(b t) c h w -> b c t h w", b=x.shape[0])
 
     def _decode_video(self, z: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def _per_channel(model: Any, key: str, otherwise: float) -> Tensor:
     return rearrange(torch.as_tensor(values, dtype=torch.float32), "c -> c 1 1 1")
 
 
-def _latents_of(output: Any) -> Tensor:
+def latents_of(output: Any) -> Tensor:
     """What an encoder gives: a posterior (its mode), or plain latents (AutoencoderTiny, AutoencoderDC)."""
     posterior = getattr(output, "latent_dist", None)
     if posterior is not None:

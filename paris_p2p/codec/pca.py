@@ -99,11 +99,16 @@ def fit_pca(batches: Iterable[Tensor], patch_pixels: int, channels: int) -> PcaC
     width = 3 * patch_pixels**2
     if not 1 <= channels <= width or not 1 <= patch_pixels <= MAX_PATCH_PIXELS:
         raise UsageError(f"a patch of side {patch_pixels} (at most {MAX_PATCH_PIXELS}) has {width} numbers, not {channels} channels")
+    rows = (rearrange(_patches(video, patch_pixels), "b t h w d -> (b t h w) d") for video in batches)
+    return PcaCodec(patch_pixels, *principal_components(rows, width, channels))
+
+
+def principal_components(batches: Iterable[Tensor], width: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [D], components [D, C] and standard deviations [C], largest first, of fp32 rows [N, D] that come in batches; D is `width`."""
     count = 0
     total = torch.zeros(width, dtype=torch.float64)
     outer = torch.zeros(width, width, dtype=torch.float64)
-    for video in batches:
-        x = rearrange(_patches(video, patch_pixels), "b t h w d -> (b t h w) d")
+    for x in batches:
         count += x.shape[0]
         total += x.sum(0, dtype=torch.float64)
         outer += (x.T @ x).double()  # one batch's product in fp32 is exact enough; the sum over batches is not left to it
@@ -115,7 +120,7 @@ def fit_pca(batches: Iterable[Tensor], patch_pixels: int, channels: int) -> PcaC
     components = components * components.gather(0, components.abs().argmax(0, keepdim=True)).sign()  # eigh leaves the signs open
     std = variances.flip(0)[:channels].clamp_min(0).sqrt()
     std = std.clamp_min(max(float(std[0]) * 1e-4, 1e-6))  # a channel without variance is left alone, not blown up
-    return PcaCodec(patch_pixels, mean.float(), components.float().contiguous(), std.float())
+    return mean.float(), components.float().contiguous(), std.float()
 
 
 def default_patch(height: int, width: int) -> tuple[int, int]:

@@ -49,7 +49,7 @@ def find_codec(name: str, folder: Path | None = None, revision: str = "") -> Mod
     """The files of a `diffusers:…` codec, fetched from the hub when they are not here."""
     kind, _, reference = name.partition(":")
     if kind != "diffusers" or not reference:
-        raise PresetError(f"no codec is called {name!r}; use pca, diffusers:<folder or hub id> or (to prepare) train")
+        raise PresetError(f"no codec is called {name!r}; use pca, diffusers:<folder or hub id> or (to prepare) train or train:video")
     return find_model(reference, folder, revision)
 
 

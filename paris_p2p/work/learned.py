@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,20 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from paris_p2p.codec.learned import LearnedOptions, fit_autoencoder, options_key
+from paris_p2p.codec.learned import Kind, LearnedOptions, fit_autoencoder, options_key
+from paris_p2p.codec.learned_image import LearnedImage
+from paris_p2p.codec.learned_video import LearnedVideo
 from paris_p2p.codec.pca import default_patch, fit_pca
-from paris_p2p.codec.video import load_codec
+from paris_p2p.codec.video import latent_shape, load_codec
 from paris_p2p.data.cache import Cache, cache_key
 from paris_p2p.data.decode import UnusableVideo
 from paris_p2p.data.sources import Source
 from paris_p2p.errors import DataError
+from paris_p2p.spec import ClipShape
 from paris_p2p.work.encoding import FIT_CLIPS, PSNR_CLIPS, Decoding, Progress, codec_psnr_db, stack
 
-NAMES = ("train", "train:image")
+KINDS: dict[str, Kind] = {"train": LearnedImage(), "train:image": LearnedImage(), "train:video": LearnedVideo()}
+BATCH_FRAMES = {"image": 16, "video": 36}
 MAX_PICTURES_BYTES = 256 << 20
 CLIPS_AT_ONCE = 16
 
@@ -34,27 +39,39 @@ class Learned:
 
 
 def fit_learned(
-    train: Sequence[Source], decoding: Decoding, options: LearnedOptions, cache: Cache, device: str, progress: Progress
+    name: str, train: Sequence[Source], decoding: Decoding, options: LearnedOptions, cache: Cache, device: str, progress: Progress
 ) -> Learned:
-    """Fit on all but a few of the sources (train only), which are kept to measure on."""
-    held = min(PSNR_CLIPS, len(train) // 4)
-    if not held:
-        raise DataError(f"{len(train)} files are too few to train a codec and to measure it; give more clips, or use --codec pca")
-    fitted, measured = train[:-held], train[-held:]
+    """Fit the kind of this name on all but a few of the sources (train only), which are kept to measure on."""
+    kind = KINDS[name]
+    kind.check_frames(decoding.shape.frames)
+    fitted, measured = _hold_out(train)
     names = [(source.name, source.size_bytes, source.mtime_ns) for source in fitted]
-    key = cache_key(names, decoding.shape.model_dump(), decoding.max_clips, options_key(options))
+    key = cache_key(names, decoding.shape.model_dump(), decoding.max_clips, options_key(kind, options))
     clips = _clips(fitted, decoding, progress)
-    pictures = rearrange(clips, "b t h w c -> (b t) h w c")
-    folder = fit_autoencoder(pictures, options, cache.root / f"codec-{key[:32]}" / "trained-image", device, progress)
-    pca = fit_pca(torch.split(clips, CLIPS_AT_ONCE), options.patch_pixels, options.channels)
+    examples = rearrange(clips, "b t h w c -> (b t) 1 h w c") if kind.name == "image" else clips
+    folder = fit_autoencoder(kind, examples, options, cache.root / f"codec-{key[:32]}" / f"trained-{kind.name}", device, progress)
     codec = load_codec(f"diffusers:{folder}", device=device)
+    latent = latent_shape(codec, decoding.shape)
+    numbers = math.ceil(latent.channels * latent.frames / decoding.shape.frames)  # a frame and patch, as many as the codec keeps
+    pca = fit_pca(torch.split(clips, CLIPS_AT_ONCE), options.patch_pixels, min(numbers, 3 * options.patch_pixels**2))
     return Learned(folder, codec_psnr_db(codec, measured, decoding), codec_psnr_db(pca, measured, decoding))
 
 
-def learned_options(height: int, width: int, patch: tuple[int, int], steps: int, rng_seed: int) -> LearnedOptions:
-    """PCA's patch and channels, so that the latents have PCA's shape."""
-    side, channels = patch if all(patch) else default_patch(height, width)
-    return LearnedOptions(side, channels, steps, rng_seed=rng_seed)
+def learned_options(name: str, clip: ClipShape, patch: tuple[int, int], steps: int, rng_seed: int) -> LearnedOptions:
+    """PCA's patch, and its channels for each frame that a latent frame stands for: as many numbers as PCA's latents."""
+    side, channels = patch if all(patch) else default_patch(clip.height, clip.width)
+    if KINDS[name].name == "video":
+        return LearnedOptions(side, 2 * channels, steps, batch=max(1, BATCH_FRAMES["video"] // clip.frames), rng_seed=rng_seed)
+    return LearnedOptions(side, channels, steps, batch=BATCH_FRAMES["image"], rng_seed=rng_seed)
+
+
+def _hold_out(train: Sequence[Source]) -> tuple[list[Source], list[Source]]:
+    """A few sources to measure on, spread over all: neighbours are often alike, and the last ones of a kind that the others are not."""
+    held = min(PSNR_CLIPS, len(train) // 4)
+    if not held:
+        raise DataError(f"{len(train)} files are too few to train a codec and to measure it; give more clips, or use --codec pca")
+    rows = {len(train) * i // held for i in range(held)}
+    return [one for row, one in enumerate(train) if row not in rows], [train[row] for row in sorted(rows)]
 
 
 def _clips(sources: Sequence[Source], decoding: Decoding, progress: Progress) -> Tensor:

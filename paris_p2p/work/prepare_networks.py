@@ -22,7 +22,7 @@ from paris_p2p.spec import ClipShape
 from paris_p2p.weights import ModelFiles, find_model, is_local
 from paris_p2p.work.assembly import pin_model
 from paris_p2p.work.encoding import Decoding, Progress, codec_psnr_db, fit_codec
-from paris_p2p.work.learned import NAMES, fit_learned, learned_options
+from paris_p2p.work.learned import KINDS, fit_learned, learned_options
 
 
 class PrepareOptions(BaseModel):
@@ -38,7 +38,7 @@ class PrepareOptions(BaseModel):
     codec: str = "pca"
     pca_patch_pixels: int = Field(default=0, ge=0, le=32)  # 0: by the resolution (codec.pca.default_patch)
     pca_channels: int = Field(default=0, ge=0, le=3072)
-    codec_steps: int = Field(default=1000, ge=1, le=10_000_000)  # of `train`
+    codec_steps: int = Field(default=1000, ge=1, le=10_000_000)  # of `train` and `train:video`
     text: str = "minilm"
     text_tokens: int = Field(default=DEFAULT_TOKENS, ge=1, le=4096)
     features: str = "efficientnet-lite0"
@@ -96,9 +96,9 @@ def load_networks(train: Sequence[Source], options: PrepareOptions, decoding: De
     """Load them, and fit the codec on the train sources where it is one to fit; UsageError when it cannot take the clips."""
     patch = options.pca_patch_pixels, options.pca_channels
     learned = None
-    if options.codec in NAMES:
-        wished = learned_options(options.height, options.width, patch, options.codec_steps, options.rng_seed)
-        learned = fit_learned(train, decoding, wished, cache, options.device, progress)
+    if options.codec in KINDS:
+        wished = learned_options(options.codec, options.clip, patch, options.codec_steps, options.rng_seed)
+        learned = fit_learned(options.codec, train, decoding, wished, cache, options.device, progress)
     name = f"diffusers:{learned.folder}" if learned else options.codec
     files = None if name == "pca" else find_codec(name)
     codec: Codec

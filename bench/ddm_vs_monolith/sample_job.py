@@ -125,6 +125,8 @@ def sample_job(bench: Bench, arm: str, rng_seed: int, name: str, guidance: float
     guidance = sampling.guidance or guidance
     made = make(bench, plan_, rng_seed, sampling, guidance, held, rows)
     arrays = measured(bench, made.pixels)
+    if not bench.scale.is_pictured(sampling, rng_seed):
+        del arrays["pictures"]
     clusters = np.array(held.clusters(rows))
     values = {
         "sampling": sampling.model_dump(),

@@ -94,6 +94,10 @@ class Scale(Settings):
     def seeds_of(self, sampling: Sampling) -> tuple[int, ...]:
         return self.rng_seeds[:1] if sampling.first_seed else self.rng_seeds
 
+    def is_pictured(self, sampling: Sampling, rng_seed: int) -> bool:
+        """Whether a few of its clips are kept to be looked at: of the comparison of arms, with the first seed's networks."""
+        return rng_seed == self.rng_seeds[0] and not sampling.first_seed
+
     def sampling(self, arm: str, name: str) -> Sampling:
         return next(sampling for sampling in self.samplings if (sampling.arm, sampling.name) == (arm, name))
 

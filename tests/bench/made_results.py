@@ -49,7 +49,10 @@ def _job(job: Job, real: NDArray[Any], probed: NDArray[Any]) -> tuple[dict[str, 
     if job.kind == "sample":
         values = {"guidance": 1.0, "steps": STEPS, "experts_per_step": 1.0, "flops_per_clip": 1e9, "seconds_per_clip": 0.1}
         routing = np.full((3, STEPS, 3), 1 / 3)
-        return {**values, "routing": routing}, _measured(real + FAR[job.words[0]])
+        arrays = _measured(real + FAR[job.words[0]])
+        if not SCALE.is_pictured(SCALE.sampling(job.words[0], job.words[2]), int(job.words[1])):
+            del arrays["pictures"]
+        return {**values, "routing": routing}, arrays
     return {"clips": {}}, {}
 
 

@@ -165,6 +165,12 @@ def test_two_jobs_end_to_end_train_a_network_and_measure_its_clips(bench):
     assert values["flops_per_clip"] == 2 * SCALE.sampling_steps * plan_of(bench, "monolith").expert_forward_flops
 
 
+def test_pictures_are_kept_where_arms_are_compared_and_not_of_sweeps_or_other_seeds():
+    assert FULL.is_pictured(FULL.sampling("experts", "top-1"), 0)
+    assert not FULL.is_pictured(FULL.sampling("experts", "top-1"), 1)
+    assert not FULL.is_pictured(FULL.sampling("experts", "top-1-guidance-7.5"), 0)
+
+
 def test_a_result_is_read_as_it_was_written(bench):
     bench.results.write("sample/x/0/y", {"value": 1 / 3, "list": np.arange(3)}, results.Clock(), {"a": np.ones(2, np.float16)})
     assert bench.results.values("sample/x/0/y") == {"value": 0.333333, "list": [0, 1, 2]}

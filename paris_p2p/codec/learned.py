@@ -40,19 +40,40 @@ class LearnedOptions:
     patch_pixels: int
     channels: int
     steps: int
-    batch: int = 16  # examples a step
+    batch_frames: int = 16  # a step; one example at least
     learning_rate: float = 1e-3
     rng_seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.patch_pixels not in PATCHES:
+            raise UsageError(
+                f"a trained codec halves the picture: its patch side is 2, 4, 8 or 16, not {self.patch_pixels}; choose a height and width "
+                "that 8 divides, or --codec pca"
+            )
+
 
 class Kind(Protocol):
-    """One architecture."""
+    """One architecture; a frozen dataclass, whose fields are all that its models depend on beside options and examples."""
 
     @property
     def name(self) -> str: ...
 
+    @property
+    def frames_a_latent(self) -> int:
+        """That one latent frame stands for."""
+        ...
+
+    @property
+    def batch_frames(self) -> int:
+        """Of a training step."""
+        ...
+
     def check_frames(self, frames: int) -> None:
         """UsageError when it cannot code clips of so many."""
+        ...
+
+    def examples(self, clips: Tensor) -> Tensor:
+        """What it learns from, of clips [B, T, H, W, 3]."""
         ...
 
     def build(self, options: LearnedOptions, examples: Tensor) -> Any:
@@ -77,8 +98,6 @@ def fit_autoencoder(
     """
     if (folder / "config.json").is_file():
         return folder
-    if options.patch_pixels not in PATCHES:
-        raise UsageError(f"a trained codec halves the picture: its patch side is 2, 4, 8 or 16, not {options.patch_pixels}")
     checkpoint = folder.with_name(f"{folder.name}.training.safetensors")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
@@ -111,8 +130,9 @@ def _groups(model: Any) -> list[dict[str, Any]]:
 def _step(kind: Kind, model: Any, optimizer: torch.optim.Optimizer, examples: Tensor, options: LearnedOptions, step: int) -> None:
     """One optimizer step; everything drawn depends on the seed and the step alone."""
     rng = torch.Generator().manual_seed(_seed(options, step))
-    rows = torch.randint(len(examples), (options.batch,), generator=rng)
-    flipped = torch.rand(options.batch, generator=rng) < 0.5
+    batch = max(1, options.batch_frames // examples.shape[1])
+    rows = torch.randint(len(examples), (batch,), generator=rng)
+    flipped = torch.rand(batch, generator=rng) < 0.5
     x = _floats(kind, examples[rows], model)                         # B 3 .. H W
     x = torch.where(flipped.to(x.device).reshape(-1, *(1,) * (x.ndim - 1)), x.flip(-1), x)
     loss: Any = mse_loss(model.decode(latents_of(model.encode(x))).sample, x)
@@ -173,4 +193,4 @@ def _resume(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> int:
 
 def options_key(kind: Kind, options: LearnedOptions) -> dict[str, Any]:
     """What a fitted codec's name depends on, beside the examples."""
-    return {**asdict(options), "kind": kind.name, "warmup": WARMUP_STEPS}
+    return {**asdict(options), "kind": repr(kind), "warmup": WARMUP_STEPS}

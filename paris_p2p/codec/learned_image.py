@@ -18,7 +18,6 @@ from paris_p2p.codec.learned import FRAMES_AT_ONCE, PATCHES, LearnedOptions
 from paris_p2p.codec.pca import PcaCodec, fit_pca
 
 COLOURS = 4  # that the shortcuts carry: red, green, blue, and one that is free in the encoder and constant in the decoder
-DEEP_LAYERS = (1, 2)  # residual blocks of encoder and decoder on latents; one where pixels are finer
 CONSTANT = 16.0  # beside it pixels in [-1, 1] are small, and the norm at the end of the decoder is nearly linear
 OFFSET = 2.0  # keeps pixels where the ReLU after that norm does nothing
 
@@ -28,9 +27,15 @@ class LearnedImage:
     """Codes frames one by one: examples have one frame."""
 
     name: str = "image"
+    frames_a_latent: int = 1
+    batch_frames: int = 16
+    deep_layers: tuple[int, int] = (1, 2)  # residual blocks of encoder and decoder on latents; one where pixels are finer
 
     def check_frames(self, frames: int) -> None:
         """Any number of them."""
+
+    def examples(self, clips: Tensor) -> Tensor:
+        return rearrange(clips, "b t h w c -> (b t) 1 h w c")
 
     def build(self, options: LearnedOptions, examples: Tensor) -> Any:
         """AutoencoderDC."""
@@ -44,8 +49,8 @@ class LearnedImage:
             latent_channels=options.channels,
             encoder_block_out_channels=widths,
             decoder_block_out_channels=widths,
-            encoder_layers_per_block=(*layers, DEEP_LAYERS[0]),
-            decoder_layers_per_block=(*layers, DEEP_LAYERS[1]),
+            encoder_layers_per_block=(*layers, self.deep_layers[0]),
+            decoder_layers_per_block=(*layers, self.deep_layers[1]),
             encoder_qkv_multiscales=((),) * len(widths),
             decoder_qkv_multiscales=((),) * len(widths),
             encoder_out_shortcut=False,

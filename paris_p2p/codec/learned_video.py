@@ -21,8 +21,6 @@ from paris_p2p.codec.pca import principal_components
 from paris_p2p.errors import UsageError
 
 CONSTANT = 64.0  # of each layer's last channel: beside it the others are small, and the norms nearly linear
-ENCODER_LAYERS = (1, 1)  # residual blocks on quarter patches and on latents
-DECODER_LAYERS = (1, 1)
 LOG_VARIANCE = -30.0  # of the posterior: what samples it gets its mode
 
 
@@ -31,6 +29,9 @@ class LearnedVideo:
     """Codes two frames as one; examples have an odd number of frames, three or more."""
 
     name: str = "video"
+    frames_a_latent: int = 2
+    batch_frames: int = 36
+    layers: tuple[int, int] = (1, 1)  # residual blocks of encoder and decoder, on quarter patches and on latents
 
     def check_frames(self, frames: int) -> None:
         """An odd number, for a clip to come out as long as it went in."""
@@ -39,6 +40,9 @@ class LearnedVideo:
                 f"--codec train:video codes the first frame alone and the others in pairs: it takes an odd number of frames, 3 or more, "
                 f"not {frames}; prepare with --frames {max(3, frames // 2 * 2 + 1)}, or with --codec train, which codes frames one by one"
             )
+
+    def examples(self, clips: Tensor) -> Tensor:
+        return clips
 
     def build(self, options: LearnedOptions, examples: Tensor) -> Any:
         """AutoencoderKLLTXVideo."""
@@ -53,8 +57,8 @@ class LearnedVideo:
             block_out_channels=(_width(pixels, 2 * channels),),
             decoder_block_out_channels=(_width(channels, 2 * pixels),),
             down_block_types=("LTXVideoDownBlock3D",),
-            layers_per_block=ENCODER_LAYERS,
-            decoder_layers_per_block=DECODER_LAYERS,
+            layers_per_block=self.layers,
+            decoder_layers_per_block=self.layers,
             spatio_temporal_scaling=(True,),
             decoder_spatio_temporal_scaling=(True,),
             decoder_inject_noise=(False, False),

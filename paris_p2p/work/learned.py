@@ -1,4 +1,4 @@
-"""`--codec train`: an autoencoder fitted to train clips in the cache, and its figures beside PCA's at equal compression."""
+"""`--codec train` and `train:video`: an autoencoder fitted to train clips in the cache, its figures beside PCA's at equal compression."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from paris_p2p.codec.learned import Kind, LearnedOptions, fit_autoencoder, options_key
@@ -24,7 +23,6 @@ from paris_p2p.spec import ClipShape
 from paris_p2p.work.encoding import FIT_CLIPS, PSNR_CLIPS, Decoding, Progress, codec_psnr_db, stack
 
 KINDS: dict[str, Kind] = {"train": LearnedImage(), "train:image": LearnedImage(), "train:video": LearnedVideo()}
-BATCH_FRAMES = {"image": 16, "video": 36}
 MAX_PICTURES_BYTES = 256 << 20
 CLIPS_AT_ONCE = 16
 
@@ -48,8 +46,8 @@ def fit_learned(
     names = [(source.name, source.size_bytes, source.mtime_ns) for source in fitted]
     key = cache_key(names, decoding.shape.model_dump(), decoding.max_clips, options_key(kind, options))
     clips = _clips(fitted, decoding, progress)
-    examples = rearrange(clips, "b t h w c -> (b t) 1 h w c") if kind.name == "image" else clips
-    folder = fit_autoencoder(kind, examples, options, cache.root / f"codec-{key[:32]}" / f"trained-{kind.name}", device, progress)
+    home = cache.root / f"codec-{key[:32]}" / f"trained-{kind.name}"
+    folder = fit_autoencoder(kind, kind.examples(clips), options, home, device, progress)
     codec = load_codec(f"diffusers:{folder}", device=device)
     latent = latent_shape(codec, decoding.shape)
     numbers = math.ceil(latent.channels * latent.frames / decoding.shape.frames)  # a frame and patch, as many as the codec keeps
@@ -58,11 +56,10 @@ def fit_learned(
 
 
 def learned_options(name: str, clip: ClipShape, patch: tuple[int, int], steps: int, rng_seed: int) -> LearnedOptions:
-    """PCA's patch, and its channels for each frame that a latent frame stands for: as many numbers as PCA's latents."""
+    """PCA's patch, and its channels for each frame that a latent frame stands for: about as many numbers as PCA's latents."""
+    kind = KINDS[name]
     side, channels = patch if all(patch) else default_patch(clip.height, clip.width)
-    if KINDS[name].name == "video":
-        return LearnedOptions(side, 2 * channels, steps, batch=max(1, BATCH_FRAMES["video"] // clip.frames), rng_seed=rng_seed)
-    return LearnedOptions(side, channels, steps, batch=BATCH_FRAMES["image"], rng_seed=rng_seed)
+    return LearnedOptions(side, kind.frames_a_latent * channels, steps, kind.batch_frames, rng_seed=rng_seed)
 
 
 def _hold_out(train: Sequence[Source]) -> tuple[list[Source], list[Source]]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from paris_p2p.codec import learned
-from paris_p2p.codec.learned import Kind, LearnedOptions, fit_autoencoder
+from paris_p2p.codec.learned import Kind, LearnedOptions, fit_autoencoder, options_key
 from paris_p2p.codec.learned_image import LearnedImage
 from paris_p2p.codec.learned_video import LearnedVideo, pair_components
 from paris_p2p.codec.pca import fit_pca
@@ -12,7 +12,7 @@ from paris_p2p.codec.video import Codec, check_first_latent, latent_shape, load_
 from paris_p2p.errors import UsageError
 from paris_p2p.spec import ClipShape
 
-OPTIONS = LearnedOptions(patch_pixels=4, channels=4, steps=12, batch=4, learning_rate=5e-3)
+OPTIONS = LearnedOptions(patch_pixels=4, channels=4, steps=12, batch_frames=4, learning_rate=5e-3)
 KINDS = [LearnedImage(), LearnedVideo()]
 FRAMES = {"image": 1, "video": 5}
 
@@ -87,9 +87,9 @@ def test_fitting_beats_pca_and_the_folder_is_a_codec_of_diffusers(tmp_path):
 
 def test_fitting_a_video_autoencoder_beats_pca_of_as_many_numbers(tmp_path):
     video = pictures(frames=5)
-    codec = load_codec(f"diffusers:{fit(tmp_path / 'codec', KINDS[1], LearnedOptions(4, 5, 100, 4))}")
+    codec = load_codec(f"diffusers:{fit(tmp_path / 'codec', KINDS[1], LearnedOptions(4, 5, 100, 20))}")
     assert codec.encode(video).shape == (16, 5, 3, 4, 4)
-    untrained = load_codec(f"diffusers:{fit(tmp_path / 'untrained', KINDS[1], LearnedOptions(4, 5, 0, 4))}")
+    untrained = load_codec(f"diffusers:{fit(tmp_path / 'untrained', KINDS[1], LearnedOptions(4, 5, 0, 20))}")
     assert error_of(codec, video) < 0.7 * error_of(untrained, video)
     assert error_of(codec, video) < error_of(fit_pca([video], 4, 3), video)  # 3 channels in each of 5 frames, against 5 in each of 3
 
@@ -136,10 +136,15 @@ def test_a_stopped_fit_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch, k
     assert weights(fit(tmp_path / "other", kind, LearnedOptions(4, 4, 12, 4, 5e-3, rng_seed=1))) != whole
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_a_patch_that_is_no_power_of_two_is_refused(tmp_path, kind):
-    with pytest.raises(UsageError, match="patch side is 2, 4, 8 or 16, not 6"):
-        fit(tmp_path, kind, LearnedOptions(6, 4, 1))
+def test_a_patch_that_is_no_power_of_two_is_refused():
+    with pytest.raises(UsageError, match="patch side is 2, 4, 8 or 16, not 6; choose a height and width that 8 divides"):
+        LearnedOptions(6, 4, 1)
+
+
+def test_a_fitted_codec_is_another_for_another_kind_layout_or_option():
+    keys = [repr(options_key(kind, OPTIONS)) for kind in (*KINDS, LearnedVideo(layers=(1, 2)), LearnedImage(deep_layers=(1, 1)))]
+    keys.append(repr(options_key(KINDS[0], LearnedOptions(4, 4, 13))))
+    assert len(set(keys)) == 5
 
 
 @pytest.mark.parametrize(("frames", "better"), [(1, 3), (2, 3), (8, 9)])

@@ -34,6 +34,13 @@ def test_every_clip_is_a_whole_video_that_moves_with_its_caption_beside_it(tmp_p
         assert frames.std(axis=0).max() > 0
 
 
+def test_clips_are_as_long_as_asked(tmp_path: Path) -> None:
+    write_clips(tmp_path, 3, frames=9)
+    for path in tmp_path.glob("*.mp4"):
+        with av.open(str(path)) as container:
+            assert len(list(container.decode(video=0))) == 9
+
+
 def test_nothing_is_left_where_it_was_called(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

@@ -66,6 +66,13 @@ class Board:
     def attestors(self, card_id: str, slot: str) -> set[str]:
         return {signer for card, signer in self.slots[slot].attestations if card == card_id}
 
+    def attestors_of_unknown(self, slot: str) -> set[str]:
+        """Who attested a card that would follow the tip and that this peer has never seen."""
+        records, tip = self.slots[slot], self.slots[slot].tip
+        head = (tip.card.record.epoch, tip.card.record.seq) if tip else (0, 0)
+        attested = list(records.attestations.values())
+        return {one.signer for one in attested if one.record.card not in records.cards and (one.record.epoch, one.record.seq) > head}
+
     def records_under(self, key: str) -> list[bytes]:
         """The envelopes this peer would store under a DHT key: what a peer that asks directly gets."""
         _, _, run, shelf, name = [*key.split("/"), "", "", "", "", ""][:5]

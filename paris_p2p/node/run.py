@@ -1,18 +1,14 @@
-"""One run on this host: its board of records kept fresh, its blobs fetched, seeded and announced (DESIGN sections 2, 3).
-
-Publishing is card-last: both blobs are in the store before the card is signed, and the card is in the ledger before
-anyone hears of it. A crash at any moment leaves the old tip or the new one.
-"""
+"""One run on this host: its board of records kept fresh, its blobs fetched, seeded and announced (DESIGN sections 2, 3)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +31,6 @@ from paris_p2p.records import (
     peers_key,
     tips_key,
 )
-from paris_p2p.rules.tips import Tip
 from paris_p2p.rules.trust import may_attest
 from paris_p2p.spec import RunSpec, ShardRef
 from paris_p2p.store.ledger import Ledger
@@ -45,17 +40,7 @@ log = logging.getLogger(__name__)
 HOLDER_LIFETIME_S = 1800.0
 PEER_LIFETIME_S = 600.0
 GOSSIPED = ("claim", "card", "attestation")
-
-
-@dataclass(frozen=True)
-class NewCheckpoint:
-    """Two files and what they are, before they have a name."""
-
-    weights_path: Path
-    resume_path: Path
-    clips: int
-    steps: int
-    train_loss: float
+MAX_ASKED = 8  # connected peers, for what the bulletin board does not tell
 
 
 class RunNode:
@@ -101,7 +86,7 @@ class RunNode:
     async def say(self, record: Signed) -> Envelope[Any]:
         """Sign a record, keep it, and tell the others: bulletin board first, then gossip as a hint."""
         envelope = seal(self.host.identity, record)
-        self._keep(envelope)
+        self.keep(envelope)
         await self.tell(envelope)
         return envelope
 
@@ -126,19 +111,38 @@ class RunNode:
         """Read claims and tips of the slots (all, when none are named) and put back tips the bulletin board forgot."""
         for slot in slots or self.spec.slots:
             for envelope in await self.host.swarm.read_records(claims_key(self.run, slot), self.run):
-                self._keep(envelope)
+                self.keep(envelope)
             key = tips_key(self.run, slot)
             found = await self.host.swarm.read_records(key, self.run)
             for envelope in found:
-                self._keep(envelope)
+                self.keep(envelope)
             ids = {envelope.id for envelope in found}
             for envelope in self.board.tip_envelopes(slot):
                 if envelope.id not in ids:
                     await self.host.swarm.store_record(envelope)
+            await self._ask_for_attested(slot)
 
-    async def catch_up(self, peer: str) -> None:
-        """Ask one peer directly for what it knows: how a newcomer learns tips whose DHT records have gone."""
-        for slot in self.spec.slots:
+    async def _ask_for_attested(self, slot: str) -> None:
+        """Cards that were attested and are not to be had from the bulletin board, from the peers that are connected.
+
+        The board keeps one card of a maker: one that it made meanwhile hides the one that became the tip.
+        """
+        attestors = self.board.attestors_of_unknown(slot)
+        if not attestors:
+            return
+        connected = [peer.peer_id for peer in await self.host.swarm.peers()]
+        random.shuffle(connected)  # not the same ones each time, should they not know either
+        for peer in sorted(connected, key=lambda peer: peer not in attestors)[:MAX_ASKED]:
+            try:
+                await self.catch_up(peer, (slot,))
+            except SwarmError as error:
+                log.info("%s did not answer: %s", peer[-8:], error)
+            if not self.board.attestors_of_unknown(slot):
+                return
+
+    async def catch_up(self, peer: str, slots: Sequence[str] = ()) -> None:
+        """Ask one peer directly for what it knows (of all slots, when none are named): tips whose DHT records have gone."""
+        for slot in slots or self.spec.slots:
             for key in (claims_key(self.run, slot), tips_key(self.run, slot)):
                 try:
                     found = await self.host.swarm.fetch_records(peer, key)
@@ -152,11 +156,11 @@ class RunNode:
 
     def _receive(self, data: bytes) -> None:
         try:
-            self._keep(open_envelope(data, run=self.run, kinds=GOSSIPED))
+            self.keep(open_envelope(data, run=self.run, kinds=GOSSIPED))
         except RecordError as error:
             self.refused[f"malformed record: {str(error)[:80]}"] += 1
 
-    def _keep(self, envelope: Envelope[Any]) -> None:
+    def keep(self, envelope: Envelope[Any]) -> None:
         if self.board.add(envelope, time.time()):
             for listener in self.listeners:
                 listener(envelope)
@@ -213,54 +217,7 @@ class RunNode:
         paths = await self.fetch([shard.blob for shard in shards], self.run, progress)
         return [(path, shard.cluster) for path, shard in zip(paths, shards, strict=True)]
 
-    # checkpoints
-
-    async def publish_checkpoint(self, slot: str, epoch: int, tip: Tip | None, new: NewCheckpoint) -> Envelope[CardRecord]:
-        """Blobs, then the signed card in the ledger, then the swarm hears of it."""
-        weights, resume = await asyncio.to_thread(self._take_in, new)
-        self.hold(f"publish/{slot}", {weights.id, resume.id})  # until the next one: they are on no card yet
-        head = self.header("card", slot)
-        head["seq"] = tip.card.record.seq + 1 if tip else 1
-        card = CardRecord(
-            **head,
-            epoch=epoch,
-            parent=tip.card.id if tip else "",
-            weights=weights,
-            resume=resume,
-            clips=new.clips,
-            steps=new.steps,
-            train_loss=new.train_loss,
-        )
-        envelope = seal(self.host.identity, card)
-        self.ledger.put(f"own-card/{slot}", envelope.data)
-        self.keep_good(card)
-        self._keep(envelope)
-        await self.announce_holding(envelope.id)
-        await self.tell(envelope)
-        return envelope
-
-    def _take_in(self, new: NewCheckpoint) -> tuple[BlobRef, BlobRef]:
-        """In a thread: it hashes gigabytes."""
-        store = self.host.store
-        return store.add_file(new.weights_path, move=True), store.add_file(new.resume_path, move=True)
-
-    async def tell_own_cards_again(self) -> None:
-        """Cards this peer signed before it was killed, which perhaps nobody heard of: the work in them is not lost."""
-        for slot in self.spec.slots:
-            data, tip = self.ledger.get(f"own-card/{slot}"), self.board.tip(slot)
-            if data is None:
-                continue
-            try:
-                envelope = open_envelope(data, run=self.run, kinds=("card",))
-            except RecordError:
-                continue  # damaged: the swarm's records decide
-            card = envelope.record
-            here = all(self.host.store.has(ref.id) for ref in (card.weights, card.resume))
-            if here and card.parent == (tip.card.id if tip else "") and card.expires_at > time.time():
-                self.keep_good(card)
-                self._keep(envelope)
-                await self.announce_holding(envelope.id)
-                await self.tell(envelope)
+    # what stays on this disk
 
     def kept_blobs(self) -> set[str]:
         """Blobs that must not be evicted: the run's data that is here, and what the tips need."""
@@ -296,7 +253,7 @@ async def opened(host: Host, run: Envelope[RunSpec]) -> AsyncIterator[RunNode]:
     host.members[node.run] = node
     try:
         await host.swarm.subscribe(cards_topic(node.run), node._on_gossip)
-        for peer in (await host.swarm.peers())[:8]:
+        for peer in (await host.swarm.peers())[:MAX_ASKED]:
             try:
                 await node.catch_up(peer.peer_id)
             except SwarmError as error:

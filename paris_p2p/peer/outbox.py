@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.node.run import NewCheckpoint, RunNode
+from paris_p2p.node.publish import NewCheckpoint, publish_again, publish_checkpoint
+from paris_p2p.node.run import RunNode
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.placement import attest_patience_s, card_cadence_s, checkpoint_interval_s
 from paris_p2p.rules.tips import Tip
@@ -96,6 +97,9 @@ class Outbox:
         In a `hurry` (this peer is about to leave) it does not wait for the interval.
         """
         self._note_attested()
+        if self._overtaken():
+            await self._publish_after_overtaken()
+            return
         if self._waiting is None:
             return
         age_s = time.monotonic() - self._sent_at_s
@@ -107,19 +111,40 @@ class Outbox:
             return
         await self._publish()
 
+    def _overtaken(self) -> bool:
+        """Whether an earlier card of this training became the tip after a newer one went out: nobody may attest that one now."""
+        tip, card = self.node.board.tip(self.slot), self._pending
+        if card is None or tip is None or tip.card.id == card.id:
+            return False
+        return (tip.card.record.epoch, tip.card.record.seq) >= (card.record.epoch, card.record.seq)
+
+    async def _publish_after_overtaken(self) -> None:
+        """The training in it is not lost: it goes out again after the new tip, or what the trainer made since does."""
+        if self._pending is None:
+            return
+        self.say(f"an earlier checkpoint became {self.slot} seq {self._pending.record.seq}; what came after it follows as the next")
+        if self._waiting is not None:
+            await self._publish()
+            return
+        async with self.publishing:
+            self._sent(await publish_again(self.node, self._pending.record))
+
     async def _publish(self) -> None:
         checkpoint, self._waiting = self._waiting, None
         if checkpoint is None:
             return
         async with self.publishing:
-            card = await self.node.publish_checkpoint(self.slot, self.epoch, self.node.board.tip(self.slot), checkpoint)
-            self._ancestors.add(card.id)
+            card = self._sent(await publish_checkpoint(self.node, self.slot, self.epoch, checkpoint))
             # What a new trainer would go on from stays on this disk, whatever becomes of the card.
             self.node.hold(self._purpose, {card.record.resume.id})
             if self.newest.path == checkpoint.resume_path:  # else the trainer made a newer one meanwhile
                 self.newest = ResumePoint(self.node.host.store.path(card.record.resume.id), checkpoint.steps, checkpoint.clips)
-            self._pending, self._sent_at_s = card, time.monotonic()
+
+    def _sent(self, card: Envelope[CardRecord]) -> Envelope[CardRecord]:
+        self._ancestors.add(card.id)
+        self._pending, self._sent_at_s = card, time.monotonic()
         self.say(f"published {self.slot} seq {card.record.seq}: {card.record.steps} steps, loss {card.record.train_loss:.4f}")
+        return card
 
     def _note_attested(self) -> None:
         tip = self.node.board.tip(self.slot)

@@ -11,6 +11,7 @@ from typing import Literal
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MemoryLimitError, ParisError, SwarmError
+from paris_p2p.node.publish import tell_own_cards_again
 from paris_p2p.node.run import HOLDER_LIFETIME_S, PEER_LIFETIME_S, RunNode
 from paris_p2p.node.status import Status, run_status, tree_memory_bytes
 from paris_p2p.peer.attest import Attestor, Gate
@@ -59,7 +60,7 @@ class Volunteer:
     async def run(self) -> None:
         """Until `leave`, or an error nobody can mend here."""
         with suppress(SwarmError):  # nobody there to hear it: what is told is told again when training goes on
-            await self.node.tell_own_cards_again()
+            await tell_own_cards_again(self.node)
         background = [
             asyncio.create_task(work)
             for work in (self.attestor.run(), self._announce(), self._refresh(), self._watch_memory(), self._seed_tips(), self._balance())

@@ -11,8 +11,9 @@ import pytest
 from paris_p2p.errors import DiskFullError
 from paris_p2p.identity import Identity
 from paris_p2p.node.host import Host
-from paris_p2p.node.run import NewCheckpoint, opened
-from paris_p2p.records import BlobRef
+from paris_p2p.node.publish import NewCheckpoint, publish_again, publish_checkpoint, tell_own_cards_again
+from paris_p2p.node.run import RunNode, opened
+from paris_p2p.records import AttestationRecord, BlobRef, CardRecord
 from paris_p2p.spec import PeerSettings
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeNetwork
@@ -50,7 +51,7 @@ async def test_publishing_leaves_the_event_loop_free_and_no_card_speaks_of_missi
     host.swarm = world.network.join(identity, host)
     async with opened(host, world.run) as node:
         store.full = full
-        task = asyncio.create_task(node.publish_checkpoint("expert-0", 1, None, checkpoint(tmp_path)))
+        task = asyncio.create_task(publish_checkpoint(node, "expert-0", 1, checkpoint(tmp_path)))
         assert await asyncio.to_thread(store.entered.wait, 20)
         assert node.ledger.get("own-card/expert-0") is None
         store.go_on.set()
@@ -71,14 +72,64 @@ async def test_a_card_signed_before_a_kill_is_told_after_the_restart(tmp_path: P
     host = Host(PeerSettings(data_dir=tmp_path), identity, BlobStore(tmp_path / "blobs"))
     host.swarm = FakeNetwork().join(identity, host)  # nobody is there: the card reaches the ledger and nobody else
     async with opened(host, world.run) as node:
-        await node.publish_checkpoint("expert-0", 1, None, checkpoint(tmp_path))
+        await publish_checkpoint(node, "expert-0", 1, checkpoint(tmp_path))
     host.swarm = world.network.join(identity, host)
     other = Identity.generate()
     listener = Host(PeerSettings(data_dir=tmp_path / "other"), other, BlobStore(tmp_path / "other-blobs"))
     listener.swarm = world.network.join(other, listener)
     async with opened(host, world.run) as node, opened(listener, world.run) as heard:
         assert not heard.board.pending("expert-0")
-        await node.tell_own_cards_again()
+        await tell_own_cards_again(node)
         await heard.refresh()
         assert [card.signer for card in heard.board.pending("expert-0")] == [identity.peer_id]
         assert node.serves(heard.board.pending("expert-0")[0].record.resume.id)
+
+
+def attestation(node: RunNode, card: CardRecord, card_id: str) -> AttestationRecord:
+    head = node.header("attestation", card.slot) | {"seq": card.seq}
+    measured = {"loss": 1.0, "reference_loss": 1.0, "gate_clips": 4}
+    return AttestationRecord(**head, epoch=card.epoch, card=card_id, best=card_id, **measured)
+
+
+async def test_a_tip_that_its_maker_hid_on_the_bulletin_board_is_asked_for(tmp_path: Path) -> None:
+    """The board keeps one card of a maker; whoever missed the one that was attested asks a peer that has it."""
+    world = World(tmp_path / "world")
+
+    def member(name: str) -> Host:
+        identity = Identity.generate()
+        host = Host(PeerSettings(data_dir=tmp_path / name), identity, BlobStore(tmp_path / name / "blobs"))
+        host.swarm = world.network.join(identity, host)
+        return host
+
+    hosts = [member(name) for name in ("maker", "attestor", "listener")]
+    async with opened(hosts[0], world.run) as maker, opened(hosts[1], world.run) as attestor, opened(hosts[2], world.run) as listener:
+        world.network.swarms[listener.peer_id].offline = True
+        first = await publish_checkpoint(maker, "expert-0", 1, checkpoint(tmp_path))
+        second = await publish_again(maker, first.record.model_copy(update={"steps": 3, "clips": 12}))
+        assert second.record.seq == first.record.seq  # its first waits for attestation still
+        await attestor.refresh(["expert-0"])
+        await asyncio.sleep(0)  # gossip
+        await attestor.say(attestation(attestor, first.record, first.id))
+        world.network.swarms[listener.peer_id].offline = False
+        await listener.refresh(["expert-0"])
+        tip = listener.board.tip("expert-0")
+        assert tip is not None
+        assert tip.card.id == first.id
+        assert not listener.board.attestors_of_unknown("expert-0")
+
+
+async def test_a_card_published_again_follows_the_tip(tmp_path: Path) -> None:
+    world, identity = World(tmp_path / "world"), Identity.generate()
+    host = Host(PeerSettings(data_dir=tmp_path), identity, BlobStore(tmp_path / "blobs"))
+    host.swarm = world.network.join(identity, host)
+    other = Identity.generate()
+    attestor = Host(PeerSettings(data_dir=tmp_path / "other"), other, BlobStore(tmp_path / "other-blobs"))
+    attestor.swarm = world.network.join(other, attestor)
+    async with opened(host, world.run) as node, opened(attestor, world.run) as signer:
+        first = await publish_checkpoint(node, "expert-0", 1, checkpoint(tmp_path))
+        await signer.say(attestation(signer, first.record, first.id))
+        await node.refresh(["expert-0"])
+        again = await publish_again(node, first.record)
+        assert (again.record.parent, again.record.seq) == (first.id, 2)
+        assert again.record.weights == first.record.weights
+        assert [card.id for card in node.board.pending("expert-0")] == [again.id]

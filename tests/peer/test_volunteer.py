@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from paris_p2p.records import BlobRef, ClaimRecord
+from paris_p2p.rules.placement import attest_patience_s
 from paris_p2p.spec import GateSpec
 from paris_p2p.work.messages import GateJob, GateResult, TrainJob
-from tests.peer.world import CountingTrainer, Peer, World, good_gate
+from tests.peer.world import TIMING, CountingTrainer, Peer, World, good_gate
 
 
 def leads_of(world: World, slot: str) -> list[str]:
@@ -253,6 +254,36 @@ async def test_training_never_continues_a_card_it_does_not_descend_from(tmp_path
         tip = owner.node.board.tip("expert-0")
         assert tip is not None
         assert tip.card.record.steps > late.card.record.steps
+
+
+async def test_what_went_out_before_an_earlier_card_became_the_tip_follows_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a cut: the attestor is still at the card from before, and a newer one for the same place is out already."""
+    timing = TIMING.model_copy(update={"claim_s": 30.0, "checkpoint_s": 2.0})
+    monkeypatch.setattr("paris_p2p.peer.volunteer.PAUSE_ATTEST_S", 0.75 * attest_patience_s(timing.checkpoint_s))
+    slow, go_on = asyncio.Event(), asyncio.Event()
+
+    async def gate(job: GateJob) -> GateResult:
+        if slow.is_set():
+            await go_on.wait()
+        return await good_gate(job)
+
+    async with World(tmp_path, timing=timing) as world:
+        peer = await world.add("a", slot="expert-0")
+        owner = await world.add("owner", role="owner", gate=gate)
+        await world.until(lambda: tip_seq(world, "expert-0", of=1) >= 1)
+        slow.set()
+        await world.until(lambda: len(owner.node.board.pending("expert-0")) >= 2)
+        steps = max(card.record.steps for card in owner.node.board.pending("expert-0"))
+        pausing = asyncio.create_task(peer.volunteer.pause())
+        go_on.set()
+        await pausing
+        assert any("an earlier checkpoint became expert-0 seq" in line for line in peer.said)
+        assert not any("nobody attested the last checkpoint" in line for line in peer.said)
+        tip = owner.node.board.tip("expert-0")
+        assert tip is not None
+        assert tip.card.record.steps >= steps
 
 
 async def test_with_fewer_peers_than_slots_every_slot_is_trained_in_turn(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""A checkpoint goes out: blobs, card, news (DESIGN sections 2, 3).
+
+Publishing is card-last: both blobs are in the store before the card is signed, and the card is in the ledger before
+anyone hears of it. A crash at any moment leaves the old tip or the new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paris_p2p.envelope import Envelope, open_envelope, seal
+from paris_p2p.errors import RecordError
+from paris_p2p.node.run import RunNode
+from paris_p2p.records import BlobRef, CardRecord
+from paris_p2p.rules.tips import Tip
+
+
+@dataclass(frozen=True)
+class NewCheckpoint:
+    """Two files and what they are, before they have a name."""
+
+    weights_path: Path
+    resume_path: Path
+    clips: int
+    steps: int
+    train_loss: float
+
+
+async def publish_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoint) -> Envelope[CardRecord]:
+    """Move the files into the store and publish them as the child of the slot's tip."""
+
+    def take_in() -> tuple[BlobRef, BlobRef]:  # in a thread: it hashes gigabytes
+        store = node.host.store
+        return store.add_file(new.weights_path, move=True), store.add_file(new.resume_path, move=True)
+
+    tip = node.board.tip(slot)
+    weights, resume = await asyncio.to_thread(take_in)
+    node.hold(f"publish/{slot}", {weights.id, resume.id})  # until the next one: they are on no card yet
+    card = CardRecord(
+        **_place(node, slot, tip),
+        epoch=epoch,
+        weights=weights,
+        resume=resume,
+        clips=new.clips,
+        steps=new.steps,
+        train_loss=new.train_loss,
+    )
+    return await _sign_and_tell(node, card)
+
+
+async def publish_again(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
+    """Publish the newest checkpoint once more, as the child of what is the slot's tip now."""
+    return await _sign_and_tell(node, card.model_copy(update=_place(node, card.slot, node.board.tip(card.slot))))
+
+
+async def tell_own_cards_again(node: RunNode) -> None:
+    """Cards this peer signed before it was killed, which perhaps nobody heard of: the work in them is not lost."""
+    for slot in node.spec.slots:
+        data, tip = node.ledger.get(f"own-card/{slot}"), node.board.tip(slot)
+        if data is None:
+            continue
+        try:
+            envelope = open_envelope(data, run=node.run, kinds=("card",))
+        except RecordError:
+            continue  # damaged: the swarm's records decide
+        card = envelope.record
+        here = all(node.host.store.has(ref.id) for ref in (card.weights, card.resume))
+        if here and card.parent == (tip.card.id if tip else "") and card.expires_at > time.time():
+            await _tell(node, envelope)
+
+
+def _place(node: RunNode, slot: str, tip: Tip | None) -> dict[str, Any]:
+    """A card's header and its place after the tip."""
+    head = node.header("card", slot)
+    return {**head, "seq": tip.card.record.seq + 1 if tip else 1, "parent": tip.card.id if tip else ""}
+
+
+async def _sign_and_tell(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
+    envelope = seal(node.host.identity, card)
+    node.ledger.put(f"own-card/{card.slot}", envelope.data)
+    await _tell(node, envelope)
+    return envelope
+
+
+async def _tell(node: RunNode, envelope: Envelope[CardRecord]) -> None:
+    node.keep_good(envelope.record)
+    node.keep(envelope)
+    await node.announce_holding(envelope.id)
+    await node.tell(envelope)

@@ -67,7 +67,8 @@ def posterior(router: Router, batch: Batch, t: float, latent: bool, text: bool) 
         times = torch.full((len(part),), t, device=part.latent.device)
         x_t = interpolate(part.latent.float(), part.noise, times) if latent else None
         with torch.no_grad():
-            parts.append(router(x_t, times, part.pooled.float() if text else None).float().softmax(1).cpu())
+            # in training the time goes with the latent
+            parts.append(router(x_t, times if latent else None, part.pooled.float() if text else None).float().softmax(1).cpu())
     return torch.cat(parts).double().numpy()
 
 

@@ -59,8 +59,8 @@ class Chooser:
         if self.router is None:
             return self.prior.log().to(x.device).expand(len(x), -1)
         with torch.no_grad():
-            if self.sampling.inputs == "text":  # without the caption, as guidance asks too, only the time is left
-                return self.router(None, t, pooled).float()  # type: ignore[no-any-return]
+            if self.sampling.inputs == "text":  # in training the time goes with the latent
+                return self.router(None, None, pooled).float()  # type: ignore[no-any-return]
             return self.router(x, t, None if self.sampling.inputs == "latent" else pooled).float()  # type: ignore[no-any-return]
 
     def take(self) -> Tensor:
@@ -106,14 +106,19 @@ def guidance_job(bench: Bench, arm: str, guidance: float) -> dict[str, Any]:
     """How near an arm comes to the validation clips at one guidance: the mean logarithm of the Fréchet distances."""
     set_threads(bench.threads)
     held = HeldOut(bench, "validation")
-    all_rows = held.pick(bench.scale.validation_clips)
-    rows = all_rows[:: max(1, len(all_rows) // bench.scale.trial_clips)][: bench.scale.trial_clips]
+    rows = spread(held.pick(bench.scale.validation_clips), bench.scale.trial_clips)
     made = make(bench, plan_of(bench, arm), bench.scale.rng_seeds[0], bench.scale.main_sampling(arm), guidance, held, rows)
     real, generated = validation_features(bench.work / VALIDATION_FILE), embed(bench, made.pixels)
     count = min(TRIAL_COMPONENTS, len(rows) - 1)
     distances = {name: frechet_distance(real[name], generated[name], count) for name in bench.scale.features}
     loss = float(np.mean([np.log(max(1e-9, value)) for value in distances.values()]))
     return {"guidance": guidance, "clips": len(rows), "distances": distances, "loss": loss}
+
+
+def spread(rows: Sequence[int], count: int) -> list[int]:
+    """`count` of the rows, evenly from first to last: rows come cluster by cluster, and every cluster has its share."""
+    count = min(count, len(rows))
+    return [rows[len(rows) * index // count] for index in range(count)]
 
 
 def sample_job(bench: Bench, arm: str, rng_seed: int, name: str, guidance: float) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

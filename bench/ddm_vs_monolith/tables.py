@@ -108,10 +108,19 @@ def arms_table(findings: Findings) -> Table:
         router = f" + {plan['router_parameters']:,}" if plan["router_parameters"] else ""
         counts = f"{plan['experts']} x {plan['expert_parameters']:,}{router}"
         batch = f"{plan['batch_clips']}" + (f" (router {plan['router_batch_clips']})" if plan["router_batch_clips"] else "")
-        cells = (counts, f"{plan['steps']:,}", batch, f"{plan['clips']:,}", f"{plan['flops'] / 1e12:.2f}", f"{plan['router_share']:.1%}")
+        cells = (counts, _steps(findings, arm, plan["steps"]), batch, f"{plan['clips']:,}", f"{plan['flops'] / 1e12:.2f}", f"{plan['router_share']:.1%}")
         rows.append((arm, plan["title"], *cells, f"{_rate(findings, arm):g}"))
     columns = ("arm", "what", "parameters", "steps", "batch", "clips seen", "training TFLOP", "router's share", "learning rate")
-    return Table("Arms", columns, tuple(rows), "FLOPs as torch counts them, forward and backward; clips seen by all experts together.", 2)
+    note = "FLOPs as torch counts them, forward and backward; clips seen by all experts together. Steps of each seed where they differ."
+    return Table("Arms", columns, tuple(rows), note, 2)
+
+
+def _steps(findings: Findings, arm: str, planned: int) -> str:
+    """What was made, seed by seed should they differ; a plan may change when FLOPs are counted anew, what was trained does not."""
+    results = findings.comparison.results
+    jobs = [f"train/{arm}/{seed}/expert-0" for seed in findings.comparison.scale.rng_seeds]
+    made = [int(results.values(job)["curve"][-1]["steps"]) for job in jobs if results.has(job)] or [planned]
+    return " / ".join(f"{steps:,}" for steps in (made if len(set(made)) > 1 else made[:1]))
 
 
 def samplings_table(findings: Findings) -> Table:

@@ -14,12 +14,14 @@ from bench.ddm_vs_monolith.arms import Plan, plan, run_of
 from bench.ddm_vs_monolith.data import Bench, HeldOut, deal_groups, sizes
 from bench.ddm_vs_monolith.features_job import BASIS_FILE
 from bench.ddm_vs_monolith.jobs import best, graph, ready
-from bench.ddm_vs_monolith.networks_job import describe
+from bench.ddm_vs_monolith.networks_job import describe, posterior
 from bench.ddm_vs_monolith.runner import needed
-from bench.ddm_vs_monolith.sample_job import Chooser, inference_flops, sample_job
+from bench.ddm_vs_monolith.sample_job import Chooser, inference_flops, sample_job, spread
 from bench.ddm_vs_monolith.settings import CORE, FULL, SCALES, Sampling
-from bench.ddm_vs_monolith.train_job import Watch, plan_of, slot_folder, train_job, train_slot, weights_path
+from bench.ddm_vs_monolith.train_job import Validation, Watch, plan_of, slot_folder, train_job, train_slot, weights_path
 from paris_p2p.errors import UsageError
+from paris_p2p.model.presets import router_config
+from paris_p2p.model.router import Router
 from paris_p2p.spec import LatentShape, TextShape
 from paris_p2p.work.messages import CheckpointReady, Event
 from tests.bench.made_bench import COUNTS, EXPERTS, SCALE, made_bench
@@ -184,6 +186,32 @@ def test_the_prior_weighs_experts_by_their_parts_and_the_oracle_follows_the_clus
     torch.testing.assert_close(weights, prior.expand(2, -1))
     oracle = Chooser(Sampling(arm="experts", name="oracle", routing="oracle"), None, prior, torch.tensor([0, 2]))(x, t, None)
     assert oracle.argmax(1).tolist() == [0, 2]
+
+
+def test_a_router_with_text_alone_is_asked_as_it_was_trained(bench):
+    """In training the time goes with the latent: what is asked at a time it never saw with text alone would be noise."""
+    torch.manual_seed(0)
+    router = Router(**router_config("nano", bench.prepared.latent, bench.prepared.text_shape, EXPERTS))
+    for weight in router.parameters():
+        torch.nn.init.normal_(weight, std=0.1)  # a new router's answers depend on nothing
+    batch = Validation.batch_of(bench)
+    pooled = batch.pooled.float()
+    with torch.no_grad():
+        expected = router(None, None, pooled).softmax(1)
+        assert not torch.allclose(router(None, torch.full((len(batch),), 0.8), pooled).softmax(1), expected, atol=1e-3)
+    for t in (1.0, 0.8):
+        assert np.allclose(posterior(router, batch, t, latent=False, text=True), expected.numpy(), atol=1e-6)
+    chooser = Chooser(Sampling(arm="experts", name="text-only", routing="full", inputs="text"), router, torch.ones(EXPERTS), torch.zeros(0))
+    assert torch.allclose(chooser(batch.latent.float(), torch.full((len(batch),), 0.8), pooled), expected, atol=1e-5)
+
+
+def test_trial_clips_are_of_every_cluster(bench):
+    held = HeldOut(bench, "validation")
+    rows = held.pick(bench.scale.validation_clips)
+    for count in (len(rows) - 1, EXPERTS, len(rows) + 5):
+        some = spread(rows, count)
+        assert len(set(some)) == min(count, len(rows))
+        assert set(held.clusters(some)) == set(range(EXPERTS))
 
 
 def test_guidance_doubles_what_a_step_costs():

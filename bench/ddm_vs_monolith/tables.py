@@ -108,7 +108,8 @@ def arms_table(findings: Findings) -> Table:
         router = f" + {plan['router_parameters']:,}" if plan["router_parameters"] else ""
         counts = f"{plan['experts']} x {plan['expert_parameters']:,}{router}"
         batch = f"{plan['batch_clips']}" + (f" (router {plan['router_batch_clips']})" if plan["router_batch_clips"] else "")
-        cells = (counts, _steps(findings, arm, plan["steps"]), batch, f"{plan['clips']:,}", f"{plan['flops'] / 1e12:.2f}", f"{plan['router_share']:.1%}")
+        spent = (f"{plan['clips']:,}", f"{plan['flops'] / 1e12:.2f}", f"{plan['router_share']:.1%}")
+        cells = (counts, _steps(findings, arm, plan["steps"]), batch, *spent)
         rows.append((arm, plan["title"], *cells, f"{_rate(findings, arm):g}"))
     columns = ("arm", "what", "parameters", "steps", "batch", "clips seen", "training TFLOP", "router's share", "learning rate")
     note = "FLOPs as torch counts them, forward and backward; clips seen by all experts together. Steps of each seed where they differ."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,6 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MissingBlobError, RecordError, UnreachableError, UsageError, VersionError
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.fetch import SourceLedger
-from paris_p2p.records import BlobRef
 from paris_p2p.rules.trust import may
 from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore
@@ -69,11 +68,10 @@ class Host:
     def may(self, peer: str, action: Action) -> bool:
         return not self.members or any(may(peer, action, member.spec) for member in self.members.values())
 
-    def make_room(self, refs: Sequence[BlobRef]) -> bool:
-        """Delete what no run here needs any more, for these blobs; False when that freed nothing."""
-        keep = {ref.id for ref in refs}.union(*(member.kept_blobs() for member in self.members.values()))
-        need_bytes = sum(ref.size_bytes for ref in refs if not self.store.has(ref.id))
-        return self.store.evict(keep, need_bytes) > 0
+    def make_room(self, need_bytes: int, keep: Iterable[str] = ()) -> bool:
+        """Delete what no run here needs any more, nor `keep` names, until `need_bytes` are free; False when that freed nothing."""
+        kept = set(keep).union(*(member.kept_blobs() for member in tuple(self.members.values())))
+        return self.store.evict(kept, need_bytes) > 0
 
     def _serves(self, blob_id: str) -> bool:
         return any(member.serves(blob_id) for member in tuple(self.members.values()))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from paris_p2p.envelope import Envelope, open_envelope, seal
-from paris_p2p.errors import RecordError
+from paris_p2p.errors import DiskFullError, RecordError
 from paris_p2p.node.run import RunNode
 from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.rules.tips import Tip
@@ -30,15 +31,14 @@ class NewCheckpoint:
     train_loss: float
 
 
-async def publish_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoint) -> Envelope[CardRecord]:
-    """Move the files into the store and publish them as the child of the slot's tip."""
+async def sign_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoint) -> Envelope[CardRecord]:
+    """Move the files into the store and sign them as the child of the slot's tip; `tell_card` lets others know.
 
-    def take_in() -> tuple[BlobRef, BlobRef]:  # in a thread: it hashes gigabytes
-        store = node.host.store
-        return store.add_file(new.weights_path, move=True), store.add_file(new.resume_path, move=True)
-
+    DiskFullError when the store's cap leaves no room for them, and nothing else there may go.
+    """
     tip = node.board.tip(slot)
-    weights, resume = await asyncio.to_thread(take_in)
+    weights = await asyncio.to_thread(_take_in, node, new.weights_path, ())
+    resume = await asyncio.to_thread(_take_in, node, new.resume_path, (weights.id,))
     node.hold(f"publish/{slot}", {weights.id, resume.id})  # until the next one: they are on no card yet
     card = CardRecord(
         **_place(node, slot, tip),
@@ -49,12 +49,20 @@ async def publish_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheck
         steps=new.steps,
         train_loss=new.train_loss,
     )
-    return await _sign_and_tell(node, card)
+    return _sign(node, card)
 
 
-async def publish_again(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
-    """Publish the newest checkpoint once more, as the child of what is the slot's tip now."""
-    return await _sign_and_tell(node, card.model_copy(update=_place(node, card.slot, node.board.tip(card.slot))))
+def sign_again(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
+    """Sign the newest checkpoint once more, as the child of what is the slot's tip now."""
+    return _sign(node, card.model_copy(update=_place(node, card.slot, node.board.tip(card.slot))))
+
+
+async def tell_card(node: RunNode, envelope: Envelope[CardRecord]) -> None:
+    """Let the others know of a card of ours; SwarmError when they cannot be told now, and it may be told again."""
+    node.keep_good(envelope.record)
+    node.keep(envelope)
+    await node.announce_holding(envelope.id)
+    await node.tell(envelope)
 
 
 async def tell_own_cards_again(node: RunNode) -> None:
@@ -70,7 +78,7 @@ async def tell_own_cards_again(node: RunNode) -> None:
         card = envelope.record
         here = all(node.host.store.has(ref.id) for ref in (card.weights, card.resume))
         if here and card.parent == (tip.card.id if tip else "") and card.expires_at > time.time():
-            await _tell(node, envelope)
+            await tell_card(node, envelope)
 
 
 def _place(node: RunNode, slot: str, tip: Tip | None) -> dict[str, Any]:
@@ -79,15 +87,17 @@ def _place(node: RunNode, slot: str, tip: Tip | None) -> dict[str, Any]:
     return {**head, "seq": tip.card.record.seq + 1 if tip else 1, "parent": tip.card.id if tip else ""}
 
 
-async def _sign_and_tell(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
+def _sign(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
     envelope = seal(node.host.identity, card)
     node.ledger.put(f"own-card/{card.slot}", envelope.data)
-    await _tell(node, envelope)
     return envelope
 
 
-async def _tell(node: RunNode, envelope: Envelope[CardRecord]) -> None:
-    node.keep_good(envelope.record)
-    node.keep(envelope)
-    await node.announce_holding(envelope.id)
-    await node.tell(envelope)
+def _take_in(node: RunNode, path: Path, keep: Sequence[str]) -> BlobRef:
+    """In a thread: it hashes gigabytes. What nobody needs makes room, as it does for what is fetched."""
+    try:
+        return node.host.store.add_file(path, move=True)
+    except DiskFullError:
+        if not node.host.make_room(path.stat().st_size, keep):
+            raise
+        return node.host.store.add_file(path, move=True)

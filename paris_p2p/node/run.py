@@ -208,7 +208,8 @@ class RunNode:
         try:
             return await fetched()
         except DiskFullError:
-            if not await asyncio.to_thread(self.host.make_room, refs):
+            need_bytes = sum(ref.size_bytes for ref in refs if not self.host.store.has(ref.id))
+            if not await asyncio.to_thread(self.host.make_room, need_bytes, [ref.id for ref in refs]):
                 raise
             return await fetched()
 
@@ -220,8 +221,8 @@ class RunNode:
     # what stays on this disk
 
     def kept_blobs(self) -> set[str]:
-        """Blobs that must not be evicted: the run's data that is here, and what the tips need."""
-        return self._data_blobs | self._tip_blobs() | self._good_blobs
+        """Blobs that must not be evicted: the run's data that is here, what the tips need, and what is in use."""
+        return (self._data_blobs | self._tip_blobs() | self._good_blobs).union(*tuple(self._held.values()))
 
     def hold(self, purpose: str, blob_ids: set[str]) -> None:
         """Keep blobs that `purpose` is using, whatever the tip does; a second call replaces them, an empty set lets go."""

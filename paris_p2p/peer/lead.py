@@ -7,8 +7,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, SwarmError, TrainError
@@ -24,8 +24,10 @@ from paris_p2p.work.messages import CheckpointReady, Failed, Started, StepEvent,
 log = logging.getLogger(__name__)
 MAX_TRAINER_DEATHS = 3  # in a row, without a checkpoint between them
 KILL_GRACE_S = 5.0
+RETRY_S = 2.0
 TRAINER = "paris_p2p.work.trainer"
 MakeWorker = Callable[[str], Worker]
+T = TypeVar("T")
 
 
 class Lead:
@@ -90,8 +92,21 @@ class Lead:
         return self._reason
 
     async def _work(self, attest_wait_s: Callable[[], float]) -> None:
-        await self._train(await self._prepare())
-        await self._last_card(attest_wait_s())
+        job = await self._unless_stopped(self._prepare())
+        if job is not None:
+            await self._train(job)
+            await self._last_card(attest_wait_s())
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """The work's result; None when this leadership was asked to stop before it ended. A download goes on where it was."""
+        working, stopping = asyncio.create_task(work), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            working.cancel()
+            stopping.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
 
     # claim
 
@@ -219,7 +234,11 @@ class Lead:
             elif not self.outbox.descends():
                 self.stop(f"the tip of {self.slot} is not what this training descends from; it starts again from there")
             else:
-                await self._publish_if_due()
+                try:
+                    await self._publish_if_due()
+                except SwarmError as error:  # the others may be told later; until then training goes on
+                    self.say(f"could not tell of the checkpoint of {self.slot} yet: {error}")
+                    await asyncio.sleep(RETRY_S)
                 await self._ask_for_checkpoint()
             await asyncio.sleep(0.25)
 
@@ -237,11 +256,17 @@ class Lead:
             self._checkpoint_at_s = time.monotonic()
             await self._worker.send_line('{"command": "checkpoint"}')
 
+    async def _attestors_connected(self) -> bool:
+        try:
+            return await self.node.attestors_connected()
+        except SwarmError:  # our own daemon is being restarted: they may be there yet
+            return True
+
     async def _last_card(self, wait_s: float) -> None:
         """Publish what is left and wait, within bounds, until another peer holds it."""
         deadline = time.monotonic() + wait_s
         while self.outbox.busy and time.monotonic() < deadline and not self._lost():
-            if not self.outbox.publishing.locked() and not await self.node.attestors_connected():
+            if not self.outbox.publishing.locked() and not await self._attestors_connected():
                 break
             await asyncio.sleep(0.1)
         if self.outbox.busy:

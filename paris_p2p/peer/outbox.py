@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.node.publish import NewCheckpoint, publish_again, publish_checkpoint
+from paris_p2p.node.publish import NewCheckpoint, sign_again, sign_checkpoint, tell_card
 from paris_p2p.node.run import RunNode
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.placement import attest_patience_s, card_cadence_s, checkpoint_interval_s
@@ -40,6 +40,7 @@ class Outbox:
         self.publishing = asyncio.Lock()  # while a checkpoint's files move into the store and its card goes out
         self._waiting: NewCheckpoint | None = None
         self._pending: Envelope[CardRecord] | None = None
+        self._untold: Envelope[CardRecord] | None = None  # signed, and nobody could be told of it yet
         self._sent_at_s = 0.0  # monotonic, of the newest card
         self._upload_s = 0.0  # from a card to its attestation, measured last
         self._ancestors: set[str] = set()  # cards this training descends from: only they may be a new card's parent
@@ -88,14 +89,17 @@ class Outbox:
         self._note_attested()
         if not self._ancestors or _id(self.node.board.tip(self.slot)) in self._ancestors:
             return True
-        self._waiting = self._pending = None
+        self._waiting = self._pending = self._untold = None
         return False
 
     async def publish_if_due(self, *, hurry: bool) -> None:
         """Publish the waiting checkpoint: once ours before it is the tip, or so old that it must have been refused.
 
-        In a `hurry` (this peer is about to leave) it does not wait for the interval.
+        In a `hurry` (this peer is about to leave) it does not wait for the interval. SwarmError when the others cannot be
+        told now: nothing is lost, the next call tells them.
         """
+        if self._untold is not None:
+            await self._tell(self._untold)
         self._note_attested()
         if self._overtaken():
             await self._publish_after_overtaken()
@@ -127,24 +131,30 @@ class Outbox:
             await self._publish()
             return
         async with self.publishing:
-            self._sent(await publish_again(self.node, self._pending.record))
+            await self._send(sign_again(self.node, self._pending.record))
 
     async def _publish(self) -> None:
         checkpoint, self._waiting = self._waiting, None
         if checkpoint is None:
             return
         async with self.publishing:
-            card = self._sent(await publish_checkpoint(self.node, self.slot, self.epoch, checkpoint))
+            card = await sign_checkpoint(self.node, self.slot, self.epoch, checkpoint)
             # What a new trainer would go on from stays on this disk, whatever becomes of the card.
             self.node.hold(self._purpose, {card.record.resume.id})
             if self.newest.path == checkpoint.resume_path:  # else the trainer made a newer one meanwhile
                 self.newest = ResumePoint(self.node.host.store.path(card.record.resume.id), checkpoint.steps, checkpoint.clips)
+            await self._send(card)
 
-    def _sent(self, card: Envelope[CardRecord]) -> Envelope[CardRecord]:
+    async def _send(self, card: Envelope[CardRecord]) -> None:
         self._ancestors.add(card.id)
-        self._pending, self._sent_at_s = card, time.monotonic()
+        self._pending = self._untold = card
+        await self._tell(card)
+
+    async def _tell(self, card: Envelope[CardRecord]) -> None:
+        self._sent_at_s = time.monotonic()
+        await tell_card(self.node, card)
+        self._untold = None
         self.say(f"published {self.slot} seq {card.record.seq}: {card.record.steps} steps, loss {card.record.train_loss:.4f}")
-        return card
 
     def _note_attested(self) -> None:
         tip = self.node.board.tip(self.slot)

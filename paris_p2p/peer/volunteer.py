@@ -27,6 +27,7 @@ REFRESH_S = 15.0
 CATCH_UP_S = 60.0
 PAUSE_ATTEST_S = 5.0
 LEAVE_ATTEST_S = 60.0
+RETRY_S = 5.0
 COOL_DOWN_S = 180.0  # after failures of our own trainer
 MEMORY_SHARE = 0.9  # of --max-memory: checkpoint and stop here, before the kernel kills at the limit
 
@@ -123,7 +124,7 @@ class Volunteer:
                 continue
             if self.role != "peer":
                 self._set("seeding", "attests and seeds, does not train")
-            claim = await self._claim() if self.role == "peer" and time.monotonic() >= self._cool_until else None
+            claim = await self._claim_or_say_why() if self.role == "peer" and time.monotonic() >= self._cool_until else None
             if claim is None:
                 self._news.clear()
                 with suppress(TimeoutError):
@@ -132,6 +133,15 @@ class Volunteer:
                 continue
             await self._lead(claim)
         self._set("leaving", "asked to stop")
+
+    async def _claim_or_say_why(self) -> Envelope[ClaimRecord] | None:
+        """`_claim`; nothing too when the swarm cannot be asked, which mends itself."""
+        try:
+            return await self._claim()
+        except SwarmError as error:
+            self._cool_until = time.monotonic() + RETRY_S
+            self.say(f"could not claim a slot: {error}; trying again in {RETRY_S:.0f} s")
+            return None
 
     async def _claim(self) -> Envelope[ClaimRecord] | None:
         """Choose a slot, claim it, wait the settle time, read again: the claim if it is first, else nothing."""

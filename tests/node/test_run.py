@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DiskFullError
 from paris_p2p.identity import Identity
 from paris_p2p.node.host import Host
-from paris_p2p.node.publish import NewCheckpoint, publish_again, publish_checkpoint, tell_own_cards_again
+from paris_p2p.node.publish import NewCheckpoint, sign_again, sign_checkpoint, tell_card, tell_own_cards_again
 from paris_p2p.node.run import RunNode, opened
 from paris_p2p.records import AttestationRecord, BlobRef, CardRecord
 from paris_p2p.spec import PeerSettings
@@ -51,7 +52,7 @@ async def test_publishing_leaves_the_event_loop_free_and_no_card_speaks_of_missi
     host.swarm = world.network.join(identity, host)
     async with opened(host, world.run) as node:
         store.full = full
-        task = asyncio.create_task(publish_checkpoint(node, "expert-0", 1, checkpoint(tmp_path)))
+        task = asyncio.create_task(published(node, "expert-0", 1, checkpoint(tmp_path)))
         assert await asyncio.to_thread(store.entered.wait, 20)
         assert node.ledger.get("own-card/expert-0") is None
         store.go_on.set()
@@ -72,7 +73,7 @@ async def test_a_card_signed_before_a_kill_is_told_after_the_restart(tmp_path: P
     host = Host(PeerSettings(data_dir=tmp_path), identity, BlobStore(tmp_path / "blobs"))
     host.swarm = FakeNetwork().join(identity, host)  # nobody is there: the card reaches the ledger and nobody else
     async with opened(host, world.run) as node:
-        await publish_checkpoint(node, "expert-0", 1, checkpoint(tmp_path))
+        await published(node, "expert-0", 1, checkpoint(tmp_path))
     host.swarm = world.network.join(identity, host)
     other = Identity.generate()
     listener = Host(PeerSettings(data_dir=tmp_path / "other"), other, BlobStore(tmp_path / "other-blobs"))
@@ -83,6 +84,12 @@ async def test_a_card_signed_before_a_kill_is_told_after_the_restart(tmp_path: P
         await heard.refresh()
         assert [card.signer for card in heard.board.pending("expert-0")] == [identity.peer_id]
         assert node.serves(heard.board.pending("expert-0")[0].record.resume.id)
+
+
+async def published(node: RunNode, slot: str, epoch: int, new: NewCheckpoint) -> Envelope[CardRecord]:
+    card = await sign_checkpoint(node, slot, epoch, new)
+    await tell_card(node, card)
+    return card
 
 
 def attestation(node: RunNode, card: CardRecord, card_id: str) -> AttestationRecord:
@@ -104,8 +111,9 @@ async def test_a_tip_that_its_maker_hid_on_the_bulletin_board_is_asked_for(tmp_p
     hosts = [member(name) for name in ("maker", "attestor", "listener")]
     async with opened(hosts[0], world.run) as maker, opened(hosts[1], world.run) as attestor, opened(hosts[2], world.run) as listener:
         world.network.swarms[listener.peer_id].offline = True
-        first = await publish_checkpoint(maker, "expert-0", 1, checkpoint(tmp_path))
-        second = await publish_again(maker, first.record.model_copy(update={"steps": 3, "clips": 12}))
+        first = await published(maker, "expert-0", 1, checkpoint(tmp_path))
+        second = sign_again(maker, first.record.model_copy(update={"steps": 3, "clips": 12}))
+        await tell_card(maker, second)
         assert second.record.seq == first.record.seq  # its first waits for attestation still
         await attestor.refresh(["expert-0"])
         await asyncio.sleep(0)  # gossip
@@ -126,10 +134,11 @@ async def test_a_card_published_again_follows_the_tip(tmp_path: Path) -> None:
     attestor = Host(PeerSettings(data_dir=tmp_path / "other"), other, BlobStore(tmp_path / "other-blobs"))
     attestor.swarm = world.network.join(other, attestor)
     async with opened(host, world.run) as node, opened(attestor, world.run) as signer:
-        first = await publish_checkpoint(node, "expert-0", 1, checkpoint(tmp_path))
+        first = await published(node, "expert-0", 1, checkpoint(tmp_path))
         await signer.say(attestation(signer, first.record, first.id))
         await node.refresh(["expert-0"])
-        again = await publish_again(node, first.record)
+        again = sign_again(node, first.record)
+        await tell_card(node, again)
         assert (again.record.parent, again.record.seq) == (first.id, 2)
         assert again.record.weights == first.record.weights
         assert [card.id for card in node.board.pending("expert-0")] == [again.id]

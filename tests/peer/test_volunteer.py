@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from paris_p2p.envelope import open_envelope
+from paris_p2p.errors import DaemonError
 from paris_p2p.records import BlobRef, ClaimRecord
 from paris_p2p.rules.placement import attest_patience_s
 from paris_p2p.spec import GateSpec
@@ -284,6 +286,80 @@ async def test_what_went_out_before_an_earlier_card_became_the_tip_follows_it_at
         tip = owner.node.board.tip("expert-0")
         assert tip is not None
         assert tip.card.record.steps >= steps
+
+
+def fail_once(peer: Peer, monkeypatch: pytest.MonkeyPatch, kind: str) -> list[str]:
+    """The next record of a kind meets a daemon that is being restarted; returns what failed."""
+    publish, failed = peer.swarm.publish, list[str]()
+
+    async def once(topic: str, data: bytes) -> None:
+        if not failed and open_envelope(data, run=peer.node.run).record.kind == kind:
+            failed.append(kind)
+            raise DaemonError("p2pd ended the conversation; it is being restarted")
+        await publish(topic, data)
+
+    monkeypatch.setattr(peer.swarm, "publish", once)
+    return failed
+
+
+async def test_a_daemon_that_dies_while_a_slot_is_claimed_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paris_p2p.peer.volunteer.RETRY_S", 0.1)
+    async with World(tmp_path) as world:
+        await world.add("owner", role="owner")
+        peer = await world.add("a", slot="expert-0")
+        failed = fail_once(peer, monkeypatch, "claim")
+        await world.until(lambda: tip_seq(world, "expert-0") >= 1)
+        assert failed
+        assert any("could not claim a slot: p2pd ended the conversation" in line for line in peer.said)
+
+
+async def test_a_daemon_that_dies_while_a_card_is_told_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paris_p2p.peer.lead.RETRY_S", 0.1)
+    starts: list[int] = []
+
+    class Counted(CountingTrainer):
+        async def lines(self):  # type: ignore[no-untyped-def]
+            starts.append(self.job.resume_steps)
+            async for line in super().lines():
+                yield line
+
+    async with World(tmp_path) as world:
+        await world.add("owner", role="owner")
+        peer = await world.add("a", slot="expert-0", trainer=Counted)
+        await world.until(lambda: tip_seq(world, "expert-0") >= 1)
+        failed, before = fail_once(peer, monkeypatch, "card"), tip_seq(world, "expert-0")
+        await world.until(lambda: bool(failed) and tip_seq(world, "expert-0") > before)
+        assert starts == [0]
+        assert any("could not tell of the checkpoint of expert-0 yet" in line for line in peer.said)
+
+
+async def test_leaving_does_not_wait_for_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with World(tmp_path) as world:
+        peer = await world.add("a", slot="expert-0")
+        began = asyncio.Event()
+
+        async def forever(*_: object) -> None:
+            began.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(peer.node, "fetch_shards", forever)
+        await asyncio.wait_for(began.wait(), 20)
+        await peer.volunteer.leave()
+        await asyncio.wait_for(peer.task, 20)
+        assert all(claim.record.released for claim in peer.node.board.claims("expert-0"))
+
+
+async def test_a_checkpoint_gets_the_room_of_what_nobody_needs(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        peer = await world.add("a", slot="expert-0")
+        store = peer.node.host.store
+        old = store.add_bytes(bytes(100_000))  # of an earlier run
+        store.max_bytes = store.used_bytes()
+        owner = await world.add("owner", role="owner")
+        await world.until(lambda: tip_seq(world, "expert-0") >= 2)
+        assert not store.has(old.id)
+        assert owner.node.board.tip("expert-0") is not None
+        assert not any("gave up" in line for line in peer.said)
 
 
 async def test_with_fewer_peers_than_slots_every_slot_is_trained_in_turn(tmp_path: Path) -> None:

@@ -88,9 +88,10 @@ class Board:
 
     async def meet(self, peers: Iterable[str]) -> None:
         """Make peers known to this node and this node to them, then look around near our own id."""
-        unknown = [peer for peer in peers if not self.knows(peer)]
-        found = await asyncio.gather(*(self._node.protocol.call_ping(PeerID(peer_id_to_bytes(peer))) for peer in unknown))
-        if any(found):
+        unknown = [PeerID(peer_id_to_bytes(peer)) for peer in peers if not self.knows(peer)]
+        # hivemind asserts that an answered node id is one: a peer that answers another must not keep us from the rest.
+        found = await asyncio.gather(*(self._node.protocol.call_ping(peer) for peer in unknown), return_exceptions=True)
+        if any(isinstance(node_id, DHTID) for node_id in found):
             with suppress(TimeoutError):
                 async with asyncio.timeout(OPERATION_LIMIT_S):
                     await self._node.find_nearest_nodes([self._node.node_id])

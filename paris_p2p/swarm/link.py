@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ DIAL_LIMIT_S = 12.0
 REOPEN_LIMIT_S = 30.0  # what a caller waits for a daemon that is being restarted
 KEEP_EVERY_S = 10.0
 MAX_KNOWN_PEERS = 32
+_FAULT = "keeping the link: an error in the log"
 _BACKOFF_S = (0.1, 0.5, 2.0, 10.0, 30.0)
 OpenBoard = Callable[[Daemon, Any], Any]  # (daemon, storage of the last board) -> awaitable Board
 
@@ -43,6 +45,7 @@ class LinkKeeper:
         self.known: dict[str, list[str]] = {}  # peer -> addresses without /p2p/, dialled again when nobody is left
         self.addresses: tuple[str, ...] = ()
         self.restarts, self.last_words = 0, ""
+        self.refused: Counter[str] = Counter()
         self.mended = asyncio.Event()  # set after each restart of p2pd; whoever waits clears it
         self.link: Link | None = None
         self._storage: Any = None
@@ -64,15 +67,16 @@ class LinkKeeper:
     async def open(self) -> None:
         """PortInUseError or DaemonError when p2pd cannot be started."""
         daemon = await start_daemon(self._options)
-        try:
+        async with AsyncExitStack() as undo:  # what failed half-way leaves nothing open
+            undo.push_async_callback(daemon.stop)
             control = Control(daemon.control)
             protocol, handler = self._streams
             server = await control.handle_streams(protocol, daemon.streams, handler)
+            undo.callback(server.close)
             board = await self._open_board(daemon, self._storage)
+            undo.push_async_callback(board.close)
             await self._look_up_addresses(control)
-        except BaseException:
-            await daemon.stop()
-            raise
+            undo.pop_all()
         self._options = on_port(self._options, self.addresses)
         self._storage = board.storage()
         self.link = Link(daemon, control, board, server)
@@ -130,18 +134,29 @@ class LinkKeeper:
         while self.link is not None:
             self.last_words = await self.link.daemon.wait_dead()
             log.error("%s; starting it again", self.last_words)
-            await self._drop(self.link)
-            for attempt in range(1 << 30):
-                try:
-                    await self.open()
-                    break
-                except SwarmError as error:
-                    self.last_words = str(error)
-                    log.error("p2pd cannot be started again: %s", error)
-                await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+            try:
+                await self._drop(self.link)
+            except Exception:  # whatever a peer or a library did, p2pd is started again
+                log.exception("what hung on the dead p2pd could not be closed")
+                self.refused[_FAULT] += 1
+            await self._reopen()
             await self._keep_once()
             self.restarts += 1
             self.mended.set()
+
+    async def _reopen(self) -> None:
+        """Try for as long as it takes."""
+        for attempt in range(1 << 30):
+            try:
+                return await self.open()
+            except SwarmError as error:
+                self.last_words = str(error)
+                log.error("p2pd cannot be started again: %s", error)
+            except Exception as error:
+                self.last_words = repr(error)
+                log.exception("p2pd cannot be started again")
+                self.refused[_FAULT] += 1
+            await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
 
     async def _keep(self) -> None:
         while True:
@@ -164,6 +179,9 @@ class LinkKeeper:
             self._gossip.attach(link.control)  # listens again where a subscription ended while p2pd lives
         except SwarmError as error:
             log.info("the network is away: %s", error)
+        except Exception:  # whatever a peer or a library did, the next turn comes
+            log.exception("the link was not kept this time")
+            self.refused[_FAULT] += 1
 
     async def _look_up_addresses(self, control: Control) -> None:
         _, found = await control.identify()

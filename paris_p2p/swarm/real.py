@@ -97,7 +97,7 @@ class RealSwarm(Swarm):
     @property
     def refused(self) -> dict[str, int]:
         total: Counter[str] = Counter()
-        for part in (self._view.refused, self._gossip.refused, self._blob_server.refused):
+        for part in (self._view.refused, self._gossip.refused, self._blob_server.refused, self._keeper.refused):
             total.update(part)
         return dict(total)
 

@@ -8,8 +8,10 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,6 +20,7 @@ from paris_p2p.errors import ClockError, DaemonError, PortInUseError, Unreachabl
 from paris_p2p.identity import Identity
 from paris_p2p.records import claims_key
 from paris_p2p.spec import PeerSettings
+from paris_p2p.swarm import link
 from paris_p2p.swarm.addresses import split_peer
 from paris_p2p.swarm.real import RealSwarm, open_swarm
 from tests.swarm.swarms import BLOB, CHUNKS, RUN, OnLoopback, Source, claim
@@ -64,6 +67,47 @@ async def test_a_peer_whose_daemon_died_comes_back_to_its_bootstrap_peer(tmp_pat
         await other.mended.wait()  # type: ignore[attr-defined]
         assert first.peer_id in {peer.peer_id for peer in await other.peers()}
         assert await other.fetch_spec(first.peer_id, RUN) == b"a spec"
+
+
+async def test_a_peer_with_an_impossible_node_id_does_not_end_the_keeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "KEEP_EVERY_S", 0.2)
+    async with AsyncExitStack() as stack:
+        network, elsewhere = OnLoopback(tmp_path / "here", stack), OnLoopback(tmp_path / "elsewhere", stack)
+        first: Any = await network.join()
+        stranger: Any = await elsewhere.join()
+        stranger._keeper.link.board._node.protocol.node_info.node_id = b"\xff" * 21
+        await stranger._keeper.dial(first.peer_id, [split_peer(address)[0] for address in first.addresses()])
+        asked = asyncio.Event()
+        _calls(monkeypatch, first._keeper.link.board._node.protocol, "call_ping", asked)
+        await asyncio.wait_for(asked.wait(), 10)
+        honest: Any = await network.join()
+        await _until(lambda: first._keeper.link.board.knows(honest.peer_id))
+        assert not first._keeper.link.board.knows(stranger.peer_id)
+        assert not any(task.done() for task in first._keeper._tasks)
+
+
+async def test_an_unforeseen_error_is_logged_and_the_link_is_kept_and_mended_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(link, "KEEP_EVERY_S", 0.1)
+    async with AsyncExitStack() as stack:
+        swarm: Any = await OnLoopback(tmp_path, stack).join()
+        failures = 0
+
+        async def fail(_: Any) -> None:
+            nonlocal failures
+            failures += 1
+            raise AssertionError("a surprise")
+
+        monkeypatch.setattr(swarm._keeper, "_look_up_addresses", fail)  # of the keeping and of opening again
+        await _until(lambda: failures >= 2)
+        os.kill(swarm.daemon_pid, signal.SIGKILL)
+        await _until(lambda: swarm.daemon_pid == 0 and "surprise" in swarm.last_words)
+        monkeypatch.undo()
+        await swarm.mended.wait()
+        assert "a surprise" in caplog.text
+        assert swarm.refused["keeping the link: an error in the log"] >= 3
+        assert await swarm.peers() == []
 
 
 async def test_a_port_that_another_program_has_is_named(tmp_path: Path) -> None:
@@ -152,6 +196,23 @@ async def test_p2pd_is_gone_soon_after_its_node_was_killed(tmp_path: Path) -> No
 
 def _daemons(process: psutil.Process) -> list[psutil.Process]:
     return [child for child in process.children() if child.name() == "p2pd"]
+
+
+async def _until(true: Callable[[], Any]) -> None:
+    async with asyncio.timeout(30):
+        while not true():
+            await asyncio.sleep(0.05)
+
+
+def _calls(monkeypatch: pytest.MonkeyPatch, whose: Any, name: str, event: asyncio.Event) -> None:
+    """Set the event when that method is called."""
+    method = getattr(whose, name)
+
+    def call(*args: Any, **named: Any) -> Any:
+        event.set()
+        return method(*args, **named)
+
+    monkeypatch.setattr(whose, name, call)
 
 
 async def _is_set_soon(event: asyncio.Event) -> bool:

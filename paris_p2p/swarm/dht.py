@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,20 @@ class Board:
 
     async def meet(self, peers: Iterable[str]) -> None:
         """Make peers known to this node and this node to them, then look around near our own id."""
-        unknown = [PeerID(peer_id_to_bytes(peer)) for peer in peers if not self.knows(peer)]
+        await self._greet([PeerID(peer_id_to_bytes(peer)) for peer in peers if not self.knows(peer)])
+
+    async def meet_again(self, peers: Iterable[str]) -> None:
+        """As `meet`, for peers that were away and may have forgotten this node, and what it gave them to hold."""
+        ids = [PeerID(peer_id_to_bytes(peer)) for peer in peers]
+        for peer in ids:
+            self._node.blacklist.register_success(peer)  # or it would be left out for as long again as it was away
+            # hivemind hands its records only to a node that is new to it.
+            await self._node.protocol.update_routing_table(None, peer, responded=False)
+        await self._greet(ids)
+
+    async def _greet(self, peers: Sequence[PeerID]) -> None:
         # hivemind asserts that an answered node id is one: a peer that answers another must not keep us from the rest.
-        found = await asyncio.gather(*(self._node.protocol.call_ping(peer) for peer in unknown), return_exceptions=True)
+        found = await asyncio.gather(*(self._node.protocol.call_ping(peer) for peer in peers), return_exceptions=True)
         if any(isinstance(node_id, DHTID) for node_id in found):
             with suppress(TimeoutError):
                 async with asyncio.timeout(OPERATION_LIMIT_S):

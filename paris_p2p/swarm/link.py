@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 DIAL_LIMIT_S = 12.0
 REOPEN_LIMIT_S = 30.0  # what a caller waits for a daemon that is being restarted
 KEEP_EVERY_S = 10.0
-MAX_KNOWN_PEERS = 32
+MAX_REDIAL_S = 120.0  # between two tries to come back to a peer we were given, while others are there
+MAX_MET_PEERS = 32
 _FAULT = "keeping the link: an error in the log"
 _BACKOFF_S = (0.1, 0.5, 2.0, 10.0, 30.0)
 OpenBoard = Callable[[Daemon, Any], Any]  # (daemon, storage of the last board) -> awaitable Board
@@ -37,12 +39,23 @@ class Link:
     server: asyncio.Server
 
 
+@dataclass
+class Absence:
+    """A peer that should be here and is not."""
+
+    tries: int = 0
+    next_s: float = 0.0  # by the loop's clock
+
+
 class LinkKeeper:
     """Opens the link, comes back to peers that were lost, and opens another link when p2pd died."""
 
     def __init__(self, peer_id: str, options: DaemonOptions, gossip: Gossip, streams: tuple[str, StreamHandler], open_board: OpenBoard):
         self._peer_id, self._options, self._gossip, self._streams, self._open_board = peer_id, options, gossip, streams, open_board
-        self.known: dict[str, list[str]] = {}  # peer -> addresses without /p2p/, dialled again when nobody is left
+        # Peer -> addresses without /p2p/. Those we were given (bootstrap nodes, mostly) hold the swarm together: each is
+        # dialled again for as long as it is away. Those met on the way only when nobody at all is left.
+        self.given: dict[str, list[str]] = {}
+        self.met: dict[str, list[str]] = {}
         self.addresses: tuple[str, ...] = ()
         self.restarts, self.last_words = 0, ""
         self.refused: Counter[str] = Counter()
@@ -51,6 +64,12 @@ class LinkKeeper:
         self._storage: Any = None
         self._up = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._absent: dict[str, Absence] = {}
+        self._dialling: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def known(self) -> dict[str, list[str]]:
+        return self.met | self.given
 
     async def current(self) -> Link:
         """The link, waiting for it while p2pd is being restarted; DaemonError when that takes long."""
@@ -88,9 +107,10 @@ class LinkKeeper:
         self._tasks = [asyncio.create_task(self._supervise()), asyncio.create_task(self._keep())]
 
     async def close(self) -> None:
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._dialling.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self.link is not None:
             await self._drop(self.link)
 
@@ -108,15 +128,15 @@ class LinkKeeper:
 
     async def rejoin(self) -> list[str]:
         """Dial all known peers side by side; those that answered."""
-        peers = list(self.known)
-        results = await asyncio.gather(*(self.dial(peer, self.known[peer]) for peer in peers), return_exceptions=True)
+        known = self.known
+        results = await asyncio.gather(*(self.dial(peer, addresses) for peer, addresses in known.items()), return_exceptions=True)
         reached = []
-        for peer, result in zip(peers, results, strict=True):
+        for peer, result in zip(known, results, strict=True):
             if result is None:
                 reached.append(peer)
             elif not isinstance(result, SwarmError):
                 raise result
-        await (await self.current()).board.meet(reached)
+        await (await self.current()).board.meet_again(reached)
         return reached
 
     async def _drop(self, link: Link) -> None:
@@ -140,7 +160,7 @@ class LinkKeeper:
                 log.exception("what hung on the dead p2pd could not be closed")
                 self.refused[_FAULT] += 1
             await self._reopen()
-            await self._keep_once()
+            await self._keep_once(self.rejoin)
             self.restarts += 1
             self.mended.set()
 
@@ -160,21 +180,22 @@ class LinkKeeper:
 
     async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(KEEP_EVERY_S)
+            await asyncio.sleep(KEEP_EVERY_S * random.uniform(0.8, 1.2))  # not all peers of a node that left at once
             await self._keep_once()
 
-    async def _keep_once(self) -> None:
-        """Come back to the known peers when they were lost, and let the DHT meet whoever is connected."""
+    async def _keep_once(self, begin: Callable[[], Awaitable[Any]] | None = None) -> None:
+        """Look for the peers that were lost, and let the DHT meet whoever is connected."""
         try:
+            if begin is not None:
+                await begin()
             link = await self.current()
             connected = await link.control.peers()
-            if not any(peer.peer_id in self.known for peer in connected):
-                await self.rejoin()
+            self._look_for_absent({peer.peer_id for peer in connected})
             for peer in connected:
                 dialled = [address for address in peer.addresses if address and not is_relayed(address)]
-                if dialled and len(self.known) < MAX_KNOWN_PEERS:
-                    self.known.setdefault(peer.peer_id, dialled)
-            await link.board.meet(peer.peer_id for peer in connected[:MAX_KNOWN_PEERS])
+                if dialled and len(self.met) < MAX_MET_PEERS:
+                    self.met.setdefault(peer.peer_id, dialled)
+            await link.board.meet(peer.peer_id for peer in connected[:MAX_MET_PEERS])
             await self._look_up_addresses(link.control)
             self._gossip.attach(link.control)  # listens again where a subscription ended while p2pd lives
         except SwarmError as error:
@@ -182,6 +203,35 @@ class LinkKeeper:
         except Exception:  # whatever a peer or a library did, the next turn comes
             log.exception("the link was not kept this time")
             self.refused[_FAULT] += 1
+
+    def _look_for_absent(self, connected: set[str]) -> None:
+        """Dial, beside the keeping, the given peers that are away, each ever more rarely; alone, all that are known, at each turn.
+
+        Peers that see each other are not the swarm: newcomers come to a bootstrap node, which knows nobody after a restart.
+        """
+        now = asyncio.get_running_loop().time()
+        alone = connected.isdisjoint(self.known)
+        wanted = self.known if alone else self.given
+        self._absent = {peer: self._absent.get(peer, Absence()) for peer in wanted if peer not in connected}
+        for peer, absence in self._absent.items():
+            if peer not in self._dialling and (alone or absence.next_s <= now):
+                self._dialling[peer] = asyncio.create_task(self._come_back(peer, wanted[peer], absence))
+
+    async def _come_back(self, peer: str, addresses: Sequence[str], absence: Absence) -> None:
+        absence.tries += 1
+        wait_s = min(MAX_REDIAL_S, KEEP_EVERY_S * 2.0 ** min(absence.tries, 20)) * random.uniform(0.5, 1.0)
+        try:
+            await self.dial(peer, addresses)
+            await (await self.current()).board.meet_again([peer])
+            log.info("%s is here again", peer[-8:])
+        except SwarmError as error:
+            log.info("%s is still away, dialled again in %.0f s: %s", peer[-8:], wait_s, error)
+        except Exception:  # the others are looked for as before
+            log.exception("%s could not be met again", peer)
+            self.refused[_FAULT] += 1
+        finally:
+            absence.next_s = asyncio.get_running_loop().time() + wait_s
+            del self._dialling[peer]
 
     async def _look_up_addresses(self, control: Control) -> None:
         _, found = await control.identify()

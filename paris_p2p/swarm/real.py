@@ -125,7 +125,7 @@ class RealSwarm(Swarm):
             where.setdefault(peer, []).append(bare)
         for peer, bare_addresses in where.items():
             await self._keeper.dial(peer, bare_addresses)
-            self._keeper.known[peer] = bare_addresses
+            self._keeper.given[peer] = bare_addresses
         await (await self._keeper.current()).board.meet(where)
 
     async def peers(self) -> list[PeerInfo]:
@@ -173,9 +173,9 @@ class RealSwarm(Swarm):
         for address in bootstrap_peers:
             bare, peer = split_peer(address)
             if peer != self.peer_id:
-                self._keeper.known.setdefault(peer, []).append(bare)
+                self._keeper.given.setdefault(peer, []).append(bare)
         await self._keeper.open()
-        if self._keeper.known:
+        if self._keeper.given:
             reached = await self._keeper.rejoin()
             if not reached:
                 tried = ", ".join(bootstrap_peers)

@@ -8,13 +8,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from hivemind.dht.routing import DHTID
 
 from paris_p2p.errors import ClockError, DaemonError, PortInUseError, UnreachableError, UsageError
 from paris_p2p.identity import Identity
@@ -108,6 +109,73 @@ async def test_an_unforeseen_error_is_logged_and_the_link_is_kept_and_mended_as_
         assert "a surprise" in caplog.text
         assert swarm.refused["keeping the link: an error in the log"] >= 3
         assert await swarm.peers() == []
+
+
+async def test_a_bootstrap_node_that_comes_back_is_met_again_by_peers_that_never_lost_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "KEEP_EVERY_S", 0.5)
+    identity, home = Identity.generate(), tmp_path / "bootstrap"
+    async with AsyncExitStack() as stack:
+        async with open_swarm(identity, PeerSettings(data_dir=home, host="127.0.0.1")) as bootstrap:
+            where = bootstrap.addresses()
+            me = Identity.generate()
+            first, other = [
+                await stack.enter_async_context(
+                    open_swarm(who, PeerSettings(data_dir=tmp_path / name, host="127.0.0.1"), bootstrap_peers=where)
+                )
+                for who, name in ((me, "a"), (Identity.generate(), "b"))
+            ]
+            await first.connect(other.addresses())
+            await _until(lambda: {identity.peer_id, other.peer_id} <= first._keeper.known.keys())
+        while identity.peer_id in {peer.peer_id for swarm in (first, other) for peer in await swarm.peers()}:
+            await asyncio.sleep(0.05)
+        assert [peer.peer_id for peer in await first.peers()] == [other.peer_id]  # an island, and content
+
+        port = int(where[0].split("/")[4])
+        again = await stack.enter_async_context(open_swarm(identity, PeerSettings(data_dir=home, host="127.0.0.1", port=port)))
+        await _until(lambda: all(again._keeper.link.board.knows(swarm.peer_id) for swarm in (first, other)))  # type: ignore[union-attr]
+        assert await first.store_record(claim(me, 1))
+        held = again._keeper.link.board.storage().get(DHTID.generate(source=KEY))  # type: ignore[union-attr]
+        assert list(held.value.data) == [f"{me.peer_id}:claim"]
+        newcomer = await stack.enter_async_context(
+            open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path / "c", host="127.0.0.1"), bootstrap_peers=where)
+        )
+        assert [envelope.signer for envelope in await newcomer.read_records(KEY, RUN)] == [me.peer_id]
+
+
+async def test_absent_peers_are_dialled_beside_the_keeping_ever_more_rarely_and_all_when_nobody_is_left() -> None:
+    unused: Any = None
+    keeper, dialled, silent = link.LinkKeeper("me", unused, unused, unused, unused), [], asyncio.Event()
+    keeper.given, keeper.met = {"bootstrap": ["a"], "other": ["b"]}, {"neighbour": ["c"]}
+
+    async def dial(peer: str, addresses: Sequence[str]) -> None:
+        dialled.append(peer)
+        await silent.wait()
+        raise UnreachableError("away")
+
+    async def turn(*connected: str) -> list[str]:
+        dialled.clear()
+        keeper._look_for_absent(set(connected))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return sorted(dialled)
+
+    keeper.dial = dial  # type: ignore[method-assign]
+    assert await turn("neighbour") == ["bootstrap", "other"]
+    assert await turn("neighbour") == []  # the first dials still hang
+    silent.set()
+    assert await turn("neighbour") == await turn("neighbour") == []
+    now, waits = asyncio.get_running_loop().time(), []
+    for _ in range(9):
+        waits.append(keeper._absent["bootstrap"].next_s - now)
+        keeper._absent["bootstrap"].next_s = 0.0
+        assert await turn("neighbour", "other") == ["bootstrap"]
+    assert link.KEEP_EVERY_S <= waits[0] <= 2 * link.KEEP_EVERY_S
+    assert link.MAX_REDIAL_S / 2 <= waits[-1] <= link.MAX_REDIAL_S + 1
+    assert await turn() == ["bootstrap", "neighbour", "other"]
+    assert await turn("bootstrap", "other") == []
+    assert keeper._absent == {}
 
 
 async def test_a_port_that_another_program_has_is_named(tmp_path: Path) -> None:

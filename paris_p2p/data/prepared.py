@@ -123,12 +123,18 @@ class SplitClip(Record):
     split: Split
     cluster: Count
     caption: str
-    source: str
+    source: str  # the file
+    group: str = ""  # what belongs together: what the owner says the file was cut from, or its content; folders of older versions lack it
     start_s: float
     path: str  # of the file, absolute: this list stays on the owner's machine
     offset_bytes: Count = 0
     size_bytes: Count = 0
     member: bool = False  # inside a tar
+
+    @property
+    def video(self) -> str:
+        """The source video: clips of one are near-copies, in whatever files they lie, and count as one where chance is reckoned with."""
+        return self.group or self.source
 
     def pixels(self, shape: ClipShape) -> Frames:
         """uint8 [T, H, W, 3], decoded from the owner's file."""

@@ -145,7 +145,8 @@ class Assembly:
             row = {"key": entry.key, "caption": caption, "cluster": int(label), "source": source.name, "start_s": entry.start_s}
             rows[entry.split].append(json.dumps({**row, "seen_in_train": caption.casefold() in trained_on}, ensure_ascii=False))
             where = {"path": str(source.path.absolute()), "offset_bytes": source.offset_bytes, "size_bytes": source.size_bytes}
-            clips.append(SplitClip.model_validate({**row, **where, "split": entry.split, "member": source.member}).model_dump())
+            dealt = {"split": entry.split, "group": entry.group}
+            clips.append(SplitClip.model_validate({**row, **dealt, **where, "member": source.member}).model_dump())
         (self.folder / "captions").mkdir()
         for split, lines in rows.items():
             (self.folder / "captions" / f"{split}.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")

@@ -32,6 +32,7 @@ from paris_p2p.work.pipeline import ParisPipeline
 from paris_p2p.work.routed import seats_for
 
 MIN_CLIPS = 4
+_MORE_VIDEOS = "raise --clips, take the other --split, or prepare with more source videos"
 REAL, MODEL, BASELINE = "real", "experts", "baseline"
 Look = Callable[[range], NDArray[np.uint8]]  # clips -> their frames [B T H W 3]
 
@@ -95,6 +96,8 @@ def gather(model: Path, prepared_folder: Path, out: Path, options: EvaluateOptio
     clips = choose_clips(list(split_clips(prepared_folder, options.split)), options.clips, options.rng_seed)
     if len(clips) < MIN_CLIPS:
         raise UsageError(f"the {options.split} split of {prepared_folder} has {len(clips)} clips: an evaluation needs {MIN_CLIPS}")
+    if len({clip.video for clip in clips}) < 2:
+        raise UsageError(f"the {len(clips)} {options.split} clips are of one source video and say nothing about others: {_MORE_VIDEOS}")
     folders = {MODEL: model} | ({BASELINE: baseline} if baseline else {})
     named = {name: fingerprint(folder) for name, folder in folders.items()}
     networks, head = load_networks(options, device)
@@ -106,7 +109,8 @@ def gather(model: Path, prepared_folder: Path, out: Path, options: EvaluateOptio
     models = [job.model(name, folder, named[name]) for name, folder in folders.items()]
     probe_clips = _balanced(list(split_clips(prepared_folder, "train")), options.probe_clips, options.rng_seed)
     usable = [network for network in networks if network.title in real.features]
-    probe = job.probe(probe_clips, usable[0]) if len({clip.cluster for clip in probe_clips}) > 1 and usable else None
+    differ = len({clip.cluster for clip in probe_clips}) > 1 and len({clip.video for clip in probe_clips}) > 1
+    probe = job.probe(probe_clips, usable[0]) if differ and usable else None
     name = f"{options.aesthetic.stem} {head.sha256[:8]}" if head and options.aesthetic else ""
     hashes = {network.title: network.sha256 for network in networks} | ({name: head.sha256} if head else {})
     return Evidence(prepared, clips, real, models, probe, tuple(clip.cluster for clip in probe_clips), job.captions(), name, hashes)
@@ -159,7 +163,7 @@ class _Job:
 
     def side(self, name: str, folder: str, look: Look) -> Side:
         """Features and motion of the evaluated clips, as they look on this side."""
-        parts, sources = Parts(self.out / folder, len(self.clips)), np.array([clip.source for clip in self.clips])
+        parts, sources = Parts(self.out / folder, len(self.clips)), np.array([clip.video for clip in self.clips])
         features: dict[str, Clips] = {}
         left_out, motion = {}, None
         for network in self.networks:
@@ -202,7 +206,7 @@ class _Job:
         """Real clips in features of one network."""
         parts = Parts(self.out / f"train-{len(clips)}", len(clips))
         features = self._features(parts, network, lambda part: _pixels(clips, part, self.held.prepared))
-        return Clips(features, np.array([clip.source for clip in clips]))
+        return Clips(features, np.array([clip.video for clip in clips]))
 
     def model(self, name: str, folder: Path, content: str) -> Side:
         """One model's clips and what it knows; it is let go before its clips are looked at."""

@@ -103,7 +103,7 @@ def _summary(cards: dict[str, Card], evidence: Evidence) -> tuple[str, ...]:
         if card.left_out:
             words.append(f"left out: {', '.join(card.left_out)}")
         lines.append(f"{name[:1].upper()}{name[1:]}: {'; '.join(words)}.")
-    sources = len({clip.source for clip in evidence.clips})
+    sources = len({clip.video for clip in evidence.clips})
     return (f"{len(evidence.clips)} clips of each model, for the captions of as many held-out clips of {sources} videos.", *lines)
 
 

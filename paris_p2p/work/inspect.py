@@ -75,7 +75,7 @@ def inspect(pipeline: ParisPipeline, device: Device, held: Held, parts: Parts, p
     parts.fill(KIND, f"inspect {parts.folder.name}", make, progress)
     return Inspection(
         clusters=parts.gather(KIND, "clusters"),
-        sources=np.array([listed[order[i]].source for i in range(parts.clips)]),
+        sources=np.array([listed[order[i]].video for i in range(parts.clips)]),
         t=_times(),
         beliefs=parts.gather(KIND, "beliefs") if routes else None,
         losses=parts.gather(KIND, "losses"),

@@ -123,7 +123,9 @@ def fingerprint(sources: Sequence[Source], skipped: Sequence[Skipped], options: 
         [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _model_files(name)]
         for name in (options.codec, options.text, options.features)
     ]
-    return cache_key(version, listed, [skip.name for skip in skipped], options.model_dump(exclude={"threads", "device"}), models)
+    wished = options.model_dump(exclude={"threads", "device"})
+    groups = ("groups in the list",) if any(s.group for s in sources) else ()  # lists of older versions lacked them
+    return cache_key(version, listed, [skip.name for skip in skipped], wished, models, *groups)
 
 
 def _model_files(name: str) -> list[Path]:

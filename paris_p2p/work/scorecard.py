@@ -97,7 +97,8 @@ def _similarity(card: Card, title: str, evidence: Evidence, side: Side, plan: Pl
 
 def _fidelity(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> None:
     if evidence.probe is None:
-        raise UsageError("the probe tells clusters apart: it needs 2 clusters with train clips, --probe-clips above 0, and usable features")
+        needed = "2 clusters with train clips, of 2 source videos, --probe-clips above 0, and usable features"
+        raise UsageError(f"the probe tells clusters apart: it needs {needed}")
     title = next(iter(evidence.real.features))
     labels = [f"cluster {clip.cluster}" for clip in evidence.clips]
     probe: Probe = fit_probe("cluster", title, evidence.probe, [f"cluster {k}" for k in evidence.probe_clusters], plan)

@@ -18,7 +18,7 @@ from transformers import Dinov2Config, Dinov2Model
 from typer.testing import CliRunner
 
 from paris_p2p.cli.run import app
-from paris_p2p.data.prepared import Prepared, split_clips
+from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
 from paris_p2p.data.splits import SplitOptions
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DataError, UsageError
@@ -150,6 +150,39 @@ def test_results_hold_each_number_with_interval_counts_and_floor(report: Path, e
     assert models["experts"]["left_out"] == {}
 
 
+def test_clips_of_one_film_count_as_one_wherever_chance_is_reckoned_with(world: World, tmp_path: Path):
+    shutil.copytree(world.data, tmp_path / "data", ignore=shutil.ignore_patterns("run.spec", "owner.key", "node", "cache"))
+    path = tmp_path / "data" / "splits.json"
+    lists = json.loads(path.read_text())
+    films = {clip["source"]: f"{clip['split']} film {number % 3}" for number, clip in enumerate(lists["clips"])}
+    path.write_text(json.dumps({"clips": [clip | {"group": films[clip["source"]]} for clip in lists["clips"]]}))
+    some = OPTIONS.model_copy(update={"clips": 12, "features": ("transnetv2",)})
+    evidence = gather(world.model, tmp_path / "data", tmp_path / "out", some, None, lambda *_: None)
+    tested, trained = ({f"{split} film {number}" for number in range(3)} for split in ("test", "train"))
+    assert evidence.probe is not None
+    assert set(evidence.probe.sources) == trained
+    (model,) = evidence.models
+    assert model.inspection is not None
+    for side in (evidence.real, model):
+        assert side.motion is not None
+        assert set(side.motion.sources) == set(side.features["TransNetV2"].sources) == set(model.inspection.sources) == tested
+    write_evaluation(tmp_path / "out", evidence, None, {}, lambda *_: None, PLAN)
+    scored = json.loads((tmp_path / "out" / "results.json").read_text())["models"]["experts"]
+    assert [(score["real_sources"], score["generated_sources"]) for score in scored["scores"]] == [(3, 3)] * 2
+    assert "3 source videos on one side" in scored["left_out"]["Classifier test, TransNetV2"]
+    assert "held-out clips of 3 videos" in (tmp_path / "out" / "report.html").read_text()
+
+    path.write_text(json.dumps({"clips": [clip | {"group": clip["split"]} for clip in lists["clips"]]}))
+    with pytest.raises(UsageError, match="the 12 test clips are of one source video"):
+        gather(world.model, tmp_path / "data", tmp_path / "one", some, None, lambda *_: None)
+
+
+def test_lists_of_older_versions_count_files(world: World):
+    clip = next(split_clips(world.data, "test"))
+    older = SplitClip.model_validate(clip.model_dump(exclude={"group"}))
+    assert (clip.video, older.video) == (clip.group, clip.source)
+
+
 def test_the_same_model_twice_gets_the_same_numbers(report: Path):
     models = json.loads((report / "results.json").read_text())["models"]
     assert models["experts"] == models["baseline"]
@@ -258,7 +291,7 @@ def test_an_invite_is_evaluated_from_what_a_fetch_brought_with_captions_and_tast
 def test_inspected_clips_belong_to_the_video_they_are_cut_from(world: World, evidence: Evidence):
     seen = evidence.models[0].inspection
     assert seen is not None
-    there = Counter((clip.source, clip.cluster) for clip in split_clips(world.data, "test"))
+    there = Counter((clip.video, clip.cluster) for clip in split_clips(world.data, "test"))
     assert Counter(zip(seen.sources.tolist(), seen.clusters.tolist(), strict=True)) <= there
     assert len(set(seen.clusters.tolist())) > 1
 

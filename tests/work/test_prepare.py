@@ -230,7 +230,9 @@ def test_long_videos_stay_whole_in_their_split_and_named_sources_stay_together(t
     films: dict[int, set[str]] = {}
     for split in result.clips:
         for clip in split_clips(out, split):
-            films.setdefault(int(clip.source.removesuffix(".mp4")) // 2, set()).add(split)
+            film = int(clip.source.removesuffix(".mp4")) // 2
+            films.setdefault(film, set()).add(split)
+            assert clip.video == f"film {film}"
     assert {len(splits) for splits in films.values()} == {1}
 
 

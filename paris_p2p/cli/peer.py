@@ -180,6 +180,7 @@ def generate(
         prompts += [line.strip() for line in read_text(prompts_file).splitlines() if line.strip()]
     if not prompts:
         raise UsageError('generate needs a prompt and an invite: paris-peer generate "a prompt" INVITE')
+    from paris_p2p.flow.mixture import Routing
     from paris_p2p.peer.fetching import fetch_models
     from paris_p2p.work.generate import generate as run_generate
 
@@ -202,7 +203,8 @@ def generate(
         allow_partial=allow_partial,
     )
     with progress_bars() as progress:
-        models = fetch_models(settings, parsed, partial=allow_partial, offline=offline, progress=progress)
+        chooses = Routing(wishes.routing, wishes.top_k)
+        models = fetch_models(settings, parsed, partial=allow_partial, offline=offline, routing=chooses, progress=progress)
         named = {"out": Path("clip.png")} if out is None and models.spec.clip.frames == 1 else {}
         result = run_generate(wishes.model_copy(update={**models.job_fields(), **named}), progress)
     typer.echo(result.describe())

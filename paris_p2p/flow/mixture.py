@@ -45,6 +45,14 @@ class Routing:
     def needs_router(self) -> bool:
         return self.name in ("top_k", "full", "threshold")
 
+    def check_router(self, there: bool, experts: int) -> None:
+        """UsageError when the choice among so many experts is the router's, and it is not there: any other choice would be arbitrary."""
+        if self.needs_router and not there and experts > 1:
+            raise UsageError(
+                f"routing {self.name} asks the router which of {experts} experts to use, and the router has no weights here; wait until "
+                "it has a checkpoint and fetch it, or choose the routing uniform (--routing uniform), which asks all experts alike"
+            )
+
     def weights(self, logits: Tensor, clusters: Tensor | None = None) -> Tensor:
         """[B K] logits -> [B K] weights that sum to one; `clusters` [B] are the true ones, for `oracle`.
 

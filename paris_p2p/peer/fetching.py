@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,8 +17,11 @@ from paris_p2p.errors import MissingBlobError, RecordError, SlotMissingError
 from paris_p2p.node.host import Host, join_run, load_spec, open_host, spec_path
 from paris_p2p.node.run import RunNode, opened
 from paris_p2p.records import BlobRef
-from paris_p2p.spec import Invite, PeerSettings, Pinned, RunSpec
+from paris_p2p.spec import ROUTER, Invite, PeerSettings, Pinned, RunSpec
 from paris_p2p.store.blobs import BlobStore
+
+if TYPE_CHECKING:
+    from paris_p2p.flow.mixture import Routing
 
 Progress = Callable[[str, int, int], None]
 GENERATOR_DIR = "generator"  # its own key and lock, so that it works beside a running peer
@@ -65,19 +68,27 @@ class Models:
 
 
 def fetch_models(
-    settings: PeerSettings, invite: Invite, *, partial: bool = False, offline: bool = False, progress: Progress | None = None
+    settings: PeerSettings,
+    invite: Invite,
+    *,
+    partial: bool = False,
+    offline: bool = False,
+    routing: Routing | None = None,
+    progress: Progress | None = None,
 ) -> Models:
     """Bring every slot's tip weights here, skipping what is here already; offline, use what an earlier fetch brought.
 
-    SlotMissingError names the slots without a tip, unless `partial` allows for them.
+    SlotMissingError names the slots without a tip, unless `partial` allows for them; UsageError when the `routing` to be used needs more.
     """
     home = settings.model_copy(update={"data_dir": settings.data_dir / GENERATOR_DIR})
     if offline:
-        return _offline(home, invite, partial)
-    return asyncio.run(_fetch(home, settings.data_dir / "blobs", invite, partial, progress or (lambda *_: None)))
+        return _offline(home, invite, partial, routing)
+    return asyncio.run(_fetch(home, settings.data_dir / "blobs", invite, partial, routing, progress or (lambda *_: None)))
 
 
-async def _fetch(settings: PeerSettings, neighbour: Path, invite: Invite, partial: bool, progress: Progress) -> Models:
+async def _fetch(
+    settings: PeerSettings, neighbour: Path, invite: Invite, partial: bool, routing: Routing | None, progress: Progress
+) -> Models:
     host_context: AbstractAsyncContextManager[Host] = open_host(settings, invite.peers)
     progress("joining the run", 0, 1)
     async with host_context as host:
@@ -85,7 +96,7 @@ async def _fetch(settings: PeerSettings, neighbour: Path, invite: Invite, partia
         async with opened(host, run) as node:
             progress("joining the run", 1, 1)
             tips = {slot: tip for slot in node.spec.slots if (tip := node.board.tip(slot)) is not None}
-            check_slots(node.spec, set(tips), partial)
+            check_slots(node.spec, set(tips), partial, routing)
             slots = {slot: FetchedSlot(card=tip.card.id, weights=tip.card.record.weights) for slot, tip in tips.items()}
             wanted = [(run.id, ref) for pinned in node.spec.models for ref in pinned.files.values()]
             wanted += [(slot.card, slot.weights) for slot in slots.values()]
@@ -117,21 +128,26 @@ async def _fetch_all(node: RunNode, wanted: list[tuple[str, BlobRef]], neighbour
         progress("fetching bytes", done, total)
 
 
-def check_slots(spec: RunSpec, present: set[str], partial: bool) -> None:
-    """SlotMissingError, naming them, when slots have no tip; a partial mixture still needs the router and one expert."""
+def check_slots(spec: RunSpec, present: set[str], partial: bool, routing: Routing | None = None) -> None:
+    """SlotMissingError, naming them, when slots have no tip: a partial mixture still needs one expert.
+
+    UsageError when the `routing` that it is fetched for asks the router to choose among several, and that is missing.
+    """
     missing = [slot for slot in spec.slots if slot not in present]
     if not missing:
         return
     if not partial:
         raise SlotMissingError(
             f"no checkpoint was attested yet for {', '.join(missing)}; wait until the run has trained them, or use --allow-partial "
-            "to route among the others"
+            "to route among the others" + (" (without the router, with --routing uniform)" if ROUTER in missing else "")
         )
-    if not any(slot.startswith("expert-") for slot in present):
+    if not present - {ROUTER}:
         raise SlotMissingError(f"no expert has a checkpoint yet ({', '.join(missing)} are missing); there is nothing to generate with")
+    if routing is not None:
+        routing.check_router(ROUTER in present, len(present - {ROUTER}))
 
 
-def _offline(settings: PeerSettings, invite: Invite, partial: bool) -> Models:
+def _offline(settings: PeerSettings, invite: Invite, partial: bool, routing: Routing | None) -> Models:
     run = load_spec(settings.data_dir, invite.run)
     path = _fetched_path(settings.data_dir, invite.run)
     if run is None or not path.exists():
@@ -142,7 +158,7 @@ def _offline(settings: PeerSettings, invite: Invite, partial: bool) -> Models:
         fetched = Fetched.model_validate_json(path.read_text())
     except ValidationError as error:
         raise RecordError(f"{path} is damaged; run `paris-peer fetch INVITE` once, online") from error
-    check_slots(run.record, set(fetched.slots), partial)
+    check_slots(run.record, set(fetched.slots), partial, routing)
     try:
         return _models(BlobStore(settings.data_dir / "blobs"), settings.data_dir, run, fetched)
     except MissingBlobError as error:

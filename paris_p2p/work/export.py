@@ -96,6 +96,7 @@ def _model_card(spec: RunSpec, run: str, cards: Mapping[str, str], missing: tupl
     clip = spec.clip
     slots = "\n".join(f"| {slot} | {cards.get(slot, '')} |" for slot in spec.slots if slot not in missing)
     partial = f"\n**Partial**: {', '.join(missing)} had no checkpoint; generation routes among the others.\n" if missing else ""
+    routing = ', routing="uniform"' if ROUTER in missing and len(missing) < spec.experts else ""  # more than one expert, nobody to choose
     return f"""---
 license: other
 license_name: {json.dumps(spec.weights_licence)}
@@ -118,7 +119,7 @@ Clips are {clip.frames} frames of {clip.height}x{clip.width} at {clip.fps:g} fps
 ```python
 from paris_p2p import ParisPipeline
 
-frames = ParisPipeline.from_pretrained("this folder")("a prompt").frames  # uint8, clips x frames x height x width x 3
+frames = ParisPipeline.from_pretrained("this folder")("a prompt"{routing}).frames  # uint8, clips x frames x height x width x 3
 ```
 
 | slot | card |

@@ -129,7 +129,7 @@ class ParisPipeline(DiffusionPipeline):
     ) -> ParisOutput:
         """Clips for each prompt: prompt by prompt, `clips_per_prompt` of each, from the first frame `image`, or each prompt's of several.
 
-        `generator`, when given, draws the rng_seed. UsageError when the run was not trained for what is asked.
+        `generator`, when given, draws the rng_seed. UsageError when the run was not trained for what is asked, or the router is missing.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts or clips_per_prompt < 1:

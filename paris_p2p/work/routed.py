@@ -70,9 +70,10 @@ class ExpertSeats:
 
 
 class Chooser:
-    """The router's answer as weights, remembered for each time it was asked about; all experts are alike without a router."""
+    """The router's answer as weights, remembered for each time it was asked about; UsageError when the routing needs one and has none."""
 
     def __init__(self, router: Router | None, experts: int, present: Sequence[int], routing: Routing):
+        routing.check_router(router is not None, len(present))
         self.router, self.experts, self.present, self.routing = router, experts, list(present), routing
         self._chosen: dict[float, Tensor] = {}
 

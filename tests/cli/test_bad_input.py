@@ -171,6 +171,14 @@ def test_generating_with_slots_missing_names_them(run: tuple[Path, Envelope[RunS
     refused(*command, says=["for router;", "--allow-partial"])
 
 
+def test_generating_without_the_router_says_so_before_the_experts_are_fetched(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", experts=2)
+    invite = fetched(tmp_path, run, ("expert-0", "expert-1"))  # their weights are nowhere
+    command = ("paris-peer", "generate", "a ball", invite, "--offline", "--data-dir", str(tmp_path), "--allow-partial")
+    refused(*command, says=["routing top_k asks the router which of 2 experts", "--routing uniform"], status=2)
+    refused(*command, "--routing", "uniform", says=["is not on this disk"])
+
+
 def test_generating_offline_before_any_fetch_says_to_fetch(data: tuple[str, str]) -> None:
     refused("paris-peer", "generate", "a ball", INVITE, "--offline", *data, says=["was never fetched", "paris-peer fetch INVITE"])
 

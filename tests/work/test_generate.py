@@ -86,7 +86,15 @@ def test_a_missing_slot_is_refused_by_name_and_partial_generation_routes_among_t
 
 def test_without_a_router_or_without_experts(made, tmp_path):
     weights = {slot: path for slot, path in made.weights.items() if slot != "router"}
-    assert generate(made.job(tmp_path / "a.npy", weights=weights, allow_partial=True, routing="full")).missing == ("router",)
+    for routing in ("top_k", "full", "threshold"):
+        with pytest.raises(UsageError, match=r"which of 3 experts to use, and the router has no weights here; .*--routing uniform"):
+            generate(made.job(tmp_path / "a.npy", weights=weights, allow_partial=True, routing=routing))
+    assert list(tmp_path.iterdir()) == []
+    result = generate(made.job(tmp_path / "a.npy", weights=weights, allow_partial=True, routing="uniform"))
+    assert result.missing == ("router",)
+    assert result.chosen.unique().tolist() == [pytest.approx(1 / 3)]
+    alone = {"expert-1": made.weights["expert-1"]}
+    assert generate(made.job(tmp_path / "b.npy", weights=alone, allow_partial=True)).chosen[..., 1].unique().tolist() == [1]
     with pytest.raises(SlotMissingError, match="no expert"):
         generate(made.job(tmp_path / "a.npy", weights={"router": made.weights["router"]}, allow_partial=True))
 

@@ -89,9 +89,16 @@ def test_one_expert_is_usable_alone(folder):
 
 def test_a_partial_export_routes_among_what_is_there(made, tmp_path):
     export_to(made, tmp_path / "model", {slot: path for slot, path in made.weights.items() if slot not in ("expert-0", "router")})
-    output = load(tmp_path / "model")("a red ball", 2, routing="full")
+    pipeline, card = load(tmp_path / "model"), (tmp_path / "model" / "README.md").read_text()
+    with pytest.raises(UsageError, match="which of 2 experts to use, and the router has no weights here"):
+        pipeline("a red ball", 2)
+    output = pipeline("a red ball", 2, routing="uniform")
     assert not output.experts[..., 0].any()
-    assert "expert-0, router had no checkpoint" in (tmp_path / "model" / "README.md").read_text()
+    assert "expert-0, router had no checkpoint" in card
+    assert '("a prompt", routing="uniform").frames' in card
+    export_to(made, tmp_path / "one", {"expert-2": made.weights["expert-2"]})
+    assert load(tmp_path / "one")("a red ball", 2).experts[..., 2].all()
+    assert '("a prompt").frames' in (tmp_path / "one" / "README.md").read_text()
 
 
 def test_a_failed_export_leaves_nothing(made, tmp_path):

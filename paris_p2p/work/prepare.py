@@ -105,7 +105,9 @@ class _Job:
         return hashes
 
     def _made_from(self, models: Networks) -> str:
-        features = models.features.sha256, models.features.frames
+        kind, _, reference = models.features.name.partition(":")
+        # One CLIP's files are two networks, `clip:` and `transformers:`; those of packages are known by their hash alone.
+        features = (models.features.sha256, models.features.frames, *((kind,) if reference else ()))
         first = ("first frames",) if self.options.image_to_video else ()
         return cache_key(VERSION, self.options.clip.model_dump(), self.options.clips_per_video, models.codec_hash, features, *first)
 

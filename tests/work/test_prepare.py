@@ -25,6 +25,7 @@ from paris_p2p.work import prepare_networks
 from paris_p2p.work.encoding import Encoder
 from paris_p2p.work.prepare import PrepareOptions, prepare
 from tests.data.videos import counting, scene, write_sound, write_tar, write_video
+from tests.features.test_image_text import save_clip
 
 OPTIONS = PrepareOptions(experts=3, height=16, width=16, text_tokens=8, feature_frames=1, threads=1)
 CAPTIONS = ("a square on grass", "waves of light", "nothing but noise")
@@ -184,6 +185,16 @@ def save_autoencoder(folder: Path) -> Path:
     layers = {"encoder_block_out_channels": (4, 4), "decoder_block_out_channels": (4, 4)}
     diffusers.AutoencoderTiny(**layers, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).save_pretrained(folder)
     return folder
+
+
+def test_two_networks_of_one_folder_do_not_share_what_was_computed(tmp_path, cheap):
+    folder = write_clips(tmp_path / "clips", 40)
+    save_clip(tmp_path / "clip")
+    options = [cheap.model_copy(update={"features": f"{kind}:{tmp_path / 'clip'}"}) for kind in ("transformers", "clip")]
+    for each in options:
+        prepare(folder, tmp_path / "out", each)
+    prepare(folder, tmp_path / "fresh", options[1])
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
 
 
 def test_a_local_autoencoder_travels_with_the_run_and_its_path_does_not(tmp_path, cheap):

@@ -40,6 +40,24 @@ def fail(error: ParisError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+@contextmanager
+def checked_options(**spelled: str) -> Iterator[None]:
+    """Within it, a value that a settings model refuses is a UsageError with the option as typed, the value and the limit.
+
+    `spelled` gives the option of a field that is called otherwise.
+    """
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        option = spelled.get(field, "--" + field.replace("_", "-"))
+        limit = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+        raise UsageError(f"{option} {str(first['input'])[:100]}: {limit}") from error
+
+
 def read_invite(argument: str) -> str:
     """The invite itself, `@file`, or `-` for stdin, so that a private one need not stand in the shell's history."""
     if argument == "-":

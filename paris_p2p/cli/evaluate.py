@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from paris_p2p.cli.console import default_data_dir, progress_bars, read_invite
-from paris_p2p.errors import UsageError
+from paris_p2p.cli.console import checked_options, default_data_dir, progress_bars, read_invite
 
 
 def evaluate(
@@ -39,13 +38,11 @@ def evaluate(
     offline: Annotated[bool, typer.Option("--offline", help="Of an invite, use only what an earlier fetch brought.")] = False,
 ) -> None:
     """Is it any good? Generate for held-out captions, measure against the real clips, write OUT/report.html and results.json."""
-    from pydantic import ValidationError
-
     from paris_p2p.work.evaluate import EvaluateOptions, gather
     from paris_p2p.work.evaluation_report import made_by, write_evaluation
 
     wished = {"features": tuple(features)} if features else {}
-    try:
+    with checked_options(i3d_sha256="--sha256"):
         options = EvaluateOptions(
             split=split,
             clips=clips,
@@ -63,10 +60,6 @@ def evaluate(
             threads=threads,
             **wished,
         )
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-").removeprefix("i3d-")
-        raise UsageError(f"--{option}: {first['msg']}, got {str(first['input'])[:100]!r}") from error
     with progress_bars() as progress:
         fetch = partial(_model_folder, out=out, data_dir=data_dir, offline=offline, progress=progress)
         evidence = gather(fetch(model), data, out, options, fetch(baseline) if baseline else None, progress)

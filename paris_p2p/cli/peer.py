@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paris_p2p.cli.console import default_data_dir, progress_bars, read_invite, read_text, run_app
+from paris_p2p.cli.console import checked_options, default_data_dir, progress_bars, read_invite, read_text, run_app
 from paris_p2p.errors import UsageError
 
 if TYPE_CHECKING:
@@ -212,8 +212,6 @@ def generate(
 
 def _wishes(**fields: Any) -> GenerateJob:
     """The job without its model, checked before anything is fetched; UsageError or DeviceError."""
-    from pydantic import ValidationError
-
     from paris_p2p.flow.guidance import FORMS
     from paris_p2p.flow.mixture import Routing
     from paris_p2p.peer.start import check_device
@@ -222,12 +220,8 @@ def _wishes(**fields: Any) -> GenerateJob:
     from paris_p2p.work.generate import GenerateJob
     from paris_p2p.work.video_out import open_writer
 
-    try:
+    with checked_options(clips_per_prompt="--clips", prompts="PROMPT"):
         job = GenerateJob(run="", spec_path=Path(), weights={}, **fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]).replace("_", "-")
-        raise UsageError(f"--{name}: {first['msg']}, got {str(first['input'])[:100]!r}") from error
     check_device(job.device)
     if job.image is not None:
         read_picture(job.image, ClipShape(frames=1, height=64, width=64, fps=1.0))  # the run's size is not known yet

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from paris_p2p.cli.console import default_data_dir, progress_bars, read_invite, run_app
+from paris_p2p.cli.console import checked_options, default_data_dir, progress_bars, read_invite, run_app
 from paris_p2p.cli.evaluate import evaluate
 from paris_p2p.errors import UsageError
 
@@ -49,22 +49,23 @@ def prepare(
     from paris_p2p.work.prepare import prepare as run_prepare
     from paris_p2p.work.prepare_networks import PrepareOptions
 
-    options = PrepareOptions(
-        experts=experts,
-        frames=frames,
-        height=height,
-        width=width,
-        fps=fps,
-        codec=codec,
-        codec_steps=codec_steps,
-        text=text,
-        features=features,
-        image_to_video=image_to_video,
-        clips_per_video=clips_per_video,
-        device=device,
-        threads=threads,
-        rng_seed=rng_seed,
-    )
+    with checked_options():
+        options = PrepareOptions(
+            experts=experts,
+            frames=frames,
+            height=height,
+            width=width,
+            fps=fps,
+            codec=codec,
+            codec_steps=codec_steps,
+            text=text,
+            features=features,
+            image_to_video=image_to_video,
+            clips_per_video=clips_per_video,
+            device=device,
+            threads=threads,
+            rng_seed=rng_seed,
+        )
     with progress_bars() as progress:
         prepared = run_prepare(clips, out, options, progress)
     typer.echo(prepared.describe())
@@ -115,17 +116,8 @@ def create(
     from paris_p2p.spec import GateSpec, TimingSpec, TrainingSpec
     from paris_p2p.work.create import CreateOptions, create_run
 
-    options = CreateOptions(
-        name=name or folder.resolve().name,
-        purpose=purpose,
-        data_licence=data_licence,
-        weights_licence=weights_licence,
-        expert=expert,
-        router=router,
-        init_from=init_from,
-        rng_seed=rng_seed,
-        shift_by_tokens=time_shift == 0,
-        training=TrainingSpec(
+    with checked_options(batch_clips="--batch", router_batch_clips="--router-batch", ddpm_experts="--ddpm-expert"):
+        training = TrainingSpec(
             batch_clips=batch,
             learning_rate=learning_rate,
             warmup_steps=warmup_steps,
@@ -138,11 +130,25 @@ def create(
             ddpm_experts=tuple(sorted(set(ddpm_expert or ()))),
             router_batch_clips=router_batch,
             router_learning_rate=router_learning_rate,
-        ),
-        gate=GateSpec(
-            clips=gate_clips, tolerance=gate_tolerance, members_attest=not open_run, attestors=tuple(attestor or ()), quorum=quorum
-        ),
-        timing=TimingSpec(claim_s=claim_s, settle_s=settle_s, margin_s=margin_s, checkpoint_s=checkpoint_s),
+        )
+    with checked_options(clips="--gate-clips", tolerance="--gate-tolerance", attestors="--attestor"):
+        attestors = tuple(attestor or ())
+        gate = GateSpec(clips=gate_clips, tolerance=gate_tolerance, members_attest=not open_run, attestors=attestors, quorum=quorum)
+    with checked_options():
+        timing = TimingSpec(claim_s=claim_s, settle_s=settle_s, margin_s=margin_s, checkpoint_s=checkpoint_s)
+    options = CreateOptions(
+        name=name or folder.resolve().name,
+        purpose=purpose,
+        data_licence=data_licence,
+        weights_licence=weights_licence,
+        expert=expert,
+        router=router,
+        init_from=init_from,
+        rng_seed=rng_seed,
+        shift_by_tokens=time_shift == 0,
+        training=training,
+        gate=gate,
+        timing=timing,
     )
     run = create_run(folder, options, _passphrase(confirm=True) if passphrase else None, typer.echo)
     typer.echo(f"run {run.id}\nowner {run.signer}\nkeep {folder / 'owner.key'} safe: it is the only proof that the run is yours")
@@ -177,16 +183,17 @@ def publish(
     from paris_p2p.work.create import load_run
 
     run = load_run(folder)
-    settings = PeerSettings(
-        data_dir=folder / "node",
-        port=port,
-        host=host,
-        announce=tuple(announce or ()),
-        upload_limit_bps=parse_bytes(upload_limit),
-        max_disk_bytes=parse_bytes(max_disk),
-        threads=threads,
-        device="auto",
-    )
+    with checked_options():
+        settings = PeerSettings(
+            data_dir=folder / "node",
+            port=port,
+            host=host,
+            announce=tuple(announce or ()),
+            upload_limit_bps=parse_bytes(upload_limit),
+            max_disk_bytes=parse_bytes(max_disk),
+            threads=threads,
+            device="auto",
+        )
 
     def ready(invite: Invite) -> None:
         typer.echo(f"invite: {invite}")

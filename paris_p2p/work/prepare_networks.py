@@ -18,7 +18,7 @@ from paris_p2p.data.sources import Skipped, Source
 from paris_p2p.data.splits import SplitOptions
 from paris_p2p.errors import UsageError
 from paris_p2p.features.image import DEFAULT_FRAMES, Features, load_features, of_first_frames
-from paris_p2p.spec import ClipShape
+from paris_p2p.spec import ClipShape, Name
 from paris_p2p.weights import ModelFiles, find_model, is_local
 from paris_p2p.work.assembly import pin_model
 from paris_p2p.work.encoding import Decoding, Progress, codec_psnr_db, fit_codec
@@ -41,7 +41,7 @@ class PrepareOptions(BaseModel):
     codec_steps: int = Field(default=1000, ge=1, le=10_000_000)  # of `train` and `train:video`
     text: str = "minilm"
     text_tokens: int = Field(default=DEFAULT_TOKENS, ge=1, le=4096)
-    features: str = "efficientnet-lite0"
+    features: Name = "efficientnet-lite0"  # stands in prepared.json as it is
     feature_frames: int = Field(default=DEFAULT_FRAMES, ge=1, le=1024)
     image_to_video: bool = False  # the router may know the first frames
     clips_per_video: int = Field(default=16, ge=1, le=100_000)

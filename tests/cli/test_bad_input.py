@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from paris_p2p.cli import peer as peer_cli
+from paris_p2p.cli import run as run_cli
 from paris_p2p.envelope import Envelope
+from paris_p2p.errors import UsageError
 from paris_p2p.identity import Identity
 from paris_p2p.node.host import save_spec
 from paris_p2p.peer.fetching import GENERATOR_DIR, Fetched, FetchedSlot
@@ -133,6 +137,57 @@ def test_an_unknown_preset_or_checkpoint_is_named(options: list[str], says: str,
     (folder / "codec").exists() or (folder / "codec").symlink_to(run[0] / "codec")
     (folder / "text").exists() or (folder / "text").symlink_to(run[0] / "text")
     refused("paris-run", "create", str(folder), *options, says=[says], status=2)
+
+
+PREPARE, CREATE = ("paris-run", "prepare", "/nowhere", "--out", "/nowhere"), ("paris-run", "create", "/nowhere")
+GENERATE, EVALUATE = ("paris-peer", "generate", "a ball", INVITE), ("paris-run", "evaluate", "m", "--data", "/nowhere", "--out", "o")
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value", "limit"),
+    [
+        (PREPARE, "--height", "5000", "4096"),
+        (PREPARE, "--width", "5000", "4096"),
+        (PREPARE, "--frames", "2000", "1024"),
+        (PREPARE, "--fps", "2000.0", "1000"),
+        (PREPARE, "--threads", "300", "256"),
+        (PREPARE, "--codec-steps", "10000001", "10000000"),
+        (PREPARE, "--clips-per-video", "100001", "100000"),
+        (PREPARE, "--rng-seed", str(1 << 53), str(1 << 53)),
+        (PREPARE, "--features", "transformers:" + 190 * "x", "200 characters"),
+        (CREATE, "--claim-s", "7200.0", "3600"),
+        (CREATE, "--settle-s", "100.0", "60"),
+        (CREATE, "--margin-s", "100.0", "60"),
+        (CREATE, "--checkpoint-s", "100000.0", "86400"),
+        (CREATE, "--quorum", "65", "64"),
+        (CREATE, "--batch", "2000000", "1048576"),
+        (CREATE, "--router-batch", "2000000", "1048576"),
+        (CREATE, "--gate-clips", "2000000", "1048576"),
+        (CREATE, "--total-steps", str(1 << 53), str(1 << 53)),
+        (CREATE, "--attestor", "me", "12D3Koo"),
+        (GENERATE, "--clips", "100001", "100000"),
+        (GENERATE, "--guidance", "1e9", "1000"),
+        (GENERATE, "--threads", "5000", "1024"),
+        (EVALUATE, "--clips", "1000001", "1000000"),
+        (EVALUATE, "--rng-seed", str(1 << 31), str(1 << 31)),
+        (EVALUATE, "--sha256", "short", "pattern"),
+        (("paris-peer", "start", INVITE, *HERE), "--threads", "5000", "1024"),
+    ],
+)
+def test_a_value_past_its_limit_is_named_with_its_option_and_the_limit(
+    command: tuple[str, ...], option: str, value: str, limit: str, tmp_path: Path
+) -> None:
+    app = {"paris-run": run_cli, "paris-peer": peer_cli}[command[0]].app
+    refusal = CliRunner().invoke(app, [*command[1:], option, value]).exception
+    assert isinstance(refusal, UsageError), refusal
+    for words in (option, str(float(value)) if value == "1e9" else value[:100], limit):
+        assert words in str(refusal), (words, refusal)
+
+
+def test_a_value_past_its_limit_is_refused_by_the_real_commands(run: tuple[Path, Any]) -> None:
+    refused(*PREPARE, "--height", "5000", says=["--height 5000: should be less than or equal to 4096"], status=2)
+    refused(*CREATE, "--quorum", "65", says=["--quorum 65: should be less than or equal to 64"], status=2)
+    refused("paris-run", "publish", str(run[0]), "--threads", "5000", says=["--threads 5000: should be less than"], status=2)
 
 
 def test_an_unknown_slot_is_named_with_those_there_are(run: tuple[Path, Envelope[RunSpec]], tmp_path: Path, data: tuple[str, str]) -> None:

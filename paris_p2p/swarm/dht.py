@@ -23,6 +23,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DaemonError, RecordError
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, dht_key
+from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import RecordView, subkey_of
 
 log = logging.getLogger(__name__)
@@ -115,15 +116,11 @@ class Board:
         self._node.is_alive = False
         await self._p2p.shutdown()
 
-    def storage(self) -> Any:
-        """What this node holds for others."""
-        return self._node.protocol.storage
-
 
 async def open_board(
-    socket: Path, peer_id: str, view: RecordView, on_record: OnRecord | None, *, client_only: bool = False, storage: Any = None
+    socket: Path, peer_id: str, view: RecordView, on_record: OnRecord | None, storage: RecordStorage, *, client_only: bool = False
 ) -> Board:
-    """Join as a DHT node with the id that follows from the peer id; knows nobody until it meets someone."""
+    """Join as a DHT node with the id that follows from the peer id, holding what is in `storage`; knows nobody until it meets someone."""
     use_hivemind_log_handler("nowhere")  # its messages go where this program's go
     logging.getLogger("hivemind").setLevel(logging.ERROR)
     try:
@@ -141,8 +138,9 @@ async def open_board(
             )
     except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
         raise DaemonError(f"p2pd started but does not answer: {error or 'no reply'}") from error
-    if storage is not None:
-        node.protocol.storage = storage
+    node.protocol.storage = storage
+    # Others may ask to have something cached, which hivemind bounds in keys alone; nothing is.
+    node.protocol.cache = RecordStorage(StorageLimits(total_bytes=0), Counter())
     return Board(p2p, node)
 
 

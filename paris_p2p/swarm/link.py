@@ -26,7 +26,7 @@ MAX_REDIAL_S = 120.0  # between two tries to come back to a peer we were given, 
 MAX_MET_PEERS = 32
 _FAULT = "keeping the link: an error in the log"
 _BACKOFF_S = (0.1, 0.5, 2.0, 10.0, 30.0)
-OpenBoard = Callable[[Daemon, Any], Any]  # (daemon, storage of the last board) -> awaitable Board
+OpenBoard = Callable[[Daemon], Awaitable[Board]]
 
 
 @dataclass
@@ -61,7 +61,6 @@ class LinkKeeper:
         self.refused: Counter[str] = Counter()
         self.mended = asyncio.Event()  # set after each restart of p2pd; whoever waits clears it
         self.link: Link | None = None
-        self._storage: Any = None
         self._up = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._absent: dict[str, Absence] = {}
@@ -92,12 +91,11 @@ class LinkKeeper:
             protocol, handler = self._streams
             server = await control.handle_streams(protocol, daemon.streams, handler)
             undo.callback(server.close)
-            board = await self._open_board(daemon, self._storage)
+            board = await self._open_board(daemon)
             undo.push_async_callback(board.close)
             await self._look_up_addresses(control)
             undo.pop_all()
         self._options = on_port(self._options, self.addresses)
-        self._storage = board.storage()
         self.link = Link(daemon, control, board, server)
         self._gossip.attach(control)
         self._up.set()

@@ -26,6 +26,7 @@ from paris_p2p.swarm.limits import EventLimit, Meter, RateLimit
 from paris_p2p.swarm.link import LinkKeeper
 from paris_p2p.swarm.seam import MAX_CHUNK_BYTES, SILENCE_S, BlobSource, GossipHandler, PeerInfo, Swarm, Transfer
 from paris_p2p.swarm.serving import BlobServer
+from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import RecordView
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class RealSwarm(Swarm):
         self._peer_id, self._on_record = identity.peer_id, on_record
         self._client_only = bool(settings.relays)  # behind NAT: a DHT node that others cannot dial only slows them down
         self._uploads, self._downloads, self._view, self._gossip = Meter(), Meter(), RecordView(), Gossip(identity.peer_id)
+        self._storage = RecordStorage(StorageLimits(), self._view.refused)  # outlives p2pd
         self._blob_server = BlobServer(source, self._where, self._uploads, RateLimit(settings.upload_limit_bps), clock)
         self._client = BlobClient(self._open_stream, self._downloads, RateLimit(settings.download_limit_bps), clock)
         self._client_of_connected = BlobClient(self._open_connected, self._downloads, RateLimit(0), clock)
@@ -132,10 +134,12 @@ class RealSwarm(Swarm):
         return await (await self._keeper.control()).peers()
 
     async def store_record(self, envelope: Envelope[Any]) -> bool:
+        self._storage.own_runs.add(envelope.record.run)
         self._view.remember(dht_key(envelope.record), open_envelope(envelope.data, run=envelope.record.run))
         return await (await self._keeper.current()).board.store(envelope)
 
     async def read_records(self, key: str, run: str) -> list[Envelope[Any]]:
+        self._storage.own_runs.add(run)  # who reads or writes a run's records takes part in it
         entries = await (await self._keeper.current()).board.read(key, self._view.refused)
         return self._view.merge(key, run, entries, time.time())
 
@@ -183,8 +187,8 @@ class RealSwarm(Swarm):
             await self._check_clock(reached)
         self._keeper.keep()
 
-    async def _open_board(self, daemon: Daemon, storage: Any) -> Board:
-        return await open_board(daemon.control, self.peer_id, self._view, self._on_record, client_only=self._client_only, storage=storage)
+    async def _open_board(self, daemon: Daemon) -> Board:
+        return await open_board(daemon.control, self.peer_id, self._view, self._on_record, self._storage, client_only=self._client_only)
 
     async def _open_connected(self, peer: str, timeout_s: float) -> Streams:
         return await (await self._keeper.control()).open_stream(peer, PROTOCOL, min(timeout_s, WHERE_LIMIT_S))

@@ -27,8 +27,7 @@ def open_stored(data: bytes) -> Envelope[Any]:
     """
     payload, signer, _ = split_envelope(data, DEFAULT_MAX_ENVELOPE_BYTES)
     raw = decode(payload)
-    run = raw.get("run")
-    run = run.hex() if isinstance(run, bytes) else str(run)
+    run = named_run(raw)
     try:
         return open_envelope(data, run=run)
     except VersionError:  # raised after the signature was found good
@@ -36,6 +35,12 @@ def open_stored(data: bytes) -> Envelope[Any]:
         if not record.issued_at < record.expires_at <= record.issued_at + SIGNED_LIFETIME_S[record.kind]:
             raise
         return Envelope(record=record, signer=signer, payload=payload, data=data)
+
+
+def named_run(raw: dict[str, Any]) -> str:
+    """The run that a record's payload names."""
+    run = raw.get("run")
+    return run.hex() if isinstance(run, bytes) else str(run)
 
 
 class RecordView:

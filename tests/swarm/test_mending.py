@@ -136,7 +136,8 @@ async def test_a_bootstrap_node_that_comes_back_is_met_again_by_peers_that_never
         again = await stack.enter_async_context(open_swarm(identity, PeerSettings(data_dir=home, host="127.0.0.1", port=port)))
         await _until(lambda: all(again._keeper.link.board.knows(swarm.peer_id) for swarm in (first, other)))  # type: ignore[union-attr]
         assert await first.store_record(claim(me, 1))
-        held = again._keeper.link.board.storage().get(DHTID.generate(source=KEY))  # type: ignore[union-attr]
+        held = again._storage.get(DHTID.generate(source=KEY))
+        assert held is not None
         assert list(held.value.data) == [f"{me.peer_id}:claim"]
         newcomer = await stack.enter_async_context(
             open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path / "c", host="127.0.0.1"), bootstrap_peers=where)

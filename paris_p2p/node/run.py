@@ -34,6 +34,7 @@ from paris_p2p.records import (
 from paris_p2p.rules.trust import may_attest
 from paris_p2p.spec import RunSpec, ShardRef
 from paris_p2p.store.ledger import Ledger
+from paris_p2p.swarm.limits import Reasons, kind_of
 
 PeerRole = Literal["peer", "owner", "bootstrap", "generator"]
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class RunNode:
         self.ledger = Ledger(host.settings.data_dir / "runs" / run.id / "ledger")
         self.board = Board(run.id, run.record, self.ledger)
         self.roles: dict[str, str] = {}  # of the peers that said they are here
-        self.refused: Counter[str] = Counter()  # reason -> cards
+        self.refused: Counter[str] = Reasons()  # reason -> records and cards
         self.listeners: list[Callable[[Envelope[Any]], None]] = []
         self._data_blobs = {ref.id for ref in run.record.data_blobs}
         self._held: dict[str, set[str]] = {}  # purpose -> blobs in use
@@ -158,7 +159,8 @@ class RunNode:
         try:
             self.keep(open_envelope(data, run=self.run, kinds=GOSSIPED))
         except RecordError as error:
-            self.refused[f"malformed record: {str(error)[:80]}"] += 1
+            log.debug("a record was refused: %s", error)
+            self.refused[f"record: {kind_of(error)}"] += 1
 
     def keep(self, envelope: Envelope[Any]) -> None:
         if self.board.add(envelope, time.time()):

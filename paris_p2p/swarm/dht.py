@@ -23,6 +23,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DaemonError, RecordError
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, dht_key
+from paris_p2p.swarm.limits import kind_of
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import RecordView, subkey_of
 
@@ -43,7 +44,8 @@ class ParisValidator(RecordValidatorBase):
         try:
             envelope = self._check(record)
         except RecordError as error:
-            self._view.refused[f"DHT entry: {str(error)[:60]}"] += 1
+            log.debug("a DHT entry was refused: %s", error)
+            self._view.refused[f"DHT entry: {kind_of(error)}"] += 1
             return False
         if self._on_record is not None:
             self._on_record(envelope)

@@ -1,16 +1,20 @@
-"""Rates: a limiter that many streams share, a smoothed meter, and a count of events per sender."""
+"""Rates: a limiter that many streams share, a smoothed meter, a count of events per sender; and counts of what was refused."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
+
+from paris_p2p.errors import RecordError, SignatureError, VersionError
 
 PIECE_BYTES = 1 << 17  # what is moved between two looks at the limit
 _BURST_S = 0.25
 _WINDOW_S = 5.0
 _MAX_SENDERS = 4096
+MAX_REASONS = 64
+OTHER_REASONS = "other reasons"
 
 
 class RateLimit:
@@ -69,3 +73,20 @@ class EventLimit:
         if len(self._left) > _MAX_SENDERS:
             self._left.popitem(last=False)
         return allowed
+
+
+class Reasons(Counter[str]):
+    """Refusals by reason. Past MAX_REASONS, a reason not seen before counts as another: some name values that a stranger chose."""
+
+    def __setitem__(self, reason: str, count: int) -> None:
+        if reason in self or len(self) < MAX_REASONS:
+            super().__setitem__(reason, count)
+        else:  # `reasons[reason] += 1` began at 0
+            super().__setitem__(OTHER_REASONS, self[OTHER_REASONS] + count)
+
+
+def kind_of(error: RecordError) -> str:
+    """A record's fault without its words, in which a stranger may have a say."""
+    if isinstance(error, SignatureError):
+        return "wrong signature"
+    return "for a newer reader" if isinstance(error, VersionError) else "malformed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from paris_p2p.envelope import Envelope, decode, open_envelope, parse, split_envelope
 from paris_p2p.errors import RecordError, VersionError
 from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, SIGNED_KINDS, SIGNED_LIFETIME_S, dht_key
+from paris_p2p.swarm.limits import Reasons, kind_of
 
+log = logging.getLogger(__name__)
 MAX_KEYS = 4096
 MAX_ENTRIES_PER_KEY = 1024
 _CACHED_ENVELOPES = 4096
@@ -47,7 +50,7 @@ class RecordView:
     """One peer's view of the bulletin board."""
 
     def __init__(self) -> None:
-        self.refused: Counter[str] = Counter()
+        self.refused: Counter[str] = Reasons()
         self._stored: OrderedDict[bytes, Envelope[Any]] = OrderedDict()  # opened before, by bytes
         self._best: OrderedDict[str, dict[str, Envelope[Any]]] = OrderedDict()  # key -> subkey -> envelope
 
@@ -76,10 +79,9 @@ class RecordView:
                 if dht_key(envelope.record) != key or envelope.record.run != run:
                     raise RecordError(f"a record of {dht_key(envelope.record)} was moved to {key}")
                 self.remember(key, open_envelope(data, run=run))
-            except VersionError:
-                self.refused["record for a newer reader"] += 1
             except RecordError as error:
-                self.refused[f"record: {str(error)[:60]}"] += 1
+                log.debug("a record under %s was refused: %s", key, error)
+                self.refused[f"record: {kind_of(error)}"] += 1
         return self.known(key, now_s)
 
     def known(self, key: str, now_s: float) -> list[Envelope[Any]]:

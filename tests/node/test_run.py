@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from paris_p2p.envelope import Envelope
@@ -142,3 +144,14 @@ async def test_a_card_published_again_follows_the_tip(tmp_path: Path) -> None:
         assert (again.record.parent, again.record.seq) == (first.id, 2)
         assert again.record.weights == first.record.weights
         assert [card.id for card in node.board.pending("expert-0")] == [again.id]
+
+
+async def test_forged_records_are_counted_under_a_few_names_whatever_they_say(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        node = (await world.add("a", role="owner")).node
+        for number in range(300):  # any 32 bytes are an Ed25519 key, so each has a signer of its own
+            signer = b"\x00\x24\x08\x01\x12\x20" + os.urandom(32)
+            node._receive(msgpack.packb((msgpack.packb({"kind": "claim"}), signer, os.urandom(64))))
+            node._receive(msgpack.packb((msgpack.packb({"kind": f"kind {number}"}), signer, os.urandom(64))))
+            node._receive(os.urandom(40))
+        assert node.refused == {"record: wrong signature": 300, "record: malformed": 600}

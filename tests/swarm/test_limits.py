@@ -10,7 +10,7 @@ from paris_p2p.errors import UnreachableError
 from paris_p2p.identity import Identity
 from paris_p2p.swarm import limits
 from paris_p2p.swarm.gossip import MESSAGES_AT_ONCE, Gossip
-from paris_p2p.swarm.limits import EventLimit, Meter, RateLimit
+from paris_p2p.swarm.limits import MAX_REASONS, OTHER_REASONS, EventLimit, Meter, RateLimit, Reasons
 from paris_p2p.swarm.seam import MAX_GOSSIP_BYTES
 
 
@@ -80,3 +80,13 @@ async def test_taking_is_served_in_the_order_of_asking() -> None:
 
     await asyncio.gather(*(take(name) for name in range(5)))
     assert order == sorted(order)
+
+
+def test_reasons_of_refusal_are_counted_under_a_bounded_number_of_names() -> None:
+    reasons = Reasons()
+    for number in range(1000):
+        reasons[f"the loss is {number}"] += 1
+    reasons["the loss is 7"] += 1
+    assert len(reasons) == MAX_REASONS + 1
+    assert (reasons.total(), reasons["the loss is 7"]) == (1001, 2)
+    assert reasons[OTHER_REASONS] == 1000 - MAX_REASONS

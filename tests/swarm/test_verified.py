@@ -50,7 +50,7 @@ def test_a_record_for_a_newer_reader_is_held_for_newer_peers_and_not_read() -> N
     entry = (f"{me.peer_id}:claim", raw["expires_at"], newer.data)
     assert view.check(*entry).signer == me.peer_id
     assert view.merge(KEY, RUN, [entry], time.time()) == []
-    assert view.refused == {"record for a newer reader": 1}
+    assert view.refused == {"record: for a newer reader": 1}
 
 
 def test_a_record_for_a_newer_reader_that_would_live_too_long_is_not_held() -> None:
@@ -67,6 +67,15 @@ def test_a_record_of_another_run_is_held_and_not_read_as_this_runs() -> None:
     entry = (subkey_of(other), other.record.expires_at, other.data)
     assert view.check(*entry).id == other.id
     assert view.merge(KEY, "00" * 32, [entry], time.time()) == []
+
+
+def test_entries_that_are_refused_are_counted_under_a_few_names_whatever_they_say() -> None:
+    view = RecordView()
+    for number in range(100):
+        signed = claim(Identity.generate(), 1)
+        moved = (f"stranger {number}", signed.record.expires_at, signed.data)
+        assert view.merge(KEY, RUN, [moved, (subkey_of(signed), float(number), signed.data)], time.time()) == []
+    assert view.refused == {"record: malformed": 200}
 
 
 def test_a_foreign_signature_is_refused() -> None:

@@ -115,7 +115,7 @@ class CardRecord(Signed):
 
     kind: Literal["card"] = "card"
     slot: Slot
-    epoch: Count  # the parent's, + 1 when the lead changed; the first lead's is 1
+    epoch: Count  # the parent's, higher when the lead changed or attestors split over a place; the first lead's is 1
     parent: Hash | Literal[""] = ""  # card id; empty for the slot's first card, whose seq is 1
     weights: BlobRef  # safetensors, EMA, bf16: what generators fetch
     resume: BlobRef  # safetensors, fp32 weights, optimizer, EMA, counters: what a successor fetches

@@ -7,7 +7,7 @@ can still matter, and the tips, which it also writes to the ledger so that a res
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -17,7 +17,7 @@ from paris_p2p.errors import RecordError
 from paris_p2p.node.crowd import SlotRecords, card_worths, drop_attestations, drop_cards, drop_claims
 from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, Signed
 from paris_p2p.rules.claims import is_live
-from paris_p2p.rules.tips import Tip, tip_of
+from paris_p2p.rules.tips import Tip, epochs_used, tip_of
 from paris_p2p.rules.trust import may_attest
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
@@ -25,6 +25,7 @@ from paris_p2p.store.ledger import Ledger
 log = logging.getLogger(__name__)
 MAX_LEDGER_ATTESTATIONS = 64  # of a tip: as many as a quorum may have
 MAX_SERVED_CARDS = 8  # cards that wait, told to a peer that asks directly
+MAX_SERVED_ATTESTATIONS = 64  # of them
 
 
 class Board:
@@ -66,6 +67,12 @@ class Board:
     def attestors(self, card_id: str, slot: str) -> set[str]:
         return {signer for card, signer in self.slots[slot].attestations if card == card_id}
 
+    def epochs_used(self, slot: str) -> Mapping[int, frozenset[str]]:
+        """Epochs whose place after the tip has an attested card, and the cards: a new lead goes above them."""
+        records = self.slots[slot]
+        cards, attestations = list(records.cards.values()), list(records.attestations.values())
+        return epochs_used(cards, attestations, lambda peer: may_attest(self.spec, peer), records.tip)
+
     def attestors_of_unknown(self, slot: str) -> set[str]:
         """Who attested a card that would follow the tip and that this peer has never seen."""
         records, tip = self.slots[slot], self.slots[slot].tip
@@ -82,8 +89,10 @@ class Board:
         if shelf == "claims":
             return [claim.data for claim in list(slot.claims.values())]
         if shelf == "tips":
-            tip = [envelope.data for envelope in _tip_envelopes(slot.tip)]
-            return tip + [card.data for card in self._worthiest(name)]
+            tip, waiting = _tip_envelopes(slot.tip), self._worthiest(name)
+            ids = {card.id for card in waiting}
+            attested = [one for one in list(slot.attestations.values()) if one.record.card in ids][:MAX_SERVED_ATTESTATIONS]
+            return [envelope.data for envelope in (*tip, *waiting, *attested)]
         return []
 
     def tip_envelopes(self, slot: str) -> list[Envelope[Any]]:

@@ -1,7 +1,7 @@
 """An attestor: fetch a new card's checkpoint, check it in a process of its own, sign what was measured (DESIGN section 3).
 
-An attestor signs at most one card per (slot, epoch, seq), also across crashes: the choice is in the ledger before the
-signature exists.
+An attestor signs at most one card per (slot, epoch, seq), also across crashes: the choice is in the ledger before anybody
+hears of the signature, and so is the signature, which is told again after a crash.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
+import msgpack
 from blake3 import blake3
 
-from paris_p2p.envelope import Envelope
-from paris_p2p.errors import MissingBlobError, ParisError, SwarmError
+from paris_p2p.envelope import Envelope, open_envelope, seal
+from paris_p2p.errors import MissingBlobError, ParisError, RecordError, SwarmError
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.node.run import RunNode
 from paris_p2p.peer.gate import GateProcess
@@ -49,6 +51,8 @@ class Attestor:
         """Until cancelled: attest what may be attested."""
         if not may_attest(self.node.spec, self.node.peer_id):
             return
+        for slot in self.node.spec.slots:
+            await self._tell_vote_again(slot)
         slots = [asyncio.create_task(self._watch(slot)) for slot in self.node.spec.slots]  # a silent maker holds up its own slot only
         try:
             await asyncio.gather(*slots)
@@ -70,7 +74,7 @@ class Attestor:
         """Consider every card of a slot that waits, then wait for news."""
         self._wake[slot].clear()
         wait_s = RETRY_S
-        for card in self.node.board.pending(slot):
+        for card in self._in_order(slot):
             if card.id not in self._refused:
                 wait_s = min(wait_s, await self._consider(card))
         try:
@@ -78,6 +82,11 @@ class Attestor:
                 await self._wake[slot].wait()
         except TimeoutError:
             await self.node.refresh([slot])
+
+    def _in_order(self, slot: str) -> list[Envelope[CardRecord]]:
+        """Waiting cards, those that lack least first: attestors that begin with different ones may use up a place for nothing."""
+        board = self.node.board
+        return sorted(board.pending(slot), key=lambda card: (-len(board.attestors(card.id, slot)), -card.record.epoch))
 
     def _notice(self, envelope: Envelope[Any]) -> None:
         if isinstance(envelope.record, CardRecord):
@@ -184,25 +193,51 @@ class Attestor:
         signed = self._signed(card)
         if signed is not None and signed != card.id:
             return
-        node.ledger.put(_ledger_key(record), card.id.encode())
         better = tip is None or result.loss <= result.reference_loss
         head = node.header("attestation", record.slot)
         head["seq"] = record.seq
-        node.keep_good(record)
-        await node.say(
-            AttestationRecord(
-                **head,
-                epoch=record.epoch,
-                card=card.id,
-                loss=result.loss,
-                reference_loss=result.reference_loss,
-                best=card.id if better or tip is None else tip.best,
-                gate_clips=result.gate_clips,
-            )
+        attestation = AttestationRecord(
+            **head,
+            epoch=record.epoch,
+            card=card.id,
+            loss=result.loss,
+            reference_loss=result.reference_loss,
+            best=card.id if better or tip is None else tip.best,
+            gate_clips=result.gate_clips,
         )
+        await self._vote(card, seal(node.host.identity, attestation))
         self.attested += 1
-        await node.announce_holding(card.id)
         self.say(f"attested {record.slot} seq {record.seq}: gate loss {result.loss:.4f} against {result.reference_loss:.4f}")
+
+    async def _vote(self, card: Envelope[CardRecord], attestation: Envelope[AttestationRecord]) -> None:
+        node, record = self.node, card.record
+        node.ledger.put(_vote_key(record.slot), msgpack.packb([card.data, attestation.data]))
+        node.ledger.put(_ledger_key(record), card.id.encode())
+        node.keep_good(record)
+        node.keep(attestation)
+        await node.tell(attestation)
+        await node.announce_holding(card.id)
+
+    async def _tell_vote_again(self, slot: str) -> None:
+        """What this peer signed last, when it was killed before others heard of it: that place has nothing else to hope for."""
+        node, data = self.node, self.node.ledger.get(_vote_key(slot))
+        if data is None:
+            return
+        try:
+            card, attestation = (open_envelope(part, run=node.run, kinds=("card", "attestation")) for part in msgpack.unpackb(data))
+        except (ValueError, TypeError, msgpack.UnpackException, RecordError) as error:
+            log.warning("the newest attestation of %s in the ledger is damaged: %s", slot, error)
+            return
+        tip = node.board.tip(slot)
+        if card.record.parent != (tip.card.id if tip else "") or self._signed(card) not in (None, card.id):
+            return
+        self._leads_seen[card.id] = card.signer  # it was asked when the card was chosen
+        node.keep(card)
+        if not all(node.host.store.has(ref.id) for ref in (card.record.weights, card.record.resume)):
+            return  # as a card that waits: to be fetched and checked again
+        with suppress(SwarmError):  # nobody there: whoever asks this peer is told
+            await self._vote(card, attestation)
+            await node.tell(card)
 
     def _best_card(self, slot: str, tip: Tip | None) -> Envelope[CardRecord] | None:
         """The lineage's best attested card; the tip itself when the best one's weights are no longer to be had."""
@@ -215,6 +250,10 @@ class Attestor:
         self._refused.add(card.id)
         self.node.refused[reason] += 1
         self.say(f"refused {card.record.slot} seq {card.record.seq} of {card.signer[-8:]}: {reason}")
+
+
+def _vote_key(slot: str) -> str:
+    return f"vote/{slot}"
 
 
 def _ledger_key(record: CardRecord) -> str:

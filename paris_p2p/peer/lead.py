@@ -45,7 +45,7 @@ class Lead:
         self.claim = claim
         self.slot, self.epoch = claim.record.slot, claim.record.epoch
         self.training = TrainingStatus(slot=self.slot, epoch=self.epoch)
-        self.outbox = Outbox(node, self.slot, self.epoch, say)
+        self.outbox = Outbox(node, self.slot, self.epoch, say, self._claim_epoch)
         self._claim_ends = time.monotonic() + (claim.record.expires_at - claim.record.issued_at)
         self._worker: Worker | None = None
         self._loading = False  # a trainer is starting again and has not yet read the checkpoint it goes on from
@@ -114,15 +114,24 @@ class Lead:
         timing = self.node.spec.timing
         while True:
             await asyncio.sleep(timing.claim_s / 3)
-            started = time.monotonic()
-            head = self.node.header("claim", self.slot, timing.claim_s)
-            lapsed = started > self._claim_ends  # cut off for too long: this is a new claim, whoever came between is first
-            since = head["issued_at"] if lapsed else self.claim.record.claimed_at
-            try:
-                self.claim = await self.node.say(ClaimRecord(**head, epoch=self.epoch, claimed_at=since))
-            except SwarmError as error:  # the network may come back; until then the claim runs out and nothing is published
-                self.say(f"could not renew the claim of {self.slot}: {error}; training goes on")
-                continue
+            await self._claim_again()
+
+    async def _claim_epoch(self, epoch: int) -> None:
+        """Go on under a higher epoch. The same leadership, so it keeps its place among the claims."""
+        self.epoch = epoch
+        self._update(epoch=epoch)
+        await self._claim_again()
+
+    async def _claim_again(self) -> None:
+        timing, started = self.node.spec.timing, time.monotonic()
+        head = self.node.header("claim", self.slot, timing.claim_s)
+        lapsed = started > self._claim_ends  # cut off for too long: this is a new claim, whoever came between is first
+        since = head["issued_at"] if lapsed else self.claim.record.claimed_at
+        try:
+            self.claim = await self.node.say(ClaimRecord(**head, epoch=self.epoch, claimed_at=since))
+        except SwarmError as error:  # the network may come back; until then the claim runs out and nothing is published
+            self.say(f"could not renew the claim of {self.slot}: {error}; training goes on")
+        else:
             self._claim_ends = started + timing.claim_s
 
     def _lost(self) -> str:

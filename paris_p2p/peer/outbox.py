@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.node.publish import NewCheckpoint, sign_again, sign_checkpoint, tell_card
 from paris_p2p.node.run import RunNode
 from paris_p2p.records import CardRecord
+from paris_p2p.rules.claims import epoch_to_publish
 from paris_p2p.rules.placement import attest_patience_s, card_cadence_s, checkpoint_interval_s
 from paris_p2p.rules.tips import Tip
 from paris_p2p.work.messages import CheckpointReady
@@ -33,8 +34,8 @@ class ResumePoint:
 class Outbox:
     """Checkpoints of one leadership; `newest` stays on this disk whatever becomes of its card."""
 
-    def __init__(self, node: RunNode, slot: str, epoch: int, say: Callable[[str], None]):
-        self.node, self.slot, self.epoch, self.say = node, slot, epoch, say
+    def __init__(self, node: RunNode, slot: str, epoch: int, say: Callable[[str], None], claim: Callable[[int], Awaitable[None]]):
+        self.node, self.slot, self.epoch, self.say, self.claim = node, slot, epoch, say, claim
         self.newest = ResumePoint()
         self.attested = 0
         self.publishing = asyncio.Lock()  # while a checkpoint's files move into the store and its card goes out
@@ -117,10 +118,7 @@ class Outbox:
 
     def _overtaken(self) -> bool:
         """Whether an earlier card of this training became the tip after a newer one went out: nobody may attest that one now."""
-        tip, card = self.node.board.tip(self.slot), self._pending
-        if card is None or tip is None or tip.card.id == card.id:
-            return False
-        return (tip.card.record.epoch, tip.card.record.seq) >= (card.record.epoch, card.record.seq)
+        return self._pending is not None and _id(self.node.board.tip(self.slot)) not in (self._pending.id, self._pending.record.parent)
 
     async def _publish_after_overtaken(self) -> None:
         """The training in it is not lost: it goes out again after the new tip, or what the trainer made since does."""
@@ -131,19 +129,30 @@ class Outbox:
             await self._publish()
             return
         async with self.publishing:
-            await self._send(sign_again(self.node, self._pending.record))
+            await self._leave_used_place()
+            await self._send(sign_again(self.node, self._pending.record.model_copy(update={"epoch": self.epoch})))
 
     async def _publish(self) -> None:
         checkpoint, self._waiting = self._waiting, None
         if checkpoint is None:
             return
         async with self.publishing:
+            await self._leave_used_place()
             card = await sign_checkpoint(self.node, self.slot, self.epoch, checkpoint)
             # What a new trainer would go on from stays on this disk, whatever becomes of the card.
             self.node.hold(self._purpose, {card.record.resume.id})
             if self.newest.path == checkpoint.resume_path:  # else the trainer made a newer one meanwhile
                 self.newest = ResumePoint(self.node.host.store.path(card.record.resume.id), checkpoint.steps, checkpoint.clips)
             await self._send(card)
+
+    async def _leave_used_place(self) -> None:
+        """Where attestors are bound to other cards this one could wait for ever: it goes out under a higher epoch, claimed first."""
+        board = self.node.board
+        epoch = epoch_to_publish(self.epoch, self._ancestors, board.tip(self.slot), board.epochs_used(self.slot))
+        if epoch != self.epoch:
+            self.say(f"attestors signed other cards of {self.slot} under epoch {self.epoch}; going on under epoch {epoch}")
+            await self.claim(epoch)
+            self.epoch = epoch
 
     async def _send(self, card: Envelope[CardRecord]) -> None:
         self._ancestors.add(card.id)

@@ -160,7 +160,8 @@ class Volunteer:
         self._set("claiming", f"{slot}: {choice.why}")
         self.say(f"claiming {slot}: {choice.why}")
         head = self.node.header("claim", slot, timing.claim_s)
-        claim = await self.node.say(ClaimRecord(**head, epoch=next_epoch(self.node.board.tip(slot)), claimed_at=head["issued_at"]))
+        epoch = next_epoch(self.node.board.tip(slot), self.node.board.epochs_used(slot))
+        claim = await self.node.say(ClaimRecord(**head, epoch=epoch, claimed_at=head["issued_at"]))
         while self._decide(slot).action == "settle":
             await asyncio.sleep(timing.settle_s / 2)
             await self.node.refresh([slot])
@@ -174,7 +175,9 @@ class Volunteer:
 
     def _decide(self, slot: str) -> Decision:
         wanted = not (self._paused.is_set() or self._leaving.is_set())
-        view = ClaimView(slot, tuple(self.node.board.claims(slot)), self.node.board.tip(slot), self.node.spec.timing, wanted)
+        board = self.node.board
+        used = frozenset(board.epochs_used(slot))
+        view = ClaimView(slot, tuple(board.claims(slot)), board.tip(slot), self.node.spec.timing, wanted, used)
         return decide_claim(view, self.node.peer_id, time.time())
 
     async def _lead(self, claim: Envelope[ClaimRecord]) -> None:

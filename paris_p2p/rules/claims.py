@@ -8,7 +8,7 @@ free slot with renewals and no cards. It cannot make anybody sign its cards out 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,10 +17,11 @@ from blake3 import blake3
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.records import ClaimRecord
-from paris_p2p.rules.tips import Tip
+from paris_p2p.rules.tips import MAX_EPOCHS_AHEAD, Tip, may_follow
 from paris_p2p.spec import TimingSpec
 
 CLOCK_SLACK_S = 3.0  # peers' clocks agree within this
+EPOCH_GAP = 8  # used-up epochs in a row that a peer may not have heard of
 _ROUNDING_S = 1e-3  # expiry = issue + length does not come back exactly in floating point
 
 Action = Literal["claim", "settle", "train", "hold", "yield", "release", "standby"]
@@ -35,6 +36,7 @@ class ClaimView:
     tip: Tip | None
     timing: TimingSpec
     wanted: bool = True
+    used: frozenset[int] = frozenset()  # epochs_used: a new claim goes above them
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,40 @@ def order(claim: Envelope[ClaimRecord]) -> tuple[float, bytes]:
     return claim.record.claimed_at, blake3(epoch + peer_id_to_bytes(claim.signer)).digest()
 
 
-def next_epoch(tip: Tip | None) -> int:
-    """What a new lead claims. A lead that died without a card used up nothing: its claim expires, the tip did not move."""
-    return (tip.card.record.epoch if tip else 0) + 1
+def next_epoch(tip: Tip | None, used: Collection[int] = ()) -> int:
+    """What a new lead claims: above the tip's, and above every epoch in which an attestor is bound to another's card already.
+
+    Higher than all of them, not the first free one: should such a card become the tip late, the successor's is still above it.
+    A used-up epoch far above the others is somebody's invention and does not count, so one attestor raises epochs by
+    EPOCH_GAP a card and no more. A lead that died without an attested card used up nothing: its claim expires.
+    """
+    last = tip.card.record.epoch if tip else 0
+    epoch = last + 1
+    for taken in sorted(used):
+        if taken <= epoch + EPOCH_GAP:
+            epoch = max(epoch, taken + 1)
+    return min(epoch, last + MAX_EPOCHS_AHEAD)
+
+
+def epoch_to_publish(mine: int, my_cards: Collection[str], tip: Tip | None, used: Mapping[int, Collection[str]]) -> int:
+    """The epoch of a lead's next card: its claim's, unless that place is used up, then a higher one (claimed first).
+
+    One attested card of its own there is no reason to move: whoever comes attests that one first, and all goes on after it.
+    With another's, or with two, no card of the place may ever get its quorum.
+    """
+    taken = used.get(mine, ())
+    if not taken or (len(taken) == 1 and set(taken) <= set(my_cards)):
+        return mine
+    last = tip.card.record.epoch if tip else 0
+    return min(max(mine + 1, next_epoch(tip, used)), max(mine, last + MAX_EPOCHS_AHEAD))
 
 
 def is_live(claim: Envelope[ClaimRecord], tip: Tip | None, now_s: float, timing: TimingSpec) -> bool:
     """Not released, not expired for longer than the margin, not from the future, and of an epoch its signer could publish in."""
     record = claim.record
-    epochs = {next_epoch(tip)} | ({tip.card.record.epoch} if tip and tip.card.signer == claim.signer else set())
     return (
         not record.released
-        and record.epoch in epochs
+        and may_follow(record.epoch, claim.signer, tip)
         and record.claimed_at <= record.issued_at <= now_s + CLOCK_SLACK_S
         and record.expires_at - record.issued_at <= timing.claim_s + _ROUNDING_S
         and now_s < record.expires_at + timing.margin_s
@@ -115,7 +139,7 @@ def decide_claim(view: ClaimView, me: str, now_s: float) -> Decision:
 
 
 def _decide_newcomer(view: ClaimView, me: str, now_s: float) -> Decision:
-    epoch = next_epoch(view.tip)
+    epoch = next_epoch(view.tip, view.used)
     if not view.wanted:
         return Decision("standby", view.slot, epoch, "this peer was asked not to work here")
     lead = lead_of(view.claims, view.tip, now_s, view.timing)

@@ -10,6 +10,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.records import AttestationRecord, CardRecord
 
 FIRST_CARD_SLACK = 1.5  # a first card may be this much worse than predicting nothing
+MAX_EPOCHS_AHEAD = 2048  # of the tip's: nobody brings epochs near the end of their type; more than a board's cards can use up
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,38 @@ def lineage(card_id: str, cards: Mapping[str, Envelope[CardRecord]]) -> tuple[En
     return tuple(line)
 
 
+def may_follow(epoch: int, signer: str, tip: Tip | None) -> bool:
+    """Whether `signer` may publish after the tip under this epoch: its maker under the tip's own, everybody under a higher one.
+
+    Not the next one alone: that epoch's place may be used up (`epochs_used`), and an attestor that has not heard of it yet
+    must not refuse for good who has.
+    """
+    last = tip.card.record.epoch if tip else 0
+    return last < epoch <= last + MAX_EPOCHS_AHEAD or (tip is not None and epoch == last and signer == tip.card.signer)
+
+
+def epochs_used(
+    cards: Iterable[Envelope[CardRecord]],
+    attestations: Iterable[Envelope[AttestationRecord]],
+    may_attest: Callable[[str], bool],
+    tip: Tip | None,
+) -> Mapping[int, frozenset[str]]:
+    """Epochs in which an attestor signed a card of the place after the tip, and those cards: there it can sign no other.
+
+    Only attestations of known cards count: a card's maker signed its epoch too.
+    """
+    last, seq = (tip.card.record.epoch, tip.card.record.seq + 1) if tip else (0, 1)
+    known = {card.id: card for card in cards if card.record.seq == seq and card.record.epoch >= last}
+    used: dict[int, frozenset[str]] = {}
+    for attestation in attestations:
+        card = known.get(attestation.record.card)
+        if card is None or attestation.signer == card.signer or not _fits(attestation.record, card.record):
+            continue
+        if may_attest(attestation.signer):
+            used[card.record.epoch] = used.get(card.record.epoch, frozenset()) | {card.id}
+    return used
+
+
 def refuse_card(card: Envelope[CardRecord], tip: Tip | None, lead: str, signed: str | None, me: str) -> str | None:
     """Why `me` must not attest this card, from the records alone; None when nothing speaks against it.
 
@@ -74,7 +107,7 @@ def refuse_card(card: Envelope[CardRecord], tip: Tip | None, lead: str, signed: 
         return "its parent is not the tip"
     if record.seq != (tip.card.record.seq + 1 if tip else 1):
         return "its seq does not follow the tip's"
-    if record.epoch not in _epochs(card.signer, tip):
+    if not may_follow(record.epoch, card.signer, tip):
         return "its epoch does not follow the tip's"
     if tip is not None and (record.steps <= tip.card.record.steps or record.clips <= tip.card.record.clips):
         return "it counts no more steps or clips than its parent"
@@ -93,13 +126,6 @@ def refuse_loss(loss: float, reference_loss: float, tolerance: float, *, first: 
         return "its held-out loss is not finite"
     limit = reference_loss * (FIRST_CARD_SLACK if first else 1 + tolerance)
     return None if loss <= limit else "its held-out loss is worse than the lineage's best"
-
-
-def _epochs(signer: str, tip: Tip | None) -> tuple[int, ...]:
-    if tip is None:
-        return (1,)
-    epoch = tip.card.record.epoch
-    return (epoch, epoch + 1) if signer == tip.card.signer else (epoch + 1,)
 
 
 def _fits(attestation: AttestationRecord, card: CardRecord) -> bool:

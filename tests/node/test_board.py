@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from paris_p2p.envelope import Envelope
+from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.identity import Identity
 from paris_p2p.node.board import Board
 from paris_p2p.node.crowd import MAX_ATTESTATIONS, MAX_CARDS, MAX_CLAIMS
@@ -94,7 +94,7 @@ def test_a_flood_before_an_honest_claim_does_not_keep_it_out_when_it_says_to_be_
 
 def test_claims_that_cannot_lead_go_before_live_ones(board: Board) -> None:
     for stranger in strangers(MAX_CLAIMS):
-        board.add(claim(stranger, epoch=99), NOW)
+        board.add(claim(stranger, epoch=0), NOW)
     honest = [claim(peer) for peer in PEERS]
     assert all(board.add(one, NOW) for one in honest)
     assert {peer.peer_id for peer in PEERS} <= {held.signer for held in board.claims(SLOT)}
@@ -207,6 +207,17 @@ def test_an_attestor_that_floods_is_bounded_and_displaces_nobody_elses(board: Bo
     assert len(board.slots[SLOT].attestations) == 40 < MAX_ATTESTATIONS
     board.add(early, NOW)
     assert tip_id(board) == early.id
+
+
+def test_a_peer_that_asks_directly_is_told_who_attested_what_waits(board: Board, spec: RunSpec, tmp_path: Path) -> None:
+    spec = spec.model_copy(update={"gate": spec.gate.model_copy(update={"quorum": 2})})
+    board, newcomer = Board(RUN, spec, Ledger(tmp_path / "two")), Board(RUN, spec, Ledger(tmp_path / "new"))
+    half, other = card(A), card(A, steps=1000)
+    for one in (half, other, attest(C, half), attest(D, other)):
+        board.add(one, NOW)
+    for data in board.records_under(tips_key(RUN, SLOT)):
+        newcomer.add(open_envelope(data, run=RUN), NOW)
+    assert newcomer.epochs_used(SLOT) == board.epochs_used(SLOT) == {1: {half.id, other.id}}
 
 
 def test_a_later_attestation_of_the_tip_counts_too_and_does_not_make_it_younger(board: Board) -> None:

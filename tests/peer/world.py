@@ -150,9 +150,18 @@ class World:
         )
         return sign_run(Identity.generate(), spec)
 
-    async def add(self, name: str, *, role: Role = "peer", slot: str = "", gate: Any = good_gate, trainer: Any = CountingTrainer) -> Peer:
+    async def add(
+        self,
+        name: str,
+        *,
+        role: Role = "peer",
+        slot: str = "",
+        gate: Any = good_gate,
+        trainer: Any = CountingTrainer,
+        identity: Identity | None = None,
+    ) -> Peer:
         settings = PeerSettings(data_dir=self.root / name, slot=slot)
-        identity = Identity.generate()
+        identity = identity or Identity.generate()
         store = BlobStore(settings.data_dir / "blobs")
         for shard in self.run.record.train_shards + self.run.record.gate_shards:
             store.add_file(self.shards.path(shard.blob.id))
@@ -166,6 +175,13 @@ class World:
         peer = Peer(node, volunteer, swarm, asyncio.create_task(volunteer.run()), said, stack)
         self.peers.append(peer)
         return peer
+
+    async def restart(self, name: str, killed: Peer, **more: Any) -> Peer:
+        """The same peer again on what its disk holds."""
+        await asyncio.gather(killed.task, return_exceptions=True)
+        await killed.stack.aclose()
+        self.peers.remove(killed)
+        return await self.add(name, identity=killed.node.host.identity, **more)
 
     async def __aenter__(self) -> World:
         return self

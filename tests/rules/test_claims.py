@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
 from paris_p2p.records import ClaimRecord
-from paris_p2p.rules.claims import ClaimView, decide_claim, lead_of, may_publish, next_epoch
-from paris_p2p.rules.tips import Tip
+from paris_p2p.rules.claims import EPOCH_GAP, ClaimView, decide_claim, epoch_to_publish, lead_of, may_publish, next_epoch
+from paris_p2p.rules.tips import MAX_EPOCHS_AHEAD, Tip
 from paris_p2p.spec import TimingSpec
 
 from .made import NOW, PEERS, SLOT, TIMING, A, B, C, card, claim, tip
@@ -100,13 +100,13 @@ def test_a_lead_stops_publishing_before_others_may_take_over() -> None:
     [
         claim(A, released=True),
         claim(A, epoch=0),
-        claim(A, epoch=2),
+        claim(A, epoch=1 + MAX_EPOCHS_AHEAD),
         claim(A, claimed_at=NOW + 4.0),
         claim(A, claimed_at=NOW + 1, issued_at=NOW),
         claim(A, expires_at=NOW + TIMING.claim_s + 60),
         claim(A, claimed_at=NOW - 126.0),
     ],
-    ids=["released", "epoch 0", "epoch skipped", "from the future", "claimed after it was issued", "too long", "expired"],
+    ids=["released", "epoch 0", "epoch far ahead", "from the future", "claimed after it was issued", "too long", "expired"],
 )
 def test_a_claim_that_does_not_hold_is_passed_over(bad: Envelope[ClaimRecord]) -> None:
     assert lead_of([bad], None, NOW, TIMING) is None
@@ -148,6 +148,45 @@ def test_a_lead_that_died_without_a_card_uses_up_no_epoch() -> None:
     assert (decision.action, decision.epoch) == ("claim", next_epoch(made)) == ("claim", 2)
     successor = claim(B, epoch=2, claimed_at=late)
     assert lead_of([dead, successor], made, late, TIMING) == successor
+
+
+def test_a_successor_goes_above_every_epoch_that_attestors_used_up() -> None:
+    made = tip(card(C, issued_at=NOW - 500))
+    assert next_epoch(made, {1, 2}) == 3
+    assert next_epoch(made, {3}) == 4  # above all of them: of epoch 2 this peer may not have heard
+    late = view([], made, used=frozenset({2, 3}))
+    assert decide_claim(late, B.peer_id, NOW).epoch == 4
+    stale, successor = claim(A, epoch=2, claimed_at=NOW + 9), claim(B, epoch=4)
+    assert lead_of([stale, successor], made, NOW + 10, TIMING) == successor
+
+
+def test_invented_epochs_neither_run_away_nor_keep_an_honest_claim_from_holding() -> None:
+    assert next_epoch(None, {(1 << 53) - 1, MAX_EPOCHS_AHEAD, 1}) == 2
+    crowd = {1 + number * (1 + EPOCH_GAP) for number in range(128)}  # every card a board keeps, as far apart as counts
+    highest = next_epoch(None, crowd)
+    assert highest < MAX_EPOCHS_AHEAD
+    assert lead_of([claim(A, epoch=highest)], None, NOW, TIMING) is not None
+    assert next_epoch(None, range(2 * MAX_EPOCHS_AHEAD)) == MAX_EPOCHS_AHEAD
+
+
+def test_a_sitting_lead_leaves_a_place_that_is_used_up_and_only_then() -> None:
+    made = tip(FIRST)
+    assert epoch_to_publish(1, {"a"}, made, {}) == 1
+    assert epoch_to_publish(1, {"a"}, made, {2: {"b"}}) == 1  # not its place
+    assert epoch_to_publish(1, {"a", "c"}, made, {1: {"a"}}) == 1  # whoever comes attests that one, and all goes on after it
+    assert epoch_to_publish(1, {"a", "c"}, made, {1: {"a", "c"}}) == 2
+    assert epoch_to_publish(2, {"a"}, made, {2: {"b"}, 3: {"d"}}) == 4
+    assert epoch_to_publish(100, {"a"}, made, {100: {"b"}}) == 101
+    ends = 1 + MAX_EPOCHS_AHEAD
+    assert epoch_to_publish(ends, {"a"}, made, {ends: {"b"}}) == ends
+
+
+def test_a_lead_that_goes_to_a_higher_epoch_keeps_its_place_among_the_claims() -> None:
+    made = tip(card(A, issued_at=NOW + 50))
+    moved = claim(A, epoch=3, claimed_at=NOW, issued_at=NOW + 60)
+    later = claim(B, epoch=2, claimed_at=NOW + 55)
+    assert lead_of([later, moved], made, NOW + 70, TIMING) == moved
+    assert decide_claim(view([later, moved], made), A.peer_id, NOW + 70).action == "train"
 
 
 def test_the_life_of_a_claim() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
 from paris_p2p.records import AttestationRecord, CardRecord
-from paris_p2p.rules.tips import lineage, refuse_card, refuse_loss, tip_of
+from paris_p2p.rules.tips import MAX_EPOCHS_AHEAD, epochs_used, lineage, refuse_card, refuse_loss, tip_of
 
 from .made import PEERS, A, B, C, D, attest, card, tip
 
@@ -129,7 +129,7 @@ def test_a_card_that_follows_the_tip_is_not_refused() -> None:
         (card(A), "its parent is not the tip"),
         (card(A, FIRST, seq=3), "its seq does not follow the tip's"),
         (card(A, FIRST, seq=1), "its seq does not follow the tip's"),
-        (card(A, FIRST, epoch=3), "its epoch does not follow the tip's"),
+        (card(A, FIRST, epoch=2 + MAX_EPOCHS_AHEAD), "its epoch does not follow the tip's"),
         (card(A, FIRST, epoch=0), "its epoch does not follow the tip's"),
         (card(A, FIRST, steps=10), "it counts no more steps or clips than its parent"),
         (card(A, FIRST, clips=100), "it counts no more steps or clips than its parent"),
@@ -141,7 +141,7 @@ def test_a_card_out_of_its_place_is_refused(bad: Envelope[CardRecord], reason: s
 
 def test_a_new_lead_must_raise_the_epoch_and_a_first_card_starts_at_one() -> None:
     assert refuse_card(card(B, FIRST, epoch=1), tip(FIRST), B.peer_id, None, D.peer_id) == "its epoch does not follow the tip's"
-    assert refuse_card(card(A, epoch=2), None, A.peer_id, None, D.peer_id) == "its epoch does not follow the tip's"
+    assert refuse_card(card(A, epoch=0), None, A.peer_id, None, D.peer_id) == "its epoch does not follow the tip's"
     assert refuse_card(card(A, seq=2), None, A.peer_id, None, D.peer_id) == "its seq does not follow the tip's"
 
 
@@ -153,6 +153,24 @@ def test_only_the_lead_and_only_others_are_attested() -> None:
 
 def test_a_second_card_for_one_place_is_refused() -> None:
     assert refuse_card(FORK, tip(FIRST), A.peer_id, SECOND.id, D.peer_id) == "another card was signed for this place"
+
+
+@pytest.mark.parametrize("maker", [A, B])
+def test_past_a_used_up_place_a_lead_may_go_to_a_higher_epoch(maker: Identity) -> None:
+    moved = card(maker, FIRST, epoch=4)
+    assert refuse_card(moved, tip(FIRST), maker.peer_id, None, D.peer_id) is None
+    assert tip_id([*CARDS, moved], [attest(C, SECOND), attest(D, HANDED_OVER), attest(D, moved)]) == moved.id
+
+
+def test_a_place_is_used_up_by_what_allowed_attestors_signed_of_known_cards() -> None:
+    def used(*attestations: Envelope[AttestationRecord]) -> dict[int, frozenset[str]]:
+        return dict(epochs_used(CARDS, attestations, {C.peer_id, D.peer_id}.__contains__, tip(FIRST)))
+
+    assert used(attest(C, SECOND), attest(D, FORK)) == {1: frozenset({SECOND.id, FORK.id})}
+    assert used(attest(C, HANDED_OVER), attest(D, HANDED_OVER)) == {2: frozenset({HANDED_OVER.id})}
+    assert used(attest(A, HANDED_OVER), attest(B, SECOND)) == {}  # strangers
+    assert used(attest(C, card(A, FIRST, epoch=2000))) == {}  # of a card nobody has
+    assert used(attest(C, SECOND, epoch=2000), attest(C, FIRST)) == {}  # of another place than the card's, of the tip
 
 
 @pytest.mark.parametrize("stale", [card(A, FIRST), card(A, SECOND), card(A, FIRST, epoch=2)])

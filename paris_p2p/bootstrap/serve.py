@@ -25,6 +25,10 @@ from paris_p2p.spec import PeerSettings, open_run
 
 log = logging.getLogger(__name__)
 MAX_RUNS = 64
+MAX_HEARD = 4 * MAX_RUNS
+MAX_HEARD_OF_ONE = 16  # runs waiting to be joined that one signer named
+MAX_ASKED = 8  # for RunSpecs at once, for one of each signer: whoever is silent holds up nobody else
+SPEC_LIMIT_S = 60.0
 PERIOD_S = 3.0
 REFRESH_S = 60.0  # gossip is a hint: a card told while its maker was cut off is only on the bulletin board
 
@@ -36,6 +40,8 @@ class BootstrapNode:
         self.host, self.mirror, self.say = host, mirror, say
         self.runs: dict[str, RunNode] = {}
         self.heard: dict[str, str] = {}  # run id -> a peer that may have its RunSpec
+        self._asked: dict[str, str] = {}  # run id -> the peer that is being asked for its RunSpec
+        self._joining: dict[str, asyncio.Task[None]] = {}  # by run id
         self._announced: dict[str, float] = {}
         self._refreshed: dict[str, float] = {}
         self._copying: dict[str, tuple[str, asyncio.Task[None]]] = {}  # by run and slot -> what, its copying
@@ -43,37 +49,54 @@ class BootstrapNode:
 
     def notice(self, envelope: Envelope[Any]) -> None:
         """A record our DHT node accepted: its signer takes part in its run."""
-        run = envelope.record.run
-        if run not in self.runs and len(self.heard) < 4 * MAX_RUNS and (not self.mirror or run in self.mirror):
-            owner = isinstance(envelope.record, PeerRecord) and envelope.record.role == "owner"
-            if owner or run not in self.heard:
-                self.heard[run] = envelope.signer
+        run, signer = envelope.record.run, envelope.signer
+        if run in self.runs or run in self._joining or (self.mirror and run not in self.mirror):
+            return
+        if run in self.heard:
+            if isinstance(envelope.record, PeerRecord) and envelope.record.role == "owner":
+                self.heard[run] = signer
+        elif len(self.heard) < MAX_HEARD and list(self.heard.values()).count(signer) < MAX_HEARD_OF_ONE:
+            self.heard[run] = signer
 
     async def run(self) -> None:
         """Until cancelled."""
         async with AsyncExitStack() as stack:
             try:
                 while True:
-                    for run_id, peer in list(self.heard.items()):
-                        await self._join(stack, run_id, peer)
+                    self._join_heard(stack)
                     for node in list(self.runs.values()):
                         await self._mirror(node)
                     await asyncio.sleep(PERIOD_S)
             finally:
-                await self._stop_copying()
+                await self._stop_tasks()
+
+    def _join_heard(self, stack: AsyncExitStack) -> None:
+        """Begin to join what was heard of, beside the mirroring."""
+        for run_id, peer in list(self.heard.items()):
+            if len(self.runs.keys() | self._joining.keys()) >= MAX_RUNS or peer == self.host.identity.peer_id:
+                del self.heard[run_id]
+            elif len(self._asked) < MAX_ASKED and peer not in self._asked.values():
+                del self.heard[run_id]
+                self._asked[run_id] = peer
+                self._joining[run_id] = asyncio.create_task(self._join(stack, run_id, peer))
 
     async def _join(self, stack: AsyncExitStack, run_id: str, peer: str) -> None:
-        del self.heard[run_id]
-        if len(self.runs) >= MAX_RUNS or peer == self.host.identity.peer_id:
-            return
         try:
-            run = open_run(await self.host.swarm.fetch_spec(peer, run_id), run_id)
+            async with asyncio.timeout(SPEC_LIMIT_S):
+                run = open_run(await self.host.swarm.fetch_spec(peer, run_id), run_id)
+            del self._asked[run_id]
+            save_spec(self.host.settings.data_dir, run)
+            self.runs[run_id] = await stack.enter_async_context(opened(self.host, run))
+            self.say(f"mirroring run {run.record.name!r} ({run_id[:16]}…) of {run.signer}")
         except ParisError as error:
-            log.info("no RunSpec of %s from %s: %s", run_id[:16], peer, error)
-            return
-        save_spec(self.host.settings.data_dir, run)
-        self.runs[run_id] = await stack.enter_async_context(opened(self.host, run))
-        self.say(f"mirroring run {run.record.name!r} ({run_id[:16]}…) of {run.signer}")
+            log.info("run %s was not joined through %s: %s", run_id[:16], peer, error)
+        except TimeoutError:
+            log.info("run %s was not joined through %s: no RunSpec within %.0f s", run_id[:16], peer, SPEC_LIMIT_S)
+        except Exception:  # this run's fault, or the disk's; the others are mirrored as before
+            log.exception("run %s could not be joined", run_id)
+        finally:
+            self._asked.pop(run_id, None)
+            del self._joining[run_id]
 
     async def _mirror(self, node: RunNode) -> None:
         """Pull what is missing of the run's data and tips; within the cap, newest first."""
@@ -107,8 +130,8 @@ class BootstrapNode:
             return
         self._copying[node.run + slot] = what, asyncio.create_task(self._hold(node, refs, what, now))
 
-    async def _stop_copying(self) -> None:
-        tasks = [task for _, task in self._copying.values()]
+    async def _stop_tasks(self) -> None:
+        tasks = [*(task for _, task in self._copying.values()), *self._joining.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -18,18 +19,22 @@ from paris_p2p.node.run import RunNode
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import PeerSettings
 from paris_p2p.store.blobs import BlobStore
+from paris_p2p.swarm.fake import FakeSwarm
 from tests.peer.world import Peer, World
+from tests.swarm.swarms import stray
 
 
 @asynccontextmanager
-async def mirroring(world: World, of: Peer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RunNode]:
+async def mirroring(
+    world: World, of: Peer, monkeypatch: pytest.MonkeyPatch, heard_before: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[RunNode]:
     """A bootstrap node that has joined the world's run."""
     monkeypatch.setattr(serve, "PERIOD_S", 0.1)
     identity, home = Identity.generate(), world.root / "bootstrap"
     host = Host(settings=PeerSettings(data_dir=home), identity=identity, store=BlobStore(home / "blobs"))
     host.swarm = world.network.join(identity, host)
     bootstrap = BootstrapNode(host, frozenset(), lambda _: None)
-    bootstrap.heard[world.run.id] = of.node.peer_id
+    bootstrap.heard |= {**heard_before, world.run.id: of.node.peer_id}
     running = asyncio.create_task(bootstrap.run())
     try:
         await world.until(lambda: running.done() or bootstrap.runs)
@@ -73,3 +78,51 @@ async def test_a_maker_that_fell_silent_holds_up_no_other_copy(tmp_path: Path, m
             await asyncio.wait_for(asked.wait(), 30)
             await world.until(lambda: copied(world, node, "router"))
             assert not copied(world, node, "expert-0")
+
+
+async def test_a_silent_signer_of_invented_runs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent, fetch_spec = Identity.generate().peer_id, FakeSwarm.fetch_spec
+    asked: list[str] = []
+
+    async def ask(swarm: FakeSwarm, peer: str, run_id: str) -> bytes:
+        if peer == silent:
+            asked.append(run_id)
+            await asyncio.Event().wait()
+        return await fetch_spec(swarm, peer, run_id)
+
+    monkeypatch.setattr(FakeSwarm, "fetch_spec", ask)
+    invented = {f"{number:064x}": silent for number in range(4)}
+    async with World(tmp_path) as world:
+        maker = await world.add("a", slot="expert-0")
+        await world.add("b", slot="router")
+        async with mirroring(world, maker, monkeypatch, invented) as node:
+            await world.until(lambda: copied(world, node, "expert-0"))
+            assert len(asked) == 1  # one at a time of each signer
+            assert world.run.id in node.host.members
+
+
+async def test_a_join_that_takes_too_long_is_given_up_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "SPEC_LIMIT_S", 0.1)
+    monkeypatch.setattr(serve, "PERIOD_S", 0.05)
+    asked: set[str] = set()
+
+    async def never(swarm: FakeSwarm, peer: str, run_id: str) -> bytes:
+        asked.add(run_id)
+        await asyncio.Event().wait()
+        return b""
+
+    monkeypatch.setattr(FakeSwarm, "fetch_spec", never)
+    async with World(tmp_path) as world:
+        identity, home = Identity.generate(), tmp_path / "bootstrap"
+        host = Host(settings=PeerSettings(data_dir=home), identity=identity, store=BlobStore(home / "blobs"))
+        host.swarm = world.network.join(identity, host)
+        bootstrap, stranger = BootstrapNode(host, frozenset(), lambda _: None), Identity.generate()
+        for _ in range(100):
+            bootstrap.notice(stray(signer=stranger))
+        assert len(bootstrap.heard) == serve.MAX_HEARD_OF_ONE
+        running = asyncio.create_task(bootstrap.run())
+        try:
+            await world.until(lambda: len(asked) >= 3)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)

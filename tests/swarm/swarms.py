@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from contextlib import AsyncExitStack
@@ -18,6 +19,7 @@ from paris_p2p.swarm.seam import BlobSource, Swarm
 
 RUN = "ab" * 32
 BLOB = "cd" * 32
+STRANGER = Identity.generate()
 CHUNKS = [bytes([number]) * (1 << 18) for number in range(5)] + [b"end"]
 
 
@@ -55,10 +57,15 @@ class Source:
         return self.known
 
 
-def claim(signer: Identity, seq: int, *, slot: str = "expert-0", lifetime_s: float = 100.0) -> Envelope[Any]:
+def claim(signer: Identity, seq: int, *, run: str = RUN, slot: str = "expert-0", lifetime_s: float = 100.0) -> Envelope[Any]:
     now = time.time()
-    record = ClaimRecord(run=RUN, slot=slot, seq=seq, issued_at=now, expires_at=now + lifetime_s, epoch=1, claimed_at=now)
+    record = ClaimRecord(run=run, slot=slot, seq=seq, issued_at=now, expires_at=now + lifetime_s, epoch=1, claimed_at=now)
     return seal(signer, record)
+
+
+def stray(run: str = "", signer: Identity = STRANGER, *, slot: str = "expert-0", lifetime_s: float = 3000.0) -> Envelope[Any]:
+    """A claim, validly signed; of a run that nobody knows, unless one is named."""
+    return claim(signer, 1, run=run or os.urandom(32).hex(), slot=slot, lifetime_s=lifetime_s)
 
 
 def card(signer: Identity, seq: int, epoch: int = 1) -> Envelope[Any]:

@@ -212,12 +212,11 @@ def generate(
 
 def _wishes(**fields: Any) -> GenerateJob:
     """The job without its model, checked before anything is fetched; UsageError or DeviceError."""
-    from paris_p2p.flow.guidance import FORMS
-    from paris_p2p.flow.mixture import Routing
     from paris_p2p.peer.start import check_device
     from paris_p2p.spec import ClipShape
     from paris_p2p.work.first_frame import read_picture
     from paris_p2p.work.generate import GenerateJob
+    from paris_p2p.work.routed import check_wishes
     from paris_p2p.work.video_out import open_writer
 
     with checked_options(clips_per_prompt="--clips", prompts="PROMPT"):
@@ -225,9 +224,7 @@ def _wishes(**fields: Any) -> GenerateJob:
     check_device(job.device)
     if job.image is not None:
         read_picture(job.image, ClipShape(frames=1, height=64, width=64, fps=1.0))  # the run's size is not known yet
-    Routing(job.routing, job.top_k)
-    if job.guidance_form not in FORMS:
-        raise UsageError(f"no guidance form is called {job.guidance_form!r}; choose one of {', '.join(FORMS)}")
+    check_wishes(job.guidance_form, job.routing, job.top_k)
     with open_writer(job.out, len(job.prompts) * job.clips_per_prompt, 1.0, frames=1):
         return job  # it knows the file's ending, and the folder can be written; a sheet's room is known with the run
 

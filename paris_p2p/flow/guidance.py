@@ -47,8 +47,7 @@ def guided_velocity(
     form: str, pool: ExpertPool, route: Route, condition: Condition, scale: float
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The velocity a sampler asks for, (x, t) -> v; UsageError for an unknown form."""
-    if form not in FORMS:
-        raise UsageError(f"no guidance form is called {form!r}; choose one of {', '.join(FORMS)}")
+    check_form(form)
     if scale == 1:
         return lambda x, t: conditional(pool, route, condition, x, t)
     return lambda x, t: FORMS[form](pool, route, condition, scale, x, t)
@@ -81,6 +80,11 @@ def _routed(route: Route, condition: Condition, x: Tensor, t: Tensor) -> Tensor:
 
 def _mixed(pool: ExpertPool, weights: Tensor, condition: Condition, x: Tensor, t: Tensor) -> Tensor:
     return mixed_velocity(pool, weights, x, t, condition.tokens, condition.mask, condition.pooled, condition.first)
+
+
+def check_form(form: str) -> None:
+    if form not in FORMS:
+        raise UsageError(f"no guidance form is called {form!r}; choose one of {', '.join(FORMS)}")
 
 
 FORMS: dict[str, Callable[[ExpertPool, Route, Condition, float, Tensor, Tensor], Tensor]] = {"per_expert": per_expert, "exact": exact}

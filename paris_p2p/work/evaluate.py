@@ -23,13 +23,14 @@ from paris_p2p.errors import UsageError
 from paris_p2p.features.aesthetic import AestheticHead, load_aesthetic
 from paris_p2p.features.image import Features, load_features
 from paris_p2p.features.image_text import ClipFeatures
+from paris_p2p.model.experts import ExpertSet
 from paris_p2p.score.intervals import Clips
 from paris_p2p.score.motion import MIN_SIDE_PIXELS, motion_px_per_frame
 from paris_p2p.work.device import Device, pick_device, return_memory, set_threads
 from paris_p2p.work.inspect import Held, Inspection, inspect
 from paris_p2p.work.parts import Arrays, Parts, Progress, claim_folder
 from paris_p2p.work.pipeline import ParisPipeline
-from paris_p2p.work.routed import seats_for
+from paris_p2p.work.routed import check_wishes, seats_for
 
 MIN_CLIPS = 4
 _MORE_VIDEOS = "raise --clips, take the other --split, or prepare with more source videos"
@@ -100,6 +101,8 @@ def gather(model: Path, prepared_folder: Path, out: Path, options: EvaluateOptio
         raise UsageError(f"the {len(clips)} {options.split} clips are of one source video and say nothing about others: {_MORE_VIDEOS}")
     folders = {MODEL: model} | ({BASELINE: baseline} if baseline else {})
     named = {name: fingerprint(folder) for name, folder in folders.items()}
+    for folder in folders.values():
+        _check_model(folder, prepared, options)
     networks, head = load_networks(options, device)
     kept = options.model_dump(exclude={"features", "i3d_sha256", "aesthetic", "device", "threads", "probe_clips"})
     claim_folder(out, {**kept, MODEL: named[MODEL], "data": prepared.fingerprint})
@@ -219,13 +222,8 @@ class _Job:
     def _run(self, name: str, folder: Path, parts: Parts) -> Inspection:
         pipeline, options = ParisPipeline.from_pretrained(folder), self.options
         pipeline.set_progress_bar_config(disable=True)
-        _check_first_frames(folder, pipeline.config["first_frame_rate"], options.image_to_video)
         config = pipeline.experts.config["expert"]
         pipeline.enable_expert_offload(str(self.device), min(pipeline.experts.total, seats_for(config, self.device)))
-        latent = tuple(pipeline.config["latent_shape"])
-        if latent != self.held.prepared.latent.shape:
-            shapes = f"{latent}, the prepared clips {self.held.prepared.latent.shape}"
-            raise UsageError(f"the model {folder} has latents of {shapes}: evaluate it on the clips of its own run")
 
         def make(part: range) -> Arrays:
             captions, seed = [self.clips[i].caption for i in part], (options.rng_seed << 32) + part.start
@@ -246,6 +244,18 @@ class _Job:
 
         parts.fill(kind, f"{network.title} of {parts.folder.name}"[:60], make, self.progress)
         return parts.gather(kind, "features")
+
+
+def _check_model(folder: Path, prepared: Prepared, options: EvaluateOptions) -> None:
+    """UsageError, before anything is kept or computed, when the exported model cannot make what is asked."""
+    routing = check_wishes(options.guidance_form, options.routing, options.top_k)
+    config, experts = ParisPipeline.load_config(folder), ExpertSet.load_config(folder / "experts")
+    _check_first_frames(folder, config.get("first_frame_rate", 0.0), options.image_to_video)
+    latent = tuple(config["latent_shape"])
+    if latent != prepared.latent.shape:
+        shapes = f"{latent}, the prepared clips {prepared.latent.shape}"
+        raise UsageError(f"the model {folder} has latents of {shapes}: evaluate it on the clips of its own run")
+    routing.check_router((folder / "router").is_dir(), len(experts["present"]))
 
 
 def _check_first_frames(folder: Path, rate: float, given: bool) -> None:

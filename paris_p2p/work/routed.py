@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from paris_p2p.data.batches import Draws
+from paris_p2p.errors import UsageError
 from paris_p2p.flow.ddpm import Clamp, epsilon_velocity
+from paris_p2p.flow.guidance import check_form
 from paris_p2p.flow.mixture import Routing, only_present
 from paris_p2p.model.presets import Config, build_expert, build_router, count_tokens
 from paris_p2p.model.router import Router
@@ -95,6 +97,14 @@ class Chooser:
         chosen = torch.stack([self._chosen[time] for time in times], 1)
         self._chosen.clear()
         return chosen
+
+
+def check_wishes(guidance_form: str, routing: str, top_k: int) -> Routing:
+    """The routing, when prompts can be sampled so; UsageError, before anything that takes long."""
+    check_form(guidance_form)
+    if routing == "oracle":
+        raise UsageError("routing oracle needs each clip's true cluster, and prompts have none; choose top_k, full, threshold or uniform")
+    return Routing(routing, top_k)
 
 
 def expert_state(config: Config, path: Path, device: Device) -> State:

@@ -201,6 +201,7 @@ def test_an_unknown_slot_is_named_with_those_there_are(run: tuple[Path, Envelope
     [
         (["--guidance-form", "strong"], "strong"),
         (["--routing", "roulette"], "roulette"),
+        (["--routing", "oracle"], "needs each clip's true cluster"),
         (["--guidance", "1e9"], "guidance"),
         (["--out", "clip.avi"], "clip.avi"),
         (["--prompts-file", "/nowhere/prompts"], "/nowhere/prompts"),

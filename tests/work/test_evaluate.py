@@ -351,6 +351,18 @@ def test_the_command_refuses_before_it_works(world: World, tmp_path: Path):
     save_clip(tmp_path / "clip")
     given = ("--features", f"clip:{tmp_path / 'clip'}", "--aesthetic", str(tmp_path / "head.safetensors"))
     assert "takes 768 features of CLIP ViT-L/14, and CLIP clip gives 12" in refusal(str(world.model), *given)
+    assert "no routing is called 'roulette'" in refusal(str(world.model), "--routing", "roulette")
+    assert "routing oracle needs each clip's true cluster" in refusal(str(world.model), "--routing", "oracle")
+    assert "no guidance form is called 'strong'" in refusal(str(world.model), "--guidance-form", "strong")
+    assert "not trained to go on from an image" in refusal(str(world.model), "--image-to-video")
+    other = shutil.copytree(world.model, tmp_path / "model")
+    index = json.loads((other / "model_index.json").read_text())
+    (other / "model_index.json").write_text(json.dumps(index | {"latent_shape": [9, 4, 8, 8]}))
+    assert "has latents of (9, 4, 8, 8)" in refusal(str(world.model), "--baseline", str(other))
+    (other / "model_index.json").write_text(json.dumps(index | {"router": [None, None]}))
+    shutil.rmtree(other / "router")
+    assert "which of 3 experts to use, and the router has no weights" in refusal(str(other))
+    assert not (tmp_path / "out").exists()
 
 
 def test_loss_curves_are_read_in_order_and_other_files_are_refused(tmp_path: Path):

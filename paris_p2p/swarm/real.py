@@ -204,7 +204,8 @@ class RealSwarm(Swarm):
 
     async def _dial_where_others_say(self, peer: str) -> bool:
         connected = [other.peer_id for other in await self.peers() if other.peer_id != peer]
-        asked = sorted(connected, key=lambda other: other not in self._keeper.known)[:4]
+        known = self._keeper.known
+        asked = sorted(connected, key=lambda other: other not in known)[:4]
         answers = await asyncio.gather(*(self._client_of_connected.where(other, peer) for other in asked), return_exceptions=True)
         addresses = dict.fromkeys(a for answer in answers if isinstance(answer, list) for a in answer)
         try:

@@ -138,10 +138,8 @@ class RecordStorage:
         """Drop what has expired."""
         self._swept_s = now
         for key, shelf in list(self._shelves.items()):
-            for subkey, (value, expires_at) in list(shelf.entries.items()):
-                if expires_at < now:
-                    del shelf.entries[subkey]
-                    self._count(shelf, -_entry_bytes(subkey, value))
+            for subkey in [subkey for subkey, (_, expires_at) in shelf.entries.items() if expires_at < now]:
+                self._count(shelf, -_entry_bytes(subkey, shelf.entries.pop(subkey)[0]))
             if not shelf.entries:
                 del self._shelves[key]
                 self._count(shelf, -_KEY_BYTES)

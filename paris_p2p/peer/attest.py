@@ -1,7 +1,6 @@
 """An attestor: fetch a new card's checkpoint, check it in a process of its own, sign what was measured (DESIGN section 3).
 
-An attestor signs at most one card per (slot, epoch, seq), also across crashes: the choice is in the ledger before anybody
-hears of the signature, and so is the signature, which is told again after a crash.
+An attestor signs at most one card per (slot, epoch, seq), also across crashes (votes.py).
 """
 
 from __future__ import annotations
@@ -9,22 +8,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-import msgpack
 from blake3 import blake3
 
-from paris_p2p.envelope import Envelope, open_envelope, seal
-from paris_p2p.errors import MissingBlobError, ParisError, RecordError, SwarmError
+from paris_p2p.envelope import Envelope, seal
+from paris_p2p.errors import MissingBlobError, ParisError, SwarmError
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.node.run import RunNode
 from paris_p2p.peer.gate import GateProcess
 from paris_p2p.peer.summary import checkpoint_limits
+from paris_p2p.peer.votes import Votes
 from paris_p2p.records import AttestationRecord, CardRecord
 from paris_p2p.rules.claims import lead_of
-from paris_p2p.rules.placement import attest_turn_s
+from paris_p2p.rules.placement import attest_limit_s, attest_turn_s
 from paris_p2p.rules.tips import Tip, refuse_card, refuse_loss
 from paris_p2p.rules.trust import may_attest
 from paris_p2p.work.messages import GateJob, GateResult
@@ -39,11 +39,13 @@ class Attestor:
 
     def __init__(self, node: RunNode, *, device: str = "cpu", say: Callable[[str], None] = log.info, gate: Gate | None = None):
         self.node, self.device, self.say = node, device, say
+        self.votes = Votes(node.run, node.ledger)
         self._process = GateProcess()
         self.gate = gate or self._process
         self.attested = 0
         self._leads_seen: dict[str, str] = {}  # card id -> who held the claim when the card came
         self._refused: set[str] = set()
+        self._failed: Counter[str] = Counter()  # card id -> checks that came to no end
         self._wake = {slot: asyncio.Event() for slot in node.spec.slots}
         node.listeners.append(self._notice)
 
@@ -84,9 +86,12 @@ class Attestor:
             await self.node.refresh([slot])
 
     def _in_order(self, slot: str) -> list[Envelope[CardRecord]]:
-        """Waiting cards, those that lack least first: attestors that begin with different ones may use up a place for nothing."""
-        board = self.node.board
-        return sorted(board.pending(slot), key=lambda card: (-len(board.attestors(card.id, slot)), -card.record.epoch))
+        """Waiting cards, those that lack least first: attestors that begin with different ones may use up a place for nothing.
+
+        Before that, the ones whose checks failed least: one that cannot be had does not hold up the others.
+        """
+        board, failed = self.node.board, self._failed
+        return sorted(board.pending(slot), key=lambda card: (failed[card.id], -len(board.attestors(card.id, slot)), -card.record.epoch))
 
     def _notice(self, envelope: Envelope[Any]) -> None:
         if isinstance(envelope.record, CardRecord):
@@ -120,11 +125,28 @@ class Attestor:
         if reason is not None:
             self._refuse(card, reason)
             return RETRY_S
+        if self._is_moot(card):
+            return RETRY_S
         try:
-            await self._check_and_sign(card, tip)
+            if (result := await self._check_unless_moot(card, tip)) is not None:
+                await self._judge(card, result, tip)
         except ParisError as error:
+            self._failed[card.id] += 1
             self.say(f"could not check {slot} seq {card.record.seq} yet: {error}")
         return RETRY_S
+
+    def _is_moot(self, card: Envelope[CardRecord]) -> bool:
+        """Whether a check can end: the tip moved, or who made the card leads no longer and a card of whoever does waits."""
+        slot, board = card.record.slot, self.node.board
+        tip, pending = board.tip(slot), board.pending(slot)
+        if card not in pending or card.record.parent != (tip.card.id if tip else ""):
+            return True
+        lead = self._lead(slot)
+        return lead not in ("", card.signer) and any(other.signer == lead and self._may_sign(other) for other in pending)
+
+    def _may_sign(self, card: Envelope[CardRecord]) -> bool:
+        signed = self.node.peer_id in self.node.board.attestors(card.id, card.record.slot)
+        return not signed and card.id not in self._refused and self._objection(card) is None
 
     def _objection(self, card: Envelope[CardRecord]) -> str | None:
         """What the card's own words and the board say against it, before anything is fetched."""
@@ -133,7 +155,7 @@ class Attestor:
         weights_bytes, resume_bytes = checkpoint_limits(self.node.spec, slot)
         if card.record.weights.size_bytes > weights_bytes or card.record.resume.size_bytes > resume_bytes:
             return "its blobs are larger than the network's can be"
-        return refuse_card(card, self.node.board.tip(slot), lead, self._signed(card), self.node.peer_id)
+        return refuse_card(card, self.node.board.tip(slot), lead, self.votes.chosen(card.record), self.node.peer_id)
 
     def _turn(self, card: Envelope[CardRecord]) -> int:
         """This peer's place among the known attestors of a card: the same list everywhere, shuffled by each card's id."""
@@ -141,11 +163,37 @@ class Attestor:
         order = sorted(peers, key=lambda peer: blake3(card.id.encode() + peer_id_to_bytes(peer)).digest())
         return max(0, order.index(self.node.peer_id) - self.node.spec.gate.quorum + 1)
 
-    def _signed(self, card: Envelope[CardRecord]) -> str | None:
-        data = self.node.ledger.get(_ledger_key(card.record))
-        return data.decode() if data else None
+    async def _check_unless_moot(self, card: Envelope[CardRecord], tip: Tip | None) -> GateResult | None:
+        """What the gate measured; None when news ended the check. A maker that sends next to nothing must not hold the slot."""
+        check = asyncio.create_task(self._check(card, tip))
+        try:
+            await self._wait_for(check, card)
+            return await check if check.done() else None
+        finally:
+            check.cancel()
+            await asyncio.gather(check, return_exceptions=True)
 
-    async def _check_and_sign(self, card: Envelope[CardRecord], tip: Tip | None) -> None:
+    async def _wait_for(self, check: asyncio.Task[GateResult], card: Envelope[CardRecord]) -> None:
+        """Until the check is done or moot. Raises MissingBlobError when it takes longer than any honest maker needs."""
+        slot, wake = card.record.slot, self._wake[card.record.slot]
+        shards_bytes = sum(shard.blob.size_bytes for shard in self.node.spec.shards_for(slot, "gate"))
+        download_bytes = card.record.weights.size_bytes + card.record.resume.size_bytes + shards_bytes
+        limit_s = attest_limit_s(download_bytes, self.node.spec.timing.checkpoint_s)
+        ends, news = time.monotonic() + limit_s, wake.is_set()
+        while not check.done() and not self._is_moot(card):
+            wake.clear()
+            left_s = ends - time.monotonic()
+            if left_s <= 0:
+                raise MissingBlobError(f"its check was not over after {limit_s:.0f} s; what came is kept")
+            waiting = asyncio.create_task(wake.wait())
+            await asyncio.wait({check, waiting}, timeout=min(left_s, RETRY_S), return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            news = news or wake.is_set()
+        if news:
+            wake.set()
+
+    async def _check(self, card: Envelope[CardRecord], tip: Tip | None) -> GateResult:
+        """Fetch and measure."""
         node, record = self.node, card.record
         purpose, ids = f"attest/{record.slot}", {record.weights.id, record.resume.id}
         best = self._best_card(record.slot, tip)
@@ -154,8 +202,13 @@ class Attestor:
             result = await self.gate(await self._job(card, best))
             if not all(node.host.store.has(blob_id) for blob_id in ids):
                 raise MissingBlobError("its blobs went away while they were checked")  # this disk's fault, not the card's
+            return result
         finally:
             node.hold(purpose, set())
+
+    async def _judge(self, card: Envelope[CardRecord], result: GateResult, tip: Tip | None) -> None:
+        """Sign what was measured, or refuse the card for good."""
+        node, record = self.node, card.record
         reason = result.reason if not result.ok else refuse_loss(
             result.loss, result.reference_loss, node.spec.gate.tolerance, first=tip is None
         )  # fmt: skip
@@ -190,8 +243,7 @@ class Attestor:
 
     async def _sign(self, card: Envelope[CardRecord], result: GateResult, tip: Tip | None) -> None:
         node, record = self.node, card.record
-        signed = self._signed(card)
-        if signed is not None and signed != card.id:
+        if self.votes.chosen(record) not in (None, card.id):
             return
         better = tip is None or result.loss <= result.reference_loss
         head = node.header("attestation", record.slot)
@@ -210,26 +262,20 @@ class Attestor:
         self.say(f"attested {record.slot} seq {record.seq}: gate loss {result.loss:.4f} against {result.reference_loss:.4f}")
 
     async def _vote(self, card: Envelope[CardRecord], attestation: Envelope[AttestationRecord]) -> None:
-        node, record = self.node, card.record
-        node.ledger.put(_vote_key(record.slot), msgpack.packb([card.data, attestation.data]))
-        node.ledger.put(_ledger_key(record), card.id.encode())
-        node.keep_good(record)
+        node = self.node
+        self.votes.put(card, attestation)
+        node.keep_good(card.record)
         node.keep(attestation)
         await node.tell(attestation)
         await node.announce_holding(card.id)
 
     async def _tell_vote_again(self, slot: str) -> None:
         """What this peer signed last, when it was killed before others heard of it: that place has nothing else to hope for."""
-        node, data = self.node, self.node.ledger.get(_vote_key(slot))
-        if data is None:
+        node, vote, tip = self.node, self.votes.newest(slot), self.node.board.tip(slot)
+        if vote is None:
             return
-        try:
-            card, attestation = (open_envelope(part, run=node.run, kinds=("card", "attestation")) for part in msgpack.unpackb(data))
-        except (ValueError, TypeError, msgpack.UnpackException, RecordError) as error:
-            log.warning("the newest attestation of %s in the ledger is damaged: %s", slot, error)
-            return
-        tip = node.board.tip(slot)
-        if card.record.parent != (tip.card.id if tip else "") or self._signed(card) not in (None, card.id):
+        card, attestation = vote
+        if card.record.parent != (tip.card.id if tip else "") or self.votes.chosen(card.record) not in (None, card.id):
             return
         self._leads_seen[card.id] = card.signer  # it was asked when the card was chosen
         node.keep(card)
@@ -250,11 +296,3 @@ class Attestor:
         self._refused.add(card.id)
         self.node.refused[reason] += 1
         self.say(f"refused {card.record.slot} seq {card.record.seq} of {card.signer[-8:]}: {reason}")
-
-
-def _vote_key(slot: str) -> str:
-    return f"vote/{slot}"
-
-
-def _ledger_key(record: CardRecord) -> str:
-    return f"attested/{record.slot}/{record.epoch}/{record.seq}"

@@ -11,6 +11,8 @@ from paris_p2p.identity import peer_id_to_bytes
 
 BUSY_GATE_S = 15.0  # what loading torch and a gate take on a busy machine
 MAX_TURN_S = 60.0
+MIN_CHECK_S = 7200.0  # for gates of other slots, and this one's
+SLOWEST_BPS = 250e3  # an uplink below this is none
 SIMILAR = 0.75  # slots with at least this share of the others' clips count as equally trained
 
 
@@ -69,6 +71,14 @@ def card_cadence_s(configured_s: float, upload_s: float) -> float:
 def attest_turn_s(checkpoint_s: float) -> float:
     """Seconds an attestor gives each one before it in the order of turns."""
     return min(MAX_TURN_S, max(checkpoint_s / 2, min(BUSY_GATE_S, 2 * checkpoint_s)))
+
+
+def attest_limit_s(download_bytes: int, checkpoint_s: float) -> float:
+    """Seconds after which an attestor lets go of a check: far beyond what an honest maker on a slow uplink needs.
+
+    What came stays on the disk, so that the next try goes on from there. 176 GB (11 B parameters) get eight days.
+    """
+    return max(MIN_CHECK_S, 4 * checkpoint_s) + download_bytes / SLOWEST_BPS
 
 
 def attest_patience_s(interval_s: float) -> float:

@@ -39,16 +39,20 @@ class Board:
         self._loading = False
 
     def add(self, envelope: Envelope[Any], now_s: float) -> bool:
-        """Keep a verified record; True when it was new. Records of unknown slots are ignored."""
+        """Keep a verified record; True when it was new. Records of unknown slots are ignored.
+
+        Cards and attestations count whatever their expiry says, which is the bulletin board's to keep them by: the last tip
+        of a slot that is done stays the tip. Replaying an old one gains nothing, its epoch and seq rank it.
+        """
         record: Signed = envelope.record
         if record.slot not in self.slots or record.run != self.run:
             return False
         slot = self.slots[record.slot]
         if isinstance(record, ClaimRecord):
             return self._keep_claim(slot, envelope, now_s)
-        if isinstance(record, CardRecord) and record.expires_at > now_s:
+        if isinstance(record, CardRecord):
             return self._keep_card(slot, envelope, now_s)
-        if isinstance(record, AttestationRecord) and record.expires_at > now_s and may_attest(self.spec, envelope.signer):
+        if isinstance(record, AttestationRecord) and may_attest(self.spec, envelope.signer):
             return self._keep_attestation(slot, envelope, now_s)
         return False
 

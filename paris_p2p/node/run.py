@@ -117,9 +117,9 @@ class RunNode:
             found = await self.host.swarm.read_records(key, self.run)
             for envelope in found:
                 self.keep(envelope)
-            ids = {envelope.id for envelope in found}
+            ids, now = {envelope.id for envelope in found}, time.time()
             for envelope in self.board.tip_envelopes(slot):
-                if envelope.id not in ids:
+                if envelope.id not in ids and envelope.record.expires_at > now:  # an older one is had from peers directly
                     await self.host.swarm.store_record(envelope)
             await self._ask_for_attested(slot)
 

@@ -292,7 +292,18 @@ def test_a_damaged_tip_in_the_ledger_is_forgotten_not_fatal(spec: RunSpec, ledge
     assert tip_id(board) == "" != with_tip(board).id == tip_id(board)
 
 
-def test_records_of_other_runs_unknown_slots_and_the_past_are_ignored(board: Board) -> None:
-    expired: dict[str, Any] = {"issued_at": NOW - 100, "expires_at": NOW - 1}
-    for record in (claim(A, run="cd" * 32), claim(A, slot="expert-9"), card(A, **expired), attest(D, card(A), **expired)):
+def test_records_of_other_runs_and_unknown_slots_are_ignored(board: Board) -> None:
+    for record in (claim(A, run="cd" * 32), claim(A, slot="expert-9")):
         assert not board.add(record, NOW)
+
+
+def test_a_tip_outlives_its_records_expiry_and_an_older_one_gains_nothing_by_a_replay(board: Board, spec: RunSpec, ledger: Ledger) -> None:
+    expired: dict[str, Any] = {"issued_at": NOW - 100, "expires_at": NOW - 1}
+    first = card(A, **expired)
+    last = card(A, first, **expired)
+    for one in (last, attest(D, last, **expired)):
+        assert board.add(one, NOW)
+    assert tip_id(board) == last.id
+    for one in (first, attest(D, first, **expired), attest(C, first, **expired)):
+        board.add(one, NOW)
+    assert tip_id(board) == last.id == tip_id(Board(RUN, spec, ledger))

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from pathlib import Path
 
 import msgpack
 import pytest
 
-from paris_p2p.envelope import Envelope
+from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import DiskFullError
 from paris_p2p.identity import Identity
 from paris_p2p.node.host import Host
 from paris_p2p.node.publish import NewCheckpoint, sign_again, sign_checkpoint, tell_card, tell_own_cards_again
 from paris_p2p.node.run import RunNode, opened
-from paris_p2p.records import AttestationRecord, BlobRef, CardRecord
+from paris_p2p.records import SIGNED_LIFETIME_S, AttestationRecord, BlobRef, CardRecord, tips_key
 from paris_p2p.spec import PeerSettings
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeNetwork
@@ -126,6 +127,36 @@ async def test_a_tip_that_its_maker_hid_on_the_bulletin_board_is_asked_for(tmp_p
         assert tip is not None
         assert tip.card.id == first.id
         assert not listener.board.attestors_of_unknown("expert-0")
+
+
+async def test_a_finished_run_can_be_had_after_its_records_left_the_bulletin_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIGNED_LIFETIME_S, "card", 0.5)
+    monkeypatch.setitem(SIGNED_LIFETIME_S, "attestation", 0.5)
+    world = World(tmp_path / "world")
+
+    def member(name: str) -> Host:
+        identity = Identity.generate()
+        host = Host(PeerSettings(data_dir=tmp_path / name), identity, BlobStore(tmp_path / name / "blobs"))
+        host.swarm = world.network.join(identity, host)
+        return host
+
+    maker, signer, newcomer = [member(name) for name in ("maker", "attestor", "newcomer")]
+    async with opened(signer, world.run) as attestor:
+        async with opened(maker, world.run) as node:
+            last = await published(node, "expert-0", 1, checkpoint(tmp_path))
+            await attestor.say(attestation(attestor, last.record, last.id))
+            await attestor.refresh(["expert-0"])
+            assert attestor.board.tip("expert-0") is not None
+        await maker.swarm.close()
+        await asyncio.sleep(max(0.0, last.record.expires_at - time.time()) + 0.5)
+        assert not await attestor.host.swarm.read_records(tips_key(world.run.id, "expert-0"), world.run.id)
+        async with opened(newcomer, world.run) as late:
+            tip = late.board.tip("expert-0")
+            assert tip is not None
+            assert tip.card.id == last.id
+        monkeypatch.undo()
+        told = [open_envelope(data, run=world.run.id) for data in attestor.records_under(tips_key(world.run.id, "expert-0"))]
+        assert [one.record.kind for one in told] == ["card", "attestation"]
 
 
 async def test_a_card_published_again_follows_the_tip(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from paris_p2p.data.decode import MAX_ASPECT, Frames, UnusableVideo
 from paris_p2p.spec import ClipShape
@@ -57,6 +57,8 @@ def _pillow_errors() -> Iterator[None]:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnusableVideo("too large", str(error)) from error
+    except UnidentifiedImageError as error:  # whose own words name an object in memory, anew each time
+        raise UnusableVideo("unreadable", f"it begins as none of {', '.join(FORMATS)} does") from error
     except _BROKEN as error:
         raise UnusableVideo("unreadable", f"{type(error).__name__}: {error}"[:300]) from error
 

@@ -132,8 +132,9 @@ class ParisPipeline(DiffusionPipeline):
         `generator`, when given, draws the rng_seed. UsageError when the run was not trained for what is asked, or the router is missing.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts or clips_per_prompt < 1:
-            raise UsageError(f"{len(prompts)} prompts with {clips_per_prompt} clips each: there is nothing to make")
+        if not prompts or clips_per_prompt < 1 or num_inference_steps < 1:
+            asked = f"{len(prompts)} prompts with {clips_per_prompt} clips each in {num_inference_steps} steps"
+            raise UsageError(f"{asked}: there is nothing to make; give at least one of each")
         if generator is not None:
             rng_seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
         device, seats = self._offload or (pick_device(str(self.experts.device)), self.experts.total)

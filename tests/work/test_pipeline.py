@@ -120,8 +120,9 @@ def test_a_folder_in_use_is_not_overwritten(made, tmp_path):
 def test_a_folder_without_a_model_and_an_empty_request_say_so(folder, tmp_path):
     with pytest.raises(UsageError, match="paris-run export"):
         ParisPipeline.from_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="nothing to make"):
-        load(folder)([], 2)
+    for prompts, steps in (([], 2), ("a red ball", 0)):
+        with pytest.raises(UsageError, match="nothing to make"):
+            load(folder)(prompts, steps)
 
 
 def test_importing_the_package_stays_light():

@@ -136,20 +136,20 @@ def create(
         gate = GateSpec(clips=gate_clips, tolerance=gate_tolerance, members_attest=not open_run, attestors=attestors, quorum=quorum)
     with checked_options():
         timing = TimingSpec(claim_s=claim_s, settle_s=settle_s, margin_s=margin_s, checkpoint_s=checkpoint_s)
-    options = CreateOptions(
-        name=name or folder.resolve().name,
-        purpose=purpose,
-        data_licence=data_licence,
-        weights_licence=weights_licence,
-        expert=expert,
-        router=router,
-        init_from=init_from,
-        rng_seed=rng_seed,
-        shift_by_tokens=time_shift == 0,
-        training=training,
-        gate=gate,
-        timing=timing,
-    )
+        options = CreateOptions(
+            name=name or folder.resolve().name,
+            purpose=purpose,
+            data_licence=data_licence,
+            weights_licence=weights_licence,
+            expert=expert,
+            router=router,
+            init_from=init_from,
+            rng_seed=rng_seed,
+            shift_by_tokens=time_shift == 0,
+            training=training,
+            gate=gate,
+            timing=timing,
+        )
     run = create_run(folder, options, _passphrase(confirm=True) if passphrase else None, typer.echo)
     typer.echo(f"run {run.id}\nowner {run.signer}\nkeep {folder / 'owner.key'} safe: it is the only proof that the run is yours")
     if run.record.training.time_shift != 1:

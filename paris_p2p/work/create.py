@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from paris_p2p.data.prepared import Prepared, PreparedModel, Split
 from paris_p2p.envelope import Envelope
@@ -16,28 +15,29 @@ from paris_p2p.errors import UsageError
 from paris_p2p.flow.path import shift_for
 from paris_p2p.identity import Identity, load_or_create_peer_key, load_owner_key, save_owner_key
 from paris_p2p.model.presets import Config, count_tokens, expert_config, router_config
-from paris_p2p.records import BlobRef
-from paris_p2p.spec import GateSpec, NetworkSpec, Pinned, RunSpec, ShardRef, TimingSpec, TrainingSpec, open_run, sign_run
+from paris_p2p.records import BlobRef, Count, Text
+from paris_p2p.spec import GateSpec, Name, NetworkSpec, Pinned, RunSpec, ShardRef, TimingSpec, TrainingSpec, open_run, sign_run
 from paris_p2p.store.blobs import BlobStore
 
 SPEC_FILE = "run.spec"
 KEY_FILE = "owner.key"
 
 
-@dataclass(frozen=True)
-class CreateOptions:
+class CreateOptions(BaseModel):
     """What the owner decides."""
 
-    name: str
-    purpose: str
-    data_licence: str
-    weights_licence: str
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    purpose: Text
+    data_licence: Name
+    weights_licence: Name
     expert: str
     router: str
     training: TrainingSpec
     gate: GateSpec
     timing: TimingSpec
-    rng_seed: int = 0
+    rng_seed: Count = 0
     shift_by_tokens: bool = False  # instead of training.time_shift
     init_from: Path | None = None  # a checkpoint that every expert starts from
 

@@ -64,7 +64,10 @@ def test_every_image_is_one_clip_of_one_frame_in_one_split(folder):
 def test_eight_experts_and_a_router_learn_from_images_and_make_images(folder):
     run = folder / "run"
     training = TrainingSpec(batch_clips=4, learning_rate=3e-3, warmup_steps=2, router_batch_clips=8, ema_decay=0.5)
-    options = CreateOptions("digits", "tests", "BSD", "CC0", "nano", "nano", training, GateSpec(), TimingSpec())
+    options = CreateOptions(
+        name="digits", purpose="tests", data_licence="BSD", weights_licence="CC0",
+        expert="nano", router="nano", training=training, gate=GateSpec(), timing=TimingSpec(),
+    )  # fmt: skip
     signed = create_run(run, options, None)
     prepared, weights = Prepared.load(run), {}
     for slot in signed.record.slots:

@@ -23,7 +23,7 @@ from paris_p2p.peer.gate import GateProcess
 from paris_p2p.peer.summary import checkpoint_limits
 from paris_p2p.peer.votes import Votes
 from paris_p2p.records import AttestationRecord, CardRecord
-from paris_p2p.rules.claims import lead_of
+from paris_p2p.rules.claims import held_when_made, lead_of
 from paris_p2p.rules.placement import attest_limit_s, attest_turn_s
 from paris_p2p.rules.tips import Tip, refuse_card, refuse_loss
 from paris_p2p.rules.trust import may_attest
@@ -44,6 +44,7 @@ class Attestor:
         self.gate = gate or self._process
         self.attested = 0
         self._leads_seen: dict[str, str] = {}  # card id -> who held the claim when the card came
+        self._looked_up: set[str] = set()  # cards for which the board was read again
         self._refused: set[str] = set()
         self._failed: Counter[str] = Counter()  # card id -> checks that came to no end
         self._wake = {slot: asyncio.Event() for slot in node.spec.slots}
@@ -116,9 +117,8 @@ class Attestor:
         wait_s = turn * attest_turn_s(node.spec.timing.checkpoint_s)
         if age < wait_s:
             return wait_s - age
-        if self._objection(card) is not None:
-            await node.refresh([slot])  # its claim or its parent's attestation may come later than the card
-            self._leads_seen[card.id] = self._leads_seen.get(card.id) or self._lead(slot)
+        if self._objection(card) is not None and not await self._look_up(card):
+            return RETRY_S
         tip, reason = node.board.tip(slot), self._objection(card)
         if card not in node.board.pending(slot):
             return RETRY_S  # the tip went past it while we looked
@@ -134,6 +134,21 @@ class Attestor:
             self._failed[card.id] += 1
             self.say(f"could not check {slot} seq {card.record.seq} yet: {error}")
         return RETRY_S
+
+    async def _look_up(self, card: Envelope[CardRecord]) -> bool:
+        """Read the board again: a card's claim or its parent's attestation may come later; False when nobody leads who counts.
+
+        Then the next lead decides: the card's maker, which came back, or another.
+        """
+        slot = card.record.slot
+        if card.id not in self._looked_up:
+            self._looked_up.add(card.id)
+            await self.node.refresh([slot])
+        lead = self._leads_seen.get(card.id) or self._lead(slot)
+        if not lead and held_when_made(card, self.node.board.claims(slot)):
+            lead = card.signer
+        self._leads_seen[card.id] = lead
+        return bool(lead)
 
     def _is_moot(self, card: Envelope[CardRecord]) -> bool:
         """Whether a check can end: the tip moved, or who made the card leads no longer and a card of whoever does waits."""

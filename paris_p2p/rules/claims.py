@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import peer_id_to_bytes
-from paris_p2p.records import ClaimRecord
+from paris_p2p.records import CardRecord, ClaimRecord
 from paris_p2p.rules.tips import MAX_EPOCHS_AHEAD, Tip, may_follow
 from paris_p2p.spec import TimingSpec
 
@@ -63,6 +63,16 @@ def lead_of(claims: Iterable[Envelope[ClaimRecord]], tip: Tip | None, now_s: flo
         if tip is not None and claim.record.epoch == tip.card.record.epoch and claim.record.claimed_at <= tip.card.record.issued_at:
             return claim
     return min(live, key=order, default=None)
+
+
+def held_when_made(card: Envelope[CardRecord], claims: Iterable[Envelope[ClaimRecord]]) -> bool:
+    """Whether the card's maker had a claim when it made the card, by its newest claim: what counts while nobody leads.
+
+    It may have been killed before anybody heard of the card, and come back when the claim had lapsed. Once another leads,
+    it is a stale lead's card.
+    """
+    newest = next((claim.record for claim in _newest(claims) if claim.signer == card.signer), None)
+    return newest is not None and newest.claimed_at <= card.record.issued_at <= newest.expires_at
 
 
 def order(claim: Envelope[ClaimRecord]) -> tuple[float, bytes]:

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
 from paris_p2p.records import ClaimRecord
-from paris_p2p.rules.claims import EPOCH_GAP, ClaimView, decide_claim, epoch_to_publish, lead_of, may_publish, next_epoch
+from paris_p2p.rules.claims import (
+    EPOCH_GAP,
+    ClaimView,
+    decide_claim,
+    epoch_to_publish,
+    held_when_made,
+    lead_of,
+    may_publish,
+    next_epoch,
+)
 from paris_p2p.rules.tips import MAX_EPOCHS_AHEAD, Tip
 from paris_p2p.spec import TimingSpec
 
@@ -187,6 +196,16 @@ def test_a_lead_that_goes_to_a_higher_epoch_keeps_its_place_among_the_claims() -
     later = claim(B, epoch=2, claimed_at=NOW + 55)
     assert lead_of([later, moved], made, NOW + 70, TIMING) == moved
     assert decide_claim(view([later, moved], made), A.peer_id, NOW + 70).action == "train"
+
+
+def test_a_card_was_made_under_a_claim_if_its_makers_newest_says_so() -> None:
+    renewed = [claim(A), claim(A, claimed_at=NOW, issued_at=NOW + 40)]
+    ends = NOW + 40 + TIMING.claim_s
+    assert held_when_made(card(A, issued_at=NOW), renewed)
+    assert held_when_made(card(A, issued_at=ends), renewed)
+    assert not held_when_made(card(A, issued_at=ends + 1), renewed)
+    assert not held_when_made(card(A, issued_at=NOW - 1), renewed)
+    assert not held_when_made(card(B, issued_at=NOW), renewed)
 
 
 def test_the_life_of_a_claim() -> None:

@@ -1,0 +1,66 @@
+"""A card that a killed lead had signed and nobody heard of: told again after a reboot, its work is not lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from paris_p2p.envelope import Envelope, open_envelope
+from paris_p2p.records import CardRecord
+from paris_p2p.rules.claims import lead_of
+from tests.peer.world import TIMING, CountingTrainer, Peer, World
+
+SLOT = "expert-0"
+
+
+class OneCheckpoint(CountingTrainer):
+    """Stays at its first checkpoint, far along."""
+
+    checkpoint_steps = 60
+
+
+async def killed_with_a_card(world: World, owner: Peer) -> tuple[Peer, Envelope[CardRecord]]:
+    """A lead whose claim the owner knew; it made a card while cut off, was killed, and its claim has run out."""
+    peer = await world.add("a", slot=SLOT, trainer=OneCheckpoint)
+    await world.until(lambda: peer.volunteer.lead is not None and peer.volunteer.lead.training.steps > 0)
+    peer.swarm.offline = True
+    await world.until(lambda: peer.node.ledger.get(f"own-card/{SLOT}") is not None)
+    await peer.die()
+    await asyncio.sleep(TIMING.claim_s + TIMING.margin_s)
+    assert not owner.node.board.pending(SLOT)
+    data = peer.node.ledger.get(f"own-card/{SLOT}")
+    assert data is not None
+    return peer, open_envelope(data, run=world.run.id)
+
+
+async def test_it_counts_when_its_maker_leads_again(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        owner = await world.add("owner", role="owner")
+        peer, card = await killed_with_a_card(world, owner)
+        owner.node.board.slots[SLOT].claims.clear()  # as an attestor that came meanwhile
+        await world.restart("a", peer, slot=SLOT, trainer=OneCheckpoint)
+        await world.until(lambda: owner.node.board.tip(SLOT) is not None)
+        assert owner.node.board.tip(SLOT).card.id == card.id  # type: ignore[union-attr]
+
+
+async def test_it_counts_while_nobody_leads_even_when_its_maker_goes_elsewhere(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        owner = await world.add("owner", role="owner")
+        peer, card = await killed_with_a_card(world, owner)
+        await world.restart("a", peer, slot="router")
+        await world.until(lambda: owner.node.board.tip(SLOT) is not None)
+        assert owner.node.board.tip(SLOT).card.id == card.id  # type: ignore[union-attr]
+
+
+async def test_it_is_a_stale_leads_card_once_another_leads(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        owner = await world.add("owner", role="owner")
+        peer, card = await killed_with_a_card(world, owner)
+        heir = await world.add("heir", slot=SLOT, trainer=OneCheckpoint)
+        await world.until(lambda: lead_of(owner.node.board.claims(SLOT), None, time.time(), TIMING) is not None)
+        await world.restart("a", peer, slot="router")
+        await world.until(lambda: owner.node.board.tip(SLOT) is not None)
+        assert owner.node.board.tip(SLOT).card.signer == heir.node.peer_id  # type: ignore[union-attr]
+        assert owner.node.refused["its signer did not hold the claim"] >= 1
+        assert not owner.node.board.attestors(card.id, SLOT)

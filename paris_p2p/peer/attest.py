@@ -1,4 +1,4 @@
-"""An attestor: fetch a new card's checkpoint, check it in a process of its own, sign what was measured (DESIGN section 3).
+"""An attestor: choose the cards worth a check, have them measured (check.py), sign what came out (DESIGN section 3).
 
 An attestor signs at most one card per (slot, epoch, seq), also across crashes (votes.py).
 """
@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -19,29 +19,28 @@ from paris_p2p.envelope import Envelope, seal
 from paris_p2p.errors import MissingBlobError, ParisError, SwarmError
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.node.run import RunNode
-from paris_p2p.peer.gate import GateProcess
+from paris_p2p.peer.check import Checker, Gate
 from paris_p2p.peer.summary import checkpoint_limits
 from paris_p2p.peer.votes import Votes
 from paris_p2p.records import AttestationRecord, CardRecord
 from paris_p2p.rules.claims import held_when_made, lead_of
-from paris_p2p.rules.placement import attest_limit_s, attest_turn_s
+from paris_p2p.rules.placement import attest_turn_s
 from paris_p2p.rules.tips import Tip, refuse_card, refuse_loss
 from paris_p2p.rules.trust import may_attest
-from paris_p2p.work.messages import GateJob, GateResult
+from paris_p2p.work.messages import GateResult
 
 log = logging.getLogger(__name__)
 RETRY_S = 20.0
-Gate = Callable[[GateJob], Awaitable[GateResult]]
+MAX_REMEMBERED = 4096  # cards, strangers' too
 
 
 class Attestor:
     """Watches the board and attests; `attested` and the node's `refused` counters show in status."""
 
     def __init__(self, node: RunNode, *, device: str = "cpu", say: Callable[[str], None] = log.info, gate: Gate | None = None):
-        self.node, self.device, self.say = node, device, say
+        self.node, self.say = node, say
         self.votes = Votes(node.run, node.ledger)
-        self._process = GateProcess()
-        self.gate = gate or self._process
+        self.checker = Checker(node, device, gate)
         self.attested = 0
         self._leads_seen: dict[str, str] = {}  # card id -> who held the claim when the card came
         self._looked_up: set[str] = set()  # cards for which the board was read again
@@ -63,7 +62,7 @@ class Attestor:
             for task in slots:
                 task.cancel()
             await asyncio.gather(*slots, return_exceptions=True)
-            await self._process.close()
+            await self.checker.close()
 
     async def _watch(self, slot: str) -> None:
         while True:
@@ -97,7 +96,7 @@ class Attestor:
     def _notice(self, envelope: Envelope[Any]) -> None:
         if isinstance(envelope.record, CardRecord):
             self._leads_seen.setdefault(envelope.id, self._lead(envelope.record.slot))
-            if len(self._leads_seen) > 4096:
+            if len(self._leads_seen) > MAX_REMEMBERED:
                 self._leads_seen.pop(next(iter(self._leads_seen)))
         if (wake := self._wake.get(envelope.record.slot)) is not None:
             wake.set()
@@ -142,6 +141,8 @@ class Attestor:
         """
         slot = card.record.slot
         if card.id not in self._looked_up:
+            if len(self._looked_up) > MAX_REMEMBERED:
+                self._looked_up.clear()
             self._looked_up.add(card.id)
             await self.node.refresh([slot])
         lead = self._leads_seen.get(card.id) or self._lead(slot)
@@ -180,7 +181,7 @@ class Attestor:
 
     async def _check_unless_moot(self, card: Envelope[CardRecord], tip: Tip | None) -> GateResult | None:
         """What the gate measured; None when news ended the check. A maker that sends next to nothing must not hold the slot."""
-        check = asyncio.create_task(self._check(card, tip))
+        check = asyncio.create_task(self.checker.measure(card, tip))
         try:
             await self._wait_for(check, card)
             return await check if check.done() else None
@@ -190,10 +191,7 @@ class Attestor:
 
     async def _wait_for(self, check: asyncio.Task[GateResult], card: Envelope[CardRecord]) -> None:
         """Until the check is done or moot. Raises MissingBlobError when it takes longer than any honest maker needs."""
-        slot, wake = card.record.slot, self._wake[card.record.slot]
-        shards_bytes = sum(shard.blob.size_bytes for shard in self.node.spec.shards_for(slot, "gate"))
-        download_bytes = card.record.weights.size_bytes + card.record.resume.size_bytes + shards_bytes
-        limit_s = attest_limit_s(download_bytes, self.node.spec.timing.checkpoint_s)
+        wake, limit_s = self._wake[card.record.slot], self.checker.limit_s(card.record)
         ends, news = time.monotonic() + limit_s, wake.is_set()
         while not check.done() and not self._is_moot(card):
             wake.clear()
@@ -206,20 +204,6 @@ class Attestor:
             news = news or wake.is_set()
         if news:
             wake.set()
-
-    async def _check(self, card: Envelope[CardRecord], tip: Tip | None) -> GateResult:
-        """Fetch and measure."""
-        node, record = self.node, card.record
-        purpose, ids = f"attest/{record.slot}", {record.weights.id, record.resume.id}
-        best = self._best_card(record.slot, tip)
-        node.hold(purpose, ids | ({best.record.weights.id} if best else set()))  # the tip may go on while we measure
-        try:
-            result = await self.gate(await self._job(card, best))
-            if not all(node.host.store.has(blob_id) for blob_id in ids):
-                raise MissingBlobError("its blobs went away while they were checked")  # this disk's fault, not the card's
-            return result
-        finally:
-            node.hold(purpose, set())
 
     async def _judge(self, card: Envelope[CardRecord], result: GateResult, tip: Tip | None) -> None:
         """Sign what was measured, or refuse the card for good."""
@@ -234,27 +218,6 @@ class Attestor:
         if (now_tip.card.id if now_tip else "") != record.parent:
             return  # the tip moved while we measured
         await self._sign(card, result, tip)
-
-    async def _job(self, card: Envelope[CardRecord], best: Envelope[CardRecord] | None) -> GateJob:
-        """Everything the gate needs, fetched."""
-        node, record = self.node, card.record
-        weights, resume = await node.fetch([record.weights, record.resume], card.id)
-        shards = await node.fetch_shards(node.spec.shards_for(record.slot, "gate"))
-        return GateJob(
-            run=node.run,
-            slot=record.slot,
-            spec_path=node.spec_file,
-            card=card.id,
-            weights_path=weights,
-            resume_path=resume,
-            best_weights_path=(await node.fetch([best.record.weights], best.id))[0] if best else None,
-            shard_paths=tuple(path for path, _ in shards),
-            shard_clusters=tuple(cluster for _, cluster in shards),
-            clips=record.clips,
-            steps=record.steps,
-            device=self.device,
-            threads=1,
-        )
 
     async def _sign(self, card: Envelope[CardRecord], result: GateResult, tip: Tip | None) -> None:
         node, record = self.node, card.record
@@ -299,13 +262,6 @@ class Attestor:
         with suppress(SwarmError):  # nobody there: whoever asks this peer is told
             await self._vote(card, attestation)
             await node.tell(card)
-
-    def _best_card(self, slot: str, tip: Tip | None) -> Envelope[CardRecord] | None:
-        """The lineage's best attested card; the tip itself when the best one's weights are no longer to be had."""
-        if tip is None:
-            return None
-        best = self.node.board.slots[slot].cards.get(tip.best)
-        return best if best is not None and self.node.host.store.has(best.record.weights.id) else tip.card
 
     def _refuse(self, card: Envelope[CardRecord], reason: str) -> None:
         self._refused.add(card.id)

@@ -14,7 +14,8 @@ from paris_p2p.errors import MemoryLimitError, ParisError, SwarmError
 from paris_p2p.node.publish import tell_own_cards_again
 from paris_p2p.node.run import HOLDER_LIFETIME_S, PEER_LIFETIME_S, RunNode
 from paris_p2p.node.status import Status, run_status, tree_memory_bytes
-from paris_p2p.peer.attest import Attestor, Gate
+from paris_p2p.peer.attest import Attestor
+from paris_p2p.peer.check import Gate
 from paris_p2p.peer.lead import Lead, MakeWorker
 from paris_p2p.peer.process import Worker
 from paris_p2p.records import ClaimRecord

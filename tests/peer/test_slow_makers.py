@@ -49,7 +49,7 @@ async def test_a_maker_that_drips_holds_the_attestor_no_longer_than_it_leads(tmp
 async def test_a_check_without_an_end_is_let_go_and_other_cards_come_first_from_then_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paris_p2p.peer.attest.attest_limit_s", lambda *_: 5.0)
+    monkeypatch.setattr("paris_p2p.peer.check.attest_limit_s", lambda *_: 5.0)
     async with World(tmp_path) as world:
         owner = await world.add("owner", role="owner")
 

@@ -1,0 +1,75 @@
+"""A card's checkpoint fetched and measured on this machine, within bounds (DESIGN section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.errors import MissingBlobError
+from paris_p2p.node.run import RunNode
+from paris_p2p.peer.gate import GateProcess
+from paris_p2p.records import CardRecord
+from paris_p2p.rules.placement import attest_limit_s
+from paris_p2p.rules.tips import Tip
+from paris_p2p.work.messages import GateJob, GateResult
+
+Gate = Callable[[GateJob], Awaitable[GateResult]]
+
+
+class Checker:
+    """Blobs from their holders, the verdict from the gate in a process of its own; `close` ends that."""
+
+    def __init__(self, node: RunNode, device: str, gate: Gate | None):
+        self.node, self.device = node, device
+        self._process = GateProcess()
+        self.gate = gate or self._process
+
+    async def close(self) -> None:
+        await self._process.close()
+
+    def limit_s(self, card: CardRecord) -> float:
+        """Longer than any honest maker needs."""
+        shards_bytes = sum(shard.blob.size_bytes for shard in self.node.spec.shards_for(card.slot, "gate"))
+        return attest_limit_s(card.weights.size_bytes + card.resume.size_bytes + shards_bytes, self.node.spec.timing.checkpoint_s)
+
+    async def measure(self, card: Envelope[CardRecord], tip: Tip | None) -> GateResult:
+        """Fetch and measure. Cancelled, it keeps what was received."""
+        node, record = self.node, card.record
+        purpose, ids = f"attest/{record.slot}", {record.weights.id, record.resume.id}
+        best = self._best_card(record.slot, tip)
+        node.hold(purpose, ids | ({best.record.weights.id} if best else set()))  # the tip may go on while we measure
+        try:
+            result = await self.gate(await self._job(card, best))
+            if not all(node.host.store.has(blob_id) for blob_id in ids):
+                raise MissingBlobError("its blobs went away while they were checked")  # this disk's fault, not the card's
+            return result
+        finally:
+            node.hold(purpose, set())
+
+    async def _job(self, card: Envelope[CardRecord], best: Envelope[CardRecord] | None) -> GateJob:
+        """Everything the gate needs, fetched."""
+        node, record = self.node, card.record
+        weights, resume = await node.fetch([record.weights, record.resume], card.id)
+        shards = await node.fetch_shards(node.spec.shards_for(record.slot, "gate"))
+        return GateJob(
+            run=node.run,
+            slot=record.slot,
+            spec_path=node.spec_file,
+            card=card.id,
+            weights_path=weights,
+            resume_path=resume,
+            best_weights_path=(await node.fetch([best.record.weights], best.id))[0] if best else None,
+            shard_paths=tuple(path for path, _ in shards),
+            shard_clusters=tuple(cluster for _, cluster in shards),
+            clips=record.clips,
+            steps=record.steps,
+            device=self.device,
+            threads=1,
+        )
+
+    def _best_card(self, slot: str, tip: Tip | None) -> Envelope[CardRecord] | None:
+        """The lineage's best attested card; the tip itself when the best one's weights are no longer to be had."""
+        if tip is None:
+            return None
+        best = self.node.board.slots[slot].cards.get(tip.best)
+        return best if best is not None and self.node.host.store.has(best.record.weights.id) else tip.card

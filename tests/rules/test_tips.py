@@ -173,7 +173,7 @@ def test_a_place_is_used_up_by_what_allowed_attestors_signed_of_known_cards() ->
     assert used(attest(C, SECOND, epoch=2000), attest(C, FIRST)) == {}  # of another place than the card's, of the tip
 
 
-@pytest.mark.parametrize("stale", [card(A, FIRST), card(A, SECOND), card(A, FIRST, epoch=2)])
+@pytest.mark.parametrize("stale", [card(A, FIRST), card(A, SECOND), card(A, FIRST, epoch=2), card(A, FIRST, epoch=9)])
 def test_a_stale_leads_card_fails_once_its_successor_has_a_tip(stale: Envelope[CardRecord]) -> None:
     for lead in (A, B):
         assert refuse_card(stale, tip(HANDED_OVER), lead.peer_id, None, D.peer_id) is not None

@@ -6,10 +6,16 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from threadpoolctl import threadpool_limits
 
 from bench.ddm_vs_monolith.results import HERE, Results, record_protocol
 from bench.ddm_vs_monolith.settings import SCALES
 from paris_p2p.errors import ParisError
+
+if TYPE_CHECKING:
+    from bench.ddm_vs_monolith.data import Bench
 
 WORK = Path("bench-out") / "ddm_vs_monolith"
 
@@ -37,22 +43,26 @@ def _run(arguments: argparse.Namespace) -> int:
     elif arguments.command == "run":
         return 0 if Runner(bench, arguments.work.absolute(), arguments.results.absolute(), arguments.jobs).run(arguments.only) else 1
     elif arguments.command == "report":
-        from bench.ddm_vs_monolith.compare import Comparison
-        from bench.ddm_vs_monolith.report import write_report
-        from bench.ddm_vs_monolith.tables import Findings
-
-        command = f"python -m bench.ddm_vs_monolith run {scale.name}"
-        findings = Findings(Comparison(scale, bench.results))
-        print(*write_report(findings, arguments.out, command), sep="\n")
-        if arguments.pictures:
-            from bench.ddm_vs_monolith.pictures import write_pictures
-
-            print(*write_pictures(findings, arguments.pictures), sep="\n")
+        with threadpool_limits(arguments.threads):  # small matrices: more threads wait for each other
+            _report(bench, arguments.out, arguments.pictures)
     elif arguments.command == "plan":
         from bench.ddm_vs_monolith.show import show_plan
 
         show_plan(bench)
     return 0
+
+
+def _report(bench: Bench, out: Path, pictures: Path | None) -> None:
+    from bench.ddm_vs_monolith.compare import Comparison
+    from bench.ddm_vs_monolith.report import write_report
+    from bench.ddm_vs_monolith.tables import Findings
+
+    findings = Findings(Comparison(bench.scale, bench.results))
+    print(*write_report(findings, out, f"python -m bench.ddm_vs_monolith run {bench.scale.name}"), sep="\n")
+    if pictures:
+        from bench.ddm_vs_monolith.pictures import write_pictures
+
+        print(*write_pictures(findings, pictures), sep="\n")
 
 
 def _parser() -> argparse.ArgumentParser:

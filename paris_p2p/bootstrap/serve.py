@@ -14,10 +14,12 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DiskFullError, ParisError, SwarmError
+from paris_p2p.node.copies import Copies
 from paris_p2p.node.host import Host, open_host, save_spec
 from paris_p2p.node.run import HOLDER_LIFETIME_S, RunNode, opened
 from paris_p2p.records import BlobRef, PeerRecord
@@ -44,7 +46,7 @@ class BootstrapNode:
         self._joining: dict[str, asyncio.Task[None]] = {}  # by run id
         self._announced: dict[str, float] = {}
         self._refreshed: dict[str, float] = {}
-        self._copying: dict[str, tuple[str, asyncio.Task[None]]] = {}  # by run and slot -> what, its copying
+        self._copies = Copies()  # by run and slot
         self._full = False
 
     def notice(self, envelope: Envelope[Any]) -> None:
@@ -101,11 +103,12 @@ class BootstrapNode:
     async def _mirror(self, node: RunNode) -> None:
         """Pull what is missing of the run's data and tips; within the cap, newest first."""
         now = time.monotonic()
-        self._copy(node, "", list(node.spec.data_blobs), node.run, now)
+        self._copies.want(node.run, node.run, partial(self._hold, node, list(node.spec.data_blobs), node.run, now))
         for slot in node.spec.slots:
             tip = node.board.tip(slot)
             if tip is not None:
-                self._copy(node, slot, [tip.card.record.weights, tip.card.record.resume], tip.card.id, now)
+                refs = [tip.card.record.weights, tip.card.record.resume]
+                self._copies.want(node.run + slot, tip.card.id, partial(self._hold, node, refs, tip.card.id, now))
                 node.keep_good(tip.card.record)
         await node.forget_superseded()
         try:
@@ -118,23 +121,11 @@ class BootstrapNode:
         except SwarmError as error:
             log.info("the swarm does not answer about %s: %s", node.run[:16], error)
 
-    def _copy(self, node: RunNode, slot: str, refs: list[BlobRef], what: str, now: float) -> None:
-        """Each slot by itself, so that a maker that fell silent holds up no other; a newer tip ends the copying of the one before."""
-        before, task = self._copying.get(node.run + slot, ("", None))
-        if task is not None and task.done():
-            if not task.cancelled():
-                task.result()  # an error here is no ParisError: show it
-        elif task is not None:
-            if before != what:
-                task.cancel()
-            return
-        self._copying[node.run + slot] = what, asyncio.create_task(self._hold(node, refs, what, now))
-
     async def _stop_tasks(self) -> None:
-        tasks = [*(task for _, task in self._copying.values()), *self._joining.values()]
+        tasks = list(self._joining.values())
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, self._copies.close(), return_exceptions=True)
 
     async def _hold(self, node: RunNode, refs: list[BlobRef], what: str, now: float) -> None:
         missing = [ref for ref in refs if not self.host.store.has(ref.id)]

@@ -264,6 +264,8 @@ class Attestor:
             await node.tell(card)
 
     def _refuse(self, card: Envelope[CardRecord], reason: str) -> None:
+        if len(self._refused) >= MAX_REMEMBERED:
+            self._refused.clear()  # those still there are refused anew
         self._refused.add(card.id)
         self.node.refused[reason] += 1
         self.say(f"refused {card.record.slot} seq {card.record.seq} of {card.signer[-8:]}: {reason}")

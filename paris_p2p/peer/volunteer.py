@@ -12,12 +12,13 @@ from typing import Literal
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MemoryLimitError, ParisError, SwarmError
 from paris_p2p.node.publish import tell_own_cards_again
-from paris_p2p.node.run import HOLDER_LIFETIME_S, PEER_LIFETIME_S, RunNode
+from paris_p2p.node.run import RunNode
 from paris_p2p.node.status import Status, run_status, tree_memory_bytes
 from paris_p2p.peer.attest import Attestor
 from paris_p2p.peer.check import Gate
 from paris_p2p.peer.lead import Lead, MakeWorker
 from paris_p2p.peer.process import Worker
+from paris_p2p.peer.seeding import announce, seed_tips
 from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.claims import ClaimView, Decision, decide_claim, lead_of, next_epoch
 from paris_p2p.rules.placement import SlotState, choose_slot
@@ -63,10 +64,9 @@ class Volunteer:
         """Until `leave`, or an error nobody can mend here."""
         with suppress(SwarmError):  # nobody there to hear it: what is told is told again when training goes on
             await tell_own_cards_again(self.node)
-        background = [
-            asyncio.create_task(work)
-            for work in (self.attestor.run(), self._announce(), self._refresh(), self._watch_memory(), self._seed_tips(), self._balance())
-        ]
+        beside = announce(self.node, self.role, self.say), seed_tips(self.node, self.role)
+        works = self.attestor.run(), self._refresh(), self._watch_memory(), self._balance(), *beside
+        background = [asyncio.create_task(work) for work in works]
         life = asyncio.create_task(self._live())
         leaving = asyncio.create_task(self._leaving.wait())
         try:
@@ -252,38 +252,6 @@ class Volunteer:
                 if choice is not None and now_s - free_since_s[choice.slot] > timing.claim_s:  # no standby took it
                     self.lead.stop(f"{choice.slot} has no lead and is trained less; going there")
             await asyncio.sleep(min(REFRESH_S, timing.claim_s / 3))
-
-    async def _announce(self) -> None:
-        """Presence, and the data and tips this peer serves, again before they expire."""
-        while True:
-            try:
-                await self.node.announce_peer("owner" if self.role == "owner" else "peer")
-                if all(self.node.host.store.has(shard.blob.id) for shard in self.node.spec.train_shards):
-                    await self.node.announce_holding(self.node.run)
-                for slot in self.node.spec.slots:
-                    tip = self.node.board.tip(slot)
-                    if tip is not None and self.node.host.store.has(tip.card.record.resume.id):
-                        await self.node.announce_holding(tip.card.id)
-            except SwarmError as error:
-                self.say(f"could not announce: {error}")
-            await asyncio.sleep(min(PEER_LIFETIME_S, HOLDER_LIFETIME_S) / 3)
-
-    async def _seed_tips(self) -> None:
-        """The owner's node holds every tip, so that a newcomer finds all of them somewhere that stays."""
-        while True:
-            await asyncio.sleep(3.0)
-            await self.node.forget_superseded()
-            if self.role != "owner":
-                continue
-            for slot in self.node.spec.slots:
-                tip = self.node.board.tip(slot)
-                if tip is None or self.node.host.store.has(tip.card.record.resume.id):
-                    continue
-                try:
-                    await self.node.fetch([tip.card.record.weights, tip.card.record.resume], tip.card.id)
-                    await self.node.announce_holding(tip.card.id)
-                except ParisError as error:
-                    log.info("could not copy %s: %s", slot, error)
 
     async def _watch_memory(self) -> None:
         """Checkpoint and stop before the kernel kills, when the process tree nears --max-memory."""

@@ -1,0 +1,74 @@
+"""The owner's node copies tips: a holder that fell silent holds up neither the other slots nor the clearing of the disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paris_p2p.node.copies import Copies
+from paris_p2p.records import BlobRef
+from tests.peer.world import World
+
+
+async def test_a_silent_holder_of_one_tip_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paris_p2p.peer.seeding.PERIOD_S", 0.1)
+    copying: set[asyncio.Task[Any] | None] = set()
+    want = Copies.want
+
+    def noted(self: Copies, name: str, what: str, copy: Any) -> None:
+        want(self, name, what, copy)
+        copying.update(task for _, task in self._running.values())
+
+    monkeypatch.setattr(Copies, "want", noted)
+    async with World(tmp_path) as world:
+        owner = await world.add("owner", role="owner")
+        board, store, fetch = owner.node.board, owner.node.host.store, owner.node.fetch
+
+        async def silent(refs: Sequence[BlobRef], what: str, *more: Any) -> list[Path]:
+            """For expert-0's tips, and for this node's own attesting: it has only what it copies."""
+            if what in board.slots["expert-0"].cards or asyncio.current_task() not in copying:
+                await asyncio.Event().wait()
+            return await fetch(refs, what, *more)
+
+        monkeypatch.setattr(owner.node, "fetch", silent)
+        await world.add("a", slot="expert-0")
+        await world.add("b", slot="router")
+
+        def is_copied(slot: str) -> bool:
+            tip = board.tip(slot)
+            return tip is not None and store.has(tip.card.record.weights.id)
+
+        await world.until(lambda: board.tip("expert-0") is not None and is_copied("router"))
+        assert not is_copied("expert-0")
+
+
+async def test_what_is_wanted_anew_ends_the_copying_of_what_was_wanted_before() -> None:
+    copies, began = Copies(), list[str]()
+
+    def forever(what: str) -> Any:
+        async def copy() -> None:
+            began.append(what)
+            await asyncio.Event().wait()
+
+        return copy
+
+    for what in ("old", "old", "new", "new"):
+        copies.want("expert-0", what, forever(what))
+        await asyncio.sleep(0.01)
+    assert began == ["old", "new"]
+    await copies.close()
+
+
+async def test_an_error_that_nobody_expected_is_raised_not_lost() -> None:
+    async def broken() -> None:
+        raise ZeroDivisionError
+
+    copies = Copies()
+    copies.want("expert-0", "card", broken)
+    await asyncio.sleep(0.01)
+    with pytest.raises(ZeroDivisionError):
+        copies.want("expert-0", "card", broken)

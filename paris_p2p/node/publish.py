@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,12 @@ async def sign_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoi
     DiskFullError when the store's cap leaves no room for them, and nothing else there may go.
     """
     tip = node.board.tip(slot)
-    weights = await asyncio.to_thread(_take_in, node, new.weights_path, ())
-    resume = await asyncio.to_thread(_take_in, node, new.resume_path, (weights.id,))
-    node.hold(f"publish/{slot}", {weights.id, resume.id})  # until the next one: they are on no card yet
+    held = set[str]()
+    node.hold(f"publish/{slot}", held)  # until the next one: they are on no card yet
+    weights = await asyncio.to_thread(_take_in, node, new.weights_path)
+    held.add(weights.id)
+    resume = await asyncio.to_thread(_take_in, node, new.resume_path)
+    held.add(resume.id)
     card = CardRecord(
         **_place(node, slot, tip),
         epoch=epoch,
@@ -93,11 +95,11 @@ def _sign(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
     return envelope
 
 
-def _take_in(node: RunNode, path: Path, keep: Sequence[str]) -> BlobRef:
+def _take_in(node: RunNode, path: Path) -> BlobRef:
     """In a thread: it hashes gigabytes. What nobody needs makes room, as it does for what is fetched."""
     try:
         return node.host.store.add_file(path, move=True)
     except DiskFullError:
-        if not node.host.make_room(path.stat().st_size, keep):
+        if not node.host.make_room(path.stat().st_size):
             raise
         return node.host.store.add_file(path, move=True)

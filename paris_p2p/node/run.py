@@ -85,7 +85,7 @@ class RunNode:
     # records
 
     async def say(self, record: Signed) -> Envelope[Any]:
-        """Sign a record, keep it, and tell the others: bulletin board first, then gossip as a hint."""
+        """Sign a record, keep it, and tell the others."""
         envelope = seal(self.host.identity, record)
         self.keep(envelope)
         await self.tell(envelope)

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from typing import Any
 
 from paris_p2p.errors import DaemonError, SwarmError, UnreachableError
 from paris_p2p.swarm.addresses import is_loopback, is_relayed, is_tcp
@@ -102,7 +101,8 @@ class LinkKeeper:
 
     def keep(self) -> None:
         """From now on, mend what breaks."""
-        self._tasks = [asyncio.create_task(self._supervise()), asyncio.create_task(self._keep())]
+        turns = self._forever(self._supervise, _BACKOFF_S), self._forever(self._keep, (0.0,))
+        self._tasks = [asyncio.create_task(turn) for turn in turns]
 
     async def close(self) -> None:
         tasks = [*self._tasks, *self._dialling.values()]
@@ -147,60 +147,59 @@ class LinkKeeper:
         finally:
             await link.daemon.stop()
 
+    async def _forever(self, turn: Callable[[], Awaitable[None]], pauses_s: Sequence[float]) -> None:
+        """A task's outermost frame: whatever a peer or a library did in one turn, the next one comes.
+
+        `pauses_s` are slept after the first, second, … failure in a row, the last one after all others.
+        """
+        failures = 0
+        while True:
+            try:
+                await turn()
+                failures = 0
+                continue
+            except SwarmError as error:
+                words = str(error)
+                (log.info if self.link else log.error)("the network is away: %s", words)
+            except Exception as error:
+                words = repr(error)
+                log.exception("the link was not kept this time")
+                self.refused[_FAULT] += 1
+            if self.link is None:
+                self.last_words = words  # what callers are told
+            await asyncio.sleep(pauses_s[min(failures, len(pauses_s) - 1)])
+            failures += 1
+
     async def _supervise(self) -> None:
         """Notice that p2pd died, say why, and rebuild everything that hung on it."""
-        while self.link is not None:
+        if self.link is not None:
             self.last_words = await self.link.daemon.wait_dead()
             log.error("%s; starting it again", self.last_words)
-            try:
-                await self._drop(self.link)
-            except Exception:  # whatever a peer or a library did, p2pd is started again
-                log.exception("what hung on the dead p2pd could not be closed")
-                self.refused[_FAULT] += 1
-            await self._reopen()
-            await self._keep_once(self.rejoin)
+            await self._drop(self.link)
+        await self.open()
+        try:
+            await self.rejoin()
+            await self._keep_once()
+        finally:
             self.restarts += 1
             self.mended.set()
 
-    async def _reopen(self) -> None:
-        """Try for as long as it takes."""
-        for attempt in range(1 << 30):
-            try:
-                return await self.open()
-            except SwarmError as error:
-                self.last_words = str(error)
-                log.error("p2pd cannot be started again: %s", error)
-            except Exception as error:
-                self.last_words = repr(error)
-                log.exception("p2pd cannot be started again")
-                self.refused[_FAULT] += 1
-            await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
-
     async def _keep(self) -> None:
-        while True:
-            await asyncio.sleep(KEEP_EVERY_S * random.uniform(0.8, 1.2))  # not all peers of a node that left at once
-            await self._keep_once()
+        await asyncio.sleep(KEEP_EVERY_S * random.uniform(0.8, 1.2))  # not all peers of a node that left at once
+        await self._keep_once()
 
-    async def _keep_once(self, begin: Callable[[], Awaitable[Any]] | None = None) -> None:
+    async def _keep_once(self) -> None:
         """Look for the peers that were lost, and let the DHT meet whoever is connected."""
-        try:
-            if begin is not None:
-                await begin()
-            link = await self.current()
-            connected = await link.control.peers()
-            self._look_for_absent({peer.peer_id for peer in connected})
-            for peer in connected:
-                dialled = [address for address in peer.addresses if address and not is_relayed(address)]
-                if dialled and len(self.met) < MAX_MET_PEERS:
-                    self.met.setdefault(peer.peer_id, dialled)
-            await link.board.meet(peer.peer_id for peer in connected[:MAX_MET_PEERS])
-            await self._look_up_addresses(link.control)
-            self._gossip.attach(link.control)  # listens again where a subscription ended while p2pd lives
-        except SwarmError as error:
-            log.info("the network is away: %s", error)
-        except Exception:  # whatever a peer or a library did, the next turn comes
-            log.exception("the link was not kept this time")
-            self.refused[_FAULT] += 1
+        link = await self.current()
+        connected = await link.control.peers()
+        self._look_for_absent({peer.peer_id for peer in connected})
+        for peer in connected:
+            dialled = [address for address in peer.addresses if address and not is_relayed(address)]
+            if dialled and len(self.met) < MAX_MET_PEERS:
+                self.met.setdefault(peer.peer_id, dialled)
+        await link.board.meet(peer.peer_id for peer in connected[:MAX_MET_PEERS])
+        await self._look_up_addresses(link.control)
+        self._gossip.attach(link.control)  # listens again where a subscription ended while p2pd lives
 
     def _look_for_absent(self, connected: set[str]) -> None:
         """Dial, beside the keeping, the given peers that are away, each ever more rarely; alone, all that are known, at each turn.

@@ -101,17 +101,17 @@ def attestation(node: RunNode, card: CardRecord, card_id: str) -> AttestationRec
     return AttestationRecord(**head, epoch=card.epoch, card=card_id, best=card_id, **measured)
 
 
+def member(world: World, folder: Path) -> Host:
+    identity = Identity.generate()
+    host = Host(PeerSettings(data_dir=folder), identity, BlobStore(folder / "blobs"))
+    host.swarm = world.network.join(identity, host)
+    return host
+
+
 async def test_a_tip_that_its_maker_hid_on_the_bulletin_board_is_asked_for(tmp_path: Path) -> None:
     """The board keeps one card of a maker; whoever missed the one that was attested asks a peer that has it."""
     world = World(tmp_path / "world")
-
-    def member(name: str) -> Host:
-        identity = Identity.generate()
-        host = Host(PeerSettings(data_dir=tmp_path / name), identity, BlobStore(tmp_path / name / "blobs"))
-        host.swarm = world.network.join(identity, host)
-        return host
-
-    hosts = [member(name) for name in ("maker", "attestor", "listener")]
+    hosts = [member(world, tmp_path / name) for name in ("maker", "attestor", "listener")]
     async with opened(hosts[0], world.run) as maker, opened(hosts[1], world.run) as attestor, opened(hosts[2], world.run) as listener:
         world.network.swarms[listener.peer_id].offline = True
         first = await published(maker, "expert-0", 1, checkpoint(tmp_path))
@@ -133,14 +133,7 @@ async def test_a_finished_run_can_be_had_after_its_records_left_the_bulletin_boa
     monkeypatch.setitem(SIGNED_LIFETIME_S, "card", 0.5)
     monkeypatch.setitem(SIGNED_LIFETIME_S, "attestation", 0.5)
     world = World(tmp_path / "world")
-
-    def member(name: str) -> Host:
-        identity = Identity.generate()
-        host = Host(PeerSettings(data_dir=tmp_path / name), identity, BlobStore(tmp_path / name / "blobs"))
-        host.swarm = world.network.join(identity, host)
-        return host
-
-    maker, signer, newcomer = [member(name) for name in ("maker", "attestor", "newcomer")]
+    maker, signer, newcomer = [member(world, tmp_path / name) for name in ("maker", "attestor", "newcomer")]
     async with opened(signer, world.run) as attestor:
         async with opened(maker, world.run) as node:
             last = await published(node, "expert-0", 1, checkpoint(tmp_path))

@@ -129,6 +129,11 @@ def _again(name: str, **changes: object) -> Sampling:
     return TOP_1.model_copy(update={"name": name, "first_seed": True, **changes})
 
 
+ROUND_3 = (  # PROTOCOL.md, Rounds
+    _again("text-only", inputs="text", first_seed=False),
+    _again("exact", form="exact", first_seed=False),
+    _again("top-2-exact", top_k=2, form="exact", first_seed=False),
+)
 FULL_SAMPLINGS = (
     *CORE_SAMPLINGS,
     Sampling(arm="monolith-total-clips", name="one"),
@@ -138,9 +143,7 @@ FULL_SAMPLINGS = (
     _again("uniform", routing="uniform"),
     *(_again(f"expert-{k}", routing="single", expert=k) for k in range(3)),
     _again("latent-only", inputs="latent"),
-    _again("text-only", inputs="text"),
-    _again("exact", form="exact"),
-    _again("top-2-exact", top_k=2, form="exact"),
+    *ROUND_3,
     *(
         Sampling(arm=arm, name=f"{name}-guidance-{scale:g}", routing=routing, guidance=scale, first_seed=True)
         for arm, name, routing in (("experts", "top-1", "top_k"), ("monolith", "one", "single"))

@@ -6,6 +6,7 @@ Legend: K clusters, S steps or times, N clips. t = 1 is noise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from bench.ddm_vs_monolith import tables
 from bench.ddm_vs_monolith.compare import name_of
+from bench.ddm_vs_monolith.rounds import round_3_table
 from bench.ddm_vs_monolith.tables import Findings, Floats, arm_curve
 from paris_p2p.flow.sampler import time_grid
 from paris_p2p.score import figures
@@ -27,17 +29,32 @@ def write_report(findings: Findings, folder: Path, command: str) -> tuple[Path, 
     folder.mkdir(parents=True, exist_ok=True)
     scale = findings.comparison.scale.name
     page, text = folder / f"{scale}.html", folder / f"{scale}.md"
-    page.write_text(render(html_report(findings, command)), encoding="utf-8")
-    text.write_text(markdown(findings, command), encoding="utf-8")
+    ratios = ratio_tables(findings)
+    page.write_text(render(html_report(findings, ratios, command)), encoding="utf-8")
+    text.write_text(markdown(findings, ratios, command), encoding="utf-8")
     return page, text
 
 
-def html_report(findings: Findings, command: str) -> Report:
+@dataclass(frozen=True)
+class RatioTables:
+    """The tables that take minutes to resample, made once for both forms."""
+
+    raw: Table
+    round_3: Table  # without rows where nothing was sampled for it
+    coded: Table
+
+
+def ratio_tables(findings: Findings) -> RatioTables:
+    return RatioTables(tables.ratio_table(findings), round_3_table(findings), tables.coded_table(findings))
+
+
+def html_report(findings: Findings, ratios: RatioTables, command: str) -> Report:
     scale = findings.comparison.scale
+    asked = (ratios.raw, ratios.round_3) if ratios.round_3.rows else (ratios.raw,)
     sections = (
         Section("What was compared", (), (tables.arms_table(findings), tables.samplings_table(findings))),
-        Section("The question", tuple(tables.hypothesis_words(findings.hypothesis)), (tables.ratio_table(findings),)),
-        Section("Distances", (), (*distance_parts(findings), tables.coded_table(findings))),
+        Section("The question", tuple(tables.hypothesis_words(findings.hypothesis)), asked),
+        Section("Distances", (), (*distance_parts(findings), ratios.coded)),
         Section("Fidelity and motion", tables.fidelity_words(findings), tuple(tables.value_tables(findings))),
         Section("Training", tables.capacity_words(findings), tuple(curve_parts(findings))),
         Section("Who denoises what", (), tuple(routing_parts(findings))),
@@ -118,16 +135,17 @@ def wall(findings: Findings) -> ClipWall:
     return ClipWall("Clips chosen before any was made", tuple(pictures), rows, "One caption a row; the same noise, where generated.")
 
 
-def markdown(findings: Findings, command: str) -> str:
+def markdown(findings: Findings, ratios: RatioTables, command: str) -> str:
     """The tables for docs/science.md."""
     said = *tables.summary(findings), *tables.hypothesis_words(findings.hypothesis), *tables.capacity_words(findings)
     parts = [f"# {findings.comparison.scale.name}", *said]
     made = (
         tables.arms_table(findings),
         tables.samplings_table(findings),
-        tables.ratio_table(findings),
+        ratios.raw,
+        ratios.round_3,
         tables.distance_table(findings),
-        tables.coded_table(findings),
+        ratios.coded,
         *tables.value_tables(findings),
         tables.specialisation_table(findings),
         tables.router_table(findings),

@@ -65,16 +65,16 @@ class Findings:
 
 def summary(findings: Findings) -> list[str]:
     hypothesis = findings.hypothesis
-    said = ", ".join(f"{_times(ratio)} on {TITLES[network]}" for network, ratio in hypothesis.ratios.items())
+    said = ", ".join(f"{as_factor(ratio)} on {TITLES[network]}" for network, ratio in hypothesis.ratios.items())
     return [f"The monolith's Fréchet distance over the experts': {said}. The claim of 2.0 times: {hypothesis.verdict}."]
 
 
 def hypothesis_words(hypothesis: Hypothesis) -> Iterator[str]:
     yield "Asked in PROTOCOL.md, recorded before any test clip was looked at: is the monolith at least 2.0 times as far from real clips?"
     if hypothesis.fidelity is not None:
-        yield f"Prompt fidelity, experts minus monolith: {_interval(hypothesis.fidelity)}."
+        yield f"Prompt fidelity, experts minus monolith: {with_interval(hypothesis.fidelity)}."
     if hypothesis.motion is not None:
-        yield f"Motion, how much nearer the experts are to the real clips', in pixels a frame: {_interval(hypothesis.motion)}."
+        yield f"Motion, how much nearer the experts are to the real clips', in pixels a frame: {with_interval(hypothesis.motion)}."
     yield f"Verdict: {hypothesis.verdict}, from {hypothesis.seeds} training seed{'s' if hypothesis.seeds > 1 else ''}."
 
 
@@ -140,7 +140,7 @@ def ratio_table(findings: Findings) -> Table:
     for row in findings.rows:
         if (row.arm, row.name) != HEADLINE[0]:
             side, best = findings.sides[name_of(row)], findings.best(row)
-            rows.append((side.name, *(_times(comparison.ratio(network, side, best)) for network in networks)))
+            rows.append((side.name, *(as_factor(comparison.ratio(network, side, best)) for network in networks)))
     columns = ("Fréchet distance, over that of the experts (top-1)", *(TITLES[network] for network in networks))
     return Table("Ratios", columns, tuple(rows), "Above 1: further from real clips than the experts. Raw distances, 95 % intervals.")
 
@@ -152,8 +152,8 @@ def coded_table(findings: Findings) -> Table:
         side, cells = findings.sides[name_of(row)], list[str]()
         for network in networks:
             first = (row.arm, row.name) == HEADLINE[0]
-            over = "1" if first else _times(comparison.ratio(network, side, findings.best(row), comparison.coded))
-            cells += [_interval(comparison.coded_distance(network, side)), over]
+            over = "1" if first else as_factor(comparison.ratio(network, side, findings.best(row), comparison.coded))
+            cells += [with_interval(comparison.coded_distance(network, side)), over]
         rows.append((side.name, *cells))
     columns = ("sampling", *(word for network in networks for word in (f"Fréchet, {TITLES[network]}", "over the experts'")))
     note = "To the test clips encoded and decoded, which a perfect generator here would equal. Not in the protocol: added after round 2."
@@ -168,8 +168,8 @@ def distance_table(findings: Findings) -> Table:
         cells: list[str] = []
         for network in networks:
             frechet, kernel, classifier = judged.distances[network]
-            cells += [f"{_interval(frechet)}; floor {number(frechet.floor.value)}, at its counts {number(frechet.matched)}"]
-            cells += [_interval(kernel), _interval(classifier.accuracy)]
+            cells += [f"{with_interval(frechet)}; floor {number(frechet.floor.value)}, at its counts {number(frechet.matched)}"]
+            cells += [with_interval(kernel), with_interval(classifier.accuracy)]
         rows.append((name, *cells))
     columns = [f"{what}, {TITLES[network]}" for network in networks for what in ("Fréchet", "kernel", "classifier")]
     clips = len(findings.comparison.sources)
@@ -183,7 +183,7 @@ def value_tables(findings: Findings) -> Iterator[Table]:
         for name, judged in findings.judged.items():
             values = getattr(judged, attribute)
             if values is not None:
-                rows.append((name, _interval(values.generated), _interval(values.real), _interval(values.difference)))
+                rows.append((name, with_interval(values.generated), with_interval(values.real), with_interval(values.difference)))
         if rows:
             reference = "real clips through the codec" if attribute == "fidelity" else "real clips"
             yield Table(title, ("sampling", "generated", reference, "difference"), tuple(rows), "Means over clips with 95 % intervals.")
@@ -272,9 +272,9 @@ def _rate(findings: Findings, arm: str) -> float:
     return float(comparison.results.values(f"train/{arm}/{comparison.scale.rng_seeds[0]}/expert-0")["learning_rate"])
 
 
-def _interval(value: Interval | Score) -> str:
+def with_interval(value: Interval | Score) -> str:
     return f"{number(value.value)} ({number(value.low)} to {number(value.high)})"
 
 
-def _times(ratio: Interval) -> str:
+def as_factor(ratio: Interval) -> str:
     return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from bench.ddm_vs_monolith.jobs import Job, graph
 from bench.ddm_vs_monolith.results import Clock, Results
-from bench.ddm_vs_monolith.settings import CORE, Sampling
+from bench.ddm_vs_monolith.settings import CORE, ROUND_3, Sampling
 
 CLIPS, SOURCES, PROBED, COMPONENTS, STEPS, SEEDS = 60, 12, 80, 4, 3, (0, 1)
 SWEEP = Sampling(arm="monolith", name="one-steps-3", steps=3, first_seed=True)
 SCALE = CORE.model_copy(
     update={
-        "name": "made", "rng_seeds": SEEDS, "kept_clips": 2, "test_clips": CLIPS, "curve_points": 3, "samplings": (*CORE.samplings, SWEEP)
+        "name": "made", "rng_seeds": SEEDS, "kept_clips": 2, "test_clips": CLIPS, "curve_points": 3,
+        "samplings": (*CORE.samplings, *ROUND_3, SWEEP),
     }
 )
 FAR = {"experts": 1.0, "monolith": 2.0, "monolith-total": 3.0, "random": 4.0}  # how far an arm's features are shifted

@@ -10,6 +10,8 @@ from bench.ddm_vs_monolith.compare import Comparison, Hypothesis, name_of
 from bench.ddm_vs_monolith.pictures import GAP_PIXELS, LABEL_PIXELS, write_pictures
 from bench.ddm_vs_monolith.report import shown_clips, write_report
 from bench.ddm_vs_monolith.results import Results
+from bench.ddm_vs_monolith.rounds import round_3_table
+from bench.ddm_vs_monolith.settings import CORE, ROUND_3
 from bench.ddm_vs_monolith.tables import Findings, arm_curve, arms_table, ratio_table, trials_table
 from paris_p2p.errors import UsageError
 from paris_p2p.score.intervals import Interval, Plan
@@ -43,6 +45,18 @@ def test_a_sweep_has_one_seed_and_is_held_against_the_experts_of_that_seed(findi
     assert len(side.sources) == len(best.sources) == CLIPS
     assert {name for name, *_ in ratio_table(findings).rows} >= {"monolith, one-steps-3", "monolith, one"}
     assert findings.comparison.ratio("transnetv2", side, best).value == pytest.approx(4, rel=1e-3)
+
+
+def test_round_3_holds_the_monolith_against_each_way_over_all_seeds_and_over_those_that_did_not_lead_to_it(findings):
+    rows = round_3_table(findings).rows
+    assert [row[0] for row in rows[:2]] == ["experts, text-only, all seeds", "experts, text-only, without the first seed"]
+    assert len(rows) == 2 * len(ROUND_3)
+    raw = len(SCALE.features)
+    assert all(cell == "4.00 (4.00 to 4.00)" for row in rows for cell in row[1 : 1 + raw])
+    coded = (1.9 / 0.9) ** 2  # the codec's clips are shifted by 0.1
+    assert all(cell.startswith(f"{coded:.2f} ") for row in rows for cell in row[1 + raw : 1 + 2 * raw])
+    asked_nothing = SCALE.model_copy(update={"samplings": CORE.samplings})
+    assert round_3_table(Findings(Comparison(asked_nothing, findings.comparison.results, PLAN))).rows == ()
 
 
 def test_fidelity_is_the_share_of_mentioned_attributes_that_probes_find(findings):

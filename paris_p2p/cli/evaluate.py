@@ -27,7 +27,7 @@ def evaluate(
     losses: Annotated[Path | None, typer.Option(help='JSON lines of {"model": …, "clips": …, "loss": …} to draw.')] = None,
     steps: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     guidance: Annotated[float, typer.Option(min=0)] = 4.0,
-    guidance_form: Annotated[str, typer.Option(help="per_expert (as published) or exact.")] = "per_expert",
+    guidance_form: Annotated[str, typer.Option(help="per_expert (as published), or exact: routed apart without text.")] = "per_expert",
     routing: Annotated[str, typer.Option(help="top_k, full, threshold or uniform.")] = "top_k",
     top_k: Annotated[int, typer.Option(min=1)] = 1,
     rng_seed: Annotated[int, typer.Option(min=0)] = 0,

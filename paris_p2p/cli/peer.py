@@ -162,7 +162,7 @@ def generate(
     steps: Annotated[int, typer.Option(help="Denoising steps.", min=1, max=1000)] = 50,
     shift: Annotated[float, typer.Option(help="Of the denoising times, towards noise above 1; 0: the run's.", min=0, max=100)] = 0.0,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 turns it off.", min=0)] = 4.0,
-    guidance_form: Annotated[str, typer.Option(help="per_expert (as published) or exact.")] = "per_expert",
+    guidance_form: Annotated[str, typer.Option(help="per_expert (as published), or exact: routed apart without text.")] = "per_expert",
     routing: Annotated[str, typer.Option(help="top_k, full, threshold or uniform.")] = "top_k",
     top_k: Annotated[int, typer.Option(help="Experts per step for top_k.", min=1)] = 1,
     rng_seed: Annotated[int, typer.Option(help="The same seed gives the same clips.", min=0)] = 0,

@@ -207,7 +207,7 @@ def run_of(bench: Bench, plan_: Plan, rng_seed: int, learning_rate: float, steps
         rng_seed=rng_seed,
         clip=prepared.clip,
         latent=prepared.latent,
-        codec=Pinned(name="pca"),
+        codec=Pinned(name=prepared.codec.name, revision=prepared.codec.revision, sha256=prepared.codec.sha256),
         text=Pinned(name=prepared.text.name, revision=prepared.text.revision, sha256=prepared.text.sha256),
         text_shape=prepared.text_shape,
         experts=plan_.experts,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bench.ddm_vs_monolith.results import Results, require_protocol, write_json
 from bench.ddm_vs_monolith.settings import Partition, Scale
-from paris_p2p.codec.pca import PcaCodec
+from paris_p2p.codec.video import Codec, load_codec
 from paris_p2p.data.clips import ClipSet
 from paris_p2p.data.prepared import Prepared, PreparedShard, Split, SplitClip, split_clips
 from paris_p2p.data.shards import Sample, write_shards
@@ -58,8 +58,8 @@ class Bench:
         return Prepared.load(self.folder)
 
     @cached_property
-    def codec(self) -> PcaCodec:
-        return PcaCodec.load(self.folder / "codec")
+    def codec(self) -> Codec:
+        return load_codec(self.prepared.codec.name, self.folder / "codec")
 
     def parts(self, partition: Partition) -> int:
         return 1 if partition == "union" else self.scale.experts
@@ -73,8 +73,8 @@ class Bench:
         return [(self.folder / s.path, s.cluster if partition == "clusters" else 0, s.clips) for s in mine]
 
 
-def make_data(bench: Bench) -> dict[str, Any]:
-    """Clips, prepared clips and the random partition; what is there already is not made again."""
+def prepare_clips(bench: Bench) -> Prepared:
+    """The scale's clips, made and prepared; what is there already is not made again."""
     scale = bench.scale
     if not (bench.clips / "captions.csv").exists():
         command = [sys.executable, "-m", "bench.clips", str(bench.clips), "--clips", str(scale.clips)]
@@ -85,6 +85,7 @@ def make_data(bench: Bench) -> dict[str, Any]:
         height=scale.side_pixels,
         width=scale.side_pixels,
         fps=scale.fps,
+        codec=scale.codec,
         pca_patch_pixels=scale.pca[0],
         pca_channels=scale.pca[1],
         text_tokens=scale.text_tokens,
@@ -99,7 +100,12 @@ def make_data(bench: Bench) -> dict[str, Any]:
         ),
         threads=os.cpu_count() or 1,
     )
-    prepared = prepare(bench.clips, bench.folder, options)
+    return prepare(bench.clips, bench.folder, options)
+
+
+def make_data(bench: Bench) -> dict[str, Any]:
+    """Clips, prepared clips and the random partition; what is there already is not made again."""
+    prepared = prepare_clips(bench)
     deal(bench)
     return describe(bench, prepared)
 

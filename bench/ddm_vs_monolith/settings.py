@@ -52,6 +52,7 @@ class Scale(Settings):
     frames: Positive = 8
     side_pixels: Positive = 64
     fps: float = 16.0
+    codec: str = "pca"
     pca: tuple[int, int] = (8, 16)  # patch side, channels
     text_tokens: Positive = 20
     test_clips: Positive = 1000

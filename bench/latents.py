@@ -1,0 +1,183 @@
+"""Which latents a network learns best from: PCA's or a fitted autoencoder's, each channel scaled by its own deviation or all by one.
+
+    .venv/bin/python -m bench.latents [--work bench-out/latents] [--jobs 2]
+
+Four times the same network, clips, steps and settings: the monolith of bench/ddm_vs_monolith's `core`, one seed. Clips for the validation
+captions are held against the real validation clips, at the best of three guidances. About an hour on two cores, resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from bench.ddm_vs_monolith.arms import run_of
+from bench.ddm_vs_monolith.compare import PLAN, TITLES
+from bench.ddm_vs_monolith.data import SHARD_BYTES, Bench, HeldOut, prepare_clips
+from bench.ddm_vs_monolith.features_job import embed, through_codec
+from bench.ddm_vs_monolith.results import Results, write_json
+from bench.ddm_vs_monolith.sample_job import make
+from bench.ddm_vs_monolith.settings import CORE, MONOLITH
+from bench.ddm_vs_monolith.train_job import plan_of, slot_folder, train_slot
+from bench.row import machine
+from paris_p2p.codec.pca import PcaCodec
+from paris_p2p.data.prepared import SPLITS_FILE_NAME, Prepared, PreparedShard, Split
+from paris_p2p.data.shards import Sample, write_shards
+from paris_p2p.score.distances import Components, frechet_distance
+from paris_p2p.score.intervals import Clips, Interval, Rows, resampled, tree_of
+from paris_p2p.work.device import set_threads
+
+SLOT, SIDES_FILE, COMPONENTS = "expert-0", "sides.safetensors", 32
+LEARNING_RATE = 8e-3  # what the monolith's trials chose in `core`
+SCALED: tuple[Split, ...] = ("train", "gate", "validation")
+KINDS = {"pca": ("pca", False), "pca-one-scale": ("pca", True), "train": ("train", False), "train-one-scale": ("train", True)}
+Table = dict[str, NDArray[Any]]
+
+
+def bench_of(kind: str, work: Path) -> Bench:
+    scale = CORE.model_copy(update={"name": "latents", "codec": KINDS[kind][0], "arms": (MONOLITH,)})
+    return Bench(scale, work / kind, Results(work / "results"))
+
+
+def scale_alike(own: Bench, alike: Bench) -> None:
+    """A copy of prepared clips whose channels keep the sizes that they have among each other; together they have unit variance."""
+    shutil.copytree(own.folder / "codec", alike.folder / "codec", dirs_exist_ok=True)
+    factors = _one_deviation(alike.folder / "codec")[:, None, None, None]  # C 1 1 1
+    shards: list[PreparedShard] = []
+    for split in SCALED:
+        held = HeldOut(own, split)
+        for k in range(own.scale.experts):
+            rows = [row for row, clip in enumerate(held.clips) if clip.cluster == k]
+            shards += write_shards(alike.folder / "shards", split, k, _scaled(held.samples(rows, k), factors), SHARD_BYTES)
+    shutil.copy(own.folder / SPLITS_FILE_NAME, alike.folder / SPLITS_FILE_NAME)
+    Prepared.load(own.folder).model_copy(update={"shards": tuple(shards)}).write(alike.folder)
+
+
+def _scaled(samples: Iterator[Sample], factors: NDArray[np.float32]) -> Iterator[Sample]:
+    for sample in samples:
+        latent = (sample.latent.astype(np.float32) * factors).astype(sample.latent.dtype)
+        yield Sample(sample.key, latent, sample.tokens, sample.mask, sample.pooled, sample.info)
+
+
+def _one_deviation(codec: Path) -> NDArray[np.float32]:
+    """Give the codec in a folder one deviation for all channels; what its latents are multiplied by then: [C]."""
+    path = codec / "config.json"
+    if path.exists():
+        config = json.loads(path.read_text())
+        deviations = np.array(config["latents_std"])
+        one = float(np.sqrt(np.mean(deviations**2)))
+        path.write_text(json.dumps(config | {"latents_std": [one] * len(deviations)}, indent=1))
+    else:
+        pca = PcaCodec.load(codec)
+        deviations = pca.std.double().numpy()
+        one = float(np.sqrt(np.mean(deviations**2)))
+        PcaCodec(pca.patch_pixels, pca.mean, pca.components, pca.std.new_full(pca.std.shape, one)).save(codec)
+    factors: NDArray[np.float32] = (deviations / one).astype(np.float32)
+    return factors
+
+
+def measure(kind: str, work: Path) -> None:
+    """Train one network on one kind of latents and keep what its clips look like; what is done already is not done again."""
+    bench, result = bench_of(kind, work), work / kind / "result.json"
+    if result.exists():
+        return
+    set_threads(bench.threads)
+    plan = plan_of(bench, MONOLITH.name)
+    run = run_of(bench, plan, 0, LEARNING_RATE, plan.steps)
+    done = train_slot(bench, plan, run, SLOT, slot_folder(bench, MONOLITH.name, 0, SLOT))
+    held = HeldOut(bench, "validation")
+    rows = held.pick(bench.scale.validation_clips)
+    sides = {"real": embed(bench, held.pixels(rows)), "codec": embed(bench, through_codec(bench, held, rows))}
+    sampling = bench.scale.main_sampling(MONOLITH.name)
+    for guidance in bench.scale.guidances:
+        sides[f"{guidance:g}"] = embed(bench, make(bench, plan, 0, sampling, guidance, held, rows).pixels)
+    flat = {f"{side}/{name}": table for side, tables in sides.items() for name, table in tables.items()}
+    save_file(flat, work / kind / SIDES_FILE)
+    sources = [row["source"] for row in held.made(rows)]
+    write_json(result, {"psnr_db": bench.prepared.codec_psnr_db, "curve": done["curve"], "sources": sources})
+
+
+def compare(work: Path) -> list[str]:
+    """A markdown table; ratios are of the same captions and source videos, resampled together."""
+    results = {kind: json.loads((work / kind / "result.json").read_text()) for kind in KINDS}
+    tables = {kind: load_file(work / kind / SIDES_FILE) for kind in KINDS}
+    seen = _projected(tables)
+    best = {kind: _best(table) for kind, table in seen.items()}
+    rows = []
+    for kind, table in seen.items():
+        cells = [kind, f"{results[kind]['psnr_db']:.1f} dB", best[kind]]
+        for name in CORE.features:
+            real, mine, first = table[f"real/{name}"], table[f"{best[kind]}/{name}"], seen["pca"][f"{best['pca']}/{name}"]
+            ratio = "1" if kind == "pca" else _words(_ratio(real, mine, first, results[kind]["sources"]))
+            cells += [f"{frechet_distance(real, table[f'codec/{name}']):.2f}", f"{frechet_distance(real, mine):.2f}", ratio]
+        rows.append("| " + " | ".join(cells) + " |")
+    titles = [title for name in CORE.features for title in (f"{TITLES[name]}, codec alone", "generated", "over pca's")]
+    columns = ["latents", "codec", "guidance", *titles]
+    return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns), *rows, "", f"{machine()}, {time.strftime('%Y-%m-%d')}"]
+
+
+def _projected(tables: dict[str, Table]) -> dict[str, Table]:
+    """Everything on the real clips' principal components: kind -> side/network -> [N D]."""
+    of = {name: Components.fit(tables["pca"][f"real/{name}"], COMPONENTS) for name in CORE.features}
+    return {kind: {key: of[key.partition("/")[2]](some) for key, some in table.items()} for kind, table in tables.items()}
+
+
+def _best(table: Table) -> str:
+    """The guidance with the least mean logarithm of the distances, as the protocol's trials choose."""
+
+    def loss(guidance: str) -> float:
+        distances = [frechet_distance(table[f"real/{name}"], table[f"{guidance}/{name}"]) for name in CORE.features]
+        return float(np.log(distances).mean())
+
+    return min((f"{guidance:g}" for guidance in CORE.guidances), key=loss)
+
+
+def _ratio(real: NDArray[Any], mine: NDArray[Any], first: NDArray[Any], sources: Sequence[str]) -> Interval:
+    def statistic(rows: Rows) -> float:
+        return frechet_distance(real[rows], mine[rows]) / frechet_distance(real[rows], first[rows])
+
+    return resampled(statistic, [np.arange(len(real))], (tree_of(Clips(real, np.unique(sources, return_inverse=True)[1])),), PLAN)
+
+
+def _words(ratio: Interval) -> str:
+    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("bench-out/latents"))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", choices=list(KINDS), help="one kind of latents, prepared already")
+    options = parser.parse_args()
+    if options.only:
+        measure(options.only, options.work)
+        return 0
+    for codec in ("pca", "train"):
+        own, alike = bench_of(codec, options.work), bench_of(f"{codec}-one-scale", options.work)
+        prepare_clips(own)
+        if not (alike.folder / "prepared.json").exists():
+            scale_alike(own, alike)
+    kinds = list(KINDS)
+    while kinds:
+        some, kinds = kinds[: options.jobs], kinds[options.jobs :]
+        command = [sys.executable, "-m", "bench.latents", "--work", str(options.work), "--only"]
+        running = [subprocess.Popen([*command, kind]) for kind in some]
+        if any(list(map(subprocess.Popen.wait, running))):  # all of them, whatever the first says
+            return 1
+    print("\n".join(compare(options.work)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,20 +1,20 @@
-"""Which latents a network learns best from: PCA's or a fitted autoencoder's, each channel scaled by its own deviation or all by one.
+"""Which latents a network learns best from: PCA's, each channel scaled by its own deviation or all by one, or a fitted autoencoder's.
 
     .venv/bin/python -m bench.latents [--work bench-out/latents] [--jobs 2]
 
-Four times the same network, clips, steps and settings: the monolith of bench/ddm_vs_monolith's `core`, one seed. Clips for the validation
+The same network, clips, steps and settings each time: the monolith of bench/ddm_vs_monolith's `core`, two seeds. Clips for the validation
 captions are held against the real validation clips, at the best of three guidances. About an hour on two cores, resumable.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from bench.ddm_vs_monolith.arms import run_of
 from bench.ddm_vs_monolith.compare import PLAN, TITLES
 from bench.ddm_vs_monolith.data import SHARD_BYTES, Bench, HeldOut, prepare_clips
 from bench.ddm_vs_monolith.features_job import embed, through_codec
-from bench.ddm_vs_monolith.results import Results, write_json
+from bench.ddm_vs_monolith.results import Results
 from bench.ddm_vs_monolith.sample_job import make
 from bench.ddm_vs_monolith.settings import CORE, MONOLITH
 from bench.ddm_vs_monolith.train_job import plan_of, slot_folder, train_slot
@@ -38,15 +38,16 @@ from paris_p2p.score.distances import Components, frechet_distance
 from paris_p2p.score.intervals import Clips, Interval, Rows, resampled, tree_of
 from paris_p2p.work.device import set_threads
 
-SLOT, SIDES_FILE, COMPONENTS = "expert-0", "sides.safetensors", 32
+SLOT, COMPONENTS = "expert-0", 32
 LEARNING_RATE = 8e-3  # what the monolith's trials chose in `core`
 SCALED: tuple[Split, ...] = ("train", "gate", "validation")
-KINDS = {"pca": ("pca", False), "pca-one-scale": ("pca", True), "train": ("train", False), "train-one-scale": ("train", True)}
+OWN_SCALES, ONE_SCALE, FITTED = "pca", "pca-one-scale", "train"  # a fitted codec's channels begin alike and stay so
+KINDS, SEEDS = (OWN_SCALES, ONE_SCALE, FITTED), (0, 1)
 Table = dict[str, NDArray[Any]]
 
 
 def bench_of(kind: str, work: Path) -> Bench:
-    scale = CORE.model_copy(update={"name": "latents", "codec": KINDS[kind][0], "arms": (MONOLITH,)})
+    scale = CORE.model_copy(update={"name": "latents", "codec": FITTED if kind == FITTED else "pca", "arms": (MONOLITH,)})
     return Bench(scale, work / kind, Results(work / "results"))
 
 
@@ -72,65 +73,63 @@ def _scaled(samples: Iterator[Sample], factors: NDArray[np.float32]) -> Iterator
 
 def _one_deviation(codec: Path) -> NDArray[np.float32]:
     """Give the codec in a folder one deviation for all channels; what its latents are multiplied by then: [C]."""
-    path = codec / "config.json"
-    if path.exists():
-        config = json.loads(path.read_text())
-        deviations = np.array(config["latents_std"])
-        one = float(np.sqrt(np.mean(deviations**2)))
-        path.write_text(json.dumps(config | {"latents_std": [one] * len(deviations)}, indent=1))
-    else:
-        pca = PcaCodec.load(codec)
-        deviations = pca.std.double().numpy()
-        one = float(np.sqrt(np.mean(deviations**2)))
-        PcaCodec(pca.patch_pixels, pca.mean, pca.components, pca.std.new_full(pca.std.shape, one)).save(codec)
-    factors: NDArray[np.float32] = (deviations / one).astype(np.float32)
+    pca = PcaCodec.load(codec)
+    one = pca.std.square().mean().sqrt()
+    PcaCodec(pca.patch_pixels, pca.mean, pca.components, one.expand_as(pca.std).contiguous()).save(codec)
+    factors: NDArray[np.float32] = (pca.std / one).numpy()
     return factors
 
 
-def measure(kind: str, work: Path) -> None:
+def measure(kind: str, rng_seed: int, work: Path) -> None:
     """Train one network on one kind of latents and keep what its clips look like; what is done already is not done again."""
-    bench, result = bench_of(kind, work), work / kind / "result.json"
-    if result.exists():
+    bench, out = bench_of(kind, work), work / kind / f"{rng_seed}.safetensors"
+    if out.exists():
         return
     set_threads(bench.threads)
     plan = plan_of(bench, MONOLITH.name)
-    run = run_of(bench, plan, 0, LEARNING_RATE, plan.steps)
-    done = train_slot(bench, plan, run, SLOT, slot_folder(bench, MONOLITH.name, 0, SLOT))
+    run = run_of(bench, plan, rng_seed, LEARNING_RATE, plan.steps)
+    train_slot(bench, plan, run, SLOT, slot_folder(bench, MONOLITH.name, rng_seed, SLOT))
     held = HeldOut(bench, "validation")
     rows = held.pick(bench.scale.validation_clips)
     sides = {"real": embed(bench, held.pixels(rows)), "codec": embed(bench, through_codec(bench, held, rows))}
     sampling = bench.scale.main_sampling(MONOLITH.name)
     for guidance in bench.scale.guidances:
-        sides[f"{guidance:g}"] = embed(bench, make(bench, plan, 0, sampling, guidance, held, rows).pixels)
-    flat = {f"{side}/{name}": table for side, tables in sides.items() for name, table in tables.items()}
-    save_file(flat, work / kind / SIDES_FILE)
-    sources = [row["source"] for row in held.made(rows)]
-    write_json(result, {"psnr_db": bench.prepared.codec_psnr_db, "curve": done["curve"], "sources": sources})
+        sides[f"{guidance:g}"] = embed(bench, make(bench, plan, rng_seed, sampling, guidance, held, rows).pixels)
+    table = {f"{side}/{name}": features for side, tables in sides.items() for name, features in tables.items()}
+    table["sources"] = np.unique([row["source"] for row in held.made(rows)], return_inverse=True)[1]
+    partial = out.with_suffix(".partial")
+    save_file(table, partial)
+    partial.replace(out)
 
 
 def compare(work: Path) -> list[str]:
-    """A markdown table; ratios are of the same captions and source videos, resampled together."""
-    results = {kind: json.loads((work / kind / "result.json").read_text()) for kind in KINDS}
-    tables = {kind: load_file(work / kind / SIDES_FILE) for kind in KINDS}
+    """A markdown table; ratios are of the same captions and source videos, resampled together: seeds, then source videos."""
+    tables = {kind: [load_file(work / kind / f"{seed}.safetensors") for seed in SEEDS] for kind in KINDS}
+    sources = np.concatenate([table["sources"] for table in tables[OWN_SCALES]])
+    seeds = np.repeat(np.arange(len(SEEDS)), len(sources) // len(SEEDS))
     seen = _projected(tables)
     best = {kind: _best(table) for kind, table in seen.items()}
     rows = []
     for kind, table in seen.items():
-        cells = [kind, f"{results[kind]['psnr_db']:.1f} dB", best[kind]]
+        cells = [kind, f"{bench_of(kind, work).prepared.codec_psnr_db:.1f} dB", best[kind]]
         for name in CORE.features:
-            real, mine, first = table[f"real/{name}"], table[f"{best[kind]}/{name}"], seen["pca"][f"{best['pca']}/{name}"]
-            ratio = "1" if kind == "pca" else _words(_ratio(real, mine, first, results[kind]["sources"]))
-            cells += [f"{frechet_distance(real, table[f'codec/{name}']):.2f}", f"{frechet_distance(real, mine):.2f}", ratio]
+            real, mine, first = table[f"real/{name}"], table[f"{best[kind]}/{name}"], seen[OWN_SCALES][f"{best[OWN_SCALES]}/{name}"]
+            ratio = "1" if kind == OWN_SCALES else _words(_ratio(real, mine, first, Clips(real, sources, seeds)))
+            apart = ", ".join(f"{frechet_distance(real[seeds == seed], mine[seeds == seed]):.2f}" for seed in range(len(SEEDS)))
+            cells += [f"{frechet_distance(real, table[f'codec/{name}']):.2f}", apart, ratio]
         rows.append("| " + " | ".join(cells) + " |")
-    titles = [title for name in CORE.features for title in (f"{TITLES[name]}, codec alone", "generated", "over pca's")]
+    titles = [title for name in CORE.features for title in (f"{TITLES[name]}, codec alone", "generated, by seed", "over pca's")]
     columns = ["latents", "codec", "guidance", *titles]
     return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns), *rows, "", f"{machine()}, {time.strftime('%Y-%m-%d')}"]
 
 
-def _projected(tables: dict[str, Table]) -> dict[str, Table]:
-    """Everything on the real clips' principal components: kind -> side/network -> [N D]."""
-    of = {name: Components.fit(tables["pca"][f"real/{name}"], COMPONENTS) for name in CORE.features}
-    return {kind: {key: of[key.partition("/")[2]](some) for key, some in table.items()} for kind, table in tables.items()}
+def _projected(tables: dict[str, list[Table]]) -> dict[str, Table]:
+    """Everything on the real clips' principal components, seeds one after the other: kind -> side/network -> [seeds N, D]."""
+    of = {name: Components.fit(tables[OWN_SCALES][0][f"real/{name}"], COMPONENTS) for name in CORE.features}
+    return {
+        kind: {key: of[key.partition("/")[2]](np.concatenate([one[key] for one in some])) for key in some[0] if key != "sources"}
+        for kind, some in tables.items()
+    }
 
 
 def _best(table: Table) -> str:
@@ -143,11 +142,11 @@ def _best(table: Table) -> str:
     return min((f"{guidance:g}" for guidance in CORE.guidances), key=loss)
 
 
-def _ratio(real: NDArray[Any], mine: NDArray[Any], first: NDArray[Any], sources: Sequence[str]) -> Interval:
+def _ratio(real: NDArray[Any], mine: NDArray[Any], first: NDArray[Any], clips: Clips) -> Interval:
     def statistic(rows: Rows) -> float:
         return frechet_distance(real[rows], mine[rows]) / frechet_distance(real[rows], first[rows])
 
-    return resampled(statistic, [np.arange(len(real))], (tree_of(Clips(real, np.unique(sources, return_inverse=True)[1])),), PLAN)
+    return resampled(statistic, [np.arange(len(real))], (tree_of(clips),), PLAN)
 
 
 def _words(ratio: Interval) -> str:
@@ -158,23 +157,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("bench-out/latents"))
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", choices=list(KINDS), help="one kind of latents, prepared already")
+    parser.add_argument("--only", help="one kind of latents and one seed, prepared already: pca/0")
     options = parser.parse_args()
     if options.only:
-        measure(options.only, options.work)
+        kind, _, seed = options.only.partition("/")
+        measure(kind, int(seed), options.work)
         return 0
-    for codec in ("pca", "train"):
-        own, alike = bench_of(codec, options.work), bench_of(f"{codec}-one-scale", options.work)
-        prepare_clips(own)
-        if not (alike.folder / "prepared.json").exists():
-            scale_alike(own, alike)
-    kinds = list(KINDS)
-    while kinds:
-        some, kinds = kinds[: options.jobs], kinds[options.jobs :]
-        command = [sys.executable, "-m", "bench.latents", "--work", str(options.work), "--only"]
-        running = [subprocess.Popen([*command, kind]) for kind in some]
-        if any(list(map(subprocess.Popen.wait, running))):  # all of them, whatever the first says
-            return 1
+    own, alike = bench_of(OWN_SCALES, options.work), bench_of(ONE_SCALE, options.work)
+    prepare_clips(own)
+    if not (alike.folder / "prepared.json").exists():
+        scale_alike(own, alike)
+    prepare_clips(bench_of(FITTED, options.work))
+    waiting = [f"{kind}/{seed}" for seed in SEEDS for kind in KINDS]
+    command = [sys.executable, "-m", "bench.latents", "--work", str(options.work), "--only"]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        ended = list(pool.map(lambda one: subprocess.run([*command, one], check=False).returncode, waiting))
+    if any(ended):
+        return 1
     print("\n".join(compare(options.work)))
     return 0
 

@@ -2,8 +2,9 @@
 
     .venv/bin/python -m bench.latents [--work bench-out/latents] [--jobs 2]
 
-The same network, clips, steps and settings each time: the monolith of bench/ddm_vs_monolith's `core`, two seeds. Clips for the validation
-captions are held against the real validation clips, at the best of three guidances. About an hour on two cores, resumable.
+The same network, clips, steps and settings each time: the monolith of bench/ddm_vs_monolith's `core`, two seeds; and its experts on the
+fitted autoencoder's latents. Clips for the validation captions are held against the real validation clips, at the best of three guidances.
+About an hour and a quarter on two cores, resumable.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from bench.ddm_vs_monolith.data import SHARD_BYTES, Bench, HeldOut, prepare_clip
 from bench.ddm_vs_monolith.features_job import embed, through_codec
 from bench.ddm_vs_monolith.results import Results
 from bench.ddm_vs_monolith.sample_job import make
-from bench.ddm_vs_monolith.settings import CORE, MONOLITH
+from bench.ddm_vs_monolith.settings import CORE, EXPERTS, MONOLITH
 from bench.ddm_vs_monolith.train_job import plan_of, slot_folder, train_slot
 from bench.row import machine
 from paris_p2p.codec.pca import PcaCodec
@@ -38,16 +39,18 @@ from paris_p2p.score.distances import Components, frechet_distance
 from paris_p2p.score.intervals import Clips, Interval, Rows, resampled, tree_of
 from paris_p2p.work.device import set_threads
 
-SLOT, COMPONENTS = "expert-0", 32
-LEARNING_RATE = 8e-3  # what the monolith's trials chose in `core`
+COMPONENTS = 32
+LEARNING_RATE = 8e-3  # what the trials of both chose in `core`
 SCALED: tuple[Split, ...] = ("train", "gate", "validation")
 OWN_SCALES, ONE_SCALE, FITTED = "pca", "pca-one-scale", "train"  # a fitted codec's channels begin alike and stay so
-KINDS, SEEDS = (OWN_SCALES, ONE_SCALE, FITTED), (0, 1)
+ARMS, SEEDS = (MONOLITH, EXPERTS), (0, 1)
+FIRST = (OWN_SCALES, MONOLITH.name)
+TRAINED = (FIRST, (ONE_SCALE, MONOLITH.name), (FITTED, MONOLITH.name), (FITTED, EXPERTS.name))  # latents, arm
 Table = dict[str, NDArray[Any]]
 
 
 def bench_of(kind: str, work: Path) -> Bench:
-    scale = CORE.model_copy(update={"name": "latents", "codec": FITTED if kind == FITTED else "pca", "arms": (MONOLITH,)})
+    scale = CORE.model_copy(update={"name": "latents", "codec": FITTED if kind == FITTED else "pca", "arms": ARMS})
     return Bench(scale, work / kind, Results(work / "results"))
 
 
@@ -80,19 +83,20 @@ def _one_deviation(codec: Path) -> NDArray[np.float32]:
     return factors
 
 
-def measure(kind: str, rng_seed: int, work: Path) -> None:
-    """Train one network on one kind of latents and keep what its clips look like; what is done already is not done again."""
-    bench, out = bench_of(kind, work), work / kind / f"{rng_seed}.safetensors"
+def measure(kind: str, arm: str, rng_seed: int, work: Path) -> None:
+    """Train an arm on one kind of latents and keep what its clips look like; what is done already is not done again."""
+    bench, out = bench_of(kind, work), _sides_path(work, kind, arm, rng_seed)
     if out.exists():
         return
     set_threads(bench.threads)
-    plan = plan_of(bench, MONOLITH.name)
+    plan = plan_of(bench, arm)
     run = run_of(bench, plan, rng_seed, LEARNING_RATE, plan.steps)
-    train_slot(bench, plan, run, SLOT, slot_folder(bench, MONOLITH.name, rng_seed, SLOT))
+    for slot in plan.slots:
+        train_slot(bench, plan, run, slot, slot_folder(bench, arm, rng_seed, slot))
     held = HeldOut(bench, "validation")
     rows = held.pick(bench.scale.validation_clips)
     sides = {"real": embed(bench, held.pixels(rows)), "codec": embed(bench, through_codec(bench, held, rows))}
-    sampling = bench.scale.main_sampling(MONOLITH.name)
+    sampling = bench.scale.main_sampling(arm)
     for guidance in bench.scale.guidances:
         sides[f"{guidance:g}"] = embed(bench, make(bench, plan, rng_seed, sampling, guidance, held, rows).pixels)
     table = {f"{side}/{name}": features for side, tables in sides.items() for name, features in tables.items()}
@@ -102,33 +106,53 @@ def measure(kind: str, rng_seed: int, work: Path) -> None:
     partial.replace(out)
 
 
+def _sides_path(work: Path, kind: str, arm: str, rng_seed: int) -> Path:
+    return work / kind / f"{arm}-{rng_seed}.safetensors"
+
+
 def compare(work: Path) -> list[str]:
     """A markdown table; ratios are of the same captions and source videos, resampled together: seeds, then source videos."""
-    tables = {kind: [load_file(work / kind / f"{seed}.safetensors") for seed in SEEDS] for kind in KINDS}
-    sources = np.concatenate([table["sources"] for table in tables[OWN_SCALES]])
+    tables = {one: [load_file(_sides_path(work, *one, seed)) for seed in SEEDS] for one in TRAINED}
+    sources = np.concatenate([table["sources"] for table in tables[FIRST]])
     seeds = np.repeat(np.arange(len(SEEDS)), len(sources) // len(SEEDS))
     seen = _projected(tables)
-    best = {kind: _best(table) for kind, table in seen.items()}
+    best = {one: _best(table) for one, table in seen.items()}
     rows = []
-    for kind, table in seen.items():
-        cells = [kind, f"{bench_of(kind, work).prepared.codec_psnr_db:.1f} dB", best[kind]]
+    for (kind, arm), table in seen.items():
+        guidance = best[kind, arm]
+        cells = [f"{kind}, {arm}", f"{bench_of(kind, work).prepared.codec_psnr_db:.1f} dB", guidance]
         for name in CORE.features:
-            real, mine, first = table[f"real/{name}"], table[f"{best[kind]}/{name}"], seen[OWN_SCALES][f"{best[OWN_SCALES]}/{name}"]
-            ratio = "1" if kind == OWN_SCALES else _words(_ratio(real, mine, first, Clips(real, sources, seeds)))
+            real, coded, mine = table[f"real/{name}"], table[f"codec/{name}"], table[f"{guidance}/{name}"]
             apart = ", ".join(f"{frechet_distance(real[seeds == seed], mine[seeds == seed]):.2f}" for seed in range(len(SEEDS)))
-            cells += [f"{frechet_distance(real, table[f'codec/{name}']):.2f}", apart, ratio]
+            cells += [f"{frechet_distance(real, coded):.2f}", apart, f"{frechet_distance(coded, mine):.2f}"]
+            first = seen[FIRST][f"{best[FIRST]}/{name}"]
+            cells.append("1" if (kind, arm) == FIRST else _words(_ratio(real, mine, first, Clips(real, sources, seeds))))
         rows.append("| " + " | ".join(cells) + " |")
-    titles = [title for name in CORE.features for title in (f"{TITLES[name]}, codec alone", "generated, by seed", "over pca's")]
-    columns = ["latents", "codec", "guidance", *titles]
-    return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns), *rows, "", f"{machine()}, {time.strftime('%Y-%m-%d')}"]
+    heads = ("codec alone", "generated, by seed", "to clips through the codec", f"over {', '.join(FIRST)}")
+    columns = ["latents, arm", "codec", "guidance", *(f"{TITLES[name]}: {head}" for name in CORE.features for head in heads)]
+    return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns), *rows, *_monolith_over_experts(seen, best, sources, seeds)]
 
 
-def _projected(tables: dict[str, list[Table]]) -> dict[str, Table]:
-    """Everything on the real clips' principal components, seeds one after the other: kind -> side/network -> [seeds N, D]."""
-    of = {name: Components.fit(tables[OWN_SCALES][0][f"real/{name}"], COMPONENTS) for name in CORE.features}
+def _monolith_over_experts(
+    seen: dict[tuple[str, str], Table], best: dict[tuple[str, str], str], sources: NDArray[Any], seeds: NDArray[Any]
+) -> Iterator[str]:
+    """On the fitted autoencoder's latents."""
+    one, three = (FITTED, MONOLITH.name), (FITTED, EXPERTS.name)
+    for name in CORE.features:
+        monolith, experts = seen[one][f"{best[one]}/{name}"], seen[three][f"{best[three]}/{name}"]
+        for reference in ("real", "codec"):
+            held = seen[one][f"{reference}/{name}"]
+            ratio = _ratio(held, monolith, experts, Clips(held, sources, seeds))
+            yield f"\nmonolith over experts, {FITTED}, {TITLES[name]}, to {reference} clips: {_words(ratio)}"
+    yield f"\n{machine()}, {time.strftime('%Y-%m-%d')}"
+
+
+def _projected(tables: dict[tuple[str, str], list[Table]]) -> dict[tuple[str, str], Table]:
+    """Everything on the real clips' principal components, seeds one after the other: latents and arm -> side/network -> [seeds N, D]."""
+    of = {name: Components.fit(tables[FIRST][0][f"real/{name}"], COMPONENTS) for name in CORE.features}
     return {
-        kind: {key: of[key.partition("/")[2]](np.concatenate([one[key] for one in some])) for key in some[0] if key != "sources"}
-        for kind, some in tables.items()
+        one: {key: of[key.partition("/")[2]](np.concatenate([table[key] for table in some])) for key in some[0] if key != "sources"}
+        for one, some in tables.items()
     }
 
 
@@ -157,18 +181,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("bench-out/latents"))
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", help="one kind of latents and one seed, prepared already: pca/0")
+    parser.add_argument("--only", help="one of them, its latents prepared already: pca/monolith/0")
     options = parser.parse_args()
     if options.only:
-        kind, _, seed = options.only.partition("/")
-        measure(kind, int(seed), options.work)
+        kind, arm, seed = options.only.split("/")
+        measure(kind, arm, int(seed), options.work)
         return 0
     own, alike = bench_of(OWN_SCALES, options.work), bench_of(ONE_SCALE, options.work)
     prepare_clips(own)
     if not (alike.folder / "prepared.json").exists():
         scale_alike(own, alike)
     prepare_clips(bench_of(FITTED, options.work))
-    waiting = [f"{kind}/{seed}" for seed in SEEDS for kind in KINDS]
+    waiting = [f"{kind}/{arm}/{seed}" for seed in SEEDS for kind, arm in TRAINED]
     command = [sys.executable, "-m", "bench.latents", "--work", str(options.work), "--only"]
     with ThreadPoolExecutor(options.jobs) as pool:
         ended = list(pool.map(lambda one: subprocess.run([*command, one], check=False).returncode, waiting))

@@ -25,6 +25,7 @@ from paris_p2p.records import PROTOCOL
 
 LIMIT_S = 15.0
 _PINGS = 3
+_RETRY_PAUSES_S = (0.1, 0.3, 0.9)
 _PING_BYTES = 32
 _IDENTIFY, _PING = "/ipfs/id/1.0.0", "/ipfs/ping/1.0.0"
 _MAX_IDENTIFY_BYTES = 64 << 10
@@ -227,19 +228,22 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 async def _learn(host: Any, peer_id: str, known: dict[str, Any]) -> None:
     """Identify and ping; either may fail without the other."""
+    import trio
     from google.protobuf.message import DecodeError
     from libp2p.exceptions import BaseLibp2pError
     from libp2p.peer.id import ID
 
     peer, failed = ID.from_string(peer_id), []
     for name, step in (("identify", _identify), ("ping", _ping)):
-        for last in (False, True):  # a stream that cannot be opened at once often can a moment later, over QUIC above all
+        for pause_s in (*_RETRY_PAUSES_S, None):  # a stream that cannot be opened at once often can a moment later, over QUIC above all
             try:
                 known.update(await step(host, peer))
                 break
             except (BaseLibp2pError, DecodeError, OSError, ValueError) as error:
-                if last:
+                if pause_s is None:
                     failed.append(f"{name} failed: {str(error)[:200] or type(error).__name__}")
+                else:
+                    await trio.sleep(pause_s)
     if failed:
         known["reason"] = "; ".join(failed)
 

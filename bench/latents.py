@@ -30,6 +30,7 @@ from bench.ddm_vs_monolith.features_job import embed, through_codec
 from bench.ddm_vs_monolith.results import Results
 from bench.ddm_vs_monolith.sample_job import make
 from bench.ddm_vs_monolith.settings import CORE, EXPERTS, MONOLITH
+from bench.ddm_vs_monolith.tables import as_factor
 from bench.ddm_vs_monolith.train_job import plan_of, slot_folder, train_slot
 from bench.row import machine
 from paris_p2p.codec.pca import PcaCodec
@@ -126,7 +127,7 @@ def compare(work: Path) -> list[str]:
             apart = ", ".join(f"{frechet_distance(real[seeds == seed], mine[seeds == seed]):.2f}" for seed in range(len(SEEDS)))
             cells += [f"{frechet_distance(real, coded):.2f}", apart, f"{frechet_distance(coded, mine):.2f}"]
             first = seen[FIRST][f"{best[FIRST]}/{name}"]
-            cells.append("1" if (kind, arm) == FIRST else _words(_ratio(real, mine, first, Clips(real, sources, seeds))))
+            cells.append("1" if (kind, arm) == FIRST else as_factor(_ratio(real, mine, first, Clips(real, sources, seeds))))
         rows.append("| " + " | ".join(cells) + " |")
     heads = ("codec alone", "generated, by seed", "to clips through the codec", f"over {', '.join(FIRST)}")
     columns = ["latents, arm", "codec", "guidance", *(f"{TITLES[name]}: {head}" for name in CORE.features for head in heads)]
@@ -143,7 +144,7 @@ def _monolith_over_experts(
         for reference in ("real", "codec"):
             held = seen[one][f"{reference}/{name}"]
             ratio = _ratio(held, monolith, experts, Clips(held, sources, seeds))
-            yield f"\nmonolith over experts, {FITTED}, {TITLES[name]}, to {reference} clips: {_words(ratio)}"
+            yield f"\nmonolith over experts, {FITTED}, {TITLES[name]}, to {reference} clips: {as_factor(ratio)}"
     yield f"\n{machine()}, {time.strftime('%Y-%m-%d')}"
 
 
@@ -171,10 +172,6 @@ def _ratio(real: NDArray[Any], mine: NDArray[Any], first: NDArray[Any], clips: C
         return frechet_distance(real[rows], mine[rows]) / frechet_distance(real[rows], first[rows])
 
     return resampled(statistic, [np.arange(len(real))], (tree_of(clips),), PLAN)
-
-
-def _words(ratio: Interval) -> str:
-    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
 def main() -> int:

@@ -15,7 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -228,24 +229,30 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 async def _learn(host: Any, peer_id: str, known: dict[str, Any]) -> None:
     """Identify and ping; either may fail without the other."""
-    import trio
     from google.protobuf.message import DecodeError
     from libp2p.exceptions import BaseLibp2pError
     from libp2p.peer.id import ID
 
-    peer, failed = ID.from_string(peer_id), []
+    peer, failed, failures = ID.from_string(peer_id), [], (BaseLibp2pError, DecodeError, OSError, ValueError)
     for name, step in (("identify", _identify), ("ping", _ping)):
-        for pause_s in (*_RETRY_PAUSES_S, None):  # a stream that cannot be opened at once often can a moment later, over QUIC above all
-            try:
-                known.update(await step(host, peer))
-                break
-            except (BaseLibp2pError, DecodeError, OSError, ValueError) as error:
-                if pause_s is None:
-                    failed.append(f"{name} failed: {str(error)[:200] or type(error).__name__}")
-                else:
-                    await trio.sleep(pause_s)
+        try:
+            known.update(await _patiently(partial(step, host, peer), failures))
+        except failures as error:
+            failed.append(f"{name} failed: {str(error)[:200] or type(error).__name__}")
     if failed:
         known["reason"] = "; ".join(failed)
+
+
+async def _patiently(step: Callable[[], Awaitable[dict[str, Any]]], failures: tuple[type[Exception], ...]) -> dict[str, Any]:
+    """What a step learns: a stream that cannot be opened at once often can a moment later, over QUIC above all."""
+    import trio
+
+    for pause_s in _RETRY_PAUSES_S:
+        try:
+            return await step()
+        except failures:
+            await trio.sleep(pause_s)
+    return await step()
 
 
 async def _identify(host: Any, peer: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -149,3 +149,25 @@ def test_a_listener_that_never_answers_does_not_hang_the_probe() -> None:
 
 async def _nothing(*_: object) -> None:
     """A stream handler that only has to be listed."""
+
+
+@needs_libp2p
+@pytest.mark.parametrize("too_soon", [0, 3, 4])
+def test_a_stream_that_cannot_be_opened_at_once_is_tried_again_after_pauses(too_soon: int) -> None:
+    import trio
+
+    tried_s: list[float] = []
+
+    async def step() -> dict[str, str]:
+        tried_s.append(trio.current_time())
+        if len(tried_s) <= too_soon:
+            raise OSError("too soon")
+        return {"agent": "here"}
+
+    if too_soon > len(probe._RETRY_PAUSES_S):
+        with pytest.raises(OSError, match="too soon"):
+            trio.run(probe._patiently, step, (OSError,))
+    else:
+        assert trio.run(probe._patiently, step, (OSError,)) == {"agent": "here"}
+    waited_s = [b - a for a, b in pairwise(tried_s)]
+    assert all(waited >= pause_s for waited, pause_s in zip(waited_s, probe._RETRY_PAUSES_S, strict=False))

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from paris_p2p.cli.console import checked_options, default_data_dir, progress_bars, read_invite
+from paris_p2p.errors import UsageError
 
 
 def evaluate(
@@ -18,6 +19,9 @@ def evaluate(
     data: Annotated[Path, typer.Option("--data", help="What `paris-run prepare` wrote; its clips must still be where they were.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the report goes; a second call goes on there.")],
     baseline: Annotated[str | None, typer.Option(help="Another model for the same clips, like a monolith.")] = None,
+    baseline_data: Annotated[
+        Path | None, typer.Option(help="What `prepare` wrote for the baseline, where that is another folder than --data.")
+    ] = None,
     split: Annotated[str, typer.Option(help="test, or validation for what is still being tuned.")] = "test",
     clips: Annotated[int, typer.Option(min=4, help="At most this many held-out clips, and as many generated ones.")] = 1000,
     probe_clips: Annotated[int, typer.Option(min=0, help="Train clips that the probe of prompt fidelity learns from.")] = 1000,
@@ -38,9 +42,11 @@ def evaluate(
     offline: Annotated[bool, typer.Option("--offline", help="Of an invite, use only what an earlier fetch brought.")] = False,
 ) -> None:
     """Is it any good? Generate for held-out captions, measure against the real clips, write OUT/report.html and results.json."""
-    from paris_p2p.work.evaluate import EvaluateOptions, gather
+    from paris_p2p.work.evaluate import Baseline, EvaluateOptions, gather
     from paris_p2p.work.evaluation_report import made_by, write_evaluation
 
+    if baseline_data is not None and baseline is None:
+        raise UsageError("--baseline-data is of a baseline's run, and no --baseline is given")
     wished = {"features": tuple(features)} if features else {}
     with checked_options(i3d_sha256="--sha256"):
         options = EvaluateOptions(
@@ -62,7 +68,8 @@ def evaluate(
         )
     with progress_bars() as progress:
         fetch = partial(_model_folder, out=out, data_dir=data_dir, offline=offline, progress=progress)
-        evidence = gather(fetch(model), data, out, options, fetch(baseline) if baseline else None, progress)
+        other = Baseline(fetch(baseline), baseline_data) if baseline else None
+        evidence = gather(fetch(model), data, out, options, other, progress)
         write_evaluation(out, evidence, losses, made_by(_command_line(context), options), progress)
     typer.echo(f"wrote {out / 'report.html'} and {out / 'results.json'}")
 

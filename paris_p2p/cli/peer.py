@@ -183,6 +183,7 @@ def generate(
     from paris_p2p.flow.mixture import Routing
     from paris_p2p.peer.fetching import fetch_models
     from paris_p2p.work.generate import generate as run_generate
+    from paris_p2p.work.trained import trained_slots, warn_barely
 
     parsed, settings = _invite(invite), _generator_settings(data_dir, download_limit)
     wishes = _wishes(
@@ -206,6 +207,8 @@ def generate(
         chooses = Routing(wishes.routing, wishes.top_k)
         models = fetch_models(settings, parsed, partial=allow_partial, offline=offline, routing=chooses, progress=progress)
         named = {"out": Path("clip.png")} if out is None and models.spec.clip.frames == 1 else {}
+        if warning := warn_barely(trained_slots(models.spec, models.weights)):
+            typer.echo(warning, err=True)
         result = run_generate(wishes.model_copy(update={**models.job_fields(), **named}), progress)
     typer.echo(result.describe())
 

@@ -88,6 +88,21 @@ def write_initial(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype)
     _write(path, {"format": "pt", "paris": _FORMAT["initial"]}, dtype, tensors)
 
 
+def counters_of(path: Path) -> Counters:
+    """Where a slot's weights stand, as their file says; CheckpointError when it says nothing that can be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        if metadata.get("paris") != _FORMAT["weights"]:
+            raise ValueError("no weights of a slot")
+        counters = Counters(metadata["run"], metadata["slot"], int(metadata["steps"]), int(metadata["clips"]))
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path.name} does not say how far it was trained ({str(error)[:160]}); fetch it again") from error
+    if not (0 <= counters.steps < 1 << 53 and 0 <= counters.clips < 1 << 53):
+        raise CheckpointError(f"{path.name} says {counters.steps} steps and {counters.clips} clips, which cannot be; fetch it again")
+    return counters
+
+
 def check_weights(path: Path, shapes: Shapes, counters: Counters | None) -> None:
     """CheckpointError unless the file is a slot's weights: names, shapes, bf16, finite, and `counters` when given."""
     with _open("weights", path, shapes, counters) as read:

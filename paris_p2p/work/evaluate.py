@@ -6,7 +6,7 @@ Everything that takes long is kept in the report's folder, part by part. Legend:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,11 +26,14 @@ from paris_p2p.features.image_text import ClipFeatures
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.score.intervals import Clips
 from paris_p2p.score.motion import MIN_SIDE_PIXELS, motion_px_per_frame
+from paris_p2p.spec import ROUTER
 from paris_p2p.work.device import Device, pick_device, return_memory, set_threads
 from paris_p2p.work.inspect import Held, Inspection, inspect
+from paris_p2p.work.own_data import check_not_seen, check_own_data
 from paris_p2p.work.parts import Arrays, Parts, Progress, claim_folder
 from paris_p2p.work.pipeline import ParisPipeline
 from paris_p2p.work.routed import check_wishes, seats_for
+from paris_p2p.work.trained import Trained
 
 MIN_CLIPS = 4
 _MORE_VIDEOS = "raise --clips, take the other --split, or prepare with more source videos"
@@ -76,6 +79,17 @@ class Side:
 
 
 @dataclass(frozen=True)
+class ModelFacts:
+    """What an exported model says of itself."""
+
+    run: str
+    run_name: str
+    cards: dict[str, str]  # by slot
+    trained: dict[str, Trained]  # by slot
+    missing: tuple[str, ...]  # slots
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All that the report is made from."""
 
@@ -87,10 +101,21 @@ class Evidence:
     probe_clusters: tuple[int, ...]
     captions: dict[str, NDArray[np.float32]]  # unit vectors [N F], of features that see captions too
     aesthetic: str  # the head's name, "" where there is none
+    facts: dict[str, ModelFacts]  # by model
     networks: dict[str, str]  # what looked at the clips, and the sha256 of its weights
 
 
-def gather(model: Path, prepared_folder: Path, out: Path, options: EvaluateOptions, baseline: Path | None, progress: Progress) -> Evidence:
+@dataclass(frozen=True)
+class Baseline:
+    """Another model for the same clips, and the folder its run was prepared in, where that is another one."""
+
+    model: Path
+    data: Path | None = None
+
+
+def gather(
+    model: Path, prepared_folder: Path, out: Path, options: EvaluateOptions, baseline: Baseline | None, progress: Progress
+) -> Evidence:
     """Make and keep everything; UsageError, DataError. A second call with the same arguments goes on where the first one stopped."""
     set_threads(options.threads)
     device, prepared = pick_device(options.device), Prepared.load(prepared_folder)
@@ -99,10 +124,12 @@ def gather(model: Path, prepared_folder: Path, out: Path, options: EvaluateOptio
         raise UsageError(f"the {options.split} split of {prepared_folder} has {len(clips)} clips: an evaluation needs {MIN_CLIPS}")
     if len({clip.video for clip in clips}) < 2:
         raise UsageError(f"the {len(clips)} {options.split} clips are of one source video and say nothing about others: {_MORE_VIDEOS}")
-    folders = {MODEL: model} | ({BASELINE: baseline} if baseline else {})
+    folders = {MODEL: model} | ({BASELINE: baseline.model} if baseline else {})
     named = {name: fingerprint(folder) for name, folder in folders.items()}
-    for folder in folders.values():
-        _check_model(folder, prepared, options)
+    configs = {name: _check_model(folder, prepared, options) for name, folder in folders.items()}
+    check_own_data(model, configs[MODEL], prepared_folder, prepared)
+    if baseline is not None:
+        _check_baseline(baseline, configs[BASELINE], prepared_folder, prepared, clips)
     networks, head = load_networks(options, device)
     kept = options.model_dump(exclude={"features", "i3d_sha256", "aesthetic", "device", "threads", "probe_clips"})
     claim_folder(out, {**kept, MODEL: named[MODEL], "data": prepared.fingerprint})
@@ -116,7 +143,9 @@ def gather(model: Path, prepared_folder: Path, out: Path, options: EvaluateOptio
     probe = job.probe(probe_clips, usable[0]) if differ and usable else None
     name = f"{options.aesthetic.stem} {head.sha256[:8]}" if head and options.aesthetic else ""
     hashes = {network.title: network.sha256 for network in networks} | ({name: head.sha256} if head else {})
-    return Evidence(prepared, clips, real, models, probe, tuple(clip.cluster for clip in probe_clips), job.captions(), name, hashes)
+    facts = {name: _facts(config) for name, config in configs.items()}
+    of_probe = tuple(clip.cluster for clip in probe_clips)
+    return Evidence(prepared, clips, real, models, probe, of_probe, job.captions(), name, facts, hashes)
 
 
 def load_networks(options: EvaluateOptions, device: Device) -> tuple[list[Features], AestheticHead | None]:
@@ -246,8 +275,8 @@ class _Job:
         return parts.gather(kind, "features")
 
 
-def _check_model(folder: Path, prepared: Prepared, options: EvaluateOptions) -> None:
-    """UsageError, before anything is kept or computed, when the exported model cannot make what is asked."""
+def _check_model(folder: Path, prepared: Prepared, options: EvaluateOptions) -> dict[str, Any]:
+    """Its config; UsageError, before anything is kept or computed, when the exported model cannot make what is asked."""
     routing = check_wishes(options.guidance_form, options.routing, options.top_k)
     config, experts = ParisPipeline.load_config(folder), ExpertSet.load_config(folder / "experts")
     _check_first_frames(folder, config.get("first_frame_rate", 0.0), options.image_to_video)
@@ -256,6 +285,34 @@ def _check_model(folder: Path, prepared: Prepared, options: EvaluateOptions) -> 
         shapes = f"{latent}, the prepared clips {prepared.latent.shape}"
         raise UsageError(f"the model {folder} has latents of {shapes}: evaluate it on the clips of its own run")
     routing.check_router((folder / "router").is_dir(), len(experts["present"]))
+    slots = [f"expert-{k}" for k in range(experts["total"])] + [ROUTER]
+    return {**config, "slots": slots}
+
+
+def _facts(config: dict[str, Any]) -> ModelFacts:
+    """UsageError when the model was exported by a version that did not say how far it was trained."""
+    rows = config.get("trained") or {}
+    try:
+        cards = {str(slot): str(row["card"]) for slot, row in rows.items()}
+        trained = {slot: Trained(**{field.name: row[field.name] for field in fields(Trained)}) for slot, row in rows.items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UsageError(f"the model does not say how far it was trained ({error!r}); export it again") from error
+    missing = tuple(slot for slot in config["slots"] if slot not in trained)
+    return ModelFacts(str(config["run"]), str(config.get("run_name") or ""), cards, trained, missing)
+
+
+def _check_baseline(
+    baseline: Baseline, config: dict[str, Any], prepared_folder: Path, prepared: Prepared, clips: list[SplitClip]
+) -> None:
+    """As the model itself; or prepared elsewhere, when none of the clips to be evaluated was trained on there."""
+    if baseline.data is None:
+        try:
+            check_own_data(baseline.model, config, prepared_folder, prepared)
+        except UsageError as error:
+            raise UsageError(f"of the baseline: {error}; or name its own folder with --baseline-data") from error
+        return
+    check_own_data(baseline.model, config, baseline.data, Prepared.load(baseline.data))
+    check_not_seen(clips, baseline.data)
 
 
 def _check_first_frames(folder: Path, rate: float, given: bool) -> None:

@@ -19,8 +19,9 @@ from paris_p2p.score.agreement import TextSimilarity
 from paris_p2p.score.fidelity import Fidelity
 from paris_p2p.score.figures import Curve, calibration, confusion, distances, loss_curves, routing_over_time, specialisation
 from paris_p2p.score.intervals import Interval, Plan
-from paris_p2p.score.report import ClipRow, ClipWall, Figure, Part, Report, Section, Table, interval, looping, number, render, score_table
+from paris_p2p.score.report import ClipRow, ClipWall, Figure, Part, Report, Section, Table, looping, number, render, score_table
 from paris_p2p.work.evaluate import EvaluateOptions, Evidence, Side
+from paris_p2p.work.headline import facts_rows, headline
 from paris_p2p.work.parts import Progress
 from paris_p2p.work.scorecard import Card, RouterScore, score_model, score_router, specialisation_of
 
@@ -40,10 +41,12 @@ def write_evaluation(out: Path, evidence: Evidence, losses: Path | None, made: F
     routers = {side.name: score_router(side.inspection, plan) for side in evidence.models if side.inspection}
     special = {side.name: specialisation_of(side.inspection, plan) for side in evidence.models if side.inspection}
     models = {name: _numbers(card, routers.get(name), special.get(name)) for name, card in cards.items()}
-    results = {"made": made, "networks": evidence.networks, "models": models}
+    about = {name: asdict(facts) for name, facts in evidence.facts.items()}
+    results = {"made": made, "about": about, "networks": evidence.networks, "models": models}
     _write(out / "results.json", json.dumps(results, indent=1, ensure_ascii=False, default=float) + "\n")
     sections = [
         Section("Clips", parts=(_wall(evidence),)),
+        Section("What was evaluated", parts=(_about(evidence),)),
         Section("Distances and tests", (_LEFT_OUT_TEXT,), (*_scores(cards), *_left_out(cards))),
         Section("Motion and prompts", parts=tuple(_values(cards))),
     ]
@@ -52,7 +55,7 @@ def write_evaluation(out: Path, evidence: Evidence, losses: Path | None, made: F
         sections.append(Section("Training", parts=(loss_curves("Held-out loss", curves, "clips seen"),)))
     title = f"Is it any good? {', '.join(cards)} against {len(evidence.clips)} held-out clips"
     kept = tuple(section for section in sections if section.parts)
-    _write(out / "report.html", render(Report(title, _summary(cards, evidence), kept, tuple(made.items()))))
+    _write(out / "report.html", render(Report(title, headline(cards, evidence), kept, tuple(made.items()))))
 
 
 def made_by(command: Sequence[str], options: EvaluateOptions) -> Facts:
@@ -93,18 +96,9 @@ _LEFT_OUT_TEXT = (
 )
 
 
-def _summary(cards: dict[str, Card], evidence: Evidence) -> tuple[str, ...]:
-    lines = []
-    for name, card in cards.items():
-        words = [f"{score.name}: {number(score.value)} ({interval(score)}), floor {number(score.floor.value)}" for score in card.scores[:2]]
-        if card.fidelity:
-            own, real = card.fidelity.generated.own, card.fidelity.real.own
-            words.append(f"a probe finds the prompt's cluster in {own.value:.0%} of its clips, and in {real.value:.0%} of the real ones")
-        if card.left_out:
-            words.append(f"left out: {', '.join(card.left_out)}")
-        lines.append(f"{name[:1].upper()}{name[1:]}: {'; '.join(words)}.")
-    sources = len({clip.video for clip in evidence.clips})
-    return (f"{len(evidence.clips)} clips of each model, for the captions of as many held-out clips of {sources} videos.", *lines)
+def _about(evidence: Evidence) -> Table:
+    columns = ("model", "run", "slot", "tip", "trained")
+    return Table("Runs, tips and training", columns, tuple(facts_rows(evidence.facts)), text_columns=5)
 
 
 def _scores(cards: dict[str, Card]) -> list[Part]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -17,8 +19,10 @@ from paris_p2p.model.presets import build_expert
 from paris_p2p.spec import ROUTER, RunSpec, cluster_of
 from paris_p2p.work.device import pick_device
 from paris_p2p.work.generate import check_slots
+from paris_p2p.work.own_data import data_id_of_run
 from paris_p2p.work.pipeline import CODEC, FEATURES, TEXT, ParisPipeline
 from paris_p2p.work.routed import DEFAULT_CLAMP, expert_state, load_router
+from paris_p2p.work.trained import trained_slots
 
 
 def export(
@@ -39,7 +43,7 @@ def export(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_pipeline(spec, run, weights, partial)
+        _write_pipeline(spec, run, weights, cards, partial)
         for name, folder in ((CODEC, codec_folder), (TEXT, text_folder), (FEATURES, features_folder)):
             if folder is not None:
                 shutil.copytree(folder, partial / name)
@@ -54,7 +58,7 @@ def export(
         raise
 
 
-def _write_pipeline(spec: RunSpec, run: str, weights: Mapping[str, Path], folder: Path) -> None:
+def _write_pipeline(spec: RunSpec, run: str, weights: Mapping[str, Path], cards: Mapping[str, str], folder: Path) -> None:
     cpu = pick_device("cpu")
     present = sorted(cluster_of(slot) for slot in weights if slot != ROUTER)
     with torch.device("meta"):
@@ -70,7 +74,7 @@ def _write_pipeline(spec: RunSpec, run: str, weights: Mapping[str, Path], folder
         codec_name=spec.codec.name, codec_revision=spec.codec.revision, codec_sha256=spec.codec.sha256,
         text_name=spec.text.name, text_revision=spec.text.revision, text_sha256=spec.text.sha256,
         clip_shape=[spec.clip.frames, spec.clip.height, spec.clip.width], first_frame_rate=spec.training.first_frame_rate,
-        **_features_pins(spec),
+        run_name=spec.name, data_id=data_id_of_run(spec), trained=_trained(spec, weights, cards), **_features_pins(spec),
     )  # fmt: skip
     pipeline.save_config(folder)
     pipeline.scheduler.save_pretrained(folder / "scheduler")
@@ -83,6 +87,10 @@ def _write_pipeline(spec: RunSpec, run: str, weights: Mapping[str, Path], folder
         state = expert_state(spec.expert.config, weights[f"expert-{k}"], cpu)
         expert.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in state.items()}, assign=True)
         expert.save_pretrained(folder / "experts" / folder_of(k))
+
+
+def _trained(spec: RunSpec, weights: Mapping[str, Path], cards: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    return {name: {"card": cards.get(name, ""), **asdict(slot)} for name, slot in trained_slots(spec, weights).items()}
 
 
 def _features_pins(spec: RunSpec) -> dict[str, str]:

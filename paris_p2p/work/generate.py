@@ -28,6 +28,7 @@ from paris_p2p.weights import MAX_CAPTION_CHARACTERS
 from paris_p2p.work.device import Device, pick_device, return_memory, set_threads
 from paris_p2p.work.first_frame import Picture, check_trained_for, encode_first, look_at, read_picture
 from paris_p2p.work.routed import Chooser, ExpertSeats, batch_clips_for, clip_noise, expert_state, load_router, seats_for
+from paris_p2p.work.trained import Trained, trained_slots
 from paris_p2p.work.video_out import Info, open_writer
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
@@ -74,6 +75,7 @@ class GenerateResult:
     paths: tuple[Path, ...]
     run: str
     cards: dict[str, str]
+    trained: dict[str, Trained]  # by slot
     missing: tuple[str, ...]  # slots that were not there
     prompts: tuple[str, ...]  # of each clip
     chosen: Tensor  # weights at each step: [clips, steps, K]
@@ -81,7 +83,8 @@ class GenerateResult:
     def describe(self) -> str:
         """For a person: the files, the cards, and the experts of each clip, step by step."""
         lines = [f"wrote {path}" for path in self.paths]
-        lines += [f"{slot:<10} {card[:16]}…" for slot, card in self.cards.items()]
+        cards = {slot: self.cards.get(slot, "") for slot in self.trained}
+        lines += [f"{slot:<10} {card[:16]}…  {self.trained[slot].describe()}" for slot, card in cards.items()]
         if self.missing:
             lines.append(f"partial: {', '.join(self.missing)} missing, routed among the others")
         lines += [f"{prompt[:60]!r}: {steps_in_words(weights)}" for prompt, weights in zip(self.prompts, self.chosen, strict=True)]
@@ -97,6 +100,7 @@ def generate(job: GenerateJob, progress: Progress | None = None) -> GenerateResu
     job = job.model_copy(update={"shift": job.shift or spec.training.time_shift})
     missing = check_slots(spec, set(job.weights), job.allow_partial)
     check_trained_for(spec.training.first_frame_rate, image=job.image is not None)
+    trained = trained_slots(spec, job.weights)
     picture = read_picture(job.image, spec.clip) if job.image else None
     prompts = tuple(prompt for prompt in job.prompts for _ in range(job.clips_per_prompt))
     with open_writer(job.out, len(prompts), spec.clip.fps, spec.clip.frames) as writer:
@@ -116,7 +120,7 @@ def generate(job: GenerateJob, progress: Progress | None = None) -> GenerateResu
             infos = [_info(job, missing, prompts[clip], chosen[clip - start]) | image for clip in range(start, stop)]
             writer.add(videos, infos)
             all_chosen.append(chosen)
-    return GenerateResult(tuple(writer.paths), job.run, job.cards, missing, prompts, torch.cat(all_chosen))
+    return GenerateResult(tuple(writer.paths), job.run, job.cards, trained, missing, prompts, torch.cat(all_chosen))
 
 
 def read_run(path: Path, run: str) -> RunSpec:

@@ -72,6 +72,9 @@ class ParisPipeline(DiffusionPipeline):
         features_sha256: str = "",
         time_mean: float = 0.0,  # of the times it was trained at, before the scheduler's shift
         time_std: float = 1.0,
+        run_name: str = "",
+        data_id: str = "",  # of the prepared clips that the run was made of (own_data.py)
+        trained: dict[str, dict[str, Any]] | None = None,  # slot -> card and counters (trained.py)
     ):
         super().__init__()
         self.register_modules(experts=experts, scheduler=scheduler, router=router)
@@ -82,6 +85,7 @@ class ParisPipeline(DiffusionPipeline):
             text_name=text_name, text_revision=text_revision, text_sha256=text_sha256,
             clip_shape=list(clip_shape or ()), first_frame_rate=first_frame_rate,
             features_name=features_name, features_revision=features_revision, features_sha256=features_sha256,
+            run_name=run_name, data_id=data_id, trained=dict(trained or {}),
         )  # fmt: skip
         self.folder: Path | None = None  # that holds codec/ and text/
         self._offload: tuple[Device, int] | None = None

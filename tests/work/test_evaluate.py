@@ -35,7 +35,7 @@ from paris_p2p.work import evaluate as room
 from paris_p2p.work.checkpoint import Counters
 from paris_p2p.work.create import CreateOptions, create_run
 from paris_p2p.work.device import pick_device
-from paris_p2p.work.evaluate import EvaluateOptions, Evidence, choose_clips, gather
+from paris_p2p.work.evaluate import Baseline, EvaluateOptions, Evidence, choose_clips, gather
 from paris_p2p.work.evaluation_report import read_losses, write_evaluation
 from paris_p2p.work.export import export
 from paris_p2p.work.inspect import Held, Inspection, inspect
@@ -50,6 +50,11 @@ from tests.work.made_run import save_text_encoder
 
 OPTIONS = EvaluateOptions(clips=20, probe_clips=30, steps=2, guidance=1.0, device="cpu", threads=1)
 PLAN = Plan(resamples=10, splits=4)
+PREPARE = PrepareOptions(
+    experts=3, frames=4, height=32, width=32, threads=1, feature_frames=1, text_tokens=6, image_to_video=True,
+    splits=SplitOptions(test_share=0.3, gate_share=0.2),
+)  # fmt: skip
+OTHER_SEED = PREPARE.model_copy(update={"rng_seed": 1})
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -73,11 +78,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
     Dinov2Model(config).save_pretrained(folder / "features")
     save_text_encoder(folder / "text")
-    options = PrepareOptions(
-        experts=3, frames=4, height=32, width=32, threads=1, feature_frames=1, text_tokens=6, image_to_video=True,
-        splits=SplitOptions(test_share=0.3, gate_share=0.2),
-        features=f"transformers:{folder / 'features'}", text=f"transformers:{folder / 'text'}",
-    )  # fmt: skip
+    models = {"features": f"transformers:{folder / 'features'}", "text": f"transformers:{folder / 'text'}"}
+    options = PREPARE.model_copy(update=models)
     prepare(clips, folder / "data", options)
     return World(folder / "data", random_model(folder), folder)
 
@@ -113,7 +115,7 @@ def exported(folder: Path, out: Path, first_frame_rate: float = 0.0) -> tuple[En
 
 @pytest.fixture(scope="module")
 def evidence(world: World) -> Evidence:
-    return gather(world.model, world.data, world.folder / "report", OPTIONS, world.model, lambda stage, done, total: None)
+    return gather(world.model, world.data, world.folder / "report", OPTIONS, Baseline(world.model), lambda stage, done, total: None)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +177,59 @@ def test_clips_of_one_film_count_as_one_wherever_chance_is_reckoned_with(world: 
     path.write_text(json.dumps({"clips": [clip | {"group": clip["split"]} for clip in lists["clips"]]}))
     with pytest.raises(UsageError, match="the 12 test clips are of one source video"):
         gather(world.model, tmp_path / "data", tmp_path / "one", some, None, lambda *_: None)
+
+
+def other_data(world: World, folder: Path) -> Path:
+    """The same clips prepared under another seed: what was train there is held out here."""
+    again = folder / "again"
+    options = OTHER_SEED.model_copy(
+        update={"text": f"transformers:{world.folder / 'text'}", "features": f"transformers:{world.folder / 'features'}"}
+    )
+    prepare(world.folder / "clips", again, options)
+    return again
+
+
+def test_clips_of_another_preparation_are_refused_before_anything_is_made(world: World, tmp_path: Path):
+    again, out = other_data(world, tmp_path), tmp_path / "out"
+    with pytest.raises(UsageError, match=r"is not what run .* was made of"):
+        gather(world.model, again, out, OPTIONS, None, lambda *_: None)
+    other = tmp_path / "other"
+    shutil.copytree(again, other / "data")
+    exported(other, other / "model")
+    with pytest.raises(UsageError, match=r"of the baseline: .*--baseline-data"):
+        gather(world.model, world.data, out, OPTIONS, Baseline(other / "model"), lambda *_: None)
+    with pytest.raises(UsageError, match="are train or gate clips in"):
+        gather(world.model, world.data, out, OPTIONS, Baseline(other / "model", again), lambda *_: None)
+    assert not out.exists()
+
+
+def test_a_folder_mixed_from_two_preparations_is_refused(world: World, tmp_path: Path):
+    shutil.copytree(world.data, tmp_path / "data", ignore=shutil.ignore_patterns("node", "cache"))
+    path = tmp_path / "data" / "splits.json"
+    lists = json.loads(path.read_text())
+    swapped = {"train": "test", "test": "train"}
+    clips = [clip | {"split": swapped.get(clip["split"], clip["split"])} for clip in lists["clips"]]
+    path.write_text(json.dumps({"clips": clips}))
+    with pytest.raises(DataError, match="mixed from two preparations"):
+        gather(world.model, tmp_path / "data", tmp_path / "out", OPTIONS, None, lambda *_: None)
+
+
+def test_a_model_that_does_not_say_what_it_was_trained_on_is_refused(world: World, tmp_path: Path):
+    shutil.copytree(world.model, tmp_path / "model")
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"data_id": ""}))
+    with pytest.raises(UsageError, match="export it again"):
+        gather(tmp_path / "model", world.data, tmp_path / "out", OPTIONS, None, lambda *_: None)
+
+
+def test_the_report_names_run_tips_and_training(report: Path, evidence: Evidence):
+    page, results = (report / "report.html").read_text(), json.loads((report / "results.json").read_text())
+    facts = evidence.facts["experts"]
+    assert f"made ({facts.run[:16]}…)" in page
+    assert "1 steps, 1 clips" in page
+    assert "Nothing can be said about quality" in page
+    assert "barely trained" in page
+    assert results["about"]["experts"]["trained"]["router"]["steps"] == 1
 
 
 def test_lists_of_older_versions_count_files(world: World):

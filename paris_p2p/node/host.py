@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import MissingBlobError, RecordError, UnreachableError, UsageError, VersionError
+from paris_p2p.errors import DaemonError, MissingBlobError, PortInUseError, RecordError, UnreachableError, UsageError, VersionError
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.fetch import SourceLedger
 from paris_p2p.rules.trust import may
 from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore
-from paris_p2p.store.disk import DataDirLock
-from paris_p2p.swarm.addresses import to_bytes
+from paris_p2p.store.disk import DataDirLock, write_atomic
+from paris_p2p.swarm.addresses import port_of, to_bytes
 from paris_p2p.swarm.real import open_swarm
 from paris_p2p.swarm.seam import Action, Swarm
+
+log = logging.getLogger(__name__)
+PORT_FILE = "port"  # where this data directory listened last
 
 
 class Member(Protocol):
@@ -94,11 +98,34 @@ async def open_host(
             identity=identity,
             store=BlobStore(settings.data_dir / "blobs", settings.max_disk_bytes),
         )
-        async with open_swarm(
-            identity, settings, bootstrap_peers=bootstrap_peers, source=host, relay_service=relay_service, on_record=on_record
-        ) as swarm:
-            host.swarm = swarm
+        async with AsyncExitStack() as stack:
+
+            async def open_at(port: int) -> Swarm:
+                at = settings.model_copy(update={"port": port})
+                opening = open_swarm(
+                    identity, at, bootstrap_peers=bootstrap_peers, source=host, relay_service=relay_service, on_record=on_record
+                )
+                return await stack.enter_async_context(opening)
+
+            host.swarm = await _at_its_old_port(settings, open_at)
             yield host
+
+
+async def _at_its_old_port(settings: PeerSettings, open_at: Callable[[int], Awaitable[Swarm]]) -> Swarm:
+    """Listen where this data directory listened before, so that invites and neighbours still find it; elsewhere if that is taken."""
+    if settings.port:
+        return await open_at(settings.port)
+    path = settings.data_dir / PORT_FILE
+    before = path.read_text(errors="replace").strip() if path.is_file() else ""
+    swarm = None
+    if before.isdecimal() and 0 < int(before) < 65536:
+        try:
+            swarm = await open_at(int(before))
+        except (PortInUseError, DaemonError) as error:  # another program's by now, or of another machine this folder was copied from
+            log.warning("cannot listen on port %s as before (%s); taking another, so older invites need a bootstrap node", before, error)
+    swarm = swarm or await open_at(0)
+    write_atomic(path, f"{port_of(swarm.addresses())}\n".encode())
+    return swarm
 
 
 def _check_addresses(settings: PeerSettings) -> None:

@@ -19,7 +19,7 @@ from paris_p2p.peer.summary import clip_tokens, describe_run
 from paris_p2p.peer.view import Console
 from paris_p2p.peer.volunteer import Role, Volunteer
 from paris_p2p.spec import Invite, PeerSettings, RunSpec
-from paris_p2p.swarm.addresses import for_others
+from paris_p2p.swarm.addresses import for_invite
 
 
 def run_peer(
@@ -57,10 +57,12 @@ def run_owner(settings: PeerSettings, run: Envelope[RunSpec], bootstrap_peers: t
 
     async def life() -> None:
         async with open_host(settings, bootstrap_peers) as host:
-            addresses = (*bootstrap_peers, *host.swarm.addresses())
+            own = host.swarm.addresses()
+            announced = [address for address in own if address.rpartition("/p2p/")[0] in settings.announce]
+            peers = for_invite((*bootstrap_peers, *announced), own)
 
             async def announce() -> None:
-                ready(Invite(run=run.id, peers=for_others(addresses)))
+                ready(Invite(run=run.id, peers=peers))
 
             await live(host, run, "owner", announce)
 

@@ -74,6 +74,20 @@ def for_others(addresses: Sequence[str]) -> tuple[str, ...]:
     return tuple(address for address in once if not is_loopback(address)) or once
 
 
+def for_invite(named: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    """What an invite holds: the addresses a person named, whatever they are, then those of this node that are for others."""
+    return tuple(dict.fromkeys((*named, *for_others(own))))
+
+
+def port_of(addresses: Sequence[str]) -> int:
+    """The first TCP port among addresses of this machine; 0 when there is none."""
+    for address in addresses:
+        _, kind, _, protocol, port, *_ = [*address.split("/"), "", "", "", ""]
+        if kind in ("ip4", "ip6") and protocol == "tcp" and port.isdecimal() and not is_relayed(address):
+            return int(port)
+    return 0
+
+
 def is_loopback(address: str) -> bool:
     _, kind, host, *_ = [*address.split("/"), "", ""]
     return kind in ("ip4", "ip6") and ipaddress.ip_address(host).is_loopback

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from paris_p2p.errors import UnreachableError
 from paris_p2p.identity import Identity
-from paris_p2p.swarm.addresses import for_others, is_relayed, is_tcp, split_peer, to_bytes, to_text
+from paris_p2p.swarm.addresses import for_invite, for_others, is_relayed, is_tcp, port_of, split_peer, to_bytes, to_text
 
 PEER = Identity.generate().peer_id
 
@@ -62,3 +62,22 @@ def test_loopback_addresses_are_for_others_only_when_there_is_nothing_else() -> 
     assert for_others([home, lan, six, lan]) == (lan,)
     assert for_others([home, six]) == (home, six)
     assert for_others(["/dns4/example.org/tcp/1/p2p/x", home]) == ("/dns4/example.org/tcp/1/p2p/x",)
+
+
+def test_addresses_that_a_person_named_stay_in_the_invite_whatever_they_are() -> None:
+    bootstrap, home, lan = "/ip4/127.0.0.1/tcp/31337/p2p/b", "/ip4/127.0.0.1/tcp/5/p2p/x", "/ip4/192.168.1.2/tcp/5/p2p/x"
+    assert for_invite([bootstrap], [home, lan]) == (bootstrap, lan)
+    assert for_invite([], [home, lan]) == (lan,)
+    assert for_invite([bootstrap, lan], [home, lan]) == (bootstrap, lan)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "port"),
+    [
+        (["/ip4/1.2.3.4/udp/9/quic-v1/p2p/x", "/ip4/1.2.3.4/tcp/5/p2p/x"], 5),
+        (["/ip4/1.2.3.4/tcp/7/p2p/y/p2p-circuit/p2p/x", "/ip6/::1/tcp/6/p2p/x"], 6),
+        (["/dns4/example.org/tcp/8/p2p/x", "/ip4"], 0),
+    ],
+)
+def test_a_nodes_own_port_is_the_one_it_listens_on_itself(addresses: list[str], port: int) -> None:
+    assert port_of(addresses) == port

@@ -7,7 +7,9 @@ can still matter, and the tips, which it also writes to the ledger so that a res
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import msgpack
@@ -15,9 +17,10 @@ import msgpack
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import RecordError
 from paris_p2p.node.crowd import SlotRecords, card_worths, drop_attestations, drop_cards, drop_claims
+from paris_p2p.node.hearing import Hearing
 from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, Signed
-from paris_p2p.rules.claims import is_live
-from paris_p2p.rules.tips import Tip, epochs_used, tip_of
+from paris_p2p.rules.claims import ClaimView, is_live
+from paris_p2p.rules.tips import Age, Tip, epochs_used, impossible, may_replace, tip_of
 from paris_p2p.rules.trust import may_attest
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
@@ -31,11 +34,14 @@ MAX_SERVED_ATTESTATIONS = 64  # of them
 class Board:
     """Adds records, answers with the tip; decisions are rules/'s."""
 
-    def __init__(self, run: str, spec: RunSpec, ledger: Ledger):
-        self.run, self.spec, self.ledger = run, spec, ledger
+    def __init__(self, run: str, spec: RunSpec, ledger: Ledger, me: str = ""):
+        self.run, self.spec, self.ledger, self.me = run, spec, ledger, me
         self.slots = {slot: SlotRecords() for slot in spec.slots}
+        self.refused: Counter[str] = Counter()  # reason -> cards whose numbers cannot be
+        now_s = time.time()
+        self.hearing = Hearing(spec, ledger, now_s)
         self._loading = True
-        self._load()
+        self._load(now_s)
         self._loading = False
 
     def add(self, envelope: Envelope[Any], now_s: float) -> bool:
@@ -56,11 +62,16 @@ class Board:
             return self._keep_attestation(slot, envelope, now_s)
         return False
 
-    def claims(self, slot: str) -> Sequence[Envelope[ClaimRecord]]:
+    def claims(self, slot: str) -> tuple[Envelope[ClaimRecord], ...]:
         return tuple(self.slots[slot].claims.values())
 
     def tip(self, slot: str) -> Tip | None:
         return self.slots[slot].tip
+
+    def view(self, slot: str, *, wanted: bool = True) -> ClaimView:
+        """What the rules decide about a slot's claims from."""
+        used = frozenset(self.epochs_used(slot))
+        return ClaimView(slot, self.claims(slot), self.tip(slot), self.spec.timing, wanted, used, self.hearing.heard(slot))
 
     def pending(self, slot: str) -> list[Envelope[CardRecord]]:
         """Cards that would follow the tip and have no quorum yet, oldest first."""
@@ -106,7 +117,7 @@ class Board:
         """Waiting cards, those that matter most last: strangers' cards cannot crowd them out of an answer."""
         pending = self.pending(name)
         latest = max((self.slots[name].seen_at_s.get(card.id, 0.0) for card in pending), default=0.0)
-        worths = card_worths(self.slots[name], latest, self.spec.timing)
+        worths = card_worths(self.slots[name], latest, self.spec.timing, self.hearing.heard(name))
         return sorted(pending, key=lambda card: worths.get(card.id, 0))[-MAX_SERVED_CARDS:]
 
     def _keep_claim(self, slot: SlotRecords, envelope: Envelope[ClaimRecord], now_s: float) -> bool:
@@ -114,18 +125,24 @@ class Board:
         if known is not None and known.record.seq >= envelope.record.seq:
             return False
         slot.claims[envelope.signer] = envelope
+        live = is_live(envelope, slot.tip, now_s, self.spec.timing)
+        self.hearing.note_claim(envelope, known, live, now_s)
         if known is not None and not is_live(known, slot.tip, now_s, self.spec.timing):
             slot.claims.move_to_end(envelope.signer)  # it lapsed: whoever came between is first
-        drop_claims(slot, now_s, self.spec.timing)
+        drop_claims(slot, now_s, self.spec.timing, self.hearing.heard(envelope.record.slot), self.me)
         return envelope.signer in slot.claims
 
     def _keep_card(self, slot: SlotRecords, envelope: Envelope[CardRecord], now_s: float) -> bool:
         if envelope.id in slot.cards:
             return False
+        absurd = impossible(envelope.record, self._age(self.spec.created_at, now_s))
+        if absurd is not None:
+            self.refused[absurd] += 1
+            return False
         slot.cards[envelope.id] = envelope
         slot.seen_at_s[envelope.id] = now_s
         self._update_tip(slot, envelope.record.slot, now_s)
-        drop_cards(slot, now_s, self.spec.timing)
+        drop_cards(slot, now_s, self.spec.timing, self.hearing.heard(envelope.record.slot))
         return envelope.id in slot.cards
 
     def _keep_attestation(self, slot: SlotRecords, envelope: Envelope[AttestationRecord], now_s: float) -> bool:
@@ -142,10 +159,16 @@ class Board:
         cards, attestations = list(slot.cards.values()), list(slot.attestations.values())
         if old is not None:  # never backwards, whatever was dropped
             cards, attestations = [old.card, *cards], [*old.attestations, *attestations]
-        tip = tip_of(cards, attestations, lambda peer: may_attest(self.spec, peer), self.spec.gate.quorum)
+        since = self._age(slot.tip_since_s, now_s)
+
+        def follows(card: CardRecord) -> bool:
+            return may_replace(card, old, since)
+
+        tip = tip_of(cards, attestations, lambda peer: may_attest(self.spec, peer), self.spec.gate.quorum, follows)
         if tip is None or (old is not None and tip.card.id == old.card.id and len(tip.attestations) == len(old.attestations)):
             return
         if old is None or tip.card.id != old.card.id:
+            self.hearing.note_tip(name, tip.card.signer, slot.tip_since_s if old and not self._loading else None, now_s)
             slot.tip_since_s = now_s
         slot.tip = tip
         if self._loading:
@@ -154,14 +177,25 @@ class Board:
         envelopes: list[Envelope[Any]] = [tip.card, *tip.attestations[:MAX_LEDGER_ATTESTATIONS]]
         self.ledger.put(f"tip/{name}", msgpack.packb([envelope.data for envelope in envelopes]))
 
-    def _load(self) -> None:
+    def _age(self, since_s: float, now_s: float) -> Age:
+        return Age(now_s - since_s, self.spec.timing.checkpoint_s)
+
+    def _load(self, now_s: float) -> None:
+        """The tips from before a restart; what is damaged, or cannot be, is forgotten: the swarm has the rest too."""
         for key, data in self.ledger.items("tip/"):
             try:
-                for envelope in [open_envelope(part, run=self.run, kinds=("card", "attestation")) for part in _unpacked(data)]:
-                    self.add(envelope, envelope.record.issued_at)
+                for part in _unpacked(data):
+                    self._load_one(open_envelope(part, run=self.run, kinds=("card", "attestation")), now_s)
             except RecordError as error:
                 log.warning("%s in the ledger is damaged and deleted, the swarm has it too: %s", key, error)
                 self.ledger.delete(key)
+
+    def _load_one(self, envelope: Envelope[Any], now_s: float) -> None:
+        if isinstance(envelope.record, CardRecord):
+            absurd = impossible(envelope.record, self._age(self.spec.created_at, now_s))
+            if absurd is not None:
+                raise RecordError(f"its card has epoch {envelope.record.epoch} and seq {envelope.record.seq}: {absurd}")
+        self.add(envelope, min(envelope.record.issued_at, now_s))
 
 
 def _unpacked(data: bytes) -> list[bytes]:

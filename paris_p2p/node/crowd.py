@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord
-from paris_p2p.rules.claims import is_live, lead_of, order
+from paris_p2p.rules.claims import is_live, leads_of, order
+from paris_p2p.rules.heard import Heard
 from paris_p2p.rules.tips import Tip
 from paris_p2p.spec import TimingSpec
 
@@ -34,12 +35,19 @@ class SlotRecords:
     tip_since_s: float = 0.0
 
 
-def drop_claims(slot: SlotRecords, now_s: float, timing: TimingSpec) -> None:
-    """Down to MAX_CLAIMS: expired ones first, then ones that cannot lead, then the live ones that came last."""
+def drop_claims(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Heard, me: str) -> None:
+    """Down to MAX_CLAIMS: expired ones first, then ones that cannot lead, then the live ones that came last.
+
+    This node's own (`me`) stays, as do the first to come and the first in the order that decides who leads.
+    """
     if len(slot.claims) <= MAX_CLAIMS:
         return
     live = {signer: claim for signer, claim in slot.claims.items() if is_live(claim, slot.tip, now_s, timing)}
-    stay = set(list(live)[:FIRST_CLAIMS]) | set(sorted(live, key=lambda signer: order(live[signer]))[:FIRST_CLAIMS])
+
+    def rank(signer: str) -> tuple[int, float, bytes]:
+        return heard.wasted(signer, now_s), *order(live[signer], timing, heard)
+
+    stay = set(list(live)[:FIRST_CLAIMS]) | set(sorted(live, key=rank)[:FIRST_CLAIMS]) | {me}
     if slot.tip is not None:
         stay.add(slot.tip.card.signer)
 
@@ -51,10 +59,9 @@ def drop_claims(slot: SlotRecords, now_s: float, timing: TimingSpec) -> None:
         del slot.claims[signer]
 
 
-def card_worths(slot: SlotRecords, now_s: float, timing: TimingSpec) -> dict[str, int]:
-    """How much each card matters: 4 tip and best, 3 attested, 2 of the lead or the tip's maker, 1 after the tip, 0 before it."""
-    lead = lead_of(tuple(slot.claims.values()), slot.tip, now_s, timing)
-    leaders = {lead.signer} if lead else set[str]()
+def card_worths(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Heard) -> dict[str, int]:
+    """How much each card matters: 4 tip and best, 3 attested, 2 of a lead or the tip's maker, 1 after the tip, 0 before it."""
+    leaders = {lead.signer for lead in leads_of(tuple(slot.claims.values()), slot.tip, now_s, timing, heard)}
     anchors, head = set[str](), (0, 0)
     if slot.tip is not None:
         leaders.add(slot.tip.card.signer)
@@ -72,11 +79,11 @@ def card_worths(slot: SlotRecords, now_s: float, timing: TimingSpec) -> dict[str
     return {card.id: worth(card) for card in list(slot.cards.values())}
 
 
-def drop_cards(slot: SlotRecords, now_s: float, timing: TimingSpec) -> None:
+def drop_cards(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Heard) -> None:
     """Down to MAX_CARDS, the least worth and oldest first."""
     if len(slot.cards) <= MAX_CARDS:
         return
-    worths = card_worths(slot, now_s, timing)
+    worths = card_worths(slot, now_s, timing, heard)
     for card_id in sorted(slot.cards, key=worths.__getitem__)[: len(slot.cards) - MAX_CARDS]:
         del slot.cards[card_id]
         slot.seen_at_s.pop(card_id, None)

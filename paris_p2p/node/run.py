@@ -7,10 +7,10 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from paris_p2p.envelope import Envelope, open_envelope, seal
 from paris_p2p.errors import BlobError, DiskFullError, RecordError, SwarmError, UnreachableError
@@ -42,6 +42,9 @@ HOLDER_LIFETIME_S = 1800.0
 PEER_LIFETIME_S = 600.0
 GOSSIPED = ("claim", "card", "attestation")
 MAX_ASKED = 8  # connected peers, for what the bulletin board does not tell
+MAX_READ_AT_ONCE = 4  # slots
+MAX_MISS_S = 60.0  # between two rounds of questions for attested cards that nobody had
+T = TypeVar("T")
 
 
 class RunNode:
@@ -51,13 +54,15 @@ class RunNode:
         self.host, self.run, self.spec, self.spec_data = host, run.id, run.record, run.data
         self.owner = run.signer
         self.ledger = Ledger(host.settings.data_dir / "runs" / run.id / "ledger")
-        self.board = Board(run.id, run.record, self.ledger)
+        self.board = Board(run.id, run.record, self.ledger, host.identity.peer_id)
         self.roles: dict[str, str] = {}  # of the peers that said they are here
         self.refused: Counter[str] = Reasons()  # reason -> records and cards
+        self.board.refused = self.refused
         self.listeners: list[Callable[[Envelope[Any]], None]] = []
         self._data_blobs = {ref.id for ref in run.record.data_blobs}
         self._held: dict[str, set[str]] = {}  # purpose -> blobs in use
         self._fetched: set[str] = set()  # asked for since the start
+        self._misses: dict[str, tuple[int, float]] = {}  # slot -> tries for attested cards nobody had, and when the next is due
         self._good_blobs: set[str] = set()  # of checkpoints that are ours or that we attested
 
     @property
@@ -109,37 +114,59 @@ class RunNode:
         return {"run": self.run, "slot": slot, "seq": seq, "issued_at": now, "expires_at": now + lifetime}
 
     async def refresh(self, slots: Sequence[str] = ()) -> None:
-        """Read claims and tips of the slots (all, when none are named) and put back tips the bulletin board forgot."""
-        for slot in slots or self.spec.slots:
-            for envelope in await self.host.swarm.read_records(claims_key(self.run, slot), self.run):
-                self.keep(envelope)
-            key = tips_key(self.run, slot)
-            found = await self.host.swarm.read_records(key, self.run)
-            for envelope in found:
-                self.keep(envelope)
-            ids, now = {envelope.id for envelope in found}, time.time()
-            for envelope in self.board.tip_envelopes(slot):
-                if envelope.id not in ids and envelope.record.expires_at > now:  # an older one is had from peers directly
-                    await self.host.swarm.store_record(envelope)
-            await self._ask_for_attested(slot)
+        """Read claims and tips of the slots (all, when none are named) and put back tips the bulletin board forgot.
+
+        Several slots at once: where a read takes long, the last one must not wait for all others.
+        """
+        turns = asyncio.Semaphore(MAX_READ_AT_ONCE)
+
+        async def one(slot: str) -> None:
+            async with turns:
+                await self._refresh_slot(slot)
+
+        await together(one(slot) for slot in slots or self.spec.slots)
+
+    async def _refresh_slot(self, slot: str) -> None:
+        key, swarm = tips_key(self.run, slot), self.host.swarm
+        claims, found = await together(
+            [swarm.read_records(claims_key(self.run, slot), self.run), swarm.read_records(key, self.run)]
+        )
+        for envelope in (*claims, *found):
+            self.keep(envelope)
+        ids, now = {envelope.id for envelope in found}, time.time()
+        for envelope in self.board.tip_envelopes(slot):
+            if envelope.id not in ids and envelope.record.expires_at > now:  # an older one is had from peers directly
+                await swarm.store_record(envelope)
+        await self._ask_for_attested(slot)
 
     async def _ask_for_attested(self, slot: str) -> None:
         """Cards that were attested and are not to be had from the bulletin board, from the peers that are connected.
 
-        The board keeps one card of a maker: one that it made meanwhile hides the one that became the tip.
+        The board keeps one card of a maker: one that it made meanwhile hides the one that became the tip. Anybody can attest
+        a card that nobody has: peers are asked side by side, once a slot and interval, and more rarely while they know nothing.
         """
-        attestors = self.board.attestors_of_unknown(slot)
+        attestors, now_s = self.board.attestors_of_unknown(slot), time.monotonic()
         if not attestors:
+            self._misses.pop(slot, None)
+            return
+        tries, next_s = self._misses.get(slot, (0, 0.0))
+        if now_s < next_s:
             return
         connected = [peer.peer_id for peer in await self.host.swarm.peers()]
         random.shuffle(connected)  # not the same ones each time, should they not know either
-        for peer in sorted(connected, key=lambda peer: peer not in attestors)[:MAX_ASKED]:
+        asked = sorted(connected, key=lambda peer: peer not in attestors)[:MAX_ASKED]
+        wait_s = min(MAX_MISS_S, self.spec.timing.checkpoint_s / 2 * 2.0 ** min(tries, 20))
+        self._misses[slot] = tries + 1, now_s + wait_s
+
+        async def ask(peer: str) -> None:
             try:
                 await self.catch_up(peer, (slot,))
             except SwarmError as error:
                 log.info("%s did not answer: %s", peer[-8:], error)
-            if not self.board.attestors_of_unknown(slot):
-                return
+
+        await together(ask(peer) for peer in asked)
+        if not self.board.attestors_of_unknown(slot):
+            self._misses.pop(slot, None)
 
     async def catch_up(self, peer: str, slots: Sequence[str] = ()) -> None:
         """Ask one peer directly for what it knows (of all slots, when none are named): tips whose DHT records have gone."""
@@ -189,6 +216,8 @@ class RunNode:
         """Who says they are here, and as what; kept in `roles`."""
         records = await self.host.swarm.read_records(peers_key(self.run), self.run)
         self.roles = {envelope.signer: envelope.record.role for envelope in records if isinstance(envelope.record, PeerRecord)}
+        # Where nobody is there to attest, no lead can be asked for an attested card (rules/heard.py).
+        self.board.hearing.attended = bool(self.known_attestors()) or may_attest(self.spec, self.peer_id)
 
     # blobs
 
@@ -246,6 +275,17 @@ class RunNode:
         self._good_blobs, self._fetched = self._good_blobs & keep, self._fetched & keep
         for blob_id in gone:
             await asyncio.to_thread(self.host.store.delete, blob_id)
+
+
+async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Their results, side by side; when one fails the others are ended before its error is raised, so that none is left behind."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager

@@ -78,8 +78,8 @@ class Status(BaseModel):
 
 
 def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
-    tip = node.board.tip(slot)
-    lead = lead_of(node.board.claims(slot), tip, now_s, node.spec.timing)
+    tip, view = node.board.tip(slot), node.board.view(slot)
+    lead = lead_of(view.claims, tip, now_s, node.spec.timing, view.heard)
     status: dict[str, Any] = {"slot": slot, "pending": len(node.board.pending(slot))}
     if lead is not None:
         status |= {"lead": lead.signer, "epoch": lead.record.epoch}

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,9 +24,10 @@ from paris_p2p.peer.check import Checker, Gate
 from paris_p2p.peer.summary import checkpoint_limits
 from paris_p2p.peer.votes import Votes
 from paris_p2p.records import AttestationRecord, CardRecord
-from paris_p2p.rules.claims import held_when_made, lead_of
+from paris_p2p.rules.checks import NO_PLACE, Candidate, look_up_every_s, next_checks, yields_to
+from paris_p2p.rules.claims import leads_of, may_publish_card
 from paris_p2p.rules.placement import attest_turn_s
-from paris_p2p.rules.tips import Tip, refuse_card, refuse_loss
+from paris_p2p.rules.tips import NO_CLAIM, Tip, refuse_card, refuse_loss
 from paris_p2p.rules.trust import may_attest
 from paris_p2p.work.messages import GateResult
 
@@ -42,8 +44,9 @@ class Attestor:
         self.votes = Votes(node.run, node.ledger)
         self.checker = Checker(node, device, gate)
         self.attested = 0
-        self._leads_seen: dict[str, str] = {}  # card id -> who held the claim when the card came
-        self._looked_up: set[str] = set()  # cards for which the board was read again
+        self._from_leads: dict[str, None] = {}  # cards whose makers held the slot when they came, or later
+        self._put_off: set[str] = set()  # cards counted as refused for want of a claim, and looked at again all the same
+        self._looked_up_s: dict[str, float] = {}  # slot -> when its records were last read for waiting cards
         self._refused: set[str] = set()
         self._failed: Counter[str] = Counter()  # card id -> checks that came to no end
         self._wake = {slot: asyncio.Event() for slot in node.spec.slots}
@@ -65,46 +68,86 @@ class Attestor:
             await self.checker.close()
 
     async def _watch(self, slot: str) -> None:
+        """A task's outermost frame: whatever others signed, the next look comes. Errors of this disk go on."""
         while True:
             try:
                 await self._look_at(slot)
             except SwarmError as error:
                 log.info("the swarm does not answer about %s: %s", slot, error)
                 await asyncio.sleep(RETRY_S)
+            except (ValueError, TypeError, ArithmeticError, LookupError):
+                log.exception("a look at the cards of %s failed; they are looked at again", slot)
+                self.node.refused["a fault of this program while a card was looked at"] += 1
+                await asyncio.sleep(RETRY_S)
 
     async def _look_at(self, slot: str) -> None:
-        """Consider every card of a slot that waits, then wait for news."""
+        """Check the cards of a slot that may be checked, see to the others, then wait for news."""
         self._wake[slot].clear()
         wait_s = RETRY_S
-        for card in self._in_order(slot):
-            if card.id not in self._refused:
-                wait_s = min(wait_s, await self._consider(card))
+        step = next_checks(self._candidates(slot), self._looked_up_s.get(slot, -math.inf))
+        for one in step.check:
+            wait_s = min(wait_s, await self._consider(one.card))
+        for one in step.refuse:
+            if one.card in self.node.board.pending(slot):  # else the tip went past it while we looked
+                self._refuse(one.card, one.objection or "")
+        for one in step.put_off:
+            self._put_off_once(one.card)
+        if step.look_up:
+            wait_s = min(wait_s, await self._look_up(slot))
         try:
             async with asyncio.timeout(wait_s):
                 await self._wake[slot].wait()
         except TimeoutError:
-            await self.node.refresh([slot])
+            await self._look_up(slot)
 
-    def _in_order(self, slot: str) -> list[Envelope[CardRecord]]:
-        """Waiting cards, those that lack least first: attestors that begin with different ones may use up a place for nothing.
+    async def _look_up(self, slot: str) -> float:
+        """Read the board again, at most once an interval; returns seconds until it may be read again, 0 when it was."""
+        now_s, every_s = time.time(), look_up_every_s(self.node.spec.timing.checkpoint_s)
+        left_s = self._looked_up_s.get(slot, -math.inf) + every_s - now_s
+        if 0 < left_s <= every_s:
+            return left_s
+        await self.node.refresh([slot])
+        self._looked_up_s[slot] = now_s
+        return 0.0
 
-        Before that, the ones whose checks failed least: one that cannot be had does not hold up the others.
-        """
-        board, failed = self.node.board, self._failed
-        return sorted(board.pending(slot), key=lambda card: (failed[card.id], -len(board.attestors(card.id, slot)), -card.record.epoch))
+    def _candidates(self, slot: str) -> list[Candidate]:
+        leads = self._leads(slot)
+        me, board = self.node.peer_id, self.node.board
+        others = [card for card in board.pending(slot) if card.signer != me and card.id not in self._refused]
+        return [self._candidate(card, leads) for card in others]
+
+    def _candidate(self, card: Envelope[CardRecord], leads: Sequence[str]) -> Candidate:
+        slot, board = card.record.slot, self.node.board
+        return Candidate(
+            card=card,
+            came_s=board.slots[slot].seen_at_s.get(card.id, -math.inf),
+            place=leads.index(card.signer) if card.signer in leads else NO_PLACE,
+            objection=self._objection(card),
+            failed=self._failed[card.id],
+            attested=len(board.attestors(card.id, slot)),
+        )
+
+    def _leads(self, slot: str) -> list[str]:
+        view = self.node.board.view(slot)
+        return [lead.signer for lead in leads_of(view.claims, view.tip, time.time(), view.timing, view.heard)]
 
     def _notice(self, envelope: Envelope[Any]) -> None:
         if isinstance(envelope.record, CardRecord):
-            self._leads_seen.setdefault(envelope.id, self._lead(envelope.record.slot))
-            if len(self._leads_seen) > MAX_REMEMBERED:
-                self._leads_seen.pop(next(iter(self._leads_seen)))
+            self._is_from_a_lead(envelope)
         if (wake := self._wake.get(envelope.record.slot)) is not None:
             wake.set()
 
-    def _lead(self, slot: str) -> str:
-        tip = self.node.board.tip(slot)
-        lead = lead_of(self.node.board.claims(slot), tip, time.time(), self.node.spec.timing)
-        return lead.signer if lead else ""
+    def _is_from_a_lead(self, card: Envelope[CardRecord]) -> bool:
+        """Whether the maker holds the slot, or did when the card came; once true, it stays so."""
+        if card.id in self._from_leads:
+            return True
+        view = self.node.board.view(card.record.slot)
+        if not may_publish_card(view, card, time.time()):
+            return False
+        self._from_leads[card.id] = None
+        if len(self._from_leads) > MAX_REMEMBERED:
+            del self._from_leads[next(iter(self._from_leads))]
+        return True
 
     async def _consider(self, card: Envelope[CardRecord]) -> float:
         """Attest one card, or refuse it for good; returns seconds until it should be looked at again."""
@@ -116,16 +159,9 @@ class Attestor:
         wait_s = turn * attest_turn_s(node.spec.timing.checkpoint_s)
         if age < wait_s:
             return wait_s - age
-        if self._objection(card) is not None and not await self._look_up(card):
-            return RETRY_S
-        tip, reason = node.board.tip(slot), self._objection(card)
-        if card not in node.board.pending(slot):
-            return RETRY_S  # the tip went past it while we looked
-        if reason is not None:
-            self._refuse(card, reason)
-            return RETRY_S
-        if self._is_moot(card):
-            return RETRY_S
+        tip = node.board.tip(slot)
+        if card not in node.board.pending(slot) or self._objection(card) is not None or self._is_moot(card):
+            return RETRY_S  # the tip moved, or another's card came first, while we looked at the ones before
         try:
             if (result := await self._check_unless_moot(card, tip)) is not None:
                 await self._judge(card, result, tip)
@@ -134,44 +170,28 @@ class Attestor:
             self.say(f"could not check {slot} seq {card.record.seq} yet: {error}")
         return RETRY_S
 
-    async def _look_up(self, card: Envelope[CardRecord]) -> bool:
-        """Read the board again: a card's claim or its parent's attestation may come later; False when nobody leads who counts.
-
-        Then the next lead decides: the card's maker, which came back, or another.
-        """
-        slot = card.record.slot
-        if card.id not in self._looked_up:
-            if len(self._looked_up) > MAX_REMEMBERED:
-                self._looked_up.clear()
-            self._looked_up.add(card.id)
-            await self.node.refresh([slot])
-        lead = self._leads_seen.get(card.id) or self._lead(slot)
-        if not lead and held_when_made(card, self.node.board.claims(slot)):
-            lead = card.signer
-        self._leads_seen[card.id] = lead
-        return bool(lead)
-
     def _is_moot(self, card: Envelope[CardRecord]) -> bool:
-        """Whether a check can end: the tip moved, or who made the card leads no longer and a card of whoever does waits."""
+        """Whether a check can end: the tip moved, or a card waits whose maker comes before this one's."""
         slot, board = card.record.slot, self.node.board
         tip, pending = board.tip(slot), board.pending(slot)
         if card not in pending or card.record.parent != (tip.card.id if tip else ""):
             return True
-        lead = self._lead(slot)
-        return lead not in ("", card.signer) and any(other.signer == lead and self._may_sign(other) for other in pending)
-
-    def _may_sign(self, card: Envelope[CardRecord]) -> bool:
-        signed = self.node.peer_id in self.node.board.attestors(card.id, card.record.slot)
-        return not signed and card.id not in self._refused and self._objection(card) is None
+        leads = self._leads(slot)
+        rivals = [other for other in pending if other.signer in leads and other.id not in self._refused]
+        mine, me = self._candidate(card, leads), self.node.peer_id
+        return any(
+            yields_to(mine, self._candidate(other, leads)) for other in rivals if me not in board.attestors(other.id, slot)
+        )
 
     def _objection(self, card: Envelope[CardRecord]) -> str | None:
         """What the card's own words and the board say against it, before anything is fetched."""
         slot = card.record.slot
-        lead = self._leads_seen.get(card.id) or self._lead(slot)
         weights_bytes, resume_bytes = checkpoint_limits(self.node.spec, slot)
         if card.record.weights.size_bytes > weights_bytes or card.record.resume.size_bytes > resume_bytes:
             return "its blobs are larger than the network's can be"
-        return refuse_card(card, self.node.board.tip(slot), lead, self.votes.chosen(card.record), self.node.peer_id)
+        lead = card.signer if self._is_from_a_lead(card) else ""
+        signed = self.votes.chosen(card.record) if lead else None
+        return refuse_card(card, self.node.board.tip(slot), lead, signed, self.node.peer_id)
 
     def _turn(self, card: Envelope[CardRecord]) -> int:
         """This peer's place among the known attestors of a card: the same list everywhere, shuffled by each card's id."""
@@ -255,13 +275,23 @@ class Attestor:
         card, attestation = vote
         if card.record.parent != (tip.card.id if tip else "") or self.votes.chosen(card.record) not in (None, card.id):
             return
-        self._leads_seen[card.id] = card.signer  # it was asked when the card was chosen
+        self._from_leads[card.id] = None  # it was asked when the card was chosen
         node.keep(card)
         if not all(node.host.store.has(ref.id) for ref in (card.record.weights, card.record.resume)):
             return  # as a card that waits: to be fetched and checked again
         with suppress(SwarmError):  # nobody there: whoever asks this peer is told
             await self._vote(card, attestation)
             await node.tell(card)
+
+    def _put_off_once(self, card: Envelope[CardRecord]) -> None:
+        """Counted once a card, and said only when few are: anybody can make such cards without end."""
+        if card.id in self._put_off:
+            return
+        if len(self._put_off) >= MAX_REMEMBERED:
+            self._put_off.clear()
+        self._put_off.add(card.id)
+        self.node.refused[NO_CLAIM] += 1
+        log.info("put off %s seq %d of %s: %s", card.record.slot, card.record.seq, card.signer[-8:], NO_CLAIM)
 
     def _refuse(self, card: Envelope[CardRecord], reason: str) -> None:
         if len(self._refused) >= MAX_REMEMBERED:

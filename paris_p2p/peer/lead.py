@@ -17,7 +17,7 @@ from paris_p2p.node.status import TrainingStatus
 from paris_p2p.peer.outbox import Outbox
 from paris_p2p.peer.process import Worker
 from paris_p2p.records import ClaimRecord
-from paris_p2p.rules.claims import ClaimView, decide_claim, may_publish
+from paris_p2p.rules.claims import decide_claim, may_publish
 from paris_p2p.spec import PeerSettings
 from paris_p2p.work.messages import CheckpointReady, Failed, Started, StepEvent, Stopped, TrainJob, parse_event
 
@@ -136,8 +136,7 @@ class Lead:
 
     def _lost(self) -> str:
         """Why this peer no longer leads, or nothing. A claim that lapsed while nobody came is not lost: it is made anew."""
-        view = ClaimView(self.slot, tuple(self.node.board.claims(self.slot)), self.node.board.tip(self.slot), self.node.spec.timing)
-        decision = decide_claim(view, self.node.peer_id, time.time())
+        decision = decide_claim(self.node.board.view(self.slot), self.node.peer_id, time.time())
         return decision.reason if decision.action in ("yield", "standby") else ""
 
     async def _release(self) -> None:

@@ -19,8 +19,9 @@ from paris_p2p.peer.check import Gate
 from paris_p2p.peer.lead import Lead, MakeWorker
 from paris_p2p.peer.process import Worker
 from paris_p2p.peer.seeding import announce, seed_tips
+from paris_p2p.peer.summary import checkpoint_limits
 from paris_p2p.records import ClaimRecord
-from paris_p2p.rules.claims import ClaimView, Decision, decide_claim, lead_of, next_epoch
+from paris_p2p.rules.claims import Decision, decide_claim, has_room, leads_of
 from paris_p2p.rules.placement import SlotState, choose_slot
 from paris_p2p.spec import PeerSettings
 
@@ -51,6 +52,7 @@ class Volunteer:
     ):
         self.node, self.settings, self.role, self.say, self.make_worker = node, settings, role, say, make_worker
         self.attestor = Attestor(node, device=settings.device if role == "owner" else "cpu", say=say, gate=gate)
+        node.board.hearing.state_bytes = {slot: sum(checkpoint_limits(node.spec, slot)) for slot in node.spec.slots}
         self.lead: Lead | None = None
         self.phase, self.why = "looking", "reading claims and tips"
         self._leaving = asyncio.Event()
@@ -158,11 +160,10 @@ class Volunteer:
         decision = self._decide(slot)
         if decision.action not in ("claim", "settle", "hold", "train"):
             return None
-        self._set("claiming", f"{slot}: {choice.why}")
-        self.say(f"claiming {slot}: {choice.why}")
+        self._set("claiming", f"{slot}: {choice.why}; {decision.reason}")
+        self.say(f"claiming {slot}: {choice.why}; {decision.reason}")
         head = self.node.header("claim", slot, timing.claim_s)
-        epoch = next_epoch(self.node.board.tip(slot), self.node.board.epochs_used(slot))
-        claim = await self.node.say(ClaimRecord(**head, epoch=epoch, claimed_at=head["issued_at"]))
+        claim = await self.node.say(ClaimRecord(**head, epoch=decision.epoch, claimed_at=head["issued_at"]))
         while self._decide(slot).action == "settle":
             await asyncio.sleep(timing.settle_s / 2)
             await self.node.refresh([slot])
@@ -176,10 +177,7 @@ class Volunteer:
 
     def _decide(self, slot: str) -> Decision:
         wanted = not (self._paused.is_set() or self._leaving.is_set())
-        board = self.node.board
-        used = frozenset(board.epochs_used(slot))
-        view = ClaimView(slot, tuple(board.claims(slot)), board.tip(slot), self.node.spec.timing, wanted, used)
-        return decide_claim(view, self.node.peer_id, time.time())
+        return decide_claim(self.node.board.view(slot, wanted=wanted), self.node.peer_id, time.time())
 
     async def _lead(self, claim: Envelope[ClaimRecord]) -> None:
         self.lead = Lead(self.node, self.settings, claim, self.say, self.make_worker)
@@ -201,13 +199,14 @@ class Volunteer:
         return [self._slot_state(slot, now_s) for slot in self.node.spec.slots]
 
     def _slot_state(self, slot: str, now_s: float) -> SlotState:
-        tip = self.node.board.tip(slot)
-        lead = lead_of(self.node.board.claims(slot), tip, now_s, self.node.spec.timing)
+        tip, view, me = self.node.board.tip(slot), self.node.board.view(slot), self.node.peer_id
+        leads = leads_of(view.claims, tip, now_s, self.node.spec.timing, view.heard)
         total = self.node.spec.training.total_steps
         return SlotState(
             slot=slot,
-            # An old claim of ours, from before a restart, does not keep us out: a new one replaces it.
-            lead=lead.signer if lead and lead.signer != self.node.peer_id else "",
+            # An old claim of ours, from before a restart, does not keep us out: a new one replaces it. Nor do claims that
+            # have long brought nothing.
+            lead="" if has_room(view, me, now_s) else next((lead.signer for lead in leads if lead.signer != me), ""),
             clips=tip.card.record.clips if tip else 0,
             done=bool(total and tip and tip.card.record.steps >= total),
         )

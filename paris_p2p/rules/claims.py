@@ -1,9 +1,11 @@
-"""Who leads a slot: a pure function of verified claims, the tip and the clock (DESIGN: claim).
+"""Who leads a slot: a pure function of verified claims, the tip, what was heard, and the clock (docs/protocol.md, "Order").
 
 A claim is advice that keeps honest peers from working twice; the fence is the attestation (tips.py). What holds: the
-maker of the tip, while it renews the claim it made the tip under, cannot be displaced by any stranger's claim; a lead
-that lapsed is a newcomer again. What does not: a liar may backdate `claimed_at` against a lead that has no tip yet, or sit on a
-free slot with renewals and no cards. It cannot make anybody sign its cards out of turn.
+maker of the tip, while it renews the claim it made the tip under and goes on making tips, cannot be displaced by any
+stranger's claim; a lead that lapsed is a newcomer again; a claim counts from when it was heard; and who holds claims
+without an attested card comes after all who do not. Where claims bring no tip, twice as many peers may work side by side
+with each patience (heard.py): however many keys lie, an honest peer gets its turn, and readers that heard other things
+come to accept its card. A liar cannot make anybody sign its cards out of turn.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from blake3 import blake3
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.records import CardRecord, ClaimRecord
+from paris_p2p.rules.heard import CLOCK_SLACK_S, Heard
 from paris_p2p.rules.tips import MAX_EPOCHS_AHEAD, Tip, may_follow
 from paris_p2p.spec import TimingSpec
 
-CLOCK_SLACK_S = 3.0  # peers' clocks agree within this
 EPOCH_GAP = 8  # used-up epochs in a row that a peer may not have heard of
 _ROUNDING_S = 1e-3  # expiry = issue + length does not come back exactly in floating point
+
+NOTHING_HEARD = Heard()
+Rank = tuple[bool, int, float, bytes]
 
 Action = Literal["claim", "settle", "train", "hold", "yield", "release", "standby"]
 
@@ -37,6 +42,7 @@ class ClaimView:
     timing: TimingSpec
     wanted: bool = True
     used: frozenset[int] = frozenset()  # epochs_used: a new claim goes above them
+    heard: Heard = NOTHING_HEARD
 
 
 @dataclass(frozen=True)
@@ -53,16 +59,41 @@ class Decision:
     reason: str
 
 
-def lead_of(claims: Iterable[Envelope[ClaimRecord]], tip: Tip | None, now_s: float, timing: TimingSpec) -> Envelope[ClaimRecord] | None:
-    """The claim that holds the slot: the incumbent's, else the first live one by (claimed_at, hash of epoch and peer id).
+def leads_of(
+    claims: Iterable[Envelope[ClaimRecord]], tip: Tip | None, now_s: float, timing: TimingSpec, heard: Heard = NOTHING_HEARD
+) -> tuple[Envelope[ClaimRecord], ...]:
+    """The claims that hold the slot, the first one first: one, or several where claims have long brought no tip.
 
-    The incumbent is the tip's signer under the very claim it made the tip with. Per signer only the highest seq counts.
+    The incumbent comes first: the tip's signer under the very claim it made the tip with. Then who wasted least, then who
+    was first (`Heard.claimed_s`), then the hash of epoch and peer id. Per signer only the highest seq counts.
     """
     live = [claim for claim in _newest(claims) if is_live(claim, tip, now_s, timing)]
-    for claim in live:
-        if tip is not None and claim.record.epoch == tip.card.record.epoch and claim.record.claimed_at <= tip.card.record.issued_at:
-            return claim
-    return min(live, key=order, default=None)
+    return tuple(sorted(live, key=lambda claim: _rank(claim, tip, now_s, timing, heard))[: heard.places(now_s)])
+
+
+def lead_of(
+    claims: Iterable[Envelope[ClaimRecord]], tip: Tip | None, now_s: float, timing: TimingSpec, heard: Heard = NOTHING_HEARD
+) -> Envelope[ClaimRecord] | None:
+    """The first of the claims that hold the slot; None when nobody leads."""
+    return next(iter(leads_of(claims, tip, now_s, timing, heard)), None)
+
+
+def has_room(view: ClaimView, me: str, now_s: float) -> bool:
+    """Whether a claim that `me` made now would hold the slot: nobody leads, or claims there have long brought no tip."""
+    timing, heard = view.timing, view.heard
+    others = [claim for claim in _newest(view.claims) if claim.signer != me and is_live(claim, view.tip, now_s, timing)]
+    places = heard.places(now_s)
+    mine = (True, heard.wasted(me, now_s), now_s - heard.ahead_s(me, timing))
+    before = sum(_rank(claim, view.tip, now_s, timing, heard)[:3] <= mine for claim in others)
+    return before < places
+
+
+def may_publish_card(view: ClaimView, card: Envelope[CardRecord], now_s: float) -> bool:
+    """Whether a card's maker holds the slot now, or nobody does who counts and it held it when it made the card."""
+    leads = leads_of(view.claims, view.tip, now_s, view.timing, view.heard)
+    if card.signer in {lead.signer for lead in leads} or view.heard.is_open(now_s):
+        return True
+    return not leads and held_when_made(card, view.claims)
 
 
 def held_when_made(card: Envelope[CardRecord], claims: Iterable[Envelope[ClaimRecord]]) -> bool:
@@ -75,10 +106,11 @@ def held_when_made(card: Envelope[CardRecord], claims: Iterable[Envelope[ClaimRe
     return newest is not None and newest.claimed_at <= card.record.issued_at <= newest.expires_at
 
 
-def order(claim: Envelope[ClaimRecord]) -> tuple[float, bytes]:
+def order(claim: Envelope[ClaimRecord], timing: TimingSpec, heard: Heard = NOTHING_HEARD) -> tuple[float, bytes]:
     """What decides who was first; the hash makes ties fall the same way everywhere."""
     epoch = claim.record.epoch.to_bytes(8, "big")
-    return claim.record.claimed_at, blake3(epoch + peer_id_to_bytes(claim.signer)).digest()
+    tie = blake3(epoch + peer_id_to_bytes(claim.signer)).digest()
+    return heard.claimed_s(claim.record, claim.signer, timing), tie
 
 
 def next_epoch(tip: Tip | None, used: Collection[int] = ()) -> int:
@@ -138,9 +170,9 @@ def decide_claim(view: ClaimView, me: str, now_s: float) -> Decision:
     epoch = mine.record.epoch
     if not view.wanted:
         return Decision("release", view.slot, epoch, "this peer was asked to stop")
-    lead = lead_of(view.claims, view.tip, now_s, view.timing)
-    if lead is None or lead.signer != me:
-        return Decision("yield", view.slot, epoch, _who(lead, view.tip))
+    leads = leads_of(view.claims, view.tip, now_s, view.timing, view.heard)
+    if me not in {lead.signer for lead in leads}:
+        return Decision("yield", view.slot, epoch, _who(next(iter(leads), None), view.tip))
     if now_s < mine.record.claimed_at + view.timing.settle_s:
         return Decision("settle", view.slot, epoch, f"waiting {view.timing.settle_s:g} s for claims made before ours")
     if renew_due(mine.record, now_s, view.timing):
@@ -149,13 +181,27 @@ def decide_claim(view: ClaimView, me: str, now_s: float) -> Decision:
 
 
 def _decide_newcomer(view: ClaimView, me: str, now_s: float) -> Decision:
-    epoch = next_epoch(view.tip, view.used)
+    leads = leads_of(view.claims, view.tip, now_s, view.timing, view.heard)
+    others = [lead for lead in leads if lead.signer != me]
+    # Beside another lead under an epoch of its own: attestors that begin with either's card may sign the other's too.
+    epoch = next_epoch(view.tip, view.used | {lead.record.epoch for lead in others})
     if not view.wanted:
         return Decision("standby", view.slot, epoch, "this peer was asked not to work here")
-    lead = lead_of(view.claims, view.tip, now_s, view.timing)
-    if lead is not None and lead.signer != me:
-        return Decision("standby", view.slot, epoch, _who(lead, view.tip))
-    return Decision("claim", view.slot, epoch, "nobody leads it")
+    if not has_room(view, me, now_s):
+        return Decision("standby", view.slot, epoch, _who(next(iter(others), None), view.tip))
+    why = f"beside {others[0].signer[-8:]}, which has long brought no checkpoint" if others else "nobody leads it"
+    return Decision("claim", view.slot, epoch, why)
+
+
+def _rank(claim: Envelope[ClaimRecord], tip: Tip | None, now_s: float, timing: TimingSpec, heard: Heard) -> Rank:
+    wasted = heard.wasted(claim.signer, now_s)
+    return not (wasted == 0 and _is_incumbent(claim, tip)), wasted, *order(claim, timing, heard)
+
+
+def _is_incumbent(claim: Envelope[ClaimRecord], tip: Tip | None) -> bool:
+    if tip is None or claim.signer != tip.card.signer or claim.record.claimed_at > tip.card.record.issued_at:
+        return False
+    return claim.record.epoch == tip.card.record.epoch
 
 
 def _who(lead: Envelope[ClaimRecord] | None, tip: Tip | None) -> str:

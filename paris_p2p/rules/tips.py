@@ -1,4 +1,4 @@
-"""Which checkpoint a slot stands at, and what an attestor refuses: pure functions of verified records (DESIGN section 3)."""
+"""Which checkpoint a slot stands at, and what an attestor refuses: pure functions of verified records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,27 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.records import AttestationRecord, CardRecord
 
 FIRST_CARD_SLACK = 1.5  # a first card may be this much worse than predicting nothing
+CARDS_PER_INTERVAL = 4  # cards a lineage may have for each checkpoint interval since the run was made; honest leads make one
+SPARE_CARDS = 64  # beside those: leads that leave, pause or hand over publish at once
+MAX_STEPS_PER_S = 1e4  # counters of a lineage: more than any machine trains
+MAX_CLIPS_PER_S = 1e6
+SPARE_S = 3600.0
+MAX_LOSS = 1e6  # records.Loss
+NO_CLAIM = "its signer did not hold the claim"  # not for good: it may come to hold it, or the claim may come later
 MAX_EPOCHS_AHEAD = 2048  # of the tip's: nobody brings epochs near the end of their type; more than a board's cards can use up
+
+
+@dataclass(frozen=True)
+class Age:
+    """How long a run, or a lineage since one of its cards, can have been trained: what bounds its numbers."""
+
+    age_s: float
+    checkpoint_s: float
+
+    @property
+    def cards(self) -> int:
+        """The most cards that a lineage can have got in this time."""
+        return SPARE_CARDS + int(CARDS_PER_INTERVAL * max(0.0, self.age_s) / self.checkpoint_s)
 
 
 @dataclass(frozen=True)
@@ -31,14 +51,17 @@ def tip_of(
     attestations: Iterable[Envelope[AttestationRecord]],
     may_attest: Callable[[str], bool],
     quorum: int,
+    follows: Callable[[CardRecord], bool] = lambda _: True,
 ) -> Tip | None:
     """The card with at least `quorum` attestations and the highest (epoch, seq); ties go to the smallest id.
+
+    Only cards count whose numbers can be (`follows`).
 
     One attestation counts per card and signer (should a signer have made two, that of the smallest id), never the card's own
     signer's. The lineage is not walked: it was the attestors' to check, and old cards may be gone.
     """
     by_card: dict[str, dict[str, Envelope[AttestationRecord]]] = {}
-    known = {card.id: card for card in cards}
+    known = {card.id: card for card in cards if follows(card.record)}
     for attestation in attestations:
         card = known.get(attestation.record.card)
         if card is None or attestation.signer == card.signer or not _fits(attestation.record, card.record):
@@ -49,6 +72,34 @@ def tip_of(
     approved = [known[card_id] for card_id, signers in by_card.items() if len(signers) >= quorum]
     best = max(approved, key=_rank, default=None)
     return None if best is None else Tip(best, tuple(a for _, a in sorted(by_card[best.id].items())))
+
+
+def impossible(card: CardRecord, run: Age) -> str | None:
+    """Why a card's numbers cannot be, whoever signed it, from the run's age alone; None when they can.
+
+    Each card raises `seq` by one and the epoch by MAX_EPOCHS_AHEAD at most (`refuse_card`), so a lineage's epoch is bounded by
+    its seq and that by the time there was. Nothing honest comes near, and no number comes near the end of its type.
+    """
+    if not 1 <= card.seq <= run.cards:
+        return "its seq is more than the run's age allows"
+    if card.epoch > MAX_EPOCHS_AHEAD * card.seq:
+        return "its epoch is more than its seq allows"
+    ample_s = SPARE_S + max(0.0, run.age_s)
+    if card.steps > MAX_STEPS_PER_S * ample_s or card.clips > MAX_CLIPS_PER_S * ample_s:
+        return "it counts more steps or clips than the run's age allows"
+    return None
+
+
+def may_replace(card: CardRecord, tip: Tip | None, since: Age) -> bool:
+    """Whether a card with a quorum can be this slot's next tip: not further ahead than cards may have been missed.
+
+    `since` is the time since the present tip came. A peer that was away for long accepts what the swarm got meanwhile; one
+    that was here accepts no leap.
+    """
+    if tip is None:
+        return True
+    last, ahead = tip.card.record, max(1, card.seq - tip.card.record.seq)
+    return ahead <= since.cards and card.epoch <= last.epoch + MAX_EPOCHS_AHEAD * ahead
 
 
 def lineage(card_id: str, cards: Mapping[str, Envelope[CardRecord]]) -> tuple[Envelope[CardRecord], ...]:
@@ -101,8 +152,6 @@ def refuse_card(card: Envelope[CardRecord], tip: Tip | None, lead: str, signed: 
     record = card.record
     if card.signer == me:
         return "it is this peer's own"
-    if card.signer != lead:
-        return "its signer did not hold the claim"
     if record.parent != (tip.card.id if tip else ""):
         return "its parent is not the tip"
     if record.seq != (tip.card.record.seq + 1 if tip else 1):
@@ -113,7 +162,7 @@ def refuse_card(card: Envelope[CardRecord], tip: Tip | None, lead: str, signed: 
         return "it counts no more steps or clips than its parent"
     if signed is not None and signed != card.id:
         return "another card was signed for this place"
-    return None
+    return None if card.signer == lead else NO_CLAIM
 
 
 def refuse_loss(loss: float, reference_loss: float, tolerance: float, *, first: bool) -> str | None:
@@ -124,6 +173,8 @@ def refuse_loss(loss: float, reference_loss: float, tolerance: float, *, first: 
     """
     if not (math.isfinite(loss) and math.isfinite(reference_loss)):
         return "its held-out loss is not finite"
+    if max(loss, reference_loss) > MAX_LOSS:
+        return "its held-out loss is larger than a record can say"
     limit = reference_loss * (FIRST_CARD_SLACK if first else 1 + tolerance)
     return None if loss <= limit else "its held-out loss is worse than the lineage's best"
 

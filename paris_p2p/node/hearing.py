@@ -1,0 +1,109 @@
+"""What this node heard of every slot's claims, kept for the rules (rules/heard.py), and over a restart what was wasted."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import msgpack
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.identity import peer_id_from_bytes, peer_id_to_bytes
+from paris_p2p.records import ClaimRecord
+from paris_p2p.rules.heard import Heard, Spell, hear, hear_slot, patience_s
+from paris_p2p.spec import RunSpec
+from paris_p2p.store.ledger import Ledger
+
+log = logging.getLogger(__name__)
+MAX_SPELLS = 1024  # signers remembered per slot; keys are free, so a flood of them gains nothing by being remembered
+MAX_PROVEN = 1024
+MAX_SAVED = 64  # signers per slot, those that wasted most
+SAVE_EVERY_S = 60.0
+
+
+@dataclass
+class SlotHearing:
+    """One slot: its spells, and how fast its tips come."""
+
+    spells: dict[str, Spell] = field(default_factory=dict)  # by signer
+    slot: Spell | None = None
+    pace_s: float = 0.0  # between the last two tips
+    saved_at_s: float = 0.0
+    is_saved: bool = False
+
+
+class Hearing:
+    """Fed by the board with what came and when; `heard` is what the rules ask for."""
+
+    def __init__(self, spec: RunSpec, ledger: Ledger, now_s: float):
+        self.spec, self.ledger = spec, ledger
+        self.attended = True  # whether anybody is here who may attest: without, nobody's time is wasted
+        self.state_bytes: dict[str, int] = {}  # of a slot's checkpoints, where that is known: what its leads have to move
+        self.slots = {slot: SlotHearing() for slot in spec.slots}
+        self.proven: dict[str, None] = {}  # makers of attested cards
+        for name in spec.slots:
+            self._load(name, now_s)
+
+    def heard(self, name: str) -> Heard:
+        slot = self.slots[name]
+        patience = patience_s(self.spec.timing, self._moved_bytes(name), slot.pace_s)
+        return Heard(patience, slot.slot, slot.spells, self.proven.keys())
+
+    def note_claim(
+        self, envelope: Envelope[ClaimRecord], before: Envelope[ClaimRecord] | None, is_live: bool, now_s: float
+    ) -> None:
+        """A claim came here; `before` was its signer's newest until now."""
+        name, signer = envelope.record.slot, envelope.signer
+        slot, heard = self.slots[name], self.heard(name)
+        counts = is_live and self.attended
+        spell = hear(slot.spells.get(signer), envelope.record, before.record if before else None, now_s, heard, counts=counts)
+        slot.spells[signer] = spell
+        if len(slot.spells) > MAX_SPELLS:
+            del slot.spells[min(slot.spells, key=lambda one: slot.spells[one].until_s)]
+        slot.slot = hear_slot(slot.slot, slot.spells, now_s)
+        if now_s - slot.saved_at_s >= SAVE_EVERY_S and slot.slot.held_s(now_s) > 0:
+            self._save(name, now_s)
+
+    def note_tip(self, name: str, maker: str, since_s: float | None, now_s: float) -> None:
+        """A card of `maker` became the tip; the one before it was the tip since `since_s`, if there was one."""
+        slot = self.slots[name]
+        if since_s is not None:
+            slot.pace_s = max(0.0, now_s - since_s)
+        self.proven.pop(maker, None)
+        self.proven[maker] = None
+        if len(self.proven) > MAX_PROVEN:
+            del self.proven[next(iter(self.proven))]
+        if maker in slot.spells:
+            slot.spells[maker] = slot.spells[maker].proved(now_s)
+        slot.slot = slot.slot.proved(now_s) if slot.slot else None
+        if slot.is_saved:
+            self._save(name, now_s)
+
+    def _moved_bytes(self, name: str) -> int:
+        """A new lead fetches its shards and the tip's state, and its first card's goes out."""
+        shards = sum(shard.blob.size_bytes for shard in self.spec.shards_for(name, "train"))
+        return shards + 2 * self.state_bytes.get(name, 0)
+
+    def _save(self, name: str, now_s: float) -> None:
+        slot, heard = self.slots[name], self.heard(name)
+        worst = sorted(slot.spells, key=lambda signer: -slot.spells[signer].held_s(now_s))[:MAX_SAVED]
+        wasted = [(peer_id_to_bytes(one), slot.spells[one].held_s(now_s)) for one in worst if heard.wasted(one, now_s)]
+        held_s = slot.slot.held_s(now_s) if slot.slot else 0.0
+        self.ledger.put(f"heard/{name}", msgpack.packb([now_s, held_s, wasted]))
+        slot.saved_at_s, slot.is_saved = now_s, True
+
+    def _load(self, name: str, now_s: float) -> None:
+        data = self.ledger.get(f"heard/{name}")
+        if data is None:
+            return
+        slot = self.slots[name]
+        try:
+            saved_at_s, held_s, wasted = msgpack.unpackb(data)
+            at_s = min(float(saved_at_s), now_s)
+            slot.slot = Spell(now_s, now_s, now_s, float(held_s))
+            slot.spells = {peer_id_from_bytes(one): Spell(now_s, at_s, at_s, float(s)) for one, s in wasted[:MAX_SAVED]}
+            slot.is_saved = True
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            log.warning("heard/%s in the ledger is damaged and deleted, claims are heard anew: %s", name, error)
+            slot.slot, slot.spells = None, {}
+            self.ledger.delete(f"heard/{name}")

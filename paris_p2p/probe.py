@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import logging
 import re
 import secrets
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paris_p2p.errors import ParisError, SwarmError, UsageError
 from paris_p2p.records import PROTOCOL
+from paris_p2p.shown import put, ready_streams, shown
 
 LIMIT_S = 15.0
 _PINGS = 3
@@ -132,15 +134,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--timeout-s", type=float, default=LIMIT_S, help="give up after this many seconds")
     options = parser.parse_args(arguments)
+    ready_streams()
     try:
         parse_address(options.multiaddr)
         if not installed():
             raise UsageError(NOT_INSTALLED)
         result = dial(options.multiaddr, options.timeout_s)
     except ParisError as error:
-        print(error, file=sys.stderr)
+        put(shown(error), sys.stderr)
         return error.exit_code
-    print(result.model_dump_json() if options.json else "\n".join(result.lines()))
+    put(json.dumps(result.model_dump(mode="json")) if options.json else "\n".join(shown(line) for line in result.lines()))
     return 0 if result.ok else 1
 
 

@@ -7,11 +7,12 @@ Unknown fields are ignored, so that a newer peer may add some; `oldest_reader` s
 from __future__ import annotations
 
 import struct
+import unicodedata
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from blake3 import blake3
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from paris_p2p.errors import ManifestError
 from paris_p2p.identity import peer_id_from_bytes
@@ -30,10 +31,18 @@ def _peer(value: Any) -> Any:
     return peer_id_from_bytes(value) if isinstance(value, bytes) else value
 
 
+def without_controls(text: str) -> str:
+    """The text, when no character of it steers a terminal; line feeds and tabs are text. ValueError."""
+    steering = next((letter for letter in text if unicodedata.category(letter) == "Cc" and letter not in "\n\t"), None)
+    if steering is not None:
+        raise ValueError(f"must not hold control characters, this one holds {steering!r}")
+    return text
+
+
 Hash = Annotated[str, BeforeValidator(_hex), StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # BLAKE3, hex
 PeerId = Annotated[str, BeforeValidator(_peer), StringConstraints(pattern=r"^12D3Koo[1-9A-HJ-NP-Za-km-z]{45}$")]
 Slot = Annotated[str, StringConstraints(pattern=r"^(expert-(0|[1-9][0-9]{0,2})|router)$")]
-Text = Annotated[str, StringConstraints(max_length=2000)]
+Text = Annotated[str, StringConstraints(max_length=2000), AfterValidator(without_controls)]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Seconds = Annotated[float, Field(ge=0, le=4e9)]  # Unix time, or a duration
 Loss = Annotated[float, Field(ge=0, le=1e6)]

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, quote
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from paris_p2p.envelope import Envelope, decode, encode, parse, seal_payload, split_envelope, verify_payload
 from paris_p2p.errors import InviteError, RecordError, SignatureError, UsageError
 from paris_p2p.identity import Identity
-from paris_p2p.records import MAX_ENVELOPE_BYTES, BlobRef, Count, Hash, PeerId, Record, Seconds, Text
+from paris_p2p.records import MAX_ENVELOPE_BYTES, BlobRef, Count, Hash, PeerId, Record, Seconds, Text, without_controls
 
 ROUTER = "router"
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(without_controls)]
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
 
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -22,7 +19,9 @@ from paris_p2p.errors import DiskFullError, ParisError, SwarmError
 from paris_p2p.node.copies import Copies
 from paris_p2p.node.host import Host, open_host, save_spec
 from paris_p2p.node.run import HOLDER_LIFETIME_S, RunNode, opened
+from paris_p2p.node.signals import on_leave_signals
 from paris_p2p.records import BlobRef, PeerRecord
+from paris_p2p.shown import say
 from paris_p2p.spec import PeerSettings, open_run
 
 log = logging.getLogger(__name__)
@@ -148,10 +147,7 @@ class BootstrapNode:
 def serve(
     settings: PeerSettings, bootstrap_peers: tuple[str, ...], mirror: frozenset[str], ready: Callable[[tuple[str, ...]], None]
 ) -> None:
-    """Run a bootstrap node until SIGINT or SIGTERM; `ready` gets the multiaddrs others dial."""
-
-    def say(line: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+    """Run a bootstrap node until SIGINT, SIGTERM or SIGHUP; `ready` gets the multiaddrs others dial."""
 
     async def life() -> None:
         nodes: list[BootstrapNode] = []
@@ -163,7 +159,8 @@ def serve(
         async with open_host(settings, bootstrap_peers, relay_service=True, on_record=notice) as host:
             nodes.append(BootstrapNode(host, mirror, say))
             ready(host.swarm.addresses())
-            stopped = _on_signals()
+            stopped = asyncio.Event()
+            on_leave_signals(stopped.set)
             working = asyncio.create_task(nodes[0].run())
             stopping = asyncio.create_task(stopped.wait())
             await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -174,20 +171,3 @@ def serve(
             await asyncio.gather(working, return_exceptions=True)
 
     asyncio.run(life())
-
-
-def _on_signals() -> asyncio.Event:
-    """Set by the first signal; a second one leaves at once."""
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-
-    def on_signal() -> None:
-        if stopped.is_set():
-            sys.stdout.flush()
-            os._exit(130)
-        stopped.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    return stopped
-
-

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from paris_p2p.cli.console import default_data_dir, run_app
+from paris_p2p.cli.console import default_data_dir, echo, run_app
+from paris_p2p.cli.logs import long_running, verb
 
 app = typer.Typer(
     name="paris-bootstrap",
@@ -20,7 +21,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@verb(app)
 def serve(
     config: Annotated[Path | None, typer.Option(help="A TOML file like bootstrap/bootstrap.toml; flags win over it.")] = None,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Keeps the node's key and blobs.")] = None,
@@ -50,17 +51,19 @@ def serve(
         default_data_dir=default_data_dir() / "bootstrap",
     )
 
+    long_running()
+
     def ready(addresses: tuple[str, ...]) -> None:
-        typer.echo("ready; give people one of these addresses:\n  " + "\n  ".join(addresses))
+        echo("ready; give people one of these addresses:\n  " + "\n  ".join(addresses))
         if address_file is not None:
             temporary = address_file.with_name(address_file.name + ".tmp")
-            temporary.write_text("\n".join(addresses) + "\n")
+            temporary.write_text("\n".join(addresses) + "\n", encoding="utf-8")
             temporary.replace(address_file)
 
     run_serve(chosen.settings(), chosen.peers, chosen.mirrored(), ready)
 
 
-@app.command()
+@verb(app)
 def check(
     multiaddr: Annotated[str, typer.Argument(help="/ip4/…/tcp/…/p2p/12D3Koo…")],
     timeout_s: Annotated[float, typer.Option(min=1, max=120)] = 15.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,20 +12,33 @@ from typing import NoReturn
 
 import typer
 
+from paris_p2p.cli import logs
 from paris_p2p.errors import DiskFullError, InviteError, ParisError, ReadOnlyError, UsageError
+from paris_p2p.shown import FIELD_LETTERS, lose_closed_terminal, put, ready_streams, shown, shown_lines
 
+ERROR_LETTERS = 2000
 _ENOSPC, _EDQUOT, _EROFS, _EACCES = 28, 122, 30, 13
+
+
+class Ended(SystemExit):
+    """A signal ends this command: what is open is closed on the way out, then it exits with 128 and the signal's number."""
 
 
 def run_app(app: typer.Typer) -> NoReturn:
     """Run a command; an error we raised on purpose is its message and its exit status, never a traceback."""
+    ready_streams()
+    logs.set_up()
+    end_in_order()
     try:
         app(standalone_mode=True)
     except ParisError as error:
         fail(error)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        put("interrupted", sys.stderr)
         sys.exit(130)
+    except Ended as ended:
+        put(f"ended by {signal.Signals(int(ended.code or 0) - 128).name}", sys.stderr)
+        raise
     except OSError as error:
         where = error.filename or "this disk"
         if error.errno in (_ENOSPC, _EDQUOT):
@@ -36,8 +50,26 @@ def run_app(app: typer.Typer) -> NoReturn:
 
 
 def fail(error: ParisError) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
+    put(f"error: {shown(error, ERROR_LETTERS)}", sys.stderr)
     sys.exit(error.exit_code)
+
+
+def echo(text: str) -> None:
+    """Print what a command answers: lines of ours, in which others may have had a say."""
+    put(shown_lines(text))
+
+
+def end_in_order() -> None:
+    """SIGTERM and, unless nohup switched it off, SIGHUP end a command as Ctrl-C does, and not at once."""
+
+    def on_signal(number: int, _: object) -> None:
+        if number == signal.SIGHUP:
+            lose_closed_terminal()
+        raise Ended(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, on_signal)
 
 
 @contextmanager
@@ -102,12 +134,13 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     bars: dict[str, int] = {}
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    name = TextColumn("{task.description:<28}", markup=False)
+    columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in bars:
-                bars[stage] = progress.add_task(stage, total=total)
+                bars[stage] = progress.add_task(shown(stage, FIELD_LETTERS), total=total)
             progress.update(bars[stage], completed=done, total=total)  # type: ignore[arg-type]
 
         yield report

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from paris_p2p.cli.console import checked_options, default_data_dir, progress_bars, read_invite
+from paris_p2p.cli.console import checked_options, default_data_dir, echo, progress_bars, read_invite
 from paris_p2p.errors import UsageError
 
 
@@ -71,7 +71,7 @@ def evaluate(
         other = Baseline(fetch(baseline), baseline_data) if baseline else None
         evidence = gather(fetch(model), data, out, options, other, progress)
         write_evaluation(out, evidence, losses, made_by(_command_line(context), options), progress)
-    typer.echo(f"wrote {out / 'report.html'} and {out / 'results.json'}")
+    echo(f"wrote {out / 'report.html'} and {out / 'results.json'}")
 
 
 def _command_line(context: typer.Context) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paris_p2p.cli.console import checked_options, default_data_dir, progress_bars, read_invite, read_text, run_app
+from paris_p2p.cli.console import checked_options, default_data_dir, echo, progress_bars, read_invite, read_text, run_app
+from paris_p2p.cli.logs import long_running, verb
 from paris_p2p.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ HostOption = Annotated[str, typer.Option(help="Address to listen on.", envvar="P
 Rate = Annotated[str, typer.Option(help="At most this much per second, like 20MB; 0 for no limit.")]
 
 
-@app.command()
+@verb(app)
 def start(
     invite: InviteArgument,
     data_dir: DataDir = None,
@@ -70,38 +72,36 @@ def start(
         "announce": tuple(announce or ()),
         "relays": tuple(relay or ()),
     }
+    parsed = _invite(invite)
     chosen = load_profile(profile) if profile else None
     settings = merge_settings(chosen, flags)
     if dry_run:
-        typer.echo(settings.model_dump_json(indent=2))
+        echo(json.dumps(settings.model_dump(mode="json"), indent=2))
         return
     from paris_p2p.peer.start import run_peer
-    from paris_p2p.spec import Invite
 
-    parsed = Invite.parse(read_invite(invite))
+    long_running()
     run_peer(settings, parsed, confirm=None if yes else _confirm, train=not no_train, profile=chosen)
 
 
 def _confirm(question: str) -> bool:
-    typer.echo(question)
+    echo(question)
     if not sys.stdin.isatty():
         raise UsageError("cannot ask here, since there is no terminal; read the above and add --yes")
     return typer.confirm("Join?")
 
 
-@app.command()
+@verb(app)
 def status(
     data_dir: DataDir = None,
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Show the run as the peer that runs here sees it."""
-    import json
-
     from paris_p2p.node.control_client import call_control
 
     answer = call_control(data_dir or default_data_dir(), "GET", "status")
     if json_output:
-        typer.echo(json.dumps(answer))
+        echo(json.dumps(answer))
         return
     from rich.console import Console
 
@@ -114,28 +114,28 @@ def status(
 def _act(data_dir: Path | None, action: str) -> None:
     from paris_p2p.node.control_client import call_control
 
-    typer.echo(call_control(data_dir or default_data_dir(), "POST", action)["message"])
+    echo(call_control(data_dir or default_data_dir(), "POST", action)["message"])
 
 
-@app.command()
+@verb(app)
 def pause(data_dir: DataDir = None) -> None:
     """Checkpoint, release the claim and free the memory; keep seeding."""
     _act(data_dir, "pause")
 
 
-@app.command()
+@verb(app)
 def resume(data_dir: DataDir = None) -> None:
     """Go on after a pause."""
     _act(data_dir, "resume")
 
 
-@app.command()
+@verb(app)
 def stop(data_dir: DataDir = None) -> None:
     """Publish the last checkpoint, release the claim and end the peer."""
     _act(data_dir, "stop")
 
 
-@app.command()
+@verb(app)
 def fetch(
     invite: InviteArgument,
     data_dir: DataDir = None,
@@ -147,10 +147,10 @@ def fetch(
 
     with progress_bars() as progress:
         models = fetch_models(_generator_settings(data_dir, download_limit), _invite(invite), partial=allow_partial, progress=progress)
-    typer.echo(f"{len(models.weights)} slots of {models.spec.name!r} are here: {', '.join(models.weights)}")
+    echo(f"{len(models.weights)} slots of {models.spec.name!r} are here: {', '.join(models.weights)}")
 
 
-@app.command()
+@verb(app)
 def generate(
     prompt: Annotated[list[str], typer.Argument(help="One or more prompts, then the INVITE.", metavar="PROMPT... INVITE")],
     prompts_file: Annotated[Path | None, typer.Option(help="More prompts, one a line.")] = None,
@@ -210,7 +210,7 @@ def generate(
         if warning := warn_barely(trained_slots(models.spec, models.weights)):
             typer.echo(warning, err=True)
         result = run_generate(wishes.model_copy(update={**models.job_fields(), **named}), progress)
-    typer.echo(result.describe())
+    echo(result.describe())
 
 
 def _wishes(**fields: Any) -> GenerateJob:

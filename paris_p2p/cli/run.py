@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from paris_p2p.cli.console import checked_options, default_data_dir, progress_bars, read_invite, run_app
+from paris_p2p.cli.console import checked_options, default_data_dir, echo, progress_bars, read_invite, run_app
 from paris_p2p.cli.evaluate import evaluate
+from paris_p2p.cli.logs import long_running, verb
 from paris_p2p.errors import UsageError
 
 app = typer.Typer(
@@ -22,7 +23,7 @@ app = typer.Typer(
 PASSPHRASE_VARIABLE = "PARIS_OWNER_PASSPHRASE"
 
 
-@app.command()
+@verb(app)
 def prepare(
     clips: Annotated[Path, typer.Argument(help="Folder of captioned videos or images, or of webdataset tars.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where latents, embeddings and clusters go.")],
@@ -68,11 +69,11 @@ def prepare(
         )
     with progress_bars() as progress:
         prepared = run_prepare(clips, out, options, progress)
-    typer.echo(prepared.describe())
-    typer.echo(f"look at {out / 'clusters.png'}; then: paris-run create {out}")
+    echo(prepared.describe())
+    echo(f"look at {out / 'clusters.png'}; then: paris-run create {out}")
 
 
-@app.command()
+@verb(app)
 def create(
     folder: Annotated[Path, typer.Argument(help="What `paris-run prepare` wrote.")],
     name: Annotated[str, typer.Option(help="What people see.")] = "",
@@ -150,11 +151,11 @@ def create(
             gate=gate,
             timing=timing,
         )
-    run = create_run(folder, options, _passphrase(confirm=True) if passphrase else None, typer.echo)
-    typer.echo(f"run {run.id}\nowner {run.signer}\nkeep {folder / 'owner.key'} safe: it is the only proof that the run is yours")
+    run = create_run(folder, options, _passphrase(confirm=True) if passphrase else None, echo)
+    echo(f"run {run.id}\nowner {run.signer}\nkeep {folder / 'owner.key'} safe: it is the only proof that the run is yours")
     if run.record.training.time_shift != 1:
-        typer.echo(f"denoising times are shifted by {run.record.training.time_shift:.3g}")
-    typer.echo(f"next: paris-run publish {folder} --peer MULTIADDR_OF_A_BOOTSTRAP_NODE")
+        echo(f"denoising times are shifted by {run.record.training.time_shift:.3g}")
+    echo(f"next: paris-run publish {folder} --peer MULTIADDR_OF_A_BOOTSTRAP_NODE")
 
 
 def _passphrase(*, confirm: bool) -> str:
@@ -165,7 +166,7 @@ def _passphrase(*, confirm: bool) -> str:
     return answer
 
 
-@app.command()
+@verb(app)
 def publish(
     folder: Annotated[Path, typer.Argument(help="Where `paris-run create` made the run.")],
     peer: Annotated[list[str] | None, typer.Option(help="Multiaddr of a bootstrap node; may be repeated.")] = None,
@@ -182,6 +183,7 @@ def publish(
     from paris_p2p.spec import Invite, PeerSettings, parse_bytes
     from paris_p2p.work.create import load_run
 
+    long_running()
     run = load_run(folder)
     with checked_options():
         settings = PeerSettings(
@@ -196,7 +198,7 @@ def publish(
         )
 
     def ready(invite: Invite) -> None:
-        typer.echo(f"invite: {invite}")
+        echo(f"invite: {invite}")
         if invite_file is not None:
             invite_file.unlink(missing_ok=True)
             descriptor = os.open(invite_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -206,7 +208,7 @@ def publish(
     run_owner(settings, run, tuple(peer or ()), ready)
 
 
-@app.command()
+@verb(app)
 def export(
     invite: Annotated[str, typer.Argument(help="paris:…, or @FILE, or - for stdin", metavar="INVITE")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder ParisPipeline.from_pretrained reads.")],
@@ -227,10 +229,10 @@ def export(
     run_export(
         models.spec, models.run, models.weights, models.cards, models.codec_folder, out, models.text_folder, models.features_folder
     )
-    typer.echo(f"wrote {out}; use it with: ParisPipeline.from_pretrained({str(out)!r})")
+    echo(f"wrote {out}; use it with: ParisPipeline.from_pretrained({str(out)!r})")
 
 
-app.command()(evaluate)
+verb(app)(evaluate)
 
 
 def main() -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -14,10 +11,12 @@ from paris_p2p.errors import DeviceError, PresetError, UsageError
 from paris_p2p.node.control import serve_control
 from paris_p2p.node.host import Host, join_run, open_host
 from paris_p2p.node.run import opened
+from paris_p2p.node.signals import on_leave_signals
 from paris_p2p.peer.profiles import Profile
 from paris_p2p.peer.summary import clip_tokens, describe_run
 from paris_p2p.peer.view import Console
 from paris_p2p.peer.volunteer import Role, Volunteer
+from paris_p2p.shown import put
 from paris_p2p.spec import Invite, PeerSettings, RunSpec
 from paris_p2p.swarm.addresses import for_invite
 
@@ -44,7 +43,7 @@ def run_peer(
                 host.settings = fit_run(settings, profile, run.record)
             question = describe_run(run, settings)
             if confirm is None:
-                print(question, flush=True)
+                put(question)
             elif not await asyncio.to_thread(confirm, question):
                 raise UsageError("not joined; nothing was fetched but the run's description")
             await live(host, run, "peer" if train else "generator")
@@ -89,21 +88,15 @@ async def live(host: Host, run: Envelope[RunSpec], role: Role, on_open: Callable
 
 
 def _leave_on_signals(volunteer: Volunteer) -> None:
-    """The first Ctrl-C (or SIGTERM) publishes, releases and leaves; a second one leaves at once."""
-    loop = asyncio.get_running_loop()
+    """The first Ctrl-C, SIGTERM or SIGHUP publishes, releases and leaves; a second Ctrl-C leaves at once."""
     leaving: list[asyncio.Task[str]] = []
 
-    def on_signal() -> None:
-        if leaving:
-            volunteer.say("leaving at once")
-            sys.stdout.flush()
-            os._exit(130)  # trainer, gate and p2pd die with us: pipe end and parent-death signal
+    def leave() -> None:
         first = "publishing the last checkpoint first; " if volunteer.lead is not None else ""
         volunteer.say(f"leaving: {first}Ctrl-C again leaves at once")
         leaving.append(asyncio.create_task(volunteer.leave()))
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
+    on_leave_signals(leave, lambda: volunteer.say("leaving at once"))
 
 
 def check_device(device: str) -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
 import time
 from functools import lru_cache
 
+from rich.cells import cell_len, chop_cells
+
 from paris_p2p.envelope import Envelope
+from paris_p2p.shown import FIELD_LETTERS, shown
 from paris_p2p.spec import ROUTER, PeerSettings, RunSpec
 
 STATE_BYTES_PER_PARAMETER = 20  # fp32 weights, gradients, two AdamW moments, EMA
 CHECKPOINT_BYTES_PER_PARAMETER = 18  # resume state and bf16 weights
+PURPOSE_LETTERS = 2000
+INDENT, MIN_COLUMNS = 11, 40
 HEADER_BYTES = 1 << 20  # of a safetensors file, at most
 
 
@@ -27,19 +34,35 @@ def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
     memory = parameters * STATE_BYTES_PER_PARAMETER + (700 << 20)
     made = time.strftime("%Y-%m-%d", time.localtime(spec.created_at))
     lines = [
-        f"Run        {spec.name}  ({run.id[:16]}…, made {made})",
+        f"Run        {shown(spec.name, FIELD_LETTERS)}  ({run.id[:16]}…, made {made})",
         f"Owner      {run.signer}  (the signature on the run is this key's)",
-        f"Purpose    {spec.purpose}",
-        f"Data       licence: {spec.data_licence}",
-        f"Weights    licence: {spec.weights_licence}",
-        f"Model      {spec.experts} experts ({spec.expert.preset}) and a router ({spec.router.preset}); "
+        f"Purpose    {shown(spec.purpose, PURPOSE_LETTERS)}",
+        f"Data       licence: {shown(spec.data_licence, FIELD_LETTERS)}",
+        f"Weights    licence: {shown(spec.weights_licence, FIELD_LETTERS)}",
+        f"Model      {spec.experts} experts ({shown(spec.expert.preset, FIELD_LETTERS)}) and a router "
+        f"({shown(spec.router.preset, FIELD_LETTERS)}); "
         f"clips {spec.clip.frames}x{spec.clip.height}x{spec.clip.width} at {spec.clip.fps:g} fps",
         *([f"Starts     from weights that the owner gives, {_mb(initial)}"] if initial else []),
         f"Asks for   about {_mb(download)} to download, {_mb(disk)} of disk, {_mb(memory)} of memory beside activations",
         f"Who checks {'every member' if spec.gate.members_attest else f'{len(spec.gate.attestors)} named attestors'}, "
         f"{spec.gate.quorum} must sign; a claim lasts {spec.timing.claim_s:g} s, a checkpoint comes every {spec.timing.checkpoint_s:g} s",
     ]
-    return "\n".join(lines)
+    return "\n".join(row for line in lines for row in _wrapped(line))
+
+
+def _wrapped(line: str) -> list[str]:
+    """A line of this summary in the terminal's columns. What goes on stands under its own text: a long purpose never begins
+    a row of its own, where it could pose as another field."""
+    columns = max(MIN_COLUMNS, shutil.get_terminal_size((100, 24)).columns - 1)
+    rows, row = [], ""
+    for word in re.findall(r" +|[^ ]+", line):
+        for piece in chop_cells(word, columns - INDENT):
+            if cell_len(row) + cell_len(piece) > columns and row.strip():
+                rows.append(row.rstrip())
+                row = " " * INDENT
+                piece = piece.lstrip()
+            row += piece
+    return [*rows, row.rstrip()]
 
 
 def checkpoint_limits(spec: RunSpec, slot: str) -> tuple[int, int]:

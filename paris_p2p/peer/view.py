@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from paris_p2p.node.status import SlotStatus, Status
+from paris_p2p.shown import FIELD_LETTERS, said, say, shown
 
 COLUMNS = ("slot", "lead", "epoch", "tip", "age", "steps", "clips", "gate loss", "signed", "waiting")
 
@@ -26,10 +27,11 @@ class Console:
         self._recent: deque[str] = deque(maxlen=8)
 
     def say(self, line: str) -> None:
-        stamped = f"{time.strftime('%H:%M:%S')} {line}"
-        self._recent.append(stamped)
-        if not self._rich.is_terminal:
-            print(stamped, flush=True)
+        if self._rich.is_terminal:
+            said.info("%s", line)  # drawn by `show`
+            self._recent.append(f"{time.strftime('%H:%M:%S')} {shown(line)}")
+        else:
+            say(line)
 
     async def show(self, status: Callable[[], Awaitable[Status]]) -> None:
         """Until cancelled."""
@@ -44,10 +46,10 @@ class Console:
 def draw(status: Status) -> RenderableType:
     """A Status as a table with a line above and below."""
     head = Text.assemble(
-        (status.name, "bold"),
+        (shown(status.name, FIELD_LETTERS), "bold"),
         f"  run {status.run[:12]}…  {status.role} {status.peer_id[-8:]}  ",
         (status.phase, "bold green" if status.phase == "training" else "bold yellow"),
-        f"  {status.why}",
+        f"  {shown(status.why)}",
     )
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
     rows = [_row(slot, status.peer_id) for slot in status.slots]
@@ -76,7 +78,7 @@ def draw(status: Status) -> RenderableType:
         )
     )
     if status.refused_cards:
-        refused = ", ".join(f"{count} × {reason}" for reason, count in sorted(status.refused_cards.items()))
+        refused = ", ".join(f"{count} × {shown(reason)}" for reason, count in sorted(status.refused_cards.items()))
         parts.append(Text(f"refused: {refused}", style="red"))
     return Group(*parts)
 

@@ -6,7 +6,6 @@ Legend: T frames, H height, W width.
 from __future__ import annotations
 
 import io
-import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +20,10 @@ from PIL import Image
 
 from paris_p2p.errors import UsageError
 from paris_p2p.score.intervals import Interval, Score
+from paris_p2p.shown import shown_lines
 
 MAX_FPS = 50.0  # browsers slow animations of less than 20 ms a frame down
 WEBP_QUALITY = 80
-UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")  # controls, and what turns text around
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def looping(video: NDArray[np.uint8], fps: float, alt: str) -> Clip:
 
 def printable(text: str) -> str:
     """The text without what would spoil the page or the reader's view of it."""
-    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+    return shown_lines(text)
 
 
 def _score_row(model: str, score: Score) -> tuple[str, ...]:

@@ -142,6 +142,7 @@ async def start_daemon(options: DaemonOptions) -> Daemon:
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, "GOLOG_LOG_LEVEL": "error"},
             preexec_fn=_die_with_parent(),
+            start_new_session=True,  # the terminal's Ctrl-C and hang-up are the node's to handle: it still needs the network
         )
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,171 @@
+"""Where the log goes: `--verbose` and `--log-file` on every command, and what an operator needs without either.
+
+A terminal gets warnings; commands that run for days (`start`, `publish`, `serve`) also say what they do. `say` prints its
+own lines, so they go to the file alone here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from textwrap import indent
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from paris_p2p.errors import UsageError
+from paris_p2p.shown import SAID, put, shown, shown_lines
+
+FILE_BYTES, FILES_KEPT = 10_000_000, 5
+MESSAGE_LETTERS = 2000
+OURS = "paris_p2p"
+_KEPT = f"Also log to this file; at {FILE_BYTES // 1_000_000} MB it is renamed, and {FILES_KEPT} are kept."
+_MORE = (
+    inspect.Parameter(
+        "verbose",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[bool, typer.Option("--verbose", help="Say everything, for finding a fault.")],
+    ),
+    inspect.Parameter(
+        "log_file",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[Path | None, typer.Option("--log-file", help=_KEPT)],
+    ),
+)
+
+
+def verb(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """`app.command()` for a verb that also takes --verbose and --log-file; the function itself stays as it is."""
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        app.command()(_logged(function))
+        return function
+
+    return add
+
+
+def set_up() -> None:
+    """Before anything is logged: warnings to standard error, ours and every library's, through one formatter."""
+    root = logging.getLogger()
+    for handler in [*root.handlers]:
+        if isinstance(handler, _Terminal):
+            root.removeHandler(handler)
+    root.addHandler(_Terminal())
+    root.setLevel(logging.WARNING)
+    logging.getLogger(OURS).setLevel(logging.WARNING)
+
+
+def long_running() -> None:
+    """For a command that runs for days: what it does is printed too."""
+    _listen(logging.INFO)
+
+
+def _logged(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with two more options in its signature, from which typer makes the command."""
+
+    @wraps(function)
+    def run(*, verbose: bool, log_file: Path | None, **given: Any) -> None:
+        if verbose:
+            _listen(logging.DEBUG)
+        with _logging_to(log_file):
+            function(**given)
+
+    own = inspect.signature(function, eval_str=True)
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *_MORE])  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in (*own.parameters.values(), *_MORE)}
+    return run
+
+
+@contextmanager
+def _logging_to(path: Path | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    try:
+        handler = _File(path.expanduser())
+    except OSError as error:
+        raise UsageError(f"--log-file {path}: {error.strerror}; name a file that can be written") from error
+    ours, root = logging.getLogger(OURS), logging.getLogger()
+    ours.setLevel(min(logging.INFO, ours.level or logging.INFO))
+    root.addHandler(handler)
+    try:
+        yield
+    except Exception as error:
+        root.handle(_last_words(error))
+        raise
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def _last_words(error: Exception) -> logging.LogRecord:
+    """What ended the command, for the file alone: the terminal is told by `run_app`."""
+    return logging.LogRecord(SAID, logging.ERROR, __file__, 0, "error: %s", (error,), None)
+
+
+def _listen(level: int) -> None:
+    """Let ours through down to this level, on the terminal too."""
+    ours = logging.getLogger(OURS)
+    ours.setLevel(min(level, ours.level))
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Terminal):
+            handler.setLevel(min(level, handler.level))
+
+
+class _Formatter(logging.Formatter):
+    """A line of ours, whatever the message holds; a traceback keeps its lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = self.head(record) + shown(record.getMessage(), MESSAGE_LETTERS)
+        if record.exc_info:
+            told = shown_lines(self.formatException(record.exc_info))
+            text += "\n" + indent(told, "    ", lambda _: True)  # no line of it can pose as another entry
+        return text
+
+    def head(self, record: logging.LogRecord) -> str:
+        at = time.localtime(record.created)
+        return f"{time.strftime('%Y-%m-%d %H:%M:%S%z', at)} {record.levelname.lower():<7} {record.name}: "
+
+
+class _Brief(_Formatter):
+    def head(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        if record.levelno == logging.INFO:
+            return f"{clock} "
+        where = f" {record.name}" if record.levelno < logging.INFO else ""
+        return f"{clock} {record.levelname.lower()}{where}: "
+
+
+class _Terminal(logging.StreamHandler[TextIO]):
+    """Standard error as it is when a line comes: a live view stands in for it while it is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setLevel(logging.WARNING)
+        self.setFormatter(_Brief())
+        self.addFilter(lambda record: record.name != SAID)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        put(self.format(record), sys.stderr)
+
+
+class _File(RotatingFileHandler):
+    def __init__(self, path: Path):
+        super().__init__(path, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8", errors="backslashreplace")
+        self.setFormatter(_Formatter())
+        self._told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error: Any = sys.exc_info()[1]
+        if not self._told:  # a full disk: once, and the work goes on
+            put(f"cannot write to the log file {shown(self.baseFilename)}: {shown(error)}; going on without", sys.stderr)
+        self._told = True

@@ -35,6 +35,9 @@ def prepare(
     codec: Annotated[str, typer.Option(help="pca; train, train:video (fitted on your clips); or diffusers:FOLDER_OR_HUB_ID.")] = "pca",
     codec_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a codec that is trained.")] = 1000,
     text: Annotated[str, typer.Option(help="minilm, or transformers:FOLDER_OR_HUB_ID.")] = "minilm",
+    caption_encoding: Annotated[
+        str, typer.Option(help="Of captions that are neither UTF-8 nor marked UTF-16, such as cp1252; else those are skipped.")
+    ] = "",
     features: Annotated[
         str, typer.Option(help="efficientnet-lite0, transnetv2, or transformers:, clip: or videomae: with FOLDER_OR_HUB_ID.")
     ] = "efficientnet-lite0",
@@ -60,6 +63,7 @@ def prepare(
             codec=codec,
             codec_steps=codec_steps,
             text=text,
+            caption_encoding=caption_encoding,
             features=features,
             image_to_video=image_to_video,
             clips_per_video=clips_per_video,

@@ -72,6 +72,7 @@ class Prepared(Record):
     clips: dict[Split, Count]
     sources: dict[Split, Count]
     skipped: dict[str, Count]  # reason -> files; which ones stands in report.json
+    notes: dict[str, Count] = {}  # what was cut, guessed or converted of what is used -> how often
 
     def shards_for(self, split: Split, cluster: int | None = None) -> tuple[PreparedShard, ...]:
         """The shards of a split, of one cluster or of all."""
@@ -97,6 +98,7 @@ class Prepared(Record):
         if self.skipped:
             skipped = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
             lines.append(f"skipped {sum(self.skipped.values())} files ({skipped}); report.json lists them")
+        lines += [f"note: {what} ({count} times)" for what, count in self.notes.items()]
         return "\n".join(lines)
 
     @classmethod

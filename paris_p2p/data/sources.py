@@ -1,29 +1,29 @@
-"""Which videos and images there are and their captions: a folder of files, captions.csv or captions.jsonl, webdataset tars."""
+"""Which videos and images there are and their captions: files with sidecars or one table, webdataset tars."""
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import os
 import tarfile
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from blake3 import blake3
 
+from paris_p2p.data.captions import OTHER_TABLES, TABLES, Caption, CaptionTable, Note, name_key, read_table
 from paris_p2p.data.images import IMAGE_SUFFIXES
+from paris_p2p.data.sidecars import MAX_SIDECAR_BYTES, Sidecars, read_caption
+from paris_p2p.data.text_files import NotTextError, shown
 from paris_p2p.errors import DataError
-from paris_p2p.weights import MAX_CAPTION_CHARACTERS
 
 VIDEO_SUFFIXES = frozenset((
     ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv",
     ".ts", ".webm", ".wmv",
 ))  # fmt: skip
 SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
-MAX_SIDECAR_BYTES = 1 << 20
 MAX_TAR_VIDEO_BYTES = 256 << 20  # a file inside a tar is read into memory
 MAX_TAR_MEMBERS = 2_000_000
 HASHED_WHOLE_BYTES = 256 << 10
@@ -79,32 +79,57 @@ class Skipped:
     detail: str = ""
 
 
-@dataclass(frozen=True)
-class _Caption:
-    text: str
-    group: str
+@dataclass
+class Found:
+    """The captioned files of a folder by name, what is not used and why, and what was done to captions."""
+
+    sources: list[Source] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
 
-def find_sources(folder: Path, leave_out: Path | None = None) -> tuple[list[Source], list[Skipped]]:
+def find_sources(folder: Path, leave_out: Path | None = None, encoding: str = "") -> Found:
     """Every captioned video and image under `folder`, sorted by name, but for what is under `leave_out`.
 
-    DataError when the folder is not there or its captions file cannot be read.
+    `encoding` is of captions that are no Unicode; without it those are skipped. DataError when the folder
+    is not there or its table cannot be read.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give the folder that holds the clips")
-    captions = _read_captions(folder)
-    sources: list[Source] = []
-    skipped: list[Skipped] = []
-    seen: set[str] = set()
-    for path in _walk(folder, leave_out):
-        name = path.relative_to(folder).as_posix()
+    found = Found()
+    files = {path.relative_to(folder).as_posix(): path for path in _walk(folder, leave_out)}
+    table = read_table(folder, encoding)
+    matched, missed = table.match(folder, [name for name in files if name not in TABLES])
+    sidecars = Sidecars(files, encoding, found.notes)
+    for name, path in files.items():
         if path.suffix.lower() == ".tar":
-            _read_tar(path, name, sources, skipped)
-        elif path.suffix.lower() in SUFFIXES or name in captions:
-            seen.add(name)
-            _add(path, name, captions.get(name) or _sidecar(path), sources, skipped)
-    skipped += [Skipped(name, "missing", "named in the captions file, but not there") for name in sorted(captions.keys() - seen)]
-    return _without_thumbnails(sorted(sources, key=lambda source: source.name), skipped), skipped
+            _read_tar(path, name, encoding, found)
+        elif path.suffix.lower() in SUFFIXES or name in matched:
+            _add(path, name, _from_table(name, matched) or sidecars, table, found)
+        elif path.name in TABLES + OTHER_TABLES and path != table.path:
+            found.notes.append(Note(name, "table not read", _table_advice(name, table)))
+    for miss in missed:
+        near = f"; nearly {shown(miss.near)}: make the two names alike" if miss.near else ""
+        where = f"named in {table.name}, line {miss.line}, but not there{near}"
+        found.skipped.append(Skipped(miss.name, "missing", where))
+    found.notes += table.notes
+    found.sources = _without_thumbnails(sorted(found.sources, key=lambda source: source.name), found.skipped)
+    return found
+
+
+def _table_advice(name: str, table: CaptionTable) -> str:
+    if Path(name).name in OTHER_TABLES:
+        return "write it as captions.jsonl, one object with file and caption a line"
+    if table.path is not None and "/" not in name:
+        return f"{table.name} is; keep one table a folder"
+    return "only a table right in the prepared folder is read; move its rows there, paths from that folder"
+
+
+def _from_table(name: str, matched: dict[str, list[Caption]]) -> Caption | None:
+    rows = matched.get(name)
+    if rows is None or not rows[0].text:
+        return None
+    return rows[0]
 
 
 def _without_thumbnails(sources: list[Source], skipped: list[Skipped]) -> list[Source]:
@@ -124,78 +149,38 @@ def _walk(folder: Path, leave_out: Path | None) -> Iterator[Path]:
                 yield Path(root) / name
 
 
-def _add(path: Path, name: str, caption: _Caption | None, sources: list[Source], skipped: list[Skipped]) -> None:
+def _add(path: Path, name: str, caption: Caption | Sidecars, table: CaptionTable, found: Found) -> None:
+    """Add a file with its row's caption, or else its sidecar's."""
     try:
         status = path.stat()
+        if status.st_size == 0:
+            found.skipped.append(Skipped(name, "empty"))
+            return
+        read = caption.of(name) if isinstance(caption, Sidecars) else caption
     except OSError as error:
-        skipped.append(Skipped(name, "unreadable", str(error)))
-        return
-    if status.st_size == 0:
-        skipped.append(Skipped(name, "empty"))
-    elif caption is None or not caption.text:
-        skipped.append(Skipped(name, "no caption", f"write one into {Path(name).with_suffix('.txt')}, captions.csv or captions.jsonl"))
+        found.skipped.append(Skipped(name, "unreadable", str(error)))
+    except NotTextError as error:
+        found.skipped.append(Skipped(name, "caption not readable", str(error)))
     else:
-        sources.append(Source(name, path, 0, status.st_size, status.st_mtime_ns, caption.text, caption.group, member=False))
+        if read is None or not read.text:
+            found.skipped.append(Skipped(name, "no caption", _caption_advice(name, table, read)))
+        else:
+            place = 0, status.st_size, status.st_mtime_ns
+            found.sources.append(Source(name, path, *place, read.text, read.group, member=False))
 
 
-def _clean(text: str) -> str:
-    return " ".join(text.split())[:MAX_CAPTION_CHARACTERS]
+def _caption_advice(name: str, table: CaptionTable, read: Caption | None) -> str:
+    if read is not None:
+        return "its caption file holds no words"
+    for rows in (rows for written, rows in table.rows.items() if name_key(written) == name_key(name)):
+        return f"{table.name}, line {rows[0].line}, has an empty caption"
+    return f"write one into {Path(name).with_suffix('.txt')}, captions.csv or captions.jsonl"
 
 
-def _sidecar(path: Path) -> _Caption | None:
-    sidecar = path.with_suffix(".txt")
-    try:
-        with sidecar.open("rb") as file:
-            return _Caption(_clean(file.read(MAX_SIDECAR_BYTES).decode("utf-8-sig", "replace")), "")
-    except OSError:
-        return None
-
-
-def _read_captions(folder: Path) -> dict[str, _Caption]:
-    """File name -> caption, from captions.csv (columns file, caption[, source]) or captions.jsonl (the same keys)."""
-    for name, read in (("captions.csv", _csv_rows), ("captions.jsonl", _jsonl_rows)):
-        path = folder / name
-        if path.is_file():
-            try:
-                return dict(_row(path, number, row) for number, row in read(path))
-            except (OSError, UnicodeDecodeError, csv.Error) as error:
-                raise DataError(f"{path} cannot be read as {path.suffix[1:]} in UTF-8 ({error})") from error
-    return {}
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            yield number, {str(key).strip().lower(): value for key, value in row.items()}
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{path}, line {number} is not JSON ({error})") from error
-                yield number, row if isinstance(row, dict) else {}
-
-
-_FILE_KEYS = ("file", "file_name", "filename", "path", "video", "image")
-_CAPTION_KEYS = ("caption", "text", "prompt")
-
-
-def _row(path: Path, number: int, row: dict[str, object]) -> tuple[str, _Caption]:
-    name = next((row[key] for key in _FILE_KEYS if row.get(key)), None)
-    caption = next((row[key] for key in _CAPTION_KEYS if row.get(key)), "")
-    if not isinstance(name, str) or not isinstance(caption, str):
-        raise DataError(f"{path}, line {number} has no file name; each line needs `file` and `caption` (and may have `source`)")
-    return Path(name.strip()).as_posix(), _Caption(_clean(caption), str(row.get("source") or "").strip())
-
-
-def _read_tar(path: Path, name: str, sources: list[Source], skipped: list[Skipped]) -> None:
+def _read_tar(path: Path, name: str, encoding: str, found: Found) -> None:
     """Add a webdataset tar's samples: a video or an image and a `.txt` or `.json` (keys caption, source) with the same key."""
     media: dict[str, tarfile.TarInfo] = {}
-    captions: dict[str, _Caption] = {}
+    captions: dict[str, dict[str, bytes]] = defaultdict(dict)
     try:
         mtime_ns = path.stat().st_mtime_ns
         with tarfile.open(path, "r:") as tar:
@@ -208,35 +193,37 @@ def _read_tar(path: Path, name: str, sources: list[Source], skipped: list[Skippe
                 if f".{suffix.lower()}" in SUFFIXES:
                     media[member.name] = member
                 elif suffix.lower() in ("txt", "json") and member.size <= MAX_SIDECAR_BYTES:
-                    _tar_caption(tar, member, suffix.lower(), key, captions)
+                    file = tar.extractfile(member)
+                    captions[key][suffix.lower()] = file.read(MAX_SIDECAR_BYTES) if file is not None else b""
     except (OSError, tarfile.TarError) as error:
-        skipped.append(Skipped(name, "unreadable", f"{error}; what came before is used"))
+        found.skipped.append(Skipped(name, "unreadable", f"{error}; what came before is used"))
     for member in media.values():
         key = member.name.rpartition(".")[0]
         inside = f"{name}/{member.name}"
-        caption = captions.get(key)
         if member.size == 0:
-            skipped.append(Skipped(inside, "empty"))
+            found.skipped.append(Skipped(inside, "empty"))
         elif member.size > MAX_TAR_VIDEO_BYTES:
-            skipped.append(Skipped(inside, "too large", f"{member.size} bytes; at most {MAX_TAR_VIDEO_BYTES} inside a tar"))
-        elif caption is None or not caption.text:
-            skipped.append(Skipped(inside, "no caption", f"the tar has no {key}.txt or {key}.json with a caption"))
-        else:
-            sources.append(Source(inside, path, member.offset_data, member.size, mtime_ns, caption.text, caption.group, member=True))
+            size = f"{member.size} bytes; at most {MAX_TAR_VIDEO_BYTES} inside a tar"
+            found.skipped.append(Skipped(inside, "too large", size))
+        elif caption := _tar_caption(captions.get(key, {}), key, inside, encoding, found):
+            place = member.offset_data, member.size, mtime_ns
+            found.sources.append(Source(inside, path, *place, caption.text, caption.group, member=True))
 
 
-def _tar_caption(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, key: str, captions: dict[str, _Caption]) -> None:
-    file = tar.extractfile(member)
-    data = file.read(MAX_SIDECAR_BYTES) if file is not None else b""
-    if suffix == "txt":
-        earlier = captions.get(key)
-        captions[key] = _Caption(_clean(data.decode("utf-8-sig", "replace")), earlier.group if earlier else "")
-        return
+def _tar_caption(
+    files: dict[str, bytes], key: str, inside: str, encoding: str, found: Found
+) -> Caption | None:
+    """A sample's caption, of its text or else its object; None, and a line among the skipped, without one."""
+    read: dict[str, Caption] = {}
     try:
-        row = json.loads(data)
-    except ValueError:
-        return
-    if isinstance(row, dict):
-        text = next((row[k] for k in _CAPTION_KEYS if isinstance(row.get(k), str)), "")
-        earlier = captions.get(key)
-        captions[key] = _Caption(earlier.text if earlier else _clean(text), str(row.get("source") or "").strip())
+        for kind, data in files.items():
+            read[kind] = read_caption(data, f"{key}.{kind}", inside, encoding, found.notes)
+    except NotTextError as error:
+        found.skipped.append(Skipped(inside, "caption not readable", str(error)))
+        return None
+    text = next((read[kind].text for kind in ("txt", "json") if kind in read and read[kind].text), "")
+    if not text:
+        missing = f"the tar has no {key}.txt or {key}.json with a caption"
+        found.skipped.append(Skipped(inside, "no caption", missing))
+        return None
+    return Caption(text, read["json"].group if "json" in read else "")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paris_p2p.data.cache import Cache
+from paris_p2p.data.captions import Note
 from paris_p2p.data.clusters import MAX_FIT_CLIPS, ClusterModel, fit_clusters, silhouettes
 from paris_p2p.data.prepared import SPLITS_FILE_NAME, Prepared, PreparedCluster, PreparedModel, PreparedShard, Split, SplitClip
 from paris_p2p.data.shards import Sample, write_shards
@@ -165,12 +166,13 @@ class Assembly:
         contact_sheet(blocks, self.folder / "clusters.png")
 
 
-def write_report(folder: Path, prepared: Prepared, skipped: Iterable[Skipped]) -> None:
-    """report.json: what was used, what was not and why."""
+def write_report(folder: Path, prepared: Prepared, skipped: Iterable[Skipped], notes: Iterable[Note]) -> None:
+    """report.json: what was used, what was not and why, and what was done to what is used."""
     clusters = [row.model_dump() for row in prepared.clusters]
-    counts = {"clips": prepared.clips, "sources": prepared.sources, "skipped": prepared.skipped}
+    counts = {"clips": prepared.clips, "sources": prepared.sources, "skipped": prepared.skipped, "notes": prepared.notes}
+    told = {"skipped_files": [asdict(skip) for skip in skipped], "noted_files": [asdict(note) for note in notes]}
     codec = {"codec": {"name": prepared.codec.name, "psnr_db": prepared.codec_psnr_db, "pca_psnr_db": prepared.pca_psnr_db or None}}
-    write_json(folder / "report.json", {**counts, **codec, "clusters": clusters, "skipped_files": [asdict(skip) for skip in skipped]})
+    write_json(folder / "report.json", {**counts, **codec, "clusters": clusters, **told})
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,10 +16,12 @@ from typing import Any
 
 from paris_p2p.codec.video import latent_shape
 from paris_p2p.data.cache import Cache, cache_key
+from paris_p2p.data.captions import Note
 from paris_p2p.data.decode import UnusableVideo
 from paris_p2p.data.prepared import Prepared, PreparedModel, Split
 from paris_p2p.data.sources import Skipped, Source, find_sources
 from paris_p2p.data.splits import assign_splits, rank_groups
+from paris_p2p.data.text_files import check_encoding
 from paris_p2p.errors import DataError, DiskFullError, ReadOnlyError, UsageError
 from paris_p2p.spec import TextShape
 from paris_p2p.work.assembly import SPLIT_NAMES, Assembly, Entry, cluster, move_into_place, pin_model, write_report
@@ -44,7 +46,8 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
         raise UsageError(f"{options.clips_per_video} such clips of a video take over {MAX_VIDEO_BYTES >> 20} MiB; ask for fewer or smaller")
     if options.image_to_video and options.frames == 1:
         raise UsageError("--image-to-video is for clips: an image of one frame has nothing to go on to; leave it out, or raise --frames")
-    sources, skipped = find_sources(clips, out)
+    found = find_sources(clips, out, check_encoding(options.caption_encoding))
+    sources, skipped = found.sources, found.skipped
     _require(sources, skipped, clips)
     _require_frames(sources, options.frames)
     with _disk_errors(out):
@@ -54,7 +57,7 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
         if known is not None:
             return known
         decoding = Decoding(options.clip, options.clips_per_video, options.threads)
-        job = _Job(clips, out, options, progress, Cache(out / "cache"), decoding, skipped)
+        job = _Job(clips, out, options, progress, Cache(out / "cache"), decoding, skipped, found.notes)
         return job.run(sources, made_from)
 
 
@@ -69,6 +72,7 @@ class _Job:
     cache: Cache
     decoding: Decoding
     skipped: list[Skipped]  # grows
+    notes: list[Note]  # grows
 
     def run(self, sources: list[Source], made_from: str) -> Prepared:
         hashes = self._hashes(sources)
@@ -169,8 +173,9 @@ class _Job:
             clips=_count(entry.split for entry in entries),
             sources=_count({entry.source.name: entry.split for entry in entries}.values()),
             skipped=dict(sorted(Counter(skip.reason for skip in self.skipped).items())),
+            notes=dict(sorted(Counter(note.what for note in self.notes).items())),
         )
-        write_report(work, prepared, self.skipped)
+        write_report(work, prepared, self.skipped, self.notes)
         move_into_place(work, self.out)
         prepared.write(self.out)
         return prepared

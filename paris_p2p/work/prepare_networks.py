@@ -41,6 +41,7 @@ class PrepareOptions(BaseModel):
     codec_steps: int = Field(default=1000, ge=1, le=10_000_000)  # of `train` and `train:video`
     text: str = "minilm"
     text_tokens: int = Field(default=DEFAULT_TOKENS, ge=1, le=4096)
+    caption_encoding: str = Field(default="", max_length=40)  # of captions that are no Unicode; empty: those are skipped
     features: Name = "efficientnet-lite0"  # stands in prepared.json as it is
     feature_frames: int = Field(default=DEFAULT_FRAMES, ge=1, le=1024)
     image_to_video: bool = False  # the router may know the first frames

@@ -152,8 +152,9 @@ def test_the_same_seed_gives_the_same_bytes_and_a_broken_off_run_ends_alike(made
 
 def test_what_is_made_is_found_and_decoded_as_any_owner_s_clips_are(made: tuple[Path, list[Row]]) -> None:
     out, rows = made
-    sources, skipped = find_sources(out)
-    assert skipped == []
+    looked = find_sources(out)
+    sources = looked.sources
+    assert looked.skipped == []
     found = [(source.name, source.caption, source.group) for source in sources]
     assert found == sorted((row["file"], row["caption"], row["source"]) for row in rows)
     for source in sources:

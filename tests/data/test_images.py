@@ -117,7 +117,8 @@ def test_folders_lists_and_tars_of_images_are_found_and_a_videos_picture_is_left
     (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "b.jpeg", "caption": "two", "source": "album"}))
     data = saved(picture()).getvalue()
     write_tar(tmp_path / "t.tar", {"0.png": data, "0.txt": b"three", "1.jpg": data, "1.json": b'{"caption": "four"}', "2.jpg": data})
-    sources, skipped = find_sources(tmp_path)
+    found = find_sources(tmp_path)
+    sources, skipped = found.sources, found.skipped
     assert [(s.name, s.caption, s.is_image) for s in sources] == [
         ("a.PNG", "one", True),
         ("b.jpeg", "two", True),

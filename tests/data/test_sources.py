@@ -2,13 +2,18 @@ import json
 
 import pytest
 
-from paris_p2p.data.sources import find_sources
+from paris_p2p.data.sources import Found, find_sources
 from paris_p2p.errors import DataError
 from tests.data.videos import counting, write_tar, write_video
 
 
 def reasons(skipped) -> dict[str, str]:
     return {skip.name: skip.reason for skip in skipped}
+
+
+def found(folder):
+    result = find_sources(folder)
+    return result.sources, result.skipped
 
 
 def test_sidecars_are_read_and_files_without_one_are_skipped(tmp_path):
@@ -22,7 +27,7 @@ def test_sidecars_are_read_and_files_without_one_are_skipped(tmp_path):
     (tmp_path / "d.txt").write_text("  \n")
     (tmp_path / ".hidden.mp4").write_bytes(b"x")
     (tmp_path / "notes.md").write_text("not a video")
-    sources, skipped = find_sources(tmp_path)
+    sources, skipped = found(tmp_path)
     assert [(source.name, source.caption) for source in sources] == [("sub/b.MP4", "a red ball")]
     assert reasons(skipped) == {"a.webm": "no caption", "c.mp4": "empty", "d.mp4": "no caption"}
 
@@ -38,7 +43,7 @@ def test_one_captions_file_names_captions_and_sources(tmp_path, kind):
     else:
         lines = [json.dumps({"file": f, "caption": c, "source": s}) for f, c, s in rows]
         (tmp_path / "captions.jsonl").write_text("\n".join(lines) + "\n\n")
-    sources, skipped = find_sources(tmp_path)
+    sources, skipped = found(tmp_path)
     assert [(s.name, s.caption, s.group) for s in sources] == [("a.mp4", 'says "hi", twice', "film"), ("odd.name", "an odd one", "")]
     assert reasons(skipped) == {"b.mp4": "no caption", "gone.mp4": "missing"}
 
@@ -48,10 +53,10 @@ def test_a_broken_captions_file_is_named_with_its_line(tmp_path):
     with pytest.raises(DataError, match=r"captions\.jsonl, line 2 is not JSON"):
         find_sources(tmp_path)
     (tmp_path / "captions.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match=r"captions\.csv, line 2 has no file name; each line needs `file` and `caption`"):
+    with pytest.raises(DataError, match=r"captions\.csv, line 1 has 'a', 'b' and so no file: 'a,b'. Each line needs file and caption"):
         find_sources(tmp_path)
     (tmp_path / "captions.csv").write_bytes(b"file,caption\na.mp4,\xff\xfe\n")
-    with pytest.raises(DataError, match="cannot be read as csv in UTF-8"):
+    with pytest.raises(DataError, match="byte 19 is no UTF-8"):
         find_sources(tmp_path)
 
 
@@ -68,7 +73,7 @@ def test_webdataset_tars_are_read_in_place(tmp_path):
         "x/003.txt": b"empty",
     }
     write_tar(tmp_path / "t.tar", members)
-    sources, skipped = find_sources(tmp_path)
+    sources, skipped = found(tmp_path)
     assert [(s.name, s.caption, s.group) for s in sources] == [
         ("t.tar/x/000.mp4", "from a txt", ""),
         ("t.tar/x/001.mp4", "from json", "film"),
@@ -82,7 +87,7 @@ def test_a_damaged_tar_gives_what_comes_before_the_damage(tmp_path):
     path = write_tar(tmp_path / "t.tar", {"a.mp4": b"v" * 600, "a.txt": b"one", "b.mp4": b"v" * 600, "b.txt": b"two"})
     path.write_bytes(path.read_bytes()[:2600] + b"\xff" * 900)
     (tmp_path / "u.tar").write_bytes(b"no tar at all" * 99)
-    sources, skipped = find_sources(tmp_path)
+    sources, skipped = found(tmp_path)
     assert [source.name for source in sources] == ["t.tar/a.mp4"]
     assert reasons(skipped)["u.tar"] == "unreadable"
 
@@ -90,7 +95,7 @@ def test_a_damaged_tar_gives_what_comes_before_the_damage(tmp_path):
 def test_the_output_folder_inside_the_input_is_left_out(tmp_path):
     (tmp_path / "out").mkdir()
     write_tar(tmp_path / "out" / "000000.tar", {"a.mp4": b"v", "a.txt": b"caption"})
-    assert find_sources(tmp_path, tmp_path / "out") == ([], [])
+    assert find_sources(tmp_path, tmp_path / "out") == Found()
 
 
 def test_the_same_content_has_the_same_hash_wherever_it_lies(tmp_path):
@@ -99,7 +104,7 @@ def test_the_same_content_has_the_same_hash_wherever_it_lies(tmp_path):
     for name, data in (("b.mp4", large), ("c.mp4", large[:-1] + b"!")):
         (tmp_path / name).write_bytes(data)
         (tmp_path / name).with_suffix(".txt").write_text("caption")
-    hashes = {source.name: source.content_hash() for source in find_sources(tmp_path)[0]}
+    hashes = {source.name: source.content_hash() for source in find_sources(tmp_path).sources}
     assert hashes["t.tar/a.mp4"] == hashes["b.mp4"] != hashes["c.mp4"]
 
 

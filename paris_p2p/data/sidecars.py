@@ -1,0 +1,74 @@
+"""Captions beside the media: clip.txt next to clip.mp4, and what other tools call it, inside tars too."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from paris_p2p.data.captions import Caption, Note, name_key
+from paris_p2p.data.table_rows import CAPTION_KEYS
+from paris_p2p.data.text_files import NotTextError, clean_caption, decode_text
+
+MAX_SIDECAR_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Sidecars:
+    """The caption files beside media, found whatever the case of their names."""
+
+    files: dict[str, Path]
+    encoding: str
+    notes: list[Note]  # grows
+
+    def of(self, name: str) -> Caption | None:
+        """Of the first of clip.txt, clip.mp4.txt, clip.caption.txt, clip.caption and clip.json.
+
+        None when there is no such file; NotTextError, OSError.
+        """
+        stem = Path(name).with_suffix("").as_posix()
+        keys = {end: name_key(end.format(stem=stem, name=name)) for end in _ENDINGS}
+        there = [(end, self._by_key[key]) for end, key in keys.items() if key in self._by_key]
+        if not there:
+            return None
+        end, path = there[0]
+        for _, other in there[1:]:
+            two = f"{path.name} is read, {other.name} is not"
+            self.notes.append(Note(name, "more than one caption file", two))
+        with path.open("rb") as file:
+            data = file.read(MAX_SIDECAR_BYTES + 1)
+        if len(data) > MAX_SIDECAR_BYTES:
+            raise NotTextError(f"{path.name} has more than {MAX_SIDECAR_BYTES} bytes; that is no caption")
+        caption = read_caption(data, path.name, name, self.encoding, self.notes)
+        if end != _ENDINGS[0]:
+            like = end.format(stem="clip", name="clip.mp4")
+            self.notes.append(Note(name, f"caption read from a file named like {like}", path.name))
+        return caption
+
+    @cached_property
+    def _by_key(self) -> dict[str, Path]:
+        return {name_key(name): path for name, path in self.files.items() if path.suffix.lower() in _SUFFIXES}
+
+
+_SUFFIXES = (".txt", ".json", ".caption")
+_ENDINGS = ("{stem}.txt", "{name}.txt", "{stem}.caption.txt", "{stem}.caption", "{stem}.json")
+
+
+def read_caption(data: bytes, file_name: str, of: str, encoding: str, notes: list[Note]) -> Caption:
+    """What a caption file, text or an object with caption and source, says of a media file; NotTextError."""
+    decoded = decode_text(data, encoding)
+    if decoded.converted_from:
+        notes.append(Note(of, f"caption read as {decoded.converted_from}", file_name))
+    text, group = decoded.text, ""
+    if file_name.lower().endswith(".json"):
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise NotTextError(f"{file_name} is not JSON ({str(error)[:100]})") from error
+        row = row if isinstance(row, dict) else {}
+        text = next((row[key] for key in CAPTION_KEYS if isinstance(row.get(key), str)), "")
+        group = clean_caption(str(row.get("source") or ""))[0]
+    text, done = clean_caption(text)
+    notes += [Note(of, what, file_name) for what in done]
+    return Caption(text, group)

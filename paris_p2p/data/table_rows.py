@@ -1,0 +1,165 @@
+"""The rows of a table of captions, cells or JSON lines, each checked to be one; errors show the line.
+
+What parts the columns (comma, semicolon, tab or bar) is read off the header.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from paris_p2p.data.text_files import shown
+from paris_p2p.errors import DataError
+
+FILE_KEYS = (
+    "file", "file_name", "filename", "filepath", "file_path", "path", "name", "media", "video", "video_path",
+    "image", "image_path", "clip",
+)  # fmt: skip
+CAPTION_KEYS = ("caption", "text", "prompt", "description", "txt")
+GROUP_KEY, START_KEY, END_KEY = "source", "start", "end"
+_DELIMITERS = ",;\t|"
+_SHOWN_CHARACTERS = 100
+
+
+def cell_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, column -> cell). A row must be as wide as the header: a bare comma would cut the caption."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    first = next((i for i, line in enumerate(lines) if line.strip()), 0)
+    delimiter = _delimiter(path, lines[first])
+    reader = csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    began = 1
+    csv.field_size_limit(max(csv.field_size_limit(), 1 << 20))
+    try:
+        for cells in reader:
+            line, began = began, reader.line_num + 1
+            if not header:
+                if any(cell.strip() for cell in cells):
+                    header = [cell.strip().lower() for cell in cells]
+                    _check_keys(path, line, header, _shown_line(lines, line))
+                continue
+            if not cells or (len(cells) == 1 and not cells[0].strip()):
+                continue
+            _check_row(path, lines, line, reader.line_num, header, cells, delimiter)
+            yield line, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {began}: {_shown_line(lines, began)} cannot be read ({error}). "
+            'A quote that opens must close, and one inside a caption is written twice: "says ""hi"""'
+        ) from error
+
+
+def json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number} is not JSON ({error}): {_cut(line)}") from error
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path}, line {number} is {_kind(row)}, not an object with file and caption: {_cut(line)}"
+            )
+        row = {key.strip().lower(): value for key, value in row.items()}
+        _check_keys(path, number, row, _cut(line))
+        yield number, row
+
+
+def value_of(path: Path, line: int, row: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """The first of the keys that the row has, as text; empty when none is filled."""
+    for key in keys:
+        value = row.get(key)
+        if value is None or value == "":
+            continue
+        if (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and key in (GROUP_KEY, START_KEY, END_KEY)
+        ):
+            return str(value)
+        if not isinstance(value, str):
+            raise DataError(f"{path}, line {line}: {key} is {_kind(value)}, not text: {shown_row(row)}")
+        if value.strip():
+            return value.strip()
+    return ""
+
+
+def _check_row(
+    path: Path,
+    lines: Sequence[str],
+    line: int,
+    last: int,
+    header: Sequence[str],
+    cells: Sequence[str],
+    delimiter: str,
+) -> None:
+    if len(cells) != len(header):
+        raise DataError(
+            f"{path}, line {line} has {len(cells)} cells, the header has {len(header)} "
+            f"({', '.join(header)}): {_shown_line(lines, line)}. "
+            f"Put a caption that holds {shown(delimiter)} into double quotes"
+        )
+    for inside in range(line + 1, last + 1):  # of a cell over several lines
+        start = lines[inside - 1].split(delimiter)[0].strip().strip('"')
+        if (
+            delimiter in lines[inside - 1]
+            and PurePosixPath(start).suffix
+            and " " not in PurePosixPath(start).suffix
+        ):
+            raise DataError(
+                f"{path}: a quote opens on line {line} and closes on line {last} only, so that line {inside} "
+                f"({_shown_line(lines, inside)}) would be part of a caption: {_shown_line(lines, line)}. "
+                "Close it"
+            )
+
+
+def _delimiter(path: Path, header: str) -> str:
+    """What parts the header so that it names a file and a caption; the ending's own when nothing does."""
+    own = "\t" if path.suffix == ".tsv" else ","
+    for delimiter in own + _DELIMITERS:
+        names = {cell.strip().strip('"').lower() for cell in header.split(delimiter)}
+        if names & set(FILE_KEYS) and names & set(CAPTION_KEYS):
+            return delimiter
+    return own
+
+
+def _kind(value: Any) -> str:
+    kinds = {
+        list: "a list",
+        dict: "an object",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
+    return kinds.get(type(value), "a text")
+
+
+def shown_row(row: Mapping[str, Any]) -> str:
+    return _cut(", ".join(f"{key}: {value}" for key, value in row.items()))
+
+
+def _shown_line(lines: Sequence[str], line: int) -> str:
+    return _cut(lines[line - 1]) if line <= len(lines) else "the end of the file"
+
+
+def _cut(text: str) -> str:
+    text = text.strip()
+    return shown(text[:_SHOWN_CHARACTERS] + ("…" if len(text) > _SHOWN_CHARACTERS else ""))
+
+
+def _check_keys(path: Path, line: int, keys: Iterable[str], row: str) -> None:
+    """DataError when a header or a row has no key for the file or the caption."""
+    here = list(keys)
+    for what, wanted in (("file", FILE_KEYS), ("caption", CAPTION_KEYS)):
+        if not set(wanted) & set(here):
+            raise DataError(
+                f"{path}, line {line} has {', '.join(map(shown, here[:12])) or 'nothing'} and so no {what}: "
+                f"{row}. Each line needs file and caption (and may have source); a {what} may be called "
+                f"{', '.join(wanted)}"
+            )

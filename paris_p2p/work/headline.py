@@ -73,6 +73,7 @@ def facts_rows(facts: Mapping[str, ModelFacts]) -> Sequence[tuple[str, ...]]:
     for name, model in facts.items():
         run = f"{model.run_name} ({model.run[:16]}…)" if model.run_name else f"{model.run[:16]}…"
         for slot, trained in model.trained.items():
-            rows.append((name, run, slot, f"{model.cards.get(slot, '')[:16]}…", trained.describe()))
+            card = model.cards.get(slot, "")
+            rows.append((name, run, slot, f"{card[:16]}…" if card else "not known", trained.describe()))
         rows += [(name, run, slot, "missing", "") for slot in model.missing]
     return rows

@@ -14,11 +14,11 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from paris_p2p.data.decode import MAX_ASPECT, Frames, UnusableVideo
+from paris_p2p.data.unusable import MAX_ASPECT, Frames, UnusableVideo
 from paris_p2p.spec import ClipShape
 
-IMAGE_SUFFIXES = frozenset((".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")  # by content, whatever the name says
+IMAGE_SUFFIXES = frozenset((".avif", ".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")  # by content, whatever the name says
 MAX_IMAGE_PIXELS = 89_000_000  # what Pillow decodes without calling it a decompression bomb
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
 _BROKEN = (
@@ -68,7 +68,10 @@ def _check(image: Image.Image) -> None:
     if width * height > MAX_IMAGE_PIXELS:
         raise UnusableVideo("too large", f"{width}x{height} pixels; at most {MAX_IMAGE_PIXELS} in an image")
     if not 1 / MAX_ASPECT <= width / height <= MAX_ASPECT:
-        raise UnusableVideo("too large", f"an image of {width}x{height}: nothing is left of it after cropping")
+        raise UnusableVideo(
+            "too narrow",
+            f"an image of {width}x{height}: nothing is left of it after cropping; crop it below {MAX_ASPECT}:1",
+        )
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a JPEG photograph with previews behind it
         raise UnusableVideo("several pictures", "animated, or of several pages; save one picture, or make a video or .gif of it")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paris_p2p.data import decode
+from paris_p2p.data import decode, frame_reader
 from paris_p2p.data.decode import UnusableVideo, decode_clip_at, decode_clips
 from paris_p2p.spec import ClipShape
 from tests.data.videos import counting, write_sound, write_video
@@ -55,7 +55,7 @@ def test_a_long_video_gives_clips_that_do_not_overlap_up_to_the_limit(tmp_path):
 def test_seeking_gives_the_frames_that_decoding_through_gives(tmp_path, monkeypatch):
     path = write_video(tmp_path / "long.mp4", counting(200, step=1), fps=10)
     through = clips_of(path, shape(3, fps=4.0), max_clips=5)
-    monkeypatch.setattr(decode, "SEEK_AHEAD_S", 0.5)
+    monkeypatch.setattr(frame_reader, "SEEK_AHEAD_S", 0.5)
     sought = clips_of(path, shape(3, fps=4.0), max_clips=5)
     assert [values(clip) for clip in sought] == [values(clip) for clip in through]
     with path.open("rb") as file:
@@ -107,10 +107,10 @@ def test_a_playlist_in_disguise_opens_no_other_file(tmp_path):
 def test_huge_pictures_endless_videos_and_extreme_shapes_are_refused(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", counting(8))
     strip = write_video(tmp_path / "strip.mp4", counting(8, 16, 512))
-    assert reason_of(io.BytesIO(strip.read_bytes()), shape()) == "too large"
-    monkeypatch.setattr(decode, "MAX_WORK_PIXELS", 3 * 16 * 16)
+    assert reason_of(io.BytesIO(strip.read_bytes()), shape()) == "too narrow"
+    monkeypatch.setattr(frame_reader, "MAX_WORK_PIXELS", 3 * 16 * 16)
     assert reason_of(io.BytesIO(path.read_bytes()), shape()) == "too large"
-    monkeypatch.setattr(decode, "MAX_PICTURE_PIXELS", 15 * 16)
+    monkeypatch.setattr(frame_reader, "MAX_PICTURE_PIXELS", 15 * 16)
     assert reason_of(io.BytesIO(path.read_bytes()), shape()) == "too large"
 
 

@@ -91,10 +91,10 @@ def test_what_is_no_single_whole_picture_is_refused_with_its_reason():
         assert reason(io.BytesIO(whole[: len(whole) // 2])) == "unreadable"
     assert reason(io.BytesIO(b"not an image at all")) == "unreadable"
     assert reason(saved(noise, "GIF")) == "unreadable"  # a .gif is read as a video
-    with pytest.raises(UnusableVideo, match="it begins as none of BMP, JPEG"):  # the same words each time: they stand in report.json
+    with pytest.raises(UnusableVideo, match="it begins as none of AVIF, BMP, JPEG"):  # the same words each time: they stand in report.json
         decode_image(io.BytesIO(b"not an image at all"), SHAPE)
     assert reason(saved(Image.new("F", (16, 16)), "TIFF")) == "unreadable"
-    assert reason(saved(picture(8, 400))) == "too large"
+    assert reason(saved(picture(8, 400))) == "too narrow"
 
 
 @pytest.mark.parametrize("side", [9500, 12_000, 60_000])

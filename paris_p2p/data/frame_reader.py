@@ -1,0 +1,201 @@
+"""One pass over a video's stream that hands out clips with rising starts, whatever of the file is damaged.
+
+Legend: T frames at `fps`, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import av
+import numpy as np
+
+from paris_p2p.data.picture import picture
+from paris_p2p.data.track import DEMUX_TRIES, Track, is_jump
+from paris_p2p.data.unusable import Clip, Frames, UnusableVideo
+from paris_p2p.spec import ClipShape
+
+MAX_PICTURE_PIXELS = 8192 * 4608
+MAX_WORK_PIXELS = 2_000_000_000_000  # decoded for one video: eleven hours of 1920 x 1080
+MAX_BAD_PACKETS = 100_000
+SEEK_AHEAD_S = 4.0  # decoding on is cheaper than seeking for less
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own leave transparency out
+
+
+@dataclass
+class FrameReader:
+    """One pass over a stream that hands out clips with rising starts."""
+
+    open: Callable[[], Any]  # the container anew, at its start
+    track: Track
+    told: Counter[str]  # what is met, by a few words; grows
+    work_pixels: int = 0
+    at_s: float = 0.0
+    offset_s: float = 0.0  # of the stream's clock against the video's start; set anew where the clock jumps
+    sought: bool = False
+    damaged: bool = False  # since the frame before
+    pending: list[tuple[Any, float, bool]] = field(default_factory=list)  # needed by the next clip
+
+    def __post_init__(self) -> None:
+        self.container = self.open()
+        try:
+            self._start()
+        except BaseException:
+            self.container.close()
+            raise
+
+    def close(self) -> None:
+        self.container.close()
+
+    def _start(self) -> None:
+        self.stream = self.container.streams[self.track.stream]
+        codec = self.stream.codec_context
+        if codec.width * codec.height > MAX_PICTURE_PIXELS:
+            size = f"{codec.width}x{codec.height} pixels"
+            raise UnusableVideo(
+                "too large", f"{size}; at most {MAX_PICTURE_PIXELS} in a picture: scale it down"
+            )
+        self.codec = self._decoder()
+        self.codec.options = {"max_pixels": str(MAX_PICTURE_PIXELS)}
+        self.codec.thread_count = 1  # several files go side by side instead
+        self.pixel_aspect = float(self.stream.sample_aspect_ratio or 1)
+        self.frames = self._decoded()
+        first = next(self.frames, None)
+        if first is None:
+            raise UnusableVideo("unreadable", "no picture can be decoded")
+        self.offset_s = self._clock(first) or 0.0  # its start time is a frame early of H.264 in AVI
+        self.pending = [(first, 0.0, False)]
+
+    def _decoder(self) -> Any:
+        layered = self.stream.metadata.get("alpha_mode") == "1"
+        name = _ALPHA_DECODERS.get(self.stream.codec_context.name) if layered else None
+        if name is None or name not in av.codecs_available:
+            return self.stream.codec_context
+        codec = av.CodecContext.create(name, "r")
+        codec.extradata = self.stream.codec_context.extradata
+        return codec
+
+    def _decoded(self) -> Iterator[Any]:
+        """All frames that decode; what does not is counted and passed over, as are reading errors."""
+        for tries in range(DEMUX_TRIES):
+            try:
+                for packet in self.container.demux(self.stream):
+                    yield from self._of(packet if packet.size else None)
+                return
+            except av.FFmpegError:
+                self.damaged = True
+                if tries + 1 == DEMUX_TRIES:
+                    yield from self._of(None)
+
+    def _of(self, packet: Any) -> Iterator[Any]:
+        try:
+            frames = self.codec.decode(packet)
+        except av.FFmpegError:
+            if packet is None:  # the end
+                return
+            self._bad()
+            return
+        for frame in frames:
+            self.work_pixels += frame.width * frame.height
+            if self.work_pixels > MAX_WORK_PIXELS:
+                raise UnusableVideo(
+                    "too large", f"over {MAX_WORK_PIXELS} pixels had to be decoded; cut or re-encode it"
+                )
+            if frame.is_corrupt:
+                self._bad()
+            else:
+                yield frame
+
+    def _bad(self) -> None:
+        if self.sought:  # what comes between the place sought and the first whole picture
+            return
+        self.damaged = True
+        self.told["packets damaged"] += 1
+        if self.told["packets damaged"] > MAX_BAD_PACKETS:
+            raise UnusableVideo(
+                "damaged", f"more than {MAX_BAD_PACKETS} packets cannot be decoded; make the file anew"
+            )
+
+    def clip(self, start_s: float, shape: ClipShape) -> Clip | None:
+        """None when the video ends before the clip does, or frames of it are missing."""
+        self._go_to(start_s)
+        times_s = [start_s + i / shape.fps for i in range(shape.frames)]
+        nearest_s = 0.5 * min(self.track.frame_s, 1 / shape.fps)  # so late a frame still counts as there
+        picked: list[Frames] = []
+        shown, shown_until_s = None, 0.0
+        for frame, time_s, damaged in self.timed():
+            while (
+                len(picked) < shape.frames and shown is not None and time_s > times_s[len(picked)] + nearest_s
+            ):
+                if damaged and times_s[len(picked)] >= shown_until_s - nearest_s:  # the frame for it is lost
+                    self.pending = [(frame, time_s, damaged)]
+                    return None
+                picked.append(self._picture(shown, shape))
+            if len(picked) == shape.frames:
+                self.pending = [(shown, shown_until_s - self.track.frame_s, False), (frame, time_s, damaged)]
+                break
+            if shown is None and damaged and time_s > times_s[0] + nearest_s:
+                self.pending = [(frame, time_s, damaged)]
+                return None
+            shown, shown_until_s = frame, time_s + self.track.frame_s
+        while (
+            len(picked) < shape.frames
+            and shown is not None
+            and times_s[len(picked)] < shown_until_s + nearest_s
+        ):
+            picked.append(self._picture(shown, shape))
+        return Clip(start_s, np.stack(picked)) if len(picked) == shape.frames else None
+
+    def _picture(self, frame: Any, shape: ClipShape) -> Frames:
+        once: set[str] = set()
+        shown = picture(frame, shape, self.pixel_aspect, once.add)
+        self.told.update(once)
+        return shown
+
+    def _go_to(self, start_s: float) -> None:
+        """Seek where that saves decoding; where it lands too late the video is decoded from its start."""
+        if not self.track.in_order or start_s - self.at_s <= SEEK_AHEAD_S:
+            return
+        try:
+            self.container.seek(int((start_s + self.offset_s) / self.stream.time_base), stream=self.stream)
+            self.codec.flush_buffers()
+            self.frames, self.pending, self.sought = self._decoded(), [], True
+            first = next(self.frames, None)
+        except av.FFmpegError:
+            first = None
+        reached_s = None if first is None else self._clock(first)
+        if reached_s is not None and reached_s - self.offset_s <= start_s + self.track.frame_s:
+            self.sought, self.damaged = False, False
+            self.at_s = reached_s - self.offset_s
+            self.pending = [(first, self.at_s, False)]
+            return
+        self.container.close()
+        self.container, self.track = self.open(), replace(self.track, in_order=False)
+        self.sought, self.at_s = False, 0.0
+        self._start()
+
+    def timed(self) -> Iterator[tuple[Any, float, bool]]:
+        """Frames with their time since the video's start, rising, and whether frames before it were lost."""
+        pending, self.pending = self.pending, []
+        yield from pending
+        for frame in self.frames:
+            time_s = self._time_of(frame)
+            if time_s >= self.at_s:
+                self.at_s = time_s
+                damaged, self.damaged = self.damaged, False
+                yield frame, time_s, damaged
+
+    def _time_of(self, frame: Any) -> float:
+        frame_s, clock_s = self.track.frame_s, self._clock(frame)
+        if clock_s is None:
+            return self.at_s + frame_s
+        if is_jump(clock_s - self.offset_s - self.at_s, frame_s):
+            self.offset_s = clock_s - self.at_s - frame_s
+        return clock_s - self.offset_s
+
+    def _clock(self, frame: Any) -> float | None:
+        """The stream's own time of a frame; `frame.time` is not a number for some decoders' last ones."""
+        return None if frame.pts is None else float(frame.pts * self.stream.time_base)

@@ -18,9 +18,12 @@ from paris_p2p.errors import ManifestError
 from paris_p2p.identity import peer_id_from_bytes
 
 PROTOCOL = 1  # the major version: part of every DHT key, topic and stream protocol
-READER = 2  # records that ask for a newer reader are refused; 2 knows shifted times, noise experts and initial weights
+# Records that ask for a newer reader are refused. 2 knows shifted times, noise experts and initial weights; 3 knows
+# cards that go back to the best one with a lower learning rate.
+READER = 3
 CHUNK_BYTES = 1 << 20
 MAX_MANIFEST_BYTES = 4 << 20
+MAX_LOWERED = 64
 
 
 def _hex(value: Any) -> Any:
@@ -131,6 +134,7 @@ class CardRecord(Signed):
     clips: Count  # clips trained on along the lineage
     steps: Count  # optimizer steps along the lineage
     train_loss: Loss
+    lowered: Annotated[int, Field(ge=0, le=MAX_LOWERED)] = 0  # how often the learning rate was lowered (rules/rest.py)
 
 
 class AttestationRecord(Signed):
@@ -144,6 +148,21 @@ class AttestationRecord(Signed):
     reference_loss: Loss  # the best attested ancestor's, on the same clips and noise (or the zero predictor's)
     best: Hash  # the best attested card of the lineage up to and including this one
     gate_clips: Count
+    fixed_loss: Loss | None = None  # on the slot's fixed clips and noise: what may be compared from card to card
+
+
+class RefusalRecord(Signed):
+    """A peer that may attest says why it did not attest a card of whoever led; `epoch` and `seq` are the card's."""
+
+    kind: Literal["refusal"] = "refusal"
+    slot: Slot
+    epoch: Count
+    card: Hash
+    parent: Hash | Literal[""] = ""  # of the card: the tip it would have followed
+    reason: Annotated[str, StringConstraints(pattern=r"^[a-z]{1,24}$")]  # a code of rules/refusals.py; a newer peer may know more
+    loss: Loss = 0.0  # as in an attestation; 0 when nothing was measured
+    reference_loss: Loss = 0.0
+    gate_clips: Count = 0
 
 
 class HolderRecord(Signed):
@@ -164,6 +183,7 @@ SIGNED_KINDS: dict[str, type[Signed]] = {
     "claim": ClaimRecord,
     "card": CardRecord,
     "attestation": AttestationRecord,
+    "refusal": RefusalRecord,
     "holder": HolderRecord,
     "peer": PeerRecord,
 }
@@ -173,6 +193,7 @@ SIGNED_LIFETIME_S: dict[str, float] = {  # the longest expiry a reader accepts, 
     "claim": 3600.0,
     "card": 90 * 86400.0,
     "attestation": 90 * 86400.0,
+    "refusal": 86400.0,
     "holder": 7200.0,
     "peer": 7200.0,
 }
@@ -189,6 +210,11 @@ def claims_key(run: str, slot: str) -> str:
 
 def tips_key(run: str, slot: str) -> str:
     return f"paris/{PROTOCOL}/{run}/tips/{slot}"
+
+
+def refusals_key(run: str, slot: str) -> str:
+    # A key of their own: nodes that do not know the kind refuse the entry, and hivemind drops an entry's whole dictionary.
+    return f"paris/{PROTOCOL}/{run}/refusals/{slot}"
 
 
 def holders_key(run: str, what: str) -> str:
@@ -208,6 +234,7 @@ _KEYS: dict[str, Callable[[Any], str]] = {
     "claim": lambda record: claims_key(record.run, record.slot),
     "card": lambda record: tips_key(record.run, record.slot),
     "attestation": lambda record: tips_key(record.run, record.slot),
+    "refusal": lambda record: refusals_key(record.run, record.slot),
     "holder": lambda record: holders_key(record.run, record.what),
     "peer": lambda record: peers_key(record.run),
 }

@@ -23,6 +23,7 @@ from paris_p2p.records import (
     HolderRecord,
     Manifest,
     PeerRecord,
+    RefusalRecord,
     dht_key,
 )
 
@@ -101,6 +102,8 @@ def test_a_manifest_over_its_limit_is_refused() -> None:
         {"run": "ab" * 31},
         {"parent": "zz" * 32},
         {"oldest_reader": 0},
+        {"lowered": -1},
+        {"lowered": 65},
         {"kind": "claim"},
     ],
     ids=str,
@@ -124,6 +127,7 @@ def test_every_kind_has_one_dht_key() -> None:
             AttestationRecord(**HEADER, epoch=1, card=RUN, loss=1.0, reference_loss=1.0, best=RUN, gate_clips=1),
             f"paris/1/{RUN}/tips/expert-0",
         ),
+        "refusal": (RefusalRecord(**HEADER, epoch=1, card=RUN, reason="loss"), f"paris/1/{RUN}/refusals/expert-0"),
         "holder": (HolderRecord(**(HEADER | {"slot": ""}), what="cd" * 32), f"paris/1/{RUN}/holders/{'cd' * 32}"),
         "peer": (PeerRecord(**(HEADER | {"slot": ""})), f"paris/1/{RUN}/peers/0"),
     }

@@ -16,9 +16,9 @@ import msgpack
 
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import RecordError
-from paris_p2p.node.crowd import SlotRecords, card_worths, drop_attestations, drop_cards, drop_claims
+from paris_p2p.node.crowd import SlotRecords, card_worths, drop_attestations, drop_cards, drop_claims, drop_refusals
 from paris_p2p.node.hearing import Hearing
-from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, Signed
+from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, RefusalRecord, Signed
 from paris_p2p.rules.claims import ClaimView, is_live
 from paris_p2p.rules.tips import Age, Tip, epochs_used, impossible, may_replace, tip_of
 from paris_p2p.rules.trust import may_attest
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 MAX_LEDGER_ATTESTATIONS = 64  # of a tip: as many as a quorum may have
 MAX_SERVED_CARDS = 8  # cards that wait, told to a peer that asks directly
 MAX_SERVED_ATTESTATIONS = 64  # of them
+MAX_SERVED_REFUSALS = 32
 
 
 class Board:
@@ -60,6 +61,8 @@ class Board:
             return self._keep_card(slot, envelope, now_s)
         if isinstance(record, AttestationRecord) and may_attest(self.spec, envelope.signer):
             return self._keep_attestation(slot, envelope, now_s)
+        if isinstance(record, RefusalRecord) and may_attest(self.spec, envelope.signer):
+            return self._keep_refusal(slot, envelope)
         return False
 
     def claims(self, slot: str) -> tuple[Envelope[ClaimRecord], ...]:
@@ -78,6 +81,15 @@ class Board:
         tip = self.slots[slot].tip
         head = (tip.card.record.epoch, tip.card.record.seq) if tip else (0, 0)
         return [card for card in list(self.slots[slot].cards.values()) if (card.record.epoch, card.record.seq) > head]
+
+    def refusals(self, slot: str) -> list[Envelope[RefusalRecord]]:
+        """Why cards that would follow the tip were refused, by peers that may attest."""
+        return list(self.slots[slot].refusals.values())
+
+    def best(self, slot: str) -> Envelope[CardRecord] | None:
+        """The best attested card of the tip's lineage; None when there is no tip, or that card is not known here."""
+        tip = self.slots[slot].tip
+        return None if tip is None else tip.card if tip.best == tip.card.id else self.slots[slot].cards.get(tip.best)
 
     def attestors(self, card_id: str, slot: str) -> set[str]:
         return {signer for card, signer in self.slots[slot].attestations if card == card_id}
@@ -107,7 +119,10 @@ class Board:
             tip, waiting = _tip_envelopes(slot.tip), self._worthiest(name)
             ids = {card.id for card in waiting}
             attested = [one for one in list(slot.attestations.values()) if one.record.card in ids][:MAX_SERVED_ATTESTATIONS]
-            return [envelope.data for envelope in (*tip, *waiting, *attested)]
+            best = self._older_best(slot)
+            return [envelope.data for envelope in (*tip, *best, *waiting, *attested)]
+        if shelf == "refusals":
+            return [one.data for one in list(slot.refusals.values())[-MAX_SERVED_REFUSALS:]]
         return []
 
     def tip_envelopes(self, slot: str) -> list[Envelope[Any]]:
@@ -142,6 +157,8 @@ class Board:
         slot.cards[envelope.id] = envelope
         slot.seen_at_s[envelope.id] = now_s
         self._update_tip(slot, envelope.record.slot, now_s)
+        if slot.tip is not None and slot.tip.best == envelope.id:
+            self._save_tip(slot, envelope.record.slot)
         drop_cards(slot, now_s, self.spec.timing, self.hearing.heard(envelope.record.slot))
         return envelope.id in slot.cards
 
@@ -153,6 +170,14 @@ class Board:
         self._update_tip(slot, envelope.record.slot, now_s)
         drop_attestations(slot)
         return key in slot.attestations
+
+    def _keep_refusal(self, slot: SlotRecords, envelope: Envelope[RefusalRecord]) -> bool:
+        key = (envelope.record.card, envelope.signer)
+        if key in slot.refusals:
+            return False
+        slot.refusals[key] = envelope
+        drop_refusals(slot)
+        return key in slot.refusals
 
     def _update_tip(self, slot: SlotRecords, name: str, now_s: float) -> None:
         old = slot.tip
@@ -171,11 +196,22 @@ class Board:
             self.hearing.note_tip(name, tip.card.signer, slot.tip_since_s if old and not self._loading else None, now_s)
             slot.tip_since_s = now_s
         slot.tip = tip
-        if self._loading:
+        drop_refusals(slot)
+        self._save_tip(slot, name)
+
+    def _save_tip(self, slot: SlotRecords, name: str) -> None:
+        tip = slot.tip
+        if self._loading or tip is None:
             return
         # One value: a card without its attestations would be no tip, and a crash may come between two.
-        envelopes: list[Envelope[Any]] = [tip.card, *tip.attestations[:MAX_LEDGER_ATTESTATIONS]]
+        attestations = tip.attestations[:MAX_LEDGER_ATTESTATIONS]
+        envelopes: list[Envelope[Any]] = [tip.card, *attestations, *self._older_best(slot)]
         self.ledger.put(f"tip/{name}", msgpack.packb([envelope.data for envelope in envelopes]))
+
+    def _older_best(self, slot: SlotRecords) -> list[Envelope[CardRecord]]:
+        """The lineage's best card where it is not the tip: a slot that gets no better goes back to it."""
+        best = slot.cards.get(slot.tip.best) if slot.tip and slot.tip.best != slot.tip.card.id else None
+        return [] if best is None else [best]
 
     def _age(self, since_s: float, now_s: float) -> Age:
         return Age(now_s - since_s, self.spec.timing.checkpoint_s)

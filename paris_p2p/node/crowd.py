@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord
+from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, RefusalRecord
 from paris_p2p.rules.claims import is_live, leads_of, order
 from paris_p2p.rules.heard import Heard
 from paris_p2p.rules.tips import Tip
@@ -20,6 +20,7 @@ from paris_p2p.spec import TimingSpec
 MAX_CLAIMS = 256  # kept per slot: a thousand strangers with claims cannot fill the memory
 MAX_CARDS = 128  # kept per slot
 MAX_ATTESTATIONS = 1024  # kept per slot
+MAX_REFUSALS = 256  # kept per slot
 FIRST_CLAIMS = 64  # live claims that stay, by when they came, and as many by when they say they were made
 
 
@@ -30,6 +31,7 @@ class SlotRecords:
     claims: OrderedDict[str, Envelope[ClaimRecord]] = field(default_factory=OrderedDict)  # by signer, in the order they came
     cards: OrderedDict[str, Envelope[CardRecord]] = field(default_factory=OrderedDict)  # by card id, in the order they came
     attestations: dict[tuple[str, str], Envelope[AttestationRecord]] = field(default_factory=dict)  # by (card id, signer)
+    refusals: dict[tuple[str, str], Envelope[RefusalRecord]] = field(default_factory=dict)  # by (card id, signer), of waiting cards
     seen_at_s: dict[str, float] = field(default_factory=dict)  # card id -> when it came
     tip: Tip | None = None
     tip_since_s: float = 0.0
@@ -100,3 +102,14 @@ def drop_attestations(slot: SlotRecords) -> None:
         most = max(made.values())
         loudest = [key for key in slot.attestations if key[0] != tip_card and made[key[1]] == most]
         del slot.attestations[min(loudest, key=lambda key: key[0] in known)]
+
+
+def drop_refusals(slot: SlotRecords) -> None:
+    """Only those of cards that would follow the tip, and down to MAX_REFUSALS: of whoever made most of them, the oldest first."""
+    head = slot.tip.card.id if slot.tip else ""
+    for key in [key for key, one in slot.refusals.items() if one.record.parent != head]:
+        del slot.refusals[key]
+    while len(slot.refusals) > MAX_REFUSALS:
+        made = Counter(signer for _, signer in slot.refusals)
+        most = max(made.values())
+        del slot.refusals[next(key for key in slot.refusals if made[key[1]] == most)]

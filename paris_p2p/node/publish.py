@@ -16,7 +16,10 @@ from paris_p2p.envelope import Envelope, open_envelope, seal
 from paris_p2p.errors import DiskFullError, RecordError
 from paris_p2p.node.run import RunNode
 from paris_p2p.records import BlobRef, CardRecord
+from paris_p2p.rules.rates import lowered_again
 from paris_p2p.rules.tips import Tip
+
+LOWERED_READER = 3  # an older one would train on with the full rate, and refuse a card that goes back for its steps
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class NewCheckpoint:
     clips: int
     steps: int
     train_loss: float
+    lowered: int = 0  # how often the learning rate was lowered (rules/rates.py)
 
 
 async def sign_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoint) -> Envelope[CardRecord]:
@@ -40,16 +44,20 @@ async def sign_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoi
     node.hold(f"publish/{slot}", held)  # until the next one: they are on no card yet
     weights = await asyncio.to_thread(_take_in, node, new.weights_path)
     held.add(weights.id)
+    node.keeping.note(held)
     resume = await asyncio.to_thread(_take_in, node, new.resume_path)
     held.add(resume.id)
+    node.keeping.note(held)
     card = CardRecord(
         **_place(node, slot, tip),
+        oldest_reader=LOWERED_READER if new.lowered else 1,
         epoch=epoch,
         weights=weights,
         resume=resume,
         clips=new.clips,
         steps=new.steps,
         train_loss=new.train_loss,
+        lowered=new.lowered,
     )
     return _sign(node, card)
 
@@ -57,6 +65,13 @@ async def sign_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoi
 def sign_again(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
     """Sign the newest checkpoint once more, as the child of what is the slot's tip now."""
     return _sign(node, card.model_copy(update=_place(node, card.slot, node.board.tip(card.slot))))
+
+
+def sign_going_back(node: RunNode, old: CardRecord, epoch: int) -> Envelope[CardRecord]:
+    """Sign an older checkpoint once more as the child of the slot's tip, to be trained on with the next lower rate."""
+    tip = node.board.tip(old.slot)
+    lowered = lowered_again(tip.card.record.lowered if tip else 0)
+    return sign_again(node, old.model_copy(update={"epoch": epoch, "lowered": lowered, "oldest_reader": LOWERED_READER}))
 
 
 async def tell_card(node: RunNode, envelope: Envelope[CardRecord]) -> None:

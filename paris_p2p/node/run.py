@@ -17,6 +17,7 @@ from paris_p2p.errors import BlobError, DiskFullError, RecordError, SwarmError, 
 from paris_p2p.node.board import Board
 from paris_p2p.node.fetch import fetch_many
 from paris_p2p.node.host import Host, save_spec, spec_path
+from paris_p2p.node.keeping import Keeping
 from paris_p2p.records import (
     SIGNED_LIFETIME_S,
     BlobRef,
@@ -29,6 +30,7 @@ from paris_p2p.records import (
     dht_key,
     holders_key,
     peers_key,
+    refusals_key,
     tips_key,
 )
 from paris_p2p.rules.trust import may_attest
@@ -40,7 +42,7 @@ PeerRole = Literal["peer", "owner", "bootstrap", "generator"]
 log = logging.getLogger(__name__)
 HOLDER_LIFETIME_S = 1800.0
 PEER_LIFETIME_S = 600.0
-GOSSIPED = ("claim", "card", "attestation")
+GOSSIPED = ("claim", "card", "attestation", "refusal")
 MAX_ASKED = 8  # connected peers, for what the bulletin board does not tell
 MAX_READ_AT_ONCE = 4  # slots
 MAX_MISS_S = 60.0  # between two rounds of questions for attested cards that nobody had
@@ -61,9 +63,8 @@ class RunNode:
         self.listeners: list[Callable[[Envelope[Any]], None]] = []
         self._data_blobs = {ref.id for ref in run.record.data_blobs}
         self._held: dict[str, set[str]] = {}  # purpose -> blobs in use
-        self._fetched: set[str] = set()  # asked for since the start
         self._misses: dict[str, tuple[int, float]] = {}  # slot -> tries for attested cards nobody had, and when the next is due
-        self._good_blobs: set[str] = set()  # of checkpoints that are ours or that we attested
+        self.keeping = Keeping(host.store, self.ledger, self._data_blobs)
 
     @property
     def peer_id(self) -> str:
@@ -74,14 +75,14 @@ class RunNode:
         return spec_path(self.host.settings.data_dir, self.run)
 
     def serves(self, blob_id: str) -> bool:
-        return blob_id in self._data_blobs or blob_id in self._good_blobs or blob_id in self._tip_blobs()
+        return blob_id in self._data_blobs or blob_id in self.keeping.good or blob_id in self._tip_blobs()
 
     def records_under(self, key: str) -> list[bytes]:
         return self.board.records_under(key)
 
     def keep_good(self, card: CardRecord) -> None:
         """This card's blobs may be seeded: we made it, or we checked it."""
-        self._good_blobs |= {card.weights.id, card.resume.id}
+        self.keeping.keep_good(card)
 
     def _tip_blobs(self) -> set[str]:
         tips = [self.board.tip(slot) for slot in self.spec.slots]
@@ -179,6 +180,21 @@ class RunNode:
                 for data in found:
                     self._receive(data)
 
+    async def read_refusals(self, slot: str) -> None:
+        """Why this peer's newest cards were refused, beside what gossip told: from the board, and from connected peers."""
+        key = refusals_key(self.run, slot)
+        for envelope in await self.host.swarm.read_records(key, self.run):
+            self.keep(envelope)
+        connected = [peer.peer_id for peer in await self.host.swarm.peers()]
+        for peer in random.sample(connected, min(2, len(connected))):
+            try:
+                found = await self.host.swarm.fetch_records(peer, key)
+            except (BlobError, RecordError, SwarmError) as error:
+                log.info("%s did not tell what it knows of refusals: %s", peer[-8:], error)
+                continue
+            for data in found:
+                self._receive(data)
+
     async def _on_gossip(self, sender: str, data: bytes) -> None:
         self._receive(data)
 
@@ -231,7 +247,7 @@ class RunNode:
             connected = [peer.peer_id for peer in await self.host.swarm.peers()]
             return [peer for peer in dict.fromkeys([*named, *connected]) if peer != self.peer_id]
 
-        self._fetched |= {ref.id for ref in refs}
+        self.keeping.note(ref.id for ref in refs)
 
         async def fetched() -> list[Path]:
             return await fetch_many(refs, sources, self.host.swarm, self.host.store, ledger=self.host.sources, progress=progress)
@@ -253,28 +269,18 @@ class RunNode:
 
     def kept_blobs(self) -> set[str]:
         """Blobs that must not be evicted: the run's data that is here, what the tips need, and what is in use."""
-        return (self._data_blobs | self._tip_blobs() | self._good_blobs).union(*tuple(self._held.values()))
+        return (self._data_blobs | self._tip_blobs() | self.keeping.good).union(*tuple(self._held.values()))
 
     def hold(self, purpose: str, blob_ids: set[str]) -> None:
         """Keep blobs that `purpose` is using, whatever the tip does; a second call replaces them, an empty set lets go."""
         self._held[purpose] = blob_ids
 
     async def forget_superseded(self) -> None:
-        """Delete checkpoints that a newer tip replaced, made, attested or copied here.
+        """Delete checkpoints that were refused or overtaken, made, attested or copied here (rules/keeping.py).
 
-        The tip's, the best's, pending ones and those in use stay.
+        The tip's, the best's, those that wait for attestation and those in use stay.
         """
-        keep = self._tip_blobs().union(*self._held.values())
-        for slot in self.spec.slots:
-            tip = self.board.tip(slot)
-            best = tip.best if tip else ""
-            for card in self.board.slots[slot].cards.values():
-                if card.id == best or card in self.board.pending(slot):
-                    keep |= {card.record.weights.id, card.record.resume.id}
-        gone = (self._good_blobs | self._fetched) - keep - self._data_blobs
-        self._good_blobs, self._fetched = self._good_blobs & keep, self._fetched & keep
-        for blob_id in gone:
-            await asyncio.to_thread(self.host.store.delete, blob_id)
+        await self.keeping.forget(self.board.slots.values(), set[str]().union(*self._held.values()))
 
 
 async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

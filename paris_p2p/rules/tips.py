@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.records import AttestationRecord, CardRecord
+from paris_p2p.rules.rates import RESTS, lowered_after, lowered_again
+from paris_p2p.rules.refusals import REASONS
 
 FIRST_CARD_SLACK = 1.5  # a first card may be this much worse than predicting nothing
 CARDS_PER_INTERVAL = 4  # cards a lineage may have for each checkpoint interval since the run was made; honest leads make one
@@ -16,7 +18,7 @@ MAX_STEPS_PER_S = 1e4  # counters of a lineage: more than any machine trains
 MAX_CLIPS_PER_S = 1e6
 SPARE_S = 3600.0
 MAX_LOSS = 1e6  # records.Loss
-NO_CLAIM = "its signer did not hold the claim"  # not for good: it may come to hold it, or the claim may come later
+NO_CLAIM = REASONS["claim"]  # not for good: it may come to hold it, or the claim may come later
 MAX_EPOCHS_AHEAD = 2048  # of the tip's: nobody brings epochs near the end of their type; more than a board's cards can use up
 
 
@@ -153,16 +155,27 @@ def refuse_card(card: Envelope[CardRecord], tip: Tip | None, lead: str, signed: 
     if card.signer == me:
         return "it is this peer's own"
     if record.parent != (tip.card.id if tip else ""):
-        return "its parent is not the tip"
+        return REASONS["parent"]
     if record.seq != (tip.card.record.seq + 1 if tip else 1):
-        return "its seq does not follow the tip's"
+        return REASONS["seq"]
     if not may_follow(record.epoch, card.signer, tip):
-        return "its epoch does not follow the tip's"
-    if tip is not None and (record.steps <= tip.card.record.steps or record.clips <= tip.card.record.clips):
-        return "it counts no more steps or clips than its parent"
+        return REASONS["epoch"]
+    if (code := _refuse_progress(record, tip.card.record if tip else None)) is not None:
+        return REASONS[code]
     if signed is not None and signed != card.id:
-        return "another card was signed for this place"
+        return REASONS["place"]
     return None if card.signer == lead else NO_CLAIM
+
+
+def _refuse_progress(card: CardRecord, tip: CardRecord | None) -> str | None:
+    """Whether the card trained on from the tip, at the rate that follows; one that goes back (rest.py) did not train."""
+    if tip is None:
+        return None if card.lowered < RESTS else "rate"
+    if card.lowered == lowered_again(tip.lowered):
+        return None
+    if card.lowered != lowered_after(tip.lowered):
+        return "rate"
+    return "steps" if card.steps <= tip.steps or card.clips <= tip.clips else None
 
 
 def refuse_loss(loss: float, reference_loss: float, tolerance: float, *, first: bool) -> str | None:
@@ -172,11 +185,11 @@ def refuse_loss(loss: float, reference_loss: float, tolerance: float, *, first: 
     zero predictor's, which an honest beginner may miss by a little.
     """
     if not (math.isfinite(loss) and math.isfinite(reference_loss)):
-        return "its held-out loss is not finite"
+        return REASONS["finite"]
     if max(loss, reference_loss) > MAX_LOSS:
-        return "its held-out loss is larger than a record can say"
+        return REASONS["large"]
     limit = reference_loss * (FIRST_CARD_SLACK if first else 1 + tolerance)
-    return None if loss <= limit else "its held-out loss is worse than the lineage's best"
+    return None if loss <= limit else REASONS["loss"]
 
 
 def _fits(attestation: AttestationRecord, card: CardRecord) -> bool:

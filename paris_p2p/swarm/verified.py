@@ -107,5 +107,5 @@ class RecordView:
 def _rank(envelope: Envelope[Any]) -> tuple[int, int, float]:
     # A stale lead's card may have a higher seq than the cards it signs when it leads again, in a later epoch.
     record = envelope.record
-    epoch = record.epoch if record.kind in ("card", "attestation") else 0
+    epoch = record.epoch if record.kind in ("card", "attestation", "refusal") else 0
     return epoch, record.seq, record.expires_at

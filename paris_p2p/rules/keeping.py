@@ -1,0 +1,35 @@
+"""Which checkpoints of a slot a peer keeps on its disk: a pure function of its records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.records import CardRecord
+from paris_p2p.rules.tips import Tip
+
+WAITING_KEPT = 2  # of each maker: its newest, and the one an attestor may be at
+
+
+def cards_kept(
+    cards: Sequence[Envelope[CardRecord]], tip: Tip | None, attested: Collection[str], refused: Collection[str]
+) -> set[str]:
+    """Ids of the cards whose blobs are still needed: the tip, its lineage's best, and what may yet follow the tip.
+
+    `cards` in the order they came; `attested` have at least one attestation that counts, `refused` this peer refused. A
+    card whose parent is not the tip was overtaken: nobody attests it any more.
+    """
+    head = tip.card.id if tip else ""
+    kept = {head, tip.best} if tip else set[str]()
+    waiting_of: Counter[str] = Counter()
+    for card in reversed(cards):
+        if card.record.parent != head or card.id in kept:
+            continue
+        if card.id in attested:
+            kept.add(card.id)
+        elif card.id not in refused:
+            waiting_of[card.signer] += 1
+            if waiting_of[card.signer] <= WAITING_KEPT:
+                kept.add(card.id)
+    return kept

@@ -1,0 +1,27 @@
+"""How often a slot's learning rate was lowered, and what that means: integers, so that every peer computes the same rate.
+
+A card says it (`lowered`). A slot whose checkpoints were refused for their held-out loss goes back to its best card with
+the next lower rate; at RESTS there is none left to try (rest.py).
+"""
+
+from __future__ import annotations
+
+from paris_p2p.records import MAX_LOWERED
+
+FACTOR = 0.3  # of the schedule's rate, each time it is lowered
+RESTS = 4  # lowered so often a slot trains no more: rates of 1, 0.3, 0.09 and 0.027 were tried from its best checkpoint
+
+
+def rate_factor(lowered: int) -> float:
+    """What the schedule's learning rate is multiplied by."""
+    return float(FACTOR**lowered)
+
+
+def lowered_after(tip_lowered: int) -> int:
+    """What a card that trains on from the tip says: the tip's own; none after a rest, which begins again with the full rate."""
+    return 0 if tip_lowered >= RESTS else tip_lowered
+
+
+def lowered_again(tip_lowered: int) -> int:
+    """What a card that goes back after the tip says."""
+    return min(tip_lowered + 1, MAX_LOWERED)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from paris_p2p.errors import RecordError, VersionError
 from paris_p2p.identity import Identity, peer_id_from_bytes, peer_id_to_bytes, verify
+from paris_p2p.packed import Bounds, unpack
 from paris_p2p.records import (
     DEFAULT_MAX_ENVELOPE_BYTES,
     MAX_ENVELOPE_BYTES,
@@ -29,7 +30,9 @@ from paris_p2p.records import (
 R = TypeVar("R", bound=Record)
 _HASH_FIELDS = ("run", "parent", "card", "best", "what", "id")
 _PEER_FIELDS = ("owner", "owner_node", "attestors")
-_MAX_DEPTH = 16  # of a payload's maps and lists; no record comes near it
+_ENVELOPE = Bounds(items=4, depth=1)
+_RECORD = Bounds(items=512)
+_RUN = Bounds(items=1 << 19)  # 20,480 shards are 270,000 values; half a million take at most some 60 MB
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def split_envelope(data: bytes, limit_bytes: int) -> tuple[bytes, str, bytes]:
     """(payload, signer, signature), sizes checked, nothing verified yet."""
     if len(data) > limit_bytes:
         raise RecordError(f"an envelope of {len(data)} bytes is over the limit of {limit_bytes}")
-    parts = _unpack(data)
+    parts = unpack(data, _ENVELOPE)
     if not isinstance(parts, tuple) or len(parts) != 3 or not all(isinstance(part, bytes) for part in parts):
         raise RecordError("an envelope must hold payload, signer and signature")
     payload, signer, signature = parts
@@ -125,7 +128,8 @@ def encode(raw: dict[str, Any]) -> bytes:
 
 
 def decode(payload: bytes) -> dict[str, Any]:
-    raw = _unpack(payload)
+    # Tuples, no lists: strict records accept none for them.
+    raw = unpack(payload, _RUN if len(payload) > DEFAULT_MAX_ENVELOPE_BYTES else _RECORD)
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise RecordError("a record's payload must be a map with names")
     return raw
@@ -141,25 +145,6 @@ def _compact(value: Any, name: str = "") -> Any:
     if isinstance(value, str) and name in _PEER_FIELDS and value:
         return peer_id_to_bytes(value)
     return value
-
-
-def _unpack(data: bytes) -> Any:
-    try:
-        value = msgpack.unpackb(data, use_list=False, strict_map_key=True)  # tuples: strict records accept no lists for them
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        raise RecordError(f"{len(data)} bytes are not valid msgpack: {str(error)[:80]}") from error
-    _check_depth(value)
-    return value
-
-
-def _check_depth(value: Any) -> None:
-    """RecordError for nesting that no record has: a thousand lists in each other would break whoever prints them."""
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        boxes = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | tuple)]
-        level = [child for box in boxes for child in box]
-    if level:
-        raise RecordError(f"a payload nested deeper than {_MAX_DEPTH} is no record")
 
 
 def _signed_bytes(kind: str, run: str, payload: bytes) -> bytes:

@@ -18,7 +18,8 @@ from typing import Any, cast
 
 import msgpack
 
-from paris_p2p.errors import MissingBlobError, SwarmError, UnreachableError
+from paris_p2p.errors import MissingBlobError, RecordError, SwarmError, UnreachableError
+from paris_p2p.packed import Bounds, unpack
 from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, MAX_ENVELOPE_BYTES, MAX_MANIFEST_BYTES
 from paris_p2p.swarm.control import close_stream
 from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
@@ -31,6 +32,7 @@ MAX_HAVE_BYTES = 1 << 17
 MAX_ADDRESSES = 16
 MAX_RECORDS = 512
 MAX_RECORDS_BYTES = MAX_RECORDS * (DEFAULT_MAX_ENVELOPE_BYTES + 8)
+_BOUNDS = Bounds(items=MAX_CHUNKS_PER_REQUEST + 64, depth=4)  # of a head, and of a list of records
 CHUNK_HEAD = struct.Struct(">II")
 LENGTH = struct.Struct(">I")
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -163,9 +165,9 @@ async def _read_head(reader: StraightReader, peer: str) -> dict[str, Any]:
 
 def _unpack(data: bytes, peer: str) -> Any:
     try:
-        return msgpack.unpackb(data)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        raise _nonsense(peer, "bytes that are not msgpack") from error
+        return unpack(data, _BOUNDS, use_list=True)
+    except RecordError as error:
+        raise _nonsense(peer, str(error)) from error
 
 
 def _nonsense(peer: str, what: str) -> SwarmError:

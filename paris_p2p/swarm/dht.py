@@ -1,72 +1,41 @@
-"""hivemind's Kademlia in our own event loop, as a bulletin board of verified records (DESIGN sections 3 and 6)."""
+"""hivemind's Kademlia in our own event loop, as a bulletin board of verified records (docs/protocol.md)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgpack
 from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
-from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.p2p import P2P
 from hivemind.p2p.p2p_daemon_bindings.datastructures import PeerID
 from hivemind.utils.logging import use_hivemind_log_handler
 from hivemind.utils.multiaddr import Multiaddr
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import DaemonError, RecordError
+from paris_p2p.errors import DaemonError
 from paris_p2p.identity import peer_id_to_bytes
-from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, dht_key
-from paris_p2p.swarm.limits import kind_of
+from paris_p2p.records import dht_key
+from paris_p2p.swarm.door import Door, node_id_of
+from paris_p2p.swarm.entries import OnRecord
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import RecordView, subkey_of
 
 log = logging.getLogger(__name__)
-OnRecord = Callable[[Envelope[Any]], None]
 RPC_LIMIT_S = 3.0
 OPERATION_LIMIT_S = 20.0
-_MAX_SUBKEY_BYTES = 128
-
-
-class ParisValidator(RecordValidatorBase):
-    """Lets a DHT node hold and accept only records that their signer put under this key and subkey, until this time."""
-
-    def __init__(self, view: RecordView, on_record: OnRecord | None):
-        self._view, self._on_record = view, on_record
-
-    def validate(self, record: DHTRecord) -> bool:
-        try:
-            envelope = self._check(record)
-        except RecordError as error:
-            log.debug("a DHT entry was refused: %s", error)
-            self._view.refused[f"DHT entry: {kind_of(error)}"] += 1
-            return False
-        if self._on_record is not None:
-            self._on_record(envelope)
-        return True
-
-    def _check(self, record: DHTRecord) -> Envelope[Any]:
-        subkey = _unpack(record.subkey, _MAX_SUBKEY_BYTES)
-        data = _unpack(record.value, DEFAULT_MAX_ENVELOPE_BYTES + 8)
-        if not isinstance(subkey, str) or not isinstance(data, bytes):
-            raise RecordError("an entry must be a signed record under its signer's subkey")
-        envelope = self._view.check(subkey, record.expiration_time, data)
-        if DHTID.generate(source=dht_key(envelope.record)).to_bytes() != record.key:
-            raise RecordError(f"a record of {dht_key(envelope.record)} was moved to another key")
-        return envelope
 
 
 class Board:
     """One DHT node, on one daemon."""
 
-    def __init__(self, p2p: P2P, node: DHTNode):
-        self._p2p, self._node = p2p, node
+    def __init__(self, p2p: P2P, node: DHTNode, door: Door):
+        self._p2p, self._node, self._door = p2p, node, door
 
     async def store(self, envelope: Envelope[Any]) -> bool:
         record = envelope.record
@@ -77,17 +46,19 @@ class Board:
             log.warning("the DHT took longer than %.0f s to store under %s", OPERATION_LIMIT_S, dht_key(record))
             return False
 
-    async def read(self, key: str, refused: Counter[str]) -> list[tuple[str, float, bytes]]:
-        """Entries (subkey, expiry, data) under a key, from all nodes that answer in time."""
+    async def read(self, key: str, run: str, view: RecordView) -> list[Envelope[Any]]:
+        """The run's records under a key, from all nodes that answer in time; verified, in a thread."""
         try:
             async with asyncio.timeout(OPERATION_LIMIT_S):
                 found = await self._node.get(key, latest=True)
         except TimeoutError:
-            refused["DHT read took too long"] += 1
+            view.count("DHT read took too long")
             return []
         if found is None or not isinstance(found.value, dict):
             return []
-        return [(subkey, entry.expiration_time, entry.value) for subkey, entry in found.value.items() if isinstance(entry.value, bytes)]
+        entries = [(subkey, e.expiration_time, e.value) for subkey, e in found.value.items() if isinstance(e.value, bytes)]
+        opened: list[Envelope[Any]] = await self._door.run(view.open_all, key, run, entries)
+        return opened
 
     async def meet(self, peers: Iterable[str]) -> None:
         """Make peers known to this node and this node to them, then look around near our own id."""
@@ -116,6 +87,7 @@ class Board:
     async def close(self) -> None:
         """Leave without a word to p2pd, which may be dead: hivemind would wait for its answer for ever."""
         self._node.is_alive = False
+        self._door.close()
         await self._p2p.shutdown()
 
 
@@ -128,28 +100,19 @@ async def open_board(
     try:
         async with asyncio.timeout(OPERATION_LIMIT_S):
             p2p = await P2P.replicate(Multiaddr(f"/unix{socket}"))
+            door = Door(p2p, view, storage, on_record)
             node = await DHTNode.create(
-                p2p=p2p,
-                node_id=DHTID.generate(source=peer_id_to_bytes(peer_id)),
+                p2p=door,
+                node_id=node_id_of(peer_id_to_bytes(peer_id)),
                 wait_timeout=RPC_LIMIT_S,
                 cache_locally=False,
                 cache_nearest=0,
                 cache_on_store=False,
                 client_mode=client_only,
-                record_validator=ParisValidator(view, on_record),
             )
     except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
         raise DaemonError(f"p2pd started but does not answer: {error or 'no reply'}") from error
     node.protocol.storage = storage
     # Others may ask to have something cached, which hivemind bounds in keys alone; nothing is.
     node.protocol.cache = RecordStorage(StorageLimits(total_bytes=0), Counter())
-    return Board(p2p, node)
-
-
-def _unpack(data: bytes, limit_bytes: int) -> Any:
-    if len(data) > limit_bytes:
-        raise RecordError(f"an entry of {len(data)} bytes is over the limit of {limit_bytes}")
-    try:
-        return msgpack.unpackb(data)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        raise RecordError("an entry is not msgpack") from error
+    return Board(p2p, node, door)

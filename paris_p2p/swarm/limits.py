@@ -1,4 +1,4 @@
-"""Rates: a limiter that many streams share, a smoothed meter, a count of events per sender; and counts of what was refused."""
+"""Rates: a limiter that streams share, a meter, events and budgets per sender; and counts of what was refused."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from paris_p2p.errors import RecordError, SignatureError, VersionError
 
@@ -73,6 +74,55 @@ class EventLimit:
         if len(self._left) > _MAX_SENDERS:
             self._left.popitem(last=False)
         return allowed
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What one peer may cost in a minute. Of what it does not use, at most one minute's worth is kept."""
+
+    size_bytes: float
+    keys: float
+    cpu_s: float
+
+
+class Budgets:
+    """An allowance for each peer; those heard longest ago are forgotten."""
+
+    def __init__(self, allowance: Allowance, clock: Callable[[], float] = time.monotonic):
+        self.allowance, self._clock = allowance, clock
+        self._left: OrderedDict[str, tuple[Allowance, float]] = OrderedDict()  # peer -> what is left, when
+
+    def spend(self, peer: str, *, size_bytes: float = 0.0, keys: float = 0.0) -> bool:
+        """Whether the peer may still cost that much, which is then taken; False, and nothing is taken, if not."""
+        left, whole = self._renewed(peer), self.allowance
+        allowed = left.cpu_s > 0 and left.size_bytes >= size_bytes and left.keys >= keys
+        # More than a whole minute's worth is never allowed, however long a peer waits.
+        if allowed and size_bytes <= whole.size_bytes and keys <= whole.keys:
+            self._keep(peer, Allowance(left.size_bytes - size_bytes, left.keys - keys, left.cpu_s))
+            return True
+        self._keep(peer, left)
+        return False
+
+    def charge(self, peer: str, cpu_s: float) -> None:
+        """Take processor time that was used; it is known afterwards only, so that a peer may come into debt."""
+        left = self._renewed(peer)
+        self._keep(peer, Allowance(left.size_bytes, left.keys, left.cpu_s - cpu_s))
+
+    def _renewed(self, peer: str) -> Allowance:
+        whole, now = self.allowance, self._clock()
+        left, since_s = self._left.get(peer, (whole, now))
+        share = (now - since_s) / 60.0
+        return Allowance(
+            min(whole.size_bytes, left.size_bytes + share * whole.size_bytes),
+            min(whole.keys, left.keys + share * whole.keys),
+            min(whole.cpu_s, left.cpu_s + share * whole.cpu_s),
+        )
+
+    def _keep(self, peer: str, left: Allowance) -> None:
+        self._left[peer] = left, self._clock()
+        self._left.move_to_end(peer)
+        if len(self._left) > _MAX_SENDERS:
+            self._left.popitem(last=False)
 
 
 class Reasons(Counter[str]):

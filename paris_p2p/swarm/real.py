@@ -20,7 +20,8 @@ from paris_p2p.spec import PeerSettings
 from paris_p2p.swarm.addresses import split_peer
 from paris_p2p.swarm.blobs import MAX_ADDRESSES, PROTOCOL, BlobClient, Streams
 from paris_p2p.swarm.daemon import Daemon, DaemonOptions
-from paris_p2p.swarm.dht import Board, OnRecord, open_board
+from paris_p2p.swarm.dht import Board, open_board
+from paris_p2p.swarm.entries import OnRecord
 from paris_p2p.swarm.gossip import Gossip
 from paris_p2p.swarm.limits import EventLimit, Meter, RateLimit
 from paris_p2p.swarm.link import LinkKeeper
@@ -134,14 +135,14 @@ class RealSwarm(Swarm):
         return await (await self._keeper.control()).peers()
 
     async def store_record(self, envelope: Envelope[Any]) -> bool:
-        self._storage.own_runs.add(envelope.record.run)
+        self._storage.take_part(envelope.record.run)
         self._view.remember(dht_key(envelope.record), open_envelope(envelope.data, run=envelope.record.run))
         return await (await self._keeper.current()).board.store(envelope)
 
     async def read_records(self, key: str, run: str) -> list[Envelope[Any]]:
-        self._storage.own_runs.add(run)  # who reads or writes a run's records takes part in it
-        entries = await (await self._keeper.current()).board.read(key, self._view.refused)
-        return self._view.merge(key, run, entries, time.time())
+        self._storage.take_part(run)  # who reads or writes a run's records does
+        opened = await (await self._keeper.current()).board.read(key, run, self._view)
+        return self._view.take(key, opened, time.time())
 
     async def publish(self, topic: str, data: bytes) -> None:
         await self._gossip.publish(await self._keeper.control(), topic, data)

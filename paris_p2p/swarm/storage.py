@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
-import msgpack
 from hivemind.dht.routing import DHTID
 from hivemind.dht.storage import DictionaryDHTValue
 from hivemind.utils.timed_storage import ValueWithExpiration
 
 from paris_p2p.envelope import decode, split_envelope
 from paris_p2p.errors import RecordError
+from paris_p2p.packed import Bounds, unpack
 from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, SIGNED_LIFETIME_S
+from paris_p2p.swarm.shares import Giver, Shares
 from paris_p2p.swarm.verified import MAX_ENTRIES_PER_KEY, named_run
 
 MAX_LIFETIME_S = max(SIGNED_LIFETIME_S.values()) + 3600.0  # from now: a signer may have dated its record into the future
 SWEEP_EVERY_S = 10.0  # at most, when there is no room
 # What Python takes beside the bytes of values and subkeys; measured, see tests/swarm/test_storage.py.
-_KEY_BYTES = 640
-_ENTRY_BYTES = 200
+_ENTRY_BYTES = 600
 
 
 @dataclass(frozen=True)
@@ -32,32 +34,61 @@ class StorageLimits:
     run_bytes: int = 16 << 20  # of any one run
     others_bytes: int = 16 << 20  # of all runs together that this peer takes no part in
     entries_per_key: int = MAX_ENTRIES_PER_KEY
-    handed_over_bytes: int = 1 << 20  # to a node that was met; hivemind sends it as one message, of at most 4 MiB
+    key_bytes: int = 1 << 20  # a key's records are answered in one message, of at most 4 MiB
+    handed_over_bytes: int = 1 << 20  # to a node that was met; hivemind sends it as one message
+
+
+@dataclass(slots=True)
+class _Held:
+    value: bytes
+    expires_at: float
+    giver: Giver
 
 
 @dataclass(slots=True)
 class _Shelf:
-    """The records under one key."""
+    """The records under one key; `answer_bytes` is what they take in a message."""
 
     run: str
-    size_bytes: int = 0
-    entries: dict[str, tuple[bytes, float]] = field(default_factory=dict)  # subkey -> value, expiry
+    answer_bytes: int = 0
+    entries: dict[str, _Held] = field(default_factory=dict)  # by subkey
+
+
+_Place = tuple[DHTID, str]  # key, subkey
+_OTHERS = ""  # the room of all runs that this peer takes no part in
 
 
 class RecordStorage:
-    """Stands in for hivemind's DHTLocalStorage. What was here first stays until it expires; what finds no room is not kept.
+    """Stands in for hivemind's DHTLocalStorage, within bounds; where there is no room, whoever holds most gives way.
 
-    Anybody can sign records of runs that nobody else knows of. They have a part of the room to themselves, so that they
-    take nothing from `own_runs`, and do not push each other out: the flood that comes is what is turned away.
+    Each run this peer takes part in has a room of its own, and all other runs have one together: anybody can sign records
+    of runs that nobody else knows of. Rooms and keys are shared fairly between those who bring records (`shares`).
     """
 
-    def __init__(self, limits: StorageLimits, refused: Counter[str]):
-        self.limits, self._refused = limits, refused
-        self.own_runs: set[str] = set()  # whoever owns this storage adds to it
+    def __init__(self, limits: StorageLimits, refused: Counter[str], address_of: Callable[[str], str] = lambda peer: ""):
+        self.limits, self._refused, self._address_of = limits, refused, address_of
+        self.bringing: ContextVar[str] = ContextVar("bringing", default="")  # the peer whose records are being stored
+        self.own_runs: set[str] = set()  # changed by take_part and leave
         self._shelves: dict[DHTID, _Shelf] = {}
-        self.used_bytes = 0
-        self._run_bytes: Counter[str] = Counter()
+        self._rooms: dict[str, Shares[_Place]] = {_OTHERS: Shares()}
         self._swept_s = float("-inf")
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(room.used_bytes for room in self._rooms.values())
+
+    def take_part(self, run: str) -> None:
+        """From now on the run has a room of its own."""
+        self._move(run, own=True)
+
+    def leave(self, run: str) -> None:
+        """The run is one of the others again."""
+        self._move(run, own=False)
+
+    def answer_bytes(self, key: DHTID) -> int:
+        """What an answer with a key's records has."""
+        shelf = self._shelves.get(key)
+        return shelf.answer_bytes if shelf else 0
 
     def store(self, key: DHTID, value: bytes, expiration_time: float, subkey: str | None = None) -> bool:
         """As hivemind calls it; a value without subkey is no record."""
@@ -79,20 +110,20 @@ class RecordStorage:
     def get(self, key: DHTID) -> ValueWithExpiration[DictionaryDHTValue] | None:
         """A copy: hivemind merges what other nodes answer into the value it is given."""
         shelf, now = self._shelves.get(key), time.time()
-        current = {subkey: entry for subkey, entry in shelf.entries.items() if entry[1] >= now} if shelf else {}
+        current = {subkey: held for subkey, held in shelf.entries.items() if held.expires_at >= now} if shelf else {}
         if not current:
             return None
         value = DictionaryDHTValue()
-        for subkey, (data, expires_at) in current.items():
-            value.store(subkey, data, expires_at)
+        for subkey, held in current.items():
+            value.store(subkey, held.value, held.expires_at)
         return ValueWithExpiration(value, value.latest_expiration_time)
 
     def items(self) -> Iterator[tuple[DHTID, ValueWithExpiration[DictionaryDHTValue]]]:
         """For hivemind, which hands them to a node that is new to it: own runs first, as much as fits into one message."""
         left_bytes = self.limits.handed_over_bytes
         for key in sorted(self._shelves, key=lambda key: self._shelves[key].run not in self.own_runs):
-            if self._shelves[key].size_bytes <= left_bytes and (value := self.get(key)) is not None:
-                left_bytes -= self._shelves[key].size_bytes
+            if self.answer_bytes(key) <= left_bytes and (value := self.get(key)) is not None:
+                left_bytes -= self.answer_bytes(key)
                 yield key, value
 
     def __contains__(self, key: DHTID) -> bool:
@@ -102,53 +133,108 @@ class RecordStorage:
         """None when there is no room."""
         shelf = self._shelves.get(key)
         held = shelf.entries.get(subkey) if shelf else None
-        if held is not None and held[1] >= expires_at:
+        if held is not None and held.expires_at >= expires_at:
             return False
         if shelf is None:
             try:
                 shelf = _Shelf(_run_of(value))
-            except (RecordError, ValueError, msgpack.UnpackException):
+            except RecordError:
                 return False
-        more_bytes = _entry_bytes(subkey, value) - (_entry_bytes(subkey, held[0]) if held else 0) + (0 if shelf.entries else _KEY_BYTES)
-        if (held is None and len(shelf.entries) >= self.limits.entries_per_key) or not self._has_room(shelf.run, more_bytes):
+        peer = self.bringing.get()
+        giver = held.giver if held else _giver(peer, self._address_of(peer) if peer else "")
+        more_bytes = len(value) - len(held.value) if held else _entry_bytes(subkey, value)
+        if not self._make_room(key, shelf, giver, more_bytes, is_new=held is None):
             return None
-        shelf.entries[subkey] = value, expires_at
+        if held is not None and subkey not in shelf.entries:  # it gave way to its own successor
+            more_bytes = _entry_bytes(subkey, value)
+        shelf.answer_bytes += more_bytes if subkey in shelf.entries else _answer_bytes(subkey, value)
+        shelf.entries[subkey] = _Held(value, expires_at, giver)
         self._shelves[key] = shelf
-        self._count(shelf, more_bytes)
+        self._room(shelf.run).add(giver, (key, subkey), more_bytes)
         return True
 
-    def _has_room(self, run: str, more_bytes: int) -> bool:
+    def _make_room(self, key: DHTID, shelf: _Shelf, giver: Giver, more_bytes: int, *, is_new: bool) -> bool:
+        """Whether there is room for `more_bytes` of this giver's, after whoever holds most gave way."""
         if more_bytes <= 0:
             return True
-        others_bytes = self.used_bytes - sum(self._run_bytes[own] for own in self.own_runs)
-        return (
-            self.used_bytes + more_bytes <= self.limits.total_bytes
-            and self._run_bytes[run] + more_bytes <= self.limits.run_bytes
-            and (run in self.own_runs or others_bytes + more_bytes <= self.limits.others_bytes)
-        )
+        key_is_full = partial(self._key_is_full, shelf, more_bytes, is_new)
+        shares = _shares_of(shelf) if key_is_full() else Shares()
+        while key_is_full():
+            subkey = shares.to_give_way(giver, more_bytes)
+            if subkey is None:
+                return False
+            shares.remove(shelf.entries[subkey].giver, subkey, _entry_bytes(subkey, shelf.entries[subkey].value))
+            self._drop(key, shelf, subkey)
+        room = self._room(shelf.run)
+        limit_bytes = self.limits.run_bytes if shelf.run in self.own_runs else self.limits.others_bytes
+        while room.used_bytes + more_bytes > limit_bytes or self.used_bytes + more_bytes > self.limits.total_bytes:
+            full = room if room.used_bytes + more_bytes > limit_bytes else max(self._rooms.values(), key=lambda r: r.used_bytes)
+            # Of another run that holds more than this one, whoever holds most there gives way.
+            asking = giver if full is room else Giver("another run")
+            place = full.to_give_way(asking, more_bytes)
+            if place is None:
+                return False
+            self._drop(place[0], self._shelves[place[0]], place[1])
+        return True
 
-    def _count(self, shelf: _Shelf, more_bytes: int) -> None:
-        shelf.size_bytes += more_bytes
-        self.used_bytes += more_bytes
-        self._run_bytes[shelf.run] += more_bytes
-        if not self._run_bytes[shelf.run]:
-            del self._run_bytes[shelf.run]
+    def _key_is_full(self, shelf: _Shelf, more_bytes: int, is_new: bool) -> bool:
+        too_many = len(shelf.entries) + is_new > self.limits.entries_per_key
+        return too_many or shelf.answer_bytes + more_bytes > self.limits.key_bytes
+
+    def _drop(self, key: DHTID, shelf: _Shelf, subkey: str) -> None:
+        held = shelf.entries.pop(subkey)
+        size_bytes = _entry_bytes(subkey, held.value)
+        shelf.answer_bytes -= _answer_bytes(subkey, held.value)
+        self._room(shelf.run).remove(held.giver, (key, subkey), size_bytes)
+        if not shelf.entries:
+            self._shelves.pop(key, None)
+
+    def _room(self, run: str) -> Shares[_Place]:
+        return self._rooms.setdefault(run, Shares()) if run in self.own_runs else self._rooms[_OTHERS]
+
+    def _move(self, run: str, *, own: bool) -> None:
+        if (run in self.own_runs) == own:
+            return
+        places = [(key, shelf, subkey) for key, shelf in self._shelves.items() if shelf.run == run for subkey in shelf.entries]
+        before = self._room(run)
+        (self.own_runs.add if own else self.own_runs.discard)(run)
+        for key, shelf, subkey in places:
+            held = shelf.entries[subkey]
+            size_bytes = _entry_bytes(subkey, held.value)
+            before.remove(held.giver, (key, subkey), size_bytes)
+            self._room(run).add(held.giver, (key, subkey), size_bytes)
+        if not own:
+            self._rooms.pop(run, None)
 
     def _sweep(self, now: float) -> None:
         """Drop what has expired."""
         self._swept_s = now
         for key, shelf in list(self._shelves.items()):
-            for subkey in [subkey for subkey, (_, expires_at) in shelf.entries.items() if expires_at < now]:
-                self._count(shelf, -_entry_bytes(subkey, shelf.entries.pop(subkey)[0]))
-            if not shelf.entries:
-                del self._shelves[key]
-                self._count(shelf, -_KEY_BYTES)
+            for subkey in [subkey for subkey, held in shelf.entries.items() if held.expires_at < now]:
+                self._drop(key, shelf, subkey)
 
 
 def _entry_bytes(subkey: str, value: bytes) -> int:
     return _ENTRY_BYTES + len(subkey) + len(value)
 
 
+def _answer_bytes(subkey: str, value: bytes) -> int:
+    return 16 + len(subkey) + len(value)
+
+
+def _shares_of(shelf: _Shelf) -> Shares[str]:
+    """Who holds how much of a key; only looked at when the key is full."""
+    shares: Shares[str] = Shares()
+    for subkey, held in shelf.entries.items():
+        shares.add(held.giver, subkey, _entry_bytes(subkey, held.value))
+    return shares
+
+
+@lru_cache(maxsize=4096)
+def _giver(peer: str, address: str) -> Giver:
+    return Giver(peer, address)  # one object for all that a peer brings
+
+
 def _run_of(value: bytes) -> str:
-    payload, _, _ = split_envelope(msgpack.unpackb(value), DEFAULT_MAX_ENVELOPE_BYTES)
+    payload, _, _ = split_envelope(unpack(value, Bounds(items=1, depth=0)), DEFAULT_MAX_ENVELOPE_BYTES)
     return named_run(decode(payload))

@@ -1,15 +1,16 @@
-"""Records as DHT nodes hold and hand them out: checked in full, and never older than what was seen before (DESIGN section 3)."""
+"""Records as DHT nodes hold and hand them out: checked in full, and never older than what was seen before (docs/protocol.md, "DHT")."""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
 from paris_p2p.envelope import Envelope, decode, open_envelope, parse, split_envelope
 from paris_p2p.errors import RecordError, VersionError
-from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, SIGNED_KINDS, SIGNED_LIFETIME_S, dht_key
+from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, READER, SIGNED_KINDS, SIGNED_LIFETIME_S, dht_key
 from paris_p2p.swarm.limits import Reasons, kind_of
 
 log = logging.getLogger(__name__)
@@ -28,16 +29,21 @@ def open_stored(data: bytes) -> Envelope[Any]:
     A record that asks for a newer reader is accepted here, for storing only: one refused entry makes hivemind throw away
     the whole dictionary of its key, so one newer peer would hide everybody's records from older ones.
     """
+    return _open_stored(data)[0]
+
+
+def _open_stored(data: bytes) -> tuple[Envelope[Any], bool]:
+    """(the envelope, whether this reader is too old to use it)."""
     payload, signer, _ = split_envelope(data, DEFAULT_MAX_ENVELOPE_BYTES)
     raw = decode(payload)
     run = named_run(raw)
     try:
-        return open_envelope(data, run=run)
+        return open_envelope(data, run=run), False
     except VersionError:  # raised after the signature was found good
         record = parse(SIGNED_KINDS[raw["kind"]], {**raw, "oldest_reader": 1})
         if not record.issued_at < record.expires_at <= record.issued_at + SIGNED_LIFETIME_S[record.kind]:
             raise
-        return Envelope(record=record, signer=signer, payload=payload, data=data)
+        return Envelope(record=record, signer=signer, payload=payload, data=data), True
 
 
 def named_run(raw: dict[str, Any]) -> str:
@@ -47,42 +53,67 @@ def named_run(raw: dict[str, Any]) -> str:
 
 
 class RecordView:
-    """One peer's view of the bulletin board."""
+    """One peer's view of the bulletin board. `check` and `open_all` may run in a thread; the rest is the event loop's."""
 
     def __init__(self) -> None:
         self.refused: Counter[str] = Reasons()
-        self._stored: OrderedDict[bytes, Envelope[Any]] = OrderedDict()  # opened before, by bytes
+        self._lock = threading.Lock()
+        self._stored: OrderedDict[bytes, tuple[Envelope[Any], bool]] = OrderedDict()  # opened before, by bytes
         self._best: OrderedDict[str, dict[str, Envelope[Any]]] = OrderedDict()  # key -> subkey -> envelope
+
+    def count(self, reason: str) -> None:
+        """One more refusal."""
+        with self._lock:
+            self.refused[reason] += 1
 
     def check(self, subkey: str, expires_at: float, data: bytes) -> Envelope[Any]:
         """An entry as a DHT node may hold it; never refused for being expired. RecordError."""
-        envelope = self._stored.get(data)
-        if envelope is None:
-            envelope = open_stored(data)
-            self._stored[data] = envelope
-            if len(self._stored) > _CACHED_ENVELOPES:
-                self._stored.popitem(last=False)
+        return self._check(subkey, expires_at, data)[0]
+
+    def _check(self, subkey: str, expires_at: float, data: bytes) -> tuple[Envelope[Any], bool]:
+        with self._lock:
+            opened = self._stored.get(data)
+        if opened is None:
+            opened = _open_stored(data)
+            with self._lock:
+                self._stored[data] = opened
+                if len(self._stored) > _CACHED_ENVELOPES:
+                    self._stored.popitem(last=False)
+        envelope = opened[0]
         if subkey != subkey_of(envelope):
             raise RecordError(f"a record of {envelope.signer} stands under the subkey {subkey[:64]!r}")
         if expires_at != envelope.record.expires_at:
             raise RecordError(f"a record that expires at {envelope.record.expires_at} is stored until {expires_at}")
-        return envelope
+        return opened
 
-    def merge(self, key: str, run: str, entries: Iterable[tuple[str, float, bytes]], now_s: float) -> list[Envelope[Any]]:
-        """Check entries (subkey, expiry, data) read under `key`, and answer with the highest ever seen of each subkey."""
+    def open_all(self, key: str, run: str, entries: Iterable[tuple[str, float, bytes]]) -> list[Envelope[Any]]:
+        """The entries (subkey, expiry, data) read under `key` that this reader may use; the others are counted."""
+        opened = []
         for number, (subkey, expires_at, data) in enumerate(entries):
             if number == MAX_ENTRIES_PER_KEY:
-                self.refused["too many records under one key"] += 1
+                self.count("too many records under one key")
                 break
             try:
-                envelope = self.check(subkey, expires_at, data)
+                envelope, newer = self._check(subkey, expires_at, data)
+                if newer:
+                    raise VersionError(f"a record of {envelope.signer} is for a newer reader than {READER}; update paris-p2p")
                 if dht_key(envelope.record) != key or envelope.record.run != run:
                     raise RecordError(f"a record of {dht_key(envelope.record)} was moved to {key}")
-                self.remember(key, open_envelope(data, run=run))
+                opened.append(envelope)
             except RecordError as error:
                 log.debug("a record under %s was refused: %s", key, error)
-                self.refused[f"record: {kind_of(error)}"] += 1
+                self.count(f"record: {kind_of(error)}")
+        return opened
+
+    def take(self, key: str, opened: Iterable[Envelope[Any]], now_s: float) -> list[Envelope[Any]]:
+        """Remember what `open_all` gave, and answer with the highest ever seen of each subkey."""
+        for envelope in opened:
+            self.remember(key, envelope)
         return self.known(key, now_s)
+
+    def merge(self, key: str, run: str, entries: Iterable[tuple[str, float, bytes]], now_s: float) -> list[Envelope[Any]]:
+        """`open_all` and `take` at once, for whoever has no thread."""
+        return self.take(key, self.open_all(key, run, entries), now_s)
 
     def known(self, key: str, now_s: float) -> list[Envelope[Any]]:
         """What is remembered under a key and has not expired."""
@@ -97,7 +128,7 @@ class RecordView:
         self._best.move_to_end(key)
         known = best.get(subkey_of(envelope))
         if known is None and len(best) >= MAX_ENTRIES_PER_KEY:
-            self.refused["too many records under one key"] += 1
+            self.count("too many records under one key")
         elif known is None or _rank(envelope) > _rank(known):
             best[subkey_of(envelope)] = envelope
         if len(self._best) > MAX_KEYS:

@@ -22,7 +22,7 @@ from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import subkey_of
 from tests.swarm.swarms import RUN, OnLoopback, claim, stray
 
-SMALL = StorageLimits(total_bytes=40_000, run_bytes=20_000, others_bytes=10_000, entries_per_key=16)
+SMALL = StorageLimits(total_bytes=60_000, run_bytes=25_000, others_bytes=10_000, entries_per_key=16)
 
 
 def put(into: RecordStorage, envelope: Envelope[Any]) -> bool:
@@ -37,7 +37,7 @@ def key_of(envelope: Envelope[Any]) -> DHTID:
 def test_a_flood_of_invented_runs_is_turned_away_and_takes_no_room_of_ours_or_of_those_that_were_here() -> None:
     refused: Counter[str] = Counter()
     held = RecordStorage(SMALL, refused)
-    held.own_runs.add(RUN)
+    held.take_part(RUN)
     ours, before = stray(RUN), stray()
     assert put(held, ours)
     assert put(held, before)
@@ -56,14 +56,15 @@ def test_a_run_that_this_peer_joins_later_is_no_longer_among_the_others() -> Non
     while put(held, stray()):
         pass
     assert not put(held, stray(RUN))
-    held.own_runs.add(RUN)
+    held.take_part(RUN)
     assert put(held, stray(RUN))
 
 
 def test_one_run_cannot_take_all_the_room_nor_one_key_all_of_its_run() -> None:
     held = RecordStorage(SMALL, Counter())
     other = "cd" * 32
-    held.own_runs |= {RUN, other}
+    held.take_part(RUN)
+    held.take_part(other)
     assert sum(put(held, stray(RUN, Identity.generate())) for _ in range(20)) == SMALL.entries_per_key
     kept = sum(put(held, stray(RUN, slot=f"expert-{number}")) for number in range(1, 50))
     assert 5 < kept < 49
@@ -118,8 +119,8 @@ def test_values_that_are_no_records_and_values_without_subkey_are_not_held() -> 
 
 
 def test_a_new_node_is_handed_one_message_with_this_peers_runs_first() -> None:
-    held = RecordStorage(replace(SMALL, handed_over_bytes=3000), Counter())
-    held.own_runs.add(RUN)
+    held = RecordStorage(replace(SMALL, handed_over_bytes=1500), Counter())
+    held.take_part(RUN)
     for _ in range(5):
         put(held, stray())
     ours = stray(RUN)

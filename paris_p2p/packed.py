@@ -1,8 +1,8 @@
-"""msgpack from strangers, measured from end to end before a decoder builds anything of it (msgpack specification).
+"""msgpack from strangers, measured from end to end before a decoder builds anything of it.
 
-A decoder believes what it reads: a list that says it has a million items is given room for them before the first one
-came, and a thousand such lists in each other fit into 5 KB. So sizes, depth, number and types are counted first, in a
-loop without recursion that stops at the first bound.
+A decoder believes what it reads: a list that says it has a million items is given room for them before the
+first one came, and a thousand such lists in each other fit into 5 KB. So sizes, depth, number and types are
+counted first, in a loop without recursion that stops at the first bound.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ def unpack(data: bytes, bounds: Bounds, *, use_list: bool = False) -> Any:
     measure(data, bounds)
     try:
         return msgpack.unpackb(data, use_list=use_list, strict_map_key=True)
-    except (ValueError, TypeError, msgpack.UnpackException) as error:  # text that is not UTF-8, a key that is a list
+    except (
+        ValueError,
+        TypeError,
+        msgpack.UnpackException,
+    ) as error:  # text that is not UTF-8, a key that is a list
         raise RecordError(f"{len(data)} bytes are not valid msgpack: {str(error)[:80]}") from error
 
 
@@ -74,7 +78,7 @@ _LIST, _MAP, _SCALAR, _TEXT, _REFUSED = 1, 2, 3, 4, 5
 
 
 def _head(byte: int) -> tuple[int, int, int]:
-    """(kind, bytes or items that follow, bytes of a length that follows) of a value that begins with `byte`."""
+    """(kind, bytes or items that follow, bytes of a length that follows) of what begins with `byte`."""
     if byte < 0x80 or byte >= 0xE0 or byte in (0xC0, 0xC2, 0xC3):
         return _SCALAR, 0, 0
     if byte < 0xA0:

@@ -93,6 +93,17 @@ def is_loopback(address: str) -> bool:
     return kind in ("ip4", "ip6") and ipaddress.ip_address(host).is_loopback
 
 
+def network_of(address: str) -> str:
+    """What one host or household has: an IPv4 address, an IPv6 /64, or its relay; "" when there is none."""
+    if is_relayed(address):
+        return "relayed"
+    _, kind, host, *_ = [*address.split("/"), "", ""]
+    if kind not in ("ip4", "ip6"):
+        return ""
+    found = ipaddress.ip_address(host)
+    return str(found if found.version == 4 else ipaddress.ip_network((found, 64), strict=False).network_address)
+
+
 def _value_to_bytes(name: str, value: str, address: str) -> bytes:
     try:
         if name in ("ip4", "ip6"):

@@ -41,9 +41,15 @@ class Board:
         record = envelope.record
         try:
             async with asyncio.timeout(OPERATION_LIMIT_S):
-                return bool(await self._node.store(dht_key(record), envelope.data, float(record.expires_at), subkey=subkey_of(envelope)))
+                return bool(
+                    await self._node.store(
+                        dht_key(record), envelope.data, float(record.expires_at), subkey=subkey_of(envelope)
+                    )
+                )
         except TimeoutError:
-            log.warning("the DHT took longer than %.0f s to store under %s", OPERATION_LIMIT_S, dht_key(record))
+            log.warning(
+                "the DHT took longer than %.0f s to store under %s", OPERATION_LIMIT_S, dht_key(record)
+            )
             return False
 
     async def read(self, key: str, run: str, view: RecordView) -> list[Envelope[Any]]:
@@ -56,7 +62,11 @@ class Board:
             return []
         if found is None or not isinstance(found.value, dict):
             return []
-        entries = [(subkey, e.expiration_time, e.value) for subkey, e in found.value.items() if isinstance(e.value, bytes)]
+        entries = [
+            (subkey, e.expiration_time, e.value)
+            for subkey, e in found.value.items()
+            if isinstance(e.value, bytes)
+        ]
         opened: list[Envelope[Any]] = await self._door.run(view.open_all, key, run, entries)
         return opened
 
@@ -65,17 +75,22 @@ class Board:
         await self._greet([PeerID(peer_id_to_bytes(peer)) for peer in peers if not self.knows(peer)])
 
     async def meet_again(self, peers: Iterable[str]) -> None:
-        """As `meet`, for peers that were away and may have forgotten this node, and what it gave them to hold."""
+        """As `meet`, for peers that were away and may have forgotten this node and what it gave them."""
         ids = [PeerID(peer_id_to_bytes(peer)) for peer in peers]
         for peer in ids:
-            self._node.blacklist.register_success(peer)  # or it would be left out for as long again as it was away
+            self._node.blacklist.register_success(
+                peer
+            )  # or it would be left out for as long again as it was away
             # hivemind hands its records only to a node that is new to it.
             await self._node.protocol.update_routing_table(None, peer, responded=False)
         await self._greet(ids)
 
     async def _greet(self, peers: Sequence[PeerID]) -> None:
-        # hivemind asserts that an answered node id is one: a peer that answers another must not keep us from the rest.
-        found = await asyncio.gather(*(self._node.protocol.call_ping(peer) for peer in peers), return_exceptions=True)
+        # hivemind asserts that an answered node id is one: a peer that answers another must not keep us from
+        # the rest.
+        found = await asyncio.gather(
+            *(self._node.protocol.call_ping(peer) for peer in peers), return_exceptions=True
+        )
         if any(isinstance(node_id, DHTID) for node_id in found):
             with suppress(TimeoutError):
                 async with asyncio.timeout(OPERATION_LIMIT_S):
@@ -92,9 +107,15 @@ class Board:
 
 
 async def open_board(
-    socket: Path, peer_id: str, view: RecordView, on_record: OnRecord | None, storage: RecordStorage, *, client_only: bool = False
+    socket: Path,
+    peer_id: str,
+    view: RecordView,
+    on_record: OnRecord | None,
+    storage: RecordStorage,
+    *,
+    client_only: bool = False,
 ) -> Board:
-    """Join as a DHT node with the id that follows from the peer id, holding what is in `storage`; knows nobody until it meets someone."""
+    """Join as the DHT node that follows from the peer id, holding what is in `storage`; knows nobody yet."""
     use_hivemind_log_handler("nowhere")  # its messages go where this program's go
     logging.getLogger("hivemind").setLevel(logging.ERROR)
     try:

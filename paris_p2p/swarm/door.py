@@ -1,7 +1,8 @@
-"""The door between hivemind's DHT and other peers: it stands in for hivemind's P2P, on both sides of every exchange.
+"""The door between hivemind's DHT and other peers, on both sides of every exchange.
 
-A message is taken as bytes; its size, then its shape, then its signatures are checked, the last in a thread, and each
-peer has a budget for all of it. What hivemind gets, and decodes with a serializer that trusts its input, was built here.
+It stands in for hivemind's P2P. A message is taken as bytes; its size, then its shape, then its signatures
+are checked, the last in a thread, and each peer has a budget for all of it. What hivemind gets, and decodes
+with a serializer that trusts its input, was built here.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ from hivemind.utils import MSGPackSerializer
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import RecordError
 from paris_p2p.identity import peer_id_from_bytes
-from paris_p2p.swarm.entries import MAX_ENTRIES, Entry, OnRecord, open_entries, pack_dictionary, read_dictionary, read_entry
+from paris_p2p.swarm.entries import (
+    MAX_ENTRIES,
+    Entry,
+    OnRecord,
+    open_entries,
+    pack_dictionary,
+    read_dictionary,
+    read_entry,
+)
 from paris_p2p.swarm.limits import Allowance, Budgets
 from paris_p2p.swarm.storage import RecordStorage
 from paris_p2p.swarm.verified import MAX_ENTRIES_PER_KEY, RecordView
@@ -39,7 +48,9 @@ MAX_ANSWER_BYTES = 2 << 20
 MAX_SMALL_BYTES = 1 << 16  # of everything else
 MAX_WAITING = 128  # requests, of all peers
 MAX_WAITING_OF_ONE = 16
-ASKED = Allowance(size_bytes=64 << 20, keys=6000, cpu_s=6.0)  # what a peer may ask of us in a minute, answers included
+ASKED = Allowance(
+    size_bytes=64 << 20, keys=6000, cpu_s=6.0
+)  # what a peer may ask of us in a minute, answers included
 TOLD = Allowance(size_bytes=64 << 20, keys=12000, cpu_s=12.0)  # what a peer may answer
 HANDED_OVER = Allowance(size_bytes=8 << 20, keys=6000, cpu_s=60.0)  # what we give a peer to store
 _ID_BYTES = DHTID.HASH_NBYTES
@@ -80,7 +91,9 @@ class Door:
         for thread in self._threads.values():
             thread.shutdown(wait=False, cancel_futures=True)
 
-    async def add_protobuf_handler(self, name: str, handler: Handler, input_protobuf_type: Any, **options: Any) -> None:
+    async def add_protobuf_handler(
+        self, name: str, handler: Handler, input_protobuf_type: Any, **options: Any
+    ) -> None:
         async def answer(raw: Raw, context: P2PContext) -> Raw:
             return await self._answer(name, handler, raw.data, context)
 
@@ -89,7 +102,9 @@ class Door:
     async def remove_protobuf_handler(self, name: str, **options: Any) -> None:
         await self._p2p.remove_protobuf_handler(name, **options)
 
-    async def call_protobuf_handler(self, peer_id: PeerID, name: str, input: Any, output_protobuf_type: Any) -> Any:
+    async def call_protobuf_handler(
+        self, peer_id: PeerID, name: str, input: Any, output_protobuf_type: Any
+    ) -> Any:
         """hivemind takes any error for a peer that did not answer."""
         peer, request = _name_of(peer_id), input.SerializeToString()
         if name == _STORE and not self._given.spend(peer, size_bytes=len(request)):
@@ -97,7 +112,9 @@ class Door:
         if not self._told.spend(peer):
             raise self._refusal("answers over the peer's budget")
         raw = await self._p2p.call_protobuf_handler(peer_id, name, Raw(request), Raw)
-        if len(raw.data) > _MAX_RESPONSE_BYTES.get(name, 0) or not self._told.spend(peer, size_bytes=len(raw.data)):
+        if len(raw.data) > _MAX_RESPONSE_BYTES.get(name, 0) or not self._told.spend(
+            peer, size_bytes=len(raw.data)
+        ):
             raise self._refusal("answer too large, or over the peer's budget")
         response = self._parse(output_protobuf_type, raw.data)
         _keep_own_id(response, peer_id)
@@ -135,7 +152,11 @@ class Door:
 
     async def _answer_find(self, peer: str, handler: Handler, request: Any, context: P2PContext) -> Raw:
         keys = list(request.keys)
-        if not 0 < len(keys) <= MAX_KEYS or len(set(keys)) != len(keys) or any(len(key) != _ID_BYTES for key in keys):
+        if (
+            not 0 < len(keys) <= MAX_KEYS
+            or len(set(keys)) != len(keys)
+            or any(len(key) != _ID_BYTES for key in keys)
+        ):
             raise self._refusal("request malformed")
         answer_bytes = sum(self._storage.answer_bytes(DHTID.from_bytes(key)) for key in keys)
         if answer_bytes > MAX_ANSWER_BYTES // 2 + MAX_ANSWER_BYTES // 4:
@@ -147,13 +168,21 @@ class Door:
 
     async def _answer_store(self, peer: str, handler: Handler, request: Any, context: P2PContext) -> Raw:
         count = len(request.keys)
-        aligned = count == len(request.subkeys) == len(request.values) == len(request.expiration_time) == len(request.in_cache)
+        aligned = (
+            count
+            == len(request.subkeys)
+            == len(request.values)
+            == len(request.expiration_time)
+            == len(request.in_cache)
+        )
         if not aligned or not 0 < count <= MAX_ENTRIES or any(len(key) != _ID_BYTES for key in request.keys):
             raise self._refusal("request malformed")
         entries = await self._checked(self._asked, "asked", peer, _read_store, request)
         _keep_own_id(request, context.remote_id)
         stored = [not in_cache for in_cache in request.in_cache]  # of each key that was sent
-        kept = [(number, entry) for number, entry, envelope in entries if envelope is not None and stored[number]]
+        kept = [
+            (number, entry) for number, entry, envelope in entries if envelope is not None and stored[number]
+        ]
         refused = {number for number, _, envelope in entries if envelope is None}
         named = {number for number, _, _ in entries}
         stored = [here and number in named and number not in refused for number, here in enumerate(stored)]
@@ -178,7 +207,7 @@ class Door:
         return Raw(pb.StoreResponse(store_ok=stored, peer=told.peer).SerializeToString())
 
     async def _work(self, peer: str, handler: Handler, request: Any, context: P2PContext) -> Raw:
-        """hivemind's own handler, which runs on the event loop without a pause; then others have their turn."""
+        """hivemind's own handler, which runs on the event loop without a pause; others have a turn first."""
         async with self._turn:
             await asyncio.sleep(0)
             began_s = time.perf_counter()
@@ -206,8 +235,10 @@ class Door:
             else:
                 result.type, result.value = pb.NOT_FOUND, b""
 
-    async def _checked(self, budgets: Budgets, thread: str, peer: str, read: Callable[..., Any], *arguments: Any) -> Any:
-        """(number of the key, entry, record or None) of what `read` takes apart, in a thread and within the peer's budget."""
+    async def _checked(
+        self, budgets: Budgets, thread: str, peer: str, read: Callable[..., Any], *arguments: Any
+    ) -> Any:
+        """(number of the key, entry, record or None) of what `read` takes apart, within the peer's budget."""
 
         def work() -> list[tuple[int, Entry, Envelope[Any] | None]]:
             began_s = time.thread_time()
@@ -216,7 +247,10 @@ class Door:
                 if not budgets.spend(peer, keys=len(numbered)):
                     raise RecordError("over the peer's budget")
                 opened = open_entries(self._view, [entry for _, entry in numbered])
-                return [(number, entry, envelope) for (number, entry), envelope in zip(numbered, opened, strict=True)]
+                return [
+                    (number, entry, envelope)
+                    for (number, entry), envelope in zip(numbered, opened, strict=True)
+                ]
             finally:
                 budgets.charge(peer, time.thread_time() - began_s)
 
@@ -254,7 +288,9 @@ def _keep_own_id(message: Any, peer_id: PeerID) -> None:
 
 def _keep_own_nearest(result: Any) -> None:
     """Of the nodes that an answer names, those whose ids are their own."""
-    pairs = list(zip(result.nearest_node_ids[:MAX_NEAREST], result.nearest_peer_ids[:MAX_NEAREST], strict=False))
+    pairs = list(
+        zip(result.nearest_node_ids[:MAX_NEAREST], result.nearest_peer_ids[:MAX_NEAREST], strict=False)
+    )
     good = [(node, peer) for node, peer in pairs if len(peer) <= 64 and node == node_id_of(peer).to_bytes()]
     del result.nearest_node_ids[:], result.nearest_peer_ids[:]
     result.nearest_node_ids.extend(node for node, _ in good)
@@ -266,7 +302,11 @@ def _read_store(request: Any) -> list[tuple[int, Entry]]:
     entries: list[tuple[int, Entry]] = []
     sent = zip(request.keys, request.subkeys, request.values, request.expiration_time, strict=True)
     for number, (key, subkey, value, expires_at) in enumerate(sent):
-        found = read_dictionary(key, value) if subkey == DHTProtocol.IS_DICTIONARY else [_entry(key, subkey, value, expires_at)]
+        found = (
+            read_dictionary(key, value)
+            if subkey == DHTProtocol.IS_DICTIONARY
+            else [_entry(key, subkey, value, expires_at)]
+        )
         entries += [(number, entry) for entry in found if entry is not None]
         if len(entries) > MAX_ENTRIES:
             raise RecordError(f"more than {MAX_ENTRIES} entries in one message")

@@ -1,7 +1,8 @@
-"""DHT entries as they cross the wire: taken apart within bounds, verified, and put together anew from what held.
+"""DHT entries as they cross the wire: taken apart within bounds, verified, and packed anew from what held.
 
-hivemind sends a key's records as one msgpack extension 0x50 with a list of (subkey, value, expiry) in it, and its own
-serializer decodes extensions within extensions, in C, as deep as they come. It is given nothing but what was built here.
+hivemind sends a key's records as one msgpack extension 0x50 with a list of (subkey, value, expiry) in it, and
+its own serializer decodes extensions within extensions, in C, as deep as they come. It is given nothing but
+what was built here.
 """
 
 from __future__ import annotations
@@ -69,7 +70,11 @@ def read_dictionary(key: bytes, packed: bytes) -> list[Entry]:
         subkey, value, expires_at = item
         if not isinstance(subkey, str) or not isinstance(value, bytes) or not isinstance(expires_at, float):
             raise RecordError("an entry must be a signed record under its signer's subkey")
-        if not math.isfinite(expires_at) or len(subkey) > _MAX_SUBKEY_BYTES or len(value) > DEFAULT_MAX_ENVELOPE_BYTES + 8:
+        if (
+            not math.isfinite(expires_at)
+            or len(subkey) > _MAX_SUBKEY_BYTES
+            or len(value) > DEFAULT_MAX_ENVELOPE_BYTES + 8
+        ):
             raise RecordError(f"an entry of {len(subkey)} + {len(value)} bytes is over the limit")
         data = unpack(value, _ONE)
         if not isinstance(data, bytes):

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 from paris_p2p.errors import DaemonError, SwarmError, UnreachableError
-from paris_p2p.swarm.addresses import is_loopback, is_relayed, is_tcp
+from paris_p2p.swarm.addresses import is_loopback, is_relayed, is_tcp, network_of
 from paris_p2p.swarm.control import Control, StreamHandler
 from paris_p2p.swarm.daemon import Daemon, DaemonOptions, on_port, start_daemon
 from paris_p2p.swarm.dht import Board
@@ -56,6 +56,7 @@ class LinkKeeper:
         self.given: dict[str, list[str]] = {}
         self.met: dict[str, list[str]] = {}
         self.addresses: tuple[str, ...] = ()
+        self.networks: dict[str, str] = {}  # of the peers that were connected at the last look
         self.restarts, self.last_words = 0, ""
         self.refused: Counter[str] = Counter()
         self.mended = asyncio.Event()  # set after each restart of p2pd; whoever waits clears it
@@ -192,6 +193,7 @@ class LinkKeeper:
         """Look for the peers that were lost, and let the DHT meet whoever is connected."""
         link = await self.current()
         connected = await link.control.peers()
+        self.networks = {peer.peer_id: network_of(next(iter(peer.addresses), "")) for peer in connected}
         self._look_for_absent({peer.peer_id for peer in connected})
         for peer in connected:
             dialled = [address for address in peer.addresses if address and not is_relayed(address)]

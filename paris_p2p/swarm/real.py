@@ -74,7 +74,7 @@ class RealSwarm(Swarm):
         self._peer_id, self._on_record = identity.peer_id, on_record
         self._client_only = bool(settings.relays)  # behind NAT: a DHT node that others cannot dial only slows them down
         self._uploads, self._downloads, self._view, self._gossip = Meter(), Meter(), RecordView(), Gossip(identity.peer_id)
-        self._storage = RecordStorage(StorageLimits(), self._view.refused)  # outlives p2pd
+        self._storage = RecordStorage(StorageLimits(), self._view.refused, self._network_of)  # outlives p2pd
         self._blob_server = BlobServer(source, self._where, self._uploads, RateLimit(settings.upload_limit_bps), clock)
         self._client = BlobClient(self._open_stream, self._downloads, RateLimit(settings.download_limit_bps), clock)
         self._client_of_connected = BlobClient(self._open_connected, self._downloads, RateLimit(0), clock)
@@ -187,6 +187,9 @@ class RealSwarm(Swarm):
                 raise UnreachableError(f"nobody answered at {tried}; check this machine's network and firewall, or ask for a newer invite")
             await self._check_clock(reached)
         self._keeper.keep()
+
+    def _network_of(self, peer: str) -> str:
+        return self._keeper.networks.get(peer, "")  # a peer is known by its address after the keeper's next look
 
     async def _open_board(self, daemon: Daemon) -> Board:
         return await open_board(daemon.control, self.peer_id, self._view, self._on_record, self._storage, client_only=self._client_only)

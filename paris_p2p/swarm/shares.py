@@ -1,7 +1,8 @@
-"""Fair shares of a room: whoever holds most gives way to whoever holds less, by network address first, by peer second.
+"""Fair shares of a room: whoever holds most gives way to whoever holds less, by address and then by peer.
 
-Peer ids are free, addresses are not. A room is divided between the addresses its contents came from, and what an
-address has between its peers, so that nobody can keep the others out, however early it came (max-min fairness).
+Peer ids are free, addresses are not. A room is divided between the addresses its contents came from, and what
+an address has between its peers, so that nobody can keep the others out, however early it came (max-min
+fairness).
 """
 
 from __future__ import annotations
@@ -53,12 +54,18 @@ class Shares(Generic[T]):
                 del self._givers[giver.address], self._of_address[giver.address]
 
     def to_give_way(self, giver: Giver, more_bytes: int) -> T | None:
-        """What should go so that `giver` may have `more_bytes`: the newest of whoever holds most; None if nobody holds more."""
-        others = {address: held for address, held in self._of_address.items() if self._givers[address] != {_SELF}}
+        """What should go so that `giver` may have `more_bytes`: the newest of whoever holds most, if that is more."""
+        others = {
+            address: held for address, held in self._of_address.items() if self._givers[address] != {_SELF}
+        }
         if not others:
             return None
         heaviest = max(others, key=others.__getitem__)
-        if giver != _SELF and heaviest != giver.address and others[heaviest] <= self._of_address[giver.address] + more_bytes:
+        if (
+            giver != _SELF
+            and heaviest != giver.address
+            and others[heaviest] <= self._of_address[giver.address] + more_bytes
+        ):
             return None
         within = [other for other in self._givers[heaviest] if other != _SELF]
         victim = max(within, key=self._of_giver.__getitem__)

@@ -1,4 +1,4 @@
-"""What this DHT node holds for others, within bounds: hivemind's own storage keeps all that is validly signed, for as long as it asks."""
+"""What this DHT node holds for others, within bounds; hivemind's own storage has none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, SIGNED_LIFETIME_S
 from paris_p2p.swarm.shares import Giver, Shares
 from paris_p2p.swarm.verified import MAX_ENTRIES_PER_KEY, named_run
 
-MAX_LIFETIME_S = max(SIGNED_LIFETIME_S.values()) + 3600.0  # from now: a signer may have dated its record into the future
+MAX_LIFETIME_S = (
+    max(SIGNED_LIFETIME_S.values()) + 3600.0
+)  # from now: a signer may have dated its record into the future
 SWEEP_EVERY_S = 10.0  # at most, when there is no room
 # What Python takes beside the bytes of values and subkeys; measured, see tests/swarm/test_storage.py.
 _ENTRY_BYTES = 600
@@ -59,15 +61,20 @@ _OTHERS = ""  # the room of all runs that this peer takes no part in
 
 
 class RecordStorage:
-    """Stands in for hivemind's DHTLocalStorage, within bounds; where there is no room, whoever holds most gives way.
+    """Stands in for hivemind's DHTLocalStorage; where there is no room, whoever holds most gives way.
 
-    Each run this peer takes part in has a room of its own, and all other runs have one together: anybody can sign records
-    of runs that nobody else knows of. Rooms and keys are shared fairly between those who bring records (`shares`).
+    Each run this peer takes part in has a room of its own, and all other runs have one together: anybody can
+    sign records of runs that nobody else knows of. Rooms and keys are shared fairly between those who bring
+    records (`shares`).
     """
 
-    def __init__(self, limits: StorageLimits, refused: Counter[str], address_of: Callable[[str], str] = lambda peer: ""):
+    def __init__(
+        self, limits: StorageLimits, refused: Counter[str], address_of: Callable[[str], str] = lambda peer: ""
+    ):
         self.limits, self._refused, self._address_of = limits, refused, address_of
-        self.bringing: ContextVar[str] = ContextVar("bringing", default="")  # the peer whose records are being stored
+        self.bringing: ContextVar[str] = ContextVar(
+            "bringing", default=""
+        )  # the peer whose records are being stored
         self.own_runs: set[str] = set()  # changed by take_part and leave
         self._shelves: dict[DHTID, _Shelf] = {}
         self._rooms: dict[str, Shares[_Place]] = {_OTHERS: Shares()}
@@ -110,7 +117,11 @@ class RecordStorage:
     def get(self, key: DHTID) -> ValueWithExpiration[DictionaryDHTValue] | None:
         """A copy: hivemind merges what other nodes answer into the value it is given."""
         shelf, now = self._shelves.get(key), time.time()
-        current = {subkey: held for subkey, held in shelf.entries.items() if held.expires_at >= now} if shelf else {}
+        current = (
+            {subkey: held for subkey, held in shelf.entries.items() if held.expires_at >= now}
+            if shelf
+            else {}
+        )
         if not current:
             return None
         value = DictionaryDHTValue()
@@ -119,7 +130,7 @@ class RecordStorage:
         return ValueWithExpiration(value, value.latest_expiration_time)
 
     def items(self) -> Iterator[tuple[DHTID, ValueWithExpiration[DictionaryDHTValue]]]:
-        """For hivemind, which hands them to a node that is new to it: own runs first, as much as fits into one message."""
+        """For hivemind, which hands them to a node that it met: own runs first, within one message."""
         left_bytes = self.limits.handed_over_bytes
         for key in sorted(self._shelves, key=lambda key: self._shelves[key].run not in self.own_runs):
             if self.answer_bytes(key) <= left_bytes and (value := self.get(key)) is not None:
@@ -163,12 +174,21 @@ class RecordStorage:
             subkey = shares.to_give_way(giver, more_bytes)
             if subkey is None:
                 return False
-            shares.remove(shelf.entries[subkey].giver, subkey, _entry_bytes(subkey, shelf.entries[subkey].value))
+            shares.remove(
+                shelf.entries[subkey].giver, subkey, _entry_bytes(subkey, shelf.entries[subkey].value)
+            )
             self._drop(key, shelf, subkey)
         room = self._room(shelf.run)
         limit_bytes = self.limits.run_bytes if shelf.run in self.own_runs else self.limits.others_bytes
-        while room.used_bytes + more_bytes > limit_bytes or self.used_bytes + more_bytes > self.limits.total_bytes:
-            full = room if room.used_bytes + more_bytes > limit_bytes else max(self._rooms.values(), key=lambda r: r.used_bytes)
+        while (
+            room.used_bytes + more_bytes > limit_bytes
+            or self.used_bytes + more_bytes > self.limits.total_bytes
+        ):
+            full = (
+                room
+                if room.used_bytes + more_bytes > limit_bytes
+                else max(self._rooms.values(), key=lambda r: r.used_bytes)
+            )
             # Of another run that holds more than this one, whoever holds most there gives way.
             asking = giver if full is room else Giver("another run")
             place = full.to_give_way(asking, more_bytes)
@@ -195,7 +215,12 @@ class RecordStorage:
     def _move(self, run: str, *, own: bool) -> None:
         if (run in self.own_runs) == own:
             return
-        places = [(key, shelf, subkey) for key, shelf in self._shelves.items() if shelf.run == run for subkey in shelf.entries]
+        places = [
+            (key, shelf, subkey)
+            for key, shelf in self._shelves.items()
+            if shelf.run == run
+            for subkey in shelf.entries
+        ]
         before = self._room(run)
         (self.own_runs.add if own else self.own_runs.discard)(run)
         for key, shelf, subkey in places:

@@ -1,4 +1,4 @@
-"""Records as DHT nodes hold and hand them out: checked in full, and never older than what was seen before (docs/protocol.md, "DHT")."""
+"""Records as DHT nodes hold and hand them out: checked in full, and never older than what was seen before."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def subkey_of(envelope: Envelope[Any]) -> str:
 def open_stored(data: bytes) -> Envelope[Any]:
     """Verify an envelope of whatever run it names; RecordError.
 
-    A record that asks for a newer reader is accepted here, for storing only: one refused entry makes hivemind throw away
-    the whole dictionary of its key, so one newer peer would hide everybody's records from older ones.
+    A record that asks for a newer reader is accepted here, for storing only: one refused entry makes hivemind
+    throw away the whole dictionary of its key, so one newer peer would hide everybody's records from older
+    ones.
     """
     return _open_stored(data)[0]
 
@@ -53,12 +54,14 @@ def named_run(raw: dict[str, Any]) -> str:
 
 
 class RecordView:
-    """One peer's view of the bulletin board. `check` and `open_all` may run in a thread; the rest is the event loop's."""
+    """One peer's view of the bulletin board. `check` and `open_all` may run in a thread, nothing else."""
 
     def __init__(self) -> None:
         self.refused: Counter[str] = Reasons()
         self._lock = threading.Lock()
-        self._stored: OrderedDict[bytes, tuple[Envelope[Any], bool]] = OrderedDict()  # opened before, by bytes
+        self._stored: OrderedDict[bytes, tuple[Envelope[Any], bool]] = (
+            OrderedDict()
+        )  # opened before, by bytes
         self._best: OrderedDict[str, dict[str, Envelope[Any]]] = OrderedDict()  # key -> subkey -> envelope
 
     def count(self, reason: str) -> None:
@@ -83,11 +86,15 @@ class RecordView:
         if subkey != subkey_of(envelope):
             raise RecordError(f"a record of {envelope.signer} stands under the subkey {subkey[:64]!r}")
         if expires_at != envelope.record.expires_at:
-            raise RecordError(f"a record that expires at {envelope.record.expires_at} is stored until {expires_at}")
+            raise RecordError(
+                f"a record that expires at {envelope.record.expires_at} is stored until {expires_at}"
+            )
         return opened
 
-    def open_all(self, key: str, run: str, entries: Iterable[tuple[str, float, bytes]]) -> list[Envelope[Any]]:
-        """The entries (subkey, expiry, data) read under `key` that this reader may use; the others are counted."""
+    def open_all(
+        self, key: str, run: str, entries: Iterable[tuple[str, float, bytes]]
+    ) -> list[Envelope[Any]]:
+        """The entries (subkey, expiry, data) under `key` that this reader may use; the others are counted."""
         opened = []
         for number, (subkey, expires_at, data) in enumerate(entries):
             if number == MAX_ENTRIES_PER_KEY:
@@ -96,7 +103,9 @@ class RecordView:
             try:
                 envelope, newer = self._check(subkey, expires_at, data)
                 if newer:
-                    raise VersionError(f"a record of {envelope.signer} is for a newer reader than {READER}; update paris-p2p")
+                    raise VersionError(
+                        f"a record of {envelope.signer} is for a newer reader than {READER}; update paris-p2p"
+                    )
                 if dht_key(envelope.record) != key or envelope.record.run != run:
                     raise RecordError(f"a record of {dht_key(envelope.record)} was moved to {key}")
                 opened.append(envelope)
@@ -111,7 +120,9 @@ class RecordView:
             self.remember(key, envelope)
         return self.known(key, now_s)
 
-    def merge(self, key: str, run: str, entries: Iterable[tuple[str, float, bytes]], now_s: float) -> list[Envelope[Any]]:
+    def merge(
+        self, key: str, run: str, entries: Iterable[tuple[str, float, bytes]], now_s: float
+    ) -> list[Envelope[Any]]:
         """`open_all` and `take` at once, for whoever has no thread."""
         return self.take(key, self.open_all(key, run, entries), now_s)
 

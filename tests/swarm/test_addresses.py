@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 
 from paris_p2p.errors import UnreachableError
 from paris_p2p.identity import Identity
-from paris_p2p.swarm.addresses import for_invite, for_others, is_relayed, is_tcp, port_of, split_peer, to_bytes, to_text
+from paris_p2p.swarm.addresses import (
+    for_invite,
+    for_others,
+    is_relayed,
+    is_tcp,
+    network_of,
+    port_of,
+    split_peer,
+    to_bytes,
+    to_text,
+)
 
 PEER = Identity.generate().peer_id
 
@@ -81,3 +91,11 @@ def test_addresses_that_a_person_named_stay_in_the_invite_whatever_they_are() ->
 )
 def test_a_nodes_own_port_is_the_one_it_listens_on_itself(addresses: list[str], port: int) -> None:
     assert port_of(addresses) == port
+
+
+def test_peers_are_told_apart_by_what_one_household_has() -> None:
+    assert network_of("/ip4/1.2.3.4/tcp/5") == network_of("/ip4/1.2.3.4/udp/6/quic-v1") == "1.2.3.4"
+    one, same, other = ("/ip6/2001:db8:1:2:3::4/tcp/5", "/ip6/2001:db8:1:2:ffff::9/tcp/5", "/ip6/2001:db8:1:3::/tcp/5")
+    assert network_of(one) == network_of(same) != network_of(other)
+    assert network_of("/ip4/1.2.3.4/tcp/5/p2p/x/p2p-circuit") == "relayed"
+    assert network_of("/dns4/a.example/tcp/5") == network_of("") == ""

@@ -1,4 +1,4 @@
-"""A DHT node's memory of records is bounded, and nobody's flood takes the room of what was here or of this peer's own runs."""
+"""A DHT node's memory of records is bounded, and nobody's flood keeps others out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def key_of(envelope: Envelope[Any]) -> DHTID:
     return DHTID.generate(source=dht_key(envelope.record))
 
 
-def test_a_flood_of_invented_runs_is_turned_away_and_takes_no_room_of_ours_or_of_those_that_were_here() -> None:
+def test_a_flood_of_invented_runs_is_turned_away_and_takes_no_room_of_ours_or_of_those_that_were_here() -> (
+    None
+):
     refused: Counter[str] = Counter()
     held = RecordStorage(SMALL, refused)
     held.take_part(RUN)
@@ -47,7 +49,9 @@ def test_a_flood_of_invented_runs_is_turned_away_and_takes_no_room_of_ours_or_of
     assert refused == {"DHT storage: no room": 200 - kept}
     assert held.get(key_of(ours)) is not None
     assert held.get(key_of(before)) is not None
-    assert all(put(held, stray(RUN, slot=f"expert-{number}")) for number in range(1, 10))  # there is room for ours as before
+    assert all(
+        put(held, stray(RUN, slot=f"expert-{number}")) for number in range(1, 10)
+    )  # there is room for ours as before
     assert put(held, stray(before.record.run, lifetime_s=3100.0))  # and the others may renew theirs
 
 
@@ -72,6 +76,70 @@ def test_one_run_cannot_take_all_the_room_nor_one_key_all_of_its_run() -> None:
     assert put(held, stray(other))
 
 
+def put_as(into: RecordStorage, peer: str, envelope: Envelope[Any]) -> bool:
+    token = into.bringing.set(peer)
+    try:
+        return put(into, envelope)
+    finally:
+        into.bringing.reset(token)
+
+
+def held_of(held: RecordStorage, *envelopes: Envelope[Any]) -> int:
+    return sum((found := held.get(key_of(e))) is not None and subkey_of(e) in found.value for e in envelopes)
+
+
+def test_a_peer_that_came_first_and_filled_the_room_of_strangers_gives_way_to_those_who_come_later() -> None:
+    held = RecordStorage(SMALL, Counter())
+    while put_as(held, "greedy", stray()):
+        pass
+    full_bytes = held.used_bytes
+    later = {peer: [stray(), stray()] for peer in "abc"}
+    assert all(put_as(held, peer, envelope) for peer, own in later.items() for envelope in own)
+    assert not any(put_as(held, "greedy", stray()) for _ in range(20))  # it takes nothing back
+    assert held_of(held, *(envelope for own in later.values() for envelope in own)) == 6
+    assert held.used_bytes <= full_bytes
+
+
+def test_a_peer_that_filled_a_key_or_a_run_with_made_up_signers_gives_way_there() -> None:
+    held = RecordStorage(SMALL, Counter())
+    held.take_part(RUN)
+    while put_as(held, "greedy", stray(RUN, Identity.generate())):
+        pass
+    honest = [stray(RUN, Identity.generate()) for _ in range(3)]
+    assert all(put_as(held, peer, envelope) for peer, envelope in zip("abc", honest, strict=True))
+    assert held_of(held, *honest) == 3
+    number = 0
+    while put_as(held, "greedy", stray(RUN, slot=f"expert-{(number := number + 1)}")):
+        pass
+    assert put_as(held, "d", stray(RUN, slot="router"))
+    assert put(held, mine := stray(RUN, Identity.generate()))  # and whatever this peer has to say finds room
+    assert held_of(held, mine) == 1
+
+
+def test_many_peers_of_one_address_have_the_share_of_one_address() -> None:
+    held = RecordStorage(SMALL, Counter(), address_of=lambda peer: peer.split("/")[0])
+    number = 0
+    while put_as(held, f"crowd/{number}", stray()):
+        number += 1
+    ours = [stray() for _ in range(4)]
+    assert all(put_as(held, "home/a", envelope) for envelope in ours)
+    assert not any(put_as(held, f"crowd/{number}", stray()) for number in range(100, 120))
+    assert held_of(held, *ours) == 4
+
+
+def test_a_run_that_is_left_goes_back_among_the_others() -> None:
+    held, refused = RecordStorage(SMALL, Counter()), stray()
+    held.take_part(RUN)
+    assert put_as(held, "a", stray(RUN))
+    used_bytes = held.used_bytes
+    held.leave(RUN)
+    assert held.used_bytes == used_bytes
+    while put_as(held, "a", refused := stray()):
+        pass
+    assert held_of(held, refused) == 0
+    assert held.used_bytes <= SMALL.others_bytes
+
+
 def test_expired_records_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     held = RecordStorage(SMALL, Counter())
     while put(held, stray(lifetime_s=1000.0)):
@@ -83,7 +151,9 @@ def test_expired_records_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [key for key, _ in held.items()] == [key_of(fresh)]
     later += 2000
     assert held.get(key_of(fresh)) is None
-    assert not put(held, stray(lifetime_s=91 * 86400.0))  # signed for a date far ahead: it would outlive all that is honest
+    assert not put(
+        held, stray(lifetime_s=91 * 86400.0)
+    )  # signed for a date far ahead: it would outlive all that is honest
 
 
 def test_only_a_later_expiry_replaces_and_saying_it_again_takes_no_more_room() -> None:
@@ -114,7 +184,9 @@ def test_values_that_are_no_records_and_values_without_subkey_are_not_held() -> 
     held = RecordStorage(SMALL, Counter())
     assert not held.store(DHTID.generate(source="key"), MSGPackSerializer.dumps(b"x"), time.time() + 9)
     assert not held.store_subkey(DHTID.generate(source="key"), "x", b"\xc1", time.time() + 9)
-    assert not held.store_subkey(DHTID.generate(source="key"), "x", MSGPackSerializer.dumps(b"x"), time.time() + 9)
+    assert not held.store_subkey(
+        DHTID.generate(source="key"), "x", MSGPackSerializer.dumps(b"x"), time.time() + 9
+    )
     assert held.used_bytes == 0
 
 
@@ -145,7 +217,9 @@ def test_the_bytes_that_are_counted_are_those_that_python_takes() -> None:
 
 @pytest.mark.swarm
 @pytest.mark.timeout(60)
-async def test_a_node_that_is_flooded_keeps_within_bounds_and_serves_its_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_that_is_flooded_keeps_within_bounds_and_serves_its_own_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(real, "StorageLimits", lambda: SMALL)
     async with AsyncExitStack() as stack:
         network, me = OnLoopback(tmp_path, stack), Identity.generate()
@@ -161,6 +235,10 @@ async def test_a_node_that_is_flooded_keeps_within_bounds_and_serves_its_own_run
         value = MSGPackSerializer.dumps(cached.data)
         asked = flooder._keeper.link.board._node.protocol.call_store  # type: ignore[attr-defined]
         where, expires_at = [key_of(cached)], [cached.record.expires_at]
-        assert await asked(node.peer_id, where, [value], expires_at, subkeys=[subkey_of(cached)], in_cache=True) == [False]
-        assert [envelope.signer for envelope in await newcomer.read_records(claims_key(RUN, "expert-0"), RUN)] == [me.peer_id]
+        assert await asked(
+            node.peer_id, where, [value], expires_at, subkeys=[subkey_of(cached)], in_cache=True
+        ) == [False]
+        assert [
+            envelope.signer for envelope in await newcomer.read_records(claims_key(RUN, "expert-0"), RUN)
+        ] == [me.peer_id]
         assert await victim.store_record(claim(me, 2, lifetime_s=200.0))

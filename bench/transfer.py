@@ -41,8 +41,11 @@ class Seeds:
 
     store: BlobStore
 
-    def may(self, peer: str, action: str, /) -> bool:
+    def may(self, peer: str, action: str, run: str, thing: str, /) -> bool:
         return True
+
+    def knows(self, peer: str, /) -> bool:
+        return False
 
     def spec(self, run_id: str, /) -> bytes | None:
         return None
@@ -72,7 +75,7 @@ async def seed(folder: Path, checkpoint: Path, upload_bps: float) -> None:
 
 
 async def _serve_bare(swarm: RealSwarm) -> None:
-    async def send(peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def send(peer: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _ in range(int.from_bytes(await reader.readexactly(4), "big")):
             writer.write(PIECE)
             await writer.drain()

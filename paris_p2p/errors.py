@@ -19,6 +19,7 @@
     │   ├── DaemonError             p2pd did not start or died; carries its own words
     │   ├── PortInUseError          another program listens there
     │   ├── UnreachableError        nobody answered
+    │   │   └── BusyError           a peer answered that it serves others now; it may be asked again
     │   └── ClockError              this machine's clock is off
     ├── TrainError                  training cannot go on
     │   ├── DeviceError             the device asked for is not there
@@ -106,6 +107,10 @@ class PortInUseError(SwarmError):
 
 
 class UnreachableError(SwarmError):
+    pass
+
+
+class BusyError(UnreachableError):
     pass
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -47,6 +47,7 @@ class SourceLedger:
 
     banned_until: dict[str, float] = field(default_factory=dict)  # monotonic
     charged: Counter[str] = field(default_factory=Counter)  # "peer: what" -> times
+    _proved: OrderedDict[str, None] = field(default_factory=OrderedDict, repr=False)  # the latest last
     _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary, repr=False)  # by blob id
 
     def charge(self, peer: str, what: str) -> None:
@@ -58,6 +59,16 @@ class SourceLedger:
         self.banned_until[peer] = time.monotonic() + BAN_S
         self.charged[f"{peer[-8:]}: {what}"] += 1
         log.warning("dropped source %s: %s", peer, what)
+
+    def credit(self, peer: str) -> None:
+        """It sent a chunk that was right: that costs more than a name."""
+        self._proved.pop(peer, None)
+        self._proved[peer] = None
+        if len(self._proved) > MAX_BANS:
+            self._proved.popitem(last=False)
+
+    def proved(self, peer: str) -> bool:
+        return peer in self._proved
 
     def allows(self, peer: str) -> bool:
         return self.banned_until.get(peer, 0.0) <= time.monotonic()

@@ -6,11 +6,12 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import DaemonError, MissingBlobError, PortInUseError, RecordError, UnreachableError, UsageError, VersionError
+from paris_p2p.errors import DaemonError, MissingBlobError, PortInUseError, UnreachableError, UsageError, VersionError
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.fetch import SourceLedger
 from paris_p2p.rules.trust import may
@@ -18,11 +19,14 @@ from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.disk import DataDirLock, write_atomic
 from paris_p2p.swarm.addresses import port_of, to_bytes
+from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.real import open_swarm
 from paris_p2p.swarm.seam import Action, Swarm
 
 log = logging.getLogger(__name__)
 PORT_FILE = "port"  # where this data directory listened last
+MAX_SPEC_ASKED = 32  # peers side by side
+SPEC_LIMIT_S = 120.0  # 4 MiB, the longest RunSpec, over a slow line
 
 
 class Member(Protocol):
@@ -33,6 +37,8 @@ class Member(Protocol):
     spec_data: bytes
 
     def serves(self, blob_id: str) -> bool: ...
+
+    def knows(self, peer: str) -> bool: ...
 
     def kept_blobs(self) -> set[str]: ...
 
@@ -69,8 +75,18 @@ class Host:
     def records(self, key: str) -> list[bytes]:
         return [data for member in self.members.values() for data in member.records_under(key)]
 
-    def may(self, peer: str, action: Action) -> bool:
-        return not self.members or any(may(peer, action, member.spec) for member in self.members.values())
+    def may(self, peer: str, action: Action, run: str, thing: str) -> bool:
+        """The rule of rules/trust.py, of the runs here that `thing` belongs to; `run` narrows them where a request names one."""
+        runs = [member for member in tuple(self.members.values()) if run in ("", member.run)]
+        if action == "blobs":
+            runs = [member for member in runs if member.serves(thing)]
+        elif action in ("spec", "records"):
+            runs = [member for member in runs if member.run in thing.split("/")]  # a run id, or a key that holds it
+        return may(peer, action, [member.spec for member in runs], thing)
+
+    def knows(self, peer: str) -> bool:
+        """Whether it has a part in a run here, or served us good chunks."""
+        return self.sources.proved(peer) or any(member.knows(peer) for member in tuple(self.members.values()))
 
     def make_room(self, need_bytes: int, keep: Iterable[str] = ()) -> bool:
         """Delete what no run here needs any more, nor `keep` names, until `need_bytes` are free; False when that freed nothing."""
@@ -164,23 +180,23 @@ async def join_run(host: Host, invite: Invite) -> Envelope[RunSpec]:
     known = load_spec(host.settings.data_dir, invite.run)
     if known is not None:
         return known
-    reasons: list[str] = []
-    newer: VersionError | None = None
     asked = [peer.peer_id for peer in await host.swarm.peers()]
     invited = [address.rsplit("/p2p/", 1)[-1] for address in invite.peers]
-    for peer in dict.fromkeys([*invited, *asked]):
-        try:
-            run = open_run(await host.swarm.fetch_spec(peer, invite.run), invite.run)
-        except VersionError as error:  # a stranger's word, perhaps a lie: another peer may have the run itself
-            newer = error
-            continue
-        except (RecordError, UnreachableError) as error:
-            reasons.append(f"{peer[-8:]}: {error}")
-            continue
+
+    async def spec_of(peer: str) -> Envelope[RunSpec]:
+        return open_run(await host.swarm.fetch_spec(peer, invite.run), invite.run)
+
+    peers = [peer for peer in dict.fromkeys([*invited, *asked]) if peer != host.identity.peer_id][:MAX_SPEC_ASKED]
+    answers = await ask_side_by_side({peer: partial(spec_of, peer) for peer in peers}, enough=1, limit_s=SPEC_LIMIT_S)
+    await end_tasks(answers.late.values())
+    for run in answers.good.values():
         save_spec(host.settings.data_dir, run)
         return run
-    if newer is not None:
-        raise newer
+    for error in answers.failed.values():
+        if isinstance(error, VersionError):  # a stranger's word, perhaps a lie: so nobody had the run itself
+            raise error
+    reasons = [f"{peer[-8:]}: {error}" for peer, error in answers.failed.items()]
+    reasons += [f"{peer[-8:]}: no RunSpec in {SPEC_LIMIT_S:.0f} s" for peer in answers.late]
     raise UnreachableError(
         f"reached {len(asked)} peers, none of them has run {invite.run[:16]}… ({'; '.join(reasons)[:400] or 'no peer answered'}); "
         "ask the run's owner whether `paris-run publish` is running, or for a newer invite"

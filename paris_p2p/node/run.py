@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from paris_p2p.envelope import Envelope, open_envelope, seal
-from paris_p2p.errors import BlobError, DiskFullError, RecordError, SwarmError, UnreachableError
+from paris_p2p.errors import BlobError, DiskFullError, RecordError, UnreachableError
 from paris_p2p.node.board import Board
 from paris_p2p.node.fetch import fetch_many
 from paris_p2p.node.host import Host, save_spec, spec_path
@@ -36,6 +38,7 @@ from paris_p2p.records import (
 from paris_p2p.rules.trust import may_attest
 from paris_p2p.spec import RunSpec, ShardRef
 from paris_p2p.store.ledger import Ledger
+from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.limits import Reasons, kind_of
 
 PeerRole = Literal["peer", "owner", "bootstrap", "generator"]
@@ -47,6 +50,10 @@ MAX_ASKED = 8  # connected peers, for what the bulletin board does not tell
 MAX_READ_AT_ONCE = 4  # slots
 MAX_MISS_S = 60.0  # between two rounds of questions for attested cards that nobody had
 T = TypeVar("T")
+ASKED_S = 3.0  # what a refresh waits for their answers; what comes later is heard all the same
+OPENING_S = 10.0  # the same, of a newcomer's first questions
+MAX_OWING = 32  # peers that have not answered yet
+CATCH_UP_LIMIT_S = 30.0  # for all that one peer is asked at once
 
 
 class RunNode:
@@ -62,6 +69,7 @@ class RunNode:
         self.board.refused = self.refused
         self.listeners: list[Callable[[Envelope[Any]], None]] = []
         self._data_blobs = {ref.id for ref in run.record.data_blobs}
+        self._asked: dict[str, asyncio.Task[None]] = {}  # connected peers who have not answered yet
         self._held: dict[str, set[str]] = {}  # purpose -> blobs in use
         self._misses: dict[str, tuple[int, float]] = {}  # slot -> tries for attested cards nobody had, and when the next is due
         self.keeping = Keeping(host.store, self.ledger, self._data_blobs)
@@ -76,6 +84,13 @@ class RunNode:
 
     def serves(self, blob_id: str) -> bool:
         return blob_id in self._data_blobs or blob_id in self.keeping.good or blob_id in self._tip_blobs()
+
+    def knows(self, peer: str) -> bool:
+        """Whether a peer has a part in this run that strangers cannot give themselves: named by its owner, or behind a tip."""
+        if peer == self.spec.owner_node or peer in self.spec.gate.attestors:
+            return True
+        tips = [self.board.tip(slot) for slot in self.spec.slots]
+        return any(tip and peer in {tip.card.signer, *(one.signer for one in tip.attestations)} for tip in tips)
 
     def records_under(self, key: str) -> list[bytes]:
         return self.board.records_under(key)
@@ -153,32 +168,51 @@ class RunNode:
         tries, next_s = self._misses.get(slot, (0, 0.0))
         if now_s < next_s:
             return
-        connected = [peer.peer_id for peer in await self.host.swarm.peers()]
-        random.shuffle(connected)  # not the same ones each time, should they not know either
-        asked = sorted(connected, key=lambda peer: peer not in attestors)[:MAX_ASKED]
         wait_s = min(MAX_MISS_S, self.spec.timing.checkpoint_s / 2 * 2.0 ** min(tries, 20))
         self._misses[slot] = tries + 1, now_s + wait_s
-
-        async def ask(peer: str) -> None:
-            try:
-                await self.catch_up(peer, (slot,))
-            except SwarmError as error:
-                log.info("%s did not answer: %s", peer[-8:], error)
-
-        await together(ask(peer) for peer in asked)
+        await self.ask_connected((slot,), first=attestors, enough=MAX_ASKED)
         if not self.board.attestors_of_unknown(slot):
             self._misses.pop(slot, None)
 
+    async def ask_connected(
+        self, slots: Sequence[str] = (), *, first: Collection[str] = (), enough: int = 1, wait_s: float = ASKED_S
+    ) -> None:
+        """Ask connected peers side by side for what they know, those in `first` and those with a part in the run before others.
+
+        Returns when `enough` told all and the others had as long again, at the latest after `wait_s`. Who has not answered
+        by then is heard when it does, is not asked anew before, and is left after CATCH_UP_LIMIT_S.
+        """
+        connected = [peer.peer_id for peer in await self.host.swarm.peers() if peer.peer_id not in self._asked]
+        random.shuffle(connected)  # not the same ones each time, should they not know either
+        connected.sort(key=lambda peer: (peer not in first, not self.knows(peer)))
+        questions = {peer: partial(self.catch_up, peer, slots) for peer in connected[: min(MAX_ASKED, MAX_OWING - len(self._asked))]}
+        answers = await ask_side_by_side(questions, enough=enough, limit_s=wait_s, extra=1.0)
+        for peer, error in answers.failed.items():
+            log.info("%s did not answer: %s", peer[-8:], error)
+        for peer, task in answers.late.items():
+            self._asked[peer] = task
+            task.add_done_callback(partial(self._answered, peer))
+
+    def _answered(self, peer: str, task: asyncio.Task[None]) -> None:
+        del self._asked[peer]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.info("%s did not answer: %s", peer[-8:], error)
+
+    async def stop_asking(self) -> None:
+        await end_tasks(self._asked.values())
+
     async def catch_up(self, peer: str, slots: Sequence[str] = ()) -> None:
         """Ask one peer directly for what it knows (of all slots, when none are named): tips whose DHT records have gone."""
-        for slot in slots or self.spec.slots:
-            for key in (claims_key(self.run, slot), tips_key(self.run, slot)):
-                try:
-                    found = await self.host.swarm.fetch_records(peer, key)
-                except (BlobError, RecordError) as error:  # it refuses, or answers nonsense: no worse than not answering
-                    raise UnreachableError(f"{peer[-8:]} does not tell its records: {error}") from error
-                for data in found:
-                    self._receive(data)
+        try:
+            async with asyncio.timeout(CATCH_UP_LIMIT_S):
+                for slot in slots or self.spec.slots:
+                    for key in (claims_key(self.run, slot), tips_key(self.run, slot)):
+                        for data in await self.host.swarm.fetch_records(peer, key):
+                            self._receive(data)
+        except TimeoutError as error:
+            raise UnreachableError(f"{peer[-8:]} did not tell its records in {CATCH_UP_LIMIT_S:.0f} s") from error
+        except (BlobError, RecordError) as error:  # it refuses, or answers nonsense: no worse than not answering
+            raise UnreachableError(f"{peer[-8:]} does not tell its records: {error}") from error
 
     async def read_refusals(self, slot: str) -> None:
         """Why this peer's newest cards were refused, beside what gossip told: from the board, and from connected peers."""
@@ -186,14 +220,13 @@ class RunNode:
         for envelope in await self.host.swarm.read_records(key, self.run):
             self.keep(envelope)
         connected = [peer.peer_id for peer in await self.host.swarm.peers()]
-        for peer in random.sample(connected, min(2, len(connected))):
-            try:
-                found = await self.host.swarm.fetch_records(peer, key)
-            except (BlobError, RecordError, SwarmError) as error:
-                log.info("%s did not tell what it knows of refusals: %s", peer[-8:], error)
-                continue
-            for data in found:
-                self._receive(data)
+        asked = {peer: partial(self.host.swarm.fetch_records, peer, key) for peer in random.sample(connected, min(2, len(connected)))}
+        answers = await ask_side_by_side(asked, enough=len(asked), limit_s=ASKED_S)
+        await end_tasks(answers.late.values())
+        for peer, error in answers.failed.items():
+            log.info("%s did not tell what it knows of refusals: %s", peer[-8:], error)
+        for data in itertools.chain.from_iterable(answers.good.values()):
+            self._receive(data)
 
     async def _on_gossip(self, sender: str, data: bytes) -> None:
         self._receive(data)
@@ -302,12 +335,9 @@ async def opened(host: Host, run: Envelope[RunSpec]) -> AsyncIterator[RunNode]:
     host.members[node.run] = node
     try:
         await host.swarm.subscribe(cards_topic(node.run), node._on_gossip)
-        for peer in (await host.swarm.peers())[:MAX_ASKED]:
-            try:
-                await node.catch_up(peer.peer_id)
-            except SwarmError as error:
-                log.info("%s did not answer: %s", peer.peer_id[-8:], error)
+        await node.ask_connected(wait_s=OPENING_S)
         await node.refresh()
         yield node
     finally:
         del host.members[node.run]
+        await node.stop_asking()

@@ -228,16 +228,9 @@ class Volunteer:
                 await self.node.refresh()
                 if time.monotonic() - last > CATCH_UP_S:
                     last = time.monotonic()
-                    await self._ask_neighbours()
+                    await self.node.ask_connected()
             except SwarmError as error:
                 self.say(f"cannot read the swarm's records: {error}; training goes on, trying again")
-
-    async def _ask_neighbours(self) -> None:
-        for peer in (await self.node.host.swarm.peers())[:3]:
-            try:
-                await self.node.catch_up(peer.peer_id)
-            except SwarmError as error:  # one of many; it may be leaving
-                log.info("%s did not tell its records: %s", peer.peer_id[-8:], error)
 
     async def _balance(self) -> None:
         """With fewer peers than slots, go where nobody trains: after a checkpoint that others hold, and not in a hurry."""

@@ -18,11 +18,12 @@ from typing import Any, cast
 
 import msgpack
 
-from paris_p2p.errors import MissingBlobError, RecordError, SwarmError, UnreachableError
+from paris_p2p.errors import BusyError, MissingBlobError, RecordError, SwarmError, UnreachableError
 from paris_p2p.packed import Bounds, unpack
 from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, MAX_ENVELOPE_BYTES, MAX_MANIFEST_BYTES
 from paris_p2p.swarm.control import close_stream
 from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
+from paris_p2p.swarm.pace import ANSWER_LEAST_BYTES_PER_S, Pace
 from paris_p2p.swarm.seam import MAX_CHUNKS_PER_REQUEST, SILENCE_S
 from paris_p2p.swarm.straight import StraightReader
 
@@ -91,23 +92,25 @@ class BlobClient:
         async with self._ask(peer, {"op": "chunks", "blob": blob_id, "indexes": wanted}, silence_s) as reader:
             async with asyncio.timeout(silence_s):
                 await _read_head(reader, peer)
+            pace = Pace(silence_s=silence_s)
             for expected in wanted:
-                async with asyncio.timeout(silence_s):
-                    index, length = CHUNK_HEAD.unpack(await reader.readexactly(CHUNK_HEAD.size))
+                index, length = CHUNK_HEAD.unpack(await reader.readexactly(CHUNK_HEAD.size, pace))
                 if index != expected or length > max_chunk_bytes:
                     raise _nonsense(peer, f"chunk {index} of {length} bytes where chunk {expected} of at most {max_chunk_bytes} was due")
                 if length > len(room):
                     room = memoryview(mmap.mmap(-1, length))  # starts at a page, as writing past the page cache wants it
                 if length:
-                    await self._read_body(reader, room[:length], silence_s)
+                    await self._read_body(reader, room[:length], pace)
                     yield index, room[:length]
 
-    async def _read_body(self, reader: StraightReader, room: memoryview, silence_s: float) -> None:
-        piece_bytes = PIECE_BYTES if self._limit.bps else len(room)  # reading slowly is what makes the sender slow down
+    async def _read_body(self, reader: StraightReader, room: memoryview, pace: Pace) -> None:
+        # Reading slowly is what makes the sender slow down; it must not take us for silent meanwhile.
+        bps = self._limit.bps
+        piece_bytes = max(1 << 12, min(PIECE_BYTES, int(bps / 8))) if bps else len(room)
         for start in range(0, len(room), piece_bytes):
             piece = room[start : start + piece_bytes]
             await self._limit.take(len(piece))
-            await reader.fill(piece, silence_s)
+            await reader.fill(piece, pace)
             self._downloads.add(len(piece))
 
     async def _body(self, peer: str, request: dict[str, Any], limit_bytes: int) -> bytes:
@@ -119,7 +122,7 @@ class BlobClient:
                 raise _nonsense(peer, f"a {request['op']} of {str(size)[:20]} bytes where {limit_bytes} are the limit")
             body = bytearray(size)
             if size:
-                await self._read_body(reader, memoryview(body), SILENCE_S)
+                await self._read_body(reader, memoryview(body), Pace(ANSWER_LEAST_BYTES_PER_S))
             return bytes(body)
 
     @asynccontextmanager
@@ -130,7 +133,9 @@ class BlobClient:
             writer.write(pack_head(request))
             yield reader
         except TimeoutError as error:
-            raise UnreachableError(f"peer {peer} was silent for {silence_s:.0f} s; another is asked") from error
+            raise UnreachableError(
+                f"peer {peer} was silent for {silence_s:.0f} s, or too slow to be of use; another is asked"
+            ) from error
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise UnreachableError(f"peer {peer} ended the conversation about {request['op']}; it may have left") from error
         finally:
@@ -160,6 +165,8 @@ async def _read_head(reader: StraightReader, peer: str) -> dict[str, Any]:
     reason = str(head.get("error"))[:100]
     if reason == "missing":
         raise MissingBlobError(f"peer {peer} has it not")
+    if reason == "busy":
+        raise BusyError(f"peer {peer} answered: busy with others; it is asked again later")
     raise UnreachableError(f"peer {peer} answered: {reason}; another is asked")
 
 

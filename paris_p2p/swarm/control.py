@@ -21,7 +21,8 @@ from paris_p2p.swarm.seam import PeerInfo
 
 STREAM_BUFFER_BYTES = 2 << 20
 MAX_MESSAGE_BYTES = 4 << 20
-StreamHandler = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+# (peer id, multiaddr it is connected from, …)
+StreamHandler = Callable[[str, str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Control:
@@ -97,7 +98,7 @@ class Control:
             except (asyncio.IncompleteReadError, ConnectionError, DaemonError, RecordError):
                 await close_stream(writer)
                 return
-            await handler(peer, reader, writer)
+            await handler(peer, to_text(info.addr), reader, writer)
 
         server = await asyncio.start_unix_server(accept, path=socket, limit=1 << 16)
         address = _unix_address(socket)

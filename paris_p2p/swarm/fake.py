@@ -132,16 +132,16 @@ class FakeSwarm(Swarm):
         self._handlers[topic].append(handler)
 
     async def fetch_spec(self, peer: str, run_id: str) -> bytes:
-        found = self._ask(peer, "spec").spec(run_id)
+        found = self._ask(peer, "spec", run_id, run_id).spec(run_id)
         if found is None:
             raise UnreachableError(f"peer {peer} does not know run {run_id[:16]}…; ask another")
         return found
 
     async def fetch_records(self, peer: str, key: str) -> list[bytes]:
-        return list(self._ask(peer, "records").records(key))
+        return list(self._ask(peer, "records", "", key).records(key))
 
     async def fetch_manifest(self, peer: str, blob_id: str) -> bytes:
-        found = self._ask(peer, "blobs").manifest_bytes(blob_id)
+        found = self._ask(peer, "blobs", "", blob_id).manifest_bytes(blob_id)
         if found is None:
             raise MissingBlobError(f"peer {peer} has no blob {blob_id[:16]}…")
         if len(found) > MAX_MANIFEST_BYTES:
@@ -149,13 +149,13 @@ class FakeSwarm(Swarm):
         return found
 
     async def fetch_have(self, peer: str, blob_id: str) -> bytes:
-        return self._ask(peer, "blobs").have(blob_id)
+        return self._ask(peer, "blobs", "", blob_id).have(blob_id)
 
     async def fetch_chunks(
         self, peer: str, blob_id: str, indexes: Sequence[int], *, silence_s: float = SILENCE_S, max_chunk_bytes: int = MAX_CHUNK_BYTES
     ) -> AsyncGenerator[tuple[int, bytes | memoryview], None]:
         for index in indexes[:MAX_CHUNKS_PER_REQUEST]:
-            source = self._ask(peer, "blobs")
+            source = self._ask(peer, "blobs", "", blob_id)
             try:
                 data = await asyncio.wait_for(asyncio.to_thread(source.read_chunk, blob_id, index), silence_s)
             except MissingBlobError:
@@ -171,6 +171,9 @@ class FakeSwarm(Swarm):
     async def measure_clock_offset(self, peer: str) -> float:
         if not self._reachable(peer):
             raise UnreachableError(f"peer {peer} cannot be reached")
+        source = self.network.swarms[peer].source
+        if source is not None and not source.may(self.peer_id, "clock", "", ""):
+            raise UnreachableError(f"peer {peer} refused: this peer may not ask it for its clock")
         return self.network.swarms[peer].clock_offset_s - self.clock_offset_s
 
     async def close(self) -> None:
@@ -183,10 +186,10 @@ class FakeSwarm(Swarm):
         other = self.network.swarms.get(peer)
         return other is not None and not other.offline and not self.offline
 
-    def _ask(self, peer: str, action: Action) -> BlobSource:
+    def _ask(self, peer: str, action: Action, run: str, thing: str) -> BlobSource:
         if not self._reachable(peer):
             raise UnreachableError(f"peer {peer} cannot be reached; it may have left")
         source = self.network.swarms[peer].source
-        if source is None or not source.may(self.peer_id, action):
+        if source is None or not source.may(self.peer_id, action, run, thing):
             raise UnreachableError(f"peer {peer} refused: this peer may not ask it for {action}")
         return source

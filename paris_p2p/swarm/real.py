@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from paris_p2p.envelope import Envelope, open_envelope
@@ -18,6 +19,7 @@ from paris_p2p.identity import Identity, load_peer_key, write_private_file
 from paris_p2p.records import dht_key
 from paris_p2p.spec import PeerSettings
 from paris_p2p.swarm.addresses import split_peer
+from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.blobs import MAX_ADDRESSES, PROTOCOL, BlobClient, Streams
 from paris_p2p.swarm.daemon import Daemon, DaemonOptions
 from paris_p2p.swarm.dht import Board, open_board
@@ -32,6 +34,9 @@ from paris_p2p.swarm.verified import RecordView
 
 log = logging.getLogger(__name__)
 WHERE_LIMIT_S = 3.0
+CONNECTED_FOR_S = 0.5  # a list of connections, which p2pd makes anew each time, answers other peers' `where` for so long
+CLOCKS_ASKED, CLOCKS_ENOUGH = 5, 3
+CLOCK_LIMIT_S = 10.0
 MAX_CLOCK_OFFSET_S = 3.0  # hivemind's DHT refuses more
 
 
@@ -78,6 +83,7 @@ class RealSwarm(Swarm):
         self._blob_server = BlobServer(source, self._where, self._uploads, RateLimit(settings.upload_limit_bps), clock)
         self._client = BlobClient(self._open_stream, self._downloads, RateLimit(settings.download_limit_bps), clock)
         self._client_of_connected = BlobClient(self._open_connected, self._downloads, RateLimit(0), clock)
+        self._connected: tuple[float, list[PeerInfo]] = (-1e9, [])  # (when by the monotonic clock, peers)
         self._asked_where = EventLimit(per_s=1 / 30, burst=1)  # per peer that is sought
         self._keeper = LinkKeeper(identity.peer_id, options, self._gossip, (PROTOCOL, self._blob_server.handle), self._open_board)
 
@@ -210,8 +216,10 @@ class RealSwarm(Swarm):
         connected = [other.peer_id for other in await self.peers() if other.peer_id != peer]
         known = self._keeper.known
         asked = sorted(connected, key=lambda other: other not in known)[:4]
-        answers = await asyncio.gather(*(self._client_of_connected.where(other, peer) for other in asked), return_exceptions=True)
-        addresses = dict.fromkeys(a for answer in answers if isinstance(answer, list) for a in answer)
+        questions = {other: partial(self._client_of_connected.where, other, peer) for other in asked}
+        answers = await ask_side_by_side(questions, enough=len(asked), limit_s=WHERE_LIMIT_S)
+        await end_tasks(answers.late.values())
+        addresses = dict.fromkeys(address for found in answers.good.values() for address in found)
         try:
             await self._keeper.dial(peer, list(addresses)[:MAX_ADDRESSES])
         except UnreachableError:
@@ -219,11 +227,18 @@ class RealSwarm(Swarm):
         return True
 
     async def _where(self, peer: str) -> list[str]:
-        return [address for known in await self.peers() if known.peer_id == peer for address in known.addresses if address]
+        when_s, connected = self._connected
+        if time.monotonic() - when_s > CONNECTED_FOR_S:
+            connected = await self.peers()
+            self._connected = time.monotonic(), connected
+        return [address for known in connected if known.peer_id == peer for address in known.addresses if address]
 
     async def _check_clock(self, peers: Sequence[str]) -> None:
-        results = await asyncio.gather(*(self.measure_clock_offset(peer) for peer in peers[:5]), return_exceptions=True)
-        offsets = [result for result in results if isinstance(result, float)]
+        questions = {peer: partial(self.measure_clock_offset, peer) for peer in peers[:CLOCKS_ASKED]}
+        enough = min(CLOCKS_ENOUGH, -(-len(questions) // 2))
+        answers = await ask_side_by_side(questions, enough=enough, limit_s=CLOCK_LIMIT_S, extra=1.0)
+        await end_tasks(answers.late.values())
+        offsets = list(answers.good.values())
         offset_s = statistics.median(offsets) if offsets else 0.0
         if abs(offset_s) > MAX_CLOCK_OFFSET_S:
             raise ClockError(

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 from paris_p2p.envelope import Envelope
 
 GossipHandler = Callable[[str, bytes], Awaitable[None]]  # (peer id of the sender, data)
-Action = Literal["spec", "records", "blobs"]  # what a peer may be refused
+Action = Literal["clock", "where", "spec", "records", "blobs"]  # what a peer may be refused
 SILENCE_S = 10.0  # a peer that sends nothing for this long is given up
 MAX_CHUNK_BYTES = 16 << 20
 MAX_CHUNKS_PER_REQUEST = 1024
@@ -46,9 +46,20 @@ class Transfer:
 
 
 class BlobSource(Protocol):
-    """What other peers may ask of this one. Methods may block on the disk: they are called in a thread, but for `may`."""
+    """What other peers may ask of this one. Methods may block on the disk: they are called in a thread, but for
+    `may` and `knows`."""
 
-    def may(self, peer: str, action: Action, /) -> bool: ...
+    def may(self, peer: str, action: Action, run: str, thing: str, /) -> bool:
+        """Whether `peer` may ask for `thing`; every request passes here before it is answered.
+
+        `thing` is a run id (spec), a DHT key (records), a blob id (blobs), a peer id (where) or "" (clock); `run` is the run that
+        the request names, "" where it names none.
+        """
+        ...
+
+    def knows(self, peer: str, /) -> bool:
+        """Whether a place is kept for this peer when all are taken: it has a part in a run here, or served good bytes."""
+        ...
 
     def spec(self, run_id: str, /) -> bytes | None: ...
 

@@ -1,4 +1,4 @@
-"""The stream protocol /paris/blob/1, answering side: bounded streams, one upload limit, and the disk read in threads."""
+"""The stream protocol /paris/blob/1, answering side: one door, bounded seats, one upload limit, the disk read in threads."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import logging
 import mmap
 import socket
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import msgpack
 
@@ -19,28 +20,71 @@ from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES
 from paris_p2p.swarm.blobs import CHUNK_HEAD, MAX_ADDRESSES, MAX_RECORDS, pack_head, read_map
 from paris_p2p.swarm.control import close_stream
 from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
+from paris_p2p.swarm.pace import Pace
 from paris_p2p.swarm.seam import MAX_CHUNK_BYTES, MAX_CHUNKS_PER_REQUEST, Action, BlobSource
+from paris_p2p.swarm.seats import MAX_BULK_STREAMS, Seat, Seats, group_of
 
 log = logging.getLogger(__name__)
-MAX_STREAMS = 64
-MAX_STREAMS_PER_PEER = 8
 REQUEST_LIMIT_S = 10.0
 STALL_S = 30.0  # an asker that takes nothing for this long is dropped
 FAREWELL_S = 120.0  # for what is still on its way to an asker who reads slowly
 REFUSAL_S = 5.0  # for a refusal
+LONG_ANSWER_BYTES = 1 << 16  # an answer above this needs a seat of those for chunks
+READERS = 4  # threads that read for others: they never hold up this node's own disk work
 _SEND_BYTES = 1 << 20  # at once
+_BULK_BYTES_PER_S = 8192.0  # of the upload limit, for a stream of chunks to be worth beginning
+_MIN_BULK_STREAMS = 4
 Where = Callable[[str], Awaitable[list[str]]]  # peer id -> addresses it is connected from
+
+
+class Ask(NamedTuple):
+    """What a request asks for, as the door sees it."""
+
+    action: Action
+    run: str
+    thing: str
+
+
+# What a request of each name asks for. No request is answered that the door was not asked about.
+_ASKED: dict[str, Callable[[dict[str, Any]], Ask]] = {
+    "clock": lambda request: Ask("clock", "", ""),
+    "where": lambda request: Ask("where", _text(request, "run"), _text(request, "peer")),
+    "spec": lambda request: Ask("spec", _text(request, "run"), _text(request, "run")),
+    "records": lambda request: Ask("records", _text(request, "run"), _text(request, "key")),
+    "manifest": lambda request: Ask("blobs", _text(request, "run"), _text(request, "blob")),
+    "have": lambda request: Ask("blobs", _text(request, "run"), _text(request, "blob")),
+    "chunks": lambda request: Ask("blobs", _text(request, "run"), _text(request, "blob")),
+}
+
+
+class Stream(NamedTuple):
+    """One request being answered."""
+
+    seat: Seat
+    ask: Ask
+    request: dict[str, Any]
+    out: socket.socket
+    pace: Pace
 
 
 class BlobServer:
     """Answers the streams that p2pd brings."""
 
-    def __init__(self, source: BlobSource | None, where: Where, uploads: Meter, limit: RateLimit, clock: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        source: BlobSource | None,
+        where: Where,
+        uploads: Meter,
+        limit: RateLimit,
+        clock: Callable[[], float] = time.time,
+    ):
         self.source, self.refused = source, Counter[str]()
+        self.seats = Seats(bulk_streams(limit.bps))
         self._where, self._uploads, self._limit, self._clock = where, uploads, limit, clock
-        self._streams: Counter[str] = Counter()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._answers: dict[str, Callable[[str, dict[str, Any], socket.socket], Awaitable[None]]] = {
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="serving")
+        self._pieces: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by peer, while it has a stream
+        self._open: dict[asyncio.Task[Any], Seat] = {}
+        self._answers: dict[str, Callable[[Stream], Awaitable[None]]] = {
             "clock": self._answer_clock,
             "where": self._answer_where,
             "spec": self._answer_spec,
@@ -50,12 +94,16 @@ class BlobServer:
             "chunks": self._answer_chunks,
         }
 
-    async def handle(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(
+        self, peer: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         """One incoming stream, from its request to its end."""
         task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-        self._streams[peer] += 1
+        if task is None:
+            return
+        known = self.source is not None and self.source.knows(peer)
+        seat = self._open[task] = Seat(peer, group_of(peer, address), known, task.cancel)
+        self.seats.enter(seat, _now_s())
         try:
             # Past the writer, which copies what it cannot send at once; nothing else is ever sent on it.
             with writer.get_extra_info("socket").dup() as out:
@@ -63,105 +111,116 @@ class BlobServer:
         except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
             self.refused["stream broken off"] += 1
         except asyncio.CancelledError:
-            pass  # this peer is leaving; raising would only make asyncio print the stream's end
+            pass  # this peer is leaving, or another needs the seat; raising would only make asyncio print the stream's end
         except Exception:
             log.exception("answering %s failed", peer)
             self.refused["error while answering"] += 1
         finally:
-            self._streams[peer] -= 1
-            self._streams += Counter()  # forgets peers at zero
+            self.seats.leave(seat)
             await close_stream(writer)
-            if task is not None:
-                self._tasks.discard(task)
+            del self._open[task]
+            if not any(other.peer == peer for other in self._open.values()):
+                self._pieces.pop(peer, None)
 
     async def close(self) -> None:
         """Break off all streams."""
-        for task in list(self._tasks):
+        for task in list(self._open):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._open, return_exceptions=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     async def _converse(self, peer: str, reader: asyncio.StreamReader, out: socket.socket) -> None:
-        if self._streams.total() > MAX_STREAMS or self._streams[peer] > MAX_STREAMS_PER_PEER:
-            await self._refuse(out, "busy")
-            if self._streams.total() <= 2 * MAX_STREAMS and self._streams[peer] <= 2 * MAX_STREAMS_PER_PEER:
-                await _until_closed(reader, REFUSAL_S)
-            return
+        seat = self._open[cast(asyncio.Task[Any], asyncio.current_task())]
         try:
             async with asyncio.timeout(REQUEST_LIMIT_S):
                 request = await read_map(reader, peer)
         except UnreachableError as error:
             log.debug("%s", error)
             request = {}
-        answer = self._answers.get(str(request.get("op")))
-        if answer is None:
+        op = request.get("op")
+        if not isinstance(op, str) or op not in _ASKED:
             await self._refuse(out, "bad request")
             return await _until_closed(reader, REFUSAL_S)
-        await answer(peer, request, out)
+        ask = _ASKED[op](request)
+        if not self._may(peer, ask):
+            await self._refuse(out, "refused")
+            return await _until_closed(reader, REFUSAL_S)
+        if not self.seats.begin(seat, _now_s(), bulk=op == "chunks"):
+            await self._refuse(out, "busy")
+            return await _until_closed(reader, REFUSAL_S)
+        await self._answers[op](Stream(seat, ask, request, out, Pace(silence_s=STALL_S)))
+        self.seats.rest(seat, _now_s())
         await _until_closed(reader, FAREWELL_S)
+
+    def _may(self, peer: str, ask: Ask) -> bool:
+        """The door. A node without a source has nothing but the time and its connections to tell."""
+        return self.source is None or self.source.may(peer, ask.action, ask.run, ask.thing)
 
     async def _refuse(self, out: socket.socket, reason: str) -> None:
         if reason != "missing":
             self.refused[f"stream: {reason}"] += 1
-        await self._write(out, pack_head({"ok": False, "error": reason}))
+        with suppress(BlockingIOError):  # a head is short; there is room for it, or nobody who would read it
+            out.send(pack_head({"ok": False, "error": reason}))
         out.shutdown(socket.SHUT_WR)
 
-    async def _answer_clock(self, peer: str, request: dict[str, Any], out: socket.socket) -> None:
-        await self._write(out, pack_head({"ok": True, "time": self._clock()}))
+    async def _answer_clock(self, stream: Stream) -> None:
+        await self._write(stream, pack_head({"ok": True, "time": self._clock()}))
 
-    async def _answer_where(self, peer: str, request: dict[str, Any], out: socket.socket) -> None:
-        addresses = await self._where(_text(request, "peer"))
-        await self._write(out, pack_head({"ok": True, "addresses": addresses[:MAX_ADDRESSES]}))
+    async def _answer_where(self, stream: Stream) -> None:
+        addresses = await self._where(stream.ask.thing)
+        await self._write(stream, pack_head({"ok": True, "addresses": addresses[:MAX_ADDRESSES]}))
 
-    async def _answer_spec(self, peer: str, request: dict[str, Any], out: socket.socket) -> None:
-        await self._answer_body(peer, "spec", lambda source: source.spec(_text(request, "run")), out)
+    async def _answer_spec(self, stream: Stream) -> None:
+        await self._answer_body(stream, lambda source: source.spec(stream.ask.thing))
 
-    async def _answer_manifest(self, peer: str, request: dict[str, Any], out: socket.socket) -> None:
-        await self._answer_body(peer, "blobs", lambda source: source.manifest_bytes(_text(request, "blob")), out)
+    async def _answer_manifest(self, stream: Stream) -> None:
+        await self._answer_body(stream, lambda source: source.manifest_bytes(stream.ask.thing))
 
-    async def _answer_have(self, peer: str, request: dict[str, Any], out: socket.socket) -> None:
-        await self._answer_body(peer, "blobs", lambda source: source.have(_text(request, "blob")), out)
+    async def _answer_have(self, stream: Stream) -> None:
+        await self._answer_body(stream, lambda source: source.have(stream.ask.thing))
 
-    async def _answer_records(self, peer: str, request: dict[str, Any], out: socket.socket) -> None:
+    async def _answer_records(self, stream: Stream) -> None:
         def read(source: BlobSource) -> bytes:
-            known = [data for data in source.records(_text(request, "key")) if len(data) <= DEFAULT_MAX_ENVELOPE_BYTES]
+            records = source.records(stream.ask.thing)
+            known = [data for data in records if len(data) <= DEFAULT_MAX_ENVELOPE_BYTES]
             packed: bytes = msgpack.packb(known[:MAX_RECORDS])
             return packed
 
-        await self._answer_body(peer, "records", read, out)
+        await self._answer_body(stream, read)
 
-    async def _answer_body(self, peer: str, action: Action, read: Callable[[BlobSource], bytes | None], out: socket.socket) -> None:
-        source = self.source
-        if source is None:
-            return await self._refuse(out, "missing")
-        if not source.may(peer, action):
-            return await self._refuse(out, "refused")
+    async def _answer_body(self, stream: Stream, read: Callable[[BlobSource], bytes | None]) -> None:
+        if self.source is None:
+            return await self._refuse(stream.out, "missing")
         try:
-            body = await asyncio.to_thread(read, source)
+            body = await asyncio.get_running_loop().run_in_executor(self._readers, read, self.source)
         except (BlobError, StoreError, OSError) as error:
-            log.warning("cannot read what %s asks for: %s", peer, error)
+            log.warning("cannot read what %s asks for: %s", stream.seat.peer, error)
             body = None
         if body is None:
-            return await self._refuse(out, "missing")
-        await self._write(out, pack_head({"ok": True, "size": len(body)}))
-        await self._write_limited(out, body)
+            return await self._refuse(stream.out, "missing")
+        if len(body) > LONG_ANSWER_BYTES and not self.seats.begin(stream.seat, _now_s(), bulk=True):
+            return await self._refuse(stream.out, "busy")
+        await self._write(stream, pack_head({"ok": True, "size": len(body)}))
+        await self._write_limited(stream, body)
 
-    async def _answer_chunks(self, peer: str, request: dict[str, Any], out: socket.socket) -> None:
-        indexes = request.get("indexes")
-        if not isinstance(indexes, list) or not 0 < len(indexes) <= MAX_CHUNKS_PER_REQUEST or not all(map(_is_index, indexes)):
-            return await self._refuse(out, "bad request")
+    async def _answer_chunks(self, stream: Stream) -> None:
+        indexes = stream.request.get("indexes")
+        if not _are_indexes(indexes):
+            return await self._refuse(stream.out, "bad request")
         if self.source is None:
-            return await self._refuse(out, "missing")
-        if not self.source.may(peer, "blobs"):
-            return await self._refuse(out, "refused")
+            return await self._refuse(stream.out, "missing")
         head = pack_head({"ok": True})
-        async for index, data in self._read_ahead(self.source, _text(request, "blob"), indexes):
-            await self._write(out, head + CHUNK_HEAD.pack(index, len(data)))
+        async for index, data in self._read_ahead(self.source, stream.ask.thing, indexes):
+            await self._write(stream, head + CHUNK_HEAD.pack(index, len(data)))
             head = b""
-            await self._write_limited(out, data)
+            await self._write_limited(stream, data)
 
-    async def _read_ahead(self, source: BlobSource, blob_id: str, indexes: list[int]) -> AsyncIterator[tuple[int, bytes | memoryview]]:
+    async def _read_ahead(
+        self, source: BlobSource, blob_id: str, indexes: list[int]
+    ) -> AsyncIterator[tuple[int, bytes | memoryview]]:
         """Chunks in order, the next one read while this one is sent; b"" for one that is not here."""
         rooms = [memoryview(mmap.mmap(-1, MAX_CHUNK_BYTES)) for _ in range(2)]  # what is never touched costs nothing
+        loop = asyncio.get_running_loop()
 
         def read(position: int) -> bytes | memoryview:
             try:
@@ -170,27 +229,62 @@ class BlobServer:
                 return b""
             return data if len(data) <= MAX_CHUNK_BYTES else b""
 
-        following = asyncio.ensure_future(asyncio.to_thread(read, 0))
+        following = loop.run_in_executor(self._readers, read, 0)
         try:
             for position, index in enumerate(indexes):
                 data = await following
                 if position + 1 < len(indexes):
-                    following = asyncio.ensure_future(asyncio.to_thread(read, position + 1))
+                    following = loop.run_in_executor(self._readers, read, position + 1)
                 yield index, data
         finally:
             following.cancel()
 
-    async def _write_limited(self, out: socket.socket, data: bytes | memoryview) -> None:
-        view, piece_bytes = memoryview(data), PIECE_BYTES if self._limit.bps else _SEND_BYTES
+    async def _write_limited(self, stream: Stream, data: bytes | memoryview) -> None:
+        view, piece_bytes = memoryview(data), piece_of(self._limit.bps)
         for start in range(0, len(data), piece_bytes):
             piece = view[start : start + piece_bytes]
-            await self._limit.take(len(piece))
-            await self._write(out, piece)
+            if self._limit.bps:
+                async with self._pieces[stream.seat.peer]:  # a peer waits for one piece at a time: all get the same share
+                    await self._limit.take(len(piece))
+                stream.seat.moved_s = _now_s()  # it was we who waited
+            await self._write(stream, piece)
             self._uploads.add(len(piece))
 
-    async def _write(self, out: socket.socket, data: bytes | memoryview) -> None:
-        async with asyncio.timeout(STALL_S):
-            await asyncio.get_running_loop().sock_sendall(out, data)
+    async def _write(self, stream: Stream, data: bytes | memoryview) -> None:
+        """All of `data`; TimeoutError when the asker takes nothing for STALL_S, or in all less than the least rate."""
+        view = memoryview(data)
+        while view:
+            began_s = _now_s()
+            async with asyncio.timeout(min(stream.pace.silence_s, stream.pace.left_s())):
+                sent = await _send_some(stream.out, view)
+            stream.pace.spend(sent, _now_s() - began_s)
+            self.seats.note(stream.seat, sent, _now_s())
+            view = view[sent:]
+
+
+def bulk_streams(limit_bps: float) -> int:
+    """How many streams of chunks an upload limit in bytes a second feeds, so that none of them falls below the least rate."""
+    most = int(limit_bps / _BULK_BYTES_PER_S) if limit_bps else MAX_BULK_STREAMS
+    return max(_MIN_BULK_STREAMS, min(MAX_BULK_STREAMS, most))
+
+
+def piece_of(limit_bps: float) -> int:
+    """Bytes sent between two looks at a limit: an eighth of a second's, so that many share a small one without falling silent."""
+    return max(1 << 12, min(PIECE_BYTES, int(limit_bps / 8))) if limit_bps else _SEND_BYTES
+
+
+async def _send_some(out: socket.socket, view: memoryview) -> int:
+    """As much as the socket takes, once it takes something."""
+    loop = asyncio.get_running_loop()
+    while True:
+        with suppress(BlockingIOError, InterruptedError):
+            return out.send(view)
+        ready = asyncio.Event()
+        loop.add_writer(out, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_writer(out)
 
 
 async def _until_closed(reader: asyncio.StreamReader, limit_s: float) -> None:
@@ -206,5 +300,13 @@ def _text(request: dict[str, Any], name: str) -> str:
     return str(request.get(name, ""))[:256]
 
 
+def _are_indexes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and 0 < len(value) <= MAX_CHUNKS_PER_REQUEST and all(map(_is_index, value))
+
+
 def _is_index(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 32
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 
+from paris_p2p.swarm.pace import Pace
+
 
 class StraightReader(asyncio.BufferedProtocol):
     """Takes a stream over from its StreamReader, before anything is due on it. What nobody asked for yet stays with p2pd."""
@@ -19,30 +21,41 @@ class StraightReader(asyncio.BufferedProtocol):
         transport.pause_reading()
         transport.set_protocol(self)
 
-    async def fill(self, room: memoryview, silence_s: float | None = None) -> None:
-        """All of `room`. TimeoutError when nothing came for `silence_s`, IncompleteReadError when the stream ended."""
+    async def fill(self, room: memoryview, pace: Pace | None = None) -> None:
+        """All of `room`. TimeoutError when what comes does not keep the pace, IncompleteReadError when the stream ended."""
         clock = asyncio.get_running_loop().time
-        self._room, self._last_s = room, clock()
+        began_s = self._last_s = clock()
+        self._room = room
         self._news.clear()
         self._transport.resume_reading()
         try:
             while self._room and not self._ended:
+                until_s = self._deadline_s(pace, began_s, len(room))
                 try:
-                    async with asyncio.timeout_at(None if silence_s is None else self._last_s + silence_s):
+                    async with asyncio.timeout_at(until_s):
                         await self._news.wait()
                 except TimeoutError:
-                    if silence_s is not None and clock() >= self._last_s + silence_s:  # else a slow line takes its time
+                    until_s = self._deadline_s(pace, began_s, len(room))  # what came meanwhile moved it
+                    if until_s is not None and clock() >= until_s:
                         raise
             if self._room:
                 raise asyncio.IncompleteReadError(b"", len(self._room))
         finally:
             self._transport.pause_reading()
+            if pace is not None:
+                pace.spend(len(room) - len(self._room), clock() - began_s)
             self._room = memoryview(b"")  # nobody but the caller touches it from now on: hashes are made of it
 
-    async def readexactly(self, count_bytes: int) -> bytes:
+    def _deadline_s(self, pace: Pace | None, began_s: float, whole_bytes: int) -> float | None:
+        """When, by the loop's clock, it is too long: since the last byte, or for what came in all."""
+        if pace is None:
+            return None
+        return min(self._last_s + pace.silence_s, began_s + pace.left_s(whole_bytes - len(self._room)))
+
+    async def readexactly(self, count_bytes: int, pace: Pace | None = None) -> bytes:
         """As StreamReader has it, for a few bytes."""
         data = bytearray(count_bytes)
-        await self.fill(memoryview(data))
+        await self.fill(memoryview(data), pace)
         return bytes(data)
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -344,7 +344,7 @@ async def test_a_download_in_progress_is_served_to_others(store: BlobStore, ledg
     network, identity = FakeNetwork(), Identity.generate()
     host = Host(PeerSettings(data_dir=tmp_path), identity, store)
     network.join(identity, host)
-    host.may = lambda peer, action: True  # type: ignore[method-assign]
+    host.may = lambda *_: True  # type: ignore[method-assign]
     other = network.join(Identity.generate())
     there = BlobStore(tmp_path / "there")
 

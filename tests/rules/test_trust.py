@@ -23,7 +23,24 @@ def test_an_open_run_without_delegates_has_no_attestors() -> None:
     assert not may_attest(spec(gate=GateSpec(members_attest=False)), A.peer_id)
 
 
-@pytest.mark.parametrize("action", ["spec", "records", "blobs"])
+THING = "ab" * 32
+
+
+@pytest.mark.parametrize("action", ["where", "spec", "records", "blobs"])
 def test_a_public_run_is_open_and_a_private_one_closed_until_membership_exists(action: Action) -> None:
-    assert may(B.peer_id, action, spec())
-    assert not may(B.peer_id, action, spec(private=True))
+    assert may(B.peer_id, action, [spec()], THING)
+    assert not may(B.peer_id, action, [spec(private=True)], THING)
+
+
+def test_a_blob_of_two_runs_may_be_had_by_whoever_may_have_it_of_one() -> None:
+    assert may(B.peer_id, "blobs", [spec(private=True), spec()], THING)
+    assert not may(B.peer_id, "blobs", [spec(private=True), spec(private=True)], THING)
+
+
+@pytest.mark.parametrize("action", ["where", "spec", "records", "blobs"])
+def test_what_belongs_to_no_run_here_is_only_missing(action: Action) -> None:
+    assert may(B.peer_id, action, [], THING)
+
+
+def test_the_time_is_told_to_whoever_asks() -> None:
+    assert may(B.peer_id, "clock", [spec(private=True)], "")

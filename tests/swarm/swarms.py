@@ -29,9 +29,14 @@ class Source:
     def __init__(self, *, allowed: bool = True, records: tuple[bytes, ...] = ()):
         self.allowed, self.known = allowed, list(records)
         self.stalled = threading.Event()
+        self.doors: list[tuple[str, str, str, str]] = []  # what `may` was asked
 
-    def may(self, peer: str, action: str, /) -> bool:
+    def may(self, peer: str, action: str, run: str, thing: str, /) -> bool:
+        self.doors.append((peer, action, run, thing))
         return self.allowed
+
+    def knows(self, peer: str, /) -> bool:
+        return False
 
     def spec(self, run_id: str, /) -> bytes | None:
         return b"a spec" if run_id == RUN else None

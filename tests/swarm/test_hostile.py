@@ -12,10 +12,10 @@ from typing import Any
 import msgpack
 import pytest
 
-from paris_p2p.errors import SwarmError, UnreachableError
+from paris_p2p.errors import BusyError, SwarmError, UnreachableError
+from paris_p2p.swarm import seats
 from paris_p2p.swarm.blobs import CHUNK_HEAD, LENGTH, MAX_HAVE_BYTES, PROTOCOL, pack_head
 from paris_p2p.swarm.control import close_stream
-from paris_p2p.swarm.serving import MAX_STREAMS_PER_PEER
 from tests.swarm.swarms import BLOB, CHUNKS, RUN, OnLoopback, Source
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(60)]
@@ -99,17 +99,70 @@ async def test_requests_that_break_the_protocol_are_refused_and_the_next_one_is_
     assert await hostile.fetch_spec(honest.peer_id, RUN) == b"a spec"
 
 
-async def test_one_peer_cannot_take_all_streams_and_gives_them_back(pair: tuple[Any, Any]) -> None:
+GREEDY = pack_head({"op": "chunks", "blob": BLOB, "indexes": [0] * 1000})  # 250 MB, of which it reads nothing
+
+
+async def test_one_peer_cannot_take_all_seats_and_gives_them_back(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seats, "STUCK_S", 1e9)
     hostile, honest = pair
-    control = await hostile._keeper.control()
-    held = [await control.open_stream(honest.peer_id, PROTOCOL, 10) for _ in range(MAX_STREAMS_PER_PEER)]
+    held = [await _open(hostile, honest.peer_id, GREEDY) for _ in range(seats.MAX_STREAMS_PER_PEER)]
     try:
-        with pytest.raises(UnreachableError, match="busy"):
+        with pytest.raises(BusyError):
             await _until_refused(hostile, honest.peer_id)
     finally:
-        for _, writer in held:
-            await close_stream(writer)
+        await _close(held)
     await _until_served(hostile, honest.peer_id)
+
+
+async def test_streams_that_wait_for_nothing_keep_nobody_out_and_the_oldest_of_them_end(pair: tuple[Any, Any]) -> None:
+    hostile, honest = pair
+    requests = (b"", LENGTH.pack(100) + b"half a head", pack_head({"op": "clock"}), pack_head({"op": "spec", "run": RUN}))
+    many = requests * seats.MAX_IDLE_STREAMS_PER_PEER
+    held = [await _open(hostile, honest.peer_id, request) for request in many]
+    try:
+        for _ in range(20):
+            assert await hostile.fetch_spec(honest.peer_id, RUN) == b"a spec"
+        assert len(honest._blob_server.seats.idle) <= seats.MAX_IDLE_STREAMS_PER_PEER + 1
+        assert not honest._blob_server.seats.busy
+    finally:
+        await _close(held)
+
+
+async def test_strangers_who_read_nothing_leave_their_seats_to_whoever_comes(
+    pair: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile, honest = pair
+    monkeypatch.setattr(seats, "MAX_STREAMS", 4)
+    honest._blob_server.seats.max_bulk = 4
+    async with AsyncExitStack() as stack:
+        network = OnLoopback(tmp_path / "late", stack)
+        network.swarms.append(honest)  # whom the newcomer dials
+        late: Any = await network.join()
+        held = [await _open(hostile, honest.peer_id, GREEDY) for _ in range(4)]
+        try:
+            while len(honest._blob_server.seats.busy) < 4:
+                await asyncio.sleep(0)
+            for _ in range(20):
+                assert await late.fetch_spec(honest.peer_id, RUN) == b"a spec"
+                assert [item async for item in late.fetch_chunks(honest.peer_id, BLOB, [0])] == [(0, CHUNKS[0])]
+        finally:
+            await _close(held)
+
+
+async def test_no_request_is_answered_that_the_door_was_not_asked_about(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        network, source = OnLoopback(tmp_path, stack), Source(allowed=False)
+        asker, closed = await network.join(), await network.join(source=source)
+        for op in closed._blob_server._answers:  # type: ignore[attr-defined]
+            request = {"op": op, "run": RUN, "key": "a key", "blob": BLOB, "peer": asker.peer_id, "indexes": [0]}
+            answer = await _say(asker, closed.peer_id, pack_head(request))
+            assert msgpack.unpackb(answer[LENGTH.size :]) == {"ok": False, "error": "refused"}
+    asked = {(action, thing) for _, action, _, thing in source.doors}
+    assert asked == {
+        ("clock", ""), ("where", asker.peer_id), ("spec", RUN), ("records", "a key"), ("blobs", BLOB),
+    }  # fmt: skip
+    assert {peer for peer, *_ in source.doors} == {asker.peer_id}
+    assert {run for _, action, run, _ in source.doors if action != "clock"} == {RUN}
 
 
 def _answer_with(swarm: Any, answer: bytes) -> None:
@@ -131,6 +184,19 @@ async def _say(swarm: Any, peer: str, request: bytes) -> bytes:
         writer.write(request)
         return await reader.read(1 << 16)
     finally:
+        await close_stream(writer)
+
+
+async def _open(swarm: Any, peer: str, request: bytes) -> asyncio.StreamWriter:
+    """A stream that sends this and then neither reads nor ends."""
+    _, writer = await (await swarm._keeper.control()).open_stream(peer, PROTOCOL, 10)
+    writer.transport.pause_reading()
+    writer.write(request)
+    return writer  # type: ignore[no-any-return]
+
+
+async def _close(writers: list[asyncio.StreamWriter]) -> None:
+    for writer in writers:
         await close_stream(writer)
 
 

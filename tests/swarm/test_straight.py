@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from paris_p2p.swarm.control import close_stream
+from paris_p2p.swarm.pace import Pace
 from paris_p2p.swarm.straight import StraightReader
 
 Ends = tuple[StraightReader, socket.socket, asyncio.StreamWriter]
@@ -34,7 +35,7 @@ async def test_rooms_are_filled_in_order_whatever_pieces_come(ends: Ends) -> Non
     data = bytes(range(256)) * 8192
     sending = asyncio.create_task(send(there, data))
     head, rest = await reader.readexactly(7), bytearray(len(data) - 7)
-    await reader.fill(memoryview(rest), 5)
+    await reader.fill(memoryview(rest), Pace())
     await sending
     assert head + rest == data
 
@@ -43,7 +44,7 @@ async def test_a_room_is_not_touched_once_it_was_full(ends: Ends) -> None:
     reader, there, _ = ends
     room = bytearray(4)
     await send(there, b"aaaabbbb")
-    await reader.fill(memoryview(room), 5)
+    await reader.fill(memoryview(room), Pace())
     await asyncio.sleep(0)
     assert room == b"aaaa"
     assert await reader.readexactly(4) == b"bbbb"
@@ -52,7 +53,7 @@ async def test_a_room_is_not_touched_once_it_was_full(ends: Ends) -> None:
 async def test_silence_is_told_from_an_end(ends: Ends) -> None:
     reader, there, _ = ends
     with pytest.raises(TimeoutError):
-        await reader.fill(memoryview(bytearray(1)), 0.05)
+        await reader.fill(memoryview(bytearray(1)), Pace(silence_s=0.05))
     await send(there, b"ab")
     there.close()
     for _ in range(2):  # an end stays an end
@@ -66,7 +67,7 @@ async def test_a_slow_line_is_not_silent_but_one_that_stops_is(ends: Ends, monke
     now_s = loop.time()
     monkeypatch.setattr(loop, "time", lambda: now_s)
     room = memoryview(bytearray(4))
-    filling = asyncio.create_task(reader.fill(room, 1000.0))
+    filling = asyncio.create_task(reader.fill(room, Pace(grace_s=1e9, silence_s=1000.0)))
     for count in range(1, 4):
         await send(there, b"x")
         while bytes(room).count(b"x") < count:
@@ -84,3 +85,32 @@ async def test_the_writer_of_the_same_stream_still_works(ends: Ends) -> None:
     writer.write(b"request")
     await writer.drain()
     assert await asyncio.get_running_loop().sock_recv(there, 7) == b"request"
+
+
+async def test_one_that_drips_is_too_slow_in_all_and_one_that_keeps_the_least_rate_is_not(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, there, _ = ends
+    loop = asyncio.get_running_loop()
+    now_s = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now_s)
+    pace = Pace(least_bytes_per_s=1.0, grace_s=10.0, silence_s=1000.0)
+    room = memoryview(bytearray(100))
+    filling = asyncio.create_task(reader.fill(room, pace))
+    for count in range(1, 41):  # a byte a second, for four times the grace
+        await send(there, b"x")
+        while bytes(room).count(b"x") < count:
+            await asyncio.sleep(0)
+        now_s += 1.0
+    await asyncio.sleep(0)
+    assert not filling.done()
+    for count in range(41, 44):  # a byte in five seconds
+        await send(there, b"x")
+        while bytes(room).count(b"x") < count and not filling.done():
+            await asyncio.sleep(0)
+        now_s += 5.0
+    with pytest.raises(TimeoutError):
+        await filling
+    assert pace.left_s() <= 0
+    with pytest.raises(TimeoutError):  # nor is it given a new grace for the next thing it sends
+        await reader.fill(memoryview(bytearray(1)), pace)

@@ -9,6 +9,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from paris_p2p.node.run import RunNode
+from paris_p2p.node.slot_news import slot_news
 from paris_p2p.rules.claims import lead_of
 
 
@@ -27,6 +28,7 @@ class SlotStatus(BaseModel):
     loss: float | None = None  # on the gate's clips, as attested
     attestations: int = 0
     pending: int = 0  # cards that wait for attestation
+    news: str = ""  # what the slot waits for, where it does
 
 
 class PeerStatus(BaseModel):
@@ -80,7 +82,10 @@ class Status(BaseModel):
 def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
     tip, view = node.board.tip(slot), node.board.view(slot)
     lead = lead_of(view.claims, tip, now_s, node.spec.timing, view.heard)
-    status: dict[str, Any] = {"slot": slot, "pending": len(node.board.pending(slot))}
+    pending, total_steps = len(node.board.pending(slot)), node.spec.training.total_steps
+    done = tip is not None and 0 < total_steps <= tip.card.record.steps
+    news = slot_news(lead, tip, pending, now_s, node.spec.timing, done=done)
+    status: dict[str, Any] = {"slot": slot, "pending": pending, "news": news}
     if lead is not None:
         status |= {"lead": lead.signer, "epoch": lead.record.epoch}
     if tip is not None:

@@ -16,7 +16,7 @@ from rich.text import Text
 from paris_p2p.node.status import SlotStatus, Status
 from paris_p2p.shown import FIELD_LETTERS, said, say, shown
 
-COLUMNS = ("slot", "lead", "epoch", "tip", "age", "steps", "clips", "gate loss", "signed", "waiting")
+COLUMNS = ("slot", "lead", "epoch", "tip", "age", "steps", "clips", "gate loss", "signed", "waits")
 
 
 class Console:
@@ -59,6 +59,7 @@ def draw(status: Status) -> RenderableType:
     for cells in rows:
         table.add_row(*cells)
     parts: list[RenderableType] = [head, table]
+    parts += [Text(f"{slot.slot}: {slot.news}", style="yellow") for slot in status.slots if slot.news]
     if status.training is not None:
         training = status.training
         loss = "–" if training.loss is None else f"{training.loss:.4f}"
@@ -87,20 +88,36 @@ def _row(slot: SlotStatus, me: str) -> list[str]:
     lead = "–" if not slot.lead else ("this peer" if slot.lead == me else f"…{slot.lead[-8:]}")
     if not slot.tip:
         return [slot.slot, lead, str(slot.epoch or "–"), "none yet", "–", "–", "–", "–", "–", str(slot.pending)]
-    age = "–" if slot.tip_age_s is None else f"{slot.tip_age_s:.0f} s"
+    age = "–" if slot.tip_age_s is None else _age(slot.tip_age_s)
     loss = "–" if slot.loss is None else f"{slot.loss:.4f}"
     return [
         slot.slot,
         lead,
         str(slot.epoch or "–"),
-        f"{slot.tip[:8]} #{slot.tip_seq}",
+        f"{slot.tip[:6]} #{slot.tip_seq}",
         age,
-        f"{slot.steps:,}",
-        f"{slot.clips:,}",
+        _count(slot.steps),
+        _count(slot.clips),
         loss,
         str(slot.attestations),
         str(slot.pending),
     ]
+
+
+def _age(seconds: float) -> str:
+    """At most five letters: `132 s`, `14 min`, `3 h`, `12 d`."""
+    for unit, length_s in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= (3 if unit == "min" else 2) * length_s:
+            return f"{seconds / length_s:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _count(number: int) -> str:
+    """Exact up to 999,999, then three figures: `12.3 M`, `4.56 G`."""
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6)):
+        if number >= size:
+            return f"{number / size:#.3g}".rstrip(".") + f" {unit}" if number < 1000 * size else f"{number / size:,.0f} {unit}"
+    return f"{number:,}"
 
 
 def _mb(count: float) -> str:

@@ -19,10 +19,10 @@ STATUS = Status(
 )  # fmt: skip
 
 
-def shown(width: int) -> str:
+def shown(width: int, status: Status = STATUS) -> str:
     console = Console(width=width, force_terminal=False)
     with console.capture() as capture:
-        console.print(draw(STATUS))
+        console.print(draw(status))
     return capture.get()
 
 
@@ -30,8 +30,26 @@ def test_a_terminal_of_eighty_columns_shows_the_whole_table():
     lines = shown(80).splitlines()
     rows = [line.split() for line in lines if line.startswith(("expert-", "router"))]
     assert [row[0] for row in rows] == ["expert-0", "expert-1", "router"]
-    assert all(row[1:] == ["…f5a1sfyf", "1", "a2c5ba74", "#11", "132", "s", "6,950", "111,200", "1.5120", "1", "1"] for row in rows)
+    assert all(row[1:] == ["…f5a1sfyf", "1", "a2c5ba", "#11", "132", "s", "6,950", "111,200", "1.5120", "1", "1"] for row in rows)
 
 
 def test_a_narrower_one_still_tells_the_slots_apart():
     assert all(slot.slot in shown(60) for slot in SLOTS)
+
+
+def test_the_largest_numbers_fit_eighty_columns_too():
+    huge = SlotStatus(
+        slot="expert-255", lead="p" * 52, epoch=12_345, tip="a2c5ba743c5c5c0d", tip_epoch=12_345, tip_seq=99_999,
+        tip_age_s=86400.0 * 365, clips=10**15, steps=10**12, loss=123.4567, attestations=64, pending=128,
+    )  # fmt: skip
+    drawn = shown(80, STATUS.model_copy(update={"slots": (huge,)}))
+    assert all(len(line) <= 80 for line in drawn.splitlines())
+    row = next(line for line in drawn.splitlines() if line.startswith("expert-255"))
+    assert "…" not in row.replace("…pppppppp", "")
+    assert "365 d" in row
+    assert "1,000 T" in row
+
+
+def test_a_slot_without_a_checkpoint_says_why():
+    waiting = SlotStatus(slot="router", news="nobody leads it: it waits for a peer")
+    assert "router: nobody leads it" in shown(80, STATUS.model_copy(update={"slots": (waiting,)}))

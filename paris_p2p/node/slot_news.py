@@ -1,0 +1,27 @@
+"""What a slot is waiting for, in a person's words: a pure function of its claims, its tip and the clock."""
+
+from __future__ import annotations
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.records import ClaimRecord
+from paris_p2p.rules.tips import Tip
+from paris_p2p.spec import TimingSpec
+
+
+def slot_news(
+    lead: Envelope[ClaimRecord] | None, tip: Tip | None, pending: int, now_s: float, timing: TimingSpec, *, done: bool = False
+) -> str:
+    """Empty when all goes its way: somebody leads, and there is a checkpoint."""
+    if done:
+        return ""
+    if pending and tip is None:
+        return "its first checkpoint was published and waits until an attestor has fetched and measured it"
+    if lead is None:
+        return "nobody leads it: it waits for a peer" + ("" if tip is None else "; its tip stays")
+    if tip is None:
+        since_s = max(0.0, now_s - lead.record.claimed_at)
+        return (
+            f"claimed {since_s:.0f} s ago; its first checkpoint comes once the lead has fetched the data and trained for "
+            f"about {timing.checkpoint_s:.0f} s"
+        )
+    return ""

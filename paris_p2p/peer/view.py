@@ -16,7 +16,7 @@ from rich.text import Text
 from paris_p2p.node.status import SlotStatus, Status
 from paris_p2p.shown import FIELD_LETTERS, said, say, shown
 
-COLUMNS = ("slot", "lead", "epoch", "tip", "age", "steps", "clips", "gate loss", "signed", "waits")
+COLUMNS = ("slot", "lead", "epoch", "tip", "age", "steps", "clips", "gate", "signed", "waits")
 
 
 class Console:
@@ -89,7 +89,7 @@ def _row(slot: SlotStatus, me: str) -> list[str]:
     if not slot.tip:
         return [slot.slot, lead, str(slot.epoch or "–"), "none yet", "–", "–", "–", "–", "–", str(slot.pending)]
     age = "–" if slot.tip_age_s is None else _age(slot.tip_age_s)
-    loss = "–" if slot.loss is None else f"{slot.loss:.4f}"
+    loss = "–" if slot.loss is None else _loss(slot.loss)
     return [
         slot.slot,
         lead,
@@ -110,6 +110,11 @@ def _age(seconds: float) -> str:
         if seconds >= (3 if unit == "min" else 2) * length_s:
             return f"{seconds / length_s:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _loss(value: float) -> str:
+    """At most six letters below a million."""
+    return f"{value:.4f}" if value < 10 else f"{value:.4g}" if value < 1e4 else f"{value:.0f}"
 
 
 def _count(number: int) -> str:

@@ -1,16 +1,19 @@
-"""An operator's node: entry point, relay, store and forward (DESIGN sections 1 and 6).
+"""An operator's node: entry point, relay, store and forward (docs/architecture.md).
 
-It learns of runs from the records its own DHT node is given, asks their signers for the RunSpec, and then holds every
-tip within its disk cap, so that two peers behind NAT exchange checkpoints through it. It imports no torch of its own.
+It learns of runs from the records its own DHT node is given, asks their signers for the RunSpec, and then
+holds every tip within its disk cap, so that two peers behind NAT exchange checkpoints through it. It imports
+no torch of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,28 +24,35 @@ from paris_p2p.node.host import Host, open_host, save_spec
 from paris_p2p.node.run import HOLDER_LIFETIME_S, RunNode, opened
 from paris_p2p.node.signals import on_leave_signals
 from paris_p2p.records import BlobRef, PeerRecord
+from paris_p2p.rules.places import MAX_RUNS, Place, gives_way, idle, refusal
 from paris_p2p.shown import say
-from paris_p2p.spec import PeerSettings, open_run
+from paris_p2p.spec import PeerSettings, RunSpec, open_run
+from paris_p2p.swarm.addresses import network_of
 
 log = logging.getLogger(__name__)
-MAX_RUNS = 64
 MAX_HEARD = 4 * MAX_RUNS
 MAX_HEARD_OF_ONE = 16  # runs waiting to be joined that one signer named
 MAX_ASKED = 8  # for RunSpecs at once, for one of each signer: whoever is silent holds up nobody else
+MAX_ASKED_OF_NETWORK = 4
 SPEC_LIMIT_S = 60.0
 PERIOD_S = 3.0
 REFRESH_S = 60.0  # gossip is a hint: a card told while its maker was cut off is only on the bulletin board
 
 
 class BootstrapNode:
-    """Watches for runs and mirrors them; `mirror` names the runs it may hold, empty means any."""
+    """Watches for runs and mirrors them; `mirror` names those it may hold, empty means any (`rules.places`)."""
 
     def __init__(self, host: Host, mirror: frozenset[str], say: Callable[[str], None]):
         self.host, self.mirror, self.say = host, mirror, say
         self.runs: dict[str, RunNode] = {}
         self.heard: dict[str, str] = {}  # run id -> a peer that may have its RunSpec
-        self._asked: dict[str, str] = {}  # run id -> the peer that is being asked for its RunSpec
+        self.places: dict[str, Place] = {}  # by run id, also of runs that are just being opened
+        self._asked: dict[
+            str, tuple[str, str]
+        ] = {}  # run id -> the peer that is asked, its address
         self._joining: dict[str, asyncio.Task[None]] = {}  # by run id
+        self._opened: dict[str, AsyncExitStack] = {}  # what leaving a run closes
+        self._turn = asyncio.Lock()  # no run is left while something is done for it
         self._announced: dict[str, float] = {}
         self._refreshed: dict[str, float] = {}
         self._copies = Copies()  # by run and slot
@@ -51,70 +61,172 @@ class BootstrapNode:
     def notice(self, envelope: Envelope[Any]) -> None:
         """A record our DHT node accepted: its signer takes part in its run."""
         run, signer = envelope.record.run, envelope.signer
-        if run in self.runs or run in self._joining or (self.mirror and run not in self.mirror):
+        if run in self.places:
+            self.places[run] = replace(self.places[run], heard_s=time.time())
+            return
+        if (
+            run in self._joining
+            or signer == self.host.identity.peer_id
+            or (self.mirror and run not in self.mirror)
+        ):
             return
         if run in self.heard:
             if isinstance(envelope.record, PeerRecord) and envelope.record.role == "owner":
                 self.heard[run] = signer
-        elif len(self.heard) < MAX_HEARD and list(self.heard.values()).count(signer) < MAX_HEARD_OF_ONE:
+        elif list(self.heard.values()).count(signer) < MAX_HEARD_OF_ONE:
             self.heard[run] = signer
+            if len(self.heard) > MAX_HEARD:  # whoever takes part says so again
+                del self.heard[next(iter(self.heard))]
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with AsyncExitStack() as stack:
+        try:
+            self._open_saved()
+            while True:
+                await self._join_heard()
+                for run_id in idle(self.places.values(), time.time()):
+                    await self._leave(run_id, "nothing was heard of it for long")
+                for node in list(self.runs.values()):
+                    async with self._turn:
+                        if node.run in self.runs:
+                            await self._mirror(node)
+                await asyncio.sleep(PERIOD_S)
+        finally:
+            await self._stop_tasks()
+
+    def _open_saved(self) -> None:
+        """Go on with the runs that were mirrored before this program was started again."""
+        for path in sorted((self.host.settings.data_dir / "runs").glob("*/run.spec")):
+            run_id = path.parent.name
+            if self.mirror and run_id not in self.mirror:
+                continue
             try:
-                while True:
-                    self._join_heard(stack)
-                    for node in list(self.runs.values()):
-                        await self._mirror(node)
-                    await asyncio.sleep(PERIOD_S)
-            finally:
-                await self._stop_tasks()
+                run = open_run(path.read_bytes(), run_id)
+            except (OSError, ParisError) as error:
+                log.warning("%s is not mirrored on: %s", path, error)
+                continue
+            peer = "" if run_id in self.mirror else run.signer
+            self.places[run_id] = Place(run_id, run.signer, peer, "", time.time())
+            self._joining[run_id] = asyncio.create_task(self._open_beside(run_id, run))
 
-    def _join_heard(self, stack: AsyncExitStack) -> None:
-        """Begin to join what was heard of, beside the mirroring."""
-        for run_id, peer in list(self.heard.items()):
-            if len(self.runs.keys() | self._joining.keys()) >= MAX_RUNS or peer == self.host.identity.peer_id:
-                del self.heard[run_id]
-            elif len(self._asked) < MAX_ASKED and peer not in self._asked.values():
-                del self.heard[run_id]
-                self._asked[run_id] = peer
-                self._joining[run_id] = asyncio.create_task(self._join(stack, run_id, peer))
+    async def _open_beside(self, run_id: str, run: Envelope[RunSpec]) -> None:
+        try:
+            await self._open(run)
+        except Exception:  # this run's fault, or the disk's; the others are mirrored as before
+            log.exception("run %s could not be opened", run_id)
+            self.places.pop(run_id, None)
+        finally:
+            del self._joining[run_id]
 
-    async def _join(self, stack: AsyncExitStack, run_id: str, peer: str) -> None:
+    async def _join_heard(self) -> None:
+        """Begin to join what was heard of, beside the mirroring; who is connected is asked first."""
+        networks = await self._networks()
+        for run_id, peer in sorted(self.heard.items(), key=lambda item: item[1] not in networks):
+            network = networks.get(peer, "")
+            asked = list(self._asked.values())
+            if reason := refusal(list(self.places.values()), self._place(run_id, "", peer, network)):
+                del self.heard[run_id]
+                log.info("run %s… gets no place: %s", run_id[:16], reason)
+            elif len(asked) < MAX_ASKED and all(peer != other for other, _ in asked):
+                if sum(network == where for _, where in asked) >= MAX_ASKED_OF_NETWORK:
+                    continue
+                del self.heard[run_id]
+                self._asked[run_id] = peer, network
+                self._joining[run_id] = asyncio.create_task(self._join(run_id, peer))
+
+    async def _networks(self) -> dict[str, str]:
+        """The address of each connected peer."""
+        try:
+            peers = await self.host.swarm.peers()
+        except SwarmError:
+            return {}
+        return {peer.peer_id: network_of(next(iter(peer.addresses), "")) for peer in peers}
+
+    def _place(self, run_id: str, owner: str, peer: str, network: str) -> Place:
+        return Place(run_id, owner, "" if run_id in self.mirror else peer, network, time.time())
+
+    async def _join(self, run_id: str, peer: str) -> None:
         try:
             async with asyncio.timeout(SPEC_LIMIT_S):
-                run = open_run(await self.host.swarm.fetch_spec(peer, run_id), run_id)
-            del self._asked[run_id]
-            save_spec(self.host.settings.data_dir, run)
-            self.runs[run_id] = await stack.enter_async_context(opened(self.host, run))
-            self.say(f"mirroring run {run.record.name!r} ({run_id[:16]}…) of {run.signer}")
+                data = await self.host.swarm.fetch_spec(peer, run_id)
+            run = await asyncio.to_thread(open_run, data, run_id)  # a RunSpec may have half a million values
+            network = (await self._networks()).get(peer, "")
+            self._asked.pop(run_id)
+            place = self._place(run_id, run.signer, peer, network)
+            places = list(self.places.values())
+            if reason := refusal(places, place):
+                log.info("run %s… gets no place: %s", run_id[:16], reason)
+                return
+            leaving = gives_way(places, place)
+            if leaving is not None:
+                await self._leave(leaving, "its place went to a run of somebody with fewer")
+            self.places[run_id] = place
+            await self._open(run)
         except ParisError as error:
             log.info("run %s was not joined through %s: %s", run_id[:16], peer, error)
         except TimeoutError:
-            log.info("run %s was not joined through %s: no RunSpec within %.0f s", run_id[:16], peer, SPEC_LIMIT_S)
+            log.info(
+                "run %s was not joined through %s: no RunSpec within %.0f s", run_id[:16], peer, SPEC_LIMIT_S
+            )
         except Exception:  # this run's fault, or the disk's; the others are mirrored as before
             log.exception("run %s could not be joined", run_id)
         finally:
             self._asked.pop(run_id, None)
+            if run_id not in self.runs:
+                self.places.pop(run_id, None)
             del self._joining[run_id]
+
+    async def _open(self, run: Envelope[RunSpec]) -> None:
+        save_spec(self.host.settings.data_dir, run)
+        async with AsyncExitStack() as stack:
+            node = await stack.enter_async_context(opened(self.host, run))
+            self._opened[run.id] = stack.pop_all()
+        self.runs[run.id] = node
+        self.say(f"mirroring run {run.record.name!r} ({run.id[:16]}…) of {run.signer}")
+
+    async def _leave(self, run_id: str, why: str) -> None:
+        """Mirror a run no longer: its place, its records' room and its blobs' disk are free for others."""
+        self.places.pop(run_id, None)
+        async with self._turn:
+            node, stack = self.runs.pop(run_id, None), self._opened.pop(run_id, None)
+            self._copies.stop(run_id)
+            if stack is not None:
+                await stack.aclose()
+            self.host.swarm.leave_run(run_id)
+            await asyncio.to_thread(
+                shutil.rmtree, self.host.settings.data_dir / "runs" / run_id, ignore_errors=True
+            )
+            for told in (self._announced, self._refreshed):
+                for name in [name for name in told if name.startswith(run_id)]:
+                    del told[name]
+        if node is not None:
+            self.say(f"not mirroring run {node.spec.name!r} ({run_id[:16]}…) any more: {why}")
 
     async def _mirror(self, node: RunNode) -> None:
         """Pull what is missing of the run's data and tips; within the cap, newest first."""
         now = time.monotonic()
-        self._copies.want(node.run, node.run, partial(self._hold, node, list(node.spec.data_blobs), node.run, now))
+        tips = sum(node.board.tip(slot) is not None for slot in node.spec.slots)
+        if node.run in self.places:  # it may be waiting to be left
+            self.places[node.run] = replace(self.places[node.run], tips=tips)
+        self._copies.want(
+            node.run, node.run, partial(self._hold, node, list(node.spec.data_blobs), node.run, now)
+        )
         for slot in node.spec.slots:
             tip = node.board.tip(slot)
             if tip is not None:
                 refs = [tip.card.record.weights, tip.card.record.resume]
-                self._copies.want(node.run + slot, tip.card.id, partial(self._hold, node, refs, tip.card.id, now))
+                self._copies.want(
+                    node.run + slot, tip.card.id, partial(self._hold, node, refs, tip.card.id, now)
+                )
                 node.keep_good(tip.card.record)
         await node.forget_superseded()
         try:
             if now - self._announced.get(node.run + "peer", -1e9) > HOLDER_LIFETIME_S / 6:
                 self._announced[node.run + "peer"] = now
                 await node.announce_peer("bootstrap")
-            if now - self._refreshed.get(node.run, -1e9) > max(PERIOD_S, min(REFRESH_S, node.spec.timing.checkpoint_s)):
+            if now - self._refreshed.get(node.run, -1e9) > max(
+                PERIOD_S, min(REFRESH_S, node.spec.timing.checkpoint_s)
+            ):
                 self._refreshed[node.run] = now
                 await node.refresh()
         except SwarmError as error:
@@ -125,6 +237,8 @@ class BootstrapNode:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, self._copies.close(), return_exceptions=True)
+        for run_id in reversed(list(self._opened)):
+            await self._opened.pop(run_id).aclose()
 
     async def _hold(self, node: RunNode, refs: list[BlobRef], what: str, now: float) -> None:
         missing = [ref for ref in refs if not self.host.store.has(ref.id)]
@@ -145,7 +259,10 @@ class BootstrapNode:
 
 
 def serve(
-    settings: PeerSettings, bootstrap_peers: tuple[str, ...], mirror: frozenset[str], ready: Callable[[tuple[str, ...]], None]
+    settings: PeerSettings,
+    bootstrap_peers: tuple[str, ...],
+    mirror: frozenset[str],
+    ready: Callable[[tuple[str, ...]], None],
 ) -> None:
     """Run a bootstrap node until SIGINT, SIGTERM or SIGHUP; `ready` gets the multiaddrs others dial."""
 

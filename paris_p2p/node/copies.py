@@ -25,6 +25,11 @@ class Copies:
             return
         self._running[name] = what, asyncio.create_task(copy())
 
+    def stop(self, prefix: str) -> None:
+        """End the copying under all names that begin so."""
+        for name in [name for name in self._running if name.startswith(prefix)]:
+            self._running.pop(name)[1].cancel()
+
     async def close(self) -> None:
         tasks = [task for _, task in self._running.values()]
         for task in tasks:

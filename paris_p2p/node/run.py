@@ -340,4 +340,5 @@ async def opened(host: Host, run: Envelope[RunSpec]) -> AsyncIterator[RunNode]:
         yield node
     finally:
         del host.members[node.run]
+        host.swarm.unsubscribe(cards_topic(node.run), node._on_gossip)
         await node.stop_asking()

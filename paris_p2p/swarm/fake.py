@@ -131,6 +131,12 @@ class FakeSwarm(Swarm):
     async def subscribe(self, topic: str, handler: GossipHandler) -> None:
         self._handlers[topic].append(handler)
 
+    def unsubscribe(self, topic: str, handler: GossipHandler) -> None:
+        self._handlers[topic] = [other for other in self._handlers[topic] if other != handler]
+
+    def leave_run(self, run: str) -> None:
+        """There is one board for all here."""
+
     async def fetch_spec(self, peer: str, run_id: str) -> bytes:
         found = self._ask(peer, "spec", run_id, run_id).spec(run_id)
         if found is None:

@@ -38,6 +38,14 @@ class Gossip:
         if self._control is not None:
             self._listen(topic, self._control)
 
+    def unsubscribe(self, topic: str, handler: GossipHandler) -> None:
+        """The last handler's topic is given up, at p2pd too."""
+        self._handlers[topic] = [other for other in self._handlers.get(topic, []) if other != handler]
+        if not self._handlers[topic]:
+            del self._handlers[topic]
+            if (listener := self._listeners.pop(topic, None)) is not None:
+                listener.cancel()
+
     def attach(self, control: Control) -> None:
         self._control = control
         for topic in self._handlers:
@@ -72,7 +80,7 @@ class Gossip:
         elif not self._limit.allow(sender):
             self.refused["gossip: too many of one sender"] += 1
         else:
-            for handler in self._handlers[topic]:
+            for handler in list(self._handlers.get(topic, [])):
                 try:
                     await handler(sender, data)
                 except Exception:  # one handler's fault ends neither the topic nor the others

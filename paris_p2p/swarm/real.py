@@ -156,6 +156,12 @@ class RealSwarm(Swarm):
     async def subscribe(self, topic: str, handler: GossipHandler) -> None:
         self._gossip.subscribe(topic, handler)
 
+    def unsubscribe(self, topic: str, handler: GossipHandler) -> None:
+        self._gossip.unsubscribe(topic, handler)
+
+    def leave_run(self, run: str) -> None:
+        self._storage.leave(run)
+
     async def fetch_spec(self, peer: str, run_id: str) -> bytes:
         return await self._client.spec(peer, run_id)
 

@@ -128,6 +128,14 @@ class Swarm(Protocol):
         """Call `handler` for every message of others; it stays subscribed over restarts."""
         ...
 
+    def unsubscribe(self, topic: str, handler: GossipHandler) -> None:
+        """Call `handler` no more."""
+        ...
+
+    def leave_run(self, run: str) -> None:
+        """This peer takes no part in the run any more: what it holds of it for others is a stranger's again."""
+        ...
+
     async def fetch_spec(self, peer: str, run_id: str) -> bytes: ...
 
     async def fetch_records(self, peer: str, key: str) -> list[bytes]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
+from paris_p2p import spec as specs
 from paris_p2p.bootstrap import serve
 from paris_p2p.bootstrap.serve import BootstrapNode
-from paris_p2p.identity import Identity
+from paris_p2p.errors import MissingBlobError
+from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.host import Host
 from paris_p2p.node.run import RunNode
 from paris_p2p.records import BlobRef
+from paris_p2p.rules import places
+from paris_p2p.rules.places import MAX_OF_PEER, MAX_RUNS
 from paris_p2p.spec import PeerSettings
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeSwarm
@@ -26,7 +31,10 @@ from tests.swarm.swarms import stray
 
 @asynccontextmanager
 async def mirroring(
-    world: World, of: Peer, monkeypatch: pytest.MonkeyPatch, heard_before: Mapping[str, str] = MappingProxyType({})
+    world: World,
+    of: Peer,
+    monkeypatch: pytest.MonkeyPatch,
+    heard_before: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[RunNode]:
     """A bootstrap node that has joined the world's run."""
     monkeypatch.setattr(serve, "PERIOD_S", 0.1)
@@ -50,7 +58,9 @@ def copied(world: World, node: RunNode, slot: str) -> bool:
     return tip is not None and node.host.store.has(tip.card.record.resume.id)
 
 
-async def test_a_tip_it_never_heard_of_is_found_on_the_bulletin_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tip_it_never_heard_of_is_found_on_the_bulletin_board(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with World(tmp_path) as world:
         maker = await world.add("a", slot="expert-0")
         await world.add("b", slot="router")
@@ -61,7 +71,9 @@ async def test_a_tip_it_never_heard_of_is_found_on_the_bulletin_board(tmp_path: 
             await world.until(lambda: copied(world, node, "expert-0"))
 
 
-async def test_a_maker_that_fell_silent_holds_up_no_other_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_maker_that_fell_silent_holds_up_no_other_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with World(tmp_path) as world:
         maker = await world.add("a", slot="expert-0")
         async with mirroring(world, maker, monkeypatch) as node:
@@ -80,7 +92,9 @@ async def test_a_maker_that_fell_silent_holds_up_no_other_copy(tmp_path: Path, m
             assert not copied(world, node, "expert-0")
 
 
-async def test_a_silent_signer_of_invented_runs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_signer_of_invented_runs_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     silent, fetch_spec = Identity.generate().peer_id, FakeSwarm.fetch_spec
     asked: list[str] = []
 
@@ -101,7 +115,9 @@ async def test_a_silent_signer_of_invented_runs_holds_up_nobody(tmp_path: Path, 
             assert world.run.id in node.host.members
 
 
-async def test_a_join_that_takes_too_long_is_given_up_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_join_that_takes_too_long_is_given_up_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(serve, "SPEC_LIMIT_S", 0.1)
     monkeypatch.setattr(serve, "PERIOD_S", 0.05)
     asked: set[str] = set()
@@ -126,3 +142,121 @@ async def test_a_join_that_takes_too_long_is_given_up_for_the_next(tmp_path: Pat
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+class Specs:
+    """A peer that gives RunSpecs, and nothing else."""
+
+    def __init__(self) -> None:
+        self.specs: dict[str, bytes] = {}
+
+    def may(self, peer: str, action: str, /) -> bool:
+        return True
+
+    def spec(self, run_id: str, /) -> bytes | None:
+        return self.specs.get(run_id)
+
+    def manifest_bytes(self, blob_id: str, /) -> bytes | None:
+        return None
+
+    def have(self, blob_id: str, /) -> bytes:
+        return b""
+
+    def read_chunk(self, blob_id: str, index: int, room: memoryview | None = None, /) -> bytes | memoryview:
+        raise MissingBlobError("nothing is here")
+
+    def records(self, key: str, /) -> list[bytes]:
+        return []
+
+
+@asynccontextmanager
+async def node_of(
+    world: World, monkeypatch: pytest.MonkeyPatch, name: str = "bootstrap"
+) -> AsyncIterator[BootstrapNode]:
+    """A bootstrap node that runs, on the data directory of this name."""
+    monkeypatch.setattr(serve, "PERIOD_S", 0.05)
+    home = world.root / name
+    identity = load_or_create_peer_key(home / "identity.key")
+    host = Host(settings=PeerSettings(data_dir=home), identity=identity, store=BlobStore(home / "blobs"))
+    host.swarm = world.network.join(identity, host)
+    bootstrap = BootstrapNode(host, frozenset(), lambda _: None)
+    running = asyncio.create_task(bootstrap.run())
+    try:
+        yield bootstrap
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await host.swarm.close()
+
+
+def sign_junk(world: World, name: str) -> Any:
+    return specs.sign_run(Identity.generate(), world.run.record.model_copy(update={"name": name}))
+
+
+async def test_a_stranger_that_came_first_with_many_runs_keeps_no_honest_run_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path) as world:
+        maker, source, stranger = await world.add("a", slot="expert-0"), Specs(), Identity.generate()
+        world.network.join(stranger, source)
+        async with node_of(world, monkeypatch) as bootstrap:
+            for number in range(MAX_RUNS):
+                junk = sign_junk(world, f"junk {number}")
+                source.specs[junk.id] = junk.data
+                await world.until(lambda: len(bootstrap.heard) < serve.MAX_HEARD_OF_ONE)
+                bootstrap.notice(stray(junk.id, stranger))
+            await world.until(lambda: not bootstrap.heard and not bootstrap._joining)
+            assert len(bootstrap.runs) == MAX_OF_PEER
+            bootstrap.notice(stray(world.run.id, maker.node.host.identity))
+            await world.until(lambda: world.run.id in bootstrap.runs)
+
+
+async def test_a_full_node_leaves_junk_for_an_honest_run_and_forgets_what_it_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "MAX_RUNS", 2)
+    async with World(tmp_path) as world:
+        maker, source, stranger = await world.add("a", slot="expert-0"), Specs(), Identity.generate()
+        world.network.join(stranger, source)
+        async with node_of(world, monkeypatch) as bootstrap:
+            for number in range(2):
+                junk = sign_junk(world, f"junk {number}")
+                source.specs[junk.id] = junk.data
+                bootstrap.notice(stray(junk.id, stranger))
+            await world.until(lambda: len(bootstrap.runs) == 2)
+            before = set(bootstrap.runs)
+            bootstrap.notice(stray(world.run.id, maker.node.host.identity))
+            await world.until(lambda: world.run.id in bootstrap.runs)
+            [left] = before - set(bootstrap.runs)
+            assert left not in bootstrap.host.members
+            assert not (bootstrap.host.settings.data_dir / "runs" / left).exists()
+
+
+async def test_a_run_that_nobody_spoke_of_for_long_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path) as world:
+        source, stranger, junk = Specs(), Identity.generate(), sign_junk(world, "junk")
+        source.specs[junk.id] = junk.data
+        world.network.join(stranger, source)
+        async with node_of(world, monkeypatch) as bootstrap:
+            bootstrap.notice(stray(junk.id, stranger))
+            await world.until(lambda: junk.id in bootstrap.runs)
+            bootstrap.places[junk.id] = replace(bootstrap.places[junk.id], heard_s=1.0)
+            await world.until(lambda: junk.id not in bootstrap.runs)
+
+
+async def test_a_node_that_is_started_again_knows_its_runs_before_anybody_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path) as world:
+        source, stranger, junk = Specs(), Identity.generate(), sign_junk(world, "a run")
+        source.specs[junk.id] = junk.data
+        world.network.join(stranger, source)
+        async with node_of(world, monkeypatch) as bootstrap:
+            bootstrap.notice(stray(junk.id, stranger))
+            await world.until(lambda: junk.id in bootstrap.runs)
+        source.specs.clear()
+        async with node_of(world, monkeypatch) as bootstrap:
+            await world.until(lambda: junk.id in bootstrap.runs)
+            assert bootstrap.host.spec(junk.id) == junk.data

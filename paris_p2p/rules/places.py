@@ -1,0 +1,79 @@
+"""Which runs a bootstrap node mirrors: places are shared fairly, and idle runs lose theirs.
+
+Keys are free, for owners and for peers, network addresses are not. So no owner, no peer and no address has
+more than its quota, and when all places are taken, whoever has most gives one to whoever has none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+MAX_RUNS = 64
+MAX_OF_OWNER = 8
+MAX_OF_PEER = 16
+MAX_OF_NETWORK = 32
+IDLE_S = 86400.0  # without a record of the run; one with an attested checkpoint is kept longer
+IDLE_WITH_TIP_S = 14 * 86400.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A mirrored run: who owns it, who brought it and from where, and what is known of its life."""
+
+    run: str
+    owner: str
+    peer: str  # that gave the RunSpec; "" for a run the operator named, which keeps its place
+    network: str
+    heard_s: float  # Unix time; when a record of the run last came
+    tips: int = 0  # slots with an attested checkpoint
+
+    def is_idle(self, now_s: float) -> bool:
+        return bool(self.peer) and now_s - self.heard_s > (IDLE_WITH_TIP_S if self.tips else IDLE_S)
+
+
+def idle(places: Iterable[Place], now_s: float) -> list[str]:
+    """Runs whose places are free for others."""
+    return [place.run for place in places if place.is_idle(now_s)]
+
+
+def refusal(places: Sequence[Place], new: Place) -> str:
+    """Why the run gets no place; "" if it does, once the run named by `gives_way` has left."""
+    owned, brought = (Counter(getattr(place, name) for place in places) for name in ("owner", "peer"))
+    if new.peer and owned[new.owner] >= MAX_OF_OWNER:
+        return f"{MAX_OF_OWNER} runs of one owner are mirrored, and {new.owner} has as many"
+    if new.peer and brought[new.peer] >= MAX_OF_PEER:
+        return f"{MAX_OF_PEER} runs that one peer brought are mirrored, and {new.peer} brought as many"
+    if _is_full(places, new) and gives_way(places, new) is None:
+        return f"all {MAX_RUNS} places, or those of its network address, are taken by runs of no fewer peers"
+    return ""
+
+
+def gives_way(places: Sequence[Place], new: Place) -> str | None:
+    """The run that leaves for `new`; None when there is a place, or nobody has more than the one who asks."""
+    if not _is_full(places, new):
+        return None
+    movable = [place for place in places if place.peer]
+    if not movable:
+        return None
+    of_network = Counter(place.network for place in movable)
+    if of_network[new.network] >= MAX_OF_NETWORK:
+        network = new.network
+    else:
+        network = max(of_network, key=lambda name: of_network[name])
+        if new.peer and network != new.network and of_network[network] <= of_network[new.network] + 1:
+            network = new.network
+    within = [place for place in movable if place.network == network]
+    of_peer = Counter(place.peer for place in within)
+    most = max(of_peer.values(), default=0)
+    if not within or (network == new.network and most <= of_peer[new.peer] + 1):
+        return None
+    return min(
+        (place for place in within if of_peer[place.peer] == most), key=lambda p: (p.tips, p.heard_s)
+    ).run
+
+
+def _is_full(places: Sequence[Place], new: Place) -> bool:
+    of_network = sum(place.network == new.network and bool(place.peer) for place in places)
+    return len(places) >= MAX_RUNS or (bool(new.peer) and of_network >= MAX_OF_NETWORK)

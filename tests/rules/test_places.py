@@ -1,0 +1,134 @@
+"""A bootstrap node's places: junk keeps no honest run out, however early it came."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paris_p2p.rules.places import (
+    IDLE_S,
+    IDLE_WITH_TIP_S,
+    MAX_OF_NETWORK,
+    MAX_OF_OWNER,
+    MAX_OF_PEER,
+    MAX_RUNS,
+    Place,
+    gives_way,
+    idle,
+    refusal,
+)
+
+HONEST = Place("honest", "owner", "honest peer", "2.2.2.2", 0.0)
+
+
+def admit(places: list[Place], new: Place) -> bool:
+    """As a bootstrap node does."""
+    if refusal(places, new):
+        return False
+    leaving = gives_way(places, new)
+    places[:] = [place for place in places if place.run != leaving]
+    places.append(new)
+    return True
+
+
+def junk(count: int, *, peers: int = 1, network: str = "6.6.6.6", first: int = 0) -> list[Place]:
+    """Runs of made-up owners, brought by so many made-up peers of one address."""
+    numbers = range(first, first + count)
+    return [
+        Place(f"junk {network} {n}", f"owner {network} {n}", f"peer {network} {n % peers}", network, 0.0)
+        for n in numbers
+    ]
+
+
+def test_one_peer_or_one_owner_has_its_quota_and_no_more() -> None:
+    places: list[Place] = []
+    assert sum(admit(places, run) for run in junk(100)) == MAX_OF_PEER
+    assert admit(places, HONEST)
+    places.clear()
+    of_one = [replace(run, owner="same") for run in junk(100, peers=100)]
+    assert sum(admit(places, run) for run in of_one) == MAX_OF_OWNER
+
+
+def test_many_peers_of_one_address_have_the_quota_of_an_address() -> None:
+    places: list[Place] = []
+    for run in junk(1000, peers=1000):
+        admit(places, run)
+    assert len(places) == MAX_OF_NETWORK
+    assert admit(places, HONEST)
+
+
+def test_an_honest_run_gets_a_place_of_a_full_house_and_junk_does_not_get_it_back() -> None:
+    places: list[Place] = []
+    for network in ("6.6.6.6", "7.7.7.7", "8.8.8.8"):
+        for run in junk(200, peers=200, network=network):
+            admit(places, run)
+    assert len(places) == MAX_RUNS
+    assert admit(places, HONEST)
+    assert len(places) == MAX_RUNS
+    for network in ("6.6.6.6", "7.7.7.7", "8.8.8.8"):
+        for run in junk(200, peers=200, network=network, first=200):
+            admit(places, run)
+    assert HONEST in places
+
+
+def test_at_the_junks_own_address_a_peer_with_less_takes_from_the_one_with_most() -> None:
+    places: list[Place] = []
+    for run in junk(40, peers=3):
+        admit(places, run)
+    neighbour = replace(HONEST, network="6.6.6.6")
+    assert admit(places, neighbour)
+    for run in junk(40, peers=3, first=40):
+        admit(places, run)
+    assert neighbour in places
+
+
+def test_of_whoever_has_most_the_run_without_checkpoint_that_was_quiet_longest_leaves() -> None:
+    places = [
+        replace(run, tips=number % 2, heard_s=float(number % 5))
+        for number, run in enumerate(junk(MAX_RUNS, peers=2, network="6.6.6.6"))
+    ]
+    leaving = gives_way(places, HONEST)
+    [left] = [place for place in places if place.run == leaving]
+    assert (left.tips, left.heard_s) == (0, 0.0)
+
+
+def test_runs_the_operator_named_keep_their_places_and_get_one_past_every_quota() -> None:
+    named = [replace(run, peer="", network="") for run in junk(MAX_RUNS)]
+    places: list[Place] = []
+    assert all(admit(places, run) for run in named)
+    assert not admit(places, HONEST)
+    assert idle(places, 1e9) == []
+    full = junk(MAX_RUNS, peers=MAX_RUNS)
+    assert admit(full, named[0])
+
+
+def test_a_quiet_run_loses_its_place_later_when_it_has_a_checkpoint() -> None:
+    fresh, old = replace(HONEST, heard_s=1000.0), replace(HONEST, run="old", tips=1)
+    assert idle([fresh, old], 1000.0 + IDLE_S) == []
+    assert idle([fresh, old], 1001.0 + IDLE_S) == ["honest"]
+    assert idle([fresh, old], 1001.0 + IDLE_WITH_TIP_S) == ["honest", "old"]
+
+
+_PLACES = st.builds(
+    Place,
+    run=st.uuids().map(str),
+    owner=st.sampled_from("abcdefgh"),
+    peer=st.sampled_from(["", *"pqrstuvw"]),
+    network=st.sampled_from(["1", "2", "3", "4"]),
+    heard_s=st.floats(0, 1e6),
+    tips=st.integers(0, 3),
+)
+
+
+@given(st.lists(_PLACES, max_size=300))
+def test_whatever_comes_there_are_never_more_than_the_places_and_no_named_run_leaves(
+    new: list[Place],
+) -> None:
+    places: list[Place] = []
+    for place in new:
+        named = {held.run for held in places if not held.peer}
+        admit(places, place)
+        assert len(places) <= MAX_RUNS
+        assert named <= {held.run for held in places}

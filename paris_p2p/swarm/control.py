@@ -51,6 +51,11 @@ class Control:
                 found.setdefault(peer_id_from_bytes(peer.id), []).extend(to_text(address) for address in peer.addrs)
         return [PeerInfo(peer, tuple(where), not all(is_relayed(address) for address in where)) for peer, where in found.items()]
 
+    async def disconnect(self, peer: str) -> None:
+        """Close all connections to a peer; it may come back."""
+        disconnect = pb.DisconnectRequest(peer=peer_id_to_bytes(peer))
+        await self._ask(pb.Request(type=pb.Request.DISCONNECT, disconnect=disconnect))
+
     async def publish(self, topic: str, data: bytes) -> None:
         await self._ask(pb.Request(type=pb.Request.PUBSUB, pubsub=pb.PSRequest(type=pb.PSRequest.PUBLISH, topic=topic, data=data)))
 

@@ -19,10 +19,16 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
+
 from paris_p2p.errors import DaemonError, PortInUseError
 
 START_LIMIT_S = 30.0
+# It grows with what strangers say (GossipSub keeps every topic that was ever named to it), and has no limit of its own.
+MAX_MEMORY_BYTES = 768 << 20
+_SOFT_MEMORY_BYTES = 512 << 20  # from here on Go looks harder for what it can free
 STOP_LIMIT_S = 3.0
+MAX_RPC_BYTES = 5 << 19  # a DHT message; the door (swarm/door.py) takes 2 MiB at most
 _PR_SET_PDEATHSIG = 1
 
 
@@ -54,6 +60,8 @@ class DaemonOptions:
             "idleTimeout": "30s",
             "relay": "1",
             "relayService": str(int(self.relay_service)),
+            "relayBufferSize": str(1 << 17),  # of each circuit; 16 MiB unless said, where a circuit carries 128 KiB
+            "persistentConnMaxMsgSize": str(MAX_RPC_BYTES),
             "autonat": str(int(not self._is_loopback)),  # also turns hole punching on
             "natPortMap": str(int(not self._is_loopback)),
         }
@@ -101,6 +109,23 @@ class Daemon:
         await self._reader
         return f"p2pd ended with status {code}: {self.last_words or 'no words'}"
 
+    def memory_bytes(self) -> int:
+        """What p2pd takes of main memory; 0 when it has ended."""
+        try:
+            return int(psutil.Process(self.process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def end_if_too_large(self) -> bool:
+        """Kill p2pd when it takes more memory than it may; whoever waits for its death starts another."""
+        size_bytes = self.memory_bytes()
+        if size_bytes <= MAX_MEMORY_BYTES:
+            return False
+        self._lines.append(f"it took {size_bytes >> 20} MiB of memory, {MAX_MEMORY_BYTES >> 20} MiB are the limit")
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        return True
+
     async def stop(self) -> None:
         """End p2pd, at the latest after a few seconds, and remove its sockets."""
         with suppress(ProcessLookupError):
@@ -140,7 +165,7 @@ async def start_daemon(options: DaemonOptions) -> Daemon:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "GOLOG_LOG_LEVEL": "error"},
+            env={**os.environ, "GOLOG_LOG_LEVEL": "error", "GOMEMLIMIT": str(_SOFT_MEMORY_BYTES)},
             preexec_fn=_die_with_parent(),
             start_new_session=True,  # the terminal's Ctrl-C and hang-up are the node's to handle: it still needs the network
         )

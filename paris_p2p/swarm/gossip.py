@@ -1,4 +1,8 @@
-"""Gossip over the daemon's GossipSub: bounded messages, limited per sender, subscribed again after a restart."""
+"""Gossip over the daemon's GossipSub: bounded messages, limited per sender and in all, and an end for offenders.
+
+p2pd takes messages of up to 1 MiB and passes them on before this program sees them, and has no option against that. So
+a sender that keeps at it is disconnected: an honest one sends nothing of the kind.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,12 @@ from paris_p2p.swarm.limits import EventLimit
 from paris_p2p.swarm.seam import MAX_GOSSIP_BYTES, GossipHandler
 
 log = logging.getLogger(__name__)
-MESSAGES_PER_S = 10.0
+MESSAGES_PER_S = 10.0  # of one sender
 MESSAGES_AT_ONCE = 100
+ALL_PER_S = 100.0  # of all senders together; gossip is a hint, the bulletin board has it too
+ALL_AT_ONCE = 400
+LARGE_FORGIVEN = 3  # messages over the size, and one more every ten minutes
+MANY_FORGIVEN = 100  # messages over the rate, and one more each second
 
 
 class Gossip:
@@ -25,6 +33,8 @@ class Gossip:
         self._peer_id = peer_id
         self._handlers: dict[str, list[GossipHandler]] = {}
         self._limit = EventLimit(MESSAGES_PER_S, MESSAGES_AT_ONCE)
+        self._limit_of_all = EventLimit(ALL_PER_S, ALL_AT_ONCE)
+        self._forgiven = {"large": EventLimit(1 / 600, LARGE_FORGIVEN), "many": EventLimit(1.0, MANY_FORGIVEN)}
         self._listeners: dict[str, asyncio.Task[None]] = {}
         self._control: Control | None = None
 
@@ -69,6 +79,7 @@ class Gossip:
             async with aclosing(control.messages(topic)) as messages:
                 async for sender, data in messages:
                     await self._hand_over(topic, sender, data)
+                    await asyncio.sleep(0)  # what has come already is read without a pause
         except DaemonError as error:  # the supervisor sees to the daemon and attaches again
             log.warning("gossip on %s stopped: %s", topic, error)
 
@@ -77,8 +88,12 @@ class Gossip:
             return
         if len(data) > MAX_GOSSIP_BYTES:
             self.refused["gossip: too large"] += 1
+            await self._offended(sender, "large")
         elif not self._limit.allow(sender):
             self.refused["gossip: too many of one sender"] += 1
+            await self._offended(sender, "many")
+        elif not self._limit_of_all.allow(topic):
+            self.refused["gossip: too many of all senders"] += 1
         else:
             for handler in list(self._handlers.get(topic, [])):
                 try:
@@ -86,3 +101,13 @@ class Gossip:
                 except Exception:  # one handler's fault ends neither the topic nor the others
                     log.exception("a handler of %s failed", topic)
                     self.refused["gossip: handler failed"] += 1
+
+    async def _offended(self, sender: str, how: str) -> None:
+        """Disconnect whoever has used up what is forgiven; a message that came through others shuts nobody out here."""
+        if self._control is None or self._forgiven[how].allow(sender):
+            return
+        self.refused["gossip: sender disconnected"] += 1
+        try:
+            await self._control.disconnect(sender)
+        except DaemonError as error:  # it is not connected to this peer, or has left
+            log.debug("%s was not disconnected: %s", sender, error)

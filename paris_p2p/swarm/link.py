@@ -192,6 +192,9 @@ class LinkKeeper:
     async def _keep_once(self) -> None:
         """Look for the peers that were lost, and let the DHT meet whoever is connected."""
         link = await self.current()
+        if link.daemon.end_if_too_large():
+            self.refused["p2pd restarted: too much memory"] += 1
+            return
         connected = await link.control.peers()
         self.networks = {peer.peer_id: network_of(next(iter(peer.addresses), "")) for peer in connected}
         self._look_for_absent({peer.peer_id for peer in connected})

@@ -193,7 +193,8 @@ class Board:
         if tip is None or (old is not None and tip.card.id == old.card.id and len(tip.attestations) == len(old.attestations)):
             return
         if old is None or tip.card.id != old.card.id:
-            self.hearing.note_tip(name, tip.card.signer, slot.tip_since_s if old and not self._loading else None, now_s)
+            goes_on = old is not None and old.card.signer == tip.card.signer and not self._loading
+            self.hearing.note_tip(name, tip.card.signer, now_s - slot.tip_since_s if goes_on else None, now_s)
             slot.tip_since_s = now_s
         slot.tip = tip
         drop_refusals(slot)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import msgpack
 
 from paris_p2p.envelope import Envelope
+from paris_p2p.errors import RecordError
 from paris_p2p.identity import peer_id_from_bytes, peer_id_to_bytes
 from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.heard import Heard, Spell, hear, hear_slot, patience_s
@@ -16,9 +17,9 @@ from paris_p2p.store.ledger import Ledger
 
 log = logging.getLogger(__name__)
 MAX_SPELLS = 1024  # signers remembered per slot; keys are free, so a flood of them gains nothing by being remembered
-MAX_PROVEN = 1024
 MAX_SAVED = 64  # signers per slot, those that wasted most
 SAVE_EVERY_S = 60.0
+MAX_SECONDS = 4e9
 
 
 @dataclass
@@ -27,7 +28,7 @@ class SlotHearing:
 
     spells: dict[str, Spell] = field(default_factory=dict)  # by signer
     slot: Spell | None = None
-    pace_s: float = 0.0  # between the last two tips
+    pace_s: float = 0.0  # between the last two tips, if one lead made both
     saved_at_s: float = 0.0
     is_saved: bool = False
 
@@ -40,14 +41,13 @@ class Hearing:
         self.attended = True  # whether anybody is here who may attest: without, nobody's time is wasted
         self.state_bytes: dict[str, int] = {}  # of a slot's checkpoints, where that is known: what its leads have to move
         self.slots = {slot: SlotHearing() for slot in spec.slots}
-        self.proven: dict[str, None] = {}  # makers of attested cards
         for name in spec.slots:
             self._load(name, now_s)
 
     def heard(self, name: str) -> Heard:
         slot = self.slots[name]
         patience = patience_s(self.spec.timing, self._moved_bytes(name), slot.pace_s)
-        return Heard(patience, slot.slot, slot.spells, self.proven.keys())
+        return Heard(patience, slot.slot, slot.spells)
 
     def note_claim(
         self, envelope: Envelope[ClaimRecord], before: Envelope[ClaimRecord] | None, is_live: bool, now_s: float
@@ -64,15 +64,10 @@ class Hearing:
         if now_s - slot.saved_at_s >= SAVE_EVERY_S and slot.slot.held_s(now_s) > 0:
             self._save(name, now_s)
 
-    def note_tip(self, name: str, maker: str, since_s: float | None, now_s: float) -> None:
-        """A card of `maker` became the tip; the one before it was the tip since `since_s`, if there was one."""
+    def note_tip(self, name: str, maker: str, pace_s: float | None, now_s: float) -> None:
+        """A card of `maker` became the tip, `pace_s` after the one before, if that was its own too."""
         slot = self.slots[name]
-        if since_s is not None:
-            slot.pace_s = max(0.0, now_s - since_s)
-        self.proven.pop(maker, None)
-        self.proven[maker] = None
-        if len(self.proven) > MAX_PROVEN:
-            del self.proven[next(iter(self.proven))]
+        slot.pace_s = max(0.0, pace_s or 0.0)
         if maker in slot.spells:
             slot.spells[maker] = slot.spells[maker].proved(now_s)
         slot.slot = slot.slot.proved(now_s) if slot.slot else None
@@ -99,11 +94,17 @@ class Hearing:
         slot = self.slots[name]
         try:
             saved_at_s, held_s, wasted = msgpack.unpackb(data)
-            at_s = min(float(saved_at_s), now_s)
-            slot.slot = Spell(now_s, now_s, now_s, float(held_s))
-            slot.spells = {peer_id_from_bytes(one): Spell(now_s, at_s, at_s, float(s)) for one, s in wasted[:MAX_SAVED]}
+            at_s = min(_seconds(saved_at_s), now_s)
+            slot.slot = Spell(now_s, now_s, now_s, _seconds(held_s))
+            slot.spells = {peer_id_from_bytes(one): Spell(now_s, at_s, at_s, _seconds(s)) for one, s in wasted[:MAX_SAVED]}
             slot.is_saved = True
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
+        except (ValueError, TypeError, msgpack.UnpackException, RecordError) as error:
             log.warning("heard/%s in the ledger is damaged and deleted, claims are heard anew: %s", name, error)
             slot.slot, slot.spells = None, {}
             self.ledger.delete(f"heard/{name}")
+
+
+def _seconds(value: float) -> float:
+    if not 0 <= value <= MAX_SECONDS:
+        raise ValueError(f"{value!r} is no time")
+    return float(value)

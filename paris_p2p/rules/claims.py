@@ -83,7 +83,7 @@ def has_room(view: ClaimView, me: str, now_s: float) -> bool:
     timing, heard = view.timing, view.heard
     others = [claim for claim in _newest(view.claims) if claim.signer != me and is_live(claim, view.tip, now_s, timing)]
     places = heard.places(now_s)
-    mine = (True, heard.wasted(me, now_s), now_s - heard.ahead_s(me, timing))
+    mine = (True, heard.wasted(me, now_s), now_s)
     before = sum(_rank(claim, view.tip, now_s, timing, heard)[:3] <= mine for claim in others)
     return before < places
 

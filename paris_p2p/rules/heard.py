@@ -7,7 +7,7 @@ are all it can go by. Pure functions: the clock is an argument.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from paris_p2p.records import SIGNED_LIFETIME_S, ClaimRecord
@@ -21,7 +21,6 @@ SLOW_SHARE = 2.0  # of the pace of the last tips
 MAX_STRETCH = 4.0  # of the patience, however slow the last tips came
 REST_PATIENCES = 4.0  # who holds no claim for so long starts anew
 MAX_DOUBLINGS = 8  # from then on a claim is asked of nobody
-PROVEN_SETTLES = 3.0
 MAX_CLAIM_S = SIGNED_LIFETIME_S["claim"]
 
 
@@ -53,7 +52,6 @@ class Heard:
     patience_s: float = math.inf
     slot: Spell | None = None  # of all claims together, since the slot's newest tip
     spells: Mapping[str, Spell] = field(default_factory=dict)  # by signer
-    proven: Collection[str] = ()  # who made an attested card of the run
 
     def wasted(self, signer: str, now_s: float) -> int:
         """Patiences that the signer held claims for without an attested card."""
@@ -73,11 +71,7 @@ class Heard:
         """When a claim counts as made: as it says, but hardly before it was heard here."""
         spell = self.spells.get(signer)
         heard_s = spell.since_s if spell else claim.claimed_at
-        return max(claim.claimed_at, heard_s - timing.settle_s - CLOCK_SLACK_S) - self.ahead_s(signer, timing)
-
-    def ahead_s(self, signer: str, timing: TimingSpec) -> float:
-        """By how much who made an attested card of this run comes before a stranger's claim of the same moment."""
-        return PROVEN_SETTLES * timing.settle_s if signer in self.proven else 0.0
+        return max(claim.claimed_at, heard_s - timing.settle_s - CLOCK_SLACK_S)
 
 
 def hear(

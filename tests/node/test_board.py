@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.identity import Identity
 from paris_p2p.node.board import Board
 from paris_p2p.node.crowd import MAX_ATTESTATIONS, MAX_CARDS, MAX_CLAIMS
 from paris_p2p.records import CardRecord, claims_key, tips_key
-from paris_p2p.rules.claims import lead_of
+from paris_p2p.rules.claims import decide_claim, epoch_to_publish, lead_of
 from paris_p2p.spec import GateSpec, RunSpec
 from paris_p2p.store.ledger import Ledger
 from tests.peer.world import World
@@ -290,6 +293,102 @@ def test_a_damaged_tip_in_the_ledger_is_forgotten_not_fatal(spec: RunSpec, ledge
     assert board.tip(SLOT) is None
     assert ledger.get(f"tip/{SLOT}") is None
     assert tip_id(board) == "" != with_tip(board).id == tip_id(board)
+
+
+TOP = (1 << 53) - 1
+
+
+def forged(spec: RunSpec, **numbers: int) -> list[Envelope[Any]]:
+    """A card of blobs that nobody has, with as many attestations as the quorum asks for."""
+    made = card(B, parent="cd" * 32, **({"seq": TOP, "epoch": TOP} | numbers))
+    return [made, attest(C, made, loss=0.0), attest(D, made, loss=0.0)]
+
+
+@pytest.mark.parametrize("numbers", [{}, {"steps": TOP}, {"clips": TOP}, {"seq": 2, "epoch": TOP}, {"seq": TOP, "epoch": 1}])
+def test_a_card_whose_numbers_cannot_be_is_no_tip_however_many_sign_it(
+    board: Board, spec: RunSpec, numbers: dict[str, int]
+) -> None:
+    first = with_tip(board)
+    for record in forged(spec, **numbers):
+        board.add(record, NOW)
+    assert tip_id(board) == first.id
+    assert board.refused.total() == 1
+    assert decide_claim(board.view(SLOT), E.peer_id, NOW + 1).epoch == 2
+    assert not board.pending(SLOT)
+
+
+def test_a_tip_in_the_ledger_whose_numbers_cannot_be_is_forgotten_with_a_line_in_the_log(
+    spec: RunSpec, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger.put(f"tip/{SLOT}", msgpack.packb([record.data for record in forged(spec)]))
+    board = Board(RUN, spec, ledger)
+    assert board.tip(SLOT) is None
+    assert ledger.get(f"tip/{SLOT}") is None
+    assert f"epoch {TOP} and seq {TOP}" in caplog.text
+    assert with_tip(board).id == tip_id(board)
+
+
+def test_a_leap_that_the_runs_age_allows_is_no_tip_for_who_was_here_and_one_for_who_was_away(board: Board, spec: RunSpec) -> None:
+    first = with_tip(board)
+    later = card(B, first, seq=1000, epoch=40)
+    for record in (later, attest(D, later)):
+        board.add(record, NOW + 60)
+    assert tip_id(board) == first.id
+    late_s = NOW + 300 * spec.timing.checkpoint_s
+    board.add(attest(C, later), late_s)
+    assert tip_id(board) == later.id
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.builds(
+            lambda peer, epoch, seq, steps, at, loss: (peer, epoch, seq, steps, at, loss),
+            st.sampled_from(PEERS), st.sampled_from([0, 1, 2, 2048, 2049, TOP]), st.sampled_from([0, 1, 2, 3, TOP]),
+            st.sampled_from([0, 1, 10, TOP]), st.sampled_from([0.0, 1.0, NOW, 4e9 - 200]), st.sampled_from([0.0, 1e6]),
+        ),
+        max_size=8,
+    )
+)  # fmt: skip
+def test_nothing_that_peers_sign_makes_the_board_or_the_rules_fail(board: Board, made: list[Any]) -> None:
+    for peer, epoch, seq, steps, at, loss in made:
+        one = card(peer, epoch=epoch, seq=seq, steps=steps, clips=steps, issued_at=at, expires_at=at + 10)
+        for record in (claim(peer, epoch=epoch, claimed_at=at, seq=seq), one, attest(C, one, loss=loss), attest(D, one)):
+            board.add(record, NOW)
+    for peer in PEERS:
+        decision = decide_claim(board.view(SLOT), peer.peer_id, NOW + 1)
+        claim(peer, epoch=decision.epoch)  # what it would sign can be signed
+        epoch = epoch_to_publish(decision.epoch, (), board.tip(SLOT), board.epochs_used(SLOT))
+        last = board.tip(SLOT)
+        card(peer, last.card if last else None, epoch=epoch)
+    board.records_under(tips_key(RUN, SLOT))
+
+
+# what was heard
+
+
+def test_who_wasted_a_slot_is_known_after_a_restart_and_damage_is_forgotten(board: Board, spec: RunSpec, ledger: Ledger) -> None:
+    patience_s = board.hearing.heard(SLOT).patience_s
+    at = time.time()
+    until_s = at + patience_s + 200
+    while at < until_s:
+        board.add(claim(A, claimed_at=1.0, issued_at=at), at)
+        at += TIMING.claim_s / 3
+    assert board.hearing.heard(SLOT).wasted(A.peer_id, at) == 1
+    again = Board(RUN, spec, ledger)
+    assert again.hearing.heard(SLOT).wasted(A.peer_id, at) == 1
+    assert again.hearing.heard(SLOT).places(at) == 2
+    for value in (1, [1, 2], [1, 2, [[b"x", 3]]], [1, float("nan"), []], {"a": 1}):
+        ledger.put(f"heard/{SLOT}", msgpack.packb(value))
+        assert Board(RUN, spec, ledger).hearing.heard(SLOT).places(at) == 1
+        assert ledger.get(f"heard/{SLOT}") is None
+
+
+def test_this_nodes_own_claim_stays_in_any_crowd(spec: RunSpec, ledger: Ledger) -> None:
+    board = Board(RUN, spec, ledger, B.peer_id)
+    for stranger in strangers(MAX_CLAIMS):
+        board.add(claim(stranger), NOW)
+    assert board.add(claim(B, claimed_at=NOW + 1), NOW + 1)
 
 
 def test_records_of_other_runs_and_unknown_slots_are_ignored(board: Board) -> None:

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
 from paris_p2p.records import AttestationRecord, CardRecord
-from paris_p2p.rules.tips import MAX_EPOCHS_AHEAD, epochs_used, lineage, refuse_card, refuse_loss, tip_of
+from paris_p2p.rules.tips import (
+    MAX_EPOCHS_AHEAD,
+    Age,
+    epochs_used,
+    impossible,
+    lineage,
+    may_replace,
+    refuse_card,
+    refuse_loss,
+    tip_of,
+)
 
 from .made import PEERS, A, B, C, D, attest, card, tip
 
@@ -199,3 +209,57 @@ def test_a_loss_beyond_the_tolerance_is_refused() -> None:
 @pytest.mark.parametrize("first", [True, False])
 def test_a_loss_that_is_not_finite_is_refused(loss: float, reference: float, first: bool) -> None:
     assert refuse_loss(loss, reference, 0.05, first=first) == "its held-out loss is not finite"
+
+
+@pytest.mark.parametrize(("loss", "reference"), [(2e6, 2e6), (1.0, 2e6)])
+def test_a_loss_that_no_record_can_say_is_refused_not_signed(loss: float, reference: float) -> None:
+    assert refuse_loss(loss, reference, 0.05, first=False) == "its held-out loss is larger than a record can say"
+
+
+TOP = (1 << 53) - 1
+DAY = Age(86400.0, 600.0)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reason"),
+    [
+        ({"seq": TOP, "epoch": TOP}, "its seq is more than the run's age allows"),
+        ({"seq": 0}, "its seq is more than the run's age allows"),
+        ({"seq": DAY.cards + 1}, "its seq is more than the run's age allows"),
+        ({"seq": 2, "epoch": 2 * MAX_EPOCHS_AHEAD + 1}, "its epoch is more than its seq allows"),
+        ({"steps": TOP}, "it counts more steps or clips than the run's age allows"),
+        ({"clips": TOP}, "it counts more steps or clips than the run's age allows"),
+    ],
+)
+def test_numbers_that_no_lineage_can_have_reached_are_refused_whoever_signed_them(numbers: dict[str, int], reason: str) -> None:
+    assert impossible(card(A, **numbers).record, DAY) == reason
+
+
+def test_what_honest_leads_make_is_possible_in_a_young_run_an_old_one_and_with_many_leads() -> None:
+    assert impossible(FIRST.record, Age(-2.0, 600.0)) is None  # the owner's clock is a little ahead
+    assert impossible(card(A, seq=60, epoch=60).record, Age(60.0, 600.0)) is None  # leads that hand over at once
+    year = Age(365 * 86400.0, 600.0)
+    assert impossible(card(A, seq=2 * 52_560, epoch=9000, steps=10**9, clips=10**12).record, year) is None
+    ages = Age(4e9, 1.0)  # whatever passes leaves room to go on
+    assert MAX_EPOCHS_AHEAD * ages.cards < TOP / 4
+
+
+def test_a_peer_that_was_here_accepts_no_leap_and_one_that_was_away_what_the_swarm_got_meanwhile() -> None:
+    here, away = Age(60.0, 600.0), Age(30 * 86400.0, 600.0)
+    month_later = card(B, FIRST, seq=4000, epoch=300).record
+    assert may_replace(month_later, tip(FIRST), away)
+    assert not may_replace(month_later, tip(FIRST), here)
+    assert may_replace(month_later, None, here)  # a newcomer has the run's age alone
+    assert may_replace(SECOND.record, tip(FIRST), Age(0.0, 600.0))
+    assert may_replace(HANDED_OVER.record, tip(SECOND), Age(0.0, 600.0))  # a higher epoch, from one card further back
+    assert not may_replace(card(B, FIRST, epoch=2 + MAX_EPOCHS_AHEAD).record, tip(FIRST), away)
+
+
+@given(st.integers(0, TOP), st.integers(0, TOP), st.floats(0, 4e9), st.floats(1, 86400))
+@settings(max_examples=60, deadline=None)
+def test_whatever_passes_can_be_followed_by_a_card_of_the_next_lead(seq: int, epoch: int, age_s: float, every_s: float) -> None:
+    run = Age(age_s, every_s)
+    seq, epoch = seq % (2 * run.cards), epoch % (2 * MAX_EPOCHS_AHEAD * max(1, seq))
+    made = card(A, seq=seq, epoch=epoch)
+    if impossible(made.record, run) is None:
+        assert card(B, made, seq=seq + 1, epoch=epoch + MAX_EPOCHS_AHEAD).record.epoch < 1 << 53

@@ -1,4 +1,4 @@
-"""One picture: real rows beside generated ones, with the prompt above each."""
+"""What the demo made, to be looked at: a picture of real rows beside generated ones, and gifs that browsers play."""
 
 from __future__ import annotations
 
@@ -6,32 +6,65 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-SCALE, GAP, LINE = 2, 16, 18  # enlargement; pixels between halves and for a line of text
+FRAME_PIXELS = 96  # side of a frame as it is shown
+SHOWN_FRAMES = 4  # of a clip, from its first to its last
+GIF_PIXELS = 256
+GIF_FRAME_S = 0.06  # hundredths that browsers play as they are; below 0.02 they play at a tenth of a second
+MARGIN, GAP, LINE, FONT_PIXELS = 12, 24, 24, 15
 
 Row = tuple[str, np.ndarray, np.ndarray]  # prompt, real clip and generated clip, uint8 [T, H, W, 3]
 
 
 def picture(rows: Sequence[Row], path: Path) -> None:
-    """Write a PNG: per row the prompt, then a real test clip's frames on the left and the generated clip's on the right."""
+    """Write a picture: per row the prompt, a real test clip's frames on the left, the generated clip's on the right."""
     halves = [(prompt, _strip(real), _strip(made)) for prompt, real, made in rows]
-    width = halves[0][1].width + GAP + halves[0][2].width
-    height = LINE + sum(max(real.height, made.height) + LINE for _, real, made in halves)
+    side = max(max(real.width, made.width) for _, real, made in halves)
+    width, height = (
+        2 * MARGIN + 2 * side + GAP,
+        2 * MARGIN + LINE + len(rows) * (LINE + FRAME_PIXELS + MARGIN),
+    )
     sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((2, 3), "real test clips", fill="black")
-    draw.text((halves[0][1].width + GAP + 2, 3), "generated for the prompt", fill="black")
-    top = LINE
+    draw, font, right = ImageDraw.Draw(sheet), ImageFont.load_default(size=FONT_PIXELS), MARGIN + side + GAP
+    draw.text((MARGIN, MARGIN), "real, of the same scenario", fill="black", font=font)
+    draw.text((right, MARGIN), "generated for the prompt", fill="black", font=font)
+    top = MARGIN + LINE
     for prompt, real, made in halves:
-        draw.text((2, top + 3), prompt[: width // 6], fill=(90, 90, 90))
-        sheet.paste(real, (0, top + LINE))
-        sheet.paste(made, (real.width + GAP, top + LINE))
-        top += LINE + max(real.height, made.height)
-    sheet.save(path)
+        draw.text(
+            (MARGIN, top + 4), fitted(f"“{prompt}”", font, width - 2 * MARGIN), fill=(60, 60, 60), font=font
+        )
+        sheet.paste(real, (MARGIN, top + LINE))
+        sheet.paste(made, (right, top + LINE))
+        top += LINE + FRAME_PIXELS + MARGIN
+    sheet.save(path, optimize=True)
+
+
+def gif(clip: np.ndarray, path: Path) -> None:
+    """Write a clip, uint8 [T, H, W, 3], enlarged, as an endless gif that runs there and back, so it does not jump."""
+    frames = [_enlarged(frame, GIF_PIXELS) for frame in (*clip, *clip[-2:0:-1])]
+    frames[0].save(
+        path, save_all=True, append_images=frames[1:], duration=round(GIF_FRAME_S * 1000), loop=0, disposal=1
+    )
+
+
+def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_pixels: int) -> str:
+    """The text, or as much of it as fits, with an ellipsis."""
+    if font.getlength(text) <= width_pixels:
+        return text
+    while text and font.getlength(text + "…") > width_pixels:
+        text = text[:-1]
+    return text + "…"
 
 
 def _strip(clip: np.ndarray) -> Image.Image:
-    """Frames side by side: [T H W 3] -> one image."""
-    strip = Image.fromarray(np.concatenate(list(clip), axis=1))
-    return strip.resize((strip.width * SCALE, strip.height * SCALE), Image.Resampling.NEAREST)
+    """Some frames side by side: [T H W 3] -> one image."""
+    chosen = np.linspace(0, len(clip) - 1, min(SHOWN_FRAMES, len(clip))).round().astype(int)
+    strip = Image.new("RGB", (len(chosen) * FRAME_PIXELS, FRAME_PIXELS))
+    for place, at in enumerate(chosen):
+        strip.paste(_enlarged(clip[at], FRAME_PIXELS), (place * FRAME_PIXELS, 0))
+    return strip
+
+
+def _enlarged(frame: np.ndarray, side: int) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(frame)).resize((side, side), Image.Resampling.BICUBIC)

@@ -88,8 +88,17 @@ class Node:
 def run_command(name: str, *arguments: str, log: Path) -> None:
     """Run one of our commands to its end; its last words are shown when it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    # Threads that spin while they wait for one another stand still on a machine whose cores others are using.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     with log.open("ab") as file:
-        status = subprocess.run([str(BIN / name), *arguments], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)
+        status = subprocess.run(
+            [str(BIN / name), *arguments],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            check=False,
+        )
     if status.returncode:
         words = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
         raise SystemExit(f"`{name} {' '.join(arguments)[:200]}` failed with status {status.returncode}:\n{words}")

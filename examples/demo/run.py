@@ -1,301 +1,308 @@
-"""The demo: a swarm on this machine trains a small video model, loses a member, goes on, and generates what it is asked for.
+"""The demo: a swarm on this machine trains a small video model, loses a member, goes on, and generates.
 
-    scripts/demo                      # at most 15 minutes on two cores, after the set-up
-    scripts/demo --minutes 3 --clips 300 --lenient   # a quick look; the verdict is printed and not judged
+    scripts/demo                      # measures the machine first and does what it can finish
+    scripts/demo --no-bfloat16        # as on a machine with AVX2 alone
+    scripts/demo --size small --steps 100 --lenient   # a quick look; the verdict is printed and not judged
 
-Real input: gameplay clips of three VizDoom scenarios, written to mp4 files first and prepared like any user's clips. Every
-node is a process of its own with its own data directory. The exit status is 0 only if the demo's own judge is content.
+Real input: gameplay clips of three VizDoom scenarios, written to mp4 files first and prepared like any user's clips.
+Every node is a process of its own with its own data directory. The exit status is 1 when something that was promised
+for this machine did not come; a machine that is too slow, or too busy, for any promise gets what there is, said in so
+many words, and 0.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import random
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
-from examples.demo.clips import SCENARIOS, write_clips
+from examples.demo import data
+from examples.demo.clips import SCENARIOS
+from examples.demo.data import CLIPS_PER_PROMPT
 from examples.demo.judge import Probe, Verdict, fit_probe, judge
-from examples.demo.picture import picture
+from examples.demo.measure import measure
+from examples.demo.picture import gif, picture
 from examples.demo.processes import run_command
-from examples.demo.swarm import Swarm, watch
-from examples.gameplay import FPS
-from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
+from examples.demo.report import Report, machine
+from examples.demo.sizes import SIZES, Plan, choose, choose_again, excuse, shortfall
+from examples.demo.story import Training, train
+from examples.demo.swarm import Swarm
+from paris_p2p.data.prepared import Prepared
+from paris_p2p.work.device import NO_BFLOAT16
 
-RECIPE = {
-    "expert": "micro",
-    "router": "micro",
-    "batch": "16",
-    "learning-rate": "2e-3",
-    "warmup-steps": "50",
-    "ema-decay": "0.995",
-    "router-batch": "32",
-    "gate-clips": "32",
-    "gate-tolerance": "0.1",
-    "claim-s": "20",
-    "settle-s": "2",
-    "margin-s": "3",
-    "checkpoint-s": "60",
-}
-SIDE, FRAMES, RATE = "32", "8", str(FPS)
-STEPS, GUIDANCE, JUDGED_CLIPS, CLIPS_PER_PROMPT = 32, 1.5, 60, 2
-TRAIN_S = 570.0  # from the first volunteer's start
-KILL_AT = 0.35  # of that time, or when the first tip is there, whichever is later
-console = Console()
+GUIDANCE = 1.5
+TEST_CLIPS, TRAIN_CLIPS, PROBE_CLIPS = 40, 1000, 60  # of each scenario
+console = Console(highlight=False)
 
 
 @dataclass
 class Options:
     out: Path
-    minutes: float
-    clips: int
+    size: str
+    steps: int
     peers: int
     lenient: bool
     rng_seed: int
 
+
+@dataclass
+class Clock:
+    """Wall seconds since the start, and by phase."""
+
+    began_at: float = field(default_factory=time.monotonic)
+    phases_s: dict[str, float] = field(default_factory=dict)
+
     @property
-    def train_s(self) -> float:
-        return self.minutes * 60
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.began_at
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began_at = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases_s[name] = self.phases_s.get(name, 0.0) + time.monotonic() - began_at
 
 
 def main() -> None:
-    options = parse_options()
-    started = time.monotonic()
+    options, clock = parse_options(), Clock()
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
     os.chdir(options.out)  # VizDoom leaves an .ini where it runs
-    failures: list[str] = []
-    probe, prepared = prepare(options)
-    swarm = Swarm(options.out, options.peers)
-    try:
-        train(swarm, options, failures)
-        prompts, labels = choose_prompts(options.out / "run", options.rng_seed)
-        generated = generate(swarm, options, prompts)
-        swarm.poll()
-    finally:
-        console.print("stopping the nodes …")
-        swarm.close()
-    verdict = report(options, swarm, probe, prepared, prompts, labels, generated)
-    failures += verdict.failures
-    minutes = (time.monotonic() - started) / 60
-    console.print(f"\nall in {minutes:.1f} minutes; files in {options.out}")
-    for failure in failures:
-        console.print(f"[red]FAILED[/red] {failure}")
-    console.print("[green]The demo passed.[/green]" if not failures else f"{len(failures)} of the demo's own checks failed.")
-    sys.exit(0 if not failures or options.lenient else 1)
+    with clock.phase("measuring"):
+        plan = first_plan(options)
+    with clock.phase("clips, preparing, creating"):
+        probe, prepared, plan = prepare(options, plan, clock)
+    training, samples = swarm(options, plan, clock)
+    with clock.phase("judging, drawing"):
+        verdict = judged(options, plan, probe, prepared, samples) if samples else None
+    report = Report(training, training.got(), clock.phases_s, verdict, ending(plan, training, verdict))
+    for table in report.tables():
+        console.print(table)
+    report.write(options.out)
+    console.print(
+        f"\nall in {clock.elapsed_s / 60:.1f} minutes; report.md, report.json and logs are in {options.out}",
+        soft_wrap=True,
+    )
+    console.print(report.ending)
+    sys.exit(0 if options.lenient or not report.ending.startswith(FAILED) else 1)
+
+
+FAILED, PASSED, UNFINISHED = "The demo FAILED", "The demo passed", "The demo is unfinished, and not judged"
 
 
 def parse_options() -> Options:
-    parser = argparse.ArgumentParser(prog="scripts/demo", description="Train a small video model in a swarm on this machine.")
-    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="everything goes here; emptied first")
-    parser.add_argument("--minutes", type=float, default=TRAIN_S / 60, help="training time")
-    parser.add_argument("--clips", type=int, default=900, help="gameplay clips to record")
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo", description="Train a small video model in a swarm on this machine."
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo-out"), help="everything goes here; emptied first"
+    )
+    parser.add_argument(
+        "--size",
+        choices=["auto", *(size.name for size in SIZES)],
+        default="auto",
+        help="default: what the machine can",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=0,
+        help="of every slot, instead of the size's own; promises are for the size's",
+    )
+    parser.add_argument(
+        "--no-bfloat16", action="store_true", help="as on a machine with AVX2 and without bfloat16"
+    )
     parser.add_argument("--peers", type=int, default=5, help="volunteers; four lead, the others stand by")
     parser.add_argument("--rng-seed", type=int, default=0)
     parser.add_argument("--lenient", action="store_true", help="exit 0 whatever the judge says")
     arguments = parser.parse_args()
     if arguments.peers < 4:
         parser.error("--peers must be at least 4")
-    return Options(arguments.out.resolve(), arguments.minutes, arguments.clips, arguments.peers, arguments.lenient, arguments.rng_seed)
+    if arguments.no_bfloat16:
+        refuse_bfloat16()
+    out, size, steps = arguments.out.resolve(), arguments.size, arguments.steps
+    return Options(out, size, steps, arguments.peers, arguments.lenient, arguments.rng_seed)
 
 
-# 1. data
+def refuse_bfloat16() -> None:
+    """For this process and all it starts: our own choice of float32, and oneDNN without what came after AVX2."""
+    os.environ |= {NO_BFLOAT16: "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
-def prepare(options: Options) -> tuple[Probe, Prepared]:
-    """Record clips, prepare them with the project's own command, fix the probe, create the run."""
-    folder, log = options.out / "run", options.out / "logs" / "owner-commands.log"
-    console.rule("1. clips: recorded from the game, then prepared like anybody's")
-    count = write_clips(options.out / "clips", options.clips, options.rng_seed)
+# 1. the machine and the data
+
+
+def first_plan(options: Options) -> Plan:
+    """The size that this machine, measured, can finish; or the one that was asked for."""
+    console.rule("1. this machine: how fast does it train?")
+    console.print(machine())
+    sizes = [size for size in SIZES if options.size in ("auto", size.name)]
+    sizes = [replace(size, steps=options.steps or size.steps) for size in sizes]
+    plan = choose(measure(sizes), sizes)
+    console.print(str(plan))
+    if not plan.fits:
+        console.print(
+            "[yellow]This machine, as it is now, cannot finish that in time: you will see what there is by then.[/yellow]"
+        )
+    return plan
+
+
+def prepare(options: Options, plan: Plan, clock: Clock) -> tuple[Probe, Prepared, Plan]:
+    """Record and prepare clips, fix the probe, measure the machine once more, create the run."""
+    console.rule("2. clips: recorded from the game, then prepared like anybody's")
+    folder = options.out / "run"
+    count = data.record(options.out, plan.size, options.rng_seed)
     console.print(f"recorded {count} clips of {len(SCENARIOS)} scenarios in {options.out / 'clips'}")
     console.print("paris-run prepare … (decoding, latents, captions, clusters)")
-    run_command(
-        "paris-run",
-        *("prepare", str(options.out / "clips"), "--out", str(folder), "--experts", "3"),
-        *("--frames", FRAMES, "--height", SIDE, "--width", SIDE, "--fps", RATE),
-        log=log,
-    )
-    prepared = Prepared.load(folder)
+    prepared = data.prepare(options.out, plan.size)
     console.print(prepared.describe())
     console.print("fixing the judge's probe on real clips, before anything is trained …")
-    probe = fit_probe(*real_clips(folder, prepared, "train", 60))
-    run_command("paris-run", "create", str(folder), "--name", "demo", *purpose(), *(f"--{k}={v}" for k, v in RECIPE.items()), log=log)
-    return probe, prepared
-
-
-def purpose() -> tuple[str, ...]:
-    return ("--purpose", "to show a swarm at work", "--data-licence", "MIT (VizDoom)", "--weights-licence", "Apache-2.0")
-
-
-def real_clips(folder: Path, prepared: Prepared, split: str, per_scenario: int) -> tuple[np.ndarray, list[str]]:
-    """Pixels of real clips, uint8 [N, T, H, W, 3], with their scenarios."""
-    taken: dict[str, list[SplitClip]] = {name: [] for name in SCENARIOS}
-    for clip in split_clips(folder, split):  # type: ignore[arg-type]
-        kind = taken[scenario_of(clip)]
-        if len(kind) < per_scenario:
-            kind.append(clip)
-    clips = [(clip.pixels(prepared.clip), name) for name, kind in taken.items() for clip in kind]
-    return np.stack([np.asarray(pixels) for pixels, _ in clips]), [name for _, name in clips]
-
-
-def scenario_of(clip: SplitClip) -> str:
-    return Path(clip.source).name.partition("-")[0]
-
-
-def choose_prompts(folder: Path, rng_seed: int) -> tuple[list[str], list[str]]:
-    """Captions of the test split that no train clip has, 10 of each scenario, each twice: to see if a prompt gives one clip only."""
-    by_scenario: dict[str, list[str]] = {name: [] for name in SCENARIOS}
-    for line in (folder / "captions" / "test.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        if not entry["seen_in_train"]:
-            by_scenario[Path(entry["source"]).name.partition("-")[0]].append(entry["caption"])
-    rng = random.Random(rng_seed)
-    each = JUDGED_CLIPS // len(by_scenario) // CLIPS_PER_PROMPT
-    some = [(caption, name) for name, captions in by_scenario.items() for caption in _some(captions, each, rng)]
-    chosen = [pair for pair in some for _ in range(CLIPS_PER_PROMPT)]
-    return [caption for caption, _ in chosen], [name for _, name in chosen]
-
-
-def _some(captions: list[str], count: int, rng: random.Random) -> list[str]:
-    if not captions:
-        raise SystemExit("no test caption is unseen in training; record more clips with --clips")
-    rng.shuffle(captions)
-    return [captions[number % len(captions)] for number in range(count)]
+    probe = fit_probe(*data.real_clips(folder, prepared, "train", PROBE_CLIPS))
+    if options.size == "auto":
+        sizes = [replace(size, steps=options.steps or size.steps) for size in SIZES]
+        again = choose_again(plan, measure(sizes), clock.elapsed_s, sizes)
+        console.print(f"measured again: {again}")
+        plan = again
+    data.create(options.out, plan)
+    return probe, prepared, plan
 
 
 # 2. the swarm
 
 
-def train(swarm: Swarm, options: Options, failures: list[str]) -> None:
-    """Open the swarm, let it train, kill a lead on the way, and go on until every slot has a newer tip."""
-    console.rule("2. a swarm: bootstrap node, owner and volunteers, each its own process")
-    swarm.open(options.out / "run")
-    console.print(f"invite: {swarm.invite[:90]}…")
-    began, wall = time.monotonic(), time.time()
-    victim_slot = "expert-0"
-
-    def elapsed() -> float:
-        return time.monotonic() - began
-
-    def due() -> bool:
-        if not swarm.hand_over.killed_at and elapsed() > KILL_AT * options.train_s and swarm.slot(victim_slot).get("tip"):
-            swarm.kill_lead(victim_slot)
-        fresh = swarm.hand_over.killed_at > 0 and swarm.every_slot_since(wall + swarm.hand_over.killed_at - began)
-        return (elapsed() > options.train_s and fresh) or elapsed() > options.train_s * 1.3 + 60
-
-    view = View(swarm, lambda: f"training, {elapsed():.0f} of about {options.train_s:.0f} s")
-    with view:
-        watch(swarm, due, view.show)
-    if not swarm.hand_over.killed_at:
-        failures.append(f"{victim_slot} had no tip in time, so nobody was killed")
-    elif swarm.hand_over.first_step_s is None:
-        failures.append(f"nobody took over {victim_slot}")
-    if not swarm.every_slot_since(wall + swarm.hand_over.killed_at - began):
-        failures.append("not every slot has a tip that was made after the hand-over")
-    console.print("pausing the volunteers: they checkpoint, release their claims, and go on seeding")
-    for node in swarm.volunteers:
-        if node.running:
-            node.ask("pause")
+def swarm(options: Options, plan: Plan, clock: Clock) -> tuple[Training, Samples | None]:
+    """Open the swarm, let it train, have a newcomer generate; no samples when a slot has no tip to generate with."""
+    console.rule("3. a swarm: bootstrap node, owner and volunteers, each its own process")
+    nodes = Swarm(options.out, options.peers)
+    training = Training(nodes, plan, clock.began_at + plan.train_until_s())
+    try:
+        with clock.phase("the swarm's training"):
+            training.begin()
+            nodes.open(options.out / "run")
+            console.print(f"invite: {nodes.invite[:60]}…")
+            train(training, console)
+        with clock.phase("generating"):
+            samples = generate(options, plan) if nodes.tips() else None
+        nodes.poll()
+    finally:
+        console.print("stopping the nodes …")
+        nodes.close()
+    return training, samples
 
 
-class View:
-    """The swarm, live on a terminal; once a minute in a log."""
+@dataclass(frozen=True)
+class Samples:
+    """What was generated, and for what."""
 
-    def __init__(self, swarm: Swarm, title: Callable[[], str]):
-        self.swarm, self.title = swarm, title
-        self._live = Live(console=console, refresh_per_second=1) if console.is_terminal else None
-        self._printed = -1e9
-
-    def __enter__(self) -> View:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def show(self) -> None:
-        if self._live is not None:
-            self._live.update(self.swarm.draw(self.title()))
-        elif time.monotonic() - self._printed > 60:
-            self._printed = time.monotonic()
-            console.print(self.swarm.draw(self.title()))
+    prompts: list[str]
+    labels: list[str]  # the prompts' scenarios
+    clips: np.ndarray  # uint8 [N, T, H, W, 3]
 
 
-# 3. what it was for
-
-
-def generate(swarm: Swarm, options: Options, prompts: list[str]) -> np.ndarray:
+def generate(options: Options, plan: Plan) -> Samples:
     """A peer that has nothing fetches everything and generates: all judged clips, then one as mp4, offline."""
-    console.rule("3. a newcomer that has nothing fetches all experts and generates")
-    newcomer, log = options.out / "newcomer", options.out / "logs" / "newcomer.log"
-    invite, prompts_file, frames = options.out / "invite.txt", options.out / "prompts.txt", options.out / "generated.npy"
-    prompts_file.write_text("\n".join(prompts) + "\n")
-    common = ("--data-dir", str(newcomer), "--steps", str(STEPS), "--guidance", str(GUIDANCE))
-    began = time.monotonic()
-    run_command("paris-peer", "generate", f"@{invite}", "--prompts-file", str(prompts_file), "--out", str(frames), *common, log=log)
-    console.print(f"{len(prompts)} clips for captions never trained on, in {time.monotonic() - began:.0f} s")
-    clip = options.out / "clip.mp4"
-    run_command("paris-peer", "generate", prompts[0], f"@{invite}", "--offline", "--out", str(clip), *common, log=log)
-    console.print(f"{clip}: {prompts[0]!r}, generated offline")
-    return np.asarray(np.load(frames))
+    console.rule("4. a newcomer that has nothing fetches all experts and generates")
+    out, log = options.out, options.out / "logs" / "newcomer.log"
+    prompts, labels = data.choose_prompts(out / "run", plan.size.judged_clips, options.rng_seed)
+    (out / "prompts.txt").write_text("\n".join(prompts) + "\n")
+    common = (
+        "--data-dir",
+        str(out / "newcomer"),
+        "--steps",
+        str(plan.size.sampling_steps),
+        "--guidance",
+        str(GUIDANCE),
+    )
+    invite, frames, clip = f"@{out / 'invite.txt'}", out / "generated.npy", out / "clip.mp4"
+    began_at = time.monotonic()
+    run_command(
+        "paris-peer",
+        "generate",
+        invite,
+        "--prompts-file",
+        str(out / "prompts.txt"),
+        "--out",
+        str(frames),
+        *common,
+        log=log,
+    )
+    console.print(
+        f"{len(prompts)} clips for captions never trained on, in {time.monotonic() - began_at:.0f} s"
+    )
+    run_command(
+        "paris-peer", "generate", prompts[0], invite, "--offline", "--out", str(clip), *common, log=log
+    )
+    console.print(f"{clip.name}: {prompts[0]!r}, generated offline")
+    return Samples(prompts, labels, np.asarray(np.load(frames)))
 
 
-def report(
-    options: Options, swarm: Swarm, probe: Probe, prepared: Prepared, prompts: list[str], labels: list[str], generated: np.ndarray
-) -> Verdict:
-    """Judge, draw, and print what happened."""
-    console.rule("4. the verdict")
-    folder = options.out / "run"
-    real, real_labels = real_clips(folder, prepared, "test", 40)
-    train_real, _ = real_clips(folder, prepared, "train", 1000)
-    verdict = judge(probe, generated, prompts, labels, (real, real_labels), train_real)
-    rows = [
-        (prompts[at], real[real_labels.index(name) + number], generated[at])
-        for name in SCENARIOS
-        for number, at in enumerate(_first(labels, name, 3 * CLIPS_PER_PROMPT)[::CLIPS_PER_PROMPT])
-    ]
-    picture(rows, options.out / "picture.png")
-    console.print(slots_table(swarm))
-    console.print(verdict.table())
-    (options.out / "report.json").write_text(json.dumps({"slots": swarm.slots(), "hand_over": asdict(swarm.hand_over)}, indent=1))
-    console.print(f"real rows beside generated ones: {options.out / 'picture.png'}")
-    return verdict
+# 3. the verdict
 
 
-def _first(labels: list[str], name: str, count: int) -> list[int]:
-    return [at for at, label in enumerate(labels) if label == name][:count]
+def judged(options: Options, plan: Plan, probe: Probe, prepared: Prepared, samples: Samples) -> Verdict:
+    """Judge and draw."""
+    console.rule("5. the verdict")
+    real, real_labels = data.real_clips(options.out / "run", prepared, "test", TEST_CLIPS)
+    train_real, _ = data.real_clips(options.out / "run", prepared, "train", TRAIN_CLIPS)
+    draw(options.out, samples, real, real_labels)
+    return judge(
+        probe,
+        samples.clips,
+        samples.prompts,
+        samples.labels,
+        (real, real_labels),
+        train_real,
+        plan.size.promise,
+    )
 
 
-def slots_table(swarm: Swarm) -> Table:
-    """What each slot came to, and the hand-over."""
-    over = swarm.hand_over
-    caption = f"bytes fetched: {', '.join(f'{name} {count / 1e6:.1f} MB' for name, count in swarm.moved_bytes.items())}"
-    if over.first_step_s is not None:
-        caption += (
-            f"\nhand-over of {over.slot}: {over.victim} killed, {over.successor} took its first step {over.first_step_s:.1f} s later"
-            f" (claim {RECIPE['claim-s']} s), from step {over.steps_at_tip} of the {over.steps_at_kill} that the dead lead had made"
+def draw(out: Path, samples: Samples, real: np.ndarray, real_labels: list[str]) -> None:
+    """picture.png with two prompts of each scenario, and the second one's clip as generated.gif beside real.gif."""
+    rows = []
+    for name in SCENARIOS:
+        prompted = [at for at, label in enumerate(samples.labels) if label == name][::CLIPS_PER_PROMPT]
+        kind = real[np.asarray(real_labels) == name]
+        rows += [
+            (samples.prompts[at], kind[number % len(kind)], samples.clips[at])
+            for number, at in enumerate(prompted[:2])
+        ]
+    picture(rows, out / "picture.png")
+    _, real_clip, generated = rows[1]
+    gif(real_clip, out / "real.gif")
+    gif(generated, out / "generated.gif")
+    console.print("look at picture.png (real rows beside generated ones), real.gif and generated.gif")
+
+
+def ending(plan: Plan, training: Training, verdict: Verdict | None) -> str:
+    """The last word: what was promised and came, did not come, or was not to be had from this machine."""
+    missing = training.failures() + (
+        verdict.failures if verdict else ["some slot has no checkpoint to generate with"]
+    )
+    got = training.got()
+    short = shortfall(plan, got)
+    if short and (why := excuse(plan, got)):
+        seen = f" What the judge would have missed: {'; '.join(missing)}." if missing else ""
+        return f"{UNFINISHED}: {short}, because {why}.{seen}"
+    failures = ([short] if short else []) + missing
+    if failures:
+        return "\n".join(
+            [
+                f"{FAILED} what was promised for its size ({plan.size.name}):",
+                *(f"- {failure}" for failure in failures),
+            ]
         )
-    table = Table(title="the swarm's work", caption=caption, caption_justify="left")
-    for name in ("slot", "steps", "clips", "held-out loss", "signed by", "leads"):
-        table.add_column(name)
-    for slot in swarm.slots():
-        leads = " → ".join(swarm.leads.get(slot["slot"], []))
-        loss = "–" if slot["loss"] is None else f"{slot['loss']:.4f}"
-        table.add_row(slot["slot"], f"{slot['steps']:,}", f"{slot['clips']:,}", loss, str(slot["attestations"]), leads)
-    return table
+    return f"{PASSED}: all that was promised for its size ({plan.size.name}) came."
 
 
 if __name__ == "__main__":

@@ -124,55 +124,77 @@ class Swarm:
         return None
 
     def kill_lead(self, slot: str) -> None:
-        """SIGKILL the lead's node process and delete its directory, as if the machine had burnt."""
-        victim = self.lead_of(slot)
+        """SIGKILL the lead's node process and delete its directory, as if the machine had burnt.
+
+        Of a slot that is trained already, the last lead's: its tip must live on with the others.
+        """
+        victim, seen = self.lead_of(slot), self.slot(slot)
+        training = victim.last_status["training"] if victim else {}
+        if victim is None and not seen.get("lead") and self.leads.get(slot):
+            victim = next(node for node in self.volunteers if node.name == self.leads[slot][-1])
         if victim is None:
             return
-        seen = self.slot(slot)
-        training = victim.last_status["training"]
         victim.destroy()
-        self.hand_over = HandOver(slot, victim.name, time.monotonic(), seen["tip_epoch"], seen["steps"], training["steps"])
+        made = training.get("steps", seen["steps"])
+        self.hand_over = HandOver(slot, victim.name, time.monotonic(), seen["tip_epoch"], seen["steps"], made)
 
-    def every_slot_since(self, moment: float) -> bool:
-        """Does every slot have a tip that was made after this time (Unix seconds)?"""
-        slots = self.slots()
-        at = self.owner.last_status.get("at", 0.0)
-        return bool(slots) and all(slot["tip"] and at - slot["tip_age_s"] > moment for slot in slots)
+    def trained(self, slot: str) -> int:
+        """Steps of the slot's tip."""
+        return int(self.slot(slot).get("steps", 0)) if self.slot(slot).get("tip") else 0
+
+    def finished(self, steps: int) -> bool:
+        """Does every slot have a tip with its last step?"""
+        names = [slot["slot"] for slot in self.slots()]
+        return bool(names) and all(self.trained(name) >= steps for name in names)
+
+    def tips(self) -> bool:
+        """Is there something of every slot to generate with?"""
+        return bool(self.slots()) and all(slot["tip"] for slot in self.slots())
 
     def draw(self, title: str) -> RenderableType:
+        """The slots, the nodes and the hand-over, within 80 columns."""
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("slot", "led by", "step", "loss", "clips/s", "tip", "age", "tip's clips", "gate loss", "signed"):
-            table.add_column(name, no_wrap=True)
+        for name in DRAWN:
+            table.add_column(name, no_wrap=True, justify="left" if name in ("slot", "led by") else "right")
         for slot in self.slots():
-            lead = self.lead_of(slot["slot"])
-            training = lead.last_status["training"] if lead else {}
-            table.add_row(
-                slot["slot"],
-                lead.name if lead else "–",
-                str(training.get("steps", "–")),
-                f"{training['loss']:.3f}" if training.get("loss") is not None else "–",
-                f"{training['clips_per_s']:.0f}" if training else "–",
-                f"{slot['tip'][:8]} e{slot['tip_epoch']}#{slot['tip_seq']}" if slot["tip"] else "none yet",
-                f"{slot['tip_age_s']:.0f} s" if slot["tip"] else "–",
-                f"{slot['clips']:,}",
-                f"{slot['loss']:.4f}" if slot["loss"] is not None else "–",
-                str(slot["attestations"]),
-            )
+            table.add_row(*drawn(slot, self.lead_of(slot["slot"])))
         phases = "  ".join(
             f"{node.name}: {(node.last_status.get('phase') or 'starting') if node.running else 'gone'}"
             for node in [self.owner, *self.volunteers]
         )
+        return Group(Text(title, style="bold"), table, Text(phases, style="dim"), Text(self._story(), style="yellow"))
+
+    def _story(self) -> str:
         over = self.hand_over
-        story = ""
-        if over.killed_at:
-            ago = time.monotonic() - over.killed_at
-            story = f"{over.victim} (lead of {over.slot}) was killed and its disk deleted {ago:.0f} s ago; "
-            first = over.first_step_s
-            story += f"{over.successor} took its first step after {first:.0f} s" if first else "waiting for a successor"
-        return Group(Text(title, style="bold"), table, Text(phases, style="dim"), Text(story, style="yellow"))
+        if not over.killed_at:
+            return ""
+        ago_s, first = time.monotonic() - over.killed_at, over.first_step_s
+        killed = f"{over.victim} (lead of {over.slot}) was killed and its disk deleted {ago_s:.0f} s ago; "
+        return killed + (f"{over.successor} took its first step after {first:.0f} s" if first else "waiting for a successor")
 
 
-def watch(swarm: Swarm, until: Callable[[], bool], show: Callable[[], None], period_s: float = 2.0) -> None:
+DRAWN = ("slot", "led by", "step", "loss", "clips/s", "tip", "age", "at step", "gate", "signed")
+
+
+def drawn(slot: dict[str, Any], lead: Node | None) -> list[str]:
+    """A slot's row of the live table."""
+    training = lead.last_status["training"] if lead else {}
+    loss = training.get("loss")
+    return [
+        slot["slot"],
+        lead.name if lead else "–",
+        f"{training['steps']:,}" if training else "–",
+        "–" if loss is None else f"{loss:.3f}",
+        f"{training['clips_per_s']:.0f}" if training else "–",
+        f"e{slot['tip_epoch']}#{slot['tip_seq']}" if slot["tip"] else "none",
+        f"{slot['tip_age_s']:.0f} s" if slot["tip"] else "–",
+        f"{slot['steps']:,}" if slot["tip"] else "–",
+        "–" if slot["loss"] is None else f"{slot['loss']:.4f}",
+        str(slot["attestations"]),
+    ]
+
+
+def watch(swarm: Swarm, until: Callable[[], bool], show: Callable[[], None], period_s: float = 3.0) -> None:
     """Poll and show until `until` says so."""
     while not until():
         started = time.monotonic()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MissingBlobError
 from paris_p2p.node.run import RunNode
-from paris_p2p.peer.gate import GateProcess
+from paris_p2p.peer.gate import GateProcess, gate_idle_s
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.placement import attest_limit_s
 from paris_p2p.rules.tips import Tip
@@ -21,7 +21,7 @@ class Checker:
 
     def __init__(self, node: RunNode, device: str, gate: Gate | None):
         self.node, self.device = node, device
-        self._process = GateProcess()
+        self._process = GateProcess(idle_s=gate_idle_s(node.spec.timing.checkpoint_s))
         self.gate = gate or self._process
 
     async def close(self) -> None:

@@ -12,7 +12,14 @@ from paris_p2p.work.messages import GateJob, GateResult
 
 GATE_TIMEOUT_S = 1800.0
 IDLE_S = 60.0  # loading torch costs seconds of a core, keeping it some hundred MB: kept only while cards come often
+OFTEN_S = 100.0  # between a slot's cards
+IDLE_INTERVALS = 3  # attestors take turns, so that each sees a card less often than a slot makes one
 GATE = "paris_p2p.work.gate"
+
+
+def gate_idle_s(checkpoint_s: float) -> float:
+    """How long a gate's process is kept for the next card in a run whose slots make one every `checkpoint_s`."""
+    return max(IDLE_S, IDLE_INTERVALS * checkpoint_s) if checkpoint_s <= OFTEN_S else IDLE_S
 
 
 class GateProcess:

@@ -17,6 +17,8 @@ from torch import nn
 
 from paris_p2p.errors import DeviceError
 
+NO_BFLOAT16 = "PARIS_NO_BFLOAT16"  # environment: anything but nothing or 0 refuses bfloat16, as on a machine without it
+
 
 @dataclass(frozen=True)
 class Device:
@@ -51,11 +53,14 @@ class Device:
 
 
 def pick_device(name: str = "auto") -> Device:
-    """`auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:<n>`; DeviceError when that is not there."""
+    """`auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:<n>`; DeviceError when that is not there.
+
+    The environment variable PARIS_NO_BFLOAT16=1 makes float32 of bfloat16 on every one of them.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
-        return Device(torch.device("cpu"), _cpu_has_bf16())
+        return Device(torch.device("cpu"), bfloat16_allowed() and _cpu_has_bf16())
     kind, _, index = name.partition(":")
     if kind != "cuda" or (":" in name and not (index.isascii() and index.isdigit() and len(index) < 4)):
         raise DeviceError(f"{name[:40]!r} is not a device; say auto, cpu, cuda or cuda:<n>")
@@ -65,7 +70,12 @@ def pick_device(name: str = "auto") -> Device:
         raise DeviceError(f"the device {name} was asked for, {count} are here{build}; use --device auto, or check the driver")
     device = torch.device("cuda", int(index or 0))
     with torch.cuda.device(device):
-        return Device(device, torch.cuda.is_bf16_supported(including_emulation=False))
+        return Device(device, bfloat16_allowed() and torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def bfloat16_allowed() -> bool:
+    """False where the environment refuses it: another machine's speed and rounding can be tried on this one."""
+    return os.environ.get(NO_BFLOAT16, "") in ("", "0")
 
 
 def set_threads(threads: int) -> None:

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from paris_p2p.errors import TrainError
-from paris_p2p.peer.gate import GateProcess
+from paris_p2p.peer.gate import IDLE_S, GateProcess, gate_idle_s
 from tests.work.tiny_run import TinyRun, checkpoint_of, train_here
 
 
@@ -47,3 +47,9 @@ async def test_a_gate_without_work_ends(tmp_path: Path) -> None:
         while gate.pid is not None:
             await asyncio.sleep(0.02)
     await gate.close()
+
+
+def test_a_gate_is_kept_between_cards_that_come_often_and_only_between_those() -> None:
+    assert gate_idle_s(5.0) == IDLE_S
+    assert gate_idle_s(60.0) >= 2 * 60.0
+    assert gate_idle_s(600.0) == IDLE_S

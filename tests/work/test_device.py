@@ -8,7 +8,7 @@ import torch
 from paris_p2p.errors import DeviceError
 from paris_p2p.model.presets import build_expert, build_router, expert_config, router_config
 from paris_p2p.spec import LatentShape, TextShape
-from paris_p2p.work.device import compile_blocks, pick_device, resident_bytes, set_threads
+from paris_p2p.work.device import NO_BFLOAT16, compile_blocks, pick_device, resident_bytes, set_threads
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "cuda:x", "cuda:", "cuda:-1", "mps"])
@@ -30,6 +30,17 @@ def test_autocast_follows_the_precision_that_is_told() -> None:
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == (torch.bfloat16 if device.precision == "bf16" else torch.float32)
     assert device.memory_bytes() >= resident_bytes() // 2 > 0
+
+
+@pytest.mark.parametrize(("said", "allowed"), [(None, True), ("", True), ("0", True), ("1", False), ("yes", False)])
+def test_the_environment_refuses_bfloat16(
+    said: str | None, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paris_p2p.work.device._cpu_has_bf16", lambda: True)
+    monkeypatch.delenv(NO_BFLOAT16, raising=False)
+    if said is not None:
+        monkeypatch.setenv(NO_BFLOAT16, said)
+    assert pick_device("cpu").bf16 is allowed
 
 
 def test_threads_are_limited_and_zero_leaves_them() -> None:

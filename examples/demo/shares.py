@@ -1,0 +1,114 @@
+"""Where the swarm's processor time went, by kind of process: what trains, and what a swarm costs beside it.
+
+A process's time is what the kernel counted for it, user and system, at the last look. What it used between that look
+and its end is in its parent's count of ended children, from which what was seen of them is taken away.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import psutil
+
+TRAINERS, GATES, NODES, DAEMONS = "trainers", "gates", "nodes", "p2pd"
+DEMO, ENDED = "the demo itself", "ended between two looks"
+KINDS = (TRAINERS, GATES, NODES, DAEMONS, DEMO, ENDED)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One process at one moment."""
+
+    pid: int
+    started_at: float  # Unix seconds; pid and start together name a process for good
+    parent: int
+    command: tuple[str, ...]
+    cpu_s: float
+    ended_children_cpu_s: float  # of the children it has waited for, theirs included
+
+    @property
+    def key(self) -> tuple[int, float]:
+        return self.pid, self.started_at
+
+    @property
+    def whole_s(self) -> float:
+        return self.cpu_s + self.ended_children_cpu_s
+
+
+@dataclass
+class Shares:
+    """Processor seconds by kind, from looks at the demo's process and all beneath it, since `begin`."""
+
+    demo: int = field(default_factory=os.getpid)
+    _seen: dict[tuple[int, float], Look] = field(default_factory=dict)
+    _begun: dict[tuple[int, float], Look] = field(default_factory=dict)
+    _alive: set[tuple[int, float]] = field(default_factory=set)
+
+    def begin(self, looks: Iterable[Look]) -> None:
+        """What was used until now does not count."""
+        self._begun = {look.key: look for look in looks}
+        self._seen, self._alive = dict(self._begun), set(self._begun)
+
+    def add(self, looks: Iterable[Look]) -> None:
+        now = {look.key: look for look in looks}
+        self._seen |= now
+        self._alive = set(now)
+
+    def seconds(self) -> dict[str, float]:
+        """Of every kind; 0 where none ran."""
+        total = dict.fromkeys(KINDS, 0.0)
+        for key, look in self._seen.items():
+            before = self._begun.get(key)
+            total[self._kind(look)] += look.cpu_s - (before.cpu_s if before else 0.0)
+        total[ENDED] = sum(self._unseen_s(look) for look in self._seen.values())
+        return total
+
+    def share(self, kind: str = TRAINERS) -> float:
+        """Of all processor time; 0 before any was used."""
+        seconds = self.seconds()
+        return seconds[kind] / max(sum(seconds.values()), 1e-9)
+
+    def _kind(self, look: Look) -> str:
+        return DEMO if look.pid == self.demo else kind_of(look.command)
+
+    def _unseen_s(self, parent: Look) -> float:
+        """What a process's ended children used after they were last seen. Nobody waits for a killed node's children."""
+        before = self._begun.get(parent.key)
+        counted = parent.ended_children_cpu_s - (before.ended_children_cpu_s if before else 0.0)
+        seen = 0.0
+        for key, look in self._seen.items():
+            if look.parent == parent.pid and key not in self._alive:
+                begun = self._begun.get(key)
+                seen += look.whole_s - (begun.whole_s if begun else 0.0)
+        return max(0.0, counted - seen)
+
+
+def kind_of(command: tuple[str, ...]) -> str:
+    """By the command line: what a process of the demo's is for."""
+    words = " ".join(command)
+    if "paris_p2p.work.trainer" in words:
+        return TRAINERS
+    if "paris_p2p.work.gate" in words:
+        return GATES
+    return DAEMONS if command and os.path.basename(command[0]) == "p2pd" else NODES
+
+
+def look_around(pid: int | None = None) -> list[Look]:
+    """This process, or another, and all beneath it."""
+    top = psutil.Process(pid)
+    looks = []
+    for process in [top, *top.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess), process.oneshot():
+            times = process.cpu_times()
+            ended_s = times.children_user + times.children_system
+            looks.append(
+                Look(
+                    *(process.pid, process.create_time(), process.ppid(), tuple(process.cmdline())),
+                    cpu_s=times.user + times.system,
+                    ended_children_cpu_s=ended_s,
+                )
+            )
+    return looks

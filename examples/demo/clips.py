@@ -32,21 +32,69 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {
     "health_gathering": Scenario(
         GAMES["health_gathering"],
-        ("medkits on a toxic floor", "white health packs", "first aid boxes", "a survivor hunting for medicine", "scattered medical kits"),
-        ("walking over green acid", "running forward to pick up supplies", "turning while moving ahead", "wandering in search of healing"),
-        ("in a square stone hall", "in a wide room with a poisonous floor", "inside an acid chamber", "between grey walls"),
+        (
+            "medkits on a toxic floor",
+            "white health packs",
+            "first aid boxes",
+            "a survivor hunting for medicine",
+            "scattered medical kits",
+        ),
+        (
+            "walking over green acid",
+            "running forward to pick up supplies",
+            "turning while moving ahead",
+            "wandering in search of healing",
+        ),
+        (
+            "in a square stone hall",
+            "in a wide room with a poisonous floor",
+            "inside an acid chamber",
+            "between grey walls",
+        ),
     ),
     "defend_the_center": Scenario(
         GAMES["defend_the_center"],
-        ("monsters closing in", "demons from all sides", "a gunman with a pistol", "a ring of attackers", "a lone shooter under siege"),
-        ("spinning around on the spot", "turning and firing", "looking left and right", "rotating to face the enemy"),
-        ("in a round arena", "in the middle of a circular pit", "at the centre of a bowl", "inside a ring of brown walls"),
+        (
+            "monsters closing in",
+            "demons from all sides",
+            "a gunman with a pistol",
+            "a ring of attackers",
+            "a lone shooter under siege",
+        ),
+        (
+            "spinning around on the spot",
+            "turning and firing",
+            "looking left and right",
+            "rotating to face the enemy",
+        ),
+        (
+            "in a round arena",
+            "in the middle of a circular pit",
+            "at the centre of a bowl",
+            "inside a ring of brown walls",
+        ),
     ),
     "my_way_home": Scenario(
         GAMES["my_way_home"],
-        ("a maze of rooms", "corridors with many textures", "someone looking for the way out", "a lost explorer", "connected little rooms"),
-        ("walking down a passage", "turning a corner", "strolling from room to room", "exploring door after door"),
-        ("in a labyrinth", "between brick and metal walls", "through a winding building", "in narrow hallways"),
+        (
+            "a maze of rooms",
+            "corridors with many textures",
+            "someone looking for the way out",
+            "a lost explorer",
+            "connected little rooms",
+        ),
+        (
+            "walking down a passage",
+            "turning a corner",
+            "strolling from room to room",
+            "exploring door after door",
+        ),
+        (
+            "in a labyrinth",
+            "between brick and metal walls",
+            "through a winding building",
+            "in narrow hallways",
+        ),
     ),
 }
 STYLES = (
@@ -64,7 +112,9 @@ def caption(scenario: Scenario, rng: np.random.Generator) -> str:
     def pick(words: tuple[str, ...]) -> str:
         return words[int(rng.integers(len(words)))]
 
-    text = pick(STYLES).format(subject=pick(scenario.subjects), move=pick(scenario.moves), place=pick(scenario.places)) + pick(SPEEDS)
+    text = pick(STYLES).format(
+        subject=pick(scenario.subjects), move=pick(scenario.moves), place=pick(scenario.places)
+    ) + pick(SPEEDS)
     return text[0].upper() + text[1:]
 
 
@@ -89,4 +139,6 @@ if __name__ == "__main__":
     parser.add_argument("--rng-seed", type=int, default=0)
     parser.add_argument("--frames", type=int, default=FRAMES, help="of each clip, at 16 a second")
     arguments = parser.parse_args()
-    print(f"{write_clips(arguments.out, arguments.clips, arguments.rng_seed, arguments.frames)} clips in {arguments.out}")
+    print(
+        f"{write_clips(arguments.out, arguments.clips, arguments.rng_seed, arguments.frames)} clips in {arguments.out}"
+    )

@@ -1,4 +1,4 @@
-"""The demo's data: clips recorded from the game, a run made of them by the project's commands, held-out prompts."""
+"""The demo's data: clips recorded from the game, a run that the project's commands make of them, prompts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def prepare(out: Path, size: Size) -> Prepared:
 
 
 def create(out: Path, plan: Plan) -> None:
-    """`paris-run create`: every slot ends at the size's last step; over the last half the rate falls to zero."""
+    """`paris-run create`: slots end at the size's last step; over the last half the rate falls to zero."""
     size, interval_s = plan.size, plan.train_s / CHECKPOINTS
     recipe = RECIPE | {
         "checkpoint-s": f"{min(max(interval_s, LEAST_CHECKPOINT_S), MOST_CHECKPOINT_S):.0f}",
@@ -101,7 +101,7 @@ def scenario_of(source: str) -> str:
 
 
 def choose_prompts(folder: Path, judged_clips: int, rng_seed: int) -> tuple[list[str], list[str]]:
-    """Captions of the test split that no train clip has, as many of each scenario; returns (captions, scenarios).
+    """Captions of the test split that no train clip has, as many of each scenario: (captions, scenarios).
 
     Each stands there twice, to see whether a prompt gives one clip only.
     """

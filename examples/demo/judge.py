@@ -1,7 +1,7 @@
-"""The demo's judge: is what came out the thing that was asked for, does it move, in order, does it vary, is it copied?
+"""The demo's judge: is it what was asked for, does it move, in order, does it vary, is it copied?
 
-The probe is fitted on real train clips, before anything is generated: EfficientNet-Lite0 features of several frames and a
-logistic regression that names the scenario. It counts only if it is right on held-out real clips.
+The probe is fitted on real train clips, before anything is generated: EfficientNet-Lite0 features of several
+frames and a logistic regression that names the scenario. It counts only if it is right on held-out real clips.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class Verdict:
         for name in ("what", "measured", "wanted", ""):
             table.add_column(name, justify="right" if name == "measured" else "left", no_wrap=True)
         for check in self.checks:
-            table.add_row(check.name, f"{check.value:.3f}", limit_of(check), "pass" if check.passed else "FAIL")
+            table.add_row(
+                check.name, f"{check.value:.3f}", limit_of(check), "pass" if check.passed else "FAIL"
+            )
         return table
 
 
@@ -99,10 +101,10 @@ def judge(
     train: Clips,
     promise: Promise = PROMISE,
 ) -> Verdict:
-    """Compare generated clips with held-out real ones, by what was promised; `train` is for the nearest neighbours.
+    """Compare generated clips with held-out real ones by what was promised; `train` has the neighbours.
 
-    `prompts` are the captions the clips were made for; where one stands twice or more, its clips' variance counts. Motion,
-    variance and flicker are measured per scenario.
+    `prompts` are the captions the clips were made for; where one stands twice or more, its clips' variance
+    counts. Motion, variance and flicker are measured per scenario.
     """
     labels, names = np.asarray(prompted), np.asarray(real[1])
     named = probe.predict(probe.embed(generated))
@@ -118,7 +120,12 @@ def judge(
         Check("the same with shuffled prompts", shuffled(named, labels), chance, at_least=False),
         *_liveliness("motion, of real", [sign.motion for sign in signs.values()], promise),
         *_liveliness("variance in a prompt, of real", [sign.variance for sign in signs.values()], promise),
-        Check("flicker, worst (real 0, shuffled 1)", max(s.flicker for s in signs.values()), promise.flicker, at_least=False),
+        Check(
+            "flicker, worst (real 0, shuffled 1)",
+            max(s.flicker for s in signs.values()),
+            promise.flicker,
+            at_least=False,
+        ),
     )
     return Verdict(checks, _notes(signs, generated, real[0], train))
 
@@ -129,14 +136,21 @@ class Signs:
 
     motion: float  # of the real clips'
     variance: float  # of the real clips', among clips of one prompt
-    flicker: float  # 0 as real clips, 1 as real clips with their frames shuffled; 0 where real clips show no order
+    flicker: (
+        float  # 0 as real clips, 1 as real clips with their frames shuffled; 0 where real clips show no order
+    )
     ordered: bool  # do the real clips show an order?
 
     @classmethod
     def of(cls, generated: Clips, prompts: np.ndarray, real: Clips) -> Signs:
         order = disorder(real)
         flicker = (disorder(generated) - order) / (1 - order) if order < ORDERED else 0.0
-        return cls(motion(generated) / motion(real), prompt_variance(generated, prompts) / variance(real), flicker, order < ORDERED)
+        return cls(
+            motion(generated) / motion(real),
+            prompt_variance(generated, prompts) / variance(real),
+            flicker,
+            order < ORDERED,
+        )
 
     def __str__(self) -> str:
         return f"{self.motion:.2f}, {self.variance:.2f}, {f'{self.flicker:.2f}' if self.ordered else 'no order to see'}"
@@ -172,13 +186,18 @@ def shuffled(named: np.ndarray, labels: np.ndarray) -> float:
 
 def nearest(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Root mean square pixel distance of each clip to the nearest of `others`: [N], in grey levels."""
-    flat, wide = some.reshape(len(some), -1).astype(np.float32), others.reshape(len(others), -1).astype(np.float32)
+    flat, wide = (
+        some.reshape(len(some), -1).astype(np.float32),
+        others.reshape(len(others), -1).astype(np.float32),
+    )
     squares = (flat**2).sum(1)[:, None] + (wide**2).sum(1)[None] - 2 * flat @ wide.T
     return np.asarray(np.sqrt(np.maximum(squares.min(axis=1), 0) / flat.shape[1]))
 
 
 def _liveliness(name: str, ratios: list[float], promise: Promise) -> tuple[Check, Check]:
-    return Check(name, float(np.mean(ratios)), promise.liveliness), Check(f"{name}, worst", min(ratios), promise.liveliness_worst)
+    return Check(name, float(np.mean(ratios)), promise.liveliness), Check(
+        f"{name}, worst", min(ratios), promise.liveliness_worst
+    )
 
 
 def _notes(signs: dict[str, Signs], generated: Clips, real: Clips, train: Clips) -> dict[str, str]:

@@ -1,29 +1,37 @@
-"""The demo's model without its swarm: train every slot of a created run for some CPU seconds, one after the other, then generate.
+"""A size's model without its swarm: the same clips, run and steps, trained here, generated and judged.
 
-    python -m examples.demo.local RUN_FOLDER --cpu-s 200 --out clips.npy
+    python -m examples.demo.local --size small --out small [--steps 600] [--no-bfloat16]
 
-For finding settings: what the swarm trains in a quarter of an hour on two cores is about 200 CPU seconds a slot.
+For finding what a size may promise: as many slots at once as there are cores, a thread each.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from examples.demo import data
+from examples.demo.judge import fit_probe, judge
+from examples.demo.run import GUIDANCE, PROBE_CLIPS, TEST_CLIPS, TRAIN_CLIPS, console, refuse_bfloat16
+from examples.demo.sizes import FAST_BOUND_S, SIZES, Plan, Size, Speed
 from paris_p2p.work.create import SPEC_FILE, load_run
 from paris_p2p.work.generate import GenerateJob, generate
-from paris_p2p.work.messages import CheckpointReady, Command, Event, StepEvent, TrainJob
+from paris_p2p.work.messages import CheckpointReady, Event, StepEvent, TrainJob
 from paris_p2p.work.train import train
 
 
-def train_slot(folder: Path, slot: str, cpu_s: float) -> tuple[str, Path, str]:
-    """(slot, weights, a line about it) after `cpu_s` CPU seconds on one thread."""
+def train_slot(folder: Path, slot: str) -> tuple[str, Path, str]:
+    """(slot, weights, a line about it) after the run's last step, on one thread."""
     run = load_run(folder)
     shards = run.record.shards_for(slot, "train")
-    blobs = folder / "node" / "blobs"
-    out = folder / "local" / slot
+    blobs, out = folder / "node" / "blobs", folder / "local" / slot
     out.mkdir(parents=True, exist_ok=True)
     job = TrainJob(
         run=run.id,
@@ -36,52 +44,65 @@ def train_slot(folder: Path, slot: str, cpu_s: float) -> tuple[str, Path, str]:
         threads=1,
         checkpoint_s=0,
     )
-    last: dict[str, object] = {}
-
-    def emit(event: Event) -> None:
-        if isinstance(event, StepEvent):
-            last["step"] = event
-        if isinstance(event, CheckpointReady):
-            last["checkpoint"] = event
-
-    started = time.process_time()
-    train(job, emit, lambda: Command(command="stop") if time.process_time() - started > cpu_s else None)
-    checkpoint, step = last["checkpoint"], last["step"]
+    last: dict[type[Event], Event] = {}
+    began_s = time.process_time()
+    train(job, lambda event: last.update({type(event): event}), lambda: None)
+    checkpoint, step = last[CheckpointReady], last[StepEvent]
     if not isinstance(checkpoint, CheckpointReady) or not isinstance(step, StepEvent):
         raise SystemExit(f"{slot} made no checkpoint")
-    return slot, checkpoint.weights_path, f"{slot}: {checkpoint.steps} steps, {checkpoint.clips} clips, last loss {step.loss:.4f}"
+    used_s = time.process_time() - began_s
+    words = f"{slot}: {checkpoint.steps} steps, last loss {step.loss:.4f}, {used_s:.0f} processor seconds"
+    return slot, checkpoint.weights_path, words
+
+
+def make(out: Path, size: Size, rng_seed: int) -> None:
+    """Record, prepare, create, train, generate, judge; prints the judge's table."""
+    folder = out / "run"
+    data.record(out, size, rng_seed)
+    prepared = data.prepare(out, size)
+    data.create(out, Plan(size, Speed(0.1, 0.02, 2.0), FAST_BOUND_S, FAST_BOUND_S, fits=True))
+    probe = fit_probe(*data.real_clips(folder, prepared, "train", PROBE_CLIPS))
+    run = load_run(folder)
+    weights: dict[str, Path] = {}
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for slot, path, line in pool.map(train_slot, [folder] * len(run.record.slots), run.record.slots):
+            weights[slot] = path
+            console.print(line)
+    prompts, labels = data.choose_prompts(folder, size.judged_clips, rng_seed)
+    job = GenerateJob(
+        run=run.id,
+        spec_path=folder / SPEC_FILE,
+        weights=weights,
+        codec_folder=folder / "codec",
+        prompts=tuple(prompts),
+        steps=size.sampling_steps,
+        guidance=GUIDANCE,
+        out=out / "clips.npy",
+    )
+    generate(job)
+    real = data.real_clips(folder, prepared, "test", TEST_CLIPS)
+    train_real, _ = data.real_clips(folder, prepared, "train", TRAIN_CLIPS)
+    console.print(
+        judge(probe, np.load(out / "clips.npy"), prompts, labels, real, train_real, size.promise).table()
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train a run's slots here, without a swarm, and generate.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--cpu-s", type=float, default=200.0)
-    parser.add_argument("--router-cpu-s", type=float, default=60.0)
-    parser.add_argument("--out", type=Path, default=Path("clips.npy"))
-    parser.add_argument("--prompts-file", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=32)
-    parser.add_argument("--guidance", type=float, default=2.0)
-    arguments = parser.parse_args()
-    run = load_run(arguments.folder)
-    weights: dict[str, Path] = {}
-    with ProcessPoolExecutor(2) as pool:
-        budget = {slot: arguments.router_cpu_s if slot == "router" else arguments.cpu_s for slot in run.record.slots}
-        for slot, path, line in pool.map(train_slot, *zip(*[(arguments.folder, s, c) for s, c in budget.items()], strict=True)):
-            weights[slot] = path
-            print(line, flush=True)
-    started = time.monotonic()
-    job = GenerateJob(
-        run=run.id,
-        spec_path=arguments.folder / SPEC_FILE,
-        weights=weights,
-        codec_folder=arguments.folder / "codec",
-        prompts=tuple(arguments.prompts_file.read_text().splitlines()),
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-        out=arguments.out,
+    parser = argparse.ArgumentParser(
+        description="Train a size of the demo here, without a swarm, and judge it."
     )
-    generate(job)
-    print(f"generated in {time.monotonic() - started:.1f} s")
+    parser.add_argument("--out", type=Path, required=True, help="everything goes here; emptied first")
+    parser.add_argument("--size", choices=[size.name for size in SIZES], default=SIZES[0].name)
+    parser.add_argument("--steps", type=int, default=0, help="of every slot, instead of the size's own")
+    parser.add_argument("--no-bfloat16", action="store_true")
+    parser.add_argument("--rng-seed", type=int, default=0)
+    arguments = parser.parse_args()
+    if arguments.no_bfloat16:
+        refuse_bfloat16()
+    size = next(size for size in SIZES if size.name == arguments.size)
+    shutil.rmtree(arguments.out, ignore_errors=True)
+    arguments.out.mkdir(parents=True)
+    make(arguments.out.resolve(), replace(size, steps=arguments.steps or size.steps), arguments.rng_seed)
 
 
 if __name__ == "__main__":

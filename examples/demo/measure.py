@@ -2,8 +2,8 @@
 
     python -m examples.demo.measure
 
-One process for each expert and one for the router, a thread each, all at once, on noise of each size's shape. What
-else runs on the machine slows them as it will slow training.
+One process for each expert and one for the router, a thread each, all at once, on noise of each size's
+shape. What else runs on the machine slows them as it will slow training.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the demo made, to be looked at: a picture of real rows beside generated ones, and gifs that browsers play."""
+"""What the demo made, to be looked at: real rows beside generated ones, and gifs that browsers play."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = tuple[str, np.ndarray, np.ndarray]  # prompt, real clip and generated clip
 
 
 def picture(rows: Sequence[Row], path: Path) -> None:
-    """Write a picture: per row the prompt, a real test clip's frames on the left, the generated clip's on the right."""
+    """Write a picture: per row the prompt, a real test clip's frames on the left, the generated one's right."""
     halves = [(prompt, _strip(real), _strip(made)) for prompt, real, made in rows]
     side = max(max(real.width, made.width) for _, real, made in halves)
     width, height = (
@@ -41,7 +41,7 @@ def picture(rows: Sequence[Row], path: Path) -> None:
 
 
 def gif(clip: np.ndarray, path: Path) -> None:
-    """Write a clip, uint8 [T, H, W, 3], enlarged, as an endless gif that runs there and back, so it does not jump."""
+    """Write a clip, uint8 [T, H, W, 3], enlarged, as an endless gif; it runs there and back."""
     frames = [_enlarged(frame, GIF_PIXELS) for frame in (*clip, *clip[-2:0:-1])]
     frames[0].save(
         path, save_all=True, append_images=frames[1:], duration=round(GIF_FRAME_S * 1000), loop=0, disposal=1

@@ -1,4 +1,4 @@
-"""The demo's processes: each a real command of the project with its own data directory, as strangers' machines would be."""
+"""The demo's processes: each a command of the project with its own data directory, as a machine of its own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,12 @@ class Node:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+                self.command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
             )
         return self
 
@@ -82,7 +87,9 @@ class Node:
                 self.kill()
 
     def last_lines(self, count: int = 15) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:]) if self.log.exists() else ""
+        return (
+            "\n".join(self.log.read_text(errors="replace").splitlines()[-count:]) if self.log.exists() else ""
+        )
 
 
 def run_command(name: str, *arguments: str, log: Path) -> None:
@@ -101,7 +108,9 @@ def run_command(name: str, *arguments: str, log: Path) -> None:
         )
     if status.returncode:
         words = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-        raise SystemExit(f"`{name} {' '.join(arguments)[:200]}` failed with status {status.returncode}:\n{words}")
+        raise SystemExit(
+            f"`{name} {' '.join(arguments)[:200]}` failed with status {status.returncode}:\n{words}"
+        )
 
 
 def wait_for_file(path: Path, node: Node, wait_s: float = 60.0) -> str:

@@ -4,10 +4,10 @@
     scripts/demo --no-bfloat16        # as on a machine with AVX2 alone
     scripts/demo --size small --steps 100 --lenient   # a quick look; the verdict is printed and not judged
 
-Real input: gameplay clips of three VizDoom scenarios, written to mp4 files first and prepared like any user's clips.
-Every node is a process of its own with its own data directory. The exit status is 1 when something that was promised
-for this machine did not come; a machine that is too slow, or too busy, for any promise gets what there is, said in so
-many words, and 0.
+Real input: gameplay clips of three VizDoom scenarios, written to mp4 files first and prepared like any user's
+clips. Every node is a process of its own with its own data directory. The exit status is 1 when something that
+was promised for this machine did not come; a machine that is too slow, or too busy, for any promise gets what
+there is, said in so many words, and 0.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def parse_options() -> Options:
 
 
 def refuse_bfloat16() -> None:
-    """For this process and all it starts: our own choice of float32, and oneDNN without what came after AVX2."""
+    """For this process and all it starts: float32 by our own switch, and oneDNN with nothing newer than AVX2."""
     os.environ |= {NO_BFLOAT16: "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
@@ -153,7 +153,8 @@ def first_plan(options: Options) -> Plan:
     console.print(str(plan))
     if not plan.fits:
         console.print(
-            "[yellow]This machine, as it is now, cannot finish that in time: you will see what there is by then.[/yellow]"
+            "[yellow]This machine, as it is now, cannot finish that in time: "
+            "you will see what there is by then.[/yellow]"
         )
     return plan
 
@@ -182,7 +183,7 @@ def prepare(options: Options, plan: Plan, clock: Clock) -> tuple[Probe, Prepared
 
 
 def swarm(options: Options, plan: Plan, clock: Clock) -> tuple[Training, Samples | None]:
-    """Open the swarm, let it train, have a newcomer generate; no samples when a slot has no tip to generate with."""
+    """Open the swarm, let it train, have a newcomer generate; no samples when a slot has no tip."""
     console.rule("3. a swarm: bootstrap node, owner and volunteers, each its own process")
     nodes = Swarm(options.out, options.peers)
     training = Training(nodes, plan, clock.began_at + plan.train_until_s())
@@ -211,7 +212,7 @@ class Samples:
 
 
 def generate(options: Options, plan: Plan) -> Samples:
-    """A peer that has nothing fetches everything and generates: all judged clips, then one as mp4, offline."""
+    """A peer that has nothing fetches everything and generates: the judged clips, then one mp4, offline."""
     console.rule("4. a newcomer that has nothing fetches all experts and generates")
     out, log = options.out, options.out / "logs" / "newcomer.log"
     prompts, labels = data.choose_prompts(out / "run", plan.size.judged_clips, options.rng_seed)
@@ -268,7 +269,7 @@ def judged(options: Options, plan: Plan, probe: Probe, prepared: Prepared, sampl
 
 
 def draw(out: Path, samples: Samples, real: np.ndarray, real_labels: list[str]) -> None:
-    """picture.png with two prompts of each scenario, and the second one's clip as generated.gif beside real.gif."""
+    """picture.png with two prompts of each scenario; the second's clip as generated.gif beside real.gif."""
     rows = []
     for name in SCENARIOS:
         prompted = [at for at, label in enumerate(samples.labels) if label == name][::CLIPS_PER_PROMPT]

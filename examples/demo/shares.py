@@ -1,7 +1,7 @@
 """Where the swarm's processor time went, by kind of process: what trains, and what a swarm costs beside it.
 
-A process's time is what the kernel counted for it, user and system, at the last look. What it used between that look
-and its end is in its parent's count of ended children, from which what was seen of them is taken away.
+A process's time is what the kernel counted for it, user and system, at the last look. What it used between
+that look and its end is in its parent's count of ended children, from which what was seen is taken away.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Shares:
         return DEMO if look.pid == self.demo else kind_of(look.command)
 
     def _unseen_s(self, parent: Look) -> float:
-        """What a process's ended children used after they were last seen. Nobody waits for a killed node's children."""
+        """What a process's ended children used after their last look. A killed node's have nobody to count."""
         before = self._begun.get(parent.key)
         counted = parent.ended_children_cpu_s - (before.ended_children_cpu_s if before else 0.0)
         seen = 0.0

@@ -1,4 +1,4 @@
-"""How large a demo a machine can finish: a table of sizes, what was promised for each, and the choice by its speed.
+"""How large a demo a machine can finish: the sizes, what was promised for each, and the choice by speed.
 
 Everything here is a pure function of what measure.py measured. Times are wall seconds unless they are called
 processor seconds.
@@ -57,8 +57,8 @@ class Size:
 SIZES = (
     Size("large", 32, 900, "micro", "micro", 2000),
     Size("medium", 32, 900, "micro", "nano", 1200),
-    Size("small", 24, 900, "micro", "nano", 1200),
-    Size("tiny", 24, 900, "micro", "nano", 600, judged_clips=48),
+    Size("small", 24, 900, "micro", "nano", 1400, promise=Promise(flicker=0.60)),
+    Size("tiny", 24, 900, "micro", "nano", 800, judged_clips=48, promise=Promise(accuracy=0.70, flicker=0.90)),
 )
 
 
@@ -90,7 +90,7 @@ class Plan:
         return train_s(self.size, self.speed)
 
     def train_until_s(self) -> float:
-        """When training must be over at the latest, for the rest to be done within the bound: seconds since the start."""
+        """Seconds since the start when training must be over, for the rest to be done within the bound."""
         return self.bound_s - rest_s(self.size, self.speed)
 
     def __str__(self) -> str:
@@ -107,7 +107,7 @@ class Plan:
 
 
 def choose(speeds: Mapping[str, Speed], sizes: Sequence[Size] = SIZES, elapsed_s: float = 0.0) -> Plan:
-    """The largest size that this machine finishes: the largest of all within the fast bound, any within the slow one.
+    """The largest size that fits: the largest of all into the fast bound, any other into the slow one.
 
     `sizes` come largest first; `speeds` has each one's by name; `elapsed_s` of the bound are gone already.
     """
@@ -124,7 +124,7 @@ def choose(speeds: Mapping[str, Speed], sizes: Sequence[Size] = SIZES, elapsed_s
 def choose_again(
     plan: Plan, speeds: Mapping[str, Speed], elapsed_s: float, sizes: Sequence[Size] = SIZES
 ) -> Plan:
-    """The plan for clips that are prepared by now, with new speeds: never a larger size, and the bound stays."""
+    """The plan for clips prepared by now, with new speeds: never a larger size, and the bound stays."""
     at = next(number for number, size in enumerate(sizes) if size.name == plan.size.name)
     alike = [
         size
@@ -213,7 +213,7 @@ def excuse(plan: Plan, got: Got) -> str:
 
 
 def step_cost(plan: Plan, got: Got) -> float:
-    """Processor seconds of the trainers, for those that the steps they made should have taken; 1 before any was made."""
+    """The trainers' processor seconds to those their steps should have taken; 1 before any was made."""
     speed = plan.speed
     planned_s = sum(
         steps * (speed.router_step_s if slot == "router" else speed.expert_step_s)

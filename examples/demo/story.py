@@ -1,4 +1,4 @@
-"""The demo's second act: the swarm opens, trains every slot to its last step, loses a lead on the way, and goes on."""
+"""The demo's swarm: it opens, trains every slot to its last step, loses a lead on the way, and goes on."""
 
 from __future__ import annotations
 

@@ -59,11 +59,23 @@ class Swarm:
             data,
             logs / "bootstrap.log",
         ).start()
-        address = next(line for line in wait_for_file(addresses, self.bootstrap).splitlines() if "/tcp/" in line)
+        address = next(
+            line for line in wait_for_file(addresses, self.bootstrap).splitlines() if "/tcp/" in line
+        )
         invite = self.root / "invite.txt"
         self.owner = Node(
             "owner",
-            [str(BIN / "paris-run"), "publish", str(run_folder), "--peer", address, "--host", LOOPBACK, "--invite-file", str(invite)],
+            [
+                str(BIN / "paris-run"),
+                "publish",
+                str(run_folder),
+                "--peer",
+                address,
+                "--host",
+                LOOPBACK,
+                "--invite-file",
+                str(invite),
+            ],
             run_folder / "node",
             logs / "owner.log",
         ).start()
@@ -73,11 +85,25 @@ class Swarm:
 
     def add_volunteer(self, name: str, invite: Path) -> None:
         data = self.root / name
-        command = [str(BIN / "paris-peer"), "start", f"@{invite}", "--yes", "--data-dir", str(data), "--host", LOOPBACK, "--threads", "1"]
+        command = [
+            str(BIN / "paris-peer"),
+            "start",
+            f"@{invite}",
+            "--yes",
+            "--data-dir",
+            str(data),
+            "--host",
+            LOOPBACK,
+            "--threads",
+            "1",
+        ]
         self.volunteers.append(Node(name, command, data, self.root / "logs" / f"{name}.log").start())
 
     def close(self) -> None:
-        nodes = [*self.volunteers, *(node for node in (getattr(self, "owner", None), getattr(self, "bootstrap", None)) if node)]
+        nodes = [
+            *self.volunteers,
+            *(node for node in (getattr(self, "owner", None), getattr(self, "bootstrap", None)) if node),
+        ]
         for node in nodes:
             node.stop()
 
@@ -106,7 +132,11 @@ class Swarm:
 
     def _note_tip(self) -> None:
         over = self.hand_over
-        if over.killed_at and over.new_tip_s is None and self.slot(over.slot).get("tip_epoch", 0) > over.epoch:
+        if (
+            over.killed_at
+            and over.new_tip_s is None
+            and self.slot(over.slot).get("tip_epoch", 0) > over.epoch
+        ):
             over.new_tip_s = time.monotonic() - over.killed_at
 
     def slot(self, name: str) -> dict[str, Any]:
@@ -162,7 +192,9 @@ class Swarm:
             f"{node.name}: {(node.last_status.get('phase') or 'starting') if node.running else 'gone'}"
             for node in [self.owner, *self.volunteers]
         )
-        return Group(Text(title, style="bold"), table, Text(phases, style="dim"), Text(self._story(), style="yellow"))
+        return Group(
+            Text(title, style="bold"), table, Text(phases, style="dim"), Text(self._story(), style="yellow")
+        )
 
     def _story(self) -> str:
         over = self.hand_over
@@ -170,7 +202,11 @@ class Swarm:
             return ""
         ago_s, first = time.monotonic() - over.killed_at, over.first_step_s
         killed = f"{over.victim} (lead of {over.slot}) was killed and its disk deleted {ago_s:.0f} s ago; "
-        return killed + (f"{over.successor} took its first step after {first:.0f} s" if first else "waiting for a successor")
+        return killed + (
+            f"{over.successor} took its first step after {first:.0f} s"
+            if first
+            else "waiting for a successor"
+        )
 
 
 DRAWN = ("slot", "led by", "step", "loss", "clips/s", "tip", "age", "at step", "gate", "signed")

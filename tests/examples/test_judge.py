@@ -1,4 +1,4 @@
-"""The demo's judge fails what it must fail: mean frames, frozen and shuffled ones, noise, copies, wrong scenarios."""
+"""The demo's judge fails what it must: mean frames, frozen or shuffled ones, noise, copies, wrong scenarios."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def test_other_real_clips_pass(probe: Probe) -> None:
 
 def test_a_mean_frame_fails_motion_and_variance(probe: Probe) -> None:
     clips, labels = world(20, 500)
-    means = np.stack([clips[np.asarray(labels) == name].mean(axis=(0, 1)).astype(np.uint8) for name in labels])
+    means = np.stack(
+        [clips[np.asarray(labels) == name].mean(axis=(0, 1)).astype(np.uint8) for name in labels]
+    )
     verdict = verdict_on(probe, np.repeat(means[:, None], 8, axis=1), labels)
     assert "motion" in failed(verdict)
     assert "variance" in failed(verdict)
@@ -119,7 +121,10 @@ def test_what_is_judged_is_what_was_promised(probe: Probe) -> None:
         return judge(probe, clips, prompts, labels, world(10, 100), world(20, 0)[0], promise).failures
 
     assert failures(Promise()) == []
-    assert [failure.split(",")[0] for failure in failures(Promise(liveliness=9.0))] == ["motion", "variance in a prompt"]
+    assert [failure.split(",")[0] for failure in failures(Promise(liveliness=9.0))] == [
+        "motion",
+        "variance in a prompt",
+    ]
     assert [failure.split(",")[0] for failure in failures(Promise(flicker=-1.0))] == ["flicker"]
 
 

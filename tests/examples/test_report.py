@@ -27,7 +27,14 @@ BAD = Verdict((Check("flicker, worst (real 0, shuffled 1)", 0.808, 0.50, at_leas
 
 def slot(name: str, steps: int, **more: Any) -> dict[str, Any]:
     """A slot as a status has it, with the widest values that a demo can come to."""
-    tip = {"tip": "ab" * 32, "tip_epoch": 12, "tip_seq": 34, "tip_age_s": 1234.5, "loss": 1.23456, "attestations": 1}
+    tip = {
+        "tip": "ab" * 32,
+        "tip_epoch": 12,
+        "tip_seq": 34,
+        "tip_age_s": 1234.5,
+        "loss": 1.23456,
+        "attestations": 1,
+    }
     return {"slot": name, "lead": "", "steps": steps, "clips": 8 * steps, **tip, **more}
 
 
@@ -49,7 +56,9 @@ def training(steps: int, over: HandOver | None = None, *, ends_in_s: float = 100
     swarm.owner.last_status |= {"slots": [slot(name, steps) for name in SLOTS], "at": time.time()}
     swarm.volunteers = [node(f"peer-{k + 1}", name, steps) for k, name in enumerate(SLOTS)]
     swarm.leads = {name: ["peer-1", "peer-2", "peer-3", "peer-4", "peer-5"] for name in SLOTS}
-    swarm.hand_over = over or HandOver(VICTIM_SLOT, "peer-1", time.monotonic() - 90, 1, 400, 450, 41.9, "peer-5", 80.0)
+    swarm.hand_over = over or HandOver(
+        VICTIM_SLOT, "peer-1", time.monotonic() - 90, 1, 400, 450, 41.9, "peer-5", 80.0
+    )
     made = Training(swarm, PLAN, time.monotonic() + ends_in_s)
     made.shares.begin([])
     made.shares.add([Look(7, 0.0, 1, ("python", "-m", "paris_p2p.work.trainer"), 700.0, 0.0)])

@@ -1,4 +1,4 @@
-"""The demo's account of processor time: each second once, under the right name, of processes that ended too."""
+"""The demo's account of processor time: each second once, by name, of processes that ended too."""
 
 from __future__ import annotations
 
@@ -8,16 +8,40 @@ import sys
 
 import pytest
 
-from examples.demo.shares import DAEMONS, DEMO, ENDED, GATES, KINDS, NODES, TRAINERS, Look, Shares, kind_of, look_around
+from examples.demo.shares import (
+    DAEMONS,
+    DEMO,
+    ENDED,
+    GATES,
+    KINDS,
+    NODES,
+    TRAINERS,
+    Look,
+    Shares,
+    kind_of,
+    look_around,
+)
 
 ME = 1
 
 
-def look(pid: int, cpu_s: float, words: str = "", *, parent: int = ME, ended_s: float = 0.0, started_at: float = 0.0) -> Look:
+def look(
+    pid: int,
+    cpu_s: float,
+    words: str = "",
+    *,
+    parent: int = ME,
+    ended_s: float = 0.0,
+    started_at: float = 0.0,
+) -> Look:
     return Look(pid, started_at, parent, tuple(words.split()), cpu_s, ended_s)
 
 
-NODE, TRAINER, GATE = "python paris-peer start", "python -m paris_p2p.work.trainer", "python -m paris_p2p.work.gate"
+NODE, TRAINER, GATE = (
+    "python paris-peer start",
+    "python -m paris_p2p.work.trainer",
+    "python -m paris_p2p.work.gate",
+)
 
 
 def test_processes_are_told_apart_by_their_command_lines() -> None:

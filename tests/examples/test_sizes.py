@@ -31,10 +31,16 @@ def machine(step_s: float, cores: float, plain_s: float = 0.05) -> dict[str, Spe
     return {size.name: Speed(step_s * work[size.name], step_s / 5, cores, plain_s) for size in SIZES}
 
 
-def got(plan: Plan, *, steps: int, cost: float = 1.0, trained_cpu_s: float | None = None, idle: float = 0.02) -> Got:
+def got(
+    plan: Plan, *, steps: int, cost: float = 1.0, trained_cpu_s: float | None = None, idle: float = 0.02
+) -> Got:
     """Every slot at `steps`, each of which took `cost` of what was measured."""
     speed = plan.speed
-    cpu_s = cost * steps * (3 * speed.expert_step_s + speed.router_step_s) if trained_cpu_s is None else trained_cpu_s
+    cpu_s = (
+        cost * steps * (3 * speed.expert_step_s + speed.router_step_s)
+        if trained_cpu_s is None
+        else trained_cpu_s
+    )
     same = dict.fromkeys(SLOTS, steps)
     return Got(same, same, cpu_s, idle)
 
@@ -125,7 +131,10 @@ def test_a_steps_cost_counts_the_routers_steps_at_the_routers_price() -> None:
 
 
 def test_a_speed_is_the_experts_together_and_the_router_apart() -> None:
-    expert, router = {"steps": 10.0, "cpu_s": 2.0, "wall_s": 4.0, "plain_s": 0.05}, {"steps": 40.0, "cpu_s": 2.0, "wall_s": 4.0}
+    expert, router = (
+        {"steps": 10.0, "cpu_s": 2.0, "wall_s": 4.0, "plain_s": 0.05},
+        {"steps": 40.0, "cpu_s": 2.0, "wall_s": 4.0},
+    )
     speed = speed_of([expert, expert | {"steps": 30.0}, expert, router | {"plain_s": 0.04}])
     assert speed == Speed(expert_step_s=0.12, router_step_s=0.05, cores=2.0, plain_s=0.04)
 

@@ -1,8 +1,9 @@
-"""Verified download of blobs from many sources, chunk by chunk, resumable (DESIGN: blobs).
+"""Verified download of blobs from many sources, chunk by chunk, resumable (docs/protocol.md, "Blobs").
 
 Every source has a worker that pulls over two streams, so that one is read while the other's chunk is hashed and written: a
 fast source asks more often and for more. A chunk is written only after its hash held; a source that sends a wrong one, or a
-wrong manifest, is dropped, charged, and not asked again for an hour.
+wrong manifest, is dropped, charged, and not asked again for an hour. A chunk that is late is asked of others too, and a
+source that brings nothing leaves its turn to those that wait: rules/chunks.py says when.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from paris_p2p.errors import ChunkError, ManifestError, MissingBlobError, SwarmError
+from paris_p2p.errors import BusyError, ChunkError, ManifestError, MissingBlobError, SwarmError
 from paris_p2p.records import BlobRef, Manifest
-from paris_p2p.rules.chunks import Source, chunks_of, next_chunks, too_slow
+from paris_p2p.rules import chunks as rules
+from paris_p2p.rules.chunks import Holdup, Source, chunks_of, gives_way, look_again_s, next_chunks, too_slow
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.partial import PartialBlob
 from paris_p2p.swarm.seam import Swarm
@@ -36,6 +38,9 @@ PARALLEL_BLOBS = 3
 SILENCE_S = 10.0
 STREAMS = 2  # at once from one source
 REASK_S = 20.0  # sources that appear during a download are found after this long
+WATCH_S = 0.5  # between two looks at who holds a turn, while others wait for one
+BUSY_WAIT_S = 0.5  # before a source that serves others is asked again
+MAX_BUSY = 40  # times in a row
 FLUSH_BYTES = 64 << 20  # written without being brought to the disk
 
 AskSources = Callable[[], Awaitable[Sequence[str]]]
@@ -138,9 +143,12 @@ class _Download:
         self.ref, self.ask, self.swarm, self.store, self.ledger = ref, sources, swarm, store, ledger
         self.silence_s, self.report = silence_s, report
         self.active: dict[str, Source] = {}
-        self.in_flight: dict[int, set[str]] = defaultdict(set)
+        self.in_flight: dict[int, list[Holdup]] = defaultdict(list)
+        self.brought_s: dict[str, float] = {}  # peer with a turn -> when it last brought a chunk, or got its turn
         self.asked: set[str] = set()
         self.errors: Counter[str] = Counter()
+        self.busy: Counter[str] = Counter()  # times in a row that it served others
+        self.met_busy = False  # in this round
         self.partial: PartialBlob
         self._changed = asyncio.Event()
         self._turns = asyncio.Semaphore(MAX_SOURCES)
@@ -166,8 +174,10 @@ class _Download:
         while (before := len(self.partial.missing())) and idle_rounds < ROUNDS:
             if idle_rounds:
                 await asyncio.sleep(ROUND_WAIT_S * idle_rounds)
+            self.met_busy = False
             await self._round()
-            idle_rounds = idle_rounds + 1 if len(self.partial.missing()) == before else 0
+            came = len(self.partial.missing()) < before
+            idle_rounds = 0 if came or self.met_busy else idle_rounds + 1
         if before:
             raise MissingBlobError(
                 f"{before} of {len(self.partial.manifest.chunks)} chunks of blob {self.ref.id[:16]}… are missing: asked "
@@ -181,8 +191,8 @@ class _Download:
         except SwarmError as error:  # the network may come back before the rounds are over
             log.debug("no sources for %s: %s", self.ref.id[:16], error)
             return []
-        good = [peer for peer in dict.fromkeys(peers) if peer != self.swarm.peer_id and self._trusts(peer)][: 4 * MAX_SOURCES]
-        return good
+        good = [peer for peer in dict.fromkeys(peers) if peer != self.swarm.peer_id and self._trusts(peer)]
+        return sorted(good, key=self.errors.__getitem__)[: 4 * MAX_SOURCES]  # those that failed make place for others
 
     def _trusts(self, peer: str) -> bool:
         return self.ledger.allows(peer) and self.errors[peer] < MAX_ERRORS
@@ -200,6 +210,7 @@ class _Download:
             raise MissingBlobError(
                 f"asked {len(self.asked)} peers, nobody reachable has blob {self.ref.id[:16]}…; try again when more are online"
             )
+        _check_chunks(Manifest.from_bytes(data, self.ref.id))
         # A size that is not the manifest's is the fault of whoever named both, not of the source: nobody is charged.
         self.partial = await asyncio.to_thread(self.store.begin, self.ref.id, data, self.ref.size_bytes)
 
@@ -215,18 +226,20 @@ class _Download:
             await _end(tasks)
 
     async def _manifest_of(self, peer: str) -> bytes | None:
-        async with self._turns:
-            self.asked.add(peer)
-            try:
-                async with asyncio.timeout(self.silence_s):
-                    data = await self.swarm.fetch_manifest(peer, self.ref.id)
-                Manifest.from_bytes(data, self.ref.id)
-                return data
-            except ManifestError as error:
-                self.ledger.charge(peer, str(error))
-            except (SwarmError, MissingBlobError, TimeoutError) as error:
-                log.debug("no manifest of %s from %s: %s", self.ref.id[:16], peer, error)
-            return None
+        self.asked.add(peer)
+        try:
+            async with asyncio.timeout(self.silence_s):
+                data = await self.swarm.fetch_manifest(peer, self.ref.id)
+            Manifest.from_bytes(data, self.ref.id)
+            return data
+        except ManifestError as error:
+            self.ledger.charge(peer, str(error))
+        except BusyError:
+            self.busy[peer] += 1
+        except (SwarmError, MissingBlobError, TimeoutError) as error:
+            self.errors[peer] += isinstance(error, TimeoutError)  # an address that is dead should not be tried first again
+            log.debug("no manifest of %s from %s: %s", self.ref.id[:16], peer, error)
+        return None
 
     async def _round(self) -> None:
         """Pull from all sources until nothing is missing or none can give more; whoever then still holds a chunk up is left."""
@@ -239,34 +252,72 @@ class _Download:
                         running[asyncio.create_task(self._work(peer))] = peer
                 if not running:
                     return
-                until = time.monotonic() + REASK_S
-                while running and self.partial.missing() and (left_s := until - time.monotonic()) > 0:
-                    done, _ = await asyncio.wait(running, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        del running[task]
-                        task.result()
+                await self._watch(running, time.monotonic() + REASK_S)
                 if not running:
                     return
         finally:
             await _end(running)
 
+    async def _watch(self, running: dict[asyncio.Task[None], str], until_s: float) -> None:
+        """Until nobody works any more, nothing is missing, or it is time to ask for sources again."""
+        while running and self.partial.missing() and (left_s := until_s - time.monotonic()) > 0:
+            crowded = len(running) > MAX_SOURCES
+            done, _ = await asyncio.wait(
+                running, timeout=min(left_s, WATCH_S) if crowded else left_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                del running[task]
+                task.result()
+            if crowded and not done:
+                await self._make_turn(running)
+
+    async def _make_turn(self, running: dict[asyncio.Task[None], str]) -> None:
+        """Others wait: of those with a turn, the one that brought nothing for longest leaves, if it is late."""
+        now_s, chunk_bytes = time.monotonic(), self.partial.manifest.chunk_bytes
+        late = [
+            peer
+            for peer, since_s in self.brought_s.items()
+            if gives_way([other for other in self.active.values() if other.peer != peer], chunk_bytes, now_s - since_s)
+        ]
+        if not late:
+            return
+        slowest = min(late, key=self.brought_s.__getitem__)
+        self.errors[slowest] += 1
+        log.debug("source %s brought nothing and leaves its turn to another", slowest)
+        for task in [task for task, peer in running.items() if peer == slowest]:
+            del running[task]
+            await _end([task])
+
     async def _work(self, peer: str) -> None:
         """Pull from one source until nothing it has is missing, or it fails."""
+        count = len(self.partial.manifest.chunks)
+        try:
+            async with asyncio.timeout(self.silence_s):
+                have = chunks_of(await self.swarm.fetch_have(peer, self.ref.id), count)
+        except BusyError:
+            return await self._wait_for_busy(peer)
+        except (SwarmError, MissingBlobError, TimeoutError):
+            self.errors[peer] += 1
+            return
         async with self._turns:
-            try:
-                async with asyncio.timeout(self.silence_s):
-                    have = chunks_of(await self.swarm.fetch_have(peer, self.ref.id), len(self.partial.manifest.chunks))
-            except (SwarmError, MissingBlobError, TimeoutError):
-                self.errors[peer] += 1
-                return
             self.active[peer] = Source(peer, have)
+            self.brought_s[peer] = time.monotonic()
             streams = [asyncio.create_task(self._stream(peer)) for _ in range(STREAMS)]
             try:
                 await asyncio.gather(*streams)
             finally:
                 await _end(streams)
-                del self.active[peer]
+                del self.active[peer], self.brought_s[peer]
                 self._changed.set()
+
+    async def _wait_for_busy(self, peer: str) -> None:
+        """A source that serves others is no worse for it: it is asked again a little later."""
+        self.met_busy = True
+        self.busy[peer] += 1
+        if self.busy[peer] >= MAX_BUSY:
+            self.busy[peer] = 0
+            self.errors[peer] += 1
+        await asyncio.sleep(BUSY_WAIT_S)
 
     async def _stream(self, peer: str) -> None:
         while await self._step(peer):
@@ -278,18 +329,23 @@ class _Download:
         others = [other for other in self.active.values() if other.peer != peer]
         if not self._trusts(peer) or source.have.isdisjoint(missing) or too_slow(source, others):
             return False
-        wanted = next_chunks(source, missing, self.in_flight, self.partial.manifest.chunk_bytes)
+        chunk_bytes, now_s = self.partial.manifest.chunk_bytes, time.monotonic()
+        wanted = next_chunks(source, missing, self.in_flight, chunk_bytes, now_s)
         if wanted:
             await self._pull(peer, wanted)
-        else:
-            self._changed.clear()  # all it has is on its way elsewhere, twice: wait for news
-            await self._changed.wait()
+            return True
+        self._changed.clear()  # all it has is on its way elsewhere: wait for news, or for one that is late
+        try:
+            async with asyncio.timeout(look_again_s(source, missing, self.in_flight, chunk_bytes, now_s)):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
         return True
 
     async def _pull(self, peer: str, wanted: Sequence[int]) -> None:
+        hold, left = Holdup(peer, time.monotonic()), set(wanted)
         for index in wanted:
-            self.in_flight[index].add(peer)
-        started, left, got = time.monotonic(), set(wanted), 0
+            self.in_flight[index].append(hold)
         try:
             stream = self.swarm.fetch_chunks(
                 peer, self.ref.id, wanted, silence_s=self.silence_s, max_chunk_bytes=self.partial.manifest.chunk_bytes
@@ -300,25 +356,45 @@ class _Download:
                         raise ChunkError(f"chunk {index} of blob {self.ref.id[:16]}… was sent unasked")
                     await asyncio.to_thread(self.partial.write_chunk, index, data)
                     left.discard(index)
-                    got += len(data)
-                    self.in_flight[index].discard(peer)
-                    self._note()
+                    self.in_flight[index].remove(hold)
+                    self._came(hold, len(data))
                     self._flush_behind(len(data))
+            self.busy[peer] = 0
+            got = len(left) < len(wanted)
             self.errors[peer] = 0 if got else self.errors[peer] + 1  # it said that it has them, and sent none
             source = self.active[peer]
             self.active[peer] = replace(source, have=source.have - left)  # what it left out is not asked of it again this round
         except ChunkError as error:
             self.ledger.charge(peer, str(error))
+        except BusyError:
+            self._let_go(hold, left)
+            await self._wait_for_busy(peer)
         except (SwarmError, MissingBlobError) as error:
             self.errors[peer] += 1
             log.debug("source %s: %s", peer, error)
         finally:
-            for index in wanted:
-                self.in_flight[index].discard(peer)
-            source = self.active[peer]
-            spent = time.monotonic() - started
-            self.active[peer] = replace(source, received_bytes=source.received_bytes + got, busy_s=source.busy_s + spent)
+            self._let_go(hold, left)
+            self._measure(hold, 0)
             self._note()
+
+    def _let_go(self, hold: Holdup, left: set[int]) -> None:
+        for index in left:
+            if hold in self.in_flight[index]:
+                self.in_flight[index].remove(hold)
+
+    def _came(self, hold: Holdup, count_bytes: int) -> None:
+        """A chunk that was right."""
+        self._measure(hold, count_bytes)
+        self.brought_s[hold.peer] = hold.since_s
+        self.ledger.credit(hold.peer)
+        self._note()
+
+    def _measure(self, hold: Holdup, count_bytes: int) -> None:
+        """A source's rate is known while its request still runs."""
+        now_s, source = time.monotonic(), self.active[hold.peer]
+        busy_s = source.busy_s + now_s - hold.since_s
+        self.active[hold.peer] = replace(source, received_bytes=source.received_bytes + count_bytes, busy_s=busy_s)
+        hold.since_s = now_s
 
     def _flush_behind(self, count_bytes: int) -> None:
         """Bring what came to the disk while the next comes, so that the end has little left to wait for."""
@@ -330,6 +406,15 @@ class _Download:
     def _note(self) -> None:
         self._changed.set()
         self.report(self.ref.id, min(self.ref.size_bytes, self.partial.count * self.partial.manifest.chunk_bytes))
+
+
+def _check_chunks(manifest: Manifest) -> None:
+    """ManifestError for a blob in more pieces than its size is worth: each costs both ends a request's work."""
+    if len(manifest.chunks) > 1 and manifest.chunk_bytes < rules.LEAST_CHUNK_BYTES:
+        raise ManifestError(
+            f"blob {manifest.blob_id[:16]}… comes in {len(manifest.chunks)} chunks of {manifest.chunk_bytes} bytes, "
+            f"{rules.LEAST_CHUNK_BYTES} are the least; it is not fetched"
+        )
 
 
 async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:

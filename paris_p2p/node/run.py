@@ -35,6 +35,7 @@ from paris_p2p.records import (
     refusals_key,
     tips_key,
 )
+from paris_p2p.rules.chunks import order_sources
 from paris_p2p.rules.trust import may_attest
 from paris_p2p.spec import RunSpec, ShardRef
 from paris_p2p.store.ledger import Ledger
@@ -278,7 +279,8 @@ class RunNode:
             now = time.time()
             named = [envelope.signer for envelope in holders if envelope.record.expires_at > now]
             connected = [peer.peer_id for peer in await self.host.swarm.peers()]
-            return [peer for peer in dict.fromkeys([*named, *connected]) if peer != self.peer_id]
+            trusted = {peer for peer in {*named, *connected} if self.host.knows(peer)}
+            return [peer for peer in order_sources(named, connected, trusted) if peer != self.peer_id]
 
         self.keeping.note(ref.id for ref in refs)
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from paris_p2p.identity import Identity
 from paris_p2p.node.fetch import SourceLedger, fetch_blob
+from paris_p2p.rules import chunks as chunks_rules
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeNetwork
 from tests.node.seeders import SeededSwarm, Seeder, honest, made_blob
 
 
 async def main(root: Path, chunks: int, stop_after: int) -> None:
+    chunks_rules.LEAST_CHUNK_BYTES = 1
     swarm = SeededSwarm(FakeNetwork(), Identity.generate())
     blob = made_blob(chunks)
     store = BlobStore(root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any
 import pytest
 
 from paris_p2p.identity import Identity
+from paris_p2p.node.fetch import SourceLedger, fetch_blob
 from paris_p2p.node.host import Host, join_run, open_host
 from paris_p2p.node.run import opened
+from paris_p2p.records import CHUNK_BYTES
 from paris_p2p.spec import Invite, PeerSettings
-from paris_p2p.swarm.blobs import pack_head, read_map
+from paris_p2p.swarm.blobs import CHUNK_HEAD, pack_head, read_map
 from paris_p2p.swarm.real import open_swarm
 from tests.peer.world import World
+from tests.test_spec import spec
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(120)]
 
@@ -24,10 +28,12 @@ pytestmark = [pytest.mark.swarm, pytest.mark.timeout(120)]
 class Dripper:
     """Answers every question with the size of a long body, and then with one byte now and then, without end."""
 
-    def __init__(self, swarm: Any, tells_time: bool = True):
+    def __init__(self, swarm: Any):
+        self.peer_id, self.addresses = swarm.peer_id, swarm.addresses()
+        self.taken: list[int] = []
+        self.sat = asyncio.Event()  # it was asked for chunks
         self.asked: list[str] = []
         self.held: set[str] = set()  # what it is dripping now
-        self._tells_time = tells_time
         swarm._blob_server._converse = self._converse
 
     async def _converse(self, peer: str, reader: asyncio.StreamReader, out: socket.socket) -> None:
@@ -72,3 +78,76 @@ async def test_who_drips_holds_up_no_newcomers_start_and_no_refresh(tmp_path: Pa
         assert len(dripper.asked) == before  # it is not asked anew while it owes an answer
         await node.stop_asking()
         assert not node._asked
+
+
+class Colluder(Dripper):
+    """Says that it has everything, or what its partner was asked for, and sends a byte of it now and then."""
+
+    partner: Colluder | None = None
+
+    async def _converse(self, peer: str, reader: asyncio.StreamReader, out: socket.socket) -> None:
+        request, loop = await read_map(reader, peer), asyncio.get_running_loop()
+        if request["op"] == "have":
+            if self.partner is not None:
+                await self.partner.sat.wait()
+            taken = range(64) if self.partner is None else self.partner.taken
+            body = sum(1 << index for index in taken).to_bytes(8, "little")
+            await loop.sock_sendall(out, pack_head({"ok": True, "size": 8}) + body)
+            await reader.read(1)
+        elif request["op"] == "chunks":
+            self.taken += request["indexes"]
+            self.sat.set()
+            await loop.sock_sendall(out, pack_head({"ok": True}) + CHUNK_HEAD.pack(request["indexes"][0], CHUNK_BYTES))
+            while True:
+                await loop.sock_sendall(out, b"x")
+                await asyncio.sleep(0.2)
+        else:
+            await super()._converse(peer, reader, out)
+
+
+async def test_two_that_drip_the_same_chunks_do_not_stall_a_download(tmp_path: Path) -> None:
+    data = random.Random(0).randbytes(12 * CHUNK_BYTES)
+    async with AsyncExitStack() as stack:
+        seeder = await host_at(stack, tmp_path / "seeder")
+        ref = seeder.store.add_bytes(data)
+        where = seeder.swarm.addresses()
+        first, second = [
+            Colluder(await stack.enter_async_context(open_swarm(Identity.generate(), settings, bootstrap_peers=where)))
+            for settings in (PeerSettings(data_dir=tmp_path / name, host="127.0.0.1") for name in ("one", "other"))
+        ]
+        second.partner = first
+        asker = await host_at(stack, tmp_path / "asker", where)
+        for bad in (first, second):
+            await asker.swarm.connect(bad.addresses)
+        honest = seeder.identity.peer_id
+
+        async def serves(blob_id: str) -> bytes:
+            await second.sat.wait()  # the honest one comes when both sit
+            return await fetch_have(honest, blob_id)
+
+        fetch_have = asker.swarm.fetch_have
+
+        async def have(peer: str, blob_id: str) -> bytes:
+            return await (serves(blob_id) if peer == honest else fetch_have(peer, blob_id))
+
+        asker.swarm.fetch_have = have  # type: ignore[method-assign]
+        seeder.members["run"] = Everything()  # type: ignore[assignment]
+
+        async def sources() -> list[str]:
+            return [first.peer_id, second.peer_id, honest]
+
+        path = await fetch_blob(ref, sources, asker.swarm, asker.store, ledger=SourceLedger(), silence_s=3600.0)
+        assert path.read_bytes() == data
+        assert set(second.taken) <= set(first.taken)
+
+
+class Everything:
+    """A run whose data is all there is."""
+
+    run, spec = "run", spec()
+
+    def serves(self, blob_id: str) -> bool:
+        return True
+
+    def knows(self, peer: str) -> bool:
+        return False

@@ -18,12 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paris_p2p.errors import DiskFullError, ManifestError, MissingBlobError, UnreachableError
+from paris_p2p.errors import BusyError, DiskFullError, ManifestError, MissingBlobError, UnreachableError
 from paris_p2p.identity import Identity
 from paris_p2p.node import fetch as fetch_module
 from paris_p2p.node.fetch import SourceLedger, fetch_blob, fetch_many
 from paris_p2p.node.host import Host
 from paris_p2p.records import BlobRef, Manifest
+from paris_p2p.rules import chunks as chunks_module
 from paris_p2p.rules.chunks import chunks_of
 from paris_p2p.spec import PeerSettings
 from paris_p2p.store.blobs import BlobStore
@@ -36,6 +37,7 @@ BLOB = made_blob(40)
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch_module, "ROUND_WAIT_S", 0.0)
+    monkeypatch.setattr(chunks_module, "LEAST_CHUNK_BYTES", 1)  # so that tests of many chunks are quick
 
 
 @pytest.fixture
@@ -193,6 +195,83 @@ async def test_sources_beyond_the_most_at_once_get_their_turn_when_others_fail(
         swarm.add(honest(BLOB, silent=True))
     swarm.add(honest(BLOB))
     assert await fetch(swarm, store, ledger, silence_s=0.01) == BLOB.data
+
+
+@pytest.mark.parametrize("colluders", [1, 2, 4, 7])
+async def test_colluders_that_sit_on_the_same_chunks_do_not_stall_the_download(
+    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, colluders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks_module, "UNRATED_LATE_S", 0.01)  # the later ones sit down as soon as they may
+    first = swarm.add(honest(BLOB, silent=True))
+    echoes = [swarm.add(honest(BLOB, silent=True)) for _ in range(colluders - 1)]
+    fetch_have = swarm.fetch_have
+
+    async def have(peer: str, blob_id: str) -> bytes:
+        if any(peer == echo.peer for echo in echoes):
+            while not first.asked:
+                await asyncio.sleep(0)
+            return sum(1 << index for index in first.asked).to_bytes(8, "little")
+        if peer != first.peer:  # the honest one comes when they sit
+            while not all(echo.asked for echo in echoes):
+                await asyncio.sleep(0)
+        return await fetch_have(peer, blob_id)
+
+    swarm.fetch_have = have  # type: ignore[method-assign]
+    good = swarm.add(honest(BLOB))
+    assert await fetch(swarm, store, ledger, silence_s=3600.0) == BLOB.data
+    assert set(good.served) == set(range(40))
+
+
+async def test_any_number_that_bring_nothing_leave_their_turns_to_the_one_that_does(
+    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_module, "WATCH_S", 0.01)
+    monkeypatch.setattr(chunks_module, "UNRATED_LATE_S", 0.01)
+    for _ in range(3 * fetch_module.MAX_SOURCES):
+        swarm.add(honest(BLOB, silent=True))
+    swarm.add(honest(BLOB))
+    assert await fetch(swarm, store, ledger, silence_s=3600.0) == BLOB.data
+
+
+async def test_when_every_source_is_slow_the_download_goes_on(
+    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger
+) -> None:
+    blob = made_blob(12)
+    for _ in range(3):
+        swarm.add(honest(blob, turns=3000))
+    assert await fetch(swarm, store, ledger, blob) == blob.data
+
+
+async def test_a_source_that_serves_others_now_is_asked_again_later(
+    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_module, "BUSY_WAIT_S", 0.0)
+    good, busy = swarm.add(honest(BLOB)), iter([True] * 20)
+    fetch_have = swarm.fetch_have
+
+    async def have(peer: str, blob_id: str) -> bytes:
+        if next(busy, False):
+            raise BusyError(f"peer {peer} is busy")
+        return await fetch_have(peer, blob_id)
+
+    swarm.fetch_have = have  # type: ignore[method-assign]
+    assert await fetch(swarm, store, ledger) == BLOB.data
+    assert good.served
+
+
+async def test_a_blob_in_chunks_of_a_byte_is_not_fetched_and_nobody_is_charged(
+    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks_module, "LEAST_CHUNK_BYTES", 1001)
+    seeder = swarm.add(honest(BLOB))
+    with pytest.raises(ManifestError, match="40 chunks of 1000 bytes, 1001 are the least"):
+        await fetch(swarm, store, ledger)
+    assert not seeder.asked
+    assert ledger.allows(seeder.peer)
+    assert store.used_bytes() == 0
+    small = made_blob(1)  # one chunk is as short as its blob
+    swarm.add(honest(small))
+    assert await fetch(swarm, store, ledger, small) == small.data
 
 
 async def test_nobody_has_it(swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger) -> None:

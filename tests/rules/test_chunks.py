@@ -8,7 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paris_p2p.rules.chunks import MAX_REQUEST_CHUNKS, MIN_RATED_BYTES, Source, chunks_of, next_chunks, too_slow
+from paris_p2p.rules.chunks import (
+    LATE_AT_LEAST_S,
+    LATE_CHUNKS,
+    MAX_REQUEST_CHUNKS,
+    MIN_RATED_BYTES,
+    UNRATED_LATE_S,
+    Holdup,
+    Source,
+    chunks_of,
+    gives_way,
+    look_again_s,
+    next_chunks,
+    order_sources,
+    too_slow,
+)
 
 CHUNK = 1 << 20
 
@@ -30,32 +44,67 @@ def test_a_have_set_reads_back_and_nothing_beyond_the_blob_is_believed(case: tup
 @given(
     st.frozensets(st.integers(0, 30)),
     st.lists(st.integers(0, 30), unique=True),
-    st.dictionaries(st.integers(0, 30), st.frozensets(st.sampled_from("bcd"))),
+    st.dictionaries(st.integers(0, 30), st.dictionaries(st.sampled_from("abcd"), st.floats(0, 100))),
     st.floats(0, 1e9),
 )
-def test_what_is_asked_is_missing_is_there_and_is_asked_of_nobody_or_of_one_other(
-    have: frozenset[int], missing: list[int], in_flight: dict[int, frozenset[str]], rate_bps: float
+def test_what_is_asked_is_missing_is_there_and_others_are_doubled_only_when_one_or_all_are_late(
+    have: frozenset[int], missing: list[int], held: dict[int, dict[str, float]], rate_bps: float
 ) -> None:
-    asked = next_chunks(Source("a", have, int(rate_bps * 10), 10.0), missing, in_flight, CHUNK)
+    in_flight = {index: [Holdup(peer, since_s) for peer, since_s in holders.items()] for index, holders in held.items()}
+    me = Source("a", have, int(rate_bps * 10), 10.0)
+    asked = next_chunks(me, missing, in_flight, CHUNK, 100.0)
     assert len(set(asked)) == len(asked) <= MAX_REQUEST_CHUNKS
     assert set(asked) <= have & set(missing)
     twice = [index for index in asked if in_flight.get(index)]
     if twice:
         assert len(asked) == 1
-        assert len(in_flight[twice[0]]) == 1
+        assert "a" not in held[twice[0]]
+        patience_s = max(LATE_AT_LEAST_S, LATE_CHUNKS * CHUNK / me.rate_bps) if me.received_bytes >= CHUNK else UNRATED_LATE_S
+        assert len(held[twice[0]]) == 1 or max(held[twice[0]].values()) < 100.0 - patience_s
         assert all(in_flight.get(index) for index in have & set(missing))
+    elif not asked and (again_s := look_again_s(me, missing, in_flight, CHUNK, 100.0)) is not None:
+        assert next_chunks(me, missing, in_flight, CHUNK, 100.0 + again_s + 1e-3)
 
 
 def test_a_fast_source_is_asked_for_more_and_never_without_bound() -> None:
-    asked = [len(next_chunks(source(rate_bps=rate), range(100), {}, CHUNK)) for rate in (0.0, 2e5, 8e6, 1e9, 1e12)]
+    asked = [len(next_chunks(source(rate_bps=rate), range(100), {}, CHUNK, 0.0)) for rate in (0.0, 2e5, 8e6, 1e9, 1e12)]
     assert asked == [2, 1, 3, MAX_REQUEST_CHUNKS, MAX_REQUEST_CHUNKS]
 
 
 def test_the_chunks_a_slow_source_holds_up_go_to_an_idle_one_at_the_end() -> None:
-    fast = source("a", rate_bps=1e8)
-    assert next_chunks(fast, [7, 8], {7: {"slow"}, 8: {"slow"}}, CHUNK) == [7]
-    assert next_chunks(fast, [7, 8], {7: {"slow", "a"}, 8: {"slow"}}, CHUNK) == [8]
-    assert next_chunks(fast, [7], {7: {"slow", "other"}}, CHUNK) == []
+    fast, slow, other = source("a", rate_bps=1e8), Holdup("slow", 9.99), Holdup("other", 9.99)
+    assert next_chunks(fast, [7, 8], {7: [slow], 8: [slow]}, CHUNK, 10.0) == [7]
+    assert next_chunks(fast, [7, 8], {7: [slow, Holdup("a", 9.0)], 8: [slow]}, CHUNK, 10.0) == [8]
+    assert next_chunks(fast, [7], {7: [slow, other]}, CHUNK, 10.0) == []
+
+
+def test_chunks_that_any_number_of_colluders_hold_up_are_asked_of_an_idle_source_once_they_are_late() -> None:
+    fast = source("a", rate_bps=CHUNK / 0.1)
+    held = {7: [Holdup(f"liar-{number}", 10.0) for number in range(5)]}
+    assert next_chunks(fast, [7], held, CHUNK, 10.25) == []
+    assert look_again_s(fast, [7], held, CHUNK, 10.25) == pytest.approx(0.05)
+    assert next_chunks(fast, [7], held, CHUNK, 10.31) == [7]
+    unrated = source("b")
+    assert next_chunks(unrated, [7], held, CHUNK, 10.31) == []
+    assert next_chunks(unrated, [7], held, CHUNK, 10.0 + UNRATED_LATE_S + 0.1) == [7]
+
+
+def test_who_brings_nothing_gives_way_to_those_that_wait_by_the_rate_of_the_best() -> None:
+    fast = [source("b", rate_bps=100e6), source("c", rate_bps=1e6)]
+    assert not gives_way(fast, CHUNK, UNRATED_LATE_S - 0.1)
+    assert gives_way(fast, CHUNK, UNRATED_LATE_S + 0.1)
+    slow = [source("c", rate_bps=CHUNK / 10.0)]  # when all are slow, slow is no reason to go
+    assert not gives_way(slow, CHUNK, 290.0)
+    assert gives_way(slow, CHUNK, 301.0)
+    assert not gives_way([], CHUNK, UNRATED_LATE_S + 0.1)
+
+
+def test_a_thousand_made_up_names_or_connections_hide_no_honest_source() -> None:
+    names, links = [f"name-{number}" for number in range(1000)], [f"link-{number}" for number in range(1000)]
+    order = order_sources([*names, "both"], [*links, "both", "good"], {"good"})
+    assert order[:2] == ["good", "both"]
+    assert len(order) == len(set(order)) == 2002
+    assert {peer[:4] for peer in order[2:10]} == {"name", "link"}
 
 
 def test_a_source_far_below_the_median_is_too_slow_once_it_was_measured() -> None:
@@ -79,7 +128,7 @@ class Simulated:
         self.sources = {f"peer-{n}": Source(f"peer-{n}", have & set(range(count))) for n, (have, _, _) in enumerate(sources)}
         self.rate = {f"peer-{n}": rate for n, (_, rate, _) in enumerate(sources)}
         self.left = {f"peer-{n}": dies_after for n, (_, _, dies_after) in enumerate(sources)}
-        self.in_flight: dict[int, set[str]] = {index: set() for index in range(count)}
+        self.in_flight: dict[int, list[Holdup]] = {index: [] for index in range(count)}
         self.delivered = dict.fromkeys(self.sources, 0)
         self.events: list[tuple[float, str, list[int], bool]] = []  # when, who, what, whether it comes
 
@@ -89,7 +138,7 @@ class Simulated:
         while self.events:
             now, peer, asked, comes = heapq.heappop(self.events)
             for index in asked:
-                self.in_flight[index].discard(peer)
+                self.in_flight[index] = [holder for holder in self.in_flight[index] if holder.peer != peer]
             if comes:
                 self._deliver(peer, asked)
             else:
@@ -99,14 +148,13 @@ class Simulated:
     def _ask_idle(self, now: float) -> None:
         busy = {peer for _, peer, _, _ in self.events}
         for peer in [peer for peer in self.sources if peer not in busy]:
-            asked = next_chunks(self.sources[peer], self.missing, self.in_flight, CHUNK)
+            asked = next_chunks(self.sources[peer], self.missing, self.in_flight, CHUNK, now)
             if not asked:
                 continue
             self.left[peer] -= 1
             comes = self.left[peer] >= 0
             for index in asked:
-                self.in_flight[index].add(peer)
-                assert len(self.in_flight[index]) <= 2
+                self.in_flight[index].append(Holdup(peer, now))
             heapq.heappush(self.events, (now + (len(asked) * CHUNK / self.rate[peer] if comes else 10.0), peer, asked, comes))
 
     def _deliver(self, peer: str, asked: list[int]) -> None:

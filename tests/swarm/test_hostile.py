@@ -114,18 +114,25 @@ async def test_one_peer_cannot_take_all_seats_and_gives_them_back(pair: tuple[An
     await _until_served(hostile, honest.peer_id)
 
 
-async def test_streams_that_wait_for_nothing_keep_nobody_out_and_the_oldest_of_them_end(pair: tuple[Any, Any]) -> None:
+async def test_streams_that_wait_for_nothing_keep_nobody_out_and_the_oldest_of_them_end(
+    pair: tuple[Any, Any], tmp_path: Path
+) -> None:
     hostile, honest = pair
     requests = (b"", LENGTH.pack(100) + b"half a head", pack_head({"op": "clock"}), pack_head({"op": "spec", "run": RUN}))
-    many = requests * seats.MAX_IDLE_STREAMS_PER_PEER
-    held = [await _open(hostile, honest.peer_id, request) for request in many]
-    try:
-        for _ in range(20):
-            assert await hostile.fetch_spec(honest.peer_id, RUN) == b"a spec"
-        assert len(honest._blob_server.seats.idle) <= seats.MAX_IDLE_STREAMS_PER_PEER + 1
-        assert not honest._blob_server.seats.busy
-    finally:
-        await _close(held)
+    async with AsyncExitStack() as stack:
+        network = OnLoopback(tmp_path / "late", stack)
+        network.swarms.append(honest)  # whom the newcomer dials
+        late: Any = await network.join()
+        many = requests * seats.MAX_IDLE_STREAMS_PER_PEER
+        held = [await _open(hostile, honest.peer_id, request) for request in many]
+        try:
+            for _ in range(20):
+                assert await late.fetch_spec(honest.peer_id, RUN) == b"a spec"
+            idle = [seat for seat in honest._blob_server.seats.idle if seat.peer == hostile.peer_id]
+            assert len(idle) <= seats.MAX_IDLE_STREAMS_PER_PEER
+            assert not [seat for seat in honest._blob_server.seats.busy if seat.peer == hostile.peer_id]
+        finally:
+            await _close(held)
 
 
 async def test_strangers_who_read_nothing_leave_their_seats_to_whoever_comes(

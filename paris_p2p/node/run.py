@@ -307,8 +307,12 @@ class RunNode:
         return (self._data_blobs | self._tip_blobs() | self.keeping.good).union(*tuple(self._held.values()))
 
     def hold(self, purpose: str, blob_ids: set[str]) -> None:
-        """Keep blobs that `purpose` is using, whatever the tip does; a second call replaces them, an empty set lets go."""
+        """Keep blobs that `purpose` is using, whatever the tip does; a second call replaces them."""
         self._held[purpose] = blob_ids
+
+    def let_go(self, purpose: str) -> None:
+        """`purpose` needs nothing any more."""
+        self._held.pop(purpose, None)
 
     async def forget_superseded(self) -> None:
         """Delete checkpoints that were refused or overtaken, made, attested or copied here (rules/keeping.py).

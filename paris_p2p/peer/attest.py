@@ -20,14 +20,17 @@ from paris_p2p.envelope import Envelope, seal
 from paris_p2p.errors import MissingBlobError, ParisError, SwarmError
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.node.run import RunNode
-from paris_p2p.peer.check import Checker, Gate
+from paris_p2p.peer.check import Checker, Gate, refuse_measured
+from paris_p2p.peer.refusing import Refusals
 from paris_p2p.peer.summary import checkpoint_limits
 from paris_p2p.peer.votes import Votes
 from paris_p2p.records import AttestationRecord, CardRecord
 from paris_p2p.rules.checks import NO_PLACE, Candidate, look_up_every_s, next_checks, yields_to
 from paris_p2p.rules.claims import leads_of, may_publish_card
 from paris_p2p.rules.placement import attest_turn_s
-from paris_p2p.rules.tips import NO_CLAIM, Tip, refuse_card, refuse_loss
+from paris_p2p.rules.refusals import REASONS
+from paris_p2p.rules.rest import goes_back, words_after
+from paris_p2p.rules.tips import NO_CLAIM, Tip, refuse_card
 from paris_p2p.rules.trust import may_attest
 from paris_p2p.work.messages import GateResult
 
@@ -47,7 +50,7 @@ class Attestor:
         self._from_leads: dict[str, None] = {}  # cards whose makers held the slot when they came, or later
         self._put_off: set[str] = set()  # cards counted as refused for want of a claim, and looked at again all the same
         self._looked_up_s: dict[str, float] = {}  # slot -> when its records were last read for waiting cards
-        self._refused: set[str] = set()
+        self.refusals = Refusals(node, say)
         self._failed: Counter[str] = Counter()  # card id -> checks that came to no end
         self._wake = {slot: asyncio.Event() for slot in node.spec.slots}
         node.listeners.append(self._notice)
@@ -89,7 +92,7 @@ class Attestor:
             wait_s = min(wait_s, await self._consider(one.card))
         for one in step.refuse:
             if one.card in self.node.board.pending(slot):  # else the tip went past it while we looked
-                self._refuse(one.card, one.objection or "")
+                await self._refuse(one.card, one.objection or "")
         for one in step.put_off:
             self._put_off_once(one.card)
         if step.look_up:
@@ -113,8 +116,8 @@ class Attestor:
     def _candidates(self, slot: str) -> list[Candidate]:
         leads = self._leads(slot)
         me, board = self.node.peer_id, self.node.board
-        others = [card for card in board.pending(slot) if card.signer != me and card.id not in self._refused]
-        return [self._candidate(card, leads) for card in others]
+        others = [card for card in board.pending(slot) if card.signer != me and card.id not in self.refusals]
+        return [self._candidate(card, leads) for card in others if self.refusals.may_go_back(card)]
 
     def _candidate(self, card: Envelope[CardRecord], leads: Sequence[str]) -> Candidate:
         slot, board = card.record.slot, self.node.board
@@ -177,7 +180,7 @@ class Attestor:
         if card not in pending or card.record.parent != (tip.card.id if tip else ""):
             return True
         leads = self._leads(slot)
-        rivals = [other for other in pending if other.signer in leads and other.id not in self._refused]
+        rivals = [other for other in pending if other.signer in leads and other.id not in self.refusals]
         mine, me = self._candidate(card, leads), self.node.peer_id
         return any(
             yields_to(mine, self._candidate(other, leads)) for other in rivals if me not in board.attestors(other.id, slot)
@@ -188,13 +191,20 @@ class Attestor:
         slot = card.record.slot
         weights_bytes, resume_bytes = checkpoint_limits(self.node.spec, slot)
         if card.record.weights.size_bytes > weights_bytes or card.record.resume.size_bytes > resume_bytes:
-            return "its blobs are larger than the network's can be"
+            return REASONS["size"]
+        if self.refusals.goes_elsewhere(card.record):
+            return REASONS["back"]
         lead = card.signer if self._is_from_a_lead(card) else ""
         signed = self.votes.chosen(card.record) if lead else None
         return refuse_card(card, self.node.board.tip(slot), lead, signed, self.node.peer_id)
 
     def _turn(self, card: Envelope[CardRecord]) -> int:
-        """This peer's place among the known attestors of a card: the same list everywhere, shuffled by each card's id."""
+        """This peer's place among the known attestors of a card: the same list everywhere, shuffled by each card's id.
+
+        A card that goes back is for those alone who refused what came after the tip, and costs them next to nothing.
+        """
+        if goes_back(card.record, self.node.board.tip(card.record.slot)):
+            return 0
         peers = {self.node.peer_id, *self.node.known_attestors()} - {card.signer}
         order = sorted(peers, key=lambda peer: blake3(card.id.encode() + peer_id_to_bytes(peer)).digest())
         return max(0, order.index(self.node.peer_id) - self.node.spec.gate.quorum + 1)
@@ -228,11 +238,8 @@ class Attestor:
     async def _judge(self, card: Envelope[CardRecord], result: GateResult, tip: Tip | None) -> None:
         """Sign what was measured, or refuse the card for good."""
         node, record = self.node, card.record
-        reason = result.reason if not result.ok else refuse_loss(
-            result.loss, result.reference_loss, node.spec.gate.tolerance, first=tip is None
-        )  # fmt: skip
-        if reason:
-            self._refuse(card, reason)
+        if reason := refuse_measured(result, tip, node.spec.gate.tolerance):
+            await self._refuse(card, reason, result)
             return
         now_tip = node.board.tip(record.slot)
         if (now_tip.card.id if now_tip else "") != record.parent:
@@ -254,10 +261,13 @@ class Attestor:
             reference_loss=result.reference_loss,
             best=card.id if better or tip is None else tip.best,
             gate_clips=result.gate_clips,
+            fixed_loss=result.fixed_loss,
         )
         await self._vote(card, seal(node.host.identity, attestation))
         self.attested += 1
         self.say(f"attested {record.slot} seq {record.seq}: gate loss {result.loss:.4f} against {result.reference_loss:.4f}")
+        if goes_back(record, tip):
+            self.say(f"{record.slot} went back to its best checkpoint, of step {record.steps:,}: {words_after(record.lowered)}")
 
     async def _vote(self, card: Envelope[CardRecord], attestation: Envelope[AttestationRecord]) -> None:
         node = self.node
@@ -293,9 +303,10 @@ class Attestor:
         self.node.refused[NO_CLAIM] += 1
         log.info("put off %s seq %d of %s: %s", card.record.slot, card.record.seq, card.signer[-8:], NO_CLAIM)
 
-    def _refuse(self, card: Envelope[CardRecord], reason: str) -> None:
-        if len(self._refused) >= MAX_REMEMBERED:
-            self._refused.clear()  # those still there are refused anew
-        self._refused.add(card.id)
-        self.node.refused[reason] += 1
-        self.say(f"refused {card.record.slot} seq {card.record.seq} of {card.signer[-8:]}: {reason}")
+    async def _refuse(self, card: Envelope[CardRecord], reason: str, result: GateResult | None = None) -> None:
+        """For good; a maker that leads is told why."""
+        refusal = self.refusals.put(card, reason, result)
+        if refusal is not None and self._is_from_a_lead(card):
+            self.node.keep(refusal)
+            with suppress(SwarmError):  # nobody there: whoever asks this peer is told
+                await self.node.tell(refusal)

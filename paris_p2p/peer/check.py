@@ -10,10 +10,20 @@ from paris_p2p.node.run import RunNode
 from paris_p2p.peer.gate import GateProcess, gate_idle_s
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.placement import attest_limit_s
-from paris_p2p.rules.tips import Tip
+from paris_p2p.rules.refusals import REASONS
+from paris_p2p.rules.rest import tolerance_after
+from paris_p2p.rules.tips import Tip, refuse_loss
 from paris_p2p.work.messages import GateJob, GateResult
 
 Gate = Callable[[GateJob], Awaitable[GateResult]]
+
+
+def refuse_measured(result: GateResult, tip: Tip | None, tolerance: float) -> str:
+    """Why a card must not be attested after what was measured; empty when it may."""
+    if not result.ok:
+        return result.reason or REASONS["malformed"]
+    reason = refuse_loss(result.loss, result.reference_loss, tolerance_after(tip, tolerance), first=tip is None)
+    return reason or ""
 
 
 class Checker:
@@ -35,7 +45,7 @@ class Checker:
     async def measure(self, card: Envelope[CardRecord], tip: Tip | None) -> GateResult:
         """Fetch and measure. Cancelled, it keeps what was received."""
         node, record = self.node, card.record
-        purpose, ids = f"attest/{record.slot}", {record.weights.id, record.resume.id}
+        purpose, ids = f"check/{card.id}", {record.weights.id, record.resume.id}
         best = self._best_card(record.slot, tip)
         node.hold(purpose, ids | ({best.record.weights.id} if best else set()))  # the tip may go on while we measure
         try:
@@ -44,7 +54,7 @@ class Checker:
                 raise MissingBlobError("its blobs went away while they were checked")  # this disk's fault, not the card's
             return result
         finally:
-            node.hold(purpose, set())
+            node.let_go(purpose)
 
     async def _job(self, card: Envelope[CardRecord], best: Envelope[CardRecord] | None) -> GateJob:
         """Everything the gate needs, fetched."""
@@ -71,5 +81,5 @@ class Checker:
         """The lineage's best attested card; the tip itself when the best one's weights are no longer to be had."""
         if tip is None:
             return None
-        best = self.node.board.slots[slot].cards.get(tip.best)
+        best = self.node.board.best(slot)
         return best if best is not None and self.node.host.store.has(best.record.weights.id) else tip.card

@@ -14,16 +14,21 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, SwarmError, TrainError
 from paris_p2p.node.run import RunNode
 from paris_p2p.node.status import TrainingStatus
+from paris_p2p.peer.check import Checker
 from paris_p2p.peer.outbox import Outbox
 from paris_p2p.peer.process import Worker
+from paris_p2p.peer.setback import Setback
 from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.claims import decide_claim, may_publish
+from paris_p2p.rules.rates import RESTS, rate_factor
+from paris_p2p.rules.rest import WORDS_OF_REST, rests
 from paris_p2p.spec import PeerSettings
 from paris_p2p.work.messages import CheckpointReady, Failed, Started, StepEvent, Stopped, TrainJob, parse_event
 
 log = logging.getLogger(__name__)
 MAX_TRAINER_DEATHS = 3  # in a row, without a checkpoint between them
 KILL_GRACE_S = 5.0
+HEAR_S = 0.5
 RETRY_S = 2.0
 TRAINER = "paris_p2p.work.trainer"
 MakeWorker = Callable[[str], Worker]
@@ -39,13 +44,16 @@ class Lead:
         settings: PeerSettings,
         claim: Envelope[ClaimRecord],
         say: Callable[[str], None],
-        make_worker: MakeWorker = Worker,
+        make_worker: MakeWorker,
+        checker: Checker,
     ):
         self.node, self.settings, self.say, self.make_worker = node, settings, say, make_worker
         self.claim = claim
         self.slot, self.epoch = claim.record.slot, claim.record.epoch
         self.training = TrainingStatus(slot=self.slot, epoch=self.epoch)
         self.outbox = Outbox(node, self.slot, self.epoch, say, self._claim_epoch)
+        self.setback = Setback(node, self.slot, checker, say)
+        self._set_back = asyncio.Event()  # this training leads nowhere: it ends, and goes on from the best checkpoint
         self._claim_ends = time.monotonic() + (claim.record.expires_at - claim.record.issued_at)
         self._worker: Worker | None = None
         self._loading = False  # a trainer is starting again and has not yet read the checkpoint it goes on from
@@ -69,7 +77,7 @@ class Lead:
 
         `attest_wait_s` bounds how long the last card's attestation is waited for before the claim is released.
         """
-        beside = [asyncio.create_task(self._renew()), asyncio.create_task(self._publish_waiting())]
+        beside = [asyncio.create_task(work) for work in (self._renew(), self._publish_waiting(), self._hear_refusals())]
         work = asyncio.create_task(self._work(attest_wait_s))
         try:
             await asyncio.wait([work, *beside], return_when=asyncio.FIRST_COMPLETED)
@@ -93,9 +101,12 @@ class Lead:
 
     async def _work(self, attest_wait_s: Callable[[], float]) -> None:
         job = await self._unless_stopped(self._prepare())
-        if job is not None:
+        if job is None:
+            return
+        while job is not None:
             await self._train(job)
-            await self._last_card(attest_wait_s())
+            job = await self._unless_stopped(self._go_back(job)) if self._set_back.is_set() else None
+        await self._last_card(attest_wait_s())
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """The work's result; None when this leadership was asked to stop before it ended. A download goes on where it was."""
@@ -166,6 +177,7 @@ class Lead:
             resume_path=self.outbox.newest.path,
             resume_steps=self.outbox.newest.steps,
             resume_clips=self.outbox.newest.clips,
+            lowered=self.outbox.lowered,
             initial_path=initial_path,
             out_dir=self._work_dir,
             device=self.settings.device,
@@ -179,7 +191,7 @@ class Lead:
     async def _train(self, job: TrainJob) -> None:
         """Run the trainer, and again when it dies: from the newest checkpoint that is here."""
         deaths = 0
-        while not self._stopping.is_set():
+        while not (self._stopping.is_set() or self._set_back.is_set()):
             self._worker = self.make_worker(TRAINER)
             await self._worker.start(job)
             stopper = asyncio.create_task(self._forward_stop(self._worker))
@@ -190,7 +202,7 @@ class Lead:
                 self._loading, self._checkpoint_at_s = False, math.inf
                 stopper.cancel()
                 await self._worker.kill(grace_s=KILL_GRACE_S)
-            if finished or self._stopping.is_set():
+            if finished or self._stopping.is_set() or self._set_back.is_set():
                 return
             deaths = 1 if self.outbox.newest.steps != before else deaths + 1
             words = " / ".join(list(self._worker.last_words)[-3:])
@@ -203,8 +215,16 @@ class Lead:
                 self._loading = True
 
     async def _forward_stop(self, worker: Worker) -> None:
-        await self._stopping.wait()
-        await worker.send_line('{"command": "stop"}')
+        stopping, back = asyncio.create_task(self._stopping.wait()), asyncio.create_task(self._set_back.wait())
+        try:
+            await asyncio.wait([stopping, back], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            back.cancel()
+        if self._stopping.is_set():
+            await worker.send_line('{"command": "stop"}')
+        else:
+            await worker.kill()  # what it learned since is worth nothing
 
     async def _read_events(self, worker: Worker) -> bool:
         """Act on the trainer's events until it ends; True when it ended by itself in good order."""
@@ -231,6 +251,38 @@ class Lead:
 
     def _update(self, **fields: Any) -> None:
         self.training = self.training.model_copy(update=fields)
+
+    # refusals
+
+    async def _hear_refusals(self) -> None:
+        while True:
+            if not (self._stopping.is_set() or self._set_back.is_set()) and await self.setback.counts(self.outbox.waiting_cards):
+                self._set_back.set()
+            await asyncio.sleep(HEAR_S)
+
+    async def _go_back(self, job: TrainJob) -> TrainJob | None:
+        """What to train next after a setback: the best checkpoint with a lower rate; None when the slot rests now."""
+        tip, slot = self.node.board.tip(self.slot), self.slot
+        self._update(clips_per_s=0.0)
+        if tip is not None:
+            self.say(f"{slot} got worse than its best checkpoint: its trainer stopped, and it goes back there with a lower learning rate")
+            went = await self.outbox.go_back(tip)
+            now = self.node.board.tip(slot)
+            if rests(now, time.time(), self.node.spec.timing):
+                self.stop(f"{slot} {WORDS_OF_REST}")
+                return None
+            if not went:
+                self.say(f"nobody attested that {slot} goes back; training goes on from its tip as before")
+        else:
+            self.outbox.begin_again()
+            if self.outbox.lowered >= RESTS:
+                raise TrainError(f"no first checkpoint of {slot} was any good, at {self.outbox.lowered} learning rates")
+            share = rate_factor(self.outbox.lowered)
+            self.say(f"{slot} begins again at {share:.2g} of the learning rate: its first checkpoints were refused")
+        self._set_back.clear()
+        newest = self.outbox.newest
+        changes = {"resume_path": newest.path, "resume_steps": newest.steps, "resume_clips": newest.clips}
+        return job.model_copy(update=changes | {"lowered": self.outbox.lowered})
 
     # checkpoints
 

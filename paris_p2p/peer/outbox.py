@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.node.publish import NewCheckpoint, sign_again, sign_checkpoint, tell_card
+from paris_p2p.errors import SwarmError
+from paris_p2p.node.publish import NewCheckpoint, sign_again, sign_checkpoint, sign_going_back, tell_card
 from paris_p2p.node.run import RunNode
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.claims import epoch_to_publish
 from paris_p2p.rules.placement import attest_patience_s, card_cadence_s, checkpoint_interval_s
+from paris_p2p.rules.rates import lowered_after
+from paris_p2p.rules.refusals import words_of
 from paris_p2p.rules.tips import Tip
 from paris_p2p.work.messages import CheckpointReady
+
+BACK_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,15 @@ class Outbox:
         self.node, self.slot, self.epoch, self.say, self.claim = node, slot, epoch, say, claim
         self.newest = ResumePoint()
         self.attested = 0
+        self.lowered = 0  # how often the learning rate of this training was lowered
         self.publishing = asyncio.Lock()  # while a checkpoint's files move into the store and its card goes out
         self._waiting: NewCheckpoint | None = None
         self._pending: Envelope[CardRecord] | None = None
         self._untold: Envelope[CardRecord] | None = None  # signed, and nobody could be told of it yet
         self._sent_at_s = 0.0  # monotonic, of the newest card
         self._upload_s = 0.0  # from a card to its attestation, measured last
+        self._sent: list[Envelope[CardRecord]] = []  # since the tip
+        self._going_back = False  # nothing trains, and nothing but the card that goes back is sent
         self._ancestors: set[str] = set()  # cards this training descends from: only they may be a new card's parent
         self._purpose = f"lead/{slot}"
 
@@ -63,25 +72,79 @@ class Outbox:
             self._ancestors = {""}
             return
         card = tip.card.record
+        self.lowered = lowered_after(card.lowered)
         self.node.hold(self._purpose, {card.resume.id})
         path = (await self.node.fetch([card.resume], tip.card.id))[0]
         self.newest = ResumePoint(path, card.steps, card.clips)
         self._ancestors = {tip.card.id}
 
     def close(self) -> None:
-        self.node.hold(self._purpose, set())
+        self.node.let_go(self._purpose)
+        self.node.let_go(f"publish/{self.slot}")
+
+    @property
+    def waiting_cards(self) -> list[Envelope[CardRecord]]:
+        """This training's cards that would follow the tip, the newest last."""
+        parent = _id(self.node.board.tip(self.slot))
+        return [] if self._going_back else [card for card in self._sent if card.record.parent == parent]
+
+    async def go_back(self, tip: Tip) -> bool:
+        """Have the lineage's best checkpoint be the tip again, to be trained on with a lower rate (rules/rest.py).
+
+        False when nobody attested that in time: then training goes on from the tip as it is. Nothing trains meanwhile.
+        """
+        best = self.node.board.best(self.slot) or tip.card
+        self._going_back = True
+        try:
+            self._drop()
+            await self.node.fetch([best.record.weights, best.record.resume], best.id)
+            self.node.hold(self._purpose, {best.record.weights.id, best.record.resume.id})
+            self._ancestors = {tip.card.id}
+            async with self.publishing:
+                await self._leave_used_place(mine=())
+                card = sign_going_back(self.node, best.record, self.epoch)
+                with suppress(SwarmError):  # the others are told later, by `publish_if_due`
+                    await self._send(card)
+            patience_s = 2 * attest_patience_s(checkpoint_interval_s(self.node.spec.timing.checkpoint_s, self._upload_s))
+            while self._pending is not None and time.monotonic() - self._sent_at_s < patience_s:
+                await asyncio.sleep(BACK_S)
+                self._note_attested()
+            now = self.node.board.tip(self.slot)
+            self._drop()
+            await self.start_from(now)
+            return _id(now) == card.id
+        finally:
+            self._going_back = False
+
+    def begin_again(self) -> None:
+        """From the slot's beginning with a lower rate: there is no tip to go back to."""
+        self._drop()
+        self.newest, self._ancestors = ResumePoint(), {""}
+        self.lowered += 1
+
+    def _drop(self) -> None:
+        """Nothing that was made here goes out any more."""
+        self._drop_waiting()
+        self._pending = self._untold = None
+        self._sent = []
+
+    def _drop_waiting(self) -> None:
+        """A checkpoint that did not go out; its files are ours to remove."""
+        if self._waiting is not None:
+            self._waiting.weights_path.unlink(missing_ok=True)
+            self._waiting.resume_path.unlink(missing_ok=True)
+            self._waiting = None
 
     def keep(self, event: CheckpointReady) -> None:
         """A checkpoint the trainer made; it goes out when the one before it is attested."""
-        if self._waiting is not None:  # replaced before it went out; its files are ours to remove
-            self._waiting.weights_path.unlink(missing_ok=True)
-            self._waiting.resume_path.unlink(missing_ok=True)
+        self._drop_waiting()  # replaced before it went out
         self._waiting = NewCheckpoint(
             weights_path=event.weights_path,
             resume_path=event.resume_path,
             clips=event.clips,
             steps=event.steps,
             train_loss=event.train_loss,
+            lowered=self.lowered,
         )
         self.newest = ResumePoint(event.resume_path, event.steps, event.clips)
 
@@ -102,6 +165,8 @@ class Outbox:
         if self._untold is not None:
             await self._tell(self._untold)
         self._note_attested()
+        if self._going_back:
+            return
         if self._overtaken():
             await self._publish_after_overtaken()
             return
@@ -111,7 +176,7 @@ class Outbox:
         if self._pending is not None:
             if age_s < attest_patience_s(checkpoint_interval_s(self.node.spec.timing.checkpoint_s, self._upload_s)):
                 return
-            self.say(f"nobody attested {self.slot} seq {self._pending.record.seq}: refused, or nobody is there; a newer one goes out")
+            self.say(f"nobody attested {self.slot} seq {self._pending.record.seq}: {self._why_not()}; a newer one goes out")
         elif age_s < self.cadence_s and self._sent_at_s and not hurry:
             return
         await self._publish()
@@ -145,10 +210,10 @@ class Outbox:
                 self.newest = ResumePoint(self.node.host.store.path(card.record.resume.id), checkpoint.steps, checkpoint.clips)
             await self._send(card)
 
-    async def _leave_used_place(self) -> None:
+    async def _leave_used_place(self, mine: Collection[str] | None = None) -> None:
         """Where attestors are bound to other cards this one could wait for ever: it goes out under a higher epoch, claimed first."""
         board = self.node.board
-        epoch = epoch_to_publish(self.epoch, self._ancestors, board.tip(self.slot), board.epochs_used(self.slot))
+        epoch = epoch_to_publish(self.epoch, self._ancestors if mine is None else mine, board.tip(self.slot), board.epochs_used(self.slot))
         if epoch != self.epoch:
             self.say(f"attestors signed other cards of {self.slot} under epoch {self.epoch}; going on under epoch {epoch}")
             await self.claim(epoch)
@@ -156,6 +221,7 @@ class Outbox:
 
     async def _send(self, card: Envelope[CardRecord]) -> None:
         self._ancestors.add(card.id)
+        self._sent.append(card)
         self._pending = self._untold = card
         await self._tell(card)
 
@@ -165,12 +231,18 @@ class Outbox:
         self._untold = None
         self.say(f"published {self.slot} seq {card.record.seq}: {card.record.steps} steps, loss {card.record.train_loss:.4f}")
 
+    def _why_not(self) -> str:
+        newest = self._pending.id if self._pending else ""
+        reasons = {one.record.reason for one in self.node.board.refusals(self.slot) if one.record.card == newest}
+        return " and ".join(words_of(code) for code in sorted(reasons)) or "refused, or nobody is there"
+
     def _note_attested(self) -> None:
         tip = self.node.board.tip(self.slot)
         if self._pending is not None and tip is not None and tip.card.id == self._pending.id:
             self._upload_s = time.monotonic() - self._sent_at_s
             self._pending = None
             self.attested += 1
+            self._sent = []
             self.say(f"{self.slot} seq {tip.card.record.seq} is the tip after {self._upload_s:.1f} s")
 
 

@@ -22,7 +22,8 @@ from paris_p2p.peer.seeding import announce, seed_tips
 from paris_p2p.peer.summary import checkpoint_limits
 from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.claims import Decision, decide_claim, has_room, leads_of
-from paris_p2p.rules.placement import SlotState, choose_slot
+from paris_p2p.rules.placement import SlotState, choose_slot, why_none
+from paris_p2p.rules.rest import rests
 from paris_p2p.spec import PeerSettings
 
 log = logging.getLogger(__name__)
@@ -149,10 +150,10 @@ class Volunteer:
     async def _claim(self) -> Envelope[ClaimRecord] | None:
         """Choose a slot, claim it, wait the settle time, read again: the claim if it is first, else nothing."""
         now, timing = time.time(), self.node.spec.timing
-        choice = choose_slot(self._slot_states(now), self.node.peer_id, only=self.settings.slot)
+        states = self._slot_states(now)
+        choice = choose_slot(states, self.node.peer_id, only=self.settings.slot)
         if choice is None:
-            taken = f"{self.settings.slot} has a lead" if self.settings.slot else "every slot has a lead, or is done"
-            self._set("standby", f"{taken}; attesting and seeding, ready to take over")
+            self._set("standby", f"{why_none(states, self.settings.slot)}; attesting and seeding, ready to take over")
             return None
         slot = choice.slot
         await asyncio.sleep(choice.delay * timing.settle_s)
@@ -176,11 +177,12 @@ class Volunteer:
         return None
 
     def _decide(self, slot: str) -> Decision:
-        wanted = not (self._paused.is_set() or self._leaving.is_set())
+        at_rest = rests(self.node.board.tip(slot), time.time(), self.node.spec.timing)
+        wanted = not (self._paused.is_set() or self._leaving.is_set() or at_rest)
         return decide_claim(self.node.board.view(slot, wanted=wanted), self.node.peer_id, time.time())
 
     async def _lead(self, claim: Envelope[ClaimRecord]) -> None:
-        self.lead = Lead(self.node, self.settings, claim, self.say, self.make_worker)
+        self.lead = Lead(self.node, self.settings, claim, self.say, self.make_worker, self.attestor.checker)
         self._set("training", f"leads {claim.record.slot}, epoch {claim.record.epoch}")
         try:
             reason = await self.lead.run(attest_wait_s=self._attest_wait_s)
@@ -209,6 +211,7 @@ class Volunteer:
             lead="" if has_room(view, me, now_s) else next((lead.signer for lead in leads if lead.signer != me), ""),
             clips=tip.card.record.clips if tip else 0,
             done=bool(total and tip and tip.card.record.steps >= total),
+            rests=rests(tip, now_s, self.node.spec.timing),
         )
 
     def _set(self, phase: str, why: str) -> None:

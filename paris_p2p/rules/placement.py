@@ -25,6 +25,7 @@ class SlotState:
     clips: int = 0  # of the tip's lineage
     done: bool = False  # it made all the steps the run asks for
     fits: bool = True  # this peer's memory and device are enough for its network
+    rests: bool = False  # it got no better at any learning rate (rest.py)
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ def choose_slot(slots: Sequence[SlotState], me: str, *, only: str = "", holding:
 
     A peer that is `holding` a slot leaves it only for one trained less than SIMILAR of it: moving costs a download and a hand-over.
     """
-    free = [slot for slot in slots if not slot.lead and not slot.done and slot.fits and only in ("", slot.slot)]
+    free = [slot for slot in slots if _is_free(slot) and slot.fits and only in ("", slot.slot)]
     held = next((slot for slot in slots if slot.slot == holding), None)
-    if held is not None and not held.done:
+    if held is not None and not held.done and not held.rests:
         free = [slot for slot in free if slot.clips < SIMILAR * held.clips]
     if not free:
         return None
@@ -51,6 +52,18 @@ def choose_slot(slots: Sequence[SlotState], me: str, *, only: str = "", holding:
     weakest = [slot for slot in free if SIMILAR * slot.clips <= least]
     chosen = min(weakest, key=lambda slot: _shuffle(me, slot.slot))
     return Choice(chosen.slot, f"{_why(only, len(free), len(weakest))} ({chosen.clips:,} clips so far)", _shuffle(me, "delay") / 2**64)
+
+
+def why_none(slots: Sequence[SlotState], only: str = "") -> str:
+    """Why `choose_slot` found nothing, in a person's words."""
+    asked = [slot for slot in slots if only in ("", slot.slot)]
+    if only and asked and asked[0].rests:
+        return f"{only} rests as converged"
+    if only:
+        return f"{only} has a lead"
+    at_rest = sum(slot.rests and not slot.lead for slot in asked)
+    taken = "every slot has a lead, or is done" if at_rest < len(asked) else "every slot rests"
+    return f"{taken}; {at_rest} at rest as converged" if 0 < at_rest < len(asked) else taken
 
 
 def checkpoint_interval_s(configured_s: float, upload_s: float) -> float:
@@ -84,6 +97,10 @@ def attest_limit_s(download_bytes: int, checkpoint_s: float) -> float:
 def attest_patience_s(interval_s: float) -> float:
     """Seconds after which a card without an attestation was refused, or nobody is there."""
     return max(2 * interval_s, min(BUSY_GATE_S, 4 * interval_s))
+
+
+def _is_free(slot: SlotState) -> bool:
+    return not (slot.lead or slot.done or slot.rests)
 
 
 def _why(only: str, free: int, weakest: int) -> str:

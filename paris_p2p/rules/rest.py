@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.records import CardRecord, RefusalRecord
-from paris_p2p.rules.rates import RESTS, lowered_again
+from paris_p2p.rules.rates import RESTS, lowered_again, rate_factor
 from paris_p2p.rules.refusals import WORSE
 from paris_p2p.rules.tips import Tip
 from paris_p2p.spec import TimingSpec
@@ -22,6 +22,7 @@ from paris_p2p.spec import TimingSpec
 FIRST_REST_S = 3600.0  # then one checkpoint is tried again, and each rest after that is twice as long
 REST_CHECKPOINTS = 24  # at least so many checkpoint intervals, so that trying takes little of the time
 MAX_REST_S = 7 * 86400.0
+WORDS_OF_REST = "rests as converged: its held-out loss got worse at every learning rate"
 
 
 def rests_until_s(tip: Tip | None, timing: TimingSpec, woken_at_s: float = 0.0) -> float:
@@ -46,13 +47,24 @@ def rests(tip: Tip | None, now_s: float, timing: TimingSpec, woken_at_s: float =
 
 
 def tolerance_after(tip: Tip | None, tolerance: float) -> float:
-    """How much worse than the best a card may be: not at all after a rest, which only something better ends."""
-    return 0.0 if tip is not None and tip.card.record.lowered >= RESTS else tolerance
+    """How much worse than the best a card may be: less with a lower rate, which takes smaller steps.
+
+    Not at all after a rest, which only something better ends.
+    """
+    lowered = tip.card.record.lowered if tip else 0
+    return 0.0 if lowered >= RESTS else tolerance * rate_factor(lowered)
 
 
 def goes_back(card: CardRecord, tip: Tip | None) -> bool:
     """Whether the card says that it is an older checkpoint once more, to be trained on with a lower rate."""
     return tip is not None and card.lowered == lowered_again(tip.card.record.lowered)
+
+
+def words_after(lowered: int) -> str:
+    """What a person reads of a card that went back."""
+    if lowered < RESTS:
+        return f"it trains on at {rate_factor(lowered):.2g} of the schedule's learning rate"
+    return f"it {WORDS_OF_REST}"
 
 
 def is_back_at(card: CardRecord, old: CardRecord) -> bool:

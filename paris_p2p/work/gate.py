@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
 from paris_p2p.errors import CheckpointError, ParisError
 from paris_p2p.flow.path import velocity
+from paris_p2p.rules.refusals import REASONS, code_of
 from paris_p2p.rules.tips import refuse_loss
 from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.work.checkpoint import Counters, check_resume, check_weights, load_resume_weights_into, load_weights_into
@@ -59,14 +60,14 @@ def check(job: GateJob) -> GateResult:
     spec, device = read_spec(job), pick_device(job.device)
     expected_clips = job.steps * batch_clips(spec, job.slot)
     if job.clips != expected_clips or job.steps == 0:
-        return GateResult(ok=False, reason=f"{job.steps} steps take {expected_clips} clips, the card says {job.clips}")
+        return GateResult(ok=False, reason=f"{job.steps} steps take {expected_clips} clips, the card says {job.clips}", code="malformed")
     shapes = network_shapes(spec, job.slot)
     counters = Counters(job.run, job.slot, job.steps, job.clips)
     try:
         check_weights(job.weights_path, shapes, counters)
         check_resume(job.resume_path, shapes, counters, spec.training.clip_grad_norm, job.weights_path)
     except CheckpointError as error:
-        return GateResult(ok=False, reason=str(error))
+        return GateResult(ok=False, reason=str(error), code="malformed")
     return _measure(job, spec, device)
 
 
@@ -75,8 +76,17 @@ def gate_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
 
     Times are stratified: one in each of B equal slices of the training times' distribution. Returns (batch, t [B]).
     """
+    return _batch(job, spec, Draws.of(job.run, f"gate/{job.slot}/{job.card}"))
+
+
+def fixed_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
+    """The same of every card of the slot: nothing is decided by it, but its losses may be compared from card to card."""
+    return _batch(job, spec, Draws.of(job.run, f"gate/{job.slot}/fixed"))
+
+
+def _batch(job: GateJob, spec: RunSpec, draws: Draws) -> tuple[Batch, Tensor]:
+    """Returns (batch, t [B]); `gate_batch` says how they are drawn."""
     clips = open_clips(job, spec)
-    draws = Draws.of(job.run, f"gate/{job.slot}/{job.card}")
     batch = make_batch(clips, ClipOrder(draws, len(clips)), draws, 0, spec.gate.clips)
     slices = (torch.arange(len(batch)) + batch.uniforms[:, 0]) / len(batch)  # [B] in (0, 1)
     return batch, times(spec, job.slot, torch.special.ndtri(slices))
@@ -120,15 +130,23 @@ def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
 
     load_weights_into(job.weights_path, tensors)
     loss = mean_loss(network, spec, job.slot, batch, t, device)
+    fixed_loss = mean_loss(network, spec, job.slot, *fixed_batch(job, spec), device)
     # The average may be good while what training goes on with is spoilt: the next lead would be refused for it.
     load_resume_weights_into(job.resume_path, tensors, Counters(job.run, job.slot, job.steps, job.clips))
     raw_loss = mean_loss(network, spec, job.slot, batch, t, device)
     # A good router's cross-entropy is next to nothing, where ratios say nothing.
     raw_limit = max(RESUME_SLACK * max(loss, reference), ignorant / 2 if job.slot == ROUTER else 0.0)
     if not (loss <= MAX_LOSS and raw_loss <= raw_limit):  # NaN is not either
-        return GateResult(ok=False, reason=f"the gate's loss is {loss:.4g}, {raw_loss:.4g} for the resume state's own weights")
-    reason = refuse_loss(loss, reference, spec.gate.tolerance, first=best is None)
-    return GateResult(ok=not reason, reason=reason or "", loss=loss, reference_loss=reference, gate_clips=len(batch))
+        measured = {"loss": loss, "reference_loss": reference} if loss <= MAX_LOSS else {}
+        return GateResult(
+            ok=False, code="diverged", gate_clips=len(batch), **measured,
+            reason=f"{REASONS['diverged']}: {raw_loss:.4g}, their average {loss:.4g}, at most {raw_limit:.4g} is allowed",
+        )  # fmt: skip
+    reason = refuse_loss(loss, reference, spec.gate.tolerance, first=best is None) or ""
+    return GateResult(
+        ok=not reason, reason=reason, code=code_of(reason) if reason else "", loss=loss, reference_loss=reference,
+        gate_clips=len(batch), fixed_loss=fixed_loss if fixed_loss <= MAX_LOSS else None,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from paris_p2p.errors import TrainError
-from paris_p2p.records import Count, Hash, Loss, Slot
+from paris_p2p.records import MAX_LOWERED, Count, Hash, Loss, Slot
 
 MAX_LINE_BYTES = 4 << 20  # a job names up to 16384 shards
 
@@ -46,6 +46,7 @@ class TrainJob(SlotJob):
     resume_path: Path | None = None
     resume_steps: Count = 0
     resume_clips: Count = 0
+    lowered: Annotated[int, Field(ge=0, le=MAX_LOWERED)] = 0  # how often the learning rate was lowered, as the card says
     initial_path: Path | None = None  # the run's first weights, where it has some; not used with a resume state
     out_dir: Path  # checkpoints are written here; whoever started the trainer removes them
     micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
@@ -71,9 +72,11 @@ class GateResult(Message):
 
     ok: bool
     reason: str = ""
+    code: str = ""  # the reason's, as in rules/refusals.py
     loss: Loss = 0.0
     reference_loss: Loss = 0.0
     gate_clips: Count = 0
+    fixed_loss: Loss | None = None  # on the slot's fixed clips and noise: what may be compared from card to card
 
 
 class Command(Message):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from paris_p2p.rules.rates import rate_factor
 from paris_p2p.spec import ROUTER, TrainingSpec
 
 
-def learning_rate(training: TrainingSpec, slot: str, step: int) -> float:
-    """The rate of optimizer step `step` (from 0): linear warm-up, constant, then linear decay to zero at total_steps."""
+def learning_rate(training: TrainingSpec, slot: str, step: int, lowered: int = 0) -> float:
+    """The rate of optimizer step `step` (from 0): linear warm-up, constant, then linear decay to zero at total_steps.
+
+    All of it times `rate_factor(lowered)`, for a slot that was `lowered` so often because it got no better.
+    """
     rate = training.router_learning_rate if slot == ROUTER else training.learning_rate
     rate *= min(1.0, (step + 1) / max(1, training.warmup_steps))
     if training.total_steps and training.decay_steps:
         rate *= min(1.0, max(0.0, (training.total_steps - step) / training.decay_steps))
-    return rate
+    return rate * rate_factor(lowered)
 
 
 def ema_decay(limit: float, step: int) -> float:

@@ -49,7 +49,7 @@ def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[
     compute_repeatably(device)
     limit_cuda_memory(device, job.max_memory_bytes)
     clips = open_clips(job, spec)
-    learner = Learner(job.run, spec, job.slot, device)
+    learner = Learner(job.run, spec, job.slot, device, job.lowered)
     _begin(learner, job)
     if job.compile and device.compiles:
         compile_blocks(learner.network)
@@ -74,8 +74,8 @@ def _begin(learner: Learner, job: TrainJob) -> None:
 class Learner:
     """A slot's network, optimizer and averaged weights, at one step of its lineage."""
 
-    def __init__(self, run: str, spec: RunSpec, slot: str, device: Device):
-        self.run, self.spec, self.slot, self.device = run, spec, slot, device
+    def __init__(self, run: str, spec: RunSpec, slot: str, device: Device, lowered: int = 0):
+        self.run, self.spec, self.slot, self.device, self.lowered = run, spec, slot, device, lowered
         self.steps = self.clips = 0
         self.micro_batch_clips = batch_clips(spec, slot)
         self.network = build_network(run, spec, slot).to(device.torch).train()
@@ -131,7 +131,7 @@ class Learner:
                 "training goes back to the last checkpoint; if this happens again, the run's learning rate is too high"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.spec.training, self.slot, self.steps)
+            group["lr"] = learning_rate(self.spec.training, self.slot, self.steps, self.lowered)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         decay = ema_decay(self.spec.training.ema_decay, self.steps)

@@ -1,0 +1,103 @@
+"""An attestor's refusals: signed for the maker to hear, and remembered over restarts.
+
+A refusal that was measured also says that this peer may sign a card that goes back (rules/rest.py); it is in the ledger
+before anybody hears of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from paris_p2p.envelope import Envelope, open_envelope, seal
+from paris_p2p.errors import RecordError
+from paris_p2p.node.run import RunNode
+from paris_p2p.records import CardRecord, RefusalRecord
+from paris_p2p.rules.refusals import REASONS, TOLD, WORSE, code_of
+from paris_p2p.rules.rest import goes_back, is_back_at, is_backed
+from paris_p2p.work.messages import GateResult
+
+log = logging.getLogger(__name__)
+MAX_KEPT = 8  # of a slot: of one tip there are seldom two
+MAX_REMEMBERED = 4096  # cards, strangers' too
+
+
+class Refusals:
+    """One attestor's refusals in one run; `in` says whether a card was refused."""
+
+    def __init__(self, node: RunNode, say: Callable[[str], None]):
+        self.node, self.say = node, say
+        self._mine = {slot: self._load(slot) for slot in node.spec.slots}
+        self._cards = {one.record.card for mine in self._mine.values() for one in mine}
+        self._told: dict[tuple[str, str], str] = {}  # (slot, reason) -> parent of the card that was told of last
+
+    def __contains__(self, card_id: str) -> bool:
+        return card_id in self._cards
+
+    def put(self, card: Envelope[CardRecord], reason: str, result: GateResult | None) -> Envelope[RefusalRecord] | None:
+        """Refuse a card for good; returns the refusal to tell its maker, if it is to hear one. `result` is what was measured."""
+        code = (result.code if result and result.code else "") or code_of(reason)
+        if len(self._cards) >= MAX_REMEMBERED:
+            self._cards.clear()  # those still there are refused anew
+        self._cards.add(card.id)
+        self.node.keeping.refuse(card.id)
+        self.node.refused[reason if code == "malformed" else REASONS.get(code, reason)] += 1
+        self.say(f"refused {card.record.slot} seq {card.record.seq} of {card.signer[-8:]}: {reason}")
+        if code not in TOLD or (result is None and not self._is_new(card.record, code)):
+            return None
+        return self._sign(card, code, result)
+
+    def may_go_back(self, card: Envelope[CardRecord]) -> bool:
+        """Whether nothing keeps this peer from a card: one that goes back needs a refusal of its own, and a checkpoint that is known."""
+        board, slot = self.node.board, card.record.slot
+        tip = board.tip(slot)
+        if tip is None or not goes_back(card.record, tip):
+            return True
+        return is_backed(tip, self._mine[slot]) and board.best(slot) is not None
+
+    def goes_elsewhere(self, card: CardRecord) -> bool:
+        """Whether a card goes back to something that is neither the lineage's best checkpoint nor the tip."""
+        board = self.node.board
+        tip, best = board.tip(card.slot), board.best(card.slot)
+        if tip is None or best is None or not goes_back(card, tip):
+            return False
+        return not (is_back_at(card, best.record) or is_back_at(card, tip.card.record))
+
+    def _is_new(self, card: CardRecord, code: str) -> bool:
+        """What cost nothing to refuse is told once a tip and reason: anybody who leads could have us sign without end."""
+        key = card.slot, code
+        if self._told.get(key) == card.parent:
+            return False
+        self._told[key] = card.parent
+        return True
+
+    def _sign(self, card: Envelope[CardRecord], code: str, result: GateResult | None) -> Envelope[RefusalRecord]:
+        record = card.record
+        measured: dict[str, Any] = {}
+        if result is not None:
+            measured = {"loss": result.loss, "reference_loss": result.reference_loss, "gate_clips": result.gate_clips}
+        head = self.node.header("refusal", record.slot) | {"seq": record.seq}
+        refusal = RefusalRecord(**head, epoch=record.epoch, card=card.id, parent=record.parent, reason=code, **measured)
+        envelope = seal(self.node.host.identity, refusal)
+        if code in WORSE:
+            mine = self._mine[record.slot] = [*self._mine[record.slot], envelope][-MAX_KEPT:]
+            self.node.ledger.put(_key(record.slot), msgpack.packb([one.data for one in mine]))
+        return envelope
+
+    def _load(self, slot: str) -> list[Envelope[RefusalRecord]]:
+        data = self.node.ledger.get(_key(slot))
+        if data is None:
+            return []
+        try:
+            parts = msgpack.unpackb(data)
+            return [open_envelope(part, run=self.node.run, kinds=("refusal",)) for part in parts]
+        except (ValueError, TypeError, msgpack.UnpackException, RecordError) as error:
+            log.warning("the refusals of %s in the ledger are damaged and forgotten: %s", slot, error)
+            return []
+
+
+def _key(slot: str) -> str:
+    return f"refusals/{slot}"

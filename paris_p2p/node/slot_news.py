@@ -4,20 +4,36 @@ from __future__ import annotations
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.records import ClaimRecord
+from paris_p2p.rules.rates import RESTS
+from paris_p2p.rules.rest import WORDS_OF_REST, rests_until_s, words_after
 from paris_p2p.rules.tips import Tip
 from paris_p2p.spec import TimingSpec
 
 
 def slot_news(
-    lead: Envelope[ClaimRecord] | None, tip: Tip | None, pending: int, now_s: float, timing: TimingSpec, *, done: bool = False
+    lead: Envelope[ClaimRecord] | None,
+    tip: Tip | None,
+    pending: int,
+    now_s: float,
+    timing: TimingSpec,
+    *,
+    done: bool = False,
+    refused: str = "",
 ) -> str:
-    """Empty when all goes its way: somebody leads, and there is a checkpoint."""
+    """Empty when all goes its way: somebody leads, and there is a checkpoint. `refused` is why the newest one was."""
     if done:
         return ""
+    left_s = rests_until_s(tip, timing) - now_s
+    if left_s > 0:
+        return f"{WORDS_OF_REST}; nobody trains it, one checkpoint is tried again in {left_s / 60:,.0f} min"
+    if refused:
+        return f"its newest checkpoint was refused: {refused}"
     if pending and tip is None:
         return "its first checkpoint was published and waits until an attestor has fetched and measured it"
     if lead is None:
         return "nobody leads it: it waits for a peer" + ("" if tip is None else "; its tip stays")
+    if tip is not None and 0 < tip.card.record.lowered < RESTS:
+        return f"went back to its best checkpoint, and {words_after(tip.card.record.lowered)}"
     if tip is None:
         since_s = max(0.0, now_s - lead.record.claimed_at)
         return (

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from paris_p2p.node.run import RunNode
 from paris_p2p.node.slot_news import slot_news
 from paris_p2p.rules.claims import lead_of
+from paris_p2p.rules.refusals import words_of
+from paris_p2p.rules.rest import rests_until_s
+from paris_p2p.rules.tips import Tip
 
 
 class SlotStatus(BaseModel):
@@ -25,7 +28,12 @@ class SlotStatus(BaseModel):
     tip_age_s: float | None = None
     clips: int = 0
     steps: int = 0
-    loss: float | None = None  # on the gate's clips, as attested
+    loss: float | None = None  # on the gate's clips, with the slot's fixed noise: comparable from card to card
+    card_loss: float | None = None  # on the noise drawn for this card: comparable with reference_loss alone
+    reference_loss: float | None = None  # the best card's before it, on the same clips and noise
+    lowered: int = 0  # how often its learning rate was lowered
+    rests_until_s: float = 0.0  # Unix time; 0: it does not rest
+    refusal: str = ""  # why the newest waiting card was refused
     attestations: int = 0
     pending: int = 0  # cards that wait for attestation
     news: str = ""  # what the slot waits for, where it does
@@ -84,8 +92,9 @@ def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
     lead = lead_of(view.claims, tip, now_s, node.spec.timing, view.heard)
     pending, total_steps = len(node.board.pending(slot)), node.spec.training.total_steps
     done = tip is not None and 0 < total_steps <= tip.card.record.steps
-    news = slot_news(lead, tip, pending, now_s, node.spec.timing, done=done)
-    status: dict[str, Any] = {"slot": slot, "pending": pending, "news": news}
+    refusal = _newest_refusal(node, slot)
+    news = slot_news(lead, tip, pending, now_s, node.spec.timing, done=done, refused=refusal)
+    status: dict[str, Any] = {"slot": slot, "pending": pending, "news": news, "refusal": refusal}
     if lead is not None:
         status |= {"lead": lead.signer, "epoch": lead.record.epoch}
     if tip is not None:
@@ -97,10 +106,26 @@ def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
             "tip_age_s": max(0.0, now_s - card.issued_at),
             "clips": card.clips,
             "steps": card.steps,
-            "loss": min(attestation.record.loss for attestation in tip.attestations),
+            **_losses(tip),
             "attestations": len(tip.attestations),
+            "lowered": card.lowered,
+            "rests_until_s": rests_until_s(tip, node.spec.timing),
         }
     return SlotStatus(**status)
+
+
+def _losses(tip: Tip) -> dict[str, float | None]:
+    """The tip's gate losses: as attested by whoever measured the lowest, and the middle one of the comparable ones."""
+    lowest = min((one.record for one in tip.attestations), key=lambda record: record.loss)
+    fixed = sorted(one.record.fixed_loss for one in tip.attestations if one.record.fixed_loss is not None)
+    loss = fixed[len(fixed) // 2] if fixed else None
+    return {"loss": loss, "card_loss": lowest.loss, "reference_loss": lowest.reference_loss}
+
+
+def _newest_refusal(node: RunNode, slot: str) -> str:
+    pending = node.board.pending(slot)
+    newest = pending[-1].id if pending else ""
+    return next((words_of(one.record.reason) for one in node.board.refusals(slot) if one.record.card == newest), "")
 
 
 async def run_status(node: RunNode, *, role: str, phase: str, why: str, **more: Any) -> Status:

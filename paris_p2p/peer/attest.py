@@ -267,7 +267,7 @@ class Attestor:
         self.attested += 1
         self.say(f"attested {record.slot} seq {record.seq}: gate loss {result.loss:.4f} against {result.reference_loss:.4f}")
         if goes_back(record, tip):
-            self.say(f"{record.slot} went back to its best checkpoint, of step {record.steps:,}: {words_after(record.lowered)}")
+            self.say(f"{record.slot} went back to its best checkpoint, of step {record.steps:,}; it {words_after(record.lowered)}")
 
     async def _vote(self, card: Envelope[CardRecord], attestation: Envelope[AttestationRecord]) -> None:
         node = self.node

@@ -63,8 +63,8 @@ def goes_back(card: CardRecord, tip: Tip | None) -> bool:
 def words_after(lowered: int) -> str:
     """What a person reads of a card that went back."""
     if lowered < RESTS:
-        return f"it trains on at {rate_factor(lowered):.2g} of the schedule's learning rate"
-    return f"it {WORDS_OF_REST}"
+        return f"trains on at {rate_factor(lowered):.2g} of the schedule's learning rate"
+    return WORDS_OF_REST
 
 
 def is_back_at(card: CardRecord, old: CardRecord) -> bool:

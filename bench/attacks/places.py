@@ -1,0 +1,102 @@
+"""The attack on a public bootstrap node's places: junk runs by one key, before an honest run comes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from examples.demo.processes import BIN
+from paris_p2p.envelope import seal
+from paris_p2p.errors import MissingBlobError
+from paris_p2p.identity import Identity
+from paris_p2p.records import PeerRecord
+from paris_p2p.spec import PeerSettings, sign_run
+from paris_p2p.swarm.real import open_swarm
+from tests.peer.world import World
+
+JUNK = 64
+LIMIT_S = 300.0
+
+
+class Specs:
+    """A peer that gives RunSpecs, and nothing else."""
+
+    def __init__(self) -> None:
+        self.specs: dict[str, bytes] = {}
+
+    def may(self, *asked: Any) -> bool:
+        return True
+
+    def spec(self, run_id: str, /) -> bytes | None:
+        return self.specs.get(run_id)
+
+    def manifest_bytes(self, blob_id: str, /) -> bytes | None:
+        return None
+
+    def have(self, blob_id: str, /) -> bytes:
+        return b""
+
+    def read_chunk(self, blob_id: str, index: int, room: memoryview | None = None, /) -> bytes | memoryview:
+        raise MissingBlobError("nothing is here")
+
+    def records(self, key: str, /) -> list[bytes]:
+        return []
+
+
+async def junk_runs(folder: Path) -> str:
+    """64 tiny runs of one key at `paris-bootstrap serve`; then an honest one comes."""
+    where, log = folder / "address", folder / "log"
+    command = [str(BIN / "paris-bootstrap"), "serve", "--data-dir", str(folder / "node")]
+    command += ["--host", "127.0.0.1", "--port", "0", "--address-file", str(where)]
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                while not where.exists():
+                    await asyncio.sleep(0.1)
+                address = next(line for line in where.read_text().split() if "/tcp/" in line)
+                return await _fill_and_come(folder, address, log)
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+async def _fill_and_come(folder: Path, address: str, log: Path) -> str:
+    source, base = Specs(), World(folder / "run").run
+    stranger, honest = Identity.generate(), Identity.generate()
+
+    def add(name: str) -> str:
+        run = sign_run(Identity.generate(), base.record.model_copy(update={"name": name}))
+        source.specs[run.id] = run.data
+        return run.id
+
+    async with AsyncExitStack() as stack:
+
+        async def join(identity: Identity, name: str) -> Any:
+            settings = PeerSettings(data_dir=folder / name, host="127.0.0.1")
+            opening = open_swarm(identity, settings, bootstrap_peers=[address], source=source)  # type: ignore[arg-type]
+            return await stack.enter_async_context(opening)
+
+        filling, began_s = await join(stranger, "stranger"), time.monotonic()
+        for number in range(JUNK):
+            await _say(filling, stranger, add(f"junk {number}"))
+            await asyncio.sleep(3.1)  # one is asked for in each turn of the node
+        took_s = time.monotonic() - began_s
+        coming, run_id = await join(honest, "honest"), add("honest")
+        for _ in range(5):
+            await _say(coming, honest, run_id)
+            await asyncio.sleep(6.0)
+            if "mirroring run 'honest'" in log.read_text():
+                break
+    text = log.read_text()
+    junk, is_in = text.count("mirroring run 'junk"), "mirroring run 'honest'" in text
+    return f"{junk} junk runs after {took_s:.0f} s; the honest one {'is mirrored' if is_in else 'is kept out'}"
+
+
+async def _say(swarm: Any, who: Identity, run_id: str) -> None:
+    now = time.time()
+    record = PeerRecord(run=run_id, slot="", role="owner", seq=int(now * 1000), issued_at=now, expires_at=now + 7000)
+    await swarm.store_record(seal(who, record))

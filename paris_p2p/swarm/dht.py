@@ -21,8 +21,9 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DaemonError
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.records import dht_key
-from paris_p2p.swarm.door import Door, node_id_of
+from paris_p2p.swarm.door import Door
 from paris_p2p.swarm.entries import OnRecord
+from paris_p2p.swarm.parcels import node_id_of
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import RecordView, subkey_of
 

@@ -22,37 +22,40 @@ from hivemind.dht.routing import DHTID
 from hivemind.p2p import P2P, P2PContext
 from hivemind.p2p.p2p_daemon_bindings.datastructures import PeerID
 from hivemind.proto import dht_pb2 as pb
-from hivemind.utils import MSGPackSerializer
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import RecordError
-from paris_p2p.identity import peer_id_from_bytes
 from paris_p2p.swarm.entries import (
     MAX_ENTRIES,
     Entry,
     OnRecord,
     open_entries,
     pack_dictionary,
-    read_dictionary,
-    read_entry,
+    pack_values,
 )
 from paris_p2p.swarm.limits import Allowance, Budgets
+from paris_p2p.swarm.parcels import (
+    keep_own_id,
+    keep_own_nearest,
+    name_of,
+    read_found,
+    read_store,
+    store_request,
+)
 from paris_p2p.swarm.storage import RecordStorage
-from paris_p2p.swarm.verified import MAX_ENTRIES_PER_KEY, RecordView
+from paris_p2p.swarm.verified import RecordView
 
 log = logging.getLogger(__name__)
 MAX_KEYS = 16  # in one question; this project's nodes ask for one
-MAX_NEAREST = 20  # hivemind's bucket size
 MAX_STORE_BYTES = 3 << 19  # a node hands over 1 MiB of records to one it met
 MAX_ANSWER_BYTES = 2 << 20
 MAX_SMALL_BYTES = 1 << 16  # of everything else
 MAX_WAITING = 128  # requests, of all peers
 MAX_WAITING_OF_ONE = 16
-ASKED = Allowance(
-    size_bytes=64 << 20, keys=6000, cpu_s=6.0
-)  # what a peer may ask of us in a minute, answers included
-TOLD = Allowance(size_bytes=64 << 20, keys=12000, cpu_s=12.0)  # what a peer may answer
-HANDED_OVER = Allowance(size_bytes=8 << 20, keys=6000, cpu_s=60.0)  # what we give a peer to store
+# What a peer may ask for in a minute, answers included; what it may answer; what it is given to store.
+ASKED = Allowance(size_bytes=64 << 20, keys=6000, cpu_s=6.0)
+TOLD = Allowance(size_bytes=64 << 20, keys=12000, cpu_s=12.0)
+HANDED_OVER = Allowance(size_bytes=8 << 20, keys=6000, cpu_s=60.0)
 _ID_BYTES = DHTID.HASH_NBYTES
 _SLICE = 128  # entries that hivemind stores between two turns of the event loop
 _STORE, _FIND, _PING = (f"{DHTProtocol.__name__}.rpc_{name}" for name in ("store", "find", "ping"))
@@ -106,7 +109,7 @@ class Door:
         self, peer_id: PeerID, name: str, input: Any, output_protobuf_type: Any
     ) -> Any:
         """hivemind takes any error for a peer that did not answer."""
-        peer, request = _name_of(peer_id), input.SerializeToString()
+        peer, request = name_of(peer_id), input.SerializeToString()
         if name == _STORE and not self._given.spend(peer, size_bytes=len(request)):
             raise self._refusal("handed over enough for this minute")
         if not self._told.spend(peer):
@@ -117,7 +120,7 @@ class Door:
         ):
             raise self._refusal("answer too large, or over the peer's budget")
         response = self._parse(output_protobuf_type, raw.data)
-        _keep_own_id(response, peer_id)
+        keep_own_id(response, peer_id)
         if name == _FIND:
             await self._check_found(peer, input.keys, response)
         elif name == _STORE and len(response.store_ok) != len(input.keys):
@@ -129,7 +132,7 @@ class Door:
         return await asyncio.get_running_loop().run_in_executor(self._threads["told"], function, *arguments)
 
     async def _answer(self, name: str, handler: Handler, data: bytes, context: P2PContext) -> Raw:
-        peer = _name_of(context.remote_id)
+        peer = name_of(context.remote_id)
         if len(data) > _MAX_REQUEST_BYTES.get(name, 0):
             raise self._refusal("request too large")
         if not self._asked.spend(peer, size_bytes=len(data), keys=1):
@@ -143,9 +146,9 @@ class Door:
             if name == _FIND:
                 return await self._answer_find(peer, handler, self._parse(pb.FindRequest, data), context)
             request = self._parse(pb.PingRequest, data)
-            _keep_own_id(request, context.remote_id)
+            keep_own_id(request, context.remote_id)
             request.validate = False  # it would have this node call back
-            return await self._work(peer, handler, request, context)
+            return Raw((await self._work(peer, handler, request, context)).SerializeToString())
         finally:
             self._waiting[peer] -= 1
             self._waiting += Counter()  # forgets peers at zero
@@ -163,8 +166,17 @@ class Door:
             raise self._refusal("answer too large, ask for fewer keys")
         if not self._asked.spend(peer, size_bytes=answer_bytes, keys=len(keys) - 1):
             raise self._refusal("request over the peer's budget")
-        _keep_own_id(request, context.remote_id)
-        return await self._work(peer, handler, request, context)
+        keep_own_id(request, context.remote_id)
+        token = self._storage.answering.set(True)
+        try:
+            response = await self._work(peer, handler, request, context)
+        finally:
+            self._storage.answering.reset(token)
+        for key, result in zip(keys, response.results, strict=True):
+            if values := self._storage.values(DHTID.from_bytes(key)):
+                result.type = pb.FOUND_DICTIONARY
+                result.value, result.expiration_time = pack_values(values)
+        return Raw(response.SerializeToString())
 
     async def _answer_store(self, peer: str, handler: Handler, request: Any, context: P2PContext) -> Raw:
         count = len(request.keys)
@@ -177,8 +189,8 @@ class Door:
         )
         if not aligned or not 0 < count <= MAX_ENTRIES or any(len(key) != _ID_BYTES for key in request.keys):
             raise self._refusal("request malformed")
-        entries = await self._checked(self._asked, "asked", peer, _read_store, request)
-        _keep_own_id(request, context.remote_id)
+        entries = await self._checked(self._asked, "asked", peer, read_store, request)
+        keep_own_id(request, context.remote_id)
         stored = [not in_cache for in_cache in request.in_cache]  # of each key that was sent
         kept = [
             (number, entry) for number, entry, envelope in entries if envelope is not None and stored[number]
@@ -186,50 +198,40 @@ class Door:
         refused = {number for number, _, envelope in entries if envelope is None}
         named = {number for number, _, _ in entries}
         stored = [here and number in named and number not in refused for number, here in enumerate(stored)]
-        if self._on_record is not None:
-            for _, _, envelope in entries:
-                if envelope is not None:
-                    self._on_record(envelope)
         told = pb.StoreResponse()
         token = self._storage.bringing.set(peer)
         try:
             for start in range(0, max(1, len(kept)), _SLICE):
                 some = kept[start : start + _SLICE]
-                part = _store_request([entry for _, entry in some])
+                part = store_request([entry for _, entry in some])
                 if not start:
                     part.peer.CopyFrom(request.peer)
-                answer = await self._work(peer, handler, part, context)
-                told = pb.StoreResponse.FromString(answer.data)
+                told = await self._work(peer, handler, part, context)
                 for (number, _), ok in zip(some, told.store_ok, strict=True):
                     stored[number] = stored[number] and ok
         finally:
             self._storage.bringing.reset(token)
         return Raw(pb.StoreResponse(store_ok=stored, peer=told.peer).SerializeToString())
 
-    async def _work(self, peer: str, handler: Handler, request: Any, context: P2PContext) -> Raw:
+    async def _work(self, peer: str, handler: Handler, request: Any, context: P2PContext) -> Any:
         """hivemind's own handler, which runs on the event loop without a pause; others have a turn first."""
         async with self._turn:
             await asyncio.sleep(0)
             began_s = time.perf_counter()
             response = await handler(request, context)
-            data: bytes = response.SerializeToString()
             self._asked.charge(peer, time.perf_counter() - began_s)
-        return Raw(data)
+        return response
 
     async def _check_found(self, peer: str, keys: Sequence[bytes], response: Any) -> None:
         if len(response.results) != len(keys):
             raise self._refusal("answer malformed")
         for key, result in zip(keys, response.results, strict=True):
-            _keep_own_nearest(result)
+            keep_own_nearest(result)
             if result.type != pb.FOUND_DICTIONARY:  # a value without subkey is no record
                 result.type, result.value = pb.NOT_FOUND, b""
                 continue
-            checked = await self._checked(self._told, "told", peer, _read_found, key, result.value)
+            checked = await self._checked(self._told, "told", peer, read_found, key, result.value)
             kept = [entry for _, entry, envelope in checked if envelope is not None]
-            if self._on_record is not None:
-                for _, _, envelope in checked:
-                    if envelope is not None:
-                        self._on_record(envelope)
             if kept:
                 result.value, result.expiration_time = await self.run(pack_dictionary, kept)
             else:
@@ -255,10 +257,15 @@ class Door:
                 budgets.charge(peer, time.thread_time() - began_s)
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads[thread], work)
+            checked = await asyncio.get_running_loop().run_in_executor(self._threads[thread], work)
         except RecordError as error:
             log.debug("records of %s were refused: %s", peer, error)
             raise self._refusal("records malformed, or over the peer's budget") from error
+        if self._on_record is not None:
+            for _, _, envelope in checked:
+                if envelope is not None:
+                    self._on_record(envelope)
+        return checked
 
     def _parse(self, kind: Any, data: bytes) -> Any:
         try:
@@ -269,67 +276,3 @@ class Door:
     def _refusal(self, reason: str) -> RecordError:
         self._view.count(f"DHT: {reason}")
         return RecordError(reason)
-
-
-def node_id_of(peer_id: bytes) -> DHTID:
-    """A peer's place in the DHT follows from its id, so that nobody chooses one, or has several."""
-    return DHTID.generate(source=peer_id)
-
-
-def _name_of(peer_id: PeerID) -> str:
-    return peer_id_from_bytes(peer_id.to_bytes())  # RecordError for a key of another kind
-
-
-def _keep_own_id(message: Any, peer_id: PeerID) -> None:
-    """A peer that says it is another node is answered, and not added to the routing table."""
-    if message.peer.node_id and message.peer.node_id != node_id_of(peer_id.to_bytes()).to_bytes():
-        message.peer.node_id = b""
-
-
-def _keep_own_nearest(result: Any) -> None:
-    """Of the nodes that an answer names, those whose ids are their own."""
-    pairs = list(
-        zip(result.nearest_node_ids[:MAX_NEAREST], result.nearest_peer_ids[:MAX_NEAREST], strict=False)
-    )
-    good = [(node, peer) for node, peer in pairs if len(peer) <= 64 and node == node_id_of(peer).to_bytes()]
-    del result.nearest_node_ids[:], result.nearest_peer_ids[:]
-    result.nearest_node_ids.extend(node for node, _ in good)
-    result.nearest_peer_ids.extend(peer for _, peer in good)
-
-
-def _read_store(request: Any) -> list[tuple[int, Entry]]:
-    """The entries of a request, each with the number of the key that brought it."""
-    entries: list[tuple[int, Entry]] = []
-    sent = zip(request.keys, request.subkeys, request.values, request.expiration_time, strict=True)
-    for number, (key, subkey, value, expires_at) in enumerate(sent):
-        found = (
-            read_dictionary(key, value)
-            if subkey == DHTProtocol.IS_DICTIONARY
-            else [_entry(key, subkey, value, expires_at)]
-        )
-        entries += [(number, entry) for entry in found if entry is not None]
-        if len(entries) > MAX_ENTRIES:
-            raise RecordError(f"more than {MAX_ENTRIES} entries in one message")
-    return entries
-
-
-def _entry(key: bytes, subkey: bytes, value: bytes, expires_at: float) -> Entry | None:
-    """None for one that is no record: a value without subkey, mostly."""
-    try:
-        return read_entry(key, subkey, value, expires_at)
-    except RecordError:
-        return None
-
-
-def _read_found(key: bytes, value: bytes) -> list[tuple[int, Entry]]:
-    return [(0, entry) for entry in read_dictionary(key, value)[:MAX_ENTRIES_PER_KEY]]
-
-
-def _store_request(entries: Sequence[Entry]) -> Any:
-    return pb.StoreRequest(
-        keys=[entry.key for entry in entries],
-        subkeys=[MSGPackSerializer.dumps(entry.subkey) for entry in entries],
-        values=[MSGPackSerializer.dumps(entry.data) for entry in entries],
-        expiration_time=[entry.expires_at for entry in entries],
-        in_cache=[False] * len(entries),
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -86,27 +87,28 @@ class Allowance:
 
 
 class Budgets:
-    """An allowance for each peer; those heard longest ago are forgotten."""
+    """An allowance for each peer, for several threads; those heard longest ago are forgotten."""
 
     def __init__(self, allowance: Allowance, clock: Callable[[], float] = time.monotonic):
         self.allowance, self._clock = allowance, clock
+        self._lock = threading.Lock()
         self._left: OrderedDict[str, tuple[Allowance, float]] = OrderedDict()  # peer -> what is left, when
 
     def spend(self, peer: str, *, size_bytes: float = 0.0, keys: float = 0.0) -> bool:
         """Whether the peer may still cost that much, which is then taken; False, and nothing is taken, if not."""
-        left, whole = self._renewed(peer), self.allowance
-        allowed = left.cpu_s > 0 and left.size_bytes >= size_bytes and left.keys >= keys
-        # More than a whole minute's worth is never allowed, however long a peer waits.
-        if allowed and size_bytes <= whole.size_bytes and keys <= whole.keys:
-            self._keep(peer, Allowance(left.size_bytes - size_bytes, left.keys - keys, left.cpu_s))
-            return True
-        self._keep(peer, left)
-        return False
+        with self._lock:
+            left = self._renewed(peer)
+            allowed = left.cpu_s > 0 and left.size_bytes >= size_bytes and left.keys >= keys
+            if allowed:
+                left = Allowance(left.size_bytes - size_bytes, left.keys - keys, left.cpu_s)
+            self._keep(peer, left)
+            return allowed
 
     def charge(self, peer: str, cpu_s: float) -> None:
         """Take processor time that was used; it is known afterwards only, so that a peer may come into debt."""
-        left = self._renewed(peer)
-        self._keep(peer, Allowance(left.size_bytes, left.keys, left.cpu_s - cpu_s))
+        with self._lock:
+            left = self._renewed(peer)
+            self._keep(peer, Allowance(left.size_bytes, left.keys, left.cpu_s - cpu_s))
 
     def _renewed(self, peer: str) -> Allowance:
         whole, now = self.allowance, self._clock()

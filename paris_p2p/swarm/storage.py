@@ -75,6 +75,7 @@ class RecordStorage:
         self.bringing: ContextVar[str] = ContextVar(
             "bringing", default=""
         )  # the peer whose records are being stored
+        self.answering: ContextVar[bool] = ContextVar("answering", default=False)  # the door adds the values itself
         self.own_runs: set[str] = set()  # changed by take_part and leave
         self._shelves: dict[DHTID, _Shelf] = {}
         self._rooms: dict[str, Shares[_Place]] = {_OTHERS: Shares()}
@@ -116,18 +117,19 @@ class RecordStorage:
 
     def get(self, key: DHTID) -> ValueWithExpiration[DictionaryDHTValue] | None:
         """A copy: hivemind merges what other nodes answer into the value it is given."""
-        shelf, now = self._shelves.get(key), time.time()
-        current = (
-            {subkey: held for subkey, held in shelf.entries.items() if held.expires_at >= now}
-            if shelf
-            else {}
-        )
+        current = [] if self.answering.get() else self.values(key)
         if not current:
             return None
         value = DictionaryDHTValue()
-        for subkey, held in current.items():
-            value.store(subkey, held.value, held.expires_at)
+        for subkey, data, expires_at in current:
+            value.store(subkey, data, expires_at)
         return ValueWithExpiration(value, value.latest_expiration_time)
+
+    def values(self, key: DHTID) -> list[tuple[str, bytes, float]]:
+        """(subkey, value, expiry) of what is held under a key and has not expired."""
+        shelf, now = self._shelves.get(key), time.time()
+        held = shelf.entries.items() if shelf else ()
+        return [(subkey, entry.value, entry.expires_at) for subkey, entry in held if entry.expires_at >= now]
 
     def items(self) -> Iterator[tuple[DHTID, ValueWithExpiration[DictionaryDHTValue]]]:
         """For hivemind, which hands them to a node that it met: own runs first, within one message."""

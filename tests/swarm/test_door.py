@@ -23,9 +23,10 @@ from paris_p2p import envelope as envelopes
 from paris_p2p.identity import Identity, peer_id_to_bytes
 from paris_p2p.records import claims_key
 from paris_p2p.swarm import door
-from paris_p2p.swarm.door import MAX_KEYS, node_id_of
+from paris_p2p.swarm.door import MAX_KEYS
 from paris_p2p.swarm.entries import MAX_BAD_ENTRIES, Entry, pack_dictionary, read_dictionary
 from paris_p2p.swarm.limits import Allowance, Budgets
+from paris_p2p.swarm.parcels import keep_own_nearest, node_id_of
 from paris_p2p.swarm.verified import subkey_of
 from tests.swarm.swarms import RUN, OnLoopback, claim, stray
 
@@ -289,5 +290,5 @@ def test_a_node_has_the_place_that_follows_from_its_peer_id() -> None:
     result = pb.FindResult(
         nearest_node_ids=[node_id_of(raw).to_bytes(), os.urandom(20), b"x"], nearest_peer_ids=[raw, raw]
     )
-    door._keep_own_nearest(result)
+    keep_own_nearest(result)
     assert (list(result.nearest_peer_ids), len(result.nearest_node_ids)) == ([raw], 1)

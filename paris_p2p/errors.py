@@ -3,6 +3,7 @@
     ParisError                      what happened, with the values, and what to do; carries the exit status
     ├── UsageError                  the command asked for something that cannot be (exit 2)
     │   ├── InviteError             the invite is malformed
+    │   ├── TwinError               another node runs with the same key
     │   └── PresetError             no preset, profile or codec has that name
     ├── DataError                   the owner's clips cannot make this run
     ├── RecordError                 bytes that claim to be a record are not a valid one
@@ -43,6 +44,10 @@ class UsageError(ParisError):
 
 
 class InviteError(UsageError):
+    pass
+
+
+class TwinError(UsageError):
     pass
 
 

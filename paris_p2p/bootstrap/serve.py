@@ -87,6 +87,7 @@ class BootstrapNode:
                 for run_id in idle(self.places.values(), time.time()):
                     await self._leave(run_id, "nothing was heard of it for long")
                 for node in list(self.runs.values()):
+                    node.own.check()
                     async with self._turn:
                         if node.run in self.runs:
                             await self._mirror(node)

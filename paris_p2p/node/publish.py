@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paris_p2p.envelope import Envelope, open_envelope, seal
+from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import DiskFullError, RecordError
 from paris_p2p.node.run import RunNode
 from paris_p2p.records import BlobRef, CardRecord
@@ -105,7 +105,7 @@ def _place(node: RunNode, slot: str, tip: Tip | None) -> dict[str, Any]:
 
 
 def _sign(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
-    envelope = seal(node.host.identity, card)
+    envelope = node.sign(card)
     node.ledger.put(f"own-card/{card.slot}", envelope.data)
     return envelope
 

@@ -20,6 +20,7 @@ from paris_p2p.node.board import Board
 from paris_p2p.node.fetch import fetch_many
 from paris_p2p.node.host import Host, save_spec, spec_path
 from paris_p2p.node.keeping import Keeping
+from paris_p2p.node.twin import OwnSignatures
 from paris_p2p.records import (
     SIGNED_LIFETIME_S,
     BlobRef,
@@ -66,6 +67,7 @@ class RunNode:
         self.ledger = Ledger(host.settings.data_dir / "runs" / run.id / "ledger")
         self.board = Board(run.id, run.record, self.ledger, host.identity.peer_id)
         self.roles: dict[str, str] = {}  # of the peers that said they are here
+        self.own = OwnSignatures(self.peer_id, self.ledger, time.time())
         self.refused: Counter[str] = Reasons()  # reason -> records and cards
         self.board.refused = self.refused
         self.listeners: list[Callable[[Envelope[Any]], None]] = []
@@ -108,9 +110,15 @@ class RunNode:
 
     async def say(self, record: Signed) -> Envelope[Any]:
         """Sign a record, keep it, and tell the others."""
-        envelope = seal(self.host.identity, record)
+        envelope = self.sign(record)
         self.keep(envelope)
         await self.tell(envelope)
+        return envelope
+
+    def sign(self, record: Signed) -> Envelope[Any]:
+        """Sign a record as this node; whatever else is under its key, another node signed (twin.py)."""
+        envelope = seal(self.host.identity, record)
+        self.own.note(envelope)
         return envelope
 
     async def tell(self, envelope: Envelope[Any]) -> None:
@@ -124,7 +132,8 @@ class RunNode:
         """The fields every record repeats. seq is milliseconds, never going back even when the clock does."""
         now = time.time()
         name = f"seq/{kind}/{slot or 'run'}"
-        last = int(self.ledger.get(name) or b"0")
+        kept = self.ledger.get(name) or b"0"
+        last = int(kept) if kept.isdigit() and len(kept) <= 16 else 0  # damaged: the clock alone counts
         seq = max(last + 1, int(now * 1000))
         self.ledger.put(name, str(seq).encode())
         lifetime = SIGNED_LIFETIME_S[kind] if lifetime_s is None else lifetime_s
@@ -240,6 +249,8 @@ class RunNode:
             self.refused[f"record: {kind_of(error)}"] += 1
 
     def keep(self, envelope: Envelope[Any]) -> None:
+        if self.own.look_at(envelope):
+            log.warning("a record under this node's key was not signed here: %s", self.own.twin)
         if self.board.add(envelope, time.time()):
             for listener in self.listeners:
                 listener(envelope)
@@ -265,6 +276,8 @@ class RunNode:
     async def read_peers(self) -> None:
         """Who says they are here, and as what; kept in `roles`."""
         records = await self.host.swarm.read_records(peers_key(self.run), self.run)
+        for envelope in records:
+            self.own.look_at(envelope)
         self.roles = {envelope.signer: envelope.record.role for envelope in records if isinstance(envelope.record, PeerRecord)}
         # Where nobody is there to attest, no lead can be asked for an attested card (rules/heard.py).
         self.board.hearing.attended = bool(self.known_attestors()) or may_attest(self.spec, self.peer_id)

@@ -16,7 +16,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from paris_p2p.envelope import Envelope, seal
+from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MissingBlobError, ParisError, SwarmError
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.node.run import RunNode
@@ -263,7 +263,7 @@ class Attestor:
             gate_clips=result.gate_clips,
             fixed_loss=result.fixed_loss,
         )
-        await self._vote(card, seal(node.host.identity, attestation))
+        await self._vote(card, node.sign(attestation))
         self.attested += 1
         self.say(f"attested {record.slot} seq {record.seq}: gate loss {result.loss:.4f} against {result.reference_loss:.4f}")
         if goes_back(record, tip):

@@ -20,6 +20,7 @@ from paris_p2p.peer.lead import Lead, MakeWorker
 from paris_p2p.peer.process import Worker
 from paris_p2p.peer.seeding import announce, seed_tips
 from paris_p2p.peer.summary import checkpoint_limits
+from paris_p2p.peer.watch import watch_clocks, watch_twin
 from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.claims import Decision, decide_claim, has_room, leads_of
 from paris_p2p.rules.placement import SlotState, choose_slot, why_none
@@ -68,7 +69,11 @@ class Volunteer:
         with suppress(SwarmError):  # nobody there to hear it: what is told is told again when training goes on
             await tell_own_cards_again(self.node)
         beside = announce(self.node, self.role, self.say), seed_tips(self.node, self.role)
-        works = self.attestor.run(), self._refresh(), self._watch_memory(), self._balance(), *beside
+        watches = (
+            watch_twin(self.node, self.role, self.say),
+            watch_clocks(self.node, lambda: self.lead.slot if self.lead else "", self.say),
+        )
+        works = self.attestor.run(), self._refresh(), self._watch_memory(), self._balance(), *beside, *watches
         background = [asyncio.create_task(work) for work in works]
         life = asyncio.create_task(self._live())
         leaving = asyncio.create_task(self._leaving.wait())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import re
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from types import TracebackType
 
 from paris_p2p.errors import DiskFullError, ReadOnlyError, StoreError
 
+log = logging.getLogger(__name__)
 _FORGOTTEN_S = 3600.0  # a temporary file that nobody touched for so long belongs to a process that died
 
 
@@ -82,6 +85,20 @@ def make_directory(path: Path) -> None:
     sync_directory(path.parent)
 
 
+def make_private(path: Path, *, is_new: bool) -> None:
+    """Mode 0700: keys, tokens and records here are this user's alone. Said when it was wider."""
+    status = path.stat()
+    wide = stat.S_IMODE(status.st_mode) & 0o077
+    if not wide:
+        return
+    if status.st_uid != os.geteuid():
+        log.warning("%s may be read by others (mode %o) and belongs to another user: give it mode 700", path, status.st_mode & 0o777)
+        return
+    path.chmod(0o700)
+    if not is_new:
+        log.warning("%s could be entered by others (mode %o); it has mode 700 now", path, status.st_mode & 0o777)
+
+
 def sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -107,7 +124,9 @@ class DataDirLock:
 
     def __enter__(self) -> DataDirLock:
         with explained(self.data_dir):
+            is_new = not self.data_dir.exists()
             make_directory(self.data_dir)
+            make_private(self.data_dir, is_new=is_new)
             self._descriptor = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -43,3 +43,21 @@ def test_free_space_is_known_before_the_folder_is_made(tmp_path: Path) -> None:
 def test_an_error_of_the_disk_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"cannot write .*nowhere"), explained(tmp_path / "nowhere"):
         (tmp_path / "nowhere" / "file").write_bytes(b"")
+
+
+@pytest.mark.parametrize(("mode", "said"), [(0o755, True), (0o770, True), (0o700, False)])
+def test_a_data_folder_is_this_users_alone_and_a_wider_one_is_mended_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, said: bool
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    folder.chmod(mode)
+    with DataDirLock(folder):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert (f"mode {mode:o}" in caplog.text) is said
+
+
+def test_a_new_data_folder_is_made_private_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with DataDirLock(tmp_path / "new" / "data"):
+        assert (tmp_path / "new" / "data").stat().st_mode & 0o777 == 0o700
+    assert not caplog.text

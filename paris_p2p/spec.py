@@ -13,6 +13,7 @@ from paris_p2p.envelope import Envelope, decode, encode, parse, seal_payload, sp
 from paris_p2p.errors import InviteError, RecordError, SignatureError, UsageError
 from paris_p2p.identity import Identity
 from paris_p2p.records import MAX_ENVELOPE_BYTES, BlobRef, Count, Hash, PeerId, Record, Seconds, Text, without_controls
+from paris_p2p.weights import check_names
 
 ROUTER = "router"
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(without_controls)]
@@ -45,13 +46,21 @@ class Pinned(Record):
     """A codec or text encoder, by name and by hash.
 
     `name` is as on prepare's command line (`pca`, `diffusers:…`, `minilm`, `transformers:…`). A local folder travels as
-    `files` (path inside the folder -> blob); a package or hub model is named with its revision and `sha256` of its weights.
+    `files` (a file's name in the folder -> blob), whose names are checked; a package's or hub's model is named with its
+    revision and the `sha256` of its files, without which whoever holds the name could change it.
     """
 
     name: Name
     files: dict[Name, BlobRef] = {}
     revision: Name | Literal[""] = ""
     sha256: Annotated[str, StringConstraints(max_length=64)] = ""
+
+    @model_validator(mode="after")
+    def _one_folder_of_known_files(self) -> Pinned:
+        check_names(self.files)
+        if ":" in self.name and not self.files and not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"{self.name[:80]!r} is pinned by no hash; prepare the clips again, which finds it")
+        return self
 
 
 class TextShape(Record):

@@ -1,23 +1,26 @@
-"""Where the files of somebody else's model are (a folder, an installed package, or a hub), their hash, and the tokenizer among them."""
+"""Where the files of somebody else's model are (a folder, an installed package, or a hub), and their hash."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from paris_p2p.bounded_json import read_json
 from paris_p2p.errors import BlobError, UsageError
 
 READABLE_SUFFIXES = (".safetensors", ".json", ".txt", ".model")  # no pickles, no code: nothing else of a model folder is ever read
+MAX_FILES = 1024  # of one model
+_PORTABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)  # no file on Windows may be called so
 MAX_CONFIG_BYTES = 4 << 20
 MAX_CAPTION_CHARACTERS = 2000
-TOKENIZER_FILES = {"tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"}  # one holds the vocabulary
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,15 @@ class ModelFiles:
     files: tuple[Path, ...]  # inside `folder`
     revision: str  # a hub model's commit, a package's version; empty for a plain folder
     sha256: str
+    package: bool = False  # of an installed package, which is trusted as its code is
 
     def config(self) -> dict[str, Any]:
         """The folder's config.json; UsageError when it is not a model's."""
         path = self.folder / "config.json"
         try:
-            if path.stat().st_size > MAX_CONFIG_BYTES:
-                raise UsageError(f"{path} has {path.stat().st_size} bytes, more than a model's configuration ever has")
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"no model in {self.folder}: its config.json cannot be read ({error})") from error
+            config = read_json(path, MAX_CONFIG_BYTES)
+        except UsageError as error:
+            raise UsageError(f"no model in {self.folder}: {error}") from error
         if not isinstance(config, dict):
             raise UsageError(f"no model in {self.folder}: its config.json is not an object")
         return config
@@ -50,6 +52,21 @@ class ModelFiles:
                 "install the version the run names, or ask the run's owner"
             )
         return self
+
+
+def check_names(names: Iterable[str]) -> None:
+    """ValueError unless these can be the files of one model in one folder, on every machine, and all may be read."""
+    seen: set[str] = set()
+    for name in names:
+        if not _PORTABLE.fullmatch(name) or _DEVICES.match(name) or name.endswith("."):
+            raise ValueError(f"{name[:80]!r} cannot be the name of a model's file: letters, digits, dot, dash and underscore can")
+        if not name.endswith(READABLE_SUFFIXES):
+            raise ValueError(f"{name[:80]!r} is not a file that is read of a model: {', '.join(READABLE_SUFFIXES)} are")
+        if name.lower() in seen:
+            raise ValueError(f"{name[:80]!r} is there twice but for upper and lower case")
+        seen.add(name.lower())
+    if len(seen) > MAX_FILES:
+        raise ValueError(f"{len(seen)} files, a model has at most {MAX_FILES}")
 
 
 def folder_files(folder: Path, revision: str = "") -> ModelFiles:
@@ -84,7 +101,8 @@ def package_files(module: str, distribution: str, inside: str) -> ModelFiles:
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(f"the package {distribution} is not installed; run `pip install {distribution}`")
     version = importlib.metadata.version(distribution)
-    return folder_files(Path(spec.submodule_search_locations[0]) / inside, f"{distribution}=={version}")
+    found = folder_files(Path(spec.submodule_search_locations[0]) / inside, f"{distribution}=={version}")
+    return replace(found, package=True)
 
 
 def find_model(reference: str, folder: Path | None = None, revision: str = "") -> ModelFiles:
@@ -100,28 +118,6 @@ def find_model(reference: str, folder: Path | None = None, revision: str = "") -
 def is_local(reference: str) -> bool:
     """Whether `find_model` reads the reference from this disk: such a model travels with the run as files."""
     return Path(reference).expanduser().is_dir()
-
-
-def load_tokenizer(files: ModelFiles) -> Any:
-    """The transformers tokenizer beside a model's weights, with a token to pad with; UsageError when there is none."""
-    from transformers import AutoTokenizer
-
-    if not {path.name for path in files.files} & TOKENIZER_FILES:  # transformers would make up an empty one
-        known = ", ".join(sorted(TOKENIZER_FILES))
-        raise UsageError(f"no tokenizer in {files.folder}; put the model's own (one of {known}) beside its weights")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"no tokenizer can be read in {files.folder} ({error}); take the model's own files anew") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def tokenize(tokenizer: Any, captions: Sequence[str], tokens: int) -> Any:
-    """`input_ids` and `attention_mask`, [captions, tokens] each; a caption is cut to 2000 characters and to `tokens` tokens."""
-    cut = [caption[:MAX_CAPTION_CHARACTERS] for caption in captions]
-    return tokenizer(cut, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Legend: B clips, T frames, T' latent frames, H x W pixels, C latent channels. Im
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from paris_p2p.errors import PresetError, UsageError
+from paris_p2p.errors import PresetError
+from paris_p2p.model_folder import check_complete, clean_config, laid_out, loading
 from paris_p2p.weights import ModelFiles
 
+_STATISTICS = {"latents_mean", "latents_std", "scaling_factor", "shift_factor"}  # read here, whether or not the class does
 FRAMES_AT_ONCE = 8  # of an image autoencoder: bounds its activations
 
 
@@ -64,24 +67,31 @@ class DiffusersCodec:
 
 def load_diffusers_codec(name: str, files: ModelFiles, device: str) -> DiffusersCodec:
     """Load the autoencoder that the folder's config.json names, if it is in the table."""
-    kind = files.config().get("_class_name")
-    if kind not in _AUTOENCODERS:
+    raw = files.config()
+    kind = raw.get("_class_name")
+    if not isinstance(kind, str) or kind not in _AUTOENCODERS:
         raise PresetError(f"{files.folder} is a {str(kind)[:80]}, not an autoencoder known here; known: {', '.join(sorted(_AUTOENCODERS))}")
     find, video = _AUTOENCODERS[kind]
-    try:
-        with _quiet():  # about latents_mean and latents_std, which it keeps where a class does not name them
-            model = find().from_pretrained(files.folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(f"the {kind} in {files.folder} cannot be loaded: {error}") from error
+    cls = find()
+    known = (set(inspect.signature(cls.__init__).parameters) | _STATISTICS) - {"self", "kwargs"}
+    config = {"_class_name": kind, **clean_config(raw, known, files.folder / "config.json")}
+    what = f"the {kind}"
+    with loading(what, files.folder), _quiet(), laid_out(files, config) as folder:
+        model, info = cls.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
+    check_complete(what, files.folder, info)
     model = model.to(device).eval().requires_grad_(False)
-    scale = float(model.config.get("scaling_factor") or 1.0)
-    mean = _per_channel(model, "latents_mean", 0.0).to(device) + float(model.config.get("shift_factor") or 0.0)
-    std = _per_channel(model, "latents_std", 1.0).to(device) / scale
+    with loading(what, files.folder):
+        scale = float(model.config.get("scaling_factor") or 1.0)
+        mean = _per_channel(model, "latents_mean", 0.0).to(device) + float(model.config.get("shift_factor") or 0.0)
+        std = _per_channel(model, "latents_std", 1.0).to(device) / scale
     return DiffusersCodec(name, model, video, mean, std)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
+    """About latents_mean and latents_std, which it keeps where a class does not name them."""
     from diffusers.utils import logging
 
     verbosity = logging.get_verbosity()

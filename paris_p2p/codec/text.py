@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from paris_p2p.errors import DataError, PresetError, UsageError
-from paris_p2p.weights import ModelFiles, find_model, folder_files, load_tokenizer, package_files, quiet_loading, tokenize
+from paris_p2p.tokenizing import Tokenizer, load_tokenizer
+from paris_p2p.transformers_model import architecture_of, load_transformers
+from paris_p2p.weights import ModelFiles, find_model, folder_files, package_files
 
 DEFAULT_TOKENS = 32
 MAX_TOKENS = 4096
@@ -45,20 +47,37 @@ class TextEncoder:
     dim: int
     pooled_dim: int
     model: Any
-    tokenizer: Any
+    tokenizer: Tokenizer
     pool: Pool
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> TextBatch:
         """Embed captions; each is cut to 2000 characters and `tokens` tokens. Results stay on the encoder's device."""
-        words = tokenize(self.tokenizer, captions, self.tokens).to(self.model.device)
-        mask = words["attention_mask"].bool()  # B L
-        output = self.model(input_ids=words["input_ids"], attention_mask=words["attention_mask"])
+        cut = self.tokenizer.cut(captions, self.tokens)
+        ids, ones = (torch.tensor(words, device=self.model.device) for words in cut)  # B L
+        self._check_vocabulary(ids)
+        mask = ones.bool()
+        output = self.model(input_ids=ids, attention_mask=ones)
         tokens = output.last_hidden_state.float() * mask[..., None]  # B L D
         pooled = normalize(self.pool(output, mask).float(), dim=-1)  # B P
         if not bool(torch.isfinite(tokens).all() and torch.isfinite(pooled).all()):
             raise DataError(f"the text encoder {self.name} gave values that are not finite near {captions[0]!r}; use another encoder")
         return TextBatch(tokens, mask, pooled)
+
+    @property
+    def most_tokens(self) -> int:
+        """What model and tokenizer both take; a model without positions of its own takes MAX_TOKENS."""
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        return min(self.tokenizer.longest, positions or MAX_TOKENS, MAX_TOKENS)
+
+    def count(self, captions: Sequence[str]) -> list[int]:
+        """Tokens of each caption: what is past `tokens` of them is not read."""
+        return self.tokenizer.counts(captions)
+
+    def _check_vocabulary(self, ids: Tensor) -> None:
+        rows = len(self.model.get_input_embeddings().weight)
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < rows:
+            raise UsageError(f"the tokenizer of {self.name} gives token {int(ids.max())}, its model knows {rows}; they do not go together")
 
 
 def load_text_encoder(
@@ -71,16 +90,15 @@ def load_text_encoder(
     if not 1 <= tokens <= MAX_TOKENS:
         raise UsageError(f"{tokens} text tokens: choose between 1 and {MAX_TOKENS}")
     files = _find(name, folder, revision).check(sha256)
-    config = files.config()
-    architecture = (config.get("architectures") or ["none"])[0]
-    if architecture not in _ARCHITECTURES:
-        raise PresetError(f"{files.folder} is a {architecture}, not a text encoder known here; known: {', '.join(sorted(_ARCHITECTURES))}")
-    load, pool = _ARCHITECTURES[architecture]
-    with quiet_loading():
-        model = load(files.folder).to(device).eval().requires_grad_(False)
-        tokenizer = load_tokenizer(files)
+    build, pool = _ARCHITECTURES[architecture_of(files, _ARCHITECTURES, "a text encoder")]
+    cls, options = build()
+    model = load_transformers(cls, files, **options).to(device).eval().requires_grad_(False)
+    tokenizer = load_tokenizer(files)
     hidden = getattr(model.config, "hidden_size", None) or model.config.d_model
-    return TextEncoder(name, files.revision, files.sha256, files, tokens, hidden, hidden, model, tokenizer, pool)
+    encoder = TextEncoder(name, files.revision, files.sha256, files, tokens, hidden, hidden, model, tokenizer, pool)
+    if tokens > encoder.most_tokens:
+        raise UsageError(f"the text encoder {name} takes {encoder.most_tokens} tokens, not {tokens}; choose fewer text tokens")
+    return encoder
 
 
 def _find(name: str, folder: Path | None, revision: str) -> ModelFiles:
@@ -105,32 +123,31 @@ def _pooler(output: Any, mask: Tensor) -> Tensor:
     return pooled
 
 
-def _bert(folder: Path) -> Any:
+def _bert() -> tuple[Any, dict[str, Any]]:
     from transformers import BertModel
 
-    return BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32, **_SAFE)
+    return BertModel, {"add_pooling_layer": False}
 
 
-def _t5(folder: Path) -> Any:
+def _t5() -> tuple[Any, dict[str, Any]]:
     from transformers import T5EncoderModel
 
-    return T5EncoderModel.from_pretrained(folder, dtype=torch.float32, **_SAFE)
+    return T5EncoderModel, {}
 
 
-def _umt5(folder: Path) -> Any:
+def _umt5() -> tuple[Any, dict[str, Any]]:
     from transformers import UMT5EncoderModel
 
-    return UMT5EncoderModel.from_pretrained(folder, dtype=torch.float32, **_SAFE)
+    return UMT5EncoderModel, {}
 
 
-def _clip(folder: Path) -> Any:
+def _clip() -> tuple[Any, dict[str, Any]]:
     from transformers import CLIPTextModel
 
-    return CLIPTextModel.from_pretrained(folder, dtype=torch.float32, **_SAFE)
+    return CLIPTextModel, {}
 
 
-_SAFE: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
-_ARCHITECTURES: dict[str, tuple[Callable[[Path], Any], Pool]] = {
+_ARCHITECTURES: dict[str, tuple[Callable[[], tuple[Any, dict[str, Any]]], Pool]] = {
     "BertModel": (_bert, _mean),
     "T5EncoderModel": (_t5, _mean),
     "T5ForConditionalGeneration": (_t5, _mean),

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from paris_p2p.errors import BlobError, PresetError, UsageError
 from paris_p2p.features import image_text, motion, video
-from paris_p2p.features.pictures import FROM_FOLDER, Pictures, architecture_of, middles, preprocessing, titled
-from paris_p2p.weights import ModelFiles, find_model, quiet_loading
+from paris_p2p.features.pictures import Pictures, middles, preprocessing, titled
+from paris_p2p.transformers_model import architecture_of, load_transformers
+from paris_p2p.weights import find_model
 
 FRAMES_AT_ONCE = 16  # bounds the activations
 DEFAULT_FRAMES = 2
@@ -144,28 +145,28 @@ def _efficientnet(frames: int, device: str) -> ImageFeatures:
     return ImageFeatures("efficientnet-lite0", "EfficientNet-lite0", sha256, frames, pictures, forward)
 
 
-def _dinov2(folder: Path) -> Any:
+def _dinov2() -> tuple[Any, dict[str, Any]]:
     from transformers import Dinov2Model
 
-    return Dinov2Model.from_pretrained(folder, dtype=torch.float32, **FROM_FOLDER)
+    return Dinov2Model, {}
 
 
-def _vit(folder: Path) -> Any:
+def _vit() -> tuple[Any, dict[str, Any]]:
     from transformers import ViTModel
 
-    return ViTModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32, **FROM_FOLDER)
+    return ViTModel, {"add_pooling_layer": False}
 
 
-def _clip(folder: Path) -> Any:
+def _clip() -> tuple[Any, dict[str, Any]]:
     from transformers import CLIPVisionModel
 
-    return CLIPVisionModel.from_pretrained(folder, dtype=torch.float32, **FROM_FOLDER)
+    return CLIPVisionModel, {}
 
 
-def _siglip(folder: Path) -> Any:
+def _siglip() -> tuple[Any, dict[str, Any]]:
     from transformers import SiglipVisionModel
 
-    return SiglipVisionModel.from_pretrained(folder, dtype=torch.float32, **FROM_FOLDER)
+    return SiglipVisionModel, {}
 
 
 def _class_token(output: Any) -> Tensor:
@@ -178,7 +179,7 @@ def _pooled(output: Any) -> Tensor:
     return pooled
 
 
-_ARCHITECTURES: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any], Tensor]]] = {
+_ARCHITECTURES: dict[str, tuple[str, Callable[[], tuple[Any, dict[str, Any]]], Callable[[Any], Tensor]]] = {
     "Dinov2Model": ("DINOv2", _dinov2, _class_token),
     "ViTModel": ("ViT", _vit, _class_token),
     "CLIPModel": ("CLIP vision tower", _clip, _pooled),
@@ -190,16 +191,12 @@ _ARCHITECTURES: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any], Tens
 
 def _transformers(reference: str, frames: int, device: str, folder: Path | None = None, revision: str = "") -> ImageFeatures:
     files = find_model(reference, folder, revision)
-    family, load, pool = _ARCHITECTURES[architecture_of(files, _ARCHITECTURES, "an image network")]
-    model = _frozen(load, files, device)
+    family, find, pool = _ARCHITECTURES[architecture_of(files, _ARCHITECTURES, "an image network")]
+    cls, options = find()
+    model = load_transformers(cls, files, **options).to(device).eval().requires_grad_(False)
     pictures = preprocessing(files, model.config.image_size, device)
     name, title = f"transformers:{reference}", titled(family, reference)
     return ImageFeatures(name, title, files.sha256, frames, pictures, lambda x: pool(model(pixel_values=x)))
-
-
-def _frozen(load: Callable[[Path], Any], files: ModelFiles, device: str) -> Any:
-    with quiet_loading():
-        return load(files.folder).to(device).eval().requires_grad_(False)
 
 
 def _image_text(reference: str, frames: int, device: str) -> Features:

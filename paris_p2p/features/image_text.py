@@ -14,8 +14,10 @@ from einops import rearrange, reduce
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from paris_p2p.features.pictures import FROM_FOLDER, Pictures, architecture_of, middles, preprocessing, titled
-from paris_p2p.weights import find_model, load_tokenizer, quiet_loading, tokenize
+from paris_p2p.features.pictures import Pictures, middles, preprocessing, titled
+from paris_p2p.tokenizing import Tokenizer, load_tokenizer
+from paris_p2p.transformers_model import architecture_of, load_transformers
+from paris_p2p.weights import find_model
 
 FRAMES_AT_ONCE = 16  # bounds the activations
 CAPTIONS_AT_ONCE = 64
@@ -35,7 +37,7 @@ class ClipFeatures:
     frames: int  # looked at in each clip, spread evenly
     pictures: Pictures
     model: Any
-    tokenizer: Any
+    tokenizer: Tokenizer
     tokens: int
 
     @property
@@ -62,8 +64,9 @@ class ClipFeatures:
         return normalize(self.model.visual_projection(pooled).float(), dim=-1)  # N F
 
     def _captions(self, captions: Sequence[str]) -> Tensor:
-        words = tokenize(self.tokenizer, captions, self.tokens).to(self.pictures.mean.device)  # N L
-        pooled = self.model.text_model(input_ids=words["input_ids"], attention_mask=words["attention_mask"]).pooler_output
+        cut = self.tokenizer.cut(captions, self.tokens)
+        ids, mask = (torch.tensor(words, device=self.pictures.mean.device) for words in cut)  # N L
+        pooled = self.model.text_model(input_ids=ids, attention_mask=mask).pooler_output
         return normalize(self.model.text_projection(pooled).float(), dim=-1)  # N F
 
 
@@ -73,9 +76,7 @@ def load_clip(reference: str, *, frames: int, device: str = "cpu") -> ClipFeatur
 
     files = find_model(reference)
     architecture_of(files, {"CLIPModel": CLIPModel}, "a CLIP with both towers")
-    with quiet_loading():
-        model: Any = CLIPModel.from_pretrained(files.folder, dtype=torch.float32, **FROM_FOLDER)
-        model = model.to(device).eval().requires_grad_(False)
+    model = load_transformers(CLIPModel, files).to(device).eval().requires_grad_(False)
     pictures = preprocessing(files, model.config.vision_config.image_size, device, mode="bicubic")
     tokens = model.config.text_config.max_position_embeddings
     name, title = f"clip:{reference}", titled("CLIP", reference)

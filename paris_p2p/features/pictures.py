@@ -1,11 +1,11 @@
-"""What the networks that look at pictures share: which frames, how they are prepared, how a folder's network is opened.
+"""What the networks that look at pictures share: which frames, how they are prepared for a network, and what it is called.
 
 Legend: N pictures, side = the network's own rows and columns.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from paris_p2p.errors import PresetError, UsageError
+from paris_p2p.errors import UsageError
+from paris_p2p.model_folder import read_config
 from paris_p2p.weights import ModelFiles
 
-FROM_FOLDER: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
 MAX_SIDE_PIXELS = 2048
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -46,23 +46,22 @@ def middles(total: int, count: int) -> list[int]:
 
 def preprocessing(files: ModelFiles, own_side: int, device: str, mode: str = "bilinear") -> Pictures:
     """From preprocessor_config.json; the model's own side and ImageNet's colours where it does not say."""
-    path = files.folder / "preprocessor_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path in files.files else {}
+    config = read_config(files, "preprocessor_config.json")
     size = config.get("crop_size") or config.get("size") or {}
-    side = size if isinstance(size, int) else size.get("height") or size.get("shortest_edge") or own_side
-    mean, std = tuple(config.get("image_mean") or _IMAGENET[0]), tuple(config.get("image_std") or _IMAGENET[1])
-    if not (isinstance(side, int) and 1 <= side <= MAX_SIDE_PIXELS and len(mean) == len(std) == 3):
-        raise UsageError(f"{path} asks for images of {side} pixels with mean {mean} and std {std}; that cannot be")
+    side = size.get("height") or size.get("shortest_edge") or own_side if isinstance(size, dict) else size
+    mean, std = config.get("image_mean") or _IMAGENET[0], config.get("image_std") or _IMAGENET[1]
+    if not (type(side) is int and 1 <= side <= MAX_SIDE_PIXELS and _is_colour(mean) and _is_colour(std) and all(std)):
+        where = f"{files.folder / 'preprocessor_config.json'} asks for images of {str(side)[:40]} pixels"
+        raise UsageError(f"{where} with mean {str(mean)[:60]} and std {str(std)[:60]}; that cannot be")
     scale = [255 * rearrange(torch.tensor(values, device=device), "c -> c 1 1") for values in (mean, std)]
     return Pictures(side, scale[0], scale[1], mode)
 
 
-def architecture_of(files: ModelFiles, known: dict[str, Any], kind: str) -> str:
-    """What the folder's config.json says it is; PresetError when it is none of the known ones."""
-    architecture = str((files.config().get("architectures") or ["none"])[0])
-    if architecture not in known:
-        raise PresetError(f"{files.folder} is a {architecture}, not {kind} known here; known: {', '.join(sorted(known))}")
-    return architecture
+def _is_colour(values: Any) -> bool:
+    """Three finite numbers."""
+    if not isinstance(values, (list, tuple)) or len(values) != 3:
+        return False
+    return all(type(value) in (int, float) and math.isfinite(value) for value in values)
 
 
 def titled(family: str, reference: str) -> str:

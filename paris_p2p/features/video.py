@@ -17,8 +17,9 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from paris_p2p.errors import UsageError
-from paris_p2p.features.pictures import FROM_FOLDER, architecture_of, middles, preprocessing, titled
-from paris_p2p.weights import find_model, quiet_loading, read_pinned
+from paris_p2p.features.pictures import middles, preprocessing, titled
+from paris_p2p.transformers_model import architecture_of, load_transformers
+from paris_p2p.weights import ModelFiles, find_model, read_pinned
 
 CLIPS_AT_ONCE = 4  # bounds the activations
 MAX_TORCHSCRIPT_BYTES = 1 << 30
@@ -78,10 +79,9 @@ def load_videomae(reference: str, *, device: str = "cpu") -> VideoFeatures:
     """
     files = find_model(reference)
     load = _VIDEOMAE[architecture_of(files, _VIDEOMAE, "a VideoMAE")]
-    with quiet_loading():
-        backbone, norm = load(files.folder)
-        backbone = backbone.to(device).eval().requires_grad_(False)
-        norm = norm.to(device).eval().requires_grad_(False)
+    backbone, norm = load(files)
+    backbone = backbone.to(device).eval().requires_grad_(False)
+    norm = norm.to(device).eval().requires_grad_(False)
     pictures = preprocessing(files, backbone.config.image_size, device)
 
     def forward(video: Tensor) -> Tensor:
@@ -95,20 +95,20 @@ def load_videomae(reference: str, *, device: str = "cpu") -> VideoFeatures:
     )
 
 
-def _pretrained(folder: Path) -> tuple[Any, torch.nn.Module]:
+def _pretrained(files: ModelFiles) -> tuple[Any, torch.nn.Module]:
     from transformers import VideoMAEModel
 
-    return VideoMAEModel.from_pretrained(folder, dtype=torch.float32, **FROM_FOLDER), torch.nn.Identity()
+    return load_transformers(VideoMAEModel, files), torch.nn.Identity()
 
 
-def _fine_tuned(folder: Path) -> tuple[Any, torch.nn.Module]:
+def _fine_tuned(files: ModelFiles) -> tuple[Any, torch.nn.Module]:
     from transformers import VideoMAEForVideoClassification
 
-    model = VideoMAEForVideoClassification.from_pretrained(folder, dtype=torch.float32, **FROM_FOLDER)
+    model = load_transformers(VideoMAEForVideoClassification, files)
     return model.videomae, model.fc_norm or torch.nn.Identity()
 
 
-_VIDEOMAE: dict[str, Callable[[Path], tuple[Any, torch.nn.Module]]] = {
+_VIDEOMAE: dict[str, Callable[[ModelFiles], tuple[Any, torch.nn.Module]]] = {
     "VideoMAEModel": _pretrained,
     "VideoMAEForPreTraining": _pretrained,
     "VideoMAEForVideoClassification": _fine_tuned,

@@ -103,6 +103,8 @@ def fitted_config(config: Config, source: Source, numbers: Mapping[str, Any]) ->
         return config
     axes = numbers.get("axes_dims_rope", _AXES)
     head = int(config["width"]) // int(config["heads"])
+    if not isinstance(axes, (list, tuple)) or not all(type(axis) is int and axis > 0 for axis in axes):
+        raise UsageError(f"the checkpoint's axes_dims_rope is {str(axes)[:60]}, not three numbers; fetch it again")
     if len(axes) != 3 or sum(axes) != head or axes[1] != axes[2] or any(axis % 2 for axis in axes):
         raise UsageError(f"the checkpoint's rotary entries {list(axes)} of a head of {head} are not FLUX's: first, then twice the same")
     return {**config, "rotary_base": 1e4, "rotary_frame_pairs": axes[0] // 2}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -181,16 +182,16 @@ def _models(store: BlobStore, data_dir: Path, run: Envelope[RunSpec], fetched: F
 
 
 def _lay_out(store: BlobStore, pinned: Pinned, folder: Path) -> Path:
-    """A codec's or encoder's folder made of links into the store; names come from the spec and stay inside the folder."""
-    for name, ref in pinned.files.items():
-        relative = PurePosixPath(name)
-        if relative.is_absolute() or ".." in relative.parts:
-            raise RecordError(f"the run names a file outside its folder: {name!r}; do not trust this run")
-        path = folder / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        os.link(store.path(ref.id), path)
+    """A codec's or encoder's folder of links into the store, and nothing else; Pinned has checked the names."""
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name not in pinned.files:
+            path.unlink() if path.is_file() or path.is_symlink() else shutil.rmtree(path)
+    for name, ref in pinned.files.items():
+        path, blob = folder / name, store.path(ref.id)
+        if not (path.is_file() and path.samefile(blob)):
+            path.unlink(missing_ok=True)
+            os.link(blob, path)
     return folder
 
 

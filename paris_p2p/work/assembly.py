@@ -24,8 +24,8 @@ from paris_p2p.data.prepared import SPLITS_FILE_NAME, Prepared, PreparedCluster,
 from paris_p2p.data.shards import Sample, write_shards
 from paris_p2p.data.sheet import COLUMNS, ROWS, Block, contact_sheet
 from paris_p2p.data.sources import Skipped, Source
-from paris_p2p.errors import DataError
-from paris_p2p.weights import ModelFiles
+from paris_p2p.errors import DataError, UsageError
+from paris_p2p.weights import ModelFiles, check_names
 from paris_p2p.work.encoding import EmbeddedCaptions, Progress
 
 SPLIT_NAMES: tuple[Split, ...] = get_args(Split)
@@ -183,6 +183,10 @@ def pin_model(name: str, files: ModelFiles, local: bool, folder: Path) -> Prepar
     """A local folder's files are copied into `folder` to travel with the run; another model is named by revision and hash."""
     if not local:
         return PreparedModel(name=name, revision=files.revision, sha256=files.sha256)
+    try:
+        check_names(path.name for path in files.files)
+    except ValueError as error:
+        raise UsageError(f"the model in {files.folder} cannot travel with a run: {error}; rename or remove it") from error
     folder.mkdir(parents=True)
     for path in files.files:
         shutil.copyfile(path, folder / path.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from torch import Tensor
 from paris_p2p.errors import UsageError
 from paris_p2p.model.presets import Config, build_expert
 from paris_p2p.model.pretrained import Start, fitted_config, start_from
-from paris_p2p.weights import MAX_CONFIG_BYTES, ModelFiles
+from paris_p2p.model_folder import check_safetensors, index_of
+from paris_p2p.weights import ModelFiles
 from paris_p2p.work.checkpoint import write_initial
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
@@ -30,6 +30,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.numbers = numbers
         self._where: dict[str, Any] = {}
         for path in files:
+            check_safetensors(path)
             try:
                 file: Any = safe_open(path, framework="pt")
                 self._where.update(dict.fromkeys(file.keys(), file))
@@ -108,16 +109,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _indexed(folder: Path, index: Path) -> list[Path]:
     """A sharded model's files; their names stay inside the folder."""
-    try:
-        if index.stat().st_size > MAX_CONFIG_BYTES:
-            raise UsageError(f"{index} has {index.stat().st_size} bytes, more than an index ever has")
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UsageError(f"{index} cannot be read as the index of a sharded model ({error}); fetch it again") from error
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise UsageError(f"{index} names {str(name)[:80]!r}, which is not a safetensors file beside it")
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in sorted(set(index_of(index).values()))]
 
 
 def _numbers(folder: Path) -> dict[str, Any]:

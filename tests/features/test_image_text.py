@@ -51,7 +51,8 @@ def test_text_times_a_clips_features_is_the_mean_cosine_of_caption_and_frames(fo
     clip, model = load_clip(str(folder), frames=4), CLIPModel.from_pretrained(folder).eval()
     video = clips(3)
     similarity = (clip(video) * clip.text(CAPTIONS)).sum(1)
-    words = clip.tokenizer(CAPTIONS, padding="max_length", max_length=6, truncation=True, return_tensors="pt")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    words = tokenizer(CAPTIONS, padding="max_length", max_length=6, truncation=True, return_tensors="pt")
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     for i in range(3):
         pixels = ((video[i] / 255 - mean) / std).permute(0, 3, 1, 2)

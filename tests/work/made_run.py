@@ -26,6 +26,7 @@ from paris_p2p.spec import (
     TrainingSpec,
     sign_run,
 )
+from paris_p2p.weights import find_model
 from paris_p2p.work.checkpoint import Counters
 from paris_p2p.work.generate import GenerateJob
 
@@ -45,8 +46,9 @@ class MadeRun:
         fit_pca([torch.randint(0, 256, (4, 3, 16, 24, 3), dtype=torch.uint8)], 4, 4).save(self.codec_folder)
         save_text_encoder(self.text_folder)
         self.features_folder = features  # of a picture network of width 16
-        spec = _spec(preset, TrainingSpec(batch_clips=4, learning_rate=1e-3, **training))
-        self.spec = spec if features is None else _with_features(spec)
+        text = Pinned(name="transformers:somewhere/else", sha256=find_model(str(self.text_folder)).sha256)
+        spec = _spec(preset, text, TrainingSpec(batch_clips=4, learning_rate=1e-3, **training))
+        self.spec = spec if features is None else _with_features(spec, features)
         signed = sign_run(Identity.from_private_bytes(bytes(32)), self.spec)
         self.run, self.spec_path = signed.id, folder / "run.spec"
         self.spec_path.write_bytes(signed.data)
@@ -67,7 +69,7 @@ class MadeRun:
         return path
 
 
-def _spec(preset: str, training: TrainingSpec) -> RunSpec:
+def _spec(preset: str, text: Pinned, training: TrainingSpec) -> RunSpec:
     expert = expert_config(preset, LATENT, TEXT, first_frame=training.first_frame_rate > 0)
     return RunSpec(
         name="made",
@@ -79,7 +81,7 @@ def _spec(preset: str, training: TrainingSpec) -> RunSpec:
         clip=CLIP,
         latent=LATENT,
         codec=Pinned(name="pca"),
-        text=Pinned(name="transformers:somewhere/else"),
+        text=text,
         text_shape=TEXT,
         experts=EXPERTS,
         expert=NetworkSpec(preset=preset, config=expert),
@@ -92,9 +94,10 @@ def _spec(preset: str, training: TrainingSpec) -> RunSpec:
     )
 
 
-def _with_features(spec: RunSpec) -> RunSpec:
+def _with_features(spec: RunSpec, features: Path) -> RunSpec:
     router = NetworkSpec(preset="nano", config=router_config("nano", LATENT, TEXT, EXPERTS, first_width=16))
-    return spec.model_copy(update={"router": router, "first_features": Pinned(name="transformers:somewhere/else")})
+    pinned = Pinned(name="transformers:somewhere/else", sha256=find_model(str(features)).sha256)
+    return spec.model_copy(update={"router": router, "first_features": pinned})
 
 
 def save_text_encoder(folder: Path) -> None:

@@ -305,7 +305,8 @@ class PeerSettings(BaseModel):
     download_limit_bps: Annotated[float, Field(ge=0)] = 0.0
     device: str = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0  # 0: torch's own choice
-    max_memory_bytes: Annotated[int, Field(ge=0)] = 0
+    max_memory_bytes: Annotated[int, Field(ge=0)] = 0  # main memory of all our processes; 0: no limit of ours
+    max_vram_bytes: Annotated[int, Field(ge=0)] = 0  # of the GPU that trains; 0: all of it
     micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
     compile: bool = True  # torch.compile on a GPU
     slot: str = ""  # claim only this one

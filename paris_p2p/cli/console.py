@@ -131,11 +131,21 @@ def human_bytes(count: float) -> str:
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """One bar per stage: call it with (stage, done, total)."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Done(ProgressColumn):
+        """How many of how many; of bytes their rate too."""
+
+        def render(self, task: Task) -> Text:
+            done, total = task.completed, task.total or 0
+            if not task.description.endswith("bytes"):
+                return Text(f"{done:.0f}/{total:.0f}")
+            return Text(f"{human_bytes(done)} of {human_bytes(total)}, {human_bytes(task.speed or 0)}/s")
 
     bars: dict[str, int] = {}
     name = TextColumn("{task.description:<28}", markup=False)
-    columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (name, BarColumn(), Done(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
 
         def report(stage: str, done: int, total: int) -> None:

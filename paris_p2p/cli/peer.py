@@ -34,11 +34,14 @@ Rate = Annotated[str, typer.Option(help="At most this much per second, like 20MB
 def start(
     invite: InviteArgument,
     data_dir: DataDir = None,
-    profile: Annotated[str | None, typer.Option(help="A hardware profile: a name from peers/profiles, or a TOML file.")] = None,
+    profile: Annotated[str, typer.Option(help="auto reads this machine; or a name from peers/profiles, or a TOML file.")] = "auto",
     slot: Annotated[str, typer.Option(help="Claim only this slot, like expert-2 or router.")] = "",
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the trainer; 0 for torch's own choice.", min=0)] = None,
-    max_memory: Annotated[str | None, typer.Option(help="Memory of all our processes: checkpoint and stop before it, like 12GB.")] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="Main memory of all our processes: checkpoint and stop before it, like 12GB.")
+    ] = None,
+    max_vram: Annotated[str | None, typer.Option(help="Memory of the GPU that trains, like 10GB; 0 for all of it.")] = None,
     max_disk: Annotated[str | None, typer.Option(help="Disk for blobs, like 200GB; 0 for no limit.")] = None,
     upload_limit: Annotated[str | None, typer.Option(help="Upload per second, like 5MB.")] = None,
     download_limit: Annotated[str | None, typer.Option(help="Download per second, like 20MB.")] = None,
@@ -54,7 +57,7 @@ def start(
 ) -> None:
     """Join a run, claim a slot and train it until Ctrl-C (a second Ctrl-C leaves at once)."""
     from paris_p2p.peer.profiles import load_profile
-    from paris_p2p.peer.settings import merge_settings
+    from paris_p2p.peer.settings import AUTO, merge_settings, profile_of_this_machine
 
     flags = {
         "data_dir": data_dir or default_data_dir(),
@@ -62,6 +65,7 @@ def start(
         "device": device,
         "threads": threads,
         "max_memory": max_memory,
+        "max_vram": max_vram,
         "max_disk": max_disk,
         "upload_limit": upload_limit,
         "download_limit": download_limit,
@@ -73,8 +77,8 @@ def start(
         "relays": tuple(relay or ()),
     }
     parsed = _invite(invite)
-    chosen = load_profile(profile) if profile else None
-    settings = merge_settings(chosen, flags)
+    chosen = None if profile == AUTO else load_profile(profile)
+    settings = merge_settings(chosen or profile_of_this_machine(flags), flags)
     if dry_run:
         echo(json.dumps(settings.model_dump(mode="json"), indent=2))
         return

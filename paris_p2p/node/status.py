@@ -58,6 +58,15 @@ class TrainingStatus(BaseModel):
     clips_per_s: float = 0.0
     wait_share: float = 0.0  # of a step's time spent waiting for data
     device: str = ""
+    note: str = ""  # what it waits for before it trains, such as a download
+    micro_batch_clips: int = 0  # through the network at once
+    batch_clips: int = 0  # of one step
+    recomputes: bool = False  # activations are computed twice, for memory
+
+    def at_once(self) -> str:
+        """In words how much goes through the network at once."""
+        twice = ", computing activations twice" if self.recomputes else ""
+        return f"{self.micro_batch_clips} of {self.batch_clips} clips at once{twice}"
 
 
 class Status(BaseModel):

@@ -11,10 +11,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import ParisError, SwarmError, TrainError
+from paris_p2p.errors import MemoryLimitError, ParisError, SwarmError, TrainError
 from paris_p2p.node.run import RunNode
 from paris_p2p.node.status import TrainingStatus
 from paris_p2p.peer.check import Checker
+from paris_p2p.peer.downloading import telling
 from paris_p2p.peer.outbox import Outbox
 from paris_p2p.peer.process import Worker
 from paris_p2p.peer.setback import Setback
@@ -23,7 +24,7 @@ from paris_p2p.rules.claims import decide_claim, may_publish
 from paris_p2p.rules.rates import RESTS, rate_factor
 from paris_p2p.rules.rest import WORDS_OF_REST, rests
 from paris_p2p.spec import PeerSettings
-from paris_p2p.work.messages import CheckpointReady, Failed, Started, StepEvent, Stopped, TrainJob, parse_event
+from paris_p2p.work.messages import CheckpointReady, Failed, Shrunk, Started, StepEvent, Stopped, TrainJob, parse_event
 
 log = logging.getLogger(__name__)
 MAX_TRAINER_DEATHS = 3  # in a row, without a checkpoint between them
@@ -65,6 +66,10 @@ class Lead:
     @property
     def worker_pid(self) -> int | None:
         return self._worker.pid if self._worker else None
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
 
     def stop(self, reason: str) -> None:
         """Ask for a checkpoint and the end; `run` returns when that is done."""
@@ -162,10 +167,13 @@ class Lead:
     async def _prepare(self) -> TrainJob:
         """Fetch what training needs: the slot's shards and the tip's resume state."""
         tip = self.node.board.tip(self.slot)
-        shards = await self.node.fetch_shards(self.node.spec.shards_for(self.slot, "train"))
+        wanted = self.node.spec.shards_for(self.slot, "train")
         initial = self.node.spec.initial_for(self.slot) if tip is None else None
-        initial_path = (await self.node.fetch([initial], self.node.run))[0] if initial is not None else None
-        await self.outbox.start_from(tip)
+        refs = [shard.blob for shard in wanted] + ([initial] if initial else []) + ([tip.card.record.resume] if tip else [])
+        async with telling(self.node, f"what {self.slot} needs", refs, self.say, lambda note: self._update(note=note)):
+            shards = await self.node.fetch_shards(wanted)
+            initial_path = (await self.node.fetch([initial], self.node.run))[0] if initial is not None else None
+            await self.outbox.start_from(tip)
         shutil.rmtree(self._work_dir, ignore_errors=True)
         self._work_dir.mkdir(parents=True)
         return TrainJob(
@@ -185,6 +193,7 @@ class Lead:
             micro_batch_clips=self.settings.micro_batch_clips,
             compile=self.settings.compile,
             max_memory_bytes=self.settings.max_memory_bytes,
+            max_vram_bytes=self.settings.max_vram_bytes,
             checkpoint_s=self.node.spec.timing.checkpoint_s,
         )
 
@@ -232,8 +241,14 @@ class Lead:
             event = parse_event(line)
             if isinstance(event, Started):
                 self._loading, self._checkpoint_at_s = False, time.monotonic()
-                self._update(steps=event.steps, clips=event.clips, device=event.device)
-                self.say(f"training {self.slot} on {event.device} from step {event.steps} ({event.parameters:,} parameters)")
+                self._update(steps=event.steps, clips=event.clips, device=event.device, **_at_once(event))
+                self.say(
+                    f"training {self.slot} on {event.device} from step {event.steps} ({event.parameters:,} parameters)"
+                    + (f", {self.training.at_once()}" if event.micro_batch_clips < event.batch_clips or event.recomputes else "")
+                )
+            elif isinstance(event, Shrunk):
+                self._update(micro_batch_clips=event.micro_batch_clips, recomputes=event.recomputes)
+                self.say(f"{event.why}: {self.slot} goes on with {self.training.at_once()}")
             elif isinstance(event, StepEvent):
                 self._update(
                     steps=event.steps, clips=event.clips, loss=event.loss, clips_per_s=event.clips_per_s, wait_share=event.wait_share
@@ -242,7 +257,7 @@ class Lead:
                 self._checkpoint_at_s = time.monotonic()
                 self.outbox.keep(event)
             elif isinstance(event, Failed):
-                raise TrainError(event.message)
+                raise (MemoryLimitError if event.error == "MemoryLimitError" else TrainError)(event.message)
             elif isinstance(event, Stopped):
                 if not self._stopping.is_set():
                     self.stop(event.reason)
@@ -331,3 +346,7 @@ class Lead:
             await asyncio.sleep(0.1)
         if self.outbox.busy:
             self.say(f"nobody attested the last checkpoint of {self.slot} in time (at most {wait_s:.0f} s); the slot goes on from its tip")
+
+
+def _at_once(event: Started) -> dict[str, Any]:
+    return {"micro_batch_clips": event.micro_batch_clips, "batch_clips": event.batch_clips, "recomputes": event.recomputes}

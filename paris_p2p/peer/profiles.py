@@ -36,7 +36,8 @@ class Profile(BaseModel):
     presets: dict[str, Annotated[int, Field(ge=1, le=65536)]]  # preset -> micro-batch in clips of REFERENCE_TOKENS
     device: str
     threads: Annotated[int, Field(ge=0, le=1024)]
-    max_memory: SizeText
+    max_memory: SizeText  # main memory of all our processes
+    max_vram: SizeText = "0"  # of the GPU that trains
     max_disk: SizeText
     upload_limit: SizeText
     download_limit: SizeText
@@ -47,6 +48,7 @@ class Profile(BaseModel):
             "device": self.device,
             "threads": self.threads,
             "max_memory_bytes": parse_bytes(self.max_memory),
+            "max_vram_bytes": parse_bytes(self.max_vram),
             "max_disk_bytes": parse_bytes(self.max_disk),
             "upload_limit_bps": float(parse_bytes(self.upload_limit)),
             "download_limit_bps": float(parse_bytes(self.download_limit)),

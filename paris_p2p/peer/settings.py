@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from paris_p2p.errors import UsageError
+from paris_p2p.peer.machine import auto_profile, this_machine
 from paris_p2p.peer.profiles import Profile
 from paris_p2p.spec import PeerSettings, parse_bytes
+from paris_p2p.store.disk import free_bytes
+
+AUTO = "auto"
 
 _SIZES = {
     "max_disk": "max_disk_bytes",
     "max_memory": "max_memory_bytes",
+    "max_vram": "max_vram_bytes",
     "upload_limit": "upload_limit_bps",
     "download_limit": "download_limit_bps",
 }
+
+
+def profile_of_this_machine(flags: Mapping[str, Any]) -> Profile:
+    """What `--profile auto` means here, for the device that the flags name."""
+    data_dir: Path = flags["data_dir"]
+    ours = sum(file.stat().st_size for file in (data_dir / "blobs").glob("*/*"))  # or the cap would sink with each restart
+    return auto_profile(this_machine(), device=flags.get("device") or "auto", free_disk_bytes=free_bytes(data_dir) + ours)
 
 
 def merge_settings(profile: Profile | None, flags: Mapping[str, Any]) -> PeerSettings:

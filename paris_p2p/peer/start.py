@@ -7,18 +7,20 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import DeviceError, PresetError, UsageError
+from paris_p2p.errors import DeviceError, ParisError, PresetError, UsageError
 from paris_p2p.node.control import serve_control
 from paris_p2p.node.host import Host, join_run, open_host
 from paris_p2p.node.run import opened
 from paris_p2p.node.signals import on_leave_signals
 from paris_p2p.peer.profiles import Profile
-from paris_p2p.peer.summary import clip_tokens, describe_run
+from paris_p2p.peer.summary import check_disk, describe_run
 from paris_p2p.peer.view import Console
 from paris_p2p.peer.volunteer import Role, Volunteer
-from paris_p2p.shown import put
+from paris_p2p.shown import put, say
 from paris_p2p.spec import Invite, PeerSettings, RunSpec
+from paris_p2p.store.disk import free_bytes
 from paris_p2p.swarm.addresses import for_invite
+from paris_p2p.work.needs import clip_tokens
 
 
 def run_peer(
@@ -36,12 +38,19 @@ def run_peer(
     check_device(settings.device)
 
     async def life() -> None:
+        say(f"joining run {invite.run[:16]}… through {len(invite.peers)} addresses of its invite")
         async with open_host(settings, invite.peers) as host:
             run = await join_run(host, invite)
             check_slot(run.record, settings.slot)
+            free = free_bytes(settings.data_dir) + host.store.used_bytes()
             if profile is not None and train:
                 host.settings = fit_run(settings, profile, run.record)
             question = describe_run(run, settings)
+            try:
+                check_disk(run.record, settings, train=train, free_bytes=free)
+            except ParisError:
+                put(question)
+                raise
             if confirm is None:
                 put(question)
             elif not await asyncio.to_thread(confirm, question):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import time
-from functools import lru_cache
 
 from rich.cells import cell_len, chop_cells
 
 from paris_p2p.envelope import Envelope
+from paris_p2p.errors import DiskFullError, UsageError
+from paris_p2p.peer.room import NODE_BYTES, Room
 from paris_p2p.shown import FIELD_LETTERS, shown
-from paris_p2p.spec import ROUTER, PeerSettings, RunSpec
+from paris_p2p.spec import PeerSettings, RunSpec
+from paris_p2p.work.needs import parameter_count, trainer_bytes
 
-STATE_BYTES_PER_PARAMETER = 20  # fp32 weights, gradients, two AdamW moments, EMA
 CHECKPOINT_BYTES_PER_PARAMETER = 18  # resume state and bf16 weights
 PURPOSE_LETTERS = 2000
 INDENT, MIN_COLUMNS = 11, 40
@@ -25,13 +25,10 @@ def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
     """Owner, purpose, licences, and the download, disk and memory of the largest slot this peer may get."""
     spec = run.record
     slots = [settings.slot] if settings.slot else list(spec.slots)
-    shards = max(sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train")) for slot in slots)
-    gate = sum(shard.blob.size_bytes for shard in spec.gate_shards)
-    initial = max(ref.size_bytes if (ref := spec.initial_for(slot)) is not None else 0 for slot in slots)
-    parameters = max(parameter_count(spec, slot) for slot in slots)
-    download = shards + gate + initial + parameters * CHECKPOINT_BYTES_PER_PARAMETER
-    disk = download + 3 * parameters * CHECKPOINT_BYTES_PER_PARAMETER
-    memory = parameters * STATE_BYTES_PER_PARAMETER + (700 << 20)
+    initial = max(_initial_bytes(spec, slot) for slot in slots)
+    download = max(download_bytes(spec, slot) for slot in slots)
+    disk = max(disk_bytes(spec, slot) for slot in slots)
+    memory = max(trainer_bytes(spec, slot, gpu=False, bf16=True)[0] for slot in slots) + NODE_BYTES
     made = time.strftime("%Y-%m-%d", time.localtime(spec.created_at))
     lines = [
         f"Run        {shown(spec.name, FIELD_LETTERS)}  ({run.id[:16]}…, made {made})",
@@ -43,11 +40,47 @@ def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
         f"({shown(spec.router.preset, FIELD_LETTERS)}); "
         f"clips {spec.clip.frames}x{spec.clip.height}x{spec.clip.width} at {spec.clip.fps:g} fps",
         *([f"Starts     from weights that the owner gives, {_mb(initial)}"] if initial else []),
-        f"Asks for   about {_mb(download)} to download, {_mb(disk)} of disk, {_mb(memory)} of memory beside activations",
+        f"Asks for   about {_mb(download)} to download, {_mb(disk)} of disk, {_mb(memory)} of memory, more for speed",
+        f"Allowed    {Room(settings, spec)}",
         f"Who checks {'every member' if spec.gate.members_attest else f'{len(spec.gate.attestors)} named attestors'}, "
         f"{spec.gate.quorum} must sign; a claim lasts {spec.timing.claim_s:g} s, a checkpoint comes every {spec.timing.checkpoint_s:g} s",
     ]
     return "\n".join(row for line in lines for row in _wrapped(line))
+
+
+def download_bytes(spec: RunSpec, slot: str) -> int:
+    """What training a slot begins with: its clips, those of all gates, first weights, and the newest checkpoint."""
+    gate = sum(shard.blob.size_bytes for shard in spec.gate_shards)
+    shards = sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train"))
+    return shards + gate + _initial_bytes(spec, slot) + parameter_count(spec, slot) * CHECKPOINT_BYTES_PER_PARAMETER
+
+
+def disk_bytes(spec: RunSpec, slot: str) -> int:
+    """With room for a checkpoint of one's own, one on its way and one that is checked."""
+    return download_bytes(spec, slot) + 3 * parameter_count(spec, slot) * CHECKPOINT_BYTES_PER_PARAMETER
+
+
+def check_disk(spec: RunSpec, settings: PeerSettings, *, train: bool, free_bytes: int) -> None:
+    """UsageError when --max-disk, DiskFullError when the disk is too small for any slot; `free_bytes` with what is here already."""
+    slots = [settings.slot] if settings.slot else list(spec.slots)
+    least = min(disk_bytes(spec, slot) for slot in slots)
+    if not train:
+        least -= min(sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train")) for slot in slots)
+    if settings.max_disk_bytes and settings.max_disk_bytes < least:
+        raise UsageError(
+            f"--max-disk {_mb(settings.max_disk_bytes)} is less than the {_mb(least)} that this run needs here at least; "
+            f"allow --max-disk {-(-least // 10**6)}MB or more, or do not join"
+        )
+    if free_bytes < least:
+        raise DiskFullError(
+            f"this run needs {_mb(least)} of disk here at least, {_mb(free_bytes)} are free; "
+            "free some, or name another --data-dir"
+        )
+
+
+def _initial_bytes(spec: RunSpec, slot: str) -> int:
+    ref = spec.initial_for(slot)
+    return ref.size_bytes if ref is not None else 0
 
 
 def _wrapped(line: str) -> list[str]:
@@ -69,26 +102,6 @@ def checkpoint_limits(spec: RunSpec, slot: str) -> tuple[int, int]:
     """The most bytes that a slot's weights (bf16) and resume state (four fp32 tensors a parameter) can have."""
     parameters = parameter_count(spec, slot)
     return 2 * parameters + HEADER_BYTES, 16 * parameters + 4 * HEADER_BYTES
-
-
-def parameter_count(spec: RunSpec, slot: str) -> int:
-    """Parameters of a slot's network, counted without allocating them."""
-    config = (spec.router if slot == ROUTER else spec.expert).config
-    return _count(tuple(sorted(config.items())), slot == ROUTER)
-
-
-def clip_tokens(spec: RunSpec) -> int:
-    """Tokens of one clip in the expert: latents over its patch."""
-    patch = [int(spec.expert.config.get(f"patch_{side}", 1)) for side in ("frames", "height", "width")]
-    latent = (spec.latent.frames, spec.latent.height, spec.latent.width)
-    return math.prod(-(-size // side) for size, side in zip(latent, patch, strict=True))
-
-
-@lru_cache(maxsize=64)
-def _count(config: tuple[tuple[str, int | float | str | bool], ...], router: bool) -> int:
-    from paris_p2p.model.presets import count_parameters
-
-    return count_parameters(dict(config), router=router)
 
 
 def _mb(count: float) -> str:

@@ -63,10 +63,13 @@ def draw(status: Status) -> RenderableType:
     if status.training is not None:
         training = status.training
         loss = "–" if training.loss is None else f"{training.loss:.4f}"
+        if training.note:
+            parts.append(Text(f"here: {training.note}"))
         parts.append(
             Text(
                 f"here: {training.slot} step {training.steps:,}, loss {loss}, {training.clips_per_s:.1f} clips/s on {training.device}, "
                 f"waited for data {training.wait_share:.1%}"
+                + (f", {training.at_once()}" if training.micro_batch_clips < training.batch_clips or training.recomputes else "")
             )
         )
     relayed = sum(peer.path != "direct" for peer in status.peers)

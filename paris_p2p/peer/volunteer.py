@@ -18,6 +18,7 @@ from paris_p2p.peer.attest import Attestor
 from paris_p2p.peer.check import Gate
 from paris_p2p.peer.lead import Lead, MakeWorker
 from paris_p2p.peer.process import Worker
+from paris_p2p.peer.room import MEMORY_SHARE, Room
 from paris_p2p.peer.seeding import announce, seed_tips
 from paris_p2p.peer.summary import checkpoint_limits
 from paris_p2p.peer.watch import watch_clocks, watch_twin
@@ -26,6 +27,7 @@ from paris_p2p.rules.claims import Decision, decide_claim, has_room, leads_of
 from paris_p2p.rules.placement import SlotState, choose_slot, why_none
 from paris_p2p.rules.rest import rests
 from paris_p2p.spec import PeerSettings
+from paris_p2p.store.disk import write_atomic
 
 log = logging.getLogger(__name__)
 REFRESH_S = 15.0
@@ -33,8 +35,8 @@ CATCH_UP_S = 60.0
 PAUSE_ATTEST_S = 5.0
 LEAVE_ATTEST_S = 60.0
 RETRY_S = 5.0
+PAUSE_FILE = "paused"  # in the data directory while a pause lasts
 COOL_DOWN_S = 180.0  # after failures of our own trainer
-MEMORY_SHARE = 0.9  # of --max-memory: checkpoint and stop here, before the kernel kills at the limit
 
 Role = Literal["peer", "owner", "generator"]
 
@@ -55,6 +57,7 @@ class Volunteer:
         self.node, self.settings, self.role, self.say, self.make_worker = node, settings, role, say, make_worker
         self.attestor = Attestor(node, device=settings.device if role == "owner" else "cpu", say=say, gate=gate)
         node.board.hearing.state_bytes = {slot: sum(checkpoint_limits(node.spec, slot)) for slot in node.spec.slots}
+        self.room = Room(settings, node.spec)
         self.lead: Lead | None = None
         self.phase, self.why = "looking", "reading claims and tips"
         self._leaving = asyncio.Event()
@@ -62,6 +65,9 @@ class Volunteer:
         self._resumed = asyncio.Event()
         self._news = asyncio.Event()
         self._cool_until = 0.0
+        self._pause_file = settings.data_dir / PAUSE_FILE
+        if self._pause_file.exists():  # asked for before a restart
+            self._paused.set()
         node.listeners.append(lambda _: self._news.set())
 
     async def run(self) -> None:
@@ -101,6 +107,7 @@ class Volunteer:
 
     async def pause(self) -> str:
         """Checkpoint, release the claim, free the memory; returns when that is done."""
+        write_atomic(self._pause_file, b"paris-peer resume\n")  # a restart leaves it so
         self._paused.set()
         self._resumed.clear()
         if self.lead is not None:
@@ -110,6 +117,7 @@ class Volunteer:
         return "paused: the claim is released and the trainer is gone; `paris-peer resume` goes on"
 
     async def resume(self) -> str:
+        self._pause_file.unlink(missing_ok=True)
         self._paused.clear()
         self._resumed.set()
         return "resumed"
@@ -128,7 +136,7 @@ class Volunteer:
     async def _live(self) -> None:
         while not self._leaving.is_set():
             if self._paused.is_set():
-                self._set("paused", "asked to pause")
+                self._set("paused", "asked to pause, also over restarts; `paris-peer resume` goes on")
                 await self._resumed.wait()
                 continue
             if self.role != "peer":
@@ -158,7 +166,7 @@ class Volunteer:
         states = self._slot_states(now)
         choice = choose_slot(states, self.node.peer_id, only=self.settings.slot)
         if choice is None:
-            self._set("standby", f"{why_none(states, self.settings.slot)}; attesting and seeding, ready to take over")
+            self._set("standby", f"{self._why_none(states)}; attesting and seeding, ready to take over")
             return None
         slot = choice.slot
         await asyncio.sleep(choice.delay * timing.settle_s)
@@ -187,11 +195,13 @@ class Volunteer:
         return decide_claim(self.node.board.view(slot, wanted=wanted), self.node.peer_id, time.time())
 
     async def _lead(self, claim: Envelope[ClaimRecord]) -> None:
-        self.lead = Lead(self.node, self.settings, claim, self.say, self.make_worker, self.attestor.checker)
+        self.lead = Lead(self.node, self.room.trainer_settings(), claim, self.say, self.make_worker, self.attestor.checker)
         self._set("training", f"leads {claim.record.slot}, epoch {claim.record.epoch}")
         try:
             reason = await self.lead.run(attest_wait_s=self._attest_wait_s)
             self.say(f"stopped leading {claim.record.slot}: {reason}")
+        except MemoryLimitError as error:
+            self.say(f"gave up {claim.record.slot}: {error}; {self.room.ran_out(self.lead.slot, 1, str(error))}")
         except (SwarmError, ParisError) as error:
             self._cool_until = time.monotonic() + COOL_DOWN_S
             self.say(f"gave up {claim.record.slot} for {COOL_DOWN_S:.0f} s: {error}")
@@ -217,7 +227,17 @@ class Volunteer:
             clips=tip.card.record.clips if tip else 0,
             done=bool(total and tip and tip.card.record.steps >= total),
             rests=rests(tip, now_s, self.node.spec.timing),
+            fits=not self.room.why_not(slot),
         )
+
+    def _why_none(self, states: list[SlotState]) -> str:
+        """Why no slot is to be had: what the rules say, and which slots this machine is not up to."""
+        wanted = [state.slot for state in states if self.settings.slot in ("", state.slot)]
+        reasons = [reason for slot in wanted if (reason := self.room.why_not(slot))]
+        if wanted and len(reasons) == len(wanted):
+            return reasons[0] if len(wanted) == 1 else f"this machine is too small: {reasons[0]}"
+        taken = why_none(states, self.settings.slot)
+        return f"{taken}, or does not fit here: {reasons[0]}" if reasons else taken
 
     def _set(self, phase: str, why: str) -> None:
         if phase != self.phase and phase in ("standby", "seeding", "paused"):
@@ -259,7 +279,10 @@ class Volunteer:
         while limit:
             used = await asyncio.to_thread(tree_memory_bytes)
             if used > MEMORY_SHARE * limit and self.lead is not None:
-                self.lead.stop(f"memory: {used / 2**30:.2f} GiB of --max-memory {limit / 2**30:.2f} GiB")
+                words = f"memory: {used / 2**30:.2f} GiB of --max-memory {limit / 2**30:.2f} GiB"
+                if not self.lead.stopping:
+                    training = self.lead.training
+                    self.lead.stop(f"{words}; {self.room.ran_out(training.slot, training.micro_batch_clips, words)}")
                 self._cool_until = time.monotonic() + COOL_DOWN_S
             if used > limit and self.lead is None:
                 raise MemoryLimitError(

@@ -51,7 +51,8 @@ class TrainJob(SlotJob):
     out_dir: Path  # checkpoints are written here; whoever started the trainer removes them
     micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
     compile: bool = True  # fuse blocks with torch.compile where that pays (Device.compiles)
-    max_memory_bytes: Annotated[int, Field(ge=0)] = 0  # of main memory, or of the GPU's when training there; 0: no limit of ours
+    max_memory_bytes: Annotated[int, Field(ge=0)] = 0  # main memory of the trainer; 0: no limit of ours
+    max_vram_bytes: Annotated[int, Field(ge=0)] = 0  # of the GPU that trains; 0: all of it
     checkpoint_s: Annotated[float, Field(ge=0)] = 600.0  # 0: only when told to, and at the end
     max_steps: Count = 0  # stop, with a checkpoint, at this step of the lineage; 0: until told to
 
@@ -93,6 +94,17 @@ class Started(Message):
     device: str
     precision: str
     micro_batch_clips: Count
+    batch_clips: Count = 0
+    recomputes: bool = False  # activations are computed twice
+
+
+class Shrunk(Message):
+    """Memory did not suffice: from now on fewer clips go through the network at once, or activations are computed twice."""
+
+    event: Literal["shrunk"] = "shrunk"
+    micro_batch_clips: Count
+    recomputes: bool
+    why: str
 
 
 class StepEvent(Message):
@@ -125,7 +137,7 @@ class Failed(Message):
     message: str
 
 
-Event = Started | StepEvent | CheckpointReady | Stopped | Failed
+Event = Started | Shrunk | StepEvent | CheckpointReady | Stopped | Failed
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 

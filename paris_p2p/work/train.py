@@ -29,7 +29,7 @@ from paris_p2p.work.device import (
     set_threads,
 )
 from paris_p2p.work.memory import choose_micro_batch
-from paris_p2p.work.messages import CheckpointReady, Command, Event, Started, StepEvent, TrainJob
+from paris_p2p.work.messages import CheckpointReady, Command, Event, Shrunk, Started, StepEvent, TrainJob
 from paris_p2p.work.objective import batch_clips, build_network, open_clips, read_spec, train_losses
 from paris_p2p.work.schedule import ema_decay, learning_rate
 
@@ -47,7 +47,7 @@ def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[
     set_threads(job.threads)
     device = pick_device(job.device)
     compute_repeatably(device)
-    limit_cuda_memory(device, job.max_memory_bytes)
+    limit_cuda_memory(device, job.max_vram_bytes)
     clips = open_clips(job, spec)
     learner = Learner(job.run, spec, job.slot, device, job.lowered)
     _begin(learner, job)
@@ -58,6 +58,7 @@ def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[
         first = source.peek()
         learner.micro_batch_clips = choose_micro_batch(learner, first, job.micro_batch_clips, job.max_memory_bytes)
         emit(learner.started())
+        learner.on_shrink = emit
         return _Session(job, spec, learner, source, emit).run(next_command)
 
 
@@ -78,6 +79,7 @@ class Learner:
         self.run, self.spec, self.slot, self.device, self.lowered = run, spec, slot, device, lowered
         self.steps = self.clips = 0
         self.micro_batch_clips = batch_clips(spec, slot)
+        self.on_shrink: Callable[[Shrunk], None] = lambda event: None
         self.network = build_network(run, spec, slot).to(device.torch).train()
         self.weights: dict[str, Tensor] = dict(self.network.named_parameters())
         self.ema = {name: weight.detach().clone() for name, weight in self.weights.items()}
@@ -94,8 +96,16 @@ class Learner:
             parameters=self.parameters,
             device=str(self.device),
             precision=self.device.precision,
+            batch_clips=batch_clips(self.spec, self.slot),
             micro_batch_clips=self.micro_batch_clips,
+            recomputes=self.recomputes,
         )
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether activations are computed again for backward."""
+        network: Any = self.network
+        return bool(network._supports_gradient_checkpointing and network.is_gradient_checkpointing)
 
     def state(self) -> TrainState:
         """Everything a successor needs; the tensors are this learner's own."""
@@ -148,7 +158,7 @@ class Learner:
             if loss is not None:
                 break
             self.optimizer.zero_grad(set_to_none=True)
-            self.shrink()
+            self.shrink(f"memory ran out on {self.device}")
         for weight in self.weights.values():
             if weight.grad is None:  # an input's stand-in that no clip needed: AdamW must count this step for it too
                 weight.grad = torch.zeros_like(weight)
@@ -171,7 +181,7 @@ class Learner:
             raise
         return float(total)
 
-    def shrink(self) -> None:
+    def shrink(self, why: str) -> None:
         """Halve the micro-batch; at one clip compute activations twice instead of keeping them; then MemoryLimitError."""
         if self.micro_batch_clips == 1 and not self.recompute():
             raise MemoryLimitError(
@@ -180,6 +190,7 @@ class Learner:
             )
         self.micro_batch_clips = max(1, min(self.micro_batch_clips, batch_clips(self.spec, self.slot)) // 2)
         return_memory(self.device)
+        self.on_shrink(Shrunk(micro_batch_clips=self.micro_batch_clips, recomputes=self.recomputes, why=why))
 
     def recompute(self) -> bool:
         """Trade time for memory: activations are computed again for backward. False when that is on, or the network cannot."""
@@ -292,7 +303,7 @@ class _Session:
         if self.learner.device.cuda or not limit or resident_bytes() <= limit:
             return
         try:
-            self.learner.shrink()
+            self.learner.shrink(f"the trainer uses {resident_bytes() >> 20} MiB, {limit >> 20} MiB are allowed")
         except MemoryLimitError as error:
             self._checkpoint()
             used = resident_bytes()

@@ -1,0 +1,155 @@
+"""What training takes in memory, measured against the estimate that decides, before a claim, whether a slot fits this machine.
+
+    .venv/bin/python -m bench.needs [--presets tiny small] [--slots expert-0 router]
+
+Each row is a process of its own: a learner makes a step of two clips, one at a time with activations computed twice, and writes
+a checkpoint. Its peak is the most resident memory beyond what the process had with torch and our modules loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from bench.row import print_row
+from paris_p2p.spec import (
+    ROUTER,
+    ClipShape,
+    GateSpec,
+    LatentShape,
+    NetworkSpec,
+    Pinned,
+    RunSpec,
+    TextShape,
+    TimingSpec,
+    TrainingSpec,
+)
+
+LATENT = LatentShape(channels=16, frames=8, height=16, width=16)
+TEXT = TextShape(tokens=32, dim=384, pooled_dim=384)
+EXPERTS = 4
+SAMPLE_S = 0.004
+LOADED_ALREADY = 150_000_000  # what the first steps still load, measured with the smallest networks: part of LOADED_BYTES
+
+
+def spec_of(preset: str, side: int = LATENT.height) -> RunSpec:
+    """A run of experts of this preset, and of the router preset of the same name where there is one."""
+    from paris_p2p.model.presets import ROUTER_PRESETS, expert_config, router_config
+
+    latent = LATENT.model_copy(update={"height": side, "width": side})
+    router = preset if preset in ROUTER_PRESETS else "small"
+    return RunSpec(
+        name="needs",
+        purpose="measuring memory",
+        data_licence="none",
+        weights_licence="none",
+        created_at=0.0,
+        rng_seed=0,
+        clip=ClipShape(frames=latent.frames, height=8 * latent.height, width=8 * latent.width, fps=8.0),
+        latent=latent,
+        codec=Pinned(name="pca"),
+        text=Pinned(name="minilm"),
+        text_shape=TEXT,
+        experts=EXPERTS,
+        expert=NetworkSpec(preset=preset, config=expert_config(preset, latent, TEXT)),
+        router=NetworkSpec(preset=router, config=router_config(router, latent, TEXT, EXPERTS)),
+        training=TrainingSpec(batch_clips=2, learning_rate=1e-4, router_batch_clips=2),
+        gate=GateSpec(),
+        timing=TimingSpec(),
+        train_shards=(),
+        gate_shards=(),
+    )
+
+
+def measure(preset: str, slot: str, side: int = LATENT.height) -> dict[str, float]:
+    """In a process of its own: measured and estimated bytes beyond the loaded process's."""
+    command = [sys.executable, "-m", "bench.needs", "--measure", preset, slot, str(side)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def _measure_here(preset: str, slot: str, side: str) -> dict[str, float]:
+    import torch
+
+    from paris_p2p.data.batches import UNIFORMS, Batch
+    from paris_p2p.work.checkpoint import write_checkpoint
+    from paris_p2p.work.device import pick_device, resident_bytes
+    from paris_p2p.work.needs import training_bytes
+    from paris_p2p.work.train import Learner
+
+    torch.set_num_threads(1)
+    spec, device = spec_of(preset, int(side)), pick_device("cpu")
+    torch.nn.functional.mse_loss(torch.ones(4, 4, requires_grad=True) @ torch.ones(4, 4), torch.ones(4, 4)).backward()
+    before, peak, done = resident_bytes(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(SAMPLE_S):
+            peak = max(peak, resident_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    learner = Learner("ab" * 32, spec, slot, device)
+    learner.micro_batch_clips = 1
+    learner.recompute()
+    generator = torch.Generator().manual_seed(0)
+    clips = 2
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    batch = Batch(
+        first_clip=0,
+        latent=noise(clips, *spec.latent.shape).half(),
+        tokens=noise(clips, TEXT.tokens, TEXT.dim).half(),
+        mask=torch.ones(clips, TEXT.tokens, dtype=torch.bool),
+        pooled=noise(clips, TEXT.pooled_dim).half(),
+        cluster=torch.zeros(clips, dtype=torch.int64),
+        noise=noise(clips, *spec.latent.shape),
+        normal=noise(clips).double(),
+        uniforms=torch.full((clips, UNIFORMS), 0.5, dtype=torch.float64),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        learner.step(batch)
+        stepped = peak
+        write_checkpoint(Path(folder), learner.state())
+    done.set()
+    watcher.join()
+    return {
+        "parameters": learner.parameters,
+        "before": before,
+        "steps": stepped - before,
+        "measured": peak - before,
+        "estimated": LOADED_ALREADY + training_bytes(spec, slot, bf16=device.bf16),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=["micro", "tiny", "small"])
+    parser.add_argument("--slots", nargs="+", default=["expert-0", ROUTER])
+    parser.add_argument("--side", type=int, default=LATENT.height, help="latents high and wide; eight frames")
+    parser.add_argument("--measure", nargs=3, metavar=("PRESET", "SLOT", "SIDE"))
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(_measure_here(*options.measure)))
+        return
+    for preset in options.presets:
+        for slot in options.slots:
+            row = measure(preset, slot, options.side)
+            print_row(
+                f"training {preset} {slot}, one clip at a time",
+                f"{row['measured'] / 1e6:.0f} MB measured ({row['steps'] / 1e6:.0f} before the checkpoint), "
+                f"{row['estimated'] / 1e6:.0f} MB estimated; {row['parameters'] / 1e6:.2f} M parameters, "
+                f"{row['before'] / 1e6:.0f} MB loaded",
+            )
+
+
+if __name__ == "__main__":
+    main()

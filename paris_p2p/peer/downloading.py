@@ -1,0 +1,68 @@
+"""Says how a download gets on: at once, every ten seconds, and when it is done; for the terminal, the log and `status`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+
+from paris_p2p.errors import SwarmError
+from paris_p2p.node.run import RunNode
+from paris_p2p.records import BlobRef
+
+TELL_S = 10.0
+
+
+@asynccontextmanager
+async def telling(
+    node: RunNode, what: str, refs: Sequence[BlobRef], say: Callable[[str], None], note: Callable[[str], None]
+) -> AsyncIterator[None]:
+    """While inside, the blobs are fetched: `say` gets a line now and then, `note` what `status` shows, empty at the end.
+
+    Bytes are those that came over the network since the beginning, whoever they were for.
+    """
+    missing = sum(ref.size_bytes for ref in set(refs) if not node.host.store.has(ref.id))
+    if not missing:
+        yield
+        return
+    started, before = time.monotonic(), node.host.swarm.transfer.downloaded_bytes
+    say(f"fetching {what}: {size(missing)}")
+    note(f"fetching {what}: 0 of {size(missing)}")
+
+    def got() -> int:
+        return min(missing, node.host.swarm.transfer.downloaded_bytes - before)
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(TELL_S)
+            line = progress_line(what, got(), missing, node.host.swarm.transfer.download_bps, await _sources(node))
+            note(line)
+            say(line)
+
+    task = asyncio.create_task(tell())
+    try:
+        yield
+        say(f"fetched {what}: {size(missing)} in {time.monotonic() - started:.0f} s")
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        note("")
+
+
+def progress_line(what: str, got_bytes: int, all_bytes: int, bytes_per_s: float, peers: int) -> str:
+    """Bytes, rate and who could give them, in one line."""
+    left = f", about {(all_bytes - got_bytes) / bytes_per_s:.0f} s left" if bytes_per_s else ", nothing comes at the moment"
+    return f"fetching {what}: {size(got_bytes)} of {size(all_bytes)} at {size(bytes_per_s)}/s from {peers} connected peers{left}"
+
+
+def size(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+async def _sources(node: RunNode) -> int:
+    try:
+        return len(await node.host.swarm.peers())
+    except SwarmError:  # p2pd is being started again
+        return 0

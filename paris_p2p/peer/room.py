@@ -1,0 +1,102 @@
+"""Which slots this machine is up to, known before one is claimed, and what was learned when memory ran out all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from paris_p2p.peer.machine import Machine, this_machine
+from paris_p2p.spec import PeerSettings, RunSpec
+from paris_p2p.work.needs import LOADED_BYTES, parameter_count, trainer_bytes
+
+MEMORY_SHARE = 0.9  # of --max-memory: checkpoint and stop here, before the kernel kills at the limit
+NODE_BYTES = 550 << 20  # the node with hivemind, and p2pd
+GATE_BYTES_PER_PARAMETER = 12  # of a card that is checked while one trains: two networks, and reading them
+
+
+class Room:
+    """The memory of one peer in one run."""
+
+    def __init__(self, settings: PeerSettings, spec: RunSpec, machine: Callable[[], Machine] = this_machine):
+        self.spec, self.micro_batch_clips = spec, settings.micro_batch_clips
+        self._settings, self._read_machine = settings, machine
+        self._machine: Machine | None = None
+        self._reasons: dict[str, str] = {}  # by slot: why it does not fit; empty when it does
+
+    def why_not(self, slot: str) -> str:
+        """Why this machine cannot train the slot, or nothing."""
+        if slot not in self._reasons:
+            self._reasons[slot] = self._look(slot)
+        return self._reasons[slot]
+
+    def trainer_bytes(self) -> int:
+        """Main memory for the trainer alone, beside node and gate: 0 for no limit, at least 1 with one."""
+        limit = self._settings.max_memory_bytes
+        return max(1, int(MEMORY_SHARE * limit) - self._beside()) if limit else 0
+
+    def __str__(self) -> str:
+        """What this peer allows, for the person who is asked."""
+        allowed = [
+            f"{_gb(count)} of {what}"
+            for count, what in (
+                (self._settings.max_memory_bytes, "memory"),
+                (self._settings.max_vram_bytes, "GPU memory"),
+                (self._settings.max_disk_bytes, "disk"),
+            )
+            if count
+        ]
+        return f"{', '.join(allowed) or 'no limits'}, on {self._here()}"
+
+    def trainer_settings(self) -> PeerSettings:
+        """The settings with what is the trainer's alone: its share of memory, and clips at once as learned."""
+        return self._settings.model_copy(
+            update={"max_memory_bytes": self.trainer_bytes(), "micro_batch_clips": self.micro_batch_clips}
+        )
+
+    def ran_out(self, slot: str, clips_at_once: int, words: str) -> str:
+        """Note that training the slot took more than allowed; returns what is done about it."""
+        if clips_at_once > 1:
+            self.micro_batch_clips = clips_at_once // 2
+            return f"next time with {self.micro_batch_clips} clips at once"
+        self._reasons[slot] = f"{slot} did not fit: {words}"
+        return f"{slot} is left to others from now on"
+
+    def _look(self, slot: str) -> str:
+        gpu = self._gpu_bytes()
+        main, vram = trainer_bytes(self.spec, slot, gpu=gpu is not None, bf16=gpu is not None or _cpu_bf16())
+        allowed = self.trainer_bytes() or int(MEMORY_SHARE * self._here().memory_bytes) - self._beside()
+        if gpu is not None and vram > gpu:
+            return f"{slot} needs {_gb(vram)} of GPU memory for one clip at a time, {_gb(gpu)} are allowed (--max-vram)"
+        if main > allowed:
+            whole = "--max-memory" if self._settings.max_memory_bytes else "this machine's memory"
+            needed = int((main + self._beside()) / MEMORY_SHARE)
+            have = self._settings.max_memory_bytes or self._here().memory_bytes
+            return f"{slot} needs {_gb(needed)} of memory with node and gate, {_gb(have)} are allowed ({whole})"
+        return ""
+
+    def _gpu_bytes(self) -> int | None:
+        """What training may take of the GPU; None where it trains on the CPU, or the GPU is not known."""
+        if self._settings.device == "cpu":
+            return None
+        gpu = self._here().gpu(self._settings.device)
+        if gpu is None:
+            return None
+        return min(gpu.memory_bytes, self._settings.max_vram_bytes or gpu.memory_bytes)
+
+    def _beside(self) -> int:
+        largest = max(parameter_count(self.spec, slot) for slot in (self.spec.slots[0], self.spec.slots[-1]))
+        return NODE_BYTES + LOADED_BYTES + GATE_BYTES_PER_PARAMETER * largest
+
+    def _here(self) -> Machine:
+        if self._machine is None:
+            self._machine = self._read_machine()
+        return self._machine
+
+
+def _cpu_bf16() -> bool:
+    from paris_p2p.work.device import pick_device
+
+    return pick_device("cpu").bf16
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,64 @@
+"""What training a slot takes in memory, known before it is claimed: from the network's numbers, without building it.
+
+`bench/needs.py` prints the estimate beside measured peaks, and a test holds one to the other.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+from paris_p2p.spec import ROUTER, RunSpec
+
+STATE_BYTES = 20  # a parameter: fp32 weights, gradients, two AdamW moments, EMA
+SPARE_BYTES = 4  # a parameter: what allocators keep between a step's passes
+CHECKPOINT_BYTES = 18  # a parameter: resume state and bf16 weights, on their way from a GPU to the disk
+KEPT_BYTES = 64  # a token and channel of one block until its backward is done, with bf16 products (peers/README.md)
+KEPT_FP32_BYTES = 96
+BLOCKS_AT_ONCE = 3  # with recomputation: one block's activations, its gradients, temporaries
+LOADED_BYTES = 420 << 20  # a trainer's process with torch, our modules and its kernels
+CUDA_LOADED_BYTES = 3000 << 20  # main memory of one with CUDA's libraries
+CUDA_CONTEXT_BYTES = 600 << 20  # of the GPU's own
+
+
+def training_bytes(spec: RunSpec, slot: str, *, bf16: bool) -> int:
+    """Bytes of state and of activations of one clip that are computed twice: on the device that trains, beside its process."""
+    return parameter_count(spec, slot) * (STATE_BYTES + SPARE_BYTES) + _activation_bytes(spec, slot, bf16)
+
+
+def trainer_bytes(spec: RunSpec, slot: str, *, gpu: bool, bf16: bool) -> tuple[int, int]:
+    """(main memory, GPU memory) of a trainer at its least: one clip at a time, activations computed twice."""
+    needed = training_bytes(spec, slot, bf16=bf16)
+    if gpu:
+        return CUDA_LOADED_BYTES + parameter_count(spec, slot) * CHECKPOINT_BYTES, CUDA_CONTEXT_BYTES + needed
+    return LOADED_BYTES + needed, 0
+
+
+def parameter_count(spec: RunSpec, slot: str) -> int:
+    """Parameters of a slot's network, counted without allocating them."""
+    return _count(tuple(sorted(_config(spec, slot).items())), slot == ROUTER)
+
+
+def clip_tokens(spec: RunSpec, slot: str = "expert-0") -> int:
+    """Tokens of one clip in the slot's network: latents over its patch."""
+    patch = [int(_config(spec, slot).get(f"patch_{side}", 1)) for side in ("frames", "height", "width")]
+    latent = (spec.latent.frames, spec.latent.height, spec.latent.width)
+    return math.prod(-(-size // side) for size, side in zip(latent, patch, strict=True))
+
+
+def _activation_bytes(spec: RunSpec, slot: str, bf16: bool) -> int:
+    config = _config(spec, slot)
+    depth = sum(int(config.get(name, 0)) for name in ("depth", "double_depth", "single_depth"))
+    channels = int(config.get("width", 1)) * (clip_tokens(spec, slot) + spec.text_shape.tokens)
+    return channels * ((KEPT_BYTES if bf16 else KEPT_FP32_BYTES) * BLOCKS_AT_ONCE + 4 * depth)
+
+
+def _config(spec: RunSpec, slot: str) -> dict[str, int | float | str | bool]:
+    return (spec.router if slot == ROUTER else spec.expert).config
+
+
+@lru_cache(maxsize=64)
+def _count(config: tuple[tuple[str, int | float | str | bool], ...], router: bool) -> int:
+    from paris_p2p.model.presets import count_parameters
+
+    return count_parameters(dict(config), router=router)

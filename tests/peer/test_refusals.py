@@ -105,7 +105,7 @@ async def test_false_refusals_of_many_keys_neither_stop_a_slot_nor_lower_its_rat
             for card in lead.node.board.pending(SLOT):
                 for key in made_up:
                     lead.node.keep(seal(key, refusal(card.record, card.id)))
-            return bool(tip_of(owner).seq >= before + 4)
+            return bool(tip_of(owner).seq >= before + 2)
 
         await world.until(refuse_all)
         assert tip_of(owner).lowered == 0
@@ -118,7 +118,8 @@ def refusal(card: Any, card_id: str) -> RefusalRecord:
     return RefusalRecord(**head, epoch=card.epoch, card=card_id, parent=card.parent, reason="loss", loss=9.0, reference_loss=1.0)
 
 
-async def test_a_lead_that_goes_back_for_no_reason_finds_no_attestor(tmp_path: Path) -> None:
+async def test_a_lead_that_goes_back_for_no_reason_finds_no_attestor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paris_p2p.peer.outbox.attest_patience_s", lambda _: 1.0)
     async with World(tmp_path) as world:
         owner = await world.add("owner", role="owner")
         lead = await world.add("lead", slot=SLOT)

@@ -51,6 +51,17 @@ def test_training_lowers_the_gates_loss_below_a_network_that_knows_nothing(tiny:
     assert second.loss < second.reference_loss == pytest.approx(first.loss, rel=1e-6)  # the same card id: the same clips and noise
 
 
+def test_the_fixed_loss_is_the_same_for_every_card_of_the_same_weights_and_the_gates_own_is_not(
+    tiny: TinyRun, ready: CheckpointReady
+) -> None:
+    one, other = (check(tiny.gate_job(ready, card=card * 32)) for card in ("12", "34"))
+    assert one.fixed_loss == other.fixed_loss is not None
+    assert one.loss != other.loss
+    better = check(tiny.gate_job(_train(tiny, "expert-1", "gate-better", 120, **tiny.resume(ready))))
+    assert better.fixed_loss is not None
+    assert better.fixed_loss < one.fixed_loss  # type: ignore[operator]
+
+
 def test_verdicts_come_over_the_pipe_one_job_after_another(tiny: TinyRun, ready: CheckpointReady) -> None:
     other = tiny.gate_job(ready, card="34" * 32)
     with start_process("paris_p2p.work.gate", line=tiny.gate_job(ready).to_line() + other.to_line()) as process:

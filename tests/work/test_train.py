@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from paris_p2p.data.batches import ClipOrder, Draws, make_batch
 from paris_p2p.errors import CheckpointError, DataError, DivergedError, MemoryLimitError, UsageError
@@ -20,7 +21,7 @@ from paris_p2p.work.messages import CheckpointReady, Command, Event, Started, St
 from paris_p2p.work.objective import open_clips
 from paris_p2p.work.schedule import ema_decay, learning_rate
 from paris_p2p.work.train import Learner, train
-from tests.work.tiny_run import TinyRun, checkpoint_of
+from tests.work.tiny_run import TinyRun, checkpoint_of, train_here
 
 SPEC = TrainingSpec(batch_clips=4, learning_rate=1e-2, warmup_steps=10, total_steps=100, decay_steps=20)
 
@@ -45,6 +46,24 @@ def test_the_rate_warms_up_stays_and_decays_to_nothing() -> None:
     assert all(a > b for a, b in pairwise(rates[80:]))
     assert rates[100] == 0
     assert learning_rate(SPEC, "router", 50) == SPEC.router_learning_rate
+
+
+def test_a_lowered_rate_is_the_schedules_own_times_a_factor_at_every_step() -> None:
+    for step in (0, 5, 50, 99):
+        plain = learning_rate(SPEC, "expert-0", step)
+        assert [learning_rate(SPEC, "expert-0", step, lowered) for lowered in (1, 2)] == pytest.approx([0.3 * plain, 0.09 * plain])
+
+
+def test_a_trainer_told_of_a_lowered_rate_takes_smaller_steps_from_the_same_checkpoint(tiny: TinyRun) -> None:
+    from_here = tiny.resume(checkpoint_of(train_here(tiny.train_job(out="lowered-from", max_steps=6))))
+    start = load_file(from_here["resume_path"])
+
+    def moved(lowered: int) -> float:
+        job = tiny.train_job(out=f"lowered-{lowered}", max_steps=8, lowered=lowered, **from_here)
+        end = load_file(checkpoint_of(train_here(job)).resume_path)
+        return sum(float((end[name] - start[name]).abs().sum()) for name in end if name.startswith("weights."))
+
+    assert moved(2) < 0.5 * moved(1) < 0.25 * moved(0)
 
 
 @given(st.integers(0, 10**9))

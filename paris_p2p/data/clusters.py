@@ -1,4 +1,4 @@
-"""Clusters of clips by k-means in two stages, fine and then merged to K, as decentralized diffusion models are made (RECIPE.md).
+"""Clusters of clips by k-means in two stages, fine and then merged to K, as decentralized diffusion models are made.
 
 Legend: N clips, F features, R reduced features, M fine centres, K clusters.
 """
@@ -6,6 +6,7 @@ Legend: N clips, F features, R reduced features, M fine centres, K clusters.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +54,13 @@ class ClusterModel:
         path.write_bytes(save({"mean": self.mean, "basis": self.basis, "centres": self.centres, "merged": self.merged}))
 
 
-def fit_clusters(features: Floats, clusters: int, rng_seed: int) -> ClusterModel:
-    """Fit on train clips [N, F]; cluster 0 is the largest. DataError when N or their variety does not allow K clusters."""
+def fit_clusters(
+    features: Floats, clusters: int, rng_seed: int, sources: Sequence[str] | None = None
+) -> ClusterModel:
+    """Fit on train clips [N, F]; cluster 0 is the largest. DataError when N or their variety does not allow K clusters.
+
+    With `sources` [N], whose clip each is, every cluster gets clips of two sources at least: one to train on, one to check with.
+    """
     from sklearn.decomposition import PCA
     from threadpoolctl import threadpool_limits
 
@@ -71,6 +77,9 @@ def fit_clusters(features: Floats, clusters: int, rng_seed: int) -> ClusterModel
         if distinct < clusters:
             raise DataError(f"the {count} train clips are only {distinct} different ones, too few for {clusters} experts")
         centres, merged = _two_stages(reduced, distinct, clusters, rng_seed)
+        if sources is not None and not _all_shared(ClusterModel(mean, basis, centres, merged).assign(reduced), clusters, sources):
+            fine, merged = _two_stages(reduced, distinct, clusters, rng_seed, every=True)
+            centres, merged = fine, _shared_out(reduced, fine, merged, clusters, sources)
     model = ClusterModel(mean, basis, centres, merged)
     return ClusterModel(mean, basis, centres, _largest_first(model.assign(reduced), clusters)[merged])
 
@@ -88,11 +97,67 @@ def silhouettes(reduced: Floats, labels: Labels, clusters: int, rng_seed: int) -
     return [float(scores[picked == k].mean()) if (picked == k).any() else 0.0 for k in range(clusters)]
 
 
-def _two_stages(reduced: Floats, distinct: int, clusters: int, rng_seed: int) -> tuple[Floats, Labels]:
+def _all_shared(labels: Labels, clusters: int, sources: Sequence[str]) -> bool:
+    return not _unshared(labels, clusters, sources)
+
+
+def _unshared(labels: Labels, clusters: int, sources: Sequence[str]) -> list[int]:
+    """The clusters with clips of fewer than two sources."""
+    owners: list[set[str]] = [set() for _ in range(clusters)]
+    for label, source in zip(labels.tolist(), sources, strict=True):
+        owners[label].add(source)
+    return [k for k in range(clusters) if len(owners[k]) < 2]
+
+
+def _shared_out(reduced: Floats, centres: Floats, merged: Labels, clusters: int, sources: Sequence[str]) -> Labels:
+    """The fine centres [M] merged otherwise: a cluster of one source joins its nearest, and the largest that can is halved instead."""
+    nearest = ((centres**2).sum(1) - 2 * reduced @ centres.T).argmin(1)  # [N]
+    merged = merged.copy()
+    for _ in range(4 * clusters):
+        alone = _unshared(merged[nearest], clusters, sources)
+        if not alone:
+            return merged
+        k = alone[0]
+        means = np.stack([centres[merged == c].mean(0) if (merged == c).any() else np.full(centres.shape[1], np.inf) for c in range(clusters)])
+        distance = ((means - means[k]) ** 2).sum(1) if np.isfinite(means[k]).all() else np.zeros(clusters)
+        distance[k] = np.inf
+        merged[merged == k] = int(np.nan_to_num(distance, nan=np.inf).argmin())
+        if not _halve(centres, merged, nearest, k, sources):
+            break
+    found = clusters - len(_unshared(merged[nearest], clusters, sources))
+    raise DataError(
+        f"the train clips fall into {found} clusters of two sources each at least, not {clusters}: every expert needs one to "
+        f"train on and another to check with; give more clips, or ask for {max(1, found)} experts"
+    )
+
+
+def _halve(centres: Floats, merged: Labels, nearest: Labels, new: int, sources: Sequence[str]) -> bool:
+    """Cut the largest cluster that can be cut in two of two sources each across its longest direction; one half becomes `new`."""
+    sizes = np.bincount(merged[nearest], minlength=int(merged.max()) + 1)
+    for k in np.argsort(-sizes, kind="stable").tolist():
+        mine = np.flatnonzero(merged == k)
+        if len(mine) < 2:
+            continue
+        spread = centres[mine] - centres[mine].mean(0)
+        along = spread @ np.linalg.svd(spread, full_matrices=False)[2][0]
+        order = mine[np.argsort(along, kind="stable")]
+        for cut in sorted(range(1, len(order)), key=lambda cut: abs(2 * cut - len(order))):
+            before = [sources[i] for i in np.flatnonzero(np.isin(nearest, order[:cut]))]
+            after = [sources[i] for i in np.flatnonzero(np.isin(nearest, order[cut:]))]
+            if len(set(before)) > 1 and len(set(after)) > 1:
+                merged[order[cut:]] = new
+                return True
+    return False
+
+
+def _two_stages(
+    reduced: Floats, distinct: int, clusters: int, rng_seed: int, *, every: bool = False
+) -> tuple[Floats, Labels]:
+    """Fine centres and the cluster of each; with `every`, as many centres as there may be."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
     count = len(reduced)
-    fine = min(distinct, MAX_FINE, max(clusters, count // 16))
+    fine = min(distinct, MAX_FINE, count if every else max(clusters, count // 16))
     kind = MiniBatchKMeans if count >= MINI_BATCH_FROM_CLIPS else KMeans
     with warnings.catch_warnings():
         # Near-duplicates may leave fewer centres than asked for, which is all right at the fine stage.

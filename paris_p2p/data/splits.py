@@ -1,8 +1,12 @@
-"""Four disjoint splits by source video, from the hash of its content: pure, and the same on every machine."""
+"""Four disjoint splits by source, from the hash of its content: pure, and the same on every machine.
+
+A source is a video, an image, a scene of a long video, or what the owner named as one. Clips of one never part.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from blake3 import blake3
@@ -13,10 +17,13 @@ from paris_p2p.errors import DataError
 Split = Literal["train", "gate", "validation", "test"]
 HELD_OUT: tuple[Split, ...] = ("test", "validation", "gate")  # the order in which they are filled
 TRAIN: Split = "train"
+MAX_HELD_OUT_SHARE = 3  # in small folders the held-out parts shrink until they take no more than a third of the clips
+LEAST_SOURCES = 4  # one for each split
+EXPERTS_BY_CLIPS = ((10_000, 8), (3_000, 6), (800, 4), (200, 3), (30, 2), (0, 1))
 
 
 class SplitOptions(BaseModel):
-    """Shares of the clips; a split gets at least its minimum."""
+    """Shares of the clips; a split gets at least its minimum where that leaves two thirds of the clips to train on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,30 +35,105 @@ class SplitOptions(BaseModel):
     test_min_clips: int = Field(default=4, ge=1)
 
 
+def experts_for(clips: int) -> int:
+    """How many experts so many clips carry, where the owner does not say."""
+    return next(experts for least, experts in EXPERTS_BY_CLIPS if clips >= least)
+
+
+def least_clips(experts: int) -> int:
+    """The least that K clusters need: two clips each to train on and one to check with, and four to hold out besides."""
+    return 3 * experts + 4
+
+
+def check_enough(clips: int, sources: int, experts: int) -> None:
+    """DataError, with how many more are needed, when K experts cannot be made of so little."""
+    least = least_clips(experts)
+    if clips < least:
+        fewer = f", or ask for {(clips - 4) // 3} experts" if clips >= least_clips(1) and experts > 1 else ""
+        raise DataError(
+            f"{clips} clips are too few for {experts} experts: the least is {least} (two each to train on, one each to "
+            f"check with, and four); give {least - clips} more{fewer}"
+        )
+    if sources < LEAST_SOURCES:
+        raise DataError(
+            f"{clips} clips of {sources} sources are too few: train, gate, validation and test need one of their own each; "
+            f"give clips of {LEAST_SOURCES - sources} more, or, if you named the sources yourself, name more of them"
+        )
+
+
+def wanted_clips(total: int, options: SplitOptions) -> dict[Split, int]:
+    """How many clips each held-out split is to have."""
+    wanted = {
+        split: max(getattr(options, f"{split}_min_clips"), round(getattr(options, f"{split}_share") * total))
+        for split in HELD_OUT
+    }
+    room, sought = total // MAX_HELD_OUT_SHARE, sum(wanted.values())
+    return {split: max(1, count * room // sought) for split, count in wanted.items()} if sought > room else wanted
+
+
 def rank_groups(groups: Sequence[str], rng_seed: int) -> list[str]:
-    """A fixed shuffle: each group's place depends on its name and the seed alone. Held-out splits are filled from the front."""
+    """A fixed shuffle: each group's place depends on its name and the seed alone. Held-out splits take from the front."""
     return sorted(set(groups), key=lambda group: blake3(f"{rng_seed}/{group}".encode()).digest())
 
 
-def assign_splits(ranked: Sequence[str], clips: Mapping[str, int], options: SplitOptions) -> dict[str, Split]:
-    """group -> split; DataError when less than a quarter of the clips would be left to train on."""
+def assign_splits(
+    ranked: Sequence[str], clips: Mapping[str, int], options: SplitOptions, train: Collection[str] = ()
+) -> dict[str, Split]:
+    """group -> split, with those named `train` in train; DataError when too little would be left to train on."""
     total = sum(clips[group] for group in ranked)
-    wanted = {
-        split: max(getattr(options, f"{split}_min_clips"), round(getattr(options, f"{split}_share") * total)) for split in HELD_OUT
-    }
-    result: dict[str, Split] = {}
-    rest = list(reversed(ranked))
+    wanted = wanted_clips(total, options)
+    result: dict[str, Split] = dict.fromkeys((group for group in ranked if group in train), TRAIN)
+    rest = [group for group in ranked if group not in train]
     for split in HELD_OUT:
         got = 0
         while got < wanted[split] and rest:
-            group = rest.pop()
+            # A source as large as all that is wanted is passed over for a smaller one.
+            fitting = next((group for group in rest if clips[group] <= wanted[split]), None)
+            group = fitting if fitting is not None else min(rest, key=lambda group: clips[group])
+            rest.remove(group)
             result[group] = split
             got += clips[group]
     result.update(dict.fromkeys(rest, TRAIN))
-    left = sum(clips[group] for group in rest)
-    if 4 * left < total or not left:
+    counts = Counter(result.values())
+    left = sum(clips[group] for group, split in result.items() if split == TRAIN)
+    if 4 * left < total or not all(counts[split] for split in (TRAIN, *HELD_OUT)):
+        parts = ", ".join(f"{split} {sum(clips[g] for g, s in result.items() if s == split)}" for split in (TRAIN, *HELD_OUT))
         raise DataError(
-            f"{total} clips of {len(ranked)} source videos are too few: gate, validation and test want {sum(wanted.values())}, "
-            f"by whole videos, and {left} would be left to train on; give more videos, or lower the held-out minimums"
+            f"{total} clips of {len(ranked)} sources cannot be split without parting a source ({parts} clips): "
+            "give clips of more sources, or, if you named the sources yourself, name smaller ones"
         )
     return result
+
+
+def give_gate_clips(
+    splits: Mapping[str, Split], ranked: Sequence[str], labels: Mapping[str, Mapping[int, int]], clusters: int, fitted: Collection[str]
+) -> tuple[dict[str, Split], list[int]]:
+    """Splits in which train groups moved to the gate until every cluster has a gate clip, and the clusters that still have none.
+
+    `labels` says of each group how many of its clips are in which cluster. No cluster loses its last train clip. Groups that
+    the codec was `fitted` on are moved last.
+    """
+    result = dict(splits)
+    in_train: Counter[int] = Counter()
+    in_gate: Counter[int] = Counter()
+    for group, split in splits.items():
+        for k, count in labels[group].items():
+            (in_train if split == TRAIN else in_gate if split == "gate" else Counter())[k] += count
+    lacking = []
+    for k in range(clusters):
+        if in_gate[k]:
+            continue
+        able = [
+            group
+            for group in ranked
+            if result.get(group) == TRAIN and labels[group].get(k) and all(in_train[c] > n for c, n in labels[group].items() if n)
+        ]
+        if not able:
+            lacking.append(k)
+            continue
+        moved = min(able, key=lambda group: (group in fitted, sum(labels[group].values())))
+        result[moved] = "gate"
+        for c, count in labels[moved].items():
+            in_train[c] -= count
+            in_gate[c] += count
+    return result, lacking

@@ -51,3 +51,28 @@ def test_more_experts_than_the_clips_allow_is_an_error_that_says_how_many():
     same = np.repeat(features[:2], 10, axis=0)
     with pytest.raises(DataError, match="only 2 different ones"):
         fit_clusters(same, 3, 0)
+
+
+def owners_of(labels, sources, clusters: int) -> list[int]:
+    return [len({source for source, label in zip(sources, labels, strict=True) if label == k}) for k in range(clusters)]
+
+
+@pytest.mark.parametrize("clusters", [2, 5, 8])
+@pytest.mark.parametrize("rng_seed", range(4))
+def test_every_cluster_has_clips_of_two_sources_however_far_off_some_lie(clusters, rng_seed):
+    """Twenty clips alike, and three outliers that k-means makes clusters of their own."""
+    features, _ = blobs((20, 1, 1, 1), rng_seed)
+    sources = [f"video {i}" for i in range(23)]
+    alone = fit_clusters(features, clusters, 0)
+    assert clusters == 2 or min(owners_of(alone.assign(alone.reduce(features)), sources, clusters)) == 1
+    model = fit_clusters(features, clusters, 0, sources)
+    labels = model.assign(model.reduce(features))
+    assert min(owners_of(labels, sources, clusters)) >= 2
+    assert np.bincount(labels, minlength=clusters).argmax() == 0
+
+
+def test_sources_that_cannot_make_so_many_clusters_say_how_many_they_make():
+    features, _ = blobs((30, 30, 30), noise=0.3)
+    sources = [f"film {i // 30}" for i in range(90)]
+    with pytest.raises(DataError, match=r"fall into \d clusters of two sources each at least, not 3.*ask for \d experts"):
+        fit_clusters(features, 3, 0, sources)

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paris_p2p.data.splits import SplitOptions, assign_splits, rank_groups
+from paris_p2p.data.splits import (
+    SplitOptions,
+    assign_splits,
+    check_enough,
+    experts_for,
+    give_gate_clips,
+    rank_groups,
+    wanted_clips,
+)
 from paris_p2p.errors import DataError
 
 
@@ -31,7 +39,57 @@ def test_a_new_video_leaves_the_others_order_as_it_was():
     assert [name for name in rank_groups([*names, "new"], 0) if name != "new"] == rank_groups(names, 0)
 
 
-def test_too_few_videos_to_hold_some_out_is_an_error_with_the_numbers():
+def test_sources_too_large_to_part_are_an_error_with_the_numbers():
     clips = {"a": 10, "b": 10, "c": 10}
-    with pytest.raises(DataError, match="30 clips of 3 source videos are too few"):
+    with pytest.raises(DataError, match="30 clips of 3 sources cannot be split without parting a source"):
         assign_splits(rank_groups(list(clips), 0), clips, SplitOptions())
+
+
+@pytest.mark.parametrize(("clips", "held"), [(12, (2, 1, 1)), (24, (4, 1, 2)), (30, (5, 1, 2)), (60, (8, 2, 6)), (1000, (60, 40, 100))])
+def test_the_held_out_parts_shrink_with_the_folder_and_leave_two_thirds(clips, held):
+    wanted = wanted_clips(clips, SplitOptions())
+    assert (wanted["gate"], wanted["validation"], wanted["test"]) == held
+    assert 3 * sum(wanted.values()) <= clips
+
+
+@pytest.mark.parametrize(("clips", "experts"), [(12, 1), (30, 2), (60, 2), (200, 3), (1000, 4), (20_000, 8)])
+def test_so_many_clips_carry_so_many_experts(clips, experts):
+    assert experts_for(clips) == experts
+    check_enough(clips, 4, experts)
+
+
+def test_too_few_clips_say_how_many_more_are_needed():
+    with pytest.raises(DataError, match=r"20 clips are too few for 8 experts: the least is 28 .*give 8 more, or ask for 5 experts"):
+        check_enough(20, 20, 8)
+    with pytest.raises(DataError, match="40 clips of 3 sources are too few.*give clips of 1 more"):
+        check_enough(40, 3, 2)
+    check_enough(30, 30, 8)
+
+
+def test_a_source_larger_than_all_that_is_wanted_is_not_held_out_where_smaller_ones_are():
+    clips = {"film": 40, **{f"shot {i}": 1 for i in range(40)}}
+    splits = assign_splits(["film", *sorted(clips.keys() - {"film"})], clips, SplitOptions())
+    assert splits["film"] == "train"
+
+
+@given(st.integers(1, 6), st.integers(0, 1000))
+def test_every_cluster_gets_a_gate_clip_and_keeps_a_train_clip(clusters, rng_seed):
+    groups = [f"video {i}" for i in range(30)]
+    ranked = rank_groups(groups, rng_seed)
+    splits = assign_splits(ranked, dict.fromkeys(groups, 1), SplitOptions(), set(ranked[-7:]))
+    train = [group for group in ranked if splits[group] == "train"]
+    labels = {group: {rng_seed % clusters: 1} for group in groups}
+    labels.update({group: {i % clusters: 1} for i, group in enumerate(train)})
+    moved, lacking = give_gate_clips(splits, ranked, labels, clusters, ranked[-7:])
+    assert lacking == []
+    for k in range(clusters):
+        for split in ("train", "gate"):
+            assert any(moved[group] == split and labels[group].get(k) for group in groups)
+    assert all(moved[group] == splits[group] for group in groups if splits[group] not in ("train", "gate"))
+
+
+def test_a_cluster_of_one_source_cannot_be_given_a_gate_clip():
+    labels = {"a": {0: 3}, "b": {0: 1}, "c": {1: 4}}
+    moved, lacking = give_gate_clips(dict.fromkeys(labels, "train"), ["a", "b", "c"], labels, 2, ["b"])
+    assert lacking == [1]
+    assert moved == {"a": "gate", "b": "train", "c": "train"}

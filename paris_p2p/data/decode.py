@@ -74,10 +74,11 @@ class Video:
             self.told["clips lost to damage or a short end"] += lost
 
     def pictures(self, width: int) -> Iterator[tuple[float, Any]]:
-        """Every frame with its time in seconds from the start, as [h, width, 3] in blue, green, red."""
+        """Every frame with its time in seconds from the start, as [h, width, 3] in blue, green, red, all of one size."""
+        height = 0
         with _refusals(), closing(FrameReader(self.open, self.track, self.told)) as reader:
             for frame, time_s, _ in reader.timed():
-                height = max(2, min(4 * width, round(width * frame.height / frame.width)))
+                height = height or max(2, min(4 * width, round(width * frame.height / frame.width)))
                 size = {"width": width, "height": height, "interpolation": "FAST_BILINEAR"}
                 yield time_s, frame.to_ndarray(format="bgr24", **size)
 

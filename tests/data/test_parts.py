@@ -1,0 +1,44 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paris_p2p.data.parts import Span, clips_in, left_out, long_from, part_clips, plan_parts
+from paris_p2p.spec import ClipShape
+
+SHAPE = ClipShape(frames=8, height=16, width=16, fps=8.0)
+
+
+@given(st.floats(1, 500), st.lists(st.floats(0.1, 500), max_size=10), st.integers(1, 16))
+def test_parts_lie_in_their_scene_in_order_and_hold_a_clip_each(duration_s, cuts_s, most):
+    cuts_s = sorted(set(cuts_s))
+    spans = plan_parts(duration_s, cuts_s, SHAPE, most)
+    assert [span.number for span in spans] == list(range(len(spans)))
+    for span in spans:
+        assert 1 <= clips_in(span.end_s - span.start_s, SHAPE) <= most
+        assert not any(span.start_s + 1e-9 < cut_s < span.end_s - 1e-9 for cut_s in cuts_s)
+    for one, two in zip(spans, spans[1:], strict=False):
+        assert one.end_s <= two.start_s + 1e-9
+
+
+def test_a_scene_is_parted_evenly_and_one_shorter_than_a_clip_is_left():
+    spans = plan_parts(40.0, [20.0, 20.5], SHAPE, 8)
+    assert [(span.scene, span.start_s, span.end_s) for span in spans] == [
+        (0, 0.0, 6.0), (0, 6.0, 13.0), (0, 13.0, 20.0), (2, 20.5, 26.5), (2, 26.5, 32.5), (2, 32.5, 40.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("total", "whole", "part"), [(30, 2, 2), (192, 16, 16), (5000, 64, 16)])
+def test_what_is_long_depends_on_how_much_there_is(total, whole, part):
+    assert long_from(total, 64) == whole
+    assert part_clips(total) == part
+
+
+def test_clips_next_to_another_split_are_left_out_but_not_across_a_cut():
+    parts = {n: Span(n, n // 3, 8.0 * n, 8.0 * n + 8) for n in range(6)}  # two scenes of three parts
+    starts_s = {n: [8.0 * n + i for i in range(8)] for n in parts}
+    splits = {0: "train", 1: "test", 2: "train", 3: "gate", 4: "gate", 5: "validation"}
+    assert left_out(parts, splits, starts_s, clip_s=1.0) == {(0, 7), (2, 0), (4, 7)}
+    assert left_out(parts, splits, starts_s, clip_s=0.5) == {(0, 6), (0, 7), (2, 0), (2, 1), (4, 6), (4, 7)}
+    assert left_out(parts, dict.fromkeys(parts, "train"), starts_s, clip_s=1.0) == set()
+    one = {n: starts[:1] for n, starts in starts_s.items()}
+    assert left_out(parts, splits, one, clip_s=1.0) == set()

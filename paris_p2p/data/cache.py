@@ -71,6 +71,16 @@ class Cache:
     def put_failure(self, key: str, failure: UnusableVideo) -> None:
         self._write(self._path(key, "json"), json.dumps({"reason": failure.reason, "detail": failure.detail}).encode())
 
+    def note(self, key: str) -> Any:
+        """A small value that was kept; None when there is none."""
+        try:
+            return json.loads(self._path(key, "note.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def put_note(self, key: str, value: Any) -> None:
+        self._write(self._path(key, "note.json"), json.dumps(value).encode())
+
     def _failure(self, key: str) -> UnusableVideo | None:
         try:
             row = json.loads(self._path(key, "json").read_bytes())
@@ -90,4 +100,5 @@ class Cache:
 
 def cache_key(*parts: object) -> str:
     """A hash of everything that a cached file was made from."""
-    return blake3(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return blake3(text.encode("utf-8", "surrogatepass")).hexdigest()

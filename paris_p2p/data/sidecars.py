@@ -10,8 +10,10 @@ from pathlib import Path
 from paris_p2p.data.captions import Caption, Note, name_key
 from paris_p2p.data.table_rows import CAPTION_KEYS
 from paris_p2p.data.text_files import NotTextError, clean_caption, decode_text
+from paris_p2p.data.timed_captions import TIMED_SUFFIXES, TimedCaption, parse_subtitles
 
 MAX_SIDECAR_BYTES = 1 << 20
+MAX_SUBTITLES_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,30 @@ class Sidecars:
             self.notes.append(Note(name, f"caption read from a file named like {like}", path.name))
         return caption
 
+    def timed(self, name: str, *, has_caption: bool) -> tuple[TimedCaption, ...]:
+        """Of clip.srt or clip.vtt, or clip.mp4.srt and so on, where the file has no other caption; NotTextError, OSError."""
+        stem = Path(name).with_suffix("").as_posix()
+        keys = [name_key(f"{start}{suffix}") for start in (stem, name) for suffix in TIMED_SUFFIXES]
+        path = next((self._by_key[key] for key in keys if key in self._by_key), None)
+        if path is None:
+            return ()
+        if has_caption:
+            why = f"the file has another caption; remove that if {path.name} says what is to be seen"
+            self.notes.append(Note(name, "subtitles not used as captions", why))
+            return ()
+        with path.open("rb") as file:
+            data = file.read(MAX_SUBTITLES_BYTES + 1)
+        if len(data) > MAX_SUBTITLES_BYTES:
+            raise NotTextError(f"{path.name} has more than {MAX_SUBTITLES_BYTES} bytes; those are no captions")
+        self.notes.append(Note(name, "captions by time from subtitles", path.name))
+        return parse_subtitles(data, path.name, self.encoding)
+
     @cached_property
     def _by_key(self) -> dict[str, Path]:
         return {name_key(name): path for name, path in self.files.items() if path.suffix.lower() in _SUFFIXES}
 
 
-_SUFFIXES = (".txt", ".json", ".caption")
+_SUFFIXES = (".txt", ".json", ".caption", *TIMED_SUFFIXES)
 _ENDINGS = ("{stem}.txt", "{name}.txt", "{stem}.caption.txt", "{stem}.caption", "{stem}.json")
 
 

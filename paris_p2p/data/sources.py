@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -14,20 +12,18 @@ from typing import BinaryIO
 from blake3 import blake3
 
 from paris_p2p.data.captions import OTHER_TABLES, TABLES, Caption, CaptionTable, Note, name_key, read_table
+from paris_p2p.data.folder import SUFFIXES, not_read, printable, walk
 from paris_p2p.data.images import IMAGE_SUFFIXES
+from paris_p2p.data.parts import Span
 from paris_p2p.data.sidecars import MAX_SIDECAR_BYTES, Sidecars, read_caption
 from paris_p2p.data.text_files import NotTextError, shown
+from paris_p2p.data.timed_captions import TimedCaption, timed_rows
+from paris_p2p.data.track import Track
 from paris_p2p.errors import DataError
 
-VIDEO_SUFFIXES = frozenset((
-    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv",
-    ".ts", ".webm", ".wmv",
-))  # fmt: skip
-SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 MAX_TAR_VIDEO_BYTES = 256 << 20  # a file inside a tar is read into memory
 MAX_TAR_MEMBERS = 2_000_000
-HASHED_WHOLE_BYTES = 256 << 10
-HASHED_PIECES = 4
+HASHED_AT_ONCE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,18 @@ class Source:
     caption: str
     group: str  # what the owner says it was cut from; empty: it is its own source
     member: bool  # inside a tar
+    timed: tuple[TimedCaption, ...] = ()  # captions by time; what lies between them is not used
+    span: Span | None = None  # the part of a long video that this is; None: all of it
+    track: Track | None = None  # what a pass over a video's packets found
+
+    @property
+    def id(self) -> str:
+        """The name, and which part of it."""
+        return self.name if self.span is None else f"{self.name}#{self.span.number:05d}"
+
+    def caption_at(self, start_s: float) -> str:
+        """The caption of the clip that starts there."""
+        return next((cue.text for cue in self.timed if cue.start_s - 1e-6 <= start_s < cue.end_s), self.caption)
 
     @property
     def is_image(self) -> bool:
@@ -56,17 +64,14 @@ class Source:
             return io.BytesIO(file.read(self.size_bytes))
 
     def content_hash(self) -> str:
-        """BLAKE3 of the size and, of a large file, of pieces spread over it: the same file gives the same hash."""
+        """BLAKE3 of the size and all bytes: only what is equal in each of them is a copy."""
         digest = blake3(str(self.size_bytes).encode())
         with self.path.open("rb") as file:
-            if self.size_bytes <= HASHED_WHOLE_BYTES:
-                file.seek(self.offset_bytes)
-                digest.update(file.read(self.size_bytes))
-            else:
-                piece = HASHED_WHOLE_BYTES // HASHED_PIECES
-                for i in range(HASHED_PIECES):
-                    file.seek(self.offset_bytes + i * (self.size_bytes - piece) // (HASHED_PIECES - 1))
-                    digest.update(file.read(piece))
+            file.seek(self.offset_bytes)
+            left = self.size_bytes
+            while left > 0 and (piece := file.read(min(left, HASHED_AT_ONCE_BYTES))):
+                digest.update(piece)
+                left -= len(piece)
         return digest.hexdigest()
 
 
@@ -97,7 +102,8 @@ def find_sources(folder: Path, leave_out: Path | None = None, encoding: str = ""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give the folder that holds the clips")
     found = Found()
-    files = {path.relative_to(folder).as_posix(): path for path in _walk(folder, leave_out)}
+    walked = walk(folder, leave_out)
+    files = walked.files
     table = read_table(folder, encoding)
     matched, missed = table.match(folder, [name for name in files if name not in TABLES])
     sidecars = Sidecars(files, encoding, found.notes)
@@ -105,7 +111,7 @@ def find_sources(folder: Path, leave_out: Path | None = None, encoding: str = ""
         if path.suffix.lower() == ".tar":
             _read_tar(path, name, encoding, found)
         elif path.suffix.lower() in SUFFIXES or name in matched:
-            _add(path, name, _from_table(name, matched) or sidecars, table, found)
+            _add(path, name, matched.get(name, []), sidecars, table, found)
         elif path.name in TABLES + OTHER_TABLES and path != table.path:
             found.notes.append(Note(name, "table not read", _table_advice(name, table)))
     for miss in missed:
@@ -113,6 +119,7 @@ def find_sources(folder: Path, leave_out: Path | None = None, encoding: str = ""
         where = f"named in {table.name}, line {miss.line}, but not there{near}"
         found.skipped.append(Skipped(miss.name, "missing", where))
     found.notes += table.notes
+    found.skipped += [Skipped(name, "not read", why) for name, why in {**not_read(files, set(matched)), **walked.left}.items()]
     found.sources = _without_thumbnails(sorted(found.sources, key=lambda source: source.name), found.skipped)
     return found
 
@@ -125,13 +132,6 @@ def _table_advice(name: str, table: CaptionTable) -> str:
     return "only a table right in the prepared folder is read; move its rows there, paths from that folder"
 
 
-def _from_table(name: str, matched: dict[str, list[Caption]]) -> Caption | None:
-    rows = matched.get(name)
-    if rows is None or not rows[0].text:
-        return None
-    return rows[0]
-
-
 def _without_thumbnails(sources: list[Source], skipped: list[Skipped]) -> list[Source]:
     """`clip.jpg` beside `clip.mp4` shares its caption: it is that video's picture, not an image to learn from."""
     videos = {Path(source.name).with_suffix("").as_posix() for source in sources if not source.is_image}
@@ -140,33 +140,30 @@ def _without_thumbnails(sources: list[Source], skipped: list[Skipped]) -> list[S
     return [source for source in sources if source.name not in thumbnails]
 
 
-def _walk(folder: Path, leave_out: Path | None) -> Iterator[Path]:
-    hidden = leave_out.resolve() if leave_out is not None else None
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and (Path(root) / name).resolve() != hidden)
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield Path(root) / name
-
-
-def _add(path: Path, name: str, caption: Caption | Sidecars, table: CaptionTable, found: Found) -> None:
-    """Add a file with its row's caption, or else its sidecar's."""
+def _add(
+    path: Path, name: str, rows: list[Caption], sidecars: Sidecars, table: CaptionTable, found: Found
+) -> None:
+    """Add a file with the captions of its rows, or else of its sidecar."""
     try:
         status = path.stat()
         if status.st_size == 0:
             found.skipped.append(Skipped(name, "empty"))
             return
-        read = caption.of(name) if isinstance(caption, Sidecars) else caption
+        timed = timed_rows(rows, f"{table.name} for {shown(name)}") if rows and rows[0].start else ()
+        read = rows[0] if rows and (rows[0].text or timed) else sidecars.of(name)
+        text = "" if timed or read is None else read.text
+        timed = sidecars.timed(name, has_caption=bool(text or timed)) or timed
     except OSError as error:
-        found.skipped.append(Skipped(name, "unreadable", str(error)))
+        found.skipped.append(Skipped(name, "unreadable", printable(str(error))))
     except NotTextError as error:
         found.skipped.append(Skipped(name, "caption not readable", str(error)))
     else:
-        if read is None or not read.text:
+        if not text and not timed:
             found.skipped.append(Skipped(name, "no caption", _caption_advice(name, table, read)))
         else:
             place = 0, status.st_size, status.st_mtime_ns
-            found.sources.append(Source(name, path, *place, read.text, read.group, member=False))
+            group = read.group if read is not None else ""
+            found.sources.append(Source(name, path, *place, text, group, member=False, timed=timed))
 
 
 def _caption_advice(name: str, table: CaptionTable, read: Caption | None) -> str:
@@ -199,7 +196,7 @@ def _read_tar(path: Path, name: str, encoding: str, found: Found) -> None:
         found.skipped.append(Skipped(name, "unreadable", f"{error}; what came before is used"))
     for member in media.values():
         key = member.name.rpartition(".")[0]
-        inside = f"{name}/{member.name}"
+        inside = printable(f"{name}/{member.name}")
         if member.size == 0:
             found.skipped.append(Skipped(inside, "empty"))
         elif member.size > MAX_TAR_VIDEO_BYTES:

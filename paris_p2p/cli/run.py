@@ -27,7 +27,9 @@ PASSPHRASE_VARIABLE = "PARIS_OWNER_PASSPHRASE"
 def prepare(
     clips: Annotated[Path, typer.Argument(help="Folder of captioned videos or images, or of webdataset tars.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where latents, embeddings and clusters go.")],
-    experts: Annotated[int, typer.Option("--experts", "-k", help="Clusters, and so experts.", min=1, max=256)] = 8,
+    experts: Annotated[
+        int, typer.Option("--experts", "-k", help="Clusters, and so experts; 0: as many as the clips carry.", min=0, max=256)
+    ] = 0,
     frames: Annotated[int, typer.Option(min=1, help="Frames per clip; 1 for images, and stills of videos.")] = 8,
     height: Annotated[int, typer.Option(min=8)] = 64,
     width: Annotated[int, typer.Option(min=8)] = 64,
@@ -44,7 +46,9 @@ def prepare(
     image_to_video: Annotated[
         bool, typer.Option("--image-to-video", help="Look at first frames, so that a router may know them: for create --first-frame-rate.")
     ] = False,
-    clips_per_video: Annotated[int, typer.Option(min=1, help="At most this many clips from one video.")] = 16,
+    clips_per_video: Annotated[
+        int, typer.Option(min=1, help="At most this many clips from a video; longer ones are parted into scenes.")
+    ] = 64,
     device: Annotated[str, typer.Option(help="Of codec, text encoder and features: cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Videos worked on side by side.")] = 2,
     rng_seed: Annotated[int, typer.Option(min=0)] = 0,

@@ -118,10 +118,10 @@ def _shared_out(reduced: Floats, centres: Floats, merged: Labels, clusters: int,
         if not alone:
             return merged
         k = alone[0]
-        means = np.stack([centres[merged == c].mean(0) if (merged == c).any() else np.full(centres.shape[1], np.inf) for c in range(clusters)])
-        distance = ((means - means[k]) ** 2).sum(1) if np.isfinite(means[k]).all() else np.zeros(clusters)
-        distance[k] = np.inf
-        merged[merged == k] = int(np.nan_to_num(distance, nan=np.inf).argmin())
+        others = [c for c in range(clusters) if c != k and (merged == c).any()]
+        if (merged == k).any():
+            mine = centres[merged == k].mean(0)
+            merged[merged == k] = min(others, key=lambda c: float(((centres[merged == c].mean(0) - mine) ** 2).sum()))
         if not _halve(centres, merged, nearest, k, sources):
             break
     found = clusters - len(_unshared(merged[nearest], clusters, sources))
@@ -142,8 +142,8 @@ def _halve(centres: Floats, merged: Labels, nearest: Labels, new: int, sources: 
         along = spread @ np.linalg.svd(spread, full_matrices=False)[2][0]
         order = mine[np.argsort(along, kind="stable")]
         for cut in sorted(range(1, len(order)), key=lambda cut: abs(2 * cut - len(order))):
-            before = [sources[i] for i in np.flatnonzero(np.isin(nearest, order[:cut]))]
-            after = [sources[i] for i in np.flatnonzero(np.isin(nearest, order[cut:]))]
+            before = [sources[i] for i in np.flatnonzero(np.isin(nearest, order[:cut])).tolist()]
+            after = [sources[i] for i in np.flatnonzero(np.isin(nearest, order[cut:])).tolist()]
             if len(set(before)) > 1 and len(set(after)) > 1:
                 merged[order[cut:]] = new
                 return True

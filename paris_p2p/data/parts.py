@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from paris_p2p.data.splits import TRAIN, Split
 from paris_p2p.spec import ClipShape
@@ -48,7 +49,7 @@ def plan_parts(duration_s: float, cuts_s: Sequence[float], shape: ClipShape, at_
     clip_s = shape.frames / shape.fps
     edges = [0.0, *(cut_s for cut_s in cuts_s if 0 < cut_s < duration_s), duration_s]
     spans: list[Span] = []
-    for scene, (start_s, end_s) in enumerate(zip(edges, edges[1:], strict=False)):
+    for scene, (start_s, end_s) in enumerate(pairwise(edges)):
         clips = clips_in(end_s - start_s, shape)
         parts = math.ceil(clips / at_most_clips)
         for i in range(parts):

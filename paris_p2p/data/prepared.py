@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import unquote_to_bytes
 
 from pydantic import Field, StringConstraints, ValidationError
 
@@ -13,6 +15,7 @@ from paris_p2p.data.decode import Frames
 from paris_p2p.data.reading import read_clip_at
 from paris_p2p.data.sources import Source
 from paris_p2p.data.splits import Split as Split
+from paris_p2p.data.track import Track
 from paris_p2p.errors import DataError
 from paris_p2p.records import Count, Record
 from paris_p2p.spec import ClipShape, LatentShape, Name, TextShape
@@ -72,6 +75,7 @@ class Prepared(Record):
     clips: dict[Split, Count]
     sources: dict[Split, Count]
     skipped: dict[str, Count]  # reason -> files; which ones stands in report.json
+    files: Count = 0  # that the sources are, or are parts of; 0 in folders of older versions
     notes: dict[str, Count] = {}  # what was cut, guessed or converted of what is used -> how often
 
     def shards_for(self, split: Split, cluster: int | None = None) -> tuple[PreparedShard, ...]:
@@ -82,6 +86,8 @@ class Prepared(Record):
         """A few lines for a person."""
         counts = ", ".join(f"{self.clips[split]} {split}" for split in self.clips)
         what, files = ("images", "files") if self.clip.frames == 1 else ("clips", "videos")
+        if self.files and self.files != sum(self.sources.values()):
+            files = f"scenes and parts of {self.files} {files}"
         lines = [
             f"{sum(self.clips.values())} {what} from {sum(self.sources.values())} {files}: {counts}; codec {self.codec_psnr_db:.1f} dB"
         ]
@@ -132,6 +138,9 @@ class SplitClip(Record):
     offset_bytes: Count = 0
     size_bytes: Count = 0
     member: bool = False  # inside a tar
+    stream: Count | None = None  # of a video: which stream, how its frames follow, and whether seeking finds them
+    frame_s: Annotated[float, Field(ge=0)] = 0.0
+    in_order: bool = True
 
     @property
     def video(self) -> str:
@@ -140,11 +149,23 @@ class SplitClip(Record):
 
     def pixels(self, shape: ClipShape) -> Frames:
         """uint8 [T, H, W, 3], decoded from the owner's file."""
-        source = Source(self.source, Path(self.path), self.offset_bytes, self.size_bytes, 0, self.caption, "", self.member)
+        track = Track(self.stream, self.frame_s, 0.0, 0, self.in_order) if self.stream is not None else None
+        place = _path(self.path), self.offset_bytes, self.size_bytes, 0
+        source = Source(self.source, *place, self.caption, "", self.member, track=track)
         try:
             return read_clip_at(source, shape, self.start_s)
         except OSError as error:
             raise DataError(f"the clip {self.source} is no longer at {self.path} ({error}); put it back or prepare again") from error
+
+
+def path_text(path: Path) -> str:
+    """An absolute path as text that any name fits into: plain, or a file: address where it is no UTF-8."""
+    absolute = path.absolute()
+    return absolute.as_uri() if any("\ud800" <= c <= "\udfff" for c in str(absolute)) else str(absolute)
+
+
+def _path(text: str) -> Path:
+    return Path(os.fsdecode(unquote_to_bytes(text.removeprefix("file://")))) if text.startswith("file:/") else Path(text)
 
 
 def split_clips(folder: Path, split: Split) -> Iterator[SplitClip]:

@@ -1,23 +1,91 @@
-"""One source, a video or an image, to its clips: the one place that asks which of the two it is."""
+"""Sources, videos, parts of videos or images, to their clips: the one place that asks which of these it is."""
 
 from __future__ import annotations
 
-from paris_p2p.data.decode import Clip, Frames, UnusableVideo, decode_clip_at, decode_clips
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from paris_p2p.data.decode import Clip, Frames, UnusableVideo, Video, decode_clip_at, spread
 from paris_p2p.data.images import decode_image
+from paris_p2p.data.parts import clips_in
 from paris_p2p.data.sources import Source
 from paris_p2p.spec import ClipShape
 
 
-def read_clips(source: Source, shape: ClipShape, max_clips: int) -> list[Clip]:
-    """Up to `max_clips` clips of a video, the one of an image; UnusableVideo when there is none."""
+def read_parts(
+    parts: Sequence[Source], shape: ClipShape, max_clips: int, told: Counter[str]
+) -> Iterator[tuple[Source, Clip | UnusableVideo]]:
+    """Clips of the parts of one file in their order, at most so many of each; a part that gives none, why.
+
+    `told` counts what reading met. Each file is opened once, whatever the number of its parts.
+    """
     try:
-        with source.open() as file:
-            return [Clip(0.0, decode_image(file, shape))] if source.is_image else decode_clips(file, shape, max_clips)
+        with parts[0].open() as file:
+            if parts[0].is_image:
+                yield parts[0], Clip(0.0, decode_image(file, shape))
+                return
+            video = Video(file, parts[0].track)
+            try:
+                yield from _clips(video, parts, shape, max_clips)
+            finally:
+                told.update(video.told)
     except OSError as error:
         raise UnusableVideo("unreadable", str(error)) from error
+
+
+def _clips(
+    video: Video, parts: Sequence[Source], shape: ClipShape, max_clips: int
+) -> Iterator[tuple[Source, Clip | UnusableVideo]]:
+    plan = [(part, start_s) for part in parts for start_s in starts_of(part, shape, max_clips, video.track.duration_s)]
+    owner = {start_s: part for part, start_s in plan}
+    gave: set[str] = set()
+    reached = 0
+    for clip in video.clips([start_s for _, start_s in plan], shape):
+        part = owner[clip.start_s]
+        while parts[reached].id != part.id:
+            yield from _nothing(parts[reached], gave)
+            reached += 1
+        gave.add(part.id)
+        yield part, clip
+    for part in parts[reached:]:
+        yield from _nothing(part, gave)
+
+
+def _nothing(part: Source, gave: set[str]) -> Iterator[tuple[Source, UnusableVideo]]:
+    if part.id not in gave:
+        yield part, UnusableVideo("damaged", "no clip of this part is whole")
+
+
+def starts_of(source: Source, shape: ClipShape, max_clips: int, duration_s: float) -> list[float]:
+    """Where the clips of a source start; with captions by time each lies inside one. UnusableVideo when none does."""
+    begin_s, end_s = (0.0, duration_s) if source.span is None else (source.span.start_s, source.span.end_s)
+    if not source.timed:
+        return spread(begin_s, end_s, shape, max_clips)
+    stretches = [(max(begin_s, cue.start_s), min(end_s, cue.end_s)) for cue in source.timed]
+    fitting = [(a, b, clips_in(b - a, shape)) for a, b in stretches if clips_in(b - a, shape)]
+    starts_s = [start_s for a, b, count in fitting for start_s in spread(a, b, shape, count)]
+    if not starts_s:
+        clip_s = shape.frames / shape.fps
+        raise UnusableVideo(
+            "no caption", f"none of {len(source.timed)} captions by time is as long as a clip, {clip_s:.2f} s"
+        )
+    if len(starts_s) <= max_clips:
+        return starts_s
+    return [starts_s[i * len(starts_s) // max_clips] for i in range(max_clips)]
+
+
+def read_clips(source: Source, shape: ClipShape, max_clips: int) -> list[Clip]:
+    """Up to `max_clips` clips of a source, the one of an image; UnusableVideo when there is none."""
+    found = list(read_parts([source], shape, max_clips, Counter()))
+    for _, clip in found:
+        if isinstance(clip, UnusableVideo):
+            raise clip
+    return [clip for _, clip in found if isinstance(clip, Clip)]
 
 
 def read_clip_at(source: Source, shape: ClipShape, start_s: float) -> Frames:
     """uint8 [T, H, W, 3]: the clip that starts there, as `read_clips` gave it; OSError when the file is gone."""
     with source.open() as file:
-        return decode_image(file, shape) if source.is_image else decode_clip_at(file, shape, start_s)
+        if source.is_image:
+            return decode_image(file, shape)
+        return decode_clip_at(file, shape, start_s, source.track)

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from paris_p2p.data.text_files import NotTextError, clean_caption, decode_text
@@ -36,7 +37,7 @@ def parse_subtitles(data: bytes, name: str, encoding: str = "") -> tuple[TimedCa
     text = decode_text(data, encoding).text.lstrip("\ufeff")
     kind = "vtt" if text.lstrip().startswith("WEBVTT") else "srt"
     try:
-        found = list(webvtt.from_buffer(io.StringIO(text), format=kind))
+        found = webvtt.from_buffer(io.StringIO(text), format=kind).captions
         cues = [(_seconds(cue.start), _seconds(cue.end), cue.text) for cue in found[: MAX_CUES + 1]]
     except (webvtt.errors.MalformedFileError, webvtt.errors.MalformedCaptionError, ValueError) as error:
         raise NotTextError(f"{name} cannot be read as .{kind} ({error}); save it anew with a subtitle editor") from error
@@ -66,7 +67,7 @@ def _in_order(cues: Sequence[tuple[float, float, str]], name: str) -> tuple[Time
         if end_s < start_s:
             raise NotTextError(f"{name} has a caption from {start_s:g} to {end_s:g} s ({words[:40]}); correct its times")
     worded = sorted(cue for cue in cues if cue[2] and cue[1] > cue[0])
-    ends_s = [min(cue[1], following[0]) for cue, following in zip(worded, worded[1:], strict=False)]
+    ends_s = [min(cue[1], following[0]) for cue, following in pairwise(worded)]
     ends_s += [cue[1] for cue in worded[-1:]]
     ordered = [TimedCaption(cue[0], end_s, cue[2]) for cue, end_s in zip(worded, ends_s, strict=True) if end_s > cue[0]]
     if not ordered:

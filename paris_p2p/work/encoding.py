@@ -6,12 +6,10 @@ Legend: B clips, T x H x W x 3 pixels.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,14 +22,14 @@ from paris_p2p.codec.text import TextEncoder
 from paris_p2p.codec.video import Codec
 from paris_p2p.data.cache import Cache, Encoded, cache_key
 from paris_p2p.data.decode import Clip, UnusableVideo
-from paris_p2p.data.reading import read_clips
+from paris_p2p.data.reading import read_clips, read_parts
 from paris_p2p.data.sheet import thumbnail
 from paris_p2p.data.sources import Source
 from paris_p2p.errors import DataError
 from paris_p2p.features.image import Features
 from paris_p2p.spec import ClipShape
+from paris_p2p.work.threads import one_thread_per_operation, side_by_side
 
-Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 FIT_CLIPS = 512  # for a patch codec: more change nothing
 PSNR_CLIPS = 8
@@ -55,14 +53,14 @@ class Decoding:
             return unusable
 
     def decoded(self, sources: Iterable[Source]) -> Iterator[tuple[Source, list[Clip] | UnusableVideo]]:
-        return _side_by_side(self.clips_of, sources, self.threads)
+        return side_by_side(self.clips_of, sources, self.threads)
 
 
 def fit_codec(sources: Sequence[Source], decoding: Decoding, patch: tuple[int, int], cache: Cache, progress: Progress) -> PcaCodec:
     """The patch codec of the first clips that `sources` (train only) give; the same sources give the same codec."""
     shape = decoding.shape
     side, channels = patch if all(patch) else default_patch(shape.height, shape.width)
-    names = [(source.name, source.size_bytes, source.mtime_ns) for source in sources[:FIT_CLIPS]]
+    names = [(source.id, source.size_bytes, source.mtime_ns) for source in sources[:FIT_CLIPS]]
     folder = cache.root / f"pca-{cache_key(names, shape.model_dump(), decoding.max_clips, side, channels)[:32]}"
     if (folder / PCA_FILE_NAME).is_file():
         return PcaCodec.load(folder)
@@ -113,53 +111,119 @@ class Encoder:
     first_features: Features | None = None  # of the first frames, for image-to-video
 
     def key(self, source: Source) -> str:
-        return cache_key(self.made_from, source.name, source.size_bytes, source.mtime_ns)
+        where = [(source.span.start_s, source.span.end_s)] if source.span else []
+        where += [(cue.start_s, cue.end_s) for cue in source.timed]
+        return cache_key(self.made_from, source.name, source.size_bytes, source.mtime_ns, *where)
 
     def run(self, sources: Sequence[Source], progress: Progress) -> dict[str, list[float] | UnusableVideo]:
-        """Encode what is not cached yet; source name -> where its clips start, or why it has none."""
+        """Encode what is not cached yet; source id -> where its clips start, or why it has none."""
         results: dict[str, list[float] | UnusableVideo] = {}
-        todo: list[Source] = []
+        todo: dict[str, list[Source]] = {}
         for source in sources:
             known = self.cache.starts_s(self.key(source))
             if known is None:
-                todo.append(source)
+                todo.setdefault(source.name, []).append(source)
             else:
-                results[source.name] = known
+                results[source.id] = known
         progress("encode", len(results), len(sources))
-        with _one_thread_per_operation():
-            for source, result in _side_by_side(self._encode, todo, self.decoding.threads):
-                results[source.name] = result
+
+        def work(name: str) -> None:
+            for part, result in self._encode(todo[name]):
+                results[part.id] = result
                 progress("encode", len(results), len(sources))
+
+        with one_thread_per_operation():
+            for _ in side_by_side(work, todo, self.decoding.threads):
+                pass
         return results
 
-    def _encode(self, source: Source) -> list[float] | UnusableVideo:
-        clips = self.decoding.clips_of(source)
-        if isinstance(clips, UnusableVideo):
-            self.cache.put_failure(self.key(source), clips)
-            return clips
-        latents, features, firsts = [], [], []
-        for start in range(0, len(clips), CLIPS_AT_ONCE):
-            video = stack(clips[start : start + CLIPS_AT_ONCE])  # B T H W 3
-            latents.append(self.codec.encode(video).cpu())
-            features.append(self.features(video).cpu())
-            if self.first_features is not None:
-                firsts.append(self.first_features(video[:, :1]).cpu())
-        z, f = torch.cat(latents), torch.cat(features)
-        first = torch.cat(firsts) if firsts else None
-        if not all(bool(torch.isfinite(made).all()) for made in (z, f, first) if made is not None):
-            unusable = UnusableVideo("not finite", f"the codec {self.codec.name} or {self.features.name} gave values that are not finite")
-            self.cache.put_failure(self.key(source), unusable)
-            return unusable
-        middle = self.decoding.shape.frames // 2
-        starts_s = [clip.start_s for clip in clips]
+    def told(self, name: str) -> dict[str, int]:
+        """What reading the file met, by a few words: how often."""
+        return dict(self.cache.note(self._told_key(name)) or {})
+
+    def _told_key(self, name: str) -> str:
+        return cache_key("told", self.made_from, name)
+
+    def _encode(self, parts: list[Source]) -> Iterator[tuple[Source, list[float] | UnusableVideo]]:
+        """Of the parts of one file in their order: each is in the cache when it is yielded."""
+        told = Counter(self.told(parts[0].name))
+        pending = _Pending(self)
+        left = list(parts)
+        try:
+            for part, clip in read_parts(parts, self.decoding.shape, self.decoding.max_clips, told):
+                while left[0].id != part.id:
+                    yield left[0], pending.finish(left.pop(0))
+                if isinstance(clip, UnusableVideo):
+                    pending.failed(clip)
+                else:
+                    pending.add(clip)
+            for part in list(left):
+                yield part, pending.finish(left.pop(0))
+        except UnusableVideo as unusable:
+            for part in left:
+                pending.failed(unusable)
+                yield part, pending.finish(part)
+        if told:
+            self.cache.put_note(self._told_key(parts[0].name), dict(told))
+
+class _Pending:
+    """The clips of one part after another, through the networks a few at a time, so that few are in memory."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self._begin()
+
+    def _begin(self) -> None:
+        self.clips: list[Clip] = []
+        self.starts_s: list[float] = []
+        self.thumbs: list[NDArray[np.uint8]] = []
+        self.made: dict[str, list[Tensor]] = {"latents": [], "features": [], "firsts": []}
+        self.failure: UnusableVideo | None = None
+
+    def failed(self, why: UnusableVideo) -> None:
+        self.failure = why
+
+    def add(self, clip: Clip) -> None:
+        self.clips.append(clip)
+        if len(self.clips) == CLIPS_AT_ONCE:
+            self._through()
+
+    def _through(self) -> None:
+        if not self.clips:
+            return
+        encoder, video = self.encoder, stack(self.clips)  # B T H W 3
+        self.made["latents"].append(encoder.codec.encode(video).cpu())
+        self.made["features"].append(encoder.features(video).cpu())
+        if encoder.first_features is not None:
+            self.made["firsts"].append(encoder.first_features(video[:, :1]).cpu())
+        self.starts_s += [clip.start_s for clip in self.clips]
+        self.thumbs += [thumbnail(clip.frames[encoder.decoding.shape.frames // 2]) for clip in self.clips]
+        self.clips = []
+
+    def finish(self, part: Source) -> list[float] | UnusableVideo:
+        """Put the part's file into the cache, and begin the next."""
+        self._through()
+        encoder, key = self.encoder, self.encoder.key(part)
+        made = {name: torch.cat(tensors) for name, tensors in self.made.items() if tensors}
+        starts_s, thumbs, failure = self.starts_s, self.thumbs, self.failure
+        self._begin()
+        if not starts_s:
+            failure = failure or UnusableVideo("damaged", "no clip of it is whole")
+        elif not all(bool(torch.isfinite(tensor).all()) for tensor in made.values()):
+            networks = f"the codec {encoder.codec.name} or {encoder.features.name}"
+            failure = UnusableVideo("not finite", f"{networks} gave values that are not finite")
+        if failure is not None:
+            encoder.cache.put_failure(key, failure)
+            return failure
+        half = {name: made[name].clamp(-FP16_MAX, FP16_MAX).half().numpy() for name in made if name != "features"}
         encoded = Encoded(
-            latents=z.clamp(-FP16_MAX, FP16_MAX).half().numpy(),
-            features=f.numpy(),
-            thumbs=np.stack([thumbnail(clip.frames[middle]) for clip in clips]),
+            latents=half["latents"],
+            features=made["features"].numpy(),
+            thumbs=np.stack(thumbs),
             starts_s=np.array(starts_s),
-            firsts=None if first is None else first.clamp(-FP16_MAX, FP16_MAX).half().numpy(),
+            firsts=half.get("firsts"),
         )
-        self.cache.put_encoded(self.key(source), encoded)
+        encoder.cache.put_encoded(key, encoded)
         return starts_s
 
 
@@ -191,46 +255,6 @@ def embed_captions(captions: Iterable[str], encoder: TextEncoder, cache: Cache, 
         rows.update({caption: (key, row) for row, caption in enumerate(group)})
         progress("embed captions", start + len(group), len(unique))
     return EmbeddedCaptions(cache, rows)
-
-
-def hash_sources(sources: Sequence[Source], progress: Progress) -> dict[str, str | UnusableVideo]:
-    """Source name -> hash of its content."""
-    hashes: dict[str, str | UnusableVideo] = {}
-    for source in sources:
-        try:
-            hashes[source.name] = source.content_hash()
-        except OSError as error:
-            hashes[source.name] = UnusableVideo("unreadable", str(error))
-        progress("read files", len(hashes), len(sources))
-    return hashes
-
-
-def _side_by_side(work: Callable[[Source], Result], sources: Iterable[Source], threads: int) -> Iterator[tuple[Source, Result]]:
-    """`work` on a few sources at a time, in threads; the order stays, and what was not started is dropped when the caller leaves."""
-    pool = ThreadPoolExecutor(threads, "prepare")
-    waiting: deque[tuple[Source, Future[Result]]] = deque()
-    try:
-        for source in sources:
-            waiting.append((source, pool.submit(work, source)))
-            if len(waiting) > 2 * threads:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _one_thread_per_operation() -> Iterator[None]:
-    """Videos run side by side instead: on a busy machine the threads of one operation spend their time waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def stack(clips: Sequence[Clip]) -> Tensor:

@@ -1,4 +1,4 @@
-"""From a folder of captioned videos or images to a run's data: splits, latents, embeddings, clusters, shards (DESIGN section 2).
+"""From a folder of captioned videos or images to a run's data: splits, latents, embeddings, clusters, shards.
 
 Everything slow is cached per video, so that a stopped prepare continues; the same clips, options and RNG seed give the same bytes.
 """
@@ -17,19 +17,22 @@ from typing import Any
 from paris_p2p.codec.video import latent_shape
 from paris_p2p.data.cache import Cache, cache_key
 from paris_p2p.data.captions import Note
-from paris_p2p.data.decode import UnusableVideo
 from paris_p2p.data.prepared import Prepared, PreparedModel, Split
 from paris_p2p.data.sources import Skipped, Source, find_sources
-from paris_p2p.data.splits import assign_splits, rank_groups
+from paris_p2p.data.splits import assign_splits, check_enough, experts_for, rank_groups
 from paris_p2p.data.text_files import check_encoding
+from paris_p2p.data.unusable import UnusableVideo
 from paris_p2p.errors import DataError, DiskFullError, ReadOnlyError, UsageError
 from paris_p2p.spec import TextShape
-from paris_p2p.work.assembly import SPLIT_NAMES, Assembly, Entry, cluster, move_into_place, pin_model, write_report
-from paris_p2p.work.encoding import Decoding, Encoder, Progress, embed_captions, hash_sources
-from paris_p2p.work.prepare_networks import Networks, PrepareOptions, fingerprint, is_local_name, load_networks
+from paris_p2p.work.assembly import Assembly, move_into_place, pin_model, write_failure, write_report, write_sheet
+from paris_p2p.work.clustering import SPLIT_NAMES, Clustered, Dealer, Entry, UncheckedClusterError
+from paris_p2p.work.encoding import Decoding, Encoder, Progress, embed_captions
+from paris_p2p.work.prepare_networks import FIT_CLIPS_PER_SOURCE, Networks, PrepareOptions, fingerprint, is_local_name, load_networks
+from paris_p2p.work.survey import Survey, hash_sources
 
-VERSION = 1  # of what prepare makes of the same input: raised when that changes
+VERSION = 2  # of what prepare makes of the same input: raised when that changes
 MAX_VIDEO_BYTES = 1 << 30  # pixels of one video's clips, in memory at once
+RUN_FILE_NAME = "run.spec"
 
 
 def _no_progress(stage: str, done: int, total: int) -> None:
@@ -42,8 +45,9 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
     Writes shards/, captions/, codec/, splits.json, report.json, clusters.png, and prepared.json last; cache/ may be deleted.
     DataError, UsageError, DiskFullError or ReadOnlyError say what to change.
     """
-    if options.clips_per_video * options.frames * options.height * options.width * 3 > MAX_VIDEO_BYTES:
-        raise UsageError(f"{options.clips_per_video} such clips of a video take over {MAX_VIDEO_BYTES >> 20} MiB; ask for fewer or smaller")
+    at_once = min(FIT_CLIPS_PER_SOURCE, options.clips_per_video)
+    if at_once * options.frames * options.height * options.width * 3 > MAX_VIDEO_BYTES:
+        raise UsageError(f"{at_once} such clips of a video take over {MAX_VIDEO_BYTES >> 20} MiB; ask for fewer or smaller")
     if options.image_to_video and options.frames == 1:
         raise UsageError("--image-to-video is for clips: an image of one frame has nothing to go on to; leave it out, or raise --frames")
     found = find_sources(clips, out, check_encoding(options.caption_encoding))
@@ -56,9 +60,14 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
         known = _already(out, made_from)
         if known is not None:
             return known
+        _require_no_run(out, made_from)
         decoding = Decoding(options.clip, options.clips_per_video, options.threads)
         job = _Job(clips, out, options, progress, Cache(out / "cache"), decoding, skipped, found.notes)
-        return job.run(sources, made_from)
+        try:
+            return job.run(sources, made_from)
+        except (DataError, UsageError) as error:
+            job.leave_what_was_found(error)
+            raise
 
 
 @dataclass(frozen=True)
@@ -76,33 +85,49 @@ class _Job:
 
     def run(self, sources: list[Source], made_from: str) -> Prepared:
         hashes = self._hashes(sources)
-        sources = [source for source in sources if source.name in hashes]
+        survey = Survey(
+            self.options.clip, self.options.clips_per_video, self.options.threads, self.cache, self.progress, self.skipped, self.notes
+        )
+        sources = survey.sources([source for source in sources if source.name in hashes])
         _require(sources, self.skipped, self.clips)
-        groups = {source.name: source.group or hashes[source.name] for source in sources}
+        groups = {source.id: source.group or _own_group(source, hashes[source.name]) for source in sources}
         ranked = rank_groups(list(groups.values()), self.options.rng_seed)
         # Held-out splits are filled from the front, so the last quarter is train, whatever turns out to be unusable.
         place = {group: i for i, group in enumerate(ranked[-max(1, len(ranked) // 4) :])}
-        tail = sorted((s for s in sources if groups[s.name] in place), key=lambda s: (-place[groups[s.name]], s.name))
+        tail = sorted((s for s in sources if groups[s.id] in place), key=lambda s: (-place[groups[s.id]], s.id))
         models = load_networks(tail, self.options, self.decoding, self.cache, self.progress)
         encoder = Encoder(models.codec, models.features, self.decoding, self.cache, self._made_from(models), models.first_features)
         starts_s = self._usable(sources, encoder)
         splits = self._splits(ranked, groups, starts_s, place)
-        entries = [
-            Entry(f"{hashes[s.name][:24]}-{i:06d}", encoder.key(s), s, i, start_s, groups[s.name], splits[groups[s.name]])
-            for s in sources
-            for i, start_s in enumerate(starts_s.get(s.name, ()))
-        ]
-        return self._assemble(sorted(entries, key=lambda entry: entry.key), models, made_from)
+        entries = _entries(sources, hashes, encoder, starts_s, groups, splits)
+        dealer = Dealer(
+            self.cache, self.options.rng_seed, ranked, place, self.options.frames / self.options.fps, self.progress
+        )
+        asked = self.options.experts
+        dealt, clustered = dealer.deal(entries, asked or experts_for(len(entries)), fewer=not asked)
+        self._tell_dealt(entries, dealt, clustered)
+        return self._assemble(dealt, clustered, models, made_from)
+
+    def leave_what_was_found(self, error: DataError | UsageError) -> None:
+        """report.json, and clusters.png where there are clusters, of a prepare that cannot go on."""
+        path = write_failure(self.out, error, self.skipped, self.notes)
+        seen = ""
+        if isinstance(error, UncheckedClusterError):
+            sheet = self.out / ("clusters-failed.png" if path.name != "report.json" else "clusters.png")
+            write_sheet(sheet, error.entries, error.clustered, self.cache, self.options.rng_seed)
+            seen = f" and {sheet.name}"
+        if self.skipped or self.notes or seen:
+            error.args = (f"{error} (see {path.name}{seen} in {self.out})",)
 
     def _hashes(self, sources: Sequence[Source]) -> dict[str, str]:
         """Source name -> content hash, of those that can be read and are no copy of an earlier one."""
         hashes: dict[str, str] = {}
         first: dict[str, str] = {}
-        for name, found in hash_sources(sources, self.progress).items():
+        for name, found in hash_sources(sources, self.cache, self.options.threads, self.progress).items():
             if isinstance(found, UnusableVideo):
                 self.skipped.append(Skipped(name, found.reason, found.detail))
             elif found in first:
-                self.skipped.append(Skipped(name, "duplicate", f"the same video as {first[found]}"))
+                self.skipped.append(Skipped(name, "duplicate", f"byte for byte the same as {first[found]}, whose caption is used"))
             else:
                 first[found] = name
                 hashes[name] = found
@@ -116,13 +141,15 @@ class _Job:
         return cache_key(VERSION, self.options.clip.model_dump(), self.options.clips_per_video, models.codec_hash, features, *first)
 
     def _usable(self, sources: Sequence[Source], encoder: Encoder) -> dict[str, list[float]]:
-        """Source name -> where its clips start; the others go to the skipped ones."""
+        """Source id -> where its clips start; the others go to the skipped ones."""
         usable: dict[str, list[float]] = {}
         for name, result in sorted(encoder.run(sources, self.progress).items()):
             if isinstance(result, UnusableVideo):
                 self.skipped.append(Skipped(name, result.reason, result.detail))
             else:
                 usable[name] = result
+        for name in sorted({source.name for source in sources}):
+            self.notes.extend(Note(name, what, f"{count} times") for what, count in encoder.told(name).items())
         _require(usable, self.skipped, self.clips)
         return usable
 
@@ -133,26 +160,35 @@ class _Job:
         counts: Counter[str] = Counter()
         for name, starts in starts_s.items():
             counts[groups[name]] += len(starts)
-        splits = assign_splits([group for group in ranked if group in counts], counts, self.options.splits)
-        if any(splits.get(group, "train") != "train" for group in fitted_on):
-            raise DataError(
-                f"only {len(counts)} of {len(ranked)} videos can be used: too few to hold some out that no codec was fitted on; "
-                "give more videos, or lower the held-out shares"
-            )
-        return splits
+        total = sum(counts.values())
+        check_enough(total, len(counts), self.options.experts or experts_for(total))
+        return assign_splits([group for group in ranked if group in counts], counts, self.options.splits, fitted_on)
+
+    def _tell_dealt(self, entries: Sequence[Entry], dealt: Sequence[Entry], clustered: Clustered) -> None:
+        """What was chosen and left out while dealing."""
+        if not self.options.experts:
+            chosen = f"{clustered.model.clusters} experts chosen for so many clips"
+            self.notes.append(Note("", chosen, f"{len(entries)} clips; --experts sets another number"))
+        kept = {entry.key for entry in dealt}
+        near = Counter(entry.source.name for entry in entries if entry.key not in kept)
+        left = "clips next to another split's left out"
+        self.notes.extend(Note(name, left, f"{count} clips") for name, count in sorted(near.items()))
+        before = {entry.group: entry.split for entry in entries}
+        moved = {e.group for e in dealt if e.split != before[e.group]}
+        if moved:
+            self.notes.append(Note("", "sources moved to the gate, for each cluster to have one", ", ".join(sorted(moved))))
 
     def _first_width(self, entry: Entry) -> int:
         return len(self.cache.read(entry.cache_key, "firsts", entry.index))
 
-    def _assemble(self, entries: Sequence[Entry], models: Networks, made_from: str) -> Prepared:
+    def _assemble(self, entries: Sequence[Entry], clustered: Clustered, models: Networks, made_from: str) -> Prepared:
         options = self.options
-        clustered = cluster(entries, self.cache, options.experts, options.rng_seed, self.progress)
-        embedded = embed_captions((entry.source.caption for entry in entries), models.text, self.cache, self.progress)
+        embedded = embed_captions((entry.caption for entry in entries), models.text, self.cache, self.progress)
         work = self.out / "partial"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         assembly = Assembly(work, self.cache, entries, clustered, embedded, options.fps, self.progress, options.image_to_video)
-        assembly.write_sheet(options.rng_seed)
+        write_sheet(work / "clusters.png", entries, clustered, self.cache, options.rng_seed)
         prepared = Prepared(
             fingerprint=made_from,
             rng_seed=options.rng_seed,
@@ -166,12 +202,13 @@ class _Job:
             first_width=self._first_width(entries[0]) if options.image_to_video else 0,
             codec_psnr_db=models.psnr_db,
             pca_psnr_db=models.pca_psnr_db,
-            experts=options.experts,
+            experts=clustered.model.clusters,
             clusters=clustered.table,
             shards=assembly.write_shards(options.shard_bytes),
             captions=assembly.write_lists(),
             clips=_count(entry.split for entry in entries),
-            sources=_count({entry.source.name: entry.split for entry in entries}.values()),
+            sources=_count({entry.source.id: entry.split for entry in entries}.values()),
+            files=len({entry.source.name for entry in entries}),
             skipped=dict(sorted(Counter(skip.reason for skip in self.skipped).items())),
             notes=dict(sorted(Counter(note.what for note in self.notes).items())),
         )
@@ -179,6 +216,46 @@ class _Job:
         move_into_place(work, self.out)
         prepared.write(self.out)
         return prepared
+
+
+def _own_group(source: Source, content_hash: str) -> str:
+    return content_hash if source.span is None else f"{content_hash}/{source.span.number}"
+
+
+def _entries(
+    sources: Sequence[Source],
+    hashes: Mapping[str, str],
+    encoder: Encoder,
+    starts_s: Mapping[str, list[float]],
+    groups: Mapping[str, str],
+    splits: Mapping[str, Split],
+) -> list[Entry]:
+    """All clips, sorted by content and then by time."""
+    numbers: Counter[str] = Counter()
+    entries = []
+    for source in sources:
+        for i, start_s in enumerate(starts_s.get(source.id, ())):
+            key = f"{hashes[source.name][:24]}-{numbers[source.name]:06d}"
+            numbers[source.name] += 1
+            group = groups[source.id]
+            caption = source.caption_at(start_s)
+            entries.append(Entry(key, encoder.key(source), source, i, start_s, group, splits[group], caption))
+    return sorted(entries, key=lambda entry: entry.key)
+
+
+def _require_no_run(out: Path, fingerprint: str) -> None:
+    """UsageError when other data would take the place of what a created run was made of."""
+    if not (out / RUN_FILE_NAME).exists():
+        return
+    try:
+        same = Prepared.load(out).fingerprint == fingerprint
+    except DataError:
+        same = False
+    if not same:
+        raise UsageError(
+            f"{out} holds a created run ({RUN_FILE_NAME}), and these clips and options are not just what it was made of: "
+            "preparing them there would replace its data. Give another --out"
+        )
 
 
 def _require(found: Collection[Any], skipped: Sequence[Skipped], clips: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from blake3 import blake3
@@ -24,13 +24,15 @@ from paris_p2p.work.assembly import pin_model
 from paris_p2p.work.encoding import Decoding, Progress, codec_psnr_db, fit_codec
 from paris_p2p.work.learned import KINDS, fit_learned, learned_options
 
+FIT_CLIPS_PER_SOURCE = 16  # so that the clips a codec is fitted on come from many sources
+
 
 class PrepareOptions(BaseModel):
     """How clips become a run's data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    experts: int = Field(ge=1, le=256)
+    experts: int = Field(default=0, ge=0, le=256)  # 0: by the number of clips
     frames: int = Field(default=8, ge=1, le=1024)
     height: int = Field(default=64, ge=4, le=4096)
     width: int = Field(default=64, ge=4, le=4096)
@@ -45,7 +47,7 @@ class PrepareOptions(BaseModel):
     features: Name = "efficientnet-lite0"  # stands in prepared.json as it is
     feature_frames: int = Field(default=DEFAULT_FRAMES, ge=1, le=1024)
     image_to_video: bool = False  # the router may know the first frames
-    clips_per_video: int = Field(default=16, ge=1, le=100_000)
+    clips_per_video: int = Field(default=64, ge=1, le=100_000)
     splits: SplitOptions = SplitOptions()
     rng_seed: int = Field(default=0, ge=0, lt=2**53)
     shard_bytes: int = Field(default=128 << 20, ge=1)
@@ -96,6 +98,7 @@ class Networks:
 def load_networks(train: Sequence[Source], options: PrepareOptions, decoding: Decoding, cache: Cache, progress: Progress) -> Networks:
     """Load them, and fit the codec on the train sources where it is one to fit; UsageError when it cannot take the clips."""
     patch = options.pca_patch_pixels, options.pca_channels
+    decoding = replace(decoding, max_clips=min(decoding.max_clips, FIT_CLIPS_PER_SOURCE))
     learned = None
     if options.codec in KINDS:
         wished = learned_options(options.codec, options.clip, patch, options.codec_steps, options.rng_seed)
@@ -119,7 +122,7 @@ def load_networks(train: Sequence[Source], options: PrepareOptions, decoding: De
 
 def fingerprint(sources: Sequence[Source], skipped: Sequence[Skipped], options: PrepareOptions, version: int) -> str:
     """Of all that a prepare's result depends on."""
-    listed = [(s.name, str(s.path.absolute()), s.size_bytes, s.mtime_ns, s.caption, s.group) for s in sources]
+    listed = [(s.name, str(s.path.absolute()), s.size_bytes, s.mtime_ns, s.caption, s.group, *map(astuple, s.timed)) for s in sources]
     models = [
         [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _model_files(name)]
         for name in (options.codec, options.text, options.features)

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ def test_parts_lie_in_their_scene_in_order_and_hold_a_clip_each(duration_s, cuts
     for span in spans:
         assert 1 <= clips_in(span.end_s - span.start_s, SHAPE) <= most
         assert not any(span.start_s + 1e-9 < cut_s < span.end_s - 1e-9 for cut_s in cuts_s)
-    for one, two in zip(spans, spans[1:], strict=False):
+    for one, two in pairwise(spans):
         assert one.end_s <= two.start_s + 1e-9
 
 

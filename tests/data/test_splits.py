@@ -61,7 +61,7 @@ def test_so_many_clips_carry_so_many_experts(clips, experts):
 def test_too_few_clips_say_how_many_more_are_needed():
     with pytest.raises(DataError, match=r"20 clips are too few for 8 experts: the least is 28 .*give 8 more, or ask for 5 experts"):
         check_enough(20, 20, 8)
-    with pytest.raises(DataError, match="40 clips of 3 sources are too few.*give clips of 1 more"):
+    with pytest.raises(DataError, match=r"40 clips of 3 sources are too few.*give clips of 1 more"):
         check_enough(40, 3, 2)
     check_enough(30, 30, 8)
 

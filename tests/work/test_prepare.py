@@ -159,7 +159,7 @@ def test_after_sigkill_it_continues_where_it_was_and_gives_the_same_bytes(prepar
     assert not (out / "prepared.json").exists()
     encoded: list[str] = []
     original = Encoder._encode
-    monkeypatch.setattr(Encoder, "_encode", lambda self, source: encoded.append(source.name) or original(self, source))
+    monkeypatch.setattr(Encoder, "_encode", lambda self, source: encoded.extend(part.name for part in source) or original(self, source))
     prepare(clips, out, OPTIONS)
     assert 0 < len(encoded) <= 70
     assert contents(out) == contents(prepared[0])
@@ -175,7 +175,7 @@ def test_new_videos_are_added_without_doing_the_others_again(tmp_path, monkeypat
             (tmp_path / "more" / f"{name}{suffix}").rename(folder / f"{name}{suffix}")
     encoded: list[str] = []
     original = Encoder._encode
-    monkeypatch.setattr(Encoder, "_encode", lambda self, source: encoded.append(source.name) or original(self, source))
+    monkeypatch.setattr(Encoder, "_encode", lambda self, source: encoded.extend(part.name for part in source) or original(self, source))
     assert sum(prepare(folder, tmp_path / "out", options).clips.values()) == 63
     assert encoded == ["060.mp4", "061.mp4", "062.mp4"]
 

@@ -1,0 +1,172 @@
+"""Before anything is encoded: how long each video is, and which long ones are parted into scenes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from paris_p2p.data.cache import Cache, cache_key
+from paris_p2p.data.captions import Note
+from paris_p2p.data.decode import Video
+from paris_p2p.data.parts import Span, clips_in, long_from, part_clips, plan_parts
+from paris_p2p.data.scenes import find_cuts
+from paris_p2p.data.sources import Skipped, Source
+from paris_p2p.data.track import Track
+from paris_p2p.data.unusable import UnusableVideo
+from paris_p2p.spec import ClipShape
+from paris_p2p.work.encoding import Progress
+from paris_p2p.work.threads import side_by_side
+
+VERSION = 1  # of what is kept of each file
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Looks at every video once and keeps in the cache what it found; `skipped` and `notes` grow."""
+
+    shape: ClipShape
+    max_clips: int  # of a video that stays whole
+    threads: int
+    cache: Cache
+    progress: Progress
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+    def sources(self, sources: Sequence[Source]) -> list[Source]:
+        """Images and videos as they are, long videos as their parts, each with its track; without what is no video."""
+        looked = self._looked_at(sources)
+        total = sum(self._clips(source) for source in looked)
+        limit = long_from(total, self.max_clips)
+        long = [source for source in looked if self._clips(source) > limit]
+        cuts = dict(self._cuts(long))
+        result: list[Source] = []
+        for source in looked:
+            if source.name not in cuts:
+                result.append(source)
+                self._tell_thinned(source)
+            else:
+                result += self._parted(source, cuts[source.name], part_clips(total))
+        return result
+
+    def _clips(self, source: Source) -> int:
+        """How many clips a source holds."""
+        if source.track is None:
+            return 1
+        if not source.timed:
+            return clips_in(source.track.duration_s, self.shape)
+        ends_s = [(cue.start_s, min(cue.end_s, source.track.duration_s)) for cue in source.timed]
+        return sum(max(0, clips_in(end_s - start_s, self.shape)) for start_s, end_s in ends_s)
+
+    def _tell_thinned(self, source: Source) -> None:
+        there = self._clips(source)
+        if there > self.max_clips:
+            detail = f"{self.max_clips} of {there}; raise --clips-per-video for more"
+            self.notes.append(Note(source.name, "not all clips of the video used", detail))
+
+    def _looked_at(self, sources: Sequence[Source]) -> list[Source]:
+        found: list[Source] = []
+        done = 0
+        for source, track in side_by_side(self._track, sources, self.threads):
+            done += 1
+            self.progress("look at files", done, len(sources))
+            if isinstance(track, UnusableVideo):
+                self.skipped.append(Skipped(source.name, track.reason, track.detail))
+                continue
+            told = track.notes if track else {}
+            self.notes.extend(Note(source.name, what, detail) for what, detail in told.items())
+            found.append(replace(source, track=track))
+        return found
+
+    def _track(self, source: Source) -> Track | UnusableVideo | None:
+        if source.is_image:
+            return None
+        key = cache_key("track", VERSION, source.name, source.size_bytes, source.mtime_ns)
+        known = self.cache.note(key)
+        if known is not None:
+            return Track(**known)
+        try:
+            with source.open() as file:
+                track = Video(file).track
+        except UnusableVideo as unusable:
+            return unusable
+        except OSError as error:
+            return UnusableVideo("unreadable", str(error))
+        self.cache.put_note(key, asdict(track))
+        return track
+
+    def _cuts(self, sources: Sequence[Source]) -> Iterator[tuple[str, list[float]]]:
+        """Where long videos are cut; the bar counts seconds of video."""
+        total_s = sum(int(source.track.duration_s) for source in sources if source.track)
+        reached: defaultdict[str, int] = defaultdict(int)
+
+        def work(source: Source) -> list[float]:
+            def progress(time_s: float) -> None:
+                reached[source.name] = int(time_s)
+                self.progress("find scenes (seconds)", sum(reached.values()), total_s)
+
+            cuts_s = self._cuts_of(source, progress)
+            progress(source.track.duration_s if source.track else 0.0)
+            return cuts_s
+
+        for source, cuts_s in side_by_side(work, sources, self.threads):
+            yield source.name, cuts_s
+
+    def _cuts_of(self, source: Source, progress: Any) -> list[float]:
+        key = cache_key("cuts", VERSION, source.name, source.size_bytes, source.mtime_ns)
+        known = self.cache.note(key)
+        if isinstance(known, list):
+            return [float(cut_s) for cut_s in known]
+        try:
+            with source.open() as file:
+                cuts_s = find_cuts(Video(file, source.track), progress)
+        except (UnusableVideo, OSError):
+            return []  # encoding it will say why
+        self.cache.put_note(key, cuts_s)
+        return cuts_s
+
+    def _parted(self, source: Source, cuts_s: list[float], at_most: int) -> list[Source]:
+        duration_s = source.track.duration_s if source.track else 0.0
+        spans = [span for span in plan_parts(duration_s, cuts_s, self.shape, at_most) if self._captioned(source, span)]
+        if not spans:
+            clip_s = self.shape.frames / self.shape.fps
+            why = f"none of its {len(cuts_s) + 1} scenes holds a clip of {clip_s:.2f} s with a caption"
+            self.skipped.append(Skipped(source.name, "too short", why))
+            return []
+        lost_s = duration_s - sum(span.end_s - span.start_s for span in spans)
+        detail = f"{len(cuts_s) + 1} scenes, {len(spans)} parts of at most {at_most} clips"
+        self.notes.append(Note(source.name, "long video parted into scenes", detail))
+        if lost_s >= self.shape.frames / self.shape.fps:
+            why = "scenes shorter than a clip, or without a caption"
+            self.notes.append(Note(source.name, "time of the video not used", f"{lost_s:.1f} of {duration_s:.1f} s: {why}"))
+        return [replace(source, span=span) for span in spans]
+
+    def _captioned(self, source: Source, span: Span) -> bool:
+        """Whether a clip of the part lies inside a caption by time; always where there are none of those."""
+        inside = ((max(span.start_s, cue.start_s), min(span.end_s, cue.end_s)) for cue in source.timed)
+        return not source.timed or any(clips_in(end_s - start_s, self.shape) > 0 for start_s, end_s in inside)
+
+
+def hash_sources(
+    sources: Sequence[Source], cache: Cache, threads: int, progress: Progress
+) -> dict[str, str | UnusableVideo]:
+    """Source name -> hash of its content; what is known of a file that did not change is not read again."""
+
+    def work(source: Source) -> str | UnusableVideo:
+        key = cache_key("hash", source.name, str(source.path.absolute()), source.size_bytes, source.mtime_ns)
+        known = cache.note(key)
+        if isinstance(known, str):
+            return known
+        try:
+            found = source.content_hash()
+        except OSError as error:
+            return UnusableVideo("unreadable", str(error))
+        cache.put_note(key, found)
+        return found
+
+    hashes: dict[str, str | UnusableVideo] = {}
+    for source, found in side_by_side(work, sources, threads):
+        hashes[source.name] = found
+        progress("read files", len(hashes), len(sources))
+    return hashes

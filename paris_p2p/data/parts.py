@@ -31,7 +31,7 @@ class Span:
 
 def clips_in(duration_s: float, shape: ClipShape) -> int:
     """How many clips that do not overlap a stretch holds."""
-    return int(duration_s * shape.fps / shape.frames + 0.01)
+    return max(0, int(duration_s * shape.fps / shape.frames + 0.01))
 
 
 def long_from(total_clips: int, most_whole: int) -> int:

@@ -11,6 +11,7 @@ from paris_p2p.data.cache import Cache, cache_key
 from paris_p2p.data.captions import Note
 from paris_p2p.data.decode import Video
 from paris_p2p.data.parts import Span, clips_in, long_from, part_clips, plan_parts
+from paris_p2p.data.reading import starts_of
 from paris_p2p.data.scenes import find_cuts
 from paris_p2p.data.sources import Skipped, Source
 from paris_p2p.data.track import Track
@@ -57,7 +58,7 @@ class Survey:
         if not source.timed:
             return clips_in(source.track.duration_s, self.shape)
         ends_s = [(cue.start_s, min(cue.end_s, source.track.duration_s)) for cue in source.timed]
-        return sum(max(0, clips_in(end_s - start_s, self.shape)) for start_s, end_s in ends_s)
+        return sum(clips_in(end_s - start_s, self.shape) for start_s, end_s in ends_s)
 
     def _tell_thinned(self, source: Source) -> None:
         there = self._clips(source)
@@ -130,17 +131,22 @@ class Survey:
         duration_s = source.track.duration_s if source.track else 0.0
         spans = [span for span in plan_parts(duration_s, cuts_s, self.shape, at_most) if self._captioned(source, span)]
         if not spans:
-            clip_s = self.shape.frames / self.shape.fps
-            why = f"none of its {len(cuts_s) + 1} scenes holds a clip of {clip_s:.2f} s with a caption"
+            wanted_s = self.shape.frames / self.shape.fps
+            why = f"none of its {len(cuts_s) + 1} scenes holds a clip of {wanted_s:.2f} s with a caption"
             self.skipped.append(Skipped(source.name, "too short", why))
             return []
-        lost_s = duration_s - sum(span.end_s - span.start_s for span in spans)
+        parts = [replace(source, span=span) for span in spans]
+        clip_s = self.shape.frames / self.shape.fps
+        lost_s = duration_s - sum(self._clips_of_part(part) for part in parts) * clip_s
         detail = f"{len(cuts_s) + 1} scenes, {len(spans)} parts of at most {at_most} clips"
         self.notes.append(Note(source.name, "long video parted into scenes", detail))
-        if lost_s >= self.shape.frames / self.shape.fps:
-            why = "scenes shorter than a clip, or without a caption"
+        if lost_s >= clip_s:
+            why = "ends of scenes, scenes shorter than a clip, time without a caption"
             self.notes.append(Note(source.name, "time of the video not used", f"{lost_s:.1f} of {duration_s:.1f} s: {why}"))
-        return [replace(source, span=span) for span in spans]
+        return parts
+
+    def _clips_of_part(self, part: Source) -> int:
+        return len(starts_of(part, self.shape, self.max_clips, 0.0))
 
     def _captioned(self, source: Source, span: Span) -> bool:
         """Whether a clip of the part lies inside a caption by time; always where there are none of those."""

@@ -14,7 +14,8 @@ def film(scene_frames: list[int], side: int = 48) -> np.ndarray:
     for colour, frames in zip(colours, scene_frames, strict=True):
         for i in range(frames):
             picture = np.full((side, side, 3), colour, np.uint8)
-            picture[:, i % side : i % side + 6] = 255 - colour
+            at = abs((i + side) % (2 * side - 12) - side + 6)  # to and fro
+            picture[:, at : at + 6] = 255 - colour
             pictures.append(picture)
     return np.stack(pictures)
 

@@ -75,6 +75,7 @@ class Prepared(Record):
     clips: dict[Split, Count]
     sources: dict[Split, Count]
     skipped: dict[str, Count]  # reason -> files; which ones stands in report.json
+    tokens: Count = 0  # of a clip in an expert; 0 in folders of older versions
     files: Count = 0  # that the sources are, or are parts of; 0 in folders of older versions
     notes: dict[str, Count] = {}  # what was cut, guessed or converted of what is used -> how often
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +59,13 @@ def fail(error: ParisError) -> NoReturn:
 def echo(text: str) -> None:
     """Print what a command answers: lines of ours, in which others may have had a say."""
     put(shown_lines(text))
+
+
+def wrapped(text: str) -> str:
+    """Lines broken between words at 80 columns, or at the terminal's when that is wider; what goes on is indented."""
+    columns = max(80, shutil.get_terminal_size((80, 24)).columns) if sys.stdout.isatty() else 80
+    plain = {"width": columns, "subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
+    return "\n".join(textwrap.fill(line, **plain) if len(line) > columns else line for line in text.splitlines())
 
 
 def end_in_order() -> None:

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from paris_p2p.cli.console import checked_options, default_data_dir, echo, progress_bars, read_invite, run_app
+from paris_p2p.cli.console import (
+    checked_options,
+    default_data_dir,
+    echo,
+    progress_bars,
+    read_invite,
+    run_app,
+    wrapped,
+)
 from paris_p2p.cli.evaluate import evaluate
 from paris_p2p.cli.logs import long_running, verb
 from paris_p2p.errors import UsageError
@@ -56,6 +64,7 @@ def prepare(
     """Decode, split, encode and cluster captioned clips into a folder that `paris-run create` makes a run of."""
     from paris_p2p.work.prepare import prepare as run_prepare
     from paris_p2p.work.prepare_networks import PrepareOptions
+    from paris_p2p.work.sizes import size_advice
 
     with checked_options():
         options = PrepareOptions(
@@ -75,9 +84,12 @@ def prepare(
             threads=threads,
             rng_seed=rng_seed,
         )
+    advice = size_advice(options.codec, options.clip)
+    if advice:
+        echo(wrapped(f"note: {advice}"))
     with progress_bars() as progress:
         prepared = run_prepare(clips, out, options, progress)
-    echo(prepared.describe())
+    echo(wrapped(prepared.describe()))
     echo(f"look at {out / 'clusters.png'}; then: paris-run create {out}")
 
 

@@ -28,6 +28,7 @@ from paris_p2p.work.assembly import Assembly, move_into_place, pin_model, write_
 from paris_p2p.work.clustering import SPLIT_NAMES, Clustered, Dealer, Entry, UncheckedClusterError
 from paris_p2p.work.encoding import Decoding, Encoder, Progress, embed_captions
 from paris_p2p.work.prepare_networks import FIT_CLIPS_PER_SOURCE, Networks, PrepareOptions, fingerprint, is_local_name, load_networks
+from paris_p2p.work.sizes import clip_tokens, size_advice
 from paris_p2p.work.survey import Survey, hash_sources
 
 VERSION = 2  # of what prepare makes of the same input: raised when that changes
@@ -62,7 +63,9 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
             return known
         _require_no_run(out, made_from)
         decoding = Decoding(options.clip, options.clips_per_video, options.threads)
-        job = _Job(clips, out, options, progress, Cache(out / "cache"), decoding, skipped, found.notes)
+        advice = size_advice(options.codec, options.clip)
+        notes = [*found.notes, *([Note("", advice)] if advice else [])]
+        job = _Job(clips, out, options, progress, Cache(out / "cache"), decoding, skipped, notes)
         try:
             return job.run(sources, made_from)
         except (DataError, UsageError) as error:
@@ -203,6 +206,7 @@ class _Job:
             codec_psnr_db=models.psnr_db,
             pca_psnr_db=models.pca_psnr_db,
             experts=clustered.model.clusters,
+            tokens=clip_tokens(latent_shape(models.codec, options.clip)),
             clusters=clustered.table,
             shards=assembly.write_shards(options.shard_bytes),
             captions=assembly.write_lists(),

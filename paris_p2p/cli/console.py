@@ -64,8 +64,8 @@ def echo(text: str) -> None:
 def wrapped(text: str) -> str:
     """Lines broken between words at 80 columns, or at the terminal's when that is wider; what goes on is indented."""
     columns = max(80, shutil.get_terminal_size((80, 24)).columns) if sys.stdout.isatty() else 80
-    plain = {"width": columns, "subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
-    return "\n".join(textwrap.fill(line, **plain) if len(line) > columns else line for line in text.splitlines())
+    wrapper = textwrap.TextWrapper(columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrapper.fill(line) if len(line) > columns else line for line in text.splitlines())
 
 
 def end_in_order() -> None:

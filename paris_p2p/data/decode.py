@@ -73,10 +73,10 @@ class Video:
         if lost:
             self.told["clips lost to damage or a short end"] += lost
 
-    def pictures(self, width: int) -> Iterator[tuple[float, Any]]:
+    def pictures(self, width: int, threads: int = 1) -> Iterator[tuple[float, Any]]:
         """Every frame with its time in seconds from the start, as [h, width, 3] in blue, green, red, all of one size."""
         height = 0
-        with _refusals(), closing(FrameReader(self.open, self.track, self.told)) as reader:
+        with _refusals(), closing(FrameReader(self.open, self.track, self.told, threads)) as reader:
             for frame, time_s, _ in reader.timed():
                 height = height or max(2, min(4 * width, round(width * frame.height / frame.width)))
                 size = {"width": width, "height": height, "interpolation": "FAST_BILINEAR"}

@@ -32,6 +32,7 @@ class FrameReader:
     open: Callable[[], Any]  # the container anew, at its start
     track: Track
     told: Counter[str]  # what is met, by a few words; grows
+    threads: int = 1  # of the decoder: more for small files cost more than they give
     work_pixels: int = 0
     at_s: float = 0.0
     offset_s: float = 0.0  # of the stream's clock against the video's start; set anew where the clock jumps
@@ -60,7 +61,7 @@ class FrameReader:
             )
         self.codec = self._decoder()
         self.codec.options = {"max_pixels": str(MAX_PICTURE_PIXELS)}
-        self.codec.thread_count = 1  # several files go side by side instead
+        self.codec.thread_count = self.threads
         self.pixel_aspect = float(self.stream.sample_aspect_ratio or 1)
         self.frames = self._decoded()
         first = next(self.frames, None)

@@ -13,7 +13,7 @@ WIDTH_PIXELS = 128
 LEAST_SCENE_S = 0.5
 
 
-def find_cuts(video: Video, progress: Callable[[float], None] = lambda _: None) -> list[float]:
+def find_cuts(video: Video, progress: Callable[[float], None] = lambda _: None, threads: int = 1) -> list[float]:
     """Times in seconds at which another scene begins; `progress` hears how far it is. UnusableVideo when nothing decodes."""
     from scenedetect import FrameTimecode
     from scenedetect.detectors import AdaptiveDetector
@@ -22,7 +22,7 @@ def find_cuts(video: Video, progress: Callable[[float], None] = lambda _: None) 
     detector = AdaptiveDetector(min_scene_len=LEAST_SCENE_S)
     times_s: list[float] = []
     cuts: list[int] = []
-    for time_s, pixels in video.pictures(WIDTH_PIXELS):
+    for time_s, pixels in video.pictures(WIDTH_PIXELS, threads):
         cuts += [cut.frame_num for cut in detector.process_frame(FrameTimecode(len(times_s), rate), pixels)]
         times_s.append(time_s)
         if len(times_s) % 250 == 0:

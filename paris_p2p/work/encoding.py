@@ -35,6 +35,7 @@ FIT_CLIPS = 512  # for a patch codec: more change nothing
 PSNR_CLIPS = 8
 CLIPS_AT_ONCE = 4  # through codec and features: bounds the activations
 CAPTIONS_AT_ONCE = 64
+PARTS_AT_ONCE = 16  # of a long video in one pass, so that several threads can read it
 FP16_MAX = 65504.0
 
 
@@ -118,17 +119,19 @@ class Encoder:
     def run(self, sources: Sequence[Source], progress: Progress) -> dict[str, list[float] | UnusableVideo]:
         """Encode what is not cached yet; source id -> where its clips start, or why it has none."""
         results: dict[str, list[float] | UnusableVideo] = {}
-        todo: dict[str, list[Source]] = {}
+        todo: list[list[Source]] = []
         for source in sources:
             known = self.cache.starts_s(self.key(source))
-            if known is None:
-                todo.setdefault(source.name, []).append(source)
-            else:
+            if known is not None:
                 results[source.id] = known
+            elif todo and _goes_on(todo[-1], source):
+                todo[-1].append(source)
+            else:
+                todo.append([source])
         progress("encode", len(results), len(sources))
 
-        def work(name: str) -> None:
-            for part, result in self._encode(todo[name]):
+        def work(parts: list[Source]) -> None:
+            for part, result in self._encode(parts):
                 results[part.id] = result
                 progress("encode", len(results), len(sources))
 
@@ -137,16 +140,21 @@ class Encoder:
                 pass
         return results
 
-    def told(self, name: str) -> dict[str, int]:
-        """What reading the file met, by a few words: how often."""
-        return dict(self.cache.note(self._told_key(name)) or {})
+    def told(self, sources: Sequence[Source]) -> dict[str, Counter[str]]:
+        """Of each file, what reading it met, by a few words: how often."""
+        found: dict[str, Counter[str]] = {}
+        for source in sources:
+            told = self.cache.note(self._told_key(source))
+            if told:
+                found.setdefault(source.name, Counter()).update(told)
+        return found
 
-    def _told_key(self, name: str) -> str:
-        return cache_key("told", self.made_from, name)
+    def _told_key(self, source: Source) -> str:
+        return cache_key("told", self.key(source))
 
     def _encode(self, parts: list[Source]) -> Iterator[tuple[Source, list[float] | UnusableVideo]]:
         """Of the parts of one file in their order: each is in the cache when it is yielded."""
-        told = Counter(self.told(parts[0].name))
+        told: Counter[str] = Counter()
         pending = _Pending(self)
         left = list(parts)
         try:
@@ -164,7 +172,14 @@ class Encoder:
                 pending.failed(unusable)
                 yield part, pending.finish(part)
         if told:
-            self.cache.put_note(self._told_key(parts[0].name), dict(told))
+            self.cache.put_note(self._told_key(parts[0]), dict(told))
+
+def _goes_on(parts: Sequence[Source], source: Source) -> bool:
+    """Whether a part is read in one pass with those before it: a long video is cut into several passes where seeking is cheap."""
+    last = parts[-1]
+    seeks = source.track is not None and source.track.in_order
+    return source.name == last.name and not (seeks and len(parts) >= PARTS_AT_ONCE)
+
 
 class _Pending:
     """The clips of one part after another, through the networks a few at a time, so that few are in memory."""

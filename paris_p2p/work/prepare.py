@@ -151,8 +151,8 @@ class _Job:
                 self.skipped.append(Skipped(name, result.reason, result.detail))
             else:
                 usable[name] = result
-        for name in sorted({source.name for source in sources}):
-            self.notes.extend(Note(name, what, f"{count} times") for what, count in encoder.told(name).items())
+        for name, told in sorted(encoder.told(sources).items()):
+            self.notes.extend(Note(name, what, f"{count} times") for what, count in told.items())
         _require(usable, self.skipped, self.clips)
         return usable
 

@@ -121,7 +121,7 @@ class Survey:
             return [float(cut_s) for cut_s in known]
         try:
             with source.open() as file:
-                cuts_s = find_cuts(Video(file, source.track), progress)
+                cuts_s = find_cuts(Video(file, source.track), progress, self.threads)
         except (UnusableVideo, OSError):
             return []  # encoding it will say why
         self.cache.put_note(key, cuts_s)

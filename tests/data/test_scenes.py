@@ -25,7 +25,9 @@ def test_cuts_are_where_the_scenes_change(tmp_path, codec):
     frames = [40, 25, 60, 33, 50]
     encode(str(tmp_path / "film.mkv"), film(frames), codec, "yuv420p", 25)
     with (tmp_path / "film.mkv").open("rb") as file:
-        cuts = find_cuts(Video(file))
+        video = Video(file)
+        cuts = find_cuts(video)
+        assert find_cuts(video, threads=3) == cuts
     assert cuts == pytest.approx(np.cumsum(frames)[:-1] / 25, abs=0.021)
 
 

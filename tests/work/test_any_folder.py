@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from paris_p2p.codec.video import load_codec
 from paris_p2p.data.clips import ClipSet
 from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
 from paris_p2p.errors import DataError, UsageError
-from paris_p2p.work import clustering
+from paris_p2p.work import clustering, encoding
 from paris_p2p.work.prepare import PrepareOptions, prepare
 from tests.data import odd_videos as odd
 from tests.data.test_scenes import film
@@ -69,6 +70,15 @@ def write_film(path: Path, scene_frames: list[int]) -> Path:
 
 
 FILM = [120, 40, 90, 150, 60, 100, 80]  # 80 s, 80 clips of a second
+
+
+def test_several_threads_on_one_film_give_the_same_bytes(from_film, options, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "PARTS_AT_ONCE", 3)
+    folder, result = from_film
+    shutil.copytree(folder, tmp_path / "film", ignore=shutil.ignore_patterns("out"))
+    assert prepare(tmp_path / "film", tmp_path / "out", options.model_copy(update={"threads": 3})).clips == result.clips
+    for shard in result.shards:
+        assert (tmp_path / "out" / shard.path).read_bytes() == (folder / "out" / shard.path).read_bytes()
 
 
 @pytest.fixture(scope="module")

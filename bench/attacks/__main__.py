@@ -32,7 +32,9 @@ ATTACKS: dict[str, Callable[[Lab], Awaitable[None]]] = {
     "much-gossip": gossip.many_messages,
     "subscriptions": gossip.subscriptions,
 }
-OTHERS: dict[str, Callable[[Path], Awaitable[str]]] = {"junk-runs": places.junk_runs}  # with a victim of their own
+OTHERS: dict[str, Callable[[Path], Awaitable[str]]] = {
+    "junk-runs": places.junk_runs
+}  # with a victim of their own
 SETTLE_LINES = 15  # of the victim's, after the attack
 
 
@@ -59,7 +61,9 @@ def _first_line(attack: Callable[..., object]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", default=[], choices=[*ATTACKS, *OTHERS], metavar="NAME")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--before", type=Path)

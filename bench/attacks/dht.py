@@ -26,7 +26,11 @@ async def nested_request(lab: Lab) -> None:
     from hivemind.proto import dht_pb2 as pb
 
     request = pb.StoreRequest(
-        keys=[os.urandom(20)], subkeys=[b""], values=[_bomb()], expiration_time=[time.time() + 100], in_cache=[False]
+        keys=[os.urandom(20)],
+        subkeys=[b""],
+        values=[_bomb()],
+        expiration_time=[time.time() + 100],
+        in_cache=[False],
     )
     await _try(lab.stub().rpc_store(request, timeout=5))
 

@@ -26,17 +26,28 @@ async def large_messages(lab: Lab) -> None:
 async def many_messages(lab: Lab) -> None:
     """4,000 validly signed claims on the run's topic, as fast as they go."""
     control, who, now = await lab.stranger._keeper.control(), Identity.generate(), time.time()
-    times = {"run": RUN, "slot": "expert-0", "issued_at": now, "expires_at": now + 900, "epoch": 1, "claimed_at": now}
+    times = {
+        "run": RUN,
+        "slot": "expert-0",
+        "issued_at": now,
+        "expires_at": now + 900,
+        "epoch": 1,
+        "claimed_at": now,
+    }
     messages = [seal(who, ClaimRecord(seq=seq, **times)).data for seq in range(4000)]
     for start in range(0, len(messages), 50):
-        await asyncio.gather(*(control.publish(cards_topic(RUN), data) for data in messages[start : start + 50]))
+        await asyncio.gather(
+            *(control.publish(cards_topic(RUN), data) for data in messages[start : start + 50])
+        )
 
 
 async def subscriptions(lab: Lab, count: int = 225_000) -> None:
     """225,000 topics that nobody else has, said in GossipSub's own protocol."""
     control = await lab.stranger._keeper.control()
     for start in range(0, count, 3000):  # p2pd ends such a stream soon, so that each has one message
-        names = [f"made-up/{number:08d}/{os.urandom(4).hex()}".encode() for number in range(start, start + 3000)]
+        names = [
+            f"made-up/{number:08d}/{os.urandom(4).hex()}".encode() for number in range(start, start + 3000)
+        ]
         # RPC { repeated SubOpts subscriptions = 1 { bool subscribe = 1; string topicid = 2; } }
         options = [b"\x08\x01\x12" + _varint(len(name)) + name for name in names]
         message = b"".join(b"\x0a" + _varint(len(option)) + option for option in options)

@@ -93,10 +93,14 @@ async def _fill_and_come(folder: Path, address: str, log: Path) -> str:
                 break
     text = log.read_text()
     junk, is_in = text.count("mirroring run 'junk"), "mirroring run 'honest'" in text
-    return f"{junk} junk runs after {took_s:.0f} s; the honest one {'is mirrored' if is_in else 'is kept out'}"
+    return (
+        f"{junk} junk runs after {took_s:.0f} s; the honest one {'is mirrored' if is_in else 'is kept out'}"
+    )
 
 
 async def _say(swarm: Any, who: Identity, run_id: str) -> None:
     now = time.time()
-    record = PeerRecord(run=run_id, slot="", role="owner", seq=int(now * 1000), issued_at=now, expires_at=now + 7000)
+    record = PeerRecord(
+        run=run_id, slot="", role="owner", seq=int(now * 1000), issued_at=now, expires_at=now + 7000
+    )
     await swarm.store_record(seal(who, record))

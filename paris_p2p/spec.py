@@ -300,7 +300,7 @@ class PeerSettings(BaseModel):
     host: str = "0.0.0.0"
     announce: tuple[str, ...] = ()
     relays: tuple[str, ...] = ()
-    max_disk_bytes: Annotated[int, Field(ge=0)] = 0  # 0: no cap
+    max_disk_bytes: Annotated[int, Field(ge=0)] = 0  # 0: no cap; unset: half of the disk (node/host.py)
     upload_limit_bps: Annotated[float, Field(ge=0)] = 0.0  # bytes per second; 0: no limit
     download_limit_bps: Annotated[float, Field(ge=0)] = 0.0
     device: str = "auto"

@@ -195,7 +195,10 @@ def publish(
     host: Annotated[str, typer.Option()] = "0.0.0.0",
     announce: Annotated[list[str] | None, typer.Option(help="A multiaddr others reach this node under.")] = None,
     upload_limit: Annotated[str, typer.Option(help="Upload per second, like 20MB.")] = "0",
-    max_disk: Annotated[str, typer.Option(help="Disk for blobs, like 200GB.")] = "0",
+    max_disk: Annotated[
+        str | None,
+        typer.Option(help="Disk for blobs, like 200GB; 0 for no limit.", show_default="the run's data and half of what is free"),
+    ] = None,
     threads: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:
     """Seed the run's data, attest as the owner's node, and print the invite; stays until Ctrl-C."""
@@ -212,7 +215,7 @@ def publish(
             host=host,
             announce=tuple(announce or ()),
             upload_limit_bps=parse_bytes(upload_limit),
-            max_disk_bytes=parse_bytes(max_disk),
+            **({} if max_disk is None else {"max_disk_bytes": parse_bytes(max_disk)}),
             threads=threads,
             device="auto",
         )

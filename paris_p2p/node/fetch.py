@@ -165,7 +165,7 @@ class _Download:
                 await self._flushing
             await asyncio.to_thread(self.partial.finish)
         finally:
-            self.partial.close()
+            await asyncio.to_thread(self.store.leave, self.ref.id)
         return self.store.path(self.ref.id)
 
     async def _complete(self) -> None:

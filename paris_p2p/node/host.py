@@ -17,7 +17,7 @@ from paris_p2p.node.fetch import SourceLedger
 from paris_p2p.rules.trust import may
 from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore
-from paris_p2p.store.disk import DataDirLock, write_atomic
+from paris_p2p.store.disk import DataDirLock, default_cap_bytes, free_bytes, write_atomic
 from paris_p2p.swarm.addresses import port_of, to_bytes
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.real import open_swarm
@@ -104,8 +104,12 @@ async def open_host(
     *,
     relay_service: bool = False,
     on_record: Callable[[Envelope[Any]], None] | None = None,
+    own_bytes: int = 0,
 ) -> AsyncIterator[Host]:
-    """Lock the data directory, open its store and join the network; everything is closed in reverse."""
+    """Lock the data directory, open its store and join the network; everything is closed in reverse.
+
+    Where the settings do not say what blobs may take on disk, it is `own_bytes`, this user's own data, and half of the rest.
+    """
     _check_addresses(settings)
     with DataDirLock(settings.data_dir):
         identity = load_or_create_peer_key(settings.data_dir / "identity.key")
@@ -114,6 +118,9 @@ async def open_host(
             identity=identity,
             store=BlobStore(settings.data_dir / "blobs", settings.max_disk_bytes),
         )
+        if "max_disk_bytes" not in settings.model_fields_set:
+            host.store.max_bytes = cap_bytes = default_cap_bytes(host.store.used_bytes(), free_bytes(host.store.root), own_bytes)
+            log.info("blobs may take %.1f GB of this disk, half of what is free; --max-disk says otherwise", cap_bytes / 1e9)
         async with AsyncExitStack() as stack:
 
             async def open_at(port: int) -> Swarm:

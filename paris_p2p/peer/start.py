@@ -64,7 +64,8 @@ def run_owner(settings: PeerSettings, run: Envelope[RunSpec], bootstrap_peers: t
     """Seed a run as its owner's node, attest, and print the invite through `ready`."""
 
     async def life() -> None:
-        async with open_host(settings, bootstrap_peers) as host:
+        own_bytes = sum(ref.size_bytes for ref in run.record.data_blobs)
+        async with open_host(settings, bootstrap_peers, own_bytes=own_bytes) as host:
             own = host.swarm.addresses()
             announced = [address for address in own if address.rpartition("/p2p/")[0] in settings.announce]
             peers = for_invite((*bootstrap_peers, *announced), own)

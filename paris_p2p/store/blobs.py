@@ -2,7 +2,7 @@
 
     <root>/ab/<id>.manifest   canonical manifest bytes
     <root>/ab/<id>.data       the whole blob, there only when it is whole
-    <root>/ab/<id>.part       a download in progress, at its full length, its space reserved
+    <root>/ab/<id>.part       a download in progress, a sparse file that takes its room as it fills
 
 A chunk is hashed at least once by this process before it is served, so that a bad disk does not make a liar of this peer.
 """
@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from blake3 import blake3
 from paris_p2p.errors import DiskFullError, ManifestError, MissingBlobError, StoreError
 from paris_p2p.records import CHUNK_BYTES, MAX_MANIFEST_BYTES, BlobRef, Manifest
 from paris_p2p.store.disk import (
+    FORGOTTEN_S,
     explained,
     free_bytes,
     make_directory,
@@ -55,6 +57,7 @@ class BlobStore:
             make_directory(root)
             for directory in (root, *(place for place in root.iterdir() if place.is_dir())):
                 sweep_temporaries(directory)
+                _sweep_empty_downloads(directory)
 
     def add_file(self, path: Path, *, move: bool = False) -> BlobRef:
         """Take a file in: by hard link where the disk allows, by copy elsewhere. The same file twice costs nothing more."""
@@ -64,7 +67,7 @@ class BlobStore:
         with self._lock, explained(data):
             if not self.has(ref.id):
                 self._drop_part(ref.id)
-                self._check_cap(ref.size_bytes)
+                self._check_cap(ref.size_bytes, self._promised_bytes())
                 make_directory(data.parent)
                 write_atomic(self._file(ref.id, "manifest"), manifest.to_bytes())
                 _take_in(path, data)
@@ -142,12 +145,23 @@ class BlobStore:
                 return self._partials[blob_id]
             file, whole = self._file(blob_id, "manifest"), self.has(blob_id)
             if not whole and not self._file(blob_id, "part").exists():
-                self._check_cap(manifest.size_bytes)
-                self._check_free(manifest.size_bytes)
+                promised = self._promised_bytes()
+                self._check_cap(manifest.size_bytes, promised)
+                self._check_free(manifest.size_bytes, promised)
             with explained(file):
                 make_directory(file.parent)
                 write_atomic(file, manifest_bytes)
             return self._partial(manifest, opened=not whole)
+
+    def leave(self, blob_id: str) -> None:
+        """End a download for now: what came stays for the next try, and of one that brought nothing, nothing is left."""
+        with self._lock:
+            partial = self._partials.get(blob_id)
+            if partial is None or not partial.is_open:
+                return
+            partial.close()
+            if not partial.count:
+                self.delete(blob_id)
 
     def delete(self, blob_id: str) -> None:
         with self._lock, explained(self._file(blob_id, "data")):
@@ -159,7 +173,7 @@ class BlobStore:
             self._usage.recount(blob_id)
 
     def used_bytes(self) -> int:
-        """Bytes of all blobs on disk, a download in progress in full: its space is reserved."""
+        """Bytes that all blobs take on disk, of downloads in progress what has come."""
         return self._usage.total_bytes()
 
     def ids(self) -> list[str]:
@@ -170,7 +184,9 @@ class BlobStore:
         """Delete blobs not to be kept, and downloads that were given up, oldest first, until `need_bytes` are free; bytes freed."""
         freed = 0
         with self._lock:
-            old = [(stat.st_mtime, file.stem, stat.st_size) for file, stat in self._files() if file.suffix in (".data", ".part")]
+            kinds = (".data", ".part")
+            files = [(file, stat) for file, stat in self._files() if file.suffix in kinds]
+            old = [(stat.st_mtime, file.stem, min(stat.st_size, 512 * stat.st_blocks)) for file, stat in files]
             for _, blob_id, size_bytes in sorted(old):
                 if freed >= need_bytes:
                     break
@@ -230,7 +246,12 @@ class BlobStore:
     def _partial(self, manifest: Manifest, *, opened: bool) -> PartialBlob:
         blob_id = manifest.blob_id
         partial = PartialBlob(
-            manifest, self._file(blob_id, "part"), self._file(blob_id, "data"), on_end=lambda: self._forget(blob_id, partial)
+            manifest,
+            self._file(blob_id, "part"),
+            self._file(blob_id, "data"),
+            on_end=lambda: self._forget(blob_id, partial),
+            make_room=self._check_cap,
+            on_growth=lambda: self._usage.recount(blob_id),
         )
         if opened:
             partial.open()
@@ -267,20 +288,42 @@ class BlobStore:
             raise StoreError(f"not a blob id: {blob_id[:80]!r}")
         return self.root / blob_id[:2] / f"{blob_id}.{kind}"
 
-    def _check_free(self, size_bytes: int) -> None:
-        free = free_bytes(self.root)
+    def _promised_bytes(self) -> int:
+        """Room that downloads in progress still need, as far as they have earned it."""
+        return sum(partial.promised_bytes for partial in self._partials.values())
+
+    def _check_free(self, size_bytes: int, promised_bytes: int = 0) -> None:
+        free = free_bytes(self.root) - promised_bytes
         if size_bytes > free:
             raise DiskFullError(
-                f"{size_bytes / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free under {self.root}; free some or choose another --data-dir"
+                f"{size_bytes / 1e6:.1f} MB needed, {max(0, free) / 1e6:.1f} MB free under {self.root}{_besides(promised_bytes)}; "
+                "free some or choose another --data-dir"
             )
 
-    def _check_cap(self, size_bytes: int) -> None:
+    def _check_cap(self, size_bytes: int, promised_bytes: int = 0) -> None:
         used = self.used_bytes() if self.max_bytes else 0
-        if self.max_bytes and used + size_bytes > self.max_bytes:
+        if self.max_bytes and used + promised_bytes + size_bytes > self.max_bytes:
             raise DiskFullError(
-                f"{size_bytes / 1e6:.1f} MB needed, but {used / 1e6:.1f} of --max-disk {self.max_bytes / 1e6:.1f} MB are used; "
-                "raise --max-disk"
+                f"{size_bytes / 1e6:.1f} MB needed, but {used / 1e6:.1f} of --max-disk {self.max_bytes / 1e6:.1f} MB are used"
+                f"{_besides(promised_bytes)}; raise --max-disk"
             )
+
+
+def _besides(promised_bytes: int) -> str:
+    return f", {promised_bytes / 1e6:.1f} MB kept for other downloads" if promised_bytes else ""
+
+
+def _sweep_empty_downloads(directory: Path) -> None:
+    """Delete manifests that nothing came for, of a process that died; a living one may have begun the download right now."""
+    for manifest in directory.glob("*.manifest"):
+        part = manifest.with_suffix(".part")
+        try:
+            came = manifest.with_suffix(".data").exists() or (part.exists() and part.stat().st_blocks)
+            if not came and time.time() - manifest.stat().st_mtime > FORGOTTEN_S:
+                part.unlink(missing_ok=True)
+                manifest.unlink()
+        except OSError:  # gone meanwhile, or the disk is read-only: then writing will say so
+            continue
 
 
 def hash_file(path: Path) -> Manifest:

@@ -19,7 +19,7 @@ from types import TracebackType
 from paris_p2p.errors import DiskFullError, ReadOnlyError, StoreError
 
 log = logging.getLogger(__name__)
-_FORGOTTEN_S = 3600.0  # a temporary file that nobody touched for so long belongs to a process that died
+FORGOTTEN_S = 3600.0  # a temporary file that nobody touched for so long belongs to a process that died
 
 
 @contextmanager
@@ -43,6 +43,11 @@ def free_bytes(path: Path) -> int:
     """What the disk of `path`, which need not exist yet, has free for us."""
     there = next((place for place in (path, *path.parents) if place.exists()), Path("/"))
     return shutil.disk_usage(there).free
+
+
+def default_cap_bytes(used_bytes: int, free: int, own_bytes: int = 0) -> int:
+    """What blobs may take where nobody said: half of what is free or theirs already, and all that is this user's own data."""
+    return own_bytes + (free + max(0, used_bytes - own_bytes)) // 2
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -70,7 +75,7 @@ def sweep_temporaries(directory: Path) -> None:
     """Delete what processes that died while writing left behind; others may be writing right now."""
     for file in directory.glob("*.tmp"):
         try:
-            if time.time() - file.stat().st_ctime > _FORGOTTEN_S:
+            if time.time() - file.stat().st_ctime > FORGOTTEN_S:
                 file.unlink()
         except OSError:  # its writer finished it meanwhile, or the disk is read-only: then writing will say so
             continue

@@ -15,13 +15,28 @@ from paris_p2p.records import BlobRef, Manifest
 from paris_p2p.store.disk import explained, sync_directory
 from paris_p2p.store.past_cache import Bytes, PastCache
 
+PROMISED_BYTES = 16 << 20  # kept free for a download of which nothing came yet
+
 
 class PartialBlob:
-    """A download in progress, at its full length in `part`; `finish` makes it `data`. Used from several threads."""
+    """A download in progress in `part`, which takes its room as it fills; `finish` makes it `data`. Used from several threads.
 
-    def __init__(self, manifest: Manifest, part: Path, data: Path, on_end: Callable[[], None]):
+    `make_room` is asked before a chunk of so many bytes is written, `on_growth` called after.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        part: Path,
+        data: Path,
+        on_end: Callable[[], None],
+        make_room: Callable[[int], None] = lambda _: None,
+        on_growth: Callable[[], None] = lambda: None,
+    ):
         self.manifest, self.blob_id = manifest, manifest.blob_id
         self._part, self._data, self._on_end = part, data, on_end
+        self._make_room, self._on_growth = make_room, on_growth
+        self._bitmap = (-1, b"")  # of how many chunks, and theirs
         self._lock = threading.Lock()
         self._descriptor = -1
         self._past_cache: PastCache | None = None
@@ -30,14 +45,14 @@ class PartialBlob:
         self._have: set[int] | None = None  # unknown until open
 
     def open(self) -> None:
-        """Reserve the space of a new download, or hash again what an earlier process wrote. DiskFullError leaves nothing behind."""
+        """Begin an empty file of the full length, which takes no room yet, or hash again what an earlier process wrote."""
         if self.is_open:
             return
         fresh = not self._part.exists()
         with explained(self._part):
             self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                _reserve(self._descriptor, self.manifest.size_bytes)
+                os.ftruncate(self._descriptor, self.manifest.size_bytes)
             except OSError:
                 self.close()
                 if fresh:
@@ -62,7 +77,23 @@ class PartialBlob:
         return len(self._verified)
 
     def bitmap(self) -> bytes:
-        return bitmap(self._verified.copy(), len(self.manifest.chunks))
+        known = self._verified.copy()
+        if self._bitmap[0] != len(known):  # chunks only come
+            self._bitmap = len(known), bitmap(known, len(self.manifest.chunks))
+        return self._bitmap[1]
+
+    @property
+    def here_bytes(self) -> int:
+        """Of verified chunks."""
+        return min(self.count * self.manifest.chunk_bytes, self.manifest.size_bytes)
+
+    @property
+    def promised_bytes(self) -> int:
+        """Room that is kept free for what is still to come: as much as came, and a little more.
+
+        Whoever names a large blob and sends nothing of it keeps nobody else out.
+        """
+        return min(self.manifest.size_bytes - self.here_bytes, self.here_bytes + PROMISED_BYTES) if self.is_open else 0
 
     def missing(self) -> list[int]:
         return [index for index in range(len(self.manifest.chunks)) if index not in self._verified]
@@ -77,6 +108,7 @@ class PartialBlob:
             self._check_open()
             self._writing += 1
         try:
+            self._make_room(len(data))
             with explained(self._part):
                 self._write(data, index * self.manifest.chunk_bytes)
         finally:
@@ -84,6 +116,7 @@ class PartialBlob:
                 self._writing -= 1
                 self._written.notify_all()
         self._verified.add(index)
+        self._on_growth()
 
     def _write(self, data: Bytes, offset: int) -> None:
         if self._past_cache is None or not self._past_cache.write(data, offset):
@@ -143,11 +176,13 @@ class PartialBlob:
             raise MissingBlobError(f"the download of blob {self.blob_id[:16]}… was closed or deleted meanwhile; start it again")
 
     def _believe(self) -> set[int]:
-        """Chunks that an earlier process wrote, hashed again: BLAKE3 does 4 GB/s."""
+        """Chunks that an earlier process wrote, hashed again: BLAKE3 does 4 GB/s. Holes are passed over unread."""
         believed = set()
         for index, digest in enumerate(self.manifest.chunks):
-            data = os.pread(self._descriptor, self.manifest.chunk_size(index), index * self.manifest.chunk_bytes)
-            if blake3(data).digest() == digest:
+            offset, size_bytes = index * self.manifest.chunk_bytes, self.manifest.chunk_size(index)
+            if not _has_data(self._descriptor, offset, size_bytes):
+                continue
+            if blake3(os.pread(self._descriptor, size_bytes, offset)).digest() == digest:
                 believed.add(index)
         return believed
 
@@ -160,16 +195,12 @@ def bitmap(indexes: Collection[int], count: int) -> bytes:
     return bytes(bits)
 
 
-def _reserve(descriptor: int, size_bytes: int) -> None:
-    """Take the blocks now: a disk that cannot hold the blob should say so before an hour of download."""
-    os.ftruncate(descriptor, size_bytes)
-    if not size_bytes:
-        return
+def _has_data(descriptor: int, offset: int, size_bytes: int) -> bool:
+    """False where the file has a hole; True, too, where the file system does not tell."""
     try:
-        os.posix_fallocate(descriptor, 0, size_bytes)
+        return os.lseek(descriptor, offset, os.SEEK_DATA) < offset + size_bytes
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without it finds out while writing
-            raise
+        return error.errno != errno.ENXIO  # nothing but a hole up to the end
 
 
 def _write_all(descriptor: int, data: Bytes, offset: int) -> None:

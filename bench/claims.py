@@ -3,7 +3,7 @@
     python -m bench.claims [--hours 1] [--experts 4] [--honest 50] [--liars 0,50,200] [--seed 0]
 
 A fourth of the liars each backdates its claim for ever, squats for ever, releases and comes back, changes its key; none
-makes a card. Honest leads make a checkpoint every 30 s (one in ten every 2 minutes) and leave after 5 to 20 minutes. The
+makes a card. Honest leads make a checkpoint every 15 s (one in ten every minute) and leave after 5 to 20 minutes. The
 row `claims alone` is the rule without memory: the earliest `claimed_at` leads, for as long as it is renewed.
 """
 

@@ -229,8 +229,11 @@ class Attestor:
             if left_s <= 0:
                 raise MissingBlobError(f"its check was not over after {limit_s:.0f} s; what came is kept")
             waiting = asyncio.create_task(wake.wait())
-            await asyncio.wait({check, waiting}, timeout=min(left_s, RETRY_S), return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
+            try:
+                await asyncio.wait({check, waiting}, timeout=min(left_s, RETRY_S), return_when=asyncio.FIRST_COMPLETED)
+            finally:  # also when the check is cancelled: a task that nobody holds is destroyed while it waits
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
             news = news or wake.is_set()
         if news:
             wake.set()

@@ -15,7 +15,8 @@ from paris_p2p.spec import TimingSpec
 
 CLOCK_SLACK_S = 3.0  # peers' clocks agree within this
 PATIENCE_INTERVALS = 4
-MAX_OVERHEAD_S = 60.0  # for claiming, starting a trainer, and an attestor's gate
+OVERHEAD_INTERVALS = 8  # for claiming, starting a trainer, and an attestor's gate on a busy machine
+MAX_OVERHEAD_S = 300.0
 LINE_BYTES_PER_S = 1e6  # a home line, 8 Mbit/s: what is expected of it, not asked
 SLOW_SHARE = 2.0  # of the pace of the last tips
 MAX_STRETCH = 4.0  # of the patience, however slow the last tips came
@@ -109,6 +110,6 @@ def patience_s(timing: TimingSpec, moved_bytes: int, pace_s: float = 0.0) -> flo
     `moved_bytes` come to a new lead and go from it with its first card, over a home line. `pace_s` lay between the last two
     tips: where checkpoints are slow, the next one is waited for longer, within MAX_STRETCH.
     """
-    overhead_s = min(MAX_OVERHEAD_S, PATIENCE_INTERVALS * timing.checkpoint_s)
+    overhead_s = min(MAX_OVERHEAD_S, OVERHEAD_INTERVALS * timing.checkpoint_s)
     least_s = PATIENCE_INTERVALS * timing.checkpoint_s + overhead_s + moved_bytes / LINE_BYTES_PER_S
     return min(MAX_STRETCH * least_s, max(least_s, SLOW_SHARE * pace_s))

@@ -94,8 +94,11 @@ class Daemon:
     async def wait_ready(self) -> None:
         """Until p2pd listens; PortInUseError or DaemonError with its own words."""
         ready = asyncio.create_task(self._ready.wait())
-        await asyncio.wait([ready, self._reader], timeout=START_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
+        try:
+            await asyncio.wait([ready, self._reader], timeout=START_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+            await asyncio.gather(ready, return_exceptions=True)
         if self._ready.is_set():
             return
         if "address already in use" in self.last_words:

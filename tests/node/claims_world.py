@@ -24,7 +24,7 @@ from paris_p2p.rules.tips import refuse_card
 from paris_p2p.spec import GateSpec, RunSpec, TimingSpec
 from paris_p2p.store.ledger import Ledger
 
-TIMING = TimingSpec(claim_s=60.0, settle_s=5.0, margin_s=5.0, checkpoint_s=30.0)
+TIMING = TimingSpec(claim_s=60.0, settle_s=5.0, margin_s=5.0, checkpoint_s=15.0)
 GATE_S = 8.0  # from a card to its attestation, blobs and gate
 LOOK_S = 15.0  # between two looks of a peer that stands by
 RESEND_S = 90.0

@@ -86,7 +86,7 @@ async def test_a_check_ends_when_others_made_the_card_the_tip(tmp_path: Path) ->
         await world.add("x", role="owner", gate=after)
         y = await world.add("y", role="owner", gate=stuck)
         await world.add("a", slot=SLOT)
-        await asyncio.wait_for(ended.wait(), 30)
+        await asyncio.wait_for(ended.wait(), 120)
         assert y.node.board.tip(SLOT) is not None
 
 

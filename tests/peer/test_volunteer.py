@@ -29,7 +29,7 @@ def tip_seq(world: World, slot: str, of: int = 0) -> int:
 
 
 async def test_two_peers_claiming_at_once_end_with_one_lead(tmp_path: Path) -> None:
-    async with World(tmp_path) as world:
+    async with World(tmp_path, timing=TIMING.model_copy(update={"claim_s": 60.0})) as world:  # no claim lapses meanwhile
         await asyncio.gather(world.add("a", slot="expert-0"), world.add("b", slot="expert-0"))
         await world.until(lambda: leads_of(world, "expert-0"))
         for _ in range(50):
@@ -106,7 +106,7 @@ async def test_leaving_waits_until_another_peer_holds_the_last_checkpoint(tmp_pa
         await world.until(lambda: peer.volunteer.lead is not None and peer.volunteer.lead.training.steps > 3)
         steps = peer.volunteer.lead.training.steps if peer.volunteer.lead else 0
         await peer.volunteer.leave()
-        await asyncio.wait_for(peer.task, 20)
+        await asyncio.wait_for(peer.task, 120)
         tip = owner.node.board.tip("expert-0")
         assert tip is not None
         assert tip.card.record.steps >= steps
@@ -191,7 +191,7 @@ async def test_a_maker_that_fell_silent_holds_up_no_other_slot(tmp_path: Path, m
 
         monkeypatch.setattr(owner.node, "fetch", silent_for_experts)
         await world.add("a", slot="expert-0", gate=never)
-        await asyncio.wait_for(asked.wait(), 30)
+        await asyncio.wait_for(asked.wait(), 120)
         await world.add("b", slot="router", gate=never)
         await world.until(lambda: tip_seq(world, "router") >= 1)
         assert tip_seq(world, "expert-0") == 0
@@ -343,9 +343,9 @@ async def test_leaving_does_not_wait_for_a_download(tmp_path: Path, monkeypatch:
             await asyncio.Event().wait()
 
         monkeypatch.setattr(peer.node, "fetch_shards", forever)
-        await asyncio.wait_for(began.wait(), 20)
+        await asyncio.wait_for(began.wait(), 120)
         await peer.volunteer.leave()
-        await asyncio.wait_for(peer.task, 20)
+        await asyncio.wait_for(peer.task, 120)
         assert all(claim.record.released for claim in peer.node.board.claims("expert-0"))
 
 

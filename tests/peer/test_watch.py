@@ -39,7 +39,7 @@ async def test_a_peer_stops_when_another_node_signs_with_its_key_and_does_not_en
         await world.until(lambda: peer.volunteer.lead is not None)
         await peer.swarm.store_record(signed_elsewhere(peer, kind, slot, **fields))
         with pytest.raises(TwinError, match=r"another node runs with this node's identity\.key: a (claim|peer) record.*--data-dir"):
-            await asyncio.wait_for(peer.task, 30)
+            await asyncio.wait_for(peer.task, 120)
         assert not any(claim.record.released for claim in peer.node.board.claims(SLOT))
 
 

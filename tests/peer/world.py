@@ -193,8 +193,8 @@ class World:
         for peer in self.peers:
             await peer.stack.aclose()
 
-    async def until(self, what: Any, wait_s: float = 30.0) -> None:
-        """Wait for a condition; a task that ended with an error ends the wait with it."""
+    async def until(self, what: Any, wait_s: float = 120.0) -> None:
+        """Wait for a condition (a slow machine takes its time); a task that ended with an error ends the wait with it."""
         async with asyncio.timeout(wait_s):
             while not what():
                 for peer in self.peers:

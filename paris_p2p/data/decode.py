@@ -94,7 +94,9 @@ class Video:
         if self.told["packets damaged"] and self.track.duration_s >= clip_s:
             damaged = f"{self.told['packets damaged']} damaged packets"
             return UnusableVideo("damaged", f"{damaged} in {there}; {wanted}, and none is whole")
-        return UnusableVideo("too short", f"{there}; {wanted}")
+        return UnusableVideo(
+            "too short", f"{there}; {wanted}: lower --frames, or raise --fps, for such videos"
+        )
 
 
 @contextmanager

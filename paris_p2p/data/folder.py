@@ -60,7 +60,12 @@ def walk(folder: Path, leave_out: Path | None) -> Walk:
 
 
 def _files(
-    start: Path, hidden: Path | None, visited: set[tuple[int, int]], links: list[Path], folder: Path, found: Walk
+    start: Path,
+    hidden: Path | None,
+    visited: set[tuple[int, int]],
+    links: list[Path],
+    folder: Path,
+    found: Walk,
 ) -> Iterator[Path]:
     """The files of a tree but for folders that were visited; linked folders go to `links`."""
 
@@ -70,7 +75,9 @@ def _files(
     for root, folders, files in os.walk(start, onerror=refused):
         here = Path(root)
         if _is_new(here, visited):
-            mine = sorted(name for name in folders if not name.startswith(".") and (here / name).resolve() != hidden)
+            mine = sorted(
+                name for name in folders if not name.startswith(".") and (here / name).resolve() != hidden
+            )
             links += [here / name for name in mine if (here / name).is_symlink()]
             folders[:] = [name for name in mine if not (here / name).is_symlink()]
             yield from (here / name for name in sorted(files) if not name.startswith("."))
@@ -94,7 +101,9 @@ def _name(path: Path, folder: Path) -> str:
 def printable(name: str) -> str:
     """A file name as text that any output takes: bytes that are no UTF-8 and control characters are spelled as escapes."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) == "Cc" else c for c in text)
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) == "Cc" else c for c in text
+    )
 
 
 def not_read(files: dict[str, Path], read: set[str]) -> dict[str, str]:
@@ -109,7 +118,9 @@ def not_read(files: dict[str, Path], read: set[str]) -> dict[str, str]:
         if suffix in _ADVICE:
             found[name] = f"{suffix} files are not read; {_ADVICE[suffix]}"
         elif _stem(name) in captioned - stems:
-            found[name] = f"it has a caption, but {suffix or 'files without an ending'} is not read; convert or rename it"
+            found[name] = (
+                f"it has a caption, but {suffix or 'files without an ending'} is not read; convert or rename it"
+            )
     return found
 
 

@@ -22,6 +22,8 @@ MAX_PICTURE_PIXELS = 8192 * 4608
 MAX_WORK_PIXELS = 2_000_000_000_000  # decoded for one video: eleven hours of 1920 x 1080
 MAX_BAD_PACKETS = 100_000
 SEEK_AHEAD_S = 4.0  # decoding on is cheaper than seeking for less
+SEEK_BEFORE_S = (0.0, 1.0, 8.0)  # some containers seek to what comes a little after
+_BROKEN_IN = ("mpegts",)  # streams one enters in the middle of a frame, which then has the next one's time
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own leave transparency out
 
 
@@ -122,9 +124,9 @@ class FrameReader:
 
     def clip(self, start_s: float, shape: ClipShape) -> Clip | None:
         """None when the video ends before the clip does, or frames of it are missing."""
-        self._go_to(start_s)
-        times_s = [start_s + i / shape.fps for i in range(shape.frames)]
         nearest_s = 0.5 * min(self.track.frame_s, 1 / shape.fps)  # so late a frame still counts as there
+        self._go_to(start_s, nearest_s)
+        times_s = [start_s + i / shape.fps for i in range(shape.frames)]
         picked: list[Frames] = []
         shown, shown_until_s = None, 0.0
         for frame, time_s, damaged in self.timed():
@@ -156,27 +158,32 @@ class FrameReader:
         self.told.update(once)
         return shown
 
-    def _go_to(self, start_s: float) -> None:
-        """Seek where that saves decoding; where it lands too late the video is decoded from its start."""
+    def _go_to(self, start_s: float, nearest_s: float) -> None:
+        """Seek where that saves decoding; where it lands too late even from before, decode from the video's start."""
         if not self.track.in_order or start_s - self.at_s <= SEEK_AHEAD_S:
             return
-        try:
-            self.container.seek(int((start_s + self.offset_s) / self.stream.time_base), stream=self.stream)
-            self.codec.flush_buffers()
-            self.frames, self.pending, self.sought = self._decoded(), [], True
-            first = next(self.frames, None)
-        except av.FFmpegError:
-            first = None
-        reached_s = None if first is None else self._clock(first)
-        if reached_s is not None and reached_s - self.offset_s <= start_s + self.track.frame_s:
-            self.sought, self.damaged = False, False
-            self.at_s = reached_s - self.offset_s
-            self.pending = [(first, self.at_s, False)]
-            return
+        for before_s in SEEK_BEFORE_S[self.container.format.name in _BROKEN_IN :]:
+            first = self._seek(max(0.0, start_s - before_s))
+            reached_s = None if first is None else self._clock(first)
+            if reached_s is not None and reached_s - self.offset_s <= start_s + nearest_s:
+                self.sought, self.damaged = False, False
+                self.at_s = reached_s - self.offset_s
+                self.pending = [(first, self.at_s, False)]
+                return
         self.container.close()
         self.container, self.track = self.open(), replace(self.track, in_order=False)
         self.sought, self.at_s = False, 0.0
         self._start()
+
+    def _seek(self, to_s: float) -> Any:
+        """The first frame that decodes there, or None."""
+        try:
+            self.container.seek(int((to_s + self.offset_s) / self.stream.time_base), stream=self.stream)
+            self.codec.flush_buffers()
+            self.frames, self.pending, self.sought = self._decoded(), [], True
+            return next(self.frames, None)
+        except av.FFmpegError:
+            return None
 
     def timed(self) -> Iterator[tuple[Any, float, bool]]:
         """Frames with their time since the video's start, rising, and whether frames before it were lost."""
@@ -199,4 +206,6 @@ class FrameReader:
 
     def _clock(self, frame: Any) -> float | None:
         """The stream's own time of a frame; `frame.time` is not a number for some decoders' last ones."""
-        return None if frame.pts is None else float(frame.pts * self.stream.time_base)
+        if self.track.counted or frame.pts is None:
+            return None
+        return float(frame.pts * self.stream.time_base)

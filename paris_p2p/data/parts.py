@@ -44,7 +44,9 @@ def part_clips(total_clips: int) -> int:
     return max(1, min(PART_CLIPS, total_clips // LARGE_SHARE))
 
 
-def plan_parts(duration_s: float, cuts_s: Sequence[float], shape: ClipShape, at_most_clips: int) -> list[Span]:
+def plan_parts(
+    duration_s: float, cuts_s: Sequence[float], shape: ClipShape, at_most_clips: int
+) -> list[Span]:
     """The parts of a video with such cuts; scenes shorter than a clip give none."""
     clip_s = shape.frames / shape.fps
     edges = [0.0, *(cut_s for cut_s in cuts_s if 0 < cut_s < duration_s), duration_s]
@@ -60,7 +62,10 @@ def plan_parts(duration_s: float, cuts_s: Sequence[float], shape: ClipShape, at_
 
 
 def left_out(
-    parts: Mapping[int, Span], splits: Mapping[int, Split], starts_s: Mapping[int, Sequence[float]], clip_s: float
+    parts: Mapping[int, Span],
+    splits: Mapping[int, Split],
+    starts_s: Mapping[int, Sequence[float]],
+    clip_s: float,
 ) -> set[tuple[int, int]]:
     """(part, index of its clip) of the clips of one video that lie too near to a clip of another split.
 

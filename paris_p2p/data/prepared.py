@@ -144,6 +144,7 @@ class SplitClip(Record):
     stream: Count | None = None  # of a video: which stream, how its frames follow, and whether seeking finds them
     frame_s: Annotated[float, Field(ge=0)] = 0.0
     in_order: bool = True
+    counted: bool = False
 
     @property
     def video(self) -> str:
@@ -152,7 +153,8 @@ class SplitClip(Record):
 
     def pixels(self, shape: ClipShape) -> Frames:
         """uint8 [T, H, W, 3], decoded from the owner's file."""
-        track = Track(self.stream, self.frame_s, 0.0, 0, self.in_order) if self.stream is not None else None
+        known = self.stream is not None
+        track = Track(self.stream or 0, self.frame_s, 0.0, 0, self.in_order, self.counted) if known else None
         place = _path(self.path), self.offset_bytes, self.size_bytes, 0
         source = Source(self.source, *place, self.caption, "", self.member, track=track)
         try:

@@ -36,7 +36,11 @@ def read_parts(
 def _clips(
     video: Video, parts: Sequence[Source], shape: ClipShape, max_clips: int
 ) -> Iterator[tuple[Source, Clip | UnusableVideo]]:
-    plan = [(part, start_s) for part in parts for start_s in starts_of(part, shape, max_clips, video.track.duration_s)]
+    plan = [
+        (part, start_s)
+        for part in parts
+        for start_s in starts_of(part, shape, max_clips, video.track.duration_s)
+    ]
     owner = {start_s: part for part, start_s in plan}
     gave: set[str] = set()
     reached = 0

@@ -13,7 +13,9 @@ WIDTH_PIXELS = 128
 LEAST_SCENE_S = 0.5
 
 
-def find_cuts(video: Video, progress: Callable[[float], None] = lambda _: None, threads: int = 1) -> list[float]:
+def find_cuts(
+    video: Video, progress: Callable[[float], None] = lambda _: None, threads: int = 1
+) -> list[float]:
     """Times in seconds at which another scene begins; `progress` hears how far it is. UnusableVideo when nothing decodes."""
     from scenedetect import FrameTimecode
     from scenedetect.detectors import AdaptiveDetector

@@ -17,7 +17,9 @@ from paris_p2p.errors import DataError
 Split = Literal["train", "gate", "validation", "test"]
 HELD_OUT: tuple[Split, ...] = ("test", "validation", "gate")  # the order in which they are filled
 TRAIN: Split = "train"
-MAX_HELD_OUT_SHARE = 3  # in small folders the held-out parts shrink until they take no more than a third of the clips
+MAX_HELD_OUT_SHARE = (
+    3  # in small folders the held-out parts shrink until they take no more than a third of the clips
+)
 LEAST_SOURCES = 4  # one for each split
 EXPERTS_BY_CLIPS = ((10_000, 8), (3_000, 6), (800, 4), (200, 3), (30, 2), (0, 1))
 
@@ -68,7 +70,11 @@ def wanted_clips(total: int, options: SplitOptions) -> dict[Split, int]:
         for split in HELD_OUT
     }
     room, sought = total // MAX_HELD_OUT_SHARE, sum(wanted.values())
-    return {split: max(1, count * room // sought) for split, count in wanted.items()} if sought > room else wanted
+    return (
+        {split: max(1, count * room // sought) for split, count in wanted.items()}
+        if sought > room
+        else wanted
+    )
 
 
 def rank_groups(groups: Sequence[str], rng_seed: int) -> list[str]:
@@ -97,7 +103,10 @@ def assign_splits(
     counts = Counter(result.values())
     left = sum(clips[group] for group, split in result.items() if split == TRAIN)
     if 4 * left < total or not all(counts[split] for split in (TRAIN, *HELD_OUT)):
-        parts = ", ".join(f"{split} {sum(clips[g] for g, s in result.items() if s == split)}" for split in (TRAIN, *HELD_OUT))
+        parts = ", ".join(
+            f"{split} {sum(clips[g] for g, s in result.items() if s == split)}"
+            for split in (TRAIN, *HELD_OUT)
+        )
         raise DataError(
             f"{total} clips of {len(ranked)} sources cannot be split without parting a source ({parts} clips): "
             "give clips of more sources, or, if you named the sources yourself, name smaller ones"
@@ -106,7 +115,11 @@ def assign_splits(
 
 
 def give_gate_clips(
-    splits: Mapping[str, Split], ranked: Sequence[str], labels: Mapping[str, Mapping[int, int]], clusters: int, fitted: Collection[str]
+    splits: Mapping[str, Split],
+    ranked: Sequence[str],
+    labels: Mapping[str, Mapping[int, int]],
+    clusters: int,
+    fitted: Collection[str],
 ) -> tuple[dict[str, Split], list[int]]:
     """Splits in which train groups moved to the gate until every cluster has a gate clip, and the clusters that still have none.
 
@@ -126,7 +139,9 @@ def give_gate_clips(
         able = [
             group
             for group in ranked
-            if result.get(group) == TRAIN and labels[group].get(k) and all(in_train[c] > n for c, n in labels[group].items() if n)
+            if result.get(group) == TRAIN
+            and labels[group].get(k)
+            and all(in_train[c] > n for c, n in labels[group].items() if n)
         ]
         if not able:
             lacking.append(k)

@@ -40,14 +40,18 @@ def parse_subtitles(data: bytes, name: str, encoding: str = "") -> tuple[TimedCa
         found = webvtt.from_buffer(io.StringIO(text), format=kind).captions
         cues = [(_seconds(cue.start), _seconds(cue.end), cue.text) for cue in found[: MAX_CUES + 1]]
     except (webvtt.errors.MalformedFileError, webvtt.errors.MalformedCaptionError, ValueError) as error:
-        raise NotTextError(f"{name} cannot be read as .{kind} ({error}); save it anew with a subtitle editor") from error
+        raise NotTextError(
+            f"{name} cannot be read as .{kind} ({error}); save it anew with a subtitle editor"
+        ) from error
     written = len(_ARROW.findall(text))
     if len(found) != written or not found or len(found) > MAX_CUES:
         raise NotTextError(
             f"{name} has {written} lines with times, and {len(found)} of them can be read as captions (at most {MAX_CUES}); "
             "save it anew with a subtitle editor"
         )
-    return _in_order([(start_s, end_s, clean_caption(_TAG.sub("", words))[0]) for start_s, end_s, words in cues], name)
+    return _in_order(
+        [(start_s, end_s, clean_caption(_TAG.sub("", words))[0]) for start_s, end_s, words in cues], name
+    )
 
 
 def timed_rows(rows: Sequence[Caption], name: str) -> tuple[TimedCaption, ...]:
@@ -65,11 +69,17 @@ def _in_order(cues: Sequence[tuple[float, float, str]], name: str) -> tuple[Time
     """Sorted, without those that have no words; what overlaps ends where the next begins."""
     for start_s, end_s, words in cues:
         if end_s < start_s:
-            raise NotTextError(f"{name} has a caption from {start_s:g} to {end_s:g} s ({words[:40]}); correct its times")
+            raise NotTextError(
+                f"{name} has a caption from {start_s:g} to {end_s:g} s ({words[:40]}); correct its times"
+            )
     worded = sorted(cue for cue in cues if cue[2] and cue[1] > cue[0])
     ends_s = [min(cue[1], following[0]) for cue, following in pairwise(worded)]
     ends_s += [cue[1] for cue in worded[-1:]]
-    ordered = [TimedCaption(cue[0], end_s, cue[2]) for cue, end_s in zip(worded, ends_s, strict=True) if end_s > cue[0]]
+    ordered = [
+        TimedCaption(cue[0], end_s, cue[2])
+        for cue, end_s in zip(worded, ends_s, strict=True)
+        if end_s > cue[0]
+    ]
     if not ordered:
         raise NotTextError(f"{name} holds no caption with words and a length")
     return tuple(ordered)

@@ -20,6 +20,9 @@ from paris_p2p.data.unusable import UnusableVideo
 MAX_PACKETS = 8_000_000  # a day and a half at 60 frames a second
 MAX_STILL_S = 10.0  # a longer silence between two frames is a jump of the clock
 DEMUX_TRIES = 3
+_GUESSED = (
+    "mpeg",
+)  # program streams time a few frames only; after seeking, ffmpeg guesses the others' times otherwise
 _NOT_THE_VIDEO = (
     Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
 )
@@ -34,6 +37,9 @@ class Track:
     duration_s: float
     frames: int
     in_order: bool  # times rise without a jump, so that seeking finds them
+    counted: bool = (
+        False  # frames have no times of their own that hold: each comes a step after the one before
+    )
     notes: dict[str, str] = field(default_factory=dict)  # what -> detail
 
 
@@ -83,7 +89,14 @@ def scan(container: Any) -> Track:
     others = len(streams) - 1
     if others:
         notes["other pictures left"] = f"{others} streams that are a cover, a preview or smaller"
-    return Track(index, frame_s, duration_s, mine.packets, timed and not jumps, notes)
+    counted = not timed or _numbered(container, stream)
+    found = not counted and not jumps and container.format.name not in _GUESSED
+    return Track(index, frame_s, duration_s, mine.packets, found, counted, notes)
+
+
+def _numbered(container: Any, stream: Any) -> bool:
+    """Whether times are of decoding, not of showing: an AVI numbers its packets, and frames come out in another order."""
+    return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
 
 
 def _packets(container: Any, streams: list[Any]) -> tuple[dict[int, _Times], bool]:

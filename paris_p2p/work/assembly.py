@@ -106,7 +106,7 @@ def _track(source: Source) -> dict[str, float | int | bool]:
     if source.track is None:
         return {}
     track = source.track
-    return {"stream": track.stream, "frame_s": track.frame_s, "in_order": track.in_order}
+    return {"stream": track.stream, "frame_s": track.frame_s, "in_order": track.in_order, "counted": track.counted}
 
 
 def write_report(folder: Path, prepared: Prepared, skipped: Iterable[Skipped], notes: Iterable[Note]) -> None:

@@ -87,7 +87,9 @@ class Dealer:
         train = [entry for entry in entries if entry.split == "train"]
         chosen = np.sort(np.random.default_rng(self.rng_seed).permutation(len(train))[:MAX_FIT_CLIPS])
         fitted = [train[i] for i in chosen]
-        model = fit_clusters(_features(fitted, self.cache), experts, self.rng_seed, [entry.group for entry in fitted])
+        model = fit_clusters(
+            _features(fitted, self.cache), experts, self.rng_seed, [entry.group for entry in fitted]
+        )
         reduced = _reduced(model, entries, self.cache, self.progress)
         labels = model.assign(reduced)
         splits, lacking = self._gate(entries, labels, experts)
@@ -105,7 +107,9 @@ class Dealer:
         dealt, labels, reduced = [dealt[i] for i in kept], labels[kept], reduced[kept]
         return dealt, _clustered(model, dealt, labels, reduced, self.rng_seed)
 
-    def _gate(self, entries: Sequence[Entry], labels: NDArray[np.int64], experts: int) -> tuple[dict[str, Split], list[int]]:
+    def _gate(
+        self, entries: Sequence[Entry], labels: NDArray[np.int64], experts: int
+    ) -> tuple[dict[str, Split], list[int]]:
         splits = {entry.group: entry.split for entry in entries}
         inside: defaultdict[str, Counter[int]] = defaultdict(Counter)
         for entry, label in zip(entries, labels.tolist(), strict=True):
@@ -137,7 +141,11 @@ class Dealer:
 
 
 def _clustered(
-    model: ClusterModel, entries: Sequence[Entry], labels: NDArray[np.int64], reduced: NDArray[np.float32], rng_seed: int
+    model: ClusterModel,
+    entries: Sequence[Entry],
+    labels: NDArray[np.int64],
+    reduced: NDArray[np.float32],
+    rng_seed: int,
 ) -> Clustered:
     experts = model.clusters
     in_train = np.array([entry.split == "train" for entry in entries])
@@ -154,7 +162,9 @@ def _clustered(
     return Clustered(model, labels, table)
 
 
-def _reduced(model: ClusterModel, entries: Sequence[Entry], cache: Cache, progress: Progress) -> NDArray[np.float32]:
+def _reduced(
+    model: ClusterModel, entries: Sequence[Entry], cache: Cache, progress: Progress
+) -> NDArray[np.float32]:
     """[N, R], source by source: all features together need not fit the memory."""
     parts: list[NDArray[np.float32]] = []
     done = 0

@@ -20,7 +20,7 @@ from paris_p2p.spec import ClipShape
 from paris_p2p.work.encoding import Progress
 from paris_p2p.work.threads import side_by_side
 
-VERSION = 1  # of what is kept of each file
+VERSION = 2  # of what is kept of each file
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,11 @@ class Survey:
 
     def _parted(self, source: Source, cuts_s: list[float], at_most: int) -> list[Source]:
         duration_s = source.track.duration_s if source.track else 0.0
-        spans = [span for span in plan_parts(duration_s, cuts_s, self.shape, at_most) if self._captioned(source, span)]
+        spans = [
+            span
+            for span in plan_parts(duration_s, cuts_s, self.shape, at_most)
+            if self._captioned(source, span)
+        ]
         if not spans:
             wanted_s = self.shape.frames / self.shape.fps
             why = f"none of its {len(cuts_s) + 1} scenes holds a clip of {wanted_s:.2f} s with a caption"
@@ -142,7 +146,9 @@ class Survey:
         self.notes.append(Note(source.name, "long video parted into scenes", detail))
         if lost_s >= clip_s:
             why = "ends of scenes, scenes shorter than a clip, time without a caption"
-            self.notes.append(Note(source.name, "time of the video not used", f"{lost_s:.1f} of {duration_s:.1f} s: {why}"))
+            self.notes.append(
+                Note(source.name, "time of the video not used", f"{lost_s:.1f} of {duration_s:.1f} s: {why}")
+            )
         return parts
 
     def _clips_of_part(self, part: Source) -> int:

@@ -48,10 +48,23 @@ def test_two_names_that_look_the_same_are_told(tmp_path):
     (tmp_path / "a\\xe9.txt").write_text("caption")
     found = find_sources(tmp_path)
     assert len(found.sources) == 1
-    assert [skip.detail for skip in found.skipped] == ["another file's name looks the same; rename one of them"]
+    assert [skip.detail for skip in found.skipped] == [
+        "another file's name looks the same; rename one of them"
+    ]
 
 
 def test_what_is_listed_as_not_read(tmp_path):
-    names = ["a.HEIC", "b.mp4", "b.txt", "b.xml", "c.xyz", "c.txt", "d.xyz", "e.tar.gz", "notes.txt", "captions.csv"]
+    names = [
+        "a.HEIC",
+        "b.mp4",
+        "b.txt",
+        "b.xml",
+        "c.xyz",
+        "c.txt",
+        "d.xyz",
+        "e.tar.gz",
+        "notes.txt",
+        "captions.csv",
+    ]
     found = not_read(dict.fromkeys(names, tmp_path), {"b.mp4"})
     assert sorted(found) == ["a.HEIC", "c.xyz", "e.tar.gz"]

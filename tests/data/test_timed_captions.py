@@ -16,7 +16,14 @@ def test_subtitles_are_captions_by_time(text, encoding):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "nonsense", "WEBVTT\n\n", SRT.replace("--> 00:01:04,000", "--> "), SRT + "\n3\n00:02:00,000 --> 1\nlost\n"]
+    "text",
+    [
+        "",
+        "nonsense",
+        "WEBVTT\n\n",
+        SRT.replace("--> 00:01:04,000", "--> "),
+        SRT + "\n3\n00:02:00,000 --> 1\nlost\n",
+    ],
 )
 def test_subtitles_of_which_a_part_cannot_be_read_are_refused(text):
     with pytest.raises(NotTextError, match=r"film\.srt"):

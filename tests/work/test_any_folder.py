@@ -38,7 +38,9 @@ def options(tmp_path_factory) -> PrepareOptions:
     """A network of random weights in place of EfficientNet."""
     folder = tmp_path_factory.mktemp("features") / "random"
     torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
     Dinov2Model(config).save_pretrained(folder)
     return PrepareOptions(
         height=16, width=16, text_tokens=8, feature_frames=1, threads=1, features=f"transformers:{folder}"
@@ -76,7 +78,10 @@ def test_several_threads_on_one_film_give_the_same_bytes(from_film, options, tmp
     monkeypatch.setattr(encoding, "PARTS_AT_ONCE", 3)
     folder, result = from_film
     shutil.copytree(folder, tmp_path / "film", ignore=shutil.ignore_patterns("out"))
-    assert prepare(tmp_path / "film", tmp_path / "out", options.model_copy(update={"threads": 3})).clips == result.clips
+    assert (
+        prepare(tmp_path / "film", tmp_path / "out", options.model_copy(update={"threads": 3})).clips
+        == result.clips
+    )
     for shard in result.shards:
         assert (tmp_path / "out" / shard.path).read_bytes() == (folder / "out" / shard.path).read_bytes()
 
@@ -99,12 +104,19 @@ def test_one_long_film_is_parted_into_scenes_that_splits_keep_apart(from_film):
     assert result.clips["train"] > sum(result.clips.values()) // 2
     cuts_s = np.cumsum(FILM)[:-1] / 8
     for clip in clips:
-        assert not any(clip.start_s + 0.05 < cut_s < clip.start_s + 0.95 for cut_s in cuts_s), "a clip crosses a cut"
+        assert not any(clip.start_s + 0.05 < cut_s < clip.start_s + 0.95 for cut_s in cuts_s), (
+            "a clip crosses a cut"
+        )
     held = [clip for clip in clips if clip.split != "train"]
     for one in (clip for clip in clips if clip.split == "train"):
         for other in held:
-            same = not any(min(one.start_s, other.start_s) + 0.5 < cut_s <= max(one.start_s, other.start_s) for cut_s in cuts_s)
-            assert not same or abs(one.start_s - other.start_s) >= 1.9, "a held-out clip follows a train clip at once"
+            same = not any(
+                min(one.start_s, other.start_s) + 0.5 < cut_s <= max(one.start_s, other.start_s)
+                for cut_s in cuts_s
+            )
+            assert not same or abs(one.start_s - other.start_s) >= 1.9, (
+                "a held-out clip follows a train clip at once"
+            )
 
 
 def test_what_was_parted_and_left_out_of_a_film_is_told(from_film):
@@ -122,7 +134,9 @@ def test_a_clip_of_a_film_is_decoded_again_as_it_was_encoded(from_film):
     codec = load_codec(result.codec.name, out / "codec")
     shards = result.shards_for("test")
     stored = ClipSet([out / shard.path for shard in shards], [shard.cluster for shard in shards])
-    again = [codec.encode(torch.from_numpy(clip.pixels(result.clip))[None])[0] for clip in split_clips(out, "test")]
+    again = [
+        codec.encode(torch.from_numpy(clip.pixels(result.clip))[None])[0] for clip in split_clips(out, "test")
+    ]
     for clip in stored:
         assert min(float((latent - clip.latent).abs().max()) for latent in again) < 0.02
 
@@ -140,7 +154,9 @@ def test_each_clip_of_a_film_has_the_caption_of_its_time(tmp_path, options, kind
     cues = [(0.0, 30.0, "the beginning"), (30.0, 55.0, "the middle"), (60.0, 80.0, "the end")]
     clock = "00:00:{:06.3f}".format
     if kind == "csv":
-        rows = [f'film.mp4,{start},{end},"{words}"' for start, end, words in cues[:2]] + ['film.mp4,1:00,,"the end"']
+        rows = [f'film.mp4,{start},{end},"{words}"' for start, end, words in cues[:2]] + [
+            'film.mp4,1:00,,"the end"'
+        ]
         (tmp_path / "captions.csv").write_text("\n".join(["file,start,end,caption", *rows]))
     else:
         blocks = [f"{clock(a)} --> {clock(b) if b < 60 else '00:01:20.000'}\n{c}\n" for a, b, c in cues[:2]]
@@ -151,7 +167,10 @@ def test_each_clip_of_a_film_has_the_caption_of_its_time(tmp_path, options, kind
     clips = all_clips(tmp_path / "out")
     assert {clip.caption for clip in clips} == {words for *_, words in cues}
     for clip in clips:
-        assert any(a <= clip.start_s + 1e-6 and clip.start_s + 1 <= b + 1e-6 and clip.caption == words for a, b, words in cues)
+        assert any(
+            a <= clip.start_s + 1e-6 and clip.start_s + 1 <= b + 1e-6 and clip.caption == words
+            for a, b, words in cues
+        )
     assert "time of the video not used" in noted(tmp_path / "out")
 
 
@@ -181,7 +200,9 @@ def test_a_kind_of_which_there_are_two_clips_gets_one_of_them_into_the_gate(tmp_
         write_video(folder / f"{name}.mp4", 255 - scene(0, np.random.default_rng(ord(name))))
         (folder / f"{name}.txt").write_text("inverted")
     for rng_seed in range(3):
-        result = prepare(folder, tmp_path / "out", options.model_copy(update={"experts": 2, "rng_seed": rng_seed}))
+        result = prepare(
+            folder, tmp_path / "out", options.model_copy(update={"experts": 2, "rng_seed": rng_seed})
+        )
         assert each_checked(result)
 
 
@@ -196,12 +217,19 @@ def test_slides_that_differ_only_in_the_middle_are_no_copies_and_a_copy_is_one(t
     result = prepare(tmp_path, tmp_path / "out", options.model_copy(update={"frames": 1}))
     assert sum(result.clips.values()) == 24
     assert result.skipped == {"duplicate": 1}
-    assert report(tmp_path / "out")["skipped_files"][0]["detail"] == "byte for byte the same as 07.bmp, whose caption is used"
+    assert (
+        report(tmp_path / "out")["skipped_files"][0]["detail"]
+        == "byte for byte the same as 07.bmp, whose caption is used"
+    )
 
 
 def test_names_that_are_no_utf_8_are_used_printed_and_found_again(tmp_path, options):
     folder = write_files(tmp_path / "clips", 12)
-    for old, new in (("000.mp4", b"caf\xe9 \xff.mp4"), ("000.txt", b"caf\xe9 \xff.txt"), ("001.mp4", b"bad\x1b[31m.mp4")):
+    for old, new in (
+        ("000.mp4", b"caf\xe9 \xff.mp4"),
+        ("000.txt", b"caf\xe9 \xff.txt"),
+        ("001.mp4", b"bad\x1b[31m.mp4"),
+    ):
         os.rename(folder / old, os.fsencode(folder) + b"/" + new)
     os.rename(folder / "001.txt", os.fsencode(folder) + b"/bad\x1b[31m.txt")
     (folder / os.fsdecode(b"empty\xfe.mp4")).write_bytes(b"")

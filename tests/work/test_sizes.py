@@ -10,8 +10,12 @@ def shape(height: int, width: int) -> ClipShape:
 
 def test_an_odd_size_is_told_with_its_tokens_and_the_cheap_ones_near_it():
     advice = size_advice("pca", shape(50, 66))
-    assert advice.startswith("50 x 66 pixels are cut into patches of 2: 6,600 tokens a clip, 17.2 times the tokens")
-    assert advice.endswith("cheap are --height 48 --width 64 (384 tokens), --height 64 --width 64 (128 tokens)")
+    assert advice.startswith(
+        "50 x 66 pixels are cut into patches of 2: 6,600 tokens a clip, 17.2 times the tokens"
+    )
+    assert advice.endswith(
+        "cheap are --height 48 --width 64 (384 tokens), --height 64 --width 64 (128 tokens)"
+    )
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 32), (48, 64), (128, 128), (256, 256), (16, 16)])

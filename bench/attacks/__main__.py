@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench.attacks import dht, gossip, places
+from bench.attacks import dht, gossip, invited, places
 from bench.attacks.lab import Lab, lab
 
 ATTACKS: dict[str, Callable[[Lab], Awaitable[None]]] = {
@@ -33,7 +33,10 @@ ATTACKS: dict[str, Callable[[Lab], Awaitable[None]]] = {
     "subscriptions": gossip.subscriptions,
 }
 OTHERS: dict[str, Callable[[Path], Awaitable[str]]] = {
-    "junk-runs": places.junk_runs
+    "junk-runs": places.junk_runs,
+    "claims-since-1970": invited.claims_since_1970,
+    "made-up-quorum": invited.made_up_quorum,
+    "cards-without-a-claim": invited.cards_without_a_claim,
 }  # with a victim of their own
 SETTLE_LINES = 15  # of the victim's, after the attack
 

@@ -20,7 +20,7 @@ from paris_p2p.node.crowd import SlotRecords, card_worths, drop_attestations, dr
 from paris_p2p.node.hearing import Hearing
 from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, RefusalRecord, Signed
 from paris_p2p.rules.claims import ClaimView, is_live
-from paris_p2p.rules.tips import Age, Tip, epochs_used, impossible, may_replace, tip_of
+from paris_p2p.rules.tips import Age, Tip, epochs_used, impossible, impossible_place, may_replace, tip_of
 from paris_p2p.rules.trust import may_attest
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
@@ -59,6 +59,8 @@ class Board:
             return self._keep_claim(slot, envelope, now_s)
         if isinstance(record, CardRecord):
             return self._keep_card(slot, envelope, now_s)
+        if not isinstance(record, AttestationRecord | RefusalRecord) or not self._can_be(record, now_s):
+            return False
         if isinstance(record, AttestationRecord) and may_attest(self.spec, envelope.signer):
             return self._keep_attestation(slot, envelope, now_s)
         if isinstance(record, RefusalRecord) and may_attest(self.spec, envelope.signer):
@@ -146,6 +148,13 @@ class Board:
             slot.claims.move_to_end(envelope.signer)  # it lapsed: whoever came between is first
         drop_claims(slot, now_s, self.spec.timing, self.hearing.heard(envelope.record.slot), self.me)
         return envelope.signer in slot.claims
+
+    def _can_be(self, record: AttestationRecord | RefusalRecord, now_s: float) -> bool:
+        """Whether there can be a card in the place that the record names."""
+        absurd = impossible_place(record.epoch, record.seq, self._age(self.spec.created_at, now_s))
+        if absurd is not None:
+            self.refused[absurd] += 1
+        return absurd is None
 
     def _keep_card(self, slot: SlotRecords, envelope: Envelope[CardRecord], now_s: float) -> bool:
         if envelope.id in slot.cards:

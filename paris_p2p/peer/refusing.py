@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 
-from paris_p2p.envelope import Envelope, open_envelope, seal
+from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import RecordError
 from paris_p2p.node.run import RunNode
 from paris_p2p.records import CardRecord, RefusalRecord
@@ -81,7 +81,7 @@ class Refusals:
             measured = {"loss": result.loss, "reference_loss": result.reference_loss, "gate_clips": result.gate_clips}
         head = self.node.header("refusal", record.slot) | {"seq": record.seq}
         refusal = RefusalRecord(**head, epoch=record.epoch, card=card.id, parent=record.parent, reason=code, **measured)
-        envelope = seal(self.node.host.identity, refusal)
+        envelope: Envelope[RefusalRecord] = self.node.sign(refusal)
         if code in WORSE:
             mine = self._mine[record.slot] = [*self._mine[record.slot], envelope][-MAX_KEPT:]
             self.node.ledger.put(_key(record.slot), msgpack.packb([one.data for one in mine]))

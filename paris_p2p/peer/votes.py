@@ -28,7 +28,7 @@ class Votes:
     def chosen(self, place: CardRecord) -> str | None:
         """The card that was chosen for this card's place, if any."""
         data = self.ledger.get(_place_key(place))
-        return data.decode() if data else None
+        return None if data is None else data.decode(errors="replace")  # damaged, it still binds: it is no other card's id
 
     def put(self, card: Envelope[CardRecord], attestation: Envelope[AttestationRecord]) -> None:
         """The signature first: a choice without one is what must not be."""

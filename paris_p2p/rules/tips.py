@@ -76,16 +76,21 @@ def tip_of(
     return None if best is None else Tip(best, tuple(a for _, a in sorted(by_card[best.id].items())))
 
 
+def impossible_place(epoch: int, seq: int, run: Age) -> str | None:
+    """Why no card can have this place in a lineage, from the run's age alone; None when one can."""
+    if not 1 <= seq <= run.cards:
+        return "its seq is more than the run's age allows"
+    return "its epoch is more than its seq allows" if epoch > MAX_EPOCHS_AHEAD * seq else None
+
+
 def impossible(card: CardRecord, run: Age) -> str | None:
     """Why a card's numbers cannot be, whoever signed it, from the run's age alone; None when they can.
 
     Each card raises `seq` by one and the epoch by MAX_EPOCHS_AHEAD at most (`refuse_card`), so a lineage's epoch is bounded by
     its seq and that by the time there was. Nothing honest comes near, and no number comes near the end of its type.
     """
-    if not 1 <= card.seq <= run.cards:
-        return "its seq is more than the run's age allows"
-    if card.epoch > MAX_EPOCHS_AHEAD * card.seq:
-        return "its epoch is more than its seq allows"
+    if (place := impossible_place(card.epoch, card.seq, run)) is not None:
+        return place
     ample_s = SPARE_S + max(0.0, run.age_s)
     if card.steps > MAX_STEPS_PER_S * ample_s or card.clips > MAX_CLIPS_PER_S * ample_s:
         return "it counts more steps or clips than the run's age allows"

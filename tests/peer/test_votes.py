@@ -37,6 +37,12 @@ def test_a_crash_between_signature_and_choice_leaves_the_signature(tmp_path: Pat
     assert Votes(RUN, ledger).newest(SLOT) is not None
 
 
+def test_a_damaged_choice_still_binds_and_fails_nobody(tmp_path: Path) -> None:
+    ledger, made = Ledger(tmp_path), card(A)
+    ledger.put(f"attested/{SLOT}/{made.record.epoch}/{made.record.seq}", b"\xff\xfe")
+    assert Votes(RUN, ledger).chosen(made.record) not in (None, made.id)
+
+
 @pytest.mark.parametrize("damage", [b"", b"\xc1", b"\x92\x01\x02", b"\x01", b"\x91\xc4\x00"])
 def test_a_damaged_signature_in_the_ledger_is_forgotten_not_fatal(tmp_path: Path, damage: bytes) -> None:
     ledger = Ledger(tmp_path)

@@ -45,7 +45,7 @@ def spread(start_s: float, end_s: float, shape: ClipShape, max_clips: int) -> li
 
 
 class Video:
-    """A video file. `track` is what a pass over its packets found; `told` counts what reading met, by a few words.
+    """A video file. `track` is what a pass over its packets found; `told` counts what reading met.
 
     UnusableVideo when the file is no video that can be read.
     """
@@ -74,7 +74,7 @@ class Video:
             self.told["clips lost to damage or a short end"] += lost
 
     def pictures(self, width: int, threads: int = 1) -> Iterator[tuple[float, Any]]:
-        """Every frame with its time in seconds from the start, as [h, width, 3] in blue, green, red, all of one size."""
+        """Every frame with its time in seconds, as [h, width, 3] in blue, green, red, all of one size."""
         height = 0
         with _refusals(), closing(FrameReader(self.open, self.track, self.told, threads)) as reader:
             for frame, time_s, _ in reader.timed():

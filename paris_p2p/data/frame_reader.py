@@ -159,7 +159,7 @@ class FrameReader:
         return shown
 
     def _go_to(self, start_s: float, nearest_s: float) -> None:
-        """Seek where that saves decoding; where it lands too late even from before, decode from the video's start."""
+        """Seek where that saves decoding; where it lands too late, even from before, decode from the start."""
         if not self.track.in_order or start_s - self.at_s <= SEEK_AHEAD_S:
             return
         for before_s in SEEK_BEFORE_S[self.container.format.name in _BROKEN_IN :]:
@@ -205,7 +205,7 @@ class FrameReader:
         return clock_s - self.offset_s
 
     def _clock(self, frame: Any) -> float | None:
-        """The stream's own time of a frame; `frame.time` is not a number for some decoders' last ones."""
+        """The stream's own time of a frame; `frame.time` is no number for some decoders' last ones."""
         if self.track.counted or frame.pts is None:
             return None
         return float(frame.pts * self.stream.time_base)

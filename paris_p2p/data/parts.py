@@ -1,7 +1,7 @@
-"""How a long video is parted into sources that splits keep apart: its scenes, and stretches of long scenes. Pure.
+"""How a long video is parted into sources that splits keep apart: its scenes, and stretches of long ones. Pure.
 
-Only what lies between two cuts is continuous: clips on both sides of a part's edge inside a scene are nearly alike,
-and `left_out` says which are dropped where the two parts fall into different splits.
+Only what lies between two cuts is continuous: clips on both sides of a part's edge inside a scene are nearly
+alike, and `left_out` says which are dropped where the two parts fall into different splits.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def left_out(
 ) -> set[tuple[int, int]]:
     """(part, index of its clip) of the clips of one video that lie too near to a clip of another split.
 
-    Train gives way to what is held out; of two held-out parts the one with more clips does. No part loses its last clip.
+    Train gives way to what is held out; of two held-out parts the one with more clips does. No part loses its
+    last clip.
     """
     dropped: set[tuple[int, int]] = set()
     gap = max(1, math.ceil(GAP_S / clip_s - 1e-6))

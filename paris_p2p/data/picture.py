@@ -1,4 +1,4 @@
-"""One decoded frame to 8 bit RGB pixels of a clip's size, as players show it: turned, on white, in standard range.
+"""One decoded frame to 8 bit RGB pixels of a clip's size, as players show it: turned, on white, not in HDR.
 
 H x W are the clip's. Matrices: ISO/IEC 14496-12, 8.3.2; PQ and HLG: ITU-R BT.2100; to BT.709: BT.2087.
 """
@@ -67,7 +67,7 @@ def picture(frame: Any, shape: ClipShape, pixel_aspect: float, told: Told) -> Fr
     if not 1 / MAX_ASPECT <= shown_w / shown_h <= MAX_ASPECT:
         raise UnusableVideo(
             "too narrow",
-            f"a picture of {shown_w:.0f}x{shown_h}: nothing is left of it after cropping; crop it below {MAX_ASPECT}:1",
+            f"a picture of {shown_w:.0f}x{shown_h}: nothing of it is left after cropping; crop it below {MAX_ASPECT}:1",
         )
     scale = max(wanted_w / shown_w, wanted_h / shown_h)
     width, height = max(wanted_w, round(shown_w * scale)), max(wanted_h, round(shown_h * scale))

@@ -1,4 +1,4 @@
-"""Sources, videos, parts of videos or images, to their clips: the one place that asks which of these it is."""
+"""Sources (videos, parts of them, images) to their clips: the one place that asks which of these it is."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _nothing(part: Source, gave: set[str]) -> Iterator[tuple[Source, UnusableVid
 
 
 def starts_of(source: Source, shape: ClipShape, max_clips: int, duration_s: float) -> list[float]:
-    """Where the clips of a source start; with captions by time each lies inside one. UnusableVideo when none does."""
+    """Where a source's clips start; with captions by time each lies inside one. UnusableVideo when none does."""
     begin_s, end_s = (0.0, duration_s) if source.span is None else (source.span.start_s, source.span.end_s)
     if not source.timed:
         return spread(begin_s, end_s, shape, max_clips)
@@ -88,7 +88,7 @@ def read_clips(source: Source, shape: ClipShape, max_clips: int) -> list[Clip]:
 
 
 def read_clip_at(source: Source, shape: ClipShape, start_s: float) -> Frames:
-    """uint8 [T, H, W, 3]: the clip that starts there, as `read_clips` gave it; OSError when the file is gone."""
+    """uint8 [T, H, W, 3]: the clip that starts there, as `read_clips` gave it; OSError without the file."""
     with source.open() as file:
         if source.is_image:
             return decode_image(file, shape)

@@ -1,6 +1,6 @@
-"""Where a video is cut: PySceneDetect's adaptive detector on small pictures that we decode, so that damage is met the same way.
+"""Where a video is cut: PySceneDetect's adaptive detector on small pictures that our own reader decodes.
 
-The detector compares hue, saturation and brightness of neighbouring frames with a rolling mean, so that a moving camera is no cut.
+It compares the change in hue, saturation and brightness with a rolling mean, so that a moving camera is no cut.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LEAST_SCENE_S = 0.5
 def find_cuts(
     video: Video, progress: Callable[[float], None] = lambda _: None, threads: int = 1
 ) -> list[float]:
-    """Times in seconds at which another scene begins; `progress` hears how far it is. UnusableVideo when nothing decodes."""
+    """Times in seconds at which a scene begins; `progress` hears how far it is. UnusableVideo without a frame."""
     from scenedetect import FrameTimecode
     from scenedetect.detectors import AdaptiveDetector
 

@@ -1,6 +1,6 @@
 """Four disjoint splits by source, from the hash of its content: pure, and the same on every machine.
 
-A source is a video, an image, a scene of a long video, or what the owner named as one. Clips of one never part.
+A source is a video, an image, a scene of a long video, or what the owner named as one: its clips never part.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXPERTS_BY_CLIPS = ((10_000, 8), (3_000, 6), (800, 4), (200, 3), (30, 2), (0, 1)
 
 
 class SplitOptions(BaseModel):
-    """Shares of the clips; a split gets at least its minimum where that leaves two thirds of the clips to train on."""
+    """Shares of the clips; a split gets at least its minimum where that leaves two thirds to train on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,7 +43,7 @@ def experts_for(clips: int) -> int:
 
 
 def least_clips(experts: int) -> int:
-    """The least that K clusters need: two clips each to train on and one to check with, and four to hold out besides."""
+    """The least that K clusters need: two clips each to train on, one each to check with, and four besides."""
     return 3 * experts + 4
 
 
@@ -53,13 +53,13 @@ def check_enough(clips: int, sources: int, experts: int) -> None:
     if clips < least:
         fewer = f", or ask for {(clips - 4) // 3} experts" if clips >= least_clips(1) and experts > 1 else ""
         raise DataError(
-            f"{clips} clips are too few for {experts} experts: the least is {least} (two each to train on, one each to "
-            f"check with, and four); give {least - clips} more{fewer}"
+            f"{clips} clips are too few for {experts} experts: the least is {least} (two each to train on, one "
+            f"each to check with, and four); give {least - clips} more{fewer}"
         )
     if sources < LEAST_SOURCES:
         raise DataError(
-            f"{clips} clips of {sources} sources are too few: train, gate, validation and test need one of their own each; "
-            f"give clips of {LEAST_SOURCES - sources} more, or, if you named the sources yourself, name more of them"
+            f"{clips} clips of {sources} sources are too few: train, gate, validation and test need one of their own "
+            f"each; give clips of {LEAST_SOURCES - sources} more, or, if you named the sources yourself, name more"
         )
 
 
@@ -78,14 +78,14 @@ def wanted_clips(total: int, options: SplitOptions) -> dict[Split, int]:
 
 
 def rank_groups(groups: Sequence[str], rng_seed: int) -> list[str]:
-    """A fixed shuffle: each group's place depends on its name and the seed alone. Held-out splits take from the front."""
+    """A fixed shuffle by name and seed alone: held-out splits take from the front."""
     return sorted(set(groups), key=lambda group: blake3(f"{rng_seed}/{group}".encode()).digest())
 
 
 def assign_splits(
     ranked: Sequence[str], clips: Mapping[str, int], options: SplitOptions, train: Collection[str] = ()
 ) -> dict[str, Split]:
-    """group -> split, with those named `train` in train; DataError when too little would be left to train on."""
+    """group -> split, with those named `train` in train; DataError when too little is left to train on."""
     total = sum(clips[group] for group in ranked)
     wanted = wanted_clips(total, options)
     result: dict[str, Split] = dict.fromkeys((group for group in ranked if group in train), TRAIN)
@@ -108,7 +108,7 @@ def assign_splits(
             for split in (TRAIN, *HELD_OUT)
         )
         raise DataError(
-            f"{total} clips of {len(ranked)} sources cannot be split without parting a source ({parts} clips): "
+            f"{total} clips of {len(ranked)} sources cannot be split without parting one ({parts} clips): "
             "give clips of more sources, or, if you named the sources yourself, name smaller ones"
         )
     return result
@@ -121,10 +121,10 @@ def give_gate_clips(
     clusters: int,
     fitted: Collection[str],
 ) -> tuple[dict[str, Split], list[int]]:
-    """Splits in which train groups moved to the gate until every cluster has a gate clip, and the clusters that still have none.
+    """Splits in which train groups moved to the gate for every cluster to have a gate clip; the clusters without one.
 
-    `labels` says of each group how many of its clips are in which cluster. No cluster loses its last train clip. Groups that
-    the codec was `fitted` on are moved last.
+    `labels` says of each group how many of its clips are in which cluster. No cluster loses its last train clip.
+    Groups that the codec was `fitted` on are moved last.
     """
     result = dict(splits)
     in_train: Counter[int] = Counter()

@@ -1,4 +1,4 @@
-"""Captions of a long video by time: subtitles (.srt, .vtt) beside it, or rows of a table with start and end."""
+"""Captions of a video by time: subtitles (.srt, .vtt) beside it, or rows of a table with start and end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TimedCaption:
 
 
 def parse_subtitles(data: bytes, name: str, encoding: str = "") -> tuple[TimedCaption, ...]:
-    """The captions of an .srt or .vtt file, by time; NotTextError when it is none, or a part of it cannot be read."""
+    """The captions of an .srt or .vtt file, by time; NotTextError when a part of it cannot be read."""
     import webvtt
 
     text = decode_text(data, encoding).text.lstrip("\ufeff")
@@ -46,7 +46,7 @@ def parse_subtitles(data: bytes, name: str, encoding: str = "") -> tuple[TimedCa
     written = len(_ARROW.findall(text))
     if len(found) != written or not found or len(found) > MAX_CUES:
         raise NotTextError(
-            f"{name} has {written} lines with times, and {len(found)} of them can be read as captions (at most {MAX_CUES}); "
+            f"{name} has {written} lines with times, and {len(found)} can be read as captions (at most {MAX_CUES}); "
             "save it anew with a subtitle editor"
         )
     return _in_order(
@@ -55,7 +55,7 @@ def parse_subtitles(data: bytes, name: str, encoding: str = "") -> tuple[TimedCa
 
 
 def timed_rows(rows: Sequence[Caption], name: str) -> tuple[TimedCaption, ...]:
-    """The rows of a table that give one file's captions by time; a row without an end lasts until the next begins."""
+    """The rows that give one file's captions by time; a row without an end lasts until the next begins."""
     starts_s = sorted(_seconds(row.start) for row in rows)
     cues = []
     for row in rows:

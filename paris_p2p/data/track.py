@@ -1,7 +1,7 @@
-"""Which of a file's streams is the video, how long it runs, and whether its times hold: a pass over its packets.
+"""Which of a file's streams is the video, how long it runs, whether its times hold: a pass over its packets.
 
-What a container says of itself may be missing (browser recordings), too much (a file that was cut off) or of its
-first part only (joined streams), so the packets themselves are counted; nothing is decoded.
+What a container says of itself may be missing (browser recordings), too much (a file that was cut off) or of
+its first part only (joined streams), so the packets themselves are counted; nothing is decoded.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def scan(container: Any) -> Track:
 
 
 def _numbered(container: Any, stream: Any) -> bool:
-    """Whether times are of decoding, not of showing: an AVI numbers its packets, and frames come out in another order."""
+    """Whether times are of decoding, not of showing: an AVI numbers packets, and frames come in another order."""
     return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
 
 

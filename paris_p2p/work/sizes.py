@@ -31,8 +31,8 @@ def size_advice(codec: str, clip: ClipShape) -> str:
     cheap = ", ".join(f"--height {h} --width {w} ({cost:,} tokens)" for (h, w), cost in costs.items())
     times = tokens / costs[near[0]]
     return (
-        f"{clip.height} x {clip.width} pixels are cut into patches of {side}: {tokens:,} tokens a clip, {times:.1f} times "
-        f"the tokens, and so the work of training, of the nearest cheap size; cheap are {cheap}"
+        f"{clip.height} x {clip.width} pixels are cut into patches of {side}: {tokens:,} tokens a clip, "
+        f"{times:.1f} times the tokens, and so the work of training, of the nearest cheap size; cheap are {cheap}"
     )
 
 

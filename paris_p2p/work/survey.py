@@ -36,7 +36,7 @@ class Survey:
     notes: list[Note] = field(default_factory=list)
 
     def sources(self, sources: Sequence[Source]) -> list[Source]:
-        """Images and videos as they are, long videos as their parts, each with its track; without what is no video."""
+        """Images and videos as they are, long videos as their parts, each with its track; no other files."""
         looked = self._looked_at(sources)
         total = sum(self._clips(source) for source in looked)
         limit = long_from(total, self.max_clips)

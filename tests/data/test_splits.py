@@ -41,7 +41,7 @@ def test_a_new_video_leaves_the_others_order_as_it_was():
 
 def test_sources_too_large_to_part_are_an_error_with_the_numbers():
     clips = {"a": 10, "b": 10, "c": 10}
-    with pytest.raises(DataError, match="30 clips of 3 sources cannot be split without parting a source"):
+    with pytest.raises(DataError, match="30 clips of 3 sources cannot be split without parting one"):
         assign_splits(rank_groups(list(clips), 0), clips, SplitOptions())
 
 

@@ -5,7 +5,10 @@ from paris_p2p.data.text_files import NotTextError
 from paris_p2p.data.timed_captions import TimedCaption, parse_subtitles, timed_rows
 
 SRT = "1\n00:00:01,000 --> 00:00:02,500\n<i>A fox</i>\nruns\n\n2\n00:01:03,000 --> 00:01:04,000\nsnow\n"
-VTT = "WEBVTT\n\nNOTE a remark\n\n00:01.000 --> 00:02.500 align:start\nA <b>fox</b>\nruns\n\n01:03.000 --> 01:04.000\nsnow\n"
+VTT = (
+    "WEBVTT\n\nNOTE a remark\n\n00:01.000 --> 00:02.500 align:start\nA <b>fox</b>\nruns\n"
+    "\n01:03.000 --> 01:04.000\nsnow\n"
+)
 CUES = (TimedCaption(1.0, 2.5, "A fox runs"), TimedCaption(63.0, 64.0, "snow"))
 
 

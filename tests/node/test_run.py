@@ -7,17 +7,19 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
 
-from paris_p2p.envelope import Envelope, open_envelope
+from paris_p2p.envelope import Envelope, open_envelope, seal
 from paris_p2p.errors import DiskFullError
 from paris_p2p.identity import Identity
+from paris_p2p.node import run
 from paris_p2p.node.host import Host
 from paris_p2p.node.publish import NewCheckpoint, sign_again, sign_checkpoint, tell_card, tell_own_cards_again
 from paris_p2p.node.run import RunNode, opened
-from paris_p2p.records import SIGNED_LIFETIME_S, AttestationRecord, BlobRef, CardRecord, tips_key
+from paris_p2p.records import SIGNED_LIFETIME_S, AttestationRecord, BlobRef, CardRecord, ClaimRecord, tips_key
 from paris_p2p.spec import PeerSettings
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeNetwork
@@ -179,3 +181,26 @@ async def test_forged_records_are_counted_under_a_few_names_whatever_they_say(tm
             node._receive(msgpack.packb((msgpack.packb({"kind": f"kind {number}"}), signer, os.urandom(64))))
             node._receive(os.urandom(40))
         assert node.refused == {"record: wrong signature": 300, "record: malformed": 600}
+
+
+async def test_what_a_peer_tells_is_verified_in_a_thread_and_left_after_a_few_bad_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def noted(data: bytes, **options: Any) -> Any:
+        threads.append(threading.current_thread())
+        return open_envelope(data, **options)
+
+    async with World(tmp_path) as world:
+        node = (await world.add("a", role="owner")).node
+        now = time.time()
+        times = {"issued_at": now, "expires_at": now + 100, "claimed_at": now}
+        claim = ClaimRecord(run=world.run.id, slot="expert-0", seq=1, epoch=1, **times)
+        good, forged = seal(Identity.generate(), claim), [os.urandom(200) for _ in range(100)]
+        monkeypatch.setattr(run, "open_envelope", noted)
+        await node._receive_all([good.data, *forged])
+        assert len(threads) == 1 + 1 + run.MAX_BAD_TOLD
+        assert threading.main_thread() not in threads
+        assert good.id in {envelope.id for envelope in node.board.claims("expert-0")}
+        assert node.refused["records: not looked at after too many bad ones"] == 1

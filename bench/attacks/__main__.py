@@ -2,9 +2,9 @@
 
     python -m bench.attacks [--only NAME …] [--out FILE] [--before FILE]
 
-The stall is the longest time the node's event loop did not run while the attack did; memory and p2pd are the largest
-resident sizes. `--out` writes the figures as JSON; `--before` puts those of another run, of older code, beside them.
-Another attack is a coroutine in a module here, and a line in ATTACKS.
+The stall is the longest time the node's event loop did not run while the attack did; memory and p2pd are the
+largest resident sizes. `--out` writes the figures as JSON; `--before` puts those of another run, of older
+code, beside them. Another attack is a coroutine in a module here, and a line in ATTACKS.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 
 from paris_p2p.identity import Identity, peer_id_to_bytes
 from paris_p2p.spec import PeerSettings
+from paris_p2p.swarm import daemon
 from paris_p2p.swarm.real import RealSwarm, open_swarm
 
 START_LIMIT_S = 60.0
@@ -78,6 +79,7 @@ async def lab() -> AsyncIterator[Lab]:
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         async with _victim(Path(folder)) as victim:
             settings = PeerSettings(data_dir=Path(folder) / "stranger", host="127.0.0.1")
+            daemon.MAX_RPC_BYTES = 4 << 20  # a stranger's own p2pd has no limit but the libp2p daemon's
             joined = open_swarm(Identity.generate(), settings, bootstrap_peers=victim.addresses[:1])
             async with joined as stranger:
                 await victim.settle()

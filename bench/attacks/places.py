@@ -77,7 +77,8 @@ async def _fill_and_come(folder: Path, address: str, log: Path) -> str:
 
         async def join(identity: Identity, name: str) -> Any:
             settings = PeerSettings(data_dir=folder / name, host="127.0.0.1")
-            opening = open_swarm(identity, settings, bootstrap_peers=[address], source=source)  # type: ignore[arg-type]
+            given: Any = source
+            opening = open_swarm(identity, settings, bootstrap_peers=[address], source=given)
             return await stack.enter_async_context(opening)
 
         filling, began_s = await join(stranger, "stranger"), time.monotonic()

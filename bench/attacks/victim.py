@@ -1,4 +1,4 @@
-"""The attacked node, in a process of its own; prints its addresses, then what it costs, as one line of JSON each 0.2 s.
+"""The attacked node, in a process of its own; prints its addresses, then what it costs, as lines of JSON.
 
 It reads a run's claims every second and hears the run's gossip, as every peer of that run does.
 """

@@ -40,7 +40,7 @@ REFRESH_S = 60.0  # gossip is a hint: a card told while its maker was cut off is
 
 
 class BootstrapNode:
-    """Watches for runs and mirrors them; `mirror` names those it may hold, empty means any (`rules.places`)."""
+    """Watches for runs and mirrors them; `mirror` names those it may hold, empty means any (rules/places)."""
 
     def __init__(self, host: Host, mirror: frozenset[str], say: Callable[[str], None]):
         self.host, self.mirror, self.say = host, mirror, say

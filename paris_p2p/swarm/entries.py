@@ -87,7 +87,7 @@ def pack_dictionary(entries: Sequence[Entry]) -> tuple[bytes, float]:
 
 
 def pack_values(values: Sequence[tuple[str, bytes, float]]) -> tuple[bytes, float]:
-    """As `pack_dictionary`, of values as they are stored; a tenth of the time that hivemind's own packing takes."""
+    """As `pack_dictionary`, of values as they are stored; in a tenth of the time that hivemind takes."""
     latest_s = max(expires_at for _, _, expires_at in values)
     return msgpack.packb(msgpack.ExtType(_DICTIONARY, msgpack.packb([math.inf, latest_s, values]))), latest_s
 

@@ -1,7 +1,7 @@
-"""Gossip over the daemon's GossipSub: bounded messages, limited per sender and in all, and an end for offenders.
+"""Gossip over the daemon's GossipSub: bounded, limited per sender and in all, with an end for offenders.
 
-p2pd takes messages of up to 1 MiB and passes them on before this program sees them, and has no option against that. So
-a sender that keeps at it is disconnected: an honest one sends nothing of the kind.
+p2pd takes messages of up to 1 MiB and passes them on before this program sees them, and has no option against
+that. So a sender that keeps at it is disconnected: an honest one sends nothing of the kind.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class Gossip:
         self._handlers: dict[str, list[GossipHandler]] = {}
         self._limit = EventLimit(MESSAGES_PER_S, MESSAGES_AT_ONCE)
         self._limit_of_all = EventLimit(ALL_PER_S, ALL_AT_ONCE)
-        self._forgiven = {"large": EventLimit(1 / 600, LARGE_FORGIVEN), "many": EventLimit(1.0, MANY_FORGIVEN)}
+        self._forgiven = {
+            "large": EventLimit(1 / 600, LARGE_FORGIVEN),
+            "many": EventLimit(1.0, MANY_FORGIVEN),
+        }
         self._listeners: dict[str, asyncio.Task[None]] = {}
         self._control: Control | None = None
 
@@ -103,7 +106,7 @@ class Gossip:
                     self.refused["gossip: handler failed"] += 1
 
     async def _offended(self, sender: str, how: str) -> None:
-        """Disconnect whoever has used up what is forgiven; a message that came through others shuts nobody out here."""
+        """Disconnect whoever has used up what is forgiven, if connected: others pass its messages on."""
         if self._control is None or self._forgiven[how].allow(sender):
             return
         self.refused["gossip: sender disconnected"] += 1

@@ -1,4 +1,4 @@
-"""hivemind's DHT messages, taken apart and put together: what the door (`swarm/door.py`) does with each part of them."""
+"""hivemind's DHT messages, taken apart and put together, for the door (`swarm/door.py`)."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Shares(Generic[T]):
                 del self._givers[giver.address], self._of_address[giver.address]
 
     def to_give_way(self, giver: Giver, more_bytes: int) -> T | None:
-        """What should go so that `giver` may have `more_bytes`: the newest of whoever holds most, if that is more."""
+        """What should go so that `giver` may have `more_bytes`: the newest of whoever holds most, if more."""
         others = {
             address: held for address, held in self._of_address.items() if self._givers[address] != {_SELF}
         }

@@ -75,7 +75,7 @@ class RecordStorage:
         self.bringing: ContextVar[str] = ContextVar(
             "bringing", default=""
         )  # the peer whose records are being stored
-        self.answering: ContextVar[bool] = ContextVar("answering", default=False)  # the door adds the values itself
+        self.answering: ContextVar[bool] = ContextVar("answering", default=False)  # by the door
         self.own_runs: set[str] = set()  # changed by take_part and leave
         self._shelves: dict[DHTID, _Shelf] = {}
         self._rooms: dict[str, Shares[_Place]] = {_OTHERS: Shares()}

@@ -1,6 +1,7 @@
-"""Every decoder that strangers reach, with good inputs to damage; `tests/fuzz` runs it briefly, `bench/fuzz.py` for long.
+"""Every decoder that strangers reach, with good inputs to damage.
 
-A decoder may refuse with an error of the project's own, and must neither raise another, nor hang, nor take much memory.
+`test_decoders.py` runs them briefly, `bench/fuzz.py` for long. A decoder may refuse with an error of the
+project's own, and must neither raise another, nor hang, nor take much memory.
 """
 
 from __future__ import annotations
@@ -255,7 +256,8 @@ def _streams() -> list[Decoder]:
 def _files(folder: Path) -> list[Decoder]:
     sample = Sample(
         key="0", latent=np.zeros((4, 2, 2, 2), np.float16), tokens=np.zeros((2, 3), np.float16),
-        mask=np.ones(2, np.uint8), pooled=np.zeros(3, np.float16), info={"caption": "a cat", "source": "x", "cluster": 0},
+        mask=np.ones(2, np.uint8), pooled=np.zeros(3, np.float16),
+        info={"caption": "a cat", "source": "x", "cluster": 0},
     )  # fmt: skip
     (shard,) = write_shards(folder / "shards", "train", 0, [sample], 1 << 20)
     tar = (folder / shard.path).read_bytes()
@@ -297,7 +299,7 @@ def _files(folder: Path) -> list[Decoder]:
 
 
 def _damaged(rng: random.Random, tars: list[bytes]) -> bytes:
-    """Of a tar, one block is changed, and its header's sum made right again, or else nothing behind it is reached."""
+    """Of a tar, one block is changed, its sum mostly made right again, so that more is reached."""
     data = bytearray(rng.choice(tars))
     at = rng.randrange(len(data) // 512) * 512
     block = mutants.of_bytes(rng, [bytes(data[at : at + 512])])[:512].ljust(512, b"\0")

@@ -1,4 +1,4 @@
-"""Damaged copies of good messages: bytes changed, cut, doubled and spliced, and values that are well-formed and wrong."""
+"""Damaged copies of good messages: changed, cut, doubled and spliced bytes; well-formed wrong values."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ import msgpack
 
 # Heads that promise much, nest, or are extensions; numbers at the edges; text that is none.
 TOKENS = (
-    b"\xdd\x7f\xff\xff\xff", b"\xdf\x00\x0f\xff\xff", b"\xdc\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdb\x00\x00\xff\xff",
-    b"\xc7\x02\x40\x90", b"\xc9\x00\x00\x00\x01\x40\x90", b"\xd4\x50\x90", b"\x91", b"\x81\xa0", b"\x91" * 40, b"\xc1",
+    b"\xdd\x7f\xff\xff\xff", b"\xdf\x00\x0f\xff\xff", b"\xdc\xff\xff", b"\xc6\xff\xff\xff\xff",
+    b"\xdb\x00\x00\xff\xff",
+    b"\xc7\x02\x40\x90", b"\xc9\x00\x00\x00\x01\x40\x90", b"\xd4\x50\x90", b"\x91", b"\x81\xa0",
+    b"\x91" * 40, b"\xc1",
     b"\xcf" + b"\xff" * 8, b"\xcb\x7f\xf8" + bytes(6), b"\xcb\x7f\xf0" + bytes(6), b"\xd3\x80" + bytes(7),
-    b"\xa2\xff\xfe", b"\x00" * 8, b"\xff" * 8, b"\x80" * 10 + b"\x01", b"[" * 200, b'{"a":' * 100, b"\xed\xa0\x80",
+    b"\xa2\xff\xfe", b"\x00" * 8, b"\xff" * 8, b"\x80" * 10 + b"\x01", b"[" * 200, b'{"a":' * 100,
+    b"\xed\xa0\x80",
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
-    None, True, 0, -1, 1 << 53, (1 << 64) - 1, -(1 << 63), 0.0, -0.0, float("nan"), float("inf"), 1e308, "", "x" * 3000,
-    "\x1b[2J", "\u202e", b"", bytes(32), bytes(38), b"\xff" * 38, [], {}, [[[[]]]], {"a": {"b": []}}, "1" * 5000,
+    None, True, 0, -1, 1 << 53, (1 << 64) - 1, -(1 << 63), 0.0, -0.0, float("nan"), float("inf"), 1e308, "",
+    "x" * 3000,
+    "\x1b[2J", "\u202e", b"", bytes(32), bytes(38), b"\xff" * 38, [], {}, [[[[]]]],
+    {"a": {"b": []}}, "1" * 5000,
 )  # fmt: skip
 
 

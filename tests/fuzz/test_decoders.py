@@ -1,4 +1,4 @@
-"""Every decoder that strangers reach, given damaged inputs for a short while; `bench/fuzz.py` does so for long."""
+"""Every decoder that strangers reach, given damaged inputs for a short while (`bench/fuzz.py`: for long)."""
 
 from __future__ import annotations
 

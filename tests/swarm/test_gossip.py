@@ -68,16 +68,20 @@ async def test_a_p2pd_that_takes_too_much_memory_is_started_again(
 
 @pytest.mark.swarm
 @pytest.mark.timeout(60)
-async def test_a_dht_message_over_p2pds_own_limit_ends_nothing(pair: tuple[Any, Any]) -> None:
-    stranger, honest = pair
-    stub = stub_of(stranger, honest)
-    for size_bytes in (daemon.MAX_RPC_BYTES - 1000, daemon.MAX_RPC_BYTES + 1000):
-        with pytest.raises((P2PHandlerError, P2PDaemonError, asyncio.TimeoutError)):
-            await stub.rpc_store(dictionary_request(bytes(size_bytes)), timeout=2)
-    other = stub_of(honest, stranger)
-    assert list((await other.rpc_store(store_request([claim(Identity.generate(), 1)]), timeout=20)).store_ok) == [True]
-    assert honest.daemon_restarts == 0
-    await honest.store_record(claim(Identity.generate(), 2))
+async def test_a_dht_message_over_p2pds_own_limit_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AsyncExitStack() as stack:
+        network, limit_bytes = OnLoopback(tmp_path, stack), daemon.MAX_RPC_BYTES
+        honest: Any = await network.join()
+        monkeypatch.setattr(daemon, "MAX_RPC_BYTES", 4 << 20)  # the stranger's own p2pd sends what it is given
+        stub = stub_of(await network.join(), honest)
+        for size_bytes in (limit_bytes - 1000, limit_bytes + 1000):
+            with pytest.raises((P2PHandlerError, P2PDaemonError, asyncio.TimeoutError)):
+                await stub.rpc_store(dictionary_request(bytes(size_bytes)), timeout=2)
+        answer = await stub.rpc_store(store_request([claim(Identity.generate(), 1)]), timeout=20)
+        assert list(answer.store_ok) == [True]
+        assert honest.daemon_restarts == 0
 
 
 class Told:

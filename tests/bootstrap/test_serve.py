@@ -153,6 +153,9 @@ class Specs:
     def may(self, *asked: Any) -> bool:
         return True
 
+    def knows(self, peer: str, /) -> bool:
+        return False
+
     def spec(self, run_id: str, /) -> bytes | None:
         return self.specs.get(run_id)
 

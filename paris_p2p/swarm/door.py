@@ -24,7 +24,7 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import PeerID
 from hivemind.proto import dht_pb2 as pb
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import RecordError
+from paris_p2p.errors import DaemonError, RecordError
 from paris_p2p.swarm.entries import (
     MAX_ENTRIES,
     Entry,
@@ -87,12 +87,14 @@ class Door:
         self._asked, self._told, self._given = Budgets(ASKED), Budgets(TOLD), Budgets(HANDED_OVER)
         self._turn = asyncio.Lock()  # one request at a time does its work on the event loop
         self._waiting: Counter[str] = Counter()
+        self._closed = False
         # Two, so that what strangers ask does not keep what this peer asked for waiting.
         self._threads = {name: ThreadPoolExecutor(1, f"records-{name}") for name in ("asked", "told")}
 
     def close(self) -> None:
+        self._closed = True
         for thread in self._threads.values():
-            thread.shutdown(wait=False, cancel_futures=True)
+            thread.shutdown(wait=False)  # what was begun is ended: a cancelled future would cancel whoever waits
 
     async def add_protobuf_handler(
         self, name: str, handler: Handler, input_protobuf_type: Any, **options: Any
@@ -128,8 +130,13 @@ class Door:
         return response
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Check signatures of what this peer asked for, off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads["told"], function, *arguments)
+        """Check signatures of what this peer asked for, off the event loop. DaemonError once closed."""
+        return await self._in_thread("told", function, *arguments)
+
+    async def _in_thread(self, thread: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        if self._closed:
+            raise DaemonError("p2pd ended while records were checked; it is being restarted")
+        return await asyncio.get_running_loop().run_in_executor(self._threads[thread], function, *arguments)
 
     async def _answer(self, name: str, handler: Handler, data: bytes, context: P2PContext) -> Raw:
         peer = name_of(context.remote_id)
@@ -257,7 +264,7 @@ class Door:
                 budgets.charge(peer, time.thread_time() - began_s)
 
         try:
-            checked = await asyncio.get_running_loop().run_in_executor(self._threads[thread], work)
+            checked = await self._in_thread(thread, work)
         except RecordError as error:
             log.debug("records of %s were refused: %s", peer, error)
             raise self._refusal("records malformed, or over the peer's budget") from error

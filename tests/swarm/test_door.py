@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -20,14 +22,16 @@ from hivemind.proto import dht_pb2 as pb
 from hivemind.utils import MSGPackSerializer
 
 from paris_p2p import envelope as envelopes
+from paris_p2p.errors import DaemonError
 from paris_p2p.identity import Identity, peer_id_to_bytes
 from paris_p2p.records import claims_key
 from paris_p2p.swarm import door
-from paris_p2p.swarm.door import MAX_KEYS
+from paris_p2p.swarm.door import MAX_KEYS, Door
 from paris_p2p.swarm.entries import MAX_BAD_ENTRIES, Entry, pack_dictionary, read_dictionary
 from paris_p2p.swarm.limits import Allowance, Budgets
 from paris_p2p.swarm.parcels import keep_own_nearest, node_id_of
-from paris_p2p.swarm.verified import subkey_of
+from paris_p2p.swarm.storage import RecordStorage, StorageLimits
+from paris_p2p.swarm.verified import RecordView, subkey_of
 from tests.swarm.swarms import RUN, OnLoopback, claim, stray
 
 KEY = claims_key(RUN, "expert-0")
@@ -292,3 +296,19 @@ def test_a_node_has_the_place_that_follows_from_its_peer_id() -> None:
     )
     keep_own_nearest(result)
     assert (list(result.nearest_peer_ids), len(result.nearest_node_ids)) == ([raw], 1)
+
+
+async def test_what_is_being_checked_when_p2pd_ends_is_checked_and_what_comes_later_says_why_not() -> None:
+    class Ended:
+        peer_id = PeerID(Identity.generate().peer_id_bytes)
+
+    view = RecordView()
+    closing = Door(Ended(), view, RecordStorage(StorageLimits(), view.refused), None)  # type: ignore[arg-type]
+    go_on = threading.Event()
+    checking = [asyncio.create_task(closing.run(go_on.wait, 20)) for _ in range(3)]
+    await asyncio.sleep(0)  # they are in the thread, or wait for it
+    closing.close()
+    go_on.set()
+    assert await asyncio.gather(*checking) == [True] * 3
+    with pytest.raises(DaemonError, match="restarted"):
+        await closing.run(go_on.wait, 20)

@@ -60,5 +60,5 @@ async def test_a_slot_that_learns_its_clips_by_heart_ends_at_its_best_checkpoint
         tip = owner.node.board.tip(SLOT)
         assert tip is not None
         assert tip.card.record.lowered == RESTS
-        assert losses(owner)[0] <= 1.02 * min(seen)  # on the fixed draw; the gate's own are others for each card
+        assert losses(owner)[0] <= 1.1 * min(seen)  # on the fixed draw: the best was chosen on other draws, each card's own
         await world.until(lambda: lead.volunteer.phase == "standby")

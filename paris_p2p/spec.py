@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from paris_p2p.envelope import Envelope, decode, encode, parse, seal_payload, split_envelope, verify_payload
 from paris_p2p.errors import InviteError, RecordError, SignatureError, UsageError
 from paris_p2p.identity import Identity
+from paris_p2p.pasted import invites_in
 from paris_p2p.records import MAX_ENVELOPE_BYTES, BlobRef, Count, Hash, PeerId, Record, Seconds, Text, without_controls
 from paris_p2p.weights import check_names
 
@@ -269,13 +270,24 @@ class Invite(BaseModel):
 
     @classmethod
     def parse(cls, text: str) -> Invite:
-        """Read an invite, or InviteError saying which part is wrong."""
-        text = text.strip()
+        """Read an invite, also out of the mail or chat around it; InviteError says which part is wrong."""
+        fault: InviteError | None = None
+        for candidate in invites_in(text):
+            try:
+                return cls._parse(candidate)
+            except InviteError as error:
+                fault = fault or error
+        if fault is not None:
+            raise fault
+        raise InviteError(
+            f"not an invite: {text.strip()[:60]!r}. An invite looks like paris:<run id>?peer=<multiaddr>; ask the run's owner for it"
+        )
+
+    @classmethod
+    def _parse(cls, text: str) -> Invite:
         match = re.fullmatch(r"paris:([^?]*)(?:\?(.*))?", text, re.DOTALL)
         if match is None:
-            raise InviteError(
-                f"not an invite: {text[:60]!r}. An invite looks like paris:<run id>?peer=<multiaddr>; ask the run's owner for it"
-            )
+            raise InviteError(f"not an invite: {text[:60]!r}")
         if not re.fullmatch(r"[0-9a-f]{64}", match[1]):
             raise InviteError(
                 f"the invite's run id must be 64 hex digits, this one is {match[1][:70]!r} ({len(match[1])}); copy the whole invite"
@@ -283,7 +295,8 @@ class Invite(BaseModel):
         peers = tuple(value for name, value in parse_qsl(match[2] or "") if name == "peer")
         for peer in peers:
             address = _MULTIADDR.fullmatch(peer)
-            if address is None or int(address["port"]) > 65535:
+            cut = re.search(r"/p2p/12D3Koo(?![1-9A-HJ-NP-Za-km-z]{45}(/|$))", peer)  # an Ed25519 id has 52 letters
+            if address is None or cut or int(address["port"]) > 65535:
                 raise InviteError(
                     f"the invite's peer {peer[:100]!r} is not a multiaddr like /ip4/1.2.3.4/tcp/31337/p2p/12D3Koo…; copy the whole invite"
                 )

@@ -16,9 +16,11 @@ import typer
 
 from paris_p2p.cli import logs
 from paris_p2p.errors import DiskFullError, InviteError, ParisError, ReadOnlyError, UsageError
+from paris_p2p.pasted import decode_text
 from paris_p2p.shown import FIELD_LETTERS, lose_closed_terminal, put, ready_streams, shown, shown_lines
 
 ERROR_LETTERS = 2000
+MAX_INVITE_BYTES = 1 << 16
 _ENOSPC, _EDQUOT, _EROFS, _EACCES = 28, 122, 30, 13
 
 
@@ -102,13 +104,41 @@ def checked_options(**spelled: str) -> Iterator[None]:
 def read_invite(argument: str) -> str:
     """The invite itself, `@file`, or `-` for stdin, so that a private one need not stand in the shell's history."""
     if argument == "-":
-        return sys.stdin.readline()
+        return _decoded(_stdin_bytes(), "standard input")
     if argument.startswith("@"):
         path = Path(argument[1:]).expanduser()
         if not path.is_file():
             raise InviteError(f"there is no file {path} to read the invite from")
-        return read_text(path)
+        try:
+            with path.open("rb") as file:
+                return _decoded(file.read(MAX_INVITE_BYTES), str(path))
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}; check the path and who may read it") from error
+    if "paris" not in argument.lower() and Path(argument).exists():
+        kind = "folder" if Path(argument).is_dir() else "file"
+        hint = f"; to read the invite from it, write @{argument}" if kind == "file" else ""
+        raise InviteError(f"{argument} is a {kind}, where an invite (paris:…) is wanted{hint}")
     return argument
+
+
+def want_folder(argument: Path, what: str) -> None:
+    """UsageError when an invite stands where a folder is wanted: the two are easily swapped."""
+    if str(argument).lower().lstrip("\"'<").startswith(("paris:", "@", "paris%3a")) and not argument.exists():
+        raise UsageError(f"an invite stands where {what} is wanted: {str(argument)[:40]!r}; see --help for the order")
+
+
+def _stdin_bytes() -> bytes:
+    """A line that is typed, or all of a pipe."""
+    if sys.stdin.isatty():
+        return sys.stdin.readline().encode(errors="surrogateescape")
+    return sys.stdin.buffer.read(MAX_INVITE_BYTES)
+
+
+def _decoded(data: bytes, where: str) -> str:
+    try:
+        return decode_text(data)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where} is not a text file (byte {error.start} is none); name another") from error
 
 
 def read_text(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from paris_p2p.cli.console import checked_options, default_data_dir, echo, progress_bars, read_invite
+from paris_p2p.cli.console import checked_options, default_data_dir, echo, progress_bars, read_invite, want_folder
 from paris_p2p.errors import UsageError
 
 
@@ -42,11 +42,14 @@ def evaluate(
     offline: Annotated[bool, typer.Option("--offline", help="Of an invite, use only what an earlier fetch brought.")] = False,
 ) -> None:
     """Is it any good? Generate for held-out captions, measure against the real clips, write OUT/report.html and results.json."""
+    from paris_p2p.peer.settings import check_device
     from paris_p2p.work.evaluate import Baseline, EvaluateOptions, gather
     from paris_p2p.work.evaluation_report import made_by, write_evaluation
 
     if baseline_data is not None and baseline is None:
         raise UsageError("--baseline-data is of a baseline's run, and no --baseline is given")
+    check_device(device)
+    want_folder(data, "--data, the folder of `paris-run prepare`,")
     wished = {"features": tuple(features)} if features else {}
     with checked_options(i3d_sha256="--sha256"):
         options = EvaluateOptions(

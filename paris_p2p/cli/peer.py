@@ -11,10 +11,13 @@ import typer
 
 from paris_p2p.cli.console import checked_options, default_data_dir, echo, progress_bars, read_invite, read_text, run_app
 from paris_p2p.cli.logs import long_running, verb
-from paris_p2p.errors import UsageError
+from paris_p2p.errors import InviteError, UsageError
+from paris_p2p.shown import put, shown_lines
 
 if TYPE_CHECKING:
     from paris_p2p.work.generate import GenerateJob
+
+MAX_PROMPT_LETTERS = 4000
 
 app = typer.Typer(
     name="paris-peer",
@@ -57,7 +60,7 @@ def start(
 ) -> None:
     """Join a run, claim a slot and train it until Ctrl-C (a second Ctrl-C leaves at once)."""
     from paris_p2p.peer.profiles import load_profile
-    from paris_p2p.peer.settings import AUTO, merge_settings, profile_of_this_machine
+    from paris_p2p.peer.settings import AUTO, check_device, merge_settings, profile_of_this_machine
 
     flags = {
         "data_dir": data_dir or default_data_dir(),
@@ -76,8 +79,9 @@ def start(
         "announce": tuple(announce or ()),
         "relays": tuple(relay or ()),
     }
-    parsed = _invite(invite)
+    parsed = _invite(invite, data_dir or default_data_dir())
     chosen = None if profile == AUTO else load_profile(profile)
+    check_device(device or "auto")
     settings = merge_settings(chosen or profile_of_this_machine(flags), flags)
     if dry_run:
         echo(json.dumps(settings.model_dump(mode="json"), indent=2))
@@ -147,10 +151,11 @@ def fetch(
     download_limit: Rate = "0",
 ) -> None:
     """Fetch what generating needs: the codec, the text encoder and every slot's weights."""
-    from paris_p2p.peer.fetching import fetch_models
+    from paris_p2p.peer.fetching import GENERATOR_DIR, fetch_models
 
+    parsed = _invite(invite, (data_dir or default_data_dir()) / GENERATOR_DIR)
     with progress_bars() as progress:
-        models = fetch_models(_generator_settings(data_dir, download_limit), _invite(invite), partial=allow_partial, progress=progress)
+        models = fetch_models(_generator_settings(data_dir, download_limit), parsed, partial=allow_partial, progress=progress)
     echo(f"{len(models.weights)} slots of {models.spec.name!r} are here: {', '.join(models.weights)}")
 
 
@@ -185,11 +190,13 @@ def generate(
     if not prompts:
         raise UsageError('generate needs a prompt and an invite: paris-peer generate "a prompt" INVITE')
     from paris_p2p.flow.mixture import Routing
-    from paris_p2p.peer.fetching import fetch_models
+    from paris_p2p.peer.fetching import GENERATOR_DIR, fetch_models
     from paris_p2p.work.generate import generate as run_generate
     from paris_p2p.work.trained import trained_slots, warn_barely
 
-    parsed, settings = _invite(invite), _generator_settings(data_dir, download_limit)
+    _check_prompts(prompts, invite)
+    home = (data_dir or default_data_dir()) / GENERATOR_DIR
+    parsed, settings = _invite(invite, home), _generator_settings(data_dir, download_limit)
     wishes = _wishes(
         prompts=tuple(prompts),
         clips_per_prompt=clips,
@@ -212,14 +219,14 @@ def generate(
         models = fetch_models(settings, parsed, partial=allow_partial, offline=offline, routing=chooses, progress=progress)
         named = {"out": Path("clip.png")} if out is None and models.spec.clip.frames == 1 else {}
         if warning := warn_barely(trained_slots(models.spec, models.weights)):
-            typer.echo(warning, err=True)
+            put(shown_lines(warning), sys.stderr)
         result = run_generate(wishes.model_copy(update={**models.job_fields(), **named}), progress)
     echo(result.describe())
 
 
 def _wishes(**fields: Any) -> GenerateJob:
     """The job without its model, checked before anything is fetched; UsageError or DeviceError."""
-    from paris_p2p.peer.start import check_device
+    from paris_p2p.peer.settings import check_device
     from paris_p2p.spec import ClipShape
     from paris_p2p.work.first_frame import read_picture
     from paris_p2p.work.generate import GenerateJob
@@ -236,10 +243,32 @@ def _wishes(**fields: Any) -> GenerateJob:
         return job  # it knows the file's ending, and the folder can be written; a sheet's room is known with the run
 
 
-def _invite(argument: str) -> Any:
+def _check_prompts(prompts: list[str], invite: str) -> None:
+    """UsageError for what no text encoder should be asked, in the words of the command line."""
+    swapped = next((prompt for prompt in prompts if prompt.strip("\"'<> ").startswith(("paris:", "paris%3A"))), None)
+    if swapped is not None:
+        raise UsageError(f'the invite comes last: paris-peer generate "{invite[:40]}" {swapped[:24]}…')
+    for place, prompt in enumerate(prompts, 1):
+        if not prompt.strip():
+            raise UsageError(f"prompt {place} is empty; say in words what is to be seen")
+        if len(prompt) > MAX_PROMPT_LETTERS:
+            raise UsageError(
+                f"prompt {place} has {len(prompt):,} characters, at most {MAX_PROMPT_LETTERS:,} are taken: {prompt[:40]!r}…; shorten it"
+            )
+
+
+def _invite(argument: str, home: Path) -> Any:
+    """The invite, which must name a peer unless its run was joined from `home` before."""
+    from paris_p2p.node.host import spec_path
     from paris_p2p.spec import Invite
 
-    return Invite.parse(read_invite(argument))
+    parsed = Invite.parse(read_invite(argument))
+    if not parsed.peers and not spec_path(home, parsed.run).exists():
+        raise InviteError(
+            f"the invite paris:{parsed.run[:16]}… names no peer to ask: it seems cut at the `?`, which a shell may do; "
+            "put the whole invite in quotes"
+        )
+    return parsed
 
 
 def _generator_settings(data_dir: Path | None, download_limit: str) -> Any:

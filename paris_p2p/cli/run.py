@@ -15,6 +15,7 @@ from paris_p2p.cli.console import (
     progress_bars,
     read_invite,
     run_app,
+    want_folder,
     wrapped,
 )
 from paris_p2p.cli.evaluate import evaluate
@@ -62,10 +63,13 @@ def prepare(
     rng_seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Decode, split, encode and cluster captioned clips into a folder that `paris-run create` makes a run of."""
+    want_folder(clips, "the folder of clips")
+    from paris_p2p.peer.settings import check_device
     from paris_p2p.work.prepare import prepare as run_prepare
     from paris_p2p.work.prepare_networks import PrepareOptions
     from paris_p2p.work.sizes import size_advice
 
+    check_device(device)
     with checked_options():
         options = PrepareOptions(
             experts=experts,
@@ -134,6 +138,7 @@ def create(
     passphrase: Annotated[bool, typer.Option("--passphrase", help=f"Encrypt the owner's key ({PASSPHRASE_VARIABLE}, or asked).")] = False,
 ) -> None:
     """Make the owner's key and sign the RunSpec; the run id is its hash."""
+    want_folder(folder, "the folder of `paris-run prepare`")
     from paris_p2p.spec import GateSpec, TimingSpec, TrainingSpec
     from paris_p2p.work.create import CreateOptions, create_run
 
@@ -202,6 +207,7 @@ def publish(
     threads: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:
     """Seed the run's data, attest as the owner's node, and print the invite; stays until Ctrl-C."""
+    want_folder(folder, "the run's folder")
     from paris_p2p.peer.start import run_owner
     from paris_p2p.spec import Invite, PeerSettings, parse_bytes
     from paris_p2p.work.create import load_run

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import MissingBlobError, RecordError, SlotMissingError
+from paris_p2p.errors import MissingBlobError, RecordError, SlotMissingError, UsageError
 from paris_p2p.node.host import Host, join_run, load_spec, open_host, spec_path
 from paris_p2p.node.run import RunNode, opened
 from paris_p2p.records import BlobRef
@@ -134,6 +134,8 @@ def check_slots(spec: RunSpec, present: set[str], partial: bool, routing: Routin
 
     UsageError when the `routing` that it is fetched for asks the router to choose among several, and that is missing.
     """
+    if routing is not None and routing.name == "top_k" and routing.top_k > spec.experts:
+        raise UsageError(f"--top-k {routing.top_k}: this run has {spec.experts} experts, so at most --top-k {spec.experts}")
     missing = [slot for slot in spec.slots if slot not in present]
     if not missing:
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from paris_p2p.errors import UsageError
+from paris_p2p.errors import DeviceError, UsageError
 from paris_p2p.peer.machine import auto_profile, this_machine
 from paris_p2p.peer.profiles import Profile
 from paris_p2p.spec import PeerSettings, parse_bytes
@@ -43,3 +43,22 @@ def merge_settings(profile: Profile | None, flags: Mapping[str, Any]) -> PeerSet
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}, got {first['input']!r}") from error
+
+
+def check_device(device: str) -> None:
+    """DeviceError now, rather than from the trainer after a download."""
+    kind, colon, number = device.partition(":")
+    numbered = not colon or (number.isascii() and number.isdigit() and len(number) < 4)
+    if not numbered or (kind != "cuda" and device not in ("auto", "cpu")):
+        hint = "; for a GPU say --device cuda" if kind.lower() in ("gpu", "nvidia", "cuda") else ""
+        raise DeviceError(f"--device {device[:40]!r} is not one of auto, cpu, cuda, cuda:N{hint}")
+    if kind == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise DeviceError(
+                f"--device {device}: this PyTorch ({torch.__version__}) sees no CUDA GPU; "
+                "install the driver and a CUDA build, or use --device cpu"
+            )
+        if int(number or 0) >= torch.cuda.device_count():
+            raise DeviceError(f"--device {device}: there are {torch.cuda.device_count()} CUDA GPUs, numbered from 0")

@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import DeviceError, ParisError, PresetError, UsageError
+from paris_p2p.errors import ParisError, PresetError, UsageError
 from paris_p2p.node.control import serve_control
 from paris_p2p.node.host import Host, join_run, open_host
 from paris_p2p.node.run import opened
 from paris_p2p.node.signals import on_leave_signals
 from paris_p2p.peer.profiles import Profile
+from paris_p2p.peer.settings import check_device
 from paris_p2p.peer.summary import check_disk, describe_run
 from paris_p2p.peer.view import Console
 from paris_p2p.peer.volunteer import Role, Volunteer
@@ -107,23 +108,6 @@ def _leave_on_signals(volunteer: Volunteer) -> None:
         leaving.append(asyncio.create_task(volunteer.leave()))
 
     on_leave_signals(leave, lambda: volunteer.say("leaving at once"))
-
-
-def check_device(device: str) -> None:
-    """DeviceError now, rather than from the trainer after a download."""
-    if device.startswith("cuda"):
-        import torch
-
-        if not torch.cuda.is_available():
-            raise DeviceError(
-                f"--device {device}: this PyTorch ({torch.__version__}) sees no CUDA GPU; "
-                "install the driver and a CUDA build, or use --device cpu"
-            )
-        index = int(device.partition(":")[2] or 0)
-        if index >= torch.cuda.device_count():
-            raise DeviceError(f"--device {device}: there are {torch.cuda.device_count()} CUDA GPUs, numbered from 0")
-    elif device not in ("auto", "cpu"):
-        raise DeviceError(f"--device {device!r} is not one of auto, cpu, cuda, cuda:N")
 
 
 def fit_run(settings: PeerSettings, profile: Profile, spec: RunSpec) -> PeerSettings:

@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 from paris_p2p.cli import peer as peer_cli
 from paris_p2p.cli import run as run_cli
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import UsageError
+from paris_p2p.errors import ParisError, UsageError
+from paris_p2p.flow.mixture import Routing
 from paris_p2p.identity import Identity
 from paris_p2p.node.host import save_spec
-from paris_p2p.peer.fetching import GENERATOR_DIR, Fetched, FetchedSlot
+from paris_p2p.peer.fetching import GENERATOR_DIR, Fetched, FetchedSlot, check_slots
 from paris_p2p.records import READER, BlobRef
 from paris_p2p.spec import PeerSettings, RunSpec, sign_run
 from paris_p2p.store.disk import DataDirLock
@@ -107,6 +108,7 @@ def test_an_invite_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         (["--profile", "gpu-9000"], "no profile 'gpu-9000'; there are cpu"),
         (["--host", "999.1.1.1"], "must be an address of this machine"),
         (["--device", "abacus"], "is not one of auto, cpu, cuda"),
+        (["--device", "gpu"], "for a GPU say --device cuda"),
         (["--announce", "somewhere"], "--announce"),
         (["--relay", "somewhere"], "--relay"),
     ],
@@ -137,6 +139,41 @@ def test_an_unknown_preset_or_checkpoint_is_named(options: list[str], says: str,
     (folder / "codec").exists() or (folder / "codec").symlink_to(run[0] / "codec")
     (folder / "text").exists() or (folder / "text").symlink_to(run[0] / "text")
     refused("paris-run", "create", str(folder), *options, says=[says], status=2)
+
+
+PEER, OWNER = peer_cli.app, run_cli.app
+
+
+@pytest.mark.parametrize(
+    ("app", "command", "says"),
+    [
+        (PEER, ["start", f"paris:{RUN}"], "names no peer to ask: it seems cut at the `?`"),
+        (PEER, ["generate", "a ball", f"paris:{RUN}"], "put the whole invite in quotes"),
+        (PEER, ["start", "bogus", "--dry-run"], "looks like paris:"),
+        (PEER, ["generate", INVITE, "a ball"], "the invite comes last"),
+        (PEER, ["generate", "", INVITE], "prompt 1 is empty"),
+        (PEER, ["generate", "a ball", " \n", INVITE], "prompt 2 is empty"),
+        (PEER, ["generate", 5000 * "x", INVITE], "prompt 1 has 5,000 characters, at most 4,000"),
+        (PEER, ["generate", "a ball", INVITE, "--device", "gpu"], "for a GPU say --device cuda"),
+        (PEER, ["start", INVITE, "--device", "cuda:x"], "is not one of auto, cpu, cuda"),
+        (PEER, ["start", str(Path(__file__).parent)], "is a folder, where an invite"),
+        (OWNER, ["publish", INVITE], "an invite stands where the run's folder is wanted"),
+        (OWNER, ["create", INVITE], "an invite stands where the folder of `paris-run prepare` is wanted"),
+        (OWNER, ["prepare", INVITE, "--out", "o"], "an invite stands where the folder of clips is wanted"),
+        (OWNER, ["prepare", "/nowhere", "--out", "o", "--device", "gpu"], "for a GPU say --device cuda"),
+        (OWNER, ["evaluate", "m", "--data", INVITE, "--out", "o"], "an invite stands where --data"),
+        (OWNER, ["export", str(Path(__file__).parent), "--out", "o"], "is a folder, where an invite"),
+    ],
+)
+def test_a_slip_of_the_keyboard_is_told_in_the_words_of_the_command_line(app: Any, command: list[str], says: str) -> None:
+    refusal = CliRunner().invoke(app, command).exception
+    assert isinstance(refusal, ParisError), refusal
+    assert says in str(refusal)
+
+
+def test_more_experts_than_there_are_are_refused_before_anything_is_fetched(run: tuple[Path, Envelope[RunSpec]]) -> None:
+    with pytest.raises(UsageError, match="--top-k 9: this run has 1 experts"):
+        check_slots(run[1].record, set(run[1].record.slots), partial=False, routing=Routing("top_k", 9))
 
 
 PREPARE, CREATE = ("paris-run", "prepare", "/nowhere", "--out", "/nowhere"), ("paris-run", "create", "/nowhere")

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from typer.testing import CliRunner
 
+from paris_p2p.cli import bootstrap as bootstrap_cli
 from paris_p2p.cli import peer as peer_cli
 from paris_p2p.cli import run as run_cli
 from paris_p2p.envelope import Envelope
@@ -39,9 +45,24 @@ HERE = ("--host", "127.0.0.1", "--yes")
 
 
 def refused(*command: str, says: Sequence[str], status: int = 1, before: Sequence[str] = (), stdin: str = "", **environment: str) -> str:
-    """Run a command that must fail with these words and this exit status; returns all it said."""
+    """Run a command that must fail with these words and this exit status; returns all it said.
+
+    Its `main` runs here, as loading torch for each of them takes minutes; with something before it, or another environment,
+    it is the real command.
+    """
+    real = before or environment or command[0] == "real"
+    words = command[1:] if command[0] == "real" else command
+    returned, said = (_as_process if real else _here)(words, before, stdin, environment)
+    assert "Traceback" not in said, said
+    assert returned == status, (returned, said)
+    for expected in says:
+        assert expected in said, (expected, said)
+    return said
+
+
+def _as_process(words: Sequence[str], before: Sequence[str], stdin: str, environment: dict[str, str]) -> tuple[int, str]:
     done = subprocess.run(
-        [*before, str(BIN / command[0]), *command[1:]],
+        [*before, str(BIN / words[0]), *words[1:]],
         input=stdin,
         capture_output=True,
         text=True,
@@ -49,12 +70,31 @@ def refused(*command: str, says: Sequence[str], status: int = 1, before: Sequenc
         timeout=120,
         env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **environment},
     )
-    said = done.stdout + done.stderr
-    assert "Traceback" not in said, said
-    assert done.returncode == status, (done.returncode, said)
-    for words in says:
-        assert words in said, (words, said)
-    return said
+    return done.returncode, done.stdout + done.stderr
+
+
+def _here(words: Sequence[str], before: Sequence[str], stdin: str, environment: dict[str, str]) -> tuple[int, str]:
+    """What `main` of the command does: exit status and words. A traceback would be an exception that leaves it."""
+    said = io.StringIO()
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with (
+            mock.patch.dict(os.environ, {"NO_COLOR": "1", "COLUMNS": "200"}),
+            mock.patch.object(sys, "argv", list(words)),
+            mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()))),
+            redirect_stdout(said),
+            redirect_stderr(said),
+            warnings.catch_warnings(action="ignore"),
+            pytest.raises(SystemExit) as ended,
+        ):
+            MAINS[words[0]]()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    return int(ended.value.code or 0), said.getvalue()
+
+
+MAINS = {"paris-peer": peer_cli.main, "paris-run": run_cli.main, "paris-bootstrap": bootstrap_cli.main}
 
 
 def mounted(folder: Path, options: str) -> list[str]:
@@ -227,9 +267,9 @@ def test_a_value_past_its_limit_is_named_with_its_option_and_the_limit(
 
 
 def test_a_value_past_its_limit_is_refused_by_the_real_commands(run: tuple[Path, Any]) -> None:
-    refused(*PREPARE, "--height", "5000", says=["--height 5000: should be less than or equal to 4096"], status=2)
-    refused(*CREATE, "--quorum", "65", says=["--quorum 65: should be less than or equal to 64"], status=2)
-    refused("paris-run", "publish", str(run[0]), "--threads", "5000", says=["--threads 5000: should be less than"], status=2)
+    refused("real", *PREPARE, "--height", "5000", says=["--height 5000: should be less than or equal to 4096"], status=2)
+    refused("real", *CREATE, "--quorum", "65", says=["--quorum 65: should be less than or equal to 64"], status=2)
+    refused("real", "paris-run", "publish", str(run[0]), "--threads", "5000", says=["--threads 5000: should be less than"], status=2)
 
 
 def test_an_unknown_slot_is_named_with_those_there_are(run: tuple[Path, Envelope[RunSpec]], tmp_path: Path, data: tuple[str, str]) -> None:
@@ -401,7 +441,7 @@ async def test_peers_of_a_newer_run_and_peers_of_another_time_are_told_apart(run
         clock = lambda: time.time() + clock_offset_s  # noqa: E731
         async with open_swarm(Identity.generate(), settings, source=Answers(newer_run), clock=clock) as other:
             command = ("paris-peer", "start", f"paris:{newer_run.id}?peer={other.addresses()[0]}", *HERE, "--data-dir", str(folder / "me"))
-            await asyncio.to_thread(refused, *command, says=says)
+            await asyncio.to_thread(refused, "real", *command, says=says)
 
     await join(0.0, [f"reader {READER + 1} or newer", "update paris-p2p"])
     await join(30.0, ["clock is", "s behind that of 1 peer(s)", "timedatectl set-ntp true"])

@@ -18,6 +18,7 @@ SMI_LIMIT_S = 20.0
 ALMOST = 0.95  # of a profile's memory: a card or machine sold with so many GB shows a little less
 MANY_CORES, CPU_MEMORY_BYTES = 8, 16_000_000_000  # of the profile `cpu`
 SHARE_OF_MEMORY = 0.5  # the other half stays its owner's
+SHARE_OF_DISK = 0.5  # of what is free or holds our blobs, as of any node without --max-disk
 CGROUP_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -78,7 +79,7 @@ def auto_profile(machine: Machine, *, device: str = "auto", free_disk_bytes: int
             "threads": base.threads if chosen_gpu else max(1, machine.cores - 1),
             "max_memory": f"{int(max(main, min(3e9, 0.75 * machine.memory_bytes)))}",
             "max_vram": f"{int(0.9 * gpu.memory_bytes)}" if chosen_gpu and gpu else "0",
-            "max_disk": f"{max(1, int(0.8 * free_disk_bytes))}",
+            "max_disk": f"{max(1, int(SHARE_OF_DISK * free_disk_bytes))}",
             "upload_limit": "0",
             "download_limit": "0",
         }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -16,6 +18,9 @@ from rich.text import Text
 from paris_p2p.node.status import SlotStatus, Status
 from paris_p2p.shown import FIELD_LETTERS, said, say, shown
 
+log = logging.getLogger(__name__)
+FULL_DISK = ("raise --max-disk", "no space left")
+AGAIN_S = 600.0
 COLUMNS = ("slot", "lead", "epoch", "tip", "age", "steps", "clips", "gate", "signed", "waits")
 
 
@@ -25,8 +30,16 @@ class Console:
     def __init__(self) -> None:
         self._rich = RichConsole()
         self._recent: deque[str] = deque(maxlen=8)
+        self._full_said_s = -math.inf  # monotonic
 
     def say(self, line: str) -> None:
+        """A line; one for want of disk only when the last of its kind is a while ago, as each try would say it again."""
+        if any(words in line for words in FULL_DISK):
+            now_s = time.monotonic()
+            if now_s - self._full_said_s < AGAIN_S:
+                log.debug("said before: %s", line)
+                return
+            self._full_said_s = now_s
         if self._rich.is_terminal:
             said.info("%s", line)  # drawn by `show`
             self._recent.append(f"{time.strftime('%H:%M:%S')} {shown(line)}")

@@ -65,7 +65,7 @@ def test_auto_takes_what_the_machine_can_spare(here: Machine, device: str, expec
     assert (settings.device, settings.threads) == expected[:2]
     assert settings.max_memory_bytes == pytest.approx(expected[2])
     assert settings.max_vram_bytes == pytest.approx(expected[3], rel=1e-6)
-    assert settings.max_disk_bytes == 0.8 * DISK
+    assert settings.max_disk_bytes == 0.5 * DISK
     assert settings.upload_limit_bps == settings.download_limit_bps == 0  # a machine does not know its line
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from paris_p2p.node.status import SlotStatus, Status
-from paris_p2p.peer.view import draw
+from paris_p2p.peer.view import AGAIN_S, draw
+from paris_p2p.peer.view import Console as View
 
 SLOTS = tuple(
     SlotStatus(
@@ -53,3 +54,17 @@ def test_the_largest_numbers_fit_eighty_columns_too():
 def test_a_slot_without_a_checkpoint_says_why():
     waiting = SlotStatus(slot="router", news="nobody leads it: it waits for a peer")
     assert "router: nobody leads it" in shown(80, STATUS.model_copy(update={"slots": (waiting,)}))
+
+
+def test_a_full_disk_is_said_once_not_with_every_try(capsys, monkeypatch):
+    now_s = [100.0]
+    monkeypatch.setattr("paris_p2p.peer.view.time.monotonic", lambda: now_s[0])
+    view = View()
+    for seq in range(26):
+        view.say(f"could not check expert-0 seq {seq} yet: 30.1 MB needed, but 90.0 of --max-disk 100.0 MB are used; raise --max-disk")
+        view.say(f"attested router seq {seq}")
+    said = capsys.readouterr().out
+    assert (said.count("raise --max-disk"), said.count("attested router")) == (1, 26)
+    now_s[0] += AGAIN_S
+    view.say("gave up expert-0: no space left for x; raise --max-disk")
+    assert "raise --max-disk" in capsys.readouterr().out

@@ -21,15 +21,12 @@ from paris_p2p.peer.process import Worker
 from paris_p2p.peer.setback import Setback
 from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.claims import decide_claim, may_publish
-from paris_p2p.rules.rates import RESTS, rate_factor
-from paris_p2p.rules.rest import WORDS_OF_REST, rests
 from paris_p2p.spec import PeerSettings
 from paris_p2p.work.messages import CheckpointReady, Failed, Shrunk, Started, StepEvent, Stopped, TrainJob, parse_event
 
 log = logging.getLogger(__name__)
 MAX_TRAINER_DEATHS = 3  # in a row, without a checkpoint between them
 KILL_GRACE_S = 5.0
-HEAR_S = 0.5
 RETRY_S = 2.0
 TRAINER = "paris_p2p.work.trainer"
 MakeWorker = Callable[[str], Worker]
@@ -53,8 +50,7 @@ class Lead:
         self.slot, self.epoch = claim.record.slot, claim.record.epoch
         self.training = TrainingStatus(slot=self.slot, epoch=self.epoch)
         self.outbox = Outbox(node, self.slot, self.epoch, say, self._claim_epoch)
-        self.setback = Setback(node, self.slot, checker, say)
-        self._set_back = asyncio.Event()  # this training leads nowhere: it ends, and goes on from the best checkpoint
+        self.setback = Setback(node, self.outbox, checker, say)
         self._claim_ends = time.monotonic() + (claim.record.expires_at - claim.record.issued_at)
         self._worker: Worker | None = None
         self._loading = False  # a trainer is starting again and has not yet read the checkpoint it goes on from
@@ -82,7 +78,7 @@ class Lead:
 
         `attest_wait_s` bounds how long the last card's attestation is waited for before the claim is released.
         """
-        beside = [asyncio.create_task(work) for work in (self._renew(), self._publish_waiting(), self._hear_refusals())]
+        beside = [asyncio.create_task(work) for work in (self._renew(), self._publish_waiting(), self.setback.watch())]
         work = asyncio.create_task(self._work(attest_wait_s))
         try:
             await asyncio.wait([work, *beside], return_when=asyncio.FIRST_COMPLETED)
@@ -110,8 +106,16 @@ class Lead:
             return
         while job is not None:
             await self._train(job)
-            job = await self._unless_stopped(self._go_back(job)) if self._set_back.is_set() else None
+            job = await self._unless_stopped(self._after_setback(job)) if self.setback.came.is_set() else None
         await self._last_card(attest_wait_s())
+
+    async def _after_setback(self, job: TrainJob) -> TrainJob | None:
+        self._update(clips_per_s=0.0)
+        after = await self.setback.next_job(job)
+        if isinstance(after, str):
+            self.stop(after)
+            return None
+        return after
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """The work's result; None when this leadership was asked to stop before it ended. A download goes on where it was."""
@@ -200,7 +204,7 @@ class Lead:
     async def _train(self, job: TrainJob) -> None:
         """Run the trainer, and again when it dies: from the newest checkpoint that is here."""
         deaths = 0
-        while not (self._stopping.is_set() or self._set_back.is_set()):
+        while not (self._stopping.is_set() or self.setback.came.is_set()):
             self._worker = self.make_worker(TRAINER)
             await self._worker.start(job)
             stopper = asyncio.create_task(self._forward_stop(self._worker))
@@ -211,7 +215,7 @@ class Lead:
                 self._loading, self._checkpoint_at_s = False, math.inf
                 stopper.cancel()
                 await self._worker.kill(grace_s=KILL_GRACE_S)
-            if finished or self._stopping.is_set() or self._set_back.is_set():
+            if finished or self._stopping.is_set() or self.setback.came.is_set():
                 return
             deaths = 1 if self.outbox.newest.steps != before else deaths + 1
             words = " / ".join(list(self._worker.last_words)[-3:])
@@ -224,7 +228,7 @@ class Lead:
                 self._loading = True
 
     async def _forward_stop(self, worker: Worker) -> None:
-        stopping, back = asyncio.create_task(self._stopping.wait()), asyncio.create_task(self._set_back.wait())
+        stopping, back = asyncio.create_task(self._stopping.wait()), asyncio.create_task(self.setback.came.wait())
         try:
             await asyncio.wait([stopping, back], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -266,38 +270,6 @@ class Lead:
 
     def _update(self, **fields: Any) -> None:
         self.training = self.training.model_copy(update=fields)
-
-    # refusals
-
-    async def _hear_refusals(self) -> None:
-        while True:
-            if not (self._stopping.is_set() or self._set_back.is_set()) and await self.setback.counts(self.outbox.waiting_cards):
-                self._set_back.set()
-            await asyncio.sleep(HEAR_S)
-
-    async def _go_back(self, job: TrainJob) -> TrainJob | None:
-        """What to train next after a setback: the best checkpoint with a lower rate; None when the slot rests now."""
-        tip, slot = self.node.board.tip(self.slot), self.slot
-        self._update(clips_per_s=0.0)
-        if tip is not None:
-            self.say(f"{slot} got worse than its best checkpoint: its trainer stopped, and it goes back there with a lower learning rate")
-            went = await self.outbox.go_back(tip)
-            now = self.node.board.tip(slot)
-            if rests(now, time.time(), self.node.spec.timing):
-                self.stop(f"{slot} {WORDS_OF_REST}")
-                return None
-            if not went:
-                self.say(f"nobody attested that {slot} goes back; training goes on from its tip as before")
-        else:
-            self.outbox.begin_again()
-            if self.outbox.lowered >= RESTS:
-                raise TrainError(f"no first checkpoint of {slot} was any good, at {self.outbox.lowered} learning rates")
-            share = rate_factor(self.outbox.lowered)
-            self.say(f"{slot} begins again at {share:.2g} of the learning rate: its first checkpoints were refused")
-        self._set_back.clear()
-        newest = self.outbox.newest
-        changes = {"resume_path": newest.path, "resume_steps": newest.steps, "resume_clips": newest.clips}
-        return job.model_copy(update=changes | {"lowered": self.outbox.lowered})
 
     # checkpoints
 

@@ -6,33 +6,73 @@ and no more, however many keys sign them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import ParisError, SwarmError
+from paris_p2p.errors import ParisError, SwarmError, TrainError
 from paris_p2p.node.run import RunNode
 from paris_p2p.peer.check import Checker, refuse_measured
+from paris_p2p.peer.outbox import Outbox
 from paris_p2p.records import CardRecord, RefusalRecord
-from paris_p2p.rules.refusals import WORSE, words_of
-from paris_p2p.rules.rest import refusal_counts
+from paris_p2p.rules.rates import RESTS, rate_factor
+from paris_p2p.rules.refusals import REASONS, WORSE, words_of
+from paris_p2p.rules.rest import WORDS_OF_REST, refusal_counts, rests
+from paris_p2p.work.messages import TrainJob
 
 log = logging.getLogger(__name__)
+HEAR_S = 0.5
 READ_S = 15.0  # gossip is a hint: while a card waits, its refusals are read too
 
 
 class Setback:
     """What one leadership heard of its cards' refusals, and what it found itself."""
 
-    def __init__(self, node: RunNode, slot: str, checker: Checker, say: Callable[[str], None]):
-        self.node, self.slot, self.checker, self.say = node, slot, checker, say
+    def __init__(self, node: RunNode, outbox: Outbox, checker: Checker, say: Callable[[str], None]):
+        self.node, self.outbox, self.slot, self.checker, self.say = node, outbox, outbox.slot, checker, say
+        self.came = asyncio.Event()  # this training leads nowhere: it ends, and `next_job` says what comes after it
         self._said: set[tuple[str, str]] = set()  # (card, reason)
         self._worse: dict[str, bool | None] = {}  # own cards that were measured here; None: that came to no end
         self._read_at_s = time.monotonic()
 
-    async def counts(self, mine: Sequence[Envelope[CardRecord]]) -> bool:
-        """Whether this leadership should go back; `mine` are its cards that would follow the tip, the newest last."""
+    async def watch(self) -> None:
+        """Until cancelled: set `came` when this leadership should go back."""
+        while True:
+            if not self.came.is_set() and await self.counts():
+                self.came.set()
+            await asyncio.sleep(HEAR_S)
+
+    async def next_job(self, job: TrainJob) -> TrainJob | str:
+        """What to train after a setback: the best checkpoint with a lower rate; or why to stop, when the slot rests now.
+
+        TrainError when not even a first checkpoint was ever good.
+        """
+        if (tip := self.node.board.tip(self.slot)) is None:
+            self._begin_again()
+        else:
+            self.say(f"{self.slot} got worse than its best checkpoint; its trainer stopped, and it goes back there at a lower rate")
+            went = await self.outbox.go_back(tip)
+            if rests(self.node.board.tip(self.slot), time.time(), self.node.spec.timing):
+                return f"{self.slot} {WORDS_OF_REST}"
+            if not went:
+                self.say(f"nobody attested that {self.slot} goes back; training goes on from its tip as before")
+        self.came.clear()
+        newest = self.outbox.newest
+        changes = {"resume_path": newest.path, "resume_steps": newest.steps, "resume_clips": newest.clips}
+        return job.model_copy(update=changes | {"lowered": self.outbox.lowered})
+
+    def _begin_again(self) -> None:
+        self.outbox.begin_again()
+        lowered = self.outbox.lowered
+        if lowered >= RESTS:
+            raise TrainError(f"no first checkpoint of {self.slot} was any good, at {lowered} learning rates")
+        self.say(f"{self.slot} begins again at {rate_factor(lowered):.2g} of the learning rate: its first checkpoints were refused")
+
+    async def counts(self) -> bool:
+        """Whether a card of this training that would follow the tip was refused, and measures as badly here."""
+        mine = self.outbox.waiting_cards
         if not mine:
             return False
         await self._read()
@@ -44,6 +84,8 @@ class Setback:
         newest = mine[-1]
         if newest.id not in self._worse:
             self._worse[newest.id] = await self._measure(newest)
+        if newest not in self.outbox.waiting_cards:
+            return False  # it became the tip while it was measured
         attestors = self.node.known_attestors() - {self.node.peer_id}
         refusers = {one.signer for one in worse if one.record.card == newest.id}
         return refusal_counts(self._worse[newest.id], refusers, attestors, self.node.spec.gate.quorum)
@@ -59,7 +101,8 @@ class Setback:
 
     def _tell(self, refusals: Sequence[Envelope[RefusalRecord]]) -> None:
         for one in refusals:
-            record, key = one.record, (one.record.card, one.record.reason)
+            record, code = one.record, one.record.reason
+            key = record.card, code if code in REASONS else ""  # anybody may make up reasons without end
             if key in self._said:
                 continue
             self._said.add(key)

@@ -125,7 +125,7 @@ async def test_a_lead_that_goes_back_for_no_reason_finds_no_attestor(tmp_path: P
         lead = await world.add("lead", slot=SLOT)
         await world.until(lambda: tip_of(owner) is not None and lead.volunteer.lead is not None)
         assert lead.volunteer.lead is not None
-        lead.volunteer.lead._set_back.set()
+        lead.volunteer.lead.setback.came.set()
         await world.until(lambda: any("nobody attested that expert-0 goes back" in line for line in lead.said))
         seq = tip_of(owner).seq
         await world.until(lambda: tip_of(owner).seq > seq)  # and training goes on

@@ -97,6 +97,9 @@ class Seats:
             self.busy.remove(seat)
             seat.since_s = now_s
             self.idle.append(seat)
+            own = [other for other in self.idle if other.peer == seat.peer]
+            if len(own) > MAX_IDLE_STREAMS_PER_PEER:  # they were fewer while this one was answered
+                self._end(own[0])
 
     def leave(self, seat: Seat) -> None:
         for places in (self.idle, self.busy):

@@ -125,3 +125,16 @@ def test_a_small_upload_limit_feeds_few_streams_with_small_pieces_and_none_is_si
         if limit_bps >= 20e3:
             assert streams * piece / limit_bps < seats_module.TURN_S + 5  # between two pieces of one stream
     assert bulk_streams(0) == MAX_BULK_STREAMS
+
+
+def test_streams_that_rest_after_their_answers_count_among_the_idle_ones() -> None:
+    seats, answered = Seats(), [seat("a") for _ in range(MAX_STREAMS_PER_PEER)]
+    for one in answered:
+        seats.enter(one, 1.0)
+        assert seats.begin(one, 1.0, bulk=False)
+    for _ in range(seats_module.MAX_IDLE_STREAMS_PER_PEER):
+        seats.enter(seat("a"), 2.0)
+    for one in answered:
+        seats.rest(one, 3.0)
+    assert len(seats.idle) == seats_module.MAX_IDLE_STREAMS_PER_PEER
+    assert all(one in seats.idle for one in answered)  # the longest idle ones went

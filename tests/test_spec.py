@@ -211,3 +211,33 @@ def test_first_weights_are_of_a_kind_of_slot_and_survive_the_wire() -> None:
     assert spec().initial_for("expert-0") is None
     with pytest.raises(ValidationError, match="initial"):
         spec(initial={"expert-1": blob})
+
+
+BLOB = BlobRef(id="0f" * 32, size_bytes=3)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["."], [".."], [""], ["a/b.json"], ["a", "a/b"], ["/etc/config.json"], ["a\\b.json"], ["c:config.json"], ["config.json."],
+        ["part.bin"], ["model.pt"], ["evil.py"], ["config.JSON"], ["Config.json", "config.json"], ["nul.json"], ["COM1.txt"],
+        [".hidden.json"], ["a b.json"], ["a\u0000.json"], ["a\u202e.json"], ["-rf.json"], ["model.safetensors.index"],
+    ],
+)  # fmt: skip
+def test_a_models_files_have_plain_names_that_may_be_read(names: list[str]) -> None:
+    with pytest.raises(ValidationError):
+        Pinned(name="transformers:x", files=dict.fromkeys(names, BLOB))
+    raw = spec().model_dump() | {"owner": OWNER.peer_id}
+    raw["text"] = {"name": "transformers:x", "files": dict.fromkeys(names, BLOB.model_dump()), "sha256": "", "revision": ""}
+    data = seal_payload(OWNER, "run", "", encode(raw), spec()).data
+    with pytest.raises(RecordError):
+        open_run(data)
+
+
+def test_a_model_of_a_hub_is_pinned_by_a_hash() -> None:
+    good = Pinned(name="transformers:org/name", revision="main", sha256="0f" * 32)
+    assert good.sha256
+    for sha256 in ("", "main", "0F" * 32, "0f" * 31):
+        with pytest.raises(ValidationError, match="is pinned by no hash"):
+            Pinned(name="transformers:org/name", revision="main", sha256=sha256)
+    Pinned(name="transformers:x", files={"model-00001-of-00002.safetensors": BLOB, "config.json": BLOB, "spiece.model": BLOB})

@@ -186,7 +186,7 @@ def generate(
     """Generate clips for a prompt with all experts of a run, on this machine."""
     *prompts, invite = prompt
     if prompts_file is not None:
-        prompts += [line.strip() for line in read_text(prompts_file).splitlines() if line.strip()]
+        prompts += [line.strip() for line in read_text(prompts_file).split("\n") if line.strip()]
     if not prompts:
         raise UsageError('generate needs a prompt and an invite: paris-peer generate "a prompt" INVITE')
     from paris_p2p.flow.mixture import Routing

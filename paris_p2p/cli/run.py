@@ -46,6 +46,9 @@ def prepare(
     codec: Annotated[str, typer.Option(help="pca; train, train:video (fitted on your clips); or diffusers:FOLDER_OR_HUB_ID.")] = "pca",
     codec_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a codec that is trained.")] = 1000,
     text: Annotated[str, typer.Option(help="minilm, or transformers:FOLDER_OR_HUB_ID.")] = "minilm",
+    text_tokens: Annotated[
+        int, typer.Option(min=0, max=4096, help="Read of each caption; 0: as many as the longest has and the encoder takes.")
+    ] = 0,
     caption_encoding: Annotated[
         str, typer.Option(help="Of captions that are neither UTF-8 nor marked UTF-16, such as cp1252; else those are skipped.")
     ] = "",
@@ -80,6 +83,7 @@ def prepare(
             codec=codec,
             codec_steps=codec_steps,
             text=text,
+            text_tokens=text_tokens,
             caption_encoding=caption_encoding,
             features=features,
             image_to_video=image_to_video,

@@ -6,7 +6,7 @@ Legend: B captions, L tokens (padded to a fixed number), D token width, P pooled
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from paris_p2p.transformers_model import architecture_of, load_transformers
 from paris_p2p.weights import ModelFiles, find_model, folder_files, package_files
 
 DEFAULT_TOKENS = 32
+TOKENS_STEP = 8  # what is chosen by the captions is a multiple of it
 MAX_TOKENS = 4096
 
 
@@ -74,6 +75,15 @@ class TextEncoder:
         """Tokens of each caption: what is past `tokens` of them is not read."""
         return self.tokenizer.counts(captions)
 
+    def say_cut(self, captions: Sequence[str]) -> list[str]:
+        """A sentence for each caption whose end is not read."""
+        counted = zip(captions, self.count(captions), strict=True)
+        return [
+            f"{caption[:60]!r} has {count} text tokens, {self.tokens} are read: the end of it counts for nothing"
+            for caption, count in dict(counted).items()
+            if count > self.tokens
+        ]
+
     def _check_vocabulary(self, ids: Tensor) -> None:
         rows = len(self.model.get_input_embeddings().weight)
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < rows:
@@ -85,9 +95,9 @@ def load_text_encoder(
 ) -> TextEncoder:
     """`minilm` or `transformers:<folder or hub id>`; `folder`, when it holds a model, is read instead of what the name says.
 
-    `sha256` (of a RunSpec) must be the files' own; BlobError otherwise.
+    `sha256` (of a RunSpec) must be the files' own; BlobError otherwise. Of 0 tokens it takes DEFAULT_TOKENS, or what it can.
     """
-    if not 1 <= tokens <= MAX_TOKENS:
+    if not 0 <= tokens <= MAX_TOKENS:
         raise UsageError(f"{tokens} text tokens: choose between 1 and {MAX_TOKENS}")
     files = _find(name, folder, revision).check(sha256)
     build, pool = _ARCHITECTURES[architecture_of(files, _ARCHITECTURES, "a text encoder")]
@@ -96,9 +106,19 @@ def load_text_encoder(
     tokenizer = load_tokenizer(files)
     hidden = getattr(model.config, "hidden_size", None) or model.config.d_model
     encoder = TextEncoder(name, files.revision, files.sha256, files, tokens, hidden, hidden, model, tokenizer, pool)
+    if not tokens:
+        return replace(encoder, tokens=min(DEFAULT_TOKENS, encoder.most_tokens))
     if tokens > encoder.most_tokens:
         raise UsageError(f"the text encoder {name} takes {encoder.most_tokens} tokens, not {tokens}; choose fewer text tokens")
     return encoder
+
+
+def fitted(encoder: TextEncoder, counts: Sequence[int], tokens: int) -> TextEncoder:
+    """The encoder that reads `tokens` of a caption or, of 0, as many as the longest of these has and it can take."""
+    if tokens:
+        return encoder
+    longest = -(-max([DEFAULT_TOKENS, *counts]) // TOKENS_STEP) * TOKENS_STEP
+    return replace(encoder, tokens=min(longest, encoder.most_tokens))
 
 
 def _find(name: str, folder: Path | None, revision: str) -> ModelFiles:

@@ -61,6 +61,7 @@ class Prepared(Record):
     clip: ClipShape
     latent: LatentShape
     text_shape: TextShape
+    longest_caption_tokens: Count = 0  # of which text_shape.tokens are read; 0: not counted
     codec: PreparedModel
     text: PreparedModel
     features: PreparedModel
@@ -100,6 +101,7 @@ class Prepared(Record):
             f"cluster {row.cluster}: {row.clips['train']} train and {row.clips['gate']} gate {what}, silhouette {row.silhouette:.2f}"
             for row in self.clusters
         ]
+        lines += self._text_line()
         if self.first_features is not None:
             lines.append(f"first frames: {self.first_width} features of {self.first_features.name} each, for the router")
         if self.tokens:
@@ -109,6 +111,15 @@ class Prepared(Record):
             lines.append(f"skipped {sum(self.skipped.values())} files ({skipped}); report.json lists them")
         lines += [f"note: {what}" + f" ({count} times)" * (count > 1) for what, count in self.notes.items()]
         return "\n".join(lines)
+
+    def _text_line(self) -> list[str]:
+        """How much of captions is read, and that more of them costs."""
+        tokens, longest = self.text_shape.tokens, self.longest_caption_tokens
+        if not longest:
+            return []
+        kilobytes = tokens * self.text_shape.dim * 2 / 1000
+        cost = f"each clip carries {kilobytes:.0f} kB of them; fewer: --text-tokens"
+        return [f"text: {tokens} tokens of a caption are read, the longest has {longest}; {cost}"]
 
     @classmethod
     def load(cls, folder: Path) -> Prepared:

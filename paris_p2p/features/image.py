@@ -18,7 +18,7 @@ from paris_p2p.errors import BlobError, PresetError, UsageError
 from paris_p2p.features import image_text, motion, video
 from paris_p2p.features.pictures import Pictures, middles, preprocessing, titled
 from paris_p2p.transformers_model import architecture_of, load_transformers
-from paris_p2p.weights import find_model
+from paris_p2p.weights import ModelFiles, find_model
 
 FRAMES_AT_ONCE = 16  # bounds the activations
 DEFAULT_FRAMES = 2
@@ -100,7 +100,7 @@ def load_first_features(
     if name == "efficientnet-lite0":
         found = _efficientnet(1, device)
     elif kind == "transformers" and reference:
-        found = _transformers(reference, 1, device, folder, revision)
+        return _network(find_model(reference, folder, revision).check(sha256), reference, 1, device)
     else:
         raise PresetError(f"first frames are looked at by efficientnet-lite0 or transformers:FOLDER_OR_HUB_ID, not by {name!r}")
     if sha256 and sha256 != found.sha256:
@@ -189,8 +189,11 @@ _ARCHITECTURES: dict[str, tuple[str, Callable[[], tuple[Any, dict[str, Any]]], C
 }
 
 
-def _transformers(reference: str, frames: int, device: str, folder: Path | None = None, revision: str = "") -> ImageFeatures:
-    files = find_model(reference, folder, revision)
+def _transformers(reference: str, frames: int, device: str) -> ImageFeatures:
+    return _network(find_model(reference), reference, frames, device)
+
+
+def _network(files: ModelFiles, reference: str, frames: int, device: str) -> ImageFeatures:
     family, find, pool = _ARCHITECTURES[architecture_of(files, _ARCHITECTURES, "an image network")]
     cls, options = find()
     model = load_transformers(cls, files, **options).to(device).eval().requires_grad_(False)

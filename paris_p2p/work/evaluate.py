@@ -258,7 +258,7 @@ class _Job:
             captions, seed = [self.clips[i].caption for i in part], (options.rng_seed << 32) + part.start
             how = options.model_dump(include={"guidance_form", "routing", "top_k"})
             images = _first_frames(self.clips, part, self.held.prepared) if options.image_to_video else None
-            made = pipeline(captions, options.steps, options.guidance, rng_seed=seed, image=images, **how)
+            made = pipeline(captions, options.steps, options.guidance, rng_seed=seed, image=images, output_type="uint8", **how)
             t = pipeline.scheduler.sigmas[: options.steps].numpy()
             return {"frames": made.frames, "chosen": made.experts, "t": np.tile(t, (len(part), 1))}
 

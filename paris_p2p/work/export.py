@@ -127,7 +127,10 @@ Clips are {clip.frames} frames of {clip.height}x{clip.width} at {clip.fps:g} fps
 ```python
 from paris_p2p import ParisPipeline
 
-frames = ParisPipeline.from_pretrained("this folder")("a prompt"{routing}).frames  # uint8, clips x frames x height x width x 3
+from diffusers.utils import export_to_gif
+
+frames = ParisPipeline.from_pretrained("this folder")("a prompt"{routing}).frames  # of each clip, its pictures
+export_to_gif(frames[0], "clip.gif", fps={round(clip.fps)})
 ```
 
 | slot | card |

@@ -79,6 +79,7 @@ class GenerateResult:
     missing: tuple[str, ...]  # slots that were not there
     prompts: tuple[str, ...]  # of each clip
     chosen: Tensor  # weights at each step: [clips, steps, K]
+    notes: tuple[str, ...] = ()  # what was cut
 
     def describe(self) -> str:
         """For a person: the files, the cards, and the experts of each clip, step by step."""
@@ -87,6 +88,7 @@ class GenerateResult:
         lines += [f"{slot:<10} {card[:16]}…  {self.trained[slot].describe()}" for slot, card in cards.items()]
         if self.missing:
             lines.append(f"partial: {', '.join(self.missing)} missing, routed among the others")
+        lines += [f"note: {note}" for note in self.notes]
         lines += [f"{prompt[:60]!r}: {steps_in_words(weights)}" for prompt, weights in zip(self.prompts, self.chosen, strict=True)]
         return "\n".join(lines)
 
@@ -106,7 +108,7 @@ def generate(job: GenerateJob, progress: Progress | None = None) -> GenerateResu
     with open_writer(job.out, len(prompts), spec.clip.fps, spec.clip.frames) as writer:
         sampler = _Sampler(job, spec, device)
         report("reading prompts", 0, len(job.prompts))
-        condition = _encode(job, spec, device)
+        condition, cut = _encode(job, spec, device)
         report("reading prompts", len(job.prompts), len(job.prompts))
         codec = _codec(job, spec, device)
         if picture is not None:
@@ -120,7 +122,8 @@ def generate(job: GenerateJob, progress: Progress | None = None) -> GenerateResu
             infos = [_info(job, missing, prompts[clip], chosen[clip - start]) | image for clip in range(start, stop)]
             writer.add(videos, infos)
             all_chosen.append(chosen)
-    return GenerateResult(tuple(writer.paths), job.run, job.cards, trained, missing, prompts, torch.cat(all_chosen))
+    notes = (*cut, *writer.notes)
+    return GenerateResult(tuple(writer.paths), job.run, job.cards, trained, missing, prompts, torch.cat(all_chosen), notes)
 
 
 def read_run(path: Path, run: str) -> RunSpec:
@@ -187,8 +190,8 @@ class _Sampler:
         return lru_cache(maxsize=waiting)(fetch)
 
 
-def _encode(job: GenerateJob, spec: RunSpec, device: Device) -> Condition:
-    """The prompts' embeddings; the encoder's memory is given back."""
+def _encode(job: GenerateJob, spec: RunSpec, device: Device) -> tuple[Condition, list[str]]:
+    """The prompts' embeddings, and which were cut; the encoder's memory is given back."""
     text, shape = spec.text, spec.text_shape
     encoder = load_text_encoder(
         text.name, job.text_folder, tokens=shape.tokens, revision=text.revision, sha256=text.sha256, device=str(device)
@@ -197,9 +200,10 @@ def _encode(job: GenerateJob, spec: RunSpec, device: Device) -> Condition:
     condition = Condition(*(torch.cat([getattr(part, name) for part in parts]).clone() for name in ("tokens", "mask", "pooled")))
     if condition.tokens.shape[1:] != (shape.tokens, shape.dim):
         raise DataError(f"the text encoder {text.name} gives {tuple(condition.tokens.shape[1:])}, the run has {(shape.tokens, shape.dim)}")
+    cut = encoder.say_cut(job.prompts)
     del encoder, parts
     return_memory(device)
-    return condition
+    return condition, cut
 
 
 def _with_picture(job: GenerateJob, spec: RunSpec, condition: Condition, picture: Picture, codec: Codec, device: Device) -> Condition:

@@ -5,10 +5,12 @@ The folder is what `paris-run export` writes. Legend: B clips, T frames, H x W p
 
 # Annotations stay objects here, not strings: diffusers reads the constructor's to find its components.
 
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from paris_p2p.bounded_json import read_json
 from paris_p2p.codec.text import TextEncoder, load_text_encoder
 from paris_p2p.codec.video import Codec, load_codec
 from paris_p2p.errors import UsageError
@@ -28,21 +31,61 @@ from paris_p2p.flow.guidance import Condition, guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.model.router import Router
+from paris_p2p.model_folder import index_of
 from paris_p2p.spec import ClipShape
+from paris_p2p.weights import MAX_CONFIG_BYTES
 from paris_p2p.work.device import Device, pick_device
 from paris_p2p.work.first_frame import Picture, check_trained_for, encode_first, look_at, opened_picture
 from paris_p2p.work.routed import Chooser, ExpertSeats, batch_clips_for, clip_noise
 
 CODEC, TEXT, FEATURES = "codec", "text", "features"  # folders
+COMPONENTS = {  # of a saved pipeline: their classes are not for a folder to choose
+    "experts": ["paris_p2p.model.experts", "ExpertSet"],
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "router": ["paris_p2p.model.router", "Router"],
+}
+log = logging.getLogger(__name__)
 AnyImage = Image.Image | str | Path
 
 
 @dataclass
 class ParisOutput(BaseOutput):
-    """Clips, and the weights of the experts that made them."""
+    """Clips in the form that was asked for, and the weights of the experts that made them."""
 
-    frames: NDArray[np.uint8]  # [B T H W 3]
+    frames: Any  # `pil`: B lists of T pictures; `np` float32 in 0..1 and `uint8`: [B T H W 3]; `pt`: float32 [B T 3 H W]
     experts: NDArray[np.float32]  # [B S K]
+
+
+def _pictures(clips: NDArray[np.uint8]) -> list[list[Image.Image]]:
+    return [[Image.fromarray(frame) for frame in clip] for clip in clips]
+
+
+def _floats(clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return clips.astype(np.float32) / np.float32(255)
+
+
+def _tensor(clips: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(_floats(clips)).permute(0, 1, 4, 2, 3).contiguous()
+
+
+OUTPUT_TYPES: dict[str, Callable[[NDArray[np.uint8]], Any]] = {
+    "pil": _pictures,
+    "np": _floats,
+    "pt": _tensor,
+    "uint8": lambda clips: clips,
+}
+
+
+def _check_folder(folder: Path) -> None:
+    """UsageError unless the folder's index names our own classes and every index in it safetensors files."""
+    index = read_json(folder / "model_index.json", MAX_CONFIG_BYTES)
+    for name, value in index.items() if isinstance(index, dict) else ():
+        component = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+        if component and not name.startswith("_") and value != COMPONENTS.get(name):
+            named = f"{str(value[0])[:60]}.{str(value[1])[:60]} as {name[:60]}"
+            raise UsageError(f"{folder} names the class {named}; it is no exported run, do not trust it")
+    for path in folder.rglob("*.index.json"):
+        index_of(path)
 
 
 class ParisPipeline(DiffusionPipeline):
@@ -95,9 +138,10 @@ class ParisPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
         """Load a folder that `paris-run export` or `save_pretrained` wrote; UsageError when there is none."""
-        folder = Path(pretrained_model_name_or_path)
+        folder = Path(pretrained_model_name_or_path).absolute()  # what is loaded later is found from elsewhere too
         if not (folder / "model_index.json").is_file():
             raise UsageError(f"{folder} holds no exported run; write one with `paris-run export INVITE --out {folder}`")
+        _check_folder(folder)
         options = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False, **options}
         pipeline: Self = super().from_pretrained(str(folder), **options)
         pipeline.folder = folder
@@ -105,10 +149,25 @@ class ParisPipeline(DiffusionPipeline):
 
     def save_pretrained(self, save_directory: str | Path, *arguments: Any, **options: Any) -> None:
         """Write everything, codec and text encoder too where they are files."""
-        super().save_pretrained(str(save_directory), *arguments, **options)
+        folder = Path(save_directory).absolute()
+        if self.folder is not None and folder.exists() and folder.samefile(self.folder):
+            self._save_again(folder, *arguments, **options)
+            return
+        super().save_pretrained(str(folder), *arguments, **options)
         for name in (CODEC, TEXT, FEATURES):
             if self.folder is not None and (self.folder / name).is_dir():
-                shutil.copytree(self.folder / name, Path(save_directory) / name, dirs_exist_ok=True)
+                shutil.copytree(self.folder / name, folder / name, dirs_exist_ok=True)
+
+    def _save_again(self, folder: Path, *arguments: Any, **options: Any) -> None:
+        """Replace the files that it was loaded from: written beside, since the old ones are still read from, then moved."""
+        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
+            super().save_pretrained(beside, *arguments, **options)
+            for path in sorted(Path(beside).rglob("*")):
+                target = folder / path.relative_to(beside)
+                if path.is_dir():
+                    target.mkdir(exist_ok=True)
+                else:
+                    path.replace(target)
 
     def enable_expert_offload(self, device: str = "auto", seats: int = 1) -> None:
         """Compute on `device` with at most `seats` experts there at once; the others wait in main memory until routed to."""
@@ -130,15 +189,19 @@ class ParisPipeline(DiffusionPipeline):
         generator: torch.Generator | None = None,
         rng_seed: int = 0,
         image: AnyImage | Sequence[AnyImage] | None = None,
+        output_type: str = "pil",
     ) -> ParisOutput:
         """Clips for each prompt: prompt by prompt, `clips_per_prompt` of each, from the first frame `image`, or each prompt's of several.
 
+        Frames are as diffusers' video pipelines give them: `frames[0]` goes into export_to_video or, as `pil`, export_to_gif.
         `generator`, when given, draws the rng_seed. UsageError when the run was not trained for what is asked, or the router is missing.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts or clips_per_prompt < 1 or num_inference_steps < 1:
             asked = f"{len(prompts)} prompts with {clips_per_prompt} clips each in {num_inference_steps} steps"
             raise UsageError(f"{asked}: there is nothing to make; give at least one of each")
+        if output_type not in OUTPUT_TYPES:
+            raise UsageError(f"output_type {output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
         if generator is not None:
             rng_seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
         device, seats = self._offload or (pick_device(str(self.experts.device)), self.experts.total)
@@ -159,7 +222,7 @@ class ParisPipeline(DiffusionPipeline):
             x = self._denoise(velocity, x, num_inference_steps)
             frames.append(self._load_codec(device).decode(x).cpu().numpy())
             chosen.append(chooser.chosen(num_inference_steps).numpy())
-        return ParisOutput(frames=np.concatenate(frames), experts=np.concatenate(chosen))
+        return ParisOutput(frames=OUTPUT_TYPES[output_type](np.concatenate(frames)), experts=np.concatenate(chosen))
 
     def _denoise(self, velocity: Any, x: Tensor, steps: int) -> Tensor:
         """All steps of the scheduler, on a grid that is even but for the scheduler's shift and ends at t = 0: [B C T H W]."""
@@ -173,6 +236,8 @@ class ParisPipeline(DiffusionPipeline):
             pins = {name: self.config[f"text_{name}"] for name in ("tokens", "revision", "sha256")}
             self._text = load_text_encoder(self.config["text_name"], self._folder(TEXT), **pins)
         text = self._text.encode(prompts)
+        for note in self._text.say_cut(prompts):
+            log.warning("%s", note)
         tokens, mask, pooled = (tensor.to(device.torch).clone() for tensor in (text.tokens, text.mask, text.pooled))
         return Condition(tokens, mask, pooled)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paris_p2p.codec.text import TextEncoder, fitted
 from paris_p2p.codec.video import latent_shape
 from paris_p2p.data.cache import Cache, cache_key
 from paris_p2p.data.captions import Note
@@ -184,9 +185,21 @@ class _Job:
     def _first_width(self, entry: Entry) -> int:
         return len(self.cache.read(entry.cache_key, "firsts", entry.index))
 
+    def _fit_text(self, encoder: TextEncoder, entries: Sequence[Entry]) -> tuple[TextEncoder, int]:
+        """The encoder with as many tokens as are read of a caption, and what the longest has; cut ones are noted."""
+        unique = sorted({entry.caption for entry in entries})
+        counts = dict(zip(unique, encoder.count(unique), strict=True))
+        encoder = fitted(encoder, list(counts.values()), self.options.text_tokens)
+        for name, caption in sorted({(entry.source.name, entry.caption) for entry in entries}):
+            if counts[caption] > encoder.tokens:
+                what = f"caption cut to {encoder.tokens} text tokens"
+                self.notes.append(Note(name, what, f"it has {counts[caption]}: {caption[:200]}"))
+        return encoder, max(counts.values())
+
     def _assemble(self, entries: Sequence[Entry], clustered: Clustered, models: Networks, made_from: str) -> Prepared:
         options = self.options
-        embedded = embed_captions((entry.caption for entry in entries), models.text, self.cache, self.progress)
+        text, longest = self._fit_text(models.text, entries)
+        embedded = embed_captions((entry.caption for entry in entries), text, self.cache, self.progress)
         work = self.out / "partial"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
@@ -197,7 +210,8 @@ class _Job:
             rng_seed=options.rng_seed,
             clip=options.clip,
             latent=latent_shape(models.codec, options.clip),
-            text_shape=TextShape(tokens=models.text.tokens, dim=models.text.dim, pooled_dim=models.text.pooled_dim),
+            text_shape=TextShape(tokens=text.tokens, dim=text.dim, pooled_dim=text.pooled_dim),
+            longest_caption_tokens=longest,
             codec=models.pin_codec(work / "codec"),
             text=pin_model(options.text, models.text.files, is_local_name(options.text), work / "text"),
             features=PreparedModel(name=models.features.name, sha256=models.features.sha256),

@@ -10,7 +10,7 @@ from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field
 
 from paris_p2p.codec.pca import PcaCodec
-from paris_p2p.codec.text import DEFAULT_TOKENS, TextEncoder, load_text_encoder
+from paris_p2p.codec.text import MAX_TOKENS, TextEncoder, load_text_encoder
 from paris_p2p.codec.video import Codec, check_first_latent, find_codec, latent_shape, load_codec
 from paris_p2p.data.cache import Cache, cache_key
 from paris_p2p.data.prepared import PreparedModel
@@ -42,7 +42,7 @@ class PrepareOptions(BaseModel):
     pca_channels: int = Field(default=0, ge=0, le=3072)
     codec_steps: int = Field(default=1000, ge=1, le=10_000_000)  # of `train` and `train:video`
     text: str = "minilm"
-    text_tokens: int = Field(default=DEFAULT_TOKENS, ge=1, le=4096)
+    text_tokens: int = Field(default=0, ge=0, le=MAX_TOKENS)  # 0: as many as the captions have and the encoder takes
     caption_encoding: str = Field(default="", max_length=40)  # of captions that are no Unicode; empty: those are skipped
     features: Name = "efficientnet-lite0"  # stands in prepared.json as it is
     feature_frames: int = Field(default=DEFAULT_FRAMES, ge=1, le=1024)

@@ -25,6 +25,7 @@ from paris_p2p.errors import ReadOnlyError, UsageError
 Frames = NDArray[np.uint8]  # [T H W 3], or [B T H W 3]
 Info = dict[str, Any]  # what a clip was made from: goes into the file's metadata
 MAX_SHEET_CLIPS = 64
+GIF_MAX_FPS = 50
 _MP4_CODECS = (("libx264", {"crf": "16", "preset": "slow"}), ("mpeg4", {"qscale": "2"}))
 
 
@@ -33,6 +34,7 @@ class ClipWriter:
 
     def __init__(self, out: Path, clips: int, fps: float):
         self.out, self.clips, self.fps = out, clips, fps
+        self.suffix = out.suffix.lower()
         self.paths: list[Path] = []
         self._held: Frames | None = None  # a file of its own, in npy's format
         self._held_path = out.with_name(f".{out.name}.frames.tmp")
@@ -41,7 +43,7 @@ class ClipWriter:
     def add(self, videos: Frames, infos: Sequence[Info]) -> None:
         """Write clips [B T H W 3], or keep them until all are there."""
         for video, info in zip(videos, infos, strict=True):
-            one_by_one = _SINGLE.get(self.out.suffix) or (_IMAGE.get(self.out.suffix) if len(video) == 1 else None)
+            one_by_one = _SINGLE.get(self.suffix) or (_IMAGE.get(self.suffix) if len(video) == 1 else None)
             if one_by_one is not None:
                 number = len(self.paths)
                 path = self.out if self.clips == 1 else self.out.with_stem(f"{self.out.stem}-{number:03}")
@@ -56,12 +58,20 @@ class ClipWriter:
         """Make the one file of all clips, where there is one."""
         if self._held is None:
             return
-        if self.out.suffix == _RAW:
+        if self.suffix == _RAW:
             del self._held  # written out
             os.replace(self._held_path, self.out)
             self.paths.append(self.out)
         else:
-            self._write(self.out, _TOGETHER[self.out.suffix](self._held, self.fps, self._infos))
+            self._write(self.out, _TOGETHER[self.suffix](self._held, self.fps, self._infos))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a file does not keep of its clips."""
+        if self.suffix == ".gif" and self.fps > GIF_MAX_FPS:
+            kept = f"a gif plays at most {GIF_MAX_FPS} frames a second: of {self.fps:g} those are kept"
+            return (f"{kept}, at the clips' own speed; .mp4 keeps all",)
+        return ()
 
     def close(self) -> None:
         self._held = None
@@ -85,9 +95,9 @@ def open_writer(out: Path, clips: int, fps: float, frames: int = 0) -> Iterator[
     UsageError for an ending it does not know, ReadOnlyError when the folder cannot be written.
     """
     known = [*_SINGLE, *_TOGETHER, _RAW]
-    if out.suffix not in known:
+    if out.suffix.lower() not in known:
         raise UsageError(f"{out.name!r} ends in {out.suffix or 'nothing'!r}; choose one of {', '.join(known)}")
-    if out.suffix == ".png" and frames != 1 and clips > MAX_SHEET_CLIPS:
+    if out.suffix.lower() == ".png" and frames != 1 and clips > MAX_SHEET_CLIPS:
         raise UsageError(f"a sheet holds at most {MAX_SHEET_CLIPS} clips, not {clips}; ask for fewer, or write .npy")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -119,11 +129,28 @@ def _mp4(video: Frames, fps: float, info: Info) -> bytes:
 
 
 def _gif(video: Frames, fps: float, info: Info) -> bytes:
+    kept, delays = gif_frames(len(video), fps)
     buffer = io.BytesIO()
-    first, *others = [Image.fromarray(frame) for frame in video]
+    first, *others = [Image.fromarray(video[i]) for i in kept]
+    durations = [10 * delay for delay in delays]  # Pillow's milliseconds
     comment = json.dumps(info).encode()
-    first.save(buffer, "GIF", save_all=True, append_images=others, duration=round(1000 / fps), loop=0, comment=comment)
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=durations, loop=0, comment=comment)
     return buffer.getvalue()
+
+
+def gif_frames(frames: int, fps: float) -> tuple[list[int], list[int]]:
+    """Which frames a gif gets, and how many hundredths of a second each stands, so that the clip keeps its speed.
+
+    Browsers take a delay under 2 hundredths for 10 of them, so none is; rounding does not add up (24 a second are 4, 4, 5 …).
+    """
+    kept, starts = [0], [0]
+    for i in range(1, frames):
+        start = round(100 * i / fps)
+        if start - starts[-1] >= 2:
+            kept.append(i)
+            starts.append(start)
+    end = max(round(100 * frames / fps), starts[-1] + 2)
+    return kept, [after - start for start, after in zip(starts, [*starts[1:], end], strict=True)]
 
 
 def _png(videos: Frames, fps: float, infos: list[Info]) -> bytes:

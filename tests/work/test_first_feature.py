@@ -15,12 +15,13 @@ from transformers import Dinov2Config, Dinov2Model
 
 from paris_p2p.data.clips import ClipSet
 from paris_p2p.data.prepared import split_clips
-from paris_p2p.errors import DataError, PresetError, UsageError
+from paris_p2p.errors import BlobError, DataError, PresetError, UsageError
 from paris_p2p.features.image import load_first_features
 from paris_p2p.spec import GateSpec, Pinned, TimingSpec, TrainingSpec
 from paris_p2p.work.create import CreateOptions, create_run
 from paris_p2p.work.device import pick_device
 from paris_p2p.work.export import export
+from paris_p2p.work.first_frame import look_at, read_picture
 from paris_p2p.work.gate import check, gate_batch, mean_loss
 from paris_p2p.work.generate import generate
 from paris_p2p.work.messages import CheckpointReady
@@ -145,14 +146,17 @@ def test_the_router_routes_by_the_image_and_the_exported_pipeline_alike(made: Ma
     export(made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder, made.features_folder)
     pipeline = ParisPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
-    output = pipeline(PROMPTS, 3, 2.0, routing="full", image=images[0])
+    output = pipeline(PROMPTS, 3, 2.0, routing="full", image=images[0], output_type="uint8")
     assert (np.abs(output.frames - np.load(tmp_path / "0.npy").astype(int)) <= 2).mean() > 0.98
     assert np.abs(output.experts[:, 0] - chosen[0].numpy()).max() < 0.02
 
 
 def test_a_network_of_another_width_or_one_that_is_code_is_refused(made: MadeRun, images: list[Path], tmp_path: Path):
     folder = save_network(tmp_path / "wide", 32)
+    picture = read_picture(images[0], made.spec.clip)
     with pytest.raises(DataError, match="gives 32 numbers"):
+        look_at(load_first_features("transformers:x", folder), picture, 16, torch.device("cpu"))
+    with pytest.raises(BlobError, match="the run was made with"):
         generate(made.job(tmp_path / "x.npy", image=images[0], features_folder=folder))
     for name in ("i3d:some.pt", "videomae:x/y", "transnetv2"):
         with pytest.raises(PresetError, match="first frames are looked at by"):

@@ -32,6 +32,14 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
     return bool((np.abs(a.astype(int) - b.astype(int)) <= 2).mean() > 0.99)
 
 
+def test_a_prompt_that_is_cut_and_frames_that_a_gif_leaves_out_are_told(made, tmp_path):
+    long = "a red ball rolls a red ball rolls"
+    result = generate(made.job(tmp_path / "clip.GIF", prompts=(long,), steps=1))
+    assert result.notes == (f"{long!r} has 8 text tokens, 6 are read: the end of it counts for nothing",)
+    assert f"note: {result.notes[0]}" in result.describe()
+    assert generate(made.job(tmp_path / "clip.npy", prompts=("a red ball",), steps=1)).notes == ()
+
+
 def test_clips_have_the_runs_shape_and_the_result_says_what_made_them(made, tmp_path):
     seen: list[tuple[str, int, int]] = []
     result = generate(made.job(tmp_path / "clips.npy", clips_per_prompt=2), lambda *event: seen.append(event))

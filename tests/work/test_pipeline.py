@@ -1,11 +1,15 @@
 """The diffusers pipeline, and the folder it reads."""
 
+import json
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 import torch
+from diffusers.utils.export_utils import _legacy_export_to_video, export_to_gif
+from PIL import Image
 
 import paris_p2p
 from paris_p2p.errors import CheckpointError, UsageError
@@ -44,7 +48,7 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
 def test_the_exported_pipeline_makes_the_clips_that_generate_makes(made, folder, tmp_path):
     out = tmp_path / "clips.npy"
     result = generate(made.job(out, steps=4, guidance=2.0, top_k=2, rng_seed=3, clips_per_prompt=2))
-    output = load(folder)(PROMPTS, 4, 2.0, top_k=2, rng_seed=3, clips_per_prompt=2)
+    output = load(folder)(PROMPTS, 4, 2.0, top_k=2, rng_seed=3, clips_per_prompt=2, output_type="uint8")
     assert output.frames.dtype == np.uint8
     assert output.frames.shape == (4, 3, 16, 24, 3)
     assert close(output.frames, np.load(out))
@@ -55,21 +59,85 @@ def test_the_exported_pipeline_makes_the_clips_that_generate_makes(made, folder,
 def test_saved_and_loaded_it_is_the_same(folder, tmp_path):
     pipeline = load(folder)
     pipeline.save_pretrained(tmp_path)
-    assert np.array_equal(load(tmp_path)("a red ball", 2).frames, pipeline("a red ball", 2).frames)
+    assert np.array_equal(clips_of(load(tmp_path)), clips_of(pipeline))
+
+
+def clips_of(pipeline) -> np.ndarray:
+    return pipeline("a red ball", 2, output_type="uint8").frames
+
+
+def test_frames_are_what_diffusers_exports_take(folder, tmp_path):
+    pipeline = load(folder)
+    exact = clips_of(pipeline)
+    frames = {kind: pipeline("a red ball", 2, output_type=kind).frames for kind in ("pil", "np", "pt")}
+    assert frames["np"].dtype == np.float32
+    assert np.array_equal((frames["np"] * 255).round().astype(np.uint8), exact)
+    assert frames["pt"].shape == (1, 3, 3, 16, 24)
+    assert torch.equal(frames["pt"], torch.from_numpy(frames["np"]).permute(0, 1, 4, 2, 3))
+    assert np.array_equal(np.stack([np.asarray(picture) for picture in frames["pil"][0]]), exact[0])
+    assert pipeline("a red ball", 2).frames[0][0].mode == "RGB"  # by default pictures, which both exports take
+    gif = export_to_gif(frames["pil"][0], str(tmp_path / "clip.gif"), fps=8)
+    with Image.open(gif) as image:
+        assert image.n_frames == 3
+    for kind in ("pil", "np"):
+        _legacy_export_to_video(list(frames[kind][0]), str(tmp_path / f"{kind}.mp4"), fps=8)
+        with av.open(str(tmp_path / f"{kind}.mp4")) as container:
+            read = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        assert np.corrcoef(read.ravel(), exact[0].ravel())[0, 1] > 0.7  # noise does not pass a codec; of negatives it is below 0
+    with pytest.raises(UsageError, match="output_type 'latent' is none of pil, np, pt, uint8"):
+        pipeline("a red ball", 2, output_type="latent")
+
+
+def test_saved_into_its_own_folder_it_is_still_whole(made, tmp_path):
+    export_to(made, tmp_path / "model")
+    pipeline = load(tmp_path / "model")
+    before = clips_of(pipeline)
+    pipeline.save_pretrained(tmp_path / "model")
+    assert np.array_equal(clips_of(pipeline), before)
+    assert np.array_equal(clips_of(load(tmp_path / "model")), before)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_loaded_by_a_relative_name_it_works_from_another_folder(folder, tmp_path, monkeypatch):
+    expected = clips_of(load(folder))
+    monkeypatch.chdir(folder.parent)
+    pipeline = load(folder.name)
+    monkeypatch.chdir(tmp_path)
+    assert np.array_equal(clips_of(pipeline), expected)
+
+
+def test_a_folder_that_names_other_classes_or_a_pickle_is_refused(made, tmp_path):
+    export_to(made, tmp_path / "model")
+    index = tmp_path / "model" / "model_index.json"
+    good = json.loads(index.read_text())
+    for component in (["os", "system"], ["diffusers", "DDPMScheduler"]):
+        index.write_text(json.dumps({**good, "scheduler": component}))
+        with pytest.raises(UsageError, match=r"names the class .* as scheduler; it is no exported run"):
+            load(tmp_path / "model")
+    index.write_text(json.dumps(good))
+    shards = tmp_path / "model" / "experts" / "expert-0" / "diffusion_pytorch_model.safetensors.index.json"
+    shards.write_text(json.dumps({"weight_map": {"a": "part.bin"}}))
+    with pytest.raises(UsageError, match=r"names 'part\.bin'"):
+        load(tmp_path / "model")
+
+
+def test_a_prompt_that_is_cut_is_told(folder, caplog):
+    load(folder)("a red ball rolls a red ball rolls", 1)
+    assert "'a red ball rolls a red ball rolls' has 8 text tokens, 6 are read" in caplog.text
 
 
 def test_with_experts_waiting_in_main_memory_the_clips_are_the_same(folder):
     pipeline = load(folder)
-    expected = pipeline("a red ball", 2, routing="full").frames
+    expected = pipeline("a red ball", 2, routing="full", output_type="uint8").frames
     pipeline.enable_expert_offload("cpu", seats=1)
-    assert np.array_equal(pipeline("a red ball", 2, routing="full").frames, expected)
+    assert np.array_equal(pipeline("a red ball", 2, routing="full", output_type="uint8").frames, expected)
 
 
 def test_a_generator_draws_the_seed_and_moves_on(folder):
     pipeline = load(folder)
     generator = torch.Generator().manual_seed(1)
-    first, second = (pipeline("rolls", 2, generator=generator).frames for _ in range(2))
-    again = pipeline("rolls", 2, generator=torch.Generator().manual_seed(1)).frames
+    first, second = (pipeline("rolls", 2, generator=generator, output_type="uint8").frames for _ in range(2))
+    again = pipeline("rolls", 2, generator=torch.Generator().manual_seed(1), output_type="uint8").frames
     assert np.array_equal(first, again)
     assert not np.array_equal(first, second)
 

@@ -323,3 +323,26 @@ def test_captions_that_train_saw_are_marked(tmp_path, cheap):
     rows = [json.loads(line) for line in (out / result.captions["test"]).read_text().splitlines()]
     assert {row["seen_in_train"] for row in rows if row["caption"] == "the same for all"} == {True}
     assert {row["seen_in_train"] for row in rows if row["caption"] != "the same for all"} == {False}
+
+
+def test_captions_that_are_cut_converted_or_mended_are_counted_and_listed(tmp_path, cheap):
+    folder = write_clips(tmp_path / "clips", 40)
+    long = "a red ball rolls " * 20
+    rows = [{"file": f"{i:03d}.mp4", "caption": f"take {i}"} for i in range(37)]
+    rows += [{"file": "037.MP4", "caption": long}, {"file": "038.mp4", "caption": "half \ud83d an emoji\0"}]
+    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "039.txt").write_bytes("un café".encode("cp1252"))
+    options = cheap.model_copy(update={"text_tokens": 0, "caption_encoding": "cp1252"})
+    whole = prepare(folder, tmp_path / "out", options)
+    mended = {"half characters replaced in the caption": 1, "control characters left out of the caption": 1}
+    other = {"caption read as cp1252": 1, "name matched though written otherwise": 1}
+    assert whole.notes == mended | other
+    assert (whole.text_shape.tokens, whole.longest_caption_tokens) == (88, 82)  # 80 words and two marks, in eights
+    assert "text: 88 tokens of a caption are read, the longest has 82; each clip carries 68 kB" in whole.describe()
+    assert "note: caption read as cp1252 (1 times)" in whole.describe()
+    cut = prepare(folder, tmp_path / "out", options.model_copy(update={"text_tokens": 16}))
+    assert cut.notes == mended | other | {"caption cut to 16 text tokens": 1}
+    noted = json.loads((tmp_path / "out" / "report.json").read_text())["noted_files"]
+    assert [(note["name"], note["detail"][:11]) for note in noted if "16" in note["what"]] == [("037.mp4", "it has 82: ")]
+    with pytest.raises(UsageError, match="takes 512 tokens, not 513"):
+        prepare(folder, tmp_path / "more", options.model_copy(update={"text_tokens": 513}))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from paris_p2p.errors import ReadOnlyError, UsageError
 from paris_p2p.work import video_out
-from paris_p2p.work.video_out import MAX_SHEET_CLIPS, open_writer
+from paris_p2p.work.video_out import MAX_SHEET_CLIPS, gif_frames, open_writer
 
 
 def clips(count: int = 2, height: int = 16, width: int = 24) -> np.ndarray:
@@ -82,6 +82,41 @@ def test_a_gif_moves_and_says_what_made_it(tmp_path):
     with Image.open(path) as image:
         assert image.n_frames == 4
         assert json.loads(image.info["comment"]) == {"prompt": "ball 0"}
+
+
+@pytest.mark.parametrize("ending", [".MP4", ".Gif", ".PNG", ".NPY", ".NpZ"])
+def test_the_case_of_an_ending_does_not_matter(tmp_path, ending):
+    (path,) = write(tmp_path / f"clip{ending}", clips(1))
+    assert path == tmp_path / f"clip{ending}"
+    (same,) = write(tmp_path / f"same{ending.lower()}", clips(1))
+    assert path.read_bytes()[:4] == same.read_bytes()[:4]
+
+
+@pytest.mark.parametrize("fps", [1, 8, 12.5, 23.976, 24, 30, 50, 59.94, 60, 120, 1000])
+def test_no_delay_of_a_gif_is_one_that_browsers_slow_down_and_its_speed_is_the_clips(fps):
+    kept, delays = gif_frames(48, fps)
+    assert min(delays) >= 2
+    assert kept[0] == 0
+    assert abs(sum(delays) - 100 * 48 / fps) <= 2
+    assert (len(kept) == 48) == (fps <= 50)
+    shown_at = np.cumsum([0, *delays[:-1]])
+    assert np.abs(shown_at - np.array(kept) * 100 / fps).max() <= 0.5
+
+
+def test_a_gif_that_leaves_frames_out_says_so(tmp_path):
+    with open_writer(tmp_path / "clip.gif", 1, 100.0) as writer:
+        writer.add(np.repeat(clips(1), 4, axis=1), [{}])
+    with Image.open(writer.paths[0]) as image:
+        delays = []
+        for i in range(image.n_frames):
+            image.seek(i)
+            delays.append(image.info["duration"])
+    assert min(delays) >= 20
+    assert sum(delays) == 160
+    assert "of 100 those are kept" in writer.notes[0]
+    with open_writer(tmp_path / "slow.gif", 1, 50.0) as writer:
+        writer.add(clips(1), [{}])
+    assert writer.notes == ()
 
 
 def test_a_png_is_a_sheet_with_a_row_a_clip(tmp_path):

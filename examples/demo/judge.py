@@ -1,7 +1,7 @@
 """The demo's judge: is it what was asked for, does it move, in order, does it vary, is it copied?
 
 The probe is fitted on real train clips, before anything is generated: EfficientNet-Lite0 features of several
-frames and a logistic regression that names the scenario. It counts only if it is right on held-out real clips.
+frames and a logistic regression that names the scenario. It counts only if it is right on held-out clips.
 """
 
 from __future__ import annotations

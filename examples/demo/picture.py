@@ -10,15 +10,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 FRAME_PIXELS = 96  # side of a frame as it is shown
 SHOWN_FRAMES = 4  # of a clip, from its first to its last
-GIF_PIXELS = 256
+GIF_PIXELS = 192
 GIF_FRAME_S = 0.06  # hundredths that browsers play as they are; below 0.02 they play at a tenth of a second
-MARGIN, GAP, LINE, FONT_PIXELS = 12, 24, 24, 15
+MARGIN, GAP, FRAME_GAP, LINE, FONT_PIXELS = 12, 24, 2, 24, 15
 
 Row = tuple[str, np.ndarray, np.ndarray]  # prompt, real clip and generated clip, uint8 [T, H, W, 3]
 
 
 def picture(rows: Sequence[Row], path: Path) -> None:
-    """Write a picture: per row the prompt, a real test clip's frames on the left, the generated one's right."""
+    """Write a picture: per row the prompt, a real test clip's frames, and the generated clip's."""
     halves = [(prompt, _strip(real), _strip(made)) for prompt, real, made in rows]
     side = max(max(real.width, made.width) for _, real, made in halves)
     width, height = (
@@ -37,7 +37,7 @@ def picture(rows: Sequence[Row], path: Path) -> None:
         sheet.paste(real, (MARGIN, top + LINE))
         sheet.paste(made, (right, top + LINE))
         top += LINE + FRAME_PIXELS + MARGIN
-    sheet.save(path, optimize=True)
+    sheet.save(path, optimize=True, quality=85)
 
 
 def gif(clip: np.ndarray, path: Path) -> None:
@@ -60,9 +60,10 @@ def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_
 def _strip(clip: np.ndarray) -> Image.Image:
     """Some frames side by side: [T H W 3] -> one image."""
     chosen = np.linspace(0, len(clip) - 1, min(SHOWN_FRAMES, len(clip))).round().astype(int)
-    strip = Image.new("RGB", (len(chosen) * FRAME_PIXELS, FRAME_PIXELS))
+    pitch = FRAME_PIXELS + FRAME_GAP
+    strip = Image.new("RGB", (len(chosen) * pitch - FRAME_GAP, FRAME_PIXELS), "white")
     for place, at in enumerate(chosen):
-        strip.paste(_enlarged(clip[at], FRAME_PIXELS), (place * FRAME_PIXELS, 0))
+        strip.paste(_enlarged(clip[at], FRAME_PIXELS), (place * pitch, 0))
     return strip
 
 

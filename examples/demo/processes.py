@@ -1,4 +1,4 @@
-"""The demo's processes: each a command of the project with its own data directory, as a machine of its own."""
+"""The demo's processes: each a command of the project with a data directory of its own."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ class Report:
         seconds = self.training.shares.seconds()
         total_s = max(sum(seconds.values()), 1e-9)
         words = (
-            f"from the first node's start until the volunteers paused: {self.training.elapsed_s:.0f} s; trainers count from the start "
-            "of their process, nodes with their start and their joining"
+            f"from the first node's start until the volunteers paused: {self.training.elapsed_s:.0f} s; "
+            "trainers count from the start of their process, nodes with their start and their joining"
         )
         table = Table(title="the swarm's processor time", caption=words, caption_justify="left")
         for name in ("what", "seconds", "share"):
@@ -84,8 +84,9 @@ class Report:
                 else ""
             )
         return (
-            f"hand-over of {over.slot}: {over.victim} killed, {over.successor} took its first step {over.first_step_s:.0f} s later "
-            f"(a claim lasts {CLAIM_S} s), from step {over.steps_at_tip} of the {over.steps_at_kill} that the dead lead had made"
+            f"hand-over of {over.slot}: {over.victim} killed, {over.successor} took its first step "
+            f"{over.first_step_s:.0f} s later (a claim lasts {CLAIM_S} s), from step {over.steps_at_tip} "
+            f"of the {over.steps_at_kill} that the dead lead had made"
         )
 
     def rows(self) -> list[tuple[str, str]]:

@@ -4,10 +4,10 @@
     scripts/demo --no-bfloat16        # as on a machine with AVX2 alone
     scripts/demo --size small --steps 100 --lenient   # a quick look; the verdict is printed and not judged
 
-Real input: gameplay clips of three VizDoom scenarios, written to mp4 files first and prepared like any user's
-clips. Every node is a process of its own with its own data directory. The exit status is 1 when something that
-was promised for this machine did not come; a machine that is too slow, or too busy, for any promise gets what
-there is, said in so many words, and 0.
+Real input: gameplay clips of three VizDoom scenarios, written to mp4 files first and prepared like any
+user's clips. Every node is a process of its own with its own data directory. The exit status is 1 when what
+was promised for this machine did not come; a machine that is too slow, or too busy, for any promise gets
+what there is, said in so many words, and 0.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def parse_options() -> Options:
 
 
 def refuse_bfloat16() -> None:
-    """For this process and all it starts: float32 by our own switch, and oneDNN with nothing newer than AVX2."""
+    """For this process and all it starts: float32 by our own switch, and oneDNN without AVX-512."""
     os.environ |= {NO_BFLOAT16: "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
@@ -279,6 +279,7 @@ def draw(out: Path, samples: Samples, real: np.ndarray, real_labels: list[str]) 
             for number, at in enumerate(prompted[:2])
         ]
     picture(rows, out / "picture.png")
+    picture(rows, out / "picture.jpg")  # small enough for a page
     _, real_clip, generated = rows[1]
     gif(real_clip, out / "real.gif")
     gif(generated, out / "generated.gif")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psutil
 
@@ -53,7 +53,7 @@ class Shares:
         self._seen, self._alive = dict(self._begun), set(self._begun)
 
     def add(self, looks: Iterable[Look]) -> None:
-        now = {look.key: look for look in looks}
+        now = {look.key: self._named(look) for look in looks}
         self._seen |= now
         self._alive = set(now)
 
@@ -71,11 +71,16 @@ class Shares:
         seconds = self.seconds()
         return seconds[kind] / max(sum(seconds.values()), 1e-9)
 
+    def _named(self, look: Look) -> Look:
+        """A process that is ending has no command line any more: it keeps the one it had."""
+        before = self._seen.get(look.key)
+        return look if look.command or before is None else replace(look, command=before.command)
+
     def _kind(self, look: Look) -> str:
         return DEMO if look.pid == self.demo else kind_of(look.command)
 
     def _unseen_s(self, parent: Look) -> float:
-        """What a process's ended children used after their last look. A killed node's have nobody to count."""
+        """What a process's ended children used after their last look; nobody counts a killed node's."""
         before = self._begun.get(parent.key)
         counted = parent.ended_children_cpu_s - (before.ended_children_cpu_s if before else 0.0)
         seen = 0.0

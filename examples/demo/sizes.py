@@ -58,7 +58,9 @@ SIZES = (
     Size("large", 32, 900, "micro", "micro", 2000),
     Size("medium", 32, 900, "micro", "nano", 1200),
     Size("small", 24, 900, "micro", "nano", 1400, promise=Promise(flicker=0.60)),
-    Size("tiny", 24, 900, "micro", "nano", 800, judged_clips=48, promise=Promise(accuracy=0.70, flicker=0.90)),
+    Size(
+        "tiny", 24, 900, "micro", "nano", 800, judged_clips=48, promise=Promise(accuracy=0.70, flicker=0.90)
+    ),
 )
 
 
@@ -96,7 +98,8 @@ class Plan:
     def __str__(self) -> str:
         size, speed = self.size, self.speed
         words = (
-            f"{size.name}: {size.expert} experts on {size.clips} clips of {size.side_pixels} x {size.side_pixels}, "
+            f"{size.name}: {size.expert} experts on {size.clips} clips "
+            f"of {size.side_pixels} x {size.side_pixels}, "
             f"{size.steps:,} steps of {size.batch_clips} clips a slot"
         )
         rate = size.batch_clips / speed.expert_step_s
@@ -202,12 +205,12 @@ def excuse(plan: Plan, got: Got) -> str:
         return "this machine is too slow for the smallest size, as measured before it began"
     cost = step_cost(plan, got)
     if cost > MEASURED_SLACK:
-        return f"a step took {cost:.2f} of the processor time that was measured: the machine became slower, or is shared"
+        return f"a step took {cost:.2f} of the processor time that was measured: the machine became slower"
     needed_s = training_cpu_s(plan.size, plan.speed)
     if got.trainers_cpu_s < needed_s and got.idle_share < BUSY_IDLE_SHARE:
         return (
-            f"the trainers got {got.trainers_cpu_s:.0f} of the {needed_s:.0f} processor seconds they need, and the machine was idle "
-            f"for {got.idle_share:.0%}: other programs, or other guests of the same host, had the rest"
+            f"the trainers got {got.trainers_cpu_s:.0f} of the {needed_s:.0f} processor seconds they need, and "
+            f"the machine was idle for {got.idle_share:.0%}: other programs, or its host's other guests, had the rest"
         )
     return ""
 

@@ -81,7 +81,7 @@ class Training:
         )
 
     def went_on(self) -> bool:
-        """Has the killed lead's slot a newer tip, by its successor? A slot that had its last step needs none."""
+        """Has the killed lead's slot a newer tip? One that had its last step needs none."""
         over = self.swarm.hand_over
         return over.killed_at > 0 and (
             over.new_tip_s is not None or over.steps_at_tip >= self.plan.size.steps
@@ -112,7 +112,8 @@ class Training:
         steps = self.plan.size.steps
         least = min((self.swarm.trained(slot["slot"]) for slot in self.swarm.slots()), default=0)
         left_s = max(0.0, self.ends_at - time.monotonic())
-        words = f"training for {self.elapsed_s:.0f} s, at most {left_s:.0f} s more; every slot signed up to step {least:,} of {steps:,}"
+        words = f"training for {self.elapsed_s:.0f} s, at most {left_s:.0f} s more; "
+        words += f"every slot signed up to step {least:,} of {steps:,}"
         return f"{words}; training has {self.shares.share():.0%} of our processor time"
 
 

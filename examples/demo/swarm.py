@@ -200,13 +200,11 @@ class Swarm:
         over = self.hand_over
         if not over.killed_at:
             return ""
-        ago_s, first = time.monotonic() - over.killed_at, over.first_step_s
+        ago_s = time.monotonic() - over.killed_at
         killed = f"{over.victim} (lead of {over.slot}) was killed and its disk deleted {ago_s:.0f} s ago; "
-        return killed + (
-            f"{over.successor} took its first step after {first:.0f} s"
-            if first
-            else "waiting for a successor"
-        )
+        if over.first_step_s is not None:
+            return killed + f"{over.successor} took its first step after {over.first_step_s:.0f} s"
+        return killed + f"its successor goes on from step {over.steps_at_tip:,}"
 
 
 DRAWN = ("slot", "led by", "step", "loss", "clips/s", "tip", "age", "at step", "gate", "signed")

@@ -77,6 +77,14 @@ def test_what_ended_before_the_beginning_and_what_a_killed_parent_left_does_not_
     assert shares.seconds()[ENDED] == pytest.approx(0.2)
 
 
+def test_a_trainer_that_is_ending_and_has_no_command_line_any_more_is_still_a_trainer() -> None:
+    shares = Shares(ME)
+    shares.begin([])
+    shares.add([look(3, 70.0, TRAINER)])
+    shares.add([look(3, 71.0)])
+    assert shares.seconds() == dict.fromkeys(KINDS, 0.0) | {TRAINERS: 71.0}
+
+
 def test_a_pid_that_is_used_again_is_another_process() -> None:
     shares = Shares(ME)
     shares.begin([])

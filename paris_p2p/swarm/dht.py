@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from paris_p2p.swarm.verified import RecordView, subkey_of
 log = logging.getLogger(__name__)
 RPC_LIMIT_S = 3.0
 OPERATION_LIMIT_S = 20.0
+CLOSE_LIMIT_S = 2.0  # for searches under way; most take less
 
 
 class Board:
@@ -37,14 +38,17 @@ class Board:
 
     def __init__(self, p2p: P2P, node: DHTNode, door: Door):
         self._p2p, self._node, self._door = p2p, node, door
+        self._searches: set[asyncio.Task[Any]] = set()  # under way, also those that nobody waits for any more
 
     async def store(self, envelope: Envelope[Any]) -> bool:
         record = envelope.record
         try:
             async with asyncio.timeout(OPERATION_LIMIT_S):
                 return bool(
-                    await self._node.store(
-                        dht_key(record), envelope.data, float(record.expires_at), subkey=subkey_of(envelope)
+                    await self._whole(
+                        self._node.store(
+                            dht_key(record), envelope.data, float(record.expires_at), subkey=subkey_of(envelope)
+                        )
                     )
                 )
         except TimeoutError:
@@ -57,7 +61,7 @@ class Board:
         """The run's records under a key, from all nodes that answer in time; verified, in a thread."""
         try:
             async with asyncio.timeout(OPERATION_LIMIT_S):
-                found = await self._node.get(key, latest=True)
+                found = await self._whole(self._node.get(key, latest=True))
         except TimeoutError:
             view.count("DHT read took too long")
             return []
@@ -95,14 +99,31 @@ class Board:
         if any(isinstance(node_id, DHTID) for node_id in found):
             with suppress(TimeoutError):
                 async with asyncio.timeout(OPERATION_LIMIT_S):
-                    await self._node.find_nearest_nodes([self._node.node_id])
+                    await self._whole(self._node.find_nearest_nodes([self._node.node_id]))
 
     def knows(self, peer: str) -> bool:
         return self._node.protocol.routing_table.get(peer_id=PeerID(peer_id_to_bytes(peer))) is not None
 
+    async def _whole(self, search: Coroutine[Any, Any, Any]) -> Any:
+        """A search of hivemind's, which ends by itself: cancelled half-way it would leave tasks of its own behind."""
+        task = asyncio.create_task(search)
+        self._searches.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._searches.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.debug("a search of the DHT failed: %r", error)
+
     async def close(self) -> None:
         """Leave without a word to p2pd, which may be dead: hivemind would wait for its answer for ever."""
         self._node.is_alive = False
+        if self._searches:
+            _, late = await asyncio.wait(self._searches, timeout=CLOSE_LIMIT_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         self._door.close()
         await self._p2p.shutdown()
 

@@ -3,7 +3,8 @@
     python -m bench.dripping [--mb 64] [--rounds 3]
 
 For n = 1, 2, 4: n seeders, each a process limited to 20 MB/s, alone and beside n strangers who sit on the same chunks and send
-one byte in five seconds. Then a peer joins a run, and reads its records again, alone and beside a stranger who drips them.
+one byte in five seconds. Then a peer joins a run, and reads its records again, alone and beside a stranger
+who drips them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ HAVE_BYTES = 1 << 12
 
 
 class Drippers:
-    """Strangers who collude: the first says that it has all, the others that they have what the first was asked for."""
+    """Strangers who collude: the first says that it has all, the others that they have what the first was
+    asked for."""
 
     def __init__(self) -> None:
         self.taken: set[int] = set()
@@ -51,7 +53,9 @@ class Drippers:
             elif request.get("op") == "chunks":
                 self.taken |= set(request["indexes"])
                 self.sat.set()
-                await self._drip(out, pack_head({"ok": True}) + CHUNK_HEAD.pack(request["indexes"][0], CHUNK_BYTES))
+                await self._drip(
+                    out, pack_head({"ok": True}) + CHUNK_HEAD.pack(request["indexes"][0], CHUNK_BYTES)
+                )
             else:
                 await self._drip(out, pack_head({"ok": True, "size": 100_000}))
 
@@ -79,14 +83,19 @@ class Drippers:
 async def measure_download(folder: Path, count: int, count_mb: int, rounds: int) -> None:
     checkpoint = folder / "checkpoint.bin"
     checkpoint.write_bytes(os.urandom(count_mb << 20))
-    seeders = [await Seeder.start(folder / f"seeder-{number}", checkpoint, SEEDER_LIMIT_BPS) for number in range(count)]
+    seeders = [
+        await Seeder.start(folder / f"seeder-{number}", checkpoint, SEEDER_LIMIT_BPS)
+        for number in range(count)
+    ]
     addresses, honest = [seeder.address for seeder in seeders], [seeder.peer_id for seeder in seeders]
     async with AsyncExitStack() as stack:
         gang, liars = Drippers(), list[str]()
 
         async def join(name: str) -> Any:
             settings = PeerSettings(data_dir=folder / name, host="127.0.0.1")
-            return await stack.enter_async_context(open_swarm(Identity.generate(), settings, bootstrap_peers=addresses))
+            return await stack.enter_async_context(
+                open_swarm(Identity.generate(), settings, bootstrap_peers=addresses)
+            )
 
         asker = await join("asker")
         for number in range(count):
@@ -99,7 +108,9 @@ async def measure_download(folder: Path, count: int, count_mb: int, rounds: int)
             for beside in (False, True):
                 gang.forget()
                 peers, place = [*liars, *honest] if beside else honest, folder / f"fetched-{number}-{beside}"
-                spent_s[beside].append(count_mb * 1.048576 / await fetched_mb_per_s(asker, peers, seeders[0].ref, place))
+                spent_s[beside].append(
+                    count_mb * 1.048576 / await fetched_mb_per_s(asker, peers, seeders[0].ref, place)
+                )
     for seeder in seeders:
         await seeder.stop()
     alone, beside_s = statistics.median(spent_s[False]), statistics.median(spent_s[True])
@@ -120,7 +131,9 @@ async def measure_joining(folder: Path, rounds: int) -> None:
         await stack.enter_async_context(opened(owner, world.run))
         where = owner.swarm.addresses()
         settings = PeerSettings(data_dir=folder / "bad", host="127.0.0.1")
-        bad = await stack.enter_async_context(open_swarm(Identity.generate(), settings, bootstrap_peers=where))
+        bad = await stack.enter_async_context(
+            open_swarm(Identity.generate(), settings, bootstrap_peers=where)
+        )
         gang = Drippers()
         gang.join(bad, first=True)
         starts: dict[bool, list[float]] = {False: [], True: []}
@@ -136,7 +149,10 @@ async def measure_joining(folder: Path, rounds: int) -> None:
                 turns[beside].append(await _timed(node.refresh))  # type: ignore[attr-defined]
                 turns[beside].append(await _timed(node.ask_connected))  # type: ignore[attr-defined]
                 await entering.__aexit__(None, None, None)
-    for what, spent_s in (("a newcomer's first questions", starts), ("a running peer's refresh and its questions", turns)):
+    for what, spent_s in (
+        ("a newcomer's first questions", starts),
+        ("a running peer's refresh and its questions", turns),
+    ):
         alone, beside_s = (statistics.median(spent_s[beside]) for beside in (False, True))
         longest = max(spent_s[True])
         result = f"{alone:.2f} s alone, {beside_s:.2f} s beside it (longest {longest:.2f} s)"
@@ -158,7 +174,9 @@ async def measure(count_mb: int, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--mb", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

@@ -33,7 +33,8 @@ from bench.transfer import Seeds
 from examples.demo.processes import BIN, Node, wait_for_file
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
-from paris_p2p.node.fetch import SourceLedger, fetch_blob
+from paris_p2p.node.fetch import fetch_blob
+from paris_p2p.node.sources import SourceLedger
 from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.real import open_swarm

@@ -22,7 +22,8 @@ from typing import Any, cast
 
 from paris_p2p.errors import MissingBlobError
 from paris_p2p.identity import Identity
-from paris_p2p.node.fetch import SourceLedger, fetch_blob
+from paris_p2p.node.fetch import fetch_blob
+from paris_p2p.node.sources import SourceLedger
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import PeerSettings
 from paris_p2p.store.blobs import BlobStore

@@ -11,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 from paris_p2p.errors import BusyError, ChunkError, ManifestError, MissingBlobError, SwarmError
+from paris_p2p.node.sources import SourceLedger
 from paris_p2p.records import BlobRef, Manifest
 from paris_p2p.rules import chunks as rules
 from paris_p2p.rules.chunks import Holdup, Source, chunks_of, gives_way, look_again_s, next_chunks, too_slow
@@ -28,11 +28,9 @@ from paris_p2p.store.partial import PartialBlob
 from paris_p2p.swarm.seam import Swarm
 
 log = logging.getLogger(__name__)
-BAN_S = 3600.0
 MAX_ERRORS = 3
 MAX_SOURCES = 8
 ROUNDS = 5  # of asking for sources again without a new chunk, before giving up
-MAX_BANS = 4096
 ROUND_WAIT_S = 1.0
 PARALLEL_BLOBS = 3
 SILENCE_S = 10.0
@@ -44,45 +42,6 @@ MAX_BUSY = 40  # times in a row
 FLUSH_BYTES = 64 << 20  # written without being brought to the disk
 
 AskSources = Callable[[], Awaitable[Sequence[str]]]
-
-
-@dataclass
-class SourceLedger:
-    """Who lied, and until when they are not asked; shared by all downloads of a peer."""
-
-    banned_until: dict[str, float] = field(default_factory=dict)  # monotonic
-    charged: Counter[str] = field(default_factory=Counter)  # "peer: what" -> times
-    _proved: OrderedDict[str, None] = field(default_factory=OrderedDict, repr=False)  # the latest last
-    _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary, repr=False)  # by blob id
-
-    def charge(self, peer: str, what: str) -> None:
-        if not self.allows(peer):  # its other streams had lies on their way too
-            return
-        for full in (self.banned_until, self.charged):
-            if len(full) >= MAX_BANS:  # made-up peers without number cannot fill the memory
-                del full[next(iter(full))]
-        self.banned_until[peer] = time.monotonic() + BAN_S
-        self.charged[f"{peer[-8:]}: {what}"] += 1
-        log.warning("dropped source %s: %s", peer, what)
-
-    def credit(self, peer: str) -> None:
-        """It sent a chunk that was right: that costs more than a name."""
-        self._proved.pop(peer, None)
-        self._proved[peer] = None
-        if len(self._proved) > MAX_BANS:
-            self._proved.popitem(last=False)
-
-    def proved(self, peer: str) -> bool:
-        return peer in self._proved
-
-    def allows(self, peer: str) -> bool:
-        return self.banned_until.get(peer, 0.0) <= time.monotonic()
-
-    def turn(self, blob_id: str) -> asyncio.Lock:
-        """One download of a blob at a time; whoever comes second finds it here."""
-        lock = self._turns.get(blob_id) or asyncio.Lock()
-        self._turns[blob_id] = lock
-        return lock
 
 
 async def fetch_many(

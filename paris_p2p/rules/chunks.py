@@ -1,7 +1,8 @@
 """Which chunks to ask of a source that has become idle, and who is too slow to be waited for: pure functions.
 
-Sources are used side by side. A source may drip, alone or with others, so nobody's chunk is waited for while an idle source
-would have it much sooner: the last chunks are asked of as many sources as it takes, one after the other.
+Sources are used side by side. A source may drip, alone or with others, so nobody's chunk is waited for while
+an idle source would have it much sooner: the last chunks are asked of as many sources as it takes, one after
+the other.
 """
 
 from __future__ import annotations
@@ -80,33 +81,45 @@ def _may_join(source: Source, holders: Collection[Holdup], now_s: float, patienc
 
 
 def look_again_s(
-    source: Source, missing: Sequence[int], in_flight: Mapping[int, Collection[Holdup]], chunk_bytes: int, now_s: float
+    source: Source,
+    missing: Sequence[int],
+    in_flight: Mapping[int, Collection[Holdup]],
+    chunk_bytes: int,
+    now_s: float,
 ) -> float | None:
-    """Seconds until `next_chunks` may find a late chunk for a source that got none now; None when only news can change it."""
+    """Seconds until `next_chunks` may find a late chunk for a source that got none now; None when only news
+    can change it."""
     patience_s = late_after_s(source, chunk_bytes)
     due_s = [
         max(holder.since_s for holder in holders) + patience_s - now_s
         for index in missing
-        if index in source.have and (holders := in_flight.get(index)) and all(holder.peer != source.peer for holder in holders)
+        if index in source.have
+        and (holders := in_flight.get(index))
+        and all(holder.peer != source.peer for holder in holders)
     ]
     return max(0.01, min(due_s)) if due_s else None
 
 
 def late_after_s(source: Source, chunk_bytes: int) -> float:
-    """How long a chunk of another's may take before `source`, which has nothing to do, is asked for it too."""
+    """How long a chunk of another's may take before `source`, which has nothing to do, is asked for it
+    too."""
     if source.received_bytes < chunk_bytes:
         return UNRATED_LATE_S
     return max(LATE_AT_LEAST_S, LATE_CHUNKS * chunk_bytes / source.rate_bps)
 
 
 def gives_way(others: Sequence[Source], chunk_bytes: int, waited_s: float) -> bool:
-    """Whether a source that brought nothing for `waited_s` should leave its turn to one that waits: by the best's rate it is late."""
+    """Whether a source that brought nothing for `waited_s` should leave its turn to one that waits: by the
+    best's rate it is late."""
     best = max((other.rate_bps for other in others if other.received_bytes >= chunk_bytes), default=0.0)
-    return waited_s > max(UNRATED_LATE_S, 10 * LATE_CHUNKS * chunk_bytes / best if best else 2 * UNRATED_LATE_S)
+    return waited_s > max(
+        UNRATED_LATE_S, 10 * LATE_CHUNKS * chunk_bytes / best if best else 2 * UNRATED_LATE_S
+    )
 
 
 def too_slow(source: Source, others: Sequence[Source]) -> bool:
-    """Whether a source should be dropped: far below the median of the others, and measured long enough to say so."""
+    """Whether a source should be dropped: far below the median of the others, and measured long enough to say
+    so."""
     rated = sorted(other.rate_bps for other in others if other.received_bytes >= MIN_RATED_BYTES)
     if not rated or source.busy_s < 5.0:
         return False
@@ -126,4 +139,6 @@ def order_sources(named: Sequence[str], connected: Sequence[str], trusted: Colle
 
 def chunks_of(bitmap: bytes, count: int) -> frozenset[int]:
     """The chunk indexes in a have-set, those beyond `count` ignored."""
-    return frozenset(index for index in range(min(count, 8 * len(bitmap))) if bitmap[index >> 3] >> (index & 7) & 1)
+    return frozenset(
+        index for index in range(min(count, 8 * len(bitmap))) if bitmap[index >> 3] >> (index & 7) & 1
+    )

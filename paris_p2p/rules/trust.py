@@ -8,7 +8,9 @@ from typing import Literal
 from paris_p2p.spec import RunSpec
 
 Action = Literal["clock", "where", "spec", "records", "blobs"]
-UNBOUND: frozenset[Action] = frozenset({"clock"})  # says nothing of any run, and whoever joins one asks it first
+UNBOUND: frozenset[Action] = frozenset(
+    {"clock"}
+)  # says nothing of any run, and whoever joins one asks it first
 
 
 def may_attest(spec: RunSpec, peer: str) -> bool:
@@ -19,10 +21,11 @@ def may_attest(spec: RunSpec, peer: str) -> bool:
 def may(peer: str, action: Action, runs: Iterable[RunSpec], thing: str) -> bool:
     """Whether `peer` may ask for `thing`: the one rule that every answer to another peer passes.
 
-    `runs` are those that `thing` belongs to here: the run of a RunSpec or of a record's key, every run that serves a blob, and for
-    `where` (of which `thing` is a peer id) all runs of this host. One of them that lets the peer in suffices. What belongs to no
-    run here is open: there is nothing to tell but that it is missing. Runs are readable by whoever knows them until private runs
-    exist; claims and cards need no permission, because the attestors' signatures are what counts.
+    `runs` are those that `thing` belongs to here: the run of a RunSpec or of a record's key, every run that
+    serves a blob, and for `where` (of which `thing` is a peer id) all runs of this host. One of them that
+    lets the peer in suffices. What belongs to no run here is open: there is nothing to tell but that it is
+    missing. Runs are readable by whoever knows them until private runs exist; claims and cards need no
+    permission, because the attestors' signatures are what counts.
     """
     open_to = [not run.private for run in runs]
     return action in UNBOUND or not open_to or any(open_to)

@@ -1,4 +1,5 @@
-"""One question to several peers side by side: the first good answers suffice, and nobody who drips holds up the rest."""
+"""One question to several peers side by side: the first good answers suffice, and nobody who drips holds up
+the rest."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Answers(Generic[T]):
 async def ask_side_by_side(
     questions: Mapping[str, Callable[[], Awaitable[T]]], *, enough: int, limit_s: float, extra: float = 0.0
 ) -> Answers[T]:
-    """Until all answered or failed, or `enough` gave a good answer and the others had `extra` times as long more, or `limit_s`.
+    """Until all answered or failed, or `enough` gave a good answer and the others had `extra` times as long
+    more, or `limit_s`.
 
     An error of the project's tree is a peer's failure; any other is raised, and ends all.
     """

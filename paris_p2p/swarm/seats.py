@@ -1,8 +1,10 @@
-"""Who may hold a stream of the answering side, and who leaves when all places are taken: places are for whoever is answered.
+"""Who may hold a stream of the answering side, and who leaves when all places are taken: places are for
+whoever is answered.
 
-Peer ids cost nothing, so a count of a peer's streams alone keeps nobody out. A stream whose request has not come, or whose
-answer is sent, holds no seat. Of those that are being answered, an asker that takes nothing goes first, then whoever holds
-most; a peer with a part in a run here is let in before strangers, and whoever was served least before who was served most.
+Peer ids cost nothing, so a count of a peer's streams alone keeps nobody out. A stream whose request has not
+come, or whose answer is sent, holds no seat. Of those that are being answered, an asker that takes nothing
+goes first, then whoever holds most; a peer with a part in a run here is let in before strangers, and whoever
+was served least before who was served most.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ _MAX_REMEMBERED = 4096
 
 @dataclass(eq=False)
 class Seat:
-    """One stream. `since_s` is when it got its seat, or else began to be idle; `moved_s` when its asker last took something."""
+    """One stream. `since_s` is when it got its seat, or else began to be idle; `moved_s` when its asker last
+    took something."""
 
     peer: str
     group: str  # of addresses, so that one who makes up ids counts once
@@ -37,7 +40,9 @@ class Seat:
     bulk: bool = False
 
 
-def who_leaves(seats: Sequence[Seat], newcomer: Seat, served: Mapping[str, float], now_s: float) -> Seat | None:
+def who_leaves(
+    seats: Sequence[Seat], newcomer: Seat, served: Mapping[str, float], now_s: float
+) -> Seat | None:
     """Of full `seats` the one to be given to the newcomer; None when it has to come again later."""
     weaker = [seat for seat in seats if newcomer.known or not seat.known]
     stuck = [seat for seat in weaker if now_s - seat.moved_s > STUCK_S]
@@ -62,10 +67,13 @@ class Seats:
         self.max_bulk = max_bulk
         self.idle: list[Seat] = []  # the longest idle first
         self.busy: list[Seat] = []
-        self._served: OrderedDict[str, tuple[float, float]] = OrderedDict()  # peer -> (bytes, when that was so)
+        self._served: OrderedDict[str, tuple[float, float]] = (
+            OrderedDict()
+        )  # peer -> (bytes, when that was so)
 
     def enter(self, seat: Seat, now_s: float) -> None:
-        """A stream was opened; too many that wait for nothing, and one of whoever has most of them is ended."""
+        """A stream was opened; too many that wait for nothing, and one of whoever has most of them is
+        ended."""
         seat.since_s = seat.moved_s = now_s
         self.idle.append(seat)
         own = [other for other in self.idle if other.peer == seat.peer]
@@ -73,10 +81,13 @@ class Seats:
             self._end(own[0])
         elif len(self.idle) > MAX_IDLE_STREAMS:
             held = Counter(other.group for other in self.idle)
-            self._end(max(self.idle, key=lambda other: (not other.known, held[other.group])))  # its first is its oldest
+            self._end(
+                max(self.idle, key=lambda other: (not other.known, held[other.group]))
+            )  # its first is its oldest
 
     def begin(self, seat: Seat, now_s: float, *, bulk: bool) -> bool:
-        """Its request came, or its answer turns out long: a seat for it, perhaps another's; False when there is none."""
+        """Its request came, or its answer turns out long: a seat for it, perhaps another's; False when there
+        is none."""
         rivals = [other for other in self.busy if other is not seat and (other.bulk or not bulk)]
         own = [other for other in self.busy if other is not seat and other.peer == seat.peer]
         leaver: Seat | None = None
@@ -127,7 +138,9 @@ class Seats:
         seat.end()
 
     def _remembered(self, seats: Iterable[Seat], newcomer: Seat, now_s: float) -> dict[str, float]:
-        return {peer: self._served_bytes(peer, now_s) for peer in {newcomer.peer, *(seat.peer for seat in seats)}}
+        return {
+            peer: self._served_bytes(peer, now_s) for peer in {newcomer.peer, *(seat.peer for seat in seats)}
+        }
 
     def _served_bytes(self, peer: str, now_s: float) -> float:
         count, when_s = self._served.get(peer, (0.0, now_s))
@@ -135,7 +148,8 @@ class Seats:
 
 
 def group_of(peer: str, address: str) -> str:
-    """The network an address is of (/24, or /48 of IPv6); the peer itself where that says nothing: relayed, private, loopback."""
+    """The network an address is of (/24, or /48 of IPv6); the peer itself where that says nothing: relayed,
+    private, loopback."""
     _, kind, host, *_ = [*address.split("/"), "", ""]
     if kind not in ("ip4", "ip6") or "/p2p-circuit" in address:
         return peer
@@ -143,4 +157,8 @@ def group_of(peer: str, address: str) -> str:
         ip = ipaddress.ip_address(host)
     except ValueError:
         return peer
-    return str(ipaddress.ip_network(f"{ip}/{24 if ip.version == 4 else 48}", strict=False)) if ip.is_global else peer
+    return (
+        str(ipaddress.ip_network(f"{ip}/{24 if ip.version == 4 else 48}", strict=False))
+        if ip.is_global
+        else peer
+    )

@@ -1,4 +1,5 @@
-"""The stream protocol /paris/blob/1, answering side: one door, bounded seats, one upload limit, the disk read in threads."""
+"""The stream protocol /paris/blob/1, answering side: one door, bounded seats, one upload limit, the disk read
+in threads."""
 
 from __future__ import annotations
 
@@ -82,7 +83,9 @@ class BlobServer:
         self.seats = Seats(bulk_streams(limit.bps))
         self._where, self._uploads, self._limit, self._clock = where, uploads, limit, clock
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="serving")
-        self._pieces: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by peer, while it has a stream
+        self._pieces: defaultdict[str, asyncio.Lock] = defaultdict(
+            asyncio.Lock
+        )  # by peer, while it has a stream
         self._open: dict[asyncio.Task[Any], Seat] = {}
         self._answers: dict[str, Callable[[Stream], Awaitable[None]]] = {
             "clock": self._answer_clock,
@@ -111,7 +114,7 @@ class BlobServer:
         except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
             self.refused["stream broken off"] += 1
         except asyncio.CancelledError:
-            pass  # this peer is leaving, or another needs the seat; raising would only make asyncio print the stream's end
+            pass  # this peer leaves, or another needs the seat; raising would only make asyncio print it
         except Exception:
             log.exception("answering %s failed", peer)
             self.refused["error while answering"] += 1
@@ -219,7 +222,9 @@ class BlobServer:
         self, source: BlobSource, blob_id: str, indexes: list[int]
     ) -> AsyncIterator[tuple[int, bytes | memoryview]]:
         """Chunks in order, the next one read while this one is sent; b"" for one that is not here."""
-        rooms = [memoryview(mmap.mmap(-1, MAX_CHUNK_BYTES)) for _ in range(2)]  # what is never touched costs nothing
+        rooms = [
+            memoryview(mmap.mmap(-1, MAX_CHUNK_BYTES)) for _ in range(2)
+        ]  # what is never touched costs nothing
         loop = asyncio.get_running_loop()
 
         def read(position: int) -> bytes | memoryview:
@@ -244,14 +249,17 @@ class BlobServer:
         for start in range(0, len(data), piece_bytes):
             piece = view[start : start + piece_bytes]
             if self._limit.bps:
-                async with self._pieces[stream.seat.peer]:  # a peer waits for one piece at a time: all get the same share
+                async with self._pieces[
+                    stream.seat.peer
+                ]:  # a peer waits for one piece at a time: all get the same share
                     await self._limit.take(len(piece))
                 stream.seat.moved_s = _now_s()  # it was we who waited
             await self._write(stream, piece)
             self._uploads.add(len(piece))
 
     async def _write(self, stream: Stream, data: bytes | memoryview) -> None:
-        """All of `data`; TimeoutError when the asker takes nothing for STALL_S, or in all less than the least rate."""
+        """All of `data`; TimeoutError when the asker takes nothing for STALL_S, or in all less than the least
+        rate."""
         view = memoryview(data)
         while view:
             began_s = _now_s()
@@ -263,13 +271,15 @@ class BlobServer:
 
 
 def bulk_streams(limit_bps: float) -> int:
-    """How many streams of chunks an upload limit in bytes a second feeds, so that none of them falls below the least rate."""
+    """How many streams of chunks an upload limit in bytes a second feeds, so that none of them falls below
+    the least rate."""
     most = int(limit_bps / _BULK_BYTES_PER_S) if limit_bps else MAX_BULK_STREAMS
     return max(_MIN_BULK_STREAMS, min(MAX_BULK_STREAMS, most))
 
 
 def piece_of(limit_bps: float) -> int:
-    """Bytes sent between two looks at a limit: an eighth of a second's, so that many share a small one without falling silent."""
+    """Bytes sent between two looks at a limit: an eighth of a second's, so that many share a small one
+    without falling silent."""
     return max(1 << 12, min(PIECE_BYTES, int(limit_bps / 8))) if limit_bps else _SEND_BYTES
 
 
@@ -288,7 +298,8 @@ async def _send_some(out: socket.socket, view: memoryview) -> int:
 
 
 async def _until_closed(reader: asyncio.StreamReader, limit_s: float) -> None:
-    """The asker closes first: closing before it took the answer, or with its request unread, would throw the answer away."""
+    """The asker closes first: closing before it took the answer, or with its request unread, would throw the
+    answer away."""
     with suppress(TimeoutError):
         async with asyncio.timeout(limit_s):
             for _ in range(16):  # then it sends for the sake of sending

@@ -1,4 +1,5 @@
-"""Peers that answer a byte at a time: a newcomer starts, a refresh ends and a run is joined beside them. Real daemons."""
+"""Peers that answer a byte at a time: a newcomer starts, a refresh ends and a run is joined beside them. Real
+daemons."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 
 from paris_p2p.identity import Identity
-from paris_p2p.node.fetch import SourceLedger, fetch_blob
+from paris_p2p.node.fetch import fetch_blob
 from paris_p2p.node.host import Host, join_run, open_host
 from paris_p2p.node.run import opened
+from paris_p2p.node.sources import SourceLedger
 from paris_p2p.records import CHUNK_BYTES
 from paris_p2p.spec import Invite, PeerSettings
 from paris_p2p.swarm.blobs import CHUNK_HEAD, pack_head, read_map
@@ -26,7 +28,8 @@ pytestmark = [pytest.mark.swarm, pytest.mark.timeout(120)]
 
 
 class Dripper:
-    """Answers every question with the size of a long body, and then with one byte now and then, without end."""
+    """Answers every question with the size of a long body, and then with one byte now and then, without
+    end."""
 
     def __init__(self, swarm: Any):
         self.peer_id, self.addresses = swarm.peer_id, swarm.addresses()
@@ -60,9 +63,12 @@ async def test_who_drips_holds_up_no_newcomers_start_and_no_refresh(tmp_path: Pa
     async with AsyncExitStack() as stack:
         owner = await host_at(stack, tmp_path / "owner")
         await stack.enter_async_context(opened(owner, world.run))
+        assert owner.store.max_bytes > 0  # nobody said how much: half of the disk stays free
         where = owner.swarm.addresses()
         settings = PeerSettings(data_dir=tmp_path / "bad", host="127.0.0.1")
-        bad = await stack.enter_async_context(open_swarm(Identity.generate(), settings, bootstrap_peers=where))
+        bad = await stack.enter_async_context(
+            open_swarm(Identity.generate(), settings, bootstrap_peers=where)
+        )
         dripper = Dripper(bad)
         newcomer = await host_at(stack, tmp_path / "newcomer", where)
         await newcomer.swarm.connect(bad.addresses())
@@ -98,7 +104,9 @@ class Colluder(Dripper):
         elif request["op"] == "chunks":
             self.taken += request["indexes"]
             self.sat.set()
-            await loop.sock_sendall(out, pack_head({"ok": True}) + CHUNK_HEAD.pack(request["indexes"][0], CHUNK_BYTES))
+            await loop.sock_sendall(
+                out, pack_head({"ok": True}) + CHUNK_HEAD.pack(request["indexes"][0], CHUNK_BYTES)
+            )
             while True:
                 await loop.sock_sendall(out, b"x")
                 await asyncio.sleep(0.2)
@@ -113,8 +121,14 @@ async def test_two_that_drip_the_same_chunks_do_not_stall_a_download(tmp_path: P
         ref = seeder.store.add_bytes(data)
         where = seeder.swarm.addresses()
         first, second = [
-            Colluder(await stack.enter_async_context(open_swarm(Identity.generate(), settings, bootstrap_peers=where)))
-            for settings in (PeerSettings(data_dir=tmp_path / name, host="127.0.0.1") for name in ("one", "other"))
+            Colluder(
+                await stack.enter_async_context(
+                    open_swarm(Identity.generate(), settings, bootstrap_peers=where)
+                )
+            )
+            for settings in (
+                PeerSettings(data_dir=tmp_path / name, host="127.0.0.1") for name in ("one", "other")
+            )
         ]
         second.partner = first
         asker = await host_at(stack, tmp_path / "asker", where)
@@ -137,7 +151,9 @@ async def test_two_that_drip_the_same_chunks_do_not_stall_a_download(tmp_path: P
         async def sources() -> list[str]:
             return [first.peer_id, second.peer_id, honest]
 
-        path = await fetch_blob(ref, sources, asker.swarm, asker.store, ledger=SourceLedger(), silence_s=3600.0)
+        path = await fetch_blob(
+            ref, sources, asker.swarm, asker.store, ledger=SourceLedger(), silence_s=3600.0
+        )
         assert path.read_bytes() == data
         assert set(second.taken) <= set(first.taken)
 

@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 from paris_p2p.errors import BusyError, DiskFullError, ManifestError, MissingBlobError, UnreachableError
 from paris_p2p.identity import Identity
 from paris_p2p.node import fetch as fetch_module
-from paris_p2p.node.fetch import SourceLedger, fetch_blob, fetch_many
+from paris_p2p.node import sources as sources_module
+from paris_p2p.node.fetch import fetch_blob, fetch_many
 from paris_p2p.node.host import Host
+from paris_p2p.node.sources import SourceLedger
 from paris_p2p.records import BlobRef, Manifest
 from paris_p2p.rules import chunks as chunks_module
 from paris_p2p.rules.chunks import chunks_of
@@ -117,12 +119,12 @@ async def test_a_wrong_size_in_a_card_is_not_charged_to_those_who_have_the_blob(
 
 
 async def test_charges_stay_bounded_and_end_after_their_time(ledger: SourceLedger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_module, "MAX_BANS", 10)
+    monkeypatch.setattr(sources_module, "MAX_BANS", 10)
     for number in range(50):
         ledger.charge(f"peer-{number:03}", f"chunk {number}")
     assert len(ledger.banned_until) == len(ledger.charged) == 10
     assert not ledger.allows("peer-049")
-    ledger.banned_until["peer-049"] -= fetch_module.BAN_S + 1
+    ledger.banned_until["peer-049"] -= sources_module.BAN_S + 1
     assert ledger.allows("peer-049")
 
 

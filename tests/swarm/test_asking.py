@@ -1,4 +1,5 @@
-"""Side by side: the first good answers suffice, the slow hold up nobody, and a fault of ours is not taken for a peer's."""
+"""Side by side: the first good answers suffice, the slow hold up nobody, and a fault of ours is not taken for
+a peer's."""
 
 from __future__ import annotations
 
@@ -50,7 +51,10 @@ async def test_who_is_a_little_slower_is_heard_too(monkeypatch: pytest.MonkeyPat
 
 
 async def test_when_all_fail_it_ends_and_when_none_answers_it_ends_in_time() -> None:
-    assert set((await ask_side_by_side({"a": fails, "b": fails}, enough=1, limit_s=3600.0)).failed) == {"a", "b"}
+    assert set((await ask_side_by_side({"a": fails, "b": fails}, enough=1, limit_s=3600.0)).failed) == {
+        "a",
+        "b",
+    }
     answers = await ask_side_by_side({"a": never}, enough=1, limit_s=0.01)
     assert list(answers.late) == ["a"]
     await end_tasks(answers.late.values())

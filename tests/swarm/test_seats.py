@@ -23,7 +23,9 @@ from paris_p2p.swarm.seats import (
 from paris_p2p.swarm.serving import bulk_streams, piece_of
 
 
-def seat(peer: str, *, known: bool = False, since_s: float = 0.0, moved_s: float = 100.0, group: str = "") -> Seat:
+def seat(
+    peer: str, *, known: bool = False, since_s: float = 0.0, moved_s: float = 100.0, group: str = ""
+) -> Seat:
     ended.pop(peer, None)
     return Seat(peer, group or peer, known, lambda: ended.update([peer]), since_s, moved_s)
 
@@ -48,7 +50,10 @@ def test_a_known_peer_is_let_in_before_strangers_and_never_put_out_for_one() -> 
     known = [seat(f"known-{number}", known=True) for number in range(3)]
     stranger = seat("stranger")
     assert who_leaves([*known, stranger], seat("member", known=True), {}, 100.0) is stranger
-    assert who_leaves(known, seat("stranger"), dict.fromkeys(("known-0", "known-1", "known-2"), 1e9), 100.0) is None
+    assert (
+        who_leaves(known, seat("stranger"), dict.fromkeys(("known-0", "known-1", "known-2"), 1e9), 100.0)
+        is None
+    )
 
 
 def test_of_strangers_alike_the_one_who_was_served_most_makes_place_after_its_turn() -> None:
@@ -83,7 +88,12 @@ def test_what_a_peer_was_served_is_forgotten_with_time() -> None:
     assert room._served_bytes("a", 60.0) == 4 << 20
 
 
-@given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["enter", "short", "bulk", "rest", "leave"])), max_size=400))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 30), st.sampled_from(["enter", "short", "bulk", "rest", "leave"])),
+        max_size=400,
+    )
+)
 def test_whatever_comes_no_bound_is_passed_and_every_stream_is_in_one_place_or_ended(
     steps: list[tuple[int, str]],
 ) -> None:
@@ -112,9 +122,17 @@ def test_whatever_comes_no_bound_is_passed_and_every_stream_is_in_one_place_or_e
 
 
 def test_a_network_of_addresses_counts_as_one_and_what_says_nothing_counts_as_the_peer() -> None:
-    assert group_of("p", "/ip4/8.8.4.77/tcp/4001") == group_of("q", "/ip4/8.8.4.9/udp/1/quic-v1") == "8.8.4.0/24"
+    assert (
+        group_of("p", "/ip4/8.8.4.77/tcp/4001") == group_of("q", "/ip4/8.8.4.9/udp/1/quic-v1") == "8.8.4.0/24"
+    )
     assert group_of("p", "/ip6/2606:4700:1:2::3/tcp/1") == "2606:4700:1::/48"
-    for address in ("/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.5/tcp/1", "", "/dns/x/tcp/1", "/ip4/8.8.8.8/tcp/1/p2p/x/p2p-circuit"):
+    for address in (
+        "/ip4/127.0.0.1/tcp/1",
+        "/ip4/192.168.1.5/tcp/1",
+        "",
+        "/dns/x/tcp/1",
+        "/ip4/8.8.8.8/tcp/1/p2p/x/p2p-circuit",
+    ):
         assert group_of("p", address) == "p"
 
 

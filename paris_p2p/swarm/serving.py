@@ -104,10 +104,10 @@ class BlobServer:
         task = asyncio.current_task()
         if task is None:
             return
-        known = self.source is not None and self.source.knows(peer)
-        seat = self._open[task] = Seat(peer, group_of(peer, address), known, task.cancel)
-        self.seats.enter(seat, _now_s())
+        seat = self._open[task] = Seat(peer, group_of(peer, address), False, task.cancel)
         try:
+            seat.known = self.source is not None and self.source.knows(peer)
+            self.seats.enter(seat, _now_s())
             # Past the writer, which copies what it cannot send at once; nothing else is ever sent on it.
             with writer.get_extra_info("socket").dup() as out:
                 await self._converse(peer, reader, out)

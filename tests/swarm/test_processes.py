@@ -173,11 +173,12 @@ def test_resume_goes_on_from_the_checkpoint_of_the_pause(swarm: Swarm) -> None:
     assert went_on[0] > 0
 
 
-def test_ctrl_c_publishes_releases_and_leaves(swarm: Swarm) -> None:
+def test_a_closed_terminal_publishes_releases_and_leaves_as_ctrl_c_does(swarm: Swarm) -> None:
     node = lead(swarm, "expert-0")
     assert node.process is not None
     steps = (node.status() or {})["training"]["steps"]
-    node.process.send_signal(signal.SIGINT)
+    node.process.send_signal(signal.SIGHUP)
+    node.process.send_signal(signal.SIGHUP)  # from the shell, and from the kernel
     assert node.process.wait(PATIENCE_S) == 0, node.last_lines()
     after = until("the release", lambda: (slot := seen(swarm, "expert-0"))["lead"] == "" and slot, swarm)
     assert after["steps"] >= steps

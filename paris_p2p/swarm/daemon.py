@@ -170,7 +170,9 @@ async def start_daemon(options: DaemonOptions) -> Daemon:
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, "GOLOG_LOG_LEVEL": "error", "GOMEMLIMIT": str(_SOFT_MEMORY_BYTES)},
             preexec_fn=_die_with_parent(),
-            start_new_session=True,  # the terminal's Ctrl-C and hang-up are the node's to handle: it still needs the network
+            # The terminal's Ctrl-C and hang-up go to the node's own process group, and are its to handle: it still needs the
+            # network. Not a session: the kernel would share the processor between the two (autogroup), and streams slow down.
+            process_group=0,
         )
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)

@@ -27,6 +27,7 @@ _NOT_READ = {
     ),
     "unpack it": (".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zip", ".zst"),
 }  # fmt: skip
+_NEVER = (*_NOT_READ["convert it to .jpg or .png"], *_NOT_READ["unpack it"])  # of HEIC, FFmpeg gives one tile
 _ADVICE = {suffix: advice for advice, suffixes in _NOT_READ.items() for suffix in suffixes}
 _CAPTION_SUFFIXES = (".txt", ".caption", ".json", ".srt", ".vtt", ".csv", ".tsv", ".jsonl", ".md", ".tar")
 
@@ -104,6 +105,12 @@ def printable(name: str) -> str:
     return "".join(
         c.encode("unicode_escape").decode() if unicodedata.category(c) == "Cc" else c for c in text
     )
+
+
+def is_read(name: str, named: bool) -> bool:
+    """Whether a file is tried: for its ending, or where a table named it unless its kind is never read."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix in SUFFIXES or (named and suffix not in _NEVER)
 
 
 def not_read(files: dict[str, Path], read: set[str]) -> dict[str, str]:

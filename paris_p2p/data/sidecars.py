@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,9 +30,7 @@ class Sidecars:
 
         None when there is no such file; NotTextError, OSError.
         """
-        stem = Path(name).with_suffix("").as_posix()
-        keys = {end: name_key(end.format(stem=stem, name=name)) for end in _ENDINGS}
-        there = [(end, self._by_key[key]) for end, key in keys.items() if key in self._by_key]
+        there = [(end, path) for end in _ENDINGS if (path := self._find(_sidecar(end, name))) is not None]
         if not there:
             return None
         end, path = there[0]
@@ -40,8 +39,6 @@ class Sidecars:
             self.notes.append(Note(name, "more than one caption file", two))
         with path.open("rb") as file:
             data = file.read(MAX_SIDECAR_BYTES + 1)
-        if len(data) > MAX_SIDECAR_BYTES:
-            raise NotTextError(f"{path.name} has more than {MAX_SIDECAR_BYTES} bytes; that is no caption")
         caption = read_caption(data, path.name, name, self.encoding, self.notes)
         if end != _ENDINGS[0]:
             like = end.format(stem="clip", name="clip.mp4")
@@ -49,10 +46,12 @@ class Sidecars:
         return caption
 
     def timed(self, name: str, *, has_caption: bool) -> tuple[TimedCaption, ...]:
-        """Of clip.srt or clip.vtt, or clip.mp4.srt and so on, where the file has no other caption; NotTextError, OSError."""
-        stem = Path(name).with_suffix("").as_posix()
-        keys = [name_key(f"{start}{suffix}") for start in (stem, name) for suffix in TIMED_SUFFIXES]
-        path = next((self._by_key[key] for key in keys if key in self._by_key), None)
+        """Of clip.srt or clip.vtt, or clip.mp4.srt and so on, where the file has no other caption.
+
+        NotTextError, OSError.
+        """
+        found = (self._find(_sidecar(end, name)) for end in _TIMED_ENDINGS)
+        path = next((path for path in found if path is not None), None)
         if path is None:
             return ()
         if has_caption:
@@ -63,20 +62,47 @@ class Sidecars:
             data = file.read(MAX_SUBTITLES_BYTES + 1)
         if len(data) > MAX_SUBTITLES_BYTES:
             raise NotTextError(f"{path.name} has more than {MAX_SUBTITLES_BYTES} bytes; those are no captions")
-        self.notes.append(Note(name, "captions by time from subtitles", path.name))
-        return parse_subtitles(data, path.name, self.encoding)
+        timed, done = parse_subtitles(data, path.name, self.encoding)
+        told = dict.fromkeys(("captions by time from subtitles", *done))
+        self.notes.extend(Note(name, what, path.name) for what in told)
+        return timed
+
+    def _find(self, name: str) -> Path | None:
+        """The file of that name; else the one that some file systems take for it, if it is no other's."""
+        if name in self.files:
+            return self.files[name]
+        alike = self._by_key.get(name_key(name), [])
+        return self.files[alike[0]] if len(alike) == 1 and alike[0] not in self._owned else None
 
     @cached_property
-    def _by_key(self) -> dict[str, Path]:
-        return {name_key(name): path for name, path in self.files.items() if path.suffix.lower() in _SUFFIXES}
+    def _by_key(self) -> dict[str, list[str]]:
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self.files:
+            if name.lower().endswith(_SUFFIXES):
+                found[name_key(name)].append(name)
+        return dict(found)
+
+    @cached_property
+    def _owned(self) -> set[str]:
+        """Caption files that are named just as a file here asks for."""
+        media = [name for name in self.files if not name.lower().endswith(_SUFFIXES)]
+        asked = (_sidecar(end, name) for name in media for end in (*_ENDINGS, *_TIMED_ENDINGS))
+        return {name for name in asked if name in self.files}
 
 
 _SUFFIXES = (".txt", ".json", ".caption", *TIMED_SUFFIXES)
 _ENDINGS = ("{stem}.txt", "{name}.txt", "{stem}.caption.txt", "{stem}.caption", "{stem}.json")
+_TIMED_ENDINGS = tuple(f"{start}{suffix}" for start in ("{stem}", "{name}") for suffix in TIMED_SUFFIXES)
+
+
+def _sidecar(ending: str, name: str) -> str:
+    return ending.format(stem=Path(name).with_suffix("").as_posix(), name=name)
 
 
 def read_caption(data: bytes, file_name: str, of: str, encoding: str, notes: list[Note]) -> Caption:
     """What a caption file, text or an object with caption and source, says of a media file; NotTextError."""
+    if len(data) > MAX_SIDECAR_BYTES:
+        raise NotTextError(f"{file_name} has more than {MAX_SIDECAR_BYTES} bytes; that is no caption")
     decoded = decode_text(data, encoding)
     if decoded.converted_from:
         notes.append(Note(of, f"caption read as {decoded.converted_from}", file_name))

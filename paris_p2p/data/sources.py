@@ -12,7 +12,7 @@ from typing import BinaryIO
 from blake3 import blake3
 
 from paris_p2p.data.captions import OTHER_TABLES, TABLES, Caption, CaptionTable, Note, name_key, read_table
-from paris_p2p.data.folder import SUFFIXES, not_read, printable, walk
+from paris_p2p.data.folder import SUFFIXES, is_read, not_read, printable, walk
 from paris_p2p.data.images import IMAGE_SUFFIXES
 from paris_p2p.data.parts import Span
 from paris_p2p.data.sidecars import MAX_SIDECAR_BYTES, Sidecars, read_caption
@@ -110,25 +110,28 @@ def find_sources(folder: Path, leave_out: Path | None = None, encoding: str = ""
     for name, path in files.items():
         if path.suffix.lower() == ".tar":
             _read_tar(path, name, encoding, found)
-        elif path.suffix.lower() in SUFFIXES or name in matched:
+        elif is_read(name, name in matched):
             _add(path, name, matched.get(name, []), sidecars, table, found)
-        elif path.name in TABLES + OTHER_TABLES and path != table.path:
+        elif path.name.lower() in TABLES + OTHER_TABLES and path != table.path:
             found.notes.append(Note(name, "table not read", _table_advice(name, table)))
     for miss in missed:
         near = f"; nearly {shown(miss.near)}: make the two names alike" if miss.near else ""
         where = f"named in {table.name}, line {miss.line}, but not there{near}"
         found.skipped.append(Skipped(miss.name, "missing", where))
     found.notes += table.notes
-    found.skipped += [Skipped(name, "not read", why) for name, why in {**not_read(files, set(matched)), **walked.left}.items()]
+    left = not_read(files, {name for name in matched if is_read(name, True)}) | walked.left
+    found.skipped += [Skipped(name, "not read", why) for name, why in left.items()]
     found.sources = _without_thumbnails(sorted(found.sources, key=lambda source: source.name), found.skipped)
     return found
 
 
 def _table_advice(name: str, table: CaptionTable) -> str:
-    if Path(name).name in OTHER_TABLES:
+    if Path(name).name.lower() in OTHER_TABLES:
         return "write it as captions.jsonl, one object with file and caption a line"
     if table.path is not None and "/" not in name:
         return f"{table.name} is; keep one table a folder"
+    if "/" not in name:
+        return f"call it {name.lower()}"
     return "only a table right in the prepared folder is read; move its rows there, paths from that folder"
 
 
@@ -149,10 +152,14 @@ def _add(
         if status.st_size == 0:
             found.skipped.append(Skipped(name, "empty"))
             return
-        timed = timed_rows(rows, f"{table.name} for {shown(name)}") if rows and rows[0].start else ()
+        by_time, image = bool(rows and rows[0].start), path.suffix.lower() in IMAGE_SUFFIXES
+        if by_time and image:
+            raise NotTextError(f"an image has no time: leave its start and end out of {table.name}")
+        timed = timed_rows(rows, f"{table.name} for {shown(name)}") if by_time else ()
         read = rows[0] if rows and (rows[0].text or timed) else sidecars.of(name)
         text = "" if timed or read is None else read.text
-        timed = sidecars.timed(name, has_caption=bool(text or timed)) or timed
+        if not image:
+            timed = sidecars.timed(name, has_caption=bool(text or timed)) or timed
     except OSError as error:
         found.skipped.append(Skipped(name, "unreadable", printable(str(error))))
     except NotTextError as error:
@@ -162,7 +169,7 @@ def _add(
             found.skipped.append(Skipped(name, "no caption", _caption_advice(name, table, read)))
         else:
             place = 0, status.st_size, status.st_mtime_ns
-            group = read.group if read is not None else ""
+            group = (rows[0].group if rows else "") or (read.group if read is not None else "")
             found.sources.append(Source(name, path, *place, text, group, member=False, timed=timed))
 
 
@@ -178,6 +185,7 @@ def _read_tar(path: Path, name: str, encoding: str, found: Found) -> None:
     """Add a webdataset tar's samples: a video or an image and a `.txt` or `.json` (keys caption, source) with the same key."""
     media: dict[str, tarfile.TarInfo] = {}
     captions: dict[str, dict[str, bytes]] = defaultdict(dict)
+    others: dict[str, Path] = {}
     try:
         mtime_ns = path.stat().st_mtime_ns
         with tarfile.open(path, "r:") as tar:
@@ -189,11 +197,16 @@ def _read_tar(path: Path, name: str, encoding: str, found: Found) -> None:
                     continue
                 if f".{suffix.lower()}" in SUFFIXES:
                     media[member.name] = member
-                elif suffix.lower() in ("txt", "json") and member.size <= MAX_SIDECAR_BYTES:
+                elif suffix.lower() in ("txt", "json"):
                     file = tar.extractfile(member)
-                    captions[key][suffix.lower()] = file.read(MAX_SIDECAR_BYTES) if file is not None else b""
-    except (OSError, tarfile.TarError) as error:
+                    data = file.read(MAX_SIDECAR_BYTES + 1) if file is not None else b""
+                    captions[key][suffix.lower()] = data
+                if f".{suffix.lower()}" not in SUFFIXES:
+                    others[printable(f"{name}/{member.name}")] = path
+    except (OSError, tarfile.TarError, ValueError, LookupError, OverflowError) as error:  # headers are hostile
         found.skipped.append(Skipped(name, "unreadable", f"{error}; what came before is used"))
+    left = not_read(others, {printable(f"{name}/{inside}") for inside in media})
+    found.skipped += [Skipped(inside, "not read", why) for inside, why in left.items()]
     for member in media.values():
         key = member.name.rpartition(".")[0]
         inside = printable(f"{name}/{member.name}")

@@ -21,6 +21,7 @@ FILE_KEYS = (
 )  # fmt: skip
 CAPTION_KEYS = ("caption", "text", "prompt", "description", "txt")
 GROUP_KEY, START_KEY, END_KEY = "source", "start", "end"
+_KEYS = (*FILE_KEYS, *CAPTION_KEYS, GROUP_KEY, START_KEY, END_KEY)
 _DELIMITERS = ",;\t|"
 _SHOWN_CHARACTERS = 100
 
@@ -156,6 +157,9 @@ def _cut(text: str) -> str:
 def _check_keys(path: Path, line: int, keys: Iterable[str], row: str) -> None:
     """DataError when a header or a row has no key for the file or the caption."""
     here = list(keys)
+    twice = [key for key in _KEYS if here.count(key) > 1]
+    if twice:
+        raise DataError(f"{path}, line {line} has {twice[0]} twice: {row}. Rename one of the two columns")
     for what, wanted in (("file", FILE_KEYS), ("caption", CAPTION_KEYS)):
         if not set(wanted) & set(here):
             raise DataError(

@@ -30,11 +30,18 @@ class TimedCaption:
     text: str
 
 
-def parse_subtitles(data: bytes, name: str, encoding: str = "") -> tuple[TimedCaption, ...]:
-    """The captions of an .srt or .vtt file, by time; NotTextError when a part of it cannot be read."""
+def parse_subtitles(
+    data: bytes, name: str, encoding: str = ""
+) -> tuple[tuple[TimedCaption, ...], list[str]]:
+    """(the captions of an .srt or .vtt file by time, what was done to get them).
+
+    NotTextError when a part of it cannot be read.
+    """
     import webvtt
 
-    text = decode_text(data, encoding).text.lstrip("\ufeff")
+    decoded = decode_text(data, encoding)
+    done = [f"caption read as {decoded.converted_from}"] if decoded.converted_from else []
+    text = decoded.text.lstrip("\ufeff")
     kind = "vtt" if text.lstrip().startswith("WEBVTT") else "srt"
     try:
         found = webvtt.from_buffer(io.StringIO(text), format=kind).captions
@@ -49,9 +56,11 @@ def parse_subtitles(data: bytes, name: str, encoding: str = "") -> tuple[TimedCa
             f"{name} has {written} lines with times, and {len(found)} can be read as captions (at most {MAX_CUES}); "
             "save it anew with a subtitle editor"
         )
-    return _in_order(
-        [(start_s, end_s, clean_caption(_TAG.sub("", words))[0]) for start_s, end_s, words in cues], name
-    )
+    cleaned = [(start_s, end_s, *clean_caption(_TAG.sub("", words))) for start_s, end_s, words in cues]
+    done += [what for *_, whats in cleaned for what in whats]
+    if any(not words for _, _, words, _ in cleaned):
+        done.append("captions by time without words left out")
+    return _in_order([(start_s, end_s, words) for start_s, end_s, words, _ in cleaned], name), done
 
 
 def timed_rows(rows: Sequence[Caption], name: str) -> tuple[TimedCaption, ...]:

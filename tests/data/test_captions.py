@@ -125,6 +125,14 @@ CSV_ERRORS = {
         "file,caption\na.mp4,a dog\na.mp4,a cat\n",
         r"names 'a.mp4' on line 2 and again, .*, on line 3",
     ),
+    "an end without a start": (
+        "file,caption,start,end\na.mp4,a dog,,5\n",
+        "line 2 has an end and no start",
+    ),
+    "two columns of one name": (
+        "file,Caption,caption\na.mp4,a dog,a cat\n",
+        "line 1 has caption twice: 'file,Caption,caption'. Rename one",
+    ),
 }
 
 
@@ -194,8 +202,10 @@ def test_tables_that_are_not_read_are_told_with_what_to_do(tmp_path):
     (tmp_path / "captions.json").write_text("{}")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "captions.csv").write_text("file,caption\nb.mp4,a cat\n")
+    (tmp_path / "Metadata.csv").write_text("file,caption\n")
     notes = {note.name: note.detail for note in find_sources(tmp_path).notes if note.what == "table not read"}
-    assert set(notes) == {"metadata.jsonl", "captions.json", "sub/captions.csv"}
+    assert set(notes) == {"metadata.jsonl", "captions.json", "sub/captions.csv", "Metadata.csv"}
+    assert notes["Metadata.csv"] == "captions.csv is; keep one table a folder"
     assert "captions.csv is" in notes["metadata.jsonl"]
     assert "write it as captions.jsonl" in notes["captions.json"]
     assert "move its rows there" in notes["sub/captions.csv"]
@@ -206,6 +216,64 @@ def test_sidecars_as_other_tools_name_them_are_read(tmp_path, sidecar):
     media(tmp_path, "a.mp4")
     (tmp_path / sidecar).write_text('{"caption": "a dog"}' if sidecar == "a.json" else "a dog")
     assert captions(find_sources(tmp_path)) == {"a.mp4": "a dog"}
+
+
+@pytest.mark.parametrize("ending", [".txt", ".caption", ".json"])
+def test_names_that_differ_in_case_alone_keep_their_own_captions(tmp_path, ending):
+    media(tmp_path, "A.mp4", "a.mp4", "B.mp4", "b.mp4", "c.MP4")
+    for stem in ("A", "a", "b", "C"):
+        text = json.dumps({"caption": f"of {stem}"}) if ending == ".json" else f"of {stem}"
+        (tmp_path / f"{stem}{ending}").write_text(text)
+    found = find_sources(tmp_path)
+    assert captions(found) == {"A.mp4": "of A", "a.mp4": "of a", "b.mp4": "of b", "c.MP4": "of C"}
+    assert [(skip.name, skip.reason) for skip in found.skipped] == [("B.mp4", "no caption")]
+
+
+def test_the_source_that_a_row_names_holds_for_a_caption_that_stands_in_a_file(tmp_path):
+    media(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "a.txt").write_text("a ball")
+    (tmp_path / "captions.csv").write_text("file,caption,source\na.mp4,,film\nb.mp4,a cube,film\n")
+    found = find_sources(tmp_path)
+    assert [(s.name, s.caption, s.group) for s in found.sources] == [
+        ("a.mp4", "a ball", "film"),
+        ("b.mp4", "a cube", "film"),
+    ]
+
+
+def test_an_image_has_one_caption_and_none_by_time(tmp_path):
+    media(tmp_path, "a.png", "b.png")
+    (tmp_path / "a.srt").write_text("1\n00:00:05,000 --> 00:00:09,000\nlater\n")
+    (tmp_path / "captions.csv").write_text("file,caption,start\nb.png,a cube,5\n")
+    found = find_sources(tmp_path)
+    assert found.sources == []
+    assert {skip.name: skip.reason for skip in found.skipped} == {
+        "a.png": "no caption",
+        "b.png": "caption not readable",
+    }
+    assert "leave its start and end out of captions.csv" in found.skipped[1].detail
+
+
+def test_what_is_done_to_subtitles_is_told(tmp_path):
+    media(tmp_path, "a.mp4")
+    cue = "{}\n00:00:0{},000 --> 00:00:0{},500\n{}\n\n"
+    words = ("un café\x07 noir", "<i></i>", "thé")
+    text = "".join(cue.format(n, n, n, said) for n, said in enumerate(words, 1))
+    (tmp_path / "a.srt").write_bytes(text.encode("cp1252"))
+    found = find_sources(tmp_path, encoding="cp1252")
+    assert [cue.text for cue in found.sources[0].timed] == ["un café noir", "thé"]
+    assert told(found) == {
+        ("a.mp4", "captions by time from subtitles"),
+        ("a.mp4", "caption read as cp1252"),
+        ("a.mp4", "control characters left out of the caption"),
+        ("a.mp4", "captions by time without words left out"),
+    }
+
+
+def test_a_table_in_capitals_is_not_read_and_that_is_told(tmp_path):
+    media(tmp_path, "a.mp4")
+    (tmp_path / "Captions.csv").write_text("file,caption\na.mp4,a dog\n")
+    found = find_sources(tmp_path)
+    assert [(note.what, note.detail) for note in found.notes] == [("table not read", "call it captions.csv")]
 
 
 def test_a_second_caption_file_is_told(tmp_path):

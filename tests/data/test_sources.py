@@ -1,4 +1,5 @@
 import json
+import tarfile
 
 import pytest
 
@@ -90,6 +91,38 @@ def test_a_damaged_tar_gives_what_comes_before_the_damage(tmp_path):
     sources, skipped = found(tmp_path)
     assert [source.name for source in sources] == ["t.tar/a.mp4"]
     assert reasons(skipped)["u.tar"] == "unreadable"
+
+
+def test_a_tar_with_a_header_of_nonsense_is_listed_and_ends_nothing(tmp_path):
+    with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a.mp4")
+        member.pax_headers = {"GNU.sparse.size": "many"}
+        tar.addfile(member)
+    sources, skipped = found(tmp_path)
+    assert sources == []
+    assert reasons(skipped) == {"t.tar": "unreadable"}
+
+
+def test_what_is_not_read_inside_a_tar_is_listed_with_the_true_reason(tmp_path):
+    long = b"x" * ((1 << 20) + 1)
+    samples = {"a.heic": b"v", "a.txt": b"a fox", "b.mp4": b"v", "b.txt": long, "c.mp4": b"v", "c.txt": b"c"}
+    write_tar(tmp_path / "t.tar", samples | {"c.cls": b"1"})
+    sources, skipped = found(tmp_path)
+    assert [source.name for source in sources] == ["t.tar/c.mp4"]
+    assert reasons(skipped) == {"t.tar/a.heic": "not read", "t.tar/b.mp4": "caption not readable"}
+    assert "b.txt has more than 1048576 bytes" in skipped[1].detail
+
+
+def test_a_picture_of_a_kind_that_is_not_read_stays_so_when_a_table_names_it(tmp_path):
+    for name in ("a.heic", "b.zip", "c.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "captions.csv").write_text("file,caption\na.heic,a fox\nb.zip,a cube\nc.mp4,a ball\n")
+    sources, skipped = found(tmp_path)
+    assert [source.name for source in sources] == ["c.mp4"]
+    assert {skip.name: skip.detail for skip in skipped} == {
+        "a.heic": ".heic files are not read; convert it to .jpg or .png",
+        "b.zip": ".zip files are not read; unpack it",
+    }
 
 
 def test_the_output_folder_inside_the_input_is_left_out(tmp_path):

@@ -15,7 +15,7 @@ CUES = (TimedCaption(1.0, 2.5, "A fox runs"), TimedCaption(63.0, 64.0, "snow"))
 @pytest.mark.parametrize("text", [SRT, VTT, SRT.replace("\n", "\r\n"), "\ufeff" + SRT])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_subtitles_are_captions_by_time(text, encoding):
-    assert parse_subtitles(text.encode(encoding), "film.srt") == CUES
+    assert parse_subtitles(text.encode(encoding), "film.srt") == (CUES, [])
 
 
 @pytest.mark.parametrize(

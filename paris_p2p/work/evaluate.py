@@ -311,8 +311,9 @@ def _check_baseline(
         except UsageError as error:
             raise UsageError(f"of the baseline: {error}; or name its own folder with --baseline-data") from error
         return
-    check_own_data(baseline.model, config, baseline.data, Prepared.load(baseline.data))
-    check_not_seen(clips, baseline.data)
+    there = Prepared.load(baseline.data)
+    check_own_data(baseline.model, config, baseline.data, there)
+    check_not_seen(clips, prepared.clip.frames / prepared.clip.fps, baseline.data, there)
 
 
 def _check_first_frames(folder: Path, rate: float, given: bool) -> None:

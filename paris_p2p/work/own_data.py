@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tarfile import TarError
 from tarfile import open as open_tar
@@ -62,15 +63,48 @@ def check_own_data(model: Path, config: Mapping[str, Any], folder: Path, prepare
     _check_splits(folder, prepared)
 
 
-def check_not_seen(clips: Iterable[SplitClip], folder: Path) -> None:
-    """UsageError when a clip to be evaluated is of a source video that the run prepared in `folder` was trained or gated on."""
-    seen = {clip.video for split in ("train", "gate") for clip in split_clips(folder, split)}
-    asked = {clip.video for clip in clips}
-    if both := sorted(asked & seen):
+def check_not_seen(clips: Sequence[SplitClip], clip_s: float, folder: Path, there: Prepared) -> None:
+    """UsageError when a clip to be evaluated shows what a run of `folder` was trained or gated on.
+
+    That is a source of the same name, or the same file: any of it or, where both folders part it, the same
+    seconds. `clip_s` is a clip's length here, `there` what is prepared in `folder`.
+    """
+    seen = [clip for split in ("train", "gate") for clip in split_clips(folder, split)]
+    there_s = there.clip.frames / there.clip.fps
+    sources = {clip.video for clip in seen if not _is_part(clip)}
+    files: defaultdict[str, list[SplitClip]] = defaultdict(list)
+    for clip in seen:
+        for file in _files_of(clip):
+            files[file].append(clip)
+
+    def is_seen(clip: SplitClip) -> bool:
+        others = (other for file in _files_of(clip) for other in files.get(file, ()))
+        return clip.video in sources or any(_overlap(clip, clip_s, other, there_s) for other in others)
+
+    if both := [clip for clip in clips if is_seen(clip)]:
         raise UsageError(
-            f"{len(both)} of the {len(asked)} source videos to be evaluated, {both[0]!r} among them, are train or gate clips in "
-            f"{folder}: prepare the baseline's clips with the same --rng-seed and shares, so that the same videos are held out"
+            f"{len(both)} of the {len(clips)} clips to be evaluated, one of {both[0].source!r} among them, show what "
+            f"are train or gate clips in {folder}: prepare the baseline's clips with the same --rng-seed, and long "
+            "videos with the same --frames and --fps, so that the same is held out"
         )
+
+
+def _overlap(clip: SplitClip, clip_s: float, other: SplitClip, other_s: float) -> bool:
+    """Whether two clips of one file are of one source, or of parts of it that share some seconds."""
+    if not (_is_part(clip) and _is_part(other)):
+        return True
+    return clip.start_s < other.start_s + other_s - 1e-6 and other.start_s < clip.start_s + clip_s - 1e-6
+
+
+def _is_part(clip: SplitClip) -> bool:
+    """Whether its source is a part of a long video, which may be parted otherwise elsewhere."""
+    content = clip.key.rpartition("-")[0]
+    return bool(content) and clip.group.startswith(content) and "/" in clip.group
+
+
+def _files_of(clip: SplitClip) -> tuple[str, str]:
+    """A file by its content and by its place: older versions hashed some of the content only."""
+    return clip.key.rpartition("-")[0], f"{clip.path} {clip.offset_bytes} {clip.size_bytes}"
 
 
 def _data_id(codec: tuple[str, ...], files: Mapping[str, str], shards: Iterable[tuple[str, int, str]]) -> str:

@@ -50,13 +50,17 @@ def make_run(
     return create_run(folder, options, None, say)
 
 
-def prepare_made(folder: Path, *, experts: int = 1, padding_bytes: int = 0, latent: LatentShape = LATENT) -> None:
+def prepare_made(
+    folder: Path, *, experts: int = 1, padding_bytes: int = 0, latent: LatentShape = LATENT
+) -> Prepared:
     """A folder that `paris-run create` takes; the clips in it are LATENT, whatever it says of them."""
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     fit_pca([torch.randint(0, 256, (4, 3, 16, 24, 3), dtype=torch.uint8)], 4, 4).save(folder / "codec")
     save_text_encoder(folder / "text")
-    _prepared(folder, experts, padding_bytes, latent).write(folder)
+    prepared = _prepared(folder, experts, padding_bytes, latent)
+    prepared.write(folder)
+    return prepared
 
 
 def _prepared(folder: Path, experts: int, padding_bytes: int, latent: LatentShape) -> Prepared:

@@ -16,7 +16,7 @@ import typer
 
 from paris_p2p.cli import logs
 from paris_p2p.errors import DiskFullError, InviteError, ParisError, ReadOnlyError, UsageError
-from paris_p2p.pasted import decode_text
+from paris_p2p.pasted import decode_text as decode_pasted
 from paris_p2p.shown import FIELD_LETTERS, lose_closed_terminal, put, ready_streams, shown, shown_lines
 
 ERROR_LETTERS = 2000
@@ -136,19 +136,21 @@ def _stdin_bytes() -> bytes:
 
 def _decoded(data: bytes, where: str) -> str:
     try:
-        return decode_text(data)
+        return decode_pasted(data)
     except UnicodeDecodeError as error:
         raise UsageError(f"{where} is not a text file (byte {error.start} is none); name another") from error
 
 
 def read_text(path: Path) -> str:
-    """A text file that the user named; UsageError when it is none."""
+    """A text file that the user named, UTF-8 or marked UTF-16, its line ends as they are; UsageError otherwise."""
+    from paris_p2p.data.text_files import NotTextError, decode_text
+
     try:
-        return path.expanduser().read_text(encoding="utf-8")
+        return decode_text(path.expanduser().read_bytes()).text
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}; check the path and who may read it") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not a text file (byte {error.start} is no UTF-8); name another") from error
+    except NotTextError as error:
+        raise UsageError(f"{path} is not a text file in UTF-8 or marked UTF-16; save it as UTF-8") from error
 
 
 def default_data_dir() -> Path:

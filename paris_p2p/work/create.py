@@ -1,4 +1,4 @@
-"""From prepared clips to a signed run: the owner's key, the blobs' names, the networks' numbers (DESIGN section 2)."""
+"""From prepared clips to a signed run: the owner's key, the blobs' names, the networks' numbers."""
 
 from __future__ import annotations
 
@@ -124,7 +124,10 @@ def _spec(folder: Path, prepared: Prepared, options: CreateOptions, store: BlobS
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"the run's {'.'.join(map(str, first['loc']))} cannot be {first['input']!r}: {first['msg']}") from error
+        where, why = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        if not where:  # of a whole record, whose fields do not go together
+            raise UsageError(f"{folder} cannot become a run: {why}") from error
+        raise UsageError(f"the run's {where} cannot be {first['input']!r}: {why}") from error
 
 
 def _expert_config(options: CreateOptions, prepared: Prepared) -> Config:

@@ -47,6 +47,12 @@ class Source:
         """The name, and which part of it."""
         return self.name if self.span is None else f"{self.name}#{self.span.number:05d}"
 
+    @property
+    def stretches_s(self) -> list[tuple[float, float]]:
+        """What of a video is read, from when to when: its part's edges, then captions by time."""
+        part = [(self.span.start_s, self.span.end_s)] if self.span is not None else []
+        return part + [(cue.start_s, cue.end_s) for cue in self.timed]
+
     def caption_at(self, start_s: float) -> str:
         """The caption of the clip that starts there."""
         return next((cue.text for cue in self.timed if cue.start_s - 1e-6 <= start_s < cue.end_s), self.caption)

@@ -61,7 +61,8 @@ def fit_codec(sources: Sequence[Source], decoding: Decoding, patch: tuple[int, i
     """The patch codec of the first clips that `sources` (train only) give; the same sources give the same codec."""
     shape = decoding.shape
     side, channels = patch if all(patch) else default_patch(shape.height, shape.width)
-    names = [(source.id, source.size_bytes, source.mtime_ns) for source in sources[:FIT_CLIPS]]
+    used = sources[:FIT_CLIPS]
+    names = [(source.id, source.size_bytes, source.mtime_ns, *source.stretches_s) for source in used]
     folder = cache.root / f"pca-{cache_key(names, shape.model_dump(), decoding.max_clips, side, channels)[:32]}"
     if (folder / PCA_FILE_NAME).is_file():
         return PcaCodec.load(folder)
@@ -112,9 +113,7 @@ class Encoder:
     first_features: Features | None = None  # of the first frames, for image-to-video
 
     def key(self, source: Source) -> str:
-        where = [(source.span.start_s, source.span.end_s)] if source.span else []
-        where += [(cue.start_s, cue.end_s) for cue in source.timed]
-        return cache_key(self.made_from, source.name, source.size_bytes, source.mtime_ns, *where)
+        return cache_key(self.made_from, source.name, source.size_bytes, source.mtime_ns, *source.stretches_s)
 
     def run(self, sources: Sequence[Source], progress: Progress) -> dict[str, list[float] | UnusableVideo]:
         """Encode what is not cached yet; source id -> where its clips start, or why it has none."""

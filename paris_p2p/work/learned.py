@@ -43,7 +43,7 @@ def fit_learned(
     kind = KINDS[name]
     kind.check_frames(decoding.shape.frames)
     fitted, measured = _hold_out(train)
-    names = [(source.id, source.size_bytes, source.mtime_ns) for source in fitted]
+    names = [(source.id, source.size_bytes, source.mtime_ns, *source.stretches_s) for source in fitted]
     key = cache_key(names, decoding.shape.model_dump(), decoding.max_clips, options_key(kind, options))
     clips = _clips(fitted, decoding, progress)
     home = cache.root / f"codec-{key[:32]}" / f"trained-{kind.name}"

@@ -51,7 +51,8 @@ def check_own_data(model: Path, config: Mapping[str, Any], folder: Path, prepare
     if not known:
         raise UsageError(
             f"{model} does not say which clips it was trained on, since an older version exported it; "
-            "export it again, so that clips it has seen are not taken for held-out ones"
+            "export it again (if `evaluate` made it from an invite: delete it and call again), so that clips it "
+            "has seen are not taken for held-out ones"
         )
     found = data_id_of_folder(folder, prepared)
     if found != known:

@@ -34,7 +34,7 @@ from paris_p2p.work.survey import Survey, hash_sources
 
 VERSION = 2  # of what prepare makes of the same input: raised when that changes
 MAX_VIDEO_BYTES = 1 << 30  # pixels of one video's clips, in memory at once
-RUN_FILE_NAME = "run.spec"
+RUN_FILE_NAME, SHEET_NAME = "run.spec", "clusters.png"
 
 
 def _no_progress(stage: str, done: int, total: int) -> None:
@@ -87,7 +87,13 @@ class _Job:
     skipped: list[Skipped]  # grows
     notes: list[Note]  # grows
 
+    @property
+    def work(self) -> Path:
+        """What is not whole yet."""
+        return self.out / "partial"
+
     def run(self, sources: list[Source], made_from: str) -> Prepared:
+        shutil.rmtree(self.work, ignore_errors=True)
         hashes = self._hashes(sources)
         survey = Survey(
             self.options.clip, self.options.clips_per_video, self.options.threads, self.cache, self.progress, self.skipped, self.notes
@@ -115,11 +121,13 @@ class _Job:
     def leave_what_was_found(self, error: DataError | UsageError) -> None:
         """report.json, and clusters.png where there are clusters, of a prepare that cannot go on."""
         path = write_failure(self.out, error, self.skipped, self.notes)
-        seen = ""
+        sheet = self.out / ("clusters-failed.png" if path.name != "report.json" else SHEET_NAME)
+        drawn = self.work / SHEET_NAME
+        seen = f" and {sheet.name}" if drawn.is_file() or isinstance(error, UncheckedClusterError) else ""
         if isinstance(error, UncheckedClusterError):
-            sheet = self.out / ("clusters-failed.png" if path.name != "report.json" else "clusters.png")
             write_sheet(sheet, error.entries, error.clustered, self.cache, self.options.rng_seed)
-            seen = f" and {sheet.name}"
+        elif seen:
+            drawn.replace(sheet)
         if self.skipped or self.notes or seen:
             error.args = (f"{error} (see {path.name}{seen} in {self.out})",)
 
@@ -197,14 +205,12 @@ class _Job:
         return encoder, max(counts.values())
 
     def _assemble(self, entries: Sequence[Entry], clustered: Clustered, models: Networks, made_from: str) -> Prepared:
-        options = self.options
+        options, work = self.options, self.work
+        work.mkdir()
+        write_sheet(work / SHEET_NAME, entries, clustered, self.cache, options.rng_seed)
         text, longest = self._fit_text(models.text, entries)
         embedded = embed_captions((entry.caption for entry in entries), text, self.cache, self.progress)
-        work = self.out / "partial"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
         assembly = Assembly(work, self.cache, entries, clustered, embedded, options.fps, self.progress, options.image_to_video)
-        write_sheet(work / "clusters.png", entries, clustered, self.cache, options.rng_seed)
         prepared = Prepared(
             fingerprint=made_from,
             rng_seed=options.rng_seed,

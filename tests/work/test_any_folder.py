@@ -17,6 +17,7 @@ from paris_p2p.data.clips import ClipSet
 from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
 from paris_p2p.errors import DataError, UsageError
 from paris_p2p.work import clustering, encoding
+from paris_p2p.work import prepare as prepare_room
 from paris_p2p.work.prepare import PrepareOptions, prepare
 from tests.data import odd_videos as odd
 from tests.data.test_scenes import film
@@ -313,3 +314,20 @@ def test_a_failure_leaves_the_report_and_after_clustering_the_picture(tmp_path, 
     with Image.open(out / "clusters.png") as sheet:
         assert sheet.size[1] > 50
     assert not (out / "prepared.json").exists()
+
+
+def test_a_failure_while_captions_are_read_leaves_the_picture_of_the_clusters(tmp_path, options, monkeypatch):
+    folder, out = write_files(tmp_path / "clips", 12), tmp_path / "out"
+
+    def fail(*_: object) -> None:
+        raise DataError("the text encoder gave values that are not finite")
+
+    monkeypatch.setattr(prepare_room, "embed_captions", fail)
+    with pytest.raises(DataError, match=r"not finite \(see report\.json and clusters\.png in"):
+        prepare(folder, out, options)
+    with Image.open(out / "clusters.png") as sheet:
+        assert sheet.size[1] > 50
+    assert "not finite" in report(out)["error"]
+    monkeypatch.undo()
+    prepare(folder, out, options)
+    assert not (out / "partial").exists()

@@ -22,6 +22,7 @@ PREPARE_CPU_S_A_CLIP, REST_S, START_S, HAND_OVER_S = (
 REFERENCE_PLAIN_S = 0.05  # `Speed.plain_s` where those were measured
 LEAST_CORES = 0.25
 MEASURED_SLACK = 1.3  # of the processor time a step was measured to take
+LEAST_TRAINERS_SHARE = 0.5  # with less it was our own nodes and gates that kept the trainers waiting
 BUSY_IDLE_SHARE = 0.15  # a machine that idles less than this has nothing left to give
 
 
@@ -187,6 +188,7 @@ class Got:
     steps_made: Mapping[str, int]  # the same with what was lost, by slot
     trainers_cpu_s: float
     idle_share: float  # of all this machine's processors' time, during training
+    trainers_share: float = 1.0  # of our own processes' time
 
 
 def shortfall(plan: Plan, got: Got) -> str:
@@ -207,7 +209,8 @@ def excuse(plan: Plan, got: Got) -> str:
     if cost > MEASURED_SLACK:
         return f"a step took {cost:.2f} of the processor time that was measured: the machine became slower"
     needed_s = training_cpu_s(plan.size, plan.speed)
-    if got.trainers_cpu_s < needed_s and got.idle_share < BUSY_IDLE_SHARE:
+    ours = got.trainers_share < LEAST_TRAINERS_SHARE
+    if got.trainers_cpu_s < needed_s and got.idle_share < BUSY_IDLE_SHARE and not ours:
         return (
             f"the trainers got {got.trainers_cpu_s:.0f} of the {needed_s:.0f} processor seconds they need, and "
             f"the machine was idle for {got.idle_share:.0%}: other programs, or its host's other guests, had the rest"

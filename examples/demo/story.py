@@ -10,7 +10,7 @@ import psutil
 from rich.console import Console
 from rich.live import Live
 
-from examples.demo.shares import Shares, look_around
+from examples.demo.shares import TRAINERS, Shares, look_around
 from examples.demo.sizes import Got, Plan
 from examples.demo.swarm import Swarm, watch
 
@@ -105,7 +105,7 @@ class Training:
         tips = {slot["slot"]: self.swarm.trained(slot["slot"]) for slot in self.swarm.slots()}
         idle_s, all_s = machine_s()
         idle = (idle_s - self._machine[0]) / max(all_s - self._machine[1], 1e-9)
-        return Got(tips, self.made, self.shares.seconds()["trainers"], idle)
+        return Got(tips, self.made, self.shares.seconds()[TRAINERS], idle, self.shares.share())
 
     def title(self) -> str:
         """Progress, and when the slowest slot will be done at the rate of the whole time so far."""

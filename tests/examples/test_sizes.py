@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from examples.demo.measure import speed_of, timed
@@ -113,6 +115,13 @@ def test_an_unfinished_training_on_a_machine_that_gave_what_it_had_promised_is_n
     assert excuse(plan, short) == ""
     wasted = got(plan, steps=plan.size.steps - 10, trained_cpu_s=1.2 * needed_s)
     assert excuse(plan, wasted) == ""
+
+
+def test_what_our_own_nodes_took_from_the_trainers_is_no_excuse() -> None:
+    plan = choose(machine(0.07, 2.0))
+    starved = replace(got(plan, steps=plan.size.steps // 2, idle=0.01), trainers_share=0.4)
+    assert excuse(plan, starved) == ""
+    assert "other programs" in excuse(plan, replace(starved, trainers_share=0.7))
 
 
 def test_a_machine_that_others_took_or_that_became_slower_is_an_excuse_with_its_figures() -> None:

@@ -11,6 +11,7 @@ import typer
 
 from paris_p2p.cli.console import checked_options, default_data_dir, echo, progress_bars, read_invite, want_folder
 from paris_p2p.errors import UsageError
+from paris_p2p.pasted import invites_in
 
 
 def evaluate(
@@ -93,7 +94,8 @@ def _command_line(context: typer.Context) -> list[str]:
 
 def _model_folder(model: str, out: Path, data_dir: Path | None, offline: bool, progress: Callable[[str, int, int], None]) -> Path:
     """The exported model itself, or one exported beside the report from what an invite brings, once."""
-    if model != "-" and not model.startswith(("paris:", "@")):
+    pasted = model == "-" or model.startswith("@") or next(invites_in(model), "")
+    if not pasted or Path(model).exists():
         return Path(model)
     from paris_p2p.peer.fetching import fetch_models
     from paris_p2p.spec import Invite, PeerSettings

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from paris_p2p.errors import DataError, PresetError, UsageError
 from paris_p2p.tokenizing import Tokenizer, load_tokenizer
 from paris_p2p.transformers_model import architecture_of, load_transformers
-from paris_p2p.weights import ModelFiles, find_model, folder_files, package_files
+from paris_p2p.weights import MAX_CAPTION_CHARACTERS, ModelFiles, find_model, folder_files, package_files
 
 DEFAULT_TOKENS = 32
 TOKENS_STEP = 8  # what is chosen by the captions is a multiple of it
@@ -77,12 +77,14 @@ class TextEncoder:
 
     def say_cut(self, captions: Sequence[str]) -> list[str]:
         """A sentence for each caption whose end is not read."""
-        counted = zip(captions, self.count(captions), strict=True)
-        return [
-            f"{caption[:60]!r} has {count} text tokens, {self.tokens} are read: the end of it counts for nothing"
-            for caption, count in dict(counted).items()
-            if count > self.tokens
-        ]
+        told = []
+        for caption, count in dict(zip(captions, self.count(captions), strict=True)).items():
+            much = f"{count} text tokens, {self.tokens} are" if count > self.tokens else ""
+            if not much and len(caption) > MAX_CAPTION_CHARACTERS:  # cut before its tokens are counted
+                much = f"{len(caption)} characters, {MAX_CAPTION_CHARACTERS} are"
+            if much:
+                told.append(f"{caption[:60]!r} has {much} read: the end of it counts for nothing")
+        return told
 
     def _check_vocabulary(self, ids: Tensor) -> None:
         rows = len(self.model.get_input_embeddings().weight)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -173,6 +174,12 @@ class Encoder:
         if told:
             self.cache.put_note(self._told_key(parts[0]), dict(told))
 
+
+def _may_pass(failure: UnusableVideo) -> bool:
+    """Whether the disk or the network failed, not the file: it is looked at again the next time."""
+    return isinstance(failure.__cause__, OSError) and not isinstance(failure.__cause__, av.FFmpegError)
+
+
 def _goes_on(parts: Sequence[Source], source: Source) -> bool:
     """Whether a part is read in one pass with those before it: a long video is cut into several passes where seeking is cheap."""
     last = parts[-1]
@@ -227,7 +234,8 @@ class _Pending:
             networks = f"the codec {encoder.codec.name} or {encoder.features.name}"
             failure = UnusableVideo("not finite", f"{networks} gave values that are not finite")
         if failure is not None:
-            encoder.cache.put_failure(key, failure)
+            if not _may_pass(failure):
+                encoder.cache.put_failure(key, failure)
             return failure
         half = {name: made[name].clamp(-FP16_MAX, FP16_MAX).half().numpy() for name in made if name != "features"}
         encoded = Encoded(

@@ -99,3 +99,12 @@ def test_names_that_lead_nowhere_say_what_to_use(tmp_path):
         load_text_encoder("word2vec")
     with pytest.raises(UsageError, match="neither a folder on this machine nor a hub id"):
         load_text_encoder(f"transformers:{tmp_path}/nothing")
+
+
+def test_a_prompt_is_said_to_be_cut_by_its_tokens_or_else_by_its_characters(tmp_path):
+    save_t5(tmp_path)
+    encoder = load_text_encoder(f"transformers:{tmp_path}", tokens=3)
+    blank = "a red ball" + " " * 2500
+    (tokens, characters) = encoder.say_cut(["a red ball", "a red ball rolls", blank, blank])
+    assert tokens == "'a red ball rolls' has 4 text tokens, 3 are read: the end of it counts for nothing"
+    assert "has 2510 characters, 2000 are read" in characters

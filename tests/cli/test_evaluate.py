@@ -1,0 +1,20 @@
+from pathlib import Path
+
+import pytest
+
+from paris_p2p.cli.evaluate import _model_folder
+from paris_p2p.errors import MissingBlobError
+
+INVITE = f"paris:{'ab' * 32}"
+
+
+@pytest.mark.parametrize("pasted", [INVITE, f"<{INVITE}>", f'"{INVITE}"', f"here it is: {INVITE}", INVITE.replace(":", "%3A")])
+def test_an_invite_is_one_however_it_was_pasted_and_anything_else_a_folder(tmp_path: Path, pasted: str) -> None:
+    def folder_of(model: str) -> Path:
+        return _model_folder(model, tmp_path / "report", tmp_path, True, lambda *_: None)
+
+    with pytest.raises(MissingBlobError, match="was never fetched"):
+        folder_of(pasted)
+    assert folder_of("my-model") == Path("my-model")
+    (tmp_path / "paris:mine").mkdir()
+    assert folder_of(str(tmp_path / "paris:mine")) == tmp_path / "paris:mine"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from paris_p2p.errors import DataError
+from paris_p2p.pasted import invites_in
 from paris_p2p.score.agreement import TextSimilarity
 from paris_p2p.score.fidelity import Fidelity
 from paris_p2p.score.figures import Curve, calibration, confusion, distances, loss_curves, routing_over_time, specialisation
@@ -60,7 +61,7 @@ def write_evaluation(out: Path, evidence: Evidence, losses: Path | None, made: F
 
 def made_by(command: Sequence[str], options: EvaluateOptions) -> Facts:
     """What a number needs to be believed: what it was made from, with what, and when. An invite is a key: its peers stay out."""
-    shown = [word.partition("?")[0] if word.startswith("paris:") else word for word in command]
+    shown = [next(invites_in(word), "").partition("?")[0] or word for word in command]
     names = ("paris-p2p", "torch", "numpy", "scikit-learn", "matplotlib")
     return {
         "command": shlex.join(shown),
@@ -224,7 +225,7 @@ def _range(low: float, high: float) -> str:
 
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path need not be UTF-8
     temporary.replace(path)
 
 

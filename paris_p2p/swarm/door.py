@@ -52,9 +52,10 @@ MAX_ANSWER_BYTES = 2 << 20
 MAX_SMALL_BYTES = 1 << 16  # of everything else
 MAX_WAITING = 128  # requests, of all peers
 MAX_WAITING_OF_ONE = 16
-# What a peer may ask for in a minute, answers included; what it may answer; what it is given to store.
+# What a peer may ask for in a minute, answers included; what it may answer; what it is given to store. A run of
+# nine slots that a thousand peers attested has 9,000 entries, and is read four times a minute.
 ASKED = Allowance(size_bytes=64 << 20, keys=6000, cpu_s=6.0)
-TOLD = Allowance(size_bytes=64 << 20, keys=12000, cpu_s=12.0)
+TOLD = Allowance(size_bytes=64 << 20, keys=60000, cpu_s=12.0)
 HANDED_OVER = Allowance(size_bytes=8 << 20, keys=6000, cpu_s=60.0)
 _ID_BYTES = DHTID.HASH_NBYTES
 _SLICE = 128  # entries that hivemind stores between two turns of the event loop

@@ -17,6 +17,7 @@ from paris_p2p.envelope import decode, split_envelope
 from paris_p2p.errors import RecordError
 from paris_p2p.packed import Bounds, unpack
 from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, SIGNED_LIFETIME_S
+from paris_p2p.swarm.entries import MAX_ENTRIES
 from paris_p2p.swarm.shares import Giver, Shares
 from paris_p2p.swarm.verified import MAX_ENTRIES_PER_KEY, named_run
 
@@ -38,6 +39,7 @@ class StorageLimits:
     entries_per_key: int = MAX_ENTRIES_PER_KEY
     key_bytes: int = 1 << 20  # a key's records are answered in one message, of at most 4 MiB
     handed_over_bytes: int = 1 << 20  # to a node that was met; hivemind sends it as one message
+    handed_over_entries: int = MAX_ENTRIES  # a message with more is refused whole
 
 
 @dataclass(slots=True)
@@ -117,7 +119,10 @@ class RecordStorage:
 
     def get(self, key: DHTID) -> ValueWithExpiration[DictionaryDHTValue] | None:
         """A copy: hivemind merges what other nodes answer into the value it is given."""
-        current = [] if self.answering.get() else self.values(key)
+        return None if self.answering.get() else self._copy(key)
+
+    def _copy(self, key: DHTID) -> ValueWithExpiration[DictionaryDHTValue] | None:
+        current = self.values(key)
         if not current:
             return None
         value = DictionaryDHTValue()
@@ -132,11 +137,15 @@ class RecordStorage:
         return [(subkey, entry.value, entry.expires_at) for subkey, entry in held if entry.expires_at >= now]
 
     def items(self) -> Iterator[tuple[DHTID, ValueWithExpiration[DictionaryDHTValue]]]:
-        """For hivemind, which hands them to a node that it met: own runs first, within one message."""
-        left_bytes = self.limits.handed_over_bytes
+        """For hivemind, which hands them to a node that it met: own runs first, within one message.
+
+        The node may have been met by its question: the task that hands over was made while that was `answering`.
+        """
+        left_bytes, left = self.limits.handed_over_bytes, self.limits.handed_over_entries
         for key in sorted(self._shelves, key=lambda key: self._shelves[key].run not in self.own_runs):
-            if self.answer_bytes(key) <= left_bytes and (value := self.get(key)) is not None:
-                left_bytes -= self.answer_bytes(key)
+            size_bytes, count = self.answer_bytes(key), len(self._shelves[key].entries)
+            if size_bytes <= left_bytes and count <= left and (value := self._copy(key)) is not None:
+                left_bytes, left = left_bytes - size_bytes, left - count
                 yield key, value
 
     def __contains__(self, key: DHTID) -> bool:

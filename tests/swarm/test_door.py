@@ -217,6 +217,20 @@ async def test_a_peer_is_one_node_at_the_place_of_its_own_id(pair: tuple[Any, An
 
 @swarm
 @limit
+async def test_a_node_that_is_met_by_its_question_is_handed_what_it_should_hold(pair: tuple[Any, Any]) -> None:
+    newcomer, honest = node_of(pair[0]).protocol, node_of(pair[1]).protocol
+    held = claim(Identity.generate(), 1)
+    value = MSGPackSerializer.dumps(held.data)
+    key, subkey, expires_at = DHTID.from_bytes(KEY_ID), subkey_of(held), held.record.expires_at
+    assert honest.storage.store_subkey(key, subkey, value, expires_at)
+    del honest.routing_table[newcomer.node_id]  # as if it had never been seen
+    assert await newcomer.call_find(honest.p2p.peer_id, [key]) is not None
+    while newcomer.storage.get(key) is None:
+        await asyncio.sleep(0.01)
+
+
+@swarm
+@limit
 async def test_nothing_is_cached_on_request_and_requests_that_are_not_aligned_are_refused(
     pair: tuple[Any, Any],
 ) -> None:
@@ -273,6 +287,12 @@ def test_a_budget_is_refilled_by_the_minute_and_never_above_its_size() -> None:
     now[0] = 10_000.0
     assert not budgets.spend("a", size_bytes=601)
     assert budgets.spend("a", size_bytes=600)
+
+
+def test_the_records_of_a_large_run_are_within_what_one_peer_may_answer_in_a_minute() -> None:
+    budgets = Budgets(door.TOLD, clock=lambda: 0.0)
+    for _ in range(4 * 9):
+        assert budgets.spend("a", size_bytes=1024 * 600, keys=1024)
 
 
 def test_processor_time_that_was_used_is_paid_back_before_more_is_given() -> None:

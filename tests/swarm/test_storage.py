@@ -202,6 +202,13 @@ def test_a_new_node_is_handed_one_message_with_this_peers_runs_first() -> None:
     assert 1 < len(handed) < 6
 
 
+def test_a_new_node_is_handed_no_more_entries_than_one_message_may_bring() -> None:
+    held = RecordStorage(replace(SMALL, handed_over_entries=2), Counter())
+    for _ in range(5):
+        put(held, stray())
+    assert len([key for key, _ in held.items()]) == 2
+
+
 def test_the_bytes_that_are_counted_are_those_that_python_takes() -> None:
     held = RecordStorage(StorageLimits(), Counter())
     records = [stray() for _ in range(300)] + [stray(RUN, Identity.generate()) for _ in range(300)]

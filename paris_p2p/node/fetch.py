@@ -22,7 +22,16 @@ from paris_p2p.errors import BusyError, ChunkError, ManifestError, MissingBlobEr
 from paris_p2p.node.sources import SourceLedger
 from paris_p2p.records import BlobRef, Manifest
 from paris_p2p.rules import chunks as rules
-from paris_p2p.rules.chunks import Holdup, Source, chunks_of, gives_way, look_again_s, next_chunks, too_slow
+from paris_p2p.rules.chunks import (
+    Holdup,
+    Source,
+    chunks_of,
+    gives_way,
+    look_again_s,
+    may_join_turns,
+    next_chunks,
+    too_slow,
+)
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.partial import PartialBlob
 from paris_p2p.swarm.seam import Swarm
@@ -30,6 +39,7 @@ from paris_p2p.swarm.seam import Swarm
 log = logging.getLogger(__name__)
 MAX_ERRORS = 3
 MAX_SOURCES = 8
+MAX_MORE_SOURCES = 8  # while none of them has brought a chunk
 ROUNDS = 5  # of asking for sources again without a new chunk, before giving up
 ROUND_WAIT_S = 1.0
 PARALLEL_BLOBS = 3
@@ -111,6 +121,7 @@ class _Download:
         self.partial: PartialBlob
         self._changed = asyncio.Event()
         self._turns = asyncio.Semaphore(MAX_SOURCES)
+        self._more_turns = 0
         self._flushing: asyncio.Task[None] | None = None
         self._unflushed_bytes = 0
 
@@ -231,8 +242,16 @@ class _Download:
                 await self._make_turn(running)
 
     async def _make_turn(self, running: dict[asyncio.Task[None], str]) -> None:
-        """Others wait: of those with a turn, the one that brought nothing for longest leaves, if it is late."""
+        """Others wait: of those with a turn, the one that brought nothing for longest leaves, if it is late.
+
+        While nobody brought anything one more comes beside them.
+        """
         now_s, chunk_bytes = time.monotonic(), self.partial.manifest.chunk_bytes
+        waited_s = max((now_s - since_s for since_s in self.brought_s.values()), default=0.0)
+        if self._more_turns < MAX_MORE_SOURCES and may_join_turns(list(self.active.values()), chunk_bytes, waited_s):
+            self._more_turns += 1
+            self._turns.release()
+            return
         late = [
             peer
             for peer, since_s in self.brought_s.items()

@@ -17,6 +17,7 @@ SLOW_SHARE = 0.1  # a source below this share of the median rate is dropped when
 MIN_RATED_BYTES = 4 << 20  # a rate is believed after this much
 LATE_CHUNKS = 3.0  # a chunk is late once it takes so many times as long as a source that waits needs for one
 UNRATED_LATE_S = 2.0  # the same, where the one that waits has not brought any yet
+UNRATED_TURN_S = 60.0  # nobody brought a chunk: on a slow line that many streams share, each one takes long
 LATE_AT_LEAST_S = 0.05  # below this a round trip, or a busy processor, looks like dripping
 LEAST_CHUNK_BYTES = 1 << 16  # of a blob of several: made for work and not for bytes where it has less
 
@@ -110,11 +111,16 @@ def late_after_s(source: Source, chunk_bytes: int) -> float:
 
 def gives_way(others: Sequence[Source], chunk_bytes: int, waited_s: float) -> bool:
     """Whether a source that brought nothing for `waited_s` should leave its turn to one that waits: by the
-    best's rate it is late."""
+    best's rate it is late. What it sent of a chunk is lost."""
     best = max((other.rate_bps for other in others if other.received_bytes >= chunk_bytes), default=0.0)
-    return waited_s > max(
-        UNRATED_LATE_S, 10 * LATE_CHUNKS * chunk_bytes / best if best else 2 * UNRATED_LATE_S
-    )
+    return waited_s > (max(UNRATED_LATE_S, 10 * LATE_CHUNKS * chunk_bytes / best) if best else UNRATED_TURN_S)
+
+
+def may_join_turns(active: Sequence[Source], chunk_bytes: int, waited_s: float) -> bool:
+    """Whether one more source should begin beside those with a turn: none of them brought a chunk for
+    `waited_s`. They may all drip, or share a slow line, where nobody should be sent away."""
+    rated = any(source.received_bytes >= chunk_bytes for source in active)
+    return not rated and waited_s > 2 * UNRATED_LATE_S
 
 
 def too_slow(source: Source, others: Sequence[Source]) -> bool:

@@ -229,10 +229,35 @@ async def test_any_number_that_bring_nothing_leave_their_turns_to_the_one_that_d
 ) -> None:
     monkeypatch.setattr(fetch_module, "WATCH_S", 0.01)
     monkeypatch.setattr(chunks_module, "UNRATED_LATE_S", 0.01)
+    monkeypatch.setattr(chunks_module, "UNRATED_TURN_S", 0.05)
     for _ in range(3 * fetch_module.MAX_SOURCES):
         swarm.add(honest(BLOB, silent=True))
     swarm.add(honest(BLOB))
     assert await fetch(swarm, store, ledger, silence_s=3600.0) == BLOB.data
+
+
+async def test_a_few_more_begin_beside_those_that_all_bring_nothing(
+    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_module, "WATCH_S", 0.01)
+    monkeypatch.setattr(chunks_module, "UNRATED_LATE_S", 0.01)
+    for _ in range(fetch_module.MAX_SOURCES):
+        swarm.add(honest(BLOB, silent=True))
+    swarm.add(honest(BLOB))
+    assert await fetch(swarm, store, ledger, silence_s=3600.0) == BLOB.data
+    assert swarm.most_at_once == fetch_module.MAX_SOURCES + 1
+
+
+async def test_on_a_line_that_is_slow_for_all_of_many_sources_nobody_is_sent_away_before_its_first_chunk(
+    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_module, "WATCH_S", 0.001)
+    monkeypatch.setattr(fetch_module, "REASK_S", 0.02)
+    monkeypatch.setattr(chunks_module, "UNRATED_LATE_S", 0.001)  # a chunk takes far longer than this
+    blob = made_blob(4)
+    sources = [swarm.add(honest(blob, turns=8000)) for _ in range(2 * fetch_module.MAX_SOURCES)]
+    assert await fetch(swarm, store, ledger, blob) == blob.data
+    assert {times for source in sources for times in source.asked.values()} == {1}  # nothing was begun anew
 
 
 async def test_when_every_source_is_slow_the_download_goes_on(

@@ -14,11 +14,13 @@ from paris_p2p.rules.chunks import (
     MAX_REQUEST_CHUNKS,
     MIN_RATED_BYTES,
     UNRATED_LATE_S,
+    UNRATED_TURN_S,
     Holdup,
     Source,
     chunks_of,
     gives_way,
     look_again_s,
+    may_join_turns,
     next_chunks,
     order_sources,
     too_slow,
@@ -96,7 +98,16 @@ def test_who_brings_nothing_gives_way_to_those_that_wait_by_the_rate_of_the_best
     slow = [source("c", rate_bps=CHUNK / 10.0)]  # when all are slow, slow is no reason to go
     assert not gives_way(slow, CHUNK, 290.0)
     assert gives_way(slow, CHUNK, 301.0)
-    assert not gives_way([], CHUNK, UNRATED_LATE_S + 0.1)
+    unrated = [source("d")]  # nor where the first chunks of all are still on their way
+    assert not gives_way(unrated, CHUNK, UNRATED_TURN_S - 0.1)
+    assert gives_way(unrated, CHUNK, UNRATED_TURN_S + 0.1)
+
+
+def test_while_nobody_brought_a_chunk_one_more_begins_beside_them() -> None:
+    unrated, rated = source("a"), source("b", rate_bps=1e6)
+    assert not may_join_turns([unrated], CHUNK, 2 * UNRATED_LATE_S - 0.1)
+    assert may_join_turns([unrated], CHUNK, 2 * UNRATED_LATE_S + 0.1)
+    assert not may_join_turns([unrated, rated], CHUNK, 2 * UNRATED_LATE_S + 0.1)
 
 
 def test_a_thousand_made_up_names_or_connections_hide_no_honest_source() -> None:

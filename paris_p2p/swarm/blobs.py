@@ -93,15 +93,19 @@ class BlobClient:
             async with asyncio.timeout(silence_s):
                 await _read_head(reader, peer)
             pace = Pace(silence_s=silence_s)
-            for expected in wanted:
-                index, length = CHUNK_HEAD.unpack(await reader.readexactly(CHUNK_HEAD.size, pace))
-                if index != expected or length > max_chunk_bytes:
-                    raise _nonsense(peer, f"chunk {index} of {length} bytes where chunk {expected} of at most {max_chunk_bytes} was due")
-                if length > len(room):
-                    room = memoryview(mmap.mmap(-1, length))  # starts at a page, as writing past the page cache wants it
-                if length:
-                    await self._read_body(reader, room[:length], pace)
-                    yield index, room[:length]
+            try:
+                for expected in wanted:
+                    index, length = CHUNK_HEAD.unpack(await reader.readexactly(CHUNK_HEAD.size, pace))
+                    if index != expected or length > max_chunk_bytes:
+                        due = f"chunk {expected} of at most {max_chunk_bytes} was due"
+                        raise _nonsense(peer, f"chunk {index} of {length} bytes where {due}")
+                    if length > len(room):
+                        room = memoryview(mmap.mmap(-1, length))  # starts at a page, as writing past the page cache wants it
+                    if length:
+                        await self._read_body(reader, room[:length], pace)
+                        yield index, room[:length]
+            except (asyncio.IncompleteReadError, ConnectionError) as error:  # as a seat does that went to another (seats.py)
+                raise BusyError(f"peer {peer} ended its answer half-way; it is asked again later") from error
 
     async def _read_body(self, reader: StraightReader, room: memoryview, pace: Pace) -> None:
         # Reading slowly is what makes the sender slow down; it must not take us for silent meanwhile.

@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from paris_p2p.errors import BusyError
+from paris_p2p.swarm.blobs import CHUNK_HEAD, BlobClient, Streams, pack_head
 from paris_p2p.swarm.control import close_stream
+from paris_p2p.swarm.limits import Meter, RateLimit
 from paris_p2p.swarm.pace import Pace
 from paris_p2p.swarm.straight import StraightReader
 
@@ -114,3 +117,20 @@ async def test_one_that_drips_is_too_slow_in_all_and_one_that_keeps_the_least_ra
     assert pace.left_s() <= 0
     with pytest.raises(TimeoutError):  # nor is it given a new grace for the next thing it sends
         await reader.fill(memoryview(bytearray(1)), pace)
+
+
+async def test_chunks_that_end_half_way_are_a_seat_that_went_to_another_and_no_fault() -> None:
+    here, there = socket.socketpair()
+    answer = pack_head({"ok": True}) + CHUNK_HEAD.pack(0, 4) + b"good" + CHUNK_HEAD.pack(1, 4) + b"ha"
+
+    async def opened(peer: str, limit_s: float) -> Streams:
+        return await asyncio.open_unix_connection(sock=here)
+
+    client = BlobClient(opened, Meter(), RateLimit(0))
+    with there:
+        await asyncio.to_thread(there.sendall, answer)
+        there.shutdown(socket.SHUT_WR)
+        chunks = client.chunks("a peer", "ab" * 32, [0, 1], 10.0, 1 << 20)
+        assert (await anext(chunks))[1] == b"good"
+        with pytest.raises(BusyError, match="half-way"):
+            await anext(chunks)

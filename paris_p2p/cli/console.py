@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -18,6 +18,9 @@ from paris_p2p.cli import logs
 from paris_p2p.errors import DiskFullError, InviteError, ParisError, ReadOnlyError, UsageError
 from paris_p2p.pasted import decode_text as decode_pasted
 from paris_p2p.shown import FIELD_LETTERS, lose_closed_terminal, put, ready_streams, shown, shown_lines
+
+if TYPE_CHECKING:
+    from paris_p2p.spec import Invite
 
 ERROR_LETTERS = 2000
 MAX_INVITE_BYTES = 1 << 16
@@ -99,6 +102,20 @@ def checked_options(**spelled: str) -> Iterator[None]:
         option = spelled.get(field, "--" + field.replace("_", "-"))
         limit = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
         raise UsageError(f"{option} {str(first['input'])[:100]}: {limit}") from error
+
+
+def parse_invite(argument: str, home: Path) -> Invite:
+    """The invite, which must name a peer unless its run was joined from `home` before."""
+    from paris_p2p.node.host import spec_path
+    from paris_p2p.spec import Invite
+
+    parsed = Invite.parse(read_invite(argument))
+    if not parsed.peers and not spec_path(home, parsed.run).exists():
+        raise InviteError(
+            f"the invite paris:{parsed.run[:16]}… names no peer to ask: it seems cut at the `?`, which a shell may do; "
+            "put the whole invite in quotes"
+        )
+    return parsed
 
 
 def read_invite(argument: str) -> str:

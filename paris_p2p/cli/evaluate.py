@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from paris_p2p.cli.console import checked_options, default_data_dir, echo, progress_bars, read_invite, want_folder
+from paris_p2p.cli.console import checked_options, default_data_dir, echo, parse_invite, progress_bars, want_folder
 from paris_p2p.errors import UsageError
 from paris_p2p.pasted import invites_in
 
@@ -97,14 +97,14 @@ def _model_folder(model: str, out: Path, data_dir: Path | None, offline: bool, p
     pasted = model == "-" or model.startswith("@") or next(invites_in(model), "")
     if not pasted or Path(model).exists():
         return Path(model)
-    from paris_p2p.peer.fetching import fetch_models
-    from paris_p2p.spec import Invite, PeerSettings
+    from paris_p2p.peer.fetching import GENERATOR_DIR, fetch_models
+    from paris_p2p.spec import PeerSettings
     from paris_p2p.work.export import export as run_export
 
-    invite = Invite.parse(read_invite(model))
+    settings = PeerSettings(data_dir=data_dir or default_data_dir())
+    invite = parse_invite(model, settings.data_dir / GENERATOR_DIR)
     folder = out.with_name(f"{out.name}-model-{invite.run[:16]}")
     if not folder.exists():
-        settings = PeerSettings(data_dir=data_dir or default_data_dir())
         models = fetch_models(settings, invite, partial=False, offline=offline, progress=progress)
         run_export(
             models.spec, models.run, models.weights, models.cards, models.codec_folder, folder, models.text_folder, models.features_folder

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paris_p2p.cli.console import checked_options, default_data_dir, echo, progress_bars, read_invite, read_text, run_app
+from paris_p2p.cli.console import checked_options, default_data_dir, echo, parse_invite, progress_bars, read_text, run_app
 from paris_p2p.cli.logs import long_running, verb
-from paris_p2p.errors import InviteError, UsageError
+from paris_p2p.errors import UsageError
 from paris_p2p.shown import put, shown_lines
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def start(
         "announce": tuple(announce or ()),
         "relays": tuple(relay or ()),
     }
-    parsed = _invite(invite, data_dir or default_data_dir())
+    parsed = parse_invite(invite, data_dir or default_data_dir())
     chosen = None if profile == AUTO else load_profile(profile)
     check_device(device or "auto")
     settings = merge_settings(chosen or profile_of_this_machine(flags), flags)
@@ -153,7 +153,7 @@ def fetch(
     """Fetch what generating needs: the codec, the text encoder and every slot's weights."""
     from paris_p2p.peer.fetching import GENERATOR_DIR, fetch_models
 
-    parsed = _invite(invite, (data_dir or default_data_dir()) / GENERATOR_DIR)
+    parsed = parse_invite(invite, (data_dir or default_data_dir()) / GENERATOR_DIR)
     with progress_bars() as progress:
         models = fetch_models(_generator_settings(data_dir, download_limit), parsed, partial=allow_partial, progress=progress)
     echo(f"{len(models.weights)} slots of {models.spec.name!r} are here: {', '.join(models.weights)}")
@@ -196,7 +196,7 @@ def generate(
 
     _check_prompts(prompts, invite)
     home = (data_dir or default_data_dir()) / GENERATOR_DIR
-    parsed, settings = _invite(invite, home), _generator_settings(data_dir, download_limit)
+    parsed, settings = parse_invite(invite, home), _generator_settings(data_dir, download_limit)
     wishes = _wishes(
         prompts=tuple(prompts),
         clips_per_prompt=clips,
@@ -255,20 +255,6 @@ def _check_prompts(prompts: list[str], invite: str) -> None:
             raise UsageError(
                 f"prompt {place} has {len(prompt):,} characters, at most {MAX_PROMPT_LETTERS:,} are taken: {prompt[:40]!r}…; shorten it"
             )
-
-
-def _invite(argument: str, home: Path) -> Any:
-    """The invite, which must name a peer unless its run was joined from `home` before."""
-    from paris_p2p.node.host import spec_path
-    from paris_p2p.spec import Invite
-
-    parsed = Invite.parse(read_invite(argument))
-    if not parsed.peers and not spec_path(home, parsed.run).exists():
-        raise InviteError(
-            f"the invite paris:{parsed.run[:16]}… names no peer to ask: it seems cut at the `?`, which a shell may do; "
-            "put the whole invite in quotes"
-        )
-    return parsed
 
 
 def _generator_settings(data_dir: Path | None, download_limit: str) -> Any:

@@ -12,8 +12,8 @@ from paris_p2p.cli.console import (
     checked_options,
     default_data_dir,
     echo,
+    parse_invite,
     progress_bars,
-    read_invite,
     run_app,
     want_folder,
     wrapped,
@@ -250,15 +250,16 @@ def export(
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Export the slots there are.")] = False,
 ) -> None:
     """Write the run's tips as a folder that diffusers can load: `ParisPipeline.from_pretrained(OUT)`."""
-    from paris_p2p.peer.fetching import fetch_models
-    from paris_p2p.spec import Invite, PeerSettings
+    from paris_p2p.peer.fetching import GENERATOR_DIR, fetch_models
+    from paris_p2p.spec import PeerSettings
     from paris_p2p.work.export import export as run_export
 
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty; choose another folder for the model")
     settings = PeerSettings(data_dir=data_dir or default_data_dir())
+    parsed = parse_invite(invite, settings.data_dir / GENERATOR_DIR)
     with progress_bars() as progress:
-        models = fetch_models(settings, Invite.parse(read_invite(invite)), partial=allow_partial, offline=offline, progress=progress)
+        models = fetch_models(settings, parsed, partial=allow_partial, offline=offline, progress=progress)
     run_export(
         models.spec, models.run, models.weights, models.cards, models.codec_folder, out, models.text_folder, models.features_folder
     )

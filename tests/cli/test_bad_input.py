@@ -188,6 +188,8 @@ PEER, OWNER = peer_cli.app, run_cli.app
     ("app", "command", "says"),
     [
         (PEER, ["start", f"paris:{RUN}"], "names no peer to ask: it seems cut at the `?`"),
+        (OWNER, ["export", f"paris:{RUN}", "--out", "model"], "names no peer to ask: it seems cut at the `?`"),
+        (OWNER, ["evaluate", f"paris:{RUN}", "--data", ".", "--out", "report"], "names no peer to ask"),
         (PEER, ["generate", "a ball", f"paris:{RUN}"], "put the whole invite in quotes"),
         (PEER, ["start", "bogus", "--dry-run"], "looks like paris:"),
         (PEER, ["generate", INVITE, "a ball"], "the invite comes last"),

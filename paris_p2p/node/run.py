@@ -50,6 +50,7 @@ GOSSIPED = ("claim", "card", "attestation", "refusal")
 MAX_ASKED = 8  # connected peers, for what the bulletin board does not tell
 MAX_BAD_TOLD = 8  # records of one answer
 MAX_READ_AT_ONCE = 4  # slots
+KEPT_AT_ONCE = 16  # records, between two turns of the event loop
 MAX_MISS_S = 60.0  # between two rounds of questions for attested cards that nobody had
 T = TypeVar("T")
 ASKED_S = 3.0  # what a refresh waits for their answers; what comes later is heard all the same
@@ -157,8 +158,7 @@ class RunNode:
         claims, found = await together(
             [swarm.read_records(claims_key(self.run, slot), self.run), swarm.read_records(key, self.run)]
         )
-        for envelope in (*claims, *found):
-            self.keep(envelope)
+        await self._keep_all((*claims, *found))
         ids, now = {envelope.id for envelope in found}, time.time()
         for envelope in self.board.tip_envelopes(slot):
             if envelope.id not in ids and envelope.record.expires_at > now:  # an older one is had from peers directly
@@ -226,8 +226,7 @@ class RunNode:
     async def read_refusals(self, slot: str) -> None:
         """Why this peer's newest cards were refused, beside what gossip told: from the board, and from connected peers."""
         key = refusals_key(self.run, slot)
-        for envelope in await self.host.swarm.read_records(key, self.run):
-            self.keep(envelope)
+        await self._keep_all(await self.host.swarm.read_records(key, self.run))
         connected = [peer.peer_id for peer in await self.host.swarm.peers()]
         asked = {peer: partial(self.host.swarm.fetch_records, peer, key) for peer in random.sample(connected, min(2, len(connected)))}
         answers = await ask_side_by_side(asked, enough=len(asked), limit_s=ASKED_S)
@@ -246,8 +245,7 @@ class RunNode:
 
     async def _receive_all(self, told: Sequence[bytes]) -> None:
         """What one peer told, its signatures checked in a thread: five hundred take a tenth of a second."""
-        for envelope in await asyncio.to_thread(self._open, told):
-            self.keep(envelope)
+        await self._keep_all(await asyncio.to_thread(self._open, told))
 
     def _open(self, told: Sequence[bytes]) -> list[Envelope[Any]]:
         """The records that hold; an honest peer tells no others, so that after a few bad ones the rest is left."""
@@ -263,6 +261,13 @@ class RunNode:
                 self.refused["records: not looked at after too many bad ones"] += 1
                 break
         return opened
+
+    async def _keep_all(self, envelopes: Sequence[Envelope[Any]]) -> None:
+        """Others have a turn in between: where a slot is full of strangers' records, one more takes a millisecond."""
+        for number, envelope in enumerate(envelopes):
+            if number % KEPT_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            self.keep(envelope)
 
     def keep(self, envelope: Envelope[Any]) -> None:
         if self.own.look_at(envelope):

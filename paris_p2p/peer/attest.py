@@ -10,8 +10,10 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from blake3 import blake3
@@ -24,9 +26,9 @@ from paris_p2p.peer.check import Checker, Gate, refuse_measured
 from paris_p2p.peer.refusing import Refusals
 from paris_p2p.peer.summary import checkpoint_limits
 from paris_p2p.peer.votes import Votes
-from paris_p2p.records import AttestationRecord, CardRecord
+from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord
 from paris_p2p.rules.checks import NO_PLACE, Candidate, look_up_every_s, next_checks, yields_to
-from paris_p2p.rules.claims import leads_of, may_publish_card
+from paris_p2p.rules.claims import ClaimView, leads_of, may_publish_among
 from paris_p2p.rules.placement import attest_turn_s
 from paris_p2p.rules.refusals import REASONS
 from paris_p2p.rules.rest import goes_back, words_after
@@ -37,6 +39,19 @@ from paris_p2p.work.messages import GateResult
 log = logging.getLogger(__name__)
 RETRY_S = 20.0
 MAX_REMEMBERED = 4096  # cards, strangers' too
+
+
+@dataclass(frozen=True)
+class Look:
+    """A slot's claims as they were at one moment."""
+
+    view: ClaimView
+    claims: tuple[Envelope[ClaimRecord], ...]  # that hold the slot, the first lead's first
+    now_s: float
+
+    @cached_property
+    def leads(self) -> list[str]:
+        return [claim.signer for claim in self.claims]
 
 
 class Attestor:
@@ -114,38 +129,37 @@ class Attestor:
         return 0.0
 
     def _candidates(self, slot: str) -> list[Candidate]:
-        leads = self._leads(slot)
-        me, board = self.node.peer_id, self.node.board
-        others = [card for card in board.pending(slot) if card.signer != me and card.id not in self.refusals]
-        return [self._candidate(card, leads) for card in others if self.refusals.may_go_back(card)]
+        look, me = self._look(slot), self.node.peer_id
+        others = [card for card in self.node.board.pending(slot) if card.signer != me and card.id not in self.refusals]
+        return [self._candidate(card, look) for card in others if self.refusals.may_go_back(card)]
 
-    def _candidate(self, card: Envelope[CardRecord], leads: Sequence[str]) -> Candidate:
+    def _candidate(self, card: Envelope[CardRecord], look: Look) -> Candidate:
         slot, board = card.record.slot, self.node.board
         return Candidate(
             card=card,
             came_s=board.slots[slot].seen_at_s.get(card.id, -math.inf),
-            place=leads.index(card.signer) if card.signer in leads else NO_PLACE,
-            objection=self._objection(card),
+            place=look.leads.index(card.signer) if card.signer in look.leads else NO_PLACE,
+            objection=self._objection(card, look),
             failed=self._failed[card.id],
             attested=len(board.attestors(card.id, slot)),
         )
 
-    def _leads(self, slot: str) -> list[str]:
-        view = self.node.board.view(slot)
-        return [lead.signer for lead in leads_of(view.claims, view.tip, time.time(), view.timing, view.heard)]
+    def _look(self, slot: str) -> Look:
+        """Once for all cards of a slot: strangers' claims and cards may be many."""
+        view, now_s = self.node.board.view(slot), time.time()
+        return Look(view, leads_of(view.claims, view.tip, now_s, view.timing, view.heard), now_s)
 
     def _notice(self, envelope: Envelope[Any]) -> None:
         if isinstance(envelope.record, CardRecord):
-            self._is_from_a_lead(envelope)
+            self._is_from_a_lead(envelope, self._look(envelope.record.slot))
         if (wake := self._wake.get(envelope.record.slot)) is not None:
             wake.set()
 
-    def _is_from_a_lead(self, card: Envelope[CardRecord]) -> bool:
+    def _is_from_a_lead(self, card: Envelope[CardRecord], look: Look) -> bool:
         """Whether the maker holds the slot, or did when the card came; once true, it stays so."""
         if card.id in self._from_leads:
             return True
-        view = self.node.board.view(card.record.slot)
-        if not may_publish_card(view, card, time.time()):
+        if not may_publish_among(look.claims, look.view, card, look.now_s):
             return False
         self._from_leads[card.id] = None
         if len(self._from_leads) > MAX_REMEMBERED:
@@ -163,7 +177,7 @@ class Attestor:
         if age < wait_s:
             return wait_s - age
         tip = node.board.tip(slot)
-        if card not in node.board.pending(slot) or self._objection(card) is not None or self._is_moot(card):
+        if card not in node.board.pending(slot) or self._objection(card, self._look(slot)) is not None or self._is_moot(card):
             return RETRY_S  # the tip moved, or another's card came first, while we looked at the ones before
         try:
             if (result := await self._check_unless_moot(card, tip)) is not None:
@@ -179,14 +193,14 @@ class Attestor:
         tip, pending = board.tip(slot), board.pending(slot)
         if card not in pending or card.record.parent != (tip.card.id if tip else ""):
             return True
-        leads = self._leads(slot)
-        rivals = [other for other in pending if other.signer in leads and other.id not in self.refusals]
-        mine, me = self._candidate(card, leads), self.node.peer_id
+        look = self._look(slot)
+        rivals = [other for other in pending if other.signer in look.leads and other.id not in self.refusals]
+        mine, me = self._candidate(card, look), self.node.peer_id
         return any(
-            yields_to(mine, self._candidate(other, leads)) for other in rivals if me not in board.attestors(other.id, slot)
+            yields_to(mine, self._candidate(other, look)) for other in rivals if me not in board.attestors(other.id, slot)
         )
 
-    def _objection(self, card: Envelope[CardRecord]) -> str | None:
+    def _objection(self, card: Envelope[CardRecord], look: Look) -> str | None:
         """What the card's own words and the board say against it, before anything is fetched."""
         slot = card.record.slot
         weights_bytes, resume_bytes = checkpoint_limits(self.node.spec, slot)
@@ -194,7 +208,7 @@ class Attestor:
             return REASONS["size"]
         if self.refusals.goes_elsewhere(card.record):
             return REASONS["back"]
-        lead = card.signer if self._is_from_a_lead(card) else ""
+        lead = card.signer if self._is_from_a_lead(card, look) else ""
         signed = self.votes.chosen(card.record) if lead else None
         return refuse_card(card, self.node.board.tip(slot), lead, signed, self.node.peer_id)
 
@@ -309,7 +323,7 @@ class Attestor:
     async def _refuse(self, card: Envelope[CardRecord], reason: str, result: GateResult | None = None) -> None:
         """For good; a maker that leads is told why."""
         refusal = self.refusals.put(card, reason, result)
-        if refusal is not None and self._is_from_a_lead(card):
+        if refusal is not None and self._is_from_a_lead(card, self._look(card.record.slot)):
             self.node.keep(refusal)
             with suppress(SwarmError):  # nobody there: whoever asks this peer is told
                 await self.node.tell(refusal)

@@ -204,3 +204,31 @@ async def test_what_a_peer_tells_is_verified_in_a_thread_and_left_after_a_few_ba
         assert threading.main_thread() not in threads
         assert good.id in {envelope.id for envelope in node.board.claims("expert-0")}
         assert node.refused["records: not looked at after too many bad ones"] == 1
+
+
+async def test_many_records_of_one_answer_leave_others_their_turns_while_they_are_kept(tmp_path: Path) -> None:
+    world, identity = World(tmp_path / "world"), Identity.generate()
+    host = Host(PeerSettings(data_dir=tmp_path), identity, BlobStore(tmp_path / "blobs"))
+    host.swarm = world.network.join(identity, host)
+    now = time.time()
+    claims = [
+        seal(
+            Identity.generate(),
+            ClaimRecord(
+                run=world.run.id, slot="expert-0", seq=1, issued_at=now, expires_at=now + 5.0, epoch=1, claimed_at=now
+            ),
+        )
+        for _ in range(100)
+    ]
+    async with opened(host, world.run) as node:
+        kept_at_turn: list[int] = []
+
+        async def others() -> None:
+            while len(node.board.claims("expert-0")) < len(claims):
+                kept_at_turn.append(len(node.board.claims("expert-0")))
+                await asyncio.sleep(0)
+
+        beside = asyncio.create_task(others())
+        await node._receive_all([claim.data for claim in claims])
+        await beside
+        assert len(set(kept_at_turn)) >= len(claims) // run.KEPT_AT_ONCE

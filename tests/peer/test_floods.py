@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
+from paris_p2p.peer import attest
 from paris_p2p.records import AttestationRecord, BlobRef, CardRecord, cards_topic
 from paris_p2p.rules.tips import NO_CLAIM
 from paris_p2p.spec import GateSpec, TimingSpec
@@ -71,6 +73,25 @@ async def test_many_cards_without_a_claim_cost_one_reading_and_the_leads_card_co
         tip = owner.node.board.tip(SLOT)
         assert tip is not None
         assert tip.card.signer == lead.node.peer_id
+
+
+async def test_the_claims_are_looked_at_once_for_all_cards_of_a_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liar, looks = Identity.generate(), list[int]()
+    leads_of = attest.leads_of
+
+    def counted(claims: Any, *more: Any) -> Any:
+        looks.append(len(claims))
+        return leads_of(claims, *more)
+
+    async with World(tmp_path, timing=CALM) as world:
+        owner = await world.add("owner", role="owner")
+        for number in range(MANY):
+            owner.node.keep(claimless(world.run.id, liar, number))
+        monkeypatch.setattr(attest, "leads_of", counted)
+        assert len(owner.volunteer.attestor._candidates(SLOT)) == MANY
+        assert len(looks) == 1
 
 
 async def test_attestations_of_cards_that_nobody_has_cost_one_round_of_questions(

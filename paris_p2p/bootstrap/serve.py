@@ -159,9 +159,9 @@ class BootstrapNode:
                 log.info("run %s… gets no place: %s", run_id[:16], reason)
                 return
             leaving = gives_way(places, place)
+            self.places[run_id] = place  # before another run that is joined now counts the places
             if leaving is not None:
                 await self._leave(leaving, "its place went to a run of somebody with fewer")
-            self.places[run_id] = place
             await self._open(run)
         except ParisError as error:
             log.info("run %s was not joined through %s: %s", run_id[:16], peer, error)
@@ -183,6 +183,9 @@ class BootstrapNode:
             node = await stack.enter_async_context(opened(self.host, run))
             self._opened[run.id] = stack.pop_all()
         self.runs[run.id] = node
+        if run.id not in self.places:
+            await self._leave(run.id, "its place went to another while it was opened")
+            return
         self.say(f"mirroring run {run.record.name!r} ({run.id[:16]}…) of {run.signer}")
 
     async def _leave(self, run_id: str, why: str) -> None:

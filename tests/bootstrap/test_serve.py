@@ -235,6 +235,33 @@ async def test_a_full_node_leaves_junk_for_an_honest_run_and_forgets_what_it_lef
             assert not (bootstrap.host.settings.data_dir / "runs" / left).exists()
 
 
+async def test_a_run_whose_place_went_to_another_while_it_was_opened_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, opening, go_on = serve.opened, asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def slowly(*run: Any) -> AsyncIterator[RunNode]:
+        opening.set()
+        await go_on.wait()
+        async with opened(*run) as node:
+            yield node
+
+    monkeypatch.setattr(serve, "opened", slowly)
+    async with World(tmp_path) as world:
+        source, stranger, junk = Specs(), Identity.generate(), sign_junk(world, "junk")
+        source.specs[junk.id] = junk.data
+        world.network.join(stranger, source)
+        async with node_of(world, monkeypatch) as bootstrap:
+            bootstrap.notice(stray(junk.id, stranger))
+            await opening.wait()
+            await bootstrap._leave(junk.id, "its place went to a run of somebody with fewer")
+            go_on.set()
+            await world.until(lambda: not bootstrap._joining)
+            assert junk.id not in bootstrap.runs
+            assert junk.id not in bootstrap.host.members
+
+
 async def test_a_run_that_nobody_spoke_of_for_long_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

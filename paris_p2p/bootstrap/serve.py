@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from paris_p2p.envelope import Envelope
@@ -27,6 +28,7 @@ from paris_p2p.records import BlobRef, PeerRecord
 from paris_p2p.rules.places import MAX_RUNS, Place, gives_way, idle, refusal
 from paris_p2p.shown import say
 from paris_p2p.spec import PeerSettings, RunSpec, open_run
+from paris_p2p.store.disk import write_atomic
 from paris_p2p.swarm.addresses import network_of
 
 log = logging.getLogger(__name__)
@@ -106,9 +108,20 @@ class BootstrapNode:
             except (OSError, ParisError) as error:
                 log.warning("%s is not mirrored on: %s", path, error)
                 continue
-            peer = "" if run_id in self.mirror else run.signer
-            self.places[run_id] = Place(run_id, run.signer, peer, "", time.time())
+            peer, network = self._saved_place(run_id) or (run.signer, "")
+            self.places[run_id] = self._place(run_id, run.signer, peer, network)
             self._joining[run_id] = asyncio.create_task(self._open_beside(run_id, run))
+
+    def _place_file(self, run_id: str) -> Path:
+        """Who brought the run, and from where: without it, all runs of before count as one network's."""
+        return self.host.settings.data_dir / "runs" / run_id / "place"
+
+    def _saved_place(self, run_id: str) -> tuple[str, str] | None:
+        try:
+            peer, network = self._place_file(run_id).read_text().splitlines()
+        except (OSError, ValueError):  # of an older version, or damaged
+            return None
+        return peer, network
 
     async def _open_beside(self, run_id: str, run: Envelope[RunSpec]) -> None:
         try:
@@ -162,6 +175,8 @@ class BootstrapNode:
             self.places[run_id] = place  # before another run that is joined now counts the places
             if leaving is not None:
                 await self._leave(leaving, "its place went to a run of somebody with fewer")
+            save_spec(self.host.settings.data_dir, run)
+            write_atomic(self._place_file(run_id), f"{peer}\n{network}\n".encode())
             await self._open(run)
         except ParisError as error:
             log.info("run %s was not joined through %s: %s", run_id[:16], peer, error)
@@ -178,7 +193,6 @@ class BootstrapNode:
             del self._joining[run_id]
 
     async def _open(self, run: Envelope[RunSpec]) -> None:
-        save_spec(self.host.settings.data_dir, run)
         async with AsyncExitStack() as stack:
             node = await stack.enter_async_context(opened(self.host, run))
             self._opened[run.id] = stack.pop_all()

@@ -27,7 +27,7 @@ def load_transformers(cls: Any, files: ModelFiles, **options: Any) -> Any:
     import torch
 
     with quiet_loading(), loading(f"the {cls.__name__}", files.folder):
-        config = _clean(files.config(), cls.config_class, files)
+        config = _clean(_of_tower(files.config(), cls.config_class), cls.config_class, files)
         with laid_out(files, config) as folder:
             model, info = cls.from_pretrained(
                 folder, config=cls.config_class.from_dict(config), local_files_only=True, use_safetensors=True,
@@ -35,6 +35,12 @@ def load_transformers(cls: Any, files: ModelFiles, **options: Any) -> Any:
             )  # fmt: skip
     check_complete(f"the {cls.__name__}", files.folder, info)
     return model
+
+
+def _of_tower(raw: Mapping[str, Any], config_class: Any) -> Mapping[str, Any]:
+    """The configuration of one tower, where the folder holds a network of two and `config_class` is of one."""
+    tower = raw.get(getattr(config_class, "base_config_key", "") or "")
+    return tower if isinstance(tower, dict) else raw
 
 
 def _clean(raw: Mapping[str, Any], config_class: Any, files: ModelFiles) -> dict[str, Any]:

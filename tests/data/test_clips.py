@@ -110,7 +110,11 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
         ClipSet([tmp_path / "gone.tar"], [0])
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(cut=st.integers(0, 6000), at=st.integers(0, 6000), garbage=st.binary(max_size=40))
 def test_a_damaged_shard_gives_members_inside_the_file_or_words(tmp_path: Path, cut: int, at: int, garbage: bytes) -> None:
     buffer = io.BytesIO()

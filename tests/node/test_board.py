@@ -340,7 +340,11 @@ def test_a_leap_that_the_runs_age_allows_is_no_tip_for_who_was_here_and_one_for_
     assert tip_id(board) == later.id
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     st.lists(
         st.builds(

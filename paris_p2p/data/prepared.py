@@ -105,7 +105,7 @@ class Prepared(Record):
         if self.first_features is not None:
             lines.append(f"first frames: {self.first_width} features of {self.first_features.name} each, for the router")
         if self.tokens:
-            lines.append(f"a {what[:-1]} is {self.tokens:,} tokens to an expert")
+            lines.append(f"{'an image' if self.clip.frames == 1 else 'a clip'} is {self.tokens:,} tokens to an expert")
         if self.skipped:
             skipped = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
             lines.append(f"skipped {sum(self.skipped.values())} files ({skipped}); report.json lists them")

@@ -136,7 +136,9 @@ class Survey:
         ]
         if not spans:
             wanted_s = self.shape.frames / self.shape.fps
-            why = f"none of its {len(cuts_s) + 1} scenes holds a clip of {wanted_s:.2f} s with a caption"
+            within = ", inside one caption" if source.timed else ""
+            why = f"none of its {len(cuts_s) + 1} scenes holds a clip of {wanted_s:.2f} s{within}"
+            why += ": lower --frames, or raise --fps, for such videos"
             self.skipped.append(Skipped(source.name, "too short", why))
             return []
         parts = [replace(source, span=span) for span in spans]

@@ -27,7 +27,7 @@ from paris_p2p.peer.refusing import Refusals
 from paris_p2p.peer.summary import checkpoint_limits
 from paris_p2p.peer.votes import Votes
 from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord
-from paris_p2p.rules.checks import NO_PLACE, Candidate, look_up_every_s, next_checks, yields_to
+from paris_p2p.rules.checks import NO_PLACE, Candidate, is_held_up, look_up_every_s, next_checks, yields_to
 from paris_p2p.rules.claims import ClaimView, leads_of, may_publish_among
 from paris_p2p.rules.placement import attest_turn_s
 from paris_p2p.rules.refusals import REASONS
@@ -66,7 +66,7 @@ class Attestor:
         self._put_off: set[str] = set()  # cards counted as refused for want of a claim, and looked at again all the same
         self._looked_up_s: dict[str, float] = {}  # slot -> when its records were last read for waiting cards
         self.refusals = Refusals(node, say)
-        self._failed: Counter[str] = Counter()  # card id -> checks that came to no end
+        self._failed: dict[str, tuple[str, Counter[str]]] = {}  # slot -> (tip, checks that came to no end by card and by maker)
         self._wake = {slot: asyncio.Event() for slot in node.spec.slots}
         node.listeners.append(self._notice)
 
@@ -140,9 +140,17 @@ class Attestor:
             came_s=board.slots[slot].seen_at_s.get(card.id, -math.inf),
             place=look.leads.index(card.signer) if card.signer in look.leads else NO_PLACE,
             objection=self._objection(card, look),
-            failed=self._failed[card.id],
+            failed=self._failures(slot)[card.id] + self._failures(slot)[card.signer],
             attested=len(board.attestors(card.id, slot)),
         )
+
+    def _failures(self, slot: str) -> Counter[str]:
+        """Of checks after the present tip; with the next one all begin anew."""
+        tip = self.node.board.tip(slot)
+        head = tip.card.id if tip else ""
+        if slot not in self._failed or self._failed[slot][0] != head:
+            self._failed[slot] = head, Counter()
+        return self._failed[slot][1]
 
     def _look(self, slot: str) -> Look:
         """Once for all cards of a slot: strangers' claims and cards may be many."""
@@ -183,7 +191,7 @@ class Attestor:
             if (result := await self._check_unless_moot(card, tip)) is not None:
                 await self._judge(card, result, tip)
         except ParisError as error:
-            self._failed[card.id] += 1
+            self._failures(slot).update((card.id, card.signer))
             self.say(f"could not check {slot} seq {card.record.seq} yet: {error}")
         return RETRY_S
 
@@ -193,12 +201,23 @@ class Attestor:
         tip, pending = board.tip(slot), board.pending(slot)
         if card not in pending or card.record.parent != (tip.card.id if tip else ""):
             return True
+        mine, rivals = self._mine_and_rivals(card)
+        return any(yields_to(mine, other) for other in rivals)
+
+    def _mine_and_rivals(self, card: Envelope[CardRecord]) -> tuple[Candidate, list[Candidate]]:
+        """The card and the others of the slot's leads that this peer did not judge yet."""
+        slot, board, me = card.record.slot, self.node.board, self.node.peer_id
         look = self._look(slot)
-        rivals = [other for other in pending if other.signer in look.leads and other.id not in self.refusals]
-        mine, me = self._candidate(card, look), self.node.peer_id
-        return any(
-            yields_to(mine, self._candidate(other, look)) for other in rivals if me not in board.attestors(other.id, slot)
-        )
+        rivals = [
+            other
+            for other in board.pending(slot)
+            if other.signer in look.leads and other.id not in self.refusals and me not in board.attestors(other.id, slot)
+        ]
+        return self._candidate(card, look), [self._candidate(other, look) for other in rivals]
+
+    def _holds_up_another(self, card: Envelope[CardRecord]) -> bool:
+        mine, rivals = self._mine_and_rivals(card)
+        return any(is_held_up(mine, other) for other in rivals)
 
     def _objection(self, card: Envelope[CardRecord], look: Look) -> str | None:
         """What the card's own words and the board say against it, before anything is fetched."""
@@ -234,17 +253,24 @@ class Attestor:
             await asyncio.gather(check, return_exceptions=True)
 
     async def _wait_for(self, check: asyncio.Task[GateResult], card: Envelope[CardRecord]) -> None:
-        """Until the check is done or moot. Raises MissingBlobError when it takes longer than any honest maker needs."""
+        """Until the check is done or moot. Raises MissingBlobError when it takes longer than any honest maker needs, or,
+        while another maker's card waits, than its turn is."""
         wake, limit_s = self._wake[card.record.slot], self.checker.limit_s(card.record)
-        ends, news = time.monotonic() + limit_s, wake.is_set()
+        turn_s = self.checker.turn_s(card.record, self._mine_and_rivals(card)[0].failed)
+        began_s, news = time.monotonic(), wake.is_set()
         while not check.done() and not self._is_moot(card):
             wake.clear()
-            left_s = ends - time.monotonic()
-            if left_s <= 0:
+            passed_s = time.monotonic() - began_s
+            if passed_s >= limit_s:
                 raise MissingBlobError(f"its check was not over after {limit_s:.0f} s; what came is kept")
+            if passed_s >= turn_s and self._holds_up_another(card):
+                raise MissingBlobError(f"its check was not over after {turn_s:.0f} s, and another's card waits; what came is kept")
+            next_s = turn_s if passed_s < turn_s else limit_s
             waiting = asyncio.create_task(wake.wait())
             try:
-                await asyncio.wait({check, waiting}, timeout=min(left_s, RETRY_S), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {check, waiting}, timeout=min(next_s - passed_s, RETRY_S), return_when=asyncio.FIRST_COMPLETED
+                )
             finally:  # also when the check is cancelled: a task that nobody holds is destroyed while it waits
                 waiting.cancel()
                 await asyncio.gather(waiting, return_exceptions=True)

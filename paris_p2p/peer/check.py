@@ -9,6 +9,7 @@ from paris_p2p.errors import MissingBlobError
 from paris_p2p.node.run import RunNode
 from paris_p2p.peer.gate import GateProcess, gate_idle_s
 from paris_p2p.records import CardRecord
+from paris_p2p.rules.checks import turn_s
 from paris_p2p.rules.placement import attest_limit_s
 from paris_p2p.rules.refusals import REASONS
 from paris_p2p.rules.rest import tolerance_after
@@ -39,8 +40,15 @@ class Checker:
 
     def limit_s(self, card: CardRecord) -> float:
         """Longer than any honest maker needs."""
+        return attest_limit_s(self._download_bytes(card), self.node.spec.timing.checkpoint_s)
+
+    def turn_s(self, card: CardRecord, failed: int) -> float:
+        """How long other makers' cards wait for this one's check."""
+        return turn_s(self._download_bytes(card), self.node.spec.timing.checkpoint_s, failed)
+
+    def _download_bytes(self, card: CardRecord) -> int:
         shards_bytes = sum(shard.blob.size_bytes for shard in self.node.spec.shards_for(card.slot, "gate"))
-        return attest_limit_s(card.weights.size_bytes + card.resume.size_bytes + shards_bytes, self.node.spec.timing.checkpoint_s)
+        return card.weights.size_bytes + card.resume.size_bytes + shards_bytes
 
     async def measure(self, card: Envelope[CardRecord], tip: Tip | None) -> GateResult:
         """Fetch and measure. Cancelled, it keeps what was received."""

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.records import CardRecord
+from paris_p2p.rules.heard import LINE_BYTES_PER_S
 from paris_p2p.rules.tips import NO_CLAIM
 
 MAX_LOOK_UP_S = 20.0
+MAX_GATE_S = 150.0  # what a gate takes on a busy machine
+GATE_INTERVALS = 4
+MAX_TURN_DOUBLINGS = 16
 NO_PLACE = 1 << 20  # of a maker that holds no claim here
 
 
@@ -21,7 +25,7 @@ class Candidate:
     came_s: float
     place: int  # of its maker among the leads, the first is 0; NO_PLACE: none
     objection: str | None = None
-    failed: int = 0  # checks that came to no end
+    failed: int = 0  # checks that came to no end: of this card, and of any of its maker's after this tip
     attested: int = 0
 
     @property
@@ -69,3 +73,17 @@ def look_up_every_s(checkpoint_s: float) -> float:
 def yields_to(mine: Candidate, other: Candidate) -> bool:
     """Whether a check of `mine` is let go for `other`, which may be signed: its maker comes before, and it can be had."""
     return other.objection is None and other.place < mine.place and other.failed <= mine.failed
+
+
+def turn_s(download_bytes: int, checkpoint_s: float, failed: int) -> float:
+    """Seconds that a check may hold up another maker's card: what it takes over a home line, and each time twice as long.
+
+    A maker whose blobs drip holds the first place under ever new keys; one whose line is slow gets there in the end.
+    """
+    gate_s = min(MAX_GATE_S, GATE_INTERVALS * checkpoint_s)
+    return (gate_s + download_bytes / LINE_BYTES_PER_S) * 2.0 ** min(failed, MAX_TURN_DOUBLINGS)
+
+
+def is_held_up(mine: Candidate, other: Candidate) -> bool:
+    """Whether another maker's card, which may be signed, waits for the check of `mine` to end, and failed hardly more often."""
+    return other.objection is None and other.card.signer != mine.card.signer and other.failed <= mine.failed + 1

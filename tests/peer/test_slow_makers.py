@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from paris_p2p.identity import Identity
+from paris_p2p.node.hearing import Hearing
+from paris_p2p.rules.heard import Heard, Spell
 from paris_p2p.rules.placement import attest_limit_s
 from paris_p2p.spec import GateSpec
 from paris_p2p.work.messages import GateJob, GateResult
@@ -64,6 +66,24 @@ async def test_a_check_without_an_end_is_let_go_and_other_cards_come_first_from_
         await world.until(lambda: owner.node.board.tip(SLOT) is not None)
         assert owner.node.board.tip(SLOT).card.id != first.id  # type: ignore[union-attr]
         assert any("its check was not over after 5 s" in line for line in owner.said)
+
+
+async def test_a_maker_that_drips_and_goes_on_leading_holds_up_another_leads_card_for_one_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_places = Heard(patience_s=1000.0, slot=Spell(0.0, 0.0, 0.0, barren_s=1500.0))
+    monkeypatch.setattr(Hearing, "heard", lambda *_: two_places)
+    monkeypatch.setattr("paris_p2p.peer.check.turn_s", lambda *_: 0.5)
+    identity = Identity.generate()
+    async with World(tmp_path, gate=GateSpec(members_attest=False, attestors=(identity.peer_id,))) as world:
+        owner = await world.add("owner", role="owner", identity=identity)
+        evil = await world.add("evil", slot=SLOT)
+        drip_to(owner, lambda peer, _: peer == evil.node.peer_id)
+        await world.until(lambda: bool(owner.node.board.pending(SLOT)))
+        honest = await world.add("honest", slot=SLOT)
+        await world.until(lambda: owner.node.board.tip(SLOT) is not None)
+        assert owner.node.board.tip(SLOT).card.signer == honest.node.peer_id  # type: ignore[union-attr]
+        assert any("another's card waits" in line for line in owner.said)
 
 
 async def test_a_check_ends_when_others_made_the_card_the_tip(tmp_path: Path) -> None:

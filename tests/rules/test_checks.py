@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from paris_p2p.rules.checks import NO_PLACE, Candidate, look_up_every_s, next_checks, yields_to
+from paris_p2p.rules.checks import (
+    NO_PLACE,
+    Candidate,
+    is_held_up,
+    look_up_every_s,
+    next_checks,
+    turn_s,
+    yields_to,
+)
 from paris_p2p.rules.tips import NO_CLAIM
 
 from .made import PEERS, A, card
@@ -51,3 +59,17 @@ def test_want_of_a_claim_is_no_refusal_for_good_and_a_wrong_place_is() -> None:
 def test_the_board_is_read_for_waiting_cards_once_an_interval() -> None:
     assert look_up_every_s(3.0) == 1.5
     assert look_up_every_s(86400.0) == 20.0
+
+
+def test_a_check_holds_up_another_makers_card_for_its_turn_and_the_next_time_twice_as_long() -> None:
+    second = Candidate(card(PEERS[1]), came_s=1.0, place=1)
+    assert is_held_up(LEADS, second)
+    assert is_held_up(LEADS, replace(second, failed=1))  # both are slow: they take turns
+    assert not is_held_up(LEADS, replace(second, failed=2))
+    assert not is_held_up(LEADS, replace(second, objection=NO_CLAIM))
+    assert not is_held_up(LEADS, replace(LEADS, card=card(A, steps=1000)))  # of the same maker
+    assert not yields_to(second, replace(LEADS, failed=1))  # whose turn is over does not come back in between
+    of_a_small_run = turn_s(29 * 10**6, 600.0, 0)
+    assert 150 < of_a_small_run < 200
+    assert turn_s(29 * 10**6, 600.0, 3) == 8 * of_a_small_run
+    assert turn_s(10**9, 600.0, 10**6) < 1e9

@@ -77,8 +77,8 @@ def test_lines_of_ours_keep_their_columns_and_their_length() -> None:
 
 def hostile_run(run: Envelope[RunSpec], words: str) -> Envelope[RunSpec]:
     """The run as if its parts had not been bounded when it was parsed."""
-    named = run.record.expert.model_copy(update={"preset": words})
-    told = {"name": words, "purpose": words, "data_licence": words, "weights_licence": words, "expert": named, "router": named}
+    told = dict.fromkeys(("name", "purpose", "data_licence", "weights_licence"), words)
+    told |= {kind: getattr(run.record, kind).model_copy(update={"preset": words}) for kind in ("expert", "router")}
     return Envelope(record=run.record.model_copy(update=told), signer=run.signer, payload=run.payload, data=run.data)
 
 

@@ -121,6 +121,12 @@ def _listen(level: int) -> None:
             handler.setLevel(min(level, handler.level))
 
 
+def _level(record: logging.LogRecord) -> str:
+    """The level's usual word: a library may have renamed the levels of the whole process, as hivemind does."""
+    words = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
+    return words.get(record.levelno, record.levelname.lower())
+
+
 class _Formatter(logging.Formatter):
     """A line of ours, whatever the message holds; a traceback keeps its lines."""
 
@@ -133,7 +139,7 @@ class _Formatter(logging.Formatter):
 
     def head(self, record: logging.LogRecord) -> str:
         at = time.localtime(record.created)
-        return f"{time.strftime('%Y-%m-%d %H:%M:%S%z', at)} {record.levelname.lower():<7} {record.name}: "
+        return f"{time.strftime('%Y-%m-%d %H:%M:%S%z', at)} {_level(record):<8} {record.name}: "
 
 
 class _Brief(_Formatter):
@@ -142,7 +148,7 @@ class _Brief(_Formatter):
         if record.levelno == logging.INFO:
             return f"{clock} "
         where = f" {record.name}" if record.levelno < logging.INFO else ""
-        return f"{clock} {record.levelname.lower()}{where}: "
+        return f"{clock} {_level(record)}{where}: "
 
 
 class _Terminal(logging.StreamHandler[TextIO]):

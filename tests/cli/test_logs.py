@@ -27,6 +27,7 @@ def as_before() -> Iterator[None]:
     yield
     root.handlers[:], root.level = kept[0], kept[1]
     ours.setLevel(kept[2])
+    logging.addLevelName(logging.WARNING, "WARNING")
 
 
 @pytest.mark.parametrize("app", [peer.app, run.app, bootstrap.app])
@@ -40,6 +41,7 @@ def test_every_verb_takes_both_options(app: typer.Typer) -> None:
 
 def test_an_operator_sees_what_happens_and_others_only_what_went_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     log = logging.getLogger("paris_p2p.bootstrap.serve")
+    logging.addLevelName(logging.WARNING, "WARN")  # as importing hivemind does
     logs.set_up()
     log.info(LINE)
     assert capsys.readouterr().err == ""

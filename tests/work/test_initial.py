@@ -163,12 +163,12 @@ def test_what_is_no_checkpoint_is_named(pixart: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no weights"):
         open_checkpoint(tmp_path / "empty")
     (tmp_path / "text.safetensors").write_text("these are words")
-    with pytest.raises(UsageError, match="not a readable safetensors file"):
+    with pytest.raises(UsageError, match="no safetensors file"):
         open_checkpoint(tmp_path / "text.safetensors")
     index = pixart / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../text.safetensors"}}))
     with pytest.raises(UsageError, match="not a safetensors file beside it"):
         open_checkpoint(pixart)
     index.write_text("[]")
-    with pytest.raises(UsageError, match="cannot be read as the index"):
+    with pytest.raises(UsageError, match="is not the index"):
         open_checkpoint(pixart)

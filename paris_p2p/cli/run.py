@@ -61,7 +61,7 @@ def prepare(
     clips_per_video: Annotated[
         int, typer.Option(min=1, help="At most this many clips from a video; longer ones are parted into scenes.")
     ] = 64,
-    device: Annotated[str, typer.Option(help="Of codec, text encoder and features: cpu, cuda or cuda:N.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Of codec, text encoder and features: auto, cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Videos worked on side by side.")] = 2,
     rng_seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:

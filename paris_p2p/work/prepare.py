@@ -27,8 +27,17 @@ from paris_p2p.errors import DataError, DiskFullError, ReadOnlyError, UsageError
 from paris_p2p.spec import TextShape
 from paris_p2p.work.assembly import Assembly, move_into_place, pin_model, write_failure, write_report, write_sheet
 from paris_p2p.work.clustering import SPLIT_NAMES, Clustered, Dealer, Entry, UncheckedClusterError
+from paris_p2p.work.device import pick_device
 from paris_p2p.work.encoding import Decoding, Encoder, Progress, embed_captions
-from paris_p2p.work.prepare_networks import FIT_CLIPS_PER_SOURCE, Networks, PrepareOptions, fingerprint, is_local_name, load_networks
+from paris_p2p.work.prepare_networks import (
+    FIT_CLIPS_PER_SOURCE,
+    Networks,
+    PrepareOptions,
+    fingerprint,
+    is_local_name,
+    load_named,
+    load_networks,
+)
 from paris_p2p.work.sizes import clip_tokens, size_advice
 from paris_p2p.work.survey import Survey, hash_sources
 
@@ -50,6 +59,7 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
     at_once = min(FIT_CLIPS_PER_SOURCE, options.clips_per_video)
     if at_once * options.frames * options.height * options.width * 3 > MAX_VIDEO_BYTES:
         raise UsageError(f"{at_once} such clips of a video take over {MAX_VIDEO_BYTES >> 20} MiB; ask for fewer or smaller")
+    options = options.model_copy(update={"device": str(pick_device(options.device))})
     if options.image_to_video and options.frames == 1:
         raise UsageError("--image-to-video is for clips: an image of one frame has nothing to go on to; leave it out, or raise --frames")
     found = find_sources(clips, out, check_encoding(options.caption_encoding))
@@ -94,6 +104,7 @@ class _Job:
 
     def run(self, sources: list[Source], made_from: str) -> Prepared:
         shutil.rmtree(self.work, ignore_errors=True)
+        named = load_named(self.options)
         hashes = self._hashes(sources)
         survey = Survey(
             self.options.clip, self.options.clips_per_video, self.options.threads, self.cache, self.progress, self.skipped, self.notes
@@ -105,7 +116,7 @@ class _Job:
         # Held-out splits are filled from the front, so the last quarter is train, whatever turns out to be unusable.
         place = {group: i for i, group in enumerate(ranked[-max(1, len(ranked) // 4) :])}
         tail = sorted((s for s in sources if groups[s.id] in place), key=lambda s: (-place[groups[s.id]], s.id))
-        models = load_networks(tail, self.options, self.decoding, self.cache, self.progress)
+        models = load_networks(named, tail, self.options, self.decoding, self.cache, self.progress)
         encoder = Encoder(models.codec, models.features, self.decoding, self.cache, self._made_from(models), models.first_features)
         starts_s = self._usable(sources, encoder)
         splits = self._splits(ranked, groups, starts_s, place)

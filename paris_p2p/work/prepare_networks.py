@@ -95,8 +95,35 @@ class Networks:
         return pin_model(name, find_model(reference), is_local_name(name), folder)
 
 
-def load_networks(train: Sequence[Source], options: PrepareOptions, decoding: Decoding, cache: Cache, progress: Progress) -> Networks:
-    """Load them, and fit the codec on the train sources where it is one to fit; UsageError when it cannot take the clips."""
+@dataclass(frozen=True)
+class Named:
+    """What an owner's options name: ready before any file is read, so that a slip is told at once."""
+
+    text: TextEncoder
+    features: Features
+    codec_files: ModelFiles | None  # None: the codec is one to fit
+
+
+def load_named(options: PrepareOptions) -> Named:
+    """Load them; PresetError or UsageError for a name that leads nowhere, or what cannot be used."""
+    files = None if options.codec in ("pca", *KINDS) else find_codec(options.codec)
+    text = load_text_encoder(options.text, tokens=options.text_tokens, device=options.device)
+    features = load_features(options.features, frames=options.feature_frames, device=options.device)
+    return Named(text, features, files)
+
+
+def load_networks(
+    named: Named,
+    train: Sequence[Source],
+    options: PrepareOptions,
+    decoding: Decoding,
+    cache: Cache,
+    progress: Progress,
+) -> Networks:
+    """All of them, the codec fitted on the train sources where it is one to fit.
+
+    UsageError when it cannot take the clips.
+    """
     patch = options.pca_patch_pixels, options.pca_channels
     decoding = replace(decoding, max_clips=min(decoding.max_clips, FIT_CLIPS_PER_SOURCE))
     learned = None
@@ -104,7 +131,7 @@ def load_networks(train: Sequence[Source], options: PrepareOptions, decoding: De
         wished = learned_options(options.codec, options.clip, patch, options.codec_steps, options.rng_seed)
         learned = fit_learned(options.codec, train, decoding, wished, cache, options.device, progress)
     name = f"diffusers:{learned.folder}" if learned else options.codec
-    files = None if name == "pca" else find_codec(name)
+    files = find_codec(name) if learned else named.codec_files
     codec: Codec
     if files is None:
         codec = fit_codec(train, decoding, patch, cache, progress).to(options.device)
@@ -113,11 +140,10 @@ def load_networks(train: Sequence[Source], options: PrepareOptions, decoding: De
     latent_shape(codec, options.clip)  # before the long part: it says so if the codec cannot take such clips
     if options.image_to_video:
         check_first_latent(codec, options.clip)
-    text = load_text_encoder(options.text, tokens=options.text_tokens, device=options.device)
-    features = load_features(options.features, frames=options.feature_frames, device=options.device)
     psnr_db = learned.psnr_db if learned else codec_psnr_db(codec, train, decoding)
-    first = of_first_frames(features) if options.image_to_video else None
-    return Networks(codec, files, text, features, psnr_db, name, learned.pca_psnr_db if learned else 0.0, first)
+    first = of_first_frames(named.features) if options.image_to_video else None
+    pca_psnr_db = learned.pca_psnr_db if learned else 0.0
+    return Networks(codec, files, named.text, named.features, psnr_db, name, pca_psnr_db, first)
 
 
 def fingerprint(sources: Sequence[Source], skipped: Sequence[Skipped], options: PrepareOptions, version: int) -> str:

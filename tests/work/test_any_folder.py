@@ -15,7 +15,7 @@ from transformers import Dinov2Config, Dinov2Model
 from paris_p2p.codec.video import load_codec
 from paris_p2p.data.clips import ClipSet
 from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
-from paris_p2p.errors import DataError, UsageError
+from paris_p2p.errors import DataError, PresetError, UsageError
 from paris_p2p.work import clustering, encoding
 from paris_p2p.work import prepare as prepare_room
 from paris_p2p.work.prepare import PrepareOptions, prepare
@@ -331,3 +331,24 @@ def test_a_failure_while_captions_are_read_leaves_the_picture_of_the_clusters(tm
     monkeypatch.undo()
     prepare(folder, out, options)
     assert not (out / "partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [({"features": "gpu"}, "no feature network"), ({"text": "x"}, "no text encoder"), ({"codec": "x"}, "no codec")],
+)
+def test_a_name_that_leads_nowhere_is_told_before_any_file_is_read(
+    tmp_path, options, monkeypatch, wrong, says
+):
+    def read(*_: object) -> None:
+        raise AssertionError("a file was read")
+
+    monkeypatch.setattr(prepare_room, "hash_sources", read)
+    folder = write_files(tmp_path / "clips", 12)
+    with pytest.raises(PresetError, match=says):
+        prepare(folder, tmp_path / "out", options.model_copy(update=wrong))
+
+
+def test_the_device_is_chosen_where_it_is_left_to_the_machine(tmp_path, options):
+    folder, auto = write_files(tmp_path / "clips", 12), options.model_copy(update={"device": "auto"})
+    assert prepare(folder, tmp_path / "out", auto) == prepare(folder, tmp_path / "again", options)

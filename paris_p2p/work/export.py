@@ -23,6 +23,7 @@ from paris_p2p.work.own_data import data_id_of_run
 from paris_p2p.work.pipeline import CODEC, FEATURES, TEXT, ParisPipeline
 from paris_p2p.work.routed import DEFAULT_CLAMP, expert_state, load_router
 from paris_p2p.work.trained import trained_slots
+from paris_p2p.work.video_out import GIF_MAX_FPS
 
 
 def export(
@@ -130,7 +131,7 @@ from paris_p2p import ParisPipeline
 from diffusers.utils import export_to_gif
 
 frames = ParisPipeline.from_pretrained("this folder")("a prompt"{routing}).frames  # of each clip, its pictures
-export_to_gif(frames[0], "clip.gif", fps={round(clip.fps)})
+export_to_gif(frames[0], "clip.gif", fps={max(1, min(GIF_MAX_FPS, round(clip.fps)))})
 ```
 
 | slot | card |

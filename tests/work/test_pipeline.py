@@ -13,7 +13,7 @@ from PIL import Image
 
 import paris_p2p
 from paris_p2p.errors import CheckpointError, UsageError
-from paris_p2p.work.export import export
+from paris_p2p.work.export import _model_card, export
 from paris_p2p.work.generate import generate
 from paris_p2p.work.pipeline import ParisPipeline
 from tests.work.made_run import EXPERTS, PROMPTS, MadeRun
@@ -147,6 +147,13 @@ def test_the_folder_tells_its_licence_run_and_cards(made, folder):
     for words in (made.run, "Apache-2.0", "CC0-1.0", made.cards["expert-2"], "Moving balls"):
         assert words in card
     assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pickle", ".py")]
+
+
+@pytest.mark.parametrize(("fps", "of_the_gif"), [(0.2, 1), (8.0, 8), (60.0, 50)])
+def test_the_gif_that_the_folder_shows_how_to_make_has_a_speed_that_browsers_play(made, fps, of_the_gif):
+    clip = made.spec.clip.model_copy(update={"fps": fps})
+    card = _model_card(made.spec.model_copy(update={"clip": clip}), made.run, made.cards, ())
+    assert f'export_to_gif(frames[0], "clip.gif", fps={of_the_gif})' in card
 
 
 def test_one_expert_is_usable_alone(folder):

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 
 from paris_p2p.data.images import IMAGE_SUFFIXES
 
@@ -51,7 +52,9 @@ def walk(folder: Path, leave_out: Path | None) -> Walk:
         before = len(links)
         for path in _files(start, hidden, visited, links, folder, found):
             name = printable(path.relative_to(folder).as_posix())
-            if name in found.files:
+            if _is_special(path):
+                found.left[name] = "it is no file but a pipe, a socket or a device"
+            elif name in found.files:
                 found.left[name] = "another file's name looks the same; rename one of them"
             else:
                 found.files[name] = path
@@ -85,6 +88,14 @@ def _files(
         else:
             folders.clear()
             found.left[_name(here, folder)] = "the linked folder was seen already"
+
+
+def _is_special(path: Path) -> bool:
+    """Whether opening it may wait for ever; a broken link is for its reader to name."""
+    try:
+        return not S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _is_new(folder: Path, visited: set[tuple[int, int]]) -> bool:

@@ -34,6 +34,18 @@ def test_broken_links_and_hidden_files_do_no_harm_and_the_output_is_left_out(tmp
     assert list(walk(tmp_path, tmp_path / "out").files) == ["1.mp4", "gone"]
 
 
+def test_a_pipe_in_the_folder_is_listed_and_waited_for_by_nobody(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    os.mkfifo(tmp_path / "a.txt")
+    os.mkfifo(tmp_path / "captions.csv")
+    found = find_sources(tmp_path)
+    assert {skip.name: skip.reason for skip in found.skipped} == {
+        "a.mp4": "no caption",
+        "a.txt": "not read",
+        "captions.csv": "not read",
+    }
+
+
 def test_every_name_can_be_printed_and_such_a_path_comes_back(tmp_path):
     path = tmp_path / os.fsdecode(b"\xe4 \xf0\x9f\x98\x80\n.mp4")
     assert printable(path.name) == "\\xe4 😀\\n.mp4"

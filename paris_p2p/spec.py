@@ -99,7 +99,7 @@ class TrainingSpec(Record):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
-    time_mean: float = 0.0  # logit-normal times, RECIPE: t = sigmoid(mean + std * n)
+    time_mean: float = 0.0  # logit-normal times: t = sigmoid(mean + std * n)
     time_std: Annotated[float, Field(gt=0)] = 1.0
     time_shift: Annotated[float, Field(gt=0, le=100)] = 1.0  # of all times, in training, gate and sampling (flow/path.py)
     router_batch_clips: Size = 64

@@ -1,4 +1,4 @@
-"""Batches as counter-based functions of (run, slot, clip counter): order, noise, times and dropout (DESIGN section 2, law 6).
+"""Batches as counter-based functions of (run, slot, clip counter): order, noise, times and dropout.
 
 Randomness is raw Philox4x64-10 output (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), turned into
 normals and orders here, so that no library's sampling algorithm is part of a lineage. The key is BLAKE3(run, slot); the

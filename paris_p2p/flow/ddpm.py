@@ -1,4 +1,4 @@
-"""Experts trained to predict noise on the cosine schedule, asked for a velocity at flow time t (RECIPE: maths).
+"""Experts trained to predict noise on the cosine schedule, asked for a velocity at flow time t.
 
 The schedule is Eq. 17 of Nichol and Dhariwal 2021 (arXiv 2102.09672), continuous in s, without their cap on beta: s = 0 is data and
 s = 1 noise, x_s = alpha x0 + sigma eps with alpha^2 + sigma^2 = 1. The straight path has the same noise-to-data ratio where

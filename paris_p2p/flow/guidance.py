@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, Eq. 6) of a mixture, in its two forms (RECIPE: maths).
+"""Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, Eq. 6) of a mixture, in its two forms.
 
 `per_expert`, as published: each expert is guided by itself, and one set of weights, of the router with text, mixes the results.
 `exact`: u(no text) + scale (u(text) - u(no text)), each a mixture with its own posterior, of the router without and with the text.

@@ -1,4 +1,4 @@
-"""The straight path between data and noise, its velocity, times and loss (RECIPE: maths; Lipman et al. 2023, arXiv 2210.02747, Eq. 20-23).
+"""The straight path between data and noise, its velocity, times and loss (Lipman et al. 2023, arXiv 2210.02747, Eq. 20-23).
 
 Legend: B clips, `...` the rest of a clip. t = 1 is noise, unlike in that paper, where t = 1 is data.
 """

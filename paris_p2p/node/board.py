@@ -1,4 +1,4 @@
-"""The verified records of one run as this peer has seen them: claims, cards, attestations, tips (DESIGN: order and trust).
+"""The verified records of one run as this peer has seen them: claims, cards, attestations, tips.
 
 A bulletin board forgets, repeats and lies by omission; this one keeps the highest claim of every signer, the cards that
 can still matter, and the tips, which it also writes to the ledger so that a restart knows them.

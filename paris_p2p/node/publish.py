@@ -1,4 +1,4 @@
-"""A checkpoint goes out: blobs, card, news (DESIGN sections 2, 3).
+"""A checkpoint goes out: blobs, card, news.
 
 Publishing is card-last: both blobs are in the store before the card is signed, and the card is in the ledger before
 anyone hears of it. A crash at any moment leaves the old tip or the new one.

@@ -1,4 +1,4 @@
-"""One run on this host: its board of records kept fresh, its blobs fetched, seeded and announced (DESIGN sections 2, 3)."""
+"""One run on this host: its board of records kept fresh, its blobs fetched, seeded and announced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An attestor: choose the cards worth a check, have them measured (check.py), sign what came out (DESIGN section 3).
+"""An attestor: choose the cards worth a check, have them measured (check.py), sign what came out.
 
 An attestor signs at most one card per (slot, epoch, seq), also across crashes (votes.py).
 """

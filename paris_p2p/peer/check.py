@@ -1,4 +1,4 @@
-"""A card's checkpoint fetched and measured on this machine, within bounds (DESIGN section 3)."""
+"""A card's checkpoint fetched and measured on this machine, within bounds."""
 
 from __future__ import annotations
 

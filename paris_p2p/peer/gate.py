@@ -1,4 +1,4 @@
-"""The gate's process as the attestor sees it: started for a card, kept for the next one, gone when none comes (DESIGN section 7)."""
+"""The gate's process as the attestor sees it: started for a card, kept for the next one, gone when none comes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Holding one slot: renew the claim, run the trainer, publish what it makes, stop in good order (DESIGN sections 2, 3)."""
+"""Holding one slot: renew the claim, run the trainer, publish what it makes, stop in good order."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One slot's checkpoints on their way out, card by card (DESIGN section 3).
+"""One slot's checkpoints on their way out, card by card.
 
 At most one card waits for attestation. A newer checkpoint replaces the one that waits behind it, so that a slow swarm
-costs sharing, never training (DESIGN law 4).
+costs sharing, never training.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A handle on a worker process that speaks JSON lines: the trainer and the gate (DESIGN section 7).
+"""A handle on a worker process that speaks JSON lines: the trainer and the gate.
 
 The worker dies with this process twice over: its stdin closes, and the kernel sends it SIGKILL (parent-death signal).
 """

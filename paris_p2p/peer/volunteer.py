@@ -1,4 +1,4 @@
-"""A volunteer's life in a run: look, claim, settle, lead, hand over; attest and seed all the while (DESIGN section 2)."""
+"""A volunteer's life in a run: look, claim, settle, lead, hand over; attest and seed all the while."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attestor signed, in its ledger before anybody hears of it (DESIGN section 3).
+"""What an attestor signed, in its ledger before anybody hears of it.
 
 At most one card per (slot, epoch, seq), also across crashes. The newest signature of each slot is kept whole: a choice that
 was killed before anybody heard of it would bind its attestor for ever, so it is told again at the next start.

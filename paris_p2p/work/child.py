@@ -1,4 +1,4 @@
-"""A worker process's own side: it dies with its parent, reads lines from stdin, and keeps stdout for its messages (DESIGN section 7).
+"""A worker process's own side: it dies with its parent, reads lines from stdin, and keeps stdout for its messages.
 
 Imports nothing heavy, so that the guards stand before torch is loaded.
 """

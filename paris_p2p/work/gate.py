@@ -1,4 +1,4 @@
-"""An attestor's check of cards, `python -m paris_p2p.work.gate`: a GateJob a line on stdin, a GateResult each on stdout (DESIGN section 3).
+"""An attestor's check of cards, `python -m paris_p2p.work.gate`: a GateJob a line on stdin, a GateResult each on stdout.
 
 One process may check many cards, so that torch is loaded once where checkpoints come often. Whatever is wrong with the
 checkpoint is a result with a reason. Only what is wrong on this side (shards, device, memory) ends the process without one,

@@ -1,4 +1,4 @@
-"""The jobs, commands, events and results that the trainer and the gate exchange with their node, one JSON line each (DESIGN section 7)."""
+"""The jobs, commands, events and results that the trainer and the gate exchange with their node, one JSON line each."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Training one slot: AdamW on counter-based batches, an average of the weights, and a schedule of the lineage's step alone.
 
-Run as a process by trainer.py; read `train` first. DESIGN section 2, law 6: resuming equals not stopping.
+Run as a process by trainer.py; read `train` first. Resuming equals not stopping.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Hearing:
 
     def __init__(self, spec: RunSpec, ledger: Ledger, now_s: float):
         self.spec, self.ledger = spec, ledger
-        self.attended = True  # whether anybody is here who may attest: without, nobody's time is wasted
+        self.attestors: frozenset[str] | None = None  # who is here and may attest; None: that was not read yet
         self.state_bytes: dict[str, int] = {}  # of a slot's checkpoints, where that is known: what its leads have to move
         self.slots = {slot: SlotHearing() for slot in spec.slots}
         for name in spec.slots:
@@ -55,7 +55,7 @@ class Hearing:
         """A claim came here; `before` was its signer's newest until now."""
         name, signer = envelope.record.slot, envelope.signer
         slot, heard = self.slots[name], self.heard(name)
-        counts = is_live and self.attended
+        counts = is_live and self._is_attended(signer)
         spell = hear(slot.spells.get(signer), envelope.record, before.record if before else None, now_s, heard, counts=counts)
         slot.spells[signer] = spell
         if len(slot.spells) > MAX_SPELLS:
@@ -73,6 +73,10 @@ class Hearing:
         slot.slot = slot.slot.proved(now_s) if slot.slot else None
         if slot.is_saved:
             self._save(name, now_s)
+
+    def _is_attended(self, lead: str) -> bool:
+        """Whether a card of this lead's could become the tip; where too few are here to sign it, its time is not wasted."""
+        return self.attestors is None or len(self.attestors - {lead}) >= self.spec.gate.quorum
 
     def _moved_bytes(self, name: str) -> int:
         """A new lead fetches its shards and the tip's state, and its first card's goes out."""

@@ -300,8 +300,9 @@ class RunNode:
         for envelope in records:
             self.own.look_at(envelope)
         self.roles = {envelope.signer: envelope.record.role for envelope in records if isinstance(envelope.record, PeerRecord)}
-        # Where nobody is there to attest, no lead can be asked for an attested card (rules/heard.py).
-        self.board.hearing.attended = bool(self.known_attestors()) or may_attest(self.spec, self.peer_id)
+        # Where too few are there to attest, no lead can be asked for an attested card (rules/heard.py).
+        me = {self.peer_id} if may_attest(self.spec, self.peer_id) else set[str]()
+        self.board.hearing.attestors = frozenset(self.known_attestors() | me)
 
     # blobs
 

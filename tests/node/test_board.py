@@ -71,6 +71,22 @@ def tip_id(board: Board) -> str:
 # claims
 
 
+@pytest.mark.parametrize(("here", "wasted"), [((A,), 0), ((A, C), 0), ((A, C, D), 1), (None, 1)])
+def test_time_is_wasted_only_while_enough_are_here_to_sign_a_card_of_the_lead(
+    tmp_path: Path, here: tuple[Identity, ...] | None, wasted: int
+) -> None:
+    gate = GateSpec(quorum=2)
+    board = Board(RUN, World(tmp_path / "world", gate=gate, timing=TIMING).run.record, Ledger(tmp_path / "ledger"))
+    board.hearing.attestors = None if here is None else frozenset(peer.peer_id for peer in here)
+    patience_s = board.hearing.heard(SLOT).patience_s
+    now_s = NOW
+    while now_s < NOW + 1.5 * patience_s:
+        board.add(claim(A, claimed_at=NOW, issued_at=now_s), now_s)
+        now_s += TIMING.claim_s / 3
+    assert board.hearing.heard(SLOT).wasted(A.peer_id, now_s) == wasted
+    assert board.hearing.heard(SLOT).places(now_s) == 1 + wasted
+
+
 def test_a_flood_of_claims_stays_bounded_and_cannot_displace_the_tips_maker(board: Board) -> None:
     with_tip(board)
     for stranger in strangers(2 * MAX_CLAIMS):

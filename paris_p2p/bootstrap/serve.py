@@ -92,7 +92,7 @@ class BootstrapNode:
                     node.own.check()
                     async with self._turn:
                         if node.run in self.runs:
-                            await self._mirror(node)
+                            await self._mirror_or_say(node)
                 await asyncio.sleep(PERIOD_S)
         finally:
             await self._stop_tasks()
@@ -219,6 +219,15 @@ class BootstrapNode:
                     del told[name]
         if node is not None:
             self.say(f"not mirroring run {node.spec.name!r} ({run_id[:16]}…) any more: {why}")
+
+    async def _mirror_or_say(self, node: RunNode) -> None:
+        """One run's fault, or a full disk, ends neither this node nor the other runs."""
+        try:
+            await self._mirror(node)
+        except ParisError as error:
+            log.warning("run %s… was not mirrored this time: %s", node.run[:16], error)
+        except Exception:
+            log.exception("run %s could not be mirrored this time", node.run)
 
     async def _mirror(self, node: RunNode) -> None:
         """Pull what is missing of the run's data and tips; within the cap, newest first."""

@@ -73,7 +73,7 @@ class Host:
         return member.spec_data if member else None
 
     def records(self, key: str) -> list[bytes]:
-        return [data for member in self.members.values() for data in member.records_under(key)]
+        return [data for member in tuple(self.members.values()) for data in member.records_under(key)]
 
     def may(self, peer: str, action: Action, run: str, thing: str) -> bool:
         """The rule of rules/trust.py, of the runs here that `thing` belongs to; `run` narrows them where a request names one."""

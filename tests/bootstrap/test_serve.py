@@ -15,7 +15,7 @@ import pytest
 from paris_p2p import spec as specs
 from paris_p2p.bootstrap import serve
 from paris_p2p.bootstrap.serve import BootstrapNode
-from paris_p2p.errors import MissingBlobError
+from paris_p2p.errors import DiskFullError, MissingBlobError
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.host import Host
 from paris_p2p.node.run import RunNode
@@ -233,6 +233,31 @@ async def test_a_full_node_leaves_junk_for_an_honest_run_and_forgets_what_it_lef
             [left] = before - set(bootstrap.runs)
             assert left not in bootstrap.host.members
             assert not (bootstrap.host.settings.data_dir / "runs" / left).exists()
+
+
+@pytest.mark.parametrize("error", [ValueError("a fault of ours"), DiskFullError("no space left")])
+async def test_a_run_that_cannot_be_mirrored_ends_neither_the_node_nor_the_other_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async with World(tmp_path) as world:
+        maker, source, stranger = await world.add("a", slot="expert-0"), Specs(), Identity.generate()
+        junk = sign_junk(world, "junk")
+        source.specs[junk.id] = junk.data
+        world.network.join(stranger, source)
+        mirror, failed = BootstrapNode._mirror, list[str]()
+
+        async def fails_for_one(bootstrap: BootstrapNode, node: RunNode) -> None:
+            if node.run == junk.id:
+                failed.append(node.run)
+                raise error
+            await mirror(bootstrap, node)
+
+        monkeypatch.setattr(BootstrapNode, "_mirror", fails_for_one)
+        async with node_of(world, monkeypatch) as bootstrap:
+            bootstrap.notice(stray(junk.id, stranger))
+            await world.until(lambda: bool(failed))
+            bootstrap.notice(stray(world.run.id, maker.node.host.identity))
+            await world.until(lambda: world.run.id in bootstrap.runs)
 
 
 async def test_a_run_whose_place_went_to_another_while_it_was_opened_is_left(

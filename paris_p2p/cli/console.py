@@ -202,13 +202,19 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             return Text(f"{human_bytes(done)} of {human_bytes(total)}, {human_bytes(task.speed or 0)}/s")
 
     bars: dict[str, int] = {}
-    name = TextColumn("{task.description:<28}", markup=False)
+    name = TextColumn("{task.description:<20}", markup=False)
     columns = (name, BarColumn(), Done(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    progress = Progress(*columns, console=Console(stderr=True))
 
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in bars:
-                bars[stage] = progress.add_task(shown(stage, FIELD_LETTERS), total=total)
-            progress.update(bars[stage], completed=done, total=total)  # type: ignore[arg-type]
+    def report(stage: str, done: int, total: int) -> None:
+        if not bars:
+            progress.start()  # with nothing to show yet it would leave an empty line, above an error say
+        if stage not in bars:
+            bars[stage] = progress.add_task(shown(stage, FIELD_LETTERS), total=total)
+        progress.update(bars[stage], completed=done, total=total)  # type: ignore[arg-type]
 
+    try:
         yield report
+    finally:
+        if bars:
+            progress.stop()

@@ -43,9 +43,9 @@ def prepare(
     height: Annotated[int, typer.Option(min=8)] = 64,
     width: Annotated[int, typer.Option(min=8)] = 64,
     fps: Annotated[float, typer.Option(min=0.1, help="Frames per second the clips are resampled to.")] = 8.0,
-    codec: Annotated[str, typer.Option(help="pca; train, train:video (fitted on your clips); or diffusers:FOLDER_OR_HUB_ID.")] = "pca",
+    codec: Annotated[str, typer.Option(help="pca; train, train:video (fitted on your clips); or diffusers: with a folder or hub id.")] = "pca",
     codec_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a codec that is trained.")] = 1000,
-    text: Annotated[str, typer.Option(help="minilm, or transformers:FOLDER_OR_HUB_ID.")] = "minilm",
+    text: Annotated[str, typer.Option(help="minilm, or transformers: with a folder or hub id.")] = "minilm",
     text_tokens: Annotated[
         int, typer.Option(min=0, max=4096, help="Read of each caption; 0: as many as the longest has and the encoder takes.")
     ] = 0,
@@ -53,7 +53,7 @@ def prepare(
         str, typer.Option(help="Of captions that are neither UTF-8 nor marked UTF-16, such as cp1252; else those are skipped.")
     ] = "",
     features: Annotated[
-        str, typer.Option(help="efficientnet-lite0, transnetv2, or transformers:, clip: or videomae: with FOLDER_OR_HUB_ID.")
+        str, typer.Option(help="efficientnet-lite0, transnetv2, or transformers:, clip: or videomae: with a folder or hub id.")
     ] = "efficientnet-lite0",
     image_to_video: Annotated[
         bool, typer.Option("--image-to-video", help="Look at first frames, so that a router may know them: for create --first-frame-rate.")
@@ -98,7 +98,9 @@ def prepare(
     with progress_bars() as progress:
         prepared = run_prepare(clips, out, options, progress)
     echo(wrapped(prepared.describe()))
-    echo(f"look at {out / 'clusters.png'}; then: paris-run create {out}")
+    created = (out / "run.spec").exists()
+    then = f"paris-run publish {out} (its run is created)" if created else f"paris-run create {out}"
+    echo(wrapped(f"look at {out / 'clusters.png'}; then: {then}"))
 
 
 @verb(app)

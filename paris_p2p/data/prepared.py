@@ -89,7 +89,7 @@ class Prepared(Record):
         counts = ", ".join(f"{self.clips[split]} {split}" for split in self.clips)
         what, files = ("images", "files") if self.clip.frames == 1 else ("clips", "videos")
         if self.files and self.files != sum(self.sources.values()):
-            files = f"scenes and parts of {self.files} {files}"
+            files = f"scenes and parts of {self.files} {files if self.files > 1 else files[:-1]}"
         lines = [
             f"{sum(self.clips.values())} {what} from {sum(self.sources.values())} {files}: {counts}; codec {self.codec_psnr_db:.1f} dB"
         ]
@@ -108,7 +108,8 @@ class Prepared(Record):
             lines.append(f"{'an image' if self.clip.frames == 1 else 'a clip'} is {self.tokens:,} tokens to an expert")
         if self.skipped:
             skipped = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
-            lines.append(f"skipped {sum(self.skipped.values())} files ({skipped}); report.json lists them")
+            total = sum(self.skipped.values())
+            lines.append(f"skipped {total} {'file' if total == 1 else 'files'} ({skipped}); report.json lists them")
         lines += [f"note: {what}" + f" ({count} times)" * (count > 1) for what, count in self.notes.items()]
         return "\n".join(lines)
 

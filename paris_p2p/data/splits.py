@@ -47,13 +47,18 @@ def least_clips(experts: int) -> int:
     return 3 * experts + 4
 
 
+def counted(count: int, one: str) -> str:
+    """`1 expert`, `2 experts`."""
+    return f"{count} {one}" if count == 1 else f"{count} {one}s"
+
+
 def check_enough(clips: int, sources: int, experts: int) -> None:
     """DataError, with how many more are needed, when K experts cannot be made of so little."""
     least = least_clips(experts)
     if clips < least:
-        fewer = f", or ask for {(clips - 4) // 3} experts" if clips >= least_clips(1) and experts > 1 else ""
+        fewer = f", or ask for {counted((clips - 4) // 3, 'expert')}" if clips >= least_clips(1) and experts > 1 else ""
         raise DataError(
-            f"{clips} clips are too few for {experts} experts: the least is {least} (two each to train on, one "
+            f"{clips} clips are too few for {counted(experts, 'expert')}: the least is {least} (two each to train on, one "
             f"each to check with, and four); give {least - clips} more{fewer}"
         )
     if sources < LEAST_SOURCES:

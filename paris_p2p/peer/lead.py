@@ -310,13 +310,16 @@ class Lead:
             return True
 
     async def _last_card(self, wait_s: float) -> None:
-        """Publish what is left and wait, within bounds, until another peer holds it."""
-        deadline = time.monotonic() + wait_s
-        while self.outbox.busy and time.monotonic() < deadline and not self._lost():
+        """Publish what is left and wait, within bounds, until another peer holds it or it was found to be worse."""
+        deadline, refused = time.monotonic() + wait_s, False
+        while self.outbox.busy and time.monotonic() < deadline and not (self._lost() or refused):
             if not self.outbox.publishing.locked() and not await self._attestors_connected():
                 break
             await asyncio.sleep(0.1)
-        if self.outbox.busy:
+            refused = self.setback.came.is_set() and await self.setback.counts()
+        if refused:
+            self.say(f"the last checkpoint of {self.slot} was refused; the slot goes on from its tip")
+        elif self.outbox.busy:
             self.say(f"nobody attested the last checkpoint of {self.slot} in time (at most {wait_s:.0f} s); the slot goes on from its tip")
 
 

@@ -18,6 +18,7 @@ from paris_p2p.model.presets import Config, count_tokens, expert_config, router_
 from paris_p2p.records import BlobRef, Count, Text
 from paris_p2p.spec import GateSpec, Name, NetworkSpec, Pinned, RunSpec, ShardRef, TimingSpec, TrainingSpec, open_run, sign_run
 from paris_p2p.store.blobs import BlobStore
+from paris_p2p.store.disk import make_directory, make_private
 
 SPEC_FILE = "run.spec"
 KEY_FILE = "owner.key"
@@ -60,8 +61,12 @@ def create_run(
     if options.training.first_frame_rate:
         _check_first_frames(folder, prepared)
     owner = _owner(folder / KEY_FILE, passphrase)
-    node = load_or_create_peer_key(folder / "node" / "identity.key")
-    store = BlobStore(folder / "node" / "blobs")
+    home = folder / "node"
+    is_new = not home.exists()
+    make_directory(home)
+    make_private(home, is_new=is_new)
+    node = load_or_create_peer_key(home / "identity.key")
+    store = BlobStore(home / "blobs")
     config = _expert_config(options, prepared)
     config, initial = _first_weights(folder, options, config, store, say)
     spec = _spec(folder, prepared, options, store, node.peer_id)

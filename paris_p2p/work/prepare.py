@@ -19,8 +19,8 @@ from paris_p2p.codec.video import latent_shape
 from paris_p2p.data.cache import Cache, cache_key
 from paris_p2p.data.captions import Note
 from paris_p2p.data.prepared import Prepared, PreparedModel, Split
-from paris_p2p.data.sources import Skipped, Source, find_sources
-from paris_p2p.data.splits import assign_splits, check_enough, experts_for, rank_groups
+from paris_p2p.data.sources import Found, Skipped, Source, find_sources
+from paris_p2p.data.splits import assign_splits, check_enough, counted, experts_for, rank_groups
 from paris_p2p.data.text_files import check_encoding
 from paris_p2p.data.unusable import UnusableVideo
 from paris_p2p.errors import DataError, DiskFullError, ReadOnlyError, UsageError
@@ -64,9 +64,10 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
         raise UsageError("--image-to-video is for clips: an image of one frame has nothing to go on to; leave it out, or raise --frames")
     found = find_sources(clips, out, check_encoding(options.caption_encoding))
     sources, skipped = found.sources, found.skipped
-    _require(sources, skipped, clips)
     _require_frames(sources, options.frames)
     with _disk_errors(out):
+        if not sources:
+            raise _none_usable_at_all(clips, out, found)
         out.mkdir(parents=True, exist_ok=True)
         made_from = fingerprint(sources, skipped, options, VERSION)
         known = _already(out, made_from)
@@ -190,7 +191,7 @@ class _Job:
     def _tell_dealt(self, entries: Sequence[Entry], dealt: Sequence[Entry], clustered: Clustered) -> None:
         """What was chosen and left out while dealing."""
         if not self.options.experts:
-            chosen = f"{clustered.model.clusters} experts chosen for so many clips"
+            chosen = f"{counted(clustered.model.clusters, 'expert')} chosen for so many clips"
             self.notes.append(Note("", chosen, f"{len(entries)} clips; --experts sets another number"))
         kept = {entry.key for entry in dealt}
         near = Counter(entry.source.name for entry in entries if entry.key not in kept)
@@ -295,12 +296,26 @@ def _require_no_run(out: Path, fingerprint: str) -> None:
 
 def _require(found: Collection[Any], skipped: Sequence[Skipped], clips: Path) -> None:
     if not found:
-        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(skip.reason for skip in skipped).items()))
-        first = next((f"; the first is {skip.name}: {skip.reason} {skip.detail}" for skip in skipped), "")
-        raise DataError(
-            f"no usable video or image in {clips} ({counts or 'it holds no such files'}{first}). Give files with captions: a .txt beside "
-            "each, a captions.csv or captions.jsonl with file and caption, or webdataset tars"
-        )
+        raise _none_usable(skipped, clips)
+
+
+def _none_usable(skipped: Sequence[Skipped], clips: Path) -> DataError:
+    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(skip.reason for skip in skipped).most_common())
+    first = next((f"; the first is {skip.name}: {skip.detail or skip.reason}" for skip in skipped), "")
+    return DataError(
+        f"no usable video or image in {clips} ({counts or 'it holds no such files'}{first}). Give files with captions: "
+        "a .txt beside each, a captions.csv or captions.jsonl with file and caption, or webdataset tars"
+    )
+
+
+def _none_usable_at_all(clips: Path, out: Path, found: Found) -> DataError:
+    """The same with a report.json, where there is anything to list."""
+    error = _none_usable(found.skipped, clips)
+    if found.skipped or found.notes:
+        out.mkdir(parents=True, exist_ok=True)
+        path = write_failure(out, error, found.skipped, found.notes)
+        error.args = (f"{error} (see {path.name} in {out})",)
+    return error
 
 
 def _require_frames(sources: Sequence[Source], frames: int) -> None:

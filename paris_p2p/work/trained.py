@@ -30,7 +30,14 @@ class Trained:
 
     def describe(self) -> str:
         """`767 steps, 6,136 clips (204 passes)`."""
-        return f"{self.steps:,} steps, {self.clips:,} clips ({self.passes:,.3g} passes)"
+        return f"{self.steps:,} steps, {self.clips:,} clips ({_number(self.passes)} passes)"
+
+
+def _number(passes: float) -> str:
+    """As 3,640, 12.3 or 0.05: three digits that count below a thousand, and never an exponent."""
+    if passes >= 100:
+        return f"{passes:,.0f}"
+    return f"{passes:.3g}" if passes >= 0.01 else "less than 0.01" if passes else "0"
 
 
 def trained_slots(spec: RunSpec, weights: Mapping[str, Path]) -> dict[str, Trained]:
@@ -51,7 +58,7 @@ def warn_barely(trained: Mapping[str, Trained]) -> str:
     few = [slot for slot in trained.values() if slot.barely]
     if not few:
         return ""
-    named = ", ".join(f"{slot.slot} ({slot.steps:,} steps, {slot.passes:.2g} passes)" for slot in few)
+    named = ", ".join(f"{slot.slot} ({slot.steps:,} steps, {_number(slot.passes)} passes)" for slot in few)
     return (
         f"warning: barely trained yet: {named}. Expect noise, or clips that ignore the prompt; "
         "`paris-peer status` shows how training goes, and later clips will be better"

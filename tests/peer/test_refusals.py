@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -80,6 +81,26 @@ async def test_a_slot_that_gets_no_better_ends_at_its_best_checkpoint_and_rests_
         assert len(Noted.started) == RESTS
         for peer in (owner, again):  # one checkpoint is two files
             await world.until(lambda peer=peer: len(of_checkpoints(peer)) <= 2)
+
+
+async def test_a_lead_that_leaves_waits_no_longer_for_a_last_checkpoint_that_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paris_p2p.peer.volunteer.PAUSE_ATTEST_S", 3600.0)
+    worse = asyncio.Event()
+
+    async def gate(job: GateJob) -> GateResult:
+        loss = 9.0 if worse.is_set() else 1.0
+        return GateResult(ok=True, loss=loss, reference_loss=1.0, gate_clips=4, fixed_loss=loss)
+
+    async with World(tmp_path) as world:
+        owner = await world.add("owner", role="owner", gate=gate)
+        lead = await world.add("lead", slot=SLOT, gate=gate)
+        await world.until(lambda: tip_of(owner) is not None and lead.volunteer.lead is not None)
+        worse.set()
+        await lead.volunteer.pause()
+        assert any("the last checkpoint of expert-0 was refused" in line for line in lead.said), lead.said
+        assert not any("nobody attested" in line for line in lead.said)
 
 
 def of_checkpoints(peer: Peer) -> list[str]:

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from paris_p2p.errors import CheckpointError
 from paris_p2p.work.checkpoint import Counters, counters_of
-from paris_p2p.work.trained import trained_slots, warn_barely
+from paris_p2p.work.trained import Trained, trained_slots, warn_barely
 from tests.work.tiny_run import TRAIN_CLIPS, TRAINING, TinyRun
 
 
@@ -30,6 +30,12 @@ def test_weights_that_still_are_their_start_are_barely_trained(tiny: TinyRun, tm
 def test_weights_that_have_not_seen_every_clip_once_are_barely_trained(tiny: TinyRun, tmp_path):
     router = {"router": weights_at(tmp_path / "router", "router", 10_000, 2 * TRAIN_CLIPS - 1)}  # two clusters' clips
     assert trained_slots(tiny.spec, router)["router"].barely
+
+
+def test_passes_are_told_without_an_exponent() -> None:
+    told = [Trained("router", 1, 1, passes, 0.0).describe() for passes in (3636.4, 170.4, 12.345, 0.0523, 0.0001, 0)]
+    ends = ["(3,636 passes)", "(170 passes)", "(12.3 passes)", "(0.0523 passes)", "(less than 0.01 passes)", "(0 passes)"]
+    assert [words[words.index("(") :] for words in told] == ends
 
 
 @pytest.mark.parametrize("change", [{"steps": "many"}, {"steps": "-1"}, {"clips": str(1 << 60)}, {"paris": "paris-resume/1"}])

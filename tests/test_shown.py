@@ -158,6 +158,21 @@ def test_a_progress_bar_is_named_in_plain_text(words: str, capsys: pytest.Captur
     harmless(capsys.readouterr().err)
 
 
+def test_bars_say_nothing_before_there_is_anything_and_fit_a_terminal_of_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with console.progress_bars():
+        pass
+    assert capsys.readouterr().err == ""
+    with console.progress_bars() as progress:
+        progress("fetching bytes", 600_000_000, 600_000_000)
+        progress("denoising steps", 20, 20)
+    rows = capsys.readouterr().err.splitlines()
+    assert [row.split()[0] for row in rows] == ["fetching", "denoising"], rows
+    assert all(cell_len(row) <= 80 for row in rows)
+
+
 @pytest.mark.parametrize("words", HOSTILE)
 def test_the_report_escapes_markup_and_shows_no_controls(words: str) -> None:
     page = render(Report(words, (words,), (Section(words, (words,), (Table("t", ("a",), ((words,),)),)),)))

@@ -190,6 +190,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """One bar per stage: call it with (stage, done, total)."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Done(ProgressColumn):
@@ -202,8 +203,8 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             return Text(f"{human_bytes(done)} of {human_bytes(total)}, {human_bytes(task.speed or 0)}/s")
 
     bars: dict[str, int] = {}
-    name = TextColumn("{task.description:<20}", markup=False)
-    columns = (name, BarColumn(), Done(), TimeElapsedColumn(), TimeRemainingColumn())
+    name = TextColumn("{task.description:<28}", markup=False)
+    columns = (name, BarColumn(), Done(table_column=Column(no_wrap=True)), TimeElapsedColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True))
 
     def report(stage: str, done: int, total: int) -> None:

@@ -100,7 +100,7 @@ def test_one_long_film_is_parted_into_scenes_that_splits_keep_apart(from_film):
     assert result.experts == 2
     assert each_checked(result)
     assert result.files == 1
-    assert "scenes and parts of 1 videos" in result.describe()
+    assert "scenes and parts of 1 video" in result.describe()
     assert all(result.clips[split] > 0 for split in SPLITS)
     assert result.clips["train"] > sum(result.clips.values()) // 2
     cuts_s = np.cumsum(FILM)[:-1] / 8
@@ -298,6 +298,32 @@ def test_a_created_run_is_not_replaced_but_the_very_same_continues(tmp_path, opt
     shard.unlink()
     assert prepare(folder, out, options) == result
     assert shard.read_bytes() == before[shard]
+
+
+def test_a_folder_without_a_usable_file_says_why_and_lists_each_file_in_the_report(tmp_path, options):
+    folder, out = tmp_path / "clips", tmp_path / "out"
+    folder.mkdir()
+    for i in range(3):
+        write_video(folder / f"{i}.mp4", counting(16, 32))
+    (folder / "photo.heic").write_bytes(b"x")
+    said = r"\(3 no caption, 1 not read; the first is 0\.mp4: write one into 0\.txt, .*see report\.json in"
+    with pytest.raises(DataError, match=said):
+        prepare(folder, out, options)
+    assert {row["name"] for row in report(out)["skipped_files"]} == {"0.mp4", "1.mp4", "2.mp4", "photo.heic"}
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DataError, match="it holds no such files"):
+        prepare(tmp_path / "nothing", tmp_path / "none", options)
+    assert not (tmp_path / "none").exists()
+
+
+def test_one_of_a_kind_is_told_as_one(tmp_path, options):
+    folder = write_files(tmp_path / "clips", 8)
+    (folder / "photo.heic").write_bytes(b"x")
+    told = prepare(folder, tmp_path / "out", options.model_copy(update={"experts": 0})).describe()
+    assert "note: 1 expert chosen for so many clips" in told
+    assert "skipped 1 file (1 not read)" in told
+    with pytest.raises(DataError, match="6 clips are too few for 1 expert: the least is 7 "):
+        prepare(write_files(tmp_path / "few", 6), tmp_path / "out-few", options.model_copy(update={"experts": 1}))
 
 
 def test_a_failure_leaves_the_report_and_after_clustering_the_picture(tmp_path, options, monkeypatch):

@@ -29,3 +29,10 @@ def test_a_hub_model_that_no_hash_pins_is_refused_in_words(tmp_path: Path) -> No
     with pytest.raises(UsageError, match=said):
         create_run(folder, OPTIONS, None)
     assert not (folder / SPEC_FILE).exists()
+
+
+def test_the_owners_node_folder_is_private_from_the_start(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    prepare_made(folder)
+    create_run(folder, OPTIONS, None)
+    assert (folder / "node").stat().st_mode & 0o777 == 0o700

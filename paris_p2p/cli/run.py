@@ -43,7 +43,9 @@ def prepare(
     height: Annotated[int, typer.Option(min=8)] = 64,
     width: Annotated[int, typer.Option(min=8)] = 64,
     fps: Annotated[float, typer.Option(min=0.1, help="Frames per second the clips are resampled to.")] = 8.0,
-    codec: Annotated[str, typer.Option(help="pca; train, train:video (fitted on your clips); or diffusers: with a folder or hub id.")] = "pca",
+    codec: Annotated[
+        str, typer.Option(help="pca; train, train:video (fitted on your clips); or diffusers: with a folder or hub id.")
+    ] = "pca",
     codec_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a codec that is trained.")] = 1000,
     text: Annotated[str, typer.Option(help="minilm, or transformers: with a folder or hub id.")] = "minilm",
     text_tokens: Annotated[

@@ -37,7 +37,9 @@ def call_control(data_dir: Path, method: str, name: str, timeout_s: float = 120.
     except urllib.error.HTTPError as error:
         raise UnreachableError(f"the peer on {data_dir} refused {name!r}: {error.read()[:300].decode(errors='replace')}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
+        why = getattr(error, "reason", error)  # urllib wraps what the system said
         raise UnreachableError(
-            f"the peer on {data_dir} (pid {pid}) does not answer ({error}); if it was killed, `paris-peer start` starts it again"
+            f"the peer on {data_dir} (pid {pid}) does not answer ({getattr(why, 'strerror', None) or why}); "
+            "if it was killed, `paris-peer start` starts it again"
         ) from error
     return answer

@@ -127,8 +127,9 @@ class Volunteer:
         self._leaving.set()
         self._resumed.set()
         self._news.set()
-        if self.lead is not None:
-            self.lead.stop("leaving")
+        if self.lead is None:
+            return "leaving"
+        self.lead.stop("leaving")
         return "leaving: publishing the last checkpoint first"
 
     # the loop

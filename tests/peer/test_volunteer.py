@@ -105,8 +105,9 @@ async def test_leaving_waits_until_another_peer_holds_the_last_checkpoint(tmp_pa
         owner = await world.add("owner", role="owner")
         await world.until(lambda: peer.volunteer.lead is not None and peer.volunteer.lead.training.steps > 3)
         steps = peer.volunteer.lead.training.steps if peer.volunteer.lead else 0
-        await peer.volunteer.leave()
+        assert await peer.volunteer.leave() == "leaving: publishing the last checkpoint first"
         await asyncio.wait_for(peer.task, 120)
+        assert await owner.volunteer.leave() == "leaving"  # it leads nothing
         tip = owner.node.board.tip("expert-0")
         assert tip is not None
         assert tip.card.record.steps >= steps

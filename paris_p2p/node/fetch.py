@@ -248,7 +248,8 @@ class _Download:
         """
         now_s, chunk_bytes = time.monotonic(), self.partial.manifest.chunk_bytes
         waited_s = max((now_s - since_s for since_s in self.brought_s.values()), default=0.0)
-        if self._more_turns < MAX_MORE_SOURCES and may_join_turns(list(self.active.values()), chunk_bytes, waited_s):
+        active = list(self.active.values())
+        if self._more_turns < MAX_MORE_SOURCES and may_join_turns(active, chunk_bytes, waited_s):
             self._more_turns += 1
             self._turns.release()
             return

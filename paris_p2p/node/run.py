@@ -263,7 +263,7 @@ class RunNode:
         return opened
 
     async def _keep_all(self, envelopes: Sequence[Envelope[Any]]) -> None:
-        """Others have a turn in between: where a slot is full of strangers' records, one more takes a millisecond."""
+        """Others have turns in between: where a slot is full of strangers' records, one more takes a millisecond."""
         for number, envelope in enumerate(envelopes):
             if number % KEPT_AT_ONCE == 0:
                 await asyncio.sleep(0)

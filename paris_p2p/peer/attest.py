@@ -66,7 +66,8 @@ class Attestor:
         self._put_off: set[str] = set()  # cards counted as refused for want of a claim, and looked at again all the same
         self._looked_up_s: dict[str, float] = {}  # slot -> when its records were last read for waiting cards
         self.refusals = Refusals(node, say)
-        self._failed: dict[str, tuple[str, Counter[str]]] = {}  # slot -> (tip, checks that came to no end by card and by maker)
+        # Slot -> (tip, checks that came to no end, by card and by maker).
+        self._failed: dict[str, tuple[str, Counter[str]]] = {}
         self._wake = {slot: asyncio.Event() for slot in node.spec.slots}
         node.listeners.append(self._notice)
 
@@ -130,7 +131,8 @@ class Attestor:
 
     def _candidates(self, slot: str) -> list[Candidate]:
         look, me = self._look(slot), self.node.peer_id
-        others = [card for card in self.node.board.pending(slot) if card.signer != me and card.id not in self.refusals]
+        pending = self.node.board.pending(slot)
+        others = [card for card in pending if card.signer != me and card.id not in self.refusals]
         return [self._candidate(card, look) for card in others if self.refusals.may_go_back(card)]
 
     def _candidate(self, card: Envelope[CardRecord], look: Look) -> Candidate:
@@ -185,7 +187,8 @@ class Attestor:
         if age < wait_s:
             return wait_s - age
         tip = node.board.tip(slot)
-        if card not in node.board.pending(slot) or self._objection(card, self._look(slot)) is not None or self._is_moot(card):
+        objection = self._objection(card, self._look(slot))
+        if card not in node.board.pending(slot) or objection is not None or self._is_moot(card):
             return RETRY_S  # the tip moved, or another's card came first, while we looked at the ones before
         try:
             if (result := await self._check_unless_moot(card, tip)) is not None:
@@ -211,7 +214,9 @@ class Attestor:
         rivals = [
             other
             for other in board.pending(slot)
-            if other.signer in look.leads and other.id not in self.refusals and me not in board.attestors(other.id, slot)
+            if other.signer in look.leads
+            and other.id not in self.refusals
+            and me not in board.attestors(other.id, slot)
         ]
         return self._candidate(card, look), [self._candidate(other, look) for other in rivals]
 
@@ -253,8 +258,8 @@ class Attestor:
             await asyncio.gather(check, return_exceptions=True)
 
     async def _wait_for(self, check: asyncio.Task[GateResult], card: Envelope[CardRecord]) -> None:
-        """Until the check is done or moot. Raises MissingBlobError when it takes longer than any honest maker needs, or,
-        while another maker's card waits, than its turn is."""
+        """Until the check is done or moot. Raises MissingBlobError when it takes longer than any honest maker
+        needs, or, while another maker's card waits, than its turn is."""
         wake, limit_s = self._wake[card.record.slot], self.checker.limit_s(card.record)
         turn_s = self.checker.turn_s(card.record, self._mine_and_rivals(card)[0].failed)
         began_s, news = time.monotonic(), wake.is_set()
@@ -264,7 +269,9 @@ class Attestor:
             if passed_s >= limit_s:
                 raise MissingBlobError(f"its check was not over after {limit_s:.0f} s; what came is kept")
             if passed_s >= turn_s and self._holds_up_another(card):
-                raise MissingBlobError(f"its check was not over after {turn_s:.0f} s, and another's card waits; what came is kept")
+                raise MissingBlobError(
+                    f"its check was not over after {turn_s:.0f} s, and another's card waits; what came is kept"
+                )
             next_s = turn_s if passed_s < turn_s else limit_s
             waiting = asyncio.create_task(wake.wait())
             try:

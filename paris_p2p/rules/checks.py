@@ -76,14 +76,15 @@ def yields_to(mine: Candidate, other: Candidate) -> bool:
 
 
 def turn_s(download_bytes: int, checkpoint_s: float, failed: int) -> float:
-    """Seconds that a check may hold up another maker's card: what it takes over a home line, and each time twice as long.
+    """Seconds that a check may hold up another maker's card: what it takes over a home line, then twice as long.
 
-    A maker whose blobs drip holds the first place under ever new keys; one whose line is slow gets there in the end.
+    A maker whose blobs drip may hold the first place under ever new keys; one whose line is slow gets there in
+    the end.
     """
     gate_s = min(MAX_GATE_S, GATE_INTERVALS * checkpoint_s)
     return (gate_s + download_bytes / LINE_BYTES_PER_S) * 2.0 ** min(failed, MAX_TURN_DOUBLINGS)
 
 
 def is_held_up(mine: Candidate, other: Candidate) -> bool:
-    """Whether another maker's card, which may be signed, waits for the check of `mine` to end, and failed hardly more often."""
+    """Whether another maker's card, which may be signed and failed hardly more often, waits for `mine`'s check."""
     return other.objection is None and other.card.signer != mine.card.signer and other.failed <= mine.failed + 1

@@ -96,7 +96,7 @@ def may_publish_card(view: ClaimView, card: Envelope[CardRecord], now_s: float) 
 def may_publish_among(
     leads: Collection[Envelope[ClaimRecord]], view: ClaimView, card: Envelope[CardRecord], now_s: float
 ) -> bool:
-    """As `may_publish_card`, for whoever knows the view's leads: with many claims, they are what takes time."""
+    """As `may_publish_card`, for whoever knows the view's leads: of many claims, they are what takes time."""
     if card.signer in {lead.signer for lead in leads} or view.heard.is_open(now_s):
         return True
     return not leads and held_when_made(card, view.claims)

@@ -100,11 +100,13 @@ class BlobClient:
                         due = f"chunk {expected} of at most {max_chunk_bytes} was due"
                         raise _nonsense(peer, f"chunk {index} of {length} bytes where {due}")
                     if length > len(room):
-                        room = memoryview(mmap.mmap(-1, length))  # starts at a page, as writing past the page cache wants it
+                        # Starts at a page, as writing past the page cache wants it.
+                        room = memoryview(mmap.mmap(-1, length))
                     if length:
                         await self._read_body(reader, room[:length], pace)
                         yield index, room[:length]
-            except (asyncio.IncompleteReadError, ConnectionError) as error:  # as a seat does that went to another (seats.py)
+            except (asyncio.IncompleteReadError, ConnectionError) as error:
+                # So ends a seat that went to another (seats.py).
                 raise BusyError(f"peer {peer} ended its answer half-way; it is asked again later") from error
 
     async def _read_body(self, reader: StraightReader, room: memoryview, pace: Pace) -> None:

@@ -5,10 +5,10 @@
 DHT entries: key = records.dht_key(record), subkey = `<signer's peer id>:<kind>` (so that a peer's card and its attestation,
 which share a key, do not replace each other), value = the envelope's bytes, expiry = exactly the record's expires_at.
 
-Errors of every `fetch_*`: UnreachableError when the peer cannot be dialled, is silent, refuses or talks nonsense; BusyError,
-which is one, when it serves others, or ends its chunks half-way, as where the place went to another; MissingBlobError when
-it says that it has no such blob. Nothing fetched is verified here but for its size: hashes and signatures are checked by
-whoever asked.
+Errors of every `fetch_*`: UnreachableError when the peer cannot be dialled, is silent, refuses or talks nonsense;
+BusyError, which is one, when it serves others, or ends its chunks half-way, as where the place went to another;
+MissingBlobError when it says that it has no such blob. Nothing fetched is verified here but for its size: hashes
+and signatures are checked by whoever asked.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ class RecordStorage:
     def items(self) -> Iterator[tuple[DHTID, ValueWithExpiration[DictionaryDHTValue]]]:
         """For hivemind, which hands them to a node that it met: own runs first, within one message.
 
-        The node may have been met by its question: the task that hands over was made while that was `answering`.
+        The node may have been met by its question: the task that hands over was made while that was answered.
         """
         left_bytes, left = self.limits.handed_over_bytes, self.limits.handed_over_entries
         for key in sorted(self._shelves, key=lambda key: self._shelves[key].run not in self.own_runs):

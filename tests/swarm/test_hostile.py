@@ -107,8 +107,9 @@ async def test_one_peer_cannot_take_all_seats_and_gives_them_back(pair: tuple[An
     hostile, honest = pair
     held = [await _open(hostile, honest.peer_id, GREEDY) for _ in range(seats.MAX_STREAMS_PER_PEER)]
     try:
+        await _until_seated(honest, seats.MAX_STREAMS_PER_PEER)
         with pytest.raises(BusyError):
-            await _until_refused(hostile, honest.peer_id)
+            await hostile.fetch_spec(honest.peer_id, RUN)
     finally:
         await _close(held)
     await _until_served(hostile, honest.peer_id)
@@ -207,9 +208,10 @@ async def _close(writers: list[asyncio.StreamWriter]) -> None:
         await close_stream(writer)
 
 
-async def _until_refused(swarm: Any, peer: str) -> None:
-    while True:  # p2pd hands streams over a moment after it opened them
-        await swarm.fetch_spec(peer, RUN)
+async def _until_seated(swarm: Any, count: int) -> None:
+    """p2pd hands streams over a moment after it opened them; questions asked meanwhile would push them out as the oldest."""
+    while len(swarm._blob_server.seats.busy) < count:
+        await asyncio.sleep(0.01)
 
 
 async def _until_served(swarm: Any, peer: str) -> None:

@@ -243,9 +243,18 @@ def _wishes(**fields: Any) -> GenerateJob:
         return job  # it knows the file's ending, and the folder can be written; a sheet's room is known with the run
 
 
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).expanduser().is_file()
+    except (OSError, RuntimeError):  # too long a name, or no such user's home
+        return False
+
+
 def _check_prompts(prompts: list[str], invite: str) -> None:
     """UsageError for what no text encoder should be asked, in the words of the command line."""
     swapped = next((prompt for prompt in prompts if prompt.strip("\"'<> ").startswith(("paris:", "paris%3A"))), None)
+    if swapped is None and prompts and not invite.startswith("@"):  # a prompt may begin with @, where no file is called so
+        swapped = next((prompt for prompt in prompts if prompt[:1] == "@" and _is_file(prompt[1:])), None)
     if swapped is not None:
         raise UsageError(f'the invite comes last: paris-peer generate "{invite[:40]}" {swapped[:24]}…')
     for place, prompt in enumerate(prompts, 1):

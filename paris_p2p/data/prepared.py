@@ -129,7 +129,11 @@ class Prepared(Record):
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
-            raise DataError(f"{folder} holds no prepared clips ({error}); run `paris-run prepare CLIPS --out {folder}` first") from error
+            if (folder / "model_index.json").is_file():
+                said = f"{folder} is an exported model, where a folder that `paris-run prepare` wrote is wanted"
+                raise DataError(f"{said}; are two arguments swapped?") from error
+            why = f"{error.strerror}: {path}"
+            raise DataError(f"{folder} holds no prepared clips ({why}); run `paris-run prepare CLIPS --out {folder}` first") from error
         except ValidationError as error:
             raise DataError(f"{path} is damaged or of another version; prepare the clips again ({error.error_count()} fields)") from error
 

@@ -135,7 +135,8 @@ def check_slots(spec: RunSpec, present: set[str], partial: bool, routing: Routin
     UsageError when the `routing` that it is fetched for asks the router to choose among several, and that is missing.
     """
     if routing is not None and routing.name == "top_k" and routing.top_k > spec.experts:
-        raise UsageError(f"--top-k {routing.top_k}: this run has {spec.experts} experts, so at most --top-k {spec.experts}")
+        there = "1 expert" if spec.experts == 1 else f"{spec.experts} experts"
+        raise UsageError(f"--top-k {routing.top_k}: this run has {there}, so at most --top-k {spec.experts}")
     missing = [slot for slot in spec.slots if slot not in present]
     if not missing:
         return

@@ -23,8 +23,9 @@ from typer.testing import CliRunner
 from paris_p2p.cli import bootstrap as bootstrap_cli
 from paris_p2p.cli import peer as peer_cli
 from paris_p2p.cli import run as run_cli
+from paris_p2p.data.prepared import Prepared
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import ParisError, UsageError
+from paris_p2p.errors import DataError, ParisError, UsageError
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.identity import Identity
 from paris_p2p.node.host import save_spec
@@ -193,6 +194,7 @@ PEER, OWNER = peer_cli.app, run_cli.app
         (PEER, ["generate", "a ball", f"paris:{RUN}"], "put the whole invite in quotes"),
         (PEER, ["start", "bogus", "--dry-run"], "looks like paris:"),
         (PEER, ["generate", INVITE, "a ball"], "the invite comes last"),
+        (PEER, ["generate", f"@{__file__}", "a ball"], "the invite comes last"),
         (PEER, ["generate", "", INVITE], "prompt 1 is empty"),
         (PEER, ["generate", "a ball", " \n", INVITE], "prompt 2 is empty"),
         (PEER, ["generate", 5000 * "x", INVITE], "prompt 1 has 5,000 characters, at most 4,000"),
@@ -213,8 +215,16 @@ def test_a_slip_of_the_keyboard_is_told_in_the_words_of_the_command_line(app: An
     assert says in str(refusal)
 
 
+def test_a_model_where_prepared_clips_are_wanted_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(DataError, match="is an exported model, where a folder that `paris-run prepare` wrote is wanted"):
+        Prepared.load(tmp_path)
+    with pytest.raises(DataError, match=r"holds no prepared clips \(No such file or directory: "):
+        Prepared.load(tmp_path / "nowhere")
+
+
 def test_more_experts_than_there_are_are_refused_before_anything_is_fetched(run: tuple[Path, Envelope[RunSpec]]) -> None:
-    with pytest.raises(UsageError, match="--top-k 9: this run has 1 experts"):
+    with pytest.raises(UsageError, match="--top-k 9: this run has 1 expert,"):
         check_slots(run[1].record, set(run[1].record.slots), partial=False, routing=Routing("top_k", 9))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,14 +43,13 @@ from paris_p2p.swarm.parcels import (
 )
 from paris_p2p.swarm.storage import RecordStorage
 from paris_p2p.swarm.verified import RecordView
+from paris_p2p.swarm.waiting import WaitingRoom
 
 log = logging.getLogger(__name__)
 MAX_KEYS = 16  # in one question; this project's nodes ask for one
 MAX_STORE_BYTES = 3 << 19  # a node hands over 1 MiB of records to one it met
 MAX_ANSWER_BYTES = 2 << 20
 MAX_SMALL_BYTES = 1 << 16  # of everything else
-MAX_WAITING = 128  # requests, of all peers
-MAX_WAITING_OF_ONE = 16
 # What a peer may ask for in a minute, answers included; what it may answer; what it is given to store. A run of
 # nine slots that a thousand peers attested has 9,000 entries, and is read four times a minute.
 ASKED = Allowance(size_bytes=64 << 20, keys=6000, cpu_s=6.0)
@@ -87,7 +85,7 @@ class Door:
         self._p2p, self._view, self._storage, self._on_record = p2p, view, storage, on_record
         self._asked, self._told, self._given = Budgets(ASKED), Budgets(TOLD), Budgets(HANDED_OVER)
         self._turn = asyncio.Lock()  # one request at a time does its work on the event loop
-        self._waiting: Counter[str] = Counter()
+        self._waiting = WaitingRoom(storage.address_of)
         self._closed = False
         # Two, so that what strangers ask does not keep what this peer asked for waiting.
         self._threads = {name: ThreadPoolExecutor(1, f"records-{name}") for name in ("asked", "told")}
@@ -145,21 +143,28 @@ class Door:
             raise self._refusal("request too large")
         if not self._asked.spend(peer, size_bytes=len(data), keys=1):
             raise self._refusal("request over the peer's budget")
-        if self._waiting.total() >= MAX_WAITING or self._waiting[peer] >= MAX_WAITING_OF_ONE:
+        if (place := self._waiting.enter(peer)) is None:
             raise self._refusal("too many requests at once")
-        self._waiting[peer] += 1
         try:
-            if name == _STORE:
-                return await self._answer_store(peer, handler, self._parse(pb.StoreRequest, data), context)
-            if name == _FIND:
-                return await self._answer_find(peer, handler, self._parse(pb.FindRequest, data), context)
-            request = self._parse(pb.PingRequest, data)
-            keep_own_id(request, context.remote_id)
-            request.validate = False  # it would have this node call back
-            return Raw((await self._work(peer, handler, request, context)).SerializeToString())
+            return await self._answered(name, handler, data, context)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if not place.put_out or task is None or task.uncancel():  # p2pd's own word that nobody waits any more
+                raise
+            raise self._refusal("too many requests at once") from error
         finally:
-            self._waiting[peer] -= 1
-            self._waiting += Counter()  # forgets peers at zero
+            self._waiting.leave(place)
+
+    async def _answered(self, name: str, handler: Handler, data: bytes, context: P2PContext) -> Raw:
+        peer = name_of(context.remote_id)
+        if name == _STORE:
+            return await self._answer_store(peer, handler, self._parse(pb.StoreRequest, data), context)
+        if name == _FIND:
+            return await self._answer_find(peer, handler, self._parse(pb.FindRequest, data), context)
+        request = self._parse(pb.PingRequest, data)
+        keep_own_id(request, context.remote_id)
+        request.validate = False  # it would have this node call back
+        return Raw((await self._work(peer, handler, request, context)).SerializeToString())
 
     async def _answer_find(self, peer: str, handler: Handler, request: Any, context: P2PContext) -> Raw:
         keys = list(request.keys)

@@ -73,7 +73,7 @@ class RecordStorage:
     def __init__(
         self, limits: StorageLimits, refused: Counter[str], address_of: Callable[[str], str] = lambda peer: ""
     ):
-        self.limits, self._refused, self._address_of = limits, refused, address_of
+        self.limits, self._refused, self.address_of = limits, refused, address_of
         self.bringing: ContextVar[str] = ContextVar(
             "bringing", default=""
         )  # the peer whose records are being stored
@@ -163,7 +163,7 @@ class RecordStorage:
             except RecordError:
                 return False
         peer = self.bringing.get()
-        giver = held.giver if held else _giver(peer, self._address_of(peer) if peer else "")
+        giver = held.giver if held else _giver(peer, self.address_of(peer) if peer else "")
         more_bytes = len(value) - len(held.value) if held else _entry_bytes(subkey, value)
         if not self._make_room(key, shelf, giver, more_bytes, is_new=held is None):
             return None

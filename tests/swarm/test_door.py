@@ -16,22 +16,24 @@ import msgpack
 import pytest
 from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.routing import DHTID
+from hivemind.p2p import P2PContext
 from hivemind.p2p.p2p_daemon_bindings.datastructures import PeerID
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PHandlerError
 from hivemind.proto import dht_pb2 as pb
 from hivemind.utils import MSGPackSerializer
 
 from paris_p2p import envelope as envelopes
-from paris_p2p.errors import DaemonError
+from paris_p2p.errors import DaemonError, RecordError
 from paris_p2p.identity import Identity, peer_id_to_bytes
 from paris_p2p.records import claims_key
 from paris_p2p.swarm import door
-from paris_p2p.swarm.door import MAX_KEYS, Door
+from paris_p2p.swarm.door import MAX_KEYS, Door, Raw
 from paris_p2p.swarm.entries import MAX_BAD_ENTRIES, Entry, pack_dictionary, read_dictionary
 from paris_p2p.swarm.limits import Allowance, Budgets
 from paris_p2p.swarm.parcels import keep_own_nearest, node_id_of
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import RecordView, subkey_of
+from paris_p2p.swarm.waiting import MAX_WAITING, MAX_WAITING_OF_ONE
 from tests.swarm.swarms import RUN, OnLoopback, claim, stray
 
 KEY = claims_key(RUN, "expert-0")
@@ -332,3 +334,75 @@ async def test_what_is_being_checked_when_p2pd_ends_is_checked_and_what_comes_la
     assert await asyncio.gather(*checking) == [True] * 3
     with pytest.raises(DaemonError, match="restarted"):
         await closing.run(go_on.wait, 20)
+
+
+class Blocked:
+    """A door on no network, behind which nothing is worked on until it is opened; peers 0 to 7 share an address."""
+
+    def __init__(self) -> None:
+        self.peer_id = PeerID(Identity.generate().peer_id_bytes)
+        self.peers = [PeerID(Identity.generate().peer_id_bytes) for _ in range(MAX_WAITING + 1)]
+        crowd = {str(peer) for peer in self.peers[:8]}
+        view, self.opened, self.answers = RecordView(), asyncio.Event(), {}
+        storage = RecordStorage(StorageLimits(), view.refused, lambda peer: "9.9.9.9" if peer in crowd else "")
+        self.door = Door(self, view, storage, None)  # type: ignore[arg-type]
+
+    async def add_protobuf_handler(self, name: str, answer: Any, *_: Any) -> None:
+        self.answers[name] = answer
+
+    async def ready(self) -> Blocked:
+        await self.door.add_protobuf_handler("DHTProtocol.rpc_ping", self._pong, pb.PingRequest)
+        return self
+
+    async def _pong(self, request: Any, context: Any) -> Any:
+        await self.opened.wait()
+        return pb.PingResponse(available=True)
+
+    def ask(self, number: int) -> asyncio.Task[Any]:
+        context = P2PContext(handle_name="", local_id=self.peer_id, remote_id=self.peers[number])
+        return asyncio.create_task(self.answers["DHTProtocol.rpc_ping"](Raw(b""), context))
+
+
+def refused_of(tasks: list[asyncio.Task[Any]]) -> list[int]:
+    return [number for number, task in enumerate(tasks) if task.done() and isinstance(task.exception(), RecordError)]
+
+
+async def test_a_full_waiting_room_has_a_place_for_who_holds_less_and_the_fullests_newest_request_goes() -> None:
+    blocked = await Blocked().ready()
+    crowd = [blocked.ask(number // MAX_WAITING_OF_ONE) for number in range(MAX_WAITING)]
+    await settled()
+    honest = blocked.ask(8)
+    await settled()
+    assert len(refused_of(crowd)) == 1
+    assert refused_of(crowd)[0] % MAX_WAITING_OF_ONE == MAX_WAITING_OF_ONE - 1
+    one_more = blocked.ask(0)
+    await settled()
+    assert isinstance(one_more.exception(), RecordError)  # its own address holds most
+    blocked.opened.set()
+    answers = await asyncio.gather(honest, *crowd, return_exceptions=True)
+    assert sum(isinstance(answer, Raw) for answer in answers) == MAX_WAITING
+    assert isinstance(answers[0], Raw)
+    assert isinstance(await blocked.ask(0), Raw)  # every place is free again
+    blocked.door.close()
+
+
+async def test_a_full_waiting_room_is_shared_evenly_between_the_peers_of_one_address() -> None:
+    blocked = await Blocked().ready()
+    crowd = [blocked.ask(9 + number // MAX_WAITING_OF_ONE) for number in range(MAX_WAITING)]
+    await settled()
+    others = [blocked.ask(30 + number) for number in range(8)]
+    await settled()
+    assert refused_of(others) == []
+    assert {number // MAX_WAITING_OF_ONE for number in refused_of(crowd)} == set(range(8))  # one of each
+    for task in [*crowd, *others]:
+        task.cancel()  # as p2pd does when whoever asked is gone
+    await asyncio.gather(*crowd, *others, return_exceptions=True)
+    assert sum(task.cancelled() for task in [*crowd, *others]) == MAX_WAITING
+    blocked.opened.set()
+    assert isinstance(await blocked.ask(9), Raw)
+    blocked.door.close()
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)

@@ -1,0 +1,59 @@
+"""Who may wait at the DHT's door: places are shared between addresses, and an address's places between its peers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from paris_p2p.swarm.shares import Giver, Shares
+
+MAX_WAITING = 128  # requests, of all peers
+MAX_WAITING_OF_ONE = 16
+
+
+@dataclass(eq=False)
+class Place:
+    """One request that waits; its task is cancelled when it is put out."""
+
+    giver: Giver
+    task: asyncio.Task[Any] | None
+    put_out: bool = False
+
+
+class WaitingRoom:
+    """Requests that wait or are worked on. When it is full, the newest of whoever holds most makes room for one
+    who holds less: peer ids cost nothing, so that a count of each peer's requests alone keeps nobody out."""
+
+    def __init__(self, address_of: Callable[[str], str]):
+        self._address_of = address_of  # of a peer; "" while it is not known
+        self._shares: Shares[Place] = Shares()  # in places instead of bytes
+        self._held: dict[str, set[Place]] = {}  # by peer
+
+    def enter(self, peer: str) -> Place | None:
+        """A place for the current task's request, perhaps another's; None when there is none."""
+        giver = Giver(peer, self._address_of(peer))
+        if len(self._held.get(peer, ())) >= MAX_WAITING_OF_ONE:
+            return None
+        if self._shares.used_bytes >= MAX_WAITING:
+            leaver = self._shares.to_give_way(giver, 1)
+            if leaver is None:
+                return None
+            self.leave(leaver)
+            leaver.put_out = True
+            if leaver.task is not None:
+                leaver.task.cancel()
+        place = Place(giver, asyncio.current_task())
+        self._shares.add(giver, place, 1)
+        self._held.setdefault(peer, set()).add(place)
+        return place
+
+    def leave(self, place: Place) -> None:
+        """The request is answered, or was put out; again is no error."""
+        held = self._held.get(place.giver.peer, set())
+        if place in held:
+            held.remove(place)
+            self._shares.remove(place.giver, place, 1)
+            if not held:
+                del self._held[place.giver.peer]

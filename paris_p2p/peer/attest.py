@@ -32,7 +32,7 @@ from paris_p2p.rules.claims import ClaimView, leads_of, may_publish_among
 from paris_p2p.rules.placement import attest_turn_s
 from paris_p2p.rules.refusals import REASONS
 from paris_p2p.rules.rest import goes_back, words_after
-from paris_p2p.rules.tips import NO_CLAIM, Tip, refuse_card
+from paris_p2p.rules.tips import NO_PARENT, Tip, parent_may_come, refuse_card
 from paris_p2p.rules.trust import may_attest
 from paris_p2p.work.messages import GateResult
 
@@ -63,7 +63,7 @@ class Attestor:
         self.checker = Checker(node, device, gate)
         self.attested = 0
         self._from_leads: dict[str, None] = {}  # cards whose makers held the slot when they came, or later
-        self._put_off: set[str] = set()  # cards counted as refused for want of a claim, and looked at again all the same
+        self._put_off: set[str] = set()  # cards counted as refused for what may come yet, and looked at again all the same
         self._looked_up_s: dict[str, float] = {}  # slot -> when its records were last read for waiting cards
         self.refusals = Refusals(node, say)
         # Slot -> (tip, checks that came to no end, by card and by maker).
@@ -110,7 +110,7 @@ class Attestor:
             if one.card in self.node.board.pending(slot):  # else the tip went past it while we looked
                 await self._refuse(one.card, one.objection or "")
         for one in step.put_off:
-            self._put_off_once(one.card)
+            self._put_off_once(one.card, one.objection or "")
         if step.look_up:
             wait_s = min(wait_s, await self._look_up(slot))
         try:
@@ -230,6 +230,8 @@ class Attestor:
         weights_bytes, resume_bytes = checkpoint_limits(self.node.spec, slot)
         if card.record.weights.size_bytes > weights_bytes or card.record.resume.size_bytes > resume_bytes:
             return REASONS["size"]
+        if parent_may_come(card.record, self.node.board.tip(slot), self.node.board.slots[slot].cards):
+            return NO_PARENT  # nothing else is held against it by a tip that it does not follow
         if self.refusals.goes_elsewhere(card.record):
             return REASONS["back"]
         lead = card.signer if self._is_from_a_lead(card, look) else ""
@@ -343,15 +345,15 @@ class Attestor:
             await self._vote(card, attestation)
             await node.tell(card)
 
-    def _put_off_once(self, card: Envelope[CardRecord]) -> None:
+    def _put_off_once(self, card: Envelope[CardRecord], objection: str) -> None:
         """Counted once a card, and said only when few are: anybody can make such cards without end."""
         if card.id in self._put_off:
             return
         if len(self._put_off) >= MAX_REMEMBERED:
             self._put_off.clear()
         self._put_off.add(card.id)
-        self.node.refused[NO_CLAIM] += 1
-        log.info("put off %s seq %d of %s: %s", card.record.slot, card.record.seq, card.signer[-8:], NO_CLAIM)
+        self.node.refused[objection] += 1
+        log.info("put off %s seq %d of %s: %s", card.record.slot, card.record.seq, card.signer[-8:], objection)
 
     async def _refuse(self, card: Envelope[CardRecord], reason: str, result: GateResult | None = None) -> None:
         """For good; a maker that leads is told why."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from paris_p2p.envelope import Envelope
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.heard import LINE_BYTES_PER_S
-from paris_p2p.rules.tips import NO_CLAIM
+from paris_p2p.rules.tips import NOT_YET
 
 MAX_LOOK_UP_S = 20.0
 MAX_GATE_S = 150.0  # what a gate takes on a busy machine
@@ -44,7 +44,7 @@ class Next:
 
     check: tuple[Candidate, ...]
     refuse: tuple[Candidate, ...]
-    put_off: tuple[Candidate, ...]  # their makers hold no claim, as far as the board tells: it may come yet
+    put_off: tuple[Candidate, ...]  # for want of a claim, or of the parent's quorum, which may come yet
     look_up: bool
 
 
@@ -59,8 +59,8 @@ def next_checks(candidates: Iterable[Candidate], looked_up_s: float) -> Next:
     known = [one for one in objected if one.came_s <= looked_up_s]
     return Next(
         check=tuple(one for one in ordered if one.objection is None),
-        refuse=tuple(one for one in known if one.objection != NO_CLAIM),
-        put_off=tuple(one for one in known if one.objection == NO_CLAIM),
+        refuse=tuple(one for one in known if one.objection not in NOT_YET),
+        put_off=tuple(one for one in known if one.objection in NOT_YET),
         look_up=len(known) < len(objected),
     )
 

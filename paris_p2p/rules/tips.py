@@ -19,6 +19,8 @@ MAX_CLIPS_PER_S = 1e6
 SPARE_S = 3600.0
 MAX_LOSS = 1e6  # records.Loss
 NO_CLAIM = REASONS["claim"]  # not for good: it may come to hold it, or the claim may come later
+NO_PARENT = "its parent is not known here, or waits for its quorum"  # nor this: what made it the tip may come later
+NOT_YET = NO_CLAIM, NO_PARENT
 MAX_EPOCHS_AHEAD = 2048  # of the tip's: nobody brings epochs near the end of their type; more than a board's cards can use up
 
 
@@ -149,6 +151,20 @@ def epochs_used(
         if may_attest(attestation.signer):
             used[card.record.epoch] = used.get(card.record.epoch, frozenset()) | {card.id}
     return used
+
+
+def parent_may_come(card: CardRecord, tip: Tip | None, cards: Mapping[str, Envelope[CardRecord]]) -> bool:
+    """Whether the card's parent is not the tip as far as this peer knows (`cards`, by id), and may yet be.
+
+    Attestations come in any order and from few peers: a parent that was never seen, or lies after the tip, may have
+    its quorum elsewhere. One that is known and does not lie after the tip was overtaken.
+    """
+    if not card.parent or (tip is not None and card.parent == tip.card.id):
+        return False
+    parent = cards.get(card.parent)
+    if parent is None or tip is None:
+        return True
+    return _rank(parent) > _rank(tip.card)
 
 
 def refuse_card(card: Envelope[CardRecord], tip: Tip | None, lead: str, signed: str | None, me: str) -> str | None:

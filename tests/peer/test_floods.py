@@ -13,7 +13,8 @@ from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
 from paris_p2p.peer import attest
 from paris_p2p.records import AttestationRecord, BlobRef, CardRecord, cards_topic
-from paris_p2p.rules.tips import NO_CLAIM
+from paris_p2p.rules.refusals import REASONS
+from paris_p2p.rules.tips import NO_CLAIM, NO_PARENT
 from paris_p2p.spec import GateSpec, TimingSpec
 from tests.peer.world import Peer, World
 
@@ -39,6 +40,15 @@ def attested(key: Identity, run: str, number: int) -> Envelope[AttestationRecord
     attestation = AttestationRecord(
         run=run, slot=SLOT, seq=50, issued_at=now, expires_at=now + 1000.0, epoch=7, card=nobodys, loss=0.1,
         reference_loss=1.0, best=nobodys, gate_clips=4,
+    )  # fmt: skip
+    return seal(key, attestation)
+
+
+def attestation_of(key: Identity, card: Envelope[CardRecord]) -> Envelope[AttestationRecord]:
+    record = card.record
+    attestation = AttestationRecord(
+        run=record.run, slot=SLOT, seq=record.seq, issued_at=record.issued_at, expires_at=record.expires_at,
+        epoch=record.epoch, card=card.id, loss=0.1, reference_loss=1.0, best=card.id, gate_clips=4,
     )  # fmt: skip
     return seal(key, attestation)
 
@@ -127,3 +137,24 @@ async def test_a_card_whose_claim_comes_later_is_attested_after_all(tmp_path: Pa
         owner.node.board.slots[SLOT].claims.clear()  # as if no claim had come yet
         seq = tip.card.record.seq
         await world.until(lambda: (now := owner.node.board.tip(SLOT)) is not None and now.card.record.seq > seq)
+
+
+async def test_a_card_whose_parent_is_not_known_to_be_the_tip_yet_is_looked_at_again_when_it_is(tmp_path: Path) -> None:
+    maker, other = Identity.generate(), Identity.generate()
+    async with World(tmp_path, timing=CALM) as world:
+        owner = await world.add("owner", role="owner")
+        attestor = owner.volunteer.attestor
+        parent = claimless(world.run.id, maker, 1)
+        card = claimless(world.run.id, maker, 2, parent)
+        owner.node.keep(card)
+        await world.until(lambda: owner.node.refused[NO_PARENT] == 1)
+        owner.node.keep(parent)
+        assert [one.objection for one in attestor._candidates(SLOT) if one.card == card] == [NO_PARENT]
+        owner.node.keep(attestation_of(other, parent))
+        assert card.id not in attestor.refusals
+        assert [(one.card.id, one.objection) for one in attestor._candidates(SLOT)] == [(card.id, NO_CLAIM)]
+        owner.node.keep(attestation_of(other, card))
+        late = claimless(world.run.id, maker, 9, parent)
+        owner.node.keep(late)
+        objections = [(one.card.id, one.objection) for one in attestor._candidates(SLOT)]
+        assert objections == [(late.id, REASONS["parent"])]

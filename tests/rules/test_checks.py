@@ -13,7 +13,7 @@ from paris_p2p.rules.checks import (
     turn_s,
     yields_to,
 )
-from paris_p2p.rules.tips import NO_CLAIM
+from paris_p2p.rules.tips import NO_CLAIM, NO_PARENT
 
 from .made import PEERS, A, card
 
@@ -54,6 +54,13 @@ def test_want_of_a_claim_is_no_refusal_for_good_and_a_wrong_place_is() -> None:
     wrong = replace(FLOOD[0], objection="its parent is not the tip")
     step = next_checks([wrong, FLOOD[1]], 20.0)
     assert (step.refuse, step.put_off) == ((wrong,), (FLOOD[1],))
+
+
+def test_want_of_a_parents_quorum_is_no_refusal_for_good_either() -> None:
+    early = replace(LEADS, objection=NO_PARENT)
+    assert next_checks([early], 0.0).look_up
+    step = next_checks([early], 20.0)
+    assert (step.check, step.refuse, step.put_off) == ((), (), (early,))
 
 
 def test_the_board_is_read_for_waiting_cards_once_an_interval() -> None:

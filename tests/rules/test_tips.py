@@ -20,6 +20,7 @@ from paris_p2p.rules.tips import (
     impossible,
     lineage,
     may_replace,
+    parent_may_come,
     refuse_card,
     refuse_loss,
     tip_of,
@@ -130,6 +131,29 @@ def test_a_card_that_follows_the_tip_is_not_refused() -> None:
     assert refuse_card(HANDED_OVER, tip(FIRST), B.peer_id, None, D.peer_id) is None
     led_again = card(A, FIRST, epoch=2)
     assert refuse_card(led_again, tip(FIRST), A.peer_id, None, D.peer_id) is None
+
+
+@pytest.mark.parametrize(
+    ("child", "known", "may_come"),
+    [
+        (card(A, SECOND), [FIRST, SECOND], True),  # the parent lies after the tip, and lacks its quorum here
+        (card(A, SECOND), [FIRST], True),  # nobody told this peer of the parent yet
+        (SECOND, [FIRST], False),  # it follows the tip
+        (card(B, epoch=9), [FIRST], False),  # a beginning, where there is a tip
+    ],
+)
+def test_a_parent_that_is_unknown_or_waits_may_become_the_tip(
+    child: Envelope[CardRecord], known: list[Envelope[CardRecord]], may_come: bool
+) -> None:
+    assert parent_may_come(child.record, tip(FIRST), {one.id: one for one in known}) is may_come
+
+
+def test_a_parent_that_was_overtaken_never_becomes_the_tip() -> None:
+    known = {one.id: one for one in (FIRST, SECOND)}
+    late = card(B, FIRST, epoch=9)
+    assert not parent_may_come(late.record, tip(SECOND), known)
+    assert refuse_card(late, tip(SECOND), B.peer_id, None, D.peer_id) == "its parent is not the tip"
+    assert parent_may_come(SECOND.record, None, {FIRST.id: FIRST})  # a peer that knows no tip yet
 
 
 @pytest.mark.parametrize(

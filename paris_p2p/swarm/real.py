@@ -78,7 +78,7 @@ class RealSwarm(Swarm):
     ):
         self._peer_id, self._on_record = identity.peer_id, on_record
         self._client_only = bool(settings.relays)  # behind NAT: a DHT node that others cannot dial only slows them down
-        self._uploads, self._downloads, self._view, self._gossip = Meter(), Meter(), RecordView(), Gossip(identity.peer_id)
+        self._uploads, self._downloads, self._view, self._gossip = Meter(), Meter(), RecordView(identity.peer_id), Gossip(identity.peer_id)
         self._storage = RecordStorage(StorageLimits(), self._view.refused, self._network_of)  # outlives p2pd
         self._blob_server = BlobServer(source, self._where, self._uploads, RateLimit(settings.upload_limit_bps), clock)
         self._client = BlobClient(self._open_stream, self._downloads, RateLimit(settings.download_limit_bps), clock)

@@ -54,15 +54,16 @@ def named_run(raw: dict[str, Any]) -> str:
 
 
 class RecordView:
-    """One peer's view of the bulletin board. `check` and `open_all` may run in a thread, nothing else."""
+    """What the peer `me` sees of the bulletin board. `check` and `open_all` may run in a thread, nothing else."""
 
-    def __init__(self) -> None:
+    def __init__(self, me: str = "") -> None:
+        self._me = me
         self.refused: Counter[str] = Reasons()
         self._lock = threading.Lock()
         self._stored: OrderedDict[bytes, tuple[Envelope[Any], bool]] = (
             OrderedDict()
         )  # opened before, by bytes
-        self._best: OrderedDict[str, dict[str, Envelope[Any]]] = OrderedDict()  # key -> subkey -> envelope
+        self._best: OrderedDict[str, dict[str, Envelope[Any]]] = OrderedDict()  # key -> subkey -> envelope, as seen last
 
     def count(self, reason: str) -> None:
         """One more refusal."""
@@ -116,6 +117,7 @@ class RecordView:
 
     def take(self, key: str, opened: Iterable[Envelope[Any]], now_s: float) -> list[Envelope[Any]]:
         """Remember what `open_all` gave, and answer with the highest ever seen of each subkey."""
+        self.known(key, now_s)  # what has expired goes before anything that has not
         for envelope in opened:
             self.remember(key, envelope)
         return self.known(key, now_s)
@@ -134,14 +136,18 @@ class RecordView:
         return list(best.values())
 
     def remember(self, key: str, envelope: Envelope[Any]) -> None:
-        """Keep a verified record if it is higher than the one of its signer and kind that is known."""
+        """Keep a verified record if it is higher than the one of its signer and kind that is known.
+
+        Of too many signers under a key, whoever was not seen for longest goes, never this peer: keys cost nothing,
+        so that no place is kept for who came first.
+        """
         best = self._best.setdefault(key, {})
         self._best.move_to_end(key)
-        known = best.get(subkey_of(envelope))
-        if known is None and len(best) >= MAX_ENTRIES_PER_KEY:
+        known = best.pop(subkey_of(envelope), None)
+        best[subkey_of(envelope)] = envelope if known is None or _rank(envelope) > _rank(known) else known
+        if len(best) > MAX_ENTRIES_PER_KEY:
+            del best[next((subkey for subkey, one in best.items() if one.signer != self._me), next(iter(best)))]
             self.count("too many records under one key")
-        elif known is None or _rank(envelope) > _rank(known):
-            best[subkey_of(envelope)] = envelope
         if len(self._best) > MAX_KEYS:
             self._best.popitem(last=False)
 

@@ -56,12 +56,19 @@ def test_a_rate_that_does_not_follow_the_tips_is_refused(tips: int, cards: int) 
 def test_a_slot_rests_when_no_lower_rate_is_left_and_one_checkpoint_is_tried_after_longer_and_longer_rests() -> None:
     assert rests_until_s(None, TIMING) == rests_until_s(tip(card(A, FIRST, lowered=RESTS - 1)), TIMING) == 0.0
     lengths = [rests_until_s(resting(lowered), TIMING) - NOW for lowered in range(RESTS, RESTS + 4)]
-    assert lengths == [lengths[0] * 2**doubled for doubled in range(4)]
+    assert lengths == [min(lengths[0] * 2**doubled, MAX_REST_S) for doubled in range(4)]
     assert lengths[0] == 24 * TIMING.checkpoint_s
-    assert rests_until_s(resting(MAX_LOWERED), TIMING) - NOW == MAX_REST_S
+    assert lengths[1] > lengths[0]
     now = rests_until_s(resting(), TIMING)
     assert rests(resting(), now - 1, TIMING)
     assert not rests(resting(), now, TIMING)
+
+
+def test_a_lead_that_makes_bad_cards_on_purpose_stops_a_slot_for_a_day_at_most_or_for_24_intervals() -> None:
+    longest = [rests_until_s(resting(lowered), TIMING) - NOW for lowered in range(RESTS, MAX_LOWERED + 1)]
+    assert max(longest) == longest[-1] == 86400.0
+    slow = TIMING.model_copy(update={"checkpoint_s": 7200.0})
+    assert rests_until_s(resting(MAX_LOWERED), slow) - NOW == 24 * 7200.0
 
 
 def test_a_date_in_the_future_makes_no_rest_longer() -> None:

@@ -98,6 +98,31 @@ def test_memory_is_bounded_in_keys_and_in_entries_of_a_key(monkeypatch: pytest.M
     assert view.known(KEY, time.time()) == []
 
 
+def test_later_signers_are_seen_though_made_up_ones_filled_a_key_for_months(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verified, "MAX_ENTRIES_PER_KEY", 4)
+    me, now_s = Identity.generate(), time.time()
+    view, key = RecordView(me.peer_id), tips_key(RUN, "expert-0")
+    own, steady, late = card(me, 1), card(Identity.generate(), 1), card(Identity.generate(), 1)
+    view.remember(key, own)
+    view.take(key, [steady], now_s)
+    for _ in range(8):
+        view.take(key, [card(Identity.generate(), 1), steady], now_s)  # whoever is seen again stays
+    seen = {one.id for one in view.take(key, [late], now_s)}
+    assert {own.id, steady.id, late.id} <= seen
+    assert len(seen) == 4
+
+
+def test_what_expired_goes_before_what_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verified, "MAX_ENTRIES_PER_KEY", 2)
+    view, old = RecordView(), claim(Identity.generate(), 1)
+    lasting, new = card(Identity.generate(), 1), card(Identity.generate(), 1)
+    for envelope in (lasting, old):
+        view.remember("any", envelope)
+    known = view.take("any", [new], old.record.expires_at + 1)
+    assert {one.id for one in known} == {lasting.id, new.id}
+    assert view.refused == {}
+
+
 def test_the_seam_and_its_fake_do_without_hivemind_and_torch() -> None:
     program = "import sys, paris_p2p.swarm.seam, paris_p2p.swarm.fake; print([m for m in ('hivemind', 'torch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"

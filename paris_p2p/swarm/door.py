@@ -202,7 +202,8 @@ class Door:
         )
         if not aligned or not 0 < count <= MAX_ENTRIES or any(len(key) != _ID_BYTES for key in request.keys):
             raise self._refusal("request malformed")
-        entries = await self._checked(self._asked, "asked", peer, read_store, request)
+        async with self._waiting.turn(peer):
+            entries = await self._checked(self._asked, "asked", peer, read_store, request)
         keep_own_id(request, context.remote_id)
         stored = [not in_cache for in_cache in request.in_cache]  # of each key that was sent
         kept = [

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from paris_p2p.swarm.shares import Giver, Shares
 
@@ -30,6 +32,7 @@ class WaitingRoom:
         self._address_of = address_of  # of a peer; "" while it is not known
         self._shares: Shares[Place] = Shares()  # in places instead of bytes
         self._held: dict[str, set[Place]] = {}  # by peer
+        self._turns: WeakValueDictionary[Giver, asyncio.Lock] = WeakValueDictionary()  # while somebody needs them
 
     def enter(self, peer: str) -> Place | None:
         """A place for the current task's request, perhaps another's; None when there is none."""
@@ -57,3 +60,16 @@ class WaitingRoom:
             self._shares.remove(place.giver, place, 1)
             if not held:
                 del self._held[place.giver.peer]
+
+    @asynccontextmanager
+    async def turn(self, peer: str) -> AsyncIterator[None]:
+        """While it is this request's turn: one of each address at a time, of the address's peers in turn.
+
+        What all of them then wait for may serve whoever comes first, and nobody waits behind all that a crowd has.
+        """
+        address = self._address_of(peer)
+        async with self._turn_of(Giver(peer, address)), self._turn_of(Giver("", address)):
+            yield
+
+    def _turn_of(self, giver: Giver) -> asyncio.Lock:
+        return self._turns.setdefault(giver, asyncio.Lock())

@@ -30,7 +30,7 @@ from paris_p2p.swarm import door
 from paris_p2p.swarm.door import MAX_KEYS, Door, Raw
 from paris_p2p.swarm.entries import MAX_BAD_ENTRIES, Entry, pack_dictionary, read_dictionary
 from paris_p2p.swarm.limits import Allowance, Budgets
-from paris_p2p.swarm.parcels import keep_own_nearest, node_id_of
+from paris_p2p.swarm.parcels import keep_own_nearest, name_of, node_id_of
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import RecordView, subkey_of
 from paris_p2p.swarm.waiting import MAX_WAITING, MAX_WAITING_OF_ONE
@@ -400,6 +400,37 @@ async def test_a_full_waiting_room_is_shared_evenly_between_the_peers_of_one_add
     assert sum(task.cancelled() for task in [*crowd, *others]) == MAX_WAITING
     blocked.opened.set()
     assert isinstance(await blocked.ask(9), Raw)
+    blocked.door.close()
+
+
+async def test_a_store_waits_behind_one_of_each_address_and_not_behind_all_of_a_crowds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blocked, opened, checked = Blocked(), threading.Event(), list[str]()
+    first, second, honest = (name_of(blocked.peers[number]) for number in (0, 1, 8))
+
+    def read(request: Any) -> list[Any]:
+        assert opened.wait(20)
+        checked.append(request.keys[0].decode())
+        return []
+
+    async def pong(request: Any, context: Any) -> Any:
+        return pb.StoreResponse(store_ok=[True] * len(request.keys))
+
+    def store(peer: str) -> asyncio.Task[Any]:
+        one = [peer.encode().ljust(20)[-20:]]
+        request = pb.StoreRequest(keys=one, subkeys=one, values=one, expiration_time=[1.0], in_cache=[False])
+        context = P2PContext(handle_name="", local_id=blocked.peer_id, remote_id=blocked.peers[0])
+        return asyncio.create_task(blocked.door._answer_store(peer, pong, request, context))
+
+    monkeypatch.setattr(door, "read_store", read)
+    tasks = [store(peer) for peer in [first] * 3 + [second] * 3 + [honest]]
+    await settled()
+    opened.set()
+    await asyncio.gather(*tasks)
+    ends = [peer[-20:] for peer in (first, honest, second)]
+    assert checked[:3] == ends
+    assert checked[3:] == [ends[0], ends[2], ends[0], ends[2]]
     blocked.door.close()
 
 

@@ -44,8 +44,8 @@ def evaluate(
 ) -> None:
     """Is it any good? Generate for held-out captions, measure against the real clips, write OUT/report.html and results.json."""
     from paris_p2p.peer.settings import check_device
-    from paris_p2p.work.evaluate import Baseline, EvaluateOptions, gather
-    from paris_p2p.work.evaluation_report import made_by, write_evaluation
+    from paris_p2p.work.evaluate import Baseline, EvaluateOptions, check_named, gather
+    from paris_p2p.work.evaluation_report import made_by, read_losses, write_evaluation
 
     if baseline_data is not None and baseline is None:
         raise UsageError("--baseline-data is of a baseline's run, and no --baseline is given")
@@ -70,6 +70,9 @@ def evaluate(
             threads=threads,
             **wished,
         )
+    check_named(options)
+    if losses is not None:
+        read_losses(losses)
     with progress_bars() as progress:
         fetch = partial(_model_folder, out=out, data_dir=data_dir, offline=offline, progress=progress)
         other = Baseline(fetch(baseline), baseline_data) if baseline else None

@@ -11,22 +11,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from paris_p2p.data.splits import TRAIN, Split
+from paris_p2p.data.splits import TRAIN, Split, SplitOptions, can_split
 from paris_p2p.spec import ClipShape
 
 PART_CLIPS = 16  # of a scene that is longer than so many clips, in one part
-LARGE_SHARE = 12  # a video with more than a twelfth of all clips is parted, however short
+LARGE_SHARE = 12  # where videos are too few, one with more than a twelfth of all clips is parted
 GAP_S = 1.0  # at least one clip, dropped at an edge between splits
 
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a video: `number` among its parts, `scene` among its scenes."""
+    """A part of a video: `number` among its parts, `scene` among its scenes.
+
+    With `scene_whole` splits keep the parts of its scene together.
+    """
 
     number: int
     scene: int
     start_s: float
     end_s: float
+    scene_whole: bool = False
+
+    @property
+    def group(self) -> str:
+        """What of its video splits keep together with it."""
+        return f"scene {self.scene}" if self.scene_whole else str(self.number)
 
 
 def clips_in(duration_s: float, shape: ClipShape) -> int:
@@ -34,9 +43,29 @@ def clips_in(duration_s: float, shape: ClipShape) -> int:
     return max(0, int(duration_s * shape.fps / shape.frames + 0.01))
 
 
-def long_from(total_clips: int, most_whole: int) -> int:
-    """A video of more clips than this is parted; of less it stays one source."""
-    return min(most_whole, max(1, total_clips // LARGE_SHARE))
+def long_from(
+    videos: Sequence[int], named: Sequence[int], most_whole: int, experts: int, options: SplitOptions
+) -> int:
+    """A video of more clips than this is parted; of less it stays one source.
+
+    `videos` are the clips of each that is its own source, `named` those of each source that the owner named.
+    Below `most_whole` only as many videos are parted as the splits need, the longest first.
+    """
+    total = sum(videos) + sum(named)
+    least = min(most_whole, max(1, total // LARGE_SHARE))
+    at_most = part_clips(total)
+    for limit in sorted({most_whole, *(n for n in videos if least < n < most_whole)}, reverse=True):
+        pieces = [piece for clips in videos for piece in _pieces(clips, limit, at_most)]
+        if can_split([*pieces, *named], experts, options):
+            return limit
+    return least
+
+
+def _pieces(clips: int, limit: int, at_most: int) -> list[int]:
+    if clips <= limit:
+        return [clips]
+    parts = math.ceil(clips / at_most)
+    return [(i + 1) * clips // parts - i * clips // parts for i in range(parts)]
 
 
 def part_clips(total_clips: int) -> int:

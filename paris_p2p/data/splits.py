@@ -21,6 +21,8 @@ MAX_HELD_OUT_SHARE = (
     3  # in small folders the held-out parts shrink until they take no more than a third of the clips
 )
 LEAST_SOURCES = 4  # one for each split
+LARGEST_SHARE = 4  # of whole sources none has more than a quarter of the clips
+SOURCES_PER_EXPERT = 3  # in train and gate, where sources are split whole
 EXPERTS_BY_CLIPS = ((10_000, 8), (3_000, 6), (800, 4), (200, 3), (30, 2), (0, 1))
 
 
@@ -117,6 +119,26 @@ def assign_splits(
             "give clips of more sources, or, if you named the sources yourself, name smaller ones"
         )
     return result
+
+
+def can_split(clips: Sequence[int], experts: int, options: SplitOptions) -> bool:
+    """Whether sources of so many clips each can be split whole and still teach and check K experts.
+
+    At least half of the clips are then left to train on, train and gate have three sources for each expert,
+    and no source has more than a quarter of all clips: what it shows would otherwise be in one split alone.
+    """
+    counts = {str(i): count for i, count in enumerate(clips) if count}
+    total = sum(counts.values())
+    if not counts or LARGEST_SHARE * max(counts.values()) > total:
+        return False
+    ranked = rank_groups(list(counts), 0)
+    try:
+        splits = assign_splits(ranked, counts, options, set(ranked[-max(1, len(ranked) // 4) :]))
+    except DataError:
+        return False
+    left = sum(counts[group] for group, split in splits.items() if split == TRAIN)
+    taught = sum(split in (TRAIN, "gate") for split in splits.values())
+    return 2 * left >= total and taught >= SOURCES_PER_EXPERT * experts
 
 
 def give_gate_clips(

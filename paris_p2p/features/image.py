@@ -71,22 +71,31 @@ def load_features(name: str, *, frames: int = DEFAULT_FRAMES, sha256: str = "", 
     """
     if not 1 <= frames <= 1024:
         raise UsageError(f"features of {frames} frames: choose between 1 and 1024")
+    check_features(name)
     kind, _, reference = name.partition(":")
     features: Features
     if name == "efficientnet-lite0":
         features = _efficientnet(frames, device)
     elif name == motion.NAME:
         features = motion.load_transnet(device)
-    elif kind == "i3d" and reference:
+    elif kind == "i3d":
         features = video.load_i3d(Path(reference), sha256=sha256, device=device)
-    elif kind in _FROM_MODEL and reference:
-        features = _FROM_MODEL[kind](reference, frames, device)
     else:
-        known = f"efficientnet-lite0, {motion.NAME}, {', '.join(f'{kind}:FOLDER_OR_HUB_ID' for kind in _FROM_MODEL)} or i3d:FILE"
-        raise PresetError(f"no feature network is called {name!r}; use {known}")
+        features = _FROM_MODEL[kind](reference, frames, device)
     if sha256 and sha256 != features.sha256:
         raise BlobError(f"the feature network {name} hashes to {features.sha256[:16]}…, expected {sha256[:16]}…; install that version")
     return features
+
+
+def check_features(name: str) -> None:
+    """PresetError when no network has such a name; nothing is loaded or fetched."""
+    kind, _, reference = name.partition(":")
+    if name in ("efficientnet-lite0", motion.NAME) or (reference and kind in ("i3d", *_FROM_MODEL)):
+        return
+    known = ", ".join(f"{kind}:FOLDER_OR_HUB_ID" for kind in _FROM_MODEL)
+    raise PresetError(
+        f"no feature network is called {name!r}; use efficientnet-lite0, {motion.NAME}, {known} or i3d:FILE"
+    )
 
 
 def load_first_features(

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
 from paris_p2p.errors import UsageError
 from paris_p2p.features.aesthetic import AestheticHead, load_aesthetic
-from paris_p2p.features.image import Features, load_features
+from paris_p2p.features.image import Features, check_features, load_features
 from paris_p2p.features.image_text import ClipFeatures
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.score.intervals import Clips
@@ -148,10 +148,24 @@ def gather(
     return Evidence(prepared, clips, real, models, probe, of_probe, job.captions(), name, facts, hashes)
 
 
-def load_networks(options: EvaluateOptions, device: Device) -> tuple[list[Features], AestheticHead | None]:
-    """All that looks at clips; what does not fit together is refused before anything is generated. UsageError, BlobError."""
+def check_named(options: EvaluateOptions) -> None:
+    """Refuse what the options alone show to be wrong, before anything is fetched. PresetError, UsageError."""
+    for name in options.features:
+        check_features(name)
     if options.i3d_sha256 and not any(name.startswith("i3d:") for name in options.features):
         raise UsageError("--sha256 is of the I3D file, and no --features i3d:FILE is given")
+    for name in options.features:
+        kind, _, path = name.partition(":")
+        if kind == "i3d" and not Path(path).is_file():
+            raise UsageError(f"there is no file {path} for --features {name}; give the I3D file's path")
+    if options.aesthetic is not None and not any(name.startswith("clip:") for name in options.features):
+        raise UsageError("--aesthetic is of CLIP's features, and no --features clip: is given; add it")
+    check_wishes(options.guidance_form, options.routing, options.top_k)
+
+
+def load_networks(options: EvaluateOptions, device: Device) -> tuple[list[Features], AestheticHead | None]:
+    """All that looks at clips; what does not fit together is refused before anything is generated. UsageError, BlobError."""
+    check_named(options)
     pins = {name: options.i3d_sha256 for name in options.features if name.startswith("i3d:")}
     networks = [load_features(name, sha256=pins.get(name, ""), device=str(device)) for name in options.features]
     if options.aesthetic is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from paris_p2p.data.splits import counted
 from paris_p2p.score.agreement import Agreement
 from paris_p2p.score.intervals import Score
 from paris_p2p.score.report import number
@@ -18,13 +19,14 @@ SURE_CLIPS = 2000  # halves of 1,000 a side
 
 def headline(cards: Mapping[str, Card], evidence: Evidence) -> tuple[str, ...]:
     """The lines above the report, in order: what was compared, whether that is enough, then each model."""
-    clips, videos = len(evidence.clips), len({clip.video for clip in evidence.clips})
-    lines = [f"{clips} clips of each model, for the captions of as many held-out clips of {videos} videos."]
+    clips, (videos, of_videos) = len(evidence.clips), _videos(evidence)
+    lines = [f"{clips} clips of each model, for the captions of as many held-out clips of {of_videos}."]
     lines += [line for name, facts in evidence.facts.items() if (line := _barely(name, facts))]
     if clips < MIN_SAID_CLIPS or videos < MIN_SAID_VIDEOS:
         lines.append(
-            f"Nothing can be said about quality from {clips} clips of {videos} videos: it takes at least {MIN_SAID_CLIPS} clips of "
-            f"{MIN_SAID_VIDEOS} videos, and 1,000 a side for a distance worth quoting. Look at the clips; the numbers below "
+            f"Nothing can be said about quality from {clips} clips of {of_videos}: "
+            f"it takes at least {MIN_SAID_CLIPS} clips of {MIN_SAID_VIDEOS} videos, and 1,000 a side for a "
+            "distance worth quoting. Look at the clips; the numbers below "
             "are there to show how they are made."
         )
         return tuple(lines)
@@ -32,6 +34,18 @@ def headline(cards: Mapping[str, Card], evidence: Evidence) -> tuple[str, ...]:
         lines.append(f"With {clips} clips distances are rough: believe an order of models only where their ranges do not meet.")
     lines += [_model(name, card) for name, card in cards.items()]
     return tuple(lines)
+
+
+def _videos(evidence: Evidence) -> tuple[int, str]:
+    """How many videos the clips are of, and in words. Parts of one file are no videos of their own.
+
+    Neither are the files that an owner says were cut from one video.
+    """
+    videos = len({clip.video for clip in evidence.clips})
+    files = len({clip.source for clip in evidence.clips})
+    if files >= videos:
+        return videos, counted(videos, "video")
+    return files, f"{counted(files, 'video')} ({videos} parts)"
 
 
 def _model(name: str, card: Card) -> str:

@@ -41,7 +41,7 @@ from paris_p2p.work.prepare_networks import (
 from paris_p2p.work.sizes import clip_tokens, size_advice
 from paris_p2p.work.survey import Survey, hash_sources
 
-VERSION = 2  # of what prepare makes of the same input: raised when that changes
+VERSION = 3  # of what prepare makes of the same input: raised when that changes
 MAX_VIDEO_BYTES = 1 << 30  # pixels of one video's clips, in memory at once
 RUN_FILE_NAME, SHEET_NAME = "run.spec", "clusters.png"
 
@@ -108,7 +108,15 @@ class _Job:
         named = load_named(self.options)
         hashes = self._hashes(sources)
         survey = Survey(
-            self.options.clip, self.options.clips_per_video, self.options.threads, self.cache, self.progress, self.skipped, self.notes
+            self.options.clip,
+            self.options.clips_per_video,
+            self.options.threads,
+            self.cache,
+            self.progress,
+            self.skipped,
+            self.notes,
+            self.options.experts,
+            self.options.splits,
         )
         sources = survey.sources([source for source in sources if source.name in hashes])
         _require(sources, self.skipped, self.clips)
@@ -201,6 +209,17 @@ class _Job:
         moved = {e.group for e in dealt if e.split != before[e.group]}
         if moved:
             self.notes.append(Note("", "sources moved to the gate, for each cluster to have one", ", ".join(sorted(moved))))
+        self._tell_near(dealt)
+
+    def _tell_near(self, dealt: Sequence[Entry]) -> None:
+        """How much of what is held out is of files that are trained on too, and so less new."""
+        trained = {entry.source.name for entry in dealt if entry.split == "train"}
+        held = [entry.source.name for entry in dealt if entry.split != "train"]
+        near = [name for name in held if name in trained]
+        if near:
+            what = f"{len(near)} of {len(held)} held-out clips are of videos that are trained on too"
+            told = f"{what}: numbers look better than on new videos"
+            self.notes.append(Note("", told, ", ".join(sorted(set(near)))))
 
     def _first_width(self, entry: Entry) -> int:
         return len(self.cache.read(entry.cache_key, "firsts", entry.index))
@@ -255,7 +274,7 @@ class _Job:
 
 
 def _own_group(source: Source, content_hash: str) -> str:
-    return content_hash if source.span is None else f"{content_hash}/{source.span.number}"
+    return content_hash if source.span is None else f"{content_hash}/{source.span.group}"
 
 
 def _entries(

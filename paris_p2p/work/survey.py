@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -14,6 +14,7 @@ from paris_p2p.data.parts import Span, clips_in, long_from, part_clips, plan_par
 from paris_p2p.data.reading import starts_of
 from paris_p2p.data.scenes import find_cuts
 from paris_p2p.data.sources import Skipped, Source
+from paris_p2p.data.splits import SplitOptions, can_split, experts_for
 from paris_p2p.data.track import Track
 from paris_p2p.data.unusable import UnusableVideo
 from paris_p2p.spec import ClipShape
@@ -34,12 +35,21 @@ class Survey:
     progress: Progress
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+    experts: int = 0  # wished for; 0: as many as the clips carry
+    splits: SplitOptions = field(default_factory=SplitOptions)
 
     def sources(self, sources: Sequence[Source]) -> list[Source]:
         """Images and videos as they are, long videos as their parts, each with its track; no other files."""
         looked = self._looked_at(sources)
-        total = sum(self._clips(source) for source in looked)
-        limit = long_from(total, self.max_clips)
+        own = [self._clips(source) for source in looked if not source.group]
+        named: Counter[str] = Counter()
+        for source in looked:
+            if source.group:
+                named[source.group] += self._clips(source)
+        total = sum(own) + named.total()
+        experts = self.experts or experts_for(total)
+        limit = long_from(own, list(named.values()), self.max_clips, experts, self.splits)
+        whole = can_split([*own, *named.values()], experts, self.splits)
         long = [source for source in looked if self._clips(source) > limit]
         cuts = dict(self._cuts(long))
         result: list[Source] = []
@@ -48,7 +58,7 @@ class Survey:
                 result.append(source)
                 self._tell_thinned(source)
             else:
-                result += self._parted(source, cuts[source.name], part_clips(total))
+                result += self._parted(source, cuts[source.name], part_clips(total), whole)
         return result
 
     def _clips(self, source: Source) -> int:
@@ -127,10 +137,13 @@ class Survey:
         self.cache.put_note(key, cuts_s)
         return cuts_s
 
-    def _parted(self, source: Source, cuts_s: list[float], at_most: int) -> list[Source]:
+    def _parted(
+        self, source: Source, cuts_s: list[float], at_most: int, scenes_whole: bool
+    ) -> list[Source]:
+        """Its parts; the video itself where no scene holds a clip."""
         duration_s = source.track.duration_s if source.track else 0.0
         spans = [
-            span
+            replace(span, scene_whole=scenes_whole)
             for span in plan_parts(duration_s, cuts_s, self.shape, at_most)
             if self._captioned(source, span)
         ]
@@ -138,13 +151,16 @@ class Survey:
             wanted_s = self.shape.frames / self.shape.fps
             within = ", inside one caption" if source.timed else ""
             why = f"none of its {len(cuts_s) + 1} scenes holds a clip of {wanted_s:.2f} s{within}"
-            why += ": lower --frames, or raise --fps, for such videos"
-            self.skipped.append(Skipped(source.name, "too short", why))
-            return []
+            why += ": lower --frames, or raise --fps, for clips without cuts"
+            self.notes.append(Note(source.name, "video kept whole, its clips cross cuts", why))
+            self._tell_thinned(source)
+            return [source]
         parts = [replace(source, span=span) for span in spans]
         clip_s = self.shape.frames / self.shape.fps
         lost_s = duration_s - sum(self._clips_of_part(part) for part in parts) * clip_s
+        apart = "scenes" if scenes_whole else "parts, there being too few videos to split them whole"
         detail = f"{len(cuts_s) + 1} scenes, {len(spans)} parts of at most {at_most} clips"
+        detail += f"; splits keep apart {apart}"
         self.notes.append(Note(source.name, "long video parted into scenes", detail))
         if lost_s >= clip_s:
             why = "ends of scenes, scenes shorter than a clip, time without a caption"

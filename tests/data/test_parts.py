@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paris_p2p.data.parts import Span, clips_in, left_out, long_from, part_clips, plan_parts
+from paris_p2p.data.parts import PART_CLIPS, Span, clips_in, left_out, long_from, part_clips, plan_parts
+from paris_p2p.data.splits import SplitOptions, experts_for
 from paris_p2p.spec import ClipShape
 
 SHAPE = ClipShape(frames=8, height=16, width=16, fps=8.0)
@@ -29,10 +30,44 @@ def test_a_scene_is_parted_evenly_and_one_shorter_than_a_clip_is_left():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("total", "whole", "part"), [(30, 2, 2), (192, 16, 16), (5000, 64, 16)])
-def test_what_is_long_depends_on_how_much_there_is(total, whole, part):
-    assert long_from(total, 64) == whole
-    assert part_clips(total) == part
+def limit(videos: list[int], named: tuple[int, ...] = (), experts: int = 0) -> int:
+    wished = experts or experts_for(sum(videos) + sum(named))
+    return long_from(videos, named, 64, wished, SplitOptions())
+
+
+@pytest.mark.parametrize("videos", [[2] * 8, [4] * 8, [1] * 30, [20] * 12, [60] * 100])
+def test_where_there_are_enough_videos_only_those_over_the_most_clips_are_parted(videos):
+    assert limit(videos) == 64
+
+
+@pytest.mark.parametrize(
+    ("videos", "least"), [([30], 2), ([15, 15], 2), ([48] * 4, 16), ([60, 60], 10), ([4] * 4, 1)]
+)
+def test_where_there_are_too_few_videos_those_over_a_twelfth_are_parted(videos, least):
+    assert limit(videos) == least
+
+
+def test_the_longest_video_is_parted_first_and_short_ones_stay_whole_where_that_is_enough():
+    assert limit([60, 8, 8, 8, 8]) == 8
+    assert limit([60, *[2] * 8]) == 6
+
+
+def test_experts_wished_for_and_sources_that_the_owner_named_count():
+    assert limit([4] * 8, experts=2) == 64
+    assert limit([4] * 8, experts=4) == 2
+    assert limit([], named=(4,) * 8) == 64
+    assert limit([60], named=(4,) * 8) == 7
+
+
+@pytest.mark.parametrize(("total", "clips"), [(10, 1), (30, 2), (192, 16), (5000, PART_CLIPS)])
+def test_a_part_is_as_long_as_there_is_much(total, clips):
+    assert part_clips(total) == clips
+
+
+def test_splits_keep_the_parts_of_a_whole_scene_together():
+    spans = [Span(n, n // 2, 8.0 * n, 8.0 * n + 8, scene_whole=True) for n in range(4)]
+    assert [span.group for span in spans] == ["scene 0", "scene 0", "scene 1", "scene 1"]
+    assert len({Span(n, 0, 8.0 * n, 8.0 * n + 8).group for n in range(4)}) == 4
 
 
 def test_clips_next_to_another_split_are_left_out_but_not_across_a_cut():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from paris_p2p.data.splits import (
     SplitOptions,
     assign_splits,
+    can_split,
     check_enough,
     experts_for,
     give_gate_clips,
@@ -70,6 +71,25 @@ def test_a_source_larger_than_all_that_is_wanted_is_not_held_out_where_smaller_o
     clips = {"film": 40, **{f"shot {i}": 1 for i in range(40)}}
     splits = assign_splits(["film", *sorted(clips.keys() - {"film"})], clips, SplitOptions())
     assert splits["film"] == "train"
+
+
+@given(st.lists(st.integers(1, 30), max_size=30), st.integers(1, 4))
+def test_sources_that_can_be_split_whole_leave_half_to_train_on(clips, experts):
+    if can_split(clips, experts, SplitOptions()):
+        counts = {str(i): count for i, count in enumerate(clips)}
+        ranked = rank_groups(list(counts), 0)
+        splits = assign_splits(ranked, counts, SplitOptions(), set(ranked[-max(1, len(ranked) // 4) :]))
+        assert 2 * sum(counts[group] for group, split in splits.items() if split == "train") >= sum(clips)
+        assert len(clips) >= 3 * experts + 2
+        assert 4 * max(clips) <= sum(clips)
+
+
+def test_too_few_sources_or_one_too_large_cannot_be_split_whole():
+    assert can_split([2] * 8, 1, SplitOptions())
+    assert not can_split([], 1, SplitOptions())
+    assert not can_split([2] * 4, 1, SplitOptions())
+    assert not can_split([2] * 8, 3, SplitOptions())
+    assert not can_split([80, *[2] * 20], 1, SplitOptions())
 
 
 @given(st.integers(1, 6), st.integers(0, 1000))

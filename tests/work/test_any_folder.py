@@ -126,6 +126,11 @@ def test_what_was_parted_and_left_out_of_a_film_is_told(from_film):
     assert told["long video parted into scenes"] == ["film.mp4"]
     assert told["clips next to another split's left out"] == ["film.mp4"]
     assert told["2 experts chosen for so many clips"]
+    held = sum(result.clips[split] for split in SPLITS[1:])
+    near = f"{held} of {held} held-out clips are of videos that are trained on too"
+    near += ": numbers look better than on new videos"
+    assert near in told
+    assert f"note: {near}" in result.describe()
     assert set(result.notes) == set(told)
 
 
@@ -140,6 +145,23 @@ def test_a_clip_of_a_film_is_decoded_again_as_it_was_encoded(from_film):
     ]
     for clip in stored:
         assert min(float((latent - clip.latent).abs().max()) for latent in again) < 0.02
+
+
+@pytest.mark.parametrize(("clips_per_video", "sources"), [(64, 8), (1, 16)])
+def test_no_shot_of_eight_lies_in_two_splits_whether_its_video_is_read_in_parts_or_not(
+    tmp_path, options, clips_per_video, sources
+):
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        shot = scene(i % 2, rng, frames=32)
+        write_video(tmp_path / f"{i}.mp4", shot).with_suffix(".txt").write_text(f"shot {i}")
+    wished = {"frames": 16, "clips_per_video": clips_per_video}
+    result = prepare(tmp_path, tmp_path / "out", options.model_copy(update=wished))
+    assert sum(result.clips.values()) == 16
+    assert (sum(result.sources.values()), result.files) == (sources, 8)
+    splits = {(clip.source, clip.split) for clip in all_clips(tmp_path / "out")}
+    assert len(splits) == 8
+    assert not any("trained on too" in what for what in result.notes)
 
 
 def test_a_film_in_one_shot_is_parted_by_time(tmp_path, options):

@@ -389,6 +389,29 @@ def test_clips_of_one_video_count_once_in_the_intervals_of_router_and_experts():
     assert widths[1] > widths[0]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (("--features", "best"), "no feature network is called 'best'"),
+        (("--features", "transnetv2", "--features", "clip:"), "no feature network is called 'clip:'"),
+        (("--features", "i3d:not/there.pt"), "there is no file not/there.pt"),
+        (("--sha256", "0" * 64), "no --features i3d:FILE is given"),
+        (("--aesthetic", "head.safetensors"), "no --features clip: is given"),
+        (("--routing", "roulette"), "no routing is called 'roulette'"),
+        (("--losses", "not/there.jsonl"), "not/there.jsonl cannot be read"),
+    ],
+)
+def test_a_slip_in_the_options_is_told_before_a_model_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, ...], says: str
+):
+    def fetch(*_: object, **__: object) -> Path:
+        raise AssertionError("a model was fetched")
+
+    monkeypatch.setattr("paris_p2p.cli.evaluate._model_folder", fetch)
+    command = ["evaluate", "paris:invite", "--data", str(tmp_path), "--out", str(tmp_path / "out"), *wrong]
+    assert says in str(CliRunner().invoke(app, command).exception)
+
+
 def test_the_command_refuses_before_it_works(world: World, tmp_path: Path):
     def refusal(*arguments: str) -> str:
         result = CliRunner().invoke(app, ["evaluate", *arguments, "--data", str(world.data), "--out", str(tmp_path / "out")])

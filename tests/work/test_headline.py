@@ -14,15 +14,15 @@ SCORE = Score("Fréchet distance, X", 246.1, 240.0, 250.0, 0.95, 600, 50, 600, 5
 
 
 class Clip:
-    def __init__(self, video: int):
-        self.video = str(video)
+    def __init__(self, video: int, file: int):
+        self.video, self.source = str(video), f"{file}.mp4"
 
 
 class Gathered:
     """What the headline asks of the evidence."""
 
-    def __init__(self, clips: int, videos: int, **trained: Trained):
-        self.clips = [Clip(i % videos) for i in range(clips)]
+    def __init__(self, clips: int, videos: int, files: int = 1000, **trained: Trained):
+        self.clips = [Clip(i % videos, i % files) for i in range(clips)]
         self.facts = {"experts": ModelFacts("ab" * 32, "mine", {}, trained, ())}
 
 
@@ -38,6 +38,15 @@ def test_of_six_clips_nothing_is_said():
 
 def test_many_clips_of_few_videos_say_nothing_either():
     assert "Nothing can be said" in headline({"experts": Card(scores=[SCORE])}, Gathered(1000, 3))[-1]
+
+
+def test_parts_of_one_film_are_one_video_and_files_of_one_video_are_too():
+    film = headline({"experts": Card(scores=[SCORE])}, Gathered(1000, 20, files=1))
+    assert film[0].endswith("of as many held-out clips of 1 video (20 parts).")
+    assert "Nothing can be said about quality from 1000 clips of 1 video (20 parts)" in film[-1]
+    for videos, files, silent in ((1, 20, True), (20, 10, False)):
+        said = headline({"experts": Card(scores=[SCORE])}, Gathered(1000, videos, files))[-1]
+        assert ("Nothing can be said" in said) == silent
 
 
 def test_a_distance_stands_beside_a_floor_of_its_own_counts():

@@ -56,9 +56,10 @@ class Size:
 
 
 SIZES = (
-    Size("large", 32, 900, "micro", "micro", 2000),
-    Size("medium", 32, 900, "micro", "nano", 1200),
-    Size("small", 24, 900, "micro", "nano", 1400, promise=Promise(flicker=0.60)),
+    # One training's flicker differs from another's by 0.15 and more (docs/benchmarks.md): limits stand that far above what was seen.
+    Size("large", 32, 900, "micro", "micro", 2000, promise=Promise(flicker=0.60)),
+    Size("medium", 32, 900, "micro", "nano", 1600, promise=Promise(flicker=0.65)),
+    Size("small", 24, 900, "micro", "nano", 1400, promise=Promise(flicker=0.70)),
     Size(
         "tiny", 24, 900, "micro", "nano", 800, judged_clips=48, promise=Promise(accuracy=0.70, flicker=0.90)
     ),

@@ -24,7 +24,7 @@ from paris_p2p.identity import Identity
 from paris_p2p.model.presets import expert_config, router_config
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import GateSpec, NetworkSpec, Pinned, RunSpec, ShardRef, TimingSpec, TrainingSpec, sign_run
-from paris_p2p.work.messages import TrainJob
+from paris_p2p.training.messages import TrainJob
 
 GOAL = 0.02
 NOWHERE = BlobRef(id="0" * 64, size_bytes=1)  # nothing is sent: the shards are read where they lie
@@ -72,7 +72,7 @@ def job(folder: Path, out: Path, preset: str, batch: int, device: str) -> TrainJ
 def waits(job: TrainJob, train_s: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The trainer's step events after the first, and what it said when it started."""
     trainer = subprocess.Popen(
-        [sys.executable, "-m", "paris_p2p.work.trainer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        [sys.executable, "-m", "paris_p2p.training.trainer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     )
     if trainer.stdin is None or trainer.stdout is None:
         raise RuntimeError("the trainer has no pipes")

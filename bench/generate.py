@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from bench.row import print_row
 from bench.train_step import LATENT, TEXT, timed
+from paris_p2p.device import Device, pick_device, set_threads
 from paris_p2p.flow.guidance import Condition, guided_velocity
 from paris_p2p.flow.mixture import Routing
+from paris_p2p.generation.routed import Chooser, ExpertSeats, weights_type
 from paris_p2p.model.presets import Config, build_expert, build_router, count_parameters, expert_config, router_config
 from paris_p2p.model.router import Router
-from paris_p2p.work.device import Device, pick_device, set_threads
-from paris_p2p.work.routed import Chooser, ExpertSeats, weights_type
 
 EXPERTS = 8
 GUIDANCE = 4.0

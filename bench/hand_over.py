@@ -23,7 +23,7 @@ from bench.row import print_row
 from examples.demo.processes import Node
 from examples.demo.swarm import Swarm
 from paris_p2p.spec import TimingSpec
-from tests.work.made_prepared import make_run
+from tests.made.made_prepared import make_run
 
 T = TypeVar("T")
 SLOT = "expert-0"

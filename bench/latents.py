@@ -36,9 +36,9 @@ from bench.row import machine
 from paris_p2p.codec.pca import PcaCodec
 from paris_p2p.data.prepared import SPLITS_FILE_NAME, Prepared, PreparedShard, Split
 from paris_p2p.data.shards import Sample, write_shards
+from paris_p2p.device import set_threads
 from paris_p2p.score.distances import Components, frechet_distance
 from paris_p2p.score.intervals import Clips, Interval, Rows, resampled, tree_of
-from paris_p2p.work.device import set_threads
 
 COMPONENTS = 32
 LEARNING_RATE = 8e-3  # what the trials of both chose in `core`

@@ -78,10 +78,10 @@ def _measure_here(preset: str, slot: str, side: str) -> dict[str, float]:
     import torch
 
     from paris_p2p.data.batches import UNIFORMS, Batch
-    from paris_p2p.work.checkpoint import write_checkpoint
-    from paris_p2p.work.device import pick_device, resident_bytes
-    from paris_p2p.work.needs import training_bytes
-    from paris_p2p.work.train import Learner
+    from paris_p2p.device import pick_device, resident_bytes
+    from paris_p2p.model.checkpoint import write_checkpoint
+    from paris_p2p.training.learner import Learner
+    from paris_p2p.training.needs import training_bytes
 
     torch.set_num_threads(1)
     spec, device = spec_of(preset, int(side)), pick_device("cpu")

@@ -33,13 +33,13 @@ from bench.transfer import Seeds
 from examples.demo.processes import BIN, Node, wait_for_file
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
+from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.node.fetch import fetch_blob
-from paris_p2p.node.sources import SourceLedger
 from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.real import open_swarm
-from paris_p2p.work.messages import StepEvent, TrainJob, parse_event
-from tests.work.made_prepared import make_run
+from paris_p2p.training.messages import StepEvent, TrainJob, parse_event
+from tests.made.made_prepared import make_run
 
 PAD_BYTES = 64 << 20
 PRESET = "micro"
@@ -146,7 +146,7 @@ class Trainer:
             threads=1,
             checkpoint_s=0,
         )
-        command = ["taskset", "-c", "0", sys.executable, "-m", "paris_p2p.work.trainer"]
+        command = ["taskset", "-c", "0", sys.executable, "-m", "paris_p2p.training.trainer"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         if self.process.stdin is None or self.process.stdout is None:
             raise SystemExit("the trainer has no pipes")

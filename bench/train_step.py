@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.row import print_row
+from paris_p2p.device import Device, compile_blocks, pick_device, set_threads
 from paris_p2p.model.presets import build_expert, expert_config
 from paris_p2p.spec import LatentShape, TextShape
-from paris_p2p.work.device import Device, compile_blocks, pick_device, set_threads
 
 LATENT = LatentShape(channels=16, frames=8, height=8, width=8)
 TEXT = TextShape(tokens=32, dim=384, pooled_dim=384)

@@ -22,12 +22,12 @@ from typing import Any, cast
 
 from paris_p2p.errors import MissingBlobError
 from paris_p2p.identity import Identity
+from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.node.fetch import fetch_blob
-from paris_p2p.node.sources import SourceLedger
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import PeerSettings
 from paris_p2p.store.blobs import BlobStore
-from paris_p2p.swarm.control import close_stream
+from paris_p2p.swarm.p2pd import close_stream
 from paris_p2p.swarm.real import RealSwarm, open_swarm
 from paris_p2p.swarm.straight import StraightReader
 

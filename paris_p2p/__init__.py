@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paris_p2p.work.pipeline import ParisPipeline
+    from paris_p2p.generation.pipeline import ParisPipeline
 
 __version__ = "0.1.0"
 __all__ = ["ParisPipeline", "__version__"]
@@ -12,7 +12,7 @@ __all__ = ["ParisPipeline", "__version__"]
 def __getattr__(name: str) -> Any:
     """ParisPipeline comes when it is asked for: it brings torch, and importing paris_p2p stays light."""
     if name == "ParisPipeline":
-        from paris_p2p.work.pipeline import ParisPipeline
+        from paris_p2p.generation.pipeline import ParisPipeline
 
         return ParisPipeline
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ from typing import Any
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity, write_private_file
 from paris_p2p.node.host import open_host
-from paris_p2p.node.run import RunNode, opened
+from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.peer.volunteer import Role, Volunteer
 from paris_p2p.records import AttestationRecord, BlobRef, CardRecord, ClaimRecord, Signed, cards_topic
 from paris_p2p.spec import GateSpec, PeerSettings, TimingSpec

@@ -8,8 +8,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from bench.clips.errors import WorldError
 from bench.clips.make import make
-from bench.clips.worlds import WORLDS, WorldError
+from bench.clips.worlds import WORLDS
 
 
 def main() -> None:

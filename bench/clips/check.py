@@ -25,7 +25,7 @@ from sklearn.metrics import adjusted_rand_score
 from paris_p2p.codec.text import load_text_encoder
 from paris_p2p.data.clusters import fit_clusters
 from paris_p2p.features.image import load_features
-from paris_p2p.features.motion import load_transnet
+from paris_p2p.features.transnet import load_transnet
 from paris_p2p.score.fidelity import FOLDS, fit_probe
 from paris_p2p.score.intervals import Clips
 

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from bench.clips.worlds import WorldError
+from bench.clips.errors import WorldError
 from examples.gameplay import FRAMES, SIDE_PIXELS
 
 os.environ.setdefault("MUJOCO_GL", "egl")  # before mujoco is imported, which reads it once

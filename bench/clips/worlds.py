@@ -12,12 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.clips.errors import WorldError
+
 Clip = list[np.ndarray]
 Player = Callable[[str, int], Generator[list[Clip], None, None]]
-
-
-class WorldError(Exception):
-    """A world cannot be played here; the message says what to install."""
 
 
 @dataclass(frozen=True)

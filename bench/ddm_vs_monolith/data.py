@@ -28,8 +28,8 @@ from paris_p2p.data.prepared import Prepared, PreparedShard, Split, SplitClip, s
 from paris_p2p.data.shards import Sample, write_shards
 from paris_p2p.data.splits import SplitOptions
 from paris_p2p.errors import DataError
-from paris_p2p.work.prepare import prepare
-from paris_p2p.work.prepare_networks import PrepareOptions
+from paris_p2p.preparation.networks import PrepareOptions
+from paris_p2p.preparation.prepare import prepare
 
 SHARD_BYTES = 32 << 20
 CACHE_BYTES = 2 << 30  # the clips of a scale stay in memory

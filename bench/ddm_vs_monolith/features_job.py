@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from bench.ddm_vs_monolith.data import Bench, HeldOut, open_split
+from paris_p2p.device import pick_device, set_threads
 from paris_p2p.features.image import load_features
 from paris_p2p.score.distances import Components
 from paris_p2p.score.motion import motion_px_per_frame
-from paris_p2p.work.device import pick_device, set_threads
 
 BATCH_CLIPS = 32
 PROBE_FILE, VALIDATION_FILE, BASIS_FILE = "probe.safetensors", "validation.safetensors", "basis.safetensors"

@@ -16,11 +16,11 @@ from bench.ddm_vs_monolith.arms import Plan
 from bench.ddm_vs_monolith.data import Bench
 from bench.ddm_vs_monolith.train_job import PART_CLIPS, Validation, plan_of, slot_folder, weights_path
 from paris_p2p.data.batches import Batch
+from paris_p2p.device import pick_device, set_threads
 from paris_p2p.flow.path import interpolate
+from paris_p2p.generation.routed import load_router
 from paris_p2p.model.router import Router
 from paris_p2p.spec import ROUTER
-from paris_p2p.work.device import pick_device, set_threads
-from paris_p2p.work.routed import load_router
 
 TIMES = (1.0, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5, 0.3, 0.1)
 BINS = 10

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from bench.ddm_vs_monolith.report import curve_parts, distance_parts, routing_parts, shown_clips
 from bench.ddm_vs_monolith.tables import Findings
-from paris_p2p.score.report import Figure
+from paris_p2p.score.page import Figure
 
 FRAMES = 3  # of each clip: the first, one in the middle, the last
 LABEL_PIXELS, GAP_PIXELS = 190, 6

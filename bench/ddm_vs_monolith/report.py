@@ -19,7 +19,7 @@ from bench.ddm_vs_monolith.tables import Findings, Floats, arm_curve
 from paris_p2p.flow.sampler import time_grid
 from paris_p2p.score import figures
 from paris_p2p.score.intervals import Score
-from paris_p2p.score.report import ClipRow, ClipWall, Part, Report, Section, Table, looping, render, score_table
+from paris_p2p.score.page import ClipRow, ClipWall, Part, Report, Section, Table, looping, render, score_table
 
 SHOWN_FPS = 8.0
 

@@ -21,15 +21,15 @@ from bench.ddm_vs_monolith.data import Bench, HeldOut, open_split, sizes
 from bench.ddm_vs_monolith.features_job import VALIDATION_FILE, Pixels, embed, measured, validation_features
 from bench.ddm_vs_monolith.settings import Sampling
 from bench.ddm_vs_monolith.train_job import plan_of, slot_folder, weights_path
+from paris_p2p.device import Device, pick_device, set_threads
 from paris_p2p.errors import DataError
 from paris_p2p.flow.guidance import Condition, guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.flow.sampler import sample, time_grid
+from paris_p2p.generation.routed import ExpertSeats, clip_noise, expert_state, load_router
 from paris_p2p.model.router import Router
 from paris_p2p.score.distances import frechet_distance
 from paris_p2p.spec import ROUTER
-from paris_p2p.work.device import Device, pick_device, set_threads
-from paris_p2p.work.routed import ExpertSeats, clip_noise, expert_state, load_router
 
 TRIAL_COMPONENTS = 32
 NEEDS_ROUTER = ("top_k", "full", "threshold")

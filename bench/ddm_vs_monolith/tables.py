@@ -16,7 +16,7 @@ from bench.ddm_vs_monolith.results import RECORDED, Result
 from bench.ddm_vs_monolith.settings import Arm, Sampling
 from paris_p2p.errors import UsageError
 from paris_p2p.score.intervals import Interval, Score
-from paris_p2p.score.report import Table, number
+from paris_p2p.score.page import Table, number
 
 HEADLINE = (("experts", "top-1"), ("monolith", "one"))
 Floats = NDArray[np.float64]

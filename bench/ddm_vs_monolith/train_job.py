@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from bench.ddm_vs_monolith.arms import Plan, plan, run_of
 from bench.ddm_vs_monolith.data import Bench, HeldOut
 from paris_p2p.data.batches import Batch, Draws, assemble
+from paris_p2p.device import Device, pick_device, set_threads
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import TrainError
+from paris_p2p.model.checkpoint import load_weights_into
 from paris_p2p.spec import ROUTER, RunSpec
-from paris_p2p.work.checkpoint import load_weights_into
-from paris_p2p.work.device import Device, pick_device, set_threads
-from paris_p2p.work.messages import CheckpointReady, Command, Event, Started, StepEvent, TrainJob
-from paris_p2p.work.objective import batch_clips, build_network, expert_losses, router_losses, times
-from paris_p2p.work.train import train
+from paris_p2p.training.messages import CheckpointReady, Command, Event, Started, StepEvent, TrainJob
+from paris_p2p.training.objective import batch_clips, build_network, expert_losses, router_losses, times
+from paris_p2p.training.train import train
 
 PART_CLIPS = 32
 RUN_FILE, CURVE_FILE = "run.spec", "curve.jsonl"

@@ -21,10 +21,10 @@ from examples.demo import data
 from examples.demo.judge import fit_probe, judge
 from examples.demo.run import GUIDANCE, PROBE_CLIPS, TEST_CLIPS, TRAIN_CLIPS, console, refuse_bfloat16
 from examples.demo.sizes import FAST_BOUND_S, SIZES, Plan, Size, Speed
-from paris_p2p.work.create import SPEC_FILE, load_run
-from paris_p2p.work.generate import GenerateJob, generate
-from paris_p2p.work.messages import CheckpointReady, Event, StepEvent, TrainJob
-from paris_p2p.work.train import train
+from paris_p2p.generation.generate import GenerateJob, generate
+from paris_p2p.preparation.create import SPEC_FILE, load_run
+from paris_p2p.training.messages import CheckpointReady, Event, StepEvent, TrainJob
+from paris_p2p.training.train import train
 
 
 def train_slot(folder: Path, slot: str) -> tuple[str, Path, str]:

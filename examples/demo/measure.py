@@ -95,8 +95,8 @@ def main(slot: str, names: Sequence[str]) -> None:
     """One slot's part: says when it is ready for a size, waits for a line, works, and says what it took."""
     import torch
 
-    from paris_p2p.work.device import pick_device
-    from paris_p2p.work.train import Learner
+    from paris_p2p.device import pick_device
+    from paris_p2p.training.learner import Learner
 
     torch.set_num_threads(1)
     device, sizes = pick_device("auto"), {size.name: size for size in SIZES}
@@ -186,7 +186,7 @@ def _noise(spec: RunSpec, slot: str) -> Batch:
     import torch
 
     from paris_p2p.data.batches import UNIFORMS, Batch
-    from paris_p2p.work.objective import batch_clips
+    from paris_p2p.training.objective import batch_clips
 
     count, text, shape = batch_clips(spec, slot), spec.text_shape, spec.latent.shape
     return Batch(

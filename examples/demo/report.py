@@ -18,7 +18,7 @@ from examples.demo.judge import Verdict, limit_of
 from examples.demo.shares import TRAINERS
 from examples.demo.sizes import Got, Plan, step_cost
 from examples.demo.story import Training
-from paris_p2p.work.device import NO_BFLOAT16, bfloat16_allowed, pick_device
+from paris_p2p.device import NO_BFLOAT16, bfloat16_allowed, pick_device
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from examples.demo.sizes import SIZES, Plan, choose, choose_again, excuse, short
 from examples.demo.story import Training, train
 from examples.demo.swarm import Swarm
 from paris_p2p.data.prepared import Prepared
-from paris_p2p.work.device import NO_BFLOAT16
+from paris_p2p.device import NO_BFLOAT16
 
 GUIDANCE = 1.5
 TEST_CLIPS, TRAIN_CLIPS, PROBE_CLIPS = 40, 1000, 60  # of each scenario

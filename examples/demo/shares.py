@@ -94,9 +94,9 @@ class Shares:
 def kind_of(command: tuple[str, ...]) -> str:
     """By the command line: what a process of the demo's is for."""
     words = " ".join(command)
-    if "paris_p2p.work.trainer" in words:
+    if "paris_p2p.training.trainer" in words:
         return TRAINERS
-    if "paris_p2p.work.gate" in words:
+    if "paris_p2p.training.gate" in words:
         return GATES
     return DAEMONS if command and os.path.basename(command[0]) == "p2pd" else NODES
 

@@ -22,7 +22,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DiskFullError, ParisError, SwarmError
 from paris_p2p.node.copies import Copies
 from paris_p2p.node.host import Host, open_host, save_spec
-from paris_p2p.node.run import HOLDER_LIFETIME_S, RunNode, opened
+from paris_p2p.node.run_node import HOLDER_LIFETIME_S, RunNode, opened
 from paris_p2p.node.signals import on_leave_signals
 from paris_p2p.records import BlobRef, PeerRecord
 from paris_p2p.rules.places import MAX_RUNS, Place, gives_way, idle, refusal

@@ -43,9 +43,9 @@ def evaluate(
     offline: Annotated[bool, typer.Option("--offline", help="Of an invite, use only what an earlier fetch brought.")] = False,
 ) -> None:
     """Is it any good? Generate for held-out captions, measure against the real clips, write OUT/report.html and results.json."""
+    from paris_p2p.evaluation.gather import Baseline, EvaluateOptions, check_named, gather
+    from paris_p2p.evaluation.report import made_by, read_losses, write_evaluation
     from paris_p2p.peer.settings import check_device
-    from paris_p2p.work.evaluate import Baseline, EvaluateOptions, check_named, gather
-    from paris_p2p.work.evaluation_report import made_by, read_losses, write_evaluation
 
     if baseline_data is not None and baseline is None:
         raise UsageError("--baseline-data is of a baseline's run, and no --baseline is given")
@@ -100,9 +100,9 @@ def _model_folder(model: str, out: Path, data_dir: Path | None, offline: bool, p
     pasted = model == "-" or model.startswith("@") or next(invites_in(model), "")
     if not pasted or Path(model).exists():
         return Path(model)
+    from paris_p2p.generation.export import export as run_export
     from paris_p2p.peer.fetching import GENERATOR_DIR, fetch_models
     from paris_p2p.spec import PeerSettings
-    from paris_p2p.work.export import export as run_export
 
     settings = PeerSettings(data_dir=data_dir or default_data_dir())
     invite = parse_invite(model, settings.data_dir / GENERATOR_DIR)

@@ -15,7 +15,7 @@ from paris_p2p.errors import UsageError
 from paris_p2p.shown import put, shown_lines
 
 if TYPE_CHECKING:
-    from paris_p2p.work.generate import GenerateJob
+    from paris_p2p.generation.generate import GenerateJob
 
 MAX_PROMPT_LETTERS = 4000
 
@@ -190,9 +190,9 @@ def generate(
     if not prompts:
         raise UsageError('generate needs a prompt and an invite: paris-peer generate "a prompt" INVITE')
     from paris_p2p.flow.mixture import Routing
+    from paris_p2p.generation.generate import generate as run_generate
+    from paris_p2p.generation.trained import trained_slots, warn_barely
     from paris_p2p.peer.fetching import GENERATOR_DIR, fetch_models
-    from paris_p2p.work.generate import generate as run_generate
-    from paris_p2p.work.trained import trained_slots, warn_barely
 
     _check_prompts(prompts, invite)
     home = (data_dir or default_data_dir()) / GENERATOR_DIR
@@ -226,12 +226,12 @@ def generate(
 
 def _wishes(**fields: Any) -> GenerateJob:
     """The job without its model, checked before anything is fetched; UsageError or DeviceError."""
+    from paris_p2p.generation.first_picture import read_picture
+    from paris_p2p.generation.generate import GenerateJob
+    from paris_p2p.generation.routed import check_wishes
+    from paris_p2p.generation.video_out import open_writer
     from paris_p2p.peer.settings import check_device
     from paris_p2p.spec import ClipShape
-    from paris_p2p.work.first_frame import read_picture
-    from paris_p2p.work.generate import GenerateJob
-    from paris_p2p.work.routed import check_wishes
-    from paris_p2p.work.video_out import open_writer
 
     with checked_options(clips_per_prompt="--clips", prompts="PROMPT"):
         job = GenerateJob(run="", spec_path=Path(), weights={}, **fields)

@@ -70,9 +70,9 @@ def prepare(
     """Decode, split, encode and cluster captioned clips into a folder that `paris-run create` makes a run of."""
     want_folder(clips, "the folder of clips")
     from paris_p2p.peer.settings import check_device
-    from paris_p2p.work.prepare import prepare as run_prepare
-    from paris_p2p.work.prepare_networks import PrepareOptions
-    from paris_p2p.work.sizes import size_advice
+    from paris_p2p.preparation.networks import PrepareOptions
+    from paris_p2p.preparation.prepare import prepare as run_prepare
+    from paris_p2p.preparation.sizes import size_advice
 
     check_device(device)
     with checked_options():
@@ -147,8 +147,8 @@ def create(
 ) -> None:
     """Make the owner's key and sign the RunSpec; the run id is its hash."""
     want_folder(folder, "the folder of `paris-run prepare`")
+    from paris_p2p.preparation.create import CreateOptions, create_run
     from paris_p2p.spec import GateSpec, TimingSpec, TrainingSpec
-    from paris_p2p.work.create import CreateOptions, create_run
 
     with checked_options(batch_clips="--batch", router_batch_clips="--router-batch", ddpm_experts="--ddpm-expert"):
         training = TrainingSpec(
@@ -217,8 +217,8 @@ def publish(
     """Seed the run's data, attest as the owner's node, and print the invite; stays until Ctrl-C."""
     want_folder(folder, "the run's folder")
     from paris_p2p.peer.start import run_owner
+    from paris_p2p.preparation.create import load_run
     from paris_p2p.spec import Invite, PeerSettings, parse_bytes
-    from paris_p2p.work.create import load_run
 
     long_running()
     run = load_run(folder)
@@ -254,9 +254,9 @@ def export(
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Export the slots there are.")] = False,
 ) -> None:
     """Write the run's tips as a folder that diffusers can load: `ParisPipeline.from_pretrained(OUT)`."""
+    from paris_p2p.generation.export import export as run_export
     from paris_p2p.peer.fetching import GENERATOR_DIR, fetch_models
     from paris_p2p.spec import PeerSettings
-    from paris_p2p.work.export import export as run_export
 
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty; choose another folder for the model")

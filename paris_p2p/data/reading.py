@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from paris_p2p.data.decode import Clip, Frames, UnusableVideo, Video, decode_clip_at, spread
+from paris_p2p.data.film_parts import clips_in
 from paris_p2p.data.images import decode_image
-from paris_p2p.data.parts import clips_in
 from paris_p2p.data.sources import Source
 from paris_p2p.spec import ClipShape
 

@@ -12,9 +12,9 @@ from typing import BinaryIO
 from blake3 import blake3
 
 from paris_p2p.data.captions import OTHER_TABLES, TABLES, Caption, CaptionTable, Note, name_key, read_table
+from paris_p2p.data.film_parts import Span
 from paris_p2p.data.folder import SUFFIXES, is_read, not_read, printable, walk
 from paris_p2p.data.images import IMAGE_SUFFIXES
-from paris_p2p.data.parts import Span
 from paris_p2p.data.sidecars import MAX_SIDECAR_BYTES, Sidecars, read_caption
 from paris_p2p.data.text_files import NotTextError, shown
 from paris_p2p.data.timed_captions import TimedCaption, timed_rows

@@ -15,7 +15,7 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from paris_p2p.errors import BlobError, PresetError, UsageError
-from paris_p2p.features import image_text, motion, video
+from paris_p2p.features import image_text, transnet, video_network
 from paris_p2p.features.pictures import Pictures, middles, preprocessing, titled
 from paris_p2p.transformers_model import architecture_of, load_transformers
 from paris_p2p.weights import ModelFiles, find_model
@@ -76,10 +76,10 @@ def load_features(name: str, *, frames: int = DEFAULT_FRAMES, sha256: str = "", 
     features: Features
     if name == "efficientnet-lite0":
         features = _efficientnet(frames, device)
-    elif name == motion.NAME:
-        features = motion.load_transnet(device)
+    elif name == transnet.NAME:
+        features = transnet.load_transnet(device)
     elif kind == "i3d":
-        features = video.load_i3d(Path(reference), sha256=sha256, device=device)
+        features = video_network.load_i3d(Path(reference), sha256=sha256, device=device)
     else:
         features = _FROM_MODEL[kind](reference, frames, device)
     if sha256 and sha256 != features.sha256:
@@ -90,11 +90,11 @@ def load_features(name: str, *, frames: int = DEFAULT_FRAMES, sha256: str = "", 
 def check_features(name: str) -> None:
     """PresetError when no network has such a name; nothing is loaded or fetched."""
     kind, _, reference = name.partition(":")
-    if name in ("efficientnet-lite0", motion.NAME) or (reference and kind in ("i3d", *_FROM_MODEL)):
+    if name in ("efficientnet-lite0", transnet.NAME) or (reference and kind in ("i3d", *_FROM_MODEL)):
         return
     known = ", ".join(f"{kind}:FOLDER_OR_HUB_ID" for kind in _FROM_MODEL)
     raise PresetError(
-        f"no feature network is called {name!r}; use efficientnet-lite0, {motion.NAME}, {known} or i3d:FILE"
+        f"no feature network is called {name!r}; use efficientnet-lite0, {transnet.NAME}, {known} or i3d:FILE"
     )
 
 
@@ -216,7 +216,7 @@ def _image_text(reference: str, frames: int, device: str) -> Features:
 
 
 def _videomae(reference: str, _: int, device: str) -> Features:
-    return video.load_videomae(reference, device=device)
+    return video_network.load_videomae(reference, device=device)
 
 
 _FROM_MODEL: dict[str, Callable[[str, int, str], Features]] = {"transformers": _transformers, "clip": _image_text, "videomae": _videomae}

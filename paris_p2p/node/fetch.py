@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from paris_p2p.errors import BusyError, ChunkError, ManifestError, MissingBlobError, SwarmError
-from paris_p2p.node.sources import SourceLedger
+from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.records import BlobRef, Manifest
 from paris_p2p.rules import chunks as rules
 from paris_p2p.rules.chunks import (

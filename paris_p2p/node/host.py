@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DaemonError, MissingBlobError, PortInUseError, UnreachableError, UsageError, VersionError
 from paris_p2p.identity import Identity, load_or_create_peer_key
-from paris_p2p.node.sources import SourceLedger
+from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.rules.trust import may
 from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore

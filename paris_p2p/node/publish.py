@@ -14,7 +14,7 @@ from typing import Any
 
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import DiskFullError, RecordError
-from paris_p2p.node.run import RunNode
+from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.rules.rates import lowered_again
 from paris_p2p.rules.tips import Tip

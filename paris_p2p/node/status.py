@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from paris_p2p.node.run import RunNode
+from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.slot_news import slot_news
 from paris_p2p.rules.claims import lead_of
 from paris_p2p.rules.refusals import words_of

@@ -21,7 +21,7 @@ from blake3 import blake3
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MissingBlobError, ParisError, SwarmError
 from paris_p2p.identity import peer_id_to_bytes
-from paris_p2p.node.run import RunNode
+from paris_p2p.node.run_node import RunNode
 from paris_p2p.peer.check import Checker, Gate, refuse_measured
 from paris_p2p.peer.refusing import Refusals
 from paris_p2p.peer.summary import checkpoint_limits
@@ -34,7 +34,7 @@ from paris_p2p.rules.refusals import REASONS
 from paris_p2p.rules.rest import goes_back, words_after
 from paris_p2p.rules.tips import NO_PARENT, Tip, parent_may_come, refuse_card
 from paris_p2p.rules.trust import may_attest
-from paris_p2p.work.messages import GateResult
+from paris_p2p.training.messages import GateResult
 
 log = logging.getLogger(__name__)
 RETRY_S = 20.0

@@ -6,15 +6,15 @@ from collections.abc import Awaitable, Callable
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MissingBlobError
-from paris_p2p.node.run import RunNode
-from paris_p2p.peer.gate import GateProcess, gate_idle_s
+from paris_p2p.node.run_node import RunNode
+from paris_p2p.peer.gate_process import GateProcess, gate_idle_s
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.checks import turn_s
 from paris_p2p.rules.placement import attest_limit_s
 from paris_p2p.rules.refusals import REASONS
 from paris_p2p.rules.rest import tolerance_after
 from paris_p2p.rules.tips import Tip, refuse_loss
-from paris_p2p.work.messages import GateJob, GateResult
+from paris_p2p.training.messages import GateJob, GateResult
 
 Gate = Callable[[GateJob], Awaitable[GateResult]]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MissingBlobError, RecordError, SlotMissingError, UsageError
 from paris_p2p.node.host import Host, join_run, load_spec, open_host, spec_path
-from paris_p2p.node.run import RunNode, opened
+from paris_p2p.node.run_node import RunNode, opened
+from paris_p2p.progress import Progress
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import ROUTER, Invite, PeerSettings, Pinned, RunSpec
 from paris_p2p.store.blobs import BlobStore
@@ -24,7 +24,6 @@ from paris_p2p.store.blobs import BlobStore
 if TYPE_CHECKING:
     from paris_p2p.flow.mixture import Routing
 
-Progress = Callable[[str, int, int], None]
 GENERATOR_DIR = "generator"  # its own key and lock, so that it works beside a running peer
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MemoryLimitError, ParisError, SwarmError, TrainError
-from paris_p2p.node.run import RunNode
+from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import TrainingStatus
 from paris_p2p.peer.check import Checker
 from paris_p2p.peer.downloading import telling
@@ -22,13 +22,13 @@ from paris_p2p.peer.setback import Setback
 from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.claims import decide_claim, may_publish
 from paris_p2p.spec import PeerSettings
-from paris_p2p.work.messages import CheckpointReady, Failed, Shrunk, Started, StepEvent, Stopped, TrainJob, parse_event
+from paris_p2p.training.messages import CheckpointReady, Failed, Shrunk, Started, StepEvent, Stopped, TrainJob, parse_event
 
 log = logging.getLogger(__name__)
 MAX_TRAINER_DEATHS = 3  # in a row, without a checkpoint between them
 KILL_GRACE_S = 5.0
 RETRY_S = 2.0
-TRAINER = "paris_p2p.work.trainer"
+TRAINER = "paris_p2p.training.trainer"
 MakeWorker = Callable[[str], Worker]
 T = TypeVar("T")
 

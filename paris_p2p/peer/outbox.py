@@ -16,14 +16,14 @@ from pathlib import Path
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import SwarmError
 from paris_p2p.node.publish import NewCheckpoint, sign_again, sign_checkpoint, sign_going_back, tell_card
-from paris_p2p.node.run import RunNode
+from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.claims import epoch_to_publish
 from paris_p2p.rules.placement import attest_patience_s, card_cadence_s, checkpoint_interval_s
 from paris_p2p.rules.rates import lowered_after
 from paris_p2p.rules.refusals import words_of
 from paris_p2p.rules.tips import Tip
-from paris_p2p.work.messages import CheckpointReady
+from paris_p2p.training.messages import CheckpointReady
 
 BACK_S = 0.1
 

@@ -14,11 +14,11 @@ import msgpack
 
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import RecordError
-from paris_p2p.node.run import RunNode
+from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import CardRecord, RefusalRecord
 from paris_p2p.rules.refusals import REASONS, TOLD, WORSE, code_of
 from paris_p2p.rules.rest import goes_back, is_back_at, is_backed
-from paris_p2p.work.messages import GateResult
+from paris_p2p.training.messages import GateResult
 
 log = logging.getLogger(__name__)
 MAX_KEPT = 8  # of a slot: of one tip there are seldom two

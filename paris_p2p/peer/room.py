@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from paris_p2p.peer.machine import Machine, this_machine
 from paris_p2p.spec import PeerSettings, RunSpec
-from paris_p2p.work.needs import LOADED_BYTES, parameter_count, trainer_bytes
+from paris_p2p.training.needs import LOADED_BYTES, parameter_count, trainer_bytes
 
 MEMORY_SHARE = 0.9  # of --max-memory: checkpoint and stop here, before the kernel kills at the limit
 NODE_BYTES = 550 << 20  # the node with hivemind, and p2pd
@@ -93,7 +93,7 @@ class Room:
 
 
 def _cpu_bf16() -> bool:
-    from paris_p2p.work.device import pick_device
+    from paris_p2p.device import pick_device
 
     return pick_device("cpu").bf16
 

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, SwarmError, TrainError
-from paris_p2p.node.run import RunNode
+from paris_p2p.node.run_node import RunNode
 from paris_p2p.peer.check import Checker, refuse_measured
 from paris_p2p.peer.outbox import Outbox
 from paris_p2p.records import CardRecord, RefusalRecord
 from paris_p2p.rules.rates import RESTS, rate_factor
 from paris_p2p.rules.refusals import REASONS, WORSE, words_of
 from paris_p2p.rules.rest import WORDS_OF_REST, refusal_counts, rests
-from paris_p2p.work.messages import TrainJob
+from paris_p2p.training.messages import TrainJob
 
 log = logging.getLogger(__name__)
 HEAR_S = 0.5

@@ -10,7 +10,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, PresetError, UsageError
 from paris_p2p.node.control import serve_control
 from paris_p2p.node.host import Host, join_run, open_host
-from paris_p2p.node.run import opened
+from paris_p2p.node.run_node import opened
 from paris_p2p.node.signals import on_leave_signals
 from paris_p2p.peer.profiles import Profile
 from paris_p2p.peer.settings import check_device
@@ -21,7 +21,7 @@ from paris_p2p.shown import put, say
 from paris_p2p.spec import Invite, PeerSettings, RunSpec
 from paris_p2p.store.disk import free_bytes
 from paris_p2p.swarm.addresses import for_invite
-from paris_p2p.work.needs import clip_tokens
+from paris_p2p.training.needs import clip_tokens
 
 
 def run_peer(

@@ -13,7 +13,7 @@ from paris_p2p.errors import DiskFullError, UsageError
 from paris_p2p.peer.room import NODE_BYTES, Room
 from paris_p2p.shown import FIELD_LETTERS, shown
 from paris_p2p.spec import PeerSettings, RunSpec
-from paris_p2p.work.needs import parameter_count, trainer_bytes
+from paris_p2p.training.needs import parameter_count, trainer_bytes
 
 CHECKPOINT_BYTES_PER_PARAMETER = 18  # resume state and bf16 weights
 PURPOSE_LETTERS = 2000

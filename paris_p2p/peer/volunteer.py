@@ -12,7 +12,7 @@ from typing import Literal
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MemoryLimitError, ParisError, SwarmError
 from paris_p2p.node.publish import tell_own_cards_again
-from paris_p2p.node.run import RunNode
+from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import Status, run_status, tree_memory_bytes
 from paris_p2p.peer.attest import Attestor
 from paris_p2p.peer.check import Gate

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from paris_p2p.errors import UsageError
 from paris_p2p.score.intervals import Floats, Score
-from paris_p2p.score.report import Figure, number, printable
+from paris_p2p.score.page import Figure, number, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ from collections import Counter
 from contextlib import aclosing
 
 from paris_p2p.errors import DaemonError, RecordError
-from paris_p2p.swarm.control import Control
 from paris_p2p.swarm.limits import EventLimit
+from paris_p2p.swarm.p2pd import Control
 from paris_p2p.swarm.seam import MAX_GOSSIP_BYTES, GossipHandler
 
 log = logging.getLogger(__name__)

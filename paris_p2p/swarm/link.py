@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from paris_p2p.errors import DaemonError, SwarmError, UnreachableError
 from paris_p2p.swarm.addresses import is_loopback, is_relayed, is_tcp, network_of
-from paris_p2p.swarm.control import Control, StreamHandler
 from paris_p2p.swarm.daemon import Daemon, DaemonOptions, on_port, start_daemon
 from paris_p2p.swarm.dht import Board
 from paris_p2p.swarm.gossip import Gossip
+from paris_p2p.swarm.p2pd import Control, StreamHandler
 
 log = logging.getLogger(__name__)
 DIAL_LIMIT_S = 12.0

@@ -20,7 +20,8 @@ from paris_p2p.records import dht_key
 from paris_p2p.spec import PeerSettings
 from paris_p2p.swarm.addresses import split_peer
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
-from paris_p2p.swarm.blobs import MAX_ADDRESSES, PROTOCOL, BlobClient, Streams
+from paris_p2p.swarm.blob_client import MAX_ADDRESSES, PROTOCOL, BlobClient, Streams
+from paris_p2p.swarm.blob_server import BlobServer
 from paris_p2p.swarm.daemon import Daemon, DaemonOptions
 from paris_p2p.swarm.dht import Board, open_board
 from paris_p2p.swarm.entries import OnRecord
@@ -28,7 +29,6 @@ from paris_p2p.swarm.gossip import Gossip
 from paris_p2p.swarm.limits import EventLimit, Meter, RateLimit
 from paris_p2p.swarm.link import LinkKeeper
 from paris_p2p.swarm.seam import MAX_CHUNK_BYTES, SILENCE_S, BlobSource, GossipHandler, PeerInfo, Swarm, Transfer
-from paris_p2p.swarm.serving import BlobServer
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import RecordView
 

@@ -23,7 +23,7 @@ from paris_p2p.errors import UsageError
 from paris_p2p.model.presets import router_config
 from paris_p2p.model.router import Router
 from paris_p2p.spec import LatentShape, TextShape
-from paris_p2p.work.messages import CheckpointReady, Event
+from paris_p2p.training.messages import CheckpointReady, Event
 from tests.bench.made_bench import COUNTS, EXPERTS, SCALE, made_bench
 
 LATENT, TEXT = LatentShape(channels=16, frames=8, height=8, width=8), TextShape(tokens=20, dim=384, pooled_dim=384)

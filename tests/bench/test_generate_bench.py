@@ -6,8 +6,8 @@ import torch
 
 from bench.generate import EXPERTS, steps
 from bench.train_step import LATENT
-from paris_p2p.work.device import pick_device
-from paris_p2p.work.routed import ExpertSeats
+from paris_p2p.device import pick_device
+from paris_p2p.generation.routed import ExpertSeats
 
 
 def test_routed_prompts_go_where_the_router_says_and_mixed_ones_to_all_experts(monkeypatch):

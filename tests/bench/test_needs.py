@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.needs import measure, spec_of
-from paris_p2p.work.needs import trainer_bytes, training_bytes
+from paris_p2p.training.needs import trainer_bytes, training_bytes
 
 NEAR = 0.25  # of the measured peak; under a loaded machine a sample may miss the very top
 

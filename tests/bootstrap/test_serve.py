@@ -18,7 +18,7 @@ from paris_p2p.bootstrap.serve import BootstrapNode
 from paris_p2p.errors import DiskFullError, MissingBlobError
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.host import Host
-from paris_p2p.node.run import RunNode
+from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import BlobRef
 from paris_p2p.rules import places
 from paris_p2p.rules.places import MAX_OF_PEER, MAX_RUNS

@@ -35,8 +35,8 @@ from paris_p2p.spec import PeerSettings, RunSpec, sign_run
 from paris_p2p.store.disk import DataDirLock
 from paris_p2p.swarm.real import open_swarm
 from tests.data.videos import counting, write_video
+from tests.made.made_prepared import make_run
 from tests.swarm.swarms import Source
-from tests.work.made_prepared import make_run
 
 BIN = Path(sys.executable).parent
 RUN = "ab" * 32

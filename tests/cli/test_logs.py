@@ -58,9 +58,9 @@ def test_an_operator_sees_what_happens_and_others_only_what_went_wrong(capsys: p
 def test_verbose_says_everything_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     logs.set_up()
     logs._listen(logging.DEBUG)
-    logging.getLogger("paris_p2p.node.run").debug("a record was refused")
+    logging.getLogger("paris_p2p.node.run_node").debug("a record was refused")
     logging.getLogger("hivemind.dht").debug("chatter")
-    assert capsys.readouterr().err.strip().endswith("debug paris_p2p.node.run: a record was refused")
+    assert capsys.readouterr().err.strip().endswith("debug paris_p2p.node.run_node: a record was refused")
 
 
 def test_the_file_has_what_was_said_too_and_is_renamed_when_full(

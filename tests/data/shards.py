@@ -1,4 +1,4 @@
-"""Writes small shards of random clips, as the tests of data/ and work/ need them."""
+"""Writes small shards of random clips, as the tests of data/, training/ and preparation/ need them."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def training(steps: int, over: HandOver | None = None, *, ends_in_s: float = 100
     )
     made = Training(swarm, PLAN, time.monotonic() + ends_in_s)
     made.shares.begin([])
-    made.shares.add([Look(7, 0.0, 1, ("python", "-m", "paris_p2p.work.trainer"), 700.0, 0.0)])
+    made.shares.add([Look(7, 0.0, 1, ("python", "-m", "paris_p2p.training.trainer"), 700.0, 0.0)])
     made.made = dict.fromkeys(SLOTS, steps)
     return made
 
@@ -119,7 +119,7 @@ def test_a_training_cut_short_fails_on_an_idle_machine_and_is_not_judged_on_a_bu
     for idle_s, word in ((80.0, run.FAILED), (5.0, run.UNFINISHED)):
         monkeypatch.setattr("examples.demo.story.machine_s", lambda idle_s=idle_s: (idle_s, 100.0))
         made = training(1000)
-        made.shares.add([Look(7, 0.0, 1, ("python", "-m", "paris_p2p.work.trainer"), 320.0, 0.0)])
+        made.shares.add([Look(7, 0.0, 1, ("python", "-m", "paris_p2p.training.trainer"), 320.0, 0.0)])
         words = run.ending(PLAN, made, BAD)
         assert words.startswith(word)
         assert "expert-2 1,000" in words
@@ -170,7 +170,7 @@ def test_refusing_bfloat16_reaches_every_process_that_is_started(monkeypatch: py
     run.refuse_bfloat16()
     import os
 
-    from paris_p2p.work.device import pick_device
+    from paris_p2p.device import pick_device
 
     assert os.environ["ONEDNN_MAX_CPU_ISA"] == "AVX2"
     assert pick_device("cpu").precision == "fp32"

@@ -39,8 +39,8 @@ def look(
 
 NODE, TRAINER, GATE = (
     "python paris-peer start",
-    "python -m paris_p2p.work.trainer",
-    "python -m paris_p2p.work.gate",
+    "python -m paris_p2p.training.trainer",
+    "python -m paris_p2p.training.gate",
 )
 
 

@@ -30,6 +30,7 @@ from paris_p2p.data.shards import Sample, write_shards
 from paris_p2p.envelope import open_envelope, seal
 from paris_p2p.errors import ParisError
 from paris_p2p.identity import Identity
+from paris_p2p.model.checkpoint import check_weights, counters_of, load_initial_into, write_initial
 from paris_p2p.records import (
     AttestationRecord,
     BlobRef,
@@ -43,12 +44,11 @@ from paris_p2p.records import (
 )
 from paris_p2p.rules.chunks import chunks_of
 from paris_p2p.spec import Invite, open_run
-from paris_p2p.swarm import addresses, blobs, control
+from paris_p2p.swarm import addresses, blob_client, p2pd
 from paris_p2p.swarm.entries import Entry, open_entries, pack_dictionary
 from paris_p2p.swarm.parcels import keep_own_id, keep_own_nearest, node_id_of, read_found, read_store
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import RecordView, open_stored, subkey_of
-from paris_p2p.work.checkpoint import check_weights, counters_of, load_initial_into, write_initial
 from tests.fuzz import mutants
 from tests.peer.world import World
 
@@ -209,7 +209,7 @@ def _dht() -> list[Decoder]:
 
 def _streams() -> list[Decoder]:
     heads = [
-        blobs.pack_head(head)
+        blob_client.pack_head(head)
         for head in (
             {"op": "chunks", "blob": RUN, "indexes": list(range(64))},
             {"op": "records", "key": "paris/1/x", "run": RUN},
@@ -221,17 +221,17 @@ def _streams() -> list[Decoder]:
     records = [msgpack.packb([seal(WHO, record).data for record in _every_kind()])]
     message = p2pd_pb2.PSMessage(data=b"x" * 40, seqno=b"1", topicIDs=["a"], signature=b"s", key=b"k")
     setattr(message, "from", WHO.peer_id_bytes)
-    framed = [control._varint(len(data)) + data for data in (message.SerializeToString(),)]
+    framed = [p2pd._varint(len(data)) + data for data in (message.SerializeToString(),)]
     where = [
         addresses.to_bytes(f"/ip4/1.2.3.4/tcp/5/p2p/{WHO.peer_id}"),
         addresses.to_bytes("/dns4/a.example/udp/6/quic-v1"),
     ]
 
     def head(data: bytes) -> None:
-        _now(blobs.read_map(_Bytes(data), WHO.peer_id))  # type: ignore[arg-type]
+        _now(blob_client.read_map(_Bytes(data), WHO.peer_id))  # type: ignore[arg-type]
 
     def gossip(data: bytes) -> None:
-        _now(control._read(_Bytes(data), p2pd_pb2.PSMessage()))  # type: ignore[arg-type]
+        _now(p2pd._read(_Bytes(data), p2pd_pb2.PSMessage()))  # type: ignore[arg-type]
 
     cut = (ParisError, asyncio.IncompleteReadError)
     return [
@@ -239,7 +239,7 @@ def _streams() -> list[Decoder]:
         Decoder(
             "list of records",
             lambda rng: mutants.of_bytes(rng, records),
-            lambda data: blobs._unpack(data, "peer"),
+            lambda data: blob_client._unpack(data, "peer"),
         ),
         Decoder("gossip", lambda rng: mutants.of_bytes(rng, framed), gossip, cut),
         Decoder("address", lambda rng: mutants.of_bytes(rng, where), addresses.to_text),

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from paris_p2p.identity import Identity
+from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.node.fetch import fetch_blob
-from paris_p2p.node.sources import SourceLedger
 from paris_p2p.rules import chunks as chunks_rules
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeNetwork

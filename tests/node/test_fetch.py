@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from paris_p2p.errors import BusyError, DiskFullError, ManifestError, MissingBlobError, UnreachableError
 from paris_p2p.identity import Identity
+from paris_p2p.node import blob_sources as sources_module
 from paris_p2p.node import fetch as fetch_module
-from paris_p2p.node import sources as sources_module
+from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.node.fetch import fetch_blob, fetch_many
 from paris_p2p.node.host import Host
-from paris_p2p.node.sources import SourceLedger
 from paris_p2p.records import BlobRef, Manifest
 from paris_p2p.rules import chunks as chunks_module
 from paris_p2p.rules.chunks import chunks_of

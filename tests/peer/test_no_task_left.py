@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paris_p2p.work.messages import GateJob, GateResult
+from paris_p2p.training.messages import GateJob, GateResult
 from tests.peer.world import World
 
 SLOT = "expert-0"

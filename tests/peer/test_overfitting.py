@@ -9,13 +9,13 @@ import pytest
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
-from paris_p2p.peer.gate import GateProcess
+from paris_p2p.peer.gate_process import GateProcess
 from paris_p2p.peer.process import Worker
 from paris_p2p.rules.rates import RESTS
 from paris_p2p.rules.rest import rests
 from paris_p2p.spec import GateSpec, RunSpec, TimingSpec, TrainingSpec, sign_run
+from tests.made.tiny_run import TinyRun
 from tests.peer.world import Peer, World
-from tests.work.tiny_run import TinyRun
 
 SLOT = "expert-1"
 TIMING = TimingSpec(claim_s=5.0, settle_s=0.1, margin_s=0.5, checkpoint_s=1.0)
@@ -23,7 +23,7 @@ TRAINING = TrainingSpec(batch_clips=10, learning_rate=1e-2, warmup_steps=5, ema_
 
 
 class RealWorld(World):
-    """The tiny run of tests/work on the fake network, with trainers and gates in processes of their own."""
+    """The tiny run of tests/made on the fake network, with trainers and gates in processes of their own."""
 
     def _make_run(self, experts: int, gate: GateSpec, timing: TimingSpec) -> Envelope[RunSpec]:
         tiny = TinyRun(self.root / "tiny", training=TRAINING, gate=gate)

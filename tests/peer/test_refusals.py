@@ -20,7 +20,7 @@ from paris_p2p.rules.rates import RESTS
 from paris_p2p.rules.refusals import REASONS
 from paris_p2p.rules.rest import rests
 from paris_p2p.spec import GateSpec
-from paris_p2p.work.messages import GateJob, GateResult
+from paris_p2p.training.messages import GateJob, GateResult
 from tests.peer.world import CountingTrainer, Peer, World, good_gate
 
 SLOT = "expert-0"

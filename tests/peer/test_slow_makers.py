@@ -14,7 +14,7 @@ from paris_p2p.node.hearing import Hearing
 from paris_p2p.rules.heard import Heard, Spell
 from paris_p2p.rules.placement import attest_limit_s
 from paris_p2p.spec import GateSpec
-from paris_p2p.work.messages import GateJob, GateResult
+from paris_p2p.training.messages import GateJob, GateResult
 from tests.peer.world import Peer, World, good_gate
 
 SLOT = "expert-0"

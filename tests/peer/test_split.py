@@ -11,7 +11,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
 from paris_p2p.records import CardRecord
 from paris_p2p.spec import GateSpec
-from paris_p2p.work.messages import GateJob, GateResult
+from paris_p2p.training.messages import GateJob, GateResult
 from tests.peer.world import TIMING, CountingTrainer, Peer, World, good_gate
 
 SLOT = "expert-0"

@@ -12,7 +12,7 @@ from paris_p2p.peer.settings import merge_settings
 from paris_p2p.peer.start import check_slot, fit_run
 from paris_p2p.peer.summary import checkpoint_limits, describe_run
 from paris_p2p.spec import NetworkSpec, PeerSettings
-from paris_p2p.work.needs import clip_tokens, parameter_count
+from paris_p2p.training.needs import clip_tokens, parameter_count
 from tests.peer.world import World
 
 

@@ -15,7 +15,7 @@ from paris_p2p.errors import DaemonError
 from paris_p2p.records import BlobRef, ClaimRecord
 from paris_p2p.rules.placement import attest_patience_s
 from paris_p2p.spec import GateSpec
-from paris_p2p.work.messages import GateJob, GateResult, TrainJob
+from paris_p2p.training.messages import GateJob, GateResult, TrainJob
 from tests.peer.world import TIMING, CountingTrainer, Peer, World, good_gate
 
 

@@ -18,7 +18,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
 from paris_p2p.model.presets import expert_config, router_config
 from paris_p2p.node.host import Host
-from paris_p2p.node.run import RunNode, opened
+from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.peer.volunteer import Role, Volunteer
 from paris_p2p.spec import (
     ClipShape,
@@ -36,7 +36,7 @@ from paris_p2p.spec import (
 )
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeNetwork, FakeSwarm
-from paris_p2p.work.messages import CheckpointReady, GateJob, GateResult, Started, StepEvent, Stopped, TrainJob
+from paris_p2p.training.messages import CheckpointReady, GateJob, GateResult, Started, StepEvent, Stopped, TrainJob
 
 TIMING = TimingSpec(claim_s=2.0, settle_s=0.1, margin_s=0.2, checkpoint_s=1.0)
 

@@ -14,8 +14,8 @@ import pytest
 
 from paris_p2p.errors import BusyError, SwarmError, UnreachableError
 from paris_p2p.swarm import seats
-from paris_p2p.swarm.blobs import CHUNK_HEAD, LENGTH, MAX_HAVE_BYTES, PROTOCOL, pack_head
-from paris_p2p.swarm.control import close_stream
+from paris_p2p.swarm.blob_client import CHUNK_HEAD, LENGTH, MAX_HAVE_BYTES, PROTOCOL, pack_head
+from paris_p2p.swarm.p2pd import close_stream
 from tests.swarm.swarms import BLOB, CHUNKS, RUN, OnLoopback, Source
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(60)]

@@ -18,12 +18,12 @@ import pytest
 
 from examples.demo.processes import BIN, wait_for_file
 from paris_p2p.node.board import Board
+from paris_p2p.preparation.create import load_run
 from paris_p2p.records import CardRecord
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.ledger import Ledger
-from paris_p2p.work.create import load_run
+from tests.made.made_prepared import TIMING, make_run
 from tests.swarm.homes import Home, LittleInternet, Machine, NodeAt, little_internet, why_not
-from tests.work.made_prepared import TIMING, make_run
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(400)]
 PATIENCE_S = 150.0  # guards against hanging; a machine of two busy cores takes half a minute to load torch

@@ -18,12 +18,12 @@ import pytest
 
 from examples.demo.processes import BIN, Node
 from examples.demo.swarm import Swarm
-from tests.work.made_prepared import make_run
+from tests.made.made_prepared import make_run
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(400)]
 PATIENCE_S = 180.0  # guards against hanging; a machine of two busy cores takes half a minute to load torch
 SLOTS = ("expert-0", "router")
-TRAINER = "paris_p2p.work.trainer"
+TRAINER = "paris_p2p.training.trainer"
 T = TypeVar("T")
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paris_p2p.swarm import seats as seats_module
+from paris_p2p.swarm.blob_server import bulk_streams, piece_of
 from paris_p2p.swarm.seats import (
     MAX_BULK_STREAMS,
     MAX_IDLE_STREAMS,
@@ -20,7 +21,6 @@ from paris_p2p.swarm.seats import (
     group_of,
     who_leaves,
 )
-from paris_p2p.swarm.serving import bulk_streams, piece_of
 
 
 def seat(

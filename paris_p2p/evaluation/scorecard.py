@@ -1,0 +1,147 @@
+"""From what an evaluation gathered to its numbers: every metric with its interval, and those that were left out with the reason.
+
+Legend: N clips, S times, E experts, G clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paris_p2p.errors import UsageError
+from paris_p2p.evaluation.gather import Evidence, Side
+from paris_p2p.evaluation.inspect import Inspection
+from paris_p2p.score.agreement import TextSimilarity, score_text_similarity
+from paris_p2p.score.classifier import classifier_test
+from paris_p2p.score.distances import score_frechet, score_kernel
+from paris_p2p.score.fidelity import Fidelity, Probe, fit_probe, score_fidelity
+from paris_p2p.score.figures import expected_calibration_error
+from paris_p2p.score.intervals import Clips, Floats, Interval, Plan, Score, resampled, tree_of
+from paris_p2p.score.values import Values, score_values
+
+
+@dataclass
+class Card:
+    """One model's numbers."""
+
+    scores: list[Score] = field(default_factory=list)
+    motion: Values | None = None
+    fidelity: Fidelity | None = None
+    similarity: list[TextSimilarity] = field(default_factory=list)
+    aesthetic: Values | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def attempt(self, name: str, compute: Callable[[], None]) -> None:
+        """A metric that these clips cannot carry is named with what it needs; the others stand."""
+        try:
+            compute()
+        except UsageError as error:
+            self.left_out[name] = str(error)
+
+
+def score_model(evidence: Evidence, side: Side, plan: Plan | None = None) -> Card:
+    """All that can be computed of one model."""
+    card, real = Card(left_out=dict(evidence.real.left_out | side.left_out)), evidence.real
+    for title in [title for title in real.features if title in side.features]:
+        sides = real.features[title], side.features[title]
+        for name, metric in _DISTANCES.items():
+            card.attempt(f"{name}, {title}", partial(metric, card, title, *sides, plan))
+    if real.motion is not None and side.motion is not None:
+        card.attempt("Motion", lambda: _motion(card, evidence, side, plan))
+    if real.aesthetic is not None and side.aesthetic is not None:
+        card.attempt("Aesthetic value", lambda: _aesthetic(card, evidence, side, plan))
+    card.attempt("Prompt fidelity", lambda: _fidelity(card, evidence, side, plan))
+    for title in evidence.captions.keys() & real.features.keys() & side.features.keys():
+        card.attempt(f"Text-video similarity, {title}", partial(_similarity, card, title, evidence, side, plan))
+    return card
+
+
+def _frechet(card: Card, title: str, real: Clips, generated: Clips, plan: Plan | None) -> None:
+    card.scores.append(score_frechet(title, real, generated, plan=plan))
+
+
+def _kernel(card: Card, title: str, real: Clips, generated: Clips, plan: Plan | None) -> None:
+    card.scores.append(score_kernel(title, real, generated, plan=plan))
+
+
+def _classify(card: Card, title: str, real: Clips, generated: Clips, plan: Plan | None) -> None:
+    test = classifier_test(title, real, generated, plan)
+    card.scores += [test.accuracy, test.auc]
+
+
+_DISTANCES = {"Fréchet distance": _frechet, "Kernel distance": _kernel, "Classifier test": _classify}
+
+
+def _motion(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> None:
+    assert evidence.real.motion is not None
+    assert side.motion is not None
+    card.motion = score_values("Motion, DIS optical flow, px/frame", evidence.real.motion, side.motion, plan)
+
+
+def _aesthetic(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> None:
+    assert evidence.real.aesthetic is not None
+    assert side.aesthetic is not None
+    card.aesthetic = score_values(f"Aesthetic value, {evidence.aesthetic}", evidence.real.aesthetic, side.aesthetic, plan)
+
+
+def _similarity(card: Card, title: str, evidence: Evidence, side: Side, plan: Plan | None) -> None:
+    """Both sides have the same captions, clip by clip."""
+    text = evidence.captions[title]
+    card.similarity.append(score_text_similarity(title, evidence.real.features[title], text, side.features[title], text, plan))
+
+
+def _fidelity(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> None:
+    if evidence.probe is None:
+        needed = "2 clusters with train clips, of 2 source videos, --probe-clips above 0, and usable features"
+        raise UsageError(f"the probe tells clusters apart: it needs {needed}")
+    title = next(iter(evidence.real.features))
+    labels = [f"cluster {clip.cluster}" for clip in evidence.clips]
+    probe: Probe = fit_probe("cluster", title, evidence.probe, [f"cluster {k}" for k in evidence.probe_clusters], plan)
+    card.fidelity = score_fidelity(probe, evidence.real.features[title], labels, side.features[title], labels, plan)
+
+
+@dataclass(frozen=True)
+class RouterScore:
+    """The router on held-out clips, over all times and at each."""
+
+    t: NDArray[np.float64]  # [S]
+    accuracy: tuple[Interval, ...]  # at each t, resampled over source videos
+    calibration_error: tuple[float, ...]  # at each t
+    confusion: NDArray[np.int64]  # [G K], over all times
+    confidence: Floats  # [N S], of its first choice
+    right: NDArray[np.bool_]  # [N S]
+
+
+def score_router(seen: Inspection, plan: Plan | None = None) -> RouterScore | None:
+    if seen.beliefs is None:
+        return None
+    first, confidence = seen.beliefs.argmax(2), seen.beliefs.max(2)  # N S
+    right = first == seen.clusters[:, None]
+    size = seen.beliefs.shape[2]
+    confusion = np.zeros((size, size), dtype=np.int64)
+    np.add.at(confusion, (np.broadcast_to(seen.clusters[:, None], first.shape), first), 1)
+    accuracy = tuple(_mean(right[:, s].astype(np.float64), seen.sources, plan) for s in range(len(seen.t)))
+    errors = tuple(expected_calibration_error(confidence[:, s], right[:, s]) for s in range(len(seen.t)))
+    return RouterScore(seen.t, accuracy, errors, confusion, confidence, right)
+
+
+def specialisation_of(seen: Inspection, plan: Plan | None = None) -> tuple[list[int], list[list[Interval]]]:
+    """(the clusters with clips, each expert's loss on each of them [E G])."""
+    clusters = [int(k) for k in np.unique(seen.clusters)]
+    return clusters, [
+        [_mean(seen.losses[seen.clusters == k, e], seen.sources[seen.clusters == k], plan) for k in clusters]
+        for e in range(len(seen.experts))
+    ]  # fmt: skip
+
+
+def _mean(values: Floats, sources: NDArray[Any], plan: Plan | None) -> Interval:
+    """With an interval over source videos; one alone has none, and gets its value thrice."""
+    if len(np.unique(sources)) < 2:
+        return Interval(float(values.mean()), float(values.mean()), float(values.mean()))
+    clips = Clips(values[:, None], sources)
+    return resampled(lambda rows: float(values[rows].mean()), [np.arange(len(values))], (tree_of(clips),), plan or Plan())

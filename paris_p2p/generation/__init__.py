@@ -1,0 +1,1 @@
+"""Clips from prompts with all experts: the engine, the command and the pipeline."""

@@ -1,0 +1,140 @@
+"""A run's tips as a folder that diffusers loads: `ParisPipeline.from_pretrained(folder)`; whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from paris_p2p import __version__
+from paris_p2p.data_id import data_id_of_run
+from paris_p2p.device import pick_device
+from paris_p2p.errors import ReadOnlyError, UsageError
+from paris_p2p.generation.generate import check_slots
+from paris_p2p.generation.pipeline import CODEC, FEATURES, TEXT, ParisPipeline
+from paris_p2p.generation.routed import DEFAULT_CLAMP, expert_state, load_router
+from paris_p2p.generation.trained import trained_slots
+from paris_p2p.generation.video_out import GIF_MAX_FPS
+from paris_p2p.model.experts import ExpertSet, folder_of
+from paris_p2p.model.presets import build_expert
+from paris_p2p.spec import ROUTER, RunSpec, cluster_of
+
+
+def export(
+    spec: RunSpec,
+    run: str,
+    weights: Mapping[str, Path],
+    cards: Mapping[str, str],
+    codec_folder: Path | None,
+    out: Path,
+    text_folder: Path | None = None,
+    features_folder: Path | None = None,
+) -> None:
+    """Write `out`, which must be new or empty; one expert is in memory at a time. CheckpointError, UsageError, ReadOnlyError."""
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty; choose another folder for the model")
+    missing = check_slots(spec, set(weights), allow_partial=True)
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write_pipeline(spec, run, weights, cards, partial)
+        for name, folder in ((CODEC, codec_folder), (TEXT, text_folder), (FEATURES, features_folder)):
+            if folder is not None:
+                shutil.copytree(folder, partial / name)
+        (partial / "cards.json").write_text(json.dumps(dict(cards), indent=2) + "\n")
+        (partial / "README.md").write_text(_model_card(spec, run, cards, missing))
+        partial.replace(out)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ReadOnlyError(f"cannot write the model to {out}: {error.strerror or error}; choose another folder") from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write_pipeline(spec: RunSpec, run: str, weights: Mapping[str, Path], cards: Mapping[str, str], folder: Path) -> None:
+    cpu = pick_device("cpu")
+    present = sorted(cluster_of(slot) for slot in weights if slot != ROUTER)
+    with torch.device("meta"):
+        experts = ExpertSet(
+            spec.experts, present, spec.expert.config,
+            ddpm=list(spec.training.ddpm_experts), clamp_x0=DEFAULT_CLAMP.x0, clamp_alpha=DEFAULT_CLAMP.alpha,
+        )  # fmt: skip
+    router = load_router(spec.router.config, weights[ROUTER], cpu) if ROUTER in weights else None
+    pipeline = ParisPipeline(
+        experts=experts, router=router, scheduler=FlowMatchEulerDiscreteScheduler(shift=spec.training.time_shift),
+        latent_shape=list(spec.latent.shape), fps=spec.clip.fps, run=run, text_tokens=spec.text_shape.tokens,
+        time_mean=spec.training.time_mean, time_std=spec.training.time_std,
+        codec_name=spec.codec.name, codec_revision=spec.codec.revision, codec_sha256=spec.codec.sha256,
+        text_name=spec.text.name, text_revision=spec.text.revision, text_sha256=spec.text.sha256,
+        clip_shape=[spec.clip.frames, spec.clip.height, spec.clip.width], first_frame_rate=spec.training.first_frame_rate,
+        run_name=spec.name, data_id=data_id_of_run(spec), trained=_trained(spec, weights, cards), **_features_pins(spec),
+    )  # fmt: skip
+    pipeline.save_config(folder)
+    pipeline.scheduler.save_pretrained(folder / "scheduler")
+    if router is not None:
+        router.save_pretrained(folder / "router")
+    experts.save_config(folder / "experts")
+    for k in present:
+        with torch.device("meta"):
+            expert = build_expert(spec.expert.config)
+        state = expert_state(spec.expert.config, weights[f"expert-{k}"], cpu)
+        expert.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in state.items()}, assign=True)
+        expert.save_pretrained(folder / "experts" / folder_of(k))
+
+
+def _trained(spec: RunSpec, weights: Mapping[str, Path], cards: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    return {name: {"card": cards.get(name, ""), **asdict(slot)} for name, slot in trained_slots(spec, weights).items()}
+
+
+def _features_pins(spec: RunSpec) -> dict[str, str]:
+    if spec.first_features is None:
+        return {}
+    return {f"features_{name}": getattr(spec.first_features, name) for name in ("name", "revision", "sha256")}
+
+
+def _model_card(spec: RunSpec, run: str, cards: Mapping[str, str], missing: tuple[str, ...]) -> str:
+    """README.md with the metadata that model hubs read."""
+    clip = spec.clip
+    slots = "\n".join(f"| {slot} | {cards.get(slot, '')} |" for slot in spec.slots if slot not in missing)
+    partial = f"\n**Partial**: {', '.join(missing)} had no checkpoint; generation routes among the others.\n" if missing else ""
+    routing = ', routing="uniform"' if ROUTER in missing and len(missing) < spec.experts else ""  # more than one expert, nobody to choose
+    return f"""---
+license: other
+license_name: {json.dumps(spec.weights_licence)}
+library_name: diffusers
+pipeline_tag: text-to-video
+---
+# {spec.name}
+
+{spec.purpose}
+
+A decentralized video diffusion model: {spec.experts} experts ({spec.expert.preset}), each trained alone on one cluster of the data,
+and a router ({spec.router.preset}) that picks experts at every denoising step.
+Clips are {clip.frames} frames of {clip.height}x{clip.width} at {clip.fps:g} fps.
+{partial}
+- Run: `{run}`
+- Licence of the weights: {spec.weights_licence}
+- Licence of the data: {spec.data_licence}
+- Written by paris-p2p {__version__}
+
+```python
+from paris_p2p import ParisPipeline
+
+from diffusers.utils import export_to_gif
+
+frames = ParisPipeline.from_pretrained("this folder")("a prompt"{routing}).frames  # of each clip, its pictures
+export_to_gif(frames[0], "clip.gif", fps={max(1, min(GIF_MAX_FPS, round(clip.fps)))})
+```
+
+| slot | card |
+|---|---|
+{slots}
+"""

@@ -1,0 +1,158 @@
+"""Experts and router made ready to sample with: seats on a device, weights from files, and who was chosen at each step.
+
+Legend: B clips, K experts, S steps, `...` the rest of a clip. t = 1 is noise.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from paris_p2p.data.batches import Draws
+from paris_p2p.device import Device, available_bytes
+from paris_p2p.errors import UsageError
+from paris_p2p.flow.ddpm import Clamp, epsilon_velocity
+from paris_p2p.flow.guidance import check_form
+from paris_p2p.flow.mixture import Routing, only_present
+from paris_p2p.model.checkpoint import load_weights_into
+from paris_p2p.model.presets import Config, build_expert, build_router, count_tokens
+from paris_p2p.model.router import Router
+
+if TYPE_CHECKING:
+    from paris_p2p.model.presets import Expert
+
+State = Mapping[str, Tensor]
+DEFAULT_CLAMP = Clamp(alpha=0.1)  # tighter than published: with 0.01, steps near t = 1 threw clips of unit variance far off
+MAX_BATCH_TOKENS = 16384  # patches of all clips of a batch: bounds the activations
+
+
+class ExpertSeats:
+    """A pool whose experts wait in main memory, or on disk, and take one of a few seats on the device when routed to.
+
+    Those in `ddpm` predict noise, and are converted to a velocity here.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        fetch: Callable[[int], State],
+        device: Device,
+        seats: int,
+        ddpm: Collection[int] = (),
+        clamp: Clamp = DEFAULT_CLAMP,
+    ):
+        self.config, self.fetch, self.device, self.seats = config, fetch, device, seats
+        self.ddpm, self.clamp = frozenset(ddpm), clamp
+        self.seated: OrderedDict[int, Expert] = OrderedDict()
+
+    def velocity(
+        self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None, first: Tensor | None = None
+    ) -> Tensor:
+        expert = self._seat(k)
+
+        def answer(x: Tensor, t: Tensor) -> Tensor:
+            with torch.no_grad(), self.device.autocast():
+                answered: Tensor = expert(x, t, tokens, mask, pooled, first)  # the first frame is clean at every time: only x is scaled
+            return answered
+
+        return epsilon_velocity(answer, x, t, self.clamp) if k in self.ddpm else answer(x, t)
+
+    def _seat(self, k: int) -> Expert:
+        if k not in self.seated:
+            while len(self.seated) >= self.seats:
+                self.seated.popitem(last=False)  # the least recently used goes before the new one comes: both might not fit
+            self.seated[k] = _place_expert(self.config, self.fetch(k), self.device)
+        self.seated.move_to_end(k)
+        return self.seated[k]
+
+
+class Chooser:
+    """The router's answer as weights, remembered for each time it was asked about; UsageError when the routing needs one and has none."""
+
+    def __init__(self, router: Router | None, experts: int, present: Sequence[int], routing: Routing):
+        routing.check_router(router is not None, len(present))
+        self.router, self.experts, self.present, self.routing = router, experts, list(present), routing
+        self._chosen: dict[float, Tensor] = {}
+
+    def __call__(self, x: Tensor, t: Tensor, pooled: Tensor | None, first: Tensor | None = None) -> Tensor:
+        """(x [B ...], t [B], pooled [B P] or None, first [B F] or None) -> weights [B K]; UsageError when that cannot be."""
+        if self.router is None or not self.routing.needs_router:
+            logits = torch.zeros(len(x), self.experts, device=x.device)
+        else:
+            with torch.no_grad():
+                logits = self.router(x, t, pooled, first).float()
+        weights = self.routing.weights(only_present(logits, self.present))
+        # Guidance may ask again without the caption and Heun at the next time; what is reported is the first, with the caption.
+        self._chosen.setdefault(float(t[0]), weights.cpu())
+        return weights
+
+    def chosen(self, steps: int) -> Tensor:
+        """Weights at each of the steps so far, from noise on, and forgets them: [B S K]."""
+        times = sorted(self._chosen, reverse=True)[:steps]
+        chosen = torch.stack([self._chosen[time] for time in times], 1)
+        self._chosen.clear()
+        return chosen
+
+
+def check_wishes(guidance_form: str, routing: str, top_k: int) -> Routing:
+    """The routing, when prompts can be sampled so; UsageError, before anything that takes long."""
+    check_form(guidance_form)
+    if routing == "oracle":
+        raise UsageError("routing oracle needs each clip's true cluster, and prompts have none; choose top_k, full, threshold or uniform")
+    return Routing(routing, top_k)
+
+
+def expert_state(config: Config, path: Path, device: Device) -> State:
+    """A checked weights file's tensors in main memory: bfloat16, as they are sent, where the device multiplies that. CheckpointError."""
+    with torch.device("meta"):
+        shapes = {name: tuple(parameter.shape) for name, parameter in build_expert(config).named_parameters()}
+    state = {name: torch.empty(shape, dtype=weights_type(device)) for name, shape in shapes.items()}
+    load_weights_into(path, state)
+    return state
+
+
+def weights_type(device: Device) -> torch.dtype:
+    """Of an expert that is sampled with: its weights are sent in bfloat16, so nothing is lost, and no step has to cast them again."""
+    return torch.bfloat16 if device.bf16 else torch.float32
+
+
+def load_router(config: Config, path: Path, device: Device) -> Router:
+    """The router of a checked weights file, in float32: it is small, and its choice should not depend on rounding. CheckpointError."""
+    router = build_router(config)
+    load_weights_into(path, dict(router.named_parameters()))
+    router.requires_grad_(False).eval().to(device.torch)
+    return router
+
+
+def seats_for(config: Config, device: Device) -> int:
+    """Experts that fit at once into half the memory that is free now; at least one."""
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in build_expert(config).parameters())
+    free = torch.cuda.mem_get_info(device.torch)[0] if device.cuda else available_bytes()
+    expert_bytes = parameters * weights_type(device).itemsize
+    return int(max(1, free // 2 // expert_bytes))
+
+
+def batch_clips_for(config: Config, latent: tuple[int, int, int, int]) -> int:
+    """Clips to sample together: as many as keep the number of patches bounded, from 1 to 16."""
+    return max(1, min(16, MAX_BATCH_TOKENS // max(1, count_tokens(config, latent))))
+
+
+def clip_noise(rng_seed: int, clips: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Noise that depends on the seed and a clip's number alone, so that no batch size changes a clip: [B ...]."""
+    draws = Draws.of(str(rng_seed), "generate")
+    return torch.stack([torch.from_numpy(draws.noise(clip, shape)) for clip in clips])
+
+
+def _place_expert(config: Config, state: State, device: Device) -> Expert:
+    """An expert around tensors on the device in `expert_state`'s type, shared where they are there in it already."""
+    with torch.device("meta"):
+        expert = build_expert(config)
+    expert.load_state_dict({name: tensor.to(device.torch, weights_type(device)) for name, tensor in state.items()}, assign=True)
+    expert.requires_grad_(False).eval()
+    return expert

@@ -1,0 +1,86 @@
+"""The gate's process as the attestor sees it: started for a card, kept for the next one, gone when none comes."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pydantic import ValidationError
+
+from paris_p2p.errors import TrainError
+from paris_p2p.peer.process import Worker
+from paris_p2p.training.messages import GateJob, GateResult
+
+GATE_TIMEOUT_S = 1800.0
+IDLE_S = 60.0  # loading torch costs seconds of a core, keeping it some hundred MB: kept only while cards come often
+OFTEN_S = 100.0  # between a slot's cards
+IDLE_INTERVALS = 3  # attestors take turns, so that each sees a card less often than a slot makes one
+GATE = "paris_p2p.training.gate"
+
+
+def gate_idle_s(checkpoint_s: float) -> float:
+    """How long a gate's process is kept for the next card in a run whose slots make one every `checkpoint_s`."""
+    return max(IDLE_S, IDLE_INTERVALS * checkpoint_s) if checkpoint_s <= OFTEN_S else IDLE_S
+
+
+class GateProcess:
+    """Call it with a job for the verdict. One job at a time; `close` ends the process."""
+
+    def __init__(self, *, idle_s: float = IDLE_S):
+        self.idle_s = idle_s
+        self._worker: Worker | None = None
+        self._turn = asyncio.Lock()
+        self._ending: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._worker.pid if self._worker else None
+
+    async def __call__(self, job: GateJob) -> GateResult:
+        """The gate's verdict. Raises TrainError when the process ends, or is silent for GATE_TIMEOUT_S, without one."""
+        async with self._turn:
+            await self._stop_ending()
+            try:
+                result = await self._ask(job)
+            except BaseException:
+                await self._kill()
+                raise
+            self._ending = asyncio.create_task(self._end_when_idle())
+            return result
+
+    async def close(self) -> None:
+        """Returns when the process is gone."""
+        await self._stop_ending()
+        async with self._turn:
+            await self._kill()
+
+    async def _ask(self, job: GateJob) -> GateResult:
+        if self._worker is None or self._worker.pid is None:
+            await self._kill()
+            self._worker = Worker(GATE)
+            await self._worker.start(job, nice=10)
+        else:
+            await self._worker.send_line(job.model_dump_json())
+        worker = self._worker
+        try:
+            async with asyncio.timeout(GATE_TIMEOUT_S):
+                line = await anext(worker.lines(), b"")
+            return GateResult.model_validate_json(line)
+        except (ValidationError, TimeoutError) as error:
+            words = " / ".join(list(worker.last_words)[-3:])
+            raise TrainError(f"the gate process ended without a verdict (status {worker.returncode}): {words or error}") from error
+
+    async def _end_when_idle(self) -> None:
+        await asyncio.sleep(self.idle_s)
+        async with self._turn:
+            await self._kill()
+
+    async def _stop_ending(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+            await asyncio.gather(self._ending, return_exceptions=True)
+            self._ending = None
+
+    async def _kill(self) -> None:
+        if self._worker is not None:
+            await self._worker.kill()
+            self._worker = None

@@ -1,0 +1,1 @@
+"""From clips to a run: encoded, clustered, signed."""

@@ -1,0 +1,187 @@
+"""From prepared clips to a signed run: the owner's key, the blobs' names, the networks' numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from paris_p2p.data.prepared import Prepared, PreparedModel, Split
+from paris_p2p.envelope import Envelope
+from paris_p2p.errors import UsageError
+from paris_p2p.flow.path import shift_for
+from paris_p2p.identity import Identity, load_or_create_peer_key, load_owner_key, save_owner_key
+from paris_p2p.model.presets import Config, count_tokens, expert_config, router_config
+from paris_p2p.records import BlobRef, Count, Text
+from paris_p2p.spec import GateSpec, Name, NetworkSpec, Pinned, RunSpec, ShardRef, TimingSpec, TrainingSpec, open_run, sign_run
+from paris_p2p.store.blobs import BlobStore
+from paris_p2p.store.disk import make_directory, make_private
+
+SPEC_FILE = "run.spec"
+KEY_FILE = "owner.key"
+
+
+class CreateOptions(BaseModel):
+    """What the owner decides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    purpose: Text
+    data_licence: Name
+    weights_licence: Name
+    expert: str
+    router: str
+    training: TrainingSpec
+    gate: GateSpec
+    timing: TimingSpec
+    rng_seed: Count = 0
+    shift_by_tokens: bool = False  # instead of training.time_shift
+    init_from: Path | None = None  # a checkpoint that every expert starts from
+
+
+def create_run(
+    folder: Path, options: CreateOptions, passphrase: str | None, say: Callable[[str], None] = lambda _: None
+) -> Envelope[RunSpec]:
+    """Sign the run of a prepared folder and put its blobs into the owner's node there.
+
+    Writes `owner.key`, `run.spec` and `node/`; the owner's node may attest, whoever else may. UsageError when the
+    folder is not prepared, or holds a run already: its peers would not follow a second one. `say` gets the account
+    of the experts' first weights.
+    """
+    prepared = Prepared.load(folder)
+    absent = [k for k in options.training.ddpm_experts if k >= prepared.experts]
+    if absent:
+        raise UsageError(f"there is no expert {absent[0]} to train on noise: {folder} has experts 0 to {prepared.experts - 1}")
+    if (folder / SPEC_FILE).exists():
+        raise UsageError(f"{folder} already holds run {load_run(folder).id[:16]}…; prepare into another folder for another run")
+    if options.training.first_frame_rate:
+        _check_first_frames(folder, prepared)
+    owner = _owner(folder / KEY_FILE, passphrase)
+    home = folder / "node"
+    is_new = not home.exists()
+    make_directory(home)
+    make_private(home, is_new=is_new)
+    node = load_or_create_peer_key(home / "identity.key")
+    store = BlobStore(home / "blobs")
+    config = _expert_config(options, prepared)
+    config, initial = _first_weights(folder, options, config, store, say)
+    spec = _spec(folder, prepared, options, store, node.peer_id)
+    expert = NetworkSpec(preset=options.expert, config=config)
+    oldest_reader = max(spec.oldest_reader, 2 if initial else 1)  # an older peer would start from nothing
+    run = sign_run(owner, spec.model_copy(update={"expert": expert, "initial": initial, "oldest_reader": oldest_reader}))
+    temporary = folder / (SPEC_FILE + ".tmp")
+    temporary.write_bytes(run.data)
+    temporary.replace(folder / SPEC_FILE)
+    return run
+
+
+def load_run(folder: Path) -> Envelope[RunSpec]:
+    path = folder / SPEC_FILE
+    if not path.exists():
+        raise UsageError(f"{folder} holds no run; make one with `paris-run create {folder}`")
+    return open_run(path.read_bytes())
+
+
+def _owner(path: Path, passphrase: str | None) -> Identity:
+    if path.exists():
+        return load_owner_key(path, passphrase)
+    owner = Identity.generate()
+    save_owner_key(owner, path, passphrase)
+    return owner
+
+
+def _spec(folder: Path, prepared: Prepared, options: CreateOptions, store: BlobStore, node_id: str) -> RunSpec:
+    expert = _expert_config(options, prepared)
+    looks = prepared.first_features if options.training.first_frame_rate else None
+    attestors = options.gate.attestors if options.gate.members_attest else tuple(dict.fromkeys((node_id, *options.gate.attestors)))
+    try:
+        training = _training(options, count_tokens(expert, prepared.latent.shape))
+        return RunSpec(
+            oldest_reader=training.oldest_reader,
+            name=options.name,
+            purpose=options.purpose,
+            data_licence=options.data_licence,
+            weights_licence=options.weights_licence,
+            created_at=time.time(),
+            rng_seed=options.rng_seed,
+            owner_node=node_id,
+            clip=prepared.clip,
+            latent=prepared.latent,
+            codec=_pinned(folder, prepared.codec, store),
+            text=_pinned(folder, prepared.text, store),
+            text_shape=prepared.text_shape,
+            experts=prepared.experts,
+            expert=NetworkSpec(preset=options.expert, config=expert),
+            router=NetworkSpec(
+                preset=options.router,
+                config=_router_config(options, prepared),
+            ),
+            first_features=_pinned(folder, looks, store) if looks is not None else None,
+            training=training,
+            gate=options.gate.model_copy(update={"attestors": attestors}),
+            timing=options.timing,
+            train_shards=_shards(folder, prepared, "train", store),
+            gate_shards=_shards(folder, prepared, "gate", store),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where, why = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        if not where:  # of a whole record, whose fields do not go together
+            raise UsageError(f"{folder} cannot become a run: {why}") from error
+        raise UsageError(f"the run's {where} cannot be {first['input']!r}: {why}") from error
+
+
+def _expert_config(options: CreateOptions, prepared: Prepared) -> Config:
+    return expert_config(options.expert, prepared.latent, prepared.text_shape, first_frame=options.training.first_frame_rate > 0)
+
+
+def _router_config(options: CreateOptions, prepared: Prepared) -> Config:
+    width = prepared.first_width if options.training.first_frame_rate else 0
+    return router_config(options.router, prepared.latent, prepared.text_shape, prepared.experts, first_width=width)
+
+
+def _check_first_frames(folder: Path, prepared: Prepared) -> None:
+    """UsageError when these clips cannot start from an image: they are images, or their codec does not encode one alone alike."""
+    from paris_p2p.codec.video import check_first_latent, load_codec
+
+    if prepared.latent.frames == 1:
+        raise UsageError(f"--first-frame-rate is for clips of several latent frames, and those of {folder} have one; leave it out")
+    codec = prepared.codec
+    local = (folder / next(iter(codec.files.values()))).parent if codec.files else None
+    check_first_latent(load_codec(codec.name, local, revision=codec.revision, sha256=codec.sha256), prepared.clip)
+
+
+def _training(options: CreateOptions, tokens: int) -> TrainingSpec:
+    """The owner's choices, the times shifted by the clips' token count where that is the choice."""
+    if not options.shift_by_tokens:
+        return options.training
+    return TrainingSpec.model_validate(options.training.model_dump() | {"time_shift": shift_for(tokens)})
+
+
+def _first_weights(
+    folder: Path, options: CreateOptions, config: Config, store: BlobStore, say: Callable[[str], None]
+) -> tuple[Config, dict[Literal["expert"], BlobRef]]:
+    """The expert's numbers and the blob of the weights that all experts start from."""
+    from paris_p2p.preparation.initial import make_initial
+
+    if options.init_from is None:
+        return config, {}
+    made = folder / "node" / "initial.safetensors"
+    config, start = make_initial(options.init_from, config, options.rng_seed, made)
+    say(start.describe())
+    return config, {"expert": store.add_file(made, move=True)}
+
+
+def _shards(folder: Path, prepared: Prepared, split: Split, store: BlobStore) -> tuple[ShardRef, ...]:
+    return tuple(
+        ShardRef(blob=store.add_file(folder / shard.path), clips=shard.clips, cluster=shard.cluster) for shard in prepared.shards_for(split)
+    )
+
+
+def _pinned(folder: Path, model: PreparedModel, store: BlobStore) -> Pinned:
+    files = {name: store.add_file(folder / path) for name, path in model.files.items()}
+    return Pinned(name=model.name, files=files, revision=model.revision, sha256=model.sha256)

@@ -1,0 +1,283 @@
+"""From videos to latents, features and text embeddings in the cache: the long half of prepare, which can be stopped at any time.
+
+Legend: B clips, T x H x W x 3 pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from paris_p2p.codec.pca import FILE_NAME as PCA_FILE_NAME
+from paris_p2p.codec.pca import PcaCodec, default_patch, fit_pca
+from paris_p2p.codec.text import TextEncoder
+from paris_p2p.codec.video import Codec
+from paris_p2p.data.cache import Cache, Encoded, cache_key
+from paris_p2p.data.decode import Clip, UnusableVideo
+from paris_p2p.data.reading import read_clips, read_parts
+from paris_p2p.data.sheet import thumbnail
+from paris_p2p.data.sources import Source
+from paris_p2p.errors import DataError
+from paris_p2p.features.image import Features
+from paris_p2p.preparation.threads import one_thread_per_operation, side_by_side
+from paris_p2p.progress import Progress
+from paris_p2p.spec import ClipShape
+
+FIT_CLIPS = 512  # for a patch codec: more change nothing
+PSNR_CLIPS = 8
+CLIPS_AT_ONCE = 4  # through codec and features: bounds the activations
+CAPTIONS_AT_ONCE = 64
+PARTS_AT_ONCE = 16  # of a long video in one pass, so that several threads can read it
+FP16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How videos become clips."""
+
+    shape: ClipShape
+    max_clips: int
+    threads: int
+
+    def clips_of(self, source: Source) -> list[Clip] | UnusableVideo:
+        try:
+            return read_clips(source, self.shape, self.max_clips)
+        except UnusableVideo as unusable:
+            return unusable
+
+    def decoded(self, sources: Iterable[Source]) -> Iterator[tuple[Source, list[Clip] | UnusableVideo]]:
+        return side_by_side(self.clips_of, sources, self.threads)
+
+
+def fit_codec(sources: Sequence[Source], decoding: Decoding, patch: tuple[int, int], cache: Cache, progress: Progress) -> PcaCodec:
+    """The patch codec of the first clips that `sources` (train only) give; the same sources give the same codec."""
+    shape = decoding.shape
+    side, channels = patch if all(patch) else default_patch(shape.height, shape.width)
+    used = sources[:FIT_CLIPS]
+    names = [(source.id, source.size_bytes, source.mtime_ns, *source.stretches_s) for source in used]
+    folder = cache.root / f"pca-{cache_key(names, shape.model_dump(), decoding.max_clips, side, channels)[:32]}"
+    if (folder / PCA_FILE_NAME).is_file():
+        return PcaCodec.load(folder)
+
+    def batches() -> Iterator[Tensor]:
+        seen, reason = 0, "there are no files"
+        for _, clips in decoding.decoded(sources):
+            if isinstance(clips, UnusableVideo):
+                reason = str(clips)
+                continue
+            yield stack(clips)
+            seen += len(clips)
+            progress("fit codec", min(seen, FIT_CLIPS), FIT_CLIPS)
+            if seen >= FIT_CLIPS:
+                break
+        progress("fit codec", FIT_CLIPS, FIT_CLIPS)
+        if not seen:
+            wanted = f"{shape.frames} frames at {shape.fps:g} fps"
+            raise DataError(f"none of {len(sources)} files gives a clip of {wanted} to fit the codec on; the last one: {reason}")
+
+    codec = fit_pca(batches(), side, channels)
+    codec.save(folder)
+    return codec
+
+
+def codec_psnr_db(codec: Codec, sources: Sequence[Source], decoding: Decoding) -> float:
+    """How well a few clips survive the codec; 99 dB at most."""
+    errors: list[float] = []
+    for _, clips in decoding.decoded(sources[: 4 * PSNR_CLIPS]):
+        if not isinstance(clips, UnusableVideo):
+            video = stack(clips[:1])
+            errors.append(float((codec.decode(codec.encode(video)).cpu().float() - video.float()).square().mean()))
+        if len(errors) == PSNR_CLIPS:
+            break
+    mean = sum(errors) / max(1, len(errors))
+    return min(99.0, 10 * math.log10(255**2 / max(mean, 1e-9)))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Codec and features, as one step from a video's clips to its cache file."""
+
+    codec: Codec
+    features: Features
+    decoding: Decoding
+    cache: Cache
+    made_from: str  # hash of codec, features and clip shape
+    first_features: Features | None = None  # of the first frames, for image-to-video
+
+    def key(self, source: Source) -> str:
+        return cache_key(self.made_from, source.name, source.size_bytes, source.mtime_ns, *source.stretches_s)
+
+    def run(self, sources: Sequence[Source], progress: Progress) -> dict[str, list[float] | UnusableVideo]:
+        """Encode what is not cached yet; source id -> where its clips start, or why it has none."""
+        results: dict[str, list[float] | UnusableVideo] = {}
+        todo: list[list[Source]] = []
+        for source in sources:
+            known = self.cache.starts_s(self.key(source))
+            if known is not None:
+                results[source.id] = known
+            elif todo and _goes_on(todo[-1], source):
+                todo[-1].append(source)
+            else:
+                todo.append([source])
+        progress("encode", len(results), len(sources))
+
+        def work(parts: list[Source]) -> None:
+            for part, result in self._encode(parts):
+                results[part.id] = result
+                progress("encode", len(results), len(sources))
+
+        with one_thread_per_operation():
+            for _ in side_by_side(work, todo, self.decoding.threads):
+                pass
+        return results
+
+    def told(self, sources: Sequence[Source]) -> dict[str, Counter[str]]:
+        """Of each file, what reading it met, by a few words: how often."""
+        found: dict[str, Counter[str]] = {}
+        for source in sources:
+            told = self.cache.note(self._told_key(source))
+            if told:
+                found.setdefault(source.name, Counter()).update(told)
+        return found
+
+    def _told_key(self, source: Source) -> str:
+        return cache_key("told", self.key(source))
+
+    def _encode(self, parts: list[Source]) -> Iterator[tuple[Source, list[float] | UnusableVideo]]:
+        """Of the parts of one file in their order: each is in the cache when it is yielded."""
+        told: Counter[str] = Counter()
+        pending = _Pending(self)
+        left = list(parts)
+        try:
+            for part, clip in read_parts(parts, self.decoding.shape, self.decoding.max_clips, told):
+                while left[0].id != part.id:
+                    yield left[0], pending.finish(left.pop(0))
+                if isinstance(clip, UnusableVideo):
+                    pending.failed(clip)
+                else:
+                    pending.add(clip)
+            for part in list(left):
+                yield part, pending.finish(left.pop(0))
+        except UnusableVideo as unusable:
+            for part in left:
+                pending.failed(unusable)
+                yield part, pending.finish(part)
+        if told:
+            self.cache.put_note(self._told_key(parts[0]), dict(told))
+
+
+def _may_pass(failure: UnusableVideo) -> bool:
+    """Whether the disk or the network failed, not the file: it is looked at again the next time."""
+    return isinstance(failure.__cause__, OSError) and not isinstance(failure.__cause__, av.FFmpegError)
+
+
+def _goes_on(parts: Sequence[Source], source: Source) -> bool:
+    """Whether a part is read in one pass with those before it: a long video is cut into several passes where seeking is cheap."""
+    last = parts[-1]
+    seeks = source.track is not None and source.track.in_order
+    return source.name == last.name and not (seeks and len(parts) >= PARTS_AT_ONCE)
+
+
+class _Pending:
+    """The clips of one part after another, through the networks a few at a time, so that few are in memory."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self._begin()
+
+    def _begin(self) -> None:
+        self.clips: list[Clip] = []
+        self.starts_s: list[float] = []
+        self.thumbs: list[NDArray[np.uint8]] = []
+        self.made: dict[str, list[Tensor]] = {"latents": [], "features": [], "firsts": []}
+        self.failure: UnusableVideo | None = None
+
+    def failed(self, why: UnusableVideo) -> None:
+        self.failure = why
+
+    def add(self, clip: Clip) -> None:
+        self.clips.append(clip)
+        if len(self.clips) == CLIPS_AT_ONCE:
+            self._through()
+
+    def _through(self) -> None:
+        if not self.clips:
+            return
+        encoder, video = self.encoder, stack(self.clips)  # B T H W 3
+        self.made["latents"].append(encoder.codec.encode(video).cpu())
+        self.made["features"].append(encoder.features(video).cpu())
+        if encoder.first_features is not None:
+            self.made["firsts"].append(encoder.first_features(video[:, :1]).cpu())
+        self.starts_s += [clip.start_s for clip in self.clips]
+        self.thumbs += [thumbnail(clip.frames[encoder.decoding.shape.frames // 2]) for clip in self.clips]
+        self.clips = []
+
+    def finish(self, part: Source) -> list[float] | UnusableVideo:
+        """Put the part's file into the cache, and begin the next."""
+        self._through()
+        encoder, key = self.encoder, self.encoder.key(part)
+        made = {name: torch.cat(tensors) for name, tensors in self.made.items() if tensors}
+        starts_s, thumbs, failure = self.starts_s, self.thumbs, self.failure
+        self._begin()
+        if not starts_s:
+            failure = failure or UnusableVideo("damaged", "no clip of it is whole")
+        elif not all(bool(torch.isfinite(tensor).all()) for tensor in made.values()):
+            networks = f"the codec {encoder.codec.name} or {encoder.features.name}"
+            failure = UnusableVideo("not finite", f"{networks} gave values that are not finite")
+        if failure is not None:
+            if not _may_pass(failure):
+                encoder.cache.put_failure(key, failure)
+            return failure
+        half = {name: made[name].clamp(-FP16_MAX, FP16_MAX).half().numpy() for name in made if name != "features"}
+        encoded = Encoded(
+            latents=half["latents"],
+            features=made["features"].numpy(),
+            thumbs=np.stack(thumbs),
+            starts_s=np.array(starts_s),
+            firsts=half.get("firsts"),
+        )
+        encoder.cache.put_encoded(key, encoded)
+        return starts_s
+
+
+@dataclass(frozen=True)
+class EmbeddedCaptions:
+    """Where each caption's embedding stands in the cache."""
+
+    cache: Cache
+    rows: dict[str, tuple[str, int]]  # caption -> cache key, row
+
+    def read(self, caption: str, name: str) -> NDArray[Any]:
+        """`tokens` [L, D], `mask` [L] or `pooled` [P] of one caption."""
+        key, row = self.rows[caption]
+        return self.cache.read(key, name, row)
+
+
+def embed_captions(captions: Iterable[str], encoder: TextEncoder, cache: Cache, progress: Progress) -> EmbeddedCaptions:
+    """Embed each different caption once, in groups that depend on the captions alone."""
+    unique = sorted(set(captions))
+    rows: dict[str, tuple[str, int]] = {}
+    for start in range(0, len(unique), CAPTIONS_AT_ONCE):
+        group = unique[start : start + CAPTIONS_AT_ONCE]
+        key = cache_key("text", encoder.sha256, encoder.tokens, group)
+        if not cache.has(key):
+            batch = encoder.encode(group)
+            tokens = batch.tokens.clamp(-FP16_MAX, FP16_MAX).half().cpu().numpy()
+            mask = batch.mask.to(torch.uint8).cpu().numpy()
+            cache.put(key, {"tokens": tokens, "mask": mask, "pooled": batch.pooled.half().cpu().numpy()})
+        rows.update({caption: (key, row) for row, caption in enumerate(group)})
+        progress("embed captions", start + len(group), len(unique))
+    return EmbeddedCaptions(cache, rows)
+
+
+def stack(clips: Sequence[Clip]) -> Tensor:
+    return torch.from_numpy(np.stack([clip.frames for clip in clips]))

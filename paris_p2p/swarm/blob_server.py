@@ -1,0 +1,323 @@
+"""The stream protocol /paris/blob/1, answering side: one door, bounded seats, one upload limit, the disk read
+in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mmap
+import socket
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeGuard, cast
+
+import msgpack
+
+from paris_p2p.errors import BlobError, StoreError, UnreachableError
+from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES
+from paris_p2p.swarm.blob_client import CHUNK_HEAD, MAX_ADDRESSES, MAX_RECORDS, pack_head, read_map
+from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
+from paris_p2p.swarm.p2pd import close_stream
+from paris_p2p.swarm.pace import Pace
+from paris_p2p.swarm.seam import MAX_CHUNK_BYTES, MAX_CHUNKS_PER_REQUEST, Action, BlobSource
+from paris_p2p.swarm.seats import MAX_BULK_STREAMS, Seat, Seats, group_of
+
+log = logging.getLogger(__name__)
+REQUEST_LIMIT_S = 10.0
+STALL_S = 30.0  # an asker that takes nothing for this long is dropped
+FAREWELL_S = 120.0  # for what is still on its way to an asker who reads slowly
+REFUSAL_S = 5.0  # for a refusal
+LONG_ANSWER_BYTES = 1 << 16  # an answer above this needs a seat of those for chunks
+READERS = 4  # threads that read for others: they never hold up this node's own disk work
+_SEND_BYTES = 1 << 20  # at once
+_BULK_BYTES_PER_S = 8192.0  # of the upload limit, for a stream of chunks to be worth beginning
+_MIN_BULK_STREAMS = 4
+Where = Callable[[str], Awaitable[list[str]]]  # peer id -> addresses it is connected from
+
+
+class Ask(NamedTuple):
+    """What a request asks for, as the door sees it."""
+
+    action: Action
+    run: str
+    thing: str
+
+
+# What a request of each name asks for. No request is answered that the door was not asked about.
+_ASKED: dict[str, Callable[[dict[str, Any]], Ask]] = {
+    "clock": lambda request: Ask("clock", "", ""),
+    "where": lambda request: Ask("where", _text(request, "run"), _text(request, "peer")),
+    "spec": lambda request: Ask("spec", _text(request, "run"), _text(request, "run")),
+    "records": lambda request: Ask("records", _text(request, "run"), _text(request, "key")),
+    "manifest": lambda request: Ask("blobs", _text(request, "run"), _text(request, "blob")),
+    "have": lambda request: Ask("blobs", _text(request, "run"), _text(request, "blob")),
+    "chunks": lambda request: Ask("blobs", _text(request, "run"), _text(request, "blob")),
+}
+
+
+class Stream(NamedTuple):
+    """One request being answered."""
+
+    seat: Seat
+    ask: Ask
+    request: dict[str, Any]
+    out: socket.socket
+    pace: Pace
+
+
+class BlobServer:
+    """Answers the streams that p2pd brings."""
+
+    def __init__(
+        self,
+        source: BlobSource | None,
+        where: Where,
+        uploads: Meter,
+        limit: RateLimit,
+        clock: Callable[[], float] = time.time,
+    ):
+        self.source, self.refused = source, Counter[str]()
+        self.seats = Seats(bulk_streams(limit.bps))
+        self._where, self._uploads, self._limit, self._clock = where, uploads, limit, clock
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="serving")
+        self._pieces: defaultdict[str, asyncio.Lock] = defaultdict(
+            asyncio.Lock
+        )  # by peer, while it has a stream
+        self._open: dict[asyncio.Task[Any], Seat] = {}
+        self._answers: dict[str, Callable[[Stream], Awaitable[None]]] = {
+            "clock": self._answer_clock,
+            "where": self._answer_where,
+            "spec": self._answer_spec,
+            "records": self._answer_records,
+            "manifest": self._answer_manifest,
+            "have": self._answer_have,
+            "chunks": self._answer_chunks,
+        }
+
+    async def handle(
+        self, peer: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """One incoming stream, from its request to its end."""
+        task = asyncio.current_task()
+        if task is None:
+            return
+        seat = self._open[task] = Seat(peer, group_of(peer, address), False, task.cancel)
+        try:
+            seat.known = self.source is not None and self.source.knows(peer)
+            self.seats.enter(seat, _now_s())
+            # Past the writer, which copies what it cannot send at once; nothing else is ever sent on it.
+            with writer.get_extra_info("socket").dup() as out:
+                await self._converse(peer, reader, out)
+        except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
+            self.refused["stream broken off"] += 1
+        except asyncio.CancelledError:
+            pass  # this peer leaves, or another needs the seat; raising would only make asyncio print it
+        except Exception:
+            log.exception("answering %s failed", peer)
+            self.refused["error while answering"] += 1
+        finally:
+            self.seats.leave(seat)
+            await close_stream(writer)
+            del self._open[task]
+            if not any(other.peer == peer for other in self._open.values()):
+                self._pieces.pop(peer, None)
+
+    async def close(self) -> None:
+        """Break off all streams."""
+        for task in list(self._open):
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    async def _converse(self, peer: str, reader: asyncio.StreamReader, out: socket.socket) -> None:
+        seat = self._open[cast(asyncio.Task[Any], asyncio.current_task())]
+        try:
+            async with asyncio.timeout(REQUEST_LIMIT_S):
+                request = await read_map(reader, peer)
+        except UnreachableError as error:
+            log.debug("%s", error)
+            request = {}
+        op = request.get("op")
+        if not isinstance(op, str) or op not in _ASKED:
+            await self._refuse(out, "bad request")
+            return await _until_closed(reader, REFUSAL_S)
+        ask = _ASKED[op](request)
+        if not self._may(peer, ask):
+            await self._refuse(out, "refused")
+            return await _until_closed(reader, REFUSAL_S)
+        if not self.seats.begin(seat, _now_s(), bulk=op == "chunks"):
+            await self._refuse(out, "busy")
+            return await _until_closed(reader, REFUSAL_S)
+        await self._answers[op](Stream(seat, ask, request, out, Pace(silence_s=STALL_S)))
+        self.seats.rest(seat, _now_s())
+        await _until_closed(reader, FAREWELL_S)
+
+    def _may(self, peer: str, ask: Ask) -> bool:
+        """The door. A node without a source has nothing but the time and its connections to tell."""
+        return self.source is None or self.source.may(peer, ask.action, ask.run, ask.thing)
+
+    async def _refuse(self, out: socket.socket, reason: str) -> None:
+        if reason != "missing":
+            self.refused[f"stream: {reason}"] += 1
+        with suppress(BlockingIOError):  # a head is short; there is room for it, or nobody who would read it
+            out.send(pack_head({"ok": False, "error": reason}))
+        out.shutdown(socket.SHUT_WR)
+
+    async def _answer_clock(self, stream: Stream) -> None:
+        await self._write(stream, pack_head({"ok": True, "time": self._clock()}))
+
+    async def _answer_where(self, stream: Stream) -> None:
+        addresses = await self._where(stream.ask.thing)
+        await self._write(stream, pack_head({"ok": True, "addresses": addresses[:MAX_ADDRESSES]}))
+
+    async def _answer_spec(self, stream: Stream) -> None:
+        await self._answer_body(stream, lambda source: source.spec(stream.ask.thing))
+
+    async def _answer_manifest(self, stream: Stream) -> None:
+        await self._answer_body(stream, lambda source: source.manifest_bytes(stream.ask.thing))
+
+    async def _answer_have(self, stream: Stream) -> None:
+        await self._answer_body(stream, lambda source: source.have(stream.ask.thing))
+
+    async def _answer_records(self, stream: Stream) -> None:
+        def read(source: BlobSource) -> bytes:
+            records = source.records(stream.ask.thing)
+            known = [data for data in records if len(data) <= DEFAULT_MAX_ENVELOPE_BYTES]
+            packed: bytes = msgpack.packb(known[:MAX_RECORDS])
+            return packed
+
+        await self._answer_body(stream, read)
+
+    async def _answer_body(self, stream: Stream, read: Callable[[BlobSource], bytes | None]) -> None:
+        if self.source is None:
+            return await self._refuse(stream.out, "missing")
+        try:
+            body = await asyncio.get_running_loop().run_in_executor(self._readers, read, self.source)
+        except (BlobError, StoreError, OSError) as error:
+            log.warning("cannot read what %s asks for: %s", stream.seat.peer, error)
+            body = None
+        if body is None:
+            return await self._refuse(stream.out, "missing")
+        if len(body) > LONG_ANSWER_BYTES and not self.seats.begin(stream.seat, _now_s(), bulk=True):
+            return await self._refuse(stream.out, "busy")
+        await self._write(stream, pack_head({"ok": True, "size": len(body)}))
+        await self._write_limited(stream, body)
+
+    async def _answer_chunks(self, stream: Stream) -> None:
+        indexes = stream.request.get("indexes")
+        if not _are_indexes(indexes):
+            return await self._refuse(stream.out, "bad request")
+        if self.source is None:
+            return await self._refuse(stream.out, "missing")
+        head = pack_head({"ok": True})
+        async for index, data in self._read_ahead(self.source, stream.ask.thing, indexes):
+            await self._write(stream, head + CHUNK_HEAD.pack(index, len(data)))
+            head = b""
+            await self._write_limited(stream, data)
+
+    async def _read_ahead(
+        self, source: BlobSource, blob_id: str, indexes: list[int]
+    ) -> AsyncIterator[tuple[int, bytes | memoryview]]:
+        """Chunks in order, the next one read while this one is sent; b"" for one that is not here."""
+        rooms = [
+            memoryview(mmap.mmap(-1, MAX_CHUNK_BYTES)) for _ in range(2)
+        ]  # what is never touched costs nothing
+        loop = asyncio.get_running_loop()
+
+        def read(position: int) -> bytes | memoryview:
+            try:
+                data = source.read_chunk(blob_id, indexes[position], rooms[position % 2])
+            except (BlobError, StoreError, OSError):
+                return b""
+            return data if len(data) <= MAX_CHUNK_BYTES else b""
+
+        following = loop.run_in_executor(self._readers, read, 0)
+        try:
+            for position, index in enumerate(indexes):
+                data = await following
+                if position + 1 < len(indexes):
+                    following = loop.run_in_executor(self._readers, read, position + 1)
+                yield index, data
+        finally:
+            following.cancel()
+
+    async def _write_limited(self, stream: Stream, data: bytes | memoryview) -> None:
+        view, piece_bytes = memoryview(data), piece_of(self._limit.bps)
+        for start in range(0, len(data), piece_bytes):
+            piece = view[start : start + piece_bytes]
+            if self._limit.bps:
+                async with self._pieces[
+                    stream.seat.peer
+                ]:  # a peer waits for one piece at a time: all get the same share
+                    await self._limit.take(len(piece))
+                stream.seat.moved_s = _now_s()  # it was we who waited
+            await self._write(stream, piece)
+            self._uploads.add(len(piece))
+
+    async def _write(self, stream: Stream, data: bytes | memoryview) -> None:
+        """All of `data`; TimeoutError when the asker takes nothing for STALL_S, or in all less than the least
+        rate."""
+        view = memoryview(data)
+        while view:
+            began_s = _now_s()
+            async with asyncio.timeout(min(stream.pace.silence_s, stream.pace.left_s())):
+                sent = await _send_some(stream.out, view)
+            stream.pace.spend(sent, _now_s() - began_s)
+            self.seats.note(stream.seat, sent, _now_s())
+            view = view[sent:]
+
+
+def bulk_streams(limit_bps: float) -> int:
+    """How many streams of chunks an upload limit in bytes a second feeds, so that none of them falls below
+    the least rate."""
+    most = int(limit_bps / _BULK_BYTES_PER_S) if limit_bps else MAX_BULK_STREAMS
+    return max(_MIN_BULK_STREAMS, min(MAX_BULK_STREAMS, most))
+
+
+def piece_of(limit_bps: float) -> int:
+    """Bytes sent between two looks at a limit: an eighth of a second's, so that many share a small one
+    without falling silent."""
+    return max(1 << 12, min(PIECE_BYTES, int(limit_bps / 8))) if limit_bps else _SEND_BYTES
+
+
+async def _send_some(out: socket.socket, view: memoryview) -> int:
+    """As much as the socket takes, once it takes something."""
+    loop = asyncio.get_running_loop()
+    while True:
+        with suppress(BlockingIOError, InterruptedError):
+            return out.send(view)
+        ready = asyncio.Event()
+        loop.add_writer(out, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_writer(out)
+
+
+async def _until_closed(reader: asyncio.StreamReader, limit_s: float) -> None:
+    """The asker closes first: closing before it took the answer, or with its request unread, would throw the
+    answer away."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            for _ in range(16):  # then it sends for the sake of sending
+                if not await reader.read(1 << 12):
+                    return
+
+
+def _text(request: dict[str, Any], name: str) -> str:
+    return str(request.get(name, ""))[:256]
+
+
+def _are_indexes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and 0 < len(value) <= MAX_CHUNKS_PER_REQUEST and all(map(_is_index, value))
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 32
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

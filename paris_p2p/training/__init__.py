@@ -1,0 +1,1 @@
+"""Training one slot: the loop, its objective, and the gate that measures checkpoints."""

@@ -1,0 +1,153 @@
+"""An attestor's check of cards, `python -m paris_p2p.training.gate`: a GateJob a line on stdin, a GateResult each on stdout.
+
+One process may check many cards, so that torch is loaded once where checkpoints come often. Whatever is wrong with the
+checkpoint is a result with a reason. Only what is wrong on this side (shards, device, memory) ends the process without one,
+with the words on stderr. It dies with its parent, as the trainer does.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
+from paris_p2p.device import Device, pick_device, set_threads
+from paris_p2p.errors import CheckpointError, ParisError
+from paris_p2p.flow.path import velocity
+from paris_p2p.model.checkpoint import Counters, check_resume, check_weights, load_resume_weights_into, load_weights_into
+from paris_p2p.rules.refusals import REASONS, code_of
+from paris_p2p.rules.tips import refuse_loss
+from paris_p2p.spec import ROUTER, RunSpec
+from paris_p2p.training.child import open_line
+from paris_p2p.training.messages import GateJob, GateResult
+from paris_p2p.training.objective import (
+    batch_clips,
+    build_network,
+    expert_losses,
+    first_frames,
+    network_shapes,
+    open_clips,
+    read_spec,
+    times,
+    told_router_losses,
+)
+
+PART_CLIPS = 8  # clips through the network at once: fixed, so that every attestor's memory is bounded
+MAX_LOSS = 1e6
+RESUME_SLACK = 2.0  # the weights before averaging are noisier, by far less than this
+
+
+def main() -> int:
+    """Verdicts until stdin closes, which ends the process; returns 1 when there is a job without a verdict."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    line = open_line()
+    try:
+        while True:
+            line.send(check(GateJob.model_validate_json(line.receive())))
+    except (ParisError, ValidationError) as error:
+        print(error, file=sys.stderr)
+    return 1
+
+
+def check(job: GateJob) -> GateResult:
+    """The verdict on a card's checkpoint. Raises ParisError for what is wrong on this side."""
+    set_threads(job.threads)
+    spec, device = read_spec(job), pick_device(job.device)
+    expected_clips = job.steps * batch_clips(spec, job.slot)
+    if job.clips != expected_clips or job.steps == 0:
+        return GateResult(ok=False, reason=f"{job.steps} steps take {expected_clips} clips, the card says {job.clips}", code="malformed")
+    shapes = network_shapes(spec, job.slot)
+    counters = Counters(job.run, job.slot, job.steps, job.clips)
+    try:
+        check_weights(job.weights_path, shapes, counters)
+        check_resume(job.resume_path, shapes, counters, spec.training.clip_grad_norm, job.weights_path)
+    except CheckpointError as error:
+        return GateResult(ok=False, reason=str(error), code="malformed")
+    return _measure(job, spec, device)
+
+
+def gate_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
+    """The clips, noise and times that the card's id picks: the same for every attestor and for both weights, unknown before.
+
+    Times are stratified: one in each of B equal slices of the training times' distribution. Returns (batch, t [B]).
+    """
+    return _batch(job, spec, Draws.of(job.run, f"gate/{job.slot}/{job.card}"))
+
+
+def fixed_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
+    """The same of every card of the slot: nothing is decided by it, but its losses may be compared from card to card."""
+    return _batch(job, spec, Draws.of(job.run, f"gate/{job.slot}/fixed"))
+
+
+def _batch(job: GateJob, spec: RunSpec, draws: Draws) -> tuple[Batch, Tensor]:
+    """Returns (batch, t [B]); `gate_batch` says how they are drawn."""
+    clips = open_clips(job, spec)
+    batch = make_batch(clips, ClipOrder(draws, len(clips)), draws, 0, spec.gate.clips)
+    slices = (torch.arange(len(batch)) + batch.uniforms[:, 0]) / len(batch)  # [B] in (0, 1)
+    return batch, times(spec, job.slot, torch.special.ndtri(slices))
+
+
+def mean_loss(network: nn.Module, spec: RunSpec, slot: str, batch: Batch, t: Tensor, device: Device) -> float:
+    """The network's mean loss over the batch, with captions, without dropout, with first frames at the run's rate."""
+    total = 0.0
+    for start in range(0, len(batch), PART_CLIPS):
+        part, part_t = batch.part(start, start + PART_CLIPS).to(device.torch), t[start : start + PART_CLIPS].to(device.torch)
+        with torch.no_grad(), device.autocast():
+            if slot == ROUTER:
+                losses = told_router_losses(spec, network, part, part_t)
+            else:
+                first, noise = first_frames(spec, part), spec.predicts_noise(slot)  # the clips' own draws: alike for all weights
+                losses = expert_losses(network, part, part_t, part.mask, predicts_noise=noise, first=first)
+        total += float(losses.double().sum())
+    return total / len(batch)
+
+
+def zero_loss(spec: RunSpec, slot: str, batch: Batch) -> float:
+    """The loss of weights that know nothing, per element: E|eps - x0|^2, E|eps|^2 of a noise predictor, log K for the router."""
+    if slot == ROUTER:
+        return math.log(spec.experts)
+    target = batch.noise if spec.predicts_noise(slot) else velocity(batch.latent.float(), batch.noise)
+    return float(target.square().double().mean())
+
+
+def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
+    batch, t = gate_batch(job, spec)
+    network = build_network(job.run, spec, job.slot).to(device.torch).eval()
+    tensors = dict(network.named_parameters())
+
+    ignorant = zero_loss(spec, job.slot, batch)
+    best, reference = job.best_weights_path, ignorant
+    if best is not None:
+        load_weights_into(best, tensors)
+        reference = mean_loss(network, spec, job.slot, batch, t, device)
+    if not reference <= MAX_LOSS:
+        raise CheckpointError(f"the gate's loss of the reference weights {best} is {reference:.4g}; nothing can be measured against them")
+
+    load_weights_into(job.weights_path, tensors)
+    loss = mean_loss(network, spec, job.slot, batch, t, device)
+    fixed_loss = mean_loss(network, spec, job.slot, *fixed_batch(job, spec), device)
+    # The average may be good while what training goes on with is spoilt: the next lead would be refused for it.
+    load_resume_weights_into(job.resume_path, tensors, Counters(job.run, job.slot, job.steps, job.clips))
+    raw_loss = mean_loss(network, spec, job.slot, batch, t, device)
+    # A good router's cross-entropy is next to nothing, where ratios say nothing.
+    raw_limit = max(RESUME_SLACK * max(loss, reference), ignorant / 2 if job.slot == ROUTER else 0.0)
+    if not (loss <= MAX_LOSS and raw_loss <= raw_limit):  # NaN is not either
+        measured = {"loss": loss, "reference_loss": reference} if loss <= MAX_LOSS else {}
+        return GateResult(
+            ok=False, code="diverged", gate_clips=len(batch), **measured,
+            reason=f"{REASONS['diverged']}: {raw_loss:.4g}, their average {loss:.4g}, at most {raw_limit:.4g} is allowed",
+        )  # fmt: skip
+    reason = refuse_loss(loss, reference, spec.gate.tolerance, first=best is None) or ""
+    return GateResult(
+        ok=not reason, reason=reason, code=code_of(reason) if reason else "", loss=loss, reference_loss=reference,
+        gate_clips=len(batch), fixed_loss=fixed_loss if fixed_loss <= MAX_LOSS else None,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""A slot's network with its optimizer and averaged weights: one optimizer step at a time, within the memory there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paris_p2p.data.batches import Batch
+from paris_p2p.device import Device, return_memory
+from paris_p2p.errors import DivergedError, MemoryLimitError
+from paris_p2p.model.checkpoint import BETAS, Counters, TrainState, load_initial_into, load_resume
+from paris_p2p.spec import RunSpec
+from paris_p2p.training.messages import Shrunk, Started
+from paris_p2p.training.objective import batch_clips, build_network, train_losses
+from paris_p2p.training.schedule import ema_decay, learning_rate
+
+EPSILON = 1e-8
+MAX_LOSS = 1e6
+
+
+class Learner:
+    """A slot's network, optimizer and averaged weights, at one step of its lineage."""
+
+    def __init__(self, run: str, spec: RunSpec, slot: str, device: Device, lowered: int = 0):
+        self.run, self.spec, self.slot, self.device, self.lowered = run, spec, slot, device, lowered
+        self.steps = self.clips = 0
+        self.micro_batch_clips = batch_clips(spec, slot)
+        self.on_shrink: Callable[[Shrunk], None] = lambda event: None
+        self.network = build_network(run, spec, slot).to(device.torch).train()
+        self.weights: dict[str, Tensor] = dict(self.network.named_parameters())
+        self.ema = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.optimizer = _adamw(list(self.weights.values()), spec.training.weight_decay)
+
+    @property
+    def parameters(self) -> int:
+        return sum(weight.numel() for weight in self.weights.values())
+
+    def started(self) -> Started:
+        return Started(
+            steps=self.steps,
+            clips=self.clips,
+            parameters=self.parameters,
+            device=str(self.device),
+            precision=self.device.precision,
+            batch_clips=batch_clips(self.spec, self.slot),
+            micro_batch_clips=self.micro_batch_clips,
+            recomputes=self.recomputes,
+        )
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether activations are computed again for backward."""
+        network: Any = self.network
+        return bool(network._supports_gradient_checkpointing and network.is_gradient_checkpointing)
+
+    def state(self) -> TrainState:
+        """Everything a successor needs; the tensors are this learner's own."""
+        moments = {name: self.optimizer.state[weight] for name, weight in self.weights.items()}
+        return TrainState(
+            counters=Counters(self.run, self.slot, self.steps, self.clips),
+            weights=self.weights,
+            exp_avg={name: moment["exp_avg"] for name, moment in moments.items()},
+            exp_avg_sq={name: moment["exp_avg_sq"] for name, moment in moments.items()},
+            ema=self.ema,
+        )
+
+    def start_from(self, path: Path) -> None:
+        """Begin with the weights that the run's owner gave, which are the first average too. CheckpointError."""
+        load_initial_into(path, self.weights)
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.ema.values()), list(self.weights.values()))
+
+    def restore(self, path: Path, steps: int, clips: int) -> None:
+        """Go on from a resume state that must stand at these counters; CheckpointError."""
+        self.steps, self.clips = steps, clips
+        load_resume(path, self.state(), self.spec.training.clip_grad_norm)
+        for weight in self.weights.values():
+            self.optimizer.state[weight]["step"].fill_(steps)
+
+    def step(self, batch: Batch) -> float:
+        """One optimizer step; returns the mean loss. DivergedError before anything that is not finite is kept."""
+        loss = self._accumulate(batch)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.weights.values(), self.spec.training.clip_grad_norm))
+        if not (loss <= MAX_LOSS and math.isfinite(norm)):
+            raise DivergedError(
+                f"{self.slot} diverged at step {self.steps}: loss {loss:.4g}, gradient norm {norm:.4g}; "
+                "training goes back to the last checkpoint; if this happens again, the run's learning rate is too high"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.spec.training, self.slot, self.steps, self.lowered)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        decay = ema_decay(self.spec.training.ema_decay, self.steps)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.values()), list(self.weights.values()), 1 - decay)
+        self.steps += 1
+        self.clips += len(batch)
+        return loss
+
+    def _accumulate(self, batch: Batch) -> float:
+        """Gradients of the batch's mean loss; the micro-batch is halved, for good, whenever memory runs out."""
+        while True:
+            loss = self._backward(batch)
+            if loss is not None:
+                break
+            self.optimizer.zero_grad(set_to_none=True)
+            self.shrink(f"memory ran out on {self.device}")
+        for weight in self.weights.values():
+            if weight.grad is None:  # an input's stand-in that no clip needed: AdamW must count this step for it too
+                weight.grad = torch.zeros_like(weight)
+        return loss
+
+    def _backward(self, batch: Batch) -> float | None:
+        """The mean loss, or None when memory ran out on the way."""
+        total = torch.zeros((), device=self.device.torch)
+        try:
+            for start in range(0, len(batch), self.micro_batch_clips):
+                part = batch.part(start, start + self.micro_batch_clips)
+                with self.device.autocast():
+                    losses = train_losses(self.spec, self.slot, self.network, part)
+                loss = losses.sum() / len(batch)  # each clip weighs the same, also in a smaller last part
+                torch.autograd.backward(loss)
+                total += loss.detach()
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                return None
+            raise
+        return float(total)
+
+    def shrink(self, why: str) -> None:
+        """Halve the micro-batch; at one clip compute activations twice instead of keeping them; then MemoryLimitError."""
+        if self.micro_batch_clips == 1 and not self.recompute():
+            raise MemoryLimitError(
+                f"training {self.slot} ({self.parameters:,} parameters) does not fit on {self.device} one clip at a time; "
+                "allow more memory, or take a slot of a smaller run"
+            )
+        self.micro_batch_clips = max(1, min(self.micro_batch_clips, batch_clips(self.spec, self.slot)) // 2)
+        return_memory(self.device)
+        self.on_shrink(Shrunk(micro_batch_clips=self.micro_batch_clips, recomputes=self.recomputes, why=why))
+
+    def recompute(self) -> bool:
+        """Trade time for memory: activations are computed again for backward. False when that is on, or the network cannot."""
+        network: Any = self.network  # a diffusers ModelMixin
+        if not network._supports_gradient_checkpointing or network.is_gradient_checkpointing:
+            return False
+        network.enable_gradient_checkpointing()
+        return True
+
+
+def _adamw(weights: list[Tensor], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), matrices decayed, vectors not; its state exists from the start."""
+    groups = [
+        {"params": [weight for weight in weights if weight.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [weight for weight in weights if weight.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=BETAS, eps=EPSILON, fused=True)
+    for weight in weights:
+        moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+        optimizer.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
+    return optimizer

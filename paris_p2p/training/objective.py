@@ -1,0 +1,148 @@
+"""What a slot's network is, and its loss: flow matching or noise prediction for an expert, cross-entropy on the cluster for the router.
+
+Shared by training and the gate, so that both measure the same. t = 1 is noise. Shapes: B clips, C channels, T latent
+frames, H height, W width, K experts.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from blake3 import blake3
+from torch import Tensor, nn
+
+from paris_p2p.data.batches import Batch
+from paris_p2p.data.clips import DEFAULT_CACHE_BYTES, ClipSet
+from paris_p2p.errors import DataError, RecordError, UsageError
+from paris_p2p.flow.ddpm import cosine_time, diffuse
+from paris_p2p.flow.path import clip_losses, interpolate, velocity
+from paris_p2p.flow.times import flow_times
+from paris_p2p.model.first_frame import first_condition
+from paris_p2p.model.presets import build_expert, build_router
+from paris_p2p.spec import ROUTER, RunSpec, open_run
+from paris_p2p.training.messages import GateJob, SlotJob, TrainJob
+
+ROUTER_LATENT_DROPOUT = 0.1  # so that the router also answers from the caption alone
+CAPTION_DRAW, LATENT_DRAW, FIRST_FRAME_DRAW, FIRST_FEATURE_DRAW = 0, 1, 2, 3  # which of a clip's uniform draws decides what
+
+
+def read_spec(job: SlotJob) -> RunSpec:
+    """The job's RunSpec, its signature and run id checked again; RecordError, UsageError."""
+    try:
+        spec = open_run(job.spec_path.read_bytes(), job.run).record
+    except OSError as error:
+        raise RecordError(f"cannot read the RunSpec {job.spec_path}: {error.strerror}") from error
+    if job.slot not in spec.slots:
+        raise UsageError(f"the run has no slot {job.slot}; its slots are {spec.slots[0]} to expert-{spec.experts - 1}, and router")
+    return spec
+
+
+def open_clips(job: SlotJob, spec: RunSpec) -> ClipSet:
+    """The job's clips; DataError when they are not all of the slot's clips in the RunSpec's order."""
+    refs = spec.shards_for(job.slot, "gate" if isinstance(job, GateJob) else "train")
+    if job.shard_clusters != tuple(ref.cluster for ref in refs):
+        raise DataError(f"the job has {len(job.shard_paths)} shards, the run {len(refs)} for {job.slot}; clusters must agree in order")
+    limit_bytes = job.max_memory_bytes if isinstance(job, TrainJob) else 0
+    cache_bytes = min(DEFAULT_CACHE_BYTES, limit_bytes // 8) if limit_bytes else DEFAULT_CACHE_BYTES
+    width = spec.first_width if job.slot == ROUTER else 0
+    shards = (job.shard_paths, job.shard_clusters)
+    clips = ClipSet(*shards, latent=spec.latent, text=spec.text_shape, first_width=width, cache_bytes=cache_bytes)
+    expected = sum(ref.clips for ref in refs)
+    if len(clips) != expected:
+        raise DataError(f"the shards of {job.slot} hold {len(clips)} clips, the RunSpec says {expected}; the owner must create it again")
+    return clips
+
+
+def build_network(run: str, spec: RunSpec, slot: str) -> nn.Module:
+    """The slot's network as every peer of the run first has it: initialised from (run, slot) on the CPU."""
+    seed = int.from_bytes(blake3(f"paris-p2p/1 init\0{run}\0{slot}".encode()).digest()[:8], "little") >> 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(spec, slot)
+
+
+def network_shapes(spec: RunSpec, slot: str) -> dict[str, tuple[int, ...]]:
+    """The parameters' names and shapes, without any memory for them."""
+    with torch.device("meta"):
+        network = _build(spec, slot)
+    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+
+
+def batch_clips(spec: RunSpec, slot: str) -> int:
+    """Clips of one optimizer step."""
+    return spec.training.router_batch_clips if slot == ROUTER else spec.training.batch_clips
+
+
+def times(spec: RunSpec, slot: str, normal: Tensor) -> Tensor:
+    """The slot's distribution of flow times, from standard normals: [B] float64 -> [B] float32."""
+    training = spec.training
+    shape = training.time_mean, training.time_std, training.time_shift
+    return flow_times(normal, *shape, predicts_noise=spec.predicts_noise(slot))
+
+
+def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> Tensor:
+    """One loss for each clip, in no particular order, with the batch's own times and dropout: [B]."""
+    t = times(spec, slot, batch.normal)
+    no_caption = batch.uniforms[:, CAPTION_DRAW] < spec.training.caption_dropout
+    if slot != ROUTER:
+        mask = batch.mask & ~no_caption[:, None]
+        return expert_losses(network, batch, t, mask, predicts_noise=spec.predicts_noise(slot), first=first_frames(spec, batch))
+    # A clip loses one of the two at most: the caption's draw goes first.
+    no_latent = (batch.uniforms[:, LATENT_DRAW] < ROUTER_LATENT_DROPOUT) & ~no_caption
+    return torch.cat([
+        told_router_losses(spec, network, batch.where(rows), t[rows], latent=latent, caption=caption)
+        for rows, latent, caption in (
+            (~no_caption & ~no_latent, True, True),
+            (no_caption, True, False),
+            (no_latent, False, True),
+        )
+        if bool(rows.any())
+    ])  # fmt: skip
+
+
+def first_frames(spec: RunSpec, batch: Batch) -> Tensor | None:
+    """The clean first frames of those clips whose draw is below the run's rate: [B C+1 1 H W], or None in a run without them."""
+    rate = spec.training.first_frame_rate
+    return first_condition(batch.latent.float(), batch.uniforms[:, FIRST_FRAME_DRAW] < rate) if rate else None
+
+
+def expert_losses(
+    network: nn.Module, batch: Batch, t: Tensor, mask: Tensor, *, predicts_noise: bool = False, first: Tensor | None = None
+) -> Tensor:
+    """Mean squared error of the velocity or, at the same noise-to-data ratio on the cosine schedule, of the noise: [B]."""
+    x0 = batch.latent.float()                                        # [B C T H W]
+    if predicts_noise:
+        s = cosine_time(t)                                           # [B]
+        x, time, target = diffuse(x0, batch.noise, s), s.float(), batch.noise
+    else:
+        x, time, target = interpolate(x0, batch.noise, t), t, velocity(x0, batch.noise)
+    answer = network(x, time, batch.tokens.float(), mask, batch.pooled.float(), first)  # [B C T H W]
+    return clip_losses(answer, target)                               # [B]
+
+
+def told_router_losses(
+    spec: RunSpec, network: nn.Module, batch: Batch, t: Tensor, *, latent: bool = True, caption: bool = True
+) -> Tensor:
+    """The router's losses, in no particular order: of the clips whose first frame their draw tells it of, and of the others: [B]."""
+    if batch.first is None:
+        return router_losses(network, batch, t, latent=latent, caption=caption)
+    told = batch.uniforms[:, FIRST_FEATURE_DRAW] < spec.training.first_frame_rate
+    return torch.cat([
+        router_losses(network, batch.where(rows), t[rows], latent=latent, caption=caption, first=first)
+        for rows, first in ((told, True), (~told, False))
+        if bool(rows.any())
+    ])  # fmt: skip
+
+
+def router_losses(
+    network: nn.Module, batch: Batch, t: Tensor, *, latent: bool = True, caption: bool = True, first: bool = False
+) -> Tensor:
+    """Cross-entropy on the cluster: [B]."""
+    x_t = interpolate(batch.latent.float(), batch.noise, t)          # [B C T H W]
+    features = (batch.first.float(),) if first and batch.first is not None else ()
+    logits = network(x_t if latent else None, t if latent else None, batch.pooled.float() if caption else None, *features)  # [B K]
+    return F.cross_entropy(logits.float(), batch.cluster, reduction="none")  # [B]
+
+
+def _build(spec: RunSpec, slot: str) -> nn.Module:
+    return build_router(spec.router.config) if slot == ROUTER else build_expert(spec.expert.config)

@@ -1,0 +1,160 @@
+"""Training one slot: AdamW on counter-based batches, an average of the weights, and a schedule of the lineage's step alone.
+
+Run as a process by trainer.py; read `train` first. Resuming equals not stopping.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from paris_p2p.data.batches import BatchSource, Draws, batches
+from paris_p2p.device import (
+    compile_blocks,
+    compute_repeatably,
+    limit_cuda_memory,
+    pick_device,
+    resident_bytes,
+    set_threads,
+)
+from paris_p2p.errors import CheckpointError, MemoryLimitError
+from paris_p2p.model.checkpoint import write_checkpoint
+from paris_p2p.spec import RunSpec
+from paris_p2p.training.learner import Learner
+from paris_p2p.training.memory import choose_micro_batch
+from paris_p2p.training.messages import CheckpointReady, Command, Event, StepEvent, TrainJob
+from paris_p2p.training.objective import batch_clips, open_clips, read_spec
+
+EVENT_S = 1.0  # at most one step event in this time
+
+
+def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[], Command | None]) -> str:
+    """Train until told to stop or the job's or run's last step; returns why it ended, after a last checkpoint.
+
+    Raises TrainError (DivergedError, DeviceError, MemoryLimitError), DataError, CheckpointError, StoreError.
+    """
+    spec = read_spec(job)
+    set_threads(job.threads)
+    device = pick_device(job.device)
+    compute_repeatably(device)
+    limit_cuda_memory(device, job.max_vram_bytes)
+    clips = open_clips(job, spec)
+    learner = Learner(job.run, spec, job.slot, device, job.lowered)
+    _begin(learner, job)
+    if job.compile and device.compiles:
+        compile_blocks(learner.network)
+    draws, size = Draws.of(job.run, job.slot), batch_clips(spec, job.slot)
+    with batches(clips, draws, size, learner.clips, lambda batch: batch.to(device.torch)) as source:
+        first = source.peek()
+        learner.micro_batch_clips = choose_micro_batch(learner, first, job.micro_batch_clips, job.max_memory_bytes)
+        emit(learner.started())
+        learner.on_shrink = emit
+        return _Session(job, spec, learner, source, emit).run(next_command)
+
+
+def _begin(learner: Learner, job: TrainJob) -> None:
+    """From the job's resume state, else from the run's first weights, else as the network was initialised. CheckpointError."""
+    if job.resume_path is not None:
+        learner.restore(job.resume_path, job.resume_steps, job.resume_clips)
+    elif learner.spec.initial_for(job.slot) is not None:
+        if job.initial_path is None:
+            raise CheckpointError(f"the run says what weights {job.slot} starts from, and the job names no file of them; fetch them first")
+        learner.start_from(job.initial_path)
+
+
+class _Mean:
+    """A running mean that starts again when it is taken."""
+
+    def __init__(self) -> None:
+        self.total, self.count = 0.0, 0
+
+    def add(self, value: float) -> None:
+        self.total += value
+        self.count += 1
+
+    def take(self) -> float:
+        mean = self.total / max(1, self.count)
+        self.total, self.count = 0.0, 0
+        return mean
+
+
+class _Session:
+    """From the first step to the last: events, commands, checkpoints, limits."""
+
+    def __init__(self, job: TrainJob, spec: RunSpec, learner: Learner, source: BatchSource, emit: Callable[[Event], None]):
+        self.job, self.learner, self.source, self.emit = job, learner, source, emit
+        self._last_step = min((n for n in (job.max_steps, spec.training.total_steps) if n), default=0)
+        self._event_loss, self._checkpoint_loss = _Mean(), _Mean()
+        self._event_at = self._checkpoint_at = time.monotonic()
+        self._event_clips, self._event_wait_s = learner.clips, source.wait_s
+        self._saved_steps = learner.steps
+
+    def run(self, next_command: Callable[[], Command | None]) -> str:
+        learner = self.learner
+        while not (self._last_step and learner.steps >= self._last_step):
+            loss = learner.step(self.source.next())
+            self._event_loss.add(loss)
+            self._checkpoint_loss.add(loss)
+            command = next_command()
+            if command is not None and command.command == "stop":
+                self._checkpoint()
+                return "asked to stop"
+            due = self.job.checkpoint_s and time.monotonic() - self._checkpoint_at >= self.job.checkpoint_s
+            if due or command is not None:
+                self._checkpoint()
+            elif time.monotonic() - self._event_at >= EVENT_S:
+                self._report()
+            self._keep_memory_limit()
+        self._checkpoint()
+        return f"reached step {self._last_step}, the last one"
+
+    def _report(self) -> None:
+        """A step event about everything since the one before."""
+        if self._event_loss.count == 0:
+            return
+        now, learner = time.monotonic(), self.learner
+        elapsed_s = max(1e-6, now - self._event_at)
+        self.emit(
+            StepEvent(
+                steps=learner.steps,
+                clips=learner.clips,
+                loss=self._event_loss.take(),
+                clips_per_s=(learner.clips - self._event_clips) / elapsed_s,
+                wait_share=min(1.0, (self.source.wait_s - self._event_wait_s) / elapsed_s),
+                memory_bytes=learner.device.memory_bytes(),
+            )
+        )
+        self._event_at, self._event_clips, self._event_wait_s = now, learner.clips, self.source.wait_s
+
+    def _checkpoint(self) -> None:
+        """Write one, unless nothing was learned since the last."""
+        self._report()
+        learner = self.learner
+        self._checkpoint_at = time.monotonic()
+        if learner.steps == self._saved_steps:
+            return
+        weights, resume = write_checkpoint(self.job.out_dir, learner.state())
+        self._saved_steps = learner.steps
+        self.emit(
+            CheckpointReady(
+                weights_path=weights,
+                resume_path=resume,
+                steps=learner.steps,
+                clips=learner.clips,
+                train_loss=self._checkpoint_loss.take(),
+            )
+        )
+
+    def _keep_memory_limit(self) -> None:
+        """On a CPU: smaller micro-batches once the limit is passed, and the end, with a checkpoint, when that is no help."""
+        limit = self.job.max_memory_bytes
+        if self.learner.device.cuda or not limit or resident_bytes() <= limit:
+            return
+        try:
+            self.learner.shrink(f"the trainer uses {resident_bytes() >> 20} MiB, {limit >> 20} MiB are allowed")
+        except MemoryLimitError as error:
+            self._checkpoint()
+            used = resident_bytes()
+            raise MemoryLimitError(
+                f"the trainer uses {used >> 20} MiB, {limit >> 20} MiB are allowed; it stopped with a checkpoint; raise the limit"
+            ) from error

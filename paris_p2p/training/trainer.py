@@ -1,0 +1,63 @@
+"""The trainer process, `python -m paris_p2p.training.trainer`: a TrainJob, then Commands, on stdin; events on stdout, a JSON line each.
+
+It dies at once when its parent dies, when stdin closes or on `{"command": "kill"}`, in the middle of a step too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+from pydantic import ValidationError
+
+from paris_p2p.errors import ParisError, TrainError
+from paris_p2p.training.child import Line, open_line
+from paris_p2p.training.messages import Command, Failed, Stopped, TrainJob
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Returns the exit status: 0 after `stopped`, 1 after `failed`."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    line = open_line(is_kill)
+    try:
+        job = TrainJob.model_validate_json(line.receive())
+        from paris_p2p.training.train import train  # after the guards: torch takes seconds to load
+
+        line.send(Stopped(reason=train(job, line.send, lambda: _next_command(line))))
+        return 0
+    except ParisError as error:
+        line.send(Failed(error=type(error).__name__, message=str(error)))
+    except ValidationError as error:
+        line.send(Failed(error="TrainError", message=f"the training job is malformed: {str(error)[:500]}"))
+    except Exception as error:  # the process's outermost frame: the node shows the words, the log has the rest
+        log.exception("the trainer failed")
+        line.send(Failed(error="TrainError", message=f"the trainer failed unexpectedly: {type(error).__name__}: {str(error)[:500]}"))
+    return 1
+
+
+def is_kill(line: bytes) -> bool:
+    """Whether a line is the kill command; it is obeyed by the thread that reads, in the middle of a step."""
+    try:
+        return bool(json.loads(line) == {"command": "kill"})
+    except ValueError:
+        return False
+
+
+def _next_command(line: Line) -> Command | None:
+    """The strongest command that waits, if any: stop goes before checkpoint."""
+    found: Command | None = None
+    while (raw := line.pending()) is not None:
+        try:
+            command = Command.model_validate_json(raw)
+        except ValidationError as error:
+            raise TrainError(f"the trainer was told {raw[:120]!r}, which is no command") from error
+        if found is None or command.command == "stop":
+            found = command
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,0 @@
-"""Whole jobs on one machine, without network: prepare, train, gate, generate, export."""

@@ -1,0 +1,5 @@
+"""One thread for torch in these tests."""
+
+from tests.made.fixtures import one_thread
+
+__all__ = ["one_thread"]

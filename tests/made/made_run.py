@@ -1,0 +1,108 @@
+"""A run with weights for every slot, a codec and a text encoder, all small and random: what a fetch leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from paris_p2p.codec.pca import fit_pca
+from paris_p2p.generation.generate import GenerateJob
+from paris_p2p.identity import Identity
+from paris_p2p.model.checkpoint import Counters
+from paris_p2p.model.presets import build_expert, build_router, expert_config, router_config
+from paris_p2p.spec import (
+    ROUTER,
+    ClipShape,
+    GateSpec,
+    LatentShape,
+    NetworkSpec,
+    Pinned,
+    RunSpec,
+    TextShape,
+    TimingSpec,
+    TrainingSpec,
+    sign_run,
+)
+from paris_p2p.weights import find_model
+
+EXPERTS = 3
+CLIP = ClipShape(frames=3, height=16, width=24, fps=8.0)
+LATENT = LatentShape(channels=4, frames=3, height=4, width=6)
+TEXT = TextShape(tokens=6, dim=16, pooled_dim=16)
+PROMPTS = ("a red ball", "rolls")
+
+
+class MadeRun:
+    """Everything lies in `folder`."""
+
+    def __init__(self, folder: Path, preset: str = "nano", features: Path | None = None, **training: Any):
+        torch.manual_seed(0)
+        self.folder, self.codec_folder, self.text_folder = folder, folder / "codec", folder / "text"
+        fit_pca([torch.randint(0, 256, (4, 3, 16, 24, 3), dtype=torch.uint8)], 4, 4).save(self.codec_folder)
+        save_text_encoder(self.text_folder)
+        self.features_folder = features  # of a picture network of width 16
+        text = Pinned(name="transformers:somewhere/else", sha256=find_model(str(self.text_folder)).sha256)
+        spec = _spec(preset, text, TrainingSpec(batch_clips=4, learning_rate=1e-3, **training))
+        self.spec = spec if features is None else _with_features(spec, features)
+        signed = sign_run(Identity.from_private_bytes(bytes(32)), self.spec)
+        self.run, self.spec_path = signed.id, folder / "run.spec"
+        self.spec_path.write_bytes(signed.data)
+        self.weights = {slot: self._write_weights(slot) for slot in self.spec.slots}
+        self.cards = {slot: f"{number:064x}" for number, slot in enumerate(self.spec.slots)}
+
+    def job(self, out: Path, **changes: Any) -> GenerateJob:
+        files = {"run": self.run, "spec_path": self.spec_path, "weights": self.weights, "cards": self.cards}
+        folders = {"codec_folder": self.codec_folder, "text_folder": self.text_folder, "features_folder": self.features_folder}
+        how = {"prompts": PROMPTS, "steps": 3, "device": "cpu", "threads": 1, "out": out}
+        return GenerateJob(**(files | folders | how | changes))
+
+    def _write_weights(self, slot: str) -> Path:
+        network = build_router(self.spec.router.config) if slot == ROUTER else build_expert(self.spec.expert.config)
+        tensors = {name: torch.randn_like(value).mul(0.2).to(torch.bfloat16) for name, value in network.named_parameters()}
+        path = self.folder / f"{slot}.safetensors"
+        save_file(tensors, path, Counters(self.run, slot, 1, 1).metadata("weights"))
+        return path
+
+
+def _spec(preset: str, text: Pinned, training: TrainingSpec) -> RunSpec:
+    expert = expert_config(preset, LATENT, TEXT, first_frame=training.first_frame_rate > 0)
+    return RunSpec(
+        name="made",
+        purpose="Moving balls, for tests.",
+        data_licence="CC0-1.0",
+        weights_licence="Apache-2.0",
+        created_at=0.0,
+        rng_seed=1,
+        clip=CLIP,
+        latent=LATENT,
+        codec=Pinned(name="pca"),
+        text=text,
+        text_shape=TEXT,
+        experts=EXPERTS,
+        expert=NetworkSpec(preset=preset, config=expert),
+        router=NetworkSpec(preset="nano", config=router_config("nano", LATENT, TEXT, EXPERTS)),
+        training=training,
+        gate=GateSpec(),
+        timing=TimingSpec(),
+        train_shards=(),
+        gate_shards=(),
+    )
+
+
+def _with_features(spec: RunSpec, features: Path) -> RunSpec:
+    router = NetworkSpec(preset="nano", config=router_config("nano", LATENT, TEXT, EXPERTS, first_width=16))
+    pinned = Pinned(name="transformers:somewhere/else", sha256=find_model(str(features)).sha256)
+    return spec.model_copy(update={"router": router, "first_features": pinned})
+
+
+def save_text_encoder(folder: Path) -> None:
+    T5EncoderModel(T5Config(vocab_size=8, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).save_pretrained(folder)
+    words = {word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", "a", "red", "ball", "rolls"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>").save_pretrained(folder)

@@ -1,0 +1,93 @@
+"""The answering side by itself: an upload limit shared by peers and not by streams, and askers who take too
+little."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+
+import pytest
+
+from paris_p2p.swarm.blob_server import Ask, BlobServer, Stream
+from paris_p2p.swarm.limits import Meter, RateLimit
+from paris_p2p.swarm.pace import Pace
+from paris_p2p.swarm.seats import Seat
+
+
+class Gate(RateLimit):
+    """A limit that lets nobody on until it is told to, and knows who waits."""
+
+    def __init__(self) -> None:
+        super().__init__(1e6)
+        self.waiting: list[asyncio.Event] = []
+
+    async def take(self, count_bytes: int) -> None:
+        turn = asyncio.Event()
+        self.waiting.append(turn)
+        await turn.wait()
+
+
+async def nowhere(peer: str) -> list[str]:
+    return []
+
+
+def stream_to(peer: str, out: socket.socket, pace: Pace | None = None) -> Stream:
+    out.setblocking(False)
+    return Stream(Seat(peer, peer, False, lambda: None), Ask("blobs", "", ""), {}, out, pace or Pace())
+
+
+async def test_a_peer_with_many_streams_gets_no_more_of_the_upload_limit_than_one_with_one() -> None:
+    limit, meter, sent = Gate(), Meter(), Counter[str]()
+    server = BlobServer(None, nowhere, meter, limit)
+    pairs = [socket.socketpair() for _ in range(9)]
+    names = ["greedy"] * 8 + ["modest"]
+
+    async def send(name: str, out: socket.socket) -> None:
+        stream = stream_to(name, out)
+        for _ in range(4):
+            await server._write_limited(stream, b"piece")
+            sent[name] += 1
+
+    tasks = [asyncio.create_task(send(name, out)) for name, (out, _) in zip(names, pairs, strict=True)]
+    for _ in range(8):  # pieces that the limit lets out
+        while not limit.waiting:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(limit.waiting) <= 2  # one of each, in the order of asking
+        limit.waiting.pop(0).set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert sent == {"greedy": 4, "modest": 4}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for pair in pairs:
+        for end in pair:
+            end.close()
+    await server.close()
+
+
+async def test_an_asker_that_takes_less_than_the_least_rate_is_dropped_though_it_is_never_silent() -> None:
+    server = BlobServer(None, nowhere, Meter(), RateLimit(0))
+    out, there = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    there.setblocking(False)
+    over = asyncio.Event()
+
+    async def drips() -> None:
+        while not over.is_set():
+            await loop.sock_recv(there, 1)
+            await asyncio.sleep(0.001)
+
+    reading = asyncio.create_task(drips())
+    stream = stream_to("slow", out, Pace(least_bytes_per_s=1e12, grace_s=0.2, silence_s=3600.0))
+    with pytest.raises(TimeoutError):
+        await server._write(stream, bytes(64 << 20))
+    over.set()
+    await reading
+    assert stream.seat.moved_s > 0
+    out.close()
+    there.close()
+    await server.close()

@@ -1,10 +1,12 @@
-"""Tips an hour and the longest wait for one, with and without peers that lie in their claims; a moved clock, no network.
+"""Tips an hour and the longest wait for one, with and without peers that lie in their claims; a moved clock,
+no network.
 
     python -m bench.claims [--hours 1] [--experts 4] [--honest 50] [--liars 0,50,200] [--seed 0]
 
-A fourth of the liars each backdates its claim for ever, squats for ever, releases and comes back, changes its key; none
-makes a card. Honest leads make a checkpoint every 15 s (one in ten every minute) and leave after 5 to 20 minutes. The
-row `claims alone` is the rule without memory: the earliest `claimed_at` leads, for as long as it is renewed.
+A fourth of the liars each backdates its claim for ever, squats for ever, releases and comes back, changes its
+key; none makes a card. Honest leads make a checkpoint every 15 s (one in ten every minute) and leave after 5
+to 20 minutes. The row `claims alone` is the rule without memory: the earliest `claimed_at` leads, for as long
+as it is renewed.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from tests.peer.world import World
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--experts", type=int, default=4)
     parser.add_argument("--honest", type=int, default=50)
@@ -55,13 +59,17 @@ def report(swarm: ClaimsWorld, rule: str, liars: int, start_s: float) -> None:
     hours = (swarm.now - start_s) / 3600
     rates = [len(tips) / hours for tips in swarm.tips.values()]
     firsts = [tips[0] - start_s for tips in swarm.tips.values() if tips]
-    what = f"claims, {rule}: {len(swarm.honest)} honest and {liars} lying peers, {len(swarm.tips)} slots, {hours:.1f} h"
+    what = (
+        f"claims, {rule}: {len(swarm.honest)} honest and {liars} lying peers, {len(swarm.tips)} slots, "
+        f"{hours:.1f} h"
+    )
     without = sum(not tips for tips in swarm.tips.values())
     gap_s = max(longest_gap_s(tips, start_s, swarm.now) for tips in swarm.tips.values())
     twice = swarm.doubled_s / (3600 * hours * len(swarm.tips))
     print_row(
         what,
-        f"{sum(rates) / len(rates):.0f} tips per slot and hour (least {min(rates):.0f}; {without} slots without one); "
+        f"{sum(rates) / len(rates):.0f} tips per slot and hour (least {min(rates):.0f}; "
+        f"{without} slots without one); "
         f"{f'the last first tip after {max(firsts):.0f} s, ' if firsts else ''}longest gap {gap_s:.0f} s; "
         f"trained twice {100 * twice:.1f} % of the time",
     )

@@ -1,9 +1,11 @@
-"""Whether data starves training: the trainer's own counter of time spent waiting for batches, over a short real training.
+"""Whether data starves training: the trainer's own counter of time spent waiting for batches, over a short
+real training.
 
     .venv/bin/python -m bench.data_wait PREPARED_FOLDER [--preset tiny] [--train-s 60]
 
-Takes what `paris-run prepare` wrote, makes a run of it in a temporary folder, and starts the trainer's process on its first expert. The
-first report is left out: until then files are opened and, on a GPU, blocks compiled.
+Takes what `paris-run prepare` wrote, makes a run of it in a temporary folder, and starts the trainer's
+process on its first expert. The first report is left out: until then files are opened and, on a GPU, blocks
+compiled.
 """
 
 from __future__ import annotations
@@ -23,7 +25,16 @@ from paris_p2p.data.prepared import Prepared
 from paris_p2p.identity import Identity
 from paris_p2p.model.presets import expert_config, router_config
 from paris_p2p.records import BlobRef
-from paris_p2p.spec import GateSpec, NetworkSpec, Pinned, RunSpec, ShardRef, TimingSpec, TrainingSpec, sign_run
+from paris_p2p.spec import (
+    GateSpec,
+    NetworkSpec,
+    Pinned,
+    RunSpec,
+    ShardRef,
+    TimingSpec,
+    TrainingSpec,
+    sign_run,
+)
 from paris_p2p.training.messages import TrainJob
 
 GOAL = 0.02
@@ -48,11 +59,16 @@ def job(folder: Path, out: Path, preset: str, batch: int, device: str) -> TrainJ
         text_shape=prepared.text_shape,
         experts=prepared.experts,
         expert=NetworkSpec(preset=preset, config=expert_config(preset, prepared.latent, prepared.text_shape)),
-        router=NetworkSpec(preset="nano", config=router_config("nano", prepared.latent, prepared.text_shape, prepared.experts)),
+        router=NetworkSpec(
+            preset="nano",
+            config=router_config("nano", prepared.latent, prepared.text_shape, prepared.experts),
+        ),
         training=TrainingSpec(batch_clips=batch, learning_rate=3e-4),
         gate=GateSpec(),
         timing=TimingSpec(),
-        train_shards=tuple(ShardRef(blob=NOWHERE, clips=shard.clips, cluster=shard.cluster) for shard in shards),
+        train_shards=tuple(
+            ShardRef(blob=NOWHERE, clips=shard.clips, cluster=shard.cluster) for shard in shards
+        ),
         gate_shards=(),
     )
     run = sign_run(Identity.generate(), spec)
@@ -72,7 +88,11 @@ def job(folder: Path, out: Path, preset: str, batch: int, device: str) -> TrainJ
 def waits(job: TrainJob, train_s: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The trainer's step events after the first, and what it said when it started."""
     trainer = subprocess.Popen(
-        [sys.executable, "-m", "paris_p2p.training.trainer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        [sys.executable, "-m", "paris_p2p.training.trainer"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     )
     if trainer.stdin is None or trainer.stdout is None:
         raise RuntimeError("the trainer has no pipes")
@@ -97,7 +117,9 @@ def waits(job: TrainJob, train_s: float) -> tuple[list[dict[str, Any]], dict[str
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--batch", type=int, default=16)
@@ -108,12 +130,21 @@ def main() -> int:
         made = job(options.folder, Path(out), options.preset, options.batch, options.device)
         events, started = waits(made, options.train_s)
     if not events:
-        raise SystemExit(f"the trainer said nothing twice within {options.train_s:g} s; give it longer with --train-s")
+        raise SystemExit(
+            f"the trainer said nothing twice within {options.train_s:g} s; give it longer with --train-s"
+        )
     shares = [event["wait_share"] for event in events]
     rate = statistics.median(event["clips_per_s"] for event in events)
     mean = statistics.fmean(shares)
-    what = f"waiting for data, `{options.preset}` {started['parameters'] / 1e6:.1f}M on {started['device']}, batch {options.batch}"
-    print_row(what, f"{mean:.2%} of the time, at most {max(shares):.2%} in a second or a step (wanted {GOAL:.0%}); {rate:.1f} clips/s")
+    what = (
+        f"waiting for data, `{options.preset}` {started['parameters'] / 1e6:.1f}M on "
+        f"{started['device']}, batch {options.batch}"
+    )
+    print_row(
+        what,
+        f"{mean:.2%} of the time, at most {max(shares):.2%} in a second or a step (wanted {GOAL:.0%}); "
+        f"{rate:.1f} clips/s",
+    )
     return int(mean > GOAL)
 
 

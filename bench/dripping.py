@@ -2,9 +2,9 @@
 
     python -m bench.dripping [--mb 64] [--rounds 3]
 
-For n = 1, 2, 4: n seeders, each a process limited to 20 MB/s, alone and beside n strangers who sit on the same chunks and send
-one byte in five seconds. Then a peer joins a run, and reads its records again, alone and beside a stranger
-who drips them.
+For n = 1, 2, 4: n seeders, each a process limited to 20 MB/s, alone and beside n strangers who sit on the
+same chunks and send one byte in five seconds. Then a peer joins a run, and reads its records again, alone and
+beside a stranger who drips them.
 """
 
 from __future__ import annotations

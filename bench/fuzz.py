@@ -72,9 +72,7 @@ def main() -> None:
             inputs = -(-options.inputs * decoder.share // shares)
             print(run(decoder, inputs, options.seed), flush=True)
             total += inputs
-    print(
-        f"{total:,} inputs: no crash, none over {MAX_S:.0f} s or {MAX_GROWTH_BYTES >> 20} MiB"
-    )
+    print(f"{total:,} inputs: no crash, none over {MAX_S:.0f} s or {MAX_GROWTH_BYTES >> 20} MiB")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""What routing costs: a guided denoising step of the routed mixture beside one of a single expert, and what offloading keeps on a GPU.
+"""What routing costs: a guided denoising step of the routed mixture beside one of a single expert, and what
+offloading keeps on a GPU.
 
-    .venv/bin/python -m bench.generate [--preset tiny] [--router tiny] [--batch 16] [--rounds 7] [--device auto]
+    .venv/bin/python -m bench.generate [--preset tiny] [--router tiny] [--batch 16] [--rounds 7] [--device
+    auto]
 
-Eight experts with random weights (the work does not depend on them), full guidance, the router included. `routed` sends every clip to one
-expert; `mixed` spreads a batch of prompts over all experts, evenly, which is the worst case. The three take turns, round by round, and a
-ratio is the median of the rounds'. With a GPU, also its peak memory with one seat, beside what one expert and a step of it take.
+Eight experts with random weights (the work does not depend on them), full guidance, the router included.
+`routed` sends every clip to one expert; `mixed` spreads a batch of prompts over all experts, evenly, which is
+the worst case. The three take turns, round by round, and a ratio is the median of the rounds'. With a GPU,
+also its peak memory with one seat, beside what one expert and a step of it take.
 """
 
 from __future__ import annotations
@@ -22,7 +25,14 @@ from paris_p2p.device import Device, pick_device, set_threads
 from paris_p2p.flow.guidance import Condition, guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.generation.routed import Chooser, ExpertSeats, weights_type
-from paris_p2p.model.presets import Config, build_expert, build_router, count_parameters, expert_config, router_config
+from paris_p2p.model.presets import (
+    Config,
+    build_expert,
+    build_router,
+    count_parameters,
+    expert_config,
+    router_config,
+)
 from paris_p2p.model.router import Router
 
 EXPERTS = 8
@@ -34,23 +44,32 @@ Step = Callable[[], Tensor]
 class Spread(Router):
     """A router that is asked like any other, and then sends clip after clip to the next expert."""
 
-    def forward(self, x_t: Tensor | None, t: Tensor | None, pooled: Tensor | None, first: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor | None, t: Tensor | None, pooled: Tensor | None, first: Tensor | None = None
+    ) -> Tensor:
         logits = super().forward(x_t, t, pooled, first)
         wanted = torch.arange(len(logits), device=logits.device) % logits.shape[1]
         return logits + 100 * nn.functional.one_hot(wanted, logits.shape[1])
 
 
 def steps(preset: str, router_preset: str, batch: int, device: Device) -> dict[str, Step]:
-    """One guided velocity each: of a single expert, of the mixture for like prompts, and for prompts of all clusters."""
+    """One guided velocity each: of a single expert, of the mixture for like prompts, and for prompts of
+    all clusters.
+    """
     torch.manual_seed(0)
     config = expert_config(preset, LATENT, TEXT)
     states = [state_of(config, device) for _ in range(EXPERTS)]
     pool = ExpertSeats(config, lambda k: states[k], device, EXPERTS)
     numbers = router_config(router_preset, LATENT, TEXT, EXPERTS)
     alike, spread = build_router(numbers), Spread(**numbers)
-    x, t = torch.randn(batch, *LATENT.shape, device=device.torch), torch.full((batch,), 0.5, device=device.torch)
+    x, t = (
+        torch.randn(batch, *LATENT.shape, device=device.torch),
+        torch.full((batch,), 0.5, device=device.torch),
+    )
     tokens = torch.randn(batch, TEXT.tokens, TEXT.dim, device=device.torch)
-    condition = Condition(tokens, torch.ones(batch, TEXT.tokens, dtype=torch.bool, device=device.torch), tokens.mean(1))
+    condition = Condition(
+        tokens, torch.ones(batch, TEXT.tokens, dtype=torch.bool, device=device.torch), tokens.mean(1)
+    )
 
     def step(router: Router | None, routing: Routing) -> Step:
         chooser = Chooser(router, EXPERTS, range(EXPERTS), routing)
@@ -59,12 +78,19 @@ def steps(preset: str, router_preset: str, batch: int, device: Device) -> dict[s
         velocity = guided_velocity("per_expert", pool, chooser, condition, GUIDANCE)
         return lambda: velocity(x, t)
 
-    return {"single": step(None, Routing("single")), "routed": step(alike, Routing()), "mixed": step(spread, Routing())}
+    return {
+        "single": step(None, Routing("single")),
+        "routed": step(alike, Routing()),
+        "mixed": step(spread, Routing()),
+    }
 
 
 def state_of(config: Config, device: Device) -> dict[str, Tensor]:
     """Random weights in the type that `expert_state` gives them on this device."""
-    return {name: weight.detach().to(weights_type(device)) for name, weight in build_expert(config).named_parameters()}
+    return {
+        name: weight.detach().to(weights_type(device))
+        for name, weight in build_expert(config).named_parameters()
+    }
 
 
 def offload_ratio(preset: str, batch: int, device: Device) -> float:
@@ -76,8 +102,14 @@ def offload_ratio(preset: str, batch: int, device: Device) -> float:
         config = expert_config(preset, LATENT, TEXT)
         waiting = [state_of(config, device) for _ in range(clusters)]
         pool = ExpertSeats(config, lambda k: waiting[k], device, 1)
-        x, t = torch.randn(batch, *LATENT.shape, device=device.torch), torch.full((batch,), 0.5, device=device.torch)
-        tokens, mask = x.new_zeros(batch, TEXT.tokens, TEXT.dim), torch.ones(batch, TEXT.tokens, dtype=torch.bool, device=device.torch)
+        x, t = (
+            torch.randn(batch, *LATENT.shape, device=device.torch),
+            torch.full((batch,), 0.5, device=device.torch),
+        )
+        tokens, mask = (
+            x.new_zeros(batch, TEXT.tokens, TEXT.dim),
+            torch.ones(batch, TEXT.tokens, dtype=torch.bool, device=device.torch),
+        )
         for k in range(clusters):
             pool.velocity(k, x, t, tokens, mask, tokens.mean(1))
         return int(torch.cuda.max_memory_allocated(device.torch))
@@ -86,7 +118,9 @@ def offload_ratio(preset: str, batch: int, device: Device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--router", default="tiny")
     parser.add_argument("--batch", type=int, default=16)
@@ -105,16 +139,30 @@ def main() -> None:
         for name, step in made.items():
             seconds[name].append(timed(step, device, options.round_s))
     ratios = {
-        name: statistics.median(a / b for a, b in zip(seconds[name], seconds["single"], strict=True)) for name in ("routed", "mixed")
+        name: statistics.median(a / b for a, b in zip(seconds[name], seconds["single"], strict=True))
+        for name in ("routed", "mixed")
     }
-    experts, router = (count_parameters(config, router=is_router) for config, is_router in (
-        (expert_config(options.preset, LATENT, TEXT), False), (router_config(options.router, LATENT, TEXT, EXPERTS), True)))  # fmt: skip
-    result = f"single expert {statistics.median(seconds['single']) * 1e3:.0f} ms; routed top-1 **{ratios['routed']:.3f}** of it (wanted "
-    result += f"{GOALS['routed']}); prompts of all {EXPERTS} experts **{ratios['mixed']:.3f}** (wanted {GOALS['mixed']})"
+    experts, router = (
+        count_parameters(config, router=is_router)
+        for config, is_router in (
+            (expert_config(options.preset, LATENT, TEXT), False),
+            (router_config(options.router, LATENT, TEXT, EXPERTS), True),
+        )
+    )
+    result = (
+        f"single expert {statistics.median(seconds['single']) * 1e3:.0f} ms; "
+        f"routed top-1 **{ratios['routed']:.3f}** of it (wanted "
+    )
+    result += (
+        f"{GOALS['routed']}); prompts of all {EXPERTS} experts **{ratios['mixed']:.3f}** (wanted "
+        f"{GOALS['mixed']})"
+    )
     if device.cuda:
         memory = offload_ratio(options.preset, options.batch, device)
         result += f"; peak memory with one seat {memory:.2f} of one expert's (wanted {GOALS['memory']})"
-    networks = f"expert `{options.preset}` {experts / 1e6:.1f}M, router `{options.router}` {router / 1e6:.1f}M"
+    networks = (
+        f"expert `{options.preset}` {experts / 1e6:.1f}M, router `{options.router}` {router / 1e6:.1f}M"
+    )
     print_row(f"guided step, {networks}, batch {options.batch}", result)
 
 

@@ -1,10 +1,12 @@
-"""From SIGKILL of a lead's node to its successor's first step, and how much work is lost on the way; real processes on loopback.
+"""From SIGKILL of a lead's node to its successor's first step, and how much work is lost on the way; real
+processes on loopback.
 
     python -m bench.hand_over [--rounds 3] [--claim-s 30] [--checkpoint-s 30]
 
-Bootstrap node, owner, two leads (one expert, the router) and one peer that stands by. Each round kills the expert's
-lead and deletes its directory, waits for a step by another peer, and starts a newcomer as the next one to stand by.
-Times are what `status` shows, asked five times a second; a trainer reports its steps once a second.
+Bootstrap node, owner, two leads (one expert, the router) and one peer that stands by. Each round kills the
+expert's lead and deletes its directory, waits for a step by another peer, and starts a newcomer as the next
+one to stand by. Times are what `status` shows, asked five times a second; a trainer reports its steps once a
+second.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from tests.made.made_prepared import make_run
 T = TypeVar("T")
 SLOT = "expert-0"
 PATIENCE_S = 300.0
-HISTORY: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)  # node name -> when it had made how many steps
+# node name -> when it had made how many steps
+HISTORY: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,16 @@ class Round:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--claim-s", type=float, default=30.0)
     parser.add_argument("--checkpoint-s", type=float, default=30.0)
     options = parser.parse_args()
-    timing = TimingSpec(claim_s=options.claim_s, settle_s=2.0, margin_s=3.0, checkpoint_s=options.checkpoint_s)
+    timing = TimingSpec(
+        claim_s=options.claim_s, settle_s=2.0, margin_s=3.0, checkpoint_s=options.checkpoint_s
+    )
     with tempfile.TemporaryDirectory(prefix="paris-bench-") as folder:
         root = Path(folder)
         make_run(root / "run", timing=timing)
@@ -53,7 +60,10 @@ def main() -> None:
             swarm.open(root / "run")
             rounds = [one_round(swarm, number, timing) for number in range(options.rounds)]
         finally:
-            for node in [*swarm.volunteers, *(n for n in (getattr(swarm, "owner", None), getattr(swarm, "bootstrap", None)) if n)]:
+            for node in [
+                *swarm.volunteers,
+                *(n for n in (getattr(swarm, "owner", None), getattr(swarm, "bootstrap", None)) if n),
+            ]:
                 node.kill()
     report(rounds, timing)
 
@@ -62,7 +72,11 @@ def one_round(swarm: Swarm, number: int, timing: TimingSpec) -> Round:
     """Wait until the slot is led, has a tip of that lead and somebody stands by; kill the lead."""
     lead = wait(swarm, "a lead with a tip, and a peer standing by", lambda: ready(swarm))
     began, history = time.monotonic(), HISTORY[lead.name]
-    wait(swarm, "work to lose", lambda: time.monotonic() - began > timing.checkpoint_s / 2 and ready(swarm) is lead)
+    wait(
+        swarm,
+        "work to lose",
+        lambda: time.monotonic() - began > timing.checkpoint_s / 2 and ready(swarm) is lead,
+    )
     steps = steps_of(lead)
     log_sizes = {node.name: node.log.stat().st_size for node in swarm.volunteers}
     killed = time.monotonic()
@@ -75,7 +89,10 @@ def one_round(swarm: Swarm, number: int, timing: TimingSpec) -> Round:
     swarm.add_volunteer(f"newcomer-{number}", swarm.root / "invite.txt")
     kept_at = max((at for at, made in history if made <= went_on), default=history[0][0])
     found = Round(first_step_s, max(0, steps - went_on), killed - kept_at)
-    said = f"first step after {found.first_step_s:.1f} s, lost {found.lost_steps} steps, {found.lost_s:.1f} s of work"
+    said = (
+        f"first step after {found.first_step_s:.1f} s, lost {found.lost_steps} steps, "
+        f"{found.lost_s:.1f} s of work"
+    )
     print(f"  round {number + 1}: {said}", flush=True)
     return found
 
@@ -84,7 +101,11 @@ def ready(swarm: Swarm) -> Node | None:
     lead = stepping(swarm)
     waiting = any(node.last_status.get("phase") == "standby" for node in swarm.volunteers if node.running)
     slot = swarm.slot(SLOT)
-    mine = lead is not None and bool(slot.get("tip")) and slot["tip_epoch"] == lead.last_status["training"]["epoch"]
+    mine = (
+        lead is not None
+        and bool(slot.get("tip"))
+        and slot["tip_epoch"] == lead.last_status["training"]["epoch"]
+    )
     return lead if mine and waiting else None
 
 
@@ -105,7 +126,9 @@ def wait(swarm: Swarm, what: str, look: Callable[[], T]) -> T:
         if found := look():
             return found
         if time.monotonic() > deadline:
-            words = "\n\n".join(f"{node.name}:\n{node.last_lines()}" for node in [swarm.owner, *swarm.volunteers])
+            words = "\n\n".join(
+                f"{node.name}:\n{node.last_lines()}" for node in [swarm.owner, *swarm.volunteers]
+            )
             raise SystemExit(f"waited {PATIENCE_S:.0f} s for {what}\n{words}")
         time.sleep(0.2)
 
@@ -121,8 +144,10 @@ def report(rounds: list[Round], timing: TimingSpec) -> None:
     times = [found.first_step_s for found in rounds]
     lost = [found.lost_s / timing.checkpoint_s for found in rounds]
     result = (
-        f"median {statistics.median(times):.1f} s = {statistics.median(times) / timing.claim_s:.2f} claims of {timing.claim_s:g} s"
-        f" ({', '.join(f'{t / timing.claim_s:.2f}' for t in times)}); work lost: {statistics.median(lost):.2f} checkpoint intervals of"
+        f"median {statistics.median(times):.1f} s = {statistics.median(times) / timing.claim_s:.2f} claims "
+        f"of {timing.claim_s:g} s"
+        f" ({', '.join(f'{t / timing.claim_s:.2f}' for t in times)}); work lost: "
+        f"{statistics.median(lost):.2f} checkpoint intervals of"
         f" {timing.checkpoint_s:g} s, at most {max(lost):.2f}"
     )
     print_row("(b) hand-over, SIGKILL of a lead to its successor's first step", result)

@@ -28,7 +28,9 @@ def help_time_s(command: Path) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=15, help="runs of each command, after one that fills the disk cache")
+    parser.add_argument(
+        "--runs", type=int, default=15, help="runs of each command, after one that fills the disk cache"
+    )
     runs = parser.parse_args().runs
     commands = {name: Path(sys.executable).with_name(name) for name in COMMANDS}
     for command in commands.values():
@@ -41,7 +43,12 @@ def main() -> int:
     medians = {name: round(statistics.median(each), 3) for name, each in times.items()}
     worst = {name: round(max(each), 3) for name, each in times.items()}
     machine = f"{platform.machine()}, Python {platform.python_version()}"
-    print(json.dumps({"median_s": medians, "worst_s": worst, "runs": runs, "limit_s": LIMIT_S, "machine": machine}, indent=2))
+    print(
+        json.dumps(
+            {"median_s": medians, "worst_s": worst, "runs": runs, "limit_s": LIMIT_S, "machine": machine},
+            indent=2,
+        )
+    )
     return int(max(medians.values()) > LIMIT_S)
 
 

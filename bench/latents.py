@@ -1,10 +1,12 @@
-"""Which latents a network learns best from: PCA's, each channel scaled by its own deviation or all by one, or a fitted autoencoder's.
+"""Which latents a network learns best from: PCA's, each channel scaled by its own deviation or all by one, or
+a fitted autoencoder's.
 
     .venv/bin/python -m bench.latents [--work bench-out/latents] [--jobs 2]
 
-The same network, clips, steps and settings each time: the monolith of bench/ddm_vs_monolith's `core`, two seeds; and its experts on the
-fitted autoencoder's latents. Clips for the validation captions are held against the real validation clips, at the best of three guidances.
-About an hour and a quarter on two cores, resumable.
+The same network, clips, steps and settings each time: the monolith of bench/ddm_vs_monolith's `core`, two
+seeds; and its experts on the fitted autoencoder's latents. Clips for the validation captions are held against
+the real validation clips, at the best of three guidances. About an hour and a quarter on two cores,
+resumable.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ from paris_p2p.score.intervals import Clips, Interval, Rows, resampled, tree_of
 COMPONENTS = 32
 LEARNING_RATE = 8e-3  # what the trials of both chose in `core`
 SCALED: tuple[Split, ...] = ("train", "gate", "validation")
-OWN_SCALES, ONE_SCALE, FITTED = "pca", "pca-one-scale", "train"  # a fitted codec's channels begin alike and stay so
+# a fitted codec's channels begin alike and stay so
+OWN_SCALES, ONE_SCALE, FITTED = "pca", "pca-one-scale", "train"
 ARMS, SEEDS = (MONOLITH, EXPERTS), (0, 1)
 FIRST = (OWN_SCALES, MONOLITH.name)
 TRAINED = (FIRST, (ONE_SCALE, MONOLITH.name), (FITTED, MONOLITH.name), (FITTED, EXPERTS.name))  # latents, arm
@@ -51,12 +54,16 @@ Table = dict[str, NDArray[Any]]
 
 
 def bench_of(kind: str, work: Path) -> Bench:
-    scale = CORE.model_copy(update={"name": "latents", "codec": FITTED if kind == FITTED else "pca", "arms": ARMS})
+    scale = CORE.model_copy(
+        update={"name": "latents", "codec": FITTED if kind == FITTED else "pca", "arms": ARMS}
+    )
     return Bench(scale, work / kind, Results(work / "results"))
 
 
 def scale_alike(own: Bench, alike: Bench) -> None:
-    """A copy of prepared clips whose channels keep the sizes that they have among each other; together they have unit variance."""
+    """A copy of prepared clips whose channels keep the sizes that they have among each other; together
+    they have unit variance.
+    """
     shutil.copytree(own.folder / "codec", alike.folder / "codec", dirs_exist_ok=True)
     factors = _one_deviation(alike.folder / "codec")[:, None, None, None]  # C 1 1 1
     shards: list[PreparedShard] = []
@@ -64,7 +71,9 @@ def scale_alike(own: Bench, alike: Bench) -> None:
         held = HeldOut(own, split)
         for k in range(own.scale.experts):
             rows = [row for row, clip in enumerate(held.clips) if clip.cluster == k]
-            shards += write_shards(alike.folder / "shards", split, k, _scaled(held.samples(rows, k), factors), SHARD_BYTES)
+            shards += write_shards(
+                alike.folder / "shards", split, k, _scaled(held.samples(rows, k), factors), SHARD_BYTES
+            )
     shutil.copy(own.folder / SPLITS_FILE_NAME, alike.folder / SPLITS_FILE_NAME)
     Prepared.load(own.folder).model_copy(update={"shards": tuple(shards)}).write(alike.folder)
 
@@ -76,7 +85,9 @@ def _scaled(samples: Iterator[Sample], factors: NDArray[np.float32]) -> Iterator
 
 
 def _one_deviation(codec: Path) -> NDArray[np.float32]:
-    """Give the codec in a folder one deviation for all channels; what its latents are multiplied by then: [C]."""
+    """Give the codec in a folder one deviation for all channels; what its latents are multiplied by then:
+    [C].
+    """
     pca = PcaCodec.load(codec)
     one = pca.std.square().mean().sqrt()
     PcaCodec(pca.patch_pixels, pca.mean, pca.components, one.expand_as(pca.std).contiguous()).save(codec)
@@ -85,7 +96,9 @@ def _one_deviation(codec: Path) -> NDArray[np.float32]:
 
 
 def measure(kind: str, arm: str, rng_seed: int, work: Path) -> None:
-    """Train an arm on one kind of latents and keep what its clips look like; what is done already is not done again."""
+    """Train an arm on one kind of latents and keep what its clips look like; what is done already is not
+    done again.
+    """
     bench, out = bench_of(kind, work), _sides_path(work, kind, arm, rng_seed)
     if out.exists():
         return
@@ -99,8 +112,12 @@ def measure(kind: str, arm: str, rng_seed: int, work: Path) -> None:
     sides = {"real": embed(bench, held.pixels(rows)), "codec": embed(bench, through_codec(bench, held, rows))}
     sampling = bench.scale.main_sampling(arm)
     for guidance in bench.scale.guidances:
-        sides[f"{guidance:g}"] = embed(bench, make(bench, plan, rng_seed, sampling, guidance, held, rows).pixels)
-    table = {f"{side}/{name}": features for side, tables in sides.items() for name, features in tables.items()}
+        sides[f"{guidance:g}"] = embed(
+            bench, make(bench, plan, rng_seed, sampling, guidance, held, rows).pixels
+        )
+    table = {
+        f"{side}/{name}": features for side, tables in sides.items() for name, features in tables.items()
+    }
     table["sources"] = np.unique([row["source"] for row in held.made(rows)], return_inverse=True)[1]
     partial = out.with_suffix(".partial")
     save_file(table, partial)
@@ -112,7 +129,9 @@ def _sides_path(work: Path, kind: str, arm: str, rng_seed: int) -> Path:
 
 
 def compare(work: Path) -> list[str]:
-    """A markdown table; ratios are of the same captions and source videos, resampled together: seeds, then source videos."""
+    """A markdown table; ratios are of the same captions and source videos, resampled together: seeds, then
+    source videos.
+    """
     tables = {one: [load_file(_sides_path(work, *one, seed)) for seed in SEEDS] for one in TRAINED}
     sources = np.concatenate([table["sources"] for table in tables[FIRST]])
     seeds = np.repeat(np.arange(len(SEEDS)), len(sources) // len(SEEDS))
@@ -124,18 +143,38 @@ def compare(work: Path) -> list[str]:
         cells = [f"{kind}, {arm}", f"{bench_of(kind, work).prepared.codec_psnr_db:.1f} dB", guidance]
         for name in CORE.features:
             real, coded, mine = table[f"real/{name}"], table[f"codec/{name}"], table[f"{guidance}/{name}"]
-            apart = ", ".join(f"{frechet_distance(real[seeds == seed], mine[seeds == seed]):.2f}" for seed in range(len(SEEDS)))
+            apart = ", ".join(
+                f"{frechet_distance(real[seeds == seed], mine[seeds == seed]):.2f}"
+                for seed in range(len(SEEDS))
+            )
             cells += [f"{frechet_distance(real, coded):.2f}", apart, f"{frechet_distance(coded, mine):.2f}"]
             first = seen[FIRST][f"{best[FIRST]}/{name}"]
-            cells.append("1" if (kind, arm) == FIRST else as_factor(_ratio(real, mine, first, Clips(real, sources, seeds))))
+            cells.append(
+                "1"
+                if (kind, arm) == FIRST
+                else as_factor(_ratio(real, mine, first, Clips(real, sources, seeds)))
+            )
         rows.append("| " + " | ".join(cells) + " |")
     heads = ("codec alone", "generated, by seed", "to clips through the codec", f"over {', '.join(FIRST)}")
-    columns = ["latents, arm", "codec", "guidance", *(f"{TITLES[name]}: {head}" for name in CORE.features for head in heads)]
-    return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns), *rows, *_monolith_over_experts(seen, best, sources, seeds)]
+    columns = [
+        "latents, arm",
+        "codec",
+        "guidance",
+        *(f"{TITLES[name]}: {head}" for name in CORE.features for head in heads),
+    ]
+    return [
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *rows,
+        *_monolith_over_experts(seen, best, sources, seeds),
+    ]
 
 
 def _monolith_over_experts(
-    seen: dict[tuple[str, str], Table], best: dict[tuple[str, str], str], sources: NDArray[Any], seeds: NDArray[Any]
+    seen: dict[tuple[str, str], Table],
+    best: dict[tuple[str, str], str],
+    sources: NDArray[Any],
+    seeds: NDArray[Any],
 ) -> Iterator[str]:
     """On the fitted autoencoder's latents."""
     one, three = (FITTED, MONOLITH.name), (FITTED, EXPERTS.name)
@@ -144,15 +183,23 @@ def _monolith_over_experts(
         for reference in ("real", "codec"):
             held = seen[one][f"{reference}/{name}"]
             ratio = _ratio(held, monolith, experts, Clips(held, sources, seeds))
-            yield f"\nmonolith over experts, {FITTED}, {TITLES[name]}, to {reference} clips: {as_factor(ratio)}"
+            yield (
+                f"\nmonolith over experts, {FITTED}, {TITLES[name]}, to {reference} clips: {as_factor(ratio)}"
+            )
     yield f"\n{machine()}, {time.strftime('%Y-%m-%d')}"
 
 
 def _projected(tables: dict[tuple[str, str], list[Table]]) -> dict[tuple[str, str], Table]:
-    """Everything on the real clips' principal components, seeds one after the other: latents and arm -> side/network -> [seeds N, D]."""
+    """Everything on the real clips' principal components, seeds one after the other: latents and arm ->
+    side/network -> [seeds N, D].
+    """
     of = {name: Components.fit(tables[FIRST][0][f"real/{name}"], COMPONENTS) for name in CORE.features}
     return {
-        one: {key: of[key.partition("/")[2]](np.concatenate([table[key] for table in some])) for key in some[0] if key != "sources"}
+        one: {
+            key: of[key.partition("/")[2]](np.concatenate([table[key] for table in some]))
+            for key in some[0]
+            if key != "sources"
+        }
         for one, some in tables.items()
     }
 
@@ -161,7 +208,9 @@ def _best(table: Table) -> str:
     """The guidance with the least mean logarithm of the distances, as the protocol's trials choose."""
 
     def loss(guidance: str) -> float:
-        distances = [frechet_distance(table[f"real/{name}"], table[f"{guidance}/{name}"]) for name in CORE.features]
+        distances = [
+            frechet_distance(table[f"real/{name}"], table[f"{guidance}/{name}"]) for name in CORE.features
+        ]
         return float(np.log(distances).mean())
 
     return min((f"{guidance:g}" for guidance in CORE.guidances), key=loss)
@@ -175,7 +224,9 @@ def _ratio(real: NDArray[Any], mine: NDArray[Any], first: NDArray[Any], clips: C
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=Path("bench-out/latents"))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", help="one of them, its latents prepared already: pca/monolith/0")

@@ -1,9 +1,11 @@
-"""What training takes in memory, measured against the estimate that decides, before a claim, whether a slot fits this machine.
+"""What training takes in memory, measured against the estimate that decides, before a claim, whether a slot
+fits this machine.
 
     .venv/bin/python -m bench.needs [--presets tiny small] [--slots expert-0 router]
 
-Each row is a process of its own: a learner makes a step of two clips, one at a time with activations computed twice, and writes
-a checkpoint. Its peak is the most resident memory beyond what the process had with torch and our modules loaded.
+Each row is a process of its own: a learner makes a step of two clips, one at a time with activations computed
+twice, and writes a checkpoint. Its peak is the most resident memory beyond what the process had with torch
+and our modules loaded.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ LATENT = LatentShape(channels=16, frames=8, height=16, width=16)
 TEXT = TextShape(tokens=32, dim=384, pooled_dim=384)
 EXPERTS = 4
 SAMPLE_S = 0.004
-LOADED_ALREADY = 150_000_000  # what the first steps still load, measured with the smallest networks: part of LOADED_BYTES
+# what the first steps still load, measured with the smallest networks: part of LOADED_BYTES
+LOADED_ALREADY = 150_000_000
 
 
 def spec_of(preset: str, side: int = LATENT.height) -> RunSpec:
@@ -85,7 +88,9 @@ def _measure_here(preset: str, slot: str, side: str) -> dict[str, float]:
 
     torch.set_num_threads(1)
     spec, device = spec_of(preset, int(side)), pick_device("cpu")
-    torch.nn.functional.mse_loss(torch.ones(4, 4, requires_grad=True) @ torch.ones(4, 4), torch.ones(4, 4)).backward()
+    torch.nn.functional.mse_loss(
+        torch.ones(4, 4, requires_grad=True) @ torch.ones(4, 4), torch.ones(4, 4)
+    ).backward()
     before, peak, done = resident_bytes(), 0, threading.Event()
 
     def watch() -> None:
@@ -131,7 +136,9 @@ def _measure_here(preset: str, slot: str, side: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--presets", nargs="+", default=["micro", "tiny", "small"])
     parser.add_argument("--slots", nargs="+", default=["expert-0", ROUTER])
     parser.add_argument("--side", type=int, default=LATENT.height, help="latents high and wide; eight frames")

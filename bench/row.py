@@ -16,7 +16,10 @@ def print_row(what: str, result: str) -> None:
 
 def machine() -> str:
     """Processor and cores, and how busy it was: a shared machine is slower than its name."""
-    cpu = next((line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), platform.machine())
+    cpu = next(
+        (line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")),
+        platform.machine(),
+    )
     return f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
 
 

@@ -2,12 +2,13 @@
 
     python -m bench.serving [--rounds 5] [--phase-s 8] [--mb-per-s 20]
 
-(c) A trainer, pinned to core 0, works while the owner's node serves a blob at its upload limit, and while it does not:
-A B A B. The node, its p2pd and the fetcher are pinned to core 1. The median time of a step in each kind of phase, by the
-clock and in the trainer's own CPU seconds (which other programs on the machine disturb less), and the CPU seconds of node
-and p2pd per gigabyte. A third kind of phase is the control: a loop on core 1 that only counts, for the same share of the
-core as serving and fetching took. What it costs is the machine's (a shared cache, clock or physical core), not ours.
-(d) Resident memory of a volunteer's node that joined and does not train, idle.
+(c) A trainer, pinned to core 0, works while the owner's node serves a blob at its upload limit, and while it
+does not: A B A B. The node, its p2pd and the fetcher are pinned to core 1. The median time of a step in each
+kind of phase, by the clock and in the trainer's own CPU seconds (which other programs on the machine disturb
+less), and the CPU seconds of node and p2pd per gigabyte. A third kind of phase is the control: a loop on core
+1 that only counts, for the same share of the core as serving and fetching took. What it costs is the
+machine's (a shared cache, clock or physical core), not ours. (d) Resident memory of a volunteer's node that
+joined and does not train, idle.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class Phase:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--phase-s", type=float, default=8.0)
     parser.add_argument("--mb-per-s", type=float, default=20.0)
@@ -87,7 +90,15 @@ def main() -> None:
 
 
 def start_owner(root: Path, mb_per_s: float) -> Node:
-    publish = [str(BIN / "paris-run"), "publish", str(root / "run"), "--host", "127.0.0.1", "--invite-file", str(root / "invite.txt")]
+    publish = [
+        str(BIN / "paris-run"),
+        "publish",
+        str(root / "run"),
+        "--host",
+        "127.0.0.1",
+        "--invite-file",
+        str(root / "invite.txt"),
+    ]
     command = ["taskset", "-c", "1", *publish, "--upload-limit", f"{mb_per_s}MB"]
     return Node("owner", command, root / "run" / "node", root / "owner.log").start()
 
@@ -95,10 +106,22 @@ def start_owner(root: Path, mb_per_s: float) -> Node:
 # (c)
 
 
-def measure_steps(root: Path, run: Envelope[RunSpec], owner: Node, invite: str, options: argparse.Namespace) -> None:
+def measure_steps(
+    root: Path, run: Envelope[RunSpec], owner: Node, invite: str, options: argparse.Namespace
+) -> None:
     trainer = Trainer(root, run)
     fetcher = subprocess.Popen(
-        ["taskset", "-c", "1", sys.executable, "-m", "bench.serving", "--fetch", invite, str(root / "fetched")],
+        [
+            "taskset",
+            "-c",
+            "1",
+            sys.executable,
+            "-m",
+            "bench.serving",
+            "--fetch",
+            invite,
+            str(root / "fetched"),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -122,7 +145,10 @@ def measure_steps(root: Path, run: Envelope[RunSpec], owner: Node, invite: str, 
         with spinning(share):
             control.append(trainer.phase(options.phase_s, owner))
         steps = ", ".join(f"{phase.step_s * 1e3:.2f}" for phase in (alone[-1], serving[-1], control[-1]))
-        print(f"  round {number + 1}: step {steps} ms alone, serving, with a loop for {share:.0%} of core 1", flush=True)
+        print(
+            f"  round {number + 1}: step {steps} ms alone, serving, with a loop for {share:.0%} of core 1",
+            flush=True,
+        )
     trainer.stop()
     fetcher.stdin.close()
     fetcher.wait()
@@ -147,7 +173,9 @@ class Trainer:
             checkpoint_s=0,
         )
         command = ["taskset", "-c", "0", sys.executable, "-m", "paris_p2p.training.trainer"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         if self.process.stdin is None or self.process.stdout is None:
             raise SystemExit("the trainer has no pipes")
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
@@ -174,7 +202,9 @@ class Trainer:
                 break
         steps, spent = event.steps - first.steps, time.monotonic() - began
         used = self.cpu_s() - cpu
-        return Phase(spent / steps, used / steps, uploaded_bytes(owner) - sent, node_cpu_s(owner) - node_cpu, spent)
+        return Phase(
+            spent / steps, used / steps, uploaded_bytes(owner) - sent, node_cpu_s(owner) - node_cpu, spent
+        )
 
     def cpu_s(self) -> float:
         times = self.seen.cpu_times()
@@ -226,15 +256,25 @@ def spinning(share: float) -> Iterator[None]:
 
 def report_steps(alone: list[Phase], serving: list[Phase], control: list[Phase]) -> None:
     moved, length_s = sum(phase.served_bytes for phase in serving), sum(phase.length_s for phase in serving)
-    what = f"(c) a training step ({PRESET}) on core 0 while the node on core 1 serves {moved / length_s / 1e6:.0f} MB/s"
-    step_ms = [statistics.median(phase.step_s for phase in phases) * 1e3 for phases in (alone, serving, control)]
+    what = (
+        f"(c) a training step ({PRESET}) on core 0 while the node on core 1 serves "
+        f"{moved / length_s / 1e6:.0f} MB/s"
+    )
+    step_ms = [
+        statistics.median(phase.step_s for phase in phases) * 1e3 for phases in (alone, serving, control)
+    ]
     result = (
-        f"median step {step_ms[0]:.2f} ms alone, {step_ms[1]:.2f} ms serving, {step_ms[2]:.2f} ms beside a loop of the same load;"
-        f" medians of {len(alone)} ratios: serving to alone x{_ratio(serving, alone):.3f}, loop to alone x{_ratio(control, alone):.3f},"
+        f"median step {step_ms[0]:.2f} ms alone, {step_ms[1]:.2f} ms serving, "
+        f"{step_ms[2]:.2f} ms beside a loop of the same load;"
+        f" medians of {len(alone)} ratios: serving to alone x{_ratio(serving, alone):.3f}, "
+        f"loop to alone x{_ratio(control, alone):.3f},"
         f" serving to loop x{_ratio(serving, control):.3f}"
     )
     print_row(what, result)
-    print_row("(c) CPU seconds per GB served, node and p2pd", f"{sum(phase.node_cpu_s for phase in serving) / (moved / 1e9):.2f} s/GB")
+    print_row(
+        "(c) CPU seconds per GB served, node and p2pd",
+        f"{sum(phase.node_cpu_s for phase in serving) / (moved / 1e9):.2f} s/GB",
+    )
 
 
 def _ratio(some: list[Phase], others: list[Phase]) -> float:
@@ -245,7 +285,9 @@ async def fetch_for_ever(invite: Invite, folder: Path) -> None:
     """Fetch the run's largest shard again and again between the lines `go` and `stop`."""
     settings = PeerSettings(data_dir=folder, host="127.0.0.1")
     source = Seeds(BlobStore(folder / "none"))
-    async with open_swarm(Identity.generate(), settings, bootstrap_peers=invite.peers, source=source) as swarm:
+    async with open_swarm(
+        Identity.generate(), settings, bootstrap_peers=invite.peers, source=source
+    ) as swarm:
         peer = invite.peers[0].rsplit("/", 1)[-1]
         spec = open_run(await swarm.fetch_spec(peer, invite.run), invite.run).record
         ref = max((shard.blob for shard in spec.train_shards), key=lambda blob: blob.size_bytes)
@@ -271,7 +313,15 @@ async def fetch_for_ever(invite: Invite, folder: Path) -> None:
 
 
 def measure_memory(root: Path) -> None:
-    command = [str(BIN / "paris-peer"), "start", f"@{root / 'invite.txt'}", "--yes", "--no-train", "--host", "127.0.0.1"]
+    command = [
+        str(BIN / "paris-peer"),
+        "start",
+        f"@{root / 'invite.txt'}",
+        "--yes",
+        "--no-train",
+        "--host",
+        "127.0.0.1",
+    ]
     data = root / "idle"
     node = Node("idle", [*command, "--data-dir", str(data)], data, root / "idle.log").start()
     try:
@@ -284,8 +334,13 @@ def measure_memory(root: Path) -> None:
     finally:
         node.stop()
     resident = {name: part.rss / 2**20 for name, part in parts.items()}
-    words = ", ".join(f"{name} {size:.0f} MiB ({parts[name].uss / 2**20:.0f} MiB its own)" for name, size in resident.items())
-    print_row("(d) resident memory of the node without the trainer", f"{sum(resident.values()):.0f} MiB: {words}")
+    words = ", ".join(
+        f"{name} {size:.0f} MiB ({parts[name].uss / 2**20:.0f} MiB its own)"
+        for name, size in resident.items()
+    )
+    print_row(
+        "(d) resident memory of the node without the trainer", f"{sum(resident.values()):.0f} MiB: {words}"
+    )
 
 
 if __name__ == "__main__":

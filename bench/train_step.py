@@ -1,11 +1,14 @@
-"""A training step of our experts beside diffusers' video and multimodal transformers, and the share of the machine's matrix peak.
+"""A training step of our experts beside diffusers' video and multimodal transformers, and the share of the
+machine's matrix peak.
 
-    .venv/bin/python -m bench.train_step [--preset tiny] [--rounds 7] [--batch 16] [--threads 2] [--device auto]
+    .venv/bin/python -m bench.train_step [--preset tiny] [--rounds 7] [--batch 16] [--threads 2] [--device
+    auto]
 
-Equal width, latents (128 tokens), text and batch; the depth of diffusers' networks is what comes nearest to our parameters, and the
-count is printed. A step is forward, backward and fused AdamW, in bfloat16 autocast where the device has it. Networks take turns, round
-by round, so that a busy machine is busy for all; a ratio is the median of the rounds' ratios. The peak is a square bfloat16 product,
-measured in the same rounds; FLOPs are torch's FlopCounterMode's.
+Equal width, latents (128 tokens), text and batch; the depth of diffusers' networks is what comes nearest to
+our parameters, and the count is printed. A step is forward, backward and fused AdamW, in bfloat16 autocast
+where the device has it. Networks take turns, round by round, so that a busy machine is busy for all; a ratio
+is the median of the rounds' ratios. The peak is a square bfloat16 product, measured in the same rounds; FLOPs
+are torch's FlopCounterMode's.
 Legend: B clips, C T H W latents, N tokens, L text tokens, D text width.
 """
 
@@ -16,6 +19,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,7 +77,9 @@ def wan(network: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def latte(network: nn.Module, inputs: Inputs) -> Tensor:
-    """Without the text's mask, which diffusers 0.42 cannot spread over frames: a little less work than ours."""
+    """Without the text's mask, which diffusers 0.42 cannot spread over frames: a little less work than
+    ours.
+    """
     out: Tensor = network(inputs.x_t, inputs.t * 1000, inputs.tokens, return_dict=False)[0]
     return out[:, : inputs.x_t.shape[1]]
 
@@ -99,12 +105,24 @@ def rivals(config: dict[str, Any]) -> dict[str, tuple[Callable[[int], nn.Module]
     latent = {"in_channels": LATENT.channels, "out_channels": LATENT.channels}
 
     def make_wan(depth: int) -> nn.Module:
-        return WanTransformer3DModel(patch_size=(1, 2, 2), num_layers=depth, text_dim=TEXT.dim, ffn_dim=4 * width, **attention, **latent)
+        return WanTransformer3DModel(
+            patch_size=(1, 2, 2),
+            num_layers=depth,
+            text_dim=TEXT.dim,
+            ffn_dim=4 * width,
+            **attention,
+            **latent,
+        )
 
     def make_latte(depth: int) -> nn.Module:
         sizes = {"patch_size": 2, "sample_size": LATENT.height, "video_length": LATENT.frames}
         norms = {"norm_type": "ada_norm_single", "norm_elementwise_affine": False}
-        text = {"cross_attention_dim": width, "caption_channels": TEXT.dim, "activation_fn": "gelu-approximate", "attention_bias": True}
+        text = {
+            "cross_attention_dim": width,
+            "caption_channels": TEXT.dim,
+            "activation_fn": "gelu-approximate",
+            "attention_bias": True,
+        }
         return LatteTransformer3DModel(num_layers=depth, **attention, **latent, **sizes, **norms, **text)
 
     def make_flux(depth: int) -> nn.Module:
@@ -112,7 +130,9 @@ def rivals(config: dict[str, Any]) -> dict[str, tuple[Callable[[int], nn.Module]
         axes = (width // heads - 2 * per_axis, per_axis, per_axis)
         text = {"joint_attention_dim": TEXT.dim, "pooled_projection_dim": TEXT.pooled_dim}
         depths = {"num_layers": depth, "num_single_layers": 2 * depth}
-        return FluxTransformer2DModel(patch_size=1, in_channels=4 * LATENT.channels, axes_dims_rope=axes, **depths, **attention, **text)
+        return FluxTransformer2DModel(
+            patch_size=1, in_channels=4 * LATENT.channels, axes_dims_rope=axes, **depths, **attention, **text
+        )
 
     if config.get("architecture") == "mmdit":
         return {"FluxTransformer2DModel": (make_flux, flux)}
@@ -176,13 +196,19 @@ def peak_product(device: Device) -> tuple[Callable[[], object], int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="tiny", help="an expert preset; mmdit-… is set beside FLUX's transformer")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--preset", default="tiny", help="an expert preset; mmdit-… is set beside FLUX's transformer"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="for all of them; unsaid: as training does")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="for all of them; unsaid: as training does"
+    )
     parser.add_argument("--round-s", type=float, default=2.0, help="seconds of each network in each round")
     options = parser.parse_args()
     set_threads(options.threads)
@@ -201,7 +227,8 @@ def main() -> None:
     for _ in range(options.rounds):
         peaks.append(product_flops / timed(product, device, options.round_s / 2))
         for contestant in networks:
-            rates[contestant.name].append(options.batch / timed(lambda: step(contestant, inputs, device), device, options.round_s))  # noqa: B023
+            seconds = timed(partial(step, contestant, inputs, device), device, options.round_s)
+            rates[contestant.name].append(options.batch / seconds)
     report(networks, rates, peaks, options.batch, device, "blocks compiled" if compiled else "eager")
 
 
@@ -213,25 +240,40 @@ def made_inputs(batch_clips: int, device: Device) -> Inputs:
     return Inputs(x, torch.rand(batch_clips, device=device.torch), tokens, mask, tokens.mean(1), target)
 
 
-def report(networks: list[Contestant], rates: dict[str, list[float]], peaks: list[float], batch: int, device: Device, kind: str) -> None:
+def report(
+    networks: list[Contestant],
+    rates: dict[str, list[float]],
+    peaks: list[float],
+    batch: int,
+    device: Device,
+    kind: str,
+) -> None:
     """A row each, and what is to be said of ours."""
     mine = networks[0]
     for contestant in networks:
         rate = statistics.median(rates[contestant.name])
-        share = statistics.median(r * contestant.flops / batch / peak for r, peak in zip(rates[contestant.name], peaks, strict=True))
-        ratio = statistics.median(a / b for a, b in zip(rates[mine.name], rates[contestant.name], strict=True))
+        share = statistics.median(
+            r * contestant.flops / batch / peak for r, peak in zip(rates[contestant.name], peaks, strict=True)
+        )
+        ratio = statistics.median(
+            a / b for a, b in zip(rates[mine.name], rates[contestant.name], strict=True)
+        )
         print(
-            f"{contestant.name:<26} {contestant.parameters / 1e6:7.2f}M parameters  {contestant.flops / batch / 1e9:6.2f} GFLOP/clip  "
+            f"{contestant.name:<26} {contestant.parameters / 1e6:7.2f}M parameters  "
+            f"{contestant.flops / batch / 1e9:6.2f} GFLOP/clip  "
             f"{rate:7.1f} clips/s  {share:.2f} of the peak  ours/this {ratio:.2f}",
             flush=True,
         )
     best = max(networks[1:], key=lambda contestant: statistics.median(rates[contestant.name]))
     ratio = statistics.median(a / b for a, b in zip(rates[mine.name], rates[best.name], strict=True))
-    share = statistics.median(r * mine.flops / batch / peak for r, peak in zip(rates[mine.name], peaks, strict=True))
+    share = statistics.median(
+        r * mine.flops / batch / peak for r, peak in zip(rates[mine.name], peaks, strict=True)
+    )
     wanted_ratio, wanted_share = GOALS["cuda" if device.cuda else "cpu"]
     print_row(
         f"training step of `{mine.name}`, {device.precision}, batch {batch}, {kind}",
-        f"{statistics.median(rates[mine.name]):.1f} clips/s, {ratio:.2f} of {best.name} (wanted {wanted_ratio}), {share:.2f} of the matrix "
+        f"{statistics.median(rates[mine.name]):.1f} clips/s, "
+        f"{ratio:.2f} of {best.name} (wanted {wanted_ratio}), {share:.2f} of the matrix "
         f"peak of {statistics.median(peaks) / 1e9:.0f} GFLOP/s (wanted {wanted_share})",
     )
 

@@ -1,9 +1,11 @@
-"""How fast a checkpoint comes over loopback: one seeder against a bare stream, and three limited seeders together.
+"""How fast a checkpoint comes over loopback: one seeder against a bare stream, and three limited seeders
+together.
 
     python bench/transfer.py [--mb 512] [--rounds 3]
 
-Every peer is a process with its own p2pd. The bare stream runs between the same two daemons in the same run, bytes from
-memory, thrown away on arrival. The checkpoint comes from the seeder's disk and ends verified in the asker's store.
+Every peer is a process with its own p2pd. The bare stream runs between the same two daemons in the same run,
+bytes from memory, thrown away on arrival. The checkpoint comes from the seeder's disk and ends verified in
+the asker's store.
 """
 
 from __future__ import annotations
@@ -76,7 +78,9 @@ async def seed(folder: Path, checkpoint: Path, upload_bps: float) -> None:
 
 
 async def _serve_bare(swarm: RealSwarm) -> None:
-    async def send(peer: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def send(
+        peer: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         for _ in range(int.from_bytes(await reader.readexactly(4), "big")):
             writer.write(PIECE)
             await writer.drain()
@@ -90,8 +94,12 @@ async def _serve_bare(swarm: RealSwarm) -> None:
 async def bare_mb_per_s(swarm: RealSwarm, peer: str, count_mb: int) -> float:
     control = await swarm._keeper.control()
     _, writer = await control.open_stream(peer, BARE, 10)
-    # Into one place, as chunks are: StreamReader's memory, new for each piece or not as malloc likes, would double the time.
-    reader, room = StraightReader(cast(asyncio.Transport, writer.transport)), memoryview(bytearray(len(PIECE)))
+    # Into one place, as chunks are: StreamReader's memory, new for each piece or not as malloc likes, would
+    # double the time.
+    reader, room = (
+        StraightReader(cast(asyncio.Transport, writer.transport)),
+        memoryview(bytearray(len(PIECE))),
+    )
     started = time.perf_counter()
     writer.write(count_mb.to_bytes(4, "big"))
     for _ in range(count_mb):
@@ -162,20 +170,32 @@ async def _one_seeder(folder: Path, checkpoint: Path, count_mb: int, rounds: int
         for _ in range(rounds):
             bare.append(await bare_mb_per_s(swarm, seeder.peer_id, count_mb))
             fetched.append(await fetched_mb_per_s(swarm, [seeder.peer_id], seeder.ref, folder / "fetched"))
-            print(f"  bare stream {bare[-1]:6.0f} MB/s   checkpoint {fetched[-1]:6.0f} MB/s   ratio {fetched[-1] / bare[-1]:.2f}")
+            print(
+                f"  bare stream {bare[-1]:6.0f} MB/s   checkpoint {fetched[-1]:6.0f} MB/s   ratio "
+                f"{fetched[-1] / bare[-1]:.2f}"
+            )
     await seeder.stop()
     ratio = statistics.median(f / b for f, b in zip(fetched, bare, strict=True))
-    print(f"one seeder: {statistics.median(fetched):.0f} MB/s verified and on disk, {ratio:.2f} of a bare stream (wanted: 0.70)")
+    print(
+        f"one seeder: {statistics.median(fetched):.0f} MB/s verified and on disk, "
+        f"{ratio:.2f} of a bare stream (wanted: 0.70)"
+    )
     return ratio >= 0.7
 
 
 async def _three_seeders(folder: Path, checkpoint: Path) -> bool:
-    seeders = [await Seeder.start(folder / f"three-{number}", checkpoint, SEEDER_LIMIT_BPS) for number in range(3)]
+    seeders = [
+        await Seeder.start(folder / f"three-{number}", checkpoint, SEEDER_LIMIT_BPS) for number in range(3)
+    ]
     settings = PeerSettings(data_dir=folder / "asker-of-three", host="127.0.0.1")
     async with AsyncExitStack() as stack:
         addresses = [seeder.address for seeder in seeders]
-        swarm = await stack.enter_async_context(open_swarm(Identity.generate(), settings, bootstrap_peers=addresses))
-        rate = await fetched_mb_per_s(swarm, [seeder.peer_id for seeder in seeders], seeders[0].ref, folder / "fetched-of-three")
+        swarm = await stack.enter_async_context(
+            open_swarm(Identity.generate(), settings, bootstrap_peers=addresses)
+        )
+        rate = await fetched_mb_per_s(
+            swarm, [seeder.peer_id for seeder in seeders], seeders[0].ref, folder / "fetched-of-three"
+        )
     for seeder in seeders:
         await seeder.stop()
     share = rate / (3 * SEEDER_LIMIT_BPS / 1e6)
@@ -184,7 +204,9 @@ async def _three_seeders(folder: Path, checkpoint: Path) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--mb", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", nargs=3, metavar=("FOLDER", "FILE", "BPS"), help=argparse.SUPPRESS)

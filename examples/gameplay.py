@@ -1,4 +1,5 @@
-"""VizDoom played without a window, and clips as video files: what the demo and the benchmarks record their footage with.
+"""VizDoom played without a window, and clips as video files: what the demo and the benchmarks record their
+footage with.
 
 Legend: H x W pixels.
 """
@@ -17,8 +18,10 @@ import numpy as np
 import vizdoom
 
 FRAMES, SIDE_PIXELS, FPS = 8, 64, 16
-SKIP_TICS = 2  # game tics (1/35 s) between frames; with twice as many a turn leaves neighbours little in common
-CLIPS_AN_EPISODE = 4  # places and fights change often, so that a held-out clip is not a training clip a moment later
+# game tics (1/35 s) between frames; with twice as many a turn leaves neighbours little in common
+SKIP_TICS = 2
+# places and fights change often, so that a held-out clip is not a training clip a moment later
+CLIPS_AN_EPISODE = 4
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,10 @@ class Game:
 
 
 GAMES: dict[str, Game] = {
-    "health_gathering": Game("health_gathering.cfg", ((0, 0, 1), (1, 0, 1), (0, 1, 1))),  # turn left, turn right, forward
-    "defend_the_center": Game("defend_the_center.cfg", ((1, 0, 0), (0, 1, 0), (1, 0, 1), (0, 1, 1))),  # turn left, turn right, attack
+    # turn left, turn right, forward
+    "health_gathering": Game("health_gathering.cfg", ((0, 0, 1), (1, 0, 1), (0, 1, 1))),
+    # turn left, turn right, attack
+    "defend_the_center": Game("defend_the_center.cfg", ((1, 0, 0), (0, 1, 0), (1, 0, 1), (0, 1, 1))),
     "my_way_home": Game(  # turn left, turn right, forward, left, right
         "my_way_home.cfg",
         ((1, 0, 0, 0, 0), (0, 1, 0, 0, 0), (0, 0, 1, 0, 0), (1, 0, 1, 0, 0), (0, 1, 1, 0, 0)),
@@ -39,13 +44,20 @@ GAMES: dict[str, Game] = {
     "take_cover": Game("take_cover.cfg", ((1, 0), (0, 1), (0, 0))),  # left, right
     "deadly_corridor": Game(  # left, right, attack, forward, backward, turn left, turn right
         "deadly_corridor.cfg",
-        tuple(tuple(int(button in held) for button in range(7)) for held in ((3,), (2, 3), (4,), (5,), (6,), (0,))),
+        tuple(
+            tuple(int(button in held) for button in range(7))
+            for held in ((3,), (2, 3), (4,), (5,), (6,), (0,))
+        ),
     ),
 }
 
 
-def episodes(game: Game, rng_seed: int, frames: int = FRAMES) -> Generator[list[list[np.ndarray]], None, None]:
-    """Episodes of random play without end, each a few clips of `frames` frames uint8 [H, W, 3]; no clip runs over its episode's end."""
+def episodes(
+    game: Game, rng_seed: int, frames: int = FRAMES
+) -> Generator[list[list[np.ndarray]], None, None]:
+    """Episodes of random play without end, each a few clips of `frames` frames uint8 [H, W, 3]; no clip
+    runs over its episode's end.
+    """
     with tempfile.TemporaryDirectory() as folder:
         played = open_game(game, rng_seed, Path(folder))
         rng = np.random.default_rng(rng_seed)
@@ -88,18 +100,26 @@ def _frames(played: vizdoom.DoomGame, game: Game, rng: np.random.Generator) -> I
             state = played.get_state()
             if state is None or played.is_episode_finished():
                 return
-            yield cv2.resize(state.screen_buffer[:, 20:140], (SIDE_PIXELS, SIDE_PIXELS), interpolation=cv2.INTER_AREA)
+            yield cv2.resize(
+                state.screen_buffer[:, 20:140], (SIDE_PIXELS, SIDE_PIXELS), interpolation=cv2.INTER_AREA
+            )
             played.make_action(action, SKIP_TICS)
 
 
-def write_video(path: Path, frames: Sequence[np.ndarray], quantiser: int = 16, pixel_format: str = "yuv420p") -> None:
+def write_video(
+    path: Path, frames: Sequence[np.ndarray], quantiser: int = 16, pixel_format: str = "yuv420p"
+) -> None:
     """An H.264 file of frames uint8 [H, W, 3]; the same frames give the same bytes."""
     with av.open(str(path), "w") as container:
         # A constant quantiser: with crf, six of thirty clips now and then came out as other bytes.
-        stream = container.add_stream("libx264", rate=FPS, options={"qp": str(quantiser), "preset": "veryfast"})
+        stream = container.add_stream(
+            "libx264", rate=FPS, options={"qp": str(quantiser), "preset": "veryfast"}
+        )
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pixel_format
         stream.codec_context.thread_count = 1
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
+            )
         container.mux(stream.encode())

@@ -1,6 +1,8 @@
-"""JSON that somebody else wrote, decoded only after its size and depth are known to be a harmless program's (RFC 8259).
+"""JSON that somebody else wrote, decoded only after its size and depth are known to be a harmless program's
+(RFC 8259).
 
-Decoders recurse once a level: a file of brackets alone ends Python's with a RecursionError and others with a crash.
+Decoders recurse once a level: a file of brackets alone ends Python's with a RecursionError and others with a
+crash.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def parse_json(data: bytes, what: str, max_depth: int = MAX_DEPTH) -> Any:
     """The value; UsageError, naming `what`, when it is no JSON in UTF-8 or nests deeper."""
     depth = depth_of(data)
     if depth > max_depth:
-        raise UsageError(f"{what} nests {depth} deep, at most {max_depth} is read; do not trust where it came from")
+        raise UsageError(
+            f"{what} nests {depth} deep, at most {max_depth} is read; do not trust where it came from"
+        )
     try:
         return json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,6 @@
-"""Which prepared clips a run was made of, as one number: a model is evaluated on clips of its own preparation only."""
+"""Which prepared clips a run was made of, as one number: a model is evaluated on clips of its own
+preparation only.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from paris_p2p.spec import RunSpec
 
 
 def data_id_of_run(spec: RunSpec) -> str:
-    """64 hex digits over the run's codec and shards: the same for every run that was made of the same prepared clips."""
+    """64 hex digits over the run's codec and shards: the same for every run that was made of the same
+    prepared clips.
+    """
     codec = {name: ref.id for name, ref in spec.codec.files.items()}
     shards = [("train", shard.cluster, shard.blob.id) for shard in spec.train_shards]
     shards += [("gate", shard.cluster, shard.blob.id) for shard in spec.gate_shards]

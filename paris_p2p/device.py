@@ -17,7 +17,8 @@ from torch import nn
 
 from paris_p2p.errors import DeviceError
 
-NO_BFLOAT16 = "PARIS_NO_BFLOAT16"  # environment: anything but nothing or 0 refuses bfloat16, as on a machine without it
+# environment: anything but nothing or 0 refuses bfloat16, as on a machine without it
+NO_BFLOAT16 = "PARIS_NO_BFLOAT16"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class Device:
 
     @property
     def compiles(self) -> bool:
-        """Whether compiling blocks pays: with Triton on a GPU it does; a CPU gains a fifth, after minutes of the C++ compiler."""
+        """Whether compiling blocks pays: with Triton on a GPU it does; a CPU gains a fifth, after minutes
+        of the C++ compiler.
+        """
         return self.cuda and find_spec("triton") is not None
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -67,14 +70,19 @@ def pick_device(name: str = "auto") -> Device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(index or 0) >= count:
         build = "" if torch.version.cuda else f"; this torch ({torch.__version__}) was built without CUDA"
-        raise DeviceError(f"the device {name} was asked for, {count} are here{build}; use --device auto, or check the driver")
+        raise DeviceError(
+            f"the device {name} was asked for, {count} are here{build}; use --device auto, "
+            "or check the driver"
+        )
     device = torch.device("cuda", int(index or 0))
     with torch.cuda.device(device):
         return Device(device, bfloat16_allowed() and torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def bfloat16_allowed() -> bool:
-    """False where the environment refuses it: another machine's speed and rounding can be tried on this one."""
+    """False where the environment refuses it: another machine's speed and rounding can be tried on this
+    one.
+    """
     return os.environ.get(NO_BFLOAT16, "") in ("", "0")
 
 
@@ -85,7 +93,9 @@ def set_threads(threads: int) -> None:
 
 
 def compute_repeatably(device: Device) -> None:
-    """Choose GPU kernels whose sums always have the same order, where there are such; call before the first computation."""
+    """Choose GPU kernels whose sums always have the same order, where there are such; call before the
+    first computation.
+    """
     if device.cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -94,7 +104,8 @@ def compute_repeatably(device: Device) -> None:
 def compile_blocks(network: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
     """Let torch.compile fuse each kind of block, once for all of its kind; parameters keep their names.
 
-    It happens at the first step, and where it fails (no C compiler, an odd driver) the block runs as it is, with a warning.
+    It happens at the first step, and where it fails (no C compiler, an odd driver) the block runs as it is,
+    with a warning.
     """
     torch._dynamo.config.suppress_errors = True
     blocks: Any = network  # a diffusers ModelMixin

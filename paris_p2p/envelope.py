@@ -1,7 +1,8 @@
-"""Signed envelopes: payload bytes, signer, signature; verified before anything in them is parsed (docs/protocol.md).
+"""Signed envelopes: payload bytes, signer, signature; verified before anything in them is parsed
+(docs/protocol.md).
 
-The signature covers `paris-p2p/1\\0 kind \\0 run \\0 payload`, so that a payload signed as one kind, or for one run,
-is worthless as another. The original bytes are kept and served on, never serialised again.
+The signature covers `paris-p2p/1\\0 kind \\0 run \\0 payload`, so that a payload signed as one kind, or for
+one run, is worthless as another. The original bytes are kept and served on, never serialised again.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Envelope(Generic[R]):
 
     @cached_property
     def id(self) -> str:
-        """A run's id: BLAKE3 of the payload. A card's: of its signer's id and the payload, since anybody can sign a copy of a payload."""
+        """A run's id: BLAKE3 of the payload. A card's: of its signer's id and the payload, since anybody
+        can sign a copy of a payload.
+        """
         signer = peer_id_to_bytes(self.signer) if isinstance(self.record, Signed) else b""
         return blake3(signer + self.payload).hexdigest()
 
@@ -54,12 +57,17 @@ class Envelope(Generic[R]):
 def seal(identity: Identity, record: Signed) -> Envelope[Any]:
     """Sign a record as `identity`; RecordError when it is larger than its kind may be."""
     # Left out, a field has its default: a peer record would not fit in its 256 bytes with all of them.
-    payload = encode({"kind": record.kind, "oldest_reader": record.oldest_reader} | record.model_dump(exclude_defaults=True))
+    payload = encode(
+        {"kind": record.kind, "oldest_reader": record.oldest_reader}
+        | record.model_dump(exclude_defaults=True)
+    )
     return seal_payload(identity, record.kind, record.run, payload, record)
 
 
 def seal_payload(identity: Identity, kind: str, run: str, payload: bytes, record: R) -> Envelope[R]:
-    """Sign bytes that are already encoded; the RunSpec, whose run id is its own hash, is signed with run = ''."""
+    """Sign bytes that are already encoded; the RunSpec, whose run id is its own hash, is signed with run =
+    ''.
+    """
     signature = identity.sign(_signed_bytes(kind, run, payload))
     data: bytes = msgpack.packb((payload, identity.peer_id_bytes, signature))
     limit = MAX_ENVELOPE_BYTES.get(kind, DEFAULT_MAX_ENVELOPE_BYTES)
@@ -73,7 +81,9 @@ def open_envelope(data: bytes, *, run: str, kinds: tuple[str, ...] = tuple(SIGNE
 
     Raises SignatureError, VersionError, or RecordError for anything else; expiry is the caller's to judge.
     """
-    payload, signer, signature = split_envelope(data, max(MAX_ENVELOPE_BYTES.get(k, DEFAULT_MAX_ENVELOPE_BYTES) for k in kinds))
+    payload, signer, signature = split_envelope(
+        data, max(MAX_ENVELOPE_BYTES.get(k, DEFAULT_MAX_ENVELOPE_BYTES) for k in kinds)
+    )
     raw = decode(payload)
     kind = raw.get("kind")
     if kind not in kinds or not isinstance(kind, str):
@@ -86,7 +96,9 @@ def open_envelope(data: bytes, *, run: str, kinds: tuple[str, ...] = tuple(SIGNE
         raise RecordError(f"the record belongs to run {record.run[:16]}, not {run[:16]}")
     if not record.issued_at < record.expires_at <= record.issued_at + SIGNED_LIFETIME_S[kind]:
         asked_s = record.expires_at - record.issued_at
-        raise RecordError(f"a {kind} record may live {SIGNED_LIFETIME_S[kind]:.0f} s, this one asks for {asked_s:.0f}")
+        raise RecordError(
+            f"a {kind} record may live {SIGNED_LIFETIME_S[kind]:.0f} s, this one asks for {asked_s:.0f}"
+        )
     return Envelope(record=record, signer=signer, payload=payload, data=data)
 
 
@@ -112,13 +124,18 @@ def parse(model: type[R], raw: dict[str, Any]) -> R:
     """A record out of a decoded payload: the reader's version first, then the bounds."""
     oldest = raw.get("oldest_reader", 1)
     if not isinstance(oldest, int) or oldest > READER:
-        raise VersionError(f"the record asks for reader {str(oldest)[:16]} or newer, this is reader {READER}; update paris-p2p")
+        raise VersionError(
+            f"the record asks for reader {str(oldest)[:16]} or newer, this is reader {READER}; "
+            "update paris-p2p"
+        )
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"a {str(raw.get('kind'))[:32]} record has a bad field {where!r}: {first['msg']}") from error
+        raise RecordError(
+            f"a {str(raw.get('kind'))[:32]} record has a bad field {where!r}: {first['msg']}"
+        ) from error
 
 
 def encode(raw: dict[str, Any]) -> bytes:

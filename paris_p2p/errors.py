@@ -1,33 +1,33 @@
 """Every error this project raises on purpose, as one tree.
 
-    ParisError                      what happened, with the values, and what to do; carries the exit status
-    ├── UsageError                  the command asked for something that cannot be (exit 2)
-    │   ├── InviteError             the invite is malformed
-    │   ├── TwinError               another node runs with the same key
-    │   └── PresetError             no preset, profile or codec has that name
-    ├── DataError                   the owner's clips cannot make this run
-    ├── RecordError                 bytes that claim to be a record are not a valid one
-    │   ├── SignatureError          the signature is not the signer's
-    │   └── VersionError            the record, or a peer, asks for another version of the protocol
-    ├── BlobError                   bytes that claim to be a blob are not
-    │   ├── ManifestError           the manifest does not match its blob id, or is out of bounds
-    │   ├── ChunkError              a chunk does not match its hash
-    │   └── MissingBlobError        a blob is not here, or nobody reachable has it
-    ├── StoreError                  this disk
-    │   ├── DiskFullError           no space left, or our own cap reached
-    │   └── ReadOnlyError           cannot write there
-    ├── SwarmError                  the other peers
-    │   ├── DaemonError             p2pd did not start or died; carries its own words
-    │   ├── PortInUseError          another program listens there
-    │   ├── UnreachableError        nobody answered
-    │   │   └── BusyError           a peer answered that it serves others now; it may be asked again
-    │   └── ClockError              this machine's clock is off
-    ├── TrainError                  training cannot go on
-    │   ├── DeviceError             the device asked for is not there
-    │   ├── MemoryLimitError        the memory limit was reached
-    │   └── DivergedError           the loss or the weights are not finite
-    ├── CheckpointError             a checkpoint's tensors are not what the run says they must be
-    └── SlotMissingError            slots needed for generating have no tip
+ParisError                      what happened, with the values, and what to do; carries the exit status
+├── UsageError                  the command asked for something that cannot be (exit 2)
+│   ├── InviteError             the invite is malformed
+│   ├── TwinError               another node runs with the same key
+│   └── PresetError             no preset, profile or codec has that name
+├── DataError                   the owner's clips cannot make this run
+├── RecordError                 bytes that claim to be a record are not a valid one
+│   ├── SignatureError          the signature is not the signer's
+│   └── VersionError            the record, or a peer, asks for another version of the protocol
+├── BlobError                   bytes that claim to be a blob are not
+│   ├── ManifestError           the manifest does not match its blob id, or is out of bounds
+│   ├── ChunkError              a chunk does not match its hash
+│   └── MissingBlobError        a blob is not here, or nobody reachable has it
+├── StoreError                  this disk
+│   ├── DiskFullError           no space left, or our own cap reached
+│   └── ReadOnlyError           cannot write there
+├── SwarmError                  the other peers
+│   ├── DaemonError             p2pd did not start or died; carries its own words
+│   ├── PortInUseError          another program listens there
+│   ├── UnreachableError        nobody answered
+│   │   └── BusyError           a peer answered that it serves others now; it may be asked again
+│   └── ClockError              this machine's clock is off
+├── TrainError                  training cannot go on
+│   ├── DeviceError             the device asked for is not there
+│   ├── MemoryLimitError        the memory limit was reached
+│   └── DivergedError           the loss or the weights are not finite
+├── CheckpointError             a checkpoint's tensors are not what the run says they must be
+└── SlotMissingError            slots needed for generating have no tip
 """
 
 from __future__ import annotations

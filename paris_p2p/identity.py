@@ -62,7 +62,9 @@ def verify(peer_id: str, message: bytes, signature: bytes) -> None:
     try:
         key.verify(signature, message)
     except InvalidSignature as error:
-        raise SignatureError(f"the signature is not {peer_id}'s; the record was forged or damaged and is ignored") from error
+        raise SignatureError(
+            f"the signature is not {peer_id}'s; the record was forged or damaged and is ignored"
+        ) from error
 
 
 def peer_id_to_bytes(peer_id: str) -> bytes:
@@ -96,7 +98,10 @@ def load_peer_key(path: Path) -> Identity:
         identity = Identity.from_private_bytes(raw[4:36])
         if identity.libp2p_private_key() == raw:
             return identity
-    raise UsageError(f"{path} is not an Ed25519 libp2p key ({len(raw)} bytes) or damaged; move it away to get a new identity")
+    raise UsageError(
+        f"{path} is not an Ed25519 libp2p key ({len(raw)} bytes) or damaged; "
+        "move it away to get a new identity"
+    )
 
 
 def save_owner_key(identity: Identity, path: Path, passphrase: str | None) -> None:
@@ -104,7 +109,9 @@ def save_owner_key(identity: Identity, path: Path, passphrase: str | None) -> No
     protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase:
         protection = serialization.BestAvailableEncryption(passphrase.encode())
-    pem = identity.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
+    pem = identity.key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection
+    )
     write_private_file(path, pem)
 
 
@@ -114,7 +121,9 @@ def load_owner_key(path: Path, passphrase: str | None) -> Identity:
     try:
         key = serialization.load_pem_private_key(pem, passphrase.encode() if passphrase else None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise UsageError(f"cannot read the owner's key {path}: wrong or missing passphrase, or not a key") from error
+        raise UsageError(
+            f"cannot read the owner's key {path}: wrong or missing passphrase, or not a key"
+        ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise UsageError(f"{path} is not an Ed25519 key; the owner's key is made by `paris-run create`")
     return Identity(key)
@@ -124,7 +133,9 @@ def _read_key_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read the key {path}: {error.strerror}; check the path and who may read it") from error
+        raise UsageError(
+            f"cannot read the key {path}: {error.strerror}; check the path and who may read it"
+        ) from error
 
 
 def write_private_file(path: Path, data: bytes) -> None:
@@ -141,7 +152,9 @@ def write_private_file(path: Path, data: bytes) -> None:
         os.link(temporary, path)  # fails if it exists, unlike rename
         temporary.unlink()
     except OSError as error:
-        raise ReadOnlyError(f"cannot write {path}: {error.strerror}; choose another folder or free it") from error
+        raise ReadOnlyError(
+            f"cannot write {path}: {error.strerror}; choose another folder or free it"
+        ) from error
 
 
 def _encode_base58(raw: bytes) -> str:

@@ -1,7 +1,8 @@
-"""Somebody else's model folder, laid out anew with nothing in it but checked weights and a configuration of known numbers.
+"""Somebody else's model folder, laid out anew with nothing in it but checked weights and a configuration of
+known numbers.
 
-Libraries decide by what lies in a folder what they do: an index may name a pickle, an adapter another folder, a
-configuration code to fetch. So they are never shown the folder, only this copy of it.
+Libraries decide by what lies in a folder what they do: an index may name a pickle, an adapter another folder,
+a configuration code to fetch. So they are never shown the folder, only this copy of it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ MAX_ITEMS = 4096  # in all lists of one value
 _HEADER_DEPTH, _VALUE_DEPTH = 3, 4
 _COUNTS = ("layer", "block", "depth", "heads")
 
-# Not numbers of a network: where code, kernels, quantizers or other files come from, and what a caller decides.
+# Not numbers of a network: where code, kernels, quantizers or other files come from, and what a caller
+# decides.
 REFUSED_KEYS = frozenset((
     "auto_map", "trust_remote_code", "quantization_config", "attn_implementation", "torch_dtype", "dtype",
     "torchscript", "id2label", "label2id", "problem_type", "is_decoder", "is_encoder_decoder",
@@ -35,7 +37,8 @@ REFUSED_KEYS = frozenset((
     "transformers_version", "name_or_path",
 ))  # fmt: skip
 
-# What libraries raise, beside errors of their own that are imported below, for a configuration or weights that do not go together.
+# What libraries raise, beside errors of their own that are imported below, for a configuration or weights
+# that do not go together.
 LOADING_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, OSError,
     RecursionError, RuntimeError, TypeError, ValueError,
@@ -43,9 +46,11 @@ LOADING_ERRORS = (
 
 
 def clean_config(raw: Mapping[str, Any], known: Collection[str], where: object) -> dict[str, Any]:
-    """The configuration's known numbers, words and lists of them; UsageError for a value that is none or out of all bounds.
+    """The configuration's known numbers, words and lists of them; UsageError for a value that is none or out
+    of all bounds.
 
-    Whatever is not in `known`, begins with an underscore or is refused above is left out: it keeps its default.
+    Whatever is not in `known`, begins with an underscore or is refused above is left out: it keeps its
+    default.
     """
     clean = {}
     for key, value in raw.items():
@@ -70,7 +75,9 @@ def _check_value(key: str, value: Any, where: object) -> None:
         else:
             good = each is None or (isinstance(each, str) and len(each) <= 200)
         if not good:
-            raise UsageError(f"{where}: {key} is {str(each)[:60]!r}, which no network here has; do not trust this model")
+            raise UsageError(
+                f"{where}: {key} is {str(each)[:60]!r}, which no network here has; do not trust this model"
+            )
 
 
 @contextmanager
@@ -100,17 +107,24 @@ def loading(what: str, folder: Path) -> Iterator[None]:
         raise
     except (*LOADING_ERRORS, SafetensorError, StrictDataclassError) as error:
         first = (str(error).strip() or type(error).__name__).split("\n", 1)[0][:200]
-        raise UsageError(f"{what} in {folder} cannot be loaded: {first}; take the model's own files anew") from error
+        raise UsageError(
+            f"{what} in {folder} cannot be loaded: {first}; take the model's own files anew"
+        ) from error
 
 
 def check_complete(what: str, folder: Path, info: Mapping[str, Any]) -> None:
-    """UsageError when weights that the network has were not in its files: they would be random, and others on each machine."""
+    """UsageError when weights that the network has were not in its files: they would be random, and others
+    on each machine.
+    """
     missing = sorted(map(str, info.get("missing_keys", ())))
-    wrong = sorted(str(each[0] if isinstance(each, (tuple, list)) else each) for each in info.get("mismatched_keys", ()))
+    wrong = sorted(
+        str(each[0] if isinstance(each, (tuple, list)) else each) for each in info.get("mismatched_keys", ())
+    )
     if missing or wrong:
         named = ", ".join((missing + wrong)[:4])
         raise UsageError(
-            f"{what} in {folder} cannot be loaded: {len(missing)} of its tensors are missing and {len(wrong)} have another "
+            f"{what} in {folder} cannot be loaded: {len(missing)} of its tensors are missing and "
+            f"{len(wrong)} have another "
             f"shape ({named}); take the model's own files anew"
         )
 
@@ -125,12 +139,15 @@ def _weights(files: ModelFiles, folder: Path) -> list[Path]:
             table = index_of(here[name + INDEX_SUFFIX])
             missing = sorted(set(table.values()) - here.keys())
             if missing:
-                raise UsageError(f"{files.folder} cannot be loaded: its index names {missing[0]!r}, which is not there")
+                raise UsageError(
+                    f"{files.folder} cannot be loaded: its index names {missing[0]!r}, which is not there"
+                )
             written = {"metadata": {"total_size": 0}, "weight_map": table}
             (folder / (name + INDEX_SUFFIX)).write_text(json.dumps(written), encoding="utf-8")
             return [here[shard] for shard in sorted(set(table.values()))]
     raise UsageError(
-        f"{files.folder} cannot be loaded: it holds none of {', '.join(WEIGHTS)} or their {INDEX_SUFFIX} (a .bin or .pt file is "
+        f"{files.folder} cannot be loaded: it holds none of {', '.join(WEIGHTS)} or their {INDEX_SUFFIX} (a "
+        ".bin or .pt file is "
         "a pickle, which can run code, and is never opened)"
     )
 
@@ -148,13 +165,18 @@ def index_of(path: Path) -> dict[str, str]:
 
 
 def check_safetensors(path: Path) -> None:
-    """UsageError unless the header is JSON of bounded size and depth that fits the file; its shapes the library checks."""
+    """UsageError unless the header is JSON of bounded size and depth that fits the file; its shapes the
+    library checks.
+    """
     try:
         size_bytes = path.stat().st_size
         with path.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
             if size_bytes < 8 or header_bytes > min(size_bytes - 8, MAX_HEADER_BYTES):
-                raise UsageError(f"{path} cannot be loaded: it is no safetensors file of {size_bytes} bytes, or cut; fetch it again")
+                raise UsageError(
+                    f"{path} cannot be loaded: it is no safetensors file of {size_bytes} bytes, or cut; "
+                    "fetch it again"
+                )
             header = parse_json(file.read(header_bytes), f"{path}'s header", _HEADER_DEPTH)
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); fetch it again") from error

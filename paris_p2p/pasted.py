@@ -1,4 +1,6 @@
-"""An invite as people paste it: quoted, wrapped, escaped by mails and chats, with words around it. Nothing here trusts it."""
+"""An invite as people paste it: quoted, wrapped, escaped by mails and chats, with words around it. Nothing
+here trusts it.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,17 @@ _ESCAPED_START = re.compile(r"paris%(?:25)?3a", re.IGNORECASE)
 _LETTERS = re.compile(r"[A-Za-z0-9%?&=/.:_\-\[\]]+")
 _QUOTE_MARK = re.compile(r"(?m)^[ \t]*(?:>[ \t]*)+")
 _SOFT_BREAK = re.compile(r"=[ \t]*\r?\n")
-_WHOLE = re.compile(r"^paris:[0-9a-f]{64}$|/p2p/(12D3Koo[1-9A-HJ-NP-Za-km-z]{45}|Qm[1-9A-HJ-NP-Za-km-z]{44})$")
+_WHOLE = re.compile(
+    r"^paris:[0-9a-f]{64}$|/p2p/(12D3Koo[1-9A-HJ-NP-Za-km-z]{45}|Qm[1-9A-HJ-NP-Za-km-z]{44})$"
+)
 _ENDS_OPEN = ("?", "&", "=", "/", ":", "%", ".")
 _CONTINUES = ("?", "&", "/", "=", "%")
 
 
 def decode_text(data: bytes) -> str:
-    """The text of a small file that any program wrote: UTF-8 or UTF-16, with its mark or without; UnicodeDecodeError."""
+    """The text of a small file that any program wrote: UTF-8 or UTF-16, with its mark or without;
+    UnicodeDecodeError.
+    """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16")
     for encoding in ("utf-16-le", "utf-16-be"):  # without a mark
@@ -51,7 +57,9 @@ def invites_in(text: str) -> Iterator[str]:
         match = _LETTERS.match(piece)
         if match is None or (wrapped and piece.startswith(START)):
             break
-        if wrapped and not (joined.endswith(_ENDS_OPEN) or piece.startswith(_CONTINUES) or not _complete(joined)):
+        if wrapped and not (
+            joined.endswith(_ENDS_OPEN) or piece.startswith(_CONTINUES) or not _complete(joined)
+        ):
             break
         joined += match[0]
         wrapped.append(joined)
@@ -67,7 +75,9 @@ def _complete(joined: str) -> bool:
 
 
 def _ends(joined: str) -> Iterator[str]:
-    """With and without a sentence's own punctuation at the end; escapes undone where only they are in the way."""
+    """With and without a sentence's own punctuation at the end; escapes undone where only they are in the
+    way.
+    """
     bare = joined.rstrip("?&.:,;-_[]=/")
     for one in (joined, bare):
         yield one

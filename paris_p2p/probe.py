@@ -35,12 +35,16 @@ _MAX_IDENTIFY_BYTES = 64 << 10
 _MAX_OUTPUT_BYTES = 256 << 10
 _START_S = 30.0  # importing py-libp2p and leaving again, on a slow and busy machine
 _OUR_STREAM = re.compile(r"/paris/blob/(\d{1,4})")
-_ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/([^/\s]{1,255})/(tcp/(\d{1,5})|udp/\d{1,5}/quic-v1)/p2p/([1-9A-HJ-NP-Za-km-z]{40,60})")
+_ADDRESS = re.compile(
+    r"/(ip4|ip6|dns|dns4|dns6)/([^/\s]{1,255})/(tcp/(\d{1,5})|udp/\d{1,5}/quic-v1)/p2p/([1-9A-HJ-NP-Za-km-z]{40,60})"
+)
 _OTHER_PEER = re.compile(r"(?:remote_peer_id_from_pubkey=|got )([1-9A-HJ-NP-Za-km-z]{40,60})")
 
 NOT_INSTALLED = (
-    "checking a node needs py-libp2p, which is not installed. Install it with: pip install 'paris-p2p[probe]' "
-    "(it is compiled here and needs a C compiler and GMP; on Debian or Ubuntu: apt install build-essential libgmp-dev)"
+    "checking a node needs py-libp2p, which is not installed. Install it with: "
+    "pip install 'paris-p2p[probe]' "
+    "(it is compiled here and needs a C compiler and GMP; on Debian or Ubuntu: "
+    "apt install build-essential libgmp-dev)"
 )
 
 
@@ -100,7 +104,9 @@ def installed() -> bool:
 def parse_address(address: str) -> tuple[str, int, str]:
     """(host, TCP port or 0 for QUIC, peer id) of a multiaddr, or UsageError."""
     if "/p2p-circuit" in address:
-        raise UsageError(f"{address[:200]!r} is a relayed address; the probe dials directly: give the node's own address")
+        raise UsageError(
+            f"{address[:200]!r} is a relayed address; the probe dials directly: give the node's own address"
+        )
     match = _ADDRESS.fullmatch(address)
     if match is None or not 0 <= int(match[4] or 0) <= 65535:
         raise UsageError(
@@ -111,25 +117,35 @@ def parse_address(address: str) -> tuple[str, int, str]:
 
 
 def check(address: str, limit_s: float = LIMIT_S) -> ProbeResult:
-    """Dial `address` in a process of its own; UsageError when the address is wrong or py-libp2p is not installed."""
+    """Dial `address` in a process of its own; UsageError when the address is wrong or py-libp2p is not
+    installed.
+    """
     parse_address(address)
     if not installed():
         raise UsageError(NOT_INSTALLED)
     command = [sys.executable, "-m", "paris_p2p.probe", address, "--json", "--timeout-s", str(limit_s)]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s + _START_S, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s + _START_S, check=False
+        )
     except subprocess.TimeoutExpired as error:
-        raise SwarmError(f"the probe of {address} did not end within {limit_s + _START_S:.0f} s and was killed; try again") from error
+        raise SwarmError(
+            f"the probe of {address} did not end within {limit_s + _START_S:.0f} s and was killed; try again"
+        ) from error
     try:
         return ProbeResult.model_validate_json(done.stdout[:_MAX_OUTPUT_BYTES].strip())
     except ValidationError as error:
         words = done.stderr.decode(errors="replace").strip().splitlines()
-        raise SwarmError(f"the probe broke (exit {done.returncode}): {words[-1][:300] if words else 'it said nothing'}") from error
+        raise SwarmError(
+            f"the probe broke (exit {done.returncode}): {words[-1][:300] if words else 'it said nothing'}"
+        ) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The probe's process: one result on stdout; 0 when all is well, 1 when not, 2 for bad usage."""
-    parser = argparse.ArgumentParser(prog="python -m paris_p2p.probe", description="dial a node with py-libp2p and say what answers")
+    parser = argparse.ArgumentParser(
+        prog="python -m paris_p2p.probe", description="dial a node with py-libp2p and say what answers"
+    )
     parser.add_argument("multiaddr")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--timeout-s", type=float, default=LIMIT_S, help="give up after this many seconds")
@@ -143,7 +159,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ParisError as error:
         put(shown(error), sys.stderr)
         return error.exit_code
-    put(json.dumps(result.model_dump(mode="json")) if options.json else "\n".join(shown(line) for line in result.lines()))
+    put(
+        json.dumps(result.model_dump(mode="json"))
+        if options.json
+        else "\n".join(shown(line) for line in result.lines())
+    )
     return 0 if result.ok else 1
 
 
@@ -151,14 +171,18 @@ def dial(address: str, limit_s: float) -> ProbeResult:
     """Dial from this process, which must never import hivemind."""
     import trio
 
-    logging.disable(logging.CRITICAL)  # py-libp2p logs every refused dial with a traceback; the result says it in a line
+    # py-libp2p logs every refused dial with a traceback; the result says it in a line
+    logging.disable(logging.CRITICAL)
     known: dict[str, Any] = {"address": address, "expected_peer_id": parse_address(address)[2]}
 
     async def limited() -> None:
         with trio.move_on_after(limit_s) as scope:
             await _dial(address, known)
         if scope.cancelled_caught and "reason" not in known:
-            known["reason"] = f"no answer within {limit_s:g} s; is the node running, and does a firewall or NAT stand before it?"
+            known["reason"] = (
+                f"no answer within {limit_s:g} s; is the node running, "
+                "and does a firewall or NAT stand before it?"
+            )
 
     trio.run(limited)
     return ProbeResult(**known)
@@ -192,7 +216,9 @@ async def _dial(address: str, known: dict[str, Any]) -> None:
 
 
 async def _resolve(host_name: str, port: int) -> tuple[str, str]:
-    """(IP address, why it cannot be reached): py-libp2p only says that no address worked, the socket says why."""
+    """(IP address, why it cannot be reached): py-libp2p only says that no address worked, the socket says
+    why.
+    """
     import socket
 
     import trio
@@ -246,8 +272,12 @@ async def _learn(host: Any, peer_id: str, known: dict[str, Any]) -> None:
         known["reason"] = "; ".join(failed)
 
 
-async def _patiently(step: Callable[[], Awaitable[dict[str, Any]]], failures: tuple[type[Exception], ...]) -> dict[str, Any]:
-    """What a step learns: a stream that cannot be opened at once often can a moment later, over QUIC above all."""
+async def _patiently(
+    step: Callable[[], Awaitable[dict[str, Any]]], failures: tuple[type[Exception], ...]
+) -> dict[str, Any]:
+    """What a step learns: a stream that cannot be opened at once often can a moment later, over QUIC above
+    all.
+    """
     import trio
 
     for pause_s in _RETRY_PAUSES_S:
@@ -276,7 +306,11 @@ async def _identify(host: Any, peer: Any) -> dict[str, Any]:
     message.ParseFromString(await _read(stream, length))
     protocols = tuple(sorted(str(protocol)[:200] for protocol in message.protocols[:200]))
     versions = [int(match[1]) for protocol in protocols if (match := _OUR_STREAM.fullmatch(protocol))]
-    return {"agent": message.agent_version[:200], "protocols": protocols, "protocol_version": max(versions, default=0)}
+    return {
+        "agent": message.agent_version[:200],
+        "protocols": protocols,
+        "protocol_version": max(versions, default=0),
+    }
 
 
 async def _ping(host: Any, peer: Any) -> dict[str, Any]:

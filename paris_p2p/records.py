@@ -1,7 +1,8 @@
 """Every message on the wire, in the DHT or on disk, with its version and bounds (docs/protocol.md).
 
-Signed records travel as envelopes (envelope.py). Payloads are msgpack maps; ids are 32 raw bytes there and hex here.
-Unknown fields are ignored, so that a newer peer may add some; `oldest_reader` says who may still read a record.
+Signed records travel as envelopes (envelope.py). Payloads are msgpack maps; ids are 32 raw bytes there and
+hex here. Unknown fields are ignored, so that a newer peer may add some; `oldest_reader` says who may still
+read a record.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from paris_p2p.errors import ManifestError
 from paris_p2p.identity import peer_id_from_bytes
 
 PROTOCOL = 1  # the major version: part of every DHT key, topic and stream protocol
-# Records that ask for a newer reader are refused. 2 knows shifted times, noise experts and initial weights; 3 knows
-# cards that go back to the best one with a lower learning rate.
+# Records that ask for a newer reader are refused. 2 knows shifted times, noise experts and initial weights; 3
+# knows cards that go back to the best one with a lower learning rate.
 READER = 3
 CHUNK_BYTES = 1 << 20
 MAX_MANIFEST_BYTES = 4 << 20
@@ -36,14 +37,18 @@ def _peer(value: Any) -> Any:
 
 def without_controls(text: str) -> str:
     """The text, when no character of it steers a terminal; line feeds and tabs are text. ValueError."""
-    steering = next((letter for letter in text if unicodedata.category(letter) == "Cc" and letter not in "\n\t"), None)
+    steering = next(
+        (letter for letter in text if unicodedata.category(letter) == "Cc" and letter not in "\n\t"), None
+    )
     if steering is not None:
         raise ValueError(f"must not hold control characters, this one holds {steering!r}")
     return text
 
 
 Hash = Annotated[str, BeforeValidator(_hex), StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # BLAKE3, hex
-PeerId = Annotated[str, BeforeValidator(_peer), StringConstraints(pattern=r"^12D3Koo[1-9A-HJ-NP-Za-km-z]{45}$")]
+PeerId = Annotated[
+    str, BeforeValidator(_peer), StringConstraints(pattern=r"^12D3Koo[1-9A-HJ-NP-Za-km-z]{45}$")
+]
 Slot = Annotated[str, StringConstraints(pattern=r"^(expert-(0|[1-9][0-9]{0,2})|router)$")]
 Text = Annotated[str, StringConstraints(max_length=2000), AfterValidator(without_controls)]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
@@ -88,12 +93,20 @@ class Manifest(Record):
         if len(data) > MAX_MANIFEST_BYTES or blake3(data).hexdigest() != blob_id:
             raise ManifestError(f"a manifest of {len(data)} bytes does not match blob {blob_id[:16]}")
         if len(data) < _MANIFEST_HEAD.size or (len(data) - _MANIFEST_HEAD.size) % 32:
-            raise ManifestError(f"the manifest of blob {blob_id[:16]} has an impossible length, {len(data)} bytes")
+            raise ManifestError(
+                f"the manifest of blob {blob_id[:16]} has an impossible length, {len(data)} bytes"
+            )
         magic, size, chunk = _MANIFEST_HEAD.unpack_from(data)
         hashes = data[_MANIFEST_HEAD.size :]
         if magic != _MANIFEST_MAGIC or not 1 <= chunk <= 16 << 20 or len(hashes) // 32 != -(-size // chunk):
-            raise ManifestError(f"the manifest of blob {blob_id[:16]} contradicts itself; nothing of it was fetched")
-        return cls(size_bytes=size, chunk_bytes=chunk, chunks=tuple(hashes[i : i + 32] for i in range(0, len(hashes), 32)))
+            raise ManifestError(
+                f"the manifest of blob {blob_id[:16]} contradicts itself; nothing of it was fetched"
+            )
+        return cls(
+            size_bytes=size,
+            chunk_bytes=chunk,
+            chunks=tuple(hashes[i : i + 32] for i in range(0, len(hashes), 32)),
+        )
 
 
 _MANIFEST_MAGIC = b"paris-manifest/1"
@@ -113,53 +126,67 @@ class Signed(Record):
 
 
 class ClaimRecord(Signed):
-    """A peer says that it holds, or (`released`) no longer holds, a slot for one epoch. `seq` counts its own claims."""
+    """A peer says that it holds, or (`released`) no longer holds, a slot for one epoch. `seq` counts its
+    own claims.
+    """
 
     kind: Literal["claim"] = "claim"
     slot: Slot
     epoch: Count
-    claimed_at: Seconds  # when this epoch was first claimed: stays the same over renewals, decides who was first
+    # when this epoch was first claimed: stays the same over renewals, decides who was first
+    claimed_at: Seconds
     released: bool = False
 
 
 class CardRecord(Signed):
-    """A checkpoint, described by the lead that made it. The card's id is the BLAKE3 of its signer's id and payload."""
+    """A checkpoint, described by the lead that made it. The card's id is the BLAKE3 of its signer's id and
+    payload.
+    """
 
     kind: Literal["card"] = "card"
     slot: Slot
-    epoch: Count  # the parent's, higher when the lead changed or attestors split over a place; the first lead's is 1
+    # the parent's, higher when the lead changed or attestors split over a place; the first lead's is 1
+    epoch: Count
     parent: Hash | Literal[""] = ""  # card id; empty for the slot's first card, whose seq is 1
     weights: BlobRef  # safetensors, EMA, bf16: what generators fetch
     resume: BlobRef  # safetensors, fp32 weights, optimizer, EMA, counters: what a successor fetches
     clips: Count  # clips trained on along the lineage
     steps: Count  # optimizer steps along the lineage
     train_loss: Loss
-    lowered: Annotated[int, Field(ge=0, le=MAX_LOWERED)] = 0  # how often the learning rate was lowered (rules/rest.py)
+    # how often the learning rate was lowered (rules/rest.py)
+    lowered: Annotated[int, Field(ge=0, le=MAX_LOWERED)] = 0
 
 
 class AttestationRecord(Signed):
-    """A peer other than the lead holds the card's blobs, found them well-formed and finite, and measured the gate."""
+    """A peer other than the lead holds the card's blobs, found them well-formed and finite, and measured
+    the gate.
+    """
 
     kind: Literal["attestation"] = "attestation"
     slot: Slot
     epoch: Count  # epoch and seq are the card's
     card: Hash
     loss: Loss  # on this card's gate clips and noise
-    reference_loss: Loss  # the best attested ancestor's, on the same clips and noise (or the zero predictor's)
+    # the best attested ancestor's, on the same clips and noise (or the zero predictor's)
+    reference_loss: Loss
     best: Hash  # the best attested card of the lineage up to and including this one
     gate_clips: Count
-    fixed_loss: Loss | None = None  # on the slot's fixed clips and noise: what may be compared from card to card
+    # on the slot's fixed clips and noise: what may be compared from card to card
+    fixed_loss: Loss | None = None
 
 
 class RefusalRecord(Signed):
-    """A peer that may attest says why it did not attest a card of whoever led; `epoch` and `seq` are the card's."""
+    """A peer that may attest says why it did not attest a card of whoever led; `epoch` and `seq` are the
+    card's.
+    """
 
     kind: Literal["refusal"] = "refusal"
     slot: Slot
     epoch: Count
     card: Hash
     parent: Hash | Literal[""] = ""  # of the card: the tip it would have followed
-    reason: Annotated[str, StringConstraints(pattern=r"^[a-z]{1,24}$")]  # a code of rules/refusals.py; a newer peer may know more
+    # a code of rules/refusals.py; a newer peer may know more
+    reason: Annotated[str, StringConstraints(pattern=r"^[a-z]{1,24}$")]
     loss: Loss = 0.0  # as in an attestation; 0 when nothing was measured
     reference_loss: Loss = 0.0
     gate_clips: Count = 0
@@ -213,7 +240,8 @@ def tips_key(run: str, slot: str) -> str:
 
 
 def refusals_key(run: str, slot: str) -> str:
-    # A key of their own: nodes that do not know the kind refuse the entry, and hivemind drops an entry's whole dictionary.
+    # A key of their own: nodes that do not know the kind refuse the entry, and hivemind drops an entry's
+    # whole dictionary.
     return f"paris/{PROTOCOL}/{run}/refusals/{slot}"
 
 

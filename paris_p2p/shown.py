@@ -1,7 +1,9 @@
-"""Text for a person's eyes: what others chose cannot steer the terminal, and no stream fails for its encoding.
+"""Text for a person's eyes: what others chose cannot steer the terminal, and no stream fails for its
+encoding.
 
-Names, purposes, captions, reasons and errors hold words of strangers. Escape sequences move the cursor, bidirectional
-overrides turn lines round (Unicode Technical Report 36), invisible letters hide differences: none of them is shown.
+Names, purposes, captions, reasons and errors hold words of strangers. Escape sequences move the cursor,
+bidirectional overrides turn lines round (Unicode Technical Report 36), invisible letters hide differences:
+none of them is shown.
 """
 
 from __future__ import annotations
@@ -25,17 +27,32 @@ FIELD_LETTERS = 80  # of one name in a table or a sentence
 MAX_MARKS = 3  # accents on one letter; more would climb into the lines above
 INSTEAD = "\N{REPLACEMENT CHARACTER}"
 _CUT = "…"
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})  # controls, formats (bidi, zero width), halves of pairs, unknown ones
+# controls, formats (bidi, zero width), halves of pairs, unknown ones
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 _BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters by name, and nothing to see
 _WIDE = re.compile(r"(?<=\S) {40,}")  # no column of ours: it would push what follows into a row of its own
 _PLAIN = re.compile(r"[ -~]*")
 _ERRORS = "paris_shown"
-_ASCII = {"…": "...", "–": "-", "—": "-", "×": "x", "·": ".", "’": "'", "‘": "'", "“": '"', "”": '"', "→": "->", "│": "|", "─": "-",
-          INSTEAD: "?"}  # fmt: skip
+_ASCII = {
+    "…": "...",
+    "–": "-",
+    "—": "-",
+    "×": "x",
+    "·": ".",
+    "’": "'",
+    "‘": "'",
+    "“": '"',
+    "”": '"',
+    "→": "->",
+    "│": "|",
+    "─": "-",
+    INSTEAD: "?",
+}
 
 
 def shown(text: object, letters: int = LINE_LETTERS) -> str:
-    """One line of at most `letters` characters: runs of space are one space, what cannot be seen or steers is �.
+    """One line of at most `letters` characters: runs of space are one space, what cannot be seen or steers is
+    �.
 
     Safe to print wherever plain text is. It is not markup: hand it to rich as Text, to HTML through escaping.
     """
@@ -46,12 +63,16 @@ def shown(text: object, letters: int = LINE_LETTERS) -> str:
 
 
 def shown_lines(text: object) -> str:
-    """Several lines of our own making, with words of others in them: as `shown`, with indents, columns and lengths kept."""
+    """Several lines of our own making, with words of others in them: as `shown`, with indents, columns and
+    lengths kept.
+    """
     return "\n".join(_WIDE.sub(" ", _visible(line).rstrip()) for line in str(text).split("\n"))
 
 
 def ready_streams(*streams: TextIO) -> None:
-    """Let these (standard output and error when none are named) write what their encoding has no letter for, as ASCII."""
+    """Let these (standard output and error when none are named) write what their encoding has no letter
+    for, as ASCII.
+    """
     codecs.register_error(_ERRORS, _in_ascii)
     for stream in streams or (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a test's or a notebook's stream is not always a TextIOWrapper
@@ -59,7 +80,9 @@ def ready_streams(*streams: TextIO) -> None:
 
 
 def put(text: str, stream: TextIO | None = None) -> None:
-    """Print, and go on without a reader when the terminal or the pipe is closed: what runs here must still end in order."""
+    """Print, and go on without a reader when the terminal or the pipe is closed: what runs here must still
+    end in order.
+    """
     stream = stream or sys.stdout
     try:
         print(text, file=stream, flush=True)
@@ -117,4 +140,6 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]
-    return "".join(_ASCII.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in letters), error.end
+    return "".join(
+        _ASCII.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in letters
+    ), error.end

@@ -13,7 +13,17 @@ from paris_p2p.envelope import Envelope, decode, encode, parse, seal_payload, sp
 from paris_p2p.errors import InviteError, RecordError, SignatureError, UsageError
 from paris_p2p.identity import Identity
 from paris_p2p.pasted import invites_in
-from paris_p2p.records import MAX_ENVELOPE_BYTES, BlobRef, Count, Hash, PeerId, Record, Seconds, Text, without_controls
+from paris_p2p.records import (
+    MAX_ENVELOPE_BYTES,
+    BlobRef,
+    Count,
+    Hash,
+    PeerId,
+    Record,
+    Seconds,
+    Text,
+    without_controls,
+)
 from paris_p2p.weights import check_names
 
 ROUTER = "router"
@@ -46,9 +56,10 @@ class LatentShape(Record):
 class Pinned(Record):
     """A codec or text encoder, by name and by hash.
 
-    `name` is as on prepare's command line (`pca`, `diffusers:…`, `minilm`, `transformers:…`). A local folder travels as
-    `files` (a file's name in the folder -> blob), whose names are checked; a package's or hub's model is named with its
-    revision and the `sha256` of its files, without which whoever holds the name could change it.
+    `name` is as on prepare's command line (`pca`, `diffusers:…`, `minilm`, `transformers:…`). A local folder
+    travels as `files` (a file's name in the folder -> blob), whose names are checked; a package's or hub's
+    model is named with its revision and the `sha256` of its files, without which whoever holds the name could
+    change it.
     """
 
     name: Name
@@ -60,7 +71,9 @@ class Pinned(Record):
     def _one_folder_of_known_files(self) -> Pinned:
         check_names(self.files)
         if ":" in self.name and not self.files and not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise ValueError(f"{self.name[:80]!r} is pinned by no hash; prepare the clips again, which finds it")
+            raise ValueError(
+                f"{self.name[:80]!r} is pinned by no hash; prepare the clips again, which finds it"
+            )
         return self
 
 
@@ -73,7 +86,9 @@ class TextShape(Record):
 
 
 class NetworkSpec(Record):
-    """A preset's name and every number that makes the network, so that a later preset table changes nothing."""
+    """A preset's name and every number that makes the network, so that a later preset table changes
+    nothing.
+    """
 
     preset: Name
     config: dict[Name, int | float | str | bool]
@@ -101,13 +116,16 @@ class TrainingSpec(Record):
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
     time_mean: float = 0.0  # logit-normal times: t = sigmoid(mean + std * n)
     time_std: Annotated[float, Field(gt=0)] = 1.0
-    time_shift: Annotated[float, Field(gt=0, le=100)] = 1.0  # of all times, in training, gate and sampling (flow/path.py)
+    # of all times, in training, gate and sampling (flow/path.py)
+    time_shift: Annotated[float, Field(gt=0, le=100)] = 1.0
     router_batch_clips: Size = 64
     router_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
 
-    ddpm_experts: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(default=(), max_length=256)  # these predict noise (flow/ddpm.py)
+    # these predict noise (flow/ddpm.py)
+    ddpm_experts: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(default=(), max_length=256)
 
-    first_frame_rate: Annotated[float, Field(ge=0, le=1)] = 0.0  # of clips whose expert is given the clean first frame
+    # of clips whose expert is given the clean first frame
+    first_frame_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @model_validator(mode="after")
     def _ddpm_experts_in_order(self) -> TrainingSpec:
@@ -136,7 +154,8 @@ class TimingSpec(Record):
 
     claim_s: Annotated[float, Field(ge=2, le=3600)] = 120.0  # a claim's length; renewed at a third of it
     settle_s: Annotated[float, Field(ge=0.1, le=60)] = 5.0
-    margin_s: Annotated[float, Field(ge=0.1, le=60)] = 5.0  # a lead stops this long before, others wait this long after
+    # a lead stops this long before, others wait this long after
+    margin_s: Annotated[float, Field(ge=0.1, le=60)] = 5.0
     checkpoint_s: Annotated[float, Field(ge=1, le=86400)] = 600.0
 
 
@@ -167,8 +186,10 @@ class RunSpec(Record):
     timing: TimingSpec
     train_shards: tuple[ShardRef, ...] = Field(max_length=16384)
     gate_shards: tuple[ShardRef, ...] = Field(max_length=4096)
-    initial: dict[Literal["expert", "router"], BlobRef] = {}  # first weights of all slots of a kind; none: fresh from (run, slot)
-    first_features: Pinned | None = None  # the network whose features of the first frame the router takes, if it does
+    # first weights of all slots of a kind; none: fresh from (run, slot)
+    initial: dict[Literal["expert", "router"], BlobRef] = {}
+    # the network whose features of the first frame the router takes, if it does
+    first_features: Pinned | None = None
 
     @model_validator(mode="after")
     def _clusters_exist(self) -> RunSpec:
@@ -176,16 +197,23 @@ class RunSpec(Record):
             if shard.cluster >= self.experts:
                 raise ValueError(f"shard of cluster {shard.cluster} in a run of {self.experts} experts")
         if any(k >= self.experts for k in self.training.ddpm_experts):
-            raise ValueError(f"ddpm_experts are {self.training.ddpm_experts} in a run of {self.experts} experts")
+            raise ValueError(
+                f"ddpm_experts are {self.training.ddpm_experts} in a run of {self.experts} experts"
+            )
         return self
 
     @model_validator(mode="after")
     def _first_frames_are_possible(self) -> RunSpec:
         if self.training.first_frame_rate and self.latent.frames == 1:
-            raise ValueError("first_frame_rate is for clips of several latent frames; these have one, which would be given away whole")
+            raise ValueError(
+                "first_frame_rate is for clips of several latent frames; these have one, "
+                "which would be given away whole"
+            )
         if self.training.first_frame_rate and self.expert.config.get("first_frame") is not True:
             raise ValueError("first_frame_rate needs experts whose config says first_frame")
-        if (self.first_features is not None) != bool(self.first_width) or (self.first_width and not self.training.first_frame_rate):
+        if (self.first_features is not None) != bool(self.first_width) or (
+            self.first_width and not self.training.first_frame_rate
+        ):
             raise ValueError("first_features, the router's first_width and first_frame_rate must go together")
         return self
 
@@ -208,7 +236,9 @@ class RunSpec(Record):
 
     @property
     def data_blobs(self) -> tuple[BlobRef, ...]:
-        """Every blob that the owner gave: shards, codec, text encoder, the first frame's network, first weights."""
+        """Every blob that the owner gave: shards, codec, text encoder, the first frame's network, first
+        weights.
+        """
         shards = tuple(shard.blob for shard in self.train_shards + self.gate_shards)
         files = tuple(ref for model in self.models for ref in model.files.values())
         return shards + files + tuple(self.initial.values())
@@ -244,9 +274,15 @@ def open_run(data: bytes, run_id: str | None = None) -> Envelope[RunSpec]:
         raise RecordError(f"expected a RunSpec, got a record of kind {str(raw.get('kind'))[:32]!r}")
     envelope = Envelope(record=parse(RunSpec, raw), signer=signer, payload=payload, data=data)
     if envelope.record.owner != signer:  # anybody can sign a copy; the run id covers who made it
-        raise SignatureError(f"the RunSpec says it is {envelope.record.owner or 'nobody'}'s and {signer} signed it; ask another peer")
+        raise SignatureError(
+            f"the RunSpec says it is {envelope.record.owner or 'nobody'}'s and {signer} signed it; "
+            "ask another peer"
+        )
     if run_id is not None and envelope.id != run_id:
-        raise RecordError(f"the RunSpec received hashes to {envelope.id[:16]}…, the invite names {run_id[:16]}…; ask another peer")
+        raise RecordError(
+            f"the RunSpec received hashes to {envelope.id[:16]}…, the invite names {run_id[:16]}…; "
+            "ask another peer"
+        )
     return envelope
 
 
@@ -280,7 +316,8 @@ class Invite(BaseModel):
         if fault is not None:
             raise fault
         raise InviteError(
-            f"not an invite: {text.strip()[:60]!r}. An invite looks like paris:<run id>?peer=<multiaddr>; ask the run's owner for it"
+            f"not an invite: {text.strip()[:60]!r}. An invite looks like paris:<run id>?peer=<multiaddr>; "
+            "ask the run's owner for it"
         )
 
     @classmethod
@@ -290,15 +327,18 @@ class Invite(BaseModel):
             raise InviteError(f"not an invite: {text[:60]!r}")
         if not re.fullmatch(r"[0-9a-f]{64}", match[1]):
             raise InviteError(
-                f"the invite's run id must be 64 hex digits, this one is {match[1][:70]!r} ({len(match[1])}); copy the whole invite"
+                f"the invite's run id must be 64 hex digits, this one is {match[1][:70]!r} "
+                f"({len(match[1])}); copy the whole invite"
             )
         peers = tuple(value for name, value in parse_qsl(match[2] or "") if name == "peer")
         for peer in peers:
             address = _MULTIADDR.fullmatch(peer)
-            cut = re.search(r"/p2p/12D3Koo(?![1-9A-HJ-NP-Za-km-z]{45}(/|$))", peer)  # an Ed25519 id has 52 letters
+            # an Ed25519 id has 52 letters
+            cut = re.search(r"/p2p/12D3Koo(?![1-9A-HJ-NP-Za-km-z]{45}(/|$))", peer)
             if address is None or cut or int(address["port"]) > 65535:
                 raise InviteError(
-                    f"the invite's peer {peer[:100]!r} is not a multiaddr like /ip4/1.2.3.4/tcp/31337/p2p/12D3Koo…; copy the whole invite"
+                    f"the invite's peer {peer[:100]!r} is not a multiaddr like "
+                    "/ip4/1.2.3.4/tcp/31337/p2p/12D3Koo…; copy the whole invite"
                 )
         return cls(run=match[1], peers=peers)
 
@@ -325,8 +365,21 @@ class PeerSettings(BaseModel):
     slot: str = ""  # claim only this one
 
 
-_UNITS = {"": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12, "tb": 10**12,
-          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}  # fmt: skip
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "kb": 10**3,
+    "m": 10**6,
+    "mb": 10**6,
+    "g": 10**9,
+    "gb": 10**9,
+    "t": 10**12,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
 
 
 def parse_bytes(text: str) -> int:

@@ -1,7 +1,9 @@
-"""Text to token numbers: done here for tokenizers of packages, and in a process of its own for those of others' folders.
+"""Text to token numbers: done here for tokenizers of packages, and in a process of its own for those of
+others' folders.
 
-As a program (`python -m paris_p2p.tokenizer_child FOLDER CPU_S MEMORY_BYTES`) it answers JSON lines on stdin with JSON
-lines on stdout. A pattern that never ends, or a crash of the native library, ends this process alone.
+As a program (`python -m paris_p2p.tokenizer_child FOLDER CPU_S MEMORY_BYTES`) it answers JSON lines on stdin
+with JSON lines on stdout. A pattern that never ends, or a crash of the native library, ends this process
+alone.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ NO_LIMIT = 1 << 20  # transformers writes 1e30 where a tokenizer has no longest 
 
 
 def open_tokenizer(folder: Path) -> Any:
-    """The folder's transformers tokenizer, with a token to pad with; OSError or ValueError when there is none."""
+    """The folder's transformers tokenizer, with a token to pad with; OSError or ValueError when there is
+    none.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -46,7 +50,9 @@ def count_tokens(tokenizer: Any, captions: Sequence[str]) -> list[int]:
         logging.set_verbosity(verbosity)
 
 
-def cut_tokens(tokenizer: Any, captions: Sequence[str], tokens: int) -> tuple[list[list[int]], list[list[int]]]:
+def cut_tokens(
+    tokenizer: Any, captions: Sequence[str], tokens: int
+) -> tuple[list[list[int]], list[list[int]]]:
     """(numbers, mask), `tokens` of each for each caption: cut, or padded."""
     words = tokenizer(list(captions), padding="max_length", max_length=tokens, truncation=True)
     return [list(ids) for ids in words["input_ids"]], [list(mask) for mask in words["attention_mask"]]
@@ -76,7 +82,9 @@ def _limit_cpu(seconds: int) -> None:
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + seconds, resource.RLIM_INFINITY))
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + seconds, resource.RLIM_INFINITY)
+    )
 
 
 def main(folder: str, cpu_s: str, memory_bytes: str) -> None:

@@ -1,7 +1,9 @@
-"""Captions to token numbers with the tokenizer of a model's folder, whose native code may hang or crash on files of others.
+"""Captions to token numbers with the tokenizer of a model's folder, whose native code may hang or crash on
+files of others.
 
-A package's tokenizer runs here. Any other runs in a child (tokenizer_child.py) with processor time and memory bounded, and
-is given only files that were checked: a regular expression can still be one that never ends, and then the child dies of it.
+A package's tokenizer runs here. Any other runs in a child (tokenizer_child.py) with processor time and memory
+bounded, and is given only files that were checked: a regular expression can still be one that never ends, and
+then the child dies of it.
 """
 
 from __future__ import annotations
@@ -28,32 +30,86 @@ from paris_p2p.errors import UsageError
 from paris_p2p.tokenizer_child import count_tokens, cut_tokens, longest, open_tokenizer
 from paris_p2p.weights import MAX_CAPTION_CHARACTERS, ModelFiles
 
-VOCABULARIES = frozenset(("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"))  # one is needed
+# one is needed
+VOCABULARIES = frozenset(("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"))
 CPU_S = 30  # to open a tokenizer, and for each request
 WALL_S = 600.0  # the same, where it sleeps instead; a loaded machine needs minutes to import transformers
 MEMORY_BYTES = 2 << 30
 CAPTIONS_AT_ONCE = 64
 MAX_ANSWER_BYTES = 256 << 20
-_MAX_BYTES = {"tokenizer.json": 64 << 20, "vocab.json": 16 << 20, "merges.txt": 16 << 20, "vocab.txt": 16 << 20,
-              "tokenizer.model": 16 << 20, "spiece.model": 16 << 20, "sentencepiece.bpe.model": 16 << 20,
-              "special_tokens_map.json": 1 << 20, "added_tokens.json": 1 << 20, "tokenizer_config.json": 4 << 20}  # fmt: skip
-_CLASSES = frozenset((
-    "BertTokenizer", "BertTokenizerFast", "CLIPTokenizer", "CLIPTokenizerFast", "DistilBertTokenizer", "DistilBertTokenizerFast",
-    "LlamaTokenizer", "LlamaTokenizerFast", "MPNetTokenizer", "MPNetTokenizerFast", "PreTrainedTokenizerFast", "SiglipTokenizer",
-    "T5Tokenizer", "T5TokenizerFast", "TokenizersBackend", "XLMRobertaTokenizer", "XLMRobertaTokenizerFast",
-))  # fmt: skip
-_KINDS = frozenset(("bert", "clip", "clip_text_model", "siglip", "t5", "umt5"))  # of models, where no tokenizer class is named
-_KEYS = frozenset((
-    "add_bos_token", "add_eos_token", "add_prefix_space", "added_tokens_decoder", "additional_special_tokens", "backend",
-    "bos_token", "clean_up_tokenization_spaces", "cls_token", "do_basic_tokenize", "do_lower_case", "eos_token", "errors",
-    "extra_ids", "extra_special_tokens", "legacy", "mask_token", "model_input_names", "model_max_length", "pad_token",
-    "padding_side", "sep_token", "split_special_tokens", "strip_accents", "tokenize_chinese_chars", "tokenizer_class",
-    "truncation_side", "unk_token",
-))  # fmt: skip
+_MAX_BYTES = {
+    "tokenizer.json": 64 << 20,
+    "vocab.json": 16 << 20,
+    "merges.txt": 16 << 20,
+    "vocab.txt": 16 << 20,
+    "tokenizer.model": 16 << 20,
+    "spiece.model": 16 << 20,
+    "sentencepiece.bpe.model": 16 << 20,
+    "special_tokens_map.json": 1 << 20,
+    "added_tokens.json": 1 << 20,
+    "tokenizer_config.json": 4 << 20,
+}
+_CLASSES = frozenset(
+    (
+        "BertTokenizer",
+        "BertTokenizerFast",
+        "CLIPTokenizer",
+        "CLIPTokenizerFast",
+        "DistilBertTokenizer",
+        "DistilBertTokenizerFast",
+        "LlamaTokenizer",
+        "LlamaTokenizerFast",
+        "MPNetTokenizer",
+        "MPNetTokenizerFast",
+        "PreTrainedTokenizerFast",
+        "SiglipTokenizer",
+        "T5Tokenizer",
+        "T5TokenizerFast",
+        "TokenizersBackend",
+        "XLMRobertaTokenizer",
+        "XLMRobertaTokenizerFast",
+    )
+)
+# of models, where no tokenizer class is named
+_KINDS = frozenset(("bert", "clip", "clip_text_model", "siglip", "t5", "umt5"))
+_KEYS = frozenset(
+    (
+        "add_bos_token",
+        "add_eos_token",
+        "add_prefix_space",
+        "added_tokens_decoder",
+        "additional_special_tokens",
+        "backend",
+        "bos_token",
+        "clean_up_tokenization_spaces",
+        "cls_token",
+        "do_basic_tokenize",
+        "do_lower_case",
+        "eos_token",
+        "errors",
+        "extra_ids",
+        "extra_special_tokens",
+        "legacy",
+        "mask_token",
+        "model_input_names",
+        "model_max_length",
+        "pad_token",
+        "padding_side",
+        "sep_token",
+        "split_special_tokens",
+        "strip_accents",
+        "tokenize_chinese_chars",
+        "tokenizer_class",
+        "truncation_side",
+        "unk_token",
+    )
+)
 
 
 class Tokenizer(Protocol):
-    """`longest` is what the tokenizer says its model takes. Captions are cut to 2000 characters before anything else."""
+    """`longest` is what the tokenizer says its model takes. Captions are cut to 2000 characters before
+    anything else.
+    """
 
     @property
     def longest(self) -> int: ...
@@ -72,11 +128,15 @@ class Tokenizer(Protocol):
 
 
 def load_tokenizer(files: ModelFiles) -> Tokenizer:
-    """The tokenizer beside a model's weights; UsageError when there is none, or it cannot be opened within its bounds."""
+    """The tokenizer beside a model's weights; UsageError when there is none, or it cannot be opened within
+    its bounds.
+    """
     here = {path.name: path for path in files.files}
     if not here.keys() & VOCABULARIES:  # transformers would make up an empty one
         known = ", ".join(sorted(VOCABULARIES))
-        raise UsageError(f"no tokenizer in {files.folder}; put the model's own (one of {known}) beside its weights")
+        raise UsageError(
+            f"no tokenizer in {files.folder}; put the model's own (one of {known}) beside its weights"
+        )
     if files.package:
         return _Here(files.folder)
     digest = hashlib.sha256()
@@ -122,8 +182,11 @@ class _Child:
                 limits = [str(folder), str(self.cpu_s), str(MEMORY_BYTES)]
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "paris_p2p.tokenizer_child", *limits],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment(),
-                )  # fmt: skip
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=_environment(),
+                )
                 self._stop = weakref.finalize(self, _end, self._process)
                 self.longest = int(self._receive()["longest"])
 
@@ -137,7 +200,9 @@ class _Child:
         ids: list[list[int]] = []
         mask: list[list[int]] = []
         for start in range(0, len(captions), CAPTIONS_AT_ONCE):
-            answer = self._ask({"captions": _cut(captions[start : start + CAPTIONS_AT_ONCE]), "tokens": tokens})
+            answer = self._ask(
+                {"captions": _cut(captions[start : start + CAPTIONS_AT_ONCE]), "tokens": tokens}
+            )
             ids += answer["ids"]
             mask += answer["mask"]
         return ids, mask
@@ -174,11 +239,17 @@ class _Child:
 
     def _how_it_ended(self) -> str:
         code = self._process.wait(10) if self._process is not None else 0
-        return f"it took more than {self.cpu_s} s of processor time" if code == -signal.SIGXCPU else f"its process ended with {code}"
+        return (
+            f"it took more than {self.cpu_s} s of processor time"
+            if code == -signal.SIGXCPU
+            else f"its process ended with {code}"
+        )
 
     def _failed(self, why: str) -> UsageError:
         self.close()
-        return UsageError(f"no tokenizer can be used in {self.files.folder} ({why}); take the model's own files anew")
+        return UsageError(
+            f"no tokenizer can be used in {self.files.folder} ({why}); take the model's own files anew"
+        )
 
 
 @lru_cache(maxsize=1)
@@ -189,7 +260,9 @@ def _child(digest: str, files: ModelFiles, cpu_s: int) -> _Child:
 
 @contextmanager
 def _laid_out(files: ModelFiles) -> Iterator[Path]:
-    """A folder with the tokenizer's own files alone, each of bounded size and depth, and its settings that are known."""
+    """A folder with the tokenizer's own files alone, each of bounded size and depth, and its settings that
+    are known.
+    """
     here = {path.name: path for path in files.files}
     with tempfile.TemporaryDirectory(prefix="paris-tokenizer-") as name:
         folder = Path(name)
@@ -202,7 +275,9 @@ def _laid_out(files: ModelFiles) -> Iterator[Path]:
                     (folder / each).write_text(json.dumps(_settings(value, here[each])), encoding="utf-8")
                     continue
             elif here[each].stat().st_size > max_bytes:
-                raise UsageError(f"{here[each]} has more than the {max_bytes} bytes such a file ever has; do not trust it")
+                raise UsageError(
+                    f"{here[each]} has more than the {max_bytes} bytes such a file ever has; do not trust it"
+                )
             (folder / each).symlink_to(here[each].resolve())
         kind = files.config().get("model_type") if "config.json" in here else None
         if kind in _KINDS:
@@ -216,7 +291,9 @@ def _settings(raw: object, path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not an object; take the model's own files anew")
     named = raw.get("tokenizer_class")
     if named is not None and named not in _CLASSES:
-        raise UsageError(f"{path} names the tokenizer {str(named)[:60]!r}; known here: {', '.join(sorted(_CLASSES))}")
+        raise UsageError(
+            f"{path} names the tokenizer {str(named)[:60]!r}; known here: {', '.join(sorted(_CLASSES))}"
+        )
     return {key: value for key, value in raw.items() if key in _KEYS}
 
 

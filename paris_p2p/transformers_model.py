@@ -1,4 +1,6 @@
-"""A transformers network out of a folder that somebody else made: the class is ours to choose, the numbers are checked first."""
+"""A transformers network out of a folder that somebody else made: the class is ours to choose, the numbers
+are checked first.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ def architecture_of(files: ModelFiles, known: Mapping[str, Any], kind: str) -> s
     named = files.config().get("architectures")
     architecture = str(named[0])[:80] if isinstance(named, list) and named else "none"
     if architecture not in known:
-        raise PresetError(f"{files.folder} is a {architecture}, not {kind} known here; known: {', '.join(sorted(known))}")
+        raise PresetError(
+            f"{files.folder} is a {architecture}, not {kind} known here; known: {', '.join(sorted(known))}"
+        )
     return architecture
 
 
@@ -30,15 +34,23 @@ def load_transformers(cls: Any, files: ModelFiles, **options: Any) -> Any:
         config = _clean(_of_tower(files.config(), cls.config_class), cls.config_class, files)
         with laid_out(files, config) as folder:
             model, info = cls.from_pretrained(
-                folder, config=cls.config_class.from_dict(config), local_files_only=True, use_safetensors=True,
-                trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **options,
-            )  # fmt: skip
+                folder,
+                config=cls.config_class.from_dict(config),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **options,
+            )
     check_complete(f"the {cls.__name__}", files.folder, info)
     return model
 
 
 def _of_tower(raw: Mapping[str, Any], config_class: Any) -> Mapping[str, Any]:
-    """The configuration of one tower, where the folder holds a network of two and `config_class` is of one."""
+    """The configuration of one tower, where the folder holds a network of two and `config_class` is of
+    one.
+    """
     tower = raw.get(getattr(config_class, "base_config_key", "") or "")
     return tower if isinstance(tower, dict) else raw
 
@@ -53,5 +65,6 @@ def _clean(raw: Mapping[str, Any], config_class: Any, files: ModelFiles) -> dict
         if isinstance(raw.get(name), dict):
             config[name] = _clean(raw[name], tower, files)
     if "VideoMAE" in config_class.__name__ and isinstance(raw.get("id2label"), dict):
-        config["num_labels"] = len(raw["id2label"])  # the width of a head that is not used, but is among the weights
+        # the width of a head that is not used, but is among the weights
+        config["num_labels"] = len(raw["id2label"])
     return config

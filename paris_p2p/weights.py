@@ -15,10 +15,12 @@ from typing import Any
 from paris_p2p.bounded_json import read_json
 from paris_p2p.errors import BlobError, UsageError
 
-READABLE_SUFFIXES = (".safetensors", ".json", ".txt", ".model")  # no pickles, no code: nothing else of a model folder is ever read
+# no pickles, no code: nothing else of a model folder is ever read
+READABLE_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 MAX_FILES = 1024  # of one model
 _PORTABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
-_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)  # no file on Windows may be called so
+# no file on Windows may be called so
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
 MAX_CONFIG_BYTES = 4 << 20
 MAX_CAPTION_CHARACTERS = 2000
 
@@ -48,20 +50,28 @@ class ModelFiles:
         """Itself, when `sha256` is empty or its own; BlobError otherwise."""
         if sha256 and sha256 != self.sha256:
             raise BlobError(
-                f"the model in {self.folder} hashes to {self.sha256[:16]}…, the run was made with {sha256[:16]}…; "
+                f"the model in {self.folder} hashes to {self.sha256[:16]}…, "
+                f"the run was made with {sha256[:16]}…; "
                 "install the version the run names, or ask the run's owner"
             )
         return self
 
 
 def check_names(names: Iterable[str]) -> None:
-    """ValueError unless these can be the files of one model in one folder, on every machine, and all may be read."""
+    """ValueError unless these can be the files of one model in one folder, on every machine, and all may
+    be read.
+    """
     seen: set[str] = set()
     for name in names:
         if not _PORTABLE.fullmatch(name) or _DEVICES.match(name) or name.endswith("."):
-            raise ValueError(f"{name[:80]!r} cannot be the name of a model's file: letters, digits, dot, dash and underscore can")
+            raise ValueError(
+                f"{name[:80]!r} cannot be the name of a model's file: letters, digits, dot, "
+                "dash and underscore can"
+            )
         if not name.endswith(READABLE_SUFFIXES):
-            raise ValueError(f"{name[:80]!r} is not a file that is read of a model: {', '.join(READABLE_SUFFIXES)} are")
+            raise ValueError(
+                f"{name[:80]!r} is not a file that is read of a model: {', '.join(READABLE_SUFFIXES)} are"
+            )
         if name.lower() in seen:
             raise ValueError(f"{name[:80]!r} is there twice but for upper and lower case")
         seen.add(name.lower())
@@ -71,27 +81,35 @@ def check_names(names: Iterable[str]) -> None:
 
 def folder_files(folder: Path, revision: str = "") -> ModelFiles:
     """The readable files right inside a folder."""
-    files = tuple(sorted(path for path in folder.iterdir() if path.suffix in READABLE_SUFFIXES and path.is_file()))
+    files = tuple(
+        sorted(path for path in folder.iterdir() if path.suffix in READABLE_SUFFIXES and path.is_file())
+    )
     if not files:
         raise UsageError(f"no model in {folder}: it has none of {', '.join(READABLE_SUFFIXES)}")
     return ModelFiles(folder, files, revision, _sha256(files))
 
 
 def read_pinned(path: Path, *, max_bytes: int, sha256: str = "") -> tuple[bytes, str]:
-    """(bytes, their sha256) of one file that the user named, read at once so that what is hashed is what is used.
+    """(bytes, their sha256) of one file that the user named, read at once so that what is hashed is what is
+    used.
 
     BlobError when `sha256` is given and not the file's.
     """
     try:
         size = path.expanduser().stat().st_size
         if size > max_bytes:
-            raise UsageError(f"{path} has {size} bytes, at most {max_bytes} are read; name the file that was meant")
+            raise UsageError(
+                f"{path} has {size} bytes, at most {max_bytes} are read; name the file that was meant"
+            )
         content = path.expanduser().read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path} ({error.strerror}); name a file that is there") from error
     found = hashlib.sha256(content).hexdigest()
     if sha256 and sha256 != found:
-        raise BlobError(f"{path} hashes to {found[:16]}…, expected {sha256[:16]}…; it was not used. Get the file that was meant")
+        raise BlobError(
+            f"{path} hashes to {found[:16]}…, expected {sha256[:16]}…; it was not used. "
+            "Get the file that was meant"
+        )
     return content, found
 
 
@@ -106,7 +124,9 @@ def package_files(module: str, distribution: str, inside: str) -> ModelFiles:
 
 
 def find_model(reference: str, folder: Path | None = None, revision: str = "") -> ModelFiles:
-    """`folder` when it is given and holds a model, else `reference`: a local folder, or `org/name[/subfolder]` on the hub."""
+    """`folder` when it is given and holds a model, else `reference`: a local folder, or
+    `org/name[/subfolder]` on the hub.
+    """
     if folder is not None and (folder / "config.json").is_file():
         return folder_files(folder)
     local = Path(reference).expanduser()
@@ -122,7 +142,9 @@ def is_local(reference: str) -> bool:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without the bar and the table of left-out heads that transformers writes to stderr: the terminal is the command line's."""
+    """Without the bar and the table of left-out heads that transformers writes to stderr: the terminal is
+    the command line's.
+    """
     from transformers.utils import logging
 
     enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -142,14 +164,18 @@ def _hub_files(reference: str, revision: str) -> ModelFiles:
 
     parts = reference.strip("/").split("/")
     if len(parts) < 2 or reference.startswith(("/", ".", "~")):
-        raise UsageError(f"{reference!r} is neither a folder on this machine nor a hub id like organisation/name")
+        raise UsageError(
+            f"{reference!r} is neither a folder on this machine nor a hub id like organisation/name"
+        )
     repository, inside = "/".join(parts[:2]), "/".join(parts[2:])
     patterns = [f"{inside + '/' if inside else ''}*{suffix}" for suffix in READABLE_SUFFIXES]
     try:
         root = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
     except (HfHubHTTPError, OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"no folder {reference!r} here, and not from the hub ({first_line}); check name and network") from error
+        raise UsageError(
+            f"no folder {reference!r} here, and not from the hub ({first_line}); check name and network"
+        ) from error
     folder = root / inside if inside else root
     if not folder.is_dir():
         raise UsageError(f"the hub's {repository} has no folder {inside!r}")

@@ -1,4 +1,6 @@
-"""For all tests: what hypothesis may not ask of a slow machine, and reports that can travel between processes."""
+"""For all tests: what hypothesis may not ask of a slow machine, and reports that can travel between
+processes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ settings.load_profile("paris")
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Half an emoji that a test logged or printed is none that a worker process could send."""
     report = yield
-    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
     return report
 
 

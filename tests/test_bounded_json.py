@@ -26,7 +26,9 @@ def test_the_depth_is_counted_outside_strings_alone(value):
         assert depth_of(data) == depth(value)
 
 
-@pytest.mark.parametrize("data", [b"[" * 5_000_000, b'{"a":' * 100_000, b'"' + b"\\" * 999_999, b'{"[[[[": "]]]]\\"[[[" '])
+@pytest.mark.parametrize(
+    "data", [b"[" * 5_000_000, b'{"a":' * 100_000, b'"' + b"\\" * 999_999, b'{"[[[[": "]]]]\\"[[[" ']
+)
 def test_text_that_no_decoder_should_see_is_measured_without_one(data):
     with pytest.raises(UsageError, match=r"nests \d+ deep|cannot be read as JSON"):
         parse_json(data, "the file")

@@ -32,7 +32,9 @@ def test_autocast_follows_the_precision_that_is_told() -> None:
     assert device.memory_bytes() >= resident_bytes() // 2 > 0
 
 
-@pytest.mark.parametrize(("said", "allowed"), [(None, True), ("", True), ("0", True), ("1", False), ("yes", False)])
+@pytest.mark.parametrize(
+    ("said", "allowed"), [(None, True), ("", True), ("0", True), ("1", False), ("yes", False)]
+)
 def test_the_environment_refuses_bfloat16(
     said: str | None, allowed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

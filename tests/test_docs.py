@@ -1,4 +1,6 @@
-"""What the documents name is there: files behind links, headings behind anchors, commands and options in shell blocks."""
+"""What the documents name is there: files behind links, headings behind anchors, commands and options in
+shell blocks.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def complaints(words: list[str]) -> list[str]:
     command = getattr(group, "commands", {}).get(words[1])
     if command is None:
         return [f"{words[0]} has no {words[1]!r}"]
-    known = {"--help"} | {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    known = {"--help"} | {
+        option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+    }
     given = [word.partition("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)]
     return [f"{words[0]} {words[1]} has no {option}" for option in given if option not in known]
 
@@ -80,12 +84,20 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_shell_blocks_name_commands_and_options_that_exist(document: Path) -> None:
-    wrong = [complaint for words in invocations(document.read_text(encoding="utf-8")) for complaint in complaints(words)]
+    wrong = [
+        complaint
+        for words in invocations(document.read_text(encoding="utf-8"))
+        for complaint in complaints(words)
+    ]
     assert not wrong
 
 
 def test_a_wrong_command_line_is_noticed() -> None:
-    lines = ['X=1; paris-peer start "paris:a?b&c" --no-such \\', "  --slot=a -y | tee log", ".venv/bin/paris-run tidy # paris-run x"]
+    lines = [
+        'X=1; paris-peer start "paris:a?b&c" --no-such \\',
+        "  --slot=a -y | tee log",
+        ".venv/bin/paris-run tidy # paris-run x",
+    ]
     text = "\n".join(["```bash", "# paris-peer nothing", *lines, "```", ""])
     assert [complaint for words in invocations(text) for complaint in complaints(words)] == [
         "paris-peer start has no --no-such",

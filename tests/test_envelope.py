@@ -27,7 +27,13 @@ from paris_p2p.records import (
 
 ME = Identity.from_private_bytes(b"e" * 32)
 RUN, OTHER_RUN = "ab" * 32, "cd" * 32
-HEADER: dict[str, Any] = {"run": RUN, "slot": "router", "seq": 3, "issued_at": 1.8e9, "expires_at": 1.8e9 + 60}
+HEADER: dict[str, Any] = {
+    "run": RUN,
+    "slot": "router",
+    "seq": 3,
+    "issued_at": 1.8e9,
+    "expires_at": 1.8e9 + 60,
+}
 CLAIM = ClaimRecord(**HEADER, epoch=2, claimed_at=1.8e9)
 
 counts, losses = st.integers(0, (1 << 53) - 1), st.floats(0, 1e6)
@@ -38,11 +44,23 @@ blobs = st.builds(BlobRef, id=hashes, size_bytes=counts)
 
 def headers(kind: str, slot: st.SearchStrategy[str]) -> dict[str, st.SearchStrategy[Any]]:
     lifetime = SIGNED_LIFETIME_S[kind]
-    return {"run": st.just(RUN), "slot": slot, "seq": counts, "issued_at": st.just(1.8e9), "expires_at": st.just(1.8e9 + lifetime)}
+    return {
+        "run": st.just(RUN),
+        "slot": slot,
+        "seq": counts,
+        "issued_at": st.just(1.8e9),
+        "expires_at": st.just(1.8e9 + lifetime),
+    }
 
 
 records: st.SearchStrategy[Signed] = st.one_of(
-    st.builds(ClaimRecord, **headers("claim", slots), epoch=counts, claimed_at=st.floats(0, 4e9), released=st.booleans()),
+    st.builds(
+        ClaimRecord,
+        **headers("claim", slots),
+        epoch=counts,
+        claimed_at=st.floats(0, 4e9),
+        released=st.booleans(),
+    ),
     st.builds(
         CardRecord,
         **headers("card", slots),
@@ -68,8 +86,17 @@ records: st.SearchStrategy[Signed] = st.one_of(
     st.builds(PeerRecord, **headers("peer", st.just("")), role=st.sampled_from(["peer", "bootstrap"])),
 )
 plain = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-(1 << 63), (1 << 64) - 1), st.floats(), st.text(max_size=8), st.binary(max_size=40)),
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=6), inner, max_size=4)),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(1 << 63), (1 << 64) - 1),
+        st.floats(),
+        st.text(max_size=8),
+        st.binary(max_size=40),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=6), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -93,21 +120,32 @@ def test_a_record_survives_the_wire(record: Signed) -> None:
 def test_records_fit_their_limits_at_their_largest() -> None:
     most, ref = (1 << 53) - 1, BlobRef(id=RUN, size_bytes=(1 << 53) - 1)
     header = HEADER | {"slot": "expert-999", "seq": most}
-    card = CardRecord(**header, epoch=most, parent=RUN, weights=ref, resume=ref, clips=most, steps=most, train_loss=1.1)
+    card = CardRecord(
+        **header, epoch=most, parent=RUN, weights=ref, resume=ref, clips=most, steps=most, train_loss=1.1
+    )
     assert len(seal(ME, card).data) <= 1024
     for role in ("bootstrap", "generator"):
         assert len(seal(ME, PeerRecord(**(header | {"slot": ""}), role=role)).data) <= 256
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.one_of(st.binary(max_size=300), plain.map(msgpack.packb), st.tuples(st.binary(), st.binary(), st.binary()).map(msgpack.packb)))
+@given(
+    st.one_of(
+        st.binary(max_size=300),
+        plain.map(msgpack.packb),
+        st.tuples(st.binary(), st.binary(), st.binary()).map(msgpack.packb),
+    )
+)
 def test_any_bytes_are_refused_as_a_record_error(data: bytes) -> None:
     with pytest.raises(RecordError):
         open_envelope(data, run=RUN)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(sorted(SIGNED_LIFETIME_S)), st.dictionaries(st.sampled_from([*CLAIM.model_dump(), "x"]), plain, max_size=6))
+@given(
+    st.sampled_from(sorted(SIGNED_LIFETIME_S)),
+    st.dictionaries(st.sampled_from([*CLAIM.model_dump(), "x"]), plain, max_size=6),
+)
 def test_a_signed_payload_of_anything_is_a_record_or_a_record_error(kind: str, wrong: dict[str, Any]) -> None:
     raw = CLAIM.model_dump() | wrong | {"kind": kind}
     try:
@@ -188,7 +226,9 @@ def test_an_envelope_over_its_kinds_limit_is_neither_made_nor_read() -> None:
         signed(big)
     peer = PeerRecord(**(HEADER | {"slot": ""})).model_dump() | {"colour": "g" * 200}
     payload = msgpack.packb(peer)
-    data = msgpack.packb((payload, ME.peer_id_bytes, ME.sign(b"paris-p2p/1\0peer\0" + RUN.encode() + b"\0" + payload)))
+    data = msgpack.packb(
+        (payload, ME.peer_id_bytes, ME.sign(b"paris-p2p/1\0peer\0" + RUN.encode() + b"\0" + payload))
+    )
     with pytest.raises(RecordError, match="over its limit"):
         open_envelope(data, run=RUN)
     with pytest.raises(RecordError, match="over the limit"):

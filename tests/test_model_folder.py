@@ -69,7 +69,9 @@ def test_an_index_that_names_a_pickle_is_refused_before_it_is_opened(hostile, ki
         load(kind, hostile)
 
 
-@pytest.mark.parametrize("named", ["../model.safetensors", "/etc/model.safetensors", "a/b.safetensors", ".", "", 7, None, ["x"]])
+@pytest.mark.parametrize(
+    "named", ["../model.safetensors", "/etc/model.safetensors", "a/b.safetensors", ".", "", 7, None, ["x"]]
+)
 def test_an_index_names_files_beside_it_and_nothing_else(hostile, named):
     save("codec", hostile)
     weights = weights_of("codec", hostile)
@@ -93,9 +95,15 @@ def test_a_sharded_folder_is_read_by_its_checked_index(hostile, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["config.json", "index", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "index", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"]
+)
 def test_a_deep_file_is_refused_before_a_decoder_sees_it(hostile, kind, name):
-    used = {"text": ("tokenizer.json", "tokenizer_config.json"), "features": ("preprocessor_config.json",), "codec": ()}[kind]
+    used = {
+        "text": ("tokenizer.json", "tokenizer_config.json"),
+        "features": ("preprocessor_config.json",),
+        "codec": (),
+    }[kind]
     if name not in (*used, "config.json", "index"):
         pytest.skip("such a model has no such file")
     save(kind, hostile)
@@ -113,15 +121,26 @@ def test_nothing_of_code_kernels_or_quantizers_is_taken_from_a_configuration(hos
     save(kind, hostile)
     (hostile / "evil.py").write_text("raise SystemExit('code of the folder ran')")
     harmful = {
-        "auto_map": {"AutoModel": "evil.Evil", "AutoConfig": "evil.Evil"}, "trust_remote_code": True,
-        "_attn_implementation": "someone/kernel", "attn_implementation": "someone/kernel",
-        "_attn_implementation_internal": "someone/kernel", "torch_dtype": "float16", "dtype": "float16",
+        "auto_map": {"AutoModel": "evil.Evil", "AutoConfig": "evil.Evil"},
+        "trust_remote_code": True,
+        "_attn_implementation": "someone/kernel",
+        "attn_implementation": "someone/kernel",
+        "_attn_implementation_internal": "someone/kernel",
+        "torch_dtype": "float16",
+        "dtype": "float16",
         "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True},
-        "custom_pipelines": {"a": "evil"}, "transformers_version": "evil", "_name_or_path": "someone/else",
-        "_diffusers_version": "99", "is_decoder": True, "add_cross_attention": True, "output_hidden_states": True,
-    }  # fmt: skip
+        "custom_pipelines": {"a": "evil"},
+        "transformers_version": "evil",
+        "_name_or_path": "someone/else",
+        "_diffusers_version": "99",
+        "is_decoder": True,
+        "add_cross_attention": True,
+        "output_hidden_states": True,
+    }
     change_config(hostile, **harmful)
-    (hostile / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "someone/else", "peft_type": "LORA"}))
+    (hostile / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "someone/else", "peft_type": "LORA"})
+    )
     found = load(kind, hostile)
     model = getattr(found, "model", None)
     if model is not None:
@@ -135,18 +154,31 @@ def test_nothing_of_code_kernels_or_quantizers_is_taken_from_a_configuration(hos
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
-        ("text", {"hidden_size": 1 << 40}), ("text", {"num_hidden_layers": 10**6}), ("text", {"hidden_size": "x"}),
-        ("text", {"hidden_size": [16]}), ("text", {"hidden_act": "__class__"}), ("text", {"num_attention_heads": 0}),
-        ("text", {"vocab_size": -1}), ("text", {"hidden_act": "x" * 10_000}), ("text", {"hidden_size": {"a": 1}}),
-        ("text", {"architectures": [["BertModel"]]}), ("text", {"architectures": {"0": "BertModel"}}),
-        ("codec", {"encoder_block_out_channels": [1 << 40, 4]}), ("codec", {"latent_channels": None}),
-        ("codec", {"act_fn": "__import__"}), ("codec", {"num_encoder_blocks": [10**9, 1]}),
-        ("codec", {"scaling_factor": "x"}), ("codec", {"_class_name": ["AutoencoderTiny"]}),
-        ("codec", {"encoder_block_out_channels": [[[[[[4]]]]]]}), ("codec", {"latents_mean": [[1]]}),
-        ("features", {"patch_size": 0}), ("features", {"image_size": 1 << 30}), ("features", {"hidden_size": 17}),
+        ("text", {"hidden_size": 1 << 40}),
+        ("text", {"num_hidden_layers": 10**6}),
+        ("text", {"hidden_size": "x"}),
+        ("text", {"hidden_size": [16]}),
+        ("text", {"hidden_act": "__class__"}),
+        ("text", {"num_attention_heads": 0}),
+        ("text", {"vocab_size": -1}),
+        ("text", {"hidden_act": "x" * 10_000}),
+        ("text", {"hidden_size": {"a": 1}}),
+        ("text", {"architectures": [["BertModel"]]}),
+        ("text", {"architectures": {"0": "BertModel"}}),
+        ("codec", {"encoder_block_out_channels": [1 << 40, 4]}),
+        ("codec", {"latent_channels": None}),
+        ("codec", {"act_fn": "__import__"}),
+        ("codec", {"num_encoder_blocks": [10**9, 1]}),
+        ("codec", {"scaling_factor": "x"}),
+        ("codec", {"_class_name": ["AutoencoderTiny"]}),
+        ("codec", {"encoder_block_out_channels": [[[[[[4]]]]]]}),
+        ("codec", {"latents_mean": [[1]]}),
+        ("features", {"patch_size": 0}),
+        ("features", {"image_size": 1 << 30}),
+        ("features", {"hidden_size": 17}),
         ("features", {"mlp_ratio": float("nan")}),
     ],
-)  # fmt: skip
+)
 def test_numbers_that_no_network_has_are_a_clear_error(hostile, kind, changes):
     save(kind, hostile)
     change_config(hostile, **changes)
@@ -170,8 +202,12 @@ HEADERS = {
     "deep": b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
     "a list": b"[]",
     "not JSON": b"{]",
-    "shapes beyond the file": json.dumps({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 4]}}).encode(),
-    "offsets outside": json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [1 << 40, (1 << 40) + 4]}}).encode(),
+    "shapes beyond the file": json.dumps(
+        {"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 4]}}
+    ).encode(),
+    "offsets outside": json.dumps(
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [1 << 40, (1 << 40) + 4]}}
+    ).encode(),
 }
 
 
@@ -189,9 +225,18 @@ def test_a_safetensors_file_that_lies_is_a_clear_error(hostile, kind, header):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"size": "large"}, {"size": {"height": True}}, {"size": 10**9}, {"image_mean": "abc"}, {"image_mean": [1, 2]},
-     {"image_std": [0, 1, 1]}, {"image_std": [[1], 1, 1]}, {"image_mean": {"a": 1}}, {"crop_size": [28]}],
-)  # fmt: skip
+    [
+        {"size": "large"},
+        {"size": {"height": True}},
+        {"size": 10**9},
+        {"image_mean": "abc"},
+        {"image_mean": [1, 2]},
+        {"image_std": [0, 1, 1]},
+        {"image_std": [[1], 1, 1]},
+        {"image_mean": {"a": 1}},
+        {"crop_size": [28]},
+    ],
+)
 def test_odd_preprocessing_is_a_clear_error(hostile, settings):
     save("features", hostile)
     (hostile / "preprocessor_config.json").write_text(json.dumps(settings))

@@ -1,4 +1,6 @@
-"""An invite out of a mail, a chat or an editor is the invite; what is none is refused with the part that is wrong."""
+"""An invite out of a mail, a chat or an editor is the invite; what is none is refused with the part that
+is wrong.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from paris_p2p.spec import Invite
 RUN = "0123456789abcdef" * 4
 PEERS = tuple(
     f"/{host}/{end}/p2p/{Identity.from_private_bytes(bytes([number]) * 32).peer_id}"
-    for number, (host, end) in enumerate([("ip4/203.0.113.7", "tcp/31337"), ("dns4/b.example.org", "udp/31337/quic-v1")])
+    for number, (host, end) in enumerate(
+        [("ip4/203.0.113.7", "tcp/31337"), ("dns4/b.example.org", "udp/31337/quic-v1")]
+    )
 )
 INVITE = Invite(run=RUN, peers=PEERS)
 TEXT = str(INVITE)

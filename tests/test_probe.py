@@ -39,13 +39,18 @@ def node(tmp_path: Path) -> Iterator[Node]:
     daemon = Path(spec.origin).parent / "hivemind_cli" / "p2pd"
     control = f"/unix{tmp_path}/p2pd.sock"
     addresses = "/ip4/127.0.0.1/tcp/0,/ip4/127.0.0.1/udp/0/quic-v1"
-    process = subprocess.Popen([daemon, f"-listen={control}", f"-hostAddrs={addresses}"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [daemon, f"-listen={control}", f"-hostAddrs={addresses}"], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     try:
         lines = iter(process.stdout.readline, "")
         peer_id = next(line.split()[-1] for line in lines if line.startswith("Peer ID:"))
         listening = list(islice((line.strip() for line in lines if line.startswith("/ip4/")), 2))
-        tcp, quic = (f"{next(each for each in listening if kind in each)}/p2p/{peer_id}" for kind in ("/tcp/", "/quic-v1"))
+        tcp, quic = (
+            f"{next(each for each in listening if kind in each)}/p2p/{peer_id}"
+            for kind in ("/tcp/", "/quic-v1")
+        )
         yield Node(control, peer_id, tcp, quic)
     finally:
         process.kill()
@@ -88,7 +93,9 @@ def test_a_probe_that_breaks_is_an_error_with_its_last_words(monkeypatch: pytest
 
 
 def test_only_the_expected_peer_with_our_protocol_is_ok() -> None:
-    good = probe.ProbeResult(address="a", expected_peer_id="p", peer_id="p", reachable=True, protocol_version=1)
+    good = probe.ProbeResult(
+        address="a", expected_peer_id="p", peer_id="p", reachable=True, protocol_version=1
+    )
     assert good.ok
     assert not good.model_copy(update={"peer_id": "q"}).ok
     assert not good.model_copy(update={"protocol_version": 2}).ok
@@ -98,7 +105,9 @@ def test_only_the_expected_peer_with_our_protocol_is_ok() -> None:
 @needs_libp2p
 @pytest.mark.swarm
 @pytest.mark.parametrize("transport", ["tcp", "quic"])
-async def test_a_node_of_ours_is_seen_with_its_peer_id_round_trip_and_protocol_version(node: Node, transport: str) -> None:
+async def test_a_node_of_ours_is_seen_with_its_peer_id_round_trip_and_protocol_version(
+    node: Node, transport: str
+) -> None:
     from hivemind.p2p import P2P
     from multiaddr import Multiaddr
 
@@ -109,7 +118,12 @@ async def test_a_node_of_ours_is_seen_with_its_peer_id_round_trip_and_protocol_v
     finally:
         await p2p.shutdown()
     assert result.reason == ""
-    assert (result.reachable, result.peer_id, result.protocol_version, result.ok) == (True, node.peer_id, 1, True)
+    assert (result.reachable, result.peer_id, result.protocol_version, result.ok) == (
+        True,
+        node.peer_id,
+        1,
+        True,
+    )
     assert result.round_trip_ms > 0
     assert {"/ipfs/ping/1.0.0", "/paris/blob/1"} <= set(result.protocols)
 
@@ -119,7 +133,12 @@ async def test_a_node_of_ours_is_seen_with_its_peer_id_round_trip_and_protocol_v
 @pytest.mark.parametrize("transport", ["tcp", "quic"])
 def test_another_peer_at_the_address_is_named(node: Node, transport: str) -> None:
     result = probe.check(getattr(node, transport).replace(node.peer_id, STRANGER))
-    assert (result.reachable, result.peer_id, result.is_expected_peer, result.ok) == (True, node.peer_id, False, False)
+    assert (result.reachable, result.peer_id, result.is_expected_peer, result.ok) == (
+        True,
+        node.peer_id,
+        False,
+        False,
+    )
 
 
 @needs_libp2p

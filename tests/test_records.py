@@ -40,7 +40,9 @@ CARD: dict[str, Any] = HEADER | {
 
 manifests = st.builds(
     lambda size, chunk: Manifest(
-        size_bytes=size, chunk_bytes=chunk, chunks=tuple(blake3(bytes([n % 256])).digest() for n in range(-(-size // chunk)))
+        size_bytes=size,
+        chunk_bytes=chunk,
+        chunks=tuple(blake3(bytes([n % 256])).digest() for n in range(-(-size // chunk))),
     ),
     st.integers(0, 5000),
     st.integers(50, 2000),
@@ -63,7 +65,11 @@ def test_a_manifest_with_one_wrong_bit_is_refused(manifest: Manifest, data: st.D
         Manifest.from_bytes(bytes(raw), manifest.blob_id)
 
 
-@given(st.one_of(st.binary(max_size=200), st.builds(lambda tail: b"paris-manifest/1" + tail, st.binary(max_size=140))))
+@given(
+    st.one_of(
+        st.binary(max_size=200), st.builds(lambda tail: b"paris-manifest/1" + tail, st.binary(max_size=140))
+    )
+)
 def test_bytes_that_hash_right_are_a_manifest_or_a_manifest_error(data: bytes) -> None:
     try:
         manifest = Manifest.from_bytes(data, blake3(data).hexdigest())
@@ -124,11 +130,19 @@ def test_every_kind_has_one_dht_key() -> None:
         "claim": (ClaimRecord(**HEADER, epoch=1, claimed_at=1.0), f"paris/1/{RUN}/claims/expert-0"),
         "card": (CardRecord(**CARD), f"paris/1/{RUN}/tips/expert-0"),
         "attestation": (
-            AttestationRecord(**HEADER, epoch=1, card=RUN, loss=1.0, reference_loss=1.0, best=RUN, gate_clips=1),
+            AttestationRecord(
+                **HEADER, epoch=1, card=RUN, loss=1.0, reference_loss=1.0, best=RUN, gate_clips=1
+            ),
             f"paris/1/{RUN}/tips/expert-0",
         ),
-        "refusal": (RefusalRecord(**HEADER, epoch=1, card=RUN, reason="loss"), f"paris/1/{RUN}/refusals/expert-0"),
-        "holder": (HolderRecord(**(HEADER | {"slot": ""}), what="cd" * 32), f"paris/1/{RUN}/holders/{'cd' * 32}"),
+        "refusal": (
+            RefusalRecord(**HEADER, epoch=1, card=RUN, reason="loss"),
+            f"paris/1/{RUN}/refusals/expert-0",
+        ),
+        "holder": (
+            HolderRecord(**(HEADER | {"slot": ""}), what="cd" * 32),
+            f"paris/1/{RUN}/holders/{'cd' * 32}",
+        ),
         "peer": (PeerRecord(**(HEADER | {"slot": ""})), f"paris/1/{RUN}/peers/0"),
     }
     assert set(records) == set(SIGNED_KINDS)

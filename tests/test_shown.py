@@ -1,4 +1,6 @@
-"""Words of strangers are shown, and do nothing: through every path that prints, whatever the terminal's encoding."""
+"""Words of strangers are shown, and do nothing: through every path that prints, whatever the terminal's
+encoding.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def test_one_line_stays_one_line_of_bounded_length_that_steers_nothing(words: st
     assert shown(line) == line
 
 
-@pytest.mark.parametrize("words", ["", "a red ball rolls", "naïve café, 猫が走る, Ελληνικά, עברית, क्षेत्र", "🎬 film", "[red]"])
+@pytest.mark.parametrize(
+    "words", ["", "a red ball rolls", "naïve café, 猫が走る, Ελληνικά, עברית, क्षेत्र", "🎬 film", "[red]"]
+)
 def test_honest_words_are_shown_as_they_are(words: str) -> None:
     assert shown(words) == words
 
@@ -78,8 +82,12 @@ def test_lines_of_ours_keep_their_columns_and_their_length() -> None:
 def hostile_run(run: Envelope[RunSpec], words: str) -> Envelope[RunSpec]:
     """The run as if its parts had not been bounded when it was parsed."""
     told = dict.fromkeys(("name", "purpose", "data_licence", "weights_licence"), words)
-    told |= {kind: getattr(run.record, kind).model_copy(update={"preset": words}) for kind in ("expert", "router")}
-    return Envelope(record=run.record.model_copy(update=told), signer=run.signer, payload=run.payload, data=run.data)
+    told |= {
+        kind: getattr(run.record, kind).model_copy(update={"preset": words}) for kind in ("expert", "router")
+    }
+    return Envelope(
+        record=run.record.model_copy(update=told), signer=run.signer, payload=run.payload, data=run.data
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +111,18 @@ def test_what_is_asked_before_the_yes_has_one_owner_line_whatever_the_run_says_o
 @pytest.mark.parametrize("words", HOSTILE)
 def test_the_live_view_and_status_show_names_reasons_and_roles_as_plain_text(words: str) -> None:
     status = Status(
-        at=0, run="ab" * 32, name=words, owner="o", peer_id="p" * 52, role="peer", phase="training", why=words, slots=(), peers=(),
+        at=0,
+        run="ab" * 32,
+        name=words,
+        owner="o",
+        peer_id="p" * 52,
+        role="peer",
+        phase="training",
+        why=words,
+        slots=(),
+        peers=(),
         refused_cards={words: 3},
-    )  # fmt: skip
+    )
     screen = io.StringIO()
     RichConsole(file=screen, force_terminal=True, color_system=None, width=120).print(draw(status))
     harmless(screen.getvalue())
@@ -131,7 +148,9 @@ PRINTERS: dict[str, Callable[[str], None]] = {
 
 @pytest.mark.parametrize("words", HOSTILE)
 @pytest.mark.parametrize("path", PRINTERS)
-def test_no_path_that_prints_lets_them_through(path: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_path_that_prints_lets_them_through(
+    path: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     logs.set_up()
     PRINTERS[path](words)
     printed = capsys.readouterr()
@@ -179,11 +198,17 @@ def test_the_report_escapes_markup_and_shows_no_controls(words: str) -> None:
     assert not [letter for letter in page if unicodedata.category(letter) in STEERS and letter not in "\n"]
 
 
-def test_a_probed_node_says_nothing_but_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probed_node_says_nothing_but_text(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from paris_p2p import probe
 
     told = ProbeResult.model_construct(
-        **{**ProbeResult.model_construct(address="a", expected_peer_id="p", reachable=True).__dict__, "agent": HOSTILE[0], "peer_id": "p"}
+        **{
+            **ProbeResult.model_construct(address="a", expected_peer_id="p", reachable=True).__dict__,
+            "agent": HOSTILE[0],
+            "peer_id": "p",
+        }
     )
     monkeypatch.setattr(probe, "installed", lambda: True)
     monkeypatch.setattr(probe, "dial", lambda address, limit_s: told)
@@ -194,10 +219,14 @@ def test_a_probed_node_says_nothing_but_text(capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.parametrize("field", ["name", "purpose", "data_licence", "weights_licence"])
-def test_a_run_whose_words_hold_control_characters_is_not_read_at_all(field: str, run: Envelope[RunSpec]) -> None:
+def test_a_run_whose_words_hold_control_characters_is_not_read_at_all(
+    field: str, run: Envelope[RunSpec]
+) -> None:
     with pytest.raises(ValueError, match="control characters"):
         RunSpec.model_validate({**run.record.model_dump(), field: "x\x1b[2K"})
-    assert RunSpec.model_validate({**run.record.model_dump(), "purpose": "two\nlines"}).purpose == "two\nlines"
+    assert (
+        RunSpec.model_validate({**run.record.model_dump(), "purpose": "two\nlines"}).purpose == "two\nlines"
+    )
 
 
 # encodings
@@ -216,16 +245,23 @@ def test_no_stream_fails_for_its_encoding(encoding: str) -> None:
         assert written == "12... x 3 - \\u732b \\udcff"
 
 
-@pytest.mark.parametrize("setting", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+@pytest.mark.parametrize(
+    "setting",
+    [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}],
+)
 def test_the_commands_speak_on_an_8_bit_terminal(setting: dict[str, str]) -> None:
     for module in ("peer", "run", "bootstrap"):
         script = f"import sys; sys.argv = ['x', '--help']; from paris_p2p.cli.{module} import main; main()"
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, env={**os.environ, **setting})
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, check=False, env={**os.environ, **setting}
+        )
         assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
         assert b"Usage" in done.stdout
 
 
-def test_words_of_others_are_printed_where_there_is_no_letter_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_of_others_are_printed_where_there_is_no_letter_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
     ready_streams(stream)
@@ -238,10 +274,15 @@ def test_words_of_others_are_printed_where_there_is_no_letter_for_them(monkeypat
 
 
 def test_a_pipe_without_a_reader_and_a_terminal_that_was_closed_end_nothing() -> None:
-    script = "from paris_p2p.shown import say\nfor _ in range(3): say('still here')\nopen(__import__('sys').argv[1], 'w').write('ended')"
+    script = (
+        "from paris_p2p.shown import say\nfor _ in range(3): "
+        "say('still here')\nopen(__import__('sys').argv[1], 'w').write('ended')"
+    )
     for make in (os.pipe, pty.openpty):
         reader, writer = make()
         os.close(reader)
-        done = subprocess.run([sys.executable, "-c", script, "/dev/stderr"], stdout=writer, stderr=subprocess.PIPE, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", script, "/dev/stderr"], stdout=writer, stderr=subprocess.PIPE, check=False
+        )
         os.close(writer)
         assert (done.returncode, done.stderr) == (0, b"ended")

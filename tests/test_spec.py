@@ -1,4 +1,6 @@
-"""The RunSpec, invites and sizes: what is agreed survives the wire, what a person types is read or explained."""
+"""The RunSpec, invites and sizes: what is agreed survives the wire, what a person types is read or
+explained.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ RUN = "ab" * 32
 
 
 def shard(cluster: int, number: int = 0) -> ShardRef:
-    return ShardRef(blob=BlobRef(id=f"{cluster:02x}{number:02x}" * 16, size_bytes=10), clips=4, cluster=cluster)
+    return ShardRef(
+        blob=BlobRef(id=f"{cluster:02x}{number:02x}" * 16, size_bytes=10), clips=4, cluster=cluster
+    )
 
 
 def spec(**more: Any) -> RunSpec:
@@ -55,7 +59,9 @@ def spec(**more: Any) -> RunSpec:
         "text": Pinned(name="minilm", revision="0.1.0", sha256="ee" * 32),
         "text_shape": TextShape(tokens=32, dim=384, pooled_dim=384),
         "experts": 2,
-        "expert": NetworkSpec(preset="nano", config={"width": 64, "ratio": 4.0, "norm": "rms", "qk": True, "id": 3}),
+        "expert": NetworkSpec(
+            preset="nano", config={"width": 64, "ratio": 4.0, "norm": "rms", "qk": True, "id": 3}
+        ),
         "router": NetworkSpec(preset="nano", config={"width": 32}),
         "training": TrainingSpec(batch_clips=4, learning_rate=1e-3),
         "gate": GateSpec(members_attest=False, attestors=(PEER,)),
@@ -72,7 +78,13 @@ def test_a_run_survives_the_wire_under_its_owners_signature() -> None:
     assert opened.record == spec(owner=OWNER.peer_id)
     assert opened.signer == OWNER.peer_id
     config = opened.record.expert.config
-    assert {name: type(value) for name, value in config.items()} == {"width": int, "ratio": float, "norm": str, "qk": bool, "id": int}
+    assert {name: type(value) for name, value in config.items()} == {
+        "width": int,
+        "ratio": float,
+        "norm": str,
+        "qk": bool,
+        "id": int,
+    }
 
 
 def test_text_that_is_a_peer_id_or_a_hash_survives_too() -> None:
@@ -147,8 +159,14 @@ def test_an_expert_sees_its_own_cluster_and_the_router_all() -> None:
     assert cluster_of("expert-1") == 1
 
 
-hosts = st.one_of(st.ip_addresses(v=4).map("/ip4/{}".format), st.ip_addresses(v=6).map("/ip6/{}".format), st.just("/dns4/node.example.org"))
-transports = st.one_of(st.integers(0, 65535).map("/tcp/{}".format), st.integers(0, 65535).map("/udp/{}/quic-v1".format))
+hosts = st.one_of(
+    st.ip_addresses(v=4).map("/ip4/{}".format),
+    st.ip_addresses(v=6).map("/ip6/{}".format),
+    st.just("/dns4/node.example.org"),
+)
+transports = st.one_of(
+    st.integers(0, 65535).map("/tcp/{}".format), st.integers(0, 65535).map("/udp/{}/quic-v1".format)
+)
 circuits = st.sampled_from(["", "/p2p-circuit", f"/p2p-circuit/p2p/{PEER}"])
 addresses = st.builds("{}{}/p2p/{}{}".format, hosts, transports, st.just(PEER), circuits)
 
@@ -160,7 +178,13 @@ def test_an_invite_is_one_string_that_reads_back(peers: list[str]) -> None:
     assert Invite.parse(f"  {invite}\n") == invite
 
 
-@given(st.one_of(st.text(max_size=60), st.text(max_size=40).map(f"paris:{RUN}?peer=".__add__), st.text(max_size=70).map("paris:".__add__)))
+@given(
+    st.one_of(
+        st.text(max_size=60),
+        st.text(max_size=40).map(f"paris:{RUN}?peer=".__add__),
+        st.text(max_size=70).map("paris:".__add__),
+    )
+)
 def test_any_text_is_an_invite_or_an_invite_error(text: str) -> None:
     try:
         invite = Invite.parse(text)
@@ -190,7 +214,8 @@ def test_a_malformed_invite_says_which_part_is_wrong(text: str, words: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("0", 0), ("500MB", 500_000_000), ("1.5 GiB", 3 << 29), (" 20mb/s ", 20_000_000), ("7k", 7000)]
+    ("text", "count"),
+    [("0", 0), ("500MB", 500_000_000), ("1.5 GiB", 3 << 29), (" 20mb/s ", 20_000_000), ("7k", 7000)],
 )
 def test_sizes_are_read_as_people_write_them(text: str, count: int) -> None:
     assert parse_bytes(text) == count
@@ -219,16 +244,40 @@ BLOB = BlobRef(id="0f" * 32, size_bytes=3)
 @pytest.mark.parametrize(
     "names",
     [
-        ["."], [".."], [""], ["a/b.json"], ["a", "a/b"], ["/etc/config.json"], ["a\\b.json"], ["c:config.json"], ["config.json."],
-        ["part.bin"], ["model.pt"], ["evil.py"], ["config.JSON"], ["Config.json", "config.json"], ["nul.json"], ["COM1.txt"],
-        [".hidden.json"], ["a b.json"], ["a\u0000.json"], ["a\u202e.json"], ["-rf.json"], ["model.safetensors.index"],
+        ["."],
+        [".."],
+        [""],
+        ["a/b.json"],
+        ["a", "a/b"],
+        ["/etc/config.json"],
+        ["a\\b.json"],
+        ["c:config.json"],
+        ["config.json."],
+        ["part.bin"],
+        ["model.pt"],
+        ["evil.py"],
+        ["config.JSON"],
+        ["Config.json", "config.json"],
+        ["nul.json"],
+        ["COM1.txt"],
+        [".hidden.json"],
+        ["a b.json"],
+        ["a\u0000.json"],
+        ["a\u202e.json"],
+        ["-rf.json"],
+        ["model.safetensors.index"],
     ],
-)  # fmt: skip
+)
 def test_a_models_files_have_plain_names_that_may_be_read(names: list[str]) -> None:
     with pytest.raises(ValidationError):
         Pinned(name="transformers:x", files=dict.fromkeys(names, BLOB))
     raw = spec().model_dump() | {"owner": OWNER.peer_id}
-    raw["text"] = {"name": "transformers:x", "files": dict.fromkeys(names, BLOB.model_dump()), "sha256": "", "revision": ""}
+    raw["text"] = {
+        "name": "transformers:x",
+        "files": dict.fromkeys(names, BLOB.model_dump()),
+        "sha256": "",
+        "revision": "",
+    }
     data = seal_payload(OWNER, "run", "", encode(raw), spec()).data
     with pytest.raises(RecordError):
         open_run(data)
@@ -240,4 +289,7 @@ def test_a_model_of_a_hub_is_pinned_by_a_hash() -> None:
     for sha256 in ("", "main", "0F" * 32, "0f" * 31):
         with pytest.raises(ValidationError, match="is pinned by no hash"):
             Pinned(name="transformers:org/name", revision="main", sha256=sha256)
-    Pinned(name="transformers:x", files={"model-00001-of-00002.safetensors": BLOB, "config.json": BLOB, "spiece.model": BLOB})
+    Pinned(
+        name="transformers:x",
+        files={"model-00001-of-00002.safetensors": BLOB, "config.json": BLOB, "spiece.model": BLOB},
+    )

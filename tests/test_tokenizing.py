@@ -44,7 +44,10 @@ def test_a_package_is_trusted_and_read_in_this_process():
 
 @pytest.mark.parametrize(
     ("pattern", "end"),
-    [(r"(?:a|a){22}[bx][dx]", "it took more than 2 s of processor time"), (r"(((a+)+)+)+\1+b", "its process ended with 1")],
+    [
+        (r"(?:a|a){22}[bx][dx]", "it took more than 2 s of processor time"),
+        (r"(((a+)+)+)+\1+b", "its process ended with 1"),
+    ],
 )  # minutes, and what the native library calls a panic
 def test_a_pattern_that_never_ends_ends_its_process_alone(folder, monkeypatch, pattern, end):
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>"))
@@ -60,11 +63,18 @@ def test_a_pattern_that_never_ends_ends_its_process_alone(folder, monkeypatch, p
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model": None}, {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(((("}}},
-        {"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}}], "pair": [],
-                            "special_tokens": {}}},
+        {"model": None},
+        {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(((("}}},
+        {
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "x", "type_id": 0}}],
+                "pair": [],
+                "special_tokens": {},
+            }
+        },
     ],
-)  # fmt: skip
+)
 def test_a_broken_tokenizer_is_a_clear_error_whatever_it_does_to_its_process(folder, changes):
     change(folder / "tokenizer.json", **changes)
     with pytest.raises(UsageError, match="no tokenizer can be used in"):
@@ -80,7 +90,11 @@ def test_a_tokenizer_of_another_class_is_refused_before_it_is_looked_for(folder,
 
 def test_code_that_a_tokenizer_names_is_not_run(folder):
     (folder / "evil.py").write_text("open('ran', 'w')")
-    change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", None]}, chat_template="{{ x }}")
+    change(
+        folder / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["evil.Evil", None]},
+        chat_template="{{ x }}",
+    )
     assert load_tokenizer(find_model(str(folder))).counts(["a red ball"]) == [3]
     assert not list(folder.rglob("ran"))
     assert not Path("ran").exists()

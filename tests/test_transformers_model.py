@@ -1,4 +1,6 @@
-"""Every architecture that is taken is loaded with the numbers of its own folder, out of networks of two towers too."""
+"""Every architecture that is taken is loaded with the numbers of its own folder, out of networks of two
+towers too.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,18 @@ TOWERS = {"text_config": TEXT, "vision_config": {**VISION, "hidden_size": 36}}
 T5 = {"d_model": 24, "d_ff": 40, "d_kv": 8, "num_layers": 1, "num_heads": 3, "vocab_size": 50}
 IDS = {"input_ids": torch.tensor([[3, 4, 5]])}
 PICTURE = {"pixel_values": torch.linspace(-1, 1, 3 * 28 * 28).reshape(1, 3, 28, 28)}
-CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, torch.Tensor]]] = {  # saved, loaded, numbers, inputs
+# saved, loaded, numbers, inputs
+CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, torch.Tensor]]] = {
     "a text tower of CLIP": ("CLIPModel", "CLIPTextModel", TOWERS, IDS),
     "a vision tower of CLIP": ("CLIPModel", "CLIPVisionModel", TOWERS, PICTURE),
     "a vision tower of SigLIP": ("SiglipModel", "SiglipVisionModel", TOWERS, PICTURE),
     "a text tower with its projection": ("CLIPTextModelWithProjection", "CLIPTextModel", TEXT, IDS),
-    "a vision tower with its projection": ("CLIPVisionModelWithProjection", "CLIPVisionModel", VISION, PICTURE),
+    "a vision tower with its projection": (
+        "CLIPVisionModelWithProjection",
+        "CLIPVisionModel",
+        VISION,
+        PICTURE,
+    ),
     "T5 with its decoder": ("T5ForConditionalGeneration", "T5EncoderModel", T5, IDS),
     "UMT5 with its decoder": ("UMT5ForConditionalGeneration", "UMT5EncoderModel", T5, IDS),
     "BERT": ("BertModel", "BertModel", TEXT, IDS),

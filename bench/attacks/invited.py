@@ -1,4 +1,6 @@
-"""Attacks by whoever has the invite: claims since 1970, a made-up quorum, cards without a claim; real nodes on loopback."""
+"""Attacks by whoever has the invite: claims since 1970, a made-up quorum, cards without a claim; real
+nodes on loopback.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +44,17 @@ class Peer:
 
 
 class Nodes:
-    """Real nodes of one small run, with trainers and gates that only count; the first one is everybody's way in."""
+    """Real nodes of one small run, with trainers and gates that only count; the first one is everybody's
+    way in.
+    """
 
     def __init__(self, folder: Path, gate: GateSpec, stack: AsyncExitStack):
         self.folder, self.stack, self.made = folder, stack, World(folder / "made", gate=gate, timing=TIMING)
         self.run, self.peers, self.way_in = self.made.run, list[Peer](), tuple[str, ...]()
 
-    async def add(self, name: str, role: Role = "peer", slot: str = "", identity: Identity | None = None) -> Peer:
+    async def add(
+        self, name: str, role: Role = "peer", slot: str = "", identity: Identity | None = None
+    ) -> Peer:
         settings = PeerSettings(data_dir=self.folder / name, host="127.0.0.1", slot=slot)
         if identity is not None:
             write_private_file(settings.data_dir / "identity.key", identity.libp2p_private_key())
@@ -69,7 +75,13 @@ class Nodes:
 
     def head(self, seq: int, lifetime_s: float = 3600.0) -> dict[str, Any]:
         now = time.time()
-        return {"run": self.run.id, "slot": SLOT, "seq": seq, "issued_at": now, "expires_at": now + lifetime_s}
+        return {
+            "run": self.run.id,
+            "slot": SLOT,
+            "seq": seq,
+            "issued_at": now,
+            "expires_at": now + lifetime_s,
+        }
 
 
 @asynccontextmanager
@@ -91,7 +103,9 @@ async def until(what: Callable[[], bool]) -> None:
 
 
 async def claims_since_1970(folder: Path) -> str:
-    """One key without a trainer claims a slot since 1970; its lead pauses and comes back, another peer stands by."""
+    """One key without a trainer claims a slot since 1970; its lead pauses and comes back, another peer
+    stands by.
+    """
     owner_key, liar = Identity.generate(), Identity.generate()
     async with nodes(folder, GateSpec(members_attest=False, attestors=(owner_key.peer_id,))) as room:
         owner = await room.add("owner", "owner", identity=owner_key)
@@ -103,7 +117,11 @@ async def claims_since_1970(folder: Path) -> str:
             while True:
                 tip, now = owner.node.board.tip(SLOT), time.time()
                 epoch = tip.card.record.epoch + 1 if tip else 1
-                await tell(outsider, liar, ClaimRecord(**room.head(int(now * 1000), TIMING.claim_s), epoch=epoch, claimed_at=1.0))
+                await tell(
+                    outsider,
+                    liar,
+                    ClaimRecord(**room.head(int(now * 1000), TIMING.claim_s), epoch=epoch, claimed_at=1.0),
+                )
                 await asyncio.sleep(TIMING.claim_s / 3)
 
         squatting = asyncio.create_task(squat())
@@ -131,19 +149,28 @@ async def made_up_quorum(folder: Path) -> str:
         maker, *signers = (Identity.generate() for _ in range(3))
         numbers = {"epoch": TOP, "clips": TOP, "steps": TOP}
         card = await tell(
-            outsider, maker,
-            CardRecord(**room.head(TOP), parent="cd" * 32, weights=BLOB, resume=BLOB, train_loss=0.1, **numbers),
-        )  # fmt: skip
+            outsider,
+            maker,
+            CardRecord(
+                **room.head(TOP), parent="cd" * 32, weights=BLOB, resume=BLOB, train_loss=0.1, **numbers
+            ),
+        )
         for signer in signers:
             loss = {"loss": 0.0, "reference_loss": 0.0, "gate_clips": 4}
-            await tell(outsider, signer, AttestationRecord(**room.head(TOP), epoch=TOP, card=card.id, best=card.id, **loss))
+            await tell(
+                outsider,
+                signer,
+                AttestationRecord(**room.head(TOP), epoch=TOP, card=card.id, best=card.id, **loss),
+            )
         await asyncio.sleep(WATCH_S / 2)
         alive = sum(not peer.task.done() for peer in room.peers)
         return f"{alive} of {len(room.peers)} peers go on, the tip is seq {owner.seq}"
 
 
 async def cards_without_a_claim(folder: Path) -> str:
-    """One key's cards without a claim, 8 a second, highest epoch first, at an attestor whose reads take 0.2 s."""
+    """One key's cards without a claim, 8 a second, highest epoch first, at an attestor whose reads take
+    0.2 s.
+    """
     owner_key, liar = Identity.generate(), Identity.generate()
     async with nodes(folder, GateSpec(members_attest=False, attestors=(owner_key.peer_id,))) as room:
         owner = await room.add("owner", "owner", identity=owner_key)
@@ -160,7 +187,12 @@ async def cards_without_a_claim(folder: Path) -> str:
                     last = tip.card.record
                     numbers = {"epoch": last.epoch + 2000, "clips": last.clips + 1, "steps": last.steps + 1}
                     card = CardRecord(
-                        **room.head(last.seq + 1), parent=tip.card.id, weights=BLOB, resume=BLOB, train_loss=0.1, **numbers
+                        **room.head(last.seq + 1),
+                        parent=tip.card.id,
+                        weights=BLOB,
+                        resume=BLOB,
+                        train_loss=0.1,
+                        **numbers,
                     )
                     await outsider.publish(cards_topic(room.run.id), seal(liar, card).data)
                 await asyncio.sleep(1 / 8)

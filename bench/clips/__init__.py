@@ -1,1 +1,3 @@
-"""Footage that any machine can make: clips of three simulated worlds whose captions do not say which world it is."""
+"""Footage that any machine can make: clips of three simulated worlds whose captions do not say which world
+it is.
+"""

@@ -1,4 +1,6 @@
-"""Make the benchmark's clips: `python -m bench.clips OUT --clips 8000`; the same call goes on where it was broken off."""
+"""Make the benchmark's clips: `python -m bench.clips OUT --clips 8000`; the same call goes on where it was
+broken off.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--clips", type=int, default=8000)
     parser.add_argument("--seed", type=int, default=0, help="RNG seed: the same one gives the same clips")
-    parser.add_argument("--domains", default=",".join(WORLDS), help="worlds to record in, with commas (default: %(default)s)")
+    parser.add_argument(
+        "--domains", default=",".join(WORLDS), help="worlds to record in, with commas (default: %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes")
     arguments = parser.parse_args()
     domains = tuple(dict.fromkeys(arguments.domains.split(",")))
@@ -29,14 +33,22 @@ def main() -> None:
     began_s = time.monotonic()
 
     def report(done: int, total: int) -> None:
-        print(f"\r{done} of {total} clips, {time.monotonic() - began_s:.0f} s", end="", file=sys.stderr, flush=True)
+        print(
+            f"\r{done} of {total} clips, {time.monotonic() - began_s:.0f} s",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
 
     try:
         rows = make(arguments.out, arguments.clips, arguments.seed, domains, arguments.workers, report)
     except (WorldError, ValueError) as error:
         sys.exit(f"\n{error}")
     counts = Counter(row["domain"] for row in rows)
-    print(f"\n{len(rows)} clips in {arguments.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    print(
+        f"\n{len(rows)} clips in {arguments.out}: "
+        + ", ".join(f"{count} {name}" for name, count in counts.items())
+    )
 
 
 if __name__ == "__main__":

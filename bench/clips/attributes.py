@@ -1,4 +1,5 @@
-"""What can be seen in a clip, in words that every world shares: measured from the pixels, never from who made them.
+"""What can be seen in a clip, in words that every world shares: measured from the pixels, never from who made
+them.
 
 Legend: T frames, H x W pixels; flow is in pixels a frame.
 """
@@ -18,7 +19,16 @@ LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 MOVED_PIXELS = 0.5  # a pixel that is displaced by less stands still
 STILL_SHARE = 0.02  # of all pixels: fewer that move are nothing
 ONE_WAY = 0.5  # |mean flow| over mean |flow| of what moves; 1 when everything goes the same way
-HUES = ((15, "red"), (40, "orange"), (70, "yellow"), (165, "green"), (260, "blue"), (330, "purple"), (361, "red"))  # degrees, up to
+# degrees, up to
+HUES = (
+    (15, "red"),
+    (40, "orange"),
+    (70, "yellow"),
+    (165, "green"),
+    (260, "blue"),
+    (330, "purple"),
+    (361, "red"),
+)
 COLOURED = 0.22  # chroma (max - min channel) of the coloured part, over 255
 BANDS: dict[str, tuple[tuple[float, str], ...]] = {  # up to, and its name
     "brightness": ((0.28, "dark"), (0.45, "medium"), (2.0, "bright")),
@@ -64,7 +74,9 @@ def _colour(pixels: NDArray[np.float64]) -> str:
 
 
 def _lighter(picture: NDArray[np.float64]) -> str:
-    """Which half of the mean picture is clearly lighter than the other: top, bottom, left, right, or neither."""
+    """Which half of the mean picture is clearly lighter than the other: top, bottom, left, right, or
+    neither.
+    """
     rows, columns = picture.shape
     down = picture[rows // 2 :].mean() - picture[: rows // 2].mean()
     across = picture[:, columns // 2 :].mean() - picture[:, : columns // 2].mean()
@@ -76,9 +88,16 @@ def _lighter(picture: NDArray[np.float64]) -> str:
 
 
 def _movement(frames: Frames) -> tuple[str, str, str]:
-    """Which way the moving part goes, how fast, and how much of the picture it is, from Farnebäck's dense optical flow."""
+    """Which way the moving part goes, how fast, and how much of the picture it is, from Farnebäck's dense
+    optical flow.
+    """
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    flow = np.stack([cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 13, 3, 5, 1.1, 0) for a, b in itertools.pairwise(grey)])
+    flow = np.stack(
+        [
+            cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 13, 3, 5, 1.1, 0)
+            for a, b in itertools.pairwise(grey)
+        ]
+    )
     speed = np.linalg.norm(flow, axis=-1)  # T-1 H W
     moving = speed > MOVED_PIXELS
     if moving.mean() < STILL_SHARE:
@@ -94,7 +113,9 @@ def _movement(frames: Frames) -> tuple[str, str, str]:
 
 
 def _spread(flow: NDArray[np.float32], moving: NDArray[np.bool_]) -> str:
-    """Whether what moves goes away from the middle (`outward`), towards it (`inward`), or neither (`mixed`)."""
+    """Whether what moves goes away from the middle (`outward`), towards it (`inward`), or neither
+    (`mixed`).
+    """
     _, rows, columns, _ = flow.shape
     y, x = np.mgrid[:rows, :columns]
     out = np.stack((x - (columns - 1) / 2, y - (rows - 1) / 2), axis=-1)

@@ -1,4 +1,6 @@
-"""Captions from what is seen: many wordings of the same few attributes, none of which names the world or what happens in it."""
+"""Captions from what is seen: many wordings of the same few attributes, none of which names the world or
+what happens in it.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "bottom": ("lighter at the bottom", "the lower half brighter than the upper", "most light down low"),
         "left": ("lighter on the left", "the left side brighter than the right"),
         "right": ("lighter on the right", "the right side brighter than the left"),
-        "neither": ("no side lighter than another", "light spread evenly over the picture", "the same light everywhere"),
+        "neither": (
+            "no side lighter than another",
+            "light spread evenly over the picture",
+            "the same light everywhere",
+        ),
     },
     "motion": {
         "still": ("nothing moves", "everything stands still", "a picture at rest", "no movement to speak of"),
@@ -43,7 +49,11 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "down": ("what moves goes down", "movement from the top to the bottom", "things drift downwards"),
         "outward": ("things spread from the middle", "what moves goes outwards", "everything comes closer"),
         "inward": ("things shrink towards the middle", "what moves goes inwards", "everything draws back"),
-        "mixed": ("things move this way and that", "movement in several directions", "what moves has no one direction"),
+        "mixed": (
+            "things move this way and that",
+            "movement in several directions",
+            "what moves has no one direction",
+        ),
     },
 }
 TEMPLATES = (
@@ -61,9 +71,13 @@ TEMPLATES = (
 
 
 def write(attributes: Attributes, rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:
-    """A caption for a clip, and which of its attributes it mentions; how fast and how much moves is left out, it names the world."""
+    """A caption for a clip, and which of its attributes it mentions; how fast and how much moves is left
+    out, it names the world.
+    """
     template = TEMPLATES[int(rng.integers(len(TEMPLATES)))]
     words = {name: wordings[attributes[name]] for name, wordings in WORDS.items()}
-    text = template.format(**{name: choices[int(rng.integers(len(choices)))] for name, choices in words.items()})
+    text = template.format(
+        **{name: choices[int(rng.integers(len(choices)))] for name, choices in words.items()}
+    )
     text = re.sub(r"\ba (?=[aeo])", "an ", text)
     return text[0].upper() + text[1:], tuple(name for name in WORDS if f"{{{name}}}" in template)

@@ -1,8 +1,10 @@
-"""Are the clips what they should be? How far a caption gives its world away, which attributes a probe sees, and what the clusters are.
+"""Are the clips what they should be? How far a caption gives its world away, which attributes a probe sees,
+and what the clusters are.
 
     python -m bench.clips.check OUT
 
-Every accuracy is on clips whose episode the probe did not see, and beside it what captions or clips dealt out anew would give.
+Every accuracy is on clips whose episode the probe did not see, and beside it what captions or clips dealt out
+anew would give.
 """
 
 from __future__ import annotations
@@ -52,7 +54,11 @@ def main() -> None:
     arguments = parser.parse_args()
     out: Path = arguments.out
     rows = [json.loads(line) for line in (out / "attributes.jsonl").read_text().splitlines()]
-    rows = [rows[number * len(rows) // arguments.most] for number in range(arguments.most)] if len(rows) > arguments.most else rows
+    rows = (
+        [rows[number * len(rows) // arguments.most] for number in range(arguments.most)]
+        if len(rows) > arguments.most
+        else rows
+    )
     print(f"{len(rows)} clips: {dict(Counter(row['domain'] for row in rows))}")
     text = load_text_encoder("minilm").encode([row["caption"] for row in rows]).pooled.numpy()
     for name in ("domain", "scene"):
@@ -71,12 +77,23 @@ def main() -> None:
 def show(found: Found) -> None:
     usable = "usable" if found.accuracy >= USABLE else ""
     left_out = f"without {', '.join(found.left_out)}" if found.left_out else ""
-    print(f"| {found.what} | {found.seen_by} | {found.accuracy:.3f} | {found.chance:.3f} | {usable} | {left_out} |", flush=True)
+    print(
+        f"| {found.what} | {found.seen_by} | {found.accuracy:.3f} | {found.chance:.3f} | {usable} | "
+        f"{left_out} |",
+        flush=True,
+    )
 
 
-def probe(what: str, seen_by: str, features: NDArray[Any], rows: list[dict[str, Any]], labels: list[str]) -> Found:
-    """A linear probe from features to labels, each episode judged by one that did not see it; rare values are left out."""
-    episodes = {label: {row["source"] for row, own in zip(rows, labels, strict=True) if own == label} for label in set(labels)}
+def probe(
+    what: str, seen_by: str, features: NDArray[Any], rows: list[dict[str, Any]], labels: list[str]
+) -> Found:
+    """A linear probe from features to labels, each episode judged by one that did not see it; rare values
+    are left out.
+    """
+    episodes = {
+        label: {row["source"] for row, own in zip(rows, labels, strict=True) if own == label}
+        for label in set(labels)
+    }
     rare = tuple(sorted(label for label, of_label in episodes.items() if len(of_label) < FOLDS))
     kept = [number for number, label in enumerate(labels) if label not in rare]
     components = min(COMPONENTS, features.shape[1], len(kept))
@@ -101,7 +118,9 @@ def _batches(out: Path, rows: list[dict[str, Any]]) -> Iterator[torch.Tensor]:
         clips = []
         for row in rows[start : start + AT_ONCE_CLIPS]:
             with av.open(str(out / row["file"])) as container:
-                clips.append(np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]))
+                clips.append(
+                    np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+                )
         yield torch.from_numpy(np.stack(clips))  # B T H W 3
 
 

@@ -1,6 +1,7 @@
 """The light that an episode is filmed in: exposure, colour cast and side, drawn alike for every world.
 
-Without it a caption that says bright or green would name the world: one is always grey and bright, another always green.
+Without it a caption that says bright or green would name the world: one is always grey and bright, another
+always green.
 """
 
 from __future__ import annotations
@@ -12,11 +13,18 @@ from numpy.typing import NDArray
 
 from bench.clips.attributes import LUMA
 
-LEVELS = (0.19, 0.36, 0.56)  # mean luma that the exposure aims at: the middles of the bands that a caption names
+# mean luma that the exposure aims at: the middles of the bands that a caption names
+LEVELS = (0.19, 0.36, 0.56)
 LEVEL_JITTER = 0.04
 CASTS = (  # gains of red, green and blue
-    (1.0, 1.0, 1.0), (1.45, 0.8, 0.75), (1.3, 0.98, 0.65), (1.15, 1.1, 0.55), (0.8, 1.2, 0.8), (0.7, 0.95, 1.55), (1.2, 0.75, 1.35),
-)  # fmt: skip
+    (1.0, 1.0, 1.0),
+    (1.45, 0.8, 0.75),
+    (1.3, 0.98, 0.65),
+    (1.15, 1.1, 0.55),
+    (0.8, 1.2, 0.8),
+    (0.7, 0.95, 1.55),
+    (1.2, 0.75, 1.35),
+)
 OWN_COLOUR = (0.25, 0.6)  # how much of the scene's own colour stays, drawn between
 GAMMAS = (0.15, 8.0)
 
@@ -50,7 +58,9 @@ def draw(rng: np.random.Generator) -> Light:
 
 
 def _gamma(luma: NDArray[np.float64], level: float) -> float:
-    """The exponent that brings the mean luma to `level`, or as near as GAMMAS allows, by bisection over a histogram."""
+    """The exponent that brings the mean luma to `level`, or as near as GAMMAS allows, by bisection over a
+    histogram.
+    """
     counts, edges = np.histogram(luma, bins=256, range=(0, 1))
     middles, shares = (edges[:-1] + edges[1:]) / 2, counts / counts.sum()
     low, high = GAMMAS

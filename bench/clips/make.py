@@ -1,6 +1,8 @@
-"""Clips of every world into one folder, a part at a time and each part once: what is done stays done when it is called again.
+"""Clips of every world into one folder, a part at a time and each part once: what is done stays done when it
+is called again.
 
-OUT/*.mp4, captions.csv (file, caption, source: the episode), attributes.jsonl (domain, scene, every attribute, the mentioned ones).
+OUT/*.mp4, captions.csv (file, caption, source: the episode), attributes.jsonl (domain, scene, every
+attribute, the mentioned ones).
 """
 
 from __future__ import annotations
@@ -58,15 +60,22 @@ class Part:
         return self.rng_seed, domain, WORLDS[self.domain].scenes.index(self.scene), self.number
 
 
-def make(out: Path, clips: int, rng_seed: int, domains: tuple[str, ...], workers: int, report: Report) -> list[Row]:
-    """Make what is missing of `clips` clips, equally many of each domain and scene; WorldError or ValueError when it cannot be."""
+def make(
+    out: Path, clips: int, rng_seed: int, domains: tuple[str, ...], workers: int, report: Report
+) -> list[Row]:
+    """Make what is missing of `clips` clips, equally many of each domain and scene; WorldError or
+    ValueError when it cannot be.
+    """
     check_installed(domains)
     out = out.absolute()
     (out / PARTS).mkdir(parents=True, exist_ok=True)
     _same_settings(out, rng_seed)
     parts = plan(out, clips, rng_seed, domains)
     missing = [part for part in parts if not part.done_path.exists()]
-    done, total = sum(part.clips for part in parts) - sum(part.clips for part in missing), sum(part.clips for part in parts)
+    done, total = (
+        sum(part.clips for part in parts) - sum(part.clips for part in missing),
+        sum(part.clips for part in parts),
+    )
     report(done, total)
     spawn = multiprocessing.get_context("spawn")
     with (
@@ -87,8 +96,13 @@ def make(out: Path, clips: int, rng_seed: int, domains: tuple[str, ...], workers
 
 def plan(out: Path, clips: int, rng_seed: int, domains: tuple[str, ...]) -> list[Part]:
     """The parts, one scene after another in turn, so that a run that is broken off has some of everything."""
-    scenes = [(domain, scene, share) for domain, of_domain in zip(domains, split(clips, len(domains)), strict=True)
-              for scene, share in zip(WORLDS[domain].scenes, split(of_domain, len(WORLDS[domain].scenes)), strict=True)]  # fmt: skip
+    scenes = [
+        (domain, scene, share)
+        for domain, of_domain in zip(domains, split(clips, len(domains)), strict=True)
+        for scene, share in zip(
+            WORLDS[domain].scenes, split(of_domain, len(WORLDS[domain].scenes)), strict=True
+        )
+    ]
     parts = [
         Part(out, rng_seed, domain, scene, number, min(PART_CLIPS, share - number * PART_CLIPS))
         for domain, scene, share in scenes
@@ -139,7 +153,9 @@ def _row(part: Part, name: str, number: int, episode: int, frames: np.ndarray) -
 
 
 def _begin_worker(scratch: Path) -> None:
-    """A thread of its own, and a folder: VizDoom makes `_vizdoom` where it runs, and fails if another makes it at that moment."""
+    """A thread of its own, and a folder: VizDoom makes `_vizdoom` where it runs, and fails if another
+    makes it at that moment.
+    """
     os.chdir(tempfile.mkdtemp(dir=scratch))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS"):
         os.environ[name] = "1"
@@ -148,7 +164,10 @@ def _begin_worker(scratch: Path) -> None:
 def _same_settings(out: Path, rng_seed: int) -> None:
     path, wanted = out / PARTS / SETTINGS, json.dumps({"rng_seed": rng_seed, "part_clips": PART_CLIPS})
     if path.exists() and path.read_text() != wanted:
-        raise ValueError(f"{out} was begun with {path.read_text()}, now it is {wanted}: use another folder, or the same --seed")
+        raise ValueError(
+            f"{out} was begun with {path.read_text()}, now it is {wanted}: use another folder, "
+            "or the same --seed"
+        )
     path.write_text(wanted)
 
 

@@ -1,4 +1,6 @@
-"""Meta-World's robot arm (Yu et al. 2020, arXiv 1910.10897) doing a task by its scripted expert, drawn by MuJoCo without a window."""
+"""Meta-World's robot arm (Yu et al. 2020, arXiv 1910.10897) doing a task by its scripted expert, drawn by
+MuJoCo without a window.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ try:
     from metaworld.policies import ENV_POLICY_MAP
 except (ImportError, AttributeError) as error:  # PyOpenGL without the library is an AttributeError
     raise WorldError(
-        f"MuJoCo cannot draw with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error}). On Debian or Ubuntu: apt install libegl1, "
+        f"MuJoCo cannot draw with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error}). On Debian or Ubuntu: "
+        "apt install libegl1, "
         "or apt install libosmesa6 and set MUJOCO_GL=osmesa; or go on without it: --domains vizdoom,crafter"
     ) from error
 
@@ -50,14 +53,17 @@ def episodes(scene: str, rng_seed: int) -> Generator[list[list[np.ndarray]], Non
 
 
 def _renderer(model: Any) -> Any:
-    """A renderer without shadows, reflections and multisampling, which cost ten times the rest without a GPU."""
+    """A renderer without shadows, reflections and multisampling, which cost ten times the rest without a
+    GPU.
+    """
     model.vis.quality.offsamples = 0
     model.vis.quality.shadowsize = 0
     try:
         renderer = mujoco.Renderer(model, DRAWN_PIXELS, DRAWN_PIXELS)
     except (RuntimeError, mujoco.FatalError) as error:
         raise WorldError(
-            f"MuJoCo cannot draw with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error}). Try MUJOCO_GL=osmesa (apt install libosmesa6), "
+            f"MuJoCo cannot draw with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error}). "
+            "Try MUJOCO_GL=osmesa (apt install libosmesa6), "
             "or go on without it: --domains vizdoom,crafter"
         ) from error
     renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
@@ -65,8 +71,12 @@ def _renderer(model: Any) -> Any:
     return renderer
 
 
-def _clips(env: Any, expert: Any, observation: np.ndarray, renderer: Any, rng: np.random.Generator) -> Iterator[list[np.ndarray]]:
-    """Up to CLIPS_AN_EPISODE clips with gaps between them; the episode ends when the task is done or time is up."""
+def _clips(
+    env: Any, expert: Any, observation: np.ndarray, renderer: Any, rng: np.random.Generator
+) -> Iterator[list[np.ndarray]]:
+    """Up to CLIPS_AN_EPISODE clips with gaps between them; the episode ends when the task is done or time
+    is up.
+    """
     for _ in range(CLIPS_AN_EPISODE):
         clip: list[np.ndarray] = []
         gap = int(rng.integers(0, 12))

@@ -1,4 +1,6 @@
-"""Crafter, a survival game seen from above (Hafner 2021, arXiv 2109.06780), played at random and by simple habits."""
+"""Crafter, a survival game seen from above (Hafner 2021, arXiv 2109.06780), played at random and by simple
+habits.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,12 @@ import numpy as np
 
 from examples.gameplay import FRAMES, SIDE_PIXELS
 
-AREA_TILES = (40, 40)  # worlds of the game's own 64 x 64 take 2.5 times as long to make and show no more of themselves
+# worlds of the game's own 64 x 64 take 2.5 times as long to make and show no more of themselves
+AREA_TILES = (40, 40)
 CLIPS_AN_EPISODE = 8
 TILE_PIXELS = 8
-VIEW_TILES = (9, 11)  # columns and rows; the game fills the lowest two rows with the inventory, which is cut off
+# columns and rows; the game fills the lowest two rows with the inventory, which is cut off
+VIEW_TILES = (9, 11)
 EDGE = (9 * TILE_PIXELS - SIDE_PIXELS) // 2
 NOOP, MOVES, USE, SLEEP = 0, (1, 2, 3, 4), 5, 6  # the game's action numbers
 

@@ -1,7 +1,8 @@
 """The table of worlds that clips are recorded in: what each is made with, its scenes, and who plays them.
 
-A player takes (scene, rng_seed) and gives episodes without end, each a list of clips, each FRAMES frames uint8 [H, W, 3].
-Packages are imported when their world is first played, so that one that is not installed hurts nobody else.
+A player takes (scene, rng_seed) and gives episodes without end, each a list of clips, each FRAMES frames
+uint8 [H, W, 3]. Packages are imported when their world is first played, so that one that is not installed
+hurts nobody else.
 """
 
 from __future__ import annotations
@@ -47,19 +48,34 @@ def _metaworld(scene: str, rng_seed: int) -> Generator[list[Clip], None, None]:
 
 WORLDS: dict[str, World] = {
     "vizdoom": World(
-        ("vizdoom", "cv2"), ("health_gathering", "defend_the_center", "my_way_home", "take_cover", "deadly_corridor"), _vizdoom
+        ("vizdoom", "cv2"),
+        ("health_gathering", "defend_the_center", "my_way_home", "take_cover", "deadly_corridor"),
+        _vizdoom,
     ),
     "crafter": World(("crafter",), ("wander", "stroll", "gather"), _crafter),
     "metaworld": World(
         ("metaworld", "mujoco"),
         (
-            "assembly-v3", "basketball-v3", "button-press-topdown-v3", "coffee-pull-v3", "dial-turn-v3", "door-open-v3", "drawer-open-v3",
-            "faucet-open-v3", "hammer-v3", "lever-pull-v3", "pick-place-v3", "plate-slide-v3", "push-v3", "shelf-place-v3", "soccer-v3",
+            "assembly-v3",
+            "basketball-v3",
+            "button-press-topdown-v3",
+            "coffee-pull-v3",
+            "dial-turn-v3",
+            "door-open-v3",
+            "drawer-open-v3",
+            "faucet-open-v3",
+            "hammer-v3",
+            "lever-pull-v3",
+            "pick-place-v3",
+            "plate-slide-v3",
+            "push-v3",
+            "shelf-place-v3",
+            "soccer-v3",
             "window-open-v3",
         ),
         _metaworld,
     ),
-}  # fmt: skip
+}
 
 
 def check_installed(names: tuple[str, ...]) -> None:
@@ -69,6 +85,7 @@ def check_installed(names: tuple[str, ...]) -> None:
         if missing:
             others = ",".join(other for other in names if other != name) or "another world"
             raise WorldError(
-                f"the world {name} needs {' and '.join(missing)}, which is not installed: pip install -e '.[bench]', "
+                f"the world {name} needs {' and '.join(missing)}, which is not installed: "
+                "pip install -e '.[bench]', "
                 f"or go on without it: --domains {others}"
             )

@@ -1,4 +1,6 @@
-"""`python -m bench.ddm_vs_monolith run core`: decentralized experts against one model; PROTOCOL.md says how."""
+"""`python -m bench.ddm_vs_monolith run core`: decentralized experts against one model; PROTOCOL.md says
+how.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,22 @@ def _run(arguments: argparse.Namespace) -> int:
     from bench.ddm_vs_monolith.runner import Runner, run_job
 
     scale = SCALES[arguments.scale]
-    bench = Bench(scale, arguments.work.absolute() / scale.name, Results(arguments.results.absolute() / scale.name), arguments.threads)
+    bench = Bench(
+        scale,
+        arguments.work.absolute() / scale.name,
+        Results(arguments.results.absolute() / scale.name),
+        arguments.threads,
+    )
     if arguments.command == "job":
         run_job(bench, arguments.name)
     elif arguments.command == "run":
-        return 0 if Runner(bench, arguments.work.absolute(), arguments.results.absolute(), arguments.jobs).run(arguments.only) else 1
+        return (
+            0
+            if Runner(bench, arguments.work.absolute(), arguments.results.absolute(), arguments.jobs).run(
+                arguments.only
+            )
+            else 1
+        )
     elif arguments.command == "report":
         with threadpool_limits(arguments.threads):  # small matrices: more threads wait for each other
             _report(bench, arguments.out, arguments.pictures)
@@ -81,13 +94,30 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("name")
         if name == "run":
             command.add_argument("--jobs", type=int, default=2, help="processes side by side")
-            command.add_argument("--only", default="", help="only jobs whose names begin so, and what they wait for")
+            command.add_argument(
+                "--only", default="", help="only jobs whose names begin so, and what they wait for"
+            )
         if name == "report":
-            command.add_argument("--out", type=Path, default=WORK / "report", help="where page and tables go (default: %(default)s)")
+            command.add_argument(
+                "--out",
+                type=Path,
+                default=WORK / "report",
+                help="where page and tables go (default: %(default)s)",
+            )
             command.add_argument("--pictures", type=Path, help="where clips (JPEG) and drawings (SVG) go too")
         command.add_argument("--threads", type=int, default=1, help="of each process")
-        command.add_argument("--work", type=Path, default=WORK, help="checkpoints and clips; may be deleted (default: %(default)s)")
-        command.add_argument("--results", type=Path, default=HERE / "results", help="what the report is made from (default: %(default)s)")
+        command.add_argument(
+            "--work",
+            type=Path,
+            default=WORK,
+            help="checkpoints and clips; may be deleted (default: %(default)s)",
+        )
+        command.add_argument(
+            "--results",
+            type=Path,
+            default=HERE / "results",
+            help="what the report is made from (default: %(default)s)",
+        )
     return parser
 
 

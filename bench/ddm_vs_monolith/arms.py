@@ -1,7 +1,9 @@
-"""What each arm trains, in numbers: networks, batches and steps at matched compute, and the signed run that says so.
+"""What each arm trains, in numbers: networks, batches and steps at matched compute, and the signed run that
+says so.
 
-Matched as DDM does it (McAllister et al. 2025, arXiv 2501.05450): every expert makes as many optimizer steps as the monolith, each with a
-K-th of its batch; the router's FLOPs come out of the experts' budget. FLOPs are counted by torch, a forward and backward pass of a clip.
+Matched as DDM does it (McAllister et al. 2025, arXiv 2501.05450): every expert makes as many optimizer steps
+as the monolith, each with a K-th of its batch; the router's FLOPs come out of the experts' budget. FLOPs are
+counted by torch, a forward and backward pass of a clip.
 """
 
 from __future__ import annotations
@@ -21,7 +23,14 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import UsageError
 from paris_p2p.flow.path import clip_losses
 from paris_p2p.identity import Identity
-from paris_p2p.model.presets import Config, build_expert, build_router, count_parameters, expert_config, router_config
+from paris_p2p.model.presets import (
+    Config,
+    build_expert,
+    build_router,
+    count_parameters,
+    expert_config,
+    router_config,
+)
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import (
     ROUTER,
@@ -38,7 +47,8 @@ from paris_p2p.spec import (
 )
 from paris_p2p.store.blobs import hash_file
 
-OWNER = bytes(32)  # the key of a run that nobody joins: the same one, so that the same settings make the same run
+# the key of a run that nobody joins: the same one, so that the same settings make the same run
+OWNER = bytes(32)
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,10 @@ class Plan:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        return (*(f"expert-{k}" for k in range(self.experts)), *((ROUTER,) if self.router_batch_clips else ()))
+        return (
+            *(f"expert-{k}" for k in range(self.experts)),
+            *((ROUTER,) if self.router_batch_clips else ()),
+        )
 
     @property
     def clips(self) -> int:
@@ -81,7 +94,8 @@ class Plan:
         return {
             "title": self.arm.title,
             "experts": self.experts,
-            "parameters": self.experts * self.expert_parameters + (self.router_parameters if self.router_batch_clips else 0),
+            "parameters": self.experts * self.expert_parameters
+            + (self.router_parameters if self.router_batch_clips else 0),
             "expert_parameters": self.expert_parameters,
             "router_parameters": self.router_parameters if self.router_batch_clips else 0,
             "batch_clips": self.batch_clips,
@@ -101,9 +115,16 @@ def plan(scale: Scale, arm: Arm, latent: LatentShape, text: TextShape) -> Plan:
     """The arm at this scale; UsageError when the monolith's batch cannot be shared out evenly."""
     experts = 1 if arm.partition == "union" else scale.experts
     if scale.batch_clips % scale.experts:
-        raise UsageError(f"a batch of {scale.batch_clips} clips cannot be shared among {scale.experts} experts; choose a multiple")
+        raise UsageError(
+            f"a batch of {scale.batch_clips} clips cannot be shared among {scale.experts} experts; "
+            "choose a multiple"
+        )
     small, router = expert_numbers(scale, scale.width, latent, text), router_numbers(scale, latent, text)
-    expert = expert_numbers(scale, total_width(scale, latent, text), latent, text) if arm.size == "total" else small
+    expert = (
+        expert_numbers(scale, total_width(scale, latent, text), latent, text)
+        if arm.size == "total"
+        else small
+    )
     forward, flops = clip_flops(_key(expert), latent, text)
     router_forward, router_flops = clip_flops(_key(router), latent, text, router=True)
     small_flops = clip_flops(_key(small), latent, text)[1]
@@ -128,8 +149,12 @@ def plan(scale: Scale, arm: Arm, latent: LatentShape, text: TextShape) -> Plan:
     )
 
 
-def _batches(scale: Scale, arm: Arm, experts: int, flops: int, small_flops: int, router_flops: int) -> tuple[int, int]:
-    """(an expert's batch, the router's): the router gets its share of a step's FLOPs, a larger network as many FLOPs a step."""
+def _batches(
+    scale: Scale, arm: Arm, experts: int, flops: int, small_flops: int, router_flops: int
+) -> tuple[int, int]:
+    """(an expert's batch, the router's): the router gets its share of a step's FLOPs, a larger network as
+    many FLOPs a step.
+    """
     if arm.budget == "clips":
         return scale.batch_clips, 0
     whole = scale.batch_clips * small_flops  # FLOPs of a step
@@ -146,7 +171,11 @@ def expert_numbers(scale: Scale, width: int, latent: LatentShape, text: TextShap
 
 
 def router_numbers(scale: Scale, latent: LatentShape, text: TextShape) -> Config:
-    sizes: Config = {"width": scale.router_width, "depth": scale.router_depth, "heads": max(1, scale.router_width // 16)}
+    sizes: Config = {
+        "width": scale.router_width,
+        "depth": scale.router_depth,
+        "heads": max(1, scale.router_width // 16),
+    }
     return {**router_config("nano", latent, text, scale.experts), **sizes, **_patch(scale)}
 
 
@@ -155,11 +184,15 @@ def _patch(scale: Scale) -> Config:
 
 
 def total_width(scale: Scale, latent: LatentShape, text: TextShape) -> int:
-    """The width at which one network of the same depth has nearest to the parameters of all experts together."""
+    """The width at which one network of the same depth has nearest to the parameters of all experts
+    together.
+    """
     wanted = scale.experts * count_parameters(expert_numbers(scale, scale.width, latent, text))
     step = 2 * scale.heads * (4 if scale.width >= 32 else 1)
     widths = range(scale.width, scale.experts * scale.width + 1, step)
-    return min(widths, key=lambda width: abs(count_parameters(expert_numbers(scale, width, latent, text)) - wanted))
+    return min(
+        widths, key=lambda width: abs(count_parameters(expert_numbers(scale, width, latent, text)) - wanted)
+    )
 
 
 def _key(config: Config) -> tuple[tuple[str, int | float | str | bool], ...]:
@@ -168,9 +201,15 @@ def _key(config: Config) -> tuple[tuple[str, int | float | str | bool], ...]:
 
 @lru_cache(maxsize=64)
 def clip_flops(
-    config: tuple[tuple[str, int | float | str | bool], ...], latent: LatentShape, text: TextShape, *, router: bool = False
+    config: tuple[tuple[str, int | float | str | bool], ...],
+    latent: LatentShape,
+    text: TextShape,
+    *,
+    router: bool = False,
 ) -> tuple[int, int]:
-    """(forward, forward and backward) FLOPs of one clip, as torch counts them: matrix products, attention included."""
+    """(forward, forward and backward) FLOPs of one clip, as torch counts them: matrix products, attention
+    included.
+    """
     network = build_router(dict(config)) if router else build_expert(dict(config))
     x, t = torch.zeros(1, *latent.shape), torch.zeros(1)
     tokens, mask = torch.zeros(1, text.tokens, text.dim), torch.ones(1, text.tokens, dtype=torch.bool)
@@ -191,12 +230,16 @@ def clip_flops(
 
 
 def run_of(bench: Bench, plan_: Plan, rng_seed: int, learning_rate: float, steps: int) -> Envelope[RunSpec]:
-    """The signed run of an arm; the RNG seed and all settings are in its id, and so in its draws and initial weights."""
+    """The signed run of an arm; the RNG seed and all settings are in its id, and so in its draws and
+    initial weights.
+    """
     prepared, scale = bench.prepared, bench.scale
 
     def refs(split: str) -> tuple[ShardRef, ...]:
         shards = bench.shards(plan_.arm.partition, "train" if split == "train" else "gate")
-        return tuple(ShardRef(blob=_blob(path), clips=clips, cluster=cluster) for path, cluster, clips in shards)
+        return tuple(
+            ShardRef(blob=_blob(path), clips=clips, cluster=cluster) for path, cluster, clips in shards
+        )
 
     spec = RunSpec(
         name=f"{scale.runs or scale.name} {plan_.arm.name}",
@@ -207,7 +250,9 @@ def run_of(bench: Bench, plan_: Plan, rng_seed: int, learning_rate: float, steps
         rng_seed=rng_seed,
         clip=prepared.clip,
         latent=prepared.latent,
-        codec=Pinned(name=prepared.codec.name, revision=prepared.codec.revision, sha256=prepared.codec.sha256),
+        codec=Pinned(
+            name=prepared.codec.name, revision=prepared.codec.revision, sha256=prepared.codec.sha256
+        ),
         text=Pinned(name=prepared.text.name, revision=prepared.text.revision, sha256=prepared.text.sha256),
         text_shape=prepared.text_shape,
         experts=plan_.experts,

@@ -1,6 +1,8 @@
-"""From result files to numbers: distances, fidelity and motion of every sampling, and the ratio that the protocol judges.
+"""From result files to numbers: distances, fidelity and motion of every sampling, and the ratio that the
+protocol judges.
 
-Legend: N clips of one seed, F networks' components, K classes. Row r of pooled seeds is clip r mod N of seed r div N.
+Legend: N clips of one seed, F networks' components, K classes. Row r of pooled seeds is clip r mod N of seed
+r div N.
 """
 
 from __future__ import annotations
@@ -91,23 +93,35 @@ class Comparison:
 
     def done(self) -> list[Sampling]:
         """The samplings that all their seeds have."""
-        return [row for row in self.scale.samplings if all(self.results.has(_job(row, seed)) for seed in self.scale.seeds_of(row))]
+        return [
+            row
+            for row in self.scale.samplings
+            if all(self.results.has(_job(row, seed)) for seed in self.scale.seeds_of(row))
+        ]
 
     def side(self, row: Sampling, rng_seeds: Sequence[int] = ()) -> Side:
         """Of all its seeds, or some of them."""
-        return self._side(name_of(row), [self.results.arrays(_job(row, seed)) for seed in rng_seeds or self.scale.seeds_of(row)])
+        return self._side(
+            name_of(row),
+            [self.results.arrays(_job(row, seed)) for seed in rng_seeds or self.scale.seeds_of(row)],
+        )
 
     def values(self, row: Sampling) -> list[dict[str, Any]]:
         """Of each seed."""
         return [self.results.values(_job(row, seed)) for seed in self.scale.seeds_of(row)]
 
     def judge(self, side: Side) -> Judged:
-        """Distances to the real clips, motion and fidelity; the classifier only where there are source videos enough."""
+        """Distances to the real clips, motion and fidelity; the classifier only where there are source
+        videos enough.
+        """
         distances = {}
         for network in self.scale.features:
             title = f"{TITLES[network]}, {self.real.features[network].shape[1]} components"
             pair = self.real.of(network), side.of(network)
-            frechet, kernel = score_frechet(title, *pair, plan=self.plan), score_kernel(title, *pair, plan=self.plan)
+            frechet, kernel = (
+                score_frechet(title, *pair, plan=self.plan),
+                score_kernel(title, *pair, plan=self.plan),
+            )
             distances[network] = frechet, kernel, classifier_test(title, *pair, CLASSIFIER_PLAN)
         motion = None
         if side.motion is not None and self.real.motion is not None:
@@ -119,23 +133,34 @@ class Comparison:
 
     @cached_property
     def probes(self) -> dict[str, Probe]:
-        """The attributes that count: a probe agrees with them above chance on train clips it was not fitted on."""
+        """The attributes that count: a probe agrees with them above chance on train clips it was not
+        fitted on.
+        """
         known = self.results.values("known")["probe"]
         table = _features(_under(self._arrays, "probe."))
         features = np.concatenate([table[name] for name in sorted(table)], axis=1)
-        sources = np.unique(known["sources"], return_inverse=True)[1].astype(np.int64) + 1_000_000  # other videos than the test's
+        # other videos than the test's
+        sources = np.unique(known["sources"], return_inverse=True)[1].astype(np.int64) + 1_000_000
         found = {}
         for attribute, values in known["attributes"].items():
             rows = _frequent(np.asarray(values), sources)
             if len(set(np.asarray(values)[rows])) < 2:
                 continue
-            probe = fit_probe(attribute, "all components", Clips(features[rows], sources[rows]), list(np.asarray(values)[rows]), self.plan)
+            probe = fit_probe(
+                attribute,
+                "all components",
+                Clips(features[rows], sources[rows]),
+                list(np.asarray(values)[rows]),
+                self.plan,
+            )
             if probe.held_out.heeded:
                 found[attribute] = probe
         return found
 
     def right(self, side: Side) -> NDArray[np.float64]:
-        """Of each clip, the share of its mentioned attributes that the probes find; NaN where none is mentioned: [seeds N]."""
+        """Of each clip, the share of its mentioned attributes that the probes find; NaN where none is
+        mentioned: [seeds N].
+        """
         hits, asked = np.zeros(len(side.sources)), np.zeros(len(side.sources))
         labels, repeat = self.test["test"], len(side.sources) // len(self.sources)
         for attribute, probe in self.probes.items():
@@ -153,13 +178,18 @@ class Comparison:
         kept, own = ~np.isnan(reference), ~np.isnan(right)
         if not own.any():
             return None
-        pair = Clips(reference[kept, None], self.coded.sources[kept]), Clips(right[own, None], side.sources[own], side.seeds[own])
+        pair = (
+            Clips(reference[kept, None], self.coded.sources[kept]),
+            Clips(right[own, None], side.sources[own], side.seeds[own]),
+        )
         return score_values("Prompt fidelity, probes on all components", *pair, self.plan)
 
     # what the codec hides: not asked in the protocol
 
     def coded_distance(self, network: str, side: Side) -> Interval:
-        """The Fréchet distance to the real clips as the codec gives them back, which is all that a generator here can reach."""
+        """The Fréchet distance to the real clips as the codec gives them back, which is all that a
+        generator here can reach.
+        """
         coded, made = self.coded.features[network], side.features[network]
         return self.paired(lambda rows: frechet_distance(coded[rows % len(coded)], made[rows]), side)
 
@@ -167,11 +197,20 @@ class Comparison:
 
     def paired(self, statistic: Callable[[Rows], float], side: Side) -> Interval:
         """A statistic of pooled rows, resampled: seeds, then source videos, the same ones on every side."""
-        return resampled(statistic, [np.arange(len(side.sources))], (tree_of(side.clips(side.sources[:, None])),), self.plan)
+        return resampled(
+            statistic,
+            [np.arange(len(side.sources))],
+            (tree_of(side.clips(side.sources[:, None])),),
+            self.plan,
+        )
 
     def ratio(self, network: str, worse: Side, better: Side, reference: Side | None = None) -> Interval:
         """How many times as far from the real clips, or another reference, `worse` is as `better`."""
-        real, far, near = (reference or self.real).features[network], worse.features[network], better.features[network]
+        real, far, near = (
+            (reference or self.real).features[network],
+            worse.features[network],
+            better.features[network],
+        )
 
         def statistic(rows: Rows) -> float:
             seen = real[rows % len(real)]
@@ -202,11 +241,19 @@ class Comparison:
     def _side(self, name: str, seeds: Sequence[dict[str, NDArray[Any]]]) -> Side:
         tables = [_features(arrays) for arrays in seeds]
         features = {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
-        motion = np.concatenate([arrays["motion"] for arrays in seeds]).astype(np.float64) if "motion" in seeds[0] else None
+        motion = (
+            np.concatenate([arrays["motion"] for arrays in seeds]).astype(np.float64)
+            if "motion" in seeds[0]
+            else None
+        )
         count = len(self.sources)
         if any(len(table) != count * len(seeds) for table in features.values()):
-            raise UsageError(f"{name} has other clips than the {count} test clips; its result is of another run: delete it")
-        return Side(name, features, motion, np.tile(self.sources, len(seeds)), np.repeat(np.arange(len(seeds)), count))
+            raise UsageError(
+                f"{name} has other clips than the {count} test clips; its result is of another run: delete it"
+            )
+        return Side(
+            name, features, motion, np.tile(self.sources, len(seeds)), np.repeat(np.arange(len(seeds)), count)
+        )
 
 
 @dataclass(frozen=True)
@@ -225,7 +272,11 @@ class Hypothesis:
 
     @property
     def verdict(self) -> Verdict:
-        if all(ratio.low > WANTED_RATIO for ratio in self.ratios.values()) and self.no_worse and self.seeds >= 3:
+        if (
+            all(ratio.low > WANTED_RATIO for ratio in self.ratios.values())
+            and self.no_worse
+            and self.seeds >= 3
+        ):
             return "confirmed"
         if all(ratio.low > 1 for ratio in self.ratios.values()):
             return "better, but not as claimed"
@@ -245,7 +296,11 @@ def _under(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[An
 
 
 def _features(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
-    return {key.removeprefix("features."): value.astype(np.float64) for key, value in arrays.items() if key.startswith("features.")}
+    return {
+        key.removeprefix("features."): value.astype(np.float64)
+        for key, value in arrays.items()
+        if key.startswith("features.")
+    }
 
 
 def _frequent(values: NDArray[Any], sources: NDArray[np.int64]) -> Rows:

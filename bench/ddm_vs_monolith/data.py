@@ -68,7 +68,11 @@ class Bench:
         """(path, cluster, clips) of each shard of a split under a partition."""
         if partition == "random":
             rows = json.loads((self.work / RANDOM_FILE).read_text())["shards"]
-            return [(self.work / row["path"], row["cluster"], row["clips"]) for row in rows if row["split"] == split]
+            return [
+                (self.work / row["path"], row["cluster"], row["clips"])
+                for row in rows
+                if row["split"] == split
+            ]
         mine = self.prepared.shards_for(split)
         return [(self.folder / s.path, s.cluster if partition == "clusters" else 0, s.clips) for s in mine]
 
@@ -139,7 +143,9 @@ def sizes(bench: Bench, partition: Partition) -> list[int]:
 
 
 def deal(bench: Bench) -> None:
-    """Write the clips of each split into K random parts, by whole source videos, as large as the clusters are."""
+    """Write the clips of each split into K random parts, by whole source videos, as large as the clusters
+    are.
+    """
     made = made_of(bench.clips)
     rows = []
     for split in ("train", "gate", "validation", "test"):
@@ -169,7 +175,9 @@ def deal_groups(groups: Sequence[str], wanted: Sequence[int], rng: np.random.Gen
 
 
 class HeldOut:
-    """The clips of a split with their sources, in shard order: latents and text from the shards, pixels from the videos."""
+    """The clips of a split with their sources, in shard order: latents and text from the shards, pixels
+    from the videos.
+    """
 
     def __init__(self, bench: Bench, split: Split):
         self.bench, self.split = bench, split
@@ -177,9 +185,18 @@ class HeldOut:
         self.clips: list[SplitClip] = sorted(split_clips(bench.folder, split), key=lambda clip: clip.cluster)
         shards = bench.shards("clusters", split)
         paths, clusters = [path for path, _, _ in shards], [cluster for _, cluster, _ in shards]
-        self.set = ClipSet(paths, clusters, latent=bench.prepared.latent, text=bench.prepared.text_shape, cache_bytes=CACHE_BYTES)
+        self.set = ClipSet(
+            paths,
+            clusters,
+            latent=bench.prepared.latent,
+            text=bench.prepared.text_shape,
+            cache_bytes=CACHE_BYTES,
+        )
         if len(self.set) != len(self.clips):
-            raise DataError(f"the {split} split has {len(self.set)} clips in shards, {len(self.clips)} in splits.json; prepare again")
+            raise DataError(
+                f"the {split} split has {len(self.set)} clips in shards, {len(self.clips)} in splits.json; "
+                "prepare again"
+            )
 
     def pick(self, count: int) -> list[int]:
         """`count` rows, or all: the same ones every time, spread over everything."""
@@ -210,7 +227,11 @@ class HeldOut:
         """Tokens [N L D], mask [N L], pooled [N P]."""
         stored = [self.set.stored(row) for row in rows]
         tokens = torch.stack([clip.tokens for clip in stored]).float()
-        return tokens, torch.stack([clip.mask for clip in stored]).bool(), torch.stack([clip.pooled for clip in stored]).float()
+        return (
+            tokens,
+            torch.stack([clip.mask for clip in stored]).bool(),
+            torch.stack([clip.pooled for clip in stored]).float(),
+        )
 
     def clusters(self, rows: Sequence[int]) -> list[int]:
         return [self.clips[row].cluster for row in rows]

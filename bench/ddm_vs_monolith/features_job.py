@@ -1,4 +1,5 @@
-"""What is measured of clips: features of frozen networks, seen on principal components of the real test clips, and motion.
+"""What is measured of clips: features of frozen networks, seen on principal components of the real test
+clips, and motion.
 
 Legend: N clips, T H W frames, F features, D components.
 """
@@ -32,19 +33,27 @@ def embed(bench: Bench, pixels: Pixels) -> Table:
     table: Table = {}
     for name in bench.scale.features:
         network = load_features(name, device=device)
-        parts = [network(torch.from_numpy(pixels[at : at + BATCH_CLIPS])).cpu().numpy() for at in range(0, len(pixels), BATCH_CLIPS)]
+        parts = [
+            network(torch.from_numpy(pixels[at : at + BATCH_CLIPS])).cpu().numpy()
+            for at in range(0, len(pixels), BATCH_CLIPS)
+        ]
         table[name] = np.concatenate(parts)
     return table
 
 
 def through_codec(bench: Bench, held: HeldOut, rows: Sequence[int]) -> Pixels:
     """The clips as their own latents give them back."""
-    parts = [bench.codec.decode(held.latents(rows[at : at + BATCH_CLIPS])).numpy() for at in range(0, len(rows), BATCH_CLIPS)]
+    parts = [
+        bench.codec.decode(held.latents(rows[at : at + BATCH_CLIPS])).numpy()
+        for at in range(0, len(rows), BATCH_CLIPS)
+    ]
     return np.concatenate(parts)
 
 
 def known_job(bench: Bench) -> dict[str, Any]:
-    """Features of clips that may be looked at: train clips through the codec, for the fidelity probe, and real validation clips."""
+    """Features of clips that may be looked at: train clips through the codec, for the fidelity probe, and
+    real validation clips.
+    """
     set_threads(bench.threads)
     train, validation = HeldOut(bench, "train"), HeldOut(bench, "validation")
     rows, held = train.pick(bench.scale.probe_clips), validation.pick(bench.scale.validation_clips)
@@ -54,7 +63,9 @@ def known_job(bench: Bench) -> dict[str, Any]:
 
 
 def test_job(bench: Bench) -> tuple[dict[str, Any], Table]:
-    """The real test clips, the same through the codec, and the probe's clips, all on the components that samplings are seen on."""
+    """The real test clips, the same through the codec, and the probe's clips, all on the components that
+    samplings are seen on.
+    """
     set_threads(bench.threads)
     held = open_split(bench, "test")
     rows = held.pick(bench.scale.test_clips)
@@ -64,14 +75,25 @@ def test_job(bench: Bench) -> tuple[dict[str, Any], Table]:
     made = held.made(rows)
     arrays: Table = {"clusters": np.array(held.clusters(rows), dtype=np.int16)}
     arrays |= {f"real.{key}": value for key, value in measured(bench, pixels, real).items()}
-    arrays |= {f"codec.{key}": value for key, value in measured(bench, through_codec(bench, held, rows)).items()}
-    arrays |= {f"probe.{key}": value for key, value in projected(bench, dict(load_file(bench.work / PROBE_FILE))).items()}
+    arrays |= {
+        f"codec.{key}": value for key, value in measured(bench, through_codec(bench, held, rows)).items()
+    }
+    arrays |= {
+        f"probe.{key}": value
+        for key, value in projected(bench, dict(load_file(bench.work / PROBE_FILE))).items()
+    }
     captions = [held.clips[row].caption for row in rows]
-    return {"clips": len(rows), "test": labels(made), "captions": [captions[row] for row in kept_rows(bench, len(rows))]}, arrays
+    return {
+        "clips": len(rows),
+        "test": labels(made),
+        "captions": [captions[row] for row in kept_rows(bench, len(rows))],
+    }, arrays
 
 
 def labels(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the clips' maker says of each: source video, domain, scene, every attribute, and those its caption mentions."""
+    """What the clips' maker says of each: source video, domain, scene, every attribute, and those its
+    caption mentions.
+    """
     names = sorted(made[0]["attributes"])
     return {
         "sources": [row["source"] for row in made],
@@ -83,7 +105,9 @@ def labels(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def measured(bench: Bench, pixels: Pixels, table: Table | None = None) -> Table:
-    """All that the report needs of some clips: projected features, motion in pixels a frame, and a few pictures."""
+    """All that the report needs of some clips: projected features, motion in pixels a frame, and a few
+    pictures.
+    """
     arrays = projected(bench, table if table is not None else embed(bench, pixels))
     if pixels.shape[1] > 1:
         arrays["motion"] = motion_px_per_frame(pixels).astype(np.float16)
@@ -94,7 +118,10 @@ def measured(bench: Bench, pixels: Pixels, table: Table | None = None) -> Table:
 def projected(bench: Bench, table: Table) -> Table:
     """[N F] -> `features.<network>` [N D] float16."""
     basis = load_file(bench.work / BASIS_FILE)
-    return {f"features.{k}": ((v - basis[f"mean/{k}"]) @ basis[f"axes/{k}"]).astype(np.float16) for k, v in table.items()}
+    return {
+        f"features.{k}": ((v - basis[f"mean/{k}"]) @ basis[f"axes/{k}"]).astype(np.float16)
+        for k, v in table.items()
+    }
 
 
 def kept_rows(bench: Bench, clips: int) -> NDArray[np.int64]:
@@ -109,6 +136,8 @@ def validation_features(path: Path) -> Table:
 def _save_basis(bench: Bench, real: Table) -> None:
     basis: Table = {}
     for name, features in real.items():
-        components = Components.fit(features, min(bench.scale.components, len(features) - 1, features.shape[1]))
+        components = Components.fit(
+            features, min(bench.scale.components, len(features) - 1, features.shape[1])
+        )
         basis[f"mean/{name}"], basis[f"axes/{name}"] = components.mean, np.ascontiguousarray(components.axes)
     save_file(basis, bench.work / BASIS_FILE)

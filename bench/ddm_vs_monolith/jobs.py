@@ -1,6 +1,8 @@
-"""The graph of jobs: names, what each waits for, and what it runs; every job is resumable and leaves one result.
+"""The graph of jobs: names, what each waits for, and what it runs; every job is resumable and leaves one
+result.
 
-data -> known, trial/* -> train/* -> guidance/*, networks/* -> sample/*; test waits for known, and the protocol for test.
+data -> known, trial/* -> train/* -> guidance/*, networks/* -> sample/*; test waits for known, and the
+protocol for test.
 """
 
 from __future__ import annotations
@@ -64,7 +66,12 @@ def graph(scale: Scale) -> list[Job]:
                 continue
             arm = scale.arm(row.arm)
             tuned = tuple(guidance_trials(scale, arm.name).values())
-            jobs.append(Job(f"sample/{arm.name}/{rng_seed}/{row.name}", (*_trained(scale, arm, rng_seed), *tuned, "test")))
+            jobs.append(
+                Job(
+                    f"sample/{arm.name}/{rng_seed}/{row.name}",
+                    (*_trained(scale, arm, rng_seed), *tuned, "test"),
+                )
+            )
     return jobs
 
 

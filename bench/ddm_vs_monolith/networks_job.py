@@ -1,4 +1,5 @@
-"""What an arm's trained networks know: the specialisation matrix, and how right and how sure the router is over time.
+"""What an arm's trained networks know: the specialisation matrix, and how right and how sure the router is
+over time.
 
 All on validation clips. Legend: N clips, K experts and clusters, S times. t = 1 is noise.
 """
@@ -24,11 +25,14 @@ from paris_p2p.spec import ROUTER
 
 TIMES = (1.0, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5, 0.3, 0.1)
 BINS = 10
-INPUTS: dict[str, tuple[bool, bool]] = {"both": (True, True), "latent": (True, False), "text": (False, True)}  # latent, text
+# latent, text
+INPUTS: dict[str, tuple[bool, bool]] = {"both": (True, True), "latent": (True, False), "text": (False, True)}
 
 
 def networks_job(bench: Bench, arm: str, rng_seed: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Held-out losses of every expert on every cluster, and the router's answers: `answers.<inputs>` [S N K], `clusters` [N]."""
+    """Held-out losses of every expert on every cluster, and the router's answers: `answers.<inputs>` [S N
+    K], `clusters` [N].
+    """
     set_threads(bench.threads)
     plan_ = plan_of(bench, arm)
     losses = [_last_losses(bench, arm, rng_seed, slot) for slot in plan_.slots if slot != ROUTER]
@@ -36,8 +40,14 @@ def networks_job(bench: Bench, arm: str, rng_seed: int) -> tuple[dict[str, Any],
     if ROUTER not in plan_.slots or plan_.arm.partition != "clusters":
         return values, {}
     answers, cluster = _answers(bench, plan_, rng_seed)
-    values["router"] = {"times": list(TIMES), **{name: describe(given, cluster) for name, given in answers.items()}}
-    return values, {"clusters": cluster, **{f"answers.{name}": given.astype(np.float16) for name, given in answers.items()}}
+    values["router"] = {
+        "times": list(TIMES),
+        **{name: describe(given, cluster) for name, given in answers.items()},
+    }
+    return values, {
+        "clusters": cluster,
+        **{f"answers.{name}": given.astype(np.float16) for name, given in answers.items()},
+    }
 
 
 def _last_losses(bench: Bench, arm: str, rng_seed: int, slot: str) -> list[float]:
@@ -46,7 +56,9 @@ def _last_losses(bench: Bench, arm: str, rng_seed: int, slot: str) -> list[float
     return [float(loss) for loss in row["loss"]]
 
 
-def _answers(bench: Bench, plan_: Plan, rng_seed: int) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
+def _answers(
+    bench: Bench, plan_: Plan, rng_seed: int
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
     """(inputs -> the router's probabilities [S N K], the true clusters [N])."""
     device = pick_device()
     folder = slot_folder(bench, plan_.arm.name, rng_seed, ROUTER)
@@ -68,12 +80,19 @@ def posterior(router: Router, batch: Batch, t: float, latent: bool, text: bool) 
         x_t = interpolate(part.latent.float(), part.noise, times) if latent else None
         with torch.no_grad():
             # in training the time goes with the latent
-            parts.append(router(x_t, times if latent else None, part.pooled.float() if text else None).float().softmax(1).cpu())
+            parts.append(
+                router(x_t, times if latent else None, part.pooled.float() if text else None)
+                .float()
+                .softmax(1)
+                .cpu()
+            )
     return torch.cat(parts).double().numpy()
 
 
 def describe(answers: NDArray[np.float64], cluster: NDArray[np.int64]) -> dict[str, Any]:
-    """Accuracy at each time, cross-entropy, and, over all times: confusion and calibration (Guo et al. 2017, arXiv 1706.04599, Eq. 3)."""
+    """Accuracy at each time, cross-entropy, and, over all times: confusion and calibration (Guo et al.
+    2017, arXiv 1706.04599, Eq. 3).
+    """
     times, clips, experts = answers.shape
     named, sure = answers.argmax(2), answers.max(2)  # S N
     right = named == cluster
@@ -85,7 +104,13 @@ def describe(answers: NDArray[np.float64], cluster: NDArray[np.int64]) -> dict[s
     for index in range(BINS):
         inside = place == index
         if inside.any():
-            bins.append({"share": float(inside.mean()), "sure": float(sure[inside].mean()), "right": float(right[inside].mean())})
+            bins.append(
+                {
+                    "share": float(inside.mean()),
+                    "sure": float(sure[inside].mean()),
+                    "right": float(right[inside].mean()),
+                }
+            )
     return {
         "accuracy": right.mean(1),
         "cross_entropy": -np.log(np.maximum(true, 1e-12)).mean((1, 2)),

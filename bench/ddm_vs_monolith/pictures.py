@@ -1,4 +1,5 @@
-"""Pictures for docs/science.md, from result files alone: clips of every arm side by side, distances, losses, routing.
+"""Pictures for docs/science.md, from result files alone: clips of every arm side by side, distances, losses,
+routing.
 
 Legend: T frames, H x W pixels.
 """

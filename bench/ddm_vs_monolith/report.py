@@ -61,14 +61,26 @@ def html_report(findings: Findings, ratios: RatioTables, command: str) -> Report
         Section("Clips", (), (wall(findings),)),
         Section("Trials", (), (tables.trials_table(findings),)),
     )
-    return Report(f"Experts against one model: {scale.name}", tuple(tables.summary(findings)), sections, tables.made(findings, command))
+    return Report(
+        f"Experts against one model: {scale.name}",
+        tuple(tables.summary(findings)),
+        sections,
+        tables.made(findings, command),
+    )
 
 
 def distance_parts(findings: Findings) -> tuple[Part, ...]:
     """A table of every sampling, and a drawing of the Fréchet distances."""
-    scores = {name: [s for group in judged.distances.values() for s in _scores(group)] for name, judged in findings.judged.items()}
-    frechet = {name: [group[0] for group in judged.distances.values()] for name, judged in findings.judged.items()}
-    return figures.distances("Fréchet distances", frechet), score_table("Distances to real test clips", scores)
+    scores = {
+        name: [s for group in judged.distances.values() for s in _scores(group)]
+        for name, judged in findings.judged.items()
+    }
+    frechet = {
+        name: [group[0] for group in judged.distances.values()] for name, judged in findings.judged.items()
+    }
+    return figures.distances("Fréchet distances", frechet), score_table(
+        "Distances to real test clips", scores
+    )
 
 
 def _scores(group: Any) -> tuple[Score, ...]:
@@ -78,7 +90,9 @@ def _scores(group: Any) -> tuple[Score, ...]:
 
 def curve_parts(findings: Findings) -> Iterator[Part]:
     curves = [figures.Curve(arm, *arm_curve(findings, arm)) for arm in findings.plans()]
-    yield figures.loss_curves("Validation loss", curves, "clips seen by all experts together", "validation loss")
+    yield figures.loss_curves(
+        "Validation loss", curves, "clips seen by all experts together", "validation loss"
+    )
 
 
 def routing_parts(findings: Findings) -> Iterator[Part]:
@@ -91,7 +105,9 @@ def routing_parts(findings: Findings) -> Iterator[Part]:
         if row.arm == "experts" and row.name in ("top-1", "full"):
             values = comparison.values(row)[0]
             times = np.array(time_grid(values["steps"])[:-1])
-            yield figures.routing_over_time(f"Routing, {row.name}", times, np.array(values["routing"]), clusters, names)
+            yield figures.routing_over_time(
+                f"Routing, {row.name}", times, np.array(values["routing"]), clusters, names
+            )
     job = f"networks/experts/{seed}"
     if comparison.results.has(job):
         arrays, values = comparison.results.arrays(job), comparison.results.values(job)
@@ -101,12 +117,19 @@ def routing_parts(findings: Findings) -> Iterator[Part]:
         job = f"networks/{arm}/{seed}"
         if comparison.results.has(job):
             losses = np.array(comparison.results.values(job)["losses"])
-            yield figures.specialisation(f"Specialisation, {arm}: held-out loss of each on each cluster", losses, names, clusters)
+            yield figures.specialisation(
+                f"Specialisation, {arm}: held-out loss of each on each cluster", losses, names, clusters
+            )
 
 
-def _router_parts(values: dict[str, Any], answers: Floats, true: Any, clusters: Sequence[str]) -> Iterator[Part]:
+def _router_parts(
+    values: dict[str, Any], answers: Floats, true: Any, clusters: Sequence[str]
+) -> Iterator[Part]:
     times = np.array(values["times"])
-    curves = [figures.Curve(f"router sees {name}", times, np.array(values[name]["accuracy"])) for name in ("both", "latent", "text")]
+    curves = [
+        figures.Curve(f"router sees {name}", times, np.array(values[name]["accuracy"]))
+        for name in ("both", "latent", "text")
+    ]
     yield figures.loss_curves("The router over denoising time", curves, "t (1 is noise)", "share right")
     first = answers.argmax(2)
     counts = np.zeros((len(clusters), len(clusters)), dtype=np.int64)
@@ -119,9 +142,16 @@ def shown_clips(findings: Findings) -> dict[str, Any]:
     """Clips of the same captions [N T H W 3] uint8: the real ones, then those of every arm."""
     comparison = findings.comparison
     seed, test = comparison.scale.rng_seeds[0], comparison.results.arrays("test")
-    shown = [row for row in findings.rows if (row.arm, row.name) in tables.HEADLINE or row.arm in ("monolith-total", "random")]
+    shown = [
+        row
+        for row in findings.rows
+        if (row.arm, row.name) in tables.HEADLINE or row.arm in ("monolith-total", "random")
+    ]
     pictures = {"real": test["real.pictures"], "real, through the codec": test["codec.pictures"]}
-    return pictures | {name_of(row): comparison.results.arrays(f"sample/{row.arm}/{seed}/{row.name}")["pictures"] for row in shown}
+    return pictures | {
+        name_of(row): comparison.results.arrays(f"sample/{row.arm}/{seed}/{row.name}")["pictures"]
+        for row in shown
+    }
 
 
 def wall(findings: Findings) -> ClipWall:
@@ -129,15 +159,27 @@ def wall(findings: Findings) -> ClipWall:
     comparison, pictures = findings.comparison, shown_clips(findings)
     fps = min(SHOWN_FPS, comparison.scale.fps)
     rows = tuple(
-        ClipRow(caption, tuple(looping(clips[number_], fps, f"{name}: {caption}") for name, clips in pictures.items()))
+        ClipRow(
+            caption,
+            tuple(looping(clips[number_], fps, f"{name}: {caption}") for name, clips in pictures.items()),
+        )
         for number_, caption in enumerate(comparison.test["captions"])
     )
-    return ClipWall("Clips chosen before any was made", tuple(pictures), rows, "One caption a row; the same noise, where generated.")
+    return ClipWall(
+        "Clips chosen before any was made",
+        tuple(pictures),
+        rows,
+        "One caption a row; the same noise, where generated.",
+    )
 
 
 def markdown(findings: Findings, ratios: RatioTables, command: str) -> str:
     """The tables for docs/science.md."""
-    said = *tables.summary(findings), *tables.hypothesis_words(findings.hypothesis), *tables.capacity_words(findings)
+    said = (
+        *tables.summary(findings),
+        *tables.hypothesis_words(findings.hypothesis),
+        *tables.capacity_words(findings),
+    )
     parts = [f"# {findings.comparison.scale.name}", *said]
     made = (
         tables.arms_table(findings),
@@ -157,6 +199,11 @@ def markdown(findings: Findings, ratios: RatioTables, command: str) -> str:
 
 
 def _markdown_table(table: Table) -> str:
-    lines = [f"## {table.title}", "", "| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    lines = [
+        f"## {table.title}",
+        "",
+        "| " + " | ".join(table.columns) + " |",
+        "|" + "---|" * len(table.columns),
+    ]
     lines += ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in table.rows]
     return "\n".join(lines + (["", table.note] if table.note else []))

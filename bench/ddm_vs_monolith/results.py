@@ -52,7 +52,9 @@ class Results:
         try:
             return Result.model_validate_json(self.path(job, "json").read_bytes())
         except OSError as error:
-            raise UsageError(f"the result of {job} cannot be read ({error.strerror}); run it first") from error
+            raise UsageError(
+                f"the result of {job} cannot be read ({error.strerror}); run it first"
+            ) from error
 
     def values(self, job: str) -> dict[str, Any]:
         return self.read(job).values
@@ -61,7 +63,9 @@ class Results:
         with np.load(self.path(job, "npz"), allow_pickle=False) as file:
             return dict(file)
 
-    def write(self, job: str, values: dict[str, Any], clock: Clock, arrays: dict[str, NDArray[Any]] | None = None) -> Result:
+    def write(
+        self, job: str, values: dict[str, Any], clock: Clock, arrays: dict[str, NDArray[Any]] | None = None
+    ) -> Result:
         """The JSON file last, so that a job that was broken off is not taken for done."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if arrays:
@@ -113,8 +117,10 @@ def require_protocol() -> None:
     recorded = RECORDED.read_text().strip() if RECORDED.exists() else ""
     if recorded != protocol_sha256():
         raise UsageError(
-            f"{PROTOCOL.name} hashes to {protocol_sha256()[:16]}…, {recorded[:16] or 'nothing'} is recorded in {RECORDED.name}; the test "
-            "split stays closed. Write the protocol, record it with `python -m bench.ddm_vs_monolith protocol`, and commit both"
+            f"{PROTOCOL.name} hashes to {protocol_sha256()[:16]}…, "
+            f"{recorded[:16] or 'nothing'} is recorded in {RECORDED.name}; the test "
+            "split stays closed. Write the protocol, record it with `python -m bench.ddm_vs_monolith "
+            "protocol`, and commit both"
         )
 
 
@@ -126,15 +132,21 @@ def record_protocol() -> str:
 def commit() -> str:
     """The commit that is checked out, with + when files differ from it."""
     git = ["git", "-C", str(HERE)]
-    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False).stdout.strip()
+    head = subprocess.run(
+        [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     return (head or "unknown") + ("+" if changed else "")
 
 
 def processor() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
 
 
 def rounded(values: Any) -> Any:

@@ -1,4 +1,6 @@
-"""The question of the protocol's third round: the monolith against the same experts, sampled in other ways."""
+"""The question of the protocol's third round: the monolith against the same experts, sampled in other
+ways.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ def round_3_table(findings: Findings) -> Table:
     coded = [f"{title}, to real clips through the codec" for title in raw]
     columns = ("experts sampled", *raw, *coded, "fidelity", "motion, px/frame")
     note = (
-        "Fréchet distance of the monolith over that of the experts: above 1, the monolith is further. Fidelity: experts minus monolith. "
+        "Fréchet distance of the monolith over that of the experts: above 1, the monolith is further. "
+        "Fidelity: experts minus monolith. "
         "Motion: how much nearer to the real clips' the experts are."
     )
     return Table("Round 3: the monolith over the experts", columns, tuple(rows), note)
@@ -31,7 +34,10 @@ def round_3_table(findings: Findings) -> Table:
 
 def _cells(findings: Findings, row: Sampling, rng_seeds: Sequence[int]) -> Iterator[str]:
     comparison = findings.comparison
-    experts, monolith = comparison.side(row, rng_seeds), comparison.side(comparison.scale.sampling(*HEADLINE[1]), rng_seeds)
+    experts, monolith = (
+        comparison.side(row, rng_seeds),
+        comparison.side(comparison.scale.sampling(*HEADLINE[1]), rng_seeds),
+    )
     asked = comparison.hypothesis(experts, monolith)
     for network in comparison.scale.features:
         yield as_factor(asked.ratios[network])

@@ -49,7 +49,9 @@ def _train(bench: Bench, words: list[str]) -> Outcome:
 
 def _sample(bench: Bench, words: list[str]) -> Outcome:
     arm, rng_seed, name = words
-    return sample_job(bench, arm, int(rng_seed), name, chosen(guidance_trials(bench.scale, arm), _loss(bench)))
+    return sample_job(
+        bench, arm, int(rng_seed), name, chosen(guidance_trials(bench.scale, arm), _loss(bench))
+    )
 
 
 KINDS: dict[str, Callable[[Bench, list[str]], Outcome]] = {
@@ -97,13 +99,30 @@ class Runner:
 
     def _start(self, job: Job) -> None:
         threads = str(self.bench.threads)
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        command = [sys.executable, "-m", "bench.ddm_vs_monolith", "job", self.bench.scale.name, job.name, "--threads", threads]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "bench.ddm_vs_monolith",
+            "job",
+            self.bench.scale.name,
+            job.name,
+            "--threads",
+            threads,
+        ]
         command += ["--work", str(self.work_root), "--results", str(self.results_root)]
         log = self._log(job.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
-            self.running[job.name] = subprocess.Popen(command, stdout=file, stderr=file, env=environment), time.monotonic()
+            self.running[job.name] = (
+                subprocess.Popen(command, stdout=file, stderr=file, env=environment),
+                time.monotonic(),
+            )
 
     def _reap(self, jobs: int, began_s: float) -> None:
         for name, (process, started_s) in list(self.running.items()):
@@ -115,7 +134,10 @@ class Runner:
                 print(f"[{now_s / 60:5.1f} min] {name}: {took_s:.0f} s", flush=True)
             else:
                 self.failed.add(name)
-                print(f"[{now_s / 60:5.1f} min] {name} FAILED after {took_s:.0f} s, see {self._log(name)}", flush=True)
+                print(
+                    f"[{now_s / 60:5.1f} min] {name} FAILED after {took_s:.0f} s, see {self._log(name)}",
+                    flush=True,
+                )
 
     def _log(self, name: str) -> Path:
         return self.bench.work / "logs" / f"{name.replace('/', '.')}.log"

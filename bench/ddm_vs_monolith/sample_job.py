@@ -1,4 +1,5 @@
-"""Clips made with an arm's networks for the held-out captions, measured as the real ones are; and the trials that choose its guidance.
+"""Clips made with an arm's networks for the held-out captions, measured as the real ones are; and the trials
+that choose its guidance.
 
 Legend: N clips, B a batch of them, S steps, K experts. t = 1 is noise.
 """
@@ -37,7 +38,9 @@ NEEDS_ROUTER = ("top_k", "full", "threshold")
 
 @dataclass
 class Chooser:
-    """Weights of a sampling, as its table row says; remembers who was chosen with the caption at each time."""
+    """Weights of a sampling, as its table row says; remembers who was chosen with the caption at each
+    time.
+    """
 
     sampling: Sampling
     router: Router | None
@@ -53,7 +56,9 @@ class Chooser:
 
     def _routing(self) -> Routing:
         row = self.sampling
-        return Routing("full" if row.routing == "prior" else row.routing, row.top_k, row.threshold, row.expert)
+        return Routing(
+            "full" if row.routing == "prior" else row.routing, row.top_k, row.threshold, row.expert
+        )
 
     def _logits(self, x: Tensor, t: Tensor, pooled: Tensor | None) -> Tensor:
         if self.router is None:
@@ -79,8 +84,18 @@ class Made:
     seconds_per_clip: float
 
 
-def make(bench: Bench, plan_: Plan, rng_seed: int, sampling: Sampling, guidance: float, held: HeldOut, rows: Sequence[int]) -> Made:
-    """A clip for each row's caption, with noise that depends on the RNG seed and the row alone: the same for all arms."""
+def make(
+    bench: Bench,
+    plan_: Plan,
+    rng_seed: int,
+    sampling: Sampling,
+    guidance: float,
+    held: HeldOut,
+    rows: Sequence[int],
+) -> Made:
+    """A clip for each row's caption, with noise that depends on the RNG seed and the row alone: the same
+    for all arms.
+    """
     device = pick_device()
     steps = sampling.steps or bench.scale.sampling_steps
     pool = _pool(bench, plan_, rng_seed, device)
@@ -93,9 +108,13 @@ def make(bench: Bench, plan_: Plan, rng_seed: int, sampling: Sampling, guidance:
         chooser.clusters = torch.tensor(held.clusters(some))
         condition = Condition(*(part.to(device.torch) for part in held.text(some)))
         noise = clip_noise(rng_seed, some, bench.prepared.latent.shape).to(device.torch)
-        latents = sample(guided_velocity(sampling.form, pool, chooser, condition, guidance), noise, time_grid(steps))
+        latents = sample(
+            guided_velocity(sampling.form, pool, chooser, condition, guidance), noise, time_grid(steps)
+        )
         if not bool(latents.isfinite().all()):
-            raise DataError(f"{sampling.arm}, {sampling.name} at guidance {guidance:g} gave values that are not finite")
+            raise DataError(
+                f"{sampling.arm}, {sampling.name} at guidance {guidance:g} gave values that are not finite"
+            )
         pixels.append(bench.codec.decode(latents.cpu()).numpy())
         chosen.append(chooser.take().numpy())
     seconds = (time.monotonic() - began_s) / len(rows)
@@ -103,11 +122,21 @@ def make(bench: Bench, plan_: Plan, rng_seed: int, sampling: Sampling, guidance:
 
 
 def guidance_job(bench: Bench, arm: str, guidance: float) -> dict[str, Any]:
-    """How near an arm comes to the validation clips at one guidance: the mean logarithm of the Fréchet distances."""
+    """How near an arm comes to the validation clips at one guidance: the mean logarithm of the Fréchet
+    distances.
+    """
     set_threads(bench.threads)
     held = HeldOut(bench, "validation")
     rows = spread(held.pick(bench.scale.validation_clips), bench.scale.trial_clips)
-    made = make(bench, plan_of(bench, arm), bench.scale.rng_seeds[0], bench.scale.main_sampling(arm), guidance, held, rows)
+    made = make(
+        bench,
+        plan_of(bench, arm),
+        bench.scale.rng_seeds[0],
+        bench.scale.main_sampling(arm),
+        guidance,
+        held,
+        rows,
+    )
     real, generated = validation_features(bench.work / VALIDATION_FILE), embed(bench, made.pixels)
     count = min(TRIAL_COMPONENTS, len(rows) - 1)
     distances = {name: frechet_distance(real[name], generated[name], count) for name in bench.scale.features}
@@ -116,12 +145,16 @@ def guidance_job(bench: Bench, arm: str, guidance: float) -> dict[str, Any]:
 
 
 def spread(rows: Sequence[int], count: int) -> list[int]:
-    """`count` of the rows, evenly from first to last: rows come cluster by cluster, and every cluster has its share."""
+    """`count` of the rows, evenly from first to last: rows come cluster by cluster, and every cluster has
+    its share.
+    """
     count = min(count, len(rows))
     return [rows[len(rows) * index // count] for index in range(count)]
 
 
-def sample_job(bench: Bench, arm: str, rng_seed: int, name: str, guidance: float) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def sample_job(
+    bench: Bench, arm: str, rng_seed: int, name: str, guidance: float
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """One sampling of the test captions, measured."""
     set_threads(bench.threads)
     held = open_split(bench, "test")
@@ -141,13 +174,16 @@ def sample_job(bench: Bench, arm: str, rng_seed: int, name: str, guidance: float
         "seconds_per_clip": made.seconds_per_clip,
         "experts_per_step": float((made.chosen > 0).sum(2).mean()),
         "flops_per_clip": inference_flops(plan_, sampling, guidance, made.chosen),
-        "routing": [made.chosen[clusters == k].mean(0) for k in range(bench.scale.experts)],  # K S K: cluster, step, expert
+        # K S K: cluster, step, expert
+        "routing": [made.chosen[clusters == k].mean(0) for k in range(bench.scale.experts)],
     }
     return values, arrays
 
 
 def inference_flops(plan_: Plan, sampling: Sampling, guidance: float, chosen: NDArray[np.float32]) -> float:
-    """Of one clip: the experts that had weight, twice a step when guided, and the router (twice in the exact form)."""
+    """Of one clip: the experts that had weight, twice a step when guided, and the router (twice in the
+    exact form).
+    """
     steps = chosen.shape[1]
     a_step = float((chosen > 0).sum(2).mean()) * plan_.expert_forward_flops * (1 if guidance == 1 else 2)
     if sampling.routing in NEEDS_ROUTER:
@@ -163,7 +199,9 @@ def _pool(bench: Bench, plan_: Plan, rng_seed: int, device: Device) -> ExpertSea
 
 
 def _router(bench: Bench, plan_: Plan, rng_seed: int, device: Device) -> Router:
-    return load_router({**plan_.router, "experts": plan_.experts}, _weights(bench, plan_, rng_seed, ROUTER), device)
+    return load_router(
+        {**plan_.router, "experts": plan_.experts}, _weights(bench, plan_, rng_seed, ROUTER), device
+    )
 
 
 def _weights(bench: Bench, plan_: Plan, rng_seed: int, slot: str) -> Path:

@@ -1,4 +1,6 @@
-"""What is compared and at which size: arms, samplings and scales as tables, so that `full` is `core` with more rows."""
+"""What is compared and at which size: arms, samplings and scales as tables, so that `full` is `core` with
+more rows.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ class Scale(Settings):
     """Everything that a run of the comparison needs to know."""
 
     name: str
-    runs: str = ""  # the scale whose runs these are too: the same id, draws and weights where all that trains is alike
+    # the scale whose runs these are too: the same id, draws and weights where all that trains is alike
+    runs: str = ""
     experts: Positive = 3
     clips: Positive  # made; VizDoom, Crafter and Meta-World a third each
     frames: Positive = 8
@@ -96,7 +99,9 @@ class Scale(Settings):
         return self.rng_seeds[:1] if sampling.first_seed else self.rng_seeds
 
     def is_pictured(self, sampling: Sampling, rng_seed: int) -> bool:
-        """Whether a few of its clips are kept to be looked at: of the comparison of arms, with the first seed's networks."""
+        """Whether a few of its clips are kept to be looked at: of the comparison of arms, with the first
+        seed's networks.
+        """
         return rng_seed == self.rng_seeds[0] and not sampling.first_seed
 
     def sampling(self, arm: str, name: str) -> Sampling:
@@ -105,13 +110,26 @@ class Scale(Settings):
 
 EXPERTS = Arm(name="experts", title="experts on clusters, with a router", partition="clusters")
 MONOLITH = Arm(name="monolith", title="monolith of one expert's size", partition="union")
-TOTAL = Arm(name="monolith-total", title="monolith of the experts' total size, matched in FLOPs", partition="union", size="total")
+TOTAL = Arm(
+    name="monolith-total",
+    title="monolith of the experts' total size, matched in FLOPs",
+    partition="union",
+    size="total",
+)
 RANDOM = Arm(name="random", title="experts on a random partition, with a router", partition="random")
 TOTAL_CLIPS = TOTAL.model_copy(
-    update={"name": "monolith-total-clips", "title": "monolith of the experts' total size, matched in clips", "budget": "clips"}
+    update={
+        "name": "monolith-total-clips",
+        "title": "monolith of the experts' total size, matched in clips",
+        "budget": "clips",
+    }
 )
 FEWER_STEPS = EXPERTS.model_copy(
-    update={"name": "experts-fewer-steps", "title": "experts with full batches and a K-th of the steps", "split": "steps"}
+    update={
+        "name": "experts-fewer-steps",
+        "title": "experts with full batches and a K-th of the steps",
+        "split": "steps",
+    }
 )
 
 TOP_1 = Sampling(arm="experts", name="top-1", routing="top_k")
@@ -158,7 +176,8 @@ FULL_SAMPLINGS = (
 )
 ARMS = (EXPERTS, MONOLITH, TOTAL, RANDOM)
 
-ROUND_1 = Scale(name="core-1", clips=5400, steps=5400, arms=ARMS, samplings=CORE_SAMPLINGS)  # PROTOCOL.md, Rounds
+# PROTOCOL.md, Rounds
+ROUND_1 = Scale(name="core-1", clips=5400, steps=5400, arms=ARMS, samplings=CORE_SAMPLINGS)
 CORE = ROUND_1.model_copy(
     update={
         "name": "core",

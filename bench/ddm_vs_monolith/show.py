@@ -20,7 +20,9 @@ def shapes(bench: Bench) -> tuple[LatentShape, TextShape]:
     scale = bench.scale
     side = scale.side_pixels // scale.pca[0]
     latent = LatentShape(channels=scale.pca[1], frames=scale.frames, height=side, width=side)
-    return latent, TextShape(tokens=min(scale.text_tokens, DEFAULT_TOKENS), dim=TEXT_WIDTH, pooled_dim=TEXT_WIDTH)
+    return latent, TextShape(
+        tokens=min(scale.text_tokens, DEFAULT_TOKENS), dim=TEXT_WIDTH, pooled_dim=TEXT_WIDTH
+    )
 
 
 def show_plan(bench: Bench) -> None:
@@ -28,8 +30,20 @@ def show_plan(bench: Bench) -> None:
     for arm in bench.scale.arms:
         row = plan(bench.scale, arm, latent, text)
         print(f"{arm.name}: {arm.title}")
-        print(f"  {row.experts} x {row.expert_parameters:,} parameters, router {row.router_parameters if row.router_batch_clips else 0:,}")
-        print(f"  {row.steps:,} steps of {row.batch_clips} clips (router {row.router_batch_clips}), {row.clips:,} clips")
-        print(f"  {row.flops / 1e12:.2f} TFLOP to train ({row.router_share:.1%} the router), {row.expert_flops / 1e6:.1f} MFLOP a clip")
+        print(
+            f"  {row.experts} x {row.expert_parameters:,} parameters, "
+            f"router {row.router_parameters if row.router_batch_clips else 0:,}"
+        )
+        print(
+            f"  {row.steps:,} steps of {row.batch_clips} clips (router {row.router_batch_clips}), "
+            f"{row.clips:,} clips"
+        )
+        print(
+            f"  {row.flops / 1e12:.2f} TFLOP to train ({row.router_share:.1%} the router), "
+            f"{row.expert_flops / 1e6:.1f} MFLOP a clip"
+        )
     jobs = graph(bench.scale)
-    print(f"{len(jobs)} jobs: " + ", ".join(f"{count} {kind}" for kind, count in Counter(job.kind for job in jobs).items()))
+    print(
+        f"{len(jobs)} jobs: "
+        + ", ".join(f"{count} {kind}" for kind, count in Counter(job.kind for job in jobs).items())
+    )

@@ -1,4 +1,6 @@
-"""The comparison as words and tables, from result files alone: what was compared, what came out, and how it was made."""
+"""The comparison as words and tables, from result files alone: what was compared, what came out, and how
+it was made.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,15 @@ class Findings:
     @cached_property
     def rows(self) -> list[Sampling]:
         rows = self.comparison.done()
-        missing = [f"{arm}, {name}" for arm, name in HEADLINE if (arm, name) not in {(row.arm, row.name) for row in rows}]
+        missing = [
+            f"{arm}, {name}"
+            for arm, name in HEADLINE
+            if (arm, name) not in {(row.arm, row.name) for row in rows}
+        ]
         if missing:
-            raise UsageError(f"{' and '.join(missing)} is not sampled yet; run `python -m bench.ddm_vs_monolith run` first")
+            raise UsageError(
+                f"{' and '.join(missing)} is not sampled yet; run `python -m bench.ddm_vs_monolith run` first"
+            )
         return rows
 
     @cached_property
@@ -44,7 +52,10 @@ class Findings:
     def judged(self) -> dict[str, Judged]:
         """By name, the codec alone first."""
         coded = self.comparison.coded
-        return {coded.name: self.comparison.judge(coded), **{name: self.comparison.judge(side) for name, side in self.sides.items()}}
+        return {
+            coded.name: self.comparison.judge(coded),
+            **{name: self.comparison.judge(side) for name, side in self.sides.items()},
+        }
 
     @cached_property
     def hypothesis(self) -> Hypothesis:
@@ -60,27 +71,50 @@ class Findings:
         """Arm -> what it trained."""
         seed = self.comparison.scale.rng_seeds[0]
         done = {arm.name: f"networks/{arm.name}/{seed}" for arm in self.comparison.scale.arms}
-        return {arm: self.comparison.results.values(job)["plan"] for arm, job in done.items() if self.comparison.results.has(job)}
+        return {
+            arm: self.comparison.results.values(job)["plan"]
+            for arm, job in done.items()
+            if self.comparison.results.has(job)
+        }
 
 
 def summary(findings: Findings) -> list[str]:
     hypothesis = findings.hypothesis
-    said = ", ".join(f"{as_factor(ratio)} on {TITLES[network]}" for network, ratio in hypothesis.ratios.items())
-    return [f"The monolith's Fréchet distance over the experts': {said}. The claim of 2.0 times: {hypothesis.verdict}."]
+    said = ", ".join(
+        f"{as_factor(ratio)} on {TITLES[network]}" for network, ratio in hypothesis.ratios.items()
+    )
+    return [
+        f"The monolith's Fréchet distance over the experts': {said}. The claim of 2.0 times: "
+        f"{hypothesis.verdict}."
+    ]
 
 
 def hypothesis_words(hypothesis: Hypothesis) -> Iterator[str]:
-    yield "Asked in PROTOCOL.md, recorded before any test clip was looked at: is the monolith at least 2.0 times as far from real clips?"
+    yield (
+        "Asked in PROTOCOL.md, recorded before any test clip was looked at: "
+        "is the monolith at least 2.0 times as far from real clips?"
+    )
     if hypothesis.fidelity is not None:
         yield f"Prompt fidelity, experts minus monolith: {with_interval(hypothesis.fidelity)}."
     if hypothesis.motion is not None:
-        yield f"Motion, how much nearer the experts are to the real clips', in pixels a frame: {with_interval(hypothesis.motion)}."
-    yield f"Verdict: {hypothesis.verdict}, from {hypothesis.seeds} training seed{'s' if hypothesis.seeds > 1 else ''}."
+        yield (
+            "Motion, how much nearer the experts are to the real clips', in pixels a frame: "
+            f"{with_interval(hypothesis.motion)}."
+        )
+    yield (
+        f"Verdict: {hypothesis.verdict}, from {hypothesis.seeds} training "
+        f"seed{'s' if hypothesis.seeds > 1 else ''}."
+    )
 
 
 def fidelity_words(findings: Findings) -> tuple[str, ...]:
-    named = ", ".join(f"{name} {number(probe.held_out.own.value)}" for name, probe in findings.comparison.probes.items())
-    return (f"Attributes whose probe is above chance on train clips it was not fitted on, with its agreement there: {named or 'none'}.",)
+    named = ", ".join(
+        f"{name} {number(probe.held_out.own.value)}" for name, probe in findings.comparison.probes.items()
+    )
+    return (
+        "Attributes whose probe is above chance on train clips it was not fitted on, "
+        f"with its agreement there: {named or 'none'}.",
+    )
 
 
 def capacity_words(findings: Findings) -> tuple[str, ...]:
@@ -88,16 +122,23 @@ def capacity_words(findings: Findings) -> tuple[str, ...]:
     curves = {arm: arm_curve(findings, arm) for arm in findings.plans()}
     clips, losses = curves["monolith"]
     late = losses[int(np.searchsorted(clips, 2 / 3 * clips[-1]))]
-    words = [f"The monolith's validation loss falls by {1 - losses[-1] / late:.1%} between two thirds of its steps and their end."]
+    words = [
+        f"The monolith's validation loss falls by {1 - losses[-1] / late:.1%} between two thirds of its "
+        "steps and their end."
+    ]
     if "monolith-total" in curves:
         seen, large = curves["monolith-total"]
         there = float(np.interp(seen[-1], clips, losses))
         words.append(
-            f"After {seen[-1]:,.0f} clips the large monolith, whose rate has decayed by then, is at {large[-1]:.4f}, "
+            f"After {seen[-1]:,.0f} clips the large monolith, whose rate has decayed by then, "
+            f"is at {large[-1]:.4f}, "
             f"the small one at {there:.4f}; the small one ends at {losses[-1]:.4f}."
         )
     if "monolith-total-clips" in curves:
-        words.append(f"With as many clips as the small one the large monolith ends at {curves['monolith-total-clips'][1][-1]:.4f}.")
+        words.append(
+            "With as many clips as the small one the large monolith ends at "
+            f"{curves['monolith-total-clips'][1][-1]:.4f}."
+        )
     return tuple(words)
 
 
@@ -107,17 +148,34 @@ def arms_table(findings: Findings) -> Table:
     for arm, plan in findings.plans().items():
         router = f" + {plan['router_parameters']:,}" if plan["router_parameters"] else ""
         counts = f"{plan['experts']} x {plan['expert_parameters']:,}{router}"
-        batch = f"{plan['batch_clips']}" + (f" (router {plan['router_batch_clips']})" if plan["router_batch_clips"] else "")
+        batch = f"{plan['batch_clips']}" + (
+            f" (router {plan['router_batch_clips']})" if plan["router_batch_clips"] else ""
+        )
         spent = (f"{plan['clips']:,}", f"{plan['flops'] / 1e12:.2f}", f"{plan['router_share']:.1%}")
         cells = (counts, _steps(findings, arm, plan["steps"]), batch, *spent)
         rows.append((arm, plan["title"], *cells, f"{_rate(findings, arm):g}"))
-    columns = ("arm", "what", "parameters", "steps", "batch", "clips seen", "training TFLOP", "router's share", "learning rate")
-    note = "FLOPs as torch counts them, forward and backward; clips seen by all experts together. Steps of each seed where they differ."
+    columns = (
+        "arm",
+        "what",
+        "parameters",
+        "steps",
+        "batch",
+        "clips seen",
+        "training TFLOP",
+        "router's share",
+        "learning rate",
+    )
+    note = (
+        "FLOPs as torch counts them, forward and backward; clips seen by all experts together. "
+        "Steps of each seed where they differ."
+    )
     return Table("Arms", columns, tuple(rows), note, 2)
 
 
 def _steps(findings: Findings, arm: str, planned: int) -> str:
-    """What was made, seed by seed should they differ; a plan may change when FLOPs are counted anew, what was trained does not."""
+    """What was made, seed by seed should they differ; a plan may change when FLOPs are counted anew, what
+    was trained does not.
+    """
     results = findings.comparison.results
     jobs = [f"train/{arm}/{seed}/expert-0" for seed in findings.comparison.scale.rng_seeds]
     made = [int(results.values(job)["curve"][-1]["steps"]) for job in jobs if results.has(job)] or [planned]
@@ -129,7 +187,16 @@ def samplings_table(findings: Findings) -> Table:
     for row in findings.rows:
         values = findings.comparison.values(row)[0]
         flops, seconds = f"{values['flops_per_clip'] / 1e9:.2f}", f"{values['seconds_per_clip']:.3f}"
-        rows.append((name_of(row), f"{values['guidance']:g}", f"{values['steps']}", f"{values['experts_per_step']:.2f}", flops, seconds))
+        rows.append(
+            (
+                name_of(row),
+                f"{values['guidance']:g}",
+                f"{values['steps']}",
+                f"{values['experts_per_step']:.2f}",
+                flops,
+                seconds,
+            )
+        )
     columns = ("sampling", "guidance", "steps", "experts a step", "inference GFLOP a clip", "s a clip")
     return Table("Samplings", columns, tuple(rows), "Of the first seed. Guided steps run each expert twice.")
 
@@ -140,9 +207,19 @@ def ratio_table(findings: Findings) -> Table:
     for row in findings.rows:
         if (row.arm, row.name) != HEADLINE[0]:
             side, best = findings.sides[name_of(row)], findings.best(row)
-            rows.append((side.name, *(as_factor(comparison.ratio(network, side, best)) for network in networks)))
-    columns = ("Fréchet distance, over that of the experts (top-1)", *(TITLES[network] for network in networks))
-    return Table("Ratios", columns, tuple(rows), "Above 1: further from real clips than the experts. Raw distances, 95 % intervals.")
+            rows.append(
+                (side.name, *(as_factor(comparison.ratio(network, side, best)) for network in networks))
+            )
+    columns = (
+        "Fréchet distance, over that of the experts (top-1)",
+        *(TITLES[network] for network in networks),
+    )
+    return Table(
+        "Ratios",
+        columns,
+        tuple(rows),
+        "Above 1: further from real clips than the experts. Raw distances, 95 % intervals.",
+    )
 
 
 def coded_table(findings: Findings) -> Table:
@@ -152,11 +229,21 @@ def coded_table(findings: Findings) -> Table:
         side, cells = findings.sides[name_of(row)], list[str]()
         for network in networks:
             first = (row.arm, row.name) == HEADLINE[0]
-            over = "1" if first else as_factor(comparison.ratio(network, side, findings.best(row), comparison.coded))
+            over = (
+                "1"
+                if first
+                else as_factor(comparison.ratio(network, side, findings.best(row), comparison.coded))
+            )
             cells += [with_interval(comparison.coded_distance(network, side)), over]
         rows.append((side.name, *cells))
-    columns = ("sampling", *(word for network in networks for word in (f"Fréchet, {TITLES[network]}", "over the experts'")))
-    note = "To the test clips encoded and decoded, which a perfect generator here would equal. Not in the protocol: added after round 2."
+    columns = (
+        "sampling",
+        *(word for network in networks for word in (f"Fréchet, {TITLES[network]}", "over the experts'")),
+    )
+    note = (
+        "To the test clips encoded and decoded, which a perfect generator here would equal. "
+        "Not in the protocol: added after round 2."
+    )
     return Table("Distances to real clips through the codec", columns, tuple(rows), note)
 
 
@@ -168,12 +255,22 @@ def distance_table(findings: Findings) -> Table:
         cells: list[str] = []
         for network in networks:
             frechet, kernel, classifier = judged.distances[network]
-            cells += [f"{with_interval(frechet)}; floor {number(frechet.floor.value)}, at its counts {number(frechet.matched)}"]
+            cells += [
+                f"{with_interval(frechet)}; floor {number(frechet.floor.value)}, "
+                f"at its counts {number(frechet.matched)}"
+            ]
             cells += [with_interval(kernel), with_interval(classifier.accuracy)]
         rows.append((name, *cells))
-    columns = [f"{what}, {TITLES[network]}" for network in networks for what in ("Fréchet", "kernel", "classifier")]
+    columns = [
+        f"{what}, {TITLES[network]}" for network in networks for what in ("Fréchet", "kernel", "classifier")
+    ]
     clips = len(findings.comparison.sources)
-    return Table(f"Distances, {clips} clips a side", ("sampling", *columns), tuple(rows), "Floor: halves of the real clips.")
+    return Table(
+        f"Distances, {clips} clips a side",
+        ("sampling", *columns),
+        tuple(rows),
+        "Floor: halves of the real clips.",
+    )
 
 
 def value_tables(findings: Findings) -> Iterator[Table]:
@@ -183,10 +280,22 @@ def value_tables(findings: Findings) -> Iterator[Table]:
         for name, judged in findings.judged.items():
             values = getattr(judged, attribute)
             if values is not None:
-                rows.append((name, with_interval(values.generated), with_interval(values.real), with_interval(values.difference)))
+                rows.append(
+                    (
+                        name,
+                        with_interval(values.generated),
+                        with_interval(values.real),
+                        with_interval(values.difference),
+                    )
+                )
         if rows:
             reference = "real clips through the codec" if attribute == "fidelity" else "real clips"
-            yield Table(title, ("sampling", "generated", reference, "difference"), tuple(rows), "Means over clips with 95 % intervals.")
+            yield Table(
+                title,
+                ("sampling", "generated", reference, "difference"),
+                tuple(rows),
+                "Means over clips with 95 % intervals.",
+            )
 
 
 def specialisation_table(findings: Findings) -> Table:
@@ -209,7 +318,10 @@ def router_table(findings: Findings) -> Table:
     values = comparison.results.values(job)["router"]
     columns = ("sees", *(f"t = {t:g}" for t in values["times"]), "calibration error")
     seen = {name: values[name] for name in ("both", "latent", "text")}
-    rows = [(name, *(f"{a:.3f}" for a in row["accuracy"]), f"{row['calibration_error']:.3f}") for name, row in seen.items()]
+    rows = [
+        (name, *(f"{a:.3f}" for a in row["accuracy"]), f"{row['calibration_error']:.3f}")
+        for name, row in seen.items()
+    ]
     return Table("Router: share right on validation clips", columns, tuple(rows))
 
 
@@ -218,22 +330,41 @@ def trials_table(findings: Findings) -> Table:
     comparison = findings.comparison
     rows = []
     for arm in comparison.scale.arms:
-        tried = {"learning rate": trials(comparison.scale, arm.name), "guidance": guidance_trials(comparison.scale, arm.name)}
+        tried = {
+            "learning rate": trials(comparison.scale, arm.name),
+            "guidance": guidance_trials(comparison.scale, arm.name),
+        }
         for what, names in tried.items():
             if all(comparison.results.has(job) for job in names.values()):
-                losses = {setting: float(comparison.results.values(job)["loss"]) for setting, job in names.items()}
+                losses = {
+                    setting: float(comparison.results.values(job)["loss"]) for setting, job in names.items()
+                }
                 taken = chosen(names, lambda job: float(comparison.results.values(job)["loss"]))
-                said = ", ".join(f"{setting:g}: {loss:.4f}{' *' if setting == taken else ''}" for setting, loss in losses.items())
+                said = ", ".join(
+                    f"{setting:g}: {loss:.4f}{' *' if setting == taken else ''}"
+                    for setting, loss in losses.items()
+                )
                 rows.append((arm.name, what, said))
-    note = "Learning rates by validation loss of a short run, guidance by the mean logarithm of the Fréchet distances on validation clips."
-    return Table("Trials on the validation split", ("arm", "of", "loss (* chosen)"), tuple(rows), note, text_columns=3)
+    note = (
+        "Learning rates by validation loss of a short run, "
+        "guidance by the mean logarithm of the Fréchet distances on validation clips."
+    )
+    return Table(
+        "Trials on the validation split", ("arm", "of", "loss (* chosen)"), tuple(rows), note, text_columns=3
+    )
 
 
 def arm_curve(findings: Findings, arm: str) -> tuple[Floats, Floats]:
-    """(clips seen by all experts, validation loss): each cluster by its own expert, or by the mean of experts of a random part."""
+    """(clips seen by all experts, validation loss): each cluster by its own expert, or by the mean of
+    experts of a random part.
+    """
     comparison = findings.comparison
     seed, of = comparison.scale.rng_seeds[0], comparison.scale.arm(arm)
-    done = [comparison.results.values(f"train/{arm}/{seed}/{slot}") for slot in slots(comparison.scale, of) if slot != ROUTER_SLOT]
+    done = [
+        comparison.results.values(f"train/{arm}/{seed}/{slot}")
+        for slot in slots(comparison.scale, of)
+        if slot != ROUTER_SLOT
+    ]
     shares = np.array(done[0]["shares"])
     losses = np.array([[row["loss"] for row in one["curve"]] for one in done])  # expert, point, cluster
     clips = np.array([row["clips"] for row in done[0]["curve"]], dtype=np.float64) * len(done)
@@ -258,18 +389,30 @@ def made(findings: Findings, command: str) -> tuple[tuple[str, str], ...]:
         ("commit", ", ".join(sorted({job.commit for job in jobs}))),
         ("machine", ", ".join(sorted({job.machine for job in jobs}))),
         ("date", ", ".join(sorted({job.date for job in jobs}))),
-        ("protocol", ", ".join(f"{name[:16]}…{'' if name == recorded else ' (not the one recorded now)'}" for name in protocols)),
+        (
+            "protocol",
+            ", ".join(
+                f"{name[:16]}…{'' if name == recorded else ' (not the one recorded now)'}"
+                for name in protocols
+            ),
+        ),
         ("jobs", f"{len(jobs)}, {hours:.2f} processor hours, the longest {longest:.1f} min"),
     )
 
 
 def _all_results(comparison: Comparison) -> list[Result]:
-    return [comparison.results.read(job.name) for job in graph(comparison.scale) if comparison.results.has(job.name)]
+    return [
+        comparison.results.read(job.name)
+        for job in graph(comparison.scale)
+        if comparison.results.has(job.name)
+    ]
 
 
 def _rate(findings: Findings, arm: str) -> float:
     comparison = findings.comparison
-    return float(comparison.results.values(f"train/{arm}/{comparison.scale.rng_seeds[0]}/expert-0")["learning_rate"])
+    return float(
+        comparison.results.values(f"train/{arm}/{comparison.scale.rng_seeds[0]}/expert-0")["learning_rate"]
+    )
 
 
 def with_interval(value: Interval | Score) -> str:

@@ -1,6 +1,8 @@
-"""Training one slot by the product's own trainer, with its held-out loss on the way; a job that was broken off goes on.
+"""Training one slot by the product's own trainer, with its held-out loss on the way; a job that was broken
+off goes on.
 
-Every curve point is a checkpoint, and its averaged weights are measured on the same validation clips, noise and times for every arm.
+Every curve point is a checkpoint, and its averaged weights are measured on the same validation clips, noise
+and times for every arm.
 Legend: N validation clips, B a batch of them, K clusters. t = 1 is noise.
 """
 
@@ -45,20 +47,33 @@ class Validation:
         batch = cls.batch_of(bench)
         order = torch.from_numpy(Draws.of("ddm-vs-monolith", "times").order(0, len(batch)))
         slices = (order + batch.uniforms[:, 0]) / len(batch)
-        return cls(batch, times(spec, "expert-0", torch.special.ndtri(slices)), batch.cluster, bench.scale.experts)
+        return cls(
+            batch, times(spec, "expert-0", torch.special.ndtri(slices)), batch.cluster, bench.scale.experts
+        )
 
     @staticmethod
     def batch_of(bench: Bench) -> Batch:
         held = HeldOut(bench, "validation")
-        return assemble(held.set, held.pick(bench.scale.validation_clips), Draws.of("ddm-vs-monolith", "validation"), 0)
+        return assemble(
+            held.set, held.pick(bench.scale.validation_clips), Draws.of("ddm-vs-monolith", "validation"), 0
+        )
 
     def losses(self, network: nn.Module, slot: str, device: Device) -> list[float]:
         """The mean loss on each cluster's clips: [K]."""
         parts = []
         for start in range(0, len(self.batch), PART_CLIPS):
-            part, t = self.batch.part(start, start + PART_CLIPS).to(device.torch), self.t[start : start + PART_CLIPS].to(device.torch)
+            part, t = (
+                self.batch.part(start, start + PART_CLIPS).to(device.torch),
+                self.t[start : start + PART_CLIPS].to(device.torch),
+            )
             with torch.no_grad(), device.autocast():
-                parts.append((router_losses(network, part, t) if slot == ROUTER else expert_losses(network, part, t, part.mask)).cpu())
+                parts.append(
+                    (
+                        router_losses(network, part, t)
+                        if slot == ROUTER
+                        else expert_losses(network, part, t, part.mask)
+                    ).cpu()
+                )
         losses = torch.cat(parts).double()
         return [float(losses[self.cluster == k].mean()) for k in range(self.clusters)]
 
@@ -91,7 +106,12 @@ class Watch:
         elif isinstance(event, StepEvent):
             self.seen.update(clips_per_s=event.clips_per_s, wait_share=event.wait_share)
         elif isinstance(event, CheckpointReady):
-            row = {"steps": event.steps, "clips": event.clips, "train_loss": event.train_loss, "loss": self.measure(event.weights_path)}
+            row = {
+                "steps": event.steps,
+                "clips": event.clips,
+                "train_loss": event.train_loss,
+                "loss": self.measure(event.weights_path),
+            }
             self.curve.append(row)
             (self.folder / CURVE_FILE).write_text("".join(json.dumps(row) + "\n" for row in self.curve))
             for path in self.folder.glob("*.safetensors"):
@@ -117,7 +137,10 @@ def train_slot(bench: Bench, plan_: Plan, run: Envelope[RunSpec], slot: str, fol
     watch = Watch(folder, measure, max(1, spec.training.total_steps // bench.scale.curve_points))
     train(_job(bench, plan_, run, slot, folder), watch.emit, watch.next_command)
     if not watch.curve or watch.curve[-1]["steps"] != spec.training.total_steps:
-        raise TrainError(f"{slot} ended at {watch.curve[-1:]}, not at step {spec.training.total_steps}; delete {folder} and run it again")
+        raise TrainError(
+            f"{slot} ended at {watch.curve[-1:]}, not at step {spec.training.total_steps}; "
+            f"delete {folder} and run it again"
+        )
     return {"slot": slot, "run": run.id, "curve": watch.curve, "shares": validation.shares, **watch.seen}
 
 
@@ -143,12 +166,16 @@ def trial_job(bench: Bench, arm: str, learning_rate: float) -> dict[str, Any]:
 
 
 def arm_loss(plan_: Plan, done: list[dict[str, Any]], point: int = -1) -> float:
-    """The validation loss of an arm: each cluster by its own expert, or by the mean of experts of no cluster in particular."""
+    """The validation loss of an arm: each cluster by its own expert, or by the mean of experts of no
+    cluster in particular.
+    """
     shares = done[0]["shares"]
     by_slot = [row["curve"][point]["loss"] for row in done]
     if plan_.arm.partition == "clusters":
         return float(sum(share * by_slot[k][k] for k, share in enumerate(shares)))
-    return float(sum(share * sum(losses[k] for losses in by_slot) / len(by_slot) for k, share in enumerate(shares)))
+    return float(
+        sum(share * sum(losses[k] for losses in by_slot) / len(by_slot) for k, share in enumerate(shares))
+    )
 
 
 def plan_of(bench: Bench, arm: str) -> Plan:
@@ -190,7 +217,11 @@ def _resume(folder: Path, a_step_clips: int) -> dict[str, Any]:
         return {}
     steps = curve[-1]["steps"]
     path = folder / f"resume-{steps:09}.safetensors"
-    return {"resume_path": path, "resume_steps": steps, "resume_clips": steps * a_step_clips} if path.exists() else {}
+    return (
+        {"resume_path": path, "resume_steps": steps, "resume_clips": steps * a_step_clips}
+        if path.exists()
+        else {}
+    )
 
 
 def _read_curve(folder: Path) -> list[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
     python -m examples.demo.clips OUT --clips 480
 
-Each clip is a file `<scenario>-<number>.mp4` with a caption beside it in `<scenario>-<number>.txt`. The scenario is in the
-file's name for the demo's judge alone: nothing in preparing, training or generating reads it.
+Each clip is a file `<scenario>-<number>.mp4` with a caption beside it in `<scenario>-<number>.txt`. The
+scenario is in the file's name for the demo's judge alone: nothing in preparing, training or generating reads
+it.
 """
 
 from __future__ import annotations
@@ -119,7 +120,9 @@ def caption(scenario: Scenario, rng: np.random.Generator) -> str:
 
 
 def write_clips(out: Path, clips: int, rng_seed: int = 0, frames: int = FRAMES) -> int:
-    """Write about `clips` clips of `frames` frames, equally many of each scenario; the same seed gives the same clips."""
+    """Write about `clips` clips of `frames` frames, equally many of each scenario; the same seed gives the
+    same clips.
+    """
     out.mkdir(parents=True, exist_ok=True)
     each = clips // len(SCENARIOS)
     for number, (name, scenario) in enumerate(SCENARIOS.items()):
@@ -140,5 +143,6 @@ if __name__ == "__main__":
     parser.add_argument("--frames", type=int, default=FRAMES, help="of each clip, at 16 a second")
     arguments = parser.parse_args()
     print(
-        f"{write_clips(arguments.out, arguments.clips, arguments.rng_seed, arguments.frames)} clips in {arguments.out}"
+        f"{write_clips(arguments.out, arguments.clips, arguments.rng_seed, arguments.frames)} clips in "
+        f"{arguments.out}"
     )

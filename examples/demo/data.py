@@ -16,7 +16,8 @@ from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
 
 FRAMES, CLIPS_PER_PROMPT = 8, 2
 CLAIM_S = 30
-CHECKPOINTS = 6  # in the time that training is expected to take; each is fetched, checked and signed by another
+# in the time that training is expected to take; each is fetched, checked and signed by another
+CHECKPOINTS = 6
 LEAST_CHECKPOINT_S, MOST_CHECKPOINT_S = 10, 90
 RECIPE = {
     "learning-rate": "2e-3",

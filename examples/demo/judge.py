@@ -153,7 +153,10 @@ class Signs:
         )
 
     def __str__(self) -> str:
-        return f"{self.motion:.2f}, {self.variance:.2f}, {f'{self.flicker:.2f}' if self.ordered else 'no order to see'}"
+        return (
+            f"{self.motion:.2f}, {self.variance:.2f}, "
+            f"{f'{self.flicker:.2f}' if self.ordered else 'no order to see'}"
+        )
 
 
 def motion(clips: Clips, lag_frames: int = 1) -> float:
@@ -162,13 +165,17 @@ def motion(clips: Clips, lag_frames: int = 1) -> float:
 
 
 def disorder(clips: Clips) -> float:
-    """Change over one frame, of that over half a clip: 1 when frames are shuffled, less when neighbours are alike."""
+    """Change over one frame, of that over half a clip: 1 when frames are shuffled, less when neighbours
+    are alike.
+    """
     far = motion(clips, clips.shape[1] // 2)
     return motion(clips) / far if far > 0 else 0.0
 
 
 def variance(clips: Clips) -> float:
-    """Variance across clips, averaged over pixels and frames; without bias, so that two clips may be compared with forty."""
+    """Variance across clips, averaged over pixels and frames; without bias, so that two clips may be
+    compared with forty.
+    """
     return float(clips.astype(np.float32).var(axis=0, ddof=1).mean())
 
 
@@ -179,7 +186,9 @@ def prompt_variance(clips: Clips, prompts: np.ndarray) -> float:
 
 
 def shuffled(named: np.ndarray, labels: np.ndarray) -> float:
-    """The accuracy when prompts are dealt out anew, averaged: chance, unless the clips do not depend on them."""
+    """The accuracy when prompts are dealt out anew, averaged: chance, unless the clips do not depend on
+    them.
+    """
     rng = np.random.default_rng(0)
     return float(np.mean([np.mean(named == rng.permutation(labels)) for _ in range(PERMUTATIONS)]))
 
@@ -204,7 +213,8 @@ def _notes(signs: dict[str, Signs], generated: Clips, real: Clips, train: Clips)
     words = {f"{name} (motion, variance, flicker)": str(sign) for name, sign in signs.items()}
     made, held_out = nearest(generated, train), nearest(real, train)
     words["nearest train clip, grey levels"] = (
-        f"median {np.median(made):.1f}, least {made.min():.1f}; real {np.median(held_out):.1f}, {held_out.min():.1f}"
+        f"median {np.median(made):.1f}, least {made.min():.1f}; real {np.median(held_out):.1f}, "
+        f"{held_out.min():.1f}"
     )
     return words
 

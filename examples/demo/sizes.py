@@ -56,7 +56,8 @@ class Size:
 
 
 SIZES = (
-    # One training's flicker differs from another's by 0.15 and more (docs/benchmarks.md): limits stand that far above what was seen.
+    # One training's flicker differs from another's by 0.15 and more (docs/benchmarks.md): limits stand that
+    # far above what was seen.
     Size("large", 32, 900, "micro", "micro", 2000, promise=Promise(flicker=0.60)),
     Size("medium", 32, 900, "micro", "nano", 1600, promise=Promise(flicker=0.65)),
     Size("small", 24, 900, "micro", "nano", 1400, promise=Promise(flicker=0.70)),
@@ -213,8 +214,10 @@ def excuse(plan: Plan, got: Got) -> str:
     ours = got.trainers_share < LEAST_TRAINERS_SHARE
     if got.trainers_cpu_s < needed_s and got.idle_share < BUSY_IDLE_SHARE and not ours:
         return (
-            f"the trainers got {got.trainers_cpu_s:.0f} of the {needed_s:.0f} processor seconds they need, and "
-            f"the machine was idle for {got.idle_share:.0%}: other programs, or its host's other guests, had the rest"
+            f"the trainers got {got.trainers_cpu_s:.0f} of the {needed_s:.0f} processor seconds they need, "
+            "and "
+            f"the machine was idle for {got.idle_share:.0%}: other programs, or its host's other guests, "
+            "had the rest"
         )
     return ""
 

@@ -68,7 +68,9 @@ class BootstrapConfig(BaseModel):
 
 
 def load_config(path: Path | None, *, default_data_dir: Path, **flags: Any) -> BootstrapConfig:
-    """The file's values, flags that were given (not None) over them; UsageError names the one that is wrong."""
+    """The file's values, flags that were given (not None) over them; UsageError names the one that is
+    wrong.
+    """
     values = {"data_dir": default_data_dir, **(_read(path) if path else {})}
     values.update({name: value for name, value in flags.items() if value is not None})
     try:
@@ -76,7 +78,9 @@ def load_config(path: Path | None, *, default_data_dir: Path, **flags: Any) -> B
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path or 'the command'}: {where!r} is wrong: {first['msg']}, got {str(first['input'])[:100]!r}") from error
+        raise UsageError(
+            f"{path or 'the command'}: {where!r} is wrong: {first['msg']}, got {str(first['input'])[:100]!r}"
+        ) from error
     # An invite says where its run is found, so nobody has to write those peers twice.
     invited = tuple(peer for text in config.mirror if ":" in text for peer in Invite.parse(text).peers)
     return config.model_copy(update={"peers": tuple(dict.fromkeys(config.peers + invited))})
@@ -86,6 +90,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}; bootstrap/bootstrap.toml is an example to copy") from error
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}; bootstrap/bootstrap.toml is an example to copy"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from error

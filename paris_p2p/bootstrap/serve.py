@@ -49,9 +49,7 @@ class BootstrapNode:
         self.runs: dict[str, RunNode] = {}
         self.heard: dict[str, str] = {}  # run id -> a peer that may have its RunSpec
         self.places: dict[str, Place] = {}  # by run id, also of runs that are just being opened
-        self._asked: dict[
-            str, tuple[str, str]
-        ] = {}  # run id -> the peer that is asked, its address
+        self._asked: dict[str, tuple[str, str]] = {}  # run id -> the peer that is asked, its address
         self._joining: dict[str, asyncio.Task[None]] = {}  # by run id
         self._opened: dict[str, AsyncExitStack] = {}  # what leaving a run closes
         self._turn = asyncio.Lock()  # no run is left while something is done for it

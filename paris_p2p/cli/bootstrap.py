@@ -23,16 +23,34 @@ app = typer.Typer(
 
 @verb(app)
 def serve(
-    config: Annotated[Path | None, typer.Option(help="A TOML file like bootstrap/bootstrap.toml; flags win over it.")] = None,
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Keeps the node's key and blobs.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="TCP and UDP port (31337 unless set).")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file like bootstrap/bootstrap.toml; flags win over it.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Keeps the node's key and blobs.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="TCP and UDP port (31337 unless set).")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    announce: Annotated[list[str] | None, typer.Option(help="A multiaddr others reach this node under.")] = None,
-    peer: Annotated[list[str] | None, typer.Option(help="Multiaddr of another bootstrap node to join.")] = None,
-    max_disk: Annotated[str | None, typer.Option(help="Disk for store and forward, like 200GB; 0 for no limit.")] = None,
-    upload_limit: Annotated[str | None, typer.Option(help="Upload per second, like 20MB; 0 for no limit.")] = None,
-    mirror: Annotated[list[str] | None, typer.Option(help="Hold only this run id; may be repeated. Default: any run.")] = None,
-    address_file: Annotated[Path | None, typer.Option(help="Write the multiaddrs here, one a line, when ready.")] = None,
+    announce: Annotated[
+        list[str] | None, typer.Option(help="A multiaddr others reach this node under.")
+    ] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(help="Multiaddr of another bootstrap node to join.")
+    ] = None,
+    max_disk: Annotated[
+        str | None, typer.Option(help="Disk for store and forward, like 200GB; 0 for no limit.")
+    ] = None,
+    upload_limit: Annotated[
+        str | None, typer.Option(help="Upload per second, like 20MB; 0 for no limit.")
+    ] = None,
+    mirror: Annotated[
+        list[str] | None, typer.Option(help="Hold only this run id; may be repeated. Default: any run.")
+    ] = None,
+    address_file: Annotated[
+        Path | None, typer.Option(help="Write the multiaddrs here, one a line, when ready.")
+    ] = None,
 ) -> None:
     """Serve until Ctrl-C; the identity is kept in the data directory, so the address stays the same."""
     from paris_p2p.bootstrap.config import load_config

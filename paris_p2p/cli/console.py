@@ -28,7 +28,9 @@ _ENOSPC, _EDQUOT, _EROFS, _EACCES = 28, 122, 30, 13
 
 
 class Ended(SystemExit):
-    """A signal ends this command: what is open is closed on the way out, then it exits with 128 and the signal's number."""
+    """A signal ends this command: what is open is closed on the way out, then it exits with 128 and the
+    signal's number.
+    """
 
 
 def run_app(app: typer.Typer) -> NoReturn:
@@ -51,7 +53,11 @@ def run_app(app: typer.Typer) -> NoReturn:
         if error.errno in (_ENOSPC, _EDQUOT):
             fail(DiskFullError(f"no space left for {where}; free some, or choose another folder"))
         if error.errno in (_EROFS, _EACCES):
-            fail(ReadOnlyError(f"cannot write {where}: {error.strerror}; choose another folder with --data-dir or --out"))
+            fail(
+                ReadOnlyError(
+                    f"cannot write {where}: {error.strerror}; choose another folder with --data-dir or --out"
+                )
+            )
         raise
     sys.exit(0)
 
@@ -67,9 +73,13 @@ def echo(text: str) -> None:
 
 
 def wrapped(text: str) -> str:
-    """Lines broken between words at 80 columns, or at the terminal's when that is wider; what goes on is indented."""
+    """Lines broken between words at 80 columns, or at the terminal's when that is wider; what goes on is
+    indented.
+    """
     columns = max(80, shutil.get_terminal_size((80, 24)).columns) if sys.stdout.isatty() else 80
-    wrapper = textwrap.TextWrapper(columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    wrapper = textwrap.TextWrapper(
+        columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
     return "\n".join(wrapper.fill(line) if len(line) > columns else line for line in text.splitlines())
 
 
@@ -88,7 +98,8 @@ def end_in_order() -> None:
 
 @contextmanager
 def checked_options(**spelled: str) -> Iterator[None]:
-    """Within it, a value that a settings model refuses is a UsageError with the option as typed, the value and the limit.
+    """Within it, a value that a settings model refuses is a UsageError with the option as typed, the value
+    and the limit.
 
     `spelled` gives the option of a field that is called otherwise.
     """
@@ -112,14 +123,17 @@ def parse_invite(argument: str, home: Path) -> Invite:
     parsed = Invite.parse(read_invite(argument))
     if not parsed.peers and not spec_path(home, parsed.run).exists():
         raise InviteError(
-            f"the invite paris:{parsed.run[:16]}… names no peer to ask: it seems cut at the `?`, which a shell may do; "
+            f"the invite paris:{parsed.run[:16]}… names no peer to ask: it seems cut at the `?`, "
+            "which a shell may do; "
             "put the whole invite in quotes"
         )
     return parsed
 
 
 def read_invite(argument: str) -> str:
-    """The invite itself, `@file`, or `-` for stdin, so that a private one need not stand in the shell's history."""
+    """The invite itself, `@file`, or `-` for stdin, so that a private one need not stand in the shell's
+    history.
+    """
     if argument == "-":
         return _decoded(_stdin_bytes(), "standard input")
     if argument.startswith("@"):
@@ -130,7 +144,9 @@ def read_invite(argument: str) -> str:
             with path.open("rb") as file:
                 return _decoded(file.read(MAX_INVITE_BYTES), str(path))
         except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}; check the path and who may read it") from error
+            raise UsageError(
+                f"cannot read {path}: {error.strerror}; check the path and who may read it"
+            ) from error
     if "paris" not in argument.lower() and Path(argument).exists():
         kind = "folder" if Path(argument).is_dir() else "file"
         hint = f"; to read the invite from it, write @{argument}" if kind == "file" else ""
@@ -141,7 +157,9 @@ def read_invite(argument: str) -> str:
 def want_folder(argument: Path, what: str) -> None:
     """UsageError when an invite stands where a folder is wanted: the two are easily swapped."""
     if str(argument).lower().lstrip("\"'<").startswith(("paris:", "@", "paris%3a")) and not argument.exists():
-        raise UsageError(f"an invite stands where {what} is wanted: {str(argument)[:40]!r}; see --help for the order")
+        raise UsageError(
+            f"an invite stands where {what} is wanted: {str(argument)[:40]!r}; see --help for the order"
+        )
 
 
 def _stdin_bytes() -> bytes:
@@ -159,13 +177,17 @@ def _decoded(data: bytes, where: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A text file that the user named, UTF-8 or marked UTF-16, its line ends as they are; UsageError otherwise."""
+    """A text file that the user named, UTF-8 or marked UTF-16, its line ends as they are; UsageError
+    otherwise.
+    """
     from paris_p2p.data.text_files import NotTextError, decode_text
 
     try:
         return decode_text(path.expanduser().read_bytes()).text
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}; check the path and who may read it") from error
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}; check the path and who may read it"
+        ) from error
     except NotTextError as error:
         raise UsageError(f"{path} is not a text file in UTF-8 or marked UTF-16; save it as UTF-8") from error
 
@@ -189,7 +211,15 @@ def human_bytes(count: float) -> str:
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """One bar per stage: call it with (stage, done, total)."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.table import Column
     from rich.text import Text
 
@@ -204,7 +234,13 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 
     bars: dict[str, int] = {}
     name = TextColumn("{task.description:<28}", markup=False)
-    columns = (name, BarColumn(), Done(table_column=Column(no_wrap=True)), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        name,
+        BarColumn(),
+        Done(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     progress = Progress(*columns, console=Console(stderr=True))
 
     def report(stage: str, done: int, total: int) -> None:

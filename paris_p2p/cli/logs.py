@@ -1,7 +1,8 @@
-"""Where the log goes: `--verbose` and `--log-file` on every command, and what an operator needs without either.
+"""Where the log goes: `--verbose` and `--log-file` on every command, and what an operator needs without
+either.
 
-A terminal gets warnings; commands that run for days (`start`, `publish`, `serve`) also say what they do. `say` prints its
-own lines, so they go to the file alone here.
+A terminal gets warnings; commands that run for days (`start`, `publish`, `serve`) also say what they do.
+`say` prints its own lines, so they go to the file alone here.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ _MORE = (
 
 
 def verb(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """`app.command()` for a verb that also takes --verbose and --log-file; the function itself stays as it is."""
+    """`app.command()` for a verb that also takes --verbose and --log-file; the function itself stays as it
+    is.
+    """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         app.command()(_logged(function))
@@ -54,7 +57,9 @@ def verb(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None
 
 
 def set_up() -> None:
-    """Before anything is logged: warnings to standard error, ours and every library's, through one formatter."""
+    """Before anything is logged: warnings to standard error, ours and every library's, through one
+    formatter.
+    """
     root = logging.getLogger()
     for handler in [*root.handlers]:
         if isinstance(handler, _Terminal):
@@ -122,7 +127,9 @@ def _listen(level: int) -> None:
 
 
 def _level(record: logging.LogRecord) -> str:
-    """The level's usual word: a library may have renamed the levels of the whole process, as hivemind does."""
+    """The level's usual word: a library may have renamed the levels of the whole process, as hivemind
+    does.
+    """
     words = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
     return words.get(record.levelno, record.levelname.lower())
 
@@ -166,12 +173,17 @@ class _Terminal(logging.StreamHandler[TextIO]):
 
 class _File(RotatingFileHandler):
     def __init__(self, path: Path):
-        super().__init__(path, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8", errors="backslashreplace")
+        super().__init__(
+            path, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8", errors="backslashreplace"
+        )
         self.setFormatter(_Formatter())
         self._told = False
 
     def handleError(self, record: logging.LogRecord) -> None:
         error: Any = sys.exc_info()[1]
         if not self._told:  # a full disk: once, and the work goes on
-            put(f"cannot write to the log file {shown(self.baseFilename)}: {shown(error)}; going on without", sys.stderr)
+            put(
+                f"cannot write to the log file {shown(self.baseFilename)}: {shown(error)}; going on without",
+                sys.stderr,
+            )
         self._told = True

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paris_p2p.cli.console import checked_options, default_data_dir, echo, parse_invite, progress_bars, read_text, run_app
+from paris_p2p.cli.console import (
+    checked_options,
+    default_data_dir,
+    echo,
+    parse_invite,
+    progress_bars,
+    read_text,
+    run_app,
+)
 from paris_p2p.cli.logs import long_running, verb
 from paris_p2p.errors import UsageError
 from paris_p2p.shown import put, shown_lines
@@ -21,14 +29,23 @@ MAX_PROMPT_LETTERS = 4000
 
 app = typer.Typer(
     name="paris-peer",
-    help="Join a decentralized video diffusion run: train one expert of it on this machine, or generate with all of them.",
+    help="Join a decentralized video diffusion run: train one expert of it on this machine, "
+    "or generate with all of them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 InviteArgument = Annotated[str, typer.Argument(help="paris:…, or @FILE, or - for stdin", metavar="INVITE")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where this peer keeps its key and its blobs.", envvar="PARIS_DATA_DIR")]
-Port = Annotated[int, typer.Option(help="TCP and UDP port to listen on; 0 takes a free one.", envvar="PARIS_PORT", min=0, max=65535)]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Where this peer keeps its key and its blobs.", envvar="PARIS_DATA_DIR"),
+]
+Port = Annotated[
+    int,
+    typer.Option(
+        help="TCP and UDP port to listen on; 0 takes a free one.", envvar="PARIS_PORT", min=0, max=65535
+    ),
+]
 HostOption = Annotated[str, typer.Option(help="Address to listen on.", envvar="PARIS_HOST")]
 Rate = Annotated[str, typer.Option(help="At most this much per second, like 20MB; 0 for no limit.")]
 
@@ -37,26 +54,43 @@ Rate = Annotated[str, typer.Option(help="At most this much per second, like 20MB
 def start(
     invite: InviteArgument,
     data_dir: DataDir = None,
-    profile: Annotated[str, typer.Option(help="auto reads this machine; or a name from peers/profiles, or a TOML file.")] = "auto",
+    profile: Annotated[
+        str, typer.Option(help="auto reads this machine; or a name from peers/profiles, or a TOML file.")
+    ] = "auto",
     slot: Annotated[str, typer.Option(help="Claim only this slot, like expert-2 or router.")] = "",
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the trainer; 0 for torch's own choice.", min=0)] = None,
-    max_memory: Annotated[
-        str | None, typer.Option(help="Main memory of all our processes: checkpoint and stop before it, like 12GB.")
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of the trainer; 0 for torch's own choice.", min=0)
     ] = None,
-    max_vram: Annotated[str | None, typer.Option(help="Memory of the GPU that trains, like 10GB; 0 for all of it.")] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="Main memory of all our processes: checkpoint and stop before it, like 12GB."),
+    ] = None,
+    max_vram: Annotated[
+        str | None, typer.Option(help="Memory of the GPU that trains, like 10GB; 0 for all of it.")
+    ] = None,
     max_disk: Annotated[str | None, typer.Option(help="Disk for blobs, like 200GB; 0 for no limit.")] = None,
     upload_limit: Annotated[str | None, typer.Option(help="Upload per second, like 5MB.")] = None,
     download_limit: Annotated[str | None, typer.Option(help="Download per second, like 20MB.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(help="Clips per forward pass; 0 chooses by memory.", min=0)] = None,
-    compile_blocks: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Fuse the network's blocks on a GPU.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Clips per forward pass; 0 chooses by memory.", min=0)
+    ] = None,
+    compile_blocks: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Fuse the network's blocks on a GPU.")
+    ] = None,
     port: Port = 0,
     host: HostOption = "0.0.0.0",
-    announce: Annotated[list[str] | None, typer.Option(help="A multiaddr others reach this peer under; may be repeated.")] = None,
-    relay: Annotated[list[str] | None, typer.Option(help="A relay's multiaddr, for peers behind NAT; may be repeated.")] = None,
+    announce: Annotated[
+        list[str] | None, typer.Option(help="A multiaddr others reach this peer under; may be repeated.")
+    ] = None,
+    relay: Annotated[
+        list[str] | None, typer.Option(help="A relay's multiaddr, for peers behind NAT; may be repeated.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before joining.")] = False,
     no_train: Annotated[bool, typer.Option("--no-train", help="Only attest and seed.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the settings that would be used, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the settings that would be used, and stop.")
+    ] = False,
 ) -> None:
     """Join a run, claim a slot and train it until Ctrl-C (a second Ctrl-C leaves at once)."""
     from paris_p2p.peer.profiles import load_profile
@@ -147,7 +181,9 @@ def stop(data_dir: DataDir = None) -> None:
 def fetch(
     invite: InviteArgument,
     data_dir: DataDir = None,
-    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Be content with the slots there are.")] = False,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Be content with the slots there are.")
+    ] = False,
     download_limit: Rate = "0",
 ) -> None:
     """Fetch what generating needs: the codec, the text encoder and every slot's weights."""
@@ -155,31 +191,54 @@ def fetch(
 
     parsed = parse_invite(invite, (data_dir or default_data_dir()) / GENERATOR_DIR)
     with progress_bars() as progress:
-        models = fetch_models(_generator_settings(data_dir, download_limit), parsed, partial=allow_partial, progress=progress)
+        models = fetch_models(
+            _generator_settings(data_dir, download_limit), parsed, partial=allow_partial, progress=progress
+        )
     echo(f"{len(models.weights)} slots of {models.spec.name!r} are here: {', '.join(models.weights)}")
 
 
 @verb(app)
 def generate(
-    prompt: Annotated[list[str], typer.Argument(help="One or more prompts, then the INVITE.", metavar="PROMPT... INVITE")],
+    prompt: Annotated[
+        list[str], typer.Argument(help="One or more prompts, then the INVITE.", metavar="PROMPT... INVITE")
+    ],
     prompts_file: Annotated[Path | None, typer.Option(help="More prompts, one a line.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="clip.mp4 (default; of image runs clip.png), .gif, .png (a sheet of frames), .npy.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="clip.mp4 (default; of image runs clip.png), .gif, .png (a sheet of frames), .npy.",
+        ),
     ] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture that the clips start from, in a run that was trained for it.")] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(help="A picture that the clips start from, in a run that was trained for it."),
+    ] = None,
     clips: Annotated[int, typer.Option(help="Clips per prompt.", min=1)] = 1,
     steps: Annotated[int, typer.Option(help="Denoising steps.", min=1, max=1000)] = 50,
-    shift: Annotated[float, typer.Option(help="Of the denoising times, towards noise above 1; 0: the run's.", min=0, max=100)] = 0.0,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 turns it off.", min=0)] = 4.0,
-    guidance_form: Annotated[str, typer.Option(help="per_expert (as published), or exact: routed apart without text.")] = "per_expert",
+    shift: Annotated[
+        float,
+        typer.Option(help="Of the denoising times, towards noise above 1; 0: the run's.", min=0, max=100),
+    ] = 0.0,
+    guidance: Annotated[
+        float, typer.Option(help="Classifier-free guidance scale; 1 turns it off.", min=0)
+    ] = 4.0,
+    guidance_form: Annotated[
+        str, typer.Option(help="per_expert (as published), or exact: routed apart without text.")
+    ] = "per_expert",
     routing: Annotated[str, typer.Option(help="top_k, full, threshold or uniform.")] = "top_k",
     top_k: Annotated[int, typer.Option(help="Experts per step for top_k.", min=1)] = 1,
     rng_seed: Annotated[int, typer.Option(help="The same seed gives the same clips.", min=0)] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 for torch's own choice.", min=0)] = 0,
     batch_clips: Annotated[int, typer.Option(help="Clips sampled at once; 0 chooses by memory.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    offline: Annotated[bool, typer.Option("--offline", help="Use only what an earlier fetch brought.")] = False,
-    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Route among the slots there are.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use only what an earlier fetch brought.")
+    ] = False,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Route among the slots there are.")
+    ] = False,
     data_dir: DataDir = None,
     download_limit: Rate = "0",
 ) -> None:
@@ -216,7 +275,9 @@ def generate(
     )
     with progress_bars() as progress:
         chooses = Routing(wishes.routing, wishes.top_k)
-        models = fetch_models(settings, parsed, partial=allow_partial, offline=offline, routing=chooses, progress=progress)
+        models = fetch_models(
+            settings, parsed, partial=allow_partial, offline=offline, routing=chooses, progress=progress
+        )
         named = {"out": Path("clip.png")} if out is None and models.spec.clip.frames == 1 else {}
         if warning := warn_barely(trained_slots(models.spec, models.weights)):
             put(shown_lines(warning), sys.stderr)
@@ -237,10 +298,12 @@ def _wishes(**fields: Any) -> GenerateJob:
         job = GenerateJob(run="", spec_path=Path(), weights={}, **fields)
     check_device(job.device)
     if job.image is not None:
-        read_picture(job.image, ClipShape(frames=1, height=64, width=64, fps=1.0))  # the run's size is not known yet
+        # the run's size is not known yet
+        read_picture(job.image, ClipShape(frames=1, height=64, width=64, fps=1.0))
     check_wishes(job.guidance_form, job.routing, job.top_k)
     with open_writer(job.out, len(job.prompts) * job.clips_per_prompt, 1.0, frames=1):
-        return job  # it knows the file's ending, and the folder can be written; a sheet's room is known with the run
+        # it knows the file's ending, and the folder can be written; a sheet's room is known with the run
+        return job
 
 
 def _is_file(path: str) -> bool:
@@ -252,8 +315,11 @@ def _is_file(path: str) -> bool:
 
 def _check_prompts(prompts: list[str], invite: str) -> None:
     """UsageError for what no text encoder should be asked, in the words of the command line."""
-    swapped = next((prompt for prompt in prompts if prompt.strip("\"'<> ").startswith(("paris:", "paris%3A"))), None)
-    if swapped is None and prompts and not invite.startswith("@"):  # a prompt may begin with @, where no file is called so
+    swapped = next(
+        (prompt for prompt in prompts if prompt.strip("\"'<> ").startswith(("paris:", "paris%3A"))), None
+    )
+    if swapped is None and prompts and not invite.startswith("@"):
+        # a prompt may begin with @, where no file is called so
         swapped = next((prompt for prompt in prompts if prompt[:1] == "@" and _is_file(prompt[1:])), None)
     if swapped is not None:
         raise UsageError(f'the invite comes last: paris-peer generate "{invite[:40]}" {swapped[:24]}…')
@@ -262,14 +328,17 @@ def _check_prompts(prompts: list[str], invite: str) -> None:
             raise UsageError(f"prompt {place} is empty; say in words what is to be seen")
         if len(prompt) > MAX_PROMPT_LETTERS:
             raise UsageError(
-                f"prompt {place} has {len(prompt):,} characters, at most {MAX_PROMPT_LETTERS:,} are taken: {prompt[:40]!r}…; shorten it"
+                f"prompt {place} has {len(prompt):,} characters, at most {MAX_PROMPT_LETTERS:,} are taken: "
+                f"{prompt[:40]!r}…; shorten it"
             )
 
 
 def _generator_settings(data_dir: Path | None, download_limit: str) -> Any:
     from paris_p2p.spec import PeerSettings, parse_bytes
 
-    return PeerSettings(data_dir=data_dir or default_data_dir(), download_limit_bps=parse_bytes(download_limit))
+    return PeerSettings(
+        data_dir=data_dir or default_data_dir(), download_limit_bps=parse_bytes(download_limit)
+    )
 
 
 def main() -> None:

@@ -34,40 +34,72 @@ PASSPHRASE_VARIABLE = "PARIS_OWNER_PASSPHRASE"
 
 @verb(app)
 def prepare(
-    clips: Annotated[Path, typer.Argument(help="Folder of captioned videos or images, or of webdataset tars.")],
+    clips: Annotated[
+        Path, typer.Argument(help="Folder of captioned videos or images, or of webdataset tars.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where latents, embeddings and clusters go.")],
     experts: Annotated[
-        int, typer.Option("--experts", "-k", help="Clusters, and so experts; 0: as many as the clips carry.", min=0, max=256)
+        int,
+        typer.Option(
+            "--experts", "-k", help="Clusters, and so experts; 0: as many as the clips carry.", min=0, max=256
+        ),
     ] = 0,
-    frames: Annotated[int, typer.Option(min=1, help="Frames per clip; 1 for images, and stills of videos.")] = 8,
+    frames: Annotated[
+        int, typer.Option(min=1, help="Frames per clip; 1 for images, and stills of videos.")
+    ] = 8,
     height: Annotated[int, typer.Option(min=8)] = 64,
     width: Annotated[int, typer.Option(min=8)] = 64,
     fps: Annotated[float, typer.Option(min=0.1, help="Frames per second the clips are resampled to.")] = 8.0,
     codec: Annotated[
-        str, typer.Option(help="pca; train, train:video (fitted on your clips); or diffusers: with a folder or hub id.")
+        str,
+        typer.Option(
+            help="pca; train, train:video (fitted on your clips); or diffusers: with a folder or hub id."
+        ),
     ] = "pca",
-    codec_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a codec that is trained.")] = 1000,
+    codec_steps: Annotated[
+        int, typer.Option(min=1, help="Optimizer steps of a codec that is trained.")
+    ] = 1000,
     text: Annotated[str, typer.Option(help="minilm, or transformers: with a folder or hub id.")] = "minilm",
     text_tokens: Annotated[
-        int, typer.Option(min=0, max=4096, help="Read of each caption; 0: as many as the longest has and the encoder takes.")
+        int,
+        typer.Option(
+            min=0, max=4096, help="Read of each caption; 0: as many as the longest has and the encoder takes."
+        ),
     ] = 0,
     caption_encoding: Annotated[
-        str, typer.Option(help="Of captions that are neither UTF-8 nor marked UTF-16, such as cp1252; else those are skipped.")
+        str,
+        typer.Option(
+            help="Of captions that are neither UTF-8 nor marked UTF-16, such as cp1252; "
+            "else those are skipped."
+        ),
     ] = "",
     features: Annotated[
-        str, typer.Option(help="efficientnet-lite0, transnetv2, or transformers:, clip: or videomae: with a folder or hub id.")
+        str,
+        typer.Option(
+            help="efficientnet-lite0, transnetv2, or transformers:, clip: or videomae: "
+            "with a folder or hub id."
+        ),
     ] = "efficientnet-lite0",
     image_to_video: Annotated[
-        bool, typer.Option("--image-to-video", help="Look at first frames, so that a router may know them: for create --first-frame-rate.")
+        bool,
+        typer.Option(
+            "--image-to-video",
+            help="Look at first frames, so that a router may know them: for create --first-frame-rate.",
+        ),
     ] = False,
     clips_per_video: Annotated[
-        int, typer.Option(min=1, help="At most this many clips from a video; longer ones are parted into scenes.")
+        int,
+        typer.Option(min=1, help="At most this many clips from a video; longer ones are parted into scenes."),
     ] = 64,
-    device: Annotated[str, typer.Option(help="Of codec, text encoder and features: auto, cpu, cuda or cuda:N.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Of codec, text encoder and features: auto, cpu, cuda or cuda:N.")
+    ] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Videos worked on side by side.")] = 2,
     rng_seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Decode, split, encode and cluster captioned clips into a folder that `paris-run create` makes a run of."""
+    """Decode, split, encode and cluster captioned clips into a folder that `paris-run create` makes a run
+    of.
+    """
     want_folder(clips, "the folder of clips")
     from paris_p2p.peer.settings import check_device
     from paris_p2p.preparation.networks import PrepareOptions
@@ -115,42 +147,67 @@ def create(
     expert: Annotated[str, typer.Option(help="Expert preset.")] = "tiny",
     router: Annotated[str, typer.Option(help="Router preset.")] = "tiny",
     init_from: Annotated[
-        Path | None, typer.Option(help="Weights that every expert starts from: safetensors file, or folder of DiT, PixArt, FLUX or ours.")
+        Path | None,
+        typer.Option(
+            help="Weights that every expert starts from: safetensors file, or folder of DiT, PixArt, "
+            "FLUX or ours."
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips per optimizer step of an expert.")] = 16,
     learning_rate: Annotated[float, typer.Option(min=1e-9, max=1)] = 3e-4,
     warmup_steps: Annotated[int, typer.Option(min=0)] = 100,
     total_steps: Annotated[int, typer.Option(min=0, help="0: until the owner ends the run.")] = 0,
-    decay_steps: Annotated[int, typer.Option(min=0, help="Of total_steps, the last that decay the learning rate.")] = 0,
+    decay_steps: Annotated[
+        int, typer.Option(min=0, help="Of total_steps, the last that decay the learning rate.")
+    ] = 0,
     ema_decay: Annotated[float, typer.Option(min=0, max=0.999999)] = 0.999,
     caption_dropout: Annotated[float, typer.Option(min=0, max=1)] = 0.1,
-    time_shift: Annotated[float, typer.Option(min=0, max=100, help="Of the denoising times; 0: by the clips' token count.")] = 0.0,
+    time_shift: Annotated[
+        float, typer.Option(min=0, max=100, help="Of the denoising times; 0: by the clips' token count.")
+    ] = 0.0,
     first_frame_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the clips trained with their first frame given, for generate --image.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the clips trained with their first frame given, for generate --image.",
+        ),
     ] = 0.0,
     ddpm_expert: Annotated[
-        list[int] | None, typer.Option(min=0, max=255, help="An expert to train on noise, the DDPM objective; may be repeated.")
+        list[int] | None,
+        typer.Option(
+            min=0, max=255, help="An expert to train on noise, the DDPM objective; may be repeated."
+        ),
     ] = None,
     router_batch: Annotated[int, typer.Option(min=1)] = 64,
     router_learning_rate: Annotated[float, typer.Option(min=1e-9, max=1)] = 1e-3,
     gate_clips: Annotated[int, typer.Option(min=1)] = 64,
     gate_tolerance: Annotated[float, typer.Option(min=0, max=10)] = 0.05,
     quorum: Annotated[int, typer.Option(min=1, help="q: attestations a tip needs.")] = 1,
-    open_run: Annotated[bool, typer.Option("--open", help="Strangers may join: only the owner's node and --attestor may attest.")] = False,
-    attestor: Annotated[list[str] | None, typer.Option(help="A peer id that may attest; may be repeated.")] = None,
+    open_run: Annotated[
+        bool,
+        typer.Option("--open", help="Strangers may join: only the owner's node and --attestor may attest."),
+    ] = False,
+    attestor: Annotated[
+        list[str] | None, typer.Option(help="A peer id that may attest; may be repeated.")
+    ] = None,
     claim_s: Annotated[float, typer.Option(min=2, help="A claim's length.")] = 120.0,
     settle_s: Annotated[float, typer.Option(min=0.1)] = 5.0,
     margin_s: Annotated[float, typer.Option(min=0.1)] = 5.0,
     checkpoint_s: Annotated[float, typer.Option(min=1, help="Seconds between checkpoints.")] = 600.0,
     rng_seed: Annotated[int, typer.Option(min=0)] = 0,
-    passphrase: Annotated[bool, typer.Option("--passphrase", help=f"Encrypt the owner's key ({PASSPHRASE_VARIABLE}, or asked).")] = False,
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help=f"Encrypt the owner's key ({PASSPHRASE_VARIABLE}, or asked).")
+    ] = False,
 ) -> None:
     """Make the owner's key and sign the RunSpec; the run id is its hash."""
     want_folder(folder, "the folder of `paris-run prepare`")
     from paris_p2p.preparation.create import CreateOptions, create_run
     from paris_p2p.spec import GateSpec, TimingSpec, TrainingSpec
 
-    with checked_options(batch_clips="--batch", router_batch_clips="--router-batch", ddpm_experts="--ddpm-expert"):
+    with checked_options(
+        batch_clips="--batch", router_batch_clips="--router-batch", ddpm_experts="--ddpm-expert"
+    ):
         training = TrainingSpec(
             batch_clips=batch,
             learning_rate=learning_rate,
@@ -167,7 +224,13 @@ def create(
         )
     with checked_options(clips="--gate-clips", tolerance="--gate-tolerance", attestors="--attestor"):
         attestors = tuple(attestor or ())
-        gate = GateSpec(clips=gate_clips, tolerance=gate_tolerance, members_attest=not open_run, attestors=attestors, quorum=quorum)
+        gate = GateSpec(
+            clips=gate_clips,
+            tolerance=gate_tolerance,
+            members_attest=not open_run,
+            attestors=attestors,
+            quorum=quorum,
+        )
     with checked_options():
         timing = TimingSpec(claim_s=claim_s, settle_s=settle_s, margin_s=margin_s, checkpoint_s=checkpoint_s)
         options = CreateOptions(
@@ -185,7 +248,10 @@ def create(
             timing=timing,
         )
     run = create_run(folder, options, _passphrase(confirm=True) if passphrase else None, echo)
-    echo(f"run {run.id}\nowner {run.signer}\nkeep {folder / 'owner.key'} safe: it is the only proof that the run is yours")
+    echo(
+        f"run {run.id}\nowner {run.signer}\nkeep {folder / 'owner.key'} safe: "
+        "it is the only proof that the run is yours"
+    )
     if run.record.training.time_shift != 1:
         echo(f"denoising times are shifted by {run.record.training.time_shift:.3g}")
     echo(f"next: paris-run publish {folder} --peer MULTIADDR_OF_A_BOOTSTRAP_NODE")
@@ -202,15 +268,24 @@ def _passphrase(*, confirm: bool) -> str:
 @verb(app)
 def publish(
     folder: Annotated[Path, typer.Argument(help="Where `paris-run create` made the run.")],
-    peer: Annotated[list[str] | None, typer.Option(help="Multiaddr of a bootstrap node; may be repeated.")] = None,
-    invite_file: Annotated[Path | None, typer.Option(help="Also write the invite to this file (mode 0600).")] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(help="Multiaddr of a bootstrap node; may be repeated.")
+    ] = None,
+    invite_file: Annotated[
+        Path | None, typer.Option(help="Also write the invite to this file (mode 0600).")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535)] = 0,
     host: Annotated[str, typer.Option()] = "0.0.0.0",
-    announce: Annotated[list[str] | None, typer.Option(help="A multiaddr others reach this node under.")] = None,
+    announce: Annotated[
+        list[str] | None, typer.Option(help="A multiaddr others reach this node under.")
+    ] = None,
     upload_limit: Annotated[str, typer.Option(help="Upload per second, like 20MB.")] = "0",
     max_disk: Annotated[
         str | None,
-        typer.Option(help="Disk for blobs, like 200GB; 0 for no limit.", show_default="the run's data and half of what is free"),
+        typer.Option(
+            help="Disk for blobs, like 200GB; 0 for no limit.",
+            show_default="the run's data and half of what is free",
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:
@@ -250,8 +325,12 @@ def export(
     invite: Annotated[str, typer.Argument(help="paris:…, or @FILE, or - for stdin", metavar="INVITE")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder ParisPipeline.from_pretrained reads.")],
     data_dir: Annotated[Path | None, typer.Option("--data-dir", envvar="PARIS_DATA_DIR")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Use only what an earlier fetch brought.")] = False,
-    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Export the slots there are.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use only what an earlier fetch brought.")
+    ] = False,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Export the slots there are.")
+    ] = False,
 ) -> None:
     """Write the run's tips as a folder that diffusers can load: `ParisPipeline.from_pretrained(OUT)`."""
     from paris_p2p.generation.export import export as run_export
@@ -265,7 +344,14 @@ def export(
     with progress_bars() as progress:
         models = fetch_models(settings, parsed, partial=allow_partial, offline=offline, progress=progress)
     run_export(
-        models.spec, models.run, models.weights, models.cards, models.codec_folder, out, models.text_folder, models.features_folder
+        models.spec,
+        models.run,
+        models.weights,
+        models.cards,
+        models.codec_folder,
+        out,
+        models.text_folder,
+        models.features_folder,
     )
     echo(f"wrote {out}; use it with: ParisPipeline.from_pretrained({str(out)!r})")
 

@@ -1,6 +1,8 @@
-"""Any diffusers autoencoder, image or video, as a codec; latents are scaled as that model's own pipelines scale them.
+"""Any diffusers autoencoder, image or video, as a codec; latents are scaled as that model's own pipelines
+scale them.
 
-Legend: B clips, T frames, T' latent frames, H x W pixels, C latent channels. Image autoencoders code frames one by one.
+Legend: B clips, T frames, T' latent frames, H x W pixels, C latent channels. Image autoencoders code frames
+one by one.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ from paris_p2p.errors import PresetError
 from paris_p2p.model_folder import check_complete, clean_config, laid_out, loading
 from paris_p2p.weights import ModelFiles
 
-_STATISTICS = {"latents_mean", "latents_std", "scaling_factor", "shift_factor"}  # read here, whether or not the class does
+# read here, whether or not the class does
+_STATISTICS = {"latents_mean", "latents_std", "scaling_factor", "shift_factor"}
 FRAMES_AT_ONCE = 8  # of an image autoencoder: bounds its activations
 
 
 @dataclass(frozen=True)
 class DiffusersCodec:
-    """A frozen autoencoder. Latents are (z - mean - shift) * scale / std, with what the model's configuration names."""
+    """A frozen autoencoder. Latents are (z - mean - shift) * scale / std, with what the model's
+    configuration names.
+    """
 
     name: str
     model: Any
@@ -35,7 +40,9 @@ class DiffusersCodec:
 
     @torch.inference_mode()
     def encode(self, video: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> fp32 [B, C, T', H', W']: the posterior's mode, so that it is the same every time."""
+        """uint8 [B, T, H, W, 3] -> fp32 [B, C, T', H', W']: the posterior's mode, so that it is the same
+        every time.
+        """
         x = rearrange(video.to(self.mean.device), "b t h w c -> b c t h w").float() / 127.5 - 1
         z = self._encode_video(x) if self.video else self._encode_frames(x)
         return ((z.float() - self.mean) / self.std).contiguous()
@@ -45,10 +52,13 @@ class DiffusersCodec:
         """fp32 [B, C, T', H', W'] -> uint8 [B, T, H, W, 3]."""
         z = latents.to(self.mean.device, torch.float32) * self.std + self.mean
         x = self._decode_video(z) if self.video else self._decode_frames(z)
-        return rearrange(((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8), "b c t h w -> b t h w c").contiguous()
+        return rearrange(
+            ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8), "b c t h w -> b t h w c"
+        ).contiguous()
 
     def _encode_video(self, x: Tensor) -> Tensor:
-        return torch.cat([latents_of(self.model.encode(one)) for one in torch.split(x, 1)])  # one by one: activations are large
+        # one by one: activations are large
+        return torch.cat([latents_of(self.model.encode(one)) for one in torch.split(x, 1)])
 
     def _encode_frames(self, x: Tensor) -> Tensor:
         frames = rearrange(x, "b c t h w -> (b t) c h w")
@@ -56,7 +66,11 @@ class DiffusersCodec:
         return rearrange(z, "(b t) c h w -> b c t h w", b=x.shape[0])
 
     def _decode_video(self, z: Tensor) -> Tensor:
-        more = {"temb": torch.zeros(1, device=z.device)} if self.model.config.get("timestep_conditioning") else {}
+        more = (
+            {"temb": torch.zeros(1, device=z.device)}
+            if self.model.config.get("timestep_conditioning")
+            else {}
+        )
         return torch.cat([self.model.decode(one, **more).sample for one in torch.split(z, 1)])
 
     def _decode_frames(self, z: Tensor) -> Tensor:
@@ -70,7 +84,10 @@ def load_diffusers_codec(name: str, files: ModelFiles, device: str) -> Diffusers
     raw = files.config()
     kind = raw.get("_class_name")
     if not isinstance(kind, str) or kind not in _AUTOENCODERS:
-        raise PresetError(f"{files.folder} is a {str(kind)[:80]}, not an autoencoder known here; known: {', '.join(sorted(_AUTOENCODERS))}")
+        raise PresetError(
+            f"{files.folder} is a {str(kind)[:80]}, not an autoencoder known here; known: "
+            f"{', '.join(sorted(_AUTOENCODERS))}"
+        )
     find, video = _AUTOENCODERS[kind]
     cls = find()
     known = (set(inspect.signature(cls.__init__).parameters) | _STATISTICS) - {"self", "kwargs"}
@@ -78,13 +95,19 @@ def load_diffusers_codec(name: str, files: ModelFiles, device: str) -> Diffusers
     what = f"the {kind}"
     with loading(what, files.folder), _quiet(), laid_out(files, config) as folder:
         model, info = cls.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
         )
     check_complete(what, files.folder, info)
     model = model.to(device).eval().requires_grad_(False)
     with loading(what, files.folder):
         scale = float(model.config.get("scaling_factor") or 1.0)
-        mean = _per_channel(model, "latents_mean", 0.0).to(device) + float(model.config.get("shift_factor") or 0.0)
+        mean = _per_channel(model, "latents_mean", 0.0).to(device) + float(
+            model.config.get("shift_factor") or 0.0
+        )
         std = _per_channel(model, "latents_std", 1.0).to(device) / scale
     return DiffusersCodec(name, model, video, mean, std)
 

@@ -1,7 +1,9 @@
-"""A small diffusers autoencoder fitted to the run's own clips: how it is trained, stopped, gone on with and scaled.
+"""A small diffusers autoencoder fitted to the run's own clips: how it is trained, stopped, gone on with and
+scaled.
 
-What is trained, a `Kind`, begins as PCA: from random weights a thousand steps do not get to PCA's error. The loss is the mean squared
-error, which is what PSNR measures. Legend: N examples (of one frame each for an image kind), T frames, H x W pixels, C latent channels.
+What is trained, a `Kind`, begins as PCA: from random weights a thousand steps do not get to PCA's error. The
+loss is the mean squared error, which is what PSNR measures. Legend: N examples (of one frame each for an
+image kind), T frames, H x W pixels, C latent channels.
 """
 
 from __future__ import annotations
@@ -47,13 +49,16 @@ class LearnedOptions:
     def __post_init__(self) -> None:
         if self.patch_pixels not in PATCHES:
             raise UsageError(
-                f"a trained codec halves the picture: its patch side is 2, 4, 8 or 16, not {self.patch_pixels}; choose a height and width "
+                "a trained codec halves the picture: its patch side is 2, 4, 8 or 16, "
+                f"not {self.patch_pixels}; choose a height and width "
                 "that 8 divides, or --codec pca"
             )
 
 
 class Kind(Protocol):
-    """One architecture; a frozen dataclass, whose fields are all that its models depend on beside options and examples."""
+    """One architecture; a frozen dataclass, whose fields are all that its models depend on beside options
+    and examples.
+    """
 
     @property
     def name(self) -> str: ...
@@ -77,7 +82,9 @@ class Kind(Protocol):
         ...
 
     def build(self, options: LearnedOptions, examples: Tensor) -> Any:
-        """The model that is PCA of these uint8 [N, T, H, W, 3]; what is drawn is drawn from torch's default generator."""
+        """The model that is PCA of these uint8 [N, T, H, W, 3]; what is drawn is drawn from torch's
+        default generator.
+        """
         ...
 
     def arrange(self, pixels: Tensor) -> Tensor:
@@ -90,9 +97,15 @@ class Kind(Protocol):
 
 
 def fit_autoencoder(
-    kind: Kind, examples: Tensor, options: LearnedOptions, folder: Path, device: str, progress: Callable[[str, int, int], None]
+    kind: Kind,
+    examples: Tensor,
+    options: LearnedOptions,
+    folder: Path,
+    device: str,
+    progress: Callable[[str, int, int], None],
 ) -> Path:
-    """Fit on uint8 [N, T, H, W, 3] and write a diffusers folder; what is there already is kept, a stopped fit goes on.
+    """Fit on uint8 [N, T, H, W, 3] and write a diffusers folder; what is there already is kept, a stopped fit
+    goes on.
 
     The same examples, options, device and threads give the same weights, stopped or not.
     """
@@ -103,7 +116,9 @@ def fit_autoencoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(options, -1))
         model = kind.build(options, examples).to(device)
-    optimizer = torch.optim.AdamW(_groups(model), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        _groups(model), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+    )
     for step in range(_resume(checkpoint, model, optimizer), options.steps):
         _step(kind, model, optimizer, examples, options, step)
         progress(PROGRESS, step + 1, options.steps)
@@ -119,7 +134,9 @@ def fit_autoencoder(
 
 
 def _groups(model: Any) -> list[dict[str, Any]]:
-    """Adam moves all inputs of a sum at once: steps are divided by their number (arXiv 2203.03466, Table 8), or PCA is lost in a few."""
+    """Adam moves all inputs of a sum at once: steps are divided by their number (arXiv 2203.03466, Table
+    8), or PCA is lost in a few.
+    """
     by_scale: dict[float, list[torch.nn.Parameter]] = {}
     for parameter in model.parameters():
         inputs = parameter[0].numel() if parameter.ndim > 1 else 1
@@ -127,21 +144,35 @@ def _groups(model: Any) -> list[dict[str, Any]]:
     return [{"params": parameters, "scale": scale} for scale, parameters in by_scale.items()]
 
 
-def _step(kind: Kind, model: Any, optimizer: torch.optim.Optimizer, examples: Tensor, options: LearnedOptions, step: int) -> None:
+def _step(
+    kind: Kind,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    examples: Tensor,
+    options: LearnedOptions,
+    step: int,
+) -> None:
     """One optimizer step; everything drawn depends on the seed and the step alone."""
     rng = torch.Generator().manual_seed(_seed(options, step))
     batch = max(1, options.batch_frames // examples.shape[1])
     rows = torch.randint(len(examples), (batch,), generator=rng)
     flipped = torch.rand(batch, generator=rng) < 0.5
-    x = _floats(kind, examples[rows], model)                         # B 3 .. H W
+    x = _floats(kind, examples[rows], model)  # B 3 .. H W
     x = torch.where(flipped.to(x.device).reshape(-1, *(1,) * (x.ndim - 1)), x.flip(-1), x)
     loss: Any = mse_loss(model.decode(latents_of(model.encode(x))).sample, x)
     if not bool(loss.isfinite()):
-        raise DataError(f"the codec's loss is not finite at step {step}; prepare with --codec pca, or another --rng-seed")
+        raise DataError(
+            f"the codec's loss is not finite at step {step}; prepare with --codec pca, or another --rng-seed"
+        )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    rate = options.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / options.steps))
+    rate = (
+        options.learning_rate
+        * min(1.0, (step + 1) / WARMUP_STEPS)
+        * 0.5
+        * (1 + math.cos(math.pi * step / options.steps))
+    )
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
     optimizer.step()
@@ -149,11 +180,16 @@ def _step(kind: Kind, model: Any, optimizer: torch.optim.Optimizer, examples: Te
 
 @torch.inference_mode()
 def _statistics(kind: Kind, model: Any, examples: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [C] of the latents: by them every channel has zero mean and unit variance."""
+    """Mean and standard deviation [C] of the latents: by them every channel has zero mean and unit
+    variance.
+    """
     frames = examples.shape[1]
-    chosen = examples[torch.linspace(0, len(examples) - 1, min(len(examples), max(1, SCALED_ON_FRAMES // frames))).long()]
+    chosen = examples[
+        torch.linspace(0, len(examples) - 1, min(len(examples), max(1, SCALED_ON_FRAMES // frames))).long()
+    ]
     parts = torch.split(chosen, max(1, FRAMES_AT_ONCE // frames))
-    latents = torch.cat([latents_of(model.encode(_floats(kind, part, model))).cpu() for part in parts])  # N C ..
+    # N C ..
+    latents = torch.cat([latents_of(model.encode(_floats(kind, part, model))).cpu() for part in parts])
     values = rearrange(latents.double(), "n c ... -> c (n ...)")
     return values.mean(1), values.std(1, correction=0).clamp_min(1e-6)
 
@@ -183,10 +219,15 @@ def _resume(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> int:
         tensors = load(path.read_bytes())
     except (FileNotFoundError, SafetensorError):
         return 0
-    model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")})
+    model.load_state_dict(
+        {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    )
     steps = int(tensors["steps"])
     for name, parameter in model.named_parameters():
-        moments = {key: tensors[f"{part}.{name}"].to(parameter.device) for key, part in (("exp_avg", "avg"), ("exp_avg_sq", "square"))}
+        moments = {
+            key: tensors[f"{part}.{name}"].to(parameter.device)
+            for key, part in (("exp_avg", "avg"), ("exp_avg_sq", "square"))
+        }
         optimizer.state[parameter] = {"step": torch.tensor(float(steps)), **moments}
     return steps
 

@@ -1,6 +1,8 @@
-"""An image autoencoder that begins as patch PCA: diffusers' AutoencoderDC (DC-AE, arXiv 2410.10733), frame by frame.
+"""An image autoencoder that begins as patch PCA: diffusers' AutoencoderDC (DC-AE, arXiv 2410.10733), frame by
+frame.
 
-Its shortcuts only rearrange pixels, so PCA's components as the weights of two layers make the whole network linear.
+Its shortcuts only rearrange pixels, so PCA's components as the weights of two layers make the whole network
+linear.
 Legend: N pictures, H x W pixels, p patch side, C latent channels, D = 3 p p, W = 4 p p channels.
 """
 
@@ -17,8 +19,10 @@ from torch.nn.functional import pixel_unshuffle
 from paris_p2p.codec.learned import FRAMES_AT_ONCE, PATCHES, LearnedOptions
 from paris_p2p.codec.pca import PcaCodec, fit_pca
 
-COLOURS = 4  # that the shortcuts carry: red, green, blue, and one that is free in the encoder and constant in the decoder
-CONSTANT = 16.0  # beside it pixels in [-1, 1] are small, and the norm at the end of the decoder is nearly linear
+# that the shortcuts carry: red, green, blue, and one that is free in the encoder and constant in the decoder
+COLOURS = 4
+# beside it pixels in [-1, 1] are small, and the norm at the end of the decoder is nearly linear
+CONSTANT = 16.0
 OFFSET = 2.0  # keeps pixels where the ReLU after that norm does nothing
 
 
@@ -29,7 +33,8 @@ class LearnedImage:
     name: str = "image"
     frames_a_latent: int = 1
     batch_frames: int = 16
-    deep_layers: tuple[int, int] = (1, 2)  # residual blocks of encoder and decoder on latents; one where pixels are finer
+    # residual blocks of encoder and decoder on latents; one where pixels are finer
+    deep_layers: tuple[int, int] = (1, 2)
 
     def check_frames(self, frames: int) -> None:
         """Any number of them."""
@@ -43,7 +48,8 @@ class LearnedImage:
 
         patch = options.patch_pixels
         halvings = PATCHES.index(patch) + 1
-        widths = tuple(COLOURS * 4**i for i in range(halvings + 1))  # of which the first, the pixels' own, has no layer
+        # of which the first, the pixels' own, has no layer
+        widths = tuple(COLOURS * 4**i for i in range(halvings + 1))
         layers = (0, *(1,) * (halvings - 1))
         model = AutoencoderDC(
             latent_channels=options.channels,
@@ -73,11 +79,12 @@ def _begin_as(model: Any, pca: PcaCodec) -> None:
     for name, module in model.named_modules():
         if name.endswith(".norm"):  # the last step of a residual branch: nothing is added at first
             torch.nn.init.zeros_(module.weight)
-        elif name.split(".")[-1] == "conv" and "conv_in" not in name and "conv_out" not in name:  # beside a shortcut: the same
+        elif name.split(".")[-1] == "conv" and "conv_in" not in name and "conv_out" not in name:
+            # beside a shortcut: the same
             torch.nn.init.zeros_(module.weight)
             torch.nn.init.zeros_(module.bias)
-    rows = _channels_of_patch(pca.patch_pixels)                      # D
-    analysis = pca.components / pca.std                              # D C
+    rows = _channels_of_patch(pca.patch_pixels)  # D
+    analysis = pca.components / pca.std  # D C
     _centre(encoder.conv_in.conv, torch.eye(COLOURS, 3), torch.zeros(COLOURS))
     into = torch.zeros(COLOURS * pca.patch_pixels**2, pca.channels)  # W C
     into[rows] = analysis
@@ -88,8 +95,8 @@ def _begin_as(model: Any, pca: PcaCodec) -> None:
     level[rows] = pca.mean
     _centre(decoder.conv_in, out, level)
     last = decoder.conv_in if pca.patch_pixels == 2 else decoder.up_blocks[1][0].conv
-    last.bias[len(last.bias) * 3 // COLOURS :] = CONSTANT            # the fourth colour's
-    inner = torch.arange(4 * COLOURS) < 4 * 3                        # of the norm's channels, the pixels
+    last.bias[len(last.bias) * 3 // COLOURS :] = CONSTANT  # the fourth colour's
+    inner = torch.arange(4 * COLOURS) < 4 * 3  # of the norm's channels, the pixels
     decoder.norm_out.weight.copy_(torch.where(inner, CONSTANT / COLOURS**0.5, 0.0))
     decoder.norm_out.bias.copy_(torch.where(inner, OFFSET, 0.0))
     _centre(decoder.conv_out.conv, torch.eye(4 * 3, 4 * COLOURS), torch.full((4 * 3,), -OFFSET))
@@ -97,10 +104,12 @@ def _begin_as(model: Any, pca: PcaCodec) -> None:
 
 def _channels_of_patch(patch: int) -> Tensor:
     """[D]: where each pixel of a patch, in PCA's order, lies among the channels after all halvings."""
-    place = rearrange(torch.arange(COLOURS * patch**2, dtype=torch.float32), "(h w c) -> 1 c h w", h=patch, w=patch)
+    place = rearrange(
+        torch.arange(COLOURS * patch**2, dtype=torch.float32), "(h w c) -> 1 c h w", h=patch, w=patch
+    )
     for _ in range(PATCHES.index(patch) + 1):
         place = pixel_unshuffle(place, 2)
-    found = place.flatten().argsort()                                # of (h w c)
+    found = place.flatten().argsort()  # of (h w c)
     return rearrange(found, "(h w c) -> h w c", h=patch, w=patch)[..., :3].flatten()
 
 

@@ -1,9 +1,11 @@
-"""A causal video autoencoder that begins as PCA of pairs of frames: the architecture of LTX-Video (arXiv 2501.00103), small.
+"""A causal video autoencoder that begins as PCA of pairs of frames: the architecture of LTX-Video (arXiv
+2501.00103), small.
 
-Latent frame 0 is the first frame, latent frame m the frames 2m - 1 and 2m, and none sees later ones, so that a clip of one frame is a
-picture. Both halves have one layer that makes or undoes a patch of two frames; PCA's components are its weights, residual branches begin at
-zero, and a last layer takes y and -y through the activation, for SiLU(y) - SiLU(-y) = y. Legend: N clips, T frames, M = (T + 1) / 2 pairs,
-H x W pixels, p patch side, q = p / 2, C latent channels, D = 2 * 3 p p, W channels of a layer.
+Latent frame 0 is the first frame, latent frame m the frames 2m - 1 and 2m, and none sees later ones, so that
+a clip of one frame is a picture. Both halves have one layer that makes or undoes a patch of two frames; PCA's
+components are its weights, residual branches begin at zero, and a last layer takes y and -y through the
+activation, for SiLU(y) - SiLU(-y) = y. Legend: N clips, T frames, M = (T + 1) / 2 pairs, H x W pixels, p
+patch side, q = p / 2, C latent channels, D = 2 * 3 p p, W channels of a layer.
 """
 
 from __future__ import annotations
@@ -31,14 +33,17 @@ class LearnedVideo:
     name: str = "video"
     frames_a_latent: int = 2
     batch_frames: int = 36
-    layers: tuple[int, int] = (1, 1)  # residual blocks of encoder and decoder, on quarter patches and on latents
+    # residual blocks of encoder and decoder, on quarter patches and on latents
+    layers: tuple[int, int] = (1, 1)
 
     def check_frames(self, frames: int) -> None:
         """An odd number, for a clip to come out as long as it went in."""
         if frames < 3 or frames % 2 == 0:
             raise UsageError(
-                f"--codec train:video codes the first frame alone and the others in pairs: it takes an odd number of frames, 3 or more, "
-                f"not {frames}; prepare with --frames {max(3, frames // 2 * 2 + 1)}, or with --codec train, which codes frames one by one"
+                "--codec train:video codes the first frame alone and the others in pairs: "
+                "it takes an odd number of frames, 3 or more, "
+                f"not {frames}; prepare with --frames {max(3, frames // 2 * 2 + 1)}, or with --codec train, "
+                "which codes frames one by one"
             )
 
     def examples(self, clips: Tensor) -> Tensor:
@@ -83,10 +88,14 @@ class LearnedVideo:
 
 
 def pair_components(clips: Tensor, patch: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """PCA of what a latent stands for, patches of two frames, of uint8 [N, T, H, W, 3]: mean [D], components [D, C], deviations [C]."""
+    """PCA of what a latent stands for, patches of two frames, of uint8 [N, T, H, W, 3]: mean [D],
+    components [D, C], deviations [C].
+    """
     width = 2 * 3 * patch**2
     if not 1 <= channels <= width:
-        raise UsageError(f"a patch of two frames of side {patch} has {width} numbers, not {channels} channels")
+        raise UsageError(
+            f"a patch of two frames of side {patch} has {width} numbers, not {channels} channels"
+        )
     return principal_components(_pairs(clips, patch), width, channels)
 
 
@@ -103,7 +112,9 @@ def _width(one: int, other: int) -> int:
 
 
 def _neutral_branches(model: Any) -> None:
-    """Residual branches add nothing at first, and do not see the constant, which would drown the rest in their second norm."""
+    """Residual branches add nothing at first, and do not see the constant, which would drown the rest in
+    their second norm.
+    """
     for name, module in model.named_modules():
         if name.endswith(("conv1.conv", "conv2.conv")):
             torch.nn.init.zeros_(module.bias)
@@ -119,9 +130,12 @@ def _begin_encoder(encoder: Any, mean: Tensor, analysis: Tensor, patch: int) -> 
     _set(encoder.conv_in.conv, torch.eye(len(encoder.conv_in.conv.weight), pixels), constant=True)
     down = encoder.down_blocks[0].downsamplers[0].conv
     _set(down, torch.zeros(down.out_channels, down.in_channels), constant=True)
-    whole = rearrange(analysis, "(f i r j s c) z -> z (c s r) f i j", f=2, i=2, j=2, r=patch // 2, s=patch // 2)
+    whole = rearrange(
+        analysis, "(f i r j s c) z -> z (c s r) f i j", f=2, i=2, j=2, r=patch // 2, s=patch // 2
+    )
     both = torch.cat([whole, -whole])
-    down.weight[: 2 * channels, :pixels, 1:, 1:, 1:] = both  # frames 2m - 1 and 2m; of each, rows and columns 2i and 2i + 1
+    # frames 2m - 1 and 2m; of each, rows and columns 2i and 2i + 1
+    down.weight[: 2 * channels, :pixels, 1:, 1:, 1:] = both
     offset = -mean @ analysis
     down.bias[: 2 * channels] = torch.cat([offset, -offset])
     last = encoder.conv_out.conv
@@ -148,7 +162,9 @@ def _begin_decoder(decoder: Any, mean: Tensor, synthesis: Tensor, patch: int) ->
 
 
 def _difference(count: int, width: int, power: float) -> Tensor:
-    """[count, width]: y of +y and -y after a norm, whose root mean square is that of the constant and others of this power."""
+    """[count, width]: y of +y and -y after a norm, whose root mean square is that of the constant and
+    others of this power.
+    """
     gain = ((CONSTANT**2 + power) / width) ** 0.5
     taken = torch.zeros(count, width)
     taken[:, :count] = gain * torch.eye(count)

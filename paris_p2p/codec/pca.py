@@ -1,6 +1,7 @@
 """A linear codec: each patch of a frame becomes its first principal components, each scaled to unit variance.
 
-Legend: B clips, T frames, H x W pixels, p patch side, D = 3 p p pixels of a patch, C latent channels. Frames are coded one by one.
+Legend: B clips, T frames, H x W pixels, p patch side, D = 3 p p pixels of a patch, C latent channels. Frames
+are coded one by one.
 """
 
 from __future__ import annotations
@@ -58,12 +59,18 @@ class PcaCodec:
         return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     def to(self, device: str) -> PcaCodec:
-        return PcaCodec(self.patch_pixels, self.mean.to(device), self.components.to(device), self.std.to(device))
+        return PcaCodec(
+            self.patch_pixels, self.mean.to(device), self.components.to(device), self.std.to(device)
+        )
 
     def to_bytes(self) -> bytes:
         """A safetensors file; the same codec gives the same bytes."""
         # One metadata key: safetensors does not promise an order among several.
-        metadata = {"paris": json.dumps({"codec": "pca", "version": 1, "patch_pixels": self.patch_pixels}, sort_keys=True)}
+        metadata = {
+            "paris": json.dumps(
+                {"codec": "pca", "version": 1, "patch_pixels": self.patch_pixels}, sort_keys=True
+            )
+        }
         tensors = {"mean": self.mean, "components": self.components, "std": self.std}
         return save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
 
@@ -82,14 +89,20 @@ class PcaCodec:
         path = folder / FILE_NAME
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
-                raise DataError(f"{path} has {path.stat().st_size} bytes; a PCA codec has at most {MAX_FILE_BYTES}")
+                raise DataError(
+                    f"{path} has {path.stat().st_size} bytes; a PCA codec has at most {MAX_FILE_BYTES}"
+                )
             data = path.read_bytes()
             (header_bytes,) = struct.unpack_from("<Q", data)
-            patch = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["paris"])["patch_pixels"]
+            patch = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["paris"])[
+                "patch_pixels"
+            ]
             tensors = load(data)
             mean, components, std = tensors["mean"], tensors["components"], tensors["std"]
         except (OSError, ValueError, KeyError, TypeError, struct.error, SafetensorError) as error:
-            raise DataError(f"{path} is not a PCA codec ({type(error).__name__}: {error}); prepare or fetch it again") from error
+            raise DataError(
+                f"{path} is not a PCA codec ({type(error).__name__}: {error}); prepare or fetch it again"
+            ) from error
         _check(path, patch, mean, components, std)
         return cls(patch, mean, components, std)
 
@@ -98,28 +111,38 @@ def fit_pca(batches: Iterable[Tensor], patch_pixels: int, channels: int) -> PcaC
     """Fit on uint8 [B, T, H, W, 3] batches in one pass; memory does not grow with their number."""
     width = 3 * patch_pixels**2
     if not 1 <= channels <= width or not 1 <= patch_pixels <= MAX_PATCH_PIXELS:
-        raise UsageError(f"a patch of side {patch_pixels} (at most {MAX_PATCH_PIXELS}) has {width} numbers, not {channels} channels")
+        raise UsageError(
+            f"a patch of side {patch_pixels} (at most {MAX_PATCH_PIXELS}) has {width} numbers, "
+            f"not {channels} channels"
+        )
     rows = (rearrange(_patches(video, patch_pixels), "b t h w d -> (b t h w) d") for video in batches)
     return PcaCodec(patch_pixels, *principal_components(rows, width, channels))
 
 
-def principal_components(batches: Iterable[Tensor], width: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [D], components [D, C] and standard deviations [C], largest first, of fp32 rows [N, D] that come in batches; D is `width`."""
+def principal_components(
+    batches: Iterable[Tensor], width: int, channels: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [D], components [D, C] and standard deviations [C], largest first, of fp32 rows [N, D] that
+    come in batches; D is `width`.
+    """
     count = 0
     total = torch.zeros(width, dtype=torch.float64)
     outer = torch.zeros(width, width, dtype=torch.float64)
     for x in batches:
         count += x.shape[0]
         total += x.sum(0, dtype=torch.float64)
-        outer += (x.T @ x).double()  # one batch's product in fp32 is exact enough; the sum over batches is not left to it
+        # one batch's product in fp32 is exact enough; the sum over batches is not left to it
+        outer += (x.T @ x).double()
     if count <= channels:
         raise DataError(f"{count} patches are too few to fit {channels} channels; give more clips")
     mean = total / count
     variances, vectors = torch.linalg.eigh(outer / count - torch.outer(mean, mean))  # ascending
     components = vectors.flip(1)[:, :channels]
-    components = components * components.gather(0, components.abs().argmax(0, keepdim=True)).sign()  # eigh leaves the signs open
+    # eigh leaves the signs open
+    components = components * components.gather(0, components.abs().argmax(0, keepdim=True)).sign()
     std = variances.flip(0)[:channels].clamp_min(0).sqrt()
-    std = std.clamp_min(max(float(std[0]) * 1e-4, 1e-6))  # a channel without variance is left alone, not blown up
+    # a channel without variance is left alone, not blown up
+    std = std.clamp_min(max(float(std[0]) * 1e-4, 1e-6))
     return mean.float(), components.float().contiguous(), std.float()
 
 
@@ -138,7 +161,10 @@ def _patches(video: Tensor, p: int) -> Tensor:
     if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[-1] != 3:
         raise UsageError(f"a codec reads uint8 [B, T, H, W, 3], not {video.dtype} {tuple(video.shape)}")
     if video.shape[2] % p or video.shape[3] % p:
-        raise UsageError(f"{video.shape[2]}x{video.shape[3]} pixels cannot be cut into patches of {p}; choose sizes divisible by {p}")
+        raise UsageError(
+            f"{video.shape[2]}x{video.shape[3]} pixels cannot be cut into patches of {p}; "
+            f"choose sizes divisible by {p}"
+        )
     return rearrange(video.float() / 127.5 - 1, "b t (h ph) (w pw) c -> b t h w (ph pw c)", ph=p, pw=p)
 
 

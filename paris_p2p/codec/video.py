@@ -31,14 +31,18 @@ class Codec(Protocol):
         ...
 
 
-def load_codec(name: str, folder: Path | None = None, *, revision: str = "", sha256: str = "", device: str = "cpu") -> Codec:
+def load_codec(
+    name: str, folder: Path | None = None, *, revision: str = "", sha256: str = "", device: str = "cpu"
+) -> Codec:
     """`pca`, or `diffusers:<folder or hub id>`; what `folder` holds is read before what the name says.
 
     `revision` and `sha256` (of a RunSpec) pin a hub model; BlobError when the files hash otherwise.
     """
     if name == "pca":
         if folder is None:
-            raise UsageError("the codec pca is a file of the run, pca.safetensors; give the folder that holds it")
+            raise UsageError(
+                "the codec pca is a file of the run, pca.safetensors; give the folder that holds it"
+            )
         return PcaCodec.load(folder).to(device)
     from paris_p2p.codec.diffusers_codec import load_diffusers_codec
 
@@ -49,53 +53,73 @@ def find_codec(name: str, folder: Path | None = None, revision: str = "") -> Mod
     """The files of a `diffusers:…` codec, fetched from the hub when they are not here."""
     kind, _, reference = name.partition(":")
     if kind != "diffusers" or not reference:
-        raise PresetError(f"no codec is called {name!r}; use pca, diffusers:<folder or hub id> or (to prepare) train or train:video")
+        raise PresetError(
+            f"no codec is called {name!r}; use pca, diffusers:<folder or hub id> or (to prepare) train or "
+            "train:video"
+        )
     return find_model(reference, folder, revision)
 
 
 def latent_shape(codec: Codec, clip: ClipShape) -> LatentShape:
-    """What the codec makes of a clip, by trying; UsageError when it does not give back as many frames and pixels."""
+    """What the codec makes of a clip, by trying; UsageError when it does not give back as many frames and
+    pixels.
+    """
     black = torch.zeros(1, clip.frames, clip.height, clip.width, 3, dtype=torch.uint8)
     try:
         latents = codec.encode(black)
         back = codec.decode(latents)
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"the codec {codec.name} cannot take {clip.frames} frames of {clip.height}x{clip.width}: {error}") from error
+        raise UsageError(
+            f"the codec {codec.name} cannot take {clip.frames} frames of {clip.height}x{clip.width}: {error}"
+        ) from error
     if back.shape != black.shape:
         frames, height, width = back.shape[1:4]
         raise UsageError(
-            f"the codec {codec.name} makes {frames} frames of {height}x{width} out of {clip.frames} of {clip.height}x{clip.width}; "
-            f"prepare the clips with --frames {frames} --height {height} --width {width}, or such as the codec keeps"
+            f"the codec {codec.name} makes {frames} frames of {height}x{width} out of {clip.frames} of "
+            f"{clip.height}x{clip.width}; "
+            f"prepare the clips with --frames {frames} --height {height} --width {width}, "
+            "or such as the codec keeps"
         )
     channels, frames, height, width = latents.shape[1:]
     return LatentShape(channels=channels, frames=frames, height=height, width=width)
 
 
 def first_latent(codec: Codec, pictures: Tensor) -> Tensor:
-    """Each picture as a clip of one frame: uint8 [B, 1, H, W, 3] -> fp32 [B, C, 1, H', W']; UsageError when it is not one latent frame."""
+    """Each picture as a clip of one frame: uint8 [B, 1, H, W, 3] -> fp32 [B, C, 1, H', W']; UsageError
+    when it is not one latent frame.
+    """
     try:
         latents = codec.encode(pictures)
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"the codec {codec.name} cannot encode a single picture ({error}); clips cannot start from an image") from error
+        raise UsageError(
+            f"the codec {codec.name} cannot encode a single picture ({error}); "
+            "clips cannot start from an image"
+        ) from error
     if latents.shape[2] != 1:
         raise UsageError(
-            f"the codec {codec.name} makes {latents.shape[2]} latent frames of a single picture; clips cannot start from an image"
+            f"the codec {codec.name} makes {latents.shape[2]} latent frames of a single picture; "
+            "clips cannot start from an image"
         )
     return latents
 
 
 def check_first_latent(codec: Codec, clip: ClipShape) -> None:
-    """Whether a clip's first latent frame is what its first picture alone encodes to, by trying; UsageError says how far off it is.
+    """Whether a clip's first latent frame is what its first picture alone encodes to, by trying; UsageError
+    says how far off it is.
 
     The clip is noise, a new picture in each frame: what later frames change shows most there.
     """
     draws = torch.Generator().manual_seed(0)
-    video = torch.randint(0, 256, (1, clip.frames, clip.height, clip.width, 3), dtype=torch.uint8, generator=draws)
+    video = torch.randint(
+        0, 256, (1, clip.frames, clip.height, clip.width, 3), dtype=torch.uint8, generator=draws
+    )
     inside, alone = codec.encode(video)[:, :, :1].float(), first_latent(codec, video[:, :1]).float()
     error = float((inside - alone).square().mean().sqrt() / inside.square().mean().sqrt().clamp(min=1e-6))
     if not error <= MAX_FIRST_ERROR:
         raise UsageError(
-            f"the codec {codec.name} encodes a clip's first frame otherwise than the same picture alone: they differ by {error:.3g} of the "
-            f"latents' size, at most {MAX_FIRST_ERROR} is allowed; to start clips from an image, use a causal codec or one that codes "
+            f"the codec {codec.name} encodes a clip's first frame otherwise than the same picture alone: "
+            f"they differ by {error:.3g} of the "
+            f"latents' size, at most {MAX_FIRST_ERROR} is allowed; to start clips from an image, "
+            "use a causal codec or one that codes "
             "frames one by one"
         )

@@ -1,8 +1,9 @@
 """Batches as counter-based functions of (run, slot, clip counter): order, noise, times and dropout.
 
-Randomness is raw Philox4x64-10 output (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), turned into
-normals and orders here, so that no library's sampling algorithm is part of a lineage. The key is BLAKE3(run, slot); the
-counter's words are (block, clip counter, purpose, 0). Nothing depends on the batch or micro-batch a clip falls into.
+Randomness is raw Philox4x64-10 output (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
+turned into normals and orders here, so that no library's sampling algorithm is part of a lineage. The key is
+BLAKE3(run, slot); the counter's words are (block, clip counter, purpose, 0). Nothing depends on the batch or
+micro-batch a clip falls into.
 Shapes: B clips, C channels, T latent frames, H height, W width, L text tokens, D token width, P pooled width.
 """
 
@@ -38,7 +39,9 @@ class Draws:
 
     @classmethod
     def of(cls, run: str, slot: str) -> Draws:
-        return cls(int.from_bytes(blake3(f"paris-p2p/1 draws\0{run}\0{slot}".encode()).digest()[:16], "little"))
+        return cls(
+            int.from_bytes(blake3(f"paris-p2p/1 draws\0{run}\0{slot}".encode()).digest()[:16], "little")
+        )
 
     def noise(self, clip: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Standard normal noise of one clip, by Box and Muller (1958)."""
@@ -47,7 +50,10 @@ class Draws:
         half = (count + 1) // 2
         radius = np.sqrt(np.float32(-2) * np.log(_unit32(raw[:half])))
         angle = np.float32(2 * np.pi) * _unit32(raw[half:])
-        return np.asarray(np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count].reshape(shape), dtype=np.float32)
+        return np.asarray(
+            np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count].reshape(shape),
+            dtype=np.float32,
+        )
 
     def scalars(self, clip: int) -> tuple[float, NDArray[np.float64]]:
         """(a standard normal for the time, UNIFORMS numbers in (0, 1) for dropout) of one clip."""
@@ -90,7 +96,9 @@ class Batch:
         return Batch(first_clip=self.first_clip, **self._each(lambda tensor: tensor[rows]))
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(first_clip=self.first_clip, **self._each(lambda tensor: tensor.to(device, non_blocking=True)))
+        return Batch(
+            first_clip=self.first_clip, **self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        )
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         known = ((name, getattr(self, name)) for name in _TENSORS)
@@ -101,7 +109,9 @@ _TENSORS = tuple(field.name for field in fields(Batch) if field.name != "first_c
 
 
 class ClipOrder:
-    """Which clip of a ClipSet each clip counter means: every clip once per pass, in another order each pass."""
+    """Which clip of a ClipSet each clip counter means: every clip once per pass, in another order each
+    pass.
+    """
 
     def __init__(self, draws: Draws, clips: int):
         if clips < 1:
@@ -146,9 +156,17 @@ def assemble(clips: ClipSet, indexes: list[int], draws: Draws, first_clip: int) 
 
 
 class BatchSource:
-    """An endless stream of batches, made ahead in a background thread; `wait_s` is what the consumer waited in all."""
+    """An endless stream of batches, made ahead in a background thread; `wait_s` is what the consumer
+    waited in all.
+    """
 
-    def __init__(self, make: Callable[[int], Batch], batch_clips: int, first_clip: int, submit: Callable[..., Future[Batch]]):
+    def __init__(
+        self,
+        make: Callable[[int], Batch],
+        batch_clips: int,
+        first_clip: int,
+        submit: Callable[..., Future[Batch]],
+    ):
         self.wait_s = 0.0
         self._make, self._batch_clips, self._next_clip, self._submit = make, batch_clips, first_clip, submit
         self._ahead: deque[Future[Batch]] = deque()
@@ -174,9 +192,15 @@ class BatchSource:
 
 @contextmanager
 def batches(
-    clips: ClipSet, draws: Draws, batch_clips: int, first_clip: int, place: Callable[[Batch], Batch] | None = None
+    clips: ClipSet,
+    draws: Draws,
+    batch_clips: int,
+    first_clip: int,
+    place: Callable[[Batch], Batch] | None = None,
 ) -> Iterator[BatchSource]:
-    """A BatchSource from `first_clip` on; `place`, run in the same thread, may pin a batch or move it to a device."""
+    """A BatchSource from `first_clip` on; `place`, run in the same thread, may pin a batch or move it to a
+    device.
+    """
     order = ClipOrder(draws, len(clips))
 
     def make(first: int) -> Batch:

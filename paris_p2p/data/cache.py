@@ -63,13 +63,18 @@ class Cache:
             return False
 
     def put(self, key: str, tensors: Mapping[str, NDArray[Any]]) -> None:
-        self._write(self._path(key, "safetensors"), save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
+        self._write(
+            self._path(key, "safetensors"),
+            save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}),
+        )
 
     def put_encoded(self, key: str, encoded: Encoded) -> None:
         self.put(key, {name: tensor for name, tensor in vars(encoded).items() if tensor is not None})
 
     def put_failure(self, key: str, failure: UnusableVideo) -> None:
-        self._write(self._path(key, "json"), json.dumps({"reason": failure.reason, "detail": failure.detail}).encode())
+        self._write(
+            self._path(key, "json"), json.dumps({"reason": failure.reason, "detail": failure.detail}).encode()
+        )
 
     def note(self, key: str) -> Any:
         """A small value that was kept; None when there is none."""

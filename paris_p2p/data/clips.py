@@ -1,6 +1,7 @@
 """Random access to latent clips in local webdataset shards, with a tar index of our own (POSIX.1-1988 ustar).
 
-A shard may come from anybody: only plain files are indexed, every size is bounded, and nothing is unpacked to disk.
+A shard may come from anybody: only plain files are indexed, every size is bounded, and nothing is unpacked to
+disk.
 Shapes: C channels, T latent frames, H height, W width, L text tokens, D token width, P pooled width.
 """
 
@@ -30,7 +31,13 @@ DEFAULT_CACHE_BYTES = 256 << 20
 _BLOCK = 512
 _MAX_NAME_CHARS = 256
 _MAX_PAX_BYTES = 64 << 10
-_DTYPES = {"latent": torch.float16, "tokens": torch.float16, "mask": torch.uint8, "pooled": torch.float16, "first": torch.float16}
+_DTYPES = {
+    "latent": torch.float16,
+    "tokens": torch.float16,
+    "mask": torch.uint8,
+    "pooled": torch.float16,
+    "first": torch.float16,
+}
 _RANKS = {"latent": 4, "tokens": 2, "mask": 1, "pooled": 1, "first": 1}
 _OPTIONAL = "first"  # features of the first frame
 
@@ -60,7 +67,11 @@ class StoredClip:
 
     @property
     def size_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (self.latent, self.tokens, self.mask, self.pooled, self.first) if tensor is not None)
+        return sum(
+            tensor.nbytes
+            for tensor in (self.latent, self.tokens, self.mask, self.pooled, self.first)
+            if tensor is not None
+        )
 
 
 @dataclass(frozen=True)
@@ -75,9 +86,10 @@ class _Place:
 class ClipSet:
     """The clips of some shards, in the shards' order and the order inside them.
 
-    `latent` and `text`, where given, are the only shapes accepted. Features of first frames are read where `first_width` says how
-    wide they must be, and left where it is 0. Clips that were read stay in memory up to
-    `cache_bytes`, the least recently used going first. Safe to use from several threads. DataError for a bad shard.
+    `latent` and `text`, where given, are the only shapes accepted. Features of first frames are read where
+    `first_width` says how wide they must be, and left where it is 0. Clips that were read stay in memory up
+    to `cache_bytes`, the least recently used going first. Safe to use from several threads. DataError for a
+    bad shard.
     """
 
     def __init__(
@@ -97,7 +109,9 @@ class ClipSet:
         if latent is not None:
             self._shapes["latent"] = latent.shape
         if text is not None:
-            self._shapes.update(tokens=(text.tokens, text.dim), mask=(text.tokens,), pooled=(text.pooled_dim,))
+            self._shapes.update(
+                tokens=(text.tokens, text.dim), mask=(text.tokens,), pooled=(text.pooled_dim,)
+            )
         if first_width:
             self._shapes[_OPTIONAL] = (first_width,)
         self._places = [place for shard, path in enumerate(self.paths) for place in _index_shard(shard, path)]
@@ -164,12 +178,16 @@ class ClipSet:
             tensors.pop(_OPTIONAL, None)
         expected = set(_DTYPES) - ({_OPTIONAL} - set(self._shapes))
         if set(tensors) != expected:
-            raise DataError(f"clip {index} in {path} has tensors {sorted(tensors)[:8]}, expected {sorted(expected)}")
+            raise DataError(
+                f"clip {index} in {path} has tensors {sorted(tensors)[:8]}, expected {sorted(expected)}"
+            )
         for name, tensor in tensors.items():
             shape = self._shapes.get(name, tuple(tensor.shape))
             if tensor.dtype != _DTYPES[name] or tensor.dim() != _RANKS[name] or tuple(tensor.shape) != shape:
                 got, wanted = f"{tensor.dtype} {list(tensor.shape)}", f"{_DTYPES[name]} {list(shape)}"
-                raise DataError(f"clip {index} in {path}: {name} is {got}, expected {wanted}; prepare the clips again")
+                raise DataError(
+                    f"clip {index} in {path}: {name} is {got}, expected {wanted}; prepare the clips again"
+                )
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise DataError(f"clip {index} in {path}: {name} is not finite; prepare the clips again")
         return StoredClip(**tensors, cluster=self.clusters[place.shard])
@@ -181,20 +199,29 @@ def _index_shard(shard: int, path: Path) -> list[_Place]:
     captions: dict[str, tuple[int, int]] = {}
     for name, start, size_bytes in tar_members(path):
         key, _, suffix = name.rpartition(".")
-        table, limit = {"safetensors": (tensors, MAX_TENSORS_BYTES), "json": (captions, MAX_JSON_BYTES)}.get(suffix, (None, 0))
+        table, limit = {"safetensors": (tensors, MAX_TENSORS_BYTES), "json": (captions, MAX_JSON_BYTES)}.get(
+            suffix, (None, 0)
+        )
         if table is None:
             continue
         if key in table or size_bytes > limit or len(table) >= MAX_CLIPS_PER_SHARD:
-            raise DataError(f"{path}: {name[:80]!r} ({size_bytes} bytes) is there twice, too large, or one too many")
+            raise DataError(
+                f"{path}: {name[:80]!r} ({size_bytes} bytes) is there twice, too large, or one too many"
+            )
         table[key] = (start, size_bytes)
     if tensors.keys() != captions.keys():
         odd = sorted(tensors.keys() ^ captions.keys())[0]
-        raise DataError(f"{path}: clip {odd[:80]!r} has tensors or a caption, not both; {len(tensors)} tensors, {len(captions)} captions")
+        raise DataError(
+            f"{path}: clip {odd[:80]!r} has tensors or a caption, not both; {len(tensors)} tensors, "
+            f"{len(captions)} captions"
+        )
     return [_Place(shard, *tensors[key], *captions[key]) for key in tensors]
 
 
 def tar_members(path: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, offset of its bytes, size in bytes) of each plain file in an uncompressed tar; DataError when it is not one."""
+    """(name, offset of its bytes, size in bytes) of each plain file in an uncompressed tar; DataError when
+    it is not one.
+    """
     try:
         with path.open("rb") as file:
             descriptor, end = file.fileno(), os.fstat(file.fileno()).st_size
@@ -207,14 +234,17 @@ def tar_members(path: Path) -> Iterator[tuple[str, int, int]]:
                 start = at + _BLOCK
                 if size_bytes > end - start:
                     raise DataError(
-                        f"{path}: {name[:80]!r} claims {size_bytes} bytes where {end - start} are left; the file is cut or damaged"
+                        f"{path}: {name[:80]!r} claims {size_bytes} bytes where {end - start} are left; "
+                        "the file is cut or damaged"
                     )
                 if kind in b"0\0":
                     yield name, start, size_bytes
                 elif kind in b"xg":
                     _refuse_overrides(path, os.pread(descriptor, min(size_bytes, _MAX_PAX_BYTES + 1), start))
                 elif kind != b"5":
-                    raise DataError(f"{path}: {name[:80]!r} is of tar type {kind!r}; a shard holds plain files only")
+                    raise DataError(
+                        f"{path}: {name[:80]!r} is of tar type {kind!r}; a shard holds plain files only"
+                    )
                 at = start + -(-size_bytes // _BLOCK) * _BLOCK
     except OSError as error:
         raise DataError(f"cannot read the shard {path}: {error.strerror}") from error
@@ -229,7 +259,11 @@ def _parse_header(path: Path, header: bytes, at: int) -> tuple[bytes, str, int]:
         if not digits.isdigit():  # GNU's binary sizes are for files over 8 GB: no clip is one
             raise ValueError("its size is not octal digits")
         size_bytes = int(digits, 8)
-        prefix = header[345:500].split(b"\0")[0] if header[257:262] == b"ustar" and header[257:265] != b"ustar  \0" else b""
+        prefix = (
+            header[345:500].split(b"\0")[0]
+            if header[257:262] == b"ustar" and header[257:265] != b"ustar  \0"
+            else b""
+        )
         name = b"/".join(part for part in (prefix, header[:100].split(b"\0")[0]) if part).decode("utf-8")
         if not name or len(name) > _MAX_NAME_CHARS:
             raise ValueError("its name is empty or too long")
@@ -239,9 +273,16 @@ def _parse_header(path: Path, header: bytes, at: int) -> tuple[bytes, str, int]:
 
 
 def _refuse_overrides(path: Path, records: bytes) -> None:
-    """Extended headers may give times and owners, which are ignored; a name, size or sparse map there would need unpacking rules."""
-    if len(records) > _MAX_PAX_BYTES or any(word in records for word in (b" path=", b" size=", b" GNU.sparse")):
-        raise DataError(f"{path} has an extended header that renames or resizes its files; write shards with short plain names")
+    """Extended headers may give times and owners, which are ignored; a name, size or sparse map there
+    would need unpacking rules.
+    """
+    if len(records) > _MAX_PAX_BYTES or any(
+        word in records for word in (b" path=", b" size=", b" GNU.sparse")
+    ):
+        raise DataError(
+            f"{path} has an extended header that renames or resizes its files; "
+            "write shards with short plain names"
+        )
 
 
 def _read(path: Path, start: int, size_bytes: int) -> bytes:
@@ -252,6 +293,7 @@ def _read(path: Path, start: int, size_bytes: int) -> bytes:
         raise DataError(f"cannot read the shard {path}: {error.strerror}") from error
     if len(data) != size_bytes:
         raise DataError(
-            f"{path} ends at {start + len(data)}, a clip in it should end at {start + size_bytes}; the file changed while in use"
+            f"{path} ends at {start + len(data)}, a clip in it should end at {start + size_bytes}; "
+            "the file changed while in use"
         )
     return data

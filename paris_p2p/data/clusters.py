@@ -1,4 +1,5 @@
-"""Clusters of clips by k-means in two stages, fine and then merged to K, as decentralized diffusion models are made.
+"""Clusters of clips by k-means in two stages, fine and then merged to K, as decentralized diffusion models
+are made.
 
 Legend: N clips, F features, R reduced features, M fine centres, K clusters.
 """
@@ -28,7 +29,9 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ClusterModel:
-    """Features are brought to unit length, centred and reduced; the nearest fine centre says which cluster."""
+    """Features are brought to unit length, centred and reduced; the nearest fine centre says which
+    cluster.
+    """
 
     mean: Floats  # [F]
     basis: Floats  # [F, R]
@@ -46,38 +49,59 @@ class ClusterModel:
 
     def assign(self, reduced: Floats) -> Labels:
         """[N, R] -> [N], the cluster of the nearest fine centre."""
-        squared = (self.centres**2).sum(1) - 2 * reduced @ self.centres.T  # [N, M], but for a term that is the same for all centres
+        # [N, M], but for a term that is the same for all centres
+        squared = (self.centres**2).sum(1) - 2 * reduced @ self.centres.T
         labels: Labels = self.merged[squared.argmin(1)]
         return labels
 
     def save(self, path: Path) -> None:
-        path.write_bytes(save({"mean": self.mean, "basis": self.basis, "centres": self.centres, "merged": self.merged}))
+        path.write_bytes(
+            save({"mean": self.mean, "basis": self.basis, "centres": self.centres, "merged": self.merged})
+        )
 
 
 def fit_clusters(
     features: Floats, clusters: int, rng_seed: int, sources: Sequence[str] | None = None
 ) -> ClusterModel:
-    """Fit on train clips [N, F]; cluster 0 is the largest. DataError when N or their variety does not allow K clusters.
+    """Fit on train clips [N, F]; cluster 0 is the largest. DataError when N or their variety does not allow K
+    clusters.
 
-    With `sources` [N], whose clip each is, every cluster gets clips of two sources at least: one to train on, one to check with.
+    With `sources` [N], whose clip each is, every cluster gets clips of two sources at least: one to train on,
+    one to check with.
     """
     from sklearn.decomposition import PCA
     from threadpoolctl import threadpool_limits
 
     count = features.shape[0]
     if count < 2 * clusters:
-        raise DataError(f"{count} train clips cannot make {clusters} clusters; give more clips, or ask for at most {count // 2} experts")
+        raise DataError(
+            f"{count} train clips cannot make {clusters} clusters; give more clips, "
+            f"or ask for at most {count // 2} experts"
+        )
     unit = _unit(features)
-    with threadpool_limits(1):  # parallel sums come in any order, and the same clips must give the same clusters
-        pca = PCA(min(REDUCED, count - 1, unit.shape[1]), svd_solver="covariance_eigh").fit(unit) if clusters > 1 else None
+    with threadpool_limits(1):
+        # parallel sums come in any order, and the same clips must give the same clusters
+        pca = (
+            PCA(min(REDUCED, count - 1, unit.shape[1]), svd_solver="covariance_eigh").fit(unit)
+            if clusters > 1
+            else None
+        )
         mean = unit.mean(0).astype(np.float32) if pca is None else pca.mean_.astype(np.float32)
-        basis = np.zeros((unit.shape[1], 1), np.float32) if pca is None else np.ascontiguousarray(pca.components_.T.astype(np.float32))
+        basis = (
+            np.zeros((unit.shape[1], 1), np.float32)
+            if pca is None
+            else np.ascontiguousarray(pca.components_.T.astype(np.float32))
+        )
         reduced = (unit - mean) @ basis
         distinct = len(np.unique(reduced.round(4), axis=0))
         if distinct < clusters:
-            raise DataError(f"the {count} train clips are only {distinct} different ones, too few for {clusters} experts")
+            raise DataError(
+                f"the {count} train clips are only {distinct} different ones, too few for {clusters} experts"
+            )
         centres, merged = _two_stages(reduced, distinct, clusters, rng_seed)
-        if sources is not None and not _all_shared(ClusterModel(mean, basis, centres, merged).assign(reduced), clusters, sources):
+        if sources is not None and not _all_shared(
+            ClusterModel(mean, basis, centres, merged).assign(reduced), clusters, sources
+        ):
             fine, merged = _two_stages(reduced, distinct, clusters, rng_seed, every=True)
             centres, merged = fine, _shared_out(reduced, fine, merged, clusters, sources)
     model = ClusterModel(mean, basis, centres, merged)
@@ -109,8 +133,12 @@ def _unshared(labels: Labels, clusters: int, sources: Sequence[str]) -> list[int
     return [k for k in range(clusters) if len(owners[k]) < 2]
 
 
-def _shared_out(reduced: Floats, centres: Floats, merged: Labels, clusters: int, sources: Sequence[str]) -> Labels:
-    """The fine centres [M] merged otherwise: a cluster of one source joins its nearest, and the largest that can is halved instead."""
+def _shared_out(
+    reduced: Floats, centres: Floats, merged: Labels, clusters: int, sources: Sequence[str]
+) -> Labels:
+    """The fine centres [M] merged otherwise: a cluster of one source joins its nearest, and the largest
+    that can is halved instead.
+    """
     nearest = ((centres**2).sum(1) - 2 * reduced @ centres.T).argmin(1)  # [N]
     merged = merged.copy()
     for _ in range(4 * clusters):
@@ -121,18 +149,23 @@ def _shared_out(reduced: Floats, centres: Floats, merged: Labels, clusters: int,
         others = [c for c in range(clusters) if c != k and (merged == c).any()]
         if (merged == k).any():
             mine = centres[merged == k].mean(0)
-            merged[merged == k] = min(others, key=lambda c: float(((centres[merged == c].mean(0) - mine) ** 2).sum()))
+            merged[merged == k] = min(
+                others, key=lambda c: float(((centres[merged == c].mean(0) - mine) ** 2).sum())
+            )
         if not _halve(centres, merged, nearest, k, sources):
             break
     found = clusters - len(_unshared(merged[nearest], clusters, sources))
     raise DataError(
-        f"the train clips fall into {found} clusters of two sources each at least, not {clusters}: every expert needs one to "
+        f"the train clips fall into {found} clusters of two sources each at least, not {clusters}: "
+        "every expert needs one to "
         f"train on and another to check with; give more clips, or ask for {max(1, found)} experts"
     )
 
 
 def _halve(centres: Floats, merged: Labels, nearest: Labels, new: int, sources: Sequence[str]) -> bool:
-    """Cut the largest cluster that can be cut in two of two sources each across its longest direction; one half becomes `new`."""
+    """Cut the largest cluster that can be cut in two of two sources each across its longest direction; one
+    half becomes `new`.
+    """
     sizes = np.bincount(merged[nearest], minlength=int(merged.max()) + 1)
     for k in np.argsort(-sizes, kind="stable").tolist():
         mine = np.flatnonzero(merged == k)
@@ -166,9 +199,14 @@ def _two_stages(
     sizes = np.bincount(model.labels_, minlength=fine)
     centres = model.cluster_centers_[sizes > 0].astype(np.float32)
     if len(centres) < clusters:
-        raise DataError(f"the train clips fall into {len(centres)} groups, too few for {clusters} clusters; ask for fewer experts")
+        raise DataError(
+            f"the train clips fall into {len(centres)} groups, too few for {clusters} clusters; "
+            "ask for fewer experts"
+        )
     weights = sizes[sizes > 0].astype(np.float64)
-    merged = KMeans(clusters, n_init=20, random_state=rng_seed % 2**32).fit(centres, sample_weight=weights).labels_
+    merged = (
+        KMeans(clusters, n_init=20, random_state=rng_seed % 2**32).fit(centres, sample_weight=weights).labels_
+    )
     return centres, merged.astype(np.int64)
 
 

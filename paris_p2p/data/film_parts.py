@@ -1,4 +1,5 @@
-"""How a long video is parted into sources that splits keep apart: its scenes, and stretches of long ones. Pure.
+"""How a long video is parted into sources that splits keep apart: its scenes, and stretches of long ones.
+Pure.
 
 Only what lies between two cuts is continuous: clips on both sides of a part's edge inside a scene are nearly
 alike, and `left_out` says which are dropped where the two parts fall into different splits.

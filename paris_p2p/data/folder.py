@@ -1,4 +1,6 @@
-"""What lies in a folder: a walk that follows links once, names that can be printed, and which files are media."""
+"""What lies in a folder: a walk that follows links once, names that can be printed, and which files are
+media.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +13,100 @@ from stat import S_ISREG
 
 from paris_p2p.data.images import IMAGE_SUFFIXES
 
-VIDEO_SUFFIXES = frozenset((
-    ".3g2", ".3gp", ".apng", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".ivf", ".m1v", ".m2p", ".m2ts",
-    ".m2v", ".m4v", ".mj2", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogg",
-    ".ogm", ".ogv", ".tod", ".ts", ".vob", ".webm", ".wmv", ".y4m",
-))  # fmt: skip
+VIDEO_SUFFIXES = frozenset(
+    (
+        ".3g2",
+        ".3gp",
+        ".apng",
+        ".asf",
+        ".avi",
+        ".divx",
+        ".dv",
+        ".f4v",
+        ".flv",
+        ".gif",
+        ".ivf",
+        ".m1v",
+        ".m2p",
+        ".m2ts",
+        ".m2v",
+        ".m4v",
+        ".mj2",
+        ".mkv",
+        ".mod",
+        ".mov",
+        ".mp4",
+        ".mpe",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".nut",
+        ".ogg",
+        ".ogm",
+        ".ogv",
+        ".tod",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+        ".y4m",
+    )
+)
 SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 _NOT_READ = {
     "convert it to .jpg or .png": (
-        ".3fr", ".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl",
-        ".nef", ".orf", ".pcx", ".pgm", ".ppm", ".psd", ".raf", ".rw2", ".svg", ".tga", ".xcf",
+        ".3fr",
+        ".arw",
+        ".cr2",
+        ".cr3",
+        ".dng",
+        ".exr",
+        ".hdr",
+        ".heic",
+        ".heif",
+        ".ico",
+        ".j2k",
+        ".jp2",
+        ".jxl",
+        ".nef",
+        ".orf",
+        ".pcx",
+        ".pgm",
+        ".ppm",
+        ".psd",
+        ".raf",
+        ".rw2",
+        ".svg",
+        ".tga",
+        ".xcf",
     ),
     "convert it to .mp4 or .mkv": (
-        ".264", ".265", ".av1", ".avs", ".bik", ".braw", ".crm", ".h264", ".h265", ".hevc", ".insv", ".lrv", ".ogx",
-        ".qt", ".r3d", ".rm", ".rmvb", ".swf", ".trp", ".wtv", ".xvid", ".yuv",
+        ".264",
+        ".265",
+        ".av1",
+        ".avs",
+        ".bik",
+        ".braw",
+        ".crm",
+        ".h264",
+        ".h265",
+        ".hevc",
+        ".insv",
+        ".lrv",
+        ".ogx",
+        ".qt",
+        ".r3d",
+        ".rm",
+        ".rmvb",
+        ".swf",
+        ".trp",
+        ".wtv",
+        ".xvid",
+        ".yuv",
     ),
     "unpack it": (".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zip", ".zst"),
-}  # fmt: skip
+}
 _NEVER = (*_NOT_READ["convert it to .jpg or .png"], *_NOT_READ["unpack it"])  # of HEIC, FFmpeg gives one tile
 _ADVICE = {suffix: advice for advice, suffixes in _NOT_READ.items() for suffix in suffixes}
 _CAPTION_SUFFIXES = (".txt", ".caption", ".json", ".srt", ".vtt", ".csv", ".tsv", ".jsonl", ".md", ".tar")
@@ -42,7 +121,9 @@ class Walk:
 
 
 def walk(folder: Path, leave_out: Path | None) -> Walk:
-    """All files by name, but hidden ones and `leave_out`; a linked folder is followed once, after the others."""
+    """All files by name, but hidden ones and `leave_out`; a linked folder is followed once, after the
+    others.
+    """
     found = Walk()
     visited: set[tuple[int, int]] = set()
     hidden = leave_out.resolve() if leave_out is not None else None
@@ -111,7 +192,9 @@ def _name(path: Path, folder: Path) -> str:
 
 
 def printable(name: str) -> str:
-    """A file name as text that any output takes: bytes that are no UTF-8 and control characters become escapes."""
+    """A file name as text that any output takes: bytes that are no UTF-8 and control characters become
+    escapes.
+    """
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(
         c.encode("unicode_escape").decode() if unicodedata.category(c) == "Cc" else c for c in text

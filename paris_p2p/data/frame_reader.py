@@ -159,7 +159,9 @@ class FrameReader:
         return shown
 
     def _go_to(self, start_s: float, nearest_s: float) -> None:
-        """Seek where that saves decoding; where it lands too late, even from before, decode from the start."""
+        """Seek where that saves decoding; where it lands too late, even from before, decode from the
+        start.
+        """
         if not self.track.in_order or start_s - self.at_s <= SEEK_AHEAD_S:
             return
         for before_s in SEEK_BEFORE_S[self.container.format.name in _BROKEN_IN :]:

@@ -1,6 +1,8 @@
-"""Image files to clips of one frame: Pillow decodes, turned as the camera says, on white, cropped to the middle and scaled.
+"""Image files to clips of one frame: Pillow decodes, turned as the camera says, on white, cropped to the
+middle and scaled.
 
-Legend: H x W pixels. Files are hostile: formats, picture sizes and shapes are bounded before anything is decoded.
+Legend: H x W pixels. Files are hostile: formats, picture sizes and shapes are bounded before anything is
+decoded.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def crop_image(image: Image.Image, shape: ClipShape) -> Frames:
     """The same of a picture that is open already."""
     with _pillow_errors():
         _check(image)
-        image.draft("RGB", (2 * max(shape.height, shape.width),) * 2)  # a JPEG is decoded no larger than that asks for
+        # a JPEG is decoded no larger than that asks for
+        image.draft("RGB", (2 * max(shape.height, shape.width),) * 2)
         upright = ImageOps.exif_transpose(image)
         picture = ImageOps.fit(_on_white(upright), (shape.width, shape.height), Image.Resampling.BICUBIC)
     return np.array(picture)[None]
@@ -70,10 +73,15 @@ def _check(image: Image.Image) -> None:
     if not 1 / MAX_ASPECT <= width / height <= MAX_ASPECT:
         raise UnusableVideo(
             "too narrow",
-            f"an image of {width}x{height}: nothing is left of it after cropping; crop it below {MAX_ASPECT}:1",
+            f"an image of {width}x{height}: nothing is left of it after cropping; "
+            f"crop it below {MAX_ASPECT}:1",
         )
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a JPEG photograph with previews behind it
-        raise UnusableVideo("several pictures", "animated, or of several pages; save one picture, or make a video or .gif of it")
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        # a JPEG photograph with previews behind it
+        raise UnusableVideo(
+            "several pictures",
+            "animated, or of several pages; save one picture, or make a video or .gif of it",
+        )
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -81,7 +89,9 @@ def _on_white(image: Image.Image) -> Image.Image:
     if image.mode in _DEEP:
         image = Image.fromarray((np.asarray(image).astype(np.uint16) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise UnusableVideo("unreadable", "32 bit numbers, of which nobody says how bright they are; save it with 8 or 16 bit")
+        raise UnusableVideo(
+            "unreadable", "32 bit numbers, of which nobody says how bright they are; save it with 8 or 16 bit"
+        )
     if not image.has_transparency_data:
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")

@@ -67,7 +67,8 @@ def picture(frame: Any, shape: ClipShape, pixel_aspect: float, told: Told) -> Fr
     if not 1 / MAX_ASPECT <= shown_w / shown_h <= MAX_ASPECT:
         raise UnusableVideo(
             "too narrow",
-            f"a picture of {shown_w:.0f}x{shown_h}: nothing of it is left after cropping; crop it below {MAX_ASPECT}:1",
+            f"a picture of {shown_w:.0f}x{shown_h}: nothing of it is left after cropping; "
+            f"crop it below {MAX_ASPECT}:1",
         )
     scale = max(wanted_w / shown_w, wanted_h / shown_h)
     width, height = max(wanted_w, round(shown_w * scale)), max(wanted_h, round(shown_h * scale))

@@ -1,4 +1,6 @@
-"""What `paris-run prepare` leaves behind, and all that `paris-run create` needs to know of it: prepared.json."""
+"""What `paris-run prepare` leaves behind, and all that `paris-run create` needs to know of it:
+prepared.json.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,16 @@ from paris_p2p.errors import DataError
 from paris_p2p.records import Count, Record
 from paris_p2p.spec import ClipShape, LatentShape, Name, TextShape
 
-Path_ = Annotated[str, StringConstraints(min_length=1, max_length=4096)]  # inside the prepared folder, with forward slashes
+# inside the prepared folder, with forward slashes
+Path_ = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 FILE_NAME = "prepared.json"
 SPLITS_FILE_NAME = "splits.json"
 
 
 class PreparedModel(Record):
-    """A codec or text encoder, ready to be pinned in a RunSpec: files that travel with the run, or a revision and a hash."""
+    """A codec or text encoder, ready to be pinned in a RunSpec: files that travel with the run, or a
+    revision and a hash.
+    """
 
     name: Name
     files: dict[Name, Path_] = {}  # path inside the model's folder -> path inside the prepared folder
@@ -53,7 +58,9 @@ class PreparedShard(Record):
 
 
 class Prepared(Record):
-    """A run's data. Paths are inside the folder that holds prepared.json; validation and test stay with the owner."""
+    """A run's data. Paths are inside the folder that holds prepared.json; validation and test stay with
+    the owner.
+    """
 
     version: Literal[1] = 1
     fingerprint: str  # of everything it was made from: the same means that nothing need be done again
@@ -68,7 +75,8 @@ class Prepared(Record):
     first_features: PreparedModel | None = None  # of the first frames, when the shards hold them
     first_width: Annotated[int, Field(ge=0, le=65536)] = 0
     codec_psnr_db: float  # of some train clips, coded and decoded
-    pca_psnr_db: float = 0.0  # beside a codec trained here: PCA at equal compression, on clips that neither was fitted on
+    # beside a codec trained here: PCA at equal compression, on clips that neither was fitted on
+    pca_psnr_db: float = 0.0
     experts: Annotated[int, Field(ge=1, le=256)]
     clusters: tuple[PreparedCluster, ...]
     shards: tuple[PreparedShard, ...]
@@ -91,25 +99,36 @@ class Prepared(Record):
         if self.files and self.files != sum(self.sources.values()):
             files = f"scenes and parts of {self.files} {files if self.files > 1 else files[:-1]}"
         lines = [
-            f"{sum(self.clips.values())} {what} from {sum(self.sources.values())} {files}: {counts}; codec {self.codec_psnr_db:.1f} dB"
+            f"{sum(self.clips.values())} {what} from {sum(self.sources.values())} {files}: {counts}; "
+            f"codec {self.codec_psnr_db:.1f} dB"
         ]
         if self.pca_psnr_db:
-            worse = "; the trained codec is WORSE: give more --codec-steps, or use --codec pca" * (self.codec_psnr_db < self.pca_psnr_db)
+            worse = "; the trained codec is WORSE: give more --codec-steps, or use --codec pca" * (
+                self.codec_psnr_db < self.pca_psnr_db
+            )
             both = f"trained {self.codec_psnr_db:.1f} dB, PCA {self.pca_psnr_db:.1f} dB"
             lines.append(f"codec at equal compression, on clips that neither was fitted on: {both}{worse}")
         lines += [
-            f"cluster {row.cluster}: {row.clips['train']} train and {row.clips['gate']} gate {what}, silhouette {row.silhouette:.2f}"
+            f"cluster {row.cluster}: {row.clips['train']} train and {row.clips['gate']} gate {what}, "
+            f"silhouette {row.silhouette:.2f}"
             for row in self.clusters
         ]
         lines += self._text_line()
         if self.first_features is not None:
-            lines.append(f"first frames: {self.first_width} features of {self.first_features.name} each, for the router")
+            lines.append(
+                f"first frames: {self.first_width} features of {self.first_features.name} each, "
+                "for the router"
+            )
         if self.tokens:
-            lines.append(f"{'an image' if self.clip.frames == 1 else 'a clip'} is {self.tokens:,} tokens to an expert")
+            lines.append(
+                f"{'an image' if self.clip.frames == 1 else 'a clip'} is {self.tokens:,} tokens to an expert"
+            )
         if self.skipped:
             skipped = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
             total = sum(self.skipped.values())
-            lines.append(f"skipped {total} {'file' if total == 1 else 'files'} ({skipped}); report.json lists them")
+            lines.append(
+                f"skipped {total} {'file' if total == 1 else 'files'} ({skipped}); report.json lists them"
+            )
         lines += [f"note: {what}" + f" ({count} times)" * (count > 1) for what, count in self.notes.items()]
         return "\n".join(lines)
 
@@ -130,12 +149,20 @@ class Prepared(Record):
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
             if (folder / "model_index.json").is_file():
-                said = f"{folder} is an exported model, where a folder that `paris-run prepare` wrote is wanted"
+                said = (
+                    f"{folder} is an exported model, where a folder that `paris-run prepare` wrote is wanted"
+                )
                 raise DataError(f"{said}; are two arguments swapped?") from error
             why = f"{error.strerror}: {path}"
-            raise DataError(f"{folder} holds no prepared clips ({why}); run `paris-run prepare CLIPS --out {folder}` first") from error
+            raise DataError(
+                f"{folder} holds no prepared clips ({why}); run `paris-run prepare CLIPS --out {folder}` "
+                "first"
+            ) from error
         except ValidationError as error:
-            raise DataError(f"{path} is damaged or of another version; prepare the clips again ({error.error_count()} fields)") from error
+            raise DataError(
+                f"{path} is damaged or of another version; prepare the clips again ({error.error_count()} "
+                "fields)"
+            ) from error
 
     def write(self, folder: Path) -> None:
         partial = folder / (FILE_NAME + ".partial")
@@ -151,20 +178,25 @@ class SplitClip(Record):
     cluster: Count
     caption: str
     source: str  # the file
-    group: str = ""  # what belongs together: what the owner says the file was cut from, or its content; folders of older versions lack it
+    # what belongs together: what the owner says the file was cut from, or its content; folders of older
+    # versions lack it
+    group: str = ""
     start_s: float
     path: str  # of the file, absolute: this list stays on the owner's machine
     offset_bytes: Count = 0
     size_bytes: Count = 0
     member: bool = False  # inside a tar
-    stream: Count | None = None  # of a video: which stream, how its frames follow, and whether seeking finds them
+    # of a video: which stream, how its frames follow, and whether seeking finds them
+    stream: Count | None = None
     frame_s: Annotated[float, Field(ge=0)] = 0.0
     in_order: bool = True
     counted: bool = False
 
     @property
     def video(self) -> str:
-        """The source video: clips of one are near-copies, in whatever files they lie, and count as one where chance is reckoned with."""
+        """The source video: clips of one are near-copies, in whatever files they lie, and count as one
+        where chance is reckoned with.
+        """
         return self.group or self.source
 
     def pixels(self, shape: ClipShape) -> Frames:
@@ -176,7 +208,9 @@ class SplitClip(Record):
         try:
             return read_clip_at(source, shape, self.start_s)
         except OSError as error:
-            raise DataError(f"the clip {self.source} is no longer at {self.path} ({error}); put it back or prepare again") from error
+            raise DataError(
+                f"the clip {self.source} is no longer at {self.path} ({error}); put it back or prepare again"
+            ) from error
 
 
 def path_text(path: Path) -> str:
@@ -186,7 +220,11 @@ def path_text(path: Path) -> str:
 
 
 def _path(text: str) -> Path:
-    return Path(os.fsdecode(unquote_to_bytes(text.removeprefix("file://")))) if text.startswith("file:/") else Path(text)
+    return (
+        Path(os.fsdecode(unquote_to_bytes(text.removeprefix("file://"))))
+        if text.startswith("file:/")
+        else Path(text)
+    )
 
 
 def split_clips(folder: Path, split: Split) -> Iterator[SplitClip]:

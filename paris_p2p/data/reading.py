@@ -61,7 +61,9 @@ def _nothing(part: Source, gave: set[str]) -> Iterator[tuple[Source, UnusableVid
 
 
 def starts_of(source: Source, shape: ClipShape, max_clips: int, duration_s: float) -> list[float]:
-    """Where a source's clips start; with captions by time each lies inside one. UnusableVideo when none does."""
+    """Where a source's clips start; with captions by time each lies inside one. UnusableVideo when none
+    does.
+    """
     begin_s, end_s = (0.0, duration_s) if source.span is None else (source.span.start_s, source.span.end_s)
     if not source.timed:
         return spread(begin_s, end_s, shape, max_clips)

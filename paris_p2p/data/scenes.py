@@ -1,6 +1,7 @@
 """Where a video is cut: PySceneDetect's adaptive detector on small pictures that our own reader decodes.
 
-It compares the change in hue, saturation and brightness with a rolling mean, so that a moving camera is no cut.
+It compares the change in hue, saturation and brightness with a rolling mean, so that a moving camera is no
+cut.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ LEAST_SCENE_S = 0.5
 def find_cuts(
     video: Video, progress: Callable[[float], None] = lambda _: None, threads: int = 1
 ) -> list[float]:
-    """Times in seconds at which a scene begins; `progress` hears how far it is. UnusableVideo without a frame."""
+    """Times in seconds at which a scene begins; `progress` hears how far it is. UnusableVideo without a
+    frame.
+    """
     from scenedetect import FrameTimecode
     from scenedetect.detectors import AdaptiveDetector
 

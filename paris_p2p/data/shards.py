@@ -1,4 +1,5 @@
-"""Webdataset shards: tars of `<key>.safetensors` (latent, tokens, mask, pooled) and `<key>.json`, the same bytes every time.
+"""Webdataset shards: tars of `<key>.safetensors` (latent, tokens, mask, pooled) and `<key>.json`, the same
+bytes every time.
 
 Of clips that were prepared for image-to-video there is `first` too, the first frame's features.
 """
@@ -31,8 +32,12 @@ class Sample:
     first: NDArray[np.float16] | None = None  # [F], features of the first frame
 
 
-def write_shards(root: Path, split: Split, cluster: int, samples: Iterable[Sample], shard_bytes: int) -> Iterator[PreparedShard]:
-    """Write `root/<split>/cluster-<k>/NNNNNN.tar`, each closed at `shard_bytes`; yields them as they are done."""
+def write_shards(
+    root: Path, split: Split, cluster: int, samples: Iterable[Sample], shard_bytes: int
+) -> Iterator[PreparedShard]:
+    """Write `root/<split>/cluster-<k>/NNNNNN.tar`, each closed at `shard_bytes`; yields them as they are
+    done.
+    """
     from webdataset import TarWriter
 
     folder = root / split / f"cluster-{cluster}"
@@ -43,18 +48,28 @@ def write_shards(root: Path, split: Split, cluster: int, samples: Iterable[Sampl
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{number:06d}.tar"
         clips = 0
-        with path.open("wb") as file, TarWriter(file, encoder=False, user="paris", group="paris", mtime=0, compress=False) as tar:
+        with (
+            path.open("wb") as file,
+            TarWriter(file, encoder=False, user="paris", group="paris", mtime=0, compress=False) as tar,
+        ):
             while first is not None and (clips == 0 or file.tell() < shard_bytes):
                 tar.write(_encode(first))
                 clips += 1
                 first = next(rest, None)
         relative = path.relative_to(root.parent).as_posix()
-        yield PreparedShard(split=split, cluster=cluster, path=relative, clips=clips, size_bytes=path.stat().st_size)
+        yield PreparedShard(
+            split=split, cluster=cluster, path=relative, clips=clips, size_bytes=path.stat().st_size
+        )
         number += 1
 
 
 def _encode(sample: Sample) -> dict[str, Any]:
-    tensors: dict[str, NDArray[Any]] = {"latent": sample.latent, "tokens": sample.tokens, "mask": sample.mask, "pooled": sample.pooled}
+    tensors: dict[str, NDArray[Any]] = {
+        "latent": sample.latent,
+        "tokens": sample.tokens,
+        "mask": sample.mask,
+        "pooled": sample.pooled,
+    }
     if sample.first is not None:
         tensors["first"] = sample.first
     return {

@@ -38,7 +38,9 @@ def thumbnail(picture: Picture) -> Picture:
 
 
 def contact_sheet(blocks: Sequence[Block], path: Path) -> None:
-    """Write a PNG with a block of rows for each cluster; at most `COLUMNS` x `ROWS` pictures of each are shown."""
+    """Write a PNG with a block of rows for each cluster; at most `COLUMNS` x `ROWS` pictures of each are
+    shown.
+    """
     height, width = next(block.pictures[0].shape[:2] for block in blocks if block.pictures)
     cell_h, cell_w = height + GAP_PIXELS, width + GAP_PIXELS
     block_h = TITLE_PIXELS + ROWS * cell_h
@@ -48,7 +50,9 @@ def contact_sheet(blocks: Sequence[Block], path: Path) -> None:
         top = number * block_h
         draw.text((4, top + 2), block.title, fill=(230, 230, 230))
         for i, picture in enumerate(block.pictures[: COLUMNS * ROWS]):
-            sheet.paste(Image.fromarray(picture), (i % COLUMNS * cell_w, top + TITLE_PIXELS + i // COLUMNS * cell_h))
+            sheet.paste(
+                Image.fromarray(picture), (i % COLUMNS * cell_w, top + TITLE_PIXELS + i // COLUMNS * cell_h)
+            )
     partial = path.with_suffix(".partial.png")
     sheet.save(partial)
     partial.replace(path)

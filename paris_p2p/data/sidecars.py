@@ -61,7 +61,9 @@ class Sidecars:
         with path.open("rb") as file:
             data = file.read(MAX_SUBTITLES_BYTES + 1)
         if len(data) > MAX_SUBTITLES_BYTES:
-            raise NotTextError(f"{path.name} has more than {MAX_SUBTITLES_BYTES} bytes; those are no captions")
+            raise NotTextError(
+                f"{path.name} has more than {MAX_SUBTITLES_BYTES} bytes; those are no captions"
+            )
         timed, done = parse_subtitles(data, path.name, self.encoding)
         told = dict.fromkeys(("captions by time from subtitles", *done))
         self.notes.extend(Note(name, what, path.name) for what in told)

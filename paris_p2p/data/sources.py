@@ -28,7 +28,9 @@ HASHED_AT_ONCE_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Source:
-    """One video or image with its caption. `name` is its path inside the clips folder (`a.tar/000.mp4` inside a tar)."""
+    """One video or image with its caption. `name` is its path inside the clips folder (`a.tar/000.mp4`
+    inside a tar).
+    """
 
     name: str
     path: Path  # the file, or the tar that holds it
@@ -55,7 +57,9 @@ class Source:
 
     def caption_at(self, start_s: float) -> str:
         """The caption of the clip that starts there."""
-        return next((cue.text for cue in self.timed if cue.start_s - 1e-6 <= start_s < cue.end_s), self.caption)
+        return next(
+            (cue.text for cue in self.timed if cue.start_s - 1e-6 <= start_s < cue.end_s), self.caption
+        )
 
     @property
     def is_image(self) -> bool:
@@ -142,10 +146,15 @@ def _table_advice(name: str, table: CaptionTable) -> str:
 
 
 def _without_thumbnails(sources: list[Source], skipped: list[Skipped]) -> list[Source]:
-    """`clip.jpg` beside `clip.mp4` shares its caption: it is that video's picture, not an image to learn from."""
+    """`clip.jpg` beside `clip.mp4` shares its caption: it is that video's picture, not an image to learn
+    from.
+    """
     videos = {Path(source.name).with_suffix("").as_posix() for source in sources if not source.is_image}
     thumbnails = {s.name for s in sources if s.is_image and Path(s.name).with_suffix("").as_posix() in videos}
-    skipped += [Skipped(name, "thumbnail", "an image beside the video of the same name") for name in sorted(thumbnails)]
+    skipped += [
+        Skipped(name, "thumbnail", "an image beside the video of the same name")
+        for name in sorted(thumbnails)
+    ]
     return [source for source in sources if source.name not in thumbnails]
 
 
@@ -188,7 +197,9 @@ def _caption_advice(name: str, table: CaptionTable, read: Caption | None) -> str
 
 
 def _read_tar(path: Path, name: str, encoding: str, found: Found) -> None:
-    """Add a webdataset tar's samples: a video or an image and a `.txt` or `.json` (keys caption, source) with the same key."""
+    """Add a webdataset tar's samples: a video or an image and a `.txt` or `.json` (keys caption, source)
+    with the same key.
+    """
     media: dict[str, tarfile.TarInfo] = {}
     captions: dict[str, dict[str, bytes]] = defaultdict(dict)
     others: dict[str, Path] = {}
@@ -209,7 +220,8 @@ def _read_tar(path: Path, name: str, encoding: str, found: Found) -> None:
                     captions[key][suffix.lower()] = data
                 if f".{suffix.lower()}" not in SUFFIXES:
                     others[printable(f"{name}/{member.name}")] = path
-    except (OSError, tarfile.TarError, ValueError, LookupError, OverflowError) as error:  # headers are hostile
+    except (OSError, tarfile.TarError, ValueError, LookupError, OverflowError) as error:
+        # headers are hostile
         found.skipped.append(Skipped(name, "unreadable", f"{error}; what came before is used"))
     left = not_read(others, {printable(f"{name}/{inside}") for inside in media})
     found.skipped += [Skipped(inside, "not read", why) for inside, why in left.items()]

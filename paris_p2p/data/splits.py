@@ -45,7 +45,9 @@ def experts_for(clips: int) -> int:
 
 
 def least_clips(experts: int) -> int:
-    """The least that K clusters need: two clips each to train on, one each to check with, and four besides."""
+    """The least that K clusters need: two clips each to train on, one each to check with, and four
+    besides.
+    """
     return 3 * experts + 4
 
 
@@ -58,15 +60,22 @@ def check_enough(clips: int, sources: int, experts: int) -> None:
     """DataError, with how many more are needed, when K experts cannot be made of so little."""
     least = least_clips(experts)
     if clips < least:
-        fewer = f", or ask for {counted((clips - 4) // 3, 'expert')}" if clips >= least_clips(1) and experts > 1 else ""
+        fewer = (
+            f", or ask for {counted((clips - 4) // 3, 'expert')}"
+            if clips >= least_clips(1) and experts > 1
+            else ""
+        )
         raise DataError(
-            f"{clips} clips are too few for {counted(experts, 'expert')}: the least is {least} (two each to train on, one "
+            f"{clips} clips are too few for {counted(experts, 'expert')}: "
+            f"the least is {least} (two each to train on, one "
             f"each to check with, and four); give {least - clips} more{fewer}"
         )
     if sources < LEAST_SOURCES:
         raise DataError(
-            f"{clips} clips of {sources} sources are too few: train, gate, validation and test need one of their own "
-            f"each; give clips of {LEAST_SOURCES - sources} more, or, if you named the sources yourself, name more"
+            f"{clips} clips of {sources} sources are too few: train, gate, "
+            "validation and test need one of their own "
+            f"each; give clips of {LEAST_SOURCES - sources} more, or, if you named the sources yourself, "
+            "name more"
         )
 
 
@@ -148,10 +157,11 @@ def give_gate_clips(
     clusters: int,
     fitted: Collection[str],
 ) -> tuple[dict[str, Split], list[int]]:
-    """Splits in which train groups moved to the gate for every cluster to have a gate clip; the clusters without one.
+    """Splits in which train groups moved to the gate for every cluster to have a gate clip; the clusters
+    without one.
 
-    `labels` says of each group how many of its clips are in which cluster. No cluster loses its last train clip.
-    Groups that the codec was `fitted` on are moved last.
+    `labels` says of each group how many of its clips are in which cluster. No cluster loses its last train
+    clip. Groups that the codec was `fitted` on are moved last.
     """
     result = dict(splits)
     in_train: Counter[int] = Counter()

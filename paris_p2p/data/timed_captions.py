@@ -30,9 +30,7 @@ class TimedCaption:
     text: str
 
 
-def parse_subtitles(
-    data: bytes, name: str, encoding: str = ""
-) -> tuple[tuple[TimedCaption, ...], list[str]]:
+def parse_subtitles(data: bytes, name: str, encoding: str = "") -> tuple[tuple[TimedCaption, ...], list[str]]:
     """(the captions of an .srt or .vtt file by time, what was done to get them).
 
     NotTextError when a part of it cannot be read.
@@ -53,7 +51,8 @@ def parse_subtitles(
     written = len(_ARROW.findall(text))
     if len(found) != written or not found or len(found) > MAX_CUES:
         raise NotTextError(
-            f"{name} has {written} lines with times, and {len(found)} can be read as captions (at most {MAX_CUES}); "
+            f"{name} has {written} lines with times, and {len(found)} can be read as captions (at most "
+            f"{MAX_CUES}); "
             "save it anew with a subtitle editor"
         )
     cleaned = [(start_s, end_s, *clean_caption(_TAG.sub("", words))) for start_s, end_s, words in cues]

@@ -95,7 +95,9 @@ def scan(container: Any) -> Track:
 
 
 def _numbered(container: Any, stream: Any) -> bool:
-    """Whether times are of decoding, not of showing: an AVI numbers packets, and frames come in another order."""
+    """Whether times are of decoding, not of showing: an AVI numbers packets, and frames come in another
+    order.
+    """
     return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
 
 

@@ -1,6 +1,8 @@
-"""Is a model any good? Clips for the captions of held-out ones, compared with those, and what router and experts know of them.
+"""Is a model any good? Clips for the captions of held-out ones, compared with those, and what router and
+experts know of them.
 
-Everything that takes long is kept in the report's folder, part by part. Legend: N clips, S steps, K experts, T frames.
+Everything that takes long is kept in the report's folder, part by part. Legend: N clips, S steps, K experts,
+T frames.
 """
 
 from __future__ import annotations
@@ -115,16 +117,29 @@ class Baseline:
 
 
 def gather(
-    model: Path, prepared_folder: Path, out: Path, options: EvaluateOptions, baseline: Baseline | None, progress: Progress
+    model: Path,
+    prepared_folder: Path,
+    out: Path,
+    options: EvaluateOptions,
+    baseline: Baseline | None,
+    progress: Progress,
 ) -> Evidence:
-    """Make and keep everything; UsageError, DataError. A second call with the same arguments goes on where the first one stopped."""
+    """Make and keep everything; UsageError, DataError. A second call with the same arguments goes on where
+    the first one stopped.
+    """
     set_threads(options.threads)
     device, prepared = pick_device(options.device), Prepared.load(prepared_folder)
     clips = choose_clips(list(split_clips(prepared_folder, options.split)), options.clips, options.rng_seed)
     if len(clips) < MIN_CLIPS:
-        raise UsageError(f"the {options.split} split of {prepared_folder} has {len(clips)} clips: an evaluation needs {MIN_CLIPS}")
+        raise UsageError(
+            f"the {options.split} split of {prepared_folder} has {len(clips)} clips: "
+            f"an evaluation needs {MIN_CLIPS}"
+        )
     if len({clip.video for clip in clips}) < 2:
-        raise UsageError(f"the {len(clips)} {options.split} clips are of one source video and say nothing about others: {_MORE_VIDEOS}")
+        raise UsageError(
+            f"the {len(clips)} {options.split} clips are of one source video and say nothing about others: "
+            f"{_MORE_VIDEOS}"
+        )
     folders = {MODEL: model} | ({BASELINE: baseline.model} if baseline else {})
     named = {name: fingerprint(folder) for name, folder in folders.items()}
     configs = {name: _check_model(folder, prepared, options) for name, folder in folders.items()}
@@ -132,13 +147,17 @@ def gather(
     if baseline is not None:
         _check_baseline(baseline, configs[BASELINE], prepared_folder, prepared, clips)
     networks, head = load_networks(options, device)
-    kept = options.model_dump(exclude={"features", "i3d_sha256", "aesthetic", "device", "threads", "probe_clips"})
+    kept = options.model_dump(
+        exclude={"features", "i3d_sha256", "aesthetic", "device", "threads", "probe_clips"}
+    )
     claim_folder(out, {**kept, MODEL: named[MODEL], "data": prepared.fingerprint})
     held = Held(prepared_folder, prepared, options.split, options.rng_seed, options.image_to_video)
     job = _Job(out, held, clips, options, networks, head, device, progress)
     real = job.side(REAL, REAL, lambda part: _pixels(clips, part, prepared))
     models = [job.model(name, folder, named[name]) for name, folder in folders.items()]
-    probe_clips = _balanced(list(split_clips(prepared_folder, "train")), options.probe_clips, options.rng_seed)
+    probe_clips = _balanced(
+        list(split_clips(prepared_folder, "train")), options.probe_clips, options.rng_seed
+    )
     usable = [network for network in networks if network.title in real.features]
     differ = len({clip.cluster for clip in probe_clips}) > 1 and len({clip.video for clip in probe_clips}) > 1
     probe = job.probe(probe_clips, usable[0]) if differ and usable else None
@@ -165,17 +184,27 @@ def check_named(options: EvaluateOptions) -> None:
 
 
 def load_networks(options: EvaluateOptions, device: Device) -> tuple[list[Features], AestheticHead | None]:
-    """All that looks at clips; what does not fit together is refused before anything is generated. UsageError, BlobError."""
+    """All that looks at clips; what does not fit together is refused before anything is generated.
+    UsageError, BlobError.
+    """
     check_named(options)
     pins = {name: options.i3d_sha256 for name in options.features if name.startswith("i3d:")}
-    networks = [load_features(name, sha256=pins.get(name, ""), device=str(device)) for name in options.features]
+    networks = [
+        load_features(name, sha256=pins.get(name, ""), device=str(device)) for name in options.features
+    ]
     if options.aesthetic is None:
         return networks, None
     head = load_aesthetic(options.aesthetic)
     widths = {network.title: network.width for network in networks if isinstance(network, ClipFeatures)}
     if len(head.weight) not in widths.values():
-        given = ", ".join(f"{title} gives {width}" for title, width in widths.items()) or "no --features clip: is given"
-        raise UsageError(f"the aesthetic head {options.aesthetic} takes {len(head.weight)} features of CLIP ViT-L/14, and {given}")
+        given = (
+            ", ".join(f"{title} gives {width}" for title, width in widths.items())
+            or "no --features clip: is given"
+        )
+        raise UsageError(
+            f"the aesthetic head {options.aesthetic} takes {len(head.weight)} features of CLIP ViT-L/14, "
+            f"and {given}"
+        )
     return networks, head
 
 
@@ -187,9 +216,13 @@ def choose_clips(clips: list[SplitClip], count: int, rng_seed: int) -> list[Spli
 def fingerprint(folder: Path) -> str:
     """Of an exported model's files; UsageError when it is none."""
     if not (folder / "model_index.json").is_file():
-        raise UsageError(f"{folder} holds no exported run; write one with `paris-run export INVITE --out {folder}`")
+        raise UsageError(
+            f"{folder} holds no exported run; write one with `paris-run export INVITE --out {folder}`"
+        )
     hasher = blake3()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors") and path.is_file()):
+    for path in sorted(
+        path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors") and path.is_file()
+    ):
         digest = blake3().update_mmap(path).digest() if path.stat().st_size else b""
         hasher.update(path.relative_to(folder).as_posix().encode() + b"\0" + digest)
     return hasher.hexdigest()
@@ -210,7 +243,10 @@ class _Job:
 
     def side(self, name: str, folder: str, look: Look) -> Side:
         """Features and motion of the evaluated clips, as they look on this side."""
-        parts, sources = Parts(self.out / folder, len(self.clips)), np.array([clip.video for clip in self.clips])
+        parts, sources = (
+            Parts(self.out / folder, len(self.clips)),
+            np.array([clip.video for clip in self.clips]),
+        )
         features: dict[str, Clips] = {}
         left_out, motion = {}, None
         for network in self.networks:
@@ -220,11 +256,18 @@ class _Job:
                 left_out[network.title] = str(error)
         shape = self.held.prepared.clip
         if shape.frames >= 2 and min(shape.height, shape.width) >= MIN_SIDE_PIXELS:
-            parts.fill("motion", f"motion of {name}", lambda part: {"motion": motion_px_per_frame(look(part))[:, None]}, self.progress)
+            parts.fill(
+                "motion",
+                f"motion of {name}",
+                lambda part: {"motion": motion_px_per_frame(look(part))[:, None]},
+                self.progress,
+            )
             motion = Clips(parts.gather("motion", "motion"), sources)
         else:
             size = f"{shape.frames} frames of {shape.height} x {shape.width}"
-            left_out["Motion"] = f"clips of {size}: optical flow needs 2 frames, and {MIN_SIDE_PIXELS} pixels a side"
+            left_out["Motion"] = (
+                f"clips of {size}: optical flow needs 2 frames, and {MIN_SIDE_PIXELS} pixels a side"
+            )
         return Side(name, look, features, motion, self._aesthetic(features), left_out)
 
     def captions(self) -> dict[str, NDArray[np.float32]]:
@@ -233,7 +276,9 @@ class _Job:
         for network in self.networks:
             if isinstance(network, ClipFeatures):
                 kind = f"captions-{network.sha256[:12]}"
-                parts.fill(kind, f"captions in {network.title}"[:60], partial(self._read, network), self.progress)
+                parts.fill(
+                    kind, f"captions in {network.title}"[:60], partial(self._read, network), self.progress
+                )
                 found[network.title] = parts.gather(kind, "captions")
         return found
 
@@ -242,7 +287,11 @@ class _Job:
 
     def _aesthetic(self, features: dict[str, Clips]) -> Clips | None:
         for network in self.networks:
-            fits = self.head is not None and isinstance(network, ClipFeatures) and network.width == len(self.head.weight)
+            fits = (
+                self.head is not None
+                and isinstance(network, ClipFeatures)
+                and network.width == len(self.head.weight)
+            )
             if self.head is not None and fits and network.title in features:
                 clips = features[network.title]
                 values = self.head(torch.from_numpy(clips.features)).numpy()
@@ -261,19 +310,34 @@ class _Job:
         inspection = self._run(name, folder, parts)
         return_memory(self.device)
         side = self.side(name, parts.folder.name, partial(parts.look, "clips", "frames"))
-        return replace(side, chosen=parts.gather("clips", "chosen"), t=parts.gather("clips", "t")[0], inspection=inspection)
+        return replace(
+            side,
+            chosen=parts.gather("clips", "chosen"),
+            t=parts.gather("clips", "t")[0],
+            inspection=inspection,
+        )
 
     def _run(self, name: str, folder: Path, parts: Parts) -> Inspection:
         pipeline, options = ParisPipeline.from_pretrained(folder), self.options
         pipeline.set_progress_bar_config(disable=True)
         config = pipeline.experts.config["expert"]
-        pipeline.enable_expert_offload(str(self.device), min(pipeline.experts.total, seats_for(config, self.device)))
+        pipeline.enable_expert_offload(
+            str(self.device), min(pipeline.experts.total, seats_for(config, self.device))
+        )
 
         def make(part: range) -> Arrays:
             captions, seed = [self.clips[i].caption for i in part], (options.rng_seed << 32) + part.start
             how = options.model_dump(include={"guidance_form", "routing", "top_k"})
             images = _first_frames(self.clips, part, self.held.prepared) if options.image_to_video else None
-            made = pipeline(captions, options.steps, options.guidance, rng_seed=seed, image=images, output_type="uint8", **how)
+            made = pipeline(
+                captions,
+                options.steps,
+                options.guidance,
+                rng_seed=seed,
+                image=images,
+                output_type="uint8",
+                **how,
+            )
             t = pipeline.scheduler.sigmas[: options.steps].numpy()
             return {"frames": made.frames, "chosen": made.experts, "t": np.tile(t, (len(part), 1))}
 
@@ -291,14 +355,18 @@ class _Job:
 
 
 def _check_model(folder: Path, prepared: Prepared, options: EvaluateOptions) -> dict[str, Any]:
-    """Its config; UsageError, before anything is kept or computed, when the exported model cannot make what is asked."""
+    """Its config; UsageError, before anything is kept or computed, when the exported model cannot make
+    what is asked.
+    """
     routing = check_wishes(options.guidance_form, options.routing, options.top_k)
     config, experts = ParisPipeline.load_config(folder), ExpertSet.load_config(folder / "experts")
     _check_first_frames(folder, config.get("first_frame_rate", 0.0), options.image_to_video)
     latent = tuple(config["latent_shape"])
     if latent != prepared.latent.shape:
         shapes = f"{latent}, the prepared clips {prepared.latent.shape}"
-        raise UsageError(f"the model {folder} has latents of {shapes}: evaluate it on the clips of its own run")
+        raise UsageError(
+            f"the model {folder} has latents of {shapes}: evaluate it on the clips of its own run"
+        )
     routing.check_router((folder / "router").is_dir(), len(experts["present"]))
     slots = [f"expert-{k}" for k in range(experts["total"])] + [ROUTER]
     return {**config, "slots": slots}
@@ -309,22 +377,35 @@ def _facts(config: dict[str, Any]) -> ModelFacts:
     rows = config.get("trained") or {}
     try:
         cards = {str(slot): str(row["card"]) for slot, row in rows.items()}
-        trained = {slot: Trained(**{field.name: row[field.name] for field in fields(Trained)}) for slot, row in rows.items()}
+        trained = {
+            slot: Trained(**{field.name: row[field.name] for field in fields(Trained)})
+            for slot, row in rows.items()
+        }
     except (AttributeError, KeyError, TypeError) as error:
-        raise UsageError(f"the model does not say how far it was trained ({error!r}); export it again") from error
+        raise UsageError(
+            f"the model does not say how far it was trained ({error!r}); export it again"
+        ) from error
     missing = tuple(slot for slot in config["slots"] if slot not in trained)
     return ModelFacts(str(config["run"]), str(config.get("run_name") or ""), cards, trained, missing)
 
 
 def _check_baseline(
-    baseline: Baseline, config: dict[str, Any], prepared_folder: Path, prepared: Prepared, clips: list[SplitClip]
+    baseline: Baseline,
+    config: dict[str, Any],
+    prepared_folder: Path,
+    prepared: Prepared,
+    clips: list[SplitClip],
 ) -> None:
-    """As the model itself; or prepared elsewhere, when none of the clips to be evaluated was trained on there."""
+    """As the model itself; or prepared elsewhere, when none of the clips to be evaluated was trained on
+    there.
+    """
     if baseline.data is None:
         try:
             check_own_data(baseline.model, config, prepared_folder, prepared)
         except UsageError as error:
-            raise UsageError(f"of the baseline: {error}; or name its own folder with --baseline-data") from error
+            raise UsageError(
+                f"of the baseline: {error}; or name its own folder with --baseline-data"
+            ) from error
         return
     there = Prepared.load(baseline.data)
     check_own_data(baseline.model, config, baseline.data, there)
@@ -334,7 +415,9 @@ def _check_baseline(
 def _check_first_frames(folder: Path, rate: float, given: bool) -> None:
     """UsageError when the model has not learnt to go with, or without, a first frame."""
     if given and not rate:
-        raise UsageError(f"the model {folder} was not trained to go on from an image; evaluate it without --image-to-video")
+        raise UsageError(
+            f"the model {folder} was not trained to go on from an image; evaluate it without --image-to-video"
+        )
     if rate == 1 and not given:
         raise UsageError(f"the model {folder} was trained only to go on from an image; add --image-to-video")
 
@@ -351,4 +434,6 @@ def _balanced(clips: list[SplitClip], count: int, rng_seed: int) -> list[SplitCl
     """As many of each cluster where there are as many."""
     clusters = sorted({clip.cluster for clip in clips})
     each = count // max(1, len(clusters))
-    return [clip for k in clusters for clip in choose_clips([c for c in clips if c.cluster == k], each, rng_seed)]
+    return [
+        clip for k in clusters for clip in choose_clips([c for c in clips if c.cluster == k], each, rng_seed)
+    ]

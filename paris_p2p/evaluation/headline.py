@@ -1,4 +1,6 @@
-"""What an evaluation's first lines say: only what its clips can carry, each distance beside a floor of the same counts."""
+"""What an evaluation's first lines say: only what its clips can carry, each distance beside a floor of the
+same counts.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from paris_p2p.score.agreement import Agreement
 from paris_p2p.score.intervals import Score
 from paris_p2p.score.page import number
 
-# Below these a distance between halves of the real clips is as far as most models are: docs/evaluation.md, "Metrics".
+# Below these a distance between halves of the real clips is as far as most models are: docs/evaluation.md,
+# "Metrics".
 MIN_SAID_CLIPS, MIN_SAID_VIDEOS = 100, 10
 SURE_CLIPS = 2000  # halves of 1,000 a side
 
@@ -31,7 +34,10 @@ def headline(cards: Mapping[str, Card], evidence: Evidence) -> tuple[str, ...]:
         )
         return tuple(lines)
     if clips < SURE_CLIPS:
-        lines.append(f"With {clips} clips distances are rough: believe an order of models only where their ranges do not meet.")
+        lines.append(
+            f"With {clips} clips distances are rough: believe an order of models only where their ranges do "
+            "not meet."
+        )
     lines += [_model(name, card) for name, card in cards.items()]
     return tuple(lines)
 
@@ -58,7 +64,9 @@ def _model(name: str, card: Card) -> str:
 
 
 def _score(score: Score) -> str:
-    """At the floor's counts: the value with all clips has another bias than the floor and does not belong beside it."""
+    """At the floor's counts: the value with all clips has another bias than the floor and does not belong
+    beside it.
+    """
     floor = score.floor
     real = f"real against real {number(floor.value)} ({number(floor.low)} to {number(floor.high)})"
     verdict = "told apart from real clips" if score.above_floor else "not told apart from real clips"
@@ -68,11 +76,16 @@ def _score(score: Score) -> str:
 def _fidelity(generated: Agreement, real: Agreement) -> str:
     """Above chance alone: a model that always makes the commonest kind has a high share and heeds nothing."""
     if not generated.heeded:
-        return "prompts are not shown to be heeded: a probe finds their clusters no more often than with prompts dealt out anew"
+        return (
+            "prompts are not shown to be heeded: a probe finds their clusters no more often than with "
+            "prompts dealt out anew"
+        )
     above, own = generated.above_chance, generated.own
     return (
-        f"prompts are heeded: a probe finds the prompt's cluster in {own.value:.0%} of its clips, {above.value:.0%} above chance "
-        f"({above.low:.0%} to {above.high:.0%}); in real ones {real.own.value:.0%}, {real.above_chance.value:.0%} above"
+        f"prompts are heeded: a probe finds the prompt's cluster in {own.value:.0%} of its clips, "
+        f"{above.value:.0%} above chance "
+        f"({above.low:.0%} to {above.high:.0%}); in real ones {real.own.value:.0%}, "
+        f"{real.above_chance.value:.0%} above"
     )
 
 

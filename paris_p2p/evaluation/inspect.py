@@ -1,4 +1,5 @@
-"""What a model's parts know of held-out clips: the router's belief over t, and each expert's loss on each clip.
+"""What a model's parts know of held-out clips: the router's belief over t, and each expert's loss on each
+clip.
 
 Legend: N clips, K experts, E experts present, S times. t = 1 is noise.
 """
@@ -32,7 +33,9 @@ KIND = "inspected-at-own-times"
 
 @dataclass(frozen=True)
 class Inspection:
-    """Clips in an order that depends on the seed; noise and times are the same for every expert and every model."""
+    """Clips in an order that depends on the seed; noise and times are the same for every expert and every
+    model.
+    """
 
     clusters: NDArray[np.int64]  # [N]
     sources: NDArray[np.str_]  # [N], the source video of each
@@ -44,7 +47,9 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Held:
-    """Held-out clips of a prepared folder, and the seed of the order, noise and times they are looked at with."""
+    """Held-out clips of a prepared folder, and the seed of the order, noise and times they are looked at
+    with.
+    """
 
     folder: Path
     prepared: Prepared
@@ -53,16 +58,25 @@ class Held:
     image_to_video: bool = False  # experts and router know the first frame
 
 
-def inspect(pipeline: ParisPipeline, device: Device, held: Held, parts: Parts, progress: Progress) -> Inspection:
+def inspect(
+    pipeline: ParisPipeline, device: Device, held: Held, parts: Parts, progress: Progress
+) -> Inspection:
     """Of as many clips of the split as `parts` is for, or all there are."""
     prepared, split = held.prepared, held.split
     shards = prepared.shards_for(split)
     paths, clusters = [held.folder / shard.path for shard in shards], [shard.cluster for shard in shards]
-    first_width = pipeline.router.config["first_width"] if held.image_to_video and pipeline.router is not None else 0
-    clips = ClipSet(paths, clusters, latent=prepared.latent, text=prepared.text_shape, first_width=first_width)
-    listed: list[SplitClip] = sorted(split_clips(held.folder, split), key=lambda clip: clip.cluster)  # the shards' order
+    first_width = (
+        pipeline.router.config["first_width"] if held.image_to_video and pipeline.router is not None else 0
+    )
+    clips = ClipSet(
+        paths, clusters, latent=prepared.latent, text=prepared.text_shape, first_width=first_width
+    )
+    # the shards' order
+    listed: list[SplitClip] = sorted(split_clips(held.folder, split), key=lambda clip: clip.cluster)
     if len(clips) < parts.clips or len(listed) != len(clips):
-        raise DataError(f"the shards of {split} hold {len(clips)} clips, its list {len(listed)}; prepare the clips again")
+        raise DataError(
+            f"the shards of {split} hold {len(clips)} clips, its list {len(listed)}; prepare the clips again"
+        )
     draws = Draws.of(str(held.rng_seed), f"evaluate/{split}")
     order = ClipOrder(draws, len(clips))
     routes = pipeline.router is not None and pipeline.experts.total == prepared.experts > 1
@@ -70,7 +84,10 @@ def inspect(pipeline: ParisPipeline, device: Device, held: Held, parts: Parts, p
 
     def make(part: range) -> Arrays:
         batch = make_batch(clips, order, draws, part.start, len(part)).to(device.torch)
-        found = {"clusters": batch.cluster.cpu().numpy(), "losses": _losses(pool, pipeline, batch, held.image_to_video)}
+        found = {
+            "clusters": batch.cluster.cpu().numpy(),
+            "losses": _losses(pool, pipeline, batch, held.image_to_video),
+        }
         return found | ({"beliefs": _beliefs(pipeline, batch)} if routes else {})
 
     parts.fill(KIND, f"inspect {parts.folder.name}", make, progress)
@@ -95,18 +112,31 @@ def _beliefs(pipeline: ParisPipeline, batch: Batch) -> NDArray[np.float64]:
         t = torch.full((len(batch),), float(time), device=batch.latent.device)
         x_t = interpolate(batch.latent.float(), batch.noise, t)
         with torch.no_grad():
-            found.append(pipeline.router(x_t, t, batch.pooled.float(), first).double().softmax(1).cpu().numpy())
+            found.append(
+                pipeline.router(x_t, t, batch.pooled.float(), first).double().softmax(1).cpu().numpy()
+            )
     return np.stack(found, 1)
 
 
 def _pool(pipeline: ParisPipeline, device: Device) -> ExpertSeats:
     config = pipeline.experts.config
     clamp = Clamp(config["clamp_x0"], config["clamp_alpha"])
-    return ExpertSeats(config["expert"], pipeline.experts.state, device, seats_for(config["expert"], device), config["ddpm"], clamp)
+    return ExpertSeats(
+        config["expert"],
+        pipeline.experts.state,
+        device,
+        seats_for(config["expert"], device),
+        config["ddpm"],
+        clamp,
+    )
 
 
-def _losses(pool: ExpertSeats, pipeline: ParisPipeline, batch: Batch, image_to_video: bool) -> NDArray[np.float64]:
-    """[B E], at the same times for all, or they would not compare: those of the velocity predictors, where there are some."""
+def _losses(
+    pool: ExpertSeats, pipeline: ParisPipeline, batch: Batch, image_to_video: bool
+) -> NDArray[np.float64]:
+    """[B E], at the same times for all, or they would not compare: those of the velocity predictors, where
+    there are some.
+    """
     experts = pipeline.experts.present
     noise = set(experts) <= set(pipeline.experts.config["ddpm"])
     shape = pipeline.config["time_mean"], pipeline.config["time_std"], pipeline.scheduler.config["shift"]
@@ -114,4 +144,6 @@ def _losses(pool: ExpertSeats, pipeline: ParisPipeline, batch: Batch, image_to_v
     x_t, target = interpolate(x0, batch.noise, t), velocity(x0, batch.noise)
     first = first_condition(x0, torch.ones_like(t, dtype=torch.bool)) if image_to_video else None
     given = (x_t, t, batch.tokens.float(), batch.mask, batch.pooled.float(), first)
-    return np.stack([clip_losses(pool.velocity(k, *given).float(), target).double().cpu().numpy() for k in experts], 1)
+    return np.stack(
+        [clip_losses(pool.velocity(k, *given).float(), target).double().cpu().numpy() for k in experts], 1
+    )

@@ -1,4 +1,6 @@
-"""Whether a prepared folder is what a model's run was made of: only then are its held-out clips held out from the model."""
+"""Whether a prepared folder is what a model's run was made of: only then are its held-out clips held out
+from the model.
+"""
 
 from __future__ import annotations
 
@@ -33,23 +35,29 @@ def data_id_of_folder(folder: Path, prepared: Prepared) -> str:
 
 
 def check_own_data(model: Path, config: Mapping[str, Any], folder: Path, prepared: Prepared) -> None:
-    """UsageError unless the exported `model`, by its pipeline's config, was trained on `folder`; DataError for a mixed folder.
+    """UsageError unless the exported `model`, by its pipeline's config, was trained on `folder`; DataError
+    for a mixed folder.
 
-    Codec, train and gate shards are compared by hash, and the lists of splits with the clips that lie in the train shards.
+    Codec, train and gate shards are compared by hash, and the lists of splits with the clips that lie in the
+    train shards.
     """
     known, run = str(config.get("data_id") or ""), str(config.get("run") or "")
     if not known:
         raise UsageError(
             f"{model} does not say which clips it was trained on, since an older version exported it; "
-            "export it again (if `evaluate` made it from an invite: delete it and call again), so that clips it "
+            "export it again (if `evaluate` made it from an invite: delete it and call again), "
+            "so that clips it "
             "has seen are not taken for held-out ones"
         )
     found = data_id_of_folder(folder, prepared)
     if found != known:
         raise UsageError(
-            f"{folder} is not what run {run[:16]}… was made of (codec and shards hash to {found[:16]}…, the run's to "
-            f"{known[:16]}…): clips that are held out there may be train clips of the model. Name the folder that "
-            "`paris-run create` made the run in; if it was prepared anew, restore it with the same clips, options and --rng-seed"
+            f"{folder} is not what run {run[:16]}… was made of (codec and shards hash to {found[:16]}…, "
+            "the run's to "
+            f"{known[:16]}…): clips that are held out there may be train clips of the model. "
+            "Name the folder that "
+            "`paris-run create` made the run in; if it was prepared anew, restore it with the same clips, "
+            "options and --rng-seed"
         )
     _check_splits(folder, prepared)
 
@@ -74,8 +82,10 @@ def check_not_seen(clips: Sequence[SplitClip], clip_s: float, folder: Path, ther
 
     if both := [clip for clip in clips if is_seen(clip)]:
         raise UsageError(
-            f"{len(both)} of the {len(clips)} clips to be evaluated, one of {both[0].source!r} among them, show what "
-            f"are train or gate clips in {folder}: prepare the baseline's clips with the same --rng-seed, and long "
+            f"{len(both)} of the {len(clips)} clips to be evaluated, one of {both[0].source!r} among them, "
+            "show what "
+            f"are train or gate clips in {folder}: prepare the baseline's clips with the same --rng-seed, "
+            "and long "
             "videos with the same --frames and --fps, so that the same is held out"
         )
 
@@ -105,7 +115,8 @@ def _check_splits(folder: Path, prepared: Prepared) -> None:
     if listed != lying:
         both = len(listed & lying)
         raise DataError(
-            f"splits.json of {folder} names {len(listed)} train clips and the shards hold {len(lying)}, {both} of them the same: "
+            f"splits.json of {folder} names {len(listed)} train clips and the shards hold {len(lying)}, "
+            f"{both} of them the same: "
             "the folder is mixed from two preparations; prepare the clips again"
         )
 
@@ -114,7 +125,9 @@ def _clips_in(shard: Path) -> list[tuple[str, str]]:
     """(key, source) of every clip in a shard of the owner's own."""
     try:
         with open_tar(shard) as tar:
-            infos = [member for member in tar if member.name.endswith(".json") and member.size <= _MAX_INFO_BYTES]
+            infos = [
+                member for member in tar if member.name.endswith(".json") and member.size <= _MAX_INFO_BYTES
+            ]
             files = [(member.name.removesuffix(".json"), tar.extractfile(member)) for member in infos]
             return [(key, str(json.load(file)["source"])) for key, file in files if file is not None]
     except (OSError, TarError, ValueError, KeyError, TypeError) as error:

@@ -1,4 +1,5 @@
-"""What an evaluation has computed so far, in small files that appear whole or not at all, so that a second call goes on.
+"""What an evaluation has computed so far, in small files that appear whole or not at all, so that a second
+call goes on.
 
 Legend: N clips.
 """
@@ -31,7 +32,9 @@ class Parts:
     clips: int
 
     def ranges(self) -> Iterator[range]:
-        return (range(start, min(start + PART_CLIPS, self.clips)) for start in range(0, self.clips, PART_CLIPS))
+        return (
+            range(start, min(start + PART_CLIPS, self.clips)) for start in range(0, self.clips, PART_CLIPS)
+        )
 
     def fill(self, kind: str, stage: str, make: Callable[[range], Arrays], progress: Progress) -> None:
         """Make what is not there yet."""
@@ -44,7 +47,10 @@ class Parts:
     def read(self, kind: str, clips: range, name: str) -> NDArray[Any]:
         array = read_array(self._path(kind, clips), name)
         if len(array) != len(clips):
-            raise DataError(f"{self._path(kind, clips)} holds {len(array)} clips, not {len(clips)}; delete it and call this again")
+            raise DataError(
+                f"{self._path(kind, clips)} holds {len(array)} clips, not {len(clips)}; "
+                "delete it and call this again"
+            )
         return array
 
     def look(self, kind: str, name: str, clips: range) -> NDArray[Any]:
@@ -86,9 +92,14 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
             known = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DataError(f"{path} is damaged ({error}); choose another folder") from error
-        different = [name for name in wanted if not isinstance(known, dict) or known.get(name) != wanted[name]]
+        different = [
+            name for name in wanted if not isinstance(known, dict) or known.get(name) != wanted[name]
+        ]
         if different:
-            raise UsageError(f"{folder} holds an evaluation with another {', '.join(different)}; choose another folder with --out")
+            raise UsageError(
+                f"{folder} holds an evaluation with another {', '.join(different)}; "
+                "choose another folder with --out"
+            )
         return
     if any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no evaluation; choose another folder with --out")

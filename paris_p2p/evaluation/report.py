@@ -22,16 +22,43 @@ from paris_p2p.pasted import invites_in
 from paris_p2p.progress import Progress
 from paris_p2p.score.agreement import TextSimilarity
 from paris_p2p.score.fidelity import Fidelity
-from paris_p2p.score.figures import Curve, calibration, confusion, distances, loss_curves, routing_over_time, specialisation
+from paris_p2p.score.figures import (
+    Curve,
+    calibration,
+    confusion,
+    distances,
+    loss_curves,
+    routing_over_time,
+    specialisation,
+)
 from paris_p2p.score.intervals import Interval, Plan
-from paris_p2p.score.page import ClipRow, ClipWall, Figure, Part, Report, Section, Table, looping, number, render, score_table
+from paris_p2p.score.page import (
+    ClipRow,
+    ClipWall,
+    Figure,
+    Part,
+    Report,
+    Section,
+    Table,
+    looping,
+    number,
+    render,
+    score_table,
+)
 
 SHOWN_CLIPS = 9
 MAX_LOSS_LINES = 1_000_000
 Facts = dict[str, str]
 
 
-def write_evaluation(out: Path, evidence: Evidence, losses: Path | None, made: Facts, progress: Progress, plan: Plan | None = None) -> None:
+def write_evaluation(
+    out: Path,
+    evidence: Evidence,
+    losses: Path | None,
+    made: Facts,
+    progress: Progress,
+    plan: Plan | None = None,
+) -> None:
     """out/results.json, then out/report.html; each whole or not at all."""
     plan, cards = plan or Plan(), {}
     curves = read_losses(losses) if losses else []
@@ -40,7 +67,9 @@ def write_evaluation(out: Path, evidence: Evidence, losses: Path | None, made: F
         cards[side.name] = score_model(evidence, side, plan)
     progress("score", len(evidence.models), len(evidence.models))
     routers = {side.name: score_router(side.inspection, plan) for side in evidence.models if side.inspection}
-    special = {side.name: specialisation_of(side.inspection, plan) for side in evidence.models if side.inspection}
+    special = {
+        side.name: specialisation_of(side.inspection, plan) for side in evidence.models if side.inspection
+    }
     models = {name: _numbers(card, routers.get(name), special.get(name)) for name, card in cards.items()}
     about = {name: asdict(facts) for name, facts in evidence.facts.items()}
     results = {"made": made, "about": about, "networks": evidence.networks, "models": models}
@@ -60,7 +89,9 @@ def write_evaluation(out: Path, evidence: Evidence, losses: Path | None, made: F
 
 
 def made_by(command: Sequence[str], options: EvaluateOptions) -> Facts:
-    """What a number needs to be believed: what it was made from, with what, and when. An invite is a key: its peers stay out."""
+    """What a number needs to be believed: what it was made from, with what, and when. An invite is a key:
+    its peers stay out.
+    """
     shown = [next(invites_in(word), "").partition("?")[0] or word for word in command]
     names = ("paris-p2p", "torch", "numpy", "scikit-learn", "matplotlib")
     return {
@@ -73,7 +104,9 @@ def made_by(command: Sequence[str], options: EvaluateOptions) -> Facts:
 
 
 def read_losses(path: Path) -> list[Curve]:
-    """JSON lines of {"model": name, "clips": seen, "loss": held-out loss}: a curve for each name. DataError."""
+    """JSON lines of {"model": name, "clips": seen, "loss": held-out loss}: a curve for each name.
+    DataError.
+    """
     found: dict[str, list[tuple[float, float]]] = {}
     try:
         with path.open(encoding="utf-8") as file:
@@ -87,7 +120,9 @@ def read_losses(path: Path) -> list[Curve]:
                         raise ValueError(f"line {count} is not finite")
                     found.setdefault(str(row["model"])[:100], []).append(point)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f'{path} cannot be read ({error}); each line must be {{"model": …, "clips": …, "loss": …}}') from error
+        raise DataError(
+            f'{path} cannot be read ({error}); each line must be {{"model": …, "clips": …, "loss": …}}'
+        ) from error
     return [Curve(name, *np.array(sorted(points)).T) for name, points in found.items()]
 
 
@@ -112,7 +147,9 @@ def _scores(cards: dict[str, Card]) -> list[Part]:
 
 
 def _left_out(cards: dict[str, Card]) -> list[Part]:
-    rows = tuple((name, metric, reason) for name, card in cards.items() for metric, reason in card.left_out.items())
+    rows = tuple(
+        (name, metric, reason) for name, card in cards.items() for metric, reason in card.left_out.items()
+    )
     return [Table("Left out", ("model", "metric", "why"), rows, text_columns=3)] if rows else []
 
 
@@ -122,18 +159,60 @@ def _values(cards: dict[str, Card]) -> list[Part]:
     for name, card in cards.items():
         if card.motion:
             motion = card.motion
-            rows.append((motion.difference.name, name, _shown(motion.real), _shown(motion.generated), "", _floor(motion)))
+            rows.append(
+                (
+                    motion.difference.name,
+                    name,
+                    _shown(motion.real),
+                    _shown(motion.generated),
+                    "",
+                    _floor(motion),
+                )
+            )
         if card.aesthetic:
             aesthetic = card.aesthetic
-            rows.append((aesthetic.difference.name, name, _shown(aesthetic.real), _shown(aesthetic.generated), "", _floor(aesthetic)))
-        agreed: list[Fidelity | TextSimilarity] = [*([card.fidelity] if card.fidelity else []), *card.similarity]
+            rows.append(
+                (
+                    aesthetic.difference.name,
+                    name,
+                    _shown(aesthetic.real),
+                    _shown(aesthetic.generated),
+                    "",
+                    _floor(aesthetic),
+                )
+            )
+        agreed: list[Fidelity | TextSimilarity] = [
+            *([card.fidelity] if card.fidelity else []),
+            *card.similarity,
+        ]
         for fidelity in agreed:
-            given = (fidelity.name, name, _shown(fidelity.real.own), _shown(fidelity.generated.own), _shown(fidelity.generated.shuffled))
+            given = (
+                fidelity.name,
+                name,
+                _shown(fidelity.real.own),
+                _shown(fidelity.generated.own),
+                _shown(fidelity.generated.shuffled),
+            )
             rows.append((*given, _range(fidelity.difference.floor.low, fidelity.difference.floor.high)))
     if not rows:
         return []
-    columns = ("metric", "model", "real", "generated", "with prompts dealt out anew", "difference at the floor")
-    return [Table("One number per clip", columns, tuple(rows), "Means over clips, with intervals over source videos.", text_columns=2)]
+    columns = (
+        "metric",
+        "model",
+        "real",
+        "generated",
+        "with prompts dealt out anew",
+        "difference at the floor",
+    )
+    return [
+        Table(
+            "One number per clip",
+            columns,
+            tuple(rows),
+            "Means over clips, with intervals over source videos.",
+            text_columns=2,
+        )
+    ]
 
 
 def _inside(side: Side, router: RouterScore | None, special: Any, evidence: Evidence) -> Section:
@@ -145,16 +224,25 @@ def _inside(side: Side, router: RouterScore | None, special: Any, evidence: Evid
         names = [f"cluster {k}" for k in range(len(router.confusion))]
         parts.append(_over_time(router))
         parts.append(confusion("Where the router sends held-out clips, over all t", router.confusion, names))
-        parts.append(calibration("Is the router's confidence deserved?", router.confidence.ravel(), router.right.ravel()))
+        parts.append(
+            calibration(
+                "Is the router's confidence deserved?", router.confidence.ravel(), router.right.ravel()
+            )
+        )
     clusters, losses = special
     values = np.array([[cell.value for cell in row] for row in losses])
     assert side.inspection is not None
     names = [f"cluster {k} ({int((side.inspection.clusters == k).sum())})" for k in clusters]
     experts = [f"expert {k}" for k in side.inspection.experts]
-    parts.append(specialisation("Held-out loss of each expert on each cluster's clips", values, experts, names))
+    parts.append(
+        specialisation("Held-out loss of each expert on each cluster's clips", values, experts, names)
+    )
     columns = ("expert", *names)
     rows = tuple((name, *(_shown(cell) for cell in row)) for name, row in zip(experts, losses, strict=True))
-    note = "Velocity loss at times drawn as in training, the same noise and times for all; intervals over source videos; clips in brackets."
+    note = (
+        "Velocity loss at times drawn as in training, the same noise and times for all; "
+        "intervals over source videos; clips in brackets."
+    )
     parts.append(Table("The same, with intervals", columns, rows, note))
     return Section(f"Inside: {side.name}", parts=tuple(parts))
 
@@ -175,18 +263,25 @@ def _over_time(router: RouterScore) -> Table:
         (f"{t:.3f}", _shown(accuracy), number(error), str(len(router.right)))
         for t, accuracy, error in zip(router.t, router.accuracy, router.calibration_error, strict=True)
     )
-    return Table("The router over t (1 is noise)", ("t", "accuracy", "expected calibration error", "clips"), rows)
+    return Table(
+        "The router over t (1 is noise)", ("t", "accuracy", "expected calibration error", "clips"), rows
+    )
 
 
 def _wall(evidence: Evidence) -> ClipWall:
     """The same captions for all: spread over the clusters."""
     by_cluster = sorted(range(len(evidence.clips)), key=lambda i: (evidence.clips[i].cluster, i))
-    shown = [by_cluster[i] for i in np.unique(np.linspace(0, len(by_cluster) - 1, min(SHOWN_CLIPS, len(by_cluster))).astype(int))]
+    shown = [
+        by_cluster[i]
+        for i in np.unique(np.linspace(0, len(by_cluster) - 1, min(SHOWN_CLIPS, len(by_cluster))).astype(int))
+    ]
     sides, fps = [evidence.real, *evidence.models], evidence.prepared.clip.fps
     rows = []
     for i in shown:
         caption = evidence.clips[i].caption
-        clips = tuple(looping(side.look(range(i, i + 1))[0], fps, f"{side.name}: {caption}"[:300]) for side in sides)
+        clips = tuple(
+            looping(side.look(range(i, i + 1))[0], fps, f"{side.name}: {caption}"[:300]) for side in sides
+        )
         rows.append(ClipRow(caption[:300], clips))
     note = "Not chosen by how they look: evenly spaced among the evaluated clips, sorted by cluster."
     return ClipWall("Side by side", tuple(side.name for side in sides), tuple(rows), note)
@@ -207,7 +302,10 @@ def _numbers(card: Card, router: RouterScore | None, special: Any) -> dict[str, 
             "clips": len(router.right),
         }
     if special is not None:
-        found["specialisation"] = {"clusters": special[0], "losses": [[asdict(cell) for cell in row] for row in special[1]]}
+        found["specialisation"] = {
+            "clusters": special[0],
+            "losses": [[asdict(cell) for cell in row] for row in special[1]],
+        }
     return found
 
 
@@ -227,5 +325,3 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path need not be UTF-8
     temporary.replace(path)
-
-

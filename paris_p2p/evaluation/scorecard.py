@@ -1,4 +1,5 @@
-"""From what an evaluation gathered to its numbers: every metric with its interval, and those that were left out with the reason.
+"""From what an evaluation gathered to its numbers: every metric with its interval, and those that were left
+out with the reason.
 
 Legend: N clips, S times, E experts, G clusters.
 """
@@ -57,7 +58,9 @@ def score_model(evidence: Evidence, side: Side, plan: Plan | None = None) -> Car
         card.attempt("Aesthetic value", lambda: _aesthetic(card, evidence, side, plan))
     card.attempt("Prompt fidelity", lambda: _fidelity(card, evidence, side, plan))
     for title in evidence.captions.keys() & real.features.keys() & side.features.keys():
-        card.attempt(f"Text-video similarity, {title}", partial(_similarity, card, title, evidence, side, plan))
+        card.attempt(
+            f"Text-video similarity, {title}", partial(_similarity, card, title, evidence, side, plan)
+        )
     return card
 
 
@@ -86,13 +89,17 @@ def _motion(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> No
 def _aesthetic(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> None:
     assert evidence.real.aesthetic is not None
     assert side.aesthetic is not None
-    card.aesthetic = score_values(f"Aesthetic value, {evidence.aesthetic}", evidence.real.aesthetic, side.aesthetic, plan)
+    card.aesthetic = score_values(
+        f"Aesthetic value, {evidence.aesthetic}", evidence.real.aesthetic, side.aesthetic, plan
+    )
 
 
 def _similarity(card: Card, title: str, evidence: Evidence, side: Side, plan: Plan | None) -> None:
     """Both sides have the same captions, clip by clip."""
     text = evidence.captions[title]
-    card.similarity.append(score_text_similarity(title, evidence.real.features[title], text, side.features[title], text, plan))
+    card.similarity.append(
+        score_text_similarity(title, evidence.real.features[title], text, side.features[title], text, plan)
+    )
 
 
 def _fidelity(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> None:
@@ -101,8 +108,12 @@ def _fidelity(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> 
         raise UsageError(f"the probe tells clusters apart: it needs {needed}")
     title = next(iter(evidence.real.features))
     labels = [f"cluster {clip.cluster}" for clip in evidence.clips]
-    probe: Probe = fit_probe("cluster", title, evidence.probe, [f"cluster {k}" for k in evidence.probe_clusters], plan)
-    card.fidelity = score_fidelity(probe, evidence.real.features[title], labels, side.features[title], labels, plan)
+    probe: Probe = fit_probe(
+        "cluster", title, evidence.probe, [f"cluster {k}" for k in evidence.probe_clusters], plan
+    )
+    card.fidelity = score_fidelity(
+        probe, evidence.real.features[title], labels, side.features[title], labels, plan
+    )
 
 
 @dataclass(frozen=True)
@@ -144,4 +155,6 @@ def _mean(values: Floats, sources: NDArray[Any], plan: Plan | None) -> Interval:
     if len(np.unique(sources)) < 2:
         return Interval(float(values.mean()), float(values.mean()), float(values.mean()))
     clips = Clips(values[:, None], sources)
-    return resampled(lambda rows: float(values[rows].mean()), [np.arange(len(values))], (tree_of(clips),), plan or Plan())
+    return resampled(
+        lambda rows: float(values[rows].mean()), [np.arange(len(values))], (tree_of(clips),), plan or Plan()
+    )

@@ -1,7 +1,9 @@
-"""LAION's aesthetic heads: how people liked pictures, on a scale of 1 to 10, as a linear function of CLIP ViT-L/14's unit vectors.
+"""LAION's aesthetic heads: how people liked pictures, on a scale of 1 to 10, as a linear function of CLIP
+ViT-L/14's unit vectors.
 
-V1 is one linear layer (github.com/LAION-AI/aesthetic-predictor); V2 is five without anything between them, so it is linear too
-(github.com/christophschuhmann/improved-aesthetic-predictor). Legend: N clips, F features of CLIP.
+V1 is one linear layer (github.com/LAION-AI/aesthetic-predictor); V2 is five without anything between them, so
+it is linear too (github.com/christophschuhmann/improved-aesthetic-predictor). Legend: N clips, F features of
+CLIP.
 """
 
 from __future__ import annotations
@@ -32,17 +34,24 @@ class AestheticHead:
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Means of unit vectors as ClipFeatures gives them, [N F] -> [N]."""
         if embeddings.ndim != 2 or embeddings.shape[1] != len(self.weight):
-            raise UsageError(f"the aesthetic head takes {len(self.weight)} features, got {tuple(embeddings.shape)}: use CLIP ViT-L/14")
+            raise UsageError(
+                f"the aesthetic head takes {len(self.weight)} features, got {tuple(embeddings.shape)}: "
+                "use CLIP ViT-L/14"
+            )
         return embeddings.cpu().float() @ self.weight + self.bias
 
 
 def load_aesthetic(path: Path, *, sha256: str = "") -> AestheticHead:
-    """A head in a safetensors file (docs/evaluation.md says how to convert a `.pth`); BlobError when it is not the one `sha256` names."""
+    """A head in a safetensors file (docs/evaluation.md says how to convert a `.pth`); BlobError when it is
+    not the one `sha256` names.
+    """
     content, found = read_pinned(path, max_bytes=MAX_HEAD_BYTES, sha256=sha256)
     try:
         tensors = {name: tensor.double() for name, tensor in load(content).items()}
     except SafetensorError as error:
-        raise UsageError(f"{path} is not a safetensors file ({error}); docs/evaluation.md says how to convert a .pth") from error
+        raise UsageError(
+            f"{path} is not a safetensors file ({error}); docs/evaluation.md says how to convert a .pth"
+        ) from error
     weight, bias = _linear(tensors) or _composed(tensors) or _unknown(path, tensors)
     return AestheticHead(found, weight.squeeze(0).float(), float(bias))
 
@@ -59,7 +68,10 @@ def _linear(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
 def _composed(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
     """V2, its layers multiplied into one."""
     names = [f"layers.{layer}.{kind}" for layer in _V2_LAYERS for kind in ("weight", "bias")]
-    if set(tensors) != set(names) or tuple(len(tensors[f"layers.{layer}.bias"]) for layer in _V2_LAYERS) != _V2_WIDTHS:
+    if (
+        set(tensors) != set(names)
+        or tuple(len(tensors[f"layers.{layer}.bias"]) for layer in _V2_LAYERS) != _V2_WIDTHS
+    ):
         return None
     weight, bias = tensors["layers.0.weight"], tensors["layers.0.bias"]
     for layer in _V2_LAYERS[1:]:
@@ -72,5 +84,7 @@ def _composed(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
 
 def _unknown(path: Path, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in list(tensors.items())[:4])
-    raise UsageError(f"{path} is no aesthetic head known here: it holds {shapes}; V1 has weight and bias, V2 layers.0 to layers.7")
-
+    raise UsageError(
+        f"{path} is no aesthetic head known here: it holds {shapes}; V1 has weight and bias, "
+        "V2 layers.0 to layers.7"
+    )

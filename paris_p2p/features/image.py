@@ -1,4 +1,5 @@
-"""Image networks as features of a clip: some of its frames are looked at one by one, and the answers averaged.
+"""Image networks as features of a clip: some of its frames are looked at one by one, and the answers
+averaged.
 
 Every feature network is loaded here by its name. Legend: B clips, T frames, N frames looked at, F features.
 """
@@ -62,12 +63,15 @@ class ImageFeatures:
         return reduce(torch.cat(parts).float(), "(b n) f -> b f", "mean", b=video.shape[0])
 
 
-def load_features(name: str, *, frames: int = DEFAULT_FRAMES, sha256: str = "", device: str = "cpu") -> Features:
+def load_features(
+    name: str, *, frames: int = DEFAULT_FRAMES, sha256: str = "", device: str = "cpu"
+) -> Features:
     """A network by its name: `efficientnet-lite0`, `transnetv2`, or one of these of a folder or a hub id.
 
-    `transformers:` DINOv2, ViT, CLIP's or SigLIP's vision tower; `clip:` CLIP's embeddings; `videomae:`. `i3d:` takes a TorchScript file:
-    that is code, and runs as such, so it must come from somebody the user trusts. Image networks look at `frames` of each clip,
-    VideoMAE at as many as it was trained on, the others at all. `sha256`, when given, must be the weights' own; BlobError otherwise.
+    `transformers:` DINOv2, ViT, CLIP's or SigLIP's vision tower; `clip:` CLIP's embeddings; `videomae:`.
+    `i3d:` takes a TorchScript file: that is code, and runs as such, so it must come from somebody the user
+    trusts. Image networks look at `frames` of each clip, VideoMAE at as many as it was trained on, the others
+    at all. `sha256`, when given, must be the weights' own; BlobError otherwise.
     """
     if not 1 <= frames <= 1024:
         raise UsageError(f"features of {frames} frames: choose between 1 and 1024")
@@ -83,7 +87,10 @@ def load_features(name: str, *, frames: int = DEFAULT_FRAMES, sha256: str = "", 
     else:
         features = _FROM_MODEL[kind](reference, frames, device)
     if sha256 and sha256 != features.sha256:
-        raise BlobError(f"the feature network {name} hashes to {features.sha256[:16]}…, expected {sha256[:16]}…; install that version")
+        raise BlobError(
+            f"the feature network {name} hashes to {features.sha256[:16]}…, expected {sha256[:16]}…; "
+            "install that version"
+        )
     return features
 
 
@@ -101,9 +108,11 @@ def check_features(name: str) -> None:
 def load_first_features(
     name: str, folder: Path | None = None, *, revision: str = "", sha256: str = "", device: str = "cpu"
 ) -> ImageFeatures:
-    """The network that looks at a run's first frames: `efficientnet-lite0` or `transformers:…`, and nothing that is code.
+    """The network that looks at a run's first frames: `efficientnet-lite0` or `transformers:…`, and nothing
+    that is code.
 
-    What `folder` holds is read before what the name says. PresetError for another name; BlobError when the weights hash otherwise.
+    What `folder` holds is read before what the name says. PresetError for another name; BlobError when the
+    weights hash otherwise.
     """
     kind, _, reference = name.partition(":")
     if name == "efficientnet-lite0":
@@ -111,9 +120,15 @@ def load_first_features(
     elif kind == "transformers" and reference:
         return _network(find_model(reference, folder, revision).check(sha256), reference, 1, device)
     else:
-        raise PresetError(f"first frames are looked at by efficientnet-lite0 or transformers:FOLDER_OR_HUB_ID, not by {name!r}")
+        raise PresetError(
+            "first frames are looked at by efficientnet-lite0 or transformers:FOLDER_OR_HUB_ID, "
+            f"not by {name!r}"
+        )
     if sha256 and sha256 != found.sha256:
-        raise BlobError(f"the feature network {name} hashes to {found.sha256[:16]}…, expected {sha256[:16]}…; install that version")
+        raise BlobError(
+            f"the feature network {name} hashes to {found.sha256[:16]}…, expected {sha256[:16]}…; "
+            "install that version"
+        )
     return found
 
 
@@ -121,7 +136,8 @@ def of_first_frames(features: Features) -> ImageFeatures:
     """The same network, to look at one picture; UsageError when it looks at videos."""
     if not isinstance(features, ImageFeatures):
         raise UsageError(
-            f"{features.name} does not look at single pictures, as --image-to-video needs; use --features efficientnet-lite0 or "
+            f"{features.name} does not look at single pictures, as --image-to-video needs; "
+            "use --features efficientnet-lite0 or "
             "transformers:FOLDER_OR_HUB_ID"
         )
     return replace(features, frames=1)
@@ -141,11 +157,16 @@ def _efficientnet(frames: int, device: str) -> ImageFeatures:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != EFFICIENTNET_SHA256:
-        raise BlobError(f"{path} hashes to {sha256[:16]}…, not {EFFICIENTNET_SHA256[:16]}…; reinstall {_EFFICIENTNET_PACKAGE}")
+        raise BlobError(
+            f"{path} hashes to {sha256[:16]}…, not {EFFICIENTNET_SHA256[:16]}…; "
+            f"reinstall {_EFFICIENTNET_PACKAGE}"
+        )
     model = EfficientNet.from_name("efficientnet-lite0")
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    pictures = Pictures(224, torch.full((3, 1, 1), 127.0, device=device), torch.full((3, 1, 1), 128.0, device=device))
+    pictures = Pictures(
+        224, torch.full((3, 1, 1), 127.0, device=device), torch.full((3, 1, 1), 128.0, device=device)
+    )
 
     def forward(x: Tensor) -> Tensor:
         maps: Tensor = model.extract_features(x)  # N 1280 7 7
@@ -219,4 +240,8 @@ def _videomae(reference: str, _: int, device: str) -> Features:
     return video_network.load_videomae(reference, device=device)
 
 
-_FROM_MODEL: dict[str, Callable[[str, int, str], Features]] = {"transformers": _transformers, "clip": _image_text, "videomae": _videomae}
+_FROM_MODEL: dict[str, Callable[[str, int, str], Features]] = {
+    "transformers": _transformers,
+    "clip": _image_text,
+    "videomae": _videomae,
+}

@@ -1,4 +1,5 @@
-"""CLIP: frames and captions as directions in one space, whose cosine says how well they fit (Radford et al. 2021, arXiv 2103.00020).
+"""CLIP: frames and captions as directions in one space, whose cosine says how well they fit (Radford et al.
+2021, arXiv 2103.00020).
 
 Legend: B clips, T frames, N frames looked at or captions, L text tokens, F features.
 """
@@ -27,8 +28,9 @@ CAPTIONS_AT_ONCE = 64
 class ClipFeatures:
     """Calling it gives the mean of the frames' unit vectors, [B, T, H, W, 3] uint8 -> [B, F] fp32.
 
-    A caption's unit vector times that mean is the mean cosine between caption and frames, which papers call text-video similarity or CLIP
-    score; a linear head on unit vectors (aesthetics) may be applied to the mean as well.
+    A caption's unit vector times that mean is the mean cosine between caption and frames, which papers call
+    text-video similarity or CLIP score; a linear head on unit vectors (aesthetics) may be applied to the mean
+    as well.
     """
 
     name: str
@@ -71,7 +73,9 @@ class ClipFeatures:
 
 
 def load_clip(reference: str, *, frames: int, device: str = "cpu") -> ClipFeatures:
-    """Both towers of a CLIP in a folder or under a hub id, such as openai/clip-vit-large-patch14; UsageError when it is none."""
+    """Both towers of a CLIP in a folder or under a hub id, such as openai/clip-vit-large-patch14;
+    UsageError when it is none.
+    """
     from transformers import CLIPModel
 
     files = find_model(reference)

@@ -1,4 +1,5 @@
-"""What the networks that look at pictures share: which frames, how they are prepared for a network, and what it is called.
+"""What the networks that look at pictures share: which frames, how they are prepared for a network, and what
+it is called.
 
 Legend: N pictures, side = the network's own rows and columns.
 """
@@ -25,7 +26,9 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Pictures:
-    """How a network wants its pictures. The whole picture is resized to a square: wide clips are squeezed, nothing is cut off."""
+    """How a network wants its pictures. The whole picture is resized to a square: wide clips are squeezed,
+    nothing is cut off.
+    """
 
     side_pixels: int
     mean: Tensor  # [3, 1, 1], of pixels in 0..255
@@ -34,7 +37,9 @@ class Pictures:
 
     def __call__(self, images: Tensor) -> Tensor:
         side = self.side_pixels
-        x = interpolate(images.float(), size=(side, side), mode=self.mode, antialias=True, align_corners=False)
+        x = interpolate(
+            images.float(), size=(side, side), mode=self.mode, antialias=True, align_corners=False
+        )
         x = x.clamp(0, 255)  # bicubic overshoots
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)  # N 3 side side
 
@@ -50,7 +55,13 @@ def preprocessing(files: ModelFiles, own_side: int, device: str, mode: str = "bi
     size = config.get("crop_size") or config.get("size") or {}
     side = size.get("height") or size.get("shortest_edge") or own_side if isinstance(size, dict) else size
     mean, std = config.get("image_mean") or _IMAGENET[0], config.get("image_std") or _IMAGENET[1]
-    if not (type(side) is int and 1 <= side <= MAX_SIDE_PIXELS and _is_colour(mean) and _is_colour(std) and all(std)):
+    if not (
+        type(side) is int
+        and 1 <= side <= MAX_SIDE_PIXELS
+        and _is_colour(mean)
+        and _is_colour(std)
+        and all(std)
+    ):
         where = f"{files.folder / 'preprocessor_config.json'} asks for images of {str(side)[:40]} pixels"
         raise UsageError(f"{where} with mean {str(mean)[:60]} and std {str(std)[:60]}; that cannot be")
     scale = [255 * rearrange(torch.tensor(values, device=device), "c -> c 1 1") for values in (mean, std)]

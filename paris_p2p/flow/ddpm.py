@@ -1,8 +1,9 @@
 """Experts trained to predict noise on the cosine schedule, asked for a velocity at flow time t.
 
-The schedule is Eq. 17 of Nichol and Dhariwal 2021 (arXiv 2102.09672), continuous in s, without their cap on beta: s = 0 is data and
-s = 1 noise, x_s = alpha x0 + sigma eps with alpha^2 + sigma^2 = 1. The straight path has the same noise-to-data ratio where
-sigma / alpha = t / (1 - t), and there x_s = (alpha + sigma) x_t; so the conversion is exact, for any schedule that keeps variance.
+The schedule is Eq. 17 of Nichol and Dhariwal 2021 (arXiv 2102.09672), continuous in s, without their cap on
+beta: s = 0 is data and s = 1 noise, x_s = alpha x0 + sigma eps with alpha^2 + sigma^2 = 1. The straight path
+has the same noise-to-data ratio where sigma / alpha = t / (1 - t), and there x_s = (alpha + sigma) x_t; so
+the conversion is exact, for any schedule that keeps variance.
 Legend: B clips, `...` the rest of a clip. t = 1 is noise.
 """
 
@@ -24,7 +25,9 @@ _TURN = math.pi / 2 / (1 + _OFFSET)  # by how much it grows until s = 1
 
 @dataclass(frozen=True)
 class Clamp:
-    """What keeps a wrong epsilon from exploding near t = 1, where x0 is divided by almost nothing: published as 20 and 0.01."""
+    """What keeps a wrong epsilon from exploding near t = 1, where x0 is divided by almost nothing:
+    published as 20 and 0.01.
+    """
 
     x0: float = 20.0
     alpha: float = 0.01
@@ -60,13 +63,17 @@ def flow_time(s: Tensor) -> Tensor:
 
 
 def diffuse(x0: Tensor, eps: Tensor, s: Tensor) -> Tensor:
-    """x_s = alpha x0 + sigma eps, what such an expert is trained to find eps in: [B ...], [B ...], [B] -> [B ...]."""
+    """x_s = alpha x0 + sigma eps, what such an expert is trained to find eps in: [B ...], [B ...], [B] ->
+    [B ...].
+    """
     alpha, sigma = (_rows(scale, x0) for scale in cosine(s))
     return alpha * x0 + sigma * eps
 
 
 def predicted_data(x_t: Tensor, eps: Tensor, t: Tensor, least_alpha: float = 0.0) -> Tensor:
-    """x0 = ((alpha + sigma) x_t - sigma eps) / alpha, dividing by no less than `least_alpha`: [B ...], [B ...], [B] -> [B ...]."""
+    """x0 = ((alpha + sigma) x_t - sigma eps) / alpha, dividing by no less than `least_alpha`: [B ...], [B
+    ...], [B] -> [B ...].
+    """
     alpha, sigma = scales(t)
     divisor = _rows(alpha.clamp(min=least_alpha), x_t)
     return (_rows(alpha + sigma, x_t) * x_t - _rows(sigma, x_t) * eps) / divisor

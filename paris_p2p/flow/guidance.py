@@ -1,8 +1,10 @@
 """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, Eq. 6) of a mixture, in its two forms.
 
-`per_expert`, as published: each expert is guided by itself, and one set of weights, of the router with text, mixes the results.
-`exact`: u(no text) + scale (u(text) - u(no text)), each a mixture with its own posterior, of the router without and with the text.
-Both give the conditional flow at scale 1 and agree when there is one expert. Legend: B clips, L text tokens. t = 1 is noise.
+`per_expert`, as published: each expert is guided by itself, and one set of weights, of the router with text,
+mixes the results.
+`exact`: u(no text) + scale (u(text) - u(no text)), each a mixture with its own posterior, of the router
+without and with the text. Both give the conditional flow at scale 1 and agree when there is one expert.
+Legend: B clips, L text tokens. t = 1 is noise.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from torch import Tensor
 from paris_p2p.errors import UsageError
 from paris_p2p.flow.mixture import ExpertPool, mixed_velocity
 
-Route = Callable[..., Tensor]  # (x [B ...], t [B], pooled [B P] or None[, first_features [B F]]) -> weights [B K]
+# (x [B ...], t [B], pooled [B P] or None[, first_features [B F]]) -> weights [B K]
+Route = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Condition:
     first_features: Tensor | None = None  # [B F], as the router takes them
 
     def with_none(self) -> Condition:
-        """All clips, then the same without captions: an empty mask is what tells an expert that there is no text."""
+        """All clips, then the same without captions: an empty mask is what tells an expert that there is
+        no text.
+        """
         twice = {name: torch.cat([value] * 2) for name, value in self._known()}
         return replace(self, **(twice | {"mask": torch.cat([self.mask, torch.zeros_like(self.mask)])}))
 
@@ -58,28 +63,41 @@ def conditional(pool: ExpertPool, route: Route, condition: Condition, x: Tensor,
     return _mixed(pool, _routed(route, condition, x, t), condition, x, t)
 
 
-def per_expert(pool: ExpertPool, route: Route, condition: Condition, scale: float, x: Tensor, t: Tensor) -> Tensor:
+def per_expert(
+    pool: ExpertPool, route: Route, condition: Condition, scale: float, x: Tensor, t: Tensor
+) -> Tensor:
     """sum_k w_k (u_k(none) + scale (u_k(text) - u_k(none))), as one batch of 2 B: [B ...], [B] -> [B ...]."""
     weights = _routed(route, condition, x, t)
-    doubled = _mixed(pool, torch.cat([weights] * 2), condition.with_none(), torch.cat([x, x]), torch.cat([t, t]))
-    text, none = doubled.chunk(2)  # the mixture is linear, so guiding after it with the same weights is guiding inside it
+    doubled = _mixed(
+        pool, torch.cat([weights] * 2), condition.with_none(), torch.cat([x, x]), torch.cat([t, t])
+    )
+    # the mixture is linear, so guiding after it with the same weights is guiding inside it
+    text, none = doubled.chunk(2)
     return none + scale * (text - none)
 
 
 def exact(pool: ExpertPool, route: Route, condition: Condition, scale: float, x: Tensor, t: Tensor) -> Tensor:
-    """u(none) + scale (u(text) - u(none)), each mixed by its own posterior, as one batch of 2 B: [B ...], [B] -> [B ...]."""
-    weights = torch.cat([_routed(route, condition, x, t), _routed(route, replace(condition, pooled=None), x, t)])
+    """u(none) + scale (u(text) - u(none)), each mixed by its own posterior, as one batch of 2 B: [B ...],
+    [B] -> [B ...].
+    """
+    weights = torch.cat(
+        [_routed(route, condition, x, t), _routed(route, replace(condition, pooled=None), x, t)]
+    )
     text, none = _mixed(pool, weights, condition.with_none(), torch.cat([x, x]), torch.cat([t, t])).chunk(2)
     return none + scale * (text - none)
 
 
 def _routed(route: Route, condition: Condition, x: Tensor, t: Tensor) -> Tensor:
     """Weights [B K]; a first frame stays known where the text does not."""
-    return route(x, t, condition.pooled, *(() if condition.first_features is None else (condition.first_features,)))
+    return route(
+        x, t, condition.pooled, *(() if condition.first_features is None else (condition.first_features,))
+    )
 
 
 def _mixed(pool: ExpertPool, weights: Tensor, condition: Condition, x: Tensor, t: Tensor) -> Tensor:
-    return mixed_velocity(pool, weights, x, t, condition.tokens, condition.mask, condition.pooled, condition.first)
+    return mixed_velocity(
+        pool, weights, x, t, condition.tokens, condition.mask, condition.pooled, condition.first
+    )
 
 
 def check_form(form: str) -> None:
@@ -87,4 +105,7 @@ def check_form(form: str) -> None:
         raise UsageError(f"no guidance form is called {form!r}; choose one of {', '.join(FORMS)}")
 
 
-FORMS: dict[str, Callable[[ExpertPool, Route, Condition, float, Tensor, Tensor], Tensor]] = {"per_expert": per_expert, "exact": exact}
+FORMS: dict[str, Callable[[ExpertPool, Route, Condition, float, Tensor, Tensor], Tensor]] = {
+    "per_expert": per_expert,
+    "exact": exact,
+}

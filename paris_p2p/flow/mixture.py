@@ -1,7 +1,10 @@
-"""The marginal flow as a mixture of experts' flows: u(x, t) = sum_k p(k | x, t) u_k(x, t) (DDM, arXiv 2501.05450, section 3).
+"""The marginal flow as a mixture of experts' flows: u(x, t) = sum_k p(k | x, t) u_k(x, t) (DDM, arXiv
+2501.05450, section 3).
 
-A routing turns the router's logits into weights; only experts with weight are run, on only those clips that gave it to them.
-Legend: B clips, K experts, `...` the rest of a clip. t = 1 is noise. A logit of -inf is an expert that is not there.
+A routing turns the router's logits into weights; only experts with weight are run, on only those clips that
+gave it to them.
+Legend: B clips, K experts, `...` the rest of a clip. t = 1 is noise. A logit of -inf is an expert that is not
+there.
 """
 
 from __future__ import annotations
@@ -20,9 +23,18 @@ class ExpertPool(Protocol):
     """Experts by number; a pool may bring an expert in only when it is asked for."""
 
     def velocity(
-        self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None, first: Tensor | None = None
+        self,
+        k: int,
+        x: Tensor,
+        t: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        pooled: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
-        """Expert k's v [B ...] at x [B ...], t [B], for text tokens [B L D] where mask [B L], pooled text [B P], first frames [B ...]."""
+        """Expert k's v [B ...] at x [B ...], t [B], for text tokens [B L D] where mask [B L], pooled text
+        [B P], first frames [B ...].
+        """
         ...
 
 
@@ -39,18 +51,25 @@ class Routing:
         if self.name not in ROUTINGS:
             raise UsageError(f"no routing is called {self.name!r}; choose one of {', '.join(ROUTINGS)}")
         if self.top_k < 1 or not 0 <= self.threshold <= 1:
-            raise UsageError(f"top-k must be 1 or more and the threshold between 0 and 1, not {self.top_k} and {self.threshold}")
+            raise UsageError(
+                "top-k must be 1 or more and the threshold between 0 and 1, "
+                f"not {self.top_k} and {self.threshold}"
+            )
 
     @property
     def needs_router(self) -> bool:
         return self.name in ("top_k", "full", "threshold")
 
     def check_router(self, there: bool, experts: int) -> None:
-        """UsageError when the choice among so many experts is the router's, and it is not there: any other choice would be arbitrary."""
+        """UsageError when the choice among so many experts is the router's, and it is not there: any other
+        choice would be arbitrary.
+        """
         if self.needs_router and not there and experts > 1:
             raise UsageError(
-                f"routing {self.name} asks the router which of {experts} experts to use, and the router has no weights here; wait until "
-                "it has a checkpoint and fetch it, or choose the routing uniform (--routing uniform), which asks all experts alike"
+                f"routing {self.name} asks the router which of {experts} experts to use, "
+                "and the router has no weights here; wait until "
+                "it has a checkpoint and fetch it, or choose the routing uniform (--routing uniform), "
+                "which asks all experts alike"
             )
 
     def weights(self, logits: Tensor, clusters: Tensor | None = None) -> Tensor:
@@ -62,7 +81,10 @@ class Routing:
             raise UsageError("no expert is there to route to")
         weights = ROUTINGS[self.name](self, logits.float(), clusters)
         if not bool(weights[logits == -torch.inf].eq(0).all()):
-            raise UsageError(f"the routing {self.name} asks for an expert that is not there; use top_k, or fetch all experts")
+            raise UsageError(
+                f"the routing {self.name} asks for an expert that is not there; use top_k, "
+                "or fetch all experts"
+            )
         return weights
 
 
@@ -122,10 +144,12 @@ def mixed_velocity(
     pooled: Tensor | None = None,
     first: Tensor | None = None,
 ) -> Tensor:
-    """sum_k w_k u_k(x, t), each expert run once, on its own clips: weights [B K], x [B ...], t [B] -> [B ...] float32."""
+    """sum_k w_k u_k(x, t), each expert run once, on its own clips: weights [B K], x [B ...], t [B] -> [B
+    ...] float32.
+    """
     mixed = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     for k in weights.any(0).nonzero().flatten().tolist():
-        rows = weights[:, k].nonzero().flatten()                                # clips that route to k
+        rows = weights[:, k].nonzero().flatten()  # clips that route to k
         others = (None if known is None else known[rows] for known in (pooled, first))
         v = pool.velocity(k, x[rows], t[rows], tokens[rows], mask[rows], *others).float()
         mixed.index_add_(0, rows, v * weights[rows, k].reshape(-1, *[1] * (x.dim() - 1)))
@@ -133,7 +157,9 @@ def mixed_velocity(
 
 
 def only_present(logits: Tensor, present: list[int]) -> Tensor:
-    """The logits with -inf for every expert but those present, so that weights are renormalised among these: [B K]."""
+    """The logits with -inf for every expert but those present, so that weights are renormalised among
+    these: [B K].
+    """
     there = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
     there[present] = True
     return logits.masked_fill(~there, -torch.inf)

@@ -1,4 +1,5 @@
-"""The straight path between data and noise, its velocity, times and loss (Lipman et al. 2023, arXiv 2210.02747, Eq. 20-23).
+"""The straight path between data and noise, its velocity, times and loss (Lipman et al. 2023, arXiv
+2210.02747, Eq. 20-23).
 
 Legend: B clips, `...` the rest of a clip. t = 1 is noise, unlike in that paper, where t = 1 is data.
 """
@@ -25,12 +26,15 @@ def velocity(x0: Tensor, eps: Tensor) -> Tensor:
 
 
 def logit_normal(normal: Tensor, mean: float, std: float) -> Tensor:
-    """Times t = sigmoid(mean + std n) of standard normals n (Esser et al. 2024, arXiv 2403.03206, Eq. 19): [B] -> [B]."""
+    """Times t = sigmoid(mean + std n) of standard normals n (Esser et al. 2024, arXiv 2403.03206, Eq. 19):
+    [B] -> [B].
+    """
     return torch.sigmoid(mean + std * normal)
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
-    """Times whose noise-to-data ratio t / (1 - t) is `shift` times that of t (Esser et al., Eq. 23): [B] -> [B].
+    """Times whose noise-to-data ratio t / (1 - t) is `shift` times that of t (Esser et al., Eq. 23): [B] ->
+    [B].
 
     Logit-normal times shifted are logit-normal times with a mean that is log(shift) higher.
     """
@@ -40,9 +44,10 @@ def shifted(t: Tensor, shift: float) -> Tensor:
 def shift_for(tokens: int) -> float:
     """The shift for clips of so many patches: sqrt(tokens / BASE_TOKENS), and never below 1.
 
-    It keeps what is left to see of a clip at time t alike for all sizes (Esser et al., section 5.3.2, with pixels for tokens).
-    At 256 tokens a frame it is the sqrt(frames) of Open-Sora 2.0 (arXiv 2503.09642, opensora/utils/sampling.py), whose spatial
-    part is linear: 3 where this is 4, at 4096 tokens. Below the base, which no source tried, nothing is shifted.
+    It keeps what is left to see of a clip at time t alike for all sizes (Esser et al., section 5.3.2, with
+    pixels for tokens). At 256 tokens a frame it is the sqrt(frames) of Open-Sora 2.0 (arXiv 2503.09642,
+    opensora/utils/sampling.py), whose spatial part is linear: 3 where this is 4, at 4096 tokens. Below the
+    base, which no source tried, nothing is shifted.
     """
     return max(1.0, math.sqrt(tokens / BASE_TOKENS))
 

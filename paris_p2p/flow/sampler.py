@@ -1,7 +1,7 @@
 """From noise to data along the flow: a time grid, and Euler or Heun steps over it.
 
-Equal to diffusers' FlowMatchEulerDiscreteScheduler with `sigmas = linspace(1, 1/steps, steps)`; its own default grid ends at t = 0.001
-before 0, which wastes a step. t = 1 is noise.
+Equal to diffusers' FlowMatchEulerDiscreteScheduler with `sigmas = linspace(1, 1/steps, steps)`; its own
+default grid ends at t = 0.001 before 0, which wastes a step. t = 1 is noise.
 """
 
 from __future__ import annotations
@@ -26,9 +26,15 @@ def time_grid(steps: int, shift: float = 1.0) -> list[float]:
 
 
 def sample(
-    velocity: Velocity, x: Tensor, times: list[float], step: str = "euler", report: Callable[[int], None] | None = None
+    velocity: Velocity,
+    x: Tensor,
+    times: list[float],
+    step: str = "euler",
+    report: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Integrate dx/dt = v from times[0] to times[-1]; `report` hears how many steps are done: [B ...] -> [B ...]."""
+    """Integrate dx/dt = v from times[0] to times[-1]; `report` hears how many steps are done: [B ...] ->
+    [B ...].
+    """
     take = STEPS[step]
     for index in range(len(times) - 1):
         x = take(velocity, x, times[index], times[index + 1])
@@ -43,7 +49,9 @@ def euler_step(velocity: Velocity, x: Tensor, t: float, until: float) -> Tensor:
 
 
 def heun_step(velocity: Velocity, x: Tensor, t: float, until: float) -> Tensor:
-    """Second order, two velocities a step (Karras et al. 2022, arXiv 2206.00364, Algorithm 1); the last step is Euler's, as there."""
+    """Second order, two velocities a step (Karras et al. 2022, arXiv 2206.00364, Algorithm 1); the last
+    step is Euler's, as there.
+    """
     here = velocity(x, _rows(t, x)).to(x.dtype)
     ahead = x + (until - t) * here
     if until == 0:

@@ -1,4 +1,6 @@
-"""A run's tips as a folder that diffusers loads: `ParisPipeline.from_pretrained(folder)`; whole or not at all."""
+"""A run's tips as a folder that diffusers loads: `ParisPipeline.from_pretrained(folder)`; whole or not at
+all.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def export(
     text_folder: Path | None = None,
     features_folder: Path | None = None,
 ) -> None:
-    """Write `out`, which must be new or empty; one expert is in memory at a time. CheckpointError, UsageError, ReadOnlyError."""
+    """Write `out`, which must be new or empty; one expert is in memory at a time. CheckpointError,
+    UsageError, ReadOnlyError.
+    """
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty; choose another folder for the model")
     missing = check_slots(spec, set(weights), allow_partial=True)
@@ -53,13 +57,17 @@ def export(
         partial.replace(out)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise ReadOnlyError(f"cannot write the model to {out}: {error.strerror or error}; choose another folder") from error
+        raise ReadOnlyError(
+            f"cannot write the model to {out}: {error.strerror or error}; choose another folder"
+        ) from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _write_pipeline(spec: RunSpec, run: str, weights: Mapping[str, Path], cards: Mapping[str, str], folder: Path) -> None:
+def _write_pipeline(
+    spec: RunSpec, run: str, weights: Mapping[str, Path], cards: Mapping[str, str], folder: Path
+) -> None:
     cpu = pick_device("cpu")
     present = sorted(cluster_of(slot) for slot in weights if slot != ROUTER)
     with torch.device("meta"):
@@ -69,14 +77,28 @@ def _write_pipeline(spec: RunSpec, run: str, weights: Mapping[str, Path], cards:
         )  # fmt: skip
     router = load_router(spec.router.config, weights[ROUTER], cpu) if ROUTER in weights else None
     pipeline = ParisPipeline(
-        experts=experts, router=router, scheduler=FlowMatchEulerDiscreteScheduler(shift=spec.training.time_shift),
-        latent_shape=list(spec.latent.shape), fps=spec.clip.fps, run=run, text_tokens=spec.text_shape.tokens,
-        time_mean=spec.training.time_mean, time_std=spec.training.time_std,
-        codec_name=spec.codec.name, codec_revision=spec.codec.revision, codec_sha256=spec.codec.sha256,
-        text_name=spec.text.name, text_revision=spec.text.revision, text_sha256=spec.text.sha256,
-        clip_shape=[spec.clip.frames, spec.clip.height, spec.clip.width], first_frame_rate=spec.training.first_frame_rate,
-        run_name=spec.name, data_id=data_id_of_run(spec), trained=_trained(spec, weights, cards), **_features_pins(spec),
-    )  # fmt: skip
+        experts=experts,
+        router=router,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=spec.training.time_shift),
+        latent_shape=list(spec.latent.shape),
+        fps=spec.clip.fps,
+        run=run,
+        text_tokens=spec.text_shape.tokens,
+        time_mean=spec.training.time_mean,
+        time_std=spec.training.time_std,
+        codec_name=spec.codec.name,
+        codec_revision=spec.codec.revision,
+        codec_sha256=spec.codec.sha256,
+        text_name=spec.text.name,
+        text_revision=spec.text.revision,
+        text_sha256=spec.text.sha256,
+        clip_shape=[spec.clip.frames, spec.clip.height, spec.clip.width],
+        first_frame_rate=spec.training.first_frame_rate,
+        run_name=spec.name,
+        data_id=data_id_of_run(spec),
+        trained=_trained(spec, weights, cards),
+        **_features_pins(spec),
+    )
     pipeline.save_config(folder)
     pipeline.scheduler.save_pretrained(folder / "scheduler")
     if router is not None:
@@ -86,12 +108,19 @@ def _write_pipeline(spec: RunSpec, run: str, weights: Mapping[str, Path], cards:
         with torch.device("meta"):
             expert = build_expert(spec.expert.config)
         state = expert_state(spec.expert.config, weights[f"expert-{k}"], cpu)
-        expert.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in state.items()}, assign=True)
+        expert.load_state_dict(
+            {name: tensor.to(torch.bfloat16) for name, tensor in state.items()}, assign=True
+        )
         expert.save_pretrained(folder / "experts" / folder_of(k))
 
 
-def _trained(spec: RunSpec, weights: Mapping[str, Path], cards: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    return {name: {"card": cards.get(name, ""), **asdict(slot)} for name, slot in trained_slots(spec, weights).items()}
+def _trained(
+    spec: RunSpec, weights: Mapping[str, Path], cards: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"card": cards.get(name, ""), **asdict(slot)}
+        for name, slot in trained_slots(spec, weights).items()
+    }
 
 
 def _features_pins(spec: RunSpec) -> dict[str, str]:
@@ -104,8 +133,13 @@ def _model_card(spec: RunSpec, run: str, cards: Mapping[str, str], missing: tupl
     """README.md with the metadata that model hubs read."""
     clip = spec.clip
     slots = "\n".join(f"| {slot} | {cards.get(slot, '')} |" for slot in spec.slots if slot not in missing)
-    partial = f"\n**Partial**: {', '.join(missing)} had no checkpoint; generation routes among the others.\n" if missing else ""
-    routing = ', routing="uniform"' if ROUTER in missing and len(missing) < spec.experts else ""  # more than one expert, nobody to choose
+    partial = (
+        f"\n**Partial**: {', '.join(missing)} had no checkpoint; generation routes among the others.\n"
+        if missing
+        else ""
+    )
+    # more than one expert, nobody to choose
+    routing = ', routing="uniform"' if ROUTER in missing and len(missing) < spec.experts else ""
     return f"""---
 license: other
 license_name: {json.dumps(spec.weights_licence)}
@@ -116,8 +150,9 @@ pipeline_tag: text-to-video
 
 {spec.purpose}
 
-A decentralized video diffusion model: {spec.experts} experts ({spec.expert.preset}), each trained alone on one cluster of the data,
-and a router ({spec.router.preset}) that picks experts at every denoising step.
+A decentralized video diffusion model: {spec.experts} experts ({spec.expert.preset}),
+each trained alone on one cluster of the data, and a router ({spec.router.preset})
+that picks experts at every denoising step.
 Clips are {clip.frames} frames of {clip.height}x{clip.width} at {clip.fps:g} fps.
 {partial}
 - Run: `{run}`
@@ -130,7 +165,8 @@ from paris_p2p import ParisPipeline
 
 from diffusers.utils import export_to_gif
 
-frames = ParisPipeline.from_pretrained("this folder")("a prompt"{routing}).frames  # of each clip, its pictures
+pipeline = ParisPipeline.from_pretrained("this folder")
+frames = pipeline("a prompt"{routing}).frames  # of each clip, its pictures
 export_to_gif(frames[0], "clip.gif", fps={max(1, min(GIF_MAX_FPS, round(clip.fps)))})
 ```
 

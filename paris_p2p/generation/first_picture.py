@@ -1,4 +1,5 @@
-"""A picture as the first frame of a clip: read, cropped to the run's size, encoded as the experts were given it in training.
+"""A picture as the first frame of a clip: read, cropped to the run's size, encoded as the experts were given
+it in training.
 
 Legend: B clips, C T H W latents, F features.
 """
@@ -40,7 +41,9 @@ def read_picture(path: Path, shape: ClipShape) -> Picture:
     try:
         frames = decode_image(io.BytesIO(content), shape)
     except UnusableVideo as unusable:
-        raise UsageError(f"the image {path} cannot be used: {unusable.reason}, {unusable.detail}; give a PNG or JPEG") from unusable
+        raise UsageError(
+            f"the image {path} cannot be used: {unusable.reason}, {unusable.detail}; give a PNG or JPEG"
+        ) from unusable
     return Picture(torch.from_numpy(frames)[None], sha256)
 
 
@@ -55,23 +58,37 @@ def opened_picture(image: Image.Image | Path | str, shape: ClipShape) -> Picture
 
 
 def check_trained_for(rate: float, *, image: bool) -> None:
-    """UsageError when experts that were given first frames at this rate have not learnt to go with, or without, an image."""
+    """UsageError when experts that were given first frames at this rate have not learnt to go with, or
+    without, an image.
+    """
     if image and not rate:
-        raise UsageError("the run was not trained to go on from an image (its first_frame_rate is 0); generate without one")
+        raise UsageError(
+            "the run was not trained to go on from an image (its first_frame_rate is 0); generate without one"
+        )
     if rate == 1 and not image:
-        raise UsageError("the run was trained only to go on from an image (its first_frame_rate is 1); give one")
+        raise UsageError(
+            "the run was trained only to go on from an image (its first_frame_rate is 1); give one"
+        )
 
 
 def encode_first(codec: Codec, clip: ClipShape, picture: Picture, device: torch.device) -> Tensor:
-    """What experts are told of the picture: [B C+1 1 H W]; UsageError when the codec encodes it otherwise inside a clip."""
+    """What experts are told of the picture: [B C+1 1 H W]; UsageError when the codec encodes it otherwise
+    inside a clip.
+    """
     check_first_latent(codec, clip)
     latent = first_latent(codec, picture.pixels).to(device)
-    return first_condition(latent, torch.ones(len(latent), dtype=torch.bool, device=device)).clone()  # out of inference mode
+    # out of inference mode
+    return first_condition(latent, torch.ones(len(latent), dtype=torch.bool, device=device)).clone()
 
 
 def look_at(network: Features, picture: Picture, width: int, device: torch.device) -> Tensor:
-    """The picture's features for the router, rounded as in the shards: [B F]; DataError when they are not as wide as the run's."""
+    """The picture's features for the router, rounded as in the shards: [B F]; DataError when they are not
+    as wide as the run's.
+    """
     features = network(picture.pixels).to(device, torch.float32)
     if features.shape[1] != width:
-        raise DataError(f"the feature network {network.name} gives {features.shape[1]} numbers of an image, the run's router takes {width}")
+        raise DataError(
+            f"the feature network {network.name} gives {features.shape[1]} numbers of an image, "
+            f"the run's router takes {width}"
+        )
     return features.clamp(-FP16_MAX, FP16_MAX).half().float().clone()

@@ -1,4 +1,5 @@
-"""Video from prompts with all experts of a run, out of local files alone: encode, sample the routed mixture, decode, write.
+"""Video from prompts with all experts of a run, out of local files alone: encode, sample the routed mixture,
+decode, write.
 
 Legend: B clips, K experts, S steps. t = 1 is noise.
 """
@@ -25,7 +26,15 @@ from paris_p2p.flow.guidance import Condition, guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.flow.sampler import sample, time_grid
 from paris_p2p.generation.first_picture import Picture, check_trained_for, encode_first, look_at, read_picture
-from paris_p2p.generation.routed import Chooser, ExpertSeats, batch_clips_for, clip_noise, expert_state, load_router, seats_for
+from paris_p2p.generation.routed import (
+    Chooser,
+    ExpertSeats,
+    batch_clips_for,
+    clip_noise,
+    expert_state,
+    load_router,
+    seats_for,
+)
 from paris_p2p.generation.trained import Trained, trained_slots
 from paris_p2p.generation.video_out import Info, open_writer
 from paris_p2p.progress import Progress
@@ -89,12 +98,17 @@ class GenerateResult:
         if self.missing:
             lines.append(f"partial: {', '.join(self.missing)} missing, routed among the others")
         lines += [f"note: {note}" for note in self.notes]
-        lines += [f"{prompt[:60]!r}: {steps_in_words(weights)}" for prompt, weights in zip(self.prompts, self.chosen, strict=True)]
+        lines += [
+            f"{prompt[:60]!r}: {steps_in_words(weights)}"
+            for prompt, weights in zip(self.prompts, self.chosen, strict=True)
+        ]
         return "\n".join(lines)
 
 
 def generate(job: GenerateJob, progress: Progress | None = None) -> GenerateResult:
-    """Make all clips of a job; SlotMissingError, CheckpointError, UsageError and more before anything is sampled."""
+    """Make all clips of a job; SlotMissingError, CheckpointError, UsageError and more before anything is
+    sampled.
+    """
     report = progress or (lambda stage, done, total: None)
     set_threads(job.threads)
     device = pick_device(job.device)
@@ -114,16 +128,23 @@ def generate(job: GenerateJob, progress: Progress | None = None) -> GenerateResu
         if picture is not None:
             condition = _with_picture(job, spec, condition, picture, codec, device)
         all_chosen = []
-        for start, stop in _batches(len(prompts), job.batch_clips or batch_clips_for(spec.expert.config, spec.latent.shape)):
+        for start, stop in _batches(
+            len(prompts), job.batch_clips or batch_clips_for(spec.expert.config, spec.latent.shape)
+        ):
             steps_done = partial(_report_steps, report, start, stop, len(prompts), job.steps)
             latents, chosen = sampler.run(condition, range(start, stop), steps_done)
             videos = codec.decode(latents).cpu().numpy()
             image = {"image_sha256": picture.sha256} if picture else {}
-            infos = [_info(job, missing, prompts[clip], chosen[clip - start]) | image for clip in range(start, stop)]
+            infos = [
+                _info(job, missing, prompts[clip], chosen[clip - start]) | image
+                for clip in range(start, stop)
+            ]
             writer.add(videos, infos)
             all_chosen.append(chosen)
     notes = (*cut, *writer.notes)
-    return GenerateResult(tuple(writer.paths), job.run, job.cards, trained, missing, prompts, torch.cat(all_chosen), notes)
+    return GenerateResult(
+        tuple(writer.paths), job.run, job.cards, trained, missing, prompts, torch.cat(all_chosen), notes
+    )
 
 
 def read_run(path: Path, run: str) -> RunSpec:
@@ -138,14 +159,21 @@ def check_slots(spec: RunSpec, present: set[str], allow_partial: bool) -> tuple[
     """The slots that are missing; SlotMissingError when they may not be, or when no expert is there."""
     missing = tuple(slot for slot in spec.slots if slot not in present)
     if missing and not allow_partial:
-        raise SlotMissingError(f"no weights for {', '.join(missing)}; fetch them, or allow partial generation among the others")
+        raise SlotMissingError(
+            f"no weights for {', '.join(missing)}; fetch them, or allow partial generation among the others"
+        )
     if not present & set(spec.slots[:-1]):
-        raise SlotMissingError(f"no expert of the run is here, {len(missing)} slots are missing; there is nothing to generate with")
+        raise SlotMissingError(
+            f"no expert of the run is here, {len(missing)} slots are missing; "
+            "there is nothing to generate with"
+        )
     return missing
 
 
 def steps_in_words(weights: Tensor) -> str:
-    """Which experts moved a clip, as runs of steps: [S K] -> `1-12: expert-2, 13-16: expert-0 0.70 + expert-1 0.30`."""
+    """Which experts moved a clip, as runs of steps: [S K] -> `1-12: expert-2, 13-16: expert-0 0.70 +
+    expert-1 0.30`.
+    """
     words = [_weights_in_words(row) for row in weights]
     runs, step = [], 1
     for word, group in groupby(words):
@@ -162,22 +190,36 @@ class _Sampler:
         self.job, self.spec, self.device = job, spec, device
         routing = Routing(job.routing, job.top_k, job.threshold, job.expert)
         present = sorted(cluster_of(slot) for slot in job.weights if slot != ROUTER)
-        router = load_router(spec.router.config, job.weights[ROUTER], device) if ROUTER in job.weights and routing.needs_router else None
+        router = (
+            load_router(spec.router.config, job.weights[ROUTER], device)
+            if ROUTER in job.weights and routing.needs_router
+            else None
+        )
         self.chooser = Chooser(router, spec.experts, present, routing)
         seats = seats_for(spec.expert.config, device)
-        self.pool = ExpertSeats(spec.expert.config, self._fetcher(), device, seats, spec.training.ddpm_experts)
+        self.pool = ExpertSeats(
+            spec.expert.config, self._fetcher(), device, seats, spec.training.ddpm_experts
+        )
         self.times = time_grid(job.steps, job.shift)
 
-    def run(self, condition: Condition, clips: range, steps_done: Callable[[int], None]) -> tuple[Tensor, Tensor]:
+    def run(
+        self, condition: Condition, clips: range, steps_done: Callable[[int], None]
+    ) -> tuple[Tensor, Tensor]:
         """Sample these clips: (latents [B C T H W], weights chosen [B S K])."""
         job = self.job
         rows = torch.tensor([clip // job.clips_per_prompt for clip in clips], device=self.device.torch)
-        numbers = [clip // job.clips_per_prompt * CLIP_NUMBERS + clip % job.clips_per_prompt for clip in clips]
+        numbers = [
+            clip // job.clips_per_prompt * CLIP_NUMBERS + clip % job.clips_per_prompt for clip in clips
+        ]
         noise = clip_noise(job.rng_seed, numbers, self.spec.latent.shape).to(self.device.torch)
-        velocity = guided_velocity(job.guidance_form, self.pool, self.chooser, condition.pick(rows), job.guidance)
+        velocity = guided_velocity(
+            job.guidance_form, self.pool, self.chooser, condition.pick(rows), job.guidance
+        )
         latents = sample(velocity, noise, self.times, job.sampler, steps_done)
         if not bool(latents.isfinite().all()):
-            raise DataError(f"sampling with guidance {job.guidance:g} gave values that are not finite; use a lower one")
+            raise DataError(
+                f"sampling with guidance {job.guidance:g} gave values that are not finite; use a lower one"
+            )
         return latents, self.chooser.chosen(job.steps)
 
     def _fetcher(self) -> Callable[[int], Any]:
@@ -194,23 +236,38 @@ def _encode(job: GenerateJob, spec: RunSpec, device: Device) -> tuple[Condition,
     """The prompts' embeddings, and which were cut; the encoder's memory is given back."""
     text, shape = spec.text, spec.text_shape
     encoder = load_text_encoder(
-        text.name, job.text_folder, tokens=shape.tokens, revision=text.revision, sha256=text.sha256, device=str(device)
+        text.name,
+        job.text_folder,
+        tokens=shape.tokens,
+        revision=text.revision,
+        sha256=text.sha256,
+        device=str(device),
     )
     parts = [encoder.encode(job.prompts[start:stop]) for start, stop in _batches(len(job.prompts), 32)]
-    condition = Condition(*(torch.cat([getattr(part, name) for part in parts]).clone() for name in ("tokens", "mask", "pooled")))
+    condition = Condition(
+        *(torch.cat([getattr(part, name) for part in parts]).clone() for name in ("tokens", "mask", "pooled"))
+    )
     if condition.tokens.shape[1:] != (shape.tokens, shape.dim):
-        raise DataError(f"the text encoder {text.name} gives {tuple(condition.tokens.shape[1:])}, the run has {(shape.tokens, shape.dim)}")
+        raise DataError(
+            f"the text encoder {text.name} gives {tuple(condition.tokens.shape[1:])}, "
+            f"the run has {(shape.tokens, shape.dim)}"
+        )
     cut = encoder.say_cut(job.prompts)
     del encoder, parts
     return_memory(device)
     return condition, cut
 
 
-def _with_picture(job: GenerateJob, spec: RunSpec, condition: Condition, picture: Picture, codec: Codec, device: Device) -> Condition:
+def _with_picture(
+    job: GenerateJob, spec: RunSpec, condition: Condition, picture: Picture, codec: Codec, device: Device
+) -> Condition:
     """The prompts' conditions with the one picture as the first frame of all."""
     first = encode_first(codec, spec.clip, picture, device.torch)
     if first.shape[3:] != spec.latent.shape[2:] or first.shape[1] != spec.latent.channels + 1:
-        raise DataError(f"the codec {codec.name} makes {tuple(first.shape[1:])} of the image, with a mask; the run has {spec.latent.shape}")
+        raise DataError(
+            f"the codec {codec.name} makes {tuple(first.shape[1:])} of the image, with a mask; "
+            f"the run has {spec.latent.shape}"
+        )
     condition = replace(condition, first=first.expand(len(condition.mask), *first.shape[1:]))
     if spec.first_features is None:
         return condition
@@ -223,7 +280,13 @@ def _with_picture(job: GenerateJob, spec: RunSpec, condition: Condition, picture
 
 
 def _codec(job: GenerateJob, spec: RunSpec, device: Device) -> Codec:
-    return load_codec(spec.codec.name, job.codec_folder, revision=spec.codec.revision, sha256=spec.codec.sha256, device=str(device))
+    return load_codec(
+        spec.codec.name,
+        job.codec_folder,
+        revision=spec.codec.revision,
+        sha256=spec.codec.sha256,
+        device=str(device),
+    )
 
 
 def _batches(count: int, size: int) -> Iterator[tuple[int, int]]:
@@ -242,7 +305,9 @@ def _info(job: GenerateJob, missing: tuple[str, ...], prompt: str, chosen: Tenso
         "cards": job.cards,
         "prompt": prompt,
         "rng_seed": job.rng_seed,
-        **job.model_dump(include={"steps", "shift", "sampler", "guidance", "guidance_form", "routing", "top_k"}),
+        **job.model_dump(
+            include={"steps", "shift", "sampler", "guidance", "guidance_form", "routing", "top_k"}
+        ),
         "partial": bool(missing),
         "missing": list(missing),
         "experts": steps_in_words(chosen),

@@ -1,6 +1,8 @@
-"""ParisPipeline: all experts of a run as a diffusers pipeline, `ParisPipeline.from_pretrained(folder)("a prompt").frames`.
+"""ParisPipeline: all experts of a run as a diffusers pipeline, `ParisPipeline.from_pretrained(folder)("a
+prompt").frames`.
 
-The folder is what `paris-run export` writes. Legend: B clips, T frames, H x W pixels, K experts, S steps. t = 1 is noise.
+The folder is what `paris-run export` writes. Legend: B clips, T frames, H x W pixels, K experts, S steps. t =
+1 is noise.
 """
 
 # Annotations stay objects here, not strings: diffusers reads the constructor's to find its components.
@@ -30,7 +32,13 @@ from paris_p2p.features.image import load_first_features
 from paris_p2p.flow.ddpm import Clamp
 from paris_p2p.flow.guidance import Condition, guided_velocity
 from paris_p2p.flow.mixture import Routing
-from paris_p2p.generation.first_picture import Picture, check_trained_for, encode_first, look_at, opened_picture
+from paris_p2p.generation.first_picture import (
+    Picture,
+    check_trained_for,
+    encode_first,
+    look_at,
+    opened_picture,
+)
 from paris_p2p.generation.routed import Chooser, ExpertSeats, batch_clips_for, clip_noise
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.model.router import Router
@@ -52,7 +60,8 @@ AnyImage = Image.Image | str | Path
 class ParisOutput(BaseOutput):
     """Clips in the form that was asked for, and the weights of the experts that made them."""
 
-    frames: Any  # `pil`: B lists of T pictures; `np` float32 in 0..1 and `uint8`: [B T H W 3]; `pt`: float32 [B T 3 H W]
+    # `pil`: B lists of T pictures; `np` float32 in 0..1 and `uint8`: [B T H W 3]; `pt`: float32 [B T 3 H W]
+    frames: Any
     experts: NDArray[np.float32]  # [B S K]
 
 
@@ -89,7 +98,9 @@ def _check_folder(folder: Path) -> None:
 
 
 class ParisPipeline(DiffusionPipeline):
-    """Experts, router and scheduler are components; codec and text encoder are named, pinned, and loaded when first needed."""
+    """Experts, router and scheduler are components; codec and text encoder are named, pinned, and loaded
+    when first needed.
+    """
 
     _optional_components = ["router"]
 
@@ -138,9 +149,12 @@ class ParisPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
         """Load a folder that `paris-run export` or `save_pretrained` wrote; UsageError when there is none."""
-        folder = Path(pretrained_model_name_or_path).absolute()  # what is loaded later is found from elsewhere too
+        # what is loaded later is found from elsewhere too
+        folder = Path(pretrained_model_name_or_path).absolute()
         if not (folder / "model_index.json").is_file():
-            raise UsageError(f"{folder} holds no exported run; write one with `paris-run export INVITE --out {folder}`")
+            raise UsageError(
+                f"{folder} holds no exported run; write one with `paris-run export INVITE --out {folder}`"
+            )
         _check_folder(folder)
         options = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False, **options}
         pipeline: Self = super().from_pretrained(str(folder), **options)
@@ -159,7 +173,9 @@ class ParisPipeline(DiffusionPipeline):
                 shutil.copytree(self.folder / name, folder / name, dirs_exist_ok=True)
 
     def _save_again(self, folder: Path, *arguments: Any, **options: Any) -> None:
-        """Replace the files that it was loaded from: written beside, since the old ones are still read from, then moved."""
+        """Replace the files that it was loaded from: written beside, since the old ones are still read
+        from, then moved.
+        """
         with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
             super().save_pretrained(beside, *arguments, **options)
             for path in sorted(Path(beside).rglob("*")):
@@ -170,7 +186,9 @@ class ParisPipeline(DiffusionPipeline):
                     path.replace(target)
 
     def enable_expert_offload(self, device: str = "auto", seats: int = 1) -> None:
-        """Compute on `device` with at most `seats` experts there at once; the others wait in main memory until routed to."""
+        """Compute on `device` with at most `seats` experts there at once; the others wait in main memory
+        until routed to.
+        """
         self._offload = (pick_device(device), seats)
         if self.router is not None:
             self.router.to(self._offload[0].torch)
@@ -191,14 +209,18 @@ class ParisPipeline(DiffusionPipeline):
         image: AnyImage | Sequence[AnyImage] | None = None,
         output_type: str = "pil",
     ) -> ParisOutput:
-        """Clips for each prompt: prompt by prompt, `clips_per_prompt` of each, from the first frame `image`, or each prompt's of several.
+        """Clips for each prompt: prompt by prompt, `clips_per_prompt` of each, from the first frame `image`,
+        or each prompt's of several.
 
-        Frames are as diffusers' video pipelines give them: `frames[0]` goes into export_to_video or, as `pil`, export_to_gif.
-        `generator`, when given, draws the rng_seed. UsageError when the run was not trained for what is asked, or the router is missing.
+        Frames are as diffusers' video pipelines give them: `frames[0]` goes into export_to_video or, as
+        `pil`, export_to_gif. `generator`, when given, draws the rng_seed. UsageError when the run was not
+        trained for what is asked, or the router is missing.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts or clips_per_prompt < 1 or num_inference_steps < 1:
-            asked = f"{len(prompts)} prompts with {clips_per_prompt} clips each in {num_inference_steps} steps"
+            asked = (
+                f"{len(prompts)} prompts with {clips_per_prompt} clips each in {num_inference_steps} steps"
+            )
             raise UsageError(f"{asked}: there is nothing to make; give at least one of each")
         if output_type not in OUTPUT_TYPES:
             raise UsageError(f"output_type {output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
@@ -206,7 +228,14 @@ class ParisPipeline(DiffusionPipeline):
             rng_seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
         device, seats = self._offload or (pick_device(str(self.experts.device)), self.experts.total)
         clamp = Clamp(self.experts.config["clamp_x0"], self.experts.config["clamp_alpha"])
-        pool = ExpertSeats(self.experts.config["expert"], self.experts.state, device, seats, self.experts.config["ddpm"], clamp)
+        pool = ExpertSeats(
+            self.experts.config["expert"],
+            self.experts.state,
+            device,
+            seats,
+            self.experts.config["ddpm"],
+            clamp,
+        )
         chooser = Chooser(self.router, self.experts.total, self.experts.present, Routing(routing, top_k))
         check_trained_for(self.config["first_frame_rate"], image=image is not None)
         condition = self._encode(prompts, device)
@@ -218,16 +247,24 @@ class ParisPipeline(DiffusionPipeline):
             rows, copies = clips // clips_per_prompt, clips % clips_per_prompt
             picked = condition.pick(rows.to(device.torch))
             velocity = guided_velocity(guidance_form, pool, chooser, picked, guidance_scale)
-            x = clip_noise(rng_seed, (rows * (1 << 32) + copies).tolist(), tuple(self.config["latent_shape"])).to(device.torch)
+            x = clip_noise(
+                rng_seed, (rows * (1 << 32) + copies).tolist(), tuple(self.config["latent_shape"])
+            ).to(device.torch)
             x = self._denoise(velocity, x, num_inference_steps)
             frames.append(self._load_codec(device).decode(x).cpu().numpy())
             chosen.append(chooser.chosen(num_inference_steps).numpy())
-        return ParisOutput(frames=OUTPUT_TYPES[output_type](np.concatenate(frames)), experts=np.concatenate(chosen))
+        return ParisOutput(
+            frames=OUTPUT_TYPES[output_type](np.concatenate(frames)), experts=np.concatenate(chosen)
+        )
 
     def _denoise(self, velocity: Any, x: Tensor, steps: int) -> Tensor:
-        """All steps of the scheduler, on a grid that is even but for the scheduler's shift and ends at t = 0: [B C T H W]."""
+        """All steps of the scheduler, on a grid that is even but for the scheduler's shift and ends at t =
+        0: [B C T H W].
+        """
         self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist(), device=x.device)
-        for timestep, t in self.progress_bar(list(zip(self.scheduler.timesteps, self.scheduler.sigmas, strict=False))):
+        for timestep, t in self.progress_bar(
+            list(zip(self.scheduler.timesteps, self.scheduler.sigmas, strict=False))
+        ):
             x = self.scheduler.step(velocity(x, t.to(x.device).expand(len(x))), timestep, x).prev_sample
         return x
 
@@ -238,10 +275,14 @@ class ParisPipeline(DiffusionPipeline):
         text = self._text.encode(prompts)
         for note in self._text.say_cut(prompts):
             log.warning("%s", note)
-        tokens, mask, pooled = (tensor.to(device.torch).clone() for tensor in (text.tokens, text.mask, text.pooled))
+        tokens, mask, pooled = (
+            tensor.to(device.torch).clone() for tensor in (text.tokens, text.mask, text.pooled)
+        )
         return Condition(tokens, mask, pooled)
 
-    def _with_image(self, condition: Condition, image: AnyImage | Sequence[AnyImage], device: Device) -> Condition:
+    def _with_image(
+        self, condition: Condition, image: AnyImage | Sequence[AnyImage], device: Device
+    ) -> Condition:
         frames, height, width = self.config["clip_shape"]
         clip = ClipShape(frames=frames, height=height, width=width, fps=self.config["fps"])
         images, count = [image] if isinstance(image, AnyImage) else list(image), len(condition.mask)
@@ -253,14 +294,18 @@ class ParisPipeline(DiffusionPipeline):
         if self.router is None or not self.config["features_name"]:
             return condition
         pins = {name: self.config[f"features_{name}"] for name in ("revision", "sha256")}
-        network = load_first_features(self.config["features_name"], self._folder(FEATURES), device=str(device), **pins)
+        network = load_first_features(
+            self.config["features_name"], self._folder(FEATURES), device=str(device), **pins
+        )
         features = look_at(network, picture, self.router.config["first_width"], device.torch)
         return replace(condition, first_features=features.expand(count, -1))
 
     def _load_codec(self, device: Device) -> Codec:
         if self._codec is None:
             pins = {name: self.config[f"codec_{name}"] for name in ("revision", "sha256")}
-            self._codec = load_codec(self.config["codec_name"], self._folder(CODEC), device=str(device), **pins)
+            self._codec = load_codec(
+                self.config["codec_name"], self._folder(CODEC), device=str(device), **pins
+            )
         return self._codec
 
     def _folder(self, name: str) -> Path | None:

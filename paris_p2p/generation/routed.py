@@ -1,4 +1,5 @@
-"""Experts and router made ready to sample with: seats on a device, weights from files, and who was chosen at each step.
+"""Experts and router made ready to sample with: seats on a device, weights from files, and who was chosen at
+each step.
 
 Legend: B clips, K experts, S steps, `...` the rest of a clip. t = 1 is noise.
 """
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     from paris_p2p.model.presets import Expert
 
 State = Mapping[str, Tensor]
-DEFAULT_CLAMP = Clamp(alpha=0.1)  # tighter than published: with 0.01, steps near t = 1 threw clips of unit variance far off
+# tighter than published: with 0.01, steps near t = 1 threw clips of unit variance far off
+DEFAULT_CLAMP = Clamp(alpha=0.1)
 MAX_BATCH_TOKENS = 16384  # patches of all clips of a batch: bounds the activations
 
 
 class ExpertSeats:
-    """A pool whose experts wait in main memory, or on disk, and take one of a few seats on the device when routed to.
+    """A pool whose experts wait in main memory, or on disk, and take one of a few seats on the device when
+    routed to.
 
     Those in `ddpm` predict noise, and are converted to a velocity here.
     """
@@ -51,13 +54,21 @@ class ExpertSeats:
         self.seated: OrderedDict[int, Expert] = OrderedDict()
 
     def velocity(
-        self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None, first: Tensor | None = None
+        self,
+        k: int,
+        x: Tensor,
+        t: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        pooled: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
         expert = self._seat(k)
 
         def answer(x: Tensor, t: Tensor) -> Tensor:
             with torch.no_grad(), self.device.autocast():
-                answered: Tensor = expert(x, t, tokens, mask, pooled, first)  # the first frame is clean at every time: only x is scaled
+                # the first frame is clean at every time: only x is scaled
+                answered: Tensor = expert(x, t, tokens, mask, pooled, first)
             return answered
 
         return epsilon_velocity(answer, x, t, self.clamp) if k in self.ddpm else answer(x, t)
@@ -65,14 +76,17 @@ class ExpertSeats:
     def _seat(self, k: int) -> Expert:
         if k not in self.seated:
             while len(self.seated) >= self.seats:
-                self.seated.popitem(last=False)  # the least recently used goes before the new one comes: both might not fit
+                # the least recently used goes before the new one comes: both might not fit
+                self.seated.popitem(last=False)
             self.seated[k] = _place_expert(self.config, self.fetch(k), self.device)
         self.seated.move_to_end(k)
         return self.seated[k]
 
 
 class Chooser:
-    """The router's answer as weights, remembered for each time it was asked about; UsageError when the routing needs one and has none."""
+    """The router's answer as weights, remembered for each time it was asked about; UsageError when the
+    routing needs one and has none.
+    """
 
     def __init__(self, router: Router | None, experts: int, present: Sequence[int], routing: Routing):
         routing.check_router(router is not None, len(present))
@@ -80,14 +94,17 @@ class Chooser:
         self._chosen: dict[float, Tensor] = {}
 
     def __call__(self, x: Tensor, t: Tensor, pooled: Tensor | None, first: Tensor | None = None) -> Tensor:
-        """(x [B ...], t [B], pooled [B P] or None, first [B F] or None) -> weights [B K]; UsageError when that cannot be."""
+        """(x [B ...], t [B], pooled [B P] or None, first [B F] or None) -> weights [B K]; UsageError when
+        that cannot be.
+        """
         if self.router is None or not self.routing.needs_router:
             logits = torch.zeros(len(x), self.experts, device=x.device)
         else:
             with torch.no_grad():
                 logits = self.router(x, t, pooled, first).float()
         weights = self.routing.weights(only_present(logits, self.present))
-        # Guidance may ask again without the caption and Heun at the next time; what is reported is the first, with the caption.
+        # Guidance may ask again without the caption and Heun at the next time; what is reported is the first,
+        # with the caption.
         self._chosen.setdefault(float(t[0]), weights.cpu())
         return weights
 
@@ -103,12 +120,17 @@ def check_wishes(guidance_form: str, routing: str, top_k: int) -> Routing:
     """The routing, when prompts can be sampled so; UsageError, before anything that takes long."""
     check_form(guidance_form)
     if routing == "oracle":
-        raise UsageError("routing oracle needs each clip's true cluster, and prompts have none; choose top_k, full, threshold or uniform")
+        raise UsageError(
+            "routing oracle needs each clip's true cluster, and prompts have none; choose top_k, full, "
+            "threshold or uniform"
+        )
     return Routing(routing, top_k)
 
 
 def expert_state(config: Config, path: Path, device: Device) -> State:
-    """A checked weights file's tensors in main memory: bfloat16, as they are sent, where the device multiplies that. CheckpointError."""
+    """A checked weights file's tensors in main memory: bfloat16, as they are sent, where the device
+    multiplies that. CheckpointError.
+    """
     with torch.device("meta"):
         shapes = {name: tuple(parameter.shape) for name, parameter in build_expert(config).named_parameters()}
     state = {name: torch.empty(shape, dtype=weights_type(device)) for name, shape in shapes.items()}
@@ -117,12 +139,16 @@ def expert_state(config: Config, path: Path, device: Device) -> State:
 
 
 def weights_type(device: Device) -> torch.dtype:
-    """Of an expert that is sampled with: its weights are sent in bfloat16, so nothing is lost, and no step has to cast them again."""
+    """Of an expert that is sampled with: its weights are sent in bfloat16, so nothing is lost, and no step
+    has to cast them again.
+    """
     return torch.bfloat16 if device.bf16 else torch.float32
 
 
 def load_router(config: Config, path: Path, device: Device) -> Router:
-    """The router of a checked weights file, in float32: it is small, and its choice should not depend on rounding. CheckpointError."""
+    """The router of a checked weights file, in float32: it is small, and its choice should not depend on
+    rounding. CheckpointError.
+    """
     router = build_router(config)
     load_weights_into(path, dict(router.named_parameters()))
     router.requires_grad_(False).eval().to(device.torch)
@@ -144,15 +170,21 @@ def batch_clips_for(config: Config, latent: tuple[int, int, int, int]) -> int:
 
 
 def clip_noise(rng_seed: int, clips: Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    """Noise that depends on the seed and a clip's number alone, so that no batch size changes a clip: [B ...]."""
+    """Noise that depends on the seed and a clip's number alone, so that no batch size changes a clip: [B
+    ...].
+    """
     draws = Draws.of(str(rng_seed), "generate")
     return torch.stack([torch.from_numpy(draws.noise(clip, shape)) for clip in clips])
 
 
 def _place_expert(config: Config, state: State, device: Device) -> Expert:
-    """An expert around tensors on the device in `expert_state`'s type, shared where they are there in it already."""
+    """An expert around tensors on the device in `expert_state`'s type, shared where they are there in it
+    already.
+    """
     with torch.device("meta"):
         expert = build_expert(config)
-    expert.load_state_dict({name: tensor.to(device.torch, weights_type(device)) for name, tensor in state.items()}, assign=True)
+    expert.load_state_dict(
+        {name: tensor.to(device.torch, weights_type(device)) for name, tensor in state.items()}, assign=True
+    )
     expert.requires_grad_(False).eval()
     return expert

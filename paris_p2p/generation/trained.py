@@ -1,4 +1,6 @@
-"""How far a slot's weights are trained, read from the verified files themselves, and what may be expected of them."""
+"""How far a slot's weights are trained, read from the verified files themselves, and what may be expected
+of them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from pathlib import Path
 from paris_p2p.model.checkpoint import counters_of
 from paris_p2p.spec import RunSpec
 
-# The weights are an average over the lineage, and this share of it is at most still the weights that training began with.
+# The weights are an average over the lineage, and this share of it is at most still the weights that training
+# began with.
 MAX_START_SHARE = 0.05
 
 
@@ -25,7 +28,9 @@ class Trained:
 
     @property
     def barely(self) -> bool:
-        """Whether noise must be expected: the average is still near its start, or clips were not seen once each."""
+        """Whether noise must be expected: the average is still near its start, or clips were not seen once
+        each.
+        """
         return self.start_share > MAX_START_SHARE or self.passes < 1
 
     def describe(self) -> str:
@@ -48,7 +53,11 @@ def trained_slots(spec: RunSpec, weights: Mapping[str, Path]) -> dict[str, Train
         data_clips = sum(shard.clips for shard in spec.shards_for(slot, "train"))
         averaged_steps = max(0, counters.steps - training.warmup_steps)
         found[slot] = Trained(
-            slot, counters.steps, counters.clips, counters.clips / max(1, data_clips), training.ema_decay**averaged_steps
+            slot,
+            counters.steps,
+            counters.clips,
+            counters.clips / max(1, data_clips),
+            training.ema_decay**averaged_steps,
         )
     return found
 

@@ -1,4 +1,5 @@
-"""Clips to files, by the file's ending: mp4 and gif one file a clip, png a sheet (of images one file each), npy and npz raw frames.
+"""Clips to files, by the file's ending: mp4 and gif one file a clip, png a sheet (of images one file each),
+npy and npz raw frames.
 
 Every file appears whole or not at all. Legend: B clips, T frames, H x W pixels.
 """
@@ -30,7 +31,9 @@ _MP4_CODECS = (("libx264", {"crf": "16", "preset": "slow"}), ("mpeg4", {"qscale"
 
 
 class ClipWriter:
-    """Takes clips as they come, and keeps on disk what goes into one file; `paths` are the files that are done."""
+    """Takes clips as they come, and keeps on disk what goes into one file; `paths` are the files that are
+    done.
+    """
 
     def __init__(self, out: Path, clips: int, fps: float):
         self.out, self.clips, self.fps = out, clips, fps
@@ -50,7 +53,9 @@ class ClipWriter:
                 self._write(path, one_by_one(video, self.fps, info))
                 continue
             if self._held is None:
-                self._held = np.lib.format.open_memmap(self._held_path, mode="w+", dtype=np.uint8, shape=(self.clips, *video.shape))
+                self._held = np.lib.format.open_memmap(
+                    self._held_path, mode="w+", dtype=np.uint8, shape=(self.clips, *video.shape)
+                )
             self._held[len(self._infos)] = video
             self._infos.append(info)
 
@@ -96,13 +101,19 @@ def open_writer(out: Path, clips: int, fps: float, frames: int = 0) -> Iterator[
     """
     known = [*_SINGLE, *_TOGETHER, _RAW]
     if out.suffix.lower() not in known:
-        raise UsageError(f"{out.name!r} ends in {out.suffix or 'nothing'!r}; choose one of {', '.join(known)}")
+        raise UsageError(
+            f"{out.name!r} ends in {out.suffix or 'nothing'!r}; choose one of {', '.join(known)}"
+        )
     if out.suffix.lower() == ".png" and frames != 1 and clips > MAX_SHEET_CLIPS:
-        raise UsageError(f"a sheet holds at most {MAX_SHEET_CLIPS} clips, not {clips}; ask for fewer, or write .npy")
+        raise UsageError(
+            f"a sheet holds at most {MAX_SHEET_CLIPS} clips, not {clips}; ask for fewer, or write .npy"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ReadOnlyError(f"cannot write to {out.parent}: {error.strerror}; choose another place with --out") from error
+        raise ReadOnlyError(
+            f"cannot write to {out.parent}: {error.strerror}; choose another place with --out"
+        ) from error
     if not os.access(out.parent, os.W_OK):
         raise ReadOnlyError(f"cannot write to {out.parent}; choose another place with --out")
     writer = ClipWriter(out, clips, fps)
@@ -115,15 +126,20 @@ def open_writer(out: Path, clips: int, fps: float, frames: int = 0) -> Iterator[
 
 def _mp4(video: Frames, fps: float, info: Info) -> bytes:
     """H.264, or MPEG-4 where this build of FFmpeg has none; the info is the file's comment."""
-    codec, options = next((name, options) for name, options in _MP4_CODECS if name in av.codec.codecs_available)
-    video = np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)), mode="edge")  # 4:2:0 wants even sides
+    codec, options = next(
+        (name, options) for name, options in _MP4_CODECS if name in av.codec.codecs_available
+    )
+    # 4:2:0 wants even sides
+    video = np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)), mode="edge")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         container.metadata["comment"] = json.dumps(info)
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
         for frame in video:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
+            )
         container.mux(stream.encode(None))
     return buffer.getvalue()
 
@@ -134,14 +150,18 @@ def _gif(video: Frames, fps: float, info: Info) -> bytes:
     first, *others = [Image.fromarray(video[i]) for i in kept]
     durations = [10 * delay for delay in delays]  # Pillow's milliseconds
     comment = json.dumps(info).encode()
-    first.save(buffer, "GIF", save_all=True, append_images=others, duration=durations, loop=0, comment=comment)
+    first.save(
+        buffer, "GIF", save_all=True, append_images=others, duration=durations, loop=0, comment=comment
+    )
     return buffer.getvalue()
 
 
 def gif_frames(frames: int, fps: float) -> tuple[list[int], list[int]]:
-    """Which frames a gif gets, and how many hundredths of a second each stands, so that the clip keeps its speed.
+    """Which frames a gif gets, and how many hundredths of a second each stands, so that the clip keeps its
+    speed.
 
-    Browsers take a delay under 2 hundredths for 10 of them, so none is; rounding does not add up (24 a second are 4, 4, 5 …).
+    Browsers take a delay under 2 hundredths for 10 of them, so none is; rounding does not add up (24 a second
+    are 4, 4, 5 …).
     """
     kept, starts = [0], [0]
     for i in range(1, frames):

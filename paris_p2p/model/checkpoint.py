@@ -1,9 +1,11 @@
-"""Checkpoints as two safetensors files: weights (EMA, bf16) to generate with, resume state (fp32) to train on from.
+"""Checkpoints as two safetensors files: weights (EMA, bf16) to generate with, resume state (fp32) to train on
+from.
 
-The resume state holds four tensors for each parameter: `weights.<name>`, `exp_avg.<name>`, `exp_avg_sq.<name>` and
-`ema.<name>`; the counters stand in both files' metadata. The files are written tensor by tensor, so that no second copy
-of a large model is ever in memory, and in a fixed order, so that the same state makes the same blob.
-A run may also give weights to start from: one tensor for each parameter, all bf16 or all fp32.
+The resume state holds four tensors for each parameter: `weights.<name>`, `exp_avg.<name>`,
+`exp_avg_sq.<name>` and `ema.<name>`; the counters stand in both files' metadata. The files are written tensor
+by tensor, so that no second copy of a large model is ever in memory, and in a fixed order, so that the same
+state makes the same blob. A run may also give weights to start from: one tensor for each parameter, all bf16
+or all fp32.
 Format: https://github.com/huggingface/safetensors#format
 """
 
@@ -25,14 +27,19 @@ from torch import Tensor
 from paris_p2p.errors import CheckpointError, DiskFullError, DivergedError, ReadOnlyError
 
 BETAS = (0.9, 0.999)  # AdamW's
-# Cauchy and Schwarz: m^2 <= v (1 - b1)^2 / ((1 - b2) (1 - b1^2 / b2)) for any gradients; rounded up, above what underflows.
+# Cauchy and Schwarz: m^2 <= v (1 - b1)^2 / ((1 - b2) (1 - b1^2 / b2)) for any gradients; rounded up, above
+# what underflows.
 MOMENT_RATIO, MOMENT_FLOOR = 7.5, 1e-12
 PARTS = ("weights", "exp_avg", "exp_avg_sq", "ema")
 
 Shapes = Mapping[str, tuple[int, ...]]
 _FORMAT = {"weights": "paris-weights/1", "resume": "paris-resume/1", "initial": "paris-initial/1"}
 _WORDS = {torch.bfloat16: "BF16", torch.float32: "F32"}
-_DTYPES = {"weights": (torch.bfloat16,), "resume": (torch.float32,), "initial": (torch.bfloat16, torch.float32)}
+_DTYPES = {
+    "weights": (torch.bfloat16,),
+    "resume": (torch.float32,),
+    "initial": (torch.bfloat16, torch.float32),
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,10 @@ def write_checkpoint(folder: Path, state: TrainState) -> tuple[Path, Path]:
     """
     for name, tensor in state.tensors():
         if not bool(tensor.isfinite().all()):
-            raise DivergedError(f"{name} is not finite at step {state.counters.steps}; nothing was written; go on from the last one")
+            raise DivergedError(
+                f"{name} is not finite at step {state.counters.steps}; nothing was written; "
+                "go on from the last one"
+            )
     steps = state.counters.steps
     weights, resume = folder / f"weights-{steps:09}.safetensors", folder / f"resume-{steps:09}.safetensors"
     _write(resume, state.counters.metadata("resume"), torch.float32, dict(state.tensors()))
@@ -81,15 +91,22 @@ def write_checkpoint(folder: Path, state: TrainState) -> tuple[Path, Path]:
 
 
 def write_initial(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Write the weights that a run starts from, bf16 or fp32. DivergedError when one is not finite, DiskFullError, ReadOnlyError."""
+    """Write the weights that a run starts from, bf16 or fp32. DivergedError when one is not finite,
+    DiskFullError, ReadOnlyError.
+    """
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
-            raise DivergedError(f"{name} would not be finite in the first weights; nothing was written; use a checkpoint that is whole")
+            raise DivergedError(
+                f"{name} would not be finite in the first weights; nothing was written; "
+                "use a checkpoint that is whole"
+            )
     _write(path, {"format": "pt", "paris": _FORMAT["initial"]}, dtype, tensors)
 
 
 def counters_of(path: Path) -> Counters:
-    """Where a slot's weights stand, as their file says; CheckpointError when it says nothing that can be read."""
+    """Where a slot's weights stand, as their file says; CheckpointError when it says nothing that can be
+    read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -97,30 +114,49 @@ def counters_of(path: Path) -> Counters:
             raise ValueError("no weights of a slot")
         counters = Counters(metadata["run"], metadata["slot"], int(metadata["steps"]), int(metadata["clips"]))
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path.name} does not say how far it was trained ({str(error)[:160]}); fetch it again") from error
+        raise CheckpointError(
+            f"{path.name} does not say how far it was trained ({str(error)[:160]}); fetch it again"
+        ) from error
     if not (0 <= counters.steps < 1 << 53 and 0 <= counters.clips < 1 << 53):
-        raise CheckpointError(f"{path.name} says {counters.steps} steps and {counters.clips} clips, which cannot be; fetch it again")
+        raise CheckpointError(
+            f"{path.name} says {counters.steps} steps and {counters.clips} clips, which cannot be; "
+            "fetch it again"
+        )
     return counters
 
 
 def check_weights(path: Path, shapes: Shapes, counters: Counters | None) -> None:
-    """CheckpointError unless the file is a slot's weights: names, shapes, bf16, finite, and `counters` when given."""
+    """CheckpointError unless the file is a slot's weights: names, shapes, bf16, finite, and `counters`
+    when given.
+    """
     with _open("weights", path, shapes, counters) as read:
         for name in shapes:
             _finite(path, name, read(name))
 
 
-def check_resume(path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float, weights_path: Path) -> None:
-    """CheckpointError unless the file is a resume state whose EMA, cast to bf16, is what `weights_path` holds."""
+def check_resume(
+    path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float, weights_path: Path
+) -> None:
+    """CheckpointError unless the file is a resume state whose EMA, cast to bf16, is what `weights_path`
+    holds.
+    """
     _check_resume_tensors(path, shapes, counters, max_grad_norm)
-    with _open("resume", path, _resume_shapes(shapes), counters) as resume, _open("weights", weights_path, shapes, counters) as weights:
+    with (
+        _open("resume", path, _resume_shapes(shapes), counters) as resume,
+        _open("weights", weights_path, shapes, counters) as weights,
+    ):
         for name in shapes:
             if not torch.equal(resume(f"ema.{name}").to(torch.bfloat16), weights(name)):
-                raise CheckpointError(f"{name} in {weights_path.name} is not the average in {path.name}; the files do not belong together")
+                raise CheckpointError(
+                    f"{name} in {weights_path.name} is not the average in {path.name}; "
+                    "the files do not belong together"
+                )
 
 
 def load_resume(path: Path, state: TrainState, max_grad_norm: float) -> None:
-    """Copy a resume state into `state`'s tensors, once all of it is checked; its counters must be `state.counters`. CheckpointError."""
+    """Copy a resume state into `state`'s tensors, once all of it is checked; its counters must be
+    `state.counters`. CheckpointError.
+    """
     shapes = {name: tuple(tensor.shape) for name, tensor in state.weights.items()}
     _check_resume_tensors(path, shapes, state.counters, max_grad_norm)
     with torch.no_grad(), _open("resume", path, _resume_shapes(shapes), state.counters) as read:
@@ -130,14 +166,22 @@ def load_resume(path: Path, state: TrainState, max_grad_norm: float) -> None:
 
 def load_weights_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Copy a slot's weights (bf16) into float32 `tensors`, one by one, checked. CheckpointError."""
-    with torch.no_grad(), _open("weights", path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, None) as read:
+    with (
+        torch.no_grad(),
+        _open("weights", path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, None) as read,
+    ):
         for name, tensor in tensors.items():
             tensor.copy_(_finite(path, name, read(name)))
 
 
 def load_initial_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Copy the weights that a run starts from (bf16 or fp32) into float32 `tensors`, once all are checked. CheckpointError."""
-    with torch.no_grad(), _open("initial", path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, None) as read:
+    """Copy the weights that a run starts from (bf16 or fp32) into float32 `tensors`, once all are checked.
+    CheckpointError.
+    """
+    with (
+        torch.no_grad(),
+        _open("initial", path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, None) as read,
+    ):
         for name in tensors:
             _finite(path, name, read(name))
         for name, tensor in tensors.items():
@@ -153,7 +197,9 @@ def load_resume_weights_into(path: Path, tensors: Mapping[str, Tensor], counters
 
 
 def _check_resume_tensors(path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float) -> None:
-    """Finite, and moments that clipped gradients can have: a forged one would stall or blow up the successor's training."""
+    """Finite, and moments that clipped gradients can have: a forged one would stall or blow up the
+    successor's training.
+    """
     squares = 0.0
     with _open("resume", path, _resume_shapes(shapes), counters) as read:
         for name in shapes:
@@ -161,11 +207,18 @@ def _check_resume_tensors(path: Path, shapes: Shapes, counters: Counters, max_gr
             _finite(path, f"ema.{name}", read(f"ema.{name}"))
             first = _finite(path, f"exp_avg.{name}", read(f"exp_avg.{name}"))
             second = _finite(path, f"exp_avg_sq.{name}", read(f"exp_avg_sq.{name}"))
-            if bool((second < 0).any()) or bool((first.abs() > MOMENT_RATIO * second.clamp_min(0).sqrt() + MOMENT_FLOOR).any()):
-                raise CheckpointError(f"exp_avg.{name} and exp_avg_sq.{name} in {path.name} cannot come from any gradients")
+            if bool((second < 0).any()) or bool(
+                (first.abs() > MOMENT_RATIO * second.clamp_min(0).sqrt() + MOMENT_FLOOR).any()
+            ):
+                raise CheckpointError(
+                    f"exp_avg.{name} and exp_avg_sq.{name} in {path.name} cannot come from any gradients"
+                )
             squares += float(second.double().sum())
     if squares > 1.01 * max_grad_norm**2:  # each step's gradients, together, are clipped to that norm
-        raise CheckpointError(f"exp_avg_sq in {path.name} sums to {squares:.4g}, gradients of norm {max_grad_norm:.4g} give less")
+        raise CheckpointError(
+            f"exp_avg_sq in {path.name} sums to {squares:.4g}, "
+            f"gradients of norm {max_grad_norm:.4g} give less"
+        )
 
 
 def _resume_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
@@ -179,14 +232,18 @@ def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _open(kind: str, path: Path, shapes: Shapes, counters: Counters | None) -> Iterator[Callable[[str], Tensor]]:
+def _open(
+    kind: str, path: Path, shapes: Shapes, counters: Counters | None
+) -> Iterator[Callable[[str], Tensor]]:
     """A reader of single tensors, given only when the whole header is as it must be."""
     try:
         with safe_open(path, framework="pt") as file:
             _check_header(kind, path, file, shapes, counters)
             yield file.get_tensor
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name} is not a readable safetensors file: {str(error)[:160]}") from error
+        raise CheckpointError(
+            f"{path.name} is not a readable safetensors file: {str(error)[:160]}"
+        ) from error
 
 
 def _check_header(kind: str, path: Path, file: Any, shapes: Shapes, counters: Counters | None) -> None:
@@ -194,21 +251,29 @@ def _check_header(kind: str, path: Path, file: Any, shapes: Shapes, counters: Co
     if names != set(shapes):
         odd = sorted(names ^ set(shapes))
         few = [name[:80] for name in odd[:3]]
-        raise CheckpointError(f"{path.name} has {len(names)} tensors, the network {len(shapes)}; they differ in {few}")
+        raise CheckpointError(
+            f"{path.name} has {len(names)} tensors, the network {len(shapes)}; they differ in {few}"
+        )
     words = [_WORDS[dtype] for dtype in _DTYPES[kind]]
     for name, shape in shapes.items():
         part = file.get_slice(name)
         if part.get_dtype() not in words or tuple(part.get_shape()) != tuple(shape):
             found = f"{part.get_dtype()} {part.get_shape()}"
-            raise CheckpointError(f"{name} in {path.name} is {found}, the network needs {' or '.join(words)} {list(shape)}")
+            raise CheckpointError(
+                f"{name} in {path.name} is {found}, the network needs {' or '.join(words)} {list(shape)}"
+            )
     metadata = file.metadata() or {}
     expected = counters.metadata(kind) if counters else {"paris": _FORMAT[kind]}
     for key, value in expected.items():
         if metadata.get(key) != value:
-            raise CheckpointError(f"{path.name} says {key} = {str(metadata.get(key))[:80]!r}, its card and run say {value!r}")
+            raise CheckpointError(
+                f"{path.name} says {key} = {str(metadata.get(key))[:80]!r}, its card and run say {value!r}"
+            )
 
 
-def _write(path: Path, metadata: Mapping[str, str], dtype: torch.dtype, tensors: Mapping[str, Tensor]) -> None:
+def _write(
+    path: Path, metadata: Mapping[str, str], dtype: torch.dtype, tensors: Mapping[str, Tensor]
+) -> None:
     """One safetensors file, atomically; a temporary file is removed when that fails."""
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -223,7 +288,9 @@ def _write(path: Path, metadata: Mapping[str, str], dtype: torch.dtype, tensors:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(f"no space left for the checkpoint {path}; free some, or lower --max-disk") from error
+            raise DiskFullError(
+                f"no space left for the checkpoint {path}; free some, or lower --max-disk"
+            ) from error
         raise ReadOnlyError(f"cannot write the checkpoint {path}: {error.strerror}") from error
 
 
@@ -232,7 +299,11 @@ def _header(metadata: Mapping[str, str], dtype: torch.dtype, tensors: Mapping[st
     at = 0
     for name, tensor in tensors.items():
         size_bytes = tensor.numel() * dtype.itemsize
-        entries[name] = {"dtype": _WORDS[dtype], "shape": list(tensor.shape), "data_offsets": [at, at + size_bytes]}
+        entries[name] = {
+            "dtype": _WORDS[dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + size_bytes],
+        }
         at += size_bytes
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data stays aligned

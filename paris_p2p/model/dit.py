@@ -1,7 +1,9 @@
-"""VideoDiT: the expert network, a diffusion transformer over space and time that answers with a velocity (arXiv 2212.09748).
+"""VideoDiT: the expert network, a diffusion transformer over space and time that answers with a velocity
+(arXiv 2212.09748).
 
-Steered by AdaLN-Single of PixArt-alpha (arXiv 2310.00426, section 2.3): one MLP of the time for all blocks, and a learned table
-per block. Unlike there, the last layer shares the MLP too, and text keys come from the encoder's tokens without a projection.
+Steered by AdaLN-Single of PixArt-alpha (arXiv 2310.00426, section 2.3): one MLP of the time for all blocks,
+and a learned table per block. Unlike there, the last layer shares the MLP too, and text keys come from the
+encoder's tokens without a projection.
 Legend: B clips, C T H W latents, N patches, L text tokens, D width. t = 1 is noise.
 """
 
@@ -14,7 +16,18 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from paris_p2p.model.first_frame import first_layer, with_first
-from paris_p2p.model.layers import MODULATIONS, TIME_FEATURES, Block, Patch, Positions, initialise, normed, time_features, with_null, zero
+from paris_p2p.model.layers import (
+    MODULATIONS,
+    TIME_FEATURES,
+    Block,
+    Patch,
+    Positions,
+    initialise,
+    normed,
+    time_features,
+    with_null,
+    zero,
+)
 
 
 class VideoDiT(ModelMixin, ConfigMixin):
@@ -55,21 +68,30 @@ class VideoDiT(ModelMixin, ConfigMixin):
         initialise(self)
         nn.init.normal_(self.null_token, std=text_width**-0.5)
         zero(self.time_out, self.out)
-        self.first_in = first_layer(channels, self.patch, width) if first_frame else None  # last: the others are drawn as without
+        # last: the others are drawn as without
+        self.first_in = first_layer(channels, self.patch, width) if first_frame else None
 
     def forward(
-        self, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None, first: Tensor | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        pooled: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
-        """The velocity [B C T H W] at x_t [B C T H W], t [B], for text tokens [B L text_width] where mask [B L] is True.
+        """The velocity [B C T H W] at x_t [B C T H W], t [B], for text tokens [B L text_width] where mask [B
+        L] is True.
 
-        A clip whose mask is all False is without text: it sees a learned token instead, and nothing of `tokens`.
-        The pooled text, which other experts are steered by, is not used. `first` [B C+1 1 H W] is the first frame, if any is known.
+        A clip whose mask is all False is without text: it sees a learned token instead, and nothing of
+        `tokens`. The pooled text, which other experts are steered by, is not used. `first` [B C+1 1 H W] is
+        the first frame, if any is known.
         """
         grid = self.patch.grid(x_t)
         absolute, cos, sin = self.positions(grid, x_t.device)
-        text, mask = with_null(self.null_token, tokens, mask)        # [B L text_width] [B 1 1 L]
-        shared = self._shared(t)                                     # [B 6 D]
-        steers = (shared[:, None] + self.tables).unbind(1)           # [B 6 D] for each block
+        text, mask = with_null(self.null_token, tokens, mask)  # [B L text_width] [B 1 1 L]
+        shared = self._shared(t)  # [B 6 D]
+        steers = (shared[:, None] + self.tables).unbind(1)  # [B 6 D] for each block
         x = self.embed(self.patch.cut(x_t).to(self.embed.weight.dtype)) + absolute.to(shared.dtype)  # [B N D]
         x = with_first(x, self.first_in, self.patch, first)
         for block, steer in zip(self.blocks, steers, strict=True):

@@ -1,4 +1,6 @@
-"""ExpertSet: all experts of a run as one diffusers model, one folder each, because a pipeline's component is one object."""
+"""ExpertSet: all experts of a run as one diffusers model, one folder each, because a pipeline's component
+is one object.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ from paris_p2p.model.presets import Config, build_expert, expert_class
 
 
 class ExpertSet(ModelMixin, ConfigMixin):
-    """The experts `present` out of `total`, all with the same numbers; each is usable alone, from its own folder.
+    """The experts `present` out of `total`, all with the same numbers; each is usable alone, from its own
+    folder.
 
-    Those in `ddpm` predict noise on the cosine schedule, not a velocity; the clamp is of their conversion (flow/ddpm.py).
+    Those in `ddpm` predict noise on the cosine schedule, not a velocity; the clamp is of their conversion
+    (flow/ddpm.py).
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -52,7 +56,9 @@ class ExpertSet(ModelMixin, ConfigMixin):
         with torch.device("meta"):  # the experts come from their own folders, one by one
             experts: ExpertSet = cls.from_config(cls.load_config(folder))
         for k in experts.present:
-            experts.experts[str(k)] = expert_class(experts.config["expert"]).from_pretrained(folder / folder_of(k), **options)
+            experts.experts[str(k)] = expert_class(experts.config["expert"]).from_pretrained(
+                folder / folder_of(k), **options
+            )
         experts.requires_grad_(False).eval()
         return experts
 

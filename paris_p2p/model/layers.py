@@ -1,6 +1,8 @@
-"""The parts both networks are made of: patches, positions in space and time, attention, and blocks steered by time.
+"""The parts both networks are made of: patches, positions in space and time, attention, and blocks steered by
+time.
 
-Legend: B clips, N tokens (patches of a clip), L text tokens, D width, A heads, E width of a head, D' text width; C T H W a clip.
+Legend: B clips, N tokens (patches of a clip), L text tokens, D width, A heads, E width of a head, D' text
+width; C T H W a clip.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ class Patch:
         """Patches along T, H and W of [B C T H W]; ValueError when they do not divide."""
         frames, height, width = x.shape[2:]
         if frames % self.frames or height % self.height or width % self.width:
-            raise ValueError(f"latents of {frames}x{height}x{width} cannot be cut into patches of {self.frames}x{self.height}x{self.width}")
+            raise ValueError(
+                f"latents of {frames}x{height}x{width} cannot be cut into patches of "
+                f"{self.frames}x{self.height}x{self.width}"
+            )
         return frames // self.frames, height // self.height, width // self.width
 
     def cut(self, x: Tensor) -> Tensor:
@@ -44,16 +49,25 @@ class Patch:
 
     def join(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """[B N C·volume] -> [B C T H W]"""
-        sizes = {"t": grid[0], "h": grid[1], "w": grid[2], "p": self.frames, "q": self.height, "r": self.width}
+        sizes = {
+            "t": grid[0],
+            "h": grid[1],
+            "w": grid[2],
+            "p": self.frames,
+            "q": self.height,
+            "r": self.width,
+        }
         return rearrange(x, "b (t h w) (c p q r) -> b c (t p) (h q) (w r)", **sizes).contiguous()
 
 
 class Positions:
-    """Tables of where each patch is, made once per grid and device: absolute for the tokens, relative for attention.
+    """Tables of where each patch is, made once per grid and device: absolute for the tokens, relative for
+    attention.
 
-    Absolute: the sines and cosines of "Attention is all you need" (arXiv 1706.03762, section 3.5), a third of the width per axis.
-    Relative: rotary (RoFormer, arXiv 2104.09864, Eq. 34); a quarter of a head's pairs turn with T (or `frame_pairs`), the others half
-    with H and half with W.
+    Absolute: the sines and cosines of "Attention is all you need" (arXiv 1706.03762, section 3.5), a third of
+    the width per axis.
+    Relative: rotary (RoFormer, arXiv 2104.09864, Eq. 34); a quarter of a head's pairs turn with T (or
+    `frame_pairs`), the others half with H and half with W.
     """
 
     def __init__(self, width: int, head_width: int, base: float, frame_pairs: int = 0):
@@ -67,13 +81,13 @@ class Positions:
         """(absolute [N D], cos [N E], sin [N E]), float32; the sine is negative in the first half."""
         key = (*grid, str(device))
         if key not in self._tables:
-            absolute = self._angles(grid, self.thirds, 1e4)                  # [N D/2]
-            angles = self._angles(grid, self.pairs, self.base)               # [N E/2]
+            absolute = self._angles(grid, self.thirds, 1e4)  # [N D/2]
+            angles = self._angles(grid, self.pairs, self.base)  # [N E/2]
             sin, cos = angles.sin(), angles.cos()
             tables = (
-                torch.cat([absolute.sin(), absolute.cos()], 1),              # [N D]
-                torch.cat([cos, cos], 1),                                    # [N E]
-                torch.cat([-sin, sin], 1),                                   # [N E]
+                torch.cat([absolute.sin(), absolute.cos()], 1),  # [N D]
+                torch.cat([cos, cos], 1),  # [N E]
+                torch.cat([-sin, sin], 1),  # [N E]
             )
             with torch.inference_mode(False):
                 self._tables[key] = tuple(table.float().to(device) for table in tables)  # type: ignore[assignment]
@@ -82,8 +96,13 @@ class Positions:
     @staticmethod
     def _angles(grid: tuple[int, int, int], pairs: tuple[int, int, int], base: float) -> Tensor:
         """Position times frequency, axis after axis: [N sum(pairs)] float64."""
-        places = torch.cartesian_prod(*(torch.arange(size, dtype=torch.float64, device="cpu") for size in grid)).reshape(-1, 3)
-        frequencies = [base ** (-torch.arange(count, dtype=torch.float64, device="cpu") / max(1, count)) for count in pairs]
+        places = torch.cartesian_prod(
+            *(torch.arange(size, dtype=torch.float64, device="cpu") for size in grid)
+        ).reshape(-1, 3)
+        frequencies = [
+            base ** (-torch.arange(count, dtype=torch.float64, device="cpu") / max(1, count))
+            for count in pairs
+        ]
         return torch.cat([places[:, axis, None] * frequencies[axis] for axis in range(3)], 1)
 
 
@@ -93,21 +112,30 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def time_features(t: Tensor) -> Tensor:
-    """Sines and cosines of flow time (t = 1 is noise), as DiT has them of steps 0 ... 1000: [B] -> [B 256] float32."""
+    """Sines and cosines of flow time (t = 1 is noise), as DiT has them of steps 0 ... 1000: [B] -> [B 256]
+    float32.
+    """
     half = TIME_FEATURES // 2
-    frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(1e4) / half))
+    frequencies = torch.exp(
+        torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(1e4) / half)
+    )
     angles = t.float()[:, None] * 1000 * frequencies
     return torch.cat([angles.cos(), angles.sin()], 1)
 
 
 class SelfAttention(nn.Module):
-    """Full attention over all patches of space and time; queries and keys are normed (ViT-22B, arXiv 2302.05442, section 2)."""
+    """Full attention over all patches of space and time; queries and keys are normed (ViT-22B, arXiv
+    2302.05442, section 2).
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
-        self.q_norm, self.k_norm = nn.LayerNorm(width // heads, eps=1e-6, bias=False), nn.LayerNorm(width // heads, eps=1e-6, bias=False)
+        self.q_norm, self.k_norm = (
+            nn.LayerNorm(width // heads, eps=1e-6, bias=False),
+            nn.LayerNorm(width // heads, eps=1e-6, bias=False),
+        )
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -125,10 +153,13 @@ class CrossAttention(nn.Module):
         self.heads = heads
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(text_width, 2 * width)
-        self.q_norm, self.k_norm = nn.LayerNorm(width // heads, eps=1e-6, bias=False), nn.LayerNorm(width // heads, eps=1e-6, bias=False)
+        self.q_norm, self.k_norm = (
+            nn.LayerNorm(width // heads, eps=1e-6, bias=False),
+            nn.LayerNorm(width // heads, eps=1e-6, bias=False),
+        )
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:      # [B N D] [B L D'] [B 1 1 L]
+    def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:  # [B N D] [B L D'] [B 1 1 L]
         q = rearrange(self.q(x), "b n (a e) -> b a n e", a=self.heads)
         k, v = rearrange(self.kv(text), "b l (s a e) -> s b a l e", s=2, a=self.heads)
         return self.out(attend(self.q_norm(q), self.k_norm(k), v, mask))  # type: ignore[no-any-return]  # [B N D]
@@ -137,27 +168,35 @@ class CrossAttention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention: [B A N E], [B A L E], [B A L E], True where seen [B 1 1 L] -> [B N D]."""
     if q.device.type == "cpu" and v.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] <= _PLAIN_SCORES:
-        # torch's own CPU kernel leaves the bfloat16 matrix units idle: here plain products are five times as fast.
+        # torch's own CPU kernel leaves the bfloat16 matrix units idle: here plain products are five times as
+        # fast.
         y = _scores(q, k, mask).softmax(-1).to(v.dtype) @ v
     else:
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)          # [B A N E]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B A N E]
     joined: Tensor = rearrange(y, "b a n e -> b n (a e)")
     return joined
 
 
 def _scores(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-    """q k^T / sqrt(E), -inf where the mask says so, in one product: [B A N E], [B A L E], [B 1 1 L] -> [B A N L]."""
+    """q k^T / sqrt(E), -inf where the mask says so, in one product: [B A N E], [B A L E], [B 1 1 L] -> [B
+    A N L].
+    """
     heads, scale = q.shape[:2], q.shape[-1] ** -0.5
     if mask is None:
         whole: Tensor = (q * scale) @ k.transpose(-1, -2)
         return whole
-    unseen = q.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf).expand(-1, heads[1], -1, -1).flatten(0, 1)  # BA 1 L
+    # BA 1 L
+    unseen = (
+        q.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf).expand(-1, heads[1], -1, -1).flatten(0, 1)
+    )
     scores: Tensor = torch.baddbmm(unseen, q.flatten(0, 1), k.flatten(0, 1).transpose(-1, -2), alpha=scale)
     return scores.reshape(*heads, q.shape[2], -1)
 
 
 class Block(nn.Module):
-    """One transformer block: attention, text when it has a width, MLP; steered by six vectors per clip (DiT, arXiv 2212.09748)."""
+    """One transformer block: attention, text when it has a width, MLP; steered by six vectors per clip
+    (DiT, arXiv 2212.09748).
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: int, text_width: int = 0):
         super().__init__()
@@ -167,13 +206,19 @@ class Block(nn.Module):
         self.down = nn.Linear(mlp_ratio * width, width)
 
     def forward(
-        self, x: Tensor, steer: Tensor, rotary: tuple[Tensor, Tensor], text: Tensor | None = None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        steer: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        text: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = steer.unsqueeze(2).unbind(1)  # steer [B 6 D], scales around 1
+        # steer [B 6 D], scales around 1
+        shift1, scale1, gate1, shift2, scale2, gate2 = steer.unsqueeze(2).unbind(1)
         x = torch.addcmul(x, gate1, self.attention(normed(x, shift1, scale1), *rotary))
         if self.text is not None and text is not None and mask is not None:
             x = x + self.text(x, text, mask)
-        hidden = gelu(self.up(normed(x, shift2, scale2)))                    # [B N 4 D]
+        hidden = gelu(self.up(normed(x, shift2, scale2)))  # [B N 4 D]
         return torch.addcmul(x, gate2, self.down(hidden))
 
 
@@ -183,13 +228,18 @@ def normed(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU by its tanh approximation, as DiT and FLUX have it (Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2)."""
-    # On a CPU in bfloat16 the exact one takes a third of the time, and differs by at most 5e-4, about that type's rounding.
+    """GELU by its tanh approximation, as DiT and FLUX have it (Hendrycks and Gimpel 2016, arXiv
+    1606.08415, section 2).
+    """
+    # On a CPU in bfloat16 the exact one takes a third of the time, and differs by at most 5e-4, about that
+    # type's rounding.
     return F.gelu(x, approximate="none" if x.device.type == "cpu" and x.dtype == torch.bfloat16 else "tanh")
 
 
 def with_null(null_token: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Text with a stand-in as the one token of clips that have none, and what is seen: [D'], [B L D'], [B L] -> [B L D'], [B 1 1 L]."""
+    """Text with a stand-in as the one token of clips that have none, and what is seen: [D'], [B L D'], [B
+    L] -> [B L D'], [B 1 1 L].
+    """
     mask = mask.bool()
     stands_in = F.pad(~mask.any(1, keepdim=True), (0, mask.shape[1] - 1))
     text = torch.where(stands_in[..., None], null_token, tokens.to(null_token.dtype))
@@ -197,7 +247,9 @@ def with_null(null_token: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor,
 
 
 def initialise(network: nn.Module) -> None:
-    """Xavier-uniform linear layers with zero biases, as in DiT; text says nothing yet. What else starts at zero is its owner's."""
+    """Xavier-uniform linear layers with zero biases, as in DiT; text says nothing yet. What else starts at
+    zero is its owner's.
+    """
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

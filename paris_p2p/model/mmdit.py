@@ -1,9 +1,11 @@
-"""MMDiT: Paris 2.0's kind of expert, FLUX's multimodal diffusion transformer on video latents, as Open-Sora 2.0 uses (arXiv 2503.09642).
+"""MMDiT: Paris 2.0's kind of expert, FLUX's multimodal diffusion transformer on video latents, as Open-Sora
+2.0 uses (arXiv 2503.09642).
 
-Double-stream blocks keep text and video apart but for one joint attention (Esser et al. 2024, arXiv 2403.03206, section 4); in
-single-stream blocks both share all weights, with attention and MLP side by side (ViT-22B, arXiv 2302.05442, section 2). Layer by layer
-it has FLUX's sizes. Unlike there, rotary pairs are `Positions`' (a quarter for T, or `rotary_frame_pairs`: FLUX has an eighth), padded
-text is masked, and a clip without text has learned stand-ins for its tokens and pooled text.
+Double-stream blocks keep text and video apart but for one joint attention (Esser et al. 2024, arXiv
+2403.03206, section 4); in single-stream blocks both share all weights, with attention and MLP side by side
+(ViT-22B, arXiv 2302.05442, section 2). Layer by layer it has FLUX's sizes. Unlike there, rotary pairs are
+`Positions`' (a quarter for T, or `rotary_frame_pairs`: FLUX has an eighth), padded text is masked, and a clip
+without text has learned stand-ins for its tokens and pooled text.
 Legend: B clips, C T H W latents, N patches, L text tokens, M = L + N, D width, A heads, E width of a head,
 P pooled width. t = 1 is noise.
 """
@@ -79,28 +81,40 @@ class MMDiT(ModelMixin, ConfigMixin):
         initialise(self)
         nn.init.normal_(self.null_token, std=text_width**-0.5)
         nn.init.normal_(self.null_pooled, std=pooled_width**-0.5)
-        zero(self.out, self.last_steer, *(module.steer for module in self.modules() if isinstance(module, Stream | SingleBlock)))
-        self.first_in = first_layer(channels, self.patch, width) if first_frame else None  # last: the others are drawn as without
+        zero(
+            self.out,
+            self.last_steer,
+            *(module.steer for module in self.modules() if isinstance(module, Stream | SingleBlock)),
+        )
+        # last: the others are drawn as without
+        self.first_in = first_layer(channels, self.patch, width) if first_frame else None
 
     def forward(
-        self, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None, first: Tensor | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        pooled: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
-        """The velocity [B C T H W] at x_t [B C T H W], t [B], for text tokens [B L text_width] where mask [B L] is True.
+        """The velocity [B C T H W] at x_t [B C T H W], t [B], for text tokens [B L text_width] where mask [B
+        L] is True.
 
-        A clip whose mask is all False is without text: it sees learned stand-ins, and nothing of `tokens` and `pooled` [B P].
-        `first` [B C+1 1 H W] is the first frame, if any is known.
+        A clip whose mask is all False is without text: it sees learned stand-ins, and nothing of `tokens` and
+        `pooled` [B P]. `first` [B C+1 1 H W] is the first frame, if any is known.
         """
         grid = self.patch.grid(x_t)
-        condition = self._condition(t, mask, pooled)                         # [B D]
-        text, seen = with_null(self.null_token, tokens, mask)                # [B L text_width] [B 1 1 L]
+        condition = self._condition(t, mask, pooled)  # [B D]
+        text, seen = with_null(self.null_token, tokens, mask)  # [B L text_width] [B 1 1 L]
         where = self._joint(grid, seen, x_t.device)
         dtype = self.out.weight.dtype
-        text = self.text_in(text).to(dtype)                                  # [B L D]
-        x = self.embed(self.patch.cut(x_t).to(dtype)).to(dtype)              # [B N D]
+        text = self.text_in(text).to(dtype)  # [B L D]
+        x = self.embed(self.patch.cut(x_t).to(dtype)).to(dtype)  # [B N D]
         x = with_first(x, self.first_in, self.patch, first)
         for block in self.double_blocks:
             x, text = self._run(block, x, text, condition, *where)
-        joint = torch.cat([text, x], 1)                                      # [B M D]
+        joint = torch.cat([text, x], 1)  # [B M D]
         for block in self.single_blocks:
             joint = self._run(block, joint, condition, *where)
         shift, scale = steers(self.last_steer, condition, 2)
@@ -109,12 +123,20 @@ class MMDiT(ModelMixin, ConfigMixin):
     def _condition(self, t: Tensor, mask: Tensor, pooled: Tensor | None) -> Tensor:
         """What steers every block, of the time and the pooled text, activated: [B D]."""
         dtype = self.out.weight.dtype
-        pooled = self.null_pooled.expand(len(t), -1) if pooled is None else torch.where(mask.bool().any(1, True), pooled, self.null_pooled)
+        pooled = (
+            self.null_pooled.expand(len(t), -1)
+            if pooled is None
+            else torch.where(mask.bool().any(1, True), pooled, self.null_pooled)
+        )
         time = self.time_out(F.silu(self.time_in(time_features(t).to(dtype))))
         return F.silu((time + self.pooled_out(F.silu(self.pooled_in(pooled.to(dtype))))).to(dtype))
 
-    def _joint(self, grid: tuple[int, int, int], seen: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """(cos [M E], sin [M E], seen [B 1 1 M]) of text and patches; text is not turned, and all patches are seen."""
+    def _joint(
+        self, grid: tuple[int, int, int], seen: Tensor, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(cos [M E], sin [M E], seen [B 1 1 M]) of text and patches; text is not turned, and all patches
+        are seen.
+        """
         _, cos, sin = self.positions(grid, device)
         still = cos.new_zeros(seen.shape[-1], *cos.shape[1:])
         everywhere = seen.new_ones(len(seen), 1, 1, len(cos))
@@ -133,11 +155,17 @@ class DoubleBlock(nn.Module):
         super().__init__()
         self.video, self.text = Stream(width, heads, mlp_ratio), Stream(width, heads, mlp_ratio)
 
-    def forward(self, x: Tensor, text: Tensor, condition: Tensor, cos: Tensor, sin: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        video_steers, text_steers = (steers(stream.steer, condition, MODULATIONS) for stream in (self.video, self.text))
+    def forward(
+        self, x: Tensor, text: Tensor, condition: Tensor, cos: Tensor, sin: Tensor, seen: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        video_steers, text_steers = (
+            steers(stream.steer, condition, MODULATIONS) for stream in (self.video, self.text)
+        )
         both = zip(self.text.attends(text, text_steers), self.video.attends(x, video_steers), strict=True)
-        q, k, v = (torch.cat(pair, 2) for pair in both)                      # [B A M E]
-        y = attend(turn(q, cos.to(q.dtype), sin.to(q.dtype)), turn(k, cos.to(k.dtype), sin.to(k.dtype)), v, seen)
+        q, k, v = (torch.cat(pair, 2) for pair in both)  # [B A M E]
+        y = attend(
+            turn(q, cos.to(q.dtype), sin.to(q.dtype)), turn(k, cos.to(k.dtype), sin.to(k.dtype)), v, seen
+        )
         text_y, video_y = y[:, : text.shape[1]], y[:, text.shape[1] :]
         return self.video.finish(x, video_y, video_steers), self.text.finish(text, text_y, text_steers)
 
@@ -163,7 +191,7 @@ class Stream(nn.Module):
         """The rest of the block, given what attention answered: [B . D], [B . D] -> [B . D]."""
         _, _, gate1, shift2, scale2, gate2 = steer
         x = torch.addcmul(x, gate1, self.out(y))
-        hidden = gelu(self.up(normed(x, shift2, scale2)))                    # [B . 4 D]
+        hidden = gelu(self.up(normed(x, shift2, scale2)))  # [B . 4 D]
         return torch.addcmul(x, gate2, self.down(hidden))
 
 
@@ -181,13 +209,18 @@ class SingleBlock(nn.Module):
     def forward(self, joint: Tensor, condition: Tensor, cos: Tensor, sin: Tensor, seen: Tensor) -> Tensor:
         shift, scale, gate = steers(self.steer, condition, 3)
         x = normed(joint, shift, scale)
-        # each layer in two parts: splitting and joining what goes through them would cost more than the products
+        # each layer in two parts: splitting and joining what goes through them would cost more than the
+        # products
         rows, columns = 3 * self.width, self.width
-        qkv = F.linear(x, self.up.weight[:rows], self.up.bias[:rows])        # [B M 3 D]
+        qkv = F.linear(x, self.up.weight[:rows], self.up.bias[:rows])  # [B M 3 D]
         hidden = gelu(F.linear(x, self.up.weight[rows:], self.up.bias[rows:]))  # [B M 4 D]
-        q, k, v = self.norms(qkv)                                            # [B A M E]
-        y = attend(turn(q, cos.to(q.dtype), sin.to(q.dtype)), turn(k, cos.to(k.dtype), sin.to(k.dtype)), v, seen)
-        down = F.linear(hidden, self.down.weight[:, columns:], self.down.bias) + F.linear(y, self.down.weight[:, :columns])
+        q, k, v = self.norms(qkv)  # [B A M E]
+        y = attend(
+            turn(q, cos.to(q.dtype), sin.to(q.dtype)), turn(k, cos.to(k.dtype), sin.to(k.dtype)), v, seen
+        )
+        down = F.linear(hidden, self.down.weight[:, columns:], self.down.bias) + F.linear(
+            y, self.down.weight[:, :columns]
+        )
         return torch.addcmul(joint, gate, down)
 
 
@@ -199,7 +232,7 @@ class HeadNorms(nn.Module):
         self.q = nn.Parameter(torch.ones(head_width))
         self.k = nn.Parameter(torch.ones(head_width))
 
-    def forward(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:         # [B . 3 D] -> 3 x [B A . E]
+    def forward(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [B . 3 D] -> 3 x [B A . E]
         q, k, v = rearrange(qkv, "b n (s a e) -> s b a n e", s=3, e=len(self.q))
         q = F.rms_norm(q, self.q.shape, self.q.to(q.dtype), eps=1e-6)
         k = F.rms_norm(k, self.k.shape, self.k.to(k.dtype), eps=1e-6)
@@ -208,4 +241,6 @@ class HeadNorms(nn.Module):
 
 def steers(layer: nn.Linear, condition: Tensor, count: int) -> tuple[Tensor, ...]:
     """Shifts, scales around one, and gates, as many as `count`: [B D] -> count x [B 1 D]."""
-    return around_one(layer(condition).unflatten(1, (count, -1)).to(layer.weight.dtype)).unsqueeze(2).unbind(1)
+    return (
+        around_one(layer(condition).unflatten(1, (count, -1)).to(layer.weight.dtype)).unsqueeze(2).unbind(1)
+    )

@@ -1,8 +1,9 @@
 """Sizes by name, and networks from the numbers that a RunSpec carries.
 
-A config without an "architecture" makes a VideoDiT; a name in it is looked up in ARCHITECTURES, and nowhere else.
-The counts of dit-b-2 and dit-xl-2 are Paris 1.0's (arXiv 2510.03434): 129M and 605M for an expert, 129M for the router.
-mmdit-11b has the layout of FLUX and Open-Sora 2.0 (arXiv 2503.09642), which calls it 11B: 11.9B with T5-XXL and CLIP widths.
+A config without an "architecture" makes a VideoDiT; a name in it is looked up in ARCHITECTURES, and nowhere
+else. The counts of dit-b-2 and dit-xl-2 are Paris 1.0's (arXiv 2510.03434): 129M and 605M for an expert, 129M
+for the router. mmdit-11b has the layout of FLUX and Open-Sora 2.0 (arXiv 2503.09642), which calls it 11B:
+11.9B with T5-XXL and CLIP widths.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ EXPERT_PRESETS: dict[str, Config] = {
     "dit-xl-2": {"width": 1152, "depth": 28, "heads": 16, "time_ratio": 4},  # Paris 1.0
 }  # fmt: skip
 
+_MMDIT: Config = {"architecture": "mmdit"}
+_ROTARY: Config = {"rotary_base": 1e4}
 MMDIT_PRESETS: dict[str, Config] = {
-    "mmdit-nano": {"architecture": "mmdit", "width": 32,   "double_depth": 1,  "single_depth": 2,  "heads": 2},   # for tests
-    "mmdit-tiny": {"architecture": "mmdit", "width": 128,  "double_depth": 3,  "single_depth": 6,  "heads": 4},   # a CPU
-    "mmdit-11b":  {"architecture": "mmdit", "width": 3072, "double_depth": 19, "single_depth": 38, "heads": 24, "rotary_base": 1e4},
+    "mmdit-nano": {**_MMDIT, "width": 32,   "double_depth": 1,  "single_depth": 2,  "heads": 2},  # for tests
+    "mmdit-tiny": {**_MMDIT, "width": 128,  "double_depth": 3,  "single_depth": 6,  "heads": 4},  # a CPU
+    "mmdit-11b":  {**_MMDIT, "width": 3072, "double_depth": 19, "single_depth": 38, "heads": 24, **_ROTARY},
 }  # fmt: skip
 
 ROUTER_PRESETS: dict[str, Config] = {
@@ -54,14 +57,16 @@ ROUTER_PRESETS: dict[str, Config] = {
 PUBLISHED_ROUTERS = ("dit-b-2",)  # these cut patches as the experts do
 
 _LIMITS = {  # what a config that a stranger signed may ask for
-    "width": 16384, "depth": 256, "heads": 256, "mlp_ratio": 16, "time_ratio": 16, "channels": 4096, "text_width": 65536,
-    "pooled_width": 65536, "experts": 256, "patch_frames": 64, "patch_height": 64, "patch_width": 64,
-    "double_depth": 256, "single_depth": 256, "first_width": 65536,
+    "width": 16384, "depth": 256, "heads": 256, "mlp_ratio": 16, "time_ratio": 16, "channels": 4096,
+    "text_width": 65536, "pooled_width": 65536, "experts": 256, "patch_frames": 64, "patch_height": 64,
+    "patch_width": 64, "double_depth": 256, "single_depth": 256, "first_width": 65536,
 }  # fmt: skip
 
 
 def expert_config(preset: str, latent: LatentShape, text: TextShape, *, first_frame: bool = False) -> Config:
-    """Every number of an expert of this size for such latents and text, and whether it takes a first frame; PresetError."""
+    """Every number of an expert of this size for such latents and text, and whether it takes a first
+    frame; PresetError.
+    """
     sizes: Config = {"channels": latent.channels, "text_width": text.dim, **_patch(latent)}
     if first_frame:
         sizes["first_frame"] = True  # said only where it is so: other runs' numbers stay as they are
@@ -70,8 +75,12 @@ def expert_config(preset: str, latent: LatentShape, text: TextShape, *, first_fr
     return {**_preset("expert", EXPERT_PRESETS, preset, also=tuple(MMDIT_PRESETS)), **sizes}
 
 
-def router_config(preset: str, latent: LatentShape, text: TextShape, experts: int, *, first_width: int = 0) -> Config:
-    """Every number of a router of this size, with the width of a first frame's features if it takes them; PresetError."""
+def router_config(
+    preset: str, latent: LatentShape, text: TextShape, experts: int, *, first_width: int = 0
+) -> Config:
+    """Every number of a router of this size, with the width of a first frame's features if it takes them;
+    PresetError.
+    """
     sizes = {"channels": latent.channels, "pooled_width": text.pooled_dim, "experts": experts}
     if first_width:
         sizes["first_width"] = first_width
@@ -92,7 +101,10 @@ def expert_class(config: Mapping[str, int | float | str | bool]) -> type[Expert]
     """The network that a config is for; RecordError when it is none of ours."""
     name = config.get("architecture", "video-dit")
     if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise RecordError(f"the network's architecture is {str(name)[:80]!r}, not {' or '.join(ARCHITECTURES)}; is paris-p2p too old here?")
+        raise RecordError(
+            f"the network's architecture is {str(name)[:80]!r}, not {' or '.join(ARCHITECTURES)}; "
+            "is paris-p2p too old here?"
+        )
     return ARCHITECTURES[name]()
 
 
@@ -115,7 +127,12 @@ def count_parameters(config: Mapping[str, int | float | str | bool], *, router: 
 def count_tokens(config: Mapping[str, int | float | str | bool], latent: tuple[int, int, int, int]) -> int:
     """Patches of one clip of latents C, T, H, W."""
     _, frames, height, width = latent
-    return frames // int(config["patch_frames"]) * (height // int(config["patch_height"])) * (width // int(config["patch_width"]))
+    return (
+        frames
+        // int(config["patch_frames"])
+        * (height // int(config["patch_height"]))
+        * (width // int(config["patch_width"]))
+    )
 
 
 def _video_dit() -> type[VideoDiT]:
@@ -147,32 +164,53 @@ def _patch(latent: LatentShape) -> Config:
 
 
 def _coarse_patch(latent: LatentShape) -> Config:
-    """Eight of an expert's patches as one, where that divides: a router asked at every step must cost next to nothing."""
+    """Eight of an expert's patches as one, where that divides: a router asked at every step must cost next
+    to nothing.
+    """
     fine = _patch(latent)
-    height, width = (4 if size % 4 == 0 else fine[name] for name, size in (("patch_height", latent.height), ("patch_width", latent.width)))
+    height, width = (
+        4 if size % 4 == 0 else fine[name]
+        for name, size in (("patch_height", latent.height), ("patch_width", latent.width))
+    )
     return {"patch_frames": 2 - latent.frames % 2, "patch_height": height, "patch_width": width}
 
 
 def _check(config: Mapping[str, int | float | str | bool], constructor: Callable[..., None]) -> None:
-    known = {name: value.default for name, value in inspect.signature(constructor).parameters.items() if name != "self"}
-    missing = [name for name, default in known.items() if default is inspect.Parameter.empty and name not in config]
+    known = {
+        name: value.default
+        for name, value in inspect.signature(constructor).parameters.items()
+        if name != "self"
+    }
+    missing = [
+        name for name, default in known.items() if default is inspect.Parameter.empty and name not in config
+    ]
     odd = sorted(set(config) - set(known)) or missing
     if odd:
-        raise RecordError(f"the network's number {odd[0][:80]!r} is unknown or missing; the run needs another version of paris-p2p")
+        raise RecordError(
+            f"the network's number {odd[0][:80]!r} is unknown or missing; "
+            "the run needs another version of paris-p2p"
+        )
     for name, limit in _LIMITS.items():
         value = config.get(name, 1)
         if type(value) is not int or not 1 <= value <= limit:
-            raise RecordError(f"the network's {name} is {str(value)[:40]}, and must be a whole number between 1 and {limit}")
+            raise RecordError(
+                f"the network's {name} is {str(value)[:40]}, and must be a whole number between 1 and {limit}"
+            )
     base, per_block = config.get("rotary_base", 100.0), config.get("steer_per_block", False)
     if not isinstance(base, float) or not 1 < base <= 1e6 or not isinstance(per_block, bool):
-        raise RecordError(f"the network's rotary_base is {base!r} and steer_per_block {per_block!r}, which is impossible")
+        raise RecordError(
+            f"the network's rotary_base is {base!r} and steer_per_block {per_block!r}, which is impossible"
+        )
     if not isinstance(config.get("first_frame", False), bool):
-        raise RecordError(f"the network's first_frame is {str(config['first_frame'])[:40]!r}, and must be true or false")
+        raise RecordError(
+            f"the network's first_frame is {str(config['first_frame'])[:40]!r}, and must be true or false"
+        )
     width, heads = config["width"], config["heads"]
     if not isinstance(width, int) or not isinstance(heads, int) or width % (2 * heads):
         raise RecordError(f"a width of {width} cannot be split among {heads} heads into pairs")
     pairs = config.get("rotary_frame_pairs", 0)
     if type(pairs) is not int or not 0 <= pairs <= width // heads // 2:
         raise RecordError(
-            f"the network's rotary_frame_pairs is {str(pairs)[:40]}, and a head of {width // heads} has {width // heads // 2}"
+            f"the network's rotary_frame_pairs is {str(pairs)[:40]}, "
+            f"and a head of {width // heads} has {width // heads // 2}"
         )

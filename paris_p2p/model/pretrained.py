@@ -1,4 +1,6 @@
-"""An expert's first weights from somebody else's checkpoint: which family it is of, whether it fits, and what went where."""
+"""An expert's first weights from somebody else's checkpoint: which family it is of, whether it fits, and
+what went where.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from paris_p2p.model import key_maps
 from paris_p2p.model.key_maps import Piece, Pieces, Source
 from paris_p2p.model.presets import EXPERT_PRESETS, MMDIT_PRESETS, Config
 
-# What depends on the run's latents and text rather than on the network's size: left as it starts when theirs does not fit.
+# What depends on the run's latents and text rather than on the network's size: left as it starts when theirs
+# does not fit.
 _EDGES = re.compile(r"embed\.|first_in\.|out\.|text_in\.|pooled_in\.|null_")
 _AXES = (16, 56, 56)  # FLUX's rotary entries of a head, where the checkpoint does not say
 
@@ -37,17 +40,46 @@ _DEPTH, _DIFFUSERS = {"depth": "blocks"}, {"depth": "transformer_blocks"}
 FAMILIES = (
     Family("our VideoDiT", "last_table", "video-dit", ("last_table", 1), _DEPTH, key_maps.our_own),
     Family(
-        "our MMDiT", "double_blocks.0.video.qkv.weight", "mmdit", ("double_blocks.0.video.qkv.weight", 1),
-        {"double_depth": "double_blocks", "single_depth": "single_blocks"}, key_maps.our_own,
+        "our MMDiT",
+        "double_blocks.0.video.qkv.weight",
+        "mmdit",
+        ("double_blocks.0.video.qkv.weight", 1),
+        {"double_depth": "double_blocks", "single_depth": "single_blocks"},
+        key_maps.our_own,
     ),
-    Family("DiT", "t_embedder.mlp.0.weight", "video-dit", ("t_embedder.mlp.0.weight", 0), _DEPTH, key_maps.original_dit),
-    Family("diffusers' DiT", "proj_out_1.weight", "video-dit", ("proj_out_1.weight", 1), _DIFFUSERS, key_maps.diffusers_dit),
-    Family("PixArt", "adaln_single.linear.weight", "video-dit", ("adaln_single.linear.weight", 1), _DIFFUSERS, key_maps.pixart),
     Family(
-        "FLUX", "time_text_embed.timestep_embedder.linear_1.weight", "mmdit", ("context_embedder.weight", 0),
-        {"double_depth": "transformer_blocks", "single_depth": "single_transformer_blocks"}, key_maps.flux,
+        "DiT",
+        "t_embedder.mlp.0.weight",
+        "video-dit",
+        ("t_embedder.mlp.0.weight", 0),
+        _DEPTH,
+        key_maps.original_dit,
     ),
-)  # fmt: skip
+    Family(
+        "diffusers' DiT",
+        "proj_out_1.weight",
+        "video-dit",
+        ("proj_out_1.weight", 1),
+        _DIFFUSERS,
+        key_maps.diffusers_dit,
+    ),
+    Family(
+        "PixArt",
+        "adaln_single.linear.weight",
+        "video-dit",
+        ("adaln_single.linear.weight", 1),
+        _DIFFUSERS,
+        key_maps.pixart,
+    ),
+    Family(
+        "FLUX",
+        "time_text_embed.timestep_embedder.linear_1.weight",
+        "mmdit",
+        ("context_embedder.weight", 0),
+        {"double_depth": "transformer_blocks", "single_depth": "single_transformer_blocks"},
+        key_maps.flux,
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -81,11 +113,14 @@ def family_of(names: Iterable[str]) -> Family:
         if family.marker in here:
             return family
     known = ", ".join(family.name for family in FAMILIES)
-    raise UsageError(f"no map for a checkpoint with tensors like {sorted(here)[:3]}; it must be one of: {known}")
+    raise UsageError(
+        f"no map for a checkpoint with tensors like {sorted(here)[:3]}; it must be one of: {known}"
+    )
 
 
 def fitted_config(config: Config, source: Source, numbers: Mapping[str, Any]) -> Config:
-    """The expert's numbers, checked against the checkpoint's, with FLUX's rotary where it is FLUX. `numbers` is their config.json.
+    """The expert's numbers, checked against the checkpoint's, with FLUX's rotary where it is FLUX. `numbers`
+    is their config.json.
 
     UsageError says both sizes, and which preset would fit.
     """
@@ -93,38 +128,67 @@ def fitted_config(config: Config, source: Source, numbers: Mapping[str, Any]) ->
     theirs = _sizes(family, source, numbers)
     ours = {name: config[name] for name in theirs if name in config}
     if config.get("architecture", "video-dit") != family.architecture or ours != theirs:
-        presets = [name for name, preset in {**EXPERT_PRESETS, **MMDIT_PRESETS}.items() if _fits(preset, family, theirs)]
+        presets = [
+            name
+            for name, preset in {**EXPERT_PRESETS, **MMDIT_PRESETS}.items()
+            if _fits(preset, family, theirs)
+        ]
         advice = f"--expert {' or '.join(presets)} fits" if presets else "no preset has these sizes"
+        sizes = {
+            name: value for name, value in config.items() if name in ("width", "heads") or "depth" in name
+        }
         raise UsageError(
-            f"the checkpoint is {family.name} with {_said(theirs)}, the expert is {config.get('architecture', 'video-dit')} "
-            f"with {_said({name: value for name, value in config.items() if name in ('width', 'heads') or 'depth' in name})}; {advice}"
+            f"the checkpoint is {family.name} with {_said(theirs)}, "
+            f"the expert is {config.get('architecture', 'video-dit')} with {_said(sizes)}; {advice}"
         )
     if family.name != "FLUX":
         return config
     axes = numbers.get("axes_dims_rope", _AXES)
     head = int(config["width"]) // int(config["heads"])
     if not isinstance(axes, (list, tuple)) or not all(type(axis) is int and axis > 0 for axis in axes):
-        raise UsageError(f"the checkpoint's axes_dims_rope is {str(axes)[:60]}, not three numbers; fetch it again")
+        raise UsageError(
+            f"the checkpoint's axes_dims_rope is {str(axes)[:60]}, not three numbers; fetch it again"
+        )
     if len(axes) != 3 or sum(axes) != head or axes[1] != axes[2] or any(axis % 2 for axis in axes):
-        raise UsageError(f"the checkpoint's rotary entries {list(axes)} of a head of {head} are not FLUX's: first, then twice the same")
+        raise UsageError(
+            f"the checkpoint's rotary entries {list(axes)} of a head of {head} are not FLUX's: first, "
+            "then twice the same"
+        )
     return {**config, "rotary_base": 1e4, "rotary_frame_pairs": axes[0] // 2}
 
 
 @torch.no_grad()
 def start_from(network: Any, source: Source) -> Start:
-    """The network's tensors with the source's in their place, float32; UsageError lists what is missing or does not fit."""
+    """The network's tensors with the source's in their place, float32; UsageError lists what is missing or
+    does not fit.
+    """
     family = family_of(source)
     own = {name: parameter.detach() for name, parameter in network.named_parameters()}
     try:
         pieces = family.pieces(source, network)
     except KeyError as error:
-        raise UsageError(f"the checkpoint is {family.name}, but has no tensor {error}; fetch it again, or name the whole folder") from error
-    except (RuntimeError, IndexError) as error:  # torch's and einops' words for shapes that do not go together
-        raise UsageError(f"the checkpoint is {family.name}, but its layers of time do not fit each other: {str(error)[:200]}") from error
+        raise UsageError(
+            f"the checkpoint is {family.name}, but has no tensor {error}; fetch it again, "
+            "or name the whole folder"
+        ) from error
+    except (RuntimeError, IndexError) as error:
+        # torch's and einops' words for shapes that do not go together
+        raise UsageError(
+            f"the checkpoint is {family.name}, but its layers of time do not fit each other: "
+            f"{str(error)[:200]}"
+        ) from error
     missing = sorted({name for piece in pieces.values() for name in piece.theirs} - set(source))
     if missing:
-        raise UsageError(f"the checkpoint is {family.name}, but lacks {_some(missing)}; fetch it again, or name the whole folder")
-    made, taken, left, wrong = dict(own), dict[str, tuple[tuple[str, ...], str]](), dict[str, str](), list[str]()
+        raise UsageError(
+            f"the checkpoint is {family.name}, but lacks {_some(missing)}; fetch it again, "
+            "or name the whole folder"
+        )
+    made, taken, left, wrong = (
+        dict(own),
+        dict[str, tuple[tuple[str, ...], str]](),
+        dict[str, str](),
+        list[str](),
+    )
     for name, ours in own.items():
         if name not in pieces:
             left[name] = "nothing of theirs fits here"
@@ -147,27 +211,38 @@ def _made(name: str, piece: Piece, source: Source) -> Tensor:
         return piece.make(source)
     except (RuntimeError, ValueError) as error:
         shapes = [list(source[theirs].shape) for theirs in piece.theirs]
-        raise UsageError(f"{name} cannot be made of {_some(list(piece.theirs))}, which are {shapes}: {str(error)[:200]}") from error
+        raise UsageError(
+            f"{name} cannot be made of {_some(list(piece.theirs))}, which are {shapes}: {str(error)[:200]}"
+        ) from error
 
 
 def _sizes(family: Family, source: Source, numbers: Mapping[str, Any]) -> dict[str, int]:
     """Width, blocks and, where it can be known, heads."""
     tensor, side = family.width
     if tensor not in source or source[tensor].dim() <= side:
-        raise UsageError(f"the checkpoint is {family.name}, but lacks {tensor} as a matrix; fetch it again, or name the whole folder")
+        raise UsageError(
+            f"the checkpoint is {family.name}, but lacks {tensor} as a matrix; fetch it again, "
+            "or name the whole folder"
+        )
     sizes = {"width": int(source[tensor].shape[side])}
     for ours, prefix in family.depths.items():
         found = {int(match[1]) for name in source if (match := re.match(rf"{prefix}\.(\d{{1,4}})\.", name))}
         sizes[ours] = len(found)
     heads = numbers.get("num_attention_heads", numbers.get("heads", numbers.get("num_heads")))
-    norm = "transformer_blocks.0.attn.norm_q.weight" if family.name == "FLUX" else "double_blocks.0.video.norms.q"
+    norm = (
+        "transformer_blocks.0.attn.norm_q.weight"
+        if family.name == "FLUX"
+        else "double_blocks.0.video.norms.q"
+    )
     if norm in source:
         heads = sizes["width"] // len(source[norm])
     return sizes | ({"heads": heads} if isinstance(heads, int) else {})
 
 
 def _fits(preset: Config, family: Family, sizes: Mapping[str, int]) -> bool:
-    return preset.get("architecture", "video-dit") == family.architecture and all(preset.get(name) == size for name, size in sizes.items())
+    return preset.get("architecture", "video-dit") == family.architecture and all(
+        preset.get(name) == size for name, size in sizes.items()
+    )
 
 
 def _said(sizes: Mapping[str, Any]) -> str:
@@ -188,4 +263,8 @@ def _named(theirs: tuple[str, ...]) -> str:
 
 def _listed(title: str, names: Iterable[str]) -> list[str]:
     rows = Counter(_plain(name) for name in names)
-    return [f"{title}:", *(f"  {row}" + (f"  x{count}" if count > 1 else "") for row, count in rows.items())] if rows else []
+    return (
+        [f"{title}:", *(f"  {row}" + (f"  x{count}" if count > 1 else "") for row, count in rows.items())]
+        if rows
+        else []
+    )

@@ -1,8 +1,10 @@
-"""Router: a small diffusion transformer with a class token that says which expert's cluster a noisy clip belongs to.
+"""Router: a small diffusion transformer with a class token that says which expert's cluster a noisy clip
+belongs to.
 
-As Paris 1.0's (arXiv 2510.03434), with the pooled caption of Paris 2.0 (arXiv 2605.26064) added and, as there, a feature of the first frame
-where the config has a first_width; each input can be left out.
-Legend: B clips, C T H W latents, N patches, D width, P pooled width, F feature width, K experts. t = 1 is noise.
+As Paris 1.0's (arXiv 2510.03434), with the pooled caption of Paris 2.0 (arXiv 2605.26064) added and, as
+there, a feature of the first frame where the config has a first_width; each input can be left out.
+Legend: B clips, C T H W latents, N patches, D width, P pooled width, F feature width, K experts. t = 1 is
+noise.
 """
 
 from __future__ import annotations
@@ -14,7 +16,16 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from paris_p2p.model.dit import around_one
-from paris_p2p.model.layers import MODULATIONS, TIME_FEATURES, Block, Patch, Positions, initialise, time_features, zero
+from paris_p2p.model.layers import (
+    MODULATIONS,
+    TIME_FEATURES,
+    Block,
+    Patch,
+    Positions,
+    initialise,
+    time_features,
+    zero,
+)
 
 
 class Router(ModelMixin, ConfigMixin):
@@ -46,7 +57,9 @@ class Router(ModelMixin, ConfigMixin):
         self.pooled_in = nn.Linear(pooled_width, width)
         self.time_in = nn.Linear(TIME_FEATURES, width)
         self.time_mid = nn.Linear(width, width)
-        self.steer = nn.ModuleList(nn.Linear(width, MODULATIONS * width) for _ in range(depth if steer_per_block else 1))
+        self.steer = nn.ModuleList(
+            nn.Linear(width, MODULATIONS * width) for _ in range(depth if steer_per_block else 1)
+        )
         self.tables = nn.Parameter(torch.zeros(depth, MODULATIONS, width))
         self.class_token, self.no_latent = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
         self.no_time, self.no_pooled = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
@@ -56,14 +69,18 @@ class Router(ModelMixin, ConfigMixin):
         for vector in (self.class_token, self.no_latent, self.no_time, self.no_pooled):
             nn.init.normal_(vector, std=0.02)
         zero(*self.steer, self.out)
-        # Last and zero: the others are drawn as without, and a router that never saw a first frame is not disturbed by one.
+        # Last and zero: the others are drawn as without, and a router that never saw a first frame is not
+        # disturbed by one.
         self.first_in = nn.Linear(first_width, width) if first_width else None
         self.no_first = nn.Parameter(torch.zeros(width)) if first_width else None
         if self.first_in is not None:
             zero(self.first_in)
 
-    def forward(self, x_t: Tensor | None, t: Tensor | None, pooled: Tensor | None, first: Tensor | None = None) -> Tensor:
-        """Logits [B K] for x_t [B C T H W], t [B], pooled text [B P] and first frame [B F]; what is None gets a learned stand-in.
+    def forward(
+        self, x_t: Tensor | None, t: Tensor | None, pooled: Tensor | None, first: Tensor | None = None
+    ) -> Tensor:
+        """Logits [B K] for x_t [B C T H W], t [B], pooled text [B P] and first frame [B F]; what is None gets
+        a learned stand-in.
 
         ValueError when the first three are None, and for a first frame that the router was not made for.
         """
@@ -71,25 +88,30 @@ class Router(ModelMixin, ConfigMixin):
         if given is None:
             raise ValueError("the router needs a latent, a time or a caption to route by")
         rows, dtype = len(given), self.out.weight.dtype
-        caption = (self.no_pooled if pooled is None else self.pooled_in(pooled.to(dtype))).expand(rows, -1)  # [B D]
+        # [B D]
+        caption = (self.no_pooled if pooled is None else self.pooled_in(pooled.to(dtype))).expand(rows, -1)
         caption = self._with_first(caption, first)
         time = self.no_time if t is None else self.time_mid(F.silu(self.time_in(time_features(t).to(dtype))))
-        steers = self._steers((time + caption).to(dtype))            # [B 6 D] for each block
-        patches, rotary = self._patches(x_t, rows)                   # [B N D]
+        steers = self._steers((time + caption).to(dtype))  # [B 6 D] for each block
+        patches, rotary = self._patches(x_t, rows)  # [B N D]
         x = torch.cat([(self.class_token + caption)[:, None].to(patches.dtype), patches], 1)  # [B 1+N D]
         for block, steer in zip(self.blocks, steers, strict=True):
             x = block(x, steer, rotary)
         return self.out(F.layer_norm(x[:, 0], x.shape[-1:], eps=1e-6))  # type: ignore[no-any-return]  # [B K]
 
     def _with_first(self, caption: Tensor, first: Tensor | None) -> Tensor:
-        """What is known beside the latent, [B D], with the first frame [B F] added, of whatever scale its network's features are."""
+        """What is known beside the latent, [B D], with the first frame [B F] added, of whatever scale its
+        network's features are.
+        """
         if self.first_in is None or self.no_first is None:
             if first is not None:
                 raise ValueError("the router was not made for a first frame; its config has no first_width")
             return caption
         if first is None:
             return caption + self.no_first
-        known: Tensor = caption + self.first_in(F.layer_norm(first.float(), first.shape[-1:]).to(self.first_in.weight.dtype))
+        known: Tensor = caption + self.first_in(
+            F.layer_norm(first.float(), first.shape[-1:]).to(self.first_in.weight.dtype)
+        )
         return known
 
     def _patches(self, x_t: Tensor | None, rows: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -99,10 +121,18 @@ class Router(ModelMixin, ConfigMixin):
             return self.no_latent.expand(rows, 1, -1), (torch.cat([cos, cos]), torch.cat([sin, sin]))
         grid = self.patch.grid(x_t)
         absolute, cos, sin = self.positions(grid, x_t.device)
-        patches = self.embed(self.patch.cut(x_t).to(self.embed.weight.dtype)) + absolute.to(self.embed.weight.dtype)
-        return patches, (torch.cat([torch.ones_like(cos[:1]), cos]), torch.cat([torch.zeros_like(sin[:1]), sin]))
+        patches = self.embed(self.patch.cut(x_t).to(self.embed.weight.dtype)) + absolute.to(
+            self.embed.weight.dtype
+        )
+        return patches, (
+            torch.cat([torch.ones_like(cos[:1]), cos]),
+            torch.cat([torch.zeros_like(sin[:1]), sin]),
+        )
 
     def _steers(self, condition: Tensor) -> list[Tensor]:
         hidden = F.silu(condition)
-        made = [around_one(layer(hidden).unflatten(1, (MODULATIONS, -1)).to(self.tables.dtype)) for layer in self.steer]
+        made = [
+            around_one(layer(hidden).unflatten(1, (MODULATIONS, -1)).to(self.tables.dtype))
+            for layer in self.steer
+        ]
         return [made[index % len(made)] + table for index, table in enumerate(self.tables)]

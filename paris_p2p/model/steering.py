@@ -1,8 +1,10 @@
-"""How another transformer is steered by time, as our VideoDiT says it: one small MLP for all blocks, and a table for each.
+"""How another transformer is steered by time, as our VideoDiT says it: one small MLP for all blocks, and a
+table for each.
 
-DiT (arXiv 2212.09748) has an MLP of the time in every block. PixArt-alpha (arXiv 2310.00426, section 2.3) replaced them by one MLP and
-learned tables, and started from DiT by choosing the tables so that at one time both steer alike. Here the one MLP and the tables are
-the best in least squares over all times. Legend: S times, D width, H hidden units, R right-hand sides, L blocks.
+DiT (arXiv 2212.09748) has an MLP of the time in every block. PixArt-alpha (arXiv 2310.00426, section 2.3)
+replaced them by one MLP and learned tables, and started from DiT by choosing the tables so that at one time
+both steer alike. Here the one MLP and the tables are the best in least squares over all times. Legend: S
+times, D width, H hidden units, R right-hand sides, L blocks.
 """
 
 from __future__ import annotations
@@ -37,13 +39,19 @@ def embedded_times(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) 
     return F.linear(F.silu(F.linear(time_features(times), *first)), *second)
 
 
-def fit_steering(blocks: Iterable[Tensor], last: Tensor, first: tuple[Tensor, Tensor], own_time_in: tuple[Tensor, Tensor]) -> Steering:
+def fit_steering(
+    blocks: Iterable[Tensor], last: Tensor, first: tuple[Tensor, Tensor], own_time_in: tuple[Tensor, Tensor]
+) -> Steering:
     """Ours from each block's steering [S 6 D] and the last layer's [S 2 D] at all times.
 
-    `first` is their layer of the time's features, which becomes the first rows of ours; the others stay `own_time_in`'s.
+    `first` is their layer of the time's features, which becomes the first rows of ours; the others stay
+    `own_time_in`'s.
     """
     shared, tables, block_error, power = _additive(blocks)
-    weight, bias = (torch.cat([theirs.float(), ours[len(theirs) :]]) for theirs, ours in zip(first, own_time_in, strict=True))
+    weight, bias = (
+        torch.cat([theirs.float(), ours[len(theirs) :]])
+        for theirs, ours in zip(first, own_time_in, strict=True)
+    )
     time_out = _fit(_hidden(weight, bias), shared.flatten(1))
     made = (_hidden(weight, bias) @ time_out[:-1] + time_out[-1]).reshape(shared.shape)
     fit_error = (made - shared).square().sum().item() * len(tables)
@@ -56,7 +64,9 @@ def fit_steering(blocks: Iterable[Tensor], last: Tensor, first: tuple[Tensor, Te
 
 
 def _additive(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor, float, float]:
-    """The best a(t) + b(block): (a [S 6 D], b [L 6 D], squared error, squared sum of what was given), one block in memory at a time."""
+    """The best a(t) + b(block): (a [S 6 D], b [L 6 D], squared error, squared sum of what was given), one
+    block in memory at a time.
+    """
     total, means, power = torch.zeros((), dtype=torch.float64), [], 0.0
     for block in blocks:
         total = total + block.double()
@@ -64,7 +74,11 @@ def _additive(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor, float, float]:
         power += block.double().square().sum().item()
     shared, per_block = total / len(means), torch.stack(means)
     grand = per_block.mean(0)
-    explained = len(means) * shared.square().sum() + TIMES * per_block.square().sum() - TIMES * len(means) * grand.square().sum()
+    explained = (
+        len(means) * shared.square().sum()
+        + TIMES * per_block.square().sum()
+        - TIMES * len(means) * grand.square().sum()
+    )
     return shared, per_block - grand, max(0.0, power - explained.item()), power
 
 
@@ -78,7 +92,9 @@ def _fit(hidden: Tensor, wanted: Tensor) -> Tensor:
     small = RIDGE * hidden.square().mean().item() * len(hidden)
     if hidden.shape[1] > len(hidden):
         gram = hidden @ hidden.T
-        fitted: Tensor = hidden.T @ torch.linalg.solve(gram + small * torch.eye(len(gram), dtype=gram.dtype), wanted)
+        fitted: Tensor = hidden.T @ torch.linalg.solve(
+            gram + small * torch.eye(len(gram), dtype=gram.dtype), wanted
+        )
         return fitted
     gram = hidden.T @ hidden
     fitted = torch.linalg.solve(gram + small * torch.eye(len(gram), dtype=gram.dtype), hidden.T @ wanted)

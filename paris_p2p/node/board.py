@@ -1,7 +1,7 @@
 """The verified records of one run as this peer has seen them: claims, cards, attestations, tips.
 
-A bulletin board forgets, repeats and lies by omission; this one keeps the highest claim of every signer, the cards that
-can still matter, and the tips, which it also writes to the ledger so that a restart knows them.
+A bulletin board forgets, repeats and lies by omission; this one keeps the highest claim of every signer, the
+cards that can still matter, and the tips, which it also writes to the ledger so that a restart knows them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ import msgpack
 
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import RecordError
-from paris_p2p.node.crowd import SlotRecords, card_worths, drop_attestations, drop_cards, drop_claims, drop_refusals
+from paris_p2p.node.crowd import (
+    SlotRecords,
+    card_worths,
+    drop_attestations,
+    drop_cards,
+    drop_claims,
+    drop_refusals,
+)
 from paris_p2p.node.hearing import Hearing
 from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, RefusalRecord, Signed
 from paris_p2p.rules.claims import ClaimView, is_live
@@ -48,8 +55,9 @@ class Board:
     def add(self, envelope: Envelope[Any], now_s: float) -> bool:
         """Keep a verified record; True when it was new. Records of unknown slots are ignored.
 
-        Cards and attestations count whatever their expiry says, which is the bulletin board's to keep them by: the last tip
-        of a slot that is done stays the tip. Replaying an old one gains nothing, its epoch and seq rank it.
+        Cards and attestations count whatever their expiry says, which is the bulletin board's to keep them
+        by: the last tip of a slot that is done stays the tip. Replaying an old one gains nothing, its epoch
+        and seq rank it.
         """
         record: Signed = envelope.record
         if record.slot not in self.slots or record.run != self.run:
@@ -76,28 +84,44 @@ class Board:
     def view(self, slot: str, *, wanted: bool = True) -> ClaimView:
         """What the rules decide about a slot's claims from."""
         used = frozenset(self.epochs_used(slot))
-        return ClaimView(slot, self.claims(slot), self.tip(slot), self.spec.timing, wanted, used, self.hearing.heard(slot))
+        return ClaimView(
+            slot, self.claims(slot), self.tip(slot), self.spec.timing, wanted, used, self.hearing.heard(slot)
+        )
 
     def pending(self, slot: str) -> list[Envelope[CardRecord]]:
         """Cards that would follow the tip and have no quorum yet, oldest first."""
         tip = self.slots[slot].tip
         head = (tip.card.record.epoch, tip.card.record.seq) if tip else (0, 0)
-        return [card for card in list(self.slots[slot].cards.values()) if (card.record.epoch, card.record.seq) > head]
+        return [
+            card
+            for card in list(self.slots[slot].cards.values())
+            if (card.record.epoch, card.record.seq) > head
+        ]
 
     def refusals(self, slot: str) -> list[Envelope[RefusalRecord]]:
         """Why cards that would follow the tip were refused, by peers that may attest."""
         return list(self.slots[slot].refusals.values())
 
     def best(self, slot: str) -> Envelope[CardRecord] | None:
-        """The best attested card of the tip's lineage; None when there is no tip, or that card is not known here."""
+        """The best attested card of the tip's lineage; None when there is no tip, or that card is not
+        known here.
+        """
         tip = self.slots[slot].tip
-        return None if tip is None else tip.card if tip.best == tip.card.id else self.slots[slot].cards.get(tip.best)
+        return (
+            None
+            if tip is None
+            else tip.card
+            if tip.best == tip.card.id
+            else self.slots[slot].cards.get(tip.best)
+        )
 
     def attestors(self, card_id: str, slot: str) -> set[str]:
         return {signer for card, signer in self.slots[slot].attestations if card == card_id}
 
     def epochs_used(self, slot: str) -> Mapping[int, frozenset[str]]:
-        """Epochs whose place after the tip has an attested card, and the cards: a new lead goes above them."""
+        """Epochs whose place after the tip has an attested card, and the cards: a new lead goes above
+        them.
+        """
         records = self.slots[slot]
         cards, attestations = list(records.cards.values()), list(records.attestations.values())
         return epochs_used(cards, attestations, lambda peer: may_attest(self.spec, peer), records.tip)
@@ -107,7 +131,11 @@ class Board:
         records, tip = self.slots[slot], self.slots[slot].tip
         head = (tip.card.record.epoch, tip.card.record.seq) if tip else (0, 0)
         attested = list(records.attestations.values())
-        return {one.signer for one in attested if one.record.card not in records.cards and (one.record.epoch, one.record.seq) > head}
+        return {
+            one.signer
+            for one in attested
+            if one.record.card not in records.cards and (one.record.epoch, one.record.seq) > head
+        }
 
     def records_under(self, key: str) -> list[bytes]:
         """The envelopes this peer would store under a DHT key: what a peer that asks directly gets."""
@@ -120,7 +148,9 @@ class Board:
         if shelf == "tips":
             tip, waiting = _tip_envelopes(slot.tip), self._worthiest(name)
             ids = {card.id for card in waiting}
-            attested = [one for one in list(slot.attestations.values()) if one.record.card in ids][:MAX_SERVED_ATTESTATIONS]
+            attested = [one for one in list(slot.attestations.values()) if one.record.card in ids][
+                :MAX_SERVED_ATTESTATIONS
+            ]
             best = self._older_best(slot)
             return [envelope.data for envelope in (*tip, *best, *waiting, *attested)]
         if shelf == "refusals":
@@ -171,7 +201,9 @@ class Board:
         drop_cards(slot, now_s, self.spec.timing, self.hearing.heard(envelope.record.slot))
         return envelope.id in slot.cards
 
-    def _keep_attestation(self, slot: SlotRecords, envelope: Envelope[AttestationRecord], now_s: float) -> bool:
+    def _keep_attestation(
+        self, slot: SlotRecords, envelope: Envelope[AttestationRecord], now_s: float
+    ) -> bool:
         key = (envelope.record.card, envelope.signer)
         if key in slot.attestations:
             return False
@@ -198,8 +230,12 @@ class Board:
         def follows(card: CardRecord) -> bool:
             return may_replace(card, old, since)
 
-        tip = tip_of(cards, attestations, lambda peer: may_attest(self.spec, peer), self.spec.gate.quorum, follows)
-        if tip is None or (old is not None and tip.card.id == old.card.id and len(tip.attestations) == len(old.attestations)):
+        tip = tip_of(
+            cards, attestations, lambda peer: may_attest(self.spec, peer), self.spec.gate.quorum, follows
+        )
+        if tip is None or (
+            old is not None and tip.card.id == old.card.id and len(tip.attestations) == len(old.attestations)
+        ):
             return
         if old is None or tip.card.id != old.card.id:
             goes_on = old is not None and old.card.signer == tip.card.signer and not self._loading
@@ -227,7 +263,9 @@ class Board:
         return Age(now_s - since_s, self.spec.timing.checkpoint_s)
 
     def _load(self, now_s: float) -> None:
-        """The tips from before a restart; what is damaged, or cannot be, is forgotten: the swarm has the rest too."""
+        """The tips from before a restart; what is damaged, or cannot be, is forgotten: the swarm has the
+        rest too.
+        """
         for key, data in self.ledger.items("tip/"):
             try:
                 for part in _unpacked(data):
@@ -240,7 +278,9 @@ class Board:
         if isinstance(envelope.record, CardRecord):
             absurd = impossible(envelope.record, self._age(self.spec.created_at, now_s))
             if absurd is not None:
-                raise RecordError(f"its card has epoch {envelope.record.epoch} and seq {envelope.record.seq}: {absurd}")
+                raise RecordError(
+                    f"its card has epoch {envelope.record.epoch} and seq {envelope.record.seq}: {absurd}"
+                )
         self.add(envelope, min(envelope.record.issued_at, now_s))
 
 

@@ -1,4 +1,6 @@
-"""The control API of a running peer: HTTP on 127.0.0.1 with a token, found through a file only its user can read."""
+"""The control API of a running peer: HTTP on 127.0.0.1 with a token, found through a file only its user
+can read.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ Action = Callable[[], Awaitable[str]]
 
 
 @asynccontextmanager
-async def serve_control(data_dir: Path, status: Callable[[], Awaitable[Status]], actions: Mapping[str, Action]) -> AsyncIterator[str]:
+async def serve_control(
+    data_dir: Path, status: Callable[[], Awaitable[Status]], actions: Mapping[str, Action]
+) -> AsyncIterator[str]:
     """Serve GET /status and POST /<action> while inside; yields the URL."""
 
     class Server(uvicorn.Server):
@@ -37,7 +41,9 @@ async def serve_control(data_dir: Path, status: Callable[[], Awaitable[Status]],
     listener.listen()  # before anybody can read where: the server takes it over in a moment
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     app = _app(token, status, actions)
-    server = Server(uvicorn.Config(app, log_level="error", lifespan="off", access_log=False, timeout_graceful_shutdown=5))
+    server = Server(
+        uvicorn.Config(app, log_level="error", lifespan="off", access_log=False, timeout_graceful_shutdown=5)
+    )
     path = data_dir / CONTROL_FILE
     temporary = path.with_suffix(".tmp")
     temporary.unlink(missing_ok=True)

@@ -8,13 +8,17 @@ from typing import Any
 
 
 class Copies:
-    """One copying at a time under each name, such as a slot's; a newer thing wanted there ends the one before."""
+    """One copying at a time under each name, such as a slot's; a newer thing wanted there ends the one
+    before.
+    """
 
     def __init__(self) -> None:
         self._running: dict[str, tuple[str, asyncio.Task[None]]] = {}
 
     def want(self, name: str, what: str, copy: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Begin to copy `what`, unless that is under way. An error that `copy` did not expect is raised by the next call."""
+        """Begin to copy `what`, unless that is under way. An error that `copy` did not expect is raised by
+        the next call.
+        """
         before, task = self._running.get(name, ("", None))
         if task is not None and task.done():
             if not task.cancelled():

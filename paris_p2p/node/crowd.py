@@ -1,7 +1,9 @@
-"""Which of a slot's records goes first when there are too many: a flood by strangers must not displace what matters.
+"""Which of a slot's records goes first when there are too many: a flood by strangers must not displace what
+matters.
 
-Peer ids cost nothing, so nothing here counts peers. What stays is what a stranger cannot make: the tip and what attests it,
-cards that allowed attestors signed, cards of whoever leads, the claim of the tip's maker, and the live claims that were here first.
+Peer ids cost nothing, so nothing here counts peers. What stays is what a stranger cannot make: the tip and
+what attests it, cards that allowed attestors signed, cards of whoever leads, the claim of the tip's maker,
+and the live claims that were here first.
 """
 
 from __future__ import annotations
@@ -28,10 +30,14 @@ FIRST_CLAIMS = 64  # live claims that stay, by when they came, and as many by wh
 class SlotRecords:
     """One slot's verified records."""
 
-    claims: OrderedDict[str, Envelope[ClaimRecord]] = field(default_factory=OrderedDict)  # by signer, in the order they came
-    cards: OrderedDict[str, Envelope[CardRecord]] = field(default_factory=OrderedDict)  # by card id, in the order they came
-    attestations: dict[tuple[str, str], Envelope[AttestationRecord]] = field(default_factory=dict)  # by (card id, signer)
-    refusals: dict[tuple[str, str], Envelope[RefusalRecord]] = field(default_factory=dict)  # by (card id, signer), of waiting cards
+    # by signer, in the order they came
+    claims: OrderedDict[str, Envelope[ClaimRecord]] = field(default_factory=OrderedDict)
+    # by card id, in the order they came
+    cards: OrderedDict[str, Envelope[CardRecord]] = field(default_factory=OrderedDict)
+    # by (card id, signer)
+    attestations: dict[tuple[str, str], Envelope[AttestationRecord]] = field(default_factory=dict)
+    # by (card id, signer), of waiting cards
+    refusals: dict[tuple[str, str], Envelope[RefusalRecord]] = field(default_factory=dict)
     seen_at_s: dict[str, float] = field(default_factory=dict)  # card id -> when it came
     tip: Tip | None = None
     tip_since_s: float = 0.0
@@ -62,7 +68,9 @@ def drop_claims(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Hear
 
 
 def card_worths(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Heard) -> dict[str, int]:
-    """How much each card matters: 4 tip and best, 3 attested, 2 of a lead or the tip's maker, 1 after the tip, 0 before it."""
+    """How much each card matters: 4 tip and best, 3 attested, 2 of a lead or the tip's maker, 1 after the
+    tip, 0 before it.
+    """
     leaders = {lead.signer for lead in leads_of(tuple(slot.claims.values()), slot.tip, now_s, timing, heard)}
     anchors, head = set[str](), (0, 0)
     if slot.tip is not None:
@@ -94,7 +102,9 @@ def drop_cards(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Heard
 
 
 def drop_attestations(slot: SlotRecords) -> None:
-    """Down to MAX_ATTESTATIONS: of whoever made most of them, those of unknown cards first; never the tip's."""
+    """Down to MAX_ATTESTATIONS: of whoever made most of them, those of unknown cards first; never the
+    tip's.
+    """
     tip_card = slot.tip.card.id if slot.tip else ""
     while len(slot.attestations) > MAX_ATTESTATIONS:
         known: Mapping[str, object] = slot.cards
@@ -105,7 +115,9 @@ def drop_attestations(slot: SlotRecords) -> None:
 
 
 def drop_refusals(slot: SlotRecords) -> None:
-    """Only those of cards that would follow the tip, and down to MAX_REFUSALS: of whoever made most of them, the oldest first."""
+    """Only those of cards that would follow the tip, and down to MAX_REFUSALS: of whoever made most of
+    them, the oldest first.
+    """
     head = slot.tip.card.id if slot.tip else ""
     for key in [key for key, one in slot.refusals.items() if one.record.parent != head]:
         del slot.refusals[key]

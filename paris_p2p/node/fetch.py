@@ -1,9 +1,10 @@
 """Verified download of blobs from many sources, chunk by chunk, resumable (docs/protocol.md, "Blobs").
 
-Every source has a worker that pulls over two streams, so that one is read while the other's chunk is hashed and written: a
-fast source asks more often and for more. A chunk is written only after its hash held; a source that sends a wrong one, or a
-wrong manifest, is dropped, charged, and not asked again for an hour. A chunk that is late is asked of others too, and a
-source that brings nothing leaves its turn to those that wait: rules/chunks.py says when.
+Every source has a worker that pulls over two streams, so that one is read while the other's chunk is hashed
+and written: a fast source asks more often and for more. A chunk is written only after its hash held; a source
+that sends a wrong one, or a wrong manifest, is dropped, charged, and not asked again for an hour. A chunk
+that is late is asked of others too, and a source that brings nothing leaves its turn to those that wait:
+rules/chunks.py says when.
 """
 
 from __future__ import annotations
@@ -64,10 +65,11 @@ async def fetch_many(
     progress: Callable[[int], None] | None = None,
     silence_s: float = SILENCE_S,
 ) -> list[Path]:
-    """Local files of all blobs, in order; what is here already costs nothing. `progress` gets the bytes that are here so far.
+    """Local files of all blobs, in order; what is here already costs nothing. `progress` gets the bytes that
+    are here so far.
 
-    Raises MissingBlobError when nobody reachable has a blob, ManifestError when a blob has another size than its ref says,
-    DiskFullError, ReadOnlyError. What was received stays.
+    Raises MissingBlobError when nobody reachable has a blob, ManifestError when a blob has another size than
+    its ref says, DiskFullError, ReadOnlyError. What was received stays.
     """
     gate = asyncio.Semaphore(PARALLEL_BLOBS)
     received: dict[str, int] = {}
@@ -91,7 +93,9 @@ async def fetch_many(
         await _end(tasks.values())
 
 
-async def fetch_blob(ref: BlobRef, sources: AskSources, swarm: Swarm, store: BlobStore, *, ledger: SourceLedger, **more: Any) -> Path:
+async def fetch_blob(
+    ref: BlobRef, sources: AskSources, swarm: Swarm, store: BlobStore, *, ledger: SourceLedger, **more: Any
+) -> Path:
     """One blob's local file; see fetch_many."""
     return (await fetch_many([ref], sources, swarm, store, ledger=ledger, **more))[0]
 
@@ -113,7 +117,8 @@ class _Download:
         self.silence_s, self.report = silence_s, report
         self.active: dict[str, Source] = {}
         self.in_flight: dict[int, list[Holdup]] = defaultdict(list)
-        self.brought_s: dict[str, float] = {}  # peer with a turn -> when it last brought a chunk, or got its turn
+        # peer with a turn -> when it last brought a chunk, or got its turn
+        self.brought_s: dict[str, float] = {}
         self.asked: set[str] = set()
         self.errors: Counter[str] = Counter()
         self.busy: Counter[str] = Counter()  # times in a row that it served others
@@ -150,8 +155,10 @@ class _Download:
             idle_rounds = 0 if came or self.met_busy else idle_rounds + 1
         if before:
             raise MissingBlobError(
-                f"{before} of {len(self.partial.manifest.chunks)} chunks of blob {self.ref.id[:16]}… are missing: asked "
-                f"{len(self.asked)} peers, none that answers has them; what came is kept, so try again when more peers are online"
+                f"{before} of {len(self.partial.manifest.chunks)} chunks of blob {self.ref.id[:16]}… are "
+                "missing: asked "
+                f"{len(self.asked)} peers, none that answers has them; what came is kept, "
+                "so try again when more peers are online"
             )
 
     async def _sources(self) -> list[str]:
@@ -162,7 +169,8 @@ class _Download:
             log.debug("no sources for %s: %s", self.ref.id[:16], error)
             return []
         good = [peer for peer in dict.fromkeys(peers) if peer != self.swarm.peer_id and self._trusts(peer)]
-        return sorted(good, key=self.errors.__getitem__)[: 4 * MAX_SOURCES]  # those that failed make place for others
+        # those that failed make place for others
+        return sorted(good, key=self.errors.__getitem__)[: 4 * MAX_SOURCES]
 
     def _trusts(self, peer: str) -> bool:
         return self.ledger.allows(peer) and self.errors[peer] < MAX_ERRORS
@@ -178,10 +186,12 @@ class _Download:
             data = await self._any_manifest(await self._sources())
         if data is None:
             raise MissingBlobError(
-                f"asked {len(self.asked)} peers, nobody reachable has blob {self.ref.id[:16]}…; try again when more are online"
+                f"asked {len(self.asked)} peers, nobody reachable has blob {self.ref.id[:16]}…; "
+                "try again when more are online"
             )
         _check_chunks(Manifest.from_bytes(data, self.ref.id))
-        # A size that is not the manifest's is the fault of whoever named both, not of the source: nobody is charged.
+        # A size that is not the manifest's is the fault of whoever named both, not of the source: nobody is
+        # charged.
         self.partial = await asyncio.to_thread(self.store.begin, self.ref.id, data, self.ref.size_bytes)
 
     async def _any_manifest(self, peers: Sequence[str]) -> bytes | None:
@@ -207,12 +217,15 @@ class _Download:
         except BusyError:
             self.busy[peer] += 1
         except (SwarmError, MissingBlobError, TimeoutError) as error:
-            self.errors[peer] += isinstance(error, TimeoutError)  # an address that is dead should not be tried first again
+            # an address that is dead should not be tried first again
+            self.errors[peer] += isinstance(error, TimeoutError)
             log.debug("no manifest of %s from %s: %s", self.ref.id[:16], peer, error)
         return None
 
     async def _round(self) -> None:
-        """Pull from all sources until nothing is missing or none can give more; whoever then still holds a chunk up is left."""
+        """Pull from all sources until nothing is missing or none can give more; whoever then still holds a
+        chunk up is left.
+        """
         running: dict[asyncio.Task[None], str] = {}
         try:
             while self.partial.missing():
@@ -233,7 +246,9 @@ class _Download:
         while running and self.partial.missing() and (left_s := until_s - time.monotonic()) > 0:
             crowded = len(running) > MAX_SOURCES
             done, _ = await asyncio.wait(
-                running, timeout=min(left_s, WATCH_S) if crowded else left_s, return_when=asyncio.FIRST_COMPLETED
+                running,
+                timeout=min(left_s, WATCH_S) if crowded else left_s,
+                return_when=asyncio.FIRST_COMPLETED,
             )
             for task in done:
                 del running[task]
@@ -256,7 +271,9 @@ class _Download:
         late = [
             peer
             for peer, since_s in self.brought_s.items()
-            if gives_way([other for other in self.active.values() if other.peer != peer], chunk_bytes, now_s - since_s)
+            if gives_way(
+                [other for other in self.active.values() if other.peer != peer], chunk_bytes, now_s - since_s
+            )
         ]
         if not late:
             return
@@ -327,7 +344,11 @@ class _Download:
             self.in_flight[index].append(hold)
         try:
             stream = self.swarm.fetch_chunks(
-                peer, self.ref.id, wanted, silence_s=self.silence_s, max_chunk_bytes=self.partial.manifest.chunk_bytes
+                peer,
+                self.ref.id,
+                wanted,
+                silence_s=self.silence_s,
+                max_chunk_bytes=self.partial.manifest.chunk_bytes,
             )
             async with aclosing(stream) as chunks:
                 async for index, data in chunks:
@@ -342,7 +363,8 @@ class _Download:
             got = len(left) < len(wanted)
             self.errors[peer] = 0 if got else self.errors[peer] + 1  # it said that it has them, and sent none
             source = self.active[peer]
-            self.active[peer] = replace(source, have=source.have - left)  # what it left out is not asked of it again this round
+            # what it left out is not asked of it again this round
+            self.active[peer] = replace(source, have=source.have - left)
         except ChunkError as error:
             self.ledger.charge(peer, str(error))
         except BusyError:
@@ -372,7 +394,9 @@ class _Download:
         """A source's rate is known while its request still runs."""
         now_s, source = time.monotonic(), self.active[hold.peer]
         busy_s = source.busy_s + now_s - hold.since_s
-        self.active[hold.peer] = replace(source, received_bytes=source.received_bytes + count_bytes, busy_s=busy_s)
+        self.active[hold.peer] = replace(
+            source, received_bytes=source.received_bytes + count_bytes, busy_s=busy_s
+        )
         hold.since_s = now_s
 
     def _flush_behind(self, count_bytes: int) -> None:
@@ -384,14 +408,19 @@ class _Download:
 
     def _note(self) -> None:
         self._changed.set()
-        self.report(self.ref.id, min(self.ref.size_bytes, self.partial.count * self.partial.manifest.chunk_bytes))
+        self.report(
+            self.ref.id, min(self.ref.size_bytes, self.partial.count * self.partial.manifest.chunk_bytes)
+        )
 
 
 def _check_chunks(manifest: Manifest) -> None:
-    """ManifestError for a blob in more pieces than its size is worth: each costs both ends a request's work."""
+    """ManifestError for a blob in more pieces than its size is worth: each costs both ends a request's
+    work.
+    """
     if len(manifest.chunks) > 1 and manifest.chunk_bytes < rules.LEAST_CHUNK_BYTES:
         raise ManifestError(
-            f"blob {manifest.blob_id[:16]}… comes in {len(manifest.chunks)} chunks of {manifest.chunk_bytes} bytes, "
+            f"blob {manifest.blob_id[:16]}… comes in {len(manifest.chunks)} chunks of "
+            f"{manifest.chunk_bytes} bytes, "
             f"{rules.LEAST_CHUNK_BYTES} are the least; it is not fetched"
         )
 

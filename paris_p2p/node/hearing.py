@@ -1,4 +1,6 @@
-"""What this node heard of every slot's claims, kept for the rules (rules/heard.py), and over a restart what was wasted."""
+"""What this node heard of every slot's claims, kept for the rules (rules/heard.py), and over a restart
+what was wasted.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
 
 log = logging.getLogger(__name__)
-MAX_SPELLS = 1024  # signers remembered per slot; keys are free, so a flood of them gains nothing by being remembered
+# signers remembered per slot; keys are free, so a flood of them gains nothing by being remembered
+MAX_SPELLS = 1024
 MAX_SAVED = 64  # signers per slot, those that wasted most
 SAVE_EVERY_S = 60.0
 MAX_SECONDS = 4e9
@@ -38,8 +41,10 @@ class Hearing:
 
     def __init__(self, spec: RunSpec, ledger: Ledger, now_s: float):
         self.spec, self.ledger = spec, ledger
-        self.attestors: frozenset[str] | None = None  # who is here and may attest; None: that was not read yet
-        self.state_bytes: dict[str, int] = {}  # of a slot's checkpoints, where that is known: what its leads have to move
+        # who is here and may attest; None: that was not read yet
+        self.attestors: frozenset[str] | None = None
+        # of a slot's checkpoints, where that is known: what its leads have to move
+        self.state_bytes: dict[str, int] = {}
         self.slots = {slot: SlotHearing() for slot in spec.slots}
         for name in spec.slots:
             self._load(name, now_s)
@@ -50,13 +55,24 @@ class Hearing:
         return Heard(patience, slot.slot, slot.spells)
 
     def note_claim(
-        self, envelope: Envelope[ClaimRecord], before: Envelope[ClaimRecord] | None, is_live: bool, now_s: float
+        self,
+        envelope: Envelope[ClaimRecord],
+        before: Envelope[ClaimRecord] | None,
+        is_live: bool,
+        now_s: float,
     ) -> None:
         """A claim came here; `before` was its signer's newest until now."""
         name, signer = envelope.record.slot, envelope.signer
         slot, heard = self.slots[name], self.heard(name)
         counts = is_live and self._is_attended(signer)
-        spell = hear(slot.spells.get(signer), envelope.record, before.record if before else None, now_s, heard, counts=counts)
+        spell = hear(
+            slot.spells.get(signer),
+            envelope.record,
+            before.record if before else None,
+            now_s,
+            heard,
+            counts=counts,
+        )
         slot.spells[signer] = spell
         if len(slot.spells) > MAX_SPELLS:
             del slot.spells[min(slot.spells, key=lambda one: slot.spells[one].until_s)]
@@ -75,7 +91,9 @@ class Hearing:
             self._save(name, now_s)
 
     def _is_attended(self, lead: str) -> bool:
-        """Whether a card of this lead's could become the tip; where too few are here to sign it, its time is not wasted."""
+        """Whether a card of this lead's could become the tip; where too few are here to sign it, its time
+        is not wasted.
+        """
         return self.attestors is None or len(self.attestors - {lead}) >= self.spec.gate.quorum
 
     def _moved_bytes(self, name: str) -> int:
@@ -86,7 +104,11 @@ class Hearing:
     def _save(self, name: str, now_s: float) -> None:
         slot, heard = self.slots[name], self.heard(name)
         worst = sorted(slot.spells, key=lambda signer: -slot.spells[signer].held_s(now_s))[:MAX_SAVED]
-        wasted = [(peer_id_to_bytes(one), slot.spells[one].held_s(now_s)) for one in worst if heard.wasted(one, now_s)]
+        wasted = [
+            (peer_id_to_bytes(one), slot.spells[one].held_s(now_s))
+            for one in worst
+            if heard.wasted(one, now_s)
+        ]
         held_s = slot.slot.held_s(now_s) if slot.slot else 0.0
         self.ledger.put(f"heard/{name}", msgpack.packb([now_s, held_s, wasted]))
         slot.saved_at_s, slot.is_saved = now_s, True
@@ -100,10 +122,15 @@ class Hearing:
             saved_at_s, held_s, wasted = msgpack.unpackb(data)
             at_s = min(_seconds(saved_at_s), now_s)
             slot.slot = Spell(now_s, now_s, now_s, _seconds(held_s))
-            slot.spells = {peer_id_from_bytes(one): Spell(now_s, at_s, at_s, _seconds(s)) for one, s in wasted[:MAX_SAVED]}
+            slot.spells = {
+                peer_id_from_bytes(one): Spell(now_s, at_s, at_s, _seconds(s))
+                for one, s in wasted[:MAX_SAVED]
+            }
             slot.is_saved = True
         except (ValueError, TypeError, msgpack.UnpackException, RecordError) as error:
-            log.warning("heard/%s in the ledger is damaged and deleted, claims are heard anew: %s", name, error)
+            log.warning(
+                "heard/%s in the ledger is damaged and deleted, claims are heard anew: %s", name, error
+            )
             slot.slot, slot.spells = None, {}
             self.ledger.delete(f"heard/{name}")
 

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import DaemonError, MissingBlobError, PortInUseError, UnreachableError, UsageError, VersionError
+from paris_p2p.errors import (
+    DaemonError,
+    MissingBlobError,
+    PortInUseError,
+    UnreachableError,
+    UsageError,
+    VersionError,
+)
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.rules.trust import may
@@ -76,12 +83,15 @@ class Host:
         return [data for member in tuple(self.members.values()) for data in member.records_under(key)]
 
     def may(self, peer: str, action: Action, run: str, thing: str) -> bool:
-        """The rule of rules/trust.py, of the runs here that `thing` belongs to; `run` narrows them where a request names one."""
+        """The rule of rules/trust.py, of the runs here that `thing` belongs to; `run` narrows them where a
+        request names one.
+        """
         runs = [member for member in tuple(self.members.values()) if run in ("", member.run)]
         if action == "blobs":
             runs = [member for member in runs if member.serves(thing)]
         elif action in ("spec", "records"):
-            runs = [member for member in runs if member.run in thing.split("/")]  # a run id, or a key that holds it
+            # a run id, or a key that holds it
+            runs = [member for member in runs if member.run in thing.split("/")]
         return may(peer, action, [member.spec for member in runs], thing)
 
     def knows(self, peer: str) -> bool:
@@ -89,7 +99,9 @@ class Host:
         return self.sources.proved(peer) or any(member.knows(peer) for member in tuple(self.members.values()))
 
     def make_room(self, need_bytes: int, keep: Iterable[str] = ()) -> bool:
-        """Delete what no run here needs any more, nor `keep` names, until `need_bytes` are free; False when that freed nothing."""
+        """Delete what no run here needs any more, nor `keep` names, until `need_bytes` are free; False
+        when that freed nothing.
+        """
         kept = set(keep).union(*(member.kept_blobs() for member in tuple(self.members.values())))
         return self.store.evict(kept, need_bytes) > 0
 
@@ -108,7 +120,8 @@ async def open_host(
 ) -> AsyncIterator[Host]:
     """Lock the data directory, open its store and join the network; everything is closed in reverse.
 
-    Where the settings do not say what blobs may take on disk, it is `own_bytes`, this user's own data, and half of the rest.
+    Where the settings do not say what blobs may take on disk, it is `own_bytes`, this user's own data, and
+    half of the rest.
     """
     _check_addresses(settings)
     with DataDirLock(settings.data_dir):
@@ -119,14 +132,24 @@ async def open_host(
             store=BlobStore(settings.data_dir / "blobs", settings.max_disk_bytes),
         )
         if "max_disk_bytes" not in settings.model_fields_set:
-            host.store.max_bytes = cap_bytes = default_cap_bytes(host.store.used_bytes(), free_bytes(host.store.root), own_bytes)
-            log.info("blobs may take %.1f GB of this disk, half of what is free; --max-disk says otherwise", cap_bytes / 1e9)
+            host.store.max_bytes = cap_bytes = default_cap_bytes(
+                host.store.used_bytes(), free_bytes(host.store.root), own_bytes
+            )
+            log.info(
+                "blobs may take %.1f GB of this disk, half of what is free; --max-disk says otherwise",
+                cap_bytes / 1e9,
+            )
         async with AsyncExitStack() as stack:
 
             async def open_at(port: int) -> Swarm:
                 at = settings.model_copy(update={"port": port})
                 opening = open_swarm(
-                    identity, at, bootstrap_peers=bootstrap_peers, source=host, relay_service=relay_service, on_record=on_record
+                    identity,
+                    at,
+                    bootstrap_peers=bootstrap_peers,
+                    source=host,
+                    relay_service=relay_service,
+                    on_record=on_record,
                 )
                 return await stack.enter_async_context(opening)
 
@@ -135,7 +158,9 @@ async def open_host(
 
 
 async def _at_its_old_port(settings: PeerSettings, open_at: Callable[[int], Awaitable[Swarm]]) -> Swarm:
-    """Listen where this data directory listened before, so that invites and neighbours still find it; elsewhere if that is taken."""
+    """Listen where this data directory listened before, so that invites and neighbours still find it;
+    elsewhere if that is taken.
+    """
     if settings.port:
         return await open_at(settings.port)
     path = settings.data_dir / PORT_FILE
@@ -144,8 +169,14 @@ async def _at_its_old_port(settings: PeerSettings, open_at: Callable[[int], Awai
     if before.isdecimal() and 0 < int(before) < 65536:
         try:
             swarm = await open_at(int(before))
-        except (PortInUseError, DaemonError) as error:  # another program's by now, or of another machine this folder was copied from
-            log.warning("cannot listen on port %s as before (%s); taking another, so older invites need a bootstrap node", before, error)
+        except (PortInUseError, DaemonError) as error:
+            # another program's by now, or of another machine this folder was copied from
+            log.warning(
+                "cannot listen on port %s as before (%s); taking another, "
+                "so older invites need a bootstrap node",
+                before,
+                error,
+            )
     swarm = swarm or await open_at(0)
     write_atomic(path, f"{port_of(swarm.addresses())}\n".encode())
     return swarm
@@ -193,8 +224,12 @@ async def join_run(host: Host, invite: Invite) -> Envelope[RunSpec]:
     async def spec_of(peer: str) -> Envelope[RunSpec]:
         return open_run(await host.swarm.fetch_spec(peer, invite.run), invite.run)
 
-    peers = [peer for peer in dict.fromkeys([*invited, *asked]) if peer != host.identity.peer_id][:MAX_SPEC_ASKED]
-    answers = await ask_side_by_side({peer: partial(spec_of, peer) for peer in peers}, enough=1, limit_s=SPEC_LIMIT_S)
+    peers = [peer for peer in dict.fromkeys([*invited, *asked]) if peer != host.identity.peer_id][
+        :MAX_SPEC_ASKED
+    ]
+    answers = await ask_side_by_side(
+        {peer: partial(spec_of, peer) for peer in peers}, enough=1, limit_s=SPEC_LIMIT_S
+    )
     await end_tasks(answers.late.values())
     for run in answers.good.values():
         save_spec(host.settings.data_dir, run)
@@ -205,6 +240,7 @@ async def join_run(host: Host, invite: Invite) -> Envelope[RunSpec]:
     reasons = [f"{peer[-8:]}: {error}" for peer, error in answers.failed.items()]
     reasons += [f"{peer[-8:]}: no RunSpec in {SPEC_LIMIT_S:.0f} s" for peer in answers.late]
     raise UnreachableError(
-        f"reached {len(asked)} peers, none of them has run {invite.run[:16]}… ({'; '.join(reasons)[:400] or 'no peer answered'}); "
+        f"reached {len(asked)} peers, none of them has run {invite.run[:16]}… "
+        f"({'; '.join(reasons)[:400] or 'no peer answered'}); "
         "ask the run's owner whether `paris-run publish` is running, or for a newer invite"
     )

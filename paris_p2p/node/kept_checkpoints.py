@@ -1,7 +1,7 @@
 """Which checkpoints' blobs lie on this disk, and which of them are still needed; remembered over restarts.
 
-What a peer made, copied or fetched to check is noted before it is there, so that what was refused or overtaken goes,
-also when the peer was killed meanwhile.
+What a peer made, copied or fetched to check is noted before it is there, so that what was refused or
+overtaken goes, also when the peer was killed meanwhile.
 """
 
 from __future__ import annotations

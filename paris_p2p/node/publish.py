@@ -1,7 +1,7 @@
 """A checkpoint goes out: blobs, card, news.
 
-Publishing is card-last: both blobs are in the store before the card is signed, and the card is in the ledger before
-anyone hears of it. A crash at any moment leaves the old tip or the new one.
+Publishing is card-last: both blobs are in the store before the card is signed, and the card is in the ledger
+before anyone hears of it. A crash at any moment leaves the old tip or the new one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.rules.rates import lowered_again
 from paris_p2p.rules.tips import Tip
 
-LOWERED_READER = 3  # an older one would train on with the full rate, and refuse a card that goes back for its steps
+# an older one would train on with the full rate, and refuse a card that goes back for its steps
+LOWERED_READER = 3
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class NewCheckpoint:
 
 
 async def sign_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoint) -> Envelope[CardRecord]:
-    """Move the files into the store and sign them as the child of the slot's tip; `tell_card` lets others know.
+    """Move the files into the store and sign them as the child of the slot's tip; `tell_card` lets others
+    know.
 
     DiskFullError when the store's cap leaves no room for them, and nothing else there may go.
     """
@@ -68,14 +70,20 @@ def sign_again(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
 
 
 def sign_going_back(node: RunNode, old: CardRecord, epoch: int) -> Envelope[CardRecord]:
-    """Sign an older checkpoint once more as the child of the slot's tip, to be trained on with the next lower rate."""
+    """Sign an older checkpoint once more as the child of the slot's tip, to be trained on with the next
+    lower rate.
+    """
     tip = node.board.tip(old.slot)
     lowered = lowered_again(tip.card.record.lowered if tip else 0)
-    return sign_again(node, old.model_copy(update={"epoch": epoch, "lowered": lowered, "oldest_reader": LOWERED_READER}))
+    return sign_again(
+        node, old.model_copy(update={"epoch": epoch, "lowered": lowered, "oldest_reader": LOWERED_READER})
+    )
 
 
 async def tell_card(node: RunNode, envelope: Envelope[CardRecord]) -> None:
-    """Let the others know of a card of ours; SwarmError when they cannot be told now, and it may be told again."""
+    """Let the others know of a card of ours; SwarmError when they cannot be told now, and it may be told
+    again.
+    """
     node.keep_good(envelope.record)
     node.keep(envelope)
     await node.announce_holding(envelope.id)
@@ -83,7 +91,9 @@ async def tell_card(node: RunNode, envelope: Envelope[CardRecord]) -> None:
 
 
 async def tell_own_cards_again(node: RunNode) -> None:
-    """Cards this peer signed before it was killed, which perhaps nobody heard of: the work in them is not lost."""
+    """Cards this peer signed before it was killed, which perhaps nobody heard of: the work in them is not
+    lost.
+    """
     for slot in node.spec.slots:
         data, tip = node.ledger.get(f"own-card/{slot}"), node.board.tip(slot)
         if data is None:

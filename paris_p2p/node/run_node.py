@@ -75,7 +75,8 @@ class RunNode:
         self._data_blobs = {ref.id for ref in run.record.data_blobs}
         self._asked: dict[str, asyncio.Task[None]] = {}  # connected peers who have not answered yet
         self._held: dict[str, set[str]] = {}  # purpose -> blobs in use
-        self._misses: dict[str, tuple[int, float]] = {}  # slot -> tries for attested cards nobody had, and when the next is due
+        # slot -> tries for attested cards nobody had, and when the next is due
+        self._misses: dict[str, tuple[int, float]] = {}
         self.keeping = Keeping(host.store, self.ledger, self._data_blobs)
 
     @property
@@ -90,11 +91,15 @@ class RunNode:
         return blob_id in self._data_blobs or blob_id in self.keeping.good or blob_id in self._tip_blobs()
 
     def knows(self, peer: str) -> bool:
-        """Whether a peer has a part in this run that strangers cannot give themselves: named by its owner, or behind a tip."""
+        """Whether a peer has a part in this run that strangers cannot give themselves: named by its owner,
+        or behind a tip.
+        """
         if peer == self.spec.owner_node or peer in self.spec.gate.attestors:
             return True
         tips = [self.board.tip(slot) for slot in self.spec.slots]
-        return any(tip and peer in {tip.card.signer, *(one.signer for one in tip.attestations)} for tip in tips)
+        return any(
+            tip and peer in {tip.card.signer, *(one.signer for one in tip.attestations)} for tip in tips
+        )
 
     def records_under(self, key: str) -> list[bytes]:
         return self.board.records_under(key)
@@ -141,7 +146,8 @@ class RunNode:
         return {"run": self.run, "slot": slot, "seq": seq, "issued_at": now, "expires_at": now + lifetime}
 
     async def refresh(self, slots: Sequence[str] = ()) -> None:
-        """Read claims and tips of the slots (all, when none are named) and put back tips the bulletin board forgot.
+        """Read claims and tips of the slots (all, when none are named) and put back tips the bulletin board
+        forgot.
 
         Several slots at once: where a read takes long, the last one must not wait for all others.
         """
@@ -161,15 +167,18 @@ class RunNode:
         await self._keep_all((*claims, *found))
         ids, now = {envelope.id for envelope in found}, time.time()
         for envelope in self.board.tip_envelopes(slot):
-            if envelope.id not in ids and envelope.record.expires_at > now:  # an older one is had from peers directly
+            if envelope.id not in ids and envelope.record.expires_at > now:
+                # an older one is had from peers directly
                 await swarm.store_record(envelope)
         await self._ask_for_attested(slot)
 
     async def _ask_for_attested(self, slot: str) -> None:
-        """Cards that were attested and are not to be had from the bulletin board, from the peers that are connected.
+        """Cards that were attested and are not to be had from the bulletin board, from the peers that are
+        connected.
 
-        The board keeps one card of a maker: one that it made meanwhile hides the one that became the tip. Anybody can attest
-        a card that nobody has: peers are asked side by side, once a slot and interval, and more rarely while they know nothing.
+        The board keeps one card of a maker: one that it made meanwhile hides the one that became the tip.
+        Anybody can attest a card that nobody has: peers are asked side by side, once a slot and interval, and
+        more rarely while they know nothing.
         """
         attestors, now_s = self.board.attestors_of_unknown(slot), time.monotonic()
         if not attestors:
@@ -185,17 +194,29 @@ class RunNode:
             self._misses.pop(slot, None)
 
     async def ask_connected(
-        self, slots: Sequence[str] = (), *, first: Collection[str] = (), enough: int = 1, wait_s: float = ASKED_S
+        self,
+        slots: Sequence[str] = (),
+        *,
+        first: Collection[str] = (),
+        enough: int = 1,
+        wait_s: float = ASKED_S,
     ) -> None:
-        """Ask connected peers side by side for what they know, those in `first` and those with a part in the run before others.
+        """Ask connected peers side by side for what they know, those in `first` and those with a part in the
+        run before others.
 
-        Returns when `enough` told all and the others had as long again, at the latest after `wait_s`. Who has not answered
-        by then is heard when it does, is not asked anew before, and is left after CATCH_UP_LIMIT_S.
+        Returns when `enough` told all and the others had as long again, at the latest after `wait_s`. Who has
+        not answered by then is heard when it does, is not asked anew before, and is left after
+        CATCH_UP_LIMIT_S.
         """
-        connected = [peer.peer_id for peer in await self.host.swarm.peers() if peer.peer_id not in self._asked]
+        connected = [
+            peer.peer_id for peer in await self.host.swarm.peers() if peer.peer_id not in self._asked
+        ]
         random.shuffle(connected)  # not the same ones each time, should they not know either
         connected.sort(key=lambda peer: (peer not in first, not self.knows(peer)))
-        questions = {peer: partial(self.catch_up, peer, slots) for peer in connected[: min(MAX_ASKED, MAX_OWING - len(self._asked))]}
+        questions = {
+            peer: partial(self.catch_up, peer, slots)
+            for peer in connected[: min(MAX_ASKED, MAX_OWING - len(self._asked))]
+        }
         answers = await ask_side_by_side(questions, enough=enough, limit_s=wait_s, extra=1.0)
         for peer, error in answers.failed.items():
             log.info("%s did not answer: %s", peer[-8:], error)
@@ -212,23 +233,33 @@ class RunNode:
         await end_tasks(self._asked.values())
 
     async def catch_up(self, peer: str, slots: Sequence[str] = ()) -> None:
-        """Ask one peer directly for what it knows (of all slots, when none are named): tips whose DHT records have gone."""
+        """Ask one peer directly for what it knows (of all slots, when none are named): tips whose DHT
+        records have gone.
+        """
         try:
             async with asyncio.timeout(CATCH_UP_LIMIT_S):
                 for slot in slots or self.spec.slots:
                     for key in (claims_key(self.run, slot), tips_key(self.run, slot)):
                         await self._receive_all(await self.host.swarm.fetch_records(peer, key))
         except TimeoutError as error:
-            raise UnreachableError(f"{peer[-8:]} did not tell its records in {CATCH_UP_LIMIT_S:.0f} s") from error
-        except (BlobError, RecordError) as error:  # it refuses, or answers nonsense: no worse than not answering
+            raise UnreachableError(
+                f"{peer[-8:]} did not tell its records in {CATCH_UP_LIMIT_S:.0f} s"
+            ) from error
+        except (BlobError, RecordError) as error:
+            # it refuses, or answers nonsense: no worse than not answering
             raise UnreachableError(f"{peer[-8:]} does not tell its records: {error}") from error
 
     async def read_refusals(self, slot: str) -> None:
-        """Why this peer's newest cards were refused, beside what gossip told: from the board, and from connected peers."""
+        """Why this peer's newest cards were refused, beside what gossip told: from the board, and from
+        connected peers.
+        """
         key = refusals_key(self.run, slot)
         await self._keep_all(await self.host.swarm.read_records(key, self.run))
         connected = [peer.peer_id for peer in await self.host.swarm.peers()]
-        asked = {peer: partial(self.host.swarm.fetch_records, peer, key) for peer in random.sample(connected, min(2, len(connected)))}
+        asked = {
+            peer: partial(self.host.swarm.fetch_records, peer, key)
+            for peer in random.sample(connected, min(2, len(connected)))
+        }
         answers = await ask_side_by_side(asked, enough=len(asked), limit_s=ASKED_S)
         await end_tasks(answers.late.values())
         for peer, error in answers.failed.items():
@@ -248,7 +279,9 @@ class RunNode:
         await self._keep_all(await asyncio.to_thread(self._open, told))
 
     def _open(self, told: Sequence[bytes]) -> list[Envelope[Any]]:
-        """The records that hold; an honest peer tells no others, so that after a few bad ones the rest is left."""
+        """The records that hold; an honest peer tells no others, so that after a few bad ones the rest is
+        left.
+        """
         opened, bad = [], 0
         for data in told:
             try:
@@ -263,7 +296,9 @@ class RunNode:
         return opened
 
     async def _keep_all(self, envelopes: Sequence[Envelope[Any]]) -> None:
-        """Others have turns in between: where a slot is full of strangers' records, one more takes a millisecond."""
+        """Others have turns in between: where a slot is full of strangers' records, one more takes a
+        millisecond.
+        """
         for number, envelope in enumerate(envelopes):
             if number % KEPT_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -287,26 +322,41 @@ class RunNode:
 
     def known_attestors(self) -> set[str]:
         """Peers that lately said they are here and may attest; bootstrap nodes and generators do not."""
-        return {peer for peer, role in self.roles.items() if role in ("peer", "owner") and may_attest(self.spec, peer)}
+        return {
+            peer
+            for peer, role in self.roles.items()
+            if role in ("peer", "owner") and may_attest(self.spec, peer)
+        }
 
     async def attestors_connected(self) -> bool:
-        """Whether some other peer is there that could attest. A peer nobody heard of yet counts, if everybody may."""
+        """Whether some other peer is there that could attest. A peer nobody heard of yet counts, if
+        everybody may.
+        """
         others = {peer.peer_id for peer in await self.host.swarm.peers()}
-        return any(may_attest(self.spec, peer) and self.roles.get(peer, "peer") in ("peer", "owner") for peer in others)
+        return any(
+            may_attest(self.spec, peer) and self.roles.get(peer, "peer") in ("peer", "owner")
+            for peer in others
+        )
 
     async def read_peers(self) -> None:
         """Who says they are here, and as what; kept in `roles`."""
         records = await self.host.swarm.read_records(peers_key(self.run), self.run)
         for envelope in records:
             self.own.look_at(envelope)
-        self.roles = {envelope.signer: envelope.record.role for envelope in records if isinstance(envelope.record, PeerRecord)}
+        self.roles = {
+            envelope.signer: envelope.record.role
+            for envelope in records
+            if isinstance(envelope.record, PeerRecord)
+        }
         # Where too few are there to attest, no lead can be asked for an attested card (rules/heard.py).
         me = {self.peer_id} if may_attest(self.spec, self.peer_id) else set[str]()
         self.board.hearing.attestors = frozenset(self.known_attestors() | me)
 
     # blobs
 
-    async def fetch(self, refs: Sequence[BlobRef], what: str, progress: Callable[[int], None] | None = None) -> list[Path]:
+    async def fetch(
+        self, refs: Sequence[BlobRef], what: str, progress: Callable[[int], None] | None = None
+    ) -> list[Path]:
         """Verified local files of blobs, from their holders and from connected peers, several at once."""
 
         async def sources() -> list[str]:
@@ -320,7 +370,9 @@ class RunNode:
         self.keeping.note(ref.id for ref in refs)
 
         async def fetched() -> list[Path]:
-            return await fetch_many(refs, sources, self.host.swarm, self.host.store, ledger=self.host.sources, progress=progress)
+            return await fetch_many(
+                refs, sources, self.host.swarm, self.host.store, ledger=self.host.sources, progress=progress
+            )
 
         try:
             return await fetched()
@@ -330,7 +382,9 @@ class RunNode:
                 raise
             return await fetched()
 
-    async def fetch_shards(self, shards: Sequence[ShardRef], progress: Callable[[int], None] | None = None) -> list[tuple[Path, int]]:
+    async def fetch_shards(
+        self, shards: Sequence[ShardRef], progress: Callable[[int], None] | None = None
+    ) -> list[tuple[Path, int]]:
         """Local files of a run's shards with their clusters."""
         paths = await self.fetch([shard.blob for shard in shards], self.run, progress)
         return [(path, shard.cluster) for path, shard in zip(paths, shards, strict=True)]
@@ -338,7 +392,9 @@ class RunNode:
     # what stays on this disk
 
     def kept_blobs(self) -> set[str]:
-        """Blobs that must not be evicted: the run's data that is here, what the tips need, and what is in use."""
+        """Blobs that must not be evicted: the run's data that is here, what the tips need, and what is in
+        use.
+        """
         return (self._data_blobs | self._tip_blobs() | self.keeping.good).union(*tuple(self._held.values()))
 
     def hold(self, purpose: str, blob_ids: set[str]) -> None:
@@ -350,7 +406,8 @@ class RunNode:
         self._held.pop(purpose, None)
 
     async def forget_superseded(self) -> None:
-        """Delete checkpoints that were refused or overtaken, made, attested or copied here (rules/keeping.py).
+        """Delete checkpoints that were refused or overtaken, made, attested or copied here
+        (rules/keeping.py).
 
         The tip's, the best's, those that wait for attestation and those in use stay.
         """
@@ -358,7 +415,9 @@ class RunNode:
 
 
 async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Their results, side by side; when one fails the others are ended before its error is raised, so that none is left behind."""
+    """Their results, side by side; when one fails the others are ended before its error is raised, so that
+    none is left behind.
+    """
     tasks = [asyncio.create_task(work) for work in works]
     try:
         return await asyncio.gather(*tasks)

@@ -14,10 +14,11 @@ LEFT_AT_ONCE = 130
 
 
 def on_leave_signals(leave: Callable[[], None], at_once: Callable[[], None] = lambda: None) -> None:
-    """Call `leave` at the first signal; a second Ctrl-C or SIGTERM calls `at_once` and ends the process there.
+    """Call `leave` at the first signal; a second Ctrl-C or SIGTERM calls `at_once` and ends the process
+    there.
 
-    SIGHUP never hurries: a terminal that closes sends it more than once, from the shell and from the kernel. Where `nohup`
-    switched it off it stays so. Call in the event loop's thread.
+    SIGHUP never hurries: a terminal that closes sends it more than once, from the shell and from the kernel.
+    Where `nohup` switched it off it stays so. Call in the event loop's thread.
     """
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
 

@@ -20,7 +20,9 @@ def slot_news(
     done: bool = False,
     refused: str = "",
 ) -> str:
-    """Empty when all goes its way: somebody leads, and there is a checkpoint. `refused` is why the newest one was."""
+    """Empty when all goes its way: somebody leads, and there is a checkpoint. `refused` is why the newest
+    one was.
+    """
     if done:
         return ""
     left_s = rests_until_s(tip, timing) - now_s
@@ -37,7 +39,8 @@ def slot_news(
     if tip is None:
         since_s = max(0.0, now_s - lead.record.claimed_at)
         return (
-            f"claimed {since_s:.0f} s ago; its first checkpoint comes once the lead has fetched the data and trained for "
+            f"claimed {since_s:.0f} s ago; its first checkpoint comes once the lead has fetched the data "
+            "and trained for "
             f"about {timing.checkpoint_s:.0f} s"
         )
     return ""

@@ -1,4 +1,6 @@
-"""What a peer says of itself and its run: `paris-peer status`, the live view and the control API show this one model."""
+"""What a peer says of itself and its run: `paris-peer status`, the live view and the control API show this
+one model.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class SlotStatus(BaseModel):
     tip_age_s: float | None = None
     clips: int = 0
     steps: int = 0
-    loss: float | None = None  # on the gate's clips, with the slot's fixed noise: comparable from card to card
+    # on the gate's clips, with the slot's fixed noise: comparable from card to card
+    loss: float | None = None
     card_loss: float | None = None  # on the noise drawn for this card: comparable with reference_loss alone
     reference_loss: float | None = None  # the best card's before it, on the same clips and noise
     lowered: int = 0  # how often its learning rate was lowered
@@ -124,7 +127,9 @@ def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
 
 
 def _losses(tip: Tip) -> dict[str, float | None]:
-    """The tip's gate losses: as attested by whoever measured the lowest, and the middle one of the comparable ones."""
+    """The tip's gate losses: as attested by whoever measured the lowest, and the middle one of the
+    comparable ones.
+    """
     lowest = min((one.record for one in tip.attestations), key=lambda record: record.loss)
     fixed = sorted(one.record.fixed_loss for one in tip.attestations if one.record.fixed_loss is not None)
     loss = fixed[len(fixed) // 2] if fixed else None
@@ -134,7 +139,9 @@ def _losses(tip: Tip) -> dict[str, float | None]:
 def _newest_refusal(node: RunNode, slot: str) -> str:
     pending = node.board.pending(slot)
     newest = pending[-1].id if pending else ""
-    return next((words_of(one.record.reason) for one in node.board.refusals(slot) if one.record.card == newest), "")
+    return next(
+        (words_of(one.record.reason) for one in node.board.refusals(slot) if one.record.card == newest), ""
+    )
 
 
 async def run_status(node: RunNode, *, role: str, phase: str, why: str, **more: Any) -> Status:
@@ -142,7 +149,11 @@ async def run_status(node: RunNode, *, role: str, phase: str, why: str, **more: 
     now = time.time()
     swarm = node.host.swarm
     peers = tuple(
-        PeerStatus(peer_id=peer.peer_id, path="direct" if peer.direct else "relayed", role=node.roles.get(peer.peer_id, "?"))
+        PeerStatus(
+            peer_id=peer.peer_id,
+            path="direct" if peer.direct else "relayed",
+            role=node.roles.get(peer.peer_id, "?"),
+        )
         for peer in await swarm.peers()
     )
     transfer = swarm.transfer

@@ -52,8 +52,10 @@ class OwnSignatures:
             return
         at = time.strftime("%H:%M:%S", time.localtime(self.twin.issued_s))
         raise TwinError(
-            f"another node runs with this node's identity.key: {self.twin.what}, signed at {at} as {self.me}, "
-            "was not signed here. Two nodes with one key train one slot twice under one name. Stop the other one; or move "
+            f"another node runs with this node's identity.key: {self.twin.what}, "
+            f"signed at {at} as {self.me}, "
+            "was not signed here. Two nodes with one key train one slot twice under one name. "
+            "Stop the other one; or move "
             "identity.key out of this node's --data-dir, and it gets a key of its own at the next start"
         )
 

@@ -57,13 +57,21 @@ class Look:
 class Attestor:
     """Watches the board and attests; `attested` and the node's `refused` counters show in status."""
 
-    def __init__(self, node: RunNode, *, device: str = "cpu", say: Callable[[str], None] = log.info, gate: Gate | None = None):
+    def __init__(
+        self,
+        node: RunNode,
+        *,
+        device: str = "cpu",
+        say: Callable[[str], None] = log.info,
+        gate: Gate | None = None,
+    ):
         self.node, self.say = node, say
         self.votes = Votes(node.run, node.ledger)
         self.checker = Checker(node, device, gate)
         self.attested = 0
         self._from_leads: dict[str, None] = {}  # cards whose makers held the slot when they came, or later
-        self._put_off: set[str] = set()  # cards counted as refused for what may come yet, and looked at again all the same
+        # cards counted as refused for what may come yet, and looked at again all the same
+        self._put_off: set[str] = set()
         self._looked_up_s: dict[str, float] = {}  # slot -> when its records were last read for waiting cards
         self.refusals = Refusals(node, say)
         # Slot -> (tip, checks that came to no end, by card and by maker).
@@ -77,7 +85,8 @@ class Attestor:
             return
         for slot in self.node.spec.slots:
             await self._tell_vote_again(slot)
-        slots = [asyncio.create_task(self._watch(slot)) for slot in self.node.spec.slots]  # a silent maker holds up its own slot only
+        # a silent maker holds up its own slot only
+        slots = [asyncio.create_task(self._watch(slot)) for slot in self.node.spec.slots]
         try:
             await asyncio.gather(*slots)
         finally:
@@ -87,7 +96,9 @@ class Attestor:
             await self.checker.close()
 
     async def _watch(self, slot: str) -> None:
-        """A task's outermost frame: whatever others signed, the next look comes. Errors of this disk go on."""
+        """A task's outermost frame: whatever others signed, the next look comes. Errors of this disk go
+        on.
+        """
         while True:
             try:
                 await self._look_at(slot)
@@ -120,7 +131,9 @@ class Attestor:
             await self._look_up(slot)
 
     async def _look_up(self, slot: str) -> float:
-        """Read the board again, at most once an interval; returns seconds until it may be read again, 0 when it was."""
+        """Read the board again, at most once an interval; returns seconds until it may be read again, 0
+        when it was.
+        """
         now_s, every_s = time.time(), look_up_every_s(self.node.spec.timing.checkpoint_s)
         left_s = self._looked_up_s.get(slot, -math.inf) + every_s - now_s
         if 0 < left_s <= every_s:
@@ -239,9 +252,11 @@ class Attestor:
         return refuse_card(card, self.node.board.tip(slot), lead, signed, self.node.peer_id)
 
     def _turn(self, card: Envelope[CardRecord]) -> int:
-        """This peer's place among the known attestors of a card: the same list everywhere, shuffled by each card's id.
+        """This peer's place among the known attestors of a card: the same list everywhere, shuffled by each
+        card's id.
 
-        A card that goes back is for those alone who refused what came after the tip, and costs them next to nothing.
+        A card that goes back is for those alone who refused what came after the tip, and costs them next to
+        nothing.
         """
         if goes_back(card.record, self.node.board.tip(card.record.slot)):
             return 0
@@ -250,7 +265,9 @@ class Attestor:
         return max(0, order.index(self.node.peer_id) - self.node.spec.gate.quorum + 1)
 
     async def _check_unless_moot(self, card: Envelope[CardRecord], tip: Tip | None) -> GateResult | None:
-        """What the gate measured; None when news ended the check. A maker that sends next to nothing must not hold the slot."""
+        """What the gate measured; None when news ended the check. A maker that sends next to nothing must
+        not hold the slot.
+        """
         check = asyncio.create_task(self.checker.measure(card, tip))
         try:
             await self._wait_for(check, card)
@@ -272,13 +289,16 @@ class Attestor:
                 raise MissingBlobError(f"its check was not over after {limit_s:.0f} s; what came is kept")
             if passed_s >= turn_s and self._holds_up_another(card):
                 raise MissingBlobError(
-                    f"its check was not over after {turn_s:.0f} s, and another's card waits; what came is kept"
+                    f"its check was not over after {turn_s:.0f} s, and another's card waits; "
+                    "what came is kept"
                 )
             next_s = turn_s if passed_s < turn_s else limit_s
             waiting = asyncio.create_task(wake.wait())
             try:
                 await asyncio.wait(
-                    {check, waiting}, timeout=min(next_s - passed_s, RETRY_S), return_when=asyncio.FIRST_COMPLETED
+                    {check, waiting},
+                    timeout=min(next_s - passed_s, RETRY_S),
+                    return_when=asyncio.FIRST_COMPLETED,
                 )
             finally:  # also when the check is cancelled: a task that nobody holds is destroyed while it waits
                 waiting.cancel()
@@ -317,9 +337,15 @@ class Attestor:
         )
         await self._vote(card, node.sign(attestation))
         self.attested += 1
-        self.say(f"attested {record.slot} seq {record.seq}: gate loss {result.loss:.4f} against {result.reference_loss:.4f}")
+        self.say(
+            f"attested {record.slot} seq {record.seq}: gate loss {result.loss:.4f} against "
+            f"{result.reference_loss:.4f}"
+        )
         if goes_back(record, tip):
-            self.say(f"{record.slot} went back to its best checkpoint, of step {record.steps:,}; it {words_after(record.lowered)}")
+            self.say(
+                f"{record.slot} went back to its best checkpoint, of step {record.steps:,}; "
+                f"it {words_after(record.lowered)}"
+            )
 
     async def _vote(self, card: Envelope[CardRecord], attestation: Envelope[AttestationRecord]) -> None:
         node = self.node
@@ -330,12 +356,17 @@ class Attestor:
         await node.announce_holding(card.id)
 
     async def _tell_vote_again(self, slot: str) -> None:
-        """What this peer signed last, when it was killed before others heard of it: that place has nothing else to hope for."""
+        """What this peer signed last, when it was killed before others heard of it: that place has nothing
+        else to hope for.
+        """
         node, vote, tip = self.node, self.votes.newest(slot), self.node.board.tip(slot)
         if vote is None:
             return
         card, attestation = vote
-        if card.record.parent != (tip.card.id if tip else "") or self.votes.chosen(card.record) not in (None, card.id):
+        if card.record.parent != (tip.card.id if tip else "") or self.votes.chosen(card.record) not in (
+            None,
+            card.id,
+        ):
             return
         self._from_leads[card.id] = None  # it was asked when the card was chosen
         node.keep(card)
@@ -353,9 +384,13 @@ class Attestor:
             self._put_off.clear()
         self._put_off.add(card.id)
         self.node.refused[objection] += 1
-        log.info("put off %s seq %d of %s: %s", card.record.slot, card.record.seq, card.signer[-8:], objection)
+        log.info(
+            "put off %s seq %d of %s: %s", card.record.slot, card.record.seq, card.signer[-8:], objection
+        )
 
-    async def _refuse(self, card: Envelope[CardRecord], reason: str, result: GateResult | None = None) -> None:
+    async def _refuse(
+        self, card: Envelope[CardRecord], reason: str, result: GateResult | None = None
+    ) -> None:
         """For good; a maker that leads is told why."""
         refusal = self.refusals.put(card, reason, result)
         if refusal is not None and self._is_from_a_lead(card, self._look(card.record.slot)):

@@ -23,7 +23,9 @@ def refuse_measured(result: GateResult, tip: Tip | None, tolerance: float) -> st
     """Why a card must not be attested after what was measured; empty when it may."""
     if not result.ok:
         return result.reason or REASONS["malformed"]
-    reason = refuse_loss(result.loss, result.reference_loss, tolerance_after(tip, tolerance), first=tip is None)
+    reason = refuse_loss(
+        result.loss, result.reference_loss, tolerance_after(tip, tolerance), first=tip is None
+    )
     return reason or ""
 
 
@@ -55,11 +57,13 @@ class Checker:
         node, record = self.node, card.record
         purpose, ids = f"check/{card.id}", {record.weights.id, record.resume.id}
         best = self._best_card(record.slot, tip)
-        node.hold(purpose, ids | ({best.record.weights.id} if best else set()))  # the tip may go on while we measure
+        # the tip may go on while we measure
+        node.hold(purpose, ids | ({best.record.weights.id} if best else set()))
         try:
             result = await self.gate(await self._job(card, best))
             if not all(node.host.store.has(blob_id) for blob_id in ids):
-                raise MissingBlobError("its blobs went away while they were checked")  # this disk's fault, not the card's
+                # this disk's fault, not the card's
+                raise MissingBlobError("its blobs went away while they were checked")
             return result
         finally:
             node.let_go(purpose)
@@ -86,7 +90,9 @@ class Checker:
         )
 
     def _best_card(self, slot: str, tip: Tip | None) -> Envelope[CardRecord] | None:
-        """The lineage's best attested card; the tip itself when the best one's weights are no longer to be had."""
+        """The lineage's best attested card; the tip itself when the best one's weights are no longer to be
+        had.
+        """
         if tip is None:
             return None
         best = self.node.board.best(slot)

@@ -1,4 +1,6 @@
-"""Says how a download gets on: at once, every ten seconds, and when it is done; for the terminal, the log and `status`."""
+"""Says how a download gets on: at once, every ten seconds, and when it is done; for the terminal, the log
+and `status`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ TELL_S = 10.0
 async def telling(
     node: RunNode, what: str, refs: Sequence[BlobRef], say: Callable[[str], None], note: Callable[[str], None]
 ) -> AsyncIterator[None]:
-    """While inside, the blobs are fetched: `say` gets a line now and then, `note` what `status` shows, empty at the end.
+    """While inside, the blobs are fetched: `say` gets a line now and then, `note` what `status` shows, empty
+    at the end.
 
     Bytes are those that came over the network since the beginning, whoever they were for.
     """
@@ -36,7 +39,9 @@ async def telling(
     async def tell() -> None:
         while True:
             await asyncio.sleep(TELL_S)
-            line = progress_line(what, got(), missing, node.host.swarm.transfer.download_bps, await _sources(node))
+            line = progress_line(
+                what, got(), missing, node.host.swarm.transfer.download_bps, await _sources(node)
+            )
             note(line)
             say(line)
 
@@ -53,8 +58,15 @@ async def telling(
 
 def progress_line(what: str, got_bytes: int, all_bytes: int, bytes_per_s: float, peers: int) -> str:
     """Bytes, rate and who could give them, in one line."""
-    left = f", about {(all_bytes - got_bytes) / bytes_per_s:.0f} s left" if bytes_per_s else ", nothing comes at the moment"
-    return f"fetching {what}: {size(got_bytes)} of {size(all_bytes)} at {size(bytes_per_s)}/s from {peers} connected peers{left}"
+    left = (
+        f", about {(all_bytes - got_bytes) / bytes_per_s:.0f} s left"
+        if bytes_per_s
+        else ", nothing comes at the moment"
+    )
+    return (
+        f"fetching {what}: {size(got_bytes)} of {size(all_bytes)} at {size(bytes_per_s)}/s from {peers} "
+        f"connected peers{left}"
+    )
 
 
 def size(count: float) -> str:

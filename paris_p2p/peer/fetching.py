@@ -1,4 +1,6 @@
-"""A generator's side: fetch the tips' weights, the codec and the text encoder once, verified, and use them offline."""
+"""A generator's side: fetch the tips' weights, the codec and the text encoder once, verified, and use them
+offline.
+"""
 
 from __future__ import annotations
 
@@ -76,18 +78,27 @@ def fetch_models(
     routing: Routing | None = None,
     progress: Progress | None = None,
 ) -> Models:
-    """Bring every slot's tip weights here, skipping what is here already; offline, use what an earlier fetch brought.
+    """Bring every slot's tip weights here, skipping what is here already; offline, use what an earlier fetch
+    brought.
 
-    SlotMissingError names the slots without a tip, unless `partial` allows for them; UsageError when the `routing` to be used needs more.
+    SlotMissingError names the slots without a tip, unless `partial` allows for them; UsageError when the
+    `routing` to be used needs more.
     """
     home = settings.model_copy(update={"data_dir": settings.data_dir / GENERATOR_DIR})
     if offline:
         return _offline(home, invite, partial, routing)
-    return asyncio.run(_fetch(home, settings.data_dir / "blobs", invite, partial, routing, progress or (lambda *_: None)))
+    return asyncio.run(
+        _fetch(home, settings.data_dir / "blobs", invite, partial, routing, progress or (lambda *_: None))
+    )
 
 
 async def _fetch(
-    settings: PeerSettings, neighbour: Path, invite: Invite, partial: bool, routing: Routing | None, progress: Progress
+    settings: PeerSettings,
+    neighbour: Path,
+    invite: Invite,
+    partial: bool,
+    routing: Routing | None,
+    progress: Progress,
 ) -> Models:
     host_context: AbstractAsyncContextManager[Host] = open_host(settings, invite.peers)
     progress("joining the run", 0, 1)
@@ -97,7 +108,10 @@ async def _fetch(
             progress("joining the run", 1, 1)
             tips = {slot: tip for slot in node.spec.slots if (tip := node.board.tip(slot)) is not None}
             check_slots(node.spec, set(tips), partial, routing)
-            slots = {slot: FetchedSlot(card=tip.card.id, weights=tip.card.record.weights) for slot, tip in tips.items()}
+            slots = {
+                slot: FetchedSlot(card=tip.card.id, weights=tip.card.record.weights)
+                for slot, tip in tips.items()
+            }
             wanted = [(run.id, ref) for pinned in node.spec.models for ref in pinned.files.values()]
             wanted += [(slot.card, slot.weights) for slot in slots.values()]
             await _fetch_all(node, wanted, neighbour, progress)
@@ -109,7 +123,9 @@ async def _fetch(
             return _models(host.store, settings.data_dir, run, fetched)
 
 
-async def _fetch_all(node: RunNode, wanted: list[tuple[str, BlobRef]], neighbour: Path, progress: Progress) -> None:
+async def _fetch_all(
+    node: RunNode, wanted: list[tuple[str, BlobRef]], neighbour: Path, progress: Progress
+) -> None:
     total = sum(ref.size_bytes for _, ref in wanted)
     done = 0
     if neighbour.is_dir():
@@ -131,7 +147,8 @@ async def _fetch_all(node: RunNode, wanted: list[tuple[str, BlobRef]], neighbour
 def check_slots(spec: RunSpec, present: set[str], partial: bool, routing: Routing | None = None) -> None:
     """SlotMissingError, naming them, when slots have no tip: a partial mixture still needs one expert.
 
-    UsageError when the `routing` that it is fetched for asks the router to choose among several, and that is missing.
+    UsageError when the `routing` that it is fetched for asks the router to choose among several, and that is
+    missing.
     """
     if routing is not None and routing.name == "top_k" and routing.top_k > spec.experts:
         there = "1 expert" if spec.experts == 1 else f"{spec.experts} experts"
@@ -141,11 +158,16 @@ def check_slots(spec: RunSpec, present: set[str], partial: bool, routing: Routin
         return
     if not partial:
         raise SlotMissingError(
-            f"no checkpoint was attested yet for {', '.join(missing)}; wait until the run has trained them, or use --allow-partial "
-            "to route among the others" + (" (without the router, with --routing uniform)" if ROUTER in missing else "")
+            f"no checkpoint was attested yet for {', '.join(missing)}; wait until the run has trained them, "
+            "or use --allow-partial "
+            "to route among the others"
+            + (" (without the router, with --routing uniform)" if ROUTER in missing else "")
         )
     if not present - {ROUTER}:
-        raise SlotMissingError(f"no expert has a checkpoint yet ({', '.join(missing)} are missing); there is nothing to generate with")
+        raise SlotMissingError(
+            f"no expert has a checkpoint yet ({', '.join(missing)} are missing); "
+            "there is nothing to generate with"
+        )
     if routing is not None:
         routing.check_router(ROUTER in present, len(present - {ROUTER}))
 
@@ -155,7 +177,8 @@ def _offline(settings: PeerSettings, invite: Invite, partial: bool, routing: Rou
     path = _fetched_path(settings.data_dir, invite.run)
     if run is None or not path.exists():
         raise MissingBlobError(
-            f"run {invite.run[:16]}… was never fetched to {settings.data_dir}; run `paris-peer fetch INVITE` once, online"
+            f"run {invite.run[:16]}… was never fetched to {settings.data_dir}; "
+            "run `paris-peer fetch INVITE` once, online"
         )
     try:
         fetched = Fetched.model_validate_json(path.read_text())
@@ -165,7 +188,9 @@ def _offline(settings: PeerSettings, invite: Invite, partial: bool, routing: Rou
     try:
         return _models(BlobStore(settings.data_dir / "blobs"), settings.data_dir, run, fetched)
     except MissingBlobError as error:
-        raise MissingBlobError(f"{error}, though it was fetched once; run `paris-peer fetch INVITE` again, online") from error
+        raise MissingBlobError(
+            f"{error}, though it was fetched once; run `paris-peer fetch INVITE` again, online"
+        ) from error
 
 
 def _models(store: BlobStore, data_dir: Path, run: Envelope[RunSpec], fetched: Fetched) -> Models:
@@ -179,12 +204,16 @@ def _models(store: BlobStore, data_dir: Path, run: Envelope[RunSpec], fetched: F
         cards={slot: entry.card for slot, entry in fetched.slots.items()},
         codec_folder=_lay_out(store, spec.codec, folder / "codec"),
         text_folder=_lay_out(store, spec.text, folder / "text") if spec.text.files else None,
-        features_folder=_lay_out(store, first, folder / "features") if first is not None and first.files else None,
+        features_folder=_lay_out(store, first, folder / "features")
+        if first is not None and first.files
+        else None,
     )
 
 
 def _lay_out(store: BlobStore, pinned: Pinned, folder: Path) -> Path:
-    """A codec's or encoder's folder of links into the store, and nothing else; Pinned has checked the names."""
+    """A codec's or encoder's folder of links into the store, and nothing else; Pinned has checked the
+    names.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if path.name not in pinned.files:
@@ -199,5 +228,3 @@ def _lay_out(store: BlobStore, pinned: Pinned, folder: Path) -> Path:
 
 def _fetched_path(data_dir: Path, run_id: str) -> Path:
     return data_dir / "runs" / run_id / "fetched.json"
-
-

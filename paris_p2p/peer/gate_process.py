@@ -1,4 +1,6 @@
-"""The gate's process as the attestor sees it: started for a card, kept for the next one, gone when none comes."""
+"""The gate's process as the attestor sees it: started for a card, kept for the next one, gone when none
+comes.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,17 @@ from paris_p2p.peer.process import Worker
 from paris_p2p.training.messages import GateJob, GateResult
 
 GATE_TIMEOUT_S = 1800.0
-IDLE_S = 60.0  # loading torch costs seconds of a core, keeping it some hundred MB: kept only while cards come often
+# loading torch costs seconds of a core, keeping it some hundred MB: kept only while cards come often
+IDLE_S = 60.0
 OFTEN_S = 100.0  # between a slot's cards
 IDLE_INTERVALS = 3  # attestors take turns, so that each sees a card less often than a slot makes one
 GATE = "paris_p2p.training.gate"
 
 
 def gate_idle_s(checkpoint_s: float) -> float:
-    """How long a gate's process is kept for the next card in a run whose slots make one every `checkpoint_s`."""
+    """How long a gate's process is kept for the next card in a run whose slots make one every
+    `checkpoint_s`.
+    """
     return max(IDLE_S, IDLE_INTERVALS * checkpoint_s) if checkpoint_s <= OFTEN_S else IDLE_S
 
 
@@ -36,7 +41,9 @@ class GateProcess:
         return self._worker.pid if self._worker else None
 
     async def __call__(self, job: GateJob) -> GateResult:
-        """The gate's verdict. Raises TrainError when the process ends, or is silent for GATE_TIMEOUT_S, without one."""
+        """The gate's verdict. Raises TrainError when the process ends, or is silent for GATE_TIMEOUT_S,
+        without one.
+        """
         async with self._turn:
             await self._stop_ending()
             try:
@@ -67,7 +74,9 @@ class GateProcess:
             return GateResult.model_validate_json(line)
         except (ValidationError, TimeoutError) as error:
             words = " / ".join(list(worker.last_words)[-3:])
-            raise TrainError(f"the gate process ended without a verdict (status {worker.returncode}): {words or error}") from error
+            raise TrainError(
+                f"the gate process ended without a verdict (status {worker.returncode}): {words or error}"
+            ) from error
 
     async def _end_when_idle(self) -> None:
         await asyncio.sleep(self.idle_s)

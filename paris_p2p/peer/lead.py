@@ -22,7 +22,16 @@ from paris_p2p.peer.setback import Setback
 from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.claims import decide_claim, may_publish
 from paris_p2p.spec import PeerSettings
-from paris_p2p.training.messages import CheckpointReady, Failed, Shrunk, Started, StepEvent, Stopped, TrainJob, parse_event
+from paris_p2p.training.messages import (
+    CheckpointReady,
+    Failed,
+    Shrunk,
+    Started,
+    StepEvent,
+    Stopped,
+    TrainJob,
+    parse_event,
+)
 
 log = logging.getLogger(__name__)
 MAX_TRAINER_DEATHS = 3  # in a row, without a checkpoint between them
@@ -53,7 +62,8 @@ class Lead:
         self.setback = Setback(node, self.outbox, checker, say)
         self._claim_ends = time.monotonic() + (claim.record.expires_at - claim.record.issued_at)
         self._worker: Worker | None = None
-        self._loading = False  # a trainer is starting again and has not yet read the checkpoint it goes on from
+        # a trainer is starting again and has not yet read the checkpoint it goes on from
+        self._loading = False
         self._checkpoint_at_s = math.inf  # monotonic: when the trainer started, or made its newest checkpoint
         self._stopping = asyncio.Event()
         self._reason = ""
@@ -76,9 +86,13 @@ class Lead:
     async def run(self, *, attest_wait_s: Callable[[], float]) -> str:
         """Train until stopped or the claim is lost; returns why it ended.
 
-        `attest_wait_s` bounds how long the last card's attestation is waited for before the claim is released.
+        `attest_wait_s` bounds how long the last card's attestation is waited for before the claim is
+        released.
         """
-        beside = [asyncio.create_task(work) for work in (self._renew(), self._publish_waiting(), self.setback.watch())]
+        beside = [
+            asyncio.create_task(work)
+            for work in (self._renew(), self._publish_waiting(), self.setback.watch())
+        ]
         work = asyncio.create_task(self._work(attest_wait_s))
         try:
             await asyncio.wait([work, *beside], return_when=asyncio.FIRST_COMPLETED)
@@ -118,7 +132,9 @@ class Lead:
         return after
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """The work's result; None when this leadership was asked to stop before it ended. A download goes on where it was."""
+        """The work's result; None when this leadership was asked to stop before it ended. A download goes
+        on where it was.
+        """
         working, stopping = asyncio.create_task(work), asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -145,24 +161,30 @@ class Lead:
     async def _claim_again(self) -> None:
         timing, started = self.node.spec.timing, time.monotonic()
         head = self.node.header("claim", self.slot, timing.claim_s)
-        lapsed = started > self._claim_ends  # cut off for too long: this is a new claim, whoever came between is first
+        # cut off for too long: this is a new claim, whoever came between is first
+        lapsed = started > self._claim_ends
         since = head["issued_at"] if lapsed else self.claim.record.claimed_at
         try:
             self.claim = await self.node.say(ClaimRecord(**head, epoch=self.epoch, claimed_at=since))
-        except SwarmError as error:  # the network may come back; until then the claim runs out and nothing is published
+        except SwarmError as error:
+            # the network may come back; until then the claim runs out and nothing is published
             self.say(f"could not renew the claim of {self.slot}: {error}; training goes on")
         else:
             self._claim_ends = started + timing.claim_s
 
     def _lost(self) -> str:
-        """Why this peer no longer leads, or nothing. A claim that lapsed while nobody came is not lost: it is made anew."""
+        """Why this peer no longer leads, or nothing. A claim that lapsed while nobody came is not lost: it
+        is made anew.
+        """
         decision = decide_claim(self.node.board.view(self.slot), self.node.peer_id, time.time())
         return decision.reason if decision.action in ("yield", "standby") else ""
 
     async def _release(self) -> None:
         head = self.node.header("claim", self.slot, self.node.spec.timing.claim_s)
         try:
-            await self.node.say(ClaimRecord(**head, epoch=self.epoch, claimed_at=self.claim.record.claimed_at, released=True))
+            await self.node.say(
+                ClaimRecord(**head, epoch=self.epoch, claimed_at=self.claim.record.claimed_at, released=True)
+            )
         except SwarmError as error:
             self.say(f"could not release {self.slot}, its claim runs out by itself: {error}")
 
@@ -173,10 +195,18 @@ class Lead:
         tip = self.node.board.tip(self.slot)
         wanted = self.node.spec.shards_for(self.slot, "train")
         initial = self.node.spec.initial_for(self.slot) if tip is None else None
-        refs = [shard.blob for shard in wanted] + ([initial] if initial else []) + ([tip.card.record.resume] if tip else [])
-        async with telling(self.node, f"what {self.slot} needs", refs, self.say, lambda note: self._update(note=note)):
+        refs = (
+            [shard.blob for shard in wanted]
+            + ([initial] if initial else [])
+            + ([tip.card.record.resume] if tip else [])
+        )
+        async with telling(
+            self.node, f"what {self.slot} needs", refs, self.say, lambda note: self._update(note=note)
+        ):
             shards = await self.node.fetch_shards(wanted)
-            initial_path = (await self.node.fetch([initial], self.node.run))[0] if initial is not None else None
+            initial_path = (
+                (await self.node.fetch([initial], self.node.run))[0] if initial is not None else None
+            )
             await self.outbox.start_from(tip)
         shutil.rmtree(self._work_dir, ignore_errors=True)
         self._work_dir.mkdir(parents=True)
@@ -219,16 +249,31 @@ class Lead:
                 return
             deaths = 1 if self.outbox.newest.steps != before else deaths + 1
             words = " / ".join(list(self._worker.last_words)[-3:])
-            self.say(f"the trainer of {self.slot} died (status {self._worker.returncode}): {words or 'it said nothing'}")
+            self.say(
+                f"the trainer of {self.slot} died (status {self._worker.returncode}): "
+                f"{words or 'it said nothing'}"
+            )
             if deaths >= MAX_TRAINER_DEATHS:
-                raise TrainError(f"the trainer of {self.slot} died {deaths} times without a checkpoint between; last words: {words}")
+                raise TrainError(
+                    f"the trainer of {self.slot} died {deaths} times without a checkpoint between; "
+                    f"last words: {words}"
+                )
             async with self.outbox.publishing:  # the newest resume state may be on its way into the store
                 newest = self.outbox.newest
-                job = job.model_copy(update={"resume_path": newest.path, "resume_steps": newest.steps, "resume_clips": newest.clips})
+                job = job.model_copy(
+                    update={
+                        "resume_path": newest.path,
+                        "resume_steps": newest.steps,
+                        "resume_clips": newest.clips,
+                    }
+                )
                 self._loading = True
 
     async def _forward_stop(self, worker: Worker) -> None:
-        stopping, back = asyncio.create_task(self._stopping.wait()), asyncio.create_task(self.setback.came.wait())
+        stopping, back = (
+            asyncio.create_task(self._stopping.wait()),
+            asyncio.create_task(self.setback.came.wait()),
+        )
         try:
             await asyncio.wait([stopping, back], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -247,15 +292,24 @@ class Lead:
                 self._loading, self._checkpoint_at_s = False, time.monotonic()
                 self._update(steps=event.steps, clips=event.clips, device=event.device, **_at_once(event))
                 self.say(
-                    f"training {self.slot} on {event.device} from step {event.steps} ({event.parameters:,} parameters)"
-                    + (f", {self.training.at_once()}" if event.micro_batch_clips < event.batch_clips or event.recomputes else "")
+                    f"training {self.slot} on {event.device} from step {event.steps} ({event.parameters:,} "
+                    "parameters)"
+                    + (
+                        f", {self.training.at_once()}"
+                        if event.micro_batch_clips < event.batch_clips or event.recomputes
+                        else ""
+                    )
                 )
             elif isinstance(event, Shrunk):
                 self._update(micro_batch_clips=event.micro_batch_clips, recomputes=event.recomputes)
                 self.say(f"{event.why}: {self.slot} goes on with {self.training.at_once()}")
             elif isinstance(event, StepEvent):
                 self._update(
-                    steps=event.steps, clips=event.clips, loss=event.loss, clips_per_s=event.clips_per_s, wait_share=event.wait_share
+                    steps=event.steps,
+                    clips=event.clips,
+                    loss=event.loss,
+                    clips_per_s=event.clips_per_s,
+                    wait_share=event.wait_share,
                 )
             elif isinstance(event, CheckpointReady):
                 self._checkpoint_at_s = time.monotonic()
@@ -279,7 +333,10 @@ class Lead:
             if lost:
                 self.stop(lost)
             elif not self.outbox.descends():
-                self.stop(f"the tip of {self.slot} is not what this training descends from; it starts again from there")
+                self.stop(
+                    f"the tip of {self.slot} is not what this training descends from; "
+                    "it starts again from there"
+                )
             else:
                 try:
                     await self._publish_if_due()
@@ -291,8 +348,8 @@ class Lead:
 
     async def _publish_if_due(self) -> None:
         timing = self.node.spec.timing
-        # Publishing moves the files into the store, from under a trainer that is about to read them. And near its end
-        # the claim may be another's by now: renewing or losing it decides.
+        # Publishing moves the files into the store, from under a trainer that is about to read them. And near
+        # its end the claim may be another's by now: renewing or losing it decides.
         sure = may_publish(self._claim_ends, time.monotonic(), min(timing.margin_s, timing.claim_s / 4))
         if sure and not self._loading:
             await self.outbox.publish_if_due(hurry=self._stopping.is_set())
@@ -310,7 +367,9 @@ class Lead:
             return True
 
     async def _last_card(self, wait_s: float) -> None:
-        """Publish what is left and wait, within bounds, until another peer holds it or it was found to be worse."""
+        """Publish what is left and wait, within bounds, until another peer holds it or it was found to be
+        worse.
+        """
         deadline, refused = time.monotonic() + wait_s, False
         while self.outbox.busy and time.monotonic() < deadline and not (self._lost() or refused):
             if not self.outbox.publishing.locked() and not await self._attestors_connected():
@@ -320,8 +379,15 @@ class Lead:
         if refused:
             self.say(f"the last checkpoint of {self.slot} was refused; the slot goes on from its tip")
         elif self.outbox.busy:
-            self.say(f"nobody attested the last checkpoint of {self.slot} in time (at most {wait_s:.0f} s); the slot goes on from its tip")
+            self.say(
+                f"nobody attested the last checkpoint of {self.slot} in time (at most {wait_s:.0f} s); "
+                "the slot goes on from its tip"
+            )
 
 
 def _at_once(event: Started) -> dict[str, Any]:
-    return {"micro_batch_clips": event.micro_batch_clips, "batch_clips": event.batch_clips, "recomputes": event.recomputes}
+    return {
+        "micro_batch_clips": event.micro_batch_clips,
+        "batch_clips": event.batch_clips,
+        "recomputes": event.recomputes,
+    }

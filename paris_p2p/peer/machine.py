@@ -1,4 +1,6 @@
-"""What this machine has: GPUs, memory and cores as this process may use them, and the profile that follows from that."""
+"""What this machine has: GPUs, memory and cores as this process may use them, and the profile that follows
+from that.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,10 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
 
     def __str__(self) -> str:
-        gpus = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 1e9:.0f} GB" for gpu in self.gpus) or "no CUDA GPU"
+        gpus = (
+            ", ".join(f"{gpu.name} with {gpu.memory_bytes / 1e9:.0f} GB" for gpu in self.gpus)
+            or "no CUDA GPU"
+        )
         return f"{self.cores} cores, {self.memory_bytes / 1e9:.1f} GB of memory, {gpus}"
 
     def gpu(self, device: str) -> Gpu | None:
@@ -49,11 +54,19 @@ class Machine:
         return self.gpus[place] if place < len(self.gpus) else None
 
 
-def read_machine(ask: Callable[[], str | None] | None = None, cgroup: tuple[Path, ...] = CGROUP_FILES) -> Machine:
-    """This machine, without touching a GPU: its driver's own program is asked. A container's limits count as the machine's."""
+def read_machine(
+    ask: Callable[[], str | None] | None = None, cgroup: tuple[Path, ...] = CGROUP_FILES
+) -> Machine:
+    """This machine, without touching a GPU: its driver's own program is asked. A container's limits count
+    as the machine's.
+    """
     memory = min([int(psutil.virtual_memory().total), *_limits(cgroup)])
     listed = (ask or _ask_driver)()
-    return Machine(len(os.sched_getaffinity(0)), memory, _visible(_gpus(listed or ""), os.environ.get("CUDA_VISIBLE_DEVICES")))
+    return Machine(
+        len(os.sched_getaffinity(0)),
+        memory,
+        _visible(_gpus(listed or ""), os.environ.get("CUDA_VISIBLE_DEVICES")),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -63,7 +76,8 @@ def this_machine() -> Machine:
 
 
 def auto_profile(machine: Machine, *, device: str = "auto", free_disk_bytes: int) -> Profile:
-    """The profile of `--profile auto`: device, threads, memory and disk as this machine can spare them, rates without limit.
+    """The profile of `--profile auto`: device, threads, memory and disk as this machine can spare them, rates
+    without limit.
 
     `device` is a wish by hand: with `cpu` the GPUs are left alone.
     """
@@ -92,7 +106,11 @@ def _nearest(machine: Machine, gpu: Gpu | None) -> str:
         fitting = [name for name, memory_gb in sizes.items() if gpu.memory_bytes >= ALMOST * memory_gb * 1e9]
         if fitting:
             return max(fitting, key=sizes.__getitem__)
-    return "cpu" if machine.cores >= MANY_CORES and machine.memory_bytes >= ALMOST * CPU_MEMORY_BYTES else "cpu-2core"
+    return (
+        "cpu"
+        if machine.cores >= MANY_CORES and machine.memory_bytes >= ALMOST * CPU_MEMORY_BYTES
+        else "cpu-2core"
+    )
 
 
 def _gpus(listed: str) -> tuple[tuple[str, Gpu], ...]:
@@ -106,12 +124,21 @@ def _gpus(listed: str) -> tuple[tuple[str, Gpu], ...]:
 
 
 def _visible(gpus: tuple[tuple[str, Gpu], ...], wanted: str | None) -> tuple[Gpu, ...]:
-    """As CUDA numbers them: CUDA_VISIBLE_DEVICES chooses and orders, and ends at the first name that is none."""
+    """As CUDA numbers them: CUDA_VISIBLE_DEVICES chooses and orders, and ends at the first name that is
+    none.
+    """
     if wanted is None:
         return tuple(Gpu(place, gpu.name, gpu.memory_bytes) for place, (_, gpu) in enumerate(gpus))
     chosen: list[Gpu] = []
     for name in filter(None, (part.strip() for part in wanted.split(","))):
-        found = next((gpu for uuid, gpu in gpus if name == str(gpu.index) or (len(name) > 4 and uuid.startswith(name))), None)
+        found = next(
+            (
+                gpu
+                for uuid, gpu in gpus
+                if name == str(gpu.index) or (len(name) > 4 and uuid.startswith(name))
+            ),
+            None,
+        )
         if found is None:
             break
         chosen.append(Gpu(len(chosen), found.name, found.memory_bytes))
@@ -120,7 +147,9 @@ def _visible(gpus: tuple[tuple[str, Gpu], ...], wanted: str | None) -> tuple[Gpu
 
 def _ask_driver() -> str | None:
     try:
-        done = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, timeout=SMI_LIMIT_S, check=False, errors="replace")
+        done = subprocess.run(
+            NVIDIA_SMI, capture_output=True, text=True, timeout=SMI_LIMIT_S, check=False, errors="replace"
+        )
     except (OSError, subprocess.TimeoutExpired):  # no driver, or one that hangs: as good as no GPU
         return None
     return done.stdout if done.returncode == 0 else None

@@ -1,7 +1,7 @@
 """One slot's checkpoints on their way out, card by card.
 
-At most one card waits for attestation. A newer checkpoint replaces the one that waits behind it, so that a slow swarm
-costs sharing, never training.
+At most one card waits for attestation. A newer checkpoint replaces the one that waits behind it, so that a
+slow swarm costs sharing, never training.
 """
 
 from __future__ import annotations
@@ -40,12 +40,20 @@ class ResumePoint:
 class Outbox:
     """Checkpoints of one leadership; `newest` stays on this disk whatever becomes of its card."""
 
-    def __init__(self, node: RunNode, slot: str, epoch: int, say: Callable[[str], None], claim: Callable[[int], Awaitable[None]]):
+    def __init__(
+        self,
+        node: RunNode,
+        slot: str,
+        epoch: int,
+        say: Callable[[str], None],
+        claim: Callable[[int], Awaitable[None]],
+    ):
         self.node, self.slot, self.epoch, self.say, self.claim = node, slot, epoch, say, claim
         self.newest = ResumePoint()
         self.attested = 0
         self.lowered = 0  # how often the learning rate of this training was lowered
-        self.publishing = asyncio.Lock()  # while a checkpoint's files move into the store and its card goes out
+        # while a checkpoint's files move into the store and its card goes out
+        self.publishing = asyncio.Lock()
         self._waiting: NewCheckpoint | None = None
         self._pending: Envelope[CardRecord] | None = None
         self._untold: Envelope[CardRecord] | None = None  # signed, and nobody could be told of it yet
@@ -53,7 +61,8 @@ class Outbox:
         self._upload_s = 0.0  # from a card to its attestation, measured last
         self._sent: list[Envelope[CardRecord]] = []  # since the tip
         self._going_back = False  # nothing trains, and nothing but the card that goes back is sent
-        self._ancestors: set[str] = set()  # cards this training descends from: only they may be a new card's parent
+        # cards this training descends from: only they may be a new card's parent
+        self._ancestors: set[str] = set()
         self._purpose = f"lead/{slot}"
 
     @property
@@ -89,9 +98,11 @@ class Outbox:
         return [] if self._going_back else [card for card in self._sent if card.record.parent == parent]
 
     async def go_back(self, tip: Tip) -> bool:
-        """Have the lineage's best checkpoint be the tip again, to be trained on with a lower rate (rules/rest.py).
+        """Have the lineage's best checkpoint be the tip again, to be trained on with a lower rate
+        (rules/rest.py).
 
-        False when nobody attested that in time: then training goes on from the tip as it is. Nothing trains meanwhile.
+        False when nobody attested that in time: then training goes on from the tip as it is. Nothing trains
+        meanwhile.
         """
         best = self.node.board.best(self.slot) or tip.card
         self._going_back = True
@@ -105,7 +116,9 @@ class Outbox:
                 card = sign_going_back(self.node, best.record, self.epoch)
                 with suppress(SwarmError):  # the others are told later, by `publish_if_due`
                     await self._send(card)
-            patience_s = 2 * attest_patience_s(checkpoint_interval_s(self.node.spec.timing.checkpoint_s, self._upload_s))
+            patience_s = 2 * attest_patience_s(
+                checkpoint_interval_s(self.node.spec.timing.checkpoint_s, self._upload_s)
+            )
             while self._pending is not None and time.monotonic() - self._sent_at_s < patience_s:
                 await asyncio.sleep(BACK_S)
                 self._note_attested()
@@ -149,7 +162,9 @@ class Outbox:
         self.newest = ResumePoint(event.resume_path, event.steps, event.clips)
 
     def descends(self) -> bool:
-        """Whether this training goes on from the slot's tip. If not, nothing of it can be published any more."""
+        """Whether this training goes on from the slot's tip. If not, nothing of it can be published any
+        more.
+        """
         self._note_attested()
         if not self._ancestors or _id(self.node.board.tip(self.slot)) in self._ancestors:
             return True
@@ -157,10 +172,11 @@ class Outbox:
         return False
 
     async def publish_if_due(self, *, hurry: bool) -> None:
-        """Publish the waiting checkpoint: once ours before it is the tip, or so old that it must have been refused.
+        """Publish the waiting checkpoint: once ours before it is the tip, or so old that it must have been
+        refused.
 
-        In a `hurry` (this peer is about to leave) it does not wait for the interval. SwarmError when the others cannot be
-        told now: nothing is lost, the next call tells them.
+        In a `hurry` (this peer is about to leave) it does not wait for the interval. SwarmError when the
+        others cannot be told now: nothing is lost, the next call tells them.
         """
         if self._untold is not None:
             await self._tell(self._untold)
@@ -174,28 +190,45 @@ class Outbox:
             return
         age_s = time.monotonic() - self._sent_at_s
         if self._pending is not None:
-            if age_s < attest_patience_s(checkpoint_interval_s(self.node.spec.timing.checkpoint_s, self._upload_s)):
+            if age_s < attest_patience_s(
+                checkpoint_interval_s(self.node.spec.timing.checkpoint_s, self._upload_s)
+            ):
                 return
-            self.say(f"nobody attested {self.slot} seq {self._pending.record.seq}: {self._why_not()}; a newer one goes out")
+            self.say(
+                f"nobody attested {self.slot} seq {self._pending.record.seq}: {self._why_not()}; "
+                "a newer one goes out"
+            )
         elif age_s < self.cadence_s and self._sent_at_s and not hurry:
             return
         await self._publish()
 
     def _overtaken(self) -> bool:
-        """Whether an earlier card of this training became the tip after a newer one went out: nobody may attest that one now."""
-        return self._pending is not None and _id(self.node.board.tip(self.slot)) not in (self._pending.id, self._pending.record.parent)
+        """Whether an earlier card of this training became the tip after a newer one went out: nobody may
+        attest that one now.
+        """
+        return self._pending is not None and _id(self.node.board.tip(self.slot)) not in (
+            self._pending.id,
+            self._pending.record.parent,
+        )
 
     async def _publish_after_overtaken(self) -> None:
-        """The training in it is not lost: it goes out again after the new tip, or what the trainer made since does."""
+        """The training in it is not lost: it goes out again after the new tip, or what the trainer made
+        since does.
+        """
         if self._pending is None:
             return
-        self.say(f"an earlier checkpoint became {self.slot} seq {self._pending.record.seq}; what came after it follows as the next")
+        self.say(
+            f"an earlier checkpoint became {self.slot} seq {self._pending.record.seq}; "
+            "what came after it follows as the next"
+        )
         if self._waiting is not None:
             await self._publish()
             return
         async with self.publishing:
             await self._leave_used_place()
-            await self._send(sign_again(self.node, self._pending.record.model_copy(update={"epoch": self.epoch})))
+            await self._send(
+                sign_again(self.node, self._pending.record.model_copy(update={"epoch": self.epoch}))
+            )
 
     async def _publish(self) -> None:
         checkpoint, self._waiting = self._waiting, None
@@ -207,15 +240,27 @@ class Outbox:
             # What a new trainer would go on from stays on this disk, whatever becomes of the card.
             self.node.hold(self._purpose, {card.record.resume.id})
             if self.newest.path == checkpoint.resume_path:  # else the trainer made a newer one meanwhile
-                self.newest = ResumePoint(self.node.host.store.path(card.record.resume.id), checkpoint.steps, checkpoint.clips)
+                self.newest = ResumePoint(
+                    self.node.host.store.path(card.record.resume.id), checkpoint.steps, checkpoint.clips
+                )
             await self._send(card)
 
     async def _leave_used_place(self, mine: Collection[str] | None = None) -> None:
-        """Where attestors are bound to other cards this one could wait for ever: it goes out under a higher epoch, claimed first."""
+        """Where attestors are bound to other cards this one could wait for ever: it goes out under a
+        higher epoch, claimed first.
+        """
         board = self.node.board
-        epoch = epoch_to_publish(self.epoch, self._ancestors if mine is None else mine, board.tip(self.slot), board.epochs_used(self.slot))
+        epoch = epoch_to_publish(
+            self.epoch,
+            self._ancestors if mine is None else mine,
+            board.tip(self.slot),
+            board.epochs_used(self.slot),
+        )
         if epoch != self.epoch:
-            self.say(f"attestors signed other cards of {self.slot} under epoch {self.epoch}; going on under epoch {epoch}")
+            self.say(
+                f"attestors signed other cards of {self.slot} under epoch {self.epoch}; "
+                f"going on under epoch {epoch}"
+            )
             await self.claim(epoch)
             self.epoch = epoch
 
@@ -229,11 +274,16 @@ class Outbox:
         self._sent_at_s = time.monotonic()
         await tell_card(self.node, card)
         self._untold = None
-        self.say(f"published {self.slot} seq {card.record.seq}: {card.record.steps} steps, loss {card.record.train_loss:.4f}")
+        self.say(
+            f"published {self.slot} seq {card.record.seq}: {card.record.steps} steps, "
+            f"loss {card.record.train_loss:.4f}"
+        )
 
     def _why_not(self) -> str:
         newest = self._pending.id if self._pending else ""
-        reasons = {one.record.reason for one in self.node.board.refusals(self.slot) if one.record.card == newest}
+        reasons = {
+            one.record.reason for one in self.node.board.refusals(self.slot) if one.record.card == newest
+        }
         return " and ".join(words_of(code) for code in sorted(reasons)) or "refused, or nobody is there"
 
     def _note_attested(self) -> None:

@@ -1,6 +1,7 @@
 """A handle on a worker process that speaks JSON lines: the trainer and the gate.
 
-The worker dies with this process twice over: its stdin closes, and the kernel sends it SIGKILL (parent-death signal).
+The worker dies with this process twice over: its stdin closes, and the kernel sends it SIGKILL (parent-death
+signal).
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class Worker:
             try:
                 line = await self._process.stdout.readline()
             except ValueError as error:
-                raise TrainError(f"{self.module} printed a line of over {MAX_LINE_BYTES} bytes; this is a bug in it") from error
+                raise TrainError(
+                    f"{self.module} printed a line of over {MAX_LINE_BYTES} bytes; this is a bug in it"
+                ) from error
             if not line:
                 break
             yield line

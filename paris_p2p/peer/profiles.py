@@ -1,4 +1,6 @@
-"""Hardware profiles: what a class of machine can train and may use, as TOML files in peers/profiles (`--profile gpu-12gb`)."""
+"""Hardware profiles: what a class of machine can train and may use, as TOML files in peers/profiles
+(`--profile gpu-12gb`).
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,17 @@ SizeText = Annotated[str, AfterValidator(_check_size)]
 
 
 class Profile(BaseModel):
-    """One class of machine; sizes and rates are written as on the command line (`6GB`, `5MB/s`), "0" for no limit."""
+    """One class of machine; sizes and rates are written as on the command line (`6GB`, `5MB/s`), "0" for
+    no limit.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     description: Annotated[str, Field(min_length=1, max_length=200)]
-    memory_gb: Annotated[float, Field(gt=0, le=10_000)]  # of the device that trains: the GPU's own, or the machine's
-    presets: dict[str, Annotated[int, Field(ge=1, le=65536)]]  # preset -> micro-batch in clips of REFERENCE_TOKENS
+    # of the device that trains: the GPU's own, or the machine's
+    memory_gb: Annotated[float, Field(gt=0, le=10_000)]
+    # preset -> micro-batch in clips of REFERENCE_TOKENS
+    presets: dict[str, Annotated[int, Field(ge=1, le=65536)]]
     device: str
     threads: Annotated[int, Field(ge=0, le=1024)]
     max_memory: SizeText  # main memory of all our processes
@@ -43,7 +49,9 @@ class Profile(BaseModel):
     download_limit: SizeText
 
     def settings_fields(self) -> dict[str, Any]:
-        """The fields of PeerSettings that this profile decides; the micro-batch waits for the run's preset."""
+        """The fields of PeerSettings that this profile decides; the micro-batch waits for the run's
+        preset.
+        """
         return {
             "device": self.device,
             "threads": self.threads,
@@ -55,10 +63,13 @@ class Profile(BaseModel):
         }
 
     def micro_batch_clips(self, preset: str, tokens: int = REFERENCE_TOKENS) -> int:
-        """Clips per forward pass of a run of `preset` with so many tokens a clip; PresetError when it does not fit."""
+        """Clips per forward pass of a run of `preset` with so many tokens a clip; PresetError when it does
+        not fit.
+        """
         if preset not in self.presets:
             raise PresetError(
-                f"preset {preset!r} does not fit {self.description} ({self.memory_gb:g} GB); what fits: {', '.join(self.presets)}"
+                f"preset {preset!r} does not fit {self.description} ({self.memory_gb:g} GB); what fits: "
+                f"{', '.join(self.presets)}"
             )
         return max(1, self.presets[preset] * REFERENCE_TOKENS // max(tokens, 1))
 
@@ -71,7 +82,8 @@ def load_profile(name_or_path: str) -> Profile:
         path = Path(name_or_path).expanduser()
         if path.suffix != ".toml" or not path.is_file():
             raise PresetError(
-                f"no profile {name_or_path[:200]!r}; there are {', '.join(known) or 'none'}, or give the path of a .toml file"
+                f"no profile {name_or_path[:200]!r}; there are {', '.join(known) or 'none'}, "
+                "or give the path of a .toml file"
             )
     try:
         return Profile.model_validate(tomllib.loads(path.read_text()))
@@ -86,9 +98,13 @@ def load_profile(name_or_path: str) -> Profile:
 def known_profiles() -> dict[str, Path]:
     """Name -> file, smallest memory first."""
     files = {path.stem: path for folder in _folders() for path in folder.glob("*.toml")}
-    return dict(sorted(files.items(), key=lambda item: (not item[0].startswith("cpu"), len(item[0]), item[0])))
+    return dict(
+        sorted(files.items(), key=lambda item: (not item[0].startswith("cpu"), len(item[0]), item[0]))
+    )
 
 
 def _folders() -> tuple[Path, ...]:
     """Where an installed wheel put them; then a checkout's own peers/profiles, which win."""
-    return Path(sysconfig.get_path("data")) / "share" / "paris-p2p" / "profiles", Path(__file__).parents[2] / "peers" / "profiles"
+    return Path(sysconfig.get_path("data")) / "share" / "paris-p2p" / "profiles", Path(__file__).parents[
+        2
+    ] / "peers" / "profiles"

@@ -1,7 +1,7 @@
 """An attestor's refusals: signed for the maker to hear, and remembered over restarts.
 
-A refusal that was measured also says that this peer may sign a card that goes back (rules/rest.py); it is in the ledger
-before anybody hears of it.
+A refusal that was measured also says that this peer may sign a card that goes back (rules/rest.py); it is in
+the ledger before anybody hears of it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,18 @@ class Refusals:
         self.node, self.say = node, say
         self._mine = {slot: self._load(slot) for slot in node.spec.slots}
         self._cards = {one.record.card for mine in self._mine.values() for one in mine}
-        self._told: dict[tuple[str, str], str] = {}  # (slot, reason) -> parent of the card that was told of last
+        # (slot, reason) -> parent of the card that was told of last
+        self._told: dict[tuple[str, str], str] = {}
 
     def __contains__(self, card_id: str) -> bool:
         return card_id in self._cards
 
-    def put(self, card: Envelope[CardRecord], reason: str, result: GateResult | None) -> Envelope[RefusalRecord] | None:
-        """Refuse a card for good; returns the refusal to tell its maker, if it is to hear one. `result` is what was measured."""
+    def put(
+        self, card: Envelope[CardRecord], reason: str, result: GateResult | None
+    ) -> Envelope[RefusalRecord] | None:
+        """Refuse a card for good; returns the refusal to tell its maker, if it is to hear one. `result` is
+        what was measured.
+        """
         code = (result.code if result and result.code else "") or code_of(reason)
         if len(self._cards) >= MAX_REMEMBERED:
             self._cards.clear()  # those still there are refused anew
@@ -51,7 +56,9 @@ class Refusals:
         return self._sign(card, code, result)
 
     def may_go_back(self, card: Envelope[CardRecord]) -> bool:
-        """Whether nothing keeps this peer from a card: one that goes back needs a refusal of its own, and a checkpoint that is known."""
+        """Whether nothing keeps this peer from a card: one that goes back needs a refusal of its own, and
+        a checkpoint that is known.
+        """
         board, slot = self.node.board, card.record.slot
         tip = board.tip(slot)
         if tip is None or not goes_back(card.record, tip):
@@ -67,20 +74,30 @@ class Refusals:
         return not (is_back_at(card, best.record) or is_back_at(card, tip.card.record))
 
     def _is_new(self, card: CardRecord, code: str) -> bool:
-        """What cost nothing to refuse is told once a tip and reason: anybody who leads could have us sign without end."""
+        """What cost nothing to refuse is told once a tip and reason: anybody who leads could have us sign
+        without end.
+        """
         key = card.slot, code
         if self._told.get(key) == card.parent:
             return False
         self._told[key] = card.parent
         return True
 
-    def _sign(self, card: Envelope[CardRecord], code: str, result: GateResult | None) -> Envelope[RefusalRecord]:
+    def _sign(
+        self, card: Envelope[CardRecord], code: str, result: GateResult | None
+    ) -> Envelope[RefusalRecord]:
         record = card.record
         measured: dict[str, Any] = {}
         if result is not None:
-            measured = {"loss": result.loss, "reference_loss": result.reference_loss, "gate_clips": result.gate_clips}
+            measured = {
+                "loss": result.loss,
+                "reference_loss": result.reference_loss,
+                "gate_clips": result.gate_clips,
+            }
         head = self.node.header("refusal", record.slot) | {"seq": record.seq}
-        refusal = RefusalRecord(**head, epoch=record.epoch, card=card.id, parent=record.parent, reason=code, **measured)
+        refusal = RefusalRecord(
+            **head, epoch=record.epoch, card=card.id, parent=record.parent, reason=code, **measured
+        )
         envelope: Envelope[RefusalRecord] = self.node.sign(refusal)
         if code in WORSE:
             mine = self._mine[record.slot] = [*self._mine[record.slot], envelope][-MAX_KEPT:]

@@ -1,4 +1,6 @@
-"""Which slots this machine is up to, known before one is claimed, and what was learned when memory ran out all the same."""
+"""Which slots this machine is up to, known before one is claimed, and what was learned when memory ran out
+all the same.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ class Room:
         return f"{', '.join(allowed) or 'no limits'}, on {self._here()}"
 
     def trainer_settings(self) -> PeerSettings:
-        """The settings with what is the trainer's alone: its share of memory, and clips at once as learned."""
+        """The settings with what is the trainer's alone: its share of memory, and clips at once as
+        learned.
+        """
         return self._settings.model_copy(
             update={"max_memory_bytes": self.trainer_bytes(), "micro_batch_clips": self.micro_batch_clips}
         )
@@ -65,12 +69,17 @@ class Room:
         main, vram = trainer_bytes(self.spec, slot, gpu=gpu is not None, bf16=gpu is not None or _cpu_bf16())
         allowed = self.trainer_bytes() or int(MEMORY_SHARE * self._here().memory_bytes) - self._beside()
         if gpu is not None and vram > gpu:
-            return f"{slot} needs {_gb(vram)} of GPU memory for one clip at a time, {_gb(gpu)} are allowed (--max-vram)"
+            return (
+                f"{slot} needs {_gb(vram)} of GPU memory for one clip at a time, "
+                f"{_gb(gpu)} are allowed (--max-vram)"
+            )
         if main > allowed:
             whole = "--max-memory" if self._settings.max_memory_bytes else "this machine's memory"
             needed = int((main + self._beside()) / MEMORY_SHARE)
             have = self._settings.max_memory_bytes or self._here().memory_bytes
-            return f"{slot} needs {_gb(needed)} of memory with node and gate, {_gb(have)} are allowed ({whole})"
+            return (
+                f"{slot} needs {_gb(needed)} of memory with node and gate, {_gb(have)} are allowed ({whole})"
+            )
         return ""
 
     def _gpu_bytes(self) -> int | None:

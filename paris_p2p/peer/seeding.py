@@ -1,4 +1,6 @@
-"""What a volunteer, or the owner's node, holds for others: said again before it expires, and kept to what is still needed."""
+"""What a volunteer, or the owner's node, holds for others: said again before it expires, and kept to what
+is still needed.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ async def announce(node: RunNode, role: PeerRole, say: Callable[[str], None]) ->
 
 
 async def seed_tips(node: RunNode, role: PeerRole) -> None:
-    """Delete what newer tips replaced; the owner's node copies every tip, so that newcomers find all of them somewhere that stays."""
+    """Delete what newer tips replaced; the owner's node copies every tip, so that newcomers find all of
+    them somewhere that stays.
+    """
     copies = Copies()
     try:
         while True:

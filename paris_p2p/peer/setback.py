@@ -1,7 +1,8 @@
-"""A lead that is refused: it hears why, measures for itself, and goes back to the best checkpoint with a lower rate.
+"""A lead that is refused: it hears why, measures for itself, and goes back to the best checkpoint with a
+lower rate.
 
-The rules are rest.py's. One measurement of its own for each card that somebody refused: false refusals cost a gate's check
-and no more, however many keys sign them.
+The rules are rest.py's. One measurement of its own for each card that somebody refused: false refusals cost a
+gate's check and no more, however many keys sign them.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ class Setback:
 
     def __init__(self, node: RunNode, outbox: Outbox, checker: Checker, say: Callable[[str], None]):
         self.node, self.outbox, self.slot, self.checker, self.say = node, outbox, outbox.slot, checker, say
-        self.came = asyncio.Event()  # this training leads nowhere: it ends, and `next_job` says what comes after it
+        # this training leads nowhere: it ends, and `next_job` says what comes after it
+        self.came = asyncio.Event()
         self._said: set[tuple[str, str]] = set()  # (card, reason)
-        self._worse: dict[str, bool | None] = {}  # own cards that were measured here; None: that came to no end
+        # own cards that were measured here; None: that came to no end
+        self._worse: dict[str, bool | None] = {}
         self._read_at_s = time.monotonic()
 
     async def watch(self) -> None:
@@ -45,19 +48,25 @@ class Setback:
             await asyncio.sleep(HEAR_S)
 
     async def next_job(self, job: TrainJob) -> TrainJob | str:
-        """What to train after a setback: the best checkpoint with a lower rate; or why to stop, when the slot rests now.
+        """What to train after a setback: the best checkpoint with a lower rate; or why to stop, when the slot
+        rests now.
 
         TrainError when not even a first checkpoint was ever good.
         """
         if (tip := self.node.board.tip(self.slot)) is None:
             self._begin_again()
         else:
-            self.say(f"{self.slot} got worse than its best checkpoint; its trainer stopped, and it goes back there at a lower rate")
+            self.say(
+                f"{self.slot} got worse than its best checkpoint; its trainer stopped, "
+                "and it goes back there at a lower rate"
+            )
             went = await self.outbox.go_back(tip)
             if rests(self.node.board.tip(self.slot), time.time(), self.node.spec.timing):
                 return f"{self.slot} {WORDS_OF_REST}"
             if not went:
-                self.say(f"nobody attested that {self.slot} goes back; training goes on from its tip as before")
+                self.say(
+                    f"nobody attested that {self.slot} goes back; training goes on from its tip as before"
+                )
         self.came.clear()
         newest = self.outbox.newest
         changes = {"resume_path": newest.path, "resume_steps": newest.steps, "resume_clips": newest.clips}
@@ -68,15 +77,24 @@ class Setback:
         lowered = self.outbox.lowered
         if lowered >= RESTS:
             raise TrainError(f"no first checkpoint of {self.slot} was any good, at {lowered} learning rates")
-        self.say(f"{self.slot} begins again at {rate_factor(lowered):.2g} of the learning rate: its first checkpoints were refused")
+        self.say(
+            f"{self.slot} begins again at {rate_factor(lowered):.2g} of the learning rate: "
+            "its first checkpoints were refused"
+        )
 
     async def counts(self) -> bool:
-        """Whether a card of this training that would follow the tip was refused, and measures as badly here."""
+        """Whether a card of this training that would follow the tip was refused, and measures as badly
+        here.
+        """
         mine = self.outbox.waiting_cards
         if not mine:
             return False
         await self._read()
-        refusals = [one for one in self.node.board.refusals(self.slot) if one.record.card in {card.id for card in mine}]
+        refusals = [
+            one
+            for one in self.node.board.refusals(self.slot)
+            if one.record.card in {card.id for card in mine}
+        ]
         self._tell(refusals)
         worse = [one for one in refusals if one.record.reason in WORSE]
         if not worse:
@@ -106,8 +124,12 @@ class Setback:
             if key in self._said:
                 continue
             self._said.add(key)
-            figures = f", {record.loss:.4f} against {record.reference_loss:.4f}" if record.reference_loss else ""
-            self.say(f"{one.signer[-8:]} refused {self.slot} seq {record.seq}: {words_of(record.reason)}{figures}")
+            figures = (
+                f", {record.loss:.4f} against {record.reference_loss:.4f}" if record.reference_loss else ""
+            )
+            self.say(
+                f"{one.signer[-8:]} refused {self.slot} seq {record.seq}: {words_of(record.reason)}{figures}"
+            )
 
     async def _measure(self, card: Envelope[CardRecord]) -> bool | None:
         """Whether the card is as bad as was said; None when it cannot be measured here."""
@@ -119,5 +141,7 @@ class Setback:
             return None
         reason = refuse_measured(result, tip, self.node.spec.gate.tolerance)
         if not reason:
-            self.say(f"{self.slot} seq {card.record.seq} measures well here, whoever refused it: training goes on")
+            self.say(
+                f"{self.slot} seq {card.record.seq} measures well here, whoever refused it: training goes on"
+            )
         return bool(reason)

@@ -28,8 +28,11 @@ _SIZES = {
 def profile_of_this_machine(flags: Mapping[str, Any]) -> Profile:
     """What `--profile auto` means here, for the device that the flags name."""
     data_dir: Path = flags["data_dir"]
-    ours = sum(file.stat().st_size for file in (data_dir / "blobs").glob("*/*"))  # or the cap would sink with each restart
-    return auto_profile(this_machine(), device=flags.get("device") or "auto", free_disk_bytes=free_bytes(data_dir) + ours)
+    # or the cap would sink with each restart
+    ours = sum(file.stat().st_size for file in (data_dir / "blobs").glob("*/*"))
+    return auto_profile(
+        this_machine(), device=flags.get("device") or "auto", free_disk_bytes=free_bytes(data_dir) + ours
+    )
 
 
 def merge_settings(profile: Profile | None, flags: Mapping[str, Any]) -> PeerSettings:
@@ -42,7 +45,9 @@ def merge_settings(profile: Profile | None, flags: Mapping[str, Any]) -> PeerSet
         return PeerSettings(**fields)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}, got {first['input']!r}") from error
+        raise UsageError(
+            f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}, got {first['input']!r}"
+        ) from error
 
 
 def check_device(device: str) -> None:
@@ -61,4 +66,6 @@ def check_device(device: str) -> None:
                 "install the driver and a CUDA build, or use --device cpu"
             )
         if int(number or 0) >= torch.cuda.device_count():
-            raise DeviceError(f"--device {device}: there are {torch.cuda.device_count()} CUDA GPUs, numbered from 0")
+            raise DeviceError(
+                f"--device {device}: there are {torch.cuda.device_count()} CUDA GPUs, numbered from 0"
+            )

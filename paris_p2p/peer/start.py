@@ -1,4 +1,6 @@
-"""`paris-peer start` and `paris-run publish`: open the host, join, show what is asked, live, leave in good order."""
+"""`paris-peer start` and `paris-run publish`: open the host, join, show what is asked, live, leave in good
+order.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,12 @@ def run_peer(
     asyncio.run(life())
 
 
-def run_owner(settings: PeerSettings, run: Envelope[RunSpec], bootstrap_peers: tuple[str, ...], ready: Callable[[Invite], None]) -> None:
+def run_owner(
+    settings: PeerSettings,
+    run: Envelope[RunSpec],
+    bootstrap_peers: tuple[str, ...],
+    ready: Callable[[Invite], None],
+) -> None:
     """Seed a run as its owner's node, attest, and print the invite through `ready`."""
 
     async def life() -> None:
@@ -79,7 +86,9 @@ def run_owner(settings: PeerSettings, run: Envelope[RunSpec], bootstrap_peers: t
     asyncio.run(life())
 
 
-async def live(host: Host, run: Envelope[RunSpec], role: Role, on_open: Callable[[], Awaitable[None]] | None = None) -> None:
+async def live(
+    host: Host, run: Envelope[RunSpec], role: Role, on_open: Callable[[], Awaitable[None]] | None = None
+) -> None:
     """A Volunteer's life with its control API, its view and its signals."""
     async with opened(host, run) as node:
         console = Console()
@@ -113,7 +122,11 @@ def _leave_on_signals(volunteer: Volunteer) -> None:
 def fit_run(settings: PeerSettings, profile: Profile, spec: RunSpec) -> PeerSettings:
     """Settings with the micro-batch that a profile has for the run's expert, unless one was given by hand."""
     micro_batch = profile.micro_batch_clips(spec.expert.preset, clip_tokens(spec))
-    return settings if settings.micro_batch_clips else settings.model_copy(update={"micro_batch_clips": micro_batch})
+    return (
+        settings
+        if settings.micro_batch_clips
+        else settings.model_copy(update={"micro_batch_clips": micro_batch})
+    )
 
 
 def check_slot(spec: RunSpec, slot: str) -> None:

@@ -40,19 +40,29 @@ def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
         f"({shown(spec.router.preset, FIELD_LETTERS)}); "
         f"clips {spec.clip.frames}x{spec.clip.height}x{spec.clip.width} at {spec.clip.fps:g} fps",
         *([f"Starts     from weights that the owner gives, {_mb(initial)}"] if initial else []),
-        f"Asks for   about {_mb(download)} to download, {_mb(disk)} of disk, {_mb(memory)} of memory, more for speed",
+        f"Asks for   about {_mb(download)} to download, {_mb(disk)} of disk, {_mb(memory)} of memory, "
+        "more for speed",
         f"Allowed    {Room(settings, spec)}",
-        f"Who checks {'every member' if spec.gate.members_attest else f'{len(spec.gate.attestors)} named attestors'}, "
-        f"{spec.gate.quorum} must sign; a claim lasts {spec.timing.claim_s:g} s, a checkpoint comes every {spec.timing.checkpoint_s:g} s",
+        "Who checks "
+        f"{'every member' if spec.gate.members_attest else f'{len(spec.gate.attestors)} named attestors'}, "
+        f"{spec.gate.quorum} must sign; a claim lasts {spec.timing.claim_s:g} s, "
+        f"a checkpoint comes every {spec.timing.checkpoint_s:g} s",
     ]
     return "\n".join(row for line in lines for row in _wrapped(line))
 
 
 def download_bytes(spec: RunSpec, slot: str) -> int:
-    """What training a slot begins with: its clips, those of all gates, first weights, and the newest checkpoint."""
+    """What training a slot begins with: its clips, those of all gates, first weights, and the newest
+    checkpoint.
+    """
     gate = sum(shard.blob.size_bytes for shard in spec.gate_shards)
     shards = sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train"))
-    return shards + gate + _initial_bytes(spec, slot) + parameter_count(spec, slot) * CHECKPOINT_BYTES_PER_PARAMETER
+    return (
+        shards
+        + gate
+        + _initial_bytes(spec, slot)
+        + parameter_count(spec, slot) * CHECKPOINT_BYTES_PER_PARAMETER
+    )
 
 
 def disk_bytes(spec: RunSpec, slot: str) -> int:
@@ -61,14 +71,17 @@ def disk_bytes(spec: RunSpec, slot: str) -> int:
 
 
 def check_disk(spec: RunSpec, settings: PeerSettings, *, train: bool, free_bytes: int) -> None:
-    """UsageError when --max-disk, DiskFullError when the disk is too small for any slot; `free_bytes` with what is here already."""
+    """UsageError when --max-disk, DiskFullError when the disk is too small for any slot; `free_bytes` with
+    what is here already.
+    """
     slots = [settings.slot] if settings.slot else list(spec.slots)
     least = min(disk_bytes(spec, slot) for slot in slots)
     if not train:
         least -= min(sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train")) for slot in slots)
     if settings.max_disk_bytes and settings.max_disk_bytes < least:
         raise UsageError(
-            f"--max-disk {_mb(settings.max_disk_bytes)} is less than the {_mb(least)} that this run needs here at least; "
+            f"--max-disk {_mb(settings.max_disk_bytes)} is less than the {_mb(least)} that this run needs "
+            "here at least; "
             f"allow --max-disk {-(-least // 10**6)}MB or more, or do not join"
         )
     if free_bytes < least:
@@ -84,8 +97,9 @@ def _initial_bytes(spec: RunSpec, slot: str) -> int:
 
 
 def _wrapped(line: str) -> list[str]:
-    """A line of this summary in the terminal's columns. What goes on stands under its own text: a long purpose never begins
-    a row of its own, where it could pose as another field."""
+    """A line of this summary in the terminal's columns. What goes on stands under its own text: a long
+    purpose never begins a row of its own, where it could pose as another field.
+    """
     columns = max(MIN_COLUMNS, shutil.get_terminal_size((100, 24)).columns - 1)
     rows, row = [], ""
     for word in re.findall(r" +|[^ ]+", line):
@@ -99,7 +113,9 @@ def _wrapped(line: str) -> list[str]:
 
 
 def checkpoint_limits(spec: RunSpec, slot: str) -> tuple[int, int]:
-    """The most bytes that a slot's weights (bf16) and resume state (four fp32 tensors a parameter) can have."""
+    """The most bytes that a slot's weights (bf16) and resume state (four fp32 tensors a parameter) can
+    have.
+    """
     parameters = parameter_count(spec, slot)
     return 2 * parameters + HEADER_BYTES, 16 * parameters + 4 * HEADER_BYTES
 

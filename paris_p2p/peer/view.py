@@ -33,7 +33,9 @@ class Console:
         self._full_said_s = -math.inf  # monotonic
 
     def say(self, line: str) -> None:
-        """A line; one for want of disk only when the last of its kind is a while ago, as each try would say it again."""
+        """A line; one for want of disk only when the last of its kind is a while ago, as each try would
+        say it again.
+        """
         if any(words in line for words in FULL_DISK):
             now_s = time.monotonic()
             if now_s - self._full_said_s < AGAIN_S:
@@ -67,8 +69,11 @@ def draw(status: Status) -> RenderableType:
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
     rows = [_row(slot, status.peer_id) for slot in status.slots]
     for place, name in enumerate(COLUMNS):
-        whole = max(len(cells[place]) for cells in rows) if rows and name != "tip" else 0  # a narrow terminal cuts hashes, not names
-        table.add_column(name, justify="left" if name in ("slot", "lead") else "right", no_wrap=True, min_width=whole)
+        # a narrow terminal cuts hashes, not names
+        whole = max(len(cells[place]) for cells in rows) if rows and name != "tip" else 0
+        table.add_column(
+            name, justify="left" if name in ("slot", "lead") else "right", no_wrap=True, min_width=whole
+        )
     for cells in rows:
         table.add_row(*cells)
     parts: list[RenderableType] = [head, table]
@@ -80,22 +85,31 @@ def draw(status: Status) -> RenderableType:
             parts.append(Text(f"here: {training.note}"))
         parts.append(
             Text(
-                f"here: {training.slot} step {training.steps:,}, loss {loss}, {training.clips_per_s:.1f} clips/s on {training.device}, "
+                f"here: {training.slot} step {training.steps:,}, loss {loss}, "
+                f"{training.clips_per_s:.1f} clips/s on {training.device}, "
                 f"waited for data {training.wait_share:.1%}"
-                + (f", {training.at_once()}" if training.micro_batch_clips < training.batch_clips or training.recomputes else "")
+                + (
+                    f", {training.at_once()}"
+                    if training.micro_batch_clips < training.batch_clips or training.recomputes
+                    else ""
+                )
             )
         )
     relayed = sum(peer.path != "direct" for peer in status.peers)
     parts.append(
         Text(
-            f"{len(status.peers)} peers ({relayed} relayed)  up {_mb(status.uploaded_bytes)} ({_mb(status.upload_bps)}/s)  "
-            f"down {_mb(status.downloaded_bytes)} ({_mb(status.download_bps)}/s)  disk {_mb(status.disk_bytes)}  "
+            f"{len(status.peers)} peers ({relayed} relayed)  up {_mb(status.uploaded_bytes)} "
+            f"({_mb(status.upload_bps)}/s)  "
+            f"down {_mb(status.downloaded_bytes)} ({_mb(status.download_bps)}/s)  disk "
+            f"{_mb(status.disk_bytes)}  "
             f"memory {_mb(status.memory_bytes)}  attested {status.attested}",
             style="dim",
         )
     )
     if status.refused_cards:
-        refused = ", ".join(f"{count} × {shown(reason)}" for reason, count in sorted(status.refused_cards.items()))
+        refused = ", ".join(
+            f"{count} × {shown(reason)}" for reason, count in sorted(status.refused_cards.items())
+        )
         parts.append(Text(f"refused: {refused}", style="red"))
     return Group(*parts)
 
@@ -103,7 +117,18 @@ def draw(status: Status) -> RenderableType:
 def _row(slot: SlotStatus, me: str) -> list[str]:
     lead = "–" if not slot.lead else ("this peer" if slot.lead == me else f"…{slot.lead[-8:]}")
     if not slot.tip:
-        return [slot.slot, lead, str(slot.epoch or "–"), "none yet", "–", "–", "–", "–", "–", str(slot.pending)]
+        return [
+            slot.slot,
+            lead,
+            str(slot.epoch or "–"),
+            "none yet",
+            "–",
+            "–",
+            "–",
+            "–",
+            "–",
+            str(slot.pending),
+        ]
     age = "–" if slot.tip_age_s is None else _age(slot.tip_age_s)
     loss = "–" if slot.loss is None else _loss(slot.loss)
     return [
@@ -137,7 +162,11 @@ def _count(number: int) -> str:
     """Exact up to 999,999, then three figures: `12.3 M`, `4.56 G`."""
     for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6)):
         if number >= size:
-            return f"{number / size:#.3g}".rstrip(".") + f" {unit}" if number < 1000 * size else f"{number / size:,.0f} {unit}"
+            return (
+                f"{number / size:#.3g}".rstrip(".") + f" {unit}"
+                if number < 1000 * size
+                else f"{number / size:,.0f} {unit}"
+            )
     return f"{number:,}"
 
 

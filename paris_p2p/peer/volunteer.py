@@ -54,9 +54,19 @@ class Volunteer:
         make_worker: MakeWorker = Worker,
         gate: Gate | None = None,
     ):
-        self.node, self.settings, self.role, self.say, self.make_worker = node, settings, role, say, make_worker
-        self.attestor = Attestor(node, device=settings.device if role == "owner" else "cpu", say=say, gate=gate)
-        node.board.hearing.state_bytes = {slot: sum(checkpoint_limits(node.spec, slot)) for slot in node.spec.slots}
+        self.node, self.settings, self.role, self.say, self.make_worker = (
+            node,
+            settings,
+            role,
+            say,
+            make_worker,
+        )
+        self.attestor = Attestor(
+            node, device=settings.device if role == "owner" else "cpu", say=say, gate=gate
+        )
+        node.board.hearing.state_bytes = {
+            slot: sum(checkpoint_limits(node.spec, slot)) for slot in node.spec.slots
+        }
         self.room = Room(settings, node.spec)
         self.lead: Lead | None = None
         self.phase, self.why = "looking", "reading claims and tips"
@@ -72,7 +82,8 @@ class Volunteer:
 
     async def run(self) -> None:
         """Until `leave`, or an error nobody can mend here."""
-        with suppress(SwarmError):  # nobody there to hear it: what is told is told again when training goes on
+        with suppress(SwarmError):
+            # nobody there to hear it: what is told is told again when training goes on
             await tell_own_cards_again(self.node)
         beside = announce(self.node, self.role, self.say), seed_tips(self.node, self.role)
         watches = (
@@ -142,7 +153,11 @@ class Volunteer:
                 continue
             if self.role != "peer":
                 self._set("seeding", "attests and seeds, does not train")
-            claim = await self._claim_or_say_why() if self.role == "peer" and time.monotonic() >= self._cool_until else None
+            claim = (
+                await self._claim_or_say_why()
+                if self.role == "peer" and time.monotonic() >= self._cool_until
+                else None
+            )
             if claim is None:
                 self._news.clear()
                 with suppress(TimeoutError):
@@ -162,7 +177,9 @@ class Volunteer:
             return None
 
     async def _claim(self) -> Envelope[ClaimRecord] | None:
-        """Choose a slot, claim it, wait the settle time, read again: the claim if it is first, else nothing."""
+        """Choose a slot, claim it, wait the settle time, read again: the claim if it is first, else
+        nothing.
+        """
         now, timing = time.time(), self.node.spec.timing
         states = self._slot_states(now)
         choice = choose_slot(states, self.node.peer_id, only=self.settings.slot)
@@ -187,7 +204,9 @@ class Volunteer:
             return claim
         self.say(f"did not get {slot}: {decision.reason}")
         head = self.node.header("claim", slot, timing.claim_s)
-        await self.node.say(ClaimRecord(**head, epoch=claim.record.epoch, claimed_at=claim.record.claimed_at, released=True))
+        await self.node.say(
+            ClaimRecord(**head, epoch=claim.record.epoch, claimed_at=claim.record.claimed_at, released=True)
+        )
         return None
 
     def _decide(self, slot: str) -> Decision:
@@ -196,13 +215,17 @@ class Volunteer:
         return decide_claim(self.node.board.view(slot, wanted=wanted), self.node.peer_id, time.time())
 
     async def _lead(self, claim: Envelope[ClaimRecord]) -> None:
-        self.lead = Lead(self.node, self.room.trainer_settings(), claim, self.say, self.make_worker, self.attestor.checker)
+        self.lead = Lead(
+            self.node, self.room.trainer_settings(), claim, self.say, self.make_worker, self.attestor.checker
+        )
         self._set("training", f"leads {claim.record.slot}, epoch {claim.record.epoch}")
         try:
             reason = await self.lead.run(attest_wait_s=self._attest_wait_s)
             self.say(f"stopped leading {claim.record.slot}: {reason}")
         except MemoryLimitError as error:
-            self.say(f"gave up {claim.record.slot}: {error}; {self.room.ran_out(self.lead.slot, 1, str(error))}")
+            self.say(
+                f"gave up {claim.record.slot}: {error}; {self.room.ran_out(self.lead.slot, 1, str(error))}"
+            )
         except (SwarmError, ParisError) as error:
             self._cool_until = time.monotonic() + COOL_DOWN_S
             self.say(f"gave up {claim.record.slot} for {COOL_DOWN_S:.0f} s: {error}")
@@ -222,9 +245,11 @@ class Volunteer:
         total = self.node.spec.training.total_steps
         return SlotState(
             slot=slot,
-            # An old claim of ours, from before a restart, does not keep us out: a new one replaces it. Nor do claims that
-            # have long brought nothing.
-            lead="" if has_room(view, me, now_s) else next((lead.signer for lead in leads if lead.signer != me), ""),
+            # An old claim of ours, from before a restart, does not keep us out: a new one replaces it. Nor do
+            # claims that have long brought nothing.
+            lead=""
+            if has_room(view, me, now_s)
+            else next((lead.signer for lead in leads if lead.signer != me), ""),
             clips=tip.card.record.clips if tip else 0,
             done=bool(total and tip and tip.card.record.steps >= total),
             rests=rests(tip, now_s, self.node.spec.timing),
@@ -248,7 +273,9 @@ class Volunteer:
     # beside it
 
     async def _refresh(self) -> None:
-        """Absence proves nothing and gossip is a hint: read the board, and every minute ask a peer directly."""
+        """Absence proves nothing and gossip is a hint: read the board, and every minute ask a peer
+        directly.
+        """
         last = time.monotonic()
         while True:
             await asyncio.sleep(min(REFRESH_S, self.node.spec.timing.claim_s / 3))
@@ -262,15 +289,20 @@ class Volunteer:
                 self.say(f"cannot read the swarm's records: {error}; training goes on, trying again")
 
     async def _balance(self) -> None:
-        """With fewer peers than slots, go where nobody trains: after a checkpoint that others hold, and not in a hurry."""
+        """With fewer peers than slots, go where nobody trains: after a checkpoint that others hold, and
+        not in a hurry.
+        """
         free_since_s: dict[str, float] = {}  # monotonic
         while True:
             now_s, timing = time.monotonic(), self.node.spec.timing
             states = self._slot_states(time.time())
-            free_since_s = {state.slot: free_since_s.get(state.slot, now_s) for state in states if not state.lead}
+            free_since_s = {
+                state.slot: free_since_s.get(state.slot, now_s) for state in states if not state.lead
+            }
             if self.lead is not None and not self.settings.slot and self.lead.outbox.attested:
                 choice = choose_slot(states, self.node.peer_id, holding=self.lead.slot)
-                if choice is not None and now_s - free_since_s[choice.slot] > timing.claim_s:  # no standby took it
+                if choice is not None and now_s - free_since_s[choice.slot] > timing.claim_s:
+                    # no standby took it
                     self.lead.stop(f"{choice.slot} has no lead and is trained less; going there")
             await asyncio.sleep(min(REFRESH_S, timing.claim_s / 3))
 
@@ -283,7 +315,9 @@ class Volunteer:
                 words = f"memory: {used / 2**30:.2f} GiB of --max-memory {limit / 2**30:.2f} GiB"
                 if not self.lead.stopping:
                     training = self.lead.training
-                    self.lead.stop(f"{words}; {self.room.ran_out(training.slot, training.micro_batch_clips, words)}")
+                    self.lead.stop(
+                        f"{words}; {self.room.ran_out(training.slot, training.micro_batch_clips, words)}"
+                    )
                 self._cool_until = time.monotonic() + COOL_DOWN_S
             if used > limit and self.lead is None:
                 raise MemoryLimitError(

@@ -1,7 +1,8 @@
 """What an attestor signed, in its ledger before anybody hears of it.
 
-At most one card per (slot, epoch, seq), also across crashes. The newest signature of each slot is kept whole: a choice that
-was killed before anybody heard of it would bind its attestor for ever, so it is told again at the next start.
+At most one card per (slot, epoch, seq), also across crashes. The newest signature of each slot is kept whole:
+a choice that was killed before anybody heard of it would bind its attestor for ever, so it is told again at
+the next start.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Votes:
     def chosen(self, place: CardRecord) -> str | None:
         """The card that was chosen for this card's place, if any."""
         data = self.ledger.get(_place_key(place))
-        return None if data is None else data.decode(errors="replace")  # damaged, it still binds: it is no other card's id
+        # damaged, it still binds: it is no other card's id
+        return None if data is None else data.decode(errors="replace")
 
     def put(self, card: Envelope[CardRecord], attestation: Envelope[AttestationRecord]) -> None:
         """The signature first: a choice without one is what must not be."""
@@ -41,7 +43,9 @@ class Votes:
             return None
         try:
             card, attestation = msgpack.unpackb(data)
-            return open_envelope(card, run=self.run, kinds=("card",)), open_envelope(attestation, run=self.run, kinds=("attestation",))
+            return open_envelope(card, run=self.run, kinds=("card",)), open_envelope(
+                attestation, run=self.run, kinds=("attestation",)
+            )
         except (ValueError, TypeError, msgpack.UnpackException, RecordError) as error:
             log.warning("the newest attestation of %s in the ledger is damaged: %s", slot, error)
             return None

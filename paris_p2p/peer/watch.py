@@ -15,13 +15,18 @@ TICK_S = 2.0
 
 
 async def watch_twin(node: RunNode, role: PeerRole, say: Callable[[str], None]) -> None:
-    """Raises TwinError when another node signs with this node's key and this one is to stop (rules/twin.py)."""
+    """Raises TwinError when another node signs with this node's key and this one is to stop
+    (rules/twin.py).
+    """
     told = False
     while True:
         node.own.check()
         if node.own.twin is not None and not told:
             told = True
-            say("another node signs with this peer's identity.key; the one that started later stops, or else both")
+            say(
+                "another node signs with this peer's identity.key; the one that started later stops, "
+                "or else both"
+            )
             try:
                 await node.announce_peer(role)  # so that the other notices too
             except SwarmError as error:
@@ -30,9 +35,13 @@ async def watch_twin(node: RunNode, role: PeerRole, say: Callable[[str], None]) 
 
 
 async def watch_clocks(
-    node: RunNode, leading: Callable[[], str], say: Callable[[str], None], read: Callable[[], Clocks] | None = None
+    node: RunNode,
+    leading: Callable[[], str],
+    say: Callable[[str], None],
+    read: Callable[[], Clocks] | None = None,
 ) -> None:
-    """After a sleep, a SIGSTOP or a clock that was set: read the records anew and say what was found. Until cancelled.
+    """After a sleep, a SIGSTOP or a clock that was set: read the records anew and say what was found. Until
+    cancelled.
 
     `leading` names the slot this peer works on, or is empty.
     """
@@ -55,7 +64,10 @@ async def watch_clocks(
 def what_is_found(node: RunNode, slot: str, now_s: float) -> str:
     """Whether this peer still leads, and where the tips are."""
     if not slot:
-        return f"no slot is this peer's; tips are: {', '.join(_tip_words(node, name) for name in node.spec.slots)}"
+        return (
+            "no slot is this peer's; tips are: "
+            f"{', '.join(_tip_words(node, name) for name in node.spec.slots)}"
+        )
     view = node.board.view(slot)
     lead = lead_of(view.claims, view.tip, now_s, view.timing, view.heard)
     if lead is None:

@@ -1,4 +1,5 @@
-"""From the cache to what a run is made of: clusters, shards, lists and a contact sheet, written aside and moved into place.
+"""From the cache to what a run is made of: clusters, shards, lists and a contact sheet, written aside and
+moved into place.
 
 Legend: N clips, F features, R reduced features, K clusters.
 """
@@ -18,7 +19,15 @@ import numpy as np
 from paris_p2p.data.cache import Cache
 from paris_p2p.data.captions import Note
 from paris_p2p.data.prepared import FILE_NAME as PREPARED_FILE_NAME
-from paris_p2p.data.prepared import SPLITS_FILE_NAME, Prepared, PreparedModel, PreparedShard, Split, SplitClip, path_text
+from paris_p2p.data.prepared import (
+    SPLITS_FILE_NAME,
+    Prepared,
+    PreparedModel,
+    PreparedShard,
+    Split,
+    SplitClip,
+    path_text,
+)
 from paris_p2p.data.shards import Sample, write_shards
 from paris_p2p.data.sheet import COLUMNS, ROWS, Block, contact_sheet
 from paris_p2p.data.sources import Skipped, Source
@@ -50,7 +59,9 @@ class Assembly:
             groups[entry.split, int(label)].append(entry)
         for split in SPLIT_NAMES:
             for k in range(self.clustered.model.clusters):
-                for shard in write_shards(self.folder / "shards", split, k, self._samples(k, groups[split, k]), shard_bytes):
+                for shard in write_shards(
+                    self.folder / "shards", split, k, self._samples(k, groups[split, k]), shard_bytes
+                ):
                     shards.append(shard)
                     done += shard.clips
                     self.progress("write shards", done, len(self.entries))
@@ -66,7 +77,12 @@ class Assembly:
                 tokens=self.embedded.read(caption, "tokens"),
                 mask=self.embedded.read(caption, "mask"),
                 pooled=self.embedded.read(caption, "pooled"),
-                info={"caption": caption, "source": entry.source.name, "cluster": k, "start_frame": start_frame},
+                info={
+                    "caption": caption,
+                    "source": entry.source.name,
+                    "cluster": k,
+                    "start_frame": start_frame,
+                },
                 first=self.cache.read(entry.cache_key, "firsts", entry.index) if self.firsts else None,
             )
 
@@ -77,26 +93,48 @@ class Assembly:
         clips = []
         for entry, label in zip(self.entries, self.clustered.labels, strict=True):
             source, caption = entry.source, entry.caption
-            row = {"key": entry.key, "caption": caption, "cluster": int(label), "source": source.name, "start_s": entry.start_s}
-            rows[entry.split].append(json.dumps({**row, "seen_in_train": caption.casefold() in trained_on}, ensure_ascii=False))
-            where = {"path": path_text(source.path), "offset_bytes": source.offset_bytes, "size_bytes": source.size_bytes}
+            row = {
+                "key": entry.key,
+                "caption": caption,
+                "cluster": int(label),
+                "source": source.name,
+                "start_s": entry.start_s,
+            }
+            rows[entry.split].append(
+                json.dumps({**row, "seen_in_train": caption.casefold() in trained_on}, ensure_ascii=False)
+            )
+            where = {
+                "path": path_text(source.path),
+                "offset_bytes": source.offset_bytes,
+                "size_bytes": source.size_bytes,
+            }
             dealt = {"split": entry.split, "group": entry.group}
-            clips.append(SplitClip.model_validate({**row, **dealt, **where, "member": source.member, **_track(source)}).model_dump())
+            clips.append(
+                SplitClip.model_validate(
+                    {**row, **dealt, **where, "member": source.member, **_track(source)}
+                ).model_dump()
+            )
         (self.folder / "captions").mkdir()
         for split, lines in rows.items():
-            (self.folder / "captions" / f"{split}.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            (self.folder / "captions" / f"{split}.jsonl").write_text(
+                "".join(line + "\n" for line in lines), encoding="utf-8"
+            )
         write_json(self.folder / SPLITS_FILE_NAME, {"clips": clips})
         self.clustered.model.save(self.folder / "clusters.safetensors")
         return {split: f"captions/{split}.jsonl" for split in SPLIT_NAMES}
 
 
-def write_sheet(path: Path, entries: Sequence[Entry], clustered: Clustered, cache: Cache, rng_seed: int) -> None:
+def write_sheet(
+    path: Path, entries: Sequence[Entry], clustered: Clustered, cache: Cache, rng_seed: int
+) -> None:
     """A picture of some train clips of each cluster."""
     blocks = []
     order = np.random.default_rng(rng_seed).permutation(len(entries))
     for row in clustered.table:
         mine = [i for i in order if clustered.labels[i] == row.cluster and entries[i].split == "train"]
-        pictures = [cache.read(entries[i].cache_key, "thumbs", entries[i].index) for i in mine[: COLUMNS * ROWS]]
+        pictures = [
+            cache.read(entries[i].cache_key, "thumbs", entries[i].index) for i in mine[: COLUMNS * ROWS]
+        ]
         counts = f"{row.clips['train']} train and {row.clips['gate']} gate clips"
         blocks.append(Block(f"cluster {row.cluster}: {counts}, silhouette {row.silhouette:.2f}", pictures))
     contact_sheet(blocks, path)
@@ -107,15 +145,31 @@ def _track(source: Source) -> dict[str, float | int | bool]:
     if source.track is None:
         return {}
     track = source.track
-    return {"stream": track.stream, "frame_s": track.frame_s, "in_order": track.in_order, "counted": track.counted}
+    return {
+        "stream": track.stream,
+        "frame_s": track.frame_s,
+        "in_order": track.in_order,
+        "counted": track.counted,
+    }
 
 
 def write_report(folder: Path, prepared: Prepared, skipped: Iterable[Skipped], notes: Iterable[Note]) -> None:
     """report.json: what was used, what was not and why, and what was done to what is used."""
     clusters = [row.model_dump() for row in prepared.clusters]
-    counts = {"clips": prepared.clips, "sources": prepared.sources, "skipped": prepared.skipped, "notes": prepared.notes}
-    codec = {"name": prepared.codec.name, "psnr_db": prepared.codec_psnr_db, "pca_psnr_db": prepared.pca_psnr_db or None}
-    write_json(folder / "report.json", {**counts, "codec": codec, "clusters": clusters, **_told(skipped, notes)})
+    counts = {
+        "clips": prepared.clips,
+        "sources": prepared.sources,
+        "skipped": prepared.skipped,
+        "notes": prepared.notes,
+    }
+    codec = {
+        "name": prepared.codec.name,
+        "psnr_db": prepared.codec_psnr_db,
+        "pca_psnr_db": prepared.pca_psnr_db or None,
+    }
+    write_json(
+        folder / "report.json", {**counts, "codec": codec, "clusters": clusters, **_told(skipped, notes)}
+    )
 
 
 def write_failure(out: Path, error: Exception, skipped: Iterable[Skipped], notes: Iterable[Note]) -> Path:
@@ -126,32 +180,43 @@ def write_failure(out: Path, error: Exception, skipped: Iterable[Skipped], notes
 
 
 def _told(skipped: Iterable[Skipped], notes: Iterable[Note]) -> dict[str, Any]:
-    return {"skipped_files": [asdict(skip) for skip in skipped], "noted_files": [asdict(note) for note in notes]}
+    return {
+        "skipped_files": [asdict(skip) for skip in skipped],
+        "noted_files": [asdict(note) for note in notes],
+    }
 
 
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # of half a character, JSON's own escape
+    # of half a character, JSON's own escape
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def pin_model(name: str, files: ModelFiles, local: bool, folder: Path) -> PreparedModel:
-    """A local folder's files are copied into `folder` to travel with the run; another model is named by revision and hash."""
+    """A local folder's files are copied into `folder` to travel with the run; another model is named by
+    revision and hash.
+    """
     if not local:
         return PreparedModel(name=name, revision=files.revision, sha256=files.sha256)
     try:
         check_names(path.name for path in files.files)
     except ValueError as error:
-        raise UsageError(f"the model in {files.folder} cannot travel with a run: {error}; rename or remove it") from error
+        raise UsageError(
+            f"the model in {files.folder} cannot travel with a run: {error}; rename or remove it"
+        ) from error
     folder.mkdir(parents=True)
     for path in files.files:
         shutil.copyfile(path, folder / path.name)
     kind = name.partition(":")[0]
     copied = {path.name: f"{folder.name}/{path.name}" for path in files.files}
-    return PreparedModel(name=f"{kind}:{files.folder.resolve().name}", files=copied, sha256=files.sha256)  # the owner's own path stays here
+    # the owner's own path stays here
+    return PreparedModel(name=f"{kind}:{files.folder.resolve().name}", files=copied, sha256=files.sha256)
 
 
 def move_into_place(work: Path, out: Path) -> None:
-    """Replace what an earlier prepare left; without prepared.json in between, so that a crash leaves nothing half believed."""
+    """Replace what an earlier prepare left; without prepared.json in between, so that a crash leaves
+    nothing half believed.
+    """
     (out / "prepared.json").unlink(missing_ok=True)
     for name in ("codec", "text", "features"):
         shutil.rmtree(out / name, ignore_errors=True)

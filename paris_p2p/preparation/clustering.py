@@ -72,8 +72,8 @@ class Dealer:
     def deal(self, entries: Sequence[Entry], experts: int, *, fewer: bool) -> tuple[list[Entry], Clustered]:
         """Entries with their final splits, without those too near another split's, and the clusters.
 
-        With `fewer`, as many clusters as there can be up to `experts`. DataError when a cluster cannot have both
-        train and gate clips.
+        With `fewer`, as many clusters as there can be up to `experts`. DataError when a cluster cannot have
+        both train and gate clips.
         """
         while True:
             try:
@@ -98,8 +98,10 @@ class Dealer:
             clustered = _clustered(model, dealt, labels, reduced, self.rng_seed)
             row = clustered.table[lacking[0]]
             raise UncheckedClusterError(
-                f"cluster {row.cluster} of {experts} has {row.clips['train']} train and {row.clips['gate']} gate clips, "
-                "and its expert needs both, of two sources; ask for fewer experts, or give more clips of its kind",
+                f"cluster {row.cluster} of {experts} has {row.clips['train']} train and {row.clips['gate']} "
+                "gate clips, "
+                "and its expert needs both, of two sources; ask for fewer experts, "
+                "or give more clips of its kind",
                 dealt,
                 clustered,
             )
@@ -117,7 +119,9 @@ class Dealer:
         return give_gate_clips(splits, self.ranked, inside, experts, self.fitted)
 
     def _apart(self, entries: Sequence[Entry], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which entries stay: not those next to another split's in the same scene, but always a cluster's last."""
+        """Which entries stay: not those next to another split's in the same scene, but always a cluster's
+        last.
+        """
         files: defaultdict[str, dict[int, list[int]]] = defaultdict(dict)
         for i, entry in enumerate(entries):
             if entry.source.span is not None:

@@ -16,7 +16,18 @@ from paris_p2p.flow.path import shift_for
 from paris_p2p.identity import Identity, load_or_create_peer_key, load_owner_key, save_owner_key
 from paris_p2p.model.presets import Config, count_tokens, expert_config, router_config
 from paris_p2p.records import BlobRef, Count, Text
-from paris_p2p.spec import GateSpec, Name, NetworkSpec, Pinned, RunSpec, ShardRef, TimingSpec, TrainingSpec, open_run, sign_run
+from paris_p2p.spec import (
+    GateSpec,
+    Name,
+    NetworkSpec,
+    Pinned,
+    RunSpec,
+    ShardRef,
+    TimingSpec,
+    TrainingSpec,
+    open_run,
+    sign_run,
+)
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.disk import make_directory, make_private
 
@@ -48,16 +59,22 @@ def create_run(
 ) -> Envelope[RunSpec]:
     """Sign the run of a prepared folder and put its blobs into the owner's node there.
 
-    Writes `owner.key`, `run.spec` and `node/`; the owner's node may attest, whoever else may. UsageError when the
-    folder is not prepared, or holds a run already: its peers would not follow a second one. `say` gets the account
-    of the experts' first weights.
+    Writes `owner.key`, `run.spec` and `node/`; the owner's node may attest, whoever else may. UsageError when
+    the folder is not prepared, or holds a run already: its peers would not follow a second one. `say` gets
+    the account of the experts' first weights.
     """
     prepared = Prepared.load(folder)
     absent = [k for k in options.training.ddpm_experts if k >= prepared.experts]
     if absent:
-        raise UsageError(f"there is no expert {absent[0]} to train on noise: {folder} has experts 0 to {prepared.experts - 1}")
+        raise UsageError(
+            f"there is no expert {absent[0]} to train on noise: "
+            f"{folder} has experts 0 to {prepared.experts - 1}"
+        )
     if (folder / SPEC_FILE).exists():
-        raise UsageError(f"{folder} already holds run {load_run(folder).id[:16]}…; prepare into another folder for another run")
+        raise UsageError(
+            f"{folder} already holds run {load_run(folder).id[:16]}…; "
+            "prepare into another folder for another run"
+        )
     if options.training.first_frame_rate:
         _check_first_frames(folder, prepared)
     owner = _owner(folder / KEY_FILE, passphrase)
@@ -72,7 +89,9 @@ def create_run(
     spec = _spec(folder, prepared, options, store, node.peer_id)
     expert = NetworkSpec(preset=options.expert, config=config)
     oldest_reader = max(spec.oldest_reader, 2 if initial else 1)  # an older peer would start from nothing
-    run = sign_run(owner, spec.model_copy(update={"expert": expert, "initial": initial, "oldest_reader": oldest_reader}))
+    run = sign_run(
+        owner, spec.model_copy(update={"expert": expert, "initial": initial, "oldest_reader": oldest_reader})
+    )
     temporary = folder / (SPEC_FILE + ".tmp")
     temporary.write_bytes(run.data)
     temporary.replace(folder / SPEC_FILE)
@@ -94,10 +113,16 @@ def _owner(path: Path, passphrase: str | None) -> Identity:
     return owner
 
 
-def _spec(folder: Path, prepared: Prepared, options: CreateOptions, store: BlobStore, node_id: str) -> RunSpec:
+def _spec(
+    folder: Path, prepared: Prepared, options: CreateOptions, store: BlobStore, node_id: str
+) -> RunSpec:
     expert = _expert_config(options, prepared)
     looks = prepared.first_features if options.training.first_frame_rate else None
-    attestors = options.gate.attestors if options.gate.members_attest else tuple(dict.fromkeys((node_id, *options.gate.attestors)))
+    attestors = (
+        options.gate.attestors
+        if options.gate.members_attest
+        else tuple(dict.fromkeys((node_id, *options.gate.attestors)))
+    )
     try:
         training = _training(options, count_tokens(expert, prepared.latent.shape))
         return RunSpec(
@@ -136,23 +161,37 @@ def _spec(folder: Path, prepared: Prepared, options: CreateOptions, store: BlobS
 
 
 def _expert_config(options: CreateOptions, prepared: Prepared) -> Config:
-    return expert_config(options.expert, prepared.latent, prepared.text_shape, first_frame=options.training.first_frame_rate > 0)
+    return expert_config(
+        options.expert,
+        prepared.latent,
+        prepared.text_shape,
+        first_frame=options.training.first_frame_rate > 0,
+    )
 
 
 def _router_config(options: CreateOptions, prepared: Prepared) -> Config:
     width = prepared.first_width if options.training.first_frame_rate else 0
-    return router_config(options.router, prepared.latent, prepared.text_shape, prepared.experts, first_width=width)
+    return router_config(
+        options.router, prepared.latent, prepared.text_shape, prepared.experts, first_width=width
+    )
 
 
 def _check_first_frames(folder: Path, prepared: Prepared) -> None:
-    """UsageError when these clips cannot start from an image: they are images, or their codec does not encode one alone alike."""
+    """UsageError when these clips cannot start from an image: they are images, or their codec does not
+    encode one alone alike.
+    """
     from paris_p2p.codec.video import check_first_latent, load_codec
 
     if prepared.latent.frames == 1:
-        raise UsageError(f"--first-frame-rate is for clips of several latent frames, and those of {folder} have one; leave it out")
+        raise UsageError(
+            f"--first-frame-rate is for clips of several latent frames, and those of {folder} have one; "
+            "leave it out"
+        )
     codec = prepared.codec
     local = (folder / next(iter(codec.files.values()))).parent if codec.files else None
-    check_first_latent(load_codec(codec.name, local, revision=codec.revision, sha256=codec.sha256), prepared.clip)
+    check_first_latent(
+        load_codec(codec.name, local, revision=codec.revision, sha256=codec.sha256), prepared.clip
+    )
 
 
 def _training(options: CreateOptions, tokens: int) -> TrainingSpec:
@@ -178,7 +217,8 @@ def _first_weights(
 
 def _shards(folder: Path, prepared: Prepared, split: Split, store: BlobStore) -> tuple[ShardRef, ...]:
     return tuple(
-        ShardRef(blob=store.add_file(folder / shard.path), clips=shard.clips, cluster=shard.cluster) for shard in prepared.shards_for(split)
+        ShardRef(blob=store.add_file(folder / shard.path), clips=shard.clips, cluster=shard.cluster)
+        for shard in prepared.shards_for(split)
     )
 
 

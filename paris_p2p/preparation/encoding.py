@@ -1,4 +1,5 @@
-"""From videos to latents, features and text embeddings in the cache: the long half of prepare, which can be stopped at any time.
+"""From videos to latents, features and text embeddings in the cache: the long half of prepare, which can be
+stopped at any time.
 
 Legend: B clips, T x H x W x 3 pixels.
 """
@@ -58,13 +59,19 @@ class Decoding:
         return side_by_side(self.clips_of, sources, self.threads)
 
 
-def fit_codec(sources: Sequence[Source], decoding: Decoding, patch: tuple[int, int], cache: Cache, progress: Progress) -> PcaCodec:
-    """The patch codec of the first clips that `sources` (train only) give; the same sources give the same codec."""
+def fit_codec(
+    sources: Sequence[Source], decoding: Decoding, patch: tuple[int, int], cache: Cache, progress: Progress
+) -> PcaCodec:
+    """The patch codec of the first clips that `sources` (train only) give; the same sources give the same
+    codec.
+    """
     shape = decoding.shape
     side, channels = patch if all(patch) else default_patch(shape.height, shape.width)
     used = sources[:FIT_CLIPS]
     names = [(source.id, source.size_bytes, source.mtime_ns, *source.stretches_s) for source in used]
-    folder = cache.root / f"pca-{cache_key(names, shape.model_dump(), decoding.max_clips, side, channels)[:32]}"
+    folder = (
+        cache.root / f"pca-{cache_key(names, shape.model_dump(), decoding.max_clips, side, channels)[:32]}"
+    )
     if (folder / PCA_FILE_NAME).is_file():
         return PcaCodec.load(folder)
 
@@ -82,7 +89,10 @@ def fit_codec(sources: Sequence[Source], decoding: Decoding, patch: tuple[int, i
         progress("fit codec", FIT_CLIPS, FIT_CLIPS)
         if not seen:
             wanted = f"{shape.frames} frames at {shape.fps:g} fps"
-            raise DataError(f"none of {len(sources)} files gives a clip of {wanted} to fit the codec on; the last one: {reason}")
+            raise DataError(
+                f"none of {len(sources)} files gives a clip of {wanted} to fit the codec on; the last one: "
+                f"{reason}"
+            )
 
     codec = fit_pca(batches(), side, channels)
     codec.save(folder)
@@ -95,7 +105,9 @@ def codec_psnr_db(codec: Codec, sources: Sequence[Source], decoding: Decoding) -
     for _, clips in decoding.decoded(sources[: 4 * PSNR_CLIPS]):
         if not isinstance(clips, UnusableVideo):
             video = stack(clips[:1])
-            errors.append(float((codec.decode(codec.encode(video)).cpu().float() - video.float()).square().mean()))
+            errors.append(
+                float((codec.decode(codec.encode(video)).cpu().float() - video.float()).square().mean())
+            )
         if len(errors) == PSNR_CLIPS:
             break
     mean = sum(errors) / max(1, len(errors))
@@ -181,14 +193,18 @@ def _may_pass(failure: UnusableVideo) -> bool:
 
 
 def _goes_on(parts: Sequence[Source], source: Source) -> bool:
-    """Whether a part is read in one pass with those before it: a long video is cut into several passes where seeking is cheap."""
+    """Whether a part is read in one pass with those before it: a long video is cut into several passes
+    where seeking is cheap.
+    """
     last = parts[-1]
     seeks = source.track is not None and source.track.in_order
     return source.name == last.name and not (seeks and len(parts) >= PARTS_AT_ONCE)
 
 
 class _Pending:
-    """The clips of one part after another, through the networks a few at a time, so that few are in memory."""
+    """The clips of one part after another, through the networks a few at a time, so that few are in
+    memory.
+    """
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -237,7 +253,9 @@ class _Pending:
             if not _may_pass(failure):
                 encoder.cache.put_failure(key, failure)
             return failure
-        half = {name: made[name].clamp(-FP16_MAX, FP16_MAX).half().numpy() for name in made if name != "features"}
+        half = {
+            name: made[name].clamp(-FP16_MAX, FP16_MAX).half().numpy() for name in made if name != "features"
+        }
         encoded = Encoded(
             latents=half["latents"],
             features=made["features"].numpy(),
@@ -262,7 +280,9 @@ class EmbeddedCaptions:
         return self.cache.read(key, name, row)
 
 
-def embed_captions(captions: Iterable[str], encoder: TextEncoder, cache: Cache, progress: Progress) -> EmbeddedCaptions:
+def embed_captions(
+    captions: Iterable[str], encoder: TextEncoder, cache: Cache, progress: Progress
+) -> EmbeddedCaptions:
     """Embed each different caption once, in groups that depend on the captions alone."""
     unique = sorted(set(captions))
     rows: dict[str, tuple[str, int]] = {}

@@ -1,4 +1,6 @@
-"""`--codec train` and `train:video`: an autoencoder fitted to train clips in the cache, its figures beside PCA's at equal compression."""
+"""`--codec train` and `train:video`: an autoencoder fitted to train clips in the cache, its figures beside
+PCA's at equal compression.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ from paris_p2p.preparation.encoding import FIT_CLIPS, PSNR_CLIPS, Decoding, code
 from paris_p2p.progress import Progress
 from paris_p2p.spec import ClipShape
 
-KINDS: dict[str, Kind] = {"train": LearnedImage(), "train:image": LearnedImage(), "train:video": LearnedVideo()}
+KINDS: dict[str, Kind] = {
+    "train": LearnedImage(),
+    "train:image": LearnedImage(),
+    "train:video": LearnedVideo(),
+}
 MAX_PICTURES_BYTES = 256 << 20
 CLIPS_AT_ONCE = 16
 
@@ -38,9 +44,17 @@ class Learned:
 
 
 def fit_learned(
-    name: str, train: Sequence[Source], decoding: Decoding, options: LearnedOptions, cache: Cache, device: str, progress: Progress
+    name: str,
+    train: Sequence[Source],
+    decoding: Decoding,
+    options: LearnedOptions,
+    cache: Cache,
+    device: str,
+    progress: Progress,
 ) -> Learned:
-    """Fit the kind of this name on all but a few of the sources (train only), which are kept to measure on."""
+    """Fit the kind of this name on all but a few of the sources (train only), which are kept to measure
+    on.
+    """
     kind = KINDS[name]
     kind.check_frames(decoding.shape.frames)
     fitted, measured = _hold_out(train)
@@ -51,23 +65,35 @@ def fit_learned(
     folder = fit_autoencoder(kind, kind.examples(clips), options, home, device, progress)
     codec = load_codec(f"diffusers:{folder}", device=device)
     latent = latent_shape(codec, decoding.shape)
-    numbers = math.ceil(latent.channels * latent.frames / decoding.shape.frames)  # a frame and patch, as many as the codec keeps
-    pca = fit_pca(torch.split(clips, CLIPS_AT_ONCE), options.patch_pixels, min(numbers, 3 * options.patch_pixels**2))
+    # a frame and patch, as many as the codec keeps
+    numbers = math.ceil(latent.channels * latent.frames / decoding.shape.frames)
+    pca = fit_pca(
+        torch.split(clips, CLIPS_AT_ONCE), options.patch_pixels, min(numbers, 3 * options.patch_pixels**2)
+    )
     return Learned(folder, codec_psnr_db(codec, measured, decoding), codec_psnr_db(pca, measured, decoding))
 
 
-def learned_options(name: str, clip: ClipShape, patch: tuple[int, int], steps: int, rng_seed: int) -> LearnedOptions:
-    """PCA's patch, and its channels for each frame that a latent frame stands for: about as many numbers as PCA's latents."""
+def learned_options(
+    name: str, clip: ClipShape, patch: tuple[int, int], steps: int, rng_seed: int
+) -> LearnedOptions:
+    """PCA's patch, and its channels for each frame that a latent frame stands for: about as many numbers
+    as PCA's latents.
+    """
     kind = KINDS[name]
     side, channels = patch if all(patch) else default_patch(clip.height, clip.width)
     return LearnedOptions(side, kind.frames_a_latent * channels, steps, kind.batch_frames, rng_seed=rng_seed)
 
 
 def _hold_out(train: Sequence[Source]) -> tuple[list[Source], list[Source]]:
-    """A few sources to measure on, spread over all: neighbours are often alike, and the last ones of a kind that the others are not."""
+    """A few sources to measure on, spread over all: neighbours are often alike, and the last ones of a
+    kind that the others are not.
+    """
     held = min(PSNR_CLIPS, len(train) // 4)
     if not held:
-        raise DataError(f"{len(train)} files are too few to train a codec and to measure it; give more clips, or use --codec pca")
+        raise DataError(
+            f"{len(train)} files are too few to train a codec and to measure it; give more clips, "
+            "or use --codec pca"
+        )
     rows = {len(train) * i // held for i in range(held)}
     return [one for row, one in enumerate(train) if row not in rows], [train[row] for row in sorted(rows)]
 
@@ -89,5 +115,7 @@ def _clips(sources: Sequence[Source], decoding: Decoding, progress: Progress) ->
             break
     progress("read clips for the codec", wanted, wanted)
     if not parts:
-        raise DataError(f"none of {len(sources)} files gives a clip to train a codec on; the last one: {reason}")
+        raise DataError(
+            f"none of {len(sources)} files gives a clip to train a codec on; the last one: {reason}"
+        )
     return torch.cat(parts)

@@ -1,4 +1,6 @@
-"""`paris-run create --init-from`: somebody else's safetensors, read one by one, become the weights that a run's experts start from."""
+"""`paris-run create --init-from`: somebody else's safetensors, read one by one, become the weights that a
+run's experts start from.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ INDEX = ".index.json"
 
 
 class Checkpoint(Mapping[str, Tensor]):
-    """The tensors of one or several safetensors files, read when asked for; `numbers` is the config.json beside them, or empty."""
+    """The tensors of one or several safetensors files, read when asked for; `numbers` is the config.json
+    beside them, or empty.
+    """
 
     def __init__(self, files: list[Path], numbers: dict[str, Any]):
         self.numbers = numbers
@@ -35,7 +39,9 @@ class Checkpoint(Mapping[str, Tensor]):
                 file: Any = safe_open(path, framework="pt")
                 self._where.update(dict.fromkeys(file.keys(), file))
             except (SafetensorError, OSError) as error:
-                raise UsageError(f"{path} is not a readable safetensors file ({str(error)[:160]}); fetch it again") from error
+                raise UsageError(
+                    f"{path} is not a readable safetensors file ({str(error)[:160]}); fetch it again"
+                ) from error
 
     def __getitem__(self, name: str) -> Tensor:
         tensor: Tensor = self._where[name].get_tensor(name)
@@ -55,7 +61,8 @@ class Checkpoint(Mapping[str, Tensor]):
 
 
 def make_initial(path: Path, config: Config, rng_seed: int, out: Path) -> tuple[Config, Start]:
-    """Write the first weights of an expert with these numbers to `out`; the numbers, with the rotary of theirs, and the account.
+    """Write the first weights of an expert with these numbers to `out`; the numbers, with the rotary of
+    theirs, and the account.
 
     What theirs does not give is drawn from `rng_seed`: the same for all experts. UsageError, DivergedError.
     """
@@ -71,7 +78,9 @@ def make_initial(path: Path, config: Config, rng_seed: int, out: Path) -> tuple[
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A safetensors file, a diffusers model's or pipeline's folder, or an exported expert's; UsageError says what else it is."""
+    """A safetensors file, a diffusers model's or pipeline's folder, or an exported expert's; UsageError
+    says what else it is.
+    """
     path = path.expanduser()
     if path.is_file():
         _refuse_pickle(path)
@@ -89,11 +98,14 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return open_checkpoint(experts[0])
     if experts:
         raise UsageError(
-            f"{path} holds {len(experts)} experts, and their clusters are not this run's: name one, as --init-from {experts[0]}"
+            f"{path} holds {len(experts)} experts, and their clusters are not this run's: name one, "
+            f"as --init-from {experts[0]}"
         )
     for other in sorted(path.iterdir()):
         _refuse_pickle(other)
-    raise UsageError(f"{path} holds no weights: it needs {NAMES[0]}, {NAMES[0]}{INDEX}, or one other safetensors file")
+    raise UsageError(
+        f"{path} holds no weights: it needs {NAMES[0]}, {NAMES[0]}{INDEX}, or one other safetensors file"
+    )
 
 
 def _files(folder: Path) -> list[Path]:
@@ -119,6 +131,8 @@ def _numbers(folder: Path) -> dict[str, Any]:
 def _refuse_pickle(path: Path) -> None:
     if path.suffix in PICKLES:
         raise UsageError(
-            f"{path} is a pickle, which can run code when it is read, and is never opened here; fetch the model's safetensors, or "
-            "convert it where you trust it: torch.load(..., weights_only=True), then safetensors.torch.save_file"
+            f"{path} is a pickle, which can run code when it is read, and is never opened here; "
+            "fetch the model's safetensors, or "
+            "convert it where you trust it: torch.load(..., weights_only=True), "
+            "then safetensors.torch.save_file"
         )

@@ -1,4 +1,6 @@
-"""What a prepare is asked for, and the frozen networks that follow from it: codec, text encoder and features."""
+"""What a prepare is asked for, and the frozen networks that follow from it: codec, text encoder and
+features.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,10 @@ class PrepareOptions(BaseModel):
     pca_channels: int = Field(default=0, ge=0, le=3072)
     codec_steps: int = Field(default=1000, ge=1, le=10_000_000)  # of `train` and `train:video`
     text: str = "minilm"
-    text_tokens: int = Field(default=0, ge=0, le=MAX_TOKENS)  # 0: as many as the captions have and the encoder takes
-    caption_encoding: str = Field(default="", max_length=40)  # of captions that are no Unicode; empty: those are skipped
+    # 0: as many as the captions have and the encoder takes
+    text_tokens: int = Field(default=0, ge=0, le=MAX_TOKENS)
+    # of captions that are no Unicode; empty: those are skipped
+    caption_encoding: str = Field(default="", max_length=40)
     features: Name = "efficientnet-lite0"  # stands in prepared.json as it is
     feature_frames: int = Field(default=DEFAULT_FRAMES, ge=1, le=1024)
     image_to_video: bool = False  # the router may know the first frames
@@ -147,15 +151,21 @@ def load_networks(
     return Networks(codec, files, named.text, named.features, psnr_db, name, pca_psnr_db, first)
 
 
-def fingerprint(sources: Sequence[Source], skipped: Sequence[Skipped], options: PrepareOptions, version: int) -> str:
+def fingerprint(
+    sources: Sequence[Source], skipped: Sequence[Skipped], options: PrepareOptions, version: int
+) -> str:
     """Of all that a prepare's result depends on."""
-    listed = [(s.name, str(s.path.absolute()), s.size_bytes, s.mtime_ns, s.caption, s.group, *map(astuple, s.timed)) for s in sources]
+    listed = [
+        (s.name, str(s.path.absolute()), s.size_bytes, s.mtime_ns, s.caption, s.group, *map(astuple, s.timed))
+        for s in sources
+    ]
     models = [
         [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _model_files(name)]
         for name in (options.codec, options.text, options.features)
     ]
     wished = options.model_dump(exclude={"threads", "device"})
-    groups = ("groups in the list",) if any(s.group for s in sources) else ()  # lists of older versions lacked them
+    # lists of older versions lacked them
+    groups = ("groups in the list",) if any(s.group for s in sources) else ()
     return cache_key(version, listed, [skip.name for skip in skipped], wished, models, *groups)
 
 

@@ -1,6 +1,7 @@
 """From a folder of captioned videos or images to a run's data: splits, latents, embeddings, clusters, shards.
 
-Everything slow is cached per video, so that a stopped prepare continues; the same clips, options and RNG seed give the same bytes.
+Everything slow is cached per video, so that a stopped prepare continues; the same clips, options and RNG seed
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ from paris_p2p.data.text_files import check_encoding
 from paris_p2p.data.unusable import UnusableVideo
 from paris_p2p.device import pick_device
 from paris_p2p.errors import DataError, DiskFullError, ReadOnlyError, UsageError
-from paris_p2p.preparation.assembly import Assembly, move_into_place, pin_model, write_failure, write_report, write_sheet
+from paris_p2p.preparation.assembly import (
+    Assembly,
+    move_into_place,
+    pin_model,
+    write_failure,
+    write_report,
+    write_sheet,
+)
 from paris_p2p.preparation.clustering import SPLIT_NAMES, Clustered, Dealer, Entry, UncheckedClusterError
 from paris_p2p.preparation.encoding import Decoding, Encoder, embed_captions
 from paris_p2p.preparation.networks import (
@@ -54,15 +62,20 @@ def _no_progress(stage: str, done: int, total: int) -> None:
 def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress = _no_progress) -> Prepared:
     """Prepare the clips in a folder; a second call with the same input returns at once.
 
-    Writes shards/, captions/, codec/, splits.json, report.json, clusters.png, and prepared.json last; cache/ may be deleted.
-    DataError, UsageError, DiskFullError or ReadOnlyError say what to change.
+    Writes shards/, captions/, codec/, splits.json, report.json, clusters.png, and prepared.json last; cache/
+    may be deleted. DataError, UsageError, DiskFullError or ReadOnlyError say what to change.
     """
     at_once = min(FIT_CLIPS_PER_SOURCE, options.clips_per_video)
     if at_once * options.frames * options.height * options.width * 3 > MAX_VIDEO_BYTES:
-        raise UsageError(f"{at_once} such clips of a video take over {MAX_VIDEO_BYTES >> 20} MiB; ask for fewer or smaller")
+        raise UsageError(
+            f"{at_once} such clips of a video take over {MAX_VIDEO_BYTES >> 20} MiB; ask for fewer or smaller"
+        )
     options = options.model_copy(update={"device": str(pick_device(options.device))})
     if options.image_to_video and options.frames == 1:
-        raise UsageError("--image-to-video is for clips: an image of one frame has nothing to go on to; leave it out, or raise --frames")
+        raise UsageError(
+            "--image-to-video is for clips: an image of one frame has nothing to go on to; leave it out, "
+            "or raise --frames"
+        )
     found = find_sources(clips, out, check_encoding(options.caption_encoding))
     sources, skipped = found.sources, found.skipped
     _require_frames(sources, options.frames)
@@ -123,16 +136,31 @@ class _Job:
         _require(sources, self.skipped, self.clips)
         groups = {source.id: source.group or _own_group(source, hashes[source.name]) for source in sources}
         ranked = rank_groups(list(groups.values()), self.options.rng_seed)
-        # Held-out splits are filled from the front, so the last quarter is train, whatever turns out to be unusable.
+        # Held-out splits are filled from the front, so the last quarter is train, whatever turns out to be
+        # unusable.
         place = {group: i for i, group in enumerate(ranked[-max(1, len(ranked) // 4) :])}
-        tail = sorted((s for s in sources if groups[s.id] in place), key=lambda s: (-place[groups[s.id]], s.id))
+        tail = sorted(
+            (s for s in sources if groups[s.id] in place), key=lambda s: (-place[groups[s.id]], s.id)
+        )
         models = load_networks(named, tail, self.options, self.decoding, self.cache, self.progress)
-        encoder = Encoder(models.codec, models.features, self.decoding, self.cache, self._made_from(models), models.first_features)
+        encoder = Encoder(
+            models.codec,
+            models.features,
+            self.decoding,
+            self.cache,
+            self._made_from(models),
+            models.first_features,
+        )
         starts_s = self._usable(sources, encoder)
         splits = self._splits(ranked, groups, starts_s, place)
         entries = _entries(sources, hashes, encoder, starts_s, groups, splits)
         dealer = Dealer(
-            self.cache, self.options.rng_seed, ranked, place, self.options.frames / self.options.fps, self.progress
+            self.cache,
+            self.options.rng_seed,
+            ranked,
+            place,
+            self.options.frames / self.options.fps,
+            self.progress,
         )
         asked = self.options.experts
         dealt, clustered = dealer.deal(entries, asked or experts_for(len(entries)), fewer=not asked)
@@ -160,7 +188,11 @@ class _Job:
             if isinstance(found, UnusableVideo):
                 self.skipped.append(Skipped(name, found.reason, found.detail))
             elif found in first:
-                self.skipped.append(Skipped(name, "duplicate", f"byte for byte the same as {first[found]}, whose caption is used"))
+                self.skipped.append(
+                    Skipped(
+                        name, "duplicate", f"byte for byte the same as {first[found]}, whose caption is used"
+                    )
+                )
             else:
                 first[found] = name
                 hashes[name] = found
@@ -168,10 +200,18 @@ class _Job:
 
     def _made_from(self, models: Networks) -> str:
         kind, _, reference = models.features.name.partition(":")
-        # One CLIP's files are two networks, `clip:` and `transformers:`; those of packages are known by their hash alone.
+        # One CLIP's files are two networks, `clip:` and `transformers:`; those of packages are known by their
+        # hash alone.
         features = (models.features.sha256, models.features.frames, *((kind,) if reference else ()))
         first = ("first frames",) if self.options.image_to_video else ()
-        return cache_key(VERSION, self.options.clip.model_dump(), self.options.clips_per_video, models.codec_hash, features, *first)
+        return cache_key(
+            VERSION,
+            self.options.clip.model_dump(),
+            self.options.clips_per_video,
+            models.codec_hash,
+            features,
+            *first,
+        )
 
     def _usable(self, sources: Sequence[Source], encoder: Encoder) -> dict[str, list[float]]:
         """Source id -> where its clips start; the others go to the skipped ones."""
@@ -187,7 +227,11 @@ class _Job:
         return usable
 
     def _splits(
-        self, ranked: Sequence[str], groups: Mapping[str, str], starts_s: Mapping[str, list[float]], fitted_on: Collection[str]
+        self,
+        ranked: Sequence[str],
+        groups: Mapping[str, str],
+        starts_s: Mapping[str, list[float]],
+        fitted_on: Collection[str],
     ) -> dict[str, Split]:
         """group -> split, of the groups that have clips."""
         counts: Counter[str] = Counter()
@@ -195,7 +239,9 @@ class _Job:
             counts[groups[name]] += len(starts)
         total = sum(counts.values())
         check_enough(total, len(counts), self.options.experts or experts_for(total))
-        return assign_splits([group for group in ranked if group in counts], counts, self.options.splits, fitted_on)
+        return assign_splits(
+            [group for group in ranked if group in counts], counts, self.options.splits, fitted_on
+        )
 
     def _tell_dealt(self, entries: Sequence[Entry], dealt: Sequence[Entry], clustered: Clustered) -> None:
         """What was chosen and left out while dealing."""
@@ -209,7 +255,9 @@ class _Job:
         before = {entry.group: entry.split for entry in entries}
         moved = {e.group for e in dealt if e.split != before[e.group]}
         if moved:
-            self.notes.append(Note("", "sources moved to the gate, for each cluster to have one", ", ".join(sorted(moved))))
+            self.notes.append(
+                Note("", "sources moved to the gate, for each cluster to have one", ", ".join(sorted(moved)))
+            )
         self._tell_near(dealt)
 
     def _tell_near(self, dealt: Sequence[Entry]) -> None:
@@ -226,7 +274,9 @@ class _Job:
         return len(self.cache.read(entry.cache_key, "firsts", entry.index))
 
     def _fit_text(self, encoder: TextEncoder, entries: Sequence[Entry]) -> tuple[TextEncoder, int]:
-        """The encoder with as many tokens as are read of a caption, and what the longest has; cut ones are noted."""
+        """The encoder with as many tokens as are read of a caption, and what the longest has; cut ones are
+        noted.
+        """
         unique = sorted({entry.caption for entry in entries})
         counts = dict(zip(unique, encoder.count(unique), strict=True))
         encoder = fitted(encoder, list(counts.values()), self.options.text_tokens)
@@ -236,13 +286,17 @@ class _Job:
                 self.notes.append(Note(name, what, f"it has {counts[caption]}: {caption[:200]}"))
         return encoder, max(counts.values())
 
-    def _assemble(self, entries: Sequence[Entry], clustered: Clustered, models: Networks, made_from: str) -> Prepared:
+    def _assemble(
+        self, entries: Sequence[Entry], clustered: Clustered, models: Networks, made_from: str
+    ) -> Prepared:
         options, work = self.options, self.work
         work.mkdir()
         write_sheet(work / SHEET_NAME, entries, clustered, self.cache, options.rng_seed)
         text, longest = self._fit_text(models.text, entries)
         embedded = embed_captions((entry.caption for entry in entries), text, self.cache, self.progress)
-        assembly = Assembly(work, self.cache, entries, clustered, embedded, options.fps, self.progress, options.image_to_video)
+        assembly = Assembly(
+            work, self.cache, entries, clustered, embedded, options.fps, self.progress, options.image_to_video
+        )
         prepared = Prepared(
             fingerprint=made_from,
             rng_seed=options.rng_seed,
@@ -253,7 +307,9 @@ class _Job:
             codec=models.pin_codec(work / "codec"),
             text=pin_model(options.text, models.text.files, is_local_name(options.text), work / "text"),
             features=PreparedModel(name=models.features.name, sha256=models.features.sha256),
-            first_features=models.pin_features(options.features, work / "features") if options.image_to_video else None,
+            first_features=models.pin_features(options.features, work / "features")
+            if options.image_to_video
+            else None,
             first_width=self._first_width(entries[0]) if options.image_to_video else 0,
             codec_psnr_db=models.psnr_db,
             pca_psnr_db=models.pca_psnr_db,
@@ -309,7 +365,8 @@ def _require_no_run(out: Path, fingerprint: str) -> None:
         same = False
     if not same:
         raise UsageError(
-            f"{out} holds a created run ({RUN_FILE_NAME}), and these clips and options are not just what it was made of: "
+            f"{out} holds a created run ({RUN_FILE_NAME}), and these clips and options are not just what it "
+            "was made of: "
             "preparing them there would replace its data. Give another --out"
         )
 
@@ -320,10 +377,13 @@ def _require(found: Collection[Any], skipped: Sequence[Skipped], clips: Path) ->
 
 
 def _none_usable(skipped: Sequence[Skipped], clips: Path) -> DataError:
-    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(skip.reason for skip in skipped).most_common())
+    counts = ", ".join(
+        f"{count} {reason}" for reason, count in Counter(skip.reason for skip in skipped).most_common()
+    )
     first = next((f"; the first is {skip.name}: {skip.detail or skip.reason}" for skip in skipped), "")
     return DataError(
-        f"no usable video or image in {clips} ({counts or 'it holds no such files'}{first}). Give files with captions: "
+        f"no usable video or image in {clips} ({counts or 'it holds no such files'}{first}). "
+        "Give files with captions: "
         "a .txt beside each, a captions.csv or captions.jsonl with file and caption, or webdataset tars"
     )
 
@@ -342,9 +402,14 @@ def _require_frames(sources: Sequence[Source], frames: int) -> None:
     images = [source.name for source in sources if source.is_image]
     if images and frames > 1:
         others = len(sources) - len(images)
-        beside = f" beside {others} videos: move the images away, or make a run of images and stills" if others else ""
+        beside = (
+            f" beside {others} videos: move the images away, or make a run of images and stills"
+            if others
+            else ""
+        )
         raise UsageError(
-            f"{len(images)} images ({images[0]} is the first){beside}; an image has one frame, not {frames}: prepare them with --frames 1"
+            f"{len(images)} images ({images[0]} is the first){beside}; an image has one frame, "
+            f"not {frames}: prepare them with --frames 1"
         )
 
 
@@ -354,7 +419,9 @@ def _already(out: Path, fingerprint: str) -> Prepared | None:
         prepared = Prepared.load(out)
     except DataError:
         return None
-    whole = all((out / s.path).is_file() and (out / s.path).stat().st_size == s.size_bytes for s in prepared.shards)
+    whole = all(
+        (out / s.path).is_file() and (out / s.path).stat().st_size == s.size_bytes for s in prepared.shards
+    )
     return prepared if whole and prepared.fingerprint == fingerprint else None
 
 
@@ -371,11 +438,14 @@ def _disk_errors(out: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
-                f"the disk of {out} is full ({shutil.disk_usage(_existing(out)).free >> 20} MiB free); make room and run the same "
+                f"the disk of {out} is full ({shutil.disk_usage(_existing(out)).free >> 20} MiB free); "
+                "make room and run the same "
                 "command again: it continues where it was"
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise ReadOnlyError(f"cannot write into {out} ({error.strerror}); give an --out you may write to") from error
+            raise ReadOnlyError(
+                f"cannot write into {out} ({error.strerror}); give an --out you may write to"
+            ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise UsageError(f"{out} is, or lies in, a file; give a folder as --out") from error
         raise

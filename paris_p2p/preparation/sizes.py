@@ -32,7 +32,8 @@ def size_advice(codec: str, clip: ClipShape) -> str:
     times = tokens / costs[near[0]]
     return (
         f"{clip.height} x {clip.width} pixels are cut into patches of {side}: {tokens:,} tokens a clip, "
-        f"{times:.1f} times the tokens, and so the work of training, of the nearest cheap size; cheap are {cheap}"
+        f"{times:.1f} times the tokens, and so the work of training, of the nearest cheap size; "
+        f"cheap are {cheap}"
     )
 
 

@@ -137,9 +137,7 @@ class Survey:
         self.cache.put_note(key, cuts_s)
         return cuts_s
 
-    def _parted(
-        self, source: Source, cuts_s: list[float], at_most: int, scenes_whole: bool
-    ) -> list[Source]:
+    def _parted(self, source: Source, cuts_s: list[float], at_most: int, scenes_whole: bool) -> list[Source]:
         """Its parts; the video itself where no scene holds a clip."""
         duration_s = source.track.duration_s if source.track else 0.0
         spans = [

@@ -17,7 +17,9 @@ Result = TypeVar("Result")
 def side_by_side(
     work: Callable[[Item], Result], sources: Iterable[Item], threads: int
 ) -> Iterator[tuple[Item, Result]]:
-    """`work` on a few at a time, in threads, in order; what was not started is dropped when the caller leaves."""
+    """`work` on a few at a time, in threads, in order; what was not started is dropped when the caller
+    leaves.
+    """
     pool = ThreadPoolExecutor(threads, "prepare")
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     try:
@@ -35,7 +37,9 @@ def side_by_side(
 
 @contextmanager
 def one_thread_per_operation() -> Iterator[None]:
-    """Videos run side by side instead: on a busy machine, threads of one operation mostly wait for each other."""
+    """Videos run side by side instead: on a busy machine, threads of one operation mostly wait for each
+    other.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -32,7 +32,8 @@ class Candidate:
     def order(self) -> tuple[int, int, int, int]:
         """The first lead's card before others', those that lack least before those that lack more.
 
-        Attestors that begin with different cards may use up a place for nothing. Before that, the ones whose checks failed
+        Attestors that begin with different cards may use up a place for nothing. Before that, the ones whose
+        checks failed
         least: one that cannot be had does not hold up the others.
         """
         return self.failed, self.place, -self.attested, -self.card.record.epoch
@@ -40,7 +41,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Next:
-    """What an attestor does about a slot now: check these in turn, then read the board again or refuse for good."""
+    """What an attestor does about a slot now: check these in turn, then read the board again or refuse for
+    good.
+    """
 
     check: tuple[Candidate, ...]
     refuse: tuple[Candidate, ...]
@@ -51,8 +54,9 @@ class Next:
 def next_checks(candidates: Iterable[Candidate], looked_up_s: float) -> Next:
     """What to do about the cards of a slot; `looked_up_s` is when the board was last read.
 
-    A card's claim, or its parent's attestation, may have come later than the card: nothing is held against it before the board
-    was read after it came. One reading serves all cards that came before it, whoever floods the slot with them.
+    A card's claim, or its parent's attestation, may have come later than the card: nothing is held against it
+    before the board was read after it came. One reading serves all cards that came before it, whoever floods
+    the slot with them.
     """
     ordered = sorted(candidates, key=lambda one: one.order)
     objected = [one for one in ordered if one.objection is not None]
@@ -71,20 +75,27 @@ def look_up_every_s(checkpoint_s: float) -> float:
 
 
 def yields_to(mine: Candidate, other: Candidate) -> bool:
-    """Whether a check of `mine` is let go for `other`, which may be signed: its maker comes before, and it can be had."""
+    """Whether a check of `mine` is let go for `other`, which may be signed: its maker comes before, and it
+    can be had.
+    """
     return other.objection is None and other.place < mine.place and other.failed <= mine.failed
 
 
 def turn_s(download_bytes: int, checkpoint_s: float, failed: int) -> float:
-    """Seconds that a check may hold up another maker's card: what it takes over a home line, then twice as long.
+    """Seconds that a check may hold up another maker's card: what it takes over a home line, then twice as
+    long.
 
-    A maker whose blobs drip may hold the first place under ever new keys; one whose line is slow gets there in
-    the end.
+    A maker whose blobs drip may hold the first place under ever new keys; one whose line is slow gets there
+    in the end.
     """
     gate_s = min(MAX_GATE_S, GATE_INTERVALS * checkpoint_s)
     return (gate_s + download_bytes / LINE_BYTES_PER_S) * 2.0 ** min(failed, MAX_TURN_DOUBLINGS)
 
 
 def is_held_up(mine: Candidate, other: Candidate) -> bool:
-    """Whether another maker's card, which may be signed and failed hardly more often, waits for `mine`'s check."""
-    return other.objection is None and other.card.signer != mine.card.signer and other.failed <= mine.failed + 1
+    """Whether another maker's card, which may be signed and failed hardly more often, waits for `mine`'s
+    check.
+    """
+    return (
+        other.objection is None and other.card.signer != mine.card.signer and other.failed <= mine.failed + 1
+    )

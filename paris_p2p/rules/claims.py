@@ -1,11 +1,13 @@
-"""Who leads a slot: a pure function of verified claims, the tip, what was heard, and the clock (docs/protocol.md, "Order").
+"""Who leads a slot: a pure function of verified claims, the tip, what was heard, and the clock
+(docs/protocol.md, "Order").
 
-A claim is advice that keeps honest peers from working twice; the fence is the attestation (tips.py). What holds: the
-maker of the tip, while it renews the claim it made the tip under and goes on making tips, cannot be displaced by any
-stranger's claim; a lead that lapsed is a newcomer again; a claim counts from when it was heard; and who holds claims
-without an attested card comes after all who do not. Where claims bring no tip, twice as many peers may work side by side
-with each patience (heard.py): however many keys lie, an honest peer gets its turn, and readers that heard other things
-come to accept its card. A liar cannot make anybody sign its cards out of turn.
+A claim is advice that keeps honest peers from working twice; the fence is the attestation (tips.py). What
+holds: the maker of the tip, while it renews the claim it made the tip under and goes on making tips, cannot
+be displaced by any stranger's claim; a lead that lapsed is a newcomer again; a claim counts from when it was
+heard; and who holds claims without an attested card comes after all who do not. Where claims bring no tip,
+twice as many peers may work side by side with each patience (heard.py): however many keys lie, an honest peer
+gets its turn, and readers that heard other things come to accept its card. A liar cannot make anybody sign
+its cards out of turn.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ class ClaimView:
 class Decision:
     """What to do about a slot, under which epoch, and why in a person's words.
 
-    claim: sign a new claim. settle: wait. train: go on. hold: go on, and renew now. yield: stop, another has it, and
-    release. release: stop by own will. standby: nothing.
+    claim: sign a new claim. settle: wait. train: go on. hold: go on, and renew now. yield: stop, another has
+    it, and release. release: stop by own will. standby: nothing.
     """
 
     action: Action
@@ -60,28 +62,46 @@ class Decision:
 
 
 def leads_of(
-    claims: Iterable[Envelope[ClaimRecord]], tip: Tip | None, now_s: float, timing: TimingSpec, heard: Heard = NOTHING_HEARD
+    claims: Iterable[Envelope[ClaimRecord]],
+    tip: Tip | None,
+    now_s: float,
+    timing: TimingSpec,
+    heard: Heard = NOTHING_HEARD,
 ) -> tuple[Envelope[ClaimRecord], ...]:
-    """The claims that hold the slot, the first one first: one, or several where claims have long brought no tip.
+    """The claims that hold the slot, the first one first: one, or several where claims have long brought no
+    tip.
 
-    The incumbent comes first: the tip's signer under the very claim it made the tip with. Then who wasted least, then who
-    was first (`Heard.claimed_s`), then the hash of epoch and peer id. Per signer only the highest seq counts.
+    The incumbent comes first: the tip's signer under the very claim it made the tip with. Then who wasted
+    least, then who was first (`Heard.claimed_s`), then the hash of epoch and peer id. Per signer only the
+    highest seq counts.
     """
     live = [claim for claim in _newest(claims) if is_live(claim, tip, now_s, timing)]
-    return tuple(sorted(live, key=lambda claim: _rank(claim, tip, now_s, timing, heard))[: heard.places(now_s)])
+    return tuple(
+        sorted(live, key=lambda claim: _rank(claim, tip, now_s, timing, heard))[: heard.places(now_s)]
+    )
 
 
 def lead_of(
-    claims: Iterable[Envelope[ClaimRecord]], tip: Tip | None, now_s: float, timing: TimingSpec, heard: Heard = NOTHING_HEARD
+    claims: Iterable[Envelope[ClaimRecord]],
+    tip: Tip | None,
+    now_s: float,
+    timing: TimingSpec,
+    heard: Heard = NOTHING_HEARD,
 ) -> Envelope[ClaimRecord] | None:
     """The first of the claims that hold the slot; None when nobody leads."""
     return next(iter(leads_of(claims, tip, now_s, timing, heard)), None)
 
 
 def has_room(view: ClaimView, me: str, now_s: float) -> bool:
-    """Whether a claim that `me` made now would hold the slot: nobody leads, or claims there have long brought no tip."""
+    """Whether a claim that `me` made now would hold the slot: nobody leads, or claims there have long
+    brought no tip.
+    """
     timing, heard = view.timing, view.heard
-    others = [claim for claim in _newest(view.claims) if claim.signer != me and is_live(claim, view.tip, now_s, timing)]
+    others = [
+        claim
+        for claim in _newest(view.claims)
+        if claim.signer != me and is_live(claim, view.tip, now_s, timing)
+    ]
     places = heard.places(now_s)
     mine = (True, heard.wasted(me, now_s), now_s)
     before = sum(_rank(claim, view.tip, now_s, timing, heard)[:3] <= mine for claim in others)
@@ -89,8 +109,12 @@ def has_room(view: ClaimView, me: str, now_s: float) -> bool:
 
 
 def may_publish_card(view: ClaimView, card: Envelope[CardRecord], now_s: float) -> bool:
-    """Whether a card's maker holds the slot now, or nobody does who counts and it held it when it made the card."""
-    return may_publish_among(leads_of(view.claims, view.tip, now_s, view.timing, view.heard), view, card, now_s)
+    """Whether a card's maker holds the slot now, or nobody does who counts and it held it when it made the
+    card.
+    """
+    return may_publish_among(
+        leads_of(view.claims, view.tip, now_s, view.timing, view.heard), view, card, now_s
+    )
 
 
 def may_publish_among(
@@ -103,16 +127,19 @@ def may_publish_among(
 
 
 def held_when_made(card: Envelope[CardRecord], claims: Iterable[Envelope[ClaimRecord]]) -> bool:
-    """Whether the card's maker had a claim when it made the card, by its newest claim: what counts while nobody leads.
+    """Whether the card's maker had a claim when it made the card, by its newest claim: what counts while
+    nobody leads.
 
-    It may have been killed before anybody heard of the card, and come back when the claim had lapsed. Once another leads,
-    it is a stale lead's card.
+    It may have been killed before anybody heard of the card, and come back when the claim had lapsed. Once
+    another leads, it is a stale lead's card.
     """
     newest = next((claim.record for claim in _newest(claims) if claim.signer == card.signer), None)
     return newest is not None and newest.claimed_at <= card.record.issued_at <= newest.expires_at
 
 
-def order(claim: Envelope[ClaimRecord], timing: TimingSpec, heard: Heard = NOTHING_HEARD) -> tuple[float, bytes]:
+def order(
+    claim: Envelope[ClaimRecord], timing: TimingSpec, heard: Heard = NOTHING_HEARD
+) -> tuple[float, bytes]:
     """What decides who was first; the hash makes ties fall the same way everywhere."""
     epoch = claim.record.epoch.to_bytes(8, "big")
     tie = blake3(epoch + peer_id_to_bytes(claim.signer)).digest()
@@ -120,11 +147,13 @@ def order(claim: Envelope[ClaimRecord], timing: TimingSpec, heard: Heard = NOTHI
 
 
 def next_epoch(tip: Tip | None, used: Collection[int] = ()) -> int:
-    """What a new lead claims: above the tip's, and above every epoch in which an attestor is bound to another's card already.
+    """What a new lead claims: above the tip's, and above every epoch in which an attestor is bound to
+    another's card already.
 
-    Higher than all of them, not the first free one: should such a card become the tip late, the successor's is still above it.
-    A used-up epoch far above the others is somebody's invention and does not count, so one attestor raises epochs by
-    EPOCH_GAP a card and no more. A lead that died without an attested card used up nothing: its claim expires.
+    Higher than all of them, not the first free one: should such a card become the tip late, the successor's
+    is still above it. A used-up epoch far above the others is somebody's invention and does not count, so one
+    attestor raises epochs by EPOCH_GAP a card and no more. A lead that died without an attested card used up
+    nothing: its claim expires.
     """
     last = tip.card.record.epoch if tip else 0
     epoch = last + 1
@@ -134,11 +163,14 @@ def next_epoch(tip: Tip | None, used: Collection[int] = ()) -> int:
     return min(epoch, last + MAX_EPOCHS_AHEAD)
 
 
-def epoch_to_publish(mine: int, my_cards: Collection[str], tip: Tip | None, used: Mapping[int, Collection[str]]) -> int:
-    """The epoch of a lead's next card: its claim's, unless that place is used up, then a higher one (claimed first).
+def epoch_to_publish(
+    mine: int, my_cards: Collection[str], tip: Tip | None, used: Mapping[int, Collection[str]]
+) -> int:
+    """The epoch of a lead's next card: its claim's, unless that place is used up, then a higher one (claimed
+    first).
 
-    One attested card of its own there is no reason to move: whoever comes attests that one first, and all goes on after it.
-    With another's, or with two, no card of the place may ever get its quorum.
+    One attested card of its own there is no reason to move: whoever comes attests that one first, and all
+    goes on after it. With another's, or with two, no card of the place may ever get its quorum.
     """
     taken = used.get(mine, ())
     if not taken or (len(taken) == 1 and set(taken) <= set(my_cards)):
@@ -148,7 +180,9 @@ def epoch_to_publish(mine: int, my_cards: Collection[str], tip: Tip | None, used
 
 
 def is_live(claim: Envelope[ClaimRecord], tip: Tip | None, now_s: float, timing: TimingSpec) -> bool:
-    """Not released, not expired for longer than the margin, not from the future, and of an epoch its signer could publish in."""
+    """Not released, not expired for longer than the margin, not from the future, and of an epoch its
+    signer could publish in.
+    """
     record = claim.record
     return (
         not record.released
@@ -160,7 +194,9 @@ def is_live(claim: Envelope[ClaimRecord], tip: Tip | None, now_s: float, timing:
 
 
 def may_publish(claim_ends_s: float, now_s: float, margin_s: float) -> bool:
-    """Whether a lead may still publish: not in the last `margin_s` of a claim it could not renew (both monotonic)."""
+    """Whether a lead may still publish: not in the last `margin_s` of a claim it could not renew (both
+    monotonic).
+    """
     return now_s < claim_ends_s - margin_s
 
 
@@ -170,8 +206,11 @@ def renew_due(claim: ClaimRecord, now_s: float, timing: TimingSpec) -> bool:
 
 def decide_claim(view: ClaimView, me: str, now_s: float) -> Decision:
     """A volunteer's next move in one slot; the same records give every peer the same answer."""
-    mine = next((claim for claim in _newest(view.claims) if claim.signer == me and not claim.record.released), None)
-    if mine is None or mine.record.expires_at <= now_s:  # a claim that lapsed is a new claim, later than whoever came between
+    mine = next(
+        (claim for claim in _newest(view.claims) if claim.signer == me and not claim.record.released), None
+    )
+    if mine is None or mine.record.expires_at <= now_s:
+        # a claim that lapsed is a new claim, later than whoever came between
         return _decide_newcomer(view, me, now_s)
     epoch = mine.record.epoch
     if not view.wanted:
@@ -180,7 +219,9 @@ def decide_claim(view: ClaimView, me: str, now_s: float) -> Decision:
     if me not in {lead.signer for lead in leads}:
         return Decision("yield", view.slot, epoch, _who(next(iter(leads), None), view.tip))
     if now_s < mine.record.claimed_at + view.timing.settle_s:
-        return Decision("settle", view.slot, epoch, f"waiting {view.timing.settle_s:g} s for claims made before ours")
+        return Decision(
+            "settle", view.slot, epoch, f"waiting {view.timing.settle_s:g} s for claims made before ours"
+        )
     if renew_due(mine.record, now_s, view.timing):
         return Decision("hold", view.slot, epoch, "a third of the claim is over")
     return Decision("train", view.slot, epoch, "this peer leads")
@@ -189,17 +230,24 @@ def decide_claim(view: ClaimView, me: str, now_s: float) -> Decision:
 def _decide_newcomer(view: ClaimView, me: str, now_s: float) -> Decision:
     leads = leads_of(view.claims, view.tip, now_s, view.timing, view.heard)
     others = [lead for lead in leads if lead.signer != me]
-    # Beside another lead under an epoch of its own: attestors that begin with either's card may sign the other's too.
+    # Beside another lead under an epoch of its own: attestors that begin with either's card may sign the
+    # other's too.
     epoch = next_epoch(view.tip, view.used | {lead.record.epoch for lead in others})
     if not view.wanted:
         return Decision("standby", view.slot, epoch, "this peer was asked not to work here")
     if not has_room(view, me, now_s):
         return Decision("standby", view.slot, epoch, _who(next(iter(others), None), view.tip))
-    why = f"beside {others[0].signer[-8:]}, which has long brought no checkpoint" if others else "nobody leads it"
+    why = (
+        f"beside {others[0].signer[-8:]}, which has long brought no checkpoint"
+        if others
+        else "nobody leads it"
+    )
     return Decision("claim", view.slot, epoch, why)
 
 
-def _rank(claim: Envelope[ClaimRecord], tip: Tip | None, now_s: float, timing: TimingSpec, heard: Heard) -> Rank:
+def _rank(
+    claim: Envelope[ClaimRecord], tip: Tip | None, now_s: float, timing: TimingSpec, heard: Heard
+) -> Rank:
     wasted = heard.wasted(claim.signer, now_s)
     return not (wasted == 0 and _is_incumbent(claim, tip)), wasted, *order(claim, timing, heard)
 
@@ -213,7 +261,11 @@ def _is_incumbent(claim: Envelope[ClaimRecord], tip: Tip | None) -> bool:
 def _who(lead: Envelope[ClaimRecord] | None, tip: Tip | None) -> str:
     if lead is not None:
         return f"{lead.signer[-8:]} holds it under epoch {lead.record.epoch}"
-    return f"it went on under epoch {tip.card.record.epoch}, led by {tip.card.signer[-8:]}" if tip else "our claim is not valid"
+    return (
+        f"it went on under epoch {tip.card.record.epoch}, led by {tip.card.signer[-8:]}"
+        if tip
+        else "our claim is not valid"
+    )
 
 
 def _newest(claims: Iterable[Envelope[ClaimRecord]]) -> list[Envelope[ClaimRecord]]:

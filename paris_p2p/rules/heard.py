@@ -1,7 +1,8 @@
-"""What a reader remembers of a slot's claims: since when it has heard each, and how long they brought nothing.
+"""What a reader remembers of a slot's claims: since when it has heard each, and how long they brought
+nothing.
 
-A claim says of itself when it was made, and keys are free; what a reader heard, and the checkpoints that were attested,
-are all it can go by. Pure functions: the clock is an argument.
+A claim says of itself when it was made, and keys are free; what a reader heard, and the checkpoints that were
+attested, are all it can go by. Pure functions: the clock is an argument.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ MAX_CLAIM_S = SIGNED_LIFETIME_S["claim"]
 class Spell:
     """Time under claims, of one signer or of a slot: the present stretch of it, and what went before.
 
-    `barren_s` was held before `from_s` without an attested card; from there to `until_s` it is held by what was heard.
+    `barren_s` was held before `from_s` without an attested card; from there to `until_s` it is held by what
+    was heard.
     """
 
     since_s: float  # when the present leadership was first heard of here
@@ -48,7 +50,9 @@ class Spell:
 
 @dataclass(frozen=True)
 class Heard:
-    """What one reader heard of a slot's claims; with the default, nothing is remembered and nobody's patience ends."""
+    """What one reader heard of a slot's claims; with the default, nothing is remembered and nobody's
+    patience ends.
+    """
 
     patience_s: float = math.inf
     slot: Spell | None = None  # of all claims together, since the slot's newest tip
@@ -60,12 +64,16 @@ class Heard:
         return int(spell.held_s(now_s) / self.patience_s) if spell else 0
 
     def places(self, now_s: float) -> int:
-        """How many may work on the slot side by side: one, and twice as many with each patience that brought no tip."""
+        """How many may work on the slot side by side: one, and twice as many with each patience that
+        brought no tip.
+        """
         held_s = self.slot.held_s(now_s) if self.slot else 0.0
         return 1 << min(MAX_DOUBLINGS, int(held_s / self.patience_s))
 
     def is_open(self, now_s: float) -> bool:
-        """Whether claims on the slot have brought nothing for so long that whoever makes a good card is welcome."""
+        """Whether claims on the slot have brought nothing for so long that whoever makes a good card is
+        welcome.
+        """
         return self.places(now_s) >= 1 << MAX_DOUBLINGS
 
     def claimed_s(self, claim: ClaimRecord, signer: str, timing: TimingSpec) -> float:
@@ -76,13 +84,20 @@ class Heard:
 
 
 def hear(
-    spell: Spell | None, claim: ClaimRecord, before: ClaimRecord | None, now_s: float, heard: Heard, *, counts: bool
+    spell: Spell | None,
+    claim: ClaimRecord,
+    before: ClaimRecord | None,
+    now_s: float,
+    heard: Heard,
+    *,
+    counts: bool,
 ) -> Spell:
     """A signer's spell after a claim of it came; `before` is its claim that was the newest until now.
 
-    `counts`: whether time under this claim is to bring a card. It is not where the claim cannot hold the slot, nor
-    where nobody is there who could attest. A renewal keeps its place. A claim that lapsed or was released and comes back
-    is a new one; the time that was wasted is forgiven to who rested from claims for REST_PATIENCES.
+    `counts`: whether time under this claim is to bring a card. It is not where the claim cannot hold the
+    slot, nor where nobody is there who could attest. A renewal keeps its place. A claim that lapsed or was
+    released and comes back is a new one; the time that was wasted is forgiven to who rested from claims for
+    REST_PATIENCES.
     """
     goes_on = (
         spell is not None
@@ -107,7 +122,8 @@ def hear_slot(slot: Spell | None, spells: Mapping[str, Spell], now_s: float) -> 
 def patience_s(timing: TimingSpec, moved_bytes: int, pace_s: float = 0.0) -> float:
     """Seconds under claims within which a slot's next tip is expected.
 
-    `moved_bytes` come to a new lead and go from it with its first card, over a home line. `pace_s` lay between the last two
+    `moved_bytes` come to a new lead and go from it with its first card, over a home line. `pace_s` lay
+    between the last two
     tips: where checkpoints are slow, the next one is waited for longer, within MAX_STRETCH.
     """
     overhead_s = min(MAX_OVERHEAD_S, OVERHEAD_INTERVALS * timing.checkpoint_s)

@@ -13,12 +13,16 @@ WAITING_KEPT = 2  # of each maker: its newest, and the one an attestor may be at
 
 
 def cards_kept(
-    cards: Sequence[Envelope[CardRecord]], tip: Tip | None, attested: Collection[str], refused: Collection[str]
+    cards: Sequence[Envelope[CardRecord]],
+    tip: Tip | None,
+    attested: Collection[str],
+    refused: Collection[str],
 ) -> set[str]:
-    """Ids of the cards whose blobs are still needed: the tip, its lineage's best, and what may yet follow the tip.
+    """Ids of the cards whose blobs are still needed: the tip, its lineage's best, and what may yet follow the
+    tip.
 
-    `cards` in the order they came; `attested` have at least one attestation that counts, `refused` this peer refused. A
-    card whose parent is not the tip was overtaken: nobody attests it any more.
+    `cards` in the order they came; `attested` have at least one attestation that counts, `refused` this peer
+    refused. A card whose parent is not the tip was overtaken: nobody attests it any more.
     """
     head = tip.card.id if tip else ""
     kept = {head, tip.best} if tip else set[str]()

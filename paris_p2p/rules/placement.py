@@ -38,9 +38,11 @@ class Choice:
 
 
 def choose_slot(slots: Sequence[SlotState], me: str, *, only: str = "", holding: str = "") -> Choice | None:
-    """Among slots without a lead, one of the least trained; those within SIMILAR of the least are shuffled by the peer's id.
+    """Among slots without a lead, one of the least trained; those within SIMILAR of the least are shuffled by
+    the peer's id.
 
-    A peer that is `holding` a slot leaves it only for one trained less than SIMILAR of it: moving costs a download and a hand-over.
+    A peer that is `holding` a slot leaves it only for one trained less than SIMILAR of it: moving costs a
+    download and a hand-over.
     """
     free = [slot for slot in slots if _is_free(slot) and slot.fits and only in ("", slot.slot)]
     held = next((slot for slot in slots if slot.slot == holding), None)
@@ -51,7 +53,11 @@ def choose_slot(slots: Sequence[SlotState], me: str, *, only: str = "", holding:
     least = min(slot.clips for slot in free)
     weakest = [slot for slot in free if SIMILAR * slot.clips <= least]
     chosen = min(weakest, key=lambda slot: _shuffle(me, slot.slot))
-    return Choice(chosen.slot, f"{_why(only, len(free), len(weakest))} ({chosen.clips:,} clips so far)", _shuffle(me, "delay") / 2**64)
+    return Choice(
+        chosen.slot,
+        f"{_why(only, len(free), len(weakest))} ({chosen.clips:,} clips so far)",
+        _shuffle(me, "delay") / 2**64,
+    )
 
 
 def why_none(slots: Sequence[SlotState], only: str = "") -> str:
@@ -67,15 +73,18 @@ def why_none(slots: Sequence[SlotState], only: str = "") -> str:
 
 
 def checkpoint_interval_s(configured_s: float, upload_s: float) -> float:
-    """Seconds between published checkpoints: never so often that the upload takes more than a third of the time."""
+    """Seconds between published checkpoints: never so often that the upload takes more than a third of the
+    time.
+    """
     return max(configured_s, 3 * upload_s)
 
 
 def card_cadence_s(configured_s: float, upload_s: float) -> float:
-    """Seconds from one card to the next, so that a lead's death costs at most one checkpoint interval of work.
+    """Seconds from one card to the next, so that a lead's death costs at most one checkpoint interval of
+    work.
 
-    Work is safe when its card is attested, `upload_s` after the card went out: the next card goes out that much before
-    the interval is over. Never less than two thirds of the interval.
+    Work is safe when its card is attested, `upload_s` after the card went out: the next card goes out that
+    much before the interval is over. Never less than two thirds of the interval.
     """
     interval_s = checkpoint_interval_s(configured_s, upload_s)
     return interval_s - min(upload_s, interval_s / 3)
@@ -87,9 +96,11 @@ def attest_turn_s(checkpoint_s: float) -> float:
 
 
 def attest_limit_s(download_bytes: int, checkpoint_s: float) -> float:
-    """Seconds after which an attestor lets go of a check: far beyond what an honest maker on a slow uplink needs.
+    """Seconds after which an attestor lets go of a check: far beyond what an honest maker on a slow uplink
+    needs.
 
-    What came stays on the disk, so that the next try goes on from there. 176 GB (11 B parameters) get eight days.
+    What came stays on the disk, so that the next try goes on from there. 176 GB (11 B parameters) get eight
+    days.
     """
     return max(MIN_CHECK_S, 4 * checkpoint_s) + download_bytes / SLOWEST_BPS
 

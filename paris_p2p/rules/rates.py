@@ -1,7 +1,8 @@
-"""How often a slot's learning rate was lowered, and what that means: integers, so that every peer computes the same rate.
+"""How often a slot's learning rate was lowered, and what that means: integers, so that every peer computes
+the same rate.
 
-A card says it (`lowered`). A slot whose checkpoints were refused for their held-out loss goes back to its best card with
-the next lower rate; at RESTS there is none left to try (rest.py).
+A card says it (`lowered`). A slot whose checkpoints were refused for their held-out loss goes back to its
+best card with the next lower rate; at RESTS there is none left to try (rest.py).
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from paris_p2p.records import MAX_LOWERED
 
 FACTOR = 0.3  # of the schedule's rate, each time it is lowered
-RESTS = 4  # lowered so often a slot trains no more: rates of 1, 0.3, 0.09 and 0.027 were tried from its best checkpoint
+# lowered so often a slot trains no more: rates of 1, 0.3, 0.09 and 0.027 were tried from its best checkpoint
+RESTS = 4
 
 
 def rate_factor(lowered: int) -> float:
@@ -18,7 +20,9 @@ def rate_factor(lowered: int) -> float:
 
 
 def lowered_after(tip_lowered: int) -> int:
-    """What a card that trains on from the tip says: the tip's own; none after a rest, which begins again with the full rate."""
+    """What a card that trains on from the tip says: the tip's own; none after a rest, which begins again
+    with the full rate.
+    """
     return 0 if tip_lowered >= RESTS else tip_lowered
 
 

@@ -18,8 +18,10 @@ REASONS = {
     "back": "it goes back to neither the best checkpoint nor the tip",
     "place": "another card was signed for this place",
 }
-WORSE = ("loss", "finite", "large", "diverged")  # measured: training went astray, a lower rate from the best checkpoint may help
-TOLD = tuple(code for code in REASONS if code != "claim")  # a maker that does not lead is not told: anybody may make such cards
+# measured: training went astray, a lower rate from the best checkpoint may help
+WORSE = ("loss", "finite", "large", "diverged")
+# a maker that does not lead is not told: anybody may make such cards
+TOLD = tuple(code for code in REASONS if code != "claim")
 _CODES = {words: code for code, words in REASONS.items()}
 
 

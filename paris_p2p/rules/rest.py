@@ -1,11 +1,14 @@
-"""A slot that gets no better trains more slowly from its best checkpoint, and rests in the end: pure functions of its tip.
+"""A slot that gets no better trains more slowly from its best checkpoint, and rests in the end: pure
+functions of its tip.
 
-Whoever leads and is refused for its held-out loss signs the best card's blobs once more, with `lowered` one higher: a card
-that goes back. Once it is the tip, training goes on from there, whoever leads. At RESTS the slot rests as converged.
+Whoever leads and is refused for its held-out loss signs the best card's blobs once more, with `lowered` one
+higher: a card that goes back. Once it is the tip, training goes on from there, whoever leads. At RESTS the
+slot rests as converged.
 
-Nobody's word alone brings that about. A lead measures a refused card itself before it believes a refusal (`refusal_counts`),
-and an attestor signs a card that goes back only when it measured and refused a card after the same tip itself, so that it
-takes as many as any tip does. What remains is a lead that makes bad cards on purpose: so a rest ends (`rests_until_s`).
+Nobody's word alone brings that about. A lead measures a refused card itself before it believes a refusal
+(`refusal_counts`), and an attestor signs a card that goes back only when it measured and refused a card after
+the same tip itself, so that it takes as many as any tip does. What remains is a lead that makes bad cards on
+purpose: so a rest ends (`rests_until_s`).
 """
 
 from __future__ import annotations
@@ -28,8 +31,9 @@ WORDS_OF_REST = "rests as converged: its held-out loss got worse at every learni
 def rests_until_s(tip: Tip | None, timing: TimingSpec, woken_at_s: float = 0.0) -> float:
     """Unix time at which the slot's rest is over; 0 when it does not rest.
 
-    The rest is counted from the card or from the first who attested it, so that a date in the future makes it no longer.
-    `woken_at_s` is when the run's owner, or new data, last asked for more training: that ends a rest which began before.
+    The rest is counted from the card or from the first who attested it, so that a date in the future makes it
+    no longer. `woken_at_s` is when the run's owner, or new data, last asked for more training: that ends a
+    rest which began before.
     """
     lowered = tip.card.record.lowered if tip else 0
     if tip is None or lowered < RESTS:
@@ -69,19 +73,28 @@ def words_after(lowered: int) -> str:
 
 def is_back_at(card: CardRecord, old: CardRecord) -> bool:
     """Whether a card that goes back is just that checkpoint."""
-    return (card.weights, card.resume, card.steps, card.clips) == (old.weights, old.resume, old.steps, old.clips)
+    return (card.weights, card.resume, card.steps, card.clips) == (
+        old.weights,
+        old.resume,
+        old.steps,
+        old.clips,
+    )
 
 
 def is_backed(tip: Tip, mine: Iterable[Envelope[RefusalRecord]]) -> bool:
-    """Whether an attestor may sign a card that goes back: it measured a card after this tip, and found it worse."""
+    """Whether an attestor may sign a card that goes back: it measured a card after this tip, and found it
+    worse.
+    """
     return any(one.record.parent == tip.card.id and one.record.reason in WORSE for one in mine)
 
 
-def refusal_counts(measured_worse: bool | None, refusers: Collection[str], attestors: Collection[str], quorum: int) -> bool:
+def refusal_counts(
+    measured_worse: bool | None, refusers: Collection[str], attestors: Collection[str], quorum: int
+) -> bool:
     """Whether a lead goes back because its card was refused.
 
-    What it measured itself decides, so that no number of false refusals can. When it cannot measure (None), the refusals
-    count once the attestors that are here and have not refused are too few for a quorum.
+    What it measured itself decides, so that no number of false refusals can. When it cannot measure (None),
+    the refusals count once the attestors that are here and have not refused are too few for a quorum.
     """
     if measured_worse is not None:
         return measured_worse

@@ -12,16 +12,19 @@ from paris_p2p.rules.rates import RESTS, lowered_after, lowered_again
 from paris_p2p.rules.refusals import REASONS
 
 FIRST_CARD_SLACK = 1.5  # a first card may be this much worse than predicting nothing
-CARDS_PER_INTERVAL = 4  # cards a lineage may have for each checkpoint interval since the run was made; honest leads make one
+# cards a lineage may have for each checkpoint interval since the run was made; honest leads make one
+CARDS_PER_INTERVAL = 4
 SPARE_CARDS = 64  # beside those: leads that leave, pause or hand over publish at once
 MAX_STEPS_PER_S = 1e4  # counters of a lineage: more than any machine trains
 MAX_CLIPS_PER_S = 1e6
 SPARE_S = 3600.0
 MAX_LOSS = 1e6  # records.Loss
 NO_CLAIM = REASONS["claim"]  # not for good: it may come to hold it, or the claim may come later
-NO_PARENT = "its parent is not known here, or waits for its quorum"  # nor this: what made it the tip may come later
+# nor this: what made it the tip may come later
+NO_PARENT = "its parent is not known here, or waits for its quorum"
 NOT_YET = NO_CLAIM, NO_PARENT
-MAX_EPOCHS_AHEAD = 2048  # of the tip's: nobody brings epochs near the end of their type; more than a board's cards can use up
+# of the tip's: nobody brings epochs near the end of their type; more than a board's cards can use up
+MAX_EPOCHS_AHEAD = 2048
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class Tip:
 
     @property
     def best(self) -> str:
-        """The best attested card of the lineage: as the attestor with the lowest loss says, so that order does not matter."""
+        """The best attested card of the lineage: as the attestor with the lowest loss says, so that order
+        does not matter.
+        """
         return min(self.attestations, key=lambda a: (a.record.loss, a.signer)).record.best
 
 
@@ -61,8 +66,9 @@ def tip_of(
 
     Only cards count whose numbers can be (`follows`).
 
-    One attestation counts per card and signer (should a signer have made two, that of the smallest id), never the card's own
-    signer's. The lineage is not walked: it was the attestors' to check, and old cards may be gone.
+    One attestation counts per card and signer (should a signer have made two, that of the smallest id), never
+    the card's own signer's. The lineage is not walked: it was the attestors' to check, and old cards may be
+    gone.
     """
     by_card: dict[str, dict[str, Envelope[AttestationRecord]]] = {}
     known = {card.id: card for card in cards if follows(card.record)}
@@ -72,7 +78,9 @@ def tip_of(
             continue
         if may_attest(attestation.signer):
             signers = by_card.setdefault(card.id, {})
-            signers[attestation.signer] = min(signers.get(attestation.signer, attestation), attestation, key=lambda a: a.id)
+            signers[attestation.signer] = min(
+                signers.get(attestation.signer, attestation), attestation, key=lambda a: a.id
+            )
     approved = [known[card_id] for card_id, signers in by_card.items() if len(signers) >= quorum]
     best = max(approved, key=_rank, default=None)
     return None if best is None else Tip(best, tuple(a for _, a in sorted(by_card[best.id].items())))
@@ -88,8 +96,9 @@ def impossible_place(epoch: int, seq: int, run: Age) -> str | None:
 def impossible(card: CardRecord, run: Age) -> str | None:
     """Why a card's numbers cannot be, whoever signed it, from the run's age alone; None when they can.
 
-    Each card raises `seq` by one and the epoch by MAX_EPOCHS_AHEAD at most (`refuse_card`), so a lineage's epoch is bounded by
-    its seq and that by the time there was. Nothing honest comes near, and no number comes near the end of its type.
+    Each card raises `seq` by one and the epoch by MAX_EPOCHS_AHEAD at most (`refuse_card`), so a lineage's
+    epoch is bounded by its seq and that by the time there was. Nothing honest comes near, and no number comes
+    near the end of its type.
     """
     if (place := impossible_place(card.epoch, card.seq, run)) is not None:
         return place
@@ -100,10 +109,11 @@ def impossible(card: CardRecord, run: Age) -> str | None:
 
 
 def may_replace(card: CardRecord, tip: Tip | None, since: Age) -> bool:
-    """Whether a card with a quorum can be this slot's next tip: not further ahead than cards may have been missed.
+    """Whether a card with a quorum can be this slot's next tip: not further ahead than cards may have been
+    missed.
 
-    `since` is the time since the present tip came. A peer that was away for long accepts what the swarm got meanwhile; one
-    that was here accepts no leap.
+    `since` is the time since the present tip came. A peer that was away for long accepts what the swarm got
+    meanwhile; one that was here accepts no leap.
     """
     if tip is None:
         return True
@@ -122,13 +132,16 @@ def lineage(card_id: str, cards: Mapping[str, Envelope[CardRecord]]) -> tuple[En
 
 
 def may_follow(epoch: int, signer: str, tip: Tip | None) -> bool:
-    """Whether `signer` may publish after the tip under this epoch: its maker under the tip's own, everybody under a higher one.
+    """Whether `signer` may publish after the tip under this epoch: its maker under the tip's own, everybody
+    under a higher one.
 
-    Not the next one alone: that epoch's place may be used up (`epochs_used`), and an attestor that has not heard of it yet
-    must not refuse for good who has.
+    Not the next one alone: that epoch's place may be used up (`epochs_used`), and an attestor that has not
+    heard of it yet must not refuse for good who has.
     """
     last = tip.card.record.epoch if tip else 0
-    return last < epoch <= last + MAX_EPOCHS_AHEAD or (tip is not None and epoch == last and signer == tip.card.signer)
+    return last < epoch <= last + MAX_EPOCHS_AHEAD or (
+        tip is not None and epoch == last and signer == tip.card.signer
+    )
 
 
 def epochs_used(
@@ -137,7 +150,8 @@ def epochs_used(
     may_attest: Callable[[str], bool],
     tip: Tip | None,
 ) -> Mapping[int, frozenset[str]]:
-    """Epochs in which an attestor signed a card of the place after the tip, and those cards: there it can sign no other.
+    """Epochs in which an attestor signed a card of the place after the tip, and those cards: there it can
+    sign no other.
 
     Only attestations of known cards count: a card's maker signed its epoch too.
     """
@@ -156,8 +170,8 @@ def epochs_used(
 def parent_may_come(card: CardRecord, tip: Tip | None, cards: Mapping[str, Envelope[CardRecord]]) -> bool:
     """Whether the card's parent is not the tip as far as this peer knows (`cards`, by id), and may yet be.
 
-    Attestations come in any order and from few peers: a parent that was never seen, or lies after the tip, may have
-    its quorum elsewhere. One that is known and does not lie after the tip was overtaken.
+    Attestations come in any order and from few peers: a parent that was never seen, or lies after the tip,
+    may have its quorum elsewhere. One that is known and does not lie after the tip was overtaken.
     """
     if not card.parent or (tip is not None and card.parent == tip.card.id):
         return False
@@ -167,10 +181,13 @@ def parent_may_come(card: CardRecord, tip: Tip | None, cards: Mapping[str, Envel
     return _rank(parent) > _rank(tip.card)
 
 
-def refuse_card(card: Envelope[CardRecord], tip: Tip | None, lead: str, signed: str | None, me: str) -> str | None:
+def refuse_card(
+    card: Envelope[CardRecord], tip: Tip | None, lead: str, signed: str | None, me: str
+) -> str | None:
     """Why `me` must not attest this card, from the records alone; None when nothing speaks against it.
 
-    `lead` is who held the claim when the card came, `signed` the card this attestor signed for the same place, if any.
+    `lead` is who held the claim when the card came, `signed` the card this attestor signed for the same
+    place, if any.
     """
     record = card.record
     if card.signer == me:
@@ -189,7 +206,9 @@ def refuse_card(card: Envelope[CardRecord], tip: Tip | None, lead: str, signed: 
 
 
 def _refuse_progress(card: CardRecord, tip: CardRecord | None) -> str | None:
-    """Whether the card trained on from the tip, at the rate that follows; one that goes back (rest.py) did not train."""
+    """Whether the card trained on from the tip, at the rate that follows; one that goes back (rest.py) did
+    not train.
+    """
     if tip is None:
         return None if card.lowered < RESTS else "rate"
     if card.lowered == lowered_again(tip.lowered):
@@ -202,8 +221,8 @@ def _refuse_progress(card: CardRecord, tip: CardRecord | None) -> str | None:
 def refuse_loss(loss: float, reference_loss: float, tolerance: float, *, first: bool) -> str | None:
     """Why a measured gate loss must not be attested: worse than the reference beyond the tolerance.
 
-    The reference is the best attested ancestor's loss on the same clips and noise, or for a slot's `first` card the
-    zero predictor's, which an honest beginner may miss by a little.
+    The reference is the best attested ancestor's loss on the same clips and noise, or for a slot's `first`
+    card the zero predictor's, which an honest beginner may miss by a little.
     """
     if not (math.isfinite(loss) and math.isfinite(reference_loss)):
         return REASONS["finite"]

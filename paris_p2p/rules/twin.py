@@ -1,4 +1,6 @@
-"""Whether another node signs with this node's key: pure functions of records, the clock, and what this node signed itself."""
+"""Whether another node signs with this node's key: pure functions of records, the clock, and what this
+node signed itself.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,10 @@ class Twin:
 def is_foreign(issued_s: float, started_s: float, last_before_start_ms: int) -> bool:
     """Whether a record that this life of the node did not sign cannot be of an earlier life either.
 
-    `last_before_start_ms` is the ledger's newest mark from before the start, never below any signature's time in
-    milliseconds: it tells where the clock was set back since. A record from before the start is nobody else's: the data
-    folder may be an old copy of itself.
+    `last_before_start_ms` is the ledger's newest mark from before the start, never below any signature's time
+    in
+    milliseconds: it tells where the clock was set back since. A record from before the start is nobody
+    else's: the data folder may be an old copy of itself.
     """
     return issued_s > started_s and int(issued_s * 1000) > last_before_start_ms
 

@@ -1,4 +1,6 @@
-"""Whether this process stood still, or the clock was set, between two looks at the clocks: a pure function."""
+"""Whether this process stood still, or the clock was set, between two looks at the clocks: a pure
+function.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ class Clocks:
 
 @dataclass(frozen=True)
 class Gap:
-    """What happened between two looks: how long nothing ran, and how far the clock was set (negative: back)."""
+    """What happened between two looks: how long nothing ran, and how far the clock was set (negative:
+    back).
+    """
 
     still_s: float = 0.0
     set_s: float = 0.0
@@ -27,12 +31,16 @@ class Gap:
     def __str__(self) -> str:
         words = []
         if self.still_s:
-            words.append(f"this peer stood still for {self.still_s:.0f} s (the machine slept, or the process was stopped)")
+            words.append(
+                f"this peer stood still for {self.still_s:.0f} s (the machine slept, "
+                "or the process was stopped)"
+            )
         if self.set_s:
             way = "forward" if self.set_s > 0 else "back"
             words.append(
                 f"this machine's clock was set {way} by {abs(self.set_s):.0f} s; "
-                f"others believe no record that is more than {CLOCK_SLACK_S:.0f} s ahead: let NTP keep the clock"
+                f"others believe no record that is more than {CLOCK_SLACK_S:.0f} s ahead: "
+                "let NTP keep the clock"
             )
         return "; ".join(words)
 

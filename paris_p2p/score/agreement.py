@@ -1,6 +1,8 @@
-"""How well clips agree with their own captions, beside how well they would with captions dealt out anew: chance is a number here too.
+"""How well clips agree with their own captions, beside how well they would with captions dealt out anew:
+chance is a number here too.
 
-With CLIP: the mean cosine of caption and frames. Legend: N clips, F features of the space in which clips and captions both lie.
+With CLIP: the mean cosine of caption and frames. Legend: N clips, F features of the space in which clips and
+captions both lie.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ class Agreement:
     """Of one side, the mean over its clips."""
 
     own: Interval  # with their own captions
-    shuffled: Interval  # the mean over all ways to deal the same captions out anew: what heeding no caption gives
+    # the mean over all ways to deal the same captions out anew: what heeding no caption gives
+    shuffled: Interval
     above_chance: Interval  # own minus shuffled
 
     @property
@@ -40,18 +43,28 @@ class TextSimilarity:
 
 
 def score_text_similarity(
-    features_name: str, real: Clips, real_text: NDArray[Any], generated: Clips, text: NDArray[Any], plan: Plan | None = None
+    features_name: str,
+    real: Clips,
+    real_text: NDArray[Any],
+    generated: Clips,
+    text: NDArray[Any],
+    plan: Plan | None = None,
 ) -> TextSimilarity:
     """From the clips' mean unit vectors [N F] and the unit vectors of their captions [N F], clip by clip."""
     name = f"Text-video similarity, {features_name}"
-    difference = score_values(name, own_agreement(real, real_text), own_agreement(generated, text), plan).difference
-    return TextSimilarity(name, agreement(real, real_text, plan), agreement(generated, text, plan), difference)
+    difference = score_values(
+        name, own_agreement(real, real_text), own_agreement(generated, text), plan
+    ).difference
+    return TextSimilarity(
+        name, agreement(real, real_text, plan), agreement(generated, text, plan), difference
+    )
 
 
 def agreement(clips: Clips, captions: NDArray[Any], plan: Plan | None = None) -> Agreement:
     """Of clips [N F] with captions [N F], their agreement being the product.
 
-    Over all N! ways to deal captions out, the mean product is that of the mean clip with the mean caption: nothing is drawn.
+    Over all N! ways to deal captions out, the mean product is that of the mean clip with the mean caption:
+    nothing is drawn.
     """
     own_agreement(clips, captions)
     x, y = clips.features.astype(np.float64), captions.astype(np.float64)  # N F
@@ -73,6 +86,9 @@ def agreement(clips: Clips, captions: NDArray[Any], plan: Plan | None = None) ->
 def own_agreement(clips: Clips, captions: NDArray[Any]) -> Clips:
     """The same clips with their agreement as their one feature, [N 1]."""
     if captions.shape != clips.features.shape:
-        raise UsageError(f"clips of {clips.features.shape} and captions of {captions.shape}: each clip needs its own, in one space")
+        raise UsageError(
+            f"clips of {clips.features.shape} and captions of {captions.shape}: each clip needs its own, "
+            "in one space"
+        )
     each = (clips.features.astype(np.float64) * captions.astype(np.float64)).sum(1, keepdims=True)
     return Clips(each, clips.sources, clips.seeds)

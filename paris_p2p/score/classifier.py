@@ -1,7 +1,8 @@
-"""Can a linear classifier tell generated from real clips? The two-sample test of Lopez-Paz and Oquab 2017 (arXiv 1610.06545).
+"""Can a linear classifier tell generated from real clips? The two-sample test of Lopez-Paz and Oquab 2017
+(arXiv 1610.06545).
 
-A logistic regression on the features, cross-validated; clips of one source video, real and generated alike, are never on both sides of a
-fold. 0.5 means it cannot tell. Legend: P pooled clips, real first, F features.
+A logistic regression on the features, cross-validated; clips of one source video, real and generated alike,
+are never on both sides of a fold. 0.5 means it cannot tell. Legend: P pooled clips, real first, F features.
 """
 
 from __future__ import annotations
@@ -26,19 +27,26 @@ MAX_ITERATIONS = 2000
 
 @dataclass(frozen=True)
 class ClassifierTest:
-    """Intervals hold what other clips would change in the training too: held-out answers alone scatter less (too narrow by a third)."""
+    """Intervals hold what other clips would change in the training too: held-out answers alone scatter
+    less (too narrow by a third).
+    """
 
     accuracy: Score  # of each side, averaged
     auc: Score
 
 
-def classifier_test(features_name: str, real: Clips, generated: Clips, plan: Plan | None = None) -> ClassifierTest:
+def classifier_test(
+    features_name: str, real: Clips, generated: Clips, plan: Plan | None = None
+) -> ClassifierTest:
     """Held-out accuracy and area under the ROC curve; UsageError with fewer source videos than folds."""
     features = np.concatenate([real.features, generated.features]).astype(np.float64)  # P F
     sources = np.unique(np.concatenate([real.sources, generated.sources]), return_inverse=True)[1]  # P
     fewest = min(len(np.unique(side.sources)) for side in (real, generated))
     if fewest < 2 * FOLDS:
-        raise UsageError(f"{fewest} source videos on one side: the classifier test needs {2 * FOLDS}, as the floor halves them")
+        raise UsageError(
+            f"{fewest} source videos on one side: the classifier test needs {2 * FOLDS}, "
+            "as the floor halves them"
+        )
     rows = np.arange(len(features))
     answers = np.concatenate(_held_out(features, sources, rows[: len(real)], rows[len(real) :]))  # P
     halves = _remembered(features, sources)
@@ -76,11 +84,15 @@ def _held_out(features: Floats, sources: NDArray[np.int64], a: Rows, b: Rows) ->
     answers = np.empty(len(rows))
     for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(x, y, groups):
         classifier = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=MAX_ITERATIONS)
-        answers[test] = make_pipeline(StandardScaler(), classifier).fit(x[train], y[train]).predict_proba(x[test])[:, 1]
+        answers[test] = (
+            make_pipeline(StandardScaler(), classifier).fit(x[train], y[train]).predict_proba(x[test])[:, 1]
+        )
     return answers[: len(a)], answers[len(a) :]
 
 
-def _remembered(features: Floats, sources: NDArray[np.int64]) -> Callable[[Rows, Rows], tuple[Floats, Floats]]:
+def _remembered(
+    features: Floats, sources: NDArray[np.int64]
+) -> Callable[[Rows, Rows], tuple[Floats, Floats]]:
     """Accuracy and AUC look at the same splits, so that each is trained once."""
     known: dict[bytes, tuple[Floats, Floats]] = {}
 

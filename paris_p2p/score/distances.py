@@ -1,6 +1,8 @@
-"""Fréchet and kernel distance between two sets of features; a distance is named after the features it was computed on.
+"""Fréchet and kernel distance between two sets of features; a distance is named after the features it was
+computed on.
 
-Fréchet: Heusel et al. 2017 (arXiv 1706.08500), Eq. 6. Kernel: Bińkowski et al. 2018 (arXiv 1801.01401), section 3.
+Fréchet: Heusel et al. 2017 (arXiv 1706.08500), Eq. 6. Kernel: Bińkowski et al. 2018 (arXiv 1801.01401),
+section 3.
 Legend: N clips, P pooled clips (real first), F features, D principal components.
 """
 
@@ -15,7 +17,8 @@ from numpy.typing import NDArray
 from paris_p2p.errors import UsageError
 from paris_p2p.score.intervals import Clips, Floats, Plan, Rows, Score, Statistic, measure
 
-FVD_FEATURES = "I3D"  # Unterthiner et al. 2018 (arXiv 1812.01717): of no other network is the Fréchet distance called FVD
+# Unterthiner et al. 2018 (arXiv 1812.01717): of no other network is the Fréchet distance called FVD
+FVD_FEATURES = "I3D"
 MAX_POOLED_CLIPS = 12_000  # of the kernel distance: its matrix and one copy then take 2.3 GB
 
 
@@ -29,7 +32,10 @@ class Components:
     @classmethod
     def fit(cls, real: NDArray[Any], count: int) -> Components:
         if not 1 <= count <= min(len(real) - 1, real.shape[1]):
-            raise UsageError(f"{count} principal components of {len(real)} clips with {real.shape[1]} features: choose fewer")
+            raise UsageError(
+                f"{count} principal components of {len(real)} clips with {real.shape[1]} features: "
+                "choose fewer"
+            )
         x = real.astype(np.float64)  # N F
         mean = x.mean(0)
         return cls(mean, np.linalg.svd(x - mean, full_matrices=False)[2][:count].T)
@@ -40,7 +46,9 @@ class Components:
 
 
 def frechet_distance(real: NDArray[Any], generated: NDArray[Any], components: int | None = None) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of the Gaussians fitted to [N F] and [M F]: squared, as everybody reports it."""
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of the Gaussians fitted to [N F] and [M F]: squared, as
+    everybody reports it.
+    """
     _check(real, generated)
     if components is not None:
         project = Components.fit(real, components)
@@ -49,26 +57,41 @@ def frechet_distance(real: NDArray[Any], generated: NDArray[Any], components: in
     return _frechet(mean1, root1, mean2, root2)
 
 
-def gaussian_frechet_distance(mean1: Floats, covariance1: Floats, mean2: Floats, covariance2: Floats) -> float:
+def gaussian_frechet_distance(
+    mean1: Floats, covariance1: Floats, mean2: Floats, covariance2: Floats
+) -> float:
     """The same of Gaussians that are known: [F], [F F]."""
     return _frechet(mean1, _root(covariance1), mean2, _root(covariance2))
 
 
 def kernel_distance(real: NDArray[Any], generated: NDArray[Any]) -> float:
-    """Unbiased MMD^2 (their Eq. 4) with the kernel (x.y / F + 1)^3 of [N F] and [M F]; zero in expectation for equal distributions."""
+    """Unbiased MMD^2 (their Eq. 4) with the kernel (x.y / F + 1)^3 of [N F] and [M F]; zero in expectation
+    for equal distributions.
+    """
     _check(real, generated)
     rows = np.arange(len(real) + len(generated))
     return _kernel_statistic(np.concatenate([real, generated]))(rows[: len(real)], rows[len(real) :])
 
 
-def score_frechet(features_name: str, real: Clips, generated: Clips, *, components: int | None = None, plan: Plan | None = None) -> Score:
+def score_frechet(
+    features_name: str,
+    real: Clips,
+    generated: Clips,
+    *,
+    components: int | None = None,
+    plan: Plan | None = None,
+) -> Score:
     """`Fréchet distance, <features>`; with `components`, on that many principal components of the real clips.
 
-    It is biased upwards, the more the fewer clips there are: `matched`, `floor` and `excess` are of one count; `value` only compares with
-    values of the same counts, as those of papers are.
+    It is biased upwards, the more the fewer clips there are: `matched`, `floor` and `excess` are of one
+    count; `value` only compares with values of the same counts, as those of papers are.
     """
     _check(real.features, generated.features)
-    project = Components.fit(real.features, components) if components is not None else lambda features: features.astype(np.float64)
+    project = (
+        Components.fit(real.features, components)
+        if components is not None
+        else lambda features: features.astype(np.float64)
+    )
     pooled = np.concatenate([project(real.features), project(generated.features)])  # P D
 
     def statistic(a: Rows, b: Rows) -> float:
@@ -86,7 +109,10 @@ def score_kernel(features_name: str, real: Clips, generated: Clips, *, plan: Pla
     """`Kernel distance, <features>`; unbiased, so values of any counts compare."""
     _check(real.features, generated.features)
     if len(real) + len(generated) > MAX_POOLED_CLIPS:
-        raise UsageError(f"the kernel distance of {len(real)} and {len(generated)} clips: at most {MAX_POOLED_CLIPS} together, take fewer")
+        raise UsageError(
+            f"the kernel distance of {len(real)} and {len(generated)} clips: "
+            f"at most {MAX_POOLED_CLIPS} together, take fewer"
+        )
     statistic = _kernel_statistic(np.concatenate([real.features, generated.features]))
     return measure(_named("Kernel distance", features_name), statistic, real, generated, plan)
 
@@ -99,9 +125,14 @@ def _named(distance: str, features_name: str) -> str:
 
 def _check(real: NDArray[Any], generated: NDArray[Any]) -> None:
     if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
-        raise UsageError(f"features of shapes {real.shape} and {generated.shape} cannot be compared: they must be [clips, features] alike")
+        raise UsageError(
+            f"features of shapes {real.shape} and {generated.shape} cannot be compared: "
+            "they must be [clips, features] alike"
+        )
     if min(len(real), len(generated)) < 2:
-        raise UsageError(f"{len(real)} real and {len(generated)} generated clips: a distance needs at least 2 of each")
+        raise UsageError(
+            f"{len(real)} real and {len(generated)} generated clips: a distance needs at least 2 of each"
+        )
 
 
 def _fit(x: Floats) -> tuple[Floats, Floats]:
@@ -120,7 +151,9 @@ def _root(covariance: Floats) -> Floats:
 
 
 def _frechet(mean1: Floats, root1: Floats, mean2: Floats, root2: Floats) -> float:
-    """tr (C1 C2)^(1/2) is the sum of the singular values of R1 R2^T: stable for covariances of any rank, where a matrix root is not."""
+    """tr (C1 C2)^(1/2) is the sum of the singular values of R1 R2^T: stable for covariances of any rank,
+    where a matrix root is not.
+    """
     overlap = np.linalg.svd(root1 @ root2.T, compute_uv=False).sum()
     spread = np.square(root1).sum() + np.square(root2).sum() - 2 * overlap
     return float(np.square(mean1 - mean2).sum() + spread)
@@ -134,7 +167,8 @@ def _kernel_statistic(pooled: NDArray[Any]) -> Statistic:
     itself = np.diagonal(kernel).copy()
 
     def statistic(a: Rows, b: Rows) -> float:
-        u, v = (np.bincount(rows, minlength=len(x)).astype(np.float64) for rows in (a, b))  # P, how often each clip was drawn
+        # P, how often each clip was drawn
+        u, v = (np.bincount(rows, minlength=len(x)).astype(np.float64) for rows in (a, b))
         ku, kv = kernel @ u, kernel @ v
         within = sum((w @ kw - w @ itself) / (w.sum() * (w.sum() - 1)) for w, kw in ((u, ku), (v, kv)))
         return float(within - 2 * (u @ kv) / (u.sum() * v.sum()))

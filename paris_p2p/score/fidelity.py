@@ -1,7 +1,9 @@
-"""Do generated clips show what the prompt asked for? A probe, fitted beforehand on real clips, says what a clip shows.
+"""Do generated clips show what the prompt asked for? A probe, fitted beforehand on real clips, says what a
+clip shows.
 
-The probe is a logistic regression from a clip's features to a label of its caption (a class, a colour, a direction). What it recognises on
-real clips that it never saw is the ceiling; prompts dealt out anew are chance. Legend: N clips, F features, K classes.
+The probe is a logistic regression from a clip's features to a label of its caption (a class, a colour, a
+direction). What it recognises on real clips that it never saw is the ceiling; prompts dealt out anew are
+chance. Legend: N clips, F features, K classes.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class Probe:
     attribute: str
     features_name: str
     classes: tuple[str, ...]
-    held_out: Agreement  # on the clips it was fitted on, each answered by a classifier that saw nothing of its source video
+    # on the clips it was fitted on, each answered by a classifier that saw nothing of its source video
+    held_out: Agreement
     sources: frozenset[Any]  # the source videos it was fitted on
     model: Any
 
@@ -55,7 +58,9 @@ class ClassShare:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Shares of clips recognised as prompted. The probe is taken as given: intervals resample the clips it judges."""
+    """Shares of clips recognised as prompted. The probe is taken as given: intervals resample the clips it
+    judges.
+    """
 
     name: str
     probe: Agreement  # held-out, on the clips it was fitted on
@@ -65,31 +70,53 @@ class Fidelity:
     by_class: tuple[ClassShare, ...]  # of the generated clips
 
 
-def fit_probe(attribute: str, features_name: str, clips: Clips, labels: Sequence[str], plan: Plan | None = None) -> Probe:
-    """On real clips that are not used to score: the training split. UsageError when a class has fewer source videos than folds."""
+def fit_probe(
+    attribute: str, features_name: str, clips: Clips, labels: Sequence[str], plan: Plan | None = None
+) -> Probe:
+    """On real clips that are not used to score: the training split. UsageError when a class has fewer
+    source videos than folds.
+    """
     classes = tuple(sorted(set(labels)))
     if len(labels) != len(clips) or len(classes) < 2:
-        raise UsageError(f"{len(clips)} clips have {len(labels)} labels of {len(classes)} classes: a probe needs one each, of 2 classes")
+        raise UsageError(
+            f"{len(clips)} clips have {len(labels)} labels of {len(classes)} classes: "
+            "a probe needs one each, of 2 classes"
+        )
     answers = np.searchsorted(classes, labels)  # N
     for index, label in enumerate(classes):
         videos = len(np.unique(clips.sources[answers == index]))
         if videos < FOLDS:
-            raise UsageError(f"{attribute} {label!r} is in {videos} source videos: the probe needs {FOLDS} of each class, merge rare ones")
+            raise UsageError(
+                f"{attribute} {label!r} is in {videos} source videos: "
+                f"the probe needs {FOLDS} of each class, merge rare ones"
+            )
     x, groups = clips.features.astype(np.float64), np.unique(clips.sources, return_inverse=True)[1]
     guessed = np.empty(len(clips), dtype=np.int64)
     for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(x, answers, groups):
         guessed[test] = _fit(x[train], answers[train]).predict(x[test])
     held_out = agreement(_shown(clips, guessed, len(classes)), _one_hot(answers, len(classes)), plan)
-    return Probe(attribute, features_name, classes, held_out, frozenset(clips.sources.tolist()), _fit(x, answers))
+    return Probe(
+        attribute, features_name, classes, held_out, frozenset(clips.sources.tolist()), _fit(x, answers)
+    )
 
 
 def score_fidelity(
-    probe: Probe, real: Clips, real_labels: Sequence[str], generated: Clips, prompted: Sequence[str], plan: Plan | None = None
+    probe: Probe,
+    real: Clips,
+    real_labels: Sequence[str],
+    generated: Clips,
+    prompted: Sequence[str],
+    plan: Plan | None = None,
 ) -> Fidelity:
-    """The share of generated clips recognised as prompted, beside that of real clips of videos the probe was not fitted on."""
+    """The share of generated clips recognised as prompted, beside that of real clips of videos the probe
+    was not fitted on.
+    """
     seen = probe.sources & set(real.sources.tolist())
     if seen:
-        raise UsageError(f"the probe was fitted on {len(seen)} of these source videos ({min(map(str, seen))} …): score it on other clips")
+        raise UsageError(
+            f"the probe was fitted on {len(seen)} of these source videos ({min(map(str, seen))} …): "
+            "score it on other clips"
+        )
     name = f"Prompt fidelity, {probe.attribute}, probe on {probe.features_name}"
     real_shown, real_asked = _judged(probe, real, real_labels)
     shown, asked = _judged(probe, generated, prompted)
@@ -98,7 +125,9 @@ def score_fidelity(
         probe=probe.held_out,
         real=agreement(real_shown, real_asked, plan),
         generated=agreement(shown, asked, plan),
-        difference=score_values(name, own_agreement(real_shown, real_asked), own_agreement(shown, asked), plan).difference,
+        difference=score_values(
+            name, own_agreement(real_shown, real_asked), own_agreement(shown, asked), plan
+        ).difference,
         by_class=_by_class(probe, own_agreement(shown, asked).features[:, 0], asked),
     )
 
@@ -114,7 +143,10 @@ def _judged(probe: Probe, clips: Clips, labels: Sequence[str]) -> tuple[Clips, N
     if len(labels) != len(clips):
         raise UsageError(f"{len(clips)} clips have {len(labels)} labels of {probe.attribute}: give one each")
     if unknown:
-        raise UsageError(f"no real clip showed {probe.attribute} {', '.join(map(repr, unknown[:5]))} to the probe: leave such clips out")
+        raise UsageError(
+            f"no real clip showed {probe.attribute} {', '.join(map(repr, unknown[:5]))} to the probe: "
+            "leave such clips out"
+        )
     asked = np.searchsorted(probe.classes, labels).astype(np.int64)
     return _shown(clips, probe(clips.features), len(probe.classes)), _one_hot(asked, len(probe.classes))
 
@@ -131,4 +163,8 @@ def _one_hot(answers: Rows, classes: int) -> NDArray[np.float64]:
 
 def _by_class(probe: Probe, right: NDArray[np.float64], asked: NDArray[np.float64]) -> tuple[ClassShare, ...]:
     counts, hits = asked.sum(0), right @ asked  # K
-    return tuple(ClassShare(label, int(n), float(hit / n)) for label, n, hit in zip(probe.classes, counts, hits, strict=True) if n)
+    return tuple(
+        ClassShare(label, int(n), float(hit / n))
+        for label, n, hit in zip(probe.classes, counts, hits, strict=True)
+        if n
+    )

@@ -1,4 +1,5 @@
-"""The report's drawings: arrays in, SVG that follows the page's colours out; matplotlib without its global state.
+"""The report's drawings: arrays in, SVG that follows the page's colours out; matplotlib without its global
+state.
 
 Legend: K experts, G groups (clusters), S denoising steps, N clips.
 """
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 INK = "#010203"  # stands for the page's own ink: replaced by currentColor
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b59d00", "#8172b3")  # Okabe and Ito 2008, for any eyes
+# Okabe and Ito 2008, for any eyes
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b59d00", "#8172b3")
 WIDTH_IN = 9.6
 BINS = 10
-UNUSED_ID = re.compile(r' id="[A-Za-z0-9.]+_\d+"')  # numbers that repeat from drawing to drawing and that nothing points at
+# numbers that repeat from drawing to drawing and that nothing points at
+UNUSED_ID = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text
     "text.parse_math": False,  # names are foreign: a dollar is a dollar
@@ -43,7 +46,9 @@ STYLE: dict[str, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
-} | dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK)
+} | dict.fromkeys(
+    ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
+)
 
 
 @dataclass(frozen=True)
@@ -56,27 +61,51 @@ class Curve:
 
     def __post_init__(self) -> None:
         if self.x.shape != self.y.shape or self.x.ndim != 1 or not len(self.x):
-            raise UsageError(f"the curve {self.name!r} has x of shape {self.x.shape} and y of {self.y.shape}: they must be [N] alike")
+            raise UsageError(
+                f"the curve {self.name!r} has x of shape {self.x.shape} and y of {self.y.shape}: "
+                "they must be [N] alike"
+            )
 
 
-def loss_curves(title: str, curves: Sequence[Curve], x_label: str, y_label: str = "held-out loss", *, logarithmic: bool = False) -> Figure:
+def loss_curves(
+    title: str,
+    curves: Sequence[Curve],
+    x_label: str,
+    y_label: str = "held-out loss",
+    *,
+    logarithmic: bool = False,
+) -> Figure:
     """A line for each model over training."""
 
     def draw(drawing: Drawing) -> None:
         axes = drawing.subplots()
         for curve, colour in zip(curves, colours(len(curves)), strict=True):
-            axes.plot(curve.x, curve.y, color=colour, label=_name(curve.name), linewidth=1.8, marker="." if len(curve.x) <= 40 else "")
+            axes.plot(
+                curve.x,
+                curve.y,
+                color=colour,
+                label=_name(curve.name),
+                linewidth=1.8,
+                marker="." if len(curve.x) <= 40 else "",
+            )
         axes.set(xlabel=_name(x_label), ylabel=_name(y_label), yscale="log" if logarithmic else "linear")
         _legend(drawing, axes)
 
-    ends = "; ".join(f"{curve.name} from {number(float(curve.y[0]))} to {number(float(curve.y[-1]))}" for curve in curves)
+    ends = "; ".join(
+        f"{curve.name} from {number(float(curve.y[0]))} to {number(float(curve.y[-1]))}" for curve in curves
+    )
     return _figure(title, draw, 3.6, f"{y_label} over {x_label}: {ends}.")
 
 
 def distances(title: str, scores: Mapping[str, Sequence[Score]]) -> Figure:
-    """Each metric in a panel of its own: every model's value with its interval, and at the floor's counts beside the floor's band."""
+    """Each metric in a panel of its own: every model's value with its interval, and at the floor's counts
+    beside the floor's band.
+    """
     names = list(dict.fromkeys(score.name for group in scores.values() for score in group))
-    by_name = {name: [(model, s) for model, group in scores.items() for s in group if s.name == name] for name in names}
+    by_name = {
+        name: [(model, s) for model, group in scores.items() for s in group if s.name == name]
+        for name in names
+    }
 
     def draw(drawing: Drawing) -> None:
         heights = [len(rows) + 1.2 for rows in by_name.values()]
@@ -85,22 +114,39 @@ def distances(title: str, scores: Mapping[str, Sequence[Score]]) -> Figure:
             _score_panel(axes, name, rows)
         _legend(drawing, panels[0])
 
-    said = [f"{name}: " + ", ".join(f"{model} {number(s.value)}" for model, s in rows) for name, rows in by_name.items()]
-    return _figure(title, draw, 0.5 + sum(0.34 * len(rows) + 0.75 for rows in by_name.values()), "; ".join(said) + ".")
+    said = [
+        f"{name}: " + ", ".join(f"{model} {number(s.value)}" for model, s in rows)
+        for name, rows in by_name.items()
+    ]
+    return _figure(
+        title, draw, 0.5 + sum(0.34 * len(rows) + 0.75 for rows in by_name.values()), "; ".join(said) + "."
+    )
 
 
-def routing_over_time(title: str, t: Floats, weights: Floats, groups: Sequence[str], experts: Sequence[str]) -> Figure:
-    """Which experts denoise, from noise (t = 1, left) on, as shares stacked to 1: t [S], weights [G S K], a panel for each group."""
+def routing_over_time(
+    title: str, t: Floats, weights: Floats, groups: Sequence[str], experts: Sequence[str]
+) -> Figure:
+    """Which experts denoise, from noise (t = 1, left) on, as shares stacked to 1: t [S], weights [G S K],
+    a panel for each group.
+    """
     if weights.shape != (len(groups), len(t), len(experts)) or not len(t):
-        raise UsageError(f"routing of shape {weights.shape} for {len(groups)} groups, {len(t)} steps and {len(experts)} experts")
+        raise UsageError(
+            f"routing of shape {weights.shape} for {len(groups)} groups, "
+            f"{len(t)} steps and {len(experts)} experts"
+        )
 
     def draw(drawing: Drawing) -> None:
         across = min(4, len(groups))
-        panels = drawing.subplots(-(-len(groups) // across), across, sharex=True, sharey=True, squeeze=False).ravel()
+        panels = drawing.subplots(
+            -(-len(groups) // across), across, sharex=True, sharey=True, squeeze=False
+        ).ravel()
         for axes, group, shares in zip(panels, groups, weights, strict=False):
-            until = np.append(t, min(float(t.min()), 0.0)), np.append(shares, shares[-1:], 0)  # a choice holds until the next one
+            # a choice holds until the next one
+            until = np.append(t, min(float(t.min()), 0.0)), np.append(shares, shares[-1:], 0)
             labels = [_name(name) for name in experts]
-            axes.stackplot(until[0], until[1].T, colors=colours(len(experts)), labels=labels, step="post", linewidth=0)
+            axes.stackplot(
+                until[0], until[1].T, colors=colours(len(experts)), labels=labels, step="post", linewidth=0
+            )
             axes.set(title=_name(group), xlim=(float(t.max()), float(min(t.min(), 0.0))), ylim=(0, 1))
             axes.grid(visible=False)
         for axes in panels[len(groups) :]:
@@ -109,51 +155,98 @@ def routing_over_time(title: str, t: Floats, weights: Floats, groups: Sequence[s
         panels[0].set_ylabel("share")
         _legend(drawing, panels[0])
 
-    said = "; ".join(f"{group}: {experts[int(shares.mean(0).argmax())]} most" for group, shares in zip(groups, weights, strict=True))
-    return _figure(title, draw, 0.9 + 1.9 * -(-len(groups) // 4), f"Share of each expert over denoising time. {said}.")
+    said = "; ".join(
+        f"{group}: {experts[int(shares.mean(0).argmax())]} most"
+        for group, shares in zip(groups, weights, strict=True)
+    )
+    return _figure(
+        title, draw, 0.9 + 1.9 * -(-len(groups) // 4), f"Share of each expert over denoising time. {said}."
+    )
 
 
 def confusion(title: str, counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
-    """Of the answers on clips of each cluster (row), the share that goes to each expert (column): counts [K K]."""
+    """Of the answers on clips of each cluster (row), the share that goes to each expert (column): counts
+    [K K].
+    """
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     right = np.diagonal(counts).sum() / max(1, counts.sum())
     rows = [f"{name} ({total})" for name, total in zip(names, counts.sum(1), strict=True)]
-    alt = f"Rows are clusters, columns the router's first choice; {right:.0%} of {counts.sum()} answers lie on the diagonal."
+    alt = (
+        "Rows are clusters, columns the router's first choice; "
+        f"{right:.0%} of {counts.sum()} answers lie on the diagonal."
+    )
     axes_labels = ("the router's first choice", "cluster (answers)")
     return _heat(title, shares, rows, names, axes_labels, lambda value: f"{value:.0%}", alt)
 
 
 def specialisation(title: str, losses: Floats, experts: Sequence[str], clusters: Sequence[str]) -> Figure:
-    """Each expert's held-out loss on each cluster's clips: [K G]; coloured by how far above the cluster's best expert it lies."""
+    """Each expert's held-out loss on each cluster's clips: [K G]; coloured by how far above the cluster's
+    best expert it lies.
+    """
     above = losses / losses.min(0, keepdims=True) - 1  # K G
     best = [experts[int(k)] for k in losses.argmin(0)]
     said = "; ".join(f"{cluster}: best by {name}" for cluster, name in zip(clusters, best, strict=True))
     labels = ("clips of", "expert")
-    return _heat(title, above, experts, clusters, labels, lambda value: f"+{value:.0%}", f"Held-out loss. {said}.", shown=losses, top=None)
+    return _heat(
+        title,
+        above,
+        experts,
+        clusters,
+        labels,
+        lambda value: f"+{value:.0%}",
+        f"Held-out loss. {said}.",
+        shown=losses,
+        top=None,
+    )
 
 
 def expected_calibration_error(confidence: Floats, right: NDArray[np.bool_]) -> float:
     """Guo et al. 2017 (arXiv 1706.04599), Eq. 3, over ten equal bins: [N], [N]."""
-    return float(sum(len(rows) * abs(confidence[rows].mean() - right[rows].mean()) for rows in _bins(confidence) if len(rows)) / len(right))
+    return float(
+        sum(
+            len(rows) * abs(confidence[rows].mean() - right[rows].mean())
+            for rows in _bins(confidence)
+            if len(rows)
+        )
+        / len(right)
+    )
 
 
 def calibration(title: str, confidence: Floats, right: NDArray[np.bool_]) -> Figure:
-    """Reliability diagram: how often the router is right at each confidence, and how many clips there are: [N], [N]."""
+    """Reliability diagram: how often the router is right at each confidence, and how many clips there are:
+    [N], [N].
+    """
     if confidence.shape != right.shape or not len(right):
-        raise UsageError(f"calibration needs one confidence for each answer: {confidence.shape} and {right.shape}")
-    error, bins = expected_calibration_error(confidence, right), [rows for rows in _bins(confidence) if len(rows)]
+        raise UsageError(
+            f"calibration needs one confidence for each answer: {confidence.shape} and {right.shape}"
+        )
+    error, bins = (
+        expected_calibration_error(confidence, right),
+        [rows for rows in _bins(confidence) if len(rows)],
+    )
 
     def draw(drawing: Drawing) -> None:
         left, below = drawing.subplots(1, 2, width_ratios=(1, 1))
-        left.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=1, linestyle="--", label="perfectly calibrated")
+        left.plot(
+            [0, 1], [0, 1], color=INK, alpha=0.4, linewidth=1, linestyle="--", label="perfectly calibrated"
+        )
         points = [(confidence[rows].mean(), right[rows].mean()) for rows in bins]
         left.plot(*zip(*points, strict=True), color=PALETTE[0], marker="o", linewidth=1.6, label="router")
-        left.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="share right", title=f"expected calibration error {error:.3f}")
+        left.set(
+            xlim=(0, 1),
+            ylim=(0, 1.02),
+            xlabel="confidence",
+            ylabel="share right",
+            title=f"expected calibration error {error:.3f}",
+        )
         left.legend(loc="upper left")
         below.hist(confidence, bins=np.linspace(0, 1, BINS + 1), color=PALETTE[0], alpha=0.8)
         below.set(xlim=(0, 1), xlabel="confidence", ylabel="answers", title=f"{len(right)} answers")
 
-    said = f"{right.mean():.0%} of {len(right)} answers are right at a mean confidence of {confidence.mean():.0%}"
+    said = (
+        f"{right.mean():.0%} of {len(right)} answers are right at a mean confidence of "
+        f"{confidence.mean():.0%}"
+    )
     return _figure(title, draw, 3.4, f"{said}; expected calibration error {error:.3f}.")
 
 
@@ -168,12 +261,26 @@ def _score_panel(axes: Axes, name: str, rows: Sequence[tuple[str, Score]]) -> No
     places = np.arange(len(rows))
     for place, (_, score) in zip(places, rows, strict=True):
         height = 0.42 if len(rows) > 1 else 0.3
-        axes.fill_betweenx([place - height, place + height], score.floor.low, score.floor.high, color=INK, alpha=0.16, linewidth=0,
-                           label="floor: real against real" if place == 0 else None)  # fmt: skip
+        axes.fill_betweenx(
+            [place - height, place + height],
+            score.floor.low,
+            score.floor.high,
+            color=INK,
+            alpha=0.16,
+            linewidth=0,
+            label="floor: real against real" if place == 0 else None,
+        )
         axes.plot([score.low, score.high], [place - 0.12] * 2, "|-", color=PALETTE[0], linewidth=1.8)
         axes.plot(score.value, place - 0.12, "o", color=PALETTE[0],
                   label=f"value and {score.level:.0%} interval" if place == 0 else None)  # fmt: skip
-        axes.plot(score.matched, place + 0.16, "D", color=PALETTE[3], markersize=4.5, label="at the floor's counts" if place == 0 else None)
+        axes.plot(
+            score.matched,
+            place + 0.16,
+            "D",
+            color=PALETTE[3],
+            markersize=4.5,
+            label="at the floor's counts" if place == 0 else None,
+        )
     axes.set_yticks(places, [_name(model) for model, _ in rows])
     axes.set(ylim=(len(rows) - 0.5, -0.5))
     axes.set_title(_name(name, 70), loc="left")
@@ -199,7 +306,11 @@ def _heat(
         most = top if top is not None else max(float(values.max()), 1e-9)
         axes.pcolormesh(values, cmap="Blues", vmin=0, vmax=most)
         axes.invert_yaxis()
-        axes.set_xticks(np.arange(len(columns)) + 0.5, [_name(name) for name in columns], rotation=45 if len(columns) > 8 else 0)
+        axes.set_xticks(
+            np.arange(len(columns)) + 0.5,
+            [_name(name) for name in columns],
+            rotation=45 if len(columns) > 8 else 0,
+        )
         axes.set_yticks(np.arange(len(rows)) + 0.5, [_name(name) for name in rows])
         axes.set(xlabel=labels[0], ylabel=labels[1])
         axes.grid(visible=False)
@@ -229,13 +340,16 @@ def _legend(drawing: Drawing, axes: Axes) -> None:
     drawing.legend(handles, labels, loc="outside upper center", ncols=min(5, max(1, len(labels))))
 
 
-def _figure(title: str, draw: Callable[[Drawing], None], height_in: float, alt: str, width_in: float = WIDTH_IN) -> Figure:
+def _figure(
+    title: str, draw: Callable[[Drawing], None], height_in: float, alt: str, width_in: float = WIDTH_IN
+) -> Figure:
     matplotlib = _matplotlib()
     from matplotlib.figure import Figure as Drawing
 
     text = io.StringIO()
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": title}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has its own fonts
+        # the browser has its own fonts
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         drawing = Drawing(figsize=(width_in, height_in), layout="constrained")
         draw(drawing)
         drawing.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
@@ -248,5 +362,7 @@ def _matplotlib() -> Any:
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise UsageError("drawing needs the package matplotlib; run `pip install 'paris-p2p[evaluate]'`") from error
+        raise UsageError(
+            "drawing needs the package matplotlib; run `pip install 'paris-p2p[evaluate]'`"
+        ) from error
     return matplotlib

@@ -1,7 +1,8 @@
 """A number with what it is worth: a resampled interval, its sample counts and the real-against-real floor.
 
-Resampling is hierarchical: RNG seeds first, then source videos within each, then all clips of those videos; clips of one video are not
-independent (the cluster bootstrap, Davison and Hinkley 1997, section 3.8). Legend: N clips of a side, P = pooled clips of both, F features.
+Resampling is hierarchical: RNG seeds first, then source videos within each, then all clips of those videos;
+clips of one video are not independent (the cluster bootstrap, Davison and Hinkley 1997, section 3.8). Legend:
+N clips of a side, P = pooled clips of both, F features.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ MAX_RESAMPLES = 100_000
 
 @dataclass(frozen=True)
 class Clips:
-    """One side's clips. A source is named alike on both sides when a generated clip has its caption or first frame from that video."""
+    """One side's clips. A source is named alike on both sides when a generated clip has its caption or
+    first frame from that video.
+    """
 
     features: NDArray[Any]  # [N F]
     sources: NDArray[Any]  # [N], the source video of each clip
@@ -37,11 +40,17 @@ class Clips:
         if self.features.ndim != 2 or self.features.shape[1] < 1:
             raise UsageError(f"features of shape {self.features.shape}: they must be [clips, features]")
         if self.sources.shape != (count,) or (self.seeds is not None and self.seeds.shape != (count,)):
-            raise UsageError(f"{count} clips have {len(self.sources)} sources and {count if self.seeds is None else len(self.seeds)} seeds")
+            raise UsageError(
+                f"{count} clips have {len(self.sources)} sources and "
+                f"{count if self.seeds is None else len(self.seeds)} seeds"
+            )
         if not np.isfinite(self.features).all():
             raise UsageError("some features are not finite: look at the clips they were computed from")
         if len(np.unique(self.sources)) < 2:
-            raise UsageError(f"{count} clips of fewer than 2 source videos say nothing about others: give clips of more videos")
+            raise UsageError(
+                f"{count} clips of fewer than 2 source videos say nothing about others: "
+                "give clips of more videos"
+            )
 
     def __len__(self) -> int:
         return len(self.features)
@@ -52,12 +61,15 @@ class Plan:
     """How often everything is computed again."""
 
     resamples: int = 200
-    splits: int = 20  # of the real clips, for the floor; and how often what was fitted is fitted anew, for its interval
+    # of the real clips, for the floor; and how often what was fitted is fitted anew, for its interval
+    splits: int = 20
     level: float = 0.95
     rng_seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (2 <= self.resamples <= MAX_RESAMPLES and 2 <= self.splits <= MAX_RESAMPLES and 0 < self.level < 1):
+        if not (
+            2 <= self.resamples <= MAX_RESAMPLES and 2 <= self.splits <= MAX_RESAMPLES and 0 < self.level < 1
+        ):
             given = f"{self.resamples} resamples, {self.splits} splits, level {self.level}"
             raise UsageError(f"{given}: choose 2 to {MAX_RESAMPLES} of both, and a level between 0 and 1")
 
@@ -71,7 +83,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Floor:
-    """Real against real: the mean over random halves of the real source videos, and the range `level` of the halves lie in."""
+    """Real against real: the mean over random halves of the real source videos, and the range `level` of
+    the halves lie in.
+    """
 
     value: float
     low: float
@@ -83,8 +97,9 @@ class Floor:
 class Score:
     """A comparison of generated with real clips.
 
-    The interval is that of the estimator at these sample counts. Where an estimator is biased by its counts (Fréchet distance), `value` and
-    `floor.value` are not comparable; `matched` is: generated clips against half of the real ones, both as many as in the floor.
+    The interval is that of the estimator at these sample counts. Where an estimator is biased by its counts
+    (Fréchet distance), `value` and `floor.value` are not comparable; `matched` is: generated clips against
+    half of the real ones, both as many as in the floor.
     """
 
     name: str
@@ -102,7 +117,9 @@ class Score:
 
     @property
     def excess(self) -> float:
-        """What is left above real against real at the same counts: the bias of the counts is in both, and falls out."""
+        """What is left above real against real at the same counts: the bias of the counts is in both, and
+        falls out.
+        """
         return self.matched - self.floor.value
 
     @property
@@ -111,12 +128,19 @@ class Score:
 
 
 def measure(
-    name: str, statistic: Statistic, real: Clips, generated: Clips, plan: Plan | None = None, *, refitted: Statistic | None = None
+    name: str,
+    statistic: Statistic,
+    real: Clips,
+    generated: Clips,
+    plan: Plan | None = None,
+    *,
+    refitted: Statistic | None = None,
 ) -> Score:
     """A statistic of the pooled rows (real first) as a Score.
 
-    Where `statistic` keeps something that was fitted once (a classifier), `refitted` fits it anew on the rows it is given: the floor is
-    computed with it, and the interval is widened by what refitting a few resamples changes.
+    Where `statistic` keeps something that was fitted once (a classifier), `refitted` fits it anew on the rows
+    it is given: the floor is computed with it, and the interval is widened by what refitting a few resamples
+    changes.
     """
     plan = plan or Plan()
     trees = tree_of(real), tree_of(generated, first=len(real))
@@ -141,11 +165,15 @@ def measure(
     )
 
 
-def resampled(statistic: Callable[..., float], rows: list[Rows], trees: tuple[Tree, ...], plan: Plan) -> Interval:
-    """The percentile interval of a statistic of one or more sides, moved so that the resamples' mean lies on the value.
+def resampled(
+    statistic: Callable[..., float], rows: list[Rows], trees: tuple[Tree, ...], plan: Plan
+) -> Interval:
+    """The percentile interval of a statistic of one or more sides, moved so that the resamples' mean lies on
+    the value.
 
-    Resamples repeat clips, which lifts every distance; only how they scatter is used. With S seeds the scatter between seeds is seen
-    sqrt(1 - 1/S) as wide as it is: intervals over three seeds are about a fifth too narrow there.
+    Resamples repeat clips, which lifts every distance; only how they scatter is used. With S seeds the
+    scatter between seeds is seen sqrt(1 - 1/S) as wide as it is: intervals over three seeds are about a fifth
+    too narrow there.
     """
     rng = np.random.default_rng([plan.rng_seed, 1])
     value = statistic(*rows)
@@ -154,8 +182,12 @@ def resampled(statistic: Callable[..., float], rows: list[Rows], trees: tuple[Tr
     return Interval(value, value + float(low), value + float(high))
 
 
-def _widened(interval: Interval, statistic: Statistic, refitted: Statistic, trees: tuple[Tree, Tree], plan: Plan) -> Interval:
-    """Both ends moved out by the scatter of what refitting changes, taken as normal and independent of the rest."""
+def _widened(
+    interval: Interval, statistic: Statistic, refitted: Statistic, trees: tuple[Tree, Tree], plan: Plan
+) -> Interval:
+    """Both ends moved out by the scatter of what refitting changes, taken as normal and independent of the
+    rest.
+    """
     rng = np.random.default_rng([plan.rng_seed, 3])
     drawn = [[_resample(tree, rng) for tree in trees] for _ in range(plan.splits)]
     changes = [refitted(*rows) - statistic(*rows) for rows in drawn]
@@ -179,7 +211,9 @@ def _groups(rows: Rows, sources: NDArray[Any], first: int) -> tuple[Rows, ...]:
 def _resample(tree: Tree, rng: np.random.Generator) -> Rows:
     """As many seeds, and as many source videos of each, with replacement."""
     seeds = (tree[i] for i in rng.integers(len(tree), size=len(tree)))
-    return np.concatenate([groups[i] for groups in seeds for i in rng.integers(len(groups), size=len(groups))])
+    return np.concatenate(
+        [groups[i] for groups in seeds for i in rng.integers(len(groups), size=len(groups))]
+    )
 
 
 def _tails(level: float) -> list[float]:
@@ -195,7 +229,10 @@ def _floor(statistic: Statistic, trees: tuple[Tree, Tree], plan: Plan) -> tuple[
         generated = _shuffled(trees[1], rng)
         count = min(len(left), len(right), len(generated))
         if count < 2:
-            raise UsageError(f"half of {len(left) + len(right)} real clips against {len(generated)} generated ones: a floor needs 2 a side")
+            raise UsageError(
+                f"half of {len(left) + len(right)} real clips against {len(generated)} generated ones: "
+                "a floor needs 2 a side"
+            )
         floors.append(statistic(left[:count], right[:count]))
         matched.append(statistic(left[:count], generated[:count]))
         clips.append(count)

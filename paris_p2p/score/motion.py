@@ -1,4 +1,5 @@
-"""How much moves in a clip, in pixels per frame: dense inverse search optical flow, Kroeger et al. 2016 (arXiv 1603.03590).
+"""How much moves in a clip, in pixels per frame: dense inverse search optical flow, Kroeger et al. 2016
+(arXiv 1603.03590).
 
 Legend: B clips, T frames, N clips of a side.
 """
@@ -23,11 +24,18 @@ Motion = Values  # in pixels per frame
 
 
 def motion_px_per_frame(video: NDArray[np.uint8]) -> Floats:
-    """The mean length of the flow between neighbouring frames: uint8 [B T H W 3] -> [B]. Cuts count as motion; flat areas do not move."""
+    """The mean length of the flow between neighbouring frames: uint8 [B T H W 3] -> [B]. Cuts count as
+    motion; flat areas do not move.
+    """
     if video.ndim != 5 or video.shape[4] != 3 or video.dtype != np.uint8:
-        raise UsageError(f"clips of shape {video.shape} and type {video.dtype}: optical flow needs uint8 [clips, frames, rows, columns, 3]")
+        raise UsageError(
+            f"clips of shape {video.shape} and type {video.dtype}: optical flow needs uint8 [clips, frames, "
+            "rows, columns, 3]"
+        )
     if video.shape[1] < 2 or min(video.shape[2:4]) < MIN_SIDE_PIXELS:
-        raise UsageError(f"clips of {video.shape[1:4]}: optical flow needs 2 frames, and {MIN_SIDE_PIXELS} pixels a side")
+        raise UsageError(
+            f"clips of {video.shape[1:4]}: optical flow needs 2 frames, and {MIN_SIDE_PIXELS} pixels a side"
+        )
     cv2 = _opencv()
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     flow.setFinestScale(0)  # to single pixels: clips are small
@@ -49,5 +57,7 @@ def _opencv() -> ModuleType:
     try:
         import cv2
     except ModuleNotFoundError as error:
-        raise UsageError("motion needs the package opencv-python-headless; run `pip install 'paris-p2p[evaluate]'`") from error
+        raise UsageError(
+            "motion needs the package opencv-python-headless; run `pip install 'paris-p2p[evaluate]'`"
+        ) from error
     return cv2

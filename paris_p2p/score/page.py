@@ -1,4 +1,5 @@
-"""A report as one HTML file without scripts or outside links: data in, text out; whatever it is given as text is foreign and is escaped.
+"""A report as one HTML file without scripts or outside links: data in, text out; whatever it is given as text
+is foreign and is escaped.
 
 Legend: T frames, H height, W width.
 """
@@ -39,12 +40,17 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.columns):
-                raise UsageError(f"the table {self.title!r} has {len(self.columns)} columns and a row of {len(row)} cells: {row}")
+                raise UsageError(
+                    f"the table {self.title!r} has {len(self.columns)} columns and a row of {len(row)} "
+                    f"cells: {row}"
+                )
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing of figures.py, the one source of `svg`, which is set as it is; `alt` says in words what is to be seen."""
+    """A drawing of figures.py, the one source of `svg`, which is set as it is; `alt` says in words what is
+    to be seen.
+    """
 
     title: str
     svg: str
@@ -80,7 +86,10 @@ class ClipWall:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row.clips) != len(self.columns):
-                raise UsageError(f"{self.title!r} has {len(self.columns)} columns and {len(row.clips)} clips of {row.caption!r}")
+                raise UsageError(
+                    f"{self.title!r} has {len(self.columns)} columns and {len(row.clips)} clips of "
+                    f"{row.caption!r}"
+                )
 
 
 Part = Table | Figure | ClipWall
@@ -111,17 +120,38 @@ def render(report: Report) -> str:
 
 
 def score_table(title: str, scores: Mapping[str, Sequence[Score]], note: str = "") -> Table:
-    """Scores by the model they are of, with interval, floor and counts; a metric's models stand beneath one another."""
+    """Scores by the model they are of, with interval, floor and counts; a metric's models stand beneath
+    one another.
+    """
     names = list(dict.fromkeys(score.name for group in scores.values() for score in group))
-    rows = [_score_row(model, score) for name in names for model, group in scores.items() for score in group if score.name == name]
-    columns = ("metric", "model", "value", "interval", "at the floor's counts", "floor (real against real)", "", "real clips", "generated")
+    rows = [
+        _score_row(model, score)
+        for name in names
+        for model, group in scores.items()
+        for score in group
+        if score.name == name
+    ]
+    columns = (
+        "metric",
+        "model",
+        "value",
+        "interval",
+        "at the floor's counts",
+        "floor (real against real)",
+        "",
+        "real clips",
+        "generated",
+    )
     return Table(title, columns, tuple(rows), note or FLOOR_NOTE, text_columns=2)
 
 
 FLOOR_NOTE = (
-    "The interval resamples RNG seeds, then source videos, then takes all their clips. The floor is what the same estimator says of two "
-    "halves of the real clips: nothing can be told apart from real there. As a distance also depends on how many clips it is "
-    "computed from, “at the floor's counts” is the number to hold against it. Clips are given as clips / source videos."
+    "The interval resamples RNG seeds, then source videos, then takes all their clips. "
+    "The floor is what the same estimator says of two "
+    "halves of the real clips: nothing can be told apart from real there. "
+    "As a distance also depends on how many clips it is "
+    "computed from, “at the floor's counts” is the number to hold against it. "
+    "Clips are given as clips / source videos."
 )
 
 
@@ -129,7 +159,13 @@ def number(value: float) -> str:
     """Four figures that matter, without an exponent where that is readable."""
     if not np.isfinite(value):
         return "not finite"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.2e}"
+    return (
+        f"{value:.0f}"
+        if abs(value) >= 1000
+        else f"{value:#.4g}"
+        if abs(value) >= 1e-4 or value == 0
+        else f"{value:.2e}"
+    )
 
 
 def interval(value: Interval | Score) -> str:
@@ -139,10 +175,17 @@ def interval(value: Interval | Score) -> str:
 def looping(video: NDArray[np.uint8], fps: float, alt: str) -> Clip:
     """An animated WebP that loops for ever; one frame makes a picture: uint8 [T H W 3]."""
     if video.ndim != 4 or video.shape[3] != 3 or video.dtype != np.uint8 or not len(video) or fps <= 0:
-        raise UsageError(f"a clip of shape {video.shape}, type {video.dtype} at {fps} frames/s cannot be shown: uint8 [T H W 3] is needed")
+        raise UsageError(
+            f"a clip of shape {video.shape}, type {video.dtype} at {fps} frames/s cannot be shown: "
+            "uint8 [T H W 3] is needed"
+        )
     pictures = [Image.fromarray(frame) for frame in video]
     buffer, frame_ms = io.BytesIO(), round(1000 / min(fps, MAX_FPS))
-    more: dict[str, Any] = {"save_all": True, "append_images": pictures[1:], "duration": frame_ms, "loop": 0} if len(pictures) > 1 else {}
+    more: dict[str, Any] = (
+        {"save_all": True, "append_images": pictures[1:], "duration": frame_ms, "loop": 0}
+        if len(pictures) > 1
+        else {}
+    )
     pictures[0].save(buffer, "WEBP", quality=WEBP_QUALITY, method=4, **more)
     return Clip(f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}", alt)
 
@@ -154,9 +197,22 @@ def printable(text: str) -> str:
 
 def _score_row(model: str, score: Score) -> tuple[str, ...]:
     verdict = "above" if score.above_floor else "at the floor"
-    clips = f"{score.generated_clips} / {score.generated_sources}" + (f" of {score.seeds} seeds" if score.seeds > 1 else "")
-    floor = f"{number(score.floor.value)} ({number(score.floor.low)} to {number(score.floor.high)}, {score.floor.clips} a side)"
-    given = (score.name, model, number(score.value), f"{interval(score)} ({score.level:.0%})", number(score.matched), floor, verdict)
+    clips = f"{score.generated_clips} / {score.generated_sources}" + (
+        f" of {score.seeds} seeds" if score.seeds > 1 else ""
+    )
+    floor = (
+        f"{number(score.floor.value)} ({number(score.floor.low)} to {number(score.floor.high)}, "
+        f"{score.floor.clips} a side)"
+    )
+    given = (
+        score.name,
+        model,
+        number(score.value),
+        f"{interval(score)} ({score.level:.0%})",
+        number(score.matched),
+        floor,
+        verdict,
+    )
     return (*given, f"{score.real_clips} / {score.real_sources}", clips)
 
 

@@ -1,4 +1,5 @@
-"""One number per clip (motion, aesthetic value): the mean of each side, and their difference beside that of real clips among themselves.
+"""One number per clip (motion, aesthetic value): the mean of each side, and their difference beside that of
+real clips among themselves.
 
 Legend: N clips of a side.
 """
@@ -29,7 +30,9 @@ class Values:
 
 
 def score_values(name: str, real: Clips, generated: Clips, plan: Plan | None = None) -> Values:
-    """Of a number per clip as [N 1] features; a mean is unbiased, so all of its numbers compare whatever the counts."""
+    """Of a number per clip as [N 1] features; a mean is unbiased, so all of its numbers compare whatever
+    the counts.
+    """
     for side in (real, generated):
         if side.features.shape[1] != 1:
             raise UsageError(f"{name}: features of shape {side.features.shape} are not one number per clip")
@@ -44,4 +47,6 @@ def score_values(name: str, real: Clips, generated: Clips, plan: Plan | None = N
 
 def _mean(clips: Clips, plan: Plan) -> Interval:
     values = clips.features[:, 0].astype(np.float64)
-    return resampled(lambda rows: float(values[rows].mean()), [np.arange(len(clips))], (tree_of(clips),), plan)
+    return resampled(
+        lambda rows: float(values[rows].mean()), [np.arange(len(clips))], (tree_of(clips),), plan
+    )

@@ -1,10 +1,12 @@
-"""Content-addressed blobs on this disk, whole or in part; a name is the hash of the manifest (docs/protocol.md).
+"""Content-addressed blobs on this disk, whole or in part; a name is the hash of the manifest
+(docs/protocol.md).
 
     <root>/ab/<id>.manifest   canonical manifest bytes
     <root>/ab/<id>.data       the whole blob, there only when it is whole
     <root>/ab/<id>.part       a download in progress, a sparse file that takes its room as it fills
 
-A chunk is hashed at least once by this process before it is served, so that a bad disk does not make a liar of this peer.
+A chunk is hashed at least once by this process before it is served, so that a bad disk does not make a liar
+of this peer.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ _MAX_CHUNKS = MAX_MANIFEST_BYTES // 32 - 1
 
 
 class BlobStore:
-    """All blobs under one root, within `max_bytes` (0: no cap). Its methods may be called from several threads."""
+    """All blobs under one root, within `max_bytes` (0: no cap). Its methods may be called from several
+    threads.
+    """
 
     def __init__(self, root: Path, max_bytes: int = 0):
         self.root, self.max_bytes = root, max_bytes
@@ -52,7 +56,8 @@ class BlobStore:
         self._partials: dict[str, PartialBlob] = {}
         self._manifests: dict[str, Manifest] = {}
         self._usage = Usage(lambda blob_id: (self._file(blob_id, kind) for kind in _KINDS), self._known)
-        self._hashed: dict[str, set[int]] = defaultdict(set)  # chunks of whole blobs that this process found right
+        # chunks of whole blobs that this process found right
+        self._hashed: dict[str, set[int]] = defaultdict(set)
         with explained(root):
             make_directory(root)
             for directory in (root, *(place for place in root.iterdir() if place.is_dir())):
@@ -60,7 +65,9 @@ class BlobStore:
                 _sweep_empty_downloads(directory)
 
     def add_file(self, path: Path, *, move: bool = False) -> BlobRef:
-        """Take a file in: by hard link where the disk allows, by copy elsewhere. The same file twice costs nothing more."""
+        """Take a file in: by hard link where the disk allows, by copy elsewhere. The same file twice costs
+        nothing more.
+        """
         manifest = hash_file(path)
         ref = BlobRef(id=manifest.blob_id, size_bytes=manifest.size_bytes)
         data = self._file(ref.id, "data")
@@ -113,14 +120,18 @@ class BlobStore:
         return self._manifests[blob_id]
 
     def have(self, blob_id: str) -> bytes:
-        """Bitmap of the verified chunks that are here, bit i (lowest first) = chunk i; b"" when nothing is known."""
+        """Bitmap of the verified chunks that are here, bit i (lowest first) = chunk i; b"" when nothing is
+        known.
+        """
         manifest, partial = self.manifest(blob_id), self._partials.get(blob_id)
         if manifest is not None and self.has(blob_id):
             return bitmap(range(len(manifest.chunks)), len(manifest.chunks))
         return partial.bitmap() if partial else b""
 
     def read_chunk(self, blob_id: str, index: int, room: memoryview | None = None) -> bytes | memoryview:
-        """A chunk of a whole or partial blob, in `room` where it fits; MissingBlobError when it is not here, or found damaged."""
+        """A chunk of a whole or partial blob, in `room` where it fits; MissingBlobError when it is not
+        here, or found damaged.
+        """
         manifest, partial = self.manifest(blob_id), self._partials.get(blob_id)
         if manifest is not None and 0 <= index < len(manifest.chunks):
             part = ["part"] if partial is not None and partial.has(index) else []
@@ -135,10 +146,15 @@ class BlobStore:
         raise MissingBlobError(f"chunk {index} of blob {blob_id[:16]}… is not on this disk")
 
     def begin(self, blob_id: str, manifest_bytes: bytes, expected_size_bytes: int) -> PartialBlob:
-        """Start, or go on with, a download. ManifestError before a byte is written; DiskFullError over the cap."""
+        """Start, or go on with, a download. ManifestError before a byte is written; DiskFullError over the
+        cap.
+        """
         manifest = Manifest.from_bytes(manifest_bytes, blob_id)
         if manifest.size_bytes != expected_size_bytes:
-            raise ManifestError(f"blob {blob_id[:16]}… should have {expected_size_bytes} bytes, its manifest says {manifest.size_bytes}")
+            raise ManifestError(
+                f"blob {blob_id[:16]}… should have {expected_size_bytes} bytes, "
+                f"its manifest says {manifest.size_bytes}"
+            )
         with self._lock:
             if blob_id in self._partials:
                 self._partials[blob_id].open()
@@ -154,7 +170,9 @@ class BlobStore:
             return self._partial(manifest, opened=not whole)
 
     def leave(self, blob_id: str) -> None:
-        """End a download for now: what came stays for the next try, and of one that brought nothing, nothing is left."""
+        """End a download for now: what came stays for the next try, and of one that brought nothing,
+        nothing is left.
+        """
         with self._lock:
             partial = self._partials.get(blob_id)
             if partial is None or not partial.is_open:
@@ -181,12 +199,16 @@ class BlobStore:
         return sorted(file.stem for file, _ in self._files() if file.suffix == ".data")
 
     def evict(self, keep: set[str], need_bytes: int) -> int:
-        """Delete blobs not to be kept, and downloads that were given up, oldest first, until `need_bytes` are free; bytes freed."""
+        """Delete blobs not to be kept, and downloads that were given up, oldest first, until `need_bytes`
+        are free; bytes freed.
+        """
         freed = 0
         with self._lock:
             kinds = (".data", ".part")
             files = [(file, stat) for file, stat in self._files() if file.suffix in kinds]
-            old = [(stat.st_mtime, file.stem, min(stat.st_size, 512 * stat.st_blocks)) for file, stat in files]
+            old = [
+                (stat.st_mtime, file.stem, min(stat.st_size, 512 * stat.st_blocks)) for file, stat in files
+            ]
             for _, blob_id, size_bytes in sorted(old):
                 if freed >= need_bytes:
                     break
@@ -203,12 +225,21 @@ class BlobStore:
         if manifest is None:  # damaged: the data can say what it should be
             manifest = self._recover_manifest(blob_id)
         chunks = ((index, _pread(data, manifest, index)) for index in range(len(manifest.chunks)))
-        bad = [index for index, chunk in chunks if chunk is None or blake3(chunk).digest() != manifest.chunks[index]]
+        bad = [
+            index
+            for index, chunk in chunks
+            if chunk is None or blake3(chunk).digest() != manifest.chunks[index]
+        ]
         with self._lock:
             if not bad:
                 self._hashed[blob_id] = set(range(len(manifest.chunks)))
             elif self.has(blob_id):
-                log.warning("blob %s is damaged in %d of %d chunks; it is fetched again", blob_id[:16], len(bad), len(manifest.chunks))
+                log.warning(
+                    "blob %s is damaged in %d of %d chunks; it is fetched again",
+                    blob_id[:16],
+                    len(bad),
+                    len(manifest.chunks),
+                )
                 self._make_partial(manifest)
         return bad
 
@@ -224,7 +255,10 @@ class BlobStore:
         manifest = hash_file(self.path(blob_id))
         if manifest.blob_id != blob_id:
             self.delete(blob_id)
-            raise MissingBlobError(f"blob {blob_id[:16]}… and its manifest were both damaged on this disk and are gone; fetch it again")
+            raise MissingBlobError(
+                f"blob {blob_id[:16]}… and its manifest were both damaged on this disk and are gone; "
+                "fetch it again"
+            )
         write_atomic(self._file(blob_id, "manifest"), manifest.to_bytes())
         return manifest
 
@@ -296,7 +330,8 @@ class BlobStore:
         free = free_bytes(self.root) - promised_bytes
         if size_bytes > free:
             raise DiskFullError(
-                f"{size_bytes / 1e6:.1f} MB needed, {max(0, free) / 1e6:.1f} MB free under {self.root}{_besides(promised_bytes)}; "
+                f"{size_bytes / 1e6:.1f} MB needed, {max(0, free) / 1e6:.1f} MB free under "
+                f"{self.root}{_besides(promised_bytes)}; "
                 "free some or choose another --data-dir"
             )
 
@@ -304,7 +339,8 @@ class BlobStore:
         used = self.used_bytes() if self.max_bytes else 0
         if self.max_bytes and used + promised_bytes + size_bytes > self.max_bytes:
             raise DiskFullError(
-                f"{size_bytes / 1e6:.1f} MB needed, but {used / 1e6:.1f} of --max-disk {self.max_bytes / 1e6:.1f} MB are used"
+                f"{size_bytes / 1e6:.1f} MB needed, but {used / 1e6:.1f} of --max-disk "
+                f"{self.max_bytes / 1e6:.1f} MB are used"
                 f"{_besides(promised_bytes)}; raise --max-disk"
             )
 
@@ -314,7 +350,9 @@ def _besides(promised_bytes: int) -> str:
 
 
 def _sweep_empty_downloads(directory: Path) -> None:
-    """Delete manifests that nothing came for, of a process that died; a living one may have begun the download right now."""
+    """Delete manifests that nothing came for, of a process that died; a living one may have begun the
+    download right now.
+    """
     for manifest in directory.glob("*.manifest"):
         part = manifest.with_suffix(".part")
         try:
@@ -327,7 +365,9 @@ def _sweep_empty_downloads(directory: Path) -> None:
 
 
 def hash_file(path: Path) -> Manifest:
-    """The manifest of a file, read once; chunks of CHUNK_BYTES but for files so large that their manifest would be."""
+    """The manifest of a file, read once; chunks of CHUNK_BYTES but for files so large that their manifest
+    would be.
+    """
     chunk_bytes, chunks, size_bytes = CHUNK_BYTES, [], 0
     while path.stat().st_size > chunk_bytes * _MAX_CHUNKS:
         chunk_bytes *= 2
@@ -338,7 +378,9 @@ def hash_file(path: Path) -> Manifest:
     return Manifest(size_bytes=size_bytes, chunk_bytes=chunk_bytes, chunks=tuple(chunks))
 
 
-def _pread(file: Path, manifest: Manifest, index: int, room: memoryview | None = None) -> bytes | memoryview | None:
+def _pread(
+    file: Path, manifest: Manifest, index: int, room: memoryview | None = None
+) -> bytes | memoryview | None:
     """A chunk of a file, short when the file is; None when there is no file."""
     size_bytes, offset = manifest.chunk_size(index), index * manifest.chunk_bytes
     try:

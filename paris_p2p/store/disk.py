@@ -30,13 +30,17 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFullError(
-                f"no space left for {path} ({free_bytes(path) / 1e6:.1f} MB are free); free some or choose another --data-dir"
+                f"no space left for {path} ({free_bytes(path) / 1e6:.1f} MB are free); "
+                "free some or choose another --data-dir"
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise ReadOnlyError(
-                f"cannot write {path}: {os.strerror(error.errno)}; choose another --data-dir or mend its permissions"
+                f"cannot write {path}: {os.strerror(error.errno)}; "
+                "choose another --data-dir or mend its permissions"
             ) from error
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; check the disk, or choose another --data-dir") from error
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}; check the disk, or choose another --data-dir"
+        ) from error
 
 
 def free_bytes(path: Path) -> int:
@@ -46,7 +50,9 @@ def free_bytes(path: Path) -> int:
 
 
 def default_cap_bytes(used_bytes: int, free: int, own_bytes: int = 0) -> int:
-    """What blobs may take where nobody said: half of what is free or theirs already, and all that is this user's own data."""
+    """What blobs may take where nobody said: half of what is free or theirs already, and all that is this
+    user's own data.
+    """
     return own_bytes + (free + max(0, used_bytes - own_bytes)) // 2
 
 
@@ -77,7 +83,8 @@ def sweep_temporaries(directory: Path) -> None:
         try:
             if time.time() - file.stat().st_ctime > FORGOTTEN_S:
                 file.unlink()
-        except OSError:  # its writer finished it meanwhile, or the disk is read-only: then writing will say so
+        except OSError:
+            # its writer finished it meanwhile, or the disk is read-only: then writing will say so
             continue
 
 
@@ -97,11 +104,17 @@ def make_private(path: Path, *, is_new: bool) -> None:
     if not wide:
         return
     if status.st_uid != os.geteuid():
-        log.warning("%s may be read by others (mode %o) and belongs to another user: give it mode 700", path, status.st_mode & 0o777)
+        log.warning(
+            "%s may be read by others (mode %o) and belongs to another user: give it mode 700",
+            path,
+            status.st_mode & 0o777,
+        )
         return
     path.chmod(0o700)
     if not is_new:
-        log.warning("%s could be entered by others (mode %o); it has mode 700 now", path, status.st_mode & 0o777)
+        log.warning(
+            "%s could be entered by others (mode %o); it has mode 700 now", path, status.st_mode & 0o777
+        )
 
 
 def sync_directory(path: Path) -> None:
@@ -139,11 +152,16 @@ class DataDirLock:
             holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
             os.close(self._descriptor)
             who = f" (process {holder})" if re.fullmatch("[0-9]+", holder) else ""
-            raise StoreError(f"another node{who} already runs on {self.data_dir}; stop it, or give this one its own --data-dir") from error
+            raise StoreError(
+                f"another node{who} already runs on {self.data_dir}; stop it, "
+                "or give this one its own --data-dir"
+            ) from error
         with explained(self.data_dir):
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         os.close(self._descriptor)

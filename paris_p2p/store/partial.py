@@ -1,4 +1,6 @@
-"""A blob on its way to this disk: chunks are verified, written in place, and believed after a crash only when hashed again."""
+"""A blob on its way to this disk: chunks are verified, written in place, and believed after a crash only
+when hashed again.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ PROMISED_BYTES = 16 << 20  # kept free for a download of which nothing came yet
 
 
 class PartialBlob:
-    """A download in progress in `part`, which takes its room as it fills; `finish` makes it `data`. Used from several threads.
+    """A download in progress in `part`, which takes its room as it fills; `finish` makes it `data`. Used from
+    several threads.
 
     `make_room` is asked before a chunk of so many bytes is written, `on_growth` called after.
     """
@@ -45,7 +48,9 @@ class PartialBlob:
         self._have: set[int] | None = None  # unknown until open
 
     def open(self) -> None:
-        """Begin an empty file of the full length, which takes no room yet, or hash again what an earlier process wrote."""
+        """Begin an empty file of the full length, which takes no room yet, or hash again what an earlier
+        process wrote.
+        """
         if self.is_open:
             return
         fresh = not self._part.exists()
@@ -93,7 +98,11 @@ class PartialBlob:
 
         Whoever names a large blob and sends nothing of it keeps nobody else out.
         """
-        return min(self.manifest.size_bytes - self.here_bytes, self.here_bytes + PROMISED_BYTES) if self.is_open else 0
+        return (
+            min(self.manifest.size_bytes - self.here_bytes, self.here_bytes + PROMISED_BYTES)
+            if self.is_open
+            else 0
+        )
 
     def missing(self) -> list[int]:
         return [index for index in range(len(self.manifest.chunks)) if index not in self._verified]
@@ -101,7 +110,10 @@ class PartialBlob:
     def write_chunk(self, index: int, data: Bytes) -> None:
         """Verify and write one chunk; ChunkError when it is not what the manifest says."""
         if not 0 <= index < len(self.manifest.chunks) or blake3(data).digest() != self.manifest.chunks[index]:
-            raise ChunkError(f"chunk {index} of blob {self.blob_id[:16]}… does not match its hash; it is fetched from another peer")
+            raise ChunkError(
+                f"chunk {index} of blob {self.blob_id[:16]}… does not match its hash; "
+                "it is fetched from another peer"
+            )
         with self._lock:
             if index in self._verified:
                 return
@@ -173,10 +185,14 @@ class PartialBlob:
 
     def _check_open(self) -> None:
         if not self.is_open:
-            raise MissingBlobError(f"the download of blob {self.blob_id[:16]}… was closed or deleted meanwhile; start it again")
+            raise MissingBlobError(
+                f"the download of blob {self.blob_id[:16]}… was closed or deleted meanwhile; start it again"
+            )
 
     def _believe(self) -> set[int]:
-        """Chunks that an earlier process wrote, hashed again: BLAKE3 does 4 GB/s. Holes are passed over unread."""
+        """Chunks that an earlier process wrote, hashed again: BLAKE3 does 4 GB/s. Holes are passed over
+        unread.
+        """
         believed = set()
         for index, digest in enumerate(self.manifest.chunks):
             offset, size_bytes = index * self.manifest.chunk_bytes, self.manifest.chunk_size(index)

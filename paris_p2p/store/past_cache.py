@@ -1,7 +1,7 @@
 """Writing past the page cache (O_DIRECT), for large files that are not read again soon.
 
-A downloaded checkpoint would push what training reads out of memory, and filling the page cache costs more processor time
-than receiving and hashing it.
+A downloaded checkpoint would push what training reads out of memory, and filling the page cache costs more
+processor time than receiving and hashing it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class PastCache:
         try:
             return os.pwrite(self._descriptor, self._aligned(data), offset) == len(data)
         except OSError as error:
-            if error.errno == errno.EINVAL:  # this disk wants another alignment, or the memory was a map's middle
+            if error.errno == errno.EINVAL:
+                # this disk wants another alignment, or the memory was a map's middle
                 return False
             raise
 
@@ -49,7 +50,9 @@ class PastCache:
             self._descriptor = -1
 
     def _aligned(self, data: Bytes) -> memoryview | mmap.mmap:
-        """The data itself when it lies in a memory map, which starts at a page; else a copy in this thread's own."""
+        """The data itself when it lies in a memory map, which starts at a page; else a copy in this
+        thread's own.
+        """
         if isinstance(data, memoryview) and isinstance(data.obj, mmap.mmap):
             return data
         buffer: mmap.mmap | None = getattr(self._buffers, "buffer", None)

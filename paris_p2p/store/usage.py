@@ -1,4 +1,6 @@
-"""How many bytes a store takes on disk, counted once and kept up to date, so that asking every second costs nothing."""
+"""How many bytes a store takes on disk, counted once and kept up to date, so that asking every second
+costs nothing.
+"""
 
 from __future__ import annotations
 

@@ -13,10 +13,23 @@ from paris_p2p.identity import peer_id_from_bytes, peer_id_to_bytes
 
 # name -> (code, bytes of the value; -1: a length stands before it; 0: no value)
 _PROTOCOLS = {
-    "ip4": (0x04, 4), "tcp": (0x06, 2), "ip6": (0x29, 16), "dns": (0x35, -1), "dns4": (0x36, -1), "dns6": (0x37, -1),
-    "udp": (0x0111, 2), "p2p": (0x01A5, -1), "p2p-circuit": (0x0122, 0), "quic": (0x01CC, 0), "quic-v1": (0x01CD, 0),
-    "ws": (0x01DD, 0), "webtransport": (0x01D1, 0), "certhash": (0x01D2, -1), "tls": (0x01C0, 0), "ip6zone": (0x2A, -1),
-}  # fmt: skip
+    "ip4": (0x04, 4),
+    "tcp": (0x06, 2),
+    "ip6": (0x29, 16),
+    "dns": (0x35, -1),
+    "dns4": (0x36, -1),
+    "dns6": (0x37, -1),
+    "udp": (0x0111, 2),
+    "p2p": (0x01A5, -1),
+    "p2p-circuit": (0x0122, 0),
+    "quic": (0x01CC, 0),
+    "quic-v1": (0x01CD, 0),
+    "ws": (0x01DD, 0),
+    "webtransport": (0x01D1, 0),
+    "certhash": (0x01D2, -1),
+    "tls": (0x01C0, 0),
+    "ip6zone": (0x2A, -1),
+}
 _NAMES = {code: (name, size) for name, (code, size) in _PROTOCOLS.items()}
 
 
@@ -37,7 +50,9 @@ def to_bytes(address: str) -> bytes:
     parts, data = iter(address.strip("/").split("/")), b""
     for name in parts:
         if name not in _PROTOCOLS:
-            raise UnreachableError(f"{address[:120]!r} has a part {name[:32]!r} that is not understood; use /ip4/…/tcp/…/p2p/…")
+            raise UnreachableError(
+                f"{address[:120]!r} has a part {name[:32]!r} that is not understood; use /ip4/…/tcp/…/p2p/…"
+            )
         code, size = _PROTOCOLS[name]
         value = _value_to_bytes(name, next(parts, ""), address) if size else b""
         data += _varint(code) + (_varint(len(value)) if size < 0 else b"") + value
@@ -75,7 +90,9 @@ def for_others(addresses: Sequence[str]) -> tuple[str, ...]:
 
 
 def for_invite(named: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
-    """What an invite holds: the addresses a person named, whatever they are, then those of this node that are for others."""
+    """What an invite holds: the addresses a person named, whatever they are, then those of this node that
+    are for others.
+    """
     return tuple(dict.fromkeys((*named, *for_others(own))))
 
 
@@ -101,7 +118,9 @@ def network_of(address: str) -> str:
     if kind not in ("ip4", "ip6"):
         return ""
     found = ipaddress.ip_address(host)
-    return str(found if found.version == 4 else ipaddress.ip_network((found, 64), strict=False).network_address)
+    return str(
+        found if found.version == 4 else ipaddress.ip_network((found, 64), strict=False).network_address
+    )
 
 
 def _value_to_bytes(name: str, value: str, address: str) -> bytes:
@@ -112,7 +131,9 @@ def _value_to_bytes(name: str, value: str, address: str) -> bytes:
             return int(value).to_bytes(2, "big")
         return peer_id_to_bytes(value) if name == "p2p" else value.encode()
     except (ValueError, OverflowError, RecordError) as error:
-        raise UnreachableError(f"{address[:120]!r}: {value[:60]!r} is not a valid {name}; copy the whole address") from error
+        raise UnreachableError(
+            f"{address[:120]!r}: {value[:60]!r} is not a valid {name}; copy the whole address"
+        ) from error
 
 
 def _value_to_text(name: str, value: bytes) -> str:

@@ -1,9 +1,10 @@
-"""The stream protocol /paris/blob/1, asking side: one request a stream, msgpack heads with a length, then raw bytes.
+"""The stream protocol /paris/blob/1, asking side: one request a stream, msgpack heads with a length, then raw
+bytes.
 
 request  = u32 length, map {op, and what it needs}
 reply    = u32 length, map {ok, size} or {ok: False, error}; then `size` bytes
-chunks   = after a reply {ok}: for each chunk asked for, u32 index, u32 length, bytes; length 0 = the peer has it not
-Integers are big-endian. Every length is checked against a bound before anything is allocated for it.
+chunks   = after a reply {ok}: for each chunk asked for, u32 index, u32 length, bytes; length 0 = the peer has
+it not Integers are big-endian. Every length is checked against a bound before anything is allocated for it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,13 @@ OpenStream = Callable[[str, float], Awaitable[Streams]]  # (peer, time limit in 
 class BlobClient:
     """Asks peers over the streams that `open_stream` gives."""
 
-    def __init__(self, open_stream: OpenStream, downloads: Meter, limit: RateLimit, clock: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        open_stream: OpenStream,
+        downloads: Meter,
+        limit: RateLimit,
+        clock: Callable[[], float] = time.time,
+    ):
         self._open_stream, self._downloads, self._limit, self._clock = open_stream, downloads, limit, clock
 
     async def spec(self, peer: str, run_id: str) -> bytes:
@@ -88,7 +95,8 @@ class BlobClient:
         wanted = list(indexes)[:MAX_CHUNKS_PER_REQUEST]
         if not wanted:
             return
-        room = memoryview(b"")  # of one chunk, for all of them: memory that is new each time costs more than hashing
+        # of one chunk, for all of them: memory that is new each time costs more than hashing
+        room = memoryview(b"")
         async with self._ask(peer, {"op": "chunks", "blob": blob_id, "indexes": wanted}, silence_s) as reader:
             async with asyncio.timeout(silence_s):
                 await _read_head(reader, peer)
@@ -125,17 +133,22 @@ class BlobClient:
                 head = await _read_head(reader, peer)
             size = head.get("size")
             if not isinstance(size, int) or not 0 <= size <= limit_bytes:
-                raise _nonsense(peer, f"a {request['op']} of {str(size)[:20]} bytes where {limit_bytes} are the limit")
+                raise _nonsense(
+                    peer, f"a {request['op']} of {str(size)[:20]} bytes where {limit_bytes} are the limit"
+                )
             body = bytearray(size)
             if size:
                 await self._read_body(reader, memoryview(body), Pace(ANSWER_LEAST_BYTES_PER_S))
             return bytes(body)
 
     @asynccontextmanager
-    async def _ask(self, peer: str, request: dict[str, Any], silence_s: float) -> AsyncIterator[StraightReader]:
+    async def _ask(
+        self, peer: str, request: dict[str, Any], silence_s: float
+    ) -> AsyncIterator[StraightReader]:
         _, writer = await self._open_stream(peer, silence_s)
         try:
-            reader = StraightReader(cast(asyncio.Transport, writer.transport))  # of a socket, so it reads, too
+            # of a socket, so it reads, too
+            reader = StraightReader(cast(asyncio.Transport, writer.transport))
             writer.write(pack_head(request))
             yield reader
         except TimeoutError as error:
@@ -143,7 +156,9 @@ class BlobClient:
                 f"peer {peer} was silent for {silence_s:.0f} s, or too slow to be of use; another is asked"
             ) from error
         except (asyncio.IncompleteReadError, ConnectionError) as error:
-            raise UnreachableError(f"peer {peer} ended the conversation about {request['op']}; it may have left") from error
+            raise UnreachableError(
+                f"peer {peer} ended the conversation about {request['op']}; it may have left"
+            ) from error
         finally:
             await close_stream(writer)
 
@@ -184,4 +199,6 @@ def _unpack(data: bytes, peer: str) -> Any:
 
 
 def _nonsense(peer: str, what: str) -> SwarmError:
-    return UnreachableError(f"peer {peer} does not keep to the protocol {PROTOCOL}: {what}; it is not asked again")
+    return UnreachableError(
+        f"peer {peer} does not keep to the protocol {PROTOCOL}: {what}; it is not asked again"
+    )

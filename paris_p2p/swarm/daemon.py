@@ -1,4 +1,6 @@
-"""The go-libp2p daemon p2pd as a child of this process, started with our flags and ended with us (FACTS: networking)."""
+"""The go-libp2p daemon p2pd as a child of this process, started with our flags and ended with us (FACTS:
+networking).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ import psutil
 from paris_p2p.errors import DaemonError, PortInUseError
 
 START_LIMIT_S = 30.0
-# It grows with what strangers say (GossipSub keeps every topic that was ever named to it), and has no limit of its own.
+# It grows with what strangers say (GossipSub keeps every topic that was ever named to it), and has no limit
+# of its own.
 MAX_MEMORY_BYTES = 768 << 20
 _SOFT_MEMORY_BYTES = 512 << 20  # from here on Go looks harder for what it can free
 STOP_LIMIT_S = 3.0
@@ -44,7 +47,9 @@ class DaemonOptions:
     relay_service: bool = False
 
     def arguments(self, control: Path) -> list[str]:
-        """p2pd's flags. Bootstrap peers are not among them: p2pd ends itself when none of those answers at once."""
+        """p2pd's flags. Bootstrap peers are not among them: p2pd ends itself when none of those answers at
+        once.
+        """
         where = f"/ip{ipaddress.ip_address(self.host).version}/{self.host}"
         listen = [f"{where}/tcp/{self.port}"]
         if not self._is_loopback:  # QUIC is for hole punching, and half as fast as TCP where both work
@@ -60,7 +65,8 @@ class DaemonOptions:
             "idleTimeout": "30s",
             "relay": "1",
             "relayService": str(int(self.relay_service)),
-            "relayBufferSize": str(1 << 17),  # of each circuit; 16 MiB unless said, where a circuit carries 128 KiB
+            # of each circuit; 16 MiB unless said, where a circuit carries 128 KiB
+            "relayBufferSize": str(1 << 17),
             "persistentConnMaxMsgSize": str(MAX_RPC_BYTES),
             "autonat": str(int(not self._is_loopback)),  # also turns hole punching on
             "natPortMap": str(int(not self._is_loopback)),
@@ -95,16 +101,23 @@ class Daemon:
         """Until p2pd listens; PortInUseError or DaemonError with its own words."""
         ready = asyncio.create_task(self._ready.wait())
         try:
-            await asyncio.wait([ready, self._reader], timeout=START_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                [ready, self._reader], timeout=START_LIMIT_S, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             ready.cancel()
             await asyncio.gather(ready, return_exceptions=True)
         if self._ready.is_set():
             return
         if "address already in use" in self.last_words:
-            raise PortInUseError(f"p2pd cannot listen: {self.last_words}; stop the other program or choose another --port")
+            raise PortInUseError(
+                f"p2pd cannot listen: {self.last_words}; stop the other program or choose another --port"
+            )
         what = "did not start" if self._reader.done() else f"was not ready after {START_LIMIT_S:.0f} s"
-        raise DaemonError(f"p2pd {what}; it said: {self.last_words or 'nothing'}. Check --port, --host, announced addresses and relays")
+        raise DaemonError(
+            f"p2pd {what}; it said: {self.last_words or 'nothing'}. Check --port, --host, "
+            "announced addresses and relays"
+        )
 
     async def wait_dead(self) -> str:
         """Until p2pd has ended; how, in words."""
@@ -124,7 +137,9 @@ class Daemon:
         size_bytes = self.memory_bytes()
         if size_bytes <= MAX_MEMORY_BYTES:
             return False
-        self._lines.append(f"it took {size_bytes >> 20} MiB of memory, {MAX_MEMORY_BYTES >> 20} MiB are the limit")
+        self._lines.append(
+            f"it took {size_bytes >> 20} MiB of memory, {MAX_MEMORY_BYTES >> 20} MiB are the limit"
+        )
         with suppress(ProcessLookupError):
             self.process.kill()
         return True
@@ -170,13 +185,16 @@ async def start_daemon(options: DaemonOptions) -> Daemon:
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, "GOLOG_LOG_LEVEL": "error", "GOMEMLIMIT": str(_SOFT_MEMORY_BYTES)},
             preexec_fn=_die_with_parent(),
-            # The terminal's Ctrl-C and hang-up go to the node's own process group, and are its to handle: it still needs the
-            # network. Not a session: the kernel would share the processor between the two (autogroup), and streams slow down.
+            # The terminal's Ctrl-C and hang-up go to the node's own process group, and are its to handle: it
+            # still needs the network. Not a session: the kernel would share the processor between the two
+            # (autogroup), and streams slow down.
             process_group=0,
         )
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise DaemonError(f"p2pd cannot be run here: {error}; it is a program for x86-64 Linux or macOS, reinstall hivemind") from error
+        raise DaemonError(
+            f"p2pd cannot be run here: {error}; it is a program for x86-64 Linux or macOS, reinstall hivemind"
+        ) from error
     daemon = Daemon(process, folder)
     try:
         await daemon.wait_ready()
@@ -193,11 +211,15 @@ def daemon_path() -> Path:
         path = Path(folder) / "hivemind_cli" / "p2pd"
         if path.exists():
             return path
-    raise DaemonError("hivemind's p2pd is not installed; run `pip install hivemind==1.1.12` in this environment")
+    raise DaemonError(
+        "hivemind's p2pd is not installed; run `pip install hivemind==1.1.12` in this environment"
+    )
 
 
 def check_port_free(host: str, port: int) -> None:
-    """PortInUseError when someone listens there. p2pd itself binds with SO_REUSEPORT and would silently share the port."""
+    """PortInUseError when someone listens there. p2pd itself binds with SO_REUSEPORT and would silently
+    share the port.
+    """
     if port == 0:
         return
     family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
@@ -210,13 +232,23 @@ def check_port_free(host: str, port: int) -> None:
             except OSError as error:
                 where = f"cannot listen on {host}:{port}: {error.strerror}"
                 if error.errno == errno.EADDRINUSE:
-                    raise PortInUseError(f"{where}; stop the program that listens there or choose another --port") from error
-                raise DaemonError(f"{where}; choose an address of this machine with --host and a --port you may use") from error
+                    raise PortInUseError(
+                        f"{where}; stop the program that listens there or choose another --port"
+                    ) from error
+                raise DaemonError(
+                    f"{where}; choose an address of this machine with --host and a --port you may use"
+                ) from error
 
 
 def on_port(options: DaemonOptions, addresses: Sequence[str]) -> DaemonOptions:
-    """The same options with the TCP port that `addresses` show, so that a restart is found at the old place."""
-    ports = [int(address.split("/")[4]) for address in addresses if address.startswith("/ip") and "/tcp/" in address]
+    """The same options with the TCP port that `addresses` show, so that a restart is found at the old
+    place.
+    """
+    ports = [
+        int(address.split("/")[4])
+        for address in addresses
+        if address.startswith("/ip") and "/tcp/" in address
+    ]
     return replace(options, port=ports[0]) if options.port == 0 and ports else options
 
 
@@ -227,7 +259,9 @@ def _socket_folder() -> Path:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """For the child, before exec: SIGTERM when the thread that started it ends. p2pd also ends when our connection to it does."""
+    """For the child, before exec: SIGTERM when the thread that started it ends. p2pd also ends when our
+    connection to it does.
+    """
     if sys.platform != "linux":
         return None
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()  # looked up before the fork

@@ -47,7 +47,10 @@ class Board:
                 return bool(
                     await self._whole(
                         self._node.store(
-                            dht_key(record), envelope.data, float(record.expires_at), subkey=subkey_of(envelope)
+                            dht_key(record),
+                            envelope.data,
+                            float(record.expires_at),
+                            subkey=subkey_of(envelope),
                         )
                     )
                 )
@@ -105,7 +108,9 @@ class Board:
         return self._node.protocol.routing_table.get(peer_id=PeerID(peer_id_to_bytes(peer))) is not None
 
     async def _whole(self, search: Coroutine[Any, Any, Any]) -> Any:
-        """A search of hivemind's, which ends by itself: cancelled half-way it would leave tasks of its own behind."""
+        """A search of hivemind's, which ends by itself: cancelled half-way it would leave tasks of its own
+        behind.
+        """
         task = asyncio.create_task(search)
         self._searches.add(task)
         task.add_done_callback(self._ended)

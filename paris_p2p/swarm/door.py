@@ -50,8 +50,8 @@ MAX_KEYS = 16  # in one question; this project's nodes ask for one
 MAX_STORE_BYTES = 3 << 19  # a node hands over 1 MiB of records to one it met
 MAX_ANSWER_BYTES = 2 << 20
 MAX_SMALL_BYTES = 1 << 16  # of everything else
-# What a peer may ask for in a minute, answers included; what it may answer; what it is given to store. A run of
-# nine slots that a thousand peers attested has 9,000 entries, and is read four times a minute.
+# What a peer may ask for in a minute, answers included; what it may answer; what it is given to store. A run
+# of nine slots that a thousand peers attested has 9,000 entries, and is read four times a minute.
 ASKED = Allowance(size_bytes=64 << 20, keys=6000, cpu_s=6.0)
 TOLD = Allowance(size_bytes=64 << 20, keys=60000, cpu_s=12.0)
 HANDED_OVER = Allowance(size_bytes=8 << 20, keys=6000, cpu_s=60.0)
@@ -93,7 +93,8 @@ class Door:
     def close(self) -> None:
         self._closed = True
         for thread in self._threads.values():
-            thread.shutdown(wait=False)  # what was begun is ended: a cancelled future would cancel whoever waits
+            # what was begun is ended: a cancelled future would cancel whoever waits
+            thread.shutdown(wait=False)
 
     async def add_protobuf_handler(
         self, name: str, handler: Handler, input_protobuf_type: Any, **options: Any
@@ -149,7 +150,8 @@ class Door:
             return await self._answered(name, handler, data, context)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
-            if not place.put_out or task is None or task.uncancel():  # p2pd's own word that nobody waits any more
+            if not place.put_out or task is None or task.uncancel():
+                # p2pd's own word that nobody waits any more
                 raise
             raise self._refusal("too many requests at once") from error
         finally:

@@ -1,4 +1,6 @@
-"""A swarm in memory: the seam's contract without sockets, daemons or hivemind, for tests of everything above it."""
+"""A swarm in memory: the seam's contract without sockets, daemons or hivemind, for tests of everything
+above it.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class FakeNetwork:
     board: dict[str, dict[str, Entry]] = field(default_factory=lambda: defaultdict(dict))
     lies: dict[str, list[tuple[str, float, bytes]]] = field(default_factory=lambda: defaultdict(list))
 
-    def join(self, identity: Identity, source: BlobSource | None = None, *, clock_offset_s: float = 0.0) -> FakeSwarm:
+    def join(
+        self, identity: Identity, source: BlobSource | None = None, *, clock_offset_s: float = 0.0
+    ) -> FakeSwarm:
         swarm = FakeSwarm(self, identity.peer_id, source, clock_offset_s)
         self.swarms[identity.peer_id] = swarm
         return swarm
@@ -57,7 +61,12 @@ class FakeSwarm(Swarm):
     """One peer of a FakeNetwork. `offline = True` cuts it off."""
 
     def __init__(self, network: FakeNetwork, peer_id: str, source: BlobSource | None, clock_offset_s: float):
-        self.network, self._peer_id, self.source, self.clock_offset_s = network, peer_id, source, clock_offset_s
+        self.network, self._peer_id, self.source, self.clock_offset_s = (
+            network,
+            peer_id,
+            source,
+            clock_offset_s,
+        )
         self.offline = False
         self.view = RecordView()
         self._handlers: dict[str, list[GossipHandler]] = defaultdict(list)
@@ -92,10 +101,16 @@ class FakeSwarm(Swarm):
 
     async def connect(self, addresses: Sequence[str]) -> None:
         if not any(self._reachable(address.rsplit("/p2p/", 1)[-1]) for address in addresses):
-            raise UnreachableError(f"nobody answered at {', '.join(addresses)}; check the address and that the peer is running")
+            raise UnreachableError(
+                f"nobody answered at {', '.join(addresses)}; check the address and that the peer is running"
+            )
 
     async def peers(self) -> list[PeerInfo]:
-        others = [swarm for swarm in self.network.swarms.values() if swarm is not self and self._reachable(swarm.peer_id)]
+        others = [
+            swarm
+            for swarm in self.network.swarms.values()
+            if swarm is not self and self._reachable(swarm.peer_id)
+        ]
         return [PeerInfo(swarm.peer_id, swarm.addresses(), direct=True) for swarm in others]
 
     async def store_record(self, envelope: Envelope[Any]) -> bool:
@@ -113,13 +128,18 @@ class FakeSwarm(Swarm):
         now = self.network.clock()
         if self.offline:
             return self.view.known(key, now)
-        held = [(subkey, expires_at, data) for subkey, (expires_at, data) in self.network.board.get(key, {}).items()]
+        held = [
+            (subkey, expires_at, data)
+            for subkey, (expires_at, data) in self.network.board.get(key, {}).items()
+        ]
         entries = [entry for entry in held + self.network.lies.get(key, []) if entry[1] > now]
         return self.view.merge(key, run, entries, now)
 
     async def publish(self, topic: str, data: bytes) -> None:
         if len(data) > MAX_GOSSIP_BYTES:
-            raise RecordError(f"a gossip message of {len(data)} bytes is over the limit of {MAX_GOSSIP_BYTES}")
+            raise RecordError(
+                f"a gossip message of {len(data)} bytes is over the limit of {MAX_GOSSIP_BYTES}"
+            )
         for swarm in list(self.network.swarms.values()):
             if swarm is self or not self._reachable(swarm.peer_id):
                 continue
@@ -158,7 +178,13 @@ class FakeSwarm(Swarm):
         return self._ask(peer, "blobs", "", blob_id).have(blob_id)
 
     async def fetch_chunks(
-        self, peer: str, blob_id: str, indexes: Sequence[int], *, silence_s: float = SILENCE_S, max_chunk_bytes: int = MAX_CHUNK_BYTES
+        self,
+        peer: str,
+        blob_id: str,
+        indexes: Sequence[int],
+        *,
+        silence_s: float = SILENCE_S,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
     ) -> AsyncGenerator[tuple[int, bytes | memoryview], None]:
         for index in indexes[:MAX_CHUNKS_PER_REQUEST]:
             source = self._ask(peer, "blobs", "", blob_id)
@@ -167,9 +193,13 @@ class FakeSwarm(Swarm):
             except MissingBlobError:
                 continue
             except TimeoutError as error:
-                raise UnreachableError(f"peer {peer} was silent for {silence_s:.0f} s; another is asked") from error
+                raise UnreachableError(
+                    f"peer {peer} was silent for {silence_s:.0f} s; another is asked"
+                ) from error
             if len(data) > max_chunk_bytes:
-                raise UnreachableError(f"peer {peer} sent a chunk of {len(data)} bytes where {max_chunk_bytes} are the limit")
+                raise UnreachableError(
+                    f"peer {peer} sent a chunk of {len(data)} bytes where {max_chunk_bytes} are the limit"
+                )
             self._downloaded_bytes += len(data)
             self.network.swarms[peer]._uploaded_bytes += len(data)
             yield index, data

@@ -43,7 +43,9 @@ class Gossip:
 
     async def publish(self, control: Control, topic: str, data: bytes) -> None:
         if len(data) > MAX_GOSSIP_BYTES:
-            raise RecordError(f"a gossip message of {len(data)} bytes is over the limit of {MAX_GOSSIP_BYTES}")
+            raise RecordError(
+                f"a gossip message of {len(data)} bytes is over the limit of {MAX_GOSSIP_BYTES}"
+            )
         await control.publish(topic, data)
 
     def subscribe(self, topic: str, handler: GossipHandler) -> None:

@@ -1,4 +1,6 @@
-"""Rates: a limiter that streams share, a meter, events and budgets per sender; and counts of what was refused."""
+"""Rates: a limiter that streams share, a meter, events and budgets per sender; and counts of what was
+refused.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ class Meter:
 
 
 class EventLimit:
-    """Token bucket per sender: `per_s` events, `burst` at once; the senders heard longest ago are forgotten."""
+    """Token bucket per sender: `per_s` events, `burst` at once; the senders heard longest ago are
+    forgotten.
+    """
 
     def __init__(self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic):
         self.per_s, self.burst, self._clock = per_s, burst, clock
@@ -95,7 +99,9 @@ class Budgets:
         self._left: OrderedDict[str, tuple[Allowance, float]] = OrderedDict()  # peer -> what is left, when
 
     def spend(self, peer: str, *, size_bytes: float = 0.0, keys: float = 0.0) -> bool:
-        """Whether the peer may still cost that much, which is then taken; False, and nothing is taken, if not."""
+        """Whether the peer may still cost that much, which is then taken; False, and nothing is taken, if
+        not.
+        """
         with self._lock:
             left = self._renewed(peer)
             allowed = left.cpu_s > 0 and left.size_bytes >= size_bytes and left.keys >= keys
@@ -105,7 +111,9 @@ class Budgets:
             return allowed
 
     def charge(self, peer: str, cpu_s: float) -> None:
-        """Take processor time that was used; it is known afterwards only, so that a peer may come into debt."""
+        """Take processor time that was used; it is known afterwards only, so that a peer may come into
+        debt.
+        """
         with self._lock:
             left = self._renewed(peer)
             self._keep(peer, Allowance(left.size_bytes, left.keys, left.cpu_s - cpu_s))
@@ -128,7 +136,9 @@ class Budgets:
 
 
 class Reasons(Counter[str]):
-    """Refusals by reason. Past MAX_REASONS, a reason not seen before counts as another: some name values that a stranger chose."""
+    """Refusals by reason. Past MAX_REASONS, a reason not seen before counts as another: some name values
+    that a stranger chose.
+    """
 
     def __setitem__(self, reason: str, count: int) -> None:
         if reason in self or len(self) < MAX_REASONS:

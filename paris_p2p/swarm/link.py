@@ -1,4 +1,6 @@
-"""The link to the network: p2pd with DHT, gossip and streams on it, kept up, and rebuilt when the daemon dies."""
+"""The link to the network: p2pd with DHT, gossip and streams on it, kept up, and rebuilt when the daemon
+dies.
+"""
 
 from __future__ import annotations
 
@@ -49,10 +51,24 @@ class Absence:
 class LinkKeeper:
     """Opens the link, comes back to peers that were lost, and opens another link when p2pd died."""
 
-    def __init__(self, peer_id: str, options: DaemonOptions, gossip: Gossip, streams: tuple[str, StreamHandler], open_board: OpenBoard):
-        self._peer_id, self._options, self._gossip, self._streams, self._open_board = peer_id, options, gossip, streams, open_board
-        # Peer -> addresses without /p2p/. Those we were given (bootstrap nodes, mostly) hold the swarm together: each is
-        # dialled again for as long as it is away. Those met on the way only when nobody at all is left.
+    def __init__(
+        self,
+        peer_id: str,
+        options: DaemonOptions,
+        gossip: Gossip,
+        streams: tuple[str, StreamHandler],
+        open_board: OpenBoard,
+    ):
+        self._peer_id, self._options, self._gossip, self._streams, self._open_board = (
+            peer_id,
+            options,
+            gossip,
+            streams,
+            open_board,
+        )
+        # Peer -> addresses without /p2p/. Those we were given (bootstrap nodes, mostly) hold the swarm
+        # together: each is dialled again for as long as it is away. Those met on the way only when nobody at
+        # all is left.
         self.given: dict[str, list[str]] = {}
         self.met: dict[str, list[str]] = {}
         self.addresses: tuple[str, ...] = ()
@@ -114,7 +130,9 @@ class LinkKeeper:
             await self._drop(self.link)
 
     async def dial(self, peer: str, addresses: Sequence[str]) -> None:
-        """TCP before anything else: p2pd itself would prefer QUIC, which moves blobs half as fast. UnreachableError."""
+        """TCP before anything else: p2pd itself would prefer QUIC, which moves blobs half as fast.
+        UnreachableError.
+        """
         control, failure = await self.control(), UnreachableError(f"peer {peer}: nobody knows an address")
         tcp = [address for address in addresses if is_tcp(address)]
         rest = [address for address in addresses if not is_tcp(address)]
@@ -128,7 +146,9 @@ class LinkKeeper:
     async def rejoin(self) -> list[str]:
         """Dial all known peers side by side; those that answered."""
         known = self.known
-        results = await asyncio.gather(*(self.dial(peer, addresses) for peer, addresses in known.items()), return_exceptions=True)
+        results = await asyncio.gather(
+            *(self.dial(peer, addresses) for peer, addresses in known.items()), return_exceptions=True
+        )
         reached = []
         for peer, result in zip(known, results, strict=True):
             if result is None:
@@ -186,7 +206,8 @@ class LinkKeeper:
             self.mended.set()
 
     async def _keep(self) -> None:
-        await asyncio.sleep(KEEP_EVERY_S * random.uniform(0.8, 1.2))  # not all peers of a node that left at once
+        # not all peers of a node that left at once
+        await asyncio.sleep(KEEP_EVERY_S * random.uniform(0.8, 1.2))
         await self._keep_once()
 
     async def _keep_once(self) -> None:
@@ -207,9 +228,11 @@ class LinkKeeper:
         self._gossip.attach(link.control)  # listens again where a subscription ended while p2pd lives
 
     def _look_for_absent(self, connected: set[str]) -> None:
-        """Dial, beside the keeping, the given peers that are away, each ever more rarely; alone, all that are known, at each turn.
+        """Dial, beside the keeping, the given peers that are away, each ever more rarely; alone, all that are
+        known, at each turn.
 
-        Peers that see each other are not the swarm: newcomers come to a bootstrap node, which knows nobody after a restart.
+        Peers that see each other are not the swarm: newcomers come to a bootstrap node, which knows nobody
+        after a restart.
         """
         now = asyncio.get_running_loop().time()
         alone = connected.isdisjoint(self.known)

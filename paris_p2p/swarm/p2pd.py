@@ -1,6 +1,8 @@
-"""Requests to p2pd over its unix socket (libp2p/go-libp2p-daemon, specs/CONTROL.md), for what hivemind's client lacks.
+"""Requests to p2pd over its unix socket (libp2p/go-libp2p-daemon, specs/CONTROL.md), for what hivemind's
+client lacks.
 
-Pubsub, dialling with addresses as p2pd wants them, and raw streams with large buffers; the DHT uses hivemind's own client.
+Pubsub, dialling with addresses as p2pd wants them, and raw streams with large buffers; the DHT uses
+hivemind's own client.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ class Control:
 
     async def connect(self, peer: str, addresses: Iterable[str], timeout_s: float) -> None:
         """Dial; with no addresses the daemon looks the peer up in its own routing table. UnreachableError."""
-        connect = pb.ConnectRequest(peer=peer_id_to_bytes(peer), addrs=[to_bytes(a) for a in addresses], timeout=max(1, round(timeout_s)))
+        connect = pb.ConnectRequest(
+            peer=peer_id_to_bytes(peer),
+            addrs=[to_bytes(a) for a in addresses],
+            timeout=max(1, round(timeout_s)),
+        )
         await self._ask_about_peer(peer, pb.Request(type=pb.Request.CONNECT, connect=connect), timeout_s)
 
     async def peers(self) -> list[PeerInfo]:
@@ -48,8 +54,13 @@ class Control:
         found: dict[str, list[str]] = {}
         for peer in response.peers:
             with suppress(RecordError):  # not an Ed25519 peer: nothing of this project
-                found.setdefault(peer_id_from_bytes(peer.id), []).extend(to_text(address) for address in peer.addrs)
-        return [PeerInfo(peer, tuple(where), not all(is_relayed(address) for address in where)) for peer, where in found.items()]
+                found.setdefault(peer_id_from_bytes(peer.id), []).extend(
+                    to_text(address) for address in peer.addrs
+                )
+        return [
+            PeerInfo(peer, tuple(where), not all(is_relayed(address) for address in where))
+            for peer, where in found.items()
+        ]
 
     async def disconnect(self, peer: str) -> None:
         """Close all connections to a peer; it may come back."""
@@ -57,11 +68,19 @@ class Control:
         await self._ask(pb.Request(type=pb.Request.DISCONNECT, disconnect=disconnect))
 
     async def publish(self, topic: str, data: bytes) -> None:
-        await self._ask(pb.Request(type=pb.Request.PUBSUB, pubsub=pb.PSRequest(type=pb.PSRequest.PUBLISH, topic=topic, data=data)))
+        await self._ask(
+            pb.Request(
+                type=pb.Request.PUBSUB, pubsub=pb.PSRequest(type=pb.PSRequest.PUBLISH, topic=topic, data=data)
+            )
+        )
 
     async def messages(self, topic: str) -> AsyncGenerator[tuple[str, bytes], None]:
-        """Subscribe; (author, data) of each message, the author's signature checked by p2pd. Ends with the daemon."""
-        request = pb.Request(type=pb.Request.PUBSUB, pubsub=pb.PSRequest(type=pb.PSRequest.SUBSCRIBE, topic=topic))
+        """Subscribe; (author, data) of each message, the author's signature checked by p2pd. Ends with the
+        daemon.
+        """
+        request = pb.Request(
+            type=pb.Request.PUBSUB, pubsub=pb.PSRequest(type=pb.PSRequest.SUBSCRIBE, topic=topic)
+        )
         reader, writer = await self._open()
         try:
             _raise_if_failed(await self._exchange(reader, writer, request))
@@ -74,11 +93,15 @@ class Control:
         finally:
             await close_stream(writer)
 
-    async def open_stream(self, peer: str, protocol: str, timeout_s: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def open_stream(
+        self, peer: str, protocol: str, timeout_s: float
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A stream to a peer, dialled first where needed. UnreachableError."""
         request = pb.Request(
             type=pb.Request.STREAM_OPEN,
-            streamOpen=pb.StreamOpenRequest(peer=peer_id_to_bytes(peer), proto=[protocol], timeout=max(1, round(timeout_s))),
+            streamOpen=pb.StreamOpenRequest(
+                peer=peer_id_to_bytes(peer), proto=[protocol], timeout=max(1, round(timeout_s))
+            ),
         )
         reader, writer = await self._open()
         try:
@@ -131,9 +154,13 @@ class Control:
         try:
             return await asyncio.open_unix_connection(self.socket, limit=STREAM_BUFFER_BYTES)
         except OSError as error:
-            raise DaemonError(f"p2pd does not answer ({error.strerror or error}); it is being restarted") from error
+            raise DaemonError(
+                f"p2pd does not answer ({error.strerror or error}); it is being restarted"
+            ) from error
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Any) -> Any:
+    async def _exchange(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Any
+    ) -> Any:
         try:
             data = request.SerializeToString()
             writer.write(_varint(len(data)) + data)

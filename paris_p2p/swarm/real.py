@@ -28,13 +28,22 @@ from paris_p2p.swarm.entries import OnRecord
 from paris_p2p.swarm.gossip import Gossip
 from paris_p2p.swarm.limits import EventLimit, Meter, RateLimit
 from paris_p2p.swarm.link import LinkKeeper
-from paris_p2p.swarm.seam import MAX_CHUNK_BYTES, SILENCE_S, BlobSource, GossipHandler, PeerInfo, Swarm, Transfer
+from paris_p2p.swarm.seam import (
+    MAX_CHUNK_BYTES,
+    SILENCE_S,
+    BlobSource,
+    GossipHandler,
+    PeerInfo,
+    Swarm,
+    Transfer,
+)
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import RecordView
 
 log = logging.getLogger(__name__)
 WHERE_LIMIT_S = 3.0
-CONNECTED_FOR_S = 0.5  # a list of connections, which p2pd makes anew each time, answers other peers' `where` for so long
+# a list of connections, which p2pd makes anew each time, answers other peers' `where` for so long
+CONNECTED_FOR_S = 0.5
 CLOCKS_ASKED, CLOCKS_ENOUGH = 5, 3
 CLOCK_LIMIT_S = 10.0
 MAX_CLOCK_OFFSET_S = 3.0  # hivemind's DHT refuses more
@@ -54,9 +63,12 @@ async def open_swarm(
     """Start p2pd, dial the bootstrap peers and join the DHT; everything is ended on leaving.
 
     `on_record` sees every record that is stored here or read, of any run. Raises PortInUseError, DaemonError,
-    UnreachableError when there are bootstrap peers and none answers, ClockError when theirs say that our clock is off.
+    UnreachableError when there are bootstrap peers and none answers, ClockError when theirs say that our
+    clock is off.
     """
-    swarm = RealSwarm(identity, _options(identity, settings, relay_service), settings, source, on_record, clock)
+    swarm = RealSwarm(
+        identity, _options(identity, settings, relay_service), settings, source, on_record, clock
+    )
     try:
         await swarm._start(bootstrap_peers)
         yield swarm
@@ -77,15 +89,27 @@ class RealSwarm(Swarm):
         clock: Callable[[], float],
     ):
         self._peer_id, self._on_record = identity.peer_id, on_record
-        self._client_only = bool(settings.relays)  # behind NAT: a DHT node that others cannot dial only slows them down
-        self._uploads, self._downloads, self._view, self._gossip = Meter(), Meter(), RecordView(identity.peer_id), Gossip(identity.peer_id)
+        # behind NAT: a DHT node that others cannot dial only slows them down
+        self._client_only = bool(settings.relays)
+        self._uploads, self._downloads, self._view, self._gossip = (
+            Meter(),
+            Meter(),
+            RecordView(identity.peer_id),
+            Gossip(identity.peer_id),
+        )
         self._storage = RecordStorage(StorageLimits(), self._view.refused, self._network_of)  # outlives p2pd
-        self._blob_server = BlobServer(source, self._where, self._uploads, RateLimit(settings.upload_limit_bps), clock)
-        self._client = BlobClient(self._open_stream, self._downloads, RateLimit(settings.download_limit_bps), clock)
+        self._blob_server = BlobServer(
+            source, self._where, self._uploads, RateLimit(settings.upload_limit_bps), clock
+        )
+        self._client = BlobClient(
+            self._open_stream, self._downloads, RateLimit(settings.download_limit_bps), clock
+        )
         self._client_of_connected = BlobClient(self._open_connected, self._downloads, RateLimit(0), clock)
         self._connected: tuple[float, list[PeerInfo]] = (-1e9, [])  # (when by the monotonic clock, peers)
         self._asked_where = EventLimit(per_s=1 / 30, burst=1)  # per peer that is sought
-        self._keeper = LinkKeeper(identity.peer_id, options, self._gossip, (PROTOCOL, self._blob_server.handle), self._open_board)
+        self._keeper = LinkKeeper(
+            identity.peer_id, options, self._gossip, (PROTOCOL, self._blob_server.handle), self._open_board
+        )
 
     @property
     def peer_id(self) -> str:
@@ -93,7 +117,9 @@ class RealSwarm(Swarm):
 
     @property
     def transfer(self) -> Transfer:
-        return Transfer(self._uploads.total_bytes, self._downloads.total_bytes, self._uploads.bps(), self._downloads.bps())
+        return Transfer(
+            self._uploads.total_bytes, self._downloads.total_bytes, self._uploads.bps(), self._downloads.bps()
+        )
 
     @property
     def daemon_restarts(self) -> int:
@@ -106,7 +132,12 @@ class RealSwarm(Swarm):
     @property
     def refused(self) -> dict[str, int]:
         total: Counter[str] = Counter()
-        for part in (self._view.refused, self._gossip.refused, self._blob_server.refused, self._keeper.refused):
+        for part in (
+            self._view.refused,
+            self._gossip.refused,
+            self._blob_server.refused,
+            self._keeper.refused,
+        ):
             total.update(part)
         return dict(total)
 
@@ -175,7 +206,13 @@ class RealSwarm(Swarm):
         return await self._client.have(peer, blob_id)
 
     def fetch_chunks(
-        self, peer: str, blob_id: str, indexes: Sequence[int], *, silence_s: float = SILENCE_S, max_chunk_bytes: int = MAX_CHUNK_BYTES
+        self,
+        peer: str,
+        blob_id: str,
+        indexes: Sequence[int],
+        *,
+        silence_s: float = SILENCE_S,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
     ) -> AsyncGenerator[tuple[int, memoryview], None]:
         return self._client.chunks(peer, blob_id, indexes, silence_s, max_chunk_bytes)
 
@@ -196,15 +233,26 @@ class RealSwarm(Swarm):
             reached = await self._keeper.rejoin()
             if not reached:
                 tried = ", ".join(bootstrap_peers)
-                raise UnreachableError(f"nobody answered at {tried}; check this machine's network and firewall, or ask for a newer invite")
+                raise UnreachableError(
+                    f"nobody answered at {tried}; check this machine's network and firewall, "
+                    "or ask for a newer invite"
+                )
             await self._check_clock(reached)
         self._keeper.keep()
 
     def _network_of(self, peer: str) -> str:
-        return self._keeper.networks.get(peer, "")  # a peer is known by its address after the keeper's next look
+        # a peer is known by its address after the keeper's next look
+        return self._keeper.networks.get(peer, "")
 
     async def _open_board(self, daemon: Daemon) -> Board:
-        return await open_board(daemon.control, self.peer_id, self._view, self._on_record, self._storage, client_only=self._client_only)
+        return await open_board(
+            daemon.control,
+            self.peer_id,
+            self._view,
+            self._on_record,
+            self._storage,
+            client_only=self._client_only,
+        )
 
     async def _open_connected(self, peer: str, timeout_s: float) -> Streams:
         return await (await self._keeper.control()).open_stream(peer, PROTOCOL, min(timeout_s, WHERE_LIMIT_S))
@@ -213,7 +261,8 @@ class RealSwarm(Swarm):
         try:
             return await (await self._keeper.control()).open_stream(peer, PROTOCOL, timeout_s)
         except UnreachableError:
-            # p2pd's own look-up knows only public and private ranges, and forgets; whoever is connected to the peer knows better.
+            # p2pd's own look-up knows only public and private ranges, and forgets; whoever is connected to
+            # the peer knows better.
             if not self._asked_where.allow(peer) or not await self._dial_where_others_say(peer):
                 raise
         return await (await self._keeper.control()).open_stream(peer, PROTOCOL, timeout_s)
@@ -237,7 +286,9 @@ class RealSwarm(Swarm):
         if time.monotonic() - when_s > CONNECTED_FOR_S:
             connected = await self.peers()
             self._connected = time.monotonic(), connected
-        return [address for known in connected if known.peer_id == peer for address in known.addresses if address]
+        return [
+            address for known in connected if known.peer_id == peer for address in known.addresses if address
+        ]
 
     async def _check_clock(self, peers: Sequence[str]) -> None:
         questions = {peer: partial(self.measure_clock_offset, peer) for peer in peers[:CLOCKS_ASKED]}
@@ -248,8 +299,10 @@ class RealSwarm(Swarm):
         offset_s = statistics.median(offsets) if offsets else 0.0
         if abs(offset_s) > MAX_CLOCK_OFFSET_S:
             raise ClockError(
-                f"this machine's clock is {abs(offset_s):.1f} s {'behind' if offset_s > 0 else 'ahead of'} that of {len(offsets)} "
-                f"peer(s), {MAX_CLOCK_OFFSET_S:.0f} s are the limit; set it (for example `timedatectl set-ntp true`) and start again"
+                f"this machine's clock is {abs(offset_s):.1f} s {'behind' if offset_s > 0 else 'ahead of'} "
+                f"that of {len(offsets)} "
+                f"peer(s), {MAX_CLOCK_OFFSET_S:.0f} s are the limit; "
+                "set it (for example `timedatectl set-ntp true`) and start again"
             )
 
 
@@ -257,10 +310,16 @@ def _options(identity: Identity, settings: PeerSettings, relay_service: bool) ->
     try:
         ipaddress.ip_address(settings.host)
     except ValueError as error:
-        raise UsageError(f"--host must be an address of this machine, or 0.0.0.0 or :: for all, not {settings.host!r}") from error
+        raise UsageError(
+            f"--host must be an address of this machine, or 0.0.0.0 or :: for all, not {settings.host!r}"
+        ) from error
     key_path = settings.data_dir / "identity.key"
     if not key_path.exists():
         write_private_file(key_path, identity.libp2p_private_key())
     if load_peer_key(key_path).peer_id != identity.peer_id:
-        raise UsageError(f"{key_path} is another peer's key than {identity.peer_id}; use one data directory per peer")
-    return DaemonOptions(key_path, settings.host, settings.port, settings.announce, settings.relays, relay_service)
+        raise UsageError(
+            f"{key_path} is another peer's key than {identity.peer_id}; use one data directory per peer"
+        )
+    return DaemonOptions(
+        key_path, settings.host, settings.port, settings.announce, settings.relays, relay_service
+    )

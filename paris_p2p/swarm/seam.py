@@ -1,14 +1,17 @@
-"""The one seam to the other peers: what the rest of the project may ask of a swarm, and what a swarm asks of it.
+"""The one seam to the other peers: what the rest of the project may ask of a swarm, and what a swarm asks of
+it.
 
-`real.open_swarm` is the network, `fake.FakeNetwork` the same contract in memory; one test-suite runs against both.
+`real.open_swarm` is the network, `fake.FakeNetwork` the same contract in memory; one test-suite runs against
+both.
 
-DHT entries: key = records.dht_key(record), subkey = `<signer's peer id>:<kind>` (so that a peer's card and its attestation,
-which share a key, do not replace each other), value = the envelope's bytes, expiry = exactly the record's expires_at.
+DHT entries: key = records.dht_key(record), subkey = `<signer's peer id>:<kind>` (so that a peer's card and
+its attestation, which share a key, do not replace each other), value = the envelope's bytes, expiry = exactly
+the record's expires_at.
 
-Errors of every `fetch_*`: UnreachableError when the peer cannot be dialled, is silent, refuses or talks nonsense;
-BusyError, which is one, when it serves others, or ends its chunks half-way, as where the place went to another;
-MissingBlobError when it says that it has no such blob. Nothing fetched is verified here but for its size: hashes
-and signatures are checked by whoever asked.
+Errors of every `fetch_*`: UnreachableError when the peer cannot be dialled, is silent, refuses or talks
+nonsense; BusyError, which is one, when it serves others, or ends its chunks half-way, as where the place went
+to another; MissingBlobError when it says that it has no such blob. Nothing fetched is verified here but for
+its size: hashes and signatures are checked by whoever asked.
 """
 
 from __future__ import annotations
@@ -47,19 +50,22 @@ class Transfer:
 
 
 class BlobSource(Protocol):
-    """What other peers may ask of this one. Methods may block on the disk: they are called in a thread, but for
-    `may` and `knows`."""
+    """What other peers may ask of this one. Methods may block on the disk: they are called in a thread,
+    but for `may` and `knows`.
+    """
 
     def may(self, peer: str, action: Action, run: str, thing: str, /) -> bool:
         """Whether `peer` may ask for `thing`; every request passes here before it is answered.
 
-        `thing` is a run id (spec), a DHT key (records), a blob id (blobs), a peer id (where) or "" (clock); `run` is the run that
-        the request names, "" where it names none.
+        `thing` is a run id (spec), a DHT key (records), a blob id (blobs), a peer id (where) or "" (clock);
+        `run` is the run that the request names, "" where it names none.
         """
         ...
 
     def knows(self, peer: str, /) -> bool:
-        """Whether a place is kept for this peer when all are taken: it has a part in a run here, or served good bytes."""
+        """Whether a place is kept for this peer when all are taken: it has a part in a run here, or served
+        good bytes.
+        """
         ...
 
     def spec(self, run_id: str, /) -> bytes | None: ...
@@ -71,7 +77,9 @@ class BlobSource(Protocol):
         ...
 
     def read_chunk(self, blob_id: str, index: int, room: memoryview | None = None, /) -> bytes | memoryview:
-        """In the front of `room`, if that is large enough and the source cares to; MissingBlobError when it is not here."""
+        """In the front of `room`, if that is large enough and the source cares to; MissingBlobError when
+        it is not here.
+        """
         ...
 
     def records(self, key: str, /) -> list[bytes]:
@@ -114,11 +122,15 @@ class Swarm(Protocol):
     async def peers(self) -> list[PeerInfo]: ...
 
     async def store_record(self, envelope: Envelope[Any]) -> bool:
-        """Put a record on the bulletin board; False when every node has a newer one of the same signer, or refused."""
+        """Put a record on the bulletin board; False when every node has a newer one of the same signer, or
+        refused.
+        """
         ...
 
     async def read_records(self, key: str, run: str) -> list[Envelope[Any]]:
-        """Verified, unexpired records under a key: per signer and kind the highest that was ever seen here."""
+        """Verified, unexpired records under a key: per signer and kind the highest that was ever seen
+        here.
+        """
         ...
 
     async def publish(self, topic: str, data: bytes) -> None:
@@ -134,7 +146,9 @@ class Swarm(Protocol):
         ...
 
     def leave_run(self, run: str) -> None:
-        """This peer takes no part in the run any more: what it holds of it for others is a stranger's again."""
+        """This peer takes no part in the run any more: what it holds of it for others is a stranger's
+        again.
+        """
         ...
 
     async def fetch_spec(self, peer: str, run_id: str) -> bytes: ...
@@ -148,9 +162,16 @@ class Swarm(Protocol):
     async def fetch_have(self, peer: str, blob_id: str) -> bytes: ...
 
     def fetch_chunks(
-        self, peer: str, blob_id: str, indexes: Sequence[int], *, silence_s: float = SILENCE_S, max_chunk_bytes: int = MAX_CHUNK_BYTES
+        self,
+        peer: str,
+        blob_id: str,
+        indexes: Sequence[int],
+        *,
+        silence_s: float = SILENCE_S,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
     ) -> AsyncGenerator[tuple[int, bytes | memoryview], None]:
-        """Chunks over one stream, in the order asked for; those the peer has not are left out. Close it (aclose) when leaving early.
+        """Chunks over one stream, in the order asked for; those the peer has not are left out. Close it
+        (aclose) when leaving early.
 
         A memoryview holds until the next chunk is asked for.
         """

@@ -1,6 +1,7 @@
 """A stream read straight into memory of the reader's choice, for bodies of many megabytes.
 
-asyncio.StreamReader copies every byte three times into memory that is new each time: that costs more than hashing a chunk.
+asyncio.StreamReader copies every byte three times into memory that is new each time: that costs more than
+hashing a chunk.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from paris_p2p.swarm.pace import Pace
 
 
 class StraightReader(asyncio.BufferedProtocol):
-    """Takes a stream over from its StreamReader, before anything is due on it. What nobody asked for yet stays with p2pd."""
+    """Takes a stream over from its StreamReader, before anything is due on it. What nobody asked for yet
+    stays with p2pd.
+    """
 
     def __init__(self, transport: asyncio.Transport):
         self._transport, self._before = transport, transport.get_protocol()
@@ -22,7 +25,9 @@ class StraightReader(asyncio.BufferedProtocol):
         transport.set_protocol(self)
 
     async def fill(self, room: memoryview, pace: Pace | None = None) -> None:
-        """All of `room`. TimeoutError when what comes does not keep the pace, IncompleteReadError when the stream ended."""
+        """All of `room`. TimeoutError when what comes does not keep the pace, IncompleteReadError when the
+        stream ended.
+        """
         clock = asyncio.get_running_loop().time
         began_s = self._last_s = clock()
         self._room = room
@@ -44,7 +49,8 @@ class StraightReader(asyncio.BufferedProtocol):
             self._transport.pause_reading()
             if pace is not None:
                 pace.spend(len(room) - len(self._room), clock() - began_s)
-            self._room = memoryview(b"")  # nobody but the caller touches it from now on: hashes are made of it
+            # nobody but the caller touches it from now on: hashes are made of it
+            self._room = memoryview(b"")
 
     def _deadline_s(self, pace: Pace | None, began_s: float, whole_bytes: int) -> float | None:
         """When, by the loop's clock, it is too long: since the last byte, or for what came in all."""

@@ -54,7 +54,9 @@ def named_run(raw: dict[str, Any]) -> str:
 
 
 class RecordView:
-    """What the peer `me` sees of the bulletin board. `check` and `open_all` may run in a thread, nothing else."""
+    """What the peer `me` sees of the bulletin board. `check` and `open_all` may run in a thread, nothing
+    else.
+    """
 
     def __init__(self, me: str = "") -> None:
         self._me = me
@@ -63,7 +65,8 @@ class RecordView:
         self._stored: OrderedDict[bytes, tuple[Envelope[Any], bool]] = (
             OrderedDict()
         )  # opened before, by bytes
-        self._best: OrderedDict[str, dict[str, Envelope[Any]]] = OrderedDict()  # key -> subkey -> envelope, as seen last
+        # key -> subkey -> envelope, as seen last
+        self._best: OrderedDict[str, dict[str, Envelope[Any]]] = OrderedDict()
 
     def count(self, reason: str) -> None:
         """One more refusal."""
@@ -138,15 +141,17 @@ class RecordView:
     def remember(self, key: str, envelope: Envelope[Any]) -> None:
         """Keep a verified record if it is higher than the one of its signer and kind that is known.
 
-        Of too many signers under a key, whoever was not seen for longest goes, never this peer: keys cost nothing,
-        so that no place is kept for who came first.
+        Of too many signers under a key, whoever was not seen for longest goes, never this peer: keys cost
+        nothing, so that no place is kept for who came first.
         """
         best = self._best.setdefault(key, {})
         self._best.move_to_end(key)
         known = best.pop(subkey_of(envelope), None)
         best[subkey_of(envelope)] = envelope if known is None or _rank(envelope) > _rank(known) else known
         if len(best) > MAX_ENTRIES_PER_KEY:
-            del best[next((subkey for subkey, one in best.items() if one.signer != self._me), next(iter(best)))]
+            del best[
+                next((subkey for subkey, one in best.items() if one.signer != self._me), next(iter(best)))
+            ]
             self.count("too many records under one key")
         if len(self._best) > MAX_KEYS:
             self._best.popitem(last=False)

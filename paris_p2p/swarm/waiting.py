@@ -1,4 +1,6 @@
-"""Who may wait at the DHT's door: places are shared between addresses, and an address's places between its peers."""
+"""Who may wait at the DHT's door: places are shared between addresses, and an address's places between its
+peers.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,17 @@ class Place:
 
 
 class WaitingRoom:
-    """Requests that wait or are worked on. When it is full, the newest of whoever holds most makes room for one
-    who holds less: peer ids cost nothing, so that a count of each peer's requests alone keeps nobody out."""
+    """Requests that wait or are worked on. When it is full, the newest of whoever holds most makes room
+    for one who holds less: peer ids cost nothing, so that a count of each peer's requests alone keeps
+    nobody out.
+    """
 
     def __init__(self, address_of: Callable[[str], str]):
         self._address_of = address_of  # of a peer; "" while it is not known
         self._shares: Shares[Place] = Shares()  # in places instead of bytes
         self._held: dict[str, set[Place]] = {}  # by peer
-        self._turns: WeakValueDictionary[Giver, asyncio.Lock] = WeakValueDictionary()  # while somebody needs them
+        # while somebody needs them
+        self._turns: WeakValueDictionary[Giver, asyncio.Lock] = WeakValueDictionary()
 
     def enter(self, peer: str) -> Place | None:
         """A place for the current task's request, perhaps another's; None when there is none."""
@@ -65,7 +70,8 @@ class WaitingRoom:
     async def turn(self, peer: str) -> AsyncIterator[None]:
         """While it is this request's turn: one of each address at a time, of the address's peers in turn.
 
-        What all of them then wait for may serve whoever comes first, and nobody waits behind all that a crowd has.
+        What all of them then wait for may serve whoever comes first, and nobody waits behind all that a crowd
+        has.
         """
         address = self._address_of(peer)
         async with self._turn_of(Giver(peer, address)), self._turn_of(Giver("", address)):

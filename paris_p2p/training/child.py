@@ -1,4 +1,5 @@
-"""A worker process's own side: it dies with its parent, reads lines from stdin, and keeps stdout for its messages.
+"""A worker process's own side: it dies with its parent, reads lines from stdin, and keeps stdout for its
+messages.
 
 Imports nothing heavy, so that the guards stand before torch is loaded.
 """
@@ -46,8 +47,8 @@ class Line:
 def open_line(is_kill: Callable[[bytes], bool] = lambda line: False) -> Line:
     """Set the guards and take over stdin and stdout; call once, first thing in the process.
 
-    The process ends at once, inside whatever it computes, when its parent dies, when stdin closes, or when a line
-    comes that `is_kill` recognises. What libraries print goes to stderr.
+    The process ends at once, inside whatever it computes, when its parent dies, when stdin closes, or when a
+    line comes that `is_kill` recognises. What libraries print goes to stderr.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,8 +1,9 @@
-"""An attestor's check of cards, `python -m paris_p2p.training.gate`: a GateJob a line on stdin, a GateResult each on stdout.
+"""An attestor's check of cards, `python -m paris_p2p.training.gate`: a GateJob a line on stdin, a GateResult
+each on stdout.
 
-One process may check many cards, so that torch is loaded once where checkpoints come often. Whatever is wrong with the
-checkpoint is a result with a reason. Only what is wrong on this side (shards, device, memory) ends the process without one,
-with the words on stderr. It dies with its parent, as the trainer does.
+One process may check many cards, so that torch is loaded once where checkpoints come often. Whatever is wrong
+with the checkpoint is a result with a reason. Only what is wrong on this side (shards, device, memory) ends
+the process without one, with the words on stderr. It dies with its parent, as the trainer does.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
 from paris_p2p.device import Device, pick_device, set_threads
 from paris_p2p.errors import CheckpointError, ParisError
 from paris_p2p.flow.path import velocity
-from paris_p2p.model.checkpoint import Counters, check_resume, check_weights, load_resume_weights_into, load_weights_into
+from paris_p2p.model.checkpoint import (
+    Counters,
+    check_resume,
+    check_weights,
+    load_resume_weights_into,
+    load_weights_into,
+)
 from paris_p2p.rules.refusals import REASONS, code_of
 from paris_p2p.rules.tips import refuse_loss
 from paris_p2p.spec import ROUTER, RunSpec
@@ -43,7 +50,9 @@ RESUME_SLACK = 2.0  # the weights before averaging are noisier, by far less than
 
 
 def main() -> int:
-    """Verdicts until stdin closes, which ends the process; returns 1 when there is a job without a verdict."""
+    """Verdicts until stdin closes, which ends the process; returns 1 when there is a job without a
+    verdict.
+    """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
     line = open_line()
     try:
@@ -60,7 +69,11 @@ def check(job: GateJob) -> GateResult:
     spec, device = read_spec(job), pick_device(job.device)
     expected_clips = job.steps * batch_clips(spec, job.slot)
     if job.clips != expected_clips or job.steps == 0:
-        return GateResult(ok=False, reason=f"{job.steps} steps take {expected_clips} clips, the card says {job.clips}", code="malformed")
+        return GateResult(
+            ok=False,
+            reason=f"{job.steps} steps take {expected_clips} clips, the card says {job.clips}",
+            code="malformed",
+        )
     shapes = network_shapes(spec, job.slot)
     counters = Counters(job.run, job.slot, job.steps, job.clips)
     try:
@@ -72,15 +85,19 @@ def check(job: GateJob) -> GateResult:
 
 
 def gate_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
-    """The clips, noise and times that the card's id picks: the same for every attestor and for both weights, unknown before.
+    """The clips, noise and times that the card's id picks: the same for every attestor and for both weights,
+    unknown before.
 
-    Times are stratified: one in each of B equal slices of the training times' distribution. Returns (batch, t [B]).
+    Times are stratified: one in each of B equal slices of the training times' distribution. Returns (batch, t
+    [B]).
     """
     return _batch(job, spec, Draws.of(job.run, f"gate/{job.slot}/{job.card}"))
 
 
 def fixed_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
-    """The same of every card of the slot: nothing is decided by it, but its losses may be compared from card to card."""
+    """The same of every card of the slot: nothing is decided by it, but its losses may be compared from
+    card to card.
+    """
     return _batch(job, spec, Draws.of(job.run, f"gate/{job.slot}/fixed"))
 
 
@@ -93,22 +110,30 @@ def _batch(job: GateJob, spec: RunSpec, draws: Draws) -> tuple[Batch, Tensor]:
 
 
 def mean_loss(network: nn.Module, spec: RunSpec, slot: str, batch: Batch, t: Tensor, device: Device) -> float:
-    """The network's mean loss over the batch, with captions, without dropout, with first frames at the run's rate."""
+    """The network's mean loss over the batch, with captions, without dropout, with first frames at the
+    run's rate.
+    """
     total = 0.0
     for start in range(0, len(batch), PART_CLIPS):
-        part, part_t = batch.part(start, start + PART_CLIPS).to(device.torch), t[start : start + PART_CLIPS].to(device.torch)
+        part, part_t = (
+            batch.part(start, start + PART_CLIPS).to(device.torch),
+            t[start : start + PART_CLIPS].to(device.torch),
+        )
         with torch.no_grad(), device.autocast():
             if slot == ROUTER:
                 losses = told_router_losses(spec, network, part, part_t)
             else:
-                first, noise = first_frames(spec, part), spec.predicts_noise(slot)  # the clips' own draws: alike for all weights
+                # the clips' own draws: alike for all weights
+                first, noise = first_frames(spec, part), spec.predicts_noise(slot)
                 losses = expert_losses(network, part, part_t, part.mask, predicts_noise=noise, first=first)
         total += float(losses.double().sum())
     return total / len(batch)
 
 
 def zero_loss(spec: RunSpec, slot: str, batch: Batch) -> float:
-    """The loss of weights that know nothing, per element: E|eps - x0|^2, E|eps|^2 of a noise predictor, log K for the router."""
+    """The loss of weights that know nothing, per element: E|eps - x0|^2, E|eps|^2 of a noise predictor,
+    log K for the router.
+    """
     if slot == ROUTER:
         return math.log(spec.experts)
     target = batch.noise if spec.predicts_noise(slot) else velocity(batch.latent.float(), batch.noise)
@@ -126,12 +151,16 @@ def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
         load_weights_into(best, tensors)
         reference = mean_loss(network, spec, job.slot, batch, t, device)
     if not reference <= MAX_LOSS:
-        raise CheckpointError(f"the gate's loss of the reference weights {best} is {reference:.4g}; nothing can be measured against them")
+        raise CheckpointError(
+            f"the gate's loss of the reference weights {best} is {reference:.4g}; "
+            "nothing can be measured against them"
+        )
 
     load_weights_into(job.weights_path, tensors)
     loss = mean_loss(network, spec, job.slot, batch, t, device)
     fixed_loss = mean_loss(network, spec, job.slot, *fixed_batch(job, spec), device)
-    # The average may be good while what training goes on with is spoilt: the next lead would be refused for it.
+    # The average may be good while what training goes on with is spoilt: the next lead would be refused for
+    # it.
     load_resume_weights_into(job.resume_path, tensors, Counters(job.run, job.slot, job.steps, job.clips))
     raw_loss = mean_loss(network, spec, job.slot, batch, t, device)
     # A good router's cross-entropy is next to nothing, where ratios say nothing.
@@ -139,14 +168,23 @@ def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
     if not (loss <= MAX_LOSS and raw_loss <= raw_limit):  # NaN is not either
         measured = {"loss": loss, "reference_loss": reference} if loss <= MAX_LOSS else {}
         return GateResult(
-            ok=False, code="diverged", gate_clips=len(batch), **measured,
-            reason=f"{REASONS['diverged']}: {raw_loss:.4g}, their average {loss:.4g}, at most {raw_limit:.4g} is allowed",
-        )  # fmt: skip
+            ok=False,
+            code="diverged",
+            gate_clips=len(batch),
+            **measured,
+            reason=f"{REASONS['diverged']}: {raw_loss:.4g}, their average {loss:.4g}, "
+            f"at most {raw_limit:.4g} is allowed",
+        )
     reason = refuse_loss(loss, reference, spec.gate.tolerance, first=best is None) or ""
     return GateResult(
-        ok=not reason, reason=reason, code=code_of(reason) if reason else "", loss=loss, reference_loss=reference,
-        gate_clips=len(batch), fixed_loss=fixed_loss if fixed_loss <= MAX_LOSS else None,
-    )  # fmt: skip
+        ok=not reason,
+        reason=reason,
+        code=code_of(reason) if reason else "",
+        loss=loss,
+        reference_loss=reference,
+        gate_clips=len(batch),
+        fixed_loss=fixed_loss if fixed_loss <= MAX_LOSS else None,
+    )
 
 
 if __name__ == "__main__":

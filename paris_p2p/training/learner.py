@@ -1,4 +1,6 @@
-"""A slot's network with its optimizer and averaged weights: one optimizer step at a time, within the memory there is."""
+"""A slot's network with its optimizer and averaged weights: one optimizer step at a time, within the
+memory there is.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ class Learner:
         )
 
     def start_from(self, path: Path) -> None:
-        """Begin with the weights that the run's owner gave, which are the first average too. CheckpointError."""
+        """Begin with the weights that the run's owner gave, which are the first average too.
+        CheckpointError.
+        """
         load_initial_into(path, self.weights)
         with torch.no_grad():
             torch._foreach_copy_(list(self.ema.values()), list(self.weights.values()))
@@ -83,13 +87,16 @@ class Learner:
             self.optimizer.state[weight]["step"].fill_(steps)
 
     def step(self, batch: Batch) -> float:
-        """One optimizer step; returns the mean loss. DivergedError before anything that is not finite is kept."""
+        """One optimizer step; returns the mean loss. DivergedError before anything that is not finite is
+        kept.
+        """
         loss = self._accumulate(batch)
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights.values(), self.spec.training.clip_grad_norm))
         if not (loss <= MAX_LOSS and math.isfinite(norm)):
             raise DivergedError(
                 f"{self.slot} diverged at step {self.steps}: loss {loss:.4g}, gradient norm {norm:.4g}; "
-                "training goes back to the last checkpoint; if this happens again, the run's learning rate is too high"
+                "training goes back to the last checkpoint; if this happens again, "
+                "the run's learning rate is too high"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.spec.training, self.slot, self.steps, self.lowered)
@@ -103,7 +110,9 @@ class Learner:
         return loss
 
     def _accumulate(self, batch: Batch) -> float:
-        """Gradients of the batch's mean loss; the micro-batch is halved, for good, whenever memory runs out."""
+        """Gradients of the batch's mean loss; the micro-batch is halved, for good, whenever memory runs
+        out.
+        """
         while True:
             loss = self._backward(batch)
             if loss is not None:
@@ -111,7 +120,8 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=True)
             self.shrink(f"memory ran out on {self.device}")
         for weight in self.weights.values():
-            if weight.grad is None:  # an input's stand-in that no clip needed: AdamW must count this step for it too
+            if weight.grad is None:
+                # an input's stand-in that no clip needed: AdamW must count this step for it too
                 weight.grad = torch.zeros_like(weight)
         return loss
 
@@ -133,10 +143,13 @@ class Learner:
         return float(total)
 
     def shrink(self, why: str) -> None:
-        """Halve the micro-batch; at one clip compute activations twice instead of keeping them; then MemoryLimitError."""
+        """Halve the micro-batch; at one clip compute activations twice instead of keeping them; then
+        MemoryLimitError.
+        """
         if self.micro_batch_clips == 1 and not self.recompute():
             raise MemoryLimitError(
-                f"training {self.slot} ({self.parameters:,} parameters) does not fit on {self.device} one clip at a time; "
+                f"training {self.slot} ({self.parameters:,} parameters) does not fit on {self.device} one "
+                "clip at a time; "
                 "allow more memory, or take a slot of a smaller run"
             )
         self.micro_batch_clips = max(1, min(self.micro_batch_clips, batch_clips(self.spec, self.slot)) // 2)
@@ -144,7 +157,9 @@ class Learner:
         self.on_shrink(Shrunk(micro_batch_clips=self.micro_batch_clips, recomputes=self.recomputes, why=why))
 
     def recompute(self) -> bool:
-        """Trade time for memory: activations are computed again for backward. False when that is on, or the network cannot."""
+        """Trade time for memory: activations are computed again for backward. False when that is on, or
+        the network cannot.
+        """
         network: Any = self.network  # a diffusers ModelMixin
         if not network._supports_gradient_checkpointing or network.is_gradient_checkpointing:
             return False
@@ -153,12 +168,16 @@ class Learner:
 
 
 def _adamw(weights: list[Tensor], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), matrices decayed, vectors not; its state exists from the start."""
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), matrices decayed, vectors not; its state exists
+    from the start.
+    """
     groups = [
         {"params": [weight for weight in weights if weight.dim() >= 2], "weight_decay": weight_decay},
         {"params": [weight for weight in weights if weight.dim() < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=BETAS, eps=EPSILON, fused=True)
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=0.0, betas=BETAS, eps=EPSILON, fused=True
+    )
     for weight in weights:
         moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
         optimizer.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}

@@ -1,4 +1,6 @@
-"""How many clips of a batch go through the network at once, so that training stays within the memory allowed."""
+"""How many clips of a batch go through the network at once, so that training stays within the memory
+allowed.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,10 @@ WORKSPACE = 1.5  # temporaries beside what backward needs
 
 
 def choose_micro_batch(learner: Learner, batch: Batch, wanted_clips: int, max_memory_bytes: int) -> int:
-    """`wanted_clips` when it is given. Otherwise the whole batch on a GPU, to be halved when it does not fit there,
-    and on a CPU what fits into the limit or, without one, into half of the memory that is free. MemoryLimitError."""
+    """`wanted_clips` when it is given. Otherwise the whole batch on a GPU, to be halved when it does not
+    fit there, and on a CPU what fits into the limit or, without one, into half of the memory that is free.
+    MemoryLimitError.
+    """
     if wanted_clips:
         return min(wanted_clips, len(batch))
     if learner.device.cuda:
@@ -31,11 +35,14 @@ def choose_micro_batch(learner: Learner, batch: Batch, wanted_clips: int, max_me
 
 
 def fit_micro_batch(batch_clips: int, used_bytes: int, clip_bytes: int, limit_bytes: int) -> int:
-    """The largest even share of the batch whose clips fit beside what is used; MemoryLimitError when not one does."""
+    """The largest even share of the batch whose clips fit beside what is used; MemoryLimitError when not
+    one does.
+    """
     fit = (limit_bytes - used_bytes) // max(1, clip_bytes)
     if fit < 1:
         raise MemoryLimitError(
-            f"training needs {(used_bytes + clip_bytes) >> 20} MiB for one clip at a time, {limit_bytes >> 20} MiB are allowed; "
+            f"training needs {(used_bytes + clip_bytes) >> 20} MiB for one clip at a time, "
+            f"{limit_bytes >> 20} MiB are allowed; "
             "raise --max-memory, or take a slot of a smaller run"
         )
     parts = -(-batch_clips // min(fit, batch_clips))
@@ -43,7 +50,9 @@ def fit_micro_batch(batch_clips: int, used_bytes: int, clip_bytes: int, limit_by
 
 
 def saved_bytes_per_clip(learner: Learner, batch: Batch) -> int:
-    """What one clip takes until backward is done: the tensors that autograd keeps, counted in a forward pass."""
+    """What one clip takes until backward is done: the tensors that autograd keeps, counted in a forward
+    pass.
+    """
     kept: dict[int, int] = {}
     own = {weight.untyped_storage().data_ptr() for weight in learner.weights.values()}
 

@@ -1,4 +1,6 @@
-"""The jobs, commands, events and results that the trainer and the gate exchange with their node, one JSON line each."""
+"""The jobs, commands, events and results that the trainer and the gate exchange with their node, one JSON
+line each.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,10 @@ class TrainJob(SlotJob):
     resume_path: Path | None = None
     resume_steps: Count = 0
     resume_clips: Count = 0
-    lowered: Annotated[int, Field(ge=0, le=MAX_LOWERED)] = 0  # how often the learning rate was lowered, as the card says
-    initial_path: Path | None = None  # the run's first weights, where it has some; not used with a resume state
+    # how often the learning rate was lowered, as the card says
+    lowered: Annotated[int, Field(ge=0, le=MAX_LOWERED)] = 0
+    # the run's first weights, where it has some; not used with a resume state
+    initial_path: Path | None = None
     out_dir: Path  # checkpoints are written here; whoever started the trainer removes them
     micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
     compile: bool = True  # fuse blocks with torch.compile where that pays (Device.compiles)
@@ -65,7 +69,8 @@ class GateJob(SlotJob):
     clips: Count
     weights_path: Path
     resume_path: Path
-    best_weights_path: Path | None = None  # the best attested ancestor's; None: the zero predictor is the reference
+    # the best attested ancestor's; None: the zero predictor is the reference
+    best_weights_path: Path | None = None
 
 
 class GateResult(Message):
@@ -77,7 +82,8 @@ class GateResult(Message):
     loss: Loss = 0.0
     reference_loss: Loss = 0.0
     gate_clips: Count = 0
-    fixed_loss: Loss | None = None  # on the slot's fixed clips and noise: what may be compared from card to card
+    # on the slot's fixed clips and noise: what may be compared from card to card
+    fixed_loss: Loss | None = None
 
 
 class Command(Message):
@@ -99,7 +105,9 @@ class Started(Message):
 
 
 class Shrunk(Message):
-    """Memory did not suffice: from now on fewer clips go through the network at once, or activations are computed twice."""
+    """Memory did not suffice: from now on fewer clips go through the network at once, or activations are
+    computed twice.
+    """
 
     event: Literal["shrunk"] = "shrunk"
     micro_batch_clips: Count
@@ -147,4 +155,6 @@ def parse_event(line: bytes | str) -> Event:
         return _EVENTS.validate_json(line)
     except ValidationError as error:
         text = line if isinstance(line, str) else line.decode(errors="replace")
-        raise TrainError(f"the trainer printed {text[:120]!r}, which is no event; this is a bug in it") from error
+        raise TrainError(
+            f"the trainer printed {text[:120]!r}, which is no event; this is a bug in it"
+        ) from error

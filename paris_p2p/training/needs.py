@@ -1,4 +1,5 @@
-"""What training a slot takes in memory, known before it is claimed: from the network's numbers, without building it.
+"""What training a slot takes in memory, known before it is claimed: from the network's numbers, without
+building it.
 
 `bench/needs.py` prints the estimate beside measured peaks, and a test holds one to the other.
 """
@@ -13,7 +14,8 @@ from paris_p2p.spec import ROUTER, RunSpec
 STATE_BYTES = 20  # a parameter: fp32 weights, gradients, two AdamW moments, EMA
 SPARE_BYTES = 4  # a parameter: what allocators keep between a step's passes
 CHECKPOINT_BYTES = 18  # a parameter: resume state and bf16 weights, on their way from a GPU to the disk
-KEPT_BYTES = 64  # a token and channel of one block until its backward is done, with bf16 products (peers/README.md)
+# a token and channel of one block until its backward is done, with bf16 products (peers/README.md)
+KEPT_BYTES = 64
 KEPT_FP32_BYTES = 96
 BLOCKS_AT_ONCE = 3  # with recomputation: one block's activations, its gradients, temporaries
 LOADED_BYTES = 420 << 20  # a trainer's process with torch, our modules and its kernels
@@ -22,7 +24,9 @@ CUDA_CONTEXT_BYTES = 600 << 20  # of the GPU's own
 
 
 def training_bytes(spec: RunSpec, slot: str, *, bf16: bool) -> int:
-    """Bytes of state and of activations of one clip that are computed twice: on the device that trains, beside its process."""
+    """Bytes of state and of activations of one clip that are computed twice: on the device that trains,
+    beside its process.
+    """
     return parameter_count(spec, slot) * (STATE_BYTES + SPARE_BYTES) + _activation_bytes(spec, slot, bf16)
 
 

@@ -1,7 +1,8 @@
-"""What a slot's network is, and its loss: flow matching or noise prediction for an expert, cross-entropy on the cluster for the router.
+"""What a slot's network is, and its loss: flow matching or noise prediction for an expert, cross-entropy on
+the cluster for the router.
 
-Shared by training and the gate, so that both measure the same. t = 1 is noise. Shapes: B clips, C channels, T latent
-frames, H height, W width, K experts.
+Shared by training and the gate, so that both measure the same. t = 1 is noise. Shapes: B clips, C channels, T
+latent frames, H height, W width, K experts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from paris_p2p.spec import ROUTER, RunSpec, open_run
 from paris_p2p.training.messages import GateJob, SlotJob, TrainJob
 
 ROUTER_LATENT_DROPOUT = 0.1  # so that the router also answers from the caption alone
-CAPTION_DRAW, LATENT_DRAW, FIRST_FRAME_DRAW, FIRST_FEATURE_DRAW = 0, 1, 2, 3  # which of a clip's uniform draws decides what
+# which of a clip's uniform draws decides what
+CAPTION_DRAW, LATENT_DRAW, FIRST_FRAME_DRAW, FIRST_FEATURE_DRAW = 0, 1, 2, 3
 
 
 def read_spec(job: SlotJob) -> RunSpec:
@@ -33,7 +35,10 @@ def read_spec(job: SlotJob) -> RunSpec:
     except OSError as error:
         raise RecordError(f"cannot read the RunSpec {job.spec_path}: {error.strerror}") from error
     if job.slot not in spec.slots:
-        raise UsageError(f"the run has no slot {job.slot}; its slots are {spec.slots[0]} to expert-{spec.experts - 1}, and router")
+        raise UsageError(
+            f"the run has no slot {job.slot}; its slots are {spec.slots[0]} to expert-{spec.experts - 1}, "
+            "and router"
+        )
     return spec
 
 
@@ -41,15 +46,23 @@ def open_clips(job: SlotJob, spec: RunSpec) -> ClipSet:
     """The job's clips; DataError when they are not all of the slot's clips in the RunSpec's order."""
     refs = spec.shards_for(job.slot, "gate" if isinstance(job, GateJob) else "train")
     if job.shard_clusters != tuple(ref.cluster for ref in refs):
-        raise DataError(f"the job has {len(job.shard_paths)} shards, the run {len(refs)} for {job.slot}; clusters must agree in order")
+        raise DataError(
+            f"the job has {len(job.shard_paths)} shards, the run {len(refs)} for {job.slot}; "
+            "clusters must agree in order"
+        )
     limit_bytes = job.max_memory_bytes if isinstance(job, TrainJob) else 0
     cache_bytes = min(DEFAULT_CACHE_BYTES, limit_bytes // 8) if limit_bytes else DEFAULT_CACHE_BYTES
     width = spec.first_width if job.slot == ROUTER else 0
     shards = (job.shard_paths, job.shard_clusters)
-    clips = ClipSet(*shards, latent=spec.latent, text=spec.text_shape, first_width=width, cache_bytes=cache_bytes)
+    clips = ClipSet(
+        *shards, latent=spec.latent, text=spec.text_shape, first_width=width, cache_bytes=cache_bytes
+    )
     expected = sum(ref.clips for ref in refs)
     if len(clips) != expected:
-        raise DataError(f"the shards of {job.slot} hold {len(clips)} clips, the RunSpec says {expected}; the owner must create it again")
+        raise DataError(
+            f"the shards of {job.slot} hold {len(clips)} clips, the RunSpec says {expected}; "
+            "the owner must create it again"
+        )
     return clips
 
 
@@ -86,7 +99,9 @@ def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> 
     no_caption = batch.uniforms[:, CAPTION_DRAW] < spec.training.caption_dropout
     if slot != ROUTER:
         mask = batch.mask & ~no_caption[:, None]
-        return expert_losses(network, batch, t, mask, predicts_noise=spec.predicts_noise(slot), first=first_frames(spec, batch))
+        return expert_losses(
+            network, batch, t, mask, predicts_noise=spec.predicts_noise(slot), first=first_frames(spec, batch)
+        )
     # A clip loses one of the two at most: the caption's draw goes first.
     no_latent = (batch.uniforms[:, LATENT_DRAW] < ROUTER_LATENT_DROPOUT) & ~no_caption
     return torch.cat([
@@ -101,29 +116,41 @@ def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> 
 
 
 def first_frames(spec: RunSpec, batch: Batch) -> Tensor | None:
-    """The clean first frames of those clips whose draw is below the run's rate: [B C+1 1 H W], or None in a run without them."""
+    """The clean first frames of those clips whose draw is below the run's rate: [B C+1 1 H W], or None in
+    a run without them.
+    """
     rate = spec.training.first_frame_rate
     return first_condition(batch.latent.float(), batch.uniforms[:, FIRST_FRAME_DRAW] < rate) if rate else None
 
 
 def expert_losses(
-    network: nn.Module, batch: Batch, t: Tensor, mask: Tensor, *, predicts_noise: bool = False, first: Tensor | None = None
+    network: nn.Module,
+    batch: Batch,
+    t: Tensor,
+    mask: Tensor,
+    *,
+    predicts_noise: bool = False,
+    first: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error of the velocity or, at the same noise-to-data ratio on the cosine schedule, of the noise: [B]."""
-    x0 = batch.latent.float()                                        # [B C T H W]
+    """Mean squared error of the velocity or, at the same noise-to-data ratio on the cosine schedule, of
+    the noise: [B].
+    """
+    x0 = batch.latent.float()  # [B C T H W]
     if predicts_noise:
-        s = cosine_time(t)                                           # [B]
+        s = cosine_time(t)  # [B]
         x, time, target = diffuse(x0, batch.noise, s), s.float(), batch.noise
     else:
         x, time, target = interpolate(x0, batch.noise, t), t, velocity(x0, batch.noise)
     answer = network(x, time, batch.tokens.float(), mask, batch.pooled.float(), first)  # [B C T H W]
-    return clip_losses(answer, target)                               # [B]
+    return clip_losses(answer, target)  # [B]
 
 
 def told_router_losses(
     spec: RunSpec, network: nn.Module, batch: Batch, t: Tensor, *, latent: bool = True, caption: bool = True
 ) -> Tensor:
-    """The router's losses, in no particular order: of the clips whose first frame their draw tells it of, and of the others: [B]."""
+    """The router's losses, in no particular order: of the clips whose first frame their draw tells it of,
+    and of the others: [B].
+    """
     if batch.first is None:
         return router_losses(network, batch, t, latent=latent, caption=caption)
     told = batch.uniforms[:, FIRST_FEATURE_DRAW] < spec.training.first_frame_rate
@@ -135,12 +162,21 @@ def told_router_losses(
 
 
 def router_losses(
-    network: nn.Module, batch: Batch, t: Tensor, *, latent: bool = True, caption: bool = True, first: bool = False
+    network: nn.Module,
+    batch: Batch,
+    t: Tensor,
+    *,
+    latent: bool = True,
+    caption: bool = True,
+    first: bool = False,
 ) -> Tensor:
     """Cross-entropy on the cluster: [B]."""
-    x_t = interpolate(batch.latent.float(), batch.noise, t)          # [B C T H W]
+    x_t = interpolate(batch.latent.float(), batch.noise, t)  # [B C T H W]
     features = (batch.first.float(),) if first and batch.first is not None else ()
-    logits = network(x_t if latent else None, t if latent else None, batch.pooled.float() if caption else None, *features)  # [B K]
+    # [B K]
+    logits = network(
+        x_t if latent else None, t if latent else None, batch.pooled.float() if caption else None, *features
+    )
     return F.cross_entropy(logits.float(), batch.cluster, reduction="none")  # [B]
 
 

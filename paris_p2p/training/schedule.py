@@ -7,7 +7,8 @@ from paris_p2p.spec import ROUTER, TrainingSpec
 
 
 def learning_rate(training: TrainingSpec, slot: str, step: int, lowered: int = 0) -> float:
-    """The rate of optimizer step `step` (from 0): linear warm-up, constant, then linear decay to zero at total_steps.
+    """The rate of optimizer step `step` (from 0): linear warm-up, constant, then linear decay to zero at
+    total_steps.
 
     All of it times `rate_factor(lowered)`, for a slot that was `lowered` so often because it got no better.
     """
@@ -19,5 +20,7 @@ def learning_rate(training: TrainingSpec, slot: str, step: int, lowered: int = 0
 
 
 def ema_decay(limit: float, step: int) -> float:
-    """The average's decay at step `step` (from 0): it forgets the initialisation first, and reaches its limit later."""
+    """The average's decay at step `step` (from 0): it forgets the initialisation first, and reaches its
+    limit later.
+    """
     return min(limit, (1 + step) / (10 + step))

@@ -1,4 +1,5 @@
-"""Training one slot: AdamW on counter-based batches, an average of the weights, and a schedule of the lineage's step alone.
+"""Training one slot: AdamW on counter-based batches, an average of the weights, and a schedule of the
+lineage's step alone.
 
 Run as a process by trainer.py; read `train` first. Resuming equals not stopping.
 """
@@ -29,7 +30,8 @@ EVENT_S = 1.0  # at most one step event in this time
 
 
 def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[], Command | None]) -> str:
-    """Train until told to stop or the job's or run's last step; returns why it ended, after a last checkpoint.
+    """Train until told to stop or the job's or run's last step; returns why it ended, after a last
+    checkpoint.
 
     Raises TrainError (DivergedError, DeviceError, MemoryLimitError), DataError, CheckpointError, StoreError.
     """
@@ -46,19 +48,26 @@ def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[
     draws, size = Draws.of(job.run, job.slot), batch_clips(spec, job.slot)
     with batches(clips, draws, size, learner.clips, lambda batch: batch.to(device.torch)) as source:
         first = source.peek()
-        learner.micro_batch_clips = choose_micro_batch(learner, first, job.micro_batch_clips, job.max_memory_bytes)
+        learner.micro_batch_clips = choose_micro_batch(
+            learner, first, job.micro_batch_clips, job.max_memory_bytes
+        )
         emit(learner.started())
         learner.on_shrink = emit
         return _Session(job, spec, learner, source, emit).run(next_command)
 
 
 def _begin(learner: Learner, job: TrainJob) -> None:
-    """From the job's resume state, else from the run's first weights, else as the network was initialised. CheckpointError."""
+    """From the job's resume state, else from the run's first weights, else as the network was initialised.
+    CheckpointError.
+    """
     if job.resume_path is not None:
         learner.restore(job.resume_path, job.resume_steps, job.resume_clips)
     elif learner.spec.initial_for(job.slot) is not None:
         if job.initial_path is None:
-            raise CheckpointError(f"the run says what weights {job.slot} starts from, and the job names no file of them; fetch them first")
+            raise CheckpointError(
+                f"the run says what weights {job.slot} starts from, and the job names no file of them; "
+                "fetch them first"
+            )
         learner.start_from(job.initial_path)
 
 
@@ -81,7 +90,14 @@ class _Mean:
 class _Session:
     """From the first step to the last: events, commands, checkpoints, limits."""
 
-    def __init__(self, job: TrainJob, spec: RunSpec, learner: Learner, source: BatchSource, emit: Callable[[Event], None]):
+    def __init__(
+        self,
+        job: TrainJob,
+        spec: RunSpec,
+        learner: Learner,
+        source: BatchSource,
+        emit: Callable[[Event], None],
+    ):
         self.job, self.learner, self.source, self.emit = job, learner, source, emit
         self._last_step = min((n for n in (job.max_steps, spec.training.total_steps) if n), default=0)
         self._event_loss, self._checkpoint_loss = _Mean(), _Mean()
@@ -146,15 +162,20 @@ class _Session:
         )
 
     def _keep_memory_limit(self) -> None:
-        """On a CPU: smaller micro-batches once the limit is passed, and the end, with a checkpoint, when that is no help."""
+        """On a CPU: smaller micro-batches once the limit is passed, and the end, with a checkpoint, when
+        that is no help.
+        """
         limit = self.job.max_memory_bytes
         if self.learner.device.cuda or not limit or resident_bytes() <= limit:
             return
         try:
-            self.learner.shrink(f"the trainer uses {resident_bytes() >> 20} MiB, {limit >> 20} MiB are allowed")
+            self.learner.shrink(
+                f"the trainer uses {resident_bytes() >> 20} MiB, {limit >> 20} MiB are allowed"
+            )
         except MemoryLimitError as error:
             self._checkpoint()
             used = resident_bytes()
             raise MemoryLimitError(
-                f"the trainer uses {used >> 20} MiB, {limit >> 20} MiB are allowed; it stopped with a checkpoint; raise the limit"
+                f"the trainer uses {used >> 20} MiB, {limit >> 20} MiB are allowed; "
+                "it stopped with a checkpoint; raise the limit"
             ) from error

@@ -1,6 +1,8 @@
-"""The trainer process, `python -m paris_p2p.training.trainer`: a TrainJob, then Commands, on stdin; events on stdout, a JSON line each.
+"""The trainer process, `python -m paris_p2p.training.trainer`: a TrainJob, then Commands, on stdin; events on
+stdout, a JSON line each.
 
-It dies at once when its parent dies, when stdin closes or on `{"command": "kill"}`, in the middle of a step too.
+It dies at once when its parent dies, when stdin closes or on `{"command": "kill"}`, in the middle of a step
+too.
 """
 
 from __future__ import annotations
@@ -32,9 +34,15 @@ def main() -> int:
         line.send(Failed(error=type(error).__name__, message=str(error)))
     except ValidationError as error:
         line.send(Failed(error="TrainError", message=f"the training job is malformed: {str(error)[:500]}"))
-    except Exception as error:  # the process's outermost frame: the node shows the words, the log has the rest
+    except Exception as error:
+        # the process's outermost frame: the node shows the words, the log has the rest
         log.exception("the trainer failed")
-        line.send(Failed(error="TrainError", message=f"the trainer failed unexpectedly: {type(error).__name__}: {str(error)[:500]}"))
+        line.send(
+            Failed(
+                error="TrainError",
+                message=f"the trainer failed unexpectedly: {type(error).__name__}: {str(error)[:500]}",
+            )
+        )
     return 1
 
 

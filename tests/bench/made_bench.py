@@ -1,4 +1,6 @@
-"""A prepared folder without videos, games or feature networks: random clips in real shards, in a scale that trains in a moment."""
+"""A prepared folder without videos, games or feature networks: random clips in real shards, in a scale
+that trains in a moment.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,14 @@ LATENT, TEXT = LatentShape(channels=4, frames=4, height=4, width=4), TextShape(t
 COUNTS = {"train": 30, "gate": 6, "validation": 12, "test": 12}
 EXPERTS = 3
 SCALE = TINY.model_copy(
-    update={"steps": 8, "curve_points": 4, "clips": 60, "validation_clips": 12, "test_clips": 12, "features": ("efficientnet-lite0",)}
+    update={
+        "steps": 8,
+        "curve_points": 4,
+        "clips": 60,
+        "validation_clips": 12,
+        "test_clips": 12,
+        "features": ("efficientnet-lite0",),
+    }
 )
 
 
@@ -35,12 +44,25 @@ def made_bench(folder: Path) -> Bench:
     for split, count in COUNTS.items():
         for k in range(EXPERTS):
             keys = [f"{split}-{k}-{number:03d}" for number in range(count // EXPERTS)]
-            shards += list(write_shards(bench.folder / "shards", split, k, (_sample(rng, key, k) for key in keys), 1 << 30))  # type: ignore[arg-type]
+            shards += list(
+                write_shards(
+                    bench.folder / "shards", split, k, (_sample(rng, key, k) for key in keys), 1 << 30
+                )
+            )  # type: ignore[arg-type]
             for key in keys:
-                clip = {"key": key, "split": split, "cluster": k, "caption": key, "source": f"{key}.mp4", "start_s": 0.0, "path": "none"}
+                clip = {
+                    "key": key,
+                    "split": split,
+                    "cluster": k,
+                    "caption": key,
+                    "source": f"{key}.mp4",
+                    "start_s": 0.0,
+                    "path": "none",
+                }
                 clips.append(SplitClip.model_validate(clip).model_dump())
                 seen = {"domain": "d", "scene": "s", "attributes": {"a": "b"}, "mentioned": ["a"]}
-                rows.append({"file": f"{key}.mp4", "source": key[:-1], **seen})  # ten clips of a source video at most
+                # ten clips of a source video at most
+                rows.append({"file": f"{key}.mp4", "source": key[:-1], **seen})
     (bench.folder / "splits.json").write_text(json.dumps({"clips": clips}))
     (bench.clips / "attributes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _prepared(tuple(shards)).write(bench.folder)

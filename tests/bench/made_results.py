@@ -16,11 +16,16 @@ CLIPS, SOURCES, PROBED, COMPONENTS, STEPS, SEEDS = 60, 12, 80, 4, 3, (0, 1)
 SWEEP = Sampling(arm="monolith", name="one-steps-3", steps=3, first_seed=True)
 SCALE = CORE.model_copy(
     update={
-        "name": "made", "rng_seeds": SEEDS, "kept_clips": 2, "test_clips": CLIPS, "curve_points": 3,
+        "name": "made",
+        "rng_seeds": SEEDS,
+        "kept_clips": 2,
+        "test_clips": CLIPS,
+        "curve_points": 3,
         "samplings": (*CORE.samplings, *ROUND_3, SWEEP),
     }
 )
-FAR = {"experts": 1.0, "monolith": 2.0, "monolith-total": 3.0, "random": 4.0}  # how far an arm's features are shifted
+# how far an arm's features are shifted
+FAR = {"experts": 1.0, "monolith": 2.0, "monolith-total": 3.0, "random": 4.0}
 
 
 def made_results(folder: Path) -> Results:
@@ -33,7 +38,9 @@ def made_results(folder: Path) -> Results:
     return results
 
 
-def _job(job: Job, real: NDArray[Any], probed: NDArray[Any]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def _job(
+    job: Job, real: NDArray[Any], probed: NDArray[Any]
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     if job.kind in ("trial", "guidance"):
         return {"loss": float(job.words[1])}, {}  # the smallest is the best
     if job.kind == "train":
@@ -44,11 +51,23 @@ def _job(job: Job, real: NDArray[Any], probed: NDArray[Any]) -> tuple[dict[str, 
         return {"probe": _labels(probed[:, 0], "train")}, {}
     if job.kind == "test":
         sides = {"real": real, "codec": real + 0.1}
-        arrays = {f"{side}.{key}": value for side, some in sides.items() for key, value in _measured(some).items()}
+        arrays = {
+            f"{side}.{key}": value for side, some in sides.items() for key, value in _measured(some).items()
+        }
         known = {f"probe.features.{network}": probed.astype(np.float16) for network in SCALE.features}
-        return {"clips": CLIPS, "test": _labels(real[:, 0], "test"), "captions": ["a <b>", "c"]}, arrays | known
+        return {
+            "clips": CLIPS,
+            "test": _labels(real[:, 0], "test"),
+            "captions": ["a <b>", "c"],
+        }, arrays | known
     if job.kind == "sample":
-        values = {"guidance": 1.0, "steps": STEPS, "experts_per_step": 1.0, "flops_per_clip": 1e9, "seconds_per_clip": 0.1}
+        values = {
+            "guidance": 1.0,
+            "steps": STEPS,
+            "experts_per_step": 1.0,
+            "flops_per_clip": 1e9,
+            "seconds_per_clip": 0.1,
+        }
         routing = np.full((3, STEPS, 3), 1 / 3)
         arrays = _measured(real + FAR[job.words[0]])
         if not SCALE.is_pictured(SCALE.sampling(job.words[0], job.words[2]), int(job.words[1])):
@@ -75,13 +94,23 @@ def _labels(values: NDArray[Any], name: str) -> dict[str, Any]:
 
 
 def _trained(job: Job) -> dict[str, Any]:
-    points = [{"steps": 10 * n, "clips": 160 * n, "train_loss": 1.0, "loss": [1.0 / n, 2.0 / n, 3.0 / n]} for n in (1, 2, 3)]
+    points = [
+        {"steps": 10 * n, "clips": 160 * n, "train_loss": 1.0, "loss": [1.0 / n, 2.0 / n, 3.0 / n]}
+        for n in (1, 2, 3)
+    ]
     return {"curve": points, "shares": [0.5, 0.3, 0.2], "learning_rate": 1e-3}
 
 
 def _networks(arm: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     experts = 1 if arm.startswith("monolith") else 3
-    plan = {"title": arm, "experts": experts, "expert_parameters": 10, "router_parameters": 5, "batch_clips": 16, "router_batch_clips": 4}
+    plan = {
+        "title": arm,
+        "experts": experts,
+        "expert_parameters": 10,
+        "router_parameters": 5,
+        "batch_clips": 16,
+        "router_batch_clips": 4,
+    }
     plan |= {"steps": 30, "clips": 480 * experts, "flops": 10**12, "router_share": 0.04}
     values: dict[str, Any] = {"plan": plan, "losses": [[1.0, 2.0, 3.0]] * experts}
     if arm != "experts":

@@ -1,4 +1,6 @@
-"""The benchmark's footage: captions that say what the pixels show and no more, the same for a seed, prepared like anybody's."""
+"""The benchmark's footage: captions that say what the pixels show and no more, the same for a seed,
+prepared like anybody's.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,44 @@ from paris_p2p.data.sources import find_sources
 
 CLIPS = 10
 FORBIDDEN = (
-    "doom", "craft", "world", "robot", "arm", "gripper", "table", "drawer", "door", "maze", "corridor", "monster", "demon", "gun", "weapon",
-    "shoot", "fire", "acid", "floor", "wall", "room", "grass", "water", "tree", "sand", "stone", "tile", "player", "agent", "game", "task",
-    "policy", "simulat", "person", "camera", "walk", "medkit",
-)  # fmt: skip
+    "doom",
+    "craft",
+    "world",
+    "robot",
+    "arm",
+    "gripper",
+    "table",
+    "drawer",
+    "door",
+    "maze",
+    "corridor",
+    "monster",
+    "demon",
+    "gun",
+    "weapon",
+    "shoot",
+    "fire",
+    "acid",
+    "floor",
+    "wall",
+    "room",
+    "grass",
+    "water",
+    "tree",
+    "sand",
+    "stone",
+    "tile",
+    "player",
+    "agent",
+    "game",
+    "task",
+    "policy",
+    "simulat",
+    "person",
+    "camera",
+    "walk",
+    "medkit",
+)
 
 
 def no_report(done: int, total: int) -> None:
@@ -39,7 +75,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def every_caption() -> set[str]:
@@ -68,7 +106,11 @@ def test_a_caption_says_what_it_is_listed_to_mention_and_only_that() -> None:
     for number in range(100):
         text, mentioned = captions.write(seen, np.random.default_rng(number))
         words = {name: captions.WORDS[name][value] for name, value in seen.items()}
-        said = [name for name, of_name in words.items() if any(re.search(rf"\b{word}\b", text.lower()) for word in of_name)]
+        said = [
+            name
+            for name, of_name in words.items()
+            if any(re.search(rf"\b{word}\b", text.lower()) for word in of_name)
+        ]
         assert said == list(mentioned), text
 
 
@@ -81,12 +123,23 @@ def test_every_value_that_is_measured_has_words() -> None:
 @pytest.mark.parametrize(("level", "name"), [(20, "dark"), (90, "medium"), (200, "bright")])
 def test_brightness_is_the_mean_luma_s_band(level: int, name: str) -> None:
     seen = measure(np.full((FRAMES, 16, 16, 3), level, np.uint8))
-    assert (seen["brightness"], seen["colour"], seen["motion"], seen["contrast"]) == (name, "grey", "still", "low")
+    assert (seen["brightness"], seen["colour"], seen["motion"], seen["contrast"]) == (
+        name,
+        "grey",
+        "still",
+        "low",
+    )
 
 
 @pytest.mark.parametrize(
     ("rgb", "name"),
-    [((200, 20, 30), "red"), ((180, 90, 20), "orange"), ((20, 160, 40), "green"), ((20, 60, 200), "blue"), ((160, 20, 200), "purple")],
+    [
+        ((200, 20, 30), "red"),
+        ((180, 90, 20), "orange"),
+        ((20, 160, 40), "green"),
+        ((20, 60, 200), "blue"),
+        ((160, 20, 200), "purple"),
+    ],
 )
 def test_the_colour_is_the_hue_with_most_chroma(rgb: tuple[int, int, int], name: str) -> None:
     frames = np.full((FRAMES, 16, 16, 3), 128, np.uint8)
@@ -96,7 +149,12 @@ def test_the_colour_is_the_hue_with_most_chroma(rgb: tuple[int, int, int], name:
 
 @pytest.mark.parametrize(
     ("side", "area"),
-    [("top", np.s_[:, :32]), ("bottom", np.s_[:, 32:]), ("left", np.s_[:, :, :32]), ("right", np.s_[:, :, 32:])],
+    [
+        ("top", np.s_[:, :32]),
+        ("bottom", np.s_[:, 32:]),
+        ("left", np.s_[:, :, :32]),
+        ("right", np.s_[:, :, 32:]),
+    ],
 )
 def test_the_lighter_side_is_found(side: str, area: tuple[slice, ...]) -> None:
     frames = np.full((FRAMES, 64, 64, 3), 60, np.uint8)
@@ -104,14 +162,21 @@ def test_the_lighter_side_is_found(side: str, area: tuple[slice, ...]) -> None:
     assert measure(frames)["lighter"] == side
 
 
-@pytest.mark.parametrize(("name", "shift"), [("right", (0, 2)), ("left", (0, -2)), ("down", (2, 0)), ("up", (-2, 0))])
+@pytest.mark.parametrize(
+    ("name", "shift"), [("right", (0, 2)), ("left", (0, -2)), ("down", (2, 0)), ("up", (-2, 0))]
+)
 def test_a_texture_that_is_shifted_moves_that_way(name: str, shift: tuple[int, int]) -> None:
     texture = smooth_noise(96)
-    frames = np.stack([np.roll(texture, (t * shift[0], t * shift[1]), axis=(0, 1))[16:80, 16:80] for t in range(FRAMES)])
+    frames = np.stack(
+        [np.roll(texture, (t * shift[0], t * shift[1]), axis=(0, 1))[16:80, 16:80] for t in range(FRAMES)]
+    )
     assert measure(frames)["motion"] == name
 
 
-@pytest.mark.parametrize(("name", "zooms"), [("outward", range(128, 128 - 8 * FRAMES, -8)), ("inward", range(128 - 8 * FRAMES, 128, 8))])
+@pytest.mark.parametrize(
+    ("name", "zooms"),
+    [("outward", range(128, 128 - 8 * FRAMES, -8)), ("inward", range(128 - 8 * FRAMES, 128, 8))],
+)
 def test_a_picture_that_is_zoomed_moves_outward_or_inward(name: str, zooms: range) -> None:
     texture = smooth_noise(128)
     frames = []
@@ -137,7 +202,9 @@ def test_the_light_sets_the_brightness_whatever_is_filmed() -> None:
         assert {measure(lit.on(np.stack([picture] * FRAMES)))["brightness"] for picture in pictures} == {name}
 
 
-def test_the_same_seed_gives_the_same_bytes_and_a_broken_off_run_ends_alike(made: tuple[Path, list[Row]], tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_a_broken_off_run_ends_alike(
+    made: tuple[Path, list[Row]], tmp_path: Path
+) -> None:
     out, rows = made
     shutil.copytree(out, tmp_path / "again")
     parts = plan(tmp_path / "again", CLIPS, 3, ("vizdoom",))
@@ -159,14 +226,20 @@ def test_what_is_made_is_found_and_decoded_as_any_owner_s_clips_are(made: tuple[
     assert found == sorted((row["file"], row["caption"], row["source"]) for row in rows)
     for source in sources:
         with source.open() as file:
-            (clip,) = decode_clips(file, ClipShape(frames=FRAMES, height=SIDE_PIXELS, width=SIDE_PIXELS, fps=FPS), 1)
+            (clip,) = decode_clips(
+                file, ClipShape(frames=FRAMES, height=SIDE_PIXELS, width=SIDE_PIXELS, fps=FPS), 1
+            )
         assert clip.frames.shape == (FRAMES, SIDE_PIXELS, SIDE_PIXELS, 3)
 
 
 def test_what_is_written_is_what_was_measured(made: tuple[Path, list[Row]]) -> None:
     out, rows = made
     assert [json.loads(line) for line in (out / "attributes.jsonl").read_text().splitlines()] == rows
-    agreeing = [measure(_read(out / row["file"]))[name] == value for row in rows for name, value in row["attributes"].items()]
+    agreeing = [
+        measure(_read(out / row["file"]))[name] == value
+        for row in rows
+        for name, value in row["attributes"].items()
+    ]
     assert np.mean(agreeing) > 0.9  # the video format rounds
 
 
@@ -175,9 +248,13 @@ def _read(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def test_clips_of_one_episode_share_a_source_and_no_source_is_in_two_scenes(made: tuple[Path, list[Row]]) -> None:
+def test_clips_of_one_episode_share_a_source_and_no_source_is_in_two_scenes(
+    made: tuple[Path, list[Row]],
+) -> None:
     _, rows = made
-    scenes = {scene: {row["source"] for row in rows if row["scene"] == scene} for scene in WORLDS["vizdoom"].scenes}
+    scenes = {
+        scene: {row["source"] for row in rows if row["scene"] == scene} for scene in WORLDS["vizdoom"].scenes
+    }
     assert sum(len(sources) for sources in scenes.values()) == len(set().union(*scenes.values())) < len(rows)
 
 

@@ -30,7 +30,8 @@ def test_a_shift_twice_as_far_is_four_times_the_distance(findings):
     for network in SCALE.features:  # equal covariances: the distance is the squared shift
         ratio = comparison.ratio(network, findings.sides["monolith, one"], findings.sides["experts, top-1"])
         assert ratio.value == pytest.approx(4, rel=1e-3)
-        assert ratio.low == pytest.approx(ratio.high, rel=1e-3)  # the same source videos on every side: nothing scatters
+        # the same source videos on every side: nothing scatters
+        assert ratio.low == pytest.approx(ratio.high, rel=1e-3)
 
 
 def test_all_seeds_are_pooled_and_seen_on_the_same_real_clips(findings):
@@ -47,9 +48,14 @@ def test_a_sweep_has_one_seed_and_is_held_against_the_experts_of_that_seed(findi
     assert findings.comparison.ratio("transnetv2", side, best).value == pytest.approx(4, rel=1e-3)
 
 
-def test_round_3_holds_the_monolith_against_each_way_over_all_seeds_and_over_those_that_did_not_lead_to_it(findings):
+def test_round_3_holds_the_monolith_against_each_way_over_all_seeds_and_over_those_that_did_not_lead_to_it(
+    findings,
+):
     rows = round_3_table(findings).rows
-    assert [row[0] for row in rows[:2]] == ["experts, text-only, all seeds", "experts, text-only, without the first seed"]
+    assert [row[0] for row in rows[:2]] == [
+        "experts, text-only, all seeds",
+        "experts, text-only, without the first seed",
+    ]
     assert len(rows) == 2 * len(ROUND_3)
     raw = len(SCALE.features)
     assert all(cell == "4.00 (4.00 to 4.00)" for row in rows for cell in row[1 : 1 + raw])
@@ -87,7 +93,9 @@ def test_an_arms_curve_weighs_each_clusters_own_expert(findings):
 def test_tables_have_every_arm_sampling_and_trial(findings):
     assert [row[0] for row in arms_table(findings).rows] == [arm.name for arm in SCALE.arms]
     assert len(ratio_table(findings).rows) == len(SCALE.samplings) - 1
-    assert all("0.002: 0.0020 *" in row[2] for row in trials_table(findings).rows if row[1] == "learning rate")
+    assert all(
+        "0.002: 0.0020 *" in row[2] for row in trials_table(findings).rows if row[1] == "learning rate"
+    )
 
 
 def test_the_report_is_rebuilt_from_results_alone_and_escapes_captions(findings, tmp_path):
@@ -107,8 +115,15 @@ def test_pictures_show_every_arm_and_stand_on_white(findings, tmp_path):
     with Image.open(sheet) as image:
         rows = len(shown_clips(findings))
         assert image.size == (LABEL_PIXELS + 2 * (3 * 8 + GAP_PIXELS), rows * (8 + GAP_PIXELS))
-    assert [path.name for path in drawings][:3] == ["made-distances.svg", "made-losses.svg", "made-routing.svg"]
-    assert all("background:#ffffff" in path.read_text() and "currentColor" not in path.read_text() for path in drawings)
+    assert [path.name for path in drawings][:3] == [
+        "made-distances.svg",
+        "made-losses.svg",
+        "made-routing.svg",
+    ]
+    assert all(
+        "background:#ffffff" in path.read_text() and "currentColor" not in path.read_text()
+        for path in drawings
+    )
 
 
 def test_without_both_sides_of_the_question_there_is_no_report(tmp_path):

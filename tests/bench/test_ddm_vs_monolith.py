@@ -1,4 +1,6 @@
-"""The comparison's plan and jobs: what is matched is matched, and a job that was broken off ends where it would have."""
+"""The comparison's plan and jobs: what is matched is matched, and a job that was broken off ends where it
+would have.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ from bench.ddm_vs_monolith.networks_job import describe, posterior
 from bench.ddm_vs_monolith.runner import needed
 from bench.ddm_vs_monolith.sample_job import Chooser, inference_flops, sample_job, spread
 from bench.ddm_vs_monolith.settings import CORE, FULL, SCALES, Sampling
-from bench.ddm_vs_monolith.train_job import Validation, Watch, plan_of, slot_folder, train_job, train_slot, weights_path
+from bench.ddm_vs_monolith.train_job import (
+    Validation,
+    Watch,
+    plan_of,
+    slot_folder,
+    train_job,
+    train_slot,
+    weights_path,
+)
 from paris_p2p.errors import UsageError
 from paris_p2p.model.presets import router_config
 from paris_p2p.model.router import Router
@@ -26,7 +36,10 @@ from paris_p2p.spec import LatentShape, TextShape
 from paris_p2p.training.messages import CheckpointReady, Event
 from tests.bench.made_bench import COUNTS, EXPERTS, SCALE, made_bench
 
-LATENT, TEXT = LatentShape(channels=16, frames=8, height=8, width=8), TextShape(tokens=20, dim=384, pooled_dim=384)
+LATENT, TEXT = (
+    LatentShape(channels=16, frames=8, height=8, width=8),
+    TextShape(tokens=20, dim=384, pooled_dim=384),
+)
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +173,16 @@ def test_two_jobs_end_to_end_train_a_network_and_measure_its_clips(bench):
     trained = train_job(bench, "monolith", 0, "expert-0", 2e-3)
     assert trained["curve"][-1]["steps"] == SCALE.steps
     assert weights_path(slot_folder(bench, "monolith", 0, "expert-0")).exists()
-    save_file({"mean/efficientnet-lite0": np.zeros(1280), "axes/efficientnet-lite0": np.eye(1280)[:, :4].copy()}, bench.work / BASIS_FILE)
+    save_file(
+        {"mean/efficientnet-lite0": np.zeros(1280), "axes/efficientnet-lite0": np.eye(1280)[:, :4].copy()},
+        bench.work / BASIS_FILE,
+    )
     values, arrays = sample_job(bench, "monolith", 0, "one", 2.0)
     assert arrays["features.efficientnet-lite0"].shape == (SCALE.test_clips, 4)
     assert arrays["pictures"].shape == (SCALE.kept_clips, 4, 32, 32, 3)
-    assert values["flops_per_clip"] == 2 * SCALE.sampling_steps * plan_of(bench, "monolith").expert_forward_flops
+    assert (
+        values["flops_per_clip"] == 2 * SCALE.sampling_steps * plan_of(bench, "monolith").expert_forward_flops
+    )
 
 
 def test_pictures_are_kept_where_arms_are_compared_and_not_of_sweeps_or_other_seeds():
@@ -174,7 +192,9 @@ def test_pictures_are_kept_where_arms_are_compared_and_not_of_sweeps_or_other_se
 
 
 def test_a_result_is_read_as_it_was_written(bench):
-    bench.results.write("sample/x/0/y", {"value": 1 / 3, "list": np.arange(3)}, results.Clock(), {"a": np.ones(2, np.float16)})
+    bench.results.write(
+        "sample/x/0/y", {"value": 1 / 3, "list": np.arange(3)}, results.Clock(), {"a": np.ones(2, np.float16)}
+    )
     assert bench.results.values("sample/x/0/y") == {"value": 0.333333, "list": [0, 1, 2]}
     assert bench.results.arrays("sample/x/0/y")["a"].dtype == np.float16
 
@@ -182,14 +202,20 @@ def test_a_result_is_read_as_it_was_written(bench):
 def test_the_prior_weighs_experts_by_their_parts_and_the_oracle_follows_the_clusters():
     x, t = torch.zeros(2, 1), torch.zeros(2)
     prior = torch.tensor([0.5, 0.3, 0.2])
-    weights = Chooser(Sampling(arm="random", name="uniform", routing="prior"), None, prior, torch.tensor([0, 2]))(x, t, None)
+    weights = Chooser(
+        Sampling(arm="random", name="uniform", routing="prior"), None, prior, torch.tensor([0, 2])
+    )(x, t, None)
     torch.testing.assert_close(weights, prior.expand(2, -1))
-    oracle = Chooser(Sampling(arm="experts", name="oracle", routing="oracle"), None, prior, torch.tensor([0, 2]))(x, t, None)
+    oracle = Chooser(
+        Sampling(arm="experts", name="oracle", routing="oracle"), None, prior, torch.tensor([0, 2])
+    )(x, t, None)
     assert oracle.argmax(1).tolist() == [0, 2]
 
 
 def test_a_router_with_text_alone_is_asked_as_it_was_trained(bench):
-    """In training the time goes with the latent: what is asked at a time it never saw with text alone would be noise."""
+    """In training the time goes with the latent: what is asked at a time it never saw with text alone
+    would be noise.
+    """
     torch.manual_seed(0)
     router = Router(**router_config("nano", bench.prepared.latent, bench.prepared.text_shape, EXPERTS))
     for weight in router.parameters():
@@ -198,11 +224,20 @@ def test_a_router_with_text_alone_is_asked_as_it_was_trained(bench):
     pooled = batch.pooled.float()
     with torch.no_grad():
         expected = router(None, None, pooled).softmax(1)
-        assert not torch.allclose(router(None, torch.full((len(batch),), 0.8), pooled).softmax(1), expected, atol=1e-3)
+        assert not torch.allclose(
+            router(None, torch.full((len(batch),), 0.8), pooled).softmax(1), expected, atol=1e-3
+        )
     for t in (1.0, 0.8):
         assert np.allclose(posterior(router, batch, t, latent=False, text=True), expected.numpy(), atol=1e-6)
-    chooser = Chooser(Sampling(arm="experts", name="text-only", routing="full", inputs="text"), router, torch.ones(EXPERTS), torch.zeros(0))
-    assert torch.allclose(chooser(batch.latent.float(), torch.full((len(batch),), 0.8), pooled), expected, atol=1e-5)
+    chooser = Chooser(
+        Sampling(arm="experts", name="text-only", routing="full", inputs="text"),
+        router,
+        torch.ones(EXPERTS),
+        torch.zeros(0),
+    )
+    assert torch.allclose(
+        chooser(batch.latent.float(), torch.full((len(batch),), 0.8), pooled), expected, atol=1e-5
+    )
 
 
 def test_trial_clips_are_of_every_cluster(bench):
@@ -234,4 +269,6 @@ def test_the_least_loss_is_chosen():
 
 
 def test_results_are_where_the_job_says(tmp_path: Path):
-    assert results.Results(tmp_path).path("train/experts/0/router", "json").name == "train.experts.0.router.json"
+    assert (
+        results.Results(tmp_path).path("train/experts/0/router", "json").name == "train.experts.0.router.json"
+    )

@@ -9,7 +9,9 @@ from paris_p2p.codec.pca import PcaCodec, fit_pca
 
 
 def test_one_deviation_multiplies_the_latents_and_changes_no_picture(tmp_path):
-    clips = torch.randint(0, 256, (6, 2, 16, 16, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    clips = torch.randint(
+        0, 256, (6, 2, 16, 16, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     clips[:, :, :8] //= 4  # so that channels differ in size
     own = fit_pca([clips], 8, 6)
     own.save(tmp_path)

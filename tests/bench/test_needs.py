@@ -17,15 +17,25 @@ def test_the_estimate_is_near_the_measured_peak(preset: str, slot: str) -> None:
 
 
 def test_more_parameters_and_more_tokens_need_more() -> None:
-    sizes = [training_bytes(spec_of(preset), "expert-0", bf16=True) for preset in ("nano", "micro", "tiny", "small", "medium", "large")]
+    sizes = [
+        training_bytes(spec_of(preset), "expert-0", bf16=True)
+        for preset in ("nano", "micro", "tiny", "small", "medium", "large")
+    ]
     assert sizes == sorted(set(sizes))
-    assert training_bytes(spec_of("tiny", 32), "expert-0", bf16=True) > training_bytes(spec_of("tiny", 16), "expert-0", bf16=True)
-    assert training_bytes(spec_of("tiny"), "expert-0", bf16=False) > training_bytes(spec_of("tiny"), "expert-0", bf16=True)
+    assert training_bytes(spec_of("tiny", 32), "expert-0", bf16=True) > training_bytes(
+        spec_of("tiny", 16), "expert-0", bf16=True
+    )
+    assert training_bytes(spec_of("tiny"), "expert-0", bf16=False) > training_bytes(
+        spec_of("tiny"), "expert-0", bf16=True
+    )
 
 
 def test_on_a_gpu_the_state_is_the_cards_and_the_checkpoint_main_memorys() -> None:
     spec = spec_of("small")
-    (main, vram), (cpu, none) = trainer_bytes(spec, "expert-0", gpu=True, bf16=True), trainer_bytes(spec, "expert-0", gpu=False, bf16=True)
+    (main, vram), (cpu, none) = (
+        trainer_bytes(spec, "expert-0", gpu=True, bf16=True),
+        trainer_bytes(spec, "expert-0", gpu=False, bf16=True),
+    )
     assert none == 0
     assert vram > training_bytes(spec, "expert-0", bf16=True)
     assert main > cpu  # CUDA's libraries

@@ -36,7 +36,12 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
 
 def test_an_invite_to_mirror_gives_its_run_and_its_peers(tmp_path: Path) -> None:
     first, second = peer(1), peer(2)
-    config = load_config(None, default_data_dir=tmp_path, peers=[first], mirror=[f"paris:{RUN}?peer={second}&peer={first}", "cd" * 32])
+    config = load_config(
+        None,
+        default_data_dir=tmp_path,
+        peers=[first],
+        mirror=[f"paris:{RUN}?peer={second}&peer={first}", "cd" * 32],
+    )
     assert config.mirrored() == {RUN, "cd" * 32}
     assert config.peers == (first, second)
 

@@ -1,4 +1,6 @@
-"""Every mistake a person can make has its own message that says what to do, a non-zero exit and no traceback: the real commands."""
+"""Every mistake a person can make has its own message that says what to do, a non-zero exit and no
+traceback: the real commands.
+"""
 
 from __future__ import annotations
 
@@ -40,16 +42,24 @@ from tests.swarm.swarms import Source
 
 BIN = Path(sys.executable).parent
 RUN = "ab" * 32
-NOBODY = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.generate().peer_id}"  # the discard port: nothing of ours listens there
+# the discard port: nothing of ours listens there
+NOBODY = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.generate().peer_id}"
 INVITE = f"paris:{RUN}?peer={NOBODY}"
 HERE = ("--host", "127.0.0.1", "--yes")
 
 
-def refused(*command: str, says: Sequence[str], status: int = 1, before: Sequence[str] = (), stdin: str = "", **environment: str) -> str:
+def refused(
+    *command: str,
+    says: Sequence[str],
+    status: int = 1,
+    before: Sequence[str] = (),
+    stdin: str = "",
+    **environment: str,
+) -> str:
     """Run a command that must fail with these words and this exit status; returns all it said.
 
-    Its `main` runs here, as loading torch for each of them takes minutes; with something before it, or another environment,
-    it is the real command.
+    Its `main` runs here, as loading torch for each of them takes minutes; with something before it, or
+    another environment, it is the real command.
     """
     real = before or environment or command[0] == "real"
     words = command[1:] if command[0] == "real" else command
@@ -61,7 +71,9 @@ def refused(*command: str, says: Sequence[str], status: int = 1, before: Sequenc
     return said
 
 
-def _as_process(words: Sequence[str], before: Sequence[str], stdin: str, environment: dict[str, str]) -> tuple[int, str]:
+def _as_process(
+    words: Sequence[str], before: Sequence[str], stdin: str, environment: dict[str, str]
+) -> tuple[int, str]:
     done = subprocess.run(
         [*before, str(BIN / words[0]), *words[1:]],
         input=stdin,
@@ -74,8 +86,12 @@ def _as_process(words: Sequence[str], before: Sequence[str], stdin: str, environ
     return done.returncode, done.stdout + done.stderr
 
 
-def _here(words: Sequence[str], before: Sequence[str], stdin: str, environment: dict[str, str]) -> tuple[int, str]:
-    """What `main` of the command does: exit status and words. A traceback would be an exception that leaves it."""
+def _here(
+    words: Sequence[str], before: Sequence[str], stdin: str, environment: dict[str, str]
+) -> tuple[int, str]:
+    """What `main` of the command does: exit status and words. A traceback would be an exception that
+    leaves it.
+    """
     said = io.StringIO()
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
@@ -99,7 +115,9 @@ MAINS = {"paris-peer": peer_cli.main, "paris-run": run_cli.main, "paris-bootstra
 
 
 def mounted(folder: Path, options: str) -> list[str]:
-    """What stands before a command that shall find a file system with these options at `folder`; nobody else sees it."""
+    """What stands before a command that shall find a file system with these options at `folder`; nobody
+    else sees it.
+    """
     folder.mkdir()
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
     script = 'mount -t tmpfs -o "$1" none "$2" && shift 2 && exec "$@"'
@@ -154,13 +172,17 @@ def test_an_invite_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         (["--relay", "somewhere"], "--relay"),
     ],
 )
-def test_a_wrong_setting_is_named_with_what_is_right(options: list[str], says: str, data: tuple[str, str]) -> None:
+def test_a_wrong_setting_is_named_with_what_is_right(
+    options: list[str], says: str, data: tuple[str, str]
+) -> None:
     status = 1 if options[0] == "--device" else 2
     refused("paris-peer", "start", INVITE, "--yes", *data, *options, says=[says], status=status)
 
 
 @pytest.mark.parametrize("verb", [["start", "--yes"], ["generate", "--offline", "a prompt"]])
-def test_cuda_asked_for_and_not_there_is_said_before_anything_is_fetched(verb: list[str], data: tuple[str, str]) -> None:
+def test_cuda_asked_for_and_not_there_is_said_before_anything_is_fetched(
+    verb: list[str], data: tuple[str, str]
+) -> None:
     command = ("paris-peer", *verb, INVITE, *data, "--device", "cuda")
     refused(*command, says=["--device cuda", "--device cpu"], CUDA_VISIBLE_DEVICES="")
 
@@ -173,7 +195,9 @@ def test_cuda_asked_for_and_not_there_is_said_before_anything_is_fetched(verb: l
         (["--expert", "nano", "--init-from", "nowhere"], "there is no such file or folder"),
     ],
 )
-def test_an_unknown_preset_or_checkpoint_is_named(options: list[str], says: str, run: tuple[Path, Any]) -> None:
+def test_an_unknown_preset_or_checkpoint_is_named(
+    options: list[str], says: str, run: tuple[Path, Any]
+) -> None:
     folder = run[0].parent / "unsigned"
     folder.mkdir(exist_ok=True)
     (folder / "prepared.json").write_bytes((run[0] / "prepared.json").read_bytes())
@@ -189,7 +213,11 @@ PEER, OWNER = peer_cli.app, run_cli.app
     ("app", "command", "says"),
     [
         (PEER, ["start", f"paris:{RUN}"], "names no peer to ask: it seems cut at the `?`"),
-        (OWNER, ["export", f"paris:{RUN}", "--out", "model"], "names no peer to ask: it seems cut at the `?`"),
+        (
+            OWNER,
+            ["export", f"paris:{RUN}", "--out", "model"],
+            "names no peer to ask: it seems cut at the `?`",
+        ),
         (OWNER, ["evaluate", f"paris:{RUN}", "--data", ".", "--out", "report"], "names no peer to ask"),
         (PEER, ["generate", "a ball", f"paris:{RUN}"], "put the whole invite in quotes"),
         (PEER, ["start", "bogus", "--dry-run"], "looks like paris:"),
@@ -209,7 +237,9 @@ PEER, OWNER = peer_cli.app, run_cli.app
         (OWNER, ["export", str(Path(__file__).parent), "--out", "o"], "is a folder, where an invite"),
     ],
 )
-def test_a_slip_of_the_keyboard_is_told_in_the_words_of_the_command_line(app: Any, command: list[str], says: str) -> None:
+def test_a_slip_of_the_keyboard_is_told_in_the_words_of_the_command_line(
+    app: Any, command: list[str], says: str
+) -> None:
     refusal = CliRunner().invoke(app, command).exception
     assert isinstance(refusal, ParisError), refusal
     assert says in str(refusal)
@@ -217,19 +247,29 @@ def test_a_slip_of_the_keyboard_is_told_in_the_words_of_the_command_line(app: An
 
 def test_a_model_where_prepared_clips_are_wanted_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(DataError, match="is an exported model, where a folder that `paris-run prepare` wrote is wanted"):
+    with pytest.raises(
+        DataError, match="is an exported model, where a folder that `paris-run prepare` wrote is wanted"
+    ):
         Prepared.load(tmp_path)
     with pytest.raises(DataError, match=r"holds no prepared clips \(No such file or directory: "):
         Prepared.load(tmp_path / "nowhere")
 
 
-def test_more_experts_than_there_are_are_refused_before_anything_is_fetched(run: tuple[Path, Envelope[RunSpec]]) -> None:
+def test_more_experts_than_there_are_are_refused_before_anything_is_fetched(
+    run: tuple[Path, Envelope[RunSpec]],
+) -> None:
     with pytest.raises(UsageError, match="--top-k 9: this run has 1 expert,"):
         check_slots(run[1].record, set(run[1].record.slots), partial=False, routing=Routing("top_k", 9))
 
 
-PREPARE, CREATE = ("paris-run", "prepare", "/nowhere", "--out", "/nowhere"), ("paris-run", "create", "/nowhere")
-GENERATE, EVALUATE = ("paris-peer", "generate", "a ball", INVITE), ("paris-run", "evaluate", "m", "--data", "/nowhere", "--out", "o")
+PREPARE, CREATE = (
+    ("paris-run", "prepare", "/nowhere", "--out", "/nowhere"),
+    ("paris-run", "create", "/nowhere"),
+)
+GENERATE, EVALUATE = (
+    ("paris-peer", "generate", "a ball", INVITE),
+    ("paris-run", "evaluate", "m", "--data", "/nowhere", "--out", "o"),
+)
 
 
 @pytest.mark.parametrize(
@@ -279,12 +319,32 @@ def test_a_value_past_its_limit_is_named_with_its_option_and_the_limit(
 
 
 def test_a_value_past_its_limit_is_refused_by_the_real_commands(run: tuple[Path, Any]) -> None:
-    refused("real", *PREPARE, "--height", "5000", says=["--height 5000: should be less than or equal to 4096"], status=2)
-    refused("real", *CREATE, "--quorum", "65", says=["--quorum 65: should be less than or equal to 64"], status=2)
-    refused("real", "paris-run", "publish", str(run[0]), "--threads", "5000", says=["--threads 5000: should be less than"], status=2)
+    refused(
+        "real",
+        *PREPARE,
+        "--height",
+        "5000",
+        says=["--height 5000: should be less than or equal to 4096"],
+        status=2,
+    )
+    refused(
+        "real", *CREATE, "--quorum", "65", says=["--quorum 65: should be less than or equal to 64"], status=2
+    )
+    refused(
+        "real",
+        "paris-run",
+        "publish",
+        str(run[0]),
+        "--threads",
+        "5000",
+        says=["--threads 5000: should be less than"],
+        status=2,
+    )
 
 
-def test_an_unknown_slot_is_named_with_those_there_are(run: tuple[Path, Envelope[RunSpec]], tmp_path: Path, data: tuple[str, str]) -> None:
+def test_an_unknown_slot_is_named_with_those_there_are(
+    run: tuple[Path, Envelope[RunSpec]], tmp_path: Path, data: tuple[str, str]
+) -> None:
     save_spec(tmp_path / "data", run[1])
     command = ("paris-peer", "start", f"paris:{run[1].id}", *HERE, *data, "--slot", "expert-9")
     refused(*command, says=["'expert-9'", "expert-0, router"], status=2)
@@ -301,21 +361,38 @@ def test_an_unknown_slot_is_named_with_those_there_are(run: tuple[Path, Envelope
         (["--prompts-file", "/nowhere/prompts"], "/nowhere/prompts"),
     ],
 )
-def test_a_wrong_wish_for_a_clip_is_named(options: list[str], says: str, run: tuple[Path, Envelope[RunSpec]], tmp_path: Path) -> None:
+def test_a_wrong_wish_for_a_clip_is_named(
+    options: list[str], says: str, run: tuple[Path, Envelope[RunSpec]], tmp_path: Path
+) -> None:
     invite = fetched(tmp_path, run[1], ("expert-0", "router"))
-    refused("paris-peer", "generate", "a ball", invite, "--offline", "--data-dir", str(tmp_path), *options, says=[says], status=2)
+    refused(
+        "paris-peer",
+        "generate",
+        "a ball",
+        invite,
+        "--offline",
+        "--data-dir",
+        str(tmp_path),
+        *options,
+        says=[says],
+        status=2,
+    )
 
 
 def fetched(data_dir: Path, run: Envelope[RunSpec], slots: Sequence[str]) -> str:
     """Make it look as if a fetch had brought these slots; returns the invite."""
     home = data_dir / GENERATOR_DIR
     save_spec(home, run)
-    made = Fetched(slots={slot: FetchedSlot(card=RUN, weights=BlobRef(id=RUN, size_bytes=1)) for slot in slots})
+    made = Fetched(
+        slots={slot: FetchedSlot(card=RUN, weights=BlobRef(id=RUN, size_bytes=1)) for slot in slots}
+    )
     (home / "runs" / run.id / "fetched.json").write_text(made.model_dump_json())
     return f"paris:{run.id}"
 
 
-def test_generating_with_slots_missing_names_them(run: tuple[Path, Envelope[RunSpec]], tmp_path: Path) -> None:
+def test_generating_with_slots_missing_names_them(
+    run: tuple[Path, Envelope[RunSpec]], tmp_path: Path
+) -> None:
     invite = fetched(tmp_path, run[1], ("expert-0",))
     command = ("paris-peer", "generate", "a ball", invite, "--offline", "--data-dir", str(tmp_path))
     refused(*command, says=["for router;", "--allow-partial"])
@@ -324,13 +401,32 @@ def test_generating_with_slots_missing_names_them(run: tuple[Path, Envelope[RunS
 def test_generating_without_the_router_says_so_before_the_experts_are_fetched(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", experts=2)
     invite = fetched(tmp_path, run, ("expert-0", "expert-1"))  # their weights are nowhere
-    command = ("paris-peer", "generate", "a ball", invite, "--offline", "--data-dir", str(tmp_path), "--allow-partial")
-    refused(*command, says=["routing top_k asks the router which of 2 experts", "--routing uniform"], status=2)
+    command = (
+        "paris-peer",
+        "generate",
+        "a ball",
+        invite,
+        "--offline",
+        "--data-dir",
+        str(tmp_path),
+        "--allow-partial",
+    )
+    refused(
+        *command, says=["routing top_k asks the router which of 2 experts", "--routing uniform"], status=2
+    )
     refused(*command, "--routing", "uniform", says=["is not on this disk"])
 
 
 def test_generating_offline_before_any_fetch_says_to_fetch(data: tuple[str, str]) -> None:
-    refused("paris-peer", "generate", "a ball", INVITE, "--offline", *data, says=["was never fetched", "paris-peer fetch INVITE"])
+    refused(
+        "paris-peer",
+        "generate",
+        "a ball",
+        INVITE,
+        "--offline",
+        *data,
+        says=["was never fetched", "paris-peer fetch INVITE"],
+    )
 
 
 # this machine
@@ -346,35 +442,77 @@ def test_a_port_in_use_is_said_with_the_port(data: tuple[str, str]) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        refused("paris-peer", "start", INVITE, *HERE, *data, "--port", port, says=[f"127.0.0.1:{port}", "choose another --port"])
+        refused(
+            "paris-peer",
+            "start",
+            INVITE,
+            *HERE,
+            *data,
+            "--port",
+            port,
+            says=[f"127.0.0.1:{port}", "choose another --port"],
+        )
         serve = ("paris-bootstrap", "serve", "--host", "127.0.0.1", *data, "--port", port)
         refused(*serve, says=[f"127.0.0.1:{port}", "choose another --port"])
 
 
 def test_a_data_dir_that_is_in_use_names_the_process(tmp_path: Path, data: tuple[str, str]) -> None:
     with DataDirLock(tmp_path / "data"):
-        refused("paris-peer", "start", INVITE, *HERE, *data, says=[f"process {os.getpid()}", "its own --data-dir"])
+        refused(
+            "paris-peer", "start", INVITE, *HERE, *data, says=[f"process {os.getpid()}", "its own --data-dir"]
+        )
 
 
 @pytest.mark.parametrize(
-    "verb", [["paris-peer", "start", INVITE, *HERE], ["paris-peer", "fetch", INVITE], ["paris-bootstrap", "serve", "--port", "0"]]
+    "verb",
+    [
+        ["paris-peer", "start", INVITE, *HERE],
+        ["paris-peer", "fetch", INVITE],
+        ["paris-bootstrap", "serve", "--port", "0"],
+    ],
 )
 def test_a_read_only_disk_is_said_with_its_path(verb: list[str], tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     before = mounted(disk, "ro,size=1m")
-    refused(*verb, "--data-dir", str(disk / "data"), before=before, says=[str(disk), "Read-only", "choose another"])
+    refused(
+        *verb,
+        "--data-dir",
+        str(disk / "data"),
+        before=before,
+        says=[str(disk), "Read-only", "choose another"],
+    )
 
 
 def test_a_full_disk_is_said_with_its_path(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     before = mounted(disk, "size=4k")  # one page: the lock fits, the rest does not
-    said = refused("paris-peer", "start", INVITE, *HERE, "--data-dir", str(disk / "data"), before=before, says=[str(disk)])
+    said = refused(
+        "paris-peer",
+        "start",
+        INVITE,
+        *HERE,
+        "--data-dir",
+        str(disk / "data"),
+        before=before,
+        says=[str(disk)],
+    )
     assert "no space left" in said.lower()
 
 
-def test_models_that_are_gone_from_the_disk_are_said_to_be_fetched_again(run: tuple[Path, Envelope[RunSpec]], tmp_path: Path) -> None:
+def test_models_that_are_gone_from_the_disk_are_said_to_be_fetched_again(
+    run: tuple[Path, Envelope[RunSpec]], tmp_path: Path
+) -> None:
     invite = fetched(tmp_path, run[1], ("expert-0", "router"))
-    command = ("paris-run", "export", invite, "--offline", "--data-dir", str(tmp_path), "--out", str(tmp_path / "model"))
+    command = (
+        "paris-run",
+        "export",
+        invite,
+        "--offline",
+        "--data-dir",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "model"),
+    )
     refused(*command, says=["is not on this disk", "paris-peer fetch INVITE"])
 
 
@@ -383,7 +521,16 @@ def test_models_that_are_gone_from_the_disk_are_said_to_be_fetched_again(run: tu
 
 def test_an_empty_folder_of_clips_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
-    refused("paris-run", "prepare", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "-k", "2", says=[str(tmp_path / "clips")])
+    refused(
+        "paris-run",
+        "prepare",
+        str(tmp_path / "clips"),
+        "--out",
+        str(tmp_path / "out"),
+        "-k",
+        "2",
+        says=[str(tmp_path / "clips")],
+    )
 
 
 @pytest.mark.parametrize(
@@ -397,7 +544,18 @@ def test_an_empty_folder_of_clips_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_model_for_preparing_is_named(options: list[str], says: str, tmp_path: Path) -> None:
     for number in range(8):
         write_video(tmp_path / f"{number}.mp4", counting(10, 64, 64)).with_suffix(".txt").write_text("a ball")
-    refused("paris-run", "prepare", str(tmp_path), "-k", "1", "--out", str(tmp_path / "out"), *options, says=[says], status=2)
+    refused(
+        "paris-run",
+        "prepare",
+        str(tmp_path),
+        "-k",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+        *options,
+        says=[says],
+        status=2,
+    )
 
 
 def test_creating_and_publishing_in_the_wrong_order_says_what_comes_first(tmp_path: Path) -> None:
@@ -412,14 +570,27 @@ def test_a_second_run_in_one_folder_is_refused(run: tuple[Path, Any]) -> None:
 # the others
 
 
-@pytest.mark.parametrize("verb", [["start", INVITE, *HERE], ["fetch", INVITE], ["generate", "a ball", INVITE]])
+@pytest.mark.parametrize(
+    "verb", [["start", INVITE, *HERE], ["fetch", INVITE], ["generate", "a ball", INVITE]]
+)
 def test_when_nobody_answers_it_says_where_and_what_to_do(verb: list[str], data: tuple[str, str]) -> None:
     refused("paris-peer", *verb, *data, says=[f"nobody answered at {NOBODY}", "ask for a newer invite"])
 
 
 def test_a_bootstrap_address_that_is_none_is_refused(run: tuple[Path, Any], data: tuple[str, str]) -> None:
-    refused("paris-run", "publish", str(run[0]), "--peer", "somewhere", says=["does not end in /p2p/<peer id>"])
-    refused("paris-bootstrap", "serve", "--port", "0", "--peer", "somewhere", *data, says=["does not end in /p2p/<peer id>"])
+    refused(
+        "paris-run", "publish", str(run[0]), "--peer", "somewhere", says=["does not end in /p2p/<peer id>"]
+    )
+    refused(
+        "paris-bootstrap",
+        "serve",
+        "--port",
+        "0",
+        "--peer",
+        "somewhere",
+        *data,
+        says=["does not end in /p2p/<peer id>"],
+    )
 
 
 def newer(run: Envelope[RunSpec]) -> Envelope[RunSpec]:
@@ -429,7 +600,12 @@ def newer(run: Envelope[RunSpec]) -> Envelope[RunSpec]:
 
 def test_a_run_for_newer_readers_says_to_update(run: tuple[Path, Envelope[RunSpec]], tmp_path: Path) -> None:
     (tmp_path / "run.spec").write_bytes(newer(run[1]).data)
-    refused("paris-run", "publish", str(tmp_path), says=[f"reader {READER + 1} or newer, this is reader {READER}", "update paris-p2p"])
+    refused(
+        "paris-run",
+        "publish",
+        str(tmp_path),
+        says=[f"reader {READER + 1} or newer, this is reader {READER}", "update paris-p2p"],
+    )
 
 
 class Answers(Source):
@@ -444,7 +620,9 @@ class Answers(Source):
 
 
 @pytest.mark.swarm
-async def test_peers_of_a_newer_run_and_peers_of_another_time_are_told_apart(run: tuple[Path, Envelope[RunSpec]], tmp_path: Path) -> None:
+async def test_peers_of_a_newer_run_and_peers_of_another_time_are_told_apart(
+    run: tuple[Path, Envelope[RunSpec]], tmp_path: Path
+) -> None:
     newer_run = newer(run[1])
 
     async def join(clock_offset_s: float, says: list[str]) -> None:
@@ -452,7 +630,14 @@ async def test_peers_of_a_newer_run_and_peers_of_another_time_are_told_apart(run
         settings = PeerSettings(data_dir=folder / "other", host="127.0.0.1")
         clock = lambda: time.time() + clock_offset_s  # noqa: E731
         async with open_swarm(Identity.generate(), settings, source=Answers(newer_run), clock=clock) as other:
-            command = ("paris-peer", "start", f"paris:{newer_run.id}?peer={other.addresses()[0]}", *HERE, "--data-dir", str(folder / "me"))
+            command = (
+                "paris-peer",
+                "start",
+                f"paris:{newer_run.id}?peer={other.addresses()[0]}",
+                *HERE,
+                "--data-dir",
+                str(folder / "me"),
+            )
             await asyncio.to_thread(refused, "real", *command, says=says)
 
     await join(0.0, [f"reader {READER + 1} or newer", "update paris-p2p"])

@@ -10,8 +10,12 @@ from paris_p2p.identity import Identity
 INVITE = f"paris:{'ab' * 32}?peer=/ip4/127.0.0.1/tcp/9/p2p/{Identity.generate().peer_id}"
 
 
-@pytest.mark.parametrize("pasted", [INVITE, f"<{INVITE}>", f'"{INVITE}"', f"here it is: {INVITE}", quote(INVITE)])
-def test_an_invite_is_one_however_it_was_pasted_and_anything_else_a_folder(tmp_path: Path, pasted: str) -> None:
+@pytest.mark.parametrize(
+    "pasted", [INVITE, f"<{INVITE}>", f'"{INVITE}"', f"here it is: {INVITE}", quote(INVITE)]
+)
+def test_an_invite_is_one_however_it_was_pasted_and_anything_else_a_folder(
+    tmp_path: Path, pasted: str
+) -> None:
     def folder_of(model: str) -> Path:
         return _model_folder(model, tmp_path / "report", tmp_path, True, lambda *_: None)
 

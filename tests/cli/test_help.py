@@ -24,7 +24,9 @@ print(json.dumps([status, sorted(sys.modules)]), file=sys.stderr)
 @pytest.mark.parametrize("module", ["peer", "run", "bootstrap"])
 def test_help_imports_nothing_heavy(module: str) -> None:
     script = SCRIPT.format(module=module, command=f"paris-{module}")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
+    )
     status, modules = json.loads(done.stderr.splitlines()[-1])
     assert status in (0, None)
     assert "Usage" in done.stdout

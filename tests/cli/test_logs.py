@@ -1,4 +1,6 @@
-"""Every command can say everything and keep a log; those that run for days say what an operator needs without being asked."""
+"""Every command can say everything and keep a log; those that run for days say what an operator needs
+without being asked.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def test_every_verb_takes_both_options(app: typer.Typer) -> None:
         assert {"--verbose", "--log-file"} <= options, name
 
 
-def test_an_operator_sees_what_happens_and_others_only_what_went_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_operator_sees_what_happens_and_others_only_what_went_wrong(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     log = logging.getLogger("paris_p2p.bootstrap.serve")
     logging.addLevelName(logging.WARNING, "WARN")  # as importing hivemind does
     logs.set_up()

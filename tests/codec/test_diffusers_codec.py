@@ -30,9 +30,15 @@ TINY = {  # name -> (configuration, frames it can take)
         },
         4,
     ),
-    "AutoencoderKLHunyuanVideo": ({"block_out_channels": (4,) * 4, "layers_per_block": 1, "norm_num_groups": 2, "latent_channels": 4}, 9),
+    "AutoencoderKLHunyuanVideo": (
+        {"block_out_channels": (4,) * 4, "layers_per_block": 1, "norm_num_groups": 2, "latent_channels": 4},
+        9,
+    ),
     "AutoencoderKLWan": ({"base_dim": 4, "z_dim": 16, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}, 9),
-    "AutoencoderKLQwenImage": ({"base_dim": 4, "z_dim": 16, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}, 9),
+    "AutoencoderKLQwenImage": (
+        {"base_dim": 4, "z_dim": 16, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1},
+        9,
+    ),
     "AutoencoderKLLTXVideo": (
         {
             "latent_channels": 8,
@@ -44,7 +50,10 @@ TINY = {  # name -> (configuration, frames it can take)
         },
         9,
     ),
-    "AutoencoderKLCogVideoX": ({"block_out_channels": (4,) * 4, "layers_per_block": 1, "norm_num_groups": 2, "latent_channels": 4}, 9),
+    "AutoencoderKLCogVideoX": (
+        {"block_out_channels": (4,) * 4, "layers_per_block": 1, "norm_num_groups": 2, "latent_channels": 4},
+        9,
+    ),
     "AutoencoderKLMochi": (
         {
             "encoder_block_out_channels": (32,) * 4,
@@ -92,7 +101,9 @@ def test_wan_latents_use_its_mean_and_std_per_channel(tmp_path):
     video = torch.randint(0, 256, (1, 5, 16, 16, 3), dtype=torch.uint8)
     latents = load_codec(f"diffusers:{tmp_path}").encode(video)
     raw = model.encode(video.permute(0, 4, 1, 2, 3).float() / 127.5 - 1).latent_dist.mode()
-    mean, std = (torch.tensor(model.config[key])[:, None, None, None] for key in ("latents_mean", "latents_std"))
+    mean, std = (
+        torch.tensor(model.config[key])[:, None, None, None] for key in ("latents_mean", "latents_std")
+    )
     assert torch.allclose(latents, (raw - mean) / std, atol=1e-4)
 
 

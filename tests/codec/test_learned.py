@@ -32,10 +32,14 @@ def examples(kind: Kind) -> torch.Tensor:
 
 
 def noise(count: int, frames: int) -> torch.Tensor:
-    return torch.randint(0, 256, (count, frames, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (count, frames, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
-def fit(folder: Path, kind: Kind = KINDS[0], options: LearnedOptions = OPTIONS, progress=lambda *_: None) -> Path:
+def fit(
+    folder: Path, kind: Kind = KINDS[0], options: LearnedOptions = OPTIONS, progress=lambda *_: None
+) -> Path:
     return fit_autoencoder(kind, examples(kind), options, folder, "cpu", progress)
 
 
@@ -44,7 +48,9 @@ def error_of(codec: Codec, video: torch.Tensor) -> float:
 
 
 def weights(folder: Path) -> bytes:
-    return (folder / "diffusion_pytorch_model.safetensors").read_bytes() + (folder / "config.json").read_bytes()
+    return (folder / "diffusion_pytorch_model.safetensors").read_bytes() + (
+        folder / "config.json"
+    ).read_bytes()
 
 
 def test_an_untrained_image_autoencoder_is_pca():
@@ -55,11 +61,14 @@ def test_an_untrained_image_autoencoder_is_pca():
         z = model.encode(LearnedImage().arrange(video).float() / 127.5 - 1).latent
         torch.testing.assert_close(z, pca.encode(video)[:, :, 0], atol=1e-4, rtol=1e-4)
         given_back = ((model.decode(z).sample + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1)
-        assert (given_back - pca.decode(z[:, :, None])[:, 0].float()).abs().max() <= 3  # the norm bends a little
+        # the norm bends a little
+        assert (given_back - pca.decode(z[:, :, None])[:, 0].float()).abs().max() <= 3
 
 
 def test_an_untrained_video_autoencoder_is_pca_of_pairs_of_frames():
-    """Its latents are the coordinates of (first, first), (second, third), ...; what it gives back are the frames those span."""
+    """Its latents are the coordinates of (first, first), (second, third), ...; what it gives back are the
+    frames those span.
+    """
     for patch, channels in ((2, 5), (4, 7), (8, 16)):
         clips = noise(64, 5)
         model = LearnedVideo().build(LearnedOptions(patch, channels, 1), clips)
@@ -67,16 +76,27 @@ def test_an_untrained_video_autoencoder_is_pca_of_pairs_of_frames():
         assert torch.allclose(components.T @ components, torch.eye(channels), atol=1e-5)
         x = clips[:4].float() / 127.5 - 1
         for latent, (one, two) in enumerate(((0, 0), (1, 2), (3, 4))):
-            patches = torch.stack([x[:, one], x[:, two]], 1).unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # B 2 h p w p 3
-            rows = patches.permute(0, 2, 4, 1, 3, 5, 6).flatten(3)                                                # B h w D
+            # B 2 h p w p 3
+            patches = (
+                torch.stack([x[:, one], x[:, two]], 1).unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
+            )
+            # B h w D
+            rows = patches.permute(0, 2, 4, 1, 3, 5, 6).flatten(3)
             wanted = (rows - mean) @ components / std
             z = model.encode(LearnedVideo().arrange(x)).latent_dist.mode()[:, :, latent].permute(0, 2, 3, 1)
             assert (z - wanted).square().mean() < 0.02**2  # of unit variance; the norm bends a little
             back = model.decode(model.encode(LearnedVideo().arrange(x)).latent_dist.mode()).sample
             spanned = (wanted * std) @ components.T + mean
-            spanned = spanned.unflatten(3, (2, patch, patch, 3)).permute(0, 3, 1, 4, 2, 5, 6).flatten(4, 5).flatten(2, 3)  # B 2 H W 3
+            # B 2 H W 3
+            spanned = (
+                spanned.unflatten(3, (2, patch, patch, 3))
+                .permute(0, 3, 1, 4, 2, 5, 6)
+                .flatten(4, 5)
+                .flatten(2, 3)
+            )
             assert (back[:, :, two].permute(0, 2, 3, 1) - spanned[:, 1]).abs().mean() < 0.01
-            assert (back[:, :, two].permute(0, 2, 3, 1) - x[:, two]).abs().mean() > 0.1  # so few channels do not hold noise
+            # so few channels do not hold noise
+            assert (back[:, :, two].permute(0, 2, 3, 1) - x[:, two]).abs().mean() > 0.1
 
 
 def test_fitting_beats_pca_and_the_folder_is_a_codec_of_diffusers(tmp_path):
@@ -91,13 +111,19 @@ def test_fitting_a_video_autoencoder_beats_pca_of_as_many_numbers(tmp_path):
     assert codec.encode(video).shape == (16, 5, 3, 4, 4)
     untrained = load_codec(f"diffusers:{fit(tmp_path / 'untrained', KINDS[1], LearnedOptions(4, 5, 0, 20))}")
     assert error_of(codec, video) < 0.7 * error_of(untrained, video)
-    assert error_of(codec, video) < error_of(fit_pca([video], 4, 3), video)  # 3 channels in each of 5 frames, against 5 in each of 3
+    # 3 channels in each of 5 frames, against 5 in each of 3
+    assert error_of(codec, video) < error_of(fit_pca([video], 4, 3), video)
 
 
 def test_a_video_autoencoder_is_causal_so_that_clips_can_start_from_an_image(tmp_path):
     codec = load_codec(f"diffusers:{fit(tmp_path / 'codec', KINDS[1])}")
     for frames in (3, 5, 9):  # also other than it was fitted on
-        assert latent_shape(codec, ClipShape(frames=frames, height=16, width=16, fps=8.0)).shape == (4, (frames + 1) // 2, 4, 4)
+        assert latent_shape(codec, ClipShape(frames=frames, height=16, width=16, fps=8.0)).shape == (
+            4,
+            (frames + 1) // 2,
+            4,
+            4,
+        )
     check_first_latent(codec, ClipShape(frames=9, height=16, width=16, fps=8.0))
     whole = codec.encode(noise(1, 9))
     torch.testing.assert_close(codec.encode(noise(1, 9)[:, :5]), whole[:, :, :3], atol=1e-4, rtol=1e-4)
@@ -131,24 +157,34 @@ def test_a_stopped_fit_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch, k
         fit(tmp_path / "stopped", kind, progress=stop)
     assert weights(fit(tmp_path / "stopped", kind, progress=lambda _, step, __: done.append(step))) == whole
     assert done == [*range(1, 9), *range(7, 13)]
-    assert weights(fit(tmp_path / "stopped", kind, progress=lambda *_: pytest.fail("it was fitted again"))) == whole
+    assert (
+        weights(fit(tmp_path / "stopped", kind, progress=lambda *_: pytest.fail("it was fitted again")))
+        == whole
+    )
     assert not list(tmp_path.glob("*.training.*"))
     assert weights(fit(tmp_path / "other", kind, LearnedOptions(4, 4, 12, 4, 5e-3, rng_seed=1))) != whole
 
 
 def test_a_patch_that_is_no_power_of_two_is_refused():
-    with pytest.raises(UsageError, match="patch side is 2, 4, 8 or 16, not 6; choose a height and width that 8 divides"):
+    with pytest.raises(
+        UsageError, match="patch side is 2, 4, 8 or 16, not 6; choose a height and width that 8 divides"
+    ):
         LearnedOptions(6, 4, 1)
 
 
 def test_a_fitted_codec_is_another_for_another_kind_layout_or_option():
-    keys = [repr(options_key(kind, OPTIONS)) for kind in (*KINDS, LearnedVideo(layers=(1, 2)), LearnedImage(deep_layers=(1, 1)))]
+    keys = [
+        repr(options_key(kind, OPTIONS))
+        for kind in (*KINDS, LearnedVideo(layers=(1, 2)), LearnedImage(deep_layers=(1, 1)))
+    ]
     keys.append(repr(options_key(KINDS[0], LearnedOptions(4, 4, 13))))
     assert len(set(keys)) == 5
 
 
 @pytest.mark.parametrize(("frames", "better"), [(1, 3), (2, 3), (8, 9)])
 def test_frames_that_do_not_pair_are_refused_with_a_number_that_does(frames, better):
-    with pytest.raises(UsageError, match=rf"3 or more, not {frames}; prepare with --frames {better}, or with --codec train"):
+    with pytest.raises(
+        UsageError, match=rf"3 or more, not {frames}; prepare with --frames {better}, or with --codec train"
+    ):
         LearnedVideo().check_frames(frames)
     LearnedVideo().check_frames(better)

@@ -14,7 +14,9 @@ def smooth_video(clips: int, frames: int = 4, side: int = 16, rng_seed: int = 0)
     generator = torch.Generator().manual_seed(rng_seed)
     small = torch.rand(clips * frames, 3, side // 4, side // 4, generator=generator)
     big = torch.nn.functional.interpolate(small, size=(side, side), mode="bilinear")
-    return (big * 255).to(torch.uint8).reshape(clips, frames, 3, side, side).permute(0, 1, 3, 4, 2).contiguous()
+    return (
+        (big * 255).to(torch.uint8).reshape(clips, frames, 3, side, side).permute(0, 1, 3, 4, 2).contiguous()
+    )
 
 
 def test_latents_of_the_fitted_clips_have_zero_mean_and_unit_variance_per_channel():

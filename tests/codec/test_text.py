@@ -1,7 +1,15 @@
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, GPT2Config, GPT2Model, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
 
 from paris_p2p.codec.text import load_text_encoder
 from paris_p2p.errors import BlobError, PresetError, UsageError
@@ -13,15 +21,21 @@ def minilm():
 
 
 def save_tokenizer(folder) -> None:
-    words = {word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", "a", "red", "ball", "rolls"])}
+    words = {
+        word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", "a", "red", "ball", "rolls"])
+    }
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    ).save_pretrained(folder)
 
 
 def save_t5(folder) -> None:
     torch.manual_seed(0)
-    T5EncoderModel(T5Config(vocab_size=8, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).save_pretrained(folder)
+    T5EncoderModel(
+        T5Config(vocab_size=8, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    ).save_pretrained(folder)
     save_tokenizer(folder)
 
 
@@ -29,7 +43,13 @@ def save_clip(folder) -> None:
     torch.manual_seed(0)
     CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, eos_token_id=1, bos_token_id=0
+            vocab_size=8,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            eos_token_id=1,
+            bos_token_id=0,
         )
     ).save_pretrained(folder)
     save_tokenizer(folder)
@@ -44,7 +64,9 @@ def test_minilm_gives_tokens_a_mask_and_a_unit_vector(minilm):
 
 
 def test_minilm_puts_like_captions_nearer_than_unlike_ones(minilm):
-    ball, sphere, tax = minilm.encode(["a red ball rolls", "a crimson sphere is rolling", "the tax office opens at nine"]).pooled
+    ball, sphere, tax = minilm.encode(
+        ["a red ball rolls", "a crimson sphere is rolling", "the tax office opens at nine"]
+    ).pooled
     assert ball @ sphere > ball @ tax + 0.2
 
 
@@ -81,7 +103,9 @@ def test_the_hash_pins_weights_and_tokenizer(tmp_path):
 
 
 def test_architectures_outside_the_table_are_refused(tmp_path):
-    GPT2Model(GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
+    GPT2Model(GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=1)).save_pretrained(
+        tmp_path
+    )
     with pytest.raises(PresetError, match="GPT2Model, not a text encoder known here"):
         load_text_encoder(f"transformers:{tmp_path}")
 

@@ -36,12 +36,19 @@ def test_every_clip_comes_once_in_every_pass(clips: int, number: int) -> None:
 
 
 def test_passes_slots_and_runs_have_orders_of_their_own() -> None:
-    orders = [DRAWS.order(0, 50), DRAWS.order(1, 50), Draws.of(RUN, "router").order(0, 50), Draws.of("cd" * 32, "expert-0").order(0, 50)]
+    orders = [
+        DRAWS.order(0, 50),
+        DRAWS.order(1, 50),
+        Draws.of(RUN, "router").order(0, 50),
+        Draws.of("cd" * 32, "expert-0").order(0, 50),
+    ]
     assert len({tuple(order) for order in orders}) == 4
 
 
 def test_the_streams_never_change() -> None:
-    """A later release that draws differently would break every lineage: these numbers are part of the protocol."""
+    """A later release that draws differently would break every lineage: these numbers are part of the
+    protocol.
+    """
     assert DRAWS.order(0, 8).tolist() == ORDER
     assert DRAWS.noise(7, (4,)).tolist() == pytest.approx(NOISE, abs=1e-6)
     normal, uniforms = DRAWS.scalars(7)
@@ -84,8 +91,15 @@ def test_batches_go_on_where_a_lineage_stands_and_skip_and_repeat_nothing(clips:
     for first in (0, 6, 21):  # stopped after 2 and after 7 batches
         with batches(clips, DRAWS, 3, first) as source:
             resumed += [source.next() for _ in range({0: 2, 6: 5, 21: 7}[first])]
-    assert [batch.first_clip for batch in resumed] == [batch.first_clip for batch in straight] == list(range(0, 42, 3))
-    assert all(torch.equal(a.latent, b.latent) and torch.equal(a.noise, b.noise) for a, b in zip(straight, resumed, strict=True))
+    assert (
+        [batch.first_clip for batch in resumed]
+        == [batch.first_clip for batch in straight]
+        == list(range(0, 42, 3))
+    )
+    assert all(
+        torch.equal(a.latent, b.latent) and torch.equal(a.noise, b.noise)
+        for a, b in zip(straight, resumed, strict=True)
+    )
     seen = Counter(tuple(latent.flatten().tolist()) for batch in straight for latent in batch.latent)
     assert list(seen.values()) == [6] * 7  # 42 clips are six passes
 

@@ -167,7 +167,7 @@ def test_a_line_that_is_no_row_is_an_error_with_the_true_reason(tmp_path, kind):
 def test_quoted_commas_line_breaks_and_empty_rows_of_a_spreadsheet_are_read(tmp_path):
     media(tmp_path, "a.mp4", "b.mp4", "c.mp4")
     text = '\ufeffFile,Caption,Source\r\n\r\na.mp4,"a dog, running\nfast, and ""free""",film\r\n'
-    text += ',,\r\nb.mp4,it\'s 5" long,\r\nc.mp4,,\r\n'
+    text += ",,\r\nb.mp4,it's 5\" long,\r\nc.mp4,,\r\n"
     (tmp_path / "captions.csv").write_bytes(text.encode())
     found = find_sources(tmp_path)
     assert captions(found) == {"a.mp4": 'a dog, running fast, and "free"', "b.mp4": "it's 5\" long"}

@@ -74,7 +74,9 @@ def test_anything_but_plain_files_is_refused(tmp_path: Path, fields: dict[str, o
         ([("a.safetensors", clip_bytes(1, 0)), ("a.json", b" " * 70_000)], "too large"),
     ],
 )
-def test_a_shard_that_contradicts_itself_is_refused(tmp_path: Path, members: list[tuple[str, bytes]], words: str) -> None:
+def test_a_shard_that_contradicts_itself_is_refused(
+    tmp_path: Path, members: list[tuple[str, bytes]], words: str
+) -> None:
     with pytest.raises(DataError, match=words):
         ClipSet([write_tar(tmp_path / "a.tar", members)], [0])
 
@@ -87,7 +89,9 @@ def _bad_clips() -> dict[str, bytes]:
         "not valid safetensors": b"\xff" * 64,
         "has tensors": safetensors.torch.save({"latent": good["latent"]}),
         "is torch.float32": safetensors.torch.save({**good, "latent": good["latent"].float()}),
-        r"\[8\], expected torch.float16 \[4, 8\]": safetensors.torch.save({**good, "tokens": good["tokens"][0].clone()}),
+        r"\[8\], expected torch.float16 \[4, 8\]": safetensors.torch.save(
+            {**good, "tokens": good["tokens"][0].clone()}
+        ),
         "is not finite": safetensors.torch.save({**good, "latent": nan}),
     }
 
@@ -116,7 +120,9 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(cut=st.integers(0, 6000), at=st.integers(0, 6000), garbage=st.binary(max_size=40))
-def test_a_damaged_shard_gives_members_inside_the_file_or_words(tmp_path: Path, cut: int, at: int, garbage: bytes) -> None:
+def test_a_damaged_shard_gives_members_inside_the_file_or_words(
+    tmp_path: Path, cut: int, at: int, garbage: bytes
+) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name in ("a.safetensors", "a.json"):

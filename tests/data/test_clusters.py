@@ -54,7 +54,10 @@ def test_more_experts_than_the_clips_allow_is_an_error_that_says_how_many():
 
 
 def owners_of(labels, sources, clusters: int) -> list[int]:
-    return [len({source for source, label in zip(sources, labels, strict=True) if label == k}) for k in range(clusters)]
+    return [
+        len({source for source, label in zip(sources, labels, strict=True) if label == k})
+        for k in range(clusters)
+    ]
 
 
 @pytest.mark.parametrize("clusters", [2, 5, 8])
@@ -74,5 +77,7 @@ def test_every_cluster_has_clips_of_two_sources_however_far_off_some_lie(cluster
 def test_sources_that_cannot_make_so_many_clusters_say_how_many_they_make():
     features, _ = blobs((30, 30, 30), noise=0.3)
     sources = [f"film {i // 30}" for i in range(90)]
-    with pytest.raises(DataError, match=r"fall into \d clusters of two sources each at least, not 3.*ask for \d experts"):
+    with pytest.raises(
+        DataError, match=r"fall into \d clusters of two sources each at least, not 3.*ask for \d experts"
+    ):
         fit_clusters(features, 3, 0, sources)

@@ -46,7 +46,9 @@ def test_odd_rates_are_resampled_by_time(tmp_path):
 
 def test_a_long_video_gives_clips_that_do_not_overlap_up_to_the_limit(tmp_path):
     path = write_video(tmp_path / "long.mp4", counting(24))
-    assert [values(clip) for clip in clips_of(path, shape(8))] == [[10 * i + 80 * k for i in range(8)] for k in range(3)]
+    assert [values(clip) for clip in clips_of(path, shape(8))] == [
+        [10 * i + 80 * k for i in range(8)] for k in range(3)
+    ]
     few = clips_of(path, shape(4), max_clips=2)
     assert [clip.start_s for clip in few] == [0.0, 1.5]
     assert values(few[1]) == [120, 130, 140, 150]
@@ -119,7 +121,8 @@ def test_a_phone_video_is_turned_as_its_container_says(tmp_path):
     frames[:, :, :16] = 200  # bright on the left: on top after a quarter turn clockwise
     path = write_video(tmp_path / "phone.mp4", frames)
     upright, clockwise = (
-        b"".join(n.to_bytes(4, "big", signed=True) for n in m) for m in ((1 << 16, 0, 0, 0, 1 << 16), (0, 1 << 16, 0, -1 << 16, 0))
+        b"".join(n.to_bytes(4, "big", signed=True) for n in m)
+        for m in ((1 << 16, 0, 0, 0, 1 << 16), (0, 1 << 16, 0, -1 << 16, 0))
     )
     data = path.read_bytes()
     header = data.index(b"tkhd")

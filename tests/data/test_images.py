@@ -38,7 +38,8 @@ def reason(file: io.BytesIO) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 98})]
+    ("kind", "options"),
+    [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 98})],
 )
 def test_an_image_of_the_runs_size_comes_back_as_it_is(kind, options):
     got = decode_image(saved(picture(), kind, **options), SHAPE)
@@ -91,7 +92,8 @@ def test_what_is_no_single_whole_picture_is_refused_with_its_reason():
         assert reason(io.BytesIO(whole[: len(whole) // 2])) == "unreadable"
     assert reason(io.BytesIO(b"not an image at all")) == "unreadable"
     assert reason(saved(noise, "GIF")) == "unreadable"  # a .gif is read as a video
-    with pytest.raises(UnusableVideo, match="it begins as none of AVIF, BMP, JPEG"):  # the same words each time: they stand in report.json
+    with pytest.raises(UnusableVideo, match="it begins as none of AVIF, BMP, JPEG"):
+        # the same words each time: they stand in report.json
         decode_image(io.BytesIO(b"not an image at all"), SHAPE)
     assert reason(saved(Image.new("F", (16, 16)), "TIFF")) == "unreadable"
     assert reason(saved(picture(8, 400))) == "too narrow"
@@ -104,7 +106,12 @@ def test_a_decompression_bomb_is_refused_by_its_header(monkeypatch, side):
 
     monkeypatch.setattr(images.ImageOps, "fit", lambda *_: pytest.fail("it was decoded"))
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1 << 16))) + chunk(b"IEND", b"")
+    bomb = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1 << 16)))
+        + chunk(b"IEND", b"")
+    )
     assert reason(io.BytesIO(bomb)) == "too large"
 
 
@@ -114,9 +121,14 @@ def test_folders_lists_and_tars_of_images_are_found_and_a_videos_picture_is_left
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "film.txt").write_text("a film")
     write_video(tmp_path / "film.mp4", counting(2))
-    (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "b.jpeg", "caption": "two", "source": "album"}))
+    (tmp_path / "captions.jsonl").write_text(
+        json.dumps({"image": "b.jpeg", "caption": "two", "source": "album"})
+    )
     data = saved(picture()).getvalue()
-    write_tar(tmp_path / "t.tar", {"0.png": data, "0.txt": b"three", "1.jpg": data, "1.json": b'{"caption": "four"}', "2.jpg": data})
+    write_tar(
+        tmp_path / "t.tar",
+        {"0.png": data, "0.txt": b"three", "1.jpg": data, "1.json": b'{"caption": "four"}', "2.jpg": data},
+    )
     found = find_sources(tmp_path)
     sources, skipped = found.sources, found.skipped
     assert [(s.name, s.caption, s.is_image) for s in sources] == [
@@ -126,8 +138,19 @@ def test_folders_lists_and_tars_of_images_are_found_and_a_videos_picture_is_left
         ("t.tar/0.png", "three", True),
         ("t.tar/1.jpg", "four", True),
     ]
-    assert {s.name: s.reason for s in skipped} == {"c.webp": "no caption", "film.jpg": "thumbnail", "t.tar/2.jpg": "no caption"}
+    assert {s.name: s.reason for s in skipped} == {
+        "c.webp": "no caption",
+        "film.jpg": "thumbnail",
+        "t.tar/2.jpg": "no caption",
+    }
     inside = sources[3]
-    where = {"path": str(inside.path), "offset_bytes": inside.offset_bytes, "size_bytes": inside.size_bytes, "member": True}
-    clip = SplitClip(key="k", split="test", cluster=0, caption="three", source=inside.name, start_s=0.0, **where)
+    where = {
+        "path": str(inside.path),
+        "offset_bytes": inside.offset_bytes,
+        "size_bytes": inside.size_bytes,
+        "member": True,
+    }
+    clip = SplitClip(
+        key="k", split="test", cluster=0, caption="three", source=inside.name, start_s=0.0, **where
+    )
     assert np.array_equal(clip.pixels(SHAPE)[0], picture())

@@ -53,7 +53,9 @@ def test_shards_are_closed_at_their_size_and_hold_every_sample_once(tmp_path):
 
 
 def test_the_same_samples_give_the_same_bytes(tmp_path):
-    paths = [next(write_shards(tmp_path / name / "shards", "train", 0, samples(3), 1 << 20)).path for name in "ab"]
+    paths = [
+        next(write_shards(tmp_path / name / "shards", "train", 0, samples(3), 1 << 20)).path for name in "ab"
+    ]
     assert (tmp_path / "a" / paths[0]).read_bytes() == (tmp_path / "b" / paths[1]).read_bytes()
 
 

@@ -37,7 +37,11 @@ def test_sidecars_are_read_and_files_without_one_are_skipped(tmp_path):
 def test_one_captions_file_names_captions_and_sources(tmp_path, kind):
     for name in ("a.mp4", "b.mp4", "odd.name"):
         (tmp_path / name).write_bytes(b"x")
-    rows = [("a.mp4", 'says "hi", twice', "film"), ("odd.name", "an odd one", ""), ("gone.mp4", "is not there", "")]
+    rows = [
+        ("a.mp4", 'says "hi", twice', "film"),
+        ("odd.name", "an odd one", ""),
+        ("gone.mp4", "is not there", ""),
+    ]
     if kind == "csv":
         lines = ["File,Caption,Source", *(f'{f},"{c.replace(chr(34), chr(34) * 2)}",{s}' for f, c, s in rows)]
         (tmp_path / "captions.csv").write_text("\n".join(lines))
@@ -45,7 +49,10 @@ def test_one_captions_file_names_captions_and_sources(tmp_path, kind):
         lines = [json.dumps({"file": f, "caption": c, "source": s}) for f, c, s in rows]
         (tmp_path / "captions.jsonl").write_text("\n".join(lines) + "\n\n")
     sources, skipped = found(tmp_path)
-    assert [(s.name, s.caption, s.group) for s in sources] == [("a.mp4", 'says "hi", twice', "film"), ("odd.name", "an odd one", "")]
+    assert [(s.name, s.caption, s.group) for s in sources] == [
+        ("a.mp4", 'says "hi", twice', "film"),
+        ("odd.name", "an odd one", ""),
+    ]
     assert reasons(skipped) == {"b.mp4": "no caption", "gone.mp4": "missing"}
 
 
@@ -54,7 +61,10 @@ def test_a_broken_captions_file_is_named_with_its_line(tmp_path):
     with pytest.raises(DataError, match=r"captions\.jsonl, line 2 is not JSON"):
         find_sources(tmp_path)
     (tmp_path / "captions.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match=r"captions\.csv, line 1 has 'a', 'b' and so no file: 'a,b'. Each line needs file and caption"):
+    with pytest.raises(
+        DataError,
+        match=r"captions\.csv, line 1 has 'a', 'b' and so no file: 'a,b'. Each line needs file and caption",
+    ):
         find_sources(tmp_path)
     (tmp_path / "captions.csv").write_bytes(b"file,caption\na.mp4,\xff\xfe\n")
     with pytest.raises(DataError, match="byte 19 is no UTF-8"):
@@ -85,7 +95,9 @@ def test_webdataset_tars_are_read_in_place(tmp_path):
 
 
 def test_a_damaged_tar_gives_what_comes_before_the_damage(tmp_path):
-    path = write_tar(tmp_path / "t.tar", {"a.mp4": b"v" * 600, "a.txt": b"one", "b.mp4": b"v" * 600, "b.txt": b"two"})
+    path = write_tar(
+        tmp_path / "t.tar", {"a.mp4": b"v" * 600, "a.txt": b"one", "b.mp4": b"v" * 600, "b.txt": b"two"}
+    )
     path.write_bytes(path.read_bytes()[:2600] + b"\xff" * 900)
     (tmp_path / "u.tar").write_bytes(b"no tar at all" * 99)
     sources, skipped = found(tmp_path)

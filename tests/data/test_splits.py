@@ -17,7 +17,10 @@ from paris_p2p.data.splits import (
 from paris_p2p.errors import DataError
 
 
-@given(st.dictionaries(st.text(min_size=1, max_size=8), st.integers(1, 5), min_size=80, max_size=120), st.integers(0, 10))
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=8), st.integers(1, 5), min_size=80, max_size=120),
+    st.integers(0, 10),
+)
 def test_every_source_is_in_one_split_and_each_split_has_its_share(clips, rng_seed):
     splits = assign_splits(rank_groups(list(clips), rng_seed), clips, SplitOptions())
     assert splits.keys() == clips.keys()
@@ -46,7 +49,10 @@ def test_sources_too_large_to_part_are_an_error_with_the_numbers():
         assign_splits(rank_groups(list(clips), 0), clips, SplitOptions())
 
 
-@pytest.mark.parametrize(("clips", "held"), [(12, (2, 1, 1)), (24, (4, 1, 2)), (30, (5, 1, 2)), (60, (8, 2, 6)), (1000, (60, 40, 100))])
+@pytest.mark.parametrize(
+    ("clips", "held"),
+    [(12, (2, 1, 1)), (24, (4, 1, 2)), (30, (5, 1, 2)), (60, (8, 2, 6)), (1000, (60, 40, 100))],
+)
 def test_the_held_out_parts_shrink_with_the_folder_and_leave_two_thirds(clips, held):
     wanted = wanted_clips(clips, SplitOptions())
     assert (wanted["gate"], wanted["validation"], wanted["test"]) == held
@@ -60,7 +66,10 @@ def test_so_many_clips_carry_so_many_experts(clips, experts):
 
 
 def test_too_few_clips_say_how_many_more_are_needed():
-    with pytest.raises(DataError, match=r"20 clips are too few for 8 experts: the least is 28 .*give 8 more, or ask for 5 experts"):
+    with pytest.raises(
+        DataError,
+        match=r"20 clips are too few for 8 experts: the least is 28 .*give 8 more, or ask for 5 experts",
+    ):
         check_enough(20, 20, 8)
     with pytest.raises(DataError, match=r"40 clips of 3 sources are too few.*give clips of 1 more"):
         check_enough(40, 3, 2)

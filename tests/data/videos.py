@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def write_video(path: Path, frames: NDArray[np.uint8], fps: int | Fraction = 8, codec: str = "libx264rgb") -> Path:
+def write_video(
+    path: Path, frames: NDArray[np.uint8], fps: int | Fraction = 8, codec: str = "libx264rgb"
+) -> Path:
     """uint8 [T, H, W, 3] as a video; libx264rgb at qp 0 keeps every bit."""
     pixel_format = "rgb24" if codec == "libx264rgb" else "yuv420p"
     with av.open(str(path), "w") as container:
@@ -52,7 +54,9 @@ def scene(kind: int, rng: np.random.Generator, frames: int = 8, side: int = 16) 
             picture = np.full((side, side, 3), (20.0, 90.0, 20.0))
             picture[((x - shift - t) % side < 5) & ((y - shift) % side < 5)] = colour
         elif kind == 1:
-            picture = ((np.sin((x + shift + t) * 1.5) + 1) * 0.5)[..., None] * (colour * np.array([1.0, 0.5, 0.2]))
+            picture = ((np.sin((x + shift + t) * 1.5) + 1) * 0.5)[..., None] * (
+                colour * np.array([1.0, 0.5, 0.2])
+            )
         else:
             picture = rng.integers(0, 256, (side, side, 3)).astype(float)
         pictures.append(picture.clip(0, 255).astype(np.uint8))

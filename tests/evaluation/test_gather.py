@@ -75,7 +75,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         write_video(clips / f"{i:03}.mp4", scene(i % 3, rng, side=32))
         (clips / f"{i:03}.txt").write_text(f"kind {i % 3} {HOSTILE}")
     torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
     Dinov2Model(config).save_pretrained(folder / "features")
     save_text_encoder(folder / "text")
     models = {"features": f"transformers:{folder / 'features'}", "text": f"transformers:{folder / 'text'}"}
@@ -85,7 +87,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def random_model(folder: Path) -> Path:
-    """Exported, and lying in `folder`/peer as a fetch would have left it, with its invite in `folder`/invite.txt."""
+    """Exported, and lying in `folder`/peer as a fetch would have left it, with its invite in
+    `folder`/invite.txt.
+    """
     run, weights = exported(folder, folder / "model")
     store = BlobStore(folder / "peer" / GENERATOR_DIR / "blobs")
     for path in [*(folder / "data" / "codec").rglob("*"), *(folder / "data" / "text").rglob("*")]:
@@ -97,15 +101,24 @@ def random_model(folder: Path) -> Path:
     return folder / "model"
 
 
-def exported(folder: Path, out: Path, first_frame_rate: float = 0.0) -> tuple[Envelope[RunSpec], dict[str, Path]]:
+def exported(
+    folder: Path, out: Path, first_frame_rate: float = 0.0
+) -> tuple[Envelope[RunSpec], dict[str, Path]]:
     words = dict.fromkeys(("name", "purpose", "data_licence", "weights_licence"), "made")
-    training = TrainingSpec(batch_clips=4, learning_rate=1e-3, router_batch_clips=4, first_frame_rate=first_frame_rate)
-    options = CreateOptions(**words, expert="nano", router="nano", training=training, gate=GateSpec(clips=4), timing=TimingSpec())
+    training = TrainingSpec(
+        batch_clips=4, learning_rate=1e-3, router_batch_clips=4, first_frame_rate=first_frame_rate
+    )
+    options = CreateOptions(
+        **words, expert="nano", router="nano", training=training, gate=GateSpec(clips=4), timing=TimingSpec()
+    )
     run = create_run(folder / "data", options, None)
     spec, weights = run.record, {}
     for slot in spec.slots:
         network = build_router(spec.router.config) if slot == ROUTER else build_expert(spec.expert.config)
-        tensors = {name: torch.randn_like(value).mul(0.05).to(torch.bfloat16) for name, value in network.named_parameters()}
+        tensors = {
+            name: torch.randn_like(value).mul(0.05).to(torch.bfloat16)
+            for name, value in network.named_parameters()
+        }
         weights[slot] = out.with_name(f"{out.name}-{slot}.safetensors")
         save_file(tensors, weights[slot], Counters(run.id, slot, 1, 1).metadata("weights"))
     looks = folder / "data" / "features" if first_frame_rate else None
@@ -115,13 +128,22 @@ def exported(folder: Path, out: Path, first_frame_rate: float = 0.0) -> tuple[En
 
 @pytest.fixture(scope="module")
 def evidence(world: World) -> Evidence:
-    return gather(world.model, world.data, world.folder / "report", OPTIONS, Baseline(world.model), lambda stage, done, total: None)
+    return gather(
+        world.model,
+        world.data,
+        world.folder / "report",
+        OPTIONS,
+        Baseline(world.model),
+        lambda stage, done, total: None,
+    )
 
 
 @pytest.fixture(scope="module")
 def report(world: World, evidence: Evidence) -> Path:
     losses = world.folder / "losses.jsonl"
-    losses.write_text("".join(json.dumps({"model": "expert 0", "clips": n, "loss": 1 / n}) + "\n" for n in (4, 2, 1)))
+    losses.write_text(
+        "".join(json.dumps({"model": "expert 0", "clips": n, "loss": 1 / n}) + "\n" for n in (4, 2, 1))
+    )
     made = {"command": "made here"}
     write_evaluation(world.folder / "report", evidence, losses, made, lambda stage, done, total: None, PLAN)
     return world.folder / "report"
@@ -130,11 +152,20 @@ def report(world: World, evidence: Evidence) -> Path:
 def test_every_part_is_in_the_report_and_no_caption_is_in_its_markup(report: Path):
     page = (report / "report.html").read_text()
     for words in (
-        "Fréchet distance, EfficientNet-lite0", "Kernel distance, TransNetV2", "Classifier AUC", "Motion, DIS optical flow",
-        "Prompt fidelity", "Which expert denoises", "Where the router sends", "expected calibration error",
-        "Held-out loss of each expert", "made here",
-        "Inside: baseline", "data:image/webp;base64,", "Training",
-    ):  # fmt: skip
+        "Fréchet distance, EfficientNet-lite0",
+        "Kernel distance, TransNetV2",
+        "Classifier AUC",
+        "Motion, DIS optical flow",
+        "Prompt fidelity",
+        "Which expert denoises",
+        "Where the router sends",
+        "expected calibration error",
+        "Held-out loss of each expert",
+        "made here",
+        "Inside: baseline",
+        "data:image/webp;base64,",
+        "Training",
+    ):
         assert words in page, words
     assert HOSTILE not in page
     assert "&lt;script&gt;" in page
@@ -153,11 +184,17 @@ def test_results_hold_each_number_with_interval_counts_and_floor(report: Path, e
 
 
 def test_clips_of_one_film_count_as_one_wherever_chance_is_reckoned_with(world: World, tmp_path: Path):
-    shutil.copytree(world.data, tmp_path / "data", ignore=shutil.ignore_patterns("run.spec", "owner.key", "node", "cache"))
+    shutil.copytree(
+        world.data, tmp_path / "data", ignore=shutil.ignore_patterns("run.spec", "owner.key", "node", "cache")
+    )
     path = tmp_path / "data" / "splits.json"
     lists = json.loads(path.read_text())
-    films = {clip["source"]: f"{clip['split']} film {number % 3}" for number, clip in enumerate(lists["clips"])}
-    path.write_text(json.dumps({"clips": [clip | {"group": films[clip["source"]]} for clip in lists["clips"]]}))
+    films = {
+        clip["source"]: f"{clip['split']} film {number % 3}" for number, clip in enumerate(lists["clips"])
+    }
+    path.write_text(
+        json.dumps({"clips": [clip | {"group": films[clip["source"]]} for clip in lists["clips"]]})
+    )
     some = OPTIONS.model_copy(update={"clips": 12, "features": ("transnetv2",)})
     evidence = gather(world.model, tmp_path / "data", tmp_path / "out", some, None, lambda *_: None)
     tested, trained = ({f"{split} film {number}" for number in range(3)} for split in ("test", "train"))
@@ -167,7 +204,12 @@ def test_clips_of_one_film_count_as_one_wherever_chance_is_reckoned_with(world: 
     assert model.inspection is not None
     for side in (evidence.real, model):
         assert side.motion is not None
-        assert set(side.motion.sources) == set(side.features["TransNetV2"].sources) == set(model.inspection.sources) == tested
+        assert (
+            set(side.motion.sources)
+            == set(side.features["TransNetV2"].sources)
+            == set(model.inspection.sources)
+            == tested
+        )
     write_evaluation(tmp_path / "out", evidence, None, {}, lambda *_: None, PLAN)
     scored = json.loads((tmp_path / "out" / "results.json").read_text())["models"]["experts"]
     assert [(score["real_sources"], score["generated_sources"]) for score in scored["scores"]] == [(3, 3)] * 2
@@ -183,7 +225,10 @@ def other_data(world: World, folder: Path) -> Path:
     """The same clips prepared under another seed: what was train there is held out here."""
     again = folder / "again"
     options = OTHER_SEED.model_copy(
-        update={"text": f"transformers:{world.folder / 'text'}", "features": f"transformers:{world.folder / 'features'}"}
+        update={
+            "text": f"transformers:{world.folder / 'text'}",
+            "features": f"transformers:{world.folder / 'features'}",
+        }
     )
     prepare(world.folder / "clips", again, options)
     return again
@@ -257,27 +302,44 @@ def test_routing_is_drawn_at_the_times_the_sampler_took(evidence: Evidence):
     np.testing.assert_allclose(model.chosen.sum(2), 1, atol=1e-6)
 
 
-def test_a_model_that_only_goes_on_from_pictures_is_asked_with_the_first_frames(world: World, tmp_path: Path, monkeypatch):
-    shutil.copytree(world.data, tmp_path / "data", ignore=shutil.ignore_patterns("run.spec", "owner.key", "node"))
+def test_a_model_that_only_goes_on_from_pictures_is_asked_with_the_first_frames(
+    world: World, tmp_path: Path, monkeypatch
+):
+    shutil.copytree(
+        world.data, tmp_path / "data", ignore=shutil.ignore_patterns("run.spec", "owner.key", "node")
+    )
     exported(tmp_path, tmp_path / "model", first_frame_rate=1.0)
     few, told = OPTIONS.model_copy(update={"clips": 4, "probe_clips": 0}), []
     with pytest.raises(UsageError, match="add --image-to-video"):
         gather(tmp_path / "model", world.data, tmp_path / "without", few, None, lambda *_: None)
     call, forward = ParisPipeline.__call__, Router.forward
-    monkeypatch.setattr(ParisPipeline, "__call__", lambda *given, **named: told.append(named["image"]) or call(*given, **named))
-    monkeypatch.setattr(Router, "forward", lambda self, x, t, pooled, first=None: told.append(first) or forward(self, x, t, pooled, first))
+    monkeypatch.setattr(
+        ParisPipeline,
+        "__call__",
+        lambda *given, **named: told.append(named["image"]) or call(*given, **named),
+    )
+    monkeypatch.setattr(
+        Router,
+        "forward",
+        lambda self, x, t, pooled, first=None: told.append(first) or forward(self, x, t, pooled, first),
+    )
     given = few.model_copy(update={"image_to_video": True})
     evidence = gather(tmp_path / "model", world.data, tmp_path / "with", given, None, lambda *_: None)
     images, *features = told
     shape = evidence.prepared.clip
-    assert all(np.array_equal(np.asarray(image), clip.pixels(shape)[0]) for image, clip in zip(images, evidence.clips, strict=True))
+    assert all(
+        np.array_equal(np.asarray(image), clip.pixels(shape)[0])
+        for image, clip in zip(images, evidence.clips, strict=True)
+    )
     assert features
     assert all(first.shape == (4, 16) for first in features)
     with pytest.raises(UsageError, match="not trained to go on from an image"):
         gather(world.model, world.data, tmp_path / "other", given, None, lambda *_: None)
 
 
-def test_a_second_call_makes_only_what_is_missing(world: World, evidence: Evidence, monkeypatch: pytest.MonkeyPatch):
+def test_a_second_call_makes_only_what_is_missing(
+    world: World, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+):
     called: list[int] = []
     original = room.ParisPipeline.__call__
 
@@ -294,7 +356,9 @@ def test_a_second_call_makes_only_what_is_missing(world: World, evidence: Eviden
     assert np.array_equal(np.load(kept[-1], allow_pickle=False)["frames"], before)
 
 
-def test_another_evaluation_does_not_go_on_in_the_same_folder(world: World, evidence: Evidence, tmp_path: Path):
+def test_another_evaluation_does_not_go_on_in_the_same_folder(
+    world: World, evidence: Evidence, tmp_path: Path
+):
     other = OPTIONS.model_copy(update={"steps": 3})
     with pytest.raises(UsageError, match="another steps"):
         gather(world.model, world.data, world.folder / "report", other, None, lambda stage, done, total: None)
@@ -303,7 +367,9 @@ def test_another_evaluation_does_not_go_on_in_the_same_folder(world: World, evid
         gather(world.model, world.data, tmp_path, OPTIONS, None, lambda stage, done, total: None)
 
 
-def test_a_metric_that_so_few_clips_cannot_carry_is_left_out_and_says_what_it_needs(world: World, tmp_path: Path):
+def test_a_metric_that_so_few_clips_cannot_carry_is_left_out_and_says_what_it_needs(
+    world: World, tmp_path: Path
+):
     few = OPTIONS.model_copy(update={"clips": 6, "probe_clips": 0, "features": ("transnetv2",)})
     evidence = gather(world.model, world.data, tmp_path / "few", few, None, lambda stage, done, total: None)
     write_evaluation(tmp_path / "few", evidence, None, {}, lambda stage, done, total: None, PLAN)
@@ -313,7 +379,7 @@ def test_a_metric_that_so_few_clips_cannot_carry_is_left_out_and_says_what_it_ne
     assert "needs 10" in (tmp_path / "few" / "report.html").read_text()
 
 
-def test_an_invite_is_evaluated_from_what_a_fetch_brought_with_captions_and_tastes_scored_and_the_command_kept(
+def test_an_invite_is_evaluated_from_what_a_fetch_brought_with_captions_scored_and_the_command_kept(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     save_clip(tmp_path / "clip")
@@ -322,9 +388,37 @@ def test_an_invite_is_evaluated_from_what_a_fetch_brought_with_captions_and_tast
     losses.write_text('{"model": "a", "clips": 2, "loss": 0.5}\n')
     monkeypatch.setattr("paris_p2p.evaluation.report.Plan", lambda: PLAN)
     invite = f"@{world.folder / 'invite.txt'}"
-    command = ["evaluate", invite, "--data", str(world.data), "--out", str(tmp_path / "out"), "--clips", "4", "--probe-clips", "0"]
-    command += ["--features", f"clip:{tmp_path / 'clip'}", "--aesthetic", str(tmp_path / "head.safetensors"), "--losses", str(losses)]
-    command += ["--steps", "2", "--device", "cpu", "--threads", "1", "--data-dir", str(world.folder / "peer"), "--offline"]
+    command = [
+        "evaluate",
+        invite,
+        "--data",
+        str(world.data),
+        "--out",
+        str(tmp_path / "out"),
+        "--clips",
+        "4",
+        "--probe-clips",
+        "0",
+    ]
+    command += [
+        "--features",
+        f"clip:{tmp_path / 'clip'}",
+        "--aesthetic",
+        str(tmp_path / "head.safetensors"),
+        "--losses",
+        str(losses),
+    ]
+    command += [
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--data-dir",
+        str(world.folder / "peer"),
+        "--offline",
+    ]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -379,7 +473,14 @@ def test_experts_are_compared_at_the_times_of_their_training(world: World):
 def test_clips_of_one_video_count_once_in_the_intervals_of_router_and_experts():
     wrong, right = [[0.1, 0.9]], [[0.9, 0.1]]
     beliefs = np.array([*[wrong] * 4, *[right] * 4] * 2)
-    alone = Inspection(np.zeros(16, int), np.array(list("abcdefghijklmnop")), np.array([0.5]), beliefs, np.ones((16, 1)), (0,))
+    alone = Inspection(
+        np.zeros(16, int),
+        np.array(list("abcdefghijklmnop")),
+        np.array([0.5]),
+        beliefs,
+        np.ones((16, 1)),
+        (0,),
+    )
     pairs = replace(alone, sources=np.array(list("aaaabbbbccccdddd")))
     widths = []
     for seen in (alone, pairs):
@@ -414,7 +515,9 @@ def test_a_slip_in_the_options_is_told_before_a_model_is_fetched(
 
 def test_the_command_refuses_before_it_works(world: World, tmp_path: Path):
     def refusal(*arguments: str) -> str:
-        result = CliRunner().invoke(app, ["evaluate", *arguments, "--data", str(world.data), "--out", str(tmp_path / "out")])
+        result = CliRunner().invoke(
+            app, ["evaluate", *arguments, "--data", str(world.data), "--out", str(tmp_path / "out")]
+        )
         return str(result.exception)
 
     assert "holds no exported run" in refusal(str(tmp_path))
@@ -423,9 +526,13 @@ def test_the_command_refuses_before_it_works(world: World, tmp_path: Path):
     assert "no --features i3d:FILE" in refusal(str(world.model), "--sha256", "0" * 64)
     assert "--i3d-sha256" not in refusal(str(world.model), "--sha256", "short")
     (tmp_path / "i3d.pt").write_bytes(b"code")
-    assert "expected 00000000" in refusal(str(world.model), "--features", f"i3d:{tmp_path / 'i3d.pt'}", "--sha256", "0" * 64)
+    assert "expected 00000000" in refusal(
+        str(world.model), "--features", f"i3d:{tmp_path / 'i3d.pt'}", "--sha256", "0" * 64
+    )
     save_file({"weight": torch.ones(1, 768), "bias": torch.zeros(1)}, tmp_path / "head.safetensors")
-    assert "no --features clip: is given" in refusal(str(world.model), "--aesthetic", str(tmp_path / "head.safetensors"))
+    assert "no --features clip: is given" in refusal(
+        str(world.model), "--aesthetic", str(tmp_path / "head.safetensors")
+    )
     save_clip(tmp_path / "clip")
     given = ("--features", f"clip:{tmp_path / 'clip'}", "--aesthetic", str(tmp_path / "head.safetensors"))
     assert "takes 768 features of CLIP ViT-L/14, and CLIP clip gives 12" in refusal(str(world.model), *given)

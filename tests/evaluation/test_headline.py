@@ -10,7 +10,20 @@ from paris_p2p.score.agreement import Agreement
 from paris_p2p.score.fidelity import Fidelity
 from paris_p2p.score.intervals import Floor, Interval, Score
 
-SCORE = Score("Fréchet distance, X", 246.1, 240.0, 250.0, 0.95, 600, 50, 600, 50, 1, 277.1, Floor(164.4, 150.0, 180.0, 300))
+SCORE = Score(
+    "Fréchet distance, X",
+    246.1,
+    240.0,
+    250.0,
+    0.95,
+    600,
+    50,
+    600,
+    50,
+    1,
+    277.1,
+    Floor(164.4, 150.0, 180.0, 300),
+)
 
 
 class Clip:

@@ -1,4 +1,6 @@
-"""The demo's clips: the same for a seed, each of one piece, and captioned without giving the scenario's name away."""
+"""The demo's clips: the same for a seed, each of one piece, and captioned without giving the scenario's
+name away.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The demo's judge fails what it must: mean frames, frozen or shuffled ones, noise, copies, wrong scenarios."""
+"""The demo's judge fails what it must: mean frames, frozen or shuffled ones, noise, copies, wrong
+scenarios.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,14 @@ from paris_p2p.errors import BlobError, PresetError, UsageError
 from paris_p2p.features import image
 from paris_p2p.features.image import load_features
 
-SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 MODELS = {
     "dinov2": (Dinov2Model, Dinov2Config),
     "vit": (ViTModel, ViTConfig),

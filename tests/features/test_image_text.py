@@ -34,17 +34,30 @@ def folder(tmp_path_factory):
 def save_clip(path: Path) -> None:
     """A CLIP of random weights and seven words."""
     torch.manual_seed(0)
-    text = {**TOWER, "vocab_size": 8, "max_position_embeddings": 6, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 0}
+    text = {
+        **TOWER,
+        "vocab_size": 8,
+        "max_position_embeddings": 6,
+        "eos_token_id": 1,
+        "bos_token_id": 0,
+        "pad_token_id": 0,
+    }
     vision = {**TOWER, "image_size": 16, "patch_size": 8}
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(path)
-    words = {word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", "a", "red", "ball", "rolls"])}
+    words = {
+        word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", "a", "red", "ball", "rolls"])
+    }
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>").save_pretrained(path)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    ).save_pretrained(path)
 
 
 def clips(count: int, frames: int = 4) -> torch.Tensor:
-    return torch.randint(0, 256, (count, frames, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (count, frames, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def test_text_times_a_clips_features_is_the_mean_cosine_of_caption_and_frames(folder):
@@ -57,8 +70,14 @@ def test_text_times_a_clips_features_is_the_mean_cosine_of_caption_and_frames(fo
     for i in range(3):
         pixels = ((video[i] / 255 - mean) / std).permute(0, 3, 1, 2)
         with torch.no_grad():
-            told = model(input_ids=words["input_ids"][i : i + 1], attention_mask=words["attention_mask"][i : i + 1], pixel_values=pixels)
-        assert similarity[i].item() == pytest.approx(torch.cosine_similarity(told.image_embeds, told.text_embeds).mean().item(), abs=1e-5)
+            told = model(
+                input_ids=words["input_ids"][i : i + 1],
+                attention_mask=words["attention_mask"][i : i + 1],
+                pixel_values=pixels,
+            )
+        assert similarity[i].item() == pytest.approx(
+            torch.cosine_similarity(told.image_embeds, told.text_embeds).mean().item(), abs=1e-5
+        )
 
 
 def test_captions_longer_than_clip_reads_are_cut_and_do_not_depend_on_their_neighbours(folder):
@@ -79,7 +98,9 @@ def test_clip_is_a_feature_network_by_name_and_pinned_by_its_files(folder):
 
 
 def test_a_vision_tower_alone_and_a_missing_tokenizer_are_refused(tmp_path, folder):
-    CLIPVisionModel(CLIPVisionConfig(**TOWER, image_size=16, patch_size=8)).save_pretrained(tmp_path / "vision")
+    CLIPVisionModel(CLIPVisionConfig(**TOWER, image_size=16, patch_size=8)).save_pretrained(
+        tmp_path / "vision"
+    )
     with pytest.raises(PresetError, match="CLIPVisionModel, not a CLIP with both towers"):
         load_features(f"clip:{tmp_path / 'vision'}")
     CLIPModel.from_pretrained(folder).save_pretrained(tmp_path / "bare")
@@ -100,9 +121,16 @@ def test_the_second_version_is_its_layers_one_after_the_other(tmp_path):
     torch.manual_seed(0)
     widths = [12, 1024, 128, 64, 16, 1]
     layers = torch.nn.Sequential(
-        *(layer for i in range(5) for layer in ([torch.nn.Linear(widths[i], widths[i + 1])] + [torch.nn.Dropout(0.2)] * (i < 3)))
+        *(
+            layer
+            for i in range(5)
+            for layer in ([torch.nn.Linear(widths[i], widths[i + 1])] + [torch.nn.Dropout(0.2)] * (i < 3))
+        )
     ).eval()
-    save_file({f"layers.{name}": tensor for name, tensor in layers.state_dict().items()}, tmp_path / "v2.safetensors")
+    save_file(
+        {f"layers.{name}": tensor for name, tensor in layers.state_dict().items()},
+        tmp_path / "v2.safetensors",
+    )
     x = torch.randn(5, 12)
     assert torch.allclose(load_aesthetic(tmp_path / "v2.safetensors")(x), layers(x).squeeze(1), atol=1e-5)
 

@@ -31,8 +31,16 @@ def transnet():
 def moving_disks(clips: int = CLIPS, rng_seed: int = 0) -> torch.Tensor:
     """A coloured disk that moves straight ahead over a plain ground: uint8 [B T H W 3]."""
     rng = np.random.default_rng(rng_seed)
-    start, colour, ground = rng.uniform(8, 24, (clips, 2)), rng.uniform(120, 255, (clips, 3)), rng.uniform(0, 80, (clips, 3))
-    angle, speed, radius = rng.uniform(0, 2 * np.pi, clips), rng.uniform(1, 2.5, clips), rng.uniform(4, 8, clips)
+    start, colour, ground = (
+        rng.uniform(8, 24, (clips, 2)),
+        rng.uniform(120, 255, (clips, 3)),
+        rng.uniform(0, 80, (clips, 3)),
+    )
+    angle, speed, radius = (
+        rng.uniform(0, 2 * np.pi, clips),
+        rng.uniform(1, 2.5, clips),
+        rng.uniform(4, 8, clips),
+    )
     step = speed[:, None] * np.stack([np.sin(angle), np.cos(angle)], 1)
     place = start[:, None] + step[:, None] * (np.arange(FRAMES) - FRAMES / 2)[:, None]  # B T 2
     grid = np.stack(np.mgrid[:SIDE, :SIDE], -1)  # H W 2
@@ -61,7 +69,9 @@ def sides(transnet):
     others = moving_disks(rng_seed=1)
     changed = {"real": others, "shuffled": shuffled(others), "static": static(others), "noise": noise(others)}
     real = Clips(transnet(moving_disks(2 * CLIPS)).numpy(), np.arange(2 * CLIPS))
-    return real, {name: Clips(transnet(video).numpy(), np.arange(1000, 1000 + CLIPS)) for name, video in changed.items()}
+    return real, {
+        name: Clips(transnet(video).numpy(), np.arange(1000, 1000 + CLIPS)) for name, video in changed.items()
+    }
 
 
 def test_features_are_finite_and_do_not_depend_on_the_batch(transnet):
@@ -77,7 +87,9 @@ def test_features_are_finite_and_do_not_depend_on_the_batch(transnet):
 def test_static_clips_shuffled_frames_and_noise_are_above_the_floor_and_real_clips_at_it(sides, score):
     real, others = sides
     options = {"components": 16} if score is score_frechet else {}
-    scores = {name: score("TransNetV2", real, side, plan=Plan(20, 10), **options) for name, side in others.items()}
+    scores = {
+        name: score("TransNetV2", real, side, plan=Plan(20, 10), **options) for name, side in others.items()
+    }
     assert not scores["real"].above_floor
     assert all(scores[name].above_floor for name in ("static", "shuffled", "noise"))
     assert scores["real"].value < min(scores["static"].value, scores["shuffled"].value)
@@ -87,7 +99,10 @@ def test_static_clips_shuffled_frames_and_noise_are_above_the_floor_and_real_cli
 def test_a_classifier_on_them_tells_static_clips_and_shuffled_frames(sides):
     real, others = sides
     plan = Plan(resamples=10, splits=2)
-    aucs = {name: classifier_test("TransNetV2", real, others[name], plan).auc.value for name in ("real", "static", "shuffled")}
+    aucs = {
+        name: classifier_test("TransNetV2", real, others[name], plan).auc.value
+        for name in ("real", "static", "shuffled")
+    }
     assert aucs["real"] < 0.7
     assert min(aucs["static"], aucs["shuffled"]) > 0.8
 

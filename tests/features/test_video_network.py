@@ -29,12 +29,16 @@ SMALL = {
 class Tiny(torch.nn.Module):
     """Called as the I3D of the FVDs is; needs ten frames, as it does."""
 
-    def forward(self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
+    ) -> torch.Tensor:
         if x.size(2) < 10:
             raise RuntimeError("kernel size bigger than input")
         if not (rescale and resize and return_features):
             raise RuntimeError("called otherwise")
-        return torch.stack([x.amin((1, 2, 3, 4)), x.amax((1, 2, 3, 4)), x.diff(dim=2).mean((1, 2, 3, 4))], dim=1)
+        return torch.stack(
+            [x.amin((1, 2, 3, 4)), x.amax((1, 2, 3, 4)), x.diff(dim=2).mean((1, 2, 3, 4))], dim=1
+        )
 
 
 class Classifier(torch.nn.Module):
@@ -43,7 +47,9 @@ class Classifier(torch.nn.Module):
 
 
 class Pair(torch.nn.Module):
-    def forward(self, x: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> list[torch.Tensor]:
+    def forward(
+        self, x: torch.Tensor, rescale: bool, resize: bool, return_features: bool
+    ) -> list[torch.Tensor]:
         return [x, x]
 
 
@@ -121,7 +127,9 @@ def test_a_videomae_folder_gives_its_averaged_tokens(tmp_path, model):
     features = load_features(f"videomae:{tmp_path / 'mae'}")
     assert features.title == "VideoMAE mae"
     assert features.frames == 4
-    video = torch.randint(0, 256, (5, 4, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    video = torch.randint(
+        0, 256, (5, 4, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     pixels = ((video / 255 - mean) / std).permute(0, 1, 4, 2, 3)
     with torch.no_grad():

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from paris_p2p.flow.ddpm import Clamp, cosine, cosine_time, diffuse, epsilon_velocity, flow_time, predicted_data, scales
+from paris_p2p.flow.ddpm import (
+    Clamp,
+    cosine,
+    cosine_time,
+    diffuse,
+    epsilon_velocity,
+    flow_time,
+    predicted_data,
+    scales,
+)
 from paris_p2p.flow.path import interpolate, velocity
 from paris_p2p.flow.sampler import sample, time_grid
 
@@ -81,7 +90,12 @@ def test_schedule_time_to_flow_time_and_back_is_the_same():
 def test_a_noisy_clip_of_the_schedule_is_a_stretched_one_of_the_straight_path():
     x0, eps = torch.randn(2, len(TIMES), 3, 2, 4, 4, dtype=torch.float64)
     alpha, sigma = (scale.reshape(-1, 1, 1, 1, 1) for scale in scales(TIMES))
-    torch.testing.assert_close(diffuse(x0, eps, cosine_time(TIMES)), (alpha + sigma) * interpolate(x0, eps, TIMES), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        diffuse(x0, eps, cosine_time(TIMES)),
+        (alpha + sigma) * interpolate(x0, eps, TIMES),
+        rtol=1e-9,
+        atol=1e-12,
+    )
 
 
 def test_the_true_noise_gives_the_true_data_and_the_paths_velocity():
@@ -103,7 +117,9 @@ def test_an_exact_noise_oracle_gives_the_exact_velocity_at_every_time(data):
 
 def test_sampling_a_converted_oracle_lands_on_the_data():
     def v(x: Tensor, t: Tensor) -> Tensor:
-        return epsilon_velocity(lambda x_s, s: noise_oracle(expected_point, x_s, s), x, t.double(), Clamp(alpha=1e-9))
+        return epsilon_velocity(
+            lambda x_s, s: noise_oracle(expected_point, x_s, s), x, t.double(), Clamp(alpha=1e-9)
+        )
 
     x = sample(v, torch.randn(16, 3, dtype=torch.float64), [0.999, *time_grid(200)[1:]])
     assert torch.cdist(x, POINTS).min(1).values.max() < 1e-3
@@ -122,7 +138,9 @@ def test_clamped_both_ends_are_finite_and_the_data_is_bounded():
 def test_a_clamp_that_is_not_reached_changes_nothing():
     t = torch.full((4,), 0.6)
     x, eps = torch.randn(2, 4, 3)
-    assert torch.equal(epsilon_velocity(lambda x_s, s: eps, x, t, Clamp()), epsilon_velocity(lambda x_s, s: eps, x, t))
+    assert torch.equal(
+        epsilon_velocity(lambda x_s, s: eps, x, t, Clamp()), epsilon_velocity(lambda x_s, s: eps, x, t)
+    )
 
 
 def test_the_expert_is_asked_at_its_own_time_and_scale_in_the_callers_precision():

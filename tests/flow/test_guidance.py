@@ -59,7 +59,10 @@ def test_the_published_form_guides_inside_each_expert_before_mixing():
     nothing = torch.zeros_like(text.mask)
     expected = torch.zeros_like(x)
     for k in range(3):
-        none, with_text = pool.velocity(k, x, t, text.tokens, nothing), pool.velocity(k, x, t, text.tokens, text.mask)
+        none, with_text = (
+            pool.velocity(k, x, t, text.tokens, nothing),
+            pool.velocity(k, x, t, text.tokens, text.mask),
+        )
         expected += weights[:, k].reshape(-1, 1, 1, 1, 1) * (none + 4.0 * (with_text - none))
     torch.testing.assert_close(guided_velocity("per_expert", Toys(), route, text, 4.0)(x, t), expected)
 

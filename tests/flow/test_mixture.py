@@ -18,7 +18,9 @@ def test_weights_are_a_mixture(name):
 
 
 def test_top_1_is_one_hot_at_the_best_and_top_k_renormalises_the_posterior():
-    assert torch.equal(Routing("top_k", top_k=1).weights(LOGITS), torch.nn.functional.one_hot(LOGITS.argmax(1), 3).float())
+    assert torch.equal(
+        Routing("top_k", top_k=1).weights(LOGITS), torch.nn.functional.one_hot(LOGITS.argmax(1), 3).float()
+    )
     weights = Routing("top_k", top_k=2).weights(LOGITS)
     assert ((weights > 0).sum(1) == 2).all()
     posterior = LOGITS.softmax(1)
@@ -87,4 +89,6 @@ def test_only_experts_with_weight_are_run_and_only_on_their_clips():
 @pytest.mark.parametrize("name", ["top_k", "full", "uniform"])
 def test_a_mixture_of_equal_experts_is_one_of_them(name):
     inputs, pool = clips(), Toys((2.0, 2.0, 2.0))
-    torch.testing.assert_close(mixed_velocity(pool, Routing(name, top_k=2).weights(LOGITS), *inputs), pool.velocity(0, *inputs))
+    torch.testing.assert_close(
+        mixed_velocity(pool, Routing(name, top_k=2).weights(LOGITS), *inputs), pool.velocity(0, *inputs)
+    )

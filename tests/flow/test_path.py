@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from paris_p2p.flow.path import BASE_TOKENS, clip_losses, interpolate, logit_normal, shift_for, shifted, velocity
+from paris_p2p.flow.path import (
+    BASE_TOKENS,
+    clip_losses,
+    interpolate,
+    logit_normal,
+    shift_for,
+    shifted,
+    velocity,
+)
 
 
 def clip() -> torch.Tensor:
@@ -42,11 +50,15 @@ def test_a_shift_multiplies_the_noise_to_data_ratio_and_keeps_both_ends():
 
 def test_shifted_logit_normal_times_are_logit_normal_with_a_mean_higher_by_the_shifts_logarithm():
     normal = torch.randn(100, dtype=torch.float64)
-    torch.testing.assert_close(shifted(logit_normal(normal, -0.5, 1.5), 2.5), logit_normal(normal, -0.5 + math.log(2.5), 1.5))
+    torch.testing.assert_close(
+        shifted(logit_normal(normal, -0.5, 1.5), 2.5), logit_normal(normal, -0.5 + math.log(2.5), 1.5)
+    )
 
 
 def test_the_shift_makes_the_best_guess_of_a_flat_clip_as_uncertain_for_more_tokens():
-    """The derivation of section 5.3.2: n noisy places (1 - t) c + t eps give c with a deviation of t / (1 - t) / sqrt(n)."""
+    """The derivation of section 5.3.2: n noisy places (1 - t) c + t eps give c with a deviation of t / (1
+    - t) / sqrt(n).
+    """
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     for times_more in (2, 16, 99):
         later = shifted(t, shift_for(BASE_TOKENS * times_more))
@@ -54,7 +66,10 @@ def test_the_shift_makes_the_best_guess_of_a_flat_clip_as_uncertain_for_more_tok
         torch.testing.assert_close(deviation, t / (1 - t) / math.sqrt(BASE_TOKENS))
 
 
-@pytest.mark.parametrize(("tokens", "shift"), [(1, 1.0), (128, 1.0), (256, 1.0), (1024, 2.0), (33 * 256, math.sqrt(33)), (4096, 4.0)])
+@pytest.mark.parametrize(
+    ("tokens", "shift"),
+    [(1, 1.0), (128, 1.0), (256, 1.0), (1024, 2.0), (33 * 256, math.sqrt(33)), (4096, 4.0)],
+)
 def test_small_clips_are_not_shifted_and_larger_ones_by_the_root_of_their_tokens(tokens: int, shift: float):
     assert shift_for(tokens) == pytest.approx(shift, rel=1e-15)
 

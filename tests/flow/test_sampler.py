@@ -20,7 +20,9 @@ def test_the_grid_goes_from_noise_to_data():
 @pytest.mark.parametrize("steps", [1, 7])
 def test_on_a_straight_path_every_step_lands_exactly(step, steps):
     x0, eps = torch.randn(2, 3, 2, 4, 4), torch.randn(2, 3, 2, 4, 4)
-    torch.testing.assert_close(sample(lambda x, t: velocity(x0, eps), eps, time_grid(steps, 2.0), step), x0, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        sample(lambda x, t: velocity(x0, eps), eps, time_grid(steps, 2.0), step), x0, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("steps", "shift"), [(1, 1.0), (10, 1.0), (50, 3.0)])
@@ -44,7 +46,9 @@ def test_heun_is_second_order_and_euler_first():
     def error(step: str, steps: int) -> float:
         """dx/dt = x from x(1) = 1, away from the last step, which is Euler's for both."""
         times = [1 - 0.5 * index / steps for index in range(steps + 1)]
-        return float((sample(lambda x, t: x, torch.ones(1, dtype=torch.float64), times, step) - np.exp(-0.5)).abs())
+        return float(
+            (sample(lambda x, t: x, torch.ones(1, dtype=torch.float64), times, step) - np.exp(-0.5)).abs()
+        )
 
     assert error("euler", 10) / error("euler", 20) == pytest.approx(2, rel=0.1)
     assert error("heun", 10) / error("heun", 20) == pytest.approx(4, rel=0.1)

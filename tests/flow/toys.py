@@ -5,7 +5,9 @@ from torch import Tensor
 
 
 class Toys:
-    """Expert k answers (k + 1) x, plus the text's sum where there is text; counts the clips each was asked for."""
+    """Expert k answers (k + 1) x, plus the text's sum where there is text; counts the clips each was asked
+    for.
+    """
 
     def __init__(self, factors: tuple[float, ...] = (1.0, 2.0, 3.0)):
         self.factors = factors
@@ -14,7 +16,14 @@ class Toys:
         self.first: list[Tensor] = []
 
     def velocity(
-        self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor | None = None, first: Tensor | None = None
+        self,
+        k: int,
+        x: Tensor,
+        t: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        pooled: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
         self.asked.append((k, len(x)))
         if pooled is not None:
@@ -27,4 +36,9 @@ class Toys:
 
 def clips(count: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x, t, tokens, mask"""
-    return torch.randn(count, 2, 3, 4, 4), torch.rand(count), torch.randn(count, 5, 6), torch.ones(count, 5, dtype=torch.bool)
+    return (
+        torch.randn(count, 2, 3, 4, 4),
+        torch.rand(count),
+        torch.randn(count, 5, 6),
+        torch.ones(count, 5, dtype=torch.bool),
+    )

@@ -81,7 +81,11 @@ def test_a_missing_slot_is_refused_by_name_and_partial_generation_routes_among_t
     with pytest.raises(SlotMissingError, match="expert-1"):
         generate(made.job(tmp_path / "clips.mp4", weights=weights))
     assert list(tmp_path.iterdir()) == []
-    result = generate(made.job(tmp_path / "clip.mp4", weights=weights, allow_partial=True, prompts=PROMPTS[:1], routing="full"))
+    result = generate(
+        made.job(
+            tmp_path / "clip.mp4", weights=weights, allow_partial=True, prompts=PROMPTS[:1], routing="full"
+        )
+    )
     assert not result.chosen[..., 1].any()
     assert "expert-1 missing" in result.describe()
     with av.open(str(result.paths[0])) as container:
@@ -95,14 +99,19 @@ def test_a_missing_slot_is_refused_by_name_and_partial_generation_routes_among_t
 def test_without_a_router_or_without_experts(made, tmp_path):
     weights = {slot: path for slot, path in made.weights.items() if slot != "router"}
     for routing in ("top_k", "full", "threshold"):
-        with pytest.raises(UsageError, match=r"which of 3 experts to use, and the router has no weights here; .*--routing uniform"):
+        with pytest.raises(
+            UsageError,
+            match=r"which of 3 experts to use, and the router has no weights here; .*--routing uniform",
+        ):
             generate(made.job(tmp_path / "a.npy", weights=weights, allow_partial=True, routing=routing))
     assert list(tmp_path.iterdir()) == []
     result = generate(made.job(tmp_path / "a.npy", weights=weights, allow_partial=True, routing="uniform"))
     assert result.missing == ("router",)
     assert result.chosen.unique().tolist() == [pytest.approx(1 / 3)]
     alone = {"expert-1": made.weights["expert-1"]}
-    assert generate(made.job(tmp_path / "b.npy", weights=alone, allow_partial=True)).chosen[..., 1].unique().tolist() == [1]
+    assert generate(made.job(tmp_path / "b.npy", weights=alone, allow_partial=True)).chosen[
+        ..., 1
+    ].unique().tolist() == [1]
     with pytest.raises(SlotMissingError, match="no expert"):
         generate(made.job(tmp_path / "a.npy", weights={"router": made.weights["router"]}, allow_partial=True))
 
@@ -130,7 +139,9 @@ def test_with_few_seats_experts_take_turns_and_the_clips_are_the_same(made, tmp_
     fetched: list[int] = []
     original = room.expert_state
     monkeypatch.setattr(room, "seats_for", lambda config, device: 1)
-    monkeypatch.setattr(room, "expert_state", lambda config, path, device: fetched.append(1) or original(config, path, device))
+    monkeypatch.setattr(
+        room, "expert_state", lambda config, path, device: fetched.append(1) or original(config, path, device)
+    )
     assert close(frames(made, tmp_path, routing="full"), expected)
     assert len(fetched) == 3 * EXPERTS  # one seat: every expert comes in at every step
 

@@ -75,7 +75,8 @@ def test_frames_are_what_diffusers_exports_take(folder, tmp_path):
     assert frames["pt"].shape == (1, 3, 3, 16, 24)
     assert torch.equal(frames["pt"], torch.from_numpy(frames["np"]).permute(0, 1, 4, 2, 3))
     assert np.array_equal(np.stack([np.asarray(picture) for picture in frames["pil"][0]]), exact[0])
-    assert pipeline("a red ball", 2).frames[0][0].mode == "RGB"  # by default pictures, which both exports take
+    # by default pictures, which both exports take
+    assert pipeline("a red ball", 2).frames[0][0].mode == "RGB"
     gif = export_to_gif(frames["pil"][0], str(tmp_path / "clip.gif"), fps=8)
     with Image.open(gif) as image:
         assert image.n_frames == 3
@@ -146,7 +147,9 @@ def test_the_folder_tells_its_licence_run_and_cards(made, folder):
     card = (folder / "README.md").read_text()
     for words in (made.run, "Apache-2.0", "CC0-1.0", made.cards["expert-2"], "Moving balls"):
         assert words in card
-    assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pickle", ".py")]
+    assert not [
+        path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pickle", ".py")
+    ]
 
 
 @pytest.mark.parametrize(("fps", "of_the_gif"), [(0.2, 1), (8.0, 8), (60.0, 50)])
@@ -163,7 +166,11 @@ def test_one_expert_is_usable_alone(folder):
 
 
 def test_a_partial_export_routes_among_what_is_there(made, tmp_path):
-    export_to(made, tmp_path / "model", {slot: path for slot, path in made.weights.items() if slot not in ("expert-0", "router")})
+    export_to(
+        made,
+        tmp_path / "model",
+        {slot: path for slot, path in made.weights.items() if slot not in ("expert-0", "router")},
+    )
     pipeline, card = load(tmp_path / "model"), (tmp_path / "model" / "README.md").read_text()
     with pytest.raises(UsageError, match="which of 2 experts to use, and the router has no weights here"):
         pipeline("a red ball", 2)
@@ -201,7 +208,15 @@ def test_a_folder_without_a_model_and_an_empty_request_say_so(folder, tmp_path):
 
 
 def test_importing_the_package_stays_light():
-    code = "import sys, paris_p2p; print(sorted({'torch', 'diffusers', 'transformers', 'hivemind'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, paris_p2p; print(sorted({'torch', 'diffusers', 'transformers', "
+        "'hivemind'} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
     with pytest.raises(AttributeError, match="NoSuchThing"):
         _ = paris_p2p.NoSuchThing

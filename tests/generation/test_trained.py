@@ -18,7 +18,9 @@ def weights_at(path, slot: str, steps: int, clips: int):
 def test_weights_that_still_are_their_start_are_barely_trained(tiny: TinyRun, tmp_path):
     # An EMA of 0.999 keeps 0.999^n of its start: under 5 % from 2,995 steps after the warm-up on.
     enough = 2995 + TRAINING.warmup_steps
-    few = trained_slots(tiny.spec, {"expert-0": weights_at(tmp_path / "few", "expert-0", enough - 1, 100_000)})
+    few = trained_slots(
+        tiny.spec, {"expert-0": weights_at(tmp_path / "few", "expert-0", enough - 1, 100_000)}
+    )
     many = trained_slots(tiny.spec, {"expert-0": weights_at(tmp_path / "many", "expert-0", enough, 100_000)})
     assert few["expert-0"].barely
     assert not many["expert-0"].barely
@@ -28,17 +30,30 @@ def test_weights_that_still_are_their_start_are_barely_trained(tiny: TinyRun, tm
 
 
 def test_weights_that_have_not_seen_every_clip_once_are_barely_trained(tiny: TinyRun, tmp_path):
-    router = {"router": weights_at(tmp_path / "router", "router", 10_000, 2 * TRAIN_CLIPS - 1)}  # two clusters' clips
+    # two clusters' clips
+    router = {"router": weights_at(tmp_path / "router", "router", 10_000, 2 * TRAIN_CLIPS - 1)}
     assert trained_slots(tiny.spec, router)["router"].barely
 
 
 def test_passes_are_told_without_an_exponent() -> None:
-    told = [Trained("router", 1, 1, passes, 0.0).describe() for passes in (3636.4, 170.4, 12.345, 0.0523, 0.0001, 0)]
-    ends = ["(3,636 passes)", "(170 passes)", "(12.3 passes)", "(0.0523 passes)", "(less than 0.01 passes)", "(0 passes)"]
+    told = [
+        Trained("router", 1, 1, passes, 0.0).describe()
+        for passes in (3636.4, 170.4, 12.345, 0.0523, 0.0001, 0)
+    ]
+    ends = [
+        "(3,636 passes)",
+        "(170 passes)",
+        "(12.3 passes)",
+        "(0.0523 passes)",
+        "(less than 0.01 passes)",
+        "(0 passes)",
+    ]
     assert [words[words.index("(") :] for words in told] == ends
 
 
-@pytest.mark.parametrize("change", [{"steps": "many"}, {"steps": "-1"}, {"clips": str(1 << 60)}, {"paris": "paris-resume/1"}])
+@pytest.mark.parametrize(
+    "change", [{"steps": "many"}, {"steps": "-1"}, {"clips": str(1 << 60)}, {"paris": "paris-resume/1"}]
+)
 def test_counters_that_cannot_be_are_refused_by_name(change, tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file({"a": torch.zeros(1)}, path, Counters("12" * 32, "router", 1, 1).metadata("weights") | change)

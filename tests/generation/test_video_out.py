@@ -150,9 +150,15 @@ def test_stopped_on_the_way_it_leaves_nothing_behind(tmp_path):
 
 
 def test_an_unknown_ending_a_too_long_sheet_and_no_place_are_refused_before_anything_is_made(tmp_path):
-    with pytest.raises(UsageError, match=r"\.webm.*choose one of \.mp4"), open_writer(tmp_path / "clip.webm", 1, 8.0):
+    with (
+        pytest.raises(UsageError, match=r"\.webm.*choose one of \.mp4"),
+        open_writer(tmp_path / "clip.webm", 1, 8.0),
+    ):
         pass
-    with pytest.raises(UsageError, match="at most"), open_writer(tmp_path / "clip.png", MAX_SHEET_CLIPS + 1, 8.0):
+    with (
+        pytest.raises(UsageError, match="at most"),
+        open_writer(tmp_path / "clip.png", MAX_SHEET_CLIPS + 1, 8.0),
+    ):
         pass
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ReadOnlyError, match="--out"), open_writer(tmp_path / "file" / "clip.mp4", 1, 8.0):

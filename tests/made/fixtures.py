@@ -1,4 +1,6 @@
-"""What tests that train and generate share: one thread for torch, so that they do not starve what runs beside them."""
+"""What tests that train and generate share: one thread for torch, so that they do not starve what runs
+beside them.
+"""
 
 from __future__ import annotations
 

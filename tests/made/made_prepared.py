@@ -1,4 +1,6 @@
-"""A prepared folder without preparing: random clips in real shards, a codec and a text encoder that load in a moment."""
+"""A prepared folder without preparing: random clips in real shards, a codec and a text encoder that load
+in a moment.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def make_run(
     init_from: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Envelope[RunSpec]:
-    """Prepare and create: a folder that `paris-run publish` takes. `padding_bytes` makes each train shard so much larger."""
+    """Prepare and create: a folder that `paris-run publish` takes. `padding_bytes` makes each train shard
+    so much larger.
+    """
     prepare_made(folder, experts=experts, padding_bytes=padding_bytes)
     options = CreateOptions(
         name="made",
@@ -64,7 +68,9 @@ def prepare_made(
 
 
 def _prepared(folder: Path, experts: int, padding_bytes: int, latent: LatentShape) -> Prepared:
-    shards = tuple(_shard(folder, split, k, padding_bytes) for split in ("train", "gate") for k in range(experts))
+    shards = tuple(
+        _shard(folder, split, k, padding_bytes) for split in ("train", "gate") for k in range(experts)
+    )
     counts = {"train": TRAIN_CLIPS, "gate": GATE_CLIPS, "validation": 0, "test": 0}
     return Prepared(
         fingerprint="made",
@@ -87,7 +93,9 @@ def _prepared(folder: Path, experts: int, padding_bytes: int, latent: LatentShap
 
 
 def _model(name: str, folder: Path, inside: str) -> PreparedModel:
-    return PreparedModel(name=name, files={file.name: f"{inside}/{file.name}" for file in (folder / inside).iterdir()})
+    return PreparedModel(
+        name=name, files={file.name: f"{inside}/{file.name}" for file in (folder / inside).iterdir()}
+    )
 
 
 def _shard(folder: Path, split: str, cluster: int, padding_bytes: int) -> PreparedShard:
@@ -95,7 +103,9 @@ def _shard(folder: Path, split: str, cluster: int, padding_bytes: int) -> Prepar
     members = []
     for number in range(count):
         words = {"caption": "a red ball", "source": "test", "cluster": cluster, "start_frame": 0}
-        members.append((f"{number:06}.safetensors", clip_bytes(first + number + 1000 * cluster, cluster, LATENT, TEXT)))
+        members.append(
+            (f"{number:06}.safetensors", clip_bytes(first + number + 1000 * cluster, cluster, LATENT, TEXT))
+        )
         members.append((f"{number:06}.json", json.dumps(words).encode()))
     relative = f"shards/{split}/cluster-{cluster}/000000.tar"
     path = write_tar(folder / relative, members)
@@ -103,4 +113,6 @@ def _shard(folder: Path, split: str, cluster: int, padding_bytes: int) -> Prepar
         with path.open("ab") as file:  # after the archive's end: tar readers do not look there
             for _ in range(padding_bytes // CHUNK_BYTES):
                 file.write(bytes(CHUNK_BYTES))
-    return PreparedShard(split=split, cluster=cluster, path=relative, clips=count, size_bytes=path.stat().st_size)  # type: ignore[arg-type]
+    return PreparedShard(
+        split=split, cluster=cluster, path=relative, clips=count, size_bytes=path.stat().st_size
+    )  # type: ignore[arg-type]

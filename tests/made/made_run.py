@@ -1,4 +1,6 @@
-"""A run with weights for every slot, a codec and a text encoder, all small and random: what a fetch leaves behind."""
+"""A run with weights for every slot, a codec and a text encoder, all small and random: what a fetch leaves
+behind.
+"""
 
 from __future__ import annotations
 
@@ -57,13 +59,22 @@ class MadeRun:
 
     def job(self, out: Path, **changes: Any) -> GenerateJob:
         files = {"run": self.run, "spec_path": self.spec_path, "weights": self.weights, "cards": self.cards}
-        folders = {"codec_folder": self.codec_folder, "text_folder": self.text_folder, "features_folder": self.features_folder}
+        folders = {
+            "codec_folder": self.codec_folder,
+            "text_folder": self.text_folder,
+            "features_folder": self.features_folder,
+        }
         how = {"prompts": PROMPTS, "steps": 3, "device": "cpu", "threads": 1, "out": out}
         return GenerateJob(**(files | folders | how | changes))
 
     def _write_weights(self, slot: str) -> Path:
-        network = build_router(self.spec.router.config) if slot == ROUTER else build_expert(self.spec.expert.config)
-        tensors = {name: torch.randn_like(value).mul(0.2).to(torch.bfloat16) for name, value in network.named_parameters()}
+        network = (
+            build_router(self.spec.router.config) if slot == ROUTER else build_expert(self.spec.expert.config)
+        )
+        tensors = {
+            name: torch.randn_like(value).mul(0.2).to(torch.bfloat16)
+            for name, value in network.named_parameters()
+        }
         path = self.folder / f"{slot}.safetensors"
         save_file(tensors, path, Counters(self.run, slot, 1, 1).metadata("weights"))
         return path
@@ -101,8 +112,14 @@ def _with_features(spec: RunSpec, features: Path) -> RunSpec:
 
 
 def save_text_encoder(folder: Path) -> None:
-    T5EncoderModel(T5Config(vocab_size=8, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).save_pretrained(folder)
-    words = {word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", "a", "red", "ball", "rolls"])}
+    T5EncoderModel(
+        T5Config(vocab_size=8, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    ).save_pretrained(folder)
+    words = {
+        word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", "a", "red", "ball", "rolls"])
+    }
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    ).save_pretrained(folder)

@@ -14,7 +14,17 @@ import torch
 from paris_p2p.identity import Identity
 from paris_p2p.model.presets import Config, expert_config, router_config
 from paris_p2p.records import BlobRef
-from paris_p2p.spec import ClipShape, GateSpec, NetworkSpec, Pinned, RunSpec, ShardRef, TimingSpec, TrainingSpec, sign_run
+from paris_p2p.spec import (
+    ClipShape,
+    GateSpec,
+    NetworkSpec,
+    Pinned,
+    RunSpec,
+    ShardRef,
+    TimingSpec,
+    TrainingSpec,
+    sign_run,
+)
 from paris_p2p.training.messages import CheckpointReady, Event, GateJob, TrainJob, parse_event
 from paris_p2p.training.train import train
 from tests.data.shards import LATENT, TEXT, write_shard
@@ -37,7 +47,10 @@ class TinyRun:
 
     def __post_init__(self) -> None:
         self.shards = {
-            split: [write_shard(self.folder / split / f"{k}.tar", k, clips, first_seed, self.first_width) for k in range(EXPERTS)]
+            split: [
+                write_shard(self.folder / split / f"{k}.tar", k, clips, first_seed, self.first_width)
+                for k in range(EXPERTS)
+            ]
             for split, clips, first_seed in (("train", TRAIN_CLIPS, 0), ("gate", GATE_CLIPS, 500))
         }
         self.spec = self._spec()
@@ -84,7 +97,12 @@ class TinyRun:
 
     def train_job(self, slot: str = "expert-1", *, out: str = "out", **changes: Any) -> TrainJob:
         (self.folder / out).mkdir(exist_ok=True)
-        fields = {"checkpoint_s": 0, "max_steps": 6, "out_dir": self.folder / out, "initial_path": self.initial} | changes
+        fields = {
+            "checkpoint_s": 0,
+            "max_steps": 6,
+            "out_dir": self.folder / out,
+            "initial_path": self.initial,
+        } | changes
         return TrainJob(**(self._common(slot, "train") | fields))
 
     def resume(self, ready: CheckpointReady) -> dict[str, Any]:
@@ -92,7 +110,12 @@ class TinyRun:
         return {"resume_path": ready.resume_path, "resume_steps": ready.steps, "resume_clips": ready.clips}
 
     def gate_job(self, ready: CheckpointReady, slot: str = "expert-1", **changes: Any) -> GateJob:
-        made = {"weights_path": ready.weights_path, "resume_path": ready.resume_path, "steps": ready.steps, "clips": ready.clips}
+        made = {
+            "weights_path": ready.weights_path,
+            "resume_path": ready.resume_path,
+            "steps": ready.steps,
+            "clips": ready.clips,
+        }
         return GateJob(**(self._common(slot, "gate") | {"card": "12" * 32} | made | changes))
 
     def _common(self, slot: str, split: str) -> dict[str, Any]:
@@ -111,7 +134,9 @@ class TinyRun:
 def start_process(module: str, *, line: str) -> subprocess.Popen[bytes]:
     """`python -m module` with one line on its stdin, which stays open."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen([sys.executable, "-m", module], stdin=-1, stdout=-1, stderr=-1, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-m", module], stdin=-1, stdout=-1, stderr=-1, env=environment
+    )
     assert process.stdin is not None
     process.stdin.write(line.encode())
     process.stdin.flush()

@@ -20,7 +20,11 @@ COUNTERS = Counters("ab" * 32, "expert-0", 3, 12)
 def state(scale: float = 1.0, counters: Counters = COUNTERS) -> TrainState:
     parts = {}
     for number, part in enumerate(("weights", "exp_avg", "exp_avg_sq", "ema")):
-        values = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(2.0), "odd": torch.ones(1, 5).T}
+        values = {
+            "a.weight": torch.arange(6.0).reshape(2, 3),
+            "b": torch.tensor(2.0),
+            "odd": torch.ones(1, 5).T,
+        }
         parts[part] = {name: scale * 0.01 * (number + 1) * value for name, value in values.items()}
     return TrainState(counters=counters, **parts)
 
@@ -32,11 +36,19 @@ def test_what_is_written_is_read_back_exactly_by_us_and_by_safetensors(tmp_path:
     for (name, a), (_, b) in zip(before.tensors(), after.tensors(), strict=True):
         assert torch.equal(a, b), name
     loaded = load_file(weights)
-    assert {name: tensor.dtype for name, tensor in loaded.items()} == dict.fromkeys(before.ema, torch.bfloat16)
+    assert {name: tensor.dtype for name, tensor in loaded.items()} == dict.fromkeys(
+        before.ema, torch.bfloat16
+    )
     assert all(torch.equal(loaded[name], tensor.bfloat16()) for name, tensor in before.ema.items())
     with safe_open(resume, framework="pt") as file:
         counts = {"steps": "3", "clips": "12"}
-        assert file.metadata() == {"format": "pt", "paris": "paris-resume/1", "run": "ab" * 32, "slot": "expert-0", **counts}
+        assert file.metadata() == {
+            "format": "pt",
+            "paris": "paris-resume/1",
+            "run": "ab" * 32,
+            "slot": "expert-0",
+            **counts,
+        }
 
 
 def test_loading_changes_nothing_when_the_file_is_refused(tmp_path: Path) -> None:
@@ -44,7 +56,9 @@ def test_loading_changes_nothing_when_the_file_is_refused(tmp_path: Path) -> Non
     after = state(5.0, Counters("ab" * 32, "expert-0", 4, 16))
     with pytest.raises(CheckpointError, match="steps = '3'"):
         load_resume(resume, after, 10.0)
-    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(after.tensors(), state(5.0).tensors(), strict=True))
+    assert all(
+        torch.equal(a, b) for (_, a), (_, b) in zip(after.tensors(), state(5.0).tensors(), strict=True)
+    )
 
 
 def test_a_resume_state_is_not_taken_for_weights(tmp_path: Path) -> None:
@@ -53,7 +67,9 @@ def test_a_resume_state_is_not_taken_for_weights(tmp_path: Path) -> None:
         load_weights_into(resume, dict(state().ema))
 
 
-@pytest.mark.parametrize(("number", "expected"), [(errno.ENOSPC, DiskFullError), (errno.EROFS, ReadOnlyError)])
+@pytest.mark.parametrize(
+    ("number", "expected"), [(errno.ENOSPC, DiskFullError), (errno.EROFS, ReadOnlyError)]
+)
 def test_a_full_or_broken_disk_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[Exception]
 ) -> None:

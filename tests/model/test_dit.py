@@ -24,7 +24,9 @@ def test_a_fresh_expert_answers_zero_and_every_parameter_learns_after_a_few_step
         optimizer.zero_grad()
         (network(x, t, tokens, mask) - 1).square().mean().backward()
         optimizer.step()
-    assert [name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])] == []
+    assert [
+        name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])
+    ] == []
 
 
 def test_the_shape_is_kept_and_an_image_is_a_clip_of_one_frame(expert):
@@ -52,7 +54,9 @@ def test_without_text_the_tokens_do_not_matter_and_nothing_is_nan(expert):
 
 def test_a_clip_does_not_see_the_others_of_its_batch(expert):
     x, t, tokens, mask = some()
-    alone = torch.cat([expert(x[i : i + 1], t[i : i + 1], tokens[i : i + 1], mask[i : i + 1]) for i in range(3)])
+    alone = torch.cat(
+        [expert(x[i : i + 1], t[i : i + 1], tokens[i : i + 1], mask[i : i + 1]) for i in range(3)]
+    )
     torch.testing.assert_close(expert(x, t, tokens, mask), alone, rtol=1e-4, atol=1e-4)
 
 

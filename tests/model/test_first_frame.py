@@ -17,7 +17,9 @@ ALL, NONE = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool)
 
 def made(preset: str, *, first_frame: bool = True, patch_frames: int = 1):
     torch.manual_seed(1)
-    return build_expert({**expert_config(preset, LATENT, TEXT, first_frame=first_frame), "patch_frames": patch_frames})
+    return build_expert(
+        {**expert_config(preset, LATENT, TEXT, first_frame=first_frame), "patch_frames": patch_frames}
+    )
 
 
 def some() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -64,7 +66,9 @@ def test_only_the_first_frame_of_clips_that_are_given_one_gets_in(preset: str, p
 
 def test_a_black_first_frame_is_not_the_same_as_none():
     network, zero = stir(made("nano")), torch.zeros(3, *LATENT.shape)
-    assert not torch.allclose(network(*some(), first_condition(zero, ALL)), network(*some(), first_condition(zero, NONE)), atol=1e-3)
+    assert not torch.allclose(
+        network(*some(), first_condition(zero, ALL)), network(*some(), first_condition(zero, NONE)), atol=1e-3
+    )
 
 
 def test_a_network_that_was_not_made_for_one_says_so():
@@ -81,5 +85,9 @@ def test_weights_from_before_start_a_network_that_takes_one_and_they_start_anoth
     assert not start.tensors["first_in.weight"].any()
     again = start_from(made("nano"), dict(stir(made("nano")).named_parameters()))
     assert "first_in.weight" in again.taken
-    other = expert_config("nano", LatentShape(channels=3, frames=2, height=4, width=4), TEXT, first_frame=True)
-    assert "first_in.weight" in start_from(build_expert(other), dict(stir(made("nano")).named_parameters())).left
+    other = expert_config(
+        "nano", LatentShape(channels=3, frames=2, height=4, width=4), TEXT, first_frame=True
+    )
+    assert (
+        "first_in.weight" in start_from(build_expert(other), dict(stir(made("nano")).named_parameters())).left
+    )

@@ -12,7 +12,8 @@ from paris_p2p.model.presets import MMDIT_PRESETS, Config, build_expert, count_p
 from paris_p2p.spec import LatentShape, TextShape
 from tests.model.conftest import LATENT, TEXT, stir
 
-OPEN_SORA_LATENT = LatentShape(channels=16, frames=9, height=32, width=32)  # HunyuanVideo's autoencoder, 33 frames of 256x256
+# HunyuanVideo's autoencoder, 33 frames of 256x256
+OPEN_SORA_LATENT = LatentShape(channels=16, frames=9, height=32, width=32)
 OPEN_SORA_TEXT = TextShape(tokens=512, dim=4096, pooled_dim=768)  # T5-XXL and CLIP ViT-L/14
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -25,7 +26,13 @@ def mmdit() -> MMDiT:
 
 def some(clips: int = 3, frames: int = 2) -> Inputs:
     mask = torch.tensor([True, True, True, False, False]).repeat(clips, 1)
-    return torch.randn(clips, 4, frames, 4, 4), torch.rand(clips), torch.randn(clips, 5, 8), mask, torch.randn(clips, 6)
+    return (
+        torch.randn(clips, 4, frames, 4, 4),
+        torch.rand(clips),
+        torch.randn(clips, 5, 8),
+        mask,
+        torch.randn(clips, 6),
+    )
 
 
 def test_a_fresh_expert_answers_zero_and_every_parameter_learns_after_a_few_steps():
@@ -39,7 +46,9 @@ def test_a_fresh_expert_answers_zero_and_every_parameter_learns_after_a_few_step
         optimizer.zero_grad()
         (network(x, t, tokens, mask, pooled) - 1).square().mean().backward()
         optimizer.step()
-    assert [name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])] == []
+    assert [
+        name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])
+    ] == []
 
 
 def test_the_shape_is_kept_and_an_image_is_a_clip_of_one_frame(mmdit):
@@ -66,7 +75,9 @@ def test_without_text_neither_tokens_nor_pooled_text_matter_and_nothing_is_nan(m
     mask[1] = False
     answer = mmdit(x, t, tokens, mask, pooled)
     assert answer.isfinite().all()
-    torch.testing.assert_close(mmdit(x, t, torch.randn_like(tokens), mask, torch.randn_like(pooled))[1], answer[1])
+    torch.testing.assert_close(
+        mmdit(x, t, torch.randn_like(tokens), mask, torch.randn_like(pooled))[1], answer[1]
+    )
     torch.testing.assert_close(mmdit(x, t, tokens, mask)[1], answer[1])
 
 
@@ -108,7 +119,11 @@ def test_recomputing_activations_gives_the_same_gradients(mmdit):
     def gradients() -> dict[str, torch.Tensor]:
         mmdit.zero_grad()
         mmdit(*inputs).square().mean().backward()
-        return {name: parameter.grad.clone() for name, parameter in mmdit.named_parameters() if parameter.grad is not None}
+        return {
+            name: parameter.grad.clone()
+            for name, parameter in mmdit.named_parameters()
+            if parameter.grad is not None
+        }
 
     plain = gradients()
     mmdit.enable_gradient_checkpointing()
@@ -123,7 +138,9 @@ def test_trained_on_a_few_clips_its_loss_goes_down():
     losses = []
     for _ in range(80):
         eps, t = torch.randn_like(x0), torch.rand(len(x0))
-        loss = clip_losses(network(interpolate(x0, eps, t), t, tokens, mask, pooled), velocity(x0, eps)).mean()
+        loss = clip_losses(
+            network(interpolate(x0, eps, t), t, tokens, mask, pooled), velocity(x0, eps)
+        ).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -150,7 +167,9 @@ def test_latents_of_odd_size_are_refused_with_their_size(mmdit):
 
 
 def test_the_largest_preset_is_open_soras_size_and_fluxs_layer_by_layer():
-    """Open-Sora 2.0 says 11B of a layout that has 11.89B: FLUX's, without embedded guidance. Only the stand-ins for no text are more."""
+    """Open-Sora 2.0 says 11B of a layout that has 11.89B: FLUX's, without embedded guidance. Only the
+    stand-ins for no text are more.
+    """
     count = count_parameters(expert_config("mmdit-11b", OPEN_SORA_LATENT, OPEN_SORA_TEXT))
     assert int(count / 1e9) == 11
     with torch.device("meta"):
@@ -164,7 +183,9 @@ def test_every_preset_builds_and_answers_on_the_meta_device():
         for preset in MMDIT_PRESETS:
             network = build_expert(expert_config(preset, LATENT, TEXT))
             mask = torch.empty(2, 5, dtype=torch.bool)
-            out = network(torch.empty(2, 4, 2, 4, 4), torch.empty(2), torch.empty(2, 5, 8), mask, torch.empty(2, 6))
+            out = network(
+                torch.empty(2, 4, 2, 4, 4), torch.empty(2), torch.empty(2, 5, 8), mask, torch.empty(2, 6)
+            )
             assert out.shape == (2, 4, 2, 4, 4)
 
 
@@ -176,7 +197,13 @@ def test_a_config_without_an_architecture_is_a_video_dit_as_before():
 
 @pytest.mark.parametrize(
     "change",
-    [{"architecture": "paris_p2p.model.dit.VideoDiT"}, {"architecture": 1}, {"single_depth": 0}, {"depth": 2}, {"pooled_width": 1 << 20}],
+    [
+        {"architecture": "paris_p2p.model.dit.VideoDiT"},
+        {"architecture": 1},
+        {"single_depth": 0},
+        {"depth": 2},
+        {"pooled_width": 1 << 20},
+    ],
 )
 def test_an_architecture_or_number_that_is_not_in_the_tables_is_refused(change: Config):
     with pytest.raises(RecordError):

@@ -1,4 +1,6 @@
-"""First weights from other families: what corresponds exactly computes the same, images become still clips, and misfits are named."""
+"""First weights from other families: what corresponds exactly computes the same, images become still
+clips, and misfits are named.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +24,41 @@ HEADS: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 16}  # 
 
 
 def made_flux(**changes: Any) -> Any:
-    sizes = {"num_layers": 1, "num_single_layers": 2, "joint_attention_dim": 24, "pooled_projection_dim": 20, "axes_dims_rope": (4, 6, 6)}
+    sizes = {
+        "num_layers": 1,
+        "num_single_layers": 2,
+        "joint_attention_dim": 24,
+        "pooled_projection_dim": 20,
+        "axes_dims_rope": (4, 6, 6),
+    }
     return stir(FluxTransformer2DModel(patch_size=1, in_channels=16, **(HEADS | sizes | changes)))
 
 
 def made_pixart(**changes: Any) -> Any:
-    sizes = {"in_channels": 4, "out_channels": 8, "num_layers": 2, "cross_attention_dim": 24, "sample_size": 8}
+    sizes = {
+        "in_channels": 4,
+        "out_channels": 8,
+        "num_layers": 2,
+        "cross_attention_dim": 24,
+        "sample_size": 8,
+    }
     return stir(PixArtTransformer2DModel(use_additional_conditions=False, **(HEADS | sizes | changes)))
 
 
 def made_dit() -> Any:
-    return stir(DiTTransformer2DModel(in_channels=4, out_channels=8, num_layers=2, sample_size=8, norm_eps=1e-6, **HEADS))
+    return stir(
+        DiTTransformer2DModel(
+            in_channels=4, out_channels=8, num_layers=2, sample_size=8, norm_eps=1e-6, **HEADS
+        )
+    )
 
 
 def started(theirs: Any, preset: str = "nano", **changes: Any) -> tuple[Any, Any]:
     """(our network after the map, the account) of a diffusers model's tensors."""
     source = theirs if isinstance(theirs, dict) else theirs.state_dict()
-    config = fitted_config(expert_config(preset, IMAGE, TEXT) | changes, source, {} if theirs is source else theirs.config)
+    config = fitted_config(
+        expert_config(preset, IMAGE, TEXT) | changes, source, {} if theirs is source else theirs.config
+    )
     network = build_expert(config)
     start = start_from(network, source)
     network.load_state_dict(start.tensors)
@@ -47,15 +67,29 @@ def started(theirs: Any, preset: str = "nano", **changes: Any) -> tuple[Any, Any
 
 @torch.no_grad()
 @pytest.mark.parametrize(("guidance", "axes"), [(False, (8, 4, 4)), (True, (4, 6, 6))])
-def test_an_mmdit_started_from_flux_answers_images_as_flux_does(guidance: bool, axes: tuple[int, ...]) -> None:
+def test_an_mmdit_started_from_flux_answers_images_as_flux_does(
+    guidance: bool, axes: tuple[int, ...]
+) -> None:
     theirs = made_flux(guidance_embeds=guidance, axes_dims_rope=axes)
     ours, start = started(theirs, "mmdit-nano")
-    x, t, tokens, pooled = torch.randn(2, 4, 1, 8, 8), torch.tensor([0.2, 0.9]), torch.randn(2, 5, 24), torch.randn(2, 20)
+    x, t, tokens, pooled = (
+        torch.randn(2, 4, 1, 8, 8),
+        torch.tensor([0.2, 0.9]),
+        torch.randn(2, 5, 24),
+        torch.randn(2, 20),
+    )
     places = torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(4.0))
     packed = ours.patch.cut(x)
     velocity = theirs(
-        packed, tokens, pooled, t, places, torch.zeros(5, 3), torch.ones(2) if guidance else None, return_dict=False
-    )[0]  # fmt: skip
+        packed,
+        tokens,
+        pooled,
+        t,
+        places,
+        torch.zeros(5, 3),
+        torch.ones(2) if guidance else None,
+        return_dict=False,
+    )[0]
     answer = ours(x, t, tokens, torch.ones(2, 5, dtype=torch.bool), pooled)
     torch.testing.assert_close(answer, ours.patch.join(velocity, (1, 4, 4)), rtol=1e-4, atol=1e-4)
     assert set(start.left) == {"null_token", "null_pooled"}
@@ -98,9 +132,13 @@ def test_the_first_and_last_layers_are_theirs_without_the_variances() -> None:
     theirs = made_pixart()
     ours, _ = started(theirs)
     x = torch.randn(2, 4, 1, 8, 8)
-    torch.testing.assert_close(ours.embed(ours.patch.cut(x)), nn.Flatten(2)(theirs.pos_embed.proj(x[:, :, 0])).transpose(1, 2))
+    torch.testing.assert_close(
+        ours.embed(ours.patch.cut(x)), nn.Flatten(2)(theirs.pos_embed.proj(x[:, :, 0])).transpose(1, 2)
+    )
     hidden = torch.randn(2, 16, 32)
-    image = torch.einsum("nhwpqc->nchpwq", theirs.proj_out(hidden).reshape(2, 4, 4, 2, 2, 8)).reshape(2, 8, 8, 8)
+    image = torch.einsum("nhwpqc->nchpwq", theirs.proj_out(hidden).reshape(2, 4, 4, 2, 2, 8)).reshape(
+        2, 8, 8, 8
+    )
     torch.testing.assert_close(ours.patch.join(ours.out(hidden), (1, 4, 4))[:, :, 0], image[:, :4])
 
 
@@ -130,7 +168,9 @@ def test_a_still_clip_is_embedded_as_its_image_and_every_frame_read_out_as_it() 
     expected = image.embed(image.patch.cut(x))
     torch.testing.assert_close(video.embed(video.patch.cut(still)), expected.repeat(1, 2, 1))
     frames = video.patch.join(video.out(expected.repeat(1, 2, 1)), (2, 4, 4))
-    torch.testing.assert_close(frames, image.patch.join(image.out(expected), (1, 4, 4)).expand(-1, -1, 4, -1, -1))
+    torch.testing.assert_close(
+        frames, image.patch.join(image.out(expected), (1, 4, 4)).expand(-1, -1, 4, -1, -1)
+    )
 
 
 def test_our_own_weights_come_back_as_they_are_and_inflate_too() -> None:
@@ -159,16 +199,36 @@ def test_the_original_dits_names_give_what_diffusers_names_give() -> None:
 
 def as_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """diffusers' scripts/convert_dit_to_diffusers.py, backwards."""
-    ends = {"pos_embed.proj": "x_embedder.proj", "proj_out_1": "final_layer.adaLN_modulation.1", "proj_out_2": "final_layer.linear"}
-    inside = {"norm1.linear": "adaLN_modulation.1", "attn1.to_out.0": "attn.proj", "ff.net.0.proj": "mlp.fc1", "ff.net.2": "mlp.fc2"}
+    ends = {
+        "pos_embed.proj": "x_embedder.proj",
+        "proj_out_1": "final_layer.adaLN_modulation.1",
+        "proj_out_2": "final_layer.linear",
+    }
+    inside = {
+        "norm1.linear": "adaLN_modulation.1",
+        "attn1.to_out.0": "attn.proj",
+        "ff.net.0.proj": "mlp.fc1",
+        "ff.net.2": "mlp.fc2",
+    }
     emb = "transformer_blocks.0.norm1.emb"
-    made = {"pos_embed": torch.zeros(1, 16, 32), "y_embedder.embedding_table.weight": state[f"{emb}.class_embedder.embedding_table.weight"]}
+    made = {
+        "pos_embed": torch.zeros(1, 16, 32),
+        "y_embedder.embedding_table.weight": state[f"{emb}.class_embedder.embedding_table.weight"],
+    }
     for part in ("weight", "bias"):
         made |= {f"{new}.{part}": state[f"{old}.{part}"] for old, new in ends.items()}
-        made |= {f"t_embedder.mlp.{2 * n}.{part}": state[f"{emb}.timestep_embedder.linear_{n + 1}.{part}"] for n in range(2)}
+        made |= {
+            f"t_embedder.mlp.{2 * n}.{part}": state[f"{emb}.timestep_embedder.linear_{n + 1}.{part}"]
+            for n in range(2)
+        }
         for n in range(2):
-            made |= {f"blocks.{n}.{new}.{part}": state[f"transformer_blocks.{n}.{old}.{part}"] for old, new in inside.items()}
-            made[f"blocks.{n}.attn.qkv.{part}"] = torch.cat([state[f"transformer_blocks.{n}.attn1.to_{name}.{part}"] for name in "qkv"])
+            made |= {
+                f"blocks.{n}.{new}.{part}": state[f"transformer_blocks.{n}.{old}.{part}"]
+                for old, new in inside.items()
+            }
+            made[f"blocks.{n}.attn.qkv.{part}"] = torch.cat(
+                [state[f"transformer_blocks.{n}.attn1.to_{name}.{part}"] for name in "qkv"]
+            )
     return made
 
 
@@ -177,14 +237,21 @@ def test_with_a_caption_projection_text_starts_without_a_say_and_that_is_told() 
     assert not ours.blocks[0].text.out.weight.any()
     assert "caption_projection.linear_1.weight" in start.unused
     told = start.describe()
-    assert "blocks.N.attention.qkv.weight <- transformer_blocks.N.attn1.to_q.weight + transformer_blocks.N.attn1.to_k.weight" in told
+    assert (
+        "blocks.N.attention.qkv.weight <- transformer_blocks.N.attn1.to_q.weight + "
+        "transformer_blocks.N.attn1.to_k.weight" in told
+    )
     assert "x2" in told
     assert "blocks.N.text.kv.weight: nothing of theirs fits here" in told
 
 
 def test_other_latents_and_text_leave_only_the_ends_as_they_start() -> None:
     _, start = started(made_pixart(in_channels=3, out_channels=6, cross_attention_dim=7))
-    assert {name for name, why in start.left.items() if why.startswith("theirs is")} == {"embed.weight", "out.weight", "out.bias"}
+    assert {name for name, why in start.left.items() if why.startswith("theirs is")} == {
+        "embed.weight",
+        "out.weight",
+        "out.bias",
+    }
     text = {name for name in start.tensors if ".text." in name}
     assert text | {"embed.weight", "out.weight", "out.bias", "null_token"} == set(start.left)
 
@@ -192,19 +259,35 @@ def test_other_latents_and_text_leave_only_the_ends_as_they_start() -> None:
 @pytest.mark.parametrize(
     ("theirs", "preset", "words"),
     [
-        (made_pixart(), "micro", r"PixArt with width 32, depth 2, heads 2, .* width 128, depth 4, heads 4; --expert nano fits"),
+        (
+            made_pixart(),
+            "micro",
+            r"PixArt with width 32, depth 2, heads 2, .* width 128, depth 4, heads 4; --expert nano fits",
+        ),
         (made_pixart(num_layers=3), "nano", r"depth 3.*; no preset has these sizes"),
         (made_flux(), "nano", r"FLUX.*video-dit.*--expert mmdit-nano fits"),
         (made_flux(axes_dims_rope=(2, 8, 6)), "mmdit-nano", r"rotary entries \[2, 8, 6\]"),
         ({"model.embed": torch.zeros(1)}, "nano", "no map for a checkpoint with tensors like"),
-        ({name: value for name, value in made_pixart().state_dict().items() if "attn1.to_k" not in name}, "nano",
-         r"lacks transformer_blocks\.0\.attn1\.to_k\.bias"),
-        ({name: value for name, value in made_dit().state_dict().items() if "linear_1" not in name}, "nano", "has no tensor .*linear_1"),
-        (made_pixart().state_dict() | {"transformer_blocks.0.ff.net.0.proj.weight": torch.zeros(64, 32)}, "nano",
-         r"blocks\.0\.up\.weight is \[128, 32\], made of theirs it would be \[64, 32\]"),
+        (
+            {name: value for name, value in made_pixart().state_dict().items() if "attn1.to_k" not in name},
+            "nano",
+            r"lacks transformer_blocks\.0\.attn1\.to_k\.bias",
+        ),
+        (
+            {name: value for name, value in made_dit().state_dict().items() if "linear_1" not in name},
+            "nano",
+            "has no tensor .*linear_1",
+        ),
+        (
+            made_pixart().state_dict() | {"transformer_blocks.0.ff.net.0.proj.weight": torch.zeros(64, 32)},
+            "nano",
+            r"blocks\.0\.up\.weight is \[128, 32\], made of theirs it would be \[64, 32\]",
+        ),
     ],
-)  # fmt: skip
-def test_what_does_not_fit_is_said_with_sizes_and_the_preset_that_would(theirs: Any, preset: str, words: str) -> None:
+)
+def test_what_does_not_fit_is_said_with_sizes_and_the_preset_that_would(
+    theirs: Any, preset: str, words: str
+) -> None:
     with pytest.raises(UsageError, match=words):
         started(theirs, preset)
 
@@ -213,7 +296,9 @@ def test_tensors_that_do_not_go_together_are_named() -> None:
     state = made_pixart().state_dict()
     with pytest.raises(UsageError, match="layers of time do not fit each other"):
         started(state | {"adaln_single.linear.bias": torch.zeros(3)})
-    with pytest.raises(UsageError, match=r"blocks\.0\.attention\.qkv\.weight cannot be made of .*to_q\.weight.*\[3\]"):
+    with pytest.raises(
+        UsageError, match=r"blocks\.0\.attention\.qkv\.weight cannot be made of .*to_q\.weight.*\[3\]"
+    ):
         started(state | {"transformer_blocks.0.attn1.to_q.weight": torch.zeros(3)})
     with pytest.raises(UsageError, match=r"lacks adaln_single\.linear\.weight as a matrix"):
         started(state | {"adaln_single.linear.weight": torch.zeros(())})
@@ -230,4 +315,6 @@ def test_rotary_pairs_for_frames_are_the_configs_and_bounded() -> None:
 
 def test_times_are_embedded_as_pixart_embeds_its_steps() -> None:
     steps = torch.tensor([0.0, 251.0, 1000.0])
-    torch.testing.assert_close(time_features(steps / 1000), made_pixart().adaln_single.emb.time_proj(steps), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        time_features(steps / 1000), made_pixart().adaln_single.emb.time_proj(steps), rtol=1e-4, atol=1e-4
+    )

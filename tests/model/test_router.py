@@ -18,7 +18,9 @@ def test_a_fresh_router_finds_all_experts_alike():
     assert not build_router(router_config("nano", LATENT, TEXT, experts=3))(*some()).any()
 
 
-@pytest.mark.parametrize("given", [given for given in itertools.product([True, False], repeat=3) if any(given)])
+@pytest.mark.parametrize(
+    "given", [given for given in itertools.product([True, False], repeat=3) if any(given)]
+)
 def test_each_input_can_be_left_out_and_matters_when_it_is_there(router, given):
     inputs = [value if there else None for value, there in zip(some(), given, strict=True)]
     logits = router(*inputs)
@@ -75,7 +77,9 @@ def test_every_parameter_learns_after_a_few_steps_with_and_without_inputs():
                 optimizer.zero_grad()
                 torch.nn.functional.cross_entropy(network(*inputs), torch.tensor([0, 1, 0])).backward()
                 optimizer.step()
-        assert [name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])] == [], preset
+        assert [
+            name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])
+        ] == [], preset
 
 
 def test_it_runs_in_bfloat16_and_under_autocast(router):
@@ -87,7 +91,9 @@ def test_it_runs_in_bfloat16_and_under_autocast(router):
 
 def test_it_compiles_in_one_graph(router):
     inputs = some()
-    torch.testing.assert_close(torch.compile(router, backend="eager", fullgraph=True)(*inputs), router(*inputs))
+    torch.testing.assert_close(
+        torch.compile(router, backend="eager", fullgraph=True)(*inputs), router(*inputs)
+    )
 
 
 def test_saved_and_loaded_it_is_the_same(router, tmp_path):

@@ -1,7 +1,8 @@
-"""Honest and lying peers around a run's slots, on real boards and the rules, with a clock moved by hand and no network.
+"""Honest and lying peers around a run's slots, on real boards and the rules, with a clock moved by hand and
+no network.
 
-Shared by the test and by `bench/claims.py`. Readers differ in how late news reach them and in when they joined; every honest
-peer and every attestor decides from its own reader's board, as a volunteer does.
+Shared by the test and by `bench/claims.py`. Readers differ in how late news reach them and in when they
+joined; every honest peer and every attestor decides from its own reader's board, as a volunteer does.
 """
 
 from __future__ import annotations
@@ -98,12 +99,16 @@ class Liar:
 
 
 class ClaimsWorld:
-    """`run(seconds)`; `tips` says when each slot's tip moved, `doubled_s` how long slots had several honest leads."""
+    """`run(seconds)`; `tips` says when each slot's tip moved, `doubled_s` how long slots had several
+    honest leads.
+    """
 
     def __init__(self, spec: RunSpec, *, honest: int, liars: int, seed: int = 0):
         self.rng, self.run_id, self.spec, self.now = random.Random(seed), RUN, spec, START_S
         self.readers = [Reader(Board(RUN, spec, MemoryLedger()), late) for late in (0.5, 1.0, 2.0, 4.0)]
-        self.readers += [Reader(Board(RUN, spec, MemoryLedger()), 1.0, START_S + joins) for joins in (300.0, 900.0)]
+        self.readers += [
+            Reader(Board(RUN, spec, MemoryLedger()), 1.0, START_S + joins) for joins in (300.0, 900.0)
+        ]
         self.attestors = [self._key() for _ in self.readers[:3]]
         self.chosen: dict[tuple[int, str, int, int], str] = {}  # by attestor and place
         self.honest = [self._honest(number) for number in range(honest)]
@@ -134,7 +139,9 @@ class ClaimsWorld:
             for liar in self.liars:
                 self._lie(liar)
             for number, peer in enumerate(self.honest):
-                if self.now >= peer.reader.joins_s and (peer.slot or int(self.now + number) % int(LOOK_S) == 0):
+                if self.now >= peer.reader.joins_s and (
+                    peer.slot or int(self.now + number) % int(LOOK_S) == 0
+                ):
                     self._live(peer)
             if int(self.now) % 2 == 0:
                 for number in range(len(self.attestors)):
@@ -170,15 +177,25 @@ class ClaimsWorld:
             before = reader.board.tip(envelope.record.slot)
             reader.board.add(envelope, self.now)
             tip = reader.board.tip(envelope.record.slot)
-            if reader is self.readers[0] and tip is not None and (before is None or tip.card.id != before.card.id):
+            if (
+                reader is self.readers[0]
+                and tip is not None
+                and (before is None or tip.card.id != before.card.id)
+            ):
                 self.tips[envelope.record.slot].append(self.now)
 
     def _claim(self, slot: str, epoch: int, claimed_at: float, *, released: bool = False) -> ClaimRecord:
         ends = self.now + self.spec.timing.claim_s
         return ClaimRecord(
-            run=self.run_id, slot=slot, seq=int(self.now * 1000), issued_at=self.now, expires_at=ends, epoch=epoch,
-            claimed_at=claimed_at, released=released,
-        )  # fmt: skip
+            run=self.run_id,
+            slot=slot,
+            seq=int(self.now * 1000),
+            issued_at=self.now,
+            expires_at=ends,
+            epoch=epoch,
+            claimed_at=claimed_at,
+            released=released,
+        )
 
     # liars
 
@@ -222,7 +239,8 @@ class ClaimsWorld:
         views = {slot: board.view(slot) for slot in self.spec.slots}
         clips = {slot: (view.tip.card.record.clips if view.tip else 0) for slot, view in views.items()}
         states = [
-            SlotState(slot, "" if has_room(view, me, self.now) else "taken", clips[slot]) for slot, view in views.items()
+            SlotState(slot, "" if has_room(view, me, self.now) else "taken", clips[slot])
+            for slot, view in views.items()
         ]
         choice = choose_slot(states, me)
         if choice is None:
@@ -247,7 +265,8 @@ class ClaimsWorld:
         if peer.card is not None and peer.card.id == at:
             peer.base, peer.card = at, None
         elif peer.base != at:
-            peer.base, peer.card, peer.told_s = at, None, self.now  # it begins, or begins anew from another's tip
+            # it begins, or begins anew from another's tip
+            peer.base, peer.card, peer.told_s = at, None, self.now
         wait_s = RESEND_S if peer.card is not None else peer.card_s
         if self.now - peer.told_s < wait_s or peer.claim is None:
             return
@@ -269,14 +288,25 @@ class ClaimsWorld:
                 record, came_s = card.record, reader.board.slots[slot].seen_at_s[card.id]
                 place = (number, slot, record.epoch, record.seq)
                 lead = card.signer if may_publish_card(reader.board.view(slot), card, self.now) else ""
-                reason = refuse_card(card, reader.board.tip(slot), lead, self.chosen.get(place), identity.peer_id)
+                reason = refuse_card(
+                    card, reader.board.tip(slot), lead, self.chosen.get(place), identity.peer_id
+                )
                 if reason is not None or self.now < came_s + GATE_S or place in self.chosen:
                     continue
                 self.chosen[place] = card.id
                 attestation = AttestationRecord(
-                    run=self.run_id, slot=slot, seq=record.seq, epoch=record.epoch, card=card.id, issued_at=self.now,
-                    expires_at=self.now + 86400.0, loss=1.0, reference_loss=1.0, best=card.id, gate_clips=4,
-                )  # fmt: skip
+                    run=self.run_id,
+                    slot=slot,
+                    seq=record.seq,
+                    epoch=record.epoch,
+                    card=card.id,
+                    issued_at=self.now,
+                    expires_at=self.now + 86400.0,
+                    loss=1.0,
+                    reference_loss=1.0,
+                    best=card.id,
+                    gate_clips=4,
+                )
                 self._say(identity, attestation, reader)
 
 

@@ -1,4 +1,6 @@
-"""A process that fetches into a real store until it has some chunks, says which were asked for, and waits to be killed."""
+"""A process that fetches into a real store until it has some chunks, says which were asked for, and waits
+to be killed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ async def main(root: Path, chunks: int, stop_after: int) -> None:
 
     def progress(received_bytes: int) -> None:
         if received_bytes >= stop_after * blob.chunk_bytes:
-            here = [index for index in range(blob.count) if store.have(blob.ref.id)[index >> 3] >> (index & 7) & 1]
+            here = [
+                index for index in range(blob.count) if store.have(blob.ref.id)[index >> 3] >> (index & 7) & 1
+            ]
             print(json.dumps({"here": here, "asked": sorted(seeder.asked)}), flush=True)
             sys.stdin.read()  # the whole loop stands still here, in the middle of a fetch, until SIGKILL
 

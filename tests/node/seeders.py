@@ -1,4 +1,6 @@
-"""Seeders for tests of fetching: honest, lying, silent, slow or leaving ones, each counting what it was asked for."""
+"""Seeders for tests of fetching: honest, lying, silent, slow or leaving ones, each counting what it was
+asked for.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Blob:
     manifest: Manifest = field(init=False)
 
     def __post_init__(self) -> None:
-        chunks = tuple(blake3(self.chunk(index)).digest() for index in range(-(-len(self.data) // self.chunk_bytes)))
+        chunks = tuple(
+            blake3(self.chunk(index)).digest() for index in range(-(-len(self.data) // self.chunk_bytes))
+        )
         self.manifest = Manifest(size_bytes=len(self.data), chunk_bytes=self.chunk_bytes, chunks=chunks)
 
     @property
@@ -50,7 +54,9 @@ def made_blob(chunks: int, rng_seed: int = 0) -> Blob:
 
 def resized(manifest: bytes) -> bytes:
     """The manifest with another size in it, as a liar who wants room on our disk would send it."""
-    return struct.pack(">16sQI", *struct.unpack_from(">16sQI", manifest)[:1], 1 << 40, 1 << 20) + manifest[28:]
+    return (
+        struct.pack(">16sQI", *struct.unpack_from(">16sQI", manifest)[:1], 1 << 40, 1 << 20) + manifest[28:]
+    )
 
 
 @dataclass
@@ -107,7 +113,13 @@ class SeededSwarm(FakeSwarm):
         return bits.to_bytes(-(-seeder.blob.count // 8) + 1, "little")
 
     async def fetch_chunks(
-        self, peer: str, blob_id: str, indexes: Sequence[int], *, silence_s: float = SILENCE_S, max_chunk_bytes: int = MAX_CHUNK_BYTES
+        self,
+        peer: str,
+        blob_id: str,
+        indexes: Sequence[int],
+        *,
+        silence_s: float = SILENCE_S,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
     ) -> AsyncGenerator[tuple[int, bytes], None]:
         seeder = self._seeder(peer)
         seeder.asked.update(indexes)
@@ -138,7 +150,9 @@ class SeededSwarm(FakeSwarm):
 
     def _seeder(self, peer: str) -> Seeder:
         seeder = self.seeders.get(peer)
-        if seeder is None or (seeder.leaves_after is not None and seeder.served.total() >= seeder.leaves_after):
+        if seeder is None or (
+            seeder.leaves_after is not None and seeder.served.total() >= seeder.leaves_after
+        ):
             raise UnreachableError(f"peer {peer} cannot be reached")
         return seeder
 

@@ -1,4 +1,6 @@
-"""The board under floods and crashes: what matters stays, what a stranger can make without number is bounded."""
+"""The board under floods and crashes: what matters stays, what a stranger can make without number is
+bounded.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ def strangers(count: int) -> list[Identity]:
 @pytest.fixture
 def spec(tmp_path: Path) -> RunSpec:
     """Only C and D may attest."""
-    return World(tmp_path / "world", gate=GateSpec(members_attest=False, attestors=(C.peer_id, D.peer_id)), timing=TIMING).run.record
+    return World(
+        tmp_path / "world",
+        gate=GateSpec(members_attest=False, attestors=(C.peer_id, D.peer_id)),
+        timing=TIMING,
+    ).run.record
 
 
 @pytest.fixture
@@ -76,7 +82,9 @@ def test_time_is_wasted_only_while_enough_are_here_to_sign_a_card_of_the_lead(
     tmp_path: Path, here: tuple[Identity, ...] | None, wasted: int
 ) -> None:
     gate = GateSpec(quorum=2)
-    board = Board(RUN, World(tmp_path / "world", gate=gate, timing=TIMING).run.record, Ledger(tmp_path / "ledger"))
+    board = Board(
+        RUN, World(tmp_path / "world", gate=gate, timing=TIMING).run.record, Ledger(tmp_path / "ledger")
+    )
     board.hearing.attestors = None if here is None else frozenset(peer.peer_id for peer in here)
     patience_s = board.hearing.heard(SLOT).patience_s
     now_s = NOW
@@ -141,7 +149,8 @@ def test_a_flood_of_cards_stays_bounded_and_cannot_displace_tip_best_or_the_lead
     first = with_tip(board)
     second = card(A, first)
     board.add(second, NOW)
-    board.add(attest(D, second, loss=1.02, best=first.id), NOW)  # a little worse: the best one stays the first
+    # a little worse: the best one stays the first
+    board.add(attest(D, second, loss=1.02, best=first.id), NOW)
     waiting = card(A, second)
     board.add(waiting, NOW)
     for stranger in strangers(2 * MAX_CARDS):
@@ -152,7 +161,9 @@ def test_a_flood_of_cards_stays_bounded_and_cannot_displace_tip_best_or_the_lead
     assert tip_id(board) == second.id
 
 
-def test_a_lead_that_floods_with_cards_cannot_displace_an_attested_one(board: Board, tmp_path: Path, spec: RunSpec) -> None:
+def test_a_lead_that_floods_with_cards_cannot_displace_an_attested_one(
+    board: Board, tmp_path: Path, spec: RunSpec
+) -> None:
     spec = spec.model_copy(update={"gate": spec.gate.model_copy(update={"quorum": 2})})
     board = Board(RUN, spec, Ledger(tmp_path / "two"))
     board.add(claim(A), NOW)
@@ -175,25 +186,35 @@ def test_a_peer_that_asks_directly_is_told_the_leads_card_whatever_strangers_sen
     assert {first.data, waiting.data} <= set(told)
     assert len(told) <= 10
     assert len(board.records_under(claims_key(RUN, SLOT))) == 1
-    assert board.records_under(tips_key("00" * 32, SLOT)) == board.records_under(tips_key(RUN, "expert-77")) == []
+    assert (
+        board.records_under(tips_key("00" * 32, SLOT))
+        == board.records_under(tips_key(RUN, "expert-77"))
+        == []
+    )
     assert board.records_under("nonsense") == []
 
 
 @pytest.mark.parametrize("backwards", [True, False])
-def test_cards_wait_until_they_are_attested_and_old_ones_never_become_the_tip(board: Board, backwards: bool) -> None:
+def test_cards_wait_until_they_are_attested_and_old_ones_never_become_the_tip(
+    board: Board, backwards: bool
+) -> None:
     first = card(A)
     second, third = card(A, first), card(A, card(A, first))
     line = [first, second, third]
     for one in reversed(line) if backwards else line:
         board.add(one, NOW)
-    assert [one.id for one in board.pending(SLOT)] == [one.id for one in (reversed(line) if backwards else line)]
+    assert [one.id for one in board.pending(SLOT)] == [
+        one.id for one in (reversed(line) if backwards else line)
+    ]
     board.add(attest(D, second), NOW)
     board.add(attest(D, first), NOW)
     assert tip_id(board) == second.id
     assert [one.id for one in board.pending(SLOT)] == [third.id]
 
 
-def test_a_copy_of_a_card_signed_by_a_stranger_is_another_card_and_gets_none_of_its_attestations(board: Board) -> None:
+def test_a_copy_of_a_card_signed_by_a_stranger_is_another_card_and_gets_none_of_its_attestations(
+    board: Board,
+) -> None:
     made = card(A)
     assert board.add(card(B), NOW)  # the same payload, and it comes first
     assert board.add(made, NOW)
@@ -216,7 +237,9 @@ def test_attestations_by_peers_who_may_not_attest_are_ignored(board: Board) -> N
     assert tip_id(board) == made.id
 
 
-def test_an_attestor_that_floods_is_bounded_and_displaces_nobody_elses(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attestor_that_floods_is_bounded_and_displaces_nobody_elses(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("paris_p2p.node.crowd.MAX_ATTESTATIONS", 40)
     first = with_tip(board)
     early = card(A, first)
@@ -228,7 +251,9 @@ def test_an_attestor_that_floods_is_bounded_and_displaces_nobody_elses(board: Bo
     assert tip_id(board) == early.id
 
 
-def test_a_peer_that_asks_directly_is_told_who_attested_what_waits(board: Board, spec: RunSpec, tmp_path: Path) -> None:
+def test_a_peer_that_asks_directly_is_told_who_attested_what_waits(
+    board: Board, spec: RunSpec, tmp_path: Path
+) -> None:
     spec = spec.model_copy(update={"gate": spec.gate.model_copy(update={"quorum": 2})})
     board, newcomer = Board(RUN, spec, Ledger(tmp_path / "two")), Board(RUN, spec, Ledger(tmp_path / "new"))
     half, other = card(A), card(A, steps=1000)
@@ -302,8 +327,12 @@ def test_a_crash_while_a_new_tip_is_written_leaves_the_old_or_the_new_one(
     assert tip_id(Board(RUN, spec, ledger)) == second.id
 
 
-@pytest.mark.parametrize("damage", [b"", b"\xc1", msgpack.packb([1, 2]), msgpack.packb([b"no envelope"]), msgpack.packb({"a": 1})])
-def test_a_damaged_tip_in_the_ledger_is_forgotten_not_fatal(spec: RunSpec, ledger: Ledger, damage: bytes) -> None:
+@pytest.mark.parametrize(
+    "damage", [b"", b"\xc1", msgpack.packb([1, 2]), msgpack.packb([b"no envelope"]), msgpack.packb({"a": 1})]
+)
+def test_a_damaged_tip_in_the_ledger_is_forgotten_not_fatal(
+    spec: RunSpec, ledger: Ledger, damage: bytes
+) -> None:
     ledger.put(f"tip/{SLOT}", damage)
     board = Board(RUN, spec, ledger)
     assert board.tip(SLOT) is None
@@ -320,7 +349,9 @@ def forged(spec: RunSpec, **numbers: int) -> list[Envelope[Any]]:
     return [made, attest(C, made, loss=0.0), attest(D, made, loss=0.0)]
 
 
-@pytest.mark.parametrize("numbers", [{}, {"steps": TOP}, {"clips": TOP}, {"seq": 2, "epoch": TOP}, {"seq": TOP, "epoch": 1}])
+@pytest.mark.parametrize(
+    "numbers", [{}, {"steps": TOP}, {"clips": TOP}, {"seq": 2, "epoch": TOP}, {"seq": TOP, "epoch": 1}]
+)
 def test_a_card_whose_numbers_cannot_be_is_no_tip_however_many_sign_it(
     board: Board, spec: RunSpec, numbers: dict[str, int]
 ) -> None:
@@ -345,7 +376,9 @@ def test_a_tip_in_the_ledger_whose_numbers_cannot_be_is_forgotten_with_a_line_in
     assert with_tip(board).id == tip_id(board)
 
 
-def test_a_leap_that_the_runs_age_allows_is_no_tip_for_who_was_here_and_one_for_who_was_away(board: Board, spec: RunSpec) -> None:
+def test_a_leap_that_the_runs_age_allows_is_no_tip_for_who_was_here_and_one_for_who_was_away(
+    board: Board, spec: RunSpec
+) -> None:
     first = with_tip(board)
     later = card(B, first, seq=1000, epoch=40)
     for record in (later, attest(D, later)):
@@ -365,16 +398,25 @@ def test_a_leap_that_the_runs_age_allows_is_no_tip_for_who_was_here_and_one_for_
     st.lists(
         st.builds(
             lambda peer, epoch, seq, steps, at, loss: (peer, epoch, seq, steps, at, loss),
-            st.sampled_from(PEERS), st.sampled_from([0, 1, 2, 2048, 2049, TOP]), st.sampled_from([0, 1, 2, 3, TOP]),
-            st.sampled_from([0, 1, 10, TOP]), st.sampled_from([0.0, 1.0, NOW, 4e9 - 200]), st.sampled_from([0.0, 1e6]),
+            st.sampled_from(PEERS),
+            st.sampled_from([0, 1, 2, 2048, 2049, TOP]),
+            st.sampled_from([0, 1, 2, 3, TOP]),
+            st.sampled_from([0, 1, 10, TOP]),
+            st.sampled_from([0.0, 1.0, NOW, 4e9 - 200]),
+            st.sampled_from([0.0, 1e6]),
         ),
         max_size=8,
     )
-)  # fmt: skip
+)
 def test_nothing_that_peers_sign_makes_the_board_or_the_rules_fail(board: Board, made: list[Any]) -> None:
     for peer, epoch, seq, steps, at, loss in made:
         one = card(peer, epoch=epoch, seq=seq, steps=steps, clips=steps, issued_at=at, expires_at=at + 10)
-        for record in (claim(peer, epoch=epoch, claimed_at=at, seq=seq), one, attest(C, one, loss=loss), attest(D, one)):
+        for record in (
+            claim(peer, epoch=epoch, claimed_at=at, seq=seq),
+            one,
+            attest(C, one, loss=loss),
+            attest(D, one),
+        ):
             board.add(record, NOW)
     for peer in PEERS:
         decision = decide_claim(board.view(SLOT), peer.peer_id, NOW + 1)
@@ -388,7 +430,9 @@ def test_nothing_that_peers_sign_makes_the_board_or_the_rules_fail(board: Board,
 # what was heard
 
 
-def test_who_wasted_a_slot_is_known_after_a_restart_and_damage_is_forgotten(board: Board, spec: RunSpec, ledger: Ledger) -> None:
+def test_who_wasted_a_slot_is_known_after_a_restart_and_damage_is_forgotten(
+    board: Board, spec: RunSpec, ledger: Ledger
+) -> None:
     patience_s = board.hearing.heard(SLOT).patience_s
     at = time.time()
     until_s = at + patience_s + 200
@@ -417,7 +461,9 @@ def test_records_of_other_runs_and_unknown_slots_are_ignored(board: Board) -> No
         assert not board.add(record, NOW)
 
 
-def test_a_tip_outlives_its_records_expiry_and_an_older_one_gains_nothing_by_a_replay(board: Board, spec: RunSpec, ledger: Ledger) -> None:
+def test_a_tip_outlives_its_records_expiry_and_an_older_one_gains_nothing_by_a_replay(
+    board: Board, spec: RunSpec, ledger: Ledger
+) -> None:
     expired: dict[str, Any] = {"issued_at": NOW - 100, "expires_at": NOW - 1}
     first = card(A, **expired)
     last = card(A, first, **expired)

@@ -1,4 +1,6 @@
-"""Fifty honest and fifty lying peers around a run's slots: every slot's tip goes on, and readers come to agree."""
+"""Fifty honest and fifty lying peers around a run's slots: every slot's tip goes on, and readers come to
+agree.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,14 @@ from tests.peer.world import World
 
 
 def world(root: Path, honest: int, liars: int) -> ClaimsWorld:
-    return made_world(lambda gate, timing: World(root, experts=2, gate=gate, timing=timing).run, honest=honest, liars=liars)
+    return made_world(
+        lambda gate, timing: World(root, experts=2, gate=gate, timing=timing).run, honest=honest, liars=liars
+    )
 
 
 def test_with_as_many_liars_as_honest_peers_every_slots_tip_goes_on(tmp_path: Path) -> None:
-    swarm = world(tmp_path, 50, 50)  # backdated claims, squatters, some that release and come back, some with many keys
+    # backdated claims, squatters, some that release and come back, some with many keys
+    swarm = world(tmp_path, 50, 50)
     patience_s = swarm.readers[0].board.hearing.heard("router").patience_s
     start_s = swarm.now
     swarm.run(int(7 * patience_s))
@@ -23,11 +28,15 @@ def test_with_as_many_liars_as_honest_peers_every_slots_tip_goes_on(tmp_path: Pa
         for reader in swarm.readers:
             swarm.now += reader.late_s
             swarm._deliver_to(reader)
-        tips = [reader.board.tip(slot) for reader in swarm.readers]  # two of them came after most claims had been made
+        # two of them came after most claims had been made
+        tips = [reader.board.tip(slot) for reader in swarm.readers]
         assert len({tip.card.id for tip in tips if tip is not None}) == 1
     honest = world(tmp_path / "honest", 50, 0)
     honest.run(int(7 * patience_s))
-    late = [sum(at > start_s + 4 * patience_s for tips in one.tips.values() for at in tips) for one in (swarm, honest)]
+    late = [
+        sum(at > start_s + 4 * patience_s for tips in one.tips.values() for at in tips)
+        for one in (swarm, honest)
+    ]
     assert late[0] > late[1] / 2  # once the liars' first claims are used up, most tips come as without them
     assert swarm.doubled_s < 0.2 * 3 * 7 * patience_s
 

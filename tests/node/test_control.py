@@ -1,4 +1,6 @@
-"""The control API: only with the token, only what there is, and words a person can act on when nobody is there."""
+"""The control API: only with the token, only what there is, and words a person can act on when nobody is
+there.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,18 @@ from paris_p2p.node.control import serve_control
 from paris_p2p.node.control_client import CONTROL_FILE, call_control
 from paris_p2p.node.status import Status
 
-STATUS = Status(at=1.0, run="ab" * 32, name="a run", owner="o", peer_id="p", role="peer", phase="idle", why="testing", slots=(), peers=())
+STATUS = Status(
+    at=1.0,
+    run="ab" * 32,
+    name="a run",
+    owner="o",
+    peer_id="p",
+    role="peer",
+    phase="idle",
+    why="testing",
+    slots=(),
+    peers=(),
+)
 
 
 async def status() -> Status:
@@ -44,7 +57,9 @@ async def call(data_dir: Path, method: str, name: str) -> dict[str, Any]:
 
 
 def raw(url: str, method: str, authorization: str | None) -> int:
-    request = urllib.request.Request(url, method=method, headers={"Authorization": authorization} if authorization is not None else {})
+    request = urllib.request.Request(
+        url, method=method, headers={"Authorization": authorization} if authorization is not None else {}
+    )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=20) as reply:
@@ -59,9 +74,13 @@ async def test_status_and_actions_are_answered(url: str, tmp_path: Path) -> None
     assert await call(tmp_path, "POST", "stop") == {"message": "stopping after the checkpoint"}
 
 
-@pytest.mark.parametrize("authorization", [None, "", "Bearer ", "Bearer wrong", "Basic abc", "Bearer t\u00f6ken"])
+@pytest.mark.parametrize(
+    "authorization", [None, "", "Bearer ", "Bearer wrong", "Basic abc", "Bearer t\u00f6ken"]
+)
 @pytest.mark.parametrize(("method", "name"), [("GET", "status"), ("POST", "stop"), ("POST", "nonsense")])
-async def test_without_the_token_there_is_nothing(url: str, method: str, name: str, authorization: str | None) -> None:
+async def test_without_the_token_there_is_nothing(
+    url: str, method: str, name: str, authorization: str | None
+) -> None:
     assert await asyncio.to_thread(raw, f"{url}/{name}", method, authorization) == 401
 
 
@@ -95,17 +114,23 @@ async def test_a_file_left_by_a_killed_peer_is_replaced(tmp_path: Path) -> None:
 
 
 def test_no_peer_running_says_how_to_start_one(tmp_path: Path) -> None:
-    with pytest.raises(UnreachableError, match=r"no peer is running on .*; start one with `paris-peer start INVITE`"):
+    with pytest.raises(
+        UnreachableError, match=r"no peer is running on .*; start one with `paris-peer start INVITE`"
+    ):
         call_control(tmp_path, "GET", "status")
 
 
 def test_a_peer_that_was_killed_says_so(tmp_path: Path) -> None:
     (tmp_path / CONTROL_FILE).write_text(json.dumps({"url": "http://127.0.0.1:1", "token": "t", "pid": 99}))
-    with pytest.raises(UnreachableError, match=r"\(pid 99\) does not answer \(Connection refused\); if it was killed"):
+    with pytest.raises(
+        UnreachableError, match=r"\(pid 99\) does not answer \(Connection refused\); if it was killed"
+    ):
         call_control(tmp_path, "GET", "status")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"url": "http://127.0.0.1:1"}', '{"url": "", "token": "", "pid": "x"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"url": "http://127.0.0.1:1"}', '{"url": "", "token": "", "pid": "x"}']
+)
 def test_a_damaged_control_file_is_said_without_a_traceback(tmp_path: Path, text: str) -> None:
     (tmp_path / CONTROL_FILE).write_text(text)
     with pytest.raises(UnreachableError, match="damaged"):

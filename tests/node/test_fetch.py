@@ -1,4 +1,6 @@
-"""Downloads from many sources: liars dropped, silent ones left, crashes continued, full disks said; the right bytes or an error."""
+"""Downloads from many sources: liars dropped, silent ones left, crashes continued, full disks said; the
+right bytes or an error.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def ledger() -> SourceLedger:
     return SourceLedger()
 
 
-async def fetch(swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, blob: Blob = BLOB, **more: Any) -> bytes:
+async def fetch(
+    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, blob: Blob = BLOB, **more: Any
+) -> bytes:
     async with asyncio.timeout(30):
         path = await fetch_blob(blob.ref, swarm.sources, swarm, store, ledger=ledger, **more)
     return path.read_bytes()
@@ -77,7 +81,15 @@ async def fetch(swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, blob
         {"alter_manifest": lambda data: b""},
         {"alter_manifest": lambda data: data + bytes(32)},
     ],
-    ids=["wrong chunks", "one wrong chunk", "unasked chunks", "wrong manifest", "wrong size in manifest", "no manifest", "long manifest"],
+    ids=[
+        "wrong chunks",
+        "one wrong chunk",
+        "unasked chunks",
+        "wrong manifest",
+        "wrong size in manifest",
+        "no manifest",
+        "long manifest",
+    ],
 )
 async def test_a_lying_seeder_is_dropped_charged_not_asked_again_and_the_download_completes(
     swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, lie: dict[str, Any]
@@ -118,7 +130,9 @@ async def test_a_wrong_size_in_a_card_is_not_charged_to_those_who_have_the_blob(
     assert await fetch(swarm, store, ledger) == BLOB.data
 
 
-async def test_charges_stay_bounded_and_end_after_their_time(ledger: SourceLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_charges_stay_bounded_and_end_after_their_time(
+    ledger: SourceLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sources_module, "MAX_BANS", 10)
     for number in range(50):
         ledger.charge(f"peer-{number:03}", f"chunk {number}")
@@ -139,10 +153,13 @@ async def test_several_seeders_are_used_side_by_side_and_a_fast_one_serves_more(
     assert await fetch(swarm, store, ledger, blob) == blob.data
     assert swarm.most_at_once == 2
     assert fast.served.total() > 2 * slow.served.total() > 0
-    assert fast.asked.total() + slow.asked.total() < blob.count + 140  # at the end, those that the slow one holds up are asked for twice
+    # at the end, those that the slow one holds up are asked for twice
+    assert fast.asked.total() + slow.asked.total() < blob.count + 140
 
 
-async def test_a_blob_scattered_over_partial_seeders_comes_together(swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger) -> None:
+async def test_a_blob_scattered_over_partial_seeders_comes_together(
+    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger
+) -> None:
     parts = [swarm.add(Seeder(BLOB, frozenset(range(start, 40, 20)))) for start in range(20)]
     assert await fetch(swarm, store, ledger) == BLOB.data
     assert all(set(part.asked) <= part.have for part in parts)
@@ -162,7 +179,9 @@ async def test_a_seeder_that_gets_chunks_meanwhile_is_asked_again_as_long_as_chu
     assert path.read_bytes() == BLOB.data
 
 
-async def test_many_blobs_come_in_order_one_named_twice_comes_once(swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger) -> None:
+async def test_many_blobs_come_in_order_one_named_twice_comes_once(
+    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger
+) -> None:
     blobs = [made_blob(5, rng_seed=seed) for seed in range(5)]
     seeders = [swarm.add(honest(blob)) for blob in blobs]
     seen: list[int] = []
@@ -174,7 +193,9 @@ async def test_many_blobs_come_in_order_one_named_twice_comes_once(swarm: Seeded
     assert seen[-1] == sum(blob.ref.size_bytes for blob in blobs)
 
 
-async def test_two_fetches_of_one_blob_at_once_both_get_it(swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger) -> None:
+async def test_two_fetches_of_one_blob_at_once_both_get_it(
+    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger
+) -> None:
     swarm.add(honest(BLOB))
     assert await asyncio.gather(*(fetch(swarm, store, ledger) for _ in range(3))) == [BLOB.data] * 3
 
@@ -182,7 +203,9 @@ async def test_two_fetches_of_one_blob_at_once_both_get_it(swarm: SeededSwarm, s
 # silent, leaving, empty-handed
 
 
-async def test_a_silent_seeder_does_not_stall_the_download(swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger) -> None:
+async def test_a_silent_seeder_does_not_stall_the_download(
+    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger
+) -> None:
     silent = [swarm.add(honest(BLOB, silent=True)) for _ in range(3)]
     swarm.add(honest(BLOB))
     assert await fetch(swarm, store, ledger, silence_s=3600.0) == BLOB.data
@@ -201,7 +224,11 @@ async def test_sources_beyond_the_most_at_once_get_their_turn_when_others_fail(
 
 @pytest.mark.parametrize("colluders", [1, 2, 4, 7])
 async def test_colluders_that_sit_on_the_same_chunks_do_not_stall_the_download(
-    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, colluders: int, monkeypatch: pytest.MonkeyPatch
+    swarm: SeededSwarm,
+    store: BlobStore,
+    ledger: SourceLedger,
+    colluders: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(chunks_module, "UNRATED_LATE_S", 0.01)  # the later ones sit down as soon as they may
     first = swarm.add(honest(BLOB, silent=True))
@@ -347,7 +374,9 @@ async def test_a_bulletin_board_that_fails_for_a_while_does_not_end_a_download(
         max_size=5,
     ),
 )
-def test_whatever_sources_do_it_ends_in_the_right_bytes_or_a_missing_blob(chunks: int, seeders: list[tuple[Any, ...]]) -> None:
+def test_whatever_sources_do_it_ends_in_the_right_bytes_or_a_missing_blob(
+    chunks: int, seeders: list[tuple[Any, ...]]
+) -> None:
     blob = made_blob(chunks)
 
     async def run(root: Path) -> None:
@@ -378,7 +407,9 @@ async def test_a_process_killed_in_a_fetch_is_continued_by_the_next_which_asks_o
     swarm: SeededSwarm, tmp_path: Path, ledger: SourceLedger
 ) -> None:
     command = [sys.executable, "-m", "tests.node.killed_fetch", str(tmp_path / "blobs"), "40", "15"]
-    child = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    child = await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
     assert child.stdout is not None
     said = json.loads(await child.stdout.readline())
     child.kill()
@@ -415,7 +446,9 @@ async def test_a_disk_that_fills_up_is_said_and_the_download_goes_on_from_there_
     assert seeder.asked == dict.fromkeys(set(range(40)) - here, 1)
 
 
-async def test_max_disk_is_kept_before_anything_is_asked_for(swarm: SeededSwarm, tmp_path: Path, ledger: SourceLedger) -> None:
+async def test_max_disk_is_kept_before_anything_is_asked_for(
+    swarm: SeededSwarm, tmp_path: Path, ledger: SourceLedger
+) -> None:
     seeder = swarm.add(honest(BLOB))
     with pytest.raises(DiskFullError, match="--max-disk"):
         await fetch(swarm, BlobStore(tmp_path / "small", max_bytes=BLOB.ref.size_bytes - 1), ledger)
@@ -437,7 +470,9 @@ async def test_a_damaged_blob_is_healed_by_a_fetch_of_its_bad_chunks_alone(
     assert seeder.asked == {7: 1}
 
 
-async def test_a_download_in_progress_is_served_to_others(store: BlobStore, ledger: SourceLedger, tmp_path: Path) -> None:
+async def test_a_download_in_progress_is_served_to_others(
+    store: BlobStore, ledger: SourceLedger, tmp_path: Path
+) -> None:
     partial = store.begin(BLOB.ref.id, BLOB.manifest.to_bytes(), BLOB.ref.size_bytes)
     for index in range(0, 40, 2):
         partial.write_chunk(index, BLOB.chunk(index))
@@ -457,7 +492,8 @@ async def test_a_download_in_progress_is_served_to_others(store: BlobStore, ledg
     async def sources() -> list[str]:
         return [identity.peer_id]
 
-    with pytest.raises(MissingBlobError, match="nobody reachable"):  # a blob of no run of this host is nobody's business
+    with pytest.raises(MissingBlobError, match="nobody reachable"):
+        # a blob of no run of this host is nobody's business
         await fetch_blob(BLOB.ref, sources, other, there, ledger=ledger)
     with pytest.raises(MissingBlobError):
         host.read_chunk(BLOB.ref.id, 0)
@@ -467,7 +503,9 @@ async def test_a_download_in_progress_is_served_to_others(store: BlobStore, ledg
     assert there.have(BLOB.ref.id) == store.have(BLOB.ref.id) == b"\x55" * 5
 
 
-async def test_a_cancelled_fetch_keeps_what_came(swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger) -> None:
+async def test_a_cancelled_fetch_keeps_what_came(
+    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger
+) -> None:
     some = swarm.add(Seeder(BLOB, frozenset(range(10))))
     silent = swarm.add(honest(BLOB, silent=True))
     came = asyncio.Event()

@@ -20,7 +20,13 @@ from tests.test_spec import spec as run_spec
 
 def refusal(signer: Identity, of: Envelope[CardRecord], **more: Any) -> Envelope[RefusalRecord]:
     record = of.record
-    fields: dict[str, Any] = {"run": RUN, "slot": SLOT, "seq": record.seq, "issued_at": NOW, "expires_at": NOW + 3600}
+    fields: dict[str, Any] = {
+        "run": RUN,
+        "slot": SLOT,
+        "seq": record.seq,
+        "issued_at": NOW,
+        "expires_at": NOW + 3600,
+    }
     fields |= {"epoch": record.epoch, "card": of.id, "parent": record.parent, "reason": "loss"} | more
     return seal(signer, RefusalRecord(**fields))
 
@@ -59,7 +65,11 @@ def test_refusals_of_waiting_cards_are_kept_told_and_gone_when_the_tip_moves(boa
 
 
 def test_who_may_not_attest_may_not_refuse(spec: RunSpec, tmp_path: Path) -> None:
-    closed = Board(RUN, spec.model_copy(update={"gate": GateSpec(members_attest=False, attestors=(D.peer_id,))}), Ledger(tmp_path))
+    closed = Board(
+        RUN,
+        spec.model_copy(update={"gate": GateSpec(members_attest=False, attestors=(D.peer_id,))}),
+        Ledger(tmp_path),
+    )
     waits = card(A)
     assert not closed.add(refusal(A, waits), NOW)
     assert closed.add(refusal(D, waits), NOW)

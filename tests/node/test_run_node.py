@@ -50,7 +50,9 @@ def checkpoint(folder: Path) -> NewCheckpoint:
 
 
 @pytest.mark.parametrize("full", [False, True])
-async def test_publishing_leaves_the_event_loop_free_and_no_card_speaks_of_missing_blobs(tmp_path: Path, full: bool) -> None:
+async def test_publishing_leaves_the_event_loop_free_and_no_card_speaks_of_missing_blobs(
+    tmp_path: Path, full: bool
+) -> None:
     world, identity = World(tmp_path / "world"), Identity.generate()
     store = WatchedStore(tmp_path / "blobs")
     host = Host(PeerSettings(data_dir=tmp_path), identity, store)
@@ -76,7 +78,8 @@ async def test_publishing_leaves_the_event_loop_free_and_no_card_speaks_of_missi
 async def test_a_card_signed_before_a_kill_is_told_after_the_restart(tmp_path: Path) -> None:
     world, identity = World(tmp_path / "world"), Identity.generate()
     host = Host(PeerSettings(data_dir=tmp_path), identity, BlobStore(tmp_path / "blobs"))
-    host.swarm = FakeNetwork().join(identity, host)  # nobody is there: the card reaches the ledger and nobody else
+    # nobody is there: the card reaches the ledger and nobody else
+    host.swarm = FakeNetwork().join(identity, host)
     async with opened(host, world.run) as node:
         await published(node, "expert-0", 1, checkpoint(tmp_path))
     host.swarm = world.network.join(identity, host)
@@ -111,10 +114,16 @@ def member(world: World, folder: Path) -> Host:
 
 
 async def test_a_tip_that_its_maker_hid_on_the_bulletin_board_is_asked_for(tmp_path: Path) -> None:
-    """The board keeps one card of a maker; whoever missed the one that was attested asks a peer that has it."""
+    """The board keeps one card of a maker; whoever missed the one that was attested asks a peer that has
+    it.
+    """
     world = World(tmp_path / "world")
     hosts = [member(world, tmp_path / name) for name in ("maker", "attestor", "listener")]
-    async with opened(hosts[0], world.run) as maker, opened(hosts[1], world.run) as attestor, opened(hosts[2], world.run) as listener:
+    async with (
+        opened(hosts[0], world.run) as maker,
+        opened(hosts[1], world.run) as attestor,
+        opened(hosts[2], world.run) as listener,
+    ):
         world.network.swarms[listener.peer_id].offline = True
         first = await published(maker, "expert-0", 1, checkpoint(tmp_path))
         second = sign_again(maker, first.record.model_copy(update={"steps": 3, "clips": 12}))
@@ -131,7 +140,9 @@ async def test_a_tip_that_its_maker_hid_on_the_bulletin_board_is_asked_for(tmp_p
         assert not listener.board.attestors_of_unknown("expert-0")
 
 
-async def test_a_finished_run_can_be_had_after_its_records_left_the_bulletin_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_finished_run_can_be_had_after_its_records_left_the_bulletin_board(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(SIGNED_LIFETIME_S, "card", 0.5)
     monkeypatch.setitem(SIGNED_LIFETIME_S, "attestation", 0.5)
     world = World(tmp_path / "world")
@@ -150,7 +161,10 @@ async def test_a_finished_run_can_be_had_after_its_records_left_the_bulletin_boa
             assert tip is not None
             assert tip.card.id == last.id
         monkeypatch.undo()
-        told = [open_envelope(data, run=world.run.id) for data in attestor.records_under(tips_key(world.run.id, "expert-0"))]
+        told = [
+            open_envelope(data, run=world.run.id)
+            for data in attestor.records_under(tips_key(world.run.id, "expert-0"))
+        ]
         assert [one.record.kind for one in told] == ["card", "attestation"]
 
 
@@ -206,7 +220,9 @@ async def test_what_a_peer_tells_is_verified_in_a_thread_and_left_after_a_few_ba
         assert node.refused["records: not looked at after too many bad ones"] == 1
 
 
-async def test_many_records_of_one_answer_leave_others_their_turns_while_they_are_kept(tmp_path: Path) -> None:
+async def test_many_records_of_one_answer_leave_others_their_turns_while_they_are_kept(
+    tmp_path: Path,
+) -> None:
     world, identity = World(tmp_path / "world"), Identity.generate()
     host = Host(PeerSettings(data_dir=tmp_path), identity, BlobStore(tmp_path / "blobs"))
     host.swarm = world.network.join(identity, host)
@@ -215,7 +231,13 @@ async def test_many_records_of_one_answer_leave_others_their_turns_while_they_ar
         seal(
             Identity.generate(),
             ClaimRecord(
-                run=world.run.id, slot="expert-0", seq=1, issued_at=now, expires_at=now + 5.0, epoch=1, claimed_at=now
+                run=world.run.id,
+                slot="expert-0",
+                seq=1,
+                issued_at=now,
+                expires_at=now + 5.0,
+                epoch=1,
+                claimed_at=now,
             ),
         )
         for _ in range(100)

@@ -29,7 +29,9 @@ asyncio.run(life())
 def life(*numbers: int, before: tuple[str, ...] = ()) -> tuple[int, list[str]]:
     """Exit status and words of a command that gets these signals, and then time to end."""
     command = [*before, sys.executable, "-c", SCRIPT]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         said = [process.stdout.readline()]

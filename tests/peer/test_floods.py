@@ -1,4 +1,6 @@
-"""Cards without a claim and attestations of cards nobody has, by the dozen: an attestor's work does not grow with them."""
+"""Cards without a claim and attestations of cards nobody has, by the dozen: an attestor's work does not
+grow with them.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,30 @@ from paris_p2p.spec import GateSpec, TimingSpec
 from tests.peer.world import Peer, World
 
 SLOT = "expert-0"
-CALM = TimingSpec(claim_s=60.0, settle_s=0.1, margin_s=0.2, checkpoint_s=60.0)  # nothing is due by itself meanwhile
+# nothing is due by itself meanwhile
+CALM = TimingSpec(claim_s=60.0, settle_s=0.1, margin_s=0.2, checkpoint_s=60.0)
 MANY = 60
 
 
-def claimless(run: str, key: Identity, number: int, parent: Envelope[CardRecord] | None = None) -> Envelope[CardRecord]:
+def claimless(
+    run: str, key: Identity, number: int, parent: Envelope[CardRecord] | None = None
+) -> Envelope[CardRecord]:
     """A card that follows the tip, of an epoch above everybody's, for which nobody holds a claim."""
     now, blob, last = time.time(), BlobRef(id="ab" * 32, size_bytes=10), parent.record if parent else None
     card = CardRecord(
-        run=run, slot=SLOT, seq=last.seq + 1 if last else 1, issued_at=now, expires_at=now + 1000.0, epoch=1000 + number,
-        parent=parent.id if parent else "", weights=blob, resume=blob, clips=(last.clips if last else 0) + 1,
-        steps=(last.steps if last else 0) + 1, train_loss=0.1,
-    )  # fmt: skip
+        run=run,
+        slot=SLOT,
+        seq=last.seq + 1 if last else 1,
+        issued_at=now,
+        expires_at=now + 1000.0,
+        epoch=1000 + number,
+        parent=parent.id if parent else "",
+        weights=blob,
+        resume=blob,
+        clips=(last.clips if last else 0) + 1,
+        steps=(last.steps if last else 0) + 1,
+        train_loss=0.1,
+    )
     return seal(key, card)
 
 
@@ -136,10 +150,14 @@ async def test_a_card_whose_claim_comes_later_is_attested_after_all(tmp_path: Pa
         assert tip.card.signer == lead.node.peer_id
         owner.node.board.slots[SLOT].claims.clear()  # as if no claim had come yet
         seq = tip.card.record.seq
-        await world.until(lambda: (now := owner.node.board.tip(SLOT)) is not None and now.card.record.seq > seq)
+        await world.until(
+            lambda: (now := owner.node.board.tip(SLOT)) is not None and now.card.record.seq > seq
+        )
 
 
-async def test_a_card_whose_parent_is_not_known_to_be_the_tip_yet_is_looked_at_again_when_it_is(tmp_path: Path) -> None:
+async def test_a_card_whose_parent_is_not_known_to_be_the_tip_yet_is_looked_at_again_when_it_is(
+    tmp_path: Path,
+) -> None:
     maker, other = Identity.generate(), Identity.generate()
     async with World(tmp_path, timing=CALM) as world:
         owner = await world.add("owner", role="owner")

@@ -1,4 +1,6 @@
-"""What a machine has is read from its driver and its kernel, and the profile that follows takes no more than that."""
+"""What a machine has is read from its driver and its kernel, and the profile that follows takes no more
+than that.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +29,30 @@ def test_cards_are_read_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> No
     assert machine(TWO_CARDS, monkeypatch).gpus == (CARD_24, Gpu(1, "NVIDIA H100 80GB, HBM3", 81559 << 20))
 
 
-@pytest.mark.parametrize("listed", [None, "", "No devices were found", "0, GPU-x, [N/A], A card", "NVIDIA-SMI has failed, as, it, says"])
-def test_a_driver_that_is_not_there_or_says_no_numbers_is_no_card(listed: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "listed",
+    [None, "", "No devices were found", "0, GPU-x, [N/A], A card", "NVIDIA-SMI has failed, as, it, says"],
+)
+def test_a_driver_that_is_not_there_or_says_no_numbers_is_no_card(
+    listed: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert machine(listed, monkeypatch).gpus == ()
 
 
 @pytest.mark.parametrize(
     ("visible", "names"),
-    [("", []), ("1", ["H100"]), ("1,0", ["H100", "4090"]), ("GPU-bb33", ["H100"]), ("0,9,1", ["4090"]), ("-1", [])],
+    [
+        ("", []),
+        ("1", ["H100"]),
+        ("1,0", ["H100", "4090"]),
+        ("GPU-bb33", ["H100"]),
+        ("0,9,1", ["4090"]),
+        ("-1", []),
+    ],
 )
-def test_the_cards_that_cuda_is_shown_count_and_in_its_order(visible: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cards_that_cuda_is_shown_count_and_in_its_order(
+    visible: str, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpus = machine(TWO_CARDS, monkeypatch, visible).gpus
     assert [gpu.index for gpu in gpus] == list(range(len(names)))
     assert all(name in gpu.name for gpu, name in zip(gpus, names, strict=True))
@@ -59,7 +75,9 @@ def test_a_containers_memory_is_the_machines(tmp_path: Path) -> None:
         (Machine(4, 8 * 10**9, (Gpu(0, "an old card", 2 << 30),)), "auto", ("cpu", 3, 4e9, 0)),
     ],
 )
-def test_auto_takes_what_the_machine_can_spare(here: Machine, device: str, expected: tuple[str, int, float, float], tmp_path: Path) -> None:
+def test_auto_takes_what_the_machine_can_spare(
+    here: Machine, device: str, expected: tuple[str, int, float, float], tmp_path: Path
+) -> None:
     profile = auto_profile(here, device=device, free_disk_bytes=DISK)
     settings = merge_settings(profile, {"data_dir": tmp_path})
     assert (settings.device, settings.threads) == expected[:2]

@@ -1,4 +1,6 @@
-"""The real trainer and the real gate on ten clips, which are learnt by heart in seconds: the slot ends at its best, at rest."""
+"""The real trainer and the real gate on ten clips, which are learnt by heart in seconds: the slot ends at
+its best, at rest.
+"""
 
 from __future__ import annotations
 
@@ -35,18 +37,30 @@ class RealWorld(World):
                 for ref, path in zip(refs, tiny.shards[split], strict=True)
             )
 
-        changes = {"train_shards": in_store("train"), "gate_shards": in_store("gate"), "timing": timing, "created_at": time.time()}
+        changes = {
+            "train_shards": in_store("train"),
+            "gate_shards": in_store("gate"),
+            "timing": timing,
+            "created_at": time.time(),
+        }
         return sign_run(Identity.generate(), tiny.spec.model_copy(update=changes))
 
 
 def losses(peer: Peer) -> list[float]:
     """The comparable gate losses of the tip."""
     tip = peer.node.board.tip(SLOT)
-    return [one.record.fixed_loss for one in tip.attestations if one.record.fixed_loss is not None] if tip else []
+    return (
+        [one.record.fixed_loss for one in tip.attestations if one.record.fixed_loss is not None]
+        if tip
+        else []
+    )
 
 
-@pytest.mark.timeout(900)  # against hanging: trainers start five times, which takes long where others work too
-async def test_a_slot_that_learns_its_clips_by_heart_ends_at_its_best_checkpoint_and_its_trainer_is_gone(tmp_path: Path) -> None:
+# against hanging: trainers start five times, which takes long where others work too
+@pytest.mark.timeout(900)
+async def test_a_slot_that_learns_its_clips_by_heart_ends_at_its_best_checkpoint_and_its_trainer_is_gone(
+    tmp_path: Path,
+) -> None:
     seen: list[float] = []
     gate = GateProcess()  # one for both: torch is loaded once
     async with RealWorld(tmp_path, gate=GateSpec(clips=12), timing=TIMING) as world:
@@ -62,6 +76,7 @@ async def test_a_slot_that_learns_its_clips_by_heart_ends_at_its_best_checkpoint
         tip = owner.node.board.tip(SLOT)
         assert tip is not None
         assert tip.card.record.lowered == RESTS
-        assert losses(owner)[0] <= 1.1 * min(seen)  # on the fixed draw: the best was chosen on other draws, each card's own
+        # on the fixed draw: the best was chosen on other draws, each card's own
+        assert losses(owner)[0] <= 1.1 * min(seen)
         await world.until(lambda: lead.volunteer.phase == "standby")
         await gate.close()

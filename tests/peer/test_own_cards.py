@@ -1,4 +1,6 @@
-"""A card that a killed lead had signed and nobody heard of: told again after a reboot, its work is not lost."""
+"""A card that a killed lead had signed and nobody heard of: told again after a reboot, its work is not
+lost.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class OneCheckpoint(CountingTrainer):
 
 
 async def killed_with_a_card(world: World, owner: Peer) -> tuple[Peer, Envelope[CardRecord]]:
-    """A lead whose claim the owner knew; it made a card while cut off, was killed, and its claim has run out."""
+    """A lead whose claim the owner knew; it made a card while cut off, was killed, and its claim has run
+    out.
+    """
     peer = await world.add("a", slot=SLOT, trainer=OneCheckpoint)
     await world.until(lambda: peer.volunteer.lead is not None and peer.volunteer.lead.training.steps > 0)
     peer.swarm.offline = True
@@ -69,7 +73,9 @@ async def test_it_is_a_stale_leads_card_once_another_leads(tmp_path: Path) -> No
         owner = await world.add("owner", role="owner")
         peer, card = await killed_with_a_card(world, owner)
         heir = await world.add("heir", slot=SLOT, trainer=Held)
-        await world.until(lambda: lead_of(owner.node.board.claims(SLOT), None, time.time(), TIMING) is not None)
+        await world.until(
+            lambda: lead_of(owner.node.board.claims(SLOT), None, time.time(), TIMING) is not None
+        )
         await world.restart("a", peer, slot="router")
         await world.until(lambda: owner.node.refused[NO_CLAIM] >= 1)
         looked_at.set()

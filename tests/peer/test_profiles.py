@@ -81,7 +81,11 @@ def test_a_profile_of_ones_own_is_read_from_its_path(tmp_path: Path) -> None:
 )
 def test_a_mistake_in_a_profile_is_named(line: str, message: str, tmp_path: Path) -> None:
     own = tmp_path / "mine.toml"
-    lines = [each for each in known_profiles()["cpu"].read_text().splitlines() if each.split(" ")[0] != line.split(" ")[0]]
+    lines = [
+        each
+        for each in known_profiles()["cpu"].read_text().splitlines()
+        if each.split(" ")[0] != line.split(" ")[0]
+    ]
     own.write_text("\n".join([line, *lines]))
     with pytest.raises(UsageError, match=message):
         load_profile(str(own))

@@ -1,4 +1,6 @@
-"""A lead that is refused hears why, goes back at a lower rate, and a slot that gets no better rests; false refusals stop nobody."""
+"""A lead that is refused hears why, goes back at a lower rate, and a slot that gets no better rests; false
+refusals stop nobody.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def is_at_rest(peer: Peer) -> bool:
     return rests(peer.node.board.tip(SLOT), time.time(), peer.node.spec.timing)
 
 
-async def test_a_slot_that_gets_no_better_ends_at_its_best_checkpoint_and_rests_for_everybody(tmp_path: Path) -> None:
+async def test_a_slot_that_gets_no_better_ends_at_its_best_checkpoint_and_rests_for_everybody(
+    tmp_path: Path,
+) -> None:
     Noted.started = []
     async with World(tmp_path) as world:
         owner = await world.add("owner", role="owner", gate=overfit_gate)
@@ -112,7 +116,9 @@ async def test_false_refusals_of_many_keys_neither_stop_a_slot_nor_lower_its_rat
     liar = Identity.generate()
 
     async def false(job: GateJob) -> GateResult:
-        return GateResult(ok=False, code="loss", reason=REASONS["loss"], loss=9.0, reference_loss=1.0, gate_clips=4)
+        return GateResult(
+            ok=False, code="loss", reason=REASONS["loss"], loss=9.0, reference_loss=1.0, gate_clips=4
+        )
 
     async with World(tmp_path) as world:
         lead = await world.add("lead", slot=SLOT, trainer=Noted)
@@ -135,11 +141,27 @@ async def test_false_refusals_of_many_keys_neither_stop_a_slot_nor_lower_its_rat
 
 def refusal(card: Any, card_id: str) -> RefusalRecord:
     now = time.time()
-    head = {"run": card.run, "slot": card.slot, "seq": card.seq, "issued_at": now, "expires_at": now + SIGNED_LIFETIME_S["refusal"]}
-    return RefusalRecord(**head, epoch=card.epoch, card=card_id, parent=card.parent, reason="loss", loss=9.0, reference_loss=1.0)
+    head = {
+        "run": card.run,
+        "slot": card.slot,
+        "seq": card.seq,
+        "issued_at": now,
+        "expires_at": now + SIGNED_LIFETIME_S["refusal"],
+    }
+    return RefusalRecord(
+        **head,
+        epoch=card.epoch,
+        card=card_id,
+        parent=card.parent,
+        reason="loss",
+        loss=9.0,
+        reference_loss=1.0,
+    )
 
 
-async def test_a_lead_that_goes_back_for_no_reason_finds_no_attestor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lead_that_goes_back_for_no_reason_finds_no_attestor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("paris_p2p.peer.outbox.attest_patience_s", lambda _: 1.0)
     async with World(tmp_path) as world:
         owner = await world.add("owner", role="owner")
@@ -147,7 +169,9 @@ async def test_a_lead_that_goes_back_for_no_reason_finds_no_attestor(tmp_path: P
         await world.until(lambda: tip_of(owner) is not None and lead.volunteer.lead is not None)
         assert lead.volunteer.lead is not None
         lead.volunteer.lead.setback.came.set()
-        await world.until(lambda: any("nobody attested that expert-0 goes back" in line for line in lead.said))
+        await world.until(
+            lambda: any("nobody attested that expert-0 goes back" in line for line in lead.said)
+        )
         seq = tip_of(owner).seq
         await world.until(lambda: tip_of(owner).seq > seq)  # and training goes on
         assert tip_of(owner).lowered == 0
@@ -157,7 +181,10 @@ async def test_two_attestors_must_both_have_measured_it_before_a_slot_goes_back(
     names = [Identity.generate(), Identity.generate()]
     gate = GateSpec(quorum=2, members_attest=False, attestors=tuple(name.peer_id for name in names))
     async with World(tmp_path, gate=gate) as world:
-        owners = [await world.add(f"owner {name.peer_id[-4:]}", role="owner", gate=overfit_gate, identity=name) for name in names]
+        owners = [
+            await world.add(f"owner {name.peer_id[-4:]}", role="owner", gate=overfit_gate, identity=name)
+            for name in names
+        ]
         await world.add("lead", slot=SLOT, gate=overfit_gate)
         await world.until(lambda: tip_of(owners[0]) is not None and tip_of(owners[0]).lowered >= 1)
         tip = owners[0].node.board.tip(SLOT)
@@ -175,14 +202,20 @@ class Heavy(CountingTrainer):
         return line
 
 
-async def test_the_disk_stays_small_however_many_checkpoints_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_disk_stays_small_however_many_checkpoints_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("paris_p2p.peer.seeding.PERIOD_S", 0.1)
     monkeypatch.setattr("paris_p2p.peer.outbox.attest_patience_s", lambda _: 0.5)
     first = list[str]()
 
     async def one_good(job: GateJob) -> GateResult:
         first.append(job.card)
-        return await good_gate(job) if job.card == first[0] else GateResult(ok=False, reason="a tensor is not finite")
+        return (
+            await good_gate(job)
+            if job.card == first[0]
+            else GateResult(ok=False, reason="a tensor is not finite")
+        )
 
     async with World(tmp_path) as world:
         owner = await world.add("owner", role="owner", gate=one_good)
@@ -220,5 +253,7 @@ async def test_a_first_checkpoint_that_is_never_good_ends_the_leadership(tmp_pat
     async with World(tmp_path) as world:
         await world.add("owner", role="owner", gate=bad)
         lead = await world.add("lead", slot=SLOT, trainer=Noted, gate=bad)
-        await world.until(lambda: any("gave up expert-0" in line and "first checkpoint" in line for line in lead.said))
+        await world.until(
+            lambda: any("gave up expert-0" in line and "first checkpoint" in line for line in lead.said)
+        )
         assert Noted.started == [(lowered, 0) for lowered in range(RESTS)]

@@ -1,4 +1,6 @@
-"""A machine that is too small does not claim: it says so and attests. One that ran out of memory does not do the same again."""
+"""A machine that is too small does not claim: it says so and attests. One that ran out of memory does not
+do the same again.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def test_the_trainer_gets_what_node_and_gate_leave(tmp_path: Path) -> None:
 async def test_a_machine_too_small_stands_by_as_attestor_and_says_why(tmp_path: Path) -> None:
     async with World(tmp_path) as world:
         small = await world.add("small")
-        small.volunteer.room = Room(PeerSettings(data_dir=tmp_path, max_memory_bytes=GB // 2), world.run.record, lambda: BIG_BOX)
+        small.volunteer.room = Room(
+            PeerSettings(data_dir=tmp_path, max_memory_bytes=GB // 2), world.run.record, lambda: BIG_BOX
+        )
         await world.add("able")
         await world.until(lambda: small.volunteer.phase == "standby")
         await world.until(lambda: small.volunteer.attestor.attested > 0)
@@ -73,7 +77,11 @@ class TooLarge(CountingTrainer):
     """Finds out only when it runs that one clip at a time is too much."""
 
     async def lines(self) -> AsyncIterator[bytes]:
-        yield Failed(error="MemoryLimitError", message="training needs 9999 MiB for one clip at a time").to_line().encode()
+        yield (
+            Failed(error="MemoryLimitError", message="training needs 9999 MiB for one clip at a time")
+            .to_line()
+            .encode()
+        )
 
 
 async def test_a_slot_that_ran_out_of_memory_is_not_claimed_again(tmp_path: Path) -> None:
@@ -85,7 +93,9 @@ async def test_a_slot_that_ran_out_of_memory_is_not_claimed_again(tmp_path: Path
         assert sum("claiming expert-0" in line for line in peer.said) == 1
 
 
-def test_training_that_took_too_much_tries_again_with_half_the_clips_then_leaves_the_slot(tmp_path: Path) -> None:
+def test_training_that_took_too_much_tries_again_with_half_the_clips_then_leaves_the_slot(
+    tmp_path: Path,
+) -> None:
     here = room("tiny", BIG_BOX, tmp_path)
     assert "2 clips at once" in here.ran_out("expert-0", 4, "memory: 3 of 2 GiB")
     assert (here.micro_batch_clips, here.why_not("expert-0")) == (2, "")
@@ -100,7 +110,14 @@ class Shrinking(CountingTrainer):
 
     async def lines(self) -> AsyncIterator[bytes]:
         started = Started(
-            steps=0, clips=0, parameters=1, device="fake", precision="none", micro_batch_clips=8, batch_clips=16, recomputes=False
+            steps=0,
+            clips=0,
+            parameters=1,
+            device="fake",
+            precision="none",
+            micro_batch_clips=8,
+            batch_clips=16,
+            recomputes=False,
         )
         yield started.to_line().encode()
         yield Shrunk(micro_batch_clips=4, recomputes=True, why="memory ran out on fake").to_line().encode()
@@ -114,7 +131,10 @@ async def test_every_shrink_is_said_and_stands_in_the_status(tmp_path: Path) -> 
         peer = await world.add("peer", slot="expert-0", trainer=Shrinking)
         await world.until(lambda: any("goes on with" in line for line in peer.said))
         assert any("8 of 16 clips at once" in line for line in peer.said)
-        assert "memory ran out on fake: expert-0 goes on with 4 of 16 clips at once, computing activations twice" in peer.said
+        assert (
+            "memory ran out on fake: expert-0 goes on with 4 of 16 clips at once, computing activations twice"
+            in peer.said
+        )
         training = (await peer.volunteer.status()).training
         assert isinstance(training, TrainingStatus)
         assert (training.micro_batch_clips, training.recomputes) == (4, True)

@@ -1,4 +1,6 @@
-"""The owner's node copies tips: a holder that fell silent holds up neither the other slots nor the clearing of the disk."""
+"""The owner's node copies tips: a holder that fell silent holds up neither the other slots nor the
+clearing of the disk.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from paris_p2p.records import BlobRef
 from tests.peer.world import World
 
 
-async def test_a_silent_holder_of_one_tip_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_holder_of_one_tip_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("paris_p2p.peer.seeding.PERIOD_S", 0.1)
     copying: set[asyncio.Task[Any] | None] = set()
     want = Copies.want

@@ -28,7 +28,9 @@ def drip_to(victim: Peer, drips: Callable[[str, str], bool]) -> None:
         await asyncio.Event().wait()
         yield 0, b""
 
-    def fetch_chunks(peer: str, blob_id: str, indexes: Sequence[int], **more: Any) -> AsyncGenerator[tuple[int, bytes | memoryview], None]:
+    def fetch_chunks(
+        peer: str, blob_id: str, indexes: Sequence[int], **more: Any
+    ) -> AsyncGenerator[tuple[int, bytes | memoryview], None]:
         return forever() if drips(peer, blob_id) else plain(peer, blob_id, indexes, **more)
 
     victim.swarm.fetch_chunks = fetch_chunks  # type: ignore[method-assign]

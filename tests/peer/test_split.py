@@ -44,7 +44,9 @@ async def test_an_attestor_that_comes_late_completes_what_another_began(tmp_path
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["sitting lead", "successor"])
-async def test_a_split_vote_is_left_for_a_higher_epoch_and_no_training_is_lost(tmp_path: Path, dies: bool) -> None:
+async def test_a_split_vote_is_left_for_a_higher_epoch_and_no_training_is_lost(
+    tmp_path: Path, dies: bool
+) -> None:
     go_on, refused, starts = asyncio.Event(), list[str](), list[int]()
 
     async def slow(job: GateJob) -> GateResult:

@@ -32,7 +32,9 @@ def test_the_profile_chooses_the_micro_batch_unless_one_was_given(tmp_path: Path
     spec = World(tmp_path).run.record
     profile = load_profile("cpu-2core")
     settings = PeerSettings(data_dir=tmp_path)
-    assert fit_run(settings, profile, spec).micro_batch_clips == profile.micro_batch_clips("nano", clip_tokens(spec))
+    assert fit_run(settings, profile, spec).micro_batch_clips == profile.micro_batch_clips(
+        "nano", clip_tokens(spec)
+    )
     by_hand = settings.model_copy(update={"micro_batch_clips": 3})
     assert fit_run(by_hand, profile, spec).micro_batch_clips == 3
 
@@ -56,9 +58,13 @@ def test_the_summary_names_owner_purpose_licences_and_sizes(tmp_path: Path) -> N
         assert word in text
 
 
-def test_first_weights_are_told_of_and_counted_in_the_download_of_the_slots_they_are_for(tmp_path: Path) -> None:
+def test_first_weights_are_told_of_and_counted_in_the_download_of_the_slots_they_are_for(
+    tmp_path: Path,
+) -> None:
     run = World(tmp_path, initial=bytes(3_000_000)).run
-    plain, told = (describe_run(made, PeerSettings(data_dir=tmp_path)) for made in (World(tmp_path / "plain").run, run))
+    plain, told = (
+        describe_run(made, PeerSettings(data_dir=tmp_path)) for made in (World(tmp_path / "plain").run, run)
+    )
     assert "Starts     from weights that the owner gives, 3 MB" in told
     assert "Starts" not in plain
     assert "Starts" not in describe_run(run, PeerSettings(data_dir=tmp_path, slot="router"))

@@ -10,14 +10,33 @@ from paris_p2p.peer.view import Console as View
 
 SLOTS = tuple(
     SlotStatus(
-        slot=name, lead="12D3KooW9vug3AtaGFBnXRVRDan6a8NjvZVEhLsrSz1Rf5a1sfyf", epoch=1, tip="a2c5ba743c5c5c0d", tip_epoch=1, tip_seq=11,
-        tip_age_s=132.0, clips=111_200, steps=6_950, loss=1.512, attestations=1, pending=1,
+        slot=name,
+        lead="12D3KooW9vug3AtaGFBnXRVRDan6a8NjvZVEhLsrSz1Rf5a1sfyf",
+        epoch=1,
+        tip="a2c5ba743c5c5c0d",
+        tip_epoch=1,
+        tip_seq=11,
+        tip_age_s=132.0,
+        clips=111_200,
+        steps=6_950,
+        loss=1.512,
+        attestations=1,
+        pending=1,
     )
     for name in ("expert-0", "expert-1", "router")
-)  # fmt: skip
+)
 STATUS = Status(
-    at=0.0, run="057f16b9daf811c9", name="my style", owner="o", peer_id="p", role="peer", phase="idle", why="", slots=SLOTS, peers=()
-)  # fmt: skip
+    at=0.0,
+    run="057f16b9daf811c9",
+    name="my style",
+    owner="o",
+    peer_id="p",
+    role="peer",
+    phase="idle",
+    why="",
+    slots=SLOTS,
+    peers=(),
+)
 
 
 def shown(width: int, status: Status = STATUS) -> str:
@@ -31,7 +50,10 @@ def test_a_terminal_of_eighty_columns_shows_the_whole_table():
     lines = shown(80).splitlines()
     rows = [line.split() for line in lines if line.startswith(("expert-", "router"))]
     assert [row[0] for row in rows] == ["expert-0", "expert-1", "router"]
-    assert all(row[1:] == ["…f5a1sfyf", "1", "a2c5ba", "#11", "132", "s", "6,950", "111,200", "1.5120", "1", "1"] for row in rows)
+    assert all(
+        row[1:] == ["…f5a1sfyf", "1", "a2c5ba", "#11", "132", "s", "6,950", "111,200", "1.5120", "1", "1"]
+        for row in rows
+    )
 
 
 def test_a_narrower_one_still_tells_the_slots_apart():
@@ -40,9 +62,19 @@ def test_a_narrower_one_still_tells_the_slots_apart():
 
 def test_the_largest_numbers_fit_eighty_columns_too():
     huge = SlotStatus(
-        slot="expert-255", lead="p" * 52, epoch=12_345, tip="a2c5ba743c5c5c0d", tip_epoch=12_345, tip_seq=99_999,
-        tip_age_s=86400.0 * 365, clips=10**15, steps=10**12, loss=123.4567, attestations=64, pending=128,
-    )  # fmt: skip
+        slot="expert-255",
+        lead="p" * 52,
+        epoch=12_345,
+        tip="a2c5ba743c5c5c0d",
+        tip_epoch=12_345,
+        tip_seq=99_999,
+        tip_age_s=86400.0 * 365,
+        clips=10**15,
+        steps=10**12,
+        loss=123.4567,
+        attestations=64,
+        pending=128,
+    )
     drawn = shown(80, STATUS.model_copy(update={"slots": (huge,)}))
     assert all(len(line) <= 80 for line in drawn.splitlines())
     row = next(line for line in drawn.splitlines() if line.startswith("expert-255"))
@@ -61,7 +93,10 @@ def test_a_full_disk_is_said_once_not_with_every_try(capsys, monkeypatch):
     monkeypatch.setattr("paris_p2p.peer.view.time.monotonic", lambda: now_s[0])
     view = View()
     for seq in range(26):
-        view.say(f"could not check expert-0 seq {seq} yet: 30.1 MB needed, but 90.0 of --max-disk 100.0 MB are used; raise --max-disk")
+        view.say(
+            f"could not check expert-0 seq {seq} yet: 30.1 MB needed, "
+            "but 90.0 of --max-disk 100.0 MB are used; raise --max-disk"
+        )
         view.say(f"attested router seq {seq}")
     said = capsys.readouterr().out
     assert (said.count("raise --max-disk"), said.count("attested router")) == (1, 26)

@@ -20,7 +20,11 @@ from tests.peer.world import TIMING, CountingTrainer, Peer, World, good_gate
 
 
 def leads_of(world: World, slot: str) -> list[str]:
-    return [peer.node.peer_id for peer in world.peers if peer.volunteer.lead is not None and peer.volunteer.lead.slot == slot]
+    return [
+        peer.node.peer_id
+        for peer in world.peers
+        if peer.volunteer.lead is not None and peer.volunteer.lead.slot == slot
+    ]
 
 
 def tip_seq(world: World, slot: str, of: int = 0) -> int:
@@ -29,7 +33,8 @@ def tip_seq(world: World, slot: str, of: int = 0) -> int:
 
 
 async def test_two_peers_claiming_at_once_end_with_one_lead(tmp_path: Path) -> None:
-    async with World(tmp_path, timing=TIMING.model_copy(update={"claim_s": 60.0})) as world:  # no claim lapses meanwhile
+    async with World(tmp_path, timing=TIMING.model_copy(update={"claim_s": 60.0})) as world:
+        # no claim lapses meanwhile
         await asyncio.gather(world.add("a", slot="expert-0"), world.add("b", slot="expert-0"))
         await world.until(lambda: leads_of(world, "expert-0"))
         for _ in range(50):
@@ -76,7 +81,9 @@ async def test_a_stale_lead_that_comes_back_cannot_overwrite_its_successor(tmp_p
             heir.volunteer.lead.stop("test")
         await world.until(lambda: heir.volunteer.lead is not None and heir.volunteer.lead.slot == "expert-0")
         epoch = heir.volunteer.lead.epoch if heir.volunteer.lead else 0
-        await world.until(lambda: (tip := owner.node.board.tip("expert-0")) is not None and tip.card.record.epoch == epoch)
+        await world.until(
+            lambda: (tip := owner.node.board.tip("expert-0")) is not None and tip.card.record.epoch == epoch
+        )
         stale.swarm.offline = False
         await world.until(lambda: stale.volunteer.lead is None)
         tip = owner.node.board.tip("expert-0")
@@ -141,7 +148,9 @@ async def test_a_trainer_that_keeps_dying_gives_the_slot_up(tmp_path: Path) -> N
 
     async with World(tmp_path) as world:
         peer = await world.add("a", slot="expert-0", trainer=Broken)
-        await world.until(lambda: any("gave up expert-0" in line and "CUDA is on fire" in line for line in peer.said))
+        await world.until(
+            lambda: any("gave up expert-0" in line and "CUDA is on fire" in line for line in peer.said)
+        )
         assert all(claim.record.released for claim in peer.node.board.claims("expert-0"))
 
 
@@ -175,7 +184,9 @@ async def test_a_worse_held_out_loss_is_refused(tmp_path: Path) -> None:
         assert tip.card.record.steps == seen[0]
 
 
-async def test_a_maker_that_fell_silent_holds_up_no_other_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_maker_that_fell_silent_holds_up_no_other_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def never(job: GateJob) -> GateResult:
         await asyncio.Event().wait()
         raise AssertionError
@@ -231,7 +242,9 @@ async def test_a_crash_at_any_write_of_a_publish_leaves_the_old_tip_or_the_new(
         assert time.time() < tip.card.record.expires_at
 
 
-async def test_training_never_continues_a_card_it_does_not_descend_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_training_never_continues_a_card_it_does_not_descend_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("paris_p2p.peer.volunteer.PAUSE_ATTEST_S", 0.2)
     slow, go_on = asyncio.Event(), asyncio.Event()
 
@@ -250,7 +263,9 @@ async def test_training_never_continues_a_card_it_does_not_descend_from(tmp_path
         await peer.volunteer.resume()  # so it goes on from the tip before that card
         await world.until(lambda: peer.volunteer.lead is not None and peer.volunteer.lead.training.steps > 0)
         go_on.set()
-        await world.until(lambda: any("is not what this training descends from" in line for line in peer.said))
+        await world.until(
+            lambda: any("is not what this training descends from" in line for line in peer.said)
+        )
         late = owner.node.board.tip("expert-0")
         assert late is not None
         await world.until(lambda: tip_seq(world, "expert-0", of=1) > late.card.record.seq)
@@ -262,9 +277,13 @@ async def test_training_never_continues_a_card_it_does_not_descend_from(tmp_path
 async def test_what_went_out_before_an_earlier_card_became_the_tip_follows_it_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a cut: the attestor is still at the card from before, and a newer one for the same place is out already."""
+    """As after a cut: the attestor is still at the card from before, and a newer one for the same place is
+    out already.
+    """
     timing = TIMING.model_copy(update={"claim_s": 30.0, "checkpoint_s": 2.0})
-    monkeypatch.setattr("paris_p2p.peer.volunteer.PAUSE_ATTEST_S", 0.75 * attest_patience_s(timing.checkpoint_s))
+    monkeypatch.setattr(
+        "paris_p2p.peer.volunteer.PAUSE_ATTEST_S", 0.75 * attest_patience_s(timing.checkpoint_s)
+    )
     slow, go_on = asyncio.Event(), asyncio.Event()
 
     async def gate(job: GateJob) -> GateResult:
@@ -303,7 +322,9 @@ def fail_once(peer: Peer, monkeypatch: pytest.MonkeyPatch, kind: str) -> list[st
     return failed
 
 
-async def test_a_daemon_that_dies_while_a_slot_is_claimed_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_daemon_that_dies_while_a_slot_is_claimed_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("paris_p2p.peer.volunteer.RETRY_S", 0.1)
     async with World(tmp_path) as world:
         await world.add("owner", role="owner")
@@ -314,7 +335,9 @@ async def test_a_daemon_that_dies_while_a_slot_is_claimed_ends_nothing(tmp_path:
         assert any("could not claim a slot: p2pd ended the conversation" in line for line in peer.said)
 
 
-async def test_a_daemon_that_dies_while_a_card_is_told_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_daemon_that_dies_while_a_card_is_told_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("paris_p2p.peer.lead.RETRY_S", 0.1)
     starts: list[int] = []
 
@@ -381,7 +404,9 @@ async def test_a_slot_chosen_by_hand_is_never_left_for_another(tmp_path: Path) -
         assert tip_seq(world, "router") == 0
 
 
-async def test_the_first_lead_fetches_what_the_run_starts_from_and_a_successor_needs_it_no_more(tmp_path: Path) -> None:
+async def test_the_first_lead_fetches_what_the_run_starts_from_and_a_successor_needs_it_no_more(
+    tmp_path: Path,
+) -> None:
     async with World(tmp_path, initial=b"first weights") as world:
         owner = await world.add("owner", role="owner")
         blob = owner.node.host.store.add_file(world.shards.path(world.initial["expert"].id))
@@ -398,7 +423,9 @@ async def test_the_first_lead_fetches_what_the_run_starts_from_and_a_successor_n
         assert job.initial_path is None
         assert job.resume_path is not None
         router = await world.add("router", slot="router")
-        await world.until(lambda: router.volunteer.lead is not None and router.volunteer.lead.training.steps > 0)
+        await world.until(
+            lambda: router.volunteer.lead is not None and router.volunteer.lead.training.steps > 0
+        )
         assert trainer_job(router).initial_path is None
 
 

@@ -23,7 +23,9 @@ def test_a_choice_and_its_signature_are_known_after_a_restart(tmp_path: Path) ->
     assert again.newest("router") is None
 
 
-def test_a_crash_between_signature_and_choice_leaves_the_signature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_between_signature_and_choice_leaves_the_signature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, ledger = card(A), Ledger(tmp_path)
     put = Ledger.put
 

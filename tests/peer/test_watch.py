@@ -38,7 +38,10 @@ async def test_a_peer_stops_when_another_node_signs_with_its_key_and_does_not_en
         peer = await world.add("a", slot=SLOT)
         await world.until(lambda: peer.volunteer.lead is not None)
         await peer.swarm.store_record(signed_elsewhere(peer, kind, slot, **fields))
-        with pytest.raises(TwinError, match=r"another node runs with this node's identity\.key: a (claim|peer) record.*--data-dir"):
+        with pytest.raises(
+            TwinError,
+            match=r"another node runs with this node's identity\.key: a (claim|peer) record.*--data-dir",
+        ):
             await asyncio.wait_for(peer.task, 120)
         assert not any(claim.record.released for claim in peer.node.board.claims(SLOT))
 
@@ -75,4 +78,6 @@ async def test_a_woken_peer_reads_the_records_anew_and_says_what_it_found(
         assert said[1].endswith("this peer's")
         await peer.volunteer.pause()
         assert "nobody came" in what_is_found(peer.node, SLOT, time.time())
-        assert what_is_found(peer.node, "", time.time()).startswith("no slot is this peer's; tips are: expert-0 is at seq")
+        assert what_is_found(peer.node, "", time.time()).startswith(
+            "no slot is this peer's; tips are: expert-0 is at seq"
+        )

@@ -1,4 +1,6 @@
-"""A small world for tests of a peer's life: a fake network, real stores, and trainers and gates that only count."""
+"""A small world for tests of a peer's life: a fake network, real stores, and trainers and gates that only
+count.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +38,23 @@ from paris_p2p.spec import (
 )
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeNetwork, FakeSwarm
-from paris_p2p.training.messages import CheckpointReady, GateJob, GateResult, Started, StepEvent, Stopped, TrainJob
+from paris_p2p.training.messages import (
+    CheckpointReady,
+    GateJob,
+    GateResult,
+    Started,
+    StepEvent,
+    Stopped,
+    TrainJob,
+)
 
 TIMING = TimingSpec(claim_s=2.0, settle_s=0.1, margin_s=0.2, checkpoint_s=1.0)
 
 
 class CountingTrainer:
-    """A Worker that makes a step every 20 ms, a checkpoint every `checkpoint_steps`, and small files as checkpoints."""
+    """A Worker that makes a step every 20 ms, a checkpoint every `checkpoint_steps`, and small files as
+    checkpoints.
+    """
 
     checkpoint_steps = 10
 
@@ -61,11 +73,24 @@ class CountingTrainer:
 
     async def lines(self) -> AsyncIterator[bytes]:
         steps = self.job.resume_steps
-        yield _line(Started(steps=steps, clips=steps * 4, parameters=1, device="fake", precision="none", micro_batch_clips=4))
+        yield _line(
+            Started(
+                steps=steps,
+                clips=steps * 4,
+                parameters=1,
+                device="fake",
+                precision="none",
+                micro_batch_clips=4,
+            )
+        )
         while not self.killed.is_set():
             await asyncio.sleep(0.02)
             steps += 1
-            yield _line(StepEvent(steps=steps, clips=steps * 4, loss=1.0, clips_per_s=1.0, wait_share=0.0, memory_bytes=1))
+            yield _line(
+                StepEvent(
+                    steps=steps, clips=steps * 4, loss=1.0, clips_per_s=1.0, wait_share=0.0, memory_bytes=1
+                )
+            )
             command = None if self.commands.empty() else self.commands.get_nowait()
             if command or steps % self.checkpoint_steps == 0:
                 yield self._checkpoint(steps)
@@ -77,7 +102,11 @@ class CountingTrainer:
         weights, resume = self.job.out_dir / f"w{steps}", self.job.out_dir / f"r{steps}"
         weights.write_text(f"weights {self.job.slot} {steps}")
         resume.write_text(f"resume {self.job.slot} {steps}")
-        return _line(CheckpointReady(weights_path=weights, resume_path=resume, steps=steps, clips=steps * 4, train_loss=1.0))
+        return _line(
+            CheckpointReady(
+                weights_path=weights, resume_path=resume, steps=steps, clips=steps * 4, train_loss=1.0
+            )
+        )
 
     async def kill(self, *, grace_s: float = 0.0) -> None:
         self.killed.set()
@@ -114,7 +143,13 @@ class World:
     """Peers of one run on a fake network; enter it, add peers, wait for things."""
 
     def __init__(
-        self, root: Path, *, experts: int = 1, gate: GateSpec | None = None, timing: TimingSpec = TIMING, initial: bytes = b""
+        self,
+        root: Path,
+        *,
+        experts: int = 1,
+        gate: GateSpec | None = None,
+        timing: TimingSpec = TIMING,
+        initial: bytes = b"",
     ):
         self.root, self.network, self.peers = root, FakeNetwork(), list[Peer]()
         self.shards = BlobStore(root / "shards")
@@ -123,9 +158,14 @@ class World:
 
     def _make_run(self, experts: int, gate: GateSpec, timing: TimingSpec) -> Envelope[RunSpec]:
         def shard(split: str, cluster: int) -> ShardRef:
-            return ShardRef(blob=self.shards.add_bytes(f"{split} {cluster}".encode()), clips=4, cluster=cluster)
+            return ShardRef(
+                blob=self.shards.add_bytes(f"{split} {cluster}".encode()), clips=4, cluster=cluster
+            )
 
-        latent, text = LatentShape(channels=4, frames=4, height=4, width=4), TextShape(tokens=8, dim=8, pooled_dim=8)
+        latent, text = (
+            LatentShape(channels=4, frames=4, height=4, width=4),
+            TextShape(tokens=8, dim=8, pooled_dim=8),
+        )
         spec = RunSpec(
             name="test run",
             purpose="testing",
@@ -194,7 +234,9 @@ class World:
             await peer.stack.aclose()
 
     async def until(self, what: Any, wait_s: float = 120.0) -> None:
-        """Wait for a condition (a slow machine takes its time); a task that ended with an error ends the wait with it."""
+        """Wait for a condition (a slow machine takes its time); a task that ended with an error ends the
+        wait with it.
+        """
         async with asyncio.timeout(wait_s):
             while not what():
                 for peer in self.peers:

@@ -345,7 +345,9 @@ def test_one_of_a_kind_is_told_as_one(tmp_path, options):
     assert "note: 1 expert chosen for so many clips" in told
     assert "skipped 1 file (1 not read)" in told
     with pytest.raises(DataError, match="6 clips are too few for 1 expert: the least is 7 "):
-        prepare(write_files(tmp_path / "few", 6), tmp_path / "out-few", options.model_copy(update={"experts": 1}))
+        prepare(
+            write_files(tmp_path / "few", 6), tmp_path / "out-few", options.model_copy(update={"experts": 1})
+        )
 
 
 def test_a_failure_leaves_the_report_and_after_clustering_the_picture(tmp_path, options, monkeypatch):
@@ -383,7 +385,11 @@ def test_a_failure_while_captions_are_read_leaves_the_picture_of_the_clusters(tm
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [({"features": "gpu"}, "no feature network"), ({"text": "x"}, "no text encoder"), ({"codec": "x"}, "no codec")],
+    [
+        ({"features": "gpu"}, "no feature network"),
+        ({"text": "x"}, "no text encoder"),
+        ({"codec": "x"}, "no codec"),
+    ],
 )
 def test_a_name_that_leads_nowhere_is_told_before_any_file_is_read(
     tmp_path, options, monkeypatch, wrong, says

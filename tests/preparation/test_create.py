@@ -25,7 +25,9 @@ def test_a_hub_model_that_no_hash_pins_is_refused_in_words(tmp_path: Path) -> No
     folder = tmp_path / "run"
     prepared = prepare_made(folder)
     prepared.model_copy(update={"codec": PreparedModel(name="diffusers:somebody/model")}).write(folder)
-    said = r"run cannot become a run: 'diffusers:somebody/model' is pinned by no hash; prepare the clips again"
+    said = (
+        r"run cannot become a run: 'diffusers:somebody/model' is pinned by no hash; prepare the clips again"
+    )
     with pytest.raises(UsageError, match=said):
         create_run(folder, OPTIONS, None)
     assert not (folder / SPEC_FILE).exists()

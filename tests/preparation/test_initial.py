@@ -1,4 +1,6 @@
-"""A run that starts from somebody's weights: all peers begin with the same ones; what is no checkpoint is named."""
+"""A run that starts from somebody's weights: all peers begin with the same ones; what is no checkpoint is
+named.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +34,24 @@ CONFIG = expert_config("nano", LATENT, TEXT)
 def pixart(tmp_path: Path) -> Path:
     """An image model's folder, as diffusers saves it."""
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2, "sample_size": 4}
-    model = PixArtTransformer2DModel(in_channels=4, cross_attention_dim=16, use_additional_conditions=False, **sizes)
+    sizes: dict[str, Any] = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "num_layers": 2,
+        "sample_size": 4,
+    }
+    model = PixArtTransformer2DModel(
+        in_channels=4, cross_attention_dim=16, use_additional_conditions=False, **sizes
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(tmp_path / "pixart")
     return tmp_path / "pixart"
 
 
-def test_create_makes_the_weights_a_blob_of_the_run_and_tells_what_went_where(pixart: Path, tmp_path: Path) -> None:
+def test_create_makes_the_weights_a_blob_of_the_run_and_tells_what_went_where(
+    pixart: Path, tmp_path: Path
+) -> None:
     said: list[str] = []
     run = make_run(tmp_path / "run", experts=2, init_from=pixart, say=said.append)
     blob = run.record.initial_for("expert-1")
@@ -61,7 +72,9 @@ def test_create_makes_the_weights_a_blob_of_the_run_and_tells_what_went_where(pi
 
 def test_the_same_checkpoint_makes_the_same_bytes_however_it_is_stored(pixart: Path, tmp_path: Path) -> None:
     file = pixart / "diffusion_pytorch_model.safetensors"
-    PixArtTransformer2DModel.from_pretrained(pixart).save_pretrained(tmp_path / "pipeline" / "transformer", max_shard_size="50KB")
+    PixArtTransformer2DModel.from_pretrained(pixart).save_pretrained(
+        tmp_path / "pipeline" / "transformer", max_shard_size="50KB"
+    )
     shutil.copy(file, tmp_path / "other.safetensors")
     made = []
     for number, path in enumerate((pixart, file, tmp_path / "pipeline", tmp_path / "other.safetensors")):
@@ -71,10 +84,15 @@ def test_the_same_checkpoint_makes_the_same_bytes_however_it_is_stored(pixart: P
     assert len(set(made)) == 1
 
 
-def test_all_experts_of_all_peers_start_bit_equal_and_so_do_their_averages(pixart: Path, tmp_path: Path) -> None:
+def test_all_experts_of_all_peers_start_bit_equal_and_so_do_their_averages(
+    pixart: Path, tmp_path: Path
+) -> None:
     make_initial(pixart, CONFIG, 0, tmp_path / "initial.safetensors")
     tiny = TinyRun(tmp_path, initial=tmp_path / "initial.safetensors")
-    learners = [Learner(tiny.run, tiny.spec, slot, pick_device("cpu")) for slot in ("expert-0", "expert-1", "expert-1")]
+    learners = [
+        Learner(tiny.run, tiny.spec, slot, pick_device("cpu"))
+        for slot in ("expert-0", "expert-1", "expert-1")
+    ]
     assert not torch.equal(learners[0].weights["embed.weight"], learners[1].weights["embed.weight"])
     for learner in learners:
         learner.start_from(tmp_path / "initial.safetensors")
@@ -91,7 +109,8 @@ def test_training_from_what_is_learnt_already_begins_where_training_from_nothing
     assert (start.left, start.unused) == ({}, ())
     after = TinyRun(tmp_path / "after", initial=tmp_path / "initial.safetensors")
     first, scratch = (
-        next(event for event in train_here(run.train_job(max_steps=5)) if isinstance(event, StepEvent)) for run in (after, before)
+        next(event for event in train_here(run.train_job(max_steps=5)) if isinstance(event, StepEvent))
+        for run in (after, before)
     )
     assert first.loss < 0.7 * scratch.loss
 
@@ -109,19 +128,30 @@ def test_a_trainer_does_not_start_from_nothing_where_the_run_says_from_what(tmp_
     tiny = TinyRun(tmp_path, initial=tmp_path / "initial.safetensors")
     with pytest.raises(CheckpointError, match="the job names no file of them"):
         train_here(tiny.train_job(initial_path=None))
-    write_initial(tmp_path / "initial.safetensors", dict(build_expert(CONFIG | {"depth": 1}).named_parameters()), torch.float32)
+    write_initial(
+        tmp_path / "initial.safetensors",
+        dict(build_expert(CONFIG | {"depth": 1}).named_parameters()),
+        torch.float32,
+    )
     with pytest.raises(CheckpointError, match=r"initial\.safetensors has \d+ tensors, the network \d+"):
         train_here(tiny.train_job())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16])
-def test_first_weights_are_bf16_only_where_that_loses_nothing(pixart: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_first_weights_are_bf16_only_where_that_loses_nothing(
+    pixart: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
     file = pixart / "diffusion_pytorch_model.safetensors"
     save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file)
     make_initial(pixart, CONFIG, 0, tmp_path / "made")
     made = load_file(tmp_path / "made")
-    assert {tensor.dtype for tensor in made.values()} == {torch.bfloat16 if dtype == torch.bfloat16 else torch.float32}
-    assert torch.equal(made["blocks.0.up.weight"].float(), load_file(file)["transformer_blocks.0.ff.net.0.proj.weight"].float())
+    assert {tensor.dtype for tensor in made.values()} == {
+        torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+    }
+    assert torch.equal(
+        made["blocks.0.up.weight"].float(),
+        load_file(file)["transformer_blocks.0.ff.net.0.proj.weight"].float(),
+    )
 
 
 def test_weights_that_are_not_finite_are_neither_written_nor_read(pixart: Path, tmp_path: Path) -> None:

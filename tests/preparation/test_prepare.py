@@ -58,7 +58,9 @@ def cheap(tmp_path_factory) -> PrepareOptions:
     """One expert, and a network of random weights in place of EfficientNet."""
     folder = tmp_path_factory.mktemp("features") / "random"
     torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
     Dinov2Model(config).save_pretrained(folder)
     return OPTIONS.model_copy(update={"experts": 1, "features": f"transformers:{folder}"})
 
@@ -70,13 +72,19 @@ def prepared(clips, tmp_path_factory) -> tuple[Path, Prepared]:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file() and "cache" not in p.parts}
+    return {
+        p.relative_to(out).as_posix(): p.read_bytes()
+        for p in out.rglob("*")
+        if p.is_file() and "cache" not in p.parts
+    }
 
 
 def test_every_clip_is_in_one_split_and_the_clusters_are_the_three_scenes(prepared):
     out, result = prepared
     assert sum(result.clips.values()) == 90
-    assert {split: count > 0 for split, count in result.clips.items()} == dict.fromkeys(("train", "gate", "validation", "test"), True)
+    assert {split: count > 0 for split, count in result.clips.items()} == dict.fromkeys(
+        ("train", "gate", "validation", "test"), True
+    )
     kinds = {}
     for split in result.clips:
         for row in map(json.loads, (out / result.captions[split]).read_text().splitlines()):
@@ -122,13 +130,17 @@ def test_what_is_written_is_complete(prepared):
     assert "90 clips from 90 videos" in result.describe()
 
 
-def test_a_second_call_does_nothing_and_a_fresh_one_gives_the_same_bytes(prepared, clips, tmp_path, monkeypatch):
+def test_a_second_call_does_nothing_and_a_fresh_one_gives_the_same_bytes(
+    prepared, clips, tmp_path, monkeypatch
+):
     out, result = prepared
     before = contents(out)
     again = prepare(clips, tmp_path / "again", OPTIONS.model_copy(update={"threads": 3}))
     assert again == result
     assert contents(tmp_path / "again") == before
-    monkeypatch.setattr(networks, "load_features", lambda *_, **__: pytest.fail("something was computed again"))
+    monkeypatch.setattr(
+        networks, "load_features", lambda *_, **__: pytest.fail("something was computed again")
+    )
     assert prepare(clips, out, OPTIONS) == result
 
 
@@ -151,15 +163,25 @@ prepare(Path(sys.argv[1]), Path(sys.argv[2]), PrepareOptions.model_validate_json
 """
 
 
-def test_after_sigkill_it_continues_where_it_was_and_gives_the_same_bytes(prepared, clips, tmp_path, monkeypatch):
+def test_after_sigkill_it_continues_where_it_was_and_gives_the_same_bytes(
+    prepared, clips, tmp_path, monkeypatch
+):
     out = tmp_path / "out"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    stopped = subprocess.run([sys.executable, "-c", STOPPED, str(clips), str(out), OPTIONS.model_dump_json()], env=environment, check=False)
+    stopped = subprocess.run(
+        [sys.executable, "-c", STOPPED, str(clips), str(out), OPTIONS.model_dump_json()],
+        env=environment,
+        check=False,
+    )
     assert stopped.returncode == -signal.SIGKILL
     assert not (out / "prepared.json").exists()
     encoded: list[str] = []
     original = Encoder._encode
-    monkeypatch.setattr(Encoder, "_encode", lambda self, source: encoded.extend(part.name for part in source) or original(self, source))
+    monkeypatch.setattr(
+        Encoder,
+        "_encode",
+        lambda self, source: encoded.extend(part.name for part in source) or original(self, source),
+    )
     prepare(clips, out, OPTIONS)
     assert 0 < len(encoded) <= 70
     assert contents(out) == contents(prepared[0])
@@ -175,7 +197,11 @@ def test_new_videos_are_added_without_doing_the_others_again(tmp_path, monkeypat
             (tmp_path / "more" / f"{name}{suffix}").rename(folder / f"{name}{suffix}")
     encoded: list[str] = []
     original = Encoder._encode
-    monkeypatch.setattr(Encoder, "_encode", lambda self, source: encoded.extend(part.name for part in source) or original(self, source))
+    monkeypatch.setattr(
+        Encoder,
+        "_encode",
+        lambda self, source: encoded.extend(part.name for part in source) or original(self, source),
+    )
     assert sum(prepare(folder, tmp_path / "out", options).clips.values()) == 63
     assert encoded == ["060.mp4", "061.mp4", "062.mp4"]
 
@@ -183,14 +209,19 @@ def test_new_videos_are_added_without_doing_the_others_again(tmp_path, monkeypat
 def save_autoencoder(folder: Path) -> Path:
     torch.manual_seed(0)
     layers = {"encoder_block_out_channels": (4, 4), "decoder_block_out_channels": (4, 4)}
-    diffusers.AutoencoderTiny(**layers, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).save_pretrained(folder)
+    diffusers.AutoencoderTiny(**layers, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).save_pretrained(
+        folder
+    )
     return folder
 
 
 def test_two_networks_of_one_folder_do_not_share_what_was_computed(tmp_path, cheap):
     folder = write_clips(tmp_path / "clips", 40)
     save_clip(tmp_path / "clip")
-    options = [cheap.model_copy(update={"features": f"{kind}:{tmp_path / 'clip'}"}) for kind in ("transformers", "clip")]
+    options = [
+        cheap.model_copy(update={"features": f"{kind}:{tmp_path / 'clip'}"})
+        for kind in ("transformers", "clip")
+    ]
     for each in options:
         prepare(folder, tmp_path / "out", each)
     prepare(folder, tmp_path / "fresh", options[1])
@@ -219,8 +250,18 @@ def test_bad_files_are_skipped_counted_and_listed(tmp_path, cheap):
     for name in ("sound", "short", "garbage", "empty", "twin"):
         (folder / f"{name}.txt").write_text("a caption")
     result = prepare(folder, tmp_path / "out", cheap)
-    assert result.skipped == {"duplicate": 1, "empty": 1, "no caption": 1, "no video": 1, "too short": 1, "unreadable": 1}
-    listed = {row["name"]: row["reason"] for row in json.loads((tmp_path / "out" / "report.json").read_text())["skipped_files"]}
+    assert result.skipped == {
+        "duplicate": 1,
+        "empty": 1,
+        "no caption": 1,
+        "no video": 1,
+        "too short": 1,
+        "unreadable": 1,
+    }
+    listed = {
+        row["name"]: row["reason"]
+        for row in json.loads((tmp_path / "out" / "report.json").read_text())["skipped_files"]
+    }
     assert listed["sound.mp4"] == "no video"
     assert listed["twin.mp4"] == "duplicate"
     assert sum(result.clips.values()) == 40
@@ -250,13 +291,18 @@ def test_long_videos_stay_whole_in_their_split_and_named_sources_stay_together(t
 def test_webdataset_tars_give_what_files_give(tmp_path, cheap):
     folder = write_clips(tmp_path / "files", 40)
     (tmp_path / "tars").mkdir()
-    write_tar(tmp_path / "tars" / "a.tar", {path.name: path.read_bytes() for path in sorted(folder.iterdir())})
+    write_tar(
+        tmp_path / "tars" / "a.tar", {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    )
     options = cheap
     from_files = prepare(folder, tmp_path / "a", options)
     from_tars = prepare(tmp_path / "tars", tmp_path / "b", options)
     assert from_tars.clips == from_files.clips
     latents = [
-        {clip_key: ClipSet([folder / shard.path for shard in result.shards_for("test")], [0])[0].latent for clip_key in ("first",)}
+        {
+            clip_key: ClipSet([folder / shard.path for shard in result.shards_for("test")], [0])[0].latent
+            for clip_key in ("first",)
+        }
         for folder, result in ((tmp_path / "a", from_files), (tmp_path / "b", from_tars))
     ]
     assert torch.equal(latents[0]["first"], latents[1]["first"])
@@ -337,12 +383,18 @@ def test_captions_that_are_cut_converted_or_mended_are_counted_and_listed(tmp_pa
     mended = {"half characters replaced in the caption": 1, "control characters left out of the caption": 1}
     other = {"caption read as cp1252": 1, "name matched though written otherwise": 1}
     assert whole.notes == mended | other
-    assert (whole.text_shape.tokens, whole.longest_caption_tokens) == (88, 82)  # 80 words and two marks, in eights
-    assert "text: 88 tokens of a caption are read, the longest has 82; each clip carries 68 kB" in whole.describe()
+    # 80 words and two marks, in eights
+    assert (whole.text_shape.tokens, whole.longest_caption_tokens) == (88, 82)
+    assert (
+        "text: 88 tokens of a caption are read, the longest has 82; each clip carries 68 kB"
+        in whole.describe()
+    )
     assert "note: caption read as cp1252" in whole.describe()
     cut = prepare(folder, tmp_path / "out", options.model_copy(update={"text_tokens": 16}))
     assert cut.notes == mended | other | {"caption cut to 16 text tokens": 1}
     noted = json.loads((tmp_path / "out" / "report.json").read_text())["noted_files"]
-    assert [(note["name"], note["detail"][:11]) for note in noted if "16" in note["what"]] == [("037.mp4", "it has 82: ")]
+    assert [(note["name"], note["detail"][:11]) for note in noted if "16" in note["what"]] == [
+        ("037.mp4", "it has 82: ")
+    ]
     with pytest.raises(UsageError, match="takes 512 tokens, not 513"):
         prepare(folder, tmp_path / "more", options.model_copy(update={"text_tokens": 513}))

@@ -1,4 +1,6 @@
-"""Signed claims, cards and attestations for tests of the rules, with everything that does not matter filled in."""
+"""Signed claims, cards and attestations for tests of the rules, with everything that does not matter
+filled in.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ PEERS = tuple(Identity.from_private_bytes(bytes([number]) * 32) for number in ra
 A, B, C, D, *_ = PEERS
 
 
-def claim(peer: Identity, epoch: int = 1, claimed_at: float = NOW, issued_at: float | None = None, **more: Any) -> Envelope[ClaimRecord]:
+def claim(
+    peer: Identity, epoch: int = 1, claimed_at: float = NOW, issued_at: float | None = None, **more: Any
+) -> Envelope[ClaimRecord]:
     issued = claimed_at if issued_at is None else issued_at
     fields: dict[str, Any] = {
         "run": RUN,
@@ -49,7 +53,9 @@ def card(peer: Identity, parent: Envelope[CardRecord] | None = None, /, **more: 
     return seal(peer, CardRecord(**fields))
 
 
-def attest(peer: Identity, of: Envelope[CardRecord], loss: float = 1.0, **more: Any) -> Envelope[AttestationRecord]:
+def attest(
+    peer: Identity, of: Envelope[CardRecord], loss: float = 1.0, **more: Any
+) -> Envelope[AttestationRecord]:
     fields: dict[str, Any] = {
         "run": RUN,
         "slot": of.record.slot,

@@ -1,4 +1,6 @@
-"""Which card an attestor checks next: the lead's first, and one reading of the board for whatever a flood brings."""
+"""Which card an attestor checks next: the lead's first, and one reading of the board for whatever a flood
+brings.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from .made import PEERS, A, card
 
 LEADS = Candidate(card(A), came_s=10.0, place=0)
 FLOOD = [
-    Candidate(card(peer, epoch=2000 + number), came_s=5.0 + number, place=NO_PLACE, objection=NO_CLAIM, attested=9)
+    Candidate(
+        card(peer, epoch=2000 + number), came_s=5.0 + number, place=NO_PLACE, objection=NO_CLAIM, attested=9
+    )
     for number, peer in enumerate(PEERS[1:])
 ]
 

@@ -1,4 +1,6 @@
-"""The chunk planner: only what a source has, twice only at the end, everything while somebody has it, slow ones let go."""
+"""The chunk planner: only what a source has, twice only at the end, everything while somebody has it, slow
+ones let go.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,13 @@ def source(peer: str = "a", have: range = range(100), rate_bps: float = 0.0, bus
     return Source(peer, frozenset(have), int(rate_bps * busy_s), busy_s if rate_bps else 0.0)
 
 
-@given(st.integers(0, 40).flatmap(lambda n: st.tuples(st.just(n), st.frozensets(st.integers(0, max(0, n - 1))))), st.binary(max_size=3))
-def test_a_have_set_reads_back_and_nothing_beyond_the_blob_is_believed(case: tuple[int, frozenset[int]], tail: bytes) -> None:
+@given(
+    st.integers(0, 40).flatmap(lambda n: st.tuples(st.just(n), st.frozensets(st.integers(0, max(0, n - 1))))),
+    st.binary(max_size=3),
+)
+def test_a_have_set_reads_back_and_nothing_beyond_the_blob_is_believed(
+    case: tuple[int, frozenset[int]], tail: bytes
+) -> None:
     count, have = case[0], case[1] if case[0] else frozenset[int]()
     bitmap = bytearray(-(-count // 8))
     for index in have:
@@ -52,7 +59,9 @@ def test_a_have_set_reads_back_and_nothing_beyond_the_blob_is_believed(case: tup
 def test_what_is_asked_is_missing_is_there_and_others_are_doubled_only_when_one_or_all_are_late(
     have: frozenset[int], missing: list[int], held: dict[int, dict[str, float]], rate_bps: float
 ) -> None:
-    in_flight = {index: [Holdup(peer, since_s) for peer, since_s in holders.items()] for index, holders in held.items()}
+    in_flight = {
+        index: [Holdup(peer, since_s) for peer, since_s in holders.items()] for index, holders in held.items()
+    }
     me = Source("a", have, int(rate_bps * 10), 10.0)
     asked = next_chunks(me, missing, in_flight, CHUNK, 100.0)
     assert len(set(asked)) == len(asked) <= MAX_REQUEST_CHUNKS
@@ -61,7 +70,11 @@ def test_what_is_asked_is_missing_is_there_and_others_are_doubled_only_when_one_
     if twice:
         assert len(asked) == 1
         assert "a" not in held[twice[0]]
-        patience_s = max(LATE_AT_LEAST_S, LATE_CHUNKS * CHUNK / me.rate_bps) if me.received_bytes >= CHUNK else UNRATED_LATE_S
+        patience_s = (
+            max(LATE_AT_LEAST_S, LATE_CHUNKS * CHUNK / me.rate_bps)
+            if me.received_bytes >= CHUNK
+            else UNRATED_LATE_S
+        )
         assert len(held[twice[0]]) == 1 or max(held[twice[0]].values()) < 100.0 - patience_s
         assert all(in_flight.get(index) for index in have & set(missing))
     elif not asked and (again_s := look_again_s(me, missing, in_flight, CHUNK, 100.0)) is not None:
@@ -69,7 +82,10 @@ def test_what_is_asked_is_missing_is_there_and_others_are_doubled_only_when_one_
 
 
 def test_a_fast_source_is_asked_for_more_and_never_without_bound() -> None:
-    asked = [len(next_chunks(source(rate_bps=rate), range(100), {}, CHUNK, 0.0)) for rate in (0.0, 2e5, 8e6, 1e9, 1e12)]
+    asked = [
+        len(next_chunks(source(rate_bps=rate), range(100), {}, CHUNK, 0.0))
+        for rate in (0.0, 2e5, 8e6, 1e9, 1e12)
+    ]
     assert asked == [2, 1, 3, MAX_REQUEST_CHUNKS, MAX_REQUEST_CHUNKS]
 
 
@@ -126,17 +142,24 @@ def test_a_source_far_below_the_median_is_too_slow_once_it_was_measured() -> Non
     assert not too_slow(source(rate_bps=0.9e6, busy_s=4.9), others)
 
 
-@pytest.mark.parametrize("others", [[], [Source("b", frozenset(), MIN_RATED_BYTES - 1, 0.1)]], ids=["alone", "others unmeasured"])
+@pytest.mark.parametrize(
+    "others", [[], [Source("b", frozenset(), MIN_RATED_BYTES - 1, 0.1)]], ids=["alone", "others unmeasured"]
+)
 def test_a_slow_source_is_kept_when_nobody_is_known_to_be_better(others: list[Source]) -> None:
     assert not too_slow(source(rate_bps=1.0), others)
 
 
 class Simulated:
-    """Sources that deliver at fixed rates, one request at a time; `dies_after` requests they stop answering."""
+    """Sources that deliver at fixed rates, one request at a time; `dies_after` requests they stop
+    answering.
+    """
 
     def __init__(self, count: int, sources: list[tuple[frozenset[int], float, int]]):
         self.missing = list(range(count))
-        self.sources = {f"peer-{n}": Source(f"peer-{n}", have & set(range(count))) for n, (have, _, _) in enumerate(sources)}
+        self.sources = {
+            f"peer-{n}": Source(f"peer-{n}", have & set(range(count)))
+            for n, (have, _, _) in enumerate(sources)
+        }
         self.rate = {f"peer-{n}": rate for n, (_, rate, _) in enumerate(sources)}
         self.left = {f"peer-{n}": dies_after for n, (_, _, dies_after) in enumerate(sources)}
         self.in_flight: dict[int, list[Holdup]] = {index: [] for index in range(count)}
@@ -166,12 +189,17 @@ class Simulated:
             comes = self.left[peer] >= 0
             for index in asked:
                 self.in_flight[index].append(Holdup(peer, now))
-            heapq.heappush(self.events, (now + (len(asked) * CHUNK / self.rate[peer] if comes else 10.0), peer, asked, comes))
+            heapq.heappush(
+                self.events,
+                (now + (len(asked) * CHUNK / self.rate[peer] if comes else 10.0), peer, asked, comes),
+            )
 
     def _deliver(self, peer: str, asked: list[int]) -> None:
         before = self.sources[peer]
         size = len(asked) * CHUNK
-        self.sources[peer] = Source(peer, before.have, before.received_bytes + size, before.busy_s + size / self.rate[peer])
+        self.sources[peer] = Source(
+            peer, before.have, before.received_bytes + size, before.busy_s + size / self.rate[peer]
+        )
         self.delivered[peer] += len(asked)
         self.missing = [index for index in self.missing if index not in asked]
 
@@ -180,12 +208,18 @@ class Simulated:
 @given(
     st.integers(1, 60),
     st.lists(
-        st.tuples(st.frozensets(st.integers(0, 59)), st.floats(1e4, 1e9), st.one_of(st.just(10**9), st.integers(0, 3))),
+        st.tuples(
+            st.frozensets(st.integers(0, 59)),
+            st.floats(1e4, 1e9),
+            st.one_of(st.just(10**9), st.integers(0, 3)),
+        ),
         min_size=1,
         max_size=5,
     ),
 )
-def test_every_chunk_comes_while_a_source_that_lives_has_it(count: int, sources: list[tuple[frozenset[int], float, int]]) -> None:
+def test_every_chunk_comes_while_a_source_that_lives_has_it(
+    count: int, sources: list[tuple[frozenset[int], float, int]]
+) -> None:
     world = Simulated(count, sources)
     world.run()
     kept = frozenset[int]().union(*(have for have, _, dies_after in sources if dies_after == 10**9))

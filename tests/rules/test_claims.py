@@ -30,7 +30,9 @@ from .made import NOW, PEERS, SLOT, TIMING, A, B, C, card, claim, tip
 offsets = st.floats(-200, 10, allow_nan=False)
 some_claims = st.lists(
     st.builds(
-        lambda peer, epoch, claimed, age, released: claim(peer, epoch, NOW + claimed, NOW + claimed + age, released=released),
+        lambda peer, epoch, claimed, age, released: claim(
+            peer, epoch, NOW + claimed, NOW + claimed + age, released=released
+        ),
         st.sampled_from(PEERS),
         st.integers(0, 3),
         offsets,
@@ -57,21 +59,31 @@ def test_the_order_of_records_changes_no_decision(
     now = NOW + later
     assert lead_of(claims, at, now, TIMING) == lead_of(shuffled, at, now, TIMING)
     for peer in PEERS:
-        assert decide_claim(view(claims, at), peer.peer_id, now) == decide_claim(view(shuffled, at), peer.peer_id, now)
+        assert decide_claim(view(claims, at), peer.peer_id, now) == decide_claim(
+            view(shuffled, at), peer.peer_id, now
+        )
 
 
 @settings(max_examples=60, deadline=None)
 @given(some_claims, tips, st.floats(-10, 200))
-def test_at_most_one_peer_trains_and_only_the_lead(claims: list[Envelope[ClaimRecord]], at: Tip | None, later: float) -> None:
+def test_at_most_one_peer_trains_and_only_the_lead(
+    claims: list[Envelope[ClaimRecord]], at: Tip | None, later: float
+) -> None:
     now = NOW + later
-    busy = [p.peer_id for p in PEERS if decide_claim(view(claims, at), p.peer_id, now).action in ("train", "hold", "settle")]
+    busy = [
+        p.peer_id
+        for p in PEERS
+        if decide_claim(view(claims, at), p.peer_id, now).action in ("train", "hold", "settle")
+    ]
     lead = lead_of(claims, at, now, TIMING)
     assert busy in ([], [lead.signer if lead else ""])
 
 
 @given(st.permutations(PEERS), st.integers(2, 6))
 @settings(max_examples=30, deadline=None)
-def test_peers_claiming_at_the_same_moment_end_with_exactly_one_lead(peers: list[Identity], count: int) -> None:
+def test_peers_claiming_at_the_same_moment_end_with_exactly_one_lead(
+    peers: list[Identity], count: int
+) -> None:
     claims = [claim(peer) for peer in peers[:count]]
     settled = NOW + TIMING.settle_s
     actions = [decide_claim(view(claims), peer.peer_id, settled).action for peer in peers[:count]]
@@ -87,7 +99,9 @@ def test_the_earlier_claim_wins() -> None:
 
 def test_a_renewal_keeps_its_place_in_the_order() -> None:
     renewed = claim(A, claimed_at=NOW, issued_at=NOW + 100)
-    lead = lead_of([claim(B, claimed_at=NOW + 1, issued_at=NOW + 90), claim(A), renewed], None, NOW + 130, TIMING)
+    lead = lead_of(
+        [claim(B, claimed_at=NOW + 1, issued_at=NOW + 90), claim(A), renewed], None, NOW + 130, TIMING
+    )
     assert lead == renewed
 
 
@@ -115,14 +129,24 @@ def test_a_lead_stops_publishing_before_others_may_take_over() -> None:
         claim(A, expires_at=NOW + TIMING.claim_s + 60),
         claim(A, claimed_at=NOW - 126.0),
     ],
-    ids=["released", "epoch 0", "epoch far ahead", "from the future", "claimed after it was issued", "too long", "expired"],
+    ids=[
+        "released",
+        "epoch 0",
+        "epoch far ahead",
+        "from the future",
+        "claimed after it was issued",
+        "too long",
+        "expired",
+    ],
 )
 def test_a_claim_that_does_not_hold_is_passed_over(bad: Envelope[ClaimRecord]) -> None:
     assert lead_of([bad], None, NOW, TIMING) is None
 
 
 @given(st.floats(1.7e9, 2e9), st.floats(2, 3600))
-def test_a_claim_of_exactly_the_runs_length_holds_whatever_the_clock_shows(at: float, length_s: float) -> None:
+def test_a_claim_of_exactly_the_runs_length_holds_whatever_the_clock_shows(
+    at: float, length_s: float
+) -> None:
     timing = TimingSpec(claim_s=length_s)
     assert lead_of([claim(A, claimed_at=at, expires_at=at + length_s)], None, at, timing) is not None
 
@@ -130,7 +154,10 @@ def test_a_claim_of_exactly_the_runs_length_holds_whatever_the_clock_shows(at: f
 def test_a_backdated_claim_cannot_displace_a_lead_that_made_the_tip() -> None:
     made = tip(card(A, issued_at=NOW + 50))
     mine = claim(A, epoch=1, claimed_at=NOW, issued_at=NOW + 90)
-    liars = [claim(B, epoch=2, claimed_at=1.0, issued_at=NOW + 90), claim(C, epoch=1, claimed_at=1.0, issued_at=NOW + 90)]
+    liars = [
+        claim(B, epoch=2, claimed_at=1.0, issued_at=NOW + 90),
+        claim(C, epoch=1, claimed_at=1.0, issued_at=NOW + 90),
+    ]
     assert lead_of([*liars, mine], made, NOW + 100, TIMING) == mine
 
 
@@ -171,7 +198,8 @@ def test_a_successor_goes_above_every_epoch_that_attestors_used_up() -> None:
 
 def test_invented_epochs_neither_run_away_nor_keep_an_honest_claim_from_holding() -> None:
     assert next_epoch(None, {(1 << 53) - 1, MAX_EPOCHS_AHEAD, 1}) == 2
-    crowd = {1 + number * (1 + EPOCH_GAP) for number in range(128)}  # every card a board keeps, as far apart as counts
+    # every card a board keeps, as far apart as counts
+    crowd = {1 + number * (1 + EPOCH_GAP) for number in range(128)}
     highest = next_epoch(None, crowd)
     assert highest < MAX_EPOCHS_AHEAD
     assert lead_of([claim(A, epoch=highest)], None, NOW, TIMING) is not None
@@ -182,7 +210,8 @@ def test_a_sitting_lead_leaves_a_place_that_is_used_up_and_only_then() -> None:
     made = tip(FIRST)
     assert epoch_to_publish(1, {"a"}, made, {}) == 1
     assert epoch_to_publish(1, {"a"}, made, {2: {"b"}}) == 1  # not its place
-    assert epoch_to_publish(1, {"a", "c"}, made, {1: {"a"}}) == 1  # whoever comes attests that one, and all goes on after it
+    # whoever comes attests that one, and all goes on after it
+    assert epoch_to_publish(1, {"a", "c"}, made, {1: {"a"}}) == 1
     assert epoch_to_publish(1, {"a", "c"}, made, {1: {"a", "c"}}) == 2
     assert epoch_to_publish(2, {"a"}, made, {2: {"b"}, 3: {"d"}}) == 4
     assert epoch_to_publish(100, {"a"}, made, {100: {"b"}}) == 101

@@ -1,4 +1,6 @@
-"""Claims over time: peers with late news, clocks that disagree and sudden deaths; never two at work, never long nobody."""
+"""Claims over time: peers with late news, clocks that disagree and sudden deaths; never two at work, never
+long nobody.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Player:
 
 
 class Swarm:
-    """A slot, its players and a hand-moved clock; the lead makes a card a minute, attested at once by somebody who stays."""
+    """A slot, its players and a hand-moved clock; the lead makes a card a minute, attested at once by
+    somebody who stays.
+    """
 
     def __init__(self, clocks_ahead_s: list[float]):
         self.players = [Player(peer, ahead) for peer, ahead in zip(PEERS, clocks_ahead_s, strict=False)]
@@ -42,14 +46,18 @@ class Swarm:
         for player in self.players:
             if player.alive:
                 self._decide(player)
-        busy = [p for p in self.players if p.alive and p.last is not None and p.last.action in ("train", "hold")]
+        busy = [
+            p for p in self.players if p.alive and p.last is not None and p.last.action in ("train", "hold")
+        ]
         if busy and int(self.now) % CARD_EVERY_S == 0:
             self._publish(busy[0])
         self.now += 1.0
         return busy
 
     def _view(self, player: Player) -> ClaimView:
-        seen = [c for other in self.players for at, c in other.said if other is player or at + NEWS_S <= self.now]
+        seen = [
+            c for other in self.players for at, c in other.said if other is player or at + NEWS_S <= self.now
+        ]
         return ClaimView(SLOT, tuple(seen), self.tip, TIMING)
 
     def _decide(self, player: Player) -> None:
@@ -61,7 +69,9 @@ class Swarm:
             player.said.append((self.now, claim(player.identity, decision.epoch, clock)))
         elif own is not None and decision.action in ("hold", "yield"):
             given_up = decision.action == "yield"
-            player.said.append((self.now, claim(player.identity, own.epoch, own.claimed_at, clock, released=given_up)))
+            player.said.append(
+                (self.now, claim(player.identity, own.epoch, own.claimed_at, clock, released=given_up))
+            )
 
     def _publish(self, player: Player) -> None:
         assert player.last is not None
@@ -76,7 +86,9 @@ class Swarm:
     st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=4),
     st.lists(st.tuples(st.integers(1, 500), st.integers(0, 3), st.booleans()), max_size=6),
 )
-def test_never_two_at_work_and_never_long_nobody(clocks_ahead_s: list[float], fates: list[tuple[int, int, bool]]) -> None:
+def test_never_two_at_work_and_never_long_nobody(
+    clocks_ahead_s: list[float], fates: list[tuple[int, int, bool]]
+) -> None:
     swarm = Swarm(clocks_ahead_s)
     idle_s = 0
     for second in range(700):

@@ -1,4 +1,6 @@
-"""What readers remember of claims: a lie about the time gains nothing, and claims are worth what their cards are."""
+"""What readers remember of claims: a lie about the time gains nothing, and claims are worth what their
+cards are.
+"""
 
 from __future__ import annotations
 
@@ -62,12 +64,20 @@ def test_late_news_of_an_honest_claim_are_believed() -> None:
     assert leads(view_of(arrivals), NOW + 6) == [A.peer_id]
 
 
-def test_a_newcomer_that_reads_old_claims_for_the_first_time_stands_by_and_waits_for_the_lead_it_did_not_expect() -> None:
-    newcomer = view_of([(NOW + 500, claim(A, issued_at=NOW + 490)), (NOW + 500, claim(B, claimed_at=1.0, issued_at=NOW + 480))])
+def test_a_newcomer_that_first_reads_old_claims_waits_for_the_lead_it_did_not_expect() -> None:
+    newcomer = view_of(
+        [
+            (NOW + 500, claim(A, issued_at=NOW + 490)),
+            (NOW + 500, claim(B, claimed_at=1.0, issued_at=NOW + 480)),
+        ]
+    )
     assert decide_claim(newcomer, C.peer_id, NOW + 501).action == "standby"
     made = [may_publish_card(newcomer, card(peer, issued_at=NOW + 502), NOW + 502) for peer in (A, B)]
     assert sorted(made) == [False, True]  # one of them waits, and no longer than claims go without a tip:
-    later = [*renewed(A, NOW + 500, NOW + 1200, claimed_at=NOW), *renewed(B, NOW + 500, NOW + 1200, claimed_at=1.0)]
+    later = [
+        *renewed(A, NOW + 500, NOW + 1200, claimed_at=NOW),
+        *renewed(B, NOW + 500, NOW + 1200, claimed_at=1.0),
+    ]
     late = view_of(sorted(later, key=lambda one: one[0]))
     assert all(may_publish_card(late, card(peer, issued_at=NOW + 1200), NOW + 1200) for peer in (A, B))
 
@@ -102,7 +112,11 @@ def test_places_double_with_each_patience_until_claims_are_asked_of_nobody() -> 
 
 def test_releasing_and_coming_back_does_not_make_wasted_time_good_and_resting_does() -> None:
     held = renewed(A, NOW, NOW + 520)
-    back = [*held, (NOW + 540, claim(A, issued_at=NOW + 540, released=True)), (NOW + 541, claim(A, claimed_at=NOW + 541))]
+    back = [
+        *held,
+        (NOW + 540, claim(A, issued_at=NOW + 540, released=True)),
+        (NOW + 541, claim(A, claimed_at=NOW + 541)),
+    ]
     assert listened(back).wasted(A.peer_id, NOW + 610) == 1
     rested_s = NOW + 541 + TIMING.claim_s + 4 * PATIENCE_S + 1
     assert listened([*back, (rested_s, claim(A, claimed_at=rested_s))]).wasted(A.peer_id, rested_s + 10) == 0

@@ -1,4 +1,6 @@
-"""What stays on a peer's disk: the tip, the best, and what may yet follow; nothing that was refused or overtaken."""
+"""What stays on a peer's disk: the tip, the best, and what may yet follow; nothing that was refused or
+overtaken.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,15 @@ from paris_p2p.rules.placement import SlotState, card_cadence_s, checkpoint_inte
 
 ME = Identity.from_private_bytes(b"m" * 32).peer_id
 slot_states = st.lists(
-    st.builds(SlotState, st.just(""), st.sampled_from(["", "someone"]), st.integers(0, 10**6), st.booleans(), st.booleans()), max_size=8
+    st.builds(
+        SlotState,
+        st.just(""),
+        st.sampled_from(["", "someone"]),
+        st.integers(0, 10**6),
+        st.booleans(),
+        st.booleans(),
+    ),
+    max_size=8,
 ).map(lambda slots: [SlotState(f"expert-{k}", s.lead, s.clips, s.done, s.fits) for k, s in enumerate(slots)])
 
 
@@ -70,7 +78,9 @@ def test_uploading_takes_at_most_a_third_of_the_time() -> None:
 
 
 @given(st.floats(1, 3600), st.floats(0, 7200))
-def test_a_death_just_before_an_attestation_costs_at_most_one_interval(configured_s: float, upload_s: float) -> None:
+def test_a_death_just_before_an_attestation_costs_at_most_one_interval(
+    configured_s: float, upload_s: float
+) -> None:
     interval_s = checkpoint_interval_s(configured_s, upload_s)
     assert card_cadence_s(configured_s, upload_s) + upload_s <= interval_s * (1 + 1e-9)
     assert card_cadence_s(configured_s, upload_s) >= interval_s * 2 / 3 * (1 - 1e-9)

@@ -1,4 +1,6 @@
-"""When a slot trains on more slowly, when it rests and when that ends: the same answer on every peer, and on no one's word alone."""
+"""When a slot trains on more slowly, when it rests and when that ends: the same answer on every peer, and
+on no one's word alone.
+"""
 
 from __future__ import annotations
 
@@ -43,17 +45,22 @@ def test_a_card_that_goes_back_may_count_no_steps_more_and_no_other_may() -> Non
     assert is_back_at(back.record, FIRST.record)
     assert not is_back_at(back.record, SECOND.record)
     assert refuse_card(back, tip(SECOND), A.peer_id, None, D.peer_id) is None
-    assert refuse_card(card(A, SECOND, steps=10, clips=100), tip(SECOND), A.peer_id, None, D.peer_id) == REASONS["steps"]
+    assert (
+        refuse_card(card(A, SECOND, steps=10, clips=100), tip(SECOND), A.peer_id, None, D.peer_id)
+        == REASONS["steps"]
+    )
 
 
-@pytest.mark.parametrize(("tips", "cards"), [(0, 2), (1, 0), (2, 1), (RESTS, 1), (RESTS, RESTS), (RESTS, RESTS + 2)])
+@pytest.mark.parametrize(
+    ("tips", "cards"), [(0, 2), (1, 0), (2, 1), (RESTS, 1), (RESTS, RESTS), (RESTS, RESTS + 2)]
+)
 def test_a_rate_that_does_not_follow_the_tips_is_refused(tips: int, cards: int) -> None:
     last = tip(card(A, FIRST, lowered=tips))
     made = card(A, last.card, lowered=cards)
     assert refuse_card(made, last, A.peer_id, None, D.peer_id) == REASONS["rate"]
 
 
-def test_a_slot_rests_when_no_lower_rate_is_left_and_one_checkpoint_is_tried_after_longer_and_longer_rests() -> None:
+def test_a_slot_without_a_lower_rate_rests_and_one_checkpoint_is_tried_after_longer_rests() -> None:
     assert rests_until_s(None, TIMING) == rests_until_s(tip(card(A, FIRST, lowered=RESTS - 1)), TIMING) == 0.0
     lengths = [rests_until_s(resting(lowered), TIMING) - NOW for lowered in range(RESTS, RESTS + 4)]
     assert lengths == [min(lengths[0] * 2**doubled, MAX_REST_S) for doubled in range(4)]

@@ -39,19 +39,24 @@ def anyone(_: str) -> bool:
     return True
 
 
-def tip_id(cards: list[Envelope[CardRecord]], attestations: list[Envelope[AttestationRecord]], quorum: int = 1) -> str:
+def tip_id(
+    cards: list[Envelope[CardRecord]], attestations: list[Envelope[AttestationRecord]], quorum: int = 1
+) -> str:
     found = tip_of(cards, attestations, anyone, quorum)
     return found.card.id if found else ""
 
 
 some_attestations = st.lists(
-    st.builds(attest, st.sampled_from(PEERS), st.sampled_from(CARDS), st.sampled_from([0.5, 1.0, 2.0])), max_size=10
+    st.builds(attest, st.sampled_from(PEERS), st.sampled_from(CARDS), st.sampled_from([0.5, 1.0, 2.0])),
+    max_size=10,
 )
 
 
 @settings(max_examples=60, deadline=None)
 @given(some_attestations, st.integers(1, 3), st.randoms(use_true_random=False))
-def test_the_order_of_records_changes_no_tip(attestations: list[Envelope[AttestationRecord]], quorum: int, rng: random.Random) -> None:
+def test_the_order_of_records_changes_no_tip(
+    attestations: list[Envelope[AttestationRecord]], quorum: int, rng: random.Random
+) -> None:
     cards, shuffled = list(CARDS), list(attestations)
     rng.shuffle(cards)
     rng.shuffle(shuffled)
@@ -64,10 +69,16 @@ def test_the_order_of_records_changes_no_tip(attestations: list[Envelope[Attesta
 
 @settings(max_examples=60, deadline=None)
 @given(some_attestations, st.integers(1, 3))
-def test_a_tip_always_has_a_quorum_of_others(attestations: list[Envelope[AttestationRecord]], quorum: int) -> None:
+def test_a_tip_always_has_a_quorum_of_others(
+    attestations: list[Envelope[AttestationRecord]], quorum: int
+) -> None:
     found = tip_of(CARDS, attestations, anyone, quorum)
     if found is not None:
-        assert len({a.signer for a in found.attestations} - {found.card.signer}) == len(found.attestations) >= quorum
+        assert (
+            len({a.signer for a in found.attestations} - {found.card.signer})
+            == len(found.attestations)
+            >= quorum
+        )
 
 
 def test_the_highest_epoch_then_seq_is_the_tip() -> None:
@@ -97,7 +108,9 @@ def test_the_quorum_counts_signers_not_signatures() -> None:
     ],
     ids=["its own signer's", "another slot's", "another epoch's", "another seq's", "another card's"],
 )
-def test_an_attestation_that_does_not_fit_the_card_counts_for_nothing(attestation: Envelope[AttestationRecord]) -> None:
+def test_an_attestation_that_does_not_fit_the_card_counts_for_nothing(
+    attestation: Envelope[AttestationRecord],
+) -> None:
     assert tip_id([FIRST], [attestation]) == ""
     assert tip_id([FIRST], [attestation, attest(C, FIRST)]) == FIRST.id
 
@@ -111,7 +124,9 @@ def test_strangers_have_no_weight_however_many_they_are() -> None:
 
 
 def test_the_best_card_is_what_the_attestor_with_the_lowest_loss_says() -> None:
-    found = tip_of([SECOND], [attest(C, SECOND, 2.0, best=SECOND.id), attest(D, SECOND, 1.0, best=FIRST.id)], anyone, 1)
+    found = tip_of(
+        [SECOND], [attest(C, SECOND, 2.0, best=SECOND.id), attest(D, SECOND, 1.0, best=FIRST.id)], anyone, 1
+    )
     assert found is not None
     assert found.best == FIRST.id
 
@@ -174,9 +189,17 @@ def test_a_card_out_of_its_place_is_refused(bad: Envelope[CardRecord], reason: s
 
 
 def test_a_new_lead_must_raise_the_epoch_and_a_first_card_starts_at_one() -> None:
-    assert refuse_card(card(B, FIRST, epoch=1), tip(FIRST), B.peer_id, None, D.peer_id) == "its epoch does not follow the tip's"
-    assert refuse_card(card(A, epoch=0), None, A.peer_id, None, D.peer_id) == "its epoch does not follow the tip's"
-    assert refuse_card(card(A, seq=2), None, A.peer_id, None, D.peer_id) == "its seq does not follow the tip's"
+    assert (
+        refuse_card(card(B, FIRST, epoch=1), tip(FIRST), B.peer_id, None, D.peer_id)
+        == "its epoch does not follow the tip's"
+    )
+    assert (
+        refuse_card(card(A, epoch=0), None, A.peer_id, None, D.peer_id)
+        == "its epoch does not follow the tip's"
+    )
+    assert (
+        refuse_card(card(A, seq=2), None, A.peer_id, None, D.peer_id) == "its seq does not follow the tip's"
+    )
 
 
 def test_only_the_lead_and_only_others_are_attested() -> None:
@@ -186,7 +209,10 @@ def test_only_the_lead_and_only_others_are_attested() -> None:
 
 
 def test_a_second_card_for_one_place_is_refused() -> None:
-    assert refuse_card(FORK, tip(FIRST), A.peer_id, SECOND.id, D.peer_id) == "another card was signed for this place"
+    assert (
+        refuse_card(FORK, tip(FIRST), A.peer_id, SECOND.id, D.peer_id)
+        == "another card was signed for this place"
+    )
 
 
 @pytest.mark.parametrize("maker", [A, B])
@@ -204,10 +230,13 @@ def test_a_place_is_used_up_by_what_allowed_attestors_signed_of_known_cards() ->
     assert used(attest(C, HANDED_OVER), attest(D, HANDED_OVER)) == {2: frozenset({HANDED_OVER.id})}
     assert used(attest(A, HANDED_OVER), attest(B, SECOND)) == {}  # strangers
     assert used(attest(C, card(A, FIRST, epoch=2000))) == {}  # of a card nobody has
-    assert used(attest(C, SECOND, epoch=2000), attest(C, FIRST)) == {}  # of another place than the card's, of the tip
+    # of another place than the card's, of the tip
+    assert used(attest(C, SECOND, epoch=2000), attest(C, FIRST)) == {}
 
 
-@pytest.mark.parametrize("stale", [card(A, FIRST), card(A, SECOND), card(A, FIRST, epoch=2), card(A, FIRST, epoch=9)])
+@pytest.mark.parametrize(
+    "stale", [card(A, FIRST), card(A, SECOND), card(A, FIRST, epoch=2), card(A, FIRST, epoch=9)]
+)
 def test_a_stale_leads_card_fails_once_its_successor_has_a_tip(stale: Envelope[CardRecord]) -> None:
     for lead in (A, B):
         assert refuse_card(stale, tip(HANDED_OVER), lead.peer_id, None, D.peer_id) is not None
@@ -215,7 +244,9 @@ def test_a_stale_leads_card_fails_once_its_successor_has_a_tip(stale: Envelope[C
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from([A, B]), st.integers(0, 3), st.integers(0, 4), st.sampled_from([None, *CARDS]))
-def test_whatever_is_attested_extends_the_tip(peer: Identity, epoch: int, seq: int, parent: Envelope[CardRecord] | None) -> None:
+def test_whatever_is_attested_extends_the_tip(
+    peer: Identity, epoch: int, seq: int, parent: Envelope[CardRecord] | None
+) -> None:
     made = card(peer, parent, epoch=epoch, seq=seq)
     now = tip(SECOND)
     if refuse_card(made, now, peer.peer_id, None, D.peer_id) is None:
@@ -229,7 +260,9 @@ def test_a_loss_beyond_the_tolerance_is_refused() -> None:
     assert refuse_loss(1.51, 1.0, 0.05, first=True) is not None
 
 
-@pytest.mark.parametrize(("loss", "reference"), [(math.nan, 1.0), (1.0, math.nan), (math.inf, math.inf), (1.0, math.inf)])
+@pytest.mark.parametrize(
+    ("loss", "reference"), [(math.nan, 1.0), (1.0, math.nan), (math.inf, math.inf), (1.0, math.inf)]
+)
 @pytest.mark.parametrize("first", [True, False])
 def test_a_loss_that_is_not_finite_is_refused(loss: float, reference: float, first: bool) -> None:
     assert refuse_loss(loss, reference, 0.05, first=first) == "its held-out loss is not finite"
@@ -237,7 +270,9 @@ def test_a_loss_that_is_not_finite_is_refused(loss: float, reference: float, fir
 
 @pytest.mark.parametrize(("loss", "reference"), [(2e6, 2e6), (1.0, 2e6)])
 def test_a_loss_that_no_record_can_say_is_refused_not_signed(loss: float, reference: float) -> None:
-    assert refuse_loss(loss, reference, 0.05, first=False) == "its held-out loss is larger than a record can say"
+    assert (
+        refuse_loss(loss, reference, 0.05, first=False) == "its held-out loss is larger than a record can say"
+    )
 
 
 TOP = (1 << 53) - 1
@@ -255,13 +290,16 @@ DAY = Age(86400.0, 600.0)
         ({"clips": TOP}, "it counts more steps or clips than the run's age allows"),
     ],
 )
-def test_numbers_that_no_lineage_can_have_reached_are_refused_whoever_signed_them(numbers: dict[str, int], reason: str) -> None:
+def test_numbers_that_no_lineage_can_have_reached_are_refused_whoever_signed_them(
+    numbers: dict[str, int], reason: str
+) -> None:
     assert impossible(card(A, **numbers).record, DAY) == reason
 
 
 def test_what_honest_leads_make_is_possible_in_a_young_run_an_old_one_and_with_many_leads() -> None:
     assert impossible(FIRST.record, Age(-2.0, 600.0)) is None  # the owner's clock is a little ahead
-    assert impossible(card(A, seq=60, epoch=60).record, Age(60.0, 600.0)) is None  # leads that hand over at once
+    # leads that hand over at once
+    assert impossible(card(A, seq=60, epoch=60).record, Age(60.0, 600.0)) is None
     year = Age(365 * 86400.0, 600.0)
     assert impossible(card(A, seq=2 * 52_560, epoch=9000, steps=10**9, clips=10**12).record, year) is None
     ages = Age(4e9, 1.0)  # whatever passes leaves room to go on
@@ -275,13 +313,16 @@ def test_a_peer_that_was_here_accepts_no_leap_and_one_that_was_away_what_the_swa
     assert not may_replace(month_later, tip(FIRST), here)
     assert may_replace(month_later, None, here)  # a newcomer has the run's age alone
     assert may_replace(SECOND.record, tip(FIRST), Age(0.0, 600.0))
-    assert may_replace(HANDED_OVER.record, tip(SECOND), Age(0.0, 600.0))  # a higher epoch, from one card further back
+    # a higher epoch, from one card further back
+    assert may_replace(HANDED_OVER.record, tip(SECOND), Age(0.0, 600.0))
     assert not may_replace(card(B, FIRST, epoch=2 + MAX_EPOCHS_AHEAD).record, tip(FIRST), away)
 
 
 @given(st.integers(0, TOP), st.integers(0, TOP), st.floats(0, 4e9), st.floats(1, 86400))
 @settings(max_examples=60, deadline=None)
-def test_whatever_passes_can_be_followed_by_a_card_of_the_next_lead(seq: int, epoch: int, age_s: float, every_s: float) -> None:
+def test_whatever_passes_can_be_followed_by_a_card_of_the_next_lead(
+    seq: int, epoch: int, age_s: float, every_s: float
+) -> None:
     run = Age(age_s, every_s)
     seq, epoch = seq % (2 * run.cards), epoch % (2 * MAX_EPOCHS_AHEAD * max(1, seq))
     made = card(A, seq=seq, epoch=epoch)

@@ -12,7 +12,10 @@ from .made import A, B
 
 
 def test_in_a_members_run_everybody_attests_and_in_an_open_run_only_delegates() -> None:
-    members, open_run = spec(gate=GateSpec()), spec(gate=GateSpec(members_attest=False, attestors=(A.peer_id,)))
+    members, open_run = (
+        spec(gate=GateSpec()),
+        spec(gate=GateSpec(members_attest=False, attestors=(A.peer_id,))),
+    )
     assert may_attest(members, A.peer_id)
     assert may_attest(members, B.peer_id)
     assert may_attest(open_run, A.peer_id)

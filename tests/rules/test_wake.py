@@ -18,7 +18,9 @@ def test_a_busy_machine_is_not_asleep() -> None:
 
 
 def test_a_stopped_process_says_for_how_long() -> None:
-    assert words(47.0, 47.0) == "this peer stood still for 45 s (the machine slept, or the process was stopped)"
+    assert (
+        words(47.0, 47.0) == "this peer stood still for 45 s (the machine slept, or the process was stopped)"
+    )
 
 
 @pytest.mark.parametrize(("set_s", "way"), [(3600.0, "forward by 3600 s"), (-90.0, "back by 90 s")])

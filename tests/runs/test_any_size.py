@@ -1,4 +1,6 @@
-"""Nothing on the way from clips to clips assumes a size: odd latents, few frames, images, from preparing to the exported model."""
+"""Nothing on the way from clips to clips assumes a size: odd latents, few frames, images, from preparing
+to the exported model.
+"""
 
 from __future__ import annotations
 
@@ -34,19 +36,29 @@ def prepared(folder: Path, frames: int, height: int, width: int) -> tuple[Path, 
         write_video(clips / f"{i:03}.mp4", scene(i % 3, rng))
         (clips / f"{i:03}.txt").write_text(PROMPT)
     torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
     Dinov2Model(config).save_pretrained(folder / "features")
     save_text_encoder(folder / "text")
     shape = {"frames": frames, "height": height, "width": width, "feature_frames": 1, "text_tokens": 6}
     models = {"features": f"transformers:{folder / 'features'}", "text": f"transformers:{folder / 'text'}"}
-    return folder / "run", prepare(clips, folder / "run", PrepareOptions(experts=1, threads=1, **shape, **models))
+    return folder / "run", prepare(
+        clips, folder / "run", PrepareOptions(experts=1, threads=1, **shape, **models)
+    )
 
 
 def created(folder: Path) -> Envelope[RunSpec]:
     words = dict.fromkeys(("name", "purpose", "data_licence", "weights_licence"), "made")
     training = TrainingSpec(batch_clips=4, learning_rate=3e-3, router_batch_clips=4, warmup_steps=1)
     options = CreateOptions(
-        **words, expert="nano", router="nano", training=training, gate=GateSpec(clips=8), timing=TimingSpec(), shift_by_tokens=True
+        **words,
+        expert="nano",
+        router="nano",
+        training=training,
+        gate=GateSpec(clips=8),
+        timing=TimingSpec(),
+        shift_by_tokens=True,
     )
     return create_run(folder, options, None)
 
@@ -57,12 +69,22 @@ def trained(folder: Path, run: Envelope[RunSpec], shards: Prepared, slot: str) -
 
     def files(split: str) -> dict[str, tuple[object, ...]]:
         refs = shards.shards_for(split)  # type: ignore[arg-type]
-        return {"shard_paths": tuple(folder / ref.path for ref in refs), "shard_clusters": tuple(ref.cluster for ref in refs)}
+        return {
+            "shard_paths": tuple(folder / ref.path for ref in refs),
+            "shard_clusters": tuple(ref.cluster for ref in refs),
+        }
 
     out = folder / slot
     out.mkdir()
-    ready = checkpoint_of(train_here(TrainJob(**common, **files("train"), checkpoint_s=0, max_steps=10, out_dir=out)))
-    made = {"weights_path": ready.weights_path, "resume_path": ready.resume_path, "steps": ready.steps, "clips": ready.clips}
+    ready = checkpoint_of(
+        train_here(TrainJob(**common, **files("train"), checkpoint_s=0, max_steps=10, out_dir=out))
+    )
+    made = {
+        "weights_path": ready.weights_path,
+        "resume_path": ready.resume_path,
+        "steps": ready.steps,
+        "clips": ready.clips,
+    }
     result = check(GateJob(**common, **files("gate"), card="12" * 32, **made))
     assert result.ok, result.reason
     return ready
@@ -73,7 +95,9 @@ def trained(folder: Path, run: Envelope[RunSpec], shards: Prepared, slot: str) -
     [(5, 40, 24, (5, 10, 6)), (1, 20, 28, (1, 5, 7)), (3, 20, 44, (3, 5, 11))],
     ids=["video", "image", "wide video"],
 )
-def test_a_run_of_any_size_is_prepared_trained_gated_sampled_and_exported(tmp_path: Path, frames, height, width, latent):
+def test_a_run_of_any_size_is_prepared_trained_gated_sampled_and_exported(
+    tmp_path: Path, frames, height, width, latent
+):
     folder, shards = prepared(tmp_path, frames, height, width)
     run = created(folder)
     spec = run.record
@@ -81,7 +105,11 @@ def test_a_run_of_any_size_is_prepared_trained_gated_sampled_and_exported(tmp_pa
     weights = {slot: trained(folder, run, shards, slot).weights_path for slot in spec.slots}
     files = {"run": run.id, "spec_path": folder / "run.spec", "weights": weights}
     folders = {"codec_folder": folder / "codec", "text_folder": folder / "text"}
-    generate(GenerateJob(**files, **folders, prompts=(PROMPT,), steps=2, device="cpu", threads=1, out=tmp_path / "clip.npy"))
+    generate(
+        GenerateJob(
+            **files, **folders, prompts=(PROMPT,), steps=2, device="cpu", threads=1, out=tmp_path / "clip.npy"
+        )
+    )
     expected = np.load(tmp_path / "clip.npy")
     assert expected.shape == (1, frames, height, width, 3)
     export(spec, run.id, weights, {}, folder / "codec", tmp_path / "model", folder / "text")

@@ -1,4 +1,6 @@
-"""A run with an expert that predicts noise beside one that predicts the velocity: trained, gated, mixed, generated from, exported."""
+"""A run with an expert that predicts noise beside one that predicts the velocity: trained, gated, mixed,
+generated from, exported.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ MEAN, SPREAD = 1.5, 0.7  # of the data in every place
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return TinyRun(tmp_path_factory.mktemp("ddpm"), training=TRAINING.model_copy(update={"ddpm_experts": (0,)}))
+    return TinyRun(
+        tmp_path_factory.mktemp("ddpm"), training=TRAINING.model_copy(update={"ddpm_experts": (0,)})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +77,9 @@ def test_an_exact_noise_predictor_in_a_mixed_pool_gives_the_exact_mixture(monkey
     x = torch.randn(4, 3, 2, 4, 4)
     tokens, mask = torch.zeros(4, 1, 1), torch.ones(4, 1, dtype=torch.bool)
     weights = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.9, 0.1], [0.0, 1.0]])
-    torch.testing.assert_close(mixed_velocity(pool, weights, x, t, tokens, mask), oracles[1](x, t), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        mixed_velocity(pool, weights, x, t, tokens, mask), oracles[1](x, t), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_loss_is_of_the_noise_at_the_schedules_own_clip_and_time(run: TinyRun):
@@ -89,7 +95,8 @@ def test_the_loss_is_of_the_noise_at_the_schedules_own_clip_and_time(run: TinyRu
     (x_s, s) = asked[0]
     torch.testing.assert_close(s, cosine_time(t).float())
     torch.testing.assert_close(x_s, diffuse(batch.latent.float(), batch.noise, s), rtol=1e-4, atol=1e-4)
-    assert float(losses.mean()) == pytest.approx(zero_loss(run.spec, NOISE, batch), rel=1e-6)  # what the gate's first card is held against
+    # what the gate's first card is held against
+    assert float(losses.mean()) == pytest.approx(zero_loss(run.spec, NOISE, batch), rel=1e-6)
     assert zero_loss(run.spec, NOISE, batch) == pytest.approx(1, abs=0.1)  # E|eps|^2
     assert expert_losses(lambda *_: batch.noise, batch, t, batch.mask, predicts_noise=True).max() == 0  # type: ignore[arg-type]
 
@@ -125,18 +132,26 @@ def test_resuming_a_noise_predictor_equals_not_stopping_bit_for_bit(run: TinyRun
 
 def test_generating_and_the_exported_pipeline_convert_alike(made: MadeRun, tmp_path: Path):
     generate(made.job(tmp_path / "clips.npy", guidance=1.5, routing="full"))
-    export(made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder)
+    export(
+        made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder
+    )
     pipeline = ParisPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     expected = np.load(tmp_path / "clips.npy").astype(int)
     close = np.abs(pipeline(PROMPTS, 3, 1.5, routing="full", output_type="uint8").frames - expected) <= 2
     assert close.mean() > 0.98
     config = dict(ExpertSet.load_config(tmp_path / "model" / "experts"))
-    assert (list(config["ddpm"]), config["clamp_x0"], config["clamp_alpha"]) == ([0, 2], DEFAULT_CLAMP.x0, DEFAULT_CLAMP.alpha)
+    assert (list(config["ddpm"]), config["clamp_x0"], config["clamp_alpha"]) == (
+        [0, 2],
+        DEFAULT_CLAMP.x0,
+        DEFAULT_CLAMP.alpha,
+    )
 
 
 def test_the_exports_own_clamp_is_what_the_pipeline_converts_by(made: MadeRun, tmp_path: Path):
-    export(made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder)
+    export(
+        made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder
+    )
     config = tmp_path / "model" / "experts" / "config.json"
     text = config.read_text()
 
@@ -158,13 +173,17 @@ def test_experts_that_are_not_there_or_named_twice_are_refused(made: MadeRun, tm
         with pytest.raises(ValidationError):
             training(ddpm_experts=wrong)
     with pytest.raises(ValidationError, match="run of 3 experts"):
-        type(made.spec).model_validate({**made.spec.model_dump(), "training": training(ddpm_experts=(3,)).model_dump()})
+        type(made.spec).model_validate(
+            {**made.spec.model_dump(), "training": training(ddpm_experts=(3,)).model_dump()}
+        )
     prepare_made(tmp_path / "run", experts=2)
     words = dict.fromkeys(("name", "purpose", "data_licence", "weights_licence"), "made")
 
     def options(k: int) -> CreateOptions:
         chosen = training(ddpm_experts=(k,))
-        return CreateOptions(**words, expert="nano", router="nano", training=chosen, gate=GateSpec(), timing=TimingSpec())
+        return CreateOptions(
+            **words, expert="nano", router="nano", training=chosen, gate=GateSpec(), timing=TimingSpec()
+        )
 
     with pytest.raises(UsageError, match="no expert 2"):
         create_run(tmp_path / "run", options(2), None)

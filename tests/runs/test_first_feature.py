@@ -56,7 +56,9 @@ def made(network: Path, tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
 
 def save_network(folder: Path, width: int) -> Path:
     torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=width, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    config = Dinov2Config(
+        hidden_size=width, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
     Dinov2Model(config).save_pretrained(folder)
     return folder
 
@@ -73,7 +75,9 @@ class Spy(nn.Module):
         self.told: list[Tensor] = []
         self.rows = 0
 
-    def forward(self, x: Tensor | None, t: Tensor | None, pooled: Tensor | None, first: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor | None, t: Tensor | None, pooled: Tensor | None, first: Tensor | None = None
+    ) -> Tensor:
         self.rows += next(len(value) for value in (x, pooled) if value is not None)
         if first is not None:
             self.told.append(first)
@@ -112,8 +116,13 @@ def test_experts_leave_the_features_and_a_router_insists_on_its_width(run: TinyR
     assert open_clips(run.train_job("expert-0"), run.spec).stored(0).first is None
     stored = open_clips(run.train_job("router"), run.spec).stored(0)
     assert stored.first is not None
-    assert stored.size_bytes == sum(part.nbytes for part in (stored.latent, stored.tokens, stored.mask, stored.pooled, stored.first))
-    plain, narrow = write_shard(tmp_path / "plain.tar", 0, 1), write_shard(tmp_path / "narrow.tar", 0, 1, first_width=WIDTH - 1)
+    assert stored.size_bytes == sum(
+        part.nbytes for part in (stored.latent, stored.tokens, stored.mask, stored.pooled, stored.first)
+    )
+    plain, narrow = (
+        write_shard(tmp_path / "plain.tar", 0, 1),
+        write_shard(tmp_path / "narrow.tar", 0, 1, first_width=WIDTH - 1),
+    )
     assert ClipSet([narrow], [0]).stored(0).first is None
     for path, words in ((plain, "has tensors"), (narrow, "first is")):
         with pytest.raises(DataError, match=words):
@@ -122,7 +131,10 @@ def test_experts_leave_the_features_and_a_router_insists_on_its_width(run: TinyR
 
 def test_a_spec_names_the_network_the_width_and_the_rate_together(run: TinyRun):
     dumped = run.spec.model_dump()
-    router = {**dumped["router"], "config": {name: value for name, value in run.spec.router.config.items() if name != "first_width"}}
+    router = {
+        **dumped["router"],
+        "config": {name: value for name, value in run.spec.router.config.items() if name != "first_width"},
+    }
     for changes in ({"first_features": None}, {"router": router}, {"training": TRAINING.model_dump()}):
         with pytest.raises(ValidationError, match="go together"):
             type(run.spec).model_validate({**dumped, **changes})
@@ -137,13 +149,25 @@ def images(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_the_router_routes_by_the_image_and_the_exported_pipeline_alike(made: MadeRun, images: list[Path], tmp_path: Path):
+def test_the_router_routes_by_the_image_and_the_exported_pipeline_alike(
+    made: MadeRun, images: list[Path], tmp_path: Path
+):
     chosen = []
     for number, image in enumerate((*images, None)):
         result = generate(made.job(tmp_path / f"{number}.npy", guidance=2.0, routing="full", image=image))
-        chosen.append(result.chosen[:, 0])  # pure noise is all else that the first step sees, and it is the same
+        # pure noise is all else that the first step sees, and it is the same
+        chosen.append(result.chosen[:, 0])
     assert all((chosen[a] - chosen[b]).abs().max() > 1e-4 for a, b in ((0, 1), (0, 2), (1, 2)))
-    export(made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder, made.features_folder)
+    export(
+        made.spec,
+        made.run,
+        made.weights,
+        made.cards,
+        made.codec_folder,
+        tmp_path / "model",
+        made.text_folder,
+        made.features_folder,
+    )
     pipeline = ParisPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     output = pipeline(PROMPTS, 3, 2.0, routing="full", image=images[0], output_type="uint8")
@@ -151,7 +175,9 @@ def test_the_router_routes_by_the_image_and_the_exported_pipeline_alike(made: Ma
     assert np.abs(output.experts[:, 0] - chosen[0].numpy()).max() < 0.02
 
 
-def test_a_network_of_another_width_or_one_that_is_code_is_refused(made: MadeRun, images: list[Path], tmp_path: Path):
+def test_a_network_of_another_width_or_one_that_is_code_is_refused(
+    made: MadeRun, images: list[Path], tmp_path: Path
+):
     folder = save_network(tmp_path / "wide", 32)
     picture = read_picture(images[0], made.spec.clip)
     with pytest.raises(DataError, match="gives 32 numbers"):
@@ -189,7 +215,9 @@ def test_prepare_looks_at_first_frames_and_create_pins_who_looked(network: Path,
 
     words = dict.fromkeys(("name", "purpose", "data_licence", "weights_licence"), "made")
     training = TrainingSpec(batch_clips=4, learning_rate=1e-3, first_frame_rate=RATE)
-    chosen = CreateOptions(**words, expert="nano", router="nano", training=training, gate=GateSpec(), timing=TimingSpec())
+    chosen = CreateOptions(
+        **words, expert="nano", router="nano", training=training, gate=GateSpec(), timing=TimingSpec()
+    )
     spec = create_run(tmp_path / "run", chosen, None).record
     assert spec.first_width == 16
     assert isinstance(spec.first_features, Pinned)
@@ -201,6 +229,8 @@ def test_networks_that_look_at_videos_and_runs_of_images_are_refused(tmp_path: P
     with pytest.raises(UsageError, match="nothing to go on to"):
         prepare(tmp_path, tmp_path / "run", PrepareOptions(experts=1, frames=1, image_to_video=True))
     clips = write_clips(tmp_path / "clips")
-    options = PrepareOptions(experts=1, height=16, width=16, features="transnetv2", image_to_video=True, threads=1)
+    options = PrepareOptions(
+        experts=1, height=16, width=16, features="transnetv2", image_to_video=True, threads=1
+    )
     with pytest.raises(UsageError, match="does not look at single pictures"):
         prepare(clips, tmp_path / "run", options)

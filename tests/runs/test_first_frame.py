@@ -46,7 +46,9 @@ SLOT, RATE = "expert-1", 0.5
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return TinyRun(tmp_path_factory.mktemp("first"), training=TRAINING.model_copy(update={"first_frame_rate": RATE}))
+    return TinyRun(
+        tmp_path_factory.mktemp("first"), training=TRAINING.model_copy(update={"first_frame_rate": RATE})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,9 @@ class Spy(nn.Module):
         super().__init__()
         self.seen: list[Tensor] = []
 
-    def forward(self, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor, first: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor, first: Tensor | None = None
+    ) -> Tensor:
         if first is not None:
             self.seen.append(first)
         return torch.zeros_like(x)
@@ -82,7 +86,9 @@ def batch_of(run: TinyRun) -> tuple[Batch, Tensor]:
     return gate_batch(run.gate_job(trained(run, "one", 1), SLOT), run.spec)
 
 
-def test_training_and_gate_give_clean_first_frames_to_the_clips_that_the_draws_name(run: TinyRun, tiny: TinyRun):
+def test_training_and_gate_give_clean_first_frames_to_the_clips_that_the_draws_name(
+    run: TinyRun, tiny: TinyRun
+):
     batch, t = batch_of(run)
     drawn = batch.uniforms[:, FIRST_FRAME_DRAW] < RATE
     assert 0 < int(drawn.sum()) < len(batch)
@@ -104,7 +110,9 @@ def test_training_lowers_the_gates_loss_below_a_network_that_knows_nothing(run: 
     assert load_file(late.weights_path)["first_in.weight"].any()
     result = check(run.gate_job(late, SLOT, best_weights_path=early.weights_path))
     assert result.ok, result.reason
-    assert result.loss < result.reference_loss == pytest.approx(check(run.gate_job(early, SLOT)).loss, rel=1e-6)
+    assert (
+        result.loss < result.reference_loss == pytest.approx(check(run.gate_job(early, SLOT)).loss, rel=1e-6)
+    )
 
 
 def test_resuming_equals_not_stopping_bit_for_bit(run: TinyRun):
@@ -134,7 +142,9 @@ def clips(made: MadeRun, out: Path, **changes: object) -> np.ndarray:
 @pytest.mark.parametrize("form", ["per_expert", "exact"])
 def test_the_image_is_known_with_and_without_the_text_whatever_the_guidance(form: str):
     class Pool:
-        def velocity(self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor, first: Tensor) -> Tensor:
+        def velocity(
+            self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor, first: Tensor
+        ) -> Tensor:
             assert len(first) == len(x) == 4
             assert bool(first[:, -1].all())  # the mask, in both halves
             return first[:, :1] * mask.any(1).reshape(-1, 1, 1, 1, 1) + x
@@ -155,9 +165,13 @@ def test_an_image_changes_the_clips_and_their_metadata_names_it(made: MadeRun, i
         assert hashlib.sha256(image.read_bytes()).hexdigest() in json.dumps(sheet.info, default=str)
 
 
-def test_the_exported_pipeline_starts_from_an_image_as_generate_does(made: MadeRun, image: Path, tmp_path: Path):
+def test_the_exported_pipeline_starts_from_an_image_as_generate_does(
+    made: MadeRun, image: Path, tmp_path: Path
+):
     expected = clips(made, tmp_path / "clips.npy", image=image)
-    export(made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder)
+    export(
+        made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder
+    )
     pipeline = ParisPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     with Image.open(image) as opened:
@@ -166,7 +180,8 @@ def test_the_exported_pipeline_starts_from_an_image_as_generate_does(made: MadeR
             assert (np.abs(made - expected) <= 2).mean() > 0.99
     other = Image.fromarray(np.full((40, 50, 3), 200, np.uint8))
     both, same = (
-        pipeline(PROMPTS[:2], 3, 2.0, image=[image, second], output_type="uint8").frames for second in (other, image)
+        pipeline(PROMPTS[:2], 3, 2.0, image=[image, second], output_type="uint8").frames
+        for second in (other, image)
     )
     assert np.array_equal(both[0], same[0])
     assert not np.array_equal(both[1], same[1])
@@ -175,7 +190,9 @@ def test_the_exported_pipeline_starts_from_an_image_as_generate_does(made: MadeR
         pipeline(PROMPTS[:2], 3, 2.0, image=[image] * 3)
 
 
-def test_what_the_run_was_not_trained_for_and_files_that_are_no_picture_are_refused(made: MadeRun, image: Path, tmp_path: Path):
+def test_what_the_run_was_not_trained_for_and_files_that_are_no_picture_are_refused(
+    made: MadeRun, image: Path, tmp_path: Path
+):
     for name, rate in (("never", 0.0), ("always", 1.0)):
         (tmp_path / name).mkdir()
         other = MadeRun(tmp_path / name, first_frame_rate=rate)
@@ -191,7 +208,9 @@ def test_what_the_run_was_not_trained_for_and_files_that_are_no_picture_are_refu
 def create(folder: Path, **training: object):
     words = dict.fromkeys(("name", "purpose", "data_licence", "weights_licence"), "made")
     chosen = TrainingSpec(batch_clips=4, learning_rate=1e-3, **{"first_frame_rate": RATE, **training})
-    options = CreateOptions(**words, expert="nano", router="nano", training=chosen, gate=GateSpec(), timing=TimingSpec())
+    options = CreateOptions(
+        **words, expert="nano", router="nano", training=chosen, gate=GateSpec(), timing=TimingSpec()
+    )
     return create_run(folder, options, None).record
 
 
@@ -225,7 +244,9 @@ class Blurring(PcaCodec):
         return (z + torch.cat([z[:, :, 1:], z[:, :, -1:]], 2)) / 2
 
 
-def test_a_codec_whose_first_latent_frame_is_not_the_pictures_own_is_refused_with_the_difference(made: MadeRun):
+def test_a_codec_whose_first_latent_frame_is_not_the_pictures_own_is_refused_with_the_difference(
+    made: MadeRun,
+):
     codec = PcaCodec.load(made.codec_folder)
     check_first_latent(codec, CLIP)
     with pytest.raises(UsageError, match=r"differ by [01]\."):
@@ -238,7 +259,9 @@ LATENT, TEXT = LatentShape(channels=2, frames=2, height=4, width=4), TextShape(t
 
 @pytest.mark.parametrize("preset", ["nano", "mmdit-nano"])
 def test_clips_made_from_a_picture_start_nearer_to_it_than_clips_made_without(preset: str):
-    """Four clips, half of the time with their first frame given: then the first frame, and the rest that belongs to it, come out."""
+    """Four clips, half of the time with their first frame given: then the first frame, and the rest that
+    belongs to it, come out.
+    """
     torch.manual_seed(0)
     known = torch.randn(4, *LATENT.shape)
     config = expert_config(preset, LATENT, TEXT, first_frame=True)
@@ -251,7 +274,9 @@ def test_clips_made_from_a_picture_start_nearer_to_it_than_clips_made_without(pr
     errors = {}
     for name, condition in (("plain", plain), ("given", given)):
         made = sample(guided_velocity("per_expert", pool, chooser, condition, 1.0), noise, time_grid(12))
-        errors[name] = [float((made - known)[:, :, frames].square().mean()) for frames in (slice(0, 1), slice(1, None))]
+        errors[name] = [
+            float((made - known)[:, :, frames].square().mean()) for frames in (slice(0, 1), slice(1, None))
+        ]
     assert errors["given"][0] < 0.35 * errors["plain"][0]
     assert errors["given"][1] < 0.6 * errors["plain"][1]
 
@@ -263,7 +288,14 @@ def learnt(config: dict, known: Tensor) -> nn.Module:
         which, noise = torch.randint(len(known), (32,)), torch.randn(32, *LATENT.shape)
         t, x0, given = logit_normal(torch.randn(32), 0.0, 1.0), known[which], torch.rand(32) < RATE
         none = torch.zeros(32, 1, dtype=torch.bool)
-        answer = network(interpolate(x0, noise, t), t, torch.zeros(32, 1, 4), none, torch.zeros(32, 4), first_condition(x0, given))
+        answer = network(
+            interpolate(x0, noise, t),
+            t,
+            torch.zeros(32, 1, 4),
+            none,
+            torch.zeros(32, 4),
+            first_condition(x0, given),
+        )
         loss = clip_losses(answer, velocity(x0, noise)).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -46,7 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("images")
     save_text_encoder(root / "text")
     write_digits(root / "digits", 320)
-    options = PrepareOptions(experts=EXPERTS, frames=1, height=16, width=16, text=f"transformers:{root / 'text'}", text_tokens=8)
+    options = PrepareOptions(
+        experts=EXPERTS, frames=1, height=16, width=16, text=f"transformers:{root / 'text'}", text_tokens=8
+    )
     prepare(root / "digits", root / "run", options.model_copy(update={"feature_frames": 1, "splits": SPLITS}))
     return root
 
@@ -63,7 +65,9 @@ def test_every_image_is_one_clip_of_one_frame_in_one_split(folder):
 
 def test_eight_experts_and_a_router_learn_from_images_and_make_images(folder):
     run = folder / "run"
-    training = TrainingSpec(batch_clips=4, learning_rate=3e-3, warmup_steps=2, router_batch_clips=8, ema_decay=0.5)
+    training = TrainingSpec(
+        batch_clips=4, learning_rate=3e-3, warmup_steps=2, router_batch_clips=8, ema_decay=0.5
+    )
     options = CreateOptions(
         name="digits", purpose="tests", data_licence="BSD", weights_licence="CC0",
         expert="nano", router="nano", training=training, gate=GateSpec(), timing=TimingSpec(),
@@ -88,9 +92,18 @@ def test_eight_experts_and_a_router_learn_from_images_and_make_images(folder):
         )
         weights[slot] = checkpoint_of(train_here(job)).weights_path
     out = folder / "made.png"
-    fields = {"run": signed.id, "spec_path": run / "run.spec", "weights": weights, "codec_folder": run / "codec"}
+    fields = {
+        "run": signed.id,
+        "spec_path": run / "run.spec",
+        "weights": weights,
+        "codec_folder": run / "codec",
+    }
     prompts = ("a handwritten three", "a handwritten eight")
-    made = generate(GenerateJob(**fields, text_folder=run / "text", prompts=prompts, steps=3, device="cpu", threads=1, out=out))
+    made = generate(
+        GenerateJob(
+            **fields, text_folder=run / "text", prompts=prompts, steps=3, device="cpu", threads=1, out=out
+        )
+    )
     assert [path.name for path in made.paths] == ["made-000.png", "made-001.png"]
     assert made.chosen.shape == (2, 3, EXPERTS)
     with Image.open(made.paths[0]) as image:
@@ -99,12 +112,17 @@ def test_eight_experts_and_a_router_learn_from_images_and_make_images(folder):
 
 def test_images_asked_for_as_clips_and_a_mix_say_what_to_do(folder, tmp_path):
     options = PrepareOptions(experts=2, height=16, width=16)
-    with pytest.raises(UsageError, match=r"320 images .*an image has one frame, not 8: prepare them with --frames 1"):
+    with pytest.raises(
+        UsageError, match=r"320 images .*an image has one frame, not 8: prepare them with --frames 1"
+    ):
         prepare(folder / "digits", tmp_path / "out", options)
     mix = write_digits(tmp_path / "mix", 3)
     write_video(mix / "film.mp4", scene(0, np.random.default_rng(0)))
     (mix / "film.txt").write_text("a film")
-    with pytest.raises(UsageError, match=r"3 images .* beside 1 videos: move the images away, or make a run of images and stills"):
+    with pytest.raises(
+        UsageError,
+        match=r"3 images .* beside 1 videos: move the images away, or make a run of images and stills",
+    ):
         prepare(mix, tmp_path / "out", options)
 
 
@@ -114,22 +132,36 @@ def test_videos_give_stills_where_a_clip_is_one_frame(folder, tmp_path):
     for i in range(12):
         write_video(clips / f"{i}.mp4", scene(i % 3, np.random.default_rng(i)))
         (clips / f"{i}.txt").write_text(f"scene {i}")
-    options = PrepareOptions(experts=1, frames=1, height=16, width=16, clips_per_video=4, text=f"transformers:{folder / 'text'}")
-    prepared = prepare(clips, tmp_path / "out", options.model_copy(update={"feature_frames": 1, "text_tokens": 8}))
+    options = PrepareOptions(
+        experts=1, frames=1, height=16, width=16, clips_per_video=4, text=f"transformers:{folder / 'text'}"
+    )
+    prepared = prepare(
+        clips, tmp_path / "out", options.model_copy(update={"feature_frames": 1, "text_tokens": 8})
+    )
     assert sum(prepared.clips.values()) == 48
     assert sum(prepared.sources.values()) == 12
 
 
 def test_an_autoencoder_of_sd_vaes_layout_codes_images(folder, tmp_path):
     torch.manual_seed(0)
-    layout = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4, "block_out_channels": (4,) * 4}
+    layout = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (4,) * 4,
+    }
     vae = diffusers.AutoencoderKL(**layout, latent_channels=4, norm_num_groups=2, scaling_factor=0.18215)
     vae.save_pretrained(tmp_path / "sd-vae")
     codec = load_codec(f"diffusers:{tmp_path / 'sd-vae'}")
     assert latent_shape(codec, ClipShape(frames=1, height=256, width=256, fps=8.0)).shape == (4, 1, 32, 32)
-    options = PrepareOptions(experts=1, frames=1, height=16, width=16, codec=codec.name, text=f"transformers:{folder / 'text'}")
+    options = PrepareOptions(
+        experts=1, frames=1, height=16, width=16, codec=codec.name, text=f"transformers:{folder / 'text'}"
+    )
     write_digits(tmp_path / "digits", 40)
-    prepared = prepare(tmp_path / "digits", tmp_path / "out", options.model_copy(update={"feature_frames": 1, "text_tokens": 8}))
+    prepared = prepare(
+        tmp_path / "digits",
+        tmp_path / "out",
+        options.model_copy(update={"feature_frames": 1, "text_tokens": 8}),
+    )
     assert prepared.latent.shape == (4, 1, 2, 2)
     shards = prepared.shards_for("train")
     image = next(split_clips(tmp_path / "out", "train")).pixels(prepared.clip)
@@ -139,7 +171,10 @@ def test_an_autoencoder_of_sd_vaes_layout_codes_images(folder, tmp_path):
 
 @pytest.mark.parametrize(("preset", "millions"), [("dit-b-2", 129), ("dit-xl-2", 605)])
 def test_paris_1s_networks_are_as_large_on_its_latents_as_published(preset, millions):
-    latent, text = LatentShape(channels=4, frames=1, height=32, width=32), TextShape(tokens=77, dim=768, pooled_dim=768)
+    latent, text = (
+        LatentShape(channels=4, frames=1, height=32, width=32),
+        TextShape(tokens=77, dim=768, pooled_dim=768),
+    )
     config = expert_config(preset, latent, text)
     assert config["patch_height"] == config["patch_width"] == 2  # 256 tokens of an image
     assert abs(count_parameters(config) / 1e6 - millions) < 0.03 * millions

@@ -21,13 +21,21 @@ BATCH, STEPS = 32, 250
 @pytest.mark.parametrize("ddpm", [(), (0,)], ids=["velocity", "one of noise"])
 def test_experts_trained_apart_and_a_router_make_the_clip_that_the_text_names(ddpm: tuple[int, ...]):
     torch.manual_seed(0)
-    clips, words = torch.randn(4, *LATENT.shape), torch.randn(4, 8)  # clips 0, 1 are cluster 0's, and 2, 3 cluster 1's
-    experts = [train_expert(clips[k * 2 : k * 2 + 2], words[k * 2 : k * 2 + 2], predicts_noise=k in ddpm) for k in range(2)]
+    # clips 0, 1 are cluster 0's, and 2, 3 cluster 1's
+    clips, words = torch.randn(4, *LATENT.shape), torch.randn(4, 8)
+    experts = [
+        train_expert(clips[k * 2 : k * 2 + 2], words[k * 2 : k * 2 + 2], predicts_noise=k in ddpm)
+        for k in range(2)
+    ]
     router = train_router(clips, words)
     pool = ExpertSeats(experts[0].config_numbers, lambda k: experts[k].state, pick_device("cpu"), 2, ddpm)
     chooser = Chooser(router, 2, [0, 1], Routing("top_k"))
     condition = Condition(words[:, None].repeat(1, 2, 1), torch.ones(4, 2, dtype=torch.bool), words)
-    made = sample(guided_velocity("per_expert", pool, chooser, condition, 1.5), clip_noise(0, range(4), LATENT.shape), time_grid(16))
+    made = sample(
+        guided_velocity("per_expert", pool, chooser, condition, 1.5),
+        clip_noise(0, range(4), LATENT.shape),
+        time_grid(16),
+    )
     nearest = torch.cdist(made.flatten(1), clips.flatten(1)).argmin(1)
     assert nearest.tolist() == [0, 1, 2, 3]
     assert chooser.chosen(16)[:, -1].argmax(1).tolist() == [0, 0, 1, 1]

@@ -27,7 +27,9 @@ SHIFT = 4.0
 
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return TinyRun(tmp_path_factory.mktemp("moved"), training=TRAINING.model_copy(update={"time_shift": SHIFT}))
+    return TinyRun(
+        tmp_path_factory.mktemp("moved"), training=TRAINING.model_copy(update={"time_shift": SHIFT})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +60,11 @@ def clips(made: MadeRun, out: Path, **changes: object) -> np.ndarray:
 def test_generating_and_the_exported_pipeline_sample_on_the_runs_shifted_grid(made: MadeRun, tmp_path: Path):
     expected = clips(made, tmp_path / "a.npy").astype(int)
     assert np.array_equal(clips(made, tmp_path / "b.npy", shift=SHIFT), expected)
-    assert (np.abs(clips(made, tmp_path / "c.npy", shift=1.0) - expected) > 2).mean() > 0.1  # the override is heard
-    export(made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder)
+    # the override is heard
+    assert (np.abs(clips(made, tmp_path / "c.npy", shift=1.0) - expected) > 2).mean() > 0.1
+    export(
+        made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder
+    )
     pipeline = ParisPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     assert (np.abs(pipeline(PROMPTS, 3, 2.0, output_type="uint8").frames - expected) <= 2).mean() > 0.99
@@ -68,7 +73,15 @@ def test_generating_and_the_exported_pipeline_sample_on_the_runs_shifted_grid(ma
 def options(**changes: object) -> CreateOptions:
     words = dict.fromkeys(("name", "purpose", "data_licence", "weights_licence"), "made")
     training = TrainingSpec(batch_clips=4, learning_rate=1e-3, time_shift=SHIFT)
-    return CreateOptions(**words, expert="nano", router="nano", training=training, gate=GateSpec(), timing=TimingSpec(), **changes)
+    return CreateOptions(
+        **words,
+        expert="nano",
+        router="nano",
+        training=training,
+        gate=GateSpec(),
+        timing=TimingSpec(),
+        **changes,
+    )
 
 
 def test_create_takes_the_owners_shift_or_the_token_counts(tmp_path: Path):

@@ -22,7 +22,9 @@ def own(features: np.ndarray, first: int = 0) -> Clips:
 
 def test_chance_is_the_mean_over_every_way_to_deal_captions_out():
     clips, captions = units(5, 0), units(5, 1)
-    dealt = [np.mean([clips[i] @ captions[j] for i, j in enumerate(order)]) for order in permutations(range(5))]
+    dealt = [
+        np.mean([clips[i] @ captions[j] for i, j in enumerate(order)]) for order in permutations(range(5))
+    ]
     result = agreement(own(clips), captions, QUICK)
     assert result.shuffled.value == pytest.approx(np.mean(dealt))
     assert result.own.value == pytest.approx(dealt[0])
@@ -39,7 +41,9 @@ def test_one_caption_for_all_clips_cannot_be_heeded():
 
 def test_clips_that_follow_their_captions_are_above_chance_and_below_the_real_ones():
     captions = units(120, 0)
-    real, generated = (own(0.3 * captions + noise * units(120, 1 + i), 1000 * i) for i, noise in enumerate((0.1, 0.5)))
+    real, generated = (
+        own(0.3 * captions + noise * units(120, 1 + i), 1000 * i) for i, noise in enumerate((0.1, 0.5))
+    )
     weaker = Clips(0.7 * generated.features, generated.sources)
     result = score_text_similarity("CLIP", real, captions, weaker, captions, QUICK)
     assert result.name == result.difference.name == "Text-video similarity, CLIP"
@@ -56,14 +60,18 @@ def test_intervals_cover_the_truth_at_about_their_level_where_clips_share_a_sour
     for i in range(150):
         each = 0.3 + 0.1 * np.repeat(rng.normal(size=30), 3) + 0.05 * rng.normal(size=90)
         clips = Clips(each[:, None], np.repeat(np.arange(30), 3))
-        interval = agreement(clips, np.ones((90, 1)), Plan(resamples=100, splits=2, level=0.9, rng_seed=i)).own
+        interval = agreement(
+            clips, np.ones((90, 1)), Plan(resamples=100, splits=2, level=0.9, rng_seed=i)
+        ).own
         covered.append(interval.low <= 0.3 <= interval.high)
     assert 0.82 <= np.mean(covered) <= 0.97
 
 
 def test_a_difference_is_told_in_both_directions():
     rng = np.random.default_rng(0)
-    real, same, less, more = (own(rng.normal(mean, 1, (100, 1)), 1000 * i) for i, mean in enumerate((0, 0, -1, 1)))
+    real, same, less, more = (
+        own(rng.normal(mean, 1, (100, 1)), 1000 * i) for i, mean in enumerate((0, 0, -1, 1))
+    )
     assert not score_values("aesthetics", real, same, QUICK).differs
     assert score_values("aesthetics", real, less, QUICK).differs
     assert score_values("aesthetics", real, more, QUICK).differs

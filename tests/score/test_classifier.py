@@ -17,10 +17,12 @@ def clips(rng_seed: int, shift: float = 0.0, videos: int = 40, per_video: int = 
 
 def test_equal_distributions_cannot_be_told_apart():
     scores = [classifier_test("pixels", clips(2 * i), clips(2 * i + 1), QUICK).auc for i in range(8)]
-    assert np.mean([score.value for score in scores]) == pytest.approx(0.5, abs=0.08)  # one alone scatters by 0.07
+    # one alone scatters by 0.07
+    assert np.mean([score.value for score in scores]) == pytest.approx(0.5, abs=0.08)
     assert sum(score.above_floor for score in scores) <= 2
     assert sum(score.low <= 0.5 <= score.high for score in scores) >= 7
-    answers_alone = np.sqrt(161 / (12 * 80 * 80))  # how an AUC of 80 and 80 answers scatters (Mann and Whitney 1947)
+    # how an AUC of 80 and 80 answers scatters (Mann and Whitney 1947)
+    answers_alone = np.sqrt(161 / (12 * 80 * 80))
     assert np.mean([score.high - score.low for score in scores]) > 1.25 * 2 * 1.96 * answers_alone
     assert scores[0].name == "Classifier AUC, pixels"
 
@@ -34,7 +36,9 @@ def test_the_further_apart_the_better_they_are_told_apart():
 
 
 def test_remembering_source_videos_does_not_help():
-    """Every video has a direction of its own that both of its clips share, and a side picked by chance: only remembering tells."""
+    """Every video has a direction of its own that both of its clips share, and a side picked by chance:
+    only remembering tells.
+    """
     rng = np.random.default_rng(0)
     videos = np.repeat(rng.normal(size=(80, 200)), 4, axis=0) + 0.01 * rng.normal(size=(320, 200))
     sources = np.repeat(np.arange(80), 4)

@@ -28,9 +28,12 @@ def own(features: np.ndarray, first: int = 0) -> Clips:
 def test_frechet_distance_of_known_gaussians_is_the_closed_form():
     mean1, mean2 = np.array([1.0, 0.0]), np.array([-1.0, 2.0])
     stretched = gaussian_frechet_distance(mean1, np.diag([4.0, 9.0]), mean2, np.diag([1.0, 1.0]))
-    assert stretched == pytest.approx(8 + (2 - 1) ** 2 + (3 - 1) ** 2)  # commuting: |m1 - m2|^2 + sum (s1 - s2)^2
+    # commuting: |m1 - m2|^2 + sum (s1 - s2)^2
+    assert stretched == pytest.approx(8 + (2 - 1) ** 2 + (3 - 1) ** 2)
     turn = np.array([[0.6, -0.8], [0.8, 0.6]])
-    same = gaussian_frechet_distance(mean1, turn @ np.diag([4.0, 9.0]) @ turn.T, mean1, turn @ np.diag([1.0, 1.0]) @ turn.T)
+    same = gaussian_frechet_distance(
+        mean1, turn @ np.diag([4.0, 9.0]) @ turn.T, mean1, turn @ np.diag([1.0, 1.0]) @ turn.T
+    )
     assert same == pytest.approx(5)
 
 
@@ -102,7 +105,9 @@ def test_missing_classes_raise_the_distance_the_more_the_more_are_missing(score)
     def clips(classes: int, first: int) -> Clips:
         return own(normal(160, rng_seed=first) + centres[np.arange(160) % classes], first)
 
-    all_four, three, one = (score("pixels", clips(4, 0), clips(count, 1000), plan=QUICK) for count in (4, 3, 1))
+    all_four, three, one = (
+        score("pixels", clips(4, 0), clips(count, 1000), plan=QUICK) for count in (4, 3, 1)
+    )
     assert not all_four.above_floor
     assert three.above_floor
     assert one.above_floor
@@ -112,7 +117,10 @@ def test_missing_classes_raise_the_distance_the_more_the_more_are_missing(score)
 def test_a_distance_carries_the_name_of_its_features():
     a, b = own(normal(20)), own(normal(20, rng_seed=1), 100)
     assert score_frechet("TransNetV2", a, b, plan=QUICK).name == "Fréchet distance, TransNetV2"
-    assert score_frechet("TransNetV2", a, b, components=2, plan=QUICK).name == "Fréchet distance, TransNetV2 (2 components)"
+    assert (
+        score_frechet("TransNetV2", a, b, components=2, plan=QUICK).name
+        == "Fréchet distance, TransNetV2 (2 components)"
+    )
     assert score_kernel("EfficientNet-lite0", a, b, plan=QUICK).name == "Kernel distance, EfficientNet-lite0"
     with pytest.raises(UsageError, match="without the name of its features"):
         score_kernel("", a, b)
@@ -137,9 +145,14 @@ def test_only_the_frechet_distance_of_all_features_of_i3d_is_called_fvd():
 
 def test_the_excess_of_a_frechet_distance_hardly_depends_on_the_count_though_its_value_does():
     def means(clips: int) -> tuple[float, float]:
-        pairs = [(own(normal(clips, 12, 2 * i)), own(normal(clips, 12, 2 * i + 1) + 0.5, 10_000)) for i in range(12)]
+        pairs = [
+            (own(normal(clips, 12, 2 * i)), own(normal(clips, 12, 2 * i + 1) + 0.5, 10_000))
+            for i in range(12)
+        ]
         scores = [score_frechet("pixels", real, moved, plan=Plan(2, 10)) for real, moved in pairs]
-        return float(np.mean([score.value for score in scores])), float(np.mean([score.excess for score in scores]))
+        return float(np.mean([score.value for score in scores])), float(
+            np.mean([score.excess for score in scores])
+        )
 
     (few, few_excess), (many, many_excess) = means(60), means(600)
     truth = 12 * 0.5**2

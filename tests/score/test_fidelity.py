@@ -65,7 +65,11 @@ def test_the_more_prompts_are_heeded_the_higher_the_share(probe):
     shares = []
     for heeded in (0.0, 0.5, 1.0):
         keep = np.random.default_rng(0).random(300) < heeded
-        shares.append(scored(probe, [a if kept else "red" for a, kept in zip(prompted, keep, strict=True)], prompted).generated.own.value)
+        shares.append(
+            scored(
+                probe, [a if kept else "red" for a, kept in zip(prompted, keep, strict=True)], prompted
+            ).generated.own.value
+        )
     assert shares[0] < shares[1] - 0.1 < shares[2] - 0.2
 
 

@@ -8,14 +8,18 @@ from paris_p2p.score.intervals import Clips, Plan, measure, resampled, tree_of
 
 def grouped(rng: np.random.Generator, sources: int, per_source: int, mean: float = 0.0) -> Clips:
     """Clips of one source video are alike: most of the variance lies between videos."""
-    values = mean + np.repeat(rng.normal(size=sources), per_source) + 0.3 * rng.normal(size=sources * per_source)
+    values = (
+        mean + np.repeat(rng.normal(size=sources), per_source) + 0.3 * rng.normal(size=sources * per_source)
+    )
     return Clips(values[:, None], np.repeat(np.arange(sources), per_source))
 
 
 def mean_interval(clips: Clips, rng_seed: int):
     values = clips.features[:, 0]
     plan = Plan(resamples=100, level=0.9, rng_seed=rng_seed)
-    return resampled(lambda rows: float(values[rows].mean()), [np.arange(len(clips))], (tree_of(clips),), plan)
+    return resampled(
+        lambda rows: float(values[rows].mean()), [np.arange(len(clips))], (tree_of(clips),), plan
+    )
 
 
 def covers(interval, truth: float) -> bool:
@@ -27,7 +31,8 @@ def test_intervals_cover_the_truth_at_about_their_level_where_clips_of_a_video_a
     drawn = [grouped(rng, 30, 4) for _ in range(200)]
     covered = np.mean([covers(mean_interval(clips, i), 0) for i, clips in enumerate(drawn)])
     assert 0.83 <= covered <= 0.96
-    alone = [Clips(clips.features, np.arange(len(clips))) for clips in drawn]  # as if each clip were a video of its own
+    # as if each clip were a video of its own
+    alone = [Clips(clips.features, np.arange(len(clips))) for clips in drawn]
     assert np.mean([covers(mean_interval(clips, i), 0) for i, clips in enumerate(alone)]) < 0.75
 
 
@@ -49,7 +54,9 @@ def test_intervals_of_a_distance_cover_its_closed_form_at_about_their_level():
     for i in range(120):
         real = Clips(rng.normal(size=(80, 1)), np.arange(80))
         generated = Clips(rng.normal(size=(80, 1)) + 1, np.arange(80))
-        score = score_kernel("pixels", real, generated, plan=Plan(resamples=100, splits=2, level=0.9, rng_seed=i))
+        score = score_kernel(
+            "pixels", real, generated, plan=Plan(resamples=100, splits=2, level=0.9, rng_seed=i)
+        )
         covered.append(score.low <= truth <= score.high)
     assert 0.78 <= np.mean(covered) <= 0.97
 
@@ -77,7 +84,9 @@ def test_intervals_of_something_fitted_cover_the_truth_only_with_what_refitting_
 
 def mean_difference(real: Clips, generated: Clips, plan: Plan):
     values = np.concatenate([real.features, generated.features])[:, 0]
-    return measure("difference", lambda a, b: float(values[b].mean() - values[a].mean()), real, generated, plan)
+    return measure(
+        "difference", lambda a, b: float(values[b].mean() - values[a].mean()), real, generated, plan
+    )
 
 
 def test_a_score_says_its_counts_and_the_floors():
@@ -106,7 +115,9 @@ def test_the_floors_halves_share_no_source_video_and_are_matched_in_number():
 def test_a_score_is_the_same_again_with_the_same_seed_and_another_with_another():
     rng = np.random.default_rng(0)
     real, generated = grouped(rng, 20, 2), grouped(rng, 20, 2, mean=1.0)
-    first, again, other = (mean_difference(real, generated, Plan(20, 5, rng_seed=rng_seed)) for rng_seed in (1, 1, 2))
+    first, again, other = (
+        mean_difference(real, generated, Plan(20, 5, rng_seed=rng_seed)) for rng_seed in (1, 1, 2)
+    )
     assert first == again
     assert first.value == other.value
     assert first.low != other.low

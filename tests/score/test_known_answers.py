@@ -1,4 +1,6 @@
-"""Real handwriting in motion through the real networks: scores must put spoilt clips in the order that is known beforehand."""
+"""Real handwriting in motion through the real networks: scores must put spoilt clips in the order that is
+known beforehand.
+"""
 
 from collections.abc import Iterator
 
@@ -16,7 +18,10 @@ from paris_p2p.score.motion import motion_px_per_frame, score_motion
 
 CLIPS, FRAMES, SIDE = 20, 6, 32
 QUICK = Plan(resamples=20, splits=20)
-SPOILING = {"transnetv2": ("shuffled", "static", "noise"), "efficientnet-lite0": ("shuffled", "one class", "noise")}
+SPOILING = {
+    "transnetv2": ("shuffled", "static", "noise"),
+    "efficientnet-lite0": ("shuffled", "one class", "noise"),
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -27,12 +32,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def digits(clips: int, rng_seed: int, classes: tuple[int, ...] = (0, 1, 4, 7)) -> tuple[torch.Tensor, list[str]]:
+def digits(
+    clips: int, rng_seed: int, classes: tuple[int, ...] = (0, 1, 4, 7)
+) -> tuple[torch.Tensor, list[str]]:
     """Scanned digits, each drifting straight over a grey ground: uint8 [B T H W 3], and which digit it is."""
     rng, scans = np.random.default_rng(rng_seed), load_digits()
     labels = np.array(classes)[np.arange(clips) % len(classes)]
     chosen = [rng.choice(np.flatnonzero(scans.target == label)) for label in labels]
-    ink = interpolate(torch.from_numpy(scans.images[chosen] / 16)[:, None], scale_factor=2, mode="bilinear")[:, 0]  # B 16 16
+    # B 16 16
+    ink = interpolate(torch.from_numpy(scans.images[chosen] / 16)[:, None], scale_factor=2, mode="bilinear")[
+        :, 0
+    ]
     start, angle = rng.uniform(6, 10, (clips, 2)), rng.uniform(0, 2 * np.pi, clips)
     step = 1.2 * np.stack([np.sin(angle), np.cos(angle)], 1)
     video = torch.full((clips, FRAMES, SIDE, SIDE), 40.0)
@@ -40,7 +50,9 @@ def digits(clips: int, rng_seed: int, classes: tuple[int, ...] = (0, 1, 4, 7)) -
         for t in range(FRAMES):
             row, column = np.rint(start[b] + step[b] * (t - FRAMES / 2)).astype(int)
             video[b, t, row : row + 16, column : column + 16] += 200 * ink[b]
-    return video.clamp(0, 255).to(torch.uint8)[..., None].repeat(1, 1, 1, 1, 3), [str(label) for label in labels]
+    return video.clamp(0, 255).to(torch.uint8)[..., None].repeat(1, 1, 1, 1, 3), [
+        str(label) for label in labels
+    ]
 
 
 def spoilt(video: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -70,7 +82,9 @@ def seen(real, others):
     found = {}
     for name, spoiling in SPOILING.items():
         network = load_features(name, frames=1)
-        sides = {key: Clips(network(others[key]).numpy(), 1000 + np.arange(CLIPS)) for key in ("real", *spoiling)}
+        sides = {
+            key: Clips(network(others[key]).numpy(), 1000 + np.arange(CLIPS)) for key in ("real", *spoiling)
+        }
         found[name] = Clips(network(real[0]).numpy(), np.arange(len(real[0]))), sides
     return found
 
@@ -101,7 +115,10 @@ def test_image_features_see_missing_classes_and_noise_but_no_motion(seen, score)
 @pytest.mark.parametrize("network", ["transnetv2", "efficientnet-lite0"])
 def test_clips_are_at_no_distance_from_themselves_and_not_above_the_floor(seen, network):
     real, _ = seen[network]
-    frechet, kernel = score_frechet(network, real, real, components=8, plan=QUICK), score_kernel(network, real, real, plan=QUICK)
+    frechet, kernel = (
+        score_frechet(network, real, real, components=8, plan=QUICK),
+        score_kernel(network, real, real, plan=QUICK),
+    )
     assert frechet.value == pytest.approx(0, abs=1e-6)
     assert kernel.value <= 0  # unbiased: below zero by what a clip has in common with itself
     assert not frechet.above_floor
@@ -112,7 +129,10 @@ def test_optical_flow_puts_static_clips_below_real_ones_and_shuffled_frames_abov
     def motion(video: torch.Tensor, first: int) -> Clips:
         return Clips(motion_px_per_frame(video.numpy())[:, None], first + np.arange(len(video)))
 
-    measured = {name: score_motion(motion(real[0], 0), motion(others[name], 1000), QUICK) for name in ("real", "static", "shuffled")}
+    measured = {
+        name: score_motion(motion(real[0], 0), motion(others[name], 1000), QUICK)
+        for name in ("real", "static", "shuffled")
+    }
     assert not measured["real"].differs
     assert measured["static"].generated.value == pytest.approx(0, abs=1e-3)
     assert measured["static"].difference.high < 0 < measured["shuffled"].difference.low
@@ -121,7 +141,10 @@ def test_optical_flow_puts_static_clips_below_real_ones_and_shuffled_frames_abov
 def test_a_probe_recognises_prompted_digits_and_is_at_chance_with_prompts_dealt_out_anew(seen, real, others):
     clips, labels = seen["efficientnet-lite0"][0], real[1]
     probe = fit_probe("digit", "EfficientNet-lite0", clips, labels, QUICK)
-    fresh, asked = seen["efficientnet-lite0"][1]["real"], [str(d) for d in np.array((0, 1, 4, 7))[np.arange(CLIPS) % 4]]
+    fresh, asked = (
+        seen["efficientnet-lite0"][1]["real"],
+        [str(d) for d in np.array((0, 1, 4, 7))[np.arange(CLIPS) % 4]],
+    )
     heeded = score_fidelity(probe, fresh, asked, fresh, asked, QUICK)
     swapped = score_fidelity(probe, fresh, asked, fresh, [asked[0], *asked[:-1]], QUICK)
     assert probe.held_out.heeded

@@ -25,7 +25,17 @@ from paris_p2p.score.figures import (
     specialisation,
 )
 from paris_p2p.score.intervals import Floor, Score
-from paris_p2p.score.page import ClipRow, ClipWall, Report, Section, Table, looping, number, render, score_table
+from paris_p2p.score.page import (
+    ClipRow,
+    ClipWall,
+    Report,
+    Section,
+    Table,
+    looping,
+    number,
+    render,
+    score_table,
+)
 
 HOSTILE = '</figcaption><script>alert(1)</script> $x^2$ " onload="x" & <svg onload=x> \x1b[31m\u202e 猫'
 SCORE = Score(
@@ -69,7 +79,9 @@ def whole_report(text: str) -> Report:
     confidence = rng.uniform(0.3, 1, 200)
     figures = (
         loss_curves(text, [Curve(text, np.arange(9), 1 / (1 + np.arange(9)))], text, text),
-        distances(text, {text: [replace(SCORE, name=text)], "monolith": [replace(SCORE, name=text, value=24.5)]}),
+        distances(
+            text, {text: [replace(SCORE, name=text)], "monolith": [replace(SCORE, name=text, value=24.5)]}
+        ),
         routing_over_time(text, np.linspace(1, 0.1, 10), rng.dirichlet([1, 1, 1], (3, 10)), names, names),
         confusion(text, np.array([[9, 1, 0], [2, 8, 0], [0, 0, 10]]), names),
         calibration(text, confidence, rng.uniform(size=200) < confidence),
@@ -96,7 +108,9 @@ def test_foreign_text_stays_text(hostile_page: str, page: str) -> None:
     hostile, plain = Page(hostile_page), Page(page)
     assert [tag for tag, _ in hostile.tags if tag in ("script", "iframe", "object")] == []
     assert not any(name.startswith("on") for _, attributes in hostile.tags for name in attributes)
-    assert [tag for tag, _ in hostile.tags if tag != "tspan"] == [tag for tag, _ in plain.tags if tag != "tspan"]
+    assert [tag for tag, _ in hostile.tags if tag != "tspan"] == [
+        tag for tag, _ in plain.tags if tag != "tspan"
+    ]
     assert "<script>alert(1)</script> $x^2$" in hostile.text
     assert not re.search("[\x00-\x08\x1b\u202e]", hostile_page)
 
@@ -123,7 +137,16 @@ def test_every_part_is_there_and_says_in_words_what_it_shows(page: str) -> None:
 
 def test_a_score_is_shown_with_its_interval_its_floor_and_its_counts(page: str) -> None:
     text = Page(page).text
-    for known in ("12.35", "11.25 to 13.75 (95%)", "14.12", "3.500 (3.250 to 3.750, 60 a side)", "120 / 40", "121 / 41", "24.50", "above"):
+    for known in (
+        "12.35",
+        "11.25 to 13.75 (95%)",
+        "14.12",
+        "3.500 (3.250 to 3.750, 60 a side)",
+        "120 / 40",
+        "121 / 41",
+        "24.50",
+        "above",
+    ):
         assert known in text
     at_floor = score_table("t", {"m": [replace(SCORE, matched=3.6)]})
     assert "at the floor" in at_floor.rows[0]
@@ -131,7 +154,13 @@ def test_a_score_is_shown_with_its_interval_its_floor_and_its_counts(page: str) 
 
 def test_drawings_carry_their_numbers_and_take_the_pages_ink(page: str) -> None:
     text = Page(page).text
-    for known in ("90%", "0.6250", "+100%", "floor: real against real", "t (1 is noise; denoising runs to the right)"):
+    for known in (
+        "90%",
+        "0.6250",
+        "+100%",
+        "floor: real against real",
+        "t (1 is noise; denoising runs to the right)",
+    ):
         assert known in text
     assert "currentColor" in page
     assert "#010203" not in page

@@ -17,7 +17,11 @@ def made_bytes(count: int, rng_seed: int = 0) -> bytes:
 
 def manifest_of(data: bytes, chunk_bytes: int = CHUNK) -> Manifest:
     pieces = [data[at : at + chunk_bytes] for at in range(0, len(data), chunk_bytes)]
-    return Manifest(size_bytes=len(data), chunk_bytes=chunk_bytes, chunks=tuple(blake3(piece).digest() for piece in pieces))
+    return Manifest(
+        size_bytes=len(data),
+        chunk_bytes=chunk_bytes,
+        chunks=tuple(blake3(piece).digest() for piece in pieces),
+    )
 
 
 def ref_of(data: bytes, chunk_bytes: int = CHUNK) -> BlobRef:

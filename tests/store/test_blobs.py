@@ -32,7 +32,9 @@ def store(tmp_path: Path) -> BlobStore:
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "tiny"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True
+    ).returncode:
         pytest.skip("mounting needs root; the injected errors below cover the same ground")
     yield place
     subprocess.run(["umount", "-l", place], check=True)
@@ -61,7 +63,9 @@ def test_a_file_comes_out_as_it_went_in(store: BlobStore, tmp_path: Path) -> Non
     assert store.ids() == [ref.id]
 
 
-def test_moving_a_file_in_leaves_nothing_outside_but_never_eats_the_stores_own(store: BlobStore, tmp_path: Path) -> None:
+def test_moving_a_file_in_leaves_nothing_outside_but_never_eats_the_stores_own(
+    store: BlobStore, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_bytes(DATA)
     ref = store.add_file(tmp_path / "file", move=True)
     assert not (tmp_path / "file").exists()
@@ -86,7 +90,9 @@ def test_an_empty_blob_is_a_blob(store: BlobStore) -> None:
     assert other.begin(ref.id, manifest, 0).finish() == ref
 
 
-def test_a_file_is_copied_where_links_do_not_work(store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_copied_where_links_do_not_work(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EXDEV, "other device")
 
@@ -109,7 +115,9 @@ def test_what_is_not_here_is_missing(store: BlobStore) -> None:
             store.read_chunk(ID, index)
 
 
-@pytest.mark.parametrize("name", ["", "../../etc/passwd", "a" * 63, "A" * 64, "a" * 64 + "\n", "a" * 63 + "/"])
+@pytest.mark.parametrize(
+    "name", ["", "../../etc/passwd", "a" * 63, "A" * 64, "a" * 64 + "\n", "a" * 63 + "/"]
+)
 def test_only_a_hash_names_a_blob(store: BlobStore, name: str) -> None:
     with pytest.raises(StoreError, match="not a blob id"):
         store.read_chunk(name, 0)
@@ -184,12 +192,15 @@ def test_a_cap_is_kept_by_downloads_side_by_side(tmp_path: Path) -> None:
 def test_a_manifest_alone_takes_no_room_and_keeps_no_other_download_out(tmp_path: Path) -> None:
     store = BlobStore(tmp_path / "blobs", max_bytes=200 << 20)
     size = 150 << 20
-    manifests = [Manifest(size_bytes=size, chunks=tuple(os.urandom(32) for _ in range(150))) for _ in range(3)]
+    manifests = [
+        Manifest(size_bytes=size, chunks=tuple(os.urandom(32) for _ in range(150))) for _ in range(3)
+    ]
     begun = [store.begin(manifest.blob_id, manifest.to_bytes(), size) for manifest in manifests[:2]]
     assert store.used_bytes() < 1 << 20
     assert fetched(store) == ID
     assert sum(partial.promised_bytes for partial in begun) == 2 * PROMISED_BYTES
-    with pytest.raises(DiskFullError, match="kept for other downloads"):  # though a blob too large is told before it comes
+    with pytest.raises(DiskFullError, match="kept for other downloads"):
+        # though a blob too large is told before it comes
         store._check_cap(size, sum(partial.promised_bytes for partial in begun) + (20 << 20))
     for manifest in manifests[:2]:
         store.leave(manifest.blob_id)
@@ -197,7 +208,9 @@ def test_a_manifest_alone_takes_no_room_and_keeps_no_other_download_out(tmp_path
     assert store.have(manifests[0].blob_id) == b""
 
 
-def test_the_room_kept_for_a_download_grows_with_what_came(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_room_kept_for_a_download_grows_with_what_came(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("paris_p2p.store.partial.PROMISED_BYTES", CHUNK)
     partial = store.begin(ID, MANIFEST.to_bytes(), len(DATA))
     assert partial.promised_bytes == CHUNK
@@ -265,7 +278,9 @@ def test_used_bytes_follows_what_comes_and_goes(store: BlobStore) -> None:
     assert store.used_bytes() == 0
 
 
-def test_used_bytes_looks_at_no_file_once_it_has_counted(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_used_bytes_looks_at_no_file_once_it_has_counted(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     refs = [store.add_bytes(bytes([number])) for number in range(20)]
     used = store.used_bytes()
 
@@ -314,7 +329,9 @@ def test_a_download_that_was_left_is_gone_on_with_and_holds_no_file_open_meanwhi
     assert store.path(ID).read_bytes() == DATA
 
 
-def test_deleting_a_download_ends_it_and_no_late_write_lands_in_another_file(store: BlobStore, tmp_path: Path) -> None:
+def test_deleting_a_download_ends_it_and_no_late_write_lands_in_another_file(
+    store: BlobStore, tmp_path: Path
+) -> None:
     partial = store.begin(ID, MANIFEST.to_bytes(), len(DATA))
     partial.write_chunk(0, chunk_of(DATA, 0))
     store.delete(ID)
@@ -357,7 +374,12 @@ def test_a_read_only_disk_says_so(tiny_disk: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "kind"),
-    [(errno.ENOSPC, DiskFullError), (errno.EROFS, ReadOnlyError), (errno.EACCES, ReadOnlyError), (errno.EIO, StoreError)],
+    [
+        (errno.ENOSPC, DiskFullError),
+        (errno.EROFS, ReadOnlyError),
+        (errno.EACCES, ReadOnlyError),
+        (errno.EIO, StoreError),
+    ],
 )
 def test_a_failing_disk_is_one_of_our_errors_and_the_download_can_go_on(
     store: BlobStore, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[StoreError]
@@ -443,7 +465,9 @@ def test_a_file_taken_in_ends_the_download_of_the_same_blob(store: BlobStore) ->
     assert not list(store.root.rglob("*.part"))
 
 
-def test_leftovers_of_dead_writers_are_swept_and_those_of_living_ones_stay(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_dead_writers_are_swept_and_those_of_living_ones_stay(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fetched(store)
     leftover = store.root / ID[:2] / "x.data.1-1.tmp"
     leftover.write_bytes(b"half")

@@ -17,12 +17,17 @@ HOLD = "import sys; from pathlib import Path; from paris_p2p.store.disk import D
 
 
 def test_a_second_process_on_a_data_directory_is_refused_and_told_which_one_runs(tmp_path: Path) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert holder.stdin is not None
     assert holder.stdout is not None
     with holder, holder.stdout, holder.stdin:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(StoreError, match=rf"another node \(process {holder.pid}\) already runs"), DataDirLock(tmp_path):
+        with (
+            pytest.raises(StoreError, match=rf"another node \(process {holder.pid}\) already runs"),
+            DataDirLock(tmp_path),
+        ):
             pass
         holder.kill()  # a killed node leaves no lock behind
         holder.wait()
@@ -57,7 +62,9 @@ def test_a_data_folder_is_this_users_alone_and_a_wider_one_is_mended_and_told(
     assert (f"mode {mode:o}" in caplog.text) is said
 
 
-def test_a_new_data_folder_is_made_private_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_new_data_folder_is_made_private_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with DataDirLock(tmp_path / "new" / "data"):
         assert (tmp_path / "new" / "data").stat().st_mode & 0o777 == 0o700
     assert not caplog.text

@@ -22,7 +22,9 @@ class Crash(BaseException):
 
 
 def crash_at(patch: pytest.MonkeyPatch, number: int) -> Callable[[], int]:
-    """Let call `number` of the calls that change a disk crash before it acts, and those of a torn write half-way."""
+    """Let call `number` of the calls that change a disk crash before it acts, and those of a torn write
+    half-way.
+    """
     calls = 0
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,7 +73,9 @@ def crash_at(patch: pytest.MonkeyPatch, number: int) -> Callable[[], int]:
 
 
 @pytest.mark.parametrize("before", [None, b"the old value"])
-def test_a_crash_at_any_call_leaves_the_old_value_or_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None) -> None:
+def test_a_crash_at_any_call_leaves_the_old_value_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None
+) -> None:
     new, number, crashed = b"the new value, which is longer", 0, True
     while crashed:
         number += 1
@@ -93,11 +97,15 @@ def test_a_crash_at_any_call_leaves_the_old_value_or_the_new(tmp_path: Path, mon
     assert number > 4  # write, fsync, rename, fsync of the directory were all crashed at
 
 
-def test_a_value_is_synced_before_it_gets_its_name_and_its_name_before_put_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_is_synced_before_it_gets_its_name_and_its_name_before_put_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger, order = Ledger(tmp_path / "ledger"), []
     real_fsync, real_replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda number: (order.append("sync"), real_fsync(number))[1])
-    monkeypatch.setattr(os, "replace", lambda *paths, **more: (order.append("name"), real_replace(*paths, **more))[1])
+    monkeypatch.setattr(
+        os, "replace", lambda *paths, **more: (order.append("name"), real_replace(*paths, **more))[1]
+    )
     ledger.put(KEY, b"value")
     assert order == ["sync", "name", "sync"]
 
@@ -106,7 +114,10 @@ def test_values_are_found_by_the_start_of_their_keys(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for key in ("tip/expert-1/0", "tip/expert-10/0", "seq/card/run", KEY):
         ledger.put(key, key.encode())
-    assert list(ledger.items("tip/")) == [("tip/expert-1/0", b"tip/expert-1/0"), ("tip/expert-10/0", b"tip/expert-10/0")]
+    assert list(ledger.items("tip/")) == [
+        ("tip/expert-1/0", b"tip/expert-1/0"),
+        ("tip/expert-10/0", b"tip/expert-10/0"),
+    ]
     assert len(list(ledger.items())) == 4
     ledger.delete(KEY)
     ledger.delete(KEY)
@@ -121,7 +132,10 @@ def test_files_of_others_in_the_folder_are_passed_over(tmp_path: Path) -> None:
     assert list(ledger.items()) == [(KEY, b"value")]
 
 
-@pytest.mark.parametrize("key", ["", "/", "../x", "a/../../b.c", "A", "a" * 201, "a" + "/b" * 90, "a\0", "a\n", "ä", ".tmp", "a.tmp"])
+@pytest.mark.parametrize(
+    "key",
+    ["", "/", "../x", "a/../../b.c", "A", "a" * 201, "a" + "/b" * 90, "a\0", "a\n", "ä", ".tmp", "a.tmp"],
+)
 def test_only_plain_names_are_keys(tmp_path: Path, key: str) -> None:
     ledger = Ledger(tmp_path)
     with pytest.raises(StoreError, match="not a ledger key"):
@@ -131,8 +145,14 @@ def test_only_plain_names_are_keys(tmp_path: Path, key: str) -> None:
 
 
 @settings(max_examples=20)
-@given(st.dictionaries(st.from_regex(r"[a-z0-9][a-z0-9/_-]{0,40}", fullmatch=True), st.binary(max_size=50), max_size=6))
-def test_what_is_put_is_what_is_got(tmp_path_factory: pytest.TempPathFactory, values: dict[str, bytes]) -> None:
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z0-9][a-z0-9/_-]{0,40}", fullmatch=True), st.binary(max_size=50), max_size=6
+    )
+)
+def test_what_is_put_is_what_is_got(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[str, bytes]
+) -> None:
     path = tmp_path_factory.mktemp("ledger")
     for key, value in values.items():
         Ledger(path).put(key, value)

@@ -41,7 +41,9 @@ def test_memory_of_a_map_is_written_as_it_is_from_its_start_and_from_its_middle(
     past.close()
 
 
-def test_a_disk_that_refuses_is_no_error_and_a_full_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_refuses_is_no_error_and_a_full_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(ALIGNMENT_BYTES))
     past = PastCache(path)
@@ -61,7 +63,9 @@ def test_a_disk_that_refuses_is_no_error_and_a_full_one_is(tmp_path: Path, monke
 
 @pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize("extra_bytes", [0, 1, 777])
-def test_a_blob_written_past_the_cache_is_the_blob(tmp_path: Path, extra_bytes: int, direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blob_written_past_the_cache_is_the_blob(
+    tmp_path: Path, extra_bytes: int, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not direct:
         monkeypatch.delattr(os, "O_DIRECT", raising=False)
     data = os.urandom(2 * CHUNK_BYTES + extra_bytes)

@@ -1,7 +1,9 @@
-"""A little internet of network namespaces: machines with public addresses, and homes behind routers that masquerade.
+"""A little internet of network namespaces: machines with public addresses, and homes behind routers that
+masquerade.
 
-Every home has the same private range, as homes do. The routers take nothing in from outside, and give every connection a random
-port, so that no hole can be punched either: whoever is at home can dial, and cannot be dialled.
+Every home has the same private range, as homes do. The routers take nothing in from outside, and give every
+connection a random port, so that no hole can be punched either: whoever is at home can dial, and cannot be
+dialled.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from typing import Any
 
 from examples.demo.processes import BIN, Node
 
-PUBLIC = "11.22.33.{}"  # addresses that libp2p takes for public; the documentation's own ranges it takes for none
+# addresses that libp2p takes for public; the documentation's own ranges it takes for none
+PUBLIC = "11.22.33.{}"
 MASK = "/24"
 ROUTER, HOME = "192.168.1.1", "192.168.1.2"
 
@@ -66,7 +69,21 @@ class LittleInternet:
         """A machine with a public address, which anybody can dial."""
         space, number = self._space(name), next(self._numbers)
         machine = Machine(space, PUBLIC.format(number))
-        _run("ip", "-n", space, "link", "add", "wan", "type", "veth", "peer", "name", f"to-{number}", "netns", self._middle)
+        _run(
+            "ip",
+            "-n",
+            space,
+            "link",
+            "add",
+            "wan",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            f"to-{number}",
+            "netns",
+            self._middle,
+        )
         _run("ip", "-n", self._middle, "link", "set", f"to-{number}", "master", "bridge", "up")
         _run("ip", "-n", space, "address", "add", machine.address + MASK, "dev", "wan")
         _run("ip", "-n", space, "link", "set", "wan", "up")
@@ -75,14 +92,42 @@ class LittleInternet:
     def add_home(self, name: str) -> Home:
         """A machine behind NAT."""
         router, space = self.add_machine(f"{name}-router"), self._space(name)
-        _run("ip", "-n", space, "link", "add", "lan", "type", "veth", "peer", "name", "lan", "netns", router.space)
+        _run(
+            "ip",
+            "-n",
+            space,
+            "link",
+            "add",
+            "lan",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "lan",
+            "netns",
+            router.space,
+        )
         for where, address in ((space, HOME), (router.space, ROUTER)):
             _run("ip", "-n", where, "address", "add", address + MASK, "dev", "lan")
             _run("ip", "-n", where, "link", "set", "lan", "up")
         _run("ip", "-n", space, "route", "add", "default", "via", ROUTER)
         router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-        router.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "wan", "-j", "MASQUERADE", "--random-fully")
-        router.run("iptables", "-A", "FORWARD", "-i", "wan", "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT")
+        router.run(
+            "iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "wan", "-j", "MASQUERADE", "--random-fully"
+        )
+        router.run(
+            "iptables",
+            "-A",
+            "FORWARD",
+            "-i",
+            "wan",
+            "-m",
+            "conntrack",
+            "--ctstate",
+            "ESTABLISHED,RELATED",
+            "-j",
+            "ACCEPT",
+        )
         for chain in ("FORWARD", "INPUT"):
             router.run("iptables", "-A", chain, "-i", "wan", "-j", "DROP")
         return Home(space, router.address, router)
@@ -127,12 +172,16 @@ def why_not() -> str:
 
 @dataclass
 class NodeAt(Node):
-    """One of our commands on a machine of the little internet, where its control API listens on that machine's own loopback."""
+    """One of our commands on a machine of the little internet, where its control API listens on that
+    machine's own loopback.
+    """
 
     prefix: tuple[str, ...] = ()
 
     @classmethod
-    def started(cls, machine: Machine, name: str, root: Path, *command: str, data_dir: Path | None = None) -> NodeAt:
+    def started(
+        cls, machine: Machine, name: str, root: Path, *command: str, data_dir: Path | None = None
+    ) -> NodeAt:
         """In a data directory of its own, unless the command knows better."""
         program, *arguments = command
         own = [] if data_dir else ["--data-dir", str(root / name)]
@@ -143,7 +192,13 @@ class NodeAt(Node):
 
     def status(self) -> dict[str, Any] | None:
         """What `paris-peer status --json` says there."""
-        done = subprocess.run(self._command("status", "--json"), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        done = subprocess.run(
+            self._command("status", "--json"),
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
         if done.returncode:
             return None
         self.last_status = json.loads(done.stdout)
@@ -157,4 +212,6 @@ class NodeAt(Node):
 
 
 def _run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True).stdout
+    return subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True
+    ).stdout

@@ -1,4 +1,6 @@
-"""What the swarm tests share: a source of blobs, signed records, and the two kinds of network behind one face."""
+"""What the swarm tests share: a source of blobs, signed records, and the two kinds of network behind one
+face.
+"""
 
 from __future__ import annotations
 
@@ -62,13 +64,19 @@ class Source:
         return self.known
 
 
-def claim(signer: Identity, seq: int, *, run: str = RUN, slot: str = "expert-0", lifetime_s: float = 100.0) -> Envelope[Any]:
+def claim(
+    signer: Identity, seq: int, *, run: str = RUN, slot: str = "expert-0", lifetime_s: float = 100.0
+) -> Envelope[Any]:
     now = time.time()
-    record = ClaimRecord(run=run, slot=slot, seq=seq, issued_at=now, expires_at=now + lifetime_s, epoch=1, claimed_at=now)
+    record = ClaimRecord(
+        run=run, slot=slot, seq=seq, issued_at=now, expires_at=now + lifetime_s, epoch=1, claimed_at=now
+    )
     return seal(signer, record)
 
 
-def stray(run: str = "", signer: Identity = STRANGER, *, slot: str = "expert-0", lifetime_s: float = 3000.0) -> Envelope[Any]:
+def stray(
+    run: str = "", signer: Identity = STRANGER, *, slot: str = "expert-0", lifetime_s: float = 3000.0
+) -> Envelope[Any]:
     """A claim, validly signed; of a run that nobody knows, unless one is named."""
     return claim(signer, 1, run=run or os.urandom(32).hex(), slot=slot, lifetime_s=lifetime_s)
 
@@ -85,9 +93,18 @@ def card(signer: Identity, seq: int, epoch: int = 1) -> Envelope[Any]:
 def attestation(signer: Identity, of: Envelope[Any]) -> Envelope[Any]:
     now = time.time()
     record = AttestationRecord(
-        run=RUN, slot="expert-0", seq=of.record.seq, epoch=of.record.epoch, issued_at=now, expires_at=now + 500,
-        card=of.id, loss=1.0, reference_loss=1.0, best=of.id, gate_clips=8,
-    )  # fmt: skip
+        run=RUN,
+        slot="expert-0",
+        seq=of.record.seq,
+        epoch=of.record.epoch,
+        issued_at=now,
+        expires_at=now + 500,
+        card=of.id,
+        loss=1.0,
+        reference_loss=1.0,
+        best=of.id,
+        gate_clips=8,
+    )
     return seal(signer, record)
 
 
@@ -127,7 +144,9 @@ class OnLoopback:
         from paris_p2p.swarm.real import open_swarm
 
         bootstrap = self.swarms[0].addresses() if self.swarms else ()
-        opened = open_swarm(identity or Identity.generate(), self.settings(), bootstrap_peers=bootstrap, source=source)
+        opened = open_swarm(
+            identity or Identity.generate(), self.settings(), bootstrap_peers=bootstrap, source=source
+        )
         self.swarms.append(await self.stack.enter_async_context(opened))
         return self.swarms[-1]
 
@@ -137,7 +156,9 @@ class OnLoopback:
 
         if self._liar is None:
             self._liar = await self._open_liar()
-        self._liar.protocol.storage.store(DHTID.generate(source=key), MSGPackSerializer.dumps(data), expires_at, subkey=subkey)
+        self._liar.protocol.storage.store(
+            DHTID.generate(source=key), MSGPackSerializer.dumps(data), expires_at, subkey=subkey
+        )
         await self._liar.store(key, data, expires_at, subkey=subkey)
 
     async def _open_liar(self) -> Any:
@@ -147,7 +168,8 @@ class OnLoopback:
 
         liar: Any = await self.join()
         p2p = await P2P.replicate(Multiaddr(f"/unix{liar._keeper.link.daemon.control}"))
-        await liar._keeper.link.board._node.shutdown()  # its handlers make place for those of a node without validator
+        # its handlers make place for those of a node without validator
+        await liar._keeper.link.board._node.shutdown()
         node = await DHTNode.create(p2p=p2p, node_id=liar._keeper.link.board._node.node_id)
         self.stack.push_async_callback(p2p.shutdown)
         for swarm in self.swarms[:-1]:

@@ -42,13 +42,18 @@ def test_a_peer_id_is_written_as_its_multihash_not_as_a_cid() -> None:
     assert data[:5] == bytes([0xA5, 0x03, 38, 0x00, 0x24])
 
 
-@pytest.mark.parametrize("address", ["/ip4/1.2.3/tcp/1", "/ip4/1.2.3.4/tcp/70000", "/ip4/1.2.3.4/sctp/1", "/p2p/nobody", "/ip4"])
+@pytest.mark.parametrize(
+    "address", ["/ip4/1.2.3/tcp/1", "/ip4/1.2.3.4/tcp/70000", "/ip4/1.2.3.4/sctp/1", "/p2p/nobody", "/ip4"]
+)
 def test_an_address_that_is_none_is_said_so(address: str) -> None:
     with pytest.raises(UnreachableError, match=r"copy the whole address|use /ip4"):
         to_bytes(address)
 
 
-@pytest.mark.parametrize("address", ["", "/ip4/1.2.3.4/tcp/1", "/ip4/1.2.3.4/tcp/1/p2p/x", f"/ip4/1.2.3.4/tcp/1/p2p/{PEER}/p2p-circuit"])
+@pytest.mark.parametrize(
+    "address",
+    ["", "/ip4/1.2.3.4/tcp/1", "/ip4/1.2.3.4/tcp/1/p2p/x", f"/ip4/1.2.3.4/tcp/1/p2p/{PEER}/p2p-circuit"],
+)
 def test_an_address_without_a_peer_at_its_end_cannot_be_dialled(address: str) -> None:
     with pytest.raises(UnreachableError):
         split_peer(address)
@@ -75,7 +80,11 @@ def test_loopback_addresses_are_for_others_only_when_there_is_nothing_else() -> 
 
 
 def test_addresses_that_a_person_named_stay_in_the_invite_whatever_they_are() -> None:
-    bootstrap, home, lan = "/ip4/127.0.0.1/tcp/31337/p2p/b", "/ip4/127.0.0.1/tcp/5/p2p/x", "/ip4/192.168.1.2/tcp/5/p2p/x"
+    bootstrap, home, lan = (
+        "/ip4/127.0.0.1/tcp/31337/p2p/b",
+        "/ip4/127.0.0.1/tcp/5/p2p/x",
+        "/ip4/192.168.1.2/tcp/5/p2p/x",
+    )
     assert for_invite([bootstrap], [home, lan]) == (bootstrap, lan)
     assert for_invite([], [home, lan]) == (lan,)
     assert for_invite([bootstrap, lan], [home, lan]) == (bootstrap, lan)
@@ -95,7 +104,11 @@ def test_a_nodes_own_port_is_the_one_it_listens_on_itself(addresses: list[str], 
 
 def test_peers_are_told_apart_by_what_one_household_has() -> None:
     assert network_of("/ip4/1.2.3.4/tcp/5") == network_of("/ip4/1.2.3.4/udp/6/quic-v1") == "1.2.3.4"
-    one, same, other = ("/ip6/2001:db8:1:2:3::4/tcp/5", "/ip6/2001:db8:1:2:ffff::9/tcp/5", "/ip6/2001:db8:1:3::/tcp/5")
+    one, same, other = (
+        "/ip6/2001:db8:1:2:3::4/tcp/5",
+        "/ip6/2001:db8:1:2:ffff::9/tcp/5",
+        "/ip6/2001:db8:1:3::/tcp/5",
+    )
     assert network_of(one) == network_of(same) != network_of(other)
     assert network_of("/ip4/1.2.3.4/tcp/5/p2p/x/p2p-circuit") == "relayed"
     assert network_of("/dns4/a.example/tcp/5") == network_of("") == ""

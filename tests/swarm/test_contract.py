@@ -14,7 +14,18 @@ from paris_p2p.identity import Identity
 from paris_p2p.records import MAX_ENVELOPE_BYTES, claims_key, dht_key, tips_key
 from paris_p2p.swarm.seam import MAX_GOSSIP_BYTES
 from paris_p2p.swarm.verified import subkey_of
-from tests.swarm.swarms import BLOB, CHUNKS, RUN, InMemory, Network, OnLoopback, Source, attestation, card, claim
+from tests.swarm.swarms import (
+    BLOB,
+    CHUNKS,
+    RUN,
+    InMemory,
+    Network,
+    OnLoopback,
+    Source,
+    attestation,
+    card,
+    claim,
+)
 
 pytestmark = pytest.mark.timeout(60)
 KEY = claims_key(RUN, "expert-0")
@@ -65,7 +76,9 @@ async def test_an_older_record_does_not_win_over_one_that_was_seen(network: Netw
 
 
 @pytest.mark.parametrize("fault", ["forged", "moved", "foreign subkey", "other expiry", "not a record"])
-async def test_a_false_entry_of_a_lying_node_is_refused_and_honest_ones_are_read(network: Network, fault: str) -> None:
+async def test_a_false_entry_of_a_lying_node_is_refused_and_honest_ones_are_read(
+    network: Network, fault: str
+) -> None:
     honest, victim = Identity.generate(), Identity.generate()
     writer, reader = await network.join(honest), await network.join()
     await writer.store_record(claim(honest, 1))
@@ -96,7 +109,8 @@ async def test_gossip_reaches_the_other_subscribers_and_not_the_sender(network: 
 
     await other.subscribe("topic", hear)
     await one.subscribe("topic", hear_myself)
-    for _ in range(40):  # gossip is a hint: a message sent before the subscription is known to the sender is lost
+    for _ in range(40):
+        # gossip is a hint: a message sent before the subscription is known to the sender is lost
         await one.publish("topic", b"hint")
         try:
             async with asyncio.timeout(0.25):
@@ -135,7 +149,9 @@ async def test_what_a_peer_has_not_is_said_so(network: Network) -> None:
 
 async def test_chunks_come_in_order_without_those_that_are_missing_and_are_counted(network: Network) -> None:
     seeder, asker = await network.join(source=Source()), await network.join()
-    got = [(index, bytes(data)) async for index, data in asker.fetch_chunks(seeder.peer_id, BLOB, [5, 0, 3, 4])]
+    got = [
+        (index, bytes(data)) async for index, data in asker.fetch_chunks(seeder.peer_id, BLOB, [5, 0, 3, 4])
+    ]
     assert got == [(5, CHUNKS[5]), (0, CHUNKS[0]), (4, CHUNKS[4])]
     moved = sum(len(data) for _, data in got)
     assert asker.transfer.downloaded_bytes == seeder.transfer.uploaded_bytes == moved

@@ -219,7 +219,9 @@ async def test_a_peer_is_one_node_at_the_place_of_its_own_id(pair: tuple[Any, An
 
 @swarm
 @limit
-async def test_a_node_that_is_met_by_its_question_is_handed_what_it_should_hold(pair: tuple[Any, Any]) -> None:
+async def test_a_node_that_is_met_by_its_question_is_handed_what_it_should_hold(
+    pair: tuple[Any, Any],
+) -> None:
     newcomer, honest = node_of(pair[0]).protocol, node_of(pair[1]).protocol
     held = claim(Identity.generate(), 1)
     value = MSGPackSerializer.dumps(held.data)
@@ -337,14 +339,18 @@ async def test_what_is_being_checked_when_p2pd_ends_is_checked_and_what_comes_la
 
 
 class Blocked:
-    """A door on no network, behind which nothing is worked on until it is opened; peers 0 to 7 share an address."""
+    """A door on no network, behind which nothing is worked on until it is opened; peers 0 to 7 share an
+    address.
+    """
 
     def __init__(self) -> None:
         self.peer_id = PeerID(Identity.generate().peer_id_bytes)
         self.peers = [PeerID(Identity.generate().peer_id_bytes) for _ in range(MAX_WAITING + 1)]
         crowd = {str(peer) for peer in self.peers[:8]}
         view, self.opened, self.answers = RecordView(), asyncio.Event(), {}
-        storage = RecordStorage(StorageLimits(), view.refused, lambda peer: "9.9.9.9" if peer in crowd else "")
+        storage = RecordStorage(
+            StorageLimits(), view.refused, lambda peer: "9.9.9.9" if peer in crowd else ""
+        )
         self.door = Door(self, view, storage, None)  # type: ignore[arg-type]
 
     async def add_protobuf_handler(self, name: str, answer: Any, *_: Any) -> None:
@@ -364,10 +370,16 @@ class Blocked:
 
 
 def refused_of(tasks: list[asyncio.Task[Any]]) -> list[int]:
-    return [number for number, task in enumerate(tasks) if task.done() and isinstance(task.exception(), RecordError)]
+    return [
+        number
+        for number, task in enumerate(tasks)
+        if task.done() and isinstance(task.exception(), RecordError)
+    ]
 
 
-async def test_a_full_waiting_room_has_a_place_for_who_holds_less_and_the_fullests_newest_request_goes() -> None:
+async def test_a_full_waiting_room_has_a_place_for_who_holds_less_and_the_fullests_newest_request_goes() -> (
+    None
+):
     blocked = await Blocked().ready()
     crowd = [blocked.ask(number // MAX_WAITING_OF_ONE) for number in range(MAX_WAITING)]
     await settled()

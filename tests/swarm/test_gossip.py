@@ -74,7 +74,8 @@ async def test_a_dht_message_over_p2pds_own_limit_ends_nothing(
     async with AsyncExitStack() as stack:
         network, limit_bytes = OnLoopback(tmp_path, stack), daemon.MAX_RPC_BYTES
         honest: Any = await network.join()
-        monkeypatch.setattr(daemon, "MAX_RPC_BYTES", 4 << 20)  # the stranger's own p2pd sends what it is given
+        # the stranger's own p2pd sends what it is given
+        monkeypatch.setattr(daemon, "MAX_RPC_BYTES", 4 << 20)
         stub = stub_of(await network.join(), honest)
         for size_bytes in (limit_bytes - 1000, limit_bytes + 1000):
             with pytest.raises((P2PHandlerError, P2PDaemonError, asyncio.TimeoutError)):

@@ -48,7 +48,9 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Any, Any]]:
         yield await network.join(), await network.join(source=Source())
 
 
-async def test_answers_that_break_the_protocol_end_the_request_and_nothing_else(pair: tuple[Any, Any]) -> None:
+async def test_answers_that_break_the_protocol_end_the_request_and_nothing_else(
+    pair: tuple[Any, Any],
+) -> None:
     hostile, honest = pair
     for answer in ANSWERS.values():
         _answer_with(hostile, answer)
@@ -60,7 +62,9 @@ async def test_answers_that_break_the_protocol_end_the_request_and_nothing_else(
             _ = [item async for item in honest.fetch_chunks(hostile.peer_id, BLOB, [0])]
 
 
-async def test_records_that_are_no_list_of_envelopes_are_refused_and_long_ones_are_dropped(pair: tuple[Any, Any]) -> None:
+async def test_records_that_are_no_list_of_envelopes_are_refused_and_long_ones_are_dropped(
+    pair: tuple[Any, Any],
+) -> None:
     hostile, honest = pair
     for body in (msgpack.packb({"a": 1}), msgpack.packb([1, 2]), b"\xc1"):
         _answer_with(hostile, pack_head({"ok": True, "size": len(body)}) + body)
@@ -79,7 +83,9 @@ async def test_a_clock_that_is_no_time_is_refused(pair: tuple[Any, Any]) -> None
             await honest.measure_clock_offset(hostile.peer_id)
 
 
-async def test_requests_that_break_the_protocol_are_refused_and_the_next_one_is_answered(pair: tuple[Any, Any]) -> None:
+async def test_requests_that_break_the_protocol_are_refused_and_the_next_one_is_answered(
+    pair: tuple[Any, Any],
+) -> None:
     hostile, honest = pair
     requests = [
         LENGTH.pack(0xFFFFFFFF) + b"x",
@@ -102,7 +108,9 @@ async def test_requests_that_break_the_protocol_are_refused_and_the_next_one_is_
 GREEDY = pack_head({"op": "chunks", "blob": BLOB, "indexes": [0] * 1000})  # 250 MB, of which it reads nothing
 
 
-async def test_one_peer_cannot_take_all_seats_and_gives_them_back(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_peer_cannot_take_all_seats_and_gives_them_back(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(seats, "STUCK_S", 1e9)
     hostile, honest = pair
     held = [await _open(hostile, honest.peer_id, GREEDY) for _ in range(seats.MAX_STREAMS_PER_PEER)]
@@ -119,7 +127,12 @@ async def test_streams_that_wait_for_nothing_keep_nobody_out_and_the_oldest_of_t
     pair: tuple[Any, Any], tmp_path: Path
 ) -> None:
     hostile, honest = pair
-    requests = (b"", LENGTH.pack(100) + b"half a head", pack_head({"op": "clock"}), pack_head({"op": "spec", "run": RUN}))
+    requests = (
+        b"",
+        LENGTH.pack(100) + b"half a head",
+        pack_head({"op": "clock"}),
+        pack_head({"op": "spec", "run": RUN}),
+    )
     async with AsyncExitStack() as stack:
         network = OnLoopback(tmp_path / "late", stack)
         network.swarms.append(honest)  # whom the newcomer dials
@@ -152,7 +165,9 @@ async def test_strangers_who_read_nothing_leave_their_seats_to_whoever_comes(
                 await asyncio.sleep(0)
             for _ in range(20):
                 assert await late.fetch_spec(honest.peer_id, RUN) == b"a spec"
-                assert [item async for item in late.fetch_chunks(honest.peer_id, BLOB, [0])] == [(0, CHUNKS[0])]
+                assert [item async for item in late.fetch_chunks(honest.peer_id, BLOB, [0])] == [
+                    (0, CHUNKS[0])
+                ]
         finally:
             await _close(held)
 
@@ -162,7 +177,14 @@ async def test_no_request_is_answered_that_the_door_was_not_asked_about(tmp_path
         network, source = OnLoopback(tmp_path, stack), Source(allowed=False)
         asker, closed = await network.join(), await network.join(source=source)
         for op in closed._blob_server._answers:  # type: ignore[attr-defined]
-            request = {"op": op, "run": RUN, "key": "a key", "blob": BLOB, "peer": asker.peer_id, "indexes": [0]}
+            request = {
+                "op": op,
+                "run": RUN,
+                "key": "a key",
+                "blob": BLOB,
+                "peer": asker.peer_id,
+                "indexes": [0],
+            }
             answer = await _say(asker, closed.peer_id, pack_head(request))
             assert msgpack.unpackb(answer[LENGTH.size :]) == {"ok": False, "error": "refused"}
     asked = {(action, thing) for _, action, _, thing in source.doors}
@@ -209,7 +231,9 @@ async def _close(writers: list[asyncio.StreamWriter]) -> None:
 
 
 async def _until_seated(swarm: Any, count: int) -> None:
-    """p2pd hands streams over a moment after it opened them; questions asked meanwhile would push them out as the oldest."""
+    """p2pd hands streams over a moment after it opened them; questions asked meanwhile would push them out
+    as the oldest.
+    """
     while len(swarm._blob_server.seats.busy) < count:
         await asyncio.sleep(0.01)
 

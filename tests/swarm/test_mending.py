@@ -1,4 +1,6 @@
-"""Real daemons that cannot start, die, or lose their parent; bootstrap peers that are not there; clocks that are off."""
+"""Real daemons that cannot start, die, or lose their parent; bootstrap peers that are not there; clocks
+that are off.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ pytestmark = [pytest.mark.swarm, pytest.mark.timeout(60)]
 KEY = claims_key(RUN, "expert-0")
 
 
-async def test_a_killed_daemon_is_restarted_and_the_peer_serves_records_gossip_and_blobs_as_before(tmp_path: Path) -> None:
+async def test_a_killed_daemon_is_restarted_and_the_peer_serves_records_gossip_and_blobs_as_before(
+    tmp_path: Path,
+) -> None:
     async with AsyncExitStack() as stack:
         network, me = OnLoopback(tmp_path, stack), Identity.generate()
         first = await network.join(me, Source())
@@ -70,7 +74,9 @@ async def test_a_peer_whose_daemon_died_comes_back_to_its_bootstrap_peer(tmp_pat
         assert await other.fetch_spec(first.peer_id, RUN) == b"a spec"
 
 
-async def test_a_peer_with_an_impossible_node_id_does_not_end_the_keeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_with_an_impossible_node_id_does_not_end_the_keeping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(link, "KEEP_EVERY_S", 0.2)
     async with AsyncExitStack() as stack:
         network, elsewhere = OnLoopback(tmp_path / "here", stack), OnLoopback(tmp_path / "elsewhere", stack)
@@ -122,7 +128,9 @@ async def test_a_bootstrap_node_that_comes_back_is_met_again_by_peers_that_never
             me = Identity.generate()
             first, other = [
                 await stack.enter_async_context(
-                    open_swarm(who, PeerSettings(data_dir=tmp_path / name, host="127.0.0.1"), bootstrap_peers=where)
+                    open_swarm(
+                        who, PeerSettings(data_dir=tmp_path / name, host="127.0.0.1"), bootstrap_peers=where
+                    )
                 )
                 for who, name in ((me, "a"), (Identity.generate(), "b"))
             ]
@@ -133,19 +141,27 @@ async def test_a_bootstrap_node_that_comes_back_is_met_again_by_peers_that_never
         assert [peer.peer_id for peer in await first.peers()] == [other.peer_id]  # an island, and content
 
         port = int(where[0].split("/")[4])
-        again = await stack.enter_async_context(open_swarm(identity, PeerSettings(data_dir=home, host="127.0.0.1", port=port)))
+        again = await stack.enter_async_context(
+            open_swarm(identity, PeerSettings(data_dir=home, host="127.0.0.1", port=port))
+        )
         await _until(lambda: all(again._keeper.link.board.knows(swarm.peer_id) for swarm in (first, other)))  # type: ignore[union-attr]
         assert await first.store_record(claim(me, 1))
         held = again._storage.get(DHTID.generate(source=KEY))
         assert held is not None
         assert list(held.value.data) == [f"{me.peer_id}:claim"]
         newcomer = await stack.enter_async_context(
-            open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path / "c", host="127.0.0.1"), bootstrap_peers=where)
+            open_swarm(
+                Identity.generate(),
+                PeerSettings(data_dir=tmp_path / "c", host="127.0.0.1"),
+                bootstrap_peers=where,
+            )
         )
         assert [envelope.signer for envelope in await newcomer.read_records(KEY, RUN)] == [me.peer_id]
 
 
-async def test_absent_peers_are_dialled_beside_the_keeping_ever_more_rarely_and_all_when_nobody_is_left() -> None:
+async def test_absent_peers_are_dialled_beside_the_keeping_ever_more_rarely_and_all_when_nobody_is_left() -> (
+    None
+):
     unused: Any = None
     keeper, dialled, silent = link.LinkKeeper("me", unused, unused, unused, unused), [], asyncio.Event()
     keeper.given, keeper.met = {"bootstrap": ["a"], "other": ["b"]}, {"neighbour": ["c"]}
@@ -185,15 +201,21 @@ async def test_a_port_that_another_program_has_is_named(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(PortInUseError, match=str(port)):
-            async with open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path, host="127.0.0.1", port=port)):
+            async with open_swarm(
+                Identity.generate(), PeerSettings(data_dir=tmp_path, host="127.0.0.1", port=port)
+            ):
                 pass
 
 
 async def test_two_nodes_cannot_share_a_port(tmp_path: Path) -> None:
-    async with open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path / "a", host="127.0.0.1")) as first:
+    async with open_swarm(
+        Identity.generate(), PeerSettings(data_dir=tmp_path / "a", host="127.0.0.1")
+    ) as first:
         port = int(first.addresses()[0].split("/")[4])
         with pytest.raises(PortInUseError, match=str(port)):
-            async with open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path / "b", host="127.0.0.1", port=port)):
+            async with open_swarm(
+                Identity.generate(), PeerSettings(data_dir=tmp_path / "b", host="127.0.0.1", port=port)
+            ):
                 pass
 
 
@@ -210,16 +232,24 @@ async def test_a_daemon_that_cannot_start_is_explained_in_its_own_words(tmp_path
 async def test_bootstrap_peers_that_do_not_answer_are_named(tmp_path: Path) -> None:
     nobody = f"/ip4/127.0.0.1/tcp/1/p2p/{Identity.generate().peer_id}"
     with pytest.raises(UnreachableError, match=nobody):
-        async with open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path, host="127.0.0.1"), bootstrap_peers=[nobody]):
+        async with open_swarm(
+            Identity.generate(), PeerSettings(data_dir=tmp_path, host="127.0.0.1"), bootstrap_peers=[nobody]
+        ):
             pass
 
 
 async def test_a_peer_that_answers_with_another_key_is_not_the_bootstrap_peer(tmp_path: Path) -> None:
-    async with open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path / "a", host="127.0.0.1")) as first:
+    async with open_swarm(
+        Identity.generate(), PeerSettings(data_dir=tmp_path / "a", host="127.0.0.1")
+    ) as first:
         where, _ = split_peer(first.addresses()[0])
         impostor = f"{where}/p2p/{Identity.generate().peer_id}"
         with pytest.raises(UnreachableError):
-            async with open_swarm(Identity.generate(), PeerSettings(data_dir=tmp_path / "b", host="127.0.0.1"), bootstrap_peers=[impostor]):
+            async with open_swarm(
+                Identity.generate(),
+                PeerSettings(data_dir=tmp_path / "b", host="127.0.0.1"),
+                bootstrap_peers=[impostor],
+            ):
                 pass
 
 
@@ -246,14 +276,18 @@ async def test_no_daemon_outlives_its_swarm_or_a_start_that_failed(tmp_path: Pat
 async def test_p2pd_is_gone_soon_after_its_node_was_killed(tmp_path: Path) -> None:
     program = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from paris_p2p.identity import Identity; from paris_p2p.spec import PeerSettings; from paris_p2p.swarm.real import open_swarm\n"
+        "from paris_p2p.identity import Identity; from paris_p2p.spec import PeerSettings; "
+        "from paris_p2p.swarm.real import open_swarm\n"
         "async def main():\n"
-        "    async with open_swarm(Identity.generate(), PeerSettings(data_dir=Path(sys.argv[1]), host='127.0.0.1')) as swarm:\n"
+        "    async with open_swarm(Identity.generate(), PeerSettings(data_dir=Path(sys.argv[1]), "
+        "host='127.0.0.1')) as swarm:\n"
         "        print(swarm.daemon_pid, flush=True)\n"
         "        await asyncio.Event().wait()\n"
         "asyncio.run(main())\n"
     )
-    node = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(tmp_path), stdout=asyncio.subprocess.PIPE)
+    node = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
     assert node.stdout is not None
     daemon = psutil.Process(int(await node.stdout.readline()))
     node.kill()
@@ -303,7 +337,9 @@ async def test_two_peers_meet_over_ipv6_and_keep_their_port_over_a_restart(tmp_p
 
         async def join(name: str, bootstrap: tuple[str, ...], source: Source | None = None) -> RealSwarm:
             settings = PeerSettings(data_dir=tmp_path / name, host="::1")
-            return await stack.enter_async_context(open_swarm(Identity.generate(), settings, bootstrap_peers=bootstrap, source=source))
+            return await stack.enter_async_context(
+                open_swarm(Identity.generate(), settings, bootstrap_peers=bootstrap, source=source)
+            )
 
         first = await join("first", (), Source())
         assert first.addresses()[0].startswith("/ip6/::1/tcp/")

@@ -1,7 +1,8 @@
-"""Volunteers at home, each behind a NAT of its own: nobody can dial them, and the swarm trains, attests and seeds all the same.
+"""Volunteers at home, each behind a NAT of its own: nobody can dial them, and the swarm trains, attests and
+seeds all the same.
 
-Real processes in network namespaces. Only the owner's node attests here, so whatever became a tip was fetched by the owner from
-its maker. Each test brings the swarm into the state it needs; the last one uses it up.
+Real processes in network namespaces. Only the owner's node attests here, so whatever became a tip was fetched
+by the owner from its maker. Each test brings the swarm into the state it needs; the last one uses it up.
 """
 
 from __future__ import annotations
@@ -48,13 +49,35 @@ class Homes:
         make_run(self.root / "run", members_attest=False)
         serve = ("paris-bootstrap", "serve", "--port", str(PORT), "--address-file", str(addresses))
         self.bootstrap = self.start(self.public, "bootstrap", *serve)
-        address = next(line for line in wait_for_file(addresses, self.bootstrap).splitlines() if "/tcp/" in line)
-        publish = ("paris-run", "publish", str(self.root / "run"), "--peer", address, "--invite-file", str(self.invite))
+        address = next(
+            line for line in wait_for_file(addresses, self.bootstrap).splitlines() if "/tcp/" in line
+        )
+        publish = (
+            "paris-run",
+            "publish",
+            str(self.root / "run"),
+            "--peer",
+            address,
+            "--invite-file",
+            str(self.invite),
+        )
         self.owner = self.start(self.office, "owner", *publish, data_dir=self.root / "run" / "node")
         wait_for_file(self.invite, self.owner)
-        join = ("paris-peer", "start", f"@{self.invite}", "--yes", "--threads", "1", "--port", str(PORT), "--relay", address)
+        join = (
+            "paris-peer",
+            "start",
+            f"@{self.invite}",
+            "--yes",
+            "--threads",
+            "1",
+            "--port",
+            str(PORT),
+            "--relay",
+            address,
+        )
         self.volunteers = [
-            self.start(home, f"volunteer-of-{slot}", *join, "--slot", slot) for home, slot in zip(self.homes, SLOTS, strict=True)
+            self.start(home, f"volunteer-of-{slot}", *join, "--slot", slot)
+            for home, slot in zip(self.homes, SLOTS, strict=True)
         ]
 
     def start(self, machine: Machine, name: str, *command: str, data_dir: Path | None = None) -> NodeAt:
@@ -114,7 +137,9 @@ def paths(node: NodeAt) -> dict[str, str]:
 def test_cards_made_behind_two_nats_are_attested_by_an_owner_who_can_dial_neither(homes: Homes) -> None:
     assert can_dial(homes.office, homes.public.address)
     assert not any(can_dial(homes.office, home.address) for home in homes.homes)
-    makers = [homes.until(f"the lead of {slot}", lambda slot=slot: homes.slot(slot)["lead"]) for slot in SLOTS]
+    makers = [
+        homes.until(f"the lead of {slot}", lambda slot=slot: homes.slot(slot)["lead"]) for slot in SLOTS
+    ]
     assert makers == [peer_id(volunteer) for volunteer in homes.volunteers]
     status = homes.owner.status() or {}
     assert status["attested"] >= len(SLOTS)
@@ -122,7 +147,9 @@ def test_cards_made_behind_two_nats_are_attested_by_an_owner_who_can_dial_neithe
 
 
 def test_status_tells_a_direct_path_from_a_relayed_one(homes: Homes) -> None:
-    """What was dialled is direct from both ends; from home to home there is only the way through the relay."""
+    """What was dialled is direct from both ends; from home to home there is only the way through the
+    relay.
+    """
     here, there = homes.volunteers
     owner = peer_id(homes.owner)
     homes.until("a path from home to home", lambda: peer_id(there) in paths(here))
@@ -142,21 +169,29 @@ def test_a_home_whose_cable_was_pulled_comes_back_by_itself(homes: Homes) -> Non
     finally:
         home.plug("up")
     homes.until("its claim", lambda: homes.slot("expert-0")["lead"] == peer_id(volunteer))
-    # a card from before may still have waited for its attestation: the first tip to come need not be a new one
-    homes.until("a tip made since", lambda: time.time() - homes.slot("expert-0").get("tip_age_s", math.inf) > pulled_at)
+    # a card from before may still have waited for its attestation: the first tip to come need not be a new
+    # one
+    homes.until(
+        "a tip made since",
+        lambda: time.time() - homes.slot("expert-0").get("tip_age_s", math.inf) > pulled_at,
+    )
     assert "training expert-0 on cpu from step 0" in volunteer.log.read_text()
     assert volunteer.log.read_text().count("training expert-0") == 1  # it never stopped
 
 
 def test_a_newcomer_at_home_gets_a_checkpoint_whose_maker_nobody_can_reach(homes: Homes) -> None:
-    """The owner is gone too: what was made behind one NAT reaches the other by the bootstrap node's copies alone."""
+    """The owner is gone too: what was made behind one NAT reaches the other by the bootstrap node's copies
+    alone.
+    """
     for volunteer in homes.volunteers:
         volunteer.ask("pause")
     mirror = BlobStore(homes.bootstrap.data_dir / "blobs")
 
     def copied() -> bool:
         tips = homes.tips()
-        return len(tips) == len(SLOTS) and all(mirror.has(tip.weights.id) and mirror.has(tip.resume.id) for tip in tips)
+        return len(tips) == len(SLOTS) and all(
+            mirror.has(tip.weights.id) and mirror.has(tip.resume.id) for tip in tips
+        )
 
     homes.until("copies of the tips at the bootstrap node", copied)
     homes.homes[0].plug("down")
@@ -164,7 +199,9 @@ def test_a_newcomer_at_home_gets_a_checkpoint_whose_maker_nobody_can_reach(homes
         node.kill()
     home: Home = homes.homes[1]
     fetch = (str(BIN / "paris-peer"), "fetch", f"@{homes.invite}", "--data-dir", str(homes.root / "newcomer"))
-    done = subprocess.run([*home.prefix, *fetch], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run(
+        [*home.prefix, *fetch], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
     assert done.returncode == 0, done.stderr
     fetched = BlobStore(homes.root / "newcomer" / "generator" / "blobs")
     assert all(fetched.has(tip.weights.id) for tip in homes.tips())

@@ -1,6 +1,8 @@
-"""One small swarm of real processes on loopback, shared by all tests here: what is killed, paused or told to leave does so well.
+"""One small swarm of real processes on loopback, shared by all tests here: what is killed, paused or told to
+leave does so well.
 
-Each test brings the swarm into the state it needs, so that each may be run alone too. The last ones use nodes up.
+Each test brings the swarm into the state it needs, so that each may be run alone too. The last ones use nodes
+up.
 """
 
 from __future__ import annotations
@@ -43,7 +45,11 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
 
 
 def nodes(swarm: Swarm) -> list[Node]:
-    fixed = [node for node in (getattr(swarm, "bootstrap", None), getattr(swarm, "owner", None)) if node is not None]
+    fixed = [
+        node
+        for node in (getattr(swarm, "bootstrap", None), getattr(swarm, "owner", None))
+        if node is not None
+    ]
     return [*fixed, *swarm.volunteers]
 
 
@@ -103,7 +109,13 @@ def started_from(node: Node) -> list[int]:
 
 
 def command(*arguments: str) -> str:
-    done = subprocess.run([str(BIN / arguments[0]), *arguments[1:]], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run(
+        [str(BIN / arguments[0]), *arguments[1:]],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -158,7 +170,20 @@ def test_a_newcomer_fetches_and_generates_offline(swarm: Swarm, tmp_path: Path) 
     assert "expert-0" in fetched
     assert "router" in fetched
     clip = tmp_path / "clip.mp4"
-    used = command("paris-peer", "generate", "a red ball", invite, "--offline", "--steps", "2", "--out", str(clip), "--threads", "1", *data)
+    used = command(
+        "paris-peer",
+        "generate",
+        "a red ball",
+        invite,
+        "--offline",
+        "--steps",
+        "2",
+        "--out",
+        str(clip),
+        "--threads",
+        "1",
+        *data,
+    )
     assert b"ftyp" in clip.read_bytes()[:16]
     assert "expert" in used
 

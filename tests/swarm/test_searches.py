@@ -1,4 +1,6 @@
-"""A search of the DHT that nobody waits for any more ends by itself: cancelled, it would leave hivemind's tasks behind."""
+"""A search of the DHT that nobody waits for any more ends by itself: cancelled, it would leave hivemind's
+tasks behind.
+"""
 
 from __future__ import annotations
 

@@ -64,7 +64,9 @@ async def test_silence_is_told_from_an_end(ends: Ends) -> None:
             await reader.readexactly(3)
 
 
-async def test_a_slow_line_is_not_silent_but_one_that_stops_is(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_line_is_not_silent_but_one_that_stops_is(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader, there, _ = ends
     loop = asyncio.get_running_loop()
     now_s = loop.time()

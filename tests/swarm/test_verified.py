@@ -74,13 +74,17 @@ def test_entries_that_are_refused_are_counted_under_a_few_names_whatever_they_sa
     for number in range(100):
         signed = claim(Identity.generate(), 1)
         moved = (f"stranger {number}", signed.record.expires_at, signed.data)
-        assert view.merge(KEY, RUN, [moved, (subkey_of(signed), float(number), signed.data)], time.time()) == []
+        assert (
+            view.merge(KEY, RUN, [moved, (subkey_of(signed), float(number), signed.data)], time.time()) == []
+        )
     assert view.refused == {"record: malformed": 200}
 
 
 def test_a_foreign_signature_is_refused() -> None:
     good = claim(Identity.generate(), 1)
-    stranger = dataclasses.replace(good, data=seal_payload(Identity.generate(), "claim", RUN, good.payload, good.record).data)
+    stranger = dataclasses.replace(
+        good, data=seal_payload(Identity.generate(), "claim", RUN, good.payload, good.record).data
+    )
     with pytest.raises(RecordError, match="subkey"):
         RecordView().check(subkey_of(good), good.record.expires_at, stranger.data)
 
@@ -98,7 +102,9 @@ def test_memory_is_bounded_in_keys_and_in_entries_of_a_key(monkeypatch: pytest.M
     assert view.known(KEY, time.time()) == []
 
 
-def test_later_signers_are_seen_though_made_up_ones_filled_a_key_for_months(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_signers_are_seen_though_made_up_ones_filled_a_key_for_months(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(verified, "MAX_ENTRIES_PER_KEY", 4)
     me, now_s = Identity.generate(), time.time()
     view, key = RecordView(me.peer_id), tips_key(RUN, "expert-0")
@@ -124,5 +130,11 @@ def test_what_expired_goes_before_what_has_not(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_seam_and_its_fake_do_without_hivemind_and_torch() -> None:
-    program = "import sys, paris_p2p.swarm.seam, paris_p2p.swarm.fake; print([m for m in ('hivemind', 'torch') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+    program = (
+        "import sys, paris_p2p.swarm.seam, paris_p2p.swarm.fake; print([m for m in ('hivemind', "
+        "'torch') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )

@@ -48,7 +48,8 @@ def test_training_lowers_the_gates_loss_below_a_network_that_knows_nothing(tiny:
     assert first.loss < first.reference_loss
     second = check(tiny.gate_job(late, slot, best_weights_path=early.weights_path))
     assert second.ok, second.reason
-    assert second.loss < second.reference_loss == pytest.approx(first.loss, rel=1e-6)  # the same card id: the same clips and noise
+    # the same card id: the same clips and noise
+    assert second.loss < second.reference_loss == pytest.approx(first.loss, rel=1e-6)
 
 
 def test_the_fixed_loss_is_the_same_for_every_card_of_the_same_weights_and_the_gates_own_is_not(
@@ -64,7 +65,9 @@ def test_the_fixed_loss_is_the_same_for_every_card_of_the_same_weights_and_the_g
 
 def test_verdicts_come_over_the_pipe_one_job_after_another(tiny: TinyRun, ready: CheckpointReady) -> None:
     other = tiny.gate_job(ready, card="34" * 32)
-    with start_process("paris_p2p.training.gate", line=tiny.gate_job(ready).to_line() + other.to_line()) as process:
+    with start_process(
+        "paris_p2p.training.gate", line=tiny.gate_job(ready).to_line() + other.to_line()
+    ) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         result, second = (GateResult.model_validate_json(process.stdout.readline()) for _ in range(2))
@@ -75,7 +78,9 @@ def test_verdicts_come_over_the_pipe_one_job_after_another(tiny: TinyRun, ready:
     assert result.gate_clips == 12
 
 
-def test_what_is_wrong_here_ends_without_a_verdict(tiny: TinyRun, ready: CheckpointReady, tmp_path: Path) -> None:
+def test_what_is_wrong_here_ends_without_a_verdict(
+    tiny: TinyRun, ready: CheckpointReady, tmp_path: Path
+) -> None:
     job = tiny.gate_job(ready).model_copy(update={"shard_paths": (tmp_path / "gone.tar",)})
     with pytest.raises(DataError, match=r"gone\.tar"):
         check(job)
@@ -145,7 +150,12 @@ def _negative(tensors: Tensors, metadata: dict[str, str]) -> None:
     ],
 )
 def test_a_malformed_checkpoint_is_refused(
-    tiny: TinyRun, ready: CheckpointReady, tmp_path: Path, which: str, change: Callable[[Tensors, dict[str, str]], None], words: str
+    tiny: TinyRun,
+    ready: CheckpointReady,
+    tmp_path: Path,
+    which: str,
+    change: Callable[[Tensors, dict[str, str]], None],
+    words: str,
 ) -> None:
     field = f"{which}_path"
     bad = _changed(getattr(ready, field), tmp_path / "bad.safetensors", change)
@@ -159,7 +169,8 @@ def test_a_malformed_checkpoint_is_refused(
     [
         ("exp_avg", 1e20, "cannot come from any gradients"),  # the next step would blow the weights up
         ("exp_avg_sq", 1e20, "gradients of norm 1 give less"),  # the next thousand steps would do nothing
-        ("weights", 1e8, "the weights that training goes on with"),  # the average is good, what training goes on with is not
+        # the average is good, what training goes on with is not
+        ("weights", 1e8, "the weights that training goes on with"),
     ],
 )
 def test_a_resume_state_that_would_spoil_the_successors_training_is_refused(
@@ -176,8 +187,12 @@ def test_a_resume_state_that_would_spoil_the_successors_training_is_refused(
     assert words in result.reason
 
 
-@pytest.mark.parametrize("header", [b"\xff" * 8, (1 << 40).to_bytes(8, "little"), (8).to_bytes(8, "little") + b"[[[[[[[["])
-def test_a_file_that_is_no_safetensors_is_refused(tiny: TinyRun, ready: CheckpointReady, tmp_path: Path, header: bytes) -> None:
+@pytest.mark.parametrize(
+    "header", [b"\xff" * 8, (1 << 40).to_bytes(8, "little"), (8).to_bytes(8, "little") + b"[[[[[[[["]
+)
+def test_a_file_that_is_no_safetensors_is_refused(
+    tiny: TinyRun, ready: CheckpointReady, tmp_path: Path, header: bytes
+) -> None:
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(header + b"\0" * 100)
     result = check(tiny.gate_job(ready).model_copy(update={"weights_path": bad}))
@@ -200,7 +215,9 @@ def test_a_checkpoint_worse_than_the_best_is_refused(tiny: TinyRun, ready: Check
     assert result.reason
 
 
-def test_a_first_checkpoint_worse_than_knowing_nothing_is_refused(tiny: TinyRun, ready: CheckpointReady, tmp_path: Path) -> None:
+def test_a_first_checkpoint_worse_than_knowing_nothing_is_refused(
+    tiny: TinyRun, ready: CheckpointReady, tmp_path: Path
+) -> None:
     def spoil(tensors: Tensors, metadata: dict[str, str]) -> None:
         for name in tensors:
             if name.startswith("ema.") or "." not in name or not name.startswith(("weights.", "exp_avg")):

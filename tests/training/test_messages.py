@@ -8,7 +8,16 @@ import pytest
 from pydantic import ValidationError
 
 from paris_p2p.errors import TrainError
-from paris_p2p.training.messages import CheckpointReady, Event, Failed, Started, StepEvent, Stopped, TrainJob, parse_event
+from paris_p2p.training.messages import (
+    CheckpointReady,
+    Event,
+    Failed,
+    Started,
+    StepEvent,
+    Stopped,
+    TrainJob,
+    parse_event,
+)
 
 EVENTS: list[Event] = [
     Started(steps=0, clips=0, parameters=9, device="cpu", precision="fp32", micro_batch_clips=4),
@@ -39,4 +48,11 @@ def test_a_loss_that_is_not_finite_is_no_event() -> None:
 
 def test_a_job_needs_a_cluster_for_each_shard(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="1 shards but 2 clusters"):
-        TrainJob(run="ab" * 32, slot="router", spec_path=tmp_path, shard_paths=(tmp_path,), shard_clusters=(0, 1), out_dir=tmp_path)
+        TrainJob(
+            run="ab" * 32,
+            slot="router",
+            spec_path=tmp_path,
+            shard_paths=(tmp_path,),
+            shard_clusters=(0, 1),
+            out_dir=tmp_path,
+        )

@@ -15,6 +15,7 @@ from paris_p2p.data.batches import ClipOrder, Draws, make_batch
 from paris_p2p.device import Device, pick_device
 from paris_p2p.errors import CheckpointError, DataError, DivergedError, MemoryLimitError, UsageError
 from paris_p2p.spec import TrainingSpec
+from paris_p2p.training import learner as learner_module
 from paris_p2p.training import train as training
 from paris_p2p.training.learner import Learner
 from paris_p2p.training.memory import fit_micro_batch, saved_bytes_per_clip
@@ -52,7 +53,9 @@ def test_the_rate_warms_up_stays_and_decays_to_nothing() -> None:
 def test_a_lowered_rate_is_the_schedules_own_times_a_factor_at_every_step() -> None:
     for step in (0, 5, 50, 99):
         plain = learning_rate(SPEC, "expert-0", step)
-        assert [learning_rate(SPEC, "expert-0", step, lowered) for lowered in (1, 2)] == pytest.approx([0.3 * plain, 0.09 * plain])
+        assert [learning_rate(SPEC, "expert-0", step, lowered) for lowered in (1, 2)] == pytest.approx(
+            [0.3 * plain, 0.09 * plain]
+        )
 
 
 def test_a_trainer_told_of_a_lowered_rate_takes_smaller_steps_from_the_same_checkpoint(tiny: TinyRun) -> None:
@@ -62,7 +65,9 @@ def test_a_trainer_told_of_a_lowered_rate_takes_smaller_steps_from_the_same_chec
     def moved(lowered: int) -> float:
         job = tiny.train_job(out=f"lowered-{lowered}", max_steps=8, lowered=lowered, **from_here)
         end = load_file(checkpoint_of(train_here(job)).resume_path)
-        return sum(float((end[name] - start[name]).abs().sum()) for name in end if name.startswith("weights."))
+        return sum(
+            float((end[name] - start[name]).abs().sum()) for name in end if name.startswith("weights.")
+        )
 
     assert moved(2) < 0.5 * moved(1) < 0.25 * moved(0)
 
@@ -90,7 +95,8 @@ def test_the_micro_batch_does_not_change_the_maths(tiny: TinyRun, slot: str) -> 
     order = ClipOrder(draws, len(clips))
     moments, losses = [], []
     for micro in (4, 3, 1):
-        learner = Learner(tiny.run, tiny.spec, slot, Device(torch.device("cpu"), bf16=False))  # bf16 would round away what is compared
+        # bf16 would round away what is compared
+        learner = Learner(tiny.run, tiny.spec, slot, Device(torch.device("cpu"), bf16=False))
         learner.micro_batch_clips = micro
         losses.append([learner.step(make_batch(clips, order, draws, first, 4)) for first in (0, 4, 8)])
         moments.append(learner.state().exp_avg)
@@ -130,15 +136,17 @@ def test_the_same_state_makes_the_same_files(tiny: TinyRun) -> None:
     assert first.weights_path.read_bytes() == second.weights_path.read_bytes()
 
 
-def test_a_diverged_step_is_an_error_and_leaves_the_last_checkpoint(tiny: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_diverged_step_is_an_error_and_leaves_the_last_checkpoint(
+    tiny: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Event] = []
-    real = training.train_losses
+    real = learner_module.train_losses
 
     def losses(*arguments: object) -> torch.Tensor:
         result: torch.Tensor = real(*arguments)  # type: ignore[arg-type]
         return result * float("nan") if any(isinstance(event, CheckpointReady) for event in seen) else result
 
-    monkeypatch.setattr(training, "train_losses", losses)
+    monkeypatch.setattr(learner_module, "train_losses", losses)
     job = tiny.train_job(out="diverged", max_steps=9)
     with pytest.raises(DivergedError, match="diverged at step 1: loss nan"):
         train(job, seen.append, lambda: Command(command="checkpoint"))
@@ -154,16 +162,18 @@ def test_weights_that_are_not_finite_are_never_written(tiny: TinyRun) -> None:
     assert list(job.out_dir.iterdir()) == []
 
 
-def test_when_memory_runs_out_the_micro_batch_is_halved_and_no_step_is_lost(tiny: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, sizes = training.train_losses, []
+def test_when_memory_runs_out_the_micro_batch_is_halved_and_no_step_is_lost(
+    tiny: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, sizes = learner_module.train_losses, []
 
-    def losses(spec: object, slot: str, network: object, batch: training.Batch) -> torch.Tensor:
+    def losses(spec: object, slot: str, network: object, batch: learner_module.Batch) -> torch.Tensor:
         sizes.append(len(batch))
         if len(batch) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(spec, slot, network, batch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "train_losses", losses)
+    monkeypatch.setattr(learner_module, "train_losses", losses)
     events, _ = run(tiny.train_job(out="oom", micro_batch_clips=4, max_steps=1))
     assert sizes == [4, 2, 1, 1, 1, 1]
     monkeypatch.undo()
@@ -171,11 +181,13 @@ def test_when_memory_runs_out_the_micro_batch_is_halved_and_no_step_is_lost(tiny
     assert checkpoint_of(events).resume_path.read_bytes() == checkpoint_of(straight).resume_path.read_bytes()
 
 
-def test_a_network_that_does_not_fit_one_clip_at_a_time_says_so(tiny: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_does_not_fit_one_clip_at_a_time_says_so(
+    tiny: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def losses(*arguments: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training, "train_losses", losses)
+    monkeypatch.setattr(learner_module, "train_losses", losses)
     with pytest.raises(MemoryLimitError, match="one clip at a time"):
         run(tiny.train_job(out="oom-all", micro_batch_clips=4))
 
@@ -189,14 +201,22 @@ def test_computing_activations_twice_changes_nothing(tiny: TinyRun) -> None:
     assert not frugal.recompute()
     assert saved_bytes_per_clip(frugal, batch) < before / 2
     assert plain.step(batch) == frugal.step(batch)
-    assert all(torch.equal(a, b) for a, b in zip(plain.weights.values(), frugal.weights.values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(plain.weights.values(), frugal.weights.values(), strict=True)
+    )
 
 
-def test_passing_the_memory_limit_shrinks_micro_batches_then_ends_with_a_checkpoint(tiny: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passing_the_memory_limit_shrinks_micro_batches_then_ends_with_a_checkpoint(
+    tiny: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events: list[Event] = []
     monkeypatch.setattr(training, "resident_bytes", lambda: 1 << 50)
     with pytest.raises(MemoryLimitError, match="stopped with a checkpoint"):
-        train(tiny.train_job(out="limit", max_memory_bytes=1 << 40, micro_batch_clips=4), events.append, lambda: None)
+        train(
+            tiny.train_job(out="limit", max_memory_bytes=1 << 40, micro_batch_clips=4),
+            events.append,
+            lambda: None,
+        )
     assert checkpoint_of(events).steps == 4  # micro-batches of 4, 2, 1, and activations computed twice
 
 
@@ -227,7 +247,9 @@ def test_what_a_clip_takes_is_counted(tiny: TinyRun) -> None:
 
 
 @pytest.mark.parametrize(("steps", "clips"), [(5, 24), (6, 20)])
-def test_a_resume_state_with_other_counters_than_its_card_is_refused(tiny: TinyRun, steps: int, clips: int) -> None:
+def test_a_resume_state_with_other_counters_than_its_card_is_refused(
+    tiny: TinyRun, steps: int, clips: int
+) -> None:
     ready = checkpoint_of(run(tiny.train_job(out="counters"))[0])
     with pytest.raises(CheckpointError, match="its card and run say"):
         run(tiny.train_job(resume_path=ready.resume_path, resume_steps=steps, resume_clips=clips))

@@ -1,4 +1,6 @@
-"""The trainer as a process: resuming equals not stopping, it dies with its parent, and it speaks only events."""
+"""The trainer as a process: resuming equals not stopping, it dies with its parent, and it speaks only
+events.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,18 @@ ENDLESS = {"max_steps": 0, "checkpoint_s": 0}
 def test_resuming_in_a_new_process_equals_not_stopping_bit_for_bit(tiny: TinyRun, slot: str) -> None:
     straight = checkpoint_of(train_here(tiny.train_job(slot, out=f"straight-{slot}", max_steps=8)))
     half = checkpoint_of(train_here(tiny.train_job(slot, out=f"half-{slot}", max_steps=4)))
-    resumed = checkpoint_of(train_in_process(tiny.train_job(slot, out=f"rest-{slot}", max_steps=8, **tiny.resume(half))))
+    resumed = checkpoint_of(
+        train_in_process(tiny.train_job(slot, out=f"rest-{slot}", max_steps=8, **tiny.resume(half)))
+    )
     assert (half.steps, half.clips, resumed.steps, resumed.clips) == (4, 16, 8, 32)
     assert resumed.resume_path.read_bytes() == straight.resume_path.read_bytes()
     assert resumed.weights_path.read_bytes() == straight.weights_path.read_bytes()
 
 
 def test_checkpoint_stop_and_the_end_over_the_pipe(tiny: TinyRun) -> None:
-    with start_process("paris_p2p.training.trainer", line=tiny.train_job(out="pipe", **ENDLESS).to_line()) as process:
+    with start_process(
+        "paris_p2p.training.trainer", line=tiny.train_job(out="pipe", **ENDLESS).to_line()
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert isinstance(parse_event(process.stdout.readline()), Started)
@@ -46,7 +52,9 @@ def test_checkpoint_stop_and_the_end_over_the_pipe(tiny: TinyRun) -> None:
 
 @pytest.mark.parametrize("how", ["stdin closes", "kill command"])
 def test_the_trainer_dies_at_once(tiny: TinyRun, how: str) -> None:
-    with start_process("paris_p2p.training.trainer", line=tiny.train_job(out="dies", **ENDLESS).to_line()) as process:
+    with start_process(
+        "paris_p2p.training.trainer", line=tiny.train_job(out="dies", **ENDLESS).to_line()
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert isinstance(parse_event(process.stdout.readline()), Started)
@@ -63,7 +71,8 @@ def test_the_trainer_dies_at_once(tiny: TinyRun, how: str) -> None:
 def test_the_trainer_dies_when_its_parent_is_killed_even_with_stdin_open(tiny: TinyRun) -> None:
     parent_code = """
         import os, subprocess, sys
-        child = subprocess.Popen([sys.executable, "-m", "paris_p2p.training.trainer"], stdin=int(sys.argv[1]), stdout=subprocess.PIPE)
+        command = [sys.executable, "-m", "paris_p2p.training.trainer"]
+        child = subprocess.Popen(command, stdin=int(sys.argv[1]), stdout=subprocess.PIPE)
         print(child.pid, child.stdout.readline().decode(), flush=True)
         child.wait()
     """

@@ -85,8 +85,8 @@ def load_diffusers_codec(name: str, files: ModelFiles, device: str) -> Diffusers
     kind = raw.get("_class_name")
     if not isinstance(kind, str) or kind not in _AUTOENCODERS:
         raise PresetError(
-            f"{files.folder} is a {str(kind)[:80]}, not an autoencoder known here; known: "
-            f"{', '.join(sorted(_AUTOENCODERS))}"
+            f"{files.folder} is a {str(kind)[:80]}, not an autoencoder known here; "
+            f"known: {', '.join(sorted(_AUTOENCODERS))}"
         )
     find, video = _AUTOENCODERS[kind]
     cls = find()

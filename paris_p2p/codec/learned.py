@@ -50,8 +50,7 @@ class LearnedOptions:
         if self.patch_pixels not in PATCHES:
             raise UsageError(
                 "a trained codec halves the picture: its patch side is 2, 4, 8 or 16, "
-                f"not {self.patch_pixels}; choose a height and width "
-                "that 8 divides, or --codec pca"
+                f"not {self.patch_pixels}; choose a height and width that 8 divides, or --codec pca"
             )
 
 

@@ -41,9 +41,8 @@ class LearnedVideo:
         if frames < 3 or frames % 2 == 0:
             raise UsageError(
                 "--codec train:video codes the first frame alone and the others in pairs: "
-                "it takes an odd number of frames, 3 or more, "
-                f"not {frames}; prepare with --frames {max(3, frames // 2 * 2 + 1)}, or with --codec train, "
-                "which codes frames one by one"
+                f"it takes an odd number of frames, 3 or more, not {frames}; prepare with --frames "
+                f"{max(3, frames // 2 * 2 + 1)}, or with --codec train, which codes frames one by one"
             )
 
     def examples(self, clips: Tensor) -> Tensor:

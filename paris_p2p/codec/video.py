@@ -54,8 +54,8 @@ def find_codec(name: str, folder: Path | None = None, revision: str = "") -> Mod
     kind, _, reference = name.partition(":")
     if kind != "diffusers" or not reference:
         raise PresetError(
-            f"no codec is called {name!r}; use pca, diffusers:<folder or hub id> or (to prepare) train or "
-            "train:video"
+            f"no codec is called {name!r}; "
+            "use pca, diffusers:<folder or hub id> or (to prepare) train or train:video"
         )
     return find_model(reference, folder, revision)
 
@@ -75,10 +75,9 @@ def latent_shape(codec: Codec, clip: ClipShape) -> LatentShape:
     if back.shape != black.shape:
         frames, height, width = back.shape[1:4]
         raise UsageError(
-            f"the codec {codec.name} makes {frames} frames of {height}x{width} out of {clip.frames} of "
-            f"{clip.height}x{clip.width}; "
-            f"prepare the clips with --frames {frames} --height {height} --width {width}, "
-            "or such as the codec keeps"
+            f"the codec {codec.name} makes {frames} frames "
+            f"of {height}x{width} out of {clip.frames} of {clip.height}x{clip.width}; prepare the clips "
+            f"with --frames {frames} --height {height} --width {width}, or such as the codec keeps"
         )
     channels, frames, height, width = latents.shape[1:]
     return LatentShape(channels=channels, frames=frames, height=height, width=width)
@@ -118,8 +117,6 @@ def check_first_latent(codec: Codec, clip: ClipShape) -> None:
     if not error <= MAX_FIRST_ERROR:
         raise UsageError(
             f"the codec {codec.name} encodes a clip's first frame otherwise than the same picture alone: "
-            f"they differ by {error:.3g} of the "
-            f"latents' size, at most {MAX_FIRST_ERROR} is allowed; to start clips from an image, "
-            "use a causal codec or one that codes "
-            "frames one by one"
+            f"they differ by {error:.3g} of the latents' size, at most {MAX_FIRST_ERROR} is allowed; "
+            "to start clips from an image, use a causal codec or one that codes frames one by one"
         )

@@ -184,8 +184,8 @@ def _take(table: CaptionTable, path: Path, line: int, row: Mapping[str, Any]) ->
         )
     if end and not start:
         raise DataError(
-            f"{path}, line {line} has an end and no start: {shown_row(row)}; a row with times needs a start, "
-            "0 for the video's own"
+            f"{path}, line {line} has an end and no start: {shown_row(row)}; "
+            "a row with times needs a start, 0 for the video's own"
         )
     text, done = clean_caption(caption)
     table.notes += [Note(name, what) for what in done]

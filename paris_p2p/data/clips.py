@@ -212,8 +212,8 @@ def _index_shard(shard: int, path: Path) -> list[_Place]:
     if tensors.keys() != captions.keys():
         odd = sorted(tensors.keys() ^ captions.keys())[0]
         raise DataError(
-            f"{path}: clip {odd[:80]!r} has tensors or a caption, not both; {len(tensors)} tensors, "
-            f"{len(captions)} captions"
+            f"{path}: clip {odd[:80]!r} has tensors or a caption, not both; "
+            f"{len(tensors)} tensors, {len(captions)} captions"
         )
     return [_Place(shard, *tensors[key], *captions[key]) for key in tensors]
 

@@ -75,8 +75,8 @@ def fit_clusters(
     count = features.shape[0]
     if count < 2 * clusters:
         raise DataError(
-            f"{count} train clips cannot make {clusters} clusters; give more clips, "
-            f"or ask for at most {count // 2} experts"
+            f"{count} train clips cannot make {clusters} clusters; "
+            f"give more clips, or ask for at most {count // 2} experts"
         )
     unit = _unit(features)
     with threadpool_limits(1):
@@ -157,8 +157,8 @@ def _shared_out(
     found = clusters - len(_unshared(merged[nearest], clusters, sources))
     raise DataError(
         f"the train clips fall into {found} clusters of two sources each at least, not {clusters}: "
-        "every expert needs one to "
-        f"train on and another to check with; give more clips, or ask for {max(1, found)} experts"
+        "every expert needs one to train on and another to check with; "
+        f"give more clips, or ask for {max(1, found)} experts"
     )
 
 

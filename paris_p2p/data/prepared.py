@@ -109,15 +109,15 @@ class Prepared(Record):
             both = f"trained {self.codec_psnr_db:.1f} dB, PCA {self.pca_psnr_db:.1f} dB"
             lines.append(f"codec at equal compression, on clips that neither was fitted on: {both}{worse}")
         lines += [
-            f"cluster {row.cluster}: {row.clips['train']} train and {row.clips['gate']} gate {what}, "
-            f"silhouette {row.silhouette:.2f}"
+            f"cluster {row.cluster}: "
+            f"{row.clips['train']} train and {row.clips['gate']} gate {what}, silhouette {row.silhouette:.2f}"
             for row in self.clusters
         ]
         lines += self._text_line()
         if self.first_features is not None:
             lines.append(
-                f"first frames: {self.first_width} features of {self.first_features.name} each, "
-                "for the router"
+                "first frames: "
+                f"{self.first_width} features of {self.first_features.name} each, for the router"
             )
         if self.tokens:
             lines.append(
@@ -155,13 +155,13 @@ class Prepared(Record):
                 raise DataError(f"{said}; are two arguments swapped?") from error
             why = f"{error.strerror}: {path}"
             raise DataError(
-                f"{folder} holds no prepared clips ({why}); run `paris-run prepare CLIPS --out {folder}` "
-                "first"
+                f"{folder} holds no prepared clips ({why}); "
+                f"run `paris-run prepare CLIPS --out {folder}` first"
             ) from error
         except ValidationError as error:
             raise DataError(
-                f"{path} is damaged or of another version; prepare the clips again ({error.error_count()} "
-                "fields)"
+                f"{path} is damaged or of another version; "
+                f"prepare the clips again ({error.error_count()} fields)"
             ) from error
 
     def write(self, folder: Path) -> None:

@@ -66,16 +66,14 @@ def check_enough(clips: int, sources: int, experts: int) -> None:
             else ""
         )
         raise DataError(
-            f"{clips} clips are too few for {counted(experts, 'expert')}: "
-            f"the least is {least} (two each to train on, one "
-            f"each to check with, and four); give {least - clips} more{fewer}"
+            f"{clips} clips are too few for {counted(experts, 'expert')}: the least is {least} "
+            f"(two each to train on, one each to check with, and four); give {least - clips} more{fewer}"
         )
     if sources < LEAST_SOURCES:
         raise DataError(
-            f"{clips} clips of {sources} sources are too few: train, gate, "
-            "validation and test need one of their own "
-            f"each; give clips of {LEAST_SOURCES - sources} more, or, if you named the sources yourself, "
-            "name more"
+            f"{clips} clips of {sources} sources are too few: "
+            "train, gate, validation and test need one of their own each; "
+            f"give clips of {LEAST_SOURCES - sources} more, or, if you named the sources yourself, name more"
         )
 
 

@@ -101,8 +101,8 @@ def _check_row(
 ) -> None:
     if len(cells) != len(header):
         raise DataError(
-            f"{path}, line {line} has {len(cells)} cells, the header has {len(header)} "
-            f"({', '.join(header)}): {_shown_line(lines, line)}. "
+            f"{path}, line {line} has {len(cells)} cells, "
+            f"the header has {len(header)} ({', '.join(header)}): {_shown_line(lines, line)}. "
             f"Put a caption that holds {shown(delimiter)} into double quotes"
         )
     for inside in range(line + 1, last + 1):  # of a cell over several lines
@@ -113,9 +113,9 @@ def _check_row(
             and " " not in PurePosixPath(start).suffix
         ):
             raise DataError(
-                f"{path}: a quote opens on line {line} and closes on line {last} only, so that line {inside} "
-                f"({_shown_line(lines, inside)}) would be part of a caption: {_shown_line(lines, line)}. "
-                "Close it"
+                f"{path}: a quote opens on line {line} and closes on line {last} only, "
+                f"so that line {inside} ({_shown_line(lines, inside)}) would be part of a caption: "
+                f"{_shown_line(lines, line)}. Close it"
             )
 
 
@@ -164,6 +164,6 @@ def _check_keys(path: Path, line: int, keys: Iterable[str], row: str) -> None:
         if not set(wanted) & set(here):
             raise DataError(
                 f"{path}, line {line} has {', '.join(map(shown, here[:12])) or 'nothing'} and so no {what}: "
-                f"{row}. Each line needs file and caption (and may have source); a {what} may be called "
-                f"{', '.join(wanted)}"
+                f"{row}. Each line needs file and caption (and may have source); "
+                f"a {what} may be called {', '.join(wanted)}"
             )

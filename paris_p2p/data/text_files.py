@@ -78,8 +78,8 @@ def decode_text(data: bytes, encoding: str = "") -> Decoded:
     guess = _wide_guess(data) or _EXAMPLE
     reads = " ".join(data.decode(guess, "replace")[:_SHOWN_CHARACTERS].split())
     raise NotTextError(
-        f"byte {at} is no UTF-8; save it as UTF-8, or name its encoding: --caption-encoding {guess} "
-        f"would read it as {shown(reads)}"
+        f"byte {at} is no UTF-8; "
+        f"save it as UTF-8, or name its encoding: --caption-encoding {guess} would read it as {shown(reads)}"
     )
 
 

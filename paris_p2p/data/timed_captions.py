@@ -51,9 +51,8 @@ def parse_subtitles(data: bytes, name: str, encoding: str = "") -> tuple[tuple[T
     written = len(_ARROW.findall(text))
     if len(found) != written or not found or len(found) > MAX_CUES:
         raise NotTextError(
-            f"{name} has {written} lines with times, and {len(found)} can be read as captions (at most "
-            f"{MAX_CUES}); "
-            "save it anew with a subtitle editor"
+            f"{name} has {written} lines with times, and {len(found)} can be read as captions "
+            f"(at most {MAX_CUES}); save it anew with a subtitle editor"
         )
     cleaned = [(start_s, end_s, *clean_caption(_TAG.sub("", words))) for start_s, end_s, words in cues]
     done += [what for *_, whats in cleaned for what in whats]

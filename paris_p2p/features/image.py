@@ -137,8 +137,7 @@ def of_first_frames(features: Features) -> ImageFeatures:
     if not isinstance(features, ImageFeatures):
         raise UsageError(
             f"{features.name} does not look at single pictures, as --image-to-video needs; "
-            "use --features efficientnet-lite0 or "
-            "transformers:FOLDER_OR_HUB_ID"
+            "use --features efficientnet-lite0 or transformers:FOLDER_OR_HUB_ID"
         )
     return replace(features, frames=1)
 

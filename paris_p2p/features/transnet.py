@@ -47,8 +47,8 @@ class MotionFeatures:
     def __call__(self, video: Tensor) -> Tensor:
         if video.shape[1] < MIN_FRAMES:
             raise UsageError(
-                f"{self.name} sees change over time: a clip needs at least {MIN_FRAMES} frames, "
-                f"these have {video.shape[1]}"
+                f"{self.name} sees change over time: "
+                f"a clip needs at least {MIN_FRAMES} frames, these have {video.shape[1]}"
             )
         return torch.cat([self._forward(part.to(self.device)) for part in torch.split(video, CLIPS_AT_ONCE)])
 

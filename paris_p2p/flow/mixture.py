@@ -67,9 +67,8 @@ class Routing:
         if self.needs_router and not there and experts > 1:
             raise UsageError(
                 f"routing {self.name} asks the router which of {experts} experts to use, "
-                "and the router has no weights here; wait until "
-                "it has a checkpoint and fetch it, or choose the routing uniform (--routing uniform), "
-                "which asks all experts alike"
+                "and the router has no weights here; wait until it has a checkpoint and fetch it, "
+                "or choose the routing uniform (--routing uniform), which asks all experts alike"
             )
 
     def weights(self, logits: Tensor, clusters: Tensor | None = None) -> Tensor:
@@ -82,8 +81,8 @@ class Routing:
         weights = ROUTINGS[self.name](self, logits.float(), clusters)
         if not bool(weights[logits == -torch.inf].eq(0).all()):
             raise UsageError(
-                f"the routing {self.name} asks for an expert that is not there; use top_k, "
-                "or fetch all experts"
+                f"the routing {self.name} asks for an expert that is not there; "
+                "use top_k, or fetch all experts"
             )
         return weights
 

@@ -37,8 +37,8 @@ class Patch:
         frames, height, width = x.shape[2:]
         if frames % self.frames or height % self.height or width % self.width:
             raise ValueError(
-                f"latents of {frames}x{height}x{width} cannot be cut into patches of "
-                f"{self.frames}x{self.height}x{self.width}"
+                f"latents of {frames}x{height}x{width} cannot be cut into patches "
+                f"of {self.frames}x{self.height}x{self.width}"
             )
         return frames // self.frames, height // self.height, width // self.width
 

@@ -151,8 +151,8 @@ def fitted_config(config: Config, source: Source, numbers: Mapping[str, Any]) ->
         )
     if len(axes) != 3 or sum(axes) != head or axes[1] != axes[2] or any(axis % 2 for axis in axes):
         raise UsageError(
-            f"the checkpoint's rotary entries {list(axes)} of a head of {head} are not FLUX's: first, "
-            "then twice the same"
+            f"the checkpoint's rotary entries {list(axes)} of a head of {head} are not FLUX's: "
+            "first, then twice the same"
         )
     return {**config, "rotary_base": 1e4, "rotary_frame_pairs": axes[0] // 2}
 
@@ -168,8 +168,8 @@ def start_from(network: Any, source: Source) -> Start:
         pieces = family.pieces(source, network)
     except KeyError as error:
         raise UsageError(
-            f"the checkpoint is {family.name}, but has no tensor {error}; fetch it again, "
-            "or name the whole folder"
+            f"the checkpoint is {family.name}, but has no tensor {error}; "
+            "fetch it again, or name the whole folder"
         ) from error
     except (RuntimeError, IndexError) as error:
         # torch's and einops' words for shapes that do not go together
@@ -180,8 +180,8 @@ def start_from(network: Any, source: Source) -> Start:
     missing = sorted({name for piece in pieces.values() for name in piece.theirs} - set(source))
     if missing:
         raise UsageError(
-            f"the checkpoint is {family.name}, but lacks {_some(missing)}; fetch it again, "
-            "or name the whole folder"
+            f"the checkpoint is {family.name}, but lacks {_some(missing)}; "
+            "fetch it again, or name the whole folder"
         )
     made, taken, left, wrong = (
         dict(own),
@@ -221,8 +221,8 @@ def _sizes(family: Family, source: Source, numbers: Mapping[str, Any]) -> dict[s
     tensor, side = family.width
     if tensor not in source or source[tensor].dim() <= side:
         raise UsageError(
-            f"the checkpoint is {family.name}, but lacks {tensor} as a matrix; fetch it again, "
-            "or name the whole folder"
+            f"the checkpoint is {family.name}, but lacks {tensor} as a matrix; "
+            "fetch it again, or name the whole folder"
         )
     sizes = {"width": int(source[tensor].shape[side])}
     for ours, prefix in family.depths.items():

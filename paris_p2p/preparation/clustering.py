@@ -98,10 +98,9 @@ class Dealer:
             clustered = _clustered(model, dealt, labels, reduced, self.rng_seed)
             row = clustered.table[lacking[0]]
             raise UncheckedClusterError(
-                f"cluster {row.cluster} of {experts} has {row.clips['train']} train and {row.clips['gate']} "
-                "gate clips, "
-                "and its expert needs both, of two sources; ask for fewer experts, "
-                "or give more clips of its kind",
+                f"cluster {row.cluster} of {experts} has {row.clips['train']} train "
+                f"and {row.clips['gate']} gate clips, and its expert needs both, of two sources; "
+                "ask for fewer experts, or give more clips of its kind",
                 dealt,
                 clustered,
             )

@@ -90,8 +90,8 @@ def fit_codec(
         if not seen:
             wanted = f"{shape.frames} frames at {shape.fps:g} fps"
             raise DataError(
-                f"none of {len(sources)} files gives a clip of {wanted} to fit the codec on; the last one: "
-                f"{reason}"
+                f"none of {len(sources)} files gives a clip of {wanted} to fit the codec on; "
+                f"the last one: {reason}"
             )
 
     codec = fit_pca(batches(), side, channels)

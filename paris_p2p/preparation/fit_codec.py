@@ -91,8 +91,8 @@ def _hold_out(train: Sequence[Source]) -> tuple[list[Source], list[Source]]:
     held = min(PSNR_CLIPS, len(train) // 4)
     if not held:
         raise DataError(
-            f"{len(train)} files are too few to train a codec and to measure it; give more clips, "
-            "or use --codec pca"
+            f"{len(train)} files are too few to train a codec and to measure it; "
+            "give more clips, or use --codec pca"
         )
     rows = {len(train) * i // held for i in range(held)}
     return [one for row, one in enumerate(train) if row not in rows], [train[row] for row in sorted(rows)]

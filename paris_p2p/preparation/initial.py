@@ -98,8 +98,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return open_checkpoint(experts[0])
     if experts:
         raise UsageError(
-            f"{path} holds {len(experts)} experts, and their clusters are not this run's: name one, "
-            f"as --init-from {experts[0]}"
+            f"{path} holds {len(experts)} experts, and their clusters are not this run's: "
+            f"name one, as --init-from {experts[0]}"
         )
     for other in sorted(path.iterdir()):
         _refuse_pickle(other)
@@ -132,7 +132,6 @@ def _refuse_pickle(path: Path) -> None:
     if path.suffix in PICKLES:
         raise UsageError(
             f"{path} is a pickle, which can run code when it is read, and is never opened here; "
-            "fetch the model's safetensors, or "
-            "convert it where you trust it: torch.load(..., weights_only=True), "
-            "then safetensors.torch.save_file"
+            "fetch the model's safetensors, or convert it where you trust it: "
+            "torch.load(..., weights_only=True), then safetensors.torch.save_file"
         )

@@ -73,8 +73,8 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
     options = options.model_copy(update={"device": str(pick_device(options.device))})
     if options.image_to_video and options.frames == 1:
         raise UsageError(
-            "--image-to-video is for clips: an image of one frame has nothing to go on to; leave it out, "
-            "or raise --frames"
+            "--image-to-video is for clips: an image of one frame has nothing to go on to; "
+            "leave it out, or raise --frames"
         )
     found = find_sources(clips, out, check_encoding(options.caption_encoding))
     sources, skipped = found.sources, found.skipped
@@ -366,8 +366,7 @@ def _require_no_run(out: Path, fingerprint: str) -> None:
     if not same:
         raise UsageError(
             f"{out} holds a created run ({RUN_FILE_NAME}), and these clips and options are not just what it "
-            "was made of: "
-            "preparing them there would replace its data. Give another --out"
+            "was made of: preparing them there would replace its data. Give another --out"
         )
 
 
@@ -408,8 +407,8 @@ def _require_frames(sources: Sequence[Source], frames: int) -> None:
             else ""
         )
         raise UsageError(
-            f"{len(images)} images ({images[0]} is the first){beside}; an image has one frame, "
-            f"not {frames}: prepare them with --frames 1"
+            f"{len(images)} images ({images[0]} is the first){beside}; "
+            f"an image has one frame, not {frames}: prepare them with --frames 1"
         )
 
 
@@ -439,8 +438,7 @@ def _disk_errors(out: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
                 f"the disk of {out} is full ({shutil.disk_usage(_existing(out)).free >> 20} MiB free); "
-                "make room and run the same "
-                "command again: it continues where it was"
+                "make room and run the same command again: it continues where it was"
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise ReadOnlyError(

@@ -87,8 +87,8 @@ def own_agreement(clips: Clips, captions: NDArray[Any]) -> Clips:
     """The same clips with their agreement as their one feature, [N 1]."""
     if captions.shape != clips.features.shape:
         raise UsageError(
-            f"clips of {clips.features.shape} and captions of {captions.shape}: each clip needs its own, "
-            "in one space"
+            f"clips of {clips.features.shape} and captions of {captions.shape}: "
+            "each clip needs its own, in one space"
         )
     each = (clips.features.astype(np.float64) * captions.astype(np.float64)).sum(1, keepdims=True)
     return Clips(each, clips.sources, clips.seeds)

@@ -44,8 +44,8 @@ def classifier_test(
     fewest = min(len(np.unique(side.sources)) for side in (real, generated))
     if fewest < 2 * FOLDS:
         raise UsageError(
-            f"{fewest} source videos on one side: the classifier test needs {2 * FOLDS}, "
-            "as the floor halves them"
+            f"{fewest} source videos on one side: "
+            f"the classifier test needs {2 * FOLDS}, as the floor halves them"
         )
     rows = np.arange(len(features))
     answers = np.concatenate(_held_out(features, sources, rows[: len(real)], rows[len(real) :]))  # P

@@ -244,8 +244,8 @@ def calibration(title: str, confidence: Floats, right: NDArray[np.bool_]) -> Fig
         below.set(xlim=(0, 1), xlabel="confidence", ylabel="answers", title=f"{len(right)} answers")
 
     said = (
-        f"{right.mean():.0%} of {len(right)} answers are right at a mean confidence of "
-        f"{confidence.mean():.0%}"
+        f"{right.mean():.0%} of {len(right)} answers are right at a mean confidence "
+        f"of {confidence.mean():.0%}"
     )
     return _figure(title, draw, 3.4, f"{said}; expected calibration error {error:.3f}.")
 

@@ -41,8 +41,8 @@ class Clips:
             raise UsageError(f"features of shape {self.features.shape}: they must be [clips, features]")
         if self.sources.shape != (count,) or (self.seeds is not None and self.seeds.shape != (count,)):
             raise UsageError(
-                f"{count} clips have {len(self.sources)} sources and "
-                f"{count if self.seeds is None else len(self.seeds)} seeds"
+                f"{count} clips have {len(self.sources)} sources "
+                f"and {count if self.seeds is None else len(self.seeds)} seeds"
             )
         if not np.isfinite(self.features).all():
             raise UsageError("some features are not finite: look at the clips they were computed from")

@@ -29,8 +29,8 @@ def motion_px_per_frame(video: NDArray[np.uint8]) -> Floats:
     """
     if video.ndim != 5 or video.shape[4] != 3 or video.dtype != np.uint8:
         raise UsageError(
-            f"clips of shape {video.shape} and type {video.dtype}: optical flow needs uint8 [clips, frames, "
-            "rows, columns, 3]"
+            f"clips of shape {video.shape} and type {video.dtype}: "
+            "optical flow needs uint8 [clips, frames, rows, columns, 3]"
         )
     if video.shape[1] < 2 or min(video.shape[2:4]) < MIN_SIDE_PIXELS:
         raise UsageError(

@@ -41,8 +41,8 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise UsageError(
-                    f"the table {self.title!r} has {len(self.columns)} columns and a row of {len(row)} "
-                    f"cells: {row}"
+                    f"the table {self.title!r} has {len(self.columns)} columns "
+                    f"and a row of {len(row)} cells: {row}"
                 )
 
 
@@ -87,8 +87,8 @@ class ClipWall:
         for row in self.rows:
             if len(row.clips) != len(self.columns):
                 raise UsageError(
-                    f"{self.title!r} has {len(self.columns)} columns and {len(row.clips)} clips of "
-                    f"{row.caption!r}"
+                    f"{self.title!r} has {len(self.columns)} columns "
+                    f"and {len(row.clips)} clips of {row.caption!r}"
                 )
 
 
@@ -147,11 +147,9 @@ def score_table(title: str, scores: Mapping[str, Sequence[Score]], note: str = "
 
 FLOOR_NOTE = (
     "The interval resamples RNG seeds, then source videos, then takes all their clips. "
-    "The floor is what the same estimator says of two "
-    "halves of the real clips: nothing can be told apart from real there. "
-    "As a distance also depends on how many clips it is "
-    "computed from, “at the floor's counts” is the number to hold against it. "
-    "Clips are given as clips / source videos."
+    "The floor is what the same estimator says of two halves of the real clips: nothing can be told apart "
+    "from real there. As a distance also depends on how many clips it is computed from, "
+    "“at the floor's counts” is the number to hold against it. Clips are given as clips / source videos."
 )
 
 

@@ -95,8 +95,8 @@ class Learner:
         if not (loss <= MAX_LOSS and math.isfinite(norm)):
             raise DivergedError(
                 f"{self.slot} diverged at step {self.steps}: loss {loss:.4g}, gradient norm {norm:.4g}; "
-                "training goes back to the last checkpoint; if this happens again, "
-                "the run's learning rate is too high"
+                "training goes back to the last checkpoint; "
+                "if this happens again, the run's learning rate is too high"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.spec.training, self.slot, self.steps, self.lowered)
@@ -148,9 +148,8 @@ class Learner:
         """
         if self.micro_batch_clips == 1 and not self.recompute():
             raise MemoryLimitError(
-                f"training {self.slot} ({self.parameters:,} parameters) does not fit on {self.device} one "
-                "clip at a time; "
-                "allow more memory, or take a slot of a smaller run"
+                f"training {self.slot} ({self.parameters:,} parameters) does not fit "
+                f"on {self.device} one clip at a time; allow more memory, or take a slot of a smaller run"
             )
         self.micro_batch_clips = max(1, min(self.micro_batch_clips, batch_clips(self.spec, self.slot)) // 2)
         return_memory(self.device)

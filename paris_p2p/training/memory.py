@@ -42,8 +42,7 @@ def fit_micro_batch(batch_clips: int, used_bytes: int, clip_bytes: int, limit_by
     if fit < 1:
         raise MemoryLimitError(
             f"training needs {(used_bytes + clip_bytes) >> 20} MiB for one clip at a time, "
-            f"{limit_bytes >> 20} MiB are allowed; "
-            "raise --max-memory, or take a slot of a smaller run"
+            f"{limit_bytes >> 20} MiB are allowed; raise --max-memory, or take a slot of a smaller run"
         )
     parts = -(-batch_clips // min(fit, batch_clips))
     return -(-batch_clips // parts)

@@ -36,8 +36,8 @@ def read_spec(job: SlotJob) -> RunSpec:
         raise RecordError(f"cannot read the RunSpec {job.spec_path}: {error.strerror}") from error
     if job.slot not in spec.slots:
         raise UsageError(
-            f"the run has no slot {job.slot}; its slots are {spec.slots[0]} to expert-{spec.experts - 1}, "
-            "and router"
+            f"the run has no slot {job.slot}; "
+            f"its slots are {spec.slots[0]} to expert-{spec.experts - 1}, and router"
         )
     return spec
 

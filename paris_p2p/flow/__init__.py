@@ -1,1 +1,1 @@
-"""The maths: path, loss, sampler, routed mixture."""
+"""Holds the mathematics of flow matching: the path, its loss, sampling, and the routed mixture."""

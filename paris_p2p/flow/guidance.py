@@ -1,10 +1,11 @@
-"""Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, Eq. 6) of a mixture, in its two forms.
+"""Guides a mixture without a classifier (Ho and Salimans 2022, arXiv 2207.12598, Eq. 6), in two forms.
 
-`per_expert`, as published: each expert is guided by itself, and one set of weights, of the router with text,
-mixes the results.
-`exact`: u(no text) + scale (u(text) - u(no text)), each a mixture with its own posterior, of the router
-without and with the text. Both give the conditional flow at scale 1 and agree when there is one expert.
-Legend: B clips, L text tokens. t = 1 is noise.
+`per_expert`, as published: each expert is guided by itself, and one set of weights, from the router with
+text, mixes the results.
+`exact`: u(no text) + scale (u(text) - u(no text)), where each u is a mixture with its own posterior, from the
+router without and with the text. Both give the conditional flow at scale 1 and agree when there is one
+expert.
+Legend: B clips, L text tokens, D token width, P pooled width, K experts, F features. t = 1 is noise.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Route = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Condition:
-    """What is known of B clips: their captions and, where the run was trained for it, their first frames."""
+    """Holds what is known of B clips: captions and, where the run was trained for them, first frames."""
 
     tokens: Tensor  # [B L D]
     mask: Tensor  # [B L], True where there is text
@@ -33,14 +34,15 @@ class Condition:
     first_features: Tensor | None = None  # [B F], as the router takes them
 
     def with_none(self) -> Condition:
-        """All clips, then the same without captions: an empty mask is what tells an expert that there is
-        no text.
+        """Returns all clips, then the same clips without captions.
+
+        An empty mask is what tells an expert that there is no text.
         """
         twice = {name: torch.cat([value] * 2) for name, value in self._known()}
         return replace(self, **(twice | {"mask": torch.cat([self.mask, torch.zeros_like(self.mask)])}))
 
     def pick(self, rows: Tensor) -> Condition:
-        """What is known of clips `rows`, in their order; one may come twice."""
+        """Returns what is known of the clips `rows`, in their order; a row may come twice."""
         return replace(self, **{name: value[rows] for name, value in self._known()})
 
     def _known(self) -> Iterator[tuple[str, Tensor]]:
@@ -51,7 +53,7 @@ class Condition:
 def guided_velocity(
     form: str, pool: ExpertPool, route: Route, condition: Condition, scale: float
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """The velocity a sampler asks for, (x, t) -> v; UsageError for an unknown form."""
+    """Returns the velocity that a sampler asks for, (x, t) -> v; UsageError for an unknown form."""
     check_form(form)
     if scale == 1:
         return lambda x, t: conditional(pool, route, condition, x, t)
@@ -59,26 +61,30 @@ def guided_velocity(
 
 
 def conditional(pool: ExpertPool, route: Route, condition: Condition, x: Tensor, t: Tensor) -> Tensor:
-    """The mixture with text, unguided: [B ...], [B] -> [B ...]."""
+    """Returns the velocity of the mixture with text, unguided: [B ...], [B] -> [B ...]."""
     return _mixed(pool, _routed(route, condition, x, t), condition, x, t)
 
 
 def per_expert(
     pool: ExpertPool, route: Route, condition: Condition, scale: float, x: Tensor, t: Tensor
 ) -> Tensor:
-    """sum_k w_k (u_k(none) + scale (u_k(text) - u_k(none))), as one batch of 2 B: [B ...], [B] -> [B ...]."""
+    """Returns sum_k w_k (u_k(none) + scale (u_k(text) - u_k(none))), computed as one batch of 2 B.
+
+    [B ...], [B] -> [B ...].
+    """
     weights = _routed(route, condition, x, t)
     doubled = _mixed(
         pool, torch.cat([weights] * 2), condition.with_none(), torch.cat([x, x]), torch.cat([t, t])
     )
-    # the mixture is linear, so guiding after it with the same weights is guiding inside it
+    # The mixture is linear, so guiding after it with the same weights is guiding inside it.
     text, none = doubled.chunk(2)
     return none + scale * (text - none)
 
 
 def exact(pool: ExpertPool, route: Route, condition: Condition, scale: float, x: Tensor, t: Tensor) -> Tensor:
-    """u(none) + scale (u(text) - u(none)), each mixed by its own posterior, as one batch of 2 B: [B ...],
-    [B] -> [B ...].
+    """Returns u(none) + scale (u(text) - u(none)), each mixed by its own posterior, as one batch of 2 B.
+
+    [B ...], [B] -> [B ...].
     """
     weights = torch.cat(
         [_routed(route, condition, x, t), _routed(route, replace(condition, pooled=None), x, t)]
@@ -88,7 +94,7 @@ def exact(pool: ExpertPool, route: Route, condition: Condition, scale: float, x:
 
 
 def _routed(route: Route, condition: Condition, x: Tensor, t: Tensor) -> Tensor:
-    """Weights [B K]; a first frame stays known where the text does not."""
+    """Returns the weights [B K]; a first frame stays known where the text does not."""
     return route(
         x, t, condition.pooled, *(() if condition.first_features is None else (condition.first_features,))
     )
@@ -101,6 +107,7 @@ def _mixed(pool: ExpertPool, weights: Tensor, condition: Condition, x: Tensor, t
 
 
 def check_form(form: str) -> None:
+    """Raises UsageError, with the forms there are, when `form` is none of them."""
     if form not in FORMS:
         raise UsageError(f"no guidance form is called {form!r}; choose one of {', '.join(FORMS)}")
 

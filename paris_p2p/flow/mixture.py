@@ -1,10 +1,9 @@
-"""The marginal flow as a mixture of experts' flows: u(x, t) = sum_k p(k | x, t) u_k(x, t) (DDM, arXiv
-2501.05450, section 3).
+"""Mixes experts' flows into the marginal flow: u(x, t) = sum_k p(k | x, t) u_k(x, t).
 
-A routing turns the router's logits into weights; only experts with weight are run, on only those clips that
-gave it to them.
-Legend: B clips, K experts, `...` the rest of a clip. t = 1 is noise. A logit of -inf is an expert that is not
-there.
+This is section 3 of DDM (arXiv 2501.05450). A routing turns the router's logits into weights; only experts
+with weight are run, and only on the clips that gave it to them.
+Legend: B clips, K experts, `...` the rest of a clip. t = 1 is noise. A logit of -inf stands for an absent
+expert.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from paris_p2p.errors import UsageError
 
 
 class ExpertPool(Protocol):
-    """Experts by number; a pool may bring an expert in only when it is asked for."""
+    """Gives experts by number; a pool may bring an expert into memory only when it is asked for."""
 
     def velocity(
         self,
@@ -32,15 +31,16 @@ class ExpertPool(Protocol):
         pooled: Tensor | None = None,
         first: Tensor | None = None,
     ) -> Tensor:
-        """Expert k's v [B ...] at x [B ...], t [B], for text tokens [B L D] where mask [B L], pooled text
-        [B P], first frames [B ...].
+        """Returns expert k's v [B ...] at x [B ...], t [B].
+
+        The text is tokens [B L D] where mask [B L] is True, and pooled text [B P]; first frames are [B ...].
         """
         ...
 
 
 @dataclass(frozen=True)
 class Routing:
-    """How logits become weights: a name in ROUTINGS, and the numbers that some of them take."""
+    """Says how logits become weights: a name in ROUTINGS, and the numbers that some of them take."""
 
     name: str = "top_k"
     top_k: int = 1
@@ -61,8 +61,9 @@ class Routing:
         return self.name in ("top_k", "full", "threshold")
 
     def check_router(self, there: bool, experts: int) -> None:
-        """UsageError when the choice among so many experts is the router's, and it is not there: any other
-        choice would be arbitrary.
+        """Raises UsageError when the router must choose among `experts` and is not there.
+
+        Without a router any such choice would be arbitrary.
         """
         if self.needs_router and not there and experts > 1:
             raise UsageError(
@@ -72,9 +73,9 @@ class Routing:
             )
 
     def weights(self, logits: Tensor, clusters: Tensor | None = None) -> Tensor:
-        """[B K] logits -> [B K] weights that sum to one; `clusters` [B] are the true ones, for `oracle`.
+        """Returns weights [B K] that sum to one, from logits [B K]; `oracle` takes the true `clusters` [B].
 
-        UsageError when nothing is left that may get weight.
+        UsageError when no expert is left that may get weight.
         """
         if not bool((logits > -torch.inf).any(1).all()):
             raise UsageError("no expert is there to route to")
@@ -88,7 +89,7 @@ class Routing:
 
 
 def _top_k(routing: Routing, logits: Tensor, clusters: Tensor | None) -> Tensor:
-    """The k most probable, renormalised."""
+    """Returns the k most probable, renormalised."""
     kept = logits.topk(min(routing.top_k, logits.shape[1]), dim=1)
     return torch.zeros_like(logits).scatter(1, kept.indices, kept.values.softmax(1))
 
@@ -98,7 +99,7 @@ def _full(routing: Routing, logits: Tensor, clusters: Tensor | None) -> Tensor:
 
 
 def _threshold(routing: Routing, logits: Tensor, clusters: Tensor | None) -> Tensor:
-    """All at or above the threshold, and always the most probable; renormalised."""
+    """Returns all at or above the threshold, and always the most probable, renormalised."""
     shares = logits.softmax(1)
     kept = (shares >= routing.threshold) & (shares > 0)
     kept.scatter_(1, shares.argmax(1, keepdim=True), True)
@@ -106,7 +107,7 @@ def _threshold(routing: Routing, logits: Tensor, clusters: Tensor | None) -> Ten
 
 
 def _uniform(routing: Routing, logits: Tensor, clusters: Tensor | None) -> Tensor:
-    """All that are there, alike: a plain ensemble."""
+    """Returns equal weights for all experts that are there: a plain ensemble."""
     there = (logits > -torch.inf).float()
     return there / there.sum(1, keepdim=True)
 
@@ -143,8 +144,9 @@ def mixed_velocity(
     pooled: Tensor | None = None,
     first: Tensor | None = None,
 ) -> Tensor:
-    """sum_k w_k u_k(x, t), each expert run once, on its own clips: weights [B K], x [B ...], t [B] -> [B
-    ...] float32.
+    """Returns sum_k w_k u_k(x, t) in float32, running each expert once, on the clips that route to it.
+
+    Weights [B K], x [B ...], t [B] -> [B ...].
     """
     mixed = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     for k in weights.any(0).nonzero().flatten().tolist():
@@ -156,8 +158,9 @@ def mixed_velocity(
 
 
 def only_present(logits: Tensor, present: list[int]) -> Tensor:
-    """The logits with -inf for every expert but those present, so that weights are renormalised among
-    these: [B K].
+    """Sets the logits [B K] of all experts but those present to -inf.
+
+    Weights made from them are then renormalised among the experts that are there.
     """
     there = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
     there[present] = True

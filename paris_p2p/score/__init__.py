@@ -1,1 +1,1 @@
-"""The metrics: features in, numbers out, each with its interval and its floor."""
+"""Turns features into metrics, each a number with its interval and its floor."""

@@ -1,8 +1,7 @@
-"""How well clips agree with their own captions, beside how well they would with captions dealt out anew:
-chance is a number here too.
+"""Measures how well clips agree with their own captions, beside captions dealt out anew: chance is a number.
 
-With CLIP: the mean cosine of caption and frames. Legend: N clips, F features of the space in which clips and
-captions both lie.
+With CLIP the agreement is the mean cosine of caption and frames.
+Legend: N clips, F features of the space in which clips and captions both lie.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from paris_p2p.score.values import score_values
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one side, the mean over its clips."""
+    """Holds the agreement of one side, as means over its clips."""
 
     own: Interval  # with their own captions
-    # the mean over all ways to deal the same captions out anew: what heeding no caption gives
+    # The mean over all ways to deal the same captions out anew: what ignoring captions gives.
     shuffled: Interval
     above_chance: Interval  # own minus shuffled
 
@@ -34,7 +33,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class TextSimilarity:
-    """Real clips with their captions are the reference that generated ones may reach."""
+    """Compares generated clips with real ones, whose agreement with captions is what they may reach."""
 
     name: str
     real: Agreement
@@ -50,7 +49,7 @@ def score_text_similarity(
     text: NDArray[Any],
     plan: Plan | None = None,
 ) -> TextSimilarity:
-    """From the clips' mean unit vectors [N F] and the unit vectors of their captions [N F], clip by clip."""
+    """Scores the clips' mean unit vectors [N F] against their captions' unit vectors [N F], clip by clip."""
     name = f"Text-video similarity, {features_name}"
     difference = score_values(
         name, own_agreement(real, real_text), own_agreement(generated, text), plan
@@ -61,7 +60,7 @@ def score_text_similarity(
 
 
 def agreement(clips: Clips, captions: NDArray[Any], plan: Plan | None = None) -> Agreement:
-    """Of clips [N F] with captions [N F], their agreement being the product.
+    """Returns the agreement of clips [N F] with captions [N F], which is their product.
 
     Over all N! ways to deal captions out, the mean product is that of the mean clip with the mean caption:
     nothing is drawn.
@@ -84,7 +83,7 @@ def agreement(clips: Clips, captions: NDArray[Any], plan: Plan | None = None) ->
 
 
 def own_agreement(clips: Clips, captions: NDArray[Any]) -> Clips:
-    """The same clips with their agreement as their one feature, [N 1]."""
+    """Returns the same clips with their agreement as their one feature, [N 1]."""
     if captions.shape != clips.features.shape:
         raise UsageError(
             f"clips of {clips.features.shape} and captions of {captions.shape}: "

@@ -1,8 +1,9 @@
-"""Can a linear classifier tell generated from real clips? The two-sample test of Lopez-Paz and Oquab 2017
-(arXiv 1610.06545).
+"""Tests whether a linear classifier can tell generated from real clips.
 
-A logistic regression on the features, cross-validated; clips of one source video, real and generated alike,
-are never on both sides of a fold. 0.5 means it cannot tell. Legend: P pooled clips, real first, F features.
+This is the two-sample test of Lopez-Paz and Oquab 2017 (arXiv 1610.06545): a logistic regression on the
+features, cross-validated; clips of one source video, real and generated alike, are never on both sides of a
+fold. 0.5 means that it cannot tell.
+Legend: P pooled clips, real first, F features.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ MAX_ITERATIONS = 2000
 
 @dataclass(frozen=True)
 class ClassifierTest:
-    """Intervals hold what other clips would change in the training too: held-out answers alone scatter
-    less (too narrow by a third).
+    """Holds both scores with intervals that include what other clips would change in the training.
+
+    Held-out answers alone scatter less: their intervals are too narrow by a third.
     """
 
     accuracy: Score  # of each side, averaged
@@ -38,7 +40,7 @@ class ClassifierTest:
 def classifier_test(
     features_name: str, real: Clips, generated: Clips, plan: Plan | None = None
 ) -> ClassifierTest:
-    """Held-out accuracy and area under the ROC curve; UsageError with fewer source videos than folds."""
+    """Returns held-out accuracy and area under the ROC curve; UsageError below 10 source videos a side."""
     features = np.concatenate([real.features, generated.features]).astype(np.float64)  # P F
     sources = np.unique(np.concatenate([real.sources, generated.sources]), return_inverse=True)[1]  # P
     fewest = min(len(np.unique(side.sources)) for side in (real, generated))
@@ -65,19 +67,19 @@ def classifier_test(
 
 
 def balanced_accuracy(real: Floats, generated: Floats) -> float:
-    """The share of each side that is answered rightly (real below 0.5), averaged."""
+    """Returns the share of each side that is answered rightly (real below 0.5), averaged over both."""
     return float(((real < 0.5).mean() + (generated >= 0.5).mean()) / 2)
 
 
 def auc(real: Floats, generated: Floats) -> float:
-    """The chance that a generated clip's answer lies above a real one's; ties count half."""
+    """Returns the chance that a generated clip's answer lies above a real one's; ties count half."""
     ordered = np.sort(real)
     below = np.searchsorted(ordered, generated, "left") + np.searchsorted(ordered, generated, "right")
     return float(below.mean() / (2 * len(real)))
 
 
 def _held_out(features: Floats, sources: NDArray[np.int64], a: Rows, b: Rows) -> tuple[Floats, Floats]:
-    """P(generated) of each clip, by a classifier that saw no clip of its source video."""
+    """Returns P(generated) of each clip, from a classifier that saw no clip of its source video."""
     rows = np.concatenate([a, b])
     x, groups = features[rows], sources[rows]
     y = np.repeat([0, 1], [len(a), len(b)])
@@ -93,7 +95,7 @@ def _held_out(features: Floats, sources: NDArray[np.int64], a: Rows, b: Rows) ->
 def _remembered(
     features: Floats, sources: NDArray[np.int64]
 ) -> Callable[[Rows, Rows], tuple[Floats, Floats]]:
-    """Accuracy and AUC look at the same splits, so that each is trained once."""
+    """Keeps the answers of each split, so that accuracy and AUC train a classifier once for both."""
     known: dict[bytes, tuple[Floats, Floats]] = {}
 
     def answers(a: Rows, b: Rows) -> tuple[Floats, Floats]:

@@ -1,9 +1,8 @@
-"""Fréchet and kernel distance between two sets of features; a distance is named after the features it was
-computed on.
+"""Computes the Fréchet and the kernel distance between two sets of features.
 
-Fréchet: Heusel et al. 2017 (arXiv 1706.08500), Eq. 6. Kernel: Bińkowski et al. 2018 (arXiv 1801.01401),
-section 3.
-Legend: N clips, P pooled clips (real first), F features, D principal components.
+A distance is named after the features it was computed on. Fréchet: Heusel et al. 2017 (arXiv 1706.08500), Eq.
+6. Kernel: Bińkowski et al. 2018 (arXiv 1801.01401), section 3.
+Legend: N real clips, M generated clips, P pooled clips (real first), F features, D principal components.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from numpy.typing import NDArray
 from paris_p2p.errors import UsageError
 from paris_p2p.score.intervals import Clips, Floats, Plan, Rows, Score, Statistic, measure
 
-# Unterthiner et al. 2018 (arXiv 1812.01717): of no other network is the Fréchet distance called FVD
+# Only with this network is the Fréchet distance called FVD (Unterthiner et al. 2018, arXiv 1812.01717).
 FVD_FEATURES = "I3D"
 MAX_POOLED_CLIPS = 12_000  # of the kernel distance: its matrix and one copy then take 2.3 GB
 
 
 @dataclass(frozen=True)
 class Components:
-    """Principal components of the real side, on which both sides are looked at."""
+    """Projects both sides onto the principal components of the real side."""
 
     mean: Floats  # [F]
     axes: Floats  # [F D]
@@ -46,8 +45,9 @@ class Components:
 
 
 def frechet_distance(real: NDArray[Any], generated: NDArray[Any], components: int | None = None) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of the Gaussians fitted to [N F] and [M F]: squared, as
-    everybody reports it.
+    """Returns |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of the Gaussians fitted to [N F] and [M F].
+
+    It is the squared distance, as everybody reports it.
     """
     _check(real, generated)
     if components is not None:
@@ -60,13 +60,14 @@ def frechet_distance(real: NDArray[Any], generated: NDArray[Any], components: in
 def gaussian_frechet_distance(
     mean1: Floats, covariance1: Floats, mean2: Floats, covariance2: Floats
 ) -> float:
-    """The same of Gaussians that are known: [F], [F F]."""
+    """Returns the Fréchet distance of Gaussians that are known: means [F], covariances [F F]."""
     return _frechet(mean1, _root(covariance1), mean2, _root(covariance2))
 
 
 def kernel_distance(real: NDArray[Any], generated: NDArray[Any]) -> float:
-    """Unbiased MMD^2 (their Eq. 4) with the kernel (x.y / F + 1)^3 of [N F] and [M F]; zero in expectation
-    for equal distributions.
+    """Returns the unbiased MMD^2 (Bińkowski et al., Eq. 4) with kernel (x.y / F + 1)^3 of [N F] and [M F].
+
+    It is zero in expectation for equal distributions.
     """
     _check(real, generated)
     rows = np.arange(len(real) + len(generated))
@@ -81,10 +82,10 @@ def score_frechet(
     components: int | None = None,
     plan: Plan | None = None,
 ) -> Score:
-    """`Fréchet distance, <features>`; with `components`, on that many principal components of the real clips.
+    """Scores `Fréchet distance, <features>`, on `components` principal components of the real clips if given.
 
-    It is biased upwards, the more the fewer clips there are: `matched`, `floor` and `excess` are of one
-    count; `value` only compares with values of the same counts, as those of papers are.
+    The distance is biased upwards, the more the fewer clips there are: `matched`, `floor` and `excess` are of
+    one count; `value` compares only with values of the same counts, as those of papers are.
     """
     _check(real.features, generated.features)
     project = (
@@ -106,7 +107,7 @@ def score_frechet(
 
 
 def score_kernel(features_name: str, real: Clips, generated: Clips, *, plan: Plan | None = None) -> Score:
-    """`Kernel distance, <features>`; unbiased, so values of any counts compare."""
+    """Scores `Kernel distance, <features>`; it is unbiased, so values of any counts compare."""
     _check(real.features, generated.features)
     if len(real) + len(generated) > MAX_POOLED_CLIPS:
         raise UsageError(
@@ -136,7 +137,7 @@ def _check(real: NDArray[Any], generated: NDArray[Any]) -> None:
 
 
 def _fit(x: Floats) -> tuple[Floats, Floats]:
-    """(m, R) with C = R^T R: the covariance itself is never formed."""
+    """Returns (m, R) with C = R^T R; the covariance itself is never formed."""
     mean = x.mean(0)
     centred = (x - mean) / np.sqrt(len(x) - 1)
     root: Any = np.linalg.qr(centred, mode="r")  # numpy's stubs call it a pair
@@ -144,15 +145,16 @@ def _fit(x: Floats) -> tuple[Floats, Floats]:
 
 
 def _root(covariance: Floats) -> Floats:
-    """R with C = R^T R, by symmetric eigenvalues; those that rounding made negative are zero."""
+    """Returns R with C = R^T R, by symmetric eigenvalues; those that rounding made negative become zero."""
     values, vectors = np.linalg.eigh(covariance)
     root: Floats = np.sqrt(values.clip(min=0))[:, None] * vectors.T
     return root
 
 
 def _frechet(mean1: Floats, root1: Floats, mean2: Floats, root2: Floats) -> float:
-    """tr (C1 C2)^(1/2) is the sum of the singular values of R1 R2^T: stable for covariances of any rank,
-    where a matrix root is not.
+    """Takes tr (C1 C2)^(1/2) as the sum of the singular values of R1 R2^T.
+
+    That is stable for covariances of any rank, where a matrix root is not.
     """
     overlap = np.linalg.svd(root1 @ root2.T, compute_uv=False).sum()
     spread = np.square(root1).sum() + np.square(root2).sum() - 2 * overlap
@@ -167,7 +169,7 @@ def _kernel_statistic(pooled: NDArray[Any]) -> Statistic:
     itself = np.diagonal(kernel).copy()
 
     def statistic(a: Rows, b: Rows) -> float:
-        # P, how often each clip was drawn
+        # How often each clip was drawn, [P] for either side.
         u, v = (np.bincount(rows, minlength=len(x)).astype(np.float64) for rows in (a, b))
         ku, kv = kernel @ u, kernel @ v
         within = sum((w @ kw - w @ itself) / (w.sum() * (w.sum() - 1)) for w, kw in ((u, ku), (v, kv)))

@@ -1,9 +1,9 @@
-"""Do generated clips show what the prompt asked for? A probe, fitted beforehand on real clips, says what a
-clip shows.
+"""Measures whether generated clips show what the prompt asked for, with a probe fitted on real clips.
 
 The probe is a logistic regression from a clip's features to a label of its caption (a class, a colour, a
 direction). What it recognises on real clips that it never saw is the ceiling; prompts dealt out anew are
-chance. Legend: N clips, F features, K classes.
+chance.
+Legend: N clips, F features, K classes.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ MAX_ITERATIONS = 2000
 
 @dataclass(frozen=True)
 class Probe:
-    """A frozen classifier of one attribute."""
+    """Recognises one attribute of clips; it is frozen once fitted."""
 
     attribute: str
     features_name: str
     classes: tuple[str, ...]
-    # on the clips it was fitted on, each answered by a classifier that saw nothing of its source video
+    # On the clips it was fitted on, each answered by a classifier that saw nothing of its source video.
     held_out: Agreement
     sources: frozenset[Any]  # the source videos it was fitted on
     model: Any
 
     def __call__(self, features: NDArray[Any]) -> NDArray[np.int64]:
-        """[N F] -> [N], the class each clip shows."""
+        """Returns the class that each clip shows: [N F] -> [N]."""
         answers: NDArray[np.int64] = self.model.predict(features.astype(np.float64))
         return answers
 
 
 @dataclass(frozen=True)
 class ClassShare:
-    """Of the clips of one class, how many show it."""
+    """Says which share of the clips of one class shows it."""
 
     label: str
     clips: int
@@ -58,8 +58,9 @@ class ClassShare:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Shares of clips recognised as prompted. The probe is taken as given: intervals resample the clips it
-    judges.
+    """Holds the shares of clips recognised as prompted.
+
+    The probe is taken as given: intervals resample only the clips that it judges.
     """
 
     name: str
@@ -73,8 +74,9 @@ class Fidelity:
 def fit_probe(
     attribute: str, features_name: str, clips: Clips, labels: Sequence[str], plan: Plan | None = None
 ) -> Probe:
-    """On real clips that are not used to score: the training split. UsageError when a class has fewer
-    source videos than folds.
+    """Fits a probe on real clips that no score uses: the training split.
+
+    UsageError when a class has fewer source videos than folds.
     """
     classes = tuple(sorted(set(labels)))
     if len(labels) != len(clips) or len(classes) < 2:
@@ -108,8 +110,9 @@ def score_fidelity(
     prompted: Sequence[str],
     plan: Plan | None = None,
 ) -> Fidelity:
-    """The share of generated clips recognised as prompted, beside that of real clips of videos the probe
-    was not fitted on.
+    """Scores the share of generated clips recognised as prompted, beside that of real clips.
+
+    UsageError when the probe was fitted on a source video of these real clips.
     """
     seen = probe.sources & set(real.sources.tolist())
     if seen:
@@ -138,7 +141,7 @@ def _fit(x: NDArray[np.float64], answers: Rows) -> Any:
 
 
 def _judged(probe: Probe, clips: Clips, labels: Sequence[str]) -> tuple[Clips, NDArray[np.float64]]:
-    """What each clip shows and what it should: both [N K]."""
+    """Returns what each clip shows and what it should show, both [N K]."""
     unknown = sorted(set(labels) - set(probe.classes))
     if len(labels) != len(clips):
         raise UsageError(f"{len(clips)} clips have {len(labels)} labels of {probe.attribute}: give one each")
@@ -156,7 +159,7 @@ def _shown(clips: Clips, answers: Rows, classes: int) -> Clips:
 
 
 def _one_hot(answers: Rows, classes: int) -> NDArray[np.float64]:
-    """As unit vectors, whose product is 1 when two answers are the same and 0 otherwise: [N] -> [N K]."""
+    """Returns unit vectors, whose product is 1 for equal answers and 0 otherwise: [N] -> [N K]."""
     vectors: NDArray[np.float64] = np.eye(classes)[answers]
     return vectors
 

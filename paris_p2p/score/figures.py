@@ -1,14 +1,10 @@
-"""The report's drawings: arrays in, SVG that follows the page's colours out; matplotlib without its global
-state.
+"""Draws the figures of a report: arrays in, SVG out.
 
 Legend: K experts, G groups (clusters), S denoising steps, N clips.
 """
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,43 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paris_p2p.errors import UsageError
+from paris_p2p.score.drawing import INK, PALETTE, WIDTH_IN, colours, drawn, label, legend
 from paris_p2p.score.intervals import Floats, Score
-from paris_p2p.score.page import Figure, number, printable
+from paris_p2p.score.page import Figure, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-INK = "#010203"  # stands for the page's own ink: replaced by currentColor
-# Okabe and Ito 2008, for any eyes
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b59d00", "#8172b3")
-WIDTH_IN = 9.6
 BINS = 10
-# numbers that repeat from drawing to drawing and that nothing points at
-UNUSED_ID = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # text stays text
-    "text.parse_math": False,  # names are foreign: a dollar is a dollar
-    "font.family": ["sans-serif"],
-    "font.size": 10,
-    "axes.titlesize": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.15,
-    "grid.color": INK,
-    "legend.frameon": False,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-} | dict.fromkeys(
-    ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
-)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: [N] and [N]."""
+    """Holds one line: x [N] and y [N]."""
 
     name: str
     x: NDArray[Any]
@@ -75,7 +48,7 @@ def loss_curves(
     *,
     logarithmic: bool = False,
 ) -> Figure:
-    """A line for each model over training."""
+    """Draws a line for each model over training."""
 
     def draw(drawing: Drawing) -> None:
         axes = drawing.subplots()
@@ -84,22 +57,24 @@ def loss_curves(
                 curve.x,
                 curve.y,
                 color=colour,
-                label=_name(curve.name),
+                label=label(curve.name),
                 linewidth=1.8,
                 marker="." if len(curve.x) <= 40 else "",
             )
-        axes.set(xlabel=_name(x_label), ylabel=_name(y_label), yscale="log" if logarithmic else "linear")
-        _legend(drawing, axes)
+        axes.set(xlabel=label(x_label), ylabel=label(y_label), yscale="log" if logarithmic else "linear")
+        legend(drawing, axes)
 
     ends = "; ".join(
         f"{curve.name} from {number(float(curve.y[0]))} to {number(float(curve.y[-1]))}" for curve in curves
     )
-    return _figure(title, draw, 3.6, f"{y_label} over {x_label}: {ends}.")
+    return drawn(title, draw, 3.6, f"{y_label} over {x_label}: {ends}.")
 
 
 def distances(title: str, scores: Mapping[str, Sequence[Score]]) -> Figure:
-    """Each metric in a panel of its own: every model's value with its interval, and at the floor's counts
-    beside the floor's band.
+    """Draws each metric in a panel of its own.
+
+    A panel shows every model's value with its interval, and its value at the floor's counts beside the
+    floor's band.
     """
     names = list(dict.fromkeys(score.name for group in scores.values() for score in group))
     by_name = {
@@ -112,13 +87,13 @@ def distances(title: str, scores: Mapping[str, Sequence[Score]]) -> Figure:
         panels = drawing.subplots(len(names), squeeze=False, height_ratios=heights)[:, 0]
         for axes, (name, rows) in zip(panels, by_name.items(), strict=True):
             _score_panel(axes, name, rows)
-        _legend(drawing, panels[0])
+        legend(drawing, panels[0])
 
     said = [
         f"{name}: " + ", ".join(f"{model} {number(s.value)}" for model, s in rows)
         for name, rows in by_name.items()
     ]
-    return _figure(
+    return drawn(
         title, draw, 0.5 + sum(0.34 * len(rows) + 0.75 for rows in by_name.values()), "; ".join(said) + "."
     )
 
@@ -126,8 +101,9 @@ def distances(title: str, scores: Mapping[str, Sequence[Score]]) -> Figure:
 def routing_over_time(
     title: str, t: Floats, weights: Floats, groups: Sequence[str], experts: Sequence[str]
 ) -> Figure:
-    """Which experts denoise, from noise (t = 1, left) on, as shares stacked to 1: t [S], weights [G S K],
-    a panel for each group.
+    """Draws which experts denoise, from noise (t = 1, left) on, as shares stacked to 1.
+
+    t [S], weights [G S K]; each group has a panel.
     """
     if weights.shape != (len(groups), len(t), len(experts)) or not len(t):
         raise UsageError(
@@ -141,33 +117,31 @@ def routing_over_time(
             -(-len(groups) // across), across, sharex=True, sharey=True, squeeze=False
         ).ravel()
         for axes, group, shares in zip(panels, groups, weights, strict=False):
-            # a choice holds until the next one
+            # A choice holds until the next one.
             until = np.append(t, min(float(t.min()), 0.0)), np.append(shares, shares[-1:], 0)
-            labels = [_name(name) for name in experts]
+            labels = [label(name) for name in experts]
             axes.stackplot(
                 until[0], until[1].T, colors=colours(len(experts)), labels=labels, step="post", linewidth=0
             )
-            axes.set(title=_name(group), xlim=(float(t.max()), float(min(t.min(), 0.0))), ylim=(0, 1))
+            axes.set(title=label(group), xlim=(float(t.max()), float(min(t.min(), 0.0))), ylim=(0, 1))
             axes.grid(visible=False)
         for axes in panels[len(groups) :]:
             axes.set_axis_off()
         drawing.supxlabel("t (1 is noise; denoising runs to the right)", fontsize=10)
         panels[0].set_ylabel("share")
-        _legend(drawing, panels[0])
+        legend(drawing, panels[0])
 
     said = "; ".join(
         f"{group}: {experts[int(shares.mean(0).argmax())]} most"
         for group, shares in zip(groups, weights, strict=True)
     )
-    return _figure(
+    return drawn(
         title, draw, 0.9 + 1.9 * -(-len(groups) // 4), f"Share of each expert over denoising time. {said}."
     )
 
 
 def confusion(title: str, counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
-    """Of the answers on clips of each cluster (row), the share that goes to each expert (column): counts
-    [K K].
-    """
+    """Draws which share of each cluster's answers (row) goes to each expert (column): counts [K K]."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     right = np.diagonal(counts).sum() / max(1, counts.sum())
     rows = [f"{name} ({total})" for name, total in zip(names, counts.sum(1), strict=True)]
@@ -176,32 +150,27 @@ def confusion(title: str, counts: NDArray[np.int64], names: Sequence[str]) -> Fi
         f"{right:.0%} of {counts.sum()} answers lie on the diagonal."
     )
     axes_labels = ("the router's first choice", "cluster (answers)")
-    return _heat(title, shares, rows, names, axes_labels, lambda value: f"{value:.0%}", alt)
+    return _heat(title, _Matrix(shares, rows, names, axes_labels), lambda value: f"{value:.0%}", alt)
 
 
 def specialisation(title: str, losses: Floats, experts: Sequence[str], clusters: Sequence[str]) -> Figure:
-    """Each expert's held-out loss on each cluster's clips: [K G]; coloured by how far above the cluster's
-    best expert it lies.
+    """Draws each expert's held-out loss on each cluster's clips, [K G].
+
+    The colour says how far a loss lies above that of the cluster's best expert.
     """
     above = losses / losses.min(0, keepdims=True) - 1  # K G
     best = [experts[int(k)] for k in losses.argmin(0)]
     said = "; ".join(f"{cluster}: best by {name}" for cluster, name in zip(clusters, best, strict=True))
-    labels = ("clips of", "expert")
-    return _heat(
-        title,
-        above,
-        experts,
-        clusters,
-        labels,
-        lambda value: f"+{value:.0%}",
-        f"Held-out loss. {said}.",
-        shown=losses,
-        top=None,
-    )
+    matrix = _Matrix(above, experts, clusters, ("clips of", "expert"))
+    alt = f"Held-out loss. {said}."
+    return _heat(title, matrix, lambda value: f"+{value:.0%}", alt, shown=losses, top=None)
 
 
 def expected_calibration_error(confidence: Floats, right: NDArray[np.bool_]) -> float:
-    """Guo et al. 2017 (arXiv 1706.04599), Eq. 3, over ten equal bins: [N], [N]."""
+    """Returns the expected calibration error over ten equal bins: [N], [N].
+
+    Source: Guo et al. 2017 (arXiv 1706.04599), Eq. 3.
+    """
     return float(
         sum(
             len(rows) * abs(confidence[rows].mean() - right[rows].mean())
@@ -213,17 +182,13 @@ def expected_calibration_error(confidence: Floats, right: NDArray[np.bool_]) -> 
 
 
 def calibration(title: str, confidence: Floats, right: NDArray[np.bool_]) -> Figure:
-    """Reliability diagram: how often the router is right at each confidence, and how many clips there are:
-    [N], [N].
-    """
+    """Draws how often the router is right at each confidence, and how many clips there are: [N], [N]."""
     if confidence.shape != right.shape or not len(right):
         raise UsageError(
             f"calibration needs one confidence for each answer: {confidence.shape} and {right.shape}"
         )
-    error, bins = (
-        expected_calibration_error(confidence, right),
-        [rows for rows in _bins(confidence) if len(rows)],
-    )
+    error = expected_calibration_error(confidence, right)
+    bins = [rows for rows in _bins(confidence) if len(rows)]
 
     def draw(drawing: Drawing) -> None:
         left, below = drawing.subplots(1, 2, width_ratios=(1, 1))
@@ -247,14 +212,7 @@ def calibration(title: str, confidence: Floats, right: NDArray[np.bool_]) -> Fig
         f"{right.mean():.0%} of {len(right)} answers are right at a mean confidence "
         f"of {confidence.mean():.0%}"
     )
-    return _figure(title, draw, 3.4, f"{said}; expected calibration error {error:.3f}.")
-
-
-def colours(count: int) -> list[Any]:
-    """A colour for each of `count` experts or models."""
-    if count <= len(PALETTE):
-        return list(PALETTE[:count])
-    return list(_matplotlib().colormaps["turbo"](np.linspace(0.03, 0.97, count)))
+    return drawn(title, draw, 3.4, f"{said}; expected calibration error {error:.3f}.")
 
 
 def _score_panel(axes: Axes, name: str, rows: Sequence[tuple[str, Score]]) -> None:
@@ -271,35 +229,36 @@ def _score_panel(axes: Axes, name: str, rows: Sequence[tuple[str, Score]]) -> No
             label="floor: real against real" if place == 0 else None,
         )
         axes.plot([score.low, score.high], [place - 0.12] * 2, "|-", color=PALETTE[0], linewidth=1.8)
-        axes.plot(score.value, place - 0.12, "o", color=PALETTE[0],
-                  label=f"value and {score.level:.0%} interval" if place == 0 else None)  # fmt: skip
-        axes.plot(
-            score.matched,
-            place + 0.16,
-            "D",
-            color=PALETTE[3],
-            markersize=4.5,
-            label="at the floor's counts" if place == 0 else None,
-        )
-    axes.set_yticks(places, [_name(model) for model, _ in rows])
+        named = f"value and {score.level:.0%} interval" if place == 0 else None
+        axes.plot(score.value, place - 0.12, "o", color=PALETTE[0], label=named)
+        named = "at the floor's counts" if place == 0 else None
+        axes.plot(score.matched, place + 0.16, "D", color=PALETTE[3], markersize=4.5, label=named)
+    axes.set_yticks(places, [label(model) for model, _ in rows])
     axes.set(ylim=(len(rows) - 0.5, -0.5))
-    axes.set_title(_name(name, 70), loc="left")
+    axes.set_title(label(name, 70), loc="left")
     axes.grid(visible=False, axis="y")
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    values: Floats  # [rows columns]
+    rows: Sequence[str]
+    columns: Sequence[str]
+    labels: tuple[str, str]  # below the columns, beside the rows
 
 
 def _heat(
     title: str,
-    values: Floats,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    labels: tuple[str, str],
+    matrix: _Matrix,
     word: Callable[[float], str],
     alt: str,
     *,
     shown: Floats | None = None,
     top: float | None = 1.0,
 ) -> Figure:
-    """A matrix in blues; above 24 columns without its numbers."""
+    """Draws a matrix in blues, with its numbers where it has at most 24 columns."""
+
+    values, rows, columns = matrix.values, matrix.rows, matrix.columns
 
     def draw(drawing: Drawing) -> None:
         axes = drawing.subplots()
@@ -308,11 +267,11 @@ def _heat(
         axes.invert_yaxis()
         axes.set_xticks(
             np.arange(len(columns)) + 0.5,
-            [_name(name) for name in columns],
+            [label(name) for name in columns],
             rotation=45 if len(columns) > 8 else 0,
         )
-        axes.set_yticks(np.arange(len(rows)) + 0.5, [_name(name) for name in rows])
-        axes.set(xlabel=labels[0], ylabel=labels[1])
+        axes.set_yticks(np.arange(len(rows)) + 0.5, [label(name) for name in rows])
+        axes.set(xlabel=matrix.labels[0], ylabel=matrix.labels[1])
         axes.grid(visible=False)
         for (row, column), value in np.ndenumerate(values if len(columns) <= 24 else values[:0]):
             text = word(value) if shown is None else f"{number(float(shown[row, column]))}\n{word(value)}"
@@ -320,49 +279,9 @@ def _heat(
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8.5, color=ink)
 
     height = 1.1 + len(rows) * (0.34 if shown is None else 0.5)
-    return _figure(title, draw, min(12.0, height), alt, width_in=min(WIDTH_IN, 2.6 + 0.85 * len(columns)))
+    return drawn(title, draw, min(12.0, height), alt, width_in=min(WIDTH_IN, 2.6 + 0.85 * len(columns)))
 
 
 def _bins(confidence: Floats) -> list[NDArray[np.int64]]:
     places = np.clip((confidence * BINS).astype(np.int64), 0, BINS - 1)
     return [np.flatnonzero(places == place) for place in range(BINS)]
-
-
-def _name(text: str, most: int = 40) -> str:
-    clean = printable(" ".join(text.split()))
-    return clean if len(clean) <= most else clean[: most - 1] + "…"
-
-
-def _legend(drawing: Drawing, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > 16:
-        handles, labels = handles[:15], [*labels[:14], f"… and {len(labels) - 14} more"]
-    drawing.legend(handles, labels, loc="outside upper center", ncols=min(5, max(1, len(labels))))
-
-
-def _figure(
-    title: str, draw: Callable[[Drawing], None], height_in: float, alt: str, width_in: float = WIDTH_IN
-) -> Figure:
-    matplotlib = _matplotlib()
-    from matplotlib.figure import Figure as Drawing
-
-    text = io.StringIO()
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": title}), warnings.catch_warnings():
-        # the browser has its own fonts
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        drawing = Drawing(figsize=(width_in, height_in), layout="constrained")
-        draw(drawing)
-        drawing.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    svg = UNUSED_ID.sub("", svg[svg.index("<svg") :])
-    return Figure(title, svg.replace(INK, "currentColor"), alt)
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "drawing needs the package matplotlib; run `pip install 'paris-p2p[evaluate]'`"
-        ) from error
-    return matplotlib

@@ -1,8 +1,8 @@
-"""A number with what it is worth: a resampled interval, its sample counts and the real-against-real floor.
+"""Gives a number with what it is worth: a resampled interval, sample counts and a real-against-real floor.
 
 Resampling is hierarchical: RNG seeds first, then source videos within each, then all clips of those videos;
-clips of one video are not independent (the cluster bootstrap, Davison and Hinkley 1997, section 3.8). Legend:
-N clips of a side, P = pooled clips of both, F features.
+clips of one video are not independent (the cluster bootstrap, Davison and Hinkley 1997, section 3.8).
+Legend: N clips of a side, P pooled clips of both, F features.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ MAX_RESAMPLES = 100_000
 
 @dataclass(frozen=True)
 class Clips:
-    """One side's clips. A source is named alike on both sides when a generated clip has its caption or
-    first frame from that video.
+    """Holds one side's clips: features, source videos and seeds.
+
+    A source has one name on both sides when a generated clip has its caption or first frame from that video.
     """
 
     features: NDArray[Any]  # [N F]
@@ -58,10 +59,10 @@ class Clips:
 
 @dataclass(frozen=True)
 class Plan:
-    """How often everything is computed again."""
+    """Says how often everything is computed again."""
 
     resamples: int = 200
-    # of the real clips, for the floor; and how often what was fitted is fitted anew, for its interval
+    # Halvings of the real clips for the floor, and refittings of what was fitted for its interval.
     splits: int = 20
     level: float = 0.95
     rng_seed: int = 0
@@ -76,6 +77,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Interval:
+    """Holds a value and the ends of its interval."""
+
     value: float
     low: float
     high: float
@@ -83,8 +86,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Floor:
-    """Real against real: the mean over random halves of the real source videos, and the range `level` of
-    the halves lie in.
+    """Holds real against real: the mean over random halves of the real source videos.
+
+    `low` to `high` is the range in which a share `Plan.level` of the halves lies.
     """
 
     value: float
@@ -95,7 +99,7 @@ class Floor:
 
 @dataclass(frozen=True)
 class Score:
-    """A comparison of generated with real clips.
+    """Compares generated with real clips by one number.
 
     The interval is that of the estimator at these sample counts. Where an estimator is biased by its counts
     (Fréchet distance), `value` and `floor.value` are not comparable; `matched` is: generated clips against
@@ -117,8 +121,9 @@ class Score:
 
     @property
     def excess(self) -> float:
-        """What is left above real against real at the same counts: the bias of the counts is in both, and
-        falls out.
+        """Returns what is left above real against real at the same counts.
+
+        The bias of the counts is in both and cancels.
         """
         return self.matched - self.floor.value
 
@@ -136,7 +141,7 @@ def measure(
     *,
     refitted: Statistic | None = None,
 ) -> Score:
-    """A statistic of the pooled rows (real first) as a Score.
+    """Measures a statistic of the pooled rows (real first) as a Score.
 
     Where `statistic` keeps something that was fitted once (a classifier), `refitted` fits it anew on the rows
     it is given: the floor is computed with it, and the interval is widened by what refitting a few resamples
@@ -168,10 +173,9 @@ def measure(
 def resampled(
     statistic: Callable[..., float], rows: list[Rows], trees: tuple[Tree, ...], plan: Plan
 ) -> Interval:
-    """The percentile interval of a statistic of one or more sides, moved so that the resamples' mean lies on
-    the value.
+    """Returns the percentile interval of a statistic, moved so that the resamples' mean lies on the value.
 
-    Resamples repeat clips, which lifts every distance; only how they scatter is used. With S seeds the
+    Resamples repeat clips, which lifts every distance, so only their scatter is used. With S seeds the
     scatter between seeds is seen sqrt(1 - 1/S) as wide as it is: intervals over three seeds are about a fifth
     too narrow there.
     """
@@ -185,8 +189,9 @@ def resampled(
 def _widened(
     interval: Interval, statistic: Statistic, refitted: Statistic, trees: tuple[Tree, Tree], plan: Plan
 ) -> Interval:
-    """Both ends moved out by the scatter of what refitting changes, taken as normal and independent of the
-    rest.
+    """Moves both ends out by the scatter of what refitting changes.
+
+    That scatter is taken as normal and independent of the rest.
     """
     rng = np.random.default_rng([plan.rng_seed, 3])
     drawn = [[_resample(tree, rng) for tree in trees] for _ in range(plan.splits)]
@@ -197,7 +202,7 @@ def _widened(
 
 
 def tree_of(clips: Clips, first: int = 0) -> Tree:
-    """Rows by seed and source video, counted from `first`."""
+    """Groups rows by seed and source video, counted from `first`."""
     seeds = np.zeros(len(clips), dtype=np.int64) if clips.seeds is None else clips.seeds
     return tuple(_groups(np.flatnonzero(seeds == seed), clips.sources, first) for seed in np.unique(seeds))
 
@@ -209,7 +214,7 @@ def _groups(rows: Rows, sources: NDArray[Any], first: int) -> tuple[Rows, ...]:
 
 
 def _resample(tree: Tree, rng: np.random.Generator) -> Rows:
-    """As many seeds, and as many source videos of each, with replacement."""
+    """Draws as many seeds, and as many source videos of each, with replacement."""
     seeds = (tree[i] for i in rng.integers(len(tree), size=len(tree)))
     return np.concatenate(
         [groups[i] for groups in seeds for i in rng.integers(len(groups), size=len(groups))]
@@ -221,7 +226,7 @@ def _tails(level: float) -> list[float]:
 
 
 def _floor(statistic: Statistic, trees: tuple[Tree, Tree], plan: Plan) -> tuple[Floor, float]:
-    """(floor, the mean of generated against half of the real at the floor's counts)."""
+    """Returns (floor, mean of generated against half of the real clips at the floor's counts)."""
     rng = np.random.default_rng([plan.rng_seed, 2])
     floors, matched, clips = [], [], []
     for _ in range(plan.splits):
@@ -241,7 +246,7 @@ def _floor(statistic: Statistic, trees: tuple[Tree, Tree], plan: Plan) -> tuple[
 
 
 def _halves(tree: Tree, rng: np.random.Generator) -> tuple[Rows, Rows]:
-    """All rows in two halves that share no source video."""
+    """Cuts all rows into two halves that share no source video."""
     groups = [group for seed in tree for group in seed]
     order = rng.permutation(len(groups))
     sizes = np.cumsum([len(groups[i]) for i in order])

@@ -1,7 +1,6 @@
-"""How much moves in a clip, in pixels per frame: dense inverse search optical flow, Kroeger et al. 2016
-(arXiv 1603.03590).
+"""Measures how much moves in a clip, in pixels per frame, with dense inverse search optical flow.
 
-Legend: B clips, T frames, N clips of a side.
+Source: Kroeger et al. 2016 (arXiv 1603.03590). Legend: B clips, T frames, N clips of a side.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from paris_p2p.score.values import Values, score_values
 
 MIN_SIDE_PIXELS = 32  # the flow's coarsest picture must still hold a patch
 
-
 Motion = Values  # in pixels per frame
 
 
 def motion_px_per_frame(video: NDArray[np.uint8]) -> Floats:
-    """The mean length of the flow between neighbouring frames: uint8 [B T H W 3] -> [B]. Cuts count as
-    motion; flat areas do not move.
+    """Returns the mean length of the flow between neighbouring frames: uint8 [B T H W 3] -> [B].
+
+    Cuts count as motion; flat areas do not move.
     """
     if video.ndim != 5 or video.shape[4] != 3 or video.dtype != np.uint8:
         raise UsageError(
@@ -38,12 +37,12 @@ def motion_px_per_frame(video: NDArray[np.uint8]) -> Floats:
         )
     cv2 = _opencv()
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    flow.setFinestScale(0)  # to single pixels: clips are small
+    flow.setFinestScale(0)  # down to single pixels: clips are small
     return np.array([_clip_motion(cv2, flow, clip) for clip in video])
 
 
 def score_motion(real: Clips, generated: Clips, plan: Plan | None = None) -> Motion:
-    """From `motion_px_per_frame` of each clip as [N 1] features."""
+    """Scores `motion_px_per_frame` of each clip, given as [N 1] features."""
     return score_values("Motion, DIS optical flow, px/frame", real, generated, plan)
 
 

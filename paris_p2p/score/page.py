@@ -1,5 +1,4 @@
-"""A report as one HTML file without scripts or outside links: data in, text out; whatever it is given as text
-is foreign and is escaped.
+"""Renders a report as one HTML file without scripts or outside links; all text in it is foreign and escaped.
 
 Legend: T frames, H height, W width.
 """
@@ -23,13 +22,13 @@ from paris_p2p.errors import UsageError
 from paris_p2p.score.intervals import Interval, Score
 from paris_p2p.shown import shown_lines
 
-MAX_FPS = 50.0  # browsers slow animations of less than 20 ms a frame down
+MAX_FPS = 50.0  # browsers slow down animations of less than 20 ms a frame
 WEBP_QUALITY = 80
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text; those right of the first `text_columns` are set as numbers."""
+    """Holds cells of text; those right of the first `text_columns` are set as numbers."""
 
     title: str
     columns: tuple[str, ...]
@@ -48,9 +47,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing of figures.py, the one source of `svg`, which is set as it is; `alt` says in words what is
-    to be seen.
-    """
+    """Holds an SVG drawn in this room, which is set as it is; `alt` says in words what it shows."""
 
     title: str
     svg: str
@@ -60,7 +57,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Clip:
-    """A looping clip as a data URI (`looping`)."""
+    """Holds a looping clip as a data URI, made by `looping`."""
 
     uri: str
     alt: str
@@ -68,7 +65,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class ClipRow:
-    """One caption's clips, one for each column of its wall; None where there is none."""
+    """Holds one caption's clips, one for each column of its wall; None where there is none."""
 
     caption: str
     clips: tuple[Clip | None, ...]
@@ -76,7 +73,7 @@ class ClipRow:
 
 @dataclass(frozen=True)
 class ClipWall:
-    """Looping clips side by side: real, experts, monolith."""
+    """Shows looping clips side by side: real, experts, monolith."""
 
     title: str
     columns: tuple[str, ...]
@@ -97,7 +94,7 @@ Part = Table | Figure | ClipWall
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, plain words, and what they are about."""
+    """Holds a heading, plain words, and the parts they are about."""
 
     title: str
     text: tuple[str, ...] = ()
@@ -106,7 +103,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """`made` says how: command, versions, date, as (name, value)."""
+    """Holds a whole report; `made` says how it was made (command, versions, date) as (name, value)."""
 
     title: str
     summary: tuple[str, ...]
@@ -115,13 +112,14 @@ class Report:
 
 
 def render(report: Report) -> str:
-    """The whole page; the same report gives the same text."""
+    """Returns the whole page; the same report gives the same text."""
     return _template().render(report=report, kind=lambda part: type(part).__name__)
 
 
 def score_table(title: str, scores: Mapping[str, Sequence[Score]], note: str = "") -> Table:
-    """Scores by the model they are of, with interval, floor and counts; a metric's models stand beneath
-    one another.
+    """Tabulates the scores of each model with interval, floor and counts.
+
+    The models of one metric stand beneath one another.
     """
     names = list(dict.fromkeys(score.name for group in scores.values() for score in group))
     rows = [
@@ -154,7 +152,7 @@ FLOOR_NOTE = (
 
 
 def number(value: float) -> str:
-    """Four figures that matter, without an exponent where that is readable."""
+    """Formats four significant figures, without an exponent where that is readable."""
     if not np.isfinite(value):
         return "not finite"
     return (
@@ -167,11 +165,12 @@ def number(value: float) -> str:
 
 
 def interval(value: Interval | Score) -> str:
+    """Formats the ends of an interval."""
     return f"{number(value.low)} to {number(value.high)}"
 
 
 def looping(video: NDArray[np.uint8], fps: float, alt: str) -> Clip:
-    """An animated WebP that loops for ever; one frame makes a picture: uint8 [T H W 3]."""
+    """Encodes uint8 [T H W 3] as an animated WebP that loops for ever; one frame makes a picture."""
     if video.ndim != 4 or video.shape[3] != 3 or video.dtype != np.uint8 or not len(video) or fps <= 0:
         raise UsageError(
             f"a clip of shape {video.shape}, type {video.dtype} at {fps} frames/s cannot be shown: "
@@ -189,7 +188,7 @@ def looping(video: NDArray[np.uint8], fps: float, alt: str) -> Clip:
 
 
 def printable(text: str) -> str:
-    """The text without what would spoil the page or the reader's view of it."""
+    """Returns the text without what would spoil the page or the reader's view of it."""
     return shown_lines(text)
 
 

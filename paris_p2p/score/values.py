@@ -1,7 +1,6 @@
-"""One number per clip (motion, aesthetic value): the mean of each side, and their difference beside that of
-real clips among themselves.
+"""Scores one number per clip (motion, aesthetic value): each side's mean, and their difference.
 
-Legend: N clips of a side.
+The difference stands beside that of real clips among themselves. Legend: N clips of a side.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from paris_p2p.score.intervals import Clips, Interval, Plan, Rows, Score, measur
 
 @dataclass(frozen=True)
 class Values:
-    """Means over clips."""
+    """Holds the means over clips and their difference."""
 
     real: Interval
     generated: Interval
@@ -24,14 +23,15 @@ class Values:
 
     @property
     def differs(self) -> bool:
-        """Whether the difference leaves the floor, upwards or downwards."""
+        """Says whether the difference leaves the floor, upwards or downwards."""
         floor = self.difference.floor
         return not floor.low <= self.difference.matched <= floor.high
 
 
 def score_values(name: str, real: Clips, generated: Clips, plan: Plan | None = None) -> Values:
-    """Of a number per clip as [N 1] features; a mean is unbiased, so all of its numbers compare whatever
-    the counts.
+    """Scores a number per clip, given as [N 1] features.
+
+    A mean is unbiased, so all its numbers compare whatever the counts are.
     """
     for side in (real, generated):
         if side.features.shape[1] != 1:

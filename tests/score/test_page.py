@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from paris_p2p.errors import UsageError
+from paris_p2p.score.drawing import colours
 from paris_p2p.score.figures import (
     Curve,
     calibration,
-    colours,
     confusion,
     distances,
     expected_calibration_error,

@@ -60,7 +60,15 @@ class Results:
         return self.read(job).values
 
     def arrays(self, job: str) -> dict[str, NDArray[Any]]:
-        with np.load(self.path(job, "npz"), allow_pickle=False) as file:
+        """Returns a job's arrays; UsageError where they are not here, as in a fresh clone."""
+        path = self.path(job, "npz")
+        if not path.exists():
+            raise UsageError(
+                f"{path} is not here; arrays are not kept in git. Download those of our results with "
+                f"`python -m bench.ddm_vs_monolith fetch {self.folder.name}`, or make your own with "
+                f"`python -m bench.ddm_vs_monolith run {self.folder.name} --results bench-out/results`"
+            )
+        with np.load(path, allow_pickle=False) as file:
             return dict(file)
 
     def write(

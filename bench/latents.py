@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from bench.ddm_vs_monolith.arms import run_of
 from bench.ddm_vs_monolith.compare import PLAN, TITLES
@@ -39,6 +39,7 @@ from paris_p2p.codec.pca import PcaCodec
 from paris_p2p.data.prepared import SPLITS_FILE_NAME, Prepared, PreparedShard, Split
 from paris_p2p.data.shards import Sample, write_shards
 from paris_p2p.device import set_threads
+from paris_p2p.disk import write_atomic
 from paris_p2p.score.distances import Components, frechet_distance
 from paris_p2p.score.intervals import Clips, Interval, Rows, resampled, tree_of
 
@@ -119,9 +120,7 @@ def measure(kind: str, arm: str, rng_seed: int, work: Path) -> None:
         f"{side}/{name}": features for side, tables in sides.items() for name, features in tables.items()
     }
     table["sources"] = np.unique([row["source"] for row in held.made(rows)], return_inverse=True)[1]
-    partial = out.with_suffix(".partial")
-    save_file(table, partial)
-    partial.replace(out)
+    write_atomic(out, save(table))
 
 
 def _sides_path(work: Path, kind: str, arm: str, rng_seed: int) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from paris_p2p.disk import write_atomic
 from paris_p2p.errors import ReadOnlyError, RecordError, SignatureError, UsageError
 
 # libp2p's protobuf messages, written by hand: field 1 (key type) = 1 (Ed25519), field 2 (data) = n bytes.
@@ -139,18 +139,10 @@ def _read_key_file(path: Path) -> bytes:
 
 
 def write_private_file(path: Path, data: bytes) -> None:
-    """Create `path` with mode 0600 and `data`, atomically; never overwrites."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Creates `path` with mode 0600 and `data`, whole or not at all; never overwrites. ReadOnlyError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)  # fails if it exists, unlike rename
-        temporary.unlink()
+        write_atomic(path, data, mode=0o600, overwrite=False)
     except OSError as error:
         raise ReadOnlyError(
             f"cannot write {path}: {error.strerror}; choose another folder or free it"

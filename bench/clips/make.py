@@ -24,6 +24,7 @@ import numpy as np
 
 from bench.clips import attributes, captions, light
 from bench.clips.worlds import WORLDS, check_installed
+from paris_p2p.disk import write_atomic
 
 PART_CLIPS = 24  # made in one go: opening a game costs as much as some clips of it
 QUANTISER, PIXEL_FORMAT = 6, "yuv444p"  # of H.264: about 50 dB, colours at full resolution
@@ -128,9 +129,7 @@ def record(part: Part) -> int:
             lit = light.draw(np.random.default_rng((*part.entropy, LIGHT, episode))).on(np.stack(clip))
             write_video(part.out / name, list(lit), QUANTISER, PIXEL_FORMAT)
             rows.append(_row(part, name, number, episode, lit))
-    unfinished = part.done_path.with_suffix(".unfinished")
-    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    unfinished.replace(part.done_path)
+    write_atomic(part.done_path, "".join(json.dumps(row) + "\n" for row in rows))
     return len(rows)
 
 

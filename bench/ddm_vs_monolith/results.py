@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from paris_p2p.disk import replacing, write_atomic
 from paris_p2p.errors import UsageError
 
 HERE = Path(__file__).parent
@@ -77,9 +78,8 @@ class Results:
         """The JSON file last, so that a job that was broken off is not taken for done."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if arrays:
-            partial = self.path(job, "partial.npz")
-            np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
-            partial.replace(self.path(job, "npz"))
+            with replacing(self.path(job, "npz")) as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         result = Result(
             job=job,
             values=rounded(values),
@@ -90,9 +90,7 @@ class Results:
             wall_s=round(clock.wall_s, 1),
             cpu_s=round(clock.cpu_s, 1),
         )
-        partial = self.path(job, "partial")
-        partial.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        partial.replace(self.path(job, "json"))
+        write_atomic(self.path(job, "json"), result.model_dump_json(indent=1) + "\n")
         return result
 
 
@@ -171,6 +169,4 @@ def rounded(values: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomic(path, json.dumps(value, indent=1) + "\n")

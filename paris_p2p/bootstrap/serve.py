@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from paris_p2p.disk import explained, write_atomic
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DiskFullError, ParisError, SwarmError
 from paris_p2p.node.copies import Copies
@@ -28,7 +29,6 @@ from paris_p2p.records import BlobRef, PeerRecord
 from paris_p2p.rules.places import MAX_RUNS, Place, gives_way, idle, refusal
 from paris_p2p.shown import say
 from paris_p2p.spec import PeerSettings, RunSpec, open_run
-from paris_p2p.store.disk import write_atomic
 from paris_p2p.swarm.addresses import network_of
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,9 @@ class BootstrapNode:
             if leaving is not None:
                 await self._leave(leaving, "its place went to a run of somebody with fewer")
             save_spec(self.host.settings.data_dir, run)
-            write_atomic(self._place_file(run_id), f"{peer}\n{network}\n".encode())
+            file = self._place_file(run_id)
+            with explained(file):
+                write_atomic(file, f"{peer}\n{network}\n")
             await self._open(run)
         except ParisError as error:
             log.info("run %s was not joined through %s: %s", run_id[:16], peer, error)

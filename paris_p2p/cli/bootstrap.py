@@ -11,6 +11,7 @@ import typer
 
 from paris_p2p.cli.console import default_data_dir, echo, run_app
 from paris_p2p.cli.logs import long_running, verb
+from paris_p2p.disk import write_atomic
 
 app = typer.Typer(
     name="paris-bootstrap",
@@ -74,9 +75,7 @@ def serve(
     def ready(addresses: tuple[str, ...]) -> None:
         echo("ready; give people one of these addresses:\n  " + "\n  ".join(addresses))
         if address_file is not None:
-            temporary = address_file.with_name(address_file.name + ".tmp")
-            temporary.write_text("\n".join(addresses) + "\n", encoding="utf-8")
-            temporary.replace(address_file)
+            write_atomic(address_file, "\n".join(addresses) + "\n")
 
     run_serve(chosen.settings(), chosen.peers, chosen.mirrored(), ready)
 

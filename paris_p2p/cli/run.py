@@ -20,6 +20,7 @@ from paris_p2p.cli.console import (
 )
 from paris_p2p.cli.evaluate import evaluate
 from paris_p2p.cli.logs import long_running, verb
+from paris_p2p.disk import write_atomic
 from paris_p2p.errors import UsageError
 
 app = typer.Typer(
@@ -312,10 +313,7 @@ def publish(
     def ready(invite: Invite) -> None:
         echo(f"invite: {invite}")
         if invite_file is not None:
-            invite_file.unlink(missing_ok=True)
-            descriptor = os.open(invite_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(str(invite))
+            write_atomic(invite_file, str(invite), mode=0o600)
 
     run_owner(settings, run, tuple(peer or ()), ready)
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from paris_p2p.codec.diffusers_codec import latents_of
+from paris_p2p.disk import write_atomic
 from paris_p2p.errors import DataError, UsageError
 
 PATCHES = (2, 4, 8, 16)  # sides that halving a picture gives
@@ -207,9 +208,7 @@ def _save(path: Path, model: Any, optimizer: torch.optim.Optimizer, steps: int) 
         state = optimizer.state[parameter]
         tensors |= {f"avg.{name}": state["exp_avg"], f"square.{name}": state["exp_avg_sq"]}
     tensors["steps"] = torch.tensor(steps)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}))
-    partial.replace(path)
+    write_atomic(path, save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}))
 
 
 def _resume(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> int:

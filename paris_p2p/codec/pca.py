@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from paris_p2p.disk import write_atomic
 from paris_p2p.errors import DataError, UsageError
 
 FILE_NAME = "pca.safetensors"
@@ -78,9 +79,7 @@ class PcaCodec:
         """Write `pca.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE_NAME
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(self.to_bytes())
-        partial.replace(path)
+        write_atomic(path, self.to_bytes())
         return path
 
     @classmethod

@@ -7,7 +7,6 @@ Legend: n clips of one video, C x T x H x W latents, F features.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from paris_p2p.data.decode import UnusableVideo
+from paris_p2p.disk import write_atomic
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,8 @@ class Cache:
 
     def _write(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_suffix(f".partial-{os.getpid()}")
-        partial.write_bytes(data)
-        partial.replace(path)
+        # a cached file that a power cut leaves empty is made again
+        write_atomic(path, data, durable=False)
 
 
 def cache_key(*parts: object) -> str:

@@ -18,6 +18,7 @@ from paris_p2p.data.reading import read_clip_at
 from paris_p2p.data.sources import Source
 from paris_p2p.data.splits import Split as Split
 from paris_p2p.data.track import Track
+from paris_p2p.disk import write_atomic
 from paris_p2p.errors import DataError
 from paris_p2p.records import Count, Record
 from paris_p2p.spec import ClipShape, LatentShape, Name, TextShape
@@ -165,9 +166,8 @@ class Prepared(Record):
             ) from error
 
     def write(self, folder: Path) -> None:
-        partial = folder / (FILE_NAME + ".partial")
-        partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        partial.replace(folder / FILE_NAME)
+        """Writes `prepared.json`."""
+        write_atomic(folder / FILE_NAME, self.model_dump_json(indent=1) + "\n")
 
 
 class SplitClip(Record):

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from paris_p2p.disk import replacing
+
 COLUMNS = 16
 ROWS = 2  # for each cluster
 TITLE_PIXELS = 16
@@ -53,6 +55,5 @@ def contact_sheet(blocks: Sequence[Block], path: Path) -> None:
             sheet.paste(
                 Image.fromarray(picture), (i % COLUMNS * cell_w, top + TITLE_PIXELS + i // COLUMNS * cell_h)
             )
-    partial = path.with_suffix(".partial.png")
-    sheet.save(partial)
-    partial.replace(path)
+    with replacing(path) as file:
+        sheet.save(file, "PNG")

@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from paris_p2p.disk import replacing, write_atomic
 from paris_p2p.errors import DataError, UsageError
 from paris_p2p.progress import Progress
 
@@ -67,10 +68,8 @@ class Parts:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
-    temporary.replace(path)
 
 
 def read_array(path: Path, name: str) -> NDArray[Any]:
@@ -103,6 +102,4 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
         return
     if any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no evaluation; choose another folder with --out")
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomic(path, json.dumps(wanted, indent=1) + "\n")

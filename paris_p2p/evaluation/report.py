@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from paris_p2p.disk import write_atomic
 from paris_p2p.errors import DataError
 from paris_p2p.evaluation.gather import EvaluateOptions, Evidence, Side
 from paris_p2p.evaluation.headline import facts_rows, headline
@@ -322,6 +323,4 @@ def _range(low: float, high: float) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path need not be UTF-8
-    temporary.replace(path)
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))  # a path need not be UTF-8

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from paris_p2p.disk import temporary_for, write_atomic
 from paris_p2p.errors import ReadOnlyError, UsageError
 
 Frames = NDArray[np.uint8]  # [T H W 3], or [B T H W 3]
@@ -40,7 +41,7 @@ class ClipWriter:
         self.suffix = out.suffix.lower()
         self.paths: list[Path] = []
         self._held: Frames | None = None  # a file of its own, in npy's format
-        self._held_path = out.with_name(f".{out.name}.frames.tmp")
+        self._held_path = temporary_for(out)
         self._infos: list[Info] = []
 
     def add(self, videos: Frames, infos: Sequence[Info]) -> None:
@@ -83,13 +84,7 @@ class ClipWriter:
         self._held_path.unlink(missing_ok=True)
 
     def _write(self, path: Path, data: bytes) -> None:
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_atomic(path, data)
         self.paths.append(path)
 
 

@@ -11,9 +11,7 @@ Format: https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from paris_p2p.disk import NO_ROOM, replacing
 from paris_p2p.errors import CheckpointError, DiskFullError, DivergedError, ReadOnlyError
 
 BETAS = (0.9, 0.999)  # AdamW's
@@ -275,19 +274,14 @@ def _write(
     path: Path, metadata: Mapping[str, str], dtype: torch.dtype, tensors: Mapping[str, Tensor]
 ) -> None:
     """One safetensors file, atomically; a temporary file is removed when that fails."""
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             file.write(_header(metadata, dtype, tensors))
             for tensor in tensors.values():
                 plain = tensor.detach().to("cpu", dtype).contiguous()
                 file.write(plain.flatten().view(torch.uint8).numpy().data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_ROOM:
             raise DiskFullError(
                 f"no space left for the checkpoint {path}; free some, or lower --max-disk"
             ) from error

@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 
+from paris_p2p.disk import explained, write_atomic
 from paris_p2p.errors import ParisError
 from paris_p2p.node.control_client import CONTROL_FILE
 from paris_p2p.node.status import Status
@@ -45,12 +46,8 @@ async def serve_control(
         uvicorn.Config(app, log_level="error", lifespan="off", access_log=False, timeout_graceful_shutdown=5)
     )
     path = data_dir / CONTROL_FILE
-    temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({"url": url, "token": token, "pid": os.getpid()}, file)
-    temporary.replace(path)  # whole, or not there: another command may be reading it
+    with explained(path):  # whole, or not there: another command may be reading it
+        write_atomic(path, json.dumps({"url": url, "token": token, "pid": os.getpid()}), mode=0o600)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield url

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from paris_p2p.disk import explained, free_bytes, make_directory, write_atomic
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import (
     DaemonError,
@@ -24,7 +25,7 @@ from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.rules.trust import may
 from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore
-from paris_p2p.store.disk import DataDirLock, default_cap_bytes, free_bytes, write_atomic
+from paris_p2p.store.data_dir import DataDirLock, default_cap_bytes
 from paris_p2p.swarm.addresses import port_of, to_bytes
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.real import open_swarm
@@ -178,7 +179,8 @@ async def _at_its_old_port(settings: PeerSettings, open_at: Callable[[int], Awai
                 error,
             )
     swarm = swarm or await open_at(0)
-    write_atomic(path, f"{port_of(swarm.addresses())}\n".encode())
+    with explained(path):
+        write_atomic(path, f"{port_of(swarm.addresses())}\n")
     return swarm
 
 
@@ -206,10 +208,9 @@ def load_spec(data_dir: Path, run_id: str) -> Envelope[RunSpec] | None:
 def save_spec(data_dir: Path, run: Envelope[RunSpec]) -> Path:
     """Keep a verified RunSpec, atomically."""
     path = spec_path(data_dir, run.id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(run.data)
-    temporary.replace(path)
+    with explained(path):
+        make_directory(path.parent)
+        write_atomic(path, run.data)
     return path
 
 

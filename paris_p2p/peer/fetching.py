@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from paris_p2p.disk import explained, write_atomic
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MissingBlobError, RecordError, SlotMissingError, UsageError
 from paris_p2p.node.host import Host, join_run, load_spec, open_host, spec_path
@@ -117,9 +118,8 @@ async def _fetch(
             await _fetch_all(node, wanted, neighbour, progress)
             fetched = Fetched(slots=slots)
             path = _fetched_path(settings.data_dir, run.id)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(fetched.model_dump_json())
-            temporary.replace(path)
+            with explained(path):
+                write_atomic(path, fetched.model_dump_json())
             return _models(host.store, settings.data_dir, run, fetched)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from paris_p2p.disk import free_bytes
 from paris_p2p.errors import DeviceError, UsageError
 from paris_p2p.peer.machine import auto_profile, this_machine
 from paris_p2p.peer.profiles import Profile
 from paris_p2p.spec import PeerSettings, parse_bytes
-from paris_p2p.store.disk import free_bytes
 
 AUTO = "auto"
 

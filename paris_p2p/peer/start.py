@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from paris_p2p.disk import free_bytes
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, PresetError, UsageError
 from paris_p2p.node.control import serve_control
@@ -21,7 +22,6 @@ from paris_p2p.peer.view import Console
 from paris_p2p.peer.volunteer import Role, Volunteer
 from paris_p2p.shown import put, say
 from paris_p2p.spec import Invite, PeerSettings, RunSpec
-from paris_p2p.store.disk import free_bytes
 from paris_p2p.swarm.addresses import for_invite
 from paris_p2p.training.needs import clip_tokens
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
+from paris_p2p.disk import explained, write_atomic
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MemoryLimitError, ParisError, SwarmError
 from paris_p2p.node.publish import tell_own_cards_again
@@ -27,7 +28,6 @@ from paris_p2p.rules.claims import Decision, decide_claim, has_room, leads_of
 from paris_p2p.rules.placement import SlotState, choose_slot, why_none
 from paris_p2p.rules.rest import rests
 from paris_p2p.spec import PeerSettings
-from paris_p2p.store.disk import write_atomic
 
 log = logging.getLogger(__name__)
 REFRESH_S = 15.0
@@ -118,7 +118,8 @@ class Volunteer:
 
     async def pause(self) -> str:
         """Checkpoint, release the claim, free the memory; returns when that is done."""
-        write_atomic(self._pause_file, b"paris-peer resume\n")  # a restart leaves it so
+        with explained(self._pause_file):
+            write_atomic(self._pause_file, "paris-peer resume\n")  # a restart leaves it so
         self._paused.set()
         self._resumed.clear()
         if self.lead is not None:

@@ -31,6 +31,7 @@ from paris_p2p.data.prepared import (
 from paris_p2p.data.shards import Sample, write_shards
 from paris_p2p.data.sheet import COLUMNS, ROWS, Block, contact_sheet
 from paris_p2p.data.sources import Skipped, Source
+from paris_p2p.disk import write_atomic
 from paris_p2p.errors import UsageError
 from paris_p2p.preparation.clustering import SPLIT_NAMES, Clustered, Entry
 from paris_p2p.preparation.encoding import EmbeddedCaptions
@@ -189,7 +190,7 @@ def _told(skipped: Iterable[Skipped], notes: Iterable[Note]) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     # of half a character, JSON's own escape
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def pin_model(name: str, files: ModelFiles, local: bool, folder: Path) -> PreparedModel:

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from paris_p2p.data.prepared import Prepared, PreparedModel, Split
+from paris_p2p.disk import make_directory, write_atomic
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import UsageError
 from paris_p2p.flow.path import shift_for
@@ -29,7 +30,7 @@ from paris_p2p.spec import (
     sign_run,
 )
 from paris_p2p.store.blobs import BlobStore
-from paris_p2p.store.disk import make_directory, make_private
+from paris_p2p.store.data_dir import make_private
 
 SPEC_FILE = "run.spec"
 KEY_FILE = "owner.key"
@@ -92,9 +93,7 @@ def create_run(
     run = sign_run(
         owner, spec.model_copy(update={"expert": expert, "initial": initial, "oldest_reader": oldest_reader})
     )
-    temporary = folder / (SPEC_FILE + ".tmp")
-    temporary.write_bytes(run.data)
-    temporary.replace(folder / SPEC_FILE)
+    write_atomic(folder / SPEC_FILE, run.data)
     return run
 
 

@@ -23,9 +23,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from paris_p2p.errors import DiskFullError, ManifestError, MissingBlobError, StoreError
-from paris_p2p.records import CHUNK_BYTES, MAX_MANIFEST_BYTES, BlobRef, Manifest
-from paris_p2p.store.disk import (
+from paris_p2p.disk import (
     FORGOTTEN_S,
     explained,
     free_bytes,
@@ -36,6 +34,8 @@ from paris_p2p.store.disk import (
     temporary_for,
     write_atomic,
 )
+from paris_p2p.errors import DiskFullError, ManifestError, MissingBlobError, StoreError
+from paris_p2p.records import CHUNK_BYTES, MAX_MANIFEST_BYTES, BlobRef, Manifest
 from paris_p2p.store.partial import PartialBlob, bitmap
 from paris_p2p.store.usage import Usage
 
@@ -259,7 +259,9 @@ class BlobStore:
                 f"blob {blob_id[:16]}… and its manifest were both damaged on this disk and are gone; "
                 "fetch it again"
             )
-        write_atomic(self._file(blob_id, "manifest"), manifest.to_bytes())
+        file = self._file(blob_id, "manifest")
+        with explained(file):
+            write_atomic(file, manifest.to_bytes())
         return manifest
 
     def _make_partial(self, manifest: Manifest) -> None:

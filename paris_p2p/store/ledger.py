@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from paris_p2p.disk import explained, make_directory, sweep_temporaries, sync_directory, write_atomic
 from paris_p2p.errors import StoreError
-from paris_p2p.store.disk import explained, make_directory, sweep_temporaries, sync_directory, write_atomic
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9/_-]{0,199}")
 _MAX_NAME_BYTES = 200  # of a file; leaves room for a temporary one's ending
@@ -28,7 +28,9 @@ class Ledger:
 
     def put(self, key: str, data: bytes) -> None:
         """Keep `data` under `key`; when this returns, a power cut does not lose it."""
-        write_atomic(self._file(key), data)
+        file = self._file(key)
+        with explained(file):
+            write_atomic(file, data)
 
     def get(self, key: str) -> bytes | None:
         try:

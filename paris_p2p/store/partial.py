@@ -12,9 +12,9 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from paris_p2p.disk import explained, sync_directory
 from paris_p2p.errors import ChunkError, MissingBlobError
 from paris_p2p.records import BlobRef, Manifest
-from paris_p2p.store.disk import explained, sync_directory
 from paris_p2p.store.past_cache import Bytes, PastCache
 
 PROMISED_BYTES = 16 << 20  # kept free for a download of which nothing came yet

@@ -34,7 +34,7 @@ from paris_p2p.node.host import save_spec
 from paris_p2p.peer.fetching import GENERATOR_DIR, Fetched, FetchedSlot, check_slots
 from paris_p2p.records import READER, BlobRef
 from paris_p2p.spec import PeerSettings, RunSpec, sign_run
-from paris_p2p.store.disk import DataDirLock
+from paris_p2p.store.data_dir import DataDirLock
 from paris_p2p.swarm.real import open_swarm
 from tests.data.videos import counting, write_video
 from tests.made.made_prepared import make_run

@@ -14,7 +14,7 @@ import pytest
 from paris_p2p.errors import DiskFullError, ManifestError, MissingBlobError, ReadOnlyError, StoreError
 from paris_p2p.records import CHUNK_BYTES, Manifest
 from paris_p2p.store.blobs import BlobStore
-from paris_p2p.store.disk import default_cap_bytes
+from paris_p2p.store.data_dir import default_cap_bytes
 from paris_p2p.store.partial import PROMISED_BYTES
 from tests.store.made import CHUNK, chunk_of, made_bytes, manifest_of, ref_of
 
@@ -473,7 +473,7 @@ def test_leftovers_of_dead_writers_are_swept_and_those_of_living_ones_stay(
     leftover.write_bytes(b"half")
     BlobStore(store.root)
     assert leftover.exists()
-    monkeypatch.setattr("paris_p2p.store.disk.FORGOTTEN_S", -1.0)
+    monkeypatch.setattr("paris_p2p.disk.FORGOTTEN_S", -1.0)
     BlobStore(store.root)
     assert not leftover.exists()
     assert store.has(ID)

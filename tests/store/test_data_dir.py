@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from paris_p2p.errors import StoreError
-from paris_p2p.store.disk import DataDirLock, explained, free_bytes
+from paris_p2p.store.data_dir import DataDirLock
 
-HOLD = "import sys; from pathlib import Path; from paris_p2p.store.disk import DataDirLock\n" \
+HOLD = "import sys; from pathlib import Path; from paris_p2p.store.data_dir import DataDirLock\n" \
     "with DataDirLock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"  # fmt: skip
 
 
@@ -39,15 +39,6 @@ def test_the_lock_can_be_had_again_once_it_was_left(tmp_path: Path) -> None:
     for _ in range(2):
         with DataDirLock(tmp_path / "new" / "place"):
             pass
-
-
-def test_free_space_is_known_before_the_folder_is_made(tmp_path: Path) -> None:
-    assert free_bytes(tmp_path / "a" / "b") > 0
-
-
-def test_an_error_of_the_disk_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"cannot write .*nowhere"), explained(tmp_path / "nowhere"):
-        (tmp_path / "nowhere" / "file").write_bytes(b"")
 
 
 @pytest.mark.parametrize(("mode", "said"), [(0o755, True), (0o770, True), (0o700, False)])

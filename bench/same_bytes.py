@@ -204,7 +204,7 @@ class Run:
         generate = found("paris_p2p.generation.generate", "paris_p2p.work.generate")
         cards = {slot: f"{number:064x}" for number, slot in enumerate(self.spec.slots)}
         how = {"prompts": PROMPTS, "clips_per_prompt": 2, "steps": 6, "rng_seed": 7, "device": "cpu"}
-        job = how | wishes | {"threads": 1, "out": out / "clip.mp4"}
+        job = how | wishes | {"threads": 1, "out": out / "clips.npy"}
         out.mkdir()
         files = {"codec_folder": self.folder / "codec", "text_folder": None, "features_folder": None}
         if "weights" in generate.GenerateJob.model_fields:

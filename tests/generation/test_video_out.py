@@ -173,3 +173,11 @@ def test_a_disk_that_fills_up_leaves_no_half_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write(tmp_path / "clip.mp4", clips(1))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_clip_gives_the_same_file(tmp_path):
+    clip = np.random.default_rng(0).normal(128, 60, (1, 8, 64, 64, 3)).clip(0, 255).astype(np.uint8)
+    for name in ("once", "again"):
+        with video_out.open_writer(tmp_path / f"{name}.mp4", 1, 8.0) as writer:
+            writer.add(clip, [{}])
+    assert (tmp_path / "once.mp4").read_bytes() == (tmp_path / "again.mp4").read_bytes()

@@ -43,7 +43,9 @@ def measure(data: bytes, bounds: Bounds) -> None:
     while True:
         while not due:
             if not outer:
-                if position != size:
+                if position > size:
+                    raise RecordError(f"{position - size} bytes are missing at the end of a msgpack value")
+                if position < size:
                     raise RecordError(f"{size - position} bytes follow the end of a msgpack value")
                 return
             due = outer.pop()

@@ -21,8 +21,10 @@ from examples.demo import data
 from examples.demo.judge import fit_probe, judge
 from examples.demo.run import GUIDANCE, PROBE_CLIPS, TEST_CLIPS, TRAIN_CLIPS, console, refuse_bfloat16
 from examples.demo.sizes import FAST_BOUND_S, SIZES, Plan, Size, Speed
+from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.generation.generate import GenerateJob, generate
-from paris_p2p.preparation.create import SPEC_FILE, load_run
+from paris_p2p.preparation.create import load_run
+from paris_p2p.run_file import RUN_FILE
 from paris_p2p.training.messages import CheckpointReady, Event, StepEvent, TrainJob
 from paris_p2p.training.train import train
 
@@ -36,7 +38,7 @@ def train_slot(folder: Path, slot: str) -> tuple[str, Path, str]:
     job = TrainJob(
         run=run.id,
         slot=slot,
-        spec_path=folder / SPEC_FILE,
+        spec_path=folder / RUN_FILE,
         shard_paths=tuple(blobs / shard.blob.id[:2] / f"{shard.blob.id}.data" for shard in shards),
         shard_clusters=tuple(shard.cluster for shard in shards),
         out_dir=out,
@@ -70,16 +72,12 @@ def make(out: Path, size: Size, rng_seed: int) -> None:
             console.print(line)
     prompts, labels = data.choose_prompts(folder, size.judged_clips, rng_seed)
     job = GenerateJob(
-        run=run.id,
-        spec_path=folder / SPEC_FILE,
-        weights=weights,
-        codec_folder=folder / "codec",
         prompts=tuple(prompts),
         steps=size.sampling_steps,
         guidance=GUIDANCE,
         out=out / "clips.npy",
     )
-    generate(job)
+    generate(FetchedRun(run, weights, codec_folder=folder / "codec"), job)
     real = data.real_clips(folder, prepared, "test", TEST_CLIPS)
     train_real, _ = data.real_clips(folder, prepared, "train", TRAIN_CLIPS)
     console.print(

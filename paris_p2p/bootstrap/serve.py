@@ -22,11 +22,12 @@ from paris_p2p.disk import explained, write_atomic
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DiskFullError, ParisError, SwarmError
 from paris_p2p.node.copies import Copies
-from paris_p2p.node.host import Host, open_host, save_spec
+from paris_p2p.node.host import Host, load_spec, open_host, save_spec
 from paris_p2p.node.run_node import HOLDER_LIFETIME_S, RunNode, opened
 from paris_p2p.node.signals import on_leave_signals
 from paris_p2p.records import BlobRef, PeerRecord
 from paris_p2p.rules.places import MAX_RUNS, Place, gives_way, idle, refusal
+from paris_p2p.run_file import RUN_FILE
 from paris_p2p.shown import say
 from paris_p2p.spec import PeerSettings, RunSpec, open_run
 from paris_p2p.swarm.addresses import network_of
@@ -97,14 +98,16 @@ class BootstrapNode:
 
     def _open_saved(self) -> None:
         """Go on with the runs that were mirrored before this program was started again."""
-        for path in sorted((self.host.settings.data_dir / "runs").glob("*/run.spec")):
+        for path in sorted((self.host.settings.data_dir / "runs").glob(f"*/{RUN_FILE}")):
             run_id = path.parent.name
             if self.mirror and run_id not in self.mirror:
                 continue
             try:
-                run = open_run(path.read_bytes(), run_id)
+                run = load_spec(self.host.settings.data_dir, run_id)
             except (OSError, ParisError) as error:
                 log.warning("%s is not mirrored on: %s", path, error)
+                continue
+            if run is None:  # damaged: the next peer that tells of the run brings it again
                 continue
             peer, network = self._saved_place(run_id) or (run.signer, "")
             self.places[run_id] = self._place(run_id, run.signer, peer, network)

@@ -149,22 +149,12 @@ def _model_folder(
     if not pasted or Path(model).exists():
         return Path(model)
     from paris_p2p.generation.export import export as run_export
-    from paris_p2p.peer.fetching import GENERATOR_DIR, fetch_models
+    from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
     from paris_p2p.spec import PeerSettings
 
     settings = PeerSettings(data_dir=data_dir or default_data_dir())
     invite = parse_invite(model, settings.data_dir / GENERATOR_DIR)
     folder = out.with_name(f"{out.name}-model-{invite.run[:16]}")
     if not folder.exists():
-        models = fetch_models(settings, invite, partial=False, offline=offline, progress=progress)
-        run_export(
-            models.spec,
-            models.run,
-            models.weights,
-            models.cards,
-            models.codec_folder,
-            folder,
-            models.text_folder,
-            models.features_folder,
-        )
+        run_export(fetch_run(settings, invite, offline=offline, progress=progress), folder)
     return folder

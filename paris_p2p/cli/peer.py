@@ -187,14 +187,14 @@ def fetch(
     download_limit: Rate = "0",
 ) -> None:
     """Fetch what generating needs: the codec, the text encoder and every slot's weights."""
-    from paris_p2p.peer.fetching import GENERATOR_DIR, fetch_models
+    from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
 
     parsed = parse_invite(invite, (data_dir or default_data_dir()) / GENERATOR_DIR)
     with progress_bars() as progress:
-        models = fetch_models(
+        run = fetch_run(
             _generator_settings(data_dir, download_limit), parsed, partial=allow_partial, progress=progress
         )
-    echo(f"{len(models.weights)} slots of {models.spec.name!r} are here: {', '.join(models.weights)}")
+    echo(f"{len(run.weights)} slots of {run.spec.name!r} are here: {', '.join(run.weights)}")
 
 
 @verb(app)
@@ -251,7 +251,7 @@ def generate(
     from paris_p2p.flow.mixture import Routing
     from paris_p2p.generation.generate import generate as run_generate
     from paris_p2p.generation.trained import trained_slots, warn_barely
-    from paris_p2p.peer.fetching import GENERATOR_DIR, fetch_models
+    from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
 
     _check_prompts(prompts, invite)
     home = (data_dir or default_data_dir()) / GENERATOR_DIR
@@ -275,18 +275,19 @@ def generate(
     )
     with progress_bars() as progress:
         chooses = Routing(wishes.routing, wishes.top_k)
-        models = fetch_models(
+        run = fetch_run(
             settings, parsed, partial=allow_partial, offline=offline, routing=chooses, progress=progress
         )
-        named = {"out": Path("clip.png")} if out is None and models.spec.clip.frames == 1 else {}
-        if warning := warn_barely(trained_slots(models.spec, models.weights)):
+        if out is None and run.spec.clip.frames == 1:
+            wishes = wishes.model_copy(update={"out": Path("clip.png")})
+        if warning := warn_barely(trained_slots(run.spec, run.weights)):
             put(shown_lines(warning), sys.stderr)
-        result = run_generate(wishes.model_copy(update={**models.job_fields(), **named}), progress)
+        result = run_generate(run, wishes, progress)
     echo(result.describe())
 
 
 def _wishes(**fields: Any) -> GenerateJob:
-    """The job without its model, checked before anything is fetched; UsageError or DeviceError."""
+    """What to make, checked before anything is fetched; UsageError or DeviceError."""
     from paris_p2p.generation.first_picture import read_picture
     from paris_p2p.generation.generate import GenerateJob
     from paris_p2p.generation.routed import check_wishes
@@ -295,7 +296,7 @@ def _wishes(**fields: Any) -> GenerateJob:
     from paris_p2p.spec import ClipShape
 
     with checked_options(clips_per_prompt="--clips", prompts="PROMPT"):
-        job = GenerateJob(run="", spec_path=Path(), weights={}, **fields)
+        job = GenerateJob(**fields)
     check_device(job.device)
     if job.image is not None:
         # the run's size is not known yet

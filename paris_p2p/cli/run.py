@@ -332,7 +332,7 @@ def export(
 ) -> None:
     """Write the run's tips as a folder that diffusers can load: `ParisPipeline.from_pretrained(OUT)`."""
     from paris_p2p.generation.export import export as run_export
-    from paris_p2p.peer.fetching import GENERATOR_DIR, fetch_models
+    from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
     from paris_p2p.spec import PeerSettings
 
     if out.exists() and any(out.iterdir()):
@@ -340,17 +340,8 @@ def export(
     settings = PeerSettings(data_dir=data_dir or default_data_dir())
     parsed = parse_invite(invite, settings.data_dir / GENERATOR_DIR)
     with progress_bars() as progress:
-        models = fetch_models(settings, parsed, partial=allow_partial, offline=offline, progress=progress)
-    run_export(
-        models.spec,
-        models.run,
-        models.weights,
-        models.cards,
-        models.codec_folder,
-        out,
-        models.text_folder,
-        models.features_folder,
-    )
+        run = fetch_run(settings, parsed, partial=allow_partial, offline=offline, progress=progress)
+    run_export(run, out)
     echo(f"wrote {out}; use it with: ParisPipeline.from_pretrained({str(out)!r})")
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,42 +17,34 @@ from paris_p2p import __version__
 from paris_p2p.data_id import data_id_of_run
 from paris_p2p.device import pick_device
 from paris_p2p.errors import ReadOnlyError, UsageError
-from paris_p2p.generation.generate import check_slots
+from paris_p2p.fetched_run import FetchedRun, check_slots
 from paris_p2p.generation.pipeline import CODEC, FEATURES, TEXT, ParisPipeline
 from paris_p2p.generation.routed import DEFAULT_CLAMP, expert_state, load_router
 from paris_p2p.generation.trained import trained_slots
 from paris_p2p.generation.video_out import GIF_MAX_FPS
 from paris_p2p.model.experts import ExpertSet, folder_of
 from paris_p2p.model.presets import build_expert
-from paris_p2p.spec import ROUTER, RunSpec, cluster_of
+from paris_p2p.spec import ROUTER, RunSpec
 
 
-def export(
-    spec: RunSpec,
-    run: str,
-    weights: Mapping[str, Path],
-    cards: Mapping[str, str],
-    codec_folder: Path | None,
-    out: Path,
-    text_folder: Path | None = None,
-    features_folder: Path | None = None,
-) -> None:
-    """Write `out`, which must be new or empty; one expert is in memory at a time. CheckpointError,
+def export(run: FetchedRun, out: Path) -> None:
+    """Writes `out`, which must be new or empty; one expert is in memory at a time. CheckpointError,
     UsageError, ReadOnlyError.
     """
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty; choose another folder for the model")
-    missing = check_slots(spec, set(weights), allow_partial=True)
+    missing = check_slots(run.spec, run.weights, partial=True)
     partial = out.with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_pipeline(spec, run, weights, cards, partial)
-        for name, folder in ((CODEC, codec_folder), (TEXT, text_folder), (FEATURES, features_folder)):
+        _write_pipeline(run, partial)
+        folders = {CODEC: run.codec_folder, TEXT: run.text_folder, FEATURES: run.features_folder}
+        for name, folder in folders.items():
             if folder is not None:
                 shutil.copytree(folder, partial / name)
-        (partial / "cards.json").write_text(json.dumps(dict(cards), indent=2) + "\n")
-        (partial / "README.md").write_text(_model_card(spec, run, cards, missing))
+        (partial / "cards.json").write_text(json.dumps(dict(run.cards), indent=2) + "\n")
+        (partial / "README.md").write_text(_model_card(run, missing))
         partial.replace(out)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -65,11 +56,8 @@ def export(
         raise
 
 
-def _write_pipeline(
-    spec: RunSpec, run: str, weights: Mapping[str, Path], cards: Mapping[str, str], folder: Path
-) -> None:
-    cpu = pick_device("cpu")
-    present = sorted(cluster_of(slot) for slot in weights if slot != ROUTER)
+def _write_pipeline(run: FetchedRun, folder: Path) -> None:
+    cpu, spec, weights, present = pick_device("cpu"), run.spec, run.weights, run.experts
     with torch.device("meta"):
         experts = ExpertSet(
             spec.experts, present, spec.expert.config,
@@ -82,7 +70,7 @@ def _write_pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=spec.training.time_shift),
         latent_shape=list(spec.latent.shape),
         fps=spec.clip.fps,
-        run=run,
+        run=run.id,
         text_tokens=spec.text_shape.tokens,
         time_mean=spec.training.time_mean,
         time_std=spec.training.time_std,
@@ -96,7 +84,7 @@ def _write_pipeline(
         first_frame_rate=spec.training.first_frame_rate,
         run_name=spec.name,
         data_id=data_id_of_run(spec),
-        trained=_trained(spec, weights, cards),
+        trained=_trained(run),
         **_features_pins(spec),
     )
     pipeline.save_config(folder)
@@ -114,12 +102,10 @@ def _write_pipeline(
         expert.save_pretrained(folder / "experts" / folder_of(k))
 
 
-def _trained(
-    spec: RunSpec, weights: Mapping[str, Path], cards: Mapping[str, str]
-) -> dict[str, dict[str, Any]]:
+def _trained(run: FetchedRun) -> dict[str, dict[str, Any]]:
     return {
-        name: {"card": cards.get(name, ""), **asdict(slot)}
-        for name, slot in trained_slots(spec, weights).items()
+        name: {"card": run.cards.get(name, ""), **asdict(slot)}
+        for name, slot in trained_slots(run.spec, run.weights).items()
     }
 
 
@@ -129,9 +115,9 @@ def _features_pins(spec: RunSpec) -> dict[str, str]:
     return {f"features_{name}": getattr(spec.first_features, name) for name in ("name", "revision", "sha256")}
 
 
-def _model_card(spec: RunSpec, run: str, cards: Mapping[str, str], missing: tuple[str, ...]) -> str:
+def _model_card(run: FetchedRun, missing: tuple[str, ...]) -> str:
     """README.md with the metadata that model hubs read."""
-    clip = spec.clip
+    spec, cards, clip = run.spec, run.cards, run.spec.clip
     slots = "\n".join(f"| {slot} | {cards.get(slot, '')} |" for slot in spec.slots if slot not in missing)
     partial = (
         f"\n**Partial**: {', '.join(missing)} had no checkpoint; generation routes among the others.\n"
@@ -155,7 +141,7 @@ each trained alone on one cluster of the data, and a router ({spec.router.preset
 that picks experts at every denoising step.
 Clips are {clip.frames} frames of {clip.height}x{clip.width} at {clip.fps:g} fps.
 {partial}
-- Run: `{run}`
+- Run: `{run.id}`
 - Licence of the weights: {spec.weights_licence}
 - Licence of the data: {spec.data_licence}
 - Written by paris-p2p {__version__}

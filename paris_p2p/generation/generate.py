@@ -20,8 +20,9 @@ from torch import Tensor
 from paris_p2p.codec.text import load_text_encoder
 from paris_p2p.codec.video import Codec, load_codec
 from paris_p2p.device import Device, pick_device, return_memory, set_threads
-from paris_p2p.errors import DataError, RecordError, SlotMissingError
+from paris_p2p.errors import DataError
 from paris_p2p.features.image import load_first_features
+from paris_p2p.fetched_run import FetchedRun, check_slots
 from paris_p2p.flow.guidance import Condition, guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.flow.sampler import sample, time_grid
@@ -38,7 +39,7 @@ from paris_p2p.generation.routed import (
 from paris_p2p.generation.trained import Trained, trained_slots
 from paris_p2p.generation.video_out import Info, open_writer
 from paris_p2p.progress import Progress
-from paris_p2p.spec import ROUTER, RunSpec, cluster_of, open_run
+from paris_p2p.spec import ROUTER
 from paris_p2p.weights import MAX_CAPTION_CHARACTERS
 
 Prompt = Annotated[str, Field(max_length=MAX_CAPTION_CHARACTERS)]
@@ -46,17 +47,10 @@ CLIP_NUMBERS = 1 << 32  # per prompt: a clip's noise does not depend on how many
 
 
 class GenerateJob(BaseModel):
-    """What to make, and the verified files to make it from."""
+    """What to make of a run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    run: str
-    spec_path: Path  # the RunSpec's envelope bytes
-    weights: dict[str, Path]  # by slot
-    cards: dict[str, str] = {}  # by slot: the cards the weights belong to
-    codec_folder: Path | None = None
-    text_folder: Path | None = None
-    features_folder: Path | None = None
     image: Path | None = None  # every clip's first frame
     prompts: tuple[Prompt, ...] = Field(min_length=1, max_length=100_000)
     clips_per_prompt: Annotated[int, Field(ge=1, le=100_000)] = 1
@@ -105,28 +99,28 @@ class GenerateResult:
         return "\n".join(lines)
 
 
-def generate(job: GenerateJob, progress: Progress | None = None) -> GenerateResult:
-    """Make all clips of a job; SlotMissingError, CheckpointError, UsageError and more before anything is
-    sampled.
+def generate(run: FetchedRun, job: GenerateJob, progress: Progress | None = None) -> GenerateResult:
+    """Makes all clips of a job out of a run's files; SlotMissingError, CheckpointError, UsageError and more
+    before anything is sampled.
     """
     report = progress or (lambda stage, done, total: None)
     set_threads(job.threads)
     device = pick_device(job.device)
-    spec = read_run(job.spec_path, job.run)
+    spec = run.spec
     job = job.model_copy(update={"shift": job.shift or spec.training.time_shift})
-    missing = check_slots(spec, set(job.weights), job.allow_partial)
+    missing = check_slots(spec, run.weights, partial=job.allow_partial)
     check_trained_for(spec.training.first_frame_rate, image=job.image is not None)
-    trained = trained_slots(spec, job.weights)
+    trained = trained_slots(spec, run.weights)
     picture = read_picture(job.image, spec.clip) if job.image else None
     prompts = tuple(prompt for prompt in job.prompts for _ in range(job.clips_per_prompt))
     with open_writer(job.out, len(prompts), spec.clip.fps, spec.clip.frames) as writer:
-        sampler = _Sampler(job, spec, device)
+        sampler = _Sampler(run, job, device)
         report("reading prompts", 0, len(job.prompts))
-        condition, cut = _encode(job, spec, device)
+        condition, cut = _encode(run, job, device)
         report("reading prompts", len(job.prompts), len(job.prompts))
-        codec = _codec(job, spec, device)
+        codec = _codec(run, device)
         if picture is not None:
-            condition = _with_picture(job, spec, condition, picture, codec, device)
+            condition = _with_picture(run, condition, picture, codec, device)
         all_chosen = []
         for start, stop in _batches(
             len(prompts), job.batch_clips or batch_clips_for(spec.expert.config, spec.latent.shape)
@@ -136,38 +130,15 @@ def generate(job: GenerateJob, progress: Progress | None = None) -> GenerateResu
             videos = codec.decode(latents).cpu().numpy()
             image = {"image_sha256": picture.sha256} if picture else {}
             infos = [
-                _info(job, missing, prompts[clip], chosen[clip - start]) | image
+                _info(run, job, prompts[clip], chosen[clip - start], missing) | image
                 for clip in range(start, stop)
             ]
             writer.add(videos, infos)
             all_chosen.append(chosen)
     notes = (*cut, *writer.notes)
     return GenerateResult(
-        tuple(writer.paths), job.run, job.cards, trained, missing, prompts, torch.cat(all_chosen), notes
+        tuple(writer.paths), run.id, dict(run.cards), trained, missing, prompts, torch.cat(all_chosen), notes
     )
-
-
-def read_run(path: Path, run: str) -> RunSpec:
-    """The RunSpec in a file, its signature and run id checked; RecordError."""
-    try:
-        return open_run(path.read_bytes(), run).record
-    except OSError as error:
-        raise RecordError(f"cannot read the RunSpec {path}: {error.strerror}; fetch the run again") from error
-
-
-def check_slots(spec: RunSpec, present: set[str], allow_partial: bool) -> tuple[str, ...]:
-    """The slots that are missing; SlotMissingError when they may not be, or when no expert is there."""
-    missing = tuple(slot for slot in spec.slots if slot not in present)
-    if missing and not allow_partial:
-        raise SlotMissingError(
-            f"no weights for {', '.join(missing)}; fetch them, or allow partial generation among the others"
-        )
-    if not present & set(spec.slots[:-1]):
-        raise SlotMissingError(
-            f"no expert of the run is here, {len(missing)} slots are missing; "
-            "there is nothing to generate with"
-        )
-    return missing
 
 
 def steps_in_words(weights: Tensor) -> str:
@@ -186,16 +157,16 @@ def steps_in_words(weights: Tensor) -> str:
 class _Sampler:
     """One run's experts and router, ready."""
 
-    def __init__(self, job: GenerateJob, spec: RunSpec, device: Device):
-        self.job, self.spec, self.device = job, spec, device
+    def __init__(self, fetched: FetchedRun, job: GenerateJob, device: Device):
+        spec = fetched.spec
+        self.fetched, self.job, self.spec, self.device = fetched, job, spec, device
         routing = Routing(job.routing, job.top_k, job.threshold, job.expert)
-        present = sorted(cluster_of(slot) for slot in job.weights if slot != ROUTER)
         router = (
-            load_router(spec.router.config, job.weights[ROUTER], device)
-            if ROUTER in job.weights and routing.needs_router
+            load_router(spec.router.config, fetched.weights[ROUTER], device)
+            if ROUTER in fetched.weights and routing.needs_router
             else None
         )
-        self.chooser = Chooser(router, spec.experts, present, routing)
+        self.chooser = Chooser(router, spec.experts, fetched.experts, routing)
         seats = seats_for(spec.expert.config, device)
         self.pool = ExpertSeats(
             spec.expert.config, self._fetcher(), device, seats, spec.training.ddpm_experts
@@ -224,7 +195,7 @@ class _Sampler:
 
     def _fetcher(self) -> Callable[[int], Any]:
         def fetch(k: int) -> Any:
-            return expert_state(self.spec.expert.config, self.job.weights[f"expert-{k}"], self.device)
+            return expert_state(self.spec.expert.config, self.fetched.weights[f"expert-{k}"], self.device)
 
         if not self.device.cuda:
             return fetch  # the seats are in main memory themselves
@@ -232,12 +203,12 @@ class _Sampler:
         return lru_cache(maxsize=waiting)(fetch)
 
 
-def _encode(job: GenerateJob, spec: RunSpec, device: Device) -> tuple[Condition, list[str]]:
+def _encode(run: FetchedRun, job: GenerateJob, device: Device) -> tuple[Condition, list[str]]:
     """The prompts' embeddings, and which were cut; the encoder's memory is given back."""
-    text, shape = spec.text, spec.text_shape
+    text, shape = run.spec.text, run.spec.text_shape
     encoder = load_text_encoder(
         text.name,
-        job.text_folder,
+        run.text_folder,
         tokens=shape.tokens,
         revision=text.revision,
         sha256=text.sha256,
@@ -259,9 +230,10 @@ def _encode(job: GenerateJob, spec: RunSpec, device: Device) -> tuple[Condition,
 
 
 def _with_picture(
-    job: GenerateJob, spec: RunSpec, condition: Condition, picture: Picture, codec: Codec, device: Device
+    run: FetchedRun, condition: Condition, picture: Picture, codec: Codec, device: Device
 ) -> Condition:
     """The prompts' conditions with the one picture as the first frame of all."""
+    spec = run.spec
     first = encode_first(codec, spec.clip, picture, device.torch)
     if first.shape[3:] != spec.latent.shape[2:] or first.shape[1] != spec.latent.channels + 1:
         raise DataError(
@@ -273,16 +245,17 @@ def _with_picture(
         return condition
     pinned = spec.first_features
     network = load_first_features(
-        pinned.name, job.features_folder, revision=pinned.revision, sha256=pinned.sha256, device=str(device)
+        pinned.name, run.features_folder, revision=pinned.revision, sha256=pinned.sha256, device=str(device)
     )
     features = look_at(network, picture, spec.first_width, device.torch)
     return replace(condition, first_features=features.expand(len(condition.mask), -1))
 
 
-def _codec(job: GenerateJob, spec: RunSpec, device: Device) -> Codec:
+def _codec(run: FetchedRun, device: Device) -> Codec:
+    spec = run.spec
     return load_codec(
         spec.codec.name,
-        job.codec_folder,
+        run.codec_folder,
         revision=spec.codec.revision,
         sha256=spec.codec.sha256,
         device=str(device),
@@ -297,12 +270,12 @@ def _report_steps(report: Progress, start: int, stop: int, clips: int, steps: in
     report("denoising steps", start * steps + done * (stop - start), clips * steps)
 
 
-def _info(job: GenerateJob, missing: tuple[str, ...], prompt: str, chosen: Tensor) -> Info:
+def _info(run: FetchedRun, job: GenerateJob, prompt: str, chosen: Tensor, missing: tuple[str, ...]) -> Info:
     """What a file says of how it was made."""
     return {
         "generator": "paris-p2p",
-        "run": job.run,
-        "cards": job.cards,
+        "run": run.id,
+        "cards": dict(run.cards),
         "prompt": prompt,
         "rng_seed": job.rng_seed,
         **job.model_dump(

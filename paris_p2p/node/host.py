@@ -16,6 +16,7 @@ from paris_p2p.errors import (
     DaemonError,
     MissingBlobError,
     PortInUseError,
+    RecordError,
     UnreachableError,
     UsageError,
     VersionError,
@@ -23,6 +24,7 @@ from paris_p2p.errors import (
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.rules.trust import may
+from paris_p2p.run_file import RUN_FILE, read_run
 from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.data_dir import DataDirLock, default_cap_bytes
@@ -195,18 +197,29 @@ def _check_addresses(settings: PeerSettings) -> None:
 
 
 def spec_path(data_dir: Path, run_id: str) -> Path:
-    """Where a run's signed RunSpec is kept once it was verified."""
-    return data_dir / "runs" / run_id / "run.spec"
+    """Returns where a run's signed RunSpec is kept once it was verified."""
+    return data_dir / "runs" / run_id / RUN_FILE
 
 
 def load_spec(data_dir: Path, run_id: str) -> Envelope[RunSpec] | None:
-    """The RunSpec kept here, verified again; None when it is not here."""
+    """Returns the RunSpec kept here, verified again; None when none is here, or a damaged one, which is named
+    and deleted, so that it is fetched again. StoreError, VersionError.
+    """
     path = spec_path(data_dir, run_id)
-    return open_run(path.read_bytes(), run_id) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return read_run(path, run_id, mend="it is deleted, and fetched again from the run's peers")
+    except VersionError:
+        raise
+    except RecordError as error:
+        log.warning("%s", error)
+        path.unlink()
+        return None
 
 
 def save_spec(data_dir: Path, run: Envelope[RunSpec]) -> Path:
-    """Keep a verified RunSpec, atomically."""
+    """Keeps a verified RunSpec, atomically."""
     path = spec_path(data_dir, run.id)
     with explained(path):
         make_directory(path.parent)
@@ -215,7 +228,7 @@ def save_spec(data_dir: Path, run: Envelope[RunSpec]) -> Path:
 
 
 async def join_run(host: Host, invite: Invite) -> Envelope[RunSpec]:
-    """The run's verified RunSpec: from this disk, or from the first peer of the invite that has it."""
+    """Returns the verified RunSpec of an invite, from this disk or from the first peer that has it."""
     known = load_spec(host.settings.data_dir, invite.run)
     if known is not None:
         return known

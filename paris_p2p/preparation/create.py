@@ -17,6 +17,7 @@ from paris_p2p.flow.path import shift_for
 from paris_p2p.identity import Identity, load_or_create_peer_key, load_owner_key, save_owner_key
 from paris_p2p.model.presets import Config, count_tokens, expert_config, router_config
 from paris_p2p.records import BlobRef, Count, Text
+from paris_p2p.run_file import RUN_FILE, read_run
 from paris_p2p.spec import (
     GateSpec,
     Name,
@@ -26,13 +27,11 @@ from paris_p2p.spec import (
     ShardRef,
     TimingSpec,
     TrainingSpec,
-    open_run,
     sign_run,
 )
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.data_dir import make_private
 
-SPEC_FILE = "run.spec"
 KEY_FILE = "owner.key"
 
 
@@ -71,7 +70,7 @@ def create_run(
             f"there is no expert {absent[0]} to train on noise: "
             f"{folder} has experts 0 to {prepared.experts - 1}"
         )
-    if (folder / SPEC_FILE).exists():
+    if (folder / RUN_FILE).exists():
         raise UsageError(
             f"{folder} already holds run {load_run(folder).id[:16]}…; "
             "prepare into another folder for another run"
@@ -93,15 +92,18 @@ def create_run(
     run = sign_run(
         owner, spec.model_copy(update={"expert": expert, "initial": initial, "oldest_reader": oldest_reader})
     )
-    write_atomic(folder / SPEC_FILE, run.data)
+    write_atomic(folder / RUN_FILE, run.data)
     return run
 
 
 def load_run(folder: Path) -> Envelope[RunSpec]:
-    path = folder / SPEC_FILE
+    """Returns the run that was created in a folder; UsageError where there is none, RecordError where it is
+    damaged.
+    """
+    path = folder / RUN_FILE
     if not path.exists():
         raise UsageError(f"{folder} holds no run; make one with `paris-run create {folder}`")
-    return open_run(path.read_bytes())
+    return read_run(path, mend="restore it from a backup: nothing else is this run")
 
 
 def _owner(path: Path, passphrase: str | None) -> Identity:

@@ -48,11 +48,12 @@ from paris_p2p.preparation.networks import (
 from paris_p2p.preparation.sizes import clip_tokens, size_advice
 from paris_p2p.preparation.survey import Survey, hash_sources
 from paris_p2p.progress import Progress
+from paris_p2p.run_file import RUN_FILE
 from paris_p2p.spec import TextShape
 
 VERSION = 3  # of what prepare makes of the same input: raised when that changes
 MAX_VIDEO_BYTES = 1 << 30  # pixels of one video's clips, in memory at once
-RUN_FILE_NAME, SHEET_NAME = "run.spec", "clusters.png"
+SHEET_NAME = "clusters.png"
 
 
 def _no_progress(stage: str, done: int, total: int) -> None:
@@ -357,7 +358,7 @@ def _entries(
 
 def _require_no_run(out: Path, fingerprint: str) -> None:
     """UsageError when other data would take the place of what a created run was made of."""
-    if not (out / RUN_FILE_NAME).exists():
+    if not (out / RUN_FILE).exists():
         return
     try:
         same = Prepared.load(out).fingerprint == fingerprint
@@ -365,7 +366,7 @@ def _require_no_run(out: Path, fingerprint: str) -> None:
         same = False
     if not same:
         raise UsageError(
-            f"{out} holds a created run ({RUN_FILE_NAME}), and these clips and options are not just what it "
+            f"{out} holds a created run ({RUN_FILE}), and these clips and options are not just what it "
             "was made of: preparing them there would replace its data. Give another --out"
         )
 

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from paris_p2p.data.batches import Batch
 from paris_p2p.data.clips import DEFAULT_CACHE_BYTES, ClipSet
-from paris_p2p.errors import DataError, RecordError, UsageError
+from paris_p2p.errors import DataError, UsageError
 from paris_p2p.flow.ddpm import cosine_time, diffuse
 from paris_p2p.flow.path import clip_losses, interpolate, velocity
 from paris_p2p.flow.times import flow_times
 from paris_p2p.model.first_frame import first_condition
 from paris_p2p.model.presets import build_expert, build_router
-from paris_p2p.spec import ROUTER, RunSpec, open_run
+from paris_p2p.run_file import read_run
+from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.training.messages import GateJob, SlotJob, TrainJob
 
 ROUTER_LATENT_DROPOUT = 0.1  # so that the router also answers from the caption alone
@@ -29,11 +30,8 @@ CAPTION_DRAW, LATENT_DRAW, FIRST_FRAME_DRAW, FIRST_FEATURE_DRAW = 0, 1, 2, 3
 
 
 def read_spec(job: SlotJob) -> RunSpec:
-    """The job's RunSpec, its signature and run id checked again; RecordError, UsageError."""
-    try:
-        spec = open_run(job.spec_path.read_bytes(), job.run).record
-    except OSError as error:
-        raise RecordError(f"cannot read the RunSpec {job.spec_path}: {error.strerror}") from error
+    """Returns the job's RunSpec, its signature and run id checked again; RecordError, UsageError."""
+    spec = read_run(job.spec_path, job.run, mend="start this peer again, which fetches it anew").record
     if job.slot not in spec.slots:
         raise UsageError(
             f"the run has no slot {job.slot}; "

@@ -30,8 +30,8 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DataError, ParisError, UsageError
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.identity import Identity
+from paris_p2p.node.generator import GENERATOR_DIR, Fetched, FetchedSlot, check_wanted
 from paris_p2p.node.host import save_spec
-from paris_p2p.peer.fetching import GENERATOR_DIR, Fetched, FetchedSlot, check_slots
 from paris_p2p.records import READER, BlobRef
 from paris_p2p.spec import PeerSettings, RunSpec, sign_run
 from paris_p2p.store.data_dir import DataDirLock
@@ -259,7 +259,7 @@ def test_more_experts_than_there_are_are_refused_before_anything_is_fetched(
     run: tuple[Path, Envelope[RunSpec]],
 ) -> None:
     with pytest.raises(UsageError, match="--top-k 9: this run has 1 expert,"):
-        check_slots(run[1].record, set(run[1].record.slots), partial=False, routing=Routing("top_k", 9))
+        check_wanted(run[1].record, set(run[1].record.slots), False, Routing("top_k", 9))
 
 
 PREPARE, CREATE = (

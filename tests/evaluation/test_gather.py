@@ -30,6 +30,7 @@ from paris_p2p.evaluation.parts import Parts
 from paris_p2p.evaluation.report import read_losses, write_evaluation
 from paris_p2p.evaluation.scorecard import score_router, specialisation_of
 from paris_p2p.features.image_text import load_clip
+from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.flow.path import shifted
 from paris_p2p.generation.export import export
 from paris_p2p.generation.pipeline import ParisPipeline
@@ -37,8 +38,8 @@ from paris_p2p.generation.routed import ExpertSeats
 from paris_p2p.model.checkpoint import Counters
 from paris_p2p.model.presets import build_expert, build_router
 from paris_p2p.model.router import Router
+from paris_p2p.node.generator import GENERATOR_DIR, Fetched, FetchedSlot
 from paris_p2p.node.host import save_spec
-from paris_p2p.peer.fetching import GENERATOR_DIR, Fetched, FetchedSlot
 from paris_p2p.preparation.create import CreateOptions, create_run
 from paris_p2p.preparation.prepare import PrepareOptions, prepare
 from paris_p2p.score.intervals import Plan
@@ -122,7 +123,8 @@ def exported(
         weights[slot] = out.with_name(f"{out.name}-{slot}.safetensors")
         save_file(tensors, weights[slot], Counters(run.id, slot, 1, 1).metadata("weights"))
     looks = folder / "data" / "features" if first_frame_rate else None
-    export(spec, run.id, weights, {}, folder / "data" / "codec", out, folder / "data" / "text", looks)
+    fetched = FetchedRun(run, weights, {}, folder / "data" / "codec", folder / "data" / "text", looks)
+    export(fetched, out)
     return run, weights
 
 

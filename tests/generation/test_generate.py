@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from paris_p2p.device import Device
-from paris_p2p.errors import CheckpointError, RecordError, SlotMissingError, UsageError
+from paris_p2p.errors import CheckpointError, SlotMissingError, UsageError
 from paris_p2p.flow.mixture import ROUTINGS
 from paris_p2p.generation import generate as room
 from paris_p2p.generation.generate import generate, steps_in_words
@@ -23,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
 
 def frames(made: MadeRun, folder, **changes) -> np.ndarray:
     out = folder / "clips.npy"
-    generate(made.job(out, **changes))
+    generate(made.fetched(), made.job(out, **changes))
     return np.load(out, allow_pickle=False)
 
 
@@ -34,15 +34,22 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
 
 def test_a_prompt_that_is_cut_and_frames_that_a_gif_leaves_out_are_told(made, tmp_path):
     long = "a red ball rolls a red ball rolls"
-    result = generate(made.job(tmp_path / "clip.GIF", prompts=(long,), steps=1))
+    result = generate(made.fetched(), made.job(tmp_path / "clip.GIF", prompts=(long,), steps=1))
     assert result.notes == (f"{long!r} has 8 text tokens, 6 are read: the end of it counts for nothing",)
     assert f"note: {result.notes[0]}" in result.describe()
-    assert generate(made.job(tmp_path / "clip.npy", prompts=("a red ball",), steps=1)).notes == ()
+    assert (
+        generate(made.fetched(), made.job(tmp_path / "clip.npy", prompts=("a red ball",), steps=1)).notes
+        == ()
+    )
 
 
 def test_clips_have_the_runs_shape_and_the_result_says_what_made_them(made, tmp_path):
     seen: list[tuple[str, int, int]] = []
-    result = generate(made.job(tmp_path / "clips.npy", clips_per_prompt=2), lambda *event: seen.append(event))
+    result = generate(
+        made.fetched(),
+        made.job(tmp_path / "clips.npy", clips_per_prompt=2),
+        lambda *event: seen.append(event),
+    )
     assert np.load(result.paths[0]).shape == (4, 3, 16, 24, 3)
     assert result.prompts == (PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1])
     assert result.chosen.shape == (4, 3, EXPERTS)
@@ -73,18 +80,19 @@ def test_every_routing_and_guidance_form_generates(made, tmp_path, routing, form
 
 
 def test_heun_generates_and_reports_one_choice_a_step(made, tmp_path):
-    assert generate(made.job(tmp_path / "clips.npy", sampler="heun", steps=4)).chosen.shape == (2, 4, EXPERTS)
+    assert generate(
+        made.fetched(), made.job(tmp_path / "clips.npy", sampler="heun", steps=4)
+    ).chosen.shape == (2, 4, EXPERTS)
 
 
 def test_a_missing_slot_is_refused_by_name_and_partial_generation_routes_among_the_others(made, tmp_path):
     weights = {slot: path for slot, path in made.weights.items() if slot != "expert-1"}
     with pytest.raises(SlotMissingError, match="expert-1"):
-        generate(made.job(tmp_path / "clips.mp4", weights=weights))
+        generate(made.fetched(weights=weights), made.job(tmp_path / "clips.mp4"))
     assert list(tmp_path.iterdir()) == []
     result = generate(
-        made.job(
-            tmp_path / "clip.mp4", weights=weights, allow_partial=True, prompts=PROMPTS[:1], routing="full"
-        )
+        made.fetched(weights=weights),
+        made.job(tmp_path / "clip.mp4", allow_partial=True, prompts=PROMPTS[:1], routing="full"),
     )
     assert not result.chosen[..., 1].any()
     assert "expert-1 missing" in result.describe()
@@ -103,35 +111,39 @@ def test_without_a_router_or_without_experts(made, tmp_path):
             UsageError,
             match=r"which of 3 experts to use, and the router has no weights here; .*--routing uniform",
         ):
-            generate(made.job(tmp_path / "a.npy", weights=weights, allow_partial=True, routing=routing))
+            generate(
+                made.fetched(weights=weights),
+                made.job(tmp_path / "a.npy", allow_partial=True, routing=routing),
+            )
     assert list(tmp_path.iterdir()) == []
-    result = generate(made.job(tmp_path / "a.npy", weights=weights, allow_partial=True, routing="uniform"))
+    result = generate(
+        made.fetched(weights=weights), made.job(tmp_path / "a.npy", allow_partial=True, routing="uniform")
+    )
     assert result.missing == ("router",)
     assert result.chosen.unique().tolist() == [pytest.approx(1 / 3)]
     alone = {"expert-1": made.weights["expert-1"]}
-    assert generate(made.job(tmp_path / "b.npy", weights=alone, allow_partial=True)).chosen[
+    assert generate(made.fetched(weights=alone), made.job(tmp_path / "b.npy", allow_partial=True)).chosen[
         ..., 1
     ].unique().tolist() == [1]
     with pytest.raises(SlotMissingError, match="no expert"):
-        generate(made.job(tmp_path / "a.npy", weights={"router": made.weights["router"]}, allow_partial=True))
+        generate(
+            made.fetched(weights={"router": made.weights["router"]}),
+            made.job(tmp_path / "a.npy", allow_partial=True),
+        )
 
 
 def test_weights_of_another_slot_are_refused(made, tmp_path):
     with pytest.raises(CheckpointError):
-        generate(made.job(tmp_path / "a.npy", weights=made.weights | {"router": made.weights["expert-0"]}))
-
-
-def test_a_run_spec_that_is_not_the_runs_is_refused(made, tmp_path):
-    with pytest.raises(RecordError, match="hashes to"):
-        generate(made.job(tmp_path / "a.npy", run="0" * 64))
-    with pytest.raises(RecordError, match="cannot read"):
-        generate(made.job(tmp_path / "a.npy", spec_path=tmp_path / "none"))
+        generate(
+            made.fetched(weights=made.weights | {"router": made.weights["expert-0"]}),
+            made.job(tmp_path / "a.npy"),
+        )
 
 
 @pytest.mark.parametrize("changes", [{"routing": "best"}, {"guidance_form": "strong"}])
 def test_an_unknown_choice_names_the_known_ones(made, tmp_path, changes):
     with pytest.raises(UsageError, match="choose one of"):
-        generate(made.job(tmp_path / "a.npy", **changes))
+        generate(made.fetched(), made.job(tmp_path / "a.npy", **changes))
 
 
 def test_with_few_seats_experts_take_turns_and_the_clips_are_the_same(made, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -32,7 +33,7 @@ def folder(made, tmp_path_factory: pytest.TempPathFactory):
 
 
 def export_to(made: MadeRun, out, weights=None) -> None:
-    export(made.spec, made.run, weights or made.weights, made.cards, made.codec_folder, out, made.text_folder)
+    export(made.fetched(weights=weights or made.weights), out)
 
 
 def load(folder) -> ParisPipeline:
@@ -47,7 +48,9 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
 
 def test_the_exported_pipeline_makes_the_clips_that_generate_makes(made, folder, tmp_path):
     out = tmp_path / "clips.npy"
-    result = generate(made.job(out, steps=4, guidance=2.0, top_k=2, rng_seed=3, clips_per_prompt=2))
+    result = generate(
+        made.fetched(), made.job(out, steps=4, guidance=2.0, top_k=2, rng_seed=3, clips_per_prompt=2)
+    )
     output = load(folder)(PROMPTS, 4, 2.0, top_k=2, rng_seed=3, clips_per_prompt=2, output_type="uint8")
     assert output.frames.dtype == np.uint8
     assert output.frames.shape == (4, 3, 16, 24, 3)
@@ -155,7 +158,8 @@ def test_the_folder_tells_its_licence_run_and_cards(made, folder):
 @pytest.mark.parametrize(("fps", "of_the_gif"), [(0.2, 1), (8.0, 8), (60.0, 50)])
 def test_the_gif_that_the_folder_shows_how_to_make_has_a_speed_that_browsers_play(made, fps, of_the_gif):
     clip = made.spec.clip.model_copy(update={"fps": fps})
-    card = _model_card(made.spec.model_copy(update={"clip": clip}), made.run, made.cards, ())
+    spec = made.spec.model_copy(update={"clip": clip})
+    card = _model_card(made.fetched(signed=replace(made.signed, record=spec)), ())
     assert f'export_to_gif(frames[0], "clip.gif", fps={of_the_gif})' in card
 
 

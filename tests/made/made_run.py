@@ -4,6 +4,7 @@ behind.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from paris_p2p.codec.pca import fit_pca
+from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.generation.generate import GenerateJob
 from paris_p2p.identity import Identity
 from paris_p2p.model.checkpoint import Counters
@@ -51,21 +53,20 @@ class MadeRun:
         text = Pinned(name="transformers:somewhere/else", sha256=find_model(str(self.text_folder)).sha256)
         spec = _spec(preset, text, TrainingSpec(batch_clips=4, learning_rate=1e-3, **training))
         self.spec = spec if features is None else _with_features(spec, features)
-        signed = sign_run(Identity.from_private_bytes(bytes(32)), self.spec)
-        self.run, self.spec_path = signed.id, folder / "run.spec"
-        self.spec_path.write_bytes(signed.data)
+        self.signed = sign_run(Identity.from_private_bytes(bytes(32)), self.spec)
+        self.run = self.signed.id
         self.weights = {slot: self._write_weights(slot) for slot in self.spec.slots}
         self.cards = {slot: f"{number:064x}" for number, slot in enumerate(self.spec.slots)}
 
+    def fetched(self, **changes: Any) -> FetchedRun:
+        """Returns it as a fetch would, but for the changes."""
+        folders = (self.codec_folder, self.text_folder, self.features_folder)
+        return replace(FetchedRun(self.signed, self.weights, self.cards, *folders), **changes)
+
     def job(self, out: Path, **changes: Any) -> GenerateJob:
-        files = {"run": self.run, "spec_path": self.spec_path, "weights": self.weights, "cards": self.cards}
-        folders = {
-            "codec_folder": self.codec_folder,
-            "text_folder": self.text_folder,
-            "features_folder": self.features_folder,
-        }
+        """Returns wishes for two small clips, but for the changes."""
         how = {"prompts": PROMPTS, "steps": 3, "device": "cpu", "threads": 1, "out": out}
-        return GenerateJob(**(files | folders | how | changes))
+        return GenerateJob(**(how | changes))
 
     def _write_weights(self, slot: str) -> Path:
         network = (

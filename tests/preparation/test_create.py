@@ -4,7 +4,8 @@ import pytest
 
 from paris_p2p.data.prepared import PreparedModel
 from paris_p2p.errors import UsageError
-from paris_p2p.preparation.create import SPEC_FILE, CreateOptions, create_run
+from paris_p2p.preparation.create import CreateOptions, create_run
+from paris_p2p.run_file import RUN_FILE
 from paris_p2p.spec import GateSpec, TimingSpec, TrainingSpec
 from tests.made.made_prepared import prepare_made
 
@@ -30,7 +31,7 @@ def test_a_hub_model_that_no_hash_pins_is_refused_in_words(tmp_path: Path) -> No
     )
     with pytest.raises(UsageError, match=said):
         create_run(folder, OPTIONS, None)
-    assert not (folder / SPEC_FILE).exists()
+    assert not (folder / RUN_FILE).exists()
 
 
 def test_the_owners_node_folder_is_private_from_the_start(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from paris_p2p.data.prepared import Prepared
 from paris_p2p.envelope import Envelope
+from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.generation.export import export
 from paris_p2p.generation.generate import GenerateJob, generate
 from paris_p2p.generation.pipeline import ParisPipeline
@@ -103,16 +104,14 @@ def test_a_run_of_any_size_is_prepared_trained_gated_sampled_and_exported(
     spec = run.record
     assert spec.latent.shape[1:] == latent
     weights = {slot: trained(folder, run, shards, slot).weights_path for slot in spec.slots}
-    files = {"run": run.id, "spec_path": folder / "run.spec", "weights": weights}
-    folders = {"codec_folder": folder / "codec", "text_folder": folder / "text"}
+    fetched = FetchedRun(run, weights, {}, folder / "codec", folder / "text")
     generate(
-        GenerateJob(
-            **files, **folders, prompts=(PROMPT,), steps=2, device="cpu", threads=1, out=tmp_path / "clip.npy"
-        )
+        fetched,
+        GenerateJob(prompts=(PROMPT,), steps=2, device="cpu", threads=1, out=tmp_path / "clip.npy"),
     )
     expected = np.load(tmp_path / "clip.npy")
     assert expected.shape == (1, frames, height, width, 3)
-    export(spec, run.id, weights, {}, folder / "codec", tmp_path / "model", folder / "text")
+    export(fetched, tmp_path / "model")
     pipeline = ParisPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     frames = pipeline(PROMPT, 2, output_type="uint8").frames

@@ -131,10 +131,8 @@ def test_resuming_a_noise_predictor_equals_not_stopping_bit_for_bit(run: TinyRun
 
 
 def test_generating_and_the_exported_pipeline_convert_alike(made: MadeRun, tmp_path: Path):
-    generate(made.job(tmp_path / "clips.npy", guidance=1.5, routing="full"))
-    export(
-        made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder
-    )
+    generate(made.fetched(), made.job(tmp_path / "clips.npy", guidance=1.5, routing="full"))
+    export(made.fetched(), tmp_path / "model")
     pipeline = ParisPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     expected = np.load(tmp_path / "clips.npy").astype(int)
@@ -149,9 +147,7 @@ def test_generating_and_the_exported_pipeline_convert_alike(made: MadeRun, tmp_p
 
 
 def test_the_exports_own_clamp_is_what_the_pipeline_converts_by(made: MadeRun, tmp_path: Path):
-    export(
-        made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder
-    )
+    export(made.fetched(), tmp_path / "model")
     config = tmp_path / "model" / "experts" / "config.json"
     text = config.read_text()
 

@@ -154,20 +154,13 @@ def test_the_router_routes_by_the_image_and_the_exported_pipeline_alike(
 ):
     chosen = []
     for number, image in enumerate((*images, None)):
-        result = generate(made.job(tmp_path / f"{number}.npy", guidance=2.0, routing="full", image=image))
+        result = generate(
+            made.fetched(), made.job(tmp_path / f"{number}.npy", guidance=2.0, routing="full", image=image)
+        )
         # pure noise is all else that the first step sees, and it is the same
         chosen.append(result.chosen[:, 0])
     assert all((chosen[a] - chosen[b]).abs().max() > 1e-4 for a, b in ((0, 1), (0, 2), (1, 2)))
-    export(
-        made.spec,
-        made.run,
-        made.weights,
-        made.cards,
-        made.codec_folder,
-        tmp_path / "model",
-        made.text_folder,
-        made.features_folder,
-    )
+    export(made.fetched(), tmp_path / "model")
     pipeline = ParisPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     output = pipeline(PROMPTS, 3, 2.0, routing="full", image=images[0], output_type="uint8")
@@ -183,7 +176,7 @@ def test_a_network_of_another_width_or_one_that_is_code_is_refused(
     with pytest.raises(DataError, match="gives 32 numbers"):
         look_at(load_first_features("transformers:x", folder), picture, 16, torch.device("cpu"))
     with pytest.raises(BlobError, match="the run was made with"):
-        generate(made.job(tmp_path / "x.npy", image=images[0], features_folder=folder))
+        generate(made.fetched(features_folder=folder), made.job(tmp_path / "x.npy", image=images[0]))
     for name in ("i3d:some.pt", "videomae:x/y", "transnetv2"):
         with pytest.raises(PresetError, match="first frames are looked at by"):
             load_first_features(name)

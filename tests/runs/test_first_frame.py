@@ -135,7 +135,7 @@ def test_an_expert_that_predicts_noise_gets_the_frame_as_clean_as_the_others(mon
 
 
 def clips(made: MadeRun, out: Path, **changes: object) -> np.ndarray:
-    generate(made.job(out, guidance=2.0, **changes))
+    generate(made.fetched(), made.job(out, guidance=2.0, **changes))
     return np.load(out).astype(int)
 
 
@@ -160,7 +160,7 @@ def test_an_image_changes_the_clips_and_their_metadata_names_it(made: MadeRun, i
     plain, given = clips(made, tmp_path / "a.npy"), clips(made, tmp_path / "b.npy", image=image)
     assert given.shape == plain.shape
     assert (np.abs(given - plain) > 2).mean() > 0.05
-    generate(made.job(tmp_path / "sheet.png", image=image))
+    generate(made.fetched(), made.job(tmp_path / "sheet.png", image=image))
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert hashlib.sha256(image.read_bytes()).hexdigest() in json.dumps(sheet.info, default=str)
 
@@ -169,9 +169,7 @@ def test_the_exported_pipeline_starts_from_an_image_as_generate_does(
     made: MadeRun, image: Path, tmp_path: Path
 ):
     expected = clips(made, tmp_path / "clips.npy", image=image)
-    export(
-        made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder
-    )
+    export(made.fetched(), tmp_path / "model")
     pipeline = ParisPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     with Image.open(image) as opened:
@@ -197,12 +195,12 @@ def test_what_the_run_was_not_trained_for_and_files_that_are_no_picture_are_refu
         (tmp_path / name).mkdir()
         other = MadeRun(tmp_path / name, first_frame_rate=rate)
         with pytest.raises(UsageError, match=f"first_frame_rate is {rate:g}"):
-            generate(other.job(tmp_path / "x.npy", image=None if rate else image))
+            generate(other.fetched(), other.job(tmp_path / "x.npy", image=None if rate else image))
     noise = tmp_path / "noise.png"
     noise.write_bytes(blake3(b"").digest(1000))
     for path in (noise, tmp_path, tmp_path / "absent.png"):
         with pytest.raises(UsageError, match=str(path)):
-            generate(made.job(tmp_path / "x.npy", image=path))
+            generate(made.fetched(), made.job(tmp_path / "x.npy", image=path))
 
 
 def create(folder: Path, **training: object):

@@ -14,6 +14,7 @@ from paris_p2p.data.clips import ClipSet
 from paris_p2p.data.prepared import Prepared, split_clips
 from paris_p2p.data.splits import SplitOptions
 from paris_p2p.errors import UsageError
+from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.generation.generate import GenerateJob, generate
 from paris_p2p.model.presets import count_parameters, expert_config, router_config
 from paris_p2p.preparation.create import CreateOptions, create_run
@@ -92,17 +93,10 @@ def test_eight_experts_and_a_router_learn_from_images_and_make_images(folder):
         )
         weights[slot] = checkpoint_of(train_here(job)).weights_path
     out = folder / "made.png"
-    fields = {
-        "run": signed.id,
-        "spec_path": run / "run.spec",
-        "weights": weights,
-        "codec_folder": run / "codec",
-    }
     prompts = ("a handwritten three", "a handwritten eight")
     made = generate(
-        GenerateJob(
-            **fields, text_folder=run / "text", prompts=prompts, steps=3, device="cpu", threads=1, out=out
-        )
+        FetchedRun(signed, weights, {}, run / "codec", run / "text"),
+        GenerateJob(prompts=prompts, steps=3, device="cpu", threads=1, out=out),
     )
     assert [path.name for path in made.paths] == ["made-000.png", "made-001.png"]
     assert made.chosen.shape == (2, 3, EXPERTS)

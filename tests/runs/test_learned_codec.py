@@ -13,6 +13,7 @@ from paris_p2p.data.clips import ClipSet
 from paris_p2p.data.prepared import Prepared, split_clips
 from paris_p2p.data.splits import SplitOptions
 from paris_p2p.errors import DataError, UsageError
+from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.generation.generate import GenerateJob, generate
 from paris_p2p.preparation import fit_codec as learned_module
 from paris_p2p.preparation.create import CreateOptions, create_run
@@ -133,21 +134,11 @@ def make_video(run: Path, prepared: Prepared, image: Path) -> torch.Tensor:
         how = {"device": "cpu", "threads": 1, "checkpoint_s": 0, "max_steps": 2, "out_dir": run / slot}
         job = TrainJob(run=signed.id, slot=slot, spec_path=run / "run.spec", **files, **how)
         weights[slot] = checkpoint_of(train_here(job)).weights_path
-    folders = {
-        "codec_folder": run / "codec",
-        "text_folder": run / "text",
-        "features_folder": run / "features",
-    }
-    asked = {
-        "run": signed.id,
-        "spec_path": run / "run.spec",
-        "weights": weights,
-        "prompts": ("take 3",),
-        "steps": 3,
-        "image": image,
-    }
     out = run / "made.npy"
-    generate(GenerateJob(**asked, **folders, device="cpu", threads=1, out=out))
+    generate(
+        FetchedRun(signed, weights, {}, run / "codec", run / "text", run / "features"),
+        GenerateJob(prompts=("take 3",), steps=3, image=image, device="cpu", threads=1, out=out),
+    )
     return torch.from_numpy(np.load(out))[0]
 
 

@@ -28,10 +28,8 @@ def test_training_lowers_the_gates_loss_below_a_network_that_knows_nothing(run: 
 
 def test_generating_and_the_exported_pipeline_make_the_same_clips(tmp_path):
     made = MadeRun(tmp_path, preset="mmdit-nano")
-    generate(made.job(tmp_path / "clips.npy", guidance=2.0, top_k=2))
-    export(
-        made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder
-    )
+    generate(made.fetched(), made.job(tmp_path / "clips.npy", guidance=2.0, top_k=2))
+    export(made.fetched(), tmp_path / "model")
     pipeline = ParisPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     assert type(pipeline.experts.expert(0)) is MMDiT

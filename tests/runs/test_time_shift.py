@@ -53,7 +53,7 @@ def test_the_gates_times_are_the_trainings(moved: TinyRun, slot: str):
 
 
 def clips(made: MadeRun, out: Path, **changes: object) -> np.ndarray:
-    generate(made.job(out, guidance=2.0, **changes))
+    generate(made.fetched(), made.job(out, guidance=2.0, **changes))
     return np.load(out)
 
 
@@ -62,9 +62,7 @@ def test_generating_and_the_exported_pipeline_sample_on_the_runs_shifted_grid(ma
     assert np.array_equal(clips(made, tmp_path / "b.npy", shift=SHIFT), expected)
     # the override is heard
     assert (np.abs(clips(made, tmp_path / "c.npy", shift=1.0) - expected) > 2).mean() > 0.1
-    export(
-        made.spec, made.run, made.weights, made.cards, made.codec_folder, tmp_path / "model", made.text_folder
-    )
+    export(made.fetched(), tmp_path / "model")
     pipeline = ParisPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     assert (np.abs(pipeline(PROMPTS, 3, 2.0, output_type="uint8").frames - expected) <= 2).mean() > 0.99

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paris_p2p.peer.fetching import _lay_out
+from paris_p2p.node.generator import _lay_out
 from paris_p2p.spec import Pinned
 from paris_p2p.store.blobs import BlobStore
 

@@ -1,0 +1,61 @@
+"""What a fetch of a run brought to this disk, or an exported folder holds: all that generating needs, as one
+value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.errors import SlotMissingError
+from paris_p2p.spec import ROUTER, RunSpec, cluster_of
+
+
+@dataclass(frozen=True)
+class FetchedRun:
+    """A verified RunSpec and the local files that go with it; a folder is None where a package or a hub has
+    the model.
+    """
+
+    signed: Envelope[RunSpec]
+    weights: Mapping[str, Path]  # by slot
+    cards: Mapping[str, str] = field(default_factory=dict)  # by slot: the ids of the weights' cards
+    codec_folder: Path | None = None
+    text_folder: Path | None = None
+    features_folder: Path | None = None
+
+    @property
+    def id(self) -> str:
+        return self.signed.id
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.signed.record
+
+    @property
+    def experts(self) -> list[int]:
+        """Returns the numbers of the experts that have weights here, in order."""
+        return sorted(cluster_of(slot) for slot in self.weights if slot != ROUTER)
+
+
+def check_slots(spec: RunSpec, present: Collection[str], *, partial: bool) -> tuple[str, ...]:
+    """Returns the slots of the run that are not among those present.
+
+    SlotMissingError, naming them, when there are such and `partial` does not allow for them, or when no
+    expert is present: a partial mixture still needs one.
+    """
+    missing = tuple(slot for slot in spec.slots if slot not in present)
+    if missing and not partial:
+        without = " (without the router, with --routing uniform)" if ROUTER in missing else ""
+        raise SlotMissingError(
+            f"no checkpoint was attested yet for {', '.join(missing)}; wait until the run has trained them, "
+            f"or use --allow-partial to route among the others{without}"
+        )
+    if not set(present) & set(spec.slots) - {ROUTER}:
+        raise SlotMissingError(
+            f"no expert has a checkpoint yet ({', '.join(missing)} are missing); "
+            "there is nothing to generate with"
+        )
+    return missing

@@ -1,0 +1,178 @@
+"""A generator's node: it fetches the tips' weights, the codec and the text encoder once, verified, and finds
+them again offline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from paris_p2p.disk import explained, write_atomic
+from paris_p2p.envelope import Envelope
+from paris_p2p.errors import MissingBlobError, RecordError, UsageError
+from paris_p2p.fetched_run import FetchedRun, check_slots
+from paris_p2p.flow.mixture import Routing
+from paris_p2p.node.host import join_run, open_host, spec_path
+from paris_p2p.node.run_node import RunNode, opened
+from paris_p2p.progress import Progress
+from paris_p2p.records import BlobRef
+from paris_p2p.run_file import read_run
+from paris_p2p.spec import ROUTER, Invite, PeerSettings, Pinned, RunSpec
+from paris_p2p.store.blobs import BlobStore
+
+GENERATOR_DIR = "generator"  # its own key and lock, so that it works beside a running peer
+FETCH_ONLINE = "run `paris-peer fetch INVITE` once, online"
+
+
+class FetchedSlot(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    card: str
+    weights: BlobRef
+
+
+class Fetched(BaseModel):
+    """What one fetch brought; written last, so that an interrupted fetch leaves the one before."""
+
+    model_config = ConfigDict(frozen=True)
+
+    slots: dict[str, FetchedSlot]
+
+
+def fetch_run(
+    settings: PeerSettings,
+    invite: Invite,
+    *,
+    partial: bool = False,
+    offline: bool = False,
+    routing: Routing | None = None,
+    progress: Progress = lambda *_: None,
+) -> FetchedRun:
+    """Brings every slot's tip weights here, skipping what is here already; offline, it finds what an earlier
+    fetch brought.
+
+    SlotMissingError names the slots without a tip, unless `partial` allows for them; UsageError when the
+    `routing` to be used needs more.
+    """
+    home = settings.model_copy(update={"data_dir": settings.data_dir / GENERATOR_DIR})
+    if offline:
+        return _find(home.data_dir, invite, partial, routing)
+    return asyncio.run(_fetch(home, settings.data_dir / "blobs", invite, partial, routing, progress))
+
+
+def check_wanted(spec: RunSpec, present: set[str], partial: bool, routing: Routing | None) -> None:
+    """SlotMissingError as of check_slots; UsageError when the `routing` asks for more experts than the run
+    has, or for a router that is not there.
+    """
+    if routing is not None and routing.name == "top_k" and routing.top_k > spec.experts:
+        there = "1 expert" if spec.experts == 1 else f"{spec.experts} experts"
+        raise UsageError(f"--top-k {routing.top_k}: this run has {there}, so at most --top-k {spec.experts}")
+    check_slots(spec, present, partial=partial)
+    if routing is not None:
+        routing.check_router(ROUTER in present, len(present - {ROUTER}))
+
+
+async def _fetch(
+    settings: PeerSettings,
+    neighbour: Path,
+    invite: Invite,
+    partial: bool,
+    routing: Routing | None,
+    progress: Progress,
+) -> FetchedRun:
+    progress("joining the run", 0, 1)
+    async with open_host(settings, invite.peers) as host:
+        run = await join_run(host, invite)
+        async with opened(host, run) as node:
+            progress("joining the run", 1, 1)
+            tips = {slot: tip.card for slot in node.spec.slots if (tip := node.board.tip(slot)) is not None}
+            check_wanted(node.spec, set(tips), partial, routing)
+            slots = {
+                slot: FetchedSlot(card=card.id, weights=card.record.weights) for slot, card in tips.items()
+            }
+            wanted = [(run.id, ref) for pinned in node.spec.models for ref in pinned.files.values()]
+            wanted += [(slot.card, slot.weights) for slot in slots.values()]
+            await _fetch_all(node, wanted, neighbour, progress)
+            fetched = Fetched(slots=slots)
+            path = _fetched_path(settings.data_dir, run.id)
+            with explained(path):
+                write_atomic(path, fetched.model_dump_json())
+            return _fetched_run(host.store, settings.data_dir, run, fetched)
+
+
+async def _fetch_all(
+    node: RunNode, wanted: list[tuple[str, BlobRef]], neighbour: Path, progress: Progress
+) -> None:
+    """Brings every blob here, from the store of this machine's own peer where that has it."""
+    total = sum(ref.size_bytes for _, ref in wanted)
+    done = 0
+    if neighbour.is_dir():
+        beside = BlobStore(neighbour)
+        for _, ref in wanted:
+            if not node.host.store.has(ref.id) and beside.has(ref.id):
+                await asyncio.to_thread(node.host.store.add_file, beside.path(ref.id))
+    progress("fetching bytes", 0, total)
+    for what, ref in wanted:
+
+        def count(received: int, before: int = done) -> None:
+            progress("fetching bytes", min(total, before + received), total)
+
+        await node.fetch([ref], what, count)
+        done += ref.size_bytes
+        progress("fetching bytes", done, total)
+
+
+def _find(data_dir: Path, invite: Invite, partial: bool, routing: Routing | None) -> FetchedRun:
+    """What an earlier fetch brought; MissingBlobError or RecordError where that is not whole."""
+    spec_file, path = spec_path(data_dir, invite.run), _fetched_path(data_dir, invite.run)
+    if not (spec_file.exists() and path.exists()):
+        raise MissingBlobError(f"run {invite.run[:16]}… was never fetched to {data_dir}; {FETCH_ONLINE}")
+    run = read_run(spec_file, invite.run, mend=FETCH_ONLINE)
+    try:
+        fetched = Fetched.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise RecordError(f"{path} is damaged; {FETCH_ONLINE}") from error
+    check_wanted(run.record, set(fetched.slots), partial, routing)
+    try:
+        return _fetched_run(BlobStore(data_dir / "blobs"), data_dir, run, fetched)
+    except MissingBlobError as error:
+        raise MissingBlobError(
+            f"{error}, though it was fetched once; run `paris-peer fetch INVITE` again, online"
+        ) from error
+
+
+def _fetched_run(store: BlobStore, data_dir: Path, run: Envelope[RunSpec], fetched: Fetched) -> FetchedRun:
+    folder = data_dir / "runs" / run.id
+    spec, first = run.record, run.record.first_features
+    return FetchedRun(
+        signed=run,
+        weights={slot: store.path(entry.weights.id) for slot, entry in fetched.slots.items()},
+        cards={slot: entry.card for slot, entry in fetched.slots.items()},
+        codec_folder=_lay_out(store, spec.codec, folder / "codec"),
+        text_folder=_lay_out(store, spec.text, folder / "text") if spec.text.files else None,
+        features_folder=_lay_out(store, first, folder / "features") if first and first.files else None,
+    )
+
+
+def _lay_out(store: BlobStore, pinned: Pinned, folder: Path) -> Path:
+    """Makes a codec's or encoder's folder of links into the store, and nothing else; Pinned has checked the
+    names.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name not in pinned.files:
+            path.unlink() if path.is_file() or path.is_symlink() else shutil.rmtree(path)
+    for name, ref in pinned.files.items():
+        path, blob = folder / name, store.path(ref.id)
+        if not (path.is_file() and path.samefile(blob)):
+            path.unlink(missing_ok=True)
+            os.link(blob, path)
+    return folder
+
+
+def _fetched_path(data_dir: Path, run_id: str) -> Path:
+    return data_dir / "runs" / run_id / "fetched.json"

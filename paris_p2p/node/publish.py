@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import DiskFullError, RecordError
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import BlobRef, CardRecord
+from paris_p2p.rules.next_card import NewCheckpoint, id_of, tells_again
 from paris_p2p.rules.rates import lowered_again
 from paris_p2p.rules.tips import Tip
 
@@ -23,23 +23,11 @@ from paris_p2p.rules.tips import Tip
 LOWERED_READER = 3
 
 
-@dataclass(frozen=True)
-class NewCheckpoint:
-    """Two files and what they are, before they have a name."""
-
-    weights_path: Path
-    resume_path: Path
-    clips: int
-    steps: int
-    train_loss: float
-    lowered: int = 0  # how often the learning rate was lowered (rules/rates.py)
-
-
 async def sign_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoint) -> Envelope[CardRecord]:
-    """Move the files into the store and sign them as the child of the slot's tip; `tell_card` lets others
+    """Moves the files into the store and signs them as the child of the slot's tip; `tell_card` lets others
     know.
 
-    DiskFullError when the store's cap leaves no room for them, and nothing else there may go.
+    Raises DiskFullError when the store's cap leaves no room for them, and nothing else there may go.
     """
     tip = node.board.tip(slot)
     held = set[str]()
@@ -65,12 +53,12 @@ async def sign_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoi
 
 
 def sign_again(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
-    """Sign the newest checkpoint once more, as the child of what is the slot's tip now."""
+    """Signs the newest checkpoint once more, as the child of what is the slot's tip now."""
     return _sign(node, card.model_copy(update=_place(node, card.slot, node.board.tip(card.slot))))
 
 
 def sign_going_back(node: RunNode, old: CardRecord, epoch: int) -> Envelope[CardRecord]:
-    """Sign an older checkpoint once more as the child of the slot's tip, to be trained on with the next
+    """Signs an older checkpoint once more as the child of the slot's tip, to be trained on with the next
     lower rate.
     """
     tip = node.board.tip(old.slot)
@@ -81,8 +69,8 @@ def sign_going_back(node: RunNode, old: CardRecord, epoch: int) -> Envelope[Card
 
 
 async def tell_card(node: RunNode, envelope: Envelope[CardRecord]) -> None:
-    """Let the others know of a card of ours; SwarmError when they cannot be told now, and it may be told
-    again.
+    """Lets the others know of a card of this peer. Raises SwarmError when they cannot be told now; it may be
+    told again.
     """
     node.keep_good(envelope.record)
     node.keep(envelope)
@@ -91,8 +79,8 @@ async def tell_card(node: RunNode, envelope: Envelope[CardRecord]) -> None:
 
 
 async def tell_own_cards_again(node: RunNode) -> None:
-    """Cards this peer signed before it was killed, which perhaps nobody heard of: the work in them is not
-    lost.
+    """Tells of the cards that this peer signed before it was killed, which perhaps nobody heard of: the work
+    in them is not lost.
     """
     for slot in node.spec.slots:
         data, tip = node.ledger.get(f"own-card/{slot}"), node.board.tip(slot)
@@ -103,15 +91,15 @@ async def tell_own_cards_again(node: RunNode) -> None:
         except RecordError:
             continue  # damaged: the swarm's records decide
         card = envelope.record
-        here = all(node.host.store.has(ref.id) for ref in (card.weights, card.resume))
-        if here and card.parent == (tip.card.id if tip else "") and card.expires_at > time.time():
+        has_blobs = all(node.host.store.has(ref.id) for ref in (card.weights, card.resume))
+        if tells_again(card, tip, time.time(), has_blobs=has_blobs):
             await tell_card(node, envelope)
 
 
 def _place(node: RunNode, slot: str, tip: Tip | None) -> dict[str, Any]:
-    """A card's header and its place after the tip."""
+    """Returns a card's header and its place after the tip."""
     head = node.header("card", slot)
-    return {**head, "seq": tip.card.record.seq + 1 if tip else 1, "parent": tip.card.id if tip else ""}
+    return {**head, "seq": tip.card.record.seq + 1 if tip else 1, "parent": id_of(tip)}
 
 
 def _sign(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
@@ -121,7 +109,9 @@ def _sign(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
 
 
 def _take_in(node: RunNode, path: Path) -> BlobRef:
-    """In a thread: it hashes gigabytes. What nobody needs makes room, as it does for what is fetched."""
+    """Moves a file into the store, in a thread: it hashes gigabytes. What nobody needs makes room, as it does
+    for what is fetched.
+    """
     try:
         return node.host.store.add_file(path, move=True)
     except DiskFullError:

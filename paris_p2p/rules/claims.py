@@ -200,8 +200,13 @@ def may_publish(claim_ends_s: float, now_s: float, margin_s: float) -> bool:
     return now_s < claim_ends_s - margin_s
 
 
-def renew_due(claim: ClaimRecord, now_s: float, timing: TimingSpec) -> bool:
-    return now_s >= claim.issued_at + timing.claim_s / 3
+def renew_in_s(issued_at_s: float, now_s: float, timing: TimingSpec) -> float:
+    """Returns the seconds until a claim is renewed: at a third of its length, and at once when the clock was
+    set back since, so that others take it for one from the future.
+    """
+    if now_s < issued_at_s - CLOCK_SLACK_S:
+        return 0.0
+    return max(0.0, issued_at_s + timing.claim_s / 3 - now_s)
 
 
 def decide_claim(view: ClaimView, me: str, now_s: float) -> Decision:
@@ -222,7 +227,7 @@ def decide_claim(view: ClaimView, me: str, now_s: float) -> Decision:
         return Decision(
             "settle", view.slot, epoch, f"waiting {view.timing.settle_s:g} s for claims made before ours"
         )
-    if renew_due(mine.record, now_s, view.timing):
+    if renew_in_s(mine.record.issued_at, now_s, view.timing) == 0:
         return Decision("hold", view.slot, epoch, "a third of the claim is over")
     return Decision("train", view.slot, epoch, "this peer leads")
 

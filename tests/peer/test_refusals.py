@@ -162,7 +162,7 @@ def refusal(card: Any, card_id: str) -> RefusalRecord:
 async def test_a_lead_that_goes_back_for_no_reason_finds_no_attestor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paris_p2p.peer.outbox.attest_patience_s", lambda _: 1.0)
+    monkeypatch.setattr("paris_p2p.rules.next_card.attest_patience_s", lambda _: 1.0)
     async with World(tmp_path) as world:
         owner = await world.add("owner", role="owner")
         lead = await world.add("lead", slot=SLOT)
@@ -206,7 +206,7 @@ async def test_the_disk_stays_small_however_many_checkpoints_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("paris_p2p.peer.seeding.PERIOD_S", 0.1)
-    monkeypatch.setattr("paris_p2p.peer.outbox.attest_patience_s", lambda _: 0.5)
+    monkeypatch.setattr("paris_p2p.rules.next_card.attest_patience_s", lambda _: 0.5)
     first = list[str]()
 
     async def one_good(job: GateJob) -> GateResult:

@@ -60,7 +60,7 @@ def test_the_trainer_gets_what_node_and_gate_leave(tmp_path: Path) -> None:
 async def test_a_machine_too_small_stands_by_as_attestor_and_says_why(tmp_path: Path) -> None:
     async with World(tmp_path) as world:
         small = await world.add("small")
-        small.volunteer.room = Room(
+        small.volunteer.claimer.room = Room(
             PeerSettings(data_dir=tmp_path, max_memory_bytes=GB // 2), world.run.record, lambda: BIG_BOX
         )
         await world.add("able")

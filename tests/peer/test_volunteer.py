@@ -76,7 +76,7 @@ async def test_a_stale_lead_that_comes_back_cannot_overwrite_its_successor(tmp_p
         owner = await world.add("owner", role="owner")
         await world.until(lambda: tip_seq(world, "expert-0", of=2) >= 1)
         stale.swarm.offline = True  # the plug is pulled; it trains on and knows nothing
-        heir.volunteer.settings = heir.volunteer.settings.model_copy(update={"slot": "expert-0"})
+        heir.volunteer.claimer.only = "expert-0"
         if heir.volunteer.lead is not None:
             heir.volunteer.lead.stop("test")
         await world.until(lambda: heir.volunteer.lead is not None and heir.volunteer.lead.slot == "expert-0")
@@ -325,7 +325,7 @@ def fail_once(peer: Peer, monkeypatch: pytest.MonkeyPatch, kind: str) -> list[st
 async def test_a_daemon_that_dies_while_a_slot_is_claimed_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paris_p2p.peer.volunteer.RETRY_S", 0.1)
+    monkeypatch.setattr("paris_p2p.peer.volunteer._RETRY_S", 0.1)
     async with World(tmp_path) as world:
         await world.add("owner", role="owner")
         peer = await world.add("a", slot="expert-0")
@@ -338,7 +338,7 @@ async def test_a_daemon_that_dies_while_a_slot_is_claimed_ends_nothing(
 async def test_a_daemon_that_dies_while_a_card_is_told_costs_no_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paris_p2p.peer.lead.RETRY_S", 0.1)
+    monkeypatch.setattr("paris_p2p.peer.lead._RETRY_S", 0.1)
     starts: list[int] = []
 
     class Counted(CountingTrainer):
@@ -432,5 +432,5 @@ async def test_the_first_lead_fetches_what_the_run_starts_from_and_a_successor_n
 def trainer_job(peer: Peer) -> TrainJob:
     """What the trainer of a leading peer was told."""
     assert peer.volunteer.lead is not None
-    assert isinstance(peer.volunteer.lead._worker, CountingTrainer)
-    return peer.volunteer.lead._worker.job
+    assert isinstance(peer.volunteer.lead.trainer.worker, CountingTrainer)
+    return peer.volunteer.lead.trainer.worker.job

@@ -1,0 +1,81 @@
+"""This peer's claim on the slot it leads: renewed when the rules say so, moved to another epoch, released."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.errors import SwarmError
+from paris_p2p.node.run_node import RunNode
+from paris_p2p.records import ClaimRecord
+from paris_p2p.rules.claims import Decision, decide_claim, renew_in_s
+
+_LOOKS = 12  # at a claim in its length, at most: when it is due and the rules do not renew it yet
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A claim as its holder remembers it; `ends_s` is monotonic, so that no clock that is set prolongs it."""
+
+    epoch: int
+    claimed_at: float
+    issued_at: float
+    ends_s: float
+
+
+class HeldClaim:
+    """One claim over its renewals."""
+
+    def __init__(self, node: RunNode, claim: Envelope[ClaimRecord], say: Callable[[str], None]):
+        self.node, self.say, record = node, say, claim.record
+        self.slot = record.slot
+        ends_s = time.monotonic() + (record.expires_at - record.issued_at)
+        self.holding = Holding(record.epoch, record.claimed_at, record.issued_at, ends_s)
+
+    def decide(self) -> Decision:
+        """Returns what the rules say of this claim now. One that lapsed while nobody came is not lost: it is
+        made anew.
+        """
+        return decide_claim(self.node.board.view(self.slot), self.node.peer_id, time.time())
+
+    async def keep(self) -> None:
+        """Renews the claim until cancelled, at each third of its length."""
+        timing = self.node.spec.timing
+        while True:
+            due_s = renew_in_s(self.holding.issued_at, time.time(), timing)
+            await asyncio.sleep(max(timing.claim_s / _LOOKS, due_s))
+            if self.decide().action in ("hold", "claim"):
+                await self.renew()
+
+    async def renew(self, epoch: int | None = None) -> None:
+        """Signs the claim anew, perhaps under a higher epoch. It is the same leadership and keeps its place
+        among the claims, unless this peer was cut off for so long that the claim ran out: whoever came
+        between is first.
+        """
+        timing, started_s = self.node.spec.timing, time.monotonic()
+        head = self.node.header("claim", self.slot, timing.claim_s)
+        lapsed = started_s > self.holding.ends_s
+        since = head["issued_at"] if lapsed else self.holding.claimed_at
+        epoch = self.holding.epoch if epoch is None else epoch
+        self.holding = replace(self.holding, epoch=epoch, issued_at=head["issued_at"])
+        try:
+            await self.node.say(ClaimRecord(**head, epoch=epoch, claimed_at=since))
+        except SwarmError as error:
+            # the network may come back; until then the claim runs out and nothing is published
+            self.say(f"could not renew the claim of {self.slot}: {error}; training goes on")
+        else:
+            self.holding = replace(self.holding, claimed_at=since, ends_s=started_s + timing.claim_s)
+
+    async def release(self) -> None:
+        """Tells the others that this peer holds the slot no longer."""
+        head = self.node.header("claim", self.slot, self.node.spec.timing.claim_s)
+        holding = self.holding
+        try:
+            await self.node.say(
+                ClaimRecord(**head, epoch=holding.epoch, claimed_at=holding.claimed_at, released=True)
+            )
+        except SwarmError as error:
+            self.say(f"could not release {self.slot}, its claim runs out by itself: {error}")

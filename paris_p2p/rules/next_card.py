@@ -1,0 +1,238 @@
+"""When a lead's next card goes out, and which: pure functions (docs/protocol.md, "Order").
+
+    the claim is lost, or the tip is not of this training:  stop
+    the claim is about to run out, or a trainer is loading: wait
+    a card was signed and nobody could be told of it:       tell it again
+    the slot is going back to its best card:                wait
+    an earlier card of ours became the tip:                 publish what came after it
+    no checkpoint waits:                                    wait
+    a card is out:                                          wait until it is attested, or patience ends
+    the last card went out less than a cadence ago:         wait, unless this leadership is about to end
+    otherwise:                                              publish the checkpoint that waits
+
+At most one card waits for attestation. A newer checkpoint replaces the one that waits behind it, so that a
+slow swarm costs sharing, never training. Times are monotonic seconds of the lead's own clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.records import CardRecord, RefusalRecord
+from paris_p2p.rules.claims import Decision, epoch_to_publish, may_publish
+from paris_p2p.rules.placement import attest_patience_s, card_cadence_s, checkpoint_interval_s
+from paris_p2p.rules.rates import lowered_after
+from paris_p2p.rules.refusals import words_of
+from paris_p2p.rules.tips import Tip
+
+FROM_BEGINNING = frozenset({""})  # the ancestors of a training whose first card has no parent
+
+CardAction = Literal["yield", "abandon", "wait", "tell", "publish", "publish again"]
+
+
+@dataclass(frozen=True)
+class NewCheckpoint:
+    """Two files and what they are, before they have a name."""
+
+    weights_path: Path
+    resume_path: Path
+    clips: int
+    steps: int
+    train_loss: float
+    lowered: int = 0  # how often the learning rate was lowered (rates.py)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """What a new trainer goes on from; there is no path at the very beginning."""
+
+    path: Path | None = None
+    steps: int = 0
+    clips: int = 0
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """The checkpoints of one leadership on their way out."""
+
+    newest: ResumePoint = ResumePoint()
+    lowered: int = 0  # how often the learning rate of this training was lowered
+    ancestors: frozenset[str] = frozenset()  # cards this training descends from; empty: not known yet
+    waiting: NewCheckpoint | None = None  # made, and not yet signed
+    pending: Envelope[CardRecord] | None = None  # signed, and not yet the tip
+    untold: Envelope[CardRecord] | None = None  # signed, and nobody could be told of it yet
+    sent: tuple[Envelope[CardRecord], ...] = ()  # since the tip, the newest last
+    sent_at_s: float = -math.inf  # of the newest card
+    upload_s: float = 0.0  # from a card to its attestation, as measured last
+    going_back: bool = False  # nothing trains, and nothing but the card that goes back is sent
+    attested: int = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint has not yet reached another peer."""
+        return self.waiting is not None or self.pending is not None
+
+    def cadence_s(self, checkpoint_s: float) -> float:
+        """Returns the seconds from one card to the next."""
+        return card_cadence_s(checkpoint_s, self.upload_s)
+
+    def patience_s(self, checkpoint_s: float) -> float:
+        """Returns the seconds after which a card without an attestation was refused, or nobody is there."""
+        return attest_patience_s(checkpoint_interval_s(checkpoint_s, self.upload_s))
+
+    def descends(self, tip: Tip | None) -> bool:
+        """Whether this training goes on from the tip; if not, nothing of it can be published any more."""
+        return not self.ancestors or id_of(tip) in self.ancestors
+
+    def is_overtaken(self, tip: Tip | None) -> bool:
+        """Whether an earlier card of this training became the tip after a newer one went out, which nobody
+        may attest now.
+        """
+        return self.pending is not None and id_of(tip) not in (self.pending.id, self.pending.record.parent)
+
+    def after(self, tip: Tip | None) -> tuple[Envelope[CardRecord], ...]:
+        """Returns this training's cards that would follow the tip, the newest last."""
+        if self.going_back:
+            return ()
+        return tuple(card for card in self.sent if card.record.parent == id_of(tip))
+
+    # What is true after something happened
+
+    def seen(self, tip: Tip | None, now_s: float) -> Outgoing:
+        """Notes what the tip is: perhaps the card that was out."""
+        if self.pending is None or id_of(tip) != self.pending.id:
+            return self
+        upload_s = now_s - self.sent_at_s
+        return replace(self, pending=None, sent=(), upload_s=upload_s, attested=self.attested + 1)
+
+    def started_from(self, tip: Tip | None, resume_path: Path | None) -> Outgoing:
+        """Notes that this training goes on from the tip, whose resume state lies at `resume_path`."""
+        if tip is None:
+            return replace(self, ancestors=FROM_BEGINNING)
+        card = tip.card.record
+        return replace(
+            self,
+            newest=ResumePoint(resume_path, card.steps, card.clips),
+            lowered=lowered_after(card.lowered),
+            ancestors=frozenset({tip.card.id}),
+        )
+
+    def begun_again(self) -> Outgoing:
+        """Notes that this training starts at the slot's beginning once more, with a lower rate."""
+        beginning = replace(self.dropped(), newest=ResumePoint(), ancestors=FROM_BEGINNING)
+        return replace(beginning, lowered=self.lowered + 1)
+
+    def made(self, new: NewCheckpoint) -> Outgoing:
+        """Notes a checkpoint of the trainer, which replaces one that waited."""
+        return replace(self, waiting=new, newest=ResumePoint(new.resume_path, new.steps, new.clips))
+
+    def taken(self) -> Outgoing:
+        """Notes that the checkpoint that waited is being signed."""
+        return replace(self, waiting=None)
+
+    def stored(self, new: NewCheckpoint, resume_path: Path) -> Outgoing:
+        """Notes that the files of a checkpoint moved into the store."""
+        if self.newest.path != new.resume_path:  # the trainer made a newer one meanwhile
+            return self
+        return replace(self, newest=replace(self.newest, path=resume_path))
+
+    def signed(self, card: Envelope[CardRecord]) -> Outgoing:
+        """Notes that a card is in the ledger, of which nobody was told yet."""
+        ancestors = self.ancestors | {card.id}
+        return replace(self, pending=card, untold=card, sent=(*self.sent, card), ancestors=ancestors)
+
+    def told(self, card: Envelope[CardRecord]) -> Outgoing:
+        """Notes that the others were told of a card."""
+        return replace(self, untold=None) if self.untold is card else self
+
+    def dropped(self) -> Outgoing:
+        """Notes that nothing that was made goes out any more."""
+        return replace(self, waiting=None, pending=None, untold=None, sent=())
+
+
+@dataclass(frozen=True)
+class CardView:
+    """A slot as its lead sees it when it decides about a card."""
+
+    slot: str
+    tip: Tip | None
+    claim: Decision  # what decide_claim says of this peer now
+    epoch: int  # that this peer claimed
+    claim_ends_s: float
+    margin_s: float
+    checkpoint_s: float
+    used: Mapping[int, frozenset[str]] = field(default_factory=dict)  # epochs_used
+    refusals: tuple[Envelope[RefusalRecord], ...] = ()
+    loading: bool = False  # a trainer is about to read the newest resume state, which publishing moves
+    ending: bool = False  # this leadership is about to end, and does not wait for the cadence
+
+
+@dataclass(frozen=True)
+class CardDecision:
+    """What to do about the next card, why in a person's words, and when time alone may change it.
+
+    yield: the leadership ends. abandon: it ends, and nothing goes out any more. tell: tell the untold card.
+    publish: sign the checkpoint that waits, under `epoch`, and tell it. publish again: sign the card that is
+    out once more, after what is the tip now.
+    """
+
+    action: CardAction
+    why: str = ""
+    epoch: int = 0
+    until_s: float = math.inf
+
+
+def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
+    """Returns what a lead does next about its cards, from a state that has `seen` the view's tip."""
+    if view.claim.action in ("yield", "standby"):
+        return CardDecision("yield", view.claim.reason)
+    if not state.descends(view.tip):
+        words = "is not what this training descends from; it starts again from there"
+        return CardDecision("abandon", f"the tip of {view.slot} {words}")
+    if not may_publish(view.claim_ends_s, now_s, view.margin_s):
+        return CardDecision("wait", "renewing or losing the claim decides")
+    if view.loading:
+        return CardDecision("wait", "a trainer reads the newest checkpoint")
+    if state.untold is not None:
+        return CardDecision("tell")
+    if state.going_back:
+        return CardDecision("wait", "the slot goes back to its best checkpoint")
+    epoch = epoch_to_publish(view.epoch, state.ancestors, view.tip, view.used)
+    if state.pending is not None and state.is_overtaken(view.tip):
+        overtaken = f"an earlier checkpoint became {view.slot} seq {state.pending.record.seq}"
+        action: CardAction = "publish again" if state.waiting is None else "publish"
+        return CardDecision(action, f"{overtaken}; what came after it follows as the next", epoch)
+    if state.waiting is None:
+        return CardDecision("wait", "no checkpoint waits")
+    if state.pending is not None:
+        patience_ends_s = state.sent_at_s + state.patience_s(view.checkpoint_s)
+        if now_s < patience_ends_s:
+            return CardDecision("wait", "a card waits for attestation", until_s=patience_ends_s)
+        return CardDecision("publish", _why_another(state.pending, view), epoch)
+    due_s = state.sent_at_s + state.cadence_s(view.checkpoint_s)
+    if now_s < due_s and not view.ending:
+        return CardDecision("wait", "the last card is young", until_s=due_s)
+    return CardDecision("publish", epoch=epoch)
+
+
+def tells_again(card: CardRecord, tip: Tip | None, now_s: float, *, has_blobs: bool) -> bool:
+    """Whether a card that was signed before a restart is told once more (`now_s` is Unix time): its blobs are
+    here, and it may yet become the tip.
+    """
+    return has_blobs and card.parent == id_of(tip) and card.expires_at > now_s
+
+
+def id_of(tip: Tip | None) -> str:
+    """Returns the id of the tip's card, empty where there is none: what a card after it calls `parent`."""
+    return tip.card.id if tip else ""
+
+
+def _why_another(pending: Envelope[CardRecord], view: CardView) -> str:
+    codes = sorted({one.record.reason for one in view.refusals if one.record.card == pending.id})
+    reasons = " and ".join(words_of(code) for code in codes) or "refused, or nobody is there"
+    return f"nobody attested {view.slot} seq {pending.record.seq}: {reasons}; a newer one goes out"

@@ -1,0 +1,301 @@
+"""When a lead's next card goes out: one decision at a time, and whole leaderships with hand-moved time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from paris_p2p.envelope import Envelope, seal
+from paris_p2p.records import CardRecord, RefusalRecord
+from paris_p2p.rules.claims import Decision
+from paris_p2p.rules.next_card import (
+    CardDecision,
+    CardView,
+    NewCheckpoint,
+    Outgoing,
+    ResumePoint,
+    id_of,
+    next_card,
+    tells_again,
+)
+from paris_p2p.rules.rates import RESTS
+from paris_p2p.rules.refusals import words_of
+from paris_p2p.rules.tips import Tip
+
+from .made import NOW, SLOT, A, B, D, attest, card, tip
+
+CHECKPOINT_S = 600.0
+TRAINS = Decision("train", SLOT, 1, "this peer leads")
+LOST = Decision("yield", SLOT, 1, "another holds it under epoch 2")
+FIRST = card(A)
+SECOND = card(A, FIRST)
+
+
+def checkpoint(steps: int) -> NewCheckpoint:
+    return NewCheckpoint(Path(f"w{steps}"), Path(f"r{steps}"), clips=10 * steps, steps=steps, train_loss=1.0)
+
+
+def view(at: Tip | None = None, **more: Any) -> CardView:
+    fields: dict[str, Any] = {
+        "slot": SLOT,
+        "tip": at,
+        "claim": TRAINS,
+        "epoch": 1,
+        "claim_ends_s": 1e9,
+        "margin_s": 5.0,
+        "checkpoint_s": CHECKPOINT_S,
+    }
+    return CardView(**fields | more)
+
+
+def begun(at: Tip | None = None) -> Outgoing:
+    return Outgoing().started_from(at, Path("resume") if at else None)
+
+
+def out(sent: Envelope[CardRecord], at_s: float = 0.0, at: Tip | None = None) -> Outgoing:
+    """A state in which a card was signed and told, and the next checkpoint waits."""
+    told = begun(at).signed(sent).told(sent)
+    return replace(told, sent_at_s=at_s).made(checkpoint(20))
+
+
+def test_the_first_checkpoint_goes_out_at_once() -> None:
+    assert next_card(begun(), view(), 0.0).action == "wait"
+    assert next_card(begun().made(checkpoint(10)), view(), 0.0) == CardDecision("publish", epoch=1)
+
+
+def test_a_newer_checkpoint_replaces_the_one_that_waits_and_is_what_a_new_trainer_goes_on_from() -> None:
+    state = begun().made(checkpoint(10)).made(checkpoint(20))
+    assert state.waiting == checkpoint(20)
+    assert state.newest == ResumePoint(Path("r20"), 20, 200)
+    stored = state.taken().stored(checkpoint(20), Path("store/r20"))
+    assert (stored.waiting, stored.newest.path) == (None, Path("store/r20"))
+    overtaken = state.taken().made(checkpoint(30)).stored(checkpoint(20), Path("store/r20"))
+    assert overtaken.newest.path == Path("r30")
+
+
+def test_a_card_waits_for_the_one_before_it_until_patience_ends_and_says_why() -> None:
+    state, patience_s = out(FIRST), 2 * CHECKPOINT_S
+    waits = next_card(state, view(), patience_s - 1)
+    assert (waits.action, waits.until_s) == ("wait", patience_s)
+    assert next_card(state, view(), patience_s).why == (
+        f"nobody attested {SLOT} seq 1: refused, or nobody is there; a newer one goes out"
+    )
+    refused = next_card(state, view(refusals=(refusal(FIRST, "loss"), refusal(SECOND, "finite"))), patience_s)
+    assert words_of("loss") in refused.why
+    assert words_of("finite") not in refused.why
+
+
+def test_after_an_attestation_the_next_card_goes_out_a_cadence_after_the_last_one() -> None:
+    at = tip(FIRST)
+    state = out(FIRST).seen(at, 60.0)
+    assert (state.pending, state.upload_s, state.attested, state.sent) == (None, 60.0, 1, ())
+    waits = next_card(state, view(at), 100.0)
+    assert (waits.action, waits.until_s) == ("wait", CHECKPOINT_S - 60.0)
+    assert next_card(state, view(at), waits.until_s).action == "publish"
+    assert next_card(state, view(at, ending=True), 100.0).action == "publish"
+
+
+@pytest.mark.parametrize("action", ["yield", "standby"])
+def test_who_lost_the_claim_stops_and_says_to_whom(action: Any) -> None:
+    lost = replace(LOST, action=action)
+    state = replace(begun().made(checkpoint(10)), untold=FIRST)
+    assert next_card(state, view(claim=lost), 0.0) == CardDecision("yield", LOST.reason)
+
+
+@pytest.mark.parametrize("action", ["train", "hold", "claim", "settle"])
+def test_a_claim_that_is_due_or_lapsed_while_nobody_came_is_not_lost(action: Any) -> None:
+    decision = next_card(begun().made(checkpoint(10)), view(claim=replace(TRAINS, action=action)), 0.0)
+    assert decision.action == "publish"
+
+
+def test_near_the_end_of_a_claim_and_while_a_trainer_loads_nothing_goes_out_not_even_what_is_untold() -> None:
+    state = begun().signed(FIRST)
+    assert next_card(state, view(), 0.0).action == "tell"
+    assert next_card(state, view(claim_ends_s=104.0), 99.0).action == "wait"
+    assert next_card(state, view(loading=True), 0.0).action == "wait"
+
+
+def test_a_signed_card_is_told_before_anything_else_goes_out() -> None:
+    state = begun().signed(FIRST).made(checkpoint(20))
+    assert next_card(state, view(), 1e6).action == "tell"
+    assert next_card(replace(state, going_back=True), view(), 1e6).action == "tell"
+    assert state.told(SECOND).untold is FIRST
+    assert state.told(FIRST).untold is None
+
+
+def test_what_does_not_descend_from_the_tip_is_abandoned() -> None:
+    strange = tip(card(B))
+    decision = next_card(out(FIRST), view(strange), 0.0)
+    assert decision.action == "abandon"
+    assert "is not what this training descends from" in decision.why
+    assert not out(FIRST).dropped().busy
+
+
+def test_what_went_out_before_an_earlier_card_became_the_tip_follows_it() -> None:
+    first, newer = card(A), card(A, steps=20)
+    late = tip(first)
+    state = replace(begun().signed(first).signed(newer).told(newer), sent_at_s=0.0)
+    assert not state.is_overtaken(None)
+    again = next_card(state, view(late), 1.0)
+    assert again.action == "publish again"
+    assert again.why.startswith(f"an earlier checkpoint became {SLOT} seq 1")
+    assert next_card(state.made(checkpoint(30)), view(late), 1.0).action == "publish"
+
+
+def test_while_a_slot_goes_back_no_checkpoint_goes_out_and_no_card_counts_as_refused() -> None:
+    state = replace(out(FIRST), going_back=True)
+    assert next_card(state, view(), 1e6).action == "wait"
+    assert state.after(None) == ()
+    assert replace(state, going_back=False).after(None) == (FIRST,)
+    assert replace(state, going_back=False).after(tip(FIRST)) == ()
+
+
+def test_a_place_that_attestors_used_for_another_card_is_left_for_a_higher_epoch() -> None:
+    state = begun().made(checkpoint(10))
+    assert next_card(state, view(used={1: frozenset({"another"})}), 0.0).epoch == 2
+    assert next_card(out(FIRST), view(used={1: frozenset({FIRST.id})}), 1e6).epoch == 1
+
+
+def test_a_training_takes_its_rate_from_the_tip_and_begins_again_at_a_lower_one() -> None:
+    assert begun(tip(card(A, FIRST, lowered=2))).lowered == 2
+    assert begun(tip(card(A, FIRST, lowered=RESTS))).lowered == 0
+    again = out(FIRST).begun_again()
+    assert (again.lowered, again.newest, again.busy) == (1, ResumePoint(), False)
+    assert again.descends(None)
+    assert not again.descends(tip(FIRST))
+
+
+@given(st.booleans(), st.booleans(), st.booleans())
+def test_after_a_restart_exactly_a_card_that_may_yet_become_the_tip_is_told_again(
+    has_blobs: bool, follows: bool, lives: bool
+) -> None:
+    at = tip(FIRST if follows else SECOND)
+    now_s = SECOND.record.expires_at + (-1 if lives else 1)
+    told = tells_again(SECOND.record, at, now_s, has_blobs=has_blobs)
+    assert told == (has_blobs and follows and lives)
+
+
+def refusal(of: Envelope[CardRecord], reason: str) -> Envelope[RefusalRecord]:
+    head = {"run": of.record.run, "slot": SLOT, "seq": 1, "issued_at": NOW, "expires_at": NOW + 60}
+    return seal(D, RefusalRecord(**head, epoch=1, card=of.id, parent=of.record.parent, reason=reason))
+
+
+class Leadership(RuleBasedStateMachine):
+    """One lead, its trainer, its attestors and its rivals, and a task that carries out decisions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state, self.tip = begun(), None
+        self.now_s, self.steps = 0.0, 0
+        self.lost = self.loading = self.abandoned = False
+        self.claim_ends_s = 1e9
+        self.goes_out: list[tuple[float, CardDecision, Envelope[CardRecord]]] = []
+        self.made: list[int] = []
+
+    def decide(self) -> CardDecision:
+        self.state = self.state.seen(self.tip, self.now_s)
+        claim = LOST if self.lost else TRAINS
+        seen = view(self.tip, claim=claim, claim_ends_s=self.claim_ends_s, loading=self.loading)
+        return next_card(self.state, seen, self.now_s)
+
+    @rule()
+    def the_trainer_makes_a_checkpoint(self) -> None:
+        self.steps += 10
+        self.made.append(self.steps)
+        self.state = self.state.made(checkpoint(self.steps))
+
+    @rule(seconds=st.sampled_from([1.0, 100.0, CHECKPOINT_S, 3 * CHECKPOINT_S]))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    @precondition(lambda self: self.state.sent)
+    @rule(data=st.data())
+    def an_attestor_signs_one_of_the_cards_that_went_out(self, data: st.DataObject) -> None:
+        mine = self.state.after(self.tip)
+        if mine:
+            self.tip = tip(data.draw(st.sampled_from(mine)))
+
+    @rule()
+    def another_leads_card_becomes_the_tip(self) -> None:
+        parent = self.tip.card if self.tip else None
+        self.tip = tip(card(B, parent, steps=self.steps + 1000))
+
+    @rule(lost=st.booleans(), loading=st.booleans(), left_s=st.sampled_from([1.0, 1e9]))
+    def claims_and_trainers_come_and_go(self, lost: bool, loading: bool, left_s: float) -> None:
+        self.lost, self.loading, self.claim_ends_s = lost, loading, self.now_s + left_s
+
+    @rule(fails=st.booleans())
+    def the_task_carries_out_what_was_decided(self, fails: bool) -> None:
+        decision = self.decide()
+        if decision.action in ("publish", "publish again"):
+            self.send(decision, fails)
+        elif decision.action == "tell":
+            assert self.state.untold is not None
+            self.tell(self.state.untold, fails)
+        elif decision.action == "abandon":
+            self.state, self.abandoned = self.state.dropped(), True
+
+    def send(self, decision: CardDecision, fails: bool) -> None:
+        new, again = self.state.waiting, self.state.pending
+        assert self.state.untold is None
+        assert not self.lost
+        assert not self.loading
+        assert self.now_s < self.claim_ends_s - 5.0
+        assert self.state.descends(self.tip)
+        if new is not None:
+            assert new.steps == self.made[-1], "a newer checkpoint replaces the one that waits"
+        steps = new.steps if new else again.record.steps if again else -1
+        parent = self.tip.card if self.tip else None
+        signed = card(A, parent, steps=steps, epoch=decision.epoch)
+        self.goes_out.append((self.now_s, decision, signed))
+        self.state = self.state.taken().signed(signed)
+        self.tell(signed, fails)
+
+    def tell(self, told: Envelope[CardRecord], fails: bool) -> None:
+        self.state = replace(self.state, sent_at_s=self.now_s)
+        if not fails:
+            self.state = self.state.told(told)
+
+    @invariant()
+    def at_most_one_card_waits_for_attestation_and_every_other_one_sent_is_older(self) -> None:
+        assert self.state.pending is None or self.state.pending is self.state.sent[-1]
+        assert self.state.untold is None or self.state.untold in (self.state.pending, *self.sent_cards())
+
+    def sent_cards(self) -> list[Envelope[CardRecord]]:
+        return [sent for _, _, sent in self.goes_out]
+
+    @invariant()
+    def a_second_card_goes_out_early_only_after_an_earlier_one_became_the_tip(self) -> None:
+        for (before_s, _, _), (at_s, decision, _) in zip(self.goes_out, self.goes_out[1:], strict=False):
+            if not decision.why.startswith("an earlier checkpoint"):
+                assert at_s - before_s >= CHECKPOINT_S * 2 / 3
+
+    @invariant()
+    def nothing_of_an_abandoned_training_is_left_to_send(self) -> None:
+        if self.abandoned and not self.state.descends(self.tip):
+            assert self.decide().action in ("yield", "abandon")
+
+    @invariant()
+    def deciding_twice_decides_alike(self) -> None:
+        assert self.decide() == self.decide()
+
+
+def test_whatever_happens_one_card_waits_the_newest_follows_it_and_nothing_goes_out_without_a_claim() -> None:
+    run_state_machine_as_test(Leadership, settings=settings(max_examples=50, deadline=None))
+
+
+def test_the_parent_of_a_first_card_is_empty() -> None:
+    assert id_of(None) == ""
+    assert id_of(Tip(FIRST, (attest(D, FIRST),))) == FIRST.id

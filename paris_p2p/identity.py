@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from base58 import b58decode, b58encode
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -18,13 +19,10 @@ _PUBLIC_PREFIX = bytes([0x08, 0x01, 0x12, 0x20])  # + 32 public bytes
 _IDENTITY_MULTIHASH = bytes([0x00, 0x24])  # identity hash, 36 bytes: the key is its own id
 PEER_ID_BYTES = 38
 
-_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_VALUES = {letter: value for value, letter in enumerate(_ALPHABET)}
-
 
 @dataclass(frozen=True)
 class Identity:
-    """One Ed25519 key; a peer's signs all its records, a run owner's signs the RunSpec."""
+    """Holds one Ed25519 key: a peer signs all its records with it, a run owner the RunSpec."""
 
     key: Ed25519PrivateKey
 
@@ -38,8 +36,8 @@ class Identity:
 
     @property
     def peer_id(self) -> str:
-        """The libp2p peer id, base58: `12D3Koo…`."""
-        return _encode_base58(self.peer_id_bytes)
+        """Returns the libp2p peer id in base58: `12D3Koo…`."""
+        return b58encode(self.peer_id_bytes).decode()
 
     @property
     def peer_id_bytes(self) -> bytes:
@@ -49,7 +47,7 @@ class Identity:
         return self.key.sign(message)
 
     def libp2p_private_key(self) -> bytes:
-        """The protobuf `PrivateKey` that p2pd reads with `-id`."""
+        """Returns the protobuf `PrivateKey` that p2pd reads with `-id`."""
         return _PRIVATE_PREFIX + self.key.private_bytes_raw() + self._public()
 
     def _public(self) -> bytes:
@@ -57,7 +55,7 @@ class Identity:
 
 
 def verify(peer_id: str, message: bytes, signature: bytes) -> None:
-    """Raise SignatureError unless `signature` over `message` is `peer_id`'s."""
+    """Raises SignatureError unless `signature` over `message` is `peer_id`'s."""
     key = Ed25519PublicKey.from_public_bytes(peer_id_to_bytes(peer_id)[-32:])
     try:
         key.verify(signature, message)
@@ -68,22 +66,30 @@ def verify(peer_id: str, message: bytes, signature: bytes) -> None:
 
 
 def peer_id_to_bytes(peer_id: str) -> bytes:
-    """The 38 bytes of an Ed25519 peer id; RecordError if it is not one."""
-    raw = _decode_base58(peer_id) if len(peer_id) <= 64 else b""
-    if len(raw) != PEER_ID_BYTES or not raw.startswith(_IDENTITY_MULTIHASH + _PUBLIC_PREFIX):
+    """Returns the 38 bytes of an Ed25519 peer id; RecordError if it is not one."""
+    try:
+        raw = b58decode(peer_id) if len(peer_id) <= 64 else b""
+    except ValueError:
+        raw = b""
+    # b58decode passes over spaces at the end; one peer has one id
+    if not _is_peer_id(raw) or peer_id[-1:].isspace():
         raise RecordError(f"{peer_id[:64]!r} is not an Ed25519 peer id (12D3Koo…)")
     return raw
 
 
 def peer_id_from_bytes(raw: bytes) -> str:
-    """The base58 peer id of 38 bytes; RecordError if they are not an Ed25519 one."""
-    if len(raw) != PEER_ID_BYTES or not raw.startswith(_IDENTITY_MULTIHASH + _PUBLIC_PREFIX):
+    """Returns the base58 peer id of 38 bytes; RecordError if they are not an Ed25519 one."""
+    if not _is_peer_id(raw):
         raise RecordError(f"{raw[:40].hex()} is not an Ed25519 peer id")
-    return _encode_base58(raw)
+    return b58encode(raw).decode()
+
+
+def _is_peer_id(raw: bytes) -> bool:
+    return len(raw) == PEER_ID_BYTES and raw.startswith(_IDENTITY_MULTIHASH + _PUBLIC_PREFIX)
 
 
 def load_or_create_peer_key(path: Path) -> Identity:
-    """The peer key at `path` (libp2p protobuf, file mode 0600), made on first use."""
+    """Returns the peer key at `path` (libp2p protobuf, file mode 0600), and makes it on first use."""
     if path.exists():
         return load_peer_key(path)
     identity = Identity.generate()
@@ -92,7 +98,7 @@ def load_or_create_peer_key(path: Path) -> Identity:
 
 
 def load_peer_key(path: Path) -> Identity:
-    """The peer key in a file; UsageError when it is damaged, also in the public half that p2pd reads."""
+    """Reads a peer key; UsageError when it is damaged, also in the public half that p2pd reads."""
     raw = _read_key_file(path)
     if len(raw) == 68 and raw.startswith(_PRIVATE_PREFIX):
         identity = Identity.from_private_bytes(raw[4:36])
@@ -105,7 +111,7 @@ def load_peer_key(path: Path) -> Identity:
 
 
 def save_owner_key(identity: Identity, path: Path, passphrase: str | None) -> None:
-    """Write a run owner's key as PKCS#8 PEM (RFC 5958), encrypted when there is a passphrase."""
+    """Writes a run owner's key as PKCS#8 PEM (RFC 5958), encrypted when there is a passphrase."""
     protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase:
         protection = serialization.BestAvailableEncryption(passphrase.encode())
@@ -116,7 +122,7 @@ def save_owner_key(identity: Identity, path: Path, passphrase: str | None) -> No
 
 
 def load_owner_key(path: Path, passphrase: str | None) -> Identity:
-    """Read a key that save_owner_key wrote; UsageError when the passphrase is wrong or missing."""
+    """Reads a key that save_owner_key wrote; UsageError when the passphrase is wrong or missing."""
     pem = _read_key_file(path)
     try:
         key = serialization.load_pem_private_key(pem, passphrase.encode() if passphrase else None)
@@ -147,21 +153,3 @@ def write_private_file(path: Path, data: bytes) -> None:
         raise ReadOnlyError(
             f"cannot write {path}: {error.strerror}; choose another folder or free it"
         ) from error
-
-
-def _encode_base58(raw: bytes) -> str:
-    number, letters = int.from_bytes(raw, "big"), ""
-    while number:
-        number, digit = divmod(number, 58)
-        letters = _ALPHABET[digit] + letters
-    return "1" * (len(raw) - len(raw.lstrip(b"\0"))) + letters
-
-
-def _decode_base58(text: str) -> bytes:
-    number = 0
-    for letter in text:
-        if letter not in _VALUES:
-            return b""
-        number = number * 58 + _VALUES[letter]
-    zeros = len(text) - len(text.lstrip("1"))
-    return b"\0" * zeros + number.to_bytes((number.bit_length() + 7) // 8, "big")

@@ -63,7 +63,16 @@ def test_any_bytes_are_a_peer_id_or_a_record_error(raw: bytes) -> None:
 
 @pytest.mark.parametrize(
     "peer_id",
-    ["", "1" * 64, "z" * 10_000, KNOWN.peer_id[:-1], KNOWN.peer_id + "1", "QmYyQSo1c1Ym7orWxLYvCrM2"],
+    [
+        "",
+        "1" * 64,
+        "z" * 10_000,
+        KNOWN.peer_id[:-1],
+        KNOWN.peer_id + "1",
+        KNOWN.peer_id + "\n",
+        " " + KNOWN.peer_id,
+        "QmYyQSo1c1Ym7orWxLYvCrM2",
+    ],
 )
 def test_what_is_almost_a_peer_id_is_refused(peer_id: str) -> None:
     with pytest.raises(RecordError, match="is not an Ed25519 peer id"):

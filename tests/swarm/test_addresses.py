@@ -31,6 +31,8 @@ PEER = Identity.from_private_bytes(b"p" * 32).peer_id  # tests are named by it
         "/ip4/1.2.3.4/udp/4001/quic-v1",
         "/dns4/node.example.org/tcp/1",
         f"/ip4/1.2.3.4/tcp/5/p2p/{PEER}/p2p-circuit",
+        "/ip4/1.2.3.4/udp/1/quic-v1/webtransport/certhash/uEiAkH5a4DPGKUuOBjYw0CgwjvcJCJMD2K_1aluKR_tpevQ",
+        "/ip6zone/eth0/ip6/fe80::1/tcp/443/tls/ws",
     ],
 )
 def test_an_address_survives_the_way_to_bytes_and_back(address: str) -> None:
@@ -42,17 +44,59 @@ def test_a_peer_id_is_written_as_its_multihash_not_as_a_cid() -> None:
     assert data[:5] == bytes([0xA5, 0x03, 38, 0x00, 0x24])
 
 
-@pytest.mark.parametrize(
-    "address", ["/ip4/1.2.3/tcp/1", "/ip4/1.2.3.4/tcp/70000", "/ip4/1.2.3.4/sctp/1", "/p2p/nobody", "/ip4"]
-)
-def test_an_address_that_is_none_is_said_so(address: str) -> None:
-    with pytest.raises(UnreachableError, match=r"copy the whole address|use /ip4"):
+RSA_PEER = "QmcgpsyWgH8Y8ajJz1Cu72KnS5uo2Aa2LpzU7kinSupNKC"
+NO_ADDRESSES = {
+    "nothing": "",
+    "half an IPv4 address": "/ip4/1.2.3/tcp/1",
+    "no such port": "/ip4/1.2.3.4/tcp/70000",
+    "a protocol that p2pd does not speak": "/ip4/1.2.3.4/sctp/1",
+    "a protocol that nobody knows": "/ip4/1.2.3.4/tcq/1",
+    "a file of this machine": "/unix/run/docker.sock",
+    "no peer id": "/p2p/nobody",
+    "an RSA key's peer id": f"/ip4/1.2.3.4/tcp/1/p2p/{RSA_PEER}",
+    "a protocol without its value": "/ip4",
+    "too long": "/dns4/" + "a" * 600,
+}
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES.values(), ids=NO_ADDRESSES)
+def test_what_cannot_be_dialled_is_refused_with_the_address_and_what_to_do(address: str) -> None:
+    with pytest.raises(UnreachableError, match="copy the whole address") as caught:
         to_bytes(address)
+    assert repr(address[:20])[:-1] in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+HOSTILE = {
+    "a megabyte of continued varints": b"\xff" * 1_000_000,
+    "a megabyte of small parts": bytes([4, 1, 2, 3, 4]) * 200_000,
+    "a length far beyond the end": bytes([0x36, 0xFF, 0xFF, 0xFF, 0x7F]) + b"a" * 400,
+    "a path of this machine": bytes([0x90, 0x03, 5]) + b"/a/b/",
+    "an RSA key's peer id": bytes([0xA5, 0x03, 34, 0x12, 0x20]) + bytes(32),
+}
+
+
+@pytest.mark.timeout(10)  # the library alone takes 120 s over the first
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_bytes_are_no_address_and_cost_nothing(data: bytes) -> None:
+    assert to_text(data) == ""
+
+
+@pytest.mark.timeout(10)
+def test_a_hostile_text_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(UnreachableError, match="20005 letters"):
+        to_bytes("/p2p/" + "z" * 20_000)  # the library alone takes 10 s over it
 
 
 @pytest.mark.parametrize(
     "address",
-    ["", "/ip4/1.2.3.4/tcp/1", "/ip4/1.2.3.4/tcp/1/p2p/x", f"/ip4/1.2.3.4/tcp/1/p2p/{PEER}/p2p-circuit"],
+    [
+        "",
+        "/ip4/1.2.3.4/tcp/1",
+        f"/p2p/{PEER}",
+        "/ip4/1.2.3.4/tcp/1/p2p/x",
+        f"/ip4/1.2.3.4/tcp/1/p2p/{PEER}/p2p-circuit",
+    ],
 )
 def test_an_address_without_a_peer_at_its_end_cannot_be_dialled(address: str) -> None:
     with pytest.raises(UnreachableError):

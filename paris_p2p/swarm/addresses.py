@@ -53,7 +53,8 @@ def to_bytes(address: str) -> bytes:
             f"{address[:120]!r} is not an address that can be dialled ({str(why)[:120]}); "
             "copy the whole address, /ip4/…/tcp/…/p2p/…"
         ) from error
-    return parsed.to_bytes()
+    data: bytes = parsed.to_bytes()
+    return data
 
 
 def to_text(data: bytes) -> str:

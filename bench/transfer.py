@@ -66,11 +66,11 @@ class Seeds:
         return self.store.read_chunk(blob_id, index, room)
 
 
-async def seed(folder: Path, checkpoint: Path, upload_bps: float) -> None:
+async def seed(folder: Path, checkpoint: Path, upload_bytes_per_s: float) -> None:
     """A seeder's process: print where it is and what it has, serve until its standard input ends."""
     store = BlobStore(folder / "blobs")
     ref = store.add_file(checkpoint)
-    settings = PeerSettings(data_dir=folder, host="127.0.0.1", upload_limit_bps=upload_bps)
+    settings = PeerSettings(data_dir=folder, host="127.0.0.1", upload_limit_bps=upload_bytes_per_s)
     async with open_swarm(Identity.generate(), settings, source=Seeds(store)) as swarm:
         await _serve_bare(swarm)
         print(swarm.addresses()[0], ref.id, ref.size_bytes, flush=True)
@@ -133,9 +133,9 @@ class Seeder:
         self.peer_id = address.rsplit("/", 1)[-1]
 
     @classmethod
-    async def start(cls, folder: Path, checkpoint: Path, upload_bps: float) -> Seeder:
+    async def start(cls, folder: Path, checkpoint: Path, upload_bytes_per_s: float) -> Seeder:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, __file__, "--seed", str(folder), str(checkpoint), str(upload_bps),
+            sys.executable, __file__, "--seed", str(folder), str(checkpoint), str(upload_bytes_per_s),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         address, blob_id, size = (await _stdout(process).readline()).decode().split()

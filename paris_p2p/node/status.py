@@ -92,8 +92,8 @@ class Status(BaseModel):
     attested: int = 0
     uploaded_bytes: int = 0
     downloaded_bytes: int = 0
-    upload_bps: float = 0.0
-    download_bps: float = 0.0
+    upload_bytes_per_s: float = 0.0
+    download_bytes_per_s: float = 0.0
     disk_bytes: int = 0
     memory_bytes: int = 0  # resident, this process and its children
     daemon_restarts: int = 0
@@ -171,8 +171,8 @@ async def run_status(node: RunNode, *, role: str, phase: str, why: str, **more: 
         refused_cards=dict(node.refused),
         uploaded_bytes=transfer.uploaded_bytes,
         downloaded_bytes=transfer.downloaded_bytes,
-        upload_bps=transfer.upload_bps,
-        download_bps=transfer.download_bps,
+        upload_bytes_per_s=transfer.upload_bytes_per_s,
+        download_bytes_per_s=transfer.download_bytes_per_s,
         disk_bytes=node.host.store.used_bytes(),
         memory_bytes=tree_memory_bytes(),
         daemon_restarts=swarm.daemon_restarts,

@@ -40,7 +40,7 @@ async def telling(
         while True:
             await asyncio.sleep(TELL_S)
             line = progress_line(
-                what, got(), missing, node.host.swarm.transfer.download_bps, await _sources(node)
+                what, got(), missing, node.host.swarm.transfer.download_bytes_per_s, await _sources(node)
             )
             note(line)
             say(line)

@@ -99,8 +99,8 @@ def draw(status: Status) -> RenderableType:
     parts.append(
         Text(
             f"{len(status.peers)} peers ({relayed} relayed)  up {_mb(status.uploaded_bytes)} "
-            f"({_mb(status.upload_bps)}/s)  "
-            f"down {_mb(status.downloaded_bytes)} ({_mb(status.download_bps)}/s)  disk "
+            f"({_mb(status.upload_bytes_per_s)}/s)  "
+            f"down {_mb(status.downloaded_bytes)} ({_mb(status.download_bytes_per_s)}/s)  disk "
             f"{_mb(status.disk_bytes)}  "
             f"memory {_mb(status.memory_bytes)}  attested {status.attested}",
             style="dim",

@@ -32,7 +32,7 @@ class Source:
     busy_s: float = 0.0
 
     @property
-    def rate_bps(self) -> float:
+    def rate_bytes_per_s(self) -> float:
         """Bytes per second while it was asked; 0 before anything came."""
         return self.received_bytes / self.busy_s if self.busy_s > 0 else 0.0
 
@@ -58,7 +58,7 @@ def next_chunks(
     """
     budget = 2
     if source.received_bytes >= chunk_bytes:
-        budget = max(1, min(MAX_REQUEST_CHUNKS, int(source.rate_bps * REQUEST_S / chunk_bytes)))
+        budget = max(1, min(MAX_REQUEST_CHUNKS, int(source.rate_bytes_per_s * REQUEST_S / chunk_bytes)))
     free, late = list[int](), list[int]()
     patience_s = late_after_s(source, chunk_bytes)
     for index in missing:
@@ -106,13 +106,15 @@ def late_after_s(source: Source, chunk_bytes: int) -> float:
     too."""
     if source.received_bytes < chunk_bytes:
         return UNRATED_LATE_S
-    return max(LATE_AT_LEAST_S, LATE_CHUNKS * chunk_bytes / source.rate_bps)
+    return max(LATE_AT_LEAST_S, LATE_CHUNKS * chunk_bytes / source.rate_bytes_per_s)
 
 
 def gives_way(others: Sequence[Source], chunk_bytes: int, waited_s: float) -> bool:
     """Whether a source that brought nothing for `waited_s` should leave its turn to one that waits: by the
     best's rate it is late. What it sent of a chunk is lost."""
-    best = max((other.rate_bps for other in others if other.received_bytes >= chunk_bytes), default=0.0)
+    best = max(
+        (other.rate_bytes_per_s for other in others if other.received_bytes >= chunk_bytes), default=0.0
+    )
     return waited_s > (max(UNRATED_LATE_S, 10 * LATE_CHUNKS * chunk_bytes / best) if best else UNRATED_TURN_S)
 
 
@@ -126,10 +128,10 @@ def may_join_turns(active: Sequence[Source], chunk_bytes: int, waited_s: float) 
 def too_slow(source: Source, others: Sequence[Source]) -> bool:
     """Whether a source should be dropped: far below the median of the others, and measured long enough to say
     so."""
-    rated = sorted(other.rate_bps for other in others if other.received_bytes >= MIN_RATED_BYTES)
+    rated = sorted(other.rate_bytes_per_s for other in others if other.received_bytes >= MIN_RATED_BYTES)
     if not rated or source.busy_s < 5.0:
         return False
-    return source.rate_bps < SLOW_SHARE * rated[len(rated) // 2]
+    return source.rate_bytes_per_s < SLOW_SHARE * rated[len(rated) // 2]
 
 
 def order_sources(named: Sequence[str], connected: Sequence[str], trusted: Collection[str]) -> list[str]:

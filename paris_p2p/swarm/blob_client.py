@@ -119,8 +119,8 @@ class BlobClient:
 
     async def _read_body(self, reader: StraightReader, room: memoryview, pace: Pace) -> None:
         # Reading slowly is what makes the sender slow down; it must not take us for silent meanwhile.
-        bps = self._limit.bps
-        piece_bytes = max(1 << 12, min(PIECE_BYTES, int(bps / 8))) if bps else len(room)
+        bytes_per_s = self._limit.bytes_per_s
+        piece_bytes = max(1 << 12, min(PIECE_BYTES, int(bytes_per_s / 8))) if bytes_per_s else len(room)
         for start in range(0, len(room), piece_bytes):
             piece = room[start : start + piece_bytes]
             await self._limit.take(len(piece))

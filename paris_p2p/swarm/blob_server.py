@@ -80,7 +80,7 @@ class BlobServer:
         clock: Callable[[], float] = time.time,
     ):
         self.source, self.refused = source, Counter[str]()
-        self.seats = Seats(bulk_streams(limit.bps))
+        self.seats = Seats(bulk_streams(limit.bytes_per_s))
         self._where, self._uploads, self._limit, self._clock = where, uploads, limit, clock
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="serving")
         self._pieces: defaultdict[str, asyncio.Lock] = defaultdict(
@@ -245,10 +245,10 @@ class BlobServer:
             following.cancel()
 
     async def _write_limited(self, stream: Stream, data: bytes | memoryview) -> None:
-        view, piece_bytes = memoryview(data), piece_of(self._limit.bps)
+        view, piece_bytes = memoryview(data), piece_of(self._limit.bytes_per_s)
         for start in range(0, len(data), piece_bytes):
             piece = view[start : start + piece_bytes]
-            if self._limit.bps:
+            if self._limit.bytes_per_s:
                 async with self._pieces[
                     stream.seat.peer
                 ]:  # a peer waits for one piece at a time: all get the same share
@@ -270,17 +270,17 @@ class BlobServer:
             view = view[sent:]
 
 
-def bulk_streams(limit_bps: float) -> int:
+def bulk_streams(limit_bytes_per_s: float) -> int:
     """How many streams of chunks an upload limit in bytes a second feeds, so that none of them falls below
     the least rate."""
-    most = int(limit_bps / _BULK_BYTES_PER_S) if limit_bps else MAX_BULK_STREAMS
+    most = int(limit_bytes_per_s / _BULK_BYTES_PER_S) if limit_bytes_per_s else MAX_BULK_STREAMS
     return max(_MIN_BULK_STREAMS, min(MAX_BULK_STREAMS, most))
 
 
-def piece_of(limit_bps: float) -> int:
+def piece_of(limit_bytes_per_s: float) -> int:
     """Bytes sent between two looks at a limit: an eighth of a second's, so that many share a small one
     without falling silent."""
-    return max(1 << 12, min(PIECE_BYTES, int(limit_bps / 8))) if limit_bps else _SEND_BYTES
+    return max(1 << 12, min(PIECE_BYTES, int(limit_bytes_per_s / 8))) if limit_bytes_per_s else _SEND_BYTES
 
 
 async def _send_some(out: socket.socket, view: memoryview) -> int:

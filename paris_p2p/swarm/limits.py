@@ -22,17 +22,17 @@ OTHER_REASONS = "other reasons"
 
 
 class RateLimit:
-    """At most `bps` bytes per second over all who `take`; 0 is no limit. Served in the order of asking."""
+    """Limits all who `take` to `bytes_per_s` together, in the order of asking; 0 is no limit."""
 
-    def __init__(self, bps: float):
-        self.bps = bps
+    def __init__(self, bytes_per_s: float):
+        self.bytes_per_s = bytes_per_s
         self._next_free_s = 0.0
 
     async def take(self, count_bytes: int) -> None:
-        if not self.bps:
+        if not self.bytes_per_s:
             return
         now = time.monotonic()
-        self._next_free_s = max(self._next_free_s, now - _BURST_S) + count_bytes / self.bps
+        self._next_free_s = max(self._next_free_s, now - _BURST_S) + count_bytes / self.bytes_per_s
         if self._next_free_s > now:
             await asyncio.sleep(self._next_free_s - now)
 
@@ -52,7 +52,7 @@ class Meter:
         self._recent.append((tenth, count_bytes))
         self._forget(tenth)
 
-    def bps(self) -> float:
+    def bytes_per_s(self) -> float:
         self._forget(int(time.monotonic() * 10))
         return sum(count for _, count in self._recent) / _WINDOW_S
 

@@ -118,7 +118,10 @@ class RealSwarm(Swarm):
     @property
     def transfer(self) -> Transfer:
         return Transfer(
-            self._uploads.total_bytes, self._downloads.total_bytes, self._uploads.bps(), self._downloads.bps()
+            self._uploads.total_bytes,
+            self._downloads.total_bytes,
+            self._uploads.bytes_per_s(),
+            self._downloads.bytes_per_s(),
         )
 
     @property

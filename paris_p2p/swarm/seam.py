@@ -45,8 +45,8 @@ class Transfer:
 
     uploaded_bytes: int = 0
     downloaded_bytes: int = 0
-    upload_bps: float = 0.0
-    download_bps: float = 0.0
+    upload_bytes_per_s: float = 0.0
+    download_bytes_per_s: float = 0.0
 
 
 class BlobSource(Protocol):

@@ -31,8 +31,10 @@ from paris_p2p.rules.chunks import (
 CHUNK = 1 << 20
 
 
-def source(peer: str = "a", have: range = range(100), rate_bps: float = 0.0, busy_s: float = 10.0) -> Source:
-    return Source(peer, frozenset(have), int(rate_bps * busy_s), busy_s if rate_bps else 0.0)
+def source(
+    peer: str = "a", have: range = range(100), rate_bytes_per_s: float = 0.0, busy_s: float = 10.0
+) -> Source:
+    return Source(peer, frozenset(have), int(rate_bytes_per_s * busy_s), busy_s if rate_bytes_per_s else 0.0)
 
 
 @given(
@@ -57,12 +59,12 @@ def test_a_have_set_reads_back_and_nothing_beyond_the_blob_is_believed(
     st.floats(0, 1e9),
 )
 def test_what_is_asked_is_missing_is_there_and_others_are_doubled_only_when_one_or_all_are_late(
-    have: frozenset[int], missing: list[int], held: dict[int, dict[str, float]], rate_bps: float
+    have: frozenset[int], missing: list[int], held: dict[int, dict[str, float]], rate_bytes_per_s: float
 ) -> None:
     in_flight = {
         index: [Holdup(peer, since_s) for peer, since_s in holders.items()] for index, holders in held.items()
     }
-    me = Source("a", have, int(rate_bps * 10), 10.0)
+    me = Source("a", have, int(rate_bytes_per_s * 10), 10.0)
     asked = next_chunks(me, missing, in_flight, CHUNK, 100.0)
     assert len(set(asked)) == len(asked) <= MAX_REQUEST_CHUNKS
     assert set(asked) <= have & set(missing)
@@ -71,7 +73,7 @@ def test_what_is_asked_is_missing_is_there_and_others_are_doubled_only_when_one_
         assert len(asked) == 1
         assert "a" not in held[twice[0]]
         patience_s = (
-            max(LATE_AT_LEAST_S, LATE_CHUNKS * CHUNK / me.rate_bps)
+            max(LATE_AT_LEAST_S, LATE_CHUNKS * CHUNK / me.rate_bytes_per_s)
             if me.received_bytes >= CHUNK
             else UNRATED_LATE_S
         )
@@ -83,21 +85,21 @@ def test_what_is_asked_is_missing_is_there_and_others_are_doubled_only_when_one_
 
 def test_a_fast_source_is_asked_for_more_and_never_without_bound() -> None:
     asked = [
-        len(next_chunks(source(rate_bps=rate), range(100), {}, CHUNK, 0.0))
+        len(next_chunks(source(rate_bytes_per_s=rate), range(100), {}, CHUNK, 0.0))
         for rate in (0.0, 2e5, 8e6, 1e9, 1e12)
     ]
     assert asked == [2, 1, 3, MAX_REQUEST_CHUNKS, MAX_REQUEST_CHUNKS]
 
 
 def test_the_chunks_a_slow_source_holds_up_go_to_an_idle_one_at_the_end() -> None:
-    fast, slow, other = source("a", rate_bps=1e8), Holdup("slow", 9.99), Holdup("other", 9.99)
+    fast, slow, other = source("a", rate_bytes_per_s=1e8), Holdup("slow", 9.99), Holdup("other", 9.99)
     assert next_chunks(fast, [7, 8], {7: [slow], 8: [slow]}, CHUNK, 10.0) == [7]
     assert next_chunks(fast, [7, 8], {7: [slow, Holdup("a", 9.0)], 8: [slow]}, CHUNK, 10.0) == [8]
     assert next_chunks(fast, [7], {7: [slow, other]}, CHUNK, 10.0) == []
 
 
 def test_chunks_that_any_number_of_colluders_hold_up_are_asked_of_an_idle_source_once_they_are_late() -> None:
-    fast = source("a", rate_bps=CHUNK / 0.1)
+    fast = source("a", rate_bytes_per_s=CHUNK / 0.1)
     held = {7: [Holdup(f"liar-{number}", 10.0) for number in range(5)]}
     assert next_chunks(fast, [7], held, CHUNK, 10.25) == []
     assert look_again_s(fast, [7], held, CHUNK, 10.25) == pytest.approx(0.05)
@@ -108,10 +110,10 @@ def test_chunks_that_any_number_of_colluders_hold_up_are_asked_of_an_idle_source
 
 
 def test_who_brings_nothing_gives_way_to_those_that_wait_by_the_rate_of_the_best() -> None:
-    fast = [source("b", rate_bps=100e6), source("c", rate_bps=1e6)]
+    fast = [source("b", rate_bytes_per_s=100e6), source("c", rate_bytes_per_s=1e6)]
     assert not gives_way(fast, CHUNK, UNRATED_LATE_S - 0.1)
     assert gives_way(fast, CHUNK, UNRATED_LATE_S + 0.1)
-    slow = [source("c", rate_bps=CHUNK / 10.0)]  # when all are slow, slow is no reason to go
+    slow = [source("c", rate_bytes_per_s=CHUNK / 10.0)]  # when all are slow, slow is no reason to go
     assert not gives_way(slow, CHUNK, 290.0)
     assert gives_way(slow, CHUNK, 301.0)
     unrated = [source("d")]  # nor where the first chunks of all are still on their way
@@ -120,7 +122,7 @@ def test_who_brings_nothing_gives_way_to_those_that_wait_by_the_rate_of_the_best
 
 
 def test_while_nobody_brought_a_chunk_one_more_begins_beside_them() -> None:
-    unrated, rated = source("a"), source("b", rate_bps=1e6)
+    unrated, rated = source("a"), source("b", rate_bytes_per_s=1e6)
     assert not may_join_turns([unrated], CHUNK, 2 * UNRATED_LATE_S - 0.1)
     assert may_join_turns([unrated], CHUNK, 2 * UNRATED_LATE_S + 0.1)
     assert not may_join_turns([unrated, rated], CHUNK, 2 * UNRATED_LATE_S + 0.1)
@@ -135,18 +137,18 @@ def test_a_thousand_made_up_names_or_connections_hide_no_honest_source() -> None
 
 
 def test_a_source_far_below_the_median_is_too_slow_once_it_was_measured() -> None:
-    others = [source(peer, rate_bps=rate) for peer, rate in (("b", 1e6), ("c", 10e6), ("d", 20e6))]
-    assert too_slow(source(rate_bps=0.9e6), others)
+    others = [source(peer, rate_bytes_per_s=rate) for peer, rate in (("b", 1e6), ("c", 10e6), ("d", 20e6))]
+    assert too_slow(source(rate_bytes_per_s=0.9e6), others)
     assert too_slow(Source("a", frozenset(), 0, 6.0), others)
-    assert not too_slow(source(rate_bps=1.1e6), others)
-    assert not too_slow(source(rate_bps=0.9e6, busy_s=4.9), others)
+    assert not too_slow(source(rate_bytes_per_s=1.1e6), others)
+    assert not too_slow(source(rate_bytes_per_s=0.9e6, busy_s=4.9), others)
 
 
 @pytest.mark.parametrize(
     "others", [[], [Source("b", frozenset(), MIN_RATED_BYTES - 1, 0.1)]], ids=["alone", "others unmeasured"]
 )
 def test_a_slow_source_is_kept_when_nobody_is_known_to_be_better(others: list[Source]) -> None:
-    assert not too_slow(source(rate_bps=1.0), others)
+    assert not too_slow(source(rate_bytes_per_s=1.0), others)
 
 
 class Simulated:

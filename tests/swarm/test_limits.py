@@ -37,9 +37,9 @@ def test_a_meter_counts_all_and_rates_only_what_is_recent(monkeypatch: pytest.Mo
     monkeypatch.setattr(limits.time, "monotonic", lambda: now)
     meter = Meter()
     meter.add(5_000_000)
-    assert meter.bps() == pytest.approx(1_000_000)
+    assert meter.bytes_per_s() == pytest.approx(1_000_000)
     now += 6
-    assert meter.bps() == 0
+    assert meter.bytes_per_s() == 0
     assert meter.total_bytes == 5_000_000
 
 

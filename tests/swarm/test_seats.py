@@ -137,11 +137,13 @@ def test_a_network_of_addresses_counts_as_one_and_what_says_nothing_counts_as_th
 
 
 def test_a_small_upload_limit_feeds_few_streams_with_small_pieces_and_none_is_silent_for_long() -> None:
-    for limit_bps in (1e3, 20e3, 100e3, 1e6, 20e6, 1e9):
-        streams, piece = bulk_streams(limit_bps), piece_of(limit_bps)
+    for limit_bytes_per_s in (1e3, 20e3, 100e3, 1e6, 20e6, 1e9):
+        streams, piece = bulk_streams(limit_bytes_per_s), piece_of(limit_bytes_per_s)
         assert 4 <= streams <= MAX_BULK_STREAMS
-        if limit_bps >= 20e3:
-            assert streams * piece / limit_bps < seats_module.TURN_S + 5  # between two pieces of one stream
+        if limit_bytes_per_s >= 20e3:
+            assert (
+                streams * piece / limit_bytes_per_s < seats_module.TURN_S + 5
+            )  # between two pieces of one stream
     assert bulk_streams(0) == MAX_BULK_STREAMS
 
 

@@ -1,1 +1,1 @@
-"""Clips in: decode, splits, clusters, webdataset shards, deterministic batches."""
+"""Reads clips: decoding, splits, clusters, webdataset shards and deterministic batches."""

@@ -1,10 +1,11 @@
-"""Batches as counter-based functions of (run, slot, clip counter): order, noise, times and dropout.
+"""Makes batches as counter-based functions of (run, slot, clip counter): order, noise, times and dropout.
 
 Randomness is raw Philox4x64-10 output (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
 turned into normals and orders here, so that no library's sampling algorithm is part of a lineage. The key is
 BLAKE3(run, slot); the counter's words are (block, clip counter, purpose, 0). Nothing depends on the batch or
 micro-batch a clip falls into.
-Shapes: B clips, C channels, T latent frames, H height, W width, L text tokens, D token width, P pooled width.
+Legend: B clips, C channels, T latent frames, H height, W width, L text tokens, D token width, P pooled width,
+F features of a first frame.
 """
 
 from __future__ import annotations
@@ -27,41 +28,38 @@ from paris_p2p.data.clips import ClipSet
 from paris_p2p.errors import DataError
 
 NOISE, SCALARS, ORDER = 0, 1, 2  # purposes: the third counter word
-UNIFORMS = 4  # per clip: what each is for is the training loop's to say
+UNIFORMS = 4  # per clip; the training loop says what each is for
 AHEAD_BATCHES = 2
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The randomness of one (run, slot)."""
+    """Generates the randomness of one (run, slot)."""
 
     key: int  # 128 bits
 
     @classmethod
     def of(cls, run: str, slot: str) -> Draws:
-        return cls(
-            int.from_bytes(blake3(f"paris-p2p/1 draws\0{run}\0{slot}".encode()).digest()[:16], "little")
-        )
+        digest = blake3(f"paris-p2p/1 draws\0{run}\0{slot}".encode()).digest()
+        return cls(int.from_bytes(digest[:16], "little"))
 
     def noise(self, clip: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Standard normal noise of one clip, by Box and Muller (1958)."""
+        """Returns standard normal noise for one clip, by the method of Box and Muller (1958)."""
         count = int(np.prod(shape))
         raw = self._raw(NOISE, clip, (count + 1) // 2).view(np.uint32)
         half = (count + 1) // 2
         radius = np.sqrt(np.float32(-2) * np.log(_unit32(raw[:half])))
         angle = np.float32(2 * np.pi) * _unit32(raw[half:])
-        return np.asarray(
-            np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count].reshape(shape),
-            dtype=np.float32,
-        )
+        pairs = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+        return np.asarray(pairs[:count].reshape(shape), dtype=np.float32)
 
     def scalars(self, clip: int) -> tuple[float, NDArray[np.float64]]:
-        """(a standard normal for the time, UNIFORMS numbers in (0, 1) for dropout) of one clip."""
+        """Returns (a standard normal for the time, UNIFORMS numbers in (0, 1) for dropout) for one clip."""
         unit = _unit64(self._raw(SCALARS, clip, 2 + UNIFORMS))
         return float(np.sqrt(-2 * np.log(unit[0])) * np.cos(2 * np.pi * unit[1])), unit[2:]
 
     def order(self, number: int, clips: int) -> NDArray[np.int64]:
-        """The order of pass `number` through `clips` clips: a permutation."""
+        """Returns the order of pass `number` through `clips` clips: a permutation."""
         return np.argsort(self._raw(ORDER, number, clips), kind="stable")
 
     def _raw(self, purpose: int, counter: int, count: int) -> NDArray[np.uint64]:
@@ -71,7 +69,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Batch:
-    """The clips `first_clip ... first_clip + B - 1` of a lineage, with their noise and draws."""
+    """Holds the clips `first_clip ... first_clip + B - 1` of a lineage, with their noise and draws."""
 
     first_clip: int
     latent: Tensor  # [B C T H W] float16
@@ -88,11 +86,11 @@ class Batch:
         return len(self.latent)
 
     def part(self, start: int, stop: int) -> Batch:
-        """The clips [start, stop) of the batch, without copying."""
+        """Returns the clips [start, stop) of the batch, without copying."""
         return Batch(first_clip=self.first_clip + start, **self._each(lambda tensor: tensor[start:stop]))
 
     def where(self, rows: Tensor) -> Batch:
-        """The clips that `rows` [B] bool picks."""
+        """Returns the clips that `rows` [B] bool picks."""
         return Batch(first_clip=self.first_clip, **self._each(lambda tensor: tensor[rows]))
 
     def to(self, device: torch.device) -> Batch:
@@ -109,8 +107,9 @@ _TENSORS = tuple(field.name for field in fields(Batch) if field.name != "first_c
 
 
 class ClipOrder:
-    """Which clip of a ClipSet each clip counter means: every clip once per pass, in another order each
-    pass.
+    """Maps each clip counter to a clip of a ClipSet.
+
+    Every clip comes once per pass, in another order each pass.
     """
 
     def __init__(self, draws: Draws, clips: int):
@@ -125,14 +124,14 @@ class ClipOrder:
 
 
 def make_batch(clips: ClipSet, order: ClipOrder, draws: Draws, first_clip: int, batch_clips: int) -> Batch:
-    """The batch of the clip counters [first_clip, first_clip + batch_clips)."""
+    """Makes the batch of the clip counters [first_clip, first_clip + batch_clips)."""
     counters = range(first_clip, first_clip + batch_clips)
     indexes = [order[counter] for counter in counters]
     return assemble(clips, indexes, draws, first_clip)
 
 
 def assemble(clips: ClipSet, indexes: list[int], draws: Draws, first_clip: int) -> Batch:
-    """The clips at `indexes`, with the draws of the counters from first_clip on."""
+    """Batches the clips at `indexes`, with the draws of the counters from first_clip on."""
     stored = [clips.stored(index) for index in indexes]
     shapes = {tuple(clip.latent.shape) for clip in stored}
     if len(shapes) != 1:
@@ -156,8 +155,9 @@ def assemble(clips: ClipSet, indexes: list[int], draws: Draws, first_clip: int) 
 
 
 class BatchSource:
-    """An endless stream of batches, made ahead in a background thread; `wait_s` is what the consumer
-    waited in all.
+    """Streams batches without end, made ahead in a background thread.
+
+    `wait_s` is how long the consumer has waited in all.
     """
 
     def __init__(
@@ -173,11 +173,11 @@ class BatchSource:
         self._fill()
 
     def peek(self) -> Batch:
-        """The batch that `next` will return."""
+        """Returns the batch that `next` will return."""
         return self._ahead[0].result()
 
     def next(self) -> Batch:
-        """The next batch; errors of the background thread (DataError) come out here."""
+        """Returns the next batch; errors of the background thread (DataError) are raised here."""
         started = time.monotonic()
         batch = self._ahead.popleft().result()
         self.wait_s += time.monotonic() - started
@@ -198,8 +198,9 @@ def batches(
     first_clip: int,
     place: Callable[[Batch], Batch] | None = None,
 ) -> Iterator[BatchSource]:
-    """A BatchSource from `first_clip` on; `place`, run in the same thread, may pin a batch or move it to a
-    device.
+    """Opens a BatchSource from `first_clip` on.
+
+    `place`, which runs in the background thread, may pin a batch or move it to a device.
     """
     order = ClipOrder(draws, len(clips))
 
@@ -215,7 +216,7 @@ def batches(
 
 
 def _unit32(raw: NDArray[np.uint32]) -> NDArray[np.float32]:
-    """23 bits to (0, 1), exactly: never 0, whose logarithm is infinite, and never 1."""
+    """Maps 23 bits exactly into (0, 1): never to 0, whose logarithm is infinite, and never to 1."""
     return ((raw >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
 
 

@@ -1,7 +1,7 @@
-"""What was computed of each video, one small file a video, so that a stopped prepare continues where it was.
+"""Keeps what was computed of each video in one small file, so that a stopped prepare continues where it was.
 
 Files are named by a hash of all they were made from, written beside and renamed; a damaged one is made again.
-Legend: n clips of one video, C x T x H x W latents, F features.
+Legend: n clips of one video, C x T x H x W latents, F features, h x w pixels of a thumbnail.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from paris_p2p.disk import write_atomic
 
 @dataclass(frozen=True)
 class Encoded:
-    """All clips of one video."""
+    """Holds all clips of one video, encoded."""
 
     latents: NDArray[np.float16]  # [n, C, T, H, W]
     features: NDArray[np.float32]  # [n, F]
@@ -34,14 +34,14 @@ class Encoded:
 
 
 class Cache:
-    """A folder of safetensors files, and of JSON files for videos that gave nothing."""
+    """Stores safetensors files in a folder, and JSON files for videos that gave nothing."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
 
     def starts_s(self, key: str) -> list[float] | UnusableVideo | None:
-        """Where the video's clips start; why there are none; or None when it was not done yet."""
+        """Returns where the video's clips start, why there are none, or None when it is not done yet."""
         try:
             starts = self.read(key, "starts_s")
         except (OSError, SafetensorError, KeyError):
@@ -49,13 +49,13 @@ class Cache:
         return [float(start) for start in starts]
 
     def read(self, key: str, name: str, index: int | None = None) -> NDArray[Any]:
-        """One tensor of a file, or one row of it."""
+        """Returns one tensor of a file, or one row of it."""
         with safe_open(self._path(key, "safetensors"), "np") as file:
             tensor: NDArray[Any] = file.get_tensor(name) if index is None else file.get_slice(name)[index]
         return tensor
 
     def has(self, key: str) -> bool:
-        """Whether a whole safetensors file is there."""
+        """Says whether a whole safetensors file is there."""
         try:
             with safe_open(self._path(key, "safetensors"), "np"):
                 return True
@@ -77,7 +77,7 @@ class Cache:
         )
 
     def note(self, key: str) -> Any:
-        """A small value that was kept; None when there is none."""
+        """Returns a small value that was kept; None when there is none."""
         try:
             return json.loads(self._path(key, "note.json").read_bytes())
         except (OSError, ValueError):
@@ -103,6 +103,6 @@ class Cache:
 
 
 def cache_key(*parts: object) -> str:
-    """A hash of everything that a cached file was made from."""
+    """Hashes everything that a cached file was made from."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return blake3(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,6 +1,6 @@
-"""Captions that stand in one table of a folder: what its rows must be, and whose file each row names.
+"""Reads captions from one table of a folder: what its rows must be, and which file each row names.
 
-Read are captions.csv, .tsv and .jsonl and, as other tools call them, metadata.csv, .tsv and .jsonl.
+The tables are captions.csv, .tsv and .jsonl and, as other tools call them, metadata.csv, .tsv and .jsonl.
 """
 
 from __future__ import annotations
@@ -29,20 +29,16 @@ from paris_p2p.errors import DataError
 
 TABLES = ("captions.csv", "captions.tsv", "captions.jsonl", "metadata.csv", "metadata.tsv", "metadata.jsonl")
 OTHER_TABLES = (
-    "captions.json",
-    "metadata.json",
-    "captions.parquet",
-    "metadata.parquet",
-    "captions.xlsx",
-    "metadata.xlsx",
-)
+    "captions.json", "captions.parquet", "captions.xlsx",
+    "metadata.json", "metadata.parquet", "metadata.xlsx",
+)  # fmt: skip
 MAX_TABLE_BYTES = 1 << 30
-_NEAR_NAMES = 200  # of so many missing names a near one is looked for: each takes a look at every file
+_NEAR_NAMES = 200  # so many missing names are compared with the files: each looks at every file
 
 
 @dataclass(frozen=True)
 class Note:
-    """What was cut, guessed or converted of a file that is used; `what` is one of a few phrases."""
+    """Says what was cut, guessed or converted of a file that is used; `what` is one of a few phrases."""
 
     name: str
     what: str
@@ -51,7 +47,10 @@ class Note:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption, the source that the owner named, and the row's line; start and end as they are written."""
+    """Holds a caption, the source that the owner named, and the row's line.
+
+    `start` and `end` are as written.
+    """
 
     text: str
     group: str = ""
@@ -62,7 +61,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class Missed:
-    """A row's name that is no file's; `near` is one that it nearly is, or empty."""
+    """Holds a row's name that no file has; `near` is a file's name much like it, or empty."""
 
     name: str
     line: int
@@ -71,7 +70,10 @@ class Missed:
 
 @dataclass
 class CaptionTable:
-    """The rows of a folder's table by the name as written; empty without one. `notes`: what was done."""
+    """Holds the rows of a folder's table by the name as written; it is empty without a table.
+
+    `notes` say what was done to them.
+    """
 
     path: Path | None = None
     rows: dict[str, list[Caption]] = field(default_factory=dict)
@@ -82,7 +84,7 @@ class CaptionTable:
         return self.path.name if self.path is not None else "captions.csv"
 
     def match(self, folder: Path, names: Sequence[str]) -> tuple[dict[str, list[Caption]], list[Missed]]:
-        """(a file's name -> its rows, rows of no file).
+        """Returns (a file's name -> its rows, rows that name no file).
 
         Names match exactly, or else as the file systems of other machines match them, where one file does.
         """
@@ -98,13 +100,8 @@ class CaptionTable:
             same = by_key[key] if (key := name_key(_inside(folder, written))) in by_key else []
             if len(same) == 1 and same[0] not in found:
                 found[same[0]] = rows
-                self.notes.append(
-                    Note(
-                        same[0],
-                        "name matched though written otherwise",
-                        f"{self.name} names {shown(written)}",
-                    )
-                )
+                why = f"{self.name} names {shown(written)}"
+                self.notes.append(Note(same[0], "name matched though written otherwise", why))
             else:
                 near = ", ".join(same) or (_nearest(key, by_key) if len(missed) < _NEAR_NAMES else "")
                 missed.append(Missed(written, rows[0].line, near))
@@ -112,13 +109,13 @@ class CaptionTable:
 
 
 def name_key(name: str) -> str:
-    """What is the same for names that differ in case, separators or how accents are composed."""
+    """Returns a key equal for names that differ in case, separators or composition of accents."""
     plain = unicodedata.normalize("NFC", name.replace("\\", "/")).casefold()
     return unicodedata.normalize("NFC", str(PurePosixPath(plain)))
 
 
 def _inside(folder: Path, written: str) -> str:
-    """A row's name inside the folder, where it is written from the root of this or another machine's disk."""
+    """Returns the name inside the folder of a row written from the root of this or another machine's disk."""
     plain = written.replace("\\", "/")
     for root in (folder.absolute(), folder.resolve()):
         prefix = name_key(root.as_posix()) + "/"
@@ -128,7 +125,7 @@ def _inside(folder: Path, written: str) -> str:
 
 
 def _nearest(key: str, by_key: Mapping[str, Sequence[str]]) -> str:
-    """The file whose path, or else own name without its ending, is nearly this one."""
+    """Returns the file whose path, or else own name without its ending, is nearly this one."""
     own = PurePosixPath(key)
     others = [(PurePosixPath(other), names[0]) for other, names in by_key.items()]
     alike = [name for other, name in others if other.name == own.name]
@@ -140,7 +137,7 @@ def _nearest(key: str, by_key: Mapping[str, Sequence[str]]) -> str:
 
 
 def read_table(folder: Path, encoding: str = "") -> CaptionTable:
-    """The folder's one table; DataError names the line that cannot be one, and shows it."""
+    """Reads the folder's one table; DataError names the line that cannot be a row, and shows it."""
     here = [name for name in TABLES if (folder / name).is_file()]
     if not here:
         return CaptionTable()
@@ -172,7 +169,7 @@ def _text_of(path: Path, encoding: str, table: CaptionTable) -> str:
 
 
 def _take(table: CaptionTable, path: Path, line: int, row: Mapping[str, Any]) -> None:
-    """Put a row under its file's name; DataError for a value of the wrong kind."""
+    """Puts a row under its file's name; DataError for a value of the wrong kind."""
     name, caption = value_of(path, line, row, FILE_KEYS), value_of(path, line, row, CAPTION_KEYS)
     group, start, end = (value_of(path, line, row, (key,)) for key in (GROUP_KEY, START_KEY, END_KEY))
     if not name and not caption:

@@ -1,8 +1,9 @@
-"""Random access to latent clips in local webdataset shards, with a tar index of our own (POSIX.1-1988 ustar).
+"""Gives random access to latent clips in local webdataset shards.
 
 A shard may come from anybody: only plain files are indexed, every size is bounded, and nothing is unpacked to
 disk.
-Shapes: C channels, T latent frames, H height, W width, L text tokens, D token width, P pooled width.
+Legend: C channels, T latent frames, H height, W width, L text tokens, D token width, P pooled width, F
+features of a first frame.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from paris_p2p.data.tar_index import tar_members
 from paris_p2p.errors import DataError
 from paris_p2p.spec import LatentShape, TextShape
 
@@ -28,9 +30,6 @@ MAX_TENSORS_BYTES = 1 << 30  # of one clip
 MAX_JSON_BYTES = 64 << 10
 DEFAULT_CACHE_BYTES = 256 << 20
 
-_BLOCK = 512
-_MAX_NAME_CHARS = 256
-_MAX_PAX_BYTES = 64 << 10
 _DTYPES = {
     "latent": torch.float16,
     "tokens": torch.float16,
@@ -39,12 +38,12 @@ _DTYPES = {
     "first": torch.float16,
 }
 _RANKS = {"latent": 4, "tokens": 2, "mask": 1, "pooled": 1, "first": 1}
-_OPTIONAL = "first"  # features of the first frame
+_OPTIONAL = "first"
 
 
 @dataclass(frozen=True)
 class LatentClip:
-    """One clip as the networks want it."""
+    """Holds one clip as the networks take it."""
 
     latent: Tensor  # [C T H W] float32
     tokens: Tensor  # [L D] float32
@@ -56,7 +55,7 @@ class LatentClip:
 
 @dataclass(frozen=True)
 class StoredClip:
-    """One clip as it is stored, half the size."""
+    """Holds one clip as it is stored, in half the size."""
 
     latent: Tensor  # [C T H W] float16
     tokens: Tensor  # [L D] float16
@@ -84,12 +83,12 @@ class _Place:
 
 
 class ClipSet:
-    """The clips of some shards, in the shards' order and the order inside them.
+    """Gives the clips of some shards, in the shards' order and the order inside them.
 
     `latent` and `text`, where given, are the only shapes accepted. Features of first frames are read where
     `first_width` says how wide they must be, and left where it is 0. Clips that were read stay in memory up
-    to `cache_bytes`, the least recently used going first. Safe to use from several threads. DataError for a
-    bad shard.
+    to `cache_bytes`; the least recently used go first. It is safe to use from several threads. DataError for
+    a bad shard.
     """
 
     def __init__(
@@ -137,7 +136,7 @@ class ClipSet:
         return (self[index] for index in range(len(self)))
 
     def cluster(self, index: int) -> int:
-        """The cluster of a clip, as the RunSpec says it of its shard."""
+        """Returns the cluster of a clip, which the RunSpec says of its shard."""
         return self.clusters[self._places[index].shard]
 
     def caption(self, index: int) -> str:
@@ -150,7 +149,10 @@ class ClipSet:
         return str(caption)
 
     def stored(self, index: int) -> StoredClip:
-        """The clip as it is stored; its tensors are shared with the cache, so they must not be changed."""
+        """Returns the clip as it is stored.
+
+        Its tensors are shared with the cache, so they must not be changed.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
         with self._lock:
@@ -194,7 +196,10 @@ class ClipSet:
 
 
 def _index_shard(shard: int, path: Path) -> list[_Place]:
-    """The clips of a shard: a `<key>.safetensors` and a `<key>.json` each, in the order of the tensors."""
+    """Indexes the clips of a shard, in the order of their tensors.
+
+    Each clip is a `<key>.safetensors` and a `<key>.json`.
+    """
     tensors: dict[str, tuple[int, int]] = {}
     captions: dict[str, tuple[int, int]] = {}
     for name, start, size_bytes in tar_members(path):
@@ -216,73 +221,6 @@ def _index_shard(shard: int, path: Path) -> list[_Place]:
             f"{len(tensors)} tensors, {len(captions)} captions"
         )
     return [_Place(shard, *tensors[key], *captions[key]) for key in tensors]
-
-
-def tar_members(path: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, offset of its bytes, size in bytes) of each plain file in an uncompressed tar; DataError when
-    it is not one.
-    """
-    try:
-        with path.open("rb") as file:
-            descriptor, end = file.fileno(), os.fstat(file.fileno()).st_size
-            at = 0
-            while at + _BLOCK <= end:
-                header = os.pread(descriptor, _BLOCK, at)
-                if header == bytes(_BLOCK):
-                    return
-                kind, name, size_bytes = _parse_header(path, header, at)
-                start = at + _BLOCK
-                if size_bytes > end - start:
-                    raise DataError(
-                        f"{path}: {name[:80]!r} claims {size_bytes} bytes where {end - start} are left; "
-                        "the file is cut or damaged"
-                    )
-                if kind in b"0\0":
-                    yield name, start, size_bytes
-                elif kind in b"xg":
-                    _refuse_overrides(path, os.pread(descriptor, min(size_bytes, _MAX_PAX_BYTES + 1), start))
-                elif kind != b"5":
-                    raise DataError(
-                        f"{path}: {name[:80]!r} is of tar type {kind!r}; a shard holds plain files only"
-                    )
-                at = start + -(-size_bytes // _BLOCK) * _BLOCK
-    except OSError as error:
-        raise DataError(f"cannot read the shard {path}: {error.strerror}") from error
-
-
-def _parse_header(path: Path, header: bytes, at: int) -> tuple[bytes, str, int]:
-    checksum = sum(header[:148]) + 8 * 32 + sum(header[156:])
-    try:
-        if int(header[148:156].strip(b"\0 "), 8) != checksum:
-            raise ValueError("its checksum is wrong")
-        digits = header[124:136].strip(b"\0 ")
-        if not digits.isdigit():  # GNU's binary sizes are for files over 8 GB: no clip is one
-            raise ValueError("its size is not octal digits")
-        size_bytes = int(digits, 8)
-        prefix = (
-            header[345:500].split(b"\0")[0]
-            if header[257:262] == b"ustar" and header[257:265] != b"ustar  \0"
-            else b""
-        )
-        name = b"/".join(part for part in (prefix, header[:100].split(b"\0")[0]) if part).decode("utf-8")
-        if not name or len(name) > _MAX_NAME_CHARS:
-            raise ValueError("its name is empty or too long")
-    except ValueError as error:
-        raise DataError(f"{path} is not a tar: the header at byte {at} is wrong ({error})") from error
-    return header[156:157], name, size_bytes
-
-
-def _refuse_overrides(path: Path, records: bytes) -> None:
-    """Extended headers may give times and owners, which are ignored; a name, size or sparse map there
-    would need unpacking rules.
-    """
-    if len(records) > _MAX_PAX_BYTES or any(
-        word in records for word in (b" path=", b" size=", b" GNU.sparse")
-    ):
-        raise DataError(
-            f"{path} has an extended header that renames or resizes its files; "
-            "write shards with short plain names"
-        )
 
 
 def _read(path: Path, start: int, size_bytes: int) -> bytes:

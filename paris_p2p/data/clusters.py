@@ -1,6 +1,6 @@
-"""Clusters of clips by k-means in two stages, fine and then merged to K, as decentralized diffusion models
-are made.
+"""Clusters clips by k-means in two stages, fine and then merged to K, as diffusion experts' data is parted.
 
+Source: section 3 of DDM (arXiv 2501.05450).
 Legend: N clips, F features, R reduced features, M fine centres, K clusters.
 """
 
@@ -29,8 +29,9 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ClusterModel:
-    """Features are brought to unit length, centred and reduced; the nearest fine centre says which
-    cluster.
+    """Assigns clips to clusters by the nearest fine centre.
+
+    Features are first brought to unit length, centred and reduced.
     """
 
     mean: Floats  # [F]
@@ -43,13 +44,13 @@ class ClusterModel:
         return int(self.merged.max()) + 1
 
     def reduce(self, features: Floats) -> Floats:
-        """[N, F] -> [N, R]."""
+        """Reduces features: [N, F] -> [N, R]."""
         reduced: Floats = ((_unit(features) - self.mean) @ self.basis).astype(np.float32)
         return reduced
 
     def assign(self, reduced: Floats) -> Labels:
-        """[N, R] -> [N], the cluster of the nearest fine centre."""
-        # [N, M], but for a term that is the same for all centres
+        """Returns the cluster of the nearest fine centre: [N, R] -> [N]."""
+        # Squared distances [N, M], but for a term that is the same for all centres.
         squared = (self.centres**2).sum(1) - 2 * reduced @ self.centres.T
         labels: Labels = self.merged[squared.argmin(1)]
         return labels
@@ -63,13 +64,11 @@ class ClusterModel:
 def fit_clusters(
     features: Floats, clusters: int, rng_seed: int, sources: Sequence[str] | None = None
 ) -> ClusterModel:
-    """Fit on train clips [N, F]; cluster 0 is the largest. DataError when N or their variety does not allow K
-    clusters.
+    """Fits clusters to train clips [N, F]; cluster 0 is the largest.
 
-    With `sources` [N], whose clip each is, every cluster gets clips of two sources at least: one to train on,
-    one to check with.
+    With `sources` [N], which name each clip's source, every cluster gets clips of at least two sources: one
+    to train on, one to check with. DataError when N or the clips' variety does not allow K clusters.
     """
-    from sklearn.decomposition import PCA
     from threadpoolctl import threadpool_limits
 
     count = features.shape[0]
@@ -79,20 +78,10 @@ def fit_clusters(
             f"give more clips, or ask for at most {count // 2} experts"
         )
     unit = _unit(features)
+    # One thread: parallel sums come in any order, and the same clips must give the same clusters.
     with threadpool_limits(1):
-        # parallel sums come in any order, and the same clips must give the same clusters
-        pca = (
-            PCA(min(REDUCED, count - 1, unit.shape[1]), svd_solver="covariance_eigh").fit(unit)
-            if clusters > 1
-            else None
-        )
-        mean = unit.mean(0).astype(np.float32) if pca is None else pca.mean_.astype(np.float32)
-        basis = (
-            np.zeros((unit.shape[1], 1), np.float32)
-            if pca is None
-            else np.ascontiguousarray(pca.components_.T.astype(np.float32))
-        )
-        reduced = (unit - mean) @ basis
+        mean, basis = _reduction(unit, clusters)
+        reduced: Floats = ((unit - mean) @ basis).astype(np.float32)
         distinct = len(np.unique(reduced.round(4), axis=0))
         if distinct < clusters:
             raise DataError(
@@ -108,8 +97,19 @@ def fit_clusters(
     return ClusterModel(mean, basis, centres, _largest_first(model.assign(reduced), clusters)[merged])
 
 
+def _reduction(unit: Floats, clusters: int) -> tuple[Floats, Floats]:
+    """Returns the mean [F] and the principal axes [F, R] of unit features [N, F]."""
+    from sklearn.decomposition import PCA
+
+    count, width = unit.shape
+    if clusters == 1:
+        return unit.mean(0).astype(np.float32), np.zeros((width, 1), np.float32)
+    pca = PCA(min(REDUCED, count - 1, width), svd_solver="covariance_eigh").fit(unit)
+    return pca.mean_.astype(np.float32), np.ascontiguousarray(pca.components_.T.astype(np.float32))
+
+
 def silhouettes(reduced: Floats, labels: Labels, clusters: int, rng_seed: int) -> list[float]:
-    """Mean silhouette of each cluster (of a sample of the clips), in [-1, 1]; 0 where it is not defined."""
+    """Returns each cluster's mean silhouette in [-1, 1], on a sample of clips; 0 where it is undefined."""
     from sklearn.metrics import silhouette_samples
 
     chosen = np.random.default_rng(rng_seed).permutation(len(labels))[:SILHOUETTE_CLIPS]
@@ -126,7 +126,7 @@ def _all_shared(labels: Labels, clusters: int, sources: Sequence[str]) -> bool:
 
 
 def _unshared(labels: Labels, clusters: int, sources: Sequence[str]) -> list[int]:
-    """The clusters with clips of fewer than two sources."""
+    """Returns the clusters whose clips come from fewer than two sources."""
     owners: list[set[str]] = [set() for _ in range(clusters)]
     for label, source in zip(labels.tolist(), sources, strict=True):
         owners[label].add(source)
@@ -136,8 +136,9 @@ def _unshared(labels: Labels, clusters: int, sources: Sequence[str]) -> list[int
 def _shared_out(
     reduced: Floats, centres: Floats, merged: Labels, clusters: int, sources: Sequence[str]
 ) -> Labels:
-    """The fine centres [M] merged otherwise: a cluster of one source joins its nearest, and the largest
-    that can is halved instead.
+    """Merges the fine centres [M] so that every cluster has clips of two sources.
+
+    A cluster of one source joins its nearest, and the largest that can be cut is halved instead.
     """
     nearest = ((centres**2).sum(1) - 2 * reduced @ centres.T).argmin(1)  # [N]
     merged = merged.copy()
@@ -163,8 +164,9 @@ def _shared_out(
 
 
 def _halve(centres: Floats, merged: Labels, nearest: Labels, new: int, sources: Sequence[str]) -> bool:
-    """Cut the largest cluster that can be cut in two of two sources each across its longest direction; one
-    half becomes `new`.
+    """Cuts the largest cluster that can be across its longest direction; one half becomes `new`.
+
+    Both halves have clips of two sources.
     """
     sizes = np.bincount(merged[nearest], minlength=int(merged.max()) + 1)
     for k in np.argsort(-sizes, kind="stable").tolist():
@@ -186,7 +188,7 @@ def _halve(centres: Floats, merged: Labels, nearest: Labels, new: int, sources: 
 def _two_stages(
     reduced: Floats, distinct: int, clusters: int, rng_seed: int, *, every: bool = False
 ) -> tuple[Floats, Labels]:
-    """Fine centres and the cluster of each; with `every`, as many centres as there may be."""
+    """Returns fine centres and the cluster of each; with `every`, as many centres as there may be."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
     count = len(reduced)
@@ -211,7 +213,7 @@ def _two_stages(
 
 
 def _largest_first(labels: Labels, clusters: int) -> Labels:
-    """old label -> new label."""
+    """Maps old labels to new ones, so that label 0 is the largest cluster."""
     sizes = np.bincount(labels, minlength=clusters)
     new = np.empty(clusters, np.int64)
     new[np.argsort(-sizes, kind="stable")] = np.arange(clusters)

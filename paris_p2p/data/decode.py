@@ -1,6 +1,6 @@
-"""Video files to clips of one shape: PyAV decodes, frames are picked by time, cropped and scaled.
+"""Decodes video files to clips of one shape: PyAV decodes, frames are picked by time, cropped and scaled.
 
-Legend: T frames at `fps`, H x W pixels. Files are hostile: containers, pictures and work are bounded.
+Files are hostile: containers, pictures and work are bounded. Legend: T frames at `fps`, H x W pixels.
 """
 
 from __future__ import annotations
@@ -27,41 +27,51 @@ CONTAINERS = (
 
 
 def decode_clips(file: BinaryIO, shape: ClipShape, max_clips: int) -> list[Clip]:
-    """Up to `max_clips` clips that do not overlap, spread evenly; UnusableVideo when there is none."""
+    """Returns up to `max_clips` clips, spread evenly without overlap; UnusableVideo when there is none."""
     video = Video(file)
     return list(video.clips(spread(0.0, video.track.duration_s, shape, max_clips), shape))
 
 
 def decode_clip_at(file: BinaryIO, shape: ClipShape, start_s: float, track: Track | None = None) -> Frames:
-    """The clip that starts there, as `decode_clips` gave it; a known `track` saves a pass over the file."""
+    """Decodes the clip that starts at `start_s`, as `decode_clips` gave it.
+
+    A known `track` saves a pass over the file.
+    """
     return next(iter(Video(file, track).clips([start_s], shape))).frames
 
 
 def spread(start_s: float, end_s: float, shape: ClipShape, max_clips: int) -> list[float]:
-    """Where clips of a stretch start, evenly spread; one where none fits: reading finds it too short."""
+    """Returns where the clips of a stretch start, evenly spread.
+
+    It gives one start even where no clip fits: reading then finds the stretch too short.
+    """
     clip_s = shape.frames / shape.fps
     count = max(1, min(max_clips, int((end_s - start_s) / clip_s + 0.01)))
     return [start_s + i * (end_s - start_s) / count for i in range(count)]
 
 
 class Video:
-    """A video file. `track` is what a pass over its packets found; `told` counts what reading met.
+    """Reads a video file.
 
-    UnusableVideo when the file is no video that can be read.
+    `track` is what a pass over its packets found; `remarks` counts what reading met. UnusableVideo when the
+    file is no video that can be read.
     """
 
     def __init__(self, file: BinaryIO, track: Track | None = None) -> None:
         self.file = file
-        self.told: Counter[str] = Counter()
+        self.remarks: Counter[str] = Counter()
         if track is None:
             with _refusals(), closing(self.open()) as container:
                 track = scan(container)
         self.track = track
 
     def clips(self, starts_s: Sequence[float], shape: ClipShape) -> Iterator[Clip]:
-        """The clips that start there (rising) and do not lie on damage; UnusableVideo when there was none."""
+        """Yields the clips that start at `starts_s` (rising) and do not lie on damage.
+
+        UnusableVideo when there was none.
+        """
         count = 0
-        with _refusals(), closing(FrameReader(self.open, self.track, self.told)) as reader:
+        with _refusals(), closing(FrameReader(self.open, self.track, self.remarks)) as reader:
             for start_s in starts_s:
                 clip = reader.clip(start_s, shape)
                 if clip is not None:
@@ -71,19 +81,22 @@ class Video:
         if not count:
             raise self._nothing(shape)
         if lost:
-            self.told["clips lost to damage or a short end"] += lost
+            self.remarks["clips lost to damage or a short end"] += lost
 
     def pictures(self, width: int, threads: int = 1) -> Iterator[tuple[float, Any]]:
-        """Every frame with its time in seconds, as [h, width, 3] in blue, green, red, all of one size."""
+        """Yields every frame with its time in seconds, as [h, width, 3] in blue, green, red.
+
+        All have the size of the first.
+        """
         height = 0
-        with _refusals(), closing(FrameReader(self.open, self.track, self.told, threads)) as reader:
+        with _refusals(), closing(FrameReader(self.open, self.track, self.remarks, threads)) as reader:
             for frame, time_s, _ in reader.timed():
                 height = height or max(2, min(4 * width, round(width * frame.height / frame.width)))
                 size = {"width": width, "height": height, "interpolation": "FAST_BILINEAR"}
                 yield time_s, frame.to_ndarray(format="bgr24", **size)
 
     def open(self) -> Any:
-        """The container anew, at its start."""
+        """Opens the container anew, at its start."""
         self.file.seek(0)
         return av.open(self.file, options={"format_whitelist": CONTAINERS})
 
@@ -91,8 +104,8 @@ class Video:
         clip_s = shape.frames / shape.fps
         wanted = f"a clip is {shape.frames} frames at {shape.fps:g} a second, {clip_s:.2f} s"
         there = f"{self.track.frames} frames, {self.track.duration_s:.2f} s"
-        if self.told["packets damaged"] and self.track.duration_s >= clip_s:
-            damaged = f"{self.told['packets damaged']} damaged packets"
+        if self.remarks["packets damaged"] and self.track.duration_s >= clip_s:
+            damaged = f"{self.remarks['packets damaged']} damaged packets"
             return UnusableVideo("damaged", f"{damaged} in {there}; {wanted}, and none is whole")
         return UnusableVideo(
             "too short", f"{there}; {wanted}: lower --frames, or raise --fps, for such videos"
@@ -101,7 +114,7 @@ class Video:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Within it, what ffmpeg or the file system refuses is an UnusableVideo."""
+    """Turns what ffmpeg or the file system refuses into UnusableVideo."""
     try:
         yield
     except (av.FFmpegError, OSError, ValueError) as error:

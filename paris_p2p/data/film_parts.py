@@ -1,8 +1,8 @@
-"""How a long video is parted into sources that splits keep apart: its scenes, and stretches of long ones.
-Pure.
+"""Parts a long video into sources that splits keep apart: its scenes, and stretches of long scenes.
 
 Only what lies between two cuts is continuous: clips on both sides of a part's edge inside a scene are nearly
-alike, and `left_out` says which are dropped where the two parts fall into different splits.
+alike, and `left_out` says which are dropped where the two parts fall into different splits. All functions are
+pure.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from itertools import pairwise
 from paris_p2p.data.splits import TRAIN, Split, SplitOptions, can_split
 from paris_p2p.spec import ClipShape
 
-PART_CLIPS = 16  # of a scene that is longer than so many clips, in one part
+PART_CLIPS = 16  # a scene of more clips is parted into pieces of at most so many
 LARGE_SHARE = 12  # where videos are too few, one with more than a twelfth of all clips is parted
 GAP_S = 1.0  # at least one clip, dropped at an edge between splits
 
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a video: `number` among its parts, `scene` among its scenes.
+    """Holds a part of a video: `number` among its parts, `scene` among its scenes.
 
     With `scene_whole` splits keep the parts of its scene together.
     """
@@ -35,22 +35,22 @@ class Span:
 
     @property
     def group(self) -> str:
-        """What of its video splits keep together with it."""
+        """Names what of its video splits keep together with it."""
         return f"scene {self.scene}" if self.scene_whole else str(self.number)
 
 
 def clips_in(duration_s: float, shape: ClipShape) -> int:
-    """How many clips that do not overlap a stretch holds."""
+    """Returns how many clips a stretch holds without overlap."""
     return max(0, int(duration_s * shape.fps / shape.frames + 0.01))
 
 
 def long_from(
     videos: Sequence[int], named: Sequence[int], most_whole: int, experts: int, options: SplitOptions
 ) -> int:
-    """A video of more clips than this is parted; of less it stays one source.
+    """Returns the clip count above which a video is parted; with no more it stays one source.
 
-    `videos` are the clips of each that is its own source, `named` those of each source that the owner named.
-    Below `most_whole` only as many videos are parted as the splits need, the longest first.
+    `videos` are the clips of each video that is its own source, `named` those of each source that the owner
+    named. Below `most_whole` only as many videos are parted as the splits need, the longest first.
     """
     total = sum(videos) + sum(named)
     least = min(most_whole, max(1, total // LARGE_SHARE))
@@ -70,14 +70,14 @@ def _pieces(clips: int, limit: int, at_most: int) -> list[int]:
 
 
 def part_clips(total_clips: int) -> int:
-    """How many clips a part of a long scene holds."""
+    """Returns how many clips a part of a long scene holds."""
     return max(1, min(PART_CLIPS, total_clips // LARGE_SHARE))
 
 
 def plan_parts(
     duration_s: float, cuts_s: Sequence[float], shape: ClipShape, at_most_clips: int
 ) -> list[Span]:
-    """The parts of a video with such cuts; scenes shorter than a clip give none."""
+    """Returns the parts of a video with such cuts; scenes shorter than a clip give none."""
     clip_s = shape.frames / shape.fps
     edges = [0.0, *(cut_s for cut_s in cuts_s if 0 < cut_s < duration_s), duration_s]
     spans: list[Span] = []
@@ -97,7 +97,7 @@ def left_out(
     starts_s: Mapping[int, Sequence[float]],
     clip_s: float,
 ) -> set[tuple[int, int]]:
-    """(part, index of its clip) of the clips of one video that lie too near to a clip of another split.
+    """Returns (part, index of its clip) of one video's clips that lie too near to a clip of another split.
 
     Train gives way to what is held out; of two held-out parts the one with more clips does. No part loses its
     last clip.

@@ -1,6 +1,4 @@
-"""What lies in a folder: a walk that follows links once, names that can be printed, and which files are
-media.
-"""
+"""Lists what lies in a folder: links are followed once, names made printable, media files found."""
 
 from __future__ import annotations
 
@@ -13,100 +11,29 @@ from stat import S_ISREG
 
 from paris_p2p.data.images import IMAGE_SUFFIXES
 
-VIDEO_SUFFIXES = frozenset(
-    (
-        ".3g2",
-        ".3gp",
-        ".apng",
-        ".asf",
-        ".avi",
-        ".divx",
-        ".dv",
-        ".f4v",
-        ".flv",
-        ".gif",
-        ".ivf",
-        ".m1v",
-        ".m2p",
-        ".m2ts",
-        ".m2v",
-        ".m4v",
-        ".mj2",
-        ".mkv",
-        ".mod",
-        ".mov",
-        ".mp4",
-        ".mpe",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".mxf",
-        ".nut",
-        ".ogg",
-        ".ogm",
-        ".ogv",
-        ".tod",
-        ".ts",
-        ".vob",
-        ".webm",
-        ".wmv",
-        ".y4m",
-    )
-)
+# fmt: off
+VIDEO_SUFFIXES = frozenset((
+    ".3g2", ".3gp", ".apng", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".ivf", ".m1v",
+    ".m2p", ".m2ts", ".m2v", ".m4v", ".mj2", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg",
+    ".mts", ".mxf", ".nut", ".ogg", ".ogm", ".ogv", ".tod", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+))
+# fmt: on
 SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+# fmt: off
 _NOT_READ = {
     "convert it to .jpg or .png": (
-        ".3fr",
-        ".arw",
-        ".cr2",
-        ".cr3",
-        ".dng",
-        ".exr",
-        ".hdr",
-        ".heic",
-        ".heif",
-        ".ico",
-        ".j2k",
-        ".jp2",
-        ".jxl",
-        ".nef",
-        ".orf",
-        ".pcx",
-        ".pgm",
-        ".ppm",
-        ".psd",
-        ".raf",
-        ".rw2",
-        ".svg",
-        ".tga",
-        ".xcf",
+        ".3fr", ".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2",
+        ".jxl", ".nef", ".orf", ".pcx", ".pgm", ".ppm", ".psd", ".raf", ".rw2", ".svg", ".tga", ".xcf",
     ),
     "convert it to .mp4 or .mkv": (
-        ".264",
-        ".265",
-        ".av1",
-        ".avs",
-        ".bik",
-        ".braw",
-        ".crm",
-        ".h264",
-        ".h265",
-        ".hevc",
-        ".insv",
-        ".lrv",
-        ".ogx",
-        ".qt",
-        ".r3d",
-        ".rm",
-        ".rmvb",
-        ".swf",
-        ".trp",
-        ".wtv",
-        ".xvid",
-        ".yuv",
+        ".264", ".265", ".av1", ".avs", ".bik", ".braw", ".crm", ".h264", ".h265", ".hevc", ".insv", ".lrv",
+        ".ogx", ".qt", ".r3d", ".rm", ".rmvb", ".swf", ".trp", ".wtv", ".xvid", ".yuv",
     ),
-    "unpack it": (".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zip", ".zst"),
+    "unpack it": (
+        ".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zip", ".zst",
+    ),
 }
+# fmt: on
 _NEVER = (*_NOT_READ["convert it to .jpg or .png"], *_NOT_READ["unpack it"])  # of HEIC, FFmpeg gives one tile
 _ADVICE = {suffix: advice for advice, suffixes in _NOT_READ.items() for suffix in suffixes}
 _CAPTION_SUFFIXES = (".txt", ".caption", ".json", ".srt", ".vtt", ".csv", ".tsv", ".jsonl", ".md", ".tar")
@@ -114,15 +41,16 @@ _CAPTION_SUFFIXES = (".txt", ".caption", ".json", ".srt", ".vtt", ".csv", ".tsv"
 
 @dataclass
 class Walk:
-    """The files of a folder by printable name, and what of it is not looked at: name -> why."""
+    """Holds the files of a folder by printable name, and what is not looked at: name -> why."""
 
     files: dict[str, Path] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
 
 
 def walk(folder: Path, leave_out: Path | None) -> Walk:
-    """All files by name, but hidden ones and `leave_out`; a linked folder is followed once, after the
-    others.
+    """Lists all files by name, except hidden ones and `leave_out`.
+
+    A linked folder is followed once, after the others.
     """
     found = Walk()
     visited: set[tuple[int, int]] = set()
@@ -152,7 +80,7 @@ def _files(
     folder: Path,
     found: Walk,
 ) -> Iterator[Path]:
-    """The files of a tree but for folders that were visited; linked folders go to `links`."""
+    """Yields the files of a tree, except of folders that were visited; linked folders go to `links`."""
 
     def refused(error: OSError) -> None:
         found.left[_name(Path(error.filename), folder)] = f"the folder cannot be read ({error.strerror})"
@@ -172,7 +100,7 @@ def _files(
 
 
 def _is_special(path: Path) -> bool:
-    """Whether opening it may wait for ever; a broken link is for its reader to name."""
+    """Says whether opening a file may wait for ever; a broken link is for its reader to name."""
     try:
         return not S_ISREG(path.stat().st_mode)
     except OSError:
@@ -192,8 +120,9 @@ def _name(path: Path, folder: Path) -> str:
 
 
 def printable(name: str) -> str:
-    """A file name as text that any output takes: bytes that are no UTF-8 and control characters become
-    escapes.
+    """Returns a file name as text that any output takes.
+
+    Bytes that are not UTF-8 and control characters become escapes.
     """
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(
@@ -202,13 +131,16 @@ def printable(name: str) -> str:
 
 
 def is_read(name: str, named: bool) -> bool:
-    """Whether a file is tried: for its ending, or where a table named it unless its kind is never read."""
+    """Says whether a file is tried: for its ending, or because a table named it.
+
+    Some kinds are never read, whatever a table says.
+    """
     suffix = PurePosixPath(name).suffix.lower()
     return suffix in SUFFIXES or (named and suffix not in _NEVER)
 
 
 def not_read(files: dict[str, Path], read: set[str]) -> dict[str, str]:
-    """Files that look like media, or have a caption, and are not read: name -> why, and what to do."""
+    """Returns files that look like media or have a caption and are not read: name -> why, and what to do."""
     stems = {_stem(name) for name in read}
     captioned = {_stem(name) for name in files if name.lower().endswith((".txt", ".caption", ".srt", ".vtt"))}
     found: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""One pass over a video's stream that hands out clips with rising starts, whatever of the file is damaged.
+"""Reads a video's stream in one pass and gives clips with rising starts, whatever of the file is damaged.
 
 Legend: T frames at `fps`, H x W pixels.
 """
@@ -23,24 +23,24 @@ MAX_WORK_PIXELS = 2_000_000_000_000  # decoded for one video: eleven hours of 19
 MAX_BAD_PACKETS = 100_000
 SEEK_AHEAD_S = 4.0  # decoding on is cheaper than seeking for less
 SEEK_BEFORE_S = (0.0, 1.0, 8.0)  # some containers seek to what comes a little after
-_BROKEN_IN = ("mpegts",)  # streams one enters in the middle of a frame, which then has the next one's time
+_BROKEN_IN = ("mpegts",)  # seeking enters these in the middle of a frame, which gets the next one's time
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own leave transparency out
 
 
 @dataclass
 class FrameReader:
-    """One pass over a stream that hands out clips with rising starts."""
+    """Gives clips with rising starts in one pass over a stream."""
 
-    open: Callable[[], Any]  # the container anew, at its start
+    open: Callable[[], Any]  # opens the container anew, at its start
     track: Track
-    told: Counter[str]  # what is met, by a few words; grows
-    threads: int = 1  # of the decoder: more for small files cost more than they give
+    remarks: Counter[str]  # counts what is met, by a few words; grows
+    threads: int = 1  # of the decoder: for small files more cost more than they give
     work_pixels: int = 0
     at_s: float = 0.0
     offset_s: float = 0.0  # of the stream's clock against the video's start; set anew where the clock jumps
     sought: bool = False
-    damaged: bool = False  # since the frame before
-    pending: list[tuple[Any, float, bool]] = field(default_factory=list)  # needed by the next clip
+    damaged: bool = False  # something was lost since the frame before
+    pending: list[tuple[Any, float, bool]] = field(default_factory=list)  # the next clip needs them
 
     def __post_init__(self) -> None:
         self.container = self.open()
@@ -82,7 +82,7 @@ class FrameReader:
         return codec
 
     def _decoded(self) -> Iterator[Any]:
-        """All frames that decode; what does not is counted and passed over, as are reading errors."""
+        """Yields all frames that decode; errors of reading and decoding are counted and passed over."""
         for tries in range(DEMUX_TRIES):
             try:
                 for packet in self.container.demux(self.stream):
@@ -113,17 +113,17 @@ class FrameReader:
                 yield frame
 
     def _bad(self) -> None:
-        if self.sought:  # what comes between the place sought and the first whole picture
+        if self.sought:  # nothing decodes between the place sought and the first whole picture
             return
         self.damaged = True
-        self.told["packets damaged"] += 1
-        if self.told["packets damaged"] > MAX_BAD_PACKETS:
+        self.remarks["packets damaged"] += 1
+        if self.remarks["packets damaged"] > MAX_BAD_PACKETS:
             raise UnusableVideo(
                 "damaged", f"more than {MAX_BAD_PACKETS} packets cannot be decoded; make the file anew"
             )
 
     def clip(self, start_s: float, shape: ClipShape) -> Clip | None:
-        """None when the video ends before the clip does, or frames of it are missing."""
+        """Returns a clip; None when the video ends before it does, or frames of it are missing."""
         nearest_s = 0.5 * min(self.track.frame_s, 1 / shape.fps)  # so late a frame still counts as there
         self._go_to(start_s, nearest_s)
         times_s = [start_s + i / shape.fps for i in range(shape.frames)]
@@ -155,12 +155,13 @@ class FrameReader:
     def _picture(self, frame: Any, shape: ClipShape) -> Frames:
         once: set[str] = set()
         shown = picture(frame, shape, self.pixel_aspect, once.add)
-        self.told.update(once)
+        self.remarks.update(once)
         return shown
 
     def _go_to(self, start_s: float, nearest_s: float) -> None:
-        """Seek where that saves decoding; where it lands too late, even from before, decode from the
-        start.
+        """Seeks where that saves decoding.
+
+        Where seeking lands too late, even from before the start, it decodes from the beginning of the file.
         """
         if not self.track.in_order or start_s - self.at_s <= SEEK_AHEAD_S:
             return
@@ -178,7 +179,7 @@ class FrameReader:
         self._start()
 
     def _seek(self, to_s: float) -> Any:
-        """The first frame that decodes there, or None."""
+        """Returns the first frame that decodes there, or None."""
         try:
             self.container.seek(int((to_s + self.offset_s) / self.stream.time_base), stream=self.stream)
             self.codec.flush_buffers()
@@ -188,7 +189,10 @@ class FrameReader:
             return None
 
     def timed(self) -> Iterator[tuple[Any, float, bool]]:
-        """Frames with their time since the video's start, rising, and whether frames before it were lost."""
+        """Yields frames with their time since the video's start, and whether any before them were lost.
+
+        The times rise.
+        """
         pending, self.pending = self.pending, []
         yield from pending
         for frame in self.frames:
@@ -207,7 +211,7 @@ class FrameReader:
         return clock_s - self.offset_s
 
     def _clock(self, frame: Any) -> float | None:
-        """The stream's own time of a frame; `frame.time` is no number for some decoders' last ones."""
+        """Returns the stream's own time of a frame; `frame.time` is wrong for the last of some decoders."""
         if self.track.counted or frame.pts is None:
             return None
         return float(frame.pts * self.stream.time_base)

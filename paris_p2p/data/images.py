@@ -1,8 +1,7 @@
-"""Image files to clips of one frame: Pillow decodes, turned as the camera says, on white, cropped to the
-middle and scaled.
+"""Decodes image files to clips of one frame: turned as the camera says, on white, cropped and scaled.
 
-Legend: H x W pixels. Files are hostile: formats, picture sizes and shapes are bounded before anything is
-decoded.
+Pillow decodes. Files are hostile: formats, picture sizes and shapes are bounded before anything is decoded.
+Legend: H x W pixels.
 """
 
 from __future__ import annotations
@@ -23,31 +22,24 @@ IMAGE_SUFFIXES = frozenset((".avif", ".bmp", ".jfif", ".jpeg", ".jpg", ".png", "
 FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")  # by content, whatever the name says
 MAX_IMAGE_PIXELS = 89_000_000  # what Pillow decodes without calling it a decompression bomb
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
+# What Pillow raises for broken files.
 _BROKEN = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    KeyError,
-    IndexError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-)  # of Pillow
+    OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, OverflowError,
+    struct.error, zlib.error,
+)  # fmt: skip
 
 
 def decode_image(file: BinaryIO, shape: ClipShape) -> Frames:
-    """uint8 [1, H, W, 3]; UnusableVideo says why a file is not used."""
+    """Returns uint8 [1, H, W, 3]; UnusableVideo says why a file is not used."""
     with _pillow_errors(), Image.open(file, formats=FORMATS) as image:
         return crop_image(image, shape)
 
 
 def crop_image(image: Image.Image, shape: ClipShape) -> Frames:
-    """The same of a picture that is open already."""
+    """Returns uint8 [1, H, W, 3] of a picture that is open already."""
     with _pillow_errors():
         _check(image)
-        # a JPEG is decoded no larger than that asks for
+        # A JPEG is decoded no larger than the shape needs.
         image.draft("RGB", (2 * max(shape.height, shape.width),) * 2)
         upright = ImageOps.exif_transpose(image)
         picture = ImageOps.fit(_on_white(upright), (shape.width, shape.height), Image.Resampling.BICUBIC)
@@ -76,8 +68,8 @@ def _check(image: Image.Image) -> None:
             f"an image of {width}x{height}: nothing is left of it after cropping; "
             f"crop it below {MAX_ASPECT}:1",
         )
+    # MPO is a JPEG photograph with previews behind it.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        # a JPEG photograph with previews behind it
         raise UnusableVideo(
             "several pictures",
             "animated, or of several pages; save one picture, or make a video or .gif of it",
@@ -85,7 +77,7 @@ def _check(image: Image.Image) -> None:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """8 bit RGB; what is transparent shows white."""
+    """Returns 8 bit RGB; what is transparent shows white."""
     if image.mode in _DEEP:
         image = Image.fromarray((np.asarray(image).astype(np.uint16) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -1,6 +1,7 @@
-"""One decoded frame to 8 bit RGB pixels of a clip's size, as players show it: turned, on white, not in HDR.
+"""Turns one decoded frame into 8 bit RGB of a clip's size, as players show it: turned, on white, not in HDR.
 
-H x W are the clip's. Matrices: ISO/IEC 14496-12, 8.3.2; PQ and HLG: ITU-R BT.2100; to BT.709: BT.2087.
+Matrices: ISO/IEC 14496-12, 8.3.2; PQ and HLG: ITU-R BT.2100; to BT.709: BT.2087. Legend: H x W are the clip's
+pixels, h x w those of the frame.
 """
 
 from __future__ import annotations
@@ -27,26 +28,29 @@ _TO_709 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
 )
 
-Told = Callable[[str], None]
+Remark = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Turn:
-    """How a picture is brought upright: mirrored at its diagonal, then left to right, then top to bottom."""
+    """Brings a picture upright: mirrors it at its diagonal, then left to right, then top to bottom."""
 
     diagonal: bool = False
     across: bool = False
     down: bool = False
 
     def __call__(self, picture: Frames) -> Frames:
-        """[h, w, 3] -> [H, W, 3]."""
+        """Turns a picture: [h, w, 3] -> [H, W, 3]."""
         turned = picture.swapaxes(0, 1) if self.diagonal else picture
         turned = turned[:, ::-1] if self.across else turned
         return turned[::-1] if self.down else turned
 
 
 def turn_of(frame: Any) -> Turn:
-    """The nearest of the eight ways to lay a picture, by the frame's display matrix; no turn without one."""
+    """Returns the nearest of the eight ways to lay a picture, by the frame's display matrix.
+
+    Without a matrix there is no turn.
+    """
     data = next((side for side in frame.side_data if side.type == SideData.DISPLAYMATRIX), None)
     if data is None or len(bytes(data)) < 36:
         return Turn()
@@ -56,10 +60,11 @@ def turn_of(frame: Any) -> Turn:
     return Turn(True, c < 0, b < 0)
 
 
-def picture(frame: Any, shape: ClipShape, pixel_aspect: float, told: Told) -> Frames:
-    """Scale so that the shape is just covered, then crop to the middle: [H, W, 3]; UnusableVideo for a strip.
+def picture(frame: Any, shape: ClipShape, pixel_aspect: float, remark: Remark) -> Frames:
+    """Scales a frame so that it just covers the shape, then crops it to the middle: [H, W, 3].
 
-    `pixel_aspect` is a pixel's width by its height; `told` hears what was converted, once a frame.
+    `pixel_aspect` is a pixel's width by its height; `remark` is called with what was converted, once a frame.
+    UnusableVideo for a strip.
     """
     turn = turn_of(frame)
     wanted_h, wanted_w = (shape.width, shape.height) if turn.diagonal else (shape.height, shape.width)
@@ -73,26 +78,26 @@ def picture(frame: Any, shape: ClipShape, pixel_aspect: float, told: Told) -> Fr
     scale = max(wanted_w / shown_w, wanted_h / shown_h)
     width, height = max(wanted_w, round(shown_w * scale)), max(wanted_h, round(shown_h * scale))
     if turn != Turn():
-        told("turned as its display matrix says")
-    scaled = _scaled(frame, width, height, "AREA" if scale < 1 else "BICUBIC", told)
+        remark("turned as its display matrix says")
+    scaled = _scaled(frame, width, height, "AREA" if scale < 1 else "BICUBIC", remark)
     top, left = (height - wanted_h) // 2, (width - wanted_w) // 2
     return turn(scaled[top : top + wanted_h, left : left + wanted_w])
 
 
-def _scaled(frame: Any, width: int, height: int, interpolation: str, told: Told) -> Frames:
+def _scaled(frame: Any, width: int, height: int, interpolation: str, remark: Remark) -> Frames:
     size = {"width": width, "height": height, "interpolation": interpolation}
     colours = {} if frame.format.is_rgb else _colours(frame)
     if frame.color_trc in (_PQ, _HLG):
-        told("HDR brought to standard range")
+        remark("HDR brought to standard range")
         deep = frame.to_ndarray(format="rgb48le", **size, **colours)
         return standard_range(deep, frame.color_trc == _HLG, frame.color_primaries == _BT2020)
     if _may_be_transparent(frame):
         whole = frame.to_ndarray(format="rgba", **colours)
         if whole[..., 3].min() < 255:
-            told("transparent parts put on white")
+            remark("transparent parts put on white")
             frame, colours = av.VideoFrame.from_ndarray(on_white(whole), format="rgb24"), {}
     elif frame.interlaced_frame and frame.height > 2:
-        told("interlaced: every second line is used")
+        remark("interlaced: every second line is used")
         whole = frame.to_ndarray(format="rgb24", **colours)
         frame, colours = av.VideoFrame.from_ndarray(np.ascontiguousarray(whole[::2]), format="rgb24"), {}
     scaled: Frames = frame.to_ndarray(format="rgb24", **size, **colours)
@@ -100,7 +105,7 @@ def _scaled(frame: Any, width: int, height: int, interpolation: str, told: Told)
 
 
 def _colours(frame: Any) -> dict[str, Any]:
-    """What an untagged frame's colours mean: BT.709 in high definition, as players have it, else BT.601."""
+    """Says what an untagged frame's colours mean: BT.709 in high definition, as players do, else BT.601."""
     large = frame.height > SD_MAX_HEIGHT or frame.width > SD_MAX_WIDTH
     return {"src_colorspace": Colorspace.ITU709} if large and frame.colorspace == _UNSPECIFIED else {}
 
@@ -110,14 +115,17 @@ def _may_be_transparent(frame: Any) -> bool:
 
 
 def on_white(rgba: NDArray[np.uint8]) -> Frames:
-    """uint8 [h, w, 4] -> [h, w, 3]."""
+    """Puts transparent pixels on white: uint8 [h, w, 4] -> [h, w, 3]."""
     share = rgba[..., 3:].astype(np.uint16)
     mixed: Frames = ((rgba[..., :3] * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)
     return mixed
 
 
 def standard_range(deep: NDArray[np.uint16], hlg: bool, wide: bool) -> Frames:
-    """HDR [h, w, 3] with its curve -> 8 bit for ordinary screens; up to 3/4 of white, brightness is kept."""
+    """Turns HDR [h, w, 3] with its curve into 8 bit for ordinary screens.
+
+    Up to 3/4 of white, brightness is kept.
+    """
     signal = deep.astype(np.float32) / np.float32(65535)
     light = (_hlg_nits(signal) if hlg else _pq_nits(signal)) / WHITE_NITS
     if wide:

@@ -1,6 +1,4 @@
-"""What `paris-run prepare` leaves behind, and all that `paris-run create` needs to know of it:
-prepared.json.
-"""
+"""Defines prepared.json: what `paris-run prepare` leaves behind and `paris-run create` needs to know."""
 
 from __future__ import annotations
 
@@ -23,16 +21,14 @@ from paris_p2p.errors import DataError
 from paris_p2p.records import Count, Record
 from paris_p2p.spec import ClipShape, LatentShape, Name, TextShape
 
-# inside the prepared folder, with forward slashes
+# A path inside the prepared folder, with forward slashes.
 Path_ = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 FILE_NAME = "prepared.json"
 SPLITS_FILE_NAME = "splits.json"
 
 
 class PreparedModel(Record):
-    """A codec or text encoder, ready to be pinned in a RunSpec: files that travel with the run, or a
-    revision and a hash.
-    """
+    """Pins a codec or text encoder in a RunSpec, by files that travel with the run or by a hub revision."""
 
     name: Name
     files: dict[Name, Path_] = {}  # path inside the model's folder -> path inside the prepared folder
@@ -41,7 +37,7 @@ class PreparedModel(Record):
 
 
 class PreparedCluster(Record):
-    """One cluster: what one expert learns."""
+    """Describes one cluster: what one expert learns."""
 
     cluster: Count
     clips: dict[Split, Count]
@@ -49,7 +45,7 @@ class PreparedCluster(Record):
 
 
 class PreparedShard(Record):
-    """One webdataset tar of one split and cluster."""
+    """Describes one webdataset tar of one split and cluster."""
 
     split: Split
     cluster: Count
@@ -59,8 +55,9 @@ class PreparedShard(Record):
 
 
 class Prepared(Record):
-    """A run's data. Paths are inside the folder that holds prepared.json; validation and test stay with
-    the owner.
+    """Describes the data of a run.
+
+    Paths are inside the folder that holds prepared.json; validation and test stay with the owner.
     """
 
     version: Literal[1] = 1
@@ -76,7 +73,7 @@ class Prepared(Record):
     first_features: PreparedModel | None = None  # of the first frames, when the shards hold them
     first_width: Annotated[int, Field(ge=0, le=65536)] = 0
     codec_psnr_db: float  # of some train clips, coded and decoded
-    # beside a codec trained here: PCA at equal compression, on clips that neither was fitted on
+    # Beside a codec trained here: PCA at equal compression, on clips that neither was fitted on.
     pca_psnr_db: float = 0.0
     experts: Annotated[int, Field(ge=1, le=256)]
     clusters: tuple[PreparedCluster, ...]
@@ -90,11 +87,11 @@ class Prepared(Record):
     notes: dict[str, Count] = {}  # what was cut, guessed or converted of what is used -> how often
 
     def shards_for(self, split: Split, cluster: int | None = None) -> tuple[PreparedShard, ...]:
-        """The shards of a split, of one cluster or of all."""
+        """Returns the shards of a split, of one cluster or of all."""
         return tuple(s for s in self.shards if s.split == split and cluster in (None, s.cluster))
 
     def describe(self) -> str:
-        """A few lines for a person."""
+        """Returns a few lines for a person."""
         counts = ", ".join(f"{self.clips[split]} {split}" for split in self.clips)
         what, files = ("images", "files") if self.clip.frames == 1 else ("clips", "videos")
         if self.files and self.files != sum(self.sources.values()):
@@ -134,7 +131,7 @@ class Prepared(Record):
         return "\n".join(lines)
 
     def _text_line(self) -> list[str]:
-        """How much of captions is read, and that more of them costs."""
+        """Says how much of captions is read, and that more of them costs."""
         tokens, longest = self.text_shape.tokens, self.longest_caption_tokens
         if not longest:
             return []
@@ -144,7 +141,7 @@ class Prepared(Record):
 
     @classmethod
     def load(cls, folder: Path) -> Prepared:
-        """Read folder/prepared.json; DataError when it is not there or not one."""
+        """Reads folder/prepared.json; DataError when it is missing or damaged."""
         path = folder / FILE_NAME
         try:
             return cls.model_validate_json(path.read_bytes())
@@ -171,22 +168,22 @@ class Prepared(Record):
 
 
 class SplitClip(Record):
-    """Where one clip comes from: enough to decode its pixels again."""
+    """Says where one clip comes from: enough to decode its pixels again."""
 
     key: Name
     split: Split
     cluster: Count
     caption: str
     source: str  # the file
-    # what belongs together: what the owner says the file was cut from, or its content; folders of older
-    # versions lack it
+    # What belongs together: what the owner says the file was cut from, or its content; folders of older
+    # versions lack it.
     group: str = ""
     start_s: float
     path: str  # of the file, absolute: this list stays on the owner's machine
     offset_bytes: Count = 0
     size_bytes: Count = 0
     member: bool = False  # inside a tar
-    # of a video: which stream, how its frames follow, and whether seeking finds them
+    # Of a video: which stream, how its frames follow, and whether seeking finds them.
     stream: Count | None = None
     frame_s: Annotated[float, Field(ge=0)] = 0.0
     in_order: bool = True
@@ -194,13 +191,15 @@ class SplitClip(Record):
 
     @property
     def video(self) -> str:
-        """The source video: clips of one are near-copies, in whatever files they lie, and count as one
-        where chance is reckoned with.
+        """Names the source video.
+
+        Clips of one video are near-copies, in whatever files they lie, and count as one where chance is
+        estimated.
         """
         return self.group or self.source
 
     def pixels(self, shape: ClipShape) -> Frames:
-        """uint8 [T, H, W, 3], decoded from the owner's file."""
+        """Decodes the clip from the owner's file: uint8 [T, H, W, 3]."""
         known = self.stream is not None
         track = Track(self.stream or 0, self.frame_s, 0.0, 0, self.in_order, self.counted) if known else None
         place = _path(self.path), self.offset_bytes, self.size_bytes, 0
@@ -214,21 +213,22 @@ class SplitClip(Record):
 
 
 def path_text(path: Path) -> str:
-    """An absolute path as text that any name fits into: plain, or a file: address where it is no UTF-8."""
+    """Returns an absolute path as text that any name fits into.
+
+    The text is plain, or a file: address where the path is not UTF-8.
+    """
     absolute = path.absolute()
     return absolute.as_uri() if any("\ud800" <= c <= "\udfff" for c in str(absolute)) else str(absolute)
 
 
 def _path(text: str) -> Path:
-    return (
-        Path(os.fsdecode(unquote_to_bytes(text.removeprefix("file://"))))
-        if text.startswith("file:/")
-        else Path(text)
-    )
+    if not text.startswith("file:/"):
+        return Path(text)
+    return Path(os.fsdecode(unquote_to_bytes(text.removeprefix("file://"))))
 
 
 def split_clips(folder: Path, split: Split) -> Iterator[SplitClip]:
-    """The clips of a split with their sources, in shard order (splits.json)."""
+    """Yields the clips of a split with their sources, in shard order (splits.json)."""
     path = folder / SPLITS_FILE_NAME
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["clips"]

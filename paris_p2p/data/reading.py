@@ -1,4 +1,4 @@
-"""Sources (videos, parts of them, images) to their clips: the one place that asks which of these it is."""
+"""Reads sources (videos, parts of them, images) to clips: the one place that asks which of these it is."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from paris_p2p.spec import ClipShape
 
 
 def read_parts(
-    parts: Sequence[Source], shape: ClipShape, max_clips: int, told: Counter[str]
+    parts: Sequence[Source], shape: ClipShape, max_clips: int, remarks: Counter[str]
 ) -> Iterator[tuple[Source, Clip | UnusableVideo]]:
-    """Clips of the parts of one file in their order, at most so many of each; a part that gives none, why.
+    """Yields the clips of one file's parts in order, at most `max_clips` of each, or why a part gives none.
 
-    `told` counts what reading met. Each file is opened once, whatever the number of its parts.
+    `remarks` counts what reading met. Each file is opened once, whatever the number of its parts.
     """
     try:
         with parts[0].open() as file:
@@ -28,7 +28,7 @@ def read_parts(
             try:
                 yield from _clips(video, parts, shape, max_clips)
             finally:
-                told.update(video.told)
+                remarks.update(video.remarks)
     except OSError as error:
         raise UnusableVideo("unreadable", str(error)) from error
 
@@ -61,8 +61,9 @@ def _nothing(part: Source, gave: set[str]) -> Iterator[tuple[Source, UnusableVid
 
 
 def starts_of(source: Source, shape: ClipShape, max_clips: int, duration_s: float) -> list[float]:
-    """Where a source's clips start; with captions by time each lies inside one. UnusableVideo when none
-    does.
+    """Returns where a source's clips start; with captions by time each lies inside one.
+
+    UnusableVideo when none does.
     """
     begin_s, end_s = (0.0, duration_s) if source.span is None else (source.span.start_s, source.span.end_s)
     if not source.timed:
@@ -81,7 +82,7 @@ def starts_of(source: Source, shape: ClipShape, max_clips: int, duration_s: floa
 
 
 def read_clips(source: Source, shape: ClipShape, max_clips: int) -> list[Clip]:
-    """Up to `max_clips` clips of a source, the one of an image; UnusableVideo when there is none."""
+    """Returns up to `max_clips` clips of a source, the one of an image; UnusableVideo when there is none."""
     found = list(read_parts([source], shape, max_clips, Counter()))
     for _, clip in found:
         if isinstance(clip, UnusableVideo):
@@ -90,7 +91,10 @@ def read_clips(source: Source, shape: ClipShape, max_clips: int) -> list[Clip]:
 
 
 def read_clip_at(source: Source, shape: ClipShape, start_s: float) -> Frames:
-    """uint8 [T, H, W, 3]: the clip that starts there, as `read_clips` gave it; OSError without the file."""
+    """Returns the clip that starts at `start_s`, as `read_clips` gave it: uint8 [T, H, W, 3].
+
+    OSError without the file.
+    """
     with source.open() as file:
         if source.is_image:
             return decode_image(file, shape)

@@ -1,4 +1,4 @@
-"""Where a video is cut: PySceneDetect's adaptive detector on small pictures that our own reader decodes.
+"""Finds where a video is cut: PySceneDetect's adaptive detector runs on small pictures that we decode.
 
 It compares the change in hue, saturation and brightness with a rolling mean, so that a moving camera is no
 cut.
@@ -17,8 +17,9 @@ LEAST_SCENE_S = 0.5
 def find_cuts(
     video: Video, progress: Callable[[float], None] = lambda _: None, threads: int = 1
 ) -> list[float]:
-    """Times in seconds at which a scene begins; `progress` hears how far it is. UnusableVideo without a
-    frame.
+    """Returns the times in seconds at which a scene begins.
+
+    `progress` is called with how far the reading is, in seconds. UnusableVideo without a frame.
     """
     from scenedetect import FrameTimecode
     from scenedetect.detectors import AdaptiveDetector

@@ -1,7 +1,9 @@
-"""Webdataset shards: tars of `<key>.safetensors` (latent, tokens, mask, pooled) and `<key>.json`, the same
-bytes every time.
+"""Writes webdataset shards, the same bytes every time.
 
-Of clips that were prepared for image-to-video there is `first` too, the first frame's features.
+They are tars of `<key>.safetensors` (latent, tokens, mask, pooled) and `<key>.json`. Clips that were prepared
+for image-to-video have `first` too, the first frame's features.
+Legend: C channels, T latent frames, H height, W width, L text tokens, D token width, P pooled width, F
+features.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from paris_p2p.data.prepared import PreparedShard, Split
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip as it stands in a shard."""
+    """Holds one clip as it stands in a shard."""
 
     key: str
     latent: NDArray[np.float16]  # [C, T, H, W]
@@ -35,8 +37,9 @@ class Sample:
 def write_shards(
     root: Path, split: Split, cluster: int, samples: Iterable[Sample], shard_bytes: int
 ) -> Iterator[PreparedShard]:
-    """Write `root/<split>/cluster-<k>/NNNNNN.tar`, each closed at `shard_bytes`; yields them as they are
-    done.
+    """Writes `root/<split>/cluster-<k>/NNNNNN.tar`, each closed at `shard_bytes`.
+
+    It yields each shard as it is done.
     """
     from webdataset import TarWriter
 

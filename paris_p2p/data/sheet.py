@@ -1,4 +1,4 @@
-"""A contact sheet: some clips of every cluster in one picture, to see what each expert will learn."""
+"""Draws a contact sheet: some clips of every cluster in one picture, to see what each expert will learn."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Picture = NDArray[np.uint8]  # [H, W, 3]
 
 @dataclass(frozen=True)
 class Block:
-    """A cluster's title and pictures, all of one size."""
+    """Holds a cluster's title and pictures, all of one size."""
 
     title: str
     pictures: Sequence[Picture]
 
 
 def thumbnail(picture: Picture) -> Picture:
-    """At most 96 pixels on the longer side."""
+    """Scales a picture to at most 96 pixels on the longer side."""
     height, width = picture.shape[:2]
     if max(height, width) <= MAX_SIDE_PIXELS:
         return picture
@@ -40,9 +40,7 @@ def thumbnail(picture: Picture) -> Picture:
 
 
 def contact_sheet(blocks: Sequence[Block], path: Path) -> None:
-    """Write a PNG with a block of rows for each cluster; at most `COLUMNS` x `ROWS` pictures of each are
-    shown.
-    """
+    """Writes a PNG with a block of at most `ROWS` x `COLUMNS` pictures for each cluster."""
     height, width = next(block.pictures[0].shape[:2] for block in blocks if block.pictures)
     cell_h, cell_w = height + GAP_PIXELS, width + GAP_PIXELS
     block_h = TITLE_PIXELS + ROWS * cell_h

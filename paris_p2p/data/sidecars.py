@@ -1,4 +1,4 @@
-"""Captions beside the media: clip.txt next to clip.mp4, and what other tools call it, inside tars too."""
+"""Finds captions beside media: clip.txt next to clip.mp4, and what other tools call it, inside tars too."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ MAX_SUBTITLES_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Sidecars:
-    """The caption files beside media, found whatever the case of their names."""
+    """Finds the caption files beside media, whatever the case of their names."""
 
     files: dict[str, Path]
     encoding: str
     notes: list[Note]  # grows
 
     def of(self, name: str) -> Caption | None:
-        """Of the first of clip.txt, clip.mp4.txt, clip.caption.txt, clip.caption and clip.json.
+        """Reads the first that exists of clip.txt, clip.mp4.txt, clip.caption.txt, clip.caption, clip.json.
 
-        None when there is no such file; NotTextError, OSError.
+        It returns None when there is no such file. NotTextError, OSError.
         """
         there = [(end, path) for end in _ENDINGS if (path := self._find(_sidecar(end, name))) is not None]
         if not there:
@@ -46,7 +46,7 @@ class Sidecars:
         return caption
 
     def timed(self, name: str, *, has_caption: bool) -> tuple[TimedCaption, ...]:
-        """Of clip.srt or clip.vtt, or clip.mp4.srt and so on, where the file has no other caption.
+        """Reads clip.srt or clip.vtt, or clip.mp4.srt and so on, where the file has no other caption.
 
         NotTextError, OSError.
         """
@@ -65,12 +65,15 @@ class Sidecars:
                 f"{path.name} has more than {MAX_SUBTITLES_BYTES} bytes; those are no captions"
             )
         timed, done = parse_subtitles(data, path.name, self.encoding)
-        told = dict.fromkeys(("captions by time from subtitles", *done))
-        self.notes.extend(Note(name, what, path.name) for what in told)
+        once = dict.fromkeys(("captions by time from subtitles", *done))
+        self.notes.extend(Note(name, what, path.name) for what in once)
         return timed
 
     def _find(self, name: str) -> Path | None:
-        """The file of that name; else the one that some file systems take for it, if it is no other's."""
+        """Returns the file of that name.
+
+        Else it is the file that some file systems take for it, if that belongs to no other.
+        """
         if name in self.files:
             return self.files[name]
         alike = self._by_key.get(name_key(name), [])
@@ -86,7 +89,7 @@ class Sidecars:
 
     @cached_property
     def _owned(self) -> set[str]:
-        """Caption files that are named just as a file here asks for."""
+        """Returns the caption files that are named just as a file here asks for."""
         media = [name for name in self.files if not name.lower().endswith(_SUFFIXES)]
         asked = (_sidecar(end, name) for name in media for end in (*_ENDINGS, *_TIMED_ENDINGS))
         return {name for name in asked if name in self.files}
@@ -102,7 +105,10 @@ def _sidecar(ending: str, name: str) -> str:
 
 
 def read_caption(data: bytes, file_name: str, of: str, encoding: str, notes: list[Note]) -> Caption:
-    """What a caption file, text or an object with caption and source, says of a media file; NotTextError."""
+    """Reads what a caption file says of a media file: text, or an object with caption and source.
+
+    NotTextError when it cannot be read.
+    """
     if len(data) > MAX_SIDECAR_BYTES:
         raise NotTextError(f"{file_name} has more than {MAX_SIDECAR_BYTES} bytes; that is no caption")
     decoded = decode_text(data, encoding)

@@ -1,4 +1,4 @@
-"""Which videos and images there are and their captions: files with sidecars or one table, webdataset tars."""
+"""Finds videos and images with their captions: files with sidecars or one table, and webdataset tars."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ HASHED_AT_ONCE_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Source:
-    """One video or image with its caption. `name` is its path inside the clips folder (`a.tar/000.mp4`
-    inside a tar).
+    """Describes one video or image with its caption.
+
+    `name` is its path inside the clips folder (`a.tar/000.mp4` inside a tar).
     """
 
     name: str
@@ -46,17 +47,17 @@ class Source:
 
     @property
     def id(self) -> str:
-        """The name, and which part of it."""
+        """Returns the name, and which part of it this is."""
         return self.name if self.span is None else f"{self.name}#{self.span.number:05d}"
 
     @property
     def stretches_s(self) -> list[tuple[float, float]]:
-        """What of a video is read, from when to when: its part's edges, then captions by time."""
+        """Returns what of a video is read, from when to when: its part's edges, then captions by time."""
         part = [(self.span.start_s, self.span.end_s)] if self.span is not None else []
         return part + [(cue.start_s, cue.end_s) for cue in self.timed]
 
     def caption_at(self, start_s: float) -> str:
-        """The caption of the clip that starts there."""
+        """Returns the caption of the clip that starts at `start_s`."""
         return next(
             (cue.text for cue in self.timed if cue.start_s - 1e-6 <= start_s < cue.end_s), self.caption
         )
@@ -66,7 +67,7 @@ class Source:
         return Path(self.name).suffix.lower() in IMAGE_SUFFIXES
 
     def open(self) -> BinaryIO:
-        """The file's bytes."""
+        """Opens the file's bytes."""
         if not self.member:
             return self.path.open("rb")
         with self.path.open("rb") as file:
@@ -74,7 +75,7 @@ class Source:
             return io.BytesIO(file.read(self.size_bytes))
 
     def content_hash(self) -> str:
-        """BLAKE3 of the size and all bytes: only what is equal in each of them is a copy."""
+        """Returns BLAKE3 of the size and all bytes: only what is equal in each of them is a copy."""
         digest = blake3(str(self.size_bytes).encode())
         with self.path.open("rb") as file:
             file.seek(self.offset_bytes)
@@ -87,7 +88,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not used, and why; `reason` is one of a few words to count by."""
+    """Names a file that is not used, and why; `reason` is one of a few words to count by."""
 
     name: str
     reason: str
@@ -96,7 +97,7 @@ class Skipped:
 
 @dataclass
 class Found:
-    """The captioned files of a folder by name, what is not used and why, and what was done to captions."""
+    """Holds a folder's captioned files by name, what is skipped and why, and what was done to captions."""
 
     sources: list[Source] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -104,10 +105,10 @@ class Found:
 
 
 def find_sources(folder: Path, leave_out: Path | None = None, encoding: str = "") -> Found:
-    """Every captioned video and image under `folder`, sorted by name, but for what is under `leave_out`.
+    """Finds every captioned video and image under `folder`, sorted by name, except under `leave_out`.
 
-    `encoding` is of captions that are no Unicode; without it those are skipped. DataError when the folder
-    is not there or its table cannot be read.
+    `encoding` is that of captions that are not Unicode; without it those are skipped. DataError when the
+    folder is not there or its table cannot be read.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give the folder that holds the clips")
@@ -146,8 +147,9 @@ def _table_advice(name: str, table: CaptionTable) -> str:
 
 
 def _without_thumbnails(sources: list[Source], skipped: list[Skipped]) -> list[Source]:
-    """`clip.jpg` beside `clip.mp4` shares its caption: it is that video's picture, not an image to learn
-    from.
+    """Drops `clip.jpg` beside `clip.mp4`.
+
+    It shares the video's caption, so it is that video's picture and no image to learn from.
     """
     videos = {Path(source.name).with_suffix("").as_posix() for source in sources if not source.is_image}
     thumbnails = {s.name for s in sources if s.is_image and Path(s.name).with_suffix("").as_posix() in videos}
@@ -161,7 +163,7 @@ def _without_thumbnails(sources: list[Source], skipped: list[Skipped]) -> list[S
 def _add(
     path: Path, name: str, rows: list[Caption], sidecars: Sidecars, table: CaptionTable, found: Found
 ) -> None:
-    """Add a file with the captions of its rows, or else of its sidecar."""
+    """Adds a file with the captions of its rows, or else of its sidecar."""
     try:
         status = path.stat()
         if status.st_size == 0:
@@ -197,8 +199,9 @@ def _caption_advice(name: str, table: CaptionTable, read: Caption | None) -> str
 
 
 def _read_tar(path: Path, name: str, encoding: str, found: Found) -> None:
-    """Add a webdataset tar's samples: a video or an image and a `.txt` or `.json` (keys caption, source)
-    with the same key.
+    """Adds a webdataset tar's samples.
+
+    A sample is a video or an image and a `.txt` or `.json` (keys caption, source) with the same key.
     """
     media: dict[str, tarfile.TarInfo] = {}
     captions: dict[str, dict[str, bytes]] = defaultdict(dict)
@@ -216,12 +219,11 @@ def _read_tar(path: Path, name: str, encoding: str, found: Found) -> None:
                     media[member.name] = member
                 elif suffix.lower() in ("txt", "json"):
                     file = tar.extractfile(member)
-                    data = file.read(MAX_SIDECAR_BYTES + 1) if file is not None else b""
-                    captions[key][suffix.lower()] = data
+                    captions[key][suffix.lower()] = file.read(MAX_SIDECAR_BYTES + 1) if file else b""
                 if f".{suffix.lower()}" not in SUFFIXES:
                     others[printable(f"{name}/{member.name}")] = path
+    # Hostile headers raise all of these.
     except (OSError, tarfile.TarError, ValueError, LookupError, OverflowError) as error:
-        # headers are hostile
         found.skipped.append(Skipped(name, "unreadable", f"{error}; what came before is used"))
     left = not_read(others, {printable(f"{name}/{inside}") for inside in media})
     found.skipped += [Skipped(inside, "not read", why) for inside, why in left.items()]
@@ -241,7 +243,10 @@ def _read_tar(path: Path, name: str, encoding: str, found: Found) -> None:
 def _tar_caption(
     files: dict[str, bytes], key: str, inside: str, encoding: str, found: Found
 ) -> Caption | None:
-    """A sample's caption, of its text or else its object; None, and a line among the skipped, without one."""
+    """Returns a sample's caption, from its text or else its object.
+
+    Without one it returns None and adds a line to what is skipped.
+    """
     read: dict[str, Caption] = {}
     try:
         for kind, data in files.items():

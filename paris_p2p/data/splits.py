@@ -1,4 +1,4 @@
-"""Four disjoint splits by source, from the hash of its content: pure, and the same on every machine.
+"""Makes four disjoint splits by source, from the hash of its content: pure, and the same on every machine.
 
 A source is a video, an image, a scene of a long video, or what the owner named as one: its clips never part.
 """
@@ -17,17 +17,18 @@ from paris_p2p.errors import DataError
 Split = Literal["train", "gate", "validation", "test"]
 HELD_OUT: tuple[Split, ...] = ("test", "validation", "gate")  # the order in which they are filled
 TRAIN: Split = "train"
-MAX_HELD_OUT_SHARE = (
-    3  # in small folders the held-out parts shrink until they take no more than a third of the clips
-)
+MAX_HELD_OUT_SHARE = 3  # in small folders the held-out splits shrink to a third of the clips
 LEAST_SOURCES = 4  # one for each split
-LARGEST_SHARE = 4  # of whole sources none has more than a quarter of the clips
+LARGEST_SHARE = 4  # no whole source has more than a quarter of the clips
 SOURCES_PER_EXPERT = 3  # in train and gate, where sources are split whole
 EXPERTS_BY_CLIPS = ((10_000, 8), (3_000, 6), (800, 4), (200, 3), (30, 2), (0, 1))
 
 
 class SplitOptions(BaseModel):
-    """Shares of the clips; a split gets at least its minimum where that leaves two thirds to train on."""
+    """Sets the splits' shares of the clips.
+
+    A split gets at least its minimum where that leaves two thirds to train on.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,31 +41,29 @@ class SplitOptions(BaseModel):
 
 
 def experts_for(clips: int) -> int:
-    """How many experts so many clips carry, where the owner does not say."""
+    """Returns how many experts so many clips carry, where the owner does not say."""
     return next(experts for least, experts in EXPERTS_BY_CLIPS if clips >= least)
 
 
 def least_clips(experts: int) -> int:
-    """The least that K clusters need: two clips each to train on, one each to check with, and four
-    besides.
+    """Returns the fewest clips that K clusters need.
+
+    Each cluster needs two clips to train on and one to check with; four more are for validation and test.
     """
     return 3 * experts + 4
 
 
 def counted(count: int, one: str) -> str:
-    """`1 expert`, `2 experts`."""
+    """Returns `1 expert` or `2 experts`."""
     return f"{count} {one}" if count == 1 else f"{count} {one}s"
 
 
 def check_enough(clips: int, sources: int, experts: int) -> None:
-    """DataError, with how many more are needed, when K experts cannot be made of so little."""
+    """Raises DataError, with how many more are needed, when K experts cannot be made of so few clips."""
     least = least_clips(experts)
     if clips < least:
-        fewer = (
-            f", or ask for {counted((clips - 4) // 3, 'expert')}"
-            if clips >= least_clips(1) and experts > 1
-            else ""
-        )
+        can_do = clips >= least_clips(1) and experts > 1
+        fewer = f", or ask for {counted((clips - 4) // 3, 'expert')}" if can_do else ""
         raise DataError(
             f"{clips} clips are too few for {counted(experts, 'expert')}: the least is {least} "
             f"(two each to train on, one each to check with, and four); give {least - clips} more{fewer}"
@@ -78,28 +77,29 @@ def check_enough(clips: int, sources: int, experts: int) -> None:
 
 
 def wanted_clips(total: int, options: SplitOptions) -> dict[Split, int]:
-    """How many clips each held-out split is to have."""
+    """Returns how many clips each held-out split is to have."""
     wanted = {
         split: max(getattr(options, f"{split}_min_clips"), round(getattr(options, f"{split}_share") * total))
         for split in HELD_OUT
     }
     room, sought = total // MAX_HELD_OUT_SHARE, sum(wanted.values())
-    return (
-        {split: max(1, count * room // sought) for split, count in wanted.items()}
-        if sought > room
-        else wanted
-    )
+    if sought <= room:
+        return wanted
+    return {split: max(1, count * room // sought) for split, count in wanted.items()}
 
 
 def rank_groups(groups: Sequence[str], rng_seed: int) -> list[str]:
-    """A fixed shuffle by name and seed alone: held-out splits take from the front."""
+    """Shuffles groups by name and seed alone: held-out splits take from the front."""
     return sorted(set(groups), key=lambda group: blake3(f"{rng_seed}/{group}".encode()).digest())
 
 
 def assign_splits(
     ranked: Sequence[str], clips: Mapping[str, int], options: SplitOptions, train: Collection[str] = ()
 ) -> dict[str, Split]:
-    """group -> split, with those named `train` in train; DataError when too little is left to train on."""
+    """Returns group -> split, with those named `train` in train.
+
+    DataError when too little is left to train on.
+    """
     total = sum(clips[group] for group in ranked)
     wanted = wanted_clips(total, options)
     result: dict[str, Split] = dict.fromkeys((group for group in ranked if group in train), TRAIN)
@@ -129,7 +129,7 @@ def assign_splits(
 
 
 def can_split(clips: Sequence[int], experts: int, options: SplitOptions) -> bool:
-    """Whether sources of so many clips each can be split whole and still teach and check K experts.
+    """Says whether sources of so many clips each can be split whole and still teach and check K experts.
 
     At least half of the clips are then left to train on, train and gate have three sources for each expert,
     and no source has more than a quarter of all clips: what it shows would otherwise be in one split alone.
@@ -155,8 +155,7 @@ def give_gate_clips(
     clusters: int,
     fitted: Collection[str],
 ) -> tuple[dict[str, Split], list[int]]:
-    """Splits in which train groups moved to the gate for every cluster to have a gate clip; the clusters
-    without one.
+    """Moves train groups to the gate until every cluster has a gate clip; returns clusters left without.
 
     `labels` says of each group how many of its clips are in which cluster. No cluster loses its last train
     clip. Groups that the codec was `fitted` on are moved last.

@@ -1,6 +1,6 @@
-"""The rows of a table of captions, cells or JSON lines, each checked to be one; errors show the line.
+"""Reads the rows of a table of captions, cells or JSON lines, and checks each; errors show the line.
 
-What parts the columns (comma, semicolon, tab or bar) is read off the header.
+What separates the columns (comma, semicolon, tab or bar) is read off the header.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _SHOWN_CHARACTERS = 100
 
 
 def cell_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, column -> cell). A row must be as wide as the header: a bare comma would cut the caption."""
+    """Yields (line, column -> cell).
+
+    A row must be as wide as the header: a bare comma would cut the caption.
+    """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     first = next((i for i, line in enumerate(lines) if line.strip()), 0)
     delimiter = _delimiter(path, lines[first])
@@ -45,7 +48,13 @@ def cell_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
                 continue
             if not cells or (len(cells) == 1 and not cells[0].strip()):
                 continue
-            _check_row(path, lines, line, reader.line_num, header, cells, delimiter)
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{path}, line {line} has {len(cells)} cells, "
+                    f"the header has {len(header)} ({', '.join(header)}): {_shown_line(lines, line)}. "
+                    f"Put a caption that holds {shown(delimiter)} into double quotes"
+                )
+            _check_quotes(path, lines, (line, reader.line_num), delimiter)
             yield line, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise DataError(
@@ -72,16 +81,13 @@ def json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def value_of(path: Path, line: int, row: Mapping[str, Any], keys: Iterable[str]) -> str:
-    """The first of the keys that the row has, as text; empty when none is filled."""
+    """Returns the first of the keys that the row has, as text; empty when none is filled."""
     for key in keys:
         value = row.get(key)
         if value is None or value == "":
             continue
-        if (
-            isinstance(value, (int, float))
-            and not isinstance(value, bool)
-            and key in (GROUP_KEY, START_KEY, END_KEY)
-        ):
+        numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if numeric and key in (GROUP_KEY, START_KEY, END_KEY):
             return str(value)
         if not isinstance(value, str):
             raise DataError(f"{path}, line {line}: {key} is {_kind(value)}, not text: {shown_row(row)}")
@@ -90,28 +96,12 @@ def value_of(path: Path, line: int, row: Mapping[str, Any], keys: Iterable[str])
     return ""
 
 
-def _check_row(
-    path: Path,
-    lines: Sequence[str],
-    line: int,
-    last: int,
-    header: Sequence[str],
-    cells: Sequence[str],
-    delimiter: str,
-) -> None:
-    if len(cells) != len(header):
-        raise DataError(
-            f"{path}, line {line} has {len(cells)} cells, "
-            f"the header has {len(header)} ({', '.join(header)}): {_shown_line(lines, line)}. "
-            f"Put a caption that holds {shown(delimiter)} into double quotes"
-        )
-    for inside in range(line + 1, last + 1):  # of a cell over several lines
-        start = lines[inside - 1].split(delimiter)[0].strip().strip('"')
-        if (
-            delimiter in lines[inside - 1]
-            and PurePosixPath(start).suffix
-            and " " not in PurePosixPath(start).suffix
-        ):
+def _check_quotes(path: Path, lines: Sequence[str], span: tuple[int, int], delimiter: str) -> None:
+    """Raises DataError when a row over several lines, first and last given, seems to hold other rows."""
+    line, last = span
+    for inside in range(line + 1, last + 1):
+        suffix = PurePosixPath(lines[inside - 1].split(delimiter)[0].strip().strip('"')).suffix
+        if delimiter in lines[inside - 1] and suffix and " " not in suffix:
             raise DataError(
                 f"{path}: a quote opens on line {line} and closes on line {last} only, "
                 f"so that line {inside} ({_shown_line(lines, inside)}) would be part of a caption: "
@@ -120,7 +110,10 @@ def _check_row(
 
 
 def _delimiter(path: Path, header: str) -> str:
-    """What parts the header so that it names a file and a caption; the ending's own when nothing does."""
+    """Returns what separates the header so that it names a file and a caption.
+
+    When nothing does, it is the delimiter of the file's ending.
+    """
     own = "\t" if path.suffix == ".tsv" else ","
     for delimiter in own + _DELIMITERS:
         names = {cell.strip().strip('"').lower() for cell in header.split(delimiter)}
@@ -155,7 +148,7 @@ def _cut(text: str) -> str:
 
 
 def _check_keys(path: Path, line: int, keys: Iterable[str], row: str) -> None:
-    """DataError when a header or a row has no key for the file or the caption."""
+    """Raises DataError when a header or a row has no key for the file or the caption."""
     here = list(keys)
     twice = [key for key in _KEYS if here.count(key) > 1]
     if twice:

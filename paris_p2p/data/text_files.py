@@ -1,6 +1,6 @@
-"""Bytes to text, by one rule for all captions: UTF-8, marked UTF-16 or 32, or what the owner names.
+"""Turns bytes into text by one rule for all captions: UTF-8, marked UTF-16 or 32, or what the owner names.
 
-Nothing is guessed: detectors take `è` in a short cp1252 text for `č` of cp1250, and who would see it?
+Nothing is guessed: detectors take `è` in a short cp1252 text for `č` of cp1250, and nobody would see it.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
 )
 _EXAMPLE = "cp1252"
 _SHOWN_CHARACTERS = 40
-_NUL_SHARE = 10  # text with more than one NUL in so many characters is UTF-16 without a mark, or no text
+_NUL_SHARE = 10  # more than one NUL in so many characters means UTF-16 without a mark, or no text
 
 
 class NotTextError(ValueError):
-    """The bytes are no text by the rule; the message says what they may be and what to do."""
+    """Says that bytes are no text by the rule, what they may be and what to do."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A text, and what was done to get it; `converted_from` is empty for Unicode."""
+    """Holds a text, and what was done to get it; `converted_from` is empty for Unicode."""
 
     text: str
     converted_from: str = ""
 
 
 def check_encoding(name: str) -> str:
-    """The encoding's own name, empty for none; UsageError when Python knows no such text encoding."""
+    """Returns the encoding's own name, empty for none; UsageError when Python knows no such text encoding."""
     if not name:
         return ""
     try:
@@ -52,7 +52,10 @@ def check_encoding(name: str) -> str:
 
 
 def decode_text(data: bytes, encoding: str = "") -> Decoded:
-    """The text of a file's bytes; `encoding` is read where they are no Unicode. NotTextError otherwise."""
+    """Returns the text of a file's bytes, read by `encoding` where they are not Unicode.
+
+    NotTextError otherwise.
+    """
     for mark, name in _MARKS:
         if data.startswith(mark):
             try:
@@ -84,19 +87,18 @@ def decode_text(data: bytes, encoding: str = "") -> Decoded:
 
 
 def _wide_guess(data: bytes) -> str:
-    """The kind of UTF-16 that has its zeros where these bytes have them; empty for neither."""
+    """Returns the kind of UTF-16 that has its zeros where these bytes have them; empty for neither."""
     odd, even = data[1::2].count(0), data[::2].count(0)
     return "utf-16-le" if odd > even else "utf-16-be" if even > odd else ""
 
 
 def clean_caption(text: str) -> tuple[str, list[str]]:
-    """(one line without what no encoder reads, what was done to it beyond joining lines)."""
+    """Returns (one line without what no encoder reads, what was done to it beyond joining lines)."""
     done: list[str] = []
     if any("\ud800" <= c <= "\udfff" for c in text):
         try:
-            text = text.encode("utf-16", "surrogatepass").decode(
-                "utf-16"
-            )  # two halves side by side are one character
+            # Two halves side by side are one character.
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
             text = "".join("\N{REPLACEMENT CHARACTER}" if "\ud800" <= c <= "\udfff" else c for c in text)
             done.append("half characters replaced in the caption")
@@ -114,5 +116,5 @@ def clean_caption(text: str) -> tuple[str, list[str]]:
 
 
 def shown(text: str) -> str:
-    """A text from a file as a message can hold it: no control characters, no half ones, in quotes."""
+    """Quotes a text from a file as a message can hold it: without control characters and half ones."""
     return ascii(text) if not text.isprintable() else repr(text)

@@ -1,4 +1,4 @@
-"""Captions of a video by time: subtitles (.srt, .vtt) beside it, or rows of a table with start and end."""
+"""Reads captions of a video by time: subtitles (.srt, .vtt) beside it, or table rows with start and end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CLOCK = re.compile(r"(?:(?:(\d{1,3}):)?(\d{1,3}):)?(\d+(?:[.,]\d+)?)")
 
 @dataclass(frozen=True)
 class TimedCaption:
-    """What is to be seen from `start_s` to `end_s`, in seconds from the video's start."""
+    """Says what can be seen from `start_s` to `end_s`, in seconds from the video's start."""
 
     start_s: float
     end_s: float
@@ -31,7 +31,7 @@ class TimedCaption:
 
 
 def parse_subtitles(data: bytes, name: str, encoding: str = "") -> tuple[tuple[TimedCaption, ...], list[str]]:
-    """(the captions of an .srt or .vtt file by time, what was done to get them).
+    """Returns (the captions of an .srt or .vtt file by time, what was done to get them).
 
     NotTextError when a part of it cannot be read.
     """
@@ -62,7 +62,7 @@ def parse_subtitles(data: bytes, name: str, encoding: str = "") -> tuple[tuple[T
 
 
 def timed_rows(rows: Sequence[Caption], name: str) -> tuple[TimedCaption, ...]:
-    """The rows that give one file's captions by time; a row without an end lasts until the next begins."""
+    """Returns one file's captions by time, from its rows; one without an end lasts until the next begins."""
     starts_s = sorted(_seconds(row.start) for row in rows)
     cues = []
     for row in rows:
@@ -73,7 +73,7 @@ def timed_rows(rows: Sequence[Caption], name: str) -> tuple[TimedCaption, ...]:
 
 
 def _in_order(cues: Sequence[tuple[float, float, str]], name: str) -> tuple[TimedCaption, ...]:
-    """Sorted, without those that have no words; what overlaps ends where the next begins."""
+    """Sorts captions and drops those without words; what overlaps ends where the next begins."""
     for start_s, end_s, words in cues:
         if end_s < start_s:
             raise NotTextError(
@@ -93,7 +93,7 @@ def _in_order(cues: Sequence[tuple[float, float, str]], name: str) -> tuple[Time
 
 
 def _seconds(clock: str) -> float:
-    """`12.5`, `1:02` or `00:01:02,500` in seconds; NotTextError for anything else."""
+    """Reads `12.5`, `1:02` or `00:01:02,500` in seconds; NotTextError for anything else."""
     match = _CLOCK.fullmatch(clock.strip())
     if match is None:
         raise NotTextError(f"{clock[:40]!r} is no time; write seconds (12.5) or a clock (00:01:02.5)")

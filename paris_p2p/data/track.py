@@ -1,7 +1,7 @@
-"""Which of a file's streams is the video, how long it runs, whether its times hold: a pass over its packets.
+"""Finds a file's video stream, how long it runs and whether its times hold, in a pass over its packets.
 
-What a container says of itself may be missing (browser recordings), too much (a file that was cut off) or of
-its first part only (joined streams), so the packets themselves are counted; nothing is decoded.
+What a container says of itself may be missing (browser recordings), too much (a file that was cut off) or
+about its first part only (joined streams), so the packets themselves are counted; nothing is decoded.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from paris_p2p.data.unusable import UnusableVideo
 MAX_PACKETS = 8_000_000  # a day and a half at 60 frames a second
 MAX_STILL_S = 10.0  # a longer silence between two frames is a jump of the clock
 DEMUX_TRIES = 3
-_GUESSED = (
-    "mpeg",
-)  # program streams time a few frames only; after seeking, ffmpeg guesses the others' times otherwise
+# Program streams time only a few frames; after seeking, ffmpeg guesses the others' times otherwise.
+_GUESSED = ("mpeg",)
 _NOT_THE_VIDEO = (
     Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
 )
@@ -30,16 +29,14 @@ _NOT_THE_VIDEO = (
 
 @dataclass(frozen=True)
 class Track:
-    """The stream that is read, by its packets."""
+    """Describes the stream that is read, by its packets."""
 
     stream: int  # index in the container
     frame_s: float  # the usual time from frame to frame
     duration_s: float
     frames: int
     in_order: bool  # times rise without a jump, so that seeking finds them
-    counted: bool = (
-        False  # frames have no times of their own that hold: each comes a step after the one before
-    )
+    counted: bool = False  # no times that hold: each frame comes a step after the one before
     notes: dict[str, str] = field(default_factory=dict)  # what -> detail
 
 
@@ -51,7 +48,7 @@ class _Times:
 
 
 def scan(container: Any) -> Track:
-    """Read all packets of all video streams and choose one; UnusableVideo when there is none."""
+    """Reads all packets of all video streams and chooses one; UnusableVideo when there is none."""
     streams = {stream.index: stream for stream in container.streams.video}
     if not streams:
         raise UnusableVideo("no video", "the file has sound or data only")
@@ -75,17 +72,10 @@ def scan(container: Any) -> Track:
     notes = {}
     if jumps:
         notes["times jump"] = f"{jumps} times: the parts are put one after another"
-    said_s = (
-        float(stream.duration * stream.time_base)
-        if stream.duration
-        else (container.duration or 0) / av.time_base
-    )
+    said_s = _claimed_s(container, stream)
     if cut or said_s - duration_s > max(1.0, 0.05 * said_s):
-        notes["ends early"] = (
-            f"{duration_s:.2f} s of {said_s:.2f} s are there"
-            if said_s > duration_s
-            else "its last packet is damaged"
-        )
+        there = f"{duration_s:.2f} s of {said_s:.2f} s are there"
+        notes["ends early"] = there if said_s > duration_s else "its last packet is damaged"
     others = len(streams) - 1
     if others:
         notes["other pictures left"] = f"{others} streams that are a cover, a preview or smaller"
@@ -94,15 +84,23 @@ def scan(container: Any) -> Track:
     return Track(index, frame_s, duration_s, mine.packets, found, counted, notes)
 
 
+def _claimed_s(container: Any, stream: Any) -> float:
+    """Returns how long the stream, or else the container, says that it runs; 0 when neither does."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return float((container.duration or 0) / av.time_base)
+
+
 def _numbered(container: Any, stream: Any) -> bool:
-    """Whether times are of decoding, not of showing: an AVI numbers packets, and frames come in another
-    order.
+    """Says whether times are of decoding, not of showing.
+
+    An AVI numbers packets, and frames come in another order.
     """
     return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
 
 
 def _packets(container: Any, streams: list[Any]) -> tuple[dict[int, _Times], bool]:
-    """Times of all packets by stream, and whether reading ended in an error."""
+    """Returns the times of all packets by stream, and whether reading ended in an error."""
     times: defaultdict[int, _Times] = defaultdict(_Times)
     total, tries = 0, 0
     while True:
@@ -127,7 +125,10 @@ def _packets(container: Any, streams: list[Any]) -> tuple[dict[int, _Times], boo
 
 
 def _choose(streams: dict[int, Any], times: dict[int, _Times]) -> int:
-    """Not a cover or a preview, more than one frame, the most pixels, the file's default; else the first."""
+    """Prefers streams that are no cover or preview and have several frames; among them the most pixels.
+
+    Of several as large it is the file's default, else the first.
+    """
     readable = [s for s in streams.values() if s.codec_context is not None and times[s.index].packets]
     moving = [s for s in readable if not s.disposition & _NOT_THE_VIDEO]
     if not readable:
@@ -145,12 +146,15 @@ def _preference(stream: Any) -> tuple[int, bool, int]:
 
 
 def is_jump(step_s: float, frame_s: float) -> bool:
-    """Whether from one frame to the next the clock was set anew."""
+    """Says whether the clock was set anew from one frame to the next."""
     return step_s < -2 * frame_s or step_s > max(MAX_STILL_S, 4 * frame_s)
 
 
 def _jumps(times: _Times, frame_s: float) -> NDArray[np.bool_]:
-    """Of each step between packets; where only times of showing are known, neighbours may be out of order."""
+    """Says of each step between packets whether the clock jumps there.
+
+    Where only times of showing are known, neighbours may be out of order.
+    """
     steps = np.diff(times.decode or times.show)
     back_frames = 2 if times.decode else 16
     return (steps < -back_frames * frame_s) | (steps > max(MAX_STILL_S, 4 * frame_s))

@@ -1,4 +1,4 @@
-"""What readers of media give, and why a file gives nothing."""
+"""Defines what readers of media give, and why a file gives nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Frames = NDArray[np.uint8]  # [T, H, W, 3]
 
 
 class UnusableVideo(DataError):
-    """This file gives no clip; `reason` is one of a few words to count by."""
+    """Says that a file gives no clip; `reason` is one of a few words to count by."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -24,7 +24,7 @@ class UnusableVideo(DataError):
 
 @dataclass(frozen=True)
 class Clip:
-    """Pixels [T, H, W, 3] and where in the video they start."""
+    """Holds pixels [T, H, W, 3] and where in the video they start."""
 
     start_s: float
     frames: Frames

@@ -14,7 +14,8 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from paris_p2p.data.clips import ClipSet, tar_members
+from paris_p2p.data.clips import ClipSet
+from paris_p2p.data.tar_index import tar_members
 from paris_p2p.errors import DataError
 from tests.data.shards import LATENT, TEXT, clip_bytes, write_shard, write_tar
 

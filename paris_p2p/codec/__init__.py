@@ -1,1 +1,1 @@
-"""Pixels to latents and back, text to embeddings."""
+"""Turns pixels into latents and back, and text into embeddings."""

@@ -1,8 +1,7 @@
-"""Any diffusers autoencoder, image or video, as a codec; latents are scaled as that model's own pipelines
-scale them.
+"""Runs any diffusers autoencoder, image or video, as a codec.
 
-Legend: B clips, T frames, T' latent frames, H x W pixels, C latent channels. Image autoencoders code frames
-one by one.
+Latents are scaled as that model's own pipelines scale them; image autoencoders code frames one by one.
+Legend: B clips, T frames, T' latent frames, H x W pixels, H' x W' latent sizes, C latent channels.
 """
 
 from __future__ import annotations
@@ -21,15 +20,16 @@ from paris_p2p.errors import PresetError
 from paris_p2p.model_folder import check_complete, clean_config, laid_out, loading
 from paris_p2p.weights import ModelFiles
 
-# read here, whether or not the class does
+# Read from the configuration here, whether or not the class reads them.
 _STATISTICS = {"latents_mean", "latents_std", "scaling_factor", "shift_factor"}
-FRAMES_AT_ONCE = 8  # of an image autoencoder: bounds its activations
+FRAMES_AT_ONCE = 8  # bounds the activations of an image autoencoder
 
 
 @dataclass(frozen=True)
 class DiffusersCodec:
-    """A frozen autoencoder. Latents are (z - mean - shift) * scale / std, with what the model's
-    configuration names.
+    """Codes clips with a frozen autoencoder.
+
+    Latents are (z - mean - shift) * scale / std, with the numbers that the model's configuration gives.
     """
 
     name: str
@@ -40,8 +40,9 @@ class DiffusersCodec:
 
     @torch.inference_mode()
     def encode(self, video: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> fp32 [B, C, T', H', W']: the posterior's mode, so that it is the same
-        every time.
+        """Encodes uint8 [B, T, H, W, 3] -> fp32 [B, C, T', H', W'].
+
+        It takes the posterior's mode, so that the result is the same every time.
         """
         x = rearrange(video.to(self.mean.device), "b t h w c -> b c t h w").float() / 127.5 - 1
         z = self._encode_video(x) if self.video else self._encode_frames(x)
@@ -49,15 +50,14 @@ class DiffusersCodec:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """fp32 [B, C, T', H', W'] -> uint8 [B, T, H, W, 3]."""
+        """Decodes fp32 [B, C, T', H', W'] -> uint8 [B, T, H, W, 3]."""
         z = latents.to(self.mean.device, torch.float32) * self.std + self.mean
         x = self._decode_video(z) if self.video else self._decode_frames(z)
-        return rearrange(
-            ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8), "b c t h w -> b t h w c"
-        ).contiguous()
+        pixels = ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return rearrange(pixels, "b c t h w -> b t h w c").contiguous()
 
     def _encode_video(self, x: Tensor) -> Tensor:
-        # one by one: activations are large
+        # One by one, because activations are large.
         return torch.cat([latents_of(self.model.encode(one)) for one in torch.split(x, 1)])
 
     def _encode_frames(self, x: Tensor) -> Tensor:
@@ -66,11 +66,8 @@ class DiffusersCodec:
         return rearrange(z, "(b t) c h w -> b c t h w", b=x.shape[0])
 
     def _decode_video(self, z: Tensor) -> Tensor:
-        more = (
-            {"temb": torch.zeros(1, device=z.device)}
-            if self.model.config.get("timestep_conditioning")
-            else {}
-        )
+        timed = self.model.config.get("timestep_conditioning")
+        more = {"temb": torch.zeros(1, device=z.device)} if timed else {}
         return torch.cat([self.model.decode(one, **more).sample for one in torch.split(z, 1)])
 
     def _decode_frames(self, z: Tensor) -> Tensor:
@@ -80,7 +77,7 @@ class DiffusersCodec:
 
 
 def load_diffusers_codec(name: str, files: ModelFiles, device: str) -> DiffusersCodec:
-    """Load the autoencoder that the folder's config.json names, if it is in the table."""
+    """Loads the autoencoder that the folder's config.json names, if it is in the table."""
     raw = files.config()
     kind = raw.get("_class_name")
     if not isinstance(kind, str) or kind not in _AUTOENCODERS:
@@ -105,16 +102,15 @@ def load_diffusers_codec(name: str, files: ModelFiles, device: str) -> Diffusers
     model = model.to(device).eval().requires_grad_(False)
     with loading(what, files.folder):
         scale = float(model.config.get("scaling_factor") or 1.0)
-        mean = _per_channel(model, "latents_mean", 0.0).to(device) + float(
-            model.config.get("shift_factor") or 0.0
-        )
+        shift = float(model.config.get("shift_factor") or 0.0)
+        mean = _per_channel(model, "latents_mean", 0.0).to(device) + shift
         std = _per_channel(model, "latents_std", 1.0).to(device) / scale
     return DiffusersCodec(name, model, video, mean, std)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """About latents_mean and latents_std, which it keeps where a class does not name them."""
+    """Silences diffusers' warning about latents_mean and latents_std, which it keeps for every class."""
     from diffusers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -126,7 +122,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _per_channel(model: Any, key: str, otherwise: float) -> Tensor:
-    """[C, 1, 1, 1] from the configuration (Wan, Mochi) or a buffer (LTX), or a scalar."""
+    """Returns [C, 1, 1, 1] from the configuration (Wan, Mochi) or a buffer (LTX), or a scalar."""
     values = model.config[key] if key in model.config else dict(model.named_buffers(recurse=False)).get(key)
     if values is None:
         return torch.tensor(otherwise)
@@ -134,7 +130,7 @@ def _per_channel(model: Any, key: str, otherwise: float) -> Tensor:
 
 
 def latents_of(output: Any) -> Tensor:
-    """What an encoder gives: a posterior (its mode), or plain latents (AutoencoderTiny, AutoencoderDC)."""
+    """Returns what an encoder gives: the mode of a posterior, or plain latents (AutoencoderTiny, -DC)."""
     posterior = getattr(output, "latent_dist", None)
     if posterior is not None:
         return posterior.mode()  # type: ignore[no-any-return]

@@ -1,9 +1,9 @@
-"""A small diffusers autoencoder fitted to the run's own clips: how it is trained, stopped, gone on with and
-scaled.
+"""Fits a small diffusers autoencoder to a run's own clips: trains, resumes and scales it.
 
-What is trained, a `Kind`, begins as PCA: from random weights a thousand steps do not get to PCA's error. The
-loss is the mean squared error, which is what PSNR measures. Legend: N examples (of one frame each for an
-image kind), T frames, H x W pixels, C latent channels.
+What is trained, a `Kind`, begins as PCA: from random weights a thousand steps do not reach PCA's error. The
+loss is the mean squared error, which is what PSNR measures.
+Legend: N examples (of one frame each for an image kind), B of a step, T frames, H x W pixels, C latent
+channels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from paris_p2p.errors import DataError, UsageError
 
 PATCHES = (2, 4, 8, 16)  # sides that halving a picture gives
 WARMUP_STEPS = 50
-FAN_IN = 64  # the learning rate is that of sums with as many inputs
+FAN_IN = 64  # the learning rate is meant for sums with so many inputs
 CHECKPOINT_STEPS = 50
 SCALED_ON_FRAMES = 512
 FRAMES_AT_ONCE = 16
@@ -38,12 +38,15 @@ PROGRESS = "train codec"
 
 @dataclass(frozen=True)
 class LearnedOptions:
-    """What the autoencoder is and how it is fitted; latents are H/patch x W/patch x channels."""
+    """Sets the size of the autoencoder and how it is fitted.
+
+    Latents are H/patch x W/patch x channels.
+    """
 
     patch_pixels: int
     channels: int
     steps: int
-    batch_frames: int = 16  # a step; one example at least
+    batch_frames: int = 16  # in a step; at least one example
     learning_rate: float = 1e-3
     rng_seed: int = 0
 
@@ -56,8 +59,9 @@ class LearnedOptions:
 
 
 class Kind(Protocol):
-    """One architecture; a frozen dataclass, whose fields are all that its models depend on beside options
-    and examples.
+    """Describes one architecture.
+
+    It is a frozen dataclass, whose fields are all that its models depend on beside options and examples.
     """
 
     @property
@@ -65,34 +69,35 @@ class Kind(Protocol):
 
     @property
     def frames_a_latent(self) -> int:
-        """That one latent frame stands for."""
+        """Returns how many frames one latent frame stands for."""
         ...
 
     @property
     def batch_frames(self) -> int:
-        """Of a training step."""
+        """Returns the frames of a training step."""
         ...
 
     def check_frames(self, frames: int) -> None:
-        """UsageError when it cannot code clips of so many."""
+        """Raises UsageError when it cannot code clips of `frames` frames."""
         ...
 
     def examples(self, clips: Tensor) -> Tensor:
-        """What it learns from, of clips [B, T, H, W, 3]."""
+        """Returns what it learns from, of clips [B, T, H, W, 3]."""
         ...
 
     def build(self, options: LearnedOptions, examples: Tensor) -> Any:
-        """The model that is PCA of these uint8 [N, T, H, W, 3]; what is drawn is drawn from torch's
-        default generator.
+        """Builds the model that is PCA of these uint8 [N, T, H, W, 3].
+
+        Random weights are drawn from torch's default generator.
         """
         ...
 
     def arrange(self, pixels: Tensor) -> Tensor:
-        """[N, T, H, W, 3] as the model takes it."""
+        """Returns pixels [N, T, H, W, 3] as the model takes them."""
         ...
 
     def set_scale(self, model: Any, mean: Tensor, std: Tensor) -> None:
-        """Write each channel's statistics [C] where diffusers' pipelines look for them."""
+        """Writes each channel's statistics [C] where diffusers' pipelines look for them."""
         ...
 
 
@@ -104,10 +109,10 @@ def fit_autoencoder(
     device: str,
     progress: Callable[[str, int, int], None],
 ) -> Path:
-    """Fit on uint8 [N, T, H, W, 3] and write a diffusers folder; what is there already is kept, a stopped fit
-    goes on.
+    """Fits on uint8 [N, T, H, W, 3] and writes a diffusers folder.
 
-    The same examples, options, device and threads give the same weights, stopped or not.
+    A folder that is there already is kept, and a stopped fit goes on. The same examples, options, device and
+    threads give the same weights, stopped or not.
     """
     if (folder / "config.json").is_file():
         return folder
@@ -134,8 +139,9 @@ def fit_autoencoder(
 
 
 def _groups(model: Any) -> list[dict[str, Any]]:
-    """Adam moves all inputs of a sum at once: steps are divided by their number (arXiv 2203.03466, Table
-    8), or PCA is lost in a few.
+    """Divides each layer's steps by the number of its inputs, all of which Adam moves at once.
+
+    Otherwise PCA is lost in a few steps (arXiv 2203.03466, Table 8).
     """
     by_scale: dict[float, list[torch.nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -152,7 +158,7 @@ def _step(
     options: LearnedOptions,
     step: int,
 ) -> None:
-    """One optimizer step; everything drawn depends on the seed and the step alone."""
+    """Takes one optimizer step; everything drawn depends on the seed and the step alone."""
     rng = torch.Generator().manual_seed(_seed(options, step))
     batch = max(1, options.batch_frames // examples.shape[1])
     rows = torch.randint(len(examples), (batch,), generator=rng)
@@ -167,12 +173,8 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    rate = (
-        options.learning_rate
-        * min(1.0, (step + 1) / WARMUP_STEPS)
-        * 0.5
-        * (1 + math.cos(math.pi * step / options.steps))
-    )
+    warmup = min(1.0, (step + 1) / WARMUP_STEPS)
+    rate = options.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / options.steps))
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
     optimizer.step()
@@ -180,16 +182,16 @@ def _step(
 
 @torch.inference_mode()
 def _statistics(kind: Kind, model: Any, examples: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [C] of the latents: by them every channel has zero mean and unit
-    variance.
+    """Returns the latents' mean and standard deviation [C].
+
+    Scaled by them every channel has zero mean and unit variance.
     """
     frames = examples.shape[1]
-    chosen = examples[
-        torch.linspace(0, len(examples) - 1, min(len(examples), max(1, SCALED_ON_FRAMES // frames))).long()
-    ]
+    count = min(len(examples), max(1, SCALED_ON_FRAMES // frames))
+    chosen = examples[torch.linspace(0, len(examples) - 1, count).long()]
     parts = torch.split(chosen, max(1, FRAMES_AT_ONCE // frames))
-    # N C ..
-    latents = torch.cat([latents_of(model.encode(_floats(kind, part, model))).cpu() for part in parts])
+    codes = [latents_of(model.encode(_floats(kind, part, model))).cpu() for part in parts]
+    latents = torch.cat(codes)  # N C ..
     values = rearrange(latents.double(), "n c ... -> c (n ...)")
     return values.mean(1), values.std(1, correction=0).clamp_min(1e-6)
 
@@ -212,7 +214,7 @@ def _save(path: Path, model: Any, optimizer: torch.optim.Optimizer, steps: int) 
 
 
 def _resume(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> int:
-    """Steps done; 0 when there is no whole checkpoint."""
+    """Loads the checkpoint and returns the steps done; 0 when there is no whole checkpoint."""
     try:
         tensors = load(path.read_bytes())
     except (FileNotFoundError, SafetensorError):
@@ -231,5 +233,5 @@ def _resume(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> int:
 
 
 def options_key(kind: Kind, options: LearnedOptions) -> dict[str, Any]:
-    """What a fitted codec's name depends on, beside the examples."""
+    """Returns what a fitted codec's name depends on, beside the examples."""
     return {**asdict(options), "kind": repr(kind), "warmup": WARMUP_STEPS}

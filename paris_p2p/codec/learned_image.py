@@ -1,8 +1,7 @@
-"""An image autoencoder that begins as patch PCA: diffusers' AutoencoderDC (DC-AE, arXiv 2410.10733), frame by
-frame.
+"""Builds an image autoencoder that begins as patch PCA: diffusers' AutoencoderDC, frame by frame.
 
-Its shortcuts only rearrange pixels, so PCA's components as the weights of two layers make the whole network
-linear.
+Source: DC-AE (arXiv 2410.10733). Its shortcuts only rearrange pixels, so PCA's components as the weights of
+two layers make the whole network linear.
 Legend: N pictures, H x W pixels, p patch side, C latent channels, D = 3 p p, W = 4 p p channels.
 """
 
@@ -19,9 +18,10 @@ from torch.nn.functional import pixel_unshuffle
 from paris_p2p.codec.learned import FRAMES_AT_ONCE, PATCHES, LearnedOptions
 from paris_p2p.codec.pca import PcaCodec, fit_pca
 
-# that the shortcuts carry: red, green, blue, and one that is free in the encoder and constant in the decoder
+# The shortcuts carry red, green, blue, and one channel that is free in the encoder and constant in the
+# decoder.
 COLOURS = 4
-# beside it pixels in [-1, 1] are small, and the norm at the end of the decoder is nearly linear
+# Beside it pixels in [-1, 1] are small, and the norm at the end of the decoder is nearly linear.
 CONSTANT = 16.0
 OFFSET = 2.0  # keeps pixels where the ReLU after that norm does nothing
 
@@ -33,22 +33,22 @@ class LearnedImage:
     name: str = "image"
     frames_a_latent: int = 1
     batch_frames: int = 16
-    # residual blocks of encoder and decoder on latents; one where pixels are finer
+    # Residual blocks of encoder and decoder on latents; there is one where pixels are finer.
     deep_layers: tuple[int, int] = (1, 2)
 
     def check_frames(self, frames: int) -> None:
-        """Any number of them."""
+        """Accepts any number of frames."""
 
     def examples(self, clips: Tensor) -> Tensor:
         return rearrange(clips, "b t h w c -> (b t) 1 h w c")
 
     def build(self, options: LearnedOptions, examples: Tensor) -> Any:
-        """AutoencoderDC."""
+        """Builds an AutoencoderDC."""
         from diffusers import AutoencoderDC
 
         patch = options.patch_pixels
         halvings = PATCHES.index(patch) + 1
-        # of which the first, the pixels' own, has no layer
+        # The first width is that of the pixels themselves and has no layer.
         widths = tuple(COLOURS * 4**i for i in range(halvings + 1))
         layers = (0, *(1,) * (halvings - 1))
         model = AutoencoderDC(
@@ -74,13 +74,13 @@ class LearnedImage:
 
 @torch.no_grad()
 def _begin_as(model: Any, pca: PcaCodec) -> None:
-    """Weights that make the encoder PCA's, and the decoder too but for what the norm bends."""
+    """Sets weights that make the encoder PCA's, and the decoder too except for what the norm bends."""
     encoder, decoder = model.encoder, model.decoder
     for name, module in model.named_modules():
         if name.endswith(".norm"):  # the last step of a residual branch: nothing is added at first
             torch.nn.init.zeros_(module.weight)
         elif name.split(".")[-1] == "conv" and "conv_in" not in name and "conv_out" not in name:
-            # beside a shortcut: the same
+            # A layer beside a shortcut adds nothing at first either.
             torch.nn.init.zeros_(module.weight)
             torch.nn.init.zeros_(module.bias)
     rows = _channels_of_patch(pca.patch_pixels)  # D
@@ -95,15 +95,15 @@ def _begin_as(model: Any, pca: PcaCodec) -> None:
     level[rows] = pca.mean
     _centre(decoder.conv_in, out, level)
     last = decoder.conv_in if pca.patch_pixels == 2 else decoder.up_blocks[1][0].conv
-    last.bias[len(last.bias) * 3 // COLOURS :] = CONSTANT  # the fourth colour's
-    inner = torch.arange(4 * COLOURS) < 4 * 3  # of the norm's channels, the pixels
+    last.bias[len(last.bias) * 3 // COLOURS :] = CONSTANT  # of the fourth colour
+    inner = torch.arange(4 * COLOURS) < 4 * 3  # the norm's channels that are pixels
     decoder.norm_out.weight.copy_(torch.where(inner, CONSTANT / COLOURS**0.5, 0.0))
     decoder.norm_out.bias.copy_(torch.where(inner, OFFSET, 0.0))
     _centre(decoder.conv_out.conv, torch.eye(4 * 3, 4 * COLOURS), torch.full((4 * 3,), -OFFSET))
 
 
 def _channels_of_patch(patch: int) -> Tensor:
-    """[D]: where each pixel of a patch, in PCA's order, lies among the channels after all halvings."""
+    """Returns where each pixel of a patch, in PCA's order, lies among the channels after halving: [D]."""
     place = rearrange(
         torch.arange(COLOURS * patch**2, dtype=torch.float32), "(h w c) -> 1 c h w", h=patch, w=patch
     )
@@ -114,7 +114,7 @@ def _channels_of_patch(patch: int) -> Tensor:
 
 
 def _centre(convolution: torch.nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
-    """Only the middle of the 3 x 3 window counts."""
+    """Sets only the middle of the 3 x 3 window; the rest is zero."""
     torch.nn.init.zeros_(convolution.weight)
     convolution.weight[:, :, 1, 1] = weight
     assert convolution.bias is not None

@@ -1,11 +1,11 @@
-"""A causal video autoencoder that begins as PCA of pairs of frames: the architecture of LTX-Video (arXiv
-2501.00103), small.
+"""Builds a causal video autoencoder that begins as PCA of pairs of frames: LTX-Video's architecture, small.
 
-Latent frame 0 is the first frame, latent frame m the frames 2m - 1 and 2m, and none sees later ones, so that
-a clip of one frame is a picture. Both halves have one layer that makes or undoes a patch of two frames; PCA's
-components are its weights, residual branches begin at zero, and a last layer takes y and -y through the
-activation, for SiLU(y) - SiLU(-y) = y. Legend: N clips, T frames, M = (T + 1) / 2 pairs, H x W pixels, p
-patch side, q = p / 2, C latent channels, D = 2 * 3 p p, W channels of a layer.
+Source: arXiv 2501.00103. Latent frame 0 is the first frame, latent frame m the frames 2m - 1 and 2m, and none
+sees later ones, so that a clip of one frame is a picture. Both halves have one layer that makes or undoes a
+patch of two frames; PCA's components are its weights, residual branches begin at zero, and a last layer takes
+y and -y through the activation, for SiLU(y) - SiLU(-y) = y.
+Legend: N clips, T frames, M = (T + 1) / 2 pairs, H x W pixels, p patch side, q = p / 2, C latent channels, D
+= 2 * 3 p p, W channels of a layer.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from paris_p2p.codec.learned import FRAMES_AT_ONCE, LearnedOptions
 from paris_p2p.codec.pca import principal_components
 from paris_p2p.errors import UsageError
 
-CONSTANT = 64.0  # of each layer's last channel: beside it the others are small, and the norms nearly linear
-LOG_VARIANCE = -30.0  # of the posterior: what samples it gets its mode
+CONSTANT = 64.0  # in each layer's last channel; beside it the others are small and the norms nearly linear
+LOG_VARIANCE = -30.0  # of the posterior, so that a sample of it is its mode
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class LearnedVideo:
     name: str = "video"
     frames_a_latent: int = 2
     batch_frames: int = 36
-    # residual blocks of encoder and decoder, on quarter patches and on latents
+    # Residual blocks of encoder and decoder, on quarter patches and on latents.
     layers: tuple[int, int] = (1, 1)
 
     def check_frames(self, frames: int) -> None:
-        """An odd number, for a clip to come out as long as it went in."""
+        """Raises UsageError unless `frames` is odd, so that a clip comes out as long as it went in."""
         if frames < 3 or frames % 2 == 0:
             raise UsageError(
                 "--codec train:video codes the first frame alone and the others in pairs: "
@@ -49,7 +49,7 @@ class LearnedVideo:
         return clips
 
     def build(self, options: LearnedOptions, examples: Tensor) -> Any:
-        """AutoencoderKLLTXVideo."""
+        """Builds an AutoencoderKLLTXVideo."""
         from diffusers import AutoencoderKLLTXVideo
 
         patch, channels = options.patch_pixels, options.channels
@@ -87,8 +87,9 @@ class LearnedVideo:
 
 
 def pair_components(clips: Tensor, patch: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """PCA of what a latent stands for, patches of two frames, of uint8 [N, T, H, W, 3]: mean [D],
-    components [D, C], deviations [C].
+    """Returns PCA of patches of two frames, what a latent stands for: mean [D], components [D, C], std [C].
+
+    The clips are uint8 [N, T, H, W, 3].
     """
     width = 2 * 3 * patch**2
     if not 1 <= channels <= width:
@@ -99,20 +100,21 @@ def pair_components(clips: Tensor, patch: int, channels: int) -> tuple[Tensor, T
 
 
 def _pairs(clips: Tensor, patch: int) -> Iterator[Tensor]:
-    """Batches of fp32 [N, D]; the first frame is its own partner, as the causal layers have it."""
+    """Yields batches of fp32 [N, D]; the first frame is its own partner, as in the causal layers."""
     for part in torch.split(clips, max(1, FRAMES_AT_ONCE // clips.shape[1])):
         x = torch.cat([part[:, :1], part], 1).float() / 127.5 - 1
         yield rearrange(x, "n (m f) (h ph) (w pw) c -> (n m h w) (f ph pw c)", f=2, ph=patch, pw=patch)
 
 
 def _width(one: int, other: int) -> int:
-    """Channels for either, and the constant one."""
+    """Returns the channels for either, and the constant one."""
     return (max(one, other) + 1 + 7) // 8 * 8
 
 
 def _neutral_branches(model: Any) -> None:
-    """Residual branches add nothing at first, and do not see the constant, which would drown the rest in
-    their second norm.
+    """Makes residual branches add nothing at first, and hides the constant channel from them.
+
+    It would drown the rest in their second norm.
     """
     for name, module in model.named_modules():
         if name.endswith(("conv1.conv", "conv2.conv")):
@@ -124,7 +126,7 @@ def _neutral_branches(model: Any) -> None:
 
 
 def _begin_encoder(encoder: Any, mean: Tensor, analysis: Tensor, patch: int) -> None:
-    """Pixels of quarter patches, then +z and -z, then z."""
+    """Sets layers that give pixels of quarter patches, then +z and -z, then z."""
     pixels, channels = 3 * (patch // 2) ** 2, analysis.shape[1]
     _set(encoder.conv_in.conv, torch.eye(len(encoder.conv_in.conv.weight), pixels), constant=True)
     down = encoder.down_blocks[0].downsamplers[0].conv
@@ -133,7 +135,7 @@ def _begin_encoder(encoder: Any, mean: Tensor, analysis: Tensor, patch: int) -> 
         analysis, "(f i r j s c) z -> z (c s r) f i j", f=2, i=2, j=2, r=patch // 2, s=patch // 2
     )
     both = torch.cat([whole, -whole])
-    # frames 2m - 1 and 2m; of each, rows and columns 2i and 2i + 1
+    # The window covers frames 2m - 1 and 2m, and of each the rows and columns 2i and 2i + 1.
     down.weight[: 2 * channels, :pixels, 1:, 1:, 1:] = both
     offset = -mean @ analysis
     down.bias[: 2 * channels] = torch.cat([offset, -offset])
@@ -143,7 +145,7 @@ def _begin_encoder(encoder: Any, mean: Tensor, analysis: Tensor, patch: int) -> 
 
 
 def _begin_decoder(decoder: Any, mean: Tensor, synthesis: Tensor, patch: int) -> None:
-    """z, then +x and -x of quarter patches' pixels, then x."""
+    """Sets layers that give z, then +x and -x of quarter patches' pixels, then x."""
     pixels, channels = 3 * (patch // 2) ** 2, synthesis.shape[1]
     _set(decoder.conv_in.conv, torch.eye(decoder.conv_in.conv.out_channels, channels), constant=True)
     up = decoder.up_blocks[0].upsamplers[0].conv.conv
@@ -161,8 +163,9 @@ def _begin_decoder(decoder: Any, mean: Tensor, synthesis: Tensor, patch: int) ->
 
 
 def _difference(count: int, width: int, power: float) -> Tensor:
-    """[count, width]: y of +y and -y after a norm, whose root mean square is that of the constant and
-    others of this power.
+    """Returns weights [count, width] that recover y from +y and -y after a norm.
+
+    The norm's root mean square is that of the constant and of other channels of this power.
     """
     gain = ((CONSTANT**2 + power) / width) ** 0.5
     taken = torch.zeros(count, width)
@@ -172,7 +175,7 @@ def _difference(count: int, width: int, power: float) -> Tensor:
 
 
 def _set(convolution: torch.nn.Conv3d, weight: Tensor, *, constant: bool = False) -> None:
-    """Only this frame and the middle of the window count; rows and columns that are not given are zero."""
+    """Sets only this frame and the middle of the window; rows and columns that are not given are zero."""
     torch.nn.init.zeros_(convolution.weight)
     assert convolution.bias is not None
     torch.nn.init.zeros_(convolution.bias)

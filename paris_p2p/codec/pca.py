@@ -1,7 +1,7 @@
-"""A linear codec: each patch of a frame becomes its first principal components, each scaled to unit variance.
+"""Codes each patch of a frame as its first principal components, each scaled to unit variance.
 
-Legend: B clips, T frames, H x W pixels, p patch side, D = 3 p p pixels of a patch, C latent channels. Frames
-are coded one by one.
+The codec is linear; frames are coded one by one. Legend: B clips, T frames, H x W pixels, h x w patches, p
+patch side, D = 3 p p pixels of a patch, C latent channels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_FILE_BYTES = 128 << 20
 
 @dataclass(frozen=True)
 class PcaCodec:
-    """Patch PCA; `fit` it on the run's own clips. Channels are sorted by variance."""
+    """Codes patches by PCA fitted on the run's own clips; channels are sorted by variance."""
 
     patch_pixels: int
     mean: Tensor  # [D], pixels in [-1, 1]
@@ -45,14 +45,17 @@ class PcaCodec:
 
     @torch.inference_mode()
     def encode(self, video: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> fp32 [B, C, T, H/p, W/p]; UsageError when p does not divide H and W."""
+        """Encodes uint8 [B, T, H, W, 3] -> fp32 [B, C, T, H/p, W/p].
+
+        UsageError when p does not divide H and W.
+        """
         x = _patches(video.to(self.mean.device), self.patch_pixels)  # B T h w D
         z = (x - self.mean) @ self.components / self.std  # B T h w C
         return rearrange(z, "b t h w c -> b c t h w").contiguous()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """fp32 [B, C, T, H/p, W/p] -> uint8 [B, T, H, W, 3]."""
+        """Decodes fp32 [B, C, T, H/p, W/p] -> uint8 [B, T, H, W, 3]."""
         z = rearrange(latents.to(self.mean.device, torch.float32), "b c t h w -> b t h w c")
         x = (z * self.std) @ self.components.T + self.mean  # B T h w D
         p = self.patch_pixels
@@ -65,18 +68,15 @@ class PcaCodec:
         )
 
     def to_bytes(self) -> bytes:
-        """A safetensors file; the same codec gives the same bytes."""
+        """Returns a safetensors file; the same codec gives the same bytes."""
         # One metadata key: safetensors does not promise an order among several.
-        metadata = {
-            "paris": json.dumps(
-                {"codec": "pca", "version": 1, "patch_pixels": self.patch_pixels}, sort_keys=True
-            )
-        }
+        about = {"codec": "pca", "version": 1, "patch_pixels": self.patch_pixels}
+        metadata = {"paris": json.dumps(about, sort_keys=True)}
         tensors = {"mean": self.mean, "components": self.components, "std": self.std}
         return save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
 
     def save(self, folder: Path) -> Path:
-        """Write `pca.safetensors`."""
+        """Writes `pca.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE_NAME
         write_atomic(path, self.to_bytes())
@@ -84,7 +84,7 @@ class PcaCodec:
 
     @classmethod
     def load(cls, folder: Path) -> PcaCodec:
-        """Read and check `pca.safetensors`; DataError when it is not one."""
+        """Reads and checks `pca.safetensors`; DataError when it is not a PCA codec."""
         path = folder / FILE_NAME
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
@@ -93,9 +93,8 @@ class PcaCodec:
                 )
             data = path.read_bytes()
             (header_bytes,) = struct.unpack_from("<Q", data)
-            patch = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["paris"])[
-                "patch_pixels"
-            ]
+            about = json.loads(data[8 : 8 + header_bytes])["__metadata__"]["paris"]
+            patch = json.loads(about)["patch_pixels"]
             tensors = load(data)
             mean, components, std = tensors["mean"], tensors["components"], tensors["std"]
         except (OSError, ValueError, KeyError, TypeError, struct.error, SafetensorError) as error:
@@ -107,7 +106,7 @@ class PcaCodec:
 
 
 def fit_pca(batches: Iterable[Tensor], patch_pixels: int, channels: int) -> PcaCodec:
-    """Fit on uint8 [B, T, H, W, 3] batches in one pass; memory does not grow with their number."""
+    """Fits on uint8 [B, T, H, W, 3] batches in one pass; memory does not grow with their number."""
     width = 3 * patch_pixels**2
     if not 1 <= channels <= width or not 1 <= patch_pixels <= MAX_PATCH_PIXELS:
         raise UsageError(
@@ -121,8 +120,9 @@ def fit_pca(batches: Iterable[Tensor], patch_pixels: int, channels: int) -> PcaC
 def principal_components(
     batches: Iterable[Tensor], width: int, channels: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [D], components [D, C] and standard deviations [C], largest first, of fp32 rows [N, D] that
-    come in batches; D is `width`.
+    """Returns mean [D], components [D, C] and standard deviations [C], largest first, of fp32 rows [N, D].
+
+    The rows come in batches; D is `width`.
     """
     count = 0
     total = torch.zeros(width, dtype=torch.float64)
@@ -130,23 +130,26 @@ def principal_components(
     for x in batches:
         count += x.shape[0]
         total += x.sum(0, dtype=torch.float64)
-        # one batch's product in fp32 is exact enough; the sum over batches is not left to it
+        # One batch's product is exact enough in fp32; the sum over batches is not left to it.
         outer += (x.T @ x).double()
     if count <= channels:
         raise DataError(f"{count} patches are too few to fit {channels} channels; give more clips")
     mean = total / count
     variances, vectors = torch.linalg.eigh(outer / count - torch.outer(mean, mean))  # ascending
     components = vectors.flip(1)[:, :channels]
-    # eigh leaves the signs open
+    # eigh leaves the signs open.
     components = components * components.gather(0, components.abs().argmax(0, keepdim=True)).sign()
     std = variances.flip(0)[:channels].clamp_min(0).sqrt()
-    # a channel without variance is left alone, not blown up
+    # A channel without variance is left alone, not blown up.
     std = std.clamp_min(max(float(std[0]) * 1e-4, 1e-6))
     return mean.float(), components.float().contiguous(), std.float()
 
 
 def default_patch(height: int, width: int) -> tuple[int, int]:
-    """(patch side, channels) for a resolution: small patches for small pictures, dividing both sides."""
+    """Returns (patch side, channels) for a resolution: small patches for small pictures.
+
+    The patch side divides both sides of the picture.
+    """
     side, channels = next((p, c) for limit, p, c in _DEFAULTS if min(height, width) <= limit)
     while height % side or width % side:
         side //= 2

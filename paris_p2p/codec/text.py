@@ -1,5 +1,4 @@
-"""Text to embeddings: tokens with a mask for cross-attention and one pooled vector for the router
-(transformers).
+"""Embeds text with transformers: tokens with a mask for cross-attention, one pooled vector for the router.
 
 Legend: B captions, L tokens (padded to a fixed number), D token width, P pooled width.
 """
@@ -21,13 +20,13 @@ from paris_p2p.transformers_model import architecture_of, load_transformers
 from paris_p2p.weights import MAX_CAPTION_CHARACTERS, ModelFiles, find_model, folder_files, package_files
 
 DEFAULT_TOKENS = 32
-TOKENS_STEP = 8  # what is chosen by the captions is a multiple of it
+TOKENS_STEP = 8  # a number of tokens that the captions choose is a multiple of it
 MAX_TOKENS = 4096
 
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Embeddings of B captions; masked tokens are zero."""
+    """Holds the embeddings of B captions; masked tokens are zero."""
 
     tokens: Tensor  # [B, L, D] fp32
     mask: Tensor  # [B, L] bool, True where there is a token
@@ -39,7 +38,7 @@ Pool = Callable[[Any, Tensor], Tensor]  # (model output, mask) -> [B, P]
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A frozen text encoder; `revision` and `sha256` pin it."""
+    """Embeds captions with a frozen text encoder, which `revision` and `sha256` pin."""
 
     name: str
     revision: str
@@ -54,8 +53,9 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> TextBatch:
-        """Embed captions; each is cut to 2000 characters and `tokens` tokens. Results stay on the
-        encoder's device.
+        """Embeds captions, each cut to 2000 characters and `tokens` tokens.
+
+        Results stay on the encoder's device.
         """
         cut = self.tokenizer.cut(captions, self.tokens)
         ids, ones = (torch.tensor(words, device=self.model.device) for words in cut)  # B L
@@ -73,24 +73,27 @@ class TextEncoder:
 
     @property
     def most_tokens(self) -> int:
-        """What model and tokenizer both take; a model without positions of its own takes MAX_TOKENS."""
+        """Returns how many tokens model and tokenizer both take.
+
+        A model without positions of its own takes MAX_TOKENS.
+        """
         positions = getattr(self.model.config, "max_position_embeddings", None)
         return min(self.tokenizer.longest, positions or MAX_TOKENS, MAX_TOKENS)
 
     def count(self, captions: Sequence[str]) -> list[int]:
-        """Tokens of each caption: what is past `tokens` of them is not read."""
+        """Counts the tokens of each caption; those past `tokens` are not read."""
         return self.tokenizer.counts(captions)
 
     def say_cut(self, captions: Sequence[str]) -> list[str]:
-        """A sentence for each caption whose end is not read."""
-        told = []
+        """Returns a sentence for each caption whose end is not read."""
+        sentences = []
         for caption, count in dict(zip(captions, self.count(captions), strict=True)).items():
             much = f"{count} text tokens, {self.tokens} are" if count > self.tokens else ""
             if not much and len(caption) > MAX_CAPTION_CHARACTERS:  # cut before its tokens are counted
                 much = f"{len(caption)} characters, {MAX_CAPTION_CHARACTERS} are"
             if much:
-                told.append(f"{caption[:60]!r} has {much} read: the end of it counts for nothing")
-        return told
+                sentences.append(f"{caption[:60]!r} has {much} read: the end of it counts for nothing")
+        return sentences
 
     def _check_vocabulary(self, ids: Tensor) -> None:
         rows = len(self.model.get_input_embeddings().weight)
@@ -110,11 +113,11 @@ def load_text_encoder(
     sha256: str = "",
     device: str = "cpu",
 ) -> TextEncoder:
-    """`minilm` or `transformers:<folder or hub id>`; `folder`, when it holds a model, is read instead of what
-    the name says.
+    """Loads `minilm` or `transformers:<folder or hub id>`.
 
-    `sha256` (of a RunSpec) must be the files' own; BlobError otherwise. Of 0 tokens it takes DEFAULT_TOKENS,
-    or what it can.
+    When `folder` holds a model, it is read instead of what the name says. `sha256` (of a RunSpec) must be
+    that of the files; BlobError otherwise. For 0 tokens the encoder takes DEFAULT_TOKENS, or as many as it
+    can.
     """
     if not 0 <= tokens <= MAX_TOKENS:
         raise UsageError(f"{tokens} text tokens: choose between 1 and {MAX_TOKENS}")
@@ -138,8 +141,9 @@ def load_text_encoder(
 
 
 def fitted(encoder: TextEncoder, counts: Sequence[int], tokens: int) -> TextEncoder:
-    """The encoder that reads `tokens` of a caption or, of 0, as many as the longest of these has and it
-    can take.
+    """Returns the encoder with `tokens` tokens of a caption.
+
+    For 0 tokens it reads as many as the longest of these captions has, if it can.
     """
     if tokens:
         return encoder

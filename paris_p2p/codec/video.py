@@ -1,4 +1,7 @@
-"""Pixels to latents and back: one protocol, and the table of codecs by name."""
+"""Defines what a codec between pixels and latents is, and finds codecs by name.
+
+Legend: B clips, T frames, T' latent frames, H x W pixels, H' x W' latent sizes, C latent channels.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +16,31 @@ from paris_p2p.errors import PresetError, UsageError
 from paris_p2p.spec import ClipShape, LatentShape
 from paris_p2p.weights import ModelFiles, find_model
 
-MAX_FIRST_ERROR = 0.02  # of the latents' root mean square: rounding, and no more
+MAX_FIRST_ERROR = 0.02  # share of the latents' root mean square: rounding, and no more
 
 
 class Codec(Protocol):
-    """Latents are about zero mean and unit variance. Results stay on the codec's device."""
+    """Turns pixels into latents of about zero mean and unit variance, and back.
+
+    Results stay on the codec's device.
+    """
 
     @property
     def name(self) -> str: ...
 
     def encode(self, video: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> fp32 [B, C, T', H', W']."""
+        """Encodes uint8 [B, T, H, W, 3] -> fp32 [B, C, T', H', W']."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """fp32 [B, C, T', H', W'] -> uint8 [B, T, H, W, 3]."""
+        """Decodes fp32 [B, C, T', H', W'] -> uint8 [B, T, H, W, 3]."""
         ...
 
 
 def load_codec(
     name: str, folder: Path | None = None, *, revision: str = "", sha256: str = "", device: str = "cpu"
 ) -> Codec:
-    """`pca`, or `diffusers:<folder or hub id>`; what `folder` holds is read before what the name says.
+    """Loads `pca`, or `diffusers:<folder or hub id>`; what `folder` holds is read before what the name says.
 
     `revision` and `sha256` (of a RunSpec) pin a hub model; BlobError when the files hash otherwise.
     """
@@ -50,7 +56,7 @@ def load_codec(
 
 
 def find_codec(name: str, folder: Path | None = None, revision: str = "") -> ModelFiles:
-    """The files of a `diffusers:…` codec, fetched from the hub when they are not here."""
+    """Returns the files of a `diffusers:…` codec, fetched from the hub when they are not here."""
     kind, _, reference = name.partition(":")
     if kind != "diffusers" or not reference:
         raise PresetError(
@@ -61,8 +67,9 @@ def find_codec(name: str, folder: Path | None = None, revision: str = "") -> Mod
 
 
 def latent_shape(codec: Codec, clip: ClipShape) -> LatentShape:
-    """What the codec makes of a clip, by trying; UsageError when it does not give back as many frames and
-    pixels.
+    """Returns the shape of a clip's latents, by trying.
+
+    UsageError when the codec does not give back as many frames and pixels.
     """
     black = torch.zeros(1, clip.frames, clip.height, clip.width, 3, dtype=torch.uint8)
     try:
@@ -84,8 +91,9 @@ def latent_shape(codec: Codec, clip: ClipShape) -> LatentShape:
 
 
 def first_latent(codec: Codec, pictures: Tensor) -> Tensor:
-    """Each picture as a clip of one frame: uint8 [B, 1, H, W, 3] -> fp32 [B, C, 1, H', W']; UsageError
-    when it is not one latent frame.
+    """Encodes each picture as a clip of one frame: uint8 [B, 1, H, W, 3] -> fp32 [B, C, 1, H', W'].
+
+    UsageError when the result is not one latent frame.
     """
     try:
         latents = codec.encode(pictures)
@@ -103,10 +111,10 @@ def first_latent(codec: Codec, pictures: Tensor) -> Tensor:
 
 
 def check_first_latent(codec: Codec, clip: ClipShape) -> None:
-    """Whether a clip's first latent frame is what its first picture alone encodes to, by trying; UsageError
-    says how far off it is.
+    """Checks, by trying, that a clip's first latent frame is what its first picture alone encodes to.
 
-    The clip is noise, a new picture in each frame: what later frames change shows most there.
+    The clip is noise, a new picture in each frame: what later frames change shows most there. UsageError says
+    how far off it is.
     """
     draws = torch.Generator().manual_seed(0)
     video = torch.randint(

@@ -1,1 +1,1 @@
-"""Feature networks: arrays in, arrays out."""
+"""Runs feature networks: arrays in, arrays out."""

@@ -1,9 +1,8 @@
-"""LAION's aesthetic heads: how people liked pictures, on a scale of 1 to 10, as a linear function of CLIP
-ViT-L/14's unit vectors.
+"""Rates pictures on a scale of 1 to 10 with LAION's aesthetic heads, linear in CLIP ViT-L/14's unit vectors.
 
 V1 is one linear layer (github.com/LAION-AI/aesthetic-predictor); V2 is five without anything between them, so
-it is linear too (github.com/christophschuhmann/improved-aesthetic-predictor). Legend: N clips, F features of
-CLIP.
+it is linear too (github.com/christophschuhmann/improved-aesthetic-predictor).
+Legend: N clips, F features of CLIP.
 """
 
 from __future__ import annotations
@@ -19,20 +18,23 @@ from paris_p2p.errors import UsageError
 from paris_p2p.weights import read_pinned
 
 MAX_HEAD_BYTES = 64 << 20
-_V2_LAYERS = (0, 2, 4, 6, 7)  # dropout in between, which is nothing here
+_V2_LAYERS = (0, 2, 4, 6, 7)  # between them is dropout, which does nothing here
 _V2_WIDTHS = (1024, 128, 64, 16, 1)
 
 
 @dataclass(frozen=True)
 class AestheticHead:
-    """As it is linear, the mean over a clip's frames is its value on the mean of their unit vectors."""
+    """Rates clips.
+
+    As it is linear, the mean over a clip's frames is its value on the mean of their unit vectors.
+    """
 
     sha256: str
     weight: Tensor  # [F]
     bias: float
 
     def __call__(self, embeddings: Tensor) -> Tensor:
-        """Means of unit vectors as ClipFeatures gives them, [N F] -> [N]."""
+        """Rates means of unit vectors as ClipFeatures gives them, [N F] -> [N]."""
         if embeddings.ndim != 2 or embeddings.shape[1] != len(self.weight):
             raise UsageError(
                 f"the aesthetic head takes {len(self.weight)} features, got {tuple(embeddings.shape)}: "
@@ -42,8 +44,9 @@ class AestheticHead:
 
 
 def load_aesthetic(path: Path, *, sha256: str = "") -> AestheticHead:
-    """A head in a safetensors file (docs/evaluation.md says how to convert a `.pth`); BlobError when it is
-    not the one `sha256` names.
+    """Loads a head from a safetensors file (docs/evaluation.md says how to convert a `.pth`).
+
+    BlobError when it is not the one that `sha256` names.
     """
     content, found = read_pinned(path, max_bytes=MAX_HEAD_BYTES, sha256=sha256)
     try:
@@ -57,7 +60,7 @@ def load_aesthetic(path: Path, *, sha256: str = "") -> AestheticHead:
 
 
 def _linear(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-    """V1, whatever its layer is called."""
+    """Returns the layer of V1, by whatever name; None when the tensors are not V1's."""
     by_kind = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
     if len(tensors) != 2 or set(by_kind) != {"weight", "bias"}:
         return None
@@ -66,12 +69,11 @@ def _linear(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
 
 
 def _composed(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-    """V2, its layers multiplied into one."""
+    """Returns V2's layers multiplied into one; None when the tensors are not V2's."""
     names = [f"layers.{layer}.{kind}" for layer in _V2_LAYERS for kind in ("weight", "bias")]
-    if (
-        set(tensors) != set(names)
-        or tuple(len(tensors[f"layers.{layer}.bias"]) for layer in _V2_LAYERS) != _V2_WIDTHS
-    ):
+    if set(tensors) != set(names):
+        return None
+    if tuple(len(tensors[f"layers.{layer}.bias"]) for layer in _V2_LAYERS) != _V2_WIDTHS:
         return None
     weight, bias = tensors["layers.0.weight"], tensors["layers.0.bias"]
     for layer in _V2_LAYERS[1:]:

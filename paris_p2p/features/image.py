@@ -1,7 +1,7 @@
-"""Image networks as features of a clip: some of its frames are looked at one by one, and the answers
-averaged.
+"""Uses image networks as features of a clip: some frames are looked at one by one, and the answers averaged.
 
-Every feature network is loaded here by its name. Legend: B clips, T frames, N frames looked at, F features.
+Every feature network is loaded here by its name.
+Legend: B clips, T frames, n frames of a clip that are looked at, N of all clips, F features.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEFAULT_FRAMES = 2
 
 
 class Features(Protocol):
-    """A frozen network; `sha256` pins its weights. Calling it maps uint8 [B, T, H, W, 3] to fp32 [B, F]."""
+    """Maps uint8 [B, T, H, W, 3] to fp32 [B, F] with a frozen network; `sha256` pins its weights."""
 
     @property
     def name(self) -> str: ...
@@ -45,7 +45,7 @@ class Features(Protocol):
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Features of some frames, averaged."""
+    """Averages the features of some frames."""
 
     name: str
     title: str
@@ -66,12 +66,13 @@ class ImageFeatures:
 def load_features(
     name: str, *, frames: int = DEFAULT_FRAMES, sha256: str = "", device: str = "cpu"
 ) -> Features:
-    """A network by its name: `efficientnet-lite0`, `transnetv2`, or one of these of a folder or a hub id.
+    """Loads a network by name: `efficientnet-lite0`, `transnetv2`, or one of a kind from a folder or hub id.
 
-    `transformers:` DINOv2, ViT, CLIP's or SigLIP's vision tower; `clip:` CLIP's embeddings; `videomae:`.
-    `i3d:` takes a TorchScript file: that is code, and runs as such, so it must come from somebody the user
-    trusts. Image networks look at `frames` of each clip, VideoMAE at as many as it was trained on, the others
-    at all. `sha256`, when given, must be the weights' own; BlobError otherwise.
+    `transformers:` means DINOv2, ViT, or CLIP's or SigLIP's vision tower; `clip:` CLIP's embeddings;
+    `videomae:` VideoMAE. `i3d:` takes a TorchScript file: that is code, and runs as such, so it must come
+    from somebody the user trusts. Image networks look at `frames` frames of each clip, VideoMAE at as many as
+    it was trained on, the others at all. `sha256`, when given, must be that of the weights; BlobError
+    otherwise.
     """
     if not 1 <= frames <= 1024:
         raise UsageError(f"features of {frames} frames: choose between 1 and 1024")
@@ -95,7 +96,7 @@ def load_features(
 
 
 def check_features(name: str) -> None:
-    """PresetError when no network has such a name; nothing is loaded or fetched."""
+    """Raises PresetError when no network has such a name; nothing is loaded or fetched."""
     kind, _, reference = name.partition(":")
     if name in ("efficientnet-lite0", transnet.NAME) or (reference and kind in ("i3d", *_FROM_MODEL)):
         return
@@ -108,11 +109,10 @@ def check_features(name: str) -> None:
 def load_first_features(
     name: str, folder: Path | None = None, *, revision: str = "", sha256: str = "", device: str = "cpu"
 ) -> ImageFeatures:
-    """The network that looks at a run's first frames: `efficientnet-lite0` or `transformers:…`, and nothing
-    that is code.
+    """Loads the network that looks at a run's first frames, `efficientnet-lite0` or `transformers:…`.
 
-    What `folder` holds is read before what the name says. PresetError for another name; BlobError when the
-    weights hash otherwise.
+    No network that is code is accepted here. What `folder` holds is read before what the name says.
+    PresetError for another name; BlobError when the weights hash otherwise.
     """
     kind, _, reference = name.partition(":")
     if name == "efficientnet-lite0":
@@ -133,7 +133,7 @@ def load_first_features(
 
 
 def of_first_frames(features: Features) -> ImageFeatures:
-    """The same network, to look at one picture; UsageError when it looks at videos."""
+    """Returns the same network for one picture; UsageError when it looks at videos."""
     if not isinstance(features, ImageFeatures):
         raise UsageError(
             f"{features.name} does not look at single pictures, as --image-to-video needs; "

@@ -1,6 +1,6 @@
-"""CLIP: frames and captions as directions in one space, whose cosine says how well they fit (Radford et al.
-2021, arXiv 2103.00020).
+"""Maps frames and captions to directions in CLIP's space, whose cosine says how well they fit.
 
+Source: Radford et al. 2021 (arXiv 2103.00020).
 Legend: B clips, T frames, N frames looked at or captions, L text tokens, F features.
 """
 
@@ -26,7 +26,7 @@ CAPTIONS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """Calling it gives the mean of the frames' unit vectors, [B, T, H, W, 3] uint8 -> [B, F] fp32.
+    """Gives the mean of the frames' unit vectors, [B, T, H, W, 3] uint8 -> [B, F] fp32.
 
     A caption's unit vector times that mean is the mean cosine between caption and frames, which papers call
     text-video similarity or CLIP score; a linear head on unit vectors (aesthetics) may be applied to the mean
@@ -44,7 +44,7 @@ class ClipFeatures:
 
     @property
     def width(self) -> int:
-        """F."""
+        """Returns F."""
         return int(self.model.config.projection_dim)
 
     @torch.inference_mode()
@@ -57,7 +57,7 @@ class ClipFeatures:
 
     @torch.inference_mode()
     def text(self, captions: Sequence[str]) -> Tensor:
-        """[N, F] unit vectors; what is past CLIP's own number of tokens (77) is cut off."""
+        """Returns unit vectors [N, F]; captions are cut to CLIP's own number of tokens (77)."""
         parts = [captions[i : i + CAPTIONS_AT_ONCE] for i in range(0, len(captions), CAPTIONS_AT_ONCE)]
         return torch.cat([self._captions(part) for part in parts])
 
@@ -73,8 +73,9 @@ class ClipFeatures:
 
 
 def load_clip(reference: str, *, frames: int, device: str = "cpu") -> ClipFeatures:
-    """Both towers of a CLIP in a folder or under a hub id, such as openai/clip-vit-large-patch14;
-    UsageError when it is none.
+    """Loads both towers of a CLIP from a folder or hub id, such as openai/clip-vit-large-patch14.
+
+    UsageError when it is not a CLIP.
     """
     from transformers import CLIPModel
 

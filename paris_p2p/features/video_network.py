@@ -1,8 +1,8 @@
-"""Video networks that the user brings: I3D (the network of FVD) as a TorchScript file, VideoMAE as a
-transformers folder.
+"""Runs video networks that the user brings: I3D (of FVD) in TorchScript, VideoMAE as a transformers folder.
 
 I3D: Carreira and Zisserman 2017 (arXiv 1705.07750), as a metric Unterthiner et al. 2018 (arXiv 1812.01717).
-VideoMAE: Tong et al. 2022 (arXiv 2203.12602). Legend: B clips, T frames, L tokens, F features.
+VideoMAE: Tong et al. 2022 (arXiv 2203.12602).
+Legend: B clips, T frames, L tokens, F features.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ from paris_p2p.weights import ModelFiles, find_model, read_pinned
 CLIPS_AT_ONCE = 4  # bounds the activations
 MAX_TORCHSCRIPT_BYTES = 1 << 30
 I3D_TITLE = "I3D"
-# i3d_torchscript.pt of StyleGAN-V (arXiv 2112.14683)
+# The i3d_torchscript.pt of StyleGAN-V (arXiv 2112.14683).
 I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
 
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """A frozen network over whole clips; `sha256` pins its weights. Calling it maps uint8 [B, T, H, W, 3]
-    to fp32 [B, F].
-    """
+    """Maps uint8 [B, T, H, W, 3] to fp32 [B, F] over whole clips; `sha256` pins the weights."""
 
     name: str
     title: str
@@ -52,14 +50,14 @@ class VideoFeatures:
 
 
 def load_i3d(path: Path, *, sha256: str = "", device: str = "cpu") -> VideoFeatures:
-    """An I3D in a TorchScript file, called as StyleGAN-V's is; BlobError, before anything of it runs, when
-    `sha256` is not the file's.
+    """Loads an I3D from a TorchScript file, called as StyleGAN-V's is.
 
-    TorchScript is code: whoever names the file vouches for it. Only the known file is titled I3D, so that
-    only its distance is called FVD.
+    TorchScript is code: the user who names the file vouches for it. Only the known file is titled I3D, so
+    that only its distance is called FVD. BlobError, before anything of it runs, when `sha256` is not the
+    file's.
     """
     content, found = read_pinned(path, max_bytes=MAX_TORCHSCRIPT_BYTES, sha256=sha256)
-    load: Any = torch.jit.load  # without types
+    load: Any = torch.jit.load  # it has no types
     try:
         module = load(io.BytesIO(content), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
@@ -69,13 +67,13 @@ def load_i3d(path: Path, *, sha256: str = "", device: str = "cpu") -> VideoFeatu
     title = I3D_TITLE if found == I3D_SHA256 else f"{path.stem} {found[:8]} (TorchScript)"
 
     def forward(video: Tensor) -> Tensor:
-        # in 0..255; the network itself resizes and rescales
+        # Pixels stay in 0..255; the network itself resizes and rescales.
         x = rearrange(video, "b t h w c -> b c t h w").float()
         try:
             features = module(x, rescale=True, resize=True, return_features=True)
         except (RuntimeError, torch.jit.Error) as error:
-            # a clip too short for its pooling is the usual cause
-            frames = f"clips of {video.shape[1]} frames (I3D needs about 10, FVD is told for 16)"
+            # A clip too short for its pooling is the usual cause.
+            frames = f"clips of {video.shape[1]} frames (I3D needs about 10, FVD is reported for 16)"
             raise UsageError(f"{path} refused {frames}: {_last_line(error)}") from error
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(video):
             raise UsageError(
@@ -87,11 +85,10 @@ def load_i3d(path: Path, *, sha256: str = "", device: str = "cpu") -> VideoFeatu
 
 
 def load_videomae(reference: str, *, device: str = "cpu") -> VideoFeatures:
-    """VideoMAE, pretrained or fine-tuned, of a folder or hub id: its tokens averaged, and normalised where it
-    was fine-tuned so.
+    """Loads a VideoMAE, pretrained or fine-tuned, from a folder or hub id.
 
-    It looks at as many frames as it was trained on: longer clips are thinned, frames of shorter ones come
-    several times.
+    Its tokens are averaged, and normalised where it was fine-tuned so. It looks at as many frames as it was
+    trained on: longer clips are thinned, frames of shorter ones come several times.
     """
     files = find_model(reference)
     load = _VIDEOMAE[architecture_of(files, _VIDEOMAE, "a VideoMAE")]
@@ -143,5 +140,5 @@ def _first_line(error: Exception) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    """Where TorchScript says what was wrong, after its traceback."""
+    """Returns the line where TorchScript says what was wrong, after its traceback."""
     return str(error).strip().rsplit("\n", 1)[-1]

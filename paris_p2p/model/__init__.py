@@ -1,1 +1,1 @@
-"""The networks: video DiT expert, router, presets."""
+"""Defines the networks: experts, router, their presets and checkpoints."""

@@ -1,11 +1,10 @@
-"""Checkpoints as two safetensors files: weights (EMA, bf16) to generate with, resume state (fp32) to train on
-from.
+"""Stores checkpoints as two safetensors files: weights (EMA, bf16) to generate with, resume state (fp32).
 
-The resume state holds four tensors for each parameter: `weights.<name>`, `exp_avg.<name>`,
-`exp_avg_sq.<name>` and `ema.<name>`; the counters stand in both files' metadata. The files are written tensor
-by tensor, so that no second copy of a large model is ever in memory, and in a fixed order, so that the same
-state makes the same blob. A run may also give weights to start from: one tensor for each parameter, all bf16
-or all fp32.
+The resume state, from which training goes on, holds four tensors for each parameter: `weights.<name>`,
+`exp_avg.<name>`, `exp_avg_sq.<name>` and `ema.<name>`; the counters stand in both files' metadata. The files
+are written tensor by tensor, so that no second copy of a large model is ever in memory, and in a fixed order,
+so that the same state makes the same blob. A run may also give weights to start from: one tensor for each
+parameter, all bf16 or all fp32.
 Format: https://github.com/huggingface/safetensors#format
 """
 
@@ -25,9 +24,9 @@ from torch import Tensor
 from paris_p2p.disk import NO_ROOM, replacing
 from paris_p2p.errors import CheckpointError, DiskFullError, DivergedError, ReadOnlyError
 
-BETAS = (0.9, 0.999)  # AdamW's
-# Cauchy and Schwarz: m^2 <= v (1 - b1)^2 / ((1 - b2) (1 - b1^2 / b2)) for any gradients; rounded up, above
-# what underflows.
+BETAS = (0.9, 0.999)  # of AdamW
+# By Cauchy and Schwarz m^2 <= v (1 - b1)^2 / ((1 - b2) (1 - b1^2 / b2)) for any gradients; rounded up, and
+# above what underflows.
 MOMENT_RATIO, MOMENT_FLOOR = 7.5, 1e-12
 PARTS = ("weights", "exp_avg", "exp_avg_sq", "ema")
 
@@ -43,7 +42,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Counters:
-    """Where in which lineage a state stands."""
+    """Says where in which lineage a state stands."""
 
     run: str
     slot: str
@@ -57,7 +56,10 @@ class Counters:
 
 @dataclass(frozen=True)
 class TrainState:
-    """All that resuming needs; the tensors are the trainer's own, not copies. name -> float32 tensor."""
+    """Holds all that resuming needs: name -> float32 tensor.
+
+    The tensors are the trainer's own, not copies.
+    """
 
     counters: Counters
     weights: Mapping[str, Tensor]
@@ -72,9 +74,9 @@ class TrainState:
 
 
 def write_checkpoint(folder: Path, state: TrainState) -> tuple[Path, Path]:
-    """Write both files into `folder`, whole or not at all; returns (weights, resume).
+    """Writes both files into `folder`, whole or not at all; returns (weights, resume).
 
-    Raises DivergedError before anything is written when a tensor is not finite, DiskFullError, ReadOnlyError.
+    DivergedError, before anything is written, when a tensor is not finite; DiskFullError, ReadOnlyError.
     """
     for name, tensor in state.tensors():
         if not bool(tensor.isfinite().all()):
@@ -90,8 +92,9 @@ def write_checkpoint(folder: Path, state: TrainState) -> tuple[Path, Path]:
 
 
 def write_initial(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Write the weights that a run starts from, bf16 or fp32. DivergedError when one is not finite,
-    DiskFullError, ReadOnlyError.
+    """Writes the weights that a run starts from, bf16 or fp32.
+
+    DivergedError when one is not finite, DiskFullError, ReadOnlyError.
     """
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
@@ -103,8 +106,9 @@ def write_initial(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype)
 
 
 def counters_of(path: Path) -> Counters:
-    """Where a slot's weights stand, as their file says; CheckpointError when it says nothing that can be
-    read.
+    """Returns where a slot's weights stand, as their file says.
+
+    CheckpointError when it says nothing readable.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -125,8 +129,9 @@ def counters_of(path: Path) -> Counters:
 
 
 def check_weights(path: Path, shapes: Shapes, counters: Counters | None) -> None:
-    """CheckpointError unless the file is a slot's weights: names, shapes, bf16, finite, and `counters`
-    when given.
+    """Raises CheckpointError unless the file holds a slot's weights.
+
+    Checked are names, shapes, bf16, finite values, and `counters` when given.
     """
     with _open("weights", path, shapes, counters) as read:
         for name in shapes:
@@ -136,8 +141,9 @@ def check_weights(path: Path, shapes: Shapes, counters: Counters | None) -> None
 def check_resume(
     path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float, weights_path: Path
 ) -> None:
-    """CheckpointError unless the file is a resume state whose EMA, cast to bf16, is what `weights_path`
-    holds.
+    """Raises CheckpointError unless the file is a resume state that belongs to `weights_path`.
+
+    Its EMA, cast to bf16, must be what that file holds.
     """
     _check_resume_tensors(path, shapes, counters, max_grad_norm)
     with (
@@ -153,8 +159,9 @@ def check_resume(
 
 
 def load_resume(path: Path, state: TrainState, max_grad_norm: float) -> None:
-    """Copy a resume state into `state`'s tensors, once all of it is checked; its counters must be
-    `state.counters`. CheckpointError.
+    """Copies a resume state into `state`'s tensors, once all of it is checked.
+
+    CheckpointError, also when its counters are not `state.counters`.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in state.weights.items()}
     _check_resume_tensors(path, shapes, state.counters, max_grad_norm)
@@ -164,7 +171,7 @@ def load_resume(path: Path, state: TrainState, max_grad_norm: float) -> None:
 
 
 def load_weights_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Copy a slot's weights (bf16) into float32 `tensors`, one by one, checked. CheckpointError."""
+    """Copies a slot's weights (bf16) into float32 `tensors`, one by one, checked. CheckpointError."""
     with (
         torch.no_grad(),
         _open("weights", path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, None) as read,
@@ -174,7 +181,8 @@ def load_weights_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_initial_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Copy the weights that a run starts from (bf16 or fp32) into float32 `tensors`, once all are checked.
+    """Copies the weights that a run starts from (bf16 or fp32) into float32 `tensors`, once all are checked.
+
     CheckpointError.
     """
     with (
@@ -188,7 +196,7 @@ def load_initial_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_resume_weights_into(path: Path, tensors: Mapping[str, Tensor], counters: Counters) -> None:
-    """Copy the weights that training goes on with (fp32) into `tensors`. CheckpointError."""
+    """Copies the weights that training goes on with (fp32) into `tensors`. CheckpointError."""
     shapes = _resume_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     with torch.no_grad(), _open("resume", path, shapes, counters) as read:
         for name, tensor in tensors.items():
@@ -196,8 +204,9 @@ def load_resume_weights_into(path: Path, tensors: Mapping[str, Tensor], counters
 
 
 def _check_resume_tensors(path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float) -> None:
-    """Finite, and moments that clipped gradients can have: a forged one would stall or blow up the
-    successor's training.
+    """Raises CheckpointError unless all is finite and the moments can come from clipped gradients.
+
+    A forged moment would stall or blow up the successor's training.
     """
     squares = 0.0
     with _open("resume", path, _resume_shapes(shapes), counters) as read:
@@ -234,7 +243,7 @@ def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
 def _open(
     kind: str, path: Path, shapes: Shapes, counters: Counters | None
 ) -> Iterator[Callable[[str], Tensor]]:
-    """A reader of single tensors, given only when the whole header is as it must be."""
+    """Opens a reader of single tensors, given only when the whole header is as it must be."""
     try:
         with safe_open(path, framework="pt") as file:
             _check_header(kind, path, file, shapes, counters)

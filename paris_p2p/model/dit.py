@@ -1,9 +1,8 @@
-"""VideoDiT: the expert network, a diffusion transformer over space and time that answers with a velocity
-(arXiv 2212.09748).
+"""Defines VideoDiT, an expert: a diffusion transformer over space and time that answers with a velocity.
 
-Steered by AdaLN-Single of PixArt-alpha (arXiv 2310.00426, section 2.3): one MLP of the time for all blocks,
-and a learned table per block. Unlike there, the last layer shares the MLP too, and text keys come from the
-encoder's tokens without a projection.
+Source: DiT (arXiv 2212.09748), steered by AdaLN-Single of PixArt-alpha (arXiv 2310.00426, section 2.3): one
+MLP of the time for all blocks, and a learned table per block. Unlike there, the last layer shares the MLP
+too, and text keys come from the encoder's tokens without a projection.
 Legend: B clips, C T H W latents, N patches, L text tokens, D width. t = 1 is noise.
 """
 
@@ -31,7 +30,7 @@ from paris_p2p.model.layers import (
 
 
 class VideoDiT(ModelMixin, ConfigMixin):
-    """One expert; an image is a clip of one frame."""
+    """Predicts the velocity as one expert; an image is a clip of one frame."""
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["Block"]
@@ -68,7 +67,7 @@ class VideoDiT(ModelMixin, ConfigMixin):
         initialise(self)
         nn.init.normal_(self.null_token, std=text_width**-0.5)
         zero(self.time_out, self.out)
-        # last: the others are drawn as without
+        # Last, so that the other weights are drawn as without it.
         self.first_in = first_layer(channels, self.patch, width) if first_frame else None
 
     def forward(
@@ -80,12 +79,11 @@ class VideoDiT(ModelMixin, ConfigMixin):
         pooled: Tensor | None = None,
         first: Tensor | None = None,
     ) -> Tensor:
-        """The velocity [B C T H W] at x_t [B C T H W], t [B], for text tokens [B L text_width] where mask [B
-        L] is True.
+        """Returns the velocity [B C T H W] at x_t [B C T H W], t [B], for tokens [B L text_width].
 
-        A clip whose mask is all False is without text: it sees a learned token instead, and nothing of
-        `tokens`. The pooled text, which other experts are steered by, is not used. `first` [B C+1 1 H W] is
-        the first frame, if any is known.
+        The text is where mask [B L] is True. A clip whose mask is all False is without text: it sees a
+        learned token instead, and nothing of `tokens`. The pooled text, which other experts are steered by,
+        is not used. `first` [B C+1 1 H W] is the first frame, if any is known.
         """
         grid = self.patch.grid(x_t)
         absolute, cos, sin = self.positions(grid, x_t.device)
@@ -103,14 +101,14 @@ class VideoDiT(ModelMixin, ConfigMixin):
         return self.patch.join(self.out(normed(x, shift, scale)), grid)  # [B C T H W]
 
     def _shared(self, t: Tensor) -> Tensor:
-        """What all blocks have in common, with the scales around one: [B] -> [B 6 D]."""
+        """Returns the steering that all blocks share, with the scales around one: [B] -> [B 6 D]."""
         hidden = F.silu(self.time_in(time_features(t).to(self.time_in.weight.dtype)))
         shared = self.time_out(hidden).unflatten(1, (MODULATIONS, -1)).to(self.tables.dtype)
         return around_one(shared)
 
 
 def around_one(steer: Tensor) -> Tensor:
-    """Add one to the scales, every third vector from the second on: [B 6 D], or fewer vectors."""
+    """Adds one to the scales, every third vector from the second on: [B 6 D], or fewer vectors."""
     ones = torch.zeros(steer.shape[1], 1, dtype=steer.dtype, device=steer.device)
     ones[1::3] = 1
     return steer + ones

@@ -1,9 +1,8 @@
-"""The clean first frame as an expert's second input, beside x_t at the patch embedding (Open-Sora 2.0, arXiv
-2503.09642).
+"""Adds the clean first frame as an expert's second input, beside x_t at the patch embedding.
 
-As there, its channels are the clean latent where the first frame is and a mask that says where that is.
-Unlike there, they have a layer of their own, which starts at zero: a network that was trained without them
-answers as before until it learns.
+Source: Open-Sora 2.0 (arXiv 2503.09642). As there, its channels are the clean latent where the first frame is
+and a mask that says where that is. Unlike there, they have a layer of their own, which starts at zero: a
+network that was trained without them answers as before until it learns.
 Legend: B clips, C T H W latents, N patches, M patches of the first frames, D width.
 """
 
@@ -17,23 +16,25 @@ from paris_p2p.model.layers import Patch
 
 
 def first_condition(latent: Tensor, given: Tensor) -> Tensor:
-    """What an expert is told of the first frames, nothing where not given: [B C T H W], [B] bool -> [B C+1
-    1 H W], the mask last.
+    """Returns the first frames as an expert takes them, the mask last: [B C T H W], [B] -> [B C+1 1 H W].
+
+    It is zero where `given` [B] is False.
     """
     mask = given.to(latent.dtype).reshape(-1, 1, 1, 1, 1).expand(-1, 1, 1, *latent.shape[3:])
     return torch.cat([latent[:, :, :1] * mask, mask], 1)
 
 
 def first_layer(channels: int, patch: Patch, width: int) -> nn.Linear:
-    """The layer of the first frame; without a bias, so that a clip without one adds nothing."""
+    """Builds the layer of the first frame, without a bias, so that a clip without one adds nothing."""
     layer = nn.Linear((channels + 1) * patch.volume, width, bias=False)
     nn.init.zeros_(layer.weight)
     return layer
 
 
 def with_first(x: Tensor, layer: nn.Linear | None, patch: Patch, first: Tensor | None) -> Tensor:
-    """The clip's patch tokens [B N D] with the first frame's [B C+1 1 H W] added to theirs; ValueError
-    without a layer for it.
+    """Adds the first frame [B C+1 1 H W] to the clip's patch tokens [B N D].
+
+    ValueError without a layer for it.
     """
     if first is None:
         return x

@@ -1,5 +1,4 @@
-"""The parts both networks are made of: patches, positions in space and time, attention, and blocks steered by
-time.
+"""Defines the parts of all networks: patches, positions in space and time, attention, and steered blocks.
 
 Legend: B clips, N tokens (patches of a clip), L text tokens, D width, A heads, E width of a head, D' text
 width; C T H W a clip.
@@ -16,13 +15,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 TIME_FEATURES = 256
-_PLAIN_SCORES = 1 << 18  # of one head: beyond, its memory matters more
+_PLAIN_SCORES = 1 << 18  # scores of one head; beyond, their memory matters more
 MODULATIONS = 6  # shift, scale and gate of the attention, then of the MLP
 
 
 @dataclass(frozen=True)
 class Patch:
-    """The block of latents that becomes one token."""
+    """Cuts latents into blocks, each of which becomes one token, and joins them again."""
 
     frames: int
     height: int
@@ -33,7 +32,7 @@ class Patch:
         return self.frames * self.height * self.width
 
     def grid(self, x: Tensor) -> tuple[int, int, int]:
-        """Patches along T, H and W of [B C T H W]; ValueError when they do not divide."""
+        """Returns the patches along T, H and W of [B C T H W]; ValueError when they do not divide."""
         frames, height, width = x.shape[2:]
         if frames % self.frames or height % self.height or width % self.width:
             raise ValueError(
@@ -43,31 +42,24 @@ class Patch:
         return frames // self.frames, height // self.height, width // self.width
 
     def cut(self, x: Tensor) -> Tensor:
-        """[B C T H W] -> [B N C·volume]"""
+        """Cuts [B C T H W] -> [B N C·volume]."""
         sizes = {"p": self.frames, "q": self.height, "r": self.width}
         return rearrange(x, "b c (t p) (h q) (w r) -> b (t h w) (c p q r)", **sizes)
 
     def join(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """[B N C·volume] -> [B C T H W]"""
-        sizes = {
-            "t": grid[0],
-            "h": grid[1],
-            "w": grid[2],
-            "p": self.frames,
-            "q": self.height,
-            "r": self.width,
-        }
+        """Joins [B N C·volume] -> [B C T H W]."""
+        t, h, w = grid
+        sizes = {"t": t, "h": h, "w": w, "p": self.frames, "q": self.height, "r": self.width}
         return rearrange(x, "b (t h w) (c p q r) -> b c (t p) (h q) (w r)", **sizes).contiguous()
 
 
 class Positions:
-    """Tables of where each patch is, made once per grid and device: absolute for the tokens, relative for
-    attention.
+    """Keeps tables of where each patch is, one for each grid and device.
 
-    Absolute: the sines and cosines of "Attention is all you need" (arXiv 1706.03762, section 3.5), a third of
-    the width per axis.
-    Relative: rotary (RoFormer, arXiv 2104.09864, Eq. 34); a quarter of a head's pairs turn with T (or
-    `frame_pairs`), the others half with H and half with W.
+    Absolute, for the tokens: the sines and cosines of "Attention is all you need" (arXiv 1706.03762, section
+    3.5), a third of the width per axis.
+    Relative, for attention: rotary (RoFormer, arXiv 2104.09864, Eq. 34); a quarter of a head's pairs turn
+    with T (or `frame_pairs`), the others half with H and half with W.
     """
 
     def __init__(self, width: int, head_width: int, base: float, frame_pairs: int = 0):
@@ -78,7 +70,7 @@ class Positions:
         self._tables: dict[tuple[int, int, int, str], tuple[Tensor, Tensor, Tensor]] = {}
 
     def __call__(self, grid: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """(absolute [N D], cos [N E], sin [N E]), float32; the sine is negative in the first half."""
+        """Returns (absolute [N D], cos [N E], sin [N E]), float32; the sine is negative in the first half."""
         key = (*grid, str(device))
         if key not in self._tables:
             absolute = self._angles(grid, self.thirds, 1e4)  # [N D/2]
@@ -95,7 +87,7 @@ class Positions:
 
     @staticmethod
     def _angles(grid: tuple[int, int, int], pairs: tuple[int, int, int], base: float) -> Tensor:
-        """Position times frequency, axis after axis: [N sum(pairs)] float64."""
+        """Multiplies position and frequency, axis after axis: [N sum(pairs)] float64."""
         places = torch.cartesian_prod(
             *(torch.arange(size, dtype=torch.float64, device="cpu") for size in grid)
         ).reshape(-1, 3)
@@ -107,13 +99,14 @@ class Positions:
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn pairs (e, e + E/2) by their angles: x [... E]."""
+    """Turns pairs (e, e + E/2) by their angles: x [... E]."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def time_features(t: Tensor) -> Tensor:
-    """Sines and cosines of flow time (t = 1 is noise), as DiT has them of steps 0 ... 1000: [B] -> [B 256]
-    float32.
+    """Returns sines and cosines of flow time, as DiT has them of steps 0 ... 1000: [B] -> [B 256] float32.
+
+    t = 1 is noise.
     """
     half = TIME_FEATURES // 2
     frequencies = torch.exp(
@@ -124,8 +117,9 @@ def time_features(t: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Full attention over all patches of space and time; queries and keys are normed (ViT-22B, arXiv
-    2302.05442, section 2).
+    """Attends fully over all patches of space and time.
+
+    Queries and keys are normed (ViT-22B, arXiv 2302.05442, section 2).
     """
 
     def __init__(self, width: int, heads: int):
@@ -146,7 +140,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Patches look at text; keys and values come straight from the text encoder's tokens."""
+    """Lets patches look at text; keys and values come straight from the text encoder's tokens."""
 
     def __init__(self, width: int, heads: int, text_width: int):
         super().__init__()
@@ -166,10 +160,9 @@ class CrossAttention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention: [B A N E], [B A L E], [B A L E], True where seen [B 1 1 L] -> [B N D]."""
+    """Applies softmax attention: [B A N E], [B A L E], [B A L E], True where seen [B 1 1 L] -> [B N D]."""
     if q.device.type == "cpu" and v.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] <= _PLAIN_SCORES:
-        # torch's own CPU kernel leaves the bfloat16 matrix units idle: here plain products are five times as
-        # fast.
+        # torch's own CPU kernel leaves the bfloat16 matrix units idle; plain products are five times faster.
         y = _scores(q, k, mask).softmax(-1).to(v.dtype) @ v
     else:
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B A N E]
@@ -178,24 +171,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 def _scores(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-    """q k^T / sqrt(E), -inf where the mask says so, in one product: [B A N E], [B A L E], [B 1 1 L] -> [B
-    A N L].
+    """Returns q k^T / sqrt(E), -inf where the mask says so, in one product.
+
+    [B A N E], [B A L E], [B 1 1 L] -> [B A N L].
     """
     heads, scale = q.shape[:2], q.shape[-1] ** -0.5
     if mask is None:
         whole: Tensor = (q * scale) @ k.transpose(-1, -2)
         return whole
-    # BA 1 L
-    unseen = (
-        q.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf).expand(-1, heads[1], -1, -1).flatten(0, 1)
-    )
+    unseen = q.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)  # [B 1 1 L]
+    unseen = unseen.expand(-1, heads[1], -1, -1).flatten(0, 1)  # [B·A 1 L]
     scores: Tensor = torch.baddbmm(unseen, q.flatten(0, 1), k.flatten(0, 1).transpose(-1, -2), alpha=scale)
     return scores.reshape(*heads, q.shape[2], -1)
 
 
 class Block(nn.Module):
-    """One transformer block: attention, text when it has a width, MLP; steered by six vectors per clip
-    (DiT, arXiv 2212.09748).
+    """Applies attention, cross-attention to text when it has a width, and an MLP.
+
+    Six vectors per clip steer it (DiT, arXiv 2212.09748).
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: int, text_width: int = 0):
@@ -213,7 +206,7 @@ class Block(nn.Module):
         text: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        # steer [B 6 D], scales around 1
+        # steer is [B 6 D], its scales around 1.
         shift1, scale1, gate1, shift2, scale2, gate2 = steer.unsqueeze(2).unbind(1)
         x = torch.addcmul(x, gate1, self.attention(normed(x, shift1, scale1), *rotary))
         if self.text is not None and text is not None and mask is not None:
@@ -223,13 +216,14 @@ class Block(nn.Module):
 
 
 def normed(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without parameters, then the clip's own scale and shift: [B N D], [B 1 D], [B 1 D]."""
+    """Applies layer norm without parameters, then the clip's scale and shift: [B N D], [B 1 D], [B 1 D]."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU by its tanh approximation, as DiT and FLUX have it (Hendrycks and Gimpel 2016, arXiv
-    1606.08415, section 2).
+    """Applies GELU by its tanh approximation, as in DiT and FLUX.
+
+    Source: Hendrycks and Gimpel 2016 (arXiv 1606.08415), section 2.
     """
     # On a CPU in bfloat16 the exact one takes a third of the time, and differs by at most 5e-4, about that
     # type's rounding.
@@ -237,8 +231,9 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def with_null(null_token: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Text with a stand-in as the one token of clips that have none, and what is seen: [D'], [B L D'], [B
-    L] -> [B L D'], [B 1 1 L].
+    """Puts a stand-in as the one token of clips without text, and returns what is seen too.
+
+    [D'], [B L D'], [B L] -> [B L D'], [B 1 1 L].
     """
     mask = mask.bool()
     stands_in = F.pad(~mask.any(1, keepdim=True), (0, mask.shape[1] - 1))
@@ -247,8 +242,9 @@ def with_null(null_token: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor,
 
 
 def initialise(network: nn.Module) -> None:
-    """Xavier-uniform linear layers with zero biases, as in DiT; text says nothing yet. What else starts at
-    zero is its owner's.
+    """Initialises linear layers Xavier-uniform with zero biases, as in DiT; text says nothing yet.
+
+    Whatever else starts at zero is set by the network that has it.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear):

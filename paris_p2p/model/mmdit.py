@@ -1,13 +1,13 @@
-"""MMDiT: Paris 2.0's kind of expert, FLUX's multimodal diffusion transformer on video latents, as Open-Sora
-2.0 uses (arXiv 2503.09642).
+"""Defines MMDiT, Paris 2.0's kind of expert: FLUX's multimodal diffusion transformer on video latents.
 
-Double-stream blocks keep text and video apart but for one joint attention (Esser et al. 2024, arXiv
-2403.03206, section 4); in single-stream blocks both share all weights, with attention and MLP side by side
-(ViT-22B, arXiv 2302.05442, section 2). Layer by layer it has FLUX's sizes. Unlike there, rotary pairs are
-`Positions`' (a quarter for T, or `rotary_frame_pairs`: FLUX has an eighth), padded text is masked, and a clip
-without text has learned stand-ins for its tokens and pooled text.
-Legend: B clips, C T H W latents, N patches, L text tokens, M = L + N, D width, A heads, E width of a head,
-P pooled width. t = 1 is noise.
+Source: Open-Sora 2.0 (arXiv 2503.09642). Double-stream blocks keep text and video apart but for one joint
+attention (Esser et al. 2024, arXiv 2403.03206, section 4); in single-stream blocks both share all weights,
+with attention and MLP side by side (ViT-22B, arXiv 2302.05442, section 2). Layer by layer it has FLUX's
+sizes. Unlike there, rotary pairs are those of `Positions` (a quarter for T, or `rotary_frame_pairs`: FLUX has
+an eighth), padded text is masked, and a clip without text has learned stand-ins for its tokens and pooled
+text.
+Legend: B clips, C T H W latents, N patches, L text tokens, M = L + N, D width, A heads, E width of a head, P
+pooled width. t = 1 is noise.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from paris_p2p.model.layers import (
 
 
 class MMDiT(ModelMixin, ConfigMixin):
-    """One expert; an image is a clip of one frame."""
+    """Predicts the velocity as one expert; an image is a clip of one frame."""
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["DoubleBlock", "SingleBlock"]
@@ -81,12 +81,9 @@ class MMDiT(ModelMixin, ConfigMixin):
         initialise(self)
         nn.init.normal_(self.null_token, std=text_width**-0.5)
         nn.init.normal_(self.null_pooled, std=pooled_width**-0.5)
-        zero(
-            self.out,
-            self.last_steer,
-            *(module.steer for module in self.modules() if isinstance(module, Stream | SingleBlock)),
-        )
-        # last: the others are drawn as without
+        steered = (module for module in self.modules() if isinstance(module, Stream | SingleBlock))
+        zero(self.out, self.last_steer, *(module.steer for module in steered))
+        # Last, so that the other weights are drawn as without it.
         self.first_in = first_layer(channels, self.patch, width) if first_frame else None
 
     def forward(
@@ -98,11 +95,11 @@ class MMDiT(ModelMixin, ConfigMixin):
         pooled: Tensor | None = None,
         first: Tensor | None = None,
     ) -> Tensor:
-        """The velocity [B C T H W] at x_t [B C T H W], t [B], for text tokens [B L text_width] where mask [B
-        L] is True.
+        """Returns the velocity [B C T H W] at x_t [B C T H W], t [B], for tokens [B L text_width].
 
-        A clip whose mask is all False is without text: it sees learned stand-ins, and nothing of `tokens` and
-        `pooled` [B P]. `first` [B C+1 1 H W] is the first frame, if any is known.
+        The text is where mask [B L] is True. A clip whose mask is all False is without text: it sees learned
+        stand-ins, and nothing of `tokens` and `pooled` [B P]. `first` [B C+1 1 H W] is the first frame, if
+        any is known.
         """
         grid = self.patch.grid(x_t)
         condition = self._condition(t, mask, pooled)  # [B D]
@@ -121,21 +118,21 @@ class MMDiT(ModelMixin, ConfigMixin):
         return self.patch.join(self.out(normed(joint[:, text.shape[1] :], shift, scale)), grid)  # [B C T H W]
 
     def _condition(self, t: Tensor, mask: Tensor, pooled: Tensor | None) -> Tensor:
-        """What steers every block, of the time and the pooled text, activated: [B D]."""
+        """Returns what steers every block, from time and pooled text, activated: [B D]."""
         dtype = self.out.weight.dtype
-        pooled = (
-            self.null_pooled.expand(len(t), -1)
-            if pooled is None
-            else torch.where(mask.bool().any(1, True), pooled, self.null_pooled)
-        )
+        if pooled is None:
+            pooled = self.null_pooled.expand(len(t), -1)
+        else:
+            pooled = torch.where(mask.bool().any(1, True), pooled, self.null_pooled)
         time = self.time_out(F.silu(self.time_in(time_features(t).to(dtype))))
         return F.silu((time + self.pooled_out(F.silu(self.pooled_in(pooled.to(dtype))))).to(dtype))
 
     def _joint(
         self, grid: tuple[int, int, int], seen: Tensor, device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(cos [M E], sin [M E], seen [B 1 1 M]) of text and patches; text is not turned, and all patches
-        are seen.
+        """Returns (cos [M E], sin [M E], seen [B 1 1 M]) of text and patches.
+
+        Text is not turned, and all patches are seen.
         """
         _, cos, sin = self.positions(grid, device)
         still = cos.new_zeros(seen.shape[-1], *cos.shape[1:])
@@ -149,7 +146,7 @@ class MMDiT(ModelMixin, ConfigMixin):
 
 
 class DoubleBlock(nn.Module):
-    """Text and video, each with weights of its own, meet in one attention."""
+    """Lets text and video, each with weights of its own, meet in one attention."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: int):
         super().__init__()
@@ -163,15 +160,13 @@ class DoubleBlock(nn.Module):
         )
         both = zip(self.text.attends(text, text_steers), self.video.attends(x, video_steers), strict=True)
         q, k, v = (torch.cat(pair, 2) for pair in both)  # [B A M E]
-        y = attend(
-            turn(q, cos.to(q.dtype), sin.to(q.dtype)), turn(k, cos.to(k.dtype), sin.to(k.dtype)), v, seen
-        )
+        y = attend(*_turned(q, k, cos, sin), v, seen)
         text_y, video_y = y[:, : text.shape[1]], y[:, text.shape[1] :]
         return self.video.finish(x, video_y, video_steers), self.text.finish(text, text_y, text_steers)
 
 
 class Stream(nn.Module):
-    """A double block's weights for one kind of token."""
+    """Holds a double block's weights for one kind of token."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: int):
         super().__init__()
@@ -183,12 +178,12 @@ class Stream(nn.Module):
         self.down = nn.Linear(mlp_ratio * width, width)
 
     def attends(self, x: Tensor, steer: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each [B A . E]."""
+        """Returns queries, keys and values, each [B A . E]."""
         q, k, v = self.norms(self.qkv(normed(x, steer[0], steer[1])))
         return q, k, v
 
     def finish(self, x: Tensor, y: Tensor, steer: tuple[Tensor, ...]) -> Tensor:
-        """The rest of the block, given what attention answered: [B . D], [B . D] -> [B . D]."""
+        """Applies the rest of the block, given what attention answered: [B . D], [B . D] -> [B . D]."""
         _, _, gate1, shift2, scale2, gate2 = steer
         x = torch.addcmul(x, gate1, self.out(y))
         hidden = gelu(self.up(normed(x, shift2, scale2)))  # [B . 4 D]
@@ -196,7 +191,7 @@ class Stream(nn.Module):
 
 
 class SingleBlock(nn.Module):
-    """Text and video as one sequence; attention and MLP read the same input and are added at once."""
+    """Treats text and video as one sequence; attention and MLP read the same input and are added at once."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: int):
         super().__init__()
@@ -209,23 +204,20 @@ class SingleBlock(nn.Module):
     def forward(self, joint: Tensor, condition: Tensor, cos: Tensor, sin: Tensor, seen: Tensor) -> Tensor:
         shift, scale, gate = steers(self.steer, condition, 3)
         x = normed(joint, shift, scale)
-        # each layer in two parts: splitting and joining what goes through them would cost more than the
-        # products
+        # Each layer is used in two parts: splitting and joining what goes through them would cost more than
+        # the products.
         rows, columns = 3 * self.width, self.width
         qkv = F.linear(x, self.up.weight[:rows], self.up.bias[:rows])  # [B M 3 D]
         hidden = gelu(F.linear(x, self.up.weight[rows:], self.up.bias[rows:]))  # [B M 4 D]
         q, k, v = self.norms(qkv)  # [B A M E]
-        y = attend(
-            turn(q, cos.to(q.dtype), sin.to(q.dtype)), turn(k, cos.to(k.dtype), sin.to(k.dtype)), v, seen
-        )
-        down = F.linear(hidden, self.down.weight[:, columns:], self.down.bias) + F.linear(
-            y, self.down.weight[:, :columns]
-        )
+        y = attend(*_turned(q, k, cos, sin), v, seen)
+        down = F.linear(hidden, self.down.weight[:, columns:], self.down.bias)
+        down = down + F.linear(y, self.down.weight[:, :columns])
         return torch.addcmul(joint, gate, down)
 
 
 class HeadNorms(nn.Module):
-    """Heads with queries and keys normed by their root mean square (Esser et al. 2024, section 5.3.2)."""
+    """Norms the queries and keys of heads by their root mean square (Esser et al. 2024, section 5.3.2)."""
 
     def __init__(self, head_width: int):
         super().__init__()
@@ -239,8 +231,11 @@ class HeadNorms(nn.Module):
         return q.to(v.dtype), k.to(v.dtype), v
 
 
+def _turned(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    return turn(q, cos.to(q.dtype), sin.to(q.dtype)), turn(k, cos.to(k.dtype), sin.to(k.dtype))
+
+
 def steers(layer: nn.Linear, condition: Tensor, count: int) -> tuple[Tensor, ...]:
-    """Shifts, scales around one, and gates, as many as `count`: [B D] -> count x [B 1 D]."""
-    return (
-        around_one(layer(condition).unflatten(1, (count, -1)).to(layer.weight.dtype)).unsqueeze(2).unbind(1)
-    )
+    """Returns `count` shifts, scales around one, and gates: [B D] -> count x [B 1 D]."""
+    vectors = layer(condition).unflatten(1, (count, -1)).to(layer.weight.dtype)  # [B count D]
+    return around_one(vectors).unsqueeze(2).unbind(1)

@@ -1,4 +1,4 @@
-"""Sizes by name, and networks from the numbers that a RunSpec carries.
+"""Names sizes of networks, and builds networks from the numbers that a RunSpec carries.
 
 A config without an "architecture" makes a VideoDiT; a name in it is looked up in ARCHITECTURES, and nowhere
 else. The counts of dit-b-2 and dit-xl-2 are Paris 1.0's (arXiv 2510.03434): 129M and 605M for an expert, 129M
@@ -64,12 +64,13 @@ _LIMITS = {  # what a config that a stranger signed may ask for
 
 
 def expert_config(preset: str, latent: LatentShape, text: TextShape, *, first_frame: bool = False) -> Config:
-    """Every number of an expert of this size for such latents and text, and whether it takes a first
-    frame; PresetError.
+    """Returns every number of an expert of this size for such latents and text; PresetError.
+
+    `first_frame` says whether it takes a first frame.
     """
     sizes: Config = {"channels": latent.channels, "text_width": text.dim, **_patch(latent)}
     if first_frame:
-        sizes["first_frame"] = True  # said only where it is so: other runs' numbers stay as they are
+        sizes["first_frame"] = True  # absent when false, so that other runs' numbers stay as they are
     if preset in MMDIT_PRESETS:
         return {**MMDIT_PRESETS[preset], **sizes, "pooled_width": text.pooled_dim}
     return {**_preset("expert", EXPERT_PRESETS, preset, also=tuple(MMDIT_PRESETS)), **sizes}
@@ -78,8 +79,9 @@ def expert_config(preset: str, latent: LatentShape, text: TextShape, *, first_fr
 def router_config(
     preset: str, latent: LatentShape, text: TextShape, experts: int, *, first_width: int = 0
 ) -> Config:
-    """Every number of a router of this size, with the width of a first frame's features if it takes them;
-    PresetError.
+    """Returns every number of a router of this size; PresetError.
+
+    `first_width` is the width of a first frame's features, 0 if it takes none.
     """
     sizes = {"channels": latent.channels, "pooled_width": text.pooled_dim, "experts": experts}
     if first_width:
@@ -89,7 +91,7 @@ def router_config(
 
 
 def build_expert(config: Mapping[str, int | float | str | bool]) -> Expert:
-    """The expert with these numbers, freshly initialised; RecordError when they make none."""
+    """Builds the expert with these numbers, freshly initialised; RecordError when they make none."""
     architecture = expert_class(config)
     numbers = {name: value for name, value in config.items() if name != "architecture"}
     _check(numbers, architecture.__init__)
@@ -98,7 +100,7 @@ def build_expert(config: Mapping[str, int | float | str | bool]) -> Expert:
 
 
 def expert_class(config: Mapping[str, int | float | str | bool]) -> type[Expert]:
-    """The network that a config is for; RecordError when it is none of ours."""
+    """Returns the network that a config is for; RecordError when it is none of ours."""
     name = config.get("architecture", "video-dit")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise RecordError(
@@ -109,7 +111,7 @@ def expert_class(config: Mapping[str, int | float | str | bool]) -> type[Expert]
 
 
 def build_router(config: Mapping[str, int | float | str | bool]) -> Router:
-    """The router with these numbers, freshly initialised; RecordError when they make none."""
+    """Builds the router with these numbers, freshly initialised; RecordError when they make none."""
     from paris_p2p.model.router import Router
 
     _check(config, Router.__init__)
@@ -118,21 +120,17 @@ def build_router(config: Mapping[str, int | float | str | bool]) -> Router:
 
 
 def count_parameters(config: Mapping[str, int | float | str | bool], *, router: bool = False) -> int:
-    """Parameters of the network with these numbers, without memory for them."""
+    """Counts the parameters of the network with these numbers, without memory for them."""
     with torch.device("meta"):
         network = build_router(config) if router else build_expert(config)
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def count_tokens(config: Mapping[str, int | float | str | bool], latent: tuple[int, int, int, int]) -> int:
-    """Patches of one clip of latents C, T, H, W."""
+    """Counts the patches of one clip of latents C, T, H, W."""
     _, frames, height, width = latent
-    return (
-        frames
-        // int(config["patch_frames"])
-        * (height // int(config["patch_height"]))
-        * (width // int(config["patch_width"]))
-    )
+    rows, columns = height // int(config["patch_height"]), width // int(config["patch_width"])
+    return frames // int(config["patch_frames"]) * rows * columns
 
 
 def _video_dit() -> type[VideoDiT]:
@@ -159,13 +157,14 @@ def _preset(kind: str, table: dict[str, Config], name: str, also: tuple[str, ...
 
 
 def _patch(latent: LatentShape) -> Config:
-    """2x2 in space where that divides, frame by frame, as Paris has it."""
+    """Returns patches of 2x2 in space where that divides, frame by frame, as in Paris."""
     return {"patch_frames": 1, "patch_height": 2 - latent.height % 2, "patch_width": 2 - latent.width % 2}
 
 
 def _coarse_patch(latent: LatentShape) -> Config:
-    """Eight of an expert's patches as one, where that divides: a router asked at every step must cost next
-    to nothing.
+    """Returns patches of eight of an expert's patches, where that divides.
+
+    A router is asked at every step, so it must cost next to nothing.
     """
     fine = _patch(latent)
     height, width = (

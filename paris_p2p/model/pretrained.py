@@ -1,6 +1,4 @@
-"""An expert's first weights from somebody else's checkpoint: which family it is of, whether it fits, and
-what went where.
-"""
+"""Starts an expert from somebody else's checkpoint: which family it is, whether it fits, what went where."""
 
 from __future__ import annotations
 
@@ -14,19 +12,20 @@ import torch
 from torch import Tensor
 
 from paris_p2p.errors import UsageError
-from paris_p2p.model import key_maps
-from paris_p2p.model.key_maps import Piece, Pieces, Source
+from paris_p2p.model.flux_keys import flux
+from paris_p2p.model.key_maps import diffusers_dit, original_dit, our_own, pixart
+from paris_p2p.model.pieces import Piece, Pieces, Source
 from paris_p2p.model.presets import EXPERT_PRESETS, MMDIT_PRESETS, Config
 
-# What depends on the run's latents and text rather than on the network's size: left as it starts when theirs
-# does not fit.
+# What depends on the run's latents and text rather than on the network's size: it stays as it starts when the
+# checkpoint's does not fit.
 _EDGES = re.compile(r"embed\.|first_in\.|out\.|text_in\.|pooled_in\.|null_")
 _AXES = (16, 56, 56)  # FLUX's rotary entries of a head, where the checkpoint does not say
 
 
 @dataclass(frozen=True)
 class Family:
-    """One row of the table of checkpoints that are understood."""
+    """Describes one row of the table of checkpoints that are understood."""
 
     name: str
     marker: str  # a tensor that only this family has
@@ -37,63 +36,38 @@ class Family:
 
 
 _DEPTH, _DIFFUSERS = {"depth": "blocks"}, {"depth": "transformer_blocks"}
+_OURS = {"double_depth": "double_blocks", "single_depth": "single_blocks"}
+_FLUX = {"double_depth": "transformer_blocks", "single_depth": "single_transformer_blocks"}
+_QKV, _TIME = "double_blocks.0.video.qkv.weight", "t_embedder.mlp.0.weight"
+_ONE, _TIMES = "adaln_single.linear.weight", "time_text_embed.timestep_embedder.linear_1.weight"
+_LAST, _TEXT = "proj_out_1.weight", "context_embedder.weight"
+# fmt: off
 FAMILIES = (
-    Family("our VideoDiT", "last_table", "video-dit", ("last_table", 1), _DEPTH, key_maps.our_own),
-    Family(
-        "our MMDiT",
-        "double_blocks.0.video.qkv.weight",
-        "mmdit",
-        ("double_blocks.0.video.qkv.weight", 1),
-        {"double_depth": "double_blocks", "single_depth": "single_blocks"},
-        key_maps.our_own,
-    ),
-    Family(
-        "DiT",
-        "t_embedder.mlp.0.weight",
-        "video-dit",
-        ("t_embedder.mlp.0.weight", 0),
-        _DEPTH,
-        key_maps.original_dit,
-    ),
-    Family(
-        "diffusers' DiT",
-        "proj_out_1.weight",
-        "video-dit",
-        ("proj_out_1.weight", 1),
-        _DIFFUSERS,
-        key_maps.diffusers_dit,
-    ),
-    Family(
-        "PixArt",
-        "adaln_single.linear.weight",
-        "video-dit",
-        ("adaln_single.linear.weight", 1),
-        _DIFFUSERS,
-        key_maps.pixart,
-    ),
-    Family(
-        "FLUX",
-        "time_text_embed.timestep_embedder.linear_1.weight",
-        "mmdit",
-        ("context_embedder.weight", 0),
-        {"double_depth": "transformer_blocks", "single_depth": "single_transformer_blocks"},
-        key_maps.flux,
-    ),
+    Family("our VideoDiT",   "last_table", "video-dit", ("last_table", 1), _DEPTH,     our_own),
+    Family("our MMDiT",      _QKV,         "mmdit",     (_QKV, 1),         _OURS,      our_own),
+    Family("DiT",            _TIME,        "video-dit", (_TIME, 0),        _DEPTH,     original_dit),
+    Family("diffusers' DiT", _LAST,        "video-dit", (_LAST, 1),        _DIFFUSERS, diffusers_dit),
+    Family("PixArt",         _ONE,         "video-dit", (_ONE, 1),         _DIFFUSERS, pixart),
+    Family("FLUX",           _TIMES,       "mmdit",     (_TEXT, 0),        _FLUX,      flux),
 )
+# fmt: on
 
 
 @dataclass(frozen=True)
 class Start:
-    """An expert's first weights, and the account of them."""
+    """Holds an expert's first weights, and the account of them."""
 
     family: str
     tensors: dict[str, Tensor]
-    taken: dict[str, tuple[tuple[str, ...], str]]  # ours -> theirs, how
-    left: dict[str, str]  # ours -> why it is as it starts
-    unused: tuple[str, ...]  # theirs
+    taken: dict[str, tuple[tuple[str, ...], str]]  # our tensor -> the checkpoint's, and how
+    left: dict[str, str]  # our tensor -> why it is as it starts
+    unused: tuple[str, ...]  # the checkpoint's tensors
 
     def describe(self) -> str:
-        """One line for each thing that was done; what differs by a block's number only is told once."""
+        """Returns one line for each thing that was done.
+
+        What differs only by a block's number has one line.
+        """
         lines = [f"first weights from {self.family}: {len(self.taken)} of our {len(self.tensors)} tensors"]
         rows: dict[str, Counter[str]] = {}
         for ours, (theirs, how) in self.taken.items():
@@ -102,12 +76,12 @@ class Start:
             count = max(names.values())
             lines.append(f"  {', '.join(names)} <- {row}" + (f"  x{count}" if count > 1 else ""))
         lines += _listed("ours, left as they start", (f"{name}: {why}" for name, why in self.left.items()))
-        lines += _listed("theirs, not used", self.unused)
+        lines += _listed("the checkpoint's, not used", self.unused)
         return "\n".join(lines)
 
 
 def family_of(names: Iterable[str]) -> Family:
-    """UsageError when the tensors' names are of no family here."""
+    """Returns the family of a checkpoint by its tensors' names; UsageError when they are of none here."""
     here = set(names)
     for family in FAMILIES:
         if family.marker in here:
@@ -119,10 +93,9 @@ def family_of(names: Iterable[str]) -> Family:
 
 
 def fitted_config(config: Config, source: Source, numbers: Mapping[str, Any]) -> Config:
-    """The expert's numbers, checked against the checkpoint's, with FLUX's rotary where it is FLUX. `numbers`
-    is their config.json.
+    """Checks the expert's numbers against the checkpoint's; for FLUX it returns them with FLUX's rotary.
 
-    UsageError says both sizes, and which preset would fit.
+    `numbers` is the checkpoint's config.json. UsageError says both sizes, and which preset would fit.
     """
     family = family_of(source)
     theirs = _sizes(family, source, numbers)
@@ -159,8 +132,9 @@ def fitted_config(config: Config, source: Source, numbers: Mapping[str, Any]) ->
 
 @torch.no_grad()
 def start_from(network: Any, source: Source) -> Start:
-    """The network's tensors with the source's in their place, float32; UsageError lists what is missing or
-    does not fit.
+    """Returns the network's tensors with the source's in their place, float32.
+
+    UsageError lists what is missing or does not fit.
     """
     family = family_of(source)
     own = {name: parameter.detach() for name, parameter in network.named_parameters()}
@@ -172,7 +146,7 @@ def start_from(network: Any, source: Source) -> Start:
             "fetch it again, or name the whole folder"
         ) from error
     except (RuntimeError, IndexError) as error:
-        # torch's and einops' words for shapes that do not go together
+        # torch and einops raise these for shapes that do not go together.
         raise UsageError(
             f"the checkpoint is {family.name}, but its layers of time do not fit each other: "
             f"{str(error)[:200]}"
@@ -183,23 +157,26 @@ def start_from(network: Any, source: Source) -> Start:
             f"the checkpoint is {family.name}, but lacks {_some(missing)}; "
             "fetch it again, or name the whole folder"
         )
-    made, taken, left, wrong = (
-        dict(own),
-        dict[str, tuple[tuple[str, ...], str]](),
-        dict[str, str](),
-        list[str](),
-    )
+    return _assembled(family, own, pieces, source)
+
+
+def _assembled(family: Family, own: dict[str, Tensor], pieces: Pieces, source: Source) -> Start:
+    """Puts each piece in the place of our tensor where its shape fits; UsageError lists what does not."""
+    made, wrong = dict(own), list[str]()
+    taken: dict[str, tuple[tuple[str, ...], str]] = {}
+    left: dict[str, str] = {}
     for name, ours in own.items():
         if name not in pieces:
-            left[name] = "nothing of theirs fits here"
+            left[name] = "nothing in the checkpoint fits here"
             continue
         theirs = _made(name, pieces[name], source)
         if theirs.shape == ours.shape:
             made[name], taken[name] = theirs.float().contiguous(), (pieces[name].theirs, pieces[name].how)
         elif _EDGES.match(name):
-            left[name] = f"theirs is {list(theirs.shape)}, ours {list(ours.shape)}"
+            left[name] = f"the checkpoint's is {list(theirs.shape)}, ours {list(ours.shape)}"
         else:
-            wrong.append(f"{name} is {list(ours.shape)}, made of theirs it would be {list(theirs.shape)}")
+            would = f"made of the checkpoint's it would be {list(theirs.shape)}"
+            wrong.append(f"{name} is {list(ours.shape)}, {would}")
     if wrong:
         raise UsageError(f"the checkpoint does not fit the expert: {_some(wrong, '; ')}")
     used = {name for theirs, _ in taken.values() for name in theirs}
@@ -217,7 +194,7 @@ def _made(name: str, piece: Piece, source: Source) -> Tensor:
 
 
 def _sizes(family: Family, source: Source, numbers: Mapping[str, Any]) -> dict[str, int]:
-    """Width, blocks and, where it can be known, heads."""
+    """Returns the checkpoint's width, blocks and, where it can be known, heads."""
     tensor, side = family.width
     if tensor not in source or source[tensor].dim() <= side:
         raise UsageError(
@@ -229,11 +206,8 @@ def _sizes(family: Family, source: Source, numbers: Mapping[str, Any]) -> dict[s
         found = {int(match[1]) for name in source if (match := re.match(rf"{prefix}\.(\d{{1,4}})\.", name))}
         sizes[ours] = len(found)
     heads = numbers.get("num_attention_heads", numbers.get("heads", numbers.get("num_heads")))
-    norm = (
-        "transformer_blocks.0.attn.norm_q.weight"
-        if family.name == "FLUX"
-        else "double_blocks.0.video.norms.q"
-    )
+    flux_norm, our_norm = "transformer_blocks.0.attn.norm_q.weight", "double_blocks.0.video.norms.q"
+    norm = flux_norm if family.name == "FLUX" else our_norm
     if norm in source:
         heads = sizes["width"] // len(source[norm])
     return sizes | ({"heads": heads} if isinstance(heads, int) else {})
@@ -263,8 +237,6 @@ def _named(theirs: tuple[str, ...]) -> str:
 
 def _listed(title: str, names: Iterable[str]) -> list[str]:
     rows = Counter(_plain(name) for name in names)
-    return (
-        [f"{title}:", *(f"  {row}" + (f"  x{count}" if count > 1 else "") for row, count in rows.items())]
-        if rows
-        else []
-    )
+    if not rows:
+        return []
+    return [f"{title}:", *(f"  {row}" + (f"  x{count}" if count > 1 else "") for row, count in rows.items())]

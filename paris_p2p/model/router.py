@@ -1,8 +1,8 @@
-"""Router: a small diffusion transformer with a class token that says which expert's cluster a noisy clip
-belongs to.
+"""Defines the router, a small diffusion transformer: which expert's cluster does a noisy clip belong to?
 
-As Paris 1.0's (arXiv 2510.03434), with the pooled caption of Paris 2.0 (arXiv 2605.26064) added and, as
-there, a feature of the first frame where the config has a first_width; each input can be left out.
+It is Paris 1.0's (arXiv 2510.03434), with a class token, the pooled caption of Paris 2.0 (arXiv 2605.26064)
+added and, as there, a feature of the first frame where the config has a first_width; each input can be left
+out.
 Legend: B clips, C T H W latents, N patches, D width, P pooled width, F feature width, K experts. t = 1 is
 noise.
 """
@@ -29,7 +29,7 @@ from paris_p2p.model.layers import (
 
 
 class Router(ModelMixin, ConfigMixin):
-    """p(expert | x_t, t, caption), as logits."""
+    """Returns p(expert | x_t, t, caption), as logits."""
 
     _repeated_blocks = ["Block"]
 
@@ -69,8 +69,8 @@ class Router(ModelMixin, ConfigMixin):
         for vector in (self.class_token, self.no_latent, self.no_time, self.no_pooled):
             nn.init.normal_(vector, std=0.02)
         zero(*self.steer, self.out)
-        # Last and zero: the others are drawn as without, and a router that never saw a first frame is not
-        # disturbed by one.
+        # Last and zero: the other weights are drawn as without it, and a router that never saw a first frame
+        # is not disturbed by one.
         self.first_in = nn.Linear(first_width, width) if first_width else None
         self.no_first = nn.Parameter(torch.zeros(width)) if first_width else None
         if self.first_in is not None:
@@ -79,18 +79,17 @@ class Router(ModelMixin, ConfigMixin):
     def forward(
         self, x_t: Tensor | None, t: Tensor | None, pooled: Tensor | None, first: Tensor | None = None
     ) -> Tensor:
-        """Logits [B K] for x_t [B C T H W], t [B], pooled text [B P] and first frame [B F]; what is None gets
-        a learned stand-in.
+        """Returns logits [B K] for x_t [B C T H W], t [B], pooled text [B P] and first frame [B F].
 
-        ValueError when the first three are None, and for a first frame that the router was not made for.
+        An input that is None gets a learned stand-in. ValueError when the first three are None, and for a
+        first frame that the router was not made for.
         """
         given = next((value for value in (x_t, t, pooled) if value is not None), None)
         if given is None:
             raise ValueError("the router needs a latent, a time or a caption to route by")
         rows, dtype = len(given), self.out.weight.dtype
-        # [B D]
-        caption = (self.no_pooled if pooled is None else self.pooled_in(pooled.to(dtype))).expand(rows, -1)
-        caption = self._with_first(caption, first)
+        known = self.no_pooled if pooled is None else self.pooled_in(pooled.to(dtype))
+        caption = self._with_first(known.expand(rows, -1), first)  # [B D]
         time = self.no_time if t is None else self.time_mid(F.silu(self.time_in(time_features(t).to(dtype))))
         steers = self._steers((time + caption).to(dtype))  # [B 6 D] for each block
         patches, rotary = self._patches(x_t, rows)  # [B N D]
@@ -100,8 +99,9 @@ class Router(ModelMixin, ConfigMixin):
         return self.out(F.layer_norm(x[:, 0], x.shape[-1:], eps=1e-6))  # type: ignore[no-any-return]  # [B K]
 
     def _with_first(self, caption: Tensor, first: Tensor | None) -> Tensor:
-        """What is known beside the latent, [B D], with the first frame [B F] added, of whatever scale its
-        network's features are.
+        """Adds the first frame [B F] to what is known beside the latent, [B D].
+
+        The features may be of any scale.
         """
         if self.first_in is None or self.no_first is None:
             if first is not None:
@@ -109,25 +109,21 @@ class Router(ModelMixin, ConfigMixin):
             return caption
         if first is None:
             return caption + self.no_first
-        known: Tensor = caption + self.first_in(
-            F.layer_norm(first.float(), first.shape[-1:]).to(self.first_in.weight.dtype)
-        )
+        scaled = F.layer_norm(first.float(), first.shape[-1:])
+        known: Tensor = caption + self.first_in(scaled.to(self.first_in.weight.dtype))
         return known
 
     def _patches(self, x_t: Tensor | None, rows: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Patch tokens and their rotary tables, with a row for the class token, which is not turned."""
+        """Returns patch tokens and rotary tables, with a row for the class token, which is not turned."""
         if x_t is None:
             _, cos, sin = self.positions((1, 1, 1), self.no_latent.device)
             return self.no_latent.expand(rows, 1, -1), (torch.cat([cos, cos]), torch.cat([sin, sin]))
         grid = self.patch.grid(x_t)
         absolute, cos, sin = self.positions(grid, x_t.device)
-        patches = self.embed(self.patch.cut(x_t).to(self.embed.weight.dtype)) + absolute.to(
-            self.embed.weight.dtype
-        )
-        return patches, (
-            torch.cat([torch.ones_like(cos[:1]), cos]),
-            torch.cat([torch.zeros_like(sin[:1]), sin]),
-        )
+        dtype = self.embed.weight.dtype
+        patches = self.embed(self.patch.cut(x_t).to(dtype)) + absolute.to(dtype)
+        still = torch.ones_like(cos[:1]), torch.zeros_like(sin[:1])
+        return patches, (torch.cat([still[0], cos]), torch.cat([still[1], sin]))
 
     def _steers(self, condition: Tensor) -> list[Tensor]:
         hidden = F.silu(condition)

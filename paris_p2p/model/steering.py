@@ -1,10 +1,9 @@
-"""How another transformer is steered by time, as our VideoDiT says it: one small MLP for all blocks, and a
-table for each.
+"""Fits our VideoDiT's steering by time (one small MLP for all blocks, a table each) to another transformer's.
 
 DiT (arXiv 2212.09748) has an MLP of the time in every block. PixArt-alpha (arXiv 2310.00426, section 2.3)
 replaced them by one MLP and learned tables, and started from DiT by choosing the tables so that at one time
-both steer alike. Here the one MLP and the tables are the best in least squares over all times. Legend: S
-times, D width, H hidden units, R right-hand sides, L blocks.
+both steer alike. Here the one MLP and the tables are the best in least squares over all times.
+Legend: S times, D width, H hidden units, R right-hand sides, L blocks.
 """
 
 from __future__ import annotations
@@ -18,13 +17,16 @@ from torch import Tensor
 
 from paris_p2p.model.layers import time_features
 
-TIMES = 1001  # t = 0, 0.001 … 1: the steps that such models were trained with
-RIDGE = 1e-7  # of the mean square of the hidden units
+TIMES = 1001  # t = 0, 0.001 … 1: the steps with which such models were trained
+RIDGE = 1e-7  # relative to the mean square of the hidden units
 
 
 @dataclass(frozen=True)
 class Steering:
-    """Ours, and how far it is from theirs: the root mean square of the difference, over that of theirs."""
+    """Holds our steering, and how far it is from the other's.
+
+    The error is the root mean square of the difference, over that of the other's steering.
+    """
 
     time_in: tuple[Tensor, Tensor]
     time_out: tuple[Tensor, Tensor]
@@ -34,7 +36,7 @@ class Steering:
 
 
 def embedded_times(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
-    """What DiT makes of the times t = 0 … 1 before any block: [S D]."""
+    """Returns what DiT makes of the times t = 0 … 1 before any block: [S D]."""
     times = torch.linspace(0, 1, TIMES)
     return F.linear(F.silu(F.linear(time_features(times), *first)), *second)
 
@@ -42,10 +44,10 @@ def embedded_times(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) 
 def fit_steering(
     blocks: Iterable[Tensor], last: Tensor, first: tuple[Tensor, Tensor], own_time_in: tuple[Tensor, Tensor]
 ) -> Steering:
-    """Ours from each block's steering [S 6 D] and the last layer's [S 2 D] at all times.
+    """Fits our steering to each block's [S 6 D] and the last layer's [S 2 D] at all times.
 
-    `first` is their layer of the time's features, which becomes the first rows of ours; the others stay
-    `own_time_in`'s.
+    `first` is the other's layer of the time's features, which becomes the first rows of ours; the other rows
+    stay those of `own_time_in`.
     """
     shared, tables, block_error, power = _additive(blocks)
     weight, bias = (
@@ -64,8 +66,9 @@ def fit_steering(
 
 
 def _additive(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor, float, float]:
-    """The best a(t) + b(block): (a [S 6 D], b [L 6 D], squared error, squared sum of what was given), one
-    block in memory at a time.
+    """Returns the best a(t) + b(block): (a [S 6 D], b [L 6 D], squared error, squared sum of the input).
+
+    One block is in memory at a time.
     """
     total, means, power = torch.zeros((), dtype=torch.float64), [], 0.0
     for block in blocks:
@@ -87,7 +90,7 @@ def _hidden(weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _fit(hidden: Tensor, wanted: Tensor) -> Tensor:
-    """Ridge regression with a constant, in whichever form has the smaller matrix: [S H], [S R] -> [H+1 R]."""
+    """Solves ridge regression with a constant, in its smaller form: [S H], [S R] -> [H+1 R]."""
     hidden = torch.cat([hidden, torch.ones(len(hidden), 1, dtype=hidden.dtype)], 1)
     small = RIDGE * hidden.square().mean().item() * len(hidden)
     if hidden.shape[1] > len(hidden):

@@ -35,7 +35,7 @@ def test_one_bad_packet_costs_the_clip_it_is_in_and_no_other(tmp_path):
     path = odd.keyframes(tmp_path / "a.mp4", odd.levels(40))
     clips, video = read(odd.with_hole(path.read_bytes(), [odd.packets(path)[17]]), shape())
     assert values(clips) == [*range(16), *range(20, 40)]
-    assert video.told == {"packets damaged": 1, "clips lost to damage or a short end": 1}
+    assert video.remarks == {"packets damaged": 1, "clips lost to damage or a short end": 1}
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov", "ts", "avi"])
@@ -183,7 +183,7 @@ def test_what_is_transparent_is_white(tmp_path, suffix, codec, pixels):
     clips, video = read(path.read_bytes(), shape())
     assert np.abs(clips[0].frames[0, 16, 4].astype(int) - (200, 0, 0)).max() <= 4
     assert clips[0].frames[:, :, 18:].min() >= 252
-    assert video.told["transparent parts put on white"]
+    assert video.remarks["transparent parts put on white"]
 
 
 def test_oblong_pixels_are_made_square(tmp_path):
@@ -206,7 +206,7 @@ def test_of_interlaced_frames_one_moment_is_shown(tmp_path):
     odd.encode(str(path), frames, "mpeg2video", "yuv420p", 25, {"qmin": "1", "qmax": "1"}, tag=interlaced)
     clips, video = read(path.read_bytes(), shape(fps=25))
     assert np.ptp(clips[0].frames[:, 4:-4].astype(int)) < 40
-    assert video.told["interlaced: every second line is used"]
+    assert video.remarks["interlaced: every second line is used"]
 
 
 def test_ten_bits_and_hdr_come_out_as_eight_of_standard_range(tmp_path):
@@ -220,7 +220,7 @@ def test_ten_bits_and_hdr_come_out_as_eight_of_standard_range(tmp_path):
     plain, _ = read((tmp_path / "plain.mkv").read_bytes(), shape())
     assert np.abs(plain[0].frames.astype(int) - 128).max() <= 2
     bright, video = read((tmp_path / "hdr.mkv").read_bytes(), shape())
-    assert video.told["HDR brought to standard range"]
+    assert video.remarks["HDR brought to standard range"]
     assert (
         np.abs(bright[0].frames.astype(int) - round((92.2457 / 203) ** (1 / 2.2) * 255)).max() <= 3
     )  # PQ's half signal is 92 nits

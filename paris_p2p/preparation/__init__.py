@@ -1,1 +1,1 @@
-"""From clips to a run: encoded, clustered, signed."""
+"""Makes a run from clips: encoded, clustered, signed."""

@@ -1,7 +1,6 @@
-"""From the cache to what a run is made of: clusters, shards, lists and a contact sheet, written aside and
-moved into place.
+"""Assembles from the cache what a run is made of: clusters, shards, lists and a contact sheet.
 
-Legend: N clips, F features, R reduced features, K clusters.
+All of it is written aside and moved into place. Legend: N clips, F features, R reduced features, K clusters.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ class Assembly:
             )
 
     def write_lists(self) -> dict[Split, str]:
-        """captions/<split>.jsonl, splits.json and clusters.safetensors; the captions' paths."""
+        """Writes captions/<split>.jsonl, splits.json, clusters.safetensors; returns the captions' paths."""
         trained_on = {entry.caption.casefold() for entry in self.entries if entry.split == "train"}
         rows: dict[Split, list[str]] = {split: [] for split in SPLIT_NAMES}
         clips = []
@@ -101,25 +100,20 @@ class Assembly:
                 "source": source.name,
                 "start_s": entry.start_s,
             }
-            rows[entry.split].append(
-                json.dumps({**row, "seen_in_train": caption.casefold() in trained_on}, ensure_ascii=False)
-            )
+            seen = {"seen_in_train": caption.casefold() in trained_on}
+            rows[entry.split].append(json.dumps({**row, **seen}, ensure_ascii=False))
             where = {
                 "path": path_text(source.path),
                 "offset_bytes": source.offset_bytes,
                 "size_bytes": source.size_bytes,
             }
             dealt = {"split": entry.split, "group": entry.group}
-            clips.append(
-                SplitClip.model_validate(
-                    {**row, **dealt, **where, "member": source.member, **_track(source)}
-                ).model_dump()
-            )
+            whole = {**row, **dealt, **where, "member": source.member, **_track(source)}
+            clips.append(SplitClip.model_validate(whole).model_dump())
         (self.folder / "captions").mkdir()
         for split, lines in rows.items():
-            (self.folder / "captions" / f"{split}.jsonl").write_text(
-                "".join(line + "\n" for line in lines), encoding="utf-8"
-            )
+            path = self.folder / "captions" / f"{split}.jsonl"
+            path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         write_json(self.folder / SPLITS_FILE_NAME, {"clips": clips})
         self.clustered.model.save(self.folder / "clusters.safetensors")
         return {split: f"captions/{split}.jsonl" for split in SPLIT_NAMES}
@@ -128,7 +122,7 @@ class Assembly:
 def write_sheet(
     path: Path, entries: Sequence[Entry], clustered: Clustered, cache: Cache, rng_seed: int
 ) -> None:
-    """A picture of some train clips of each cluster."""
+    """Draws some train clips of each cluster in one picture."""
     blocks = []
     order = np.random.default_rng(rng_seed).permutation(len(entries))
     for row in clustered.table:
@@ -142,7 +136,7 @@ def write_sheet(
 
 
 def _track(source: Source) -> dict[str, float | int | bool]:
-    """What decoding a clip again needs to know of its video."""
+    """Returns what decoding a clip again needs to know of its video."""
     if source.track is None:
         return {}
     track = source.track
@@ -155,7 +149,7 @@ def _track(source: Source) -> dict[str, float | int | bool]:
 
 
 def write_report(folder: Path, prepared: Prepared, skipped: Iterable[Skipped], notes: Iterable[Note]) -> None:
-    """report.json: what was used, what was not and why, and what was done to what is used."""
+    """Writes report.json: what was used, what was not and why, and what was done to what is used."""
     clusters = [row.model_dump() for row in prepared.clusters]
     counts = {
         "clips": prepared.clips,
@@ -168,19 +162,18 @@ def write_report(folder: Path, prepared: Prepared, skipped: Iterable[Skipped], n
         "psnr_db": prepared.codec_psnr_db,
         "pca_psnr_db": prepared.pca_psnr_db or None,
     }
-    write_json(
-        folder / "report.json", {**counts, "codec": codec, "clusters": clusters, **_told(skipped, notes)}
-    )
+    about = {**counts, "codec": codec, "clusters": clusters, **_listed(skipped, notes)}
+    write_json(folder / "report.json", about)
 
 
 def write_failure(out: Path, error: Exception, skipped: Iterable[Skipped], notes: Iterable[Note]) -> Path:
-    """What was found before the error; beside the report of an earlier prepare that is whole."""
+    """Writes what was found before the error, beside a whole report of an earlier prepare."""
     path = out / ("report-failed.json" if (out / PREPARED_FILE_NAME).is_file() else "report.json")
-    write_json(path, {"error": str(error), **_told(skipped, notes)})
+    write_json(path, {"error": str(error), **_listed(skipped, notes)})
     return path
 
 
-def _told(skipped: Iterable[Skipped], notes: Iterable[Note]) -> dict[str, Any]:
+def _listed(skipped: Iterable[Skipped], notes: Iterable[Note]) -> dict[str, Any]:
     return {
         "skipped_files": [asdict(skip) for skip in skipped],
         "noted_files": [asdict(note) for note in notes],
@@ -189,13 +182,14 @@ def _told(skipped: Iterable[Skipped], notes: Iterable[Note]) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    # of half a character, JSON's own escape
+    # Half a character becomes JSON's own escape.
     write_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def pin_model(name: str, files: ModelFiles, local: bool, folder: Path) -> PreparedModel:
-    """A local folder's files are copied into `folder` to travel with the run; another model is named by
-    revision and hash.
+    """Pins a model: a local folder's files are copied into `folder` to travel with the run.
+
+    Another model is named by revision and hash.
     """
     if not local:
         return PreparedModel(name=name, revision=files.revision, sha256=files.sha256)
@@ -210,13 +204,14 @@ def pin_model(name: str, files: ModelFiles, local: bool, folder: Path) -> Prepar
         shutil.copyfile(path, folder / path.name)
     kind = name.partition(":")[0]
     copied = {path.name: f"{folder.name}/{path.name}" for path in files.files}
-    # the owner's own path stays here
+    # The owner's own path stays here.
     return PreparedModel(name=f"{kind}:{files.folder.resolve().name}", files=copied, sha256=files.sha256)
 
 
 def move_into_place(work: Path, out: Path) -> None:
-    """Replace what an earlier prepare left; without prepared.json in between, so that a crash leaves
-    nothing half believed.
+    """Replaces what an earlier prepare left.
+
+    prepared.json is missing in between, so that a crash leaves nothing half believed.
     """
     (out / "prepared.json").unlink(missing_ok=True)
     for name in ("codec", "text", "features"):

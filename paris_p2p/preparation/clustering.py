@@ -1,4 +1,4 @@
-"""Clusters and splits together: each cluster an expert's, with clips to train on and clips to check with.
+"""Deals clips to clusters and splits together: each cluster is an expert's, to train and to check with.
 
 Legend: N clips, F features, R reduced features, K clusters.
 """
@@ -6,7 +6,7 @@ Legend: N clips, F features, R reduced features, K clusters.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import get_args
@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paris_p2p.data.cache import Cache
+from paris_p2p.data.captions import Note
 from paris_p2p.data.clusters import MAX_FIT_CLIPS, ClusterModel, fit_clusters, silhouettes
 from paris_p2p.data.film_parts import left_out
 from paris_p2p.data.prepared import PreparedCluster, Split
 from paris_p2p.data.sources import Source
-from paris_p2p.data.splits import give_gate_clips
+from paris_p2p.data.splits import counted, give_gate_clips
 from paris_p2p.errors import DataError
 from paris_p2p.progress import Progress
 
@@ -28,7 +29,7 @@ SPLIT_NAMES: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True)
 class Entry:
-    """One usable clip."""
+    """Describes one usable clip."""
 
     key: str
     cache_key: str  # of its source
@@ -40,9 +41,35 @@ class Entry:
     caption: str
 
 
+def own_group(source: Source, content_hash: str) -> str:
+    """Returns the group of a source that the owner named none for: its content, or its part of a video."""
+    return content_hash if source.span is None else f"{content_hash}/{source.span.group}"
+
+
+def entries_of(
+    sources: Sequence[Source],
+    hashes: Mapping[str, str],
+    key_of: Callable[[Source], str],
+    starts_s: Mapping[str, list[float]],
+    groups: Mapping[str, str],
+    splits: Mapping[str, Split],
+) -> list[Entry]:
+    """Returns all clips, sorted by content and then by time; `key_of` names a source's cache file."""
+    numbers: Counter[str] = Counter()
+    entries = []
+    for source in sources:
+        for i, start_s in enumerate(starts_s.get(source.id, ())):
+            key = f"{hashes[source.name][:24]}-{numbers[source.name]:06d}"
+            numbers[source.name] += 1
+            group = groups[source.id]
+            caption = source.caption_at(start_s)
+            entries.append(Entry(key, key_of(source), source, i, start_s, group, splits[group], caption))
+    return sorted(entries, key=lambda entry: entry.key)
+
+
 @dataclass(frozen=True)
 class Clustered:
-    """Each entry's cluster, and how good the clusters are."""
+    """Holds each entry's cluster, and how good the clusters are."""
 
     model: ClusterModel
     labels: NDArray[np.int64]  # [N]
@@ -50,7 +77,7 @@ class Clustered:
 
 
 class UncheckedClusterError(DataError):
-    """A cluster has nothing to be checked with; carries the clusters, to be looked at."""
+    """Says that a cluster has nothing to be checked with; carries the clusters, to be looked at."""
 
     def __init__(self, message: str, entries: Sequence[Entry], clustered: Clustered) -> None:
         super().__init__(message)
@@ -60,7 +87,7 @@ class UncheckedClusterError(DataError):
 
 @dataclass(frozen=True)
 class Dealer:
-    """Deals clips to clusters and splits. `fitted` are the groups that the codec was fitted on."""
+    """Deals clips to clusters and splits; `fitted` are the groups that the codec was fitted on."""
 
     cache: Cache
     rng_seed: int
@@ -70,10 +97,10 @@ class Dealer:
     progress: Progress
 
     def deal(self, entries: Sequence[Entry], experts: int, *, fewer: bool) -> tuple[list[Entry], Clustered]:
-        """Entries with their final splits, without those too near another split's, and the clusters.
+        """Returns entries with their final splits, without those too near another split's, and the clusters.
 
-        With `fewer`, as many clusters as there can be up to `experts`. DataError when a cluster cannot have
-        both train and gate clips.
+        With `fewer` there are as many clusters as there can be up to `experts`. DataError when a cluster
+        cannot have both train and gate clips.
         """
         while True:
             try:
@@ -118,8 +145,9 @@ class Dealer:
         return give_gate_clips(splits, self.ranked, inside, experts, self.fitted)
 
     def _apart(self, entries: Sequence[Entry], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which entries stay: not those next to another split's in the same scene, but always a cluster's
-        last.
+        """Returns which entries stay: not those next to another split's in the same scene.
+
+        The last clip of a cluster always stays.
         """
         files: defaultdict[str, dict[int, list[int]]] = defaultdict(dict)
         for i, entry in enumerate(entries):
@@ -141,6 +169,37 @@ class Dealer:
         splits = {n: entries[mine[0]].split for n, mine in parts.items()}
         starts_s = {n: [entries[i].start_s for i in mine] for n, mine in parts.items()}
         return left_out(spans, splits, starts_s, self.clip_s)
+
+
+def dealing_notes(
+    entries: Sequence[Entry], dealt: Sequence[Entry], clusters: int, *, chosen: bool
+) -> list[Note]:
+    """Returns what was left out and moved while dealing; with `chosen`, that the number was chosen here."""
+    notes: list[Note] = []
+    if chosen:
+        what = f"{counted(clusters, 'expert')} chosen for so many clips"
+        notes.append(Note("", what, f"{len(entries)} clips; --experts sets another number"))
+    kept = {entry.key for entry in dealt}
+    near = Counter(entry.source.name for entry in entries if entry.key not in kept)
+    left = "clips next to another split's left out"
+    notes.extend(Note(name, left, f"{count} clips") for name, count in sorted(near.items()))
+    before = {entry.group: entry.split for entry in entries}
+    moved = {entry.group for entry in dealt if entry.split != before[entry.group]}
+    if moved:
+        what = "sources moved to the gate, for each cluster to have one"
+        notes.append(Note("", what, ", ".join(sorted(moved))))
+    return notes + _familiar(dealt)
+
+
+def _familiar(dealt: Sequence[Entry]) -> list[Note]:
+    """Notes how much of what is held out is of files that are trained on too, and so less new."""
+    trained = {entry.source.name for entry in dealt if entry.split == "train"}
+    held = [entry.source.name for entry in dealt if entry.split != "train"]
+    near = [name for name in held if name in trained]
+    if not near:
+        return []
+    what = f"{len(near)} of {len(held)} held-out clips are of videos that are trained on too"
+    return [Note("", f"{what}: numbers look better than on new videos", ", ".join(sorted(set(near))))]
 
 
 def _clustered(
@@ -168,7 +227,7 @@ def _clustered(
 def _reduced(
     model: ClusterModel, entries: Sequence[Entry], cache: Cache, progress: Progress
 ) -> NDArray[np.float32]:
-    """[N, R], source by source: all features together need not fit the memory."""
+    """Returns [N, R], computed source by source: all features together need not fit the memory."""
     parts: list[NDArray[np.float32]] = []
     done = 0
     for _, group in groupby(entries, key=lambda entry: entry.cache_key):
@@ -179,7 +238,7 @@ def _reduced(
 
 
 def _features(entries: Sequence[Entry], cache: Cache) -> NDArray[np.float32]:
-    """[N, F] of entries that lie together by source."""
+    """Returns [N, F] of entries that lie together by source."""
     parts = []
     for key, group in groupby(entries, key=lambda entry: entry.cache_key):
         parts.append(cache.read(key, "features")[[entry.index for entry in group]])

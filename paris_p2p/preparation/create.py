@@ -1,4 +1,4 @@
-"""From prepared clips to a signed run: the owner's key, the blobs' names, the networks' numbers."""
+"""Makes a signed run of prepared clips: the owner's key, the blobs' names, the networks' numbers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KEY_FILE = "owner.key"
 
 
 class CreateOptions(BaseModel):
-    """What the owner decides."""
+    """Holds what the owner decides."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,26 +57,14 @@ class CreateOptions(BaseModel):
 def create_run(
     folder: Path, options: CreateOptions, passphrase: str | None, say: Callable[[str], None] = lambda _: None
 ) -> Envelope[RunSpec]:
-    """Sign the run of a prepared folder and put its blobs into the owner's node there.
+    """Signs the run of a prepared folder and puts its blobs into the owner's node there.
 
-    Writes `owner.key`, `run.spec` and `node/`; the owner's node may attest, whoever else may. UsageError when
-    the folder is not prepared, or holds a run already: its peers would not follow a second one. `say` gets
-    the account of the experts' first weights.
+    Writes `owner.key`, `run.spec` and `node/`; the owner's node may attest, whichever other peers may.
+    UsageError when the folder is not prepared, or holds a run already: its peers would not follow a second
+    one. `say` is given the account of the experts' first weights.
     """
     prepared = Prepared.load(folder)
-    absent = [k for k in options.training.ddpm_experts if k >= prepared.experts]
-    if absent:
-        raise UsageError(
-            f"there is no expert {absent[0]} to train on noise: "
-            f"{folder} has experts 0 to {prepared.experts - 1}"
-        )
-    if (folder / RUN_FILE).exists():
-        raise UsageError(
-            f"{folder} already holds run {load_run(folder).id[:16]}…; "
-            "prepare into another folder for another run"
-        )
-    if options.training.first_frame_rate:
-        _check_first_frames(folder, prepared)
+    _check(folder, prepared, options)
     owner = _owner(folder / KEY_FILE, passphrase)
     home = folder / "node"
     is_new = not home.exists()
@@ -94,6 +82,22 @@ def create_run(
     )
     write_atomic(folder / RUN_FILE, run.data)
     return run
+
+
+def _check(folder: Path, prepared: Prepared, options: CreateOptions) -> None:
+    absent = [k for k in options.training.ddpm_experts if k >= prepared.experts]
+    if absent:
+        raise UsageError(
+            f"there is no expert {absent[0]} to train on noise: "
+            f"{folder} has experts 0 to {prepared.experts - 1}"
+        )
+    if (folder / RUN_FILE).exists():
+        raise UsageError(
+            f"{folder} already holds run {load_run(folder).id[:16]}…; "
+            "prepare into another folder for another run"
+        )
+    if options.training.first_frame_rate:
+        _check_first_frames(folder, prepared)
 
 
 def load_run(folder: Path) -> Envelope[RunSpec]:
@@ -119,11 +123,6 @@ def _spec(
 ) -> RunSpec:
     expert = _expert_config(options, prepared)
     looks = prepared.first_features if options.training.first_frame_rate else None
-    attestors = (
-        options.gate.attestors
-        if options.gate.members_attest
-        else tuple(dict.fromkeys((node_id, *options.gate.attestors)))
-    )
     try:
         training = _training(options, count_tokens(expert, prepared.latent.shape))
         return RunSpec(
@@ -142,23 +141,31 @@ def _spec(
             text_shape=prepared.text_shape,
             experts=prepared.experts,
             expert=NetworkSpec(preset=options.expert, config=expert),
-            router=NetworkSpec(
-                preset=options.router,
-                config=_router_config(options, prepared),
-            ),
+            router=NetworkSpec(preset=options.router, config=_router_config(options, prepared)),
             first_features=_pinned(folder, looks, store) if looks is not None else None,
             training=training,
-            gate=options.gate.model_copy(update={"attestors": attestors}),
+            gate=_gate(options.gate, node_id),
             timing=options.timing,
             train_shards=_shards(folder, prepared, "train", store),
             gate_shards=_shards(folder, prepared, "gate", store),
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where, why = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        if not where:  # of a whole record, whose fields do not go together
-            raise UsageError(f"{folder} cannot become a run: {why}") from error
-        raise UsageError(f"the run's {where} cannot be {first['input']!r}: {why}") from error
+        raise _mistake(folder, error) from error
+
+
+def _gate(gate: GateSpec, node_id: str) -> GateSpec:
+    """Returns the owner's choices, with the owner's node among the attestors where they are named."""
+    if gate.members_attest:
+        return gate
+    return gate.model_copy(update={"attestors": tuple(dict.fromkeys((node_id, *gate.attestors)))})
+
+
+def _mistake(folder: Path, error: ValidationError) -> UsageError:
+    first = error.errors()[0]
+    where, why = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    if not where:  # of a whole record, whose fields do not go together
+        return UsageError(f"{folder} cannot become a run: {why}")
+    return UsageError(f"the run's {where} cannot be {first['input']!r}: {why}")
 
 
 def _expert_config(options: CreateOptions, prepared: Prepared) -> Config:
@@ -178,8 +185,9 @@ def _router_config(options: CreateOptions, prepared: Prepared) -> Config:
 
 
 def _check_first_frames(folder: Path, prepared: Prepared) -> None:
-    """UsageError when these clips cannot start from an image: they are images, or their codec does not
-    encode one alone alike.
+    """Raises UsageError when these clips cannot start from an image.
+
+    They are images, or their codec does not encode a picture alone as it encodes a clip's first frame.
     """
     from paris_p2p.codec.video import check_first_latent, load_codec
 
@@ -188,15 +196,14 @@ def _check_first_frames(folder: Path, prepared: Prepared) -> None:
             f"--first-frame-rate is for clips of several latent frames, and those of {folder} have one; "
             "leave it out"
         )
-    codec = prepared.codec
-    local = (folder / next(iter(codec.files.values()))).parent if codec.files else None
-    check_first_latent(
-        load_codec(codec.name, local, revision=codec.revision, sha256=codec.sha256), prepared.clip
-    )
+    pinned = prepared.codec
+    local = (folder / next(iter(pinned.files.values()))).parent if pinned.files else None
+    codec = load_codec(pinned.name, local, revision=pinned.revision, sha256=pinned.sha256)
+    check_first_latent(codec, prepared.clip)
 
 
 def _training(options: CreateOptions, tokens: int) -> TrainingSpec:
-    """The owner's choices, the times shifted by the clips' token count where that is the choice."""
+    """Returns the owner's choices, with times shifted by the clips' token count if so chosen."""
     if not options.shift_by_tokens:
         return options.training
     return TrainingSpec.model_validate(options.training.model_dump() | {"time_shift": shift_for(tokens)})
@@ -205,7 +212,7 @@ def _training(options: CreateOptions, tokens: int) -> TrainingSpec:
 def _first_weights(
     folder: Path, options: CreateOptions, config: Config, store: BlobStore, say: Callable[[str], None]
 ) -> tuple[Config, dict[Literal["expert"], BlobRef]]:
-    """The expert's numbers and the blob of the weights that all experts start from."""
+    """Returns the expert's numbers and the blob of the weights that all experts start from."""
     from paris_p2p.preparation.initial import make_initial
 
     if options.init_from is None:

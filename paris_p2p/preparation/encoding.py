@@ -1,12 +1,10 @@
-"""From videos to latents, features and text embeddings in the cache: the long half of prepare, which can be
-stopped at any time.
+"""Encodes videos to latents, features and text embeddings in the cache: the long half of prepare.
 
-Legend: B clips, T x H x W x 3 pixels.
+It can be stopped at any time. Legend: B clips, T x H x W x 3 pixels, L tokens, D token width, P pooled width.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,32 +16,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from paris_p2p.codec.pca import FILE_NAME as PCA_FILE_NAME
-from paris_p2p.codec.pca import PcaCodec, default_patch, fit_pca
-from paris_p2p.codec.text import TextEncoder
+from paris_p2p.codec.text import TextEncoder, fitted
 from paris_p2p.codec.video import Codec
 from paris_p2p.data.cache import Cache, Encoded, cache_key
+from paris_p2p.data.captions import Note
 from paris_p2p.data.decode import Clip, UnusableVideo
 from paris_p2p.data.reading import read_clips, read_parts
 from paris_p2p.data.sheet import thumbnail
 from paris_p2p.data.sources import Source
-from paris_p2p.errors import DataError
 from paris_p2p.features.image import Features
 from paris_p2p.preparation.threads import one_thread_per_operation, side_by_side
 from paris_p2p.progress import Progress
 from paris_p2p.spec import ClipShape
 
-FIT_CLIPS = 512  # for a patch codec: more change nothing
-PSNR_CLIPS = 8
-CLIPS_AT_ONCE = 4  # through codec and features: bounds the activations
+CLIPS_AT_ONCE = 4  # bounds the activations of codec and features
 CAPTIONS_AT_ONCE = 64
-PARTS_AT_ONCE = 16  # of a long video in one pass, so that several threads can read it
+PARTS_AT_ONCE = 16  # parts of a long video in one pass, so that several threads can read it
 FP16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How videos become clips."""
+    """Says how videos become clips."""
 
     shape: ClipShape
     max_clips: int
@@ -59,64 +53,9 @@ class Decoding:
         return side_by_side(self.clips_of, sources, self.threads)
 
 
-def fit_codec(
-    sources: Sequence[Source], decoding: Decoding, patch: tuple[int, int], cache: Cache, progress: Progress
-) -> PcaCodec:
-    """The patch codec of the first clips that `sources` (train only) give; the same sources give the same
-    codec.
-    """
-    shape = decoding.shape
-    side, channels = patch if all(patch) else default_patch(shape.height, shape.width)
-    used = sources[:FIT_CLIPS]
-    names = [(source.id, source.size_bytes, source.mtime_ns, *source.stretches_s) for source in used]
-    folder = (
-        cache.root / f"pca-{cache_key(names, shape.model_dump(), decoding.max_clips, side, channels)[:32]}"
-    )
-    if (folder / PCA_FILE_NAME).is_file():
-        return PcaCodec.load(folder)
-
-    def batches() -> Iterator[Tensor]:
-        seen, reason = 0, "there are no files"
-        for _, clips in decoding.decoded(sources):
-            if isinstance(clips, UnusableVideo):
-                reason = str(clips)
-                continue
-            yield stack(clips)
-            seen += len(clips)
-            progress("fit codec", min(seen, FIT_CLIPS), FIT_CLIPS)
-            if seen >= FIT_CLIPS:
-                break
-        progress("fit codec", FIT_CLIPS, FIT_CLIPS)
-        if not seen:
-            wanted = f"{shape.frames} frames at {shape.fps:g} fps"
-            raise DataError(
-                f"none of {len(sources)} files gives a clip of {wanted} to fit the codec on; "
-                f"the last one: {reason}"
-            )
-
-    codec = fit_pca(batches(), side, channels)
-    codec.save(folder)
-    return codec
-
-
-def codec_psnr_db(codec: Codec, sources: Sequence[Source], decoding: Decoding) -> float:
-    """How well a few clips survive the codec; 99 dB at most."""
-    errors: list[float] = []
-    for _, clips in decoding.decoded(sources[: 4 * PSNR_CLIPS]):
-        if not isinstance(clips, UnusableVideo):
-            video = stack(clips[:1])
-            errors.append(
-                float((codec.decode(codec.encode(video)).cpu().float() - video.float()).square().mean())
-            )
-        if len(errors) == PSNR_CLIPS:
-            break
-    mean = sum(errors) / max(1, len(errors))
-    return min(99.0, 10 * math.log10(255**2 / max(mean, 1e-9)))
-
-
 @dataclass(frozen=True)
 class Encoder:
-    """Codec and features, as one step from a video's clips to its cache file."""
+    """Takes a video's clips to its cache file, through codec and features, in one step."""
 
     codec: Codec
     features: Features
@@ -129,7 +68,7 @@ class Encoder:
         return cache_key(self.made_from, source.name, source.size_bytes, source.mtime_ns, *source.stretches_s)
 
     def run(self, sources: Sequence[Source], progress: Progress) -> dict[str, list[float] | UnusableVideo]:
-        """Encode what is not cached yet; source id -> where its clips start, or why it has none."""
+        """Encodes what is not cached yet; returns source id -> where its clips start, or why it has none."""
         results: dict[str, list[float] | UnusableVideo] = {}
         todo: list[list[Source]] = []
         for source in sources:
@@ -152,25 +91,25 @@ class Encoder:
                 pass
         return results
 
-    def told(self, sources: Sequence[Source]) -> dict[str, Counter[str]]:
-        """Of each file, what reading it met, by a few words: how often."""
+    def remarks(self, sources: Sequence[Source]) -> dict[str, Counter[str]]:
+        """Returns of each file how often reading it met what, by a few words."""
         found: dict[str, Counter[str]] = {}
         for source in sources:
-            told = self.cache.note(self._told_key(source))
-            if told:
-                found.setdefault(source.name, Counter()).update(told)
+            remarks = self.cache.note(self._remarks_key(source))
+            if remarks:
+                found.setdefault(source.name, Counter()).update(remarks)
         return found
 
-    def _told_key(self, source: Source) -> str:
-        return cache_key("told", self.key(source))
+    def _remarks_key(self, source: Source) -> str:
+        return cache_key("told", self.key(source))  # the word in caches of all versions
 
     def _encode(self, parts: list[Source]) -> Iterator[tuple[Source, list[float] | UnusableVideo]]:
-        """Of the parts of one file in their order: each is in the cache when it is yielded."""
-        told: Counter[str] = Counter()
+        """Encodes the parts of one file in order: each is in the cache when it is yielded."""
+        remarks: Counter[str] = Counter()
         pending = _Pending(self)
         left = list(parts)
         try:
-            for part, clip in read_parts(parts, self.decoding.shape, self.decoding.max_clips, told):
+            for part, clip in read_parts(parts, self.decoding.shape, self.decoding.max_clips, remarks):
                 while left[0].id != part.id:
                     yield left[0], pending.finish(left.pop(0))
                 if isinstance(clip, UnusableVideo):
@@ -183,18 +122,19 @@ class Encoder:
             for part in left:
                 pending.failed(unusable)
                 yield part, pending.finish(part)
-        if told:
-            self.cache.put_note(self._told_key(parts[0]), dict(told))
+        if remarks:
+            self.cache.put_note(self._remarks_key(parts[0]), dict(remarks))
 
 
 def _may_pass(failure: UnusableVideo) -> bool:
-    """Whether the disk or the network failed, not the file: it is looked at again the next time."""
+    """Says whether the disk or the network failed, not the file: it is looked at again the next time."""
     return isinstance(failure.__cause__, OSError) and not isinstance(failure.__cause__, av.FFmpegError)
 
 
 def _goes_on(parts: Sequence[Source], source: Source) -> bool:
-    """Whether a part is read in one pass with those before it: a long video is cut into several passes
-    where seeking is cheap.
+    """Says whether a part is read in one pass with those before it.
+
+    Where seeking is cheap, a long video is cut into several passes.
     """
     last = parts[-1]
     seeks = source.track is not None and source.track.in_order
@@ -202,8 +142,9 @@ def _goes_on(parts: Sequence[Source], source: Source) -> bool:
 
 
 class _Pending:
-    """The clips of one part after another, through the networks a few at a time, so that few are in
-    memory.
+    """Takes the clips of one part after another through the networks, a few at a time.
+
+    So only a few are in memory.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -238,7 +179,7 @@ class _Pending:
         self.clips = []
 
     def finish(self, part: Source) -> list[float] | UnusableVideo:
-        """Put the part's file into the cache, and begin the next."""
+        """Puts the part's file into the cache, and begins the next."""
         self._through()
         encoder, key = self.encoder, self.encoder.key(part)
         made = {name: torch.cat(tensors) for name, tensors in self.made.items() if tensors}
@@ -253,9 +194,8 @@ class _Pending:
             if not _may_pass(failure):
                 encoder.cache.put_failure(key, failure)
             return failure
-        half = {
-            name: made[name].clamp(-FP16_MAX, FP16_MAX).half().numpy() for name in made if name != "features"
-        }
+        stored = {name: tensor for name, tensor in made.items() if name != "features"}
+        half = {name: tensor.clamp(-FP16_MAX, FP16_MAX).half().numpy() for name, tensor in stored.items()}
         encoded = Encoded(
             latents=half["latents"],
             features=made["features"].numpy(),
@@ -269,21 +209,41 @@ class _Pending:
 
 @dataclass(frozen=True)
 class EmbeddedCaptions:
-    """Where each caption's embedding stands in the cache."""
+    """Says where each caption's embedding stands in the cache."""
 
     cache: Cache
     rows: dict[str, tuple[str, int]]  # caption -> cache key, row
 
     def read(self, caption: str, name: str) -> NDArray[Any]:
-        """`tokens` [L, D], `mask` [L] or `pooled` [P] of one caption."""
+        """Returns `tokens` [L, D], `mask` [L] or `pooled` [P] of one caption."""
         key, row = self.rows[caption]
         return self.cache.read(key, name, row)
+
+
+def fit_text(
+    encoder: TextEncoder, captions: Iterable[tuple[str, str]], tokens: int
+) -> tuple[TextEncoder, int, list[Note]]:
+    """Returns the encoder with as many tokens as are read of a caption, and what the longest has.
+
+    `captions` are (source name, caption); those that are cut are noted. For 0 `tokens` the captions decide.
+    """
+    named = sorted(set(captions))
+    unique = sorted({caption for _, caption in named})
+    counts = dict(zip(unique, encoder.count(unique), strict=True))
+    encoder = fitted(encoder, list(counts.values()), tokens)
+    what = f"caption cut to {encoder.tokens} text tokens"
+    notes = [
+        Note(name, what, f"it has {counts[caption]}: {caption[:200]}")
+        for name, caption in named
+        if counts[caption] > encoder.tokens
+    ]
+    return encoder, max(counts.values()), notes
 
 
 def embed_captions(
     captions: Iterable[str], encoder: TextEncoder, cache: Cache, progress: Progress
 ) -> EmbeddedCaptions:
-    """Embed each different caption once, in groups that depend on the captions alone."""
+    """Embeds each different caption once, in groups that depend on the captions alone."""
     unique = sorted(set(captions))
     rows: dict[str, tuple[str, int]] = {}
     for start in range(0, len(unique), CAPTIONS_AT_ONCE):

@@ -1,6 +1,4 @@
-"""`paris-run create --init-from`: somebody else's safetensors, read one by one, become the weights that a
-run's experts start from.
-"""
+"""Reads somebody else's safetensors for `paris-run create --init-from`, the weights to start from."""
 
 from __future__ import annotations
 
@@ -26,8 +24,9 @@ INDEX = ".index.json"
 
 
 class Checkpoint(Mapping[str, Tensor]):
-    """The tensors of one or several safetensors files, read when asked for; `numbers` is the config.json
-    beside them, or empty.
+    """Maps names to the tensors of one or several safetensors files, read when asked for.
+
+    `numbers` is the config.json beside them, or empty.
     """
 
     def __init__(self, files: list[Path], numbers: dict[str, Any]):
@@ -55,16 +54,16 @@ class Checkpoint(Mapping[str, Tensor]):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What loses nothing: bfloat16 where all tensors are, float32 otherwise."""
+        """Returns the type that loses nothing: bfloat16 where all tensors are, float32 otherwise."""
         halves = all(file.get_slice(name).get_dtype() == "BF16" for name, file in self._where.items())
         return torch.bfloat16 if halves else torch.float32
 
 
 def make_initial(path: Path, config: Config, rng_seed: int, out: Path) -> tuple[Config, Start]:
-    """Write the first weights of an expert with these numbers to `out`; the numbers, with the rotary of
-    theirs, and the account.
+    """Writes the first weights of an expert with these numbers to `out`; returns the numbers and the account.
 
-    What theirs does not give is drawn from `rng_seed`: the same for all experts. UsageError, DivergedError.
+    The numbers have the checkpoint's rotary. What the checkpoint does not give is drawn from `rng_seed`: the
+    same for all experts. UsageError, DivergedError.
     """
     source = open_checkpoint(path)
     config = fitted_config(config, source, source.numbers)
@@ -78,8 +77,9 @@ def make_initial(path: Path, config: Config, rng_seed: int, out: Path) -> tuple[
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A safetensors file, a diffusers model's or pipeline's folder, or an exported expert's; UsageError
-    says what else it is.
+    """Opens a safetensors file, a diffusers model's or pipeline's folder, or an exported expert's.
+
+    UsageError says what else it is.
     """
     path = path.expanduser()
     if path.is_file():
@@ -109,7 +109,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The safetensors files right inside a folder that make one model."""
+    """Returns the safetensors files right inside a folder that make one model."""
     for name in NAMES:
         if (folder / (name + INDEX)).is_file():
             return _indexed(folder, folder / (name + INDEX))
@@ -120,7 +120,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _indexed(folder: Path, index: Path) -> list[Path]:
-    """A sharded model's files; their names stay inside the folder."""
+    """Returns a sharded model's files; their names stay inside the folder."""
     return [folder / name for name in sorted(set(index_of(index).values()))]
 
 

@@ -1,6 +1,4 @@
-"""What a prepare is asked for, and the frozen networks that follow from it: codec, text encoder and
-features.
-"""
+"""Defines what a prepare is asked for, and loads the frozen networks that follow: codec, text, features."""
 
 from __future__ import annotations
 
@@ -21,17 +19,24 @@ from paris_p2p.data.splits import SplitOptions
 from paris_p2p.errors import UsageError
 from paris_p2p.features.image import DEFAULT_FRAMES, Features, load_features, of_first_frames
 from paris_p2p.preparation.assembly import pin_model
-from paris_p2p.preparation.encoding import Decoding, codec_psnr_db, fit_codec
-from paris_p2p.preparation.fit_codec import KINDS, fit_learned, learned_options
+from paris_p2p.preparation.encoding import Decoding
+from paris_p2p.preparation.fit_codec import (
+    KINDS,
+    Fitting,
+    codec_psnr_db,
+    fit_learned,
+    fit_patch_codec,
+    learned_options,
+)
 from paris_p2p.progress import Progress
 from paris_p2p.spec import ClipShape, Name
 from paris_p2p.weights import ModelFiles, find_model, is_local
 
-FIT_CLIPS_PER_SOURCE = 16  # so that the clips a codec is fitted on come from many sources
+FIT_CLIPS_PER_SOURCE = 16  # so that the clips on which a codec is fitted come from many sources
 
 
 class PrepareOptions(BaseModel):
-    """How clips become a run's data."""
+    """Says how clips become a run's data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,9 +50,9 @@ class PrepareOptions(BaseModel):
     pca_channels: int = Field(default=0, ge=0, le=3072)
     codec_steps: int = Field(default=1000, ge=1, le=10_000_000)  # of `train` and `train:video`
     text: str = "minilm"
-    # 0: as many as the captions have and the encoder takes
+    # 0: as many as the captions have and the encoder takes.
     text_tokens: int = Field(default=0, ge=0, le=MAX_TOKENS)
-    # of captions that are no Unicode; empty: those are skipped
+    # Of captions that are not Unicode; empty: those are skipped.
     caption_encoding: str = Field(default="", max_length=40)
     features: Name = "efficientnet-lite0"  # stands in prepared.json as it is
     feature_frames: int = Field(default=DEFAULT_FRAMES, ge=1, le=1024)
@@ -66,7 +71,7 @@ class PrepareOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Networks:
-    """Frozen: what clips are coded with, captions read with and clusters found with."""
+    """Holds what clips are coded with, captions read with and clusters found with; all are frozen."""
 
     codec: Codec
     codec_files: ModelFiles | None  # None: the codec was fitted here
@@ -83,8 +88,21 @@ class Networks:
             return blake3(self.codec.to_bytes()).hexdigest()
         return self.codec_files.sha256 if self.codec_files else ""
 
+    def made_from(self, version: int, options: PrepareOptions) -> str:
+        """Hashes what a video's cache file depends on beside the video."""
+        kind, _, reference = self.features.name.partition(":")
+        # One CLIP's files are two networks, `clip:` and `transformers:`; those of packages are known by their
+        # hash alone.
+        features = (self.features.sha256, self.features.frames, *((kind,) if reference else ()))
+        first = ("first frames",) if options.image_to_video else ()
+        clip = options.clip.model_dump(), options.clips_per_video
+        return cache_key(version, *clip, self.codec_hash, features, *first)
+
     def pin_codec(self, folder: Path) -> PreparedModel:
-        """As the run will name it; its files go into the folder where they travel with the run."""
+        """Pins the codec as the run will name it.
+
+        Its files go into the folder where they travel with the run.
+        """
         if isinstance(self.codec, PcaCodec):
             path = self.codec.save(folder)
             return PreparedModel(name="pca", files={path.name: f"{folder.name}/{path.name}"})
@@ -93,7 +111,7 @@ class Networks:
         return pin_model(self.codec_name, self.codec_files, is_local_name(self.codec_name), folder)
 
     def pin_features(self, name: str, folder: Path) -> PreparedModel:
-        """As the text encoder is pinned; the network of a package by its hash alone."""
+        """Pins the feature network as the text encoder is pinned; that of a package by its hash alone."""
         _, _, reference = name.partition(":")
         if not reference:
             return PreparedModel(name=name, sha256=self.features.sha256)
@@ -102,7 +120,7 @@ class Networks:
 
 @dataclass(frozen=True)
 class Named:
-    """What an owner's options name: ready before any file is read, so that a slip is told at once."""
+    """Holds what an owner's options name, ready before any file is read, so that slips show at once."""
 
     text: TextEncoder
     features: Features
@@ -110,7 +128,10 @@ class Named:
 
 
 def load_named(options: PrepareOptions) -> Named:
-    """Load them; PresetError or UsageError for a name that leads nowhere, or what cannot be used."""
+    """Loads what the options name.
+
+    PresetError or UsageError for a name that leads nowhere, or what cannot be used.
+    """
     files = None if options.codec in ("pca", *KINDS) else find_codec(options.codec)
     text = load_text_encoder(options.text, tokens=options.text_tokens, device=options.device)
     features = load_features(options.features, frames=options.feature_frames, device=options.device)
@@ -125,21 +146,22 @@ def load_networks(
     cache: Cache,
     progress: Progress,
 ) -> Networks:
-    """All of them, the codec fitted on the train sources where it is one to fit.
+    """Loads all networks, and fits the codec on the train sources where it is one to fit.
 
     UsageError when it cannot take the clips.
     """
     patch = options.pca_patch_pixels, options.pca_channels
     decoding = replace(decoding, max_clips=min(decoding.max_clips, FIT_CLIPS_PER_SOURCE))
+    fitting = Fitting(train, decoding, cache, options.device, progress)
     learned = None
     if options.codec in KINDS:
         wished = learned_options(options.codec, options.clip, patch, options.codec_steps, options.rng_seed)
-        learned = fit_learned(options.codec, train, decoding, wished, cache, options.device, progress)
+        learned = fit_learned(options.codec, wished, fitting)
     name = f"diffusers:{learned.folder}" if learned else options.codec
     files = find_codec(name) if learned else named.codec_files
     codec: Codec
     if files is None:
-        codec = fit_codec(train, decoding, patch, cache, progress).to(options.device)
+        codec = fit_patch_codec(patch, fitting).to(options.device)
     else:
         codec = load_codec(name, files.folder, device=options.device)
     latent_shape(codec, options.clip)  # before the long part: it says so if the codec cannot take such clips
@@ -154,7 +176,7 @@ def load_networks(
 def fingerprint(
     sources: Sequence[Source], skipped: Sequence[Skipped], options: PrepareOptions, version: int
 ) -> str:
-    """Of all that a prepare's result depends on."""
+    """Hashes all that a prepare's result depends on."""
     listed = [
         (s.name, str(s.path.absolute()), s.size_bytes, s.mtime_ns, s.caption, s.group, *map(astuple, s.timed))
         for s in sources
@@ -164,13 +186,13 @@ def fingerprint(
         for name in (options.codec, options.text, options.features)
     ]
     wished = options.model_dump(exclude={"threads", "device"})
-    # lists of older versions lacked them
+    # Lists of older versions lacked them.
     groups = ("groups in the list",) if any(s.group for s in sources) else ()
     return cache_key(version, listed, [skip.name for skip in skipped], wished, models, *groups)
 
 
 def _model_files(name: str) -> list[Path]:
-    """What a model's name points at on this disk: a folder's files, or the file itself."""
+    """Returns what a model's name points at on this disk: a folder's files, or the file itself."""
     path = Path(name.partition(":")[2]).expanduser()
     if is_local_name(name):
         return sorted(path.iterdir())
@@ -178,6 +200,6 @@ def _model_files(name: str) -> list[Path]:
 
 
 def is_local_name(name: str) -> bool:
-    """Whether a model is named by a folder on this disk."""
+    """Says whether a model is named by a folder on this disk."""
     reference = name.partition(":")[2]
     return bool(reference) and is_local(reference)

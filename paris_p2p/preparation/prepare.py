@@ -6,26 +6,23 @@ give the same bytes.
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paris_p2p.codec.text import TextEncoder, fitted
 from paris_p2p.codec.video import latent_shape
-from paris_p2p.data.cache import Cache, cache_key
+from paris_p2p.data.cache import Cache
 from paris_p2p.data.captions import Note
 from paris_p2p.data.prepared import Prepared, PreparedModel, Split
-from paris_p2p.data.sources import Found, Skipped, Source, find_sources
-from paris_p2p.data.splits import assign_splits, check_enough, counted, experts_for, rank_groups
+from paris_p2p.data.sources import Skipped, Source, find_sources
+from paris_p2p.data.splits import assign_splits, check_enough, experts_for, rank_groups
 from paris_p2p.data.text_files import check_encoding
 from paris_p2p.data.unusable import UnusableVideo
 from paris_p2p.device import pick_device
-from paris_p2p.errors import DataError, DiskFullError, ReadOnlyError, UsageError
+from paris_p2p.errors import DataError, UsageError
 from paris_p2p.preparation.assembly import (
     Assembly,
     move_into_place,
@@ -34,8 +31,17 @@ from paris_p2p.preparation.assembly import (
     write_report,
     write_sheet,
 )
-from paris_p2p.preparation.clustering import SPLIT_NAMES, Clustered, Dealer, Entry, UncheckedClusterError
-from paris_p2p.preparation.encoding import Decoding, Encoder, embed_captions
+from paris_p2p.preparation.clustering import (
+    SPLIT_NAMES,
+    Clustered,
+    Dealer,
+    Entry,
+    UncheckedClusterError,
+    dealing_notes,
+    entries_of,
+    own_group,
+)
+from paris_p2p.preparation.encoding import Decoding, Encoder, embed_captions, fit_text
 from paris_p2p.preparation.networks import (
     FIT_CLIPS_PER_SOURCE,
     Networks,
@@ -45,10 +51,17 @@ from paris_p2p.preparation.networks import (
     load_named,
     load_networks,
 )
+from paris_p2p.preparation.preconditions import (
+    already_prepared,
+    disk_errors,
+    none_usable,
+    none_usable_at_all,
+    require_frames,
+    require_no_run,
+)
 from paris_p2p.preparation.sizes import clip_tokens, size_advice
 from paris_p2p.preparation.survey import Survey, hash_sources
 from paris_p2p.progress import Progress
-from paris_p2p.run_file import RUN_FILE
 from paris_p2p.spec import TextShape
 
 VERSION = 3  # of what prepare makes of the same input: raised when that changes
@@ -61,7 +74,7 @@ def _no_progress(stage: str, done: int, total: int) -> None:
 
 
 def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress = _no_progress) -> Prepared:
-    """Prepare the clips in a folder; a second call with the same input returns at once.
+    """Prepares the clips in a folder; a second call with the same input returns at once.
 
     Writes shards/, captions/, codec/, splits.json, report.json, clusters.png, and prepared.json last; cache/
     may be deleted. DataError, UsageError, DiskFullError or ReadOnlyError say what to change.
@@ -79,16 +92,16 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
         )
     found = find_sources(clips, out, check_encoding(options.caption_encoding))
     sources, skipped = found.sources, found.skipped
-    _require_frames(sources, options.frames)
-    with _disk_errors(out):
+    require_frames(sources, options.frames)
+    with disk_errors(out):
         if not sources:
-            raise _none_usable_at_all(clips, out, found)
+            raise none_usable_at_all(clips, out, found)
         out.mkdir(parents=True, exist_ok=True)
         made_from = fingerprint(sources, skipped, options, VERSION)
-        known = _already(out, made_from)
+        known = already_prepared(out, made_from)
         if known is not None:
             return known
-        _require_no_run(out, made_from)
+        require_no_run(out, made_from)
         decoding = Decoding(options.clip, options.clips_per_video, options.threads)
         advice = size_advice(options.codec, options.clip)
         notes = [*found.notes, *([Note("", advice)] if advice else [])]
@@ -102,7 +115,7 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
 
 @dataclass(frozen=True)
 class _Job:
-    """One prepare."""
+    """Runs one prepare."""
 
     clips: Path
     out: Path
@@ -115,61 +128,62 @@ class _Job:
 
     @property
     def work(self) -> Path:
-        """What is not whole yet."""
+        """Returns the folder of what is not whole yet."""
         return self.out / "partial"
 
     def run(self, sources: list[Source], made_from: str) -> Prepared:
         shutil.rmtree(self.work, ignore_errors=True)
         named = load_named(self.options)
         hashes = self._hashes(sources)
-        survey = Survey(
-            self.options.clip,
-            self.options.clips_per_video,
-            self.options.threads,
-            self.cache,
-            self.progress,
-            self.skipped,
-            self.notes,
-            self.options.experts,
-            self.options.splits,
-        )
-        sources = survey.sources([source for source in sources if source.name in hashes])
+        sources = self._survey().sources([source for source in sources if source.name in hashes])
         _require(sources, self.skipped, self.clips)
-        groups = {source.id: source.group or _own_group(source, hashes[source.name]) for source in sources}
+        groups = {source.id: source.group or own_group(source, hashes[source.name]) for source in sources}
         ranked = rank_groups(list(groups.values()), self.options.rng_seed)
         # Held-out splits are filled from the front, so the last quarter is train, whatever turns out to be
         # unusable.
         place = {group: i for i, group in enumerate(ranked[-max(1, len(ranked) // 4) :])}
-        tail = sorted(
-            (s for s in sources if groups[s.id] in place), key=lambda s: (-place[groups[s.id]], s.id)
-        )
+        tail = [source for source in sources if groups[source.id] in place]
+        tail.sort(key=lambda source: (-place[groups[source.id]], source.id))
         models = load_networks(named, tail, self.options, self.decoding, self.cache, self.progress)
-        encoder = Encoder(
-            models.codec,
-            models.features,
-            self.decoding,
-            self.cache,
-            self._made_from(models),
-            models.first_features,
-        )
+        encoder = self._encoder(models)
         starts_s = self._usable(sources, encoder)
         splits = self._splits(ranked, groups, starts_s, place)
-        entries = _entries(sources, hashes, encoder, starts_s, groups, splits)
-        dealer = Dealer(
-            self.cache,
-            self.options.rng_seed,
-            ranked,
-            place,
-            self.options.frames / self.options.fps,
-            self.progress,
-        )
-        asked = self.options.experts
-        dealt, clustered = dealer.deal(entries, asked or experts_for(len(entries)), fewer=not asked)
-        self._tell_dealt(entries, dealt, clustered)
+        entries = entries_of(sources, hashes, encoder.key, starts_s, groups, splits)
+        dealt, clustered = self._deal(entries, ranked, place)
         return self._assemble(dealt, clustered, models, made_from)
 
+    def _survey(self) -> Survey:
+        options = self.options
+        return Survey(
+            options.clip,
+            options.clips_per_video,
+            options.threads,
+            self.cache,
+            self.progress,
+            self.skipped,
+            self.notes,
+            options.experts,
+            options.splits,
+        )
+
+    def _encoder(self, models: Networks) -> Encoder:
+        made_from = models.made_from(VERSION, self.options)
+        return Encoder(
+            models.codec, models.features, self.decoding, self.cache, made_from, models.first_features
+        )
+
+    def _deal(
+        self, entries: Sequence[Entry], ranked: Sequence[str], fitted_on: Collection[str]
+    ) -> tuple[list[Entry], Clustered]:
+        options, asked = self.options, self.options.experts
+        clip_s = options.frames / options.fps
+        dealer = Dealer(self.cache, options.rng_seed, ranked, fitted_on, clip_s, self.progress)
+        dealt, clustered = dealer.deal(entries, asked or experts_for(len(entries)), fewer=not asked)
+        self.notes.extend(dealing_notes(entries, dealt, clustered.model.clusters, chosen=not asked))
+        return dealt, clustered
+
     def leave_what_was_found(self, error: DataError | UsageError) -> None:
-        """report.json, and clusters.png where there are clusters, of a prepare that cannot go on."""
+        """Writes report.json, and clusters.png where there are clusters, of a prepare that cannot go on."""
         path = write_failure(self.out, error, self.skipped, self.notes)
         sheet = self.out / ("clusters-failed.png" if path.name != "report.json" else SHEET_NAME)
         drawn = self.work / SHEET_NAME
@@ -182,48 +196,30 @@ class _Job:
             error.args = (f"{error} (see {path.name}{seen} in {self.out})",)
 
     def _hashes(self, sources: Sequence[Source]) -> dict[str, str]:
-        """Source name -> content hash, of those that can be read and are no copy of an earlier one."""
+        """Returns source name -> content hash, of those that can be read and are no copy of another."""
         hashes: dict[str, str] = {}
         first: dict[str, str] = {}
         for name, found in hash_sources(sources, self.cache, self.options.threads, self.progress).items():
             if isinstance(found, UnusableVideo):
                 self.skipped.append(Skipped(name, found.reason, found.detail))
             elif found in first:
-                self.skipped.append(
-                    Skipped(
-                        name, "duplicate", f"byte for byte the same as {first[found]}, whose caption is used"
-                    )
-                )
+                why = f"byte for byte the same as {first[found]}, whose caption is used"
+                self.skipped.append(Skipped(name, "duplicate", why))
             else:
                 first[found] = name
                 hashes[name] = found
         return hashes
 
-    def _made_from(self, models: Networks) -> str:
-        kind, _, reference = models.features.name.partition(":")
-        # One CLIP's files are two networks, `clip:` and `transformers:`; those of packages are known by their
-        # hash alone.
-        features = (models.features.sha256, models.features.frames, *((kind,) if reference else ()))
-        first = ("first frames",) if self.options.image_to_video else ()
-        return cache_key(
-            VERSION,
-            self.options.clip.model_dump(),
-            self.options.clips_per_video,
-            models.codec_hash,
-            features,
-            *first,
-        )
-
     def _usable(self, sources: Sequence[Source], encoder: Encoder) -> dict[str, list[float]]:
-        """Source id -> where its clips start; the others go to the skipped ones."""
+        """Returns source id -> where its clips start; the other sources are added to what is skipped."""
         usable: dict[str, list[float]] = {}
         for name, result in sorted(encoder.run(sources, self.progress).items()):
             if isinstance(result, UnusableVideo):
                 self.skipped.append(Skipped(name, result.reason, result.detail))
             else:
                 usable[name] = result
-        for name, told in sorted(encoder.told(sources).items()):
-            self.notes.extend(Note(name, what, f"{count} times") for what, count in told.items())
+        for name, remarks in sorted(encoder.remarks(sources).items()):
+            self.notes.extend(Note(name, what, f"{count} times") for what, count in remarks.items())
         _require(usable, self.skipped, self.clips)
         return usable
 
@@ -234,7 +230,7 @@ class _Job:
         starts_s: Mapping[str, list[float]],
         fitted_on: Collection[str],
     ) -> dict[str, Split]:
-        """group -> split, of the groups that have clips."""
+        """Returns group -> split, of the groups that have clips."""
         counts: Counter[str] = Counter()
         for name, starts in starts_s.items():
             counts[groups[name]] += len(starts)
@@ -244,48 +240,13 @@ class _Job:
             [group for group in ranked if group in counts], counts, self.options.splits, fitted_on
         )
 
-    def _tell_dealt(self, entries: Sequence[Entry], dealt: Sequence[Entry], clustered: Clustered) -> None:
-        """What was chosen and left out while dealing."""
-        if not self.options.experts:
-            chosen = f"{counted(clustered.model.clusters, 'expert')} chosen for so many clips"
-            self.notes.append(Note("", chosen, f"{len(entries)} clips; --experts sets another number"))
-        kept = {entry.key for entry in dealt}
-        near = Counter(entry.source.name for entry in entries if entry.key not in kept)
-        left = "clips next to another split's left out"
-        self.notes.extend(Note(name, left, f"{count} clips") for name, count in sorted(near.items()))
-        before = {entry.group: entry.split for entry in entries}
-        moved = {e.group for e in dealt if e.split != before[e.group]}
-        if moved:
-            self.notes.append(
-                Note("", "sources moved to the gate, for each cluster to have one", ", ".join(sorted(moved)))
-            )
-        self._tell_near(dealt)
-
-    def _tell_near(self, dealt: Sequence[Entry]) -> None:
-        """How much of what is held out is of files that are trained on too, and so less new."""
-        trained = {entry.source.name for entry in dealt if entry.split == "train"}
-        held = [entry.source.name for entry in dealt if entry.split != "train"]
-        near = [name for name in held if name in trained]
-        if near:
-            what = f"{len(near)} of {len(held)} held-out clips are of videos that are trained on too"
-            told = f"{what}: numbers look better than on new videos"
-            self.notes.append(Note("", told, ", ".join(sorted(set(near)))))
-
-    def _first_width(self, entry: Entry) -> int:
-        return len(self.cache.read(entry.cache_key, "firsts", entry.index))
-
-    def _fit_text(self, encoder: TextEncoder, entries: Sequence[Entry]) -> tuple[TextEncoder, int]:
-        """The encoder with as many tokens as are read of a caption, and what the longest has; cut ones are
-        noted.
-        """
-        unique = sorted({entry.caption for entry in entries})
-        counts = dict(zip(unique, encoder.count(unique), strict=True))
-        encoder = fitted(encoder, list(counts.values()), self.options.text_tokens)
-        for name, caption in sorted({(entry.source.name, entry.caption) for entry in entries}):
-            if counts[caption] > encoder.tokens:
-                what = f"caption cut to {encoder.tokens} text tokens"
-                self.notes.append(Note(name, what, f"it has {counts[caption]}: {caption[:200]}"))
-        return encoder, max(counts.values())
+    def _firsts(self, entries: Sequence[Entry], models: Networks) -> dict[str, Any]:
+        """Returns what the run says of first frames; nothing where it has none."""
+        if not self.options.image_to_video:
+            return {}
+        width = len(self.cache.read(entries[0].cache_key, "firsts", entries[0].index))
+        pinned = models.pin_features(self.options.features, self.work / "features")
+        return {"first_features": pinned, "first_width": width}
 
     def _assemble(
         self, entries: Sequence[Entry], clustered: Clustered, models: Networks, made_from: str
@@ -293,7 +254,9 @@ class _Job:
         options, work = self.options, self.work
         work.mkdir()
         write_sheet(work / SHEET_NAME, entries, clustered, self.cache, options.rng_seed)
-        text, longest = self._fit_text(models.text, entries)
+        captions = [(entry.source.name, entry.caption) for entry in entries]
+        text, longest, cut = fit_text(models.text, captions, options.text_tokens)
+        self.notes.extend(cut)
         embedded = embed_captions((entry.caption for entry in entries), text, self.cache, self.progress)
         assembly = Assembly(
             work, self.cache, entries, clustered, embedded, options.fps, self.progress, options.image_to_video
@@ -308,10 +271,7 @@ class _Job:
             codec=models.pin_codec(work / "codec"),
             text=pin_model(options.text, models.text.files, is_local_name(options.text), work / "text"),
             features=PreparedModel(name=models.features.name, sha256=models.features.sha256),
-            first_features=models.pin_features(options.features, work / "features")
-            if options.image_to_video
-            else None,
-            first_width=self._first_width(entries[0]) if options.image_to_video else 0,
+            **self._firsts(entries, models),
             codec_psnr_db=models.psnr_db,
             pca_psnr_db=models.pca_psnr_db,
             experts=clustered.model.clusters,
@@ -331,124 +291,11 @@ class _Job:
         return prepared
 
 
-def _own_group(source: Source, content_hash: str) -> str:
-    return content_hash if source.span is None else f"{content_hash}/{source.span.group}"
-
-
-def _entries(
-    sources: Sequence[Source],
-    hashes: Mapping[str, str],
-    encoder: Encoder,
-    starts_s: Mapping[str, list[float]],
-    groups: Mapping[str, str],
-    splits: Mapping[str, Split],
-) -> list[Entry]:
-    """All clips, sorted by content and then by time."""
-    numbers: Counter[str] = Counter()
-    entries = []
-    for source in sources:
-        for i, start_s in enumerate(starts_s.get(source.id, ())):
-            key = f"{hashes[source.name][:24]}-{numbers[source.name]:06d}"
-            numbers[source.name] += 1
-            group = groups[source.id]
-            caption = source.caption_at(start_s)
-            entries.append(Entry(key, encoder.key(source), source, i, start_s, group, splits[group], caption))
-    return sorted(entries, key=lambda entry: entry.key)
-
-
-def _require_no_run(out: Path, fingerprint: str) -> None:
-    """UsageError when other data would take the place of what a created run was made of."""
-    if not (out / RUN_FILE).exists():
-        return
-    try:
-        same = Prepared.load(out).fingerprint == fingerprint
-    except DataError:
-        same = False
-    if not same:
-        raise UsageError(
-            f"{out} holds a created run ({RUN_FILE}), and these clips and options are not just what it "
-            "was made of: preparing them there would replace its data. Give another --out"
-        )
-
-
 def _require(found: Collection[Any], skipped: Sequence[Skipped], clips: Path) -> None:
     if not found:
-        raise _none_usable(skipped, clips)
-
-
-def _none_usable(skipped: Sequence[Skipped], clips: Path) -> DataError:
-    counts = ", ".join(
-        f"{count} {reason}" for reason, count in Counter(skip.reason for skip in skipped).most_common()
-    )
-    first = next((f"; the first is {skip.name}: {skip.detail or skip.reason}" for skip in skipped), "")
-    return DataError(
-        f"no usable video or image in {clips} ({counts or 'it holds no such files'}{first}). "
-        "Give files with captions: "
-        "a .txt beside each, a captions.csv or captions.jsonl with file and caption, or webdataset tars"
-    )
-
-
-def _none_usable_at_all(clips: Path, out: Path, found: Found) -> DataError:
-    """The same with a report.json, where there is anything to list."""
-    error = _none_usable(found.skipped, clips)
-    if found.skipped or found.notes:
-        out.mkdir(parents=True, exist_ok=True)
-        path = write_failure(out, error, found.skipped, found.notes)
-        error.args = (f"{error} (see {path.name} in {out})",)
-    return error
-
-
-def _require_frames(sources: Sequence[Source], frames: int) -> None:
-    images = [source.name for source in sources if source.is_image]
-    if images and frames > 1:
-        others = len(sources) - len(images)
-        beside = (
-            f" beside {others} videos: move the images away, or make a run of images and stills"
-            if others
-            else ""
-        )
-        raise UsageError(
-            f"{len(images)} images ({images[0]} is the first){beside}; "
-            f"an image has one frame, not {frames}: prepare them with --frames 1"
-        )
-
-
-def _already(out: Path, fingerprint: str) -> Prepared | None:
-    """What is prepared there, if it was made from just this and is whole."""
-    try:
-        prepared = Prepared.load(out)
-    except DataError:
-        return None
-    whole = all(
-        (out / s.path).is_file() and (out / s.path).stat().st_size == s.size_bytes for s in prepared.shards
-    )
-    return prepared if whole and prepared.fingerprint == fingerprint else None
+        raise none_usable(skipped, clips)
 
 
 def _count(splits: Iterable[Split]) -> dict[Split, int]:
     counts = Counter(splits)
     return {split: counts[split] for split in SPLIT_NAMES}
-
-
-@contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
-    """Say what to do about a disk that is full or cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(
-                f"the disk of {out} is full ({shutil.disk_usage(_existing(out)).free >> 20} MiB free); "
-                "make room and run the same command again: it continues where it was"
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise ReadOnlyError(
-                f"cannot write into {out} ({error.strerror}); give an --out you may write to"
-            ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise UsageError(f"{out} is, or lies in, a file; give a folder as --out") from error
-        raise
-
-
-def _existing(path: Path) -> Path:
-    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())

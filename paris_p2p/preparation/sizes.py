@@ -1,4 +1,4 @@
-"""What a clip's size costs: its tokens, and which sizes near it are cheap."""
+"""Says what a clip's size costs: its tokens, and which sizes near it are cheap."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from paris_p2p.codec.pca import MAX_PATCH_PIXELS, default_patch
 from paris_p2p.model.presets import count_tokens, expert_config
 from paris_p2p.spec import ClipShape, LatentShape, TextShape
 
-DEAR = 1.25  # so many times the tokens that the area asks for
+DEAR = 1.25  # a size is dear at so many times the tokens that its area asks for
 _PATCHED = ("pca", "train", "train:video")  # codecs whose patches must divide the sides
 
 
@@ -18,7 +18,7 @@ def clip_tokens(latent: LatentShape) -> int:
 
 
 def size_advice(codec: str, clip: ClipShape) -> str:
-    """A sentence on a size that costs more tokens than its area asks for; empty for a cheap one."""
+    """Returns a sentence on a size that costs more tokens than its area asks for; empty for a cheap one."""
     if codec not in _PATCHED:
         return ""
     tokens, side = _tokens(clip.frames, clip.height, clip.width)
@@ -38,14 +38,14 @@ def size_advice(codec: str, clip: ClipShape) -> str:
 
 
 def _tokens(frames: int, height: int, width: int) -> tuple[int, int]:
-    """(tokens of a clip, side of a patch in pixels) with the codecs' own patches."""
+    """Returns (tokens of a clip, side of a patch in pixels) with the codecs' own patches."""
     side, channels = default_patch(height, width)
     latent = LatentShape(channels=channels, frames=frames, height=height // side, width=width // side)
     return clip_tokens(latent), side
 
 
 def _near(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """Sizes around this one whose sides hold an even number of whole patches."""
+    """Yields sizes around this one whose sides hold an even number of whole patches."""
     for step in (8, 16, MAX_PATCH_PIXELS):
         for h in {height // step * step, -(-height // step) * step} - {0}:
             for w in {width // step * step, -(-width // step) * step} - {0}:

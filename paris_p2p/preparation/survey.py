@@ -1,4 +1,4 @@
-"""Before anything is encoded: how long each video is, and which long ones are parted into scenes."""
+"""Looks at files before anything is encoded: how long videos are, and which are parted into scenes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from paris_p2p.preparation.threads import side_by_side
 from paris_p2p.progress import Progress
 from paris_p2p.spec import ClipShape
 
-VERSION = 2  # of what is kept of each file
+VERSION = 2  # of what the cache keeps of each file
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ class Survey:
     splits: SplitOptions = field(default_factory=SplitOptions)
 
     def sources(self, sources: Sequence[Source]) -> list[Source]:
-        """Images and videos as they are, long videos as their parts, each with its track; no other files."""
+        """Returns images and videos as they are, long videos as their parts, each with its track.
+
+        Files that cannot be used are left out.
+        """
         looked = self._looked_at(sources)
         own = [self._clips(source) for source in looked if not source.group]
         named: Counter[str] = Counter()
@@ -56,13 +59,13 @@ class Survey:
         for source in looked:
             if source.name not in cuts:
                 result.append(source)
-                self._tell_thinned(source)
+                self._note_thinned(source)
             else:
                 result += self._parted(source, cuts[source.name], part_clips(total), whole)
         return result
 
     def _clips(self, source: Source) -> int:
-        """How many clips a source holds."""
+        """Returns how many clips a source holds."""
         if source.track is None:
             return 1
         if not source.timed:
@@ -70,7 +73,7 @@ class Survey:
         ends_s = [(cue.start_s, min(cue.end_s, source.track.duration_s)) for cue in source.timed]
         return sum(clips_in(end_s - start_s, self.shape) for start_s, end_s in ends_s)
 
-    def _tell_thinned(self, source: Source) -> None:
+    def _note_thinned(self, source: Source) -> None:
         there = self._clips(source)
         if there > self.max_clips:
             detail = f"{self.max_clips} of {there}; raise --clips-per-video for more"
@@ -85,8 +88,8 @@ class Survey:
             if isinstance(track, UnusableVideo):
                 self.skipped.append(Skipped(source.name, track.reason, track.detail))
                 continue
-            told = track.notes if track else {}
-            self.notes.extend(Note(source.name, what, detail) for what, detail in told.items())
+            remarks = track.notes if track else {}
+            self.notes.extend(Note(source.name, what, detail) for what, detail in remarks.items())
             found.append(replace(source, track=track))
         return found
 
@@ -108,7 +111,7 @@ class Survey:
         return track
 
     def _cuts(self, sources: Sequence[Source]) -> Iterator[tuple[str, list[float]]]:
-        """Where long videos are cut; the bar counts seconds of video."""
+        """Yields where long videos are cut; the bar counts seconds of video."""
         total_s = sum(int(source.track.duration_s) for source in sources if source.track)
         reached: defaultdict[str, int] = defaultdict(int)
 
@@ -138,7 +141,7 @@ class Survey:
         return cuts_s
 
     def _parted(self, source: Source, cuts_s: list[float], at_most: int, scenes_whole: bool) -> list[Source]:
-        """Its parts; the video itself where no scene holds a clip."""
+        """Returns a video's parts; the video itself where no scene holds a clip."""
         duration_s = source.track.duration_s if source.track else 0.0
         spans = [
             replace(span, scene_whole=scenes_whole)
@@ -151,7 +154,7 @@ class Survey:
             why = f"none of its {len(cuts_s) + 1} scenes holds a clip of {wanted_s:.2f} s{within}"
             why += ": lower --frames, or raise --fps, for clips without cuts"
             self.notes.append(Note(source.name, "video kept whole, its clips cross cuts", why))
-            self._tell_thinned(source)
+            self._note_thinned(source)
             return [source]
         parts = [replace(source, span=span) for span in spans]
         clip_s = self.shape.frames / self.shape.fps
@@ -162,16 +165,15 @@ class Survey:
         self.notes.append(Note(source.name, "long video parted into scenes", detail))
         if lost_s >= clip_s:
             why = "ends of scenes, scenes shorter than a clip, time without a caption"
-            self.notes.append(
-                Note(source.name, "time of the video not used", f"{lost_s:.1f} of {duration_s:.1f} s: {why}")
-            )
+            lost = f"{lost_s:.1f} of {duration_s:.1f} s: {why}"
+            self.notes.append(Note(source.name, "time of the video not used", lost))
         return parts
 
     def _clips_of_part(self, part: Source) -> int:
         return len(starts_of(part, self.shape, self.max_clips, 0.0))
 
     def _captioned(self, source: Source, span: Span) -> bool:
-        """Whether a clip of the part lies inside a caption by time; always where there are none of those."""
+        """Says whether a clip of the part lies inside a caption by time; true where there are none."""
         inside = ((max(span.start_s, cue.start_s), min(span.end_s, cue.end_s)) for cue in source.timed)
         return not source.timed or any(clips_in(end_s - start_s, self.shape) > 0 for start_s, end_s in inside)
 
@@ -179,7 +181,10 @@ class Survey:
 def hash_sources(
     sources: Sequence[Source], cache: Cache, threads: int, progress: Progress
 ) -> dict[str, str | UnusableVideo]:
-    """Source name -> hash of its content; what is known of a file that did not change is not read again."""
+    """Returns source name -> hash of its content.
+
+    What is known of a file that did not change is not read again.
+    """
 
     def work(source: Source) -> str | UnusableVideo:
         key = cache_key("hash", source.name, str(source.path.absolute()), source.size_bytes, source.mtime_ns)

@@ -1,4 +1,4 @@
-"""Several files side by side, each on one thread: how prepare uses the cores."""
+"""Works on several files side by side, each on one thread, to use the cores."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ Result = TypeVar("Result")
 def side_by_side(
     work: Callable[[Item], Result], sources: Iterable[Item], threads: int
 ) -> Iterator[tuple[Item, Result]]:
-    """`work` on a few at a time, in threads, in order; what was not started is dropped when the caller
-    leaves.
+    """Calls `work` on a few items at a time, in threads, and yields the results in order.
+
+    What was not started is dropped when the caller leaves.
     """
     pool = ThreadPoolExecutor(threads, "prepare")
     waiting: deque[tuple[Item, Future[Result]]] = deque()
@@ -37,8 +38,9 @@ def side_by_side(
 
 @contextmanager
 def one_thread_per_operation() -> Iterator[None]:
-    """Videos run side by side instead: on a busy machine, threads of one operation mostly wait for each
-    other.
+    """Gives each operation one thread, because videos run side by side instead.
+
+    On a busy machine, threads of one operation mostly wait for each other.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

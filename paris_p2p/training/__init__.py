@@ -1,1 +1,1 @@
-"""Training one slot: the loop, its objective, and the gate that measures checkpoints."""
+"""Trains one slot: the loop, its objective, and the gate that measures checkpoints."""

@@ -1,7 +1,6 @@
-"""A worker process's own side: it dies with its parent, reads lines from stdin, and keeps stdout for its
-messages.
+"""Guards a worker process: it dies with its parent, reads lines from stdin, keeps stdout for its messages.
 
-Imports nothing heavy, so that the guards stand before torch is loaded.
+This file imports nothing heavy, so that the guards stand before torch is loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ ORPHANED_EXIT_CODE = 3
 
 
 class Line:
-    """The line to the parent: `receive` waits for what it says, `pending` looks, `send` answers."""
+    """Connects to the parent: `receive` waits for a line, `pending` looks for one, `send` answers."""
 
     def __init__(self, incoming: queue.SimpleQueue[bytes], outgoing: BinaryIO):
         self._incoming, self._outgoing = incoming, outgoing
@@ -45,7 +44,7 @@ class Line:
 
 
 def open_line(is_kill: Callable[[bytes], bool] = lambda line: False) -> Line:
-    """Set the guards and take over stdin and stdout; call once, first thing in the process.
+    """Sets the guards and takes over stdin and stdout; called once, first thing in the process.
 
     The process ends at once, inside whatever it computes, when its parent dies, when stdin closes, or when a
     line comes that `is_kill` recognises. What libraries print goes to stderr.

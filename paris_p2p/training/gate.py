@@ -1,9 +1,10 @@
-"""An attestor's check of cards, `python -m paris_p2p.training.gate`: a GateJob a line on stdin, a GateResult
-each on stdout.
+"""Checks cards for an attestor, `python -m paris_p2p.training.gate`.
 
-One process may check many cards, so that torch is loaded once where checkpoints come often. Whatever is wrong
-with the checkpoint is a result with a reason. Only what is wrong on this side (shards, device, memory) ends
-the process without one, with the words on stderr. It dies with its parent, as the trainer does.
+A GateJob comes on stdin and a GateResult goes to stdout, a line each. One process may check many cards, so
+that torch is loaded once where checkpoints come often. Whatever is wrong with the checkpoint is a result with
+a reason. Only what is wrong on this side (shards, device, memory) ends the process without one, with the
+words on stderr. It dies with its parent, as the trainer does.
+Legend: B clips. t = 1 is noise.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from dataclasses import dataclass
 
 import torch
 from pydantic import ValidationError
@@ -40,8 +42,8 @@ from paris_p2p.training.objective import (
     network_shapes,
     open_clips,
     read_spec,
+    router_losses_by_draw,
     times,
-    told_router_losses,
 )
 
 PART_CLIPS = 8  # clips through the network at once: fixed, so that every attestor's memory is bounded
@@ -50,9 +52,7 @@ RESUME_SLACK = 2.0  # the weights before averaging are noisier, by far less than
 
 
 def main() -> int:
-    """Verdicts until stdin closes, which ends the process; returns 1 when there is a job without a
-    verdict.
-    """
+    """Gives verdicts until stdin closes, which ends the process; returns 1 for a job without a verdict."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
     line = open_line()
     try:
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def check(job: GateJob) -> GateResult:
-    """The verdict on a card's checkpoint. Raises ParisError for what is wrong on this side."""
+    """Returns the verdict on a card's checkpoint; ParisError for what is wrong on this side."""
     set_threads(job.threads)
     spec, device = read_spec(job), pick_device(job.device)
     expected_clips = job.steps * batch_clips(spec, job.slot)
@@ -85,18 +85,18 @@ def check(job: GateJob) -> GateResult:
 
 
 def gate_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
-    """The clips, noise and times that the card's id picks: the same for every attestor and for both weights,
-    unknown before.
+    """Returns (batch, t [B]) with the clips, noise and times that the card's id picks.
 
-    Times are stratified: one in each of B equal slices of the training times' distribution. Returns (batch, t
-    [B]).
+    They are the same for every attestor and for both weights, and unknown before. Times are stratified: one
+    in each of B equal slices of the training times' distribution.
     """
     return _batch(job, spec, Draws.of(job.run, f"gate/{job.slot}/{job.card}"))
 
 
 def fixed_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
-    """The same of every card of the slot: nothing is decided by it, but its losses may be compared from
-    card to card.
+    """Returns (batch, t [B]) that is the same for every card of the slot.
+
+    Nothing is decided by it, but its losses may be compared from card to card.
     """
     return _batch(job, spec, Draws.of(job.run, f"gate/{job.slot}/fixed"))
 
@@ -110,20 +110,19 @@ def _batch(job: GateJob, spec: RunSpec, draws: Draws) -> tuple[Batch, Tensor]:
 
 
 def mean_loss(network: nn.Module, spec: RunSpec, slot: str, batch: Batch, t: Tensor, device: Device) -> float:
-    """The network's mean loss over the batch, with captions, without dropout, with first frames at the
-    run's rate.
+    """Returns the network's mean loss over the batch, with captions and without dropout.
+
+    First frames are given at the rate of the run.
     """
     total = 0.0
     for start in range(0, len(batch), PART_CLIPS):
-        part, part_t = (
-            batch.part(start, start + PART_CLIPS).to(device.torch),
-            t[start : start + PART_CLIPS].to(device.torch),
-        )
+        part = batch.part(start, start + PART_CLIPS).to(device.torch)
+        part_t = t[start : start + PART_CLIPS].to(device.torch)
         with torch.no_grad(), device.autocast():
             if slot == ROUTER:
-                losses = told_router_losses(spec, network, part, part_t)
+                losses = router_losses_by_draw(spec, network, part, part_t)
             else:
-                # the clips' own draws: alike for all weights
+                # The clips' own draws decide, alike for all weights.
                 first, noise = first_frames(spec, part), spec.predicts_noise(slot)
                 losses = expert_losses(network, part, part_t, part.mask, predicts_noise=noise, first=first)
         total += float(losses.double().sum())
@@ -131,13 +130,23 @@ def mean_loss(network: nn.Module, spec: RunSpec, slot: str, batch: Batch, t: Ten
 
 
 def zero_loss(spec: RunSpec, slot: str, batch: Batch) -> float:
-    """The loss of weights that know nothing, per element: E|eps - x0|^2, E|eps|^2 of a noise predictor,
-    log K for the router.
+    """Returns the loss of weights that know nothing, per element.
+
+    It is E|eps - x0|^2, E|eps|^2 for a noise predictor, and log K for the router of K experts.
     """
     if slot == ROUTER:
         return math.log(spec.experts)
     target = batch.noise if spec.predicts_noise(slot) else velocity(batch.latent.float(), batch.noise)
     return float(target.square().double().mean())
+
+
+@dataclass(frozen=True)
+class _Losses:
+    ignorant: float  # of weights that know nothing
+    reference: float  # of the best attested ancestor, else `ignorant`
+    average: float  # of the card's averaged weights
+    fixed: float  # of the same on the slot's fixed batch
+    raw: float  # of the weights that training goes on with
 
 
 def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
@@ -163,27 +172,35 @@ def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
     # it.
     load_resume_weights_into(job.resume_path, tensors, Counters(job.run, job.slot, job.steps, job.clips))
     raw_loss = mean_loss(network, spec, job.slot, batch, t, device)
+    return _verdict(job, spec, len(batch), _Losses(ignorant, reference, loss, fixed_loss, raw_loss))
+
+
+def _verdict(job: GateJob, spec: RunSpec, gate_clips: int, losses: _Losses) -> GateResult:
+    """Returns the verdict that these losses ask for."""
+    loss, reference = losses.average, losses.reference
     # A good router's cross-entropy is next to nothing, where ratios say nothing.
-    raw_limit = max(RESUME_SLACK * max(loss, reference), ignorant / 2 if job.slot == ROUTER else 0.0)
-    if not (loss <= MAX_LOSS and raw_loss <= raw_limit):  # NaN is not either
+    least_limit = losses.ignorant / 2 if job.slot == ROUTER else 0.0
+    raw_limit = max(RESUME_SLACK * max(loss, reference), least_limit)
+    if not (loss <= MAX_LOSS and losses.raw <= raw_limit):  # NaN fails both
         measured = {"loss": loss, "reference_loss": reference} if loss <= MAX_LOSS else {}
         return GateResult(
             ok=False,
             code="diverged",
-            gate_clips=len(batch),
+            gate_clips=gate_clips,
             **measured,
-            reason=f"{REASONS['diverged']}: {raw_loss:.4g}, their average {loss:.4g}, "
+            reason=f"{REASONS['diverged']}: {losses.raw:.4g}, their average {loss:.4g}, "
             f"at most {raw_limit:.4g} is allowed",
         )
-    reason = refuse_loss(loss, reference, spec.gate.tolerance, first=best is None) or ""
+    first = job.best_weights_path is None
+    reason = refuse_loss(loss, reference, spec.gate.tolerance, first=first) or ""
     return GateResult(
         ok=not reason,
         reason=reason,
         code=code_of(reason) if reason else "",
         loss=loss,
         reference_loss=reference,
-        gate_clips=len(batch),
-        fixed_loss=fixed_loss if fixed_loss <= MAX_LOSS else None,
+        gate_clips=gate_clips,
+        fixed_loss=losses.fixed if losses.fixed <= MAX_LOSS else None,
     )
 
 

@@ -1,5 +1,6 @@
-"""A slot's network with its optimizer and averaged weights: one optimizer step at a time, within the
-memory there is.
+"""Trains a slot's network, with its optimizer and averaged weights, one step at a time.
+
+A step stays within the memory there is.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MAX_LOSS = 1e6
 
 
 class Learner:
-    """A slot's network, optimizer and averaged weights, at one step of its lineage."""
+    """Holds a slot's network, optimizer and averaged weights, at one step of its lineage."""
 
     def __init__(self, run: str, spec: RunSpec, slot: str, device: Device, lowered: int = 0):
         self.run, self.spec, self.slot, self.device, self.lowered = run, spec, slot, device, lowered
@@ -56,12 +57,12 @@ class Learner:
 
     @property
     def recomputes(self) -> bool:
-        """Whether activations are computed again for backward."""
+        """Says whether activations are computed again for backward."""
         network: Any = self.network
         return bool(network._supports_gradient_checkpointing and network.is_gradient_checkpointing)
 
     def state(self) -> TrainState:
-        """Everything a successor needs; the tensors are this learner's own."""
+        """Returns everything a successor needs; the tensors are this learner's own."""
         moments = {name: self.optimizer.state[weight] for name, weight in self.weights.items()}
         return TrainState(
             counters=Counters(self.run, self.slot, self.steps, self.clips),
@@ -72,7 +73,8 @@ class Learner:
         )
 
     def start_from(self, path: Path) -> None:
-        """Begin with the weights that the run's owner gave, which are the first average too.
+        """Begins with the weights that the run's owner gave, which are the first average too.
+
         CheckpointError.
         """
         load_initial_into(path, self.weights)
@@ -80,15 +82,16 @@ class Learner:
             torch._foreach_copy_(list(self.ema.values()), list(self.weights.values()))
 
     def restore(self, path: Path, steps: int, clips: int) -> None:
-        """Go on from a resume state that must stand at these counters; CheckpointError."""
+        """Goes on from a resume state that must stand at these counters; CheckpointError."""
         self.steps, self.clips = steps, clips
         load_resume(path, self.state(), self.spec.training.clip_grad_norm)
         for weight in self.weights.values():
             self.optimizer.state[weight]["step"].fill_(steps)
 
     def step(self, batch: Batch) -> float:
-        """One optimizer step; returns the mean loss. DivergedError before anything that is not finite is
-        kept.
+        """Takes one optimizer step and returns the mean loss.
+
+        DivergedError before anything that is not finite is kept.
         """
         loss = self._accumulate(batch)
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights.values(), self.spec.training.clip_grad_norm))
@@ -110,8 +113,9 @@ class Learner:
         return loss
 
     def _accumulate(self, batch: Batch) -> float:
-        """Gradients of the batch's mean loss; the micro-batch is halved, for good, whenever memory runs
-        out.
+        """Accumulates the gradients of the batch's mean loss.
+
+        The micro-batch is halved, for good, whenever memory runs out.
         """
         while True:
             loss = self._backward(batch)
@@ -121,19 +125,19 @@ class Learner:
             self.shrink(f"memory ran out on {self.device}")
         for weight in self.weights.values():
             if weight.grad is None:
-                # an input's stand-in that no clip needed: AdamW must count this step for it too
+                # No clip needed this input's stand-in, and AdamW must count the step for it too.
                 weight.grad = torch.zeros_like(weight)
         return loss
 
     def _backward(self, batch: Batch) -> float | None:
-        """The mean loss, or None when memory ran out on the way."""
+        """Returns the mean loss, or None when memory ran out on the way."""
         total = torch.zeros((), device=self.device.torch)
         try:
             for start in range(0, len(batch), self.micro_batch_clips):
                 part = batch.part(start, start + self.micro_batch_clips)
                 with self.device.autocast():
                     losses = train_losses(self.spec, self.slot, self.network, part)
-                loss = losses.sum() / len(batch)  # each clip weighs the same, also in a smaller last part
+                loss = losses.sum() / len(batch)  # each clip weighs the same, even in a smaller last part
                 torch.autograd.backward(loss)
                 total += loss.detach()
         except RuntimeError as error:
@@ -143,8 +147,9 @@ class Learner:
         return float(total)
 
     def shrink(self, why: str) -> None:
-        """Halve the micro-batch; at one clip compute activations twice instead of keeping them; then
-        MemoryLimitError.
+        """Halves the micro-batch; at one clip it computes activations twice instead of keeping them.
+
+        MemoryLimitError when that is done already.
         """
         if self.micro_batch_clips == 1 and not self.recompute():
             raise MemoryLimitError(
@@ -156,8 +161,9 @@ class Learner:
         self.on_shrink(Shrunk(micro_batch_clips=self.micro_batch_clips, recomputes=self.recomputes, why=why))
 
     def recompute(self) -> bool:
-        """Trade time for memory: activations are computed again for backward. False when that is on, or
-        the network cannot.
+        """Trades time for memory: activations are computed again for backward.
+
+        It returns False when that is on, or the network cannot.
         """
         network: Any = self.network  # a diffusers ModelMixin
         if not network._supports_gradient_checkpointing or network.is_gradient_checkpointing:
@@ -167,8 +173,9 @@ class Learner:
 
 
 def _adamw(weights: list[Tensor], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), matrices decayed, vectors not; its state exists
-    from the start.
+    """Builds AdamW (Loshchilov and Hutter, arXiv 1711.05101), which decays matrices, not vectors.
+
+    Its state exists from the start.
     """
     groups = [
         {"params": [weight for weight in weights if weight.dim() >= 2], "weight_decay": weight_decay},

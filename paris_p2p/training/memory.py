@@ -1,6 +1,4 @@
-"""How many clips of a batch go through the network at once, so that training stays within the memory
-allowed.
-"""
+"""Chooses how many clips of a batch go through the network at once, within the memory allowed."""
 
 from __future__ import annotations
 
@@ -18,9 +16,10 @@ WORKSPACE = 1.5  # temporaries beside what backward needs
 
 
 def choose_micro_batch(learner: Learner, batch: Batch, wanted_clips: int, max_memory_bytes: int) -> int:
-    """`wanted_clips` when it is given. Otherwise the whole batch on a GPU, to be halved when it does not
-    fit there, and on a CPU what fits into the limit or, without one, into half of the memory that is free.
-    MemoryLimitError.
+    """Returns `wanted_clips` when it is given, else what fits.
+
+    On a GPU that is the whole batch, to be halved when it does not fit there. On a CPU it is what fits into
+    the limit or, without one, into half of the memory that is free. MemoryLimitError.
     """
     if wanted_clips:
         return min(wanted_clips, len(batch))
@@ -35,8 +34,9 @@ def choose_micro_batch(learner: Learner, batch: Batch, wanted_clips: int, max_me
 
 
 def fit_micro_batch(batch_clips: int, used_bytes: int, clip_bytes: int, limit_bytes: int) -> int:
-    """The largest even share of the batch whose clips fit beside what is used; MemoryLimitError when not
-    one does.
+    """Returns the largest even share of the batch whose clips fit beside what is used.
+
+    MemoryLimitError when not one does.
     """
     fit = (limit_bytes - used_bytes) // max(1, clip_bytes)
     if fit < 1:
@@ -49,8 +49,9 @@ def fit_micro_batch(batch_clips: int, used_bytes: int, clip_bytes: int, limit_by
 
 
 def saved_bytes_per_clip(learner: Learner, batch: Batch) -> int:
-    """What one clip takes until backward is done: the tensors that autograd keeps, counted in a forward
-    pass.
+    """Returns what one clip takes until backward is done.
+
+    That is the tensors that autograd keeps, counted in a forward pass.
     """
     kept: dict[int, int] = {}
     own = {weight.untyped_storage().data_ptr() for weight in learner.weights.values()}

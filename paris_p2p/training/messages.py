@@ -1,5 +1,6 @@
-"""The jobs, commands, events and results that the trainer and the gate exchange with their node, one JSON
-line each.
+"""Defines what the trainer and the gate exchange with their node: jobs, commands, events, results.
+
+Each is one line of JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ MAX_LINE_BYTES = 4 << 20  # a job names up to 16384 shards
 
 
 class Message(BaseModel):
-    """Frozen and finite; a field nobody knows is a mistake, because both ends are of one version."""
+    """Is frozen and finite; an unknown field is a mistake, because both ends are of one version."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -25,7 +26,7 @@ class Message(BaseModel):
 
 
 class SlotJob(Message):
-    """What both jobs need: a slot of a run, and verified local shards in the RunSpec's order."""
+    """Holds what both jobs need: a slot of a run, and verified local shards in the RunSpec's order."""
 
     run: Hash
     slot: Slot
@@ -43,56 +44,58 @@ class SlotJob(Message):
 
 
 class TrainJob(SlotJob):
-    """Train one slot from its beginning, or from a resume state whose counters the card tells."""
+    """Asks to train one slot from its beginning, or from a resume state at the card's counters."""
 
     resume_path: Path | None = None
     resume_steps: Count = 0
     resume_clips: Count = 0
-    # how often the learning rate was lowered, as the card says
+    # How often the learning rate was lowered, as the card says.
     lowered: Annotated[int, Field(ge=0, le=MAX_LOWERED)] = 0
-    # the run's first weights, where it has some; not used with a resume state
+    # The run's first weights, where it has some; they are not used with a resume state.
     initial_path: Path | None = None
-    out_dir: Path  # checkpoints are written here; whoever started the trainer removes them
+    out_dir: Path  # checkpoints are written here; the process that started the trainer removes them
     micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
     compile: bool = True  # fuse blocks with torch.compile where that pays (Device.compiles)
     max_memory_bytes: Annotated[int, Field(ge=0)] = 0  # main memory of the trainer; 0: no limit of ours
     max_vram_bytes: Annotated[int, Field(ge=0)] = 0  # of the GPU that trains; 0: all of it
-    checkpoint_s: Annotated[float, Field(ge=0)] = 600.0  # 0: only when told to, and at the end
-    max_steps: Count = 0  # stop, with a checkpoint, at this step of the lineage; 0: until told to
+    checkpoint_s: Annotated[float, Field(ge=0)] = 600.0  # 0: only on command, and at the end
+    max_steps: Count = 0  # stop, with a checkpoint, at this step of the lineage; 0: on command
 
 
 class GateJob(SlotJob):
-    """Check one card's checkpoint; `card` is the card's id and seeds the gate's clips, noise and times."""
+    """Asks to check one card's checkpoint; `card`, the card's id, seeds the gate's clips, noise and times."""
 
     card: Hash
     steps: Count  # steps and clips are the card's
     clips: Count
     weights_path: Path
     resume_path: Path
-    # the best attested ancestor's; None: the zero predictor is the reference
+    # Those of the best attested ancestor; None: the zero predictor is the reference.
     best_weights_path: Path | None = None
 
 
 class GateResult(Message):
-    """The gate's verdict; `ok` is False, with a reason, for anything that must not be attested."""
+    """Holds the gate's verdict; `ok` is False, with a reason, for anything that must not be attested."""
 
     ok: bool
     reason: str = ""
-    code: str = ""  # the reason's, as in rules/refusals.py
+    code: str = ""  # of the reason, from rules/refusals.py
     loss: Loss = 0.0
     reference_loss: Loss = 0.0
     gate_clips: Count = 0
-    # on the slot's fixed clips and noise: what may be compared from card to card
+    # On the slot's fixed clips and noise, so that it may be compared from card to card.
     fixed_loss: Loss | None = None
 
 
 class Command(Message):
-    """What the node may tell a running trainer."""
+    """Asks a running trainer for something."""
 
     command: Literal["checkpoint", "stop", "kill"]
 
 
 class Started(Message):
+    """Says that training begins, where, and with how many clips at once."""
+
     event: Literal["started"] = "started"
     steps: Count
     clips: Count
@@ -105,8 +108,9 @@ class Started(Message):
 
 
 class Shrunk(Message):
-    """Memory did not suffice: from now on fewer clips go through the network at once, or activations are
-    computed twice.
+    """Says that memory did not suffice.
+
+    From now on fewer clips go through the network at once, or activations are computed twice.
     """
 
     event: Literal["shrunk"] = "shrunk"
@@ -116,6 +120,8 @@ class Shrunk(Message):
 
 
 class StepEvent(Message):
+    """Reports the steps since the event before."""
+
     event: Literal["step"] = "step"
     steps: Count
     clips: Count
@@ -126,6 +132,8 @@ class StepEvent(Message):
 
 
 class CheckpointReady(Message):
+    """Names a checkpoint that was written."""
+
     event: Literal["checkpoint_ready"] = "checkpoint_ready"
     weights_path: Path
     resume_path: Path
@@ -135,13 +143,17 @@ class CheckpointReady(Message):
 
 
 class Stopped(Message):
+    """Says that training ended, and why."""
+
     event: Literal["stopped"] = "stopped"
     reason: str
 
 
 class Failed(Message):
+    """Says that training failed."""
+
     event: Literal["failed"] = "failed"
-    error: str  # the error's name in errors.py
+    error: str  # its name in errors.py
     message: str
 
 
@@ -150,7 +162,7 @@ _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="
 
 
 def parse_event(line: bytes | str) -> Event:
-    """The event on one line of the trainer's stdout; TrainError when it is none."""
+    """Parses one line of the trainer's stdout; TrainError when it is no event."""
     try:
         return _EVENTS.validate_json(line)
     except ValidationError as error:

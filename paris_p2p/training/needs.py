@@ -1,7 +1,7 @@
-"""What training a slot takes in memory, known before it is claimed: from the network's numbers, without
-building it.
+"""Estimates what training a slot takes in memory, from the network's numbers, without building it.
 
-`bench/needs.py` prints the estimate beside measured peaks, and a test holds one to the other.
+A peer knows it before it claims a slot. `bench/needs.py` prints the estimate beside measured peaks, and a
+test holds one to the other.
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ CUDA_CONTEXT_BYTES = 600 << 20  # of the GPU's own
 
 
 def training_bytes(spec: RunSpec, slot: str, *, bf16: bool) -> int:
-    """Bytes of state and of activations of one clip that are computed twice: on the device that trains,
-    beside its process.
+    """Returns the bytes of state, and of one clip's activations that are computed twice.
+
+    They are on the device that trains, beside its process.
     """
     return parameter_count(spec, slot) * (STATE_BYTES + SPARE_BYTES) + _activation_bytes(spec, slot, bf16)
 
 
 def trainer_bytes(spec: RunSpec, slot: str, *, gpu: bool, bf16: bool) -> tuple[int, int]:
-    """(main memory, GPU memory) of a trainer at its least: one clip at a time, activations computed twice."""
+    """Returns (main memory, GPU memory) of a trainer at its least.
+
+    It then trains one clip at a time and computes activations twice.
+    """
     needed = training_bytes(spec, slot, bf16=bf16)
     if gpu:
         return CUDA_LOADED_BYTES + parameter_count(spec, slot) * CHECKPOINT_BYTES, CUDA_CONTEXT_BYTES + needed
@@ -39,7 +43,7 @@ def trainer_bytes(spec: RunSpec, slot: str, *, gpu: bool, bf16: bool) -> tuple[i
 
 
 def parameter_count(spec: RunSpec, slot: str) -> int:
-    """Parameters of a slot's network, counted without allocating them."""
+    """Counts the parameters of a slot's network without allocating them."""
     return _count(tuple(sorted(_config(spec, slot).items())), slot == ROUTER)
 
 

@@ -1,8 +1,7 @@
-"""What a slot's network is, and its loss: flow matching or noise prediction for an expert, cross-entropy on
-the cluster for the router.
+"""Defines a slot's network and its loss: flow matching or noise prediction, cross-entropy for the router.
 
-Shared by training and the gate, so that both measure the same. t = 1 is noise. Shapes: B clips, C channels, T
-latent frames, H height, W width, K experts.
+Training and the gate share it, so that both measure the same. t = 1 is noise.
+Legend: B clips, C channels, T latent frames, H height, W width, K experts.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.training.messages import GateJob, SlotJob, TrainJob
 
 ROUTER_LATENT_DROPOUT = 0.1  # so that the router also answers from the caption alone
-# which of a clip's uniform draws decides what
+# Which of a clip's uniform draws decides what.
 CAPTION_DRAW, LATENT_DRAW, FIRST_FRAME_DRAW, FIRST_FEATURE_DRAW = 0, 1, 2, 3
 
 
@@ -41,7 +40,7 @@ def read_spec(job: SlotJob) -> RunSpec:
 
 
 def open_clips(job: SlotJob, spec: RunSpec) -> ClipSet:
-    """The job's clips; DataError when they are not all of the slot's clips in the RunSpec's order."""
+    """Opens the job's clips; DataError when they are not all of the slot's clips in the RunSpec's order."""
     refs = spec.shards_for(job.slot, "gate" if isinstance(job, GateJob) else "train")
     if job.shard_clusters != tuple(ref.cluster for ref in refs):
         raise DataError(
@@ -65,7 +64,10 @@ def open_clips(job: SlotJob, spec: RunSpec) -> ClipSet:
 
 
 def build_network(run: str, spec: RunSpec, slot: str) -> nn.Module:
-    """The slot's network as every peer of the run first has it: initialised from (run, slot) on the CPU."""
+    """Builds the slot's network as every peer of the run first has it.
+
+    It is initialised from (run, slot) on the CPU.
+    """
     seed = int.from_bytes(blake3(f"paris-p2p/1 init\0{run}\0{slot}".encode()).digest()[:8], "little") >> 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -73,26 +75,29 @@ def build_network(run: str, spec: RunSpec, slot: str) -> nn.Module:
 
 
 def network_shapes(spec: RunSpec, slot: str) -> dict[str, tuple[int, ...]]:
-    """The parameters' names and shapes, without any memory for them."""
+    """Returns the parameters' names and shapes, without any memory for them."""
     with torch.device("meta"):
         network = _build(spec, slot)
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
 
 
 def batch_clips(spec: RunSpec, slot: str) -> int:
-    """Clips of one optimizer step."""
+    """Returns the clips of one optimizer step."""
     return spec.training.router_batch_clips if slot == ROUTER else spec.training.batch_clips
 
 
 def times(spec: RunSpec, slot: str, normal: Tensor) -> Tensor:
-    """The slot's distribution of flow times, from standard normals: [B] float64 -> [B] float32."""
+    """Returns the slot's flow times, from standard normals: [B] float64 -> [B] float32."""
     training = spec.training
     shape = training.time_mean, training.time_std, training.time_shift
     return flow_times(normal, *shape, predicts_noise=spec.predicts_noise(slot))
 
 
 def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> Tensor:
-    """One loss for each clip, in no particular order, with the batch's own times and dropout: [B]."""
+    """Returns one loss for each clip, in no particular order: [B].
+
+    The batch's own draws give times and dropout.
+    """
     t = times(spec, slot, batch.normal)
     no_caption = batch.uniforms[:, CAPTION_DRAW] < spec.training.caption_dropout
     if slot != ROUTER:
@@ -103,7 +108,7 @@ def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> 
     # A clip loses one of the two at most: the caption's draw goes first.
     no_latent = (batch.uniforms[:, LATENT_DRAW] < ROUTER_LATENT_DROPOUT) & ~no_caption
     return torch.cat([
-        told_router_losses(spec, network, batch.where(rows), t[rows], latent=latent, caption=caption)
+        router_losses_by_draw(spec, network, batch.where(rows), t[rows], latent=latent, caption=caption)
         for rows, latent, caption in (
             (~no_caption & ~no_latent, True, True),
             (no_caption, True, False),
@@ -114,8 +119,9 @@ def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> 
 
 
 def first_frames(spec: RunSpec, batch: Batch) -> Tensor | None:
-    """The clean first frames of those clips whose draw is below the run's rate: [B C+1 1 H W], or None in
-    a run without them.
+    """Returns the clean first frames of the clips whose draw is below the rate of the run: [B C+1 1 H W].
+
+    It is None in a run without them.
     """
     rate = spec.training.first_frame_rate
     return first_condition(batch.latent.float(), batch.uniforms[:, FIRST_FRAME_DRAW] < rate) if rate else None
@@ -130,8 +136,9 @@ def expert_losses(
     predicts_noise: bool = False,
     first: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error of the velocity or, at the same noise-to-data ratio on the cosine schedule, of
-    the noise: [B].
+    """Returns the mean squared error of the velocity or of the noise: [B].
+
+    The noise is predicted at the same noise-to-data ratio on the cosine schedule.
     """
     x0 = batch.latent.float()  # [B C T H W]
     if predicts_noise:
@@ -143,18 +150,19 @@ def expert_losses(
     return clip_losses(answer, target)  # [B]
 
 
-def told_router_losses(
+def router_losses_by_draw(
     spec: RunSpec, network: nn.Module, batch: Batch, t: Tensor, *, latent: bool = True, caption: bool = True
 ) -> Tensor:
-    """The router's losses, in no particular order: of the clips whose first frame their draw tells it of,
-    and of the others: [B].
+    """Returns the router's losses, in no particular order: [B].
+
+    Each clip's draw decides whether the router sees its first frame.
     """
     if batch.first is None:
         return router_losses(network, batch, t, latent=latent, caption=caption)
-    told = batch.uniforms[:, FIRST_FEATURE_DRAW] < spec.training.first_frame_rate
+    shown = batch.uniforms[:, FIRST_FEATURE_DRAW] < spec.training.first_frame_rate
     return torch.cat([
         router_losses(network, batch.where(rows), t[rows], latent=latent, caption=caption, first=first)
-        for rows, first in ((told, True), (~told, False))
+        for rows, first in ((shown, True), (~shown, False))
         if bool(rows.any())
     ])  # fmt: skip
 
@@ -168,13 +176,11 @@ def router_losses(
     caption: bool = True,
     first: bool = False,
 ) -> Tensor:
-    """Cross-entropy on the cluster: [B]."""
+    """Returns the cross-entropy on the cluster: [B]."""
     x_t = interpolate(batch.latent.float(), batch.noise, t)  # [B C T H W]
     features = (batch.first.float(),) if first and batch.first is not None else ()
-    # [B K]
-    logits = network(
-        x_t if latent else None, t if latent else None, batch.pooled.float() if caption else None, *features
-    )
+    known = (x_t, t) if latent else (None, None)
+    logits = network(*known, batch.pooled.float() if caption else None, *features)  # [B K]
     return F.cross_entropy(logits.float(), batch.cluster, reduction="none")  # [B]
 
 

@@ -1,4 +1,4 @@
-"""What changes with the step: the learning rate, and how slowly the average forgets."""
+"""Sets what changes with the step: the learning rate, and how slowly the average forgets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from paris_p2p.spec import ROUTER, TrainingSpec
 
 
 def learning_rate(training: TrainingSpec, slot: str, step: int, lowered: int = 0) -> float:
-    """The rate of optimizer step `step` (from 0): linear warm-up, constant, then linear decay to zero at
-    total_steps.
+    """Returns the rate of optimizer step `step` (from 0).
 
-    All of it times `rate_factor(lowered)`, for a slot that was `lowered` so often because it got no better.
+    It warms up linearly, stays constant, then decays linearly to zero at total_steps; all of it is multiplied
+    by `rate_factor(lowered)`, for a slot whose rate was lowered so often because it got no better.
     """
     rate = training.router_learning_rate if slot == ROUTER else training.learning_rate
     rate *= min(1.0, (step + 1) / max(1, training.warmup_steps))
@@ -20,7 +20,8 @@ def learning_rate(training: TrainingSpec, slot: str, step: int, lowered: int = 0
 
 
 def ema_decay(limit: float, step: int) -> float:
-    """The average's decay at step `step` (from 0): it forgets the initialisation first, and reaches its
-    limit later.
+    """Returns the average's decay at step `step` (from 0).
+
+    It forgets the initialisation first, and reaches its limit later.
     """
     return min(limit, (1 + step) / (10 + step))

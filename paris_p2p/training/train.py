@@ -30,10 +30,10 @@ EVENT_S = 1.0  # at most one step event in this time
 
 
 def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[], Command | None]) -> str:
-    """Train until told to stop or the job's or run's last step; returns why it ended, after a last
-    checkpoint.
+    """Trains until asked to stop or the last step of job or run; returns why it ended.
 
-    Raises TrainError (DivergedError, DeviceError, MemoryLimitError), DataError, CheckpointError, StoreError.
+    A last checkpoint is written first. TrainError (DivergedError, DeviceError, MemoryLimitError), DataError,
+    CheckpointError, StoreError.
     """
     spec = read_spec(job)
     set_threads(job.threads)
@@ -57,7 +57,8 @@ def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[
 
 
 def _begin(learner: Learner, job: TrainJob) -> None:
-    """From the job's resume state, else from the run's first weights, else as the network was initialised.
+    """Begins from the job's resume state, else from the run's first weights, else as initialised.
+
     CheckpointError.
     """
     if job.resume_path is not None:
@@ -72,7 +73,7 @@ def _begin(learner: Learner, job: TrainJob) -> None:
 
 
 class _Mean:
-    """A running mean that starts again when it is taken."""
+    """Keeps a running mean that starts again when it is taken."""
 
     def __init__(self) -> None:
         self.total, self.count = 0.0, 0
@@ -88,7 +89,7 @@ class _Mean:
 
 
 class _Session:
-    """From the first step to the last: events, commands, checkpoints, limits."""
+    """Runs from the first step to the last: events, commands, checkpoints, limits."""
 
     def __init__(
         self,
@@ -125,7 +126,7 @@ class _Session:
         return f"reached step {self._last_step}, the last one"
 
     def _report(self) -> None:
-        """A step event about everything since the one before."""
+        """Emits a step event about everything since the one before."""
         if self._event_loss.count == 0:
             return
         now, learner = time.monotonic(), self.learner
@@ -143,7 +144,7 @@ class _Session:
         self._event_at, self._event_clips, self._event_wait_s = now, learner.clips, self.source.wait_s
 
     def _checkpoint(self) -> None:
-        """Write one, unless nothing was learned since the last."""
+        """Writes a checkpoint, unless nothing was learned since the last."""
         self._report()
         learner = self.learner
         self._checkpoint_at = time.monotonic()
@@ -162,8 +163,9 @@ class _Session:
         )
 
     def _keep_memory_limit(self) -> None:
-        """On a CPU: smaller micro-batches once the limit is passed, and the end, with a checkpoint, when
-        that is no help.
+        """Shrinks the micro-batches on a CPU once the limit is passed.
+
+        When that is no help, it writes a checkpoint and raises MemoryLimitError.
         """
         limit = self.job.max_memory_bytes
         if self.learner.device.cuda or not limit or resident_bytes() <= limit:

@@ -1,8 +1,7 @@
-"""The trainer process, `python -m paris_p2p.training.trainer`: a TrainJob, then Commands, on stdin; events on
-stdout, a JSON line each.
+"""Runs the trainer process, `python -m paris_p2p.training.trainer`: jobs and commands in, events out.
 
-It dies at once when its parent dies, when stdin closes or on `{"command": "kill"}`, in the middle of a step
-too.
+A TrainJob, then Commands, come on stdin; events go to stdout, a JSON line each. It dies at once when its
+parent dies, when stdin closes or on `{"command": "kill"}`, in the middle of a step too.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def main() -> int:
     except ValidationError as error:
         line.send(Failed(error="TrainError", message=f"the training job is malformed: {str(error)[:500]}"))
     except Exception as error:
-        # the process's outermost frame: the node shows the words, the log has the rest
+        # This is the process's outermost frame: the node shows the words, the log has the rest.
         log.exception("the trainer failed")
         line.send(
             Failed(
@@ -47,7 +46,10 @@ def main() -> int:
 
 
 def is_kill(line: bytes) -> bool:
-    """Whether a line is the kill command; it is obeyed by the thread that reads, in the middle of a step."""
+    """Says whether a line is the kill command.
+
+    The thread that reads obeys it, in the middle of a step.
+    """
     try:
         return bool(json.loads(line) == {"command": "kill"})
     except ValueError:
@@ -55,7 +57,7 @@ def is_kill(line: bytes) -> bool:
 
 
 def _next_command(line: Line) -> Command | None:
-    """The strongest command that waits, if any: stop goes before checkpoint."""
+    """Returns the strongest command that waits, if any: stop goes before checkpoint."""
     found: Command | None = None
     while (raw := line.pending()) is not None:
         try:

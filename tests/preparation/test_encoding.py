@@ -10,7 +10,8 @@ from paris_p2p.data.decode import Clip, UnusableVideo
 from paris_p2p.data.film_parts import Span
 from paris_p2p.data.sources import Source
 from paris_p2p.data.timed_captions import TimedCaption
-from paris_p2p.preparation.encoding import Decoding, Encoder, fit_codec
+from paris_p2p.preparation.encoding import Decoding, Encoder
+from paris_p2p.preparation.fit_codec import Fitting, fit_patch_codec
 from paris_p2p.spec import ClipShape
 from tests.data.videos import write_video
 
@@ -39,7 +40,8 @@ def test_the_fitted_codec_is_kept_for_what_of_a_video_it_was_fitted_on(tmp_path:
     cache, noise = Cache(tmp_path), Noise(ClipShape(frames=2, height=16, width=16, fps=8.0), 4, 1)
 
     def fitted(source: Source) -> bytes:
-        return fit_codec([source], noise, (4, 8), cache, lambda *_: None).to_bytes()
+        fitting = Fitting([source], noise, cache, "cpu", lambda *_: None)
+        return fit_patch_codec((4, 8), fitting).to_bytes()
 
     film = Source("film.mp4", tmp_path / "film.mp4", 0, 9, 1, "", "", member=False)
     part = replace(film, span=Span(3, 0, 30.0, 40.0))

@@ -13,7 +13,24 @@ from paris_p2p.data.prepared import Prepared
 from paris_p2p.data.sources import Found, Skipped, Source
 from paris_p2p.errors import DataError, DiskFullError, ReadOnlyError, UsageError
 from paris_p2p.preparation.assembly import write_failure
+from paris_p2p.preparation.networks import FIT_CLIPS_PER_SOURCE, PrepareOptions
 from paris_p2p.run_file import RUN_FILE
+
+MAX_VIDEO_BYTES = 1 << 30  # pixels of one video's clips, in memory at once
+
+
+def require_possible(options: PrepareOptions) -> None:
+    """Raises UsageError when clips of a video do not fit the memory, or images are to start clips."""
+    at_once = min(FIT_CLIPS_PER_SOURCE, options.clips_per_video)
+    if at_once * options.frames * options.height * options.width * 3 > MAX_VIDEO_BYTES:
+        raise UsageError(
+            f"{at_once} such clips of a video take over {MAX_VIDEO_BYTES >> 20} MiB; ask for fewer or smaller"
+        )
+    if options.image_to_video and options.frames == 1:
+        raise UsageError(
+            "--image-to-video is for clips: an image of one frame has nothing to go on to; "
+            "leave it out, or raise --frames"
+        )
 
 
 def require_no_run(out: Path, fingerprint: str) -> None:

@@ -43,7 +43,6 @@ from paris_p2p.preparation.clustering import (
 )
 from paris_p2p.preparation.encoding import Decoding, Encoder, embed_captions, fit_text
 from paris_p2p.preparation.networks import (
-    FIT_CLIPS_PER_SOURCE,
     Networks,
     PrepareOptions,
     fingerprint,
@@ -58,14 +57,14 @@ from paris_p2p.preparation.preconditions import (
     none_usable_at_all,
     require_frames,
     require_no_run,
+    require_possible,
 )
 from paris_p2p.preparation.sizes import clip_tokens, size_advice
-from paris_p2p.preparation.survey import Survey, hash_sources
+from paris_p2p.preparation.survey import Survey, distinct, hash_sources
 from paris_p2p.progress import Progress
 from paris_p2p.spec import TextShape
 
 VERSION = 3  # of what prepare makes of the same input: raised when that changes
-MAX_VIDEO_BYTES = 1 << 30  # pixels of one video's clips, in memory at once
 SHEET_NAME = "clusters.png"
 
 
@@ -79,17 +78,8 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
     Writes shards/, captions/, codec/, splits.json, report.json, clusters.png, and prepared.json last; cache/
     may be deleted. DataError, UsageError, DiskFullError or ReadOnlyError say what to change.
     """
-    at_once = min(FIT_CLIPS_PER_SOURCE, options.clips_per_video)
-    if at_once * options.frames * options.height * options.width * 3 > MAX_VIDEO_BYTES:
-        raise UsageError(
-            f"{at_once} such clips of a video take over {MAX_VIDEO_BYTES >> 20} MiB; ask for fewer or smaller"
-        )
+    require_possible(options)
     options = options.model_copy(update={"device": str(pick_device(options.device))})
-    if options.image_to_video and options.frames == 1:
-        raise UsageError(
-            "--image-to-video is for clips: an image of one frame has nothing to go on to; "
-            "leave it out, or raise --frames"
-        )
     found = find_sources(clips, out, check_encoding(options.caption_encoding))
     sources, skipped = found.sources, found.skipped
     require_frames(sources, options.frames)
@@ -134,7 +124,8 @@ class _Job:
     def run(self, sources: list[Source], made_from: str) -> Prepared:
         shutil.rmtree(self.work, ignore_errors=True)
         named = load_named(self.options)
-        hashes = self._hashes(sources)
+        hashes, copies = distinct(hash_sources(sources, self.cache, self.options.threads, self.progress))
+        self.skipped.extend(copies)
         sources = self._survey().sources([source for source in sources if source.name in hashes])
         _require(sources, self.skipped, self.clips)
         groups = {source.id: source.group or own_group(source, hashes[source.name]) for source in sources}
@@ -194,21 +185,6 @@ class _Job:
             drawn.replace(sheet)
         if self.skipped or self.notes or seen:
             error.args = (f"{error} (see {path.name}{seen} in {self.out})",)
-
-    def _hashes(self, sources: Sequence[Source]) -> dict[str, str]:
-        """Returns source name -> content hash, of those that can be read and are no copy of another."""
-        hashes: dict[str, str] = {}
-        first: dict[str, str] = {}
-        for name, found in hash_sources(sources, self.cache, self.options.threads, self.progress).items():
-            if isinstance(found, UnusableVideo):
-                self.skipped.append(Skipped(name, found.reason, found.detail))
-            elif found in first:
-                why = f"byte for byte the same as {first[found]}, whose caption is used"
-                self.skipped.append(Skipped(name, "duplicate", why))
-            else:
-                first[found] = name
-                hashes[name] = found
-        return hashes
 
     def _usable(self, sources: Sequence[Source], encoder: Encoder) -> dict[str, list[float]]:
         """Returns source id -> where its clips start; the other sources are added to what is skipped."""
@@ -279,9 +255,7 @@ class _Job:
             clusters=clustered.table,
             shards=assembly.write_shards(options.shard_bytes),
             captions=assembly.write_lists(),
-            clips=_count(entry.split for entry in entries),
-            sources=_count({entry.source.id: entry.split for entry in entries}.values()),
-            files=len({entry.source.name for entry in entries}),
+            **_counts(entries),
             skipped=dict(sorted(Counter(skip.reason for skip in self.skipped).items())),
             notes=dict(sorted(Counter(note.what for note in self.notes).items())),
         )
@@ -294,6 +268,12 @@ class _Job:
 def _require(found: Collection[Any], skipped: Sequence[Skipped], clips: Path) -> None:
     if not found:
         raise none_usable(skipped, clips)
+
+
+def _counts(entries: Sequence[Entry]) -> dict[str, Any]:
+    clips = _count(entry.split for entry in entries)
+    sources = _count({entry.source.id: entry.split for entry in entries}.values())
+    return {"clips": clips, "sources": sources, "files": len({entry.source.name for entry in entries})}
 
 
 def _count(splits: Iterable[Split]) -> dict[Split, int]:

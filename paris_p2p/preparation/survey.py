@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -176,6 +176,23 @@ class Survey:
         """Says whether a clip of the part lies inside a caption by time; true where there are none."""
         inside = ((max(span.start_s, cue.start_s), min(span.end_s, cue.end_s)) for cue in source.timed)
         return not source.timed or any(clips_in(end_s - start_s, self.shape) > 0 for start_s, end_s in inside)
+
+
+def distinct(hashes: Mapping[str, str | UnusableVideo]) -> tuple[dict[str, str], list[Skipped]]:
+    """Returns source name -> hash of those that are no copy of an earlier one, and the others, skipped."""
+    kept: dict[str, str] = {}
+    first: dict[str, str] = {}
+    skipped: list[Skipped] = []
+    for name, found in hashes.items():
+        if isinstance(found, UnusableVideo):
+            skipped.append(Skipped(name, found.reason, found.detail))
+        elif found in first:
+            why = f"byte for byte the same as {first[found]}, whose caption is used"
+            skipped.append(Skipped(name, "duplicate", why))
+        else:
+            first[found] = name
+            kept[name] = found
+    return kept, skipped
 
 
 def hash_sources(

@@ -155,7 +155,7 @@ def test_our_steering_is_the_nearest_that_one_table_a_block_can_come(theirs: Any
         assert (ones - 1).abs().mean() < 0.05 * wanted.std()
         assert difference[:, :, [0, 2, 3, 5]].abs().mean() < 0.05 * wanted.std()
     _, how = start.taken["tables"]
-    assert "fitted to their steering by time" in how
+    assert "fitted to the checkpoint's steering by time" in how
 
 
 @torch.no_grad()

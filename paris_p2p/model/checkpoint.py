@@ -5,24 +5,21 @@ The resume state, from which training goes on, holds four tensors for each param
 are written tensor by tensor, so that no second copy of a large model is ever in memory, and in a fixed order,
 so that the same state makes the same blob. A run may also give weights to start from: one tensor for each
 parameter, all bf16 or all fp32.
-Format: https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from paris_p2p.disk import NO_ROOM, replacing
-from paris_p2p.errors import CheckpointError, DiskFullError, DivergedError, ReadOnlyError
+from paris_p2p.errors import CheckpointError, DivergedError
+from paris_p2p.model.tensor_file import Shapes, open_tensors, write_tensors
 
 BETAS = (0.9, 0.999)  # of AdamW
 # By Cauchy and Schwarz m^2 <= v (1 - b1)^2 / ((1 - b2) (1 - b1^2 / b2)) for any gradients; rounded up, and
@@ -30,9 +27,7 @@ BETAS = (0.9, 0.999)  # of AdamW
 MOMENT_RATIO, MOMENT_FLOOR = 7.5, 1e-12
 PARTS = ("weights", "exp_avg", "exp_avg_sq", "ema")
 
-Shapes = Mapping[str, tuple[int, ...]]
 _FORMAT = {"weights": "paris-weights/1", "resume": "paris-resume/1", "initial": "paris-initial/1"}
-_WORDS = {torch.bfloat16: "BF16", torch.float32: "F32"}
 _DTYPES = {
     "weights": (torch.bfloat16,),
     "resume": (torch.float32,),
@@ -86,8 +81,8 @@ def write_checkpoint(folder: Path, state: TrainState) -> tuple[Path, Path]:
             )
     steps = state.counters.steps
     weights, resume = folder / f"weights-{steps:09}.safetensors", folder / f"resume-{steps:09}.safetensors"
-    _write(resume, state.counters.metadata("resume"), torch.float32, dict(state.tensors()))
-    _write(weights, state.counters.metadata("weights"), torch.bfloat16, dict(state.ema))
+    write_tensors(resume, state.counters.metadata("resume"), torch.float32, dict(state.tensors()))
+    write_tensors(weights, state.counters.metadata("weights"), torch.bfloat16, dict(state.ema))
     return weights, resume
 
 
@@ -102,7 +97,7 @@ def write_initial(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype)
                 f"{name} would not be finite in the first weights; nothing was written; "
                 "use a checkpoint that is whole"
             )
-    _write(path, {"format": "pt", "paris": _FORMAT["initial"]}, dtype, tensors)
+    write_tensors(path, {"format": "pt", "paris": _FORMAT["initial"]}, dtype, tensors)
 
 
 def counters_of(path: Path) -> Counters:
@@ -244,70 +239,6 @@ def _open(
     kind: str, path: Path, shapes: Shapes, counters: Counters | None
 ) -> Iterator[Callable[[str], Tensor]]:
     """Opens a reader of single tensors, given only when the whole header is as it must be."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            _check_header(kind, path, file, shapes, counters)
-            yield file.get_tensor
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path.name} is not a readable safetensors file: {str(error)[:160]}"
-        ) from error
-
-
-def _check_header(kind: str, path: Path, file: Any, shapes: Shapes, counters: Counters | None) -> None:
-    names = set(file.keys())
-    if names != set(shapes):
-        odd = sorted(names ^ set(shapes))
-        few = [name[:80] for name in odd[:3]]
-        raise CheckpointError(
-            f"{path.name} has {len(names)} tensors, the network {len(shapes)}; they differ in {few}"
-        )
-    words = [_WORDS[dtype] for dtype in _DTYPES[kind]]
-    for name, shape in shapes.items():
-        part = file.get_slice(name)
-        if part.get_dtype() not in words or tuple(part.get_shape()) != tuple(shape):
-            found = f"{part.get_dtype()} {part.get_shape()}"
-            raise CheckpointError(
-                f"{name} in {path.name} is {found}, the network needs {' or '.join(words)} {list(shape)}"
-            )
-    metadata = file.metadata() or {}
-    expected = counters.metadata(kind) if counters else {"paris": _FORMAT[kind]}
-    for key, value in expected.items():
-        if metadata.get(key) != value:
-            raise CheckpointError(
-                f"{path.name} says {key} = {str(metadata.get(key))[:80]!r}, its card and run say {value!r}"
-            )
-
-
-def _write(
-    path: Path, metadata: Mapping[str, str], dtype: torch.dtype, tensors: Mapping[str, Tensor]
-) -> None:
-    """One safetensors file, atomically; a temporary file is removed when that fails."""
-    try:
-        with replacing(path) as file:
-            file.write(_header(metadata, dtype, tensors))
-            for tensor in tensors.values():
-                plain = tensor.detach().to("cpu", dtype).contiguous()
-                file.write(plain.flatten().view(torch.uint8).numpy().data)
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise DiskFullError(
-                f"no space left for the checkpoint {path}; free some, or lower --max-disk"
-            ) from error
-        raise ReadOnlyError(f"cannot write the checkpoint {path}: {error.strerror}") from error
-
-
-def _header(metadata: Mapping[str, str], dtype: torch.dtype, tensors: Mapping[str, Tensor]) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
-    at = 0
-    for name, tensor in tensors.items():
-        size_bytes = tensor.numel() * dtype.itemsize
-        entries[name] = {
-            "dtype": _WORDS[dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [at, at + size_bytes],
-        }
-        at += size_bytes
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data stays aligned
-    return len(text).to_bytes(8, "little") + text
+    metadata = counters.metadata(kind) if counters else {"paris": _FORMAT[kind]}
+    with open_tensors(path, shapes, _DTYPES[kind], metadata) as read:
+        yield read

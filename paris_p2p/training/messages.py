@@ -17,7 +17,7 @@ MAX_LINE_BYTES = 4 << 20  # a job names up to 16384 shards
 
 
 class Message(BaseModel):
-    """Is frozen and finite; an unknown field is a mistake, because both ends are of one version."""
+    """Refuses changes, unknown fields and numbers that are not finite: both ends are of one version."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -1,0 +1,102 @@
+"""Reads and writes safetensors files tensor by tensor, in a fixed order, with checked headers.
+
+Format: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from paris_p2p.disk import NO_ROOM, replacing
+from paris_p2p.errors import CheckpointError, DiskFullError, ReadOnlyError
+
+Shapes = Mapping[str, tuple[int, ...]]
+_WORDS = {torch.bfloat16: "BF16", torch.float32: "F32"}
+
+
+@contextmanager
+def open_tensors(
+    path: Path, shapes: Shapes, dtypes: tuple[torch.dtype, ...], metadata: Mapping[str, str]
+) -> Iterator[Callable[[str], Tensor]]:
+    """Opens a reader of single tensors, given only when the whole header is as it must be.
+
+    CheckpointError when names, shapes, types or metadata differ, or the file cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            _check_header(path, file, shapes, dtypes, metadata)
+            yield file.get_tensor
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path.name} is not a readable safetensors file: {str(error)[:160]}"
+        ) from error
+
+
+def write_tensors(
+    path: Path, metadata: Mapping[str, str], dtype: torch.dtype, tensors: Mapping[str, Tensor]
+) -> None:
+    """Writes one safetensors file, atomically; DiskFullError, ReadOnlyError.
+
+    A temporary file is removed when that fails.
+    """
+    try:
+        with replacing(path) as file:
+            file.write(_header(metadata, dtype, tensors))
+            for tensor in tensors.values():
+                plain = tensor.detach().to("cpu", dtype).contiguous()
+                file.write(plain.flatten().view(torch.uint8).numpy().data)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise DiskFullError(
+                f"no space left for the checkpoint {path}; free some, or lower --max-disk"
+            ) from error
+        raise ReadOnlyError(f"cannot write the checkpoint {path}: {error.strerror}") from error
+
+
+def _check_header(
+    path: Path, file: Any, shapes: Shapes, dtypes: tuple[torch.dtype, ...], metadata: Mapping[str, str]
+) -> None:
+    names = set(file.keys())
+    if names != set(shapes):
+        odd = sorted(names ^ set(shapes))
+        few = [name[:80] for name in odd[:3]]
+        raise CheckpointError(
+            f"{path.name} has {len(names)} tensors, the network {len(shapes)}; they differ in {few}"
+        )
+    words = [_WORDS[dtype] for dtype in dtypes]
+    for name, shape in shapes.items():
+        part = file.get_slice(name)
+        if part.get_dtype() not in words or tuple(part.get_shape()) != tuple(shape):
+            found = f"{part.get_dtype()} {part.get_shape()}"
+            raise CheckpointError(
+                f"{name} in {path.name} is {found}, the network needs {' or '.join(words)} {list(shape)}"
+            )
+    found_metadata = file.metadata() or {}
+    for key, value in metadata.items():
+        if found_metadata.get(key) != value:
+            said = str(found_metadata.get(key))[:80]
+            raise CheckpointError(f"{path.name} says {key} = {said!r}, its card and run say {value!r}")
+
+
+def _header(metadata: Mapping[str, str], dtype: torch.dtype, tensors: Mapping[str, Tensor]) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    at = 0
+    for name, tensor in tensors.items():
+        size_bytes = tensor.numel() * dtype.itemsize
+        entries[name] = {
+            "dtype": _WORDS[dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + size_bytes],
+        }
+        at += size_bytes
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data stays aligned
+    return len(text).to_bytes(8, "little") + text

@@ -242,12 +242,12 @@ def test_with_a_caption_projection_text_starts_without_a_say_and_that_is_told() 
         "transformer_blocks.N.attn1.to_k.weight" in told
     )
     assert "x2" in told
-    assert "blocks.N.text.kv.weight: nothing of theirs fits here" in told
+    assert "blocks.N.text.kv.weight: nothing in the checkpoint fits here" in told
 
 
 def test_other_latents_and_text_leave_only_the_ends_as_they_start() -> None:
     _, start = started(made_pixart(in_channels=3, out_channels=6, cross_attention_dim=7))
-    assert {name for name, why in start.left.items() if why.startswith("theirs is")} == {
+    assert {name for name, why in start.left.items() if why.startswith("the checkpoint's is")} == {
         "embed.weight",
         "out.weight",
         "out.bias",
@@ -281,7 +281,7 @@ def test_other_latents_and_text_leave_only_the_ends_as_they_start() -> None:
         (
             made_pixart().state_dict() | {"transformer_blocks.0.ff.net.0.proj.weight": torch.zeros(64, 32)},
             "nano",
-            r"blocks\.0\.up\.weight is \[128, 32\], made of theirs it would be \[64, 32\]",
+            r"blocks\.0\.up\.weight is \[128, 32\], made of the checkpoint's it would be \[64, 32\]",
         ),
     ],
 )

@@ -18,7 +18,7 @@ FRAMES = {"image": 1, "video": 5}
 
 
 def pictures(count: int = 16, frames: int = 1) -> torch.Tensor:
-    """Smooth ramps of different colours that drift to others: [N, T, 16, 16, 3]."""
+    """Returns smooth ramps of different colours that drift to others: [N, T, 16, 16, 3]."""
     rng = torch.Generator().manual_seed(0)
     ends = torch.rand(2, count, 3, 2, 2, generator=rng)
     along = torch.linspace(0, 1, frames)[:, None, None, None, None]

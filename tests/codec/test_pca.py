@@ -10,7 +10,7 @@ from paris_p2p.spec import ClipShape
 
 
 def smooth_video(clips: int, frames: int = 4, side: int = 16, rng_seed: int = 0) -> torch.Tensor:
-    """Clips whose patches have few degrees of freedom: upsampled noise."""
+    """Returns clips whose patches have few degrees of freedom: upsampled noise."""
     generator = torch.Generator().manual_seed(rng_seed)
     small = torch.rand(clips * frames, 3, side // 4, side // 4, generator=generator)
     big = torch.nn.functional.interpolate(small, size=(side, side), mode="bilinear")

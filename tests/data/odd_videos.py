@@ -1,4 +1,4 @@
-"""Odd videos that tests write: damaged, joined, without a length, with covers, layers and matrices."""
+"""Writes odd videos for tests: damaged, joined, without a length, with covers, layers and matrices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Pictures = NDArray[np.uint8]  # [T, H, W, 3], or 4 with transparency
 
 
 class NoWayBack(io.RawIOBase):
-    """A file that is written as it comes, as browsers record: nothing at its start can be filled in later."""
+    """Writes a file as it comes, as browsers record: nothing at its start can be filled in later."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -44,7 +44,7 @@ def encode(
     tag: Callable[[Any], None] = lambda _: None,
     gop: int = 0,
 ) -> None:
-    """Write frames; `times`, in frames, are their timestamps; `tag` may change the codec before it opens."""
+    """Writes frames; `times`, in frames, are their timestamps; `tag` may change the codec before it opens."""
     with av.open(target, "w", format=container_format, options=container_options or {}) as out:
         stream = out.add_stream(codec, rate=fps, options=options or {})
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixel_format
@@ -65,20 +65,20 @@ LOSSLESS = {"qp": "0"}
 def keyframes(
     path: Path, frames: Pictures, gop: int = 1, fps: int = 8, options: dict[str, str] | None = None
 ) -> Path:
-    """Every `gop`-th frame can be decoded alone, and every bit is kept."""
+    """Writes a video of which every `gop`-th frame can be decoded alone, and every bit is kept."""
     encode(str(path), frames, "libx264rgb", "rgb24", fps, LOSSLESS, options, gop=gop)
     return path
 
 
 def recording(frames: Pictures, fps: int = 8) -> bytes:
-    """WebM as MediaRecorder leaves it: neither a duration nor an index."""
+    """Writes WebM as MediaRecorder leaves it: with neither a duration nor an index."""
     file = NoWayBack()
     encode(file, frames, "libvpx", "yuv420p", fps, {"crf": "4", "b": "2M"}, {"live": "1"}, "webm")
     return bytes(file.data)
 
 
 def with_cover(path: Path, cover: Pictures, frames: Pictures, attached: bool) -> Path:
-    """The cover's one picture is the first stream."""
+    """Writes a video whose first stream is a cover of one picture."""
     with av.open(str(path), "w") as out:
         picture = out.add_stream(
             "png" if attached else "libx264rgb", rate=8, options={} if attached else LOSSLESS
@@ -96,7 +96,10 @@ def with_cover(path: Path, cover: Pictures, frames: Pictures, attached: bool) ->
 
 
 def with_matrix(path: Path, frames: Pictures, matrix: tuple[int, int, int, int]) -> Path:
-    """An mp4 whose header lays its pictures as `matrix` (a, b, c, d) says: x' = a x + c y, y' = b x + d y."""
+    """Writes an mp4 whose header lays its pictures as `matrix` (a, b, c, d) says.
+
+    x' = a x + c y, y' = b x + d y.
+    """
     keyframes(path, frames)
     a, b, c, d = matrix
     upright, laid = (
@@ -110,7 +113,7 @@ def with_matrix(path: Path, frames: Pictures, matrix: tuple[int, int, int, int])
 
 
 def with_hole(data: bytes, marks: Sequence[bytes]) -> bytes:
-    """What follows each mark is overwritten with noise."""
+    """Overwrites with noise what follows each mark."""
     changed, noise = bytearray(data), np.random.default_rng(0).integers(1, 255, 24, dtype=np.uint8).tobytes()
     for mark in marks:
         at = data.index(mark)
@@ -119,20 +122,23 @@ def with_hole(data: bytes, marks: Sequence[bytes]) -> bytes:
 
 
 def packets(path: Path) -> list[bytes]:
-    """The bytes of each packet of the first video stream."""
+    """Returns the bytes of each packet of the first video stream."""
     with av.open(str(path)) as container:
         return [bytes(packet) for packet in container.demux(video=0) if packet.size]
 
 
 def levels(count: int, side: int = 32) -> Pictures:
-    """Frame i is all (3 i), in a texture of its own, so that no two frames encode to the same bytes."""
+    """Returns frames, of which frame i is all (3 i), in a texture of its own.
+
+    So no two frames encode to the same bytes.
+    """
     frames = counting(count, side, side, step=3)
     frames[:, -2:] = np.random.default_rng(1).integers(0, 256, (count, 2, side, 3), dtype=np.uint8)
     return frames
 
 
 def sound_with_cover(path: Path) -> Path:
-    """A song as music programs write it."""
+    """Writes a song as music programs write it."""
     with av.open(str(path), "w") as out:
         sound = out.add_stream("aac", rate=8000)
         picture = out.add_stream("png", rate=1)

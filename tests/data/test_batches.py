@@ -1,4 +1,4 @@
-"""Order, noise, times and dropout are functions of (run, slot, clip counter) and of nothing else."""
+"""Tests that order, noise, times and dropout depend on (run, slot, clip counter) and nothing else."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ def test_passes_slots_and_runs_have_orders_of_their_own() -> None:
 
 
 def test_the_streams_never_change() -> None:
-    """A later release that draws differently would break every lineage: these numbers are part of the
-    protocol.
+    """Holds the numbers that are part of the protocol.
+
+    A later release that draws differently would break every lineage.
     """
     assert DRAWS.order(0, 8).tolist() == ORDER
     assert DRAWS.noise(7, (4,)).tolist() == pytest.approx(NOISE, abs=1e-6)

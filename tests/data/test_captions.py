@@ -59,7 +59,7 @@ def test_a_caption_of_no_unicode_is_refused_by_name_and_never_trained_as_rubbish
     assert all(advice in skip.detail for skip in found.skipped)
 
 
-def test_a_named_encoding_is_used_where_utf_8_does_not_fit_and_that_is_told(tmp_path):
+def test_a_named_encoding_is_used_where_utf_8_does_not_fit_and_that_is_reported(tmp_path):
     media(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "a.txt").write_bytes("Un café".encode("cp1252"))
     (tmp_path / "b.txt").write_text("Un café", encoding="utf-8")
@@ -195,7 +195,7 @@ def test_tables_as_other_tools_write_them_are_read(tmp_path, name, text):
     assert captions(find_sources(tmp_path)) == {"a.mp4": "a dog, running"}
 
 
-def test_tables_that_are_not_read_are_told_with_what_to_do(tmp_path):
+def test_tables_that_are_not_read_are_reported_with_what_to_do(tmp_path):
     media(tmp_path, "a.mp4")
     (tmp_path / "captions.csv").write_text("file,caption\na.mp4,a dog\n")
     (tmp_path / "metadata.jsonl").write_text("")
@@ -253,7 +253,7 @@ def test_an_image_has_one_caption_and_none_by_time(tmp_path):
     assert "leave its start and end out of captions.csv" in found.skipped[1].detail
 
 
-def test_what_is_done_to_subtitles_is_told(tmp_path):
+def test_what_is_done_to_subtitles_is_reported(tmp_path):
     media(tmp_path, "a.mp4")
     cue = "{}\n00:00:0{},000 --> 00:00:0{},500\n{}\n\n"
     words = ("un café\x07 noir", "<i></i>", "thé")
@@ -269,14 +269,14 @@ def test_what_is_done_to_subtitles_is_told(tmp_path):
     }
 
 
-def test_a_table_in_capitals_is_not_read_and_that_is_told(tmp_path):
+def test_a_table_in_capitals_is_not_read_and_that_is_reported(tmp_path):
     media(tmp_path, "a.mp4")
     (tmp_path / "Captions.csv").write_text("file,caption\na.mp4,a dog\n")
     found = find_sources(tmp_path)
     assert [(note.what, note.detail) for note in found.notes] == [("table not read", "call it captions.csv")]
 
 
-def test_a_second_caption_file_is_told(tmp_path):
+def test_a_second_caption_file_is_reported(tmp_path):
     media(tmp_path, "a.mp4")
     (tmp_path / "a.txt").write_text("a dog")
     (tmp_path / "a.caption").write_text("a cat")
@@ -298,7 +298,7 @@ COMPOSED, DECOMPOSED = "caf\u00e9.mp4", "cafe\u0301.mp4"
         ("ROOT/sub/a.mp4", "sub/a.mp4"),
     ],
 )
-def test_names_match_as_file_systems_match_them_and_that_is_told(tmp_path, written, file):
+def test_names_match_as_file_systems_match_them_and_that_is_reported(tmp_path, written, file):
     media(tmp_path, file)
     row = {"file": written.replace("ROOT", str(tmp_path)), "caption": "a dog"}
     (tmp_path / "captions.jsonl").write_text(json.dumps(row) + "\n")
@@ -355,7 +355,7 @@ def test_both_names_are_shown_when_they_nearly_match(tmp_path, written, near):
         ("x" * 2001, "x" * 2000, ["caption cut to 2000 characters"]),
     ],
 )
-def test_what_no_encoder_reads_is_taken_out_of_a_caption_and_told(raw, clean, done):
+def test_what_no_encoder_reads_is_taken_out_of_a_caption_and_reported(raw, clean, done):
     assert clean_caption(raw) == (clean, done)
 
 

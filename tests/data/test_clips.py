@@ -1,4 +1,4 @@
-"""Clips come out of shards as they went in, and a hostile shard is refused with words."""
+"""Tests that clips come out of shards as they went in, and that a hostile shard is refused with words."""
 
 from __future__ import annotations
 

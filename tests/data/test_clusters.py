@@ -63,7 +63,7 @@ def owners_of(labels, sources, clusters: int) -> list[int]:
 @pytest.mark.parametrize("clusters", [2, 5, 8])
 @pytest.mark.parametrize("rng_seed", range(4))
 def test_every_cluster_has_clips_of_two_sources_however_far_off_some_lie(clusters, rng_seed):
-    """Twenty clips alike, and three outliers that k-means makes clusters of their own."""
+    """Uses twenty clips alike, and three outliers that k-means makes clusters of their own."""
     features, _ = blobs((20, 1, 1, 1), rng_seed)
     sources = [f"video {i}" for i in range(23)]
     alone = fit_clusters(features, clusters, 0)

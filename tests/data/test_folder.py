@@ -34,7 +34,7 @@ def test_broken_links_and_hidden_files_do_no_harm_and_the_output_is_left_out(tmp
     assert list(walk(tmp_path, tmp_path / "out").files) == ["1.mp4", "gone"]
 
 
-def test_a_pipe_in_the_folder_is_listed_and_waited_for_by_nobody(tmp_path):
+def test_a_pipe_in_the_folder_is_listed_and_never_waited_for(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"x")
     os.mkfifo(tmp_path / "a.txt")
     os.mkfifo(tmp_path / "captions.csv")
@@ -55,7 +55,7 @@ def test_every_name_can_be_printed_and_such_a_path_comes_back(tmp_path):
         assert _path(text) == odd
 
 
-def test_two_names_that_look_the_same_are_told(tmp_path):
+def test_two_names_that_look_the_same_are_reported(tmp_path):
     touch(tmp_path, os.fsdecode(b"a\xe9.mp4"), "a\\xe9.mp4")
     (tmp_path / "a\\xe9.txt").write_text("caption")
     found = find_sources(tmp_path)

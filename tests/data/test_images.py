@@ -19,7 +19,7 @@ SHAPE = ClipShape(frames=1, height=16, width=16, fps=8.0)
 
 
 def picture(height: int = 16, width: int = 16) -> np.ndarray:
-    """A ramp that is different in every corner."""
+    """Returns a ramp that is different in every corner."""
     y, x, c = np.ogrid[:height, :width, :3]
     return ((y * 9 + x * 3 + c * 20) % 256).astype(np.uint8)
 

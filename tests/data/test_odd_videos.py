@@ -18,7 +18,7 @@ def shape(frames: int = 4, height: int = 32, width: int = 32, fps: float = 8.0) 
 
 
 def read(data: bytes, clip: ClipShape) -> tuple[list[decode.Clip], Video]:
-    """Clips without a gap, from the start."""
+    """Reads clips without a gap, from the start."""
     video = Video(io.BytesIO(data))
     clip_s = clip.frames / clip.fps
     return list(
@@ -27,7 +27,7 @@ def read(data: bytes, clip: ClipShape) -> tuple[list[decode.Clip], Video]:
 
 
 def values(clips: list[decode.Clip], step: int = 3) -> list[int]:
-    """Which frames of `levels` these are."""
+    """Returns which frames of `levels` these are."""
     return [round(int(frame[0, 0, 0]) / step) for clip in clips for frame in clip.frames]
 
 
@@ -80,7 +80,7 @@ def test_joined_streams_whose_clock_starts_anew_are_read_to_the_end(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["avi", "mkv", "mp4", "ts", "mpg", "flv"])
 def test_frames_come_in_their_order_and_seeking_finds_them(tmp_path, suffix):
-    """With frames that are coded from later ones: an AVI gives them no times of their own."""
+    """Uses frames that are coded from later ones: an AVI gives them no times of their own."""
     path, fps = tmp_path / f"a.{suffix}", 25
     codec = {"mpg": "mpeg2video"}.get(suffix, "libx264")
     odd.encode(
@@ -273,7 +273,7 @@ def test_a_seek_that_lands_too_late_is_made_up_for(tmp_path, monkeypatch):
 
 
 class Late:
-    """A container whose seeks go three seconds too far."""
+    """Seeks three seconds too far."""
 
     def __init__(self, real) -> None:
         self.real = real

@@ -1,4 +1,4 @@
-"""Small videos that tests write."""
+"""Writes small videos for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 def write_video(
     path: Path, frames: NDArray[np.uint8], fps: int | Fraction = 8, codec: str = "libx264rgb"
 ) -> Path:
-    """uint8 [T, H, W, 3] as a video; libx264rgb at qp 0 keeps every bit."""
+    """Writes uint8 [T, H, W, 3] as a video; libx264rgb at qp 0 keeps every bit."""
     pixel_format = "rgb24" if codec == "libx264rgb" else "yuv420p"
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options={"qp": "0"} if codec == "libx264rgb" else {})
@@ -39,12 +39,12 @@ def write_sound(path: Path) -> Path:
 
 
 def counting(frames: int, height: int = 16, width: int = 16, step: int = 10) -> NDArray[np.uint8]:
-    """Frame i is all (10 i)."""
+    """Returns frames, of which frame i is all (10 i)."""
     return np.stack([np.full((height, width, 3), step * i % 256, np.uint8) for i in range(frames)])
 
 
 def scene(kind: int, rng: np.random.Generator, frames: int = 8, side: int = 16) -> NDArray[np.uint8]:
-    """Three kinds of moving pictures that an image network tells apart."""
+    """Returns one of three kinds of moving pictures that an image network tells apart."""
     y, x = np.mgrid[:side, :side]
     shift = int(rng.integers(0, side))
     colour = rng.integers(120, 255, 3)

@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 
 def save_clip(path: Path) -> None:
-    """A CLIP of random weights and seven words."""
+    """Saves a CLIP of random weights and seven words."""
     torch.manual_seed(0)
     text = {
         **TOWER,

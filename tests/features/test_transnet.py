@@ -29,7 +29,7 @@ def transnet():
 
 
 def moving_disks(clips: int = CLIPS, rng_seed: int = 0) -> torch.Tensor:
-    """A coloured disk that moves straight ahead over a plain ground: uint8 [B T H W 3]."""
+    """Returns clips of a coloured disk that moves straight over a plain ground: uint8 [B T H W 3]."""
     rng = np.random.default_rng(rng_seed)
     start, colour, ground = (
         rng.uniform(8, 24, (clips, 2)),
@@ -65,7 +65,7 @@ def noise(video: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def sides(transnet):
-    """Real clips, and others made of clips of other videos."""
+    """Returns real clips, and others made of clips of other videos."""
     others = moving_disks(rng_seed=1)
     changed = {"real": others, "shuffled": shuffled(others), "static": static(others), "noise": noise(others)}
     real = Clips(transnet(moving_disks(2 * CLIPS)).numpy(), np.arange(2 * CLIPS))

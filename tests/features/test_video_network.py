@@ -27,7 +27,7 @@ SMALL = {
 
 
 class Tiny(torch.nn.Module):
-    """Called as the I3D of the FVDs is; needs ten frames, as it does."""
+    """Is called as the I3D of FVD is; needs ten frames, as that does."""
 
     def forward(
         self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
@@ -70,7 +70,7 @@ def scripted(folder, module: torch.nn.Module):
 
 
 def brightening(frames: int = 16, clips: int = 5) -> torch.Tensor:
-    """Every frame is 10 brighter than the one before, the clips start at 0, 1, 2, …"""
+    """Returns clips that start at 0, 1, 2, … and get brighter by 10 in every frame."""
     levels = 10 * torch.arange(frames)[None] + torch.arange(clips)[:, None]
     return levels[..., None, None, None].expand(-1, -1, 8, 8, 3).to(torch.uint8)
 
@@ -98,7 +98,7 @@ def test_only_the_known_file_is_titled_i3d(tmp_path, monkeypatch):
     assert load_i3d(path).title == "I3D"
 
 
-def test_what_i3d_refuses_is_told_with_its_own_words(tmp_path):
+def test_what_i3d_refuses_is_reported_with_its_own_words(tmp_path):
     with pytest.raises(UsageError, match=r"clips of 8 frames .*kernel size bigger than input"):
         load_i3d(scripted(tmp_path, Tiny()))(brightening(8))
     with pytest.raises(UsageError, match="refused clips of 16 frames"):

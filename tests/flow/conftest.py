@@ -1,4 +1,4 @@
-"""The same random numbers for every test."""
+"""Gives every test the same random numbers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Noise predictors as velocities."""
+"""Tests noise predictors as velocities."""
 
 import math
 
@@ -30,13 +30,13 @@ def column(values: Tensor) -> Tensor:
 
 
 def expected_point(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """E[x0 | alpha x0 + sigma eps = x] when x0 is one of the POINTS: [B 3]."""
+    """Returns E[x0 | alpha x0 + sigma eps = x] when x0 is one of the POINTS: [B 3]."""
     squares = (x[:, None] - alpha[:, None, None] * POINTS).square().sum(2)
     return torch.softmax(SHARES.log() - squares / (2 * column(sigma) ** 2), 1) @ POINTS
 
 
 def expected_gaussian(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """E[x0 | alpha x0 + sigma eps = x] when x0 is N(MEAN, SPREAD^2) in every place: [B 3]."""
+    """Returns E[x0 | alpha x0 + sigma eps = x] when x0 is N(MEAN, SPREAD^2) everywhere: [B 3]."""
     alpha, sigma = column(alpha), column(sigma)
     return MEAN + alpha * SPREAD**2 * (x - alpha * MEAN) / (alpha**2 * SPREAD**2 + sigma**2)
 
@@ -45,13 +45,13 @@ EXPECTED = {"points": expected_point, "gaussian": expected_gaussian}
 
 
 def noise_oracle(expected, x_s: Tensor, s: Tensor) -> Tensor:
-    """E[eps | x_s] on the cosine schedule, which knows nothing of t."""
+    """Returns E[eps | x_s] on the cosine schedule; knows nothing of t."""
     alpha, sigma = cosine(s)
     return (x_s - column(alpha) * expected(x_s, alpha, sigma)) / column(sigma)
 
 
 def true_velocity(expected, x_t: Tensor, t: Tensor) -> Tensor:
-    """E[eps - x0 | x_t] on the straight path, where eps - x0 = (x_t - x0) / t."""
+    """Returns E[eps - x0 | x_t] on the straight path, where eps - x0 = (x_t - x0) / t."""
     return (x_t - expected(x_t, 1 - t, t)) / column(t)
 
 

@@ -1,4 +1,4 @@
-"""Guidance of a mixture."""
+"""Tests guidance of a mixture."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.flow.toys import Toys, clips
 
 
 def route(x: torch.Tensor, t: torch.Tensor, pooled: torch.Tensor | None) -> torch.Tensor:
-    """Three experts; text moves weight to the last."""
+    """Routes among three experts; text moves weight to the last."""
     logits = x.flatten(1)[:, :3].clone()
     if pooled is not None:
         logits[:, 2] += pooled.sum(1)

@@ -1,4 +1,4 @@
-"""Routing weights and mixed velocities."""
+"""Tests routing weights and mixed velocities."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_a_threshold_keeps_what_reaches_it_and_always_the_best():
     torch.testing.assert_close(Routing("threshold", threshold=0.0).weights(LOGITS), posterior)
 
 
-def test_oracle_and_single_go_where_they_are_told():
+def test_oracle_and_single_go_where_they_are_sent():
     assert Routing("oracle").weights(LOGITS, torch.tensor([2, 1, 0, 2])).argmax(1).tolist() == [2, 1, 0, 2]
     assert Routing("single", expert=1).weights(LOGITS)[:, 1].tolist() == [1, 1, 1, 1]
 

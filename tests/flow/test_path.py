@@ -1,4 +1,4 @@
-"""The path between data and noise."""
+"""Tests the path between data and noise."""
 
 import math
 
@@ -56,8 +56,9 @@ def test_shifted_logit_normal_times_are_logit_normal_with_a_mean_higher_by_the_s
 
 
 def test_the_shift_makes_the_best_guess_of_a_flat_clip_as_uncertain_for_more_tokens():
-    """The derivation of section 5.3.2: n noisy places (1 - t) c + t eps give c with a deviation of t / (1
-    - t) / sqrt(n).
+    """Follows the derivation of section 5.3.2.
+
+    n noisy places (1 - t) c + t eps give c with a deviation of t / (1 - t) / sqrt(n).
     """
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     for times_more in (2, 16, 99):

@@ -1,4 +1,4 @@
-"""Time grids and steps."""
+"""Tests time grids and steps."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_euler_is_diffusers_flow_match_scheduler(steps, shift):
 
 def test_heun_is_second_order_and_euler_first():
     def error(step: str, steps: int) -> float:
-        """dx/dt = x from x(1) = 1, away from the last step, which is Euler's for both."""
+        """Integrates dx/dt = x from x(1) = 1, away from the last step, which is Euler's for both."""
         times = [1 - 0.5 * index / steps for index in range(steps + 1)]
         return float(
             (sample(lambda x, t: x, torch.ones(1, dtype=torch.float64), times, step) - np.exp(-0.5)).abs()
@@ -54,7 +54,7 @@ def test_heun_is_second_order_and_euler_first():
     assert error("heun", 10) / error("heun", 20) == pytest.approx(4, rel=0.1)
 
 
-def test_progress_is_told_after_each_step():
+def test_progress_is_reported_after_each_step():
     seen: list[int] = []
     sample(lambda x, t: x, torch.ones(1), time_grid(3), report=seen.append)
     assert seen == [1, 2, 3]

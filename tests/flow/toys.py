@@ -1,12 +1,13 @@
-"""Experts that are formulas, and a router that is one."""
+"""Makes experts that are formulas, and a router that is one."""
 
 import torch
 from torch import Tensor
 
 
 class Toys:
-    """Expert k answers (k + 1) x, plus the text's sum where there is text; counts the clips each was asked
-    for.
+    """Answers (k + 1) x for expert k, plus the text's sum where there is text.
+
+    It counts the clips that each expert was asked for.
     """
 
     def __init__(self, factors: tuple[float, ...] = (1.0, 2.0, 3.0)):
@@ -35,7 +36,7 @@ class Toys:
 
 
 def clips(count: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x, t, tokens, mask"""
+    """Returns x, t, tokens, mask."""
     return (
         torch.randn(count, 2, 3, 4, 4),
         torch.rand(count),

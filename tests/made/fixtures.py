@@ -1,5 +1,6 @@
-"""What tests that train and generate share: one thread for torch, so that they do not starve what runs
-beside them.
+"""Holds what tests that train and generate share.
+
+One thread for torch does not starve what runs beside them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """One thread for torch while a test runs."""
+    """Gives torch one thread while a test runs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

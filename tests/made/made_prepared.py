@@ -1,5 +1,6 @@
-"""A prepared folder without preparing: random clips in real shards, a codec and a text encoder that load
-in a moment.
+"""Makes a prepared folder without preparing.
+
+It has random clips in real shards, a codec and a text encoder that load in a moment.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ def make_run(
     init_from: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Envelope[RunSpec]:
-    """Prepare and create: a folder that `paris-run publish` takes. `padding_bytes` makes each train shard
-    so much larger.
+    """Prepares and creates a folder that `paris-run publish` takes.
+
+    `padding_bytes` makes each train shard so much larger.
     """
     prepare_made(folder, experts=experts, padding_bytes=padding_bytes)
     options = CreateOptions(
@@ -57,7 +59,7 @@ def make_run(
 def prepare_made(
     folder: Path, *, experts: int = 1, padding_bytes: int = 0, latent: LatentShape = LATENT
 ) -> Prepared:
-    """A folder that `paris-run create` takes; the clips in it are LATENT, whatever it says of them."""
+    """Makes a folder that `paris-run create` takes; the clips in it are LATENT, whatever it says of them."""
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     fit_pca([torch.randint(0, 256, (4, 3, 16, 24, 3), dtype=torch.uint8)], 4, 4).save(folder / "codec")

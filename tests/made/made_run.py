@@ -1,5 +1,6 @@
-"""A run with weights for every slot, a codec and a text encoder, all small and random: what a fetch leaves
-behind.
+"""Makes a run with weights for every slot, a codec and a text encoder, all small and random.
+
+It is what a fetch leaves behind.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ PROMPTS = ("a red ball", "rolls")
 
 
 class MadeRun:
-    """Everything lies in `folder`."""
+    """Holds a made run; everything lies in `folder`."""
 
     def __init__(self, folder: Path, preset: str = "nano", features: Path | None = None, **training: Any):
         torch.manual_seed(0)

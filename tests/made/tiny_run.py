@@ -1,4 +1,4 @@
-"""A run small enough to train in milliseconds, and jobs on it."""
+"""Makes a run small enough to train in milliseconds, and jobs on it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TRAINING = TrainingSpec(batch_clips=4, router_batch_clips=4, warmup_steps=5, wei
 
 @dataclass
 class TinyRun:
-    """Two experts and a router; shards and the signed spec lie in `folder`."""
+    """Holds a run of two experts and a router; shards and the signed spec lie in `folder`."""
 
     folder: Path
     training: TrainingSpec = TRAINING
@@ -106,7 +106,7 @@ class TinyRun:
         return TrainJob(**(self._common(slot, "train") | fields))
 
     def resume(self, ready: CheckpointReady) -> dict[str, Any]:
-        """What a job needs to go on from a checkpoint."""
+        """Returns what a job needs to go on from a checkpoint."""
         return {"resume_path": ready.resume_path, "resume_steps": ready.steps, "resume_clips": ready.clips}
 
     def gate_job(self, ready: CheckpointReady, slot: str = "expert-1", **changes: Any) -> GateJob:
@@ -132,7 +132,7 @@ class TinyRun:
 
 
 def start_process(module: str, *, line: str) -> subprocess.Popen[bytes]:
-    """`python -m module` with one line on its stdin, which stays open."""
+    """Starts `python -m module` with one line on its stdin, which stays open."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", module], stdin=-1, stdout=-1, stderr=-1, env=environment
@@ -144,14 +144,14 @@ def start_process(module: str, *, line: str) -> subprocess.Popen[bytes]:
 
 
 def train_in_process(job: TrainJob) -> list[Event]:
-    """All events of a trainer in a process of its own."""
+    """Returns all events of a trainer in a process of its own."""
     with start_process("paris_p2p.training.trainer", line=job.to_line()) as process:
         assert process.stdout is not None
         return [parse_event(line) for line in process.stdout]
 
 
 def train_here(job: TrainJob) -> list[Event]:
-    """All events of the same training in this process."""
+    """Returns all events of the same training in this process."""
     torch.set_num_threads(1)
     events: list[Event] = []
     train(job, events.append, lambda: None)
@@ -159,5 +159,5 @@ def train_here(job: TrainJob) -> list[Event]:
 
 
 def checkpoint_of(events: list[Event]) -> CheckpointReady:
-    """The last checkpoint among events."""
+    """Returns the last checkpoint among events."""
     return [event for event in events if isinstance(event, CheckpointReady)][-1]

@@ -1,4 +1,4 @@
-"""Small networks with weights that say something: fresh ones answer zero."""
+"""Makes small networks with weights that say something: fresh ones answer zero."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The expert network."""
+"""Tests the expert network."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The clean first frame as an input of the experts."""
+"""Tests the clean first frame as an input of the experts."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Patches, positions and attention."""
+"""Tests patches, positions and attention."""
 
 import pytest
 import torch

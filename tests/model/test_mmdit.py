@@ -1,4 +1,4 @@
-"""The multimodal expert network."""
+"""Tests the multimodal expert network."""
 
 import pytest
 import torch
@@ -167,8 +167,9 @@ def test_latents_of_odd_size_are_refused_with_their_size(mmdit):
 
 
 def test_the_largest_preset_is_open_soras_size_and_fluxs_layer_by_layer():
-    """Open-Sora 2.0 says 11B of a layout that has 11.89B: FLUX's, without embedded guidance. Only the
-    stand-ins for no text are more.
+    """Compares with Open-Sora 2.0's layout, which is FLUX's without embedded guidance.
+
+    It says 11B and has 11.89B; only the stand-ins for no text are added here.
     """
     count = count_parameters(expert_config("mmdit-11b", OPEN_SORA_LATENT, OPEN_SORA_TEXT))
     assert int(count / 1e9) == 11

@@ -22,8 +22,9 @@ PARIS_TEXT = TextShape(tokens=77, dim=768, pooled_dim=768)  # CLIP ViT-L/14
 
 @pytest.mark.parametrize(("preset", "published"), [("dit-b-2", 129e6), ("dit-xl-2", 605e6)])
 def test_experts_have_the_published_number_of_parameters_within_one_percent(preset, published):
-    """Everything is counted: patches, time, text keys and values, the null token; codec and text encoder
-    are not part of an expert.
+    """Counts everything: patches, time, text keys and values, the null token.
+
+    Codec and text encoder are not part of an expert.
     """
     assert count_parameters(expert_config(preset, PARIS_LATENT, PARIS_TEXT)) == pytest.approx(
         published, rel=0.01
@@ -31,7 +32,7 @@ def test_experts_have_the_published_number_of_parameters_within_one_percent(pres
 
 
 def test_the_router_has_the_published_number_of_parameters_within_one_percent():
-    """Counted with the pooled caption's projection, 0.6M, which Paris 1.0's does not have."""
+    """Counts the pooled caption's projection too, 0.6M, which Paris 1.0's does not have."""
     assert count_parameters(
         router_config("dit-b-2", PARIS_LATENT, PARIS_TEXT, 8), router=True
     ) == pytest.approx(129e6, rel=0.01)

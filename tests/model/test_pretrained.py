@@ -1,6 +1,4 @@
-"""First weights from other families: what corresponds exactly computes the same, images become still
-clips, and misfits are named.
-"""
+"""Tests first weights from other families: exact parts compute the same, and misfits are named."""
 
 from __future__ import annotations
 
@@ -54,7 +52,7 @@ def made_dit() -> Any:
 
 
 def started(theirs: Any, preset: str = "nano", **changes: Any) -> tuple[Any, Any]:
-    """(our network after the map, the account) of a diffusers model's tensors."""
+    """Returns (our network after the map, the account) of a diffusers model's tensors."""
     source = theirs if isinstance(theirs, dict) else theirs.state_dict()
     config = fitted_config(
         expert_config(preset, IMAGE, TEXT) | changes, source, {} if theirs is source else theirs.config
@@ -98,7 +96,7 @@ def test_an_mmdit_started_from_flux_answers_images_as_flux_does(
 
 @torch.no_grad()
 @pytest.mark.parametrize("theirs", [made_pixart(), made_dit()], ids=["pixart", "dit"])
-def test_but_for_norms_and_rotary_of_queries_and_keys_our_block_is_theirs(theirs: Any) -> None:
+def test_but_for_norms_and_rotary_of_queries_and_keys_our_block_is_the_checkpoints(theirs: Any) -> None:
     ours, _ = started(theirs)
     x, text, steer = torch.randn(2, 16, 32), torch.randn(2, 5, 24), torch.randn(2, MODULATIONS, 32)
     mine, block = ours.blocks[1], theirs.transformer_blocks[1]
@@ -128,7 +126,7 @@ class Constant(nn.Module):
 
 
 @torch.no_grad()
-def test_the_first_and_last_layers_are_theirs_without_the_variances() -> None:
+def test_the_first_and_last_layers_are_the_checkpoints_without_the_variances() -> None:
     theirs = made_pixart()
     ours, _ = started(theirs)
     x = torch.randn(2, 4, 1, 8, 8)
@@ -198,7 +196,7 @@ def test_the_original_dits_names_give_what_diffusers_names_give() -> None:
 
 
 def as_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """diffusers' scripts/convert_dit_to_diffusers.py, backwards."""
+    """Reverses diffusers' scripts/convert_dit_to_diffusers.py."""
     ends = {
         "pos_embed.proj": "x_embedder.proj",
         "proj_out_1": "final_layer.adaLN_modulation.1",
@@ -232,7 +230,7 @@ def as_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return made
 
 
-def test_with_a_caption_projection_text_starts_without_a_say_and_that_is_told() -> None:
+def test_with_a_caption_projection_text_starts_without_a_say_and_that_is_reported() -> None:
     ours, start = started(made_pixart(caption_channels=24, cross_attention_dim=32))
     assert not ours.blocks[0].text.out.weight.any()
     assert "caption_projection.linear_1.weight" in start.unused

@@ -1,4 +1,4 @@
-"""The router network."""
+"""Tests the router network."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""One thread for torch in these tests."""
+"""Gives torch one thread in these tests."""
 
 from tests.made.fixtures import one_thread
 

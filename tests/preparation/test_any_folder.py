@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory) -> PrepareOptions:
-    """A network of random weights in place of EfficientNet."""
+    """Returns options with a network of random weights in place of EfficientNet."""
     folder = tmp_path_factory.mktemp("features") / "random"
     torch.manual_seed(0)
     config = Dinov2Config(
@@ -120,7 +120,7 @@ def test_one_long_film_is_parted_into_scenes_that_splits_keep_apart(from_film):
             )
 
 
-def test_what_was_parted_and_left_out_of_a_film_is_told(from_film):
+def test_what_was_parted_and_left_out_of_a_film_is_reported(from_film):
     folder, result = from_film
     told = noted(folder / "out")
     assert told["long video parted into scenes"] == ["film.mp4"]
@@ -292,7 +292,7 @@ def test_files_that_look_like_media_or_have_a_caption_and_are_not_read_are_liste
     assert left["thing.xyz"] == "it has a caption, but .xyz is not read; convert or rename it"
 
 
-def test_damage_and_conversions_are_told(tmp_path, options):
+def test_damage_and_conversions_are_reported(tmp_path, options):
     folder = write_files(tmp_path / "clips", 12)
     path = odd.keyframes(folder / "bad.mp4", odd.levels(48))
     path.write_bytes(odd.with_hole(path.read_bytes(), [odd.packets(path)[20]]))
@@ -338,7 +338,7 @@ def test_a_folder_without_a_usable_file_says_why_and_lists_each_file_in_the_repo
     assert not (tmp_path / "none").exists()
 
 
-def test_one_of_a_kind_is_told_as_one(tmp_path, options):
+def test_one_of_a_kind_is_reported_as_one(tmp_path, options):
     folder = write_files(tmp_path / "clips", 8)
     (folder / "photo.heic").write_bytes(b"x")
     told = prepare(folder, tmp_path / "out", options.model_copy(update={"experts": 0})).describe()
@@ -391,7 +391,7 @@ def test_a_failure_while_captions_are_read_leaves_the_picture_of_the_clusters(tm
         ({"codec": "x"}, "no codec"),
     ],
 )
-def test_a_name_that_leads_nowhere_is_told_before_any_file_is_read(
+def test_a_name_that_leads_nowhere_is_reported_before_any_file_is_read(
     tmp_path, options, monkeypatch, wrong, says
 ):
     def read(*_: object) -> None:

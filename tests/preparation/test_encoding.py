@@ -28,7 +28,7 @@ class Means:
 
 @dataclass(frozen=True)
 class Noise(Decoding):
-    """Clips of noise that depend on what of the video is read."""
+    """Gives clips of noise that depend on what of the video is read."""
 
     def clips_of(self, source: Source) -> list[Clip]:
         seed = int(sum(edge_s for stretch in source.stretches_s for edge_s in stretch))

@@ -1,5 +1,6 @@
-"""A run that starts from somebody's weights: all peers begin with the same ones; what is no checkpoint is
-named.
+"""Tests runs that start from somebody's weights.
+
+All peers begin with the same ones, and what is no checkpoint is named.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CONFIG = expert_config("nano", LATENT, TEXT)
 
 @pytest.fixture
 def pixart(tmp_path: Path) -> Path:
-    """An image model's folder, as diffusers saves it."""
+    """Saves an image model's folder, as diffusers does."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "num_attention_heads": 2,
@@ -49,7 +50,7 @@ def pixart(tmp_path: Path) -> Path:
     return tmp_path / "pixart"
 
 
-def test_create_makes_the_weights_a_blob_of_the_run_and_tells_what_went_where(
+def test_create_makes_the_weights_a_blob_of_the_run_and_reports_what_went_where(
     pixart: Path, tmp_path: Path
 ) -> None:
     said: list[str] = []

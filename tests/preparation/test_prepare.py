@@ -55,7 +55,7 @@ def clips(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def cheap(tmp_path_factory) -> PrepareOptions:
-    """One expert, and a network of random weights in place of EfficientNet."""
+    """Returns options with one expert, and a network of random weights in place of EfficientNet."""
     folder = tmp_path_factory.mktemp("features") / "random"
     torch.manual_seed(0)
     config = Dinov2Config(

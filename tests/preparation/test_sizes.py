@@ -8,7 +8,7 @@ def shape(height: int, width: int) -> ClipShape:
     return ClipShape(frames=8, height=height, width=width, fps=8.0)
 
 
-def test_an_odd_size_is_told_with_its_tokens_and_the_cheap_ones_near_it():
+def test_an_odd_size_is_reported_with_its_tokens_and_the_cheap_ones_near_it():
     advice = size_advice("pca", shape(50, 66))
     assert advice.startswith(
         "50 x 66 pixels are cut into patches of 2: 6,600 tokens a clip, 17.2 times the tokens"

@@ -33,7 +33,9 @@ def surveyed(
     return survey.sources(films), survey
 
 
-def test_a_film_that_is_cut_faster_than_a_clip_is_long_stays_whole_and_is_told(tmp_path, monkeypatch) -> None:
+def test_a_film_that_is_cut_faster_than_a_clip_is_long_stays_whole_and_is_reported(
+    tmp_path, monkeypatch
+) -> None:
     films = [film("film.mp4"), film("spoken.mp4", timed=(TimedCaption(0.0, 60.0, "a fox"),))]
     found, survey = surveyed(tmp_path, monkeypatch, films, [i / 2 for i in range(1, 120)])
     assert found == films

@@ -1,5 +1,6 @@
-"""Nothing on the way from clips to clips assumes a size: odd latents, few frames, images, from preparing
-to the exported model.
+"""Tests that nothing on the way from clips to clips assumes a size.
+
+Odd latents, few frames and images go from preparing to the exported model.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ PROMPT = "a red ball"
 
 
 def prepared(folder: Path, frames: int, height: int, width: int) -> tuple[Path, Prepared]:
-    """40 captioned videos as clips of such a size, with features and text encoder of random weights."""
+    """Prepares 40 captioned videos as clips of such a size.
+
+    Features and text encoder have random weights.
+    """
     clips, rng = folder / "clips", np.random.default_rng(0)
     clips.mkdir()
     for i in range(40):
@@ -65,7 +69,7 @@ def created(folder: Path) -> Envelope[RunSpec]:
 
 
 def trained(folder: Path, run: Envelope[RunSpec], shards: Prepared, slot: str) -> CheckpointReady:
-    """A few steps of a slot, which pass the gate."""
+    """Trains a slot for a few steps, which pass the gate."""
     common = {"run": run.id, "slot": slot, "spec_path": folder / "run.spec", "device": "cpu", "threads": 1}
 
     def files(split: str) -> dict[str, tuple[object, ...]]:

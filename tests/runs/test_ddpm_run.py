@@ -1,5 +1,6 @@
-"""A run with an expert that predicts noise beside one that predicts the velocity: trained, gated, mixed,
-generated from, exported.
+"""Tests a run with an expert that predicts noise beside one that predicts the velocity.
+
+It is trained, gated, mixed, generated from and exported.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def trained(run: TinyRun, slot: str, out: str, steps: int, **changes: object) ->
 
 
 class NoiseOracle(nn.Module):
-    """E[eps | x_s] for Gaussian data, which knows the cosine schedule and nothing of t."""
+    """Returns E[eps | x_s] for Gaussian data; knows the cosine schedule and nothing of t."""
 
     def forward(self, x: Tensor, s: Tensor, *_: object) -> Tensor:
         alpha, sigma = (scale.float().reshape(-1, 1, 1, 1, 1) for scale in cosine(s))
@@ -61,7 +62,7 @@ class NoiseOracle(nn.Module):
 
 
 class FlowOracle(nn.Module):
-    """E[eps - x0 | x_t] for the same data."""
+    """Returns E[eps - x0 | x_t] for the same data."""
 
     def forward(self, x: Tensor, t: Tensor, *_: object) -> Tensor:
         t = t.reshape(-1, 1, 1, 1, 1)

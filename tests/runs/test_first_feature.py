@@ -1,4 +1,4 @@
-"""A router that knows a first frame: prepared, created, trained, gated, generated with, exported."""
+"""Tests a router that knows a first frame: prepared, created, trained, gated, generated with, exported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RATE, WIDTH = 0.5, 6
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture network of random weights."""
+    """Returns a picture network of random weights."""
     folder = tmp_path_factory.mktemp("features") / "random"
     return save_network(folder, 16)
 
@@ -68,7 +68,7 @@ def trained(run: TinyRun, out: str, steps: int, **changes: object) -> Checkpoint
 
 
 class Spy(nn.Module):
-    """A router that knows nothing, and remembers the features it was told."""
+    """Routes without knowing anything, and remembers the features that it was given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Spy(nn.Module):
         return torch.zeros(next(len(value) for value in (x, pooled) if value is not None), 2)
 
 
-def test_training_and_gate_tell_the_router_of_the_first_frames_that_the_draws_name(run: TinyRun):
+def test_training_and_gate_show_the_router_the_first_frames_that_the_draws_name(run: TinyRun):
     batch, t = gate_batch(run.gate_job(trained(run, "one", 1), "router"), run.spec)
     drawn = batch.uniforms[:, FIRST_FEATURE_DRAW] < RATE
     assert batch.first is not None

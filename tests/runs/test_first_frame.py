@@ -1,4 +1,7 @@
-"""A run whose experts are given first frames: trained, gated, created, generated from an image, exported."""
+"""Tests a run whose experts are given first frames.
+
+It is trained, gated, created, generated from an image and exported.
+"""
 
 from __future__ import annotations
 
@@ -235,7 +238,7 @@ def test_images_have_no_first_frame_to_start_from(made: MadeRun, tmp_path: Path)
 
 
 class Blurring(PcaCodec):
-    """Each latent frame is half of its neighbour's too."""
+    """Encodes each latent frame as half of its neighbour's too."""
 
     def encode(self, video: Tensor) -> Tensor:
         z = super().encode(video)
@@ -257,8 +260,9 @@ LATENT, TEXT = LatentShape(channels=2, frames=2, height=4, width=4), TextShape(t
 
 @pytest.mark.parametrize("preset", ["nano", "mmdit-nano"])
 def test_clips_made_from_a_picture_start_nearer_to_it_than_clips_made_without(preset: str):
-    """Four clips, half of the time with their first frame given: then the first frame, and the rest that
-    belongs to it, come out.
+    """Uses four clips, half of the time with their first frame given.
+
+    Then the first frame, and the rest that belongs to it, come out.
     """
     torch.manual_seed(0)
     known = torch.randn(4, *LATENT.shape)

@@ -31,7 +31,7 @@ SPLITS = SplitOptions(gate_min_clips=24)  # so that every cluster has some
 
 
 def write_digits(folder: Path, count: int) -> Path:
-    """Real handwritten digits, enlarged to 16 x 16, as PNG and JPEG, with captions."""
+    """Writes real handwritten digits, enlarged to 16 x 16, as PNG and JPEG, with captions."""
     folder.mkdir()
     digits = load_digits()
     rows = zip(digits.images[:count], digits.target[:count], strict=True)

@@ -1,4 +1,4 @@
-"""`--codec train`: what prepare makes of it."""
+"""Tests `--codec train`: what prepare makes of it."""
 
 import json
 from pathlib import Path
@@ -108,8 +108,9 @@ def test_a_video_codec_halves_the_frames_and_is_compared_with_pca_of_as_many_num
 
 
 def make_video(run: Path, prepared: Prepared, image: Path) -> torch.Tensor:
-    """uint8 [T, H, W, 3]: a run of these clips, two steps of training for each slot, and a clip that
-    starts from the image.
+    """Makes a run of these clips, trains each slot two steps, and starts a clip from the image.
+
+    The clip is uint8 [T, H, W, 3].
     """
     words = dict.fromkeys(("name", "purpose", "data_licence", "weights_licence"), "made")
     training = TrainingSpec(

@@ -1,4 +1,4 @@
-"""Networks, path, routing and sampler together: what was trained comes out."""
+"""Tests networks, path, routing and sampler together: what was trained comes out."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ class Trained:
 
 
 def batch(clips: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Which clip, its noise, time and x_t."""
+    """Returns which clip, its noise, time and x_t."""
     which, noise = torch.randint(len(clips), (BATCH,)), torch.randn(BATCH, *LATENT.shape)
     t = logit_normal(torch.randn(BATCH), 0.0, 1.0)
     return which, noise, t, interpolate(clips[which], noise, t)

@@ -1,4 +1,4 @@
-"""A run whose experts are multimodal transformers: trained, gated, generated from, exported."""
+"""Tests a run of multimodal transformers: trained, gated, generated from, exported."""
 
 import numpy as np
 import pytest

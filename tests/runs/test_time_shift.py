@@ -1,4 +1,7 @@
-"""A run's time shift: once in training, gate and router, and once in the grid that it is sampled on."""
+"""Tests a run's time shift.
+
+It acts once in training, gate and router, and once in the grid that is sampled on.
+"""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_intervals_cover_the_truth_at_about_their_level_where_clips_share_a_sour
     assert 0.82 <= np.mean(covered) <= 0.97
 
 
-def test_a_difference_is_told_in_both_directions():
+def test_a_difference_is_reported_in_both_directions():
     rng = np.random.default_rng(0)
     real, same, less, more = (
         own(rng.normal(mean, 1, (100, 1)), 1000 * i) for i, mean in enumerate((0, 0, -1, 1))

@@ -36,8 +36,9 @@ def test_the_further_apart_the_better_they_are_told_apart():
 
 
 def test_remembering_source_videos_does_not_help():
-    """Every video has a direction of its own that both of its clips share, and a side picked by chance:
-    only remembering tells.
+    """Gives every video a direction that both of its clips share, and a side picked by chance.
+
+    Only remembering tells the sides apart.
     """
     rng = np.random.default_rng(0)
     videos = np.repeat(rng.normal(size=(80, 200)), 4, axis=0) + 0.01 * rng.normal(size=(320, 200))

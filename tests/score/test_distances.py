@@ -21,7 +21,7 @@ def normal(clips: int, features: int = 4, rng_seed: int = 0) -> np.ndarray:
 
 
 def own(features: np.ndarray, first: int = 0) -> Clips:
-    """Every clip of its own source video."""
+    """Gives every clip its own source video."""
     return Clips(features, np.arange(first, first + len(features)))
 
 

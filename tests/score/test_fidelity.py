@@ -11,7 +11,10 @@ CENTRES = {colour: 3 * np.eye(6)[i] for i, colour in enumerate(COLOURS)}
 
 
 def showing(labels, first: int, per_video: int = 2, rng_seed: int = 0) -> Clips:
-    """Clips whose features lie about their label's centre; `per_video` neighbours are of one source video."""
+    """Makes clips whose features lie about their label's centre.
+
+    `per_video` neighbours are of one source video.
+    """
     rng = np.random.default_rng([rng_seed, first])
     features = np.array([CENTRES[label] for label in labels]) + rng.normal(size=(len(labels), 6))
     return Clips(features, first + np.arange(len(labels)) // per_video)
@@ -74,7 +77,7 @@ def test_the_more_prompts_are_heeded_the_higher_the_share(probe):
 
 
 def test_the_probes_own_accuracy_does_not_come_from_remembering_source_videos():
-    """Every video has a direction of its own and a label by chance: only remembering tells."""
+    """Gives every video a direction of its own and a label by chance: only remembering tells."""
     rng = np.random.default_rng(0)
     features = np.repeat(rng.normal(size=(60, 200)), 4, axis=0)
     labels = [str(label) for label in np.repeat(rng.choice(["left", "right"], 60), 4)]

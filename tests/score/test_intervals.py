@@ -7,7 +7,7 @@ from paris_p2p.score.intervals import Clips, Plan, measure, resampled, tree_of
 
 
 def grouped(rng: np.random.Generator, sources: int, per_source: int, mean: float = 0.0) -> Clips:
-    """Clips of one source video are alike: most of the variance lies between videos."""
+    """Makes clips that are alike within a source video: most of the variance lies between videos."""
     values = (
         mean + np.repeat(rng.normal(size=sources), per_source) + 0.3 * rng.normal(size=sources * per_source)
     )
@@ -62,7 +62,7 @@ def test_intervals_of_a_distance_cover_its_closed_form_at_about_their_level():
 
 
 def test_intervals_of_something_fitted_cover_the_truth_only_with_what_refitting_changes():
-    """The difference of two means, one of which was fitted once and is kept."""
+    """Takes the difference of two means, one of which was fitted once and is kept."""
     rng = np.random.default_rng(0)
     covered, kept_only = [], []
     for i in range(120):

@@ -1,5 +1,6 @@
-"""Real handwriting in motion through the real networks: scores must put spoilt clips in the order that is
-known beforehand.
+"""Tests scores on real handwriting in motion, seen through the real networks.
+
+They must put spoilt clips in the order that is known beforehand.
 """
 
 from collections.abc import Iterator
@@ -35,7 +36,10 @@ def one_thread() -> Iterator[None]:
 def digits(
     clips: int, rng_seed: int, classes: tuple[int, ...] = (0, 1, 4, 7)
 ) -> tuple[torch.Tensor, list[str]]:
-    """Scanned digits, each drifting straight over a grey ground: uint8 [B T H W 3], and which digit it is."""
+    """Returns scanned digits, each drifting straight over a grey ground, and which digit each is.
+
+    The clips are uint8 [B T H W 3].
+    """
     rng, scans = np.random.default_rng(rng_seed), load_digits()
     labels = np.array(classes)[np.arange(clips) % len(classes)]
     chosen = [rng.choice(np.flatnonzero(scans.target == label)) for label in labels]
@@ -78,7 +82,7 @@ def others() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def seen(real, others):
-    """By network: real clips, and the others by name."""
+    """Returns real clips, and the others by name, by network."""
     found = {}
     for name, spoiling in SPOILING.items():
         network = load_features(name, frames=1)

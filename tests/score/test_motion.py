@@ -10,7 +10,7 @@ from paris_p2p.score.motion import motion_px_per_frame, score_motion
 
 
 def drifting(step_px: int, rng_seed: int = 0) -> np.ndarray:
-    """A picture that is drawn `step_px` to the right in every frame: uint8 [1 T H W 3]."""
+    """Returns a picture that is drawn `step_px` further to the right in every frame: uint8 [1 T H W 3]."""
     picture = gaussian_filter(np.random.default_rng(rng_seed).normal(size=(64, 128)), 2)
     picture = np.interp(picture, (picture.min(), picture.max()), (0, 255)).astype(np.uint8)
     frames = [picture[:, 40 - step_px * t : 104 - step_px * t] for t in range(6)]
@@ -27,7 +27,7 @@ def test_each_clip_has_its_own_motion():
     assert motion_px_per_frame(both) == pytest.approx([motion_px_per_frame(drifting(3))[0], 0], abs=1e-6)
 
 
-def test_motion_of_generated_clips_is_told_beside_the_real_ones():
+def test_motion_of_generated_clips_is_reported_beside_the_real_ones():
     rng = np.random.default_rng(0)
     real, still = (Clips(rng.normal(mean, 0.2, (40, 1)), np.arange(40)) for mean in (2.0, 0.5))
     motion = score_motion(real, still, Plan(resamples=50, splits=10))

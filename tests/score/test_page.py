@@ -1,4 +1,4 @@
-"""The report: everything given is on the page, and nothing that was given can change the page."""
+"""Tests that everything given is on the page, and that nothing given can change the page."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ SCORE = Score(
 
 
 class Page(HTMLParser):
-    """The tags of a page, with their attributes, and its text."""
+    """Collects the tags of a page, with their attributes, and its text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Page(HTMLParser):
 
 
 def whole_report(text: str) -> Report:
-    """A report with every part there is, with `text` wherever a text goes."""
+    """Returns a report with every part there is, with `text` wherever a text goes."""
     rng = np.random.default_rng(0)
     names = [text, "beta", "gamma"]
     confidence = rng.uniform(0.3, 1, 200)

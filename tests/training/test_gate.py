@@ -1,4 +1,4 @@
-"""The gate attests good checkpoints and refuses bad ones with a reason, never with a crash."""
+"""Tests that the gate attests good checkpoints and refuses bad ones with a reason, never with a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training's identities: schedule, average, micro-batches, resuming, limits."""
+"""Tests training's identities: schedule, average, micro-batches, resuming, limits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPEC = TrainingSpec(batch_clips=4, learning_rate=1e-2, warmup_steps=10, total_st
 
 
 def run(job: TrainJob, *commands: str | None) -> tuple[list[Event], str]:
-    """Train in this process; one of `commands`, if any, after each step."""
+    """Trains in this process; takes one of `commands`, if any, after each step."""
     events: list[Event] = []
     waiting = iter(commands)
 
@@ -58,7 +58,7 @@ def test_a_lowered_rate_is_the_schedules_own_times_a_factor_at_every_step() -> N
         )
 
 
-def test_a_trainer_told_of_a_lowered_rate_takes_smaller_steps_from_the_same_checkpoint(tiny: TinyRun) -> None:
+def test_a_trainer_given_a_lowered_rate_takes_smaller_steps_from_the_same_checkpoint(tiny: TinyRun) -> None:
     from_here = tiny.resume(checkpoint_of(train_here(tiny.train_job(out="lowered-from", max_steps=6))))
     start = load_file(from_here["resume_path"])
 

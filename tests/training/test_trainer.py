@@ -1,5 +1,6 @@
-"""The trainer as a process: resuming equals not stopping, it dies with its parent, and it speaks only
-events.
+"""Tests the trainer as a process.
+
+Resuming equals not stopping, it dies with its parent, and it speaks only events.
 """
 
 from __future__ import annotations

@@ -152,15 +152,10 @@ def _class(name: str) -> Callable[[], Any]:
 
 _IMAGE = ("AsymmetricAutoencoderKL", "AutoencoderDC", "AutoencoderKL", "AutoencoderTiny")
 _VIDEO = (
-    "AutoencoderKLCogVideoX",
-    "AutoencoderKLHunyuanVideo",
-    "AutoencoderKLHunyuanVideo15",
-    "AutoencoderKLLTXVideo",
-    "AutoencoderKLMagvit",
-    "AutoencoderKLMochi",
-    "AutoencoderKLQwenImage",
+    "AutoencoderKLCogVideoX", "AutoencoderKLHunyuanVideo", "AutoencoderKLHunyuanVideo15",
+    "AutoencoderKLLTXVideo", "AutoencoderKLMagvit", "AutoencoderKLMochi", "AutoencoderKLQwenImage",
     "AutoencoderKLWan",
-)
+)  # fmt: skip
 _AUTOENCODERS: dict[str, tuple[Callable[[], Any], bool]] = {
     **{name: (_class(name), False) for name in _IMAGE},
     **{name: (_class(name), True) for name in _VIDEO},

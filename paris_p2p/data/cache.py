@@ -98,7 +98,7 @@ class Cache:
 
     def _write(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(exist_ok=True)
-        # a cached file that a power cut leaves empty is made again
+        # A cached file that a power cut leaves empty is made again.
         write_atomic(path, data, durable=False)
 
 

@@ -88,12 +88,11 @@ def score_frechet(
     one count; `value` compares only with values of the same counts, as those of papers are.
     """
     _check(real.features, generated.features)
-    project = (
-        Components.fit(real.features, components)
-        if components is not None
-        else lambda features: features.astype(np.float64)
-    )
-    pooled = np.concatenate([project(real.features), project(generated.features)])  # P D
+    if components is None:
+        pooled = np.concatenate([real.features, generated.features]).astype(np.float64)  # P F
+    else:
+        project = Components.fit(real.features, components)
+        pooled = np.concatenate([project(real.features), project(generated.features)])  # P D
 
     def statistic(a: Rows, b: Rows) -> float:
         return _frechet(*_fit(pooled[a]), *_fit(pooled[b]))

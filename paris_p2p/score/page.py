@@ -130,16 +130,9 @@ def score_table(title: str, scores: Mapping[str, Sequence[Score]], note: str = "
         if score.name == name
     ]
     columns = (
-        "metric",
-        "model",
-        "value",
-        "interval",
-        "at the floor's counts",
-        "floor (real against real)",
-        "",
-        "real clips",
-        "generated",
-    )
+        "metric", "model", "value", "interval", "at the floor's counts", "floor (real against real)", "",
+        "real clips", "generated",
+    )  # fmt: skip
     return Table(title, columns, tuple(rows), note or FLOOR_NOTE, text_columns=2)
 
 
@@ -155,13 +148,9 @@ def number(value: float) -> str:
     """Formats four significant figures, without an exponent where that is readable."""
     if not np.isfinite(value):
         return "not finite"
-    return (
-        f"{value:.0f}"
-        if abs(value) >= 1000
-        else f"{value:#.4g}"
-        if abs(value) >= 1e-4 or value == 0
-        else f"{value:.2e}"
-    )
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:#.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.2e}"
 
 
 def interval(value: Interval | Score) -> str:
@@ -178,11 +167,9 @@ def looping(video: NDArray[np.uint8], fps: float, alt: str) -> Clip:
         )
     pictures = [Image.fromarray(frame) for frame in video]
     buffer, frame_ms = io.BytesIO(), round(1000 / min(fps, MAX_FPS))
-    more: dict[str, Any] = (
-        {"save_all": True, "append_images": pictures[1:], "duration": frame_ms, "loop": 0}
-        if len(pictures) > 1
-        else {}
-    )
+    more: dict[str, Any] = {}
+    if len(pictures) > 1:
+        more = {"save_all": True, "append_images": pictures[1:], "duration": frame_ms, "loop": 0}
     pictures[0].save(buffer, "WEBP", quality=WEBP_QUALITY, method=4, **more)
     return Clip(f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}", alt)
 

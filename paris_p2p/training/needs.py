@@ -14,7 +14,8 @@ from paris_p2p.spec import ROUTER, RunSpec
 STATE_BYTES = 20  # a parameter: fp32 weights, gradients, two AdamW moments, EMA
 SPARE_BYTES = 4  # a parameter: what allocators keep between a step's passes
 CHECKPOINT_BYTES = 18  # a parameter: resume state and bf16 weights, on their way from a GPU to the disk
-# a token and channel of one block until its backward is done, with bf16 products (peers/README.md)
+# Bytes that a token and channel of one block take until its backward is done, with bf16 products
+# (peers/README.md).
 KEPT_BYTES = 64
 KEPT_FP32_BYTES = 96
 BLOCKS_AT_ONCE = 3  # with recomputation: one block's activations, its gradients, temporaries

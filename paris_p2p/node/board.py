@@ -118,6 +118,13 @@ class Board:
     def attestors(self, card_id: str, slot: str) -> set[str]:
         return {signer for card, signer in self.slots[slot].attestations if card == card_id}
 
+    def signers_by_card(self, slot: str) -> dict[str, set[str]]:
+        """Returns who attested each card, by its id."""
+        signers: dict[str, set[str]] = {}
+        for card, signer in list(self.slots[slot].attestations):
+            signers.setdefault(card, set()).add(signer)
+        return signers
+
     def epochs_used(self, slot: str) -> Mapping[int, frozenset[str]]:
         """Epochs whose place after the tip has an attested card, and the cards: a new lead goes above
         them.

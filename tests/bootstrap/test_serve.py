@@ -65,7 +65,7 @@ async def test_a_tip_it_never_heard_of_is_found_on_the_bulletin_board(
         maker = await world.add("a", slot="expert-0")
         await world.add("b", slot="router")
         async with mirroring(world, maker, monkeypatch) as node:
-            monkeypatch.setattr(node, "_receive", lambda data: None)  # all gossip passes it by
+            monkeypatch.setattr(node.reading, "receive", lambda data: None)  # all gossip passes it by
             seen = (tip := node.board.tip("expert-0")) and tip.card.id
             await world.until(lambda: (tip := node.board.tip("expert-0")) is not None and tip.card.id != seen)
             await world.until(lambda: copied(world, node, "expert-0"))

@@ -77,14 +77,14 @@ async def test_who_drips_holds_up_no_newcomers_start_and_no_refresh(tmp_path: Pa
         node = await stack.enter_async_context(opened(newcomer, world.run))
         while not any(name.startswith("records") for name in dripper.held):  # it may be asked a moment later
             await asyncio.sleep(0.01)
-        assert list(node._asked) == [bad.peer_id]  # still at it, and nobody waits
+        assert list(node.reading._asked) == [bad.peer_id]  # still at it, and nobody waits
         before = len(dripper.asked)
         for _ in range(3):
             await node.ask_connected()
             await node.refresh()
         assert len(dripper.asked) == before  # it is not asked anew while it owes an answer
-        await node.stop_asking()
-        assert not node._asked
+        await node.reading.close()
+        assert not node.reading._asked
 
 
 class Colluder(Dripper):

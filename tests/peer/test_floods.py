@@ -133,13 +133,13 @@ async def test_attestations_of_cards_that_nobody_has_cost_one_round_of_questions
         owner = await world.add("owner", role="owner")
         await world.add("other", role="owner")
         asked: list[str] = []
-        catch_up = owner.node.catch_up
+        catch_up = owner.node.reading.catch_up
 
         async def counted(peer: str, slots: Sequence[str] = ()) -> None:
             asked.append(peer)
             await catch_up(peer, slots)
 
-        monkeypatch.setattr(owner.node, "catch_up", counted)
+        monkeypatch.setattr(owner.node.reading, "catch_up", counted)
         for number in range(MANY):
             liar = Identity.generate()
             owner.node.keep(attested(liar, world.run.id, number))

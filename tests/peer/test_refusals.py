@@ -205,7 +205,8 @@ class Heavy(CountingTrainer):
 async def test_the_disk_stays_small_however_many_checkpoints_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paris_p2p.peer.seeding.PERIOD_S", 0.1)
+    monkeypatch.setattr("paris_p2p.peer.seeding._FIRST_LOOK_S", 0.1)
+    monkeypatch.setattr("paris_p2p.peer.seeding._PAUSE_S", 0.1)
     monkeypatch.setattr("paris_p2p.rules.next_card.attest_patience_s", lambda _: 0.5)
     first = list[str]()
 

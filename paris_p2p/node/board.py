@@ -1,4 +1,5 @@
-"""The verified records of one run as this peer has seen them: claims, cards, attestations, tips.
+"""A board holds the verified records of one run as this peer has seen them: claims, cards, attestations,
+tips.
 
 A bulletin board forgets, repeats and lies by omission; this one keeps the highest claim of every signer, the
 cards that can still matter, and the tips, which it also writes to the ledger so that a restart knows them.
@@ -192,7 +193,7 @@ class Board:
         live = is_live(envelope, slot.tip, now_s, self.spec.timing)
         self.hearing.note_claim(envelope, known, live, now_s)
         if known is not None and not is_live(known, slot.tip, now_s, self.spec.timing):
-            slot.claims.move_to_end(envelope.signer)  # it lapsed: whoever came between is first
+            slot.claims.move_to_end(envelope.signer)  # it lapsed: one that came between is first
         drop_claims(slot, now_s, self.spec.timing, self.hearing.heard(envelope.record.slot), self.me)
         return envelope.signer in slot.claims
 

@@ -1,4 +1,4 @@
-"""Copies of what others made, begun side by side: a holder that fell silent holds up no other copy."""
+"""Copies of what others made are begun side by side: a holder that fell silent holds up no other copy."""
 
 from __future__ import annotations
 

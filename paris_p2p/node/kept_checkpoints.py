@@ -1,4 +1,4 @@
-"""Which checkpoints' blobs lie on this disk, and which of them are still needed; remembered over restarts.
+"""A node remembers over restarts which checkpoints' blobs lie on its disk, and deletes what is not needed.
 
 What a peer made, copied or fetched to check is noted before it is there, so that what was refused or
 overtaken goes, also when the peer was killed meanwhile.

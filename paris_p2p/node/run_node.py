@@ -17,7 +17,7 @@ from typing import Any, Literal
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.errors import DiskFullError
 from paris_p2p.node.board import Board
-from paris_p2p.node.fetch import fetch_many
+from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host, save_spec, spec_path
 from paris_p2p.node.kept_checkpoints import Keeping
 from paris_p2p.node.reading import GOSSIPED, OPENING_S, Reading
@@ -212,9 +212,8 @@ class RunNode:
         self.keeping.note(ref.id for ref in refs)
 
         async def fetched() -> list[Path]:
-            return await fetch_many(
-                refs, sources, self.host.swarm, self.host.store, ledger=self.host.sources, progress=progress
-            )
+            fetcher = Fetcher(self.host.swarm, self.host.store, self.host.sources)
+            return await fetcher.many(refs, sources, progress)
 
         try:
             return await fetched()

@@ -1,4 +1,4 @@
-"""An attestor's tasks: carry out what rules/next_check.py decides about the cards of every slot.
+"""An attestor's tasks carry out what rules/next_check.py decides about the cards of every slot.
 
     for each slot, side by side:
         while the rules name a card to check:  fetch and measure it (check.py), then sign it or refuse it
@@ -262,7 +262,7 @@ class Attestor:
             return
         if card.id in self._memory[slot].led_cards or self._leads(slot).may_publish(card):
             self.node.keep(refusal)
-            with suppress(SwarmError):  # nobody there: whoever asks this peer hears it
+            with suppress(SwarmError):  # nobody there: a peer that asks this one hears it
                 await self.node.tell(refusal)
 
 

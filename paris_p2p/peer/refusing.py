@@ -1,4 +1,4 @@
-"""An attestor's refusals: signed for the maker to hear, and remembered over restarts.
+"""An attestor's refusals are signed for the maker to hear, and remembered over restarts.
 
 A refusal that was measured also says that this peer may sign a card that goes back (rules/rest.py); it is in
 the ledger before anybody hears of it.

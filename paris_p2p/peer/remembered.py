@@ -1,6 +1,4 @@
-"""What an attestor remembers of one slot's cards until it is started anew; strangers' cards take no more than
-a bounded place.
-"""
+"""An attestor remembers a slot's cards until it is started anew, no more of them than fit a bounded place."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ _MAX_CARDS = 4096
 
 
 class SlotMemory:
-    """Changed by the attestor's task; rules/next_check.py reads it."""
+    """One slot's cards: the attestor's task changes this, and rules/next_check.py reads it."""
 
     def __init__(self) -> None:
         self.read_s = -math.inf  # when the board was last read for waiting cards

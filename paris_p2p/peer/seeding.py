@@ -1,6 +1,4 @@
-"""What a volunteer, or the owner's node, holds for others: announced again before that expires, and kept to
-what is still needed.
-"""
+"""A volunteer, or the owner's node, announces what it holds for others, and keeps only what is needed."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Voter:
             return None
         node.keep(card)
         if all(node.host.store.has(ref.id) for ref in (card.record.weights, card.record.resume)):
-            with suppress(SwarmError):  # nobody there: whoever asks this peer hears it
+            with suppress(SwarmError):  # nobody there: a peer that asks this one hears it
                 await self._vote(card, attestation)
                 await node.tell(card)
         return card  # without its blobs, it is a card that waits: to be fetched and checked again

@@ -52,8 +52,8 @@ def triage(candidates: Iterable[Candidate], read_s: float) -> Triage:
     """Sorts the cards of a slot; `read_s` is when the board was last read for them.
 
     A card's claim, or its parent's attestation, may have come later than the card: nothing is held against it
-    before the board was read after it came. One reading serves all cards that came before it, whoever floods
-    the slot with them.
+    before the board was read after it came. One reading serves all cards that came before it, however many
+    flood the slot.
     """
     ordered = sorted(candidates, key=lambda one: one.order)
     objected = [one for one in ordered if one.objection is not None]

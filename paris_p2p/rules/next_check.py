@@ -1,5 +1,5 @@
-"""What an attestor does next about a slot's cards: pure functions of the board, of what the attestor did
-before, and of the clock (docs/protocol.md, "Attestation").
+"""Pure functions decide what an attestor does next about a slot's cards, from the board, from what the
+attestor did before, and from the clock (docs/protocol.md, "Order").
 
 `next_check` names the card to check now, or what is to be refused, put off, read and waited for. `go_on` says
 whether a check that is under way goes on. `may_sign` says whether what was measured may be signed. The task
@@ -44,7 +44,7 @@ class Leads:
 
     @cached_property
     def claims(self) -> tuple[Envelope[ClaimRecord], ...]:
-        """The claims that hold the slot, the first lead's first."""
+        """Returns the claims that hold the slot, the first lead's first."""
         view = self.view
         return leads_of(view.claims, view.tip, self.now_s, view.timing, view.heard)
 
@@ -236,7 +236,7 @@ def _rivals(cards: SlotCards, own: OwnChecks) -> list[Candidate]:
 
 
 def _misfit(record: CardRecord, cards: SlotCards) -> str | None:
-    """Returns what speaks against a card whoever made it."""
+    """Returns what speaks against a card, whether its maker leads or not."""
     weights_bytes, resume_bytes = cards.largest_bytes
     if record.weights.size_bytes > weights_bytes or record.resume.size_bytes > resume_bytes:
         return REASONS["size"]

@@ -1,7 +1,7 @@
-"""Which runs a bootstrap node mirrors: places are shared fairly, and idle runs lose their places.
+"""Places of a bootstrap node are shared fairly between runs, and idle runs lose their places.
 
 Keys are free, for owners and for peers, network addresses are not. So no owner, no peer and no address has
-more than its quota, and when all places are taken, whoever has most gives one to whoever has none.
+more than its quota, and when all places are taken, the one that has most gives a place to one that has none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class RunPlace:
 
     @property
     def idle_from_s(self) -> float:
-        """When it loses its place, if nothing more is heard of it; never for a run the operator named."""
+        """Returns when it loses its place, if nothing more is heard of it; never for a run the operator
+        named.
+        """
         return self.heard_s + (_IDLE_WITH_TIP_S if self.tips else _IDLE_S) if self.peer else math.inf
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from paris_p2p.identity import Identity
 from paris_p2p.node.blob_sources import SourceLedger
-from paris_p2p.node.fetch import fetch_blob
+from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host, join_run, open_host
 from paris_p2p.node.run_node import opened
 from paris_p2p.records import CHUNK_BYTES
@@ -151,9 +151,7 @@ async def test_two_that_drip_the_same_chunks_do_not_stall_a_download(tmp_path: P
         async def sources() -> list[str]:
             return [first.peer_id, second.peer_id, honest]
 
-        path = await fetch_blob(
-            ref, sources, asker.swarm, asker.store, ledger=SourceLedger(), silence_s=3600.0
-        )
+        path = await Fetcher(asker.swarm, asker.store, SourceLedger(), 3600.0).one(ref, sources)
         assert path.read_bytes() == data
         assert set(second.taken) <= set(first.taken)
 

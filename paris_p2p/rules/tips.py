@@ -88,7 +88,7 @@ def tip_of(
 
 
 def impossible_place(epoch: int, seq: int, run: Age) -> str | None:
-    """Returns why no card can have this place in a lineage, by the age of the run alone; None when one can."""
+    """Returns why no card can have this place in a lineage, by the age of the run; None when one can."""
     if not 1 <= seq <= run.cards:
         return "its seq is more than the run's age allows"
     return "its epoch is more than its seq allows" if epoch > MAX_EPOCHS_AHEAD * seq else None

@@ -2,12 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from paris_p2p.offered import offer_pipeline
-
 if TYPE_CHECKING:
     from paris_p2p.generation.pipeline import ParisPipeline
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["ParisPipeline", "__version__"]
 
 
@@ -18,6 +16,3 @@ def __getattr__(name: str) -> Any:
 
         return ParisPipeline
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-offer_pipeline()

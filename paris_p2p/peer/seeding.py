@@ -1,4 +1,6 @@
-"""A volunteer, or the owner's node, announces what it holds for others, and keeps only what is needed."""
+"""What a volunteer, or the owner's node, holds for others: said again before it expires, and kept to what
+is still needed.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,11 @@ from paris_p2p.node.run_node import HOLDER_LIFETIME_S, PEER_LIFETIME_S, PeerRole
 from paris_p2p.rules.tips import Tip
 
 log = logging.getLogger(__name__)
-_FIRST_LOOK_S = 3.0  # what this peer signed before a restart is on its board by then
-_PAUSE_S = 1.0  # between two looks at the disk, however many records come
-_AGAIN_S = 3.0  # after a copy that could not be had
-_LOOK_S = 60.0  # without news: blobs may be gone for reasons of this disk
+PERIOD_S = 3.0
 
 
 async def announce(node: RunNode, role: PeerRole, say: Callable[[str], None]) -> None:
-    """Announces this peer, and the data and tips it serves, again before that expires, until cancelled."""
+    """Presence, and the data and tips this peer serves, again before they expire. Until cancelled."""
     while True:
         try:
             await node.announce_peer(role)
@@ -36,25 +35,18 @@ async def announce(node: RunNode, role: PeerRole, say: Callable[[str], None]) ->
 
 
 async def seed_tips(node: RunNode, role: PeerRole) -> None:
-    """Deletes what newer tips replaced, with each news of it; the owner's node also copies every tip, so that
-    newcomers find all of them somewhere that stays. Runs until cancelled.
+    """Delete what newer tips replaced; the owner's node copies every tip, so that newcomers find all of
+    them somewhere that stays.
     """
-    copies = Copies(node.disk_news.set)
+    copies = Copies()
     try:
-        await asyncio.sleep(_FIRST_LOOK_S)
         while True:
-            node.disk_news.clear()
+            await asyncio.sleep(PERIOD_S)
             await node.forget_superseded()
             for slot in node.spec.slots if role == "owner" else ():
                 tip = node.board.tip(slot)
                 if tip is not None and not node.host.store.has(tip.card.record.resume.id):
                     copies.want(slot, tip.card.id, partial(_copy, node, slot, tip))
-            await asyncio.sleep(_PAUSE_S)
-            try:
-                async with asyncio.timeout(_LOOK_S):
-                    await node.disk_news.wait()
-            except TimeoutError:
-                pass
     finally:
         await copies.close()
 
@@ -65,4 +57,3 @@ async def _copy(node: RunNode, slot: str, tip: Tip) -> None:
         await node.announce_holding(tip.card.id)
     except ParisError as error:
         log.info("could not copy %s: %s", slot, error)
-        await asyncio.sleep(_AGAIN_S)

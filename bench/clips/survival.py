@@ -18,7 +18,7 @@ TILE_PIXELS = 8
 # columns and rows; the game fills the lowest two rows with the inventory, which is cut off
 VIEW_TILES = (9, 11)
 EDGE = (9 * TILE_PIXELS - SIDE_PIXELS) // 2
-NOOP, MOVES, USE, SLEEP = 0, (1, 2, 3, 4), 5, 6  # the game's action numbers
+NOOP, MOVES, USE = 0, (1, 2, 3, 4), 5  # the game's action numbers
 
 
 def episodes(scene: str, rng_seed: int) -> Generator[list[list[np.ndarray]], None, None]:

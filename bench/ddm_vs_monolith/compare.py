@@ -22,6 +22,7 @@ from paris_p2p.score.classifier import ClassifierTest, classifier_test
 from paris_p2p.score.distances import frechet_distance, score_frechet, score_kernel
 from paris_p2p.score.fidelity import FOLDS, Probe, fit_probe
 from paris_p2p.score.intervals import Clips, Interval, Plan, Rows, Score, resampled, tree_of
+from paris_p2p.score.motion import score_motion
 from paris_p2p.score.values import Values, score_values
 
 TITLES = {"transnetv2": "TransNetV2", "efficientnet-lite0": "EfficientNet-lite0"}
@@ -126,7 +127,7 @@ class Comparison:
         motion = None
         if side.motion is not None and self.real.motion is not None:
             pair = self.real.clips(self.real.motion[:, None]), side.clips(side.motion[:, None])
-            motion = score_values("Motion, DIS optical flow, px/frame", *pair, self.plan)
+            motion = score_motion(*pair, self.plan)
         return Judged(side, distances, motion, self.fidelity(side))
 
     # fidelity

@@ -26,17 +26,8 @@ CONTAINERS = (
 )
 
 
-def decode_clips(file: BinaryIO, shape: ClipShape, max_clips: int) -> list[Clip]:
-    """Returns up to `max_clips` clips, spread evenly without overlap; UnusableVideo when there is none."""
-    video = Video(file)
-    return list(video.clips(spread(0.0, video.track.duration_s, shape, max_clips), shape))
-
-
 def decode_clip_at(file: BinaryIO, shape: ClipShape, start_s: float, track: Track | None = None) -> Frames:
-    """Decodes the clip that starts at `start_s`, as `decode_clips` gave it.
-
-    A known `track` saves a pass over the file.
-    """
+    """Returns the clip that starts there, as `Video.clips` gives it; a known `track` saves a pass."""
     return next(iter(Video(file, track).clips([start_s], shape))).frames
 
 

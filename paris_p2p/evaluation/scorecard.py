@@ -23,6 +23,7 @@ from paris_p2p.score.distances import score_frechet, score_kernel
 from paris_p2p.score.fidelity import Fidelity, Probe, fit_probe, score_fidelity
 from paris_p2p.score.figures import expected_calibration_error
 from paris_p2p.score.intervals import Clips, Floats, Interval, Plan, Score, resampled, tree_of
+from paris_p2p.score.motion import score_motion
 from paris_p2p.score.values import Values, score_values
 
 
@@ -83,7 +84,7 @@ _DISTANCES = {"Fréchet distance": _frechet, "Kernel distance": _kernel, "Classi
 def _motion(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> None:
     assert evidence.real.motion is not None
     assert side.motion is not None
-    card.motion = score_values("Motion, DIS optical flow, px/frame", evidence.real.motion, side.motion, plan)
+    card.motion = score_motion(evidence.real.motion, side.motion, plan)
 
 
 def _aesthetic(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> None:

@@ -57,23 +57,6 @@ def frechet_distance(real: NDArray[Any], generated: NDArray[Any], components: in
     return _frechet(mean1, root1, mean2, root2)
 
 
-def gaussian_frechet_distance(
-    mean1: Floats, covariance1: Floats, mean2: Floats, covariance2: Floats
-) -> float:
-    """Returns the Fréchet distance of Gaussians that are known: means [F], covariances [F F]."""
-    return _frechet(mean1, _root(covariance1), mean2, _root(covariance2))
-
-
-def kernel_distance(real: NDArray[Any], generated: NDArray[Any]) -> float:
-    """Returns the unbiased MMD^2 (Bińkowski et al., Eq. 4) with kernel (x.y / F + 1)^3 of [N F] and [M F].
-
-    It is zero in expectation for equal distributions.
-    """
-    _check(real, generated)
-    rows = np.arange(len(real) + len(generated))
-    return _kernel_statistic(np.concatenate([real, generated]))(rows[: len(real)], rows[len(real) :])
-
-
 def score_frechet(
     features_name: str,
     real: Clips,

@@ -120,14 +120,6 @@ class Score:
     floor: Floor
 
     @property
-    def excess(self) -> float:
-        """Returns what is left above real against real at the same counts.
-
-        The bias of the counts is in both and cancels.
-        """
-        return self.matched - self.floor.value
-
-    @property
     def above_floor(self) -> bool:
         return self.matched > self.floor.high
 

@@ -21,12 +21,6 @@ class Values:
     generated: Interval
     difference: Score  # generated minus real; the floor's is that of two halves of the real clips, around 0
 
-    @property
-    def differs(self) -> bool:
-        """Says whether the difference leaves the floor, upwards or downwards."""
-        floor = self.difference.floor
-        return not floor.low <= self.difference.matched <= floor.high
-
 
 def score_values(name: str, real: Clips, generated: Clips, plan: Plan | None = None) -> Values:
     """Scores a number per clip, given as [N 1] features.

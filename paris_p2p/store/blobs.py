@@ -84,15 +84,6 @@ class BlobStore:
                 path.unlink()
         return ref
 
-    def add_bytes(self, data: bytes) -> BlobRef:
-        temporary = temporary_for(self.root / "bytes")
-        with explained(temporary):
-            try:
-                temporary.write_bytes(data)
-                return self.add_file(temporary, move=True)
-            finally:
-                temporary.unlink(missing_ok=True)
-
     def has(self, blob_id: str) -> bool:
         return self._file(blob_id, "data").exists()
 

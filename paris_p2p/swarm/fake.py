@@ -52,10 +52,6 @@ class FakeNetwork:
         """Add what a DHT node that checks nothing would hand out, beside what the honest ones hold."""
         self.lies[key].append((subkey, expires_at, data))
 
-    def forget(self, key: str) -> None:
-        """Lose all records of a key, as a DHT whose nodes left."""
-        self.board.pop(key, None)
-
 
 class FakeSwarm(Swarm):
     """One peer of a FakeNetwork. `offline = True` cuts it off."""

@@ -23,18 +23,13 @@ def subkey_of(envelope: Envelope[Any]) -> str:
     return f"{envelope.signer}:{envelope.record.kind}"
 
 
-def open_stored(data: bytes) -> Envelope[Any]:
-    """Verify an envelope of whatever run it names; RecordError.
+def open_stored(data: bytes) -> tuple[Envelope[Any], bool]:
+    """Verifies an envelope of any run: (the envelope, whether this reader is too old to use it); RecordError.
 
     A record that asks for a newer reader is accepted here, for storing only: one refused entry makes hivemind
     throw away the whole dictionary of its key, so one newer peer would hide everybody's records from older
     ones.
     """
-    return _open_stored(data)[0]
-
-
-def _open_stored(data: bytes) -> tuple[Envelope[Any], bool]:
-    """(the envelope, whether this reader is too old to use it)."""
     payload, signer, _ = split_envelope(data, DEFAULT_MAX_ENVELOPE_BYTES)
     raw = decode(payload)
     run = named_run(raw)
@@ -81,7 +76,7 @@ class RecordView:
         with self._lock:
             opened = self._stored.get(data)
         if opened is None:
-            opened = _open_stored(data)
+            opened = open_stored(data)
             with self._lock:
                 self._stored[data] = opened
                 if len(self._stored) > _CACHED_ENVELOPES:

@@ -19,8 +19,9 @@ from bench.clips.attributes import BANDS, HUES, measure
 from bench.clips.make import Row, _begin_worker, make, plan, split
 from bench.clips.worlds import WORLDS, World, WorldError, check_installed
 from examples.gameplay import FPS, FRAMES, SIDE_PIXELS
-from paris_p2p.data.decode import ClipShape, decode_clips
+from paris_p2p.data.decode import ClipShape
 from paris_p2p.data.sources import find_sources
+from tests.data.videos import decode_clips
 
 CLIPS = 10
 FORBIDDEN = (

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from paris_p2p.data import decode, frame_reader
-from paris_p2p.data.decode import UnusableVideo, decode_clip_at, decode_clips
+from paris_p2p.data.decode import UnusableVideo, decode_clip_at
 from paris_p2p.spec import ClipShape
-from tests.data.videos import counting, write_sound, write_video
+from tests.data.videos import counting, decode_clips, write_sound, write_video
 
 
 def shape(frames: int = 4, height: int = 16, width: int = 16, fps: float = 8.0) -> ClipShape:

@@ -22,6 +22,7 @@ from paris_p2p.spec import Invite, PeerSettings
 from paris_p2p.swarm.blob_client import CHUNK_HEAD, pack_head, read_map
 from paris_p2p.swarm.real import open_swarm
 from tests.peer.world import World
+from tests.store.made import add_bytes
 from tests.test_spec import spec
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(120)]
@@ -118,7 +119,7 @@ async def test_two_that_drip_the_same_chunks_do_not_stall_a_download(tmp_path: P
     data = random.Random(0).randbytes(12 * CHUNK_BYTES)
     async with AsyncExitStack() as stack:
         seeder = await host_at(stack, tmp_path / "seeder")
-        ref = seeder.store.add_bytes(data)
+        ref = add_bytes(seeder.store, data)
         where = seeder.swarm.addresses()
         first, second = [
             Colluder(

@@ -17,6 +17,7 @@ from paris_p2p.rules.placement import attest_patience_s
 from paris_p2p.spec import GateSpec
 from paris_p2p.training.messages import GateJob, GateResult, TrainJob
 from tests.peer.world import TIMING, CountingTrainer, Peer, World, good_gate
+from tests.store.made import add_bytes
 
 
 def leads_of(world: World, slot: str) -> list[str]:
@@ -377,7 +378,7 @@ async def test_a_checkpoint_gets_the_room_of_what_nobody_needs(tmp_path: Path) -
     async with World(tmp_path) as world:
         peer = await world.add("a", slot="expert-0")
         store = peer.node.host.store
-        old = store.add_bytes(bytes(100_000))  # of an earlier run
+        old = add_bytes(store, bytes(100_000))  # of an earlier run
         store.max_bytes = store.used_bytes()
         owner = await world.add("owner", role="owner")
         await world.until(lambda: tip_seq(world, "expert-0") >= 2)

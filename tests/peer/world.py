@@ -47,6 +47,7 @@ from paris_p2p.training.messages import (
     Stopped,
     TrainJob,
 )
+from tests.store.made import add_bytes
 
 TIMING = TimingSpec(claim_s=2.0, settle_s=0.1, margin_s=0.2, checkpoint_s=1.0)
 
@@ -153,13 +154,13 @@ class World:
     ):
         self.root, self.network, self.peers = root, FakeNetwork(), list[Peer]()
         self.shards = BlobStore(root / "shards")
-        self.initial = {"expert": self.shards.add_bytes(initial)} if initial else {}
+        self.initial = {"expert": add_bytes(self.shards, initial)} if initial else {}
         self.run = self._make_run(experts, gate or GateSpec(), timing)
 
     def _make_run(self, experts: int, gate: GateSpec, timing: TimingSpec) -> Envelope[RunSpec]:
         def shard(split: str, cluster: int) -> ShardRef:
             return ShardRef(
-                blob=self.shards.add_bytes(f"{split} {cluster}".encode()), clips=4, cluster=cluster
+                blob=add_bytes(self.shards, f"{split} {cluster}".encode()), clips=4, cluster=cluster
             )
 
         latent, text = (

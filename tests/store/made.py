@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from blake3 import blake3
 
 from paris_p2p.records import BlobRef, Manifest
+from paris_p2p.store.blobs import BlobStore
 
 CHUNK = 1000
 
@@ -30,3 +33,11 @@ def ref_of(data: bytes, chunk_bytes: int = CHUNK) -> BlobRef:
 
 def chunk_of(data: bytes, index: int, chunk_bytes: int = CHUNK) -> bytes:
     return data[index * chunk_bytes : (index + 1) * chunk_bytes]
+
+
+def add_bytes(store: BlobStore, data: bytes) -> BlobRef:
+    """Adds a file of `data`, which is gone afterwards."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "data"
+        path.write_bytes(data)
+        return store.add_file(path, move=True)

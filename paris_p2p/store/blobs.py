@@ -77,7 +77,11 @@ class BlobStore:
                 self._check_cap(ref.size_bytes, self._promised_bytes())
                 make_directory(data.parent)
                 write_atomic(self._file(ref.id, "manifest"), manifest.to_bytes())
-                _take_in(path, data)
+                try:
+                    _take_in(path, data)
+                except OSError:
+                    self._file(ref.id, "manifest").unlink(missing_ok=True)
+                    raise
                 self._hashed[ref.id] = set(range(len(manifest.chunks)))
                 self._usage.recount(ref.id)
             if move and path.resolve() != data.resolve():

@@ -120,7 +120,7 @@ def test_what_cannot_be_compared_is_refused_with_its_values():
     with pytest.raises(UsageError, match=r"\(5, 4\) and \(5, 3\)"):
         frechet_distance(normal(5), normal(5, 3))
     with pytest.raises(UsageError, match="at least 2"):
-        kernel_distance(normal(5), normal(1))
+        frechet_distance(normal(5), normal(1))
     with pytest.raises(UsageError, match="9 principal components of 5 clips"):
         frechet_distance(normal(5), normal(5), components=9)
 

@@ -205,6 +205,8 @@ class Run:
         cards = {slot: f"{number:064x}" for number, slot in enumerate(self.spec.slots)}
         how = {"prompts": PROMPTS, "clips_per_prompt": 2, "steps": 6, "rng_seed": 7, "device": "cpu"}
         job = how | wishes | {"threads": 1, "out": out / "clips.npy"}
+        if "scheduler" in generate.GenerateJob.model_fields and "sampler" in job:
+            job["scheduler"] = job.pop("sampler")  # the same field's later name
         out.mkdir()
         files = {"codec_folder": self.folder / "codec", "text_folder": None, "features_folder": None}
         if "weights" in generate.GenerateJob.model_fields:

@@ -35,7 +35,7 @@ from examples.demo.processes import BIN, Node, wait_for_file
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
 from paris_p2p.node.blob_sources import SourceLedger
-from paris_p2p.node.fetch import fetch_blob
+from paris_p2p.node.fetch import Fetcher
 from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.real import open_swarm
@@ -297,7 +297,7 @@ async def fetch_for_ever(invite: Invite, folder: Path) -> None:
 
         async def fetch_again() -> None:
             for number in range(1 << 30):
-                await fetch_blob(ref, sources, swarm, BlobStore(folder / str(number)), ledger=SourceLedger())
+                await Fetcher(swarm, BlobStore(folder / str(number)), SourceLedger()).one(ref, sources)
                 shutil.rmtree(folder / str(number))
 
         print("ready", flush=True)

@@ -25,7 +25,7 @@ from typing import Any, cast
 from paris_p2p.errors import MissingBlobError
 from paris_p2p.identity import Identity
 from paris_p2p.node.blob_sources import SourceLedger
-from paris_p2p.node.fetch import fetch_blob
+from paris_p2p.node.fetch import Fetcher
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import PeerSettings
 from paris_p2p.store.blobs import BlobStore
@@ -117,7 +117,7 @@ async def fetched_mb_per_s(swarm: RealSwarm, peers: list[str], ref: BlobRef, fol
 
     store = BlobStore(folder)
     started = time.perf_counter()
-    path = await fetch_blob(ref, sources, swarm, store, ledger=SourceLedger())
+    path = await Fetcher(swarm, store, SourceLedger()).one(ref, sources)
     spent_s = time.perf_counter() - started
     if path.stat().st_size != ref.size_bytes:
         raise MissingBlobError(f"{path} has {path.stat().st_size} bytes, not {ref.size_bytes}")

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from paris_p2p.offered import offer_pipeline
+
 if TYPE_CHECKING:
     from paris_p2p.generation.pipeline import ParisPipeline
 
@@ -16,3 +18,6 @@ def __getattr__(name: str) -> Any:
 
         return ParisPipeline
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+offer_pipeline()

@@ -24,7 +24,7 @@ def _check_size(text: str) -> str:
 
 
 def _check_run(text: str) -> str:
-    """A run id, or a whole invite."""
+    """Reads a run id, or a whole invite."""
     if re.fullmatch(r"[0-9a-f]{64}", text) is None:
         try:
             Invite.parse(text)
@@ -63,13 +63,13 @@ class BootstrapConfig(BaseModel):
         )
 
     def mirrored(self) -> frozenset[str]:
-        """Run ids this node may hold; empty means any."""
+        """Returns the run ids this node may hold; empty means any."""
         return frozenset(text if ":" not in text else Invite.parse(text).run for text in self.mirror)
 
 
 def load_config(path: Path | None, *, default_data_dir: Path, **flags: Any) -> BootstrapConfig:
-    """The file's values, flags that were given (not None) over them; UsageError names the one that is
-    wrong.
+    """Returns the file's values, with flags that were given (not None) over them; UsageError names the one
+    that is wrong.
     """
     values = {"data_dir": default_data_dir, **(_read(path) if path else {})}
     values.update({name: value for name, value in flags.items() if value is not None})

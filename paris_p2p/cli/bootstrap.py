@@ -55,7 +55,7 @@ def serve(
 ) -> None:
     """Serve until Ctrl-C; the identity is kept in the data directory, so the address stays the same."""
     from paris_p2p.bootstrap.config import load_config
-    from paris_p2p.bootstrap.serve import serve as run_serve
+    from paris_p2p.bootstrap.serve import run_bootstrap
 
     chosen = load_config(
         config,
@@ -77,7 +77,7 @@ def serve(
         if address_file is not None:
             write_atomic(address_file, "\n".join(addresses) + "\n")
 
-    run_serve(chosen.settings(), chosen.peers, chosen.mirrored(), ready)
+    run_bootstrap(chosen.settings(), chosen.peers, chosen.mirrored(), ready)
 
 
 @verb(app)

@@ -229,7 +229,15 @@ def generate(
     ] = "per_expert",
     routing: Annotated[str, typer.Option(help="top_k, full, threshold or uniform.")] = "top_k",
     top_k: Annotated[int, typer.Option(help="Experts per step for top_k.", min=1)] = 1,
-    rng_seed: Annotated[int, typer.Option(help="The same seed gives the same clips.", min=0)] = 0,
+    negative_prompt: Annotated[
+        str, typer.Option(help="What clips are guided away from; without one, away from no text.")
+    ] = "",
+    scheduler: Annotated[
+        str, typer.Option(help="euler, heun, unipc, dpm++, dpm++sde or dpm++single.")
+    ] = "euler",
+    rng_seed: Annotated[
+        int, typer.Option("--seed", "--rng-seed", help="The same seed gives the same clips.", min=0)
+    ] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 for torch's own choice.", min=0)] = 0,
     batch_clips: Annotated[int, typer.Option(help="Clips sampled at once; 0 chooses by memory.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -266,6 +274,8 @@ def generate(
         guidance_form=guidance_form,
         routing=routing,
         top_k=top_k,
+        negative_prompt=negative_prompt,
+        scheduler=scheduler,
         rng_seed=rng_seed,
         device=device,
         threads=threads,
@@ -291,17 +301,19 @@ def _wishes(**fields: Any) -> GenerateJob:
     from paris_p2p.generation.first_picture import read_picture
     from paris_p2p.generation.generate import GenerateJob
     from paris_p2p.generation.routed import check_wishes
+    from paris_p2p.generation.schedulers import check_scheduler
     from paris_p2p.generation.video_out import open_writer
     from paris_p2p.peer.settings import check_device
     from paris_p2p.spec import ClipShape
 
-    with checked_options(clips_per_prompt="--clips", prompts="PROMPT"):
+    with checked_options(clips_per_prompt="--clips", prompts="PROMPT", rng_seed="--seed"):
         job = GenerateJob(**fields)
     check_device(job.device)
     if job.image is not None:
         # the run's size is not known yet
         read_picture(job.image, ClipShape(frames=1, height=64, width=64, fps=1.0))
     check_wishes(job.guidance_form, job.routing, job.top_k)
+    check_scheduler(job.scheduler)
     with open_writer(job.out, len(job.prompts) * job.clips_per_prompt, 1.0, frames=1):
         # it knows the file's ending, and the folder can be written; a sheet's room is known with the run
         return job

@@ -40,6 +40,7 @@ class Draws:
 
     @classmethod
     def of(cls, run: str, slot: str) -> Draws:
+        """Derives the key from (run, slot)."""
         digest = blake3(f"paris-p2p/1 draws\0{run}\0{slot}".encode()).digest()
         return cls(int.from_bytes(digest[:16], "little"))
 

@@ -63,6 +63,7 @@ class Cache:
             return False
 
     def put(self, key: str, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Stores tensors by name under a key."""
         self._write(
             self._path(key, "safetensors"),
             save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}),
@@ -72,6 +73,7 @@ class Cache:
         self.put(key, {name: tensor for name, tensor in vars(encoded).items() if tensor is not None})
 
     def put_failure(self, key: str, failure: UnusableVideo) -> None:
+        """Remembers why a video gave nothing."""
         self._write(
             self._path(key, "json"), json.dumps({"reason": failure.reason, "detail": failure.detail}).encode()
         )
@@ -84,6 +86,7 @@ class Cache:
             return None
 
     def put_note(self, key: str, value: Any) -> None:
+        """Keeps a small value that JSON can hold."""
         self._write(self._path(key, "note.json"), json.dumps(value).encode())
 
     def _failure(self, key: str) -> UnusableVideo | None:

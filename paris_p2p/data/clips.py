@@ -140,6 +140,7 @@ class ClipSet:
         return self.clusters[self._places[index].shard]
 
     def caption(self, index: int) -> str:
+        """Reads a clip's caption from its shard; DataError when it is not readable."""
         place = self._places[index]
         raw = _read(self.paths[place.shard], place.json_at, place.json_bytes)
         try:

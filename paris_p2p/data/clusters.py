@@ -56,6 +56,7 @@ class ClusterModel:
         return labels
 
     def save(self, path: Path) -> None:
+        """Writes the model as one safetensors file."""
         path.write_bytes(
             save({"mean": self.mean, "basis": self.basis, "centres": self.centres, "merged": self.merged})
         )

@@ -45,7 +45,7 @@ class Video:
     """Reads a video file.
 
     `track` is what a pass over its packets found; `remarks` counts what reading met. UnusableVideo when the
-    file is no video that can be read.
+    file is not a video that can be read.
     """
 
     def __init__(self, file: BinaryIO, track: Track | None = None) -> None:

@@ -62,7 +62,7 @@ def walk(folder: Path, leave_out: Path | None) -> Walk:
         for path in _files(start, hidden, visited, links, folder, found):
             name = printable(path.relative_to(folder).as_posix())
             if _is_special(path):
-                found.left[name] = "it is no file but a pipe, a socket or a device"
+                found.left[name] = "it is not a file but a pipe, a socket or a device"
             elif name in found.files:
                 found.left[name] = "another file's name looks the same; rename one of them"
             else:

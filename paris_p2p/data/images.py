@@ -82,7 +82,7 @@ def _on_white(image: Image.Image) -> Image.Image:
         image = Image.fromarray((np.asarray(image).astype(np.uint16) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise UnusableVideo(
-            "unreadable", "32 bit numbers, of which nobody says how bright they are; save it with 8 or 16 bit"
+            "unreadable", "32 bit numbers without a known brightness; save it with 8 or 16 bit"
         )
     if not image.has_transparency_data:
         return image.convert("RGB")

@@ -62,7 +62,7 @@ class Sidecars:
             data = file.read(MAX_SUBTITLES_BYTES + 1)
         if len(data) > MAX_SUBTITLES_BYTES:
             raise NotTextError(
-                f"{path.name} has more than {MAX_SUBTITLES_BYTES} bytes; those are no captions"
+                f"{path.name} has more than {MAX_SUBTITLES_BYTES} bytes; those are not captions"
             )
         timed, done = parse_subtitles(data, path.name, self.encoding)
         once = dict.fromkeys(("captions by time from subtitles", *done))
@@ -110,7 +110,7 @@ def read_caption(data: bytes, file_name: str, of: str, encoding: str, notes: lis
     NotTextError when it cannot be read.
     """
     if len(data) > MAX_SIDECAR_BYTES:
-        raise NotTextError(f"{file_name} has more than {MAX_SIDECAR_BYTES} bytes; that is no caption")
+        raise NotTextError(f"{file_name} has more than {MAX_SIDECAR_BYTES} bytes; that is not a caption")
     decoded = decode_text(data, encoding)
     if decoded.converted_from:
         notes.append(Note(of, f"caption read as {decoded.converted_from}", file_name))

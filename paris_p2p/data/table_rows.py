@@ -64,6 +64,7 @@ def cell_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line, the object on it) of JSON lines; DataError for a line that is not such an object."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -135,6 +136,7 @@ def _kind(value: Any) -> str:
 
 
 def shown_row(row: Mapping[str, Any]) -> str:
+    """Quotes a row as a message can hold it, cut to its first characters."""
     return _cut(", ".join(f"{key}: {value}" for key, value in row.items()))
 
 

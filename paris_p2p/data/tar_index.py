@@ -16,7 +16,7 @@ _MAX_PAX_BYTES = 64 << 10
 def tar_members(path: Path) -> Iterator[tuple[str, int, int]]:
     """Yields (name, offset of its bytes, size in bytes) of each plain file in an uncompressed tar.
 
-    DataError when the file is no such tar.
+    DataError when the file is not such a tar.
     """
     try:
         with path.open("rb") as file:

@@ -25,7 +25,7 @@ _NUL_SHARE = 10  # more than one NUL in so many characters means UTF-16 without 
 
 
 class NotTextError(ValueError):
-    """Says that bytes are no text by the rule, what they may be and what to do."""
+    """Says that bytes are not text by the rule, what they may be and what to do."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def check_encoding(name: str) -> str:
         "a".encode(name)
     except (LookupError, UnicodeError, ValueError) as error:
         raise UsageError(
-            f"--caption-encoding {name!r} is no encoding known here; "
+            f"--caption-encoding {name!r} is not an encoding known here; "
             "name one such as cp1252, cp1251, shift_jis, gb18030 or utf-16-le"
         ) from error
     return found.name
@@ -81,7 +81,7 @@ def decode_text(data: bytes, encoding: str = "") -> Decoded:
     guess = _wide_guess(data) or _EXAMPLE
     reads = " ".join(data.decode(guess, "replace")[:_SHOWN_CHARACTERS].split())
     raise NotTextError(
-        f"byte {at} is no UTF-8; "
+        f"byte {at} is not UTF-8; "
         f"save it as UTF-8, or name its encoding: --caption-encoding {guess} would read it as {shown(reads)}"
     )
 

@@ -96,6 +96,6 @@ def _seconds(clock: str) -> float:
     """Reads `12.5`, `1:02` or `00:01:02,500` in seconds; NotTextError for anything else."""
     match = _CLOCK.fullmatch(clock.strip())
     if match is None:
-        raise NotTextError(f"{clock[:40]!r} is no time; write seconds (12.5) or a clock (00:01:02.5)")
+        raise NotTextError(f"{clock[:40]!r} is not a time; write seconds (12.5) or a clock (00:01:02.5)")
     hours, minutes, seconds = match.groups()
     return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds.replace(",", "."))

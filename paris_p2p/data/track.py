@@ -125,7 +125,7 @@ def _packets(container: Any, streams: list[Any]) -> tuple[dict[int, _Times], boo
 
 
 def _choose(streams: dict[int, Any], times: dict[int, _Times]) -> int:
-    """Prefers streams that are no cover or preview and have several frames; among them the most pixels.
+    """Prefers streams that are not a cover or preview and have several frames; among them the most pixels.
 
     Of several as large it is the file's default, else the first.
     """

@@ -331,15 +331,18 @@ class _Job:
             images = _first_frames(self.clips, part, self.held.prepared) if options.image_to_video else None
             made = pipeline(
                 captions,
-                options.steps,
-                options.guidance,
+                num_inference_steps=options.steps,
+                guidance_scale=options.guidance,
                 rng_seed=seed,
                 image=images,
                 output_type="uint8",
                 **how,
             )
-            t = pipeline.scheduler.sigmas[: options.steps].numpy()
-            return {"frames": made.frames, "chosen": made.experts, "t": np.tile(t, (len(part), 1))}
+            return {
+                "frames": made.frames,
+                "chosen": made.experts,
+                "t": np.tile(made.times, (len(part), 1)),
+            }
 
         parts.fill("clips", f"generate with {name}", make, self.progress)
         return inspect(pipeline, self.device, self.held, parts, self.progress)

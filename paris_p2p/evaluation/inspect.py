@@ -24,6 +24,7 @@ from paris_p2p.flow.path import clip_losses, interpolate, velocity
 from paris_p2p.flow.times import flow_times
 from paris_p2p.generation.pipeline import ParisPipeline
 from paris_p2p.generation.routed import ExpertSeats, seats_for
+from paris_p2p.generation.schedulers import shift_of
 from paris_p2p.model.first_frame import first_condition
 from paris_p2p.progress import Progress
 
@@ -139,7 +140,7 @@ def _losses(
     """
     experts = pipeline.experts.present
     noise = set(experts) <= set(pipeline.experts.config["ddpm"])
-    shape = pipeline.config["time_mean"], pipeline.config["time_std"], pipeline.scheduler.config["shift"]
+    shape = pipeline.config["time_mean"], pipeline.config["time_std"], shift_of(pipeline.scheduler)
     x0, t = batch.latent.float(), flow_times(batch.normal, *shape, predicts_noise=noise)
     x_t, target = interpolate(x0, batch.noise, t), velocity(x0, batch.noise)
     first = first_condition(x0, torch.ones_like(t, dtype=torch.bool)) if image_to_video else None

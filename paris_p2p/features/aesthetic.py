@@ -87,6 +87,6 @@ def _composed(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
 def _unknown(path: Path, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in list(tensors.items())[:4])
     raise UsageError(
-        f"{path} is no aesthetic head known here: it holds {shapes}; "
+        f"{path} is not an aesthetic head known here: it holds {shapes}; "
         "V1 has weight and bias, V2 layers.0 to layers.7"
     )

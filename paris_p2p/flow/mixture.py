@@ -58,6 +58,7 @@ class Routing:
 
     @property
     def needs_router(self) -> bool:
+        """Says whether this routing asks the router."""
         return self.name in ("top_k", "full", "threshold")
 
     def check_router(self, there: bool, experts: int) -> None:

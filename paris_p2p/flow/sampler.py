@@ -18,7 +18,7 @@ Step = Callable[[Velocity, Tensor, float, float], Tensor]
 
 
 def time_grid(steps: int, shift: float = 1.0) -> list[float]:
-    """steps + 1 times from 1 to 0, even but for `shift`."""
+    """Returns steps + 1 times from 1 to 0, even but for `shift`."""
     if steps < 1 or shift <= 0:
         raise ValueError(f"{steps} steps with a shift of {shift}: both must be positive")
     even = torch.tensor([1 - index / steps for index in range(steps)], dtype=torch.float64)
@@ -32,7 +32,7 @@ def sample(
     step: str = "euler",
     report: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Integrate dx/dt = v from times[0] to times[-1]; `report` hears how many steps are done: [B ...] ->
+    """Integrates dx/dt = v from times[0] to times[-1]; `report` hears how many steps are done: [B ...] ->
     [B ...].
     """
     take = STEPS[step]
@@ -44,23 +44,24 @@ def sample(
 
 
 def euler_step(velocity: Velocity, x: Tensor, t: float, until: float) -> Tensor:
-    """First order: exact where the path is straight."""
-    return x + (until - t) * velocity(x, _rows(t, x)).to(x.dtype)
+    """Takes a step of first order, which is exact where the path is straight."""
+    return x + (until - t) * velocity(x, rows_of(t, x)).to(x.dtype)
 
 
 def heun_step(velocity: Velocity, x: Tensor, t: float, until: float) -> Tensor:
-    """Second order, two velocities a step (Karras et al. 2022, arXiv 2206.00364, Algorithm 1); the last
-    step is Euler's, as there.
+    """Takes a step of second order, with two velocities (Karras et al. 2022, arXiv 2206.00364, Algorithm 1);
+    the last step is Euler's, as there.
     """
-    here = velocity(x, _rows(t, x)).to(x.dtype)
+    here = velocity(x, rows_of(t, x)).to(x.dtype)
     ahead = x + (until - t) * here
     if until == 0:
         return ahead
-    there = velocity(ahead, _rows(until, x)).to(x.dtype)
+    there = velocity(ahead, rows_of(until, x)).to(x.dtype)
     return x + (until - t) * (here + there) / 2
 
 
-def _rows(t: float, x: Tensor) -> Tensor:
+def rows_of(t: float, x: Tensor) -> Tensor:
+    """Returns the same time for each clip of x, as networks take it: [B] float32."""
     return torch.full((len(x),), t, dtype=torch.float32, device=x.device)
 
 

@@ -18,7 +18,8 @@ from paris_p2p.data_id import data_id_of_run
 from paris_p2p.device import pick_device
 from paris_p2p.errors import ReadOnlyError, UsageError
 from paris_p2p.fetched_run import FetchedRun, check_slots
-from paris_p2p.generation.pipeline import CODEC, FEATURES, TEXT, ParisPipeline
+from paris_p2p.generation.frozen import CODEC, FEATURES, TEXT
+from paris_p2p.generation.pipeline import ParisPipeline
 from paris_p2p.generation.routed import DEFAULT_CLAMP, expert_state, load_router
 from paris_p2p.generation.trained import trained_slots
 from paris_p2p.generation.video_out import GIF_MAX_FPS
@@ -152,7 +153,7 @@ from paris_p2p import ParisPipeline
 from diffusers.utils import export_to_gif
 
 pipeline = ParisPipeline.from_pretrained("this folder")
-frames = pipeline("a prompt"{routing}).frames  # of each clip, its pictures
+frames = pipeline("a prompt", output_type="pil"{routing}).frames  # of each clip, its pictures
 export_to_gif(frames[0], "clip.gif", fps={max(1, min(GIF_MAX_FPS, round(clip.fps)))})
 ```
 

@@ -1,13 +1,13 @@
-"""Video from prompts with all experts of a run, out of local files alone: encode, sample the routed mixture,
-decode, write.
+"""Video from prompts with all experts of a run, out of local files alone: the engine's clips, written to
+files.
 
 Legend: B clips, K experts, S steps. t = 1 is noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -17,33 +17,29 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from paris_p2p.codec.text import load_text_encoder
-from paris_p2p.codec.video import Codec, load_codec
-from paris_p2p.device import Device, pick_device, return_memory, set_threads
-from paris_p2p.errors import DataError
-from paris_p2p.features.image import load_first_features
+from paris_p2p.device import Device, pick_device, set_threads
 from paris_p2p.fetched_run import FetchedRun, check_slots
-from paris_p2p.flow.guidance import Condition, guided_velocity
+from paris_p2p.flow.guidance import Condition
 from paris_p2p.flow.mixture import Routing
-from paris_p2p.flow.sampler import sample, time_grid
-from paris_p2p.generation.first_picture import Picture, check_trained_for, encode_first, look_at, read_picture
-from paris_p2p.generation.routed import (
-    Chooser,
-    ExpertSeats,
-    batch_clips_for,
-    clip_noise,
-    expert_state,
-    load_router,
-    seats_for,
+from paris_p2p.generation.engine import (
+    Denoising,
+    Engine,
+    Mixture,
+    batches,
+    clip_numbers,
+    step_generators,
 )
+from paris_p2p.generation.first_picture import check_trained_for, read_picture
+from paris_p2p.generation.frozen import CODEC, FEATURES, TEXT, FrozenNetworks, Pin
+from paris_p2p.generation.routed import ExpertSeats, clip_noise, expert_state, load_router, seats_for
+from paris_p2p.generation.schedulers import Solver, make_scheduler, solver_of
 from paris_p2p.generation.trained import Trained, trained_slots
 from paris_p2p.generation.video_out import Info, open_writer
 from paris_p2p.progress import Progress
-from paris_p2p.spec import ROUTER
+from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.weights import MAX_CAPTION_CHARACTERS
 
 Prompt = Annotated[str, Field(max_length=MAX_CAPTION_CHARACTERS)]
-CLIP_NUMBERS = 1 << 32  # per prompt: a clip's noise does not depend on how many clips other prompts get
 
 
 class GenerateJob(BaseModel):
@@ -53,10 +49,11 @@ class GenerateJob(BaseModel):
 
     image: Path | None = None  # every clip's first frame
     prompts: tuple[Prompt, ...] = Field(min_length=1, max_length=100_000)
+    negative_prompt: Prompt = ""  # what all clips are guided away from; empty: no text
     clips_per_prompt: Annotated[int, Field(ge=1, le=100_000)] = 1
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
     shift: Annotated[float, Field(ge=0, le=100)] = 0.0  # of the time grid; 0: the run's
-    sampler: str = "euler"
+    scheduler: str = "euler"
     guidance: Annotated[float, Field(ge=0, le=1000)] = 4.0
     guidance_form: str = "per_expert"
     routing: str = "top_k"
@@ -85,7 +82,7 @@ class GenerateResult:
     notes: tuple[str, ...] = ()  # what was cut
 
     def describe(self) -> str:
-        """For a person: the files, the cards, and the experts of each clip, step by step."""
+        """Returns for a person: the files, the cards, and the experts of each clip, step by step."""
         lines = [f"wrote {path}" for path in self.paths]
         cards = {slot: self.cards.get(slot, "") for slot in self.trained}
         lines += [f"{slot:<10} {card[:16]}…  {self.trained[slot].describe()}" for slot, card in cards.items()]
@@ -105,44 +102,40 @@ def generate(run: FetchedRun, job: GenerateJob, progress: Progress | None = None
     """
     report = progress or (lambda stage, done, total: None)
     set_threads(job.threads)
-    device = pick_device(job.device)
-    spec = run.spec
+    device, spec = pick_device(job.device), run.spec
     job = job.model_copy(update={"shift": job.shift or spec.training.time_shift})
     missing = check_slots(spec, run.weights, partial=job.allow_partial)
     check_trained_for(spec.training.first_frame_rate, image=job.image is not None)
+    scheduler = make_scheduler(job.scheduler, job.shift)
     trained = trained_slots(spec, run.weights)
     picture = read_picture(job.image, spec.clip) if job.image else None
     prompts = tuple(prompt for prompt in job.prompts for _ in range(job.clips_per_prompt))
     with open_writer(job.out, len(prompts), spec.clip.fps, spec.clip.frames) as writer:
-        sampler = _Sampler(run, job, device)
+        engine = _engine(run, job, device)
         report("reading prompts", 0, len(job.prompts))
-        condition, cut = _encode(run, job, device)
+        condition, negative, notes = _read_prompts(engine, job)
         report("reading prompts", len(job.prompts), len(job.prompts))
-        codec = _codec(run, device)
+        engine.frozen.codec(device)  # so that it is refused before anything is sampled
         if picture is not None:
-            condition = _with_picture(run, condition, picture, codec, device)
-        all_chosen = []
-        for start, stop in _batches(
-            len(prompts), job.batch_clips or batch_clips_for(spec.expert.config, spec.latent.shape)
-        ):
-            steps_done = partial(_report_steps, report, start, stop, len(prompts), job.steps)
-            latents, chosen = sampler.run(condition, range(start, stop), steps_done)
-            videos = codec.decode(latents).cpu().numpy()
-            image = {"image_sha256": picture.sha256} if picture else {}
-            infos = [
-                _info(run, job, prompts[clip], chosen[clip - start], missing) | image
-                for clip in range(start, stop)
-            ]
-            writer.add(videos, infos)
+            condition = engine.with_picture(condition, picture, spec.clip)
+        all_chosen, image = [], {"image_sha256": picture.sha256} if picture else {}
+        for start, stop in batches(len(prompts), engine.batch_clips):
+            clips = range(start, stop)
+            steps_done = partial(_report_steps, report, clips, len(prompts), job.steps)
+            state, generators = _noise(job, spec, clips, condition, negative, device)
+            solver_for = partial(_solver, scheduler, job.steps, generators)
+            chosen = engine.denoise(state, solver_for, steps_done)
+            infos = [_info(run, job, prompts[clip], chosen[clip - start], missing) | image for clip in clips]
+            writer.add(engine.decode(state.latents), infos)
             all_chosen.append(chosen)
-    notes = (*cut, *writer.notes)
     return GenerateResult(
-        tuple(writer.paths), run.id, dict(run.cards), trained, missing, prompts, torch.cat(all_chosen), notes
-    )
+        tuple(writer.paths), run.id, dict(run.cards), trained, missing, prompts, torch.cat(all_chosen),
+        (*notes, *writer.notes),
+    )  # fmt: skip
 
 
 def steps_in_words(weights: Tensor) -> str:
-    """Which experts moved a clip, as runs of steps: [S K] -> `1-12: expert-2, 13-16: expert-0 0.70 +
+    """Returns which experts moved a clip, as runs of steps: [S K] -> `1-12: expert-2, 13-16: expert-0 0.70 +
     expert-1 0.30`.
     """
     words = [_weights_in_words(row) for row in weights]
@@ -154,133 +147,97 @@ def steps_in_words(weights: Tensor) -> str:
     return ", ".join(runs)
 
 
-class _Sampler:
-    """One run's experts and router, ready."""
-
-    def __init__(self, fetched: FetchedRun, job: GenerateJob, device: Device):
-        spec = fetched.spec
-        self.fetched, self.job, self.spec, self.device = fetched, job, spec, device
-        routing = Routing(job.routing, job.top_k, job.threshold, job.expert)
-        router = (
-            load_router(spec.router.config, fetched.weights[ROUTER], device)
-            if ROUTER in fetched.weights and routing.needs_router
-            else None
-        )
-        self.chooser = Chooser(router, spec.experts, fetched.experts, routing)
-        seats = seats_for(spec.expert.config, device)
-        self.pool = ExpertSeats(
-            spec.expert.config, self._fetcher(), device, seats, spec.training.ddpm_experts
-        )
-        self.times = time_grid(job.steps, job.shift)
-
-    def run(
-        self, condition: Condition, clips: range, steps_done: Callable[[int], None]
-    ) -> tuple[Tensor, Tensor]:
-        """Sample these clips: (latents [B C T H W], weights chosen [B S K])."""
-        job = self.job
-        rows = torch.tensor([clip // job.clips_per_prompt for clip in clips], device=self.device.torch)
-        numbers = [
-            clip // job.clips_per_prompt * CLIP_NUMBERS + clip % job.clips_per_prompt for clip in clips
-        ]
-        noise = clip_noise(job.rng_seed, numbers, self.spec.latent.shape).to(self.device.torch)
-        velocity = guided_velocity(
-            job.guidance_form, self.pool, self.chooser, condition.pick(rows), job.guidance
-        )
-        latents = sample(velocity, noise, self.times, job.sampler, steps_done)
-        if not bool(latents.isfinite().all()):
-            raise DataError(
-                f"sampling with guidance {job.guidance:g} gave values that are not finite; use a lower one"
-            )
-        return latents, self.chooser.chosen(job.steps)
-
-    def _fetcher(self) -> Callable[[int], Any]:
-        def fetch(k: int) -> Any:
-            return expert_state(self.spec.expert.config, self.fetched.weights[f"expert-{k}"], self.device)
-
-        if not self.device.cuda:
-            return fetch  # the seats are in main memory themselves
-        waiting = seats_for(self.spec.expert.config, pick_device("cpu"))
-        return lru_cache(maxsize=waiting)(fetch)
-
-
-def _encode(run: FetchedRun, job: GenerateJob, device: Device) -> tuple[Condition, list[str]]:
-    """The prompts' embeddings, and which were cut; the encoder's memory is given back."""
-    text, shape = run.spec.text, run.spec.text_shape
-    encoder = load_text_encoder(
-        text.name,
-        run.text_folder,
-        tokens=shape.tokens,
-        revision=text.revision,
-        sha256=text.sha256,
-        device=str(device),
-    )
-    parts = [encoder.encode(job.prompts[start:stop]) for start, stop in _batches(len(job.prompts), 32)]
-    condition = Condition(
-        *(torch.cat([getattr(part, name) for part in parts]).clone() for name in ("tokens", "mask", "pooled"))
-    )
-    if condition.tokens.shape[1:] != (shape.tokens, shape.dim):
-        raise DataError(
-            f"the text encoder {text.name} gives {tuple(condition.tokens.shape[1:])}, "
-            f"the run has {(shape.tokens, shape.dim)}"
-        )
-    cut = encoder.say_cut(job.prompts)
-    del encoder, parts
-    return_memory(device)
-    return condition, cut
-
-
-def _with_picture(
-    run: FetchedRun, condition: Condition, picture: Picture, codec: Codec, device: Device
-) -> Condition:
-    """The prompts' conditions with the one picture as the first frame of all."""
+def _engine(run: FetchedRun, job: GenerateJob, device: Device) -> Engine:
     spec = run.spec
-    first = encode_first(codec, spec.clip, picture, device.torch)
-    if first.shape[3:] != spec.latent.shape[2:] or first.shape[1] != spec.latent.channels + 1:
-        raise DataError(
-            f"the codec {codec.name} makes {tuple(first.shape[1:])} of the image, with a mask; "
-            f"the run has {spec.latent.shape}"
-        )
-    condition = replace(condition, first=first.expand(len(condition.mask), *first.shape[1:]))
-    if spec.first_features is None:
-        return condition
-    pinned = spec.first_features
-    network = load_first_features(
-        pinned.name, run.features_folder, revision=pinned.revision, sha256=pinned.sha256, device=str(device)
+    routing = Routing(job.routing, job.top_k, job.threshold, job.expert)
+    routed = ROUTER in run.weights and routing.needs_router
+    router = load_router(spec.router.config, run.weights[ROUTER], device) if routed else None
+    pool = ExpertSeats(
+        spec.expert.config,
+        _fetcher(run, device),
+        device,
+        seats_for(spec.expert.config, device),
+        spec.training.ddpm_experts,
     )
-    features = look_at(network, picture, spec.first_width, device.torch)
-    return replace(condition, first_features=features.expand(len(condition.mask), -1))
+    mixture = Mixture(pool, router, spec.experts, run.experts, routing, job.guidance_form)
+    return Engine(mixture, _frozen(run), device, spec.latent.shape, job.batch_clips)
 
 
-def _codec(run: FetchedRun, device: Device) -> Codec:
+def _fetcher(run: FetchedRun, device: Device) -> Callable[[int], Any]:
+    """Returns what brings an expert's tensors into main memory."""
+    config = run.spec.expert.config
+
+    def fetch(k: int) -> Any:
+        return expert_state(config, run.weights[f"expert-{k}"], device)
+
+    if not device.cuda:
+        return fetch  # the seats are in main memory themselves
+    return lru_cache(maxsize=seats_for(config, pick_device("cpu")))(fetch)
+
+
+def _frozen(run: FetchedRun) -> FrozenNetworks:
     spec = run.spec
-    return load_codec(
-        spec.codec.name,
-        run.codec_folder,
-        revision=spec.codec.revision,
-        sha256=spec.codec.sha256,
-        device=str(device),
-    )
+    networks = {TEXT: spec.text, CODEC: spec.codec, FEATURES: spec.first_features}
+    folders = {TEXT: run.text_folder, CODEC: run.codec_folder, FEATURES: run.features_folder}
+    pins = {name: Pin(pin.name, pin.revision, pin.sha256) for name, pin in networks.items() if pin}
+    return FrozenNetworks(pins, spec.text_shape.tokens, lambda name: folders[name])
 
 
-def _batches(count: int, size: int) -> Iterator[tuple[int, int]]:
-    return ((start, min(count, start + size)) for start in range(0, count, size))
+def _read_prompts(engine: Engine, job: GenerateJob) -> tuple[Condition, Condition | None, list[str]]:
+    """Returns what is known of each prompt and of the negative prompt, and which are cut; the encoder's
+    memory is given back.
+    """
+    condition, cut = engine.encode(job.prompts)
+    negative = None
+    if job.negative_prompt:
+        negative, negative_cut = engine.encode([job.negative_prompt] * len(job.prompts))
+        cut = [*cut, *negative_cut]
+    engine.frozen.let_go(TEXT, engine.device)
+    return condition, negative, cut
 
 
-def _report_steps(report: Progress, start: int, stop: int, clips: int, steps: int, done: int) -> None:
-    report("denoising steps", start * steps + done * (stop - start), clips * steps)
+def _noise(
+    job: GenerateJob,
+    spec: RunSpec,
+    clips: range,
+    condition: Condition,
+    negative: Condition | None,
+    device: Device,
+) -> tuple[Denoising, list[torch.Generator]]:
+    """Returns a batch of clips as noise, with what is known of each, and what draws more noise of each."""
+    rows = torch.tensor([clip // job.clips_per_prompt for clip in clips], device=device.torch)
+    numbers = clip_numbers(clips, job.clips_per_prompt)
+    noise = clip_noise(job.rng_seed, numbers, spec.latent.shape).to(device.torch)
+    away = None if negative is None else negative.pick(rows)
+    generators = step_generators(job.rng_seed, numbers)
+    return Denoising(noise, condition.pick(rows), job.guidance, away), generators
+
+
+def _solver(scheduler: Any, steps: int, generators: list[torch.Generator], rows: slice) -> Solver:
+    return solver_of(scheduler, steps, generators[rows])
+
+
+def _report_steps(
+    report: Progress, clips: range, all_clips: int, steps: int, step: int, state: Denoising
+) -> None:
+    report("denoising steps", clips.start * steps + (step + 1) * len(clips), all_clips * steps)
 
 
 def _info(run: FetchedRun, job: GenerateJob, prompt: str, chosen: Tensor, missing: tuple[str, ...]) -> Info:
-    """What a file says of how it was made."""
+    """Returns what a file says of how it was made."""
+    how = job.model_dump(include={"steps", "shift", "guidance", "guidance_form", "routing", "top_k"})
+    away = {"negative_prompt": job.negative_prompt} if job.negative_prompt else {}
     return {
         "generator": "paris-p2p",
         "run": run.id,
         "cards": dict(run.cards),
         "prompt": prompt,
+        **away,
         "rng_seed": job.rng_seed,
-        **job.model_dump(
-            include={"steps", "shift", "sampler", "guidance", "guidance_form", "routing", "top_k"}
-        ),
+        "steps": how.pop("steps"),
+        "shift": how.pop("shift"),
+        "sampler": job.scheduler,
+        **how,
         "partial": bool(missing),
         "missing": list(missing),
         "experts": steps_in_words(chosen),

@@ -1,108 +1,55 @@
-"""ParisPipeline: all experts of a run as a diffusers pipeline, `ParisPipeline.from_pretrained(folder)("a
-prompt").frames`.
+"""ParisPipeline: all experts of a run as a diffusers pipeline that is called as WanPipeline is.
 
-The folder is what `paris-run export` writes. Legend: B clips, T frames, H x W pixels, K experts, S steps. t =
-1 is noise.
+    pipe = ParisPipeline.from_pretrained(folder)          what `paris-run export` wrote, or a hub id
+    clip = pipe("a prompt", generator=torch.Generator().manual_seed(0)).frames[0]
+
+The engine that `paris-peer generate` uses makes the clips (engine.py); this file gives it diffusers' names.
+docs/pipeline.md says what is the same as there and what is ours. Legend: P prompts, B clips, C T' H' W'
+latents, S steps. t = 1 is noise.
 """
 
 # Annotations stay objects here, not strings: diffusers reads the constructor's to find its components.
 
 import logging
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from diffusers.utils import BaseOutput
-from numpy.typing import NDArray
+from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from paris_p2p.bounded_json import read_json
-from paris_p2p.codec.text import TextEncoder, load_text_encoder
-from paris_p2p.codec.video import Codec, load_codec
 from paris_p2p.device import Device, pick_device
 from paris_p2p.errors import UsageError
-from paris_p2p.features.image import load_first_features
 from paris_p2p.flow.ddpm import Clamp
-from paris_p2p.flow.guidance import Condition, guided_velocity
+from paris_p2p.flow.guidance import Condition
 from paris_p2p.flow.mixture import Routing
-from paris_p2p.generation.first_picture import (
-    Picture,
-    check_trained_for,
-    encode_first,
-    look_at,
-    opened_picture,
-)
-from paris_p2p.generation.routed import Chooser, ExpertSeats, batch_clips_for, clip_noise
+from paris_p2p.generation import pipeline_inputs as inputs
+from paris_p2p.generation.engine import Denoising, Engine, Mixture, clip_numbers, step_generators
+from paris_p2p.generation.first_picture import Picture, check_trained_for, opened_picture
+from paris_p2p.generation.frozen import CODEC, FEATURES, TEXT, FrozenNetworks, Pin
+from paris_p2p.generation.pipeline_call import Callback, CallState, Listener
+from paris_p2p.generation.pipeline_folder import FolderPipeline
+from paris_p2p.generation.pipeline_inputs import Generators, ParisOutput, PromptEmbeds
+from paris_p2p.generation.routed import ExpertSeats, clip_noise, compute_type, seats_for
+from paris_p2p.generation.schedulers import Solver, plan, solver_of
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.model.router import Router
-from paris_p2p.model_folder import index_of
 from paris_p2p.spec import ClipShape
-from paris_p2p.weights import MAX_CONFIG_BYTES
 
-CODEC, TEXT, FEATURES = "codec", "text", "features"  # folders
-COMPONENTS = {  # of a saved pipeline: their classes are not for a folder to choose
-    "experts": ["paris_p2p.model.experts", "ExpertSet"],
-    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-    "router": ["paris_p2p.model.router", "Router"],
-}
 log = logging.getLogger(__name__)
 AnyImage = Image.Image | str | Path
 
 
-@dataclass
-class ParisOutput(BaseOutput):
-    """Clips in the form that was asked for, and the weights of the experts that made them."""
-
-    # `pil`: B lists of T pictures; `np` float32 in 0..1 and `uint8`: [B T H W 3]; `pt`: float32 [B T 3 H W]
-    frames: Any
-    experts: NDArray[np.float32]  # [B S K]
-
-
-def _pictures(clips: NDArray[np.uint8]) -> list[list[Image.Image]]:
-    return [[Image.fromarray(frame) for frame in clip] for clip in clips]
-
-
-def _floats(clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return clips.astype(np.float32) / np.float32(255)
-
-
-def _tensor(clips: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(_floats(clips)).permute(0, 1, 4, 2, 3).contiguous()
-
-
-OUTPUT_TYPES: dict[str, Callable[[NDArray[np.uint8]], Any]] = {
-    "pil": _pictures,
-    "np": _floats,
-    "pt": _tensor,
-    "uint8": lambda clips: clips,
-}
-
-
-def _check_folder(folder: Path) -> None:
-    """UsageError unless the folder's index names our own classes and every index in it safetensors files."""
-    index = read_json(folder / "model_index.json", MAX_CONFIG_BYTES)
-    for name, value in index.items() if isinstance(index, dict) else ():
-        component = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
-        if component and not name.startswith("_") and value != COMPONENTS.get(name):
-            named = f"{str(value[0])[:60]}.{str(value[1])[:60]} as {name[:60]}"
-            raise UsageError(f"{folder} names the class {named}; it is no exported run, do not trust it")
-    for path in folder.rglob("*.index.json"):
-        index_of(path)
-
-
-class ParisPipeline(DiffusionPipeline):
+class ParisPipeline(CallState, FolderPipeline):
     """Experts, router and scheduler are components; codec and text encoder are named, pinned, and loaded
-    when first needed.
+    when they are first needed.
     """
 
     _optional_components = ["router"]
+    _callback_tensor_inputs = list(inputs.CALLBACK_TENSORS)
 
     def __init__(
         self,
@@ -141,172 +88,261 @@ class ParisPipeline(DiffusionPipeline):
             features_name=features_name, features_revision=features_revision, features_sha256=features_sha256,
             run_name=run_name, data_id=data_id, trained=dict(trained or {}),
         )  # fmt: skip
-        self.folder: Path | None = None  # that holds codec/ and text/
+        # that holds codec/ and text/; experts know it, whichever class's from_pretrained loads the pipeline
+        source = experts.folder
+        self.folder = source.parent if source and (source.parent / "model_index.json").is_file() else None
         self._offload: tuple[Device, int] | None = None
-        self._codec: Codec | None = None
-        self._text: TextEncoder | None = None
+        self._frozen = self._named_frozen()
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
-        """Load a folder that `paris-run export` or `save_pretrained` wrote; UsageError when there is none."""
-        # what is loaded later is found from elsewhere too
-        folder = Path(pretrained_model_name_or_path).absolute()
-        if not (folder / "model_index.json").is_file():
-            raise UsageError(
-                f"{folder} holds no exported run; write one with `paris-run export INVITE --out {folder}`"
-            )
-        _check_folder(folder)
-        options = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False, **options}
-        pipeline: Self = super().from_pretrained(str(folder), **options)
-        pipeline.folder = folder
-        return pipeline
-
-    def save_pretrained(self, save_directory: str | Path, *arguments: Any, **options: Any) -> None:
-        """Write everything, codec and text encoder too where they are files."""
-        folder = Path(save_directory).absolute()
-        if self.folder is not None and folder.exists() and folder.samefile(self.folder):
-            self._save_again(folder, *arguments, **options)
-            return
-        super().save_pretrained(str(folder), *arguments, **options)
-        for name in (CODEC, TEXT, FEATURES):
-            if self.folder is not None and (self.folder / name).is_dir():
-                shutil.copytree(self.folder / name, folder / name, dirs_exist_ok=True)
-
-    def _save_again(self, folder: Path, *arguments: Any, **options: Any) -> None:
-        """Replace the files that it was loaded from: written beside, since the old ones are still read
-        from, then moved.
+    def to(self, *arguments: Any, **options: Any) -> Self:
+        """Moves experts and router to a device, which ends an offload, and casts the experts to a type; the
+        router stays in float32.
         """
-        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
-            super().save_pretrained(beside, *arguments, **options)
-            for path in sorted(Path(beside).rglob("*")):
-                target = folder / path.relative_to(beside)
-                if path.is_dir():
-                    target.mkdir(exist_ok=True)
-                else:
-                    path.replace(target)
+        moved: Self = super().to(*arguments, **options)
+        if any(not isinstance(each, torch.dtype) for each in arguments) or options.get("device") is not None:
+            self._offload = None
+        return moved
+
+    def enable_model_cpu_offload(
+        self, gpu_id: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        """Computes on a GPU that holds as many experts at once as half of its free memory takes; the others
+        wait in main memory, and text encoder and codec come when they are needed. DeviceError without a GPU.
+        """
+        chosen = _offload_device(gpu_id, device)
+        self._offload_to(chosen, min(self.experts.total, seats_for(self.experts.config["expert"], chosen)))
+
+    def enable_sequential_cpu_offload(
+        self, gpu_id: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        """Computes on a GPU that holds one expert at a time; DeviceError without a GPU."""
+        self._offload_to(_offload_device(gpu_id, device), 1)
 
     def enable_expert_offload(self, device: str = "auto", seats: int = 1) -> None:
-        """Compute on `device` with at most `seats` experts there at once; the others wait in main memory
-        until routed to.
+        """Computes on `device` with at most `seats` experts there at once; the others wait in main memory
+        until they are routed to.
         """
-        self._offload = (pick_device(device), seats)
+        self._offload_to(pick_device(device), seats)
+
+    def remove_all_hooks(self) -> None:
+        """Ends an offload: what is computed next is computed where the experts are."""
+        self._offload = None
         if self.router is not None:
-            self.router.to(self._offload[0].torch)
+            self.router.to(self.experts.device)
+
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        device: torch.device | str | None = None,
+    ) -> PromptEmbeds:
+        """Returns a row for each prompt, under the names by which the pipeline takes them; a prompt whose end
+        is not read is warned about.
+        """
+        where = pick_device(str(device)) if device is not None else self._device()
+        words = inputs.listed(prompt)
+        other = inputs.negatives(negative_prompt, len(words))
+        engine = self._engine(Routing("uniform"), "per_expert", where)
+        condition = self._read(engine, words)
+        return PromptEmbeds.of(condition, None if other is None else self._read(engine, other))
 
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float = 4.0,
+        num_videos_per_prompt: int = 1,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        output_type: str = "np",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         *,
-        guidance_form: str = "per_expert",
-        routing: str = "top_k",
-        top_k: int = 1,
-        clips_per_prompt: int = 1,
-        generator: torch.Generator | None = None,
-        rng_seed: int = 0,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
         image: AnyImage | Sequence[AnyImage] | None = None,
-        output_type: str = "pil",
+        rng_seed: int | None = None,
+        guidance_form: str = "per_expert",
+        routing: str | Routing = "top_k",
+        top_k: int = 1,
     ) -> ParisOutput:
-        """Clips for each prompt: prompt by prompt, `clips_per_prompt` of each, from the first frame `image`,
-        or each prompt's of several.
+        """Makes clips, prompt by prompt, `num_videos_per_prompt` of each; UsageError and DataError.
 
-        Frames are as diffusers' video pipelines give them: `frames[0]` goes into export_to_video or, as
-        `pil`, export_to_gif. `generator`, when given, draws the rng_seed. UsageError when the run was not
-        trained for what is asked, or the router is missing.
+        Names are diffusers'. `height`, `width` and `num_frames` are checked against the run's own. The noise
+        is `latents`, or drawn by `generator` (one, or one for each clip), or what `rng_seed` draws in
+        `paris-peer generate --seed`, or torch's own. `image` is the first frame, one for all or one for each
+        prompt. `routing`, `top_k` and `guidance_form` are those of the command line.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts or clips_per_prompt < 1 or num_inference_steps < 1:
-            asked = (
-                f"{len(prompts)} prompts with {clips_per_prompt} clips each in {num_inference_steps} steps"
-            )
-            raise UsageError(f"{asked}: there is nothing to make; give at least one of each")
-        if output_type not in OUTPUT_TYPES:
-            raise UsageError(f"output_type {output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
-        if generator is not None:
-            rng_seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
-        device, seats = self._offload or (pick_device(str(self.experts.device)), self.experts.total)
-        clamp = Clamp(self.experts.config["clamp_x0"], self.experts.config["clamp_alpha"])
-        pool = ExpertSeats(
-            self.experts.config["expert"],
-            self.experts.state,
-            device,
-            seats,
-            self.experts.config["ddpm"],
-            clamp,
-        )
-        chooser = Chooser(self.router, self.experts.total, self.experts.present, Routing(routing, top_k))
+        inputs.check_output_type(output_type)
+        inputs.check_shape(self.config["clip_shape"], num_frames, height, width)
+        inputs.check_either("prompt", prompt, prompt_embeds, needed=True)
+        inputs.check_either("negative_prompt", negative_prompt, negative_prompt_embeds, needed=False)
         check_trained_for(self.config["first_frame_rate"], image=image is not None)
-        condition = self._encode(prompts, device)
+        how = routing if isinstance(routing, Routing) else Routing(routing, top_k)
+        engine = self._engine(how, guidance_form, self._device())
+        embeds = PromptEmbeds(
+            prompt_embeds,
+            negative_prompt_embeds,
+            pooled_prompt_embeds,
+            negative_pooled_prompt_embeds,
+            prompt_attention_mask,
+            negative_prompt_attention_mask,
+        )
+        count = len(inputs.listed(prompt)) if prompt is not None else len(prompt_embeds)  # type: ignore[arg-type]
+        inputs.check_counts(count, num_videos_per_prompt, num_inference_steps)
+        condition, negative = self._conditions(engine, prompt, negative_prompt, embeds, count)
         if image is not None:
-            condition = self._with_image(condition, image, device)
-        frames, chosen = [], []
-        batch_clips = batch_clips_for(pool.config, self.config["latent_shape"])
-        for clips in torch.split(torch.arange(len(prompts) * clips_per_prompt), batch_clips):
-            rows, copies = clips // clips_per_prompt, clips % clips_per_prompt
-            picked = condition.pick(rows.to(device.torch))
-            velocity = guided_velocity(guidance_form, pool, chooser, picked, guidance_scale)
-            x = clip_noise(
-                rng_seed, (rows * (1 << 32) + copies).tolist(), tuple(self.config["latent_shape"])
-            ).to(device.torch)
-            x = self._denoise(velocity, x, num_inference_steps)
-            frames.append(self._load_codec(device).decode(x).cpu().numpy())
-            chosen.append(chooser.chosen(num_inference_steps).numpy())
-        return ParisOutput(
-            frames=OUTPUT_TYPES[output_type](np.concatenate(frames)), experts=np.concatenate(chosen)
+            condition = engine.with_picture(condition, self._picture(image, count), self._clip())
+        clips = range(count * num_videos_per_prompt)
+        rows = torch.tensor([clip // num_videos_per_prompt for clip in clips], device=engine.device.torch)
+        numbers = clip_numbers(clips, num_videos_per_prompt)
+        noise, generators = self._noise(engine, numbers, latents, generator, rng_seed)
+        state = Denoising(
+            noise, condition.pick(rows), guidance_scale, None if negative is None else negative.pick(rows)
         )
+        times = solver_of(self.scheduler, num_inference_steps).times
+        listener = Listener(self, callback_on_step_end, callback_on_step_end_tensor_inputs, times)
+        chosen = self._denoise(engine, state, num_inference_steps, generators, listener)
+        frames = (
+            state.latents if output_type == "latent" else self._frames(engine, state.latents, output_type)
+        )
+        if not return_dict:
+            return (frames,)  # type: ignore[return-value]  # as diffusers has it
+        return ParisOutput(frames, chosen.numpy(), np.array(times[: chosen.shape[1]], dtype=np.float32))
 
-    def _denoise(self, velocity: Any, x: Tensor, steps: int) -> Tensor:
-        """All steps of the scheduler, on a grid that is even but for the scheduler's shift and ends at t =
-        0: [B C T H W].
-        """
-        self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist(), device=x.device)
-        for timestep, t in self.progress_bar(
-            list(zip(self.scheduler.timesteps, self.scheduler.sigmas, strict=False))
-        ):
-            x = self.scheduler.step(velocity(x, t.to(x.device).expand(len(x))), timestep, x).prev_sample
-        return x
+    def _denoise(
+        self,
+        engine: Engine,
+        state: Denoising,
+        steps: int,
+        generators: list[torch.Generator] | None,
+        listener: Listener,
+    ) -> Tensor:
+        """Samples, heard by the listener, and returns the weights that were chosen: [B S K]."""
 
-    def _encode(self, prompts: list[str], device: Device) -> Condition:
-        if self._text is None:
-            pins = {name: self.config[f"text_{name}"] for name in ("tokens", "revision", "sha256")}
-            self._text = load_text_encoder(self.config["text_name"], self._folder(TEXT), **pins)
-        text = self._text.encode(prompts)
-        for note in self._text.say_cut(prompts):
+        def solver_for(rows: slice) -> Solver:
+            return solver_of(self.scheduler, steps, None if generators is None else generators[rows])
+
+        plan(self.scheduler, steps)
+        listener.begin(state.guidance)
+        try:
+            return engine.denoise(state, solver_for, listener.on_step)
+        finally:
+            listener.end()
+
+    def _frames(self, engine: Engine, latents: Tensor, output_type: str) -> Any:
+        pixels = engine.decode(latents)
+        if self._offload is not None:
+            self._frozen.let_go(CODEC, engine.device)
+        return inputs.OUTPUT_TYPES[output_type](pixels)
+
+    def _conditions(
+        self,
+        engine: Engine,
+        prompt: str | Sequence[str] | None,
+        negative_prompt: str | Sequence[str] | None,
+        embeds: PromptEmbeds,
+        count: int,
+    ) -> tuple[Condition, Condition | None]:
+        """What is known of each prompt, and of each negative prompt where there are some."""
+        device, others = engine.device.torch, inputs.negatives(negative_prompt, count)
+        condition, negative = embeds.condition(device), embeds.negative(device)
+        if condition is None:
+            condition = self._read(engine, inputs.listed(prompt or ""))
+        if negative is None and others is not None:
+            negative = self._read(engine, others)
+        if negative is not None and len(negative.mask) != count:
+            raise UsageError(
+                f"{len(negative.mask)} rows of negative_prompt_embeds for {count} prompts: give one each"
+            )
+        if self._offload is not None:
+            self._frozen.let_go(TEXT, engine.device)
+        return condition, negative
+
+    def _read(self, engine: Engine, words: list[str]) -> Condition:
+        condition, cut = engine.encode(words)
+        for note in cut:
             log.warning("%s", note)
-        tokens, mask, pooled = (
-            tensor.to(device.torch).clone() for tensor in (text.tokens, text.mask, text.pooled)
-        )
-        return Condition(tokens, mask, pooled)
+        return condition
 
-    def _with_image(
-        self, condition: Condition, image: AnyImage | Sequence[AnyImage], device: Device
-    ) -> Condition:
-        frames, height, width = self.config["clip_shape"]
-        clip = ClipShape(frames=frames, height=height, width=width, fps=self.config["fps"])
-        images, count = [image] if isinstance(image, AnyImage) else list(image), len(condition.mask)
+    def _noise(
+        self,
+        engine: Engine,
+        numbers: list[int],
+        latents: Tensor | None,
+        generator: Generators,
+        rng_seed: int | None,
+    ) -> tuple[Tensor, list[torch.Generator] | None]:
+        """The noise of all clips, and what draws more of it for schedulers that add some."""
+        if rng_seed is not None and (generator is not None or rng_seed < 0):
+            raise UsageError(
+                f"rng_seed {rng_seed}: give a whole number from 0 on, or a generator and not both"
+            )
+        shape, device = (len(numbers), *engine.latent), engine.device.torch
+        generators = inputs.generator_of_each(generator, len(numbers))
+        if rng_seed is not None:
+            generators = step_generators(rng_seed, numbers)
+        if latents is not None:
+            return inputs.given_latents(latents, shape).to(device), generators
+        if rng_seed is not None:
+            return clip_noise(rng_seed, numbers, engine.latent).to(device), generators
+        return inputs.drawn_latents(generator, shape, device), generators
+
+    def _picture(self, image: AnyImage | Sequence[AnyImage], count: int) -> Picture:
+        images = [image] if isinstance(image, AnyImage) else list(image)
         if len(images) not in (1, count):
             raise UsageError(f"{len(images)} images for {count} prompts: give one for all, or one for each")
-        picture = Picture(torch.cat([opened_picture(each, clip).pixels for each in images]))
-        first = encode_first(self._load_codec(device), clip, picture, device.torch)
-        condition = replace(condition, first=first.expand(count, *first.shape[1:]))
-        if self.router is None or not self.config["features_name"]:
-            return condition
-        pins = {name: self.config[f"features_{name}"] for name in ("revision", "sha256")}
-        network = load_first_features(
-            self.config["features_name"], self._folder(FEATURES), device=str(device), **pins
+        return Picture(torch.cat([opened_picture(each, self._clip()).pixels for each in images]))
+
+    def _clip(self) -> ClipShape:
+        frames, height, width = self.config["clip_shape"]
+        return ClipShape(frames=frames, height=height, width=width, fps=self.config["fps"])
+
+    def _device(self) -> Device:
+        return self._offload[0] if self._offload is not None else pick_device(str(self.experts.device))
+
+    def _engine(self, routing: Routing, guidance_form: str, device: Device) -> Engine:
+        experts, config = self.experts, self.experts.config
+        dtype = compute_type(experts.dtype, device)
+        shared = self._offload is None and dtype == experts.dtype and device.torch == experts.device
+        seats = experts.total if shared else min(experts.total, seats_for(config["expert"], device))
+        pool = ExpertSeats(
+            config["expert"],
+            experts.state,
+            device,
+            seats if self._offload is None else self._offload[1],
+            config["ddpm"],
+            Clamp(config["clamp_x0"], config["clamp_alpha"]),
+            dtype,
         )
-        features = look_at(network, picture, self.router.config["first_width"], device.torch)
-        return replace(condition, first_features=features.expand(count, -1))
+        mixture = Mixture(pool, self.router, experts.total, experts.present, routing, guidance_form)
+        return Engine(mixture, self._frozen, device, tuple(self.config["latent_shape"]))
 
-    def _load_codec(self, device: Device) -> Codec:
-        if self._codec is None:
-            pins = {name: self.config[f"codec_{name}"] for name in ("revision", "sha256")}
-            self._codec = load_codec(
-                self.config["codec_name"], self._folder(CODEC), device=str(device), **pins
-            )
-        return self._codec
+    def _offload_to(self, device: Device, seats: int) -> None:
+        self._offload = (device, seats)
+        if self.router is not None:
+            self.router.to(device.torch)
 
-    def _folder(self, name: str) -> Path | None:
-        return self.folder / name if self.folder is not None and (self.folder / name).is_dir() else None
+    def _named_frozen(self) -> FrozenNetworks:
+        named = {
+            name: Pin(*(self.config[f"{name}_{part}"] for part in ("name", "revision", "sha256")))
+            for name in (CODEC, TEXT, FEATURES)
+            if self.config[f"{name}_name"]
+        }
+        return FrozenNetworks(named, self.config["text_tokens"], self.kept_folder)
+
+
+def _offload_device(gpu_id: int | None, device: torch.device | str | None) -> Device:
+    if device is None:
+        return pick_device(f"cuda:{gpu_id or 0}")
+    return pick_device(str(device) if gpu_id is None else f"{torch.device(device).type}:{gpu_id}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,10 @@ class ExpertSeats:
         seats: int,
         ddpm: Collection[int] = (),
         clamp: Clamp = DEFAULT_CLAMP,
+        dtype: torch.dtype | None = None,  # of the weights and products; None: what the device multiplies
     ):
         self.config, self.fetch, self.device, self.seats = config, fetch, device, seats
+        self.dtype = dtype or weights_type(device)
         self.ddpm, self.clamp = frozenset(ddpm), clamp
         self.seated: OrderedDict[int, Expert] = OrderedDict()
 
@@ -66,7 +69,7 @@ class ExpertSeats:
         expert = self._seat(k)
 
         def answer(x: Tensor, t: Tensor) -> Tensor:
-            with torch.no_grad(), self.device.autocast():
+            with torch.no_grad(), self._autocast():
                 # the first frame is clean at every time: only x is scaled
                 answered: Tensor = expert(x, t, tokens, mask, pooled, first)
             return answered
@@ -78,9 +81,14 @@ class ExpertSeats:
             while len(self.seated) >= self.seats:
                 # the least recently used goes before the new one comes: both might not fit
                 self.seated.popitem(last=False)
-            self.seated[k] = _place_expert(self.config, self.fetch(k), self.device)
+            self.seated[k] = _place_expert(self.config, self.fetch(k), self.device, self.dtype)
         self.seated.move_to_end(k)
         return self.seated[k]
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        """Matrix products in the experts' type; sums stay float32."""
+        half = self.dtype if self.dtype != torch.float32 else torch.bfloat16
+        return torch.autocast(self.device.torch.type, dtype=half, enabled=self.dtype != torch.float32)
 
 
 class Chooser:
@@ -145,6 +153,15 @@ def weights_type(device: Device) -> torch.dtype:
     return torch.bfloat16 if device.bf16 else torch.float32
 
 
+def compute_type(stored: torch.dtype, device: Device) -> torch.dtype:
+    """Returns the type to compute in with experts that are kept in another: what the device multiplies for
+    bfloat16, in which they are sent; float32 for those that were cast to it, and float16 on a GPU alone.
+    """
+    if stored == torch.bfloat16:
+        return weights_type(device)
+    return stored if device.cuda else torch.float32
+
+
 def load_router(config: Config, path: Path, device: Device) -> Router:
     """The router of a checked weights file, in float32: it is small, and its choice should not depend on
     rounding. CheckpointError.
@@ -177,14 +194,12 @@ def clip_noise(rng_seed: int, clips: Sequence[int], shape: tuple[int, ...]) -> T
     return torch.stack([torch.from_numpy(draws.noise(clip, shape)) for clip in clips])
 
 
-def _place_expert(config: Config, state: State, device: Device) -> Expert:
-    """An expert around tensors on the device in `expert_state`'s type, shared where they are there in it
-    already.
-    """
+def _place_expert(config: Config, state: State, device: Device, dtype: torch.dtype) -> Expert:
+    """Returns an expert around tensors on the device in that type, shared where they are there in it."""
     with torch.device("meta"):
         expert = build_expert(config)
     expert.load_state_dict(
-        {name: tensor.to(device.torch, weights_type(device)) for name, tensor in state.items()}, assign=True
+        {name: tensor.to(device.torch, dtype) for name, tensor in state.items()}, assign=True
     )
     expert.requires_grad_(False).eval()
     return expert

@@ -45,6 +45,7 @@ class Counters:
     clips: int
 
     def metadata(self, kind: str) -> dict[str, str]:
+        """Returns what the metadata of a file of this kind says."""
         counts = {"steps": str(self.steps), "clips": str(self.clips)}
         return {"format": "pt", "paris": _FORMAT[kind], "run": self.run, "slot": self.slot, **counts}
 
@@ -63,6 +64,7 @@ class TrainState:
     ema: Mapping[str, Tensor]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields (part.name, tensor) in the order in which they are written."""
         for part in PARTS:
             for name, tensor in getattr(self, part).items():
                 yield f"{part}.{name}", tensor

@@ -1,5 +1,5 @@
-"""ExpertSet: all experts of a run as one diffusers model, one folder each, because a pipeline's component
-is one object.
+"""ExpertSet: all experts of a run as one diffusers model, with a folder for each, because a pipeline's
+component is one object.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from paris_p2p.model.presets import Config, build_expert, expert_class
+from paris_p2p.model.presets import Config, build_expert
+from paris_p2p.model.saved import fill
 
 
 class ExpertSet(ModelMixin, ConfigMixin):
@@ -36,32 +37,56 @@ class ExpertSet(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.total, self.present = total, sorted(present)
+        self.folder: Path | None = None  # that it was loaded from
         self.experts = nn.ModuleDict({str(k): build_expert(expert) for k in self.present})
 
     def state(self, k: int) -> dict[str, Tensor]:
-        """Expert k's tensors, shared, not copied."""
+        """Returns expert k's tensors, shared, not copied."""
         return dict(self.expert(k).named_parameters())
 
     def expert(self, k: int) -> Any:
+        """Returns expert k, a network of its own."""
         return self.experts[str(k)]
 
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+        **options: Any,
+    ) -> None:
+        """Writes the configuration, and each expert into a folder of its own, with diffusers' options."""
+        # named one by one, because a pipeline passes on no others
+        sizes = {"variant": variant, "max_shard_size": max_shard_size}
         self.save_config(save_directory)
         for k in self.present:
-            self.expert(k).save_pretrained(Path(save_directory) / folder_of(k), **options)
+            self.expert(k).save_pretrained(Path(save_directory) / folder_of(k), **sizes, **options)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> ExpertSet:
-        folder = Path(pretrained_model_name_or_path)
-        with torch.device("meta"):  # the experts come from their own folders, one by one
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        **options: Any,
+    ) -> ExpertSet:
+        """Reads a folder that `save_pretrained` wrote, in the type that it is stored in unless one is named.
+
+        Of diffusers' other options none applies: nothing is fetched, and only safetensors are read.
+        UsageError when the files are not there or not these networks'.
+        """
+        folder = Path(pretrained_model_name_or_path).absolute()
+        with torch.device("meta"):
             experts: ExpertSet = cls.from_config(cls.load_config(folder))
         for k in experts.present:
-            experts.experts[str(k)] = expert_class(experts.config["expert"]).from_pretrained(
-                folder / folder_of(k), **options
-            )
+            fill(experts.expert(k), folder / folder_of(k), dtype or torch_dtype, variant)
         experts.requires_grad_(False).eval()
+        experts.folder = folder
         return experts
 
 
 def folder_of(k: int) -> str:
+    """Returns the name of expert k's folder, which is its slot's."""
     return f"expert-{k}"

@@ -133,6 +133,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Attends: x [B N D], cos and sin [N E] -> [B N D]."""
         q, k, v = rearrange(self.qkv(x), "b n (s a e) -> s b a n e", s=3, a=self.heads)
         cos, sin = cos.to(v.dtype), sin.to(v.dtype)
         q, k = turn(self.q_norm(q), cos, sin), turn(self.k_norm(k), cos, sin)  # [B A N E]
@@ -153,7 +154,8 @@ class CrossAttention(nn.Module):
         )
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:  # [B N D] [B L D'] [B 1 1 L]
+    def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        """Attends to text: x [B N D], text [B L D'], mask [B 1 1 L] -> [B N D]."""
         q = rearrange(self.q(x), "b n (a e) -> b a n e", a=self.heads)
         k, v = rearrange(self.kv(text), "b l (s a e) -> s b a l e", s=2, a=self.heads)
         return self.out(attend(self.q_norm(q), self.k_norm(k), v, mask))  # type: ignore[no-any-return]  # [B N D]
@@ -206,7 +208,10 @@ class Block(nn.Module):
         text: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        # steer is [B 6 D], its scales around 1.
+        """Returns x [B N D] after the block.
+
+        steer is [B 6 D] with scales around one, text [B L D'], mask [B 1 1 L].
+        """
         shift1, scale1, gate1, shift2, scale2, gate2 = steer.unsqueeze(2).unbind(1)
         x = torch.addcmul(x, gate1, self.attention(normed(x, shift1, scale1), *rotary))
         if self.text is not None and text is not None and mask is not None:
@@ -256,6 +261,7 @@ def initialise(network: nn.Module) -> None:
 
 
 def zero(*layers: nn.Linear) -> None:
+    """Sets the weights and biases of layers to zero."""
     for layer in layers:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)

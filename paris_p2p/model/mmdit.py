@@ -155,6 +155,10 @@ class DoubleBlock(nn.Module):
     def forward(
         self, x: Tensor, text: Tensor, condition: Tensor, cos: Tensor, sin: Tensor, seen: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Returns (video [B N D], text [B L D]) after one joint attention.
+
+        condition [B D], cos and sin [M E], seen [B 1 1 M].
+        """
         video_steers, text_steers = (
             steers(stream.steer, condition, MODULATIONS) for stream in (self.video, self.text)
         )
@@ -202,6 +206,7 @@ class SingleBlock(nn.Module):
         self.down = nn.Linear((1 + mlp_ratio) * width, width)
 
     def forward(self, joint: Tensor, condition: Tensor, cos: Tensor, sin: Tensor, seen: Tensor) -> Tensor:
+        """Returns the joint sequence [B M D]; condition [B D], cos and sin [M E], seen [B 1 1 M]."""
         shift, scale, gate = steers(self.steer, condition, 3)
         x = normed(joint, shift, scale)
         # Each layer is used in two parts: splitting and joining what goes through them would cost more than

@@ -63,6 +63,7 @@ def _stacked(*rows: Tensor) -> Tensor:
 
 
 def both(*names: str) -> tuple[str, ...]:
+    """Returns the names of the weights and biases of layers."""
     return tuple(f"{name}.{part}" for name in names for part in ("weight", "bias"))
 
 

@@ -9,6 +9,9 @@ noise.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -26,6 +29,7 @@ from paris_p2p.model.layers import (
     time_features,
     zero,
 )
+from paris_p2p.model.saved import fill
 
 
 class Router(ModelMixin, ConfigMixin):
@@ -75,6 +79,26 @@ class Router(ModelMixin, ConfigMixin):
         self.no_first = nn.Parameter(torch.zeros(width)) if first_width else None
         if self.first_in is not None:
             zero(self.first_in)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, variant: str | None = None, **options: Any
+    ) -> Router:
+        """Reads a folder that `save_pretrained` wrote, always in float32: the router is small, and its choice
+        must not depend on rounding. UsageError when the files are not there or not this network's.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        with torch.device("meta"):
+            router: Router = cls.from_config(cls.load_config(folder))
+        fill(router, folder, torch.float32, variant)
+        return router
+
+    def to(self, *arguments: Any, **options: Any) -> Router:
+        """Moves the router to a device; a type is ignored, since it stays in float32."""
+        options.pop("dtype", None)
+        arguments = tuple(each for each in arguments if not isinstance(each, torch.dtype))
+        moved: Router = super().to(*arguments, **options) if (*arguments, *options) else self
+        return moved
 
     def forward(
         self, x_t: Tensor | None, t: Tensor | None, pooled: Tensor | None, first: Tensor | None = None

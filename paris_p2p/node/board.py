@@ -1,4 +1,5 @@
-"""The verified records of one run as this peer has seen them: claims, cards, attestations, tips.
+"""A board holds the verified records of one run as this peer has seen them: claims, cards, attestations,
+tips.
 
 A bulletin board forgets, repeats and lies by omission; this one keeps the highest claim of every signer, the
 cards that can still matter, and the tips, which it also writes to the ledger so that a restart knows them.
@@ -6,15 +7,12 @@ cards that can still matter, and the tips, which it also writes to the ledger so
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import msgpack
-
-from paris_p2p.envelope import Envelope, open_envelope
+from paris_p2p.envelope import Envelope
 from paris_p2p.errors import RecordError
 from paris_p2p.node.crowd import (
     SlotRecords,
@@ -25,6 +23,7 @@ from paris_p2p.node.crowd import (
     drop_refusals,
 )
 from paris_p2p.node.hearing import Hearing
+from paris_p2p.node.kept_tips import KeptTips
 from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, RefusalRecord, Signed
 from paris_p2p.rules.claims import ClaimView, is_live
 from paris_p2p.rules.tips import Age, Tip, epochs_used, impossible, impossible_place, may_replace, tip_of
@@ -32,15 +31,13 @@ from paris_p2p.rules.trust import may_attest
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
 
-log = logging.getLogger(__name__)
-MAX_LEDGER_ATTESTATIONS = 64  # of a tip: as many as a quorum may have
-MAX_SERVED_CARDS = 8  # cards that wait, told to a peer that asks directly
-MAX_SERVED_ATTESTATIONS = 64  # of them
-MAX_SERVED_REFUSALS = 32
+_MAX_SERVED_CARDS = 8  # cards that wait, for a peer that asks directly
+_MAX_SERVED_ATTESTATIONS = 64  # of them
+_MAX_SERVED_REFUSALS = 32
 
 
 class Board:
-    """Adds records, answers with the tip; decisions are rules/'s."""
+    """Adds records and answers with the tip; the decisions are made in rules/."""
 
     def __init__(self, run: str, spec: RunSpec, ledger: Ledger, me: str = ""):
         self.run, self.spec, self.ledger, self.me = run, spec, ledger, me
@@ -48,16 +45,17 @@ class Board:
         self.refused: Counter[str] = Counter()  # reason -> cards whose numbers cannot be
         now_s = time.time()
         self.hearing = Hearing(spec, ledger, now_s)
+        self._kept = KeptTips(run, ledger)
         self._loading = True
-        self._load(now_s)
+        self._kept.load(lambda envelope: self._load(envelope, now_s))
         self._loading = False
 
     def add(self, envelope: Envelope[Any], now_s: float) -> bool:
-        """Keep a verified record; True when it was new. Records of unknown slots are ignored.
+        """Keeps a verified record; returns True when it was new. Records of unknown slots are ignored.
 
         Cards and attestations count whatever their expiry says, which is the bulletin board's to keep them
-        by: the last tip of a slot that is done stays the tip. Replaying an old one gains nothing, its epoch
-        and seq rank it.
+        by: the last tip of a slot that is done stays the tip. Replaying an old one gains nothing, since its
+        epoch and seq rank it.
         """
         record: Signed = envelope.record
         if record.slot not in self.slots or record.run != self.run:
@@ -82,14 +80,14 @@ class Board:
         return self.slots[slot].tip
 
     def view(self, slot: str, *, wanted: bool = True) -> ClaimView:
-        """What the rules decide about a slot's claims from."""
+        """Returns what the rules decide about a slot's claims from."""
         used = frozenset(self.epochs_used(slot))
         return ClaimView(
             slot, self.claims(slot), self.tip(slot), self.spec.timing, wanted, used, self.hearing.heard(slot)
         )
 
     def pending(self, slot: str) -> list[Envelope[CardRecord]]:
-        """Cards that would follow the tip and have no quorum yet, oldest first."""
+        """Returns the cards that would follow the tip and have no quorum yet, oldest first."""
         tip = self.slots[slot].tip
         head = (tip.card.record.epoch, tip.card.record.seq) if tip else (0, 0)
         return [
@@ -99,12 +97,12 @@ class Board:
         ]
 
     def refusals(self, slot: str) -> list[Envelope[RefusalRecord]]:
-        """Why cards that would follow the tip were refused, by peers that may attest."""
+        """Returns why peers that may attest refused cards that would follow the tip."""
         return list(self.slots[slot].refusals.values())
 
     def best(self, slot: str) -> Envelope[CardRecord] | None:
-        """The best attested card of the tip's lineage; None when there is no tip, or that card is not
-        known here.
+        """Returns the best attested card of the tip's lineage; None when there is no tip, or that card is
+        not known here.
         """
         tip = self.slots[slot].tip
         return (
@@ -118,16 +116,34 @@ class Board:
     def attestors(self, card_id: str, slot: str) -> set[str]:
         return {signer for card, signer in self.slots[slot].attestations if card == card_id}
 
+    def has_part(self, peer: str) -> bool:
+        """Tells whether a peer has a part in this run that strangers cannot give themselves: its owner named
+        it, or it is behind a tip.
+        """
+        if peer == self.spec.owner_node or peer in self.spec.gate.attestors:
+            return True
+        tips = [slot.tip for slot in self.slots.values()]
+        return any(
+            tip and peer in {tip.card.signer, *(one.signer for one in tip.attestations)} for tip in tips
+        )
+
+    def signers_by_card(self, slot: str) -> dict[str, set[str]]:
+        """Returns who attested each card, by its id."""
+        signers: dict[str, set[str]] = {}
+        for card, signer in list(self.slots[slot].attestations):
+            signers.setdefault(card, set()).add(signer)
+        return signers
+
     def epochs_used(self, slot: str) -> Mapping[int, frozenset[str]]:
-        """Epochs whose place after the tip has an attested card, and the cards: a new lead goes above
-        them.
+        """Returns the epochs whose place after the tip has an attested card, and the cards: a new lead goes
+        above them.
         """
         records = self.slots[slot]
         cards, attestations = list(records.cards.values()), list(records.attestations.values())
         return epochs_used(cards, attestations, lambda peer: may_attest(self.spec, peer), records.tip)
 
     def attestors_of_unknown(self, slot: str) -> set[str]:
-        """Who attested a card that would follow the tip and that this peer has never seen."""
+        """Returns who attested a card that would follow the tip and that this peer has never seen."""
         records, tip = self.slots[slot], self.slots[slot].tip
         head = (tip.card.record.epoch, tip.card.record.seq) if tip else (0, 0)
         attested = list(records.attestations.values())
@@ -138,7 +154,7 @@ class Board:
         }
 
     def records_under(self, key: str) -> list[bytes]:
-        """The envelopes this peer would store under a DHT key: what a peer that asks directly gets."""
+        """Returns the envelopes that this peer would store under a DHT key, for a peer that asks directly."""
         _, _, run, shelf, name = [*key.split("/"), "", "", "", "", ""][:5]
         if run != self.run or name not in self.slots:
             return []
@@ -149,23 +165,25 @@ class Board:
             tip, waiting = _tip_envelopes(slot.tip), self._worthiest(name)
             ids = {card.id for card in waiting}
             attested = [one for one in list(slot.attestations.values()) if one.record.card in ids][
-                :MAX_SERVED_ATTESTATIONS
+                :_MAX_SERVED_ATTESTATIONS
             ]
             best = self._older_best(slot)
             return [envelope.data for envelope in (*tip, *best, *waiting, *attested)]
         if shelf == "refusals":
-            return [one.data for one in list(slot.refusals.values())[-MAX_SERVED_REFUSALS:]]
+            return [one.data for one in list(slot.refusals.values())[-_MAX_SERVED_REFUSALS:]]
         return []
 
     def tip_envelopes(self, slot: str) -> list[Envelope[Any]]:
         return _tip_envelopes(self.slots[slot].tip)
 
     def _worthiest(self, name: str) -> list[Envelope[CardRecord]]:
-        """Waiting cards, those that matter most last: strangers' cards cannot crowd them out of an answer."""
+        """Returns waiting cards, those that matter most last: strangers' cards cannot crowd them out of an
+        answer.
+        """
         pending = self.pending(name)
         latest = max((self.slots[name].seen_at_s.get(card.id, 0.0) for card in pending), default=0.0)
         worths = card_worths(self.slots[name], latest, self.spec.timing, self.hearing.heard(name))
-        return sorted(pending, key=lambda card: worths.get(card.id, 0))[-MAX_SERVED_CARDS:]
+        return sorted(pending, key=lambda card: worths.get(card.id, 0))[-_MAX_SERVED_CARDS:]
 
     def _keep_claim(self, slot: SlotRecords, envelope: Envelope[ClaimRecord], now_s: float) -> bool:
         known = slot.claims.get(envelope.signer)
@@ -175,12 +193,12 @@ class Board:
         live = is_live(envelope, slot.tip, now_s, self.spec.timing)
         self.hearing.note_claim(envelope, known, live, now_s)
         if known is not None and not is_live(known, slot.tip, now_s, self.spec.timing):
-            slot.claims.move_to_end(envelope.signer)  # it lapsed: whoever came between is first
+            slot.claims.move_to_end(envelope.signer)  # it lapsed: one that came between is first
         drop_claims(slot, now_s, self.spec.timing, self.hearing.heard(envelope.record.slot), self.me)
         return envelope.signer in slot.claims
 
     def _can_be(self, record: AttestationRecord | RefusalRecord, now_s: float) -> bool:
-        """Whether there can be a card in the place that the record names."""
+        """Tells whether there can be a card in the place that the record names."""
         absurd = impossible_place(record.epoch, record.seq, self._age(self.spec.created_at, now_s))
         if absurd is not None:
             self.refused[absurd] += 1
@@ -249,32 +267,20 @@ class Board:
         tip = slot.tip
         if self._loading or tip is None:
             return
-        # One value: a card without its attestations would be no tip, and a crash may come between two.
-        attestations = tip.attestations[:MAX_LEDGER_ATTESTATIONS]
-        envelopes: list[Envelope[Any]] = [tip.card, *attestations, *self._older_best(slot)]
-        self.ledger.put(f"tip/{name}", msgpack.packb([envelope.data for envelope in envelopes]))
+        self._kept.save(name, tip, self._older_best(slot))
 
     def _older_best(self, slot: SlotRecords) -> list[Envelope[CardRecord]]:
-        """The lineage's best card where it is not the tip: a slot that gets no better goes back to it."""
+        """Returns the lineage's best card where it is not the tip: a slot that gets no better goes back to
+        it.
+        """
         best = slot.cards.get(slot.tip.best) if slot.tip and slot.tip.best != slot.tip.card.id else None
         return [] if best is None else [best]
 
     def _age(self, since_s: float, now_s: float) -> Age:
         return Age(now_s - since_s, self.spec.timing.checkpoint_s)
 
-    def _load(self, now_s: float) -> None:
-        """The tips from before a restart; what is damaged, or cannot be, is forgotten: the swarm has the
-        rest too.
-        """
-        for key, data in self.ledger.items("tip/"):
-            try:
-                for part in _unpacked(data):
-                    self._load_one(open_envelope(part, run=self.run, kinds=("card", "attestation")), now_s)
-            except RecordError as error:
-                log.warning("%s in the ledger is damaged and deleted, the swarm has it too: %s", key, error)
-                self.ledger.delete(key)
-
-    def _load_one(self, envelope: Envelope[Any], now_s: float) -> None:
+    def _load(self, envelope: Envelope[Any], now_s: float) -> None:
+        """Takes one record of a tip from before a restart."""
         if isinstance(envelope.record, CardRecord):
             absurd = impossible(envelope.record, self._age(self.spec.created_at, now_s))
             if absurd is not None:
@@ -282,16 +288,6 @@ class Board:
                     f"its card has epoch {envelope.record.epoch} and seq {envelope.record.seq}: {absurd}"
                 )
         self.add(envelope, min(envelope.record.issued_at, now_s))
-
-
-def _unpacked(data: bytes) -> list[bytes]:
-    try:
-        parts = msgpack.unpackb(data)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise RecordError(f"{len(data)} bytes are not a list of envelopes") from error
-    if not isinstance(parts, list) or not all(isinstance(part, bytes) for part in parts):
-        raise RecordError("it is not a list of envelopes")
-    return parts
 
 
 def _tip_envelopes(tip: Tip | None) -> list[Envelope[Any]]:

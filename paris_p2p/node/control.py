@@ -1,6 +1,4 @@
-"""The control API of a running peer: HTTP on 127.0.0.1 with a token, found through a file only its user
-can read.
-"""
+"""A running peer is controlled over HTTP on 127.0.0.1 with a token, from a file only its user can read."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ Action = Callable[[], Awaitable[str]]
 async def serve_control(
     data_dir: Path, status: Callable[[], Awaitable[Status]], actions: Mapping[str, Action]
 ) -> AsyncIterator[str]:
-    """Serve GET /status and POST /<action> while inside; yields the URL."""
+    """Serves GET /status and POST /<action> while inside; yields the URL."""
 
     class Server(uvicorn.Server):
         @contextmanager

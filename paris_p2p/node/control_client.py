@@ -17,8 +17,8 @@ CONTROL_FILE = "control.json"
 
 
 def call_control(data_dir: Path, method: str, name: str, timeout_s: float = 120.0) -> dict[str, Any]:
-    """The answer to GET /status or POST /<action>; UnreachableError when no peer runs there or it does not
-    answer.
+    """Returns the answer to GET /status or POST /<action>; UnreachableError when no peer runs there or it
+    does not answer.
     """
     path = data_dir / CONTROL_FILE
     if not path.exists():

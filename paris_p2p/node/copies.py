@@ -1,4 +1,4 @@
-"""Copies of what others made, begun side by side: a holder that fell silent holds up no other copy."""
+"""Copies of what others made are begun side by side: a holder that fell silent holds up no other copy."""
 
 from __future__ import annotations
 
@@ -6,36 +6,45 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+Copy = Callable[[], Coroutine[Any, Any, None]]
+
 
 class Copies:
-    """One copying at a time under each name, such as a slot's; a newer thing wanted there ends the one
-    before.
+    """Runs one copying at a time under each name, such as a slot's; what is wanted there later ends the one
+    before. `ended` is called when one is over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[], None] = lambda: None) -> None:
+        self.ended = ended
         self._running: dict[str, tuple[str, asyncio.Task[None]]] = {}
 
-    def want(self, name: str, what: str, copy: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Begin to copy `what`, unless that is under way. An error that `copy` did not expect is raised by
-        the next call.
+    def want(self, name: str, what: str, copy: Copy) -> None:
+        """Begins to copy `what`, unless that is under way. Raises the error of the last copy under this name,
+        if that did not expect it.
         """
         before, task = self._running.get(name, ("", None))
         if task is not None and task.done():
+            del self._running[name]
             if not task.cancelled():
                 task.result()
-        elif task is not None:
-            if before != what:
-                task.cancel()  # and the next call begins
+        elif task is not None and before == what:
             return
-        self._running[name] = what, asyncio.create_task(copy())
-
-    def stop(self, prefix: str) -> None:
-        """End the copying under all names that begin so."""
-        for name in [name for name in self._running if name.startswith(prefix)]:
-            self._running.pop(name)[1].cancel()
+        elif task is not None:
+            task.cancel()
+        begun = asyncio.create_task(_after(task, copy))
+        begun.add_done_callback(lambda _: self.ended())
+        self._running[name] = what, begun
 
     async def close(self) -> None:
+        """Ends all copying."""
         tasks = [task for _, task in self._running.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _after(before: asyncio.Task[None] | None, copy: Copy) -> None:
+    """Copies once the copying before has let go of its streams."""
+    if before is not None:
+        await asyncio.gather(before, return_exceptions=True)
+    await copy()

@@ -1,8 +1,7 @@
-"""Which of a slot's records goes first when there are too many: a flood by strangers must not displace what
-matters.
+"""Of too many records of a slot some go: a flood by strangers must not displace what matters.
 
 Peer ids cost nothing, so nothing here counts peers. What stays is what a stranger cannot make: the tip and
-what attests it, cards that allowed attestors signed, cards of whoever leads, the claim of the tip's maker,
+what attests it, cards that allowed attestors signed, cards of the leads, the claim of the tip's maker,
 and the live claims that were here first.
 """
 
@@ -44,7 +43,8 @@ class SlotRecords:
 
 
 def drop_claims(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Heard, me: str) -> None:
-    """Down to MAX_CLAIMS: expired ones first, then ones that cannot lead, then the live ones that came last.
+    """Cuts down to MAX_CLAIMS: expired ones first, then ones that cannot lead, then the live ones that came
+    last.
 
     This node's own (`me`) stays, as do the first to come and the first in the order that decides who leads.
     """
@@ -68,8 +68,8 @@ def drop_claims(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Hear
 
 
 def card_worths(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Heard) -> dict[str, int]:
-    """How much each card matters: 4 tip and best, 3 attested, 2 of a lead or the tip's maker, 1 after the
-    tip, 0 before it.
+    """Returns how much each card matters: 4 tip and best, 3 attested, 2 of a lead or the tip's maker, 1 after
+    the tip, 0 before it.
     """
     leaders = {lead.signer for lead in leads_of(tuple(slot.claims.values()), slot.tip, now_s, timing, heard)}
     anchors, head = set[str](), (0, 0)
@@ -90,7 +90,7 @@ def card_worths(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Hear
 
 
 def drop_cards(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Heard) -> None:
-    """Down to MAX_CARDS, the least worth and oldest first."""
+    """Cuts down to MAX_CARDS, the least worth and oldest first."""
     if len(slot.cards) <= MAX_CARDS:
         return
     worths = card_worths(slot, now_s, timing, heard)
@@ -102,7 +102,7 @@ def drop_cards(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Heard
 
 
 def drop_attestations(slot: SlotRecords) -> None:
-    """Down to MAX_ATTESTATIONS: of whoever made most of them, those of unknown cards first; never the
+    """Cuts down to MAX_ATTESTATIONS: of the signer that made most, those of unknown cards first; never the
     tip's.
     """
     tip_card = slot.tip.card.id if slot.tip else ""
@@ -115,8 +115,8 @@ def drop_attestations(slot: SlotRecords) -> None:
 
 
 def drop_refusals(slot: SlotRecords) -> None:
-    """Only those of cards that would follow the tip, and down to MAX_REFUSALS: of whoever made most of
-    them, the oldest first.
+    """Drops those of cards that would not follow the tip, and cuts down to MAX_REFUSALS: of the signer that
+    made most, the oldest first.
     """
     head = slot.tip.card.id if slot.tip else ""
     for key in [key for key, one in slot.refusals.items() if one.record.parent != head]:

@@ -1,5 +1,5 @@
-"""What this node heard of every slot's claims, kept for the rules (rules/heard.py), and over a restart
-what was wasted.
+"""A node remembers what it heard of every slot's claims, for rules/heard.py, and over a restart what was
+wasted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SlotHearing:
 
 
 class Hearing:
-    """Fed by the board with what came and when; `heard` is what the rules ask for."""
+    """Takes from the board what came and when; `heard` is what the rules ask for."""
 
     def __init__(self, spec: RunSpec, ledger: Ledger, now_s: float):
         self.spec, self.ledger = spec, ledger
@@ -61,7 +61,7 @@ class Hearing:
         is_live: bool,
         now_s: float,
     ) -> None:
-        """A claim came here; `before` was its signer's newest until now."""
+        """Notes a claim that came here; `before` was its signer's newest until now."""
         name, signer = envelope.record.slot, envelope.signer
         slot, heard = self.slots[name], self.heard(name)
         counts = is_live and self._is_attended(signer)
@@ -81,7 +81,9 @@ class Hearing:
             self._save(name, now_s)
 
     def note_tip(self, name: str, maker: str, pace_s: float | None, now_s: float) -> None:
-        """A card of `maker` became the tip, `pace_s` after the one before, if that was its own too."""
+        """Notes that a card of `maker` became the tip, `pace_s` after the one before, if that was its own
+        too.
+        """
         slot = self.slots[name]
         slot.pace_s = max(0.0, pace_s or 0.0)
         if maker in slot.spells:
@@ -91,13 +93,15 @@ class Hearing:
             self._save(name, now_s)
 
     def _is_attended(self, lead: str) -> bool:
-        """Whether a card of this lead's could become the tip; where too few are here to sign it, its time
-        is not wasted.
+        """Tells whether a card of this lead's could become the tip; where too few are here to sign it, its
+        time is not wasted.
         """
         return self.attestors is None or len(self.attestors - {lead}) >= self.spec.gate.quorum
 
     def _moved_bytes(self, name: str) -> int:
-        """A new lead fetches its shards and the tip's state, and its first card's goes out."""
+        """Returns what a new lead moves: it fetches its shards and the tip's state, and its first card's goes
+        out.
+        """
         shards = sum(shard.blob.size_bytes for shard in self.spec.shards_for(name, "train"))
         return shards + 2 * self.state_bytes.get(name, 0)
 

@@ -86,8 +86,8 @@ class Host:
         return [data for member in tuple(self.members.values()) for data in member.records_under(key)]
 
     def may(self, peer: str, action: Action, run: str, thing: str) -> bool:
-        """The rule of rules/trust.py, of the runs here that `thing` belongs to; `run` narrows them where a
-        request names one.
+        """Returns the rule of rules/trust.py, of the runs here that `thing` belongs to; `run` narrows them
+        where a request names one.
         """
         runs = [member for member in tuple(self.members.values()) if run in ("", member.run)]
         if action == "blobs":
@@ -98,7 +98,7 @@ class Host:
         return may(peer, action, [member.spec for member in runs], thing)
 
     def knows(self, peer: str) -> bool:
-        """Whether it has a part in a run here, or served us good chunks."""
+        """Tells whether it has a part in a run here, or served us good chunks."""
         return self.sources.proved(peer) or any(member.knows(peer) for member in tuple(self.members.values()))
 
     def make_room(self, need_bytes: int, keep: Iterable[str] = ()) -> bool:

@@ -1,4 +1,4 @@
-"""Which checkpoints' blobs lie on this disk, and which of them are still needed; remembered over restarts.
+"""A node remembers over restarts which checkpoints' blobs lie on its disk, and deletes what is not needed.
 
 What a peer made, copied or fetched to check is noted before it is there, so that what was refused or
 overtaken goes, also when the peer was killed meanwhile.
@@ -7,7 +7,7 @@ overtaken goes, also when the peer was killed meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from paris_p2p.node.crowd import SlotRecords
 from paris_p2p.records import CardRecord
@@ -15,41 +15,49 @@ from paris_p2p.rules.keeping import cards_kept
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.ledger import Ledger
 
-MAX_REFUSED = 4096
+_MAX_REFUSED = 4096
 _NAME = "checkpoint-blobs"
 
 
 class Keeping:
     """The checkpoints of one run on this disk."""
 
-    def __init__(self, store: BlobStore, ledger: Ledger, data_blobs: Collection[str]):
-        self.store, self.ledger, self.data_blobs = store, ledger, data_blobs
+    def __init__(
+        self,
+        store: BlobStore,
+        ledger: Ledger,
+        data_blobs: Collection[str],
+        changed: Callable[[], None] = lambda: None,
+    ):
+        self.store, self.ledger, self.data_blobs, self._changed = store, ledger, data_blobs, changed
         self.good: set[str] = set()  # blobs that may be seeded: this peer made them, or checked them
         self._refused: dict[str, None] = {}  # card ids, in order
         known = ledger.get(_NAME) or b""
         self._here = {known[at : at + 32].hex() for at in range(0, len(known) - len(known) % 32, 32)}
 
     def note(self, blob_ids: Iterable[str]) -> None:
-        """These blobs come to this disk now."""
+        """Notes that these blobs come to this disk now."""
         new = set(blob_ids) - set(self.data_blobs) - self._here
         if new:
             self._here |= new
             self._save()
+            self._changed()
 
     def keep_good(self, card: CardRecord) -> None:
-        """This card's blobs may be seeded: this peer made it, or checked it."""
+        """Lets this card's blobs be seeded: this peer made it, or checked it."""
         blobs = {card.weights.id, card.resume.id}
         self.note(blobs)
         self.good |= blobs
 
     def refuse(self, card_id: str) -> None:
-        """This peer checked the card and will not attest it: its blobs go."""
+        """Lets the blobs of a card go that this peer will not attest."""
         self._refused[card_id] = None
-        if len(self._refused) > MAX_REFUSED:
+        if len(self._refused) > _MAX_REFUSED:
             del self._refused[next(iter(self._refused))]
+        self._changed()
 
     async def forget(self, slots: Iterable[SlotRecords], in_use: set[str]) -> None:
-        """Delete the blobs of checkpoints that are not needed any more."""
+        """Deletes the blobs of checkpoints that are not needed any more."""
         keep = set(in_use)
         for slot in slots:
             attested = {card for card, _ in list(slot.attestations)}

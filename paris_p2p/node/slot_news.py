@@ -1,4 +1,4 @@
-"""What a slot is waiting for, in a person's words: a pure function of its claims, its tip and the clock."""
+"""A pure function of its claims, its tip and the clock says in a person's words what a slot waits for."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def slot_news(
     done: bool = False,
     refused: str = "",
 ) -> str:
-    """Empty when all goes its way: somebody leads, and there is a checkpoint. `refused` is why the newest
-    one was.
+    """Returns what the slot waits for; nothing when somebody leads and there is a checkpoint. `refused` is
+    why the newest one was.
     """
     if done:
         return ""

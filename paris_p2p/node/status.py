@@ -1,6 +1,4 @@
-"""What a peer says of itself and its run: `paris-peer status`, the live view and the control API show this
-one model.
-"""
+"""A peer says of itself and its run what `paris-peer status`, the live view and the control API show."""
 
 from __future__ import annotations
 
@@ -67,7 +65,7 @@ class TrainingStatus(BaseModel):
     recomputes: bool = False  # activations are computed twice, for memory
 
     def at_once(self) -> str:
-        """In words how much goes through the network at once."""
+        """Says in words how much goes through the network at once."""
         twice = ", computing activations twice" if self.recomputes else ""
         return f"{self.micro_batch_clips} of {self.batch_clips} clips at once{twice}"
 
@@ -127,8 +125,8 @@ def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
 
 
 def _losses(tip: Tip) -> dict[str, float | None]:
-    """The tip's gate losses: as attested by whoever measured the lowest, and the middle one of the
-    comparable ones.
+    """Returns the tip's gate losses: as attested by the peer that measured the lowest, and the middle one of
+    the comparable ones.
     """
     lowest = min((one.record for one in tip.attestations), key=lambda record: record.loss)
     fixed = sorted(one.record.fixed_loss for one in tip.attestations if one.record.fixed_loss is not None)
@@ -145,7 +143,7 @@ def _newest_refusal(node: RunNode, slot: str) -> str:
 
 
 async def run_status(node: RunNode, *, role: str, phase: str, why: str, **more: Any) -> Status:
-    """A Status of one run on this host; `more` are the fields only a volunteer has."""
+    """Returns the Status of one run on this host; `more` are the fields only a volunteer has."""
     now = time.time()
     swarm = node.host.swarm
     peers = tuple(
@@ -181,7 +179,7 @@ async def run_status(node: RunNode, *, role: str, phase: str, why: str, **more: 
 
 
 def tree_memory_bytes() -> int:
-    """Resident bytes of this process and all it started."""
+    """Returns the resident bytes of this process and all it started."""
     me = psutil.Process()
     total = 0
     for process in [me, *me.children(recursive=True)]:

@@ -1,7 +1,8 @@
-"""Notice another node that runs with this node's `identity.key`: it signs what this one did not."""
+"""A node notices another that runs with its `identity.key`: it signs what this one did not."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from typing import Any
@@ -12,7 +13,7 @@ from paris_p2p.records import SIGNED_KINDS
 from paris_p2p.rules.twin import Twin, is_foreign, must_stop
 from paris_p2p.store.ledger import Ledger
 
-MAX_SIGNED = 8192  # of this life, remembered; older ones are not judged
+_MAX_SIGNED = 8192  # of this life, remembered; older ones are not judged
 
 
 class OwnSignatures:
@@ -22,32 +23,39 @@ class OwnSignatures:
         self.me, self.started_s = me, started_s
         self.twin: Twin | None = None
         self._before_ms = {key: _mark(data) for key, data in ledger.items("seq/")}
+        self._noticed = asyncio.Event()
         self._signed: set[bytes] = set()
         self._order: deque[tuple[float, bytes]] = deque()
 
     def note(self, envelope: Envelope[Any]) -> None:
-        """This node signed it."""
+        """Notes that this node signed it."""
         self._signed.add(envelope.payload)
         self._order.append((envelope.record.issued_at, envelope.payload))
-        if len(self._order) > MAX_SIGNED:
+        if len(self._order) > _MAX_SIGNED:
             self._signed.discard(self._order.popleft()[1])
 
     def look_at(self, envelope: Envelope[Any]) -> bool:
-        """Look at a record from elsewhere; True when another node with this node's key signed it."""
+        """Looks at a record from elsewhere; returns True when another node with this node's key signed it."""
         record = envelope.record
         if envelope.signer != self.me or record.kind not in SIGNED_KINDS or envelope.payload in self._signed:
             return False
         before_ms = self._before_ms.get(f"seq/{record.kind}/{record.slot or 'run'}", 0)
-        since_s = self._order[0][0] if len(self._order) >= MAX_SIGNED else self.started_s
+        since_s = self._order[0][0] if len(self._order) >= _MAX_SIGNED else self.started_s
         if not is_foreign(record.issued_at, since_s, before_ms):
             return False
         of = f" of {record.slot}" if record.slot else ""
         first_s = self.twin.first_noticed_s if self.twin else time.time()
         self.twin = Twin(f"a {record.kind} record{of}", record.issued_at, first_s)
+        self._noticed.set()
         return True
 
+    async def next_foreign(self) -> None:
+        """Waits for a record that another node signed with this key, since the last such wait."""
+        await self._noticed.wait()
+        self._noticed.clear()
+
     def check(self) -> None:
-        """TwinError when this node is the one to stop."""
+        """Raises TwinError when this node is the one to stop."""
         if self.twin is None or not must_stop(self.twin, self.started_s, time.time()):
             return
         at = time.strftime("%H:%M:%S", time.localtime(self.twin.issued_s))

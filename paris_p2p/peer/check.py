@@ -1,4 +1,4 @@
-"""A card's checkpoint fetched and measured on this machine, within bounds."""
+"""A card's checkpoint is fetched and measured on this machine, within bounds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Gate = Callable[[GateJob], Awaitable[GateResult]]
 
 
 def refuse_measured(result: GateResult, tip: Tip | None, tolerance: float) -> str:
-    """Why a card must not be attested after what was measured; empty when it may."""
+    """Returns why a card must not be attested after what was measured; empty when it may."""
     if not result.ok:
         return result.reason or REASONS["malformed"]
     reason = refuse_loss(
@@ -30,7 +30,9 @@ def refuse_measured(result: GateResult, tip: Tip | None, tolerance: float) -> st
 
 
 class Checker:
-    """Blobs from their holders, the verdict from the gate in a process of its own; `close` ends that."""
+    """Gets blobs from their holders, and the verdict from the gate in a process of its own; `close` ends
+    that.
+    """
 
     def __init__(self, node: RunNode, device: str, gate: Gate | None):
         self.node, self.device = node, device
@@ -41,11 +43,11 @@ class Checker:
         await self._process.close()
 
     def limit_s(self, card: CardRecord) -> float:
-        """Longer than any honest maker needs."""
+        """Returns seconds within which any honest maker's card is checked."""
         return attest_limit_s(self._download_bytes(card), self.node.spec.timing.checkpoint_s)
 
     def turn_s(self, card: CardRecord, failed: int) -> float:
-        """How long other makers' cards wait for this one's check."""
+        """Returns how long other makers' cards wait for this one's check."""
         return turn_s(self._download_bytes(card), self.node.spec.timing.checkpoint_s, failed)
 
     def _download_bytes(self, card: CardRecord) -> int:
@@ -53,7 +55,7 @@ class Checker:
         return card.weights.size_bytes + card.resume.size_bytes + shards_bytes
 
     async def measure(self, card: Envelope[CardRecord], tip: Tip | None) -> GateResult:
-        """Fetch and measure. Cancelled, it keeps what was received."""
+        """Fetches and measures a card. Cancelled, it keeps what was received."""
         node, record = self.node, card.record
         purpose, ids = f"check/{card.id}", {record.weights.id, record.resume.id}
         best = self._best_card(record.slot, tip)
@@ -69,7 +71,7 @@ class Checker:
             node.let_go(purpose)
 
     async def _job(self, card: Envelope[CardRecord], best: Envelope[CardRecord] | None) -> GateJob:
-        """Everything the gate needs, fetched."""
+        """Fetches everything the gate needs."""
         node, record = self.node, card.record
         weights, resume = await node.fetch([record.weights, record.resume], card.id)
         shards = await node.fetch_shards(node.spec.shards_for(record.slot, "gate"))
@@ -90,8 +92,8 @@ class Checker:
         )
 
     def _best_card(self, slot: str, tip: Tip | None) -> Envelope[CardRecord] | None:
-        """The lineage's best attested card; the tip itself when the best one's weights are no longer to be
-        had.
+        """Returns the lineage's best attested card; the tip itself when the best one's weights are no longer
+        to be had.
         """
         if tip is None:
             return None

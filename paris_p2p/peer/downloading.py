@@ -13,17 +13,17 @@ from paris_p2p.errors import SwarmError
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import BlobRef
 
-TELL_S = 10.0
+_TELL_S = 10.0
 
 
 @asynccontextmanager
 async def telling(
     node: RunNode, what: str, refs: Sequence[BlobRef], say: Callable[[str], None], note: Callable[[str], None]
 ) -> AsyncIterator[None]:
-    """While inside, the blobs are fetched: `say` gets a line now and then, `note` what `status` shows, empty
-    at the end.
+    """Tells of the blobs that are fetched inside: `say` gets a line now and then, `note` what `status` shows,
+    empty at the end.
 
-    Bytes are those that came over the network since the beginning, whoever they were for.
+    The bytes are all that came over the network since the beginning, also what was fetched for other ends.
     """
     missing = sum(ref.size_bytes for ref in set(refs) if not node.host.store.has(ref.id))
     if not missing:
@@ -38,7 +38,7 @@ async def telling(
 
     async def tell() -> None:
         while True:
-            await asyncio.sleep(TELL_S)
+            await asyncio.sleep(_TELL_S)
             line = progress_line(
                 what, got(), missing, node.host.swarm.transfer.download_bytes_per_s, await _sources(node)
             )
@@ -57,7 +57,7 @@ async def telling(
 
 
 def progress_line(what: str, got_bytes: int, all_bytes: int, bytes_per_s: float, peers: int) -> str:
-    """Bytes, rate and who could give them, in one line."""
+    """Returns bytes, rate and how many peers could give them, in one line."""
     left = (
         f", about {(all_bytes - got_bytes) / bytes_per_s:.0f} s left"
         if bytes_per_s

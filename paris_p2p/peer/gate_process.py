@@ -1,6 +1,4 @@
-"""The gate's process as the attestor sees it: started for a card, kept for the next one, gone when none
-comes.
-"""
+"""The gate's process is started for a card, kept for the next one, and ended when none comes."""
 
 from __future__ import annotations
 
@@ -12,25 +10,25 @@ from paris_p2p.errors import TrainError
 from paris_p2p.peer.process import Worker
 from paris_p2p.training.messages import GateJob, GateResult
 
-GATE_TIMEOUT_S = 1800.0
+_GATE_TIMEOUT_S = 1800.0
 # loading torch costs seconds of a core, keeping it some hundred MB: kept only while cards come often
-IDLE_S = 60.0
-OFTEN_S = 100.0  # between a slot's cards
-IDLE_INTERVALS = 3  # attestors take turns, so that each sees a card less often than a slot makes one
-GATE = "paris_p2p.training.gate"
+_IDLE_S = 60.0
+_OFTEN_S = 100.0  # between a slot's cards
+_IDLE_INTERVALS = 3  # attestors take turns, so that each sees a card less often than a slot makes one
+_GATE = "paris_p2p.training.gate"
 
 
 def gate_idle_s(checkpoint_s: float) -> float:
-    """How long a gate's process is kept for the next card in a run whose slots make one every
+    """Returns how long a gate's process is kept for the next card in a run whose slots make one every
     `checkpoint_s`.
     """
-    return max(IDLE_S, IDLE_INTERVALS * checkpoint_s) if checkpoint_s <= OFTEN_S else IDLE_S
+    return max(_IDLE_S, _IDLE_INTERVALS * checkpoint_s) if checkpoint_s <= _OFTEN_S else _IDLE_S
 
 
 class GateProcess:
-    """Call it with a job for the verdict. One job at a time; `close` ends the process."""
+    """Answers a call with a job by the verdict, one job at a time; `close` ends the process."""
 
-    def __init__(self, *, idle_s: float = IDLE_S):
+    def __init__(self, *, idle_s: float = _IDLE_S):
         self.idle_s = idle_s
         self._worker: Worker | None = None
         self._turn = asyncio.Lock()
@@ -41,8 +39,8 @@ class GateProcess:
         return self._worker.pid if self._worker else None
 
     async def __call__(self, job: GateJob) -> GateResult:
-        """The gate's verdict. Raises TrainError when the process ends, or is silent for GATE_TIMEOUT_S,
-        without one.
+        """Returns the gate's verdict. Raises TrainError when the process ends, or is silent for
+        _GATE_TIMEOUT_S, without one.
         """
         async with self._turn:
             await self._stop_ending()
@@ -63,13 +61,13 @@ class GateProcess:
     async def _ask(self, job: GateJob) -> GateResult:
         if self._worker is None or self._worker.pid is None:
             await self._kill()
-            self._worker = Worker(GATE)
+            self._worker = Worker(_GATE)
             await self._worker.start(job, nice=10)
         else:
             await self._worker.send_line(job.model_dump_json())
         worker = self._worker
         try:
-            async with asyncio.timeout(GATE_TIMEOUT_S):
+            async with asyncio.timeout(_GATE_TIMEOUT_S):
                 line = await anext(worker.lines(), b"")
             return GateResult.model_validate_json(line)
         except (ValidationError, TimeoutError) as error:

@@ -5,35 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import SwarmError
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import ClaimRecord
-from paris_p2p.rules.claims import Decision, decide_claim, renew_in_s
+from paris_p2p.rules.claims import Decision, decide_claim
+from paris_p2p.rules.holding import holding_of, renew_in_s
 
 _LOOKS = 12  # at a claim in its length, at most: when it is due and the rules do not renew it yet
-
-
-@dataclass(frozen=True)
-class Holding:
-    """A claim as its holder remembers it; `ends_s` is monotonic, so that no clock that is set prolongs it."""
-
-    epoch: int
-    claimed_at: float
-    issued_at: float
-    ends_s: float
 
 
 class HeldClaim:
     """One claim over its renewals."""
 
     def __init__(self, node: RunNode, claim: Envelope[ClaimRecord], say: Callable[[str], None]):
-        self.node, self.say, record = node, say, claim.record
-        self.slot = record.slot
-        ends_s = time.monotonic() + (record.expires_at - record.issued_at)
-        self.holding = Holding(record.epoch, record.claimed_at, record.issued_at, ends_s)
+        self.node, self.say, self.slot = node, say, claim.record.slot
+        self.holding = holding_of(claim.record, time.monotonic())
 
     def decide(self) -> Decision:
         """Returns what the rules say of this claim now. One that lapsed while nobody came is not lost: it is
@@ -51,23 +39,19 @@ class HeldClaim:
                 await self.renew()
 
     async def renew(self, epoch: int | None = None) -> None:
-        """Signs the claim anew, perhaps under a higher epoch. It is the same leadership and keeps its place
-        among the claims, unless this peer was cut off for so long that the claim ran out: whoever came
-        between is first.
+        """Signs the claim anew, perhaps under a higher epoch, and tells the others. While they cannot be told
+        it runs out, and nothing is published.
         """
         timing, started_s = self.node.spec.timing, time.monotonic()
         head = self.node.header("claim", self.slot, timing.claim_s)
-        lapsed = started_s > self.holding.ends_s
-        since = head["issued_at"] if lapsed else self.holding.claimed_at
         epoch = self.holding.epoch if epoch is None else epoch
-        self.holding = replace(self.holding, epoch=epoch, issued_at=head["issued_at"])
+        self.holding = self.holding.renewing(epoch, head["issued_at"], started_s)
         try:
-            await self.node.say(ClaimRecord(**head, epoch=epoch, claimed_at=since))
-        except SwarmError as error:
-            # the network may come back; until then the claim runs out and nothing is published
+            await self.node.say(ClaimRecord(**head, epoch=epoch, claimed_at=self.holding.claimed_at))
+        except SwarmError as error:  # the network may come back
             self.say(f"could not renew the claim of {self.slot}: {error}; training goes on")
         else:
-            self.holding = replace(self.holding, claimed_at=since, ends_s=started_s + timing.claim_s)
+            self.holding = self.holding.renewed(started_s + timing.claim_s)
 
     async def release(self) -> None:
         """Tells the others that this peer holds the slot no longer."""

@@ -1,5 +1,5 @@
-"""What this machine has: GPUs, memory and cores as this process may use them, and the profile that follows
-from that.
+"""Reads what this machine has (GPUs, memory and cores as this process may use them), and derives the profile
+`auto` from it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
+    """What a process may use of a machine; memory in bytes."""
+
     cores: int
     memory_bytes: int
     gpus: tuple[Gpu, ...] = ()
@@ -47,7 +49,7 @@ class Machine:
         return f"{self.cores} cores, {self.memory_bytes / 1e9:.1f} GB of memory, {gpus}"
 
     def gpu(self, device: str) -> Gpu | None:
-        """The card that a --device means, if it is here."""
+        """Returns the GPU that a --device means, if it is here."""
         if device == "cpu" or not self.gpus:
             return None
         place = int(device.partition(":")[2] or 0) if device != "auto" else 0
@@ -57,8 +59,8 @@ class Machine:
 def read_machine(
     ask: Callable[[], str | None] | None = None, cgroup: tuple[Path, ...] = CGROUP_FILES
 ) -> Machine:
-    """This machine, without touching a GPU: its driver's own program is asked. A container's limits count
-    as the machine's.
+    """Returns what this machine has, without touching a GPU: its driver's own program is asked. A container's
+    limits count as those of the machine.
     """
     memory = min([int(psutil.virtual_memory().total), *_limits(cgroup)])
     listed = (ask or _ask_driver)()
@@ -71,13 +73,13 @@ def read_machine(
 
 @lru_cache(maxsize=1)
 def this_machine() -> Machine:
-    """`read_machine`, once in a process."""
+    """Returns what `read_machine` found, which is asked once in a process."""
     return read_machine()
 
 
 def auto_profile(machine: Machine, *, device: str = "auto", free_disk_bytes: int) -> Profile:
-    """The profile of `--profile auto`: device, threads, memory and disk as this machine can spare them, rates
-    without limit.
+    """Returns the profile of `--profile auto`: device, threads, memory and disk as this machine can spare
+    them, and rates without limit.
 
     `device` is a wish by hand: with `cpu` the GPUs are left alone.
     """
@@ -114,7 +116,7 @@ def _nearest(machine: Machine, gpu: Gpu | None) -> str:
 
 
 def _gpus(listed: str) -> tuple[tuple[str, Gpu], ...]:
-    """(UUID, card) of each line of the driver's list that can be read."""
+    """Returns (UUID, GPU) of each line of the driver's list that can be read."""
     found = []
     for line in listed.splitlines():
         parts = [part.strip() for part in line.split(",", 3)]
@@ -124,8 +126,8 @@ def _gpus(listed: str) -> tuple[tuple[str, Gpu], ...]:
 
 
 def _visible(gpus: tuple[tuple[str, Gpu], ...], wanted: str | None) -> tuple[Gpu, ...]:
-    """As CUDA numbers them: CUDA_VISIBLE_DEVICES chooses and orders, and ends at the first name that is
-    none.
+    """Returns the GPUs as CUDA numbers them: CUDA_VISIBLE_DEVICES (`wanted`) chooses and orders, and ends at
+    the first name that is none.
     """
     if wanted is None:
         return tuple(Gpu(place, gpu.name, gpu.memory_bytes) for place, (_, gpu) in enumerate(gpus))

@@ -1,4 +1,4 @@
-"""A handle on a worker process that speaks JSON lines: the trainer and the gate.
+"""Starts and ends a worker process that speaks JSON lines: the trainer or the gate.
 
 The worker dies with this process twice over: its stdin closes, and the kernel sends it SIGKILL (parent-death
 signal).
@@ -17,11 +17,11 @@ from pydantic import BaseModel
 
 from paris_p2p.errors import TrainError
 
-MAX_LINE_BYTES = 1 << 20
+_MAX_LINE_BYTES = 1 << 20
 
 
 class Worker:
-    """`python -m module` with one JSON job on stdin, commands after it, and events on stdout."""
+    """A handle on `python -m module` with one JSON job on stdin, commands after it, and events on stdout."""
 
     def __init__(self, module: str):
         self.module = module
@@ -48,14 +48,14 @@ class Worker:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=environment,
-            limit=MAX_LINE_BYTES,
+            limit=_MAX_LINE_BYTES,
             start_new_session=True,  # Ctrl-C in the terminal is the node's to handle, not the worker's
         )
         self._stderr = asyncio.create_task(self._read_stderr(self._process))
         await self.send_line(job.model_dump_json())
 
     async def send_line(self, line: str) -> None:
-        """One line to the worker; a worker that is gone is noticed where its events are read."""
+        """Sends one line to the worker; a worker that is gone is noticed where its events are read."""
         if self._process is None or self._process.stdin is None:
             return
         with suppress(ConnectionError):
@@ -63,7 +63,7 @@ class Worker:
             await self._process.stdin.drain()
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Its stdout, until it ends."""
+        """Yields the lines of its stdout until it ends. Raises TrainError on a line that is too long."""
         if self._process is None or self._process.stdout is None:
             return
         while True:
@@ -71,7 +71,7 @@ class Worker:
                 line = await self._process.stdout.readline()
             except ValueError as error:
                 raise TrainError(
-                    f"{self.module} printed a line of over {MAX_LINE_BYTES} bytes; this is a bug in it"
+                    f"{self.module} printed a line of over {_MAX_LINE_BYTES} bytes; this is a bug in it"
                 ) from error
             if not line:
                 break
@@ -79,7 +79,9 @@ class Worker:
         await self._process.wait()
 
     async def kill(self, *, grace_s: float = 0.0) -> None:
-        """Close its stdin, wait `grace_s`, then SIGKILL; returns when it is gone and its memory with it."""
+        """Closes its stdin, waits `grace_s` and sends SIGKILL; returns when it is gone and its memory with
+        it.
+        """
         process = self._process
         if process is None:
             return

@@ -1,4 +1,4 @@
-"""An attestor's refusals: signed for the maker to hear, and remembered over restarts.
+"""An attestor's refusals are signed for the maker to hear, and remembered over restarts.
 
 A refusal that was measured also says that this peer may sign a card that goes back (rules/rest.py); it is in
 the ledger before anybody hears of it.
@@ -17,12 +17,11 @@ from paris_p2p.errors import RecordError
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import CardRecord, RefusalRecord
 from paris_p2p.rules.refusals import REASONS, TOLD, WORSE, code_of
-from paris_p2p.rules.rest import goes_back, is_back_at, is_backed
 from paris_p2p.training.messages import GateResult
 
 log = logging.getLogger(__name__)
-MAX_KEPT = 8  # of a slot: of one tip there are seldom two
-MAX_REMEMBERED = 4096  # cards, strangers' too
+_MAX_KEPT = 8  # of a slot: of one tip there are seldom two
+_MAX_CARDS = 4096  # remembered, strangers' too
 
 
 class Refusals:
@@ -35,17 +34,17 @@ class Refusals:
         # (slot, reason) -> parent of the card that was told of last
         self._told: dict[tuple[str, str], str] = {}
 
-    def __contains__(self, card_id: str) -> bool:
+    def __contains__(self, card_id: object) -> bool:
         return card_id in self._cards
 
     def put(
         self, card: Envelope[CardRecord], reason: str, result: GateResult | None
     ) -> Envelope[RefusalRecord] | None:
-        """Refuse a card for good; returns the refusal to tell its maker, if it is to hear one. `result` is
+        """Refuses a card for good; returns the refusal to tell its maker, if it is to hear one. `result` is
         what was measured.
         """
         code = (result.code if result and result.code else "") or code_of(reason)
-        if len(self._cards) >= MAX_REMEMBERED:
+        if len(self._cards) >= _MAX_CARDS:
             self._cards.clear()  # those still there are refused anew
         self._cards.add(card.id)
         self.node.keeping.refuse(card.id)
@@ -55,27 +54,13 @@ class Refusals:
             return None
         return self._sign(card, code, result)
 
-    def may_go_back(self, card: Envelope[CardRecord]) -> bool:
-        """Whether nothing keeps this peer from a card: one that goes back needs a refusal of its own, and
-        a checkpoint that is known.
-        """
-        board, slot = self.node.board, card.record.slot
-        tip = board.tip(slot)
-        if tip is None or not goes_back(card.record, tip):
-            return True
-        return is_backed(tip, self._mine[slot]) and board.best(slot) is not None
-
-    def goes_elsewhere(self, card: CardRecord) -> bool:
-        """Whether a card goes back to something that is neither the lineage's best checkpoint nor the tip."""
-        board = self.node.board
-        tip, best = board.tip(card.slot), board.best(card.slot)
-        if tip is None or best is None or not goes_back(card, tip):
-            return False
-        return not (is_back_at(card, best.record) or is_back_at(card, tip.card.record))
+    def measured(self, slot: str) -> list[Envelope[RefusalRecord]]:
+        """Returns this peer's newest refusals of what it measured and found worse, oldest first."""
+        return self._mine[slot]
 
     def _is_new(self, card: CardRecord, code: str) -> bool:
-        """What cost nothing to refuse is told once a tip and reason: anybody who leads could have us sign
-        without end.
+        """Tells whether the maker did not hear this reason after this tip: what cost nothing to refuse is
+        said once, or anybody who leads could have this peer sign without end.
         """
         key = card.slot, code
         if self._told.get(key) == card.parent:
@@ -100,7 +85,7 @@ class Refusals:
         )
         envelope: Envelope[RefusalRecord] = self.node.sign(refusal)
         if code in WORSE:
-            mine = self._mine[record.slot] = [*self._mine[record.slot], envelope][-MAX_KEPT:]
+            mine = self._mine[record.slot] = [*self._mine[record.slot], envelope][-_MAX_KEPT:]
             self.node.ledger.put(_key(record.slot), msgpack.packb([one.data for one in mine]))
         return envelope
 

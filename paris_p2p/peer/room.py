@@ -1,5 +1,5 @@
-"""Which slots this machine is up to, known before one is claimed, and what was learned when memory ran out
-all the same.
+"""Says which slots this machine is up to before one is claimed, and remembers where memory ran out all the
+same.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ class Room:
         self._reasons: dict[str, str] = {}  # by slot: why it does not fit; empty when it does
 
     def why_not(self, slot: str) -> str:
-        """Why this machine cannot train the slot, or nothing."""
+        """Returns why this machine cannot train the slot, or nothing."""
         if slot not in self._reasons:
             self._reasons[slot] = self._look(slot)
         return self._reasons[slot]
 
     def trainer_bytes(self) -> int:
-        """Main memory for the trainer alone, beside node and gate: 0 for no limit, at least 1 with one."""
+        """Returns the main memory for the trainer alone, beside node and gate: 0 for no limit, at least 1
+        with one.
+        """
         limit = self._settings.max_memory_bytes
         return max(1, int(MEMORY_SHARE * limit) - self._beside()) if limit else 0
 
     def __str__(self) -> str:
-        """What this peer allows, for the person who is asked."""
+        """Says what this peer allows, for the person who is asked."""
         allowed = [
             f"{_gb(count)} of {what}"
             for count, what in (
@@ -49,15 +51,15 @@ class Room:
         return f"{', '.join(allowed) or 'no limits'}, on {self._here()}"
 
     def trainer_settings(self) -> PeerSettings:
-        """The settings with what is the trainer's alone: its share of memory, and clips at once as
-        learned.
+        """Returns the settings of the trainer alone: its share of memory, and as many clips at once as
+        were found to fit.
         """
         return self._settings.model_copy(
             update={"max_memory_bytes": self.trainer_bytes(), "micro_batch_clips": self.micro_batch_clips}
         )
 
     def ran_out(self, slot: str, clips_at_once: int, words: str) -> str:
-        """Note that training the slot took more than allowed; returns what is done about it."""
+        """Notes that training the slot took more than allowed; returns what is done about it."""
         if clips_at_once > 1:
             self.micro_batch_clips = clips_at_once // 2
             return f"next time with {self.micro_batch_clips} clips at once"
@@ -83,7 +85,7 @@ class Room:
         return ""
 
     def _gpu_bytes(self) -> int | None:
-        """What training may take of the GPU; None where it trains on the CPU, or the GPU is not known."""
+        """Returns what training may take of the GPU; None on the CPU, or where the GPU is not known."""
         if self._settings.device == "cpu":
             return None
         gpu = self._here().gpu(self._settings.device)

@@ -1,6 +1,4 @@
-"""What a volunteer, or the owner's node, holds for others: said again before it expires, and kept to what
-is still needed.
-"""
+"""A volunteer, or the owner's node, announces what it holds for others, and keeps only what is needed."""
 
 from __future__ import annotations
 
@@ -15,11 +13,14 @@ from paris_p2p.node.run_node import HOLDER_LIFETIME_S, PEER_LIFETIME_S, PeerRole
 from paris_p2p.rules.tips import Tip
 
 log = logging.getLogger(__name__)
-PERIOD_S = 3.0
+_FIRST_LOOK_S = 3.0  # what this peer signed before a restart is on its board by then
+_PAUSE_S = 1.0  # between two looks at the disk, however many records come
+_AGAIN_S = 3.0  # after a copy that could not be had
+_LOOK_S = 60.0  # without news: blobs may be gone for reasons of this disk
 
 
 async def announce(node: RunNode, role: PeerRole, say: Callable[[str], None]) -> None:
-    """Presence, and the data and tips this peer serves, again before they expire. Until cancelled."""
+    """Announces this peer, and the data and tips it serves, again before that expires, until cancelled."""
     while True:
         try:
             await node.announce_peer(role)
@@ -35,18 +36,25 @@ async def announce(node: RunNode, role: PeerRole, say: Callable[[str], None]) ->
 
 
 async def seed_tips(node: RunNode, role: PeerRole) -> None:
-    """Delete what newer tips replaced; the owner's node copies every tip, so that newcomers find all of
-    them somewhere that stays.
+    """Deletes what newer tips replaced, with each news of it; the owner's node also copies every tip, so that
+    newcomers find all of them somewhere that stays. Runs until cancelled.
     """
-    copies = Copies()
+    copies = Copies(node.disk_news.set)
     try:
+        await asyncio.sleep(_FIRST_LOOK_S)
         while True:
-            await asyncio.sleep(PERIOD_S)
+            node.disk_news.clear()
             await node.forget_superseded()
             for slot in node.spec.slots if role == "owner" else ():
                 tip = node.board.tip(slot)
                 if tip is not None and not node.host.store.has(tip.card.record.resume.id):
                     copies.want(slot, tip.card.id, partial(_copy, node, slot, tip))
+            await asyncio.sleep(_PAUSE_S)
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    await node.disk_news.wait()
+            except TimeoutError:
+                pass
     finally:
         await copies.close()
 
@@ -57,3 +65,4 @@ async def _copy(node: RunNode, slot: str, tip: Tip) -> None:
         await node.announce_holding(tip.card.id)
     except ParisError as error:
         log.info("could not copy %s: %s", slot, error)
+        await asyncio.sleep(_AGAIN_S)

@@ -1,5 +1,5 @@
-"""`paris-peer start` and `paris-run publish`: open the host, join, show what is asked, live, leave in good
-order.
+"""`paris-peer start` and `paris-run publish` open the host, join, show what the run asks for, and leave in
+good order.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def run_peer(
     train: bool = True,
     profile: Profile | None = None,
 ) -> None:
-    """Volunteer in a run until stopped; `confirm` is asked with what the run wants, None means yes.
+    """Volunteers in a run until stopped; `confirm` is asked with what the run wants, None means yes.
 
-    PresetError, before anything is fetched, when the run's expert does not fit the profile.
+    Raises PresetError, before anything is fetched, when the expert of the run does not fit the profile.
     """
     check_device(settings.device)
 
@@ -69,7 +69,7 @@ def run_owner(
     bootstrap_peers: tuple[str, ...],
     ready: Callable[[Invite], None],
 ) -> None:
-    """Seed a run as its owner's node, attest, and print the invite through `ready`."""
+    """Seeds a run as its owner's node, attests, and hands the invite to `ready`."""
 
     async def life() -> None:
         own_bytes = sum(ref.size_bytes for ref in run.record.data_blobs)
@@ -89,7 +89,7 @@ def run_owner(
 async def live(
     host: Host, run: Envelope[RunSpec], role: Role, on_open: Callable[[], Awaitable[None]] | None = None
 ) -> None:
-    """A Volunteer's life with its control API, its view and its signals."""
+    """Runs a Volunteer with its control API, its view and its signals."""
     async with opened(host, run) as node:
         console = Console()
         volunteer = Volunteer(node, host.settings, role=role, say=console.say)
@@ -108,7 +108,9 @@ async def live(
 
 
 def _leave_on_signals(volunteer: Volunteer) -> None:
-    """The first Ctrl-C, SIGTERM or SIGHUP publishes, releases and leaves; a second Ctrl-C leaves at once."""
+    """Returns the first Ctrl-C, SIGTERM or SIGHUP publishes, releases and leaves; a second Ctrl-C leaves at
+    once.
+    """
     leaving: list[asyncio.Task[str]] = []
 
     def leave() -> None:
@@ -120,7 +122,7 @@ def _leave_on_signals(volunteer: Volunteer) -> None:
 
 
 def fit_run(settings: PeerSettings, profile: Profile, spec: RunSpec) -> PeerSettings:
-    """Settings with the micro-batch that a profile has for the run's expert, unless one was given by hand."""
+    """Returns settings with the micro-batch that a profile has for this expert, unless one was given."""
     micro_batch = profile.micro_batch_clips(spec.expert.preset, clip_tokens(spec))
     return (
         settings

@@ -1,4 +1,4 @@
-"""What a run asks of a volunteer, in words, before anything is fetched."""
+"""Says what a run asks of a volunteer, before anything is fetched."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ HEADER_BYTES = 1 << 20  # of a safetensors file, at most
 
 
 def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
-    """Owner, purpose, licences, and the download, disk and memory of the largest slot this peer may get."""
+    """Returns owner, purpose and licences in words, and the download, disk and memory of the largest slot
+    this peer may get.
+    """
     spec = run.record
     slots = [settings.slot] if settings.slot else list(spec.slots)
     initial = max(_initial_bytes(spec, slot) for slot in slots)
@@ -52,8 +54,8 @@ def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
 
 
 def download_bytes(spec: RunSpec, slot: str) -> int:
-    """What training a slot begins with: its clips, those of all gates, first weights, and the newest
-    checkpoint.
+    """Returns the bytes that training a slot begins with: its clips, those of all gates, first weights, and
+    the newest checkpoint.
     """
     gate = sum(shard.blob.size_bytes for shard in spec.gate_shards)
     shards = sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train"))
@@ -66,13 +68,15 @@ def download_bytes(spec: RunSpec, slot: str) -> int:
 
 
 def disk_bytes(spec: RunSpec, slot: str) -> int:
-    """With room for a checkpoint of one's own, one on its way and one that is checked."""
+    """Returns the bytes of disk: the download, and three checkpoints, one made here, one on its way and one
+    that is checked.
+    """
     return download_bytes(spec, slot) + 3 * parameter_count(spec, slot) * CHECKPOINT_BYTES_PER_PARAMETER
 
 
 def check_disk(spec: RunSpec, settings: PeerSettings, *, train: bool, free_bytes: int) -> None:
-    """UsageError when --max-disk, DiskFullError when the disk is too small for any slot; `free_bytes` with
-    what is here already.
+    """Raises UsageError when --max-disk is too small for any slot, DiskFullError when the disk is;
+    `free_bytes` counts what is here already.
     """
     slots = [settings.slot] if settings.slot else list(spec.slots)
     least = min(disk_bytes(spec, slot) for slot in slots)
@@ -97,8 +101,8 @@ def _initial_bytes(spec: RunSpec, slot: str) -> int:
 
 
 def _wrapped(line: str) -> list[str]:
-    """A line of this summary in the terminal's columns. What goes on stands under its own text: a long
-    purpose never begins a row of its own, where it could pose as another field.
+    """Returns a line of this summary as rows of the terminal's width. What goes on stands under its own text:
+    a long purpose never begins a row of its own, where it could pose as another field.
     """
     columns = max(MIN_COLUMNS, shutil.get_terminal_size((100, 24)).columns - 1)
     rows, row = [], ""
@@ -113,8 +117,8 @@ def _wrapped(line: str) -> list[str]:
 
 
 def checkpoint_limits(spec: RunSpec, slot: str) -> tuple[int, int]:
-    """The most bytes that a slot's weights (bf16) and resume state (four fp32 tensors a parameter) can
-    have.
+    """Returns the most bytes that a slot's weights (bf16) and resume state (four fp32 tensors for each
+    parameter) can have.
     """
     parameters = parameter_count(spec, slot)
     return 2 * parameters + HEADER_BYTES, 16 * parameters + 4 * HEADER_BYTES

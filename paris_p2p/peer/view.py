@@ -1,4 +1,4 @@
-"""The terminal view of a running peer: a live table on a terminal, plain lines in a log."""
+"""A running peer is shown as a live table on a terminal, and as plain lines in a log."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Console:
         self._full_said_s = -math.inf  # monotonic
 
     def say(self, line: str) -> None:
-        """A line; one for want of disk only when the last of its kind is a while ago, as each try would
+        """Says a line; one for want of disk only when the last of its kind is a while ago, as each try would
         say it again.
         """
         if any(words in line for words in FULL_DISK):
@@ -49,7 +49,7 @@ class Console:
             say(line)
 
     async def show(self, status: Callable[[], Awaitable[Status]]) -> None:
-        """Until cancelled."""
+        """Shows the status until cancelled."""
         if not self._rich.is_terminal:
             await asyncio.Event().wait()
         with Live(console=self._rich, refresh_per_second=2, transient=False) as live:
@@ -59,7 +59,7 @@ class Console:
 
 
 def draw(status: Status) -> RenderableType:
-    """A Status as a table with a line above and below."""
+    """Draws a Status as a table with a line above and below."""
     head = Text.assemble(
         (shown(status.name, FIELD_LETTERS), "bold"),
         f"  run {status.run[:12]}…  {status.role} {status.peer_id[-8:]}  ",
@@ -146,7 +146,7 @@ def _row(slot: SlotStatus, me: str) -> list[str]:
 
 
 def _age(seconds: float) -> str:
-    """At most five letters: `132 s`, `14 min`, `3 h`, `12 d`."""
+    """Returns at most five letters: `132 s`, `14 min`, `3 h`, `12 d`."""
     for unit, length_s in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= (3 if unit == "min" else 2) * length_s:
             return f"{seconds / length_s:.0f} {unit}"
@@ -154,12 +154,12 @@ def _age(seconds: float) -> str:
 
 
 def _loss(value: float) -> str:
-    """At most six letters below a million."""
+    """Returns at most six letters below a million."""
     return f"{value:.4f}" if value < 10 else f"{value:.4g}" if value < 1e4 else f"{value:.0f}"
 
 
 def _count(number: int) -> str:
-    """Exact up to 999,999, then three figures: `12.3 M`, `4.56 G`."""
+    """Writes numbers exactly up to 999,999, then with three figures: `12.3 M`, `4.56 G`."""
     for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6)):
         if number >= size:
             return (

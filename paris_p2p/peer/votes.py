@@ -1,8 +1,8 @@
-"""What an attestor signed, in its ledger before anybody hears of it.
+"""What an attestor signed is in its ledger before anybody hears of it.
 
-At most one card per (slot, epoch, seq), also across crashes. The newest signature of each slot is kept whole:
-a choice that was killed before anybody heard of it would bind its attestor for ever, so it is told again at
-the next start.
+It signs at most one card per (slot, epoch, seq), also across crashes. The newest signature of each slot is
+kept whole: a choice that was killed before anybody heard of it would bind its attestor for ever, so it is
+told again at the next start.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Votes:
         self.run, self.ledger = run, ledger
 
     def chosen(self, place: CardRecord) -> str | None:
-        """The card that was chosen for this card's place, if any."""
+        """Returns the card that was chosen for this card's place, if any."""
         data = self.ledger.get(_place_key(place))
         # damaged, it still binds: it is no other card's id
         return None if data is None else data.decode(errors="replace")
 
     def put(self, card: Envelope[CardRecord], attestation: Envelope[AttestationRecord]) -> None:
-        """The signature first: a choice without one is what must not be."""
+        """Returns the signature first: a choice without one is what must not be."""
         self.ledger.put(_newest_key(card.record.slot), msgpack.packb([card.data, attestation.data]))
         self.ledger.put(_place_key(card.record), card.id.encode())
 

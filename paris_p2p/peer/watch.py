@@ -1,4 +1,4 @@
-"""What a volunteer watches beside its work: another node with its key, and time that passed without it."""
+"""A volunteer watches two things beside its work: another node with its key, and time that passed unseen."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from paris_p2p.node.run_node import PeerRole, RunNode
 from paris_p2p.rules.claims import lead_of
 from paris_p2p.rules.wake import Clocks, gap_between
 
-TICK_S = 2.0
+_TICK_S = 2.0
 
 
 async def watch_twin(node: RunNode, role: PeerRole, say: Callable[[str], None]) -> None:
-    """Raises TwinError when another node signs with this node's key and this one is to stop
-    (rules/twin.py).
+    """Raises TwinError when another node signs with this node's key and this one is to stop (rules/twin.py);
+    says so once when the other is.
     """
-    told = False
+    is_said = False
     while True:
         node.own.check()
-        if node.own.twin is not None and not told:
-            told = True
+        if node.own.twin is not None and not is_said:
+            is_said = True
             say(
                 "another node signs with this peer's identity.key; the one that started later stops, "
                 "or else both"
@@ -31,7 +31,7 @@ async def watch_twin(node: RunNode, role: PeerRole, say: Callable[[str], None]) 
                 await node.announce_peer(role)  # so that the other notices too
             except SwarmError as error:
                 say(f"could not announce: {error}")
-        await asyncio.sleep(TICK_S / 2)
+        await node.own.next_foreign()
 
 
 async def watch_clocks(
@@ -40,17 +40,15 @@ async def watch_clocks(
     say: Callable[[str], None],
     read: Callable[[], Clocks] | None = None,
 ) -> None:
-    """After a sleep, a SIGSTOP or a clock that was set: read the records anew and say what was found. Until
-    cancelled.
-
-    `leading` names the slot this peer works on, or is empty.
+    """Reads the records anew after a sleep, a SIGSTOP or a clock that was set, and says what it found, until
+    cancelled. `leading` names the slot this peer works on, or is empty.
     """
     read = read or read_clocks
     before = read()
     while True:
-        await asyncio.sleep(TICK_S)
+        await asyncio.sleep(_TICK_S)
         now = read()
-        gap, before = gap_between(before, now, TICK_S), now
+        gap, before = gap_between(before, now, _TICK_S), now
         if gap is None:
             continue
         say(str(gap))
@@ -62,7 +60,7 @@ async def watch_clocks(
 
 
 def what_is_found(node: RunNode, slot: str, now_s: float) -> str:
-    """Whether this peer still leads, and where the tips are."""
+    """Returns in words whether this peer still leads, and where the tips are."""
     if not slot:
         return (
             "no slot is this peer's; tips are: "
@@ -88,5 +86,6 @@ def _tip_words(node: RunNode, slot: str) -> str:
 
 
 def read_clocks() -> Clocks:
+    """Returns the clock that counts sleep too, where there is one, and the time of day."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux counts sleep in the first alone
     return Clocks(time.clock_gettime(clock), time.time())

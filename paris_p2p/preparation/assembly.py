@@ -52,6 +52,7 @@ class Assembly:
     firsts: bool = False  # features of the first frames go into the shards
 
     def write_shards(self, shard_bytes: int) -> tuple[PreparedShard, ...]:
+        """Writes the shards of every split and cluster, each closed at `shard_bytes`."""
         shards: list[PreparedShard] = []
         done = 0
         groups: defaultdict[tuple[Split, int], list[Entry]] = defaultdict(list)
@@ -181,6 +182,7 @@ def _listed(skipped: Iterable[Skipped], notes: Iterable[Note]) -> dict[str, Any]
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON, atomically."""
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     # Half a character becomes JSON's own escape.
     write_atomic(path, text.encode("utf-8", "backslashreplace"))

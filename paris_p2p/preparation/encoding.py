@@ -44,12 +44,14 @@ class Decoding:
     threads: int
 
     def clips_of(self, source: Source) -> list[Clip] | UnusableVideo:
+        """Returns a source's clips, or why it gives none."""
         try:
             return read_clips(source, self.shape, self.max_clips)
         except UnusableVideo as unusable:
             return unusable
 
     def decoded(self, sources: Iterable[Source]) -> Iterator[tuple[Source, list[Clip] | UnusableVideo]]:
+        """Yields sources with their clips in order, several decoded at once."""
         return side_by_side(self.clips_of, sources, self.threads)
 
 
@@ -65,6 +67,7 @@ class Encoder:
     first_features: Features | None = None  # of the first frames, for image-to-video
 
     def key(self, source: Source) -> str:
+        """Names a source's cache file by all that its content depends on."""
         return cache_key(self.made_from, source.name, source.size_bytes, source.mtime_ns, *source.stretches_s)
 
     def run(self, sources: Sequence[Source], progress: Progress) -> dict[str, list[float] | UnusableVideo]:
@@ -260,4 +263,5 @@ def embed_captions(
 
 
 def stack(clips: Sequence[Clip]) -> Tensor:
+    """Stacks clips of one shape: uint8 [B, T, H, W, 3]."""
     return torch.from_numpy(np.stack([clip.frames for clip in clips]))

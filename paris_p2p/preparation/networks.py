@@ -84,6 +84,7 @@ class Networks:
 
     @property
     def codec_hash(self) -> str:
+        """Returns the hash of the codec's files, or of the codec that was fitted here."""
         if isinstance(self.codec, PcaCodec):
             return blake3(self.codec.to_bytes()).hexdigest()
         return self.codec_files.sha256 if self.codec_files else ""

@@ -179,7 +179,7 @@ class Survey:
 
 
 def distinct(hashes: Mapping[str, str | UnusableVideo]) -> tuple[dict[str, str], list[Skipped]]:
-    """Returns source name -> hash of those that are no copy of an earlier one, and the others, skipped."""
+    """Returns source name -> hash of those that are not a copy of an earlier one, and the others, skipped."""
     kept: dict[str, str] = {}
     first: dict[str, str] = {}
     skipped: list[Skipped] = []

@@ -1,4 +1,4 @@
-"""Which chunks to ask of a source that has become idle, and who is too slow to be waited for: pure functions.
+"""Pure functions say which chunks to ask of an idle source, and which source is too slow to be waited for.
 
 Sources are used side by side. A source may drip, alone or with others, so nobody's chunk is waited for while
 an idle source would have it much sooner: the last chunks are asked of as many sources as it takes, one after
@@ -13,7 +13,7 @@ from itertools import zip_longest
 
 MAX_REQUEST_CHUNKS = 64  # a request costs a round trip and a new stream; they are read chunk by chunk
 REQUEST_S = 0.5  # a request should take about this long, so that a slow source holds few chunks
-SLOW_SHARE = 0.1  # a source below this share of the median rate is dropped when others can serve
+_SLOW_SHARE = 0.1  # a source below this share of the median rate is dropped when others can serve
 MIN_RATED_BYTES = 4 << 20  # a rate is believed after this much
 LATE_CHUNKS = 3.0  # a chunk is late once it takes so many times as long as a source that waits needs for one
 UNRATED_LATE_S = 2.0  # the same, where the one that waits has not brought any yet
@@ -23,7 +23,7 @@ LEAST_CHUNK_BYTES = 1 << 16  # of a blob of several: made for work and not for b
 
 
 @dataclass(frozen=True)
-class Source:
+class MeasuredSource:
     """A source as measured so far."""
 
     peer: str
@@ -33,7 +33,7 @@ class Source:
 
     @property
     def rate_bytes_per_s(self) -> float:
-        """Bytes per second while it was asked; 0 before anything came."""
+        """Returns the bytes per second while it was asked; 0 before anything came."""
         return self.received_bytes / self.busy_s if self.busy_s > 0 else 0.0
 
 
@@ -46,13 +46,13 @@ class Holdup:
 
 
 def next_chunks(
-    source: Source,
+    source: MeasuredSource,
     missing: Sequence[int],
     in_flight: Mapping[int, Collection[Holdup]],
     chunk_bytes: int,
     now_s: float,
 ) -> list[int]:
-    """Chunks to ask of `source` now: those nobody was asked for, else one that others hold up.
+    """Returns the chunks to ask of `source` now: those nobody was asked for, else one that others hold up.
 
     Such a one is held up by a single other source, or by any number that are all late (`late_after_s`).
     """
@@ -71,25 +71,26 @@ def next_chunks(
                 break
         elif not free and _may_join(source, holders, now_s, patience_s):
             late.append(index)
-    # Whoever holds one up the longest, first: two that were asked a moment ago may both be quick.
+    # The one that was held up longest comes first: two that were asked a moment ago may both be quick.
     return free or sorted(late, key=lambda index: max(holder.since_s for holder in in_flight[index]))[:1]
 
 
-def _may_join(source: Source, holders: Collection[Holdup], now_s: float, patience_s: float) -> bool:
+def _may_join(source: MeasuredSource, holders: Collection[Holdup], now_s: float, patience_s: float) -> bool:
     if any(holder.peer == source.peer for holder in holders):
         return False
     return len(holders) == 1 or all(now_s - holder.since_s > patience_s for holder in holders)
 
 
 def look_again_s(
-    source: Source,
+    source: MeasuredSource,
     missing: Sequence[int],
     in_flight: Mapping[int, Collection[Holdup]],
     chunk_bytes: int,
     now_s: float,
 ) -> float | None:
-    """Seconds until `next_chunks` may find a late chunk for a source that got none now; None when only news
-    can change it."""
+    """Returns the seconds until `next_chunks` may find a late chunk for a source that got none now; None when
+    only news can change it.
+    """
     patience_s = late_after_s(source, chunk_bytes)
     due_s = [
         max(holder.since_s for holder in holders) + patience_s - now_s
@@ -101,41 +102,46 @@ def look_again_s(
     return max(0.01, min(due_s)) if due_s else None
 
 
-def late_after_s(source: Source, chunk_bytes: int) -> float:
-    """How long a chunk of another's may take before `source`, which has nothing to do, is asked for it
-    too."""
+def late_after_s(source: MeasuredSource, chunk_bytes: int) -> float:
+    """Returns how long a chunk of another's may take before `source`, which has nothing to do, is asked for
+    it too.
+    """
     if source.received_bytes < chunk_bytes:
         return UNRATED_LATE_S
     return max(LATE_AT_LEAST_S, LATE_CHUNKS * chunk_bytes / source.rate_bytes_per_s)
 
 
-def gives_way(others: Sequence[Source], chunk_bytes: int, waited_s: float) -> bool:
-    """Whether a source that brought nothing for `waited_s` should leave its turn to one that waits: by the
-    best's rate it is late. What it sent of a chunk is lost."""
+def gives_turn_away(others: Sequence[MeasuredSource], chunk_bytes: int, waited_s: float) -> bool:
+    """Tells whether a source that brought nothing for `waited_s` should leave its turn to one that waits: by
+    the best's rate it is late. What it sent of a chunk is lost.
+    """
     best = max(
         (other.rate_bytes_per_s for other in others if other.received_bytes >= chunk_bytes), default=0.0
     )
     return waited_s > (max(UNRATED_LATE_S, 10 * LATE_CHUNKS * chunk_bytes / best) if best else UNRATED_TURN_S)
 
 
-def may_join_turns(active: Sequence[Source], chunk_bytes: int, waited_s: float) -> bool:
-    """Whether one more source should begin beside those with a turn: none of them brought a chunk for
-    `waited_s`. They may all drip, or share a slow line, where nobody should be sent away."""
+def may_join_turns(active: Sequence[MeasuredSource], chunk_bytes: int, waited_s: float) -> bool:
+    """Tells whether one more source should begin beside those with a turn: none of them brought a chunk for
+    `waited_s`. They may all drip, or share a slow line, where nobody should be sent away.
+    """
     rated = any(source.received_bytes >= chunk_bytes for source in active)
     return not rated and waited_s > 2 * UNRATED_LATE_S
 
 
-def too_slow(source: Source, others: Sequence[Source]) -> bool:
-    """Whether a source should be dropped: far below the median of the others, and measured long enough to say
-    so."""
+def too_slow(source: MeasuredSource, others: Sequence[MeasuredSource]) -> bool:
+    """Tells whether a source should be dropped: far below the median of the others, and measured long enough
+    to say so.
+    """
     rated = sorted(other.rate_bytes_per_s for other in others if other.received_bytes >= MIN_RATED_BYTES)
     if not rated or source.busy_s < 5.0:
         return False
-    return source.rate_bytes_per_s < SLOW_SHARE * rated[len(rated) // 2]
+    return source.rate_bytes_per_s < _SLOW_SHARE * rated[len(rated) // 2]
 
 
 def order_sources(named: Sequence[str], connected: Sequence[str], trusted: Collection[str]) -> list[str]:
-    """Whom to ask first: who is trusted, then who is both named and connected, then one of each in turn.
+    """Returns whom to ask first: who is trusted, then who is both named and connected, then one of each in
+    turn.
 
     Names on a bulletin board and connections cost nothing, so a thousand of either must not hide the other.
     """
@@ -146,7 +152,7 @@ def order_sources(named: Sequence[str], connected: Sequence[str], trusted: Colle
 
 
 def chunks_of(bitmap: bytes, count: int) -> frozenset[int]:
-    """The chunk indexes in a have-set, those beyond `count` ignored."""
+    """Returns the chunk indexes in a have-set, those beyond `count` ignored."""
     return frozenset(
         index for index in range(min(count, 8 * len(bitmap))) if bitmap[index >> 3] >> (index & 7) & 1
     )

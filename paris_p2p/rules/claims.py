@@ -22,6 +22,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.records import CardRecord, ClaimRecord
 from paris_p2p.rules.heard import CLOCK_SLACK_S, Heard
+from paris_p2p.rules.holding import renew_in_s
 from paris_p2p.rules.tips import MAX_EPOCHS_AHEAD, Tip, may_follow
 from paris_p2p.spec import TimingSpec
 
@@ -68,12 +69,12 @@ def leads_of(
     timing: TimingSpec,
     heard: Heard = NOTHING_HEARD,
 ) -> tuple[Envelope[ClaimRecord], ...]:
-    """The claims that hold the slot, the first one first: one, or several where claims have long brought no
-    tip.
+    """Returns the claims that hold the slot, the first one first: one, or several where claims have long
+    brought no tip.
 
-    The incumbent comes first: the tip's signer under the very claim it made the tip with. Then who wasted
-    least, then who was first (`Heard.claimed_s`), then the hash of epoch and peer id. Per signer only the
-    highest seq counts.
+    The incumbent comes first: the tip's signer under the very claim it made the tip with. Then comes the
+    signer that wasted least, then the one that was first (`Heard.claimed_s`), then the hash of epoch and peer
+    id decides. Per signer only the highest seq counts.
     """
     live = [claim for claim in _newest(claims) if is_live(claim, tip, now_s, timing)]
     return tuple(
@@ -88,7 +89,7 @@ def lead_of(
     timing: TimingSpec,
     heard: Heard = NOTHING_HEARD,
 ) -> Envelope[ClaimRecord] | None:
-    """The first of the claims that hold the slot; None when nobody leads."""
+    """Returns the first of the claims that hold the slot; None when nobody leads."""
     return next(iter(leads_of(claims, tip, now_s, timing, heard)), None)
 
 
@@ -120,7 +121,7 @@ def may_publish_card(view: ClaimView, card: Envelope[CardRecord], now_s: float) 
 def may_publish_among(
     leads: Collection[Envelope[ClaimRecord]], view: ClaimView, card: Envelope[CardRecord], now_s: float
 ) -> bool:
-    """As `may_publish_card`, for whoever knows the view's leads: of many claims, they are what takes time."""
+    """Decides as `may_publish_card` from the view's leads, which take time to find among many claims."""
     if card.signer in {lead.signer for lead in leads} or view.heard.is_open(now_s):
         return True
     return not leads and held_when_made(card, view.claims)
@@ -140,15 +141,15 @@ def held_when_made(card: Envelope[CardRecord], claims: Iterable[Envelope[ClaimRe
 def order(
     claim: Envelope[ClaimRecord], timing: TimingSpec, heard: Heard = NOTHING_HEARD
 ) -> tuple[float, bytes]:
-    """What decides who was first; the hash makes ties fall the same way everywhere."""
+    """Returns what decides who was first; the hash makes ties fall the same way everywhere."""
     epoch = claim.record.epoch.to_bytes(8, "big")
     tie = blake3(epoch + peer_id_to_bytes(claim.signer)).digest()
     return heard.claimed_s(claim.record, claim.signer, timing), tie
 
 
 def next_epoch(tip: Tip | None, used: Collection[int] = ()) -> int:
-    """What a new lead claims: above the tip's, and above every epoch in which an attestor is bound to
-    another's card already.
+    """Returns the epoch that a new lead claims: above the tip's, and above every epoch in which an attestor
+    is bound to another's card already.
 
     Higher than all of them, not the first free one: should such a card become the tip late, the successor's
     is still above it. A used-up epoch far above the others is somebody's invention and does not count, so one
@@ -166,11 +167,11 @@ def next_epoch(tip: Tip | None, used: Collection[int] = ()) -> int:
 def epoch_to_publish(
     mine: int, my_cards: Collection[str], tip: Tip | None, used: Mapping[int, Collection[str]]
 ) -> int:
-    """The epoch of a lead's next card: its claim's, unless that place is used up, then a higher one (claimed
-    first).
+    """Returns the epoch of a lead's next card: its claim's, unless that place is used up; then a higher one,
+    which is claimed first.
 
-    One attested card of its own there is no reason to move: whoever comes attests that one first, and all
-    goes on after it. With another's, or with two, no card of the place may ever get its quorum.
+    One attested card of its own there is no reason to move: every attestor that comes attests that one first,
+    and all goes on after it. With another's, or with two, no card of the place may ever get its quorum.
     """
     taken = used.get(mine, ())
     if not taken or (len(taken) == 1 and set(taken) <= set(my_cards)):
@@ -180,8 +181,8 @@ def epoch_to_publish(
 
 
 def is_live(claim: Envelope[ClaimRecord], tip: Tip | None, now_s: float, timing: TimingSpec) -> bool:
-    """Not released, not expired for longer than the margin, not from the future, and of an epoch its
-    signer could publish in.
+    """Whether a claim is not released, not expired for longer than the margin, not from the future, and of an
+    epoch its signer could publish in.
     """
     record = claim.record
     return (
@@ -193,29 +194,13 @@ def is_live(claim: Envelope[ClaimRecord], tip: Tip | None, now_s: float, timing:
     )
 
 
-def may_publish(claim_ends_s: float, now_s: float, margin_s: float) -> bool:
-    """Whether a lead may still publish: not in the last `margin_s` of a claim it could not renew (both
-    monotonic).
-    """
-    return now_s < claim_ends_s - margin_s
-
-
-def renew_in_s(issued_at_s: float, now_s: float, timing: TimingSpec) -> float:
-    """Returns the seconds until a claim is renewed: at a third of its length, and at once when the clock was
-    set back since, so that others take it for one from the future.
-    """
-    if now_s < issued_at_s - CLOCK_SLACK_S:
-        return 0.0
-    return max(0.0, issued_at_s + timing.claim_s / 3 - now_s)
-
-
 def decide_claim(view: ClaimView, me: str, now_s: float) -> Decision:
-    """A volunteer's next move in one slot; the same records give every peer the same answer."""
+    """Returns a volunteer's next move in one slot; the same records give every peer the same answer."""
     mine = next(
         (claim for claim in _newest(view.claims) if claim.signer == me and not claim.record.released), None
     )
     if mine is None or mine.record.expires_at <= now_s:
-        # a claim that lapsed is a new claim, later than whoever came between
+        # a claim that lapsed is a new claim, later than all that came between
         return _decide_newcomer(view, me, now_s)
     epoch = mine.record.epoch
     if not view.wanted:
@@ -274,7 +259,9 @@ def _who(lead: Envelope[ClaimRecord] | None, tip: Tip | None) -> str:
 
 
 def _newest(claims: Iterable[Envelope[ClaimRecord]]) -> list[Envelope[ClaimRecord]]:
-    """The claim with the highest seq of each signer; two with one seq are a liar's, and the bytes decide."""
+    """Returns the claim with the highest seq of each signer; two with one seq are a liar's, and the bytes
+    decide.
+    """
     newest: dict[str, Envelope[ClaimRecord]] = {}
     for claim in claims:
         known = newest.get(claim.signer)

@@ -1,4 +1,4 @@
-"""Which checkpoints of a slot a peer keeps on its disk: a pure function of its records."""
+"""A pure function of a peer's records says which checkpoints of a slot it keeps on its disk."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def cards_kept(
     attested: Collection[str],
     refused: Collection[str],
 ) -> set[str]:
-    """Ids of the cards whose blobs are still needed: the tip, its lineage's best, and what may yet follow the
-    tip.
+    """Returns the ids of the cards whose blobs are still needed: the tip, its lineage's best, and what may
+    yet follow the tip.
 
     `cards` in the order they came; `attested` have at least one attestation that counts, `refused` this peer
     refused. A card whose parent is not the tip was overtaken: nobody attests it any more.

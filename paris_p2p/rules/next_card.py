@@ -24,7 +24,8 @@ from typing import Literal
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.records import CardRecord, RefusalRecord
-from paris_p2p.rules.claims import Decision, epoch_to_publish, may_publish
+from paris_p2p.rules.claims import Decision, epoch_to_publish
+from paris_p2p.rules.holding import Holding
 from paris_p2p.rules.placement import attest_patience_s, card_cadence_s, checkpoint_interval_s
 from paris_p2p.rules.rates import lowered_after
 from paris_p2p.rules.refusals import words_of
@@ -162,9 +163,8 @@ class CardView:
     slot: str
     tip: Tip | None
     claim: Decision  # what decide_claim says of this peer now
-    epoch: int  # that this peer claimed
-    claim_ends_s: float
-    margin_s: float
+    holding: Holding  # the claim as this peer remembers it
+    margin_s: float  # before the claim's end
     checkpoint_s: float
     used: Mapping[int, frozenset[str]] = field(default_factory=dict)  # epochs_used
     refusals: tuple[Envelope[RefusalRecord], ...] = ()
@@ -194,7 +194,7 @@ def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
     if not state.descends(view.tip):
         words = "is not what this training descends from; it starts again from there"
         return CardDecision("abandon", f"the tip of {view.slot} {words}")
-    if not may_publish(view.claim_ends_s, now_s, view.margin_s):
+    if not view.holding.may_publish(now_s, view.margin_s):
         return CardDecision("wait", "renewing or losing the claim decides")
     if view.loading:
         return CardDecision("wait", "a trainer reads the newest checkpoint")
@@ -202,7 +202,7 @@ def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
         return CardDecision("tell")
     if state.going_back:
         return CardDecision("wait", "the slot goes back to its best checkpoint")
-    epoch = epoch_to_publish(view.epoch, state.ancestors, view.tip, view.used)
+    epoch = epoch_to_publish(view.holding.epoch, state.ancestors, view.tip, view.used)
     if state.pending is not None and state.is_overtaken(view.tip):
         overtaken = f"an earlier checkpoint became {view.slot} seq {state.pending.record.seq}"
         action: CardAction = "publish again" if state.waiting is None else "publish"

@@ -1,4 +1,4 @@
-"""Which slot a peer should take, and how often a lead should publish: pure functions."""
+"""Which slot a peer should take, and how long leads and attestors wait for each other: pure functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paris_p2p.identity import peer_id_to_bytes
 BUSY_GATE_S = 15.0  # what loading torch and a gate take on a busy machine
 MAX_TURN_S = 60.0
 MIN_CHECK_S = 7200.0  # for gates of other slots, and this one's
-SLOWEST_BPS = 250e3  # an uplink below this is none
+SLOWEST_BYTES_PER_S = 250e3  # an uplink below this is none
 SIMILAR = 0.75  # slots with at least this share of the others' clips count as equally trained
 
 
@@ -38,8 +38,8 @@ class Choice:
 
 
 def choose_slot(slots: Sequence[SlotState], me: str, *, only: str = "", holding: str = "") -> Choice | None:
-    """Among slots without a lead, one of the least trained; those within SIMILAR of the least are shuffled by
-    the peer's id.
+    """Returns one of the least trained slots without a lead; those within SIMILAR of the least are shuffled
+    by the peer's id.
 
     A peer that is `holding` a slot leaves it only for one trained less than SIMILAR of it: moving costs a
     download and a hand-over.
@@ -61,7 +61,7 @@ def choose_slot(slots: Sequence[SlotState], me: str, *, only: str = "", holding:
 
 
 def why_none(slots: Sequence[SlotState], only: str = "") -> str:
-    """Why `choose_slot` found nothing, in a person's words."""
+    """Returns why `choose_slot` found nothing, in a person's words."""
     asked = [slot for slot in slots if only in ("", slot.slot)]
     if only and asked and asked[0].rests:
         return f"{only} rests as converged"
@@ -73,15 +73,16 @@ def why_none(slots: Sequence[SlotState], only: str = "") -> str:
 
 
 def checkpoint_interval_s(configured_s: float, upload_s: float) -> float:
-    """Seconds between published checkpoints: never so often that the upload takes more than a third of the
-    time.
+    """Returns the seconds between published checkpoints: never so few that the upload takes more than a third
+    of the time.
     """
     return max(configured_s, 3 * upload_s)
 
 
 def card_cadence_s(configured_s: float, upload_s: float) -> float:
-    """Seconds from one card to the next, so that a lead's death costs at most one checkpoint interval of
-    work.
+    """Returns the seconds from one card to the next, so that a lead's death costs at most one checkpoint
+    interval of work.
+
 
     Work is safe when its card is attested, `upload_s` after the card went out: the next card goes out that
     much before the interval is over. Never less than two thirds of the interval.
@@ -91,22 +92,22 @@ def card_cadence_s(configured_s: float, upload_s: float) -> float:
 
 
 def attest_turn_s(checkpoint_s: float) -> float:
-    """Seconds an attestor gives each one before it in the order of turns."""
+    """Returns the seconds that an attestor gives each one before it in the order of turns."""
     return min(MAX_TURN_S, max(checkpoint_s / 2, min(BUSY_GATE_S, 2 * checkpoint_s)))
 
 
 def attest_limit_s(download_bytes: int, checkpoint_s: float) -> float:
-    """Seconds after which an attestor lets go of a check: far beyond what an honest maker on a slow uplink
-    needs.
+    """Returns the seconds after which an attestor lets go of a check: far beyond what an honest maker on a
+    slow uplink needs.
 
     What came stays on the disk, so that the next try goes on from there. 176 GB (11 B parameters) get eight
     days.
     """
-    return max(MIN_CHECK_S, 4 * checkpoint_s) + download_bytes / SLOWEST_BPS
+    return max(MIN_CHECK_S, 4 * checkpoint_s) + download_bytes / SLOWEST_BYTES_PER_S
 
 
 def attest_patience_s(interval_s: float) -> float:
-    """Seconds after which a card without an attestation was refused, or nobody is there."""
+    """Returns the seconds after which a card without an attestation was refused, or nobody is there."""
     return max(2 * interval_s, min(BUSY_GATE_S, 4 * interval_s))
 
 

@@ -15,17 +15,17 @@ RESTS = 4
 
 
 def rate_factor(lowered: int) -> float:
-    """What the schedule's learning rate is multiplied by."""
+    """Returns what the schedule's learning rate is multiplied by."""
     return float(FACTOR**lowered)
 
 
 def lowered_after(tip_lowered: int) -> int:
-    """What a card that trains on from the tip says: the tip's own; none after a rest, which begins again
-    with the full rate.
+    """Returns the `lowered` of a card that trains on from the tip: that of the tip, and none after a rest,
+    which begins again with the full rate.
     """
     return 0 if tip_lowered >= RESTS else tip_lowered
 
 
 def lowered_again(tip_lowered: int) -> int:
-    """What a card that goes back after the tip says."""
+    """Returns the `lowered` of a card that goes back after the tip."""
     return min(tip_lowered + 1, MAX_LOWERED)

@@ -1,4 +1,4 @@
-"""Why cards are refused: one table of codes, which travel in signed refusals, and their words."""
+"""One table holds the codes of why cards are refused, which travel in signed refusals, and their words."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _CODES = {words: code for code, words in REASONS.items()}
 
 
 def code_of(words: str) -> str:
-    """The code of a reason in words; what is in no table is something about the checkpoint's files."""
+    """Returns the code of a reason in words; what is in no table is about the files of the checkpoint."""
     return _CODES.get(words, "malformed")
 
 
 def words_of(code: str) -> str:
-    """A code from another peer in words; a newer peer may know more of them."""
+    """Returns a code from another peer in words; a newer peer may know more of them."""
     return REASONS.get(code, f"for a reason that this version does not know ({code})")

@@ -2,7 +2,7 @@
 functions of its tip.
 
 Whoever leads and is refused for its held-out loss signs the best card's blobs once more, with `lowered` one
-higher: a card that goes back. Once it is the tip, training goes on from there, whoever leads. At RESTS the
+higher: a card that goes back. Once it is the tip, training goes on from there under every lead. At RESTS the
 slot rests as converged.
 
 Nobody's word alone brings that about. A lead measures a refused card itself before it believes a refusal
@@ -29,7 +29,7 @@ WORDS_OF_REST = "rests as converged: its held-out loss got worse at every learni
 
 
 def rests_until_s(tip: Tip | None, timing: TimingSpec, woken_at_s: float = 0.0) -> float:
-    """Unix time at which the slot's rest is over; 0 when it does not rest.
+    """Returns the Unix time at which the slot's rest is over; 0 when it does not rest.
 
     The rest is counted from the card or from the first who attested it, so that a date in the future makes it
     no longer. `woken_at_s` is when the run's owner, or new data, last asked for more training: that ends a
@@ -51,9 +51,8 @@ def rests(tip: Tip | None, now_s: float, timing: TimingSpec, woken_at_s: float =
 
 
 def tolerance_after(tip: Tip | None, tolerance: float) -> float:
-    """How much worse than the best a card may be: less with a lower rate, which takes smaller steps.
-
-    Not at all after a rest, which only something better ends.
+    """Returns how much worse than the best a card may be: less with a lower rate, which takes smaller steps,
+    and not at all after a rest, which only something better ends.
     """
     lowered = tip.card.record.lowered if tip else 0
     return 0.0 if lowered >= RESTS else tolerance * rate_factor(lowered)
@@ -65,7 +64,7 @@ def goes_back(card: CardRecord, tip: Tip | None) -> bool:
 
 
 def words_after(lowered: int) -> str:
-    """What a person reads of a card that went back."""
+    """Returns what a person reads of a card that went back."""
     if lowered < RESTS:
         return f"trains on at {rate_factor(lowered):.2g} of the schedule's learning rate"
     return WORDS_OF_REST

@@ -1,4 +1,4 @@
-"""Which checkpoint a slot stands at, and what an attestor refuses: pure functions of verified records."""
+"""Pure functions of verified records say which checkpoint a slot stands at, and what an attestor refuses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Age:
 
     @property
     def cards(self) -> int:
-        """The most cards that a lineage can have got in this time."""
+        """Returns the most cards that a lineage can have got in this time."""
         return SPARE_CARDS + int(CARDS_PER_INTERVAL * max(0.0, self.age_s) / self.checkpoint_s)
 
 
@@ -49,8 +49,8 @@ class Tip:
 
     @property
     def best(self) -> str:
-        """The best attested card of the lineage: as the attestor with the lowest loss says, so that order
-        does not matter.
+        """Returns the best attested card of the lineage: as the attestor with the lowest loss says, so that
+        order does not matter.
         """
         return min(self.attestations, key=lambda a: (a.record.loss, a.signer)).record.best
 
@@ -62,7 +62,8 @@ def tip_of(
     quorum: int,
     follows: Callable[[CardRecord], bool] = lambda _: True,
 ) -> Tip | None:
-    """The card with at least `quorum` attestations and the highest (epoch, seq); ties go to the smallest id.
+    """Returns the card with at least `quorum` attestations and the highest (epoch, seq); ties go to the
+    smallest id.
 
     Only cards count whose numbers can be (`follows`).
 
@@ -87,14 +88,15 @@ def tip_of(
 
 
 def impossible_place(epoch: int, seq: int, run: Age) -> str | None:
-    """Why no card can have this place in a lineage, from the run's age alone; None when one can."""
+    """Returns why no card can have this place in a lineage, by the age of the run; None when one can."""
     if not 1 <= seq <= run.cards:
         return "its seq is more than the run's age allows"
     return "its epoch is more than its seq allows" if epoch > MAX_EPOCHS_AHEAD * seq else None
 
 
 def impossible(card: CardRecord, run: Age) -> str | None:
-    """Why a card's numbers cannot be, whoever signed it, from the run's age alone; None when they can.
+    """Returns why a card's numbers cannot be, from the age of the run alone; None when they
+    can.
 
     Each card raises `seq` by one and the epoch by MAX_EPOCHS_AHEAD at most (`refuse_card`), so a lineage's
     epoch is bounded by its seq and that by the time there was. Nothing honest comes near, and no number comes
@@ -109,8 +111,8 @@ def impossible(card: CardRecord, run: Age) -> str | None:
 
 
 def may_replace(card: CardRecord, tip: Tip | None, since: Age) -> bool:
-    """Whether a card with a quorum can be this slot's next tip: not further ahead than cards may have been
-    missed.
+    """Tells whether a card with a quorum can be this slot's next tip: not further ahead than cards may have
+    been missed.
 
     `since` is the time since the present tip came. A peer that was away for long accepts what the swarm got
     meanwhile; one that was here accepts no leap.
@@ -122,7 +124,9 @@ def may_replace(card: CardRecord, tip: Tip | None, since: Age) -> bool:
 
 
 def lineage(card_id: str, cards: Mapping[str, Envelope[CardRecord]]) -> tuple[Envelope[CardRecord], ...]:
-    """The card and its ancestors as far back as they are known, newest first; seq falls by one each step."""
+    """Returns the card and its ancestors as far back as they are known, newest first; seq falls by one each
+    step.
+    """
     line: list[Envelope[CardRecord]] = []
     card = cards.get(card_id)
     while card is not None and (not line or card.record.seq == line[-1].record.seq - 1):
@@ -132,8 +136,8 @@ def lineage(card_id: str, cards: Mapping[str, Envelope[CardRecord]]) -> tuple[En
 
 
 def may_follow(epoch: int, signer: str, tip: Tip | None) -> bool:
-    """Whether `signer` may publish after the tip under this epoch: its maker under the tip's own, everybody
-    under a higher one.
+    """Tells whether `signer` may publish after the tip under this epoch: its maker under the tip's own,
+    everybody under a higher one.
 
     Not the next one alone: that epoch's place may be used up (`epochs_used`), and an attestor that has not
     heard of it yet must not refuse for good who has.
@@ -150,8 +154,8 @@ def epochs_used(
     may_attest: Callable[[str], bool],
     tip: Tip | None,
 ) -> Mapping[int, frozenset[str]]:
-    """Epochs in which an attestor signed a card of the place after the tip, and those cards: there it can
-    sign no other.
+    """Returns the epochs in which an attestor signed a card of the place after the tip, and those cards:
+    there it can sign no other.
 
     Only attestations of known cards count: a card's maker signed its epoch too.
     """
@@ -168,7 +172,8 @@ def epochs_used(
 
 
 def parent_may_come(card: CardRecord, tip: Tip | None, cards: Mapping[str, Envelope[CardRecord]]) -> bool:
-    """Whether the card's parent is not the tip as far as this peer knows (`cards`, by id), and may yet be.
+    """Tells whether the card's parent is not the tip as far as this peer knows (`cards`, by id), and may yet
+    be.
 
     Attestations come in any order and from few peers: a parent that was never seen, or lies after the tip,
     may have its quorum elsewhere. One that is known and does not lie after the tip was overtaken.
@@ -184,7 +189,8 @@ def parent_may_come(card: CardRecord, tip: Tip | None, cards: Mapping[str, Envel
 def refuse_card(
     card: Envelope[CardRecord], tip: Tip | None, lead: str, signed: str | None, me: str
 ) -> str | None:
-    """Why `me` must not attest this card, from the records alone; None when nothing speaks against it.
+    """Returns why `me` must not attest this card, from the records alone; None when nothing speaks against
+    it.
 
     `lead` is who held the claim when the card came, `signed` the card this attestor signed for the same
     place, if any.
@@ -206,8 +212,8 @@ def refuse_card(
 
 
 def _refuse_progress(card: CardRecord, tip: CardRecord | None) -> str | None:
-    """Whether the card trained on from the tip, at the rate that follows; one that goes back (rest.py) did
-    not train.
+    """Tells whether the card trained on from the tip, at the rate that follows; one that goes back (rest.py)
+    did not train.
     """
     if tip is None:
         return None if card.lowered < RESTS else "rate"
@@ -219,7 +225,7 @@ def _refuse_progress(card: CardRecord, tip: CardRecord | None) -> str | None:
 
 
 def refuse_loss(loss: float, reference_loss: float, tolerance: float, *, first: bool) -> str | None:
-    """Why a measured gate loss must not be attested: worse than the reference beyond the tolerance.
+    """Returns why a measured gate loss must not be attested: worse than the reference beyond the tolerance.
 
     The reference is the best attested ancestor's loss on the same clips and noise, or for a slot's `first`
     card the zero predictor's, which an honest beginner may miss by a little.

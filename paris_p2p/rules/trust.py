@@ -1,4 +1,4 @@
-"""Whose word counts, and who may ask for what (docs/protocol.md, "Asking")."""
+"""Two rules say whose word counts, and who may ask for what (docs/protocol.md, "Asking")."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from paris_p2p.spec import RunSpec
 Action = Literal["clock", "where", "spec", "records", "blobs"]
 UNBOUND: frozenset[Action] = frozenset(
     {"clock"}
-)  # says nothing of any run, and whoever joins one asks it first
+)  # says nothing of any run, and a peer that joins one asks it first
 
 
 def may_attest(spec: RunSpec, peer: str) -> bool:
-    """Every peer in a members-only run; otherwise the owner's node and the delegates the RunSpec names."""
+    """Tells whether a peer may attest: every peer of a members-only run may, in others those that the RunSpec
+    names.
+    """
     return spec.gate.members_attest or peer in spec.gate.attestors
 
 
 def may(peer: str, action: Action, runs: Iterable[RunSpec], thing: str) -> bool:
-    """Whether `peer` may ask for `thing`: the one rule that every answer to another peer passes.
+    """Tells whether `peer` may ask for `thing`: the one rule that every answer to another peer passes.
 
     `runs` are those that `thing` belongs to here: the run of a RunSpec or of a record's key, every run that
     serves a blob, and for `where` (of which `thing` is a peer id) all runs of this host. One of them that
     lets the peer in suffices. What belongs to no run here is open: there is nothing to tell but that it is
-    missing. Runs are readable by whoever knows them until private runs exist; claims and cards need no
+    missing. Runs are readable by all who know them until private runs exist; claims and cards need no
     permission, because the attestors' signatures are what counts.
     """
     open_to = [not run.private for run in runs]

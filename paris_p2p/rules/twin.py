@@ -1,13 +1,11 @@
-"""Whether another node signs with this node's key: pure functions of records, the clock, and what this
-node signed itself.
-"""
+"""Pure functions of records, the clock, and what this node signed say whether another signs with its key."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-YOUNG_S = 120.0  # a node that started so lately is the one that stops
-GRACE_S = 60.0  # in which the other is given time to notice, and to stop
+_YOUNG_S = 120.0  # a node that started so lately is the one that stops
+_GRACE_S = 60.0  # in which the other is given time to notice, and to stop
 
 
 @dataclass(frozen=True)
@@ -20,16 +18,15 @@ class Twin:
 
 
 def is_foreign(issued_s: float, started_s: float, last_before_start_ms: int) -> bool:
-    """Whether a record that this life of the node did not sign cannot be of an earlier life either.
+    """Tells whether a record that this life of the node did not sign cannot be of an earlier life either.
 
     `last_before_start_ms` is the ledger's newest mark from before the start, never below any signature's time
-    in
-    milliseconds: it tells where the clock was set back since. A record from before the start is nobody
+    in milliseconds: it tells where the clock was set back since. A record from before the start is nobody
     else's: the data folder may be an old copy of itself.
     """
     return issued_s > started_s and int(issued_s * 1000) > last_before_start_ms
 
 
 def must_stop(twin: Twin, started_s: float, now_s: float) -> bool:
-    """The younger node stops at once; an older one when the other goes on signing after the grace."""
-    return now_s - started_s < YOUNG_S or twin.issued_s > twin.first_noticed_s + GRACE_S
+    """Returns the younger node stops at once; an older one when the other goes on signing after the grace."""
+    return now_s - started_s < _YOUNG_S or twin.issued_s > twin.first_noticed_s + _GRACE_S

@@ -13,7 +13,7 @@ STILL_S = 15.0  # a busy machine lets a loop wait for less
 
 @dataclass(frozen=True)
 class Clocks:
-    """Seconds: since the machine started, its sleep included, and of the wall clock."""
+    """Two clocks at one moment: seconds since the machine started, its sleep included, and Unix time."""
 
     boot_s: float
     wall_s: float
@@ -46,7 +46,9 @@ class Gap:
 
 
 def gap_between(before: Clocks, after: Clocks, meant_s: float) -> Gap | None:
-    """None when the time between two looks was what was meant, and both clocks say so."""
+    """Returns what happened between two looks; None when the time between them was what was meant, and both
+    clocks say so.
+    """
     passed_s = after.boot_s - before.boot_s
     still_s, set_s = passed_s - meant_s, after.wall_s - before.wall_s - passed_s
     gap = Gap(still_s if still_s > STILL_S else 0.0, set_s if abs(set_s) > CLOCK_SLACK_S else 0.0)

@@ -28,6 +28,7 @@ class Agreement:
 
     @property
     def heeded(self) -> bool:
+        """Says whether clips agree with their own captions more than by chance."""
         return self.above_chance.low > 0
 
 

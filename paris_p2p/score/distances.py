@@ -30,6 +30,7 @@ class Components:
 
     @classmethod
     def fit(cls, real: NDArray[Any], count: int) -> Components:
+        """Fits `count` components to real features [N F]; UsageError when there are not so many."""
         if not 1 <= count <= min(len(real) - 1, real.shape[1]):
             raise UsageError(
                 f"{count} principal components of {len(real)} clips with {real.shape[1]} features: "
@@ -40,6 +41,7 @@ class Components:
         return cls(mean, np.linalg.svd(x - mean, full_matrices=False)[2][:count].T)
 
     def __call__(self, features: NDArray[Any]) -> Floats:
+        """Projects features: [N F] -> [N D]."""
         projected: Floats = (features.astype(np.float64) - self.mean) @ self.axes
         return projected  # N D
 

@@ -121,6 +121,7 @@ class Score:
 
     @property
     def above_floor(self) -> bool:
+        """Says whether generated clips differ from real ones more than halves of real ones do."""
         return self.matched > self.floor.high
 
 

@@ -27,15 +27,18 @@ class Line:
         self._incoming, self._outgoing = incoming, outgoing
 
     def receive(self) -> bytes:
+        """Waits for a line from the parent."""
         return self._incoming.get()
 
     def pending(self) -> bytes | None:
+        """Returns a line that waits, or None."""
         try:
             return self._incoming.get_nowait()
         except queue.Empty:
             return None
 
     def send(self, message: Message) -> None:
+        """Sends a message; ends the process when nobody reads any more."""
         try:
             self._outgoing.write(message.to_line().encode())
             self._outgoing.flush()

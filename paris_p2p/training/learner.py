@@ -44,6 +44,7 @@ class Learner:
         return sum(weight.numel() for weight in self.weights.values())
 
     def started(self) -> Started:
+        """Returns the event that tells how training begins."""
         return Started(
             steps=self.steps,
             clips=self.clips,

@@ -162,11 +162,11 @@ _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="
 
 
 def parse_event(line: bytes | str) -> Event:
-    """Parses one line of the trainer's stdout; TrainError when it is no event."""
+    """Parses one line of the trainer's stdout; TrainError when it is not an event."""
     try:
         return _EVENTS.validate_json(line)
     except ValidationError as error:
         text = line if isinstance(line, str) else line.decode(errors="replace")
         raise TrainError(
-            f"the trainer printed {text[:120]!r}, which is no event; this is a bug in it"
+            f"the trainer printed {text[:120]!r}, which is not an event; this is a bug in it"
         ) from error

@@ -63,7 +63,7 @@ def _next_command(line: Line) -> Command | None:
         try:
             command = Command.model_validate_json(raw)
         except ValidationError as error:
-            raise TrainError(f"the trainer was told {raw[:120]!r}, which is no command") from error
+            raise TrainError(f"the trainer was sent {raw[:120]!r}, which is not a command") from error
         if found is None or command.command == "stop":
             found = command
     return found

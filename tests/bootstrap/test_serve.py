@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from paris_p2p import spec as specs
-from paris_p2p.bootstrap import serve
+from paris_p2p.bootstrap import mirror, serve
+from paris_p2p.bootstrap.heard_runs import MAX_HEARD_OF_ONE
+from paris_p2p.bootstrap.mirror import Mirror
 from paris_p2p.bootstrap.serve import BootstrapNode
 from paris_p2p.errors import DiskFullError, MissingBlobError
 from paris_p2p.identity import Identity, load_or_create_peer_key
@@ -29,6 +31,14 @@ from tests.peer.world import Peer, World
 from tests.swarm.swarms import stray
 
 
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks follow each other at once, and what failed is tried again soon."""
+    monkeypatch.setattr(serve, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(mirror, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(mirror, "_AGAIN_S", 0.1)
+    monkeypatch.setattr(mirror, "_LEAST_REFRESH_S", 0.1)
+
+
 @asynccontextmanager
 async def mirroring(
     world: World,
@@ -37,12 +47,12 @@ async def mirroring(
     heard_before: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[RunNode]:
     """A bootstrap node that has joined the world's run."""
-    monkeypatch.setattr(serve, "PERIOD_S", 0.1)
+    quickly(monkeypatch)
     identity, home = Identity.generate(), world.root / "bootstrap"
     host = Host(settings=PeerSettings(data_dir=home), identity=identity, store=BlobStore(home / "blobs"))
     host.swarm = world.network.join(identity, host)
     bootstrap = BootstrapNode(host, frozenset(), lambda _: None)
-    bootstrap.heard |= {**heard_before, world.run.id: of.node.peer_id}
+    bootstrap.heard.waiting |= {**heard_before, world.run.id: of.node.peer_id}
     running = asyncio.create_task(bootstrap.run())
     try:
         await world.until(lambda: running.done() or bootstrap.runs)
@@ -65,7 +75,7 @@ async def test_a_tip_it_never_heard_of_is_found_on_the_bulletin_board(
         maker = await world.add("a", slot="expert-0")
         await world.add("b", slot="router")
         async with mirroring(world, maker, monkeypatch) as node:
-            monkeypatch.setattr(node, "_receive", lambda data: None)  # all gossip passes it by
+            monkeypatch.setattr(node.reading, "receive", lambda data: None)  # all gossip passes it by
             seen = (tip := node.board.tip("expert-0")) and tip.card.id
             await world.until(lambda: (tip := node.board.tip("expert-0")) is not None and tip.card.id != seen)
             await world.until(lambda: copied(world, node, "expert-0"))
@@ -118,8 +128,8 @@ async def test_a_silent_signer_of_invented_runs_holds_up_nobody(
 async def test_a_join_that_takes_too_long_is_given_up_for_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "SPEC_LIMIT_S", 0.1)
-    monkeypatch.setattr(serve, "PERIOD_S", 0.05)
+    monkeypatch.setattr(serve, "_SPEC_LIMIT_S", 0.1)
+    quickly(monkeypatch)
     asked: set[str] = set()
 
     async def never(swarm: FakeSwarm, peer: str, run_id: str) -> bytes:
@@ -135,7 +145,7 @@ async def test_a_join_that_takes_too_long_is_given_up_for_the_next(
         bootstrap, stranger = BootstrapNode(host, frozenset(), lambda _: None), Identity.generate()
         for _ in range(100):
             bootstrap.notice(stray(signer=stranger))
-        assert len(bootstrap.heard) == serve.MAX_HEARD_OF_ONE
+        assert len(bootstrap.heard.waiting) == MAX_HEARD_OF_ONE
         running = asyncio.create_task(bootstrap.run())
         try:
             await world.until(lambda: len(asked) >= 3)
@@ -177,7 +187,7 @@ async def node_of(
     world: World, monkeypatch: pytest.MonkeyPatch, name: str = "bootstrap"
 ) -> AsyncIterator[BootstrapNode]:
     """A bootstrap node that runs, on the data directory of this name."""
-    monkeypatch.setattr(serve, "PERIOD_S", 0.05)
+    quickly(monkeypatch)
     home = world.root / name
     identity = load_or_create_peer_key(home / "identity.key")
     host = Host(settings=PeerSettings(data_dir=home), identity=identity, store=BlobStore(home / "blobs"))
@@ -206,9 +216,9 @@ async def test_a_stranger_that_came_first_with_many_runs_keeps_no_honest_run_out
             for number in range(MAX_RUNS):
                 junk = sign_junk(world, f"junk {number}")
                 source.specs[junk.id] = junk.data
-                await world.until(lambda: len(bootstrap.heard) < serve.MAX_HEARD_OF_ONE)
+                await world.until(lambda: len(bootstrap.heard.waiting) < MAX_HEARD_OF_ONE)
                 bootstrap.notice(stray(junk.id, stranger))
-            await world.until(lambda: not bootstrap.heard and not bootstrap._joining)
+            await world.until(lambda: not bootstrap.heard.waiting and not bootstrap._joining)
             assert len(bootstrap.runs) == MAX_OF_PEER
             bootstrap.notice(stray(world.run.id, maker.node.host.identity))
             await world.until(lambda: world.run.id in bootstrap.runs)
@@ -244,15 +254,15 @@ async def test_a_run_that_cannot_be_mirrored_ends_neither_the_node_nor_the_other
         junk = sign_junk(world, "junk")
         source.specs[junk.id] = junk.data
         world.network.join(stranger, source)
-        mirror, failed = BootstrapNode._mirror, list[str]()
+        look, failed = Mirror._look, list[str]()
 
-        async def fails_for_one(bootstrap: BootstrapNode, node: RunNode) -> None:
-            if node.run == junk.id:
-                failed.append(node.run)
+        async def fails_for_one(mirror: Mirror) -> float:
+            if mirror.node.run == junk.id:
+                failed.append(mirror.node.run)
                 raise error
-            await mirror(bootstrap, node)
+            return await look(mirror)
 
-        monkeypatch.setattr(BootstrapNode, "_mirror", fails_for_one)
+        monkeypatch.setattr(Mirror, "_look", fails_for_one)
         async with node_of(world, monkeypatch) as bootstrap:
             bootstrap.notice(stray(junk.id, stranger))
             await world.until(lambda: bool(failed))
@@ -298,6 +308,7 @@ async def test_a_run_that_nobody_spoke_of_for_long_is_left(
             bootstrap.notice(stray(junk.id, stranger))
             await world.until(lambda: junk.id in bootstrap.runs)
             bootstrap.places[junk.id] = replace(bootstrap.places[junk.id], heard_s=1.0)
+            bootstrap._news.set()
             await world.until(lambda: junk.id not in bootstrap.runs)
 
 

@@ -77,7 +77,7 @@ def test_a_table_is_held_to_the_same_rule_as_a_sidecar(tmp_path):
     media(tmp_path, "a.mp4")
     (tmp_path / "captions.csv").write_bytes("file,caption\na.mp4,Un café\n".encode("cp1252"))
     with pytest.raises(
-        DataError, match=r"captions\.csv cannot be read: byte 25 is no UTF-8; .*--caption-encoding cp1252"
+        DataError, match=r"captions\.csv cannot be read: byte 25 is not UTF-8; .*--caption-encoding cp1252"
     ):
         find_sources(tmp_path)
     (tmp_path / "captions.csv").write_bytes("file,caption\r\na.mp4,Un café\r\n".encode("utf-16"))
@@ -86,7 +86,7 @@ def test_a_table_is_held_to_the_same_rule_as_a_sidecar(tmp_path):
 
 @pytest.mark.parametrize("name", ["klingon", "rot13", "hex", "\0", "idna" * 100])
 def test_an_encoding_that_is_none_is_an_error(name):
-    with pytest.raises(UsageError, match="is no encoding known here"):
+    with pytest.raises(UsageError, match="is not an encoding known here"):
         check_encoding(name)
 
 

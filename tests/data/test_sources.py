@@ -67,7 +67,7 @@ def test_a_broken_captions_file_is_named_with_its_line(tmp_path):
     ):
         find_sources(tmp_path)
     (tmp_path / "captions.csv").write_bytes(b"file,caption\na.mp4,\xff\xfe\n")
-    with pytest.raises(DataError, match="byte 19 is no UTF-8"):
+    with pytest.raises(DataError, match="byte 19 is not UTF-8"):
         find_sources(tmp_path)
 
 

@@ -43,7 +43,7 @@ def test_rows_with_a_start_are_captions_by_time_and_last_until_the_next():
 
 
 def test_what_is_no_time_or_ends_before_it_begins_is_refused():
-    with pytest.raises(NotTextError, match="'soon' is no time; write seconds"):
+    with pytest.raises(NotTextError, match="'soon' is not a time; write seconds"):
         timed_rows([Caption("a", start="soon")], "film.mp4")
     with pytest.raises(NotTextError, match="from 5 to 3 s"):
         timed_rows([Caption("a", start="5", end="3")], "film.mp4")

@@ -82,3 +82,44 @@ def test_an_unknown_form_names_the_known_ones():
     _, _, text = condition()
     with pytest.raises(UsageError, match="per_expert, exact"):
         guided_velocity("strong", Toys(), route, text, 2.0)
+
+
+def negatives(text: Condition) -> Condition:
+    """Other captions for the same clips; the last clip has none."""
+    other = Condition(text.tokens.flip(0) + 1, torch.ones_like(text.mask), torch.rand_like(text.pooled))
+    other.mask[-1] = False
+    return other
+
+
+def test_per_expert_a_negative_prompt_takes_the_place_of_no_text_in_every_expert():
+    x, t, text = condition()
+    other, weights = negatives(text), route(x, t, text.pooled)
+    wanted = mixed_velocity(Toys(), weights, x, t, text.tokens, text.mask)
+    away = mixed_velocity(Toys(), weights, x, t, other.tokens, other.mask)
+    guided = guided_velocity("per_expert", Toys(), route, text, 3.0, other)(x, t)
+    torch.testing.assert_close(guided, away + 3 * (wanted - away))
+
+
+def test_in_the_exact_form_a_negative_prompt_is_routed_by_itself_and_an_empty_one_without_text():
+    x, t, text = condition()
+    other = negatives(text)
+    wanted = mixed_velocity(Toys(), route(x, t, text.pooled), x, t, text.tokens, text.mask)
+    weights = torch.cat([route(x, t, other.pooled)[:-1], route(x, t, None)[-1:]])
+    away = mixed_velocity(Toys(), weights, x, t, other.tokens, other.mask)
+    guided = guided_velocity("exact", Toys(), route, text, 3.0, other)(x, t)
+    torch.testing.assert_close(guided, away + 3 * (wanted - away))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_negative_prompts_that_are_all_empty_are_no_text(form):
+    x, t, text = condition()
+    empty = text.without_text()
+    guided = [guided_velocity(form, Toys(), route, text, 3.0, other)(x, t) for other in (None, empty)]
+    assert torch.equal(*guided)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_at_scale_one_a_negative_prompt_counts_for_nothing(form):
+    x, t, text = condition()
+    plain = guided_velocity(form, Toys(), route, text, 1.0)(x, t)
+    assert torch.equal(guided_velocity(form, Toys(), route, text, 1.0, negatives(text))(x, t), plain)

@@ -81,7 +81,7 @@ def test_every_routing_and_guidance_form_generates(made, tmp_path, routing, form
 
 def test_heun_generates_and_reports_one_choice_a_step(made, tmp_path):
     assert generate(
-        made.fetched(), made.job(tmp_path / "clips.npy", sampler="heun", steps=4)
+        made.fetched(), made.job(tmp_path / "clips.npy", scheduler="heun", steps=4)
     ).chosen.shape == (2, 4, EXPERTS)
 
 

@@ -3,21 +3,23 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
 import torch
-from diffusers.utils.export_utils import _legacy_export_to_video, export_to_gif
-from PIL import Image
+from diffusers import DiffusionPipeline
+from diffusers.utils import export_to_gif, export_to_video
+from PIL import Image, ImageSequence
 
 import paris_p2p
 from paris_p2p.errors import CheckpointError, UsageError
 from paris_p2p.generation.export import _model_card, export
-from paris_p2p.generation.generate import generate
 from paris_p2p.generation.pipeline import ParisPipeline
-from tests.made.made_run import EXPERTS, PROMPTS, MadeRun
+from tests.generation.exported import loaded
+from tests.made.made_run import MadeRun
 
 
 @pytest.fixture(scope="module")
@@ -36,81 +38,102 @@ def export_to(made: MadeRun, out, weights=None) -> None:
     export(made.fetched(weights=weights or made.weights), out)
 
 
-def load(folder) -> ParisPipeline:
-    pipeline = paris_p2p.ParisPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def close(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool((np.abs(a.astype(int) - b.astype(int)) <= 2).mean() > 0.99)
-
-
-def test_the_exported_pipeline_makes_the_clips_that_generate_makes(made, folder, tmp_path):
-    out = tmp_path / "clips.npy"
-    result = generate(
-        made.fetched(), made.job(out, steps=4, guidance=2.0, top_k=2, rng_seed=3, clips_per_prompt=2)
-    )
-    output = load(folder)(PROMPTS, 4, 2.0, top_k=2, rng_seed=3, clips_per_prompt=2, output_type="uint8")
-    assert output.frames.dtype == np.uint8
-    assert output.frames.shape == (4, 3, 16, 24, 3)
-    assert close(output.frames, np.load(out))
-    assert output.experts.shape == (4, 4, EXPERTS)
-    assert np.abs(output.experts - result.chosen.numpy()).mean() < 0.05
-
-
-def test_saved_and_loaded_it_is_the_same(folder, tmp_path):
-    pipeline = load(folder)
-    pipeline.save_pretrained(tmp_path)
-    assert np.array_equal(clips_of(load(tmp_path)), clips_of(pipeline))
-
-
 def clips_of(pipeline) -> np.ndarray:
-    return pipeline("a red ball", 2, output_type="uint8").frames
+    return pipeline("a red ball", num_inference_steps=2, rng_seed=0, output_type="uint8").frames
 
 
-def test_frames_are_what_diffusers_exports_take(folder, tmp_path):
-    pipeline = load(folder)
-    exact = clips_of(pipeline)
-    frames = {kind: pipeline("a red ball", 2, output_type=kind).frames for kind in ("pil", "np", "pt")}
-    assert frames["np"].dtype == np.float32
-    assert np.array_equal((frames["np"] * 255).round().astype(np.uint8), exact)
-    assert frames["pt"].shape == (1, 3, 3, 16, 24)
-    assert torch.equal(frames["pt"], torch.from_numpy(frames["np"]).permute(0, 1, 4, 2, 3))
-    assert np.array_equal(np.stack([np.asarray(picture) for picture in frames["pil"][0]]), exact[0])
-    # by default pictures, which both exports take
-    assert pipeline("a red ball", 2).frames[0][0].mode == "RGB"
-    gif = export_to_gif(frames["pil"][0], str(tmp_path / "clip.gif"), fps=8)
-    with Image.open(gif) as image:
-        assert image.n_frames == 3
-    for kind in ("pil", "np"):
-        _legacy_export_to_video(list(frames[kind][0]), str(tmp_path / f"{kind}.mp4"), fps=8)
-        with av.open(str(tmp_path / f"{kind}.mp4")) as container:
-            read = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-        assert np.corrcoef(read.ravel(), exact[0].ravel())[0, 1] > 0.3  # of negatives it is below 0
-    with pytest.raises(UsageError, match="output_type 'latent' is none of pil, np, pt, uint8"):
-        pipeline("a red ball", 2, output_type="latent")
+def tree_of(folder) -> dict[str, bytes]:
+    """Returns every file's bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_saved_and_loaded_it_is_the_same_file_for_file(folder, tmp_path):
+    pipeline = loaded(folder)
+    pipeline.save_pretrained(tmp_path / "new" / "model")
+    assert tree_of(tmp_path / "new" / "model") == tree_of(folder)
+    assert np.array_equal(clips_of(loaded(tmp_path / "new" / "model")), clips_of(pipeline))
+
+
+def test_saved_in_several_parts_it_is_the_same(folder, tmp_path):
+    pipeline = loaded(folder)
+    pipeline.save_pretrained(tmp_path / "model", max_shard_size="20KB", variant="bf16")
+    assert len(list((tmp_path / "model" / "experts" / "expert-0").glob("*.bf16*.safetensors"))) > 1
+    again = loaded(tmp_path / "model", variant="bf16")
+    assert np.array_equal(clips_of(again), clips_of(pipeline))
+    with pytest.raises(UsageError, match="pickles"):
+        pipeline.save_pretrained(tmp_path / "other", safe_serialization=False)
 
 
 def test_saved_into_its_own_folder_it_is_still_whole(made, tmp_path):
     export_to(made, tmp_path / "model")
-    pipeline = load(tmp_path / "model")
+    (tmp_path / "model" / "mine.txt").write_text("mine")
+    files = tree_of(tmp_path / "model")
+    pipeline = loaded(tmp_path / "model")
     before = clips_of(pipeline)
     pipeline.save_pretrained(tmp_path / "model")
+    assert tree_of(tmp_path / "model") == files
     assert np.array_equal(clips_of(pipeline), before)
-    assert np.array_equal(clips_of(load(tmp_path / "model")), before)
+    assert np.array_equal(clips_of(loaded(tmp_path / "model")), before)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_loaded_by_a_relative_name_it_works_from_another_folder(folder, tmp_path, monkeypatch):
-    expected = clips_of(load(folder))
+def test_a_smaller_model_leaves_nothing_of_a_larger_one_in_its_place(made, folder, tmp_path):
+    export_to(made, tmp_path / "one", {"expert-2": made.weights["expert-2"]})
+    loaded(folder).save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    loaded(tmp_path / "one").save_pretrained(tmp_path / "model")
+    found = sorted(path.name for path in (tmp_path / "model" / "experts" / "expert-2").iterdir())
+    assert found == ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert not (tmp_path / "model" / "experts" / "expert-0").exists()
+    assert np.array_equal(clips_of(loaded(tmp_path / "model")), clips_of(loaded(tmp_path / "one")))
+
+
+def test_loaded_and_saved_by_relative_names_it_works_from_another_folder(folder, tmp_path, monkeypatch):
+    expected = clips_of(loaded(folder))
     monkeypatch.chdir(folder.parent)
-    pipeline = load(folder.name)
+    pipeline = loaded(folder.name)
     monkeypatch.chdir(tmp_path)
     assert np.array_equal(clips_of(pipeline), expected)
+    pipeline.save_pretrained("copy")
+    assert np.array_equal(clips_of(loaded("copy")), expected)
 
 
-def test_a_folder_that_names_other_classes_or_a_pickle_is_refused(made, tmp_path):
+def test_two_threads_load_and_save_at_once(folder, tmp_path):
+    expected = clips_of(loaded(folder))
+
+    def copied(number: int) -> bool:
+        pipeline = loaded(folder)
+        pipeline.save_pretrained(tmp_path / f"own-{number}")
+        pipeline.save_pretrained(tmp_path / "shared")
+        pipeline.save_pretrained(tmp_path / "shared")
+        own = loaded(tmp_path / f"own-{number}")
+        return own.dtype == torch.bfloat16 and torch.get_default_dtype() == torch.float32
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(copied, range(8)))
+    files = tree_of(folder)
+    assert tree_of(tmp_path / "shared") == files
+    for number in range(8):
+        assert tree_of(tmp_path / f"own-{number}") == files
+    assert np.array_equal(clips_of(loaded(tmp_path / "shared")), expected)
+
+
+def test_diffusers_own_class_loads_the_folder_once_the_package_is_imported(folder, tmp_path):
+    code = (
+        "import sys, paris_p2p; "
+        "assert not {'torch', 'diffusers'} & set(sys.modules); "
+        "from diffusers import DiffusionPipeline; import numpy as np; "
+        "pipe = DiffusionPipeline.from_pretrained(sys.argv[1]); "
+        "np.save(sys.argv[2], pipe('a red ball', num_inference_steps=2, "
+        "rng_seed=0, output_type='uint8').frames)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, folder.name, str(tmp_path / "clip.npy")], check=True, cwd=folder.parent
+    )
+    assert np.array_equal(np.load(tmp_path / "clip.npy"), clips_of(loaded(folder)))
+
+
+@pytest.mark.parametrize("load", [loaded, DiffusionPipeline.from_pretrained])
+def test_a_folder_that_names_other_classes_or_a_pickle_is_refused(made, tmp_path, load):
     export_to(made, tmp_path / "model")
     index = tmp_path / "model" / "model_index.json"
     good = json.loads(index.read_text())
@@ -125,25 +148,74 @@ def test_a_folder_that_names_other_classes_or_a_pickle_is_refused(made, tmp_path
         load(tmp_path / "model")
 
 
+def test_a_component_that_brings_code_is_not_run(made, tmp_path):
+    export_to(made, tmp_path / "model")
+    code = f"open({str(tmp_path / 'ran')!r}, 'w'); from paris_p2p.model.experts import ExpertSet"
+    (tmp_path / "model" / "experts" / "paris_p2p.model.experts.py").write_text(code)
+    for load in (loaded, DiffusionPipeline.from_pretrained):
+        with pytest.raises((ValueError, UsageError)):
+            load(tmp_path / "model")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_network_are_refused_by_name(made, tmp_path):
+    export_to(made, tmp_path / "model")
+    experts = tmp_path / "model" / "experts"
+    name = "diffusion_pytorch_model.safetensors"
+    good = (experts / "expert-0" / name).read_bytes()
+    for bad in (good[:200], (tmp_path / "model" / "router" / name).read_bytes()):
+        (experts / "expert-0" / name).write_bytes(bad)
+        with pytest.raises(UsageError, match="expert-0"):
+            loaded(tmp_path / "model")
+    (experts / "expert-0" / name).unlink()
+    (experts / "expert-0" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(UsageError, match=r"expert-0/diffusion_pytorch_model\.safetensors is not there"):
+        loaded(tmp_path / "model")
+
+
 def test_a_prompt_that_is_cut_is_told(folder, caplog):
-    load(folder)("a red ball rolls a red ball rolls", 1)
-    assert "'a red ball rolls a red ball rolls' has 8 text tokens, 6 are read" in caplog.text
+    long = "a red ball rolls a red ball rolls"
+    loaded(folder)(long, num_inference_steps=1)
+    assert f"{long!r} has 8 text tokens, 6 are read" in caplog.text
 
 
-def test_with_experts_waiting_in_main_memory_the_clips_are_the_same(folder):
-    pipeline = load(folder)
-    expected = pipeline("a red ball", 2, routing="full", output_type="uint8").frames
-    pipeline.enable_expert_offload("cpu", seats=1)
-    assert np.array_equal(pipeline("a red ball", 2, routing="full", output_type="uint8").frames, expected)
+class Colours:
+    """A codec that decodes everything to a red, a green and a blue frame."""
+
+    name = "colours"
+
+    def encode(self, video: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        frames = torch.zeros(len(latents), 3, 16, 32, 3, dtype=torch.uint8)
+        for t, value in enumerate((250, 200, 150)):
+            frames[:, t, :, :, t] = value
+        return frames
 
 
-def test_a_generator_draws_the_seed_and_moves_on(folder):
-    pipeline = load(folder)
-    generator = torch.Generator().manual_seed(1)
-    first, second = (pipeline("rolls", 2, generator=generator, output_type="uint8").frames for _ in range(2))
-    again = pipeline("rolls", 2, generator=torch.Generator().manual_seed(1), output_type="uint8").frames
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, second)
+@pytest.mark.parametrize("kind", ["np", "pil"])
+def test_an_exported_video_has_the_clips_colours(folder, tmp_path, kind):
+    pipeline = loaded(folder)
+    pipeline._frozen._held["codec"] = ("cpu", Colours())
+    clip = pipeline("a red ball", num_inference_steps=1, output_type=kind).frames[0]
+    path = export_to_video(clip, str(tmp_path / "clip.mp4"), fps=8)
+    with av.open(path) as container:
+        read = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert_colours(read)
+
+
+def test_an_exported_gif_has_the_clips_colours(folder, tmp_path):
+    pipeline = loaded(folder)
+    pipeline._frozen._held["codec"] = ("cpu", Colours())
+    clip = pipeline("a red ball", num_inference_steps=1, output_type="pil").frames[0]
+    with Image.open(export_to_gif(clip, str(tmp_path / "clip.gif"), fps=8)) as image:
+        assert_colours([np.asarray(each.convert("RGB")) for each in ImageSequence.Iterator(image)])
+
+
+def assert_colours(frames: list[np.ndarray]) -> None:
+    means = [frame.reshape(-1, 3).mean(0) for frame in frames]
+    np.testing.assert_allclose(means, [[250, 0, 0], [0, 200, 0], [0, 0, 150]], atol=20)
 
 
 def test_the_folder_tells_its_licence_run_and_cards(made, folder):
@@ -175,16 +247,16 @@ def test_a_partial_export_routes_among_what_is_there(made, tmp_path):
         tmp_path / "model",
         {slot: path for slot, path in made.weights.items() if slot not in ("expert-0", "router")},
     )
-    pipeline, card = load(tmp_path / "model"), (tmp_path / "model" / "README.md").read_text()
+    pipeline, card = loaded(tmp_path / "model"), (tmp_path / "model" / "README.md").read_text()
     with pytest.raises(UsageError, match="which of 2 experts to use, and the router has no weights here"):
-        pipeline("a red ball", 2)
-    output = pipeline("a red ball", 2, routing="uniform")
+        clips_of(pipeline)
+    output = pipeline("a red ball", num_inference_steps=2, routing="uniform")
     assert not output.experts[..., 0].any()
     assert "expert-0, router had no checkpoint" in card
-    assert '("a prompt", routing="uniform").frames' in card
+    assert '("a prompt", output_type="pil", routing="uniform").frames' in card
     export_to(made, tmp_path / "one", {"expert-2": made.weights["expert-2"]})
-    assert load(tmp_path / "one")("a red ball", 2).experts[..., 2].all()
-    assert '("a prompt").frames' in (tmp_path / "one" / "README.md").read_text()
+    assert loaded(tmp_path / "one")("a red ball", num_inference_steps=2).experts[..., 2].all()
+    assert '("a prompt", output_type="pil").frames' in (tmp_path / "one" / "README.md").read_text()
 
 
 def test_a_failed_export_leaves_nothing(made, tmp_path):
@@ -203,12 +275,10 @@ def test_a_folder_in_use_is_not_overwritten(made, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_folder_without_a_model_and_an_empty_request_say_so(folder, tmp_path):
-    with pytest.raises(UsageError, match="paris-run export"):
-        ParisPipeline.from_pretrained(tmp_path)
-    for prompts, steps in (([], 2), ("a red ball", 0)):
-        with pytest.raises(UsageError, match="nothing to make"):
-            load(folder)(prompts, steps)
+def test_a_folder_without_a_model_says_how_one_is_made(tmp_path):
+    for reference in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UsageError, match="paris-run export"):
+            ParisPipeline.from_pretrained(reference)
 
 
 def test_importing_the_package_stays_light():

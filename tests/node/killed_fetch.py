@@ -11,7 +11,7 @@ from pathlib import Path
 
 from paris_p2p.identity import Identity
 from paris_p2p.node.blob_sources import SourceLedger
-from paris_p2p.node.fetch import fetch_blob
+from paris_p2p.node.fetch import Fetcher
 from paris_p2p.rules import chunks as chunks_rules
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeNetwork
@@ -34,7 +34,7 @@ async def main(root: Path, chunks: int, stop_after: int) -> None:
             print(json.dumps({"here": here, "asked": sorted(seeder.asked)}), flush=True)
             sys.stdin.read()  # the whole loop stands still here, in the middle of a fetch, until SIGKILL
 
-    await fetch_blob(blob.ref, swarm.sources, swarm, store, ledger=SourceLedger(), progress=progress)
+    await Fetcher(swarm, store, SourceLedger()).one(blob.ref, swarm.sources, progress)
     await never.wait()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from paris_p2p.identity import Identity
 from paris_p2p.node.blob_sources import SourceLedger
-from paris_p2p.node.fetch import fetch_blob
+from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host, join_run, open_host
 from paris_p2p.node.run_node import opened
 from paris_p2p.records import CHUNK_BYTES
@@ -78,14 +78,14 @@ async def test_who_drips_holds_up_no_newcomers_start_and_no_refresh(tmp_path: Pa
         node = await stack.enter_async_context(opened(newcomer, world.run))
         while not any(name.startswith("records") for name in dripper.held):  # it may be asked a moment later
             await asyncio.sleep(0.01)
-        assert list(node._asked) == [bad.peer_id]  # still at it, and nobody waits
+        assert list(node.reading._asked) == [bad.peer_id]  # still at it, and nobody waits
         before = len(dripper.asked)
         for _ in range(3):
             await node.ask_connected()
             await node.refresh()
         assert len(dripper.asked) == before  # it is not asked anew while it owes an answer
-        await node.stop_asking()
-        assert not node._asked
+        await node.reading.close()
+        assert not node.reading._asked
 
 
 class Colluder(Dripper):
@@ -152,9 +152,7 @@ async def test_two_that_drip_the_same_chunks_do_not_stall_a_download(tmp_path: P
         async def sources() -> list[str]:
             return [first.peer_id, second.peer_id, honest]
 
-        path = await fetch_blob(
-            ref, sources, asker.swarm, asker.store, ledger=SourceLedger(), silence_s=3600.0
-        )
+        path = await Fetcher(asker.swarm, asker.store, SourceLedger(), 3600.0).one(ref, sources)
         assert path.read_bytes() == data
         assert set(second.taken) <= set(first.taken)
 

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from paris_p2p.errors import BusyError, DiskFullError, ManifestError, MissingBlo
 from paris_p2p.identity import Identity
 from paris_p2p.node import blob_sources as sources_module
 from paris_p2p.node import fetch as fetch_module
-from paris_p2p.node.blob_sources import SourceLedger
-from paris_p2p.node.fetch import fetch_blob, fetch_many
+from paris_p2p.node import pulls
+from paris_p2p.node.blob_sources import MAX_TURNS, SourceLedger
+from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host
 from paris_p2p.records import BlobRef, Manifest
 from paris_p2p.rules import chunks as chunks_module
@@ -40,7 +42,7 @@ BLOB = made_blob(40)
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_module, "ROUND_WAIT_S", 0.0)
+    monkeypatch.setattr(fetch_module, "_ROUND_WAIT_S", 0.0)
     monkeypatch.setattr(chunks_module, "LEAST_CHUNK_BYTES", 1)  # so that tests of many chunks are quick
 
 
@@ -60,10 +62,16 @@ def ledger() -> SourceLedger:
 
 
 async def fetch(
-    swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, blob: Blob = BLOB, **more: Any
+    swarm: SeededSwarm,
+    store: BlobStore,
+    ledger: SourceLedger,
+    blob: Blob = BLOB,
+    *,
+    progress: Callable[[int], None] | None = None,
+    **more: Any,
 ) -> bytes:
     async with asyncio.timeout(30):
-        path = await fetch_blob(blob.ref, swarm.sources, swarm, store, ledger=ledger, **more)
+        path = await Fetcher(swarm, store, ledger, **more).one(blob.ref, swarm.sources, progress)
     return path.read_bytes()
 
 
@@ -124,7 +132,7 @@ async def test_a_wrong_size_in_a_card_is_not_charged_to_those_who_have_the_blob(
     good = swarm.add(honest(BLOB))
     lie = BlobRef(id=BLOB.ref.id, size_bytes=BLOB.ref.size_bytes + 1)
     with pytest.raises(ManifestError, match=r"should have 39878 bytes, its manifest says 39877"):
-        await fetch_blob(lie, swarm.sources, swarm, store, ledger=ledger)
+        await Fetcher(swarm, store, ledger).one(lie, swarm.sources)
     assert ledger.allows(good.peer)
     assert not good.asked
     assert await fetch(swarm, store, ledger) == BLOB.data
@@ -133,12 +141,12 @@ async def test_a_wrong_size_in_a_card_is_not_charged_to_those_who_have_the_blob(
 async def test_charges_stay_bounded_and_end_after_their_time(
     ledger: SourceLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources_module, "MAX_BANS", 10)
+    monkeypatch.setattr(sources_module, "_MAX_BANS", 10)
     for number in range(50):
         ledger.charge(f"peer-{number:03}", f"chunk {number}")
     assert len(ledger.banned_until) == len(ledger.charged) == 10
     assert not ledger.allows("peer-049")
-    ledger.banned_until["peer-049"] -= sources_module.BAN_S + 1
+    ledger.banned_until["peer-049"] -= sources_module._BAN_S + 1
     assert ledger.allows("peer-049")
 
 
@@ -163,7 +171,7 @@ async def test_a_blob_scattered_over_partial_seeders_comes_together(
     parts = [swarm.add(Seeder(BLOB, frozenset(range(start, 40, 20)))) for start in range(20)]
     assert await fetch(swarm, store, ledger) == BLOB.data
     assert all(set(part.asked) <= part.have for part in parts)
-    assert swarm.most_at_once <= fetch_module.MAX_SOURCES
+    assert swarm.most_at_once <= MAX_TURNS
 
 
 async def test_a_seeder_that_gets_chunks_meanwhile_is_asked_again_as_long_as_chunks_come(
@@ -175,7 +183,7 @@ async def test_a_seeder_that_gets_chunks_meanwhile_is_asked_again_as_long_as_chu
         growing.have = growing.have | {len(growing.have)}
         return [growing.peer]
 
-    path = await fetch_blob(BLOB.ref, sources, swarm, store, ledger=ledger)
+    path = await Fetcher(swarm, store, ledger).one(BLOB.ref, sources)
     assert path.read_bytes() == BLOB.data
 
 
@@ -186,7 +194,7 @@ async def test_many_blobs_come_in_order_one_named_twice_comes_once(
     seeders = [swarm.add(honest(blob)) for blob in blobs]
     seen: list[int] = []
     refs = [blob.ref for blob in [*blobs, blobs[0]]]
-    paths = await fetch_many(refs, swarm.sources, swarm, store, ledger=ledger, progress=seen.append)
+    paths = await Fetcher(swarm, store, ledger).many(refs, swarm.sources, seen.append)
     assert [path.read_bytes() for path in paths] == [blob.data for blob in [*blobs, blobs[0]]]
     assert all(set(seeder.asked.values()) == {1} for seeder in seeders)
     assert seen == sorted(seen)
@@ -216,7 +224,7 @@ async def test_a_silent_seeder_does_not_stall_the_download(
 async def test_sources_beyond_the_most_at_once_get_their_turn_when_others_fail(
     swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger
 ) -> None:
-    for _ in range(2 * fetch_module.MAX_SOURCES):
+    for _ in range(2 * MAX_TURNS):
         swarm.add(honest(BLOB, silent=True))
     swarm.add(honest(BLOB))
     assert await fetch(swarm, store, ledger, silence_s=0.01) == BLOB.data
@@ -254,10 +262,10 @@ async def test_colluders_that_sit_on_the_same_chunks_do_not_stall_the_download(
 async def test_any_number_that_bring_nothing_leave_their_turns_to_the_one_that_does(
     swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch_module, "WATCH_S", 0.01)
+    monkeypatch.setattr(pulls, "_WATCH_S", 0.01)
     monkeypatch.setattr(chunks_module, "UNRATED_LATE_S", 0.01)
     monkeypatch.setattr(chunks_module, "UNRATED_TURN_S", 0.05)
-    for _ in range(3 * fetch_module.MAX_SOURCES):
+    for _ in range(3 * MAX_TURNS):
         swarm.add(honest(BLOB, silent=True))
     swarm.add(honest(BLOB))
     assert await fetch(swarm, store, ledger, silence_s=3600.0) == BLOB.data
@@ -266,23 +274,23 @@ async def test_any_number_that_bring_nothing_leave_their_turns_to_the_one_that_d
 async def test_a_few_more_begin_beside_those_that_all_bring_nothing(
     swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch_module, "WATCH_S", 0.01)
+    monkeypatch.setattr(pulls, "_WATCH_S", 0.01)
     monkeypatch.setattr(chunks_module, "UNRATED_LATE_S", 0.01)
-    for _ in range(fetch_module.MAX_SOURCES):
+    for _ in range(MAX_TURNS):
         swarm.add(honest(BLOB, silent=True))
     swarm.add(honest(BLOB))
     assert await fetch(swarm, store, ledger, silence_s=3600.0) == BLOB.data
-    assert swarm.most_at_once == fetch_module.MAX_SOURCES + 1
+    assert swarm.most_at_once == MAX_TURNS + 1
 
 
 async def test_on_a_line_that_is_slow_for_all_of_many_sources_nobody_is_sent_away_before_its_first_chunk(
     swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch_module, "WATCH_S", 0.001)
-    monkeypatch.setattr(fetch_module, "REASK_S", 0.02)
+    monkeypatch.setattr(pulls, "_WATCH_S", 0.001)
+    monkeypatch.setattr(pulls, "_REASK_S", 0.02)
     monkeypatch.setattr(chunks_module, "UNRATED_LATE_S", 0.001)  # a chunk takes far longer than this
     blob = made_blob(4)
-    sources = [swarm.add(honest(blob, turns=8000)) for _ in range(2 * fetch_module.MAX_SOURCES)]
+    sources = [swarm.add(honest(blob, turns=8000)) for _ in range(2 * MAX_TURNS)]
     assert await fetch(swarm, store, ledger, blob) == blob.data
     assert {times for source in sources for times in source.asked.values()} == {1}  # nothing was begun anew
 
@@ -299,7 +307,7 @@ async def test_when_every_source_is_slow_the_download_goes_on(
 async def test_a_source_that_serves_others_now_is_asked_again_later(
     swarm: SeededSwarm, store: BlobStore, ledger: SourceLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch_module, "BUSY_WAIT_S", 0.0)
+    monkeypatch.setattr(pulls, "_BUSY_WAIT_S", 0.0)
     good, busy = swarm.add(honest(BLOB)), iter([True] * 20)
     fetch_have = swarm.fetch_have
 
@@ -342,7 +350,7 @@ async def test_a_seeder_that_says_it_has_what_it_never_sends_is_given_up(
     boaster = swarm.add(honest(BLOB, omits=frozenset({3, 4})))
     with pytest.raises(MissingBlobError, match="2 of 40 chunks"):
         await fetch(swarm, store, ledger)
-    assert boaster.asked[3] <= fetch_module.MAX_ERRORS + 1
+    assert boaster.asked[3] <= sources_module._MAX_ERRORS + 1
 
 
 async def test_a_bulletin_board_that_fails_for_a_while_does_not_end_a_download(
@@ -356,7 +364,7 @@ async def test_a_bulletin_board_that_fails_for_a_while_does_not_end_a_download(
             raise UnreachableError("no DHT node answers")
         return [seeder.peer]
 
-    path = await fetch_blob(BLOB.ref, sources, swarm, store, ledger=ledger)
+    path = await Fetcher(swarm, store, ledger).one(BLOB.ref, sources)
     assert path.read_bytes() == BLOB.data
 
 
@@ -494,12 +502,12 @@ async def test_a_download_in_progress_is_served_to_others(
 
     with pytest.raises(MissingBlobError, match="nobody reachable"):
         # a blob of no run of this host is nobody's business
-        await fetch_blob(BLOB.ref, sources, other, there, ledger=ledger)
+        await Fetcher(other, there, ledger).one(BLOB.ref, sources)
     with pytest.raises(MissingBlobError):
         host.read_chunk(BLOB.ref.id, 0)
     host.members["run"] = Serving()  # type: ignore[assignment]
     with pytest.raises(MissingBlobError, match="20 of 40 chunks"):
-        await fetch_blob(BLOB.ref, sources, other, there, ledger=ledger)
+        await Fetcher(other, there, ledger).one(BLOB.ref, sources)
     assert there.have(BLOB.ref.id) == store.have(BLOB.ref.id) == b"\x55" * 5
 
 

@@ -15,7 +15,7 @@ import pytest
 from paris_p2p.envelope import Envelope, open_envelope, seal
 from paris_p2p.errors import DiskFullError
 from paris_p2p.identity import Identity
-from paris_p2p.node import run_node
+from paris_p2p.node import reading
 from paris_p2p.node.host import Host
 from paris_p2p.node.publish import sign_again, sign_checkpoint, tell_card, tell_own_cards_again
 from paris_p2p.node.run_node import RunNode, opened
@@ -192,9 +192,10 @@ async def test_forged_records_are_counted_under_a_few_names_whatever_they_say(tm
         node = (await world.add("a", role="owner")).node
         for number in range(300):  # any 32 bytes are an Ed25519 key, so each has a signer of its own
             signer = b"\x00\x24\x08\x01\x12\x20" + os.urandom(32)
-            node._receive(msgpack.packb((msgpack.packb({"kind": "claim"}), signer, os.urandom(64))))
-            node._receive(msgpack.packb((msgpack.packb({"kind": f"kind {number}"}), signer, os.urandom(64))))
-            node._receive(os.urandom(40))
+            for kind in ("claim", f"kind {number}"):
+                data = msgpack.packb((msgpack.packb({"kind": kind}), signer, os.urandom(64)))
+                node.reading.receive(data)
+            node.reading.receive(os.urandom(40))
         assert node.refused == {"record: wrong signature": 300, "record: malformed": 600}
 
 
@@ -213,9 +214,9 @@ async def test_what_a_peer_tells_is_verified_in_a_thread_and_left_after_a_few_ba
         times = {"issued_at": now, "expires_at": now + 100, "claimed_at": now}
         claim = ClaimRecord(run=world.run.id, slot="expert-0", seq=1, epoch=1, **times)
         good, forged = seal(Identity.generate(), claim), [os.urandom(200) for _ in range(100)]
-        monkeypatch.setattr(run_node, "open_envelope", noted)
-        await node._receive_all([good.data, *forged])
-        assert len(threads) == 1 + 1 + run_node.MAX_BAD_TOLD
+        monkeypatch.setattr(reading, "open_envelope", noted)
+        await node.reading._receive_all([good.data, *forged])
+        assert len(threads) == 1 + 1 + reading._MAX_BAD_TOLD
         assert threading.main_thread() not in threads
         assert good.id in {envelope.id for envelope in node.board.claims("expert-0")}
         assert node.refused["records: not looked at after too many bad ones"] == 1
@@ -252,6 +253,6 @@ async def test_many_records_of_one_answer_leave_others_their_turns_while_they_ar
                 await asyncio.sleep(0)
 
         beside = asyncio.create_task(others())
-        await node._receive_all([claim.data for claim in claims])
+        await node.reading._receive_all([claim.data for claim in claims])
         await beside
-        assert len(set(kept_at_turn)) >= len(claims) // run_node.KEPT_AT_ONCE
+        assert len(set(kept_at_turn)) >= len(claims) // reading._KEPT_AT_ONCE

@@ -13,8 +13,10 @@ import pytest
 
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
-from paris_p2p.peer import attest
+from paris_p2p.peer.attest import Attestor
 from paris_p2p.records import AttestationRecord, BlobRef, CardRecord, cards_topic
+from paris_p2p.rules import next_check
+from paris_p2p.rules.checks import Candidate
 from paris_p2p.rules.refusals import REASONS
 from paris_p2p.rules.tips import NO_CLAIM, NO_PARENT
 from paris_p2p.spec import GateSpec, TimingSpec
@@ -67,6 +69,12 @@ def attestation_of(key: Identity, card: Envelope[CardRecord]) -> Envelope[Attest
     return seal(key, attestation)
 
 
+def candidates(attestor: Attestor) -> list[Candidate]:
+    """What the attestor would decide about now."""
+    cards = attestor._cards(SLOT)
+    return next_check.candidates(cards, attestor._own(SLOT, cards.tip))
+
+
 def count_reads(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
     """The readings of the board that waiting cards cause; the volunteer's own name no slot."""
     refresh, read = peer.node.refresh, list[Sequence[str]]()
@@ -103,7 +111,7 @@ async def test_the_claims_are_looked_at_once_for_all_cards_of_a_slot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     liar, looks = Identity.generate(), list[int]()
-    leads_of = attest.leads_of
+    leads_of = next_check.leads_of
 
     def counted(claims: Any, *more: Any) -> Any:
         looks.append(len(claims))
@@ -113,8 +121,8 @@ async def test_the_claims_are_looked_at_once_for_all_cards_of_a_slot(
         owner = await world.add("owner", role="owner")
         for number in range(MANY):
             owner.node.keep(claimless(world.run.id, liar, number))
-        monkeypatch.setattr(attest, "leads_of", counted)
-        assert len(owner.volunteer.attestor._candidates(SLOT)) == MANY
+        monkeypatch.setattr(next_check, "leads_of", counted)
+        assert len(candidates(owner.volunteer.attestor)) == MANY
         assert len(looks) == 1
 
 
@@ -125,13 +133,13 @@ async def test_attestations_of_cards_that_nobody_has_cost_one_round_of_questions
         owner = await world.add("owner", role="owner")
         await world.add("other", role="owner")
         asked: list[str] = []
-        catch_up = owner.node.catch_up
+        catch_up = owner.node.reading.catch_up
 
         async def counted(peer: str, slots: Sequence[str] = ()) -> None:
             asked.append(peer)
             await catch_up(peer, slots)
 
-        monkeypatch.setattr(owner.node, "catch_up", counted)
+        monkeypatch.setattr(owner.node.reading, "catch_up", counted)
         for number in range(MANY):
             liar = Identity.generate()
             owner.node.keep(attested(liar, world.run.id, number))
@@ -167,12 +175,12 @@ async def test_a_card_whose_parent_is_not_known_to_be_the_tip_yet_is_looked_at_a
         owner.node.keep(card)
         await world.until(lambda: owner.node.refused[NO_PARENT] == 1)
         owner.node.keep(parent)
-        assert [one.objection for one in attestor._candidates(SLOT) if one.card == card] == [NO_PARENT]
+        assert [one.objection for one in candidates(attestor) if one.card == card] == [NO_PARENT]
         owner.node.keep(attestation_of(other, parent))
         assert card.id not in attestor.refusals
-        assert [(one.card.id, one.objection) for one in attestor._candidates(SLOT)] == [(card.id, NO_CLAIM)]
+        assert [(one.card.id, one.objection) for one in candidates(attestor)] == [(card.id, NO_CLAIM)]
         owner.node.keep(attestation_of(other, card))
         late = claimless(world.run.id, maker, 9, parent)
         owner.node.keep(late)
-        objections = [(one.card.id, one.objection) for one in attestor._candidates(SLOT)]
+        objections = [(one.card.id, one.objection) for one in candidates(attestor)]
         assert objections == [(late.id, REASONS["parent"])]

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from paris_p2p.errors import TrainError
-from paris_p2p.peer.gate_process import IDLE_S, GateProcess, gate_idle_s
+from paris_p2p.peer.gate_process import _IDLE_S, GateProcess, gate_idle_s
 from tests.made.tiny_run import TinyRun, checkpoint_of, train_here
 
 
@@ -50,6 +50,6 @@ async def test_a_gate_without_work_ends(tmp_path: Path) -> None:
 
 
 def test_a_gate_is_kept_between_cards_that_come_often_and_only_between_those() -> None:
-    assert gate_idle_s(5.0) == IDLE_S
+    assert gate_idle_s(5.0) == _IDLE_S
     assert gate_idle_s(60.0) >= 2 * 60.0
-    assert gate_idle_s(600.0) == IDLE_S
+    assert gate_idle_s(600.0) == _IDLE_S

@@ -205,7 +205,8 @@ class Heavy(CountingTrainer):
 async def test_the_disk_stays_small_however_many_checkpoints_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paris_p2p.peer.seeding.PERIOD_S", 0.1)
+    monkeypatch.setattr("paris_p2p.peer.seeding._FIRST_LOOK_S", 0.1)
+    monkeypatch.setattr("paris_p2p.peer.seeding._PAUSE_S", 0.1)
     monkeypatch.setattr("paris_p2p.rules.next_card.attest_patience_s", lambda _: 0.5)
     first = list[str]()
 
@@ -228,7 +229,7 @@ async def test_the_disk_stays_small_however_many_checkpoints_are_refused(
         await world.until(lambda: len(of_checkpoints(owner)) == 2)  # the tip's
         owner.task.cancel()
         again = await world.restart("owner", owner, role="owner", gate=one_good)
-        assert again.node.keeping._here == set(of_checkpoints(again))
+        assert again.node.keeping._here >= set(of_checkpoints(again))  # and what was about to come
 
 
 async def test_what_an_attestor_measured_is_known_after_a_restart(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from tests.peer.world import World
 async def test_a_silent_holder_of_one_tip_holds_up_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paris_p2p.peer.seeding.PERIOD_S", 0.1)
+    monkeypatch.setattr("paris_p2p.peer.seeding._FIRST_LOOK_S", 0.1)
+    monkeypatch.setattr("paris_p2p.peer.seeding._PAUSE_S", 0.1)
     copying: set[asyncio.Task[Any] | None] = set()
     want = Copies.want
 

@@ -61,7 +61,7 @@ async def test_a_peer_that_was_killed_and_comes_back_finds_its_own_records_its_o
 async def test_a_woken_peer_reads_the_records_anew_and_says_what_it_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paris_p2p.peer.watch.TICK_S", 0.01)
+    monkeypatch.setattr("paris_p2p.peer.watch._TICK_S", 0.01)
     async with World(tmp_path) as world:
         peer = await world.add("a", slot=SLOT)
         await world.add("owner", role="owner")

@@ -18,9 +18,9 @@ from paris_p2p.rules.chunks import (
     UNRATED_LATE_S,
     UNRATED_TURN_S,
     Holdup,
-    Source,
+    MeasuredSource,
     chunks_of,
-    gives_way,
+    gives_turn_away,
     look_again_s,
     may_join_turns,
     next_chunks,
@@ -33,8 +33,10 @@ CHUNK = 1 << 20
 
 def source(
     peer: str = "a", have: range = range(100), rate_bytes_per_s: float = 0.0, busy_s: float = 10.0
-) -> Source:
-    return Source(peer, frozenset(have), int(rate_bytes_per_s * busy_s), busy_s if rate_bytes_per_s else 0.0)
+) -> MeasuredSource:
+    return MeasuredSource(
+        peer, frozenset(have), int(rate_bytes_per_s * busy_s), busy_s if rate_bytes_per_s else 0.0
+    )
 
 
 @given(
@@ -64,7 +66,7 @@ def test_what_is_asked_is_missing_is_there_and_others_are_doubled_only_when_one_
     in_flight = {
         index: [Holdup(peer, since_s) for peer, since_s in holders.items()] for index, holders in held.items()
     }
-    me = Source("a", have, int(rate_bytes_per_s * 10), 10.0)
+    me = MeasuredSource("a", have, int(rate_bytes_per_s * 10), 10.0)
     asked = next_chunks(me, missing, in_flight, CHUNK, 100.0)
     assert len(set(asked)) == len(asked) <= MAX_REQUEST_CHUNKS
     assert set(asked) <= have & set(missing)
@@ -109,16 +111,16 @@ def test_chunks_that_any_number_of_colluders_hold_up_are_asked_of_an_idle_source
     assert next_chunks(unrated, [7], held, CHUNK, 10.0 + UNRATED_LATE_S + 0.1) == [7]
 
 
-def test_who_brings_nothing_gives_way_to_those_that_wait_by_the_rate_of_the_best() -> None:
+def test_a_source_that_brings_nothing_leaves_its_turn_to_those_that_wait_by_the_rate_of_the_best() -> None:
     fast = [source("b", rate_bytes_per_s=100e6), source("c", rate_bytes_per_s=1e6)]
-    assert not gives_way(fast, CHUNK, UNRATED_LATE_S - 0.1)
-    assert gives_way(fast, CHUNK, UNRATED_LATE_S + 0.1)
+    assert not gives_turn_away(fast, CHUNK, UNRATED_LATE_S - 0.1)
+    assert gives_turn_away(fast, CHUNK, UNRATED_LATE_S + 0.1)
     slow = [source("c", rate_bytes_per_s=CHUNK / 10.0)]  # when all are slow, slow is no reason to go
-    assert not gives_way(slow, CHUNK, 290.0)
-    assert gives_way(slow, CHUNK, 301.0)
+    assert not gives_turn_away(slow, CHUNK, 290.0)
+    assert gives_turn_away(slow, CHUNK, 301.0)
     unrated = [source("d")]  # nor where the first chunks of all are still on their way
-    assert not gives_way(unrated, CHUNK, UNRATED_TURN_S - 0.1)
-    assert gives_way(unrated, CHUNK, UNRATED_TURN_S + 0.1)
+    assert not gives_turn_away(unrated, CHUNK, UNRATED_TURN_S - 0.1)
+    assert gives_turn_away(unrated, CHUNK, UNRATED_TURN_S + 0.1)
 
 
 def test_while_nobody_brought_a_chunk_one_more_begins_beside_them() -> None:
@@ -139,15 +141,17 @@ def test_a_thousand_made_up_names_or_connections_hide_no_honest_source() -> None
 def test_a_source_far_below_the_median_is_too_slow_once_it_was_measured() -> None:
     others = [source(peer, rate_bytes_per_s=rate) for peer, rate in (("b", 1e6), ("c", 10e6), ("d", 20e6))]
     assert too_slow(source(rate_bytes_per_s=0.9e6), others)
-    assert too_slow(Source("a", frozenset(), 0, 6.0), others)
+    assert too_slow(MeasuredSource("a", frozenset(), 0, 6.0), others)
     assert not too_slow(source(rate_bytes_per_s=1.1e6), others)
     assert not too_slow(source(rate_bytes_per_s=0.9e6, busy_s=4.9), others)
 
 
 @pytest.mark.parametrize(
-    "others", [[], [Source("b", frozenset(), MIN_RATED_BYTES - 1, 0.1)]], ids=["alone", "others unmeasured"]
+    "others",
+    [[], [MeasuredSource("b", frozenset(), MIN_RATED_BYTES - 1, 0.1)]],
+    ids=["alone", "others unmeasured"],
 )
-def test_a_slow_source_is_kept_when_nobody_is_known_to_be_better(others: list[Source]) -> None:
+def test_a_slow_source_is_kept_when_nobody_is_known_to_be_better(others: list[MeasuredSource]) -> None:
     assert not too_slow(source(rate_bytes_per_s=1.0), others)
 
 
@@ -159,7 +163,7 @@ class Simulated:
     def __init__(self, count: int, sources: list[tuple[frozenset[int], float, int]]):
         self.missing = list(range(count))
         self.sources = {
-            f"peer-{n}": Source(f"peer-{n}", have & set(range(count)))
+            f"peer-{n}": MeasuredSource(f"peer-{n}", have & set(range(count)))
             for n, (have, _, _) in enumerate(sources)
         }
         self.rate = {f"peer-{n}": rate for n, (_, rate, _) in enumerate(sources)}
@@ -199,7 +203,7 @@ class Simulated:
     def _deliver(self, peer: str, asked: list[int]) -> None:
         before = self.sources[peer]
         size = len(asked) * CHUNK
-        self.sources[peer] = Source(
+        self.sources[peer] = MeasuredSource(
             peer, before.have, before.received_bytes + size, before.busy_s + size / self.rate[peer]
         )
         self.delivered[peer] += len(asked)

@@ -19,7 +19,6 @@ from paris_p2p.rules.claims import (
     epoch_to_publish,
     held_when_made,
     lead_of,
-    may_publish,
     next_epoch,
 )
 from paris_p2p.rules.tips import MAX_EPOCHS_AHEAD, Tip
@@ -110,12 +109,6 @@ def test_a_claim_is_honoured_until_the_margin_after_its_expiry() -> None:
     end = NOW + TIMING.claim_s
     assert lead_of(held, None, end + TIMING.margin_s - 0.1, TIMING) is not None
     assert lead_of(held, None, end + TIMING.margin_s, TIMING) is None
-
-
-def test_a_lead_stops_publishing_before_others_may_take_over() -> None:
-    end = NOW + TIMING.claim_s
-    assert may_publish(end, end - TIMING.margin_s - 0.1, TIMING.margin_s)
-    assert not may_publish(end, end - TIMING.margin_s, TIMING.margin_s)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.records import CardRecord, RefusalRecord
 from paris_p2p.rules.claims import Decision
+from paris_p2p.rules.holding import Holding
 from paris_p2p.rules.next_card import (
     CardDecision,
     CardView,
@@ -38,6 +39,7 @@ from .made import NOW, SLOT, A, B, D, attest, card, tip
 
 CHECKPOINT_S = 600.0
 TRAINS = Decision("train", SLOT, 1, "this peer leads")
+HOLDING = Holding(epoch=1, claimed_at=NOW, issued_at=NOW, ends_s=1e9)
 LOST = Decision("yield", SLOT, 1, "another holds it under epoch 2")
 FIRST = card(A)
 SECOND = card(A, FIRST)
@@ -52,8 +54,7 @@ def view(at: Tip | None = None, **more: Any) -> CardView:
         "slot": SLOT,
         "tip": at,
         "claim": TRAINS,
-        "epoch": 1,
-        "claim_ends_s": 1e9,
+        "holding": HOLDING,
         "margin_s": 5.0,
         "checkpoint_s": CHECKPOINT_S,
     }
@@ -123,7 +124,7 @@ def test_a_claim_that_is_due_or_lapsed_while_nobody_came_is_not_lost(action: Any
 def test_near_the_end_of_a_claim_and_while_a_trainer_loads_nothing_goes_out_not_even_what_is_untold() -> None:
     state = begun().signed(FIRST)
     assert next_card(state, view(), 0.0).action == "tell"
-    assert next_card(state, view(claim_ends_s=104.0), 99.0).action == "wait"
+    assert next_card(state, view(holding=replace(HOLDING, ends_s=104.0)), 99.0).action == "wait"
     assert next_card(state, view(loading=True), 0.0).action == "wait"
 
 
@@ -207,7 +208,9 @@ class Leadership(RuleBasedStateMachine):
     def decide(self) -> CardDecision:
         self.state = self.state.seen(self.tip, self.now_s)
         claim = LOST if self.lost else TRAINS
-        seen = view(self.tip, claim=claim, claim_ends_s=self.claim_ends_s, loading=self.loading)
+        seen = view(
+            self.tip, claim=claim, holding=replace(HOLDING, ends_s=self.claim_ends_s), loading=self.loading
+        )
         return next_card(self.state, seen, self.now_s)
 
     @rule()

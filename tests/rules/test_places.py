@@ -8,42 +8,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paris_p2p.rules.places import (
-    IDLE_S,
-    IDLE_WITH_TIP_S,
+    _IDLE_S,
+    _IDLE_WITH_TIP_S,
     MAX_OF_NETWORK,
     MAX_OF_OWNER,
     MAX_OF_PEER,
     MAX_RUNS,
-    Place,
-    gives_way,
+    RunPlace,
     idle,
+    leaves_for,
     refusal,
 )
 
-HONEST = Place("honest", "owner", "honest peer", "2.2.2.2", 0.0)
+HONEST = RunPlace("honest", "owner", "honest peer", "2.2.2.2", 0.0)
 
 
-def admit(places: list[Place], new: Place) -> bool:
+def admit(places: list[RunPlace], new: RunPlace) -> bool:
     """As a bootstrap node does."""
     if refusal(places, new):
         return False
-    leaving = gives_way(places, new)
+    leaving = leaves_for(places, new)
     places[:] = [place for place in places if place.run != leaving]
     places.append(new)
     return True
 
 
-def junk(count: int, *, peers: int = 1, network: str = "6.6.6.6", first: int = 0) -> list[Place]:
+def junk(count: int, *, peers: int = 1, network: str = "6.6.6.6", first: int = 0) -> list[RunPlace]:
     """Runs of made-up owners, brought by so many made-up peers of one address."""
     numbers = range(first, first + count)
     return [
-        Place(f"junk {network} {n}", f"owner {network} {n}", f"peer {network} {n % peers}", network, 0.0)
+        RunPlace(f"junk {network} {n}", f"owner {network} {n}", f"peer {network} {n % peers}", network, 0.0)
         for n in numbers
     ]
 
 
 def test_one_peer_or_one_owner_has_its_quota_and_no_more() -> None:
-    places: list[Place] = []
+    places: list[RunPlace] = []
     assert sum(admit(places, run) for run in junk(100)) == MAX_OF_PEER
     assert admit(places, HONEST)
     places.clear()
@@ -52,7 +52,7 @@ def test_one_peer_or_one_owner_has_its_quota_and_no_more() -> None:
 
 
 def test_many_peers_of_one_address_have_the_quota_of_an_address() -> None:
-    places: list[Place] = []
+    places: list[RunPlace] = []
     for run in junk(1000, peers=1000):
         admit(places, run)
     assert len(places) == MAX_OF_NETWORK
@@ -60,7 +60,7 @@ def test_many_peers_of_one_address_have_the_quota_of_an_address() -> None:
 
 
 def test_an_honest_run_gets_a_place_of_a_full_house_and_junk_does_not_get_it_back() -> None:
-    places: list[Place] = []
+    places: list[RunPlace] = []
     for network in ("6.6.6.6", "7.7.7.7", "8.8.8.8"):
         for run in junk(200, peers=200, network=network):
             admit(places, run)
@@ -74,7 +74,7 @@ def test_an_honest_run_gets_a_place_of_a_full_house_and_junk_does_not_get_it_bac
 
 
 def test_at_the_junks_own_address_a_peer_with_less_takes_from_the_one_with_most() -> None:
-    places: list[Place] = []
+    places: list[RunPlace] = []
     for run in junk(40, peers=3):
         admit(places, run)
     neighbour = replace(HONEST, network="6.6.6.6")
@@ -89,14 +89,14 @@ def test_of_whoever_has_most_the_run_without_checkpoint_that_was_quiet_longest_l
         replace(run, tips=number % 2, heard_s=float(number % 5))
         for number, run in enumerate(junk(MAX_RUNS, peers=2, network="6.6.6.6"))
     ]
-    leaving = gives_way(places, HONEST)
+    leaving = leaves_for(places, HONEST)
     [left] = [place for place in places if place.run == leaving]
     assert (left.tips, left.heard_s) == (0, 0.0)
 
 
 def test_runs_the_operator_named_keep_their_places_and_get_one_past_every_quota() -> None:
     named = [replace(run, peer="", network="") for run in junk(MAX_RUNS)]
-    places: list[Place] = []
+    places: list[RunPlace] = []
     assert all(admit(places, run) for run in named)
     assert not admit(places, HONEST)
     assert idle(places, 1e9) == []
@@ -106,13 +106,13 @@ def test_runs_the_operator_named_keep_their_places_and_get_one_past_every_quota(
 
 def test_a_quiet_run_loses_its_place_later_when_it_has_a_checkpoint() -> None:
     fresh, old = replace(HONEST, heard_s=1000.0), replace(HONEST, run="old", tips=1)
-    assert idle([fresh, old], 1000.0 + IDLE_S) == []
-    assert idle([fresh, old], 1001.0 + IDLE_S) == ["honest"]
-    assert idle([fresh, old], 1001.0 + IDLE_WITH_TIP_S) == ["honest", "old"]
+    assert idle([fresh, old], 1000.0 + _IDLE_S) == []
+    assert idle([fresh, old], 1001.0 + _IDLE_S) == ["honest"]
+    assert idle([fresh, old], 1001.0 + _IDLE_WITH_TIP_S) == ["honest", "old"]
 
 
 _PLACES = st.builds(
-    Place,
+    RunPlace,
     run=st.uuids().map(str),
     owner=st.sampled_from("abcdefgh"),
     peer=st.sampled_from(["", *"pqrstuvw"]),
@@ -124,9 +124,9 @@ _PLACES = st.builds(
 
 @given(st.lists(_PLACES, max_size=300))
 def test_whatever_comes_there_are_never_more_than_the_places_and_no_named_run_leaves(
-    new: list[Place],
+    new: list[RunPlace],
 ) -> None:
-    places: list[Place] = []
+    places: list[RunPlace] = []
     for place in new:
         named = {held.run for held in places if not held.peer}
         admit(places, place)

@@ -118,5 +118,5 @@ def test_a_run_of_any_size_is_prepared_trained_gated_sampled_and_exported(
     export(fetched, tmp_path / "model")
     pipeline = ParisPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
-    frames = pipeline(PROMPT, 2, output_type="uint8").frames
-    assert (np.abs(frames.astype(int) - expected.astype(int)) <= 2).mean() > 0.99
+    frames = pipeline(PROMPT, num_inference_steps=2, rng_seed=0, output_type="uint8").frames
+    assert np.array_equal(frames, expected)

@@ -37,7 +37,7 @@ def test_an_event_survives_its_line(event: Event) -> None:
 
 @pytest.mark.parametrize("line", [b"", b"loading...", b'{"event":"other"}', b'{"event":"stopped"}', b"\xff"])
 def test_what_is_no_event_is_refused(line: bytes) -> None:
-    with pytest.raises(TrainError, match="which is no event"):
+    with pytest.raises(TrainError, match="which is not an event"):
         parse_event(line)
 
 

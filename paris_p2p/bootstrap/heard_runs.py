@@ -1,0 +1,67 @@
+"""Runs that a bootstrap node has heard of and not joined yet: whom to ask for their RunSpecs, within bounds.
+
+Keys are free: a signer that names many runs, or is silent when asked, holds up nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from paris_p2p.envelope import Envelope
+from paris_p2p.records import PeerRecord
+from paris_p2p.rules.places import MAX_RUNS
+
+MAX_HEARD_OF_ONE = 16  # runs waiting to be joined that one signer named
+_MAX_HEARD = 4 * MAX_RUNS
+_MAX_ASKED = 8  # at once, one of each signer
+_MAX_ASKED_OF_NETWORK = 4
+
+
+class HeardRuns:
+    """Notes runs by the records of those who take part in them, and says which to ask for."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, str] = {}  # run id -> a peer that may have its RunSpec
+        self._asked: dict[str, tuple[str, str]] = {}  # run id -> the peer that is asked, its network
+
+    def note(self, envelope: Envelope[Any]) -> bool:
+        """Notes who takes part in a run; returns whether something is to be asked that was not before."""
+        run, signer = envelope.record.run, envelope.signer
+        if run in self.waiting:
+            if not isinstance(envelope.record, PeerRecord) or envelope.record.role != "owner":
+                return False
+            self.waiting[run] = signer
+            return True
+        if list(self.waiting.values()).count(signer) >= MAX_HEARD_OF_ONE:
+            return False
+        self.waiting[run] = signer
+        if len(self.waiting) > _MAX_HEARD:  # a signer that takes part says so again
+            del self.waiting[next(iter(self.waiting))]
+        return True
+
+    def to_ask(
+        self, networks: Mapping[str, str], is_refused: Callable[[str, str, str], bool]
+    ) -> Iterator[tuple[str, str]]:
+        """Yields (run, peer) that are to be asked now; a peer that is connected comes first.
+
+        `is_refused` tells whether a run gets no place; such a run is forgotten.
+        """
+        for run, peer in sorted(self.waiting.items(), key=lambda item: item[1] not in networks):
+            network = networks.get(peer, "")
+            if is_refused(run, peer, network):
+                del self.waiting[run]
+            elif self._may_ask(peer, network):
+                del self.waiting[run]
+                self._asked[run] = peer, network
+                yield run, peer
+
+    def answered(self, run: str) -> None:
+        """Notes that a question is over: another may be asked."""
+        self._asked.pop(run, None)
+
+    def _may_ask(self, peer: str, network: str) -> bool:
+        asked = list(self._asked.values())
+        if len(asked) >= _MAX_ASKED or any(peer == other for other, _ in asked):
+            return False
+        return sum(network == where for _, where in asked) < _MAX_ASKED_OF_NETWORK

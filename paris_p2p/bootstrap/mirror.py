@@ -1,0 +1,152 @@
+"""One run on a bootstrap node: its data and its tips are copied as they come, kept fresh and announced."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from paris_p2p.errors import DiskFullError, ParisError, SwarmError
+from paris_p2p.node.copies import Copies
+from paris_p2p.node.run_node import HOLDER_LIFETIME_S, RunNode
+from paris_p2p.records import BlobRef
+
+log = logging.getLogger(__name__)
+_PAUSE_S = 1.0  # between two looks at a run, however many records come
+_AGAIN_S = 3.0  # after what could not be had, or a fault
+_LEAST_REFRESH_S = 3.0
+_MOST_REFRESH_S = 60.0  # gossip is a hint: a card told while its maker was cut off is only on the board
+
+
+class FullDisk:
+    """Says once that there is no room, until something fits again; shared by all runs of a node."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say, self._is_full = say, False
+
+    def found_room(self) -> None:
+        self._is_full = False
+
+    def refused(self, error: DiskFullError) -> None:
+        if not self._is_full:
+            self.say(f"not mirroring more: {error}")
+        self._is_full = True
+
+
+class Mirror:
+    """Mirrors one run until cancelled; `tips_known` is told how many slots have a tip."""
+
+    def __init__(self, node: RunNode, disk: FullDisk, tips_known: Callable[[int], None]):
+        self.node, self.disk, self.tips_known = node, disk, tips_known
+        self._copies = Copies(node.disk_news.set)
+        self._announced_s: dict[str, float] = {}  # monotonic, by what is held; "peer": this node's presence
+        self._refreshed_s = -math.inf
+
+    async def run(self) -> None:
+        """Looks at the run with each news of it, and when something is due. Raises TwinError when this node
+        is to stop beside another with its key.
+        """
+        watching = asyncio.create_task(self._watch_twin())
+        looking = asyncio.create_task(self._keep_looking())
+        try:
+            await asyncio.wait({watching, looking}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (watching, looking):
+                if task.done():
+                    task.result()
+        finally:
+            watching.cancel()
+            looking.cancel()
+            await asyncio.gather(watching, looking, self._copies.close(), return_exceptions=True)
+
+    async def _watch_twin(self) -> None:
+        while True:
+            self.node.own.check()
+            await self.node.own.next_foreign()
+
+    async def _keep_looking(self) -> None:
+        news = self.node.disk_news
+        while True:
+            news.clear()
+            wait_s = await self._look_or_say()
+            await asyncio.sleep(_PAUSE_S)
+            try:
+                async with asyncio.timeout(wait_s):
+                    await news.wait()
+            except TimeoutError:
+                pass
+
+    async def _look_or_say(self) -> float:
+        """Looks at the run; its fault, or a full disk, ends neither this node nor the other runs."""
+        try:
+            return await self._look()
+        except ParisError as error:
+            log.warning("run %s… was not mirrored this time: %s", self.node.run[:16], error)
+        except Exception:
+            log.exception("run %s could not be mirrored this time", self.node.run)
+        return _AGAIN_S
+
+    async def _look(self) -> float:
+        """Copies what is missing of the data and the tips, and tells what is due; returns the seconds until
+        something is due again.
+        """
+        node = self.node
+        tips = [(slot, tip) for slot in node.spec.slots if (tip := node.board.tip(slot)) is not None]
+        self.tips_known(len(tips))
+        due_s = [self._want("data", node.run, node.spec.data_blobs)]
+        for slot, tip in tips:
+            card = tip.card.record
+            due_s.append(self._want(slot, tip.card.id, (card.weights, card.resume)))
+            node.keep_good(card)
+        await node.forget_superseded()
+        try:
+            due_s.append(await self._announce_presence())
+            due_s.append(await self._refresh())
+        except SwarmError as error:
+            log.info("the swarm does not answer about %s: %s", node.run[:16], error)
+            due_s.append(_AGAIN_S)
+        return min(due_s)
+
+    def _want(self, name: str, what: str, refs: Sequence[BlobRef]) -> float:
+        """Begins to copy blobs, or to announce them, where that is due; returns the seconds until it is."""
+        left_s = self._left_s(what, HOLDER_LIFETIME_S / 3)
+        if left_s > 0 and all(self.node.host.store.has(ref.id) for ref in refs):
+            return left_s
+        self._copies.want(name, what, partial(self._hold, what, refs))
+        return HOLDER_LIFETIME_S / 3  # its end is news
+
+    async def _hold(self, what: str, refs: Sequence[BlobRef]) -> None:
+        missing = [ref for ref in refs if not self.node.host.store.has(ref.id)]
+        try:
+            if missing:
+                await self.node.fetch(missing, what)
+                self.disk.found_room()
+            self._announced_s[what] = time.monotonic()
+            await self.node.announce_holding(what)
+            return
+        except DiskFullError as error:
+            self.disk.refused(error)
+        except ParisError as error:
+            log.info("could not copy %s: %s", what[:16], error)
+        await asyncio.sleep(_AGAIN_S)
+
+    async def _announce_presence(self) -> float:
+        if (left_s := self._left_s("peer", HOLDER_LIFETIME_S / 6)) > 0:
+            return left_s
+        self._announced_s["peer"] = time.monotonic()
+        await self.node.announce_peer("bootstrap")
+        return HOLDER_LIFETIME_S / 6
+
+    async def _refresh(self) -> float:
+        every_s = max(_LEAST_REFRESH_S, min(_MOST_REFRESH_S, self.node.spec.timing.checkpoint_s))
+        now_s = time.monotonic()
+        if (left_s := self._refreshed_s + every_s - now_s) > 0:
+            return left_s
+        self._refreshed_s = now_s
+        await self.node.refresh()
+        return every_s
+
+    def _left_s(self, what: str, every_s: float) -> float:
+        return self._announced_s.get(what, -math.inf) + every_s - time.monotonic()

@@ -1,0 +1,223 @@
+"""One run's records as others tell them: from the bulletin board, from gossip, and from connected peers
+(docs/protocol.md, "Gossip" and "Asking").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from paris_p2p.envelope import Envelope, open_envelope
+from paris_p2p.errors import BlobError, RecordError, UnreachableError, VersionError
+from paris_p2p.node.board import Board
+from paris_p2p.node.host import Host
+from paris_p2p.records import claims_key, refusals_key, tips_key
+from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
+from paris_p2p.swarm.limits import kind_of
+
+log = logging.getLogger(__name__)
+GOSSIPED = ("claim", "card", "attestation", "refusal")
+OPENING_S = 10.0  # what a newcomer's first questions wait for answers; what comes later is heard all the same
+_ASKED_S = 3.0  # the same, of a refresh
+_MAX_PEERS_ASKED = 8  # connected ones, for what the bulletin board does not tell
+_MAX_OWING = 32  # peers that have not answered yet
+_ONE_PEER_LIMIT_S = 30.0  # for all that one peer is asked at once
+_MAX_BAD_TOLD = 8  # records of one answer
+_MAX_SLOTS_AT_ONCE = 4
+_KEPT_AT_ONCE = 16  # records, between two turns of the event loop
+_MAX_MISS_S = 60.0  # between two rounds of questions for attested cards that nobody had
+T = TypeVar("T")
+
+
+class Reading:
+    """Reads the records of one run and hands them to `keep`."""
+
+    def __init__(
+        self, host: Host, board: Board, keep: Callable[[Envelope[Any]], None], refused: Counter[str]
+    ):
+        self.host, self.run, self.board, self.keep, self.refused = host, board.run, board, keep, refused
+        self._asked: dict[str, asyncio.Task[None]] = {}  # connected peers that have not answered yet
+        # slot -> tries for attested cards nobody had, and when the next is due
+        self._misses: dict[str, tuple[int, float]] = {}
+
+    async def refresh(self, slots: Sequence[str] = ()) -> None:
+        """Reads claims and tips of the slots (all, when none are named) and puts back tips that the bulletin
+        board forgot.
+
+        Several slots at once: where a read takes long, the last one must not wait for all others.
+        """
+        turns = asyncio.Semaphore(_MAX_SLOTS_AT_ONCE)
+
+        async def one(slot: str) -> None:
+            async with turns:
+                await self._refresh_slot(slot)
+
+        await _together(one(slot) for slot in slots or self.board.slots)
+
+    async def ask_connected(
+        self,
+        slots: Sequence[str] = (),
+        *,
+        first: Collection[str] = (),
+        enough: int = 1,
+        wait_s: float = _ASKED_S,
+    ) -> None:
+        """Asks connected peers side by side for what they know, those in `first` and those with a part in the
+        run before others.
+
+        Returns when `enough` told all and the others had as long again, at the latest after `wait_s`. A peer
+        that has not answered by then is heard when it does, is not asked anew before, and is left after
+        _ONE_PEER_LIMIT_S.
+        """
+        connected = [
+            peer.peer_id for peer in await self.host.swarm.peers() if peer.peer_id not in self._asked
+        ]
+        random.shuffle(connected)  # not the same ones each time, should they not know either
+        connected.sort(key=lambda peer: (peer not in first, not self.board.has_part(peer)))
+        questions = {
+            peer: partial(self.catch_up, peer, slots)
+            for peer in connected[: min(_MAX_PEERS_ASKED, _MAX_OWING - len(self._asked))]
+        }
+        answers = await ask_side_by_side(questions, enough=enough, limit_s=wait_s, extra=1.0)
+        for peer, error in answers.failed.items():
+            log.info("%s did not answer: %s", peer[-8:], error)
+        for peer, task in answers.late.items():
+            self._asked[peer] = task
+            task.add_done_callback(partial(self._answered, peer))
+
+    async def catch_up(self, peer: str, slots: Sequence[str] = ()) -> None:
+        """Asks one peer directly for what it knows (of all slots, when none are named): tips whose DHT
+        records have gone. Raises UnreachableError.
+        """
+        try:
+            async with asyncio.timeout(_ONE_PEER_LIMIT_S):
+                for slot in slots or self.board.slots:
+                    for key in (claims_key(self.run, slot), tips_key(self.run, slot)):
+                        await self._receive_all(await self.host.swarm.fetch_records(peer, key))
+        except TimeoutError as error:
+            raise UnreachableError(
+                f"{peer[-8:]} did not tell its records in {_ONE_PEER_LIMIT_S:.0f} s"
+            ) from error
+        except (BlobError, RecordError) as error:
+            # it refuses, or answers nonsense: no worse than not answering
+            raise UnreachableError(f"{peer[-8:]} does not tell its records: {error}") from error
+
+    async def read_refusals(self, slot: str) -> None:
+        """Reads why this peer's newest cards were refused, beside what came by gossip: from the board, and
+        from connected peers.
+        """
+        key = refusals_key(self.run, slot)
+        await self._keep_all(await self.host.swarm.read_records(key, self.run))
+        connected = [peer.peer_id for peer in await self.host.swarm.peers()]
+        asked = {
+            peer: partial(self.host.swarm.fetch_records, peer, key)
+            for peer in random.sample(connected, min(2, len(connected)))
+        }
+        answers = await ask_side_by_side(asked, enough=len(asked), limit_s=_ASKED_S)
+        await end_tasks(answers.late.values())
+        for peer, error in answers.failed.items():
+            log.info("%s did not tell what it knows of refusals: %s", peer[-8:], error)
+        for records in answers.good.values():
+            await self._receive_all(records)
+
+    async def on_gossip(self, sender: str, data: bytes) -> None:
+        """Keeps what a gossip message brought."""
+        self.receive(data)
+
+    def receive(self, data: bytes) -> None:
+        """Keeps one record, if it holds."""
+        for envelope in self._open([data]):
+            self.keep(envelope)
+
+    async def close(self) -> None:
+        """Ends the questions that are still out."""
+        await end_tasks(self._asked.values())
+
+    async def _refresh_slot(self, slot: str) -> None:
+        key, swarm = tips_key(self.run, slot), self.host.swarm
+        claims, found = await _together(
+            [swarm.read_records(claims_key(self.run, slot), self.run), swarm.read_records(key, self.run)]
+        )
+        await self._keep_all((*claims, *found))
+        ids, now = {envelope.id for envelope in found}, time.time()
+        for envelope in self.board.tip_envelopes(slot):
+            if envelope.id not in ids and envelope.record.expires_at > now:
+                # an older one is had from peers directly
+                await swarm.store_record(envelope)
+        await self._ask_for_attested(slot)
+
+    async def _ask_for_attested(self, slot: str) -> None:
+        """Asks connected peers for cards that were attested and are not to be had from the bulletin board.
+
+        The board keeps one card of a maker: one that it made meanwhile hides the one that became the tip.
+        Anybody can attest a card that nobody has: peers are asked side by side, once a slot and interval, and
+        more rarely while they know nothing.
+        """
+        attestors, now_s = self.board.attestors_of_unknown(slot), time.monotonic()
+        if not attestors:
+            self._misses.pop(slot, None)
+            return
+        tries, next_s = self._misses.get(slot, (0, 0.0))
+        if now_s < next_s:
+            return
+        wait_s = min(_MAX_MISS_S, self.board.spec.timing.checkpoint_s / 2 * 2.0 ** min(tries, 20))
+        self._misses[slot] = tries + 1, now_s + wait_s
+        await self.ask_connected((slot,), first=attestors, enough=_MAX_PEERS_ASKED)
+        if not self.board.attestors_of_unknown(slot):
+            self._misses.pop(slot, None)
+
+    def _answered(self, peer: str, task: asyncio.Task[None]) -> None:
+        del self._asked[peer]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.info("%s did not answer: %s", peer[-8:], error)
+
+    async def _receive_all(self, records: Sequence[bytes]) -> None:
+        """Keeps what one peer answered, its signatures checked in a thread: five hundred take a tenth of a
+        second.
+        """
+        await self._keep_all(await asyncio.to_thread(self._open, records))
+
+    def _open(self, records: Sequence[bytes]) -> list[Envelope[Any]]:
+        """Returns the records that hold; an honest peer sends no others, so that after a few bad ones the
+        rest is left.
+        """
+        opened, bad = [], 0
+        for data in records:
+            try:
+                opened.append(open_envelope(data, run=self.run, kinds=GOSSIPED))
+            except RecordError as error:
+                log.debug("a record was refused: %s", error)
+                self.refused[f"record: {kind_of(error)}"] += 1
+                bad += not isinstance(error, VersionError)
+            if bad > _MAX_BAD_TOLD:
+                self.refused["records: not looked at after too many bad ones"] += 1
+                break
+        return opened
+
+    async def _keep_all(self, envelopes: Sequence[Envelope[Any]]) -> None:
+        """Keeps records one after the other; others have turns in between: where a slot is full of strangers'
+        records, one more takes a millisecond.
+        """
+        for number, envelope in enumerate(envelopes):
+            if number % _KEPT_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            self.keep(envelope)
+
+
+async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Returns the results of works that run side by side; when one fails the others are ended before its
+    error is raised, so that none is left behind.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -25,7 +25,7 @@ class Bounds:
 
 def unpack(data: bytes, bounds: Bounds, *, use_list: bool = False) -> Any:
     """The one value that `data` holds, without extensions; maps have names or bytes as keys. RecordError."""
-    measure(data, bounds)
+    check_bounds(data, bounds)
     try:
         return msgpack.unpackb(data, use_list=use_list, strict_map_key=True)
     except (
@@ -36,7 +36,7 @@ def unpack(data: bytes, bounds: Bounds, *, use_list: bool = False) -> Any:
         raise RecordError(f"{len(data)} bytes are not valid msgpack: {str(error)[:80]}") from error
 
 
-def measure(data: bytes, bounds: Bounds) -> None:
+def check_bounds(data: bytes, bounds: Bounds) -> None:
     """RecordError unless `data` is exactly one whole value within `bounds`, of plain types."""
     position, size, left, due = 0, len(data), bounds.items, 1
     outer: list[int] = []  # values still due in the maps and lists around this one

@@ -24,7 +24,7 @@ _ENDS_OPEN = ("?", "&", "=", "/", ":", "%", ".")
 _CONTINUES = ("?", "&", "/", "=", "%")
 
 
-def decode_text(data: bytes) -> str:
+def decode_pasted(data: bytes) -> str:
     """The text of a small file that any program wrote: UTF-8 or UTF-16, with its mark or without;
     UnicodeDecodeError.
     """

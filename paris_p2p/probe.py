@@ -1,6 +1,6 @@
 """Dials a node with py-libp2p, an independent libp2p, in a process of its own.
 
-It cannot share one with hivemind: both register a `crypto.proto`. `check` is what commands call;
+It cannot share one with hivemind: both register a `crypto.proto`. `check_node` is what commands call;
 `python -m paris_p2p.probe MULTIADDR --json` is the process that it starts.
 """
 
@@ -116,7 +116,7 @@ def parse_address(address: str) -> tuple[str, int, str]:
     return match[2], int(match[4] or 0), match[5]
 
 
-def check(address: str, limit_s: float = LIMIT_S) -> ProbeResult:
+def check_node(address: str, limit_s: float = LIMIT_S) -> ProbeResult:
     """Dial `address` in a process of its own; UsageError when the address is wrong or py-libp2p is not
     installed.
     """

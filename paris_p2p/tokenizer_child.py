@@ -38,7 +38,7 @@ def longest(tokenizer: Any) -> int:
     return int(min(float(tokenizer.model_max_length or NO_LIMIT), NO_LIMIT))
 
 
-def count_tokens(tokenizer: Any, captions: Sequence[str]) -> list[int]:
+def token_counts(tokenizer: Any, captions: Sequence[str]) -> list[int]:
     """Of each caption, uncut, with what the tokenizer puts around it."""
     from transformers.utils import logging
 
@@ -62,7 +62,7 @@ def _answer(tokenizer: Any, request: dict[str, Any]) -> dict[str, Any]:
     if "tokens" in request:
         ids, mask = cut_tokens(tokenizer, request["captions"], request["tokens"])
         return {"ids": ids, "mask": mask}
-    return {"counts": count_tokens(tokenizer, request["captions"])}
+    return {"counts": token_counts(tokenizer, request["captions"])}
 
 
 def _limit_memory(more_bytes: int) -> None:

@@ -27,7 +27,7 @@ from typing import IO, Any, Protocol
 
 from paris_p2p.bounded_json import read_json
 from paris_p2p.errors import UsageError
-from paris_p2p.tokenizer_child import count_tokens, cut_tokens, longest, open_tokenizer
+from paris_p2p.tokenizer_child import cut_tokens, longest, open_tokenizer, token_counts
 from paris_p2p.weights import MAX_CAPTION_CHARACTERS, ModelFiles
 
 # one is needed
@@ -155,7 +155,7 @@ class _Here:
         self.longest = longest(self._tokenizer)
 
     def counts(self, captions: Sequence[str]) -> list[int]:
-        return count_tokens(self._tokenizer, _cut(captions))
+        return token_counts(self._tokenizer, _cut(captions))
 
     def cut(self, captions: Sequence[str], tokens: int) -> tuple[list[list[int]], list[list[int]]]:
         return cut_tokens(self._tokenizer, _cut(captions), tokens)

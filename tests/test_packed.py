@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from paris_p2p.envelope import decode
 from paris_p2p.errors import RecordError
-from paris_p2p.packed import Bounds, measure, unpack
+from paris_p2p.packed import Bounds, check_bounds, unpack
 
 BOUNDS = Bounds(items=1000)
 _PLAIN = st.recursive(
@@ -36,7 +36,7 @@ def test_what_is_within_bounds_is_what_msgpack_reads(value: Any) -> None:
 @given(st.binary(max_size=300))
 def test_bytes_pass_the_measure_only_if_msgpack_reads_them_whole(data: bytes) -> None:
     try:
-        measure(data, BOUNDS)
+        check_bounds(data, BOUNDS)
     except RecordError:
         return
     with suppress(

@@ -61,7 +61,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 def test_without_py_libp2p_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "libp2p", None)
     with pytest.raises(UsageError, match=r"pip install 'paris-p2p\[probe\]'"):
-        probe.check(f"/ip4/127.0.0.1/tcp/1/p2p/{STRANGER}")
+        probe.check_node(f"/ip4/127.0.0.1/tcp/1/p2p/{STRANGER}")
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,12 @@ def test_without_py_libp2p_the_message_says_how_to_install_it(monkeypatch: pytes
 )
 def test_an_address_that_cannot_be_dialled_is_refused_with_an_example(address: str) -> None:
     with pytest.raises(UsageError, match=r"/ip4/1\.2\.3\.4/tcp/31337/p2p/12D3Koo"):
-        probe.check(address)
+        probe.check_node(address)
 
 
 def test_a_relayed_address_is_refused() -> None:
     with pytest.raises(UsageError, match="relayed"):
-        probe.check(f"/ip4/1.2.3.4/tcp/1/p2p/{STRANGER}/p2p-circuit/p2p/{STRANGER}")
+        probe.check_node(f"/ip4/1.2.3.4/tcp/1/p2p/{STRANGER}/p2p-circuit/p2p/{STRANGER}")
 
 
 def test_a_probe_that_breaks_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_a_probe_that_breaks_is_an_error_with_its_last_words(monkeypatch: pytest
     broken = subprocess.CompletedProcess([], 3, b"no json", b"a\nImportError: gmp\n")
     monkeypatch.setattr(probe.subprocess, "run", lambda *_, **__: broken)
     with pytest.raises(SwarmError, match=r"exit 3\): ImportError: gmp"):
-        probe.check(f"/ip4/127.0.0.1/tcp/1/p2p/{STRANGER}")
+        probe.check_node(f"/ip4/127.0.0.1/tcp/1/p2p/{STRANGER}")
 
 
 def test_only_the_expected_peer_with_our_protocol_is_ok() -> None:
@@ -114,7 +114,7 @@ async def test_a_node_of_ours_is_seen_with_its_peer_id_round_trip_and_protocol_v
     p2p = await P2P.replicate(Multiaddr(node.control))
     try:
         await p2p.add_binary_stream_handler("/paris/blob/1", _nothing)
-        result = await asyncio.to_thread(probe.check, getattr(node, transport))
+        result = await asyncio.to_thread(probe.check_node, getattr(node, transport))
     finally:
         await p2p.shutdown()
     assert result.reason == ""
@@ -132,7 +132,7 @@ async def test_a_node_of_ours_is_seen_with_its_peer_id_round_trip_and_protocol_v
 @pytest.mark.swarm
 @pytest.mark.parametrize("transport", ["tcp", "quic"])
 def test_another_peer_at_the_address_is_named(node: Node, transport: str) -> None:
-    result = probe.check(getattr(node, transport).replace(node.peer_id, STRANGER))
+    result = probe.check_node(getattr(node, transport).replace(node.peer_id, STRANGER))
     assert (result.reachable, result.peer_id, result.is_expected_peer, result.ok) == (
         True,
         node.peer_id,
@@ -144,7 +144,7 @@ def test_another_peer_at_the_address_is_named(node: Node, transport: str) -> Non
 @needs_libp2p
 @pytest.mark.swarm
 def test_a_libp2p_node_that_is_not_ours_is_reachable_without_a_protocol_version(node: Node) -> None:
-    result = probe.check(node.tcp.replace("/ip4/127.0.0.1/", "/dns4/localhost/"))
+    result = probe.check_node(node.tcp.replace("/ip4/127.0.0.1/", "/dns4/localhost/"))
     assert (result.reachable, result.protocol_version, result.ok) == (True, 0, False)
     assert "not a paris-p2p node" in "\n".join(result.lines())
 
@@ -153,7 +153,7 @@ def test_a_libp2p_node_that_is_not_ours_is_reachable_without_a_protocol_version(
 def test_nobody_there_is_not_reachable_and_says_why() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
-    result = probe.check(f"/ip4/127.0.0.1/tcp/{port}/p2p/{STRANGER}")
+    result = probe.check_node(f"/ip4/127.0.0.1/tcp/{port}/p2p/{STRANGER}")
     assert not result.reachable
     assert "refused" in result.reason
 
@@ -161,7 +161,7 @@ def test_nobody_there_is_not_reachable_and_says_why() -> None:
 @needs_libp2p
 def test_a_listener_that_never_answers_does_not_hang_the_probe() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
-        result = probe.check(f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}/p2p/{STRANGER}", limit_s=2)
+        result = probe.check_node(f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}/p2p/{STRANGER}", limit_s=2)
     assert not result.reachable
     assert "no answer within 2 s" in result.reason
 

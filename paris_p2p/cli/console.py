@@ -16,7 +16,7 @@ import typer
 
 from paris_p2p.cli import logs
 from paris_p2p.errors import DiskFullError, InviteError, ParisError, ReadOnlyError, UsageError
-from paris_p2p.pasted import decode_text as decode_pasted
+from paris_p2p.pasted import decode_pasted
 from paris_p2p.shown import FIELD_LETTERS, lose_closed_terminal, put, ready_streams, shown, shown_lines
 
 if TYPE_CHECKING:

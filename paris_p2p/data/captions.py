@@ -24,7 +24,7 @@ from paris_p2p.data.table_rows import (
     shown_row,
     value_of,
 )
-from paris_p2p.data.text_files import NotTextError, clean_caption, decode_text, shown
+from paris_p2p.data.text_files import NotTextError, clean_caption, decode_text, quoted
 from paris_p2p.errors import DataError
 
 TABLES = ("captions.csv", "captions.tsv", "captions.jsonl", "metadata.csv", "metadata.tsv", "metadata.jsonl")
@@ -100,7 +100,7 @@ class CaptionTable:
             same = by_key[key] if (key := name_key(_inside(folder, written))) in by_key else []
             if len(same) == 1 and same[0] not in found:
                 found[same[0]] = rows
-                why = f"{self.name} names {shown(written)}"
+                why = f"{self.name} names {quoted(written)}"
                 self.notes.append(Note(same[0], "name matched though written otherwise", why))
             else:
                 near = ", ".join(same) or (_nearest(key, by_key) if len(missed) < _NEAR_NAMES else "")
@@ -192,7 +192,7 @@ def _take(table: CaptionTable, path: Path, line: int, row: Mapping[str, Any]) ->
     if known and not (start and all(row.start for row in known)):
         if (known[0].text, known[0].group) != (new.text, new.group):
             raise DataError(
-                f"{path} names {shown(name)} on line {known[0].line} and again, "
+                f"{path} names {quoted(name)} on line {known[0].line} and again, "
                 f"with another caption or source, on line {line}; keep one, or give both a start and an end"
             )
         return

@@ -22,7 +22,7 @@ Picture = NDArray[np.uint8]  # [H, W, 3]
 
 
 @dataclass(frozen=True)
-class Block:
+class SheetBlock:
     """Holds a cluster's title and pictures, all of one size."""
 
     title: str
@@ -39,7 +39,7 @@ def thumbnail(picture: Picture) -> Picture:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
 
 
-def contact_sheet(blocks: Sequence[Block], path: Path) -> None:
+def contact_sheet(blocks: Sequence[SheetBlock], path: Path) -> None:
     """Writes a PNG with a block of at most `ROWS` x `COLUMNS` pictures for each cluster."""
     height, width = next(block.pictures[0].shape[:2] for block in blocks if block.pictures)
     cell_h, cell_w = height + GAP_PIXELS, width + GAP_PIXELS

@@ -16,7 +16,7 @@ from paris_p2p.data.film_parts import Span
 from paris_p2p.data.folder import SUFFIXES, is_read, not_read, printable, walk
 from paris_p2p.data.images import IMAGE_SUFFIXES
 from paris_p2p.data.sidecars import MAX_SIDECAR_BYTES, Sidecars, read_caption
-from paris_p2p.data.text_files import NotTextError, shown
+from paris_p2p.data.text_files import NotTextError, quoted
 from paris_p2p.data.timed_captions import TimedCaption, timed_rows
 from paris_p2p.data.track import Track
 from paris_p2p.errors import DataError
@@ -126,7 +126,7 @@ def find_sources(folder: Path, leave_out: Path | None = None, encoding: str = ""
         elif path.name.lower() in TABLES + OTHER_TABLES and path != table.path:
             found.notes.append(Note(name, "table not read", _table_advice(name, table)))
     for miss in missed:
-        near = f"; nearly {shown(miss.near)}: make the two names alike" if miss.near else ""
+        near = f"; nearly {quoted(miss.near)}: make the two names alike" if miss.near else ""
         where = f"named in {table.name}, line {miss.line}, but not there{near}"
         found.skipped.append(Skipped(miss.name, "missing", where))
     found.notes += table.notes
@@ -172,7 +172,7 @@ def _add(
         by_time, image = bool(rows and rows[0].start), path.suffix.lower() in IMAGE_SUFFIXES
         if by_time and image:
             raise NotTextError(f"an image has no time: leave its start and end out of {table.name}")
-        timed = timed_rows(rows, f"{table.name} for {shown(name)}") if by_time else ()
+        timed = timed_rows(rows, f"{table.name} for {quoted(name)}") if by_time else ()
         read = rows[0] if rows and (rows[0].text or timed) else sidecars.of(name)
         text = "" if timed or read is None else read.text
         if not image:

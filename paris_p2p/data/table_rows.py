@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from paris_p2p.data.text_files import shown
+from paris_p2p.data.text_files import quoted
 from paris_p2p.errors import DataError
 
 FILE_KEYS = (
@@ -52,7 +52,7 @@ def cell_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
                 raise DataError(
                     f"{path}, line {line} has {len(cells)} cells, "
                     f"the header has {len(header)} ({', '.join(header)}): {_shown_line(lines, line)}. "
-                    f"Put a caption that holds {shown(delimiter)} into double quotes"
+                    f"Put a caption that holds {quoted(delimiter)} into double quotes"
                 )
             _check_quotes(path, lines, (line, reader.line_num), delimiter)
             yield line, dict(zip(header, cells, strict=True))
@@ -146,7 +146,7 @@ def _shown_line(lines: Sequence[str], line: int) -> str:
 
 def _cut(text: str) -> str:
     text = text.strip()
-    return shown(text[:_SHOWN_CHARACTERS] + ("…" if len(text) > _SHOWN_CHARACTERS else ""))
+    return quoted(text[:_SHOWN_CHARACTERS] + ("…" if len(text) > _SHOWN_CHARACTERS else ""))
 
 
 def _check_keys(path: Path, line: int, keys: Iterable[str], row: str) -> None:
@@ -158,7 +158,7 @@ def _check_keys(path: Path, line: int, keys: Iterable[str], row: str) -> None:
     for what, wanted in (("file", FILE_KEYS), ("caption", CAPTION_KEYS)):
         if not set(wanted) & set(here):
             raise DataError(
-                f"{path}, line {line} has {', '.join(map(shown, here[:12])) or 'nothing'} and so no {what}: "
+                f"{path}, line {line} has {', '.join(map(quoted, here[:12])) or 'nothing'} and so no {what}: "
                 f"{row}. Each line needs file and caption (and may have source); "
                 f"a {what} may be called {', '.join(wanted)}"
             )

@@ -82,7 +82,7 @@ def decode_text(data: bytes, encoding: str = "") -> Decoded:
     reads = " ".join(data.decode(guess, "replace")[:_SHOWN_CHARACTERS].split())
     raise NotTextError(
         f"byte {at} is not UTF-8; "
-        f"save it as UTF-8, or name its encoding: --caption-encoding {guess} would read it as {shown(reads)}"
+        f"save it as UTF-8, or name its encoding: --caption-encoding {guess} would read it as {quoted(reads)}"
     )
 
 
@@ -115,6 +115,6 @@ def clean_caption(text: str) -> tuple[str, list[str]]:
     return line, done
 
 
-def shown(text: str) -> str:
+def quoted(text: str) -> str:
     """Quotes a text from a file as a message can hold it: without control characters and half ones."""
     return ascii(text) if not text.isprintable() else repr(text)

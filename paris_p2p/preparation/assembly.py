@@ -28,7 +28,7 @@ from paris_p2p.data.prepared import (
     path_text,
 )
 from paris_p2p.data.shards import Sample, write_shards
-from paris_p2p.data.sheet import COLUMNS, ROWS, Block, contact_sheet
+from paris_p2p.data.sheet import COLUMNS, ROWS, SheetBlock, contact_sheet
 from paris_p2p.data.sources import Skipped, Source
 from paris_p2p.disk import write_atomic
 from paris_p2p.errors import UsageError
@@ -132,7 +132,9 @@ def write_sheet(
             cache.read(entries[i].cache_key, "thumbs", entries[i].index) for i in mine[: COLUMNS * ROWS]
         ]
         counts = f"{row.clips['train']} train and {row.clips['gate']} gate clips"
-        blocks.append(Block(f"cluster {row.cluster}: {counts}, silhouette {row.silhouette:.2f}", pictures))
+        blocks.append(
+            SheetBlock(f"cluster {row.cluster}: {counts}, silhouette {row.silhouette:.2f}", pictures)
+        )
     contact_sheet(blocks, path)
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paris_p2p.errors import UsageError
-from paris_p2p.score.page import Figure, printable
+from paris_p2p.score.page import Figure
+from paris_p2p.shown import shown_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +72,7 @@ def colours(count: int) -> list[Any]:
 
 def label(text: str, most: int = 40) -> str:
     """Returns one printable line of at most `most` characters."""
-    clean = printable(" ".join(text.split()))
+    clean = shown_lines(" ".join(text.split()))
     return clean if len(clean) <= most else clean[: most - 1] + "…"
 
 

@@ -56,7 +56,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Clip:
+class LoopingClip:
     """Holds a looping clip as a data URI, made by `looping`."""
 
     uri: str
@@ -68,7 +68,7 @@ class ClipRow:
     """Holds one caption's clips, one for each column of its wall; None where there is none."""
 
     caption: str
-    clips: tuple[Clip | None, ...]
+    clips: tuple[LoopingClip | None, ...]
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def interval(value: Interval | Score) -> str:
     return f"{number(value.low)} to {number(value.high)}"
 
 
-def looping(video: NDArray[np.uint8], fps: float, alt: str) -> Clip:
+def looping(video: NDArray[np.uint8], fps: float, alt: str) -> LoopingClip:
     """Encodes uint8 [T H W 3] as an animated WebP that loops for ever; one frame makes a picture."""
     if video.ndim != 4 or video.shape[3] != 3 or video.dtype != np.uint8 or not len(video) or fps <= 0:
         raise UsageError(
@@ -171,12 +171,7 @@ def looping(video: NDArray[np.uint8], fps: float, alt: str) -> Clip:
     if len(pictures) > 1:
         more = {"save_all": True, "append_images": pictures[1:], "duration": frame_ms, "loop": 0}
     pictures[0].save(buffer, "WEBP", quality=WEBP_QUALITY, method=4, **more)
-    return Clip(f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}", alt)
-
-
-def printable(text: str) -> str:
-    """Returns the text without what would spoil the page or the reader's view of it."""
-    return shown_lines(text)
+    return LoopingClip(f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}", alt)
 
 
 def _score_row(model: str, score: Score) -> tuple[str, ...]:
@@ -208,7 +203,7 @@ def _template() -> Template:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
+        finalize=lambda value: shown_lines(value) if type(value) is str else value,
     )
     text = resources.files("paris_p2p.score").joinpath("report.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(text)

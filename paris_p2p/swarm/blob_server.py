@@ -58,7 +58,7 @@ _ASKED: dict[str, Callable[[dict[str, Any]], Ask]] = {
 }
 
 
-class Stream(NamedTuple):
+class BlobRequest(NamedTuple):
     """One request being answered."""
 
     seat: Seat
@@ -87,7 +87,7 @@ class BlobServer:
             asyncio.Lock
         )  # by peer, while it has a stream
         self._open: dict[asyncio.Task[Any], Seat] = {}
-        self._answers: dict[str, Callable[[Stream], Awaitable[None]]] = {
+        self._answers: dict[str, Callable[[BlobRequest], Awaitable[None]]] = {
             "clock": self._answer_clock,
             "where": self._answer_where,
             "spec": self._answer_spec,
@@ -151,7 +151,7 @@ class BlobServer:
         if not self.seats.begin(seat, _now_s(), bulk=op == "chunks"):
             await self._refuse(out, "busy")
             return await _until_closed(reader, REFUSAL_S)
-        await self._answers[op](Stream(seat, ask, request, out, Pace(silence_s=STALL_S)))
+        await self._answers[op](BlobRequest(seat, ask, request, out, Pace(silence_s=STALL_S)))
         self.seats.rest(seat, _now_s())
         await _until_closed(reader, FAREWELL_S)
 
@@ -166,23 +166,23 @@ class BlobServer:
             out.send(pack_head({"ok": False, "error": reason}))
         out.shutdown(socket.SHUT_WR)
 
-    async def _answer_clock(self, stream: Stream) -> None:
+    async def _answer_clock(self, stream: BlobRequest) -> None:
         await self._write(stream, pack_head({"ok": True, "time": self._clock()}))
 
-    async def _answer_where(self, stream: Stream) -> None:
+    async def _answer_where(self, stream: BlobRequest) -> None:
         addresses = await self._where(stream.ask.thing)
         await self._write(stream, pack_head({"ok": True, "addresses": addresses[:MAX_ADDRESSES]}))
 
-    async def _answer_spec(self, stream: Stream) -> None:
+    async def _answer_spec(self, stream: BlobRequest) -> None:
         await self._answer_body(stream, lambda source: source.spec(stream.ask.thing))
 
-    async def _answer_manifest(self, stream: Stream) -> None:
+    async def _answer_manifest(self, stream: BlobRequest) -> None:
         await self._answer_body(stream, lambda source: source.manifest_bytes(stream.ask.thing))
 
-    async def _answer_have(self, stream: Stream) -> None:
+    async def _answer_have(self, stream: BlobRequest) -> None:
         await self._answer_body(stream, lambda source: source.have(stream.ask.thing))
 
-    async def _answer_records(self, stream: Stream) -> None:
+    async def _answer_records(self, stream: BlobRequest) -> None:
         def read(source: BlobSource) -> bytes:
             records = source.records(stream.ask.thing)
             known = [data for data in records if len(data) <= DEFAULT_MAX_ENVELOPE_BYTES]
@@ -191,7 +191,7 @@ class BlobServer:
 
         await self._answer_body(stream, read)
 
-    async def _answer_body(self, stream: Stream, read: Callable[[BlobSource], bytes | None]) -> None:
+    async def _answer_body(self, stream: BlobRequest, read: Callable[[BlobSource], bytes | None]) -> None:
         if self.source is None:
             return await self._refuse(stream.out, "missing")
         try:
@@ -206,7 +206,7 @@ class BlobServer:
         await self._write(stream, pack_head({"ok": True, "size": len(body)}))
         await self._write_limited(stream, body)
 
-    async def _answer_chunks(self, stream: Stream) -> None:
+    async def _answer_chunks(self, stream: BlobRequest) -> None:
         indexes = stream.request.get("indexes")
         if not _are_indexes(indexes):
             return await self._refuse(stream.out, "bad request")
@@ -244,7 +244,7 @@ class BlobServer:
         finally:
             following.cancel()
 
-    async def _write_limited(self, stream: Stream, data: bytes | memoryview) -> None:
+    async def _write_limited(self, stream: BlobRequest, data: bytes | memoryview) -> None:
         view, piece_bytes = memoryview(data), piece_of(self._limit.bytes_per_s)
         for start in range(0, len(data), piece_bytes):
             piece = view[start : start + piece_bytes]
@@ -257,7 +257,7 @@ class BlobServer:
             await self._write(stream, piece)
             self._uploads.add(len(piece))
 
-    async def _write(self, stream: Stream, data: bytes | memoryview) -> None:
+    async def _write(self, stream: BlobRequest, data: bytes | memoryview) -> None:
         """All of `data`; TimeoutError when the asker takes nothing for STALL_S, or in all less than the least
         rate."""
         view = memoryview(data)

@@ -26,7 +26,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DaemonError, RecordError
 from paris_p2p.swarm.entries import (
     MAX_ENTRIES,
-    Entry,
+    BoardEntry,
     OnRecord,
     open_entries,
     pack_dictionary,
@@ -258,7 +258,7 @@ class Door:
     ) -> Any:
         """(number of the key, entry, record or None) of what `read` takes apart, within the peer's budget."""
 
-        def work() -> list[tuple[int, Entry, Envelope[Any] | None]]:
+        def work() -> list[tuple[int, BoardEntry, Envelope[Any] | None]]:
             began_s = time.thread_time()
             try:
                 numbered = read(*arguments)

@@ -33,7 +33,7 @@ _EXT_HEADS = {0xD4: 0, 0xD5: 0, 0xD6: 0, 0xD7: 0, 0xD8: 0, 0xC7: 1, 0xC8: 2, 0xC
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class BoardEntry:
     """A record as it is stored: `data` is the envelope. Nothing of it has been verified."""
 
     key: bytes
@@ -42,17 +42,17 @@ class Entry:
     expires_at: float
 
 
-def read_entry(key: bytes, subkey: bytes, value: bytes, expires_at: float) -> Entry:
+def read_entry(key: bytes, subkey: bytes, value: bytes, expires_at: float) -> BoardEntry:
     """An entry that was sent by itself; RecordError."""
     if len(subkey) > _MAX_SUBKEY_BYTES or len(value) > DEFAULT_MAX_ENVELOPE_BYTES + 8:
         raise RecordError(f"an entry of {len(subkey)} + {len(value)} bytes is over the limit")
     name, data = unpack(subkey, _ONE), unpack(value, _ONE)
     if not isinstance(name, str) or not isinstance(data, bytes):
         raise RecordError("an entry must be a signed record under its signer's subkey")
-    return Entry(key, name, data, expires_at)
+    return BoardEntry(key, name, data, expires_at)
 
 
-def read_dictionary(key: bytes, packed: bytes) -> list[Entry]:
+def read_dictionary(key: bytes, packed: bytes) -> list[BoardEntry]:
     """All entries of a key, as hivemind packs them; RecordError."""
     head_bytes = _EXT_HEADS.get(packed[0]) if packed else None
     if head_bytes is None or len(packed) < head_bytes + 2 or packed[1 + head_bytes] != _DICTIONARY:
@@ -77,11 +77,11 @@ def read_dictionary(key: bytes, packed: bytes) -> list[Entry]:
         data = unpack(value, _ONE)
         if not isinstance(data, bytes):
             raise RecordError("an entry must be a signed record under its signer's subkey")
-        entries.append(Entry(key, subkey, data, expires_at))
+        entries.append(BoardEntry(key, subkey, data, expires_at))
     return entries
 
 
-def pack_dictionary(entries: Sequence[Entry]) -> tuple[bytes, float]:
+def pack_dictionary(entries: Sequence[BoardEntry]) -> tuple[bytes, float]:
     """(bytes that hivemind unpacks to these entries, the latest expiry). There must be one at least."""
     return pack_values([(entry.subkey, msgpack.packb(entry.data), entry.expires_at) for entry in entries])
 
@@ -92,7 +92,7 @@ def pack_values(values: Sequence[tuple[str, bytes, float]]) -> tuple[bytes, floa
     return msgpack.packb(msgpack.ExtType(_DICTIONARY, msgpack.packb([math.inf, latest_s, values]))), latest_s
 
 
-def open_entries(view: RecordView, entries: Sequence[Entry]) -> list[Envelope[Any] | None]:
+def open_entries(view: RecordView, entries: Sequence[BoardEntry]) -> list[Envelope[Any] | None]:
     """Each entry's verified record, None for one that is refused. For a thread: a signature takes 0.2 ms."""
     opened: list[Envelope[Any] | None] = []
     bad = 0
@@ -110,7 +110,7 @@ def open_entries(view: RecordView, entries: Sequence[Entry]) -> list[Envelope[An
     return opened + [None] * (len(entries) - len(opened))
 
 
-def _open(view: RecordView, entry: Entry) -> Envelope[Any]:
+def _open(view: RecordView, entry: BoardEntry) -> Envelope[Any]:
     envelope = view.check(entry.subkey, entry.expires_at, entry.data)
     if DHTID.generate(source=dht_key(envelope.record)).to_bytes() != entry.key:
         raise RecordError(f"a record of {dht_key(envelope.record)} was moved to another key")

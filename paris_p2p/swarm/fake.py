@@ -29,7 +29,7 @@ from paris_p2p.swarm.seam import (
 )
 from paris_p2p.swarm.verified import RecordView, subkey_of
 
-Entry = tuple[float, bytes]  # expiry, value
+Expiring = tuple[float, bytes]  # expiry, value
 
 
 @dataclass
@@ -38,7 +38,7 @@ class FakeNetwork:
 
     clock: Callable[[], float] = time.time
     swarms: dict[str, FakeSwarm] = field(default_factory=dict)
-    board: dict[str, dict[str, Entry]] = field(default_factory=lambda: defaultdict(dict))
+    board: dict[str, dict[str, Expiring]] = field(default_factory=lambda: defaultdict(dict))
     lies: dict[str, list[tuple[str, float, bytes]]] = field(default_factory=lambda: defaultdict(list))
 
     def join(

@@ -13,7 +13,7 @@ from hivemind.utils import MSGPackSerializer
 
 from paris_p2p.errors import RecordError
 from paris_p2p.identity import peer_id_from_bytes
-from paris_p2p.swarm.entries import MAX_ENTRIES, Entry, read_dictionary, read_entry
+from paris_p2p.swarm.entries import MAX_ENTRIES, BoardEntry, read_dictionary, read_entry
 from paris_p2p.swarm.verified import MAX_ENTRIES_PER_KEY
 
 MAX_NEAREST = 20  # hivemind's bucket size
@@ -45,9 +45,9 @@ def keep_own_nearest(result: Any) -> None:
     result.nearest_peer_ids.extend(peer for _, peer in good)
 
 
-def read_store(request: Any) -> list[tuple[int, Entry]]:
+def read_store(request: Any) -> list[tuple[int, BoardEntry]]:
     """The entries of a request, each with the number of the key that brought it."""
-    entries: list[tuple[int, Entry]] = []
+    entries: list[tuple[int, BoardEntry]] = []
     sent = zip(request.keys, request.subkeys, request.values, request.expiration_time, strict=True)
     for number, (key, subkey, value, expires_at) in enumerate(sent):
         found = (
@@ -61,7 +61,7 @@ def read_store(request: Any) -> list[tuple[int, Entry]]:
     return entries
 
 
-def _entry(key: bytes, subkey: bytes, value: bytes, expires_at: float) -> Entry | None:
+def _entry(key: bytes, subkey: bytes, value: bytes, expires_at: float) -> BoardEntry | None:
     """None for one that is no record: a value without subkey, mostly."""
     try:
         return read_entry(key, subkey, value, expires_at)
@@ -69,11 +69,11 @@ def _entry(key: bytes, subkey: bytes, value: bytes, expires_at: float) -> Entry 
         return None
 
 
-def read_found(key: bytes, value: bytes) -> list[tuple[int, Entry]]:
+def read_found(key: bytes, value: bytes) -> list[tuple[int, BoardEntry]]:
     return [(0, entry) for entry in read_dictionary(key, value)[:MAX_ENTRIES_PER_KEY]]
 
 
-def store_request(entries: Sequence[Entry]) -> Any:
+def store_request(entries: Sequence[BoardEntry]) -> Any:
     return pb.StoreRequest(
         keys=[entry.key for entry in entries],
         subkeys=[MSGPackSerializer.dumps(entry.subkey) for entry in entries],

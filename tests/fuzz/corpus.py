@@ -45,7 +45,7 @@ from paris_p2p.records import (
 from paris_p2p.rules.chunks import chunks_of
 from paris_p2p.spec import Invite, open_run
 from paris_p2p.swarm import addresses, blob_client, p2pd
-from paris_p2p.swarm.entries import Entry, open_entries, pack_dictionary
+from paris_p2p.swarm.entries import BoardEntry, open_entries, pack_dictionary
 from paris_p2p.swarm.parcels import keep_own_id, keep_own_nearest, node_id_of, read_found, read_store
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import RecordView, open_stored, subkey_of
@@ -142,7 +142,7 @@ def _specs(folder: Path) -> list[Decoder]:
 
 def _dht() -> list[Decoder]:
     sealed = [seal(WHO, record) for record in _every_kind()]
-    entries = [Entry(_key_of(e.record), subkey_of(e), e.data, e.record.expires_at) for e in sealed]
+    entries = [BoardEntry(_key_of(e.record), subkey_of(e), e.data, e.record.expires_at) for e in sealed]
     packed = [pack_dictionary([entry])[0] for entry in entries]
     store = pb.StoreRequest(
         keys=[entry.key for entry in entries] * 2,

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from paris_p2p.swarm.blob_server import Ask, BlobServer, Stream
+from paris_p2p.swarm.blob_server import Ask, BlobRequest, BlobServer
 from paris_p2p.swarm.limits import Meter, RateLimit
 from paris_p2p.swarm.pace import Pace
 from paris_p2p.swarm.seats import Seat
@@ -32,9 +32,9 @@ async def nowhere(peer: str) -> list[str]:
     return []
 
 
-def stream_to(peer: str, out: socket.socket, pace: Pace | None = None) -> Stream:
+def stream_to(peer: str, out: socket.socket, pace: Pace | None = None) -> BlobRequest:
     out.setblocking(False)
-    return Stream(Seat(peer, peer, False, lambda: None), Ask("blobs", "", ""), {}, out, pace or Pace())
+    return BlobRequest(Seat(peer, peer, False, lambda: None), Ask("blobs", "", ""), {}, out, pace or Pace())
 
 
 async def test_a_peer_with_many_streams_gets_no_more_of_the_upload_limit_than_one_with_one() -> None:

@@ -28,7 +28,7 @@ from paris_p2p.identity import Identity, peer_id_to_bytes
 from paris_p2p.records import claims_key
 from paris_p2p.swarm import door
 from paris_p2p.swarm.door import MAX_KEYS, Door, Raw
-from paris_p2p.swarm.entries import MAX_BAD_ENTRIES, Entry, pack_dictionary, read_dictionary
+from paris_p2p.swarm.entries import MAX_BAD_ENTRIES, BoardEntry, pack_dictionary, read_dictionary
 from paris_p2p.swarm.limits import Allowance, Budgets
 from paris_p2p.swarm.parcels import keep_own_nearest, name_of, node_id_of
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
@@ -185,10 +185,12 @@ async def test_of_a_store_full_of_wrong_signatures_only_the_first_few_are_looked
     good = claim(Identity.generate(), 1)
     forged = [claim(Identity.generate(), 1) for _ in range(500)]
     entries = [
-        Entry(KEY_ID, subkey_of(e), e.data[:-1] + bytes([e.data[-1] ^ 1]), e.record.expires_at)
+        BoardEntry(KEY_ID, subkey_of(e), e.data[:-1] + bytes([e.data[-1] ^ 1]), e.record.expires_at)
         for e in forged
     ]
-    packed, _ = pack_dictionary([Entry(KEY_ID, subkey_of(good), good.data, good.record.expires_at), *entries])
+    packed, _ = pack_dictionary(
+        [BoardEntry(KEY_ID, subkey_of(good), good.data, good.record.expires_at), *entries]
+    )
     checked: list[str] = []
     verify = envelopes.verify
 
@@ -271,7 +273,7 @@ def test_a_dictionary_comes_back_as_it_was_packed() -> None:
     records = [
         claim(Identity.generate(), 1, lifetime_s=-5.0 if number == 3 else 100.0) for number in range(300)
     ][:3]
-    entries = [Entry(KEY_ID, subkey_of(e), e.data, e.record.expires_at) for e in records]
+    entries = [BoardEntry(KEY_ID, subkey_of(e), e.data, e.record.expires_at) for e in records]
     packed, latest = pack_dictionary(entries)
     assert read_dictionary(KEY_ID, packed) == entries
     assert latest == max(e.record.expires_at for e in records)

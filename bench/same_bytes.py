@@ -166,8 +166,8 @@ def prepared(clips: Path, out: Path) -> dict[str, str]:
 class Run:
     """A signed run of the prepared folder, and its checkpoints."""
 
-    def __init__(self, folder: Path, spec: Any, run: str):
-        self.folder, self.spec, self.run = folder, spec, run
+    def __init__(self, folder: Path, signed: Any):
+        self.folder, self.signed, self.spec, self.run = folder, signed, signed.record, signed.id
         self.prepared = importlib.import_module("paris_p2p.data.prepared").Prepared.load(folder)
         self.spec_path = folder / "run.spec"
         self.hashes = {"run.spec": hash_of(self.spec_path.read_bytes())}
@@ -214,7 +214,7 @@ class Run:
             generate.generate(generate.GenerateJob(**job, **spec, weights=self.weights, cards=cards, **files))
         else:
             fetched = found("paris_p2p.fetched_run").FetchedRun
-            run = fetched(run=self.run, spec=self.spec, weights=self.weights, cards=cards, **files)
+            run = fetched(signed=self.signed, weights=self.weights, cards=cards, **files)
             generate.generate(run, generate.GenerateJob(**job))
         return {
             f"generated {'-'.join(str(value) for value in wishes.values())} {path.name}": hash_of(
@@ -262,7 +262,7 @@ def created(folder: Path) -> Run:
         signed = room.create_run(folder, options, None)
     finally:
         time.time = clock
-    return Run(folder, signed.record, signed.id)
+    return Run(folder, signed)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ async def seed(folder: Path, checkpoint: Path, upload_bytes_per_s: float) -> Non
     """A seeder's process: print where it is and what it has, serve until its standard input ends."""
     store = BlobStore(folder / "blobs")
     ref = store.add_file(checkpoint)
-    settings = PeerSettings(data_dir=folder, host="127.0.0.1", upload_limit_bps=upload_bytes_per_s)
+    settings = PeerSettings(data_dir=folder, host="127.0.0.1", upload_limit_bytes_per_s=upload_bytes_per_s)
     async with open_swarm(Identity.generate(), settings, source=Seeds(store)) as swarm:
         await _serve_bare(swarm)
         print(swarm.addresses()[0], ref.id, ref.size_bytes, flush=True)

@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
+from paris_p2p.byte_size import Bytes
 from paris_p2p.envelope import Envelope, decode, encode, parse, seal_payload, split_envelope, verify_payload
-from paris_p2p.errors import InviteError, RecordError, SignatureError, UsageError
+from paris_p2p.errors import InviteError, RecordError, SignatureError
 from paris_p2p.identity import Identity
 from paris_p2p.pasted import invites_in
 from paris_p2p.records import (
@@ -293,6 +302,15 @@ _MULTIADDR = re.compile(
 )
 
 
+def peer_address(text: str) -> str:
+    """Returns a multiaddr that ends in a peer id; ValueError when it is none."""
+    address = _MULTIADDR.fullmatch(text)
+    cut = re.search(r"/p2p/12D3Koo(?![1-9A-HJ-NP-Za-km-z]{45}(/|$))", text)  # an Ed25519 id has 52 letters
+    if address is None or cut or int(address["port"]) > 65535:
+        raise ValueError("is not a multiaddr like /ip4/1.2.3.4/tcp/31337/p2p/12D3Koo…")
+    return text
+
+
 class Invite(BaseModel):
     """`paris:<run id>?peer=<multiaddr>&peer=…`: one string, like a magnet link."""
 
@@ -332,19 +350,26 @@ class Invite(BaseModel):
             )
         peers = tuple(value for name, value in parse_qsl(match[2] or "") if name == "peer")
         for peer in peers:
-            address = _MULTIADDR.fullmatch(peer)
-            # an Ed25519 id has 52 letters
-            cut = re.search(r"/p2p/12D3Koo(?![1-9A-HJ-NP-Za-km-z]{45}(/|$))", peer)
-            if address is None or cut or int(address["port"]) > 65535:
+            try:
+                peer_address(peer)
+            except ValueError as error:
                 raise InviteError(
-                    f"the invite's peer {peer[:100]!r} is not a multiaddr like "
-                    "/ip4/1.2.3.4/tcp/31337/p2p/12D3Koo…; copy the whole invite"
-                )
+                    f"the invite's peer {peer[:100]!r} {error}; copy the whole invite"
+                ) from error
         return cls(run=match[1], peers=peers)
 
 
+def device_name(text: str) -> str:
+    """Returns the name of a device as torch takes it, or `auto`; ValueError says which names there are."""
+    if re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", text) is None:
+        gpu = text.partition(":")[0].lower() in ("gpu", "nvidia", "cuda")
+        hint = "; for a GPU say --device cuda" if gpu else ""
+        raise ValueError(f"is not one of auto, cpu, cuda, cuda:N{hint}")
+    return text
+
+
 class PeerSettings(BaseModel):
-    """What this peer allows and where it lives; flags, environment and profile end up here."""
+    """Holds what this peer allows and where it lives; all options end here (option_sources.py)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -353,38 +378,13 @@ class PeerSettings(BaseModel):
     host: str = "0.0.0.0"
     announce: tuple[str, ...] = ()
     relays: tuple[str, ...] = ()
-    max_disk_bytes: Annotated[int, Field(ge=0)] = 0  # 0: no cap; unset: half of the disk (node/host.py)
-    upload_limit_bps: Annotated[float, Field(ge=0)] = 0.0  # bytes per second; 0: no limit
-    download_limit_bps: Annotated[float, Field(ge=0)] = 0.0
-    device: str = "auto"
+    max_disk_bytes: Bytes = ByteSize(0)  # 0: no cap; unset: half of the disk (node/host.py)
+    upload_limit_bytes_per_s: Bytes = ByteSize(0)  # 0: no limit
+    download_limit_bytes_per_s: Bytes = ByteSize(0)
+    device: Annotated[str, AfterValidator(device_name)] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0  # 0: torch's own choice
-    max_memory_bytes: Annotated[int, Field(ge=0)] = 0  # main memory of all our processes; 0: no limit of ours
-    max_vram_bytes: Annotated[int, Field(ge=0)] = 0  # of the GPU that trains; 0: all of it
+    max_memory_bytes: Bytes = ByteSize(0)  # main memory of all our processes; 0: no limit of ours
+    max_vram_bytes: Bytes = ByteSize(0)  # of the GPU that trains; 0: all of it
     micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
     compile: bool = True  # torch.compile on a GPU
     slot: str = ""  # claim only this one
-
-
-_UNITS = {
-    "": 1,
-    "k": 10**3,
-    "kb": 10**3,
-    "m": 10**6,
-    "mb": 10**6,
-    "g": 10**9,
-    "gb": 10**9,
-    "t": 10**12,
-    "tb": 10**12,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
-}
-
-
-def parse_bytes(text: str) -> int:
-    """`20MB`, `1.5 GiB`, `0` as bytes; a rate like `20MB/s` is read the same way."""
-    match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-zA-Z]*)(?:/s)?\s*", text)
-    if match is None or match[2].lower() not in _UNITS:
-        raise UsageError(f"{text!r} is not a size; write it like 500MB, 1.5GiB or, for a rate, 20MB/s")
-    return int(float(match[1]) * _UNITS[match[2].lower()])

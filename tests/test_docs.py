@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import typer
 
-from paris_p2p.cli import bootstrap, peer, run
+from paris_p2p.cli import bootstrap, paris, peer, run
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = {
+    "paris": typer.main.get_command(paris.app),
     "paris-peer": typer.main.get_command(peer.app),
     "paris-run": typer.main.get_command(run.app),
     "paris-bootstrap": typer.main.get_command(bootstrap.app),
@@ -56,18 +57,17 @@ def anchors(text: str) -> set[str]:
 
 
 def complaints(words: list[str]) -> list[str]:
-    """What a command line names that the command does not have."""
-    group = COMMANDS[Path(words[0]).name]
-    if words[1:2] in ([], ["--help"]):
-        return []
-    command = getattr(group, "commands", {}).get(words[1])
-    if command is None:
-        return [f"{words[0]} has no {words[1]!r}"]
+    """Returns what a command line names that the command does not have."""
+    command, said, rest = COMMANDS[Path(words[0]).name], [words[0]], words[1:]
+    while getattr(command, "commands", None) and rest and not rest[0].startswith("-"):
+        if rest[0] not in command.commands:
+            return [f"{' '.join(said)} has no {rest[0]!r}"]
+        command, said, rest = command.commands[rest[0]], [*said, rest[0]], rest[1:]
     known = {"--help"} | {
         option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
     }
-    given = [word.partition("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)]
-    return [f"{words[0]} {words[1]} has no {option}" for option in given if option not in known]
+    given = [word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)]
+    return [f"{' '.join(said)} has no {option}" for option in given if option not in known]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -97,11 +97,16 @@ def test_a_wrong_command_line_is_noticed() -> None:
         'X=1; paris-peer start "paris:a?b&c" --no-such \\',
         "  --slot=a -y | tee log",
         ".venv/bin/paris-run tidy # paris-run x",
+        "paris run tidy",
+        "paris peer start x --no-such",
+        "paris --version",
     ]
     text = "\n".join(["```bash", "# paris-peer nothing", *lines, "```", ""])
     assert [complaint for words in invocations(text) for complaint in complaints(words)] == [
         "paris-peer start has no --no-such",
         ".venv/bin/paris-run has no 'tidy'",
+        "paris run has no 'tidy'",
+        "paris peer start has no --no-such",
     ]
 
 

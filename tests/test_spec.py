@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from paris_p2p.envelope import encode, seal_payload
-from paris_p2p.errors import InviteError, RecordError, SignatureError, UsageError, VersionError
+from paris_p2p.errors import InviteError, RecordError, SignatureError, VersionError
 from paris_p2p.identity import Identity
 from paris_p2p.records import READER, BlobRef
 from paris_p2p.spec import (
@@ -29,7 +29,6 @@ from paris_p2p.spec import (
     TrainingSpec,
     cluster_of,
     open_run,
-    parse_bytes,
     sign_run,
 )
 
@@ -211,20 +210,6 @@ def test_any_text_is_an_invite_or_an_invite_error(text: str) -> None:
 def test_a_malformed_invite_says_which_part_is_wrong(text: str, words: str) -> None:
     with pytest.raises(InviteError, match=words):
         Invite.parse(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [("0", 0), ("500MB", 500_000_000), ("1.5 GiB", 3 << 29), (" 20mb/s ", 20_000_000), ("7k", 7000)],
-)
-def test_sizes_are_read_as_people_write_them(text: str, count: int) -> None:
-    assert parse_bytes(text) == count
-
-
-@pytest.mark.parametrize("text", ["", "lots", "-1", "1 XB", "1e9", "nan", "9" * 400, "1..5M"])
-def test_what_is_no_size_is_explained(text: str) -> None:
-    with pytest.raises(UsageError, match="is not a size"):
-        parse_bytes(text)
 
 
 def test_first_weights_are_of_a_kind_of_slot_and_survive_the_wire() -> None:

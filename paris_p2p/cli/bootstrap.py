@@ -4,71 +4,88 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from paris_p2p.cli.console import default_data_dir, echo, run_app
-from paris_p2p.cli.logs import long_running, verb
+from paris_p2p.cli import typed
+from paris_p2p.cli.console import echo, run_app
+from paris_p2p.cli.groups import LINE, MACHINE, Config, HomeFlags, NodeFlags, option, setting
+from paris_p2p.cli.logs import long_running
+from paris_p2p.cli.verb import new_app, verb
 from paris_p2p.disk import write_atomic
 
-app = typer.Typer(
-    name="paris-bootstrap",
-    help="Operate a bootstrap node: an entry point, relay and store for swarms; no GPU.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+app = new_app(
+    "paris-bootstrap",
+    "Operate a bootstrap node: an entry point, relay and store for swarms; it needs no GPU.",
 )
 
 
-@verb(app)
-def serve(
-    config: Annotated[
-        Path | None, typer.Option(help="A TOML file like bootstrap/bootstrap.toml; flags win over it.")
-    ] = None,
+@dataclass(frozen=True)
+class ServeFlags(HomeFlags, NodeFlags):
+    """The options of a bootstrap node."""
+
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Keeps the node's key and blobs.")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="TCP and UDP port (31337 unless set).")
-    ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    announce: Annotated[
-        list[str] | None, typer.Option(help="A multiaddr others reach this node under.")
-    ] = None,
-    peer: Annotated[
-        list[str] | None, typer.Option(help="Multiaddr of another bootstrap node to join.")
-    ] = None,
+        Path | None,
+        setting(
+            "data_dir",
+            "The folder that keeps the node's key and blobs; of the variable's, its bootstrap/.",
+            "FOLDER",
+            "~/.local/share/paris-p2p/bootstrap",
+            panel=MACHINE,
+        ),
+    ] = None
     max_disk: Annotated[
-        str | None, typer.Option(help="Disk for store and forward, like 200GB; 0 for no limit.")
-    ] = None,
-    upload_limit: Annotated[
-        str | None, typer.Option(help="Upload per second, like 20MB; 0 for no limit.")
-    ] = None,
+        str | None,
+        setting(
+            "max_disk", "Disk for store and forward, like 200GB; 0: no limit.", "SIZE", "50GB", panel=MACHINE
+        ),
+    ] = None
     mirror: Annotated[
-        list[str] | None, typer.Option(help="Hold only this run id; may be repeated. Default: any run.")
-    ] = None,
+        list[str] | None,
+        setting(
+            "mirror",
+            "A run id or an invite, to hold that run only; may be repeated.",
+            "RUN",
+            "any run",
+            panel=MACHINE,
+        ),
+    ] = None
+    port: Annotated[
+        int | None, setting("port", "TCP and UDP port to listen on.", "PORT", "31337", panel=LINE)
+    ] = None
+    peers: Annotated[
+        list[str] | None,
+        setting(
+            "peers",
+            "Another bootstrap node to join; may be repeated.",
+            "MULTIADDR",
+            panel=LINE,
+            flag="--peer",
+        ),
+    ] = None
+
+
+@verb(
+    app,
+    "paris-bootstrap serve --max-disk 200GB",
+    "paris-bootstrap serve --config bootstrap/bootstrap.toml --port 4001",
+)
+def serve(
+    flags: ServeFlags,
+    config: Config = None,
     address_file: Annotated[
-        Path | None, typer.Option(help="Write the multiaddrs here, one a line, when ready.")
+        Path | None, option("Write the addresses here when ready, one on each line.", "FILE")
     ] = None,
 ) -> None:
-    """Serve until Ctrl-C; the identity is kept in the data directory, so the address stays the same."""
-    from paris_p2p.bootstrap.config import load_config
+    """Serve until Ctrl-C; the identity is kept in the data folder, so the address stays the same."""
+    from paris_p2p.bootstrap.config import load_serve
     from paris_p2p.bootstrap.serve import run_bootstrap
 
-    chosen = load_config(
-        config,
-        data_dir=data_dir,
-        port=port,
-        host=host,
-        announce=announce,
-        peers=peer,
-        max_disk=max_disk,
-        upload_limit=upload_limit,
-        mirror=mirror,
-        default_data_dir=default_data_dir() / "bootstrap",
-    )
+    loaded = load_serve(typed.given(flags), config)
+    options, settings = loaded.options, loaded.peer_settings(device="cpu")
 
     long_running()
 
@@ -77,14 +94,19 @@ def serve(
         if address_file is not None:
             write_atomic(address_file, "\n".join(addresses) + "\n")
 
-    run_bootstrap(chosen.settings(), chosen.peers, chosen.mirrored(), ready)
+    run_bootstrap(settings, options.known_peers(), options.mirrored(), ready)
 
 
-@verb(app)
+@verb(app, f"paris-bootstrap check /ip4/192.0.2.7/tcp/31337/p2p/12D3KooW{44 * 'A'}")
 def check(
-    multiaddr: Annotated[str, typer.Argument(help="/ip4/…/tcp/…/p2p/12D3Koo…")],
-    timeout_s: Annotated[float, typer.Option(min=1, max=120)] = 15.0,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    multiaddr: Annotated[
+        str,
+        typer.Argument(
+            parser=typed.multiaddr, metavar="MULTIADDR", help="The node, as /ip4/…/tcp/…/p2p/12D3Koo…"
+        ),
+    ],
+    timeout_s: Annotated[float, option("How long to wait for the node.", "SECONDS", min=1, max=120)] = 15.0,
+    json_output: Annotated[bool, option("Print one JSON object.", None, "--json")] = False,
 ) -> None:
     """Dial a node with an independent libp2p and say whether it is reachable and speaks our protocol."""
     # A process of its own: py-libp2p and hivemind cannot be imported together.

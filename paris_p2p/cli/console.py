@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 import shutil
 import signal
 import sys
@@ -34,7 +34,7 @@ class Ended(SystemExit):
 
 
 def run_app(app: typer.Typer) -> NoReturn:
-    """Run a command; an error we raised on purpose is its message and its exit status, never a traceback."""
+    """Runs a command; an error we raised on purpose is its message and its exit status, never a traceback."""
     ready_streams()
     logs.set_up()
     end_in_order()
@@ -68,14 +68,30 @@ def fail(error: ParisError) -> NoReturn:
 
 
 def echo(text: str) -> None:
-    """Print what a command answers: lines of ours, in which others may have had a say."""
+    """Prints what a command answers: lines of ours, in which others may have had a say."""
     put(shown_lines(text))
 
 
-def wrapped(text: str) -> str:
-    """Lines broken between words at 80 columns, or at the terminal's when that is wider; what goes on is
-    indented.
+async def confirmed(question: str) -> bool:
+    """Asks a person and waits for the answer, which Ctrl-C cuts short; UsageError where nobody can be asked.
+
+    It reads no line in a thread, for a thread that waits for one cannot be stopped.
     """
+    if not sys.stdin.isatty():
+        raise UsageError("cannot ask here, since there is no terminal; read the above and add --yes")
+    loop, typed = asyncio.get_running_loop(), asyncio.Event()
+    sys.stdout.write(f"{question} [y/N]: ")
+    sys.stdout.flush()
+    loop.add_reader(sys.stdin, typed.set)
+    try:
+        await typed.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def wrapped(text: str) -> str:
+    """Returns lines broken between words at 80 columns, or at the terminal's when that is wider."""
     columns = max(80, shutil.get_terminal_size((80, 24)).columns) if sys.stdout.isatty() else 80
     wrapper = textwrap.TextWrapper(
         columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
@@ -84,7 +100,7 @@ def wrapped(text: str) -> str:
 
 
 def end_in_order() -> None:
-    """SIGTERM and, unless nohup switched it off, SIGHUP end a command as Ctrl-C does, and not at once."""
+    """Lets SIGTERM and, unless nohup switched it off, SIGHUP end a command in good order, as Ctrl-C does."""
 
     def on_signal(number: int, _: object) -> None:
         if number == signal.SIGHUP:
@@ -96,27 +112,8 @@ def end_in_order() -> None:
             signal.signal(number, on_signal)
 
 
-@contextmanager
-def checked_options(**spelled: str) -> Iterator[None]:
-    """Within it, a value that a settings model refuses is a UsageError with the option as typed, the value
-    and the limit.
-
-    `spelled` gives the option of a field that is called otherwise.
-    """
-    from pydantic import ValidationError
-
-    try:
-        yield
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = str(first["loc"][0])
-        option = spelled.get(field, "--" + field.replace("_", "-"))
-        limit = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-        raise UsageError(f"{option} {str(first['input'])[:100]}: {limit}") from error
-
-
 def parse_invite(argument: str, home: Path) -> Invite:
-    """The invite, which must name a peer unless its run was joined from `home` before."""
+    """Returns the invite, which must name a peer unless its run was joined from `home` before."""
     from paris_p2p.node.host import spec_path
     from paris_p2p.spec import Invite
 
@@ -131,9 +128,7 @@ def parse_invite(argument: str, home: Path) -> Invite:
 
 
 def read_invite(argument: str) -> str:
-    """The invite itself, `@file`, or `-` for stdin, so that a private one need not stand in the shell's
-    history.
-    """
+    """Returns an invite's text, out of `@file`, or of stdin for `-`, where no shell's history keeps it."""
     if argument == "-":
         return _decoded(_stdin_bytes(), "standard input")
     if argument.startswith("@"):
@@ -154,16 +149,8 @@ def read_invite(argument: str) -> str:
     return argument
 
 
-def want_folder(argument: Path, what: str) -> None:
-    """UsageError when an invite stands where a folder is wanted: the two are easily swapped."""
-    if str(argument).lower().lstrip("\"'<").startswith(("paris:", "@", "paris%3a")) and not argument.exists():
-        raise UsageError(
-            f"an invite stands where {what} is wanted: {str(argument)[:40]!r}; see --help for the order"
-        )
-
-
 def _stdin_bytes() -> bytes:
-    """A line that is typed, or all of a pipe."""
+    """Returns a line that is typed, or all of a pipe."""
     if sys.stdin.isatty():
         return sys.stdin.readline().encode(errors="surrogateescape")
     return sys.stdin.buffer.read(MAX_INVITE_BYTES)
@@ -177,9 +164,7 @@ def _decoded(data: bytes, where: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A text file that the user named, UTF-8 or marked UTF-16, its line ends as they are; UsageError
-    otherwise.
-    """
+    """Returns a file's text, UTF-8 or marked UTF-16, with its line ends as they are; UsageError otherwise."""
     from paris_p2p.data.text_files import NotTextError, decode_text
 
     try:
@@ -192,24 +177,9 @@ def read_text(path: Path) -> str:
         raise UsageError(f"{path} is not a text file in UTF-8 or marked UTF-16; save it as UTF-8") from error
 
 
-def default_data_dir() -> Path:
-    """XDG data directory, or PARIS_DATA_DIR."""
-    from platformdirs import user_data_path
-
-    return Path(os.environ.get("PARIS_DATA_DIR") or user_data_path("paris-p2p"))
-
-
-def human_bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """One bar per stage: call it with (stage, done, total)."""
+    """Draws one bar per stage: call what it yields with (stage, done, total)."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -223,14 +193,16 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     from rich.table import Column
     from rich.text import Text
 
+    from paris_p2p.byte_size import in_units
+
     class Done(ProgressColumn):
-        """How many of how many; of bytes their rate too."""
+        """Shows how many of how many are done; of bytes the rate too."""
 
         def render(self, task: Task) -> Text:
             done, total = task.completed, task.total or 0
             if not task.description.endswith("bytes"):
                 return Text(f"{done:.0f}/{total:.0f}")
-            return Text(f"{human_bytes(done)} of {human_bytes(total)}, {human_bytes(task.speed or 0)}/s")
+            return Text(f"{in_units(done)} of {in_units(total)}, {in_units(task.speed or 0)}/s")
 
     bars: dict[str, int] = {}
     name = TextColumn("{task.description:<28}", markup=False)

@@ -3,22 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from paris_p2p.cli.console import (
-    checked_options,
-    default_data_dir,
-    echo,
-    parse_invite,
-    progress_bars,
-    want_folder,
+from paris_p2p.cli import typed
+from paris_p2p.cli.choices import HeldOut
+from paris_p2p.cli.console import echo, parse_invite, progress_bars
+from paris_p2p.cli.groups import (
+    DeviceOption,
+    FetchFlags,
+    OfflineOption,
+    SamplingFlags,
+    ThreadsOption,
+    fetch_settings,
+    option,
 )
+from paris_p2p.cli.typed import checked_options
+from paris_p2p.cli.verb import verb
 from paris_p2p.errors import UsageError
 from paris_p2p.pasted import invites_in
+
+MEASURES = "What is measured"
+
+
+@dataclass(frozen=True)
+class EvaluateFlags(SamplingFlags):
+    """The options of what is made and measured."""
+
+    split: Annotated[
+        HeldOut, option("test, or validation for what is still being tuned.", panel=MEASURES)
+    ] = "test"
+    clips: Annotated[
+        int,
+        option("Held-out clips at most, and as many generated ones.", "N", panel=MEASURES, min=4),
+    ] = 1000
+    probe_clips: Annotated[
+        int,
+        option("Train clips that the probe of prompt fidelity learns from.", "N", panel=MEASURES, min=0),
+    ] = 1000
+    features: Annotated[
+        list[str] | None,
+        option(
+            "A network as for prepare, or i3d:FILE; may be repeated.",
+            "NAME",
+            panel=MEASURES,
+            show_default="efficientnet-lite0 and transnetv2",
+        ),
+    ] = None
+    i3d_sha256: Annotated[
+        str,
+        option(
+            "SHA-256 of the i3d: file, which is code: another one is refused before it runs.",
+            "HEX",
+            "--sha256",
+            panel=MEASURES,
+        ),
+    ] = ""
+    aesthetic: Annotated[
+        Path | None,
+        option(
+            "LAION's aesthetic head as safetensors; needs --features clip:.",
+            "FILE",
+            panel=MEASURES,
+            parser=typed.file("LAION's aesthetic head"),
+        ),
+    ] = None
+    rng_seed: Annotated[int, option("Seed of the choice of clips and of the noise.", "N", min=0)] = 0
+    image_to_video: Annotated[
+        bool, option("Let each clip go on from the real one's first frame.", None, "--image-to-video")
+    ] = False
+    device: DeviceOption = "auto"
+    threads: ThreadsOption = 0
+
+
+def add_evaluate(app: typer.Typer) -> None:
+    """Adds the command to `paris-run`."""
+    verb(
+        app,
+        "paris-run evaluate model --data prepared --out report --clips 200",
+        "paris-run evaluate @invite.txt --data prepared --out report --baseline monolith",
+    )(evaluate)
 
 
 def evaluate(
@@ -26,97 +94,67 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="A folder that `export` wrote, or paris:…, @FILE, or - for stdin.", metavar="MODEL"
+            help="A folder that `paris-run export` wrote, or an invite (paris:…, @FILE, or - for stdin).",
+            metavar="MODEL",
         ),
     ],
     data: Annotated[
         Path,
-        typer.Option(
-            "--data", help="What `paris-run prepare` wrote; its clips must still be where they were."
+        option(
+            "What `paris-run prepare` wrote; its clips must still be where they were.",
+            "FOLDER",
+            "--data",
+            parser=typed.prepared("--data, the folder of `paris-run prepare`,"),
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where the report goes; a second call goes on there.")
+        Path, option("The folder of the report; a second call goes on there.", "FOLDER", "--out", "-o")
     ],
+    flags: FetchFlags,
+    wished: EvaluateFlags,
     baseline: Annotated[
-        str | None, typer.Option(help="Another model for the same clips, like a monolith.")
+        str | None, option("Another model for the same clips, like a monolith.", "MODEL")
     ] = None,
     baseline_data: Annotated[
         Path | None,
-        typer.Option(help="What `prepare` wrote for the baseline, where that is another folder than --data."),
-    ] = None,
-    split: Annotated[str, typer.Option(help="test, or validation for what is still being tuned.")] = "test",
-    clips: Annotated[
-        int, typer.Option(min=4, help="At most this many held-out clips, and as many generated ones.")
-    ] = 1000,
-    probe_clips: Annotated[
-        int, typer.Option(min=0, help="Train clips that the probe of prompt fidelity learns from.")
-    ] = 1000,
-    features: Annotated[
-        list[str] | None, typer.Option(help="As of prepare, and i3d:FILE; may be repeated.")
-    ] = None,
-    sha256: Annotated[
-        str, typer.Option(help="Of the i3d: file, which is code: another one is refused before it runs.")
-    ] = "",
-    aesthetic: Annotated[
-        Path | None, typer.Option(help="LAION's aesthetic head as safetensors; needs --features clip:.")
+        option(
+            "What `paris-run prepare` wrote for the baseline, where that is another folder than --data.",
+            "FOLDER",
+            parser=typed.prepared("--baseline-data, the baseline's folder of `paris-run prepare`,"),
+        ),
     ] = None,
     losses: Annotated[
-        Path | None, typer.Option(help='JSON lines of {"model": …, "clips": …, "loss": …} to draw.')
+        Path | None,
+        option(
+            'JSON lines of {"model": …, "clips": …, "loss": …} to draw.',
+            "FILE",
+            parser=typed.file("a file of losses"),
+        ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, max=1000)] = 50,
-    guidance: Annotated[float, typer.Option(min=0)] = 4.0,
-    guidance_form: Annotated[
-        str, typer.Option(help="per_expert (as published), or exact: routed apart without text.")
-    ] = "per_expert",
-    routing: Annotated[str, typer.Option(help="top_k, full, threshold or uniform.")] = "top_k",
-    top_k: Annotated[int, typer.Option(min=1)] = 1,
-    rng_seed: Annotated[int, typer.Option(min=0)] = 0,
-    image_to_video: Annotated[
-        bool, typer.Option("--image-to-video", help="Each clip goes on from the real one's first frame.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for torch's own choice.")] = 0,
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", envvar="PARIS_DATA_DIR")] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Of an invite, use only what an earlier fetch brought.")
-    ] = False,
+    offline: OfflineOption = False,
 ) -> None:
-    """Is it any good? Generate for held-out captions, measure against the real clips, write
-    OUT/report.html and results.json.
+    """Measure a model against the clips that were held out: is it any good?
+
+    It generates for held-out captions, compares with the real clips, and writes OUT/report.html and
+    results.json.
     """
     from paris_p2p.evaluation.gather import Baseline, EvaluateOptions, check_named, gather
     from paris_p2p.evaluation.report import made_by, read_losses, write_evaluation
     from paris_p2p.peer.settings import check_device
 
     if baseline_data is not None and baseline is None:
-        raise UsageError("--baseline-data is of a baseline's run, and no --baseline is given")
-    check_device(device)
-    want_folder(data, "--data, the folder of `paris-run prepare`,")
-    wished = {"features": tuple(features)} if features else {}
-    with checked_options(i3d_sha256="--sha256"):
-        options = EvaluateOptions(
-            split=split,
-            clips=clips,
-            probe_clips=probe_clips,
-            steps=steps,
-            guidance=guidance,
-            guidance_form=guidance_form,
-            routing=routing,
-            top_k=top_k,
-            rng_seed=rng_seed,
-            image_to_video=image_to_video,
-            i3d_sha256=sha256.lower(),
-            aesthetic=aesthetic,
-            device=device,
-            threads=threads,
-            **wished,
-        )
+        raise UsageError("--baseline-data goes with --baseline, which is not given; name the baseline too")
+    check_device(wished.device)
+    fields = asdict(wished) | {"i3d_sha256": wished.i3d_sha256.lower()}
+    if not wished.features:
+        del fields["features"]
+    with checked_options(wished):
+        options = EvaluateOptions(**fields)
     check_named(options)
     if losses is not None:
         read_losses(losses)
     with progress_bars() as progress:
-        fetch = partial(_model_folder, out=out, data_dir=data_dir, offline=offline, progress=progress)
+        fetch = partial(_model_folder, out=out, flags=flags, offline=offline, progress=progress)
         other = Baseline(fetch(baseline), baseline_data) if baseline else None
         evidence = gather(fetch(model), data, out, options, other, progress)
         write_evaluation(out, evidence, losses, made_by(_command_line(context), options), progress)
@@ -124,7 +162,7 @@ def evaluate(
 
 
 def _command_line(context: typer.Context) -> list[str]:
-    """The command as somebody else would type it: arguments, then every option that is not left alone."""
+    """Returns the command as somebody else would type it: arguments, then every option that was changed."""
     words, options = ["paris-run", str(context.info_name)], []
     for parameter in context.command.params:
         value = context.params.get(str(parameter.name))
@@ -142,17 +180,16 @@ def _command_line(context: typer.Context) -> list[str]:
 
 
 def _model_folder(
-    model: str, out: Path, data_dir: Path | None, offline: bool, progress: Callable[[str, int, int], None]
+    model: str, out: Path, flags: FetchFlags, offline: bool, progress: Callable[[str, int, int], None]
 ) -> Path:
-    """The exported model itself, or one exported beside the report from what an invite brings, once."""
+    """Returns the exported model, or exports one beside the report from what an invite brings, once."""
     pasted = model == "-" or model.startswith("@") or next(invites_in(model), "")
     if not pasted or Path(model).exists():
         return Path(model)
     from paris_p2p.generation.export import export as run_export
     from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
-    from paris_p2p.spec import PeerSettings
 
-    settings = PeerSettings(data_dir=data_dir or default_data_dir())
+    settings = fetch_settings(flags)
     invite = parse_invite(model, settings.data_dir / GENERATOR_DIR)
     folder = out.with_name(f"{out.name}-model-{invite.run[:16]}")
     if not folder.exists():

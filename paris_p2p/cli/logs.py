@@ -7,13 +7,12 @@ A terminal gets warnings; commands that run for days (`start`, `publish`, `serve
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
+from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from textwrap import indent
@@ -27,39 +26,23 @@ from paris_p2p.shown import SAID, put, shown, shown_lines
 FILE_BYTES, FILES_KEPT = 10_000_000, 5
 MESSAGE_LETTERS = 2000
 OURS = "paris_p2p"
-_KEPT = f"Also log to this file; at {FILE_BYTES // 1_000_000} MB it is renamed, and {FILES_KEPT} are kept."
-_MORE = (
-    inspect.Parameter(
-        "verbose",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=False,
-        annotation=Annotated[bool, typer.Option("--verbose", help="Say everything, for finding a fault.")],
-    ),
-    inspect.Parameter(
-        "log_file",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[Path | None, typer.Option("--log-file", help=_KEPT)],
-    ),
-)
+_KEPT = f"Log to this file too; at {FILE_BYTES // 1_000_000} MB a new one begins, {FILES_KEPT} old ones stay."
 
 
-def verb(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """`app.command()` for a verb that also takes --verbose and --log-file; the function itself stays as it
-    is.
-    """
+@dataclass(frozen=True)
+class LogFlags:
+    """The options of every command about its log."""
 
-    def add(function: Callable[..., None]) -> Callable[..., None]:
-        app.command()(_logged(function))
-        return function
-
-    return add
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Say everything, to find a fault.", rich_help_panel="Log")
+    ] = False
+    log_file: Annotated[
+        Path | None, typer.Option("--log-file", metavar="FILE", help=_KEPT, rich_help_panel="Log")
+    ] = None
 
 
 def set_up() -> None:
-    """Before anything is logged: warnings to standard error, ours and every library's, through one
-    formatter.
-    """
+    """Sends warnings to standard error, ours and every library's, through one formatter."""
     root = logging.getLogger()
     for handler in [*root.handlers]:
         if isinstance(handler, _Terminal):
@@ -70,24 +53,17 @@ def set_up() -> None:
 
 
 def long_running() -> None:
-    """For a command that runs for days: what it does is printed too."""
+    """Prints what a command does that runs for days."""
     _listen(logging.INFO)
 
 
-def _logged(function: Callable[..., None]) -> Callable[..., None]:
-    """The function with two more options in its signature, from which typer makes the command."""
-
-    @wraps(function)
-    def run(*, verbose: bool, log_file: Path | None, **given: Any) -> None:
-        if verbose:
-            _listen(logging.DEBUG)
-        with _logging_to(log_file):
-            function(**given)
-
-    own = inspect.signature(function, eval_str=True)
-    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *_MORE])  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in (*own.parameters.values(), *_MORE)}
-    return run
+@contextmanager
+def logging_as(flags: LogFlags) -> Iterator[None]:
+    """Logs as the options say, within it."""
+    if flags.verbose:
+        _listen(logging.DEBUG)
+    with _logging_to(flags.log_file):
+        yield
 
 
 @contextmanager
@@ -113,12 +89,12 @@ def _logging_to(path: Path | None) -> Iterator[None]:
 
 
 def _last_words(error: Exception) -> logging.LogRecord:
-    """What ended the command, for the file alone: the terminal is told by `run_app`."""
+    """Returns what ended the command, for the file alone: `run_app` tells the terminal."""
     return logging.LogRecord(SAID, logging.ERROR, __file__, 0, "error: %s", (error,), None)
 
 
 def _listen(level: int) -> None:
-    """Let ours through down to this level, on the terminal too."""
+    """Lets our messages through down to this level, on the terminal too."""
     ours = logging.getLogger(OURS)
     ours.setLevel(min(level, ours.level))
     for handler in logging.getLogger().handlers:
@@ -127,15 +103,13 @@ def _listen(level: int) -> None:
 
 
 def _level(record: logging.LogRecord) -> str:
-    """The level's usual word: a library may have renamed the levels of the whole process, as hivemind
-    does.
-    """
+    """Returns the level's usual word: hivemind renames the levels of the whole process."""
     words = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
     return words.get(record.levelno, record.levelname.lower())
 
 
 class _Formatter(logging.Formatter):
-    """A line of ours, whatever the message holds; a traceback keeps its lines."""
+    """Makes one line of a message, whatever it holds; a traceback keeps its lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = self.head(record) + shown(record.getMessage(), MESSAGE_LETTERS)
@@ -159,7 +133,7 @@ class _Brief(_Formatter):
 
 
 class _Terminal(logging.StreamHandler[TextIO]):
-    """Standard error as it is when a line comes: a live view stands in for it while it is drawn."""
+    """Writes to standard error as it is when a line comes: a live view stands in for it while it is drawn."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paris_p2p.cli.console import (
-    checked_options,
-    default_data_dir,
-    echo,
-    parse_invite,
-    progress_bars,
-    read_text,
-    run_app,
+from paris_p2p.cli import typed
+from paris_p2p.cli.choices import SchedulerName
+from paris_p2p.cli.console import confirmed, echo, parse_invite, progress_bars, read_text, run_app
+from paris_p2p.cli.groups import (
+    LINE,
+    MACHINE,
+    SAMPLING,
+    Config,
+    DeviceOption,
+    FetchFlags,
+    HomeFlags,
+    InviteArgument,
+    NodeFlags,
+    OfflineOption,
+    SamplingFlags,
+    ThreadsOption,
+    fetch_settings,
+    home_of,
+    option,
+    setting,
 )
-from paris_p2p.cli.logs import long_running, verb
+from paris_p2p.cli.logs import long_running
+from paris_p2p.cli.typed import checked_options
+from paris_p2p.cli.verb import new_app, verb
 from paris_p2p.errors import UsageError
 from paris_p2p.shown import put, shown_lines
 
@@ -26,122 +42,135 @@ if TYPE_CHECKING:
     from paris_p2p.generation.generate import GenerateJob
 
 MAX_PROMPT_LETTERS = 4000
+PROFILED, GPU = "This machine; --profile decides what is not given", "On a GPU"
 
-app = typer.Typer(
-    name="paris-peer",
-    help="Join a decentralized video diffusion run: train one expert of it on this machine, "
+app = new_app(
+    "paris-peer",
+    "Join a decentralized video diffusion run: train one expert of it on this machine, "
     "or generate with all of them.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
 )
-InviteArgument = Annotated[str, typer.Argument(help="paris:…, or @FILE, or - for stdin", metavar="INVITE")]
-DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", help="Where this peer keeps its key and its blobs.", envvar="PARIS_DATA_DIR"),
-]
-Port = Annotated[
-    int,
-    typer.Option(
-        help="TCP and UDP port to listen on; 0 takes a free one.", envvar="PARIS_PORT", min=0, max=65535
-    ),
-]
-HostOption = Annotated[str, typer.Option(help="Address to listen on.", envvar="PARIS_HOST")]
-Rate = Annotated[str, typer.Option(help="At most this much per second, like 20MB; 0 for no limit.")]
 
 
-@verb(app)
-def start(
-    invite: InviteArgument,
-    data_dir: DataDir = None,
+def _profiles() -> list[str]:
+    """Returns what completes --profile."""
+    from paris_p2p.peer.profiles import known_profiles
+
+    return ["auto", *known_profiles()]
+
+
+@dataclass(frozen=True)
+class StartFlags(FetchFlags, NodeFlags):
+    """The options of a volunteer's peer."""
+
     profile: Annotated[
-        str, typer.Option(help="auto reads this machine; or a name from peers/profiles, or a TOML file.")
-    ] = "auto",
-    slot: Annotated[str, typer.Option(help="Claim only this slot, like expert-2 or router.")] = "",
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+        str | None,
+        setting(
+            "profile",
+            "auto reads this machine; or a name of peers/profiles, or a TOML file.",
+            "NAME",
+            "auto",
+            panel=PROFILED,
+            autocompletion=_profiles,
+        ),
+    ] = None
+    device: Annotated[
+        str | None,
+        setting("device", "auto, cpu, cuda or cuda:N.", "DEVICE", panel=PROFILED, parser=typed.device),
+    ] = None
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads of the trainer; 0 for torch's own choice.", min=0)
-    ] = None,
+        int | None,
+        setting("threads", "CPU threads of the trainer; 0 for torch's own choice.", "N", panel=PROFILED),
+    ] = None
     max_memory: Annotated[
         str | None,
-        typer.Option(help="Main memory of all our processes: checkpoint and stop before it, like 12GB."),
-    ] = None,
-    max_vram: Annotated[
-        str | None, typer.Option(help="Memory of the GPU that trains, like 10GB; 0 for all of it.")
-    ] = None,
-    max_disk: Annotated[str | None, typer.Option(help="Disk for blobs, like 200GB; 0 for no limit.")] = None,
-    upload_limit: Annotated[str | None, typer.Option(help="Upload per second, like 5MB.")] = None,
-    download_limit: Annotated[str | None, typer.Option(help="Download per second, like 20MB.")] = None,
+        setting(
+            "max_memory",
+            "Main memory of all our processes, like 12GB; before it is reached, they write a checkpoint and "
+            "stop.",
+            "SIZE",
+            panel=PROFILED,
+        ),
+    ] = None
     micro_batch: Annotated[
-        int | None, typer.Option(help="Clips per forward pass; 0 chooses by memory.", min=0)
-    ] = None,
-    compile_blocks: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="Fuse the network's blocks on a GPU.")
-    ] = None,
-    port: Port = 0,
-    host: HostOption = "0.0.0.0",
-    announce: Annotated[
-        list[str] | None, typer.Option(help="A multiaddr others reach this peer under; may be repeated.")
-    ] = None,
-    relay: Annotated[
-        list[str] | None, typer.Option(help="A relay's multiaddr, for peers behind NAT; may be repeated.")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before joining.")] = False,
-    no_train: Annotated[bool, typer.Option("--no-train", help="Only attest and seed.")] = False,
+        int | None,
+        setting("micro_batch", "Clips per forward pass; 0 chooses by memory.", "N", "0", panel=PROFILED),
+    ] = None
+    max_vram: Annotated[
+        str | None,
+        setting("max_vram", "Memory of the GPU that trains, like 10GB; 0: all of it.", "SIZE", panel=GPU),
+    ] = None
+    compile: Annotated[
+        bool | None,
+        setting(
+            "compile", "Fuse the network's blocks.", None, "true", panel=GPU, flag="--compile/--no-compile"
+        ),
+    ] = None
+    slot: Annotated[
+        str | None,
+        setting("slot", "Claim only this slot, like expert-2 or router.", "SLOT", panel=PROFILED),
+    ] = None
+    relays: Annotated[
+        list[str] | None,
+        setting(
+            "relays",
+            "A relay, for a peer behind NAT; may be repeated.",
+            "MULTIADDR",
+            panel=LINE,
+            flag="--relay",
+        ),
+    ] = None
+
+
+@verb(
+    app,
+    "paris-peer start @invite.txt",
+    'paris-peer start "paris:…" --max-disk 50GB --upload-limit 5MB --slot expert-2',
+    "paris-peer start @invite.txt --profile gpu-12gb --dry-run > peer.toml",
+)
+def start(
+    invite: InviteArgument,
+    flags: StartFlags,
+    config: Config = None,
+    yes: Annotated[bool, option("Do not ask before joining.", None, "--yes", "-y")] = False,
+    no_train: Annotated[bool, option("Only attest and seed.", None, "--no-train")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the settings that would be used, and stop.")
+        bool, option("Print the settings, each with its source, as a file for --config.", None, "--dry-run")
     ] = False,
 ) -> None:
     """Join a run, claim a slot and train it until Ctrl-C (a second Ctrl-C leaves at once)."""
-    from paris_p2p.peer.profiles import load_profile
-    from paris_p2p.peer.settings import AUTO, check_device, merge_settings, profile_of_this_machine
+    from paris_p2p.peer.settings import check_device, load_start
 
-    flags = {
-        "data_dir": data_dir or default_data_dir(),
-        "slot": slot,
-        "device": device,
-        "threads": threads,
-        "max_memory": max_memory,
-        "max_vram": max_vram,
-        "max_disk": max_disk,
-        "upload_limit": upload_limit,
-        "download_limit": download_limit,
-        "micro_batch_clips": micro_batch,
-        "compile": compile_blocks,
-        "port": port,
-        "host": host,
-        "announce": tuple(announce or ()),
-        "relays": tuple(relay or ()),
-    }
-    parsed = parse_invite(invite, data_dir or default_data_dir())
-    chosen = None if profile == AUTO else load_profile(profile)
-    check_device(device or "auto")
-    settings = merge_settings(chosen or profile_of_this_machine(flags), flags)
+    loaded, profile = load_start(typed.given(flags), config)
+    settings = loaded.peer_settings()
+    parsed = parse_invite(invite, settings.data_dir)
+    check_device(settings.device)
     if dry_run:
-        echo(json.dumps(settings.model_dump(mode="json"), indent=2))
+        echo(loaded.describe(settings))
         return
     from paris_p2p.peer.start import run_peer
 
     long_running()
-    run_peer(settings, parsed, confirm=None if yes else _confirm, train=not no_train, profile=chosen)
+    run_peer(settings, parsed, confirm=None if yes else _confirm, train=not no_train, profile=profile)
 
 
-def _confirm(question: str) -> bool:
+async def _confirm(question: str) -> bool:
     echo(question)
-    if not sys.stdin.isatty():
-        raise UsageError("cannot ask here, since there is no terminal; read the above and add --yes")
-    return typer.confirm("Join?")
+    try:
+        return await confirmed("Join?")
+    except asyncio.CancelledError:
+        echo("\nnot joined; nothing was fetched but the run's description")
+        raise
 
 
-@verb(app)
+@verb(app, "paris-peer status", "paris-peer status --json")
 def status(
-    data_dir: DataDir = None,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    flags: HomeFlags,
+    json_output: Annotated[bool, option("Print one JSON object.", None, "--json")] = False,
 ) -> None:
     """Show the run as the peer that runs here sees it."""
     from paris_p2p.node.control_client import call_control
 
-    answer = call_control(data_dir or default_data_dir(), "GET", "status")
+    answer = call_control(home_of(flags), "GET", "status")
     if json_output:
         echo(json.dumps(answer))
         return
@@ -153,102 +182,119 @@ def status(
     Console().print(draw(Status.model_validate_json(json.dumps(answer))))
 
 
-def _act(data_dir: Path | None, action: str) -> None:
+def _act(flags: HomeFlags, action: str) -> None:
     from paris_p2p.node.control_client import call_control
 
-    echo(call_control(data_dir or default_data_dir(), "POST", action)["message"])
+    echo(call_control(home_of(flags), "POST", action)["message"])
 
 
-@verb(app)
-def pause(data_dir: DataDir = None) -> None:
-    """Checkpoint, release the claim and free the memory; keep seeding."""
-    _act(data_dir, "pause")
+@verb(app, "paris-peer pause")
+def pause(flags: HomeFlags) -> None:
+    """Write a checkpoint, release the claim and free the memory; keep seeding."""
+    _act(flags, "pause")
 
 
-@verb(app)
-def resume(data_dir: DataDir = None) -> None:
+@verb(app, "paris-peer resume")
+def resume(flags: HomeFlags) -> None:
     """Go on after a pause."""
-    _act(data_dir, "resume")
+    _act(flags, "resume")
 
 
-@verb(app)
-def stop(data_dir: DataDir = None) -> None:
+@verb(app, "paris-peer stop")
+def stop(flags: HomeFlags) -> None:
     """Publish the last checkpoint, release the claim and end the peer."""
-    _act(data_dir, "stop")
+    _act(flags, "stop")
 
 
-@verb(app)
+@verb(app, "paris-peer fetch @invite.txt")
 def fetch(
     invite: InviteArgument,
-    data_dir: DataDir = None,
+    flags: FetchFlags,
     allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Be content with the slots there are.")
+        bool, option("Be content with the slots that there are.", None, "--allow-partial")
     ] = False,
-    download_limit: Rate = "0",
 ) -> None:
     """Fetch what generating needs: the codec, the text encoder and every slot's weights."""
     from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
 
-    parsed = parse_invite(invite, (data_dir or default_data_dir()) / GENERATOR_DIR)
+    settings = fetch_settings(flags)
+    parsed = parse_invite(invite, settings.data_dir / GENERATOR_DIR)
     with progress_bars() as progress:
-        run = fetch_run(
-            _generator_settings(data_dir, download_limit), parsed, partial=allow_partial, progress=progress
-        )
+        run = fetch_run(settings, parsed, partial=allow_partial, progress=progress)
     echo(f"{len(run.weights)} slots of {run.spec.name!r} are here: {', '.join(run.weights)}")
 
 
-@verb(app)
+@dataclass(frozen=True)
+class WishFlags(SamplingFlags):
+    """The options of a clip that is to be made."""
+
+    image: Annotated[
+        Path | None,
+        option(
+            "A picture that the clips start from, in a run that was trained for it.",
+            "FILE",
+            parser=typed.file("a picture"),
+        ),
+    ] = None
+    clips: Annotated[int, option("Clips per prompt.", "N", min=1)] = 1
+    rng_seed: Annotated[
+        int, option("The same seed gives the same clips.", "N", "--seed", "--rng-seed", min=0)
+    ] = 0
+    negative_prompt: Annotated[
+        str, option("What clips are guided away from; without one, away from no text.", "TEXT")
+    ] = ""
+    scheduler: Annotated[
+        SchedulerName,
+        option(
+            "How a step is taken: euler, heun, unipc, dpm++, dpm++sde or dpm++single.", "NAME", panel=SAMPLING
+        ),
+    ] = "euler"
+    allow_partial: Annotated[
+        bool, option("Route among the slots that there are.", None, "--allow-partial")
+    ] = False
+    shift: Annotated[
+        float,
+        option(
+            "Shift of the denoising times, towards noise above 1; 0 for the run's own.",
+            "SHIFT",
+            panel=SAMPLING,
+            min=0,
+            max=100,
+        ),
+    ] = 0.0
+    batch_clips: Annotated[
+        int, option("Clips sampled at once; 0 chooses by memory.", "N", panel=MACHINE, min=0)
+    ] = 0
+    threads: ThreadsOption = 0
+    device: DeviceOption = "auto"
+
+
+@verb(
+    app,
+    'paris-peer generate "a red ball rolls over grass" @invite.txt',
+    'paris-peer generate "a red ball" "a blue one" @invite.txt --out balls.gif',
+)
 def generate(
     prompt: Annotated[
         list[str], typer.Argument(help="One or more prompts, then the INVITE.", metavar="PROMPT... INVITE")
     ],
-    prompts_file: Annotated[Path | None, typer.Option(help="More prompts, one a line.")] = None,
+    flags: FetchFlags,
+    wished: WishFlags,
+    prompts_file: Annotated[
+        Path | None,
+        option("More prompts, one on each line.", "FILE", parser=typed.file("a file of prompts")),
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "A .mp4, .gif, .png (a sheet of frames) or .npy file.",
+            "FILE",
             "--out",
             "-o",
-            help="clip.mp4 (default; of image runs clip.png), .gif, .png (a sheet of frames), .npy.",
+            show_default="clip.mp4, or clip.png of images",
         ),
     ] = None,
-    image: Annotated[
-        Path | None,
-        typer.Option(help="A picture that the clips start from, in a run that was trained for it."),
-    ] = None,
-    clips: Annotated[int, typer.Option(help="Clips per prompt.", min=1)] = 1,
-    steps: Annotated[int, typer.Option(help="Denoising steps.", min=1, max=1000)] = 50,
-    shift: Annotated[
-        float,
-        typer.Option(help="Of the denoising times, towards noise above 1; 0: the run's.", min=0, max=100),
-    ] = 0.0,
-    guidance: Annotated[
-        float, typer.Option(help="Classifier-free guidance scale; 1 turns it off.", min=0)
-    ] = 4.0,
-    guidance_form: Annotated[
-        str, typer.Option(help="per_expert (as published), or exact: routed apart without text.")
-    ] = "per_expert",
-    routing: Annotated[str, typer.Option(help="top_k, full, threshold or uniform.")] = "top_k",
-    top_k: Annotated[int, typer.Option(help="Experts per step for top_k.", min=1)] = 1,
-    negative_prompt: Annotated[
-        str, typer.Option(help="What clips are guided away from; without one, away from no text.")
-    ] = "",
-    scheduler: Annotated[
-        str, typer.Option(help="euler, heun, unipc, dpm++, dpm++sde or dpm++single.")
-    ] = "euler",
-    rng_seed: Annotated[
-        int, typer.Option("--seed", "--rng-seed", help="The same seed gives the same clips.", min=0)
-    ] = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 for torch's own choice.", min=0)] = 0,
-    batch_clips: Annotated[int, typer.Option(help="Clips sampled at once; 0 chooses by memory.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Use only what an earlier fetch brought.")
-    ] = False,
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Route among the slots there are.")
-    ] = False,
-    data_dir: DataDir = None,
-    download_limit: Rate = "0",
+    offline: OfflineOption = False,
 ) -> None:
     """Generate clips for a prompt with all experts of a run, on this machine."""
     *prompts, invite = prompt
@@ -262,31 +308,18 @@ def generate(
     from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
 
     _check_prompts(prompts, invite)
-    home = (data_dir or default_data_dir()) / GENERATOR_DIR
-    parsed, settings = parse_invite(invite, home), _generator_settings(data_dir, download_limit)
-    wishes = _wishes(
-        prompts=tuple(prompts),
-        clips_per_prompt=clips,
-        image=image,
-        steps=steps,
-        shift=shift,
-        guidance=guidance,
-        guidance_form=guidance_form,
-        routing=routing,
-        top_k=top_k,
-        negative_prompt=negative_prompt,
-        scheduler=scheduler,
-        rng_seed=rng_seed,
-        device=device,
-        threads=threads,
-        batch_clips=batch_clips,
-        out=out or Path("clip.mp4"),
-        allow_partial=allow_partial,
-    )
+    settings = fetch_settings(flags)
+    parsed = parse_invite(invite, settings.data_dir / GENERATOR_DIR)
+    wishes = _wishes(wished, prompts=tuple(prompts), out=out or Path("clip.mp4"))
     with progress_bars() as progress:
         chooses = Routing(wishes.routing, wishes.top_k)
         run = fetch_run(
-            settings, parsed, partial=allow_partial, offline=offline, routing=chooses, progress=progress
+            settings,
+            parsed,
+            partial=wished.allow_partial,
+            offline=offline,
+            routing=chooses,
+            progress=progress,
         )
         if out is None and run.spec.clip.frames == 1:
             wishes = wishes.model_copy(update={"out": Path("clip.png")})
@@ -296,8 +329,8 @@ def generate(
     echo(result.describe())
 
 
-def _wishes(**fields: Any) -> GenerateJob:
-    """What to make, checked before anything is fetched; UsageError or DeviceError."""
+def _wishes(wished: WishFlags, prompts: tuple[str, ...], out: Path) -> GenerateJob:
+    """Returns what to make, checked before anything is fetched; UsageError or DeviceError."""
     from paris_p2p.generation.first_picture import read_picture
     from paris_p2p.generation.generate import GenerateJob
     from paris_p2p.generation.routed import check_wishes
@@ -306,8 +339,10 @@ def _wishes(**fields: Any) -> GenerateJob:
     from paris_p2p.peer.settings import check_device
     from paris_p2p.spec import ClipShape
 
-    with checked_options(clips_per_prompt="--clips", prompts="PROMPT", rng_seed="--seed"):
-        job = GenerateJob(**fields)
+    fields = asdict(wished)
+    fields["clips_per_prompt"] = fields.pop("clips")
+    with checked_options(wished, clips_per_prompt="--clips", prompts="PROMPT"):
+        job = GenerateJob(prompts=prompts, out=out, **fields)
     check_device(job.device)
     if job.image is not None:
         # the run's size is not known yet
@@ -327,7 +362,7 @@ def _is_file(path: str) -> bool:
 
 
 def _check_prompts(prompts: list[str], invite: str) -> None:
-    """UsageError for what no text encoder should be asked, in the words of the command line."""
+    """Raises UsageError for what no text encoder should be asked, in the words of the command line."""
     swapped = next(
         (prompt for prompt in prompts if prompt.strip("\"'<> ").startswith(("paris:", "paris%3A"))), None
     )
@@ -344,14 +379,6 @@ def _check_prompts(prompts: list[str], invite: str) -> None:
                 f"prompt {place} has {len(prompt):,} characters, at most {MAX_PROMPT_LETTERS:,} are taken: "
                 f"{prompt[:40]!r}…; shorten it"
             )
-
-
-def _generator_settings(data_dir: Path | None, download_limit: str) -> Any:
-    from paris_p2p.spec import PeerSettings, parse_bytes
-
-    return PeerSettings(
-        data_dir=data_dir or default_data_dir(), download_limit_bps=parse_bytes(download_limit)
-    )
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
+from paris_p2p.byte_size import in_units
 from paris_p2p.errors import SwarmError
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import BlobRef
@@ -30,8 +31,8 @@ async def telling(
         yield
         return
     started, before = time.monotonic(), node.host.swarm.transfer.downloaded_bytes
-    say(f"fetching {what}: {size(missing)}")
-    note(f"fetching {what}: 0 of {size(missing)}")
+    say(f"fetching {what}: {in_units(missing)}")
+    note(f"fetching {what}: 0 of {in_units(missing)}")
 
     def got() -> int:
         return min(missing, node.host.swarm.transfer.downloaded_bytes - before)
@@ -48,7 +49,7 @@ async def telling(
     task = asyncio.create_task(tell())
     try:
         yield
-        say(f"fetched {what}: {size(missing)} in {time.monotonic() - started:.0f} s")
+        say(f"fetched {what}: {in_units(missing)} in {time.monotonic() - started:.0f} s")
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -64,13 +65,9 @@ def progress_line(what: str, got_bytes: int, all_bytes: int, bytes_per_s: float,
         else ", nothing comes at the moment"
     )
     return (
-        f"fetching {what}: {size(got_bytes)} of {size(all_bytes)} at {size(bytes_per_s)}/s from {peers} "
-        f"connected peers{left}"
+        f"fetching {what}: {in_units(got_bytes)} of {in_units(all_bytes)} "
+        f"at {in_units(bytes_per_s)}/s from {peers} connected peers{left}"
     )
-
-
-def size(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 async def _sources(node: RunNode) -> int:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import psutil
+from pydantic import ByteSize
 
 from paris_p2p.peer.profiles import Profile, known_profiles, load_profile
 
@@ -93,11 +94,11 @@ def auto_profile(machine: Machine, *, device: str = "auto", free_disk_bytes: int
             "description": f"this machine ({machine})",
             "device": base.device if chosen_gpu else "cpu",
             "threads": base.threads if chosen_gpu else max(1, machine.cores - 1),
-            "max_memory": f"{int(max(main, min(3e9, 0.75 * machine.memory_bytes)))}",
-            "max_vram": f"{int(0.9 * gpu.memory_bytes)}" if chosen_gpu and gpu else "0",
-            "max_disk": f"{max(1, int(SHARE_OF_DISK * free_disk_bytes))}",
-            "upload_limit": "0",
-            "download_limit": "0",
+            "max_memory": ByteSize(max(main, min(3e9, 0.75 * machine.memory_bytes))),
+            "max_vram": ByteSize(0.9 * gpu.memory_bytes if chosen_gpu and gpu else 0),
+            "max_disk": ByteSize(max(1, SHARE_OF_DISK * free_disk_bytes)),
+            "upload_limit": ByteSize(0),
+            "download_limit": ByteSize(0),
         }
     )
 

@@ -1,5 +1,5 @@
-"""Hardware profiles: what a class of machine can train and may use, as TOML files in peers/profiles
-(`--profile gpu-12gb`).
+"""Hardware profiles (`--profile gpu-12gb`): what a class of machine can train and may use, as TOML files in
+peers/profiles.
 """
 
 from __future__ import annotations
@@ -9,29 +9,16 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
+from paris_p2p.byte_size import Bytes
 from paris_p2p.errors import PresetError, UsageError
-from paris_p2p.spec import parse_bytes
 
 REFERENCE_TOKENS = 1024  # a clip of 4 x 32 x 32 latents in 1 x 2 x 2 patches: about 16 frames of 256 x 256
 
 
-def _check_size(text: str) -> str:
-    try:
-        parse_bytes(text)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
-    return text
-
-
-SizeText = Annotated[str, AfterValidator(_check_size)]
-
-
 class Profile(BaseModel):
-    """One class of machine; sizes and rates are written as on the command line (`6GB`, `5MB/s`), "0" for
-    no limit.
-    """
+    """Describes one class of machine; sizes and rates are written as on the command line, 0 for no limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,30 +29,18 @@ class Profile(BaseModel):
     presets: dict[str, Annotated[int, Field(ge=1, le=65536)]]
     device: str
     threads: Annotated[int, Field(ge=0, le=1024)]
-    max_memory: SizeText  # main memory of all our processes
-    max_vram: SizeText = "0"  # of the GPU that trains
-    max_disk: SizeText
-    upload_limit: SizeText
-    download_limit: SizeText
+    max_memory: Bytes  # main memory of all our processes
+    max_vram: Bytes = ByteSize(0)  # of the GPU that trains
+    max_disk: Bytes
+    upload_limit: Bytes
+    download_limit: Bytes
 
-    def settings_fields(self) -> dict[str, Any]:
-        """The fields of PeerSettings that this profile decides; the micro-batch waits for the run's
-        preset.
-        """
-        return {
-            "device": self.device,
-            "threads": self.threads,
-            "max_memory_bytes": parse_bytes(self.max_memory),
-            "max_vram_bytes": parse_bytes(self.max_vram),
-            "max_disk_bytes": parse_bytes(self.max_disk),
-            "upload_limit_bps": float(parse_bytes(self.upload_limit)),
-            "download_limit_bps": float(parse_bytes(self.download_limit)),
-        }
+    def options(self) -> dict[str, Any]:
+        """Returns the options that this profile decides; the micro-batch waits for the run's preset."""
+        return self.model_dump(exclude={"description", "memory_gb", "presets"})
 
     def micro_batch_clips(self, preset: str, tokens: int = REFERENCE_TOKENS) -> int:
-        """Clips per forward pass of a run of `preset` with so many tokens a clip; PresetError when it does
-        not fit.
-        """
+        """Returns the clips per forward pass of a run of `preset`; PresetError when it does not fit."""
         if preset not in self.presets:
             raise PresetError(
                 f"preset {preset!r} does not fit {self.description} ({self.memory_gb:g} GB); what fits: "
@@ -75,7 +50,7 @@ class Profile(BaseModel):
 
 
 def load_profile(name_or_path: str) -> Profile:
-    """A profile by its name in peers/profiles, or from a TOML file; PresetError lists the names there are."""
+    """Returns a profile by its name in peers/profiles, or from a TOML file; PresetError lists the names."""
     known = known_profiles()
     path = known.get(name_or_path)
     if path is None:
@@ -96,7 +71,7 @@ def load_profile(name_or_path: str) -> Profile:
 
 
 def known_profiles() -> dict[str, Path]:
-    """Name -> file, smallest memory first."""
+    """Returns the files of all profiles by name, smallest memory first."""
     files = {path.stem: path for folder in _folders() for path in folder.glob("*.toml")}
     return dict(
         sorted(files.items(), key=lambda item: (not item[0].startswith("cpu"), len(item[0]), item[0]))
@@ -104,7 +79,6 @@ def known_profiles() -> dict[str, Path]:
 
 
 def _folders() -> tuple[Path, ...]:
-    """Where an installed wheel put them; then a checkout's own peers/profiles, which win."""
-    return Path(sysconfig.get_path("data")) / "share" / "paris-p2p" / "profiles", Path(__file__).parents[
-        2
-    ] / "peers" / "profiles"
+    """Returns where an installed wheel put them, then a checkout's own peers/profiles, which win."""
+    installed = Path(sysconfig.get_path("data")) / "share" / "paris-p2p" / "profiles"
+    return installed, Path(__file__).parents[2] / "peers" / "profiles"

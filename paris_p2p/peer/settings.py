@@ -1,4 +1,4 @@
-"""A peer's settings: a hardware profile below, the command's flags above."""
+"""A peer's options: what a person may say to it, over a hardware profile."""
 
 from __future__ import annotations
 
@@ -6,66 +6,78 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ByteSize
 
+from paris_p2p.byte_size import Bytes
 from paris_p2p.disk import free_bytes
-from paris_p2p.errors import DeviceError, UsageError
+from paris_p2p.errors import DeviceError
+from paris_p2p.option_sources import Addresses, FetchOptions, Loaded, NodeOptions, Words, load_options
 from paris_p2p.peer.machine import auto_profile, this_machine
-from paris_p2p.peer.profiles import Profile
-from paris_p2p.spec import PeerSettings, parse_bytes
+from paris_p2p.peer.profiles import Profile, load_profile
+from paris_p2p.spec import device_name
 
 AUTO = "auto"
 
-_SIZES = {
-    "max_disk": "max_disk_bytes",
-    "max_memory": "max_memory_bytes",
-    "max_vram": "max_vram_bytes",
-    "upload_limit": "upload_limit_bps",
-    "download_limit": "download_limit_bps",
-}
+
+class StartOptions(FetchOptions, NodeOptions):
+    """The options of a volunteer's peer."""
+
+    profile: str = AUTO
+    slot: str = ""
+    device: str = "auto"
+    threads: int = 0
+    max_memory: Bytes = ByteSize(0)
+    max_vram: Bytes = ByteSize(0)
+    micro_batch: int = 0
+    compile: bool = True
+    relays: Words = ()
 
 
-def profile_of_this_machine(flags: Mapping[str, Any]) -> Profile:
-    """What `--profile auto` means here, for the device that the flags name."""
-    data_dir: Path = flags["data_dir"]
-    # or the cap would sink with each restart
-    ours = sum(file.stat().st_size for file in (data_dir / "blobs").glob("*/*"))
+class PublishOptions(NodeOptions):
+    """The options of the owner's node, which lives in the folder of its run."""
+
+    threads: int = 1
+    peers: Addresses = ()
+
+
+def load_start(
+    typed: Mapping[str, Any], file: Path | None = None
+) -> tuple[Loaded[StartOptions], Profile | None]:
+    """Returns a peer's options over its profile, and the profile unless this machine is to choose it.
+
+    A profile by name also says which runs fit (peer/start.py); PresetError when there is none of that name.
+    """
+    plain = load_options(StartOptions, typed, file=file).options
+    named = None if plain.profile == AUTO else load_profile(plain.profile)
+    profile = named or _profile_of_this_machine(plain)
+    options = load_options(
+        StartOptions, typed, file=file, profile=profile.options(), profile_name=plain.profile
+    )
+    return options, named
+
+
+def _profile_of_this_machine(options: StartOptions) -> Profile:
+    """Returns what `--profile auto` means here, for the device that the options name."""
+    # Our blobs count as free, or the cap would sink with each restart.
+    ours = sum(file.stat().st_size for file in (options.data_dir / "blobs").glob("*/*"))
     return auto_profile(
-        this_machine(), device=flags.get("device") or "auto", free_disk_bytes=free_bytes(data_dir) + ours
+        this_machine(), device=options.device, free_disk_bytes=free_bytes(options.data_dir) + ours
     )
 
 
-def merge_settings(profile: Profile | None, flags: Mapping[str, Any]) -> PeerSettings:
-    """Settings from a profile and flags; a flag that is None was not given and leaves the profile's value."""
-    fields: dict[str, Any] = profile.settings_fields() if profile else {}
-    for name, value in flags.items():
-        if value is not None:
-            fields[_SIZES.get(name, name)] = parse_bytes(value) if name in _SIZES else value
-    try:
-        return PeerSettings(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(
-            f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}, got {first['input']!r}"
-        ) from error
-
-
 def check_device(device: str) -> None:
-    """DeviceError now, rather than from the trainer after a download."""
-    kind, colon, number = device.partition(":")
-    numbered = not colon or (number.isascii() and number.isdigit() and len(number) < 4)
-    if not numbered or (kind != "cuda" and device not in ("auto", "cpu")):
-        hint = "; for a GPU say --device cuda" if kind.lower() in ("gpu", "nvidia", "cuda") else ""
-        raise DeviceError(f"--device {device[:40]!r} is not one of auto, cpu, cuda, cuda:N{hint}")
-    if kind == "cuda":
-        import torch
+    """Raises DeviceError when a CUDA GPU is asked for that is not here: now, not after a download."""
+    kind, _, number = device_name(device).partition(":")
+    if kind != "cuda":
+        return
+    import torch
 
-        if not torch.cuda.is_available():
-            raise DeviceError(
-                f"--device {device}: this PyTorch ({torch.__version__}) sees no CUDA GPU; "
-                "install the driver and a CUDA build, or use --device cpu"
-            )
-        if int(number or 0) >= torch.cuda.device_count():
-            raise DeviceError(
-                f"--device {device}: there are {torch.cuda.device_count()} CUDA GPUs, numbered from 0"
-            )
+    if not torch.cuda.is_available():
+        raise DeviceError(
+            f"--device {device}: this PyTorch ({torch.__version__}) sees no CUDA GPU; "
+            "install the driver and a CUDA build, or use --device cpu"
+        )
+    if int(number or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"--device {device}: there are {torch.cuda.device_count()} CUDA GPUs, numbered from 0"
+        )

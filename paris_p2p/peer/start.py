@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from paris_p2p.disk import free_bytes
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import ParisError, PresetError, UsageError
+from paris_p2p.errors import ParisError, PresetError
 from paris_p2p.node.control import serve_control
 from paris_p2p.node.host import Host, join_run, open_host
 from paris_p2p.node.run_node import opened
@@ -30,7 +30,7 @@ def run_peer(
     settings: PeerSettings,
     invite: Invite,
     *,
-    confirm: Callable[[str], bool] | None,
+    confirm: Callable[[str], Awaitable[bool]] | None,
     train: bool = True,
     profile: Profile | None = None,
 ) -> None:
@@ -56,8 +56,8 @@ def run_peer(
                 raise
             if confirm is None:
                 put(question)
-            elif not await asyncio.to_thread(confirm, question):
-                raise UsageError("not joined; nothing was fetched but the run's description")
+            elif not await confirm(question):
+                raise ParisError("not joined; nothing was fetched but the run's description")
             await live(host, run, "peer" if train else "generator")
 
     asyncio.run(life())

@@ -8,6 +8,7 @@ import time
 
 from rich.cells import cell_len, chop_cells
 
+from paris_p2p.byte_size import in_units
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DiskFullError, UsageError
 from paris_p2p.peer.room import NODE_BYTES, Room
@@ -41,9 +42,9 @@ def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
         f"Model      {spec.experts} experts ({shown(spec.expert.preset, FIELD_LETTERS)}) and a router "
         f"({shown(spec.router.preset, FIELD_LETTERS)}); "
         f"clips {spec.clip.frames}x{spec.clip.height}x{spec.clip.width} at {spec.clip.fps:g} fps",
-        *([f"Starts     from weights that the owner gives, {_mb(initial)}"] if initial else []),
-        f"Asks for   about {_mb(download)} to download, {_mb(disk)} of disk, {_mb(memory)} of memory, "
-        "more for speed",
+        *([f"Starts     from weights that the owner gives, {in_units(initial)}"] if initial else []),
+        f"Asks for   about {in_units(download)} to download, {in_units(disk)} of disk, "
+        f"{in_units(memory)} of memory, more for speed",
         f"Allowed    {Room(settings, spec)}",
         "Who checks "
         f"{'every member' if spec.gate.members_attest else f'{len(spec.gate.attestors)} named attestors'}, "
@@ -84,13 +85,13 @@ def check_disk(spec: RunSpec, settings: PeerSettings, *, train: bool, free_bytes
         least -= min(sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train")) for slot in slots)
     if settings.max_disk_bytes and settings.max_disk_bytes < least:
         raise UsageError(
-            f"--max-disk {_mb(settings.max_disk_bytes)} is less than the {_mb(least)} that this run needs "
-            "here at least; "
+            f"--max-disk {in_units(settings.max_disk_bytes)} is less than the {in_units(least)} "
+            "that this run needs here at least; "
             f"allow --max-disk {-(-least // 10**6)}MB or more, or do not join"
         )
     if free_bytes < least:
         raise DiskFullError(
-            f"this run needs {_mb(least)} of disk here at least, {_mb(free_bytes)} are free; "
+            f"this run needs {in_units(least)} of disk here at least, {in_units(free_bytes)} are free; "
             "free some, or name another --data-dir"
         )
 
@@ -122,7 +123,3 @@ def checkpoint_limits(spec: RunSpec, slot: str) -> tuple[int, int]:
     """
     parameters = parameter_count(spec, slot)
     return 2 * parameters + HEADER_BYTES, 16 * parameters + 4 * HEADER_BYTES
-
-
-def _mb(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

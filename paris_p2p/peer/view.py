@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from paris_p2p.byte_size import in_units
 from paris_p2p.node.status import SlotStatus, Status
 from paris_p2p.shown import FIELD_LETTERS, said, say, shown
 
@@ -98,11 +99,11 @@ def draw(status: Status) -> RenderableType:
     relayed = sum(peer.path != "direct" for peer in status.peers)
     parts.append(
         Text(
-            f"{len(status.peers)} peers ({relayed} relayed)  up {_mb(status.uploaded_bytes)} "
-            f"({_mb(status.upload_bytes_per_s)}/s)  "
-            f"down {_mb(status.downloaded_bytes)} ({_mb(status.download_bytes_per_s)}/s)  disk "
-            f"{_mb(status.disk_bytes)}  "
-            f"memory {_mb(status.memory_bytes)}  attested {status.attested}",
+            f"{len(status.peers)} peers ({relayed} relayed)  up {in_units(status.uploaded_bytes)} "
+            f"({in_units(status.upload_bytes_per_s)}/s)  "
+            f"down {in_units(status.downloaded_bytes)} ({in_units(status.download_bytes_per_s)}/s)  disk "
+            f"{in_units(status.disk_bytes)}  "
+            f"memory {in_units(status.memory_bytes)}  attested {status.attested}",
             style="dim",
         )
     )
@@ -168,7 +169,3 @@ def _count(number: int) -> str:
                 else f"{number / size:,.0f} {unit}"
             )
     return f"{number:,}"
-
-
-def _mb(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -99,10 +99,10 @@ class RealSwarm(Swarm):
         )
         self._storage = RecordStorage(StorageLimits(), self._view.refused, self._network_of)  # outlives p2pd
         self._blob_server = BlobServer(
-            source, self._where, self._uploads, RateLimit(settings.upload_limit_bps), clock
+            source, self._where, self._uploads, RateLimit(settings.upload_limit_bytes_per_s), clock
         )
         self._client = BlobClient(
-            self._open_stream, self._downloads, RateLimit(settings.download_limit_bps), clock
+            self._open_stream, self._downloads, RateLimit(settings.download_limit_bytes_per_s), clock
         )
         self._client_of_connected = BlobClient(self._open_connected, self._downloads, RateLimit(0), clock)
         self._connected: tuple[float, list[PeerInfo]] = (-1e9, [])  # (when by the monotonic clock, peers)

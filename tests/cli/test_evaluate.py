@@ -4,6 +4,7 @@ from urllib.parse import quote
 import pytest
 
 from paris_p2p.cli.evaluate import _model_folder
+from paris_p2p.cli.groups import FetchFlags
 from paris_p2p.errors import MissingBlobError
 from paris_p2p.identity import Identity
 
@@ -17,7 +18,7 @@ def test_an_invite_is_one_however_it_was_pasted_and_anything_else_a_folder(
     tmp_path: Path, pasted: str
 ) -> None:
     def folder_of(model: str) -> Path:
-        return _model_folder(model, tmp_path / "report", tmp_path, True, lambda *_: None)
+        return _model_folder(model, tmp_path / "report", FetchFlags(tmp_path), True, lambda *_: None)
 
     with pytest.raises(MissingBlobError, match="was never fetched"):
         folder_of(pasted)

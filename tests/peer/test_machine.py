@@ -5,11 +5,14 @@ than that.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from paris_p2p.option_sources import load_options
 from paris_p2p.peer.machine import Gpu, Machine, auto_profile, read_machine
-from paris_p2p.peer.settings import merge_settings
+from paris_p2p.peer.profiles import Profile
+from paris_p2p.peer.settings import StartOptions
 from paris_p2p.spec import PeerSettings
 
 TWO_CARDS = "0, GPU-aa11-22, 24564, NVIDIA GeForce RTX 4090\n1, GPU-bb33-44, 81559, NVIDIA H100 80GB, HBM3\n"
@@ -65,6 +68,10 @@ def test_a_containers_memory_is_the_machines(tmp_path: Path) -> None:
     assert read_machine(lambda: None, cgroup=files).memory_bytes == 1_500_000_000
 
 
+def over(profile: Profile, typed: dict[str, Any]) -> PeerSettings:
+    return load_options(StartOptions, typed, profile=profile.options()).peer_settings()
+
+
 @pytest.mark.parametrize(
     ("here", "device", "expected"),
     [
@@ -79,18 +86,20 @@ def test_auto_takes_what_the_machine_can_spare(
     here: Machine, device: str, expected: tuple[str, int, float, float], tmp_path: Path
 ) -> None:
     profile = auto_profile(here, device=device, free_disk_bytes=DISK)
-    settings = merge_settings(profile, {"data_dir": tmp_path})
+    settings = over(profile, {"data_dir": tmp_path})
     assert (settings.device, settings.threads) == expected[:2]
     assert settings.max_memory_bytes == pytest.approx(expected[2])
     assert settings.max_vram_bytes == pytest.approx(expected[3], rel=1e-6)
     assert settings.max_disk_bytes == 0.5 * DISK
-    assert settings.upload_limit_bps == settings.download_limit_bps == 0  # a machine does not know its line
+    assert (
+        settings.upload_limit_bytes_per_s == settings.download_limit_bytes_per_s == 0
+    )  # a machine does not know its line
 
 
 def test_main_memory_and_the_gpus_are_two_options(tmp_path: Path) -> None:
     profile = auto_profile(Machine(16, 64 * 10**9, (CARD_24,)), free_disk_bytes=DISK)
-    settings = merge_settings(profile, {"data_dir": tmp_path, "max_memory": "8GB"})
+    settings = over(profile, {"data_dir": tmp_path, "max_memory": "8GB"})
     assert settings.max_memory_bytes == 8e9
     assert settings.max_vram_bytes > 20e9
-    assert merge_settings(profile, {"data_dir": tmp_path, "max_vram": "6GB"}).max_vram_bytes == 6e9
+    assert over(profile, {"data_dir": tmp_path, "max_vram": "6GB"}).max_vram_bytes == 6e9
     assert PeerSettings(data_dir=tmp_path).max_vram_bytes == 0

@@ -9,7 +9,8 @@ import pytest
 from paris_p2p.errors import PresetError, UsageError
 from paris_p2p.model.presets import EXPERT_PRESETS, count_parameters, expert_config
 from paris_p2p.peer.profiles import REFERENCE_TOKENS, known_profiles, load_profile
-from paris_p2p.spec import LatentShape, PeerSettings, TextShape
+from paris_p2p.peer.settings import load_start
+from paris_p2p.spec import LatentShape, TextShape
 
 LATENT = LatentShape(channels=4, frames=4, height=32, width=32)  # REFERENCE_TOKENS in 1 x 2 x 2 patches
 TEXT = TextShape(tokens=32, dim=768, pooled_dim=768)
@@ -28,7 +29,7 @@ def test_the_shipped_profiles_are_found_in_order_of_size() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_profile_becomes_settings(name: str, tmp_path: Path) -> None:
-    settings = PeerSettings(data_dir=tmp_path, **load_profile(name).settings_fields())
+    settings = load_start({"data_dir": tmp_path, "profile": name})[0].peer_settings()
     assert settings.max_memory_bytes > 0
     assert settings.max_disk_bytes > 0
 
@@ -37,8 +38,7 @@ def test_a_profile_becomes_settings(name: str, tmp_path: Path) -> None:
 def test_the_micro_batches_fit_the_memory_and_larger_presets_would_not(name: str) -> None:
     profile = load_profile(name)
     gpu = profile.device == "cuda"
-    settings = profile.settings_fields()
-    room = 0.9 * profile.memory_gb * 1e9 - 0.6e9 if gpu else 0.9 * settings["max_memory_bytes"] - 1.3e9
+    room = 0.9 * profile.memory_gb * 1e9 - 0.6e9 if gpu else 0.9 * profile.max_memory - 1.3e9
     assert set(profile.presets) <= set(EXPERT_PRESETS)
     for preset in EXPERT_PRESETS:
         if preset in profile.presets:
@@ -67,14 +67,14 @@ def test_an_unknown_profile_is_refused_with_the_names_there_are() -> None:
 def test_a_profile_of_ones_own_is_read_from_its_path(tmp_path: Path) -> None:
     own = tmp_path / "mine.toml"
     own.write_text(known_profiles()["cpu"].read_text().replace('max_disk = "20GB"', 'max_disk = "1TiB"'))
-    assert load_profile(str(own)).settings_fields()["max_disk_bytes"] == 1 << 40
+    assert load_profile(str(own)).max_disk == 1 << 40
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("max_dsk = '1GB'", "max_dsk"),
-        ("max_disk = 'much'", "'much' is not a size"),
+        ("max_disk = 'much'", "'max_disk' is wrong: .*is not a size"),
         ("= 3", "not valid TOML"),
         ("memory_gb = -1", "memory_gb"),
     ],

@@ -1,0 +1,166 @@
+"""Options that several commands share, in groups (cli/verb.py spreads them out).
+
+The fields of a group whose values may also come from the environment or a file are None unless they were
+typed; paris_p2p/option_sources.py reads the other places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from paris_p2p.cli import typed
+from paris_p2p.cli.choices import GuidanceForm, RoutingName
+
+if TYPE_CHECKING:
+    from paris_p2p.spec import PeerSettings
+
+LINE, MACHINE, SAMPLING = "Network", "This machine", "Sampling"
+
+
+def option(about: str, value: str | None = None, *flags: str, panel: str | None = None, **more: Any) -> Any:
+    """Returns an option of typer's; `value` is how --help calls what it takes."""
+    return typer.Option(*flags, help=about, metavar=value, rich_help_panel=panel, **more)
+
+
+def setting(
+    name: str,
+    about: str,
+    value: str | None = None,
+    default: str = "",
+    *,
+    panel: str,
+    flag: str = "",
+    **more: Any,
+) -> Any:
+    """Returns the option of a setting, whose help names its variable and its default."""
+    text = f"{about} \\[env: PARIS_{name.upper()}]" + (f" \\[default: {default}]" if default else "")
+    flags = [flag] if flag else []
+    return option(text, value, *flags, panel=panel, show_default=False, **more)
+
+
+InviteArgument = Annotated[
+    str, typer.Argument(help="An invite (paris:…), @FILE to read it from, or - for stdin.", metavar="INVITE")
+]
+Config = Annotated[
+    Path | None,
+    option(
+        "A TOML file of settings; variables and options win over it.",
+        "FILE",
+        parser=typed.file("a settings file"),
+    ),
+]
+
+
+@dataclass(frozen=True)
+class HomeFlags:
+    """Where a peer lives."""
+
+    data_dir: Annotated[
+        Path | None,
+        setting(
+            "data_dir",
+            "The folder that keeps this peer's key and its blobs.",
+            "FOLDER",
+            "~/.local/share/paris-p2p",
+            panel=MACHINE,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class FetchFlags(HomeFlags):
+    """Where a generator lives, and what it may use to fetch."""
+
+    download_limit: Annotated[
+        str | None,
+        setting("download_limit", "Download per second at most, like 20MB; 0: no limit.", "RATE", panel=LINE),
+    ] = None
+
+
+@dataclass(frozen=True)
+class NodeFlags:
+    """How others reach a node, and what it may use to serve them."""
+
+    port: Annotated[
+        int | None,
+        setting("port", "TCP and UDP port to listen on; 0 takes a free one.", "PORT", "0", panel=LINE),
+    ] = None
+    host: Annotated[
+        str | None, setting("host", "Address to listen on.", "ADDRESS", "0.0.0.0", panel=LINE)
+    ] = None
+    announce: Annotated[
+        list[str] | None,
+        setting(
+            "announce",
+            "An address under which others reach this node; may be repeated.",
+            "MULTIADDR",
+            panel=LINE,
+        ),
+    ] = None
+    upload_limit: Annotated[
+        str | None,
+        setting("upload_limit", "Upload per second at most, like 5MB; 0: no limit.", "RATE", panel=LINE),
+    ] = None
+    max_disk: Annotated[
+        str | None,
+        setting(
+            "max_disk",
+            "Disk for blobs, like 200GB; 0: no limit.",
+            "SIZE",
+            "half of what is free",
+            panel=MACHINE,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class SamplingFlags:
+    """How clips are drawn from a model."""
+
+    steps: Annotated[int, option("Denoising steps.", "N", panel=SAMPLING, min=1, max=1000)] = 50
+    guidance: Annotated[
+        float,
+        option("Scale of classifier-free guidance; 1 turns it off.", "SCALE", panel=SAMPLING, min=0),
+    ] = 4.0
+    guidance_form: Annotated[
+        GuidanceForm,
+        option(
+            "per_expert, as published, or exact, which routes apart without the text.", "FORM", panel=SAMPLING
+        ),
+    ] = "per_expert"
+    routing: Annotated[
+        RoutingName,
+        option(
+            "How the router's answer becomes weights of experts: top_k, full, threshold or uniform.",
+            "NAME",
+            panel=SAMPLING,
+        ),
+    ] = "top_k"
+    top_k: Annotated[int, option("Experts per step for top_k.", "N", panel=SAMPLING, min=1)] = 1
+
+
+DeviceOption = Annotated[
+    str, option("auto, cpu, cuda or cuda:N.", "DEVICE", panel=MACHINE, parser=typed.device)
+]
+ThreadsOption = Annotated[int, option("CPU threads; 0 for torch's own choice.", "N", panel=MACHINE, min=0)]
+OfflineOption = Annotated[
+    bool, option("Use only what an earlier fetch brought.", None, "--offline", panel=LINE)
+]
+
+
+def home_of(flags: HomeFlags) -> Path:
+    """Returns the folder of the peer that the options mean."""
+    from paris_p2p.option_sources import HomeOptions, load_options
+
+    return load_options(HomeOptions, typed.given(flags)).options.data_dir
+
+
+def fetch_settings(flags: FetchFlags) -> PeerSettings:
+    """Returns the settings of a peer that only fetches."""
+    from paris_p2p.option_sources import FetchOptions, load_options
+
+    return load_options(FetchOptions, typed.given(flags)).peer_settings()

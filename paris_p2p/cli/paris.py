@@ -1,0 +1,20 @@
+"""`paris`: the three commands under one name, `paris peer start` for `paris-peer start`."""
+
+from __future__ import annotations
+
+from paris_p2p.cli import bootstrap, peer, run
+from paris_p2p.cli.console import run_app
+from paris_p2p.cli.verb import new_app
+
+app = new_app("paris", "Train and run decentralized video diffusion models, peer to peer.")
+app.add_typer(peer.app, name="peer")
+app.add_typer(run.app, name="run")
+app.add_typer(bootstrap.app, name="bootstrap")
+
+
+def main() -> None:
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

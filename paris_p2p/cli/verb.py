@@ -1,0 +1,102 @@
+"""How a command becomes one of typer's: its groups of options are spread out, and it gets examples, --verbose
+and --log-file.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from paris_p2p import __version__
+from paris_p2p.cli.logs import LogFlags, logging_as
+from paris_p2p.shown import put
+
+
+def new_app(name: str, about: str) -> typer.Typer:
+    """Returns an application that knows its version and completes in the shell."""
+    app = typer.Typer(name=name, help=about, no_args_is_help=True, pretty_exceptions_enable=False)
+    app.callback()(_top)
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        put(f"paris-p2p {__version__}")
+        raise typer.Exit
+
+
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    pass
+
+
+def verb(app: typer.Typer, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds a command to the app; the function itself stays as it is.
+
+    A parameter whose type is a dataclass stands for the options that the dataclass's fields describe.
+    """
+    heading = "Example:" if len(examples) == 1 else "Examples:"
+    epilog = "\n\n".join((heading, *(f"  {example}" for example in examples)))
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        app.command(epilog=epilog)(_with_log_flags(spread(function)))
+        return function
+
+    return add
+
+
+def spread(function: Callable[..., None]) -> Callable[..., None]:
+    """Returns the function with the fields of its groups as parameters, from which typer makes options."""
+    own = inspect.signature(function, eval_str=True).parameters.values()
+    groups: dict[str, Any] = {one.name: one.annotation for one in own if is_dataclass(one.annotation)}
+
+    @wraps(function)
+    def run(**values: Any) -> None:
+        made = {
+            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        function(**values, **made)
+
+    return _signed(run, [part for one in own for part in _parts(one)])
+
+
+def _with_log_flags(function: Callable[..., None]) -> Callable[..., None]:
+    more = list(_parts(Parameter("log", Parameter.KEYWORD_ONLY, annotation=LogFlags)))
+
+    @wraps(function)
+    def run(**values: Any) -> None:
+        log = LogFlags(**{part.name: values.pop(part.name) for part in more})
+        with logging_as(log):
+            function(**values)
+
+    return _signed(run, [*inspect.signature(function).parameters.values(), *more])
+
+
+def _parts(parameter: Parameter) -> Iterator[Parameter]:
+    """Yields the parameters that stand for one: the fields of a group, or the parameter itself."""
+    group = parameter.annotation
+    if not is_dataclass(group):
+        yield parameter.replace(kind=Parameter.KEYWORD_ONLY)
+        return
+    hints = get_type_hints(group, include_extras=True)
+    for field in fields(group):
+        default = Parameter.empty if field.default is MISSING else field.default
+        yield Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name])
+
+
+def _signed(function: Callable[..., None], parameters: list[Parameter]) -> Callable[..., None]:
+    """Gives a function a signature that typer reads."""
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {one.name: one.annotation for one in parameters}
+    return function

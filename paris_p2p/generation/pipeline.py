@@ -13,7 +13,7 @@ latents, S steps. t = 1 is noise.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from torch import Tensor
 
 from paris_p2p.device import Device, pick_device
 from paris_p2p.errors import UsageError
-from paris_p2p.flow.ddpm import Clamp
 from paris_p2p.flow.guidance import Condition
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.generation import pipeline_inputs as inputs
@@ -33,7 +32,8 @@ from paris_p2p.generation.frozen import CODEC, FEATURES, TEXT, FrozenNetworks, P
 from paris_p2p.generation.pipeline_call import Callback, CallState, Listener
 from paris_p2p.generation.pipeline_folder import FolderPipeline
 from paris_p2p.generation.pipeline_inputs import Generators, ParisOutput, PromptEmbeds
-from paris_p2p.generation.routed import ExpertSeats, clip_noise, compute_type, seats_for
+from paris_p2p.generation.pipeline_seats import SeatedPipeline
+from paris_p2p.generation.routed import clip_noise
 from paris_p2p.generation.schedulers import Solver, plan, solver_of
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.model.router import Router
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 AnyImage = Image.Image | str | Path
 
 
-class ParisPipeline(CallState, FolderPipeline):
+class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
     """Experts, router and scheduler are components; codec and text encoder are named, pinned, and loaded
     when they are first needed.
     """
@@ -91,44 +91,7 @@ class ParisPipeline(CallState, FolderPipeline):
         # that holds codec/ and text/; experts know it, whichever class's from_pretrained loads the pipeline
         source = experts.folder
         self.folder = source.parent if source and (source.parent / "model_index.json").is_file() else None
-        self._offload: tuple[Device, int] | None = None
         self._frozen = self._named_frozen()
-
-    def to(self, *arguments: Any, **options: Any) -> Self:
-        """Moves experts and router to a device, which ends an offload, and casts the experts to a type; the
-        router stays in float32.
-        """
-        moved: Self = super().to(*arguments, **options)
-        if any(not isinstance(each, torch.dtype) for each in arguments) or options.get("device") is not None:
-            self._offload = None
-        return moved
-
-    def enable_model_cpu_offload(
-        self, gpu_id: int | None = None, device: torch.device | str | None = None
-    ) -> None:
-        """Computes on a GPU that holds as many experts at once as half of its free memory takes; the others
-        wait in main memory, and text encoder and codec come when they are needed. DeviceError without a GPU.
-        """
-        chosen = _offload_device(gpu_id, device)
-        self._offload_to(chosen, min(self.experts.total, seats_for(self.experts.config["expert"], chosen)))
-
-    def enable_sequential_cpu_offload(
-        self, gpu_id: int | None = None, device: torch.device | str | None = None
-    ) -> None:
-        """Computes on a GPU that holds one expert at a time; DeviceError without a GPU."""
-        self._offload_to(_offload_device(gpu_id, device), 1)
-
-    def enable_expert_offload(self, device: str = "auto", seats: int = 1) -> None:
-        """Computes on `device` with at most `seats` experts there at once; the others wait in main memory
-        until they are routed to.
-        """
-        self._offload_to(pick_device(device), seats)
-
-    def remove_all_hooks(self) -> None:
-        """Ends an offload: what is computed next is computed where the experts are."""
-        self._offload = None
-        if self.router is not None:
-            self.router.to(self.experts.device)
 
     def encode_prompt(
         self,
@@ -139,7 +102,7 @@ class ParisPipeline(CallState, FolderPipeline):
         """Returns a row for each prompt, under the names by which the pipeline takes them; a prompt whose end
         is not read is warned about.
         """
-        where = pick_device(str(device)) if device is not None else self._device()
+        where = pick_device(str(device)) if device is not None else self.computing_device()
         words = inputs.listed(prompt)
         other = inputs.negatives(negative_prompt, len(words))
         engine = self._engine(Routing("uniform"), "per_expert", where)
@@ -189,7 +152,7 @@ class ParisPipeline(CallState, FolderPipeline):
         inputs.check_either("negative_prompt", negative_prompt, negative_prompt_embeds, needed=False)
         check_trained_for(self.config["first_frame_rate"], image=image is not None)
         how = routing if isinstance(routing, Routing) else Routing(routing, top_k)
-        engine = self._engine(how, guidance_form, self._device())
+        engine = self._engine(how, guidance_form, self.computing_device())
         embeds = PromptEmbeds(
             prompt_embeds,
             negative_prompt_embeds,
@@ -308,30 +271,11 @@ class ParisPipeline(CallState, FolderPipeline):
         frames, height, width = self.config["clip_shape"]
         return ClipShape(frames=frames, height=height, width=width, fps=self.config["fps"])
 
-    def _device(self) -> Device:
-        return self._offload[0] if self._offload is not None else pick_device(str(self.experts.device))
-
     def _engine(self, routing: Routing, guidance_form: str, device: Device) -> Engine:
-        experts, config = self.experts, self.experts.config
-        dtype = compute_type(experts.dtype, device)
-        shared = self._offload is None and dtype == experts.dtype and device.torch == experts.device
-        seats = experts.total if shared else min(experts.total, seats_for(config["expert"], device))
-        pool = ExpertSeats(
-            config["expert"],
-            experts.state,
-            device,
-            seats if self._offload is None else self._offload[1],
-            config["ddpm"],
-            Clamp(config["clamp_x0"], config["clamp_alpha"]),
-            dtype,
-        )
+        experts = self.experts
+        pool = self.seats(device)
         mixture = Mixture(pool, self.router, experts.total, experts.present, routing, guidance_form)
         return Engine(mixture, self._frozen, device, tuple(self.config["latent_shape"]))
-
-    def _offload_to(self, device: Device, seats: int) -> None:
-        self._offload = (device, seats)
-        if self.router is not None:
-            self.router.to(device.torch)
 
     def _named_frozen(self) -> FrozenNetworks:
         named = {
@@ -340,9 +284,3 @@ class ParisPipeline(CallState, FolderPipeline):
             if self.config[f"{name}_name"]
         }
         return FrozenNetworks(named, self.config["text_tokens"], self.kept_folder)
-
-
-def _offload_device(gpu_id: int | None, device: torch.device | str | None) -> Device:
-    if device is None:
-        return pick_device(f"cuda:{gpu_id or 0}")
-    return pick_device(str(device) if gpu_id is None else f"{torch.device(device).type}:{gpu_id}")

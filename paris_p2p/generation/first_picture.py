@@ -1,5 +1,5 @@
-"""A picture as the first frame of a clip: read, cropped to the run's size, encoded as the experts were given
-it in training.
+"""Makes a picture the first frame of a clip: reads it, crops it to the run's size and encodes it as the
+experts were given it in training.
 
 Legend: B clips, C T H W latents, F features.
 """
@@ -36,7 +36,7 @@ class Picture:
 
 
 def read_picture(path: Path, shape: ClipShape) -> Picture:
-    """The picture in a file, cropped to its middle and scaled; UsageError when there is none."""
+    """Returns the picture in a file, cropped to its middle and scaled; UsageError when there is none."""
     content, sha256 = read_pinned(path, max_bytes=MAX_IMAGE_BYTES)
     try:
         frames = decode_image(io.BytesIO(content), shape)
@@ -48,7 +48,7 @@ def read_picture(path: Path, shape: ClipShape) -> Picture:
 
 
 def opened_picture(image: Image.Image | Path | str, shape: ClipShape) -> Picture:
-    """The same of a picture that is in memory already, or of a file; UsageError."""
+    """Returns a picture that is in memory already, or in a file, in the same way; UsageError."""
     if not isinstance(image, Image.Image):
         return read_picture(Path(image), shape)
     try:
@@ -58,7 +58,7 @@ def opened_picture(image: Image.Image | Path | str, shape: ClipShape) -> Picture
 
 
 def check_trained_for(rate: float, *, image: bool) -> None:
-    """UsageError when experts that were given first frames at this rate have not learnt to go with, or
+    """Raises UsageError when experts that were given first frames at this rate have not learnt to go with, or
     without, an image.
     """
     if image and not rate:
@@ -72,8 +72,8 @@ def check_trained_for(rate: float, *, image: bool) -> None:
 
 
 def encode_first(codec: Codec, clip: ClipShape, picture: Picture, device: torch.device) -> Tensor:
-    """What experts are told of the picture: [B C+1 1 H W]; UsageError when the codec encodes it otherwise
-    inside a clip.
+    """Returns what experts are told of the picture: [B C+1 1 H W]; UsageError when the codec encodes it
+    otherwise inside a clip.
     """
     check_first_latent(codec, clip)
     latent = first_latent(codec, picture.pixels).to(device)
@@ -82,8 +82,8 @@ def encode_first(codec: Codec, clip: ClipShape, picture: Picture, device: torch.
 
 
 def look_at(network: Features, picture: Picture, width: int, device: torch.device) -> Tensor:
-    """The picture's features for the router, rounded as in the shards: [B F]; DataError when they are not
-    as wide as the run's.
+    """Returns the picture's features for the router, rounded as in the shards: [B F]; DataError when they are
+    not as wide as the router takes them.
     """
     features = network(picture.pixels).to(device, torch.float32)
     if features.shape[1] != width:

@@ -1,5 +1,5 @@
-"""Experts and router made ready to sample with: seats on a device, weights from files, and who was chosen at
-each step.
+"""Makes experts and router ready to sample with: seats on a device, weights from files, and who was chosen
+at each step.
 
 Legend: B clips, K experts, S steps, `...` the rest of a clip. t = 1 is noise.
 """
@@ -86,14 +86,14 @@ class ExpertSeats:
         return self.seated[k]
 
     def _autocast(self) -> AbstractContextManager[None]:
-        """Matrix products in the experts' type; sums stay float32."""
+        """Makes matrix products in the experts' type; sums stay float32."""
         half = self.dtype if self.dtype != torch.float32 else torch.bfloat16
         return torch.autocast(self.device.torch.type, dtype=half, enabled=self.dtype != torch.float32)
 
 
 class Chooser:
-    """The router's answer as weights, remembered for each time it was asked about; UsageError when the
-    routing needs one and has none.
+    """Turns the router's answer into weights and remembers them for each time that it was asked about;
+    UsageError when the routing needs a router and has none.
     """
 
     def __init__(self, router: Router | None, experts: int, present: Sequence[int], routing: Routing):
@@ -102,8 +102,8 @@ class Chooser:
         self._chosen: dict[float, Tensor] = {}
 
     def __call__(self, x: Tensor, t: Tensor, pooled: Tensor | None, first: Tensor | None = None) -> Tensor:
-        """(x [B ...], t [B], pooled [B P] or None, first [B F] or None) -> weights [B K]; UsageError when
-        that cannot be.
+        """Returns weights [B K] for x [B ...], t [B], pooled [B P] or None, first [B F] or None; UsageError
+        when that cannot be.
         """
         if self.router is None or not self.routing.needs_router:
             logits = torch.zeros(len(x), self.experts, device=x.device)
@@ -117,7 +117,7 @@ class Chooser:
         return weights
 
     def chosen(self, steps: int) -> Tensor:
-        """Weights at each of the steps so far, from noise on, and forgets them: [B S K]."""
+        """Returns the weights at each of the steps so far, from noise on, and forgets them: [B S K]."""
         times = sorted(self._chosen, reverse=True)[:steps]
         chosen = torch.stack([self._chosen[time] for time in times], 1)
         self._chosen.clear()
@@ -125,7 +125,7 @@ class Chooser:
 
 
 def check_wishes(guidance_form: str, routing: str, top_k: int) -> Routing:
-    """The routing, when prompts can be sampled so; UsageError, before anything that takes long."""
+    """Returns the routing, when prompts can be sampled so; UsageError, before anything that takes long."""
     check_form(guidance_form)
     if routing == "oracle":
         raise UsageError(
@@ -136,8 +136,8 @@ def check_wishes(guidance_form: str, routing: str, top_k: int) -> Routing:
 
 
 def expert_state(config: Config, path: Path, device: Device) -> State:
-    """A checked weights file's tensors in main memory: bfloat16, as they are sent, where the device
-    multiplies that. CheckpointError.
+    """Returns a checked weights file's tensors in main memory: in bfloat16, as they are sent, where the
+    device multiplies that. CheckpointError.
     """
     with torch.device("meta"):
         shapes = {name: tuple(parameter.shape) for name, parameter in build_expert(config).named_parameters()}
@@ -147,8 +147,8 @@ def expert_state(config: Config, path: Path, device: Device) -> State:
 
 
 def weights_type(device: Device) -> torch.dtype:
-    """Of an expert that is sampled with: its weights are sent in bfloat16, so nothing is lost, and no step
-    has to cast them again.
+    """Returns the type of an expert that is sampled with: its weights are sent in bfloat16, so nothing is
+    lost, and no step has to cast them again.
     """
     return torch.bfloat16 if device.bf16 else torch.float32
 
@@ -163,8 +163,8 @@ def compute_type(stored: torch.dtype, device: Device) -> torch.dtype:
 
 
 def load_router(config: Config, path: Path, device: Device) -> Router:
-    """The router of a checked weights file, in float32: it is small, and its choice should not depend on
-    rounding. CheckpointError.
+    """Returns the router of a checked weights file, in float32: it is small, and its choice should not depend
+    on rounding. CheckpointError.
     """
     router = build_router(config)
     load_weights_into(path, dict(router.named_parameters()))
@@ -173,7 +173,7 @@ def load_router(config: Config, path: Path, device: Device) -> Router:
 
 
 def seats_for(config: Config, device: Device) -> int:
-    """Experts that fit at once into half the memory that is free now; at least one."""
+    """Returns how many experts fit at once into half the memory that is free now; at least one."""
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in build_expert(config).parameters())
     free = torch.cuda.mem_get_info(device.torch)[0] if device.cuda else available_bytes()
@@ -182,13 +182,13 @@ def seats_for(config: Config, device: Device) -> int:
 
 
 def batch_clips_for(config: Config, latent: tuple[int, int, int, int]) -> int:
-    """Clips to sample together: as many as keep the number of patches bounded, from 1 to 16."""
+    """Returns how many clips to sample together, 1 to 16, so that the number of patches is bounded."""
     return max(1, min(16, MAX_BATCH_TOKENS // max(1, count_tokens(config, latent))))
 
 
 def clip_noise(rng_seed: int, clips: Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    """Noise that depends on the seed and a clip's number alone, so that no batch size changes a clip: [B
-    ...].
+    """Returns noise that depends on the seed and a clip's number alone, so that no batch size changes a clip:
+    [B ...].
     """
     draws = Draws.of(str(rng_seed), "generate")
     return torch.stack([torch.from_numpy(draws.noise(clip, shape)) for clip in clips])

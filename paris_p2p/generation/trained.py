@@ -1,4 +1,4 @@
-"""How far a slot's weights are trained, read from the verified files themselves, and what may be expected
+"""Says how far a slot's weights are trained, from the verified files themselves, and what may be expected
 of them.
 """
 
@@ -18,7 +18,7 @@ MAX_START_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Trained:
-    """One slot's weights, by the counters in the file and by the run's own numbers."""
+    """How far one slot is trained, by the counters in its file and the numbers of its run."""
 
     slot: str
     steps: int
@@ -28,25 +28,23 @@ class Trained:
 
     @property
     def barely(self) -> bool:
-        """Whether noise must be expected: the average is still near its start, or clips were not seen once
-        each.
-        """
+        """Whether noise must be expected: the average is still near its start, or not every clip was seen."""
         return self.start_share > MAX_START_SHARE or self.passes < 1
 
     def describe(self) -> str:
-        """`767 steps, 6,136 clips (204 passes)`."""
+        """Returns words like `767 steps, 6,136 clips (204 passes)`."""
         return f"{self.steps:,} steps, {self.clips:,} clips ({_number(self.passes)} passes)"
 
 
 def _number(passes: float) -> str:
-    """As 3,640, 12.3 or 0.05: three digits that count below a thousand, and never an exponent."""
+    """Returns words like 3,640, 12.3 or 0.05: below a thousand three digits count, never with an exponent."""
     if passes >= 100:
         return f"{passes:,.0f}"
     return f"{passes:.3g}" if passes >= 0.01 else "less than 0.01" if passes else "0"
 
 
 def trained_slots(spec: RunSpec, weights: Mapping[str, Path]) -> dict[str, Trained]:
-    """By slot; CheckpointError when a file's counters are damaged."""
+    """Returns how far each slot is trained, by slot; CheckpointError when a file's counters are damaged."""
     found = {}
     for slot, path in weights.items():
         counters, training = counters_of(path), spec.training
@@ -63,7 +61,7 @@ def trained_slots(spec: RunSpec, weights: Mapping[str, Path]) -> dict[str, Train
 
 
 def warn_barely(trained: Mapping[str, Trained]) -> str:
-    """A warning that names the slots that are barely trained, or nothing."""
+    """Returns a warning that names the slots that are barely trained, or nothing."""
     few = [slot for slot in trained.values() if slot.barely]
     if not few:
         return ""

@@ -1,5 +1,5 @@
-"""Clips to files, by the file's ending: mp4 and gif one file a clip, png a sheet (of images one file each),
-npy and npz raw frames.
+"""Writes clips to files, by the file's ending: mp4 and gif are one file a clip, png is a sheet (for images
+one file each), npy and npz hold raw frames.
 
 Every file appears whole or not at all. Legend: B clips, T frames, H x W pixels.
 """
@@ -48,7 +48,7 @@ class ClipWriter:
         self._infos: list[Info] = []
 
     def add(self, videos: Frames, infos: Sequence[Info]) -> None:
-        """Write clips [B T H W 3], or keep them until all are there."""
+        """Writes clips [B T H W 3], or keeps them until all are there."""
         for video, info in zip(videos, infos, strict=True):
             one_by_one = _SINGLE.get(self.suffix) or (_IMAGE.get(self.suffix) if len(video) == 1 else None)
             if one_by_one is not None:
@@ -64,7 +64,7 @@ class ClipWriter:
             self._infos.append(info)
 
     def finish(self) -> None:
-        """Make the one file of all clips, where there is one."""
+        """Makes the one file of all clips, where there is one."""
         if self._held is None:
             return
         if self.suffix == _RAW:
@@ -76,13 +76,14 @@ class ClipWriter:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a file does not keep of its clips."""
+        """Says what a file does not keep of its clips."""
         if self.suffix == ".gif" and self.fps > GIF_MAX_FPS:
             kept = f"a gif plays at most {GIF_MAX_FPS} frames a second: of {self.fps:g} those are kept"
             return (f"{kept}, at the clips' own speed; .mp4 keeps all",)
         return ()
 
     def close(self) -> None:
+        """Removes what was held until all clips are there."""
         self._held = None
         self._held_path.unlink(missing_ok=True)
 
@@ -93,7 +94,7 @@ class ClipWriter:
 
 @contextmanager
 def open_writer(out: Path, clips: int, fps: float, frames: int = 0) -> Iterator[ClipWriter]:
-    """A writer for `clips` clips of `frames` frames (0: not known).
+    """Opens a writer for `clips` clips of `frames` frames (0: not known).
 
     UsageError for an ending it does not know, ReadOnlyError when the folder cannot be written.
     """
@@ -123,7 +124,7 @@ def open_writer(out: Path, clips: int, fps: float, frames: int = 0) -> Iterator[
 
 
 def _mp4(video: Frames, fps: float, info: Info) -> bytes:
-    """H.264, or MPEG-4 where this build of FFmpeg has none; the info is the file's comment."""
+    """Returns H.264, or MPEG-4 where this build of FFmpeg has none; the info is the file's comment."""
     codec, options = next(
         (name, options) for name, options in _MP4_CODECS if name in av.codec.codecs_available
     )
@@ -157,8 +158,8 @@ def _gif(video: Frames, fps: float, info: Info) -> bytes:
 
 
 def gif_frames(frames: int, fps: float) -> tuple[list[int], list[int]]:
-    """Which frames a gif gets, and how many hundredths of a second each stands, so that the clip keeps its
-    speed.
+    """Returns which frames a gif gets, and how many hundredths of a second each stands, so that the clip
+    keeps its speed.
 
     Browsers take a delay under 2 hundredths for 10 of them, so none is; rounding does not add up (24 a second
     are 4, 4, 5 …).
@@ -174,7 +175,7 @@ def gif_frames(frames: int, fps: float) -> tuple[list[int], list[int]]:
 
 
 def _png(videos: Frames, fps: float, infos: list[Info]) -> bytes:
-    """A row a clip, a column a frame."""
+    """Returns a sheet with a row for each clip and a column for each frame."""
     clips, frames, height, width, _ = videos.shape
     text = PngInfo()
     text.add_itxt("comment", json.dumps(infos))

@@ -53,7 +53,8 @@ Slot = Annotated[str, StringConstraints(pattern=r"^(expert-(0|[1-9][0-9]{0,2})|r
 Text = Annotated[str, StringConstraints(max_length=2000), AfterValidator(without_controls)]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Seconds = Annotated[float, Field(ge=0, le=4e9)]  # Unix time, or a duration
-Loss = Annotated[float, Field(ge=0, le=1e6)]
+MAX_LOSS = 1e6
+Loss = Annotated[float, Field(ge=0, le=MAX_LOSS)]
 
 
 class Record(BaseModel):

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.records import ClaimRecord
+from paris_p2p.rules.claims import ClaimView
 from paris_p2p.rules.rates import RESTS
 from paris_p2p.rules.rest import WORDS_OF_REST, rests_until_s, words_after
-from paris_p2p.rules.tips import Tip
-from paris_p2p.spec import TimingSpec
 
 
 def slot_news(
+    view: ClaimView,
     lead: Envelope[ClaimRecord] | None,
-    tip: Tip | None,
     pending: int,
     now_s: float,
-    timing: TimingSpec,
     *,
     done: bool = False,
     refused: str = "",
@@ -25,6 +23,7 @@ def slot_news(
     """
     if done:
         return ""
+    tip, timing = view.tip, view.timing
     left_s = rests_until_s(tip, timing) - now_s
     if left_s > 0:
         return f"{WORDS_OF_REST}; nobody trains it, one checkpoint is tried again in {left_s / 60:,.0f} min"

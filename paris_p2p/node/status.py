@@ -103,7 +103,7 @@ def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
     pending, total_steps = len(node.board.pending(slot)), node.spec.training.total_steps
     done = tip is not None and 0 < total_steps <= tip.card.record.steps
     refusal = _newest_refusal(node, slot)
-    news = slot_news(lead, tip, pending, now_s, node.spec.timing, done=done, refused=refusal)
+    news = slot_news(view, lead, pending, now_s, done=done, refused=refusal)
     status: dict[str, Any] = {"slot": slot, "pending": pending, "news": news, "refusal": refusal}
     if lead is not None:
         status |= {"lead": lead.signer, "epoch": lead.record.epoch}

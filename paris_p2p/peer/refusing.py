@@ -16,7 +16,7 @@ from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import RecordError
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import CardRecord, RefusalRecord
-from paris_p2p.rules.refusals import REASONS, TOLD, WORSE, code_of
+from paris_p2p.rules.refusals import CODES_FOR_MAKERS, REASONS, WORSE, code_of
 from paris_p2p.training.messages import GateResult
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Refusals:
         self.node.keeping.refuse(card.id)
         self.node.refused[reason if code == "malformed" else REASONS.get(code, reason)] += 1
         self.say(f"refused {card.record.slot} seq {card.record.seq} of {card.signer[-8:]}: {reason}")
-        if code not in TOLD or (result is None and not self._is_new(card.record, code)):
+        if code not in CODES_FOR_MAKERS or (result is None and not self._is_new(card.record, code)):
             return None
         return self._sign(card, code, result)
 

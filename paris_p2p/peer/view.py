@@ -16,13 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from paris_p2p.byte_size import in_units
-from paris_p2p.node.status import SlotStatus, Status
+from paris_p2p.node.status import SlotStatus, Status, TrainingStatus
 from paris_p2p.shown import FIELD_LETTERS, said, say, shown
 
 log = logging.getLogger(__name__)
-FULL_DISK = ("raise --max-disk", "no space left")
-AGAIN_S = 600.0
-COLUMNS = ("slot", "lead", "epoch", "tip", "age", "steps", "clips", "gate", "signed", "waits")
+_FULL_DISK = ("raise --max-disk", "no space left")
+_SAY_AGAIN_S = 600.0
+_COLUMNS = ("slot", "lead", "epoch", "tip", "age", "steps", "clips", "gate", "signed", "waits")
 
 
 class Console:
@@ -37,9 +37,9 @@ class Console:
         """Says a line; one for want of disk only when the last of its kind is a while ago, as each try would
         say it again.
         """
-        if any(words in line for words in FULL_DISK):
+        if any(words in line for words in _FULL_DISK):
             now_s = time.monotonic()
-            if now_s - self._full_said_s < AGAIN_S:
+            if now_s - self._full_said_s < _SAY_AGAIN_S:
                 log.debug("said before: %s", line)
                 return
             self._full_said_s = now_s
@@ -67,46 +67,11 @@ def draw(status: Status) -> RenderableType:
         (status.phase, "bold green" if status.phase == "training" else "bold yellow"),
         f"  {shown(status.why)}",
     )
-    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
-    rows = [_row(slot, status.peer_id) for slot in status.slots]
-    for place, name in enumerate(COLUMNS):
-        # a narrow terminal cuts hashes, not names
-        whole = max(len(cells[place]) for cells in rows) if rows and name != "tip" else 0
-        table.add_column(
-            name, justify="left" if name in ("slot", "lead") else "right", no_wrap=True, min_width=whole
-        )
-    for cells in rows:
-        table.add_row(*cells)
-    parts: list[RenderableType] = [head, table]
+    parts: list[RenderableType] = [head, _slots(status)]
     parts += [Text(f"{slot.slot}: {slot.news}", style="yellow") for slot in status.slots if slot.news]
     if status.training is not None:
-        training = status.training
-        loss = "–" if training.loss is None else f"{training.loss:.4f}"
-        if training.note:
-            parts.append(Text(f"here: {training.note}"))
-        parts.append(
-            Text(
-                f"here: {training.slot} step {training.steps:,}, loss {loss}, "
-                f"{training.clips_per_s:.1f} clips/s on {training.device}, "
-                f"waited for data {training.wait_share:.1%}"
-                + (
-                    f", {training.at_once()}"
-                    if training.micro_batch_clips < training.batch_clips or training.recomputes
-                    else ""
-                )
-            )
-        )
-    relayed = sum(peer.path != "direct" for peer in status.peers)
-    parts.append(
-        Text(
-            f"{len(status.peers)} peers ({relayed} relayed)  up {in_units(status.uploaded_bytes)} "
-            f"({in_units(status.upload_bytes_per_s)}/s)  "
-            f"down {in_units(status.downloaded_bytes)} ({in_units(status.download_bytes_per_s)}/s)  disk "
-            f"{in_units(status.disk_bytes)}  "
-            f"memory {in_units(status.memory_bytes)}  attested {status.attested}",
-            style="dim",
-        )
-    )
+        parts += _training(status.training)
+    parts.append(_machine(status))
     if status.refused_cards:
         refused = ", ".join(
             f"{count} × {shown(reason)}" for reason, count in sorted(status.refused_cards.items())
@@ -115,21 +80,48 @@ def draw(status: Status) -> RenderableType:
     return Group(*parts)
 
 
+def _slots(status: Status) -> Table:
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
+    rows = [_row(slot, status.peer_id) for slot in status.slots]
+    for place, name in enumerate(_COLUMNS):
+        # a narrow terminal cuts hashes, not names
+        whole = max(len(cells[place]) for cells in rows) if rows and name != "tip" else 0
+        table.add_column(
+            name, justify="left" if name in ("slot", "lead") else "right", no_wrap=True, min_width=whole
+        )
+    for cells in rows:
+        table.add_row(*cells)
+    return table
+
+
+def _training(training: TrainingStatus) -> list[Text]:
+    loss = "–" if training.loss is None else f"{training.loss:.4f}"
+    is_split = training.micro_batch_clips < training.batch_clips or training.recomputes
+    line = (
+        f"here: {training.slot} step {training.steps:,}, loss {loss}, "
+        f"{training.clips_per_s:.1f} clips/s on {training.device}, "
+        f"waited for data {training.wait_share:.1%}"
+    )
+    note = [Text(f"here: {training.note}")] if training.note else []
+    return [*note, Text(f"{line}, {training.at_once()}" if is_split else line)]
+
+
+def _machine(status: Status) -> Text:
+    relayed = sum(peer.path != "direct" for peer in status.peers)
+    return Text(
+        f"{len(status.peers)} peers ({relayed} relayed)  up {in_units(status.uploaded_bytes)} "
+        f"({in_units(status.upload_bytes_per_s)}/s)  "
+        f"down {in_units(status.downloaded_bytes)} ({in_units(status.download_bytes_per_s)}/s)  disk "
+        f"{in_units(status.disk_bytes)}  "
+        f"memory {in_units(status.memory_bytes)}  attested {status.attested}",
+        style="dim",
+    )
+
+
 def _row(slot: SlotStatus, me: str) -> list[str]:
     lead = "–" if not slot.lead else ("this peer" if slot.lead == me else f"…{slot.lead[-8:]}")
     if not slot.tip:
-        return [
-            slot.slot,
-            lead,
-            str(slot.epoch or "–"),
-            "none yet",
-            "–",
-            "–",
-            "–",
-            "–",
-            "–",
-            str(slot.pending),
-        ]
+        return [slot.slot, lead, str(slot.epoch or "–"), "none yet", *["–"] * 5, str(slot.pending)]
     age = "–" if slot.tip_age_s is None else _age(slot.tip_age_s)
     loss = "–" if slot.loss is None else _loss(slot.loss)
     return [

@@ -40,7 +40,7 @@ class ClaimView:
     """One slot as a peer sees it, and whether it wants to work there."""
 
     slot: str
-    claims: tuple[Envelope[ClaimRecord], ...]
+    claims: tuple[Envelope[ClaimRecord], ...]  # one of each signer, its highest, as the board keeps them
     tip: Tip | None
     timing: TimingSpec
     wanted: bool = True
@@ -74,9 +74,9 @@ def leads_of(
 
     The incumbent comes first: the tip's signer under the very claim it made the tip with. Then comes the
     signer that wasted least, then the one that was first (`Heard.claimed_s`), then the hash of epoch and peer
-    id decides. Per signer only the highest seq counts.
+    id decides.
     """
-    live = [claim for claim in _newest(claims) if is_live(claim, tip, now_s, timing)]
+    live = [claim for claim in claims if is_live(claim, tip, now_s, timing)]
     return tuple(
         sorted(live, key=lambda claim: _rank(claim, tip, now_s, timing, heard))[: heard.places(now_s)]
     )
@@ -99,9 +99,7 @@ def has_room(view: ClaimView, me: str, now_s: float) -> bool:
     """
     timing, heard = view.timing, view.heard
     others = [
-        claim
-        for claim in _newest(view.claims)
-        if claim.signer != me and is_live(claim, view.tip, now_s, timing)
+        claim for claim in view.claims if claim.signer != me and is_live(claim, view.tip, now_s, timing)
     ]
     places = heard.places(now_s)
     mine = (True, heard.wasted(me, now_s), now_s)
@@ -134,7 +132,7 @@ def held_when_made(card: Envelope[CardRecord], claims: Iterable[Envelope[ClaimRe
     It may have been killed before anybody heard of the card, and come back when the claim had lapsed. Once
     another leads, it is a stale lead's card.
     """
-    newest = next((claim.record for claim in _newest(claims) if claim.signer == card.signer), None)
+    newest = next((claim.record for claim in claims if claim.signer == card.signer), None)
     return newest is not None and newest.claimed_at <= card.record.issued_at <= newest.expires_at
 
 
@@ -196,9 +194,7 @@ def is_live(claim: Envelope[ClaimRecord], tip: Tip | None, now_s: float, timing:
 
 def decide_claim(view: ClaimView, me: str, now_s: float) -> Decision:
     """Returns a volunteer's next move in one slot; the same records give every peer the same answer."""
-    mine = next(
-        (claim for claim in _newest(view.claims) if claim.signer == me and not claim.record.released), None
-    )
+    mine = next((claim for claim in view.claims if claim.signer == me and not claim.record.released), None)
     if mine is None or mine.record.expires_at <= now_s:
         # a claim that lapsed is a new claim, later than all that came between
         return _decide_newcomer(view, me, now_s)
@@ -256,15 +252,3 @@ def _who(lead: Envelope[ClaimRecord] | None, tip: Tip | None) -> str:
         if tip
         else "our claim is not valid"
     )
-
-
-def _newest(claims: Iterable[Envelope[ClaimRecord]]) -> list[Envelope[ClaimRecord]]:
-    """Returns the claim with the highest seq of each signer; two with one seq are a liar's, and the bytes
-    decide.
-    """
-    newest: dict[str, Envelope[ClaimRecord]] = {}
-    for claim in claims:
-        known = newest.get(claim.signer)
-        if known is None or (claim.record.seq, claim.payload) > (known.record.seq, known.payload):
-            newest[claim.signer] = claim
-    return list(newest.values())

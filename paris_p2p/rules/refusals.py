@@ -21,7 +21,7 @@ REASONS = {
 # measured: training went astray, a lower rate from the best checkpoint may help
 WORSE = ("loss", "finite", "large", "diverged")
 # a maker that does not lead is not told: anybody may make such cards
-TOLD = tuple(code for code in REASONS if code != "claim")
+CODES_FOR_MAKERS = tuple(code for code in REASONS if code != "claim")
 _CODES = {words: code for code, words in REASONS.items()}
 
 

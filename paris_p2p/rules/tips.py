@@ -7,18 +7,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.records import AttestationRecord, CardRecord
+from paris_p2p.records import MAX_LOSS, AttestationRecord, CardRecord
 from paris_p2p.rules.rates import RESTS, lowered_after, lowered_again
 from paris_p2p.rules.refusals import REASONS
 
 FIRST_CARD_SLACK = 1.5  # a first card may be this much worse than predicting nothing
 # cards a lineage may have for each checkpoint interval since the run was made; honest leads make one
-CARDS_PER_INTERVAL = 4
+_CARDS_PER_INTERVAL = 4
 SPARE_CARDS = 64  # beside those: leads that leave, pause or hand over publish at once
 MAX_STEPS_PER_S = 1e4  # counters of a lineage: more than any machine trains
 MAX_CLIPS_PER_S = 1e6
 SPARE_S = 3600.0
-MAX_LOSS = 1e6  # records.Loss
 NO_CLAIM = REASONS["claim"]  # not for good: it may come to hold it, or the claim may come later
 # nor this: what made it the tip may come later
 NO_PARENT = "its parent is not known here, or waits for its quorum"
@@ -37,7 +36,7 @@ class Age:
     @property
     def cards(self) -> int:
         """Returns the most cards that a lineage can have got in this time."""
-        return SPARE_CARDS + int(CARDS_PER_INTERVAL * max(0.0, self.age_s) / self.checkpoint_s)
+        return SPARE_CARDS + int(_CARDS_PER_INTERVAL * max(0.0, self.age_s) / self.checkpoint_s)
 
 
 @dataclass(frozen=True)

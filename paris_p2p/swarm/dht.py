@@ -33,7 +33,7 @@ OPERATION_LIMIT_S = 20.0
 CLOSE_LIMIT_S = 2.0  # for searches under way; most take less
 
 
-class Board:
+class BulletinBoard:
     """One DHT node, on one daemon."""
 
     def __init__(self, p2p: P2P, node: DHTNode, door: Door):
@@ -141,7 +141,7 @@ async def open_board(
     storage: RecordStorage,
     *,
     client_only: bool = False,
-) -> Board:
+) -> BulletinBoard:
     """Join as the DHT node that follows from the peer id, holding what is in `storage`; knows nobody yet."""
     use_hivemind_log_handler("nowhere")  # its messages go where this program's go
     logging.getLogger("hivemind").setLevel(logging.ERROR)
@@ -163,4 +163,4 @@ async def open_board(
     node.protocol.storage = storage
     # Others may ask to have something cached, which hivemind bounds in keys alone; nothing is.
     node.protocol.cache = RecordStorage(StorageLimits(total_bytes=0), Counter())
-    return Board(p2p, node, door)
+    return BulletinBoard(p2p, node, door)

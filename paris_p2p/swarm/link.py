@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from paris_p2p.errors import DaemonError, SwarmError, UnreachableError
 from paris_p2p.swarm.addresses import is_loopback, is_relayed, is_tcp, network_of
 from paris_p2p.swarm.daemon import Daemon, DaemonOptions, on_port, start_daemon
-from paris_p2p.swarm.dht import Board
+from paris_p2p.swarm.dht import BulletinBoard
 from paris_p2p.swarm.gossip import Gossip
 from paris_p2p.swarm.p2pd import Control, StreamHandler
 
@@ -27,7 +27,7 @@ MAX_REDIAL_S = 120.0  # between two tries to come back to a peer we were given, 
 MAX_MET_PEERS = 32
 _FAULT = "keeping the link: an error in the log"
 _BACKOFF_S = (0.1, 0.5, 2.0, 10.0, 30.0)
-OpenBoard = Callable[[Daemon], Awaitable[Board]]
+OpenBoard = Callable[[Daemon], Awaitable[BulletinBoard]]
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Link:
 
     daemon: Daemon
     control: Control
-    board: Board
+    board: BulletinBoard
     server: asyncio.Server
 
 

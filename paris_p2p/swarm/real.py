@@ -23,7 +23,7 @@ from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.blob_client import MAX_ADDRESSES, PROTOCOL, BlobClient, Streams
 from paris_p2p.swarm.blob_server import BlobServer
 from paris_p2p.swarm.daemon import Daemon, DaemonOptions
-from paris_p2p.swarm.dht import Board, open_board
+from paris_p2p.swarm.dht import BulletinBoard, open_board
 from paris_p2p.swarm.entries import OnRecord
 from paris_p2p.swarm.gossip import Gossip
 from paris_p2p.swarm.limits import EventLimit, Meter, RateLimit
@@ -247,7 +247,7 @@ class RealSwarm(Swarm):
         # a peer is known by its address after the keeper's next look
         return self._keeper.networks.get(peer, "")
 
-    async def _open_board(self, daemon: Daemon) -> Board:
+    async def _open_board(self, daemon: Daemon) -> BulletinBoard:
         return await open_board(
             daemon.control,
             self.peer_id,

@@ -29,6 +29,7 @@ from paris_p2p.model.checkpoint import (
     load_resume_weights_into,
     load_weights_into,
 )
+from paris_p2p.records import MAX_LOSS
 from paris_p2p.rules.refusals import REASONS, code_of
 from paris_p2p.rules.tips import refuse_loss
 from paris_p2p.spec import ROUTER, RunSpec
@@ -47,7 +48,6 @@ from paris_p2p.training.objective import (
 )
 
 PART_CLIPS = 8  # clips through the network at once: fixed, so that every attestor's memory is bounded
-MAX_LOSS = 1e6
 RESUME_SLACK = 2.0  # the weights before averaging are noisier, by far less than this
 
 

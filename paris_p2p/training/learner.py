@@ -17,13 +17,13 @@ from paris_p2p.data.batches import Batch
 from paris_p2p.device import Device, return_memory
 from paris_p2p.errors import DivergedError, MemoryLimitError
 from paris_p2p.model.checkpoint import BETAS, Counters, TrainState, load_initial_into, load_resume
+from paris_p2p.records import MAX_LOSS
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.messages import Shrunk, Started
 from paris_p2p.training.objective import batch_clips, build_network, train_losses
 from paris_p2p.training.schedule import ema_decay, learning_rate
 
 EPSILON = 1e-8
-MAX_LOSS = 1e6
 
 
 class Learner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from paris_p2p.node.status import SlotStatus, Status
-from paris_p2p.peer.view import AGAIN_S, draw
+from paris_p2p.peer.view import _SAY_AGAIN_S, draw
 from paris_p2p.peer.view import Console as View
 
 SLOTS = tuple(
@@ -100,6 +100,6 @@ def test_a_full_disk_is_said_once_not_with_every_try(capsys, monkeypatch):
         view.say(f"attested router seq {seq}")
     said = capsys.readouterr().out
     assert (said.count("raise --max-disk"), said.count("attested router")) == (1, 26)
-    now_s[0] += AGAIN_S
+    now_s[0] += _SAY_AGAIN_S
     view.say("gave up expert-0: no space left for x; raise --max-disk")
     assert "raise --max-disk" in capsys.readouterr().out

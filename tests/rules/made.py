@@ -4,6 +4,7 @@ filled in.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from paris_p2p.envelope import Envelope, seal
@@ -32,6 +33,16 @@ def claim(
         "expires_at": issued + TIMING.claim_s,
     } | more
     return seal(peer, ClaimRecord(epoch=epoch, claimed_at=claimed_at, **fields))
+
+
+def kept(claims: Iterable[Envelope[ClaimRecord]]) -> tuple[Envelope[ClaimRecord], ...]:
+    """One claim of each signer, its highest, as a board keeps them."""
+    highest: dict[str, Envelope[ClaimRecord]] = {}
+    for one in claims:
+        known = highest.get(one.signer)
+        if known is None or (one.record.seq, one.payload) > (known.record.seq, known.payload):
+            highest[one.signer] = one
+    return tuple(highest.values())
 
 
 def card(peer: Identity, parent: Envelope[CardRecord] | None = None, /, **more: Any) -> Envelope[CardRecord]:

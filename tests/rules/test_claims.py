@@ -24,7 +24,7 @@ from paris_p2p.rules.claims import (
 from paris_p2p.rules.tips import MAX_EPOCHS_AHEAD, Tip
 from paris_p2p.spec import TimingSpec
 
-from .made import NOW, PEERS, SLOT, TIMING, A, B, C, card, claim, tip
+from .made import NOW, PEERS, SLOT, TIMING, A, B, C, card, claim, kept, tip
 
 offsets = st.floats(-200, 10, allow_nan=False)
 some_claims = st.lists(
@@ -45,7 +45,7 @@ tips = st.sampled_from([None, tip(FIRST), tip(card(B, FIRST))])
 
 
 def view(claims: Sequence[Envelope[ClaimRecord]], at: Tip | None = None, **more: bool) -> ClaimView:
-    return ClaimView(SLOT, tuple(claims), at, TIMING, **more)
+    return ClaimView(SLOT, kept(claims), at, TIMING, **more)
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,7 +56,7 @@ def test_the_order_of_records_changes_no_decision(
     shuffled = claims + claims[:2]
     rng.shuffle(shuffled)
     now = NOW + later
-    assert lead_of(claims, at, now, TIMING) == lead_of(shuffled, at, now, TIMING)
+    assert lead_of(kept(claims), at, now, TIMING) == lead_of(kept(shuffled), at, now, TIMING)
     for peer in PEERS:
         assert decide_claim(view(claims, at), peer.peer_id, now) == decide_claim(
             view(shuffled, at), peer.peer_id, now
@@ -74,7 +74,7 @@ def test_at_most_one_peer_trains_and_only_the_lead(
         for p in PEERS
         if decide_claim(view(claims, at), p.peer_id, now).action in ("train", "hold", "settle")
     ]
-    lead = lead_of(claims, at, now, TIMING)
+    lead = lead_of(kept(claims), at, now, TIMING)
     assert busy in ([], [lead.signer if lead else ""])
 
 
@@ -221,7 +221,7 @@ def test_a_lead_that_goes_to_a_higher_epoch_keeps_its_place_among_the_claims() -
 
 
 def test_a_card_was_made_under_a_claim_if_its_makers_newest_says_so() -> None:
-    renewed = [claim(A), claim(A, claimed_at=NOW, issued_at=NOW + 40)]
+    renewed = kept([claim(A), claim(A, claimed_at=NOW, issued_at=NOW + 40)])
     ends = NOW + 40 + TIMING.claim_s
     assert held_when_made(card(A, issued_at=NOW), renewed)
     assert held_when_made(card(A, issued_at=ends), renewed)

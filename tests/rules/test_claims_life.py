@@ -15,7 +15,7 @@ from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.claims import ClaimView, Decision, decide_claim
 from paris_p2p.rules.tips import Tip, refuse_card
 
-from .made import NOW, PEERS, SLOT, TIMING, card, claim, tip
+from .made import NOW, PEERS, SLOT, TIMING, card, claim, kept, tip
 
 NEWS_S = 2.0  # how long a record takes to the others; below the settle time less the clocks' disagreement
 CARD_EVERY_S = 60
@@ -58,7 +58,7 @@ class Swarm:
         seen = [
             c for other in self.players for at, c in other.said if other is player or at + NEWS_S <= self.now
         ]
-        return ClaimView(SLOT, tuple(seen), self.tip, TIMING)
+        return ClaimView(SLOT, kept(seen), self.tip, TIMING)
 
     def _decide(self, player: Player) -> None:
         clock = self.now + player.ahead_s

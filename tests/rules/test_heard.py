@@ -17,7 +17,7 @@ from paris_p2p.rules.heard import MAX_DOUBLINGS, Heard, Spell, hear, hear_slot, 
 from paris_p2p.rules.tips import Tip
 from paris_p2p.spec import TimingSpec
 
-from .made import NOW, PEERS, SLOT, TIMING, A, B, C, card, claim, tip
+from .made import NOW, PEERS, SLOT, TIMING, A, B, C, card, claim, kept, tip
 
 PATIENCE_S = 600.0
 Heard_at = tuple[float, Envelope[ClaimRecord]]
@@ -46,7 +46,7 @@ def renewed(peer: object, start_s: float, until_s: float, **more: float) -> list
 
 def view_of(arrivals: Sequence[Heard_at], at: Tip | None = None, until_s: float = math.inf) -> ClaimView:
     came = [arrival for arrival in arrivals if arrival[0] <= until_s]
-    return ClaimView(SLOT, tuple(one for _, one in came), at, TIMING, heard=listened(came))
+    return ClaimView(SLOT, kept(one for _, one in came), at, TIMING, heard=listened(came))
 
 
 def leads(view: ClaimView, now_s: float) -> list[str]:

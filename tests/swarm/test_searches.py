@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from paris_p2p.swarm.dht import Board
+from paris_p2p.swarm.dht import BulletinBoard
 from paris_p2p.swarm.verified import RecordView
 
 
@@ -41,7 +41,7 @@ class Client:
 @pytest.mark.parametrize("how", ["too slow", "cancelled"])
 async def test_a_search_that_is_given_up_ends_by_itself(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     node: Any = Node()
-    board = Board(Client(), node, Door())  # type: ignore[arg-type]
+    board = BulletinBoard(Client(), node, Door())  # type: ignore[arg-type]
     if how == "too slow":
         monkeypatch.setattr("paris_p2p.swarm.dht.OPERATION_LIMIT_S", 0.0)
         assert await board.read("key", "ab" * 32, RecordView()) == []

@@ -205,7 +205,7 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
 
     def _frames(self, engine: Engine, latents: Tensor, output_type: str) -> Any:
         pixels = engine.decode(latents)
-        if self._offload is not None:
+        if self._spares:
             self._frozen.let_go(CODEC, engine.device)
         return inputs.OUTPUT_TYPES[output_type](pixels)
 
@@ -228,7 +228,7 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
             raise UsageError(
                 f"{len(negative.mask)} rows of negative_prompt_embeds for {count} prompts: give one each"
             )
-        if self._offload is not None:
+        if self._spares:
             self._frozen.let_go(TEXT, engine.device)
         return condition, negative
 

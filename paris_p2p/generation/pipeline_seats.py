@@ -20,6 +20,7 @@ class SeatedPipeline(DiffusionPipeline):
     """A pipeline with the components `experts` and `router`."""
 
     _offload: tuple[Device, int] | None = None  # where to compute, with so many seats
+    _spares = False  # text encoder and codec are let go after each use
 
     def to(self, *arguments: Any, **options: Any) -> Self:
         """Moves experts and router to a device, which ends an offload, and casts the experts to a type; the
@@ -27,7 +28,7 @@ class SeatedPipeline(DiffusionPipeline):
         """
         moved: Self = super().to(*arguments, **options)
         if any(not isinstance(each, torch.dtype) for each in arguments) or options.get("device") is not None:
-            self._offload = None
+            self._offload, self._spares = None, False
         return moved
 
     def enable_model_cpu_offload(
@@ -37,23 +38,24 @@ class SeatedPipeline(DiffusionPipeline):
         wait in main memory, and text encoder and codec come when they are needed. DeviceError without a GPU.
         """
         chosen = _offload_device(gpu_id, device)
-        self._offload_to(chosen, min(self.experts.total, seats_for(self.experts.config["expert"], chosen)))
+        seats = min(self.experts.total, seats_for(self.experts.config["expert"], chosen))
+        self._offload_to(chosen, seats, spares=True)
 
     def enable_sequential_cpu_offload(
         self, gpu_id: int | None = None, device: torch.device | str | None = None
     ) -> None:
         """Computes on a GPU that holds one expert at a time; DeviceError without a GPU."""
-        self._offload_to(_offload_device(gpu_id, device), 1)
+        self._offload_to(_offload_device(gpu_id, device), 1, spares=True)
 
     def enable_expert_offload(self, device: str = "auto", seats: int = 1) -> None:
         """Computes on `device` with at most `seats` experts there at once; the others wait in main memory
         until they are routed to.
         """
-        self._offload_to(pick_device(device), seats)
+        self._offload_to(pick_device(device), seats, spares=False)
 
     def remove_all_hooks(self) -> None:
         """Ends an offload: what is computed next is computed where the experts are."""
-        self._offload = None
+        self._offload, self._spares = None, False
         if self.router is not None:
             self.router.to(self.experts.device)
 
@@ -77,8 +79,8 @@ class SeatedPipeline(DiffusionPipeline):
             dtype,
         )
 
-    def _offload_to(self, device: Device, seats: int) -> None:
-        self._offload = (device, seats)
+    def _offload_to(self, device: Device, seats: int, *, spares: bool) -> None:
+        self._offload, self._spares = (device, seats), spares
         if self.router is not None:
             self.router.to(device.torch)
 

@@ -1,5 +1,4 @@
-"""JSON that somebody else wrote, decoded only after its size and depth are known to be a harmless program's
-(RFC 8259).
+"""Decodes JSON that somebody else wrote, once its size and depth are a harmless program's (RFC 8259).
 
 Decoders recurse once a level: a file of brackets alone ends Python's with a RecursionError and others with a
 crash.
@@ -21,7 +20,7 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(_OPEN + _CLOSE))
 
 
 def depth_of(data: bytes) -> int:
-    """How deep brackets nest outside strings, without recursion; of UTF-8, whether or not it is JSON."""
+    """Counts how deep brackets nest outside strings, without recursion; in UTF-8, JSON or not."""
     depth = deepest = 0
     for bracket in _STRING.sub(b"", data).translate(None, _NOT_BRACKETS):
         if bracket in _OPEN:
@@ -33,7 +32,7 @@ def depth_of(data: bytes) -> int:
 
 
 def parse_json(data: bytes, what: str, max_depth: int = MAX_DEPTH) -> Any:
-    """The value; UsageError, naming `what`, when it is no JSON in UTF-8 or nests deeper."""
+    """Decodes a value; UsageError, naming `what`, when it is no JSON in UTF-8 or nests deeper."""
     depth = depth_of(data)
     if depth > max_depth:
         raise UsageError(
@@ -46,7 +45,7 @@ def parse_json(data: bytes, what: str, max_depth: int = MAX_DEPTH) -> Any:
 
 
 def read_json(path: Path, max_bytes: int, max_depth: int = MAX_DEPTH) -> Any:
-    """The value in a file; UsageError when that is not there, larger, or no JSON so deep."""
+    """Decodes a file; UsageError when it is not there, larger, or no JSON so deep."""
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)

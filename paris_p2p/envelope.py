@@ -1,8 +1,8 @@
-"""Signed envelopes: payload bytes, signer, signature; verified before anything in them is parsed
-(docs/protocol.md).
+"""Signed envelopes: payload bytes, signer, signature (docs/protocol.md).
 
-The signature covers `paris-p2p/1\\0 kind \\0 run \\0 payload`, so that a payload signed as one kind, or for
-one run, is worthless as another. The original bytes are kept and served on, never serialised again.
+The signature is verified before anything in the payload is parsed. It covers `paris-p2p/1\\0 kind \\0 run \\0
+payload`, so that a payload signed as one kind, or for one run, is worthless as another. The original bytes
+are kept and served on, never serialised again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _RUN = Bounds(items=1 << 19)  # 20,480 shards are 270,000 values; half a million
 
 @dataclass(frozen=True)
 class Envelope(Generic[R]):
-    """A verified record with the bytes it came in."""
+    """Holds a verified record with the bytes it came in."""
 
     record: R
     signer: str  # peer id
@@ -47,15 +47,17 @@ class Envelope(Generic[R]):
 
     @cached_property
     def id(self) -> str:
-        """A run's id: BLAKE3 of the payload. A card's: of its signer's id and the payload, since anybody
-        can sign a copy of a payload.
+        """Returns a run's or card's id.
+
+        A run's is BLAKE3 of the payload. A card's is of its signer's id and the payload, since
+        anybody can sign a copy of a payload.
         """
         signer = peer_id_to_bytes(self.signer) if isinstance(self.record, Signed) else b""
         return blake3(signer + self.payload).hexdigest()
 
 
 def seal(identity: Identity, record: Signed) -> Envelope[Any]:
-    """Sign a record as `identity`; RecordError when it is larger than its kind may be."""
+    """Signs a record as `identity`; RecordError when it is larger than its kind may be."""
     # Left out, a field has its default: a peer record would not fit in its 256 bytes with all of them.
     payload = encode(
         {"kind": record.kind, "oldest_reader": record.oldest_reader}
@@ -65,8 +67,9 @@ def seal(identity: Identity, record: Signed) -> Envelope[Any]:
 
 
 def seal_payload(identity: Identity, kind: str, run: str, payload: bytes, record: R) -> Envelope[R]:
-    """Sign bytes that are already encoded; the RunSpec, whose run id is its own hash, is signed with run =
-    ''.
+    """Signs bytes that are already encoded.
+
+    The RunSpec, whose run id is its own hash, is signed with run = ''.
     """
     signature = identity.sign(_signed_bytes(kind, run, payload))
     data: bytes = msgpack.packb((payload, identity.peer_id_bytes, signature))
@@ -77,9 +80,10 @@ def seal_payload(identity: Identity, kind: str, run: str, payload: bytes, record
 
 
 def open_envelope(data: bytes, *, run: str, kinds: tuple[str, ...] = tuple(SIGNED_KINDS)) -> Envelope[Any]:
-    """Verify and parse an envelope of one of `kinds` that must belong to `run`.
+    """Verifies and parses an envelope of one of `kinds` that must belong to `run`.
 
-    Raises SignatureError, VersionError, or RecordError for anything else; expiry is the caller's to judge.
+    Raises SignatureError, VersionError, or RecordError for anything else; expiry is the caller's to
+    judge.
     """
     payload, signer, signature = split_envelope(
         data, max(MAX_ENVELOPE_BYTES.get(k, DEFAULT_MAX_ENVELOPE_BYTES) for k in kinds)
@@ -103,7 +107,7 @@ def open_envelope(data: bytes, *, run: str, kinds: tuple[str, ...] = tuple(SIGNE
 
 
 def split_envelope(data: bytes, limit_bytes: int) -> tuple[bytes, str, bytes]:
-    """(payload, signer, signature), sizes checked, nothing verified yet."""
+    """Returns (payload, signer, signature): sizes are checked, nothing is verified yet."""
     if len(data) > limit_bytes:
         raise RecordError(f"an envelope of {len(data)} bytes is over the limit of {limit_bytes}")
     parts = unpack(data, _ENVELOPE)
@@ -116,12 +120,12 @@ def split_envelope(data: bytes, limit_bytes: int) -> tuple[bytes, str, bytes]:
 
 
 def verify_payload(kind: str, run: str, payload: bytes, signer: str, signature: bytes) -> None:
-    """Raise SignatureError unless the signature covers this kind, run and payload."""
+    """Raises SignatureError unless the signature covers this kind, run and payload."""
     verify(signer, _signed_bytes(kind, run, payload), signature)
 
 
 def parse(model: type[R], raw: dict[str, Any]) -> R:
-    """A record out of a decoded payload: the reader's version first, then the bounds."""
+    """Makes a record of a decoded payload: it checks the reader's version first, then the bounds."""
     oldest = raw.get("oldest_reader", 1)
     if not isinstance(oldest, int) or oldest > READER:
         raise VersionError(
@@ -139,7 +143,7 @@ def parse(model: type[R], raw: dict[str, Any]) -> R:
 
 
 def encode(raw: dict[str, Any]) -> bytes:
-    """msgpack bytes of a record's fields; ids and peer ids as raw bytes, which halves them."""
+    """Encodes a record's fields as msgpack; ids and peer ids are raw bytes, which halves them."""
     packed: bytes = msgpack.packb(_compact(raw))
     return packed
 

@@ -1,5 +1,4 @@
-"""Somebody else's model folder, laid out anew with nothing in it but checked weights and a configuration of
-known numbers.
+"""Lays somebody else's model folder out anew, with nothing in it but checked weights and known numbers.
 
 Libraries decide by what lies in a folder what they do: an index may name a pickle, an adapter another folder,
 a configuration code to fetch. So they are never shown the folder, only this copy of it.
@@ -46,11 +45,10 @@ LOADING_ERRORS = (
 
 
 def clean_config(raw: Mapping[str, Any], known: Collection[str], where: object) -> dict[str, Any]:
-    """The configuration's known numbers, words and lists of them; UsageError for a value that is none or out
-    of all bounds.
+    """Returns the configuration's known numbers, words and lists of them.
 
-    Whatever is not in `known`, begins with an underscore or is refused above is left out: it keeps its
-    default.
+    UsageError for a value that is none or out of all bounds. Whatever is not in `known`, begins with an
+    underscore or is refused above is left out: it keeps its default.
     """
     clean = {}
     for key, value in raw.items():
@@ -82,7 +80,7 @@ def _check_value(key: str, value: Any, where: object) -> None:
 
 @contextmanager
 def laid_out(files: ModelFiles, config: Mapping[str, Any]) -> Iterator[Path]:
-    """A folder of links to the checked weights, with `config` as config.json; gone afterwards.
+    """Makes a folder of links to the checked weights, with `config` as config.json; gone afterwards.
 
     UsageError when there are no safetensors, or they or their index are not what they should be.
     """
@@ -97,7 +95,7 @@ def laid_out(files: ModelFiles, config: Mapping[str, Any]) -> Iterator[Path]:
 
 @contextmanager
 def loading(what: str, folder: Path) -> Iterator[None]:
-    """Whatever a library raises while it loads a model becomes a UsageError that names the folder."""
+    """Turns whatever a library raises while it loads a model into a UsageError that names the folder."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -113,8 +111,9 @@ def loading(what: str, folder: Path) -> Iterator[None]:
 
 
 def check_complete(what: str, folder: Path, info: Mapping[str, Any]) -> None:
-    """UsageError when weights that the network has were not in its files: they would be random, and others
-    on each machine.
+    """Raises UsageError when weights that the network has were not in its files.
+
+    They would be random, and others on each machine.
     """
     missing = sorted(map(str, info.get("missing_keys", ())))
     wrong = sorted(
@@ -130,7 +129,7 @@ def check_complete(what: str, folder: Path, info: Mapping[str, Any]) -> None:
 
 
 def _weights(files: ModelFiles, folder: Path) -> list[Path]:
-    """The files to link; a sharded model's index is written anew into `folder`."""
+    """Lists the files to link; a sharded model's index is written anew into `folder`."""
     here = {path.name: path for path in files.files}
     for name in WEIGHTS:
         if name in here:
@@ -153,7 +152,7 @@ def _weights(files: ModelFiles, folder: Path) -> list[Path]:
 
 
 def index_of(path: Path) -> dict[str, str]:
-    """Tensor -> file of a sharded model's index; UsageError unless all are safetensors files beside it."""
+    """Reads a sharded model's index, tensor -> file; UsageError unless all are safetensors beside it."""
     raw = read_json(path, MAX_INDEX_BYTES, _HEADER_DEPTH)
     table = raw.get("weight_map") if isinstance(raw, dict) else None
     if not isinstance(table, dict) or not table:
@@ -165,8 +164,9 @@ def index_of(path: Path) -> dict[str, str]:
 
 
 def check_safetensors(path: Path) -> None:
-    """UsageError unless the header is JSON of bounded size and depth that fits the file; its shapes the
-    library checks.
+    """Raises UsageError unless the header is JSON of bounded size and depth that fits the file.
+
+    The library checks its shapes.
     """
     try:
         size_bytes = path.stat().st_size
@@ -185,7 +185,7 @@ def check_safetensors(path: Path) -> None:
 
 
 def read_config(files: ModelFiles, name: str) -> dict[str, Any]:
-    """Another configuration of the folder, such as preprocessor_config.json; empty when it has none."""
+    """Reads another configuration, such as preprocessor_config.json; empty when there is none."""
     path = files.folder / name
     if path not in files.files:
         return {}

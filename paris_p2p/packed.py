@@ -17,14 +17,17 @@ from paris_p2p.errors import RecordError
 
 @dataclass(frozen=True)
 class Bounds:
-    """`items` counts values of every kind, keys included; `depth` counts maps and lists in each other."""
+    """Bounds a value: `items` counts values of every kind, keys included; `depth` nested maps and lists."""
 
     items: int
     depth: int = 16
 
 
 def unpack(data: bytes, bounds: Bounds, *, use_list: bool = False) -> Any:
-    """The one value that `data` holds, without extensions; maps have names or bytes as keys. RecordError."""
+    """Decodes the one value that `data` holds, without extensions; RecordError.
+
+    Maps have names or bytes as keys.
+    """
     check_bounds(data, bounds)
     try:
         return msgpack.unpackb(data, use_list=use_list, strict_map_key=True)
@@ -37,7 +40,7 @@ def unpack(data: bytes, bounds: Bounds, *, use_list: bool = False) -> Any:
 
 
 def check_bounds(data: bytes, bounds: Bounds) -> None:
-    """RecordError unless `data` is exactly one whole value within `bounds`, of plain types."""
+    """Raises RecordError unless `data` is exactly one whole value within `bounds`, of plain types."""
     position, size, left, due = 0, len(data), bounds.items, 1
     outer: list[int] = []  # values still due in the maps and lists around this one
     while True:
@@ -80,7 +83,7 @@ _LIST, _MAP, _SCALAR, _TEXT, _REFUSED = 1, 2, 3, 4, 5
 
 
 def _head(byte: int) -> tuple[int, int, int]:
-    """(kind, bytes or items that follow, bytes of a length that follows) of what begins with `byte`."""
+    """Reads what begins with `byte`: (kind, bytes or items that follow, bytes of a length that follows)."""
     if byte < 0x80 or byte >= 0xE0 or byte in (0xC0, 0xC2, 0xC3):
         return _SCALAR, 0, 0
     if byte < 0xA0:

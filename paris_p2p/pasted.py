@@ -1,5 +1,6 @@
-"""An invite as people paste it: quoted, wrapped, escaped by mails and chats, with words around it. Nothing
-here trusts it.
+"""Reads an invite as people paste it: quoted, wrapped, escaped by mails and chats, with words around it.
+
+Nothing here trusts it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ _CONTINUES = ("?", "&", "/", "=", "%")
 
 
 def decode_pasted(data: bytes) -> str:
-    """The text of a small file that any program wrote: UTF-8 or UTF-16, with its mark or without;
-    UnicodeDecodeError.
+    """Decodes a small text file that any program wrote; UnicodeDecodeError.
+
+    It may be UTF-8 or UTF-16, with its mark or without.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16")
@@ -42,9 +44,10 @@ def decode_pasted(data: bytes) -> str:
 
 
 def invites_in(text: str) -> Iterator[str]:
-    """What the invite in a text may be, the likeliest first: parse them in turn. Nothing when there is none.
+    """Lists what the invite in a text may be, the likeliest first: parse them in turn.
 
-    An invite holds no space, so a break inside is a mail's wrapping, and whatever follows it is not its own.
+    An invite holds no space, so a break inside is a mail's wrapping, and whatever follows it is not its
+    own.
     """
     text = _plain(text[:MAX_LETTERS])
     begin = text.find(START)
@@ -70,13 +73,14 @@ def invites_in(text: str) -> Iterator[str]:
 
 
 def _complete(joined: str) -> bool:
-    """Whether an invite could end here: a whole run id, and after it a whole peer id."""
+    """Says whether an invite could end here: a whole run id, and after it a whole peer id."""
     return _WHOLE.search(unquote(joined)) is not None
 
 
 def _ends(joined: str) -> Iterator[str]:
-    """With and without a sentence's own punctuation at the end; escapes undone where only they are in the
-    way.
+    """Yields a text with and without a sentence's own punctuation at the end.
+
+    Escapes are undone where only they are in the way.
     """
     bare = joined.rstrip("?&.:,;-_[]=/")
     for one in (joined, bare):
@@ -87,7 +91,7 @@ def _ends(joined: str) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Without what cannot be seen, a mail's quote marks, its soft breaks and HTML's escapes."""
+    """Removes what cannot be seen, a mail's quote marks, its soft breaks and HTML's escapes."""
     text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
     text = _QUOTE_MARK.sub("", text)
     if re.search(r"=3[dD]", text):

@@ -49,13 +49,13 @@ NOT_INSTALLED = (
 
 
 class ProbeResult(BaseModel):
-    """What an independent libp2p sees of a node; fields it could not learn are empty."""
+    """Holds what an independent libp2p sees of a node; fields it could not learn are empty."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     address: str
     expected_peer_id: str
-    reachable: bool = False  # something answered there as a libp2p node, whoever it is
+    reachable: bool = False  # something answered there as a libp2p node, under any peer id
     reason: str = ""  # why not, or what was not learnt, in words
     peer_id: str = ""
     agent: str = Field(default="", max_length=200)
@@ -69,11 +69,11 @@ class ProbeResult(BaseModel):
 
     @property
     def ok(self) -> bool:
-        """Reachable, the peer of the address, and of our protocol version."""
+        """Says whether it is reachable, the peer of the address, and of our protocol version."""
         return self.reachable and self.is_expected_peer and self.protocol_version == PROTOCOL
 
     def lines(self) -> list[str]:
-        """The result for a person, with what to do."""
+        """Describes the result for a person, with what to do."""
         if not self.reachable:
             return [f"not reachable: {self.reason}"]
         if not self.is_expected_peer:
@@ -102,7 +102,7 @@ def installed() -> bool:
 
 
 def parse_address(address: str) -> tuple[str, int, str]:
-    """(host, TCP port or 0 for QUIC, peer id) of a multiaddr, or UsageError."""
+    """Returns (host, TCP port or 0 for QUIC, peer id) of a multiaddr, or raises UsageError."""
     if "/p2p-circuit" in address:
         raise UsageError(
             f"{address[:200]!r} is a relayed address; the probe dials directly: give the node's own address"
@@ -117,8 +117,9 @@ def parse_address(address: str) -> tuple[str, int, str]:
 
 
 def check_node(address: str, limit_s: float = LIMIT_S) -> ProbeResult:
-    """Dial `address` in a process of its own; UsageError when the address is wrong or py-libp2p is not
-    installed.
+    """Dials `address` in a process of its own.
+
+    UsageError when the address is wrong or py-libp2p is not installed.
     """
     parse_address(address)
     if not installed():
@@ -142,7 +143,7 @@ def check_node(address: str, limit_s: float = LIMIT_S) -> ProbeResult:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The probe's process: one result on stdout; 0 when all is well, 1 when not, 2 for bad usage."""
+    """Runs the probe's process: one result on stdout; 0 when all is well, 1 when not, 2 for bad usage."""
     parser = argparse.ArgumentParser(
         prog="python -m paris_p2p.probe", description="dial a node with py-libp2p and say what answers"
     )
@@ -168,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def dial(address: str, limit_s: float) -> ProbeResult:
-    """Dial from this process, which must never import hivemind."""
+    """Dials from this process, which must never import hivemind."""
     import trio
 
     # py-libp2p logs every refused dial with a traceback; the result says it in a line
@@ -189,7 +190,7 @@ def dial(address: str, limit_s: float) -> ProbeResult:
 
 
 async def _dial(address: str, known: dict[str, Any]) -> None:
-    """Fill `known` step by step, so that a time limit keeps what was learnt."""
+    """Fills `known` step by step, so that a time limit keeps what was learnt."""
     host_name, port, peer_id = parse_address(address)
     numeric, failed = await _resolve(host_name, port)
     if failed:
@@ -216,8 +217,9 @@ async def _dial(address: str, known: dict[str, Any]) -> None:
 
 
 async def _resolve(host_name: str, port: int) -> tuple[str, str]:
-    """(IP address, why it cannot be reached): py-libp2p only says that no address worked, the socket says
-    why.
+    """Returns (IP address, why it cannot be reached).
+
+    py-libp2p only says that no address worked, the socket says why.
     """
     import socket
 
@@ -237,7 +239,7 @@ async def _resolve(host_name: str, port: int) -> tuple[str, str]:
 
 
 def _why(error: BaseException, expected: str, *, quic: bool) -> dict[str, Any]:
-    """The reason of a failed handshake; when another peer's key came, that peer."""
+    """Returns the reason of a failed handshake; when another peer's key came, that peer."""
     texts = [str(each) for each in _chain(error)]
     for other in (match[1] for text in texts if (match := _OTHER_PEER.search(text))):
         if other != expected:
@@ -257,7 +259,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 async def _learn(host: Any, peer_id: str, known: dict[str, Any]) -> None:
-    """Identify and ping; either may fail without the other."""
+    """Identifies and pings; either may fail without the other."""
     from google.protobuf.message import DecodeError
     from libp2p.exceptions import BaseLibp2pError
     from libp2p.peer.id import ID
@@ -275,8 +277,9 @@ async def _learn(host: Any, peer_id: str, known: dict[str, Any]) -> None:
 async def _patiently(
     step: Callable[[], Awaitable[dict[str, Any]]], failures: tuple[type[Exception], ...]
 ) -> dict[str, Any]:
-    """What a step learns: a stream that cannot be opened at once often can a moment later, over QUIC above
-    all.
+    """Returns what a step learns.
+
+    A stream that cannot be opened at once often can a moment later, over QUIC above all.
     """
     import trio
 
@@ -289,7 +292,7 @@ async def _patiently(
 
 
 async def _identify(host: Any, peer: Any) -> dict[str, Any]:
-    """The node's agent and stream protocols, by libp2p's identify protocol."""
+    """Asks for the node's agent and stream protocols, by libp2p's identify protocol."""
     from libp2p.identity.identify.pb.identify_pb2 import Identify
 
     stream = await host.new_stream(peer, [_IDENTIFY])
@@ -314,7 +317,7 @@ async def _identify(host: Any, peer: Any) -> dict[str, Any]:
 
 
 async def _ping(host: Any, peer: Any) -> dict[str, Any]:
-    """The median round trip of a few 32-byte echoes."""
+    """Measures the median round trip of a few 32-byte echoes."""
     stream, times_s = await host.new_stream(peer, [_PING]), []
     for _ in range(_PINGS):
         sent, start = secrets.token_bytes(_PING_BYTES), time.perf_counter()
@@ -327,7 +330,7 @@ async def _ping(host: Any, peer: Any) -> dict[str, Any]:
 
 
 async def _read(stream: Any, size_bytes: int) -> bytes:
-    """Exactly so many bytes; ValueError when the stream ends before."""
+    """Reads exactly so many bytes; ValueError when the stream ends before."""
     data = b""
     while len(data) < size_bytes:
         piece = await stream.read(size_bytes - len(data))

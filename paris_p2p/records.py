@@ -36,7 +36,7 @@ def _peer(value: Any) -> Any:
 
 
 def without_controls(text: str) -> str:
-    """The text, when no character of it steers a terminal; line feeds and tabs are text. ValueError."""
+    """Returns the text if no character steers a terminal; line feeds and tabs are text. ValueError."""
     steering = next(
         (letter for letter in text if unicodedata.category(letter) == "Cc" and letter not in "\n\t"), None
     )
@@ -58,20 +58,20 @@ Loss = Annotated[float, Field(ge=0, le=MAX_LOSS)]
 
 
 class Record(BaseModel):
-    """Frozen, strict, finite; unknown fields are ignored."""
+    """Is frozen, strict and finite; unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
 
 class BlobRef(Record):
-    """A blob's name and size; the size is checked against the manifest before a byte is fetched."""
+    """Names a blob with its size, which is checked against the manifest before a byte is fetched."""
 
     id: Hash
     size_bytes: Count
 
 
 class Manifest(Record):
-    """What a blob is made of; its canonical bytes' BLAKE3 is the blob's id."""
+    """Lists what a blob is made of; its canonical bytes' BLAKE3 is the blob's id."""
 
     size_bytes: Count
     chunk_bytes: Annotated[int, Field(ge=1, le=16 << 20)] = CHUNK_BYTES
@@ -85,12 +85,12 @@ class Manifest(Record):
         return blake3(self.to_bytes()).hexdigest()
 
     def chunk_size(self, index: int) -> int:
-        """Bytes in chunk `index`: chunk_bytes, but for the last one."""
+        """Returns the bytes in chunk `index`: chunk_bytes, but for the last one."""
         return min(self.chunk_bytes, self.size_bytes - index * self.chunk_bytes)
 
     @classmethod
     def from_bytes(cls, data: bytes, blob_id: str) -> Manifest:
-        """Parse and check against the blob id; ManifestError when anything is off."""
+        """Parses a manifest and checks it against the blob id; ManifestError when anything is off."""
         if len(data) > MAX_MANIFEST_BYTES or blake3(data).hexdigest() != blob_id:
             raise ManifestError(f"a manifest of {len(data)} bytes does not match blob {blob_id[:16]}")
         if len(data) < _MANIFEST_HEAD.size or (len(data) - _MANIFEST_HEAD.size) % 32:
@@ -115,7 +115,7 @@ _MANIFEST_HEAD = struct.Struct(">16sQI")
 
 
 class Signed(Record):
-    """What every signed payload repeats, so that a record cannot be moved to another run, slot or time."""
+    """Holds what every signed payload repeats, so that it cannot be moved to another run, slot or time."""
 
     kind: str
     oldest_reader: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -127,8 +127,9 @@ class Signed(Record):
 
 
 class ClaimRecord(Signed):
-    """A peer says that it holds, or (`released`) no longer holds, a slot for one epoch. `seq` counts its
-    own claims.
+    """Says that a peer holds, or (`released`) no longer holds, a slot for one epoch.
+
+    `seq` counts its own claims.
     """
 
     kind: Literal["claim"] = "claim"
@@ -140,8 +141,9 @@ class ClaimRecord(Signed):
 
 
 class CardRecord(Signed):
-    """A checkpoint, described by the lead that made it. The card's id is the BLAKE3 of its signer's id and
-    payload.
+    """Describes a checkpoint, in the words of the lead that made it.
+
+    The card's id is the BLAKE3 of its signer's id and payload.
     """
 
     kind: Literal["card"] = "card"
@@ -159,8 +161,9 @@ class CardRecord(Signed):
 
 
 class AttestationRecord(Signed):
-    """A peer other than the lead holds the card's blobs, found them well-formed and finite, and measured
-    the gate.
+    """Says that a peer other than the lead checked a card.
+
+    It holds the card's blobs, found them well-formed and finite, and measured the gate.
     """
 
     kind: Literal["attestation"] = "attestation"
@@ -177,9 +180,7 @@ class AttestationRecord(Signed):
 
 
 class RefusalRecord(Signed):
-    """A peer that may attest says why it did not attest a card of whoever led; `epoch` and `seq` are the
-    card's.
-    """
+    """Says why a peer that may attest did not attest a card of the lead; `epoch` and `seq` are the card's."""
 
     kind: Literal["refusal"] = "refusal"
     slot: Slot
@@ -194,14 +195,14 @@ class RefusalRecord(Signed):
 
 
 class HolderRecord(Signed):
-    """The signer serves the blobs of `what`: a card id, or the run id for the run's data."""
+    """Says that the signer serves the blobs of `what`: a card id, or the run id for the run's data."""
 
     kind: Literal["holder"] = "holder"
     what: Hash
 
 
 class PeerRecord(Signed):
-    """The signer is here. At most 256 bytes as an envelope."""
+    """Says that the signer is here; it has at most 256 bytes as an envelope."""
 
     kind: Literal["peer"] = "peer"
     role: Literal["peer", "owner", "bootstrap", "generator"] = "peer"
@@ -228,7 +229,7 @@ SIGNED_LIFETIME_S: dict[str, float] = {  # the longest expiry a reader accepts, 
 
 
 def dht_key(record: Signed) -> str:
-    """The one DHT key a record may stand under; its subkey is the signer's peer id."""
+    """Returns the one DHT key a record may stand under; its subkey is the signer's peer id."""
     return _KEYS[record.kind](record)
 
 

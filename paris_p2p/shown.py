@@ -1,5 +1,4 @@
-"""Text for a person's eyes: what others chose cannot steer the terminal, and no stream fails for its
-encoding.
+"""Text for a person's eyes: what others chose cannot steer the terminal, and no encoding makes it fail.
 
 Names, purposes, captions, reasons and errors hold words of strangers. Escape sequences move the cursor,
 bidirectional overrides turn lines round (Unicode Technical Report 36), invisible letters hide differences:
@@ -51,10 +50,10 @@ _ASCII = {
 
 
 def shown(text: object, letters: int = LINE_LETTERS) -> str:
-    """One line of at most `letters` characters: runs of space are one space, what cannot be seen or steers is
-    �.
+    """Returns one line of at most `letters` characters.
 
-    Safe to print wherever plain text is. It is not markup: hand it to rich as Text, to HTML through escaping.
+    Runs of space are one space, what cannot be seen or steers is �. It is safe to print wherever plain
+    text is. It is not markup: hand it to rich as Text, to HTML through escaping.
     """
     whole = str(text)
     line = " ".join(_visible(whole[: 4 * letters]).split(" "))
@@ -63,15 +62,17 @@ def shown(text: object, letters: int = LINE_LETTERS) -> str:
 
 
 def shown_lines(text: object) -> str:
-    """Several lines of our own making, with words of others in them: as `shown`, with indents, columns and
-    lengths kept.
+    """Returns several lines of our own making, with words of others in them.
+
+    They are treated as by `shown`, with indents, columns and lengths kept.
     """
     return "\n".join(_WIDE.sub(" ", _visible(line).rstrip()) for line in str(text).split("\n"))
 
 
 def ready_streams(*streams: TextIO) -> None:
-    """Let these (standard output and error when none are named) write what their encoding has no letter
-    for, as ASCII.
+    """Lets streams write as ASCII what their encoding has no letter for.
+
+    Standard output and error when none are named.
     """
     codecs.register_error(_ERRORS, _in_ascii)
     for stream in streams or (sys.stdout, sys.stderr):
@@ -80,8 +81,9 @@ def ready_streams(*streams: TextIO) -> None:
 
 
 def put(text: str, stream: TextIO | None = None) -> None:
-    """Print, and go on without a reader when the terminal or the pipe is closed: what runs here must still
-    end in order.
+    """Prints, and goes on without a reader when the terminal or the pipe is closed.
+
+    What runs here must still end in order.
     """
     stream = stream or sys.stdout
     try:
@@ -94,13 +96,13 @@ def put(text: str, stream: TextIO | None = None) -> None:
 
 
 def say(line: str) -> None:
-    """A stamped line for whoever looks at a long-running command, and for its log."""
+    """Prints a stamped line for the person who watches a long-running command, and logs it."""
     said.info("%s", line)
     put(f"{time.strftime('%H:%M:%S')} {shown(line)}")
 
 
 def lose_closed_terminal() -> None:
-    """After a hang-up: whatever still writes to the terminal that is gone writes to nowhere."""
+    """Sends, after a hang-up, to nowhere what is still written to the terminal that is gone."""
     for descriptor in (1, 2):
         try:
             os.get_terminal_size(descriptor)
@@ -116,7 +118,7 @@ def _to_nowhere(stream: TextIO) -> None:
 
 
 def _visible(text: str) -> str:
-    """The text with spaces for every kind of blank, and � for what is not to be seen."""
+    """Returns the text with spaces for every kind of blank, and � for what is not to be seen."""
     if _PLAIN.fullmatch(text):
         return text
     kept, marks = [], 0
@@ -136,7 +138,7 @@ def _see(letter: str) -> str:
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
-    """What stands for letters that an encoding lacks: plain relatives, else their numbers."""
+    """Returns what stands for letters that an encoding lacks: plain relatives, else their numbers."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]

@@ -67,7 +67,7 @@ class Pinned(Record):
 
     `name` is as on prepare's command line (`pca`, `diffusers:…`, `minilm`, `transformers:…`). A local folder
     travels as `files` (a file's name in the folder -> blob), whose names are checked; a package's or hub's
-    model is named with its revision and the `sha256` of its files, without which whoever holds the name could
+    model is named with its revision and the `sha256` of its files, without which the holder of the name could
     change it.
     """
 

@@ -1,5 +1,4 @@
-"""Text to token numbers: done here for tokenizers of packages, and in a process of its own for those of
-others' folders.
+"""Turns text into token numbers, for packages' tokenizers here, for others' folders in a process.
 
 As a program (`python -m paris_p2p.tokenizer_child FOLDER CPU_S MEMORY_BYTES`) it answers JSON lines on stdin
 with JSON lines on stdout. A pattern that never ends, or a crash of the native library, ends this process
@@ -20,8 +19,9 @@ NO_LIMIT = 1 << 20  # transformers writes 1e30 where a tokenizer has no longest 
 
 
 def open_tokenizer(folder: Path) -> Any:
-    """The folder's transformers tokenizer, with a token to pad with; OSError or ValueError when there is
-    none.
+    """Opens the folder's transformers tokenizer, with a token to pad with.
+
+    OSError or ValueError when there is none.
     """
     from transformers import AutoTokenizer
 
@@ -34,12 +34,12 @@ def open_tokenizer(folder: Path) -> Any:
 
 
 def longest(tokenizer: Any) -> int:
-    """The tokens that its model takes, as far as the tokenizer knows."""
+    """Returns how many tokens its model takes, as far as the tokenizer knows."""
     return int(min(float(tokenizer.model_max_length or NO_LIMIT), NO_LIMIT))
 
 
 def token_counts(tokenizer: Any, captions: Sequence[str]) -> list[int]:
-    """Of each caption, uncut, with what the tokenizer puts around it."""
+    """Counts the tokens of each caption, uncut, with what the tokenizer puts around it."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -53,7 +53,7 @@ def token_counts(tokenizer: Any, captions: Sequence[str]) -> list[int]:
 def cut_tokens(
     tokenizer: Any, captions: Sequence[str], tokens: int
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """(numbers, mask), `tokens` of each for each caption: cut, or padded."""
+    """Returns (numbers, mask), `tokens` of each for each caption: cut, or padded."""
     words = tokenizer(list(captions), padding="max_length", max_length=tokens, truncation=True)
     return [list(ids) for ids in words["input_ids"]], [list(mask) for mask in words["attention_mask"]]
 
@@ -66,7 +66,7 @@ def _answer(tokenizer: Any, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _limit_memory(more_bytes: int) -> None:
-    """Let this process take `more_bytes` beyond what it has, where the kernel can say what that is."""
+    """Lets this process take `more_bytes` beyond what it has, where the kernel can say what that is."""
     import resource
 
     try:
@@ -78,7 +78,7 @@ def _limit_memory(more_bytes: int) -> None:
 
 
 def _limit_cpu(seconds: int) -> None:
-    """Let the kernel end this process after so much more processor time, whatever native code does."""
+    """Lets the kernel end this process after so much more processor time, whatever native code does."""
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)

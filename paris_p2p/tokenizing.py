@@ -1,9 +1,8 @@
-"""Captions to token numbers with the tokenizer of a model's folder, whose native code may hang or crash on
-files of others.
+"""Turns captions into token numbers with the tokenizer of a model's folder.
 
-A package's tokenizer runs here. Any other runs in a child (tokenizer_child.py) with processor time and memory
-bounded, and is given only files that were checked: a regular expression can still be one that never ends, and
-then the child dies of it.
+Its native code may hang or crash on files of others. A package's tokenizer runs here. Any other runs in a
+child (tokenizer_child.py) with processor time and memory bounded, and is given only files that were checked:
+a regular expression can still be one that never ends, and then the child dies of it.
 """
 
 from __future__ import annotations
@@ -107,29 +106,31 @@ _KEYS = frozenset(
 
 
 class Tokenizer(Protocol):
-    """`longest` is what the tokenizer says its model takes. Captions are cut to 2000 characters before
-    anything else.
+    """Counts and cuts captions; `longest` is what the tokenizer says its model takes.
+
+    Captions are cut to 2000 characters before anything else.
     """
 
     @property
     def longest(self) -> int: ...
 
     def counts(self, captions: Sequence[str]) -> list[int]:
-        """Tokens of each caption, uncut."""
+        """Counts the tokens of each caption, uncut."""
         ...
 
     def cut(self, captions: Sequence[str], tokens: int) -> tuple[list[list[int]], list[list[int]]]:
-        """(numbers, mask) of each caption, cut or padded to `tokens`."""
+        """Returns (numbers, mask) of each caption, cut or padded to `tokens`."""
         ...
 
     def close(self) -> None:
-        """Free what it holds; a later call takes it again."""
+        """Frees what it holds; a later call takes it again."""
         ...
 
 
 def load_tokenizer(files: ModelFiles) -> Tokenizer:
-    """The tokenizer beside a model's weights; UsageError when there is none, or it cannot be opened within
-    its bounds.
+    """Opens the tokenizer beside a model's weights.
+
+    UsageError when there is none, or it cannot be opened within its bounds.
     """
     here = {path.name: path for path in files.files}
     if not here.keys() & VOCABULARIES:  # transformers would make up an empty one
@@ -148,7 +149,7 @@ def load_tokenizer(files: ModelFiles) -> Tokenizer:
 
 
 class _Here:
-    """A package's tokenizer, in this process."""
+    """Runs a package's tokenizer in this process."""
 
     def __init__(self, folder: Path):
         self._tokenizer = open_tokenizer(folder)
@@ -165,7 +166,7 @@ class _Here:
 
 
 class _Child:
-    """A folder's tokenizer, in a process of its own, which is started when it is needed and not there."""
+    """Runs a folder's tokenizer in a process of its own, started when it is needed and not there."""
 
     def __init__(self, files: ModelFiles, cpu_s: int):
         self.files, self.cpu_s, self.longest = files, cpu_s, 0
@@ -223,7 +224,7 @@ class _Child:
             return self._receive()
 
     def _receive(self) -> dict[str, Any]:
-        """The child's next line; UsageError when it says what is wrong, or ends, or does not answer."""
+        """Reads the child's next line; UsageError when it says what is wrong, ends, or does not answer."""
         process, line, until_s = self._process, bytearray(), time.monotonic() + WALL_S
         descriptor = _pipe(process.stdout if process is not None else None).fileno()
         while not line.endswith(b"\n"):
@@ -254,14 +255,15 @@ class _Child:
 
 @lru_cache(maxsize=1)
 def _child(digest: str, files: ModelFiles, cpu_s: int) -> _Child:
-    """One at most stays open; `digest` is of the files that it is made of."""
+    """Keeps one child at most open; `digest` is of the files that it is made of."""
     return _Child(files, cpu_s)
 
 
 @contextmanager
 def _laid_out(files: ModelFiles) -> Iterator[Path]:
-    """A folder with the tokenizer's own files alone, each of bounded size and depth, and its settings that
-    are known.
+    """Makes a folder with the tokenizer's own files alone, and its settings that are known.
+
+    Each is of bounded size and depth.
     """
     here = {path.name: path for path in files.files}
     with tempfile.TemporaryDirectory(prefix="paris-tokenizer-") as name:
@@ -286,7 +288,7 @@ def _laid_out(files: ModelFiles) -> Iterator[Path]:
 
 
 def _settings(raw: object, path: Path) -> dict[str, Any]:
-    """What a tokenizer's configuration may say; UsageError for a class that is not known here."""
+    """Returns what a tokenizer's configuration may say; UsageError for a class that is not known here."""
     if not isinstance(raw, dict):
         raise UsageError(f"{path} is not an object; take the model's own files anew")
     named = raw.get("tokenizer_class")

@@ -1,5 +1,6 @@
-"""A transformers network out of a folder that somebody else made: the class is ours to choose, the numbers
-are checked first.
+"""Loads a transformers network out of a folder that somebody else made.
+
+The class is ours to choose, and the numbers are checked first.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from paris_p2p.weights import ModelFiles, quiet_loading
 
 
 def architecture_of(files: ModelFiles, known: Mapping[str, Any], kind: str) -> str:
-    """What the folder's config.json says it is; PresetError when it is none of the known ones."""
+    """Returns what the folder's config.json says it is; PresetError when it is none of the known ones."""
     named = files.config().get("architectures")
     architecture = str(named[0])[:80] if isinstance(named, list) and named else "none"
     if architecture not in known:
@@ -24,9 +25,10 @@ def architecture_of(files: ModelFiles, known: Mapping[str, Any], kind: str) -> s
 
 
 def load_transformers(cls: Any, files: ModelFiles, **options: Any) -> Any:
-    """`cls` with the folder's weights in float32; UsageError when they are not all there or do not fit.
+    """Returns `cls` with the folder's weights in float32.
 
-    Nothing that the folder's configuration says of code, kernels, quantizers or other files is heard.
+    UsageError when they are not all there or do not fit. Nothing that the folder's configuration says of
+    code, kernels, quantizers or other files is heard.
     """
     import torch
 
@@ -48,15 +50,16 @@ def load_transformers(cls: Any, files: ModelFiles, **options: Any) -> Any:
 
 
 def _of_tower(raw: Mapping[str, Any], config_class: Any) -> Mapping[str, Any]:
-    """The configuration of one tower, where the folder holds a network of two and `config_class` is of
-    one.
+    """Returns the configuration of one tower.
+
+    The folder holds a network of two, and `config_class` is of one.
     """
     tower = raw.get(getattr(config_class, "base_config_key", "") or "")
     return tower if isinstance(tower, dict) else raw
 
 
 def _clean(raw: Mapping[str, Any], config_class: Any, files: ModelFiles) -> dict[str, Any]:
-    """The numbers that this class of configuration has; those of its towers likewise."""
+    """Keeps the numbers that this class of configuration has; those of its towers likewise."""
     where = files.folder / "config.json"
     known = set(config_class().to_dict()) - REFUSED_KEYS - {"architectures", "model_type"}
     towers = getattr(config_class, "sub_configs", {})

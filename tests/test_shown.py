@@ -128,7 +128,9 @@ def test_the_live_view_and_status_show_names_reasons_and_roles_as_plain_text(wor
     harmless(screen.getvalue())
     if words.startswith("[red]"):
         assert words in screen.getvalue()  # markup is text, too
-    assert json.dumps(status.model_dump()).isascii()  # `status --json`: every letter of theirs is escaped
+    assert json.dumps(
+        status.model_dump()
+    ).isascii()  # `status --json`: every letter that others wrote is escaped
 
 
 def failing(error: RecordError) -> None:

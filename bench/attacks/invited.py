@@ -1,4 +1,4 @@
-"""Attacks by whoever has the invite: claims since 1970, a made-up quorum, cards without a claim; real
+"""Attacks by anyone who has the invite: claims since 1970, a made-up quorum, cards without a claim; real
 nodes on loopback.
 """
 

@@ -27,7 +27,7 @@ class Look:
     parent: int
     command: tuple[str, ...]
     cpu_s: float
-    ended_children_cpu_s: float  # of the children it has waited for, theirs included
+    ended_children_cpu_s: float  # of the children it has waited for, and of their children
 
     @property
     def key(self) -> tuple[int, float]:

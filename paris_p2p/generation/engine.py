@@ -9,7 +9,7 @@
     pixels = codec.decode(x)
 
 Clips are computed a batch at a time, and a clip's number alone decides its noise, so the same seed gives the
-same bytes whoever asks. Legend: B clips, C T H W latents, K experts, S steps. t = 1 is noise.
+same bytes for every caller. Legend: B clips, C T H W latents, K experts, S steps. t = 1 is noise.
 """
 
 from __future__ import annotations

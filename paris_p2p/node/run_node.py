@@ -20,7 +20,7 @@ from paris_p2p.node.board import Board
 from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host, save_spec, spec_path
 from paris_p2p.node.kept_checkpoints import Keeping
-from paris_p2p.node.reading import GOSSIPED, OPENING_S, Reading
+from paris_p2p.node.record_reading import GOSSIPED, OPENING_S, Reading
 from paris_p2p.node.twin_watch import OwnSignatures
 from paris_p2p.records import (
     SIGNED_LIFETIME_S,

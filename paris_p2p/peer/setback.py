@@ -145,6 +145,6 @@ class Setback:
         reason = refuse_measured(result, tip, self.node.spec.gate.tolerance)
         if not reason:
             self.say(
-                f"{self.slot} seq {card.record.seq} measures well here, whoever refused it: training goes on"
+                f"{self.slot} seq {card.record.seq} measures well here, though refused: training goes on"
             )
         return bool(reason)

@@ -1,7 +1,7 @@
 """A slot that gets no better trains more slowly from its best checkpoint, and rests in the end: pure
 functions of its tip.
 
-Whoever leads and is refused for its held-out loss signs the best card's blobs once more, with `lowered` one
+A lead that is refused for its held-out loss signs the best card's blobs once more, with `lowered` one
 higher: a card that goes back. Once it is the tip, training goes on from there under every lead. At RESTS the
 slot rests as converged.
 

@@ -1,5 +1,4 @@
-"""Content-addressed blobs on this disk, whole or in part; a name is the hash of the manifest
-(docs/protocol.md).
+"""Content-addressed blobs on this disk; a name is the hash of the manifest (docs/protocol.md).
 
     <root>/ab/<id>.manifest   canonical manifest bytes
     <root>/ab/<id>.data       the whole blob, there only when it is whole
@@ -46,8 +45,9 @@ _MAX_CHUNKS = MAX_MANIFEST_BYTES // 32 - 1
 
 
 class BlobStore:
-    """All blobs under one root, within `max_bytes` (0: no cap). Its methods may be called from several
-    threads.
+    """Keeps all blobs under one root, within `max_bytes` (0: no cap).
+
+    Its methods may be called from several threads.
     """
 
     def __init__(self, root: Path, max_bytes: int = 0):
@@ -65,8 +65,9 @@ class BlobStore:
                 _sweep_empty_downloads(directory)
 
     def add_file(self, path: Path, *, move: bool = False) -> BlobRef:
-        """Take a file in: by hard link where the disk allows, by copy elsewhere. The same file twice costs
-        nothing more.
+        """Takes a file in: by hard link where the disk allows, by copy elsewhere.
+
+        The same file twice costs nothing more.
         """
         manifest = hash_file(path)
         ref = BlobRef(id=manifest.blob_id, size_bytes=manifest.size_bytes)
@@ -92,7 +93,7 @@ class BlobStore:
         return self._file(blob_id, "data").exists()
 
     def path(self, blob_id: str) -> Path:
-        """The whole blob's file; MissingBlobError when it is not whole."""
+        """Returns the whole blob's file; MissingBlobError when it is not whole."""
         if not self.has(blob_id):
             raise MissingBlobError(f"blob {blob_id[:16]}… is not on this disk")
         return self._file(blob_id, "data")
@@ -102,7 +103,10 @@ class BlobStore:
         return manifest.to_bytes() if manifest else None
 
     def manifest(self, blob_id: str) -> Manifest | None:
-        """None too when the one on disk is damaged: then it is fetched, or hashed, again."""
+        """Reads a blob's manifest; None when there is none, or the one on disk is damaged.
+
+        Then it is fetched, or hashed, again.
+        """
         file = self._file(blob_id, "manifest")
         if blob_id not in self._manifests:
             try:
@@ -115,8 +119,9 @@ class BlobStore:
         return self._manifests[blob_id]
 
     def have(self, blob_id: str) -> bytes:
-        """Bitmap of the verified chunks that are here, bit i (lowest first) = chunk i; b"" when nothing is
-        known.
+        """Returns a bitmap of the verified chunks that are here, bit i (lowest first) = chunk i.
+
+        It is b"" when nothing is known.
         """
         manifest, partial = self.manifest(blob_id), self._partials.get(blob_id)
         if manifest is not None and self.has(blob_id):
@@ -124,8 +129,9 @@ class BlobStore:
         return partial.bitmap() if partial else b""
 
     def read_chunk(self, blob_id: str, index: int, room: memoryview | None = None) -> bytes | memoryview:
-        """A chunk of a whole or partial blob, in `room` where it fits; MissingBlobError when it is not
-        here, or found damaged.
+        """Reads a chunk of a whole or partial blob, into `room` where it fits.
+
+        MissingBlobError when it is not here, or found damaged.
         """
         manifest, partial = self.manifest(blob_id), self._partials.get(blob_id)
         if manifest is not None and 0 <= index < len(manifest.chunks):
@@ -141,8 +147,9 @@ class BlobStore:
         raise MissingBlobError(f"chunk {index} of blob {blob_id[:16]}… is not on this disk")
 
     def begin(self, blob_id: str, manifest_bytes: bytes, expected_size_bytes: int) -> PartialBlob:
-        """Start, or go on with, a download. ManifestError before a byte is written; DiskFullError over the
-        cap.
+        """Starts, or goes on with, a download.
+
+        ManifestError before a byte is written; DiskFullError over the cap.
         """
         manifest = Manifest.from_bytes(manifest_bytes, blob_id)
         if manifest.size_bytes != expected_size_bytes:
@@ -165,8 +172,9 @@ class BlobStore:
             return self._partial(manifest, opened=not whole)
 
     def leave(self, blob_id: str) -> None:
-        """End a download for now: what came stays for the next try, and of one that brought nothing,
-        nothing is left.
+        """Ends a download for now.
+
+        What came stays for the next try; of a download that brought nothing, nothing is left.
         """
         with self._lock:
             partial = self._partials.get(blob_id)
@@ -186,16 +194,17 @@ class BlobStore:
             self._usage.recount(blob_id)
 
     def used_bytes(self) -> int:
-        """Bytes that all blobs take on disk, of downloads in progress what has come."""
+        """Returns the bytes that all blobs take on disk, of downloads in progress what has come."""
         return self._usage.total_bytes()
 
     def ids(self) -> list[str]:
-        """Whole blobs."""
+        """Lists the whole blobs."""
         return sorted(file.stem for file, _ in self._files() if file.suffix == ".data")
 
     def evict(self, keep: set[str], need_bytes: int) -> int:
-        """Delete blobs not to be kept, and downloads that were given up, oldest first, until `need_bytes`
-        are free; bytes freed.
+        """Deletes blobs not to be kept, and downloads that were given up, oldest first.
+
+        It stops when `need_bytes` are free, and returns the bytes that it freed.
         """
         freed = 0
         with self._lock:
@@ -214,7 +223,10 @@ class BlobStore:
         return freed
 
     def verify(self, blob_id: str) -> list[int]:
-        """Hash a whole blob again; bad chunks are named and become missing, so that a fetch heals them."""
+        """Hashes a whole blob again and returns its bad chunks.
+
+        They become missing, so that a fetch heals them.
+        """
         data = self.path(blob_id)
         manifest = self.manifest(blob_id)
         if manifest is None:  # damaged: the data can say what it should be
@@ -260,7 +272,7 @@ class BlobStore:
         return manifest
 
     def _make_partial(self, manifest: Manifest) -> None:
-        """Turn a damaged whole blob into a download that has its good chunks."""
+        """Turns a damaged whole blob into a download that has its good chunks."""
         data, part = self._file(manifest.blob_id, "data"), self._file(manifest.blob_id, "part")
         with explained(part):
             if data.stat().st_nlink > 1:  # linked elsewhere, and mending that file is not ours to do
@@ -320,7 +332,7 @@ class BlobStore:
         return self.root / blob_id[:2] / f"{blob_id}.{kind}"
 
     def _promised_bytes(self) -> int:
-        """Room that downloads in progress still need, as far as they have earned it."""
+        """Returns the room that downloads in progress still need, as far as they have earned it."""
         return sum(partial.promised_bytes for partial in self._partials.values())
 
     def _check_free(self, size_bytes: int, promised_bytes: int = 0) -> None:
@@ -347,8 +359,9 @@ def _besides(promised_bytes: int) -> str:
 
 
 def _sweep_empty_downloads(directory: Path) -> None:
-    """Delete manifests that nothing came for, of a process that died; a living one may have begun the
-    download right now.
+    """Deletes manifests that nothing came for, of a process that died.
+
+    A living one may have begun the download right now.
     """
     for manifest in directory.glob("*.manifest"):
         part = manifest.with_suffix(".part")
@@ -362,8 +375,9 @@ def _sweep_empty_downloads(directory: Path) -> None:
 
 
 def hash_file(path: Path) -> Manifest:
-    """The manifest of a file, read once; chunks of CHUNK_BYTES but for files so large that their manifest
-    would be.
+    """Reads a file once and returns its manifest.
+
+    Chunks have CHUNK_BYTES, and more where the manifest would grow too large.
     """
     chunk_bytes, chunks, size_bytes = CHUNK_BYTES, [], 0
     while path.stat().st_size > chunk_bytes * _MAX_CHUNKS:
@@ -378,7 +392,7 @@ def hash_file(path: Path) -> Manifest:
 def _pread(
     file: Path, manifest: Manifest, index: int, room: memoryview | None = None
 ) -> bytes | memoryview | None:
-    """A chunk of a file, short when the file is; None when there is no file."""
+    """Reads a chunk of a file, short when the file is; None when there is no file."""
     size_bytes, offset = manifest.chunk_size(index), index * manifest.chunk_bytes
     try:
         descriptor = os.open(file, os.O_RDONLY)
@@ -393,7 +407,7 @@ def _pread(
 
 
 def _take_in(source: Path, data: Path) -> None:
-    """Link or copy `source` to `data`, whole or not at all."""
+    """Links or copies `source` to `data`, whole or not at all."""
     temporary = temporary_for(data)
     try:
         try:

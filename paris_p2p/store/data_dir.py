@@ -17,8 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def default_cap_bytes(used_bytes: int, free: int, own_bytes: int = 0) -> int:
-    """Returns what blobs may take by default: half of what is free or holds blobs already, and all that is
-    this user's own data.
+    """Returns what blobs may take by default.
+
+    It is half of what is free or holds blobs already, and all that is this user's own data.
     """
     return own_bytes + (free + max(0, used_bytes - own_bytes)) // 2
 

@@ -18,7 +18,7 @@ _MAX_NAME_BYTES = 200  # of a file; leaves room for a temporary one's ending
 
 
 class Ledger:
-    """Keys like `attested/expert-0/3/7`; a value is there whole or not at all."""
+    """Keeps values under keys like `attested/expert-0/3/7`; each is there whole or not at all."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -27,7 +27,7 @@ class Ledger:
             sweep_temporaries(path)
 
     def put(self, key: str, data: bytes) -> None:
-        """Keep `data` under `key`; when this returns, a power cut does not lose it."""
+        """Keeps `data` under `key`; when this returns, a power cut does not lose it."""
         file = self._file(key)
         with explained(file):
             write_atomic(file, data)
@@ -44,7 +44,10 @@ class Ledger:
             sync_directory(self.path)
 
     def items(self, prefix: str = "") -> Iterator[tuple[str, bytes]]:
-        """(key, value) of every key that starts so, in order; files that are no key's are passed over."""
+        """Yields (key, value) of every key that starts so, in order.
+
+        Files that have no key's name are passed over.
+        """
         for file in sorted(self.path.iterdir()):
             key = unquote(file.name)
             if _KEY.fullmatch(key) and key.startswith(prefix) and (data := self.get(key)) is not None:

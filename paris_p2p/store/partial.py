@@ -1,5 +1,6 @@
-"""A blob on its way to this disk: chunks are verified, written in place, and believed after a crash only
-when hashed again.
+"""A blob on its way to this disk: chunks are verified and written in place.
+
+After a crash they are believed only when hashed again.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ PROMISED_BYTES = 16 << 20  # kept free for a download of which nothing came yet
 
 
 class PartialBlob:
-    """A download in progress in `part`, which takes its room as it fills; `finish` makes it `data`. Used from
-    several threads.
+    """A download in progress in `part`, which takes its room as it fills; `finish` makes it `data`.
 
-    `make_room` is asked before a chunk of so many bytes is written, `on_growth` called after.
+    It is used from several threads. `make_room` is asked before a chunk of so many bytes is written,
+    `on_growth` called after.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class PartialBlob:
         self.manifest, self.blob_id = manifest, manifest.blob_id
         self._part, self._data, self._on_end = part, data, on_end
         self._make_room, self._on_growth = make_room, on_growth
-        self._bitmap = (-1, b"")  # of how many chunks, and theirs
+        self._bitmap = (-1, b"")  # of how many chunks, and their bits
         self._lock = threading.Lock()
         self._descriptor = -1
         self._past_cache: PastCache | None = None
@@ -48,8 +49,9 @@ class PartialBlob:
         self._have: set[int] | None = None  # unknown until open
 
     def open(self) -> None:
-        """Begin an empty file of the full length, which takes no room yet, or hash again what an earlier
-        process wrote.
+        """Begins an empty file of the full length, which takes no room yet.
+
+        Where an earlier process wrote one, that is hashed again.
         """
         if self.is_open:
             return
@@ -78,7 +80,7 @@ class PartialBlob:
 
     @property
     def count(self) -> int:
-        """Verified chunks that are here."""
+        """Counts the verified chunks that are here."""
         return len(self._verified)
 
     def bitmap(self) -> bytes:
@@ -89,14 +91,14 @@ class PartialBlob:
 
     @property
     def here_bytes(self) -> int:
-        """Of verified chunks."""
+        """Returns the bytes of the verified chunks."""
         return min(self.count * self.manifest.chunk_bytes, self.manifest.size_bytes)
 
     @property
     def promised_bytes(self) -> int:
-        """Room that is kept free for what is still to come: as much as came, and a little more.
+        """Returns the room that is kept free for what is still to come: as much as came, and a little more.
 
-        Whoever names a large blob and sends nothing of it keeps nobody else out.
+        A peer that names a large blob and sends nothing of it keeps nobody else out.
         """
         return (
             min(self.manifest.size_bytes - self.here_bytes, self.here_bytes + PROMISED_BYTES)
@@ -108,7 +110,7 @@ class PartialBlob:
         return [index for index in range(len(self.manifest.chunks)) if index not in self._verified]
 
     def write_chunk(self, index: int, data: Bytes) -> None:
-        """Verify and write one chunk; ChunkError when it is not what the manifest says."""
+        """Verifies and writes one chunk; ChunkError when it is not what the manifest says."""
         if not 0 <= index < len(self.manifest.chunks) or blake3(data).digest() != self.manifest.chunks[index]:
             raise ChunkError(
                 f"chunk {index} of blob {self.blob_id[:16]}… does not match its hash; "
@@ -135,7 +137,7 @@ class PartialBlob:
             _write_all(self._descriptor, data, offset)
 
     def flush(self) -> None:
-        """Have what was written so far on the disk, so that finish has little left to wait for."""
+        """Waits until what was written so far is on the disk, so that finish has little left to wait for."""
         with explained(self._part):
             with self._lock:
                 if not self.is_open:
@@ -147,7 +149,7 @@ class PartialBlob:
                 os.close(descriptor)
 
     def finish(self) -> BlobRef:
-        """Make it a whole blob; MissingBlobError when chunks are missing."""
+        """Makes it a whole blob; MissingBlobError when chunks are missing."""
         ref = BlobRef(id=self.blob_id, size_bytes=self.manifest.size_bytes)
         missing = self.missing()
         if missing:
@@ -166,7 +168,7 @@ class PartialBlob:
         return ref
 
     def close(self) -> None:
-        """Leave it; what was written stays for the next `open`."""
+        """Leaves the download; what was written stays for the next `open`."""
         with self._lock:
             # A late write must not meet a closed descriptor's number in another's hands.
             self._written.wait_for(lambda: not self._writing)
@@ -178,7 +180,7 @@ class PartialBlob:
 
     @property
     def _verified(self) -> set[int]:
-        """Of a blob that was whole before anything was opened: all."""
+        """Returns the verified chunks; of a blob that was whole before anything was opened, all."""
         if self._have is None:
             self._have = set(range(len(self.manifest.chunks)))
         return self._have
@@ -190,8 +192,9 @@ class PartialBlob:
             )
 
     def _believe(self) -> set[int]:
-        """Chunks that an earlier process wrote, hashed again: BLAKE3 does 4 GB/s. Holes are passed over
-        unread.
+        """Hashes again the chunks that an earlier process wrote, and returns the good ones.
+
+        BLAKE3 does 4 GB/s, and holes are passed over unread.
         """
         believed = set()
         for index, digest in enumerate(self.manifest.chunks):
@@ -212,7 +215,7 @@ def bitmap(indexes: Collection[int], count: int) -> bytes:
 
 
 def _has_data(descriptor: int, offset: int, size_bytes: int) -> bool:
-    """False where the file has a hole; True, too, where the file system does not tell."""
+    """Says whether the file has no hole there; True, too, where the file system does not tell."""
     try:
         return os.lseek(descriptor, offset, os.SEEK_DATA) < offset + size_bytes
     except OSError as error:
@@ -220,7 +223,7 @@ def _has_data(descriptor: int, offset: int, size_bytes: int) -> bool:
 
 
 def _write_all(descriptor: int, data: Bytes, offset: int) -> None:
-    """As os.pwrite, which may write less than it was given when the disk fills up."""
+    """Writes as os.pwrite does, which may write less than it was given when the disk fills up."""
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, offset)

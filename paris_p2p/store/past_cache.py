@@ -1,4 +1,4 @@
-"""Writing past the page cache (O_DIRECT), for large files that are not read again soon.
+"""Writes past the page cache (O_DIRECT), for large files that are not read again soon.
 
 A downloaded checkpoint would push what training reads out of memory, and filling the page cache costs more
 processor time than receiving and hashing it.
@@ -18,7 +18,7 @@ Bytes = bytes | memoryview
 
 
 class PastCache:
-    """Writes to one file that exists; `write` says whether it could. Used from several threads."""
+    """Writes to one file that exists, from several threads."""
 
     def __init__(self, path: Path):
         self._buffers = threading.local()
@@ -30,9 +30,10 @@ class PastCache:
                 return
 
     def write(self, data: Bytes, offset: int) -> bool:
-        """True when all of `data` is on its way to the disk; False when it has to be written the common way.
+        """Writes, and returns whether all of `data` is on its way to the disk.
 
-        Raises OSError for what the common way would raise, too: a full disk above all.
+        False: it has to be written the common way. OSError for what the common way would raise, too:
+        a full disk above all.
         """
         if self._descriptor < 0 or not data or len(data) % ALIGNMENT_BYTES or offset % ALIGNMENT_BYTES:
             return False
@@ -50,8 +51,9 @@ class PastCache:
             self._descriptor = -1
 
     def _aligned(self, data: Bytes) -> memoryview | mmap.mmap:
-        """The data itself when it lies in a memory map, which starts at a page; else a copy in this
-        thread's own.
+        """Returns the data itself when it lies in a memory map, which starts at a page.
+
+        Else it is a copy in this thread's own map.
         """
         if isinstance(data, memoryview) and isinstance(data.obj, mmap.mmap):
             return data

@@ -1,6 +1,4 @@
-"""How many bytes a store takes on disk, counted once and kept up to date, so that asking every second
-costs nothing.
-"""
+"""Counts the bytes a store takes on disk once, and keeps the count, so that asking costs nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from pathlib import Path
 
 
 class Usage:
-    """Allocated bytes per blob; files that other processes change are seen at the next start."""
+    """Holds the allocated bytes of each blob; what other processes change is seen at the next start."""
 
     def __init__(self, files_of: Callable[[str], Iterable[Path]], all_ids: Callable[[], Iterable[str]]):
         self._files_of, self._all_ids = files_of, all_ids
@@ -25,7 +23,7 @@ class Usage:
             return self._total_bytes
 
     def recount(self, blob_id: str) -> None:
-        """Look at one blob's files again."""
+        """Looks at one blob's files again."""
         with self._lock:
             sizes = self._counted()
             now = self._measure(blob_id)

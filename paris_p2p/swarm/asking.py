@@ -1,5 +1,4 @@
-"""One question to several peers side by side: the first good answers suffice, and nobody who drips holds up
-the rest."""
+"""Asks several peers one question side by side, so that no slow peer holds up the rest."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ EXTRA_S = 0.5  # at least, for those who are a little slower than the first
 
 @dataclass
 class Answers(Generic[T]):
-    """What came in time, by peer; `late` still run, for whoever asked to end or to keep."""
+    """Holds what came in time, by peer; the tasks of `late` still run, for the caller to end or to keep."""
 
     good: dict[str, T] = field(default_factory=dict)
     failed: dict[str, ParisError] = field(default_factory=dict)
@@ -26,10 +25,10 @@ class Answers(Generic[T]):
 async def ask_side_by_side(
     questions: Mapping[str, Callable[[], Awaitable[T]]], *, enough: int, limit_s: float, extra: float = 0.0
 ) -> Answers[T]:
-    """Until all answered or failed, or `enough` gave a good answer and the others had `extra` times as long
-    more, or `limit_s`.
+    """Asks until all have answered or failed, or `limit_s` is over.
 
-    An error of the project's tree is a peer's failure; any other is raised, and ends all.
+    Once `enough` gave a good answer, the others get `extra` times as long again. An error of the
+    project's tree is a peer's failure; any other is raised, and ends all.
     """
     clock = asyncio.get_running_loop().time
     began_s, answers = clock(), Answers[T]()
@@ -50,7 +49,7 @@ async def ask_side_by_side(
 
 
 async def end_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel what still runs, and wait until it has let go of its stream."""
+    """Cancels the tasks that still run, and waits until each has let go of its stream."""
     tasks = list(tasks)
     for task in tasks:
         task.cancel()

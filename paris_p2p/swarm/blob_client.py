@@ -1,10 +1,13 @@
-"""The stream protocol /paris/blob/1, asking side: one request a stream, msgpack heads with a length, then raw
-bytes.
+"""The asking side of the stream protocol /paris/blob/1: one request a stream.
 
-request  = u32 length, map {op, and what it needs}
-reply    = u32 length, map {ok, size} or {ok: False, error}; then `size` bytes
-chunks   = after a reply {ok}: for each chunk asked for, u32 index, u32 length, bytes; length 0 = the peer has
-it not Integers are big-endian. Every length is checked against a bound before anything is allocated for it.
+Heads are msgpack with a length before them, then come raw bytes:
+
+    request  = u32 length, map {op, and what it needs}
+    reply    = u32 length, map {ok, size} or {ok: False, error}; then `size` bytes
+    chunks   = after a reply {ok}: for each chunk asked for, u32 index, u32 length, bytes;
+               length 0 says that the peer does not have it
+
+Integers are big-endian. Every length is checked against a bound before anything is allocated for it.
 """
 
 from __future__ import annotations
@@ -83,7 +86,7 @@ class BlobClient:
         return float(there) - (asked_s + answered_s) / 2
 
     async def where(self, peer: str, wanted: str) -> list[str]:
-        """Addresses at which `peer` is connected to `wanted`."""
+        """Returns the addresses at which `peer` is connected to `wanted`."""
         async with self._ask(peer, {"op": "where", "peer": wanted}, SILENCE_S) as reader:
             async with asyncio.timeout(SILENCE_S):
                 found = (await _read_head(reader, peer)).get("addresses")
@@ -169,7 +172,7 @@ def pack_head(head: dict[str, Any]) -> bytes:
 
 
 async def read_map(reader: asyncio.StreamReader | StraightReader, peer: str) -> dict[str, Any]:
-    """A head: a small msgpack map with names; UnreachableError for anything else."""
+    """Reads a head, a small msgpack map with names; UnreachableError for anything else."""
     (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
     if length > MAX_HEAD_BYTES:
         raise _nonsense(peer, f"a head of {length} bytes where {MAX_HEAD_BYTES} are the limit")
@@ -185,7 +188,7 @@ async def _read_head(reader: StraightReader, peer: str) -> dict[str, Any]:
         return head
     reason = str(head.get("error"))[:100]
     if reason == "missing":
-        raise MissingBlobError(f"peer {peer} has it not")
+        raise MissingBlobError(f"peer {peer} does not have it")
     if reason == "busy":
         raise BusyError(f"peer {peer} answered: busy with others; it is asked again later")
     raise UnreachableError(f"peer {peer} answered: {reason}; another is asked")

@@ -1,5 +1,7 @@
-"""The stream protocol /paris/blob/1, answering side: one door, bounded seats, one upload limit, the disk read
-in threads."""
+"""The answering side of the stream protocol /paris/blob/1.
+
+It has one door, bounded seats and one upload limit, and reads the disk in threads.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,7 @@ _ASKED: dict[str, Callable[[dict[str, Any]], Ask]] = {
 
 
 class BlobRequest(NamedTuple):
-    """One request being answered."""
+    """One request that is being answered."""
 
     seat: Seat
     ask: Ask
@@ -100,7 +102,7 @@ class BlobServer:
     async def handle(
         self, peer: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """One incoming stream, from its request to its end."""
+        """Answers one incoming stream, from its request to its end."""
         task = asyncio.current_task()
         if task is None:
             return
@@ -126,7 +128,7 @@ class BlobServer:
                 self._pieces.pop(peer, None)
 
     async def close(self) -> None:
-        """Break off all streams."""
+        """Breaks off all streams."""
         for task in list(self._open):
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
@@ -156,7 +158,10 @@ class BlobServer:
         await _until_closed(reader, FAREWELL_S)
 
     def _may(self, peer: str, ask: Ask) -> bool:
-        """The door. A node without a source has nothing but the time and its connections to tell."""
+        """Asks the door.
+
+        A node without a source has nothing but the time and its connections to tell.
+        """
         return self.source is None or self.source.may(peer, ask.action, ask.run, ask.thing)
 
     async def _refuse(self, out: socket.socket, reason: str) -> None:
@@ -221,7 +226,10 @@ class BlobServer:
     async def _read_ahead(
         self, source: BlobSource, blob_id: str, indexes: list[int]
     ) -> AsyncIterator[tuple[int, bytes | memoryview]]:
-        """Chunks in order, the next one read while this one is sent; b"" for one that is not here."""
+        """Yields chunks in order, the next one read while this one is sent.
+
+        A chunk that is not here is b"".
+        """
         rooms = [
             memoryview(mmap.mmap(-1, MAX_CHUNK_BYTES)) for _ in range(2)
         ]  # what is never touched costs nothing
@@ -258,8 +266,10 @@ class BlobServer:
             self._uploads.add(len(piece))
 
     async def _write(self, stream: BlobRequest, data: bytes | memoryview) -> None:
-        """All of `data`; TimeoutError when the asker takes nothing for STALL_S, or in all less than the least
-        rate."""
+        """Sends all of `data`.
+
+        TimeoutError when the asker takes nothing for STALL_S, or in all less than the least rate.
+        """
         view = memoryview(data)
         while view:
             began_s = _now_s()
@@ -271,20 +281,24 @@ class BlobServer:
 
 
 def bulk_streams(limit_bytes_per_s: float) -> int:
-    """How many streams of chunks an upload limit in bytes a second feeds, so that none of them falls below
-    the least rate."""
+    """Returns how many streams of chunks an upload limit feeds.
+
+    None of them then falls below the least rate.
+    """
     most = int(limit_bytes_per_s / _BULK_BYTES_PER_S) if limit_bytes_per_s else MAX_BULK_STREAMS
     return max(_MIN_BULK_STREAMS, min(MAX_BULK_STREAMS, most))
 
 
 def piece_of(limit_bytes_per_s: float) -> int:
-    """Bytes sent between two looks at a limit: an eighth of a second's, so that many share a small one
-    without falling silent."""
+    """Returns the bytes sent between two looks at a limit: an eighth of a second's.
+
+    So many streams share a small limit without falling silent.
+    """
     return max(1 << 12, min(PIECE_BYTES, int(limit_bytes_per_s / 8))) if limit_bytes_per_s else _SEND_BYTES
 
 
 async def _send_some(out: socket.socket, view: memoryview) -> int:
-    """As much as the socket takes, once it takes something."""
+    """Sends as much as the socket takes, once it takes something."""
     loop = asyncio.get_running_loop()
     while True:
         with suppress(BlockingIOError, InterruptedError):
@@ -298,8 +312,10 @@ async def _send_some(out: socket.socket, view: memoryview) -> int:
 
 
 async def _until_closed(reader: asyncio.StreamReader, limit_s: float) -> None:
-    """The asker closes first: closing before it took the answer, or with its request unread, would throw the
-    answer away."""
+    """Waits until the asker has closed.
+
+    Closing before it took the answer, or with its request unread, would throw the answer away.
+    """
     with suppress(TimeoutError):
         async with asyncio.timeout(limit_s):
             for _ in range(16):  # then it sends for the sake of sending

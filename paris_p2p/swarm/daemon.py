@@ -1,5 +1,7 @@
-"""The go-libp2p daemon p2pd as a child of this process, started with our flags and ended with us (FACTS:
-networking).
+"""Runs the go-libp2p daemon p2pd as a child of this process, with our flags, and ends it with us.
+
+hivemind's own start hides why p2pd could not start; here its words are kept (docs/architecture.md, "Processes
+of a peer").
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class DaemonOptions:
-    """What p2pd is told; one port for TCP and QUIC, 0 for any free one."""
+    """Holds what p2pd is started with; one port for TCP and QUIC, 0 for any free one."""
 
     key_path: Path
     host: str
@@ -47,8 +49,9 @@ class DaemonOptions:
     relay_service: bool = False
 
     def arguments(self, control: Path) -> list[str]:
-        """p2pd's flags. Bootstrap peers are not among them: p2pd ends itself when none of those answers at
-        once.
+        """Returns p2pd's flags.
+
+        Bootstrap peers are not among them: p2pd ends itself when none of those answers at once.
         """
         where = f"/ip{ipaddress.ip_address(self.host).version}/{self.host}"
         listen = [f"{where}/tcp/{self.port}"]
@@ -83,7 +86,7 @@ class DaemonOptions:
 
 
 class Daemon:
-    """A running p2pd. `start_daemon` makes one; `stop` ends it."""
+    """A running p2pd, which `start_daemon` makes and `stop` ends."""
 
     def __init__(self, process: asyncio.subprocess.Process, folder: Path):
         self.process, self.folder = process, folder
@@ -98,7 +101,7 @@ class Daemon:
         return " | ".join(self._lines)[-500:]
 
     async def wait_ready(self) -> None:
-        """Until p2pd listens; PortInUseError or DaemonError with its own words."""
+        """Waits until p2pd listens; PortInUseError or DaemonError with p2pd's own words."""
         ready = asyncio.create_task(self._ready.wait())
         try:
             await asyncio.wait(
@@ -120,20 +123,20 @@ class Daemon:
         )
 
     async def wait_dead(self) -> str:
-        """Until p2pd has ended; how, in words."""
+        """Waits until p2pd has ended, and says in words how."""
         code = await self.process.wait()
         await self._reader
         return f"p2pd ended with status {code}: {self.last_words or 'no words'}"
 
     def memory_bytes(self) -> int:
-        """What p2pd takes of main memory; 0 when it has ended."""
+        """Returns what p2pd takes of main memory; 0 when it has ended."""
         try:
             return int(psutil.Process(self.process.pid).memory_info().rss)
         except psutil.Error:
             return 0
 
     def end_if_too_large(self) -> bool:
-        """Kill p2pd when it takes more memory than it may; whoever waits for its death starts another."""
+        """Kills p2pd when it takes more memory than it may; its keeper then starts another."""
         size_bytes = self.memory_bytes()
         if size_bytes <= MAX_MEMORY_BYTES:
             return False
@@ -145,7 +148,7 @@ class Daemon:
         return True
 
     async def stop(self) -> None:
-        """End p2pd, at the latest after a few seconds, and remove its sockets."""
+        """Ends p2pd, at the latest after a few seconds, and removes its sockets."""
         with suppress(ProcessLookupError):
             self.process.terminate()
         try:
@@ -173,7 +176,7 @@ class Daemon:
 
 
 async def start_daemon(options: DaemonOptions) -> Daemon:
-    """Start p2pd and wait until it listens; PortInUseError or DaemonError."""
+    """Starts p2pd and waits until it listens; PortInUseError or DaemonError."""
     check_port_free(options.host, options.port)
     folder = _socket_folder()
     try:
@@ -205,7 +208,7 @@ async def start_daemon(options: DaemonOptions) -> Daemon:
 
 
 def daemon_path() -> Path:
-    """p2pd inside hivemind's wheel, found without importing hivemind."""
+    """Finds p2pd inside hivemind's wheel, without importing hivemind."""
     spec = find_spec("hivemind")
     for folder in (spec.submodule_search_locations if spec else None) or []:
         path = Path(folder) / "hivemind_cli" / "p2pd"
@@ -217,8 +220,9 @@ def daemon_path() -> Path:
 
 
 def check_port_free(host: str, port: int) -> None:
-    """PortInUseError when someone listens there. p2pd itself binds with SO_REUSEPORT and would silently
-    share the port.
+    """Raises PortInUseError when another program listens there.
+
+    p2pd itself binds with SO_REUSEPORT and would silently share the port.
     """
     if port == 0:
         return
@@ -241,9 +245,7 @@ def check_port_free(host: str, port: int) -> None:
 
 
 def on_port(options: DaemonOptions, addresses: Sequence[str]) -> DaemonOptions:
-    """The same options with the TCP port that `addresses` show, so that a restart is found at the old
-    place.
-    """
+    """Returns the options with the TCP port of `addresses`, so that a restart is found at the old place."""
     ports = [
         int(address.split("/")[4])
         for address in addresses
@@ -259,8 +261,9 @@ def _socket_folder() -> Path:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """For the child, before exec: SIGTERM when the thread that started it ends. p2pd also ends when our
-    connection to it does.
+    """Sends the child SIGTERM when the thread that started it ends; it runs before exec.
+
+    p2pd also ends when our connection to it does.
     """
     if sys.platform != "linux":
         return None

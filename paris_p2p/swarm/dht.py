@@ -1,4 +1,4 @@
-"""hivemind's Kademlia in our own event loop, as a bulletin board of verified records (docs/protocol.md)."""
+"""Runs hivemind's Kademlia in our event loop, as a bulletin board of verified records (docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLOSE_LIMIT_S = 2.0  # for searches under way; most take less
 
 
 class BulletinBoard:
-    """One DHT node, on one daemon."""
+    """One DHT node on one daemon, by which records are stored and read."""
 
     def __init__(self, p2p: P2P, node: DHTNode, door: Door):
         self._p2p, self._node, self._door = p2p, node, door
@@ -61,7 +61,7 @@ class BulletinBoard:
             return False
 
     async def read(self, key: str, run: str, view: RecordView) -> list[Envelope[Any]]:
-        """The run's records under a key, from all nodes that answer in time; verified, in a thread."""
+        """Reads the run's records under a key from all nodes that answer in time; a thread verifies them."""
         try:
             async with asyncio.timeout(OPERATION_LIMIT_S):
                 found = await self._whole(self._node.get(key, latest=True))
@@ -79,11 +79,11 @@ class BulletinBoard:
         return opened
 
     async def meet(self, peers: Iterable[str]) -> None:
-        """Make peers known to this node and this node to them, then look around near our own id."""
+        """Makes peers known to this node and this node to them, then looks around near our own id."""
         await self._greet([PeerID(peer_id_to_bytes(peer)) for peer in peers if not self.knows(peer)])
 
     async def meet_again(self, peers: Iterable[str]) -> None:
-        """As `meet`, for peers that were away and may have forgotten this node and what it gave them."""
+        """Does as `meet` for peers that were away and may have forgotten this node and what it gave them."""
         ids = [PeerID(peer_id_to_bytes(peer)) for peer in peers]
         for peer in ids:
             self._node.blacklist.register_success(
@@ -108,8 +108,9 @@ class BulletinBoard:
         return self._node.protocol.routing_table.get(peer_id=PeerID(peer_id_to_bytes(peer))) is not None
 
     async def _whole(self, search: Coroutine[Any, Any, Any]) -> Any:
-        """A search of hivemind's, which ends by itself: cancelled half-way it would leave tasks of its own
-        behind.
+        """Awaits a search of hivemind's to its own end.
+
+        Cancelled half-way it would leave tasks of its own behind.
         """
         task = asyncio.create_task(search)
         self._searches.add(task)
@@ -122,7 +123,7 @@ class BulletinBoard:
             log.debug("a search of the DHT failed: %r", error)
 
     async def close(self) -> None:
-        """Leave without a word to p2pd, which may be dead: hivemind would wait for its answer for ever."""
+        """Leaves without a word to p2pd, which may be dead: hivemind would wait for its answer for ever."""
         self._node.is_alive = False
         if self._searches:
             _, late = await asyncio.wait(self._searches, timeout=CLOSE_LIMIT_S)
@@ -142,7 +143,10 @@ async def open_board(
     *,
     client_only: bool = False,
 ) -> BulletinBoard:
-    """Join as the DHT node that follows from the peer id, holding what is in `storage`; knows nobody yet."""
+    """Joins as the DHT node whose id follows from the peer id, and serves what is in `storage`.
+
+    It knows no other node yet.
+    """
     use_hivemind_log_handler("nowhere")  # its messages go where this program's go
     logging.getLogger("hivemind").setLevel(logging.ERROR)
     try:

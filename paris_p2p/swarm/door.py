@@ -78,7 +78,7 @@ class Raw:
 
 
 class Door:
-    """What DHTNode uses of a P2P. `close` when the node is no longer used."""
+    """Offers what DHTNode uses of a P2P; `close` it when the node is no longer used."""
 
     def __init__(self, p2p: P2P, view: RecordView, storage: RecordStorage, on_record: OnRecord | None):
         self.peer_id = p2p.peer_id
@@ -93,7 +93,7 @@ class Door:
     def close(self) -> None:
         self._closed = True
         for thread in self._threads.values():
-            # what was begun is ended: a cancelled future would cancel whoever waits
+            # what was begun is ended: a cancelled future would cancel its waiter
             thread.shutdown(wait=False)
 
     async def add_protobuf_handler(
@@ -110,7 +110,7 @@ class Door:
     async def call_protobuf_handler(
         self, peer_id: PeerID, name: str, input: Any, output_protobuf_type: Any
     ) -> Any:
-        """hivemind takes any error for a peer that did not answer."""
+        """Calls a peer; hivemind takes any error for a peer that did not answer."""
         peer, request = name_of(peer_id), input.SerializeToString()
         if name == _STORE and not self._given.spend(peer, size_bytes=len(request)):
             raise self._refusal("handed over enough for this minute")
@@ -130,7 +130,7 @@ class Door:
         return response
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Check signatures of what this peer asked for, off the event loop. DaemonError once closed."""
+        """Checks signatures of what this peer asked for, off the event loop; DaemonError once closed."""
         return await self._in_thread("told", function, *arguments)
 
     async def _in_thread(self, thread: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -230,7 +230,10 @@ class Door:
         return Raw(pb.StoreResponse(store_ok=stored, peer=told.peer).SerializeToString())
 
     async def _work(self, peer: str, handler: Handler, request: Any, context: P2PContext) -> Any:
-        """hivemind's own handler, which runs on the event loop without a pause; others have a turn first."""
+        """Runs hivemind's own handler after the others' turn.
+
+        It runs on the event loop without a pause.
+        """
         async with self._turn:
             await asyncio.sleep(0)
             began_s = time.perf_counter()
@@ -256,7 +259,10 @@ class Door:
     async def _checked(
         self, budgets: Budgets, thread: str, peer: str, read: Callable[..., Any], *arguments: Any
     ) -> Any:
-        """(number of the key, entry, record or None) of what `read` takes apart, within the peer's budget."""
+        """Checks what `read` takes apart, within the peer's budget.
+
+        Returns (number of the key, entry, record or None) for each.
+        """
 
         def work() -> list[tuple[int, BoardEntry, Envelope[Any] | None]]:
             began_s = time.thread_time()

@@ -34,7 +34,7 @@ _EXT_HEADS = {0xD4: 0, 0xD5: 0, 0xD6: 0, 0xD7: 0, 0xD8: 0, 0xC7: 1, 0xC8: 2, 0xC
 
 @dataclass(frozen=True, slots=True)
 class BoardEntry:
-    """A record as it is stored: `data` is the envelope. Nothing of it has been verified."""
+    """A record as it is stored: `data` is the envelope, of which nothing has been verified."""
 
     key: bytes
     subkey: str
@@ -43,7 +43,7 @@ class BoardEntry:
 
 
 def read_entry(key: bytes, subkey: bytes, value: bytes, expires_at: float) -> BoardEntry:
-    """An entry that was sent by itself; RecordError."""
+    """Reads an entry that was sent by itself; RecordError."""
     if len(subkey) > _MAX_SUBKEY_BYTES or len(value) > DEFAULT_MAX_ENVELOPE_BYTES + 8:
         raise RecordError(f"an entry of {len(subkey)} + {len(value)} bytes is over the limit")
     name, data = unpack(subkey, _ONE), unpack(value, _ONE)
@@ -53,7 +53,7 @@ def read_entry(key: bytes, subkey: bytes, value: bytes, expires_at: float) -> Bo
 
 
 def read_dictionary(key: bytes, packed: bytes) -> list[BoardEntry]:
-    """All entries of a key, as hivemind packs them; RecordError."""
+    """Reads all entries of a key, as hivemind packs them; RecordError."""
     head_bytes = _EXT_HEADS.get(packed[0]) if packed else None
     if head_bytes is None or len(packed) < head_bytes + 2 or packed[1 + head_bytes] != _DICTIONARY:
         raise RecordError("a key's records are not packed as hivemind packs them")
@@ -82,18 +82,21 @@ def read_dictionary(key: bytes, packed: bytes) -> list[BoardEntry]:
 
 
 def pack_dictionary(entries: Sequence[BoardEntry]) -> tuple[bytes, float]:
-    """(bytes that hivemind unpacks to these entries, the latest expiry). There must be one at least."""
+    """Packs at least one entry; returns (bytes that hivemind unpacks to them, the latest expiry)."""
     return pack_values([(entry.subkey, msgpack.packb(entry.data), entry.expires_at) for entry in entries])
 
 
 def pack_values(values: Sequence[tuple[str, bytes, float]]) -> tuple[bytes, float]:
-    """As `pack_dictionary`, of values as they are stored; in a tenth of the time that hivemind takes."""
+    """Packs values as they are stored, like `pack_dictionary`, in a tenth of the time that hivemind takes."""
     latest_s = max(expires_at for _, _, expires_at in values)
     return msgpack.packb(msgpack.ExtType(_DICTIONARY, msgpack.packb([math.inf, latest_s, values]))), latest_s
 
 
 def open_entries(view: RecordView, entries: Sequence[BoardEntry]) -> list[Envelope[Any] | None]:
-    """Each entry's verified record, None for one that is refused. For a thread: a signature takes 0.2 ms."""
+    """Verifies each entry's record; None stands for one that is refused.
+
+    It belongs into a thread: a signature takes 0.2 ms.
+    """
     opened: list[Envelope[Any] | None] = []
     bad = 0
     for entry in entries:

@@ -1,6 +1,4 @@
-"""A swarm in memory: the seam's contract without sockets, daemons or hivemind, for tests of everything
-above it.
-"""
+"""A swarm in memory: the seam's contract without sockets, daemons or hivemind, for tests of what is above."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ Expiring = tuple[float, bytes]  # expiry, value
 
 @dataclass
 class FakeNetwork:
-    """All the peers there are, one bulletin board, and a clock that a test may move."""
+    """Holds all the peers there are, one bulletin board, and a clock that a test may move."""
 
     clock: Callable[[], float] = time.time
     swarms: dict[str, FakeSwarm] = field(default_factory=dict)
@@ -49,12 +47,12 @@ class FakeNetwork:
         return swarm
 
     def put_raw(self, key: str, subkey: str, expires_at: float, data: bytes) -> None:
-        """Add what a DHT node that checks nothing would hand out, beside what the honest ones hold."""
+        """Adds what a DHT node that checks nothing would hand out, beside what the honest ones hold."""
         self.lies[key].append((subkey, expires_at, data))
 
 
 class FakeSwarm(Swarm):
-    """One peer of a FakeNetwork. `offline = True` cuts it off."""
+    """One peer of a FakeNetwork; `offline = True` cuts it off."""
 
     def __init__(self, network: FakeNetwork, peer_id: str, source: BlobSource | None, clock_offset_s: float):
         self.network, self._peer_id, self.source, self.clock_offset_s = (
@@ -151,7 +149,7 @@ class FakeSwarm(Swarm):
         self._handlers[topic] = [other for other in self._handlers[topic] if other != handler]
 
     def leave_run(self, run: str) -> None:
-        """There is one board for all here."""
+        """Changes nothing: there is one board for all here."""
 
     async def fetch_spec(self, peer: str, run_id: str) -> bytes:
         found = self._ask(peer, "spec", run_id, run_id).spec(run_id)

@@ -26,7 +26,7 @@ MANY_FORGIVEN = 100  # messages over the rate, and one more each second
 
 
 class Gossip:
-    """Topics and their handlers; `attach` binds them to a (new) daemon."""
+    """Keeps topics and their handlers; `attach` binds them to a (new) daemon."""
 
     def __init__(self, peer_id: str) -> None:
         self.refused: Counter[str] = Counter()
@@ -54,7 +54,7 @@ class Gossip:
             self._listen(topic, self._control)
 
     def unsubscribe(self, topic: str, handler: GossipHandler) -> None:
-        """The last handler's topic is given up, at p2pd too."""
+        """Removes a handler; with the last one the topic is given up, at p2pd too."""
         self._handlers[topic] = [other for other in self._handlers.get(topic, []) if other != handler]
         if not self._handlers[topic]:
             del self._handlers[topic]
@@ -67,7 +67,7 @@ class Gossip:
             self._listen(topic, control)
 
     async def detach(self) -> None:
-        """Stop listening, keep the handlers."""
+        """Stops listening and keeps the handlers."""
         self._control = None
         tasks, self._listeners = list(self._listeners.values()), {}
         for task in tasks:
@@ -108,7 +108,10 @@ class Gossip:
                     self.refused["gossip: handler failed"] += 1
 
     async def _offended(self, sender: str, how: str) -> None:
-        """Disconnect whoever has used up what is forgiven, if connected: others pass its messages on."""
+        """Disconnects a sender that has used up what is forgiven.
+
+        It need not be connected: others pass its messages on.
+        """
         if self._control is None or self._forgiven[how].allow(sender):
             return
         self.refused["gossip: sender disconnected"] += 1

@@ -1,6 +1,4 @@
-"""Rates: a limiter that streams share, a meter, events and budgets per sender; and counts of what was
-refused.
-"""
+"""Limits and counts: a rate that streams share, a meter, budgets per sender, reasons for refusals."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ class RateLimit:
 
 
 class Meter:
-    """Total bytes, and bytes per second over the last seconds."""
+    """Counts bytes in all, and bytes per second over the last seconds."""
 
     def __init__(self) -> None:
         self.total_bytes = 0
@@ -62,8 +60,9 @@ class Meter:
 
 
 class EventLimit:
-    """Token bucket per sender: `per_s` events, `burst` at once; the senders heard longest ago are
-    forgotten.
+    """A token bucket for each sender: `per_s` events, `burst` at once.
+
+    The senders that were heard longest ago are forgotten.
     """
 
     def __init__(self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic):
@@ -83,7 +82,7 @@ class EventLimit:
 
 @dataclass(frozen=True)
 class Allowance:
-    """What one peer may cost in a minute. Of what it does not use, at most one minute's worth is kept."""
+    """Holds what one peer may cost in a minute; at most one unused minute's worth is kept."""
 
     size_bytes: float
     keys: float
@@ -91,7 +90,7 @@ class Allowance:
 
 
 class Budgets:
-    """An allowance for each peer, for several threads; those heard longest ago are forgotten."""
+    """Holds an allowance for each peer, for several threads; the oldest are forgotten."""
 
     def __init__(self, allowance: Allowance, clock: Callable[[], float] = time.monotonic):
         self.allowance, self._clock = allowance, clock
@@ -99,9 +98,7 @@ class Budgets:
         self._left: OrderedDict[str, tuple[Allowance, float]] = OrderedDict()  # peer -> what is left, when
 
     def spend(self, peer: str, *, size_bytes: float = 0.0, keys: float = 0.0) -> bool:
-        """Whether the peer may still cost that much, which is then taken; False, and nothing is taken, if
-        not.
-        """
+        """Takes that much of the budget if there is enough, and says so; otherwise nothing is taken."""
         with self._lock:
             left = self._renewed(peer)
             allowed = left.cpu_s > 0 and left.size_bytes >= size_bytes and left.keys >= keys
@@ -111,8 +108,9 @@ class Budgets:
             return allowed
 
     def charge(self, peer: str, cpu_s: float) -> None:
-        """Take processor time that was used; it is known afterwards only, so that a peer may come into
-        debt.
+        """Takes processor time that was used.
+
+        It is known afterwards only, so that a peer may come into debt.
         """
         with self._lock:
             left = self._renewed(peer)
@@ -136,8 +134,9 @@ class Budgets:
 
 
 class Reasons(Counter[str]):
-    """Refusals by reason. Past MAX_REASONS, a reason not seen before counts as another: some name values
-    that a stranger chose.
+    """Counts refusals by reason.
+
+    Past MAX_REASONS, a reason not seen before counts as another: some name values that a stranger chose.
     """
 
     def __setitem__(self, reason: str, count: int) -> None:
@@ -148,7 +147,7 @@ class Reasons(Counter[str]):
 
 
 def kind_of(error: RecordError) -> str:
-    """A record's fault without its words, in which a stranger may have a say."""
+    """Names a record's fault without its words, in which a stranger may have a say."""
     if isinstance(error, SignatureError):
         return "wrong signature"
     return "for a newer reader" if isinstance(error, VersionError) else "malformed"

@@ -1,6 +1,4 @@
-"""The link to the network: p2pd with DHT, gossip and streams on it, kept up, and rebuilt when the daemon
-dies.
-"""
+"""The link to the network: p2pd with DHT, gossip and streams on it, rebuilt when the daemon dies."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ OpenBoard = Callable[[Daemon], Awaitable[BulletinBoard]]
 
 @dataclass
 class Link:
-    """Everything that dies with one daemon."""
+    """Holds everything that dies with one daemon."""
 
     daemon: Daemon
     control: Control
@@ -42,7 +40,7 @@ class Link:
 
 @dataclass
 class Absence:
-    """A peer that should be here and is not."""
+    """Remembers a peer that should be here and is not."""
 
     tries: int = 0
     next_s: float = 0.0  # by the loop's clock
@@ -75,7 +73,7 @@ class LinkKeeper:
         self.networks: dict[str, str] = {}  # of the peers that were connected at the last look
         self.restarts, self.last_words = 0, ""
         self.refused: Counter[str] = Counter()
-        self.mended = asyncio.Event()  # set after each restart of p2pd; whoever waits clears it
+        self.mended = asyncio.Event()  # set after each restart of p2pd; the waiter clears it
         self.link: Link | None = None
         self._up = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -87,7 +85,7 @@ class LinkKeeper:
         return self.met | self.given
 
     async def current(self) -> Link:
-        """The link, waiting for it while p2pd is being restarted; DaemonError when that takes long."""
+        """Returns the link, after p2pd's restart where it is down; DaemonError when that takes long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(REOPEN_LIMIT_S):
                 await self._up.wait()
@@ -99,7 +97,7 @@ class LinkKeeper:
         return (await self.current()).control
 
     async def open(self) -> None:
-        """PortInUseError or DaemonError when p2pd cannot be started."""
+        """Opens the first link; PortInUseError or DaemonError when p2pd cannot be started."""
         daemon = await start_daemon(self._options)
         async with AsyncExitStack() as undo:  # what failed half-way leaves nothing open
             undo.push_async_callback(daemon.stop)
@@ -117,7 +115,7 @@ class LinkKeeper:
         self._up.set()
 
     def keep(self) -> None:
-        """From now on, mend what breaks."""
+        """Starts mending what breaks, from now on."""
         turns = self._forever(self._supervise, _BACKOFF_S), self._forever(self._keep, (0.0,))
         self._tasks = [asyncio.create_task(turn) for turn in turns]
 
@@ -130,8 +128,9 @@ class LinkKeeper:
             await self._drop(self.link)
 
     async def dial(self, peer: str, addresses: Sequence[str]) -> None:
-        """TCP before anything else: p2pd itself would prefer QUIC, which moves blobs half as fast.
-        UnreachableError.
+        """Dials a peer over TCP before anything else; UnreachableError.
+
+        p2pd itself would prefer QUIC, which moves blobs half as fast.
         """
         control, failure = await self.control(), UnreachableError(f"peer {peer}: nobody knows an address")
         tcp = [address for address in addresses if is_tcp(address)]
@@ -144,7 +143,7 @@ class LinkKeeper:
         raise failure
 
     async def rejoin(self) -> list[str]:
-        """Dial all known peers side by side; those that answered."""
+        """Dials all known peers side by side, and returns those that answered."""
         known = self.known
         results = await asyncio.gather(
             *(self.dial(peer, addresses) for peer, addresses in known.items()), return_exceptions=True
@@ -169,9 +168,10 @@ class LinkKeeper:
             await link.daemon.stop()
 
     async def _forever(self, turn: Callable[[], Awaitable[None]], pauses_s: Sequence[float]) -> None:
-        """A task's outermost frame: whatever a peer or a library did in one turn, the next one comes.
+        """Calls one turn after another: a task's outermost frame.
 
-        `pauses_s` are slept after the first, second, … failure in a row, the last one after all others.
+        Whatever a peer or a library did in one turn, the next one comes. `pauses_s` are slept after
+        the first, second, … failure in a row, the last one after all others.
         """
         failures = 0
         while True:
@@ -192,7 +192,7 @@ class LinkKeeper:
             failures += 1
 
     async def _supervise(self) -> None:
-        """Notice that p2pd died, say why, and rebuild everything that hung on it."""
+        """Notices that p2pd died, says why, and rebuilds everything that hung on it."""
         if self.link is not None:
             self.last_words = await self.link.daemon.wait_dead()
             log.error("%s; starting it again", self.last_words)
@@ -211,7 +211,7 @@ class LinkKeeper:
         await self._keep_once()
 
     async def _keep_once(self) -> None:
-        """Look for the peers that were lost, and let the DHT meet whoever is connected."""
+        """Looks for the peers that were lost, and makes connected peers known to the DHT."""
         link = await self.current()
         if link.daemon.end_if_too_large():
             self.refused["p2pd restarted: too much memory"] += 1
@@ -228,11 +228,10 @@ class LinkKeeper:
         self._gossip.attach(link.control)  # listens again where a subscription ended while p2pd lives
 
     def _look_for_absent(self, connected: set[str]) -> None:
-        """Dial, beside the keeping, the given peers that are away, each ever more rarely; alone, all that are
-        known, at each turn.
+        """Dials, beside the keeping, the given peers that are away, each ever more rarely.
 
-        Peers that see each other are not the swarm: newcomers come to a bootstrap node, which knows nobody
-        after a restart.
+        A peer that is alone dials all that are known, at each turn. Peers that see each other are not
+        the swarm: newcomers come to a bootstrap node, which knows nobody after a restart.
         """
         now = asyncio.get_running_loop().time()
         alone = connected.isdisjoint(self.known)

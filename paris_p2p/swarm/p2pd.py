@@ -1,8 +1,7 @@
-"""Requests to p2pd over its unix socket (libp2p/go-libp2p-daemon, specs/CONTROL.md), for what hivemind's
-client lacks.
+"""Requests to p2pd over its unix socket, for what hivemind's client lacks.
 
-Pubsub, dialling with addresses as p2pd wants them, and raw streams with large buffers; the DHT uses
-hivemind's own client.
+Source: libp2p/go-libp2p-daemon, specs/CONTROL.md. It serves pubsub, dialling with addresses as p2pd wants
+them, and raw streams with large buffers; the DHT uses hivemind's own client.
 """
 
 from __future__ import annotations
@@ -28,19 +27,22 @@ StreamHandler = Callable[[str, str, asyncio.StreamReader, asyncio.StreamWriter],
 
 
 class Control:
-    """One daemon, by its socket."""
+    """Speaks to one daemon, by its socket."""
 
     def __init__(self, socket: Path):
         self.socket = socket
 
     async def identify(self) -> tuple[str, list[str]]:
-        """(peer id, listening and observed addresses without /p2p/)."""
+        """Returns (peer id, listening and observed addresses without /p2p/)."""
         response = await self._ask(pb.Request(type=pb.Request.IDENTIFY))
         addresses = [to_text(address) for address in response.identify.addrs]
         return peer_id_from_bytes(response.identify.id), [address for address in addresses if address]
 
     async def connect(self, peer: str, addresses: Iterable[str], timeout_s: float) -> None:
-        """Dial; with no addresses the daemon looks the peer up in its own routing table. UnreachableError."""
+        """Dials a peer; UnreachableError.
+
+        With no addresses the daemon looks the peer up in its own routing table.
+        """
         connect = pb.ConnectRequest(
             peer=peer_id_to_bytes(peer),
             addrs=[to_bytes(a) for a in addresses],
@@ -49,7 +51,7 @@ class Control:
         await self._ask_about_peer(peer, pb.Request(type=pb.Request.CONNECT, connect=connect), timeout_s)
 
     async def peers(self) -> list[PeerInfo]:
-        """Peers there is a connection to; p2pd lists each connection."""
+        """Lists the peers there is a connection to, once for each connection."""
         response = await self._ask(pb.Request(type=pb.Request.LIST_PEERS))
         found: dict[str, list[str]] = {}
         for peer in response.peers:
@@ -63,7 +65,7 @@ class Control:
         ]
 
     async def disconnect(self, peer: str) -> None:
-        """Close all connections to a peer; it may come back."""
+        """Closes all connections to a peer, which may come back."""
         disconnect = pb.DisconnectRequest(peer=peer_id_to_bytes(peer))
         await self._ask(pb.Request(type=pb.Request.DISCONNECT, disconnect=disconnect))
 
@@ -75,8 +77,9 @@ class Control:
         )
 
     async def messages(self, topic: str) -> AsyncGenerator[tuple[str, bytes], None]:
-        """Subscribe; (author, data) of each message, the author's signature checked by p2pd. Ends with the
-        daemon.
+        """Subscribes to a topic and yields (author, data) of each message, until the daemon ends.
+
+        p2pd has checked the author's signature.
         """
         request = pb.Request(
             type=pb.Request.PUBSUB, pubsub=pb.PSRequest(type=pb.PSRequest.SUBSCRIBE, topic=topic)
@@ -96,7 +99,7 @@ class Control:
     async def open_stream(
         self, peer: str, protocol: str, timeout_s: float
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A stream to a peer, dialled first where needed. UnreachableError."""
+        """Opens a stream to a peer, which is dialled first where needed; UnreachableError."""
         request = pb.Request(
             type=pb.Request.STREAM_OPEN,
             streamOpen=pb.StreamOpenRequest(
@@ -117,7 +120,7 @@ class Control:
         return reader, writer
 
     async def handle_streams(self, protocol: str, socket: Path, handler: StreamHandler) -> asyncio.Server:
-        """Have p2pd bring incoming streams of `protocol` to `handler`; closing the server ends that."""
+        """Has p2pd bring incoming streams of `protocol` to `handler`, until the returned server is closed."""
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
@@ -171,7 +174,7 @@ class Control:
 
 
 async def close_stream(writer: asyncio.StreamWriter) -> None:
-    """Close without waiting for what is still unsent."""
+    """Closes a stream without waiting for what is still unsent."""
     writer.transport.abort()
     with suppress(OSError):
         await writer.wait_closed()

@@ -1,5 +1,4 @@
-"""How long an exchange may go on: no silence, and a least rate that is judged while it runs, on both ends of
-a stream."""
+"""Judges while an exchange runs how long it may go on: no silence, and a least rate, on both ends."""
 
 from __future__ import annotations
 
@@ -13,10 +12,10 @@ GRACE_S = 10.0
 
 
 class Pace:
-    """`grace_s`, and a second more for every `least_bytes_per_s` that moved; never `silence_s` without any.
+    """Allows `grace_s`, and a second more for every `least_bytes_per_s` that moved.
 
-    Only time that the other end may be blamed for is spent: a caller who waits for its own limit or disk does
-    not call `spend`.
+    It never allows `silence_s` without any byte. Only time that the other end may be blamed for is spent:
+    a caller who waits for its own limit or disk does not call `spend`.
     """
 
     def __init__(
@@ -29,8 +28,10 @@ class Pace:
         self._count_bytes, self._spent_s = 0, 0.0
 
     def left_s(self, count_bytes: int = 0) -> float:
-        """Seconds this may go on from the last `spend`, `count_bytes` having moved since; below zero once it
-        is too slow."""
+        """Returns the seconds this may go on from the last `spend`, `count_bytes` having moved since.
+
+        They are below zero once it is too slow.
+        """
         return self.grace_s + (self._count_bytes + count_bytes) / self.least_bytes_per_s - self._spent_s
 
     def spend(self, count_bytes: int, spent_s: float) -> None:

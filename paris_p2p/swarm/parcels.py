@@ -1,4 +1,4 @@
-"""hivemind's DHT messages, taken apart and put together, for the door (`swarm/door.py`)."""
+"""Takes hivemind's DHT messages apart and puts them together, for the door (`swarm/door.py`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_NEAREST = 20  # hivemind's bucket size
 
 
 def node_id_of(peer_id: bytes) -> DHTID:
-    """A peer's place in the DHT follows from its id, so that nobody chooses one, or has several."""
+    """Returns a peer's place in the DHT, which follows from its id: nobody chooses one or has several."""
     return DHTID.generate(source=peer_id)
 
 
@@ -29,13 +29,16 @@ def name_of(peer_id: PeerID) -> str:
 
 
 def keep_own_id(message: Any, peer_id: PeerID) -> None:
-    """A peer that says it is another node is answered, and not added to the routing table."""
+    """Removes the node's id from a question when it is not the asker's own.
+
+    Such a peer is answered, and not added to the routing table.
+    """
     if message.peer.node_id and message.peer.node_id != node_id_of(peer_id.to_bytes()).to_bytes():
         message.peer.node_id = b""
 
 
 def keep_own_nearest(result: Any) -> None:
-    """Of the nodes that an answer names, those whose ids are their own."""
+    """Keeps of the nodes that an answer names those whose ids are their own."""
     pairs = list(
         zip(result.nearest_node_ids[:MAX_NEAREST], result.nearest_peer_ids[:MAX_NEAREST], strict=False)
     )
@@ -46,7 +49,7 @@ def keep_own_nearest(result: Any) -> None:
 
 
 def read_store(request: Any) -> list[tuple[int, BoardEntry]]:
-    """The entries of a request, each with the number of the key that brought it."""
+    """Reads the entries of a request, each with the number of the key that brought it."""
     entries: list[tuple[int, BoardEntry]] = []
     sent = zip(request.keys, request.subkeys, request.values, request.expiration_time, strict=True)
     for number, (key, subkey, value, expires_at) in enumerate(sent):
@@ -62,7 +65,7 @@ def read_store(request: Any) -> list[tuple[int, BoardEntry]]:
 
 
 def _entry(key: bytes, subkey: bytes, value: bytes, expires_at: float) -> BoardEntry | None:
-    """None for one that is no record: a value without subkey, mostly."""
+    """Reads one entry; None for what is no record: a value without subkey, mostly."""
     try:
         return read_entry(key, subkey, value, expires_at)
     except RecordError:

@@ -60,11 +60,11 @@ async def open_swarm(
     on_record: OnRecord | None = None,
     clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[RealSwarm]:
-    """Start p2pd, dial the bootstrap peers and join the DHT; everything is ended on leaving.
+    """Starts p2pd, dials the bootstrap peers and joins the DHT; everything is ended on leaving.
 
-    `on_record` sees every record that is stored here or read, of any run. Raises PortInUseError, DaemonError,
-    UnreachableError when there are bootstrap peers and none answers, ClockError when theirs say that our
-    clock is off.
+    `on_record` sees every record that is stored here or read, of any run. Raises PortInUseError,
+    DaemonError, UnreachableError when there are bootstrap peers and none answers, ClockError when their
+    clocks say that ours is off.
     """
     swarm = RealSwarm(
         identity, _options(identity, settings, relay_service), settings, source, on_record, clock
@@ -77,7 +77,7 @@ async def open_swarm(
 
 
 class RealSwarm(Swarm):
-    """One peer. Made by open_swarm."""
+    """One peer, made by `open_swarm`."""
 
     def __init__(
         self,
@@ -146,13 +146,13 @@ class RealSwarm(Swarm):
 
     @property
     def daemon_pid(self) -> int:
-        """p2pd's process id, 0 while there is none."""
+        """Returns p2pd's process id, 0 while there is none."""
         link = self._keeper.link
         return link.daemon.process.pid if link else 0
 
     @property
     def mended(self) -> asyncio.Event:
-        """Set after each restart of p2pd; whoever waits clears it."""
+        """Is set after each restart of p2pd; the waiter clears it."""
         return self._keeper.mended
 
     def addresses(self) -> tuple[str, ...]:
@@ -264,8 +264,8 @@ class RealSwarm(Swarm):
         try:
             return await (await self._keeper.control()).open_stream(peer, PROTOCOL, timeout_s)
         except UnreachableError:
-            # p2pd's own look-up knows only public and private ranges, and forgets; whoever is connected to
-            # the peer knows better.
+            # p2pd's own look-up knows only public and private ranges, and forgets; those who are connected
+            # to the peer know better.
             if not self._asked_where.allow(peer) or not await self._dial_where_others_say(peer):
                 raise
         return await (await self._keeper.control()).open_stream(peer, PROTOCOL, timeout_s)

@@ -1,5 +1,4 @@
-"""The one seam to the other peers: what the rest of the project may ask of a swarm, and what a swarm asks of
-it.
+"""The one seam to the other peers: what the project may ask of a swarm, and a swarm of the project.
 
 `real.open_swarm` is the network, `fake.FakeNetwork` the same contract in memory; one test-suite runs against
 both.
@@ -10,8 +9,8 @@ the record's expires_at.
 
 Errors of every `fetch_*`: UnreachableError when the peer cannot be dialled, is silent, refuses or talks
 nonsense; BusyError, which is one, when it serves others, or ends its chunks half-way, as where the place went
-to another; MissingBlobError when it says that it has no such blob. Nothing fetched is verified here but for
-its size: hashes and signatures are checked by whoever asked.
+to another; MissingBlobError when it says that it has no such blob. Of what is fetched only the size is
+verified here: hashes and signatures are the caller's to check.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ MAX_GOSSIP_BYTES = 2048
 
 @dataclass(frozen=True)
 class PeerInfo:
-    """A peer we have a connection to; `direct` is False when every path goes through a relay."""
+    """Describes a peer we have a connection to; `direct` is False when every path goes through a relay."""
 
     peer_id: str
     addresses: tuple[str, ...]
@@ -41,7 +40,7 @@ class PeerInfo:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Bytes of blobs moved since the start, and smoothed rates."""
+    """Counts bytes of blobs moved since the start, and smoothed rates."""
 
     uploaded_bytes: int = 0
     downloaded_bytes: int = 0
@@ -50,21 +49,23 @@ class Transfer:
 
 
 class BlobSource(Protocol):
-    """What other peers may ask of this one. Methods may block on the disk: they are called in a thread,
-    but for `may` and `knows`.
+    """Says what other peers may ask of this one.
+
+    Methods may block on the disk: they are called in a thread, but for `may` and `knows`.
     """
 
     def may(self, peer: str, action: Action, run: str, thing: str, /) -> bool:
-        """Whether `peer` may ask for `thing`; every request passes here before it is answered.
+        """Says whether `peer` may ask for `thing`; every request passes here before it is answered.
 
-        `thing` is a run id (spec), a DHT key (records), a blob id (blobs), a peer id (where) or "" (clock);
-        `run` is the run that the request names, "" where it names none.
+        `thing` is a run id (spec), a DHT key (records), a blob id (blobs), a peer id (where) or ""
+        (clock); `run` is the run that the request names, "" where it names none.
         """
         ...
 
     def knows(self, peer: str, /) -> bool:
-        """Whether a place is kept for this peer when all are taken: it has a part in a run here, or served
-        good bytes.
+        """Says whether a place is kept for this peer when all are taken.
+
+        It has a part in a run here, or served good bytes.
         """
         ...
 
@@ -73,21 +74,24 @@ class BlobSource(Protocol):
     def manifest_bytes(self, blob_id: str, /) -> bytes | None: ...
 
     def have(self, blob_id: str, /) -> bytes:
-        """Bitmap, bit i (lowest first) = chunk i; b"" when nothing is known."""
+        """Returns a bitmap, bit i (lowest first) = chunk i; b"" when nothing is known."""
         ...
 
     def read_chunk(self, blob_id: str, index: int, room: memoryview | None = None, /) -> bytes | memoryview:
-        """In the front of `room`, if that is large enough and the source cares to; MissingBlobError when
-        it is not here.
+        """Reads a chunk; MissingBlobError when it is not here.
+
+        It stands in the front of `room`, if that is large enough and the source makes use of it.
         """
         ...
 
     def records(self, key: str, /) -> list[bytes]:
-        """Envelopes this peer knows for a DHT key."""
+        """Returns the envelopes this peer knows for a DHT key."""
         ...
 
 
 class Swarm(Protocol):
+    """Is what one peer may ask of the other peers."""
+
     @property
     def peer_id(self) -> str: ...
 
@@ -99,62 +103,62 @@ class Swarm(Protocol):
 
     @property
     def last_words(self) -> str:
-        """What the daemon said before it last died; empty if it never did."""
+        """Returns what the daemon said before it last died; empty if it never did."""
         ...
 
     @property
     def refused(self) -> dict[str, int]:
-        """Counts of records, gossip and requests that were refused, by reason."""
+        """Counts records, gossip and requests that were refused, by reason."""
         ...
 
     def addresses(self) -> tuple[str, ...]:
-        """Multiaddrs ending in /p2p/<peer id>, for invites."""
+        """Returns multiaddrs ending in /p2p/<peer id>, for invites."""
         ...
 
     def serve(self, source: BlobSource) -> None:
-        """Answer other peers out of `source` from now on."""
+        """Answers other peers out of `source` from now on."""
         ...
 
     async def connect(self, addresses: Sequence[str]) -> None:
-        """Dial one peer at its multiaddrs (with /p2p/); UnreachableError."""
+        """Dials one peer at its multiaddrs (with /p2p/); UnreachableError."""
         ...
 
     async def peers(self) -> list[PeerInfo]: ...
 
     async def store_record(self, envelope: Envelope[Any]) -> bool:
-        """Put a record on the bulletin board; False when every node has a newer one of the same signer, or
-        refused.
+        """Puts a record on the bulletin board.
+
+        Returns False when every node has a newer one of the same signer, or refused.
         """
         ...
 
     async def read_records(self, key: str, run: str) -> list[Envelope[Any]]:
-        """Verified, unexpired records under a key: per signer and kind the highest that was ever seen
-        here.
+        """Reads the verified, unexpired records under a key.
+
+        Of each signer and kind it is the highest that was ever seen here.
         """
         ...
 
     async def publish(self, topic: str, data: bytes) -> None:
-        """Gossip a hint of at most MAX_GOSSIP_BYTES; nobody promises that it arrives."""
+        """Gossips a hint of at most MAX_GOSSIP_BYTES; nobody promises that it arrives."""
         ...
 
     async def subscribe(self, topic: str, handler: GossipHandler) -> None:
-        """Call `handler` for every message of others; it stays subscribed over restarts."""
+        """Calls `handler` for every message of others; it stays subscribed over restarts."""
         ...
 
     def unsubscribe(self, topic: str, handler: GossipHandler) -> None:
-        """Call `handler` no more."""
+        """Calls `handler` no more."""
         ...
 
     def leave_run(self, run: str) -> None:
-        """This peer takes no part in the run any more: what it holds of it for others is a stranger's
-        again.
-        """
+        """Ends this peer's part in the run: what it holds of it for others is a stranger's again."""
         ...
 
     async def fetch_spec(self, peer: str, run_id: str) -> bytes: ...
 
     async def fetch_records(self, peer: str, key: str) -> list[bytes]:
-        """Envelopes, not yet verified, that a peer knows for a DHT key."""
+        """Fetches the envelopes, not yet verified, that a peer knows for a DHT key."""
         ...
 
     async def fetch_manifest(self, peer: str, blob_id: str) -> bytes: ...
@@ -170,15 +174,15 @@ class Swarm(Protocol):
         silence_s: float = SILENCE_S,
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
     ) -> AsyncGenerator[tuple[int, bytes | memoryview], None]:
-        """Chunks over one stream, in the order asked for; those the peer has not are left out. Close it
-        (aclose) when leaving early.
+        """Yields chunks over one stream, in the order asked for.
 
-        A memoryview holds until the next chunk is asked for.
+        Chunks that the peer does not have are left out. Close it (aclose) when leaving early. A
+        memoryview holds until the next chunk is asked for.
         """
         ...
 
     async def measure_clock_offset(self, peer: str) -> float:
-        """Seconds by which the peer's clock is ahead of ours."""
+        """Returns the seconds by which the peer's clock is ahead of ours."""
         ...
 
     async def close(self) -> None: ...

@@ -1,10 +1,10 @@
-"""Who may hold a stream of the answering side, and who leaves when all places are taken: places are for
-whoever is answered.
+"""Decides who may hold a stream of the answering side, and who leaves when all places are taken.
 
-Peer ids cost nothing, so a count of a peer's streams alone keeps nobody out. A stream whose request has not
-come, or whose answer is sent, holds no seat. Of those that are being answered, an asker that takes nothing
-goes first, then whoever holds most; a peer with a part in a run here is let in before strangers, and whoever
-was served least before who was served most.
+Places are for peers that are being answered. Peer ids cost nothing, so a count of a peer's streams alone
+keeps nobody out. A stream whose request has not come, or whose answer is sent, holds no seat. Of those that
+are being answered, an asker that takes nothing goes first, then the asker that holds most; a peer with a part
+in a run here is let in before strangers, and the one that was served least before the one that was served
+most.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ _MAX_REMEMBERED = 4096
 
 @dataclass(eq=False)
 class Seat:
-    """One stream. `since_s` is when it got its seat, or else began to be idle; `moved_s` when its asker last
-    took something."""
+    """Holds the state of one stream.
+
+    `since_s` is when it got its seat, or else began to be idle; `moved_s` when its asker last took
+    something.
+    """
 
     peer: str
     group: str  # of addresses, so that one who makes up ids counts once
@@ -43,7 +46,7 @@ class Seat:
 def who_leaves(
     seats: Sequence[Seat], newcomer: Seat, served: Mapping[str, float], now_s: float
 ) -> Seat | None:
-    """Of full `seats` the one to be given to the newcomer; None when it has to come again later."""
+    """Returns the one of full `seats` that the newcomer gets; None when it has to come again later."""
     weaker = [seat for seat in seats if newcomer.known or not seat.known]
     stuck = [seat for seat in weaker if now_s - seat.moved_s > STUCK_S]
     if stuck:
@@ -61,7 +64,7 @@ def who_leaves(
 
 
 class Seats:
-    """All streams of the answering side: idle ones, and the seats of those that are being answered."""
+    """Holds all streams of the answering side: idle ones, and the seats of those that are being answered."""
 
     def __init__(self, max_bulk: int = MAX_BULK_STREAMS):
         self.max_bulk = max_bulk
@@ -72,8 +75,10 @@ class Seats:
         )  # peer -> (bytes, when that was so)
 
     def enter(self, seat: Seat, now_s: float) -> None:
-        """A stream was opened; too many that wait for nothing, and one of whoever has most of them is
-        ended."""
+        """Notes that a stream was opened.
+
+        When too many wait for nothing, one of the asker that has most of them is ended.
+        """
         seat.since_s = seat.moved_s = now_s
         self.idle.append(seat)
         own = [other for other in self.idle if other.peer == seat.peer]
@@ -86,8 +91,10 @@ class Seats:
             )  # its first is its oldest
 
     def begin(self, seat: Seat, now_s: float, *, bulk: bool) -> bool:
-        """Its request came, or its answer turns out long: a seat for it, perhaps another's; False when there
-        is none."""
+        """Gives a stream a seat, perhaps another's, once its request came or its answer turns out long.
+
+        Returns False when there is none.
+        """
         rivals = [other for other in self.busy if other is not seat and (other.bulk or not bulk)]
         own = [other for other in self.busy if other is not seat and other.peer == seat.peer]
         leaver: Seat | None = None
@@ -103,7 +110,7 @@ class Seats:
         return self._sit(seat, now_s, bulk)
 
     def rest(self, seat: Seat, now_s: float) -> None:
-        """Its answer is sent: the seat is free, the stream idle."""
+        """Frees the seat of a stream whose answer is sent; the stream is idle."""
         if seat in self.busy:
             self.busy.remove(seat)
             seat.since_s = now_s
@@ -118,7 +125,7 @@ class Seats:
                 places.remove(seat)
 
     def note(self, seat: Seat, count_bytes: int, now_s: float) -> None:
-        """Its asker took so many bytes."""
+        """Notes that its asker took so many bytes."""
         seat.moved_s = now_s
         before = self._served_bytes(seat.peer, now_s)
         self._served.pop(seat.peer, None)
@@ -148,8 +155,10 @@ class Seats:
 
 
 def group_of(peer: str, address: str) -> str:
-    """The network an address is of (/24, or /48 of IPv6); the peer itself where that says nothing: relayed,
-    private, loopback."""
+    """Returns the network an address is of: /24, or /48 of IPv6.
+
+    Where that says nothing (relayed, private, loopback) it is the peer itself.
+    """
     _, kind, host, *_ = [*address.split("/"), "", ""]
     if kind not in ("ip4", "ip6") or "/p2p-circuit" in address:
         return peer

@@ -1,4 +1,4 @@
-"""Fair shares of a room: whoever holds most gives way to whoever holds less, by address and then by peer.
+"""Fair shares of a room: the giver that holds most gives way to one that holds less.
 
 Peer ids are free, addresses are not. A room is divided between the addresses its contents came from, and what
 an address has between its peers, so that nobody can keep the others out, however early it came (max-min
@@ -17,7 +17,7 @@ T = TypeVar("T", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Giver:
-    """Who brought something; an empty peer is this one itself, which gives way to nobody."""
+    """Names who brought something; an empty peer is this one itself, which gives way to nobody."""
 
     peer: str = ""
     address: str = ""
@@ -25,7 +25,7 @@ class Giver:
 
 @dataclass
 class Shares(Generic[T]):
-    """What is held of each giver, in the order in which it came."""
+    """Holds what is kept of each giver, in the order in which it came."""
 
     used_bytes: int = 0
     _of_address: Counter[str] = field(default_factory=Counter)
@@ -34,7 +34,7 @@ class Shares(Generic[T]):
     _items: dict[Giver, dict[T, None]] = field(default_factory=dict)
 
     def add(self, giver: Giver, item: T, size_bytes: int) -> None:
-        """`size_bytes` more (or, negative, less) of an item of this giver's."""
+        """Adds `size_bytes` (or, negative, takes them away) to an item of this giver's."""
         self.used_bytes += size_bytes
         self._of_address[giver.address] += size_bytes
         self._of_giver[giver] += size_bytes
@@ -42,7 +42,7 @@ class Shares(Generic[T]):
         self._items.setdefault(giver, {})[item] = None
 
     def remove(self, giver: Giver, item: T, size_bytes: int) -> None:
-        """The item is gone, with all it took."""
+        """Forgets an item and all it took."""
         self.used_bytes -= size_bytes
         self._of_address[giver.address] -= size_bytes
         self._of_giver[giver] -= size_bytes
@@ -54,7 +54,10 @@ class Shares(Generic[T]):
                 del self._givers[giver.address], self._of_address[giver.address]
 
     def to_give_way(self, giver: Giver, more_bytes: int) -> T | None:
-        """What should go so that `giver` may have `more_bytes`: the newest of whoever holds most, if more."""
+        """Returns what should go so that `giver` may have `more_bytes`.
+
+        It is the newest of the giver that holds most, if that is more.
+        """
         others = {
             address: held for address, held in self._of_address.items() if self._givers[address] != {_SELF}
         }

@@ -1,4 +1,4 @@
-"""What this DHT node holds for others, within bounds; hivemind's own storage has none."""
+"""Holds, within bounds, what this DHT node keeps for others; hivemind's own storage has none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ENTRY_BYTES = 600
 
 @dataclass(frozen=True)
 class StorageLimits:
-    """Bytes are of memory. A run of nine slots with a thousand peers needs about 1 MB."""
+    """Bounds memory, in bytes. A run of nine slots with a thousand peers needs about 1 MB."""
 
     total_bytes: int = 64 << 20
     run_bytes: int = 16 << 20  # of any one run
@@ -51,7 +51,7 @@ class _Held:
 
 @dataclass(slots=True)
 class _Shelf:
-    """The records under one key; `answer_bytes` is what they take in a message."""
+    """Holds the records under one key; `answer_bytes` is what they take in a message."""
 
     run: str
     answer_bytes: int = 0
@@ -63,11 +63,11 @@ _OTHERS = ""  # the room of all runs that this peer takes no part in
 
 
 class RecordStorage:
-    """Stands in for hivemind's DHTLocalStorage; where there is no room, whoever holds most gives way.
+    """Stands in for hivemind's DHTLocalStorage; where there is no room, the largest holder gives way.
 
-    Each run this peer takes part in has a room of its own, and all other runs have one together: anybody can
-    sign records of runs that nobody else knows of. Rooms and keys are shared fairly between those who bring
-    records (`shares`).
+    Each run this peer takes part in has a room of its own, and all other runs have one together: anybody
+    can sign records of runs that nobody else knows of. Rooms and keys are shared fairly between those who
+    bring records (`shares`).
     """
 
     def __init__(
@@ -88,24 +88,27 @@ class RecordStorage:
         return sum(room.used_bytes for room in self._rooms.values())
 
     def take_part(self, run: str) -> None:
-        """From now on the run has a room of its own."""
+        """Gives the run a room of its own from now on."""
         self._move(run, own=True)
 
     def leave(self, run: str) -> None:
-        """The run is one of the others again."""
+        """Makes the run one of the others again."""
         self._move(run, own=False)
 
     def answer_bytes(self, key: DHTID) -> int:
-        """What an answer with a key's records has."""
+        """Returns the size of an answer with a key's records."""
         shelf = self._shelves.get(key)
         return shelf.answer_bytes if shelf else 0
 
     def store(self, key: DHTID, value: bytes, expiration_time: float, subkey: str | None = None) -> bool:
-        """As hivemind calls it; a value without subkey is no record."""
+        """Stores as hivemind calls it; a value without subkey is no record."""
         return subkey is not None and self.store_subkey(key, subkey, value, expiration_time)
 
     def store_subkey(self, key: DHTID, subkey: str, value: bytes, expiration_time: float) -> bool:
-        """False when what is here expires no earlier, or there is no room. The value has been validated."""
+        """Stores a value that has been validated.
+
+        Returns False when what is here expires no earlier, or there is no room.
+        """
         now = time.time()
         if not now <= expiration_time <= now + MAX_LIFETIME_S:
             return False
@@ -118,7 +121,7 @@ class RecordStorage:
         return bool(kept)
 
     def get(self, key: DHTID) -> ValueWithExpiration[DictionaryDHTValue] | None:
-        """A copy: hivemind merges what other nodes answer into the value it is given."""
+        """Returns a copy: hivemind merges what other nodes answer into the value it is given."""
         return None if self.answering.get() else self._copy(key)
 
     def _copy(self, key: DHTID) -> ValueWithExpiration[DictionaryDHTValue] | None:
@@ -131,15 +134,16 @@ class RecordStorage:
         return ValueWithExpiration(value, value.latest_expiration_time)
 
     def values(self, key: DHTID) -> list[tuple[str, bytes, float]]:
-        """(subkey, value, expiry) of what is held under a key and has not expired."""
+        """Lists (subkey, value, expiry) of what is held under a key and has not expired."""
         shelf, now = self._shelves.get(key), time.time()
         held = shelf.entries.items() if shelf else ()
         return [(subkey, entry.value, entry.expires_at) for subkey, entry in held if entry.expires_at >= now]
 
     def items(self) -> Iterator[tuple[DHTID, ValueWithExpiration[DictionaryDHTValue]]]:
-        """For hivemind, which hands them to a node that it met: own runs first, within one message.
+        """Yields, for hivemind to hand to a node that it met, own runs first, within one message.
 
-        The node may have been met by its question: the task that hands over was made while that was answered.
+        The node may have been met by its question: the task that hands over was made while that was
+        answered.
         """
         left_bytes, left = self.limits.handed_over_bytes, self.limits.handed_over_entries
         for key in sorted(self._shelves, key=lambda key: self._shelves[key].run not in self.own_runs):
@@ -152,7 +156,7 @@ class RecordStorage:
         return self.get(key) is not None
 
     def _put(self, key: DHTID, subkey: str, value: bytes, expires_at: float) -> bool | None:
-        """None when there is no room."""
+        """Puts a record in its room; None when there is none."""
         shelf = self._shelves.get(key)
         held = shelf.entries.get(subkey) if shelf else None
         if held is not None and held.expires_at >= expires_at:
@@ -176,7 +180,7 @@ class RecordStorage:
         return True
 
     def _make_room(self, key: DHTID, shelf: _Shelf, giver: Giver, more_bytes: int, *, is_new: bool) -> bool:
-        """Whether there is room for `more_bytes` of this giver's, after whoever holds most gave way."""
+        """Says whether there is room for `more_bytes` of this giver's, after the largest holder gave way."""
         if more_bytes <= 0:
             return True
         key_is_full = partial(self._key_is_full, shelf, more_bytes, is_new)
@@ -200,7 +204,7 @@ class RecordStorage:
                 if room.used_bytes + more_bytes > limit_bytes
                 else max(self._rooms.values(), key=lambda r: r.used_bytes)
             )
-            # Of another run that holds more than this one, whoever holds most there gives way.
+            # Of another run that holds more than this one, the largest holder there gives way.
             asking = giver if full is room else Giver("another run")
             place = full.to_give_way(asking, more_bytes)
             if place is None:
@@ -243,7 +247,7 @@ class RecordStorage:
             self._rooms.pop(run, None)
 
     def _sweep(self, now: float) -> None:
-        """Drop what has expired."""
+        """Drops what has expired."""
         self._swept_s = now
         for key, shelf in list(self._shelves.items()):
             for subkey in [subkey for subkey, held in shelf.entries.items() if held.expires_at < now]:
@@ -259,7 +263,7 @@ def _answer_bytes(subkey: str, value: bytes) -> int:
 
 
 def _shares_of(shelf: _Shelf) -> Shares[str]:
-    """Who holds how much of a key; only looked at when the key is full."""
+    """Counts who holds how much of a key; it is looked at only when the key is full."""
     shares: Shares[str] = Shares()
     for subkey, held in shelf.entries.items():
         shares.add(held.giver, subkey, _entry_bytes(subkey, held.value))

@@ -1,4 +1,4 @@
-"""A stream read straight into memory of the reader's choice, for bodies of many megabytes.
+"""Reads a stream straight into memory of the reader's choice, for bodies of many megabytes.
 
 asyncio.StreamReader copies every byte three times into memory that is new each time: that costs more than
 hashing a chunk.
@@ -12,8 +12,9 @@ from paris_p2p.swarm.pace import Pace
 
 
 class StraightReader(asyncio.BufferedProtocol):
-    """Takes a stream over from its StreamReader, before anything is due on it. What nobody asked for yet
-    stays with p2pd.
+    """Takes a stream over from its StreamReader, before anything is due on it.
+
+    What nobody asked for yet stays with p2pd.
     """
 
     def __init__(self, transport: asyncio.Transport):
@@ -25,8 +26,10 @@ class StraightReader(asyncio.BufferedProtocol):
         transport.set_protocol(self)
 
     async def fill(self, room: memoryview, pace: Pace | None = None) -> None:
-        """All of `room`. TimeoutError when what comes does not keep the pace, IncompleteReadError when the
-        stream ended.
+        """Fills all of `room`.
+
+        TimeoutError when what comes does not keep the pace, IncompleteReadError when the stream
+        ended.
         """
         clock = asyncio.get_running_loop().time
         began_s = self._last_s = clock()
@@ -53,13 +56,13 @@ class StraightReader(asyncio.BufferedProtocol):
             self._room = memoryview(b"")
 
     def _deadline_s(self, pace: Pace | None, began_s: float, whole_bytes: int) -> float | None:
-        """When, by the loop's clock, it is too long: since the last byte, or for what came in all."""
+        """Returns when, by the loop's clock, it is too long: since the last byte, or for what came in all."""
         if pace is None:
             return None
         return min(self._last_s + pace.silence_s, began_s + pace.left_s(whole_bytes - len(self._room)))
 
     async def readexactly(self, count_bytes: int, pace: Pace | None = None) -> bytes:
-        """As StreamReader has it, for a few bytes."""
+        """Reads a few bytes, as StreamReader does."""
         data = bytearray(count_bytes)
         await self.fill(memoryview(data), pace)
         return bytes(data)

@@ -1,4 +1,4 @@
-"""Records as DHT nodes hold and hand them out: checked in full, and never older than what was seen before."""
+"""Checks records in full as DHT nodes hold and hand them out, and none older than what was seen before."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def subkey_of(envelope: Envelope[Any]) -> str:
 
 
 def open_stored(data: bytes) -> tuple[Envelope[Any], bool]:
-    """Verifies an envelope of any run: (the envelope, whether this reader is too old to use it); RecordError.
+    """Verifies an envelope of any run; RecordError.
 
-    A record that asks for a newer reader is accepted here, for storing only: one refused entry makes hivemind
-    throw away the whole dictionary of its key, so one newer peer would hide everybody's records from older
-    ones.
+    Returns (the envelope, whether this reader is too old to use it). A record that asks for a newer
+    reader is accepted here, for storing only: one refused entry makes hivemind throw away the whole
+    dictionary of its key, so one newer peer would hide everybody's records from older ones.
     """
     payload, signer, _ = split_envelope(data, DEFAULT_MAX_ENVELOPE_BYTES)
     raw = decode(payload)
@@ -43,14 +43,15 @@ def open_stored(data: bytes) -> tuple[Envelope[Any], bool]:
 
 
 def named_run(raw: dict[str, Any]) -> str:
-    """The run that a record's payload names."""
+    """Returns the run that a record's payload names."""
     run = raw.get("run")
     return run.hex() if isinstance(run, bytes) else str(run)
 
 
 class RecordView:
-    """What the peer `me` sees of the bulletin board. `check` and `open_all` may run in a thread, nothing
-    else.
+    """Is what the peer `me` sees of the bulletin board.
+
+    `check` and `open_all` may run in a thread, nothing else.
     """
 
     def __init__(self, me: str = "") -> None:
@@ -64,12 +65,12 @@ class RecordView:
         self._best: OrderedDict[str, dict[str, Envelope[Any]]] = OrderedDict()
 
     def count(self, reason: str) -> None:
-        """One more refusal."""
+        """Counts one more refusal."""
         with self._lock:
             self.refused[reason] += 1
 
     def check(self, subkey: str, expires_at: float, data: bytes) -> Envelope[Any]:
-        """An entry as a DHT node may hold it; never refused for being expired. RecordError."""
+        """Checks an entry that a DHT node may hold; it is never refused for being expired. RecordError."""
         return self._check(subkey, expires_at, data)[0]
 
     def _check(self, subkey: str, expires_at: float, data: bytes) -> tuple[Envelope[Any], bool]:
@@ -93,7 +94,7 @@ class RecordView:
     def open_all(
         self, key: str, run: str, entries: Iterable[tuple[str, float, bytes]]
     ) -> list[Envelope[Any]]:
-        """The entries (subkey, expiry, data) under `key` that this reader may use; the others are counted."""
+        """Opens the entries (subkey, expiry, data) under `key` that this reader may use, counts others."""
         opened = []
         for number, (subkey, expires_at, data) in enumerate(entries):
             if number == MAX_ENTRIES_PER_KEY:
@@ -114,7 +115,7 @@ class RecordView:
         return opened
 
     def take(self, key: str, opened: Iterable[Envelope[Any]], now_s: float) -> list[Envelope[Any]]:
-        """Remember what `open_all` gave, and answer with the highest ever seen of each subkey."""
+        """Remembers what `open_all` gave, and returns the highest ever seen of each subkey."""
         self.known(key, now_s)  # what has expired goes before anything that has not
         for envelope in opened:
             self.remember(key, envelope)
@@ -123,21 +124,21 @@ class RecordView:
     def merge(
         self, key: str, run: str, entries: Iterable[tuple[str, float, bytes]], now_s: float
     ) -> list[Envelope[Any]]:
-        """`open_all` and `take` at once, for whoever has no thread."""
+        """Does `open_all` and `take` at once, for callers without a thread."""
         return self.take(key, self.open_all(key, run, entries), now_s)
 
     def known(self, key: str, now_s: float) -> list[Envelope[Any]]:
-        """What is remembered under a key and has not expired."""
+        """Returns what is remembered under a key and has not expired."""
         best = self._best.get(key, {})
         for subkey in [subkey for subkey, envelope in best.items() if envelope.record.expires_at <= now_s]:
             del best[subkey]
         return list(best.values())
 
     def remember(self, key: str, envelope: Envelope[Any]) -> None:
-        """Keep a verified record if it is higher than the one of its signer and kind that is known.
+        """Keeps a verified record if it is higher than the known one of its signer and kind.
 
-        Of too many signers under a key, whoever was not seen for longest goes, never this peer: keys cost
-        nothing, so that no place is kept for who came first.
+        Of too many signers under a key, the one that was not seen for longest goes, never this peer:
+        keys cost nothing, so that no place is kept for who came first.
         """
         best = self._best.setdefault(key, {})
         self._best.move_to_end(key)

@@ -1,6 +1,4 @@
-"""Who may wait at the DHT's door: places are shared between addresses, and an address's places between its
-peers.
-"""
+"""Shares the places at the DHT's door between addresses, and an address's places between its peers."""
 
 from __future__ import annotations
 
@@ -27,9 +25,10 @@ class Place:
 
 
 class WaitingRoom:
-    """Requests that wait or are worked on. When it is full, the newest of whoever holds most makes room
-    for one who holds less: peer ids cost nothing, so that a count of each peer's requests alone keeps
-    nobody out.
+    """Holds requests that wait or are worked on.
+
+    When it is full, the newest of the peer that holds most makes room for one that holds less: peer ids
+    cost nothing, so that a count of each peer's requests alone keeps nobody out.
     """
 
     def __init__(self, address_of: Callable[[str], str]):
@@ -40,7 +39,7 @@ class WaitingRoom:
         self._turns: WeakValueDictionary[Giver, asyncio.Lock] = WeakValueDictionary()
 
     def enter(self, peer: str) -> Place | None:
-        """A place for the current task's request, perhaps another's; None when there is none."""
+        """Gives the current task's request a place, perhaps another's; None when there is none."""
         giver = Giver(peer, self._address_of(peer))
         if len(self._held.get(peer, ())) >= MAX_WAITING_OF_ONE:
             return None
@@ -58,7 +57,7 @@ class WaitingRoom:
         return place
 
     def leave(self, place: Place) -> None:
-        """The request is answered, or was put out; again is no error."""
+        """Frees the place of a request that is answered or was put out; again is no error."""
         held = self._held.get(place.giver.peer, set())
         if place in held:
             held.remove(place)
@@ -68,10 +67,10 @@ class WaitingRoom:
 
     @asynccontextmanager
     async def turn(self, peer: str) -> AsyncIterator[None]:
-        """While it is this request's turn: one of each address at a time, of the address's peers in turn.
+        """Holds this request's turn: one of each address at a time, of the address's peers in turn.
 
-        What all of them then wait for may serve whoever comes first, and nobody waits behind all that a crowd
-        has.
+        What all of them then wait for may serve the first to come, and nobody waits behind all that a
+        crowd has.
         """
         address = self._address_of(peer)
         async with self._turn_of(Giver(peer, address)), self._turn_of(Giver("", address)):

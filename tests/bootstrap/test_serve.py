@@ -1,4 +1,4 @@
-"""A bootstrap node on a fake network: it copies tips, whatever it failed to hear and whoever fell silent."""
+"""A bootstrap node on a fake network: it copies tips, whatever it failed to hear and if peers fall silent."""
 
 from __future__ import annotations
 
@@ -326,5 +326,5 @@ async def test_a_node_that_is_started_again_knows_its_runs_before_anybody_speaks
         async with node_of(world, monkeypatch) as bootstrap:
             await world.until(lambda: junk.id in bootstrap.runs)
             assert bootstrap.host.spec(junk.id) == junk.data
-            place = bootstrap.places[junk.id]  # still of whoever brought it
+            place = bootstrap.places[junk.id]  # still of the peer that brought it
             assert (place.peer, place.network) == (stranger.peer_id, "127.0.0.1")

@@ -15,7 +15,7 @@ import pytest
 from paris_p2p.envelope import Envelope, open_envelope, seal
 from paris_p2p.errors import DiskFullError
 from paris_p2p.identity import Identity
-from paris_p2p.node import reading
+from paris_p2p.node import record_reading
 from paris_p2p.node.host import Host
 from paris_p2p.node.publish import sign_again, sign_checkpoint, tell_card, tell_own_cards_again
 from paris_p2p.node.run_node import RunNode, opened
@@ -115,9 +115,7 @@ def member(world: World, folder: Path) -> Host:
 
 
 async def test_a_tip_that_its_maker_hid_on_the_bulletin_board_is_asked_for(tmp_path: Path) -> None:
-    """The board keeps one card of a maker; whoever missed the one that was attested asks a peer that has
-    it.
-    """
+    """The board keeps one card of a maker; a peer that missed the attested one asks a peer that has it."""
     world = World(tmp_path / "world")
     hosts = [member(world, tmp_path / name) for name in ("maker", "attestor", "listener")]
     async with (
@@ -214,9 +212,9 @@ async def test_what_a_peer_tells_is_verified_in_a_thread_and_left_after_a_few_ba
         times = {"issued_at": now, "expires_at": now + 100, "claimed_at": now}
         claim = ClaimRecord(run=world.run.id, slot="expert-0", seq=1, epoch=1, **times)
         good, forged = seal(Identity.generate(), claim), [os.urandom(200) for _ in range(100)]
-        monkeypatch.setattr(reading, "open_envelope", noted)
+        monkeypatch.setattr(record_reading, "open_envelope", noted)
         await node.reading._receive_all([good.data, *forged])
-        assert len(threads) == 1 + 1 + reading._MAX_BAD_TOLD
+        assert len(threads) == 1 + 1 + record_reading._MAX_BAD_TOLD
         assert threading.main_thread() not in threads
         assert good.id in {envelope.id for envelope in node.board.claims("expert-0")}
         assert node.refused["records: not looked at after too many bad ones"] == 1
@@ -255,4 +253,4 @@ async def test_many_records_of_one_answer_leave_others_their_turns_while_they_ar
         beside = asyncio.create_task(others())
         await node.reading._receive_all([claim.data for claim in claims])
         await beside
-        assert len(set(kept_at_turn)) >= len(claims) // reading._KEPT_AT_ONCE
+        assert len(set(kept_at_turn)) >= len(claims) // record_reading._KEPT_AT_ONCE

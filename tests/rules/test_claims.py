@@ -203,7 +203,7 @@ def test_a_sitting_lead_leaves_a_place_that_is_used_up_and_only_then() -> None:
     made = tip(FIRST)
     assert epoch_to_publish(1, {"a"}, made, {}) == 1
     assert epoch_to_publish(1, {"a"}, made, {2: {"b"}}) == 1  # not its place
-    # whoever comes attests that one, and all goes on after it
+    # a newcomer attests that one, and all goes on after it
     assert epoch_to_publish(1, {"a", "c"}, made, {1: {"a"}}) == 1
     assert epoch_to_publish(1, {"a", "c"}, made, {1: {"a", "c"}}) == 2
     assert epoch_to_publish(2, {"a"}, made, {2: {"b"}, 3: {"d"}}) == 4

@@ -2,7 +2,7 @@
 masquerade.
 
 Every home has the same private range, as homes do. The routers take nothing in from outside, and give every
-connection a random port, so that no hole can be punched either: whoever is at home can dial, and cannot be
+connection a random port, so that no hole can be punched either: a machine at home can dial, and cannot be
 dialled.
 """
 

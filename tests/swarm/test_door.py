@@ -409,7 +409,7 @@ async def test_a_full_waiting_room_is_shared_evenly_between_the_peers_of_one_add
     assert refused_of(others) == []
     assert {number // MAX_WAITING_OF_ONE for number in refused_of(crowd)} == set(range(8))  # one of each
     for task in [*crowd, *others]:
-        task.cancel()  # as p2pd does when whoever asked is gone
+        task.cancel()  # as p2pd does when the asker is gone
     await asyncio.gather(*crowd, *others, return_exceptions=True)
     assert sum(task.cancelled() for task in [*crowd, *others]) == MAX_WAITING
     blocked.opened.set()

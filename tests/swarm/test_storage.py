@@ -52,7 +52,7 @@ def test_a_flood_of_invented_runs_is_turned_away_and_takes_no_room_of_ours_or_of
     assert all(
         put(held, stray(RUN, slot=f"expert-{number}")) for number in range(1, 10)
     )  # there is room for ours as before
-    assert put(held, stray(before.record.run, lifetime_s=3100.0))  # and the others may renew theirs
+    assert put(held, stray(before.record.run, lifetime_s=3100.0))  # and the others may renew their own
 
 
 def test_a_run_that_this_peer_joins_later_is_no_longer_among_the_others() -> None:

@@ -112,7 +112,7 @@ def test_later_signers_are_seen_though_made_up_ones_filled_a_key_for_months(
     view.remember(key, own)
     view.take(key, [steady], now_s)
     for _ in range(8):
-        view.take(key, [card(Identity.generate(), 1), steady], now_s)  # whoever is seen again stays
+        view.take(key, [card(Identity.generate(), 1), steady], now_s)  # a signer that is seen again stays
     seen = {one.id for one in view.take(key, [late], now_s)}
     assert {own.id, steady.id, late.id} <= seen
     assert len(seen) == 4

@@ -49,13 +49,13 @@ def verb(app: typer.Typer, *examples: str) -> Callable[[Callable[..., None]], Ca
     epilog = "\n\n".join((heading, *(f"  {example}" for example in examples)))
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
-        app.command(epilog=epilog)(_with_log_flags(spread(function)))
+        app.command(epilog=epilog)(_with_log_flags(spread_groups(function)))
         return function
 
     return add
 
 
-def spread(function: Callable[..., None]) -> Callable[..., None]:
+def spread_groups(function: Callable[..., None]) -> Callable[..., None]:
     """Returns the function with the fields of its groups as parameters, from which typer makes options."""
     own = inspect.signature(function, eval_str=True).parameters.values()
     groups: dict[str, Any] = {one.name: one.annotation for one in own if is_dataclass(one.annotation)}

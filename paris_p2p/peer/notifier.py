@@ -13,7 +13,8 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.node.run_node import RunNode
 
 T = TypeVar("T")
-_GATHER_S = 0.1  # strangers may bring news without end: what comes within it is looked at once
+# Strangers may bring news without end, and a look at a crowded slot takes 10 ms: one look for all of it.
+_GATHER_S = 0.25
 
 
 class Notifier:
@@ -31,20 +32,25 @@ class Notifier:
 
     async def wait(self, limit_s: float = math.inf) -> None:
         """Returns soon after the next `notify`, at the latest after `limit_s` seconds."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None if limit_s == math.inf else limit_s):
-                await self._next.wait()
+        await self._wait(limit_s)
         await asyncio.sleep(_GATHER_S)
 
     async def until(self, holds: Callable[[], bool], limit_s: float = math.inf) -> bool:
-        """Returns True once `holds` does, which is asked at each `notify`; False after `limit_s` seconds."""
+        """Returns True once `holds` does, which is asked at each `notify` and should be cheap; False after
+        `limit_s` seconds.
+        """
         ends_s = time.monotonic() + limit_s
         while not holds():
             left_s = ends_s - time.monotonic()
             if left_s <= 0:
                 return False
-            await self.wait(left_s)
+            await self._wait(left_s)
         return True
+
+    async def _wait(self, limit_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if limit_s == math.inf else limit_s):
+                await self._next.wait()
 
     @contextmanager
     def listening(self, node: RunNode, slot: str) -> Iterator[None]:

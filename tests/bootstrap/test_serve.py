@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,11 +18,12 @@ from paris_p2p.bootstrap import mirror, serve
 from paris_p2p.bootstrap.heard_runs import MAX_HEARD_OF_ONE
 from paris_p2p.bootstrap.mirror import Mirror
 from paris_p2p.bootstrap.serve import BootstrapNode
-from paris_p2p.errors import DiskFullError, MissingBlobError
+from paris_p2p.envelope import seal
+from paris_p2p.errors import DiskFullError, MissingBlobError, TwinError
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.host import Host
 from paris_p2p.node.run_node import RunNode
-from paris_p2p.records import BlobRef
+from paris_p2p.records import BlobRef, PeerRecord
 from paris_p2p.rules import places
 from paris_p2p.rules.places import MAX_OF_PEER, MAX_RUNS
 from paris_p2p.spec import PeerSettings
@@ -328,3 +330,31 @@ async def test_a_node_that_is_started_again_knows_its_runs_before_anybody_speaks
             assert bootstrap.host.spec(junk.id) == junk.data
             place = bootstrap.places[junk.id]  # still of the peer that brought it
             assert (place.peer, place.network) == (stranger.peer_id, "127.0.0.1")
+
+
+async def test_a_node_whose_key_another_node_signs_with_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path) as world:
+        maker = await world.add("a", slot="expert-0")
+        quickly(monkeypatch)
+        home = tmp_path / "bootstrap"
+        identity = load_or_create_peer_key(home / "identity.key")
+        host = Host(settings=PeerSettings(data_dir=home), identity=identity, store=BlobStore(home / "blobs"))
+        host.swarm = world.network.join(identity, host)
+        bootstrap = BootstrapNode(host, frozenset(), lambda _: None)
+        bootstrap.heard.waiting[world.run.id] = maker.node.peer_id
+        running = asyncio.create_task(bootstrap.run())
+        await world.until(lambda: bootstrap.runs)
+        now = time.time() + 0.5
+        head = {
+            "run": world.run.id,
+            "slot": "",
+            "seq": int(now * 1000),
+            "issued_at": now,
+            "expires_at": now + 60,
+        }
+        bootstrap.runs[world.run.id].keep(seal(identity, PeerRecord(**head, role="bootstrap")))
+        with pytest.raises(TwinError, match="was not signed here"):
+            await asyncio.wait_for(running, 30)
+        assert not bootstrap.host.members

@@ -63,8 +63,26 @@ async def test_what_is_wanted_anew_ends_the_copying_of_what_was_wanted_before() 
 
     for what in ("old", "old", "new", "new"):
         copies.want("expert-0", what, forever(what))
-        await asyncio.sleep(0.01)
-    assert began == ["old", "new"]
+        await asyncio.sleep(0)
+    while began != ["old", "new"]:
+        await asyncio.sleep(0)
+    await copies.close()
+
+
+async def test_the_end_of_a_copying_is_news_whatever_ended_it() -> None:
+    ended = asyncio.Event()
+    copies = Copies(ended.set)
+
+    async def copied() -> None:
+        pass
+
+    async def broken() -> None:
+        raise ZeroDivisionError
+
+    for copy in (copied, broken):
+        ended.clear()
+        copies.want(copy.__name__, "card", copy)
+        await asyncio.wait_for(ended.wait(), 30)
     await copies.close()
 
 
@@ -72,8 +90,9 @@ async def test_an_error_that_nobody_expected_is_raised_not_lost() -> None:
     async def broken() -> None:
         raise ZeroDivisionError
 
-    copies = Copies()
+    ended = asyncio.Event()
+    copies = Copies(ended.set)
     copies.want("expert-0", "card", broken)
-    await asyncio.sleep(0.01)
+    await ended.wait()
     with pytest.raises(ZeroDivisionError):
         copies.want("expert-0", "card", broken)

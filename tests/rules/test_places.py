@@ -16,6 +16,7 @@ from paris_p2p.rules.places import (
     MAX_RUNS,
     RunPlace,
     idle,
+    idle_in_s,
     leaves_for,
     refusal,
 )
@@ -120,6 +121,19 @@ _PLACES = st.builds(
     heard_s=st.floats(0, 1e6),
     tips=st.integers(0, 3),
 )
+
+
+@given(st.lists(_PLACES, max_size=20), st.floats(0, 3e6))
+def test_who_waits_until_a_run_may_be_idle_misses_none_and_never_waits_for_nothing(
+    places: list[RunPlace], now_s: float
+) -> None:
+    wait_s = idle_in_s(places, now_s)
+    if wait_s is None:
+        assert idle(places, 1e12) == []
+    else:
+        assert wait_s >= 1.0
+        assert wait_s == 1.0 or idle(places, now_s + wait_s - 0.5) == []
+        assert idle(places, now_s + wait_s + 0.5)
 
 
 @given(st.lists(_PLACES, max_size=300))

@@ -24,7 +24,7 @@ from paris_p2p.option_sources import (
 )
 from paris_p2p.spec import Invite
 
-DEFAULT_PORT = 31337
+_DEFAULT_PORT = 31337
 
 
 def _check_run(text: str) -> str:
@@ -43,7 +43,7 @@ RunText = Annotated[str, AfterValidator(_check_run)]
 class ServeOptions(HomeOptions, NodeOptions):
     """What a bootstrap node may use and holds."""
 
-    port: int = DEFAULT_PORT
+    port: int = _DEFAULT_PORT
     peers: Addresses = ()
     max_disk: Bytes | None = ByteSize(50 * 10**9)
     # invites or run ids to hold; empty: any run that comes

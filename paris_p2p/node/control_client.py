@@ -1,5 +1,5 @@
-"""Asks the peer that runs on a data directory: status, pause, resume, stop (see control.py for the other
-end).
+"""A command asks the peer that runs on a data directory: status, pause, resume, stop (see control.py for the
+other end).
 """
 
 from __future__ import annotations

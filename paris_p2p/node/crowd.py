@@ -22,7 +22,7 @@ MAX_CLAIMS = 256  # kept per slot: a thousand strangers with claims cannot fill 
 MAX_CARDS = 128  # kept per slot
 MAX_ATTESTATIONS = 1024  # kept per slot
 MAX_REFUSALS = 256  # kept per slot
-FIRST_CLAIMS = 64  # live claims that stay, by when they came, and as many by when they say they were made
+_FIRST_CLAIMS = 64  # live claims that stay, by when they came, and as many by when they say they were made
 
 
 @dataclass
@@ -55,7 +55,7 @@ def drop_claims(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Hear
     def rank(signer: str) -> tuple[int, float, bytes]:
         return heard.wasted(signer, now_s), *order(live[signer], timing, heard)
 
-    stay = set(list(live)[:FIRST_CLAIMS]) | set(sorted(live, key=rank)[:FIRST_CLAIMS]) | {me}
+    stay = set(list(live)[:_FIRST_CLAIMS]) | set(sorted(live, key=rank)[:_FIRST_CLAIMS]) | {me}
     if slot.tip is not None:
         stay.add(slot.tip.card.signer)
 

@@ -19,10 +19,10 @@ from paris_p2p.store.ledger import Ledger
 
 log = logging.getLogger(__name__)
 # signers remembered per slot; keys are free, so a flood of them gains nothing by being remembered
-MAX_SPELLS = 1024
-MAX_SAVED = 64  # signers per slot, those that wasted most
-SAVE_EVERY_S = 60.0
-MAX_SECONDS = 4e9
+_MAX_SPELLS = 1024
+_MAX_SAVED = 64  # signers per slot, those that wasted most
+_SAVE_EVERY_S = 60.0
+_MAX_SECONDS = 4e9
 
 
 @dataclass
@@ -74,10 +74,10 @@ class Hearing:
             counts=counts,
         )
         slot.spells[signer] = spell
-        if len(slot.spells) > MAX_SPELLS:
+        if len(slot.spells) > _MAX_SPELLS:
             del slot.spells[min(slot.spells, key=lambda one: slot.spells[one].until_s)]
         slot.slot = hear_slot(slot.slot, slot.spells, now_s)
-        if now_s - slot.saved_at_s >= SAVE_EVERY_S and slot.slot.held_s(now_s) > 0:
+        if now_s - slot.saved_at_s >= _SAVE_EVERY_S and slot.slot.held_s(now_s) > 0:
             self._save(name, now_s)
 
     def note_tip(self, name: str, maker: str, pace_s: float | None, now_s: float) -> None:
@@ -107,7 +107,7 @@ class Hearing:
 
     def _save(self, name: str, now_s: float) -> None:
         slot, heard = self.slots[name], self.heard(name)
-        worst = sorted(slot.spells, key=lambda signer: -slot.spells[signer].held_s(now_s))[:MAX_SAVED]
+        worst = sorted(slot.spells, key=lambda signer: -slot.spells[signer].held_s(now_s))[:_MAX_SAVED]
         wasted = [
             (peer_id_to_bytes(one), slot.spells[one].held_s(now_s))
             for one in worst
@@ -128,7 +128,7 @@ class Hearing:
             slot.slot = Spell(now_s, now_s, now_s, _seconds(held_s))
             slot.spells = {
                 peer_id_from_bytes(one): Spell(now_s, at_s, at_s, _seconds(s))
-                for one, s in wasted[:MAX_SAVED]
+                for one, s in wasted[:_MAX_SAVED]
             }
             slot.is_saved = True
         except (ValueError, TypeError, msgpack.UnpackException, RecordError) as error:
@@ -140,6 +140,6 @@ class Hearing:
 
 
 def _seconds(value: float) -> float:
-    if not 0 <= value <= MAX_SECONDS:
+    if not 0 <= value <= _MAX_SECONDS:
         raise ValueError(f"{value!r} is no time")
     return float(value)

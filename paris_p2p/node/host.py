@@ -1,4 +1,4 @@
-"""One peer on the network: its identity, disk and swarm, shared by the runs it takes part in."""
+"""One peer on the network shares its identity, disk and swarm between the runs it takes part in."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SPEC_LIMIT_S = 120.0  # 4 MiB, the longest RunSpec, over a slow line
 
 
 class Member(Protocol):
-    """A run on this host, as the blob exchange sees it."""
+    """Says what the blob exchange asks of a run on this host."""
 
     run: str
     spec: RunSpec
@@ -57,7 +57,7 @@ class Member(Protocol):
 
 @dataclass
 class Host:
-    """Identity, store and swarm of one data directory; also the BlobSource other peers are served from."""
+    """Holds identity, store and swarm of one data directory; other peers are served from it as a BlobSource."""
 
     settings: PeerSettings
     identity: Identity
@@ -102,8 +102,8 @@ class Host:
         return self.sources.proved(peer) or any(member.knows(peer) for member in tuple(self.members.values()))
 
     def make_room(self, need_bytes: int, keep: Iterable[str] = ()) -> bool:
-        """Delete what no run here needs any more, nor `keep` names, until `need_bytes` are free; False
-        when that freed nothing.
+        """Deletes what no run here needs any more, nor `keep` names, until `need_bytes` are free; returns
+        False when that freed nothing.
         """
         kept = set(keep).union(*(member.kept_blobs() for member in tuple(self.members.values())))
         return self.store.evict(kept, need_bytes) > 0
@@ -121,7 +121,7 @@ async def open_host(
     on_record: Callable[[Envelope[Any]], None] | None = None,
     own_bytes: int = 0,
 ) -> AsyncIterator[Host]:
-    """Lock the data directory, open its store and join the network; everything is closed in reverse.
+    """Locks the data directory, opens its store and joins the network; everything is closed in reverse.
 
     Where the settings do not say what blobs may take on disk, it is `own_bytes`, this user's own data, and
     half of the rest.
@@ -129,19 +129,7 @@ async def open_host(
     _check_addresses(settings)
     with DataDirLock(settings.data_dir):
         identity = load_or_create_peer_key(settings.data_dir / "identity.key")
-        host = Host(
-            settings=settings,
-            identity=identity,
-            store=BlobStore(settings.data_dir / "blobs", settings.max_disk_bytes),
-        )
-        if "max_disk_bytes" not in settings.model_fields_set:
-            host.store.max_bytes = cap_bytes = default_cap_bytes(
-                host.store.used_bytes(), free_bytes(host.store.root), own_bytes
-            )
-            log.info(
-                "blobs may take %.1f GB of this disk, half of what is free; --max-disk says otherwise",
-                cap_bytes / 1e9,
-            )
+        host = Host(settings=settings, identity=identity, store=_open_store(settings, own_bytes))
         async with AsyncExitStack() as stack:
 
             async def open_at(port: int) -> Swarm:
@@ -160,8 +148,19 @@ async def open_host(
             yield host
 
 
+def _open_store(settings: PeerSettings, own_bytes: int) -> BlobStore:
+    store = BlobStore(settings.data_dir / "blobs", settings.max_disk_bytes)
+    if "max_disk_bytes" not in settings.model_fields_set:
+        store.max_bytes = default_cap_bytes(store.used_bytes(), free_bytes(store.root), own_bytes)
+        log.info(
+            "blobs may take %.1f GB of this disk, half of what is free; --max-disk says otherwise",
+            store.max_bytes / 1e9,
+        )
+    return store
+
+
 async def _at_its_old_port(settings: PeerSettings, open_at: Callable[[int], Awaitable[Swarm]]) -> Swarm:
-    """Listen where this data directory listened before, so that invites and neighbours still find it;
+    """Listens where this data directory listened before, so that invites and neighbours still find it;
     elsewhere if that is taken.
     """
     if settings.port:
@@ -187,7 +186,7 @@ async def _at_its_old_port(settings: PeerSettings, open_at: Callable[[int], Awai
 
 
 def _check_addresses(settings: PeerSettings) -> None:
-    """UsageError now: p2pd would answer a wrong address with a stack trace of its own."""
+    """Raises UsageError now: p2pd would answer a wrong address with a stack trace of its own."""
     for flag, addresses in (("announce", settings.announce), ("relay", settings.relays)):
         for address in addresses:
             try:

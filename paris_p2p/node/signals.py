@@ -1,4 +1,6 @@
-"""Leaving in good order when a signal asks for it: Ctrl-C, SIGTERM, and the SIGHUP of a closed terminal."""
+"""A process leaves in good order when a signal asks for it: Ctrl-C, SIGTERM, and the SIGHUP of a closed
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ LEFT_AT_ONCE = 130
 
 
 def on_leave_signals(leave: Callable[[], None], at_once: Callable[[], None] = lambda: None) -> None:
-    """Call `leave` at the first signal; a second Ctrl-C or SIGTERM calls `at_once` and ends the process
+    """Calls `leave` at the first signal; a second Ctrl-C or SIGTERM calls `at_once` and ends the process
     there.
 
     SIGHUP never hurries: a terminal that closes sends it more than once, from the shell and from the kernel.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 MAX_REQUEST_CHUNKS = 64  # a request costs a round trip and a new stream; they are read chunk by chunk
-REQUEST_S = 0.5  # a request should take about this long, so that a slow source holds few chunks
+_REQUEST_S = 0.5  # a request should take about this long, so that a slow source holds few chunks
 _SLOW_SHARE = 0.1  # a source below this share of the median rate is dropped when others can serve
 MIN_RATED_BYTES = 4 << 20  # a rate is believed after this much
 LATE_CHUNKS = 3.0  # a chunk is late once it takes so many times as long as a source that waits needs for one
@@ -58,7 +58,7 @@ def next_chunks(
     """
     budget = 2
     if source.received_bytes >= chunk_bytes:
-        budget = max(1, min(MAX_REQUEST_CHUNKS, int(source.rate_bytes_per_s * REQUEST_S / chunk_bytes)))
+        budget = max(1, min(MAX_REQUEST_CHUNKS, int(source.rate_bytes_per_s * _REQUEST_S / chunk_bytes)))
     free, late = list[int](), list[int]()
     patience_s = late_after_s(source, chunk_bytes)
     for index in missing:

@@ -11,13 +11,13 @@ from paris_p2p.records import MAX_LOSS, AttestationRecord, CardRecord
 from paris_p2p.rules.rates import RESTS, lowered_after, lowered_again
 from paris_p2p.rules.refusals import REASONS
 
-FIRST_CARD_SLACK = 1.5  # a first card may be this much worse than predicting nothing
+_FIRST_CARD_SLACK = 1.5  # a first card may be this much worse than predicting nothing
 # cards a lineage may have for each checkpoint interval since the run was made; honest leads make one
 _CARDS_PER_INTERVAL = 4
-SPARE_CARDS = 64  # beside those: leads that leave, pause or hand over publish at once
-MAX_STEPS_PER_S = 1e4  # counters of a lineage: more than any machine trains
-MAX_CLIPS_PER_S = 1e6
-SPARE_S = 3600.0
+_SPARE_CARDS = 64  # beside those: leads that leave, pause or hand over publish at once
+_MAX_STEPS_PER_S = 1e4  # counters of a lineage: more than any machine trains
+_MAX_CLIPS_PER_S = 1e6
+_SPARE_S = 3600.0
 NO_CLAIM = REASONS["claim"]  # not for good: it may come to hold it, or the claim may come later
 # nor this: what made it the tip may come later
 NO_PARENT = "its parent is not known here, or waits for its quorum"
@@ -36,7 +36,7 @@ class Age:
     @property
     def cards(self) -> int:
         """Returns the most cards that a lineage can have got in this time."""
-        return SPARE_CARDS + int(_CARDS_PER_INTERVAL * max(0.0, self.age_s) / self.checkpoint_s)
+        return _SPARE_CARDS + int(_CARDS_PER_INTERVAL * max(0.0, self.age_s) / self.checkpoint_s)
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def impossible(card: CardRecord, run: Age) -> str | None:
     """
     if (place := impossible_place(card.epoch, card.seq, run)) is not None:
         return place
-    ample_s = SPARE_S + max(0.0, run.age_s)
-    if card.steps > MAX_STEPS_PER_S * ample_s or card.clips > MAX_CLIPS_PER_S * ample_s:
+    ample_s = _SPARE_S + max(0.0, run.age_s)
+    if card.steps > _MAX_STEPS_PER_S * ample_s or card.clips > _MAX_CLIPS_PER_S * ample_s:
         return "it counts more steps or clips than the run's age allows"
     return None
 
@@ -233,7 +233,7 @@ def refuse_loss(loss: float, reference_loss: float, tolerance: float, *, first: 
         return REASONS["finite"]
     if max(loss, reference_loss) > MAX_LOSS:
         return REASONS["large"]
-    limit = reference_loss * (FIRST_CARD_SLACK if first else 1 + tolerance)
+    limit = reference_loss * (_FIRST_CARD_SLACK if first else 1 + tolerance)
     return None if loss <= limit else REASONS["loss"]
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from paris_p2p.spec import RunSpec
 
 Action = Literal["clock", "where", "spec", "records", "blobs"]
-UNBOUND: frozenset[Action] = frozenset(
+_UNBOUND: frozenset[Action] = frozenset(
     {"clock"}
 )  # says nothing of any run, and a peer that joins one asks it first
 
@@ -30,4 +30,4 @@ def may(peer: str, action: Action, runs: Iterable[RunSpec], thing: str) -> bool:
     permission, because the attestors' signatures are what counts.
     """
     open_to = [not run.private for run in runs]
-    return action in UNBOUND or not open_to or any(open_to)
+    return action in _UNBOUND or not open_to or any(open_to)

@@ -57,7 +57,7 @@ class Member(Protocol):
 
 @dataclass
 class Host:
-    """Holds identity, store and swarm of one data directory; other peers are served from it as a BlobSource."""
+    """Holds identity, store and swarm of one data directory; other peers are served from it."""
 
     settings: PeerSettings
     identity: Identity

@@ -1,4 +1,4 @@
-"""Times `--help` of the three commands against the 0.4 s a person waits without noticing.
+"""Times `--help` of the commands against the 0.4 s a person waits without noticing.
 
     .venv/bin/python bench/help_time.py [--runs 15]
 
@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-COMMANDS = ("paris-peer", "paris-run", "paris-bootstrap")
+COMMANDS = ("paris", "paris-peer", "paris-run", "paris-bootstrap")
 LIMIT_S = 0.4
 
 

@@ -41,8 +41,8 @@ _ADDRESS = re.compile(
 _OTHER_PEER = re.compile(r"(?:remote_peer_id_from_pubkey=|got )([1-9A-HJ-NP-Za-km-z]{40,60})")
 
 NOT_INSTALLED = (
-    "checking a node needs py-libp2p, which is not installed. Install it with: "
-    "pip install 'paris-p2p[probe]' "
+    "checking a node needs py-libp2p, which is not installed. In a clone of paris-p2p, run "
+    "pip install -e '.[probe]' "
     "(it is compiled here and needs a C compiler and GMP; on Debian or Ubuntu: "
     "apt install build-essential libgmp-dev)"
 )

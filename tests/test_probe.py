@@ -60,7 +60,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def test_without_py_libp2p_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "libp2p", None)
-    with pytest.raises(UsageError, match=r"pip install 'paris-p2p\[probe\]'"):
+    with pytest.raises(UsageError, match=r"pip install -e '.\[probe\]'"):
         probe.check_node(f"/ip4/127.0.0.1/tcp/1/p2p/{STRANGER}")
 
 

@@ -97,7 +97,7 @@ def serve(
     run_bootstrap(settings, options.known_peers(), options.mirrored(), ready)
 
 
-@verb(app, f"paris-bootstrap check /ip4/192.0.2.7/tcp/31337/p2p/12D3KooW{44 * 'A'}")
+@verb(app, "paris-bootstrap check /ip4/192.0.2.7/tcp/31337/p2p/12D3Koo…")
 def check(
     multiaddr: Annotated[
         str,

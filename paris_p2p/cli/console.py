@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import signal
 import sys
@@ -77,6 +76,8 @@ async def confirmed(question: str) -> bool:
 
     It reads no line in a thread, for a thread that waits for one cannot be stopped.
     """
+    import asyncio
+
     if not sys.stdin.isatty():
         raise UsageError("cannot ask here, since there is no terminal; read the above and add --yes")
     loop, typed = asyncio.get_running_loop(), asyncio.Event()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,9 @@ from paris_p2p.cli.typed import checked_options
 from paris_p2p.cli.verb import verb
 from paris_p2p.errors import UsageError
 from paris_p2p.pasted import invites_in
+
+if TYPE_CHECKING:
+    from paris_p2p.spec import PeerSettings
 
 MEASURES = "What is measured"
 
@@ -85,7 +88,7 @@ def add_evaluate(app: typer.Typer) -> None:
     verb(
         app,
         "paris-run evaluate model --data prepared --out report --clips 200",
-        "paris-run evaluate @invite.txt --data prepared --out report --baseline monolith",
+        "paris-run evaluate @invite.txt --data prepared --out report --baseline other",
     )(evaluate)
 
 
@@ -153,8 +156,9 @@ def evaluate(
     check_named(options)
     if losses is not None:
         read_losses(losses)
+    settings = fetch_settings(flags)
     with progress_bars() as progress:
-        fetch = partial(_model_folder, out=out, flags=flags, offline=offline, progress=progress)
+        fetch = partial(_model_folder, out=out, settings=settings, offline=offline, progress=progress)
         other = Baseline(fetch(baseline), baseline_data) if baseline else None
         evidence = gather(fetch(model), data, out, options, other, progress)
         write_evaluation(out, evidence, losses, made_by(_command_line(context), options), progress)
@@ -180,16 +184,15 @@ def _command_line(context: typer.Context) -> list[str]:
 
 
 def _model_folder(
-    model: str, out: Path, flags: FetchFlags, offline: bool, progress: Callable[[str, int, int], None]
+    model: str, out: Path, settings: PeerSettings, offline: bool, progress: Callable[[str, int, int], None]
 ) -> Path:
     """Returns the exported model, or exports one beside the report from what an invite brings, once."""
     pasted = model == "-" or model.startswith("@") or next(invites_in(model), "")
     if not pasted or Path(model).exists():
-        return Path(model)
+        return typed.model_folder(Path(model))
     from paris_p2p.generation.export import export as run_export
     from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
 
-    settings = fetch_settings(flags)
     invite = parse_invite(model, settings.data_dir / GENERATOR_DIR)
     folder = out.with_name(f"{out.name}-model-{invite.run[:16]}")
     if not folder.exists():

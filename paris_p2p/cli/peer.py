@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -154,10 +153,12 @@ def start(
 
 
 async def _confirm(question: str) -> bool:
+    from asyncio import CancelledError
+
     echo(question)
     try:
         return await confirmed("Join?")
-    except asyncio.CancelledError:
+    except CancelledError:
         echo("\nnot joined; nothing was fetched but the run's description")
         raise
 

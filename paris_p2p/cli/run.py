@@ -195,6 +195,7 @@ class RunFlags:
             "Weights that every expert starts from: a safetensors file, or a folder of DiT, PixArt, FLUX or "
             "ours.",
             "PATH",
+            parser=typed.existing("first weights"),
         ),
     ] = None
     rng_seed: Annotated[int, option("Seed of the first weights and of every batch.", "N", min=0)] = 0

@@ -46,6 +46,26 @@ def file(what: str) -> Callable[[str], Path]:
     return read
 
 
+def existing(what: str) -> Callable[[str], Path]:
+    """Returns a reader of a file or folder that is there; `what` says which is wanted."""
+
+    def read(text: str) -> Path:
+        path = Path(text).expanduser()
+        if not path.exists():
+            raise UsageError(f"{path}: there is no such file or folder, where {what} are wanted")
+        return path
+
+    return read
+
+
+def model_folder(path: Path) -> Path:
+    """Returns the folder of an exported model; UsageError when it is none."""
+    if not (path / "model_index.json").is_file():
+        state = "holds no model" if path.is_dir() else "is not a folder" if path.exists() else "is not there"
+        raise UsageError(f"{path} {state}, where an invite or a folder of `paris-run export` is wanted")
+    return path
+
+
 def prepared(what: str) -> Callable[[str], Path]:
     """Returns a reader of a folder that `paris-run prepare` wrote; a damaged one passes."""
     read_folder = folder(what)

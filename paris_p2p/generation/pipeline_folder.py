@@ -18,7 +18,7 @@ from typing import Any, Self
 from diffusers import DiffusionPipeline
 
 from paris_p2p.bounded_json import read_json
-from paris_p2p.errors import UsageError
+from paris_p2p.errors import ReadOnlyError, UsageError
 from paris_p2p.generation.frozen import CODEC, FEATURES, TEXT
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.model.router import Router
@@ -196,8 +196,17 @@ def fetch(repository: str, **options: Any) -> Path:
 
 def write_folder(folder: Path, write: Callable[[str], None], kept: Path | None) -> None:
     """Writes a model beside `folder`, with what is kept of the folder `kept`, and then puts each part in its
-    place, so that no part is ever half there and the files it was loaded from may be replaced.
+    place, so that no part is ever half there and the files it was loaded from may be replaced. ReadOnlyError.
     """
+    try:
+        _write_beside(folder, write, kept)
+    except OSError as error:
+        raise ReadOnlyError(
+            f"cannot write the model to {folder}: {error.strerror or error}; choose another folder"
+        ) from error
+
+
+def _write_beside(folder: Path, write: Callable[[str], None], kept: Path | None) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
         fresh, stale = Path(beside) / "new", Path(beside) / "old"

@@ -78,8 +78,12 @@ def _condition(
 
 
 def listed(prompt: str | Sequence[str]) -> list[str]:
-    """Returns one prompt or several as a list."""
-    return [prompt] if isinstance(prompt, str) else list(prompt)
+    """Returns one prompt or several as a list; UsageError when they are not words."""
+    words = [prompt] if isinstance(prompt, str) else list(prompt)
+    odd = [each for each in words if not isinstance(each, str)]
+    if odd:
+        raise UsageError(f"a prompt is {odd[0]!r}, a {type(odd[0]).__name__}; give words")
+    return words
 
 
 def negatives(negative_prompt: str | Sequence[str] | None, count: int) -> list[str] | None:

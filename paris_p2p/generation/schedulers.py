@@ -52,8 +52,8 @@ def solver_of(scheduler: Any, steps: int, generators: Sequence[torch.Generator] 
     `generators`, one a clip, draw the noise that stochastic schedulers add. UsageError when the scheduler is
     not made for flows.
     """
-    name, config = type(scheduler).__name__, scheduler.config
-    if name in _OWN and not any(config.get(option) for option in _OTHER_GRIDS):
+    name = type(scheduler).__name__
+    if _is_ours(scheduler):
         return Solver(time_grid(steps, shift_of(scheduler)), STEPS[_OWN[name]])
     check_flow(scheduler)
     walker = copy.deepcopy(scheduler)
@@ -88,10 +88,15 @@ def check_flow(scheduler: Any) -> None:
 
 def plan(scheduler: Any, steps: int) -> None:
     """Sets the scheduler's own `timesteps` and `sigmas`, for callbacks that read them."""
-    if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
+    if _is_ours(scheduler) and _OWN[type(scheduler).__name__] == "euler":
         scheduler.set_timesteps(sigmas=[1 - index / steps for index in range(steps)])
     else:
         scheduler.set_timesteps(steps)
+
+
+def _is_ours(scheduler: Any) -> bool:
+    """Whether the scheduler's steps are our own, on our own time grid."""
+    return type(scheduler).__name__ in _OWN and not any(map(scheduler.config.get, _OTHER_GRIDS))
 
 
 def _walk(walker: Any, generators: Sequence[torch.Generator] | None) -> Step:

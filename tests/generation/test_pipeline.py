@@ -15,7 +15,7 @@ from diffusers.utils import export_to_gif, export_to_video
 from PIL import Image, ImageSequence
 
 import paris_p2p
-from paris_p2p.errors import CheckpointError, UsageError
+from paris_p2p.errors import CheckpointError, ReadOnlyError, UsageError
 from paris_p2p.generation.export import _model_card, export
 from paris_p2p.generation.pipeline import ParisPipeline
 from tests.generation.exported import loaded
@@ -75,6 +75,13 @@ def test_saved_into_its_own_folder_it_is_still_whole(made, tmp_path):
     assert np.array_equal(clips_of(pipeline), before)
     assert np.array_equal(clips_of(loaded(tmp_path / "model")), before)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left(folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ReadOnlyError, match=r"cannot write the model to .*file/model: .*choose another"):
+        loaded(folder).save_pretrained(tmp_path / "file" / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_smaller_model_leaves_nothing_of_a_larger_one_in_its_place(made, folder, tmp_path):
@@ -150,10 +157,12 @@ def test_a_folder_that_names_other_classes_or_a_pickle_is_refused(made, tmp_path
 
 def test_a_component_that_brings_code_is_not_run(made, tmp_path):
     export_to(made, tmp_path / "model")
-    code = f"open({str(tmp_path / 'ran')!r}, 'w'); from paris_p2p.model.experts import ExpertSet"
-    (tmp_path / "model" / "experts" / "paris_p2p.model.experts.py").write_text(code)
+    ran = f"open({str(tmp_path / 'ran')!r}, 'w')"
+    (tmp_path / "model" / "experts" / "paris_p2p.model.experts.py").write_text(ran)
+    loaded(tmp_path / "model")  # which does not look for any
+    (tmp_path / "model" / "scheduler" / "diffusers.py").write_text(ran)
     for load in (loaded, DiffusionPipeline.from_pretrained):
-        with pytest.raises((ValueError, UsageError)):
+        with pytest.raises(ValueError, match="trust_remote_code"):
             load(tmp_path / "model")
     assert not (tmp_path / "ran").exists()
 

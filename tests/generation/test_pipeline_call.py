@@ -139,6 +139,8 @@ def test_what_is_given_twice_or_not_at_all_is_refused(pipe):
         frames(pipe, None)
     with pytest.raises(UsageError, match="the router reads the second; encode_prompt makes both"):
         frames(pipe, None, prompt_embeds=embeds.prompt_embeds)
+    with pytest.raises(UsageError, match="a prompt is 3, a int; give words"):
+        frames(pipe, [ROW, 3])
     with pytest.raises(UsageError, match="1 negative prompts for 2 prompts"):
         frames(pipe, list(PROMPTS), ["rolls"])
     other = {name: value for name, value in embeds._asdict().items() if name.startswith("negative")}

@@ -14,19 +14,18 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from paris_p2p.bounded_json import read_json
 from paris_p2p.errors import UsageError
 from paris_p2p.tokenizer_child import cut_tokens, longest, open_tokenizer, token_counts
+from paris_p2p.tokenizer_files import MAX_FILE_BYTES_OF, laid_out_tokenizer
 from paris_p2p.weights import MAX_CAPTION_CHARACTERS, ModelFiles
 
 # one is needed
@@ -36,73 +35,6 @@ WALL_S = 600.0  # the same, where it sleeps instead; a loaded machine needs minu
 MEMORY_BYTES = 2 << 30
 CAPTIONS_AT_ONCE = 64
 MAX_ANSWER_BYTES = 256 << 20
-_MAX_BYTES = {
-    "tokenizer.json": 64 << 20,
-    "vocab.json": 16 << 20,
-    "merges.txt": 16 << 20,
-    "vocab.txt": 16 << 20,
-    "tokenizer.model": 16 << 20,
-    "spiece.model": 16 << 20,
-    "sentencepiece.bpe.model": 16 << 20,
-    "special_tokens_map.json": 1 << 20,
-    "added_tokens.json": 1 << 20,
-    "tokenizer_config.json": 4 << 20,
-}
-_CLASSES = frozenset(
-    (
-        "BertTokenizer",
-        "BertTokenizerFast",
-        "CLIPTokenizer",
-        "CLIPTokenizerFast",
-        "DistilBertTokenizer",
-        "DistilBertTokenizerFast",
-        "LlamaTokenizer",
-        "LlamaTokenizerFast",
-        "MPNetTokenizer",
-        "MPNetTokenizerFast",
-        "PreTrainedTokenizerFast",
-        "SiglipTokenizer",
-        "T5Tokenizer",
-        "T5TokenizerFast",
-        "TokenizersBackend",
-        "XLMRobertaTokenizer",
-        "XLMRobertaTokenizerFast",
-    )
-)
-# of models, where no tokenizer class is named
-_KINDS = frozenset(("bert", "clip", "clip_text_model", "siglip", "t5", "umt5"))
-_KEYS = frozenset(
-    (
-        "add_bos_token",
-        "add_eos_token",
-        "add_prefix_space",
-        "added_tokens_decoder",
-        "additional_special_tokens",
-        "backend",
-        "bos_token",
-        "clean_up_tokenization_spaces",
-        "cls_token",
-        "do_basic_tokenize",
-        "do_lower_case",
-        "eos_token",
-        "errors",
-        "extra_ids",
-        "extra_special_tokens",
-        "legacy",
-        "mask_token",
-        "model_input_names",
-        "model_max_length",
-        "pad_token",
-        "padding_side",
-        "sep_token",
-        "split_special_tokens",
-        "strip_accents",
-        "tokenize_chinese_chars",
-        "tokenizer_class",
-        "truncation_side",
-        "unk_token",
-    )
-)
 
 
 class Tokenizer(Protocol):
@@ -141,7 +73,7 @@ def load_tokenizer(files: ModelFiles) -> Tokenizer:
     if files.package:
         return _Here(files.folder)
     digest = hashlib.sha256()
-    for name in sorted(here.keys() & (_MAX_BYTES.keys() | {"config.json"})):
+    for name in sorted(here.keys() & (MAX_FILE_BYTES_OF.keys() | {"config.json"})):
         digest.update(name.encode() + b"\0" + hashlib.sha256(here[name].read_bytes()).digest())
     child = _child(digest.hexdigest(), files, CPU_S)
     child.start()
@@ -179,7 +111,7 @@ class _Child:
             if self._process is not None and self._process.poll() is None:
                 return
             self.close()
-            with _laid_out(self.files) as folder:
+            with laid_out_tokenizer(self.files) as folder:
                 limits = [str(folder), str(self.cpu_s), str(MEMORY_BYTES)]
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "paris_p2p.tokenizer_child", *limits],
@@ -257,46 +189,6 @@ class _Child:
 def _child(digest: str, files: ModelFiles, cpu_s: int) -> _Child:
     """Keeps one child at most open; `digest` is of the files that it is made of."""
     return _Child(files, cpu_s)
-
-
-@contextmanager
-def _laid_out(files: ModelFiles) -> Iterator[Path]:
-    """Makes a folder with the tokenizer's own files alone, and its settings that are known.
-
-    Each is of bounded size and depth.
-    """
-    here = {path.name: path for path in files.files}
-    with tempfile.TemporaryDirectory(prefix="paris-tokenizer-") as name:
-        folder = Path(name)
-        for each, max_bytes in _MAX_BYTES.items():
-            if each not in here:
-                continue
-            if each.endswith(".json"):
-                value = read_json(here[each], max_bytes)  # its depth, before any other decoder
-                if each == "tokenizer_config.json":
-                    (folder / each).write_text(json.dumps(_settings(value, here[each])), encoding="utf-8")
-                    continue
-            elif here[each].stat().st_size > max_bytes:
-                raise UsageError(
-                    f"{here[each]} has more than the {max_bytes} bytes such a file ever has; do not trust it"
-                )
-            (folder / each).symlink_to(here[each].resolve())
-        kind = files.config().get("model_type") if "config.json" in here else None
-        if kind in _KINDS:
-            (folder / "config.json").write_text(json.dumps({"model_type": kind}), encoding="utf-8")
-        yield folder
-
-
-def _settings(raw: object, path: Path) -> dict[str, Any]:
-    """Returns what a tokenizer's configuration may say; UsageError for a class that is not known here."""
-    if not isinstance(raw, dict):
-        raise UsageError(f"{path} is not an object; take the model's own files anew")
-    named = raw.get("tokenizer_class")
-    if named is not None and named not in _CLASSES:
-        raise UsageError(
-            f"{path} names the tokenizer {str(named)[:60]!r}; known here: {', '.join(sorted(_CLASSES))}"
-        )
-    return {key: value for key, value in raw.items() if key in _KEYS}
 
 
 def _environment() -> dict[str, str]:

@@ -18,6 +18,7 @@ import pytest
 from paris_p2p import probe
 from paris_p2p.errors import SwarmError, UsageError
 from paris_p2p.identity import Identity
+from paris_p2p.probe_result import ProbeResult
 
 needs_libp2p = pytest.mark.skipif(not probe.installed(), reason=probe.NOT_INSTALLED)
 STRANGER = Identity.from_private_bytes(b"s" * 32).peer_id  # tests are named by it
@@ -93,9 +94,7 @@ def test_a_probe_that_breaks_is_an_error_with_its_last_words(monkeypatch: pytest
 
 
 def test_only_the_expected_peer_with_our_protocol_is_ok() -> None:
-    good = probe.ProbeResult(
-        address="a", expected_peer_id="p", peer_id="p", reachable=True, protocol_version=1
-    )
+    good = ProbeResult(address="a", expected_peer_id="p", peer_id="p", reachable=True, protocol_version=1)
     assert good.ok
     assert not good.model_copy(update={"peer_id": "q"}).ok
     assert not good.model_copy(update={"protocol_version": 2}).ok

@@ -5,7 +5,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from paris_p2p import tokenizing
+from paris_p2p import tokenizer_files, tokenizing
 from paris_p2p.errors import UsageError
 from paris_p2p.tokenizing import load_tokenizer
 from paris_p2p.weights import find_model, package_files
@@ -101,7 +101,7 @@ def test_code_that_a_tokenizer_names_is_not_run(folder):
 
 
 def test_a_tokenizer_file_that_is_too_large_is_refused_before_it_is_read(folder, monkeypatch):
-    monkeypatch.setitem(tokenizing._MAX_BYTES, "tokenizer.json", 100)
+    monkeypatch.setitem(tokenizer_files.MAX_FILE_BYTES_OF, "tokenizer.json", 100)
     with pytest.raises(UsageError, match="has more than the 100 bytes"):
         load_tokenizer(find_model(str(folder)))
 

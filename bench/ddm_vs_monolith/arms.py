@@ -45,7 +45,7 @@ from paris_p2p.spec import (
     TrainingSpec,
     sign_run,
 )
-from paris_p2p.store.blobs import hash_file
+from paris_p2p.store.blob_files import hash_file
 
 # the key of a run that nobody joins: the same one, so that the same settings make the same run
 OWNER = bytes(32)

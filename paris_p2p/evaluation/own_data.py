@@ -15,7 +15,7 @@ from typing import Any
 from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
 from paris_p2p.data_id import data_id
 from paris_p2p.errors import DataError, UsageError
-from paris_p2p.store.blobs import hash_file
+from paris_p2p.store.blob_files import hash_file
 
 _MAX_INFO_BYTES = 1 << 20  # of one clip's JSON in a shard
 

@@ -1,9 +1,5 @@
 """Content-addressed blobs on this disk; a name is the hash of the manifest (docs/protocol.md).
 
-    <root>/ab/<id>.manifest   canonical manifest bytes
-    <root>/ab/<id>.data       the whole blob, there only when it is whole
-    <root>/ab/<id>.part       a download in progress, a sparse file that takes its room as it fills
-
 A chunk is hashed at least once by this process before it is served, so that a bad disk does not make a liar
 of this peer.
 """
@@ -11,37 +7,25 @@ of this peer.
 from __future__ import annotations
 
 import logging
-import os
-import re
-import shutil
 import threading
-import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 from blake3 import blake3
 
 from paris_p2p.disk import (
-    FORGOTTEN_S,
     explained,
-    free_bytes,
     make_directory,
     sweep_temporaries,
-    sync_directory,
-    sync_file,
-    temporary_for,
     write_atomic,
 )
-from paris_p2p.errors import DiskFullError, ManifestError, MissingBlobError, StoreError
-from paris_p2p.records import CHUNK_BYTES, MAX_MANIFEST_BYTES, BlobRef, Manifest
+from paris_p2p.errors import ManifestError, MissingBlobError
+from paris_p2p.records import BlobRef, Manifest
+from paris_p2p.store import blob_files
 from paris_p2p.store.partial import PartialBlob, bitmap
 from paris_p2p.store.usage import Usage
 
 log = logging.getLogger(__name__)
-_ID = re.compile(r"[0-9a-f]{64}")
-_KINDS = ("data", "part", "manifest")
-_MAX_CHUNKS = MAX_MANIFEST_BYTES // 32 - 1
 
 
 class BlobStore:
@@ -55,21 +39,24 @@ class BlobStore:
         self._lock = threading.RLock()  # for what changes files, but never for reading
         self._partials: dict[str, PartialBlob] = {}
         self._manifests: dict[str, Manifest] = {}
-        self._usage = Usage(lambda blob_id: (self._file(blob_id, kind) for kind in _KINDS), self._known)
+        self._usage = Usage(
+            lambda blob_id: (self._file(blob_id, kind) for kind in blob_files.KINDS),
+            lambda: blob_files.known_ids(self.root),
+        )
         # chunks of whole blobs that this process found right
         self._hashed: dict[str, set[int]] = defaultdict(set)
         with explained(root):
             make_directory(root)
             for directory in (root, *(place for place in root.iterdir() if place.is_dir())):
                 sweep_temporaries(directory)
-                _sweep_empty_downloads(directory)
+                blob_files.sweep_empty_downloads(directory)
 
     def add_file(self, path: Path, *, move: bool = False) -> BlobRef:
         """Takes a file in: by hard link where the disk allows, by copy elsewhere.
 
         The same file twice costs nothing more.
         """
-        manifest = hash_file(path)
+        manifest = blob_files.hash_file(path)
         ref = BlobRef(id=manifest.blob_id, size_bytes=manifest.size_bytes)
         data = self._file(ref.id, "data")
         with self._lock, explained(data):
@@ -79,7 +66,7 @@ class BlobStore:
                 make_directory(data.parent)
                 write_atomic(self._file(ref.id, "manifest"), manifest.to_bytes())
                 try:
-                    _take_in(path, data)
+                    blob_files.take_in(path, data)
                 except OSError:
                     self._file(ref.id, "manifest").unlink(missing_ok=True)
                     raise
@@ -137,7 +124,7 @@ class BlobStore:
         if manifest is not None and 0 <= index < len(manifest.chunks):
             part = ["part"] if partial is not None and partial.has(index) else []
             for kind in ("data", *part, "data"):  # a download may end between two looks
-                data = _pread(self._file(blob_id, kind), manifest, index, room)
+                data = blob_files.read_file_chunk(self._file(blob_id, kind), manifest, index, room)
                 if data is None:
                     continue
                 if kind == "part" or self._is_right(blob_id, manifest, index, data):
@@ -165,7 +152,7 @@ class BlobStore:
             if not whole and not self._file(blob_id, "part").exists():
                 promised = self._promised_bytes()
                 self._check_cap(manifest.size_bytes, promised)
-                self._check_free(manifest.size_bytes, promised)
+                blob_files.check_free(self.root, manifest.size_bytes, promised)
             with explained(file):
                 make_directory(file.parent)
                 write_atomic(file, manifest_bytes)
@@ -199,7 +186,7 @@ class BlobStore:
 
     def ids(self) -> list[str]:
         """Lists the whole blobs."""
-        return sorted(file.stem for file, _ in self._files() if file.suffix == ".data")
+        return sorted(file.stem for file, _ in blob_files.all_files(self.root) if file.suffix == ".data")
 
     def evict(self, keep: set[str], need_bytes: int) -> int:
         """Deletes blobs not to be kept, and downloads that were given up, oldest first.
@@ -208,12 +195,7 @@ class BlobStore:
         """
         freed = 0
         with self._lock:
-            kinds = (".data", ".part")
-            files = [(file, stat) for file, stat in self._files() if file.suffix in kinds]
-            old = [
-                (stat.st_mtime, file.stem, min(stat.st_size, 512 * stat.st_blocks)) for file, stat in files
-            ]
-            for _, blob_id, size_bytes in sorted(old):
+            for blob_id, size_bytes in blob_files.oldest_first(self.root):
                 if freed >= need_bytes:
                     break
                 partial = self._partials.get(blob_id)
@@ -231,12 +213,7 @@ class BlobStore:
         manifest = self.manifest(blob_id)
         if manifest is None:  # damaged: the data can say what it should be
             manifest = self._recover_manifest(blob_id)
-        chunks = ((index, _pread(data, manifest, index)) for index in range(len(manifest.chunks)))
-        bad = [
-            index
-            for index, chunk in chunks
-            if chunk is None or blake3(chunk).digest() != manifest.chunks[index]
-        ]
+        bad = blob_files.bad_chunks(data, manifest)
         with self._lock:
             if not bad:
                 self._hashed[blob_id] = set(range(len(manifest.chunks)))
@@ -259,7 +236,7 @@ class BlobStore:
         return True
 
     def _recover_manifest(self, blob_id: str) -> Manifest:
-        manifest = hash_file(self.path(blob_id))
+        manifest = blob_files.hash_file(self.path(blob_id))
         if manifest.blob_id != blob_id:
             self.delete(blob_id)
             raise MissingBlobError(
@@ -275,14 +252,7 @@ class BlobStore:
         """Turns a damaged whole blob into a download that has its good chunks."""
         data, part = self._file(manifest.blob_id, "data"), self._file(manifest.blob_id, "part")
         with explained(part):
-            if data.stat().st_nlink > 1:  # linked elsewhere, and mending that file is not ours to do
-                temporary = temporary_for(part)
-                shutil.copyfile(data, temporary)
-                temporary.replace(part)
-                data.unlink()
-            else:
-                data.replace(part)
-            sync_directory(data.parent)
+            blob_files.make_own(data, part)
         self._hashed.pop(manifest.blob_id, None)
         self._partial(manifest, opened=True)
 
@@ -315,107 +285,13 @@ class BlobStore:
         self._file(blob_id, "part").unlink(missing_ok=True)
         self._usage.recount(blob_id)
 
-    def _known(self) -> set[str]:
-        return {file.stem for file, _ in self._files() if _ID.fullmatch(file.stem)}
-
-    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for directory in self.root.iterdir():
-            for file in directory.iterdir() if directory.is_dir() else ():
-                try:
-                    yield file, file.stat()
-                except FileNotFoundError:  # deleted by another thread
-                    continue
-
-    def _file(self, blob_id: str, kind: str) -> Path:
-        if not _ID.fullmatch(blob_id):
-            raise StoreError(f"not a blob id: {blob_id[:80]!r}")
-        return self.root / blob_id[:2] / f"{blob_id}.{kind}"
-
     def _promised_bytes(self) -> int:
         """Returns the room that downloads in progress still need, as far as they have earned it."""
         return sum(partial.promised_bytes for partial in self._partials.values())
 
-    def _check_free(self, size_bytes: int, promised_bytes: int = 0) -> None:
-        free = free_bytes(self.root) - promised_bytes
-        if size_bytes > free:
-            raise DiskFullError(
-                f"{size_bytes / 1e6:.1f} MB needed, {max(0, free) / 1e6:.1f} MB free under "
-                f"{self.root}{_besides(promised_bytes)}; "
-                "free some or choose another --data-dir"
-            )
-
     def _check_cap(self, size_bytes: int, promised_bytes: int = 0) -> None:
-        used = self.used_bytes() if self.max_bytes else 0
-        if self.max_bytes and used + promised_bytes + size_bytes > self.max_bytes:
-            raise DiskFullError(
-                f"{size_bytes / 1e6:.1f} MB needed, but {used / 1e6:.1f} of --max-disk "
-                f"{self.max_bytes / 1e6:.1f} MB are used"
-                f"{_besides(promised_bytes)}; raise --max-disk"
-            )
+        if self.max_bytes:
+            blob_files.check_cap(self.max_bytes, self.used_bytes(), size_bytes, promised_bytes)
 
-
-def _besides(promised_bytes: int) -> str:
-    return f", {promised_bytes / 1e6:.1f} MB kept for other downloads" if promised_bytes else ""
-
-
-def _sweep_empty_downloads(directory: Path) -> None:
-    """Deletes manifests that nothing came for, of a process that died.
-
-    A living one may have begun the download right now.
-    """
-    for manifest in directory.glob("*.manifest"):
-        part = manifest.with_suffix(".part")
-        try:
-            came = manifest.with_suffix(".data").exists() or (part.exists() and part.stat().st_blocks)
-            if not came and time.time() - manifest.stat().st_mtime > FORGOTTEN_S:
-                part.unlink(missing_ok=True)
-                manifest.unlink()
-        except OSError:  # gone meanwhile, or the disk is read-only: then writing will say so
-            continue
-
-
-def hash_file(path: Path) -> Manifest:
-    """Reads a file once and returns its manifest.
-
-    Chunks have CHUNK_BYTES, and more where the manifest would grow too large.
-    """
-    chunk_bytes, chunks, size_bytes = CHUNK_BYTES, [], 0
-    while path.stat().st_size > chunk_bytes * _MAX_CHUNKS:
-        chunk_bytes *= 2
-    with path.open("rb") as file:
-        while data := file.read(chunk_bytes):
-            chunks.append(blake3(data).digest())
-            size_bytes += len(data)
-    return Manifest(size_bytes=size_bytes, chunk_bytes=chunk_bytes, chunks=tuple(chunks))
-
-
-def _pread(
-    file: Path, manifest: Manifest, index: int, room: memoryview | None = None
-) -> bytes | memoryview | None:
-    """Reads a chunk of a file, short when the file is; None when there is no file."""
-    size_bytes, offset = manifest.chunk_size(index), index * manifest.chunk_bytes
-    try:
-        descriptor = os.open(file, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        if room is None or len(room) < size_bytes:
-            return os.pread(descriptor, size_bytes, offset)
-        return room[: os.preadv(descriptor, [room[:size_bytes]], offset)]
-    finally:
-        os.close(descriptor)
-
-
-def _take_in(source: Path, data: Path) -> None:
-    """Links or copies `source` to `data`, whole or not at all."""
-    temporary = temporary_for(data)
-    try:
-        try:
-            os.link(source.resolve(), temporary)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(source, temporary)
-        sync_file(temporary)
-        temporary.replace(data)
-    finally:
-        temporary.unlink(missing_ok=True)  # rename leaves it there when both were links to one file
-    sync_directory(data.parent)
+    def _file(self, blob_id: str, kind: str) -> Path:
+        return blob_files.blob_file(self.root, blob_id, kind)

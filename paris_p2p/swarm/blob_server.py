@@ -14,18 +14,19 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeGuard, cast
+from typing import Any, NamedTuple, cast
 
 import msgpack
 
 from paris_p2p.errors import BlobError, StoreError, UnreachableError
 from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES
 from paris_p2p.swarm.blob_client import CHUNK_HEAD, MAX_ADDRESSES, MAX_RECORDS, pack_head, read_map
-from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
+from paris_p2p.swarm.blob_requests import ASKED, Ask, are_indexes
+from paris_p2p.swarm.limits import Meter, RateLimit, piece_of
 from paris_p2p.swarm.p2pd import close_stream
 from paris_p2p.swarm.pace import Pace
-from paris_p2p.swarm.seam import MAX_CHUNK_BYTES, MAX_CHUNKS_PER_REQUEST, Action, BlobSource
-from paris_p2p.swarm.seats import MAX_BULK_STREAMS, Seat, Seats, group_of
+from paris_p2p.swarm.seam import MAX_CHUNK_BYTES, BlobSource
+from paris_p2p.swarm.seats import Seat, Seats, bulk_streams, group_of
 
 log = logging.getLogger(__name__)
 REQUEST_LIMIT_S = 10.0
@@ -34,30 +35,7 @@ FAREWELL_S = 120.0  # for what is still on its way to an asker who reads slowly
 REFUSAL_S = 5.0  # for a refusal
 LONG_ANSWER_BYTES = 1 << 16  # an answer above this needs a seat of those for chunks
 READERS = 4  # threads that read for others: they never hold up this node's own disk work
-_SEND_BYTES = 1 << 20  # at once
-_BULK_BYTES_PER_S = 8192.0  # of the upload limit, for a stream of chunks to be worth beginning
-_MIN_BULK_STREAMS = 4
 Where = Callable[[str], Awaitable[list[str]]]  # peer id -> addresses it is connected from
-
-
-class Ask(NamedTuple):
-    """What a request asks for, as the door sees it."""
-
-    action: Action
-    run: str
-    thing: str
-
-
-# What a request of each name asks for. No request is answered that the door was not asked about.
-_ASKED: dict[str, Callable[[dict[str, Any]], Ask]] = {
-    "clock": lambda request: Ask("clock", "", ""),
-    "where": lambda request: Ask("where", _text(request, "run"), _text(request, "peer")),
-    "spec": lambda request: Ask("spec", _text(request, "run"), _text(request, "run")),
-    "records": lambda request: Ask("records", _text(request, "run"), _text(request, "key")),
-    "manifest": lambda request: Ask("blobs", _text(request, "run"), _text(request, "blob")),
-    "have": lambda request: Ask("blobs", _text(request, "run"), _text(request, "blob")),
-    "chunks": lambda request: Ask("blobs", _text(request, "run"), _text(request, "blob")),
-}
 
 
 class BlobRequest(NamedTuple):
@@ -143,10 +121,10 @@ class BlobServer:
             log.debug("%s", error)
             request = {}
         op = request.get("op")
-        if not isinstance(op, str) or op not in _ASKED:
+        if not isinstance(op, str) or op not in ASKED:
             await self._refuse(out, "bad request")
             return await _until_closed(reader, REFUSAL_S)
-        ask = _ASKED[op](request)
+        ask = ASKED[op](request)
         if not self._may(peer, ask):
             await self._refuse(out, "refused")
             return await _until_closed(reader, REFUSAL_S)
@@ -213,7 +191,7 @@ class BlobServer:
 
     async def _answer_chunks(self, stream: BlobRequest) -> None:
         indexes = stream.request.get("indexes")
-        if not _are_indexes(indexes):
+        if not are_indexes(indexes):
             return await self._refuse(stream.out, "bad request")
         if self.source is None:
             return await self._refuse(stream.out, "missing")
@@ -280,23 +258,6 @@ class BlobServer:
             view = view[sent:]
 
 
-def bulk_streams(limit_bytes_per_s: float) -> int:
-    """Returns how many streams of chunks an upload limit feeds.
-
-    None of them then falls below the least rate.
-    """
-    most = int(limit_bytes_per_s / _BULK_BYTES_PER_S) if limit_bytes_per_s else MAX_BULK_STREAMS
-    return max(_MIN_BULK_STREAMS, min(MAX_BULK_STREAMS, most))
-
-
-def piece_of(limit_bytes_per_s: float) -> int:
-    """Returns the bytes sent between two looks at a limit: an eighth of a second's.
-
-    So many streams share a small limit without falling silent.
-    """
-    return max(1 << 12, min(PIECE_BYTES, int(limit_bytes_per_s / 8))) if limit_bytes_per_s else _SEND_BYTES
-
-
 async def _send_some(out: socket.socket, view: memoryview) -> int:
     """Sends as much as the socket takes, once it takes something."""
     loop = asyncio.get_running_loop()
@@ -321,18 +282,6 @@ async def _until_closed(reader: asyncio.StreamReader, limit_s: float) -> None:
             for _ in range(16):  # then it sends for the sake of sending
                 if not await reader.read(1 << 12):
                     return
-
-
-def _text(request: dict[str, Any], name: str) -> str:
-    return str(request.get(name, ""))[:256]
-
-
-def _are_indexes(value: Any) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and 0 < len(value) <= MAX_CHUNKS_PER_REQUEST and all(map(_is_index, value))
-
-
-def _is_index(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 32
 
 
 def _now_s() -> float:

@@ -25,7 +25,9 @@ from pathlib import Path
 
 import psutil
 
-from paris_p2p.errors import DaemonError, PortInUseError
+from paris_p2p.errors import DaemonError, PortInUseError, UsageError
+from paris_p2p.identity import Identity, load_peer_key, write_private_file
+from paris_p2p.spec import PeerSettings
 
 START_LIMIT_S = 30.0
 # It grows with what strangers say (GossipSub keeps every topic that was ever named to it), and has no limit
@@ -83,6 +85,26 @@ class DaemonOptions:
     @property
     def _is_loopback(self) -> bool:
         return ipaddress.ip_address(self.host).is_loopback
+
+
+def daemon_options(identity: Identity, settings: PeerSettings, relay_service: bool) -> DaemonOptions:
+    """Returns what p2pd is started with, once its key is in the data directory; UsageError."""
+    try:
+        ipaddress.ip_address(settings.host)
+    except ValueError as error:
+        raise UsageError(
+            f"--host must be an address of this machine, or 0.0.0.0 or :: for all, not {settings.host!r}"
+        ) from error
+    key_path = settings.data_dir / "identity.key"
+    if not key_path.exists():
+        write_private_file(key_path, identity.libp2p_private_key())
+    if load_peer_key(key_path).peer_id != identity.peer_id:
+        raise UsageError(
+            f"{key_path} is another peer's key than {identity.peer_id}; use one data directory per peer"
+        )
+    return DaemonOptions(
+        key_path, settings.host, settings.port, settings.announce, settings.relays, relay_service
+    )
 
 
 class Daemon:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from paris_p2p.errors import RecordError, SignatureError, VersionError
 
 PIECE_BYTES = 1 << 17  # what is moved between two looks at the limit
+_SEND_BYTES = 1 << 20  # at once, where nothing limits it
 _BURST_S = 0.25
 _WINDOW_S = 5.0
 _MAX_SENDERS = 4096
@@ -33,6 +34,14 @@ class RateLimit:
         self._next_free_s = max(self._next_free_s, now - _BURST_S) + count_bytes / self.bytes_per_s
         if self._next_free_s > now:
             await asyncio.sleep(self._next_free_s - now)
+
+
+def piece_of(limit_bytes_per_s: float) -> int:
+    """Returns the bytes sent between two looks at a limit: an eighth of a second's.
+
+    So many streams share a small limit without falling silent.
+    """
+    return max(1 << 12, min(PIECE_BYTES, int(limit_bytes_per_s / 8))) if limit_bytes_per_s else _SEND_BYTES
 
 
 class Meter:

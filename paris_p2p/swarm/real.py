@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
-import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -14,15 +12,16 @@ from functools import partial
 from typing import Any
 
 from paris_p2p.envelope import Envelope, open_envelope
-from paris_p2p.errors import ClockError, UnreachableError, UsageError
-from paris_p2p.identity import Identity, load_peer_key, write_private_file
+from paris_p2p.errors import UnreachableError
+from paris_p2p.identity import Identity
 from paris_p2p.records import dht_key
 from paris_p2p.spec import PeerSettings
 from paris_p2p.swarm.addresses import split_peer
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.blob_client import MAX_ADDRESSES, PROTOCOL, BlobClient, Streams
 from paris_p2p.swarm.blob_server import BlobServer
-from paris_p2p.swarm.daemon import Daemon, DaemonOptions
+from paris_p2p.swarm.clocks import check_clock
+from paris_p2p.swarm.daemon import Daemon, DaemonOptions, daemon_options
 from paris_p2p.swarm.dht import BulletinBoard, open_board
 from paris_p2p.swarm.entries import OnRecord
 from paris_p2p.swarm.gossip import Gossip
@@ -44,9 +43,6 @@ log = logging.getLogger(__name__)
 WHERE_LIMIT_S = 3.0
 # a list of connections, which p2pd makes anew each time, answers other peers' `where` for so long
 CONNECTED_FOR_S = 0.5
-CLOCKS_ASKED, CLOCKS_ENOUGH = 5, 3
-CLOCK_LIMIT_S = 10.0
-MAX_CLOCK_OFFSET_S = 3.0  # hivemind's DHT refuses more
 
 
 @asynccontextmanager
@@ -67,7 +63,7 @@ async def open_swarm(
     clocks say that ours is off.
     """
     swarm = RealSwarm(
-        identity, _options(identity, settings, relay_service), settings, source, on_record, clock
+        identity, daemon_options(identity, settings, relay_service), settings, source, on_record, clock
     )
     try:
         await swarm._start(bootstrap_peers)
@@ -240,7 +236,7 @@ class RealSwarm(Swarm):
                     f"nobody answered at {tried}; check this machine's network and firewall, "
                     "or ask for a newer invite"
                 )
-            await self._check_clock(reached)
+            await check_clock(reached, self.measure_clock_offset)
         self._keeper.keep()
 
     def _network_of(self, peer: str) -> str:
@@ -292,37 +288,3 @@ class RealSwarm(Swarm):
         return [
             address for known in connected if known.peer_id == peer for address in known.addresses if address
         ]
-
-    async def _check_clock(self, peers: Sequence[str]) -> None:
-        questions = {peer: partial(self.measure_clock_offset, peer) for peer in peers[:CLOCKS_ASKED]}
-        enough = min(CLOCKS_ENOUGH, -(-len(questions) // 2))
-        answers = await ask_side_by_side(questions, enough=enough, limit_s=CLOCK_LIMIT_S, extra=1.0)
-        await end_tasks(answers.late.values())
-        offsets = list(answers.good.values())
-        offset_s = statistics.median(offsets) if offsets else 0.0
-        if abs(offset_s) > MAX_CLOCK_OFFSET_S:
-            raise ClockError(
-                f"this machine's clock is {abs(offset_s):.1f} s {'behind' if offset_s > 0 else 'ahead of'} "
-                f"that of {len(offsets)} "
-                f"peer(s), {MAX_CLOCK_OFFSET_S:.0f} s are the limit; "
-                "set it (for example `timedatectl set-ntp true`) and start again"
-            )
-
-
-def _options(identity: Identity, settings: PeerSettings, relay_service: bool) -> DaemonOptions:
-    try:
-        ipaddress.ip_address(settings.host)
-    except ValueError as error:
-        raise UsageError(
-            f"--host must be an address of this machine, or 0.0.0.0 or :: for all, not {settings.host!r}"
-        ) from error
-    key_path = settings.data_dir / "identity.key"
-    if not key_path.exists():
-        write_private_file(key_path, identity.libp2p_private_key())
-    if load_peer_key(key_path).peer_id != identity.peer_id:
-        raise UsageError(
-            f"{key_path} is another peer's key than {identity.peer_id}; use one data directory per peer"
-        )
-    return DaemonOptions(
-        key_path, settings.host, settings.port, settings.announce, settings.relays, relay_service
-    )

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 MAX_STREAMS = 64  # answered at once
 MAX_BULK_STREAMS = 48  # of them with chunks, or other long answers: the others stay for short ones
+_MIN_BULK_STREAMS = 4
+_BULK_BYTES_PER_S = 8192.0  # of the upload limit, for a stream of chunks to be worth beginning
 MAX_STREAMS_PER_PEER = 8
 MAX_IDLE_STREAMS = 192  # whose request has not come, or whose answer is sent
 MAX_IDLE_STREAMS_PER_PEER = 16
@@ -171,3 +173,12 @@ def group_of(peer: str, address: str) -> str:
         if ip.is_global
         else peer
     )
+
+
+def bulk_streams(limit_bytes_per_s: float) -> int:
+    """Returns how many streams of chunks an upload limit feeds.
+
+    None of them then falls below the least rate.
+    """
+    most = int(limit_bytes_per_s / _BULK_BYTES_PER_S) if limit_bytes_per_s else MAX_BULK_STREAMS
+    return max(_MIN_BULK_STREAMS, min(MAX_BULK_STREAMS, most))

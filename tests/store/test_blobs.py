@@ -246,7 +246,7 @@ def test_a_download_left_with_something_here_is_kept_and_an_empty_one_is_gone_al
     store.begin(ref_of(other).id, manifest_of(other).to_bytes(), len(other))  # and the process is killed
     BlobStore(store.root)
     assert len(list(store.root.rglob("*.part"))) == 2  # its process may live
-    monkeypatch.setattr("paris_p2p.store.blobs.FORGOTTEN_S", -1.0)
+    monkeypatch.setattr("paris_p2p.store.blob_files.FORGOTTEN_S", -1.0)
     again = BlobStore(store.root)
     assert [file.stem for file in store.root.rglob("*") if file.is_file()] == [ID] * 2
     assert again.begin(ID, MANIFEST.to_bytes(), len(DATA)).missing() == [0, 1, 2, 4, 5, 6, 7, 8, 9]

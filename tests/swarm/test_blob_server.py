@@ -9,7 +9,8 @@ from collections import Counter
 
 import pytest
 
-from paris_p2p.swarm.blob_server import Ask, BlobRequest, BlobServer
+from paris_p2p.swarm.blob_requests import Ask
+from paris_p2p.swarm.blob_server import BlobRequest, BlobServer
 from paris_p2p.swarm.limits import Meter, RateLimit
 from paris_p2p.swarm.pace import Pace
 from paris_p2p.swarm.seats import Seat

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paris_p2p.swarm import seats as seats_module
-from paris_p2p.swarm.blob_server import bulk_streams, piece_of
+from paris_p2p.swarm.limits import piece_of
 from paris_p2p.swarm.seats import (
     MAX_BULK_STREAMS,
     MAX_IDLE_STREAMS,
@@ -18,6 +18,7 @@ from paris_p2p.swarm.seats import (
     TURN_S,
     Seat,
     Seats,
+    bulk_streams,
     group_of,
     who_leaves,
 )

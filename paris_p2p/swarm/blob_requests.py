@@ -1,0 +1,41 @@
+"""What the requests of the stream protocol /paris/blob/1 ask for, read from heads that strangers sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeGuard
+
+from paris_p2p.swarm.seam import MAX_CHUNKS_PER_REQUEST, Action
+
+
+class Ask(NamedTuple):
+    """What a request asks for, as the door sees it."""
+
+    action: Action
+    run: str
+    thing: str
+
+
+# What a request of each name asks for. No request is answered that the door was not asked about.
+ASKED: dict[str, Callable[[dict[str, Any]], Ask]] = {
+    "clock": lambda request: Ask("clock", "", ""),
+    "where": lambda request: Ask("where", _text(request, "run"), _text(request, "peer")),
+    "spec": lambda request: Ask("spec", _text(request, "run"), _text(request, "run")),
+    "records": lambda request: Ask("records", _text(request, "run"), _text(request, "key")),
+    "manifest": lambda request: Ask("blobs", _text(request, "run"), _text(request, "blob")),
+    "have": lambda request: Ask("blobs", _text(request, "run"), _text(request, "blob")),
+    "chunks": lambda request: Ask("blobs", _text(request, "run"), _text(request, "blob")),
+}
+
+
+def are_indexes(value: Any) -> TypeGuard[list[int]]:
+    """Says whether these can be the chunks that a request asks for."""
+    return isinstance(value, list) and 0 < len(value) <= MAX_CHUNKS_PER_REQUEST and all(map(_is_index, value))
+
+
+def _text(request: dict[str, Any], name: str) -> str:
+    return str(request.get(name, ""))[:256]
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 32

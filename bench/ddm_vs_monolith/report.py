@@ -174,7 +174,7 @@ def wall(findings: Findings) -> ClipWall:
 
 
 def markdown(findings: Findings, ratios: RatioTables, command: str) -> str:
-    """The tables for docs/science.md."""
+    """The tables for docs/experiments.md."""
     said = (
         *tables.summary(findings),
         *tables.hypothesis_words(findings.hypothesis),

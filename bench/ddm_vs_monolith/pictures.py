@@ -1,4 +1,4 @@
-"""Pictures for docs/experiments.md, from result files alone: clips of every arm side by side, distances, losses,
+"""Pictures for docs/experiments.md, from result files alone: clips of every arm, distances, losses,
 routing.
 
 Legend: T frames, H x W pixels.

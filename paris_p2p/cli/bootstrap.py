@@ -98,7 +98,7 @@ def serve(
 
 
 @verb(app, "paris-bootstrap check /ip4/192.0.2.7/tcp/31337/p2p/12D3Koo…")
-def check(
+def check_command(
     multiaddr: Annotated[
         str,
         typer.Argument(

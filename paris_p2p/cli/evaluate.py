@@ -89,10 +89,10 @@ def add_evaluate(app: typer.Typer) -> None:
         app,
         "paris-run evaluate model --data prepared --out report --clips 200",
         "paris-run evaluate @invite.txt --data prepared --out report --baseline other",
-    )(evaluate)
+    )(evaluate_command)
 
 
-def evaluate(
+def evaluate_command(
     context: typer.Context,
     model: Annotated[
         str,
@@ -190,11 +190,11 @@ def _model_folder(
     pasted = model == "-" or model.startswith("@") or next(invites_in(model), "")
     if not pasted or Path(model).exists():
         return typed.model_folder(Path(model))
-    from paris_p2p.generation.export import export as run_export
+    from paris_p2p.generation.export import export
     from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
 
     invite = parse_invite(model, settings.data_dir / GENERATOR_DIR)
     folder = out.with_name(f"{out.name}-model-{invite.run[:16]}")
     if not folder.exists():
-        run_export(fetch_run(settings, invite, offline=offline, progress=progress), folder)
+        export(fetch_run(settings, invite, offline=offline, progress=progress), folder)
     return folder

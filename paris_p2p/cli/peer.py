@@ -208,7 +208,7 @@ def stop(flags: HomeFlags) -> None:
 
 
 @verb(app, "paris-peer fetch @invite.txt")
-def fetch(
+def fetch_command(
     invite: InviteArgument,
     flags: FetchFlags,
     allow_partial: Annotated[
@@ -275,7 +275,7 @@ class WishFlags(SamplingFlags):
     'paris-peer generate "a red ball rolls over grass" @invite.txt',
     'paris-peer generate "a red ball" "a blue one" @invite.txt --out balls.gif',
 )
-def generate(
+def generate_command(
     prompt: Annotated[
         list[str], typer.Argument(help="One or more prompts, then the INVITE.", metavar="PROMPT... INVITE")
     ],
@@ -304,7 +304,7 @@ def generate(
     if not prompts:
         raise UsageError('generate needs a prompt and an invite: paris-peer generate "a prompt" INVITE')
     from paris_p2p.flow.mixture import Routing
-    from paris_p2p.generation.generate import generate as run_generate
+    from paris_p2p.generation.generate import generate
     from paris_p2p.generation.trained import trained_slots, warn_barely
     from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
 
@@ -326,7 +326,7 @@ def generate(
             wishes = wishes.model_copy(update={"out": Path("clip.png")})
         if warning := warn_barely(trained_slots(run.spec, run.weights)):
             put(shown_lines(warning), sys.stderr)
-        result = run_generate(run, wishes, progress)
+        result = generate(run, wishes, progress)
     echo(result.describe())
 
 

@@ -135,7 +135,7 @@ class PrepareFlags:
     "paris-run prepare clips/ --out prepared -k 4",
     "paris-run prepare pictures/ --out prepared --frames 1 --height 128 --width 128",
 )
-def prepare(
+def prepare_command(
     clips: Annotated[
         Path,
         typer.Argument(
@@ -150,7 +150,7 @@ def prepare(
     """Decode, split, encode and cluster captioned clips into a folder for `paris-run create`."""
     from paris_p2p.peer.settings import check_device
     from paris_p2p.preparation.networks import PrepareOptions
-    from paris_p2p.preparation.prepare import prepare as run_prepare
+    from paris_p2p.preparation.prepare import prepare
     from paris_p2p.preparation.sizes import size_advice
 
     check_device(flags.device)
@@ -160,7 +160,7 @@ def prepare(
     if advice:
         echo(wrapped(f"note: {advice}"))
     with progress_bars() as progress:
-        prepared = run_prepare(clips, out, options, progress)
+        prepared = prepare(clips, out, options, progress)
     echo(wrapped(prepared.describe()))
     created = (out / "run.spec").exists()
     then = f"paris-run publish {out} (its run is created)" if created else f"paris-run create {out}"
@@ -451,7 +451,7 @@ def publish(
 
 
 @verb(app, "paris-run export @invite.txt --out model")
-def export(
+def export_command(
     invite: InviteArgument,
     out: Annotated[
         Path, option("The folder that ParisPipeline.from_pretrained reads.", "FOLDER", "--out", "-o")
@@ -463,7 +463,7 @@ def export(
     ] = False,
 ) -> None:
     """Write the run's tips as a folder that diffusers can load: `ParisPipeline.from_pretrained(OUT)`."""
-    from paris_p2p.generation.export import export as run_export
+    from paris_p2p.generation.export import export
     from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
 
     if out.exists() and any(out.iterdir()):
@@ -472,7 +472,7 @@ def export(
     parsed = parse_invite(invite, settings.data_dir / GENERATOR_DIR)
     with progress_bars() as progress:
         run = fetch_run(settings, parsed, partial=allow_partial, offline=offline, progress=progress)
-    run_export(run, out)
+    export(run, out)
     echo(f"wrote {out}; use it with: ParisPipeline.from_pretrained({str(out)!r})")
 
 

@@ -41,7 +41,7 @@ def _top(
 
 
 def verb(app: typer.Typer, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds a command to the app; the function itself stays as it is.
+    """Adds a command to the app, named as the function is without `_command`; the function stays as it is.
 
     A parameter whose type is a dataclass stands for the options that the dataclass's fields describe.
     """
@@ -49,7 +49,9 @@ def verb(app: typer.Typer, *examples: str) -> Callable[[Callable[..., None]], Ca
     epilog = "\n\n".join((heading, *(f"  {example}" for example in examples)))
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
-        app.command(epilog=epilog)(_with_log_flags(spread_groups(function)))
+        app.command(function.__name__.removesuffix("_command"), epilog=epilog)(
+            _with_log_flags(spread_groups(function))
+        )
         return function
 
     return add

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,11 +12,17 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from paris_p2p.bootstrap.config import ServeOptions
 from paris_p2p.cli import paris
+from paris_p2p.cli.run import PASSPHRASE_VARIABLE
+from paris_p2p.device import NO_BFLOAT16
 from paris_p2p.errors import UsageError
 from paris_p2p.identity import Identity
+from paris_p2p.option_sources import FetchOptions, variable_of
+from paris_p2p.peer.settings import PublishOptions, StartOptions
 
 RUN = "ab" * 32
+VARIABLE = re.compile(r"PARIS_[A-Z0-9_]+")
 PEER = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.generate().peer_id}"
 INVITE = f"paris:{RUN}?peer={PEER}"
 
@@ -185,3 +192,16 @@ def test_a_wrong_argument_is_a_usage_mistake(
     more = named(RIGHT[verb][1:], prepared)
     result = CliRunner().invoke(paris.app, [*verb.split(), argument, *more])
     assert status_of(result) == 2, (result.exception, result.output)
+
+
+def test_the_documented_variables_are_those_that_are_read() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
+    documented = {
+        word for line in text.splitlines() if line.startswith("|") for word in VARIABLE.findall(line)
+    }
+    read = {
+        variable_of(name)
+        for options in (StartOptions, PublishOptions, ServeOptions, FetchOptions)
+        for name in options.model_fields
+    }
+    assert documented == read | {PASSPHRASE_VARIABLE, NO_BFLOAT16}

@@ -1,5 +1,5 @@
-"""A run's tips as a folder that diffusers loads: `ParisPipeline.from_pretrained(folder)`; whole or not at
-all.
+"""A run's tips as a folder that diffusers loads with `ParisPipeline.from_pretrained(folder)`, and that
+`open_export` reads back; it is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from paris_p2p import __version__
 from paris_p2p.data_id import data_id_of_run
-from paris_p2p.device import pick_device
 from paris_p2p.errors import ReadOnlyError, UsageError
 from paris_p2p.fetched_run import FetchedRun, check_slots
+from paris_p2p.generation.exported import weights_path
 from paris_p2p.generation.frozen import CODEC, FEATURES, TEXT
 from paris_p2p.generation.pipeline import ParisPipeline
-from paris_p2p.generation.routed import DEFAULT_CLAMP, expert_state, load_router
+from paris_p2p.generation.pipeline_folder import CARD, CARDS
+from paris_p2p.generation.routed import DEFAULT_CLAMP
 from paris_p2p.generation.trained import trained_slots
 from paris_p2p.generation.video_out import GIF_MAX_FPS
-from paris_p2p.model.experts import ExpertSet, folder_of
-from paris_p2p.model.presets import build_expert
+from paris_p2p.model.checkpoint import check_weights
+from paris_p2p.model.experts import ExpertSet
+from paris_p2p.model.presets import build_router
+from paris_p2p.run_file import RUN_FILE
 from paris_p2p.spec import ROUTER, RunSpec
 
 
 def export(run: FetchedRun, out: Path) -> None:
-    """Writes `out`, which must be new or empty; one expert is in memory at a time. CheckpointError,
+    """Writes `out`, which must be new or empty; one tensor is in memory at a time. CheckpointError,
     UsageError, ReadOnlyError.
     """
     if out.exists() and any(out.iterdir()):
@@ -44,8 +47,9 @@ def export(run: FetchedRun, out: Path) -> None:
         for name, folder in folders.items():
             if folder is not None:
                 shutil.copytree(folder, partial / name)
-        (partial / "cards.json").write_text(json.dumps(dict(run.cards), indent=2) + "\n")
-        (partial / "README.md").write_text(_model_card(run, missing))
+        (partial / RUN_FILE).write_bytes(run.signed.data)
+        (partial / CARDS).write_text(json.dumps(dict(run.cards), indent=2) + "\n")
+        (partial / CARD).write_text(_model_card(run, missing))
         partial.replace(out)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -58,14 +62,31 @@ def export(run: FetchedRun, out: Path) -> None:
 
 
 def _write_pipeline(run: FetchedRun, folder: Path) -> None:
-    cpu, spec, weights, present = pick_device("cpu"), run.spec, run.weights, run.experts
+    """Writes what diffusers reads: the index, each network's configuration, and the weights as they are."""
+    pipeline = _pipeline(run)
+    pipeline.save_config(folder)
+    pipeline.scheduler.save_pretrained(folder / "scheduler")
+    pipeline.experts.save_config(folder / "experts")
+    networks = {f"expert-{k}": pipeline.experts.expert(k) for k in run.experts}
+    networks |= {ROUTER: pipeline.router} if pipeline.router is not None else {}
+    for slot, network in networks.items():
+        path = weights_path(folder, slot)
+        network.save_config(path.parent)
+        shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+        check_weights(run.weights[slot], shapes, None)
+        shutil.copyfile(run.weights[slot], path)
+
+
+def _pipeline(run: FetchedRun) -> ParisPipeline:
+    """Returns the pipeline without its weights, which are nowhere in memory."""
+    spec = run.spec
     with torch.device("meta"):
         experts = ExpertSet(
-            spec.experts, present, spec.expert.config,
+            spec.experts, run.experts, spec.expert.config,
             ddpm=list(spec.training.ddpm_experts), clamp_x0=DEFAULT_CLAMP.x0, clamp_alpha=DEFAULT_CLAMP.alpha,
         )  # fmt: skip
-    router = load_router(spec.router.config, weights[ROUTER], cpu) if ROUTER in weights else None
-    pipeline = ParisPipeline(
+        router = build_router(spec.router.config) if ROUTER in run.weights else None
+    return ParisPipeline(
         experts=experts,
         router=router,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=spec.training.time_shift),
@@ -88,19 +109,6 @@ def _write_pipeline(run: FetchedRun, folder: Path) -> None:
         trained=_trained(run),
         **_features_pins(spec),
     )
-    pipeline.save_config(folder)
-    pipeline.scheduler.save_pretrained(folder / "scheduler")
-    if router is not None:
-        router.save_pretrained(folder / "router")
-    experts.save_config(folder / "experts")
-    for k in present:
-        with torch.device("meta"):
-            expert = build_expert(spec.expert.config)
-        state = expert_state(spec.expert.config, weights[f"expert-{k}"], cpu)
-        expert.load_state_dict(
-            {name: tensor.to(torch.bfloat16) for name, tensor in state.items()}, assign=True
-        )
-        expert.save_pretrained(folder / "experts" / folder_of(k))
 
 
 def _trained(run: FetchedRun) -> dict[str, dict[str, Any]]:
@@ -117,7 +125,7 @@ def _features_pins(spec: RunSpec) -> dict[str, str]:
 
 
 def _model_card(run: FetchedRun, missing: tuple[str, ...]) -> str:
-    """README.md with the metadata that model hubs read."""
+    """Returns README.md with the metadata that model hubs read."""
     spec, cards, clip = run.spec, run.cards, run.spec.clip
     slots = "\n".join(f"| {slot} | {cards.get(slot, '')} |" for slot in spec.slots if slot not in missing)
     partial = (

@@ -20,6 +20,7 @@ from paris_p2p.generation.generate import GenerateJob
 from paris_p2p.identity import Identity
 from paris_p2p.model.checkpoint import Counters
 from paris_p2p.model.presets import build_expert, build_router, expert_config, router_config
+from paris_p2p.records import BlobRef
 from paris_p2p.spec import (
     ROUTER,
     ClipShape,
@@ -33,6 +34,7 @@ from paris_p2p.spec import (
     TrainingSpec,
     sign_run,
 )
+from paris_p2p.store.blobs import hash_file
 from paris_p2p.weights import find_model
 
 EXPERTS = 3
@@ -51,8 +53,9 @@ class MadeRun:
         fit_pca([torch.randint(0, 256, (4, 3, 16, 24, 3), dtype=torch.uint8)], 4, 4).save(self.codec_folder)
         save_text_encoder(self.text_folder)
         self.features_folder = features  # of a picture network of width 16
+        codec = Pinned(name="pca", files={path.name: ref_of(path) for path in self.codec_folder.iterdir()})
         text = Pinned(name="transformers:somewhere/else", sha256=find_model(str(self.text_folder)).sha256)
-        spec = _spec(preset, text, TrainingSpec(batch_clips=4, learning_rate=1e-3, **training))
+        spec = _spec(preset, codec, text, TrainingSpec(batch_clips=4, learning_rate=1e-3, **training))
         self.spec = spec if features is None else _with_features(spec, features)
         self.signed = sign_run(Identity.from_private_bytes(bytes(32)), self.spec)
         self.run = self.signed.id
@@ -82,7 +85,7 @@ class MadeRun:
         return path
 
 
-def _spec(preset: str, text: Pinned, training: TrainingSpec) -> RunSpec:
+def _spec(preset: str, codec: Pinned, text: Pinned, training: TrainingSpec) -> RunSpec:
     expert = expert_config(preset, LATENT, TEXT, first_frame=training.first_frame_rate > 0)
     return RunSpec(
         name="made",
@@ -93,7 +96,7 @@ def _spec(preset: str, text: Pinned, training: TrainingSpec) -> RunSpec:
         rng_seed=1,
         clip=CLIP,
         latent=LATENT,
-        codec=Pinned(name="pca"),
+        codec=codec,
         text=text,
         text_shape=TEXT,
         experts=EXPERTS,
@@ -111,6 +114,12 @@ def _with_features(spec: RunSpec, features: Path) -> RunSpec:
     router = NetworkSpec(preset="nano", config=router_config("nano", LATENT, TEXT, EXPERTS, first_width=16))
     pinned = Pinned(name="transformers:somewhere/else", sha256=find_model(str(features)).sha256)
     return spec.model_copy(update={"router": router, "first_features": pinned})
+
+
+def ref_of(path: Path) -> BlobRef:
+    """Returns a file's reference, as its owner's node would make it."""
+    manifest = hash_file(path)
+    return BlobRef(id=manifest.blob_id, size_bytes=manifest.size_bytes)
 
 
 def save_text_encoder(folder: Path) -> None:

@@ -32,6 +32,7 @@ from paris_p2p.cli.groups import (
     setting,
 )
 from paris_p2p.cli.logs import long_running
+from paris_p2p.cli.model import find_model, parse_model
 from paris_p2p.cli.typed import checked_options
 from paris_p2p.cli.verb import new_app, verb
 from paris_p2p.errors import UsageError
@@ -277,7 +278,11 @@ class WishFlags(SamplingFlags):
 )
 def generate_command(
     prompt: Annotated[
-        list[str], typer.Argument(help="One or more prompts, then the INVITE.", metavar="PROMPT... INVITE")
+        list[str],
+        typer.Argument(
+            help="One or more prompts, then the INVITE, or a folder that `paris-run export` wrote.",
+            metavar="PROMPT... INVITE",
+        ),
     ],
     flags: FetchFlags,
     wished: WishFlags,
@@ -306,17 +311,16 @@ def generate_command(
     from paris_p2p.flow.mixture import Routing
     from paris_p2p.generation.generate import generate
     from paris_p2p.generation.trained import trained_slots, warn_barely
-    from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
 
     _check_prompts(prompts, invite)
     settings = fetch_settings(flags)
-    parsed = parse_invite(invite, settings.data_dir / GENERATOR_DIR)
+    model = parse_model(invite, settings)
     wishes = _wishes(wished, prompts=tuple(prompts), out=out or Path("clip.mp4"))
     with progress_bars() as progress:
         chooses = Routing(wishes.routing, wishes.top_k)
-        run = fetch_run(
+        run = find_model(
+            model,
             settings,
-            parsed,
             partial=wished.allow_partial,
             offline=offline,
             routing=chooses,

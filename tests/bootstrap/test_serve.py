@@ -21,7 +21,7 @@ from paris_p2p.bootstrap.serve import BootstrapNode
 from paris_p2p.envelope import seal
 from paris_p2p.errors import DiskFullError, MissingBlobError, TwinError
 from paris_p2p.identity import Identity, load_or_create_peer_key
-from paris_p2p.node.host import Host
+from paris_p2p.node.host import Host, spec_path
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import BlobRef, PeerRecord
 from paris_p2p.rules import places
@@ -202,6 +202,22 @@ async def node_of(
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await host.swarm.close()
+
+
+async def test_a_damaged_run_of_before_is_deleted_and_comes_back_from_its_peers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with World(tmp_path) as world:
+        maker = await world.add("a", slot="expert-0")
+        path = spec_path(tmp_path / "bootstrap", world.run.id)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(world.run.data[:-9])
+        async with node_of(world, monkeypatch) as bootstrap:
+            await world.until(lambda: not path.exists())
+            bootstrap.heard[world.run.id] = maker.node.peer_id
+            await world.until(lambda: world.run.id in bootstrap.runs)
+            assert path.read_bytes() == world.run.data
+    assert f"the RunSpec {path} is damaged" in caplog.text
 
 
 def sign_junk(world: World, name: str) -> Any:

@@ -31,7 +31,7 @@ from paris_p2p.errors import DataError, ParisError, UsageError
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.identity import Identity
 from paris_p2p.node.generator import GENERATOR_DIR, Fetched, FetchedSlot, check_wanted
-from paris_p2p.node.host import save_spec
+from paris_p2p.node.host import save_spec, spec_path
 from paris_p2p.records import READER, BlobRef
 from paris_p2p.spec import PeerSettings, RunSpec, sign_run
 from paris_p2p.store.data_dir import DataDirLock
@@ -407,6 +407,39 @@ def test_generating_with_slots_missing_names_them(
     invite = fetched(tmp_path, run[1], ("expert-0",))
     command = ("paris-peer", "generate", "a ball", invite, "--offline", "--data-dir", str(tmp_path))
     refused(*command, says=["for router;", "--allow-partial"])
+
+
+def test_offline_a_damaged_run_spec_is_named_and_kept(
+    run: tuple[Path, Envelope[RunSpec]], tmp_path: Path
+) -> None:
+    invite = fetched(tmp_path, run[1], ("expert-0", "router"))
+    path = spec_path(tmp_path / GENERATOR_DIR, run[1].id)
+    path.write_bytes(run[1].data[:-9])
+    command = ("paris-peer", "generate", "a ball", invite, "--offline", "--data-dir", str(tmp_path))
+    refused(*command, says=[f"the RunSpec {path} is damaged", "run `paris-peer fetch INVITE` once, online"])
+    assert path.read_bytes() == run[1].data[:-9]
+
+
+def test_an_owners_damaged_run_is_named_and_never_deleted(
+    run: tuple[Path, Envelope[RunSpec]], tmp_path: Path
+) -> None:
+    path = tmp_path / "run.spec"
+    path.write_bytes(run[1].data[:-9])
+    refused("paris-run", "publish", str(tmp_path), says=[f"{path} is damaged", "restore it from a backup"])
+    assert path.read_bytes() == run[1].data[:-9]
+
+
+@pytest.mark.parametrize(
+    ("folder", "says"), [("empty", "holds no exported run"), ("old", "no signed run.spec")]
+)
+def test_generating_from_a_folder_that_is_no_export_says_what_it_lacks(
+    tmp_path: Path, folder: str, says: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    if folder == "old":
+        (tmp_path / folder / "model_index.json").write_text("{}")
+    command = ("paris-peer", "generate", "a ball", str(tmp_path / folder), "--data-dir", str(tmp_path))
+    refused(*command, says=[says, "paris-run export INVITE --out"], status=2)
 
 
 def test_generating_without_the_router_says_so_before_the_experts_are_fetched(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from paris_p2p.cli.peer import app
 from paris_p2p.errors import ParisError, UsageError
 from paris_p2p.generation.export import export
 from paris_p2p.generation.exported import MAX_CARDS_BYTES, open_export, weights_path
@@ -39,6 +41,17 @@ def test_from_an_export_the_same_clips_are_made_as_from_the_fetch(
     results = [generate(run, made.job(tmp_path / f"{run is read}.npy")) for run in (fetched, read)]
     assert results[0].describe() == results[1].describe().replace("True.npy", "False.npy")
     assert (tmp_path / "False.npy").read_bytes() == (tmp_path / "True.npy").read_bytes()
+
+
+def test_the_command_line_takes_an_exports_folder_where_it_takes_an_invite(
+    made: MadeRun, folder: Path, tmp_path: Path
+) -> None:
+    generate(made.fetched(), made.job(tmp_path / "fetched.npy", prompts=("a red ball",)))
+    out = tmp_path / "exported.npy"
+    how = ("--steps", "3", "--device", "cpu", "--threads", "1", "--out", str(out))
+    result = CliRunner().invoke(app, ["generate", "a red ball", str(folder), *how], catch_exceptions=False)
+    assert f"wrote {out}" in result.stdout
+    assert out.read_bytes() == (tmp_path / "fetched.npy").read_bytes()
 
 
 def test_weights_lie_in_an_export_as_they_were_attested(made: MadeRun, folder: Path) -> None:

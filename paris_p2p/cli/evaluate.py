@@ -141,8 +141,11 @@ def evaluate_command(
     It generates for held-out captions, compares with the real clips, and writes OUT/report.html and
     results.json.
     """
-    from paris_p2p.evaluation.gather import Baseline, EvaluateOptions, check_named, gather
+    from paris_p2p.evaluation.gather import gather
+    from paris_p2p.evaluation.options import EvaluateOptions, check_named
     from paris_p2p.evaluation.report import made_by, read_losses, write_evaluation
+    from paris_p2p.evaluation.suitable import Baseline
+    from paris_p2p.generation.exported import open_export
     from paris_p2p.peer.settings import check_device
 
     if baseline_data is not None and baseline is None:
@@ -159,8 +162,8 @@ def evaluate_command(
     settings = fetch_settings(flags)
     with progress_bars() as progress:
         fetch = partial(_model_folder, out=out, settings=settings, offline=offline, progress=progress)
-        other = Baseline(fetch(baseline), baseline_data) if baseline else None
-        evidence = gather(fetch(model), data, out, options, other, progress)
+        other = Baseline(open_export(fetch(baseline)), baseline_data) if baseline else None
+        evidence = gather(open_export(fetch(model)), data, out, options, other, progress)
         write_evaluation(out, evidence, losses, made_by(_command_line(context), options), progress)
     echo(f"wrote {out / 'report.html'} and {out / 'results.json'}")
 
@@ -186,7 +189,9 @@ def _command_line(context: typer.Context) -> list[str]:
 def _model_folder(
     model: str, out: Path, settings: PeerSettings, offline: bool, progress: Callable[[str, int, int], None]
 ) -> Path:
-    """Returns the exported model, or exports one beside the report from what an invite brings, once."""
+    """Returns the exported model itself, or one exported beside the report from what an invite brings: once,
+    so that a second call goes on with the same weights while the run trains on.
+    """
     pasted = model == "-" or model.startswith("@") or next(invites_in(model), "")
     if not pasted or Path(model).exists():
         return typed.model_folder(Path(model))

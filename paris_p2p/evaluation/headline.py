@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from paris_p2p.data.splits import counted
-from paris_p2p.evaluation.gather import Evidence, ModelFacts
+from paris_p2p.evaluation.evidence import Evidence, ModelFacts
 from paris_p2p.evaluation.scorecard import Card
 from paris_p2p.generation.trained import warn_barely
 from paris_p2p.score.agreement import Agreement

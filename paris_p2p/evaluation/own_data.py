@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tarfile import TarError
 from tarfile import open as open_tar
-from typing import Any
 
 from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
-from paris_p2p.data_id import data_id
+from paris_p2p.data_id import data_id, data_id_of_run
 from paris_p2p.errors import DataError, UsageError
+from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.store.blob_files import hash_file
 
 _MAX_INFO_BYTES = 1 << 20  # of one clip's JSON in a shard
@@ -34,25 +34,18 @@ def data_id_of_folder(folder: Path, prepared: Prepared) -> str:
     return data_id((prepared.codec.name, prepared.codec.revision, prepared.codec.sha256), codec, shards)
 
 
-def check_own_data(model: Path, config: Mapping[str, Any], folder: Path, prepared: Prepared) -> None:
-    """UsageError unless the exported `model`, by its pipeline's config, was trained on `folder`; DataError
-    for a mixed folder.
+def check_own_data(model: FetchedRun, folder: Path, prepared: Prepared) -> None:
+    """UsageError unless the model's run was made of what is prepared in `folder`; DataError for a mixed
+    folder.
 
     Codec, train and gate shards are compared by hash, and the lists of splits with the clips that lie in the
     train shards.
     """
-    known, run = str(config.get("data_id") or ""), str(config.get("run") or "")
-    if not known:
-        raise UsageError(
-            f"{model} does not say which clips it was trained on, since an older version exported it; "
-            "export it again (if `evaluate` made it from an invite: delete it and call again), "
-            "so that clips it "
-            "has seen are not taken for held-out ones"
-        )
+    known = data_id_of_run(model.spec)
     found = data_id_of_folder(folder, prepared)
     if found != known:
         raise UsageError(
-            f"{folder} is not what run {run[:16]}… was made of (codec and shards hash to {found[:16]}…, "
+            f"{folder} is not what run {model.id[:16]}… was made of (codec and shards hash to {found[:16]}…, "
             "the run's to "
             f"{known[:16]}…): clips that are held out there may be train clips of the model. "
             "Name the folder that "

@@ -16,8 +16,9 @@ import numpy as np
 
 from paris_p2p.disk import write_atomic
 from paris_p2p.errors import DataError
-from paris_p2p.evaluation.gather import EvaluateOptions, Evidence, Side
+from paris_p2p.evaluation.evidence import Evidence, Side
 from paris_p2p.evaluation.headline import facts_rows, headline
+from paris_p2p.evaluation.options import EvaluateOptions
 from paris_p2p.evaluation.scorecard import Card, RouterScore, score_model, score_router, specialisation_of
 from paris_p2p.pasted import invites_in
 from paris_p2p.progress import Progress

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paris_p2p.errors import UsageError
-from paris_p2p.evaluation.gather import Evidence, Side
+from paris_p2p.evaluation.evidence import Evidence, Side
 from paris_p2p.evaluation.inspect import Inspection
 from paris_p2p.score.agreement import TextSimilarity, score_text_similarity
 from paris_p2p.score.classifier import classifier_test
@@ -109,9 +109,8 @@ def _fidelity(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> 
         raise UsageError(f"the probe tells clusters apart: it needs {needed}")
     title = next(iter(evidence.real.features))
     labels = [f"cluster {clip.cluster}" for clip in evidence.clips]
-    probe: Probe = fit_probe(
-        "cluster", title, evidence.probe, [f"cluster {k}" for k in evidence.probe_clusters], plan
-    )
+    taught = [f"cluster {k}" for k in evidence.probe.clusters]
+    probe: Probe = fit_probe("cluster", title, evidence.probe.clips, taught, plan)
     card.fidelity = score_fidelity(
         probe, evidence.real.features[title], labels, side.features[title], labels, plan
     )

@@ -6,9 +6,8 @@ Legend: B clips, K experts, S steps. t = 1 is noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,19 +23,19 @@ from paris_p2p.flow.mixture import Routing
 from paris_p2p.generation.engine import (
     Denoising,
     Engine,
-    Mixture,
     batches,
     clip_numbers,
     step_generators,
 )
 from paris_p2p.generation.first_picture import check_trained_for, read_picture
-from paris_p2p.generation.frozen import CODEC, FEATURES, TEXT, FrozenNetworks, Pin
-from paris_p2p.generation.routed import ExpertSeats, clip_noise, expert_state, load_router, seats_for
+from paris_p2p.generation.frozen import TEXT
+from paris_p2p.generation.routed import clip_noise
+from paris_p2p.generation.run_engine import open_engine
 from paris_p2p.generation.schedulers import Solver, make_scheduler, solver_of
 from paris_p2p.generation.trained import Trained, trained_slots
 from paris_p2p.generation.video_out import Info, open_writer
 from paris_p2p.progress import Progress
-from paris_p2p.spec import ROUTER, RunSpec
+from paris_p2p.spec import RunSpec
 from paris_p2p.weights import MAX_CAPTION_CHARACTERS
 
 Prompt = Annotated[str, Field(max_length=MAX_CAPTION_CHARACTERS)]
@@ -111,7 +110,8 @@ def generate(run: FetchedRun, job: GenerateJob, progress: Progress | None = None
     picture = read_picture(job.image, spec.clip) if job.image else None
     prompts = tuple(prompt for prompt in job.prompts for _ in range(job.clips_per_prompt))
     with open_writer(job.out, len(prompts), spec.clip.fps, spec.clip.frames) as writer:
-        engine = _engine(run, job, device)
+        routing = Routing(job.routing, job.top_k, job.threshold, job.expert)
+        engine = open_engine(run, routing, job.guidance_form, device, job.batch_clips)
         report("reading prompts", 0, len(job.prompts))
         condition, negative, notes = _read_prompts(engine, job)
         report("reading prompts", len(job.prompts), len(job.prompts))
@@ -146,42 +146,6 @@ def steps_in_words(weights: Tensor) -> str:
         runs.append(f"{step}: {word}" if count == 1 else f"{step}-{step + count - 1}: {word}")
         step += count
     return ", ".join(runs)
-
-
-def _engine(run: FetchedRun, job: GenerateJob, device: Device) -> Engine:
-    spec = run.spec
-    routing = Routing(job.routing, job.top_k, job.threshold, job.expert)
-    routed = ROUTER in run.weights and routing.needs_router
-    router = load_router(spec.router.config, run.weights[ROUTER], device) if routed else None
-    pool = ExpertSeats(
-        spec.expert.config,
-        _fetcher(run, device),
-        device,
-        seats_for(spec.expert.config, device),
-        spec.training.ddpm_experts,
-    )
-    mixture = Mixture(pool, router, spec.experts, run.experts, routing, job.guidance_form)
-    return Engine(mixture, _frozen(run), device, spec.latent.shape, job.batch_clips)
-
-
-def _fetcher(run: FetchedRun, device: Device) -> Callable[[int], Any]:
-    """Returns what brings an expert's tensors into main memory."""
-    config = run.spec.expert.config
-
-    def fetch(k: int) -> Any:
-        return expert_state(config, run.weights[f"expert-{k}"], device)
-
-    if not device.cuda:
-        return fetch  # the seats are in main memory themselves
-    return lru_cache(maxsize=seats_for(config, pick_device("cpu")))(fetch)
-
-
-def _frozen(run: FetchedRun) -> FrozenNetworks:
-    spec = run.spec
-    networks = {TEXT: spec.text, CODEC: spec.codec, FEATURES: spec.first_features}
-    folders = {TEXT: run.text_folder, CODEC: run.codec_folder, FEATURES: run.features_folder}
-    pins = {name: Pin(pin.name, pin.revision, pin.sha256) for name, pin in networks.items() if pin}
-    return FrozenNetworks(pins, spec.text_shape.tokens, lambda name: folders[name])
 
 
 def _read_prompts(engine: Engine, job: GenerateJob) -> tuple[Condition, Condition | None, list[str]]:

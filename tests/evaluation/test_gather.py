@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2Model
 from typer.testing import CliRunner
@@ -23,31 +22,34 @@ from paris_p2p.data.splits import SplitOptions
 from paris_p2p.device import pick_device
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DataError, UsageError
-from paris_p2p.evaluation import gather as room
-from paris_p2p.evaluation.gather import Baseline, EvaluateOptions, Evidence, choose_clips, gather
-from paris_p2p.evaluation.inspect import Held, Inspection, inspect
+from paris_p2p.evaluation.evidence import Evidence
+from paris_p2p.evaluation.gather import gather
+from paris_p2p.evaluation.held_out import Held, choose_clips
+from paris_p2p.evaluation.inspect import Inspection, inspect
+from paris_p2p.evaluation.opened_model import OpenedModel, fingerprint, open_model
+from paris_p2p.evaluation.options import EvaluateOptions
 from paris_p2p.evaluation.parts import Parts
 from paris_p2p.evaluation.report import read_losses, write_evaluation
 from paris_p2p.evaluation.scorecard import score_router, specialisation_of
+from paris_p2p.evaluation.suitable import Baseline
 from paris_p2p.features.image_text import load_clip
 from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.flow.path import shifted
 from paris_p2p.generation.export import export
-from paris_p2p.generation.pipeline import ParisPipeline
-from paris_p2p.generation.routed import ExpertSeats
+from paris_p2p.generation.exported import open_export
 from paris_p2p.model.checkpoint import Counters
 from paris_p2p.model.presets import build_expert, build_router
 from paris_p2p.model.router import Router
-from paris_p2p.node.generator import GENERATOR_DIR, Fetched, FetchedSlot
+from paris_p2p.node.generator import GENERATOR_DIR, Fetched, FetchedSlot, fetch_run
 from paris_p2p.node.host import save_spec
 from paris_p2p.preparation.create import CreateOptions, create_run
 from paris_p2p.preparation.prepare import PrepareOptions, prepare
 from paris_p2p.score.intervals import Plan
-from paris_p2p.spec import ROUTER, GateSpec, RunSpec, TimingSpec, TrainingSpec
+from paris_p2p.spec import ROUTER, GateSpec, Invite, PeerSettings, RunSpec, TimingSpec, TrainingSpec
 from paris_p2p.store.blobs import BlobStore
 from tests.data.videos import scene, write_video
 from tests.features.test_image_text import save_clip
-from tests.made.made_run import save_text_encoder
+from tests.made.made_run import MadeRun, save_text_encoder
 
 OPTIONS = EvaluateOptions(clips=20, probe_clips=30, steps=2, guidance=1.0, device="cpu", threads=1)
 PLAN = Plan(resamples=10, splits=4)
@@ -62,7 +64,7 @@ HOSTILE = "<script>alert(1)</script>"
 @dataclass(frozen=True)
 class World:
     data: Path
-    model: Path
+    model: FetchedRun
     folder: Path
 
 
@@ -87,9 +89,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(folder / "data", random_model(folder), folder)
 
 
-def random_model(folder: Path) -> Path:
-    """Exported, and lying in `folder`/peer as a fetch would have left it, with its invite in
-    `folder`/invite.txt.
+def random_model(folder: Path) -> FetchedRun:
+    """Exported to `folder`/model, and lying in `folder`/peer as a fetch would have left it, with its invite
+    in `folder`/invite.txt.
     """
     run, weights = exported(folder, folder / "model")
     store = BlobStore(folder / "peer" / GENERATOR_DIR / "blobs")
@@ -99,7 +101,7 @@ def random_model(folder: Path) -> Path:
     slots = {slot: FetchedSlot(card=run.id, weights=store.add_file(path)) for slot, path in weights.items()}
     (home / "fetched.json").write_text(Fetched(slots=slots).model_dump_json())
     (folder / "invite.txt").write_text(f"paris:{run.id}?peer=/ip4/192.0.2.1/tcp/1/p2p/{run.signer}")
-    return folder / "model"
+    return open_export(folder / "model")
 
 
 def exported(
@@ -201,7 +203,7 @@ def test_clips_of_one_film_count_as_one_wherever_chance_is_reckoned_with(world: 
     evidence = gather(world.model, tmp_path / "data", tmp_path / "out", some, None, lambda *_: None)
     tested, trained = ({f"{split} film {number}" for number in range(3)} for split in ("test", "train"))
     assert evidence.probe is not None
-    assert set(evidence.probe.sources) == trained
+    assert set(evidence.probe.clips.sources) == trained
     (model,) = evidence.models
     assert model.inspection is not None
     for side in (evidence.real, model):
@@ -243,10 +245,11 @@ def test_clips_of_another_preparation_are_refused_before_anything_is_made(world:
     other = tmp_path / "other"
     shutil.copytree(again, other / "data")
     exported(other, other / "model")
+    model = open_export(other / "model")
     with pytest.raises(UsageError, match=r"of the baseline: .*--baseline-data"):
-        gather(world.model, world.data, out, OPTIONS, Baseline(other / "model"), lambda *_: None)
+        gather(world.model, world.data, out, OPTIONS, Baseline(model), lambda *_: None)
     with pytest.raises(UsageError, match="are train or gate clips in"):
-        gather(world.model, world.data, out, OPTIONS, Baseline(other / "model", again), lambda *_: None)
+        gather(world.model, world.data, out, OPTIONS, Baseline(model, again), lambda *_: None)
     assert not out.exists()
 
 
@@ -261,12 +264,13 @@ def test_a_folder_mixed_from_two_preparations_is_refused(world: World, tmp_path:
         gather(world.model, tmp_path / "data", tmp_path / "out", OPTIONS, None, lambda *_: None)
 
 
-def test_a_model_that_does_not_say_what_it_was_trained_on_is_refused(world: World, tmp_path: Path):
-    shutil.copytree(world.model, tmp_path / "model")
-    index = tmp_path / "model" / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"data_id": ""}))
-    with pytest.raises(UsageError, match="export it again"):
-        gather(tmp_path / "model", world.data, tmp_path / "out", OPTIONS, None, lambda *_: None)
+def test_a_fetch_and_its_export_are_one_model(world: World):
+    settings = PeerSettings(data_dir=world.folder / "peer")
+    fetched = fetch_run(settings, Invite.parse((world.folder / "invite.txt").read_text()), offline=True)
+    assert fetched.weights != world.model.weights
+    assert fingerprint(fetched) == fingerprint(world.model)
+    other = dict(world.model.weights) | {"expert-0": world.model.weights["expert-1"]}
+    assert fingerprint(replace(fetched, weights=other)) != fingerprint(fetched)
 
 
 def test_the_report_names_run_tips_and_training(report: Path, evidence: Evidence):
@@ -312,25 +316,22 @@ def test_a_model_that_only_goes_on_from_pictures_is_asked_with_the_first_frames(
     )
     exported(tmp_path, tmp_path / "model", first_frame_rate=1.0)
     few, told = OPTIONS.model_copy(update={"clips": 4, "probe_clips": 0}), []
+    model = open_export(tmp_path / "model")
     with pytest.raises(UsageError, match="add --image-to-video"):
-        gather(tmp_path / "model", world.data, tmp_path / "without", few, None, lambda *_: None)
-    call, forward = ParisPipeline.__call__, Router.forward
-    monkeypatch.setattr(
-        ParisPipeline,
-        "__call__",
-        lambda *given, **named: told.append(named["image"]) or call(*given, **named),
-    )
+        gather(model, world.data, tmp_path / "without", few, None, lambda *_: None)
+    make, forward = OpenedModel.make, Router.forward
+    monkeypatch.setattr(OpenedModel, "make", lambda *given: told.append(given[-1]) or make(*given))
     monkeypatch.setattr(
         Router,
         "forward",
         lambda self, x, t, pooled, first=None: told.append(first) or forward(self, x, t, pooled, first),
     )
     given = few.model_copy(update={"image_to_video": True})
-    evidence = gather(tmp_path / "model", world.data, tmp_path / "with", given, None, lambda *_: None)
+    evidence = gather(model, world.data, tmp_path / "with", given, None, lambda *_: None)
     images, *features = told
     shape = evidence.prepared.clip
     assert all(
-        np.array_equal(np.asarray(image), clip.pixels(shape)[0])
+        np.array_equal(image, clip.pixels(shape)[0])
         for image, clip in zip(images, evidence.clips, strict=True)
     )
     assert features
@@ -343,13 +344,13 @@ def test_a_second_call_makes_only_what_is_missing(
     world: World, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ):
     called: list[int] = []
-    original = room.ParisPipeline.__call__
+    original = OpenedModel.make
 
-    def counted(self, prompts, *arguments, **options):
-        called.append(len(prompts))
-        return original(self, prompts, *arguments, **options)
+    def counted(self, captions, *arguments):
+        called.append(len(captions))
+        return original(self, captions, *arguments)
 
-    monkeypatch.setattr(room.ParisPipeline, "__call__", counted)
+    monkeypatch.setattr(OpenedModel, "make", counted)
     kept = sorted((world.folder / "report").glob("experts-*/clips-*.npz"))
     before = np.load(kept[-1], allow_pickle=False)["frames"]
     kept[-1].unlink()
@@ -448,28 +449,31 @@ def test_inspected_clips_belong_to_the_video_they_are_cut_from(world: World, evi
 
 
 def test_experts_are_compared_at_the_times_of_their_training(world: World):
-    pipeline = ParisPipeline.from_pretrained(world.model)
     held = Held(world.data, Prepared.load(world.data), "test", 0)
+    model = open_model(world.model, OPTIONS, pick_device("cpu"))
 
-    def times_seen(folder: str) -> torch.Tensor:
+    def times_seen(folder: str, **training: float) -> torch.Tensor:
         given: list[torch.Tensor] = []
+        spec = world.model.spec
+        spec = spec.model_copy(update={"training": spec.training.model_copy(update=training)})
+        run = replace(world.model, signed=replace(world.model.signed, record=spec))
+        pool = model.engine.mixture.pool
 
-        class Spy(ExpertSeats):
-            def velocity(self, expert, x_t, t, *rest):
-                given.append(t)
-                return super().velocity(expert, x_t, t, *rest)
+        def spy(k: int, x_t: torch.Tensor, t: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+            given.append(t)
+            return type(pool).velocity(pool, k, x_t, t, *rest)
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("paris_p2p.evaluation.inspect.ExpertSeats", Spy)
-            inspect(pipeline, pick_device("cpu"), held, Parts(world.folder / folder, 8), lambda *_: None)
+            patched.setattr(pool, "velocity", spy)
+            inspect(replace(model, run=run), held, Parts(world.folder / folder, 8), lambda *_: None)
         return given[0]
 
     plain = times_seen("plain")
-    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    torch.testing.assert_close(times_seen("shifted"), shifted(plain.double(), 3.0).float())
-    pipeline.register_to_config(time_mean=1.0, time_std=0.5)
+    torch.testing.assert_close(times_seen("shifted", time_shift=3.0), shifted(plain.double(), 3.0).float())
     narrow = torch.sigmoid(1 + 0.5 * torch.logit(plain.double()))
-    torch.testing.assert_close(times_seen("narrow"), shifted(narrow, 3.0).float())
+    torch.testing.assert_close(
+        times_seen("narrow", time_shift=3.0, time_mean=1.0, time_std=0.5), shifted(narrow, 3.0).float()
+    )
 
 
 def test_clips_of_one_video_count_once_in_the_intervals_of_router_and_experts():
@@ -522,33 +526,33 @@ def test_the_command_refuses_before_it_works(world: World, tmp_path: Path):
         )
         return str(result.exception)
 
+    model = str(world.folder / "model")
     assert "holds no exported run" in refusal(str(tmp_path))
-    assert "--split" in refusal(str(world.model), "--split", "train")
-    assert "no feature network is called" in refusal(str(world.model), "--features", "best")
-    assert "no --features i3d:FILE" in refusal(str(world.model), "--sha256", "0" * 64)
-    assert "--i3d-sha256" not in refusal(str(world.model), "--sha256", "short")
+    assert "--split" in refusal(model, "--split", "train")
+    assert "no feature network is called" in refusal(model, "--features", "best")
+    assert "no --features i3d:FILE" in refusal(model, "--sha256", "0" * 64)
+    assert "--i3d-sha256" not in refusal(model, "--sha256", "short")
     (tmp_path / "i3d.pt").write_bytes(b"code")
     assert "expected 00000000" in refusal(
-        str(world.model), "--features", f"i3d:{tmp_path / 'i3d.pt'}", "--sha256", "0" * 64
+        model, "--features", f"i3d:{tmp_path / 'i3d.pt'}", "--sha256", "0" * 64
     )
     save_file({"weight": torch.ones(1, 768), "bias": torch.zeros(1)}, tmp_path / "head.safetensors")
-    assert "no --features clip: is given" in refusal(
-        str(world.model), "--aesthetic", str(tmp_path / "head.safetensors")
-    )
+    assert "no --features clip: is given" in refusal(model, "--aesthetic", str(tmp_path / "head.safetensors"))
     save_clip(tmp_path / "clip")
     given = ("--features", f"clip:{tmp_path / 'clip'}", "--aesthetic", str(tmp_path / "head.safetensors"))
-    assert "takes 768 features of CLIP ViT-L/14, and CLIP clip gives 12" in refusal(str(world.model), *given)
-    assert "no routing is called 'roulette'" in refusal(str(world.model), "--routing", "roulette")
-    assert "routing oracle needs each clip's true cluster" in refusal(str(world.model), "--routing", "oracle")
-    assert "no guidance form is called 'strong'" in refusal(str(world.model), "--guidance-form", "strong")
-    assert "not trained to go on from an image" in refusal(str(world.model), "--image-to-video")
-    other = shutil.copytree(world.model, tmp_path / "model")
-    index = json.loads((other / "model_index.json").read_text())
-    (other / "model_index.json").write_text(json.dumps(index | {"latent_shape": [9, 4, 8, 8]}))
-    assert "has latents of (9, 4, 8, 8)" in refusal(str(world.model), "--baseline", str(other))
-    (other / "model_index.json").write_text(json.dumps(index | {"router": [None, None]}))
-    shutil.rmtree(other / "router")
-    assert "which of 3 experts to use, and the router has no weights" in refusal(str(other))
+    assert "takes 768 features of CLIP ViT-L/14, and CLIP clip gives 12" in refusal(model, *given)
+    assert "no routing is called 'roulette'" in refusal(model, "--routing", "roulette")
+    assert "routing oracle needs each clip's true cluster" in refusal(model, "--routing", "oracle")
+    assert "no guidance form is called 'strong'" in refusal(model, "--guidance-form", "strong")
+    assert "not trained to go on from an image" in refusal(model, "--image-to-video")
+    made = MadeRun(tmp_path)
+    export(made.fetched(), tmp_path / "other")
+    assert "has latents of (4, 3, 4, 6)" in refusal(model, "--baseline", str(tmp_path / "other"))
+    without = shutil.copytree(model, tmp_path / "model")
+    shutil.rmtree(without / "router")
+    assert "which of 3 experts to use, and the router has no weights" in refusal(str(without))
+    (without / "run.spec").unlink()
+    assert "an older version exported it" in refusal(str(without))
     assert not (tmp_path / "out").exists()
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from paris_p2p.evaluation.gather import ModelFacts
+from paris_p2p.evaluation.evidence import ModelFacts
 from paris_p2p.evaluation.headline import MIN_SAID_CLIPS, headline
 from paris_p2p.evaluation.scorecard import Card
 from paris_p2p.generation.trained import Trained

@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import pytest
 
-from paris_p2p.evaluation.gather import EvaluateOptions
+from paris_p2p.evaluation.options import EvaluateOptions
 from paris_p2p.evaluation.report import _write, made_by
 
 RUN, PEER = f"paris:{'ab' * 32}", "/ip4/192.0.2.7/tcp/31337/p2p/12D3KooW"

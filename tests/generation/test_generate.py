@@ -10,7 +10,7 @@ import torch
 from paris_p2p.device import Device
 from paris_p2p.errors import CheckpointError, SlotMissingError, UsageError
 from paris_p2p.flow.mixture import ROUTINGS
-from paris_p2p.generation import generate as room
+from paris_p2p.generation import run_engine as room
 from paris_p2p.generation.generate import generate, steps_in_words
 from paris_p2p.generation.routed import ExpertSeats, expert_state
 from tests.made.made_run import EXPERTS, PROMPTS, MadeRun

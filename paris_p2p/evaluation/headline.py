@@ -21,7 +21,7 @@ SURE_CLIPS = 2000  # halves of 1,000 a side
 
 
 def headline(cards: Mapping[str, Card], evidence: Evidence) -> tuple[str, ...]:
-    """The lines above the report, in order: what was compared, whether that is enough, then each model."""
+    """Returns the lines above the report: what was compared, whether that is enough, then each model."""
     clips, (videos, of_videos) = len(evidence.clips), _videos(evidence)
     lines = [f"{clips} clips of each model, for the captions of as many held-out clips of {of_videos}."]
     lines += [line for name, facts in evidence.facts.items() if (line := _barely(name, facts))]
@@ -43,9 +43,9 @@ def headline(cards: Mapping[str, Card], evidence: Evidence) -> tuple[str, ...]:
 
 
 def _videos(evidence: Evidence) -> tuple[int, str]:
-    """How many videos the clips are of, and in words. Parts of one file are no videos of their own.
+    """Returns how many videos the clips are of, and that in words.
 
-    Neither are the files that an owner says were cut from one video.
+    Parts of one file are no videos of their own, nor are files that an owner says were cut from one video.
     """
     videos = len({clip.video for clip in evidence.clips})
     files = len({clip.source for clip in evidence.clips})
@@ -64,8 +64,8 @@ def _model(name: str, card: Card) -> str:
 
 
 def _score(score: Score) -> str:
-    """At the floor's counts: the value with all clips has another bias than the floor and does not belong
-    beside it.
+    """Returns a score at the floor's counts: the value with all clips has another bias than the floor and
+    does not belong beside it.
     """
     floor = score.floor
     real = f"real against real {number(floor.value)} ({number(floor.low)} to {number(floor.high)})"
@@ -74,7 +74,9 @@ def _score(score: Score) -> str:
 
 
 def _fidelity(generated: Agreement, real: Agreement) -> str:
-    """Above chance alone: a model that always makes the commonest kind has a high share and heeds nothing."""
+    """Returns what is above chance alone: a model that always makes the commonest kind has a high share and
+    heeds nothing.
+    """
     if not generated.heeded:
         return (
             "prompts are not shown to be heeded: a probe finds their clusters no more often than with "
@@ -95,7 +97,7 @@ def _barely(name: str, facts: ModelFacts) -> str:
 
 
 def facts_rows(facts: Mapping[str, ModelFacts]) -> Sequence[tuple[str, ...]]:
-    """(model, run, slot, tip, trained) for the table of what was evaluated."""
+    """Returns (model, run, slot, tip, trained) for the table of what was evaluated."""
     rows = []
     for name, model in facts.items():
         run = f"{model.run_name} ({model.run[:16]}…)" if model.run_name else f"{model.run[:16]}…"

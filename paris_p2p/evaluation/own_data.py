@@ -21,7 +21,9 @@ _MAX_INFO_BYTES = 1 << 20  # of one clip's JSON in a shard
 
 
 def data_id_of_folder(folder: Path, prepared: Prepared) -> str:
-    """The same of a prepared folder, whose files are read and hashed; DataError when one is missing."""
+    """Returns the data id of a prepared folder, whose files are read and hashed; DataError when one is
+    missing.
+    """
     try:
         codec = {name: hash_file(folder / path).blob_id for name, path in prepared.codec.files.items()}
         shards = [
@@ -35,8 +37,8 @@ def data_id_of_folder(folder: Path, prepared: Prepared) -> str:
 
 
 def check_own_data(model: FetchedRun, folder: Path, prepared: Prepared) -> None:
-    """UsageError unless the model's run was made of what is prepared in `folder`; DataError for a mixed
-    folder.
+    """Raises UsageError unless the model's run was made of what is prepared in `folder`, and DataError for a
+    mixed folder.
 
     Codec, train and gate shards are compared by hash, and the lists of splits with the clips that lie in the
     train shards.
@@ -56,7 +58,7 @@ def check_own_data(model: FetchedRun, folder: Path, prepared: Prepared) -> None:
 
 
 def check_not_seen(clips: Sequence[SplitClip], clip_s: float, folder: Path, there: Prepared) -> None:
-    """UsageError when a clip to be evaluated shows what a run of `folder` was trained or gated on.
+    """Raises UsageError when a clip to be evaluated shows what a run of `folder` was trained or gated on.
 
     That is a source of the same name, or the same file: any of it or, where both folders part it, the same
     seconds. `clip_s` is a clip's length here, `there` what is prepared in `folder`.
@@ -84,25 +86,25 @@ def check_not_seen(clips: Sequence[SplitClip], clip_s: float, folder: Path, ther
 
 
 def _overlap(clip: SplitClip, clip_s: float, other: SplitClip, other_s: float) -> bool:
-    """Whether two clips of one file are of one source, or of parts of it that share some seconds."""
+    """Returns whether two clips of one file are of one source, or of parts of it that share some seconds."""
     if not (_is_part(clip) and _is_part(other)):
         return True
     return clip.start_s < other.start_s + other_s - 1e-6 and other.start_s < clip.start_s + clip_s - 1e-6
 
 
 def _is_part(clip: SplitClip) -> bool:
-    """Whether its source is a part of a long video, which may be parted otherwise elsewhere."""
+    """Returns whether its source is a part of a long video, which may be parted otherwise elsewhere."""
     content = clip.key.rpartition("-")[0]
     return bool(content) and clip.group.startswith(content) and "/" in clip.group
 
 
 def _files_of(clip: SplitClip) -> tuple[str, str]:
-    """A file by its content and by its place: older versions hashed some of the content only."""
+    """Returns a file by its content and by its place: older versions hashed some of the content only."""
     return clip.key.rpartition("-")[0], f"{clip.path} {clip.offset_bytes} {clip.size_bytes}"
 
 
 def _check_splits(folder: Path, prepared: Prepared) -> None:
-    """DataError when splits.json is another preparation's than the shards beside it."""
+    """Raises DataError when splits.json is another preparation's than the shards beside it."""
     listed = {(clip.key, clip.source) for clip in split_clips(folder, "train")}
     lying = {pair for shard in prepared.shards_for("train") for pair in _clips_in(folder / shard.path)}
     if listed != lying:
@@ -115,7 +117,7 @@ def _check_splits(folder: Path, prepared: Prepared) -> None:
 
 
 def _clips_in(shard: Path) -> list[tuple[str, str]]:
-    """(key, source) of every clip in a shard of the owner's own."""
+    """Returns (key, source) of every clip in a shard of the owner's own."""
     try:
         with open_tar(shard) as tar:
             infos = [

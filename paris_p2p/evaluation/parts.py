@@ -27,18 +27,19 @@ SETTINGS_NAME = "settings.json"
 
 @dataclass(frozen=True)
 class Parts:
-    """Arrays of `clips` clips, part by part; each kind of them has files of its own."""
+    """A folder of arrays of `clips` clips, part by part; each kind of array has files of its own."""
 
     folder: Path
     clips: int
 
     def ranges(self) -> Iterator[range]:
+        """Returns the clips of each part."""
         return (
             range(start, min(start + PART_CLIPS, self.clips)) for start in range(0, self.clips, PART_CLIPS)
         )
 
     def fill(self, kind: str, stage: str, make: Callable[[range], Arrays], progress: Progress) -> None:
-        """Make what is not there yet."""
+        """Makes the parts that are not there yet, and says how far it is."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for clips in self.ranges():
             if not self._path(kind, clips).is_file():
@@ -46,6 +47,7 @@ class Parts:
             progress(stage, clips.stop, self.clips)
 
     def read(self, kind: str, clips: range, name: str) -> NDArray[Any]:
+        """Returns the array of one part; DataError when it is of other clips, or damaged."""
         array = read_array(self._path(kind, clips), name)
         if len(array) != len(clips):
             raise DataError(
@@ -55,12 +57,12 @@ class Parts:
         return array
 
     def look(self, kind: str, name: str, clips: range) -> NDArray[Any]:
-        """Of neighbouring clips of one part."""
+        """Returns the array of clips that neighbour each other within one part."""
         whole = next(known for known in self.ranges() if clips.start in known)
         return self.read(kind, whole, name)[clips.start - whole.start : clips.stop - whole.start]
 
     def gather(self, kind: str, name: str) -> NDArray[Any]:
-        """Of all clips, [N ...]."""
+        """Returns the array of all clips: [N ...]."""
         return np.concatenate([self.read(kind, clips, name) for clips in self.ranges()])
 
     def _path(self, kind: str, clips: range) -> Path:
@@ -68,12 +70,13 @@ class Parts:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Writes arrays to a file, whole or not at all."""
     with replacing(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
 def read_array(path: Path, name: str) -> NDArray[Any]:
-    """DataError when the file is damaged."""
+    """Returns one array of a file; DataError when the file is damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             array: NDArray[Any] = arrays[name]
@@ -83,7 +86,9 @@ def read_array(path: Path, name: str) -> NDArray[Any]:
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Go on in a folder that was begun with the same settings, or begin; UsageError when it is of others."""
+    """Goes on in a folder that was begun with the same settings, or begins in an empty one; UsageError when
+    something else is there.
+    """
     path, wanted = folder / SETTINGS_NAME, json.loads(json.dumps(settings))
     folder.mkdir(parents=True, exist_ok=True)
     if path.is_file():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from paris_p2p.errors import UsageError
 from paris_p2p.evaluation.evidence import Evidence, Side
 from paris_p2p.evaluation.inspect import Inspection
+from paris_p2p.progress import Progress
 from paris_p2p.score.agreement import TextSimilarity, score_text_similarity
 from paris_p2p.score.classifier import classifier_test
 from paris_p2p.score.distances import score_frechet, score_kernel
@@ -29,7 +30,7 @@ from paris_p2p.score.values import Values, score_values
 
 @dataclass
 class Card:
-    """One model's numbers."""
+    """One model's numbers on its clips."""
 
     scores: list[Score] = field(default_factory=list)
     motion: Values | None = None
@@ -39,7 +40,9 @@ class Card:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def attempt(self, name: str, compute: Callable[[], None]) -> None:
-        """A metric that these clips cannot carry is named with what it needs; the others stand."""
+        """Computes one metric; if these clips cannot carry it, it is named with what it needs, and the others
+        stand.
+        """
         try:
             compute()
         except UsageError as error:
@@ -47,7 +50,7 @@ class Card:
 
 
 def score_model(evidence: Evidence, side: Side, plan: Plan | None = None) -> Card:
-    """All that can be computed of one model."""
+    """Returns all that can be computed of one model's clips."""
     card, real = Card(left_out=dict(evidence.real.left_out | side.left_out)), evidence.real
     for title in [title for title in real.features if title in side.features]:
         sides = real.features[title], side.features[title]
@@ -96,7 +99,7 @@ def _aesthetic(card: Card, evidence: Evidence, side: Side, plan: Plan | None) ->
 
 
 def _similarity(card: Card, title: str, evidence: Evidence, side: Side, plan: Plan | None) -> None:
-    """Both sides have the same captions, clip by clip."""
+    """Scores how well clips fit their captions, which are the same on both sides."""
     text = evidence.captions[title]
     card.similarity.append(
         score_text_similarity(title, evidence.real.features[title], text, side.features[title], text, plan)
@@ -118,7 +121,7 @@ def _fidelity(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> 
 
 @dataclass(frozen=True)
 class RouterScore:
-    """The router on held-out clips, over all times and at each."""
+    """How the router does on held-out clips, over all times and at each."""
 
     t: NDArray[np.float64]  # [S]
     accuracy: tuple[Interval, ...]  # at each t, resampled over source videos
@@ -128,7 +131,37 @@ class RouterScore:
     right: NDArray[np.bool_]  # [N S]
 
 
+class Specialisation(NamedTuple):
+    """Each expert's held-out loss on the clips of each cluster."""
+
+    clusters: list[int]  # G of them, those that have clips
+    losses: list[list[Interval]]  # [E G]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """All numbers of one model: on its clips, of its router and of its experts."""
+
+    card: Card
+    router: RouterScore | None
+    special: Specialisation | None
+
+
+def score_all(evidence: Evidence, plan: Plan, progress: Progress) -> dict[str, Scored]:
+    """Returns the numbers of every model, by its name."""
+    scored = {}
+    for done, side in enumerate(evidence.models):
+        progress("score", done, len(evidence.models))
+        seen = side.inspection
+        router = score_router(seen, plan) if seen else None
+        special = specialisation_of(seen, plan) if seen else None
+        scored[side.name] = Scored(score_model(evidence, side, plan), router, special)
+    progress("score", len(evidence.models), len(evidence.models))
+    return scored
+
+
 def score_router(seen: Inspection, plan: Plan | None = None) -> RouterScore | None:
+    """Returns how well the router tells the clusters of held-out clips apart; None where there is none."""
     if seen.beliefs is None:
         return None
     first, confidence = seen.beliefs.argmax(2), seen.beliefs.max(2)  # N S
@@ -141,17 +174,21 @@ def score_router(seen: Inspection, plan: Plan | None = None) -> RouterScore | No
     return RouterScore(seen.t, accuracy, errors, confusion, confidence, right)
 
 
-def specialisation_of(seen: Inspection, plan: Plan | None = None) -> tuple[list[int], list[list[Interval]]]:
-    """(the clusters with clips, each expert's loss on each of them [E G])."""
+def specialisation_of(seen: Inspection, plan: Plan | None = None) -> Specialisation:
+    """Returns each expert's loss on the clips of each cluster that has some."""
     clusters = [int(k) for k in np.unique(seen.clusters)]
-    return clusters, [
-        [_mean(seen.losses[seen.clusters == k, e], seen.sources[seen.clusters == k], plan) for k in clusters]
+    of_cluster = [seen.clusters == k for k in clusters]
+    losses = [
+        [_mean(seen.losses[there, e], seen.sources[there], plan) for there in of_cluster]
         for e in range(len(seen.experts))
-    ]  # fmt: skip
+    ]
+    return Specialisation(clusters, losses)
 
 
 def _mean(values: Floats, sources: NDArray[Any], plan: Plan | None) -> Interval:
-    """With an interval over source videos; one alone has none, and gets its value thrice."""
+    """Returns the mean with an interval over source videos; one video alone has no interval, and gets the
+    mean thrice.
+    """
     if len(np.unique(sources)) < 2:
         return Interval(float(values.mean()), float(values.mean()), float(values.mean()))
     clips = Clips(values[:, None], sources)

@@ -24,7 +24,7 @@ class Baseline:
 
 
 def check_model(run: FetchedRun, prepared: Prepared, options: EvaluateOptions) -> None:
-    """UsageError or SlotMissingError when the model cannot make what is asked."""
+    """Raises UsageError or SlotMissingError when the model cannot make what is asked."""
     spec, called = run.spec, f"the model of run {run.spec.name!r} ({run.id[:16]}…)"
     check_slots(spec, run.weights, partial=True)
     if options.image_to_video and not spec.training.first_frame_rate:
@@ -44,8 +44,8 @@ def check_model(run: FetchedRun, prepared: Prepared, options: EvaluateOptions) -
 def check_baseline(
     baseline: Baseline, prepared_folder: Path, prepared: Prepared, clips: list[SplitClip]
 ) -> None:
-    """UsageError unless the baseline was trained on the prepared folder too, or was prepared elsewhere and
-    none of the clips to be evaluated was trained on there.
+    """Raises UsageError unless the baseline was trained on the prepared folder too, or was prepared elsewhere
+    and none of the clips to be evaluated was trained on there.
     """
     if baseline.data is None:
         try:

@@ -1,0 +1,210 @@
+"""The parts of an evaluation's page: clips side by side, what was evaluated, scores, and what is inside each
+model.
+
+Legend: N clips, S steps, K experts, G clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paris_p2p.evaluation.evidence import Evidence, Side
+from paris_p2p.evaluation.headline import facts_rows
+from paris_p2p.evaluation.inspect import Inspection
+from paris_p2p.evaluation.scorecard import Card, RouterScore, Scored, Specialisation
+from paris_p2p.score.agreement import TextSimilarity
+from paris_p2p.score.fidelity import Fidelity
+from paris_p2p.score.figures import (
+    Curve,
+    calibration,
+    confusion,
+    distances,
+    loss_curves,
+    routing_over_time,
+    specialisation,
+)
+from paris_p2p.score.intervals import Interval
+from paris_p2p.score.page import (
+    ClipRow,
+    ClipWall,
+    Figure,
+    Part,
+    Section,
+    Table,
+    looping,
+    number,
+    score_table,
+)
+from paris_p2p.score.values import Values
+
+SHOWN_CLIPS = 9
+_LEFT_OUT_TEXT = (
+    "Real clips are the owner's own pixels, so that what the codec loses counts against the model. "
+    "A generated clip belongs to the source video whose caption it was made from."
+)
+
+
+def sections_of(
+    evidence: Evidence, scored: Mapping[str, Scored], curves: Sequence[Curve]
+) -> tuple[Section, ...]:
+    """Returns the page's sections in order, without those that have nothing in them."""
+    cards = {name: one.card for name, one in scored.items()}
+    sections = [
+        Section("Clips", parts=(_wall(evidence),)),
+        Section("What was evaluated", parts=(_about(evidence),)),
+        Section("Distances and tests", (_LEFT_OUT_TEXT,), (*_scores(cards), *_left_out(cards))),
+        Section("Motion and prompts", parts=tuple(_values(cards))),
+    ]
+    for side in evidence.models:
+        if side.inspection is not None:
+            parts = _inside(side, side.inspection, scored[side.name], evidence)
+            sections.append(Section(f"Inside: {side.name}", parts=tuple(parts)))
+    if curves:
+        sections.append(Section("Training", parts=(loss_curves("Held-out loss", curves, "clips seen"),)))
+    return tuple(section for section in sections if section.parts)
+
+
+def _about(evidence: Evidence) -> Table:
+    columns = ("model", "run", "slot", "tip", "trained")
+    return Table("Runs, tips and training", columns, tuple(facts_rows(evidence.facts)), text_columns=5)
+
+
+def _scores(cards: dict[str, Card]) -> list[Part]:
+    scores = {name: card.scores for name, card in cards.items()}
+    if not any(scores.values()):
+        return []
+    away = {name: [s for s in group if "istance" in s.name] for name, group in scores.items()}
+    drawing: list[Part] = [distances("Distance to real clips", away)] if any(away.values()) else []
+    return [*drawing, score_table("All numbers", scores)]
+
+
+def _left_out(cards: dict[str, Card]) -> list[Part]:
+    rows = tuple(
+        (name, metric, reason) for name, card in cards.items() for metric, reason in card.left_out.items()
+    )
+    return [Table("Left out", ("model", "metric", "why"), rows, text_columns=3)] if rows else []
+
+
+def _values(cards: dict[str, Card]) -> list[Part]:
+    """Returns motion, aesthetic value and fidelity: real beside generated."""
+    rows: list[tuple[str, ...]] = []
+    for name, card in cards.items():
+        rows += [_value_row(name, values) for values in (card.motion, card.aesthetic) if values]
+        rows += [_agreement_row(name, card.fidelity)] if card.fidelity else []
+        rows += [_agreement_row(name, similarity) for similarity in card.similarity]
+    if not rows:
+        return []
+    columns = (
+        "metric",
+        "model",
+        "real",
+        "generated",
+        "with prompts dealt out anew",
+        "difference at the floor",
+    )
+    note = "Means over clips, with intervals over source videos."
+    return [Table("One number per clip", columns, tuple(rows), note, text_columns=2)]
+
+
+def _value_row(name: str, values: Values) -> tuple[str, ...]:
+    shown = _shown(values.real), _shown(values.generated)
+    return (values.difference.name, name, *shown, "", _floor(values))
+
+
+def _agreement_row(name: str, found: Fidelity | TextSimilarity) -> tuple[str, ...]:
+    shown = _shown(found.real.own), _shown(found.generated.own), _shown(found.generated.shuffled)
+    return (found.name, name, *shown, _floor(found))
+
+
+def _inside(side: Side, seen: Inspection, scored: Scored, evidence: Evidence) -> list[Part]:
+    """Returns what router and experts do."""
+    parts: list[Part] = []
+    if side.chosen is not None and side.t is not None and side.chosen.shape[2] > 1:
+        parts.append(_routing(side.chosen, side.t, evidence))
+    if scored.router is not None:
+        parts += _router(scored.router)
+    if scored.special is not None:
+        parts += _experts(seen, scored.special)
+    return parts
+
+
+def _router(router: RouterScore) -> list[Part]:
+    names = [f"cluster {k}" for k in range(len(router.confusion))]
+    deserved = "Is the router's confidence deserved?"
+    return [
+        _over_time(router),
+        confusion("Where the router sends held-out clips, over all t", router.confusion, names),
+        calibration(deserved, router.confidence.ravel(), router.right.ravel()),
+    ]
+
+
+def _experts(seen: Inspection, special: Specialisation) -> list[Part]:
+    values = np.array([[cell.value for cell in row] for row in special.losses])
+    names = [f"cluster {k} ({int((seen.clusters == k).sum())})" for k in special.clusters]
+    experts = [f"expert {k}" for k in seen.experts]
+    rows = tuple(
+        (name, *(_shown(cell) for cell in row)) for name, row in zip(experts, special.losses, strict=True)
+    )
+    note = (
+        "Velocity loss at times drawn as in training, the same noise and times for all; "
+        "intervals over source videos; clips in brackets."
+    )
+    title = "Held-out loss of each expert on each cluster's clips"
+    return [
+        specialisation(title, values, experts, names),
+        Table("The same, with intervals", ("expert", *names), rows, note),
+    ]
+
+
+def _routing(chosen: NDArray[np.float32], t: NDArray[np.float32], evidence: Evidence) -> Figure:
+    """Returns which experts denoise the captions of each cluster, step by step: chosen [N S K], t [S]."""
+    of_clip = np.array([clip.cluster for clip in evidence.clips])
+    clusters = np.unique(of_clip)
+    weights = np.stack([chosen[of_clip == k].astype(np.float64).mean(0) for k in clusters])  # G S K
+    names = [f"captions of cluster {k} ({int((of_clip == k).sum())})" for k in clusters]
+    experts = [f"expert {k}" for k in range(weights.shape[2])]
+    return routing_over_time("Which expert denoises", t.astype(np.float64), weights, names, experts)
+
+
+def _over_time(router: RouterScore) -> Table:
+    rows = tuple(
+        (f"{t:.3f}", _shown(accuracy), number(error), str(len(router.right)))
+        for t, accuracy, error in zip(router.t, router.accuracy, router.calibration_error, strict=True)
+    )
+    return Table(
+        "The router over t (1 is noise)", ("t", "accuracy", "expected calibration error", "clips"), rows
+    )
+
+
+def _wall(evidence: Evidence) -> ClipWall:
+    """Returns the same captions of all sides, spread over the clusters."""
+    by_cluster = sorted(range(len(evidence.clips)), key=lambda i: (evidence.clips[i].cluster, i))
+    shown = [
+        by_cluster[i]
+        for i in np.unique(np.linspace(0, len(by_cluster) - 1, min(SHOWN_CLIPS, len(by_cluster))).astype(int))
+    ]
+    sides, fps = [evidence.real, *evidence.models], evidence.prepared.clip.fps
+    rows = []
+    for i in shown:
+        caption = evidence.clips[i].caption
+        clips = tuple(
+            looping(side.look(range(i, i + 1))[0], fps, f"{side.name}: {caption}"[:300]) for side in sides
+        )
+        rows.append(ClipRow(caption[:300], clips))
+    note = "Not chosen by how they look: evenly spaced among the evaluated clips, sorted by cluster."
+    return ClipWall("Side by side", tuple(side.name for side in sides), tuple(rows), note)
+
+
+def _shown(value: Interval) -> str:
+    return f"{number(value.value)} ({_range(value.low, value.high)})"
+
+
+def _floor(values: Values | Fidelity | TextSimilarity) -> str:
+    return _range(values.difference.floor.low, values.difference.floor.high)
+
+
+def _range(low: float, high: float) -> str:
+    return f"{number(low)} to {number(high)}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paris_p2p.cli.console import parse_invite
+from paris_p2p.cli.typed import model_folder
 
 if TYPE_CHECKING:
     from paris_p2p.fetched_run import FetchedRun
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def parse_model(argument: str, settings: PeerSettings) -> Invite | Path:
-    """Returns the folder, where the argument is one, or else the invite that it must be. InviteError."""
+    """Returns the folder, where the argument is one, or else the invite that it must be. UsageError."""
     from paris_p2p.node.generator import GENERATOR_DIR
 
     if os.path.isdir(os.path.expanduser(argument)):  # not Path.is_dir, to which a long invite is an error
-        return Path(argument).expanduser()
+        return model_folder(Path(argument).expanduser())
     return parse_invite(argument, settings.data_dir / GENERATOR_DIR)
 
 

@@ -28,7 +28,7 @@ from paris_p2p.generation.engine import (
     step_generators,
 )
 from paris_p2p.generation.first_picture import check_trained_for, read_picture
-from paris_p2p.generation.frozen import TEXT
+from paris_p2p.generation.frozen import FEATURES, TEXT
 from paris_p2p.generation.routed import clip_noise
 from paris_p2p.generation.run_engine import open_engine
 from paris_p2p.generation.schedulers import Solver, make_scheduler, solver_of

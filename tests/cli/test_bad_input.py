@@ -429,9 +429,7 @@ def test_an_owners_damaged_run_is_named_and_never_deleted(
     assert path.read_bytes() == run[1].data[:-9]
 
 
-@pytest.mark.parametrize(
-    ("folder", "says"), [("empty", "holds no exported run"), ("old", "no signed run.spec")]
-)
+@pytest.mark.parametrize(("folder", "says"), [("empty", "holds no model"), ("old", "no signed run.spec")])
 def test_generating_from_a_folder_that_is_no_export_says_what_it_lacks(
     tmp_path: Path, folder: str, says: str
 ) -> None:
@@ -439,7 +437,7 @@ def test_generating_from_a_folder_that_is_no_export_says_what_it_lacks(
     if folder == "old":
         (tmp_path / folder / "model_index.json").write_text("{}")
     command = ("paris-peer", "generate", "a ball", str(tmp_path / folder), "--data-dir", str(tmp_path))
-    refused(*command, says=[says, "paris-run export INVITE --out"], status=2)
+    refused(*command, says=[says, "paris-run export"], status=2)
 
 
 def test_generating_without_the_router_says_so_before_the_experts_are_fetched(tmp_path: Path) -> None:

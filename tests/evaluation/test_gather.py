@@ -527,7 +527,7 @@ def test_the_command_refuses_before_it_works(world: World, tmp_path: Path):
         return str(result.exception)
 
     model = str(world.folder / "model")
-    assert "holds no exported run" in refusal(str(tmp_path))
+    assert "holds no model" in refusal(str(tmp_path))
     assert "--split" in refusal(model, "--split", "train")
     assert "no feature network is called" in refusal(model, "--features", "best")
     assert "no --features i3d:FILE" in refusal(model, "--sha256", "0" * 64)

@@ -21,10 +21,9 @@ from paris_p2p.evaluation.held_out import Held, choose_balanced, choose_held_out
 from paris_p2p.evaluation.networks import load_networks
 from paris_p2p.evaluation.opened_model import fingerprint
 from paris_p2p.evaluation.options import NOT_OF_THE_CLIPS, EvaluateOptions
-from paris_p2p.evaluation.own_data import check_own_data
 from paris_p2p.evaluation.parts import claim_folder
 from paris_p2p.evaluation.sides import Measuring
-from paris_p2p.evaluation.suitable import Baseline, check_baseline, check_model, facts_of
+from paris_p2p.evaluation.suitable import Baseline, check_model, check_seen, facts_of
 from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.progress import Progress
 
@@ -46,9 +45,7 @@ def gather(
     models = {MODEL: model} | ({BASELINE: baseline.model} if baseline else {})
     for run in models.values():
         check_model(run, prepared, options)
-    check_own_data(model, prepared_folder, prepared)
-    if baseline is not None:
-        check_baseline(baseline, prepared_folder, prepared, clips)
+    check_seen(model, baseline, prepared_folder, prepared, clips)
     facts = {name: facts_of(run) for name, run in models.items()}
     networks = load_networks(options, device)
     kept = options.model_dump(exclude=set(NOT_OF_THE_CLIPS))

@@ -41,12 +41,19 @@ def check_model(run: FetchedRun, prepared: Prepared, options: EvaluateOptions) -
     check_named(options).check_router(ROUTER in run.weights, len(run.experts))
 
 
-def check_baseline(
-    baseline: Baseline, prepared_folder: Path, prepared: Prepared, clips: list[SplitClip]
+def check_seen(
+    model: FetchedRun,
+    baseline: Baseline | None,
+    prepared_folder: Path,
+    prepared: Prepared,
+    clips: list[SplitClip],
 ) -> None:
-    """Raises UsageError unless the baseline was trained on the prepared folder too, or was prepared elsewhere
-    and none of the clips to be evaluated was trained on there.
+    """Raises UsageError unless both models were trained on the prepared folder, where the clips are held out;
+    a baseline may be prepared elsewhere, if none of the clips to be evaluated was trained on there.
     """
+    check_own_data(model, prepared_folder, prepared)
+    if baseline is None:
+        return
     if baseline.data is None:
         try:
             check_own_data(baseline.model, prepared_folder, prepared)

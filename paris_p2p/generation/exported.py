@@ -64,7 +64,7 @@ def open_export(folder: Path) -> FetchedRun:
 
 
 def _check_slot(path: Path, run: Envelope[RunSpec], slot: str) -> None:
-    """CheckpointError or UsageError unless weights are, by their own header, this run's and this slot's."""
+    """Raises CheckpointError or UsageError unless weights are, by their header, of this run and slot."""
     check_safetensors(path)
     try:
         counters = counters_of(path)

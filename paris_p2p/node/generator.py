@@ -65,8 +65,8 @@ def fetch_run(
 
 
 def check_wanted(spec: RunSpec, present: set[str], partial: bool, routing: Routing | None) -> None:
-    """SlotMissingError as of check_slots; UsageError when the `routing` asks for more experts than the run
-    has, or for a router that is not there.
+    """Raises SlotMissingError as check_slots does, and UsageError when the `routing` asks for more experts
+    than the run has, or for a router that is not there.
     """
     if routing is not None and routing.name == "top_k" and routing.top_k > spec.experts:
         there = "1 expert" if spec.experts == 1 else f"{spec.experts} experts"
@@ -127,7 +127,7 @@ async def _fetch_all(
 
 
 def _find(data_dir: Path, invite: Invite, partial: bool, routing: Routing | None) -> FetchedRun:
-    """What an earlier fetch brought; MissingBlobError or RecordError where that is not whole."""
+    """Returns what an earlier fetch brought; MissingBlobError or RecordError where that is not whole."""
     spec_file, path = spec_path(data_dir, invite.run), _fetched_path(data_dir, invite.run)
     if not (spec_file.exists() and path.exists()):
         raise MissingBlobError(f"run {invite.run[:16]}… was never fetched to {data_dir}; {FETCH_ONLINE}")

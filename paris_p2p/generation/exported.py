@@ -21,7 +21,7 @@ from paris_p2p.model.experts import folder_of
 from paris_p2p.model_folder import check_safetensors
 from paris_p2p.run_file import RUN_FILE, read_run
 from paris_p2p.spec import ROUTER, Pinned, RunSpec, cluster_of
-from paris_p2p.store.blobs import hash_file
+from paris_p2p.store.blob_files import hash_file
 from paris_p2p.weights import READABLE_SUFFIXES
 
 MAX_CARDS_BYTES = 1 << 16  # 257 slots of some 90 bytes take half of it

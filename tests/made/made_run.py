@@ -34,7 +34,7 @@ from paris_p2p.spec import (
     TrainingSpec,
     sign_run,
 )
-from paris_p2p.store.blobs import hash_file
+from paris_p2p.store.blob_files import hash_file
 from paris_p2p.weights import find_model
 
 EXPERTS = 3

@@ -15,7 +15,7 @@ from paris_p2p.score.intervals import Score
 from paris_p2p.score.page import number
 
 # Below these a distance between halves of the real clips is as far as most models are: docs/evaluation.md,
-# "Metrics".
+# "What does each metric see?".
 MIN_SAID_CLIPS, MIN_SAID_VIDEOS = 100, 10
 SURE_CLIPS = 2000  # halves of 1,000 a side
 

@@ -107,14 +107,14 @@ class NodeOptions(Options):
     upload_limit: Bytes = ByteSize(0)
 
 
-Kind = TypeVar("Kind", bound=Options)
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 @dataclass(frozen=True)
-class Loaded(Generic[Kind]):
+class Loaded(Generic[OptionsT]):
     """Holds options, and for each that was given the place of its value: flag, variable, file or profile."""
 
-    options: Kind
+    options: OptionsT
     origins: Mapping[str, str]
 
     def peer_settings(self, **more: Any) -> PeerSettings:
@@ -135,13 +135,13 @@ class Loaded(Generic[Kind]):
 
 
 def load_options(
-    kind: type[Kind],
+    kind: type[OptionsT],
     typed: Mapping[str, Any],
     *,
     file: Path | None = None,
     profile: Mapping[str, Any] | None = None,
     profile_name: str = "",
-) -> Loaded[Kind]:
+) -> Loaded[OptionsT]:
     """Returns the options out of all places; UsageError names the place, the value and what is right.
 
     `typed` holds what was given on the command line, and nothing else.

@@ -25,6 +25,8 @@ READER = 3
 CHUNK_BYTES = 1 << 20
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_LOWERED = 64
+# what a peer asks another for, and may be refused
+RequestKind = Literal["clock", "where", "spec", "records", "blobs"]
 
 
 def _hex(value: Any) -> Any:

@@ -79,13 +79,24 @@ def test_no_file_of_one_room_has_the_name_of_another_rooms() -> None:
     assert in_several(found) == {}
 
 
-def test_no_public_class_or_function_has_the_name_of_another() -> None:
+def public_names(module: ast.Module) -> Iterator[str]:
+    """Yields the names of a module's classes, functions and types (`Frames = NDArray[…]`)."""
+    for node in module.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign):
+            names = [each.id for each in node.targets if isinstance(each, ast.Name)]
+            names = [name for name in names if re.fullmatch("[A-Z]+[a-z][A-Za-z]*", name)]
+        else:
+            continue
+        yield from (name for name in names if not name.startswith("_"))
+
+
+def test_no_public_class_function_or_type_has_the_name_of_another() -> None:
     found = defaultdict(list)
     for path in modules():
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            is_named = isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            if is_named and not node.name.startswith("_"):
-                found[node.name].append(str(path.relative_to(PACKAGE)))
+        for name in public_names(ast.parse(path.read_text(encoding="utf-8"))):
+            found[name].append(str(path.relative_to(PACKAGE)))
     several = in_several(found)
     assert {
         name: places for name, places in several.items() if name not in SHARED_NAMES.keys() | SHARED_FOR_NOW

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ import typer
 
 from paris_p2p.cli import typed
 from paris_p2p.cli.console import echo, run_app
-from paris_p2p.cli.groups import LINE, MACHINE, Config, HomeFlags, NodeFlags, option, setting
+from paris_p2p.cli.groups import LINE, MACHINE, ConfigFlag, HomeFlags, NodeFlags, option, setting
 from paris_p2p.cli.logs import long_running
 from paris_p2p.cli.verb import new_app, verb
 from paris_p2p.disk import write_atomic
@@ -75,7 +74,7 @@ class ServeFlags(HomeFlags, NodeFlags):
 )
 def serve(
     flags: ServeFlags,
-    config: Config = None,
+    config: ConfigFlag = None,
     address_file: Annotated[
         Path | None, option("Write the addresses here when ready, one on each line.", "FILE")
     ] = None,
@@ -109,9 +108,11 @@ def check_command(
     json_output: Annotated[bool, option("Print one JSON object.", None, "--json")] = False,
 ) -> None:
     """Dial a node with an independent libp2p and say whether it is reachable and speaks our protocol."""
-    # A process of its own: py-libp2p and hivemind cannot be imported together.
-    command = [sys.executable, "-m", "paris_p2p.probe", multiaddr, "--timeout-s", str(timeout_s)]
-    raise typer.Exit(subprocess.run([*command, *(["--json"] if json_output else [])], check=False).returncode)
+    from paris_p2p.probe import check_node
+
+    result = check_node(multiaddr, timeout_s)
+    echo(json.dumps(result.model_dump(mode="json")) if json_output else "\n".join(result.lines()))
+    raise typer.Exit(0 if result.ok else 1)
 
 
 def main() -> None:

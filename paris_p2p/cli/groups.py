@@ -45,7 +45,7 @@ def setting(
 InviteArgument = Annotated[
     str, typer.Argument(help="An invite (paris:…), @FILE to read it from, or - for stdin.", metavar="INVITE")
 ]
-Config = Annotated[
+ConfigFlag = Annotated[
     Path | None,
     option(
         "A TOML file of settings; variables and options win over it.",

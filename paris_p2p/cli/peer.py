@@ -17,7 +17,7 @@ from paris_p2p.cli.groups import (
     LINE,
     MACHINE,
     SAMPLING,
-    Config,
+    ConfigFlag,
     DeviceOption,
     FetchFlags,
     HomeFlags,
@@ -130,7 +130,7 @@ class StartFlags(FetchFlags, NodeFlags):
 def start(
     invite: InviteArgument,
     flags: StartFlags,
-    config: Config = None,
+    config: ConfigFlag = None,
     yes: Annotated[bool, option("Do not ask before joining.", None, "--yes", "-y")] = False,
     no_train: Annotated[bool, option("Only attest and seed.", None, "--no-train")] = False,
     dry_run: Annotated[

@@ -16,7 +16,7 @@ from paris_p2p.cli.evaluate import add_evaluate
 from paris_p2p.cli.groups import (
     LINE,
     MACHINE,
-    Config,
+    ConfigFlag,
     FetchFlags,
     InviteArgument,
     NodeFlags,
@@ -425,7 +425,7 @@ def publish(
         ),
     ],
     flags: PublishFlags,
-    config: Config = None,
+    config: ConfigFlag = None,
     invite_file: Annotated[
         Path | None, option("Write the invite to this file too, for its owner's eyes only.", "FILE")
     ] = None,

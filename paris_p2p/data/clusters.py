@@ -23,7 +23,7 @@ MAX_FINE = 1024
 MINI_BATCH_FROM_CLIPS = 8192
 SILHOUETTE_CLIPS = 2000
 
-Floats = NDArray[np.float32]
+_Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 
@@ -34,21 +34,21 @@ class ClusterModel:
     Features are first brought to unit length, centred and reduced.
     """
 
-    mean: Floats  # [F]
-    basis: Floats  # [F, R]
-    centres: Floats  # [M, R]
+    mean: _Floats  # [F]
+    basis: _Floats  # [F, R]
+    centres: _Floats  # [M, R]
     merged: Labels  # [M], the cluster of each fine centre
 
     @property
     def clusters(self) -> int:
         return int(self.merged.max()) + 1
 
-    def reduce(self, features: Floats) -> Floats:
+    def reduce(self, features: _Floats) -> _Floats:
         """Reduces features: [N, F] -> [N, R]."""
-        reduced: Floats = ((_unit(features) - self.mean) @ self.basis).astype(np.float32)
+        reduced: _Floats = ((_unit(features) - self.mean) @ self.basis).astype(np.float32)
         return reduced
 
-    def assign(self, reduced: Floats) -> Labels:
+    def assign(self, reduced: _Floats) -> Labels:
         """Returns the cluster of the nearest fine centre: [N, R] -> [N]."""
         # Squared distances [N, M], but for a term that is the same for all centres.
         squared = (self.centres**2).sum(1) - 2 * reduced @ self.centres.T
@@ -63,7 +63,7 @@ class ClusterModel:
 
 
 def fit_clusters(
-    features: Floats, clusters: int, rng_seed: int, sources: Sequence[str] | None = None
+    features: _Floats, clusters: int, rng_seed: int, sources: Sequence[str] | None = None
 ) -> ClusterModel:
     """Fits clusters to train clips [N, F]; cluster 0 is the largest.
 
@@ -82,7 +82,7 @@ def fit_clusters(
     # One thread: parallel sums come in any order, and the same clips must give the same clusters.
     with threadpool_limits(1):
         mean, basis = _reduction(unit, clusters)
-        reduced: Floats = ((unit - mean) @ basis).astype(np.float32)
+        reduced: _Floats = ((unit - mean) @ basis).astype(np.float32)
         distinct = len(np.unique(reduced.round(4), axis=0))
         if distinct < clusters:
             raise DataError(
@@ -98,7 +98,7 @@ def fit_clusters(
     return ClusterModel(mean, basis, centres, _largest_first(model.assign(reduced), clusters)[merged])
 
 
-def _reduction(unit: Floats, clusters: int) -> tuple[Floats, Floats]:
+def _reduction(unit: _Floats, clusters: int) -> tuple[_Floats, _Floats]:
     """Returns the mean [F] and the principal axes [F, R] of unit features [N, F]."""
     from sklearn.decomposition import PCA
 
@@ -109,7 +109,7 @@ def _reduction(unit: Floats, clusters: int) -> tuple[Floats, Floats]:
     return pca.mean_.astype(np.float32), np.ascontiguousarray(pca.components_.T.astype(np.float32))
 
 
-def silhouettes(reduced: Floats, labels: Labels, clusters: int, rng_seed: int) -> list[float]:
+def silhouettes(reduced: _Floats, labels: Labels, clusters: int, rng_seed: int) -> list[float]:
     """Returns each cluster's mean silhouette in [-1, 1], on a sample of clips; 0 where it is undefined."""
     from sklearn.metrics import silhouette_samples
 
@@ -135,7 +135,7 @@ def _unshared(labels: Labels, clusters: int, sources: Sequence[str]) -> list[int
 
 
 def _shared_out(
-    reduced: Floats, centres: Floats, merged: Labels, clusters: int, sources: Sequence[str]
+    reduced: _Floats, centres: _Floats, merged: Labels, clusters: int, sources: Sequence[str]
 ) -> Labels:
     """Merges the fine centres [M] so that every cluster has clips of two sources.
 
@@ -164,7 +164,7 @@ def _shared_out(
     )
 
 
-def _halve(centres: Floats, merged: Labels, nearest: Labels, new: int, sources: Sequence[str]) -> bool:
+def _halve(centres: _Floats, merged: Labels, nearest: Labels, new: int, sources: Sequence[str]) -> bool:
     """Cuts the largest cluster that can be across its longest direction; one half becomes `new`.
 
     Both halves have clips of two sources.
@@ -187,8 +187,8 @@ def _halve(centres: Floats, merged: Labels, nearest: Labels, new: int, sources: 
 
 
 def _two_stages(
-    reduced: Floats, distinct: int, clusters: int, rng_seed: int, *, every: bool = False
-) -> tuple[Floats, Labels]:
+    reduced: _Floats, distinct: int, clusters: int, rng_seed: int, *, every: bool = False
+) -> tuple[_Floats, Labels]:
     """Returns fine centres and the cluster of each; with `every`, as many centres as there may be."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
@@ -221,7 +221,7 @@ def _largest_first(labels: Labels, clusters: int) -> Labels:
     return new
 
 
-def _unit(features: Floats) -> Floats:
+def _unit(features: _Floats) -> _Floats:
     norm = np.linalg.norm(features, axis=1, keepdims=True)
-    unit: Floats = (features / np.maximum(norm, 1e-8)).astype(np.float32)
+    unit: _Floats = (features / np.maximum(norm, 1e-8)).astype(np.float32)
     return unit

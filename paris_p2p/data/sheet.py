@@ -18,7 +18,7 @@ TITLE_PIXELS = 16
 GAP_PIXELS = 2
 MAX_SIDE_PIXELS = 96
 
-Picture = NDArray[np.uint8]  # [H, W, 3]
+SheetPicture = NDArray[np.uint8]  # [H, W, 3]
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class SheetBlock:
     """Holds a cluster's title and pictures, all of one size."""
 
     title: str
-    pictures: Sequence[Picture]
+    pictures: Sequence[SheetPicture]
 
 
-def thumbnail(picture: Picture) -> Picture:
+def thumbnail(picture: SheetPicture) -> SheetPicture:
     """Scales a picture to at most 96 pixels on the longer side."""
     height, width = picture.shape[:2]
     if max(height, width) <= MAX_SIDE_PIXELS:

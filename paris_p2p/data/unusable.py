@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from paris_p2p.errors import DataError
 
 MAX_ASPECT = 16
-Frames = NDArray[np.uint8]  # [T, H, W, 3]
+Frames = NDArray[np.uint8]  # [T, H, W, 3] of one clip, or [B, T, H, W, 3]
 
 
 class UnusableVideo(DataError):

@@ -18,14 +18,13 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from paris_p2p.data.unusable import Frames
 from paris_p2p.disk import temporary_for, write_atomic
 from paris_p2p.errors import ReadOnlyError, UsageError
 
-Frames = NDArray[np.uint8]  # [T H W 3], or [B T H W 3]
 Info = dict[str, Any]  # what a clip was made from: goes into the file's metadata
 MAX_SHEET_CLIPS = 64
 GIF_MAX_FPS = 50

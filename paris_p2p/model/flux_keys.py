@@ -13,12 +13,12 @@ from einops import rearrange
 from torch import Tensor
 
 from paris_p2p.model.layers import time_features
-from paris_p2p.model.pieces import Piece, Pieces, Source, both, ends, linear
+from paris_p2p.model.pieces import Piece, Pieces, SourceTensors, both, ends, linear
 
 GUIDANCE = 1.0  # what a guidance-distilled FLUX is asked for: none, because ours is guided when it samples
 
 
-def flux(source: Source, network: Any) -> Pieces:
+def flux(source: SourceTensors, network: Any) -> Pieces:
     """Maps FLUX's tensors.
 
     FLUX turns neighbouring pairs of a head, our networks turn its two halves: rows are put in that order.

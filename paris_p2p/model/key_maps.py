@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from paris_p2p.model.pieces import AS_IT_IS, Piece, Pieces, Source, both, ends, linear
+from paris_p2p.model.pieces import AS_IT_IS, Piece, Pieces, SourceTensors, both, ends, linear
 from paris_p2p.model.steering import Steering, embedded_times, fit_steering
 
 
-def our_own(source: Source, network: Any) -> Pieces:
+def our_own(source: SourceTensors, network: Any) -> Pieces:
     """Maps a checkpoint of the same network, from an export or a file."""
     names = (
         name for name, _ in network.named_parameters() if not name.startswith("first_in.") or name in source
@@ -26,7 +26,7 @@ def our_own(source: Source, network: Any) -> Pieces:
     return pieces if same else pieces | ends(network, ("embed", "embed"), ("out", "out"), "c p q")
 
 
-def original_dit(source: Source, network: Any) -> Pieces:
+def original_dit(source: SourceTensors, network: Any) -> Pieces:
     """Maps facebookresearch/DiT: `blocks.N.attn.qkv`, `adaLN_modulation`.
 
     The label's embedding is the one for no label.
@@ -52,7 +52,7 @@ def original_dit(source: Source, network: Any) -> Pieces:
     return pieces | _steered(steering, (*theirs, label))
 
 
-def diffusers_dit(source: Source, network: Any) -> Pieces:
+def diffusers_dit(source: SourceTensors, network: Any) -> Pieces:
     """Maps diffusers' DiTTransformer2DModel.
 
     Each of its blocks has a copy of the embeddings of time and label.
@@ -71,7 +71,7 @@ def diffusers_dit(source: Source, network: Any) -> Pieces:
     return pieces | _steered(steering, (*theirs, *(f"{name}.{label}" for name in embedders)))
 
 
-def pixart(source: Source, network: Any) -> Pieces:
+def pixart(source: SourceTensors, network: Any) -> Pieces:
     """Maps diffusers' PixArtTransformer2DModel (PixArt-alpha and -sigma).
 
     It has one time MLP and tables, and text by cross-attention. Its captions go through a non-linear
@@ -132,7 +132,7 @@ def _head_sizes(ours: str, theirs: tuple[str, ...], network: Any) -> Pieces:
 
 
 def _dit_steering(
-    source: Source, network: Any, times: tuple[str, str], no_label: Tensor, block: str, last: str
+    source: SourceTensors, network: Any, times: tuple[str, str], no_label: Tensor, block: str, last: str
 ) -> Steering:
     condition = embedded_times(_pair(source, times[0]), _pair(source, times[1])) + no_label  # [S D]
     blocks = (_projected(source, block.format(n), condition, 6) for n in range(len(network.blocks)))
@@ -141,7 +141,7 @@ def _dit_steering(
     )
 
 
-def _projected(source: Source, name: str, condition: Tensor, count: int) -> Tensor:
+def _projected(source: SourceTensors, name: str, condition: Tensor, count: int) -> Tensor:
     projected: Tensor = rearrange(
         F.linear(F.silu(condition), *_pair(source, name)), "s (n d) -> s n d", n=count
     )
@@ -165,5 +165,5 @@ def _own_time_in(network: Any) -> tuple[Tensor, Tensor]:
     return network.time_in.weight.detach(), network.time_in.bias.detach()
 
 
-def _pair(source: Source, name: str) -> tuple[Tensor, Tensor]:
+def _pair(source: SourceTensors, name: str) -> tuple[Tensor, Tensor]:
     return source[f"{name}.weight"].float(), source[f"{name}.bias"].float()

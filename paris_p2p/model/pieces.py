@@ -19,7 +19,7 @@ from torch import Tensor
 
 from paris_p2p.model.layers import Patch
 
-Source = Mapping[str, Tensor]
+SourceTensors = Mapping[str, Tensor]
 AS_IT_IS = "as it is"
 
 
@@ -35,7 +35,7 @@ class Piece:
     of: Callable[..., Tensor] | None = None
     ready: Tensor | None = None
 
-    def make(self, source: Source) -> Tensor:
+    def make(self, source: SourceTensors) -> Tensor:
         """Returns our tensor, in our shape if the checkpoint's had the right one.
 
         KeyError when one of the checkpoint's is missing.

@@ -14,7 +14,7 @@ from torch import Tensor
 from paris_p2p.errors import UsageError
 from paris_p2p.model.flux_keys import flux
 from paris_p2p.model.key_maps import diffusers_dit, original_dit, our_own, pixart
-from paris_p2p.model.pieces import Piece, Pieces, Source
+from paris_p2p.model.pieces import Piece, Pieces, SourceTensors
 from paris_p2p.model.presets import EXPERT_PRESETS, MMDIT_PRESETS, Config
 
 # What depends on the run's latents and text rather than on the network's size: it stays as it starts when the
@@ -32,7 +32,7 @@ class Family:
     architecture: str
     width: tuple[str, int]  # a tensor and which of its sides is the width
     depths: Mapping[str, str]  # our number -> the prefix before a block's number
-    pieces: Callable[[Source, Any], Pieces]
+    pieces: Callable[[SourceTensors, Any], Pieces]
 
 
 _DEPTH, _DIFFUSERS = {"depth": "blocks"}, {"depth": "transformer_blocks"}
@@ -92,7 +92,7 @@ def family_of(names: Iterable[str]) -> Family:
     )
 
 
-def fitted_config(config: Config, source: Source, numbers: Mapping[str, Any]) -> Config:
+def fitted_config(config: Config, source: SourceTensors, numbers: Mapping[str, Any]) -> Config:
     """Checks the expert's numbers against the checkpoint's; for FLUX it returns them with FLUX's rotary.
 
     `numbers` is the checkpoint's config.json. UsageError says both sizes, and which preset would fit.
@@ -131,7 +131,7 @@ def fitted_config(config: Config, source: Source, numbers: Mapping[str, Any]) ->
 
 
 @torch.no_grad()
-def start_from(network: Any, source: Source) -> Start:
+def start_from(network: Any, source: SourceTensors) -> Start:
     """Returns the network's tensors with the source's in their place, float32.
 
     UsageError lists what is missing or does not fit.
@@ -160,7 +160,7 @@ def start_from(network: Any, source: Source) -> Start:
     return _assembled(family, own, pieces, source)
 
 
-def _assembled(family: Family, own: dict[str, Tensor], pieces: Pieces, source: Source) -> Start:
+def _assembled(family: Family, own: dict[str, Tensor], pieces: Pieces, source: SourceTensors) -> Start:
     """Puts each piece in the place of our tensor where its shape fits; UsageError lists what does not."""
     made, wrong = dict(own), list[str]()
     taken: dict[str, tuple[tuple[str, ...], str]] = {}
@@ -183,7 +183,7 @@ def _assembled(family: Family, own: dict[str, Tensor], pieces: Pieces, source: S
     return Start(family.name, made, taken, left, tuple(sorted(set(source) - used)))
 
 
-def _made(name: str, piece: Piece, source: Source) -> Tensor:
+def _made(name: str, piece: Piece, source: SourceTensors) -> Tensor:
     try:
         return piece.make(source)
     except (RuntimeError, ValueError) as error:
@@ -193,7 +193,7 @@ def _made(name: str, piece: Piece, source: Source) -> Tensor:
         ) from error
 
 
-def _sizes(family: Family, source: Source, numbers: Mapping[str, Any]) -> dict[str, int]:
+def _sizes(family: Family, source: SourceTensors, numbers: Mapping[str, Any]) -> dict[str, int]:
     """Returns the checkpoint's width, blocks and, where it can be known, heads."""
     tensor, side = family.width
     if tensor not in source or source[tensor].dim() <= side:

@@ -20,12 +20,12 @@ from paris_p2p.errors import ParisError
 from paris_p2p.node.control_client import CONTROL_FILE
 from paris_p2p.node.status import Status
 
-Action = Callable[[], Awaitable[str]]
+ControlAction = Callable[[], Awaitable[str]]
 
 
 @asynccontextmanager
 async def serve_control(
-    data_dir: Path, status: Callable[[], Awaitable[Status]], actions: Mapping[str, Action]
+    data_dir: Path, status: Callable[[], Awaitable[Status]], actions: Mapping[str, ControlAction]
 ) -> AsyncIterator[str]:
     """Serves GET /status and POST /<action> while inside; yields the URL."""
 
@@ -56,7 +56,9 @@ async def serve_control(
         listener.close()
 
 
-def _app(token: str, status: Callable[[], Awaitable[Status]], actions: Mapping[str, Action]) -> FastAPI:
+def _app(
+    token: str, status: Callable[[], Awaitable[Status]], actions: Mapping[str, ControlAction]
+) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     def check(request: Request) -> None:

@@ -23,6 +23,7 @@ from paris_p2p.errors import (
 )
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.blob_sources import SourceLedger
+from paris_p2p.records import RequestKind
 from paris_p2p.rules.trust import may
 from paris_p2p.run_file import RUN_FILE, read_run
 from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
@@ -31,7 +32,7 @@ from paris_p2p.store.data_dir import DataDirLock, default_cap_bytes
 from paris_p2p.swarm.addresses import port_of, to_bytes
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.real import open_swarm
-from paris_p2p.swarm.seam import Action, Swarm
+from paris_p2p.swarm.seam import Swarm
 
 log = logging.getLogger(__name__)
 PORT_FILE = "port"  # where this data directory listened last
@@ -85,7 +86,7 @@ class Host:
     def records(self, key: str) -> list[bytes]:
         return [data for member in tuple(self.members.values()) for data in member.records_under(key)]
 
-    def may(self, peer: str, action: Action, run: str, thing: str) -> bool:
+    def may(self, peer: str, action: RequestKind, run: str, thing: str) -> bool:
         """Returns the rule of rules/trust.py, of the runs here that `thing` belongs to; `run` narrows them
         where a request names one.
         """

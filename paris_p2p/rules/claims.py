@@ -32,7 +32,7 @@ _ROUNDING_S = 1e-3  # expiry = issue + length does not come back exactly in floa
 NOTHING_HEARD = Heard()
 Rank = tuple[bool, int, float, bytes]
 
-Action = Literal["claim", "settle", "train", "hold", "yield", "release", "standby"]
+ClaimAction = Literal["claim", "settle", "train", "hold", "yield", "release", "standby"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Decision:
     it, and release. release: stop by own will. standby: nothing.
     """
 
-    action: Action
+    action: ClaimAction
     slot: str
     epoch: int
     reason: str

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
+from paris_p2p.records import RequestKind
 from paris_p2p.spec import RunSpec
 
-Action = Literal["clock", "where", "spec", "records", "blobs"]
-_UNBOUND: frozenset[Action] = frozenset(
+_UNBOUND: frozenset[RequestKind] = frozenset(
     {"clock"}
 )  # says nothing of any run, and a peer that joins one asks it first
 
@@ -20,7 +19,7 @@ def may_attest(spec: RunSpec, peer: str) -> bool:
     return spec.gate.members_attest or peer in spec.gate.attestors
 
 
-def may(peer: str, action: Action, runs: Iterable[RunSpec], thing: str) -> bool:
+def may(peer: str, action: RequestKind, runs: Iterable[RunSpec], thing: str) -> bool:
     """Tells whether `peer` may ask for `thing`: the one rule that every answer to another peer passes.
 
     `runs` are those that `thing` belongs to here: the run of a RunSpec or of a record's key, every run that

@@ -128,13 +128,6 @@ def _fit(x: Floats) -> tuple[Floats, Floats]:
     return mean, root  # F, min(N, F) F
 
 
-def _root(covariance: Floats) -> Floats:
-    """Returns R with C = R^T R, by symmetric eigenvalues; those that rounding made negative become zero."""
-    values, vectors = np.linalg.eigh(covariance)
-    root: Floats = np.sqrt(values.clip(min=0))[:, None] * vectors.T
-    return root
-
-
 def _frechet(mean1: Floats, root1: Floats, mean2: Floats, root2: Floats) -> float:
     """Takes tr (C1 C2)^(1/2) as the sum of the singular values of R1 R2^T.
 

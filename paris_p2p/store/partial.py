@@ -16,7 +16,7 @@ from blake3 import blake3
 from paris_p2p.disk import explained, sync_directory
 from paris_p2p.errors import ChunkError, MissingBlobError
 from paris_p2p.records import BlobRef, Manifest
-from paris_p2p.store.past_cache import Bytes, PastCache
+from paris_p2p.store.past_cache import Buffer, PastCache
 
 PROMISED_BYTES = 16 << 20  # kept free for a download of which nothing came yet
 
@@ -109,7 +109,7 @@ class PartialBlob:
     def missing(self) -> list[int]:
         return [index for index in range(len(self.manifest.chunks)) if index not in self._verified]
 
-    def write_chunk(self, index: int, data: Bytes) -> None:
+    def write_chunk(self, index: int, data: Buffer) -> None:
         """Verifies and writes one chunk; ChunkError when it is not what the manifest says."""
         if not 0 <= index < len(self.manifest.chunks) or blake3(data).digest() != self.manifest.chunks[index]:
             raise ChunkError(
@@ -132,7 +132,7 @@ class PartialBlob:
         self._verified.add(index)
         self._on_growth()
 
-    def _write(self, data: Bytes, offset: int) -> None:
+    def _write(self, data: Buffer, offset: int) -> None:
         if self._past_cache is None or not self._past_cache.write(data, offset):
             _write_all(self._descriptor, data, offset)
 
@@ -222,7 +222,7 @@ def _has_data(descriptor: int, offset: int, size_bytes: int) -> bool:
         return error.errno != errno.ENXIO  # nothing but a hole up to the end
 
 
-def _write_all(descriptor: int, data: Bytes, offset: int) -> None:
+def _write_all(descriptor: int, data: Buffer, offset: int) -> None:
     """Writes as os.pwrite does, which may write less than it was given when the disk fills up."""
     view = memoryview(data)
     while view:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ALIGNMENT_BYTES = 4096  # of offset, length and memory; what disks and file systems in use ask for at most
 
-Bytes = bytes | memoryview
+Buffer = bytes | memoryview
 
 
 class PastCache:
@@ -29,7 +29,7 @@ class PastCache:
             except OSError:  # tmpfs and some network file systems have no such thing
                 return
 
-    def write(self, data: Bytes, offset: int) -> bool:
+    def write(self, data: Buffer, offset: int) -> bool:
         """Writes, and returns whether all of `data` is on its way to the disk.
 
         False: it has to be written the common way. OSError for what the common way would raise, too:
@@ -50,7 +50,7 @@ class PastCache:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _aligned(self, data: Bytes) -> memoryview | mmap.mmap:
+    def _aligned(self, data: Buffer) -> memoryview | mmap.mmap:
         """Returns the data itself when it lies in a memory map, which starts at a page.
 
         Else it is a copy in this thread's own map.

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeGuard
 
-from paris_p2p.swarm.seam import MAX_CHUNKS_PER_REQUEST, Action
+from paris_p2p.records import RequestKind
+from paris_p2p.swarm.seam import MAX_CHUNKS_PER_REQUEST
 
 
 class Ask(NamedTuple):
     """What a request asks for, as the door sees it."""
 
-    action: Action
+    action: RequestKind
     run: str
     thing: str
 
 
 # What a request of each name asks for. No request is answered that the door was not asked about.
-ASKED: dict[str, Callable[[dict[str, Any]], Ask]] = {
+OPERATIONS: dict[str, Callable[[dict[str, Any]], Ask]] = {
     "clock": lambda request: Ask("clock", "", ""),
     "where": lambda request: Ask("where", _text(request, "run"), _text(request, "peer")),
     "spec": lambda request: Ask("spec", _text(request, "run"), _text(request, "run")),

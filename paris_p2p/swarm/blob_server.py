@@ -21,7 +21,7 @@ import msgpack
 from paris_p2p.errors import BlobError, StoreError, UnreachableError
 from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES
 from paris_p2p.swarm.blob_client import CHUNK_HEAD, MAX_ADDRESSES, MAX_RECORDS, pack_head, read_map
-from paris_p2p.swarm.blob_requests import ASKED, Ask, are_indexes
+from paris_p2p.swarm.blob_requests import OPERATIONS, Ask, are_indexes
 from paris_p2p.swarm.limits import Meter, RateLimit, piece_of
 from paris_p2p.swarm.p2pd import close_stream
 from paris_p2p.swarm.pace import Pace
@@ -121,10 +121,10 @@ class BlobServer:
             log.debug("%s", error)
             request = {}
         op = request.get("op")
-        if not isinstance(op, str) or op not in ASKED:
+        if not isinstance(op, str) or op not in OPERATIONS:
             await self._refuse(out, "bad request")
             return await _until_closed(reader, REFUSAL_S)
-        ask = ASKED[op](request)
+        ask = OPERATIONS[op](request)
         if not self._may(peer, ask):
             await self._refuse(out, "refused")
             return await _until_closed(reader, REFUSAL_S)

@@ -12,13 +12,12 @@ from typing import Any
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import MissingBlobError, RecordError, UnreachableError
 from paris_p2p.identity import Identity
-from paris_p2p.records import MAX_MANIFEST_BYTES, dht_key
+from paris_p2p.records import MAX_MANIFEST_BYTES, RequestKind, dht_key
 from paris_p2p.swarm.seam import (
     MAX_CHUNK_BYTES,
     MAX_CHUNKS_PER_REQUEST,
     MAX_GOSSIP_BYTES,
     SILENCE_S,
-    Action,
     BlobSource,
     GossipHandler,
     PeerInfo,
@@ -216,7 +215,7 @@ class FakeSwarm(Swarm):
         other = self.network.swarms.get(peer)
         return other is not None and not other.offline and not self.offline
 
-    def _ask(self, peer: str, action: Action, run: str, thing: str) -> BlobSource:
+    def _ask(self, peer: str, action: RequestKind, run: str, thing: str) -> BlobSource:
         if not self._reachable(peer):
             raise UnreachableError(f"peer {peer} cannot be reached; it may have left")
         source = self.network.swarms[peer].source

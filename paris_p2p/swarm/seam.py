@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from paris_p2p.envelope import Envelope
+from paris_p2p.records import RequestKind
 
 GossipHandler = Callable[[str, bytes], Awaitable[None]]  # (peer id of the sender, data)
-Action = Literal["clock", "where", "spec", "records", "blobs"]  # what a peer may be refused
 SILENCE_S = 10.0  # a peer that sends nothing for this long is given up
 MAX_CHUNK_BYTES = 16 << 20
 MAX_CHUNKS_PER_REQUEST = 1024
@@ -54,7 +54,7 @@ class BlobSource(Protocol):
     Methods may block on the disk: they are called in a thread, but for `may` and `knows`.
     """
 
-    def may(self, peer: str, action: Action, run: str, thing: str, /) -> bool:
+    def may(self, peer: str, action: RequestKind, run: str, thing: str, /) -> bool:
         """Says whether `peer` may ask for `thing`; every request passes here before it is answered.
 
         `thing` is a run id (spec), a DHT key (records), a blob id (blobs), a peer id (where) or ""

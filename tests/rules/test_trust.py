@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from paris_p2p.rules.trust import Action, may, may_attest
+from paris_p2p.records import RequestKind
+from paris_p2p.rules.trust import may, may_attest
 from paris_p2p.spec import GateSpec
 
 from ..test_spec import spec
@@ -30,7 +31,7 @@ THING = "ab" * 32
 
 
 @pytest.mark.parametrize("action", ["where", "spec", "records", "blobs"])
-def test_a_public_run_is_open_and_a_private_one_closed_until_membership_exists(action: Action) -> None:
+def test_a_public_run_is_open_and_a_private_one_closed_until_membership_exists(action: RequestKind) -> None:
     assert may(B.peer_id, action, [spec()], THING)
     assert not may(B.peer_id, action, [spec(private=True)], THING)
 
@@ -41,7 +42,7 @@ def test_a_blob_of_two_runs_may_be_had_by_whoever_may_have_it_of_one() -> None:
 
 
 @pytest.mark.parametrize("action", ["where", "spec", "records", "blobs"])
-def test_what_belongs_to_no_run_here_is_only_missing(action: Action) -> None:
+def test_what_belongs_to_no_run_here_is_only_missing(action: RequestKind) -> None:
     assert may(B.peer_id, action, [], THING)
 
 

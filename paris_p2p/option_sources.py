@@ -72,7 +72,7 @@ Addresses = Annotated[
 
 
 class Options(BaseSettings):
-    """Settings by the names they have in a file."""
+    """Holds settings by the names they have in a file."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_ignore_empty=True
@@ -86,19 +86,19 @@ class Options(BaseSettings):
 
 
 class HomeOptions(Options):
-    """Where a peer keeps its key and its blobs."""
+    """Holds where a peer keeps its key and its blobs."""
 
     data_dir: Annotated[Path, AfterValidator(Path.expanduser), Field(default_factory=default_data_dir)]
 
 
 class FetchOptions(HomeOptions):
-    """What a command may use that only fetches."""
+    """Holds what a command may use that only fetches."""
 
     download_limit: Bytes = ByteSize(0)
 
 
 class NodeOptions(Options):
-    """How others reach a node, and what it may use to serve them."""
+    """Holds how others reach a node, and what it may use to serve them."""
 
     host: str = "0.0.0.0"
     port: int = 0

@@ -136,6 +136,6 @@ def test_every_setting_is_an_option_whose_help_names_its_variable(flags: Any, op
     hints = get_type_hints(flags, include_extras=True)
     for name in named:
         option = hints[name].__metadata__[0]
-        assert f"[env: {variable_of(name)}]" in option.help
+        assert f"[env:{variable_of(name)}]" in option.help
         spelled = [one for one in (option.default, *option.param_decls) if isinstance(one, str)]
         assert flag_of(name) == (spelled[0].partition("/")[0] if spelled else "--" + name.replace("_", "-"))

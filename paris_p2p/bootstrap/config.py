@@ -41,7 +41,7 @@ RunText = Annotated[str, AfterValidator(_check_run)]
 
 
 class ServeOptions(HomeOptions, NodeOptions):
-    """What a bootstrap node may use and holds."""
+    """Says what a bootstrap node may use, and what it holds."""
 
     port: int = _DEFAULT_PORT
     peers: Addresses = ()

@@ -1,1 +1,1 @@
-"""The three commands: parse, call one function, print. Heavy imports happen inside the verbs."""
+"""The command `paris` and its three rooms: parse, call one function, print. Verbs import what is heavy."""

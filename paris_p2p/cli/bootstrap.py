@@ -24,13 +24,13 @@ app = new_app(
 
 @dataclass(frozen=True)
 class ServeFlags(HomeFlags, NodeFlags):
-    """The options of a bootstrap node."""
+    """Holds the options of a bootstrap node."""
 
     data_dir: Annotated[
         Path | None,
         setting(
             "data_dir",
-            "The folder that keeps the node's key and blobs; of the variable's, its bootstrap/.",
+            "The folder that keeps the node's key and blobs; with the variable, bootstrap/ in it.",
             "FOLDER",
             "~/.local/share/paris-p2p/bootstrap",
             panel=MACHINE,

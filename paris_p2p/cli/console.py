@@ -27,9 +27,7 @@ _ENOSPC, _EDQUOT, _EROFS, _EACCES = 28, 122, 30, 13
 
 
 class Ended(SystemExit):
-    """A signal ends this command: what is open is closed on the way out, then it exits with 128 and the
-    signal's number.
-    """
+    """Ends a command after a signal, once what is open is closed, with 128 and the signal's number."""
 
 
 def run_app(app: typer.Typer) -> NoReturn:

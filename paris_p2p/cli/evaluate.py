@@ -35,7 +35,7 @@ MEASURES = "What is measured"
 
 @dataclass(frozen=True)
 class EvaluateFlags(SamplingFlags):
-    """The options of what is made and measured."""
+    """Holds the options of what is made and measured."""
 
     split: Annotated[
         HeldOut, option("test, or validation for what is still being tuned.", panel=MEASURES)
@@ -138,8 +138,7 @@ def evaluate_command(
 ) -> None:
     """Measure a model against the clips that were held out: is it any good?
 
-    It generates for held-out captions, compares with the real clips, and writes OUT/report.html and
-    results.json.
+    It generates clips for held-out captions and compares them with the real ones.
     """
     from paris_p2p.evaluation.gather import gather
     from paris_p2p.evaluation.options import EvaluateOptions, check_named

@@ -32,12 +32,12 @@ def setting(
     value: str | None = None,
     default: str = "",
     *,
-    panel: str,
+    panel: str | None = None,
     flag: str = "",
     **more: Any,
 ) -> Any:
     """Returns the option of a setting, whose help names its variable and its default."""
-    text = f"{about} \\[env: PARIS_{name.upper()}]" + (f" \\[default: {default}]" if default else "")
+    text = f"{about} \\[env:PARIS_{name.upper()}]" + (f" \\[default: {default}]" if default else "")
     flags = [flag] if flag else []
     return option(text, value, *flags, panel=panel, show_default=False, **more)
 
@@ -57,7 +57,7 @@ ConfigFlag = Annotated[
 
 @dataclass(frozen=True)
 class HomeFlags:
-    """Where a peer lives."""
+    """Holds where a peer lives."""
 
     data_dir: Annotated[
         Path | None,
@@ -73,7 +73,7 @@ class HomeFlags:
 
 @dataclass(frozen=True)
 class FetchFlags(HomeFlags):
-    """Where a generator lives, and what it may use to fetch."""
+    """Holds where a generator lives, and what it may use to fetch."""
 
     download_limit: Annotated[
         str | None,
@@ -83,7 +83,7 @@ class FetchFlags(HomeFlags):
 
 @dataclass(frozen=True)
 class NodeFlags:
-    """How others reach a node, and what it may use to serve them."""
+    """Holds how others reach a node, and what it may use to serve them."""
 
     port: Annotated[
         int | None,
@@ -119,7 +119,7 @@ class NodeFlags:
 
 @dataclass(frozen=True)
 class SamplingFlags:
-    """How clips are drawn from a model."""
+    """Holds how clips are drawn from a model."""
 
     steps: Annotated[int, option("Denoising steps.", "N", panel=SAMPLING, min=1, max=1000)] = 50
     guidance: Annotated[

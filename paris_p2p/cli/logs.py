@@ -31,7 +31,7 @@ _KEPT = f"Log to this file too; at {FILE_BYTES // 1_000_000} MB a new one begins
 
 @dataclass(frozen=True)
 class LogFlags:
-    """The options of every command about its log."""
+    """Holds the options of every command about its log."""
 
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Say everything, to find a fault.", rich_help_panel="Log")

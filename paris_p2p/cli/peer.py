@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from paris_p2p.generation.generate import GenerateJob
 
 MAX_PROMPT_LETTERS = 4000
-PROFILED, GPU = "This machine; --profile decides what is not given", "On a GPU"
+PROFILED, GPU = "Training; --profile decides what is not given", "On a GPU"
 
 app = new_app(
     "paris-peer",
@@ -60,7 +60,7 @@ def _profiles() -> list[str]:
 
 @dataclass(frozen=True)
 class StartFlags(FetchFlags, NodeFlags):
-    """The options of a volunteer's peer."""
+    """Holds the options of a volunteer's peer."""
 
     profile: Annotated[
         str | None,
@@ -107,7 +107,7 @@ class StartFlags(FetchFlags, NodeFlags):
     ] = None
     slot: Annotated[
         str | None,
-        setting("slot", "Claim only this slot, like expert-2 or router.", "SLOT", panel=PROFILED),
+        setting("slot", "Claim only this slot, like expert-2 or router.", "SLOT"),
     ] = None
     relays: Annotated[
         list[str] | None,
@@ -228,7 +228,7 @@ def fetch_command(
 
 @dataclass(frozen=True)
 class WishFlags(SamplingFlags):
-    """The options of a clip that is to be made."""
+    """Holds the options of a clip that is to be made."""
 
     image: Annotated[
         Path | None,

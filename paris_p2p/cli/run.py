@@ -43,7 +43,7 @@ app = new_app(
 
 @dataclass(frozen=True)
 class PrepareFlags:
-    """The options of what clips become."""
+    """Holds the options of what clips become."""
 
     experts: Annotated[
         int,
@@ -169,7 +169,7 @@ def prepare_command(
 
 @dataclass(frozen=True)
 class RunFlags:
-    """The options of what a run is."""
+    """Holds the options of what a run is."""
 
     name: Annotated[
         str, option("What people see.", "NAME", show_default="the name of the folder")
@@ -203,7 +203,7 @@ class RunFlags:
 
 @dataclass(frozen=True)
 class TrainingFlags:
-    """The options of how every slot is trained."""
+    """Holds the options of how every slot is trained."""
 
     batch_clips: Annotated[
         int, option("Clips per optimizer step of an expert.", "N", "--batch", panel=TRAINING, min=1)
@@ -270,7 +270,7 @@ class TrainingFlags:
 
 @dataclass(frozen=True)
 class GateFlags:
-    """The options of what a checkpoint must pass, and who says so."""
+    """Holds the options of what a checkpoint must pass, and who says so."""
 
     clips: Annotated[
         int, option("Held-out clips per check.", "N", "--gate-clips", panel=GATE, min=1)
@@ -304,7 +304,7 @@ class GateFlags:
 
 @dataclass(frozen=True)
 class TimingFlags:
-    """The options of claims and checkpoints."""
+    """Holds the options of claims and checkpoints."""
 
     claim_s: Annotated[
         float, option("How long a claim holds unless it is renewed.", "SECONDS", panel=TIMING, min=2)
@@ -398,7 +398,7 @@ def _passphrase(*, confirm: bool) -> str:
 
 @dataclass(frozen=True)
 class PublishFlags(NodeFlags):
-    """The options of the owner's node."""
+    """Holds the options of the owner's node."""
 
     threads: Annotated[
         int | None,

@@ -20,7 +20,7 @@ AUTO = "auto"
 
 
 class StartOptions(FetchOptions, NodeOptions):
-    """The options of a volunteer's peer."""
+    """Holds the options of a volunteer's peer."""
 
     profile: str = AUTO
     slot: str = ""
@@ -34,7 +34,7 @@ class StartOptions(FetchOptions, NodeOptions):
 
 
 class PublishOptions(NodeOptions):
-    """The options of the owner's node, which lives in the folder of its run."""
+    """Holds the options of the owner's node, which lives in the folder of its run."""
 
     threads: int = 1
     peers: Addresses = ()

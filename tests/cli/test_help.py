@@ -8,10 +8,13 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "hivemind", "diffusers", "transformers", "sklearn", "av", "libp2p")
+HEAVY = (
+    *("torch", "numpy", "hivemind", "diffusers", "transformers", "sklearn", "av", "libp2p"),
+    "pydantic_settings",
+)
 SCRIPT = """
 import json, sys
-sys.argv = [{command!r}, "--help"]
+sys.argv = [{command!r}, *{words!r}, "--help"]
 try:
     from paris_p2p.cli.{module} import main
     main()
@@ -21,9 +24,21 @@ print(json.dumps([status, sorted(sys.modules)]), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("module", ["peer", "run", "bootstrap"])
-def test_help_imports_nothing_heavy(module: str) -> None:
-    script = SCRIPT.format(module=module, command=f"paris-{module}")
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("paris", []),
+        ("paris", ["run", "evaluate"]),
+        ("peer", []),
+        ("peer", ["start"]),
+        ("run", []),
+        ("run", ["create"]),
+        ("bootstrap", []),
+        ("bootstrap", ["serve"]),
+    ],
+)
+def test_help_imports_nothing_heavy(module: str, words: list[str]) -> None:
+    script = SCRIPT.format(module=module, command=f"paris-{module}", words=words)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
     )

@@ -33,6 +33,7 @@ from paris_p2p.rules.next_check import (
     Leads,
     NextCheck,
     OwnChecks,
+    Round,
     SlotCards,
     go_on,
     may_sign,
@@ -44,6 +45,8 @@ from paris_p2p.rules.trust import may_attest
 from paris_p2p.training.messages import GateResult
 
 log = logging.getLogger(__name__)
+# Strangers may bring news without end, and a look at a crowded slot takes 10 ms: one look for all of it.
+_GATHER_S = 0.25
 
 
 class Attestor:
@@ -105,7 +108,8 @@ class Attestor:
         """Carries out what the rules say about a slot, once, and waits for news."""
         self._news[slot].clear()
         tried = set[str]()
-        while (step := self._next(slot, tried)).check is not None:
+        now = Round(time.time(), tried)
+        while (step := self._next(slot, now)).check is not None:
             tried.add(step.check.card.id)
             await self._check(step.check.card)
         for one in step.refuse:
@@ -129,11 +133,11 @@ class Attestor:
         await self.node.refresh([slot])
         self._memory[slot].read_s = began_s
 
-    def _next(self, slot: str, tried: set[str]) -> NextCheck:
+    def _next(self, slot: str, now: Round) -> NextCheck:
         cards = self._cards(slot)
         own = self._own(slot, cards.tip)
         self._memory[slot].led(*newly_led(cards, cards.pending, own))
-        return next_check(cards, own, tried)
+        return next_check(cards, own, now)
 
     def _cards(self, slot: str) -> SlotCards:
         """Returns what the board says of a slot's cards now."""
@@ -215,7 +219,9 @@ class Attestor:
             finally:  # also when the check is cancelled: a task that nobody holds is destroyed while it waits
                 waiting.cancel()
                 await asyncio.gather(waiting, return_exceptions=True)
-            was_news = was_news or news.is_set()
+            if news.is_set():
+                was_news = True
+                await asyncio.wait({check}, timeout=_GATHER_S)
         if was_news:
             news.set()
 

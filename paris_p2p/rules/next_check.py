@@ -100,6 +100,16 @@ class OwnChecks:
 
 
 @dataclass(frozen=True)
+class Round:
+    """One look at a slot: cards that come later wait for the next, or a lead that publishes without end would
+    keep all else from being looked at.
+    """
+
+    began_s: float = float("inf")
+    tried: Container[str] = frozenset()  # cards whose checks were begun in it, by id
+
+
+@dataclass(frozen=True)
 class NextCheck:
     """What to do now: check a card and ask again; without one refuse, put off and read, then wait."""
 
@@ -110,20 +120,21 @@ class NextCheck:
     wait_s: float = LOOK_AGAIN_S  # for news, at most
 
 
-def next_check(cards: SlotCards, own: OwnChecks, tried: Container[str] = frozenset()) -> NextCheck:
-    """Decides about a slot's cards; `tried` are those whose checks were begun since the attestor last waited.
+def next_check(cards: SlotCards, own: OwnChecks, now: Round | None = None) -> NextCheck:
+    """Decides what comes next in a round, or in a new one.
 
     A card that this peer signed needs nothing more. One whose turn is another attestor's first waits for it
     (`turn_left_s`), and one that yields to another lead's card waits for that.
     """
+    now = now or Round()
     order = triage(candidates(cards, own), own.read_s)
     rivals, wait_s = _rivals(cards, own), LOOK_AGAIN_S
     for one in order.check:
-        if cards.me in cards.attestors.get(one.card.id, ()):
+        if cards.me in cards.attestors.get(one.card.id, ()) or one.came_s > now.began_s:
             continue
         if (left_s := turn_left_s(one.card, cards)) > 0:
             wait_s = min(wait_s, left_s)
-        elif one.card.id not in tried and not any(yields_to(one, other) for other in rivals):
+        elif one.card.id not in now.tried and not any(yields_to(one, other) for other in rivals):
             return NextCheck(check=one)
     due_s = reading_due_s(own.read_s, cards.now_s, cards.checkpoint_s) if order.unread else wait_s
     return NextCheck(

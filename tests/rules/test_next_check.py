@@ -23,6 +23,7 @@ from paris_p2p.rules.next_check import (
     LOOK_AGAIN_S,
     Leads,
     OwnChecks,
+    Round,
     SlotCards,
     candidates,
     go_on,
@@ -71,7 +72,7 @@ def test_the_leads_card_is_checked_and_a_strangers_is_put_off_once_the_board_was
     first = next_check(cards, READ)
     assert first.check is not None
     assert first.check.card == of_lead
-    then = next_check(cards, READ, {of_lead.id})
+    then = next_check(cards, READ, Round(tried={of_lead.id}))
     assert then.check is None
     assert [one.card for one in then.put_off] == [strange]
     assert (then.refuse, then.read, then.wait_s) == ((), False, LOOK_AGAIN_S)
@@ -84,6 +85,15 @@ def test_nothing_is_held_against_a_card_before_the_board_was_read_after_it_came(
     just_read = next_check(on_board(strange, came_s={strange.id: NOW + 9.5}), OwnChecks(read_s=NOW + 9.0))
     assert not just_read.read
     assert just_read.wait_s == pytest.approx(EVERY_S - 1.0)
+
+
+def test_a_lead_that_publishes_without_end_keeps_no_other_card_from_being_looked_at() -> None:
+    strange, first, second = card(C, epoch=2000), card(A), card(A, steps=20)
+    cards = on_board(strange, first, second, came_s={second.id: NOW + 5.0})
+    step = next_check(cards, READ, Round(NOW + 4.0, {first.id}))
+    assert (step.check, [one.card for one in step.put_off]) == (None, [strange])
+    later = next_check(cards, READ, Round(NOW + 6.0))
+    assert later.check is not None
 
 
 def test_a_peer_whose_turn_has_not_come_waits_for_it_and_no_longer() -> None:
@@ -235,7 +245,7 @@ class Life:
         while True:
             cards, own = self.board(), self.own()
             self.led.update(newly_led(cards, cards.pending, own))
-            step = next_check(cards, own, tried)
+            step = next_check(cards, own, Round(self.now_s, tried))
             if step.check is None:
                 break
             assert step.check.card.id not in tried  # a round ends
@@ -356,7 +366,7 @@ def test_what_strangers_send_changes_neither_what_is_checked_nor_what_is_signed(
     assert beside.check is not None
     assert beside.check.card == alone.check.card
     done = {one.id for one in of_lead}
-    then = next_check(on_board(*strange, *of_lead, attestors=signers), own, done)
+    then = next_check(on_board(*strange, *of_lead, attestors=signers), own, Round(tried=done))
     assert then.check is None
     assert then.refuse == ()
     assert {one.objection for one in then.put_off} <= {NO_CLAIM}

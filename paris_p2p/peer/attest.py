@@ -179,14 +179,18 @@ class Attestor:
 
     async def _check(self, card: Envelope[CardRecord]) -> None:
         """Measures a card, and signs it or refuses it for good. A check without an end counts against it."""
-        slot = card.record.slot
+        slot, purpose = card.record.slot, f"judge/{card.id}"
         tip = self.node.board.tip(slot)
+        # of many waiting cards of a maker few are kept, and this one may become the tip
+        self.node.hold(purpose, {card.record.weights.id, card.record.resume.id})
         try:
             if (result := await self._measure_unless_moot(card, tip)) is not None:
                 await self._judge(card, result, tip)
         except ParisError as error:
             self._memory[slot].failed_after(self.node.board.tip(slot)).update((card.id, card.signer))
             self.say(f"could not check {slot} seq {card.record.seq} yet: {error}")
+        finally:
+            self.node.let_go(purpose)
 
     async def _measure_unless_moot(self, card: Envelope[CardRecord], tip: Tip | None) -> GateResult | None:
         """Returns what the gate measured, or None when news ended the check. A maker that sends next to

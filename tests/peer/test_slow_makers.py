@@ -12,6 +12,7 @@ import pytest
 from paris_p2p.identity import Identity
 from paris_p2p.node.hearing import Hearing
 from paris_p2p.rules.heard import Heard, Spell
+from paris_p2p.rules.keeping import WAITING_KEPT
 from paris_p2p.rules.placement import attest_limit_s
 from paris_p2p.spec import GateSpec
 from paris_p2p.training.messages import GateJob, GateResult
@@ -110,6 +111,30 @@ async def test_a_check_ends_when_others_made_the_card_the_tip(tmp_path: Path) ->
         await world.add("a", slot=SLOT)
         await asyncio.wait_for(ended.wait(), 120)
         assert y.node.board.tip(SLOT) is not None
+
+
+async def test_a_checkpoint_that_was_measured_stays_until_it_is_signed_whatever_its_maker_made_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paris_p2p.rules.next_card.attest_patience_s", lambda _: 0.1)
+    monkeypatch.setattr("paris_p2p.peer.seeding._FIRST_LOOK_S", 0.0)
+    monkeypatch.setattr("paris_p2p.peer.seeding._PAUSE_S", 0.0)
+    go_on = asyncio.Event()
+
+    async def slow(job: GateJob) -> GateResult:
+        await go_on.wait()
+        return await good_gate(job)
+
+    async with World(tmp_path) as world:
+        owner = await world.add("owner", role="owner", gate=slow)
+        a = await world.add("a", slot=SLOT)
+        await world.until(lambda: len(owner.node.board.pending(SLOT)) > WAITING_KEPT + 1)
+        await a.die()  # and with it the only other copy
+        go_on.set()
+        await world.until(lambda: owner.node.board.tip(SLOT) is not None)
+        card = owner.node.board.tip(SLOT).card.record  # type: ignore[union-attr]
+        assert owner.node.host.store.has(card.weights.id)
+        assert owner.node.host.store.has(card.resume.id)
 
 
 def test_a_check_may_take_as_long_as_a_slow_uplink_needs_for_a_big_checkpoint() -> None:

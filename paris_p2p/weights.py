@@ -124,7 +124,7 @@ def package_files(module: str, distribution: str, inside: str) -> ModelFiles:
     return replace(found, package=True)
 
 
-def find_model(reference: str, folder: Path | None = None, revision: str = "") -> ModelFiles:
+def find_model_files(reference: str, folder: Path | None = None, revision: str = "") -> ModelFiles:
     """Returns `folder` when it is given and holds a model, else what `reference` names.
 
     A reference is a local folder, or `org/name[/subfolder]` on the hub.
@@ -138,7 +138,7 @@ def find_model(reference: str, folder: Path | None = None, revision: str = "") -
 
 
 def is_local(reference: str) -> bool:
-    """Says whether `find_model` reads the reference from this disk.
+    """Says whether `find_model_files` reads the reference from this disk.
 
     Such a model travels with the run as files.
     """

@@ -12,7 +12,7 @@ from paris_p2p.codec.text import load_text_encoder
 from paris_p2p.codec.video import load_codec
 from paris_p2p.errors import ParisError, UsageError
 from paris_p2p.features.image import load_features
-from paris_p2p.weights import find_model
+from paris_p2p.weights import find_model_files
 from tests.codec.test_text import save_tokenizer
 
 TINY = {"encoder_block_out_channels": (4, 4), "decoder_block_out_channels": (4, 4)}
@@ -247,6 +247,6 @@ def test_odd_preprocessing_is_a_clear_error(hostile, settings):
 def test_the_hash_of_a_folder_is_what_it_was(tmp_path):
     save("codec", tmp_path)
     (tmp_path / "README.md").write_text("not part of the model")
-    before = find_model(str(tmp_path)).sha256
+    before = find_model_files(str(tmp_path)).sha256
     (tmp_path / "README.md").write_text("changed")
-    assert find_model(str(tmp_path)).sha256 == before
+    assert find_model_files(str(tmp_path)).sha256 == before

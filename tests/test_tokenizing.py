@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from paris_p2p import tokenizer_files, tokenizing
 from paris_p2p.errors import UsageError
 from paris_p2p.tokenizing import load_tokenizer
-from paris_p2p.weights import find_model, package_files
+from paris_p2p.weights import find_model_files, package_files
 from tests.codec.test_text import save_tokenizer
 
 TEXTS = ["a red ball", "", "rolls " * 30]
@@ -26,7 +26,7 @@ def change(path: Path, **changes) -> None:
 
 
 def test_a_folders_tokenizer_gives_in_its_process_what_it_gives_here_and_again_after_close(folder):
-    found = load_tokenizer(find_model(str(folder)))
+    found = load_tokenizer(find_model_files(str(folder)))
     here = PreTrainedTokenizerFast.from_pretrained(folder)
     words = here(TEXTS, padding="max_length", max_length=6, truncation=True)
     assert found.cut(TEXTS, 6) == (words["input_ids"], words["attention_mask"])
@@ -54,7 +54,7 @@ def test_a_pattern_that_never_ends_ends_its_process_alone(folder, monkeypatch, p
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<unk>").save_pretrained(folder)
     monkeypatch.setattr(tokenizing, "CPU_S", 2)
-    found = load_tokenizer(find_model(str(folder)))
+    found = load_tokenizer(find_model_files(str(folder)))
     with pytest.raises(UsageError, match=end):
         found.counts(["a" * 2000 + "c"])
     assert found.counts(["c"]) == [1]  # in a new process
@@ -78,14 +78,14 @@ def test_a_pattern_that_never_ends_ends_its_process_alone(folder, monkeypatch, p
 def test_a_broken_tokenizer_is_a_clear_error_whatever_it_does_to_its_process(folder, changes):
     change(folder / "tokenizer.json", **changes)
     with pytest.raises(UsageError, match="no tokenizer can be used in"):
-        load_tokenizer(find_model(str(folder))).counts(["a red ball", "x"])
+        load_tokenizer(find_model_files(str(folder))).counts(["a red ball", "x"])
 
 
 @pytest.mark.parametrize("named", ["evil.Evil", "BertJapaneseTokenizer", "RagTokenizer", 3])
 def test_a_tokenizer_of_another_class_is_refused_before_it_is_looked_for(folder, named):
     change(folder / "tokenizer_config.json", tokenizer_class=named)
     with pytest.raises(UsageError, match=r"names the tokenizer .*; known here: Bert"):
-        load_tokenizer(find_model(str(folder)))
+        load_tokenizer(find_model_files(str(folder)))
 
 
 def test_code_that_a_tokenizer_names_is_not_run(folder):
@@ -95,7 +95,7 @@ def test_code_that_a_tokenizer_names_is_not_run(folder):
         auto_map={"AutoTokenizer": ["evil.Evil", None]},
         chat_template="{{ x }}",
     )
-    assert load_tokenizer(find_model(str(folder))).counts(["a red ball"]) == [3]
+    assert load_tokenizer(find_model_files(str(folder))).counts(["a red ball"]) == [3]
     assert not list(folder.rglob("ran"))
     assert not Path("ran").exists()
 
@@ -103,10 +103,10 @@ def test_code_that_a_tokenizer_names_is_not_run(folder):
 def test_a_tokenizer_file_that_is_too_large_is_refused_before_it_is_read(folder, monkeypatch):
     monkeypatch.setitem(tokenizer_files.MAX_FILE_BYTES_OF, "tokenizer.json", 100)
     with pytest.raises(UsageError, match="has more than the 100 bytes"):
-        load_tokenizer(find_model(str(folder)))
+        load_tokenizer(find_model_files(str(folder)))
 
 
 def test_a_tokenizer_without_anything_to_pad_with_is_refused(folder):
     change(folder / "tokenizer_config.json", pad_token=None, eos_token=None)
     with pytest.raises(UsageError, match="neither a token to pad with"):
-        load_tokenizer(find_model(str(folder)))
+        load_tokenizer(find_model_files(str(folder)))

@@ -17,7 +17,13 @@ from torch.nn.functional import normalize
 from paris_p2p.errors import DataError, PresetError, UsageError
 from paris_p2p.tokenizing import Tokenizer, load_tokenizer
 from paris_p2p.transformers_model import architecture_of, load_transformers
-from paris_p2p.weights import MAX_CAPTION_CHARACTERS, ModelFiles, find_model, folder_files, package_files
+from paris_p2p.weights import (
+    MAX_CAPTION_CHARACTERS,
+    ModelFiles,
+    find_model_files,
+    folder_files,
+    package_files,
+)
 
 DEFAULT_TOKENS = 32
 TOKENS_STEP = 8  # a number of tokens that the captions choose is a multiple of it
@@ -161,7 +167,7 @@ def _find(name: str, folder: Path | None, revision: str) -> ModelFiles:
         raise PresetError(
             f"no text encoder is called {name!r}; use minilm or transformers:<folder or hub id>"
         )
-    return find_model(reference, folder, revision)
+    return find_model_files(reference, folder, revision)
 
 
 def _mean(output: Any, mask: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from paris_p2p.codec.pca import PcaCodec
 from paris_p2p.errors import PresetError, UsageError
 from paris_p2p.spec import ClipShape, LatentShape
-from paris_p2p.weights import ModelFiles, find_model
+from paris_p2p.weights import ModelFiles, find_model_files
 
 MAX_FIRST_ERROR = 0.02  # share of the latents' root mean square: rounding, and no more
 
@@ -63,7 +63,7 @@ def find_codec(name: str, folder: Path | None = None, revision: str = "") -> Mod
             f"no codec is called {name!r}; "
             "use pca, diffusers:<folder or hub id> or (to prepare) train or train:video"
         )
-    return find_model(reference, folder, revision)
+    return find_model_files(reference, folder, revision)
 
 
 def latent_shape(codec: Codec, clip: ClipShape) -> LatentShape:

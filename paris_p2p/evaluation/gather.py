@@ -18,10 +18,10 @@ from paris_p2p.data.prepared import Prepared, split_clips
 from paris_p2p.device import pick_device, set_threads
 from paris_p2p.evaluation.evidence import BASELINE, MODEL, Evidence
 from paris_p2p.evaluation.held_out import Held, choose_balanced, choose_held_out
-from paris_p2p.evaluation.networks import load_networks
-from paris_p2p.evaluation.opened_model import fingerprint
+from paris_p2p.evaluation.opened_model import model_fingerprint
 from paris_p2p.evaluation.options import NOT_OF_THE_CLIPS, EvaluateOptions
 from paris_p2p.evaluation.parts import claim_folder
+from paris_p2p.evaluation.scoring_networks import load_scoring_networks
 from paris_p2p.evaluation.sides import Measuring
 from paris_p2p.evaluation.suitable import Baseline, check_model, check_seen, facts_of
 from paris_p2p.fetched_run import FetchedRun
@@ -47,9 +47,9 @@ def gather(
         check_model(run, prepared, options)
     check_seen(model, baseline, prepared_folder, prepared, clips)
     facts = {name: facts_of(run) for name, run in models.items()}
-    networks = load_networks(options, device)
+    networks = load_scoring_networks(options, device)
     kept = options.model_dump(exclude=set(NOT_OF_THE_CLIPS))
-    claim_folder(out, {**kept, MODEL: fingerprint(model), "data": prepared.fingerprint})
+    claim_folder(out, {**kept, MODEL: model_fingerprint(model), "data": prepared.fingerprint})
     held = Held(prepared_folder, prepared, options.split, options.rng_seed, options.image_to_video)
     measuring = Measuring(out, held, clips, options, networks, device, progress)
     real = measuring.real()

@@ -75,7 +75,7 @@ def open_model(run: FetchedRun, options: EvaluateOptions, device: Device) -> Ope
     return OpenedModel(run, engine, router_of(run, device) if router is None else router)
 
 
-def fingerprint(run: FetchedRun) -> str:
+def model_fingerprint(run: FetchedRun) -> str:
     """Returns 64 hex digits over a run and its weights: the same for a fetch and for its export."""
     hasher = blake3(run.id.encode())
     for slot in sorted(run.weights):

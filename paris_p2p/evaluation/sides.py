@@ -20,10 +20,10 @@ from paris_p2p.errors import UsageError
 from paris_p2p.evaluation.evidence import REAL, Look, Side, TrainClips
 from paris_p2p.evaluation.held_out import Held, pixels_of
 from paris_p2p.evaluation.inspect import Inspection, inspect
-from paris_p2p.evaluation.networks import Networks, fits
-from paris_p2p.evaluation.opened_model import fingerprint, open_model
+from paris_p2p.evaluation.opened_model import model_fingerprint, open_model
 from paris_p2p.evaluation.options import EvaluateOptions
 from paris_p2p.evaluation.parts import Arrays, Parts
+from paris_p2p.evaluation.scoring_networks import ScoringNetworks, fits
 from paris_p2p.features.image import Features
 from paris_p2p.features.image_text import ClipFeatures
 from paris_p2p.fetched_run import FetchedRun
@@ -40,7 +40,7 @@ class Measuring:
     held: Held
     clips: list[SplitClip]
     options: EvaluateOptions
-    networks: Networks
+    networks: ScoringNetworks
     device: Device
     progress: Progress
 
@@ -50,7 +50,7 @@ class Measuring:
 
     def model(self, name: str, run: FetchedRun) -> Side:
         """Returns one model's side; the model is let go before its clips are looked at."""
-        parts = Parts(self.out / f"{name}-{fingerprint(run)[:16]}", len(self.clips))
+        parts = Parts(self.out / f"{name}-{model_fingerprint(run)[:16]}", len(self.clips))
         inspection = self._make_clips(name, run, parts)
         return_memory(self.device)
         side = self._side(name, parts.folder.name, partial(parts.look, "clips", "frames"))

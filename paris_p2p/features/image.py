@@ -19,7 +19,7 @@ from paris_p2p.errors import BlobError, PresetError, UsageError
 from paris_p2p.features import image_text, transnet, video_network
 from paris_p2p.features.pictures import Pictures, middles, preprocessing, titled
 from paris_p2p.transformers_model import architecture_of, load_transformers
-from paris_p2p.weights import ModelFiles, find_model
+from paris_p2p.weights import ModelFiles, find_model_files
 
 FRAMES_AT_ONCE = 16  # bounds the activations
 DEFAULT_FRAMES = 2
@@ -118,7 +118,7 @@ def load_first_features(
     if name == "efficientnet-lite0":
         found = _efficientnet(1, device)
     elif kind == "transformers" and reference:
-        return _network(find_model(reference, folder, revision).check(sha256), reference, 1, device)
+        return _network(find_model_files(reference, folder, revision).check(sha256), reference, 1, device)
     else:
         raise PresetError(
             "first frames are looked at by efficientnet-lite0 or transformers:FOLDER_OR_HUB_ID, "
@@ -219,7 +219,7 @@ _ARCHITECTURES: dict[str, tuple[str, Callable[[], tuple[Any, dict[str, Any]]], C
 
 
 def _transformers(reference: str, frames: int, device: str) -> ImageFeatures:
-    return _network(find_model(reference), reference, frames, device)
+    return _network(find_model_files(reference), reference, frames, device)
 
 
 def _network(files: ModelFiles, reference: str, frames: int, device: str) -> ImageFeatures:

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from paris_p2p.features.pictures import Pictures, middles, preprocessing, titled
 from paris_p2p.tokenizing import Tokenizer, load_tokenizer
 from paris_p2p.transformers_model import architecture_of, load_transformers
-from paris_p2p.weights import find_model
+from paris_p2p.weights import find_model_files
 
 FRAMES_AT_ONCE = 16  # bounds the activations
 CAPTIONS_AT_ONCE = 64
@@ -79,7 +79,7 @@ def load_clip(reference: str, *, frames: int, device: str = "cpu") -> ClipFeatur
     """
     from transformers import CLIPModel
 
-    files = find_model(reference)
+    files = find_model_files(reference)
     architecture_of(files, {"CLIPModel": CLIPModel}, "a CLIP with both towers")
     model = load_transformers(CLIPModel, files).to(device).eval().requires_grad_(False)
     pictures = preprocessing(files, model.config.vision_config.image_size, device, mode="bicubic")

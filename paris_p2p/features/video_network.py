@@ -20,7 +20,7 @@ from torch import Tensor
 from paris_p2p.errors import UsageError
 from paris_p2p.features.pictures import middles, preprocessing, titled
 from paris_p2p.transformers_model import architecture_of, load_transformers
-from paris_p2p.weights import ModelFiles, find_model, read_pinned
+from paris_p2p.weights import ModelFiles, find_model_files, read_pinned
 
 CLIPS_AT_ONCE = 4  # bounds the activations
 MAX_TORCHSCRIPT_BYTES = 1 << 30
@@ -90,7 +90,7 @@ def load_videomae(reference: str, *, device: str = "cpu") -> VideoFeatures:
     Its tokens are averaged, and normalised where it was fine-tuned so. It looks at as many frames as it was
     trained on: longer clips are thinned, frames of shorter ones come several times.
     """
-    files = find_model(reference)
+    files = find_model_files(reference)
     load = _VIDEOMAE[architecture_of(files, _VIDEOMAE, "a VideoMAE")]
     backbone, norm = load(files)
     backbone = backbone.to(device).eval().requires_grad_(False)

@@ -88,7 +88,7 @@ class Engine:
         """
         encoder = self.frozen.text(self.device)
         parts = [
-            encoder.encode(prompts[start:stop]) for start, stop in batches(len(prompts), PROMPTS_AT_ONCE)
+            encoder.encode(prompts[start:stop]) for start, stop in in_batches(len(prompts), PROMPTS_AT_ONCE)
         ]
         condition = Condition(
             # out of inference mode
@@ -135,7 +135,7 @@ class Engine:
         `solver_for` makes the solver of a batch's clips; `on_step` hears each step that is done, from 0 on.
         DataError when the latents are not finite.
         """
-        rows = [slice(start, stop) for start, stop in batches(len(state.latents), self.batch_clips)]
+        rows = [slice(start, stop) for start, stop in in_batches(len(state.latents), self.batch_clips)]
         parts = [(each, solver_for(each), self.mixture.chooser()) for each in rows]
         times, done = parts[0][1].times, 0
         for t, until in pairwise(times):
@@ -161,7 +161,7 @@ class Engine:
         codec = self.frozen.codec(self.device)
         videos = [
             codec.decode(latents[start:stop]).cpu().numpy()
-            for start, stop in batches(len(latents), self.batch_clips)
+            for start, stop in in_batches(len(latents), self.batch_clips)
         ]
         return np.concatenate(videos)
 
@@ -189,6 +189,6 @@ def step_generators(rng_seed: int, numbers: Sequence[int]) -> list[torch.Generat
     return [torch.Generator().manual_seed(int.from_bytes(seed[:7], "little")) for seed in seeds]
 
 
-def batches(count: int, size: int) -> Iterator[tuple[int, int]]:
+def in_batches(count: int, size: int) -> Iterator[tuple[int, int]]:
     """Returns the bounds of stretches of `size`, the last one shorter."""
     return ((start, min(count, start + size)) for start in range(0, count, size))

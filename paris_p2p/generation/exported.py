@@ -95,7 +95,7 @@ def _checked(folder: Path, pinned: Pinned | None) -> Path | None:
     package or a hub has it. BlobError.
     """
     if pinned is None or not pinned.files:
-        # what is pinned by one hash over all of its files is checked by whoever loads it
+        # what is pinned by one hash over all of its files is checked where it is loaded
         return folder if pinned is not None and pinned.sha256 and folder.is_dir() else None
     for name, ref in pinned.files.items():
         path = folder / name

@@ -23,8 +23,8 @@ from paris_p2p.flow.mixture import Routing
 from paris_p2p.generation.engine import (
     Denoising,
     Engine,
-    batches,
     clip_numbers,
+    in_batches,
     step_generators,
 )
 from paris_p2p.generation.first_picture import check_trained_for, read_picture
@@ -120,7 +120,7 @@ def generate(run: FetchedRun, job: GenerateJob, progress: Progress | None = None
             condition = engine.with_picture(condition, picture, spec.clip)
             engine.frozen.let_go(FEATURES, device)
         all_chosen, image = [], {"image_sha256": picture.sha256} if picture else {}
-        for start, stop in batches(len(prompts), engine.batch_clips):
+        for start, stop in in_batches(len(prompts), engine.batch_clips):
             clips = range(start, stop)
             steps_done = partial(_report_steps, report, clips, len(prompts), job.steps)
             state, generators = _noise(job, spec, clips, condition, negative, device)

@@ -30,7 +30,7 @@ from paris_p2p.preparation.fit_codec import (
 )
 from paris_p2p.progress import Progress
 from paris_p2p.spec import ClipShape, Name
-from paris_p2p.weights import ModelFiles, find_model, is_local
+from paris_p2p.weights import ModelFiles, find_model_files, is_local
 
 FIT_CLIPS_PER_SOURCE = 16  # so that the clips on which a codec is fitted come from many sources
 
@@ -116,7 +116,7 @@ class Networks:
         _, _, reference = name.partition(":")
         if not reference:
             return PreparedModel(name=name, sha256=self.features.sha256)
-        return pin_model(name, find_model(reference), is_local_name(name), folder)
+        return pin_model(name, find_model_files(reference), is_local_name(name), folder)
 
 
 @dataclass(frozen=True)

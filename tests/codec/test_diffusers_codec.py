@@ -7,7 +7,7 @@ import torch
 from paris_p2p.codec.video import latent_shape, load_codec
 from paris_p2p.errors import BlobError, PresetError, UsageError
 from paris_p2p.spec import ClipShape
-from paris_p2p.weights import find_model
+from paris_p2p.weights import find_model_files
 
 TINY = {  # name -> (configuration, frames it can take)
     "AutoencoderKL": (
@@ -129,7 +129,7 @@ def test_a_class_outside_the_table_is_refused(tmp_path):
 
 def test_other_weights_than_the_pinned_ones_are_refused(tmp_path):
     saved("AutoencoderTiny", tmp_path)
-    pinned = find_model(str(tmp_path)).sha256
+    pinned = find_model_files(str(tmp_path)).sha256
     load_codec(f"diffusers:{tmp_path}", sha256=pinned)
     weights = tmp_path / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")

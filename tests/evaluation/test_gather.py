@@ -26,7 +26,7 @@ from paris_p2p.evaluation.evidence import Evidence
 from paris_p2p.evaluation.gather import gather
 from paris_p2p.evaluation.held_out import Held, choose_clips
 from paris_p2p.evaluation.inspect import Inspection, inspect
-from paris_p2p.evaluation.opened_model import OpenedModel, fingerprint, open_model
+from paris_p2p.evaluation.opened_model import OpenedModel, model_fingerprint, open_model
 from paris_p2p.evaluation.options import EvaluateOptions
 from paris_p2p.evaluation.parts import Parts
 from paris_p2p.evaluation.report import read_losses, write_evaluation
@@ -268,9 +268,9 @@ def test_a_fetch_and_its_export_are_one_model(world: World):
     settings = PeerSettings(data_dir=world.folder / "peer")
     fetched = fetch_run(settings, Invite.parse((world.folder / "invite.txt").read_text()), offline=True)
     assert fetched.weights != world.model.weights
-    assert fingerprint(fetched) == fingerprint(world.model)
+    assert model_fingerprint(fetched) == model_fingerprint(world.model)
     other = dict(world.model.weights) | {"expert-0": world.model.weights["expert-1"]}
-    assert fingerprint(replace(fetched, weights=other)) != fingerprint(fetched)
+    assert model_fingerprint(replace(fetched, weights=other)) != model_fingerprint(fetched)
 
 
 def test_the_report_names_run_tips_and_training(report: Path, evidence: Evidence):

@@ -35,7 +35,7 @@ from paris_p2p.spec import (
     sign_run,
 )
 from paris_p2p.store.blob_files import hash_file
-from paris_p2p.weights import find_model
+from paris_p2p.weights import find_model_files
 
 EXPERTS = 3
 CLIP = ClipShape(frames=3, height=16, width=24, fps=8.0)
@@ -54,7 +54,9 @@ class MadeRun:
         save_text_encoder(self.text_folder)
         self.features_folder = features  # of a picture network of width 16
         codec = Pinned(name="pca", files={path.name: ref_of(path) for path in self.codec_folder.iterdir()})
-        text = Pinned(name="transformers:somewhere/else", sha256=find_model(str(self.text_folder)).sha256)
+        text = Pinned(
+            name="transformers:somewhere/else", sha256=find_model_files(str(self.text_folder)).sha256
+        )
         spec = _spec(preset, codec, text, TrainingSpec(batch_clips=4, learning_rate=1e-3, **training))
         self.spec = spec if features is None else _with_features(spec, features)
         self.signed = sign_run(Identity.from_private_bytes(bytes(32)), self.spec)
@@ -112,7 +114,7 @@ def _spec(preset: str, codec: Pinned, text: Pinned, training: TrainingSpec) -> R
 
 def _with_features(spec: RunSpec, features: Path) -> RunSpec:
     router = NetworkSpec(preset="nano", config=router_config("nano", LATENT, TEXT, EXPERTS, first_width=16))
-    pinned = Pinned(name="transformers:somewhere/else", sha256=find_model(str(features)).sha256)
+    pinned = Pinned(name="transformers:somewhere/else", sha256=find_model_files(str(features)).sha256)
     return spec.model_copy(update={"router": router, "first_features": pinned})
 
 

@@ -13,7 +13,7 @@ from paris_p2p.features.image_text import ClipFeatures
 
 
 @dataclass(frozen=True)
-class Networks:
+class ScoringNetworks:
     """All that looks at clips, and LAION's aesthetic head where one was asked for."""
 
     features: list[Features]
@@ -27,7 +27,7 @@ class Networks:
         return found | ({self.head_name: self.head.sha256} if self.head is not None else {})
 
 
-def load_networks(options: EvaluateOptions, device: Device) -> Networks:
+def load_scoring_networks(options: EvaluateOptions, device: Device) -> ScoringNetworks:
     """Returns all that looks at clips; what does not fit together is refused before anything is generated.
     UsageError, BlobError.
     """
@@ -37,7 +37,7 @@ def load_networks(options: EvaluateOptions, device: Device) -> Networks:
         load_features(name, sha256=pins.get(name, ""), device=str(device)) for name in options.features
     ]
     if options.aesthetic is None:
-        return Networks(features)
+        return ScoringNetworks(features)
     head = load_aesthetic(options.aesthetic)
     if not any(fits(head, network) for network in features):
         widths = {network.title: network.width for network in features if isinstance(network, ClipFeatures)}
@@ -46,7 +46,7 @@ def load_networks(options: EvaluateOptions, device: Device) -> Networks:
             f"the aesthetic head {options.aesthetic} takes {len(head.weight)} features of CLIP ViT-L/14, "
             f"and {given or 'no --features clip: is given'}"
         )
-    return Networks(features, head, f"{options.aesthetic.stem} {head.sha256[:8]}")
+    return ScoringNetworks(features, head, f"{options.aesthetic.stem} {head.sha256[:8]}")
 
 
 def fits(head: AestheticHead, network: Features) -> bool:

@@ -20,18 +20,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.bare_run import bare_run
 from bench.row import print_row
 from paris_p2p.data.prepared import Prepared
 from paris_p2p.identity import Identity
-from paris_p2p.model.presets import expert_config, router_config
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import (
-    GateSpec,
-    NetworkSpec,
-    Pinned,
-    RunSpec,
     ShardRef,
-    TimingSpec,
     TrainingSpec,
     sign_run,
 )
@@ -45,31 +40,18 @@ def job(folder: Path, out: Path, preset: str, batch: int, device: str) -> TrainJ
     """The first expert of a run of the prepared clips, as a trainer takes it."""
     prepared = Prepared.load(folder)
     shards = prepared.shards_for("train", 0)
-    spec = RunSpec(
+    spec = bare_run(
+        prepared.latent,
+        prepared.text_shape,
+        preset,
         name="data wait",
-        purpose="a measurement",
-        data_licence="not stated",
-        weights_licence="not stated",
         created_at=time.time(),
-        rng_seed=0,
         clip=prepared.clip,
-        latent=prepared.latent,
-        codec=Pinned(name="pca"),
-        text=Pinned(name="minilm"),
-        text_shape=prepared.text_shape,
         experts=prepared.experts,
-        expert=NetworkSpec(preset=preset, config=expert_config(preset, prepared.latent, prepared.text_shape)),
-        router=NetworkSpec(
-            preset="nano",
-            config=router_config("nano", prepared.latent, prepared.text_shape, prepared.experts),
-        ),
         training=TrainingSpec(batch_clips=batch, learning_rate=3e-4),
-        gate=GateSpec(),
-        timing=TimingSpec(),
         train_shards=tuple(
             ShardRef(blob=NOWHERE, clips=shard.clips, cluster=shard.cluster) for shard in shards
         ),
-        gate_shards=(),
     )
     run = sign_run(Identity.generate(), spec)
     (out / "run.spec").write_bytes(run.data)

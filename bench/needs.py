@@ -18,19 +18,9 @@ import tempfile
 import threading
 from pathlib import Path
 
+from bench.bare_run import bare_run, router_of
 from bench.row import print_row
-from paris_p2p.spec import (
-    ROUTER,
-    ClipShape,
-    GateSpec,
-    LatentShape,
-    NetworkSpec,
-    Pinned,
-    RunSpec,
-    TextShape,
-    TimingSpec,
-    TrainingSpec,
-)
+from paris_p2p.spec import ROUTER, LatentShape, RunSpec, TextShape, TrainingSpec
 
 LATENT = LatentShape(channels=16, frames=8, height=16, width=16)
 TEXT = TextShape(tokens=32, dim=384, pooled_dim=384)
@@ -41,32 +31,13 @@ LOADED_ALREADY = 150_000_000
 
 
 def spec_of(preset: str, side: int = LATENT.height) -> RunSpec:
-    """A run of experts of this preset, and of the router preset of the same name where there is one."""
-    from paris_p2p.model.presets import ROUTER_PRESETS, expert_config, router_config
+    """Returns a run of experts of this preset, and of the router preset of that name where there is one."""
+    from paris_p2p.model.presets import ROUTER_PRESETS
 
     latent = LATENT.model_copy(update={"height": side, "width": side})
-    router = preset if preset in ROUTER_PRESETS else "small"
-    return RunSpec(
-        name="needs",
-        purpose="measuring memory",
-        data_licence="none",
-        weights_licence="none",
-        created_at=0.0,
-        rng_seed=0,
-        clip=ClipShape(frames=latent.frames, height=8 * latent.height, width=8 * latent.width, fps=8.0),
-        latent=latent,
-        codec=Pinned(name="pca"),
-        text=Pinned(name="minilm"),
-        text_shape=TEXT,
-        experts=EXPERTS,
-        expert=NetworkSpec(preset=preset, config=expert_config(preset, latent, TEXT)),
-        router=NetworkSpec(preset=router, config=router_config(router, latent, TEXT, EXPERTS)),
-        training=TrainingSpec(batch_clips=2, learning_rate=1e-4, router_batch_clips=2),
-        gate=GateSpec(),
-        timing=TimingSpec(),
-        train_shards=(),
-        gate_shards=(),
-    )
+    router = router_of(preset if preset in ROUTER_PRESETS else "small", latent, TEXT, EXPERTS)
+    training = TrainingSpec(batch_clips=2, learning_rate=1e-4, router_batch_clips=2)
+    return bare_run(latent, TEXT, preset, experts=EXPERTS, router=router, training=training)
 
 
 def measure(preset: str, slot: str, side: int = LATENT.height) -> dict[str, float]:

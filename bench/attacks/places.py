@@ -8,45 +8,17 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from bench.attacks.junk import JunkRuns
 from examples.demo.processes import BIN
 from paris_p2p.envelope import seal
-from paris_p2p.errors import MissingBlobError
 from paris_p2p.identity import Identity
 from paris_p2p.records import PeerRecord
-from paris_p2p.spec import PeerSettings, sign_run
+from paris_p2p.spec import PeerSettings
 from paris_p2p.swarm.real import open_swarm
 from tests.peer.world import World
 
 JUNK = 64
 LIMIT_S = 300.0
-
-
-class Specs:
-    """A peer that gives RunSpecs, and nothing else."""
-
-    def __init__(self) -> None:
-        self.specs: dict[str, bytes] = {}
-
-    def may(self, *asked: Any) -> bool:
-        return True
-
-    def knows(self, peer: str, /) -> bool:
-        return False
-
-    def spec(self, run_id: str, /) -> bytes | None:
-        return self.specs.get(run_id)
-
-    def manifest_bytes(self, blob_id: str, /) -> bytes | None:
-        return None
-
-    def have(self, blob_id: str, /) -> bytes:
-        return b""
-
-    def read_chunk(self, blob_id: str, index: int, room: memoryview | None = None, /) -> bytes | memoryview:
-        raise MissingBlobError("nothing is here")
-
-    def records(self, key: str, /) -> list[bytes]:
-        return []
 
 
 async def junk_runs(folder: Path) -> str:
@@ -68,13 +40,8 @@ async def junk_runs(folder: Path) -> str:
 
 
 async def _fill_and_come(folder: Path, address: str, log: Path) -> str:
-    source, base = Specs(), World(folder / "run").run
+    source = JunkRuns(World(folder / "run").run.record)
     stranger, honest = Identity.generate(), Identity.generate()
-
-    def add(name: str) -> str:
-        run = sign_run(Identity.generate(), base.record.model_copy(update={"name": name}))
-        source.specs[run.id] = run.data
-        return run.id
 
     async with AsyncExitStack() as stack:
 
@@ -86,10 +53,10 @@ async def _fill_and_come(folder: Path, address: str, log: Path) -> str:
 
         filling, began_s = await join(stranger, "stranger"), time.monotonic()
         for number in range(JUNK):
-            await _say(filling, stranger, add(f"junk {number}"))
+            await _say(filling, stranger, source.add(f"junk {number}").id)
             await asyncio.sleep(3.1)  # one is asked for in each turn of the node
         took_s = time.monotonic() - began_s
-        coming, run_id = await join(honest, "honest"), add("honest")
+        coming, run_id = await join(honest, "honest"), source.add("honest").id
         for _ in range(5):
             await _say(coming, honest, run_id)
             await asyncio.sleep(6.0)

@@ -135,51 +135,21 @@ def _plain_s() -> float:
 
 
 def _spec(size: Size) -> RunSpec:
-    """A run of this size as far as a step needs it: without data, unsigned."""
-    from paris_p2p.model.presets import expert_config, router_config
-    from paris_p2p.spec import (
-        ClipShape,
-        GateSpec,
-        LatentShape,
-        NetworkSpec,
-        Pinned,
-        RunSpec,
-        TextShape,
-        TimingSpec,
-        TrainingSpec,
-    )
+    """Returns a run of this size as far as a step needs it: without data, unsigned."""
+    from bench.bare_run import bare_run, router_of
+    from paris_p2p.spec import LatentShape, TextShape, TrainingSpec
 
-    side = size.side_pixels
-    latent = LatentShape(
-        channels=CHANNELS, frames=FRAMES, height=side // CODEC_PATCH, width=side // CODEC_PATCH
-    )
+    side = size.side_pixels // CODEC_PATCH
+    latent = LatentShape(channels=CHANNELS, frames=FRAMES, height=side, width=side)
     text = TextShape(tokens=32, dim=384, pooled_dim=384)
-    return RunSpec(
-        name="measured",
-        purpose="to measure a machine",
-        data_licence="none",
-        weights_licence="none",
-        created_at=0.0,
-        rng_seed=0,
-        clip=ClipShape(frames=FRAMES, height=side, width=side, fps=16.0),
-        latent=latent,
-        codec=Pinned(name="pca"),
-        text=Pinned(name="minilm"),
-        text_shape=text,
-        experts=EXPERTS,
-        expert=NetworkSpec(preset=size.expert, config=expert_config(size.expert, latent, text)),
-        router=NetworkSpec(preset=size.router, config=router_config(size.router, latent, text, EXPERTS)),
-        training=TrainingSpec(
-            batch_clips=size.batch_clips,
-            router_batch_clips=size.router_batch_clips,
-            learning_rate=1e-4,
-            router_learning_rate=1e-4,
-        ),
-        gate=GateSpec(),
-        timing=TimingSpec(),
-        train_shards=(),
-        gate_shards=(),
+    training = TrainingSpec(
+        batch_clips=size.batch_clips,
+        router_batch_clips=size.router_batch_clips,
+        learning_rate=1e-4,
+        router_learning_rate=1e-4,
     )
+    router = router_of(size.router, latent, text, EXPERTS)
+    return bare_run(latent, text, size.expert, experts=EXPERTS, router=router, training=training)
 
 
 def _noise(spec: RunSpec, slot: str) -> Batch:

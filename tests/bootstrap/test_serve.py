@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from paris_p2p import spec as specs
+from bench.attacks.junk import JunkRuns
 from paris_p2p.bootstrap import mirror, serve
 from paris_p2p.bootstrap.heard_runs import MAX_HEARD_OF_ONE
 from paris_p2p.bootstrap.mirror import Mirror
 from paris_p2p.bootstrap.serve import BootstrapNode
 from paris_p2p.envelope import seal
-from paris_p2p.errors import DiskFullError, MissingBlobError, TwinError
+from paris_p2p.errors import DiskFullError, TwinError
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.host import Host, spec_path
 from paris_p2p.node.run_node import RunNode
@@ -156,34 +156,6 @@ async def test_a_join_that_takes_too_long_is_given_up_for_the_next(
             await asyncio.gather(running, return_exceptions=True)
 
 
-class Specs:
-    """A peer that gives RunSpecs, and nothing else."""
-
-    def __init__(self) -> None:
-        self.specs: dict[str, bytes] = {}
-
-    def may(self, *asked: Any) -> bool:
-        return True
-
-    def knows(self, peer: str, /) -> bool:
-        return False
-
-    def spec(self, run_id: str, /) -> bytes | None:
-        return self.specs.get(run_id)
-
-    def manifest_bytes(self, blob_id: str, /) -> bytes | None:
-        return None
-
-    def have(self, blob_id: str, /) -> bytes:
-        return b""
-
-    def read_chunk(self, blob_id: str, index: int, room: memoryview | None = None, /) -> bytes | memoryview:
-        raise MissingBlobError("nothing is here")
-
-    def records(self, key: str, /) -> list[bytes]:
-        return []
-
-
 @asynccontextmanager
 async def node_of(
     world: World, monkeypatch: pytest.MonkeyPatch, name: str = "bootstrap"
@@ -220,20 +192,19 @@ async def test_a_damaged_run_of_before_is_deleted_and_comes_back_from_its_peers(
     assert f"the RunSpec {path} is damaged" in caplog.text
 
 
-def sign_junk(world: World, name: str) -> Any:
-    return specs.sign_run(Identity.generate(), world.run.record.model_copy(update={"name": name}))
-
-
 async def test_a_stranger_that_came_first_with_many_runs_keeps_no_honest_run_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with World(tmp_path) as world:
-        maker, source, stranger = await world.add("a", slot="expert-0"), Specs(), Identity.generate()
+        maker, source, stranger = (
+            await world.add("a", slot="expert-0"),
+            JunkRuns(world.run.record),
+            Identity.generate(),
+        )
         world.network.join(stranger, source)
         async with node_of(world, monkeypatch) as bootstrap:
             for number in range(MAX_RUNS):
-                junk = sign_junk(world, f"junk {number}")
-                source.specs[junk.id] = junk.data
+                junk = source.add(f"junk {number}")
                 await world.until(lambda: len(bootstrap.heard.waiting) < MAX_HEARD_OF_ONE)
                 bootstrap.notice(stray(junk.id, stranger))
             await world.until(lambda: not bootstrap.heard.waiting and not bootstrap._joining)
@@ -247,12 +218,15 @@ async def test_a_full_node_leaves_junk_for_an_honest_run_and_forgets_what_it_lef
 ) -> None:
     monkeypatch.setattr(places, "MAX_RUNS", 2)
     async with World(tmp_path) as world:
-        maker, source, stranger = await world.add("a", slot="expert-0"), Specs(), Identity.generate()
+        maker, source, stranger = (
+            await world.add("a", slot="expert-0"),
+            JunkRuns(world.run.record),
+            Identity.generate(),
+        )
         world.network.join(stranger, source)
         async with node_of(world, monkeypatch) as bootstrap:
             for number in range(2):
-                junk = sign_junk(world, f"junk {number}")
-                source.specs[junk.id] = junk.data
+                junk = source.add(f"junk {number}")
                 bootstrap.notice(stray(junk.id, stranger))
             await world.until(lambda: len(bootstrap.runs) == 2)
             before = set(bootstrap.runs)
@@ -268,9 +242,12 @@ async def test_a_run_that_cannot_be_mirrored_ends_neither_the_node_nor_the_other
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     async with World(tmp_path) as world:
-        maker, source, stranger = await world.add("a", slot="expert-0"), Specs(), Identity.generate()
-        junk = sign_junk(world, "junk")
-        source.specs[junk.id] = junk.data
+        maker, source, stranger = (
+            await world.add("a", slot="expert-0"),
+            JunkRuns(world.run.record),
+            Identity.generate(),
+        )
+        junk = source.add("junk")
         world.network.join(stranger, source)
         look, failed = Mirror._look, list[str]()
 
@@ -302,8 +279,8 @@ async def test_a_run_whose_place_went_to_another_while_it_was_opened_is_left(
 
     monkeypatch.setattr(serve, "opened", slowly)
     async with World(tmp_path) as world:
-        source, stranger, junk = Specs(), Identity.generate(), sign_junk(world, "junk")
-        source.specs[junk.id] = junk.data
+        source, stranger = JunkRuns(world.run.record), Identity.generate()
+        junk = source.add("junk")
         world.network.join(stranger, source)
         async with node_of(world, monkeypatch) as bootstrap:
             bootstrap.notice(stray(junk.id, stranger))
@@ -319,8 +296,8 @@ async def test_a_run_that_nobody_spoke_of_for_long_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with World(tmp_path) as world:
-        source, stranger, junk = Specs(), Identity.generate(), sign_junk(world, "junk")
-        source.specs[junk.id] = junk.data
+        source, stranger = JunkRuns(world.run.record), Identity.generate()
+        junk = source.add("junk")
         world.network.join(stranger, source)
         async with node_of(world, monkeypatch) as bootstrap:
             bootstrap.notice(stray(junk.id, stranger))
@@ -334,8 +311,8 @@ async def test_a_node_that_is_started_again_knows_its_runs_before_anybody_speaks
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with World(tmp_path) as world:
-        source, stranger, junk = Specs(), Identity.generate(), sign_junk(world, "a run")
-        source.specs[junk.id] = junk.data
+        source, stranger = JunkRuns(world.run.record), Identity.generate()
+        junk = source.add("a run")
         world.network.join(stranger, source)
         async with node_of(world, monkeypatch) as bootstrap:
             bootstrap.notice(stray(junk.id, stranger))

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+from bench.bare_run import bare_run
 from paris_p2p.codec.pca import fit_pca
 from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.generation.generate import GenerateJob
@@ -24,13 +25,11 @@ from paris_p2p.records import BlobRef
 from paris_p2p.spec import (
     ROUTER,
     ClipShape,
-    GateSpec,
     LatentShape,
     NetworkSpec,
     Pinned,
     RunSpec,
     TextShape,
-    TimingSpec,
     TrainingSpec,
     sign_run,
 )
@@ -89,26 +88,19 @@ class MadeRun:
 
 def _spec(preset: str, codec: Pinned, text: Pinned, training: TrainingSpec) -> RunSpec:
     expert = expert_config(preset, LATENT, TEXT, first_frame=training.first_frame_rate > 0)
-    return RunSpec(
+    return bare_run(
+        LATENT,
+        TEXT,
         name="made",
         purpose="Moving balls, for tests.",
-        data_licence="CC0-1.0",
         weights_licence="Apache-2.0",
-        created_at=0.0,
         rng_seed=1,
         clip=CLIP,
-        latent=LATENT,
         codec=codec,
         text=text,
-        text_shape=TEXT,
         experts=EXPERTS,
         expert=NetworkSpec(preset=preset, config=expert),
-        router=NetworkSpec(preset="nano", config=router_config("nano", LATENT, TEXT, EXPERTS)),
         training=training,
-        gate=GateSpec(),
-        timing=TimingSpec(),
-        train_shards=(),
-        gate_shards=(),
     )
 
 

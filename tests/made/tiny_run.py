@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from bench.bare_run import bare_run, router_of
 from paris_p2p.identity import Identity
-from paris_p2p.model.presets import Config, expert_config, router_config
+from paris_p2p.model.presets import Config, expert_config
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import (
     ClipShape,
@@ -21,7 +22,6 @@ from paris_p2p.spec import (
     Pinned,
     RunSpec,
     ShardRef,
-    TimingSpec,
     TrainingSpec,
     sign_run,
 )
@@ -65,25 +65,21 @@ class TinyRun:
                 for k, path in enumerate(self.shards[split])
             )
 
-        return RunSpec(
+        return bare_run(
+            LATENT,
+            TEXT,
             name="tiny",
             purpose="tests",
             data_licence="CC0",
             weights_licence="CC0",
-            created_at=0.0,
             rng_seed=1,
             clip=ClipShape(frames=2, height=8, width=8, fps=8.0),
-            latent=LATENT,
-            codec=Pinned(name="pca"),
-            text=Pinned(name="minilm"),
-            text_shape=TEXT,
             experts=EXPERTS,
             expert=NetworkSpec(preset=self.preset, config=self._expert_config()),
-            router=NetworkSpec(preset="nano", config=self._router_config()),
+            router=router_of("nano", LATENT, TEXT, EXPERTS, self.first_width),
             first_features=Pinned(name="efficientnet-lite0") if self.first_width else None,
             training=self.training,
             gate=self.gate,
-            timing=TimingSpec(),
             train_shards=refs("train", TRAIN_CLIPS),
             gate_shards=refs("gate", GATE_CLIPS),
             initial={"expert": BlobRef(id="0" * 64, size_bytes=1)} if self.initial else {},
@@ -91,9 +87,6 @@ class TinyRun:
 
     def _expert_config(self) -> Config:
         return expert_config(self.preset, LATENT, TEXT, first_frame=self.training.first_frame_rate > 0)
-
-    def _router_config(self) -> Config:
-        return router_config("nano", LATENT, TEXT, EXPERTS, first_width=self.first_width)
 
     def train_job(self, slot: str = "expert-1", *, out: str = "out", **changes: Any) -> TrainJob:
         (self.folder / out).mkdir(exist_ok=True)

@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from bench.bare_run import bare_run
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
-from paris_p2p.model.presets import expert_config, router_config
 from paris_p2p.node.host import Host
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.peer.volunteer import Role, Volunteer
@@ -26,14 +26,11 @@ from paris_p2p.spec import (
     ClipShape,
     GateSpec,
     LatentShape,
-    NetworkSpec,
     PeerSettings,
-    Pinned,
     RunSpec,
     ShardRef,
     TextShape,
     TimingSpec,
-    TrainingSpec,
     sign_run,
 )
 from paris_p2p.store.blobs import BlobStore
@@ -167,22 +164,13 @@ class World:
             LatentShape(channels=4, frames=4, height=4, width=4),
             TextShape(tokens=8, dim=8, pooled_dim=8),
         )
-        spec = RunSpec(
+        spec = bare_run(
+            latent,
+            text,
             name="test run",
-            purpose="testing",
-            data_licence="CC0",
-            weights_licence="Apache-2.0",
             created_at=time.time(),
-            rng_seed=0,
             clip=ClipShape(frames=4, height=16, width=16, fps=8.0),
-            latent=latent,
-            codec=Pinned(name="pca"),
-            text=Pinned(name="minilm"),
-            text_shape=text,
             experts=experts,
-            expert=NetworkSpec(preset="nano", config=expert_config("nano", latent, text)),
-            router=NetworkSpec(preset="nano", config=router_config("nano", latent, text, experts)),
-            training=TrainingSpec(batch_clips=4, learning_rate=1e-3),
             gate=gate,
             timing=timing,
             train_shards=tuple(shard("train", k) for k in range(experts)),

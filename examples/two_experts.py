@@ -42,6 +42,7 @@ EXPERT = {**expert_config("nano", LATENT, TEXT), **SIZES}
 ROUTER = router_config("nano", LATENT, TEXT, experts=2)
 BATCH_CLIPS, LEARNING_RATE, NO_CAPTION = 32, 2e-3, 0.1
 SAMPLING_STEPS, GUIDANCE, ENLARGED = 25, 2.0, 4
+Losses = Callable[[nn.Module, Batch, Tensor], Tensor]  # of each clip: [B]
 
 
 def moving_digits() -> tuple[Tensor, Tensor, Tensor]:
@@ -95,9 +96,6 @@ def train(name: str, network: nn.Module, data: tuple[Tensor, ...], losses: Losse
         if (step + 1) % max(1, steps // 5) == 0:
             print(f"{name}: step {step + 1}, loss {np.mean(seen[-steps // 5 :]):.3f}", flush=True)
     return seen
-
-
-Losses = Callable[[nn.Module, Batch, Tensor], Tensor]
 
 
 def generate(experts: list[nn.Module], router: nn.Module, digits: Tensor) -> tuple[Tensor, Tensor]:

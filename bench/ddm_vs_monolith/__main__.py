@@ -1,11 +1,4 @@
-"""`python -m bench.ddm_vs_monolith run core` compares experts with one model, as PROTOCOL.md says.
-
-for job in graph(scale):                 # data, trials, train, guidance, networks, test, sample
-    wait until what it builds on is done
-    values, arrays = KINDS[job](bench)   # in a process of its own
-    results/<scale>/<job>.json, .npz = values, arrays
-report = tables(distances(arrays of real clips, of every arm))
-"""
+"""`python -m bench.ddm_vs_monolith run core` compares experts with one model, as PROTOCOL.md says."""
 
 from __future__ import annotations
 

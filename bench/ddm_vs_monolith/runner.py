@@ -1,4 +1,11 @@
-"""Runs the graph of jobs: so many processes side by side, each job once, what is done is not done again."""
+"""Runs the comparison: each job once, so many processes side by side, and never again what is done.
+
+for job in graph(scale):                       # data, known, trial, train, guidance, networks, test, sample
+    wait until the jobs that it builds on are done
+    values, arrays = KINDS[job.kind](bench)    # in a process of its own
+    results/<scale>/<job>.npz, .json = arrays, values      # the JSON file last: then the job is done
+the report is made from the results alone (report.py)
+"""
 
 from __future__ import annotations
 

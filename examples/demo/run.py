@@ -1,13 +1,18 @@
 """The demo: a swarm on this machine trains a small video model, loses a member, goes on, and generates.
 
+    plan = the largest size that this machine finishes in time, by steps measured here
+    clips of three VizDoom scenarios -> mp4 files -> paris-run prepare, create, publish
+    bootstrap node, owner and five peers train three experts and a router; one lead is killed and replaced
+    paris-peer generate makes clips for prompts that no train clip has
+    verdict = do they show what was asked, move, in order, vary, copy nothing: as promised for the size?
+
     scripts/demo                      # measures the machine first and does what it can finish
     scripts/demo --no-bfloat16        # as on a machine with AVX2 alone
     scripts/demo --size small --steps 100 --lenient   # a quick look; the verdict is printed and not judged
 
-Real input: gameplay clips of three VizDoom scenarios, written to mp4 files first and prepared like any
-user's clips. Every node is a process of its own with its own data directory. The exit status is 1 when what
-was promised for this machine did not come; a machine that is too slow, or too busy, for any promise gets
-what there is, said in so many words, and 0.
+Every node is a process of its own with its own data directory. The exit status is 1 when what was promised
+for this machine did not come; a machine that is too slow, or too busy, for any promise gets what there is,
+said in so many words, and 0.
 """
 
 from __future__ import annotations

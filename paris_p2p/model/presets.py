@@ -9,6 +9,7 @@ for the router. mmdit-11b has the layout of FLUX and Open-Sora 2.0 (arXiv 2503.0
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -127,10 +128,9 @@ def count_parameters(config: Mapping[str, int | float | str | bool], *, router: 
 
 
 def count_tokens(config: Mapping[str, int | float | str | bool], latent: tuple[int, int, int, int]) -> int:
-    """Counts the patches of one clip of latents C, T, H, W."""
-    _, frames, height, width = latent
-    rows, columns = height // int(config["patch_height"]), width // int(config["patch_width"])
-    return frames // int(config["patch_frames"]) * rows * columns
+    """Counts the patches of one clip of latents C, T, H, W; at least one, whatever a stranger's config says."""
+    patch = [max(1, int(config.get(f"patch_{side}", 1))) for side in ("frames", "height", "width")]
+    return math.prod(-(-size // side) for size, side in zip(latent[1:], patch, strict=True))
 
 
 def _video_dit() -> type[VideoDiT]:

@@ -1,6 +1,13 @@
-"""From a folder of captioned videos or images to a run's data: splits, latents, embeddings, clusters, shards.
+"""Makes a run's data of a folder of captioned videos or images.
 
-Everything slow is cached per video, so that a stopped prepare continues; the same clips, options and RNG seed
+    sources = the captioned videos found there, looked at; the unusable ones are told with their reasons
+    codec, text encoder, feature network = as named, or a codec fitted to train clips
+    for each source, several at once: clips -> features and latents, captions -> embeddings       # cached
+    splits = whole groups of sources, to train, validation, gate and test
+    clusters = k-means of the train clips' features, merged to K; held-out clips go to the nearest
+    shards = latents and embeddings by split and cluster; report.json, clusters.png, prepared.json
+
+Everything slow is cached for each video, so a stopped prepare continues; the same clips, options and RNG seed
 give the same bytes.
 """
 
@@ -59,7 +66,7 @@ from paris_p2p.preparation.preconditions import (
     require_no_run,
     require_possible,
 )
-from paris_p2p.preparation.sizes import clip_tokens, size_advice
+from paris_p2p.preparation.sizes import expert_tokens, size_advice
 from paris_p2p.preparation.survey import Survey, distinct, hash_sources
 from paris_p2p.progress import Progress
 from paris_p2p.spec import TextShape
@@ -251,7 +258,7 @@ class _Job:
             codec_psnr_db=models.psnr_db,
             pca_psnr_db=models.pca_psnr_db,
             experts=clustered.model.clusters,
-            tokens=clip_tokens(latent_shape(models.codec, options.clip)),
+            tokens=expert_tokens(latent_shape(models.codec, options.clip)),
             clusters=clustered.table,
             shards=assembly.write_shards(options.shard_bytes),
             captions=assembly.write_lists(),

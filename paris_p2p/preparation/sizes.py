@@ -12,8 +12,8 @@ DEAR = 1.25  # a size is dear at so many times the tokens that its area asks for
 _PATCHED = ("pca", "train", "train:video")  # codecs whose patches must divide the sides
 
 
-def clip_tokens(latent: LatentShape) -> int:
-    """Patches of one clip in an expert, the same for all sizes of network."""
+def expert_tokens(latent: LatentShape) -> int:
+    """Returns the patches of one clip in an expert; they are the same for all presets."""
     return count_tokens(expert_config("nano", latent, TextShape(tokens=1, dim=1, pooled_dim=1)), latent.shape)
 
 
@@ -41,7 +41,7 @@ def _tokens(frames: int, height: int, width: int) -> tuple[int, int]:
     """Returns (tokens of a clip, side of a patch in pixels) with the codecs' own patches."""
     side, channels = default_patch(height, width)
     latent = LatentShape(channels=channels, frames=frames, height=height // side, width=width // side)
-    return clip_tokens(latent), side
+    return expert_tokens(latent), side
 
 
 def _near(height: int, width: int) -> Iterator[tuple[int, int]]:

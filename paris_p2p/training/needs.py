@@ -6,7 +6,6 @@ test holds one to the other.
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 from paris_p2p.spec import ROUTER, RunSpec
@@ -49,10 +48,10 @@ def parameter_count(spec: RunSpec, slot: str) -> int:
 
 
 def clip_tokens(spec: RunSpec, slot: str = "expert-0") -> int:
-    """Tokens of one clip in the slot's network: latents over its patch."""
-    patch = [int(_config(spec, slot).get(f"patch_{side}", 1)) for side in ("frames", "height", "width")]
-    latent = (spec.latent.frames, spec.latent.height, spec.latent.width)
-    return math.prod(-(-size // side) for size, side in zip(latent, patch, strict=True))
+    """Returns the patches of one clip in the slot's network."""
+    from paris_p2p.model.presets import count_tokens
+
+    return count_tokens(_config(spec, slot), spec.latent.shape)
 
 
 def _activation_bytes(spec: RunSpec, slot: str, bf16: bool) -> int:

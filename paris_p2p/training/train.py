@@ -1,7 +1,14 @@
-"""Training one slot: AdamW on counter-based batches, an average of the weights, and a schedule of the
-lineage's step alone.
+"""Trains one slot of a run, as a process that trainer.py starts; read `train` first.
 
-Run as a process by trainer.py; read `train` first. Resuming equals not stopping.
+    weights, moments, average = the resume state, else the run's first weights, else as initialised
+    for step from the resumed one to the last, or until asked to stop:
+        batch = clips, noise, times and dropout, all functions of (run, slot, clip counter)
+        loss = mean |network(x_t, t, text) - (eps - x_0)|^2, or the router's cross-entropy
+        weights, moments = AdamW(weights, moments, gradients of the loss)
+        average = average + (1 - decay) (weights - average)
+        at each interval: a checkpoint = resume state and average
+
+Nothing depends on when or how often it was stopped: resuming equals not stopping.
 """
 
 from __future__ import annotations

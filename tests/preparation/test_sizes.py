@@ -1,6 +1,6 @@
 import pytest
 
-from paris_p2p.preparation.sizes import clip_tokens, size_advice
+from paris_p2p.preparation.sizes import expert_tokens, size_advice
 from paris_p2p.spec import ClipShape, LatentShape
 
 
@@ -28,5 +28,5 @@ def test_other_codecs_refuse_what_they_cannot_take_themselves():
 
 
 def test_tokens_are_patches_of_two_where_the_latents_are_even():
-    assert clip_tokens(LatentShape(channels=4, frames=8, height=8, width=8)) == 128
-    assert clip_tokens(LatentShape(channels=4, frames=8, height=7, width=8)) == 8 * 7 * 4
+    assert expert_tokens(LatentShape(channels=4, frames=8, height=8, width=8)) == 128
+    assert expert_tokens(LatentShape(channels=4, frames=8, height=7, width=8)) == 8 * 7 * 4

@@ -128,7 +128,7 @@ def count_parameters(config: Mapping[str, int | float | str | bool], *, router: 
 
 
 def count_tokens(config: Mapping[str, int | float | str | bool], latent: tuple[int, int, int, int]) -> int:
-    """Counts the patches of one clip of latents C, T, H, W; at least one, whatever a stranger's config says."""
+    """Counts the patches of one clip of latents C, T, H, W: one at least, whatever the config says."""
     patch = [max(1, int(config.get(f"patch_{side}", 1))) for side in ("frames", "height", "width")]
     return math.prod(-(-size // side) for size, side in zip(latent[1:], patch, strict=True))
 

@@ -1,1 +1,1 @@
-"""Programs that measure; each prints what docs/benchmarks.md holds."""
+"""Holds programs that measure; each prints what docs/benchmarks.md shows."""

@@ -1,5 +1,4 @@
-"""Tips an hour and the longest wait for one, with and without peers that lie in their claims; a moved clock,
-no network.
+"""Simulates claims with and without liars on a moved clock: tips an hour, and the longest wait for one.
 
     python -m bench.claims [--hours 1] [--experts 4] [--honest 50] [--liars 0,50,200] [--seed 0]
 

@@ -1,5 +1,4 @@
-"""Whether data starves training: the trainer's own counter of time spent waiting for batches, over a short
-real training.
+"""Measures whether data starves training: the time that a short real training waited for batches.
 
     .venv/bin/python -m bench.data_wait PREPARED_FOLDER [--preset tiny] [--train-s 60]
 
@@ -37,7 +36,7 @@ NOWHERE = BlobRef(id="0" * 64, size_bytes=1)  # nothing is sent: the shards are 
 
 
 def job(folder: Path, out: Path, preset: str, batch: int, device: str) -> TrainJob:
-    """The first expert of a run of the prepared clips, as a trainer takes it."""
+    """Returns the first expert of a run of the prepared clips, as a trainer takes it."""
     prepared = Prepared.load(folder)
     shards = prepared.shards_for("train", 0)
     spec = bare_run(
@@ -68,7 +67,7 @@ def job(folder: Path, out: Path, preset: str, batch: int, device: str) -> TrainJ
 
 
 def waits(job: TrainJob, train_s: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The trainer's step events after the first, and what it said when it started."""
+    """Returns the trainer's step events after the first, and what it said when it started."""
     trainer = subprocess.Popen(
         [sys.executable, "-m", "paris_p2p.training.trainer"],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""What sources that drip a byte now and then cost: a download, a newcomer's start, a running peer's refresh.
+"""Measures what sources that drip cost a download, a newcomer's start and a running peer's refresh.
 
     python -m bench.dripping [--mb 64] [--rounds 3]
 
@@ -37,8 +37,9 @@ HAVE_BYTES = 1 << 12
 
 
 class Drippers:
-    """Strangers who collude: the first says that it has all, the others that they have what the first was
-    asked for."""
+    """Answers as strangers do who collude: the first says that it has all, the others what that was asked
+    for.
+    """
 
     def __init__(self) -> None:
         self.taken: set[int] = set()

@@ -1,4 +1,4 @@
-"""Every decoder that strangers reach, given damaged inputs for long.
+"""Gives damaged inputs to every decoder that strangers reach, for long.
 
     python -m bench.fuzz [--inputs 1000000] [--seed 0] [--only NAME …]
 
@@ -25,7 +25,7 @@ MAX_GROWTH_BYTES = 100 << 20
 
 
 def run(decoder: Decoder, inputs: int, seed: int) -> str:
-    """One decoder's line of the table."""
+    """Fuzzes one decoder, and returns its line of the table."""
     taken, longest_s, before_bytes = 0, 0.0, _peak_bytes()
     for number in range(inputs):
         name = f"{decoder.name} {seed} {number}"

@@ -1,5 +1,4 @@
-"""What routing costs: a guided denoising step of the routed mixture beside one of a single expert, and what
-offloading keeps on a GPU.
+"""Measures what routing costs: a step of the mixture beside one of a single expert, and offloading.
 
     .venv/bin/python -m bench.generate [--preset tiny] [--router tiny] [--batch 16] [--rounds 7] [--device
     auto]
@@ -42,7 +41,7 @@ Step = Callable[[], Tensor]
 
 
 class Spread(Router):
-    """A router that is asked like any other, and then sends clip after clip to the next expert."""
+    """Routes as any router does, and then sends clip after clip to the next expert."""
 
     def forward(
         self, x_t: Tensor | None, t: Tensor | None, pooled: Tensor | None, first: Tensor | None = None
@@ -53,8 +52,8 @@ class Spread(Router):
 
 
 def steps(preset: str, router_preset: str, batch: int, device: Device) -> dict[str, Step]:
-    """One guided velocity each: of a single expert, of the mixture for like prompts, and for prompts of
-    all clusters.
+    """Returns one guided velocity each: of one expert, of the mixture for like prompts, and for mixed
+    ones.
     """
     torch.manual_seed(0)
     config = expert_config(preset, LATENT, TEXT)
@@ -86,7 +85,7 @@ def steps(preset: str, router_preset: str, batch: int, device: Device) -> dict[s
 
 
 def state_of(config: Config, device: Device) -> dict[str, Tensor]:
-    """Random weights in the type that `expert_state` gives them on this device."""
+    """Returns random weights in the type that `expert_state` gives them on this device."""
     return {
         name: weight.detach().to(weights_type(device))
         for name, weight in build_expert(config).named_parameters()
@@ -94,7 +93,7 @@ def state_of(config: Config, device: Device) -> dict[str, Tensor]:
 
 
 def offload_ratio(preset: str, batch: int, device: Device) -> float:
-    """Peak GPU memory of mixed prompts with one seat, over that of one expert alone."""
+    """Returns the peak GPU memory of mixed prompts with one seat, over that of one expert alone."""
 
     def peak(clusters: int) -> int:
         torch.cuda.empty_cache()

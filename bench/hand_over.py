@@ -1,5 +1,4 @@
-"""From SIGKILL of a lead's node to its successor's first step, and how much work is lost on the way; real
-processes on loopback.
+"""Measures a hand-over with real processes: from SIGKILL of a lead to its successor's first step.
 
     python -m bench.hand_over [--rounds 3] [--claim-s 30] [--checkpoint-s 30]
 
@@ -69,7 +68,7 @@ def main() -> None:
 
 
 def one_round(swarm: Swarm, number: int, timing: TimingSpec) -> Round:
-    """Wait until the slot is led, has a tip of that lead and somebody stands by; kill the lead."""
+    """Waits until the slot is led, has a tip of that lead and somebody stands by; then kills the lead."""
     lead = wait(swarm, "a lead with a tip, and a peer standing by", lambda: ready(swarm))
     began, history = time.monotonic(), HISTORY[lead.name]
     wait(

@@ -30,7 +30,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Source:
-    """One Python file, parsed."""
+    """Holds one Python file, parsed."""
 
     path: Path  # in the tree
     text: str
@@ -50,7 +50,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Tree:
-    """One checkout."""
+    """Holds one checkout."""
 
     root: Path
 

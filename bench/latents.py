@@ -1,5 +1,5 @@
-"""Which latents a network learns best from: PCA's, each channel scaled by its own deviation or all by one, or
-a fitted autoencoder's.
+"""Measures which latents a network learns best from: PCA's, scaled by channel or together, or an
+autoencoder's.
 
     .venv/bin/python -m bench.latents [--work bench-out/latents] [--jobs 2]
 
@@ -62,8 +62,9 @@ def bench_of(kind: str, work: Path) -> Bench:
 
 
 def scale_alike(own: Bench, alike: Bench) -> None:
-    """A copy of prepared clips whose channels keep the sizes that they have among each other; together
-    they have unit variance.
+    """Copies prepared clips so that channels keep their sizes among each other.
+
+    All together have unit variance.
     """
     shutil.copytree(own.folder / "codec", alike.folder / "codec", dirs_exist_ok=True)
     factors = _one_deviation(alike.folder / "codec")[:, None, None, None]  # C 1 1 1
@@ -86,8 +87,8 @@ def _scaled(samples: Iterator[Sample], factors: NDArray[np.float32]) -> Iterator
 
 
 def _one_deviation(codec: Path) -> NDArray[np.float32]:
-    """Give the codec in a folder one deviation for all channels; what its latents are multiplied by then:
-    [C].
+    """Gives the codec in a folder one deviation for all channels. Returns what its latents are multiplied
+    by: [C].
     """
     pca = PcaCodec.load(codec)
     one = pca.std.square().mean().sqrt()
@@ -97,8 +98,9 @@ def _one_deviation(codec: Path) -> NDArray[np.float32]:
 
 
 def measure(kind: str, arm: str, rng_seed: int, work: Path) -> None:
-    """Train an arm on one kind of latents and keep what its clips look like; what is done already is not
-    done again.
+    """Trains an arm on one kind of latents and keeps what its clips look like.
+
+    What is done is not done again.
     """
     bench, out = bench_of(kind, work), _sides_path(work, kind, arm, rng_seed)
     if out.exists():
@@ -128,9 +130,7 @@ def _sides_path(work: Path, kind: str, arm: str, rng_seed: int) -> Path:
 
 
 def compare(work: Path) -> list[str]:
-    """A markdown table; ratios are of the same captions and source videos, resampled together: seeds, then
-    source videos.
-    """
+    """Returns a markdown table; ratios are of the same captions and source videos, resampled together."""
     tables = {one: [load_file(_sides_path(work, *one, seed)) for seed in SEEDS] for one in TRAINED}
     sources = np.concatenate([table["sources"] for table in tables[FIRST]])
     seeds = np.repeat(np.arange(len(SEEDS)), len(sources) // len(SEEDS))
@@ -175,7 +175,7 @@ def _monolith_over_experts(
     sources: NDArray[Any],
     seeds: NDArray[Any],
 ) -> Iterator[str]:
-    """On the fitted autoencoder's latents."""
+    """Compares the monolith with the experts on the fitted autoencoder's latents."""
     one, three = (FITTED, MONOLITH.name), (FITTED, EXPERTS.name)
     for name in CORE.features:
         monolith, experts = seen[one][f"{best[one]}/{name}"], seen[three][f"{best[three]}/{name}"]
@@ -189,9 +189,7 @@ def _monolith_over_experts(
 
 
 def _projected(tables: dict[tuple[str, str], list[Table]]) -> dict[tuple[str, str], Table]:
-    """Everything on the real clips' principal components, seeds one after the other: latents and arm ->
-    side/network -> [seeds N, D].
-    """
+    """Projects everything on the real clips' components: latents and arm -> side/network -> [seeds N, D]."""
     of = {name: Components.fit(tables[FIRST][0][f"real/{name}"], COMPONENTS) for name in CORE.features}
     return {
         one: {
@@ -204,7 +202,9 @@ def _projected(tables: dict[tuple[str, str], list[Table]]) -> dict[tuple[str, st
 
 
 def _best(table: Table) -> str:
-    """The guidance with the least mean logarithm of the distances, as the protocol's trials choose."""
+    """Returns the guidance with the least mean logarithm of the distances, as the protocol's trials
+    choose.
+    """
 
     def loss(guidance: str) -> float:
         distances = [

@@ -1,5 +1,4 @@
-"""What training takes in memory, measured against the estimate that decides, before a claim, whether a slot
-fits this machine.
+"""Measures what training takes in memory, beside the estimate by which a peer decides before a claim.
 
     .venv/bin/python -m bench.needs [--presets tiny small] [--slots expert-0 router]
 
@@ -41,7 +40,7 @@ def spec_of(preset: str, side: int = LATENT.height) -> RunSpec:
 
 
 def measure(preset: str, slot: str, side: int = LATENT.height) -> dict[str, float]:
-    """In a process of its own: measured and estimated bytes beyond the loaded process's."""
+    """Measures in a process of its own; returns measured and estimated bytes beyond the loaded process's."""
     command = [sys.executable, "-m", "bench.needs", "--measure", preset, slot, str(side)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""A measurement as a row of docs/benchmarks.md: what, how much, by which command, on which machine, when."""
+"""Prints a measurement as a row of docs/benchmarks.md: what, how much, by which command, where, when."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def print_row(what: str, result: str) -> None:
 
 
 def machine() -> str:
-    """Processor and cores, and how busy it was: a shared machine is slower than its name."""
+    """Returns processor and cores, and how busy it was: a shared machine is slower than its name."""
     cpu = next(
         (line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")),
         platform.machine(),

@@ -164,7 +164,7 @@ def prepared(clips: Path, out: Path) -> dict[str, str]:
 
 
 class Run:
-    """A signed run of the prepared folder, and its checkpoints."""
+    """Holds a signed run of the prepared folder, and its checkpoints."""
 
     def __init__(self, folder: Path, signed: Any):
         self.folder, self.signed, self.spec, self.run = folder, signed, signed.record, signed.id

@@ -1,4 +1,4 @@
-"""What serving costs the machine that trains, and what the node weighs.
+"""Measures what serving costs the machine that trains, and what the node weighs.
 
     python -m bench.serving [--rounds 5] [--phase-s 8] [--mb-per-s 20]
 
@@ -56,7 +56,7 @@ while (now := time.monotonic()) < until:
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training, with or without serving beside it."""
+    """Measures one stretch of training, with or without serving beside it."""
 
     step_s: float  # mean, by the clock
     step_cpu_s: float  # mean, of the trainer's own CPU time
@@ -156,7 +156,7 @@ def measure_steps(
 
 
 class Trainer:
-    """The project's own trainer process, pinned to core 0."""
+    """Runs the project's own trainer process, pinned to core 0."""
 
     def __init__(self, root: Path, run: Envelope[RunSpec]):
         spec_path = root / "run" / "run.spec"
@@ -193,7 +193,9 @@ class Trainer:
         raise SystemExit("the trainer ended")
 
     def phase(self, length_s: float, owner: Node) -> Phase:
-        """From one of its events, which come once a second, to the first that is `length_s` later."""
+        """Measures from one of its events, which come once a second, to the first that is `length_s`
+        later.
+        """
         first = self.step_event()
         began, cpu, node_cpu, sent = time.monotonic(), self.cpu_s(), node_cpu_s(owner), uploaded_bytes(owner)
         while True:
@@ -217,7 +219,7 @@ class Trainer:
 
 
 def node_processes(node: Node) -> dict[str, psutil.Process]:
-    """The node's Python and its p2pd."""
+    """Returns the node's Python and its p2pd."""
     if node.process is None:
         raise SystemExit(f"{node.name} is not running")
     python = psutil.Process(node.process.pid)
@@ -245,7 +247,7 @@ def tree_cpu_s(process: psutil.Process) -> float:
 
 @contextmanager
 def spinning(share: float) -> Iterator[None]:
-    """A loop that takes `share` of core 1 meanwhile."""
+    """Keeps `share` of core 1 busy meanwhile."""
     process = subprocess.Popen(["taskset", "-c", "1", sys.executable, "-c", SPIN, str(share), "3600"])
     try:
         yield
@@ -282,7 +284,7 @@ def _ratio(some: list[Phase], others: list[Phase]) -> float:
 
 
 async def fetch_for_ever(invite: Invite, folder: Path) -> None:
-    """Fetch the run's largest shard again and again between the lines `go` and `stop`."""
+    """Fetches a run's largest shard again and again between the lines `go` and `stop`."""
     settings = PeerSettings(data_dir=folder, host="127.0.0.1")
     source = Seeds(BlobStore(folder / "none"))
     async with open_swarm(

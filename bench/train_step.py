@@ -1,5 +1,4 @@
-"""A training step of our experts beside diffusers' video and multimodal transformers, and the share of the
-machine's matrix peak.
+"""Times a training step of our experts beside diffusers' transformers, and against the machine's peak.
 
     .venv/bin/python -m bench.train_step [--preset tiny] [--rounds 7] [--batch 16] [--threads 2] [--device
     auto]
@@ -41,7 +40,7 @@ Forward = Callable[[nn.Module, "Inputs"], Tensor]
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch, as training has it."""
+    """Holds a batch, as training has it."""
 
     x_t: Tensor  # [B C T H W]
     t: Tensor  # [B]
@@ -53,7 +52,7 @@ class Inputs:
 
 @dataclass
 class Contestant:
-    """A network with its optimizer."""
+    """Holds a network with its optimizer."""
 
     name: str
     network: nn.Module
@@ -77,15 +76,15 @@ def wan(network: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def latte(network: nn.Module, inputs: Inputs) -> Tensor:
-    """Without the text's mask, which diffusers 0.42 cannot spread over frames: a little less work than
-    ours.
+    """Builds Latte without the text's mask, which diffusers 0.42 cannot spread over frames: a little less
+    work.
     """
     out: Tensor = network(inputs.x_t, inputs.t * 1000, inputs.tokens, return_dict=False)[0]
     return out[:, : inputs.x_t.shape[1]]
 
 
 def flux(network: nn.Module, inputs: Inputs) -> Tensor:
-    """FLUX takes packed patches; packing and its undoing belong to the step, as ours cuts patches itself."""
+    """Builds FLUX, which takes packed patches; packing belongs to the step, as ours cuts patches itself."""
     clips, channels, frames, height, width = inputs.x_t.shape
     sizes = frames, height // 2, width // 2
     cut = inputs.x_t.reshape(clips, channels, frames, height // 2, 2, width // 2, 2)
@@ -99,7 +98,7 @@ def flux(network: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def rivals(config: dict[str, Any]) -> dict[str, tuple[Callable[[int], nn.Module], Forward]]:
-    """Networks of diffusers with the width, heads and text of ours, by their depth."""
+    """Returns networks of diffusers with the width, heads and text of ours, by their depth."""
     width, heads = int(config["width"]), int(config["heads"])
     attention = {"num_attention_heads": heads, "attention_head_dim": width // heads}
     latent = {"in_channels": LATENT.channels, "out_channels": LATENT.channels}
@@ -140,14 +139,14 @@ def rivals(config: dict[str, Any]) -> dict[str, tuple[Callable[[int], nn.Module]
 
 
 def nearest_depth(make: Callable[[int], nn.Module], parameters: int) -> int:
-    """The depth whose network has about as many parameters."""
+    """Returns the depth whose network has about as many parameters."""
     with torch.device("meta"):
         one, two = (sum(weight.numel() for weight in make(depth).parameters()) for depth in (1, 2))
     return max(1, round(1 + (parameters - one) / (two - one)))
 
 
 def contestants(preset: str, device: Device, compiled: bool) -> list[Contestant]:
-    """Ours first."""
+    """Returns the networks to time, ours first."""
     config = expert_config(preset, LATENT, TEXT)
     torch.manual_seed(0)
     networks: list[tuple[str, nn.Module, Forward]] = [(preset, build_expert(config), ours)]
@@ -174,7 +173,7 @@ def step(contestant: Contestant, inputs: Inputs, device: Device) -> None:
 
 
 def timed(work: Callable[[], object], device: Device, least_s: float) -> float:
-    """Seconds of one call: of as many as fill `least_s`."""
+    """Returns the seconds of one call, out of as many as fill `least_s`."""
     count, started = 0, time.perf_counter()
     while True:
         work()
@@ -187,7 +186,7 @@ def timed(work: Callable[[], object], device: Device, least_s: float) -> float:
 
 
 def peak_product(device: Device) -> tuple[Callable[[], object], int]:
-    """A square product in the training's precision, and its FLOPs."""
+    """Returns a square product in the training's precision, and its FLOPs."""
     side = PEAK_SIDE["cuda" if device.cuda else "cpu"]
     dtype = torch.bfloat16 if device.bf16 else torch.float32
     a, b = (torch.randn(side, side, device=device.torch, dtype=dtype) for _ in range(2))
@@ -248,7 +247,7 @@ def report(
     device: Device,
     kind: str,
 ) -> None:
-    """A row each, and what is to be said of ours."""
+    """Prints a row each, and what is to be said of ours."""
     mine = networks[0]
     for contestant in networks:
         rate = statistics.median(rates[contestant.name])

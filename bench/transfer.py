@@ -1,5 +1,5 @@
-"""How fast a checkpoint comes over loopback: one seeder against a bare stream, and three limited seeders
-together.
+"""Measures how fast a checkpoint comes over loopback: one seeder and a bare stream, then three limited
+seeders.
 
     python bench/transfer.py [--mb 512] [--rounds 3]
 
@@ -40,7 +40,7 @@ SEEDER_LIMIT_BPS = 20e6
 
 @dataclass
 class Seeds:
-    """A store, served to everybody."""
+    """Serves a store to everybody."""
 
     store: BlobStore
 
@@ -67,7 +67,7 @@ class Seeds:
 
 
 async def seed(folder: Path, checkpoint: Path, upload_bytes_per_s: float) -> None:
-    """A seeder's process: print where it is and what it has, serve until its standard input ends."""
+    """Runs a seeder's process: it prints where it is and what it has, and serves until its input ends."""
     store = BlobStore(folder / "blobs")
     ref = store.add_file(checkpoint)
     settings = PeerSettings(data_dir=folder, host="127.0.0.1", upload_limit_bytes_per_s=upload_bytes_per_s)
@@ -110,7 +110,7 @@ async def bare_mb_per_s(swarm: RealSwarm, peer: str, count_mb: int) -> float:
 
 
 async def fetched_mb_per_s(swarm: RealSwarm, peers: list[str], ref: BlobRef, folder: Path) -> float:
-    """Until the blob is verified, on disk and synced."""
+    """Measures a fetch, until the blob is verified, on disk and synced."""
 
     async def sources() -> list[str]:
         return peers
@@ -126,7 +126,7 @@ async def fetched_mb_per_s(swarm: RealSwarm, peers: list[str], ref: BlobRef, fol
 
 
 class Seeder:
-    """A seeder's process, as its parent sees it."""
+    """Holds a seeder's process, as its parent sees it."""
 
     def __init__(self, process: asyncio.subprocess.Process, address: str, ref: BlobRef):
         self.process, self.address, self.ref = process, address, ref

@@ -1,1 +1,1 @@
-"""Small things that run."""
+"""Holds small things that run."""

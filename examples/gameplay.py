@@ -1,5 +1,4 @@
-"""VizDoom played without a window, and clips as video files: what the demo and the benchmarks record their
-footage with.
+"""Plays VizDoom without a window and writes video files, for the demo and the benchmarks.
 
 Legend: H x W pixels.
 """
@@ -26,7 +25,7 @@ CLIPS_AN_EPISODE = 4
 
 @dataclass(frozen=True)
 class Game:
-    """A scenario of VizDoom's and what its random player does."""
+    """Describes a scenario of VizDoom's and what its random player does."""
 
     config: str
     actions: tuple[tuple[int, ...], ...]  # per button; one is held for a few frames
@@ -55,9 +54,7 @@ GAMES: dict[str, Game] = {
 def episodes(
     game: Game, rng_seed: int, frames: int = FRAMES
 ) -> Generator[list[list[np.ndarray]], None, None]:
-    """Episodes of random play without end, each a few clips of `frames` frames uint8 [H, W, 3]; no clip
-    runs over its episode's end.
-    """
+    """Yields random episodes without end, each a few whole clips of `frames` frames uint8 [H, W, 3]."""
     with tempfile.TemporaryDirectory() as folder:
         played = open_game(game, rng_seed, Path(folder))
         rng = np.random.default_rng(rng_seed)
@@ -70,7 +67,7 @@ def episodes(
 
 
 def open_game(game: Game, rng_seed: int, folder: Path) -> vizdoom.DoomGame:
-    """A game without a window; what it writes goes to `folder`."""
+    """Opens a game without a window; what it writes goes to `folder`."""
     opened = vizdoom.DoomGame()
     opened.load_config(str(Path(vizdoom.scenarios_path) / game.config))
     opened.set_doom_config_path(str(folder / "_vizdoom.ini"))
@@ -84,7 +81,7 @@ def open_game(game: Game, rng_seed: int, folder: Path) -> vizdoom.DoomGame:
 
 
 def _cut(played: Iterator[np.ndarray], rng: np.random.Generator, frames: int) -> Iterator[list[np.ndarray]]:
-    """Up to CLIPS_AN_EPISODE whole clips, with a gap between them."""
+    """Yields up to CLIPS_AN_EPISODE whole clips, with a gap between them."""
     for _ in range(CLIPS_AN_EPISODE):
         gap = int(rng.integers(4, 20))
         clip = list(itertools.islice(played, gap, gap + frames))
@@ -93,7 +90,7 @@ def _cut(played: Iterator[np.ndarray], rng: np.random.Generator, frames: int) ->
 
 
 def _frames(played: vizdoom.DoomGame, game: Game, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Frames until the episode ends; an action is held for a while."""
+    """Yields frames until the episode ends; an action is held for a while."""
     while not played.is_episode_finished():
         action = list(game.actions[int(rng.integers(len(game.actions)))])
         for _ in range(int(rng.integers(4, 13))):
@@ -109,7 +106,7 @@ def _frames(played: vizdoom.DoomGame, game: Game, rng: np.random.Generator) -> I
 def write_video(
     path: Path, frames: Sequence[np.ndarray], quantiser: int = 16, pixel_format: str = "yuv420p"
 ) -> None:
-    """An H.264 file of frames uint8 [H, W, 3]; the same frames give the same bytes."""
+    """Writes an H.264 file of frames uint8 [H, W, 3]; the same frames give the same bytes."""
     with av.open(str(path), "w") as container:
         # A constant quantiser: with crf, six of thirty clips now and then came out as other bytes.
         stream = container.add_stream(

@@ -1,1 +1,1 @@
-"""Attacks by a stranger who knows one address, against real nodes on loopback: `python -m bench.attacks`."""
+"""Attacks real nodes on loopback as a stranger does who knows one address: `python -m bench.attacks`."""

@@ -1,4 +1,4 @@
-"""Each attack against a real node on loopback, and what it cost the node.
+"""Makes each attack against a real node on loopback, and prints what it cost the node.
 
     python -m bench.attacks [--only NAME …] [--out FILE] [--before FILE]
 
@@ -42,7 +42,7 @@ SETTLE_LINES = 15  # of the victim's, after the attack
 
 
 async def run(names: list[str]) -> dict[str, list[str]]:
-    """(what was done, what it cost) by the attack's name."""
+    """Makes the attacks, and returns (what was done, what it cost) by the attack's name."""
     costs: dict[str, list[str]] = {}
     for name, attack in ATTACKS.items():
         if not names or name in names:

@@ -1,4 +1,4 @@
-"""Attacks on the DHT: messages that kill, dear questions, and made-up nodes."""
+"""Attacks the DHT with messages that kill, dear questions, and made-up nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PER_KEY = 1024
 
 
 async def nested_request(lab: Lab) -> None:
-    """A store request of 1.8 KB: an extension in an extension, 250 deep."""
+    """Sends a store request of 1.8 KB: an extension in an extension, 250 deep."""
     from hivemind.proto import dht_pb2 as pb
 
     request = pb.StoreRequest(
@@ -36,7 +36,7 @@ async def nested_request(lab: Lab) -> None:
 
 
 async def nested_answer(lab: Lab) -> None:
-    """The same as the answer to the victim's own question."""
+    """Sends the same as the answer to the victim's own question."""
     from hivemind.proto import dht_pb2 as pb
 
     asked = asyncio.Event()
@@ -54,7 +54,7 @@ async def nested_answer(lab: Lab) -> None:
 
 
 async def fat_key(lab: Lab) -> None:
-    """1,024 claims under one key, which is then named 2,000 times in one question of 44 KB."""
+    """Stores 1,024 claims under one key, and names it 2,000 times in one question of 44 KB."""
     from hivemind.proto import dht_pb2 as pb
 
     key = await _store_fat_key(lab)
@@ -63,7 +63,7 @@ async def fat_key(lab: Lab) -> None:
 
 
 async def fat_key_again(lab: Lab) -> None:
-    """The same key in 400 questions, 32 at once."""
+    """Asks for the same key in 400 questions, 32 at once."""
     from hivemind.proto import dht_pb2 as pb
 
     key = await _store_fat_key(lab)
@@ -78,25 +78,25 @@ async def fat_key_again(lab: Lab) -> None:
 
 
 async def wrong_signatures(lab: Lab) -> None:
-    """A store of 2.5 MB in one message: 7,000 claims with wrong signatures."""
+    """Sends a store of 2.5 MB in one message: 7,000 claims with wrong signatures."""
     await _store_forged(lab, 7000)
 
 
 async def wrong_signatures_within_size(lab: Lab) -> None:
-    """The same in 20 messages of 500 claims, one after the other."""
+    """Sends the same in 20 messages of 500 claims, one after the other."""
     for _ in range(20):
         await _store_forged(lab, 500)
 
 
 async def good_signatures(lab: Lab) -> None:
-    """10 stores of 1,000 validly signed claims of made-up runs, one after the other."""
+    """Sends 10 stores of 1,000 validly signed claims of made-up runs, one after the other."""
     who, now = Identity.generate(), time.time()
     for _ in range(10):
         await _store(lab, [_claim(who, os.urandom(32).hex(), now) for _ in range(1000)])
 
 
 async def made_up_nodes(lab: Lab) -> None:
-    """A fat key is stored; then 300 pings, each as another node, each to be handed what is held."""
+    """Stores a fat key; then pings 300 times, each as another node, each to be handed what is held."""
     from hivemind.proto import dht_pb2 as pb
 
     await _store_fat_key(lab)
@@ -116,7 +116,7 @@ async def _store_forged(lab: Lab, count: int) -> None:
 
 
 async def _store(lab: Lab, records: list[Envelope[Any]], datas: list[bytes] | None = None) -> bytes:
-    """Records in one message, with other bytes where `datas` says so; the first one's key."""
+    """Packs records into one message, with other bytes where `datas` says so; the key is the first one's."""
     from hivemind.dht.routing import DHTID
     from hivemind.proto import dht_pb2 as pb
 
@@ -145,7 +145,7 @@ def _bomb() -> bytes:
 
 
 async def _try(call: Any) -> None:
-    """A victim that refuses, or dies, is what is measured."""
+    """Sends once; a victim that refuses, or dies, is what is measured."""
     from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError, P2PHandlerError
 
     with suppress(TimeoutError, P2PHandlerError, P2PDaemonError):

@@ -1,4 +1,4 @@
-"""Attacks on gossip: messages and subscriptions that p2pd takes before this program sees them."""
+"""Attacks gossip with messages and subscriptions that p2pd takes before this program sees them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paris_p2p.records import ClaimRecord, cards_topic
 
 
 async def large_messages(lab: Lab) -> None:
-    """30 messages of 900 KB on the run's topic; the limit is 2 KiB."""
+    """Sends 30 messages of 900 KB on a run's topic; the limit is 2 KiB."""
     control = await lab.stranger._keeper.control()
     for _ in range(30):
         await control.publish(cards_topic(RUN), os.urandom(900_000))
@@ -24,7 +24,7 @@ async def large_messages(lab: Lab) -> None:
 
 
 async def many_messages(lab: Lab) -> None:
-    """4,000 validly signed claims on the run's topic, as fast as they go."""
+    """Sends 4,000 validly signed claims on a run's topic, as fast as they go."""
     control, who, now = await lab.stranger._keeper.control(), Identity.generate(), time.time()
     times = {
         "run": RUN,
@@ -42,7 +42,7 @@ async def many_messages(lab: Lab) -> None:
 
 
 async def subscriptions(lab: Lab, count: int = 225_000) -> None:
-    """225,000 topics that nobody else has, said in GossipSub's own protocol."""
+    """Says 225,000 topics that nobody else has, in GossipSub's own protocol."""
     control = await lab.stranger._keeper.control()
     for start in range(0, count, 3000):  # p2pd ends such a stream soon, so that each has one message
         names = [

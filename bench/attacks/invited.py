@@ -1,5 +1,5 @@
-"""Attacks by anyone who has the invite: claims since 1970, a made-up quorum, cards without a claim; real
-nodes on loopback.
+"""Attacks real nodes on loopback as anybody can who has the invite: old claims, made-up quorums, stray
+cards.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class Peer:
 
 
 class Nodes:
-    """Real nodes of one small run, with trainers and gates that only count; the first one is everybody's
-    way in.
+    """Holds real nodes of one small run, whose trainers and gates only count.
+
+    The others join by the first.
     """
 
     def __init__(self, folder: Path, gate: GateSpec, stack: AsyncExitStack):
@@ -103,8 +104,9 @@ async def until(what: Callable[[], bool]) -> None:
 
 
 async def claims_since_1970(folder: Path) -> str:
-    """One key without a trainer claims a slot since 1970; its lead pauses and comes back, another peer
-    stands by.
+    """Claims a slot since 1970 with one key without a trainer.
+
+    Its lead pauses and comes back, another stands by.
     """
     owner_key, liar = Identity.generate(), Identity.generate()
     async with nodes(folder, GateSpec(members_attest=False, attestors=(owner_key.peer_id,))) as room:
@@ -139,7 +141,7 @@ async def claims_since_1970(folder: Path) -> str:
 
 
 async def made_up_quorum(folder: Path) -> str:
-    """Three made-up keys sign a card at seq and epoch 2^53 - 1 where two must sign; blobs there are none."""
+    """Signs, by three made-up keys, a card at seq and epoch 2^53 - 1 where two must sign; it has no blobs."""
     async with nodes(folder, GateSpec(quorum=2)) as room:
         owner = await room.add("owner", "owner")
         for name in "ab":
@@ -168,9 +170,7 @@ async def made_up_quorum(folder: Path) -> str:
 
 
 async def cards_without_a_claim(folder: Path) -> str:
-    """One key's cards without a claim, 8 a second, highest epoch first, at an attestor whose reads take
-    0.2 s.
-    """
+    """Sends 8 cards a second without a claim, highest epoch first, to an attestor that reads in 0.2 s."""
     owner_key, liar = Identity.generate(), Identity.generate()
     async with nodes(folder, GateSpec(members_attest=False, attestors=(owner_key.peer_id,))) as room:
         owner = await room.add("owner", "owner", identity=owner_key)

@@ -1,4 +1,4 @@
-"""A stranger's made-up runs: a peer that gives RunSpecs of them, and nothing else."""
+"""Makes up a stranger's runs: a peer that gives their RunSpecs, and nothing else."""
 
 from __future__ import annotations
 

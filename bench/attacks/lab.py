@@ -1,4 +1,4 @@
-"""A victim in a child process, a stranger who knows its address, and what the attack cost the victim."""
+"""Opens a victim in a child process and a stranger who knows its address, and says what an attack cost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ END_LIMIT_S = 10.0
 
 @dataclass
 class Victim:
-    """A running victim; `lines` are its states since the last `mark`."""
+    """Holds a running victim; `lines` are its states since the last `mark`."""
 
     process: asyncio.subprocess.Process
     addresses: list[str]
@@ -40,7 +40,7 @@ class Victim:
         return max((float(line[name]) for line in self.lines), default=0.0)
 
     async def settle(self, count: int = 5) -> None:
-        """Until it printed so many more lines, or ended."""
+        """Waits until it printed so many more lines, or ended."""
         wanted = len(self.lines) + count
         while len(self.lines) < wanted and self.process.returncode is None:
             await asyncio.sleep(0.05)
@@ -54,7 +54,7 @@ class Victim:
 
 @dataclass
 class Lab:
-    """One attack's room. `stranger` is joined to the victim and knows nothing else."""
+    """Holds one attack's room; `stranger` is joined to the victim and knows nothing else."""
 
     folder: Path
     victim: Victim
@@ -62,7 +62,7 @@ class Lab:
 
     @property
     def p2p(self) -> Any:
-        """hivemind's client on the stranger's daemon, past everything that makes an honest peer."""
+        """Returns hivemind's client on the stranger's daemon, past everything that makes an honest peer."""
         return self.stranger._keeper.link.board._p2p  # type: ignore[union-attr]
 
     def stub(self) -> Any:

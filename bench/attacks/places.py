@@ -1,4 +1,4 @@
-"""The attack on a public bootstrap node's places: junk runs by one key, before an honest run comes."""
+"""Attacks a public bootstrap node's places: one key brings junk runs before an honest run comes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIMIT_S = 300.0
 
 
 async def junk_runs(folder: Path) -> str:
-    """64 tiny runs of one key at `paris-bootstrap serve`; then an honest one comes."""
+    """Brings 64 tiny runs of one key to `paris-bootstrap serve`; then an honest one comes."""
     where, log = folder / "address", folder / "log"
     command = [str(BIN / "paris-bootstrap"), "serve", "--data-dir", str(folder / "node")]
     command += ["--host", "127.0.0.1", "--port", "0", "--address-file", str(where)]

@@ -1,4 +1,4 @@
-"""The attacked node, in a process of its own; prints its addresses, then what it costs, as lines of JSON.
+"""Runs the attacked node in a process of its own; it prints its addresses, then its costs, as lines of JSON.
 
 It reads a run's claims every second and hears the run's gossip, as every peer of that run does.
 """
@@ -25,7 +25,7 @@ _TURN_S = 0.01
 
 
 class Lag:
-    """How late the event loop came, at worst, since the last look."""
+    """Measures how late the event loop came, at worst, since the last look."""
 
     def __init__(self) -> None:
         self.worst_s = 0.0

@@ -1,3 +1,1 @@
-"""Footage that any machine can make: clips of three simulated worlds whose captions do not say which world
-it is.
-"""
+"""Makes footage on any machine: clips of three simulated worlds whose captions do not say which it is."""

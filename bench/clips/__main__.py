@@ -1,5 +1,6 @@
-"""Make the benchmark's clips: `python -m bench.clips OUT --clips 8000`; the same call goes on where it was
-broken off.
+"""Makes the benchmark's clips: `python -m bench.clips OUT --clips 8000`.
+
+The same call goes on where it ended.
 """
 
 from __future__ import annotations

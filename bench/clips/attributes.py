@@ -1,5 +1,4 @@
-"""What can be seen in a clip, in words that every world shares: measured from the pixels, never from who made
-them.
+"""Measures what can be seen in a clip, in words that every world shares, from its pixels alone.
 
 Legend: T frames, H x W pixels; flow is in pixels a frame.
 """
@@ -40,7 +39,7 @@ LEAN = 0.03  # difference of mean luma between two halves that is seen
 
 
 def measure(frames: Frames) -> Attributes:
-    """Every attribute of a clip, by name."""
+    """Returns every attribute of a clip, by name."""
     pixels = frames.astype(np.float64) / 255
     luma = pixels @ LUMA  # T H W
     motion, pace, extent = _movement(frames)
@@ -60,7 +59,7 @@ def _band(name: str, value: float) -> str:
 
 
 def _colour(pixels: NDArray[np.float64]) -> str:
-    """The hue that has most chroma over the clip, grey when there is little of it."""
+    """Returns the hue that has most chroma over the clip, grey when there is little of it."""
     flat = pixels.reshape(-1, 3)
     chroma = flat.max(axis=1) - flat.min(axis=1)
     if chroma.mean() < COLOURED / 2:
@@ -74,8 +73,8 @@ def _colour(pixels: NDArray[np.float64]) -> str:
 
 
 def _lighter(picture: NDArray[np.float64]) -> str:
-    """Which half of the mean picture is clearly lighter than the other: top, bottom, left, right, or
-    neither.
+    """Returns which half of the mean picture is clearly lighter than the other: top, bottom, left, right,
+    or neither.
     """
     rows, columns = picture.shape
     down = picture[rows // 2 :].mean() - picture[: rows // 2].mean()
@@ -88,8 +87,8 @@ def _lighter(picture: NDArray[np.float64]) -> str:
 
 
 def _movement(frames: Frames) -> tuple[str, str, str]:
-    """Which way the moving part goes, how fast, and how much of the picture it is, from Farnebäck's dense
-    optical flow.
+    """Returns which way the moving part goes, how fast, and its share of the picture, by dense optical
+    flow.
     """
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     flow = np.stack(
@@ -113,7 +112,7 @@ def _movement(frames: Frames) -> tuple[str, str, str]:
 
 
 def _spread(flow: NDArray[np.float32], moving: NDArray[np.bool_]) -> str:
-    """Whether what moves goes away from the middle (`outward`), towards it (`inward`), or neither
+    """Says whether what moves goes away from the middle (`outward`), towards it (`inward`), or neither
     (`mixed`).
     """
     _, rows, columns, _ = flow.shape

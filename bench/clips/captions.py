@@ -1,6 +1,4 @@
-"""Captions from what is seen: many wordings of the same few attributes, none of which names the world or
-what happens in it.
-"""
+"""Writes captions of what is seen: many wordings of few attributes, none of which names the world."""
 
 from __future__ import annotations
 
@@ -71,9 +69,7 @@ TEMPLATES = (
 
 
 def write(attributes: Attributes, rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:
-    """A caption for a clip, and which of its attributes it mentions; how fast and how much moves is left
-    out, it names the world.
-    """
+    """Writes a clip's caption, and says which attributes it mentions; speed and extent are left out."""
     template = TEMPLATES[int(rng.integers(len(TEMPLATES)))]
     words = {name: wordings[attributes[name]] for name, wordings in WORDS.items()}
     text = template.format(

@@ -1,5 +1,4 @@
-"""Are the clips what they should be? How far a caption gives its world away, which attributes a probe sees,
-and what the clusters are.
+"""Checks the clips: how far a caption gives its world away, what probes see, and what the clusters are.
 
     python -m bench.clips.check OUT
 
@@ -38,7 +37,7 @@ USABLE = 0.8  # held-out accuracy from which an attribute may stand for prompt f
 
 @dataclass(frozen=True)
 class Found:
-    """One probe's accuracy on held-out clips."""
+    """Holds one probe's accuracy on held-out clips."""
 
     what: str
     seen_by: str
@@ -87,9 +86,7 @@ def show(found: Found) -> None:
 def probe(
     what: str, seen_by: str, features: NDArray[Any], rows: list[dict[str, Any]], labels: list[str]
 ) -> Found:
-    """A linear probe from features to labels, each episode judged by one that did not see it; rare values
-    are left out.
-    """
+    """Fits a linear probe from features to labels, and judges each episode by one that did not see it."""
     episodes = {
         label: {row["source"] for row, own in zip(rows, labels, strict=True) if own == label}
         for label in set(labels)
@@ -104,7 +101,7 @@ def probe(
 
 
 def clip_features(out: Path, rows: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
-    """[N F] by the network's title."""
+    """Returns [N F] by the network's title."""
     networks = {network.title: network for network in (load_features("efficientnet-lite0"), load_transnet())}
     parts: dict[str, list[NDArray[Any]]] = {title: [] for title in networks}
     for videos in _batches(out, rows):

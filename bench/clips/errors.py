@@ -1,7 +1,7 @@
-"""What goes wrong while clips are recorded."""
+"""Says what goes wrong while clips are recorded."""
 
 from __future__ import annotations
 
 
 class WorldError(Exception):
-    """A world cannot be played here; the message says what to install."""
+    """Says that a world cannot be played here, and what to install."""

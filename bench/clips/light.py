@@ -1,4 +1,4 @@
-"""The light that an episode is filmed in: exposure, colour cast and side, drawn alike for every world.
+"""Draws the light that an episode is filmed in, alike for every world: exposure, colour cast and its side.
 
 Without it a caption that says bright or green would name the world: one is always grey and bright, another
 always green.
@@ -31,7 +31,7 @@ GAMMAS = (0.15, 8.0)
 
 @dataclass(frozen=True)
 class Light:
-    """How one episode is lit."""
+    """Says how one episode is lit."""
 
     level: float
     cast: tuple[float, float, float]
@@ -39,7 +39,7 @@ class Light:
     mirrored: bool
 
     def on(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Frames [T, H, W, 3] in this light: one gamma for the whole clip, then the cast."""
+        """Returns frames [T, H, W, 3] in this light: one gamma for the whole clip, then the cast."""
         pixels = frames[:, :, ::-1] if self.mirrored else frames
         luma = pixels @ LUMA / 255
         gamma = _gamma(luma, self.level)
@@ -58,9 +58,7 @@ def draw(rng: np.random.Generator) -> Light:
 
 
 def _gamma(luma: NDArray[np.float64], level: float) -> float:
-    """The exponent that brings the mean luma to `level`, or as near as GAMMAS allows, by bisection over a
-    histogram.
-    """
+    """Finds, by bisection over a histogram, the exponent that brings the mean luma nearest to `level`."""
     counts, edges = np.histogram(luma, bins=256, range=(0, 1))
     middles, shares = (edges[:-1] + edges[1:]) / 2, counts / counts.sum()
     low, high = GAMMAS

@@ -1,5 +1,4 @@
-"""Clips of every world into one folder, a part at a time and each part once: what is done stays done when it
-is called again.
+"""Makes clips of every world in one folder, part by part; a part that is done is not made again.
 
 OUT/*.mp4, captions.csv (file, caption, source: the episode), attributes.jsonl (domain, scene, every
 attribute, the mentioned ones).
@@ -37,7 +36,7 @@ Report = Callable[[int, int], None]  # clips done, of all
 
 @dataclass(frozen=True)
 class Part:
-    """Clips of one scene that one worker makes in one go; its name says all that decides what is in it."""
+    """Names clips of one scene that one worker makes in one go, and all that decides what is in them."""
 
     out: Path
     rng_seed: int
@@ -56,7 +55,9 @@ class Part:
 
     @property
     def entropy(self) -> tuple[int, ...]:
-        """What its randomness is counted from: the seed, and which part it is by the tables' order."""
+        """Returns what its randomness is counted from: the seed, and which part it is by the tables'
+        order.
+        """
         domain = list(WORLDS).index(self.domain)
         return self.rng_seed, domain, WORLDS[self.domain].scenes.index(self.scene), self.number
 
@@ -64,8 +65,9 @@ class Part:
 def make(
     out: Path, clips: int, rng_seed: int, domains: tuple[str, ...], workers: int, report: Report
 ) -> list[Row]:
-    """Make what is missing of `clips` clips, equally many of each domain and scene; WorldError or
-    ValueError when it cannot be.
+    """Makes what is missing of `clips` clips, equally many of each domain and scene.
+
+    WorldError or ValueError when it cannot be.
     """
     check_installed(domains)
     out = out.absolute()
@@ -96,7 +98,7 @@ def make(
 
 
 def plan(out: Path, clips: int, rng_seed: int, domains: tuple[str, ...]) -> list[Part]:
-    """The parts, one scene after another in turn, so that a run that is broken off has some of everything."""
+    """Returns the parts, one scene after another in turn, so that a broken-off run has some of everything."""
     scenes = [
         (domain, scene, share)
         for domain, of_domain in zip(domains, split(clips, len(domains)), strict=True)
@@ -113,12 +115,12 @@ def plan(out: Path, clips: int, rng_seed: int, domains: tuple[str, ...]) -> list
 
 
 def split(total: int, ways: int) -> list[int]:
-    """Whole numbers that differ by at most one and add up to `total`."""
+    """Returns whole numbers that differ by at most one and add up to `total`."""
     return [total // ways + (way < total % ways) for way in range(ways)]
 
 
 def record(part: Part) -> int:
-    """Make one part's clips; its list of them is written last, under its final name at once."""
+    """Makes one part's clips; its list of them is written last, under its final name at once."""
     from examples.gameplay import write_video
 
     rng_seed = int(np.random.SeedSequence(part.entropy).generate_state(1)[0] >> 8)  # games take 24 to 31 bits
@@ -152,8 +154,9 @@ def _row(part: Part, name: str, number: int, episode: int, frames: np.ndarray) -
 
 
 def _begin_worker(scratch: Path) -> None:
-    """A thread of its own, and a folder: VizDoom makes `_vizdoom` where it runs, and fails if another
-    makes it at that moment.
+    """Gives a worker one thread and a folder.
+
+    VizDoom makes `_vizdoom` where it runs, and fails if another does.
     """
     os.chdir(tempfile.mkdtemp(dir=scratch))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS"):

@@ -1,6 +1,4 @@
-"""Meta-World's robot arm (Yu et al. 2020, arXiv 1910.10897) doing a task by its scripted expert, drawn by
-MuJoCo without a window.
-"""
+"""Films Meta-World's robot arm (Yu et al. 2020, arXiv 1910.10897), driven by its scripted experts."""
 
 from __future__ import annotations
 
@@ -36,7 +34,9 @@ NOISE = 0.15  # on the expert's actions, so that no two episodes are the same
 
 
 def episodes(scene: str, rng_seed: int) -> Generator[list[list[np.ndarray]], None, None]:
-    """Episodes of the task `scene` without end, each from another starting position, a few clips each."""
+    """Yields episodes of the task `scene` without end, each from another starting position, a few clips
+    each.
+    """
     benchmark = metaworld.MT1(scene, seed=rng_seed)
     env = benchmark.train_classes[scene]()
     expert = ENV_POLICY_MAP[scene]()
@@ -53,8 +53,8 @@ def episodes(scene: str, rng_seed: int) -> Generator[list[list[np.ndarray]], Non
 
 
 def _renderer(model: Any) -> Any:
-    """A renderer without shadows, reflections and multisampling, which cost ten times the rest without a
-    GPU.
+    """Returns a renderer without shadows, reflections and multisampling, which cost ten times the rest
+    without a GPU.
     """
     model.vis.quality.offsamples = 0
     model.vis.quality.shadowsize = 0
@@ -74,9 +74,7 @@ def _renderer(model: Any) -> Any:
 def _clips(
     env: Any, expert: Any, observation: np.ndarray, renderer: Any, rng: np.random.Generator
 ) -> Iterator[list[np.ndarray]]:
-    """Up to CLIPS_AN_EPISODE clips with gaps between them; the episode ends when the task is done or time
-    is up.
-    """
+    """Yields up to CLIPS_AN_EPISODE clips with gaps; the episode ends when the task is done or time is up."""
     for _ in range(CLIPS_AN_EPISODE):
         clip: list[np.ndarray] = []
         gap = int(rng.integers(0, 12))

@@ -1,6 +1,4 @@
-"""Crafter, a survival game seen from above (Hafner 2021, arXiv 2109.06780), played at random and by simple
-habits.
-"""
+"""Films Crafter, a survival game seen from above (Hafner 2021, arXiv 2109.06780), played by simple habits."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ NOOP, MOVES, USE = 0, (1, 2, 3, 4), 5  # the game's action numbers
 
 
 def episodes(scene: str, rng_seed: int) -> Generator[list[list[np.ndarray]], None, None]:
-    """Worlds without end, each a few clips of one player's day; `scene` is the player's habit."""
+    """Yields worlds without end, each a few clips of one player's day; `scene` is the player's habit."""
     rng = np.random.default_rng(rng_seed)
     for number in range(1 << 30):
         size = (VIEW_TILES[0] * TILE_PIXELS, VIEW_TILES[1] * TILE_PIXELS)
@@ -32,7 +30,7 @@ def episodes(scene: str, rng_seed: int) -> Generator[list[list[np.ndarray]], Non
 
 
 def _clips(env: crafter.Env, actions: Iterator[int], rng: np.random.Generator) -> Iterator[list[np.ndarray]]:
-    """Up to CLIPS_AN_EPISODE whole clips with gaps between them; the player's death ends the episode."""
+    """Yields up to CLIPS_AN_EPISODE whole clips with gaps; the player's death ends the episode."""
     for _ in range(CLIPS_AN_EPISODE):
         clip: list[np.ndarray] = []
         gap = int(rng.integers(6, 18))
@@ -46,13 +44,13 @@ def _clips(env: crafter.Env, actions: Iterator[int], rng: np.random.Generator) -
 
 
 def _wander(rng: np.random.Generator) -> Iterator[int]:
-    """Any move, every time anew."""
+    """Makes any move, each time anew."""
     while True:
         yield int(rng.choice((NOOP, *MOVES)))
 
 
 def _stroll(rng: np.random.Generator) -> Iterator[int]:
-    """The same way for a while, now and then standing still."""
+    """Goes the same way for a while, and stands still now and then."""
     while True:
         action = int(rng.choice((NOOP, *MOVES, *MOVES)))
         for _ in range(int(rng.integers(3, 12))):

@@ -1,4 +1,4 @@
-"""The table of worlds that clips are recorded in: what each is made with, its scenes, and who plays them.
+"""Lists the worlds that clips are recorded in: what makes each, its scenes, and who plays them.
 
 A player takes (scene, rng_seed) and gives episodes without end, each a list of clips, each FRAMES frames
 uint8 [H, W, 3]. Packages are imported when their world is first played, so that one that is not installed
@@ -21,7 +21,7 @@ Player = Callable[[str, int], Generator[list[Clip], None, None]]
 
 @dataclass(frozen=True)
 class World:
-    """One source of footage."""
+    """Describes one source of footage."""
 
     packages: tuple[str, ...]
     scenes: tuple[str, ...]
@@ -79,7 +79,7 @@ WORLDS: dict[str, World] = {
 
 
 def check_installed(names: tuple[str, ...]) -> None:
-    """WorldError when a package of a world that is asked for is missing."""
+    """Raises WorldError when a package of a world that is asked for is missing."""
     for name in names:
         missing = [package for package in WORLDS[name].packages if importlib.util.find_spec(package) is None]
         if missing:

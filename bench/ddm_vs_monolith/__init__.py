@@ -1,3 +1,1 @@
-"""Decentralized experts against one model, at matched data and training compute: PROTOCOL.md says what is
-measured and how.
-"""
+"""Compares decentralized experts with one model at matched data and compute; PROTOCOL.md says how."""

@@ -1,5 +1,4 @@
-"""What each arm trains, in numbers: networks, batches and steps at matched compute, and the signed run that
-says so.
+"""Says in numbers what each arm trains: networks, batches and steps at matched compute, and its signed run.
 
 Matched as DDM does it (McAllister et al. 2025, arXiv 2501.05450): every expert makes as many optimizer steps
 as the monolith, each with a K-th of its batch; the router's FLOPs come out of the experts' budget. FLOPs are
@@ -53,7 +52,7 @@ OWNER = bytes(32)
 
 @dataclass(frozen=True)
 class Plan:
-    """An arm's networks and what is spent on them."""
+    """Holds an arm's networks and what is spent on them."""
 
     arm: Arm
     experts: int
@@ -78,12 +77,12 @@ class Plan:
 
     @property
     def clips(self) -> int:
-        """Seen by all experts together; the router sees others."""
+        """Returns the clips that all experts saw together; the router sees others."""
         return self.steps * self.batch_clips * self.experts
 
     @property
     def flops(self) -> int:
-        """Of the whole training."""
+        """Returns the FLOPs of the whole training."""
         return self.clips * self.expert_flops + self.steps * self.router_batch_clips * self.router_flops
 
     @property
@@ -112,7 +111,7 @@ class Plan:
 
 
 def plan(scale: Scale, arm: Arm, latent: LatentShape, text: TextShape) -> Plan:
-    """The arm at this scale; UsageError when the monolith's batch cannot be shared out evenly."""
+    """Returns the arm at this scale; UsageError when the monolith's batch cannot be shared out evenly."""
     experts = 1 if arm.partition == "union" else scale.experts
     if scale.batch_clips % scale.experts:
         raise UsageError(
@@ -152,8 +151,8 @@ def plan(scale: Scale, arm: Arm, latent: LatentShape, text: TextShape) -> Plan:
 def _batches(
     scale: Scale, arm: Arm, experts: int, flops: int, small_flops: int, router_flops: int
 ) -> tuple[int, int]:
-    """(an expert's batch, the router's): the router gets its share of a step's FLOPs, a larger network as
-    many FLOPs a step.
+    """Returns the batches of (an expert, the router): the router has its share of FLOPs, large networks as
+    many.
     """
     if arm.budget == "clips":
         return scale.batch_clips, 0
@@ -184,8 +183,8 @@ def _patch(scale: Scale) -> Config:
 
 
 def total_width(scale: Scale, latent: LatentShape, text: TextShape) -> int:
-    """The width at which one network of the same depth has nearest to the parameters of all experts
-    together.
+    """Returns the width at which one network of the same depth has nearest to the parameters of all
+    experts together.
     """
     wanted = scale.experts * count_parameters(expert_numbers(scale, scale.width, latent, text))
     step = 2 * scale.heads * (4 if scale.width >= 32 else 1)
@@ -207,8 +206,8 @@ def clip_flops(
     *,
     router: bool = False,
 ) -> tuple[int, int]:
-    """(forward, forward and backward) FLOPs of one clip, as torch counts them: matrix products, attention
-    included.
+    """Returns (forward, forward and backward) FLOPs of one clip, as torch counts them: matrix products,
+    attention included.
     """
     network = build_router(dict(config)) if router else build_expert(dict(config))
     x, t = torch.zeros(1, *latent.shape), torch.zeros(1)
@@ -230,9 +229,7 @@ def clip_flops(
 
 
 def run_of(bench: Bench, plan_: Plan, rng_seed: int, learning_rate: float, steps: int) -> Envelope[RunSpec]:
-    """The signed run of an arm; the RNG seed and all settings are in its id, and so in its draws and
-    initial weights.
-    """
+    """Signs an arm's run; RNG seed and settings are in its id, and so in its draws and initial weights."""
     prepared, scale = bench.prepared, bench.scale
 
     def refs(split: str) -> tuple[ShardRef, ...]:

@@ -28,7 +28,7 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # no 
 
 
 class AssetError(ParisError):
-    """An asset cannot be had, or is not what the manifest says."""
+    """Says that an asset cannot be had, or is not what the manifest says."""
 
 
 class Content(BaseModel):
@@ -96,7 +96,7 @@ def pack(scales: list[str], results: Path, out: Path, url: str) -> Assets:
 
 
 def _write_tar(path: Path, members: list[Path]) -> None:
-    """Owner, time and mode are left out, so that the same arrays give the same bytes everywhere."""
+    """Writes a tar without owner, time and mode, so that the same arrays give the same bytes everywhere."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for member in members:
             entry = tarfile.TarInfo(member.name)
@@ -167,7 +167,7 @@ def _download(address: str, asset: Asset, file: BinaryIO) -> None:
 
 
 def _unpack(file: BinaryIO, wanted: dict[str, Content], folder: Path, address: str) -> None:
-    """Only files that the manifest names are taken out of the tar, by those names."""
+    """Takes out of the tar the files that the manifest names, by those names, and no others."""
     file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:

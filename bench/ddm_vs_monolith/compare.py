@@ -1,5 +1,4 @@
-"""From result files to numbers: distances, fidelity and motion of every sampling, and the ratio that the
-protocol judges.
+"""Makes numbers of result files: distances, fidelity and motion, and the ratio that the protocol judges.
 
 Legend: N clips of one seed, F networks' components, K classes. Row r of pooled seeds is clip r mod N of seed
 r div N.
@@ -34,7 +33,7 @@ Verdict = Literal["confirmed", "better, but not as claimed", "not confirmed"]
 
 @dataclass(frozen=True)
 class Side:
-    """Clips of one kind: features by network, and motion where clips move."""
+    """Holds clips of one kind: features by network, and motion where clips move."""
 
     name: str
     features: dict[str, NDArray[np.float64]]  # network -> [seeds N, F]
@@ -50,13 +49,13 @@ class Side:
 
     @property
     def everything(self) -> NDArray[np.float64]:
-        """All networks' components side by side: [seeds N, F]."""
+        """Returns all networks' components side by side: [seeds N, F]."""
         return np.concatenate([self.features[name] for name in sorted(self.features)], axis=1)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One sampling's numbers."""
+    """Holds one sampling's numbers."""
 
     side: Side
     distances: dict[str, tuple[Score, Score, ClassifierTest]]  # network -> Fréchet, kernel, classifier
@@ -66,7 +65,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is measured of a scale, out of its results folder alone."""
+    """Measures all that is asked of a scale, out of its results folder alone."""
 
     scale: Scale
     results: Results
@@ -93,7 +92,7 @@ class Comparison:
         return self._side("real clips through the codec", [_under(self._arrays, "codec.")])
 
     def done(self) -> list[Sampling]:
-        """The samplings that all their seeds have."""
+        """Returns the samplings that all their seeds have."""
         return [
             row
             for row in self.scale.samplings
@@ -101,19 +100,20 @@ class Comparison:
         ]
 
     def side(self, row: Sampling, rng_seeds: Sequence[int] = ()) -> Side:
-        """Of all its seeds, or some of them."""
+        """Returns a sampling's clips, of all its seeds or some of them."""
         return self._side(
             name_of(row),
             [self.results.arrays(_job(row, seed)) for seed in rng_seeds or self.scale.seeds_of(row)],
         )
 
     def values(self, row: Sampling) -> list[dict[str, Any]]:
-        """Of each seed."""
+        """Returns a sampling's values, seed by seed."""
         return [self.results.values(_job(row, seed)) for seed in self.scale.seeds_of(row)]
 
     def judge(self, side: Side) -> Judged:
-        """Distances to the real clips, motion and fidelity; the classifier only where there are source
-        videos enough.
+        """Measures distances to the real clips, motion and fidelity.
+
+        The classifier needs source videos enough.
         """
         distances = {}
         for network in self.scale.features:
@@ -134,9 +134,7 @@ class Comparison:
 
     @cached_property
     def probes(self) -> dict[str, Probe]:
-        """The attributes that count: a probe agrees with them above chance on train clips it was not
-        fitted on.
-        """
+        """Returns the probes that count: those above chance on train clips that they were not fitted on."""
         known = self.results.values("known")["probe"]
         table = _features(_under(self._arrays, "probe."))
         features = np.concatenate([table[name] for name in sorted(table)], axis=1)
@@ -159,8 +157,9 @@ class Comparison:
         return found
 
     def right(self, side: Side) -> NDArray[np.float64]:
-        """Of each clip, the share of its mentioned attributes that the probes find; NaN where none is
-        mentioned: [seeds N].
+        """Returns, for each clip, the share of its mentioned attributes that the probes find: [seeds N].
+
+        It is NaN where none is mentioned.
         """
         hits, asked = np.zeros(len(side.sources)), np.zeros(len(side.sources))
         labels, repeat = self.test["test"], len(side.sources) // len(self.sources)
@@ -174,7 +173,7 @@ class Comparison:
         return np.where(asked > 0, hits / np.maximum(asked, 1), np.nan)
 
     def fidelity(self, side: Side) -> Values | None:
-        """Against real clips through the codec: what generated ones may reach."""
+        """Scores clips against real ones through the codec, which is what generated ones may reach."""
         reference, right = self.right(self.coded), self.right(side)
         kept, own = ~np.isnan(reference), ~np.isnan(right)
         if not own.any():
@@ -188,8 +187,8 @@ class Comparison:
     # what the codec hides: not asked in the protocol
 
     def coded_distance(self, network: str, side: Side) -> Interval:
-        """The Fréchet distance to the real clips as the codec gives them back, which is all that a
-        generator here can reach.
+        """Returns the Fréchet distance to the real clips as the codec gives them back, the nearest one can
+        come.
         """
         coded, made = self.coded.features[network], side.features[network]
         return self.paired(lambda rows: frechet_distance(coded[rows % len(coded)], made[rows]), side)
@@ -197,7 +196,7 @@ class Comparison:
     # the hypothesis
 
     def paired(self, statistic: Callable[[Rows], float], side: Side) -> Interval:
-        """A statistic of pooled rows, resampled: seeds, then source videos, the same ones on every side."""
+        """Resamples a statistic of pooled rows: seeds, then source videos, the same ones on every side."""
         return resampled(
             statistic,
             [np.arange(len(side.sources))],
@@ -206,7 +205,7 @@ class Comparison:
         )
 
     def ratio(self, network: str, worse: Side, better: Side, reference: Side | None = None) -> Interval:
-        """How many times as far from the real clips, or another reference, `worse` is as `better`."""
+        """Returns how many times as far from the real clips, or another reference, `worse` is as `better`."""
         real, far, near = (
             (reference or self.real).features[network],
             worse.features[network],
@@ -220,12 +219,12 @@ class Comparison:
         return self.paired(statistic, better)
 
     def gain(self, worse: NDArray[np.float64], better: NDArray[np.float64], side: Side) -> Interval:
-        """The mean of better minus worse, clip by clip; clips that are NaN are left out."""
+        """Returns the mean of better minus worse, clip by clip; clips that are NaN are left out."""
         difference = better - worse
         return self.paired(lambda rows: float(np.nanmean(difference[rows])), side)
 
     def hypothesis(self, experts: Side, monolith: Side) -> Hypothesis:
-        """The protocol's question."""
+        """Answers the protocol's question."""
         ratios = {network: self.ratio(network, monolith, experts) for network in self.scale.features}
         motion = None
         if experts.motion is not None and monolith.motion is not None and self.real.motion is not None:
@@ -259,7 +258,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Monolith against experts, as PROTOCOL.md asks."""
+    """Holds the monolith against the experts, as PROTOCOL.md asks."""
 
     ratios: dict[str, Interval]  # network -> monolith's distance over the experts'
     fidelity: Interval | None  # experts minus monolith
@@ -268,7 +267,7 @@ class Hypothesis:
 
     @property
     def no_worse(self) -> bool:
-        """Neither fidelity nor motion is worse by more than its interval."""
+        """Says whether neither fidelity nor motion is worse by more than its interval."""
         return all(interval is None or interval.high >= 0 for interval in (self.fidelity, self.motion))
 
     @property
@@ -305,6 +304,6 @@ def _features(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]
 
 
 def _frequent(values: NDArray[Any], sources: NDArray[np.int64]) -> Rows:
-    """Rows of the classes that enough source videos have for a probe to be cross-validated."""
+    """Returns the rows of classes that enough source videos have for a probe to be cross-validated."""
     kept = [value for value in np.unique(values) if len(np.unique(sources[values == value])) >= FOLDS]
     return np.flatnonzero(np.isin(values, kept))

@@ -1,4 +1,4 @@
-"""The clips: made, prepared as any owner's are, and dealt anew into random parts of the clusters' sizes.
+"""Makes the clips, prepares them as an owner does, and deals them into random parts as large as the clusters.
 
 Legend: N clips, C T H W latents, L text tokens.
 """
@@ -38,7 +38,7 @@ RANDOM_FILE = "random.json"
 
 @dataclass(frozen=True)
 class Bench:
-    """One scale of the comparison on this machine: `work` may be deleted, `results` is what stays."""
+    """Holds one scale of the comparison on this machine: `work` may be deleted, `results` is what stays."""
 
     scale: Scale
     work: Path
@@ -65,7 +65,7 @@ class Bench:
         return 1 if partition == "union" else self.scale.experts
 
     def shards(self, partition: Partition, split: Split) -> list[tuple[Path, int, int]]:
-        """(path, cluster, clips) of each shard of a split under a partition."""
+        """Returns (path, cluster, clips) of each shard of a split under a partition."""
         if partition == "random":
             rows = json.loads((self.work / RANDOM_FILE).read_text())["shards"]
             return [
@@ -78,7 +78,7 @@ class Bench:
 
 
 def prepare_clips(bench: Bench) -> Prepared:
-    """The scale's clips, made and prepared; what is there already is not made again."""
+    """Makes and prepares the scale's clips; what is there already is not made again."""
     scale = bench.scale
     if not (bench.clips / "captions.csv").exists():
         command = [sys.executable, "-m", "bench.clips", str(bench.clips), "--clips", str(scale.clips)]
@@ -108,14 +108,14 @@ def prepare_clips(bench: Bench) -> Prepared:
 
 
 def make_data(bench: Bench) -> dict[str, Any]:
-    """Clips, prepared clips and the random partition; what is there already is not made again."""
+    """Makes clips, prepared clips and the random partition; what is there already is not made again."""
     prepared = prepare_clips(bench)
     deal(bench)
     return describe(bench, prepared)
 
 
 def describe(bench: Bench, prepared: Prepared) -> dict[str, Any]:
-    """The data as the report has it: counts, clusters against what made the clips, and the codec."""
+    """Describes the data for the report: counts, clusters against what made the clips, and the codec."""
     made = made_of(bench.clips)
     domains: dict[str, dict[str, int]] = {}
     for clip in split_clips(bench.folder, "train"):
@@ -135,7 +135,7 @@ def describe(bench: Bench, prepared: Prepared) -> dict[str, Any]:
 
 
 def sizes(bench: Bench, partition: Partition) -> list[int]:
-    """Train clips of each part."""
+    """Counts the train clips of each part."""
     counts = [0] * bench.parts(partition)
     for _, cluster, clips in bench.shards(partition, "train"):
         counts[cluster] += clips
@@ -143,7 +143,7 @@ def sizes(bench: Bench, partition: Partition) -> list[int]:
 
 
 def deal(bench: Bench) -> None:
-    """Write the clips of each split into K random parts, by whole source videos, as large as the clusters
+    """Writes the clips of each split into K random parts, by whole source videos, as large as the clusters
     are.
     """
     made = made_of(bench.clips)
@@ -164,7 +164,7 @@ def _write(work: Path, split: Split, k: int, samples: Iterator[Sample]) -> Itera
 
 
 def deal_groups(groups: Sequence[str], wanted: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:
-    """The part of each row: whole groups, in random order, each to the part that lacks most: [N]."""
+    """Returns the part of each row [N]: whole groups go in random order, each to the part that lacks most."""
     names, of_row, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     missing = np.asarray(wanted, dtype=np.float64)
     part = np.zeros(len(names), dtype=np.int64)
@@ -175,8 +175,8 @@ def deal_groups(groups: Sequence[str], wanted: Sequence[int], rng: np.random.Gen
 
 
 class HeldOut:
-    """The clips of a split with their sources, in shard order: latents and text from the shards, pixels
-    from the videos.
+    """Holds a split's clips and their sources, in shard order: latents and text of shards, pixels of
+    videos.
     """
 
     def __init__(self, bench: Bench, split: Split):
@@ -199,7 +199,7 @@ class HeldOut:
             )
 
     def pick(self, count: int) -> list[int]:
-        """`count` rows, or all: the same ones every time, spread over everything."""
+        """Returns `count` rows, or all: the same ones every time, spread over everything."""
         order = np.random.default_rng(1).permutation(len(self.clips))[:count]
         return [int(row) for row in np.sort(order)]
 
@@ -216,15 +216,15 @@ class HeldOut:
             )
 
     def pixels(self, rows: Sequence[int]) -> NDArray[np.uint8]:
-        """uint8 [N T H W 3]."""
+        """Returns pixels, uint8 [N T H W 3]."""
         return np.stack([self.clips[row].pixels(self.bench.prepared.clip) for row in rows])
 
     def latents(self, rows: Sequence[int]) -> Tensor:
-        """[N C T H W] float32."""
+        """Returns latents, float32 [N C T H W]."""
         return torch.stack([self.set.stored(row).latent for row in rows]).float()
 
     def text(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens [N L D], mask [N L], pooled [N P]."""
+        """Returns tokens [N L D], mask [N L], pooled [N P]."""
         stored = [self.set.stored(row) for row in rows]
         tokens = torch.stack([clip.tokens for clip in stored]).float()
         return (
@@ -237,20 +237,20 @@ class HeldOut:
         return [self.clips[row].cluster for row in rows]
 
     def made(self, rows: Sequence[int]) -> list[Mapping[str, Any]]:
-        """What the clips' maker says of them: source video, domain, scene, attributes."""
+        """Returns what the clips' maker says of them: source video, domain, scene, attributes."""
         table = made_of(self.bench.clips)
         return [table[self.clips[row].source] for row in rows]
 
 
 def open_split(bench: Bench, split: Split) -> HeldOut:
-    """A held-out split; the test split only under the recorded protocol."""
+    """Opens a held-out split; the test split opens only under the recorded protocol."""
     if split == "test":
         require_protocol()
     return HeldOut(bench, split)
 
 
 def made_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """File name -> its row of attributes.jsonl; DataError when that cannot be read."""
+    """Returns file name -> its row of attributes.jsonl; DataError when that cannot be read."""
     path = folder / "attributes.jsonl"
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,5 +1,4 @@
-"""What is measured of clips: features of frozen networks, seen on principal components of the real test
-clips, and motion.
+"""Measures clips: features of frozen networks on the real test clips' principal components, and motion.
 
 Legend: N clips, T H W frames, F features, D components.
 """
@@ -28,7 +27,7 @@ Table = dict[str, NDArray[Any]]  # network -> [N F]
 
 
 def embed(bench: Bench, pixels: Pixels) -> Table:
-    """Each network's features of the clips."""
+    """Returns each network's features of the clips."""
     device = str(pick_device().torch)
     table: Table = {}
     for name in bench.scale.features:
@@ -42,7 +41,7 @@ def embed(bench: Bench, pixels: Pixels) -> Table:
 
 
 def through_codec(bench: Bench, held: HeldOut, rows: Sequence[int]) -> Pixels:
-    """The clips as their own latents give them back."""
+    """Returns the clips as their own latents give them back."""
     parts = [
         bench.codec.decode(held.latents(rows[at : at + BATCH_CLIPS])).numpy()
         for at in range(0, len(rows), BATCH_CLIPS)
@@ -51,9 +50,7 @@ def through_codec(bench: Bench, held: HeldOut, rows: Sequence[int]) -> Pixels:
 
 
 def known_job(bench: Bench) -> dict[str, Any]:
-    """Features of clips that may be looked at: train clips through the codec, for the fidelity probe, and
-    real validation clips.
-    """
+    """Measures clips that may be looked at: train clips through the codec for the probe, validation clips."""
     set_threads(bench.threads)
     train, validation = HeldOut(bench, "train"), HeldOut(bench, "validation")
     rows, held = train.pick(bench.scale.probe_clips), validation.pick(bench.scale.validation_clips)
@@ -63,9 +60,7 @@ def known_job(bench: Bench) -> dict[str, Any]:
 
 
 def test_job(bench: Bench) -> tuple[dict[str, Any], Table]:
-    """The real test clips, the same through the codec, and the probe's clips, all on the components that
-    samplings are seen on.
-    """
+    """Measures the real test clips, raw and through the codec, and the clips that probes are fitted on."""
     set_threads(bench.threads)
     held = open_split(bench, "test")
     rows = held.pick(bench.scale.test_clips)
@@ -91,8 +86,8 @@ def test_job(bench: Bench) -> tuple[dict[str, Any], Table]:
 
 
 def labels(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the clips' maker says of each: source video, domain, scene, every attribute, and those its
-    caption mentions.
+    """Returns what the clips' maker says of each: source video, domain, scene, attributes, those
+    mentioned.
     """
     names = sorted(made[0]["attributes"])
     return {
@@ -105,8 +100,8 @@ def labels(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def measured(bench: Bench, pixels: Pixels, table: Table | None = None) -> Table:
-    """All that the report needs of some clips: projected features, motion in pixels a frame, and a few
-    pictures.
+    """Returns all that the report needs of some clips: projected features, motion in pixels a frame, and a
+    few pictures.
     """
     arrays = projected(bench, table if table is not None else embed(bench, pixels))
     if pixels.shape[1] > 1:
@@ -116,7 +111,7 @@ def measured(bench: Bench, pixels: Pixels, table: Table | None = None) -> Table:
 
 
 def projected(bench: Bench, table: Table) -> Table:
-    """[N F] -> `features.<network>` [N D] float16."""
+    """Projects features, [N F] -> `features.<network>` [N D] float16."""
     basis = load_file(bench.work / BASIS_FILE)
     return {
         f"features.{k}": ((v - basis[f"mean/{k}"]) @ basis[f"axes/{k}"]).astype(np.float16)
@@ -125,7 +120,7 @@ def projected(bench: Bench, table: Table) -> Table:
 
 
 def kept_rows(bench: Bench, clips: int) -> NDArray[np.int64]:
-    """The clips that are shown: the same ones of every sampling, chosen before any was made."""
+    """Returns the clips that are shown: the same ones of every sampling, chosen before any was made."""
     return np.sort(np.random.default_rng(2).permutation(clips)[: bench.scale.kept_clips])
 
 

@@ -1,5 +1,4 @@
-"""The graph of jobs: names, what each waits for, and what it runs; every job is resumable and leaves one
-result.
+"""Lists the jobs and what each waits for; every job can be resumed and leaves one result.
 
 data -> known, trial/* -> train/* -> guidance/*, networks/* -> sample/*; test waits for known, and the
 protocol for test.
@@ -17,7 +16,7 @@ ROUTER_SLOT = "router"
 
 @dataclass(frozen=True)
 class Job:
-    """One process's work; `name` is its result's name too."""
+    """Describes one process's work; `name` is its result's name too."""
 
     name: str
     after: tuple[str, ...] = ()
@@ -38,7 +37,7 @@ def slots(scale: Scale, arm: Arm) -> tuple[str, ...]:
 
 
 def trials(scale: Scale, arm: str) -> dict[float, str]:
-    """Learning rate -> the job that tries it."""
+    """Returns learning rate -> the job that tries it."""
     return {rate: f"trial/{arm}/{rate:g}" for rate in scale.learning_rates}
 
 
@@ -47,7 +46,7 @@ def guidance_trials(scale: Scale, arm: str) -> dict[float, str]:
 
 
 def graph(scale: Scale) -> list[Job]:
-    """All jobs of a scale, those first that others wait for longest."""
+    """Returns all jobs of a scale, those first that others wait for longest."""
     jobs = [Job("data"), Job("known", ("data",))]
     for arm in scale.arms:
         jobs += [Job(name, ("data",)) for name in trials(scale, arm.name).values()]
@@ -76,13 +75,13 @@ def graph(scale: Scale) -> list[Job]:
 
 
 def ready(jobs: list[Job], done: set[str], running: set[str], failed: set[str]) -> list[Job]:
-    """Jobs that may start now, in the graph's order."""
+    """Returns the jobs that may start now, in the graph's order."""
     taken = done | running | failed
     return [job for job in jobs if job.name not in taken and all(name in done for name in job.after)]
 
 
 def best(values: dict[float, float]) -> float:
-    """The setting with the least loss; the smaller one of equals."""
+    """Returns the setting with the least loss; the smaller one of equals."""
     return min(sorted(values), key=lambda setting: values[setting])
 
 

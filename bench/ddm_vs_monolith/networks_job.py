@@ -1,5 +1,4 @@
-"""What an arm's trained networks know: the specialisation matrix, and how right and how sure the router is
-over time.
+"""Measures what an arm's networks know: losses by cluster, and how right and how sure the router is.
 
 All on validation clips. Legend: N clips, K experts and clusters, S times. t = 1 is noise.
 """
@@ -30,9 +29,7 @@ INPUTS: dict[str, tuple[bool, bool]] = {"both": (True, True), "latent": (True, F
 
 
 def networks_job(bench: Bench, arm: str, rng_seed: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Held-out losses of every expert on every cluster, and the router's answers: `answers.<inputs>` [S N
-    K], `clusters` [N].
-    """
+    """Measures every expert on every cluster, and the router's `answers.<inputs>` [S N K], `clusters` [N]."""
     set_threads(bench.threads)
     plan_ = plan_of(bench, arm)
     losses = [_last_losses(bench, arm, rng_seed, slot) for slot in plan_.slots if slot != ROUTER]
@@ -51,7 +48,7 @@ def networks_job(bench: Bench, arm: str, rng_seed: int) -> tuple[dict[str, Any],
 
 
 def _last_losses(bench: Bench, arm: str, rng_seed: int, slot: str) -> list[float]:
-    """An expert's loss on each cluster, as its training job measured it at the end."""
+    """Returns an expert's loss on each cluster, as its training job measured it at the end."""
     row = bench.results.values(f"train/{arm}/{rng_seed}/{slot}")["curve"][-1]
     return [float(loss) for loss in row["loss"]]
 
@@ -59,7 +56,7 @@ def _last_losses(bench: Bench, arm: str, rng_seed: int, slot: str) -> list[float
 def _answers(
     bench: Bench, plan_: Plan, rng_seed: int
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
-    """(inputs -> the router's probabilities [S N K], the true clusters [N])."""
+    """Returns (inputs -> the router's probabilities [S N K], the true clusters [N])."""
     device = pick_device()
     folder = slot_folder(bench, plan_.arm.name, rng_seed, ROUTER)
     router = load_router({**plan_.router, "experts": plan_.experts}, weights_path(folder), device)
@@ -72,7 +69,7 @@ def _answers(
 
 
 def posterior(router: Router, batch: Batch, t: float, latent: bool, text: bool) -> NDArray[np.float64]:
-    """The router's probabilities for noisy clips at one time: [N K]."""
+    """Returns the router's probabilities for noisy clips at one time: [N K]."""
     parts: list[Tensor] = []
     for start in range(0, len(batch), PART_CLIPS):
         part = batch.part(start, start + PART_CLIPS)
@@ -90,8 +87,9 @@ def posterior(router: Router, batch: Batch, t: float, latent: bool, text: bool) 
 
 
 def describe(answers: NDArray[np.float64], cluster: NDArray[np.int64]) -> dict[str, Any]:
-    """Accuracy at each time, cross-entropy, and, over all times: confusion and calibration (Guo et al.
-    2017, arXiv 1706.04599, Eq. 3).
+    """Describes answers: accuracy by time, cross-entropy, confusion and calibration.
+
+    Calibration is Eq. 3 of Guo et al. 2017 (arXiv 1706.04599).
     """
     times, clips, experts = answers.shape
     named, sure = answers.argmax(2), answers.max(2)  # S N

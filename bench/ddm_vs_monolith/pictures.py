@@ -1,4 +1,4 @@
-"""Pictures for docs/experiments.md, from result files alone: clips of every arm, distances, losses,
+"""Draws pictures for docs/experiments.md from result files alone: clips side by side, distances, losses,
 routing.
 
 Legend: T frames, H x W pixels.
@@ -24,7 +24,7 @@ INK = "#222222"
 
 
 def write_pictures(findings: Findings, folder: Path) -> list[Path]:
-    """`<scale>-clips.jpg`, and an SVG for each drawing of the report."""
+    """Writes `<scale>-clips.jpg`, and an SVG for each drawing of the report."""
     folder.mkdir(parents=True, exist_ok=True)
     scale = findings.comparison.scale.name
     sheet = folder / f"{scale}-clips.jpg"
@@ -33,7 +33,7 @@ def write_pictures(findings: Findings, folder: Path) -> list[Path]:
 
 
 def contact_sheet(rows: dict[str, NDArray[np.uint8]]) -> Image.Image:
-    """A row for each name, with some frames of each of its clips [N T H W 3]."""
+    """Draws a row for each name, with some frames of each of its clips [N T H W 3]."""
     clips, frames, height, width, _ = next(iter(rows.values())).shape
     taken = np.unique(np.linspace(0, frames - 1, FRAMES).round().astype(int))
     clip_width = width * len(taken) + GAP_PIXELS
@@ -60,7 +60,7 @@ def _drawings(findings: Findings) -> Iterator[tuple[str, Figure]]:
 
 
 def _save(path: Path, figure: Figure) -> Path:
-    """On white, since a picture does not know the page it is shown on."""
+    """Saves a drawing on white, since a picture does not know the page it is shown on."""
     svg = figure.svg.replace("currentColor", INK).replace("<svg", '<svg style="background:#ffffff"', 1)
     path.write_text(svg + "\n", encoding="utf-8")
     return path

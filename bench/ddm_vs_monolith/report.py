@@ -1,4 +1,4 @@
-"""The comparison as one page (HTML) and as tables (markdown), rebuilt from result files alone.
+"""Reports the comparison as one page (HTML) and as tables (markdown), from result files alone.
 
 Legend: K clusters, S steps or times, N clips. t = 1 is noise.
 """
@@ -25,7 +25,7 @@ SHOWN_FPS = 8.0
 
 
 def write_report(findings: Findings, folder: Path, command: str) -> tuple[Path, Path]:
-    """Write `<scale>.html` and `<scale>.md` into a folder."""
+    """Writes `<scale>.html` and `<scale>.md` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     scale = findings.comparison.scale.name
     page, text = folder / f"{scale}.html", folder / f"{scale}.md"
@@ -37,7 +37,7 @@ def write_report(findings: Findings, folder: Path, command: str) -> tuple[Path, 
 
 @dataclass(frozen=True)
 class RatioTables:
-    """The tables that take minutes to resample, made once for both forms."""
+    """Holds the tables that take minutes to resample, made once for both forms."""
 
     raw: Table
     round_3: Table  # without rows where nothing was sampled for it
@@ -70,7 +70,7 @@ def html_report(findings: Findings, ratios: RatioTables, command: str) -> Report
 
 
 def distance_parts(findings: Findings) -> tuple[Part, ...]:
-    """A table of every sampling, and a drawing of the Fréchet distances."""
+    """Returns a table of every sampling, and a drawing of the Fréchet distances."""
     scores = {
         name: [s for group in judged.distances.values() for s in _scores(group)]
         for name, judged in findings.judged.items()
@@ -96,7 +96,7 @@ def curve_parts(findings: Findings) -> Iterator[Part]:
 
 
 def routing_parts(findings: Findings) -> Iterator[Part]:
-    """Who denoises, how right and how sure the router is, and what each expert learned."""
+    """Draws who denoises, how right and how sure the router is, and what each expert learned."""
     comparison = findings.comparison
     scale, seed = comparison.scale, comparison.scale.rng_seeds[0]
     names = [f"expert {k}" for k in range(scale.experts)]
@@ -139,7 +139,7 @@ def _router_parts(
 
 
 def shown_clips(findings: Findings) -> dict[str, Any]:
-    """Clips of the same captions [N T H W 3] uint8: the real ones, then those of every arm."""
+    """Returns clips of the same captions [N T H W 3] uint8: the real ones, then those of every arm."""
     comparison = findings.comparison
     seed, test = comparison.scale.rng_seeds[0], comparison.results.arrays("test")
     shown = [
@@ -155,7 +155,7 @@ def shown_clips(findings: Findings) -> dict[str, Any]:
 
 
 def wall(findings: Findings) -> ClipWall:
-    """The same captions, side by side."""
+    """Shows the same captions side by side."""
     comparison, pictures = findings.comparison, shown_clips(findings)
     fps = min(SHOWN_FPS, comparison.scale.fps)
     rows = tuple(
@@ -174,7 +174,7 @@ def wall(findings: Findings) -> ClipWall:
 
 
 def markdown(findings: Findings, ratios: RatioTables, command: str) -> str:
-    """The tables for docs/experiments.md."""
+    """Returns the tables for docs/experiments.md."""
     said = (
         *tables.summary(findings),
         *tables.hypothesis_words(findings.hypothesis),

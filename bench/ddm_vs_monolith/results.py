@@ -1,4 +1,4 @@
-"""What a job leaves behind: one small JSON file, and beside it fp16 arrays and pictures where it has some."""
+"""Keeps what a job leaves behind: a small JSON file, and beside it fp16 arrays where it has some."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROTOCOL, RECORDED = HERE / "PROTOCOL.md", HERE / "PROTOCOL.sha256"
 
 
 class Result(BaseModel):
-    """One job's outcome and where it came from."""
+    """Holds one job's outcome and where it came from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -38,7 +38,7 @@ class Result(BaseModel):
 
 
 class Results:
-    """The folder of one scale's results; a job is done when its JSON file is there."""
+    """Keeps the results of one scale in a folder; a job is done when its JSON file is there."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -75,7 +75,7 @@ class Results:
     def write(
         self, job: str, values: dict[str, Any], clock: Clock, arrays: dict[str, NDArray[Any]] | None = None
     ) -> Result:
-        """The JSON file last, so that a job that was broken off is not taken for done."""
+        """Writes a result, the JSON file last, so that a job that was broken off is not taken for done."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if arrays:
             with replacing(self.path(job, "npz")) as file:
@@ -95,7 +95,7 @@ class Results:
 
 
 class Clock:
-    """Wall and processor time of a job, this process and those it waited for."""
+    """Measures wall and processor time of a job: of this process, and of those it waited for."""
 
     def __init__(self) -> None:
         self._wall_s, self._cpu_s = time.monotonic(), self._cpu()
@@ -119,7 +119,7 @@ def protocol_sha256() -> str:
 
 
 def require_protocol() -> None:
-    """UsageError unless the protocol as it stands is the one that was recorded, and so committed, before."""
+    """Raises UsageError unless the protocol is the one that was recorded, and so committed, before."""
     recorded = RECORDED.read_text().strip() if RECORDED.exists() else ""
     if recorded != protocol_sha256():
         raise UsageError(
@@ -136,7 +136,7 @@ def record_protocol() -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out, with + when files differ from it."""
+    """Returns the commit that is checked out, with + when files differ from it."""
     git = ["git", "-C", str(HERE)]
     head = subprocess.run(
         [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
@@ -156,7 +156,7 @@ def processor() -> str:
 
 
 def rounded(values: Any) -> Any:
-    """Six significant digits are more than any of it is worth."""
+    """Rounds to six significant digits, which are more than any of it is worth."""
     if isinstance(values, float):
         return float(f"{values:.6g}")
     if isinstance(values, dict):

@@ -1,6 +1,4 @@
-"""The question of the protocol's third round: the monolith against the same experts, sampled in other
-ways.
-"""
+"""Asks the protocol's third question: the monolith against the same experts, sampled in other ways."""
 
 from __future__ import annotations
 
@@ -13,7 +11,9 @@ from paris_p2p.score.page import Table
 
 
 def round_3_table(findings: Findings) -> Table:
-    """A row for each way and all seeds, and one without the first seed, whose results led to the question."""
+    """Returns a row for each way and all seeds, and one without the first seed, whose results led to the
+    question.
+    """
     seeds = findings.comparison.scale.rng_seeds
     rows = []
     for row in findings.rows:

@@ -1,4 +1,4 @@
-"""Runs the comparison: each job once, so many processes side by side, and never again what is done.
+"""Runs the comparison: each job once, some processes side by side, and what is done is not done again.
 
 for job in graph(scale):                       # data, known, trial, train, guidance, networks, test, sample
     wait until the jobs that it builds on are done
@@ -34,7 +34,7 @@ Outcome = dict[str, Any] | tuple[dict[str, Any], dict[str, NDArray[Any]]]
 
 
 def run_job(bench: Bench, name: str) -> None:
-    """Run one job here and write its result; UsageError for a name that is not in the graph."""
+    """Runs one job here and writes its result; UsageError for a name that is not in the graph."""
     job = next((job for job in graph(bench.scale) if job.name == name), None)
     if job is None:
         raise UsageError(f"{bench.scale.name} has no job {name}; `plan {bench.scale.name}` lists them")
@@ -85,7 +85,10 @@ class Runner:
     failed: set[str] = field(default_factory=set)
 
     def run(self, only: str = "") -> bool:
-        """All jobs (or those whose names begin with `only`, and what they wait for); whether all are done."""
+        """Runs all jobs, or those whose names begin with `only` and what they wait for.
+
+        Returns whether all are done.
+        """
         require_protocol()
         jobs = needed(graph(self.bench.scale), only)
         began_s = time.monotonic()
@@ -151,7 +154,7 @@ class Runner:
 
 
 def needed(jobs: list[Job], only: str) -> list[Job]:
-    """The jobs whose names begin with `only`, and all that they wait for."""
+    """Returns the jobs whose names begin with `only`, and all that they wait for."""
     by_name = {job.name: job for job in jobs}
     wanted: set[str] = set()
     waiting = [job.name for job in jobs if job.name.startswith(only)]

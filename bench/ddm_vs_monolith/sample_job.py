@@ -1,5 +1,4 @@
-"""Clips made with an arm's networks for the held-out captions, measured as the real ones are; and the trials
-that choose its guidance.
+"""Makes clips with an arm's networks for held-out captions and measures them; tries guidance scales.
 
 Legend: N clips, B a batch of them, S steps, K experts. t = 1 is noise.
 """
@@ -38,9 +37,7 @@ NEEDS_ROUTER = ("top_k", "full", "threshold")
 
 @dataclass
 class Chooser:
-    """Weights of a sampling, as its table row says; remembers who was chosen with the caption at each
-    time.
-    """
+    """Weighs experts as a sampling's row says, and remembers who was chosen with the caption at each time."""
 
     sampling: Sampling
     router: Router | None
@@ -49,7 +46,7 @@ class Chooser:
     chosen: dict[float, Tensor] = field(default_factory=dict)
 
     def __call__(self, x: Tensor, t: Tensor, pooled: Tensor | None) -> Tensor:
-        """(x [B ...], t [B], pooled [B P] or None) -> [B K]."""
+        """Returns weights [B K] at (x [B ...], t [B], pooled [B P] or None)."""
         weights = self._routing().weights(self._logits(x, t, pooled), self.clusters.to(x.device))
         self.chosen.setdefault(float(t[0]), weights.cpu())
         return weights
@@ -69,7 +66,7 @@ class Chooser:
             return self.router(x, t, None if self.sampling.inputs == "latent" else pooled).float()  # type: ignore[no-any-return]
 
     def take(self) -> Tensor:
-        """Weights at each time so far, from noise on: [B S K]."""
+        """Returns the weights at each time so far, from noise on: [B S K]."""
         made = torch.stack([self.chosen[time_] for time_ in sorted(self.chosen, reverse=True)], 1)
         self.chosen.clear()
         return made
@@ -77,7 +74,7 @@ class Chooser:
 
 @dataclass(frozen=True)
 class Made:
-    """Generated clips and how they came about."""
+    """Holds generated clips and how they came about."""
 
     pixels: Pixels  # [N T H W 3]
     chosen: NDArray[np.float32]  # [N S K]
@@ -93,8 +90,9 @@ def make(
     held: HeldOut,
     rows: Sequence[int],
 ) -> Made:
-    """A clip for each row's caption, with noise that depends on the RNG seed and the row alone: the same
-    for all arms.
+    """Makes a clip for each row's caption.
+
+    Its noise depends on RNG seed and row alone, the same for all arms.
     """
     device = pick_device()
     steps = sampling.steps or bench.scale.sampling_steps
@@ -122,9 +120,7 @@ def make(
 
 
 def guidance_job(bench: Bench, arm: str, guidance: float) -> dict[str, Any]:
-    """How near an arm comes to the validation clips at one guidance: the mean logarithm of the Fréchet
-    distances.
-    """
+    """Measures how near an arm comes to validation clips at one guidance: the distances' mean logarithm."""
     set_threads(bench.threads)
     held = HeldOut(bench, "validation")
     rows = spread(held.pick(bench.scale.validation_clips), bench.scale.trial_clips)
@@ -145,9 +141,7 @@ def guidance_job(bench: Bench, arm: str, guidance: float) -> dict[str, Any]:
 
 
 def spread(rows: Sequence[int], count: int) -> list[int]:
-    """`count` of the rows, evenly from first to last: rows come cluster by cluster, and every cluster has
-    its share.
-    """
+    """Returns `count` of the rows, evenly from first to last; rows come by cluster, so each has its share."""
     count = min(count, len(rows))
     return [rows[len(rows) * index // count] for index in range(count)]
 
@@ -155,7 +149,7 @@ def spread(rows: Sequence[int], count: int) -> list[int]:
 def sample_job(
     bench: Bench, arm: str, rng_seed: int, name: str, guidance: float
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """One sampling of the test captions, measured."""
+    """Samples the test captions once, and measures the clips."""
     set_threads(bench.threads)
     held = open_split(bench, "test")
     rows = held.pick(bench.scale.test_clips)
@@ -181,9 +175,7 @@ def sample_job(
 
 
 def inference_flops(plan_: Plan, sampling: Sampling, guidance: float, chosen: NDArray[np.float32]) -> float:
-    """Of one clip: the experts that had weight, twice a step when guided, and the router (twice in the
-    exact form).
-    """
+    """Counts the FLOPs of one clip: experts that had weight, twice a step when guided, and the router."""
     steps = chosen.shape[1]
     a_step = float((chosen > 0).sum(2).mean()) * plan_.expert_forward_flops * (1 if guidance == 1 else 2)
     if sampling.routing in NEEDS_ROUTER:

@@ -1,6 +1,4 @@
-"""What is compared and at which size: arms, samplings and scales as tables, so that `full` is `core` with
-more rows.
-"""
+"""Lists what is compared and how large it is: arms, samplings and scales; `full` is `core` with more rows."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ class Settings(BaseModel):
 
 
 class Arm(Settings):
-    """One way to spend the same training compute on the same clips."""
+    """Describes one way to spend the same training compute on the same clips."""
 
     name: str
     title: str
@@ -29,7 +27,7 @@ class Arm(Settings):
 
 
 class Sampling(Settings):
-    """How clips are made with an arm's networks."""
+    """Says how clips are made with an arm's networks."""
 
     arm: str
     name: str
@@ -45,7 +43,7 @@ class Sampling(Settings):
 
 
 class Scale(Settings):
-    """Everything that a run of the comparison needs to know."""
+    """Holds everything that a run of the comparison needs to know."""
 
     name: str
     # the scale whose runs these are too: the same id, draws and weights where all that trains is alike
@@ -92,15 +90,15 @@ class Scale(Settings):
         return next(arm for arm in self.arms if arm.name == name)
 
     def main_sampling(self, arm: str) -> Sampling:
-        """The sampling that an arm's guidance is tuned with: its first."""
+        """Returns the sampling that an arm's guidance is tuned with: its first."""
         return next(sampling for sampling in self.samplings if sampling.arm == arm)
 
     def seeds_of(self, sampling: Sampling) -> tuple[int, ...]:
         return self.rng_seeds[:1] if sampling.first_seed else self.rng_seeds
 
     def is_pictured(self, sampling: Sampling, rng_seed: int) -> bool:
-        """Whether a few of its clips are kept to be looked at: of the comparison of arms, with the first
-        seed's networks.
+        """Says whether a few of its clips are kept to be looked at: where arms are compared, of the first
+        seed.
         """
         return rng_seed == self.rng_seeds[0] and not sampling.first_seed
 

@@ -1,4 +1,4 @@
-"""The plan of a scale as text: what each arm trains and costs, and which jobs there are."""
+"""Prints a scale's plan: what each arm trains and costs, and which jobs there are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEXT_WIDTH = 384  # MiniLM's
 
 
 def shapes(bench: Bench) -> tuple[LatentShape, TextShape]:
-    """Of the prepared clips; before there are any, what the scale will make of them."""
+    """Returns the shapes of the prepared clips; before there are any, what the scale will make of them."""
     if (bench.folder / "prepared.json").exists():
         return bench.prepared.latent, bench.prepared.text_shape
     scale = bench.scale

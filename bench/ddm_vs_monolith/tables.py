@@ -1,6 +1,4 @@
-"""The comparison as words and tables, from result files alone: what was compared, what came out, and how
-it was made.
-"""
+"""Puts the comparison into words and tables: what was compared, what came out, and how it was made."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything computed once, for both forms of the report."""
+    """Holds everything computed once, for both forms of the report."""
 
     comparison: Comparison
 
@@ -50,7 +48,7 @@ class Findings:
 
     @cached_property
     def judged(self) -> dict[str, Judged]:
-        """By name, the codec alone first."""
+        """Returns the numbers by name, the codec alone first."""
         coded = self.comparison.coded
         return {
             coded.name: self.comparison.judge(coded),
@@ -63,12 +61,12 @@ class Findings:
         return self.comparison.hypothesis(experts, monolith)
 
     def best(self, row: Sampling) -> Side:
-        """The experts, routed top-1, of the seeds that a sampling has."""
+        """Returns the experts, routed top-1, of the seeds that a sampling has."""
         scale = self.comparison.scale
         return self.comparison.side(scale.sampling(*HEADLINE[0]), scale.seeds_of(row))
 
     def plans(self) -> dict[str, dict[str, Any]]:
-        """Arm -> what it trained."""
+        """Returns what each arm trained, by its name."""
         seed = self.comparison.scale.rng_seeds[0]
         done = {arm.name: f"networks/{arm.name}/{seed}" for arm in self.comparison.scale.arms}
         return {
@@ -118,7 +116,7 @@ def fidelity_words(findings: Findings) -> tuple[str, ...]:
 
 
 def capacity_words(findings: Findings) -> tuple[str, ...]:
-    """The protocol's two signs that the monolith is limited by what it can hold."""
+    """Returns the protocol's two signs that the monolith is limited by what it can hold."""
     curves = {arm: arm_curve(findings, arm) for arm in findings.plans()}
     clips, losses = curves["monolith"]
     late = losses[int(np.searchsorted(clips, 2 / 3 * clips[-1]))]
@@ -143,7 +141,7 @@ def capacity_words(findings: Findings) -> tuple[str, ...]:
 
 
 def arms_table(findings: Findings) -> Table:
-    """What each arm spent."""
+    """Returns what each arm spent."""
     rows = []
     for arm, plan in findings.plans().items():
         router = f" + {plan['router_parameters']:,}" if plan["router_parameters"] else ""
@@ -173,8 +171,9 @@ def arms_table(findings: Findings) -> Table:
 
 
 def _steps(findings: Findings, arm: str, planned: int) -> str:
-    """What was made, seed by seed should they differ; a plan may change when FLOPs are counted anew, what
-    was trained does not.
+    """Returns the steps that were made, seed by seed should they differ.
+
+    A plan's may change, these do not.
     """
     results = findings.comparison.results
     jobs = [f"train/{arm}/{seed}/expert-0" for seed in findings.comparison.scale.rng_seeds]
@@ -202,7 +201,7 @@ def samplings_table(findings: Findings) -> Table:
 
 
 def ratio_table(findings: Findings) -> Table:
-    """Every sampling's distance over the experts', routed top-1."""
+    """Returns every sampling's distance over the experts', routed top-1."""
     comparison, networks, rows = findings.comparison, findings.comparison.scale.features, []
     for row in findings.rows:
         if (row.arm, row.name) != HEADLINE[0]:
@@ -223,7 +222,7 @@ def ratio_table(findings: Findings) -> Table:
 
 
 def coded_table(findings: Findings) -> Table:
-    """The same distances without the codec's share in them."""
+    """Has the same distances without the codec's share in them."""
     comparison, networks, rows = findings.comparison, findings.comparison.scale.features, []
     for row in findings.rows:
         side, cells = findings.sides[name_of(row)], list[str]()
@@ -248,7 +247,7 @@ def coded_table(findings: Findings) -> Table:
 
 
 def distance_table(findings: Findings) -> Table:
-    """One row a sampling: Fréchet and kernel distance and classifier accuracy on each network."""
+    """Has a row for each sampling: Fréchet and kernel distance and classifier accuracy on each network."""
     networks = findings.comparison.scale.features
     rows = []
     for name, judged in findings.judged.items():
@@ -274,7 +273,7 @@ def distance_table(findings: Findings) -> Table:
 
 
 def value_tables(findings: Findings) -> Iterator[Table]:
-    """Means over clips, beside real clips."""
+    """Yields tables of means over clips, beside real clips."""
     for title, attribute in (("Prompt fidelity", "fidelity"), ("Motion, px/frame", "motion")):
         rows = []
         for name, judged in findings.judged.items():
@@ -326,7 +325,7 @@ def router_table(findings: Findings) -> Table:
 
 
 def trials_table(findings: Findings) -> Table:
-    """Every trial of every arm; a star marks the chosen one."""
+    """Returns every trial of every arm; a star marks the chosen one."""
     comparison = findings.comparison
     rows = []
     for arm in comparison.scale.arms:
@@ -355,8 +354,8 @@ def trials_table(findings: Findings) -> Table:
 
 
 def arm_curve(findings: Findings, arm: str) -> tuple[Floats, Floats]:
-    """(clips seen by all experts, validation loss): each cluster by its own expert, or by the mean of
-    experts of a random part.
+    """Returns (clips seen by all experts, validation loss): a cluster by its own expert, or by random
+    parts' mean.
     """
     comparison = findings.comparison
     seed, of = comparison.scale.rng_seeds[0], comparison.scale.arm(arm)
@@ -378,7 +377,7 @@ def _by_own(arm: Arm, losses: Floats) -> Floats:
 
 
 def made(findings: Findings, command: str) -> tuple[tuple[str, str], ...]:
-    """Command, commit, machine, date, protocol, and what the jobs took."""
+    """Returns command, commit, machine, date, protocol, and what the jobs took."""
     comparison = findings.comparison
     jobs = _all_results(comparison)
     recorded = RECORDED.read_text().strip() if RECORDED.exists() else ""

@@ -1,5 +1,4 @@
-"""Training one slot by the product's own trainer, with its held-out loss on the way; a job that was broken
-off goes on.
+"""Trains one slot by the product's trainer and measures its held-out loss; a broken-off job goes on.
 
 Every curve point is a checkpoint, and its averaged weights are measured on the same validation clips, noise
 and times for every arm.
@@ -35,7 +34,7 @@ RUN_FILE, CURVE_FILE = "run.spec", "curve.jsonl"
 
 @dataclass
 class Validation:
-    """Fixed clips, noise and times, the same for every arm; times are stratified."""
+    """Holds fixed clips, noise and times, the same for every arm; times are stratified."""
 
     batch: Batch
     t: Tensor  # [N]
@@ -59,7 +58,7 @@ class Validation:
         )
 
     def losses(self, network: nn.Module, slot: str, device: Device) -> list[float]:
-        """The mean loss on each cluster's clips: [K]."""
+        """Returns the mean loss on each cluster's clips: [K]."""
         parts = []
         for start in range(0, len(self.batch), PART_CLIPS):
             part, t = (
@@ -79,7 +78,7 @@ class Validation:
 
     @property
     def shares(self) -> list[float]:
-        """Of the validation clips, in each cluster."""
+        """Returns the share of the validation clips in each cluster."""
         return [float((self.cluster == k).double().mean()) for k in range(self.clusters)]
 
 
@@ -120,7 +119,7 @@ class Watch:
 
 
 def train_slot(bench: Bench, plan_: Plan, run: Envelope[RunSpec], slot: str, folder: Path) -> dict[str, Any]:
-    """Train a slot to the run's last step in `folder`, from its last checkpoint there if it has one."""
+    """Trains a slot to its last step in `folder`, from its last checkpoint there if it has one."""
     set_threads(bench.threads)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RUN_FILE).write_bytes(run.data)
@@ -145,7 +144,7 @@ def train_slot(bench: Bench, plan_: Plan, run: Envelope[RunSpec], slot: str, fol
 
 
 def train_job(bench: Bench, arm: str, rng_seed: int, slot: str, learning_rate: float) -> dict[str, Any]:
-    """One slot of an arm, with the learning rate that its trials chose."""
+    """Trains one slot of an arm, with the learning rate that its trials chose."""
     plan_ = plan_of(bench, arm)
     run = run_of(bench, plan_, rng_seed, learning_rate, plan_.steps)
     done = train_slot(bench, plan_, run, slot, slot_folder(bench, arm, rng_seed, slot))
@@ -153,7 +152,7 @@ def train_job(bench: Bench, arm: str, rng_seed: int, slot: str, learning_rate: f
 
 
 def trial_job(bench: Bench, arm: str, learning_rate: float) -> dict[str, Any]:
-    """A short run of all of an arm's experts at one learning rate, and its loss on the validation split."""
+    """Trains an arm's experts shortly at one learning rate, and returns the loss on the validation split."""
     plan_ = plan_of(bench, arm)
     steps = max(2, round(plan_.steps * bench.scale.trial_share))
     run = run_of(bench, plan_, 0, learning_rate, steps)
@@ -166,9 +165,7 @@ def trial_job(bench: Bench, arm: str, learning_rate: float) -> dict[str, Any]:
 
 
 def arm_loss(plan_: Plan, done: list[dict[str, Any]], point: int = -1) -> float:
-    """The validation loss of an arm: each cluster by its own expert, or by the mean of experts of no
-    cluster in particular.
-    """
+    """Returns an arm's validation loss: each cluster by its own expert, or by the mean of experts of none."""
     shares = done[0]["shares"]
     by_slot = [row["curve"][point]["loss"] for row in done]
     if plan_.arm.partition == "clusters":
@@ -187,7 +184,7 @@ def slot_folder(bench: Bench, arm: str, rng_seed: int, slot: str) -> Path:
 
 
 def weights_path(folder: Path) -> Path:
-    """The last checkpoint's averaged weights."""
+    """Returns the last checkpoint's averaged weights."""
     found = sorted(folder.glob("weights-*.safetensors"))
     if not found:
         raise TrainError(f"{folder} holds no weights; run its training job first")
@@ -211,7 +208,7 @@ def _job(bench: Bench, plan_: Plan, run: Envelope[RunSpec], slot: str, folder: P
 
 
 def _resume(folder: Path, a_step_clips: int) -> dict[str, Any]:
-    """The last checkpoint that was measured: one that was written and not measured is made again."""
+    """Returns the last checkpoint that was measured; one that was written and not measured is made again."""
     curve = _read_curve(folder)
     if not curve:
         return {}

@@ -1,1 +1,1 @@
-"""A demo swarm on gameplay clips: `scripts/demo`."""
+"""Runs a demo swarm on gameplay clips: `scripts/demo`."""

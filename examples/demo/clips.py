@@ -1,4 +1,4 @@
-"""Gameplay clips of VizDoom scenarios with varied captions, written to mp4 files like any user's footage.
+"""Films VizDoom scenarios with varied captions, as mp4 files like any user's footage.
 
     python -m examples.demo.clips OUT --clips 480
 
@@ -22,7 +22,7 @@ from examples.gameplay import FRAMES, GAMES, Game, episodes, write_video
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is played, and the words for it."""
+    """Says what is played, and the words for it."""
 
     game: Game
     subjects: tuple[str, ...]
@@ -108,7 +108,7 @@ SPEEDS = ("", ", slowly", ", fast", ", without a pause", ", hesitating")
 
 
 def caption(scenario: Scenario, rng: np.random.Generator) -> str:
-    """One of some thousand wordings; none names the scenario."""
+    """Returns one of some thousand wordings; none names the scenario."""
 
     def pick(words: tuple[str, ...]) -> str:
         return words[int(rng.integers(len(words)))]
@@ -120,8 +120,9 @@ def caption(scenario: Scenario, rng: np.random.Generator) -> str:
 
 
 def write_clips(out: Path, clips: int, rng_seed: int = 0, frames: int = FRAMES) -> int:
-    """Write about `clips` clips of `frames` frames, equally many of each scenario; the same seed gives the
-    same clips.
+    """Writes about `clips` clips of `frames` frames, equally many of each scenario.
+
+    The same seed gives the same clips.
     """
     out.mkdir(parents=True, exist_ok=True)
     each = clips // len(SCENARIOS)

@@ -1,4 +1,4 @@
-"""The demo's data: clips recorded from the game, a run that the project's commands make of them, prompts."""
+"""Makes the demo's data: clips recorded from the game, a run of them by the project's commands, prompts."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ PURPOSE = (
 
 
 def record(out: Path, size: Size, rng_seed: int) -> int:
-    """Write the size's clips as video files with captions; returns how many."""
+    """Writes the size's clips as video files with captions; returns how many."""
     return write_clips(out / "clips", size.clips, rng_seed)
 
 
 def prepare(out: Path, size: Size) -> Prepared:
-    """`paris-run prepare` on the recorded clips, into `out`/run."""
+    """Calls `paris-run prepare` on the recorded clips, into `out`/run."""
     side = str(size.side_pixels)
     run_command(
         "paris-run",
@@ -57,7 +57,10 @@ def prepare(out: Path, size: Size) -> Prepared:
 
 
 def create(out: Path, plan: Plan) -> None:
-    """`paris-run create`: slots end at the size's last step; over the last half the rate falls to zero."""
+    """Calls `paris-run create`: slots end at the size's last step.
+
+    Over the last half the rate falls to zero.
+    """
     size, interval_s = plan.size, plan.train_s / CHECKPOINTS
     recipe = RECIPE | {
         "checkpoint-s": f"{min(max(interval_s, LEAST_CHECKPOINT_S), MOST_CHECKPOINT_S):.0f}",
@@ -84,7 +87,7 @@ def create(out: Path, plan: Plan) -> None:
 def real_clips(
     folder: Path, prepared: Prepared, split: str, per_scenario: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Pixels of real clips, uint8 [N, T, H, W, 3], with their scenarios."""
+    """Returns pixels of real clips, uint8 [N, T, H, W, 3], with their scenarios."""
     taken: dict[str, list[SplitClip]] = {name: [] for name in SCENARIOS}
     for clip in split_clips(folder, split):  # type: ignore[arg-type]
         kind = taken[scenario_of(clip.source)]
@@ -99,7 +102,7 @@ def scenario_of(source: str) -> str:
 
 
 def choose_prompts(folder: Path, judged_clips: int, rng_seed: int) -> tuple[list[str], list[str]]:
-    """Captions of the test split that no train clip has, as many of each scenario: (captions, scenarios).
+    """Returns (captions, scenarios) of the test split that no train clip has, as many of each scenario.
 
     Each stands there twice, to see whether a prompt gives one clip only.
     """

@@ -1,4 +1,4 @@
-"""The demo's judge: is it what was asked for, does it move, in order, does it vary, is it copied?
+"""Judges the demo's clips: are they what was asked for, do they move, in order, vary, and copy nothing?
 
 The probe is fitted on real train clips, before anything is generated: EfficientNet-Lite0 features of several
 frames and a logistic regression that names the scenario. It counts only if it is right on held-out clips.
@@ -39,7 +39,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Check:
-    """One number and its limit."""
+    """Holds one number and its limit."""
 
     name: str
     value: float
@@ -53,7 +53,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All numbers of the judge; `notes` are printed and not judged."""
+    """Holds all numbers of the judge; `notes` are printed and not judged."""
 
     checks: tuple[Check, ...]
     notes: dict[str, str] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Verdict:
 
 
 def fit_probe(clips: Clips, labels: Sequence[str]) -> Probe:
-    """Fit the probe on real clips; see the module's docstring."""
+    """Fits the probe on real clips."""
     network = load_features(FEATURES, frames=FEATURE_FRAMES)
 
     def embed(some: Clips) -> np.ndarray:
@@ -101,7 +101,7 @@ def judge(
     train: Clips,
     promise: Promise = PROMISE,
 ) -> Verdict:
-    """Compare generated clips with held-out real ones by what was promised; `train` has the neighbours.
+    """Compares generated clips with held-out real ones by what was promised; `train` has the neighbours.
 
     `prompts` are the captions the clips were made for; where one stands twice or more, its clips' variance
     counts. Motion, variance and flicker are measured per scenario.
@@ -132,7 +132,7 @@ def judge(
 
 @dataclass(frozen=True)
 class Signs:
-    """How a scenario's generated clips compare with its real ones."""
+    """Says how a scenario's generated clips compare with its real ones."""
 
     motion: float  # of the real clips'
     variance: float  # of the real clips', among clips of one prompt
@@ -160,41 +160,45 @@ class Signs:
 
 
 def motion(clips: Clips, lag_frames: int = 1) -> float:
-    """Mean absolute change over some frames, in grey levels."""
+    """Returns the mean absolute change over some frames, in grey levels."""
     return float(np.abs(clips[:, lag_frames:].astype(np.float32) - clips[:, :-lag_frames]).mean())
 
 
 def disorder(clips: Clips) -> float:
-    """Change over one frame, of that over half a clip: 1 when frames are shuffled, less when neighbours
-    are alike.
-    """
+    """Returns the change over one frame as a share of that over half a clip; 1 when frames are shuffled."""
     far = motion(clips, clips.shape[1] // 2)
     return motion(clips) / far if far > 0 else 0.0
 
 
 def variance(clips: Clips) -> float:
-    """Variance across clips, averaged over pixels and frames; without bias, so that two clips may be
-    compared with forty.
+    """Returns the unbiased variance across clips, averaged over pixels and frames.
+
+    Any counts may be compared.
     """
     return float(clips.astype(np.float32).var(axis=0, ddof=1).mean())
 
 
 def prompt_variance(clips: Clips, prompts: np.ndarray) -> float:
-    """Variance among clips of one prompt, averaged over the prompts that have several; 0 when none has."""
+    """Returns variance among clips of one prompt, averaged over the prompts that have several.
+
+    0 when none has.
+    """
     several = [clips[prompts == prompt] for prompt in dict.fromkeys(prompts) if np.sum(prompts == prompt) > 1]
     return float(np.mean([variance(some) for some in several])) if several else 0.0
 
 
 def shuffled(named: np.ndarray, labels: np.ndarray) -> float:
-    """The accuracy when prompts are dealt out anew, averaged: chance, unless the clips do not depend on
-    them.
+    """Returns the accuracy when prompts are dealt out anew, averaged: chance, unless the clips do not
+    depend on them.
     """
     rng = np.random.default_rng(0)
     return float(np.mean([np.mean(named == rng.permutation(labels)) for _ in range(PERMUTATIONS)]))
 
 
 def nearest(some: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Root mean square pixel distance of each clip to the nearest of `others`: [N], in grey levels."""
+    """Returns the root mean square pixel distance of each clip to the nearest of `others`: [N], grey
+    levels.
+    """
     flat, wide = (
         some.reshape(len(some), -1).astype(np.float32),
         others.reshape(len(others), -1).astype(np.float32),
@@ -220,5 +224,5 @@ def _notes(signs: dict[str, Signs], generated: Clips, real: Clips, train: Clips)
 
 
 def limit_of(check: Check) -> str:
-    """In words: "at least 0.80"."""
+    """Says a check's limit in words: "at least 0.80"."""
     return f"{'at least' if check.at_least else 'at most'} {check.limit:.2f}"

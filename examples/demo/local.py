@@ -1,4 +1,4 @@
-"""A size's model without its swarm: the same clips, run and steps, trained here, generated and judged.
+"""Makes a size's model without its swarm: the same clips, run and steps, trained here, generated and judged.
 
     python -m examples.demo.local --size small --out small [--steps 600] [--no-bfloat16]
 
@@ -30,7 +30,7 @@ from paris_p2p.training.train import train
 
 
 def train_slot(folder: Path, slot: str) -> tuple[str, Path, str]:
-    """(slot, weights, a line about it) after the run's last step, on one thread."""
+    """Trains a slot to its last step on one thread; returns (slot, weights, a line about it)."""
     run = load_run(folder)
     shards = run.record.shards_for(slot, "train")
     blobs, out = folder / "node" / "blobs", folder / "local" / slot
@@ -58,7 +58,7 @@ def train_slot(folder: Path, slot: str) -> tuple[str, Path, str]:
 
 
 def make(out: Path, size: Size, rng_seed: int) -> None:
-    """Record, prepare, create, train, generate, judge; prints the judge's table."""
+    """Records, prepares, creates, trains, generates and judges; prints the judge's table."""
     folder = out / "run"
     data.record(out, size, rng_seed)
     prepared = data.prepare(out, size)

@@ -1,4 +1,4 @@
-"""How fast this machine trains: the trainers' very step, in their number and thread layout.
+"""Measures how fast this machine trains: the trainers' very step, in their number and thread layout.
 
     python -m examples.demo.measure
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def measure(sizes: Sequence[Size], environment: Mapping[str, str] = os.environ) -> dict[str, Speed]:
-    """Each size's speed by name, after some ten seconds.
+    """Returns each size's speed by name, after some ten seconds.
 
     SystemExit when a trainer ends instead of measuring; its words are on stderr.
     """
@@ -47,7 +47,7 @@ def measure(sizes: Sequence[Size], environment: Mapping[str, str] = os.environ) 
 
 
 def speed_of(rows: Sequence[Mapping[str, float]]) -> Speed:
-    """From each process's steps, processor and wall seconds; the router's come last."""
+    """Returns the speed of each process's steps, processor and wall seconds; the router's come last."""
     *experts, router = rows
     return Speed(
         expert_step_s=sum(row["cpu_s"] for row in experts) / sum(row["steps"] for row in experts),
@@ -69,7 +69,7 @@ def _child(slot: str, names: Sequence[str], environment: Mapping[str, str]) -> s
 
 
 def _turn(children: Sequence[subprocess.Popen[str]]) -> list[dict[str, float]]:
-    """All ready, all off, all told: one size's rows."""
+    """Lets all processes measure one size at once; returns their rows."""
     for child in children:
         _hear(child)
     for child in children:
@@ -92,7 +92,7 @@ def _hear(child: subprocess.Popen[str]) -> Any:
 
 
 def main(slot: str, names: Sequence[str]) -> None:
-    """One slot's part: says when it is ready for a size, waits for a line, works, and says what it took."""
+    """Measures one slot: says when it is ready for a size, waits for a line, works, and says what it took."""
     import torch
 
     from paris_p2p.device import pick_device
@@ -115,7 +115,7 @@ def main(slot: str, names: Sequence[str]) -> None:
 
 
 def timed(step: Callable[[], object], work_clock: Callable[[], float]) -> dict[str, float]:
-    """Steps in MEASURE_S wall seconds (one at least), and what they took by either clock."""
+    """Returns the steps in MEASURE_S wall seconds (one at least), and what they took by either clock."""
     began_s, began_work_s, steps = time.monotonic(), work_clock(), 0
     while steps == 0 or time.monotonic() - began_s < MEASURE_S:
         step()
@@ -124,7 +124,7 @@ def timed(step: Callable[[], object], work_clock: Callable[[], float]) -> dict[s
 
 
 def _plain_s() -> float:
-    """Processor seconds of some float32 products."""
+    """Returns processor seconds of some float32 products."""
     import torch
 
     square = torch.ones(PLAIN_SIDE, PLAIN_SIDE)

@@ -1,4 +1,4 @@
-"""What the demo made, to be looked at: real rows beside generated ones, and gifs that browsers play."""
+"""Draws what the demo made: real rows beside generated ones, and gifs that browsers play."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = tuple[str, np.ndarray, np.ndarray]  # prompt, real clip and generated clip
 
 
 def picture(rows: Sequence[Row], path: Path) -> None:
-    """Write a picture: per row the prompt, a real test clip's frames, and the generated clip's."""
+    """Writes a picture: per row the prompt, a real test clip's frames, and the generated clip's."""
     halves = [(prompt, _strip(real), _strip(made)) for prompt, real, made in rows]
     side = max(max(real.width, made.width) for _, real, made in halves)
     width, height = (
@@ -41,7 +41,7 @@ def picture(rows: Sequence[Row], path: Path) -> None:
 
 
 def gif(clip: np.ndarray, path: Path) -> None:
-    """Write a clip, uint8 [T, H, W, 3], enlarged, as an endless gif; it runs there and back."""
+    """Writes a clip, uint8 [T, H, W, 3], enlarged, as an endless gif that runs there and back."""
     frames = [_enlarged(frame, GIF_PIXELS) for frame in (*clip, *clip[-2:0:-1])]
     frames[0].save(
         path, save_all=True, append_images=frames[1:], duration=round(GIF_FRAME_S * 1000), loop=0, disposal=1
@@ -49,7 +49,7 @@ def gif(clip: np.ndarray, path: Path) -> None:
 
 
 def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_pixels: int) -> str:
-    """The text, or as much of it as fits, with an ellipsis."""
+    """Returns the text, or as much of it as fits, with an ellipsis."""
     if font.getlength(text) <= width_pixels:
         return text
     while text and font.getlength(text + "…") > width_pixels:
@@ -58,7 +58,7 @@ def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_
 
 
 def _strip(clip: np.ndarray) -> Image.Image:
-    """Some frames side by side: [T H W 3] -> one image."""
+    """Returns some frames side by side: [T H W 3] -> one image."""
     chosen = np.linspace(0, len(clip) - 1, min(SHOWN_FRAMES, len(clip))).round().astype(int)
     pitch = FRAME_PIXELS + FRAME_GAP
     strip = Image.new("RGB", (len(chosen) * pitch - FRAME_GAP, FRAME_PIXELS), "white")

@@ -1,4 +1,4 @@
-"""The demo's processes: each a command of the project with a data directory of its own."""
+"""Runs the demo's processes: each a command of the project with a data directory of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 
 @dataclass
 class Node:
-    """One command running in the background, its output in a log file."""
+    """Runs one command in the background, its output in a log file."""
 
     name: str
     command: list[str]
@@ -50,7 +50,7 @@ class Node:
         return self.process is not None and self.process.poll() is None
 
     def status(self) -> dict[str, Any] | None:
-        """What the node says of itself; None while it starts, or when it is gone."""
+        """Returns what the node says of itself; None while it starts, or when it is gone."""
         if not self.running:
             return None
         try:
@@ -63,13 +63,13 @@ class Node:
         return str(call_control(self.data_dir, "POST", action, timeout_s=120.0)["message"])
 
     def kill(self) -> None:
-        """SIGKILL to the node process alone: its trainer and p2pd must die by themselves."""
+        """Sends SIGKILL to the node process alone: its trainer and p2pd must die by themselves."""
         if self.process is not None and self.running:
             self.process.kill()
             self.process.wait()
 
     def destroy(self) -> None:
-        """SIGKILL, and the directory gone: nothing of this machine is left."""
+        """Sends SIGKILL and deletes the directory, so that nothing of this machine is left."""
         self.kill()
         shutil.rmtree(self.data_dir, ignore_errors=True)
 
@@ -93,7 +93,7 @@ class Node:
 
 
 def run_command(name: str, *arguments: str, log: Path) -> None:
-    """Run one of our commands to its end; its last words are shown when it fails."""
+    """Runs one of our commands to its end; its last words are shown when it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     # Threads that spin while they wait for one another stand still on a machine whose cores others are using.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
@@ -114,7 +114,7 @@ def run_command(name: str, *arguments: str, log: Path) -> None:
 
 
 def wait_for_file(path: Path, node: Node, wait_s: float = 60.0) -> str:
-    """The file's text once it is there; the node's own words when it is not."""
+    """Returns the file's text once it is there; the node's own words when it is not."""
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
         if path.exists() and (text := path.read_text().strip()):

@@ -1,4 +1,4 @@
-"""What the demo says in the end: tables within 80 columns, and the same as markdown and JSON."""
+"""Says what the demo found: tables within 80 columns, and the same as markdown and JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from paris_p2p.device import NO_BFLOAT16, bfloat16_allowed, pick_device
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was found out, ready to be printed or written."""
+    """Holds everything that was found out, ready to be printed or written."""
 
     training: Training
     got: Got
@@ -36,7 +36,7 @@ class Report:
         return self.training.plan
 
     def tables(self) -> list[Table]:
-        """The swarm's work, where the processor time went, and the judge's numbers."""
+        """Returns the swarm's work, where the processor time went, and the judge's numbers."""
         tables = [self._slots(), self._shares()]
         return [*tables, self.verdict.table()] if self.verdict else tables
 
@@ -75,7 +75,7 @@ class Report:
         return table
 
     def hand_over(self) -> str:
-        """The killed lead's story in one sentence, or nothing."""
+        """Tells the killed lead's story in one sentence, or nothing."""
         over = self.training.swarm.hand_over
         if over.first_step_s is None:
             return (
@@ -90,7 +90,7 @@ class Report:
         )
 
     def rows(self) -> list[tuple[str, str]]:
-        """The lines of the table that docs/benchmarks.md shows."""
+        """Returns the lines of the table that docs/benchmarks.md shows."""
         seconds, over = self.training.shares.seconds(), self.training.swarm.hand_over
         total_s, speed = max(sum(seconds.values()), 1e-9), self.plan.speed
         rows = [
@@ -124,7 +124,7 @@ class Report:
         return [*rows, ("ending", self.ending)]
 
     def write(self, folder: Path) -> None:
-        """report.md, to be pasted, and report.json."""
+        """Writes report.md, to be pasted, and report.json."""
         rows = [f"| {what} | {value} |" for what, value in self.rows()]
         lines = [f"{time.strftime('%Y-%m-%d')}, {machine()}", "", "| | |", "|---|---|", *rows]
         (folder / "report.md").write_text("\n".join(lines) + "\n")
@@ -153,7 +153,7 @@ class Report:
 
 
 def machine() -> str:
-    """Processors, and how they multiply."""
+    """Describes the processors, and how they multiply."""
     device, kind = pick_device("auto"), "switched off" if not bfloat16_allowed() else "not there"
     bf16 = (
         "bfloat16"
@@ -164,7 +164,7 @@ def machine() -> str:
 
 
 def _processor(lines: Iterable[str] | None = None) -> str:
-    """The processor's name where Linux tells it."""
+    """Returns the processor's name where Linux tells it."""
     try:
         lines = lines or Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The demo: a swarm on this machine trains a small video model, loses a member, goes on, and generates.
+"""Runs the demo: a swarm on this machine trains a small video model, loses a member, goes on, and generates.
 
     plan = the largest size that this machine finishes in time, by steps measured here
     clips of three VizDoom scenarios -> mp4 files -> paris-run prepare, create, publish
@@ -61,7 +61,7 @@ class Options:
 
 @dataclass
 class Clock:
-    """Wall seconds since the start, and by phase."""
+    """Measures wall seconds since the start, and by phase."""
 
     began_at: float = field(default_factory=time.monotonic)
     phases_s: dict[str, float] = field(default_factory=dict)
@@ -141,7 +141,7 @@ def parse_options() -> Options:
 
 
 def refuse_bfloat16() -> None:
-    """For this process and all it starts: float32 by our own switch, and oneDNN without AVX-512."""
+    """Keeps this process and all it starts in float32: by our own switch, and oneDNN without AVX-512."""
     os.environ |= {NO_BFLOAT16: "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
@@ -149,7 +149,7 @@ def refuse_bfloat16() -> None:
 
 
 def first_plan(options: Options) -> Plan:
-    """The size that this machine, measured, can finish; or the one that was asked for."""
+    """Returns the size that this machine, measured, can finish; or the one that was asked for."""
     console.rule("1. this machine: how fast does it train?")
     console.print(machine())
     sizes = [size for size in SIZES if options.size in ("auto", size.name)]
@@ -165,7 +165,7 @@ def first_plan(options: Options) -> Plan:
 
 
 def prepare(options: Options, plan: Plan, clock: Clock) -> tuple[Probe, Prepared, Plan]:
-    """Record and prepare clips, fix the probe, measure the machine once more, create the run."""
+    """Records and prepares clips, fixes the probe, measures the machine once more, creates the run."""
     console.rule("2. clips: recorded from the game, then prepared like anybody's")
     folder = options.out / "run"
     count = data.record(options.out, plan.size, options.rng_seed)
@@ -188,7 +188,10 @@ def prepare(options: Options, plan: Plan, clock: Clock) -> tuple[Probe, Prepared
 
 
 def swarm(options: Options, plan: Plan, clock: Clock) -> tuple[Training, Samples | None]:
-    """Open the swarm, let it train, have a newcomer generate; no samples when a slot has no tip."""
+    """Opens the swarm, lets it train, has a newcomer generate.
+
+    There are no samples when a slot has no tip.
+    """
     console.rule("3. a swarm: bootstrap node, owner and volunteers, each its own process")
     nodes = Swarm(options.out, options.peers)
     training = Training(nodes, plan, clock.began_at + plan.train_until_s())
@@ -209,7 +212,7 @@ def swarm(options: Options, plan: Plan, clock: Clock) -> tuple[Training, Samples
 
 @dataclass(frozen=True)
 class Samples:
-    """What was generated, and for what."""
+    """Holds what was generated, and for what."""
 
     prompts: list[str]
     labels: list[str]  # the prompts' scenarios
@@ -217,7 +220,9 @@ class Samples:
 
 
 def generate(options: Options, plan: Plan) -> Samples:
-    """A peer that has nothing fetches everything and generates: the judged clips, then one mp4, offline."""
+    """Has a peer that holds nothing fetch everything and generate: the judged clips, then one mp4,
+    offline.
+    """
     console.rule("4. a newcomer that has nothing fetches all experts and generates")
     out, log = options.out, options.out / "logs" / "newcomer.log"
     prompts, labels = data.choose_prompts(out / "run", plan.size.judged_clips, options.rng_seed)
@@ -257,7 +262,7 @@ def generate(options: Options, plan: Plan) -> Samples:
 
 
 def judged(options: Options, plan: Plan, probe: Probe, prepared: Prepared, samples: Samples) -> Verdict:
-    """Judge and draw."""
+    """Judges and draws."""
     console.rule("5. the verdict")
     real, real_labels = data.real_clips(options.out / "run", prepared, "test", TEST_CLIPS)
     train_real, _ = data.real_clips(options.out / "run", prepared, "train", TRAIN_CLIPS)
@@ -274,7 +279,9 @@ def judged(options: Options, plan: Plan, probe: Probe, prepared: Prepared, sampl
 
 
 def draw(out: Path, samples: Samples, real: np.ndarray, real_labels: list[str]) -> None:
-    """picture.png with two prompts of each scenario; the second's clip as generated.gif beside real.gif."""
+    """Draws picture.png with two prompts of each scenario, generated.gif of one clip, and real.gif beside
+    it.
+    """
     rows = []
     for name in SCENARIOS:
         prompted = [at for at, label in enumerate(samples.labels) if label == name][::CLIPS_PER_PROMPT]
@@ -292,7 +299,9 @@ def draw(out: Path, samples: Samples, real: np.ndarray, real_labels: list[str]) 
 
 
 def ending(plan: Plan, training: Training, verdict: Verdict | None) -> str:
-    """The last word: what was promised and came, did not come, or was not to be had from this machine."""
+    """Says the last word: what was promised and came, did not come, or was not to be had from this
+    machine.
+    """
     missing = training.failures() + (
         verdict.failures if verdict else ["some slot has no checkpoint to generate with"]
     )

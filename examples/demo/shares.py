@@ -1,4 +1,4 @@
-"""Where the swarm's processor time went, by kind of process: what trains, and what a swarm costs beside it.
+"""Accounts for the swarm's processor time by kind of process: what trains, and what a swarm costs beside it.
 
 A process's time is what the kernel counted for it, user and system, at the last look. What it used between
 that look and its end is in its parent's count of ended children, from which what was seen is taken away.
@@ -20,7 +20,7 @@ KINDS = (TRAINERS, GATES, NODES, DAEMONS, DEMO, ENDED)
 
 @dataclass(frozen=True)
 class Look:
-    """One process at one moment."""
+    """Holds what one process had used at one moment."""
 
     pid: int
     started_at: float  # Unix seconds; pid and start together name a process for good
@@ -40,7 +40,7 @@ class Look:
 
 @dataclass
 class Shares:
-    """Processor seconds by kind, from looks at the demo's process and all beneath it, since `begin`."""
+    """Counts processor seconds by kind, looking at the demo's process and all beneath it, since `begin`."""
 
     demo: int = field(default_factory=os.getpid)
     _seen: dict[tuple[int, float], Look] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Shares:
     _alive: set[tuple[int, float]] = field(default_factory=set)
 
     def begin(self, looks: Iterable[Look]) -> None:
-        """What was used until now does not count."""
+        """Begins to count; what was used until now is left out."""
         self._begun = {look.key: look for look in looks}
         self._seen, self._alive = dict(self._begun), set(self._begun)
 
@@ -58,7 +58,7 @@ class Shares:
         self._alive = set(now)
 
     def seconds(self) -> dict[str, float]:
-        """Of every kind; 0 where none ran."""
+        """Returns the seconds of every kind; 0 where none ran."""
         total = dict.fromkeys(KINDS, 0.0)
         for key, look in self._seen.items():
             before = self._begun.get(key)
@@ -67,12 +67,12 @@ class Shares:
         return total
 
     def share(self, kind: str = TRAINERS) -> float:
-        """Of all processor time; 0 before any was used."""
+        """Returns a kind's share of all processor time; 0 before any was used."""
         seconds = self.seconds()
         return seconds[kind] / max(sum(seconds.values()), 1e-9)
 
     def _named(self, look: Look) -> Look:
-        """A process that is ending has no command line any more: it keeps the one it had."""
+        """Returns a process's command line, or the one it had before it began to end."""
         before = self._seen.get(look.key)
         return look if look.command or before is None else replace(look, command=before.command)
 
@@ -80,7 +80,7 @@ class Shares:
         return DEMO if look.pid == self.demo else kind_of(look.command)
 
     def _unseen_s(self, parent: Look) -> float:
-        """What a process's ended children used after their last look; nobody counts a killed node's."""
+        """Returns what ended children used after their last look; of a killed node's nobody hears."""
         before = self._begun.get(parent.key)
         counted = parent.ended_children_cpu_s - (before.ended_children_cpu_s if before else 0.0)
         seen = 0.0
@@ -92,7 +92,7 @@ class Shares:
 
 
 def kind_of(command: tuple[str, ...]) -> str:
-    """By the command line: what a process of the demo's is for."""
+    """Says by the command line what a process of the demo's is for."""
     words = " ".join(command)
     if "paris_p2p.training.trainer" in words:
         return TRAINERS
@@ -102,7 +102,7 @@ def kind_of(command: tuple[str, ...]) -> str:
 
 
 def look_around(pid: int | None = None) -> list[Look]:
-    """This process, or another, and all beneath it."""
+    """Looks at this process, or another, and at all beneath it."""
     top = psutil.Process(pid)
     looks = []
     for process in [top, *top.children(recursive=True)]:

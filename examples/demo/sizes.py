@@ -1,4 +1,4 @@
-"""How large a demo a machine can finish: the sizes, what was promised for each, and the choice by speed.
+"""Chooses how large a demo a machine can finish: the sizes, what was promised for each, and their speeds.
 
 Everything here is a pure function of what measure.py measured. Times are wall seconds unless they are called
 processor seconds.
@@ -28,7 +28,7 @@ BUSY_IDLE_SHARE = 0.15  # a machine that idles less than this has nothing left t
 
 @dataclass(frozen=True)
 class Promise:
-    """What the judge asks of a size's clips; judge.py says what each means."""
+    """Says what the judge asks of a size's clips; judge.py says what each means."""
 
     real_accuracy: float = 0.95
     accuracy: float = 0.80
@@ -40,7 +40,7 @@ class Promise:
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained, for how long, and what was promised for it."""
+    """Says what is trained, for how long, and what was promised for it."""
 
     name: str
     side_pixels: int
@@ -69,7 +69,7 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Speed:
-    """A size's training step on this machine, with all trainers at work at once."""
+    """Holds a size's training step on this machine, with all trainers at work at once."""
 
     expert_step_s: float  # processor seconds
     router_step_s: float
@@ -81,7 +81,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Plan:
-    """What this machine shall do, and when it must be over."""
+    """Says what this machine shall do, and when it must be over."""
 
     size: Size
     speed: Speed  # of that size, as last measured
@@ -91,11 +91,13 @@ class Plan:
 
     @property
     def train_s(self) -> float:
-        """Expected, from the first node's start to every slot's last step."""
+        """Returns expected, from the first node's start to every slot's last step."""
         return train_s(self.size, self.speed)
 
     def train_until_s(self) -> float:
-        """Seconds since the start when training must be over, for the rest to be done within the bound."""
+        """Returns the seconds since the start when training must be over, for the rest to fit into the
+        bound.
+        """
         return self.bound_s - rest_s(self.size, self.speed)
 
     def __str__(self) -> str:
@@ -113,7 +115,8 @@ class Plan:
 
 
 def choose(speeds: Mapping[str, Speed], sizes: Sequence[Size] = SIZES, elapsed_s: float = 0.0) -> Plan:
-    """The largest size that fits: the largest of all into the fast bound, any other into the slow one.
+    """Returns the largest size that fits: the largest of all into the fast bound, any other into the slow
+    one.
 
     `sizes` come largest first; `speeds` has each one's by name; `elapsed_s` of the bound are gone already.
     """
@@ -130,7 +133,9 @@ def choose(speeds: Mapping[str, Speed], sizes: Sequence[Size] = SIZES, elapsed_s
 def choose_again(
     plan: Plan, speeds: Mapping[str, Speed], elapsed_s: float, sizes: Sequence[Size] = SIZES
 ) -> Plan:
-    """The plan for clips prepared by now, with new speeds: never a larger size, and the bound stays."""
+    """Returns the plan for clips prepared by now, with new speeds: never a larger size, and the bound
+    stays.
+    """
     at = next(number for number, size in enumerate(sizes) if size.name == plan.size.name)
     alike = [
         size
@@ -145,20 +150,26 @@ def choose_again(
 
 
 def total_s(size: Size, speed: Speed) -> float:
-    """Clips, training and what comes after it."""
+    """Returns the seconds of clips, training and what comes after it."""
     prepare_s = size.clips * PREPARE_CPU_S_A_CLIP * slowness(speed) / free_cores(speed)
     return prepare_s + train_s(size, speed) + rest_s(size, speed)
 
 
 def train_s(size: Size, speed: Speed) -> float:
-    """The free cores share the work, but no slot is on more than one; one of them has no lead for a while."""
+    """Returns the free cores share the work, but no slot is on more than one.
+
+    One of them has no lead for a while.
+    """
     shared = training_cpu_s(size, speed) / (free_cores(speed) * TRAIN_SHARE)
     alone = size.steps * speed.expert_step_s / min(1.0, free_cores(speed)) + HAND_OVER_S
     return START_S * slowness(speed) / min(1.0, free_cores(speed)) + max(shared, alone)
 
 
 def rest_s(size: Size, speed: Speed) -> float:
-    """Fetching, generating (a third of a training step's work, twice for guidance), judging, drawing."""
+    """Returns the seconds of fetching, generating, judging and drawing.
+
+    Generating takes a third of a training step's work, twice for guidance.
+    """
     clip_steps = size.judged_clips * size.sampling_steps
     return (REST_S * slowness(speed) + clip_steps * speed.expert_step_s / size.batch_clips * 2 / 3) / min(
         1.0, free_cores(speed)
@@ -166,12 +177,12 @@ def rest_s(size: Size, speed: Speed) -> float:
 
 
 def training_cpu_s(size: Size, speed: Speed) -> float:
-    """Processor seconds of all steps of all slots."""
+    """Returns processor seconds of all steps of all slots."""
     return size.steps * (EXPERTS * speed.expert_step_s + speed.router_step_s)
 
 
 def slowness(speed: Speed) -> float:
-    """How many times longer this machine takes for work that is not training; at least 1."""
+    """Returns how many times longer this machine takes for work that is not training; at least 1."""
     return max(1.0, speed.plain_s / REFERENCE_PLAIN_S)
 
 
@@ -184,7 +195,7 @@ def free_cores(speed: Speed) -> float:
 
 @dataclass(frozen=True)
 class Got:
-    """What the swarm's phase came to."""
+    """Says what the swarm's phase came to."""
 
     tip_steps: Mapping[str, int]  # of every slot
     steps_made: Mapping[str, int]  # the same with what was lost, by slot
@@ -194,7 +205,7 @@ class Got:
 
 
 def shortfall(plan: Plan, got: Got) -> str:
-    """Nothing when every slot has its last step; else in words what is missing."""
+    """Says in words what is missing; nothing when every slot has its last step."""
     short = [f"{slot} {steps:,}" for slot, steps in got.tip_steps.items() if steps < plan.size.steps]
     return (
         f"of {plan.size.steps:,} steps a slot, {', '.join(short)} were made and signed in time"
@@ -204,7 +215,7 @@ def shortfall(plan: Plan, got: Got) -> str:
 
 
 def excuse(plan: Plan, got: Got) -> str:
-    """Why an unfinished training is the machine's doing and not ours; nothing when it is ours."""
+    """Says why an unfinished training is the machine's doing and not ours; nothing when it is ours."""
     if not plan.fits:
         return "this machine is too slow for the smallest size, as measured before it began"
     cost = step_cost(plan, got)
@@ -223,7 +234,10 @@ def excuse(plan: Plan, got: Got) -> str:
 
 
 def step_cost(plan: Plan, got: Got) -> float:
-    """The trainers' processor seconds to those their steps should have taken; 1 before any was made."""
+    """Returns the trainers' processor seconds over those their steps should have taken.
+
+    1 before any was made.
+    """
     speed = plan.speed
     planned_s = sum(
         steps * (speed.router_step_s if slot == "router" else speed.expert_step_s)

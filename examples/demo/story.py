@@ -1,4 +1,4 @@
-"""The demo's swarm: it opens, trains every slot to its last step, loses a lead on the way, and goes on."""
+"""Tells the demo's swarm what to do: it trains every slot, loses a lead on the way, and goes on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOG_S = 60.0  # between two tables in a log
 
 @dataclass
 class Training:
-    """What is known of the swarm's phase while it lasts and after it."""
+    """Holds what is known of the swarm's phase while it lasts and after it."""
 
     swarm: Swarm
     plan: Plan
@@ -42,7 +42,7 @@ class Training:
         self.shares.begin(look_around())
 
     def note(self) -> None:
-        """Look at the processes and at the leads; called after each poll."""
+        """Looks at the processes and at the leads; called after each poll."""
         self.shares.add(look_around())
         for node in self.swarm.volunteers:
             training = node.last_status.get("training") if node.running else None
@@ -53,7 +53,9 @@ class Training:
         self.made = {slot: self._made(slot) for _, slot in self._newest}
 
     def _stood_at(self, training: dict[str, object]) -> int:
-        """Where a leadership that is seen for the first time went on from, as nearly as the tip says."""
+        """Returns where a leadership that is seen for the first time went on from, as nearly as the tip
+        says.
+        """
         return self.swarm.trained(str(training["slot"]))
 
     def _made(self, slot: str) -> int:
@@ -64,13 +66,13 @@ class Training:
         return (self.ended_at or time.monotonic()) - self.began_at
 
     def over(self) -> bool:
-        """Every slot has its last step and the hand-over is done, or time is."""
+        """Says whether every slot has its last step and the hand-over is done, or time is up."""
         return (
             self.swarm.finished(self.plan.size.steps) and self.went_on()
         ) or time.monotonic() > self.ends_at
 
     def kill_is_due(self) -> bool:
-        """Is there a tip to go on from, and a third of the slot's work done?"""
+        """Says whether there is a tip to go on from, and a third of the slot's work is done."""
         swarm = self.swarm
         if swarm.hand_over.killed_at or not swarm.slot(VICTIM_SLOT).get("tip"):
             return False
@@ -81,14 +83,14 @@ class Training:
         )
 
     def went_on(self) -> bool:
-        """Has the killed lead's slot a newer tip? One that had its last step needs none."""
+        """Says whether the killed lead's slot has a newer tip; one that had its last step needs none."""
         over = self.swarm.hand_over
         return over.killed_at > 0 and (
             over.new_tip_s is not None or over.steps_at_tip >= self.plan.size.steps
         )
 
     def failures(self) -> list[str]:
-        """What of the swarm's story did not come to pass."""
+        """Returns what of the swarm's story did not come to pass."""
         over = self.swarm.hand_over
         if not over.killed_at:
             return [f"{VICTIM_SLOT} had no tip in time, so nobody was killed"]
@@ -108,7 +110,7 @@ class Training:
         return Got(tips, self.made, self.shares.seconds()[TRAINERS], idle, self.shares.share())
 
     def title(self) -> str:
-        """Progress, and when the slowest slot will be done at the rate of the whole time so far."""
+        """Tells the progress, and when the slowest slot will be done at the rate of the whole time so far."""
         steps = self.plan.size.steps
         least = min((self.swarm.trained(slot["slot"]) for slot in self.swarm.slots()), default=0)
         left_s = max(0.0, self.ends_at - time.monotonic())
@@ -118,13 +120,13 @@ class Training:
 
 
 def machine_s() -> tuple[float, float]:
-    """(idle, all) processor seconds of this machine since it started."""
+    """Returns (idle, all) processor seconds of this machine since it started."""
     times = psutil.cpu_times()
     return float(times.idle + getattr(times, "iowait", 0.0)), float(sum(times))
 
 
 def train(training: Training, console: Console) -> None:
-    """Watch until it is over; on the way, kill the lead of VICTIM_SLOT. Then the volunteers pause."""
+    """Watches until it is over, and kills the lead of VICTIM_SLOT on the way. Then the volunteers pause."""
     swarm = training.swarm
 
     def over() -> bool:
@@ -147,7 +149,7 @@ def train(training: Training, console: Console) -> None:
 
 
 class View:
-    """The swarm, live on a terminal; once a minute in a log."""
+    """Shows the swarm, live on a terminal; once a minute in a log."""
 
     def __init__(self, swarm: Swarm, title: Callable[[], str], console: Console):
         self.swarm, self.title, self.console = swarm, title, console

@@ -1,4 +1,4 @@
-"""The demo's swarm: a bootstrap node, the owner and the peers; one lead is killed on the way and replaced."""
+"""Holds the demo's swarm: a bootstrap node, the owner and the peers; one lead is killed and replaced."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass
 class HandOver:
-    """The killed lead and what came after, in seconds since the SIGKILL."""
+    """Says when the lead was killed and what came after, in seconds since the SIGKILL."""
 
     slot: str = ""
     victim: str = ""  # name
@@ -34,7 +34,7 @@ class HandOver:
 
 @dataclass
 class Swarm:
-    """All the nodes, what they last said, and the hand-over."""
+    """Holds all the nodes, what they last said, and the hand-over."""
 
     root: Path
     peers: int
@@ -47,7 +47,7 @@ class Swarm:
     moved_bytes: dict[str, int] = field(default_factory=dict)  # by node name
 
     def open(self, run_folder: Path) -> None:
-        """Start the bootstrap node, then the owner's, then the volunteers."""
+        """Starts the bootstrap node, then the owner's, then the volunteers."""
         logs, addresses = self.root / "logs", self.root / "bootstrap.addr"
         data = self.root / "bootstrap"
         self.bootstrap = Node(
@@ -110,7 +110,7 @@ class Swarm:
     # watching
 
     def poll(self) -> None:
-        """Ask every node for its status once, and note leads, hand-over and bytes."""
+        """Asks every node for its status once, and notes leads, hand-over and bytes."""
         for node in [self.owner, *self.volunteers]:
             status = node.status()
             if status is None:
@@ -140,7 +140,7 @@ class Swarm:
             over.new_tip_s = time.monotonic() - over.killed_at
 
     def slot(self, name: str) -> dict[str, Any]:
-        """A slot as the owner's node sees it."""
+        """Returns a slot as the owner's node sees it."""
         return next((slot for slot in self.owner.last_status.get("slots", ()) if slot["slot"] == name), {})
 
     def slots(self) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ class Swarm:
         return None
 
     def kill_lead(self, slot: str) -> None:
-        """SIGKILL the lead's node process and delete its directory, as if the machine had burnt.
+        """Sends SIGKILL to the lead's node and deletes its directory, as if the machine had burnt.
 
         Of a slot that is trained already, the last lead's: its tip must live on with the others.
         """
@@ -169,20 +169,20 @@ class Swarm:
         self.hand_over = HandOver(slot, victim.name, time.monotonic(), seen["tip_epoch"], seen["steps"], made)
 
     def trained(self, slot: str) -> int:
-        """Steps of the slot's tip."""
+        """Returns the steps of the slot's tip."""
         return int(self.slot(slot).get("steps", 0)) if self.slot(slot).get("tip") else 0
 
     def finished(self, steps: int) -> bool:
-        """Does every slot have a tip with its last step?"""
+        """Says whether every slot has a tip with its last step."""
         names = [slot["slot"] for slot in self.slots()]
         return bool(names) and all(self.trained(name) >= steps for name in names)
 
     def tips(self) -> bool:
-        """Is there something of every slot to generate with?"""
+        """Says whether there is something of every slot to generate with."""
         return bool(self.slots()) and all(slot["tip"] for slot in self.slots())
 
     def draw(self, title: str) -> RenderableType:
-        """The slots, the nodes and the hand-over, within 80 columns."""
+        """Draws the slots, the nodes and the hand-over, within 80 columns."""
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in DRAWN:
             table.add_column(name, no_wrap=True, justify="left" if name in ("slot", "led by") else "right")
@@ -211,7 +211,7 @@ DRAWN = ("slot", "led by", "step", "loss", "clips/s", "tip", "age", "at step", "
 
 
 def drawn(slot: dict[str, Any], lead: Node | None) -> list[str]:
-    """A slot's row of the live table."""
+    """Returns a slot's row of the live table."""
     training = lead.last_status["training"] if lead else {}
     loss = training.get("loss")
     return [
@@ -229,7 +229,7 @@ def drawn(slot: dict[str, Any], lead: Node | None) -> list[str]:
 
 
 def watch(swarm: Swarm, until: Callable[[], bool], show: Callable[[], None], period_s: float = 3.0) -> None:
-    """Poll and show until `until` says so."""
+    """Polls and shows until `until` says so."""
     while not until():
         started = time.monotonic()
         swarm.poll()

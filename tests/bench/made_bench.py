@@ -1,6 +1,4 @@
-"""A prepared folder without videos, games or feature networks: random clips in real shards, in a scale
-that trains in a moment.
-"""
+"""Makes a prepared folder without videos or games: random clips in real shards, which train in a moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results that nobody trained for: every job of a small scale, with distances that can be said beforehand."""
+"""Makes results that nobody trained for, with distances that can be said beforehand."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _measured(features: NDArray[Any]) -> dict[str, NDArray[Any]]:
 
 
 def _labels(values: NDArray[Any], name: str) -> dict[str, Any]:
-    """Brightness is the sign of a number; nothing else is mentioned."""
+    """Labels brightness by the sign of a number; nothing else is mentioned."""
     count = len(values)
     return {
         "sources": [f"{name}-{number % SOURCES}" for number in range(count)],

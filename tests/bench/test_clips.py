@@ -1,6 +1,4 @@
-"""The benchmark's footage: captions that say what the pixels show and no more, the same for a seed,
-prepared like anybody's.
-"""
+"""The benchmark's captions say what the pixels show and no more; a seed gives the same footage."""
 
 from __future__ import annotations
 
@@ -188,7 +186,7 @@ def test_a_picture_that_is_zoomed_moves_outward_or_inward(name: str, zooms: rang
 
 
 def smooth_noise(side: int) -> np.ndarray:
-    """A texture [side, side, 3] whose waves are longer than what it is shifted by."""
+    """Returns a texture [side, side, 3] whose waves are longer than what it is shifted by."""
     spectrum = np.fft.fft2(np.random.default_rng(0).normal(size=(side, side)))
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
     waves = np.fft.ifft2(spectrum * np.exp(-((frequency * 16) ** 2))).real

@@ -1,4 +1,4 @@
-"""The comparison's report, from made-up results: what it says is what the files say."""
+"""The comparison's report says what the result files say."""
 
 from __future__ import annotations
 

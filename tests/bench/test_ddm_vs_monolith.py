@@ -1,6 +1,4 @@
-"""The comparison's plan and jobs: what is matched is matched, and a job that was broken off ends where it
-would have.
-"""
+"""What the comparison matches is matched, and a job that was broken off ends where it would have."""
 
 from __future__ import annotations
 

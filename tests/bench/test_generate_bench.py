@@ -1,4 +1,4 @@
-"""What bench.generate times: each step does what its name says."""
+"""Each step that bench.generate times does what its name says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bench/latents: one scale for all channels is the same codec, seen otherwise."""
+"""One scale for all channels is the same codec, seen otherwise."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The demo's clips: the same for a seed, each of one piece, and captioned without giving the scenario's
-name away.
-"""
+"""The demo's clips are the same for a seed, and their captions do not give the scenario's name away."""
 
 from __future__ import annotations
 

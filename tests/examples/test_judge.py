@@ -20,7 +20,7 @@ SCENARIOS = ("red", "green", "blue")
 
 
 def moving(scenario: str, count: int, rng_seed: int) -> np.ndarray:
-    """Clips of a coloured square that moves over a still, noisy ground: uint8 [N, 8, 16, 16, 3]."""
+    """Makes clips of a coloured square that moves over a still, noisy ground: uint8 [N, 8, 16, 16, 3]."""
     rng = np.random.default_rng(rng_seed)
     clips = np.repeat(rng.integers(0, 60, (count, 1, 16, 16, 3), dtype=np.uint8), 8, axis=1)
     for clip in clips:
@@ -46,7 +46,7 @@ def probe() -> Probe:
 
 
 def verdict_on(probe: Probe, generated: np.ndarray, labels: list[str]) -> Verdict:
-    """Judge clips of which two neighbours always share a prompt."""
+    """Judges clips of which two neighbours always share a prompt."""
     prompts = [f"a {label} thing, {at // 2}" for at, label in enumerate(labels)]
     return judge(probe, generated, prompts, labels, world(10, 100), world(20, 0)[0])
 

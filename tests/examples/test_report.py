@@ -1,4 +1,4 @@
-"""The demo's story, its tables and its last word: whole at 80 columns, and honest about what did not come."""
+"""The demo's tables fit 80 columns, and its last word is honest about what did not come."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BAD = Verdict((Check("flicker, worst (real 0, shuffled 1)", 0.808, 0.50, at_leas
 
 
 def slot(name: str, steps: int, **more: Any) -> dict[str, Any]:
-    """A slot as a status has it, with the widest values that a demo can come to."""
+    """Returns a slot as a status has it, with the widest values that a demo can come to."""
     tip = {
         "tip": "ab" * 32,
         "tip_epoch": 12,
@@ -50,7 +50,7 @@ def node(name: str, leads: str = "", steps: int = 0) -> Node:
 
 
 def training(steps: int, over: HandOver | None = None, *, ends_in_s: float = 100.0) -> Training:
-    """A swarm whose slots all stand at `steps`."""
+    """Makes a swarm whose slots all stand at `steps`."""
     swarm = Swarm(Path("nowhere"), 5)
     swarm.owner = node("owner")
     swarm.owner.last_status |= {"slots": [slot(name, steps) for name in SLOTS], "at": time.time()}

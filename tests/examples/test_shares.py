@@ -1,4 +1,4 @@
-"""The demo's account of processor time: each second once, by name, of processes that ended too."""
+"""The demo's account of processor time has each second once, also of processes that ended."""
 
 from __future__ import annotations
 

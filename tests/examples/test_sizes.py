@@ -28,7 +28,7 @@ SLOTS = ("expert-0", "expert-1", "expert-2", "router")
 
 
 def machine(step_s: float, cores: float, plain_s: float = 0.05) -> dict[str, Speed]:
-    """A machine by the largest size's step; a smaller size's takes its share of the work."""
+    """Returns a machine by the largest size's step; a smaller size's takes its share of the work."""
     work = {"large": 1.0, "medium": 1.0, "small": 0.56, "tiny": 0.56}
     return {size.name: Speed(step_s * work[size.name], step_s / 5, cores, plain_s) for size in SIZES}
 
@@ -36,7 +36,7 @@ def machine(step_s: float, cores: float, plain_s: float = 0.05) -> dict[str, Spe
 def got(
     plan: Plan, *, steps: int, cost: float = 1.0, trained_cpu_s: float | None = None, idle: float = 0.02
 ) -> Got:
-    """Every slot at `steps`, each of which took `cost` of what was measured."""
+    """Returns every slot at `steps`, each of which took `cost` of what was measured."""
     speed = plan.speed
     cpu_s = (
         cost * steps * (3 * speed.expert_step_s + speed.router_step_s)

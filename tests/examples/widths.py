@@ -1,4 +1,4 @@
-"""What rich prints into a log of some width."""
+"""Prints as rich does into a log of some width."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 
 
 def printed(what: RenderableType, columns: int) -> str:
-    """The plain text, as into a file."""
+    """Returns the plain text, as into a file."""
     text = io.StringIO()
     Console(file=text, width=columns, color_system=None, highlight=False).print(what)
     return text.getvalue()

@@ -23,7 +23,7 @@ MAX_FILE_BYTES = 300_000
 # Public names that stand in several files, each with its reason.
 SHARED_NAMES = {"main": "the entry point of a command or of a child process"}
 SHARED_FOR_NOW = frozenset({
-    "clip_tokens",
+    ,
 })  # fmt: skip
 
 # Words of another century, and of notes to oneself.

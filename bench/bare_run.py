@@ -19,7 +19,7 @@ from paris_p2p.spec import (
 PIXELS = 8  # a latent's side, where no clip shape is given
 
 
-def bare_run(latent: LatentShape, text: TextShape, preset: str = "nano", **fields: Any) -> RunSpec:
+def bare_run(latent: LatentShape, text: TextShape, preset: str = "nano", /, **fields: Any) -> RunSpec:
     """Returns an unsigned run without shards: one expert of a preset, and the nano router.
 
     `fields` replace its own; the networks' numbers follow from the shapes and from `experts`.

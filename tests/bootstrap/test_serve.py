@@ -186,7 +186,7 @@ async def test_a_damaged_run_of_before_is_deleted_and_comes_back_from_its_peers(
         path.write_bytes(world.run.data[:-9])
         async with node_of(world, monkeypatch) as bootstrap:
             await world.until(lambda: not path.exists())
-            bootstrap.heard[world.run.id] = maker.node.peer_id
+            bootstrap.notice(stray(world.run.id, maker.node.host.identity))
             await world.until(lambda: world.run.id in bootstrap.runs)
             assert path.read_bytes() == world.run.data
     assert f"the RunSpec {path} is damaged" in caplog.text

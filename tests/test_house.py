@@ -22,9 +22,6 @@ MAX_FILE_BYTES = 300_000
 
 # Public names that stand in several files, each with its reason.
 SHARED_NAMES = {"main": "the entry point of a command or of a child process"}
-SHARED_FOR_NOW = frozenset({
-    ,
-})  # fmt: skip
 
 # Words of another century, and of notes to oneself.
 UNUSED_WORDS = re.compile(
@@ -98,9 +95,7 @@ def test_no_public_class_function_or_type_has_the_name_of_another() -> None:
         for name in public_names(ast.parse(path.read_text(encoding="utf-8"))):
             found[name].append(str(path.relative_to(PACKAGE)))
     several = in_several(found)
-    assert {
-        name: places for name, places in several.items() if name not in SHARED_NAMES.keys() | SHARED_FOR_NOW
-    } == {}
+    assert {name: places for name, places in several.items() if name not in SHARED_NAMES} == {}
     assert set(SHARED_NAMES) <= set(several)  # no reason without its name
 
 

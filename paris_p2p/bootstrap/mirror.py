@@ -15,7 +15,7 @@ from paris_p2p.node.run_node import HOLDER_LIFETIME_S, RunNode
 from paris_p2p.records import BlobRef
 
 log = logging.getLogger(__name__)
-_PAUSE_S = 1.0  # between two looks at a run, however many records come
+_PAUSE_S = 1.0  # from news to a look at a run: more may come, and others fetch what was overtaken
 _AGAIN_S = 3.0  # after what could not be had, or a fault
 _LEAST_REFRESH_S = 3.0
 _MOST_REFRESH_S = 60.0  # gossip is a hint: a card told while its maker was cut off is only on the board
@@ -71,12 +71,12 @@ class Mirror:
         while True:
             news.clear()
             wait_s = await self._look_or_say()
-            await asyncio.sleep(_PAUSE_S)
             try:
                 async with asyncio.timeout(wait_s):
                     await news.wait()
             except TimeoutError:
                 pass
+            await asyncio.sleep(_PAUSE_S)
 
     async def _look_or_say(self) -> float:
         """Looks at the run; its fault, or a full disk, ends neither this node nor the other runs."""

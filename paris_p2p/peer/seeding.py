@@ -14,7 +14,7 @@ from paris_p2p.rules.tips import Tip
 
 log = logging.getLogger(__name__)
 _FIRST_LOOK_S = 3.0  # what this peer signed before a restart is on its board by then
-_PAUSE_S = 1.0  # between two looks at the disk, however many records come
+_PAUSE_S = 1.0  # from news to a look at the disk: more may come, and others fetch what was overtaken
 _AGAIN_S = 3.0  # after a copy that could not be had
 _LOOK_S = 60.0  # without news: blobs may be gone for reasons of this disk
 
@@ -49,12 +49,12 @@ async def seed_tips(node: RunNode, role: PeerRole) -> None:
                 tip = node.board.tip(slot)
                 if tip is not None and not node.host.store.has(tip.card.record.resume.id):
                     copies.want(slot, tip.card.id, partial(_copy, node, slot, tip))
-            await asyncio.sleep(_PAUSE_S)
             try:
                 async with asyncio.timeout(_LOOK_S):
                     await node.disk_news.wait()
             except TimeoutError:
                 pass
+            await asyncio.sleep(_PAUSE_S)
     finally:
         await copies.close()
 

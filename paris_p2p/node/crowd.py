@@ -15,7 +15,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, RefusalRecord
 from paris_p2p.rules.claims import is_live, leads_of, order
 from paris_p2p.rules.heard import Heard
-from paris_p2p.rules.tips import Tip
+from paris_p2p.rules.tips import Tip, tip_id
 from paris_p2p.spec import TimingSpec
 
 MAX_CLAIMS = 256  # kept per slot: a thousand strangers with claims cannot fill the memory
@@ -105,7 +105,7 @@ def drop_attestations(slot: SlotRecords) -> None:
     """Cuts down to MAX_ATTESTATIONS: of the signer that made most, those of unknown cards first; never the
     tip's.
     """
-    tip_card = slot.tip.card.id if slot.tip else ""
+    tip_card = tip_id(slot.tip)
     while len(slot.attestations) > MAX_ATTESTATIONS:
         known: Mapping[str, object] = slot.cards
         made = Counter(signer for card, signer in slot.attestations if card != tip_card)
@@ -118,7 +118,7 @@ def drop_refusals(slot: SlotRecords) -> None:
     """Drops those of cards that would not follow the tip, and cuts down to MAX_REFUSALS: of the signer that
     made most, the oldest first.
     """
-    head = slot.tip.card.id if slot.tip else ""
+    head = tip_id(slot.tip)
     for key in [key for key, one in slot.refusals.items() if one.record.parent != head]:
         del slot.refusals[key]
     while len(slot.refusals) > MAX_REFUSALS:

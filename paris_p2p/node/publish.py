@@ -15,9 +15,9 @@ from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import DiskFullError, RecordError
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import BlobRef, CardRecord
-from paris_p2p.rules.next_card import NewCheckpoint, id_of, tells_again
+from paris_p2p.rules.next_card import NewCheckpoint, tells_again
 from paris_p2p.rules.rates import lowered_again
-from paris_p2p.rules.tips import Tip
+from paris_p2p.rules.tips import Tip, tip_id
 
 # an older one would train on with the full rate, and refuse a card that goes back for its steps
 LOWERED_READER = 3
@@ -99,7 +99,7 @@ async def tell_own_cards_again(node: RunNode) -> None:
 def _place(node: RunNode, slot: str, tip: Tip | None) -> dict[str, Any]:
     """Returns a card's header and its place after the tip."""
     head = node.header("card", slot)
-    return {**head, "seq": tip.card.record.seq + 1 if tip else 1, "parent": id_of(tip)}
+    return {**head, "seq": tip.card.record.seq + 1 if tip else 1, "parent": tip_id(tip)}
 
 
 def _sign(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:

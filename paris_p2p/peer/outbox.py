@@ -16,8 +16,8 @@ from paris_p2p.peer.held_claim import HeldClaim
 from paris_p2p.peer.notifier import Notifier
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.claims import epoch_to_publish
-from paris_p2p.rules.next_card import CardDecision, CardView, NewCheckpoint, Outgoing, id_of, next_card
-from paris_p2p.rules.tips import Tip
+from paris_p2p.rules.next_card import CardDecision, CardView, NewCheckpoint, Outgoing, next_card
+from paris_p2p.rules.tips import Tip, tip_id
 from paris_p2p.training.messages import CheckpointReady, TrainJob
 
 
@@ -134,7 +134,7 @@ class Outbox:
             now_tip = self.node.board.tip(self.slot)
             self._drop()
             await self.start_from(now_tip)
-            return id_of(now_tip) == card.id
+            return tip_id(now_tip) == card.id
         finally:
             self._become(replace(self.state, going_back=False))
 

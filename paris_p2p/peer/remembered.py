@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from paris_p2p.rules.tips import Tip
+from paris_p2p.rules.tips import Tip, tip_id
 
 _MAX_CARDS = 4096
 
@@ -39,7 +39,7 @@ class SlotMemory:
         """Returns the checks that came to no end after this tip, by card and by maker; with the next tip all
         begin anew.
         """
-        head = tip.card.id if tip else ""
+        head = tip_id(tip)
         if self._tip != head:
             self._tip, self._failed = head, Counter()
         return self._failed

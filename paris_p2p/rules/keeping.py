@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.records import CardRecord
-from paris_p2p.rules.tips import Tip
+from paris_p2p.rules.tips import Tip, tip_id
 
 WAITING_KEPT = 2  # of each maker: its newest, and the one an attestor may be at
 
@@ -24,7 +24,7 @@ def cards_kept(
     `cards` in the order they came; `attested` have at least one attestation that counts, `refused` this peer
     refused. A card whose parent is not the tip was overtaken: nobody attests it any more.
     """
-    head = tip.card.id if tip else ""
+    head = tip_id(tip)
     kept = {head, tip.best} if tip else set[str]()
     waiting_of: Counter[str] = Counter()
     for card in reversed(cards):

@@ -29,7 +29,7 @@ from paris_p2p.rules.holding import Holding
 from paris_p2p.rules.placement import attest_patience_s, card_cadence_s, checkpoint_interval_s
 from paris_p2p.rules.rates import lowered_after
 from paris_p2p.rules.refusals import words_of
-from paris_p2p.rules.tips import Tip
+from paris_p2p.rules.tips import Tip, tip_id
 
 FROM_BEGINNING = frozenset({""})  # the ancestors of a training whose first card has no parent
 
@@ -88,25 +88,25 @@ class Outgoing:
 
     def descends(self, tip: Tip | None) -> bool:
         """Whether this training goes on from the tip; if not, nothing of it can be published any more."""
-        return not self.ancestors or id_of(tip) in self.ancestors
+        return not self.ancestors or tip_id(tip) in self.ancestors
 
     def is_overtaken(self, tip: Tip | None) -> bool:
         """Whether an earlier card of this training became the tip after a newer one went out, which nobody
         may attest now.
         """
-        return self.pending is not None and id_of(tip) not in (self.pending.id, self.pending.record.parent)
+        return self.pending is not None and tip_id(tip) not in (self.pending.id, self.pending.record.parent)
 
     def after(self, tip: Tip | None) -> tuple[Envelope[CardRecord], ...]:
         """Returns this training's cards that would follow the tip, the newest last."""
         if self.going_back:
             return ()
-        return tuple(card for card in self.sent if card.record.parent == id_of(tip))
+        return tuple(card for card in self.sent if card.record.parent == tip_id(tip))
 
     # What is true after something happened
 
     def seen(self, tip: Tip | None, now_s: float) -> Outgoing:
         """Notes what the tip is: perhaps the card that was out."""
-        if self.pending is None or id_of(tip) != self.pending.id:
+        if self.pending is None or tip_id(tip) != self.pending.id:
             return self
         upload_s = now_s - self.sent_at_s
         return replace(self, pending=None, sent=(), upload_s=upload_s, attested=self.attested + 1)
@@ -224,12 +224,7 @@ def tells_again(card: CardRecord, tip: Tip | None, now_s: float, *, has_blobs: b
     """Whether a card that was signed before a restart is told once more (`now_s` is Unix time): its blobs are
     here, and it may yet become the tip.
     """
-    return has_blobs and card.parent == id_of(tip) and card.expires_at > now_s
-
-
-def id_of(tip: Tip | None) -> str:
-    """Returns the id of the tip's card, empty where there is none: what a card after it calls `parent`."""
-    return tip.card.id if tip else ""
+    return has_blobs and card.parent == tip_id(tip) and card.expires_at > now_s
 
 
 def _why_another(pending: Envelope[CardRecord], view: CardView) -> str:

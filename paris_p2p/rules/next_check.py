@@ -30,7 +30,7 @@ from paris_p2p.rules.claims import ClaimView, leads_of, may_publish_among
 from paris_p2p.rules.placement import attest_turn_s
 from paris_p2p.rules.refusals import REASONS
 from paris_p2p.rules.rest import goes_back, is_back_at, is_backed
-from paris_p2p.rules.tips import NO_PARENT, Tip, parent_may_come, refuse_card
+from paris_p2p.rules.tips import NO_PARENT, Tip, parent_may_come, refuse_card, tip_id
 
 LOOK_AGAIN_S = 20.0  # a slot is looked at again after so long without news
 
@@ -283,4 +283,4 @@ def _turn(card: Envelope[CardRecord], cards: SlotCards) -> int:
 
 
 def _follows(card: Envelope[CardRecord], tip: Tip | None) -> bool:
-    return card.record.parent == (tip.card.id if tip else "")
+    return card.record.parent == tip_id(tip)

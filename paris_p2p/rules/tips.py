@@ -54,6 +54,11 @@ class Tip:
         return min(self.attestations, key=lambda a: (a.record.loss, a.signer)).record.best
 
 
+def tip_id(tip: Tip | None) -> str:
+    """Returns the id of the tip's card, empty where there is none: the `parent` of a card that follows it."""
+    return tip.card.id if tip else ""
+
+
 def tip_of(
     cards: Iterable[Envelope[CardRecord]],
     attestations: Iterable[Envelope[AttestationRecord]],
@@ -197,7 +202,7 @@ def refuse_card(
     record = card.record
     if card.signer == me:
         return "it is this peer's own"
-    if record.parent != (tip.card.id if tip else ""):
+    if record.parent != tip_id(tip):
         return REASONS["parent"]
     if record.seq != (tip.card.record.seq + 1 if tip else 1):
         return REASONS["seq"]

@@ -27,13 +27,12 @@ from paris_p2p.rules.next_card import (
     NewCheckpoint,
     Outgoing,
     ResumePoint,
-    id_of,
     next_card,
     tells_again,
 )
 from paris_p2p.rules.rates import RESTS
 from paris_p2p.rules.refusals import words_of
-from paris_p2p.rules.tips import Tip
+from paris_p2p.rules.tips import Tip, tip_id
 
 from .made import NOW, SLOT, A, B, D, attest, card, tip
 
@@ -300,5 +299,5 @@ def test_whatever_happens_one_card_waits_the_newest_follows_it_and_nothing_goes_
 
 
 def test_the_parent_of_a_first_card_is_empty() -> None:
-    assert id_of(None) == ""
-    assert id_of(Tip(FIRST, (attest(D, FIRST),))) == FIRST.id
+    assert tip_id(None) == ""
+    assert tip_id(Tip(FIRST, (attest(D, FIRST),))) == FIRST.id

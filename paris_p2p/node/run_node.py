@@ -1,6 +1,6 @@
 """One run on this host: its records are signed and kept, its blobs fetched, seeded and announced.
 
-What others say of the run is read in reading.py, and kept on the board (board.py).
+What others say of the run is read in record_reading.py, and kept on the board (board.py).
 """
 
 from __future__ import annotations
@@ -137,15 +137,15 @@ class RunNode:
                 listener(envelope)
 
     async def refresh(self, slots: Sequence[str] = ()) -> None:
-        """Reads claims and tips of the slots, or of all, from the bulletin board (reading.py)."""
+        """Reads claims and tips of the slots, or of all, from the bulletin board (record_reading.py)."""
         await self.reading.refresh(slots)
 
     async def ask_connected(self, *, wait_s: float | None = None) -> None:
-        """Asks connected peers for all they know of the run (reading.py)."""
+        """Asks connected peers for all they know of the run (record_reading.py)."""
         await (self.reading.ask_connected() if wait_s is None else self.reading.ask_connected(wait_s=wait_s))
 
     async def read_refusals(self, slot: str) -> None:
-        """Reads why this peer's newest cards were refused (reading.py)."""
+        """Reads why this peer's newest cards were refused (record_reading.py)."""
         await self.reading.read_refusals(slot)
 
     # presence

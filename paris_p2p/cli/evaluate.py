@@ -83,6 +83,44 @@ class EvaluateFlags(SamplingFlags):
     threads: ThreadsOption = 0
 
 
+@dataclass(frozen=True)
+class ComparedFlags:
+    """Holds what is compared with what, and where the report goes."""
+
+    data: Annotated[
+        Path,
+        option(
+            "What `paris-run prepare` wrote; its clips must still be where they were.",
+            "FOLDER",
+            "--data",
+            parser=typed.prepared("--data, the folder of `paris-run prepare`,"),
+        ),
+    ]
+    out: Annotated[
+        Path, option("The folder of the report; a second call goes on there.", "FOLDER", "--out", "-o")
+    ]
+    baseline: Annotated[str | None, option("Another model for the same clips, like a monolith.", "MODEL")] = (
+        None
+    )
+    baseline_data: Annotated[
+        Path | None,
+        option(
+            "What `paris-run prepare` wrote for the baseline, where that is another folder than --data.",
+            "FOLDER",
+            parser=typed.prepared("--baseline-data, the baseline's folder of `paris-run prepare`,"),
+        ),
+    ] = None
+    losses: Annotated[
+        Path | None,
+        option(
+            'JSON lines of {"model": …, "clips": …, "loss": …} to draw.',
+            "FILE",
+            parser=typed.file("a file of losses"),
+        ),
+    ] = None
+    offline: OfflineOption = False
+
+
 def add_evaluate(app: typer.Typer) -> None:
     """Adds the command to `paris-run`."""
     verb(
@@ -101,40 +139,9 @@ def evaluate_command(
             metavar="MODEL",
         ),
     ],
-    data: Annotated[
-        Path,
-        option(
-            "What `paris-run prepare` wrote; its clips must still be where they were.",
-            "FOLDER",
-            "--data",
-            parser=typed.prepared("--data, the folder of `paris-run prepare`,"),
-        ),
-    ],
-    out: Annotated[
-        Path, option("The folder of the report; a second call goes on there.", "FOLDER", "--out", "-o")
-    ],
+    compared: ComparedFlags,
     flags: FetchFlags,
     wished: EvaluateFlags,
-    baseline: Annotated[
-        str | None, option("Another model for the same clips, like a monolith.", "MODEL")
-    ] = None,
-    baseline_data: Annotated[
-        Path | None,
-        option(
-            "What `paris-run prepare` wrote for the baseline, where that is another folder than --data.",
-            "FOLDER",
-            parser=typed.prepared("--baseline-data, the baseline's folder of `paris-run prepare`,"),
-        ),
-    ] = None,
-    losses: Annotated[
-        Path | None,
-        option(
-            'JSON lines of {"model": …, "clips": …, "loss": …} to draw.',
-            "FILE",
-            parser=typed.file("a file of losses"),
-        ),
-    ] = None,
-    offline: OfflineOption = False,
 ) -> None:
     """Measure a model against the clips that were held out: is it any good?
 
@@ -147,7 +154,7 @@ def evaluate_command(
     from paris_p2p.generation.exported import open_export
     from paris_p2p.peer.settings import check_device
 
-    if baseline_data is not None and baseline is None:
+    if compared.baseline_data is not None and compared.baseline is None:
         raise UsageError("--baseline-data goes with --baseline, which is not given; name the baseline too")
     check_device(wished.device)
     fields = asdict(wished) | {"i3d_sha256": wished.i3d_sha256.lower()}
@@ -156,14 +163,18 @@ def evaluate_command(
     with checked_options(wished):
         options = EvaluateOptions(**fields)
     check_named(options)
-    if losses is not None:
-        read_losses(losses)
-    settings = fetch_settings(flags)
+    if compared.losses is not None:
+        read_losses(compared.losses)
+    settings, out, other = fetch_settings(flags), compared.out, None
     with progress_bars() as progress:
-        fetch = partial(_model_folder, out=out, settings=settings, offline=offline, progress=progress)
-        other = Baseline(open_export(fetch(baseline)), baseline_data) if baseline else None
-        evidence = gather(open_export(fetch(model)), data, out, options, other, progress)
-        write_evaluation(out, evidence, losses, made_by(_command_line(context), options), progress)
+        fetch = partial(
+            _model_folder, out=out, settings=settings, offline=compared.offline, progress=progress
+        )
+        if compared.baseline:
+            other = Baseline(open_export(fetch(compared.baseline)), compared.baseline_data)
+        evidence = gather(open_export(fetch(model)), compared.data, out, options, other, progress)
+        made = made_by(_command_line(context), options)
+        write_evaluation(out, evidence, compared.losses, made, progress)
     echo(f"wrote {out / 'report.html'} and {out / 'results.json'}")
 
 

@@ -107,19 +107,13 @@ def has_room(view: ClaimView, me: str, now_s: float) -> bool:
     return before < places
 
 
-def may_publish_card(view: ClaimView, card: Envelope[CardRecord], now_s: float) -> bool:
-    """Whether a card's maker holds the slot now, or nobody does who counts and it held it when it made the
-    card.
-    """
-    return may_publish_among(
-        leads_of(view.claims, view.tip, now_s, view.timing, view.heard), view, card, now_s
-    )
-
-
-def may_publish_among(
+def may_publish_card(
     leads: Collection[Envelope[ClaimRecord]], view: ClaimView, card: Envelope[CardRecord], now_s: float
 ) -> bool:
-    """Decides as `may_publish_card` from the view's leads, which take time to find among many claims."""
+    """Says whether a card's maker is among the view's `leads`, or nobody is and it held the slot in time.
+
+    The caller finds the leads (`leads_of`) once for many cards: among many claims that takes time.
+    """
     if card.signer in {lead.signer for lead in leads} or view.heard.is_open(now_s):
         return True
     return not leads and held_when_made(card, view.claims)

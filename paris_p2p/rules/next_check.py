@@ -26,7 +26,7 @@ from paris_p2p.rules.checks import (
     triage,
     yields_to,
 )
-from paris_p2p.rules.claims import ClaimView, leads_of, may_publish_among
+from paris_p2p.rules.claims import ClaimView, leads_of, may_publish_card
 from paris_p2p.rules.placement import attest_turn_s
 from paris_p2p.rules.refusals import REASONS
 from paris_p2p.rules.rest import goes_back, is_back_at, is_backed
@@ -56,7 +56,7 @@ class Leads:
         return self.signers.index(maker) if maker in self.signers else NO_PLACE
 
     def may_publish(self, card: Envelope[CardRecord]) -> bool:
-        return may_publish_among(self.claims, self.view, card, self.now_s)
+        return may_publish_card(self.claims, self.view, card, self.now_s)
 
 
 @dataclass(frozen=True)

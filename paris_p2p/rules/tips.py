@@ -127,18 +127,6 @@ def may_replace(card: CardRecord, tip: Tip | None, since: Age) -> bool:
     return ahead <= since.cards and card.epoch <= last.epoch + MAX_EPOCHS_AHEAD * ahead
 
 
-def lineage(card_id: str, cards: Mapping[str, Envelope[CardRecord]]) -> tuple[Envelope[CardRecord], ...]:
-    """Returns the card and its ancestors as far back as they are known, newest first; seq falls by one each
-    step.
-    """
-    line: list[Envelope[CardRecord]] = []
-    card = cards.get(card_id)
-    while card is not None and (not line or card.record.seq == line[-1].record.seq - 1):
-        line.append(card)
-        card = cards.get(card.record.parent)
-    return tuple(line)
-
-
 def may_follow(epoch: int, signer: str, tip: Tip | None) -> bool:
     """Tells whether `signer` may publish after the tip under this epoch: its maker under the tip's own,
     everybody under a higher one.

@@ -19,11 +19,12 @@ from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
 from paris_p2p.node.board import Board
 from paris_p2p.records import AttestationRecord, BlobRef, CardRecord, ClaimRecord
-from paris_p2p.rules.claims import decide_claim, has_room, may_publish_card
+from paris_p2p.rules.claims import decide_claim, has_room
 from paris_p2p.rules.placement import SlotState, choose_slot
 from paris_p2p.rules.tips import refuse_card
 from paris_p2p.spec import GateSpec, RunSpec, TimingSpec
 from paris_p2p.store.ledger import Ledger
+from tests.rules.made import may_publish
 
 TIMING = TimingSpec(claim_s=60.0, settle_s=5.0, margin_s=5.0, checkpoint_s=15.0)
 GATE_S = 8.0  # from a card to its attestation, blobs and gate
@@ -287,7 +288,7 @@ class ClaimsWorld:
             for card in reader.board.pending(slot):
                 record, came_s = card.record, reader.board.slots[slot].seen_at_s[card.id]
                 place = (number, slot, record.epoch, record.seq)
-                lead = card.signer if may_publish_card(reader.board.view(slot), card, self.now) else ""
+                lead = card.signer if may_publish(reader.board.view(slot), card, self.now) else ""
                 reason = refuse_card(
                     card, reader.board.tip(slot), lead, self.chosen.get(place), identity.peer_id
                 )

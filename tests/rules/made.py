@@ -10,6 +10,7 @@ from typing import Any
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
 from paris_p2p.records import AttestationRecord, BlobRef, CardRecord, ClaimRecord
+from paris_p2p.rules.claims import ClaimView, leads_of, may_publish_card
 from paris_p2p.rules.tips import Tip
 from paris_p2p.spec import TimingSpec
 
@@ -84,3 +85,9 @@ def attest(
 
 def tip(of: Envelope[CardRecord], by: Identity = D) -> Tip:
     return Tip(of, (attest(by, of),))
+
+
+def may_publish(view: ClaimView, card: Envelope[CardRecord], now_s: float) -> bool:
+    """Says whether the card's maker may publish it, by the leads that follow from the view."""
+    leads = leads_of(view.claims, view.tip, now_s, view.timing, view.heard)
+    return may_publish_card(leads, view, card, now_s)

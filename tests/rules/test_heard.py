@@ -12,10 +12,11 @@ import pytest
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.records import ClaimRecord
-from paris_p2p.rules.claims import ClaimView, decide_claim, has_room, lead_of, leads_of, may_publish_card
+from paris_p2p.rules.claims import ClaimView, decide_claim, has_room, lead_of, leads_of
 from paris_p2p.rules.heard import MAX_DOUBLINGS, Heard, Spell, hear, hear_slot, patience_s
 from paris_p2p.rules.tips import Tip
 from paris_p2p.spec import TimingSpec
+from tests.rules.made import may_publish
 
 from .made import NOW, PEERS, SLOT, TIMING, A, B, C, card, claim, kept, tip
 
@@ -72,14 +73,14 @@ def test_a_newcomer_that_first_reads_old_claims_waits_for_the_lead_it_did_not_ex
         ]
     )
     assert decide_claim(newcomer, C.peer_id, NOW + 501).action == "standby"
-    made = [may_publish_card(newcomer, card(peer, issued_at=NOW + 502), NOW + 502) for peer in (A, B)]
+    made = [may_publish(newcomer, card(peer, issued_at=NOW + 502), NOW + 502) for peer in (A, B)]
     assert sorted(made) == [False, True]  # one of them waits, and no longer than claims go without a tip:
     later = [
         *renewed(A, NOW + 500, NOW + 1200, claimed_at=NOW),
         *renewed(B, NOW + 500, NOW + 1200, claimed_at=1.0),
     ]
     late = view_of(sorted(later, key=lambda one: one[0]))
-    assert all(may_publish_card(late, card(peer, issued_at=NOW + 1200), NOW + 1200) for peer in (A, B))
+    assert all(may_publish(late, card(peer, issued_at=NOW + 1200), NOW + 1200) for peer in (A, B))
 
 
 def test_who_holds_a_slot_for_a_patience_without_a_card_stands_behind_the_next() -> None:
@@ -98,7 +99,7 @@ def test_who_holds_a_slot_for_a_patience_without_a_card_stands_behind_the_next()
 def test_a_slow_honest_lead_keeps_its_place_beside_the_one_that_came() -> None:
     view = view_of([*renewed(A, NOW, NOW + 640), (NOW + 650, claim(B, epoch=2, claimed_at=NOW + 650))])
     assert decide_claim(view, A.peer_id, NOW + 651).action in ("train", "hold")
-    assert may_publish_card(view, card(A, issued_at=NOW + 660), NOW + 660)
+    assert may_publish(view, card(A, issued_at=NOW + 660), NOW + 660)
 
 
 def test_places_double_with_each_patience_until_claims_are_asked_of_nobody() -> None:
@@ -107,7 +108,7 @@ def test_places_double_with_each_patience_until_claims_are_asked_of_nobody() -> 
     assert not heard.is_open(NOW + 100 * MAX_DOUBLINGS - 1)
     assert heard.is_open(NOW + 100 * MAX_DOUBLINGS)
     view = ClaimView(SLOT, tuple(claim(peer) for peer in PEERS[1:]), None, TIMING, heard=heard)
-    assert may_publish_card(view, card(A), NOW + 100 * MAX_DOUBLINGS + 1)
+    assert may_publish(view, card(A), NOW + 100 * MAX_DOUBLINGS + 1)
 
 
 def test_releasing_and_coming_back_does_not_make_wasted_time_good_and_resting_does() -> None:

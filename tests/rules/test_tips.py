@@ -18,7 +18,6 @@ from paris_p2p.rules.tips import (
     Age,
     epochs_used,
     impossible,
-    lineage,
     may_replace,
     parent_may_come,
     refuse_card,
@@ -129,14 +128,6 @@ def test_the_best_card_is_what_the_attestor_with_the_lowest_loss_says() -> None:
     )
     assert found is not None
     assert found.best == FIRST.id
-
-
-def test_a_lineage_ends_where_the_parent_is_unknown_and_goes_round_in_no_circle() -> None:
-    known = {c.id: c for c in (FIRST, SECOND)}
-    assert lineage(SECOND.id, known) == (SECOND, FIRST)
-    assert lineage(SECOND.id, {SECOND.id: SECOND}) == (SECOND,)
-    assert lineage("00" * 32, known) == ()
-    assert lineage(SECOND.id, {SECOND.id: SECOND, FIRST.id: SECOND}) == (SECOND,)
 
 
 def test_a_card_that_follows_the_tip_is_not_refused() -> None:

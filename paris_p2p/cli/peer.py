@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paris_p2p.cli import typed
-from paris_p2p.cli.choices import SchedulerName
 from paris_p2p.cli.console import confirmed, echo, parse_invite, progress_bars, read_text, run_app
 from paris_p2p.cli.groups import (
-    LINE,
-    MACHINE,
-    SAMPLING,
     ConfigFlag,
-    DeviceOption,
     FetchFlags,
     HomeFlags,
     InviteArgument,
-    NodeFlags,
     OfflineOption,
-    SamplingFlags,
-    ThreadsOption,
     fetch_settings,
     home_of,
     option,
-    setting,
 )
 from paris_p2p.cli.logs import long_running
 from paris_p2p.cli.model import find_model, parse_model
+from paris_p2p.cli.peer_flags import StartFlags, WishFlags
 from paris_p2p.cli.typed import checked_options
 from paris_p2p.cli.verb import new_app, verb
 from paris_p2p.errors import UsageError
@@ -42,83 +34,12 @@ if TYPE_CHECKING:
     from paris_p2p.generation.generate import GenerateJob
 
 MAX_PROMPT_LETTERS = 4000
-PROFILED, GPU = "Training; --profile decides what is not given", "On a GPU"
 
 app = new_app(
     "paris-peer",
     "Join a decentralized video diffusion run: train one expert of it on this machine, "
     "or generate with all of them.",
 )
-
-
-def _profiles() -> list[str]:
-    """Returns what completes --profile."""
-    from paris_p2p.peer.profiles import known_profiles
-
-    return ["auto", *known_profiles()]
-
-
-@dataclass(frozen=True)
-class StartFlags(FetchFlags, NodeFlags):
-    """Holds the options of a volunteer's peer."""
-
-    profile: Annotated[
-        str | None,
-        setting(
-            "profile",
-            "auto reads this machine; or a name of peers/profiles, or a TOML file.",
-            "NAME",
-            "auto",
-            panel=PROFILED,
-            autocompletion=_profiles,
-        ),
-    ] = None
-    device: Annotated[
-        str | None,
-        setting("device", "auto, cpu, cuda or cuda:N.", "DEVICE", panel=PROFILED, parser=typed.device),
-    ] = None
-    threads: Annotated[
-        int | None,
-        setting("threads", "CPU threads of the trainer; 0 for torch's own choice.", "N", panel=PROFILED),
-    ] = None
-    max_memory: Annotated[
-        str | None,
-        setting(
-            "max_memory",
-            "Main memory of all our processes, like 12GB; before it is reached, they write a checkpoint and "
-            "stop.",
-            "SIZE",
-            panel=PROFILED,
-        ),
-    ] = None
-    micro_batch: Annotated[
-        int | None,
-        setting("micro_batch", "Clips per forward pass; 0 chooses by memory.", "N", "0", panel=PROFILED),
-    ] = None
-    max_vram: Annotated[
-        str | None,
-        setting("max_vram", "Memory of the GPU that trains, like 10GB; 0: all of it.", "SIZE", panel=GPU),
-    ] = None
-    compile: Annotated[
-        bool | None,
-        setting(
-            "compile", "Fuse the network's blocks.", None, "true", panel=GPU, flag="--compile/--no-compile"
-        ),
-    ] = None
-    slot: Annotated[
-        str | None,
-        setting("slot", "Claim only this slot, like expert-2 or router.", "SLOT"),
-    ] = None
-    relays: Annotated[
-        list[str] | None,
-        setting(
-            "relays",
-            "A relay, for a peer behind NAT; may be repeated.",
-            "MULTIADDR",
-            panel=LINE,
-            flag="--relay",
-        ),
-    ] = None
 
 
 @verb(
@@ -224,51 +145,6 @@ def fetch_command(
     with progress_bars() as progress:
         run = fetch_run(settings, parsed, partial=allow_partial, progress=progress)
     echo(f"{len(run.weights)} slots of {run.spec.name!r} are here: {', '.join(run.weights)}")
-
-
-@dataclass(frozen=True)
-class WishFlags(SamplingFlags):
-    """Holds the options of a clip that is to be made."""
-
-    image: Annotated[
-        Path | None,
-        option(
-            "A picture that the clips start from, in a run that was trained for it.",
-            "FILE",
-            parser=typed.file("a picture"),
-        ),
-    ] = None
-    clips: Annotated[int, option("Clips per prompt.", "N", min=1)] = 1
-    rng_seed: Annotated[
-        int, option("The same seed gives the same clips.", "N", "--seed", "--rng-seed", min=0)
-    ] = 0
-    negative_prompt: Annotated[
-        str, option("What clips are guided away from; without one, away from no text.", "TEXT")
-    ] = ""
-    scheduler: Annotated[
-        SchedulerName,
-        option(
-            "How a step is taken: euler, heun, unipc, dpm++, dpm++sde or dpm++single.", "NAME", panel=SAMPLING
-        ),
-    ] = "euler"
-    allow_partial: Annotated[
-        bool, option("Route among the slots that there are.", None, "--allow-partial")
-    ] = False
-    shift: Annotated[
-        float,
-        option(
-            "Shift of the denoising times, towards noise above 1; 0 for the run's own.",
-            "SHIFT",
-            panel=SAMPLING,
-            min=0,
-            max=100,
-        ),
-    ] = 0.0
-    batch_clips: Annotated[
-        int, option("Clips sampled at once; 0 chooses by memory.", "N", panel=MACHINE, min=0)
-    ] = 0
-    threads: ThreadsOption = 0
-    device: DeviceOption = "auto"
 
 
 @verb(

@@ -13,7 +13,7 @@ from paris_p2p.spec import RunSpec
 
 
 def data_id_of_run(spec: RunSpec) -> str:
-    """64 hex digits over the run's codec and shards: the same for every run that was made of the same
+    """Returns 64 hex digits over the run's codec and shards: the same for every run that was made of the same
     prepared clips.
     """
     codec = {name: ref.id for name, ref in spec.codec.files.items()}
@@ -23,6 +23,6 @@ def data_id_of_run(spec: RunSpec) -> str:
 
 
 def data_id(codec: tuple[str, ...], files: Mapping[str, str], shards: Iterable[tuple[str, int, str]]) -> str:
-    """64 hex digits over a codec (name, revision, sha256), its files and all shards, each by its hash."""
+    """Returns 64 hex digits over a codec (name, revision, sha256), its files and all shards, by hash."""
     listed = {"codec": codec, "files": sorted(files.items()), "shards": sorted(shards)}
     return blake3(json.dumps(listed, separators=(",", ":")).encode()).hexdigest()

@@ -80,6 +80,12 @@ def test_an_invite_is_evaluated_from_what_a_fetch_brought_with_captions_scored_a
     assert "Aesthetic value, head" in page
 
 
+def said(*command: str) -> str:
+    """Returns all that a command says that is refused."""
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, command)
+    return f"{result.exception} {result.output}"
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -88,8 +94,8 @@ def test_an_invite_is_evaluated_from_what_a_fetch_brought_with_captions_scored_a
         (("--features", "i3d:not/there.pt"), "there is no file not/there.pt"),
         (("--sha256", "0" * 64), "no --features i3d:FILE is given"),
         (("--aesthetic", "head.safetensors"), "no --features clip: is given"),
-        (("--routing", "roulette"), "no routing is called 'roulette'"),
-        (("--losses", "not/there.jsonl"), "not/there.jsonl cannot be read"),
+        (("--routing", "roulette"), "'roulette' is not one of"),
+        (("--losses", "not/there.jsonl"), "not/there.jsonl is not there"),
     ],
 )
 def test_a_slip_in_the_options_is_told_before_a_model_is_fetched(
@@ -99,16 +105,15 @@ def test_a_slip_in_the_options_is_told_before_a_model_is_fetched(
         raise AssertionError("a model was fetched")
 
     monkeypatch.setattr("paris_p2p.cli.evaluate._model_folder", fetch)
-    command = ["evaluate", "paris:invite", "--data", str(tmp_path), "--out", str(tmp_path / "out"), *wrong]
-    assert says in str(CliRunner().invoke(app, command).exception)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prepared.json").write_text("{}")  # it is only read once a model is here
+    (tmp_path / "head.safetensors").write_bytes(b"")
+    assert says in said("evaluate", "paris:invite", "--data", str(tmp_path), "--out", "out", *wrong)
 
 
 def test_the_command_refuses_before_it_works(world: World, tmp_path: Path):
     def refusal(*arguments: str) -> str:
-        result = CliRunner().invoke(
-            app, ["evaluate", *arguments, "--data", str(world.data), "--out", str(tmp_path / "out")]
-        )
-        return str(result.exception)
+        return said("evaluate", *arguments, "--data", str(world.data), "--out", str(tmp_path / "out"))
 
     model = str(world.folder / "model")
     assert "holds no model" in refusal(str(tmp_path))
@@ -125,9 +130,9 @@ def test_the_command_refuses_before_it_works(world: World, tmp_path: Path):
     save_clip(tmp_path / "clip")
     given = ("--features", f"clip:{tmp_path / 'clip'}", "--aesthetic", str(tmp_path / "head.safetensors"))
     assert "takes 768 features of CLIP ViT-L/14, and CLIP clip gives 12" in refusal(model, *given)
-    assert "no routing is called 'roulette'" in refusal(model, "--routing", "roulette")
-    assert "routing oracle needs each clip's true cluster" in refusal(model, "--routing", "oracle")
-    assert "no guidance form is called 'strong'" in refusal(model, "--guidance-form", "strong")
+    assert "'roulette' is not one of" in refusal(model, "--routing", "roulette")
+    assert "'oracle' is not one of" in refusal(model, "--routing", "oracle")
+    assert "'strong' is not one of" in refusal(model, "--guidance-form", "strong")
     assert "not trained to go on from an image" in refusal(model, "--image-to-video")
     made = MadeRun(tmp_path)
     export(made.fetched(), tmp_path / "other")

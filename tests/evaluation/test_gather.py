@@ -14,7 +14,7 @@ from paris_p2p.data.prepared import SplitClip, split_clips
 from paris_p2p.errors import UsageError
 from paris_p2p.evaluation.evidence import Evidence
 from paris_p2p.evaluation.gather import gather
-from paris_p2p.evaluation.opened_model import OpenedModel, fingerprint
+from paris_p2p.evaluation.opened_model import OpenedModel, model_fingerprint
 from paris_p2p.evaluation.report import write_evaluation
 from paris_p2p.generation.exported import open_export
 from paris_p2p.model.router import Router
@@ -159,6 +159,6 @@ def test_a_fetch_and_its_export_are_one_model(world: World):
     settings = PeerSettings(data_dir=world.folder / "peer")
     fetched = fetch_run(settings, Invite.parse((world.folder / "invite.txt").read_text()), offline=True)
     assert fetched.weights != world.model.weights
-    assert fingerprint(fetched) == fingerprint(world.model)
+    assert model_fingerprint(fetched) == model_fingerprint(world.model)
     other = dict(world.model.weights) | {"expert-0": world.model.weights["expert-1"]}
-    assert fingerprint(replace(fetched, weights=other)) != fingerprint(fetched)
+    assert model_fingerprint(replace(fetched, weights=other)) != model_fingerprint(fetched)

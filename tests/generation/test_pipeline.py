@@ -13,11 +13,13 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import export_to_gif, export_to_video
 from PIL import Image, ImageSequence
+from safetensors.torch import load_file
 
 import paris_p2p
 from paris_p2p.errors import CheckpointError, ReadOnlyError, UsageError
 from paris_p2p.generation.export import _model_card, export
 from paris_p2p.generation.pipeline import ParisPipeline
+from paris_p2p.run_file import RUN_FILE
 from tests.generation.exported import loaded
 from tests.made.made_run import MadeRun
 
@@ -43,8 +45,18 @@ def clips_of(pipeline) -> np.ndarray:
 
 
 def tree_of(folder) -> dict[str, bytes]:
-    """Returns every file's bytes."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Returns every file's bytes; of weights those of the tensors alone, since only an export has the headers
+    that were attested and the signed run.spec.
+    """
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != RUN_FILE]
+    return {str(path.relative_to(folder)): content_of(path) for path in paths}
+
+
+def content_of(path) -> bytes:
+    if path.suffix != ".safetensors" or path.parent.name == "codec":
+        return path.read_bytes()
+    tensors = sorted(load_file(path).items())
+    return b"".join(name.encode() + tensor.float().numpy().tobytes() for name, tensor in tensors)
 
 
 def test_saved_and_loaded_it_is_the_same_file_for_file(folder, tmp_path):

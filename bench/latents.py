@@ -29,10 +29,10 @@ from bench.ddm_vs_monolith.arms import run_of
 from bench.ddm_vs_monolith.compare import PLAN, TITLES
 from bench.ddm_vs_monolith.data import SHARD_BYTES, Bench, HeldOut, prepare_clips
 from bench.ddm_vs_monolith.features_job import embed, through_codec
+from bench.ddm_vs_monolith.findings import as_factor
 from bench.ddm_vs_monolith.results import Results
 from bench.ddm_vs_monolith.sample_job import make
 from bench.ddm_vs_monolith.settings import CORE, EXPERTS, MONOLITH
-from bench.ddm_vs_monolith.tables import as_factor
 from bench.ddm_vs_monolith.train_job import plan_of, slot_folder, train_slot
 from bench.row import machine
 from paris_p2p.codec.pca import PcaCodec

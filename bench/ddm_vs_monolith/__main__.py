@@ -81,8 +81,8 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from bench.ddm_vs_monolith.compare import Comparison
+    from bench.ddm_vs_monolith.findings import Findings
     from bench.ddm_vs_monolith.report import write_report
-    from bench.ddm_vs_monolith.tables import Findings
 
     bench = _bench(arguments)
     with threadpool_limits(arguments.threads):  # small matrices: more threads wait for each other

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from bench.ddm_vs_monolith.findings import Findings
 from bench.ddm_vs_monolith.report import curve_parts, distance_parts, routing_parts, shown_clips
-from bench.ddm_vs_monolith.tables import Findings
 from paris_p2p.score.page import Figure
 
 FRAMES = 3  # of each clip: the first, one in the middle, the last

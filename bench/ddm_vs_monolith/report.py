@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.ddm_vs_monolith import tables
+from bench.ddm_vs_monolith import tables, words
 from bench.ddm_vs_monolith.compare import name_of
+from bench.ddm_vs_monolith.findings import Findings, Floats, arm_curve
 from bench.ddm_vs_monolith.rounds import round_3_table
-from bench.ddm_vs_monolith.tables import Findings, Floats, arm_curve
 from paris_p2p.flow.sampler import time_grid
 from paris_p2p.score import figures
 from paris_p2p.score.intervals import Score
@@ -53,19 +53,19 @@ def html_report(findings: Findings, ratios: RatioTables, command: str) -> Report
     asked = (ratios.raw, ratios.round_3) if ratios.round_3.rows else (ratios.raw,)
     sections = (
         Section("What was compared", (), (tables.arms_table(findings), tables.samplings_table(findings))),
-        Section("The question", tuple(tables.hypothesis_words(findings.hypothesis)), asked),
+        Section("The question", tuple(words.hypothesis_words(findings.hypothesis)), asked),
         Section("Distances", (), (*distance_parts(findings), ratios.coded)),
-        Section("Fidelity and motion", tables.fidelity_words(findings), tuple(tables.value_tables(findings))),
-        Section("Training", tables.capacity_words(findings), tuple(curve_parts(findings))),
+        Section("Fidelity and motion", words.fidelity_words(findings), tuple(tables.value_tables(findings))),
+        Section("Training", words.capacity_words(findings), tuple(curve_parts(findings))),
         Section("Who denoises what", (), tuple(routing_parts(findings))),
         Section("Clips", (), (wall(findings),)),
         Section("Trials", (), (tables.trials_table(findings),)),
     )
     return Report(
         f"Experts against one model: {scale.name}",
-        tuple(tables.summary(findings)),
+        tuple(words.summary(findings)),
         sections,
-        tables.made(findings, command),
+        words.made(findings, command),
     )
 
 
@@ -176,9 +176,9 @@ def wall(findings: Findings) -> ClipWall:
 def markdown(findings: Findings, ratios: RatioTables, command: str) -> str:
     """Returns the tables for docs/experiments.md."""
     said = (
-        *tables.summary(findings),
-        *tables.hypothesis_words(findings.hypothesis),
-        *tables.capacity_words(findings),
+        *words.summary(findings),
+        *words.hypothesis_words(findings.hypothesis),
+        *words.capacity_words(findings),
     )
     parts = [f"# {findings.comparison.scale.name}", *said]
     made = (
@@ -194,7 +194,7 @@ def markdown(findings: Findings, ratios: RatioTables, command: str) -> str:
         tables.trials_table(findings),
     )
     parts += [_markdown_table(table) for table in made if table.rows]
-    parts.append("\n".join(f"- {name}: {value}" for name, value in tables.made(findings, command)))
+    parts.append("\n".join(f"- {name}: {value}" for name, value in words.made(findings, command)))
     return "\n\n".join(parts) + "\n"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bench.ddm_vs_monolith.compare import TITLES, name_of
+from bench.ddm_vs_monolith.findings import HEADLINE, Findings, as_factor, with_interval
 from bench.ddm_vs_monolith.settings import ROUND_3, Sampling
-from bench.ddm_vs_monolith.tables import HEADLINE, Findings, as_factor, with_interval
 from paris_p2p.score.page import Table
 
 

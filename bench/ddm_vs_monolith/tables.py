@@ -1,143 +1,13 @@
-"""Puts the comparison into words and tables: what was compared, what came out, and how it was made."""
+"""Puts the comparison into tables: what was compared, what it cost, and what came out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bench.ddm_vs_monolith.compare import TITLES, Comparison, Hypothesis, Judged, Side, name_of
-from bench.ddm_vs_monolith.jobs import ROUTER_SLOT, chosen, graph, guidance_trials, slots, trials
-from bench.ddm_vs_monolith.results import RECORDED, Result
-from bench.ddm_vs_monolith.settings import Arm, Sampling
-from paris_p2p.errors import UsageError
-from paris_p2p.score.intervals import Interval, Score
+from bench.ddm_vs_monolith.compare import TITLES, name_of
+from bench.ddm_vs_monolith.findings import HEADLINE, Findings, as_factor, with_interval
+from bench.ddm_vs_monolith.jobs import chosen, guidance_trials, trials
 from paris_p2p.score.page import Table, number
-
-HEADLINE = (("experts", "top-1"), ("monolith", "one"))
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Findings:
-    """Holds everything computed once, for both forms of the report."""
-
-    comparison: Comparison
-
-    @cached_property
-    def rows(self) -> list[Sampling]:
-        rows = self.comparison.done()
-        missing = [
-            f"{arm}, {name}"
-            for arm, name in HEADLINE
-            if (arm, name) not in {(row.arm, row.name) for row in rows}
-        ]
-        if missing:
-            raise UsageError(
-                f"{' and '.join(missing)} is not sampled yet; run `python -m bench.ddm_vs_monolith run` first"
-            )
-        return rows
-
-    @cached_property
-    def sides(self) -> dict[str, Side]:
-        return {name_of(row): self.comparison.side(row) for row in self.rows}
-
-    @cached_property
-    def judged(self) -> dict[str, Judged]:
-        """Returns the numbers by name, the codec alone first."""
-        coded = self.comparison.coded
-        return {
-            coded.name: self.comparison.judge(coded),
-            **{name: self.comparison.judge(side) for name, side in self.sides.items()},
-        }
-
-    @cached_property
-    def hypothesis(self) -> Hypothesis:
-        experts, monolith = (self.sides[f"{arm}, {name}"] for arm, name in HEADLINE)
-        return self.comparison.hypothesis(experts, monolith)
-
-    def best(self, row: Sampling) -> Side:
-        """Returns the experts, routed top-1, of the seeds that a sampling has."""
-        scale = self.comparison.scale
-        return self.comparison.side(scale.sampling(*HEADLINE[0]), scale.seeds_of(row))
-
-    def plans(self) -> dict[str, dict[str, Any]]:
-        """Returns what each arm trained, by its name."""
-        seed = self.comparison.scale.rng_seeds[0]
-        done = {arm.name: f"networks/{arm.name}/{seed}" for arm in self.comparison.scale.arms}
-        return {
-            arm: self.comparison.results.values(job)["plan"]
-            for arm, job in done.items()
-            if self.comparison.results.has(job)
-        }
-
-
-def summary(findings: Findings) -> list[str]:
-    hypothesis = findings.hypothesis
-    said = ", ".join(
-        f"{as_factor(ratio)} on {TITLES[network]}" for network, ratio in hypothesis.ratios.items()
-    )
-    return [
-        f"The monolith's Fréchet distance over the experts': {said}. The claim of 2.0 times: "
-        f"{hypothesis.verdict}."
-    ]
-
-
-def hypothesis_words(hypothesis: Hypothesis) -> Iterator[str]:
-    yield (
-        "Asked in PROTOCOL.md, recorded before any test clip was looked at: "
-        "is the monolith at least 2.0 times as far from real clips?"
-    )
-    if hypothesis.fidelity is not None:
-        yield f"Prompt fidelity, experts minus monolith: {with_interval(hypothesis.fidelity)}."
-    if hypothesis.motion is not None:
-        yield (
-            "Motion, how much nearer the experts are to the real clips', in pixels a frame: "
-            f"{with_interval(hypothesis.motion)}."
-        )
-    yield (
-        f"Verdict: {hypothesis.verdict}, from {hypothesis.seeds} training "
-        f"seed{'s' if hypothesis.seeds > 1 else ''}."
-    )
-
-
-def fidelity_words(findings: Findings) -> tuple[str, ...]:
-    named = ", ".join(
-        f"{name} {number(probe.held_out.own.value)}" for name, probe in findings.comparison.probes.items()
-    )
-    return (
-        "Attributes whose probe is above chance on train clips it was not fitted on, "
-        f"with its agreement there: {named or 'none'}.",
-    )
-
-
-def capacity_words(findings: Findings) -> tuple[str, ...]:
-    """Returns the protocol's two signs that the monolith is limited by what it can hold."""
-    curves = {arm: arm_curve(findings, arm) for arm in findings.plans()}
-    clips, losses = curves["monolith"]
-    late = losses[int(np.searchsorted(clips, 2 / 3 * clips[-1]))]
-    words = [
-        f"The monolith's validation loss falls by {1 - losses[-1] / late:.1%} between two thirds of its "
-        "steps and their end."
-    ]
-    if "monolith-total" in curves:
-        seen, large = curves["monolith-total"]
-        there = float(np.interp(seen[-1], clips, losses))
-        words.append(
-            f"After {seen[-1]:,.0f} clips the large monolith, whose rate has decayed by then, "
-            f"is at {large[-1]:.4f}, "
-            f"the small one at {there:.4f}; the small one ends at {losses[-1]:.4f}."
-        )
-    if "monolith-total-clips" in curves:
-        words.append(
-            "With as many clips as the small one the large monolith ends at "
-            f"{curves['monolith-total-clips'][1][-1]:.4f}."
-        )
-    return tuple(words)
 
 
 def arms_table(findings: Findings) -> Table:
@@ -353,70 +223,8 @@ def trials_table(findings: Findings) -> Table:
     )
 
 
-def arm_curve(findings: Findings, arm: str) -> tuple[Floats, Floats]:
-    """Returns (clips seen by all experts, validation loss): a cluster by its own expert, or by random
-    parts' mean.
-    """
-    comparison = findings.comparison
-    seed, of = comparison.scale.rng_seeds[0], comparison.scale.arm(arm)
-    done = [
-        comparison.results.values(f"train/{arm}/{seed}/{slot}")
-        for slot in slots(comparison.scale, of)
-        if slot != ROUTER_SLOT
-    ]
-    shares = np.array(done[0]["shares"])
-    losses = np.array([[row["loss"] for row in one["curve"]] for one in done])  # expert, point, cluster
-    clips = np.array([row["clips"] for row in done[0]["curve"]], dtype=np.float64) * len(done)
-    return clips, _by_own(of, losses) @ shares
-
-
-def _by_own(arm: Arm, losses: Floats) -> Floats:
-    if arm.partition == "clusters":
-        return np.stack([losses[k, :, k] for k in range(losses.shape[2])], axis=1)
-    return np.asarray(losses.mean(0))
-
-
-def made(findings: Findings, command: str) -> tuple[tuple[str, str], ...]:
-    """Returns command, commit, machine, date, protocol, and what the jobs took."""
-    comparison = findings.comparison
-    jobs = _all_results(comparison)
-    recorded = RECORDED.read_text().strip() if RECORDED.exists() else ""
-    protocols = sorted({job.protocol_sha256 for job in jobs if job.job.startswith(("test", "sample/"))})
-    hours, longest = sum(job.cpu_s for job in jobs) / 3600, max(job.wall_s for job in jobs) / 60
-    return (
-        ("command", command),
-        ("commit", ", ".join(sorted({job.commit for job in jobs}))),
-        ("machine", ", ".join(sorted({job.machine for job in jobs}))),
-        ("date", ", ".join(sorted({job.date for job in jobs}))),
-        (
-            "protocol",
-            ", ".join(
-                f"{name[:16]}…{'' if name == recorded else ' (not the one recorded now)'}"
-                for name in protocols
-            ),
-        ),
-        ("jobs", f"{len(jobs)}, {hours:.2f} processor hours, the longest {longest:.1f} min"),
-    )
-
-
-def _all_results(comparison: Comparison) -> list[Result]:
-    return [
-        comparison.results.read(job.name)
-        for job in graph(comparison.scale)
-        if comparison.results.has(job.name)
-    ]
-
-
 def _rate(findings: Findings, arm: str) -> float:
     comparison = findings.comparison
     return float(
         comparison.results.values(f"train/{arm}/{comparison.scale.rng_seeds[0]}/expert-0")["learning_rate"]
     )
-
-
-def with_interval(value: Interval | Score) -> str:
-    return f"{number(value.value)} ({number(value.low)} to {number(value.high)})"
-
-
-def as_factor(ratio: Interval) -> str:
-    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"

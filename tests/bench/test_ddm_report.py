@@ -7,12 +7,13 @@ import pytest
 from PIL import Image
 
 from bench.ddm_vs_monolith.compare import Comparison, Hypothesis, name_of
+from bench.ddm_vs_monolith.findings import Findings, arm_curve
 from bench.ddm_vs_monolith.pictures import GAP_PIXELS, LABEL_PIXELS, write_pictures
 from bench.ddm_vs_monolith.report import shown_clips, write_report
 from bench.ddm_vs_monolith.results import Results
 from bench.ddm_vs_monolith.rounds import round_3_table
 from bench.ddm_vs_monolith.settings import CORE, ROUND_3
-from bench.ddm_vs_monolith.tables import Findings, arm_curve, arms_table, ratio_table, trials_table
+from bench.ddm_vs_monolith.tables import arms_table, ratio_table, trials_table
 from paris_p2p.errors import UsageError
 from paris_p2p.score.intervals import Interval, Plan
 from tests.bench.made_results import CLIPS, FAR, SCALE, SEEDS, made_results

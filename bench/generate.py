@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from bench.row import print_row
 from bench.train_step import LATENT, TEXT, timed
 from paris_p2p.device import Device, pick_device, set_threads
-from paris_p2p.flow.guidance import Condition, guided_velocity
+from paris_p2p.flow.condition import Condition
+from paris_p2p.flow.guidance import guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.generation.routed import Chooser, ExpertSeats, weights_type
 from paris_p2p.model.presets import (
@@ -109,8 +110,9 @@ def offload_ratio(preset: str, batch: int, device: Device) -> float:
             x.new_zeros(batch, TEXT.tokens, TEXT.dim),
             torch.ones(batch, TEXT.tokens, dtype=torch.bool, device=device.torch),
         )
+        known = Condition(tokens, mask, tokens.mean(1))
         for k in range(clusters):
-            pool.velocity(k, x, t, tokens, mask, tokens.mean(1))
+            pool.velocity(k, x, t, known)
         return int(torch.cuda.max_memory_allocated(device.torch))
 
     return peak(EXPERTS) / peak(1)

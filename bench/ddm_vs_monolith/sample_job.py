@@ -23,7 +23,8 @@ from bench.ddm_vs_monolith.settings import Sampling
 from bench.ddm_vs_monolith.train_job import plan_of, slot_folder, weights_path
 from paris_p2p.device import Device, pick_device, set_threads
 from paris_p2p.errors import DataError
-from paris_p2p.flow.guidance import Condition, guided_velocity
+from paris_p2p.flow.condition import Condition
+from paris_p2p.flow.guidance import guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.flow.sampler import sample, time_grid
 from paris_p2p.generation.routed import ExpertSeats, clip_noise, expert_state, load_router

@@ -19,6 +19,7 @@ from paris_p2p.errors import DataError
 from paris_p2p.evaluation.held_out import Held
 from paris_p2p.evaluation.opened_model import OpenedModel
 from paris_p2p.evaluation.parts import Arrays, Parts
+from paris_p2p.flow.condition import Condition
 from paris_p2p.flow.path import clip_losses, interpolate, velocity
 from paris_p2p.flow.times import flow_times
 from paris_p2p.model.first_frame import first_condition
@@ -115,8 +116,12 @@ def _losses(model: OpenedModel, batch: Batch, image_to_video: bool) -> NDArray[n
     x0, t = batch.latent.float(), flow_times(batch.normal, *shape, predicts_noise=noise)
     x_t, target = interpolate(x0, batch.noise, t), velocity(x0, batch.noise)
     first = first_condition(x0, torch.ones_like(t, dtype=torch.bool)) if image_to_video else None
-    given = (x_t, t, batch.tokens.float(), batch.mask, batch.pooled.float(), first)
+    known = Condition(batch.tokens.float(), batch.mask, batch.pooled.float(), first)
     pool = model.engine.mixture.pool
     return np.stack(
-        [clip_losses(pool.velocity(k, *given).float(), target).double().cpu().numpy() for k in experts], 1
+        [
+            clip_losses(pool.velocity(k, x_t, t, known).float(), target).double().cpu().numpy()
+            for k in experts
+        ],
+        1,
     )

@@ -16,25 +16,14 @@ import torch
 from torch import Tensor
 
 from paris_p2p.errors import UsageError
+from paris_p2p.flow.condition import Condition
 
 
 class ExpertPool(Protocol):
     """Gives experts by number; a pool may bring an expert into memory only when it is asked for."""
 
-    def velocity(
-        self,
-        k: int,
-        x: Tensor,
-        t: Tensor,
-        tokens: Tensor,
-        mask: Tensor,
-        pooled: Tensor | None = None,
-        first: Tensor | None = None,
-    ) -> Tensor:
-        """Returns expert k's v [B ...] at x [B ...], t [B].
-
-        The text is tokens [B L D] where mask [B L] is True, and pooled text [B P]; first frames are [B ...].
-        """
+    def velocity(self, k: int, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Returns expert k's v [B ...] at x [B ...], t [B], given what is known of the clips."""
         ...
 
 
@@ -135,16 +124,7 @@ ROUTINGS: dict[str, Callable[[Routing, Tensor, Tensor | None], Tensor]] = {
 }
 
 
-def mixed_velocity(
-    pool: ExpertPool,
-    weights: Tensor,
-    x: Tensor,
-    t: Tensor,
-    tokens: Tensor,
-    mask: Tensor,
-    pooled: Tensor | None = None,
-    first: Tensor | None = None,
-) -> Tensor:
+def mixed_velocity(pool: ExpertPool, weights: Tensor, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
     """Returns sum_k w_k u_k(x, t) in float32, running each expert once, on the clips that route to it.
 
     Weights [B K], x [B ...], t [B] -> [B ...].
@@ -152,8 +132,7 @@ def mixed_velocity(
     mixed = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     for k in weights.any(0).nonzero().flatten().tolist():
         rows = weights[:, k].nonzero().flatten()  # clips that route to k
-        others = (None if known is None else known[rows] for known in (pooled, first))
-        v = pool.velocity(k, x[rows], t[rows], tokens[rows], mask[rows], *others).float()
+        v = pool.velocity(k, x[rows], t[rows], condition.pick(rows)).float()
         mixed.index_add_(0, rows, v * weights[rows, k].reshape(-1, *[1] * (x.dim() - 1)))
     return mixed
 

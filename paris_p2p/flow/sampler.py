@@ -1,7 +1,8 @@
-"""From noise to data along the flow: a time grid, and Euler or Heun steps over it.
+"""Goes from noise to data along the flow: a time grid, and Euler or Heun steps over it.
 
-Equal to diffusers' FlowMatchEulerDiscreteScheduler with `sigmas = linspace(1, 1/steps, steps)`; its own
-default grid ends at t = 0.001 before 0, which wastes a step. t = 1 is noise.
+It equals diffusers' FlowMatchEulerDiscreteScheduler with `sigmas = linspace(1, 1/steps, steps)`, whose own
+default grid ends at t = 0.001 before 0, which wastes a step.
+Legend: B clips, `...` the rest of a clip. t = 1 is noise.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def sample(
     step: str = "euler",
     report: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Integrates dx/dt = v from times[0] to times[-1]; `report` hears how many steps are done: [B ...] ->
-    [B ...].
+    """Integrates dx/dt = v from times[0] to times[-1]: [B ...] -> [B ...].
+
+    `report` is called with how many steps are done.
     """
     take = STEPS[step]
     for index in range(len(times) - 1):
@@ -49,8 +51,9 @@ def euler_step(velocity: Velocity, x: Tensor, t: float, until: float) -> Tensor:
 
 
 def heun_step(velocity: Velocity, x: Tensor, t: float, until: float) -> Tensor:
-    """Takes a step of second order, with two velocities (Karras et al. 2022, arXiv 2206.00364, Algorithm 1);
-    the last step is Euler's, as there.
+    """Takes a step of second order, with two velocities; the last step is Euler's.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364), Algorithm 1.
     """
     here = velocity(x, rows_of(t, x)).to(x.dtype)
     ahead = x + (until - t) * here

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from paris_p2p.device import Device
 from paris_p2p.errors import DataError
-from paris_p2p.flow.guidance import Condition, check_form, guided_velocity
+from paris_p2p.flow.condition import Condition
+from paris_p2p.flow.guidance import check_form, guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.generation.first_picture import Picture, encode_first, look_at
 from paris_p2p.generation.frozen import FrozenNetworks

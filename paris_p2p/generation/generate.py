@@ -18,7 +18,7 @@ from torch import Tensor
 
 from paris_p2p.device import Device, pick_device, set_threads
 from paris_p2p.fetched_run import FetchedRun, check_slots
-from paris_p2p.flow.guidance import Condition
+from paris_p2p.flow.condition import Condition
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.generation.engine import (
     Denoising,

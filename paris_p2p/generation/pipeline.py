@@ -23,7 +23,7 @@ from torch import Tensor
 
 from paris_p2p.device import Device, pick_device
 from paris_p2p.errors import UsageError
-from paris_p2p.flow.guidance import Condition
+from paris_p2p.flow.condition import Condition
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.generation import pipeline_inputs as inputs
 from paris_p2p.generation.engine import Denoising, Engine, Mixture, clip_numbers, step_generators

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from paris_p2p.errors import UsageError
-from paris_p2p.flow.guidance import Condition
+from paris_p2p.flow.condition import Condition
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 CALLBACK_TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")

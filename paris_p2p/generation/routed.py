@@ -18,6 +18,7 @@ from torch import Tensor
 from paris_p2p.data.batches import Draws
 from paris_p2p.device import Device, available_bytes
 from paris_p2p.errors import UsageError
+from paris_p2p.flow.condition import Condition
 from paris_p2p.flow.ddpm import Clamp, epsilon_velocity
 from paris_p2p.flow.guidance import check_form
 from paris_p2p.flow.mixture import Routing, only_present
@@ -56,22 +57,14 @@ class ExpertSeats:
         self.ddpm, self.clamp = frozenset(ddpm), clamp
         self.seated: OrderedDict[int, Expert] = OrderedDict()
 
-    def velocity(
-        self,
-        k: int,
-        x: Tensor,
-        t: Tensor,
-        tokens: Tensor,
-        mask: Tensor,
-        pooled: Tensor | None = None,
-        first: Tensor | None = None,
-    ) -> Tensor:
-        expert = self._seat(k)
+    def velocity(self, k: int, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Returns expert k's v [B ...] at x [B ...], t [B], given what is known of the clips."""
+        expert, known = self._seat(k), condition
 
         def answer(x: Tensor, t: Tensor) -> Tensor:
             with torch.no_grad(), self._autocast():
-                # the first frame is clean at every time: only x is scaled
-                answered: Tensor = expert(x, t, tokens, mask, pooled, first)
+                # The first frame is clean at every time: only x is scaled.
+                answered: Tensor = expert(x, t, known.tokens, known.mask, known.pooled, known.first)
             return answered
 
         return epsilon_velocity(answer, x, t, self.clamp) if k in self.ddpm else answer(x, t)

@@ -1,5 +1,6 @@
-"""ExpertSet: all experts of a run as one diffusers model, with a folder for each, because a pipeline's
-component is one object.
+"""Keeps all experts of a run as one diffusers model, because a pipeline's component is one object.
+
+Each expert has a folder of its own.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ from paris_p2p.model.saved import fill
 
 
 class ExpertSet(ModelMixin, ConfigMixin):
-    """The experts `present` out of `total`, all with the same numbers; each is usable alone, from its own
-    folder.
+    """Holds the experts `present` out of `total`, all with the same numbers; each is usable alone.
 
-    Those in `ddpm` predict noise on the cosine schedule, not a velocity; the clamp is of their conversion
-    (flow/ddpm.py).
+    Those in `ddpm` predict noise on the cosine schedule, not a velocity; the clamp is that of their
+    conversion (flow/ddpm.py).
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -55,8 +55,8 @@ class ExpertSet(ModelMixin, ConfigMixin):
         max_shard_size: int | str = "10GB",
         **options: Any,
     ) -> None:
-        """Writes the configuration, and each expert into a folder of its own, with diffusers' options."""
-        # named one by one, because a pipeline passes on no others
+        """Writes the configuration, and each expert into its own folder, with diffusers' options."""
+        # They are named one by one, because a pipeline passes on no others.
         sizes = {"variant": variant, "max_shard_size": max_shard_size}
         self.save_config(save_directory)
         for k in self.present:
@@ -72,10 +72,10 @@ class ExpertSet(ModelMixin, ConfigMixin):
         variant: str | None = None,
         **options: Any,
     ) -> ExpertSet:
-        """Reads a folder that `save_pretrained` wrote, in the type that it is stored in unless one is named.
+        """Reads a folder that `save_pretrained` wrote, in the stored type unless one is named.
 
-        Of diffusers' other options none applies: nothing is fetched, and only safetensors are read.
-        UsageError when the files are not there or not these networks'.
+        None of diffusers' other options applies: nothing is fetched, and only safetensors are read.
+        UsageError when the files are missing or belong to other networks.
         """
         folder = Path(pretrained_model_name_or_path).absolute()
         with torch.device("meta"):

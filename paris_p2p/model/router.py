@@ -84,8 +84,10 @@ class Router(ModelMixin, ConfigMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *, variant: str | None = None, **options: Any
     ) -> Router:
-        """Reads a folder that `save_pretrained` wrote, always in float32: the router is small, and its choice
-        must not depend on rounding. UsageError when the files are not there or not this network's.
+        """Reads a folder that `save_pretrained` wrote, always in float32.
+
+        The router is small, and its choice must not depend on rounding. UsageError when the files are missing
+        or belong to another network.
         """
         folder = Path(pretrained_model_name_or_path)
         with torch.device("meta"):

@@ -1,7 +1,7 @@
-"""The weights of one of our networks in its own folder, as diffusers' `save_pretrained` writes them.
+"""Reads the weights of one of our networks from its folder, as diffusers' `save_pretrained` writes them.
 
-They are read here and not by diffusers' loader, which sets torch's default type for the whole process while
-it loads, so that a second thread would compute in it. Nothing but safetensors is opened.
+diffusers' loader is not used: it sets torch's default type for the whole process while it loads, so that a
+second thread would compute in it. Nothing but safetensors is opened.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ NAME = "diffusion_pytorch_model"
 def fill(
     network: nn.Module, folder: Path, dtype: torch.dtype | None = None, variant: str | None = None
 ) -> None:
-    """Puts a folder's weights into a network that was built on the meta device, cast to `dtype` unless it is
-    None; UsageError when they are not there or not this network's.
+    """Puts a folder's weights into a network that was built on the meta device.
+
+    They are cast to `dtype` unless it is None. UsageError when they are missing or belong to another network.
     """
     tensors: dict[str, Tensor] = {}
     for path in _files(folder, f".{variant}" if variant else ""):

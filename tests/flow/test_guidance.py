@@ -1,10 +1,13 @@
 """Tests guidance of a mixture."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from paris_p2p.errors import UsageError
-from paris_p2p.flow.guidance import FORMS, Condition, conditional, guided_velocity
+from paris_p2p.flow.condition import Condition
+from paris_p2p.flow.guidance import FORMS, Guidance, conditional, guided_velocity
 from paris_p2p.flow.mixture import mixed_velocity
 from tests.flow.toys import Toys, clips
 
@@ -22,8 +25,8 @@ def first(x: torch.Tensor, t: torch.Tensor, pooled: torch.Tensor | None) -> torc
 
 
 def condition() -> tuple[torch.Tensor, torch.Tensor, Condition]:
-    x, t, tokens, mask = clips()
-    return x, t, Condition(tokens, mask, torch.rand(len(x), 6))
+    x, t, text = clips()
+    return x, t, replace(text, pooled=torch.rand(len(x), 6))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -33,15 +36,16 @@ def test_scale_one_is_the_conditional_flow_and_costs_no_second_pass(form):
     pool = Toys()
     torch.testing.assert_close(guided_velocity(form, pool, route, text, 1.0)(x, t), expected)
     assert sum(count for _, count in pool.asked) == 3 * len(x)
-    torch.testing.assert_close(FORMS[form](Toys(), route, text, 1.0, x, t), expected)
+    torch.testing.assert_close(
+        FORMS[form](Guidance(Toys(), route, text, text.without_text(), 1.0), x, t), expected
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_scale_zero_is_the_flow_without_text(form):
     x, t, text = condition()
-    nothing = torch.zeros_like(text.mask)
     weights = route(x, t, text.pooled if form == "per_expert" else None)
-    expected = mixed_velocity(Toys(), weights, x, t, text.tokens, nothing)
+    expected = mixed_velocity(Toys(), weights, x, t, text.without_text())
     torch.testing.assert_close(guided_velocity(form, Toys(), route, text, 0.0)(x, t), expected)
 
 
@@ -56,13 +60,10 @@ def test_both_forms_agree_when_there_is_one_expert_and_differ_when_text_moves_th
 def test_the_published_form_guides_inside_each_expert_before_mixing():
     x, t, text = condition()
     weights, pool = route(x, t, text.pooled), Toys()
-    nothing = torch.zeros_like(text.mask)
     expected = torch.zeros_like(x)
     for k in range(3):
-        none, with_text = (
-            pool.velocity(k, x, t, text.tokens, nothing),
-            pool.velocity(k, x, t, text.tokens, text.mask),
-        )
+        none = pool.velocity(k, x, t, text.without_text())
+        with_text = pool.velocity(k, x, t, text)
         expected += weights[:, k].reshape(-1, 1, 1, 1, 1) * (none + 4.0 * (with_text - none))
     torch.testing.assert_close(guided_velocity("per_expert", Toys(), route, text, 4.0)(x, t), expected)
 
@@ -85,7 +86,7 @@ def test_an_unknown_form_names_the_known_ones():
 
 
 def negatives(text: Condition) -> Condition:
-    """Other captions for the same clips; the last clip has none."""
+    """Returns other captions for the same clips; the last clip has none."""
     other = Condition(text.tokens.flip(0) + 1, torch.ones_like(text.mask), torch.rand_like(text.pooled))
     other.mask[-1] = False
     return other
@@ -94,8 +95,8 @@ def negatives(text: Condition) -> Condition:
 def test_per_expert_a_negative_prompt_takes_the_place_of_no_text_in_every_expert():
     x, t, text = condition()
     other, weights = negatives(text), route(x, t, text.pooled)
-    wanted = mixed_velocity(Toys(), weights, x, t, text.tokens, text.mask)
-    away = mixed_velocity(Toys(), weights, x, t, other.tokens, other.mask)
+    wanted = mixed_velocity(Toys(), weights, x, t, text)
+    away = mixed_velocity(Toys(), weights, x, t, other)
     guided = guided_velocity("per_expert", Toys(), route, text, 3.0, other)(x, t)
     torch.testing.assert_close(guided, away + 3 * (wanted - away))
 
@@ -103,9 +104,9 @@ def test_per_expert_a_negative_prompt_takes_the_place_of_no_text_in_every_expert
 def test_in_the_exact_form_a_negative_prompt_is_routed_by_itself_and_an_empty_one_without_text():
     x, t, text = condition()
     other = negatives(text)
-    wanted = mixed_velocity(Toys(), route(x, t, text.pooled), x, t, text.tokens, text.mask)
+    wanted = mixed_velocity(Toys(), route(x, t, text.pooled), x, t, text)
     weights = torch.cat([route(x, t, other.pooled)[:-1], route(x, t, None)[-1:]])
-    away = mixed_velocity(Toys(), weights, x, t, other.tokens, other.mask)
+    away = mixed_velocity(Toys(), weights, x, t, other)
     guided = guided_velocity("exact", Toys(), route, text, 3.0, other)(x, t)
     torch.testing.assert_close(guided, away + 3 * (wanted - away))
 

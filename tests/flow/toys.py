@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from paris_p2p.flow.condition import Condition
+
 
 class Toys:
     """Answers (k + 1) x for expert k, plus the text's sum where there is text.
@@ -16,30 +18,17 @@ class Toys:
         self.pooled: list[Tensor] = []
         self.first: list[Tensor] = []
 
-    def velocity(
-        self,
-        k: int,
-        x: Tensor,
-        t: Tensor,
-        tokens: Tensor,
-        mask: Tensor,
-        pooled: Tensor | None = None,
-        first: Tensor | None = None,
-    ) -> Tensor:
+    def velocity(self, k: int, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         self.asked.append((k, len(x)))
-        if pooled is not None:
-            self.pooled.append(pooled)
-        if first is not None:
-            self.first.append(first)
-        text = (tokens * mask[..., None]).sum((1, 2))
+        if condition.pooled is not None:
+            self.pooled.append(condition.pooled)
+        if condition.first is not None:
+            self.first.append(condition.first)
+        text = (condition.tokens * condition.mask[..., None]).sum((1, 2))
         return x * self.factors[k] + (text * self.factors[k] + t).reshape(-1, *[1] * (x.dim() - 1))
 
 
-def clips(count: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns x, t, tokens, mask."""
-    return (
-        torch.randn(count, 2, 3, 4, 4),
-        torch.rand(count),
-        torch.randn(count, 5, 6),
-        torch.ones(count, 5, dtype=torch.bool),
-    )
+def clips(count: int = 4) -> tuple[Tensor, Tensor, Condition]:
+    """Returns x, t, and captions without pooled text."""
+    x, t = torch.randn(count, 2, 3, 4, 4), torch.rand(count)
+    return x, t, Condition(torch.randn(count, 5, 6), torch.ones(count, 5, dtype=torch.bool), None)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from paris_p2p.device import pick_device
 from paris_p2p.errors import UsageError
+from paris_p2p.flow.condition import Condition
 from paris_p2p.flow.ddpm import cosine, cosine_time, diffuse
 from paris_p2p.flow.mixture import mixed_velocity
 from paris_p2p.generation import routed
@@ -76,10 +77,10 @@ def test_an_exact_noise_predictor_in_a_mixed_pool_gives_the_exact_mixture(monkey
     pool = ExpertSeats({}, lambda k: k, pick_device("cpu"), 2, ddpm=(0,))  # type: ignore[arg-type, return-value]
     t = torch.tensor([0.02, 0.3, 0.6, 0.9])
     x = torch.randn(4, 3, 2, 4, 4)
-    tokens, mask = torch.zeros(4, 1, 1), torch.ones(4, 1, dtype=torch.bool)
+    text = Condition(torch.zeros(4, 1, 1), torch.ones(4, 1, dtype=torch.bool), None)
     weights = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.9, 0.1], [0.0, 1.0]])
     torch.testing.assert_close(
-        mixed_velocity(pool, weights, x, t, tokens, mask), oracles[1](x, t), rtol=1e-4, atol=1e-4
+        mixed_velocity(pool, weights, x, t, text), oracles[1](x, t), rtol=1e-4, atol=1e-4
     )
 
 

@@ -24,7 +24,8 @@ from paris_p2p.codec.video import check_first_latent
 from paris_p2p.data.batches import Batch
 from paris_p2p.device import pick_device
 from paris_p2p.errors import UsageError
-from paris_p2p.flow.guidance import Condition, guided_velocity
+from paris_p2p.flow.condition import Condition
+from paris_p2p.flow.guidance import guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.flow.path import clip_losses, interpolate, logit_normal, velocity
 from paris_p2p.flow.sampler import sample, time_grid
@@ -133,7 +134,7 @@ def test_an_expert_that_predicts_noise_gets_the_frame_as_clean_as_the_others(mon
     x, t, mask = torch.randn(2, 3, 2, 4, 4), torch.tensor([0.2, 0.9]), torch.ones(2, 1, dtype=torch.bool)
     first = first_condition(torch.randn(2, 3, 2, 4, 4), torch.ones(2, dtype=torch.bool))
     for k in spies:
-        pool.velocity(k, x, t, torch.zeros(2, 1, 1), mask, torch.zeros(2, 1), first)
+        pool.velocity(k, x, t, Condition(torch.zeros(2, 1, 1), mask, torch.zeros(2, 1), first))
         assert torch.equal(spies[k].seen[0], first)
 
 
@@ -145,12 +146,11 @@ def clips(made: MadeRun, out: Path, **changes: object) -> np.ndarray:
 @pytest.mark.parametrize("form", ["per_expert", "exact"])
 def test_the_image_is_known_with_and_without_the_text_whatever_the_guidance(form: str):
     class Pool:
-        def velocity(
-            self, k: int, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor, first: Tensor
-        ) -> Tensor:
-            assert len(first) == len(x) == 4
-            assert bool(first[:, -1].all())  # the mask, in both halves
-            return first[:, :1] * mask.any(1).reshape(-1, 1, 1, 1, 1) + x
+        def velocity(self, k: int, x: Tensor, t: Tensor, known: Condition) -> Tensor:
+            assert known.first is not None
+            assert len(known.first) == len(x) == 4
+            assert bool(known.first[:, -1].all())  # the mask, in both halves
+            return known.first[:, :1] * known.mask.any(1).reshape(-1, 1, 1, 1, 1) + x
 
     x, t, mask = torch.zeros(2, 1, 1, 4, 4), torch.ones(2), torch.ones(2, 3, dtype=torch.bool)
     first = first_condition(torch.randn(2, 1, 1, 4, 4), torch.ones(2, dtype=torch.bool))

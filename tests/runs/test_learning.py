@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from paris_p2p.device import pick_device
+from paris_p2p.flow.condition import Condition
 from paris_p2p.flow.ddpm import diffuse
-from paris_p2p.flow.guidance import Condition, guided_velocity
+from paris_p2p.flow.guidance import guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.flow.path import clip_losses, interpolate, logit_normal, velocity
 from paris_p2p.flow.sampler import sample, time_grid

@@ -31,7 +31,7 @@ def decode_clip_at(file: BinaryIO, shape: ClipShape, start_s: float, track: Trac
     return next(iter(Video(file, track).clips([start_s], shape))).frames
 
 
-def spread(start_s: float, end_s: float, shape: ClipShape, max_clips: int) -> list[float]:
+def spread_starts(start_s: float, end_s: float, shape: ClipShape, max_clips: int) -> list[float]:
     """Returns where the clips of a stretch start, evenly spread.
 
     It gives one start even where no clip fits: reading then finds the stretch too short.

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 from pydantic import Field, StringConstraints, ValidationError
 
 from paris_p2p.data.decode import Frames
-from paris_p2p.data.reading import read_clip_at
+from paris_p2p.data.source_clips import read_clip_at
 from paris_p2p.data.sources import Source
 from paris_p2p.data.splits import Split as Split
 from paris_p2p.data.track import Track

@@ -21,8 +21,8 @@ from paris_p2p.codec.video import Codec
 from paris_p2p.data.cache import Cache, Encoded, cache_key
 from paris_p2p.data.captions import Note
 from paris_p2p.data.decode import Clip, UnusableVideo
-from paris_p2p.data.reading import read_clips, read_parts
 from paris_p2p.data.sheet import thumbnail
+from paris_p2p.data.source_clips import read_clips, read_parts
 from paris_p2p.data.sources import Source
 from paris_p2p.features.image import Features
 from paris_p2p.preparation.threads import one_thread_per_operation, side_by_side

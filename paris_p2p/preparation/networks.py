@@ -139,7 +139,7 @@ def load_named(options: PrepareOptions) -> Named:
     return Named(text, features, files)
 
 
-def load_networks(
+def prepare_networks(
     named: Named,
     train: Sequence[Source],
     options: PrepareOptions,
@@ -174,7 +174,7 @@ def load_networks(
     return Networks(codec, files, named.text, named.features, psnr_db, name, pca_psnr_db, first)
 
 
-def fingerprint(
+def input_fingerprint(
     sources: Sequence[Source], skipped: Sequence[Skipped], options: PrepareOptions, version: int
 ) -> str:
     """Hashes all that a prepare's result depends on."""

@@ -52,10 +52,10 @@ from paris_p2p.preparation.encoding import Decoding, Encoder, embed_captions, fi
 from paris_p2p.preparation.networks import (
     Networks,
     PrepareOptions,
-    fingerprint,
+    input_fingerprint,
     is_local_name,
     load_named,
-    load_networks,
+    prepare_networks,
 )
 from paris_p2p.preparation.preconditions import (
     already_prepared,
@@ -94,7 +94,7 @@ def prepare(clips: Path, out: Path, options: PrepareOptions, progress: Progress 
         if not sources:
             raise none_usable_at_all(clips, out, found)
         out.mkdir(parents=True, exist_ok=True)
-        made_from = fingerprint(sources, skipped, options, VERSION)
+        made_from = input_fingerprint(sources, skipped, options, VERSION)
         known = already_prepared(out, made_from)
         if known is not None:
             return known
@@ -142,7 +142,7 @@ class _Job:
         place = {group: i for i, group in enumerate(ranked[-max(1, len(ranked) // 4) :])}
         tail = [source for source in sources if groups[source.id] in place]
         tail.sort(key=lambda source: (-place[groups[source.id]], source.id))
-        models = load_networks(named, tail, self.options, self.decoding, self.cache, self.progress)
+        models = prepare_networks(named, tail, self.options, self.decoding, self.cache, self.progress)
         encoder = self._encoder(models)
         starts_s = self._usable(sources, encoder)
         splits = self._splits(ranked, groups, starts_s, place)

@@ -11,8 +11,8 @@ from paris_p2p.data.cache import Cache, cache_key
 from paris_p2p.data.captions import Note
 from paris_p2p.data.decode import Video
 from paris_p2p.data.film_parts import Span, clips_in, long_from, part_clips, plan_parts
-from paris_p2p.data.reading import starts_of
 from paris_p2p.data.scenes import find_cuts
+from paris_p2p.data.source_clips import starts_of
 from paris_p2p.data.sources import Skipped, Source
 from paris_p2p.data.splits import SplitOptions, can_split, experts_for
 from paris_p2p.data.track import Track

@@ -57,13 +57,13 @@ def main() -> int:
     line = open_line()
     try:
         while True:
-            line.send(check(GateJob.model_validate_json(line.receive())))
+            line.send(check_card(GateJob.model_validate_json(line.receive())))
     except (ParisError, ValidationError) as error:
         print(error, file=sys.stderr)
     return 1
 
 
-def check(job: GateJob) -> GateResult:
+def check_card(job: GateJob) -> GateResult:
     """Returns the verdict on a card's checkpoint; ParisError for what is wrong on this side."""
     set_threads(job.threads)
     spec, device = read_spec(job), pick_device(job.device)

@@ -12,14 +12,14 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from paris_p2p.data.decode import Clip, Video, spread
+from paris_p2p.data.decode import Clip, Video, spread_starts
 from paris_p2p.spec import ClipShape
 
 
 def decode_clips(file: BinaryIO, shape: ClipShape, max_clips: int) -> list[Clip]:
     """Returns up to `max_clips` clips that do not overlap, spread evenly; UnusableVideo."""
     video = Video(file)
-    return list(video.clips(spread(0.0, video.track.duration_s, shape, max_clips), shape))
+    return list(video.clips(spread_starts(0.0, video.track.duration_s, shape, max_clips), shape))
 
 
 def write_video(

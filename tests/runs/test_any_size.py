@@ -21,7 +21,7 @@ from paris_p2p.generation.pipeline import ParisPipeline
 from paris_p2p.preparation.create import CreateOptions, create_run
 from paris_p2p.preparation.prepare import PrepareOptions, prepare
 from paris_p2p.spec import GateSpec, RunSpec, TimingSpec, TrainingSpec
-from paris_p2p.training.gate import check
+from paris_p2p.training.gate import check_card
 from paris_p2p.training.messages import CheckpointReady, GateJob, TrainJob
 from tests.data.videos import scene, write_video
 from tests.made.made_run import save_text_encoder
@@ -90,7 +90,7 @@ def trained(folder: Path, run: Envelope[RunSpec], shards: Prepared, slot: str) -
         "steps": ready.steps,
         "clips": ready.clips,
     }
-    result = check(GateJob(**common, **files("gate"), card="12" * 32, **made))
+    result = check_card(GateJob(**common, **files("gate"), card="12" * 32, **made))
     assert result.ok, result.reason
     return ready
 

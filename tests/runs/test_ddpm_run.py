@@ -27,7 +27,7 @@ from paris_p2p.generation.routed import DEFAULT_CLAMP, ExpertSeats
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.preparation.create import CreateOptions, create_run
 from paris_p2p.spec import GateSpec, TimingSpec, TrainingSpec
-from paris_p2p.training.gate import check, gate_batch, zero_loss
+from paris_p2p.training.gate import check_card, gate_batch, zero_loss
 from paris_p2p.training.messages import CheckpointReady
 from paris_p2p.training.objective import expert_losses, times
 from tests.made.made_prepared import prepare_made
@@ -115,8 +115,8 @@ def test_its_times_are_uniform_on_its_own_schedule_and_one_in_each_slice_at_the_
 def test_both_kinds_train_and_pass_the_gate_below_a_network_that_knows_nothing(run: TinyRun, slot: str):
     early = trained(run, slot, f"early-{slot}", 30)
     late = trained(run, slot, f"late-{slot}", 120, **run.resume(early))
-    first = check(run.gate_job(early, slot))
-    second = check(run.gate_job(late, slot, best_weights_path=early.weights_path))
+    first = check_card(run.gate_job(early, slot))
+    second = check_card(run.gate_job(late, slot, best_weights_path=early.weights_path))
     assert first.ok, first.reason
     assert second.ok, second.reason
     assert second.loss < second.reference_loss == pytest.approx(first.loss, rel=1e-6)

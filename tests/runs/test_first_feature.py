@@ -25,7 +25,7 @@ from paris_p2p.generation.pipeline import ParisPipeline
 from paris_p2p.preparation.create import CreateOptions, create_run
 from paris_p2p.preparation.prepare import PrepareOptions, prepare
 from paris_p2p.spec import GateSpec, Pinned, TimingSpec, TrainingSpec
-from paris_p2p.training.gate import check, gate_batch, mean_loss
+from paris_p2p.training.gate import check_card, gate_batch, mean_loss
 from paris_p2p.training.messages import CheckpointReady
 from paris_p2p.training.objective import FIRST_FEATURE_DRAW, open_clips, train_losses
 from tests.data.shards import write_shard
@@ -108,7 +108,7 @@ def test_resuming_equals_not_stopping_bit_for_bit_and_the_gate_is_content(run: T
     weights = load_file(whole.weights_path)
     assert weights["first_in.weight"].any()
     assert weights["no_first"].any()
-    result = check(run.gate_job(whole, "router"))
+    result = check_card(run.gate_job(whole, "router"))
     assert result.ok, result.reason
 
 

@@ -38,7 +38,7 @@ from paris_p2p.model.first_frame import first_condition
 from paris_p2p.model.presets import build_expert, expert_config
 from paris_p2p.preparation.create import CreateOptions, create_run
 from paris_p2p.spec import ClipShape, GateSpec, LatentShape, TextShape, TimingSpec, TrainingSpec
-from paris_p2p.training.gate import check, gate_batch, mean_loss
+from paris_p2p.training.gate import check_card, gate_batch, mean_loss
 from paris_p2p.training.messages import CheckpointReady
 from paris_p2p.training.objective import FIRST_FRAME_DRAW, train_losses
 from tests.made.made_prepared import prepare_made
@@ -112,10 +112,12 @@ def test_training_lowers_the_gates_loss_below_a_network_that_knows_nothing(run: 
     early = trained(run, "early", 30)
     late = trained(run, "late", 60, **run.resume(early))
     assert load_file(late.weights_path)["first_in.weight"].any()
-    result = check(run.gate_job(late, SLOT, best_weights_path=early.weights_path))
+    result = check_card(run.gate_job(late, SLOT, best_weights_path=early.weights_path))
     assert result.ok, result.reason
     assert (
-        result.loss < result.reference_loss == pytest.approx(check(run.gate_job(early, SLOT)).loss, rel=1e-6)
+        result.loss
+        < result.reference_loss
+        == pytest.approx(check_card(run.gate_job(early, SLOT)).loss, rel=1e-6)
     )
 
 

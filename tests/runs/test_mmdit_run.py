@@ -7,7 +7,7 @@ from paris_p2p.generation.export import export
 from paris_p2p.generation.generate import generate
 from paris_p2p.generation.pipeline import ParisPipeline
 from paris_p2p.model.mmdit import MMDiT
-from paris_p2p.training.gate import check
+from paris_p2p.training.gate import check_card
 from paris_p2p.training.objective import build_network
 from tests.made.made_run import PROMPTS, MadeRun
 from tests.made.tiny_run import TinyRun, checkpoint_of, train_here
@@ -21,7 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 def test_training_lowers_the_gates_loss_below_a_network_that_knows_nothing(run: TinyRun):
     ready = checkpoint_of(train_here(run.train_job(max_steps=60)))
     assert isinstance(build_network(run.run, run.spec, "expert-1"), MMDiT)
-    result = check(run.gate_job(ready))
+    result = check_card(run.gate_job(ready))
     assert result.ok, result.reason
     assert result.loss < 0.95 * result.reference_loss
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from paris_p2p.errors import DataError
-from paris_p2p.training.gate import check, gate_batch
+from paris_p2p.training.gate import check_card, gate_batch
 from paris_p2p.training.messages import CheckpointReady, GateJob, GateResult
 from tests.made.tiny_run import TinyRun, checkpoint_of, start_process, train_here
 
@@ -43,10 +43,10 @@ def _changed(path: Path, target: Path, change: Callable[[Tensors, dict[str, str]
 def test_training_lowers_the_gates_loss_below_a_network_that_knows_nothing(tiny: TinyRun, slot: str) -> None:
     early = _train(tiny, slot, f"early-{slot}", 30)
     late = _train(tiny, slot, f"late-{slot}", 90, **tiny.resume(early))
-    first = check(tiny.gate_job(early, slot))
+    first = check_card(tiny.gate_job(early, slot))
     assert first.ok, first.reason
     assert first.loss < first.reference_loss
-    second = check(tiny.gate_job(late, slot, best_weights_path=early.weights_path))
+    second = check_card(tiny.gate_job(late, slot, best_weights_path=early.weights_path))
     assert second.ok, second.reason
     # the same card id: the same clips and noise
     assert second.loss < second.reference_loss == pytest.approx(first.loss, rel=1e-6)
@@ -55,10 +55,10 @@ def test_training_lowers_the_gates_loss_below_a_network_that_knows_nothing(tiny:
 def test_the_fixed_loss_is_the_same_for_every_card_of_the_same_weights_and_the_gates_own_is_not(
     tiny: TinyRun, ready: CheckpointReady
 ) -> None:
-    one, other = (check(tiny.gate_job(ready, card=card * 32)) for card in ("12", "34"))
+    one, other = (check_card(tiny.gate_job(ready, card=card * 32)) for card in ("12", "34"))
     assert one.fixed_loss == other.fixed_loss is not None
     assert one.loss != other.loss
-    better = check(tiny.gate_job(_train(tiny, "expert-1", "gate-better", 120, **tiny.resume(ready))))
+    better = check_card(tiny.gate_job(_train(tiny, "expert-1", "gate-better", 120, **tiny.resume(ready))))
     assert better.fixed_loss is not None
     assert better.fixed_loss < one.fixed_loss  # type: ignore[operator]
 
@@ -72,8 +72,8 @@ def test_verdicts_come_over_the_pipe_one_job_after_another(tiny: TinyRun, ready:
         assert process.stdin is not None
         result, second = (GateResult.model_validate_json(process.stdout.readline()) for _ in range(2))
         process.stdin.close()
-    assert result == check(tiny.gate_job(ready))
-    assert second == check(other) != result
+    assert result == check_card(tiny.gate_job(ready))
+    assert second == check_card(other) != result
     assert result.ok
     assert result.gate_clips == 12
 
@@ -83,7 +83,7 @@ def test_what_is_wrong_here_ends_without_a_verdict(
 ) -> None:
     job = tiny.gate_job(ready).model_copy(update={"shard_paths": (tmp_path / "gone.tar",)})
     with pytest.raises(DataError, match=r"gone\.tar"):
-        check(job)
+        check_card(job)
     with start_process("paris_p2p.training.gate", line=job.to_line()) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -159,7 +159,7 @@ def test_a_malformed_checkpoint_is_refused(
 ) -> None:
     field = f"{which}_path"
     bad = _changed(getattr(ready, field), tmp_path / "bad.safetensors", change)
-    result = check(tiny.gate_job(ready).model_copy(update={field: bad}))
+    result = check_card(tiny.gate_job(ready).model_copy(update={field: bad}))
     assert not result.ok
     assert re.search(words, result.reason), result.reason
 
@@ -182,7 +182,7 @@ def test_a_resume_state_that_would_spoil_the_successors_training_is_refused(
             tensors[name].view(-1)[0] = value
 
     bad = _changed(ready.resume_path, tmp_path / "bad.safetensors", change)
-    result = check(tiny.gate_job(ready).model_copy(update={"resume_path": bad}))
+    result = check_card(tiny.gate_job(ready).model_copy(update={"resume_path": bad}))
     assert not result.ok
     assert words in result.reason
 
@@ -195,21 +195,21 @@ def test_a_file_that_is_no_safetensors_is_refused(
 ) -> None:
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(header + b"\0" * 100)
-    result = check(tiny.gate_job(ready).model_copy(update={"weights_path": bad}))
+    result = check_card(tiny.gate_job(ready).model_copy(update={"weights_path": bad}))
     assert not result.ok
     assert "not a readable safetensors file" in result.reason
 
 
 def test_counters_that_no_training_reaches_are_refused(tiny: TinyRun, ready: CheckpointReady) -> None:
     for counts in ({"clips": ready.clips + 1}, {"clips": 0, "steps": 0}):
-        result = check(tiny.gate_job(ready, **counts))
+        result = check_card(tiny.gate_job(ready, **counts))
         assert not result.ok
         assert "steps take" in result.reason
 
 
 def test_a_checkpoint_worse_than_the_best_is_refused(tiny: TinyRun, ready: CheckpointReady) -> None:
     early = _train(tiny, "expert-1", "gate-early", 1)
-    result = check(tiny.gate_job(early, best_weights_path=ready.weights_path))
+    result = check_card(tiny.gate_job(early, best_weights_path=ready.weights_path))
     assert not result.ok
     assert result.loss > result.reference_loss > 0
     assert result.reason
@@ -225,11 +225,13 @@ def test_a_first_checkpoint_worse_than_knowing_nothing_is_refused(
 
     weights = _changed(ready.weights_path, tmp_path / "weights.safetensors", spoil)
     resume = _changed(ready.resume_path, tmp_path / "resume.safetensors", spoil)
-    result = check(tiny.gate_job(ready).model_copy(update={"weights_path": weights, "resume_path": resume}))
+    result = check_card(
+        tiny.gate_job(ready).model_copy(update={"weights_path": weights, "resume_path": resume})
+    )
     assert not result.ok
     assert result.loss > result.reference_loss
 
 
 def test_the_result_is_one_line(tiny: TinyRun, ready: CheckpointReady) -> None:
     job: GateJob = tiny.gate_job(ready)
-    assert json.loads(check(job).to_line())["ok"] is True
+    assert json.loads(check_card(job).to_line())["ok"] is True

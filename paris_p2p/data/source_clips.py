@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from paris_p2p.data.decode import Clip, Frames, UnusableVideo, Video, decode_clip_at, spread
+from paris_p2p.data.decode import Clip, Frames, UnusableVideo, Video, decode_clip_at, spread_starts
 from paris_p2p.data.film_parts import clips_in
 from paris_p2p.data.images import decode_image
 from paris_p2p.data.sources import Source
@@ -67,10 +67,10 @@ def starts_of(source: Source, shape: ClipShape, max_clips: int, duration_s: floa
     """
     begin_s, end_s = (0.0, duration_s) if source.span is None else (source.span.start_s, source.span.end_s)
     if not source.timed:
-        return spread(begin_s, end_s, shape, max_clips)
+        return spread_starts(begin_s, end_s, shape, max_clips)
     stretches = [(max(begin_s, cue.start_s), min(end_s, cue.end_s)) for cue in source.timed]
     fitting = [(a, b, clips_in(b - a, shape)) for a, b in stretches if clips_in(b - a, shape)]
-    starts_s = [start_s for a, b, count in fitting for start_s in spread(a, b, shape, count)]
+    starts_s = [start_s for a, b, count in fitting for start_s in spread_starts(a, b, shape, count)]
     if not starts_s:
         clip_s = shape.frames / shape.fps
         raise UnusableVideo(

@@ -192,7 +192,7 @@ class BatchSource:
 
 
 @contextmanager
-def batches(
+def open_batches(
     clips: ClipSet,
     draws: Draws,
     batch_clips: int,

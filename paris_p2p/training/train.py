@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from paris_p2p.data.batches import BatchSource, Draws, batches
+from paris_p2p.data.batches import BatchSource, Draws, open_batches
 from paris_p2p.device import (
     compile_blocks,
     compute_repeatably,
@@ -53,7 +53,7 @@ def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[
     if job.compile and device.compiles:
         compile_blocks(learner.network)
     draws, size = Draws.of(job.run, job.slot), batch_clips(spec, job.slot)
-    with batches(clips, draws, size, learner.clips, lambda batch: batch.to(device.torch)) as source:
+    with open_batches(clips, draws, size, learner.clips, lambda batch: batch.to(device.torch)) as source:
         first = source.peek()
         learner.micro_batch_clips = choose_micro_batch(
             learner, first, job.micro_batch_clips, job.max_memory_bytes

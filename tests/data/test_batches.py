@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paris_p2p.data.batches import ClipOrder, Draws, batches, make_batch
+from paris_p2p.data.batches import ClipOrder, Draws, make_batch, open_batches
 from paris_p2p.data.clips import ClipSet
 from paris_p2p.errors import DataError
 from tests.data.shards import write_shard
@@ -86,11 +86,11 @@ def test_a_clips_draws_do_not_depend_on_the_batch_it_falls_into(clips: ClipSet) 
 
 
 def test_batches_go_on_where_a_lineage_stands_and_skip_and_repeat_nothing(clips: ClipSet) -> None:
-    with batches(clips, DRAWS, 3, 0) as source:
+    with open_batches(clips, DRAWS, 3, 0) as source:
         straight = [source.next() for _ in range(14)]
     resumed = []
     for first in (0, 6, 21):  # stopped after 2 and after 7 batches
-        with batches(clips, DRAWS, 3, first) as source:
+        with open_batches(clips, DRAWS, 3, first) as source:
             resumed += [source.next() for _ in range({0: 2, 6: 5, 21: 7}[first])]
     assert (
         [batch.first_clip for batch in resumed]
@@ -115,7 +115,7 @@ def test_errors_of_the_background_thread_come_out_where_the_batch_is_taken(tmp_p
     clips = ClipSet([path], [0], cache_bytes=0)
     with path.open("r+b") as file:
         file.truncate(600)
-    with batches(clips, DRAWS, 2, 0) as source, pytest.raises(DataError, match="changed while in use"):
+    with open_batches(clips, DRAWS, 2, 0) as source, pytest.raises(DataError, match="changed while in use"):
         source.next()
 
 

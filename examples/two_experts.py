@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from paris_p2p.data.batches import Batch
 from paris_p2p.device import pick_device
-from paris_p2p.flow.guidance import Condition, guided_velocity
+from paris_p2p.flow.condition import Condition
+from paris_p2p.flow.guidance import guided_velocity
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.flow.path import logit_normal
 from paris_p2p.flow.sampler import sample, time_grid

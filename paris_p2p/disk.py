@@ -14,7 +14,7 @@ from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
-from paris_p2p.errors import DiskFullError, ReadOnlyError, StoreError
+from paris_p2p.errors import DiskFullError, ReadOnlyError, StoreError, UsageError
 
 FORGOTTEN_S = 3600.0  # a temporary file that nobody touched for so long belongs to a process that died
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -112,6 +112,24 @@ def sweep_temporaries(directory: Path, stem: str = "") -> None:
         except OSError:
             # its writer finished it meanwhile, or the disk is read-only: then writing will say so
             continue
+
+
+def named_path(words: str | Path) -> Path:
+    """Returns the path that somebody named, in a home where it begins with `~`; UsageError for words that no
+    file can be called: none at all, too many, or the home of nobody.
+    """
+    try:
+        path = Path(words).expanduser()
+        if not str(words).strip():
+            raise ValueError("it is empty")
+        path.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            return path  # whether something is there is another question
+        raise UsageError(f"{str(words)[:100]!r} is no path: {error.strerror}; name another") from error
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"{str(words)[:100]!r} is no path: {str(error)[:100]}; name another") from error
+    return path
 
 
 def make_directory(path: Path) -> None:

@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from paris_p2p.byte_size import Bytes
+from paris_p2p.disk import named_path
 from paris_p2p.errors import UsageError
 from paris_p2p.spec import PeerSettings, peer_address
 
@@ -64,6 +65,14 @@ def words(value: Any) -> Any:
     return tuple(value.split()) if isinstance(value, str) else value
 
 
+def _folder(value: Any) -> Any:
+    """Returns the folder that is named; ValueError for what no folder can be called."""
+    try:
+        return named_path(value) if isinstance(value, str | Path) else value
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
 # A list; one text with blanks between the words where it comes from the environment.
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(words)]
 Addresses = Annotated[
@@ -88,7 +97,7 @@ class Options(BaseSettings):
 class HomeOptions(Options):
     """Holds where a peer keeps its key and its blobs."""
 
-    data_dir: Annotated[Path, AfterValidator(Path.expanduser), Field(default_factory=default_data_dir)]
+    data_dir: Annotated[Path, BeforeValidator(_folder), Field(default_factory=default_data_dir)]
 
 
 class FetchOptions(HomeOptions):
@@ -177,7 +186,7 @@ def load_options(
 
 def readable_file(path: Path) -> Path:
     """Returns the path of a settings file; UsageError when it cannot be read."""
-    path = path.expanduser()
+    path = named_path(path)
     try:
         path.open("rb").close()
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, quote
@@ -368,6 +369,15 @@ def device_name(text: str) -> str:
     return text
 
 
+def own_address(text: str) -> str:
+    """Returns an address to listen on; ValueError when it is none."""
+    try:
+        ip_address(text)
+    except ValueError as error:
+        raise ValueError("is no address of this machine, nor 0.0.0.0 or :: for all of them") from error
+    return text
+
+
 class PeerSettings(BaseModel):
     """Holds what this peer allows and where it lives; all options end here (option_sources.py)."""
 
@@ -375,7 +385,7 @@ class PeerSettings(BaseModel):
 
     data_dir: Path
     port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: any free one
-    host: str = "0.0.0.0"
+    host: Annotated[str, AfterValidator(own_address)] = "0.0.0.0"
     announce: tuple[str, ...] = ()
     relays: tuple[str, ...] = ()
     max_disk_bytes: Bytes = ByteSize(0)  # 0: no cap; unset: half of the disk (node/host.py)

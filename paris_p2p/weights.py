@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from paris_p2p.bounded_json import read_json
+from paris_p2p.disk import named_path
 from paris_p2p.errors import BlobError, UsageError
 
 # no pickles, no code: nothing else of a model folder is ever read
@@ -97,12 +98,12 @@ def read_pinned(path: Path, *, max_bytes: int, sha256: str = "") -> tuple[bytes,
     the file's.
     """
     try:
-        size = path.expanduser().stat().st_size
+        size = named_path(path).stat().st_size
         if size > max_bytes:
             raise UsageError(
                 f"{path} has {size} bytes, at most {max_bytes} are read; name the file that was meant"
             )
-        content = path.expanduser().read_bytes()
+        content = named_path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path} ({error.strerror}); name a file that is there") from error
     found = hashlib.sha256(content).hexdigest()
@@ -131,7 +132,7 @@ def find_model_files(reference: str, folder: Path | None = None, revision: str =
     """
     if folder is not None and (folder / "config.json").is_file():
         return folder_files(folder)
-    local = Path(reference).expanduser()
+    local = named_path(reference)
     if local.is_dir():
         return folder_files(local)
     return _hub_files(reference, revision)
@@ -142,7 +143,7 @@ def is_local(reference: str) -> bool:
 
     Such a model travels with the run as files.
     """
-    return Path(reference).expanduser().is_dir()
+    return named_path(reference).is_dir()
 
 
 @contextmanager

@@ -78,6 +78,8 @@ def test_an_empty_variable_says_nothing_and_a_list_has_blanks_between(
         ("PARIS_MAX_DISK", "1,5GB", "PARIS_MAX_DISK 1,5GB: is not a size"),
         ("PARIS_DEVICE", "gpu", "PARIS_DEVICE gpu: is not one of auto, cpu, cuda, cuda:N; for a GPU say"),
         ("PARIS_PROFILE", "gpu-9", "no profile 'gpu-9'"),
+        ("PARIS_HOST", "localhost", "PARIS_HOST localhost: is no address of this machine"),
+        ("PARIS_DATA_DIR", "~nobody-of-this-name/x", "PARIS_DATA_DIR ~nobody.*: '~nobody.* is no path"),
     ],
 )
 def test_a_mistake_in_a_variable_is_named(

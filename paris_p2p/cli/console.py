@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from paris_p2p.cli import logs
+from paris_p2p.disk import named_path
 from paris_p2p.errors import DiskFullError, InviteError, ParisError, ReadOnlyError, UsageError
 from paris_p2p.pasted import decode_pasted
 from paris_p2p.shown import FIELD_LETTERS, lose_closed_terminal, put, ready_streams, shown, shown_lines
@@ -131,7 +133,7 @@ def read_invite(argument: str) -> str:
     if argument == "-":
         return _decoded(_stdin_bytes(), "standard input")
     if argument.startswith("@"):
-        path = Path(argument[1:]).expanduser()
+        path = named_path(argument[1:])
         if not path.is_file():
             raise InviteError(f"there is no file {path} to read the invite from")
         try:
@@ -141,7 +143,8 @@ def read_invite(argument: str) -> str:
             raise UsageError(
                 f"cannot read {path}: {error.strerror}; check the path and who may read it"
             ) from error
-    if "paris" not in argument.lower() and Path(argument).exists():
+    # os.path's, because long words are an error to Path.exists
+    if "paris" not in argument.lower() and os.path.exists(argument):
         kind = "folder" if Path(argument).is_dir() else "file"
         hint = f"; to read the invite from it, write @{argument}" if kind == "file" else ""
         raise InviteError(f"{argument} is a {kind}, where an invite (paris:…) is wanted{hint}")
@@ -167,7 +170,7 @@ def read_text(path: Path) -> str:
     from paris_p2p.data.text_files import NotTextError, decode_text
 
     try:
-        return decode_text(path.expanduser().read_bytes()).text
+        return decode_text(named_path(path).read_bytes()).text
     except OSError as error:
         raise UsageError(
             f"cannot read {path}: {error.strerror}; check the path and who may read it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from paris_p2p.cli.groups import (
 )
 from paris_p2p.cli.typed import checked_options
 from paris_p2p.cli.verb import verb
+from paris_p2p.disk import named_path
 from paris_p2p.errors import UsageError
 from paris_p2p.pasted import invites_in
 
@@ -203,8 +205,8 @@ def _model_folder(
     so that a second call goes on with the same weights while the run trains on.
     """
     pasted = model == "-" or model.startswith("@") or next(invites_in(model), "")
-    if not pasted or Path(model).exists():
-        return typed.model_folder(Path(model))
+    if not pasted or os.path.exists(model):
+        return typed.model_folder(named_path(model))
     from paris_p2p.generation.export import export
     from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
 

@@ -14,6 +14,7 @@ import typer
 
 from paris_p2p.cli import typed
 from paris_p2p.cli.choices import GuidanceForm, RoutingName
+from paris_p2p.disk import named_path
 
 if TYPE_CHECKING:
     from paris_p2p.spec import PeerSettings
@@ -22,7 +23,9 @@ LINE, MACHINE, SAMPLING = "Network", "This machine", "Sampling"
 
 
 def option(about: str, value: str | None = None, *flags: str, panel: str | None = None, **more: Any) -> Any:
-    """Returns an option of typer's; `value` is how --help calls what it takes."""
+    """Returns an option of typer's; `value` is how --help calls what it takes, of which paths are checked."""
+    if value in ("FILE", "FOLDER"):
+        more.setdefault("parser", named_path)
     return typer.Option(*flags, help=about, metavar=value, rich_help_panel=panel, **more)
 
 

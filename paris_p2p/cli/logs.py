@@ -20,6 +20,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from paris_p2p.disk import named_path
 from paris_p2p.errors import UsageError
 from paris_p2p.shown import SAID, put, shown, shown_lines
 
@@ -72,7 +73,7 @@ def _logging_to(path: Path | None) -> Iterator[None]:
         yield
         return
     try:
-        handler = _File(path.expanduser())
+        handler = _File(named_path(path))
     except OSError as error:
         raise UsageError(f"--log-file {path}: {error.strerror}; name a file that can be written") from error
     ours, root = logging.getLogger(OURS), logging.getLogger()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from paris_p2p.cli.console import parse_invite
 from paris_p2p.cli.typed import model_folder
+from paris_p2p.disk import named_path
 
 if TYPE_CHECKING:
     from paris_p2p.fetched_run import FetchedRun
@@ -21,7 +22,7 @@ def parse_model(argument: str, settings: PeerSettings) -> Invite | Path:
     from paris_p2p.node.generator import GENERATOR_DIR
 
     if os.path.isdir(os.path.expanduser(argument)):  # not Path.is_dir, to which a long invite is an error
-        return model_folder(Path(argument).expanduser())
+        return model_folder(named_path(argument))
     return parse_invite(argument, settings.data_dir / GENERATOR_DIR)
 
 

@@ -60,11 +60,13 @@ def start(
 ) -> None:
     """Join a run, claim a slot and train it until Ctrl-C (a second Ctrl-C leaves at once)."""
     from paris_p2p.peer.settings import check_device, load_start
+    from paris_p2p.swarm.addresses import check_addresses
 
     loaded, profile = load_start(typed.given(flags), config)
     settings = loaded.peer_settings()
     parsed = parse_invite(invite, settings.data_dir)
     check_device(settings.device)
+    check_addresses(settings)
     if dry_run:
         echo(loaded.describe(settings))
         return

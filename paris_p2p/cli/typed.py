@@ -8,12 +8,14 @@ own, and ends every command with status 2 before anything is fetched or written 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from paris_p2p.disk import named_path
 from paris_p2p.errors import DataError, UsageError
 
 INPUT_LETTERS = 100
@@ -50,7 +52,7 @@ def existing(what: str) -> Callable[[str], Path]:
     """Returns a reader of a file or folder that is there; `what` says which is wanted."""
 
     def read(text: str) -> Path:
-        path = Path(text).expanduser()
+        path = named_path(text)
         if not path.exists():
             raise UsageError(f"{path}: there is no such file or folder, where {what} are wanted")
         return path
@@ -86,10 +88,9 @@ def prepared(what: str) -> Callable[[str], Path]:
 
 def _not_an_invite(text: str, what: str) -> Path:
     """Returns the path; UsageError when an invite stands there, since the two are easily swapped."""
-    path = Path(text).expanduser()
-    if text.lower().lstrip("\"'<").startswith(_INVITE_MARKS) and not path.exists():
+    if text.lower().lstrip("\"'<").startswith(_INVITE_MARKS) and not os.path.exists(text):
         raise UsageError(f"an invite stands where {what} is wanted: {text[:40]!r}; see --help for the order")
-    return path
+    return named_path(text)
 
 
 def device(text: str) -> str:

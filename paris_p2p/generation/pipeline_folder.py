@@ -18,6 +18,7 @@ from typing import Any, Self
 from diffusers import DiffusionPipeline
 
 from paris_p2p.bounded_json import read_json
+from paris_p2p.disk import named_path
 from paris_p2p.errors import ReadOnlyError, UsageError
 from paris_p2p.generation.frozen import CODEC, FEATURES, TEXT
 from paris_p2p.model.experts import ExpertSet
@@ -173,7 +174,7 @@ def find_folder(reference: str | Path, **options: Any) -> Path:
     """Returns the folder with that name, or the hub's model with that id, fetched; an absolute path, so that
     what is loaded later is found from elsewhere too. UsageError.
     """
-    folder = Path(reference).expanduser()
+    folder = named_path(reference)
     if folder.is_dir() or not _HUB_ID.fullmatch(str(reference)):
         return folder.absolute()
     return fetch(str(reference), **options)

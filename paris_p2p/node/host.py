@@ -18,7 +18,6 @@ from paris_p2p.errors import (
     PortInUseError,
     RecordError,
     UnreachableError,
-    UsageError,
     VersionError,
 )
 from paris_p2p.identity import Identity, load_or_create_peer_key
@@ -29,7 +28,7 @@ from paris_p2p.run_file import RUN_FILE, read_run
 from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.data_dir import DataDirLock, default_cap_bytes
-from paris_p2p.swarm.addresses import port_of, to_bytes
+from paris_p2p.swarm.addresses import check_addresses, port_of
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.real import open_swarm
 from paris_p2p.swarm.seam import Swarm
@@ -127,7 +126,7 @@ async def open_host(
     Where the settings do not say what blobs may take on disk, it is `own_bytes`, this user's own data, and
     half of the rest.
     """
-    _check_addresses(settings)
+    check_addresses(settings)
     with DataDirLock(settings.data_dir):
         identity = load_or_create_peer_key(settings.data_dir / "identity.key")
         host = Host(settings=settings, identity=identity, store=_open_store(settings, own_bytes))
@@ -184,16 +183,6 @@ async def _at_its_old_port(settings: PeerSettings, open_at: Callable[[int], Awai
     with explained(path):
         write_atomic(path, f"{port_of(swarm.addresses())}\n")
     return swarm
-
-
-def _check_addresses(settings: PeerSettings) -> None:
-    """Raises UsageError now: p2pd would answer a wrong address with a stack trace of its own."""
-    for flag, addresses in (("announce", settings.announce), ("relay", settings.relays)):
-        for address in addresses:
-            try:
-                to_bytes(address)
-            except UnreachableError as error:
-                raise UsageError(f"--{flag}: {error}") from error
 
 
 def spec_path(data_dir: Path, run_id: str) -> Path:

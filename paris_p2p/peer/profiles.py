@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
 from paris_p2p.byte_size import Bytes
+from paris_p2p.disk import named_path
 from paris_p2p.errors import PresetError, UsageError
 
 REFERENCE_TOKENS = 1024  # a clip of 4 x 32 x 32 latents in 1 x 2 x 2 patches: about 16 frames of 256 x 256
@@ -54,7 +55,7 @@ def load_profile(name_or_path: str) -> Profile:
     known = known_profiles()
     path = known.get(name_or_path)
     if path is None:
-        path = Path(name_or_path).expanduser()
+        path = named_path(name_or_path)
         if path.suffix != ".toml" or not path.is_file():
             raise PresetError(
                 f"no profile {name_or_path[:200]!r}; there are {', '.join(known) or 'none'}, "

@@ -11,6 +11,7 @@ from blake3 import blake3
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from paris_p2p.disk import named_path
 from paris_p2p.errors import UsageError
 from paris_p2p.model.checkpoint import write_initial
 from paris_p2p.model.presets import Config, build_expert
@@ -81,7 +82,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     UsageError says what else it is.
     """
-    path = path.expanduser()
+    path = named_path(path)
     if path.is_file():
         _refuse_pickle(path)
         return Checkpoint([path], _numbers(path.parent))

@@ -16,6 +16,7 @@ from paris_p2p.data.cache import Cache, cache_key
 from paris_p2p.data.prepared import PreparedModel
 from paris_p2p.data.sources import Skipped, Source
 from paris_p2p.data.splits import SplitOptions
+from paris_p2p.disk import named_path
 from paris_p2p.errors import UsageError
 from paris_p2p.features.image import DEFAULT_FRAMES, Features, load_features, of_first_frames
 from paris_p2p.preparation.assembly import pin_model
@@ -194,8 +195,11 @@ def input_fingerprint(
 
 def _model_files(name: str) -> list[Path]:
     """Returns what a model's name points at on this disk: a folder's files, or the file itself."""
-    path = Path(name.partition(":")[2]).expanduser()
-    if is_local_name(name):
+    reference = name.partition(":")[2]
+    if not reference:
+        return []
+    path = named_path(reference)
+    if path.is_dir():
         return sorted(path.iterdir())
     return [path] if path.is_file() else []
 

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from multiaddr import Multiaddr
 from multiaddr.exceptions import ParseError
 
-from paris_p2p.errors import RecordError, UnreachableError
+from paris_p2p.errors import RecordError, UnreachableError, UsageError
 from paris_p2p.identity import peer_id_to_bytes
+from paris_p2p.spec import PeerSettings
 
 MAX_ADDRESS_LETTERS = 512  # a relayed address with two peer ids and two certificate hashes has about 330
 PROTOCOLS = frozenset({
@@ -66,6 +67,18 @@ def to_text(data: bytes) -> str:
         return text if to_bytes(text) == data else ""
     except (ParseError, UnreachableError):
         return ""
+
+
+def check_addresses(settings: PeerSettings) -> None:
+    """Raises UsageError for an address to announce, or of a relay, that is none: p2pd would answer it with a
+    stack trace of its own.
+    """
+    for flag, addresses in (("announce", settings.announce), ("relay", settings.relays)):
+        for address in addresses:
+            try:
+                to_bytes(address)
+            except UnreachableError as error:
+                raise UsageError(f"--{flag}: {error}") from error
 
 
 def is_relayed(address: str) -> bool:

@@ -89,12 +89,6 @@ class DaemonOptions:
 
 def daemon_options(identity: Identity, settings: PeerSettings, relay_service: bool) -> DaemonOptions:
     """Returns what p2pd is started with, once its key is in the data directory; UsageError."""
-    try:
-        ipaddress.ip_address(settings.host)
-    except ValueError as error:
-        raise UsageError(
-            f"--host must be an address of this machine, or 0.0.0.0 or :: for all, not {settings.host!r}"
-        ) from error
     key_path = settings.data_dir / "identity.key"
     if not key_path.exists():
         write_private_file(key_path, identity.libp2p_private_key())

@@ -165,7 +165,7 @@ def test_an_invite_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         (["--upload-limit", "fast"], "--upload-limit fast: is not a size; write it like 500MB"),
         (["--max-disk", "-5GB"], "--max-disk -5GB: is not a size"),
         (["--profile", "gpu-9000"], "no profile 'gpu-9000'; there are cpu"),
-        (["--host", "999.1.1.1"], "must be an address of this machine"),
+        (["--host", "999.1.1.1"], "--host 999.1.1.1: is no address of this machine, nor 0.0.0.0"),
         (["--device", "abacus"], "is not one of auto, cpu, cuda"),
         (["--device", "gpu"], "for a GPU say --device cuda"),
         (["--announce", "somewhere"], "--announce"),

@@ -117,8 +117,6 @@ def named(words: Sequence[str], prepared: Path) -> list[str]:
 
 def result_of(verb: str, *words: str, prepared: Path) -> Any:
     given = named((*RIGHT.get(verb, ()), *words), prepared)
-    if words[0] in ("--host", "--announce", "--relay"):  # these are checked when the node is opened
-        given = [word for word in given if word != "--dry-run"]
     return CliRunner().invoke(paris.app, [*verb.split(), *given])
 
 
@@ -162,6 +160,25 @@ def test_a_wrong_value_of_any_option_is_a_usage_mistake(
     said = str(result.exception) if isinstance(result.exception, UsageError) else result.output
     assert option.lstrip("-").replace("-", "") in said.replace("-", "") or wrong[:20] in said, said
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        pytest.param(verb, one.opts[0], id=f"{verb} {one.opts[0]}")
+        for verb, command in verbs()
+        for one in command.params
+        if one.param_type_name == "option" and one.metavar in ("FILE", "FOLDER", "PATH")
+    ],
+)
+def test_words_that_no_file_can_be_called_are_a_usage_mistake(
+    verb: str, option: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in ("", " ", "~nobody-of-this-name/x", "a" * 5000, "a\0b"):
+        result = result_of(verb, option, words, prepared=prepared)
+        assert status_of(result) == 2, (words[:30], result.exception, result.output)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("verb", [verb for verb, _ in verbs()])

@@ -26,8 +26,8 @@ from bench.transfer import SEEDER_LIMIT_BPS, Seeder, fetched_mb_per_s
 from paris_p2p.identity import Identity
 from paris_p2p.node.host import Host, open_host
 from paris_p2p.node.run_node import opened
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import CHUNK_BYTES
-from paris_p2p.spec import PeerSettings
 from paris_p2p.swarm.blob_client import CHUNK_HEAD, pack_head, read_map
 from paris_p2p.swarm.real import open_swarm
 from tests.peer.world import World

@@ -34,9 +34,11 @@ from bench.transfer import Seeds
 from examples.demo.processes import BIN, Node, wait_for_file
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
+from paris_p2p.invite import Invite
 from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.node.fetch import Fetcher
-from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
+from paris_p2p.peer_settings import PeerSettings
+from paris_p2p.spec import RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.real import open_swarm
 from paris_p2p.training.messages import StepEvent, TrainJob, parse_event

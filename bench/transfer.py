@@ -26,8 +26,8 @@ from paris_p2p.errors import MissingBlobError
 from paris_p2p.identity import Identity
 from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.node.fetch import Fetcher
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import BlobRef
-from paris_p2p.spec import PeerSettings
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.p2pd import close_stream
 from paris_p2p.swarm.real import RealSwarm, open_swarm

@@ -25,7 +25,8 @@ from pydantic_settings import (
 from paris_p2p.byte_size import Bytes
 from paris_p2p.disk import named_path
 from paris_p2p.errors import UsageError
-from paris_p2p.spec import PeerSettings, peer_address
+from paris_p2p.invite import peer_address
+from paris_p2p.peer_settings import PeerSettings
 
 ENV_PREFIX = "PARIS_"
 INPUT_LETTERS = 100

@@ -1,33 +1,24 @@
-"""The RunSpec that all peers of a run agree on, the invite to it, and this peer's own settings."""
+"""The RunSpec that all peers of a run agree on."""
 
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
-from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import parse_qsl, quote
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ByteSize,
-    ConfigDict,
     Field,
     StringConstraints,
     model_validator,
 )
 
-from paris_p2p.byte_size import Bytes
 from paris_p2p.envelope import Envelope, decode, encode, parse, seal_payload, split_envelope, verify_payload
-from paris_p2p.errors import InviteError, RecordError, SignatureError
+from paris_p2p.errors import RecordError, SignatureError
 from paris_p2p.identity import Identity
-from paris_p2p.pasted import invites_in
 from paris_p2p.records import (
     MAX_ENVELOPE_BYTES,
     BlobRef,
     Count,
-    Hash,
     PeerId,
     Record,
     Seconds,
@@ -294,107 +285,3 @@ def open_run(data: bytes, run_id: str | None = None) -> Envelope[RunSpec]:
             "ask another peer"
         )
     return envelope
-
-
-# Narrow on purpose: addresses end up in p2pd's flags, separated by commas.
-_MULTIADDR = re.compile(
-    r"/(ip4|ip6|dns|dns4|dns6)/[A-Za-z0-9.:%_-]+/(tcp|udp)/(?P<port>[0-9]{1,5})(/[A-Za-z0-9._-]+)*"
-    r"/p2p/[1-9A-HJ-NP-Za-km-z]{40,60}(/p2p-circuit(/p2p/[1-9A-HJ-NP-Za-km-z]{40,60})?)?"
-)
-
-
-def peer_address(text: str) -> str:
-    """Returns a multiaddr that ends in a peer id; ValueError when it is none."""
-    address = _MULTIADDR.fullmatch(text)
-    cut = re.search(r"/p2p/12D3Koo(?![1-9A-HJ-NP-Za-km-z]{45}(/|$))", text)  # an Ed25519 id has 52 letters
-    if address is None or cut or int(address["port"]) > 65535:
-        raise ValueError("is not a multiaddr like /ip4/1.2.3.4/tcp/31337/p2p/12D3Koo…")
-    return text
-
-
-class Invite(BaseModel):
-    """`paris:<run id>?peer=<multiaddr>&peer=…`: one string, like a magnet link."""
-
-    model_config = ConfigDict(frozen=True)
-
-    run: Hash
-    peers: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"paris:{self.run}?" + "&".join(f"peer={quote(peer, safe='/.:')}" for peer in self.peers)
-
-    @classmethod
-    def parse(cls, text: str) -> Invite:
-        """Read an invite, also out of the mail or chat around it; InviteError says which part is wrong."""
-        fault: InviteError | None = None
-        for candidate in invites_in(text):
-            try:
-                return cls._parse(candidate)
-            except InviteError as error:
-                fault = fault or error
-        if fault is not None:
-            raise fault
-        raise InviteError(
-            f"not an invite: {text.strip()[:60]!r}. An invite looks like paris:<run id>?peer=<multiaddr>; "
-            "ask the run's owner for it"
-        )
-
-    @classmethod
-    def _parse(cls, text: str) -> Invite:
-        match = re.fullmatch(r"paris:([^?]*)(?:\?(.*))?", text, re.DOTALL)
-        if match is None:
-            raise InviteError(f"not an invite: {text[:60]!r}")
-        if not re.fullmatch(r"[0-9a-f]{64}", match[1]):
-            raise InviteError(
-                f"the invite's run id must be 64 hex digits, this one is {match[1][:70]!r} "
-                f"({len(match[1])}); copy the whole invite"
-            )
-        peers = tuple(value for name, value in parse_qsl(match[2] or "") if name == "peer")
-        for peer in peers:
-            try:
-                peer_address(peer)
-            except ValueError as error:
-                raise InviteError(
-                    f"the invite's peer {peer[:100]!r} {error}; copy the whole invite"
-                ) from error
-        return cls(run=match[1], peers=peers)
-
-
-def device_name(text: str) -> str:
-    """Returns the name of a device as torch takes it, or `auto`; ValueError says which names there are."""
-    if re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", text) is None:
-        gpu = text.partition(":")[0].lower() in ("gpu", "nvidia", "cuda")
-        hint = "; for a GPU say --device cuda" if gpu else ""
-        raise ValueError(f"is not one of auto, cpu, cuda, cuda:N{hint}")
-    return text
-
-
-def own_address(text: str) -> str:
-    """Returns an address to listen on; ValueError when it is none."""
-    try:
-        ip_address(text)
-    except ValueError as error:
-        raise ValueError("is no address of this machine, nor 0.0.0.0 or :: for all of them") from error
-    return text
-
-
-class PeerSettings(BaseModel):
-    """Holds what this peer allows and where it lives; all options end here (option_sources.py)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    data_dir: Path
-    port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: any free one
-    host: Annotated[str, AfterValidator(own_address)] = "0.0.0.0"
-    announce: tuple[str, ...] = ()
-    relays: tuple[str, ...] = ()
-    max_disk_bytes: Bytes = ByteSize(0)  # 0: no cap; unset: half of the disk (node/host.py)
-    upload_limit_bytes_per_s: Bytes = ByteSize(0)  # 0: no limit
-    download_limit_bytes_per_s: Bytes = ByteSize(0)
-    device: Annotated[str, AfterValidator(device_name)] = "auto"
-    threads: Annotated[int, Field(ge=0, le=1024)] = 0  # 0: torch's own choice
-    max_memory_bytes: Bytes = ByteSize(0)  # main memory of all our processes; 0: no limit of ours
-    max_vram_bytes: Bytes = ByteSize(0)  # of the GPU that trains; 0: all of it
-    micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
-    compile: bool = True  # torch.compile on a GPU
-    slot: str = ""  # claim only this one

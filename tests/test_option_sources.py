@@ -18,7 +18,7 @@ from paris_p2p.identity import Identity
 from paris_p2p.option_sources import FetchOptions, HomeOptions, flag_of, load_options, variable_of
 from paris_p2p.peer.profiles import load_profile
 from paris_p2p.peer.settings import PublishOptions, StartOptions, load_start
-from paris_p2p.spec import PeerSettings
+from paris_p2p.peer_settings import PeerSettings
 
 PEER = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.generate().peer_id}"
 INVITE = f"paris:{'ab' * 32}?peer={PEER}"

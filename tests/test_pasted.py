@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from paris_p2p.cli.console import read_invite
 from paris_p2p.errors import InviteError, UsageError
 from paris_p2p.identity import Identity
+from paris_p2p.invite import Invite
 from paris_p2p.pasted import invites_in
-from paris_p2p.spec import Invite
 
 RUN = "0123456789abcdef" * 4
 PEERS = tuple(

@@ -25,10 +25,11 @@ from paris_p2p.errors import RecordError
 from paris_p2p.node.status import Status
 from paris_p2p.peer.summary import describe_run
 from paris_p2p.peer.view import Console, draw
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.probe_result import ProbeResult
 from paris_p2p.score.page import Report, Section, Table, render
 from paris_p2p.shown import LINE_LETTERS, ready_streams, say, shown, shown_lines
-from paris_p2p.spec import PeerSettings, RunSpec
+from paris_p2p.spec import RunSpec
 from tests.peer.world import World
 
 HOSTILE = (

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from paris_p2p.envelope import encode, seal_payload
 from paris_p2p.errors import InviteError, RecordError, SignatureError, VersionError
 from paris_p2p.identity import Identity
+from paris_p2p.invite import Invite
 from paris_p2p.records import READER, BlobRef
 from paris_p2p.spec import (
     ClipShape,
     GateSpec,
-    Invite,
     LatentShape,
     NetworkSpec,
     Pinned,

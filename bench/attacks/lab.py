@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from paris_p2p.identity import Identity, peer_id_to_bytes
-from paris_p2p.spec import PeerSettings
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.swarm import daemon
 from paris_p2p.swarm.real import RealSwarm, open_swarm
 

@@ -12,8 +12,8 @@ from bench.attacks.junk import JunkRuns
 from examples.demo.processes import BIN
 from paris_p2p.envelope import seal
 from paris_p2p.identity import Identity
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import PeerRecord
-from paris_p2p.spec import PeerSettings
 from paris_p2p.swarm.real import open_swarm
 from tests.peer.world import World
 

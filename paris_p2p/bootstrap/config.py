@@ -13,6 +13,7 @@ from pydantic_settings import NoDecode
 
 from paris_p2p.byte_size import Bytes
 from paris_p2p.errors import InviteError
+from paris_p2p.invite import Invite
 from paris_p2p.option_sources import (
     Addresses,
     HomeOptions,
@@ -22,7 +23,6 @@ from paris_p2p.option_sources import (
     variable_of,
     words,
 )
-from paris_p2p.spec import Invite
 
 _DEFAULT_PORT = 31337
 

@@ -25,10 +25,11 @@ from paris_p2p.errors import ParisError, SwarmError
 from paris_p2p.node.host import Host, load_spec, open_host, save_spec
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.node.signals import on_leave_signals
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.rules.places import RunPlace, idle, idle_in_s, leaves_for, refusal
 from paris_p2p.run_file import RUN_FILE
 from paris_p2p.shown import say
-from paris_p2p.spec import PeerSettings, RunSpec, open_run
+from paris_p2p.spec import RunSpec, open_run
 from paris_p2p.swarm.addresses import network_of
 
 log = logging.getLogger(__name__)

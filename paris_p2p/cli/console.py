@@ -21,7 +21,7 @@ from paris_p2p.pasted import decode_pasted
 from paris_p2p.shown import FIELD_LETTERS, lose_closed_terminal, put, ready_streams, shown, shown_lines
 
 if TYPE_CHECKING:
-    from paris_p2p.spec import Invite
+    from paris_p2p.invite import Invite
 
 ERROR_LETTERS = 2000
 MAX_INVITE_BYTES = 1 << 16
@@ -115,8 +115,8 @@ def end_in_order() -> None:
 
 def parse_invite(argument: str, home: Path) -> Invite:
     """Returns the invite, which must name a peer unless its run was joined from `home` before."""
+    from paris_p2p.invite import Invite
     from paris_p2p.node.host import spec_path
-    from paris_p2p.spec import Invite
 
     parsed = Invite.parse(read_invite(argument))
     if not parsed.peers and not spec_path(home, parsed.run).exists():

@@ -30,7 +30,7 @@ from paris_p2p.errors import UsageError
 from paris_p2p.pasted import invites_in
 
 if TYPE_CHECKING:
-    from paris_p2p.spec import PeerSettings
+    from paris_p2p.peer_settings import PeerSettings
 
 MEASURES = "What is measured"
 

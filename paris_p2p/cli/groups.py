@@ -17,7 +17,7 @@ from paris_p2p.cli.choices import GuidanceForm, RoutingName
 from paris_p2p.disk import named_path
 
 if TYPE_CHECKING:
-    from paris_p2p.spec import PeerSettings
+    from paris_p2p.peer_settings import PeerSettings
 
 LINE, MACHINE, SAMPLING = "Network", "This machine", "Sampling"
 

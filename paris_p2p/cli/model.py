@@ -13,8 +13,9 @@ from paris_p2p.disk import named_path
 if TYPE_CHECKING:
     from paris_p2p.fetched_run import FetchedRun
     from paris_p2p.flow.mixture import Routing
+    from paris_p2p.invite import Invite
+    from paris_p2p.peer_settings import PeerSettings
     from paris_p2p.progress import Progress
-    from paris_p2p.spec import Invite, PeerSettings
 
 
 def parse_model(argument: str, settings: PeerSettings) -> Invite | Path:

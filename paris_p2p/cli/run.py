@@ -169,11 +169,11 @@ def publish(
     ] = None,
 ) -> None:
     """Seed the run's data, attest as the owner's node, and print the invite; stay until Ctrl-C."""
+    from paris_p2p.invite import Invite
     from paris_p2p.option_sources import load_options
     from paris_p2p.peer.settings import PublishOptions
     from paris_p2p.peer.start import run_owner
     from paris_p2p.preparation.create import load_run
-    from paris_p2p.spec import Invite
 
     loaded = load_options(PublishOptions, typed.given(flags), file=config)
     settings = loaded.peer_settings(data_dir=folder / "node", device="auto")

@@ -95,7 +95,7 @@ def _not_an_invite(text: str, what: str) -> Path:
 
 def device(text: str) -> str:
     """Returns the name of a device; whether it is here is another question."""
-    from paris_p2p.spec import device_name
+    from paris_p2p.peer_settings import device_name
 
     try:
         return device_name(text)
@@ -105,7 +105,7 @@ def device(text: str) -> str:
 
 def multiaddr(text: str) -> str:
     """Returns the address of a peer."""
-    from paris_p2p.spec import peer_address
+    from paris_p2p.invite import peer_address
 
     try:
         return peer_address(text)

@@ -16,12 +16,14 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MissingBlobError, RecordError, UsageError
 from paris_p2p.fetched_run import FetchedRun, check_slots
 from paris_p2p.flow.mixture import Routing
+from paris_p2p.invite import Invite
 from paris_p2p.node.host import join_run, open_host, spec_path
 from paris_p2p.node.run_node import RunNode, opened
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.progress import Progress
 from paris_p2p.records import BlobRef
 from paris_p2p.run_file import read_run
-from paris_p2p.spec import ROUTER, Invite, PeerSettings, Pinned, RunSpec
+from paris_p2p.spec import ROUTER, Pinned, RunSpec
 from paris_p2p.store.blobs import BlobStore
 
 GENERATOR_DIR = "generator"  # its own key and lock, so that it works beside a running peer

@@ -21,11 +21,13 @@ from paris_p2p.errors import (
     VersionError,
 )
 from paris_p2p.identity import Identity, load_or_create_peer_key
+from paris_p2p.invite import Invite
 from paris_p2p.node.blob_sources import SourceLedger
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import RequestKind
 from paris_p2p.rules.trust import may
 from paris_p2p.run_file import RUN_FILE, read_run
-from paris_p2p.spec import Invite, PeerSettings, RunSpec, open_run
+from paris_p2p.spec import RunSpec, open_run
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.data_dir import DataDirLock, default_cap_bytes
 from paris_p2p.swarm.addresses import check_addresses, port_of

@@ -30,8 +30,8 @@ from paris_p2p.peer.notifier import Notifier, StopRequest
 from paris_p2p.peer.outbox import Outbox
 from paris_p2p.peer.setback import Setback
 from paris_p2p.peer.trainer_process import MakeWorker, TrainerProcess
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import ClaimRecord
-from paris_p2p.spec import PeerSettings
 from paris_p2p.training.messages import TrainJob
 
 _RETRY_S = 2.0  # after the others could not be told of a card

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from paris_p2p.peer.machine import Machine, this_machine
-from paris_p2p.spec import PeerSettings, RunSpec
+from paris_p2p.peer_settings import PeerSettings
+from paris_p2p.spec import RunSpec
 from paris_p2p.training.needs import LOADED_BYTES, parameter_count, trainer_bytes
 
 MEMORY_SHARE = 0.9  # of --max-memory: checkpoint and stop here, before the kernel kills at the limit

@@ -14,7 +14,7 @@ from paris_p2p.errors import DeviceError
 from paris_p2p.option_sources import Addresses, FetchOptions, Loaded, NodeOptions, Words, load_options
 from paris_p2p.peer.machine import auto_profile, this_machine
 from paris_p2p.peer.profiles import Profile, load_profile
-from paris_p2p.spec import device_name
+from paris_p2p.peer_settings import device_name
 
 AUTO = "auto"
 

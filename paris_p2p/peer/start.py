@@ -11,6 +11,7 @@ from contextlib import suppress
 from paris_p2p.disk import free_bytes
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, PresetError
+from paris_p2p.invite import Invite
 from paris_p2p.node.control import serve_control
 from paris_p2p.node.host import Host, join_run, open_host
 from paris_p2p.node.run_node import opened
@@ -20,8 +21,9 @@ from paris_p2p.peer.settings import check_device
 from paris_p2p.peer.summary import check_disk, describe_run
 from paris_p2p.peer.view import Console
 from paris_p2p.peer.volunteer import Role, Volunteer
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.shown import put, say
-from paris_p2p.spec import Invite, PeerSettings, RunSpec
+from paris_p2p.spec import RunSpec
 from paris_p2p.swarm.addresses import for_invite
 from paris_p2p.training.needs import clip_tokens
 

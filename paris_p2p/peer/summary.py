@@ -12,8 +12,9 @@ from paris_p2p.byte_size import in_units
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DiskFullError, UsageError
 from paris_p2p.peer.room import NODE_BYTES, Room
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.shown import FIELD_LETTERS, shown
-from paris_p2p.spec import PeerSettings, RunSpec
+from paris_p2p.spec import RunSpec
 from paris_p2p.training.needs import parameter_count, trainer_bytes
 
 CHECKPOINT_BYTES_PER_PARAMETER = 18  # resume state and bf16 weights

@@ -35,9 +35,9 @@ from paris_p2p.peer.seeding import announce, seed_tips
 from paris_p2p.peer.summary import checkpoint_limits
 from paris_p2p.peer.trainer_process import MakeWorker
 from paris_p2p.peer.watch import watch_clocks, watch_twin
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.placement import choose_slot
-from paris_p2p.spec import PeerSettings
 
 log = logging.getLogger(__name__)
 PAUSE_ATTEST_S = 5.0  # for the last card's attestation, before a pause

@@ -15,7 +15,7 @@ from multiaddr.exceptions import ParseError
 
 from paris_p2p.errors import RecordError, UnreachableError, UsageError
 from paris_p2p.identity import peer_id_to_bytes
-from paris_p2p.spec import PeerSettings
+from paris_p2p.peer_settings import PeerSettings
 
 MAX_ADDRESS_LETTERS = 512  # a relayed address with two peer ids and two certificate hashes has about 330
 PROTOCOLS = frozenset({

@@ -27,7 +27,7 @@ import psutil
 
 from paris_p2p.errors import DaemonError, PortInUseError, UsageError
 from paris_p2p.identity import Identity, load_peer_key, write_private_file
-from paris_p2p.spec import PeerSettings
+from paris_p2p.peer_settings import PeerSettings
 
 START_LIMIT_S = 30.0
 # It grows with what strangers say (GossipSub keeps every topic that was ever named to it), and has no limit

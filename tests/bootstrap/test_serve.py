@@ -23,10 +23,10 @@ from paris_p2p.errors import DiskFullError, TwinError
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.host import Host, spec_path
 from paris_p2p.node.run_node import RunNode
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import BlobRef, PeerRecord
 from paris_p2p.rules import places
 from paris_p2p.rules.places import MAX_OF_PEER, MAX_RUNS
-from paris_p2p.spec import PeerSettings
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeSwarm
 from tests.peer.world import Peer, World

@@ -32,8 +32,9 @@ from paris_p2p.flow.mixture import Routing
 from paris_p2p.identity import Identity
 from paris_p2p.node.generator import GENERATOR_DIR, Fetched, FetchedSlot, check_wanted
 from paris_p2p.node.host import save_spec, spec_path
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import READER, BlobRef
-from paris_p2p.spec import PeerSettings, RunSpec, sign_run
+from paris_p2p.spec import RunSpec, sign_run
 from paris_p2p.store.data_dir import DataDirLock
 from paris_p2p.swarm.real import open_swarm
 from tests.data.videos import counting, write_video

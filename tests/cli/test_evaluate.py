@@ -6,7 +6,7 @@ import pytest
 from paris_p2p.cli.evaluate import _model_folder
 from paris_p2p.errors import MissingBlobError, UsageError
 from paris_p2p.identity import Identity
-from paris_p2p.spec import PeerSettings
+from paris_p2p.peer_settings import PeerSettings
 
 INVITE = f"paris:{'ab' * 32}?peer=/ip4/127.0.0.1/tcp/9/p2p/{Identity.generate().peer_id}"
 

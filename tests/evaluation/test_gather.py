@@ -17,9 +17,10 @@ from paris_p2p.evaluation.gather import gather
 from paris_p2p.evaluation.opened_model import OpenedModel, model_fingerprint
 from paris_p2p.evaluation.report import write_evaluation
 from paris_p2p.generation.exported import open_export
+from paris_p2p.invite import Invite
 from paris_p2p.model.router import Router
 from paris_p2p.node.generator import fetch_run
-from paris_p2p.spec import Invite, PeerSettings
+from paris_p2p.peer_settings import PeerSettings
 from tests.evaluation.world import OPTIONS, PLAN, World, exported
 
 

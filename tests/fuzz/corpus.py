@@ -30,6 +30,7 @@ from paris_p2p.data.shards import Sample, write_shards
 from paris_p2p.envelope import open_envelope, seal
 from paris_p2p.errors import ParisError
 from paris_p2p.identity import Identity
+from paris_p2p.invite import Invite
 from paris_p2p.model.checkpoint import check_weights, counters_of, load_initial_into, write_initial
 from paris_p2p.records import (
     AttestationRecord,
@@ -43,7 +44,7 @@ from paris_p2p.records import (
     dht_key,
 )
 from paris_p2p.rules.chunks import chunks_of
-from paris_p2p.spec import Invite, open_run
+from paris_p2p.spec import open_run
 from paris_p2p.swarm import addresses, blob_client, p2pd
 from paris_p2p.swarm.entries import BoardEntry, open_entries, pack_dictionary
 from paris_p2p.swarm.parcels import keep_own_id, keep_own_nearest, node_id_of, read_found, read_store

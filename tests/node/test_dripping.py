@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from paris_p2p.identity import Identity
+from paris_p2p.invite import Invite
 from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host, join_run, open_host
 from paris_p2p.node.run_node import opened
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import CHUNK_BYTES
-from paris_p2p.spec import Invite, PeerSettings
 from paris_p2p.swarm.blob_client import CHUNK_HEAD, pack_head, read_map
 from paris_p2p.swarm.real import open_swarm
 from tests.peer.world import World

@@ -29,10 +29,10 @@ from paris_p2p.node import pulls
 from paris_p2p.node.blob_sources import MAX_TURNS, SourceLedger
 from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import BlobRef, Manifest
 from paris_p2p.rules import chunks as chunks_module
 from paris_p2p.rules.chunks import chunks_of
-from paris_p2p.spec import PeerSettings
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeNetwork
 from tests.node.seeders import Blob, SeededSwarm, Seeder, honest, made_blob, resized

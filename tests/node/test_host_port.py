@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from paris_p2p.node.host import PORT_FILE, open_host
-from paris_p2p.spec import PeerSettings
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.swarm.addresses import port_of
 
 

@@ -13,7 +13,7 @@ from paris_p2p.option_sources import load_options
 from paris_p2p.peer.machine import Gpu, Machine, auto_profile, read_machine
 from paris_p2p.peer.profiles import Profile
 from paris_p2p.peer.settings import StartOptions
-from paris_p2p.spec import PeerSettings
+from paris_p2p.peer_settings import PeerSettings
 
 TWO_CARDS = "0, GPU-aa11-22, 24564, NVIDIA GeForce RTX 4090\n1, GPU-bb33-44, 81559, NVIDIA H100 80GB, HBM3\n"
 CARD_24 = Gpu(0, "NVIDIA GeForce RTX 4090", 24564 << 20)

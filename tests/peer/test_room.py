@@ -15,7 +15,7 @@ from paris_p2p.node.status import TrainingStatus
 from paris_p2p.peer.machine import Gpu, Machine
 from paris_p2p.peer.room import Room
 from paris_p2p.peer.summary import check_disk, disk_bytes
-from paris_p2p.spec import PeerSettings
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.training.messages import Failed, Shrunk, Started
 from tests.peer.world import CountingTrainer, World
 

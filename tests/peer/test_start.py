@@ -12,7 +12,8 @@ from paris_p2p.errors import PresetError
 from paris_p2p.peer.profiles import load_profile
 from paris_p2p.peer.start import check_slot, fit_run
 from paris_p2p.peer.summary import checkpoint_limits, describe_run
-from paris_p2p.spec import NetworkSpec, PeerSettings
+from paris_p2p.peer_settings import PeerSettings
+from paris_p2p.spec import NetworkSpec
 from paris_p2p.training.needs import clip_tokens, parameter_count
 from tests.peer.world import World
 

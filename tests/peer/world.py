@@ -22,11 +22,11 @@ from paris_p2p.identity import Identity
 from paris_p2p.node.host import Host
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.peer.volunteer import Role, Volunteer
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.spec import (
     ClipShape,
     GateSpec,
     LatentShape,
-    PeerSettings,
     RunSpec,
     ShardRef,
     TextShape,

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.errors import MissingBlobError
 from paris_p2p.identity import Identity
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import AttestationRecord, BlobRef, CardRecord, ClaimRecord
-from paris_p2p.spec import PeerSettings
 from paris_p2p.swarm.fake import FakeNetwork
 from paris_p2p.swarm.seam import BlobSource, Swarm
 

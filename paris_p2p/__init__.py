@@ -12,7 +12,7 @@ __all__ = ["ParisPipeline", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """ParisPipeline comes when it is asked for: it brings torch, and importing paris_p2p stays light."""
+    """Imports ParisPipeline when it is asked for: it brings torch, and importing paris_p2p stays light."""
     if name == "ParisPipeline":
         from paris_p2p.generation.pipeline import ParisPipeline
 

@@ -47,7 +47,9 @@ class Device:
         return self.cuda and find_spec("triton") is not None
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Matrix products in bfloat16 where that is faster; weights, sums and losses stay float32."""
+        """Computes matrix products in bfloat16 where that is faster; weights, sums and losses stay
+        float32.
+        """
         return torch.autocast(self.torch.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def memory_bytes(self) -> int:
@@ -56,7 +58,8 @@ class Device:
 
 
 def pick_device(name: str = "auto") -> Device:
-    """`auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:<n>`; DeviceError when that is not there.
+    """Returns `auto` (a GPU when there is one), `cpu`, `cuda` or `cuda:<n>`; DeviceError when that is not
+    there.
 
     The environment variable PARIS_NO_BFLOAT16=1 makes float32 of bfloat16 on every one of them.
     """
@@ -80,20 +83,20 @@ def pick_device(name: str = "auto") -> Device:
 
 
 def bfloat16_allowed() -> bool:
-    """False where the environment refuses it: another machine's speed and rounding can be tried on this
-    one.
+    """Returns False where the environment refuses it: another machine's speed and rounding can be tried on
+    this one.
     """
     return os.environ.get(NO_BFLOAT16, "") in ("", "0")
 
 
 def set_threads(threads: int) -> None:
-    """At most `threads` CPU threads for torch; 0 leaves its own choice."""
+    """Allows torch `threads` CPU threads at most; 0 leaves its own choice."""
     if threads:
         torch.set_num_threads(threads)
 
 
 def compute_repeatably(device: Device) -> None:
-    """Choose GPU kernels whose sums always have the same order, where there are such; call before the
+    """Chooses GPU kernels whose sums always have the same order, where there are such; call before the
     first computation.
     """
     if device.cuda:
@@ -102,7 +105,7 @@ def compute_repeatably(device: Device) -> None:
 
 
 def compile_blocks(network: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Let torch.compile fuse each kind of block, once for all of its kind; parameters keep their names.
+    """Lets torch.compile fuse each kind of block, once for all of its kind; parameters keep their names.
 
     It happens at the first step, and where it fails (no C compiler, an odd driver) the block runs as it is,
     with a warning.
@@ -113,7 +116,7 @@ def compile_blocks(network: nn.Module, backend: str | Callable[..., Any] = "indu
 
 
 def limit_cuda_memory(device: Device, max_bytes: int) -> None:
-    """Let torch reserve at most `max_bytes` on the GPU; more raises torch.OutOfMemoryError. 0: no limit."""
+    """Lets torch reserve at most `max_bytes` on the GPU; more raises torch.OutOfMemoryError. 0: no limit."""
     if device.cuda and max_bytes:
         total = torch.cuda.get_device_properties(device.torch).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, max_bytes / total), device.torch)
@@ -124,7 +127,7 @@ def resident_bytes() -> int:
 
 
 def return_memory(device: Device) -> None:
-    """Give what was freed back to the system, which allocators put off."""
+    """Gives what was freed back to the system, which allocators put off."""
     gc.collect()
     if device.cuda:
         torch.cuda.empty_cache()
@@ -133,7 +136,7 @@ def return_memory(device: Device) -> None:
 
 
 def available_bytes() -> int:
-    """Memory this machine could still give without swapping."""
+    """Returns the bytes of memory this machine could still give without swapping."""
     return int(psutil.virtual_memory().available)
 
 

@@ -40,7 +40,7 @@ class Invite(BaseModel):
 
     @classmethod
     def parse(cls, text: str) -> Invite:
-        """Read an invite, also out of the mail or chat around it; InviteError says which part is wrong."""
+        """Reads an invite, also out of the mail or chat around it; InviteError says which part is wrong."""
         fault: InviteError | None = None
         for candidate in invites_in(text):
             try:

@@ -136,7 +136,9 @@ class TrainingSpec(Record):
 
     @property
     def oldest_reader(self) -> int:
-        """Who may take part: an older reader would ignore what it does not know, and train something else."""
+        """Returns the oldest reader that may take part: an older reader would ignore what it does not
+        know, and train something else.
+        """
         return 2 if self.time_shift != 1 or self.ddpm_experts or self.first_frame_rate else 1
 
 
@@ -220,7 +222,7 @@ class RunSpec(Record):
 
     @property
     def first_width(self) -> int:
-        """Of the first frame's features that the router takes; 0 when it takes none."""
+        """Returns the width of the first frame's features that the router takes; 0 when it takes none."""
         return int(self.router.config.get("first_width", 0))
 
     def predicts_noise(self, slot: str) -> bool:
@@ -232,13 +234,13 @@ class RunSpec(Record):
         return (*(f"expert-{k}" for k in range(self.experts)), ROUTER)
 
     def initial_for(self, slot: str) -> BlobRef | None:
-        """The weights that a slot without a checkpoint starts from, where the owner gave some."""
+        """Returns the weights that a slot without a checkpoint starts from, where the owner gave some."""
         return self.initial.get("router" if slot == ROUTER else "expert")
 
     @property
     def data_blobs(self) -> tuple[BlobRef, ...]:
-        """Every blob that the owner gave: shards, codec, text encoder, the first frame's network, first
-        weights.
+        """Returns every blob that the owner gave: shards, codec, text encoder, the first frame's network,
+        first weights.
         """
         shards = tuple(shard.blob for shard in self.train_shards + self.gate_shards)
         files = tuple(ref for model in self.models for ref in model.files.values())
@@ -246,28 +248,28 @@ class RunSpec(Record):
 
     @property
     def models(self) -> tuple[Pinned, ...]:
-        """What a generator needs beside the slots' weights."""
+        """Returns what a generator needs beside the slots' weights."""
         return (self.codec, self.text, *(() if self.first_features is None else (self.first_features,)))
 
     def shards_for(self, slot: str, split: Literal["train", "gate"]) -> tuple[ShardRef, ...]:
-        """An expert's own cluster's shards; all of them for the router."""
+        """Returns an expert's own cluster's shards; all of them for the router."""
         shards = self.train_shards if split == "train" else self.gate_shards
         return shards if slot == ROUTER else tuple(s for s in shards if s.cluster == cluster_of(slot))
 
 
 def cluster_of(slot: str) -> int:
-    """k of `expert-k`; ValueError for the router."""
+    """Returns k of `expert-k`; ValueError for the router."""
     return int(slot.removeprefix("expert-"))
 
 
 def sign_run(owner: Identity, spec: RunSpec) -> Envelope[RunSpec]:
-    """The owner's envelope of a RunSpec that names the owner; its `.id` is the run id."""
+    """Returns the owner's envelope of a RunSpec that names the owner; its `.id` is the run id."""
     spec = spec.model_copy(update={"owner": owner.peer_id})
     return seal_payload(owner, "run", "", encode(spec.model_dump()), spec)
 
 
 def open_run(data: bytes, run_id: str | None = None) -> Envelope[RunSpec]:
-    """Verify the owner's signature and, when given, that the payload's hash is the run id in the invite."""
+    """Verifies the owner's signature and, when given, that the payload's hash is the run id in the invite."""
     payload, signer, signature = split_envelope(data, MAX_ENVELOPE_BYTES["run"])
     verify_payload("run", "", payload, signer, signature)
     raw = decode(payload)

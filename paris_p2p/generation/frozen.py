@@ -30,7 +30,7 @@ class Pin:
 
     @property
     def files(self) -> dict[str, str]:
-        """The pins as loaders take them."""
+        """Returns the pins as loaders take them."""
         return {"revision": self.revision, "sha256": self.sha256}
 
 

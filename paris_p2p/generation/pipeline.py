@@ -219,7 +219,7 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
         embeds: PromptEmbeds,
         count: int,
     ) -> tuple[Condition, Condition | None]:
-        """What is known of each prompt, and of each negative prompt where there are some."""
+        """Returns what is known of each prompt, and of each negative prompt where there are some."""
         device, others = engine.device.torch, inputs.negatives(negative_prompt, count)
         condition, negative = embeds.condition(device), embeds.negative(device)
         if condition is None:
@@ -248,7 +248,7 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
         generator: Generators,
         rng_seed: int | None,
     ) -> tuple[Tensor, list[torch.Generator] | None]:
-        """The noise of all clips, and what draws more of it for schedulers that add some."""
+        """Returns the noise of all clips, and what draws more of it for schedulers that add some."""
         if rng_seed is not None and (generator is not None or rng_seed < 0):
             raise UsageError(
                 f"rng_seed {rng_seed}: give a whole number from 0 on, or a generator and not both"

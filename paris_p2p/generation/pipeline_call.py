@@ -30,7 +30,7 @@ class CallState:
 
     @property
     def guidance_scale(self) -> float:
-        """The scale that the next step is guided with; a callback may set `_guidance_scale`."""
+        """Returns the scale that the next step is guided with; a callback may set `_guidance_scale`."""
         return self._guidance_scale
 
     @property
@@ -40,12 +40,12 @@ class CallState:
 
     @property
     def num_timesteps(self) -> int:
-        """The steps of the last call."""
+        """Returns the number of steps of the last call."""
         return self._num_timesteps
 
     @property
     def current_timestep(self) -> Tensor | None:
-        """The time of the step in progress, from 1000 at noise down, or None between calls."""
+        """Returns the time of the step in progress, from 1000 at noise down, or None between calls."""
         return self._current_timestep
 
     @property

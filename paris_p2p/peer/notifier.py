@@ -54,7 +54,7 @@ class Notifier:
 
     @contextmanager
     def listening(self, node: RunNode, slot: str) -> Iterator[None]:
-        """Inside, each record of the slot that is new to the node's board notifies."""
+        """Notifies of each record of the slot that is new to the node's board, while it is entered."""
 
         def listen(envelope: Envelope[Any]) -> None:
             if envelope.record.slot == slot:

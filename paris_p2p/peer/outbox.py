@@ -178,8 +178,8 @@ class Outbox:
         return card
 
     async def _claim_epoch(self, epoch: int) -> None:
-        """Where attestors are bound to other cards, a card could wait for ever: it goes out under a higher
-        epoch, which is claimed first.
+        """Claims a higher epoch for the card where attestors are bound to other cards of this one, which
+        could otherwise wait for ever.
         """
         before = self.claim.holding.epoch
         if epoch != before:
@@ -214,12 +214,12 @@ class Outbox:
         return tip
 
     def _drop(self) -> None:
-        """Nothing that was made here goes out any more."""
+        """Forgets what was made here, so that none of it goes out any more."""
         self._delete_waiting()
         self._become(self.state.dropped())
 
     def _delete_waiting(self) -> None:
-        """A checkpoint that did not go out is ours to remove."""
+        """Deletes a checkpoint that did not go out, which is ours to remove."""
         if (waiting := self.state.waiting) is not None:
             waiting.weights_path.unlink(missing_ok=True)
             waiting.resume_path.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ class Refused:
 
     @property
     def read_due_s(self) -> float:
-        """When the refusals of a card that waits are read again."""
+        """Returns when the refusals of a card that waits are read again."""
         return self.read_at_s + READ_S
 
     def read(self, now_s: float) -> Refused:

@@ -207,7 +207,7 @@ class PartialBlob:
 
 
 def bitmap(indexes: Collection[int], count: int) -> bytes:
-    """Bit i, lowest first, says whether `indexes` has i."""
+    """Returns bits of which the i-th, lowest first, says whether `indexes` has i."""
     bits = bytearray(-(-count // 8))
     for index in indexes:
         bits[index >> 3] |= 1 << (index & 7)

@@ -19,18 +19,20 @@ from paris_p2p.errors import DiskFullError, ReadOnlyError, StoreError, UsageErro
 FORGOTTEN_S = 3600.0  # a temporary file that nobody touched for so long belongs to a process that died
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)  # of a file system
 _MAX_NAME_BYTES = 200  # of a file, within its temporary one's name; file systems allow 255 in all
 
 
 @contextmanager
 def replacing(
-    path: Path, *, mode: int | None = None, durable: bool = True, overwrite: bool = True
+    path: Path, *, mode: int | None = None, durable: bool = True, overwrite: bool = True, sweep: bool = True
 ) -> Iterator[BinaryIO]:
     """Yields a new file that gets the name `path`, whole, when the block ends without an error.
 
     `mode`: its permissions; where None, those of the file that it replaces, or what the umask leaves.
     `durable`: on the disk, name and all, before this returns; a power cut then leaves no empty file either.
     `overwrite=False`: FileExistsError where `path` exists. OSError names `path`.
+    `sweep=False`: a caller with a folder of many files deletes by itself what killed writers left there.
     """
     temporary = temporary_for(path)
     try:
@@ -46,10 +48,10 @@ def replacing(
         if overwrite:
             temporary.replace(path)
         else:
-            os.link(temporary, path)  # fails where the name is taken, as rename does not
-            temporary.unlink()
+            _rename_to_new(temporary, path)
         if durable:
             sync_directory(path.parent)
+        if durable and sweep:
             sweep_temporaries(path.parent, _stem(path))
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -65,9 +67,10 @@ def write_atomic(
     mode: int | None = None,
     durable: bool = True,
     overwrite: bool = True,
+    sweep: bool = True,
 ) -> None:
     """Writes the whole file or leaves the one before, as `replacing` does; text is written as UTF-8."""
-    with replacing(path, mode=mode, durable=durable, overwrite=overwrite) as file:
+    with replacing(path, mode=mode, durable=durable, overwrite=overwrite, sweep=sweep) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
@@ -149,6 +152,21 @@ def sync_directory(path: Path) -> None:
 def sync_file(path: Path) -> None:
     """Waits until a file's content is on the disk."""
     _sync(path, os.O_RDONLY)
+
+
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    """Renames a file; FileExistsError where the name is taken, which a rename alone does not notice."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A file system without hard links, such as exFAT; a node's files have one writer (DataDirLock).
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        temporary.replace(path)
+    else:
+        temporary.unlink()
 
 
 def _stem(path: Path) -> str:

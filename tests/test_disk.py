@@ -55,6 +55,23 @@ def test_a_file_that_may_not_be_overwritten_stays_and_the_error_says_so(tmp_path
     assert names(tmp_path) == ["key"]
 
 
+@pytest.mark.parametrize("refused", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_takes_a_new_file_and_keeps_an_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    def link(*_: object) -> None:
+        raise OSError(refused, os.strerror(refused))
+
+    monkeypatch.setattr(os, "link", link)
+    path = tmp_path / "key"
+    write_atomic(path, b"old", mode=0o600, overwrite=False)
+    with pytest.raises(FileExistsError, match="key"):
+        write_atomic(path, b"new", overwrite=False)
+    assert path.read_bytes() == b"old"
+    assert mode_of(path) == 0o600
+    assert names(tmp_path) == ["key"]
+
+
 def test_a_secret_is_never_readable_by_others_not_even_while_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_bytes(b"was open to all")

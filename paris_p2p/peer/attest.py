@@ -108,7 +108,7 @@ class Attestor:
         """Carries out what the rules say about a slot, once, and waits for news."""
         self._news[slot].clear()
         tried = set[str]()
-        now = Round(time.time(), tried)
+        now = Round({card.id for card in self.node.board.pending(slot)}, tried)
         while (step := self._next(slot, now)).check is not None:
             tried.add(step.check.card.id)
             await self._check(step.check.card)
@@ -211,23 +211,20 @@ class Attestor:
         news, began_s = self._news[card.record.slot], time.monotonic()
         bounds_s = self._bounds_s(card)
         was_news = news.is_set()
-        while not check.done():
-            going, wait_s = self._go_on(card, time.monotonic() - began_s, bounds_s)
-            if going != "on":
-                _raise_if_too_long(going, *bounds_s)
-                break
-            news.clear()
-            waiting = asyncio.create_task(news.wait())
-            try:
-                await asyncio.wait({check, waiting}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-            finally:  # also when the check is cancelled: a task that nobody holds is destroyed while it waits
-                waiting.cancel()
-                await asyncio.gather(waiting, return_exceptions=True)
-            if news.is_set():
-                was_news = True
-                await asyncio.wait({check}, timeout=_GATHER_S)
-        if was_news:
-            news.set()
+        try:
+            while not check.done():
+                going, wait_s = self._go_on(card, time.monotonic() - began_s, bounds_s)
+                if going != "on":
+                    _raise_if_too_long(going, *bounds_s)
+                    return
+                news.clear()
+                await _first_of(check, news, wait_s)
+                if news.is_set():
+                    was_news = True
+                    await asyncio.wait({check}, timeout=_GATHER_S)
+        finally:
+            if was_news:  # the next round looks at once at what came meanwhile
+                news.set()
 
     def _bounds_s(self, card: Envelope[CardRecord]) -> tuple[float, float]:
         """Returns the check's turn and its limit, in seconds."""
@@ -274,6 +271,16 @@ class Attestor:
             self.node.keep(refusal)
             with suppress(SwarmError):  # nobody there: a peer that asks this one hears it
                 await self.node.tell(refusal)
+
+
+async def _first_of(check: asyncio.Task[GateResult], news: asyncio.Event, wait_s: float) -> None:
+    """Returns when the check is done, when there is news, or after `wait_s` seconds."""
+    waiting = asyncio.create_task(news.wait())
+    try:
+        await asyncio.wait({check, waiting}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:  # also when the check is cancelled: a task that nobody holds is destroyed while it waits
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
 
 
 def _raise_if_too_long(going: Going, turn_s: float, limit_s: float) -> None:

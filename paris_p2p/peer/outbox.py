@@ -98,6 +98,7 @@ class Outbox:
             checkpoint_s=timing.checkpoint_s,
             used=board.epochs_used(self.slot),
             refusals=tuple(board.refusals(self.slot)),
+            sending=self.publishing.locked(),
             loading=loading,
             ending=ending,
         )

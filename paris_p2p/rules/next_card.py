@@ -2,6 +2,7 @@
 
     the claim is lost, or the tip is not of this training:  stop
     the claim is about to run out, or a trainer is loading: wait
+    a card that goes back is being told:                    wait
     a card was signed and nobody could be told of it:       tell it again
     the slot is going back to its best card:                wait
     an earlier card of ours became the tip:                 publish what came after it
@@ -168,6 +169,7 @@ class CardView:
     checkpoint_s: float
     used: Mapping[int, frozenset[str]] = field(default_factory=dict)  # epochs_used
     refusals: tuple[Envelope[RefusalRecord], ...] = ()
+    sending: bool = False  # a card is being signed and told, elsewhere than as this decides
     loading: bool = False  # a trainer is about to read the newest resume state, which publishing moves
     ending: bool = False  # this leadership is about to end, and does not wait for the cadence
 
@@ -198,6 +200,8 @@ def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
         return CardDecision("wait", "renewing or losing the claim decides")
     if view.loading:
         return CardDecision("wait", "a trainer reads the newest checkpoint")
+    if view.sending:
+        return CardDecision("wait", "a card is being told")
     if state.untold is not None:
         return CardDecision("tell")
     if state.going_back:

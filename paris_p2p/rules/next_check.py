@@ -105,8 +105,11 @@ class Round:
     keep all else from being looked at.
     """
 
-    began_s: float = float("inf")
+    cards: Container[str] | None = None  # those that waited when it began, by id; None: all
     tried: Container[str] = frozenset()  # cards whose checks were begun in it, by id
+
+    def holds(self, card_id: str) -> bool:
+        return self.cards is None or card_id in self.cards
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def next_check(cards: SlotCards, own: OwnChecks, now: Round | None = None) -> Ne
     order = triage(candidates(cards, own), own.read_s)
     rivals, wait_s = _rivals(cards, own), LOOK_AGAIN_S
     for one in order.check:
-        if cards.me in cards.attestors.get(one.card.id, ()) or one.came_s > now.began_s:
+        if cards.me in cards.attestors.get(one.card.id, ()) or not now.holds(one.card.id):
             continue
         if (left_s := turn_left_s(one.card, cards)) > 0:
             wait_s = min(wait_s, left_s)
@@ -185,6 +188,8 @@ def turn_left_s(card: Envelope[CardRecord], cards: SlotCards) -> float:
     costs them next to nothing.
     """
     age_s = cards.now_s - cards.came_s.get(card.id, cards.now_s)
+    if age_s < 0:  # a clock that was set back makes nobody wait longer
+        return 0.0
     return _turn(card, cards) * attest_turn_s(cards.checkpoint_s) - age_s
 
 

@@ -1,6 +1,7 @@
 """What a lead does when its cards are refused: pure functions (docs/protocol.md, "Going back").
 
     none of its cards after the tip was refused as worse:       train on
+    one of them measured as badly here:                         go back
     its newest one was not measured here yet:                   measure it, once
     it measures as badly here, or (where it cannot be
     measured) too few attestors are left that did not refuse:   go back
@@ -79,6 +80,9 @@ def next_setback(state: Refused, view: SetbackView) -> SetbackDecision:
     worse = [one for one in view.refusals if one.record.reason in WORSE]
     if not view.mine or not worse:
         return SetbackDecision("train on")
+    # also when a newer one went out while it was measured, or a slow gate would never decide
+    if any(state.worse.get(card.id) for card in view.mine):
+        return SetbackDecision("go back")
     newest = view.mine[-1]
     if newest.id not in state.worse:
         return SetbackDecision("measure", newest)

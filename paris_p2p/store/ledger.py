@@ -30,7 +30,8 @@ class Ledger:
         """Keeps `data` under `key`; when this returns, a power cut does not lose it."""
         file = self._file(key)
         with explained(file):
-            write_atomic(file, data)
+            # swept when opened: it has a file for each card that was ever signed, and is written often
+            write_atomic(file, data, sweep=False)
 
     def get(self, key: str) -> bytes | None:
         try:

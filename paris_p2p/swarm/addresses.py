@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 
 from multiaddr import Multiaddr
 from multiaddr.exceptions import ParseError
@@ -18,6 +19,8 @@ from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.peer_settings import PeerSettings
 
 MAX_ADDRESS_LETTERS = 512  # a relayed address with two peer ids and two certificate hashes has about 330
+# the package takes up to half a millisecond for one, and p2pd names every connection's at each look
+_REMEMBERED = 4096
 PROTOCOLS = frozenset({
     "ip4", "ip6", "ip6zone", "dns", "dns4", "dns6", "tcp", "udp", "tls", "ws",
     "quic", "quic-v1", "webtransport", "certhash", "p2p", "p2p-circuit",
@@ -58,6 +61,7 @@ def to_bytes(address: str) -> bytes:
     return data
 
 
+@lru_cache(_REMEMBERED)
 def to_text(data: bytes) -> str:
     """Decodes an address from p2pd; "" when it is damaged, or not one we dial."""
     if len(data) > MAX_ADDRESS_LETTERS:

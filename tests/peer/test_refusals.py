@@ -15,7 +15,9 @@ import pytest
 
 from paris_p2p.envelope import seal
 from paris_p2p.identity import Identity
+from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import slot_status
+from paris_p2p.peer import outbox
 from paris_p2p.peer.refusing import Refusals
 from paris_p2p.records import SIGNED_LIFETIME_S, RefusalRecord
 from paris_p2p.rules.rates import RESTS
@@ -105,6 +107,27 @@ async def test_a_lead_that_leaves_waits_no_longer_for_a_last_checkpoint_that_was
         await lead.volunteer.pause()
         assert any("the last checkpoint of expert-0 was refused" in line for line in lead.said), lead.said
         assert not any("nobody attested" in line for line in lead.said)
+
+
+async def test_a_card_that_goes_back_is_told_once_however_long_the_telling_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    tell_card = outbox.tell_card
+
+    async def slow(node: RunNode, card: Any) -> None:
+        told.append(card.record)
+        if card.record.lowered:
+            await asyncio.sleep(1.0)  # longer than a lead's task gathers news
+        await tell_card(node, card)
+
+    monkeypatch.setattr(outbox, "tell_card", slow)
+    async with World(tmp_path) as world:
+        owner = await world.add("owner", role="owner", gate=overfit_gate)
+        await world.add("lead", slot=SLOT, gate=overfit_gate)
+        await world.until(lambda: tip_of(owner) is not None and tip_of(owner).lowered == 1)
+        back = [card for card in told if card.lowered == 1]
+        assert back[0] not in back[1:]
 
 
 def of_checkpoints(peer: Peer) -> list[str]:

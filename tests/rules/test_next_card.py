@@ -120,6 +120,12 @@ def test_a_claim_that_is_due_or_lapsed_while_nobody_came_is_not_lost(action: Any
     assert decision.action == "publish"
 
 
+def test_a_card_that_is_just_being_told_is_not_told_twice_nor_is_another_beside_it() -> None:
+    for state in (begun().signed(FIRST), begun().made(checkpoint(10))):
+        assert next_card(state, view(sending=True), 1e6).action == "wait"
+        assert next_card(state, view(), 1e6).action in ("tell", "publish")
+
+
 def test_near_the_end_of_a_claim_and_while_a_trainer_loads_nothing_goes_out_not_even_what_is_untold() -> None:
     state = begun().signed(FIRST)
     assert next_card(state, view(), 0.0).action == "tell"

@@ -90,10 +90,16 @@ def test_nothing_is_held_against_a_card_before_the_board_was_read_after_it_came(
 def test_a_lead_that_publishes_without_end_keeps_no_other_card_from_being_looked_at() -> None:
     strange, first, second = card(C, epoch=2000), card(A), card(A, steps=20)
     cards = on_board(strange, first, second, came_s={second.id: NOW + 5.0})
-    step = next_check(cards, READ, Round(NOW + 4.0, {first.id}))
+    step = next_check(cards, READ, Round({strange.id, first.id}, {first.id}))
     assert (step.check, [one.card for one in step.put_off]) == (None, [strange])
-    later = next_check(cards, READ, Round(NOW + 6.0))
+    later = next_check(cards, READ, Round({strange.id, first.id, second.id}))
     assert later.check is not None
+
+
+def test_a_clock_that_was_set_back_keeps_no_waiting_card_from_being_checked() -> None:
+    waits = card(A)
+    step = next_check(on_board(waits, came_s={waits.id: NOW + 3600.0}, now_s=NOW), READ, Round({waits.id}))
+    assert step.check is not None
 
 
 def test_a_peer_whose_turn_has_not_come_waits_for_it_and_no_longer() -> None:
@@ -241,11 +247,11 @@ class Life:
 
     def look(self, verdict: str) -> None:
         """One round of the attestor's task; `verdict` is what every check of it comes to."""
-        tried = set[str]()
+        tried, waiting = set[str](), set(self.cards)
         while True:
             cards, own = self.board(), self.own()
             self.led.update(newly_led(cards, cards.pending, own))
-            step = next_check(cards, own, Round(self.now_s, tried))
+            step = next_check(cards, own, Round(waiting, tried))
             if step.check is None:
                 break
             assert step.check.card.id not in tried  # a round ends

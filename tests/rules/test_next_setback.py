@@ -53,6 +53,12 @@ def test_of_several_cards_the_newest_is_measured() -> None:
     assert next_setback(Refused(), view(refusal(SECOND), mine=(SECOND, NEWER))).card is NEWER
 
 
+def test_a_card_that_goes_out_while_another_is_measured_does_not_put_off_what_that_one_came_to() -> None:
+    seen, then = view(refusal(SECOND)), view(refusal(SECOND), mine=(SECOND, NEWER))
+    assert next_setback(Refused().measured(SECOND.id, True, seen), then).action == "go back"
+    assert next_setback(Refused().measured(SECOND.id, False, seen), then).card is NEWER
+
+
 def test_a_card_that_cannot_be_measured_counts_once_too_few_are_left_who_did_not_refuse_it() -> None:
     refusals = [refusal(SECOND, peer) for peer in (B, C, D)]
     unknown = Refused().measured(SECOND.id, None, view())

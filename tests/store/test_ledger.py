@@ -156,3 +156,16 @@ def test_what_is_put_is_what_is_got(
     for key, value in values.items():
         Ledger(path).put(key, value)
     assert dict(Ledger(path).items()) == values
+
+
+def test_a_value_is_kept_without_a_look_at_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path)
+    looks = []
+    for name in ("scandir", "listdir"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *path, real=real: looks.append(path) or real(*path))
+    ledger.put(KEY, b"value")
+    assert ledger.get(KEY) == b"value"
+    assert not looks

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from paris_p2p.errors import UnreachableError
 from paris_p2p.identity import Identity
+from paris_p2p.swarm import addresses
 from paris_p2p.swarm.addresses import (
     for_invite,
     for_others,
@@ -156,3 +157,12 @@ def test_peers_are_told_apart_by_what_one_household_has() -> None:
     assert network_of(one) == network_of(same) != network_of(other)
     assert network_of("/ip4/1.2.3.4/tcp/5/p2p/x/p2p-circuit") == "relayed"
     assert network_of("/dns4/a.example/tcp/5") == network_of("") == ""
+
+
+def test_an_address_that_p2pd_names_again_is_not_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = to_bytes("/ip4/198.51.100.77/tcp/4077")
+    decoded = []
+    real = addresses.Multiaddr
+    monkeypatch.setattr(addresses, "Multiaddr", lambda one: decoded.append(one) or real(one))
+    assert {to_text(data) for _ in range(3)} == {"/ip4/198.51.100.77/tcp/4077"}
+    assert decoded.count(data) == 1

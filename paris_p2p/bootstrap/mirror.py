@@ -6,8 +6,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from typing import Any, TypeVar
 
 from paris_p2p.errors import DiskFullError, ParisError, SwarmError
 from paris_p2p.node.copies import Copies
@@ -15,9 +16,11 @@ from paris_p2p.node.run_node import HOLDER_LIFETIME_S, RunNode
 from paris_p2p.records import BlobRef
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 _PAUSE_S = 1.0  # from news to a look at a run: more may come, and others fetch what was overtaken
 _AGAIN_S = 3.0  # after what could not be had, or a fault
 _LEAST_REFRESH_S = 3.0
+REFRESHED_AT_ONCE = 8  # of all runs: strangers make runs of many slots that ask for a reading every second
 _MOST_REFRESH_S = 60.0  # gossip is a hint: a card told while its maker was cut off is only on the board
 
 
@@ -37,29 +40,32 @@ class FullDisk:
 
 
 class Mirror:
-    """Mirrors one run until cancelled; `tips_known` is told how many slots have a tip."""
+    """Mirrors one run until cancelled; `tips_known` is told how many slots have a tip. All runs of a node
+    read the bulletin board in turns.
+    """
 
-    def __init__(self, node: RunNode, disk: FullDisk, tips_known: Callable[[int], None]):
-        self.node, self.disk, self.tips_known = node, disk, tips_known
+    def __init__(
+        self, node: RunNode, disk: FullDisk, turns: asyncio.Semaphore, tips_known: Callable[[int], None]
+    ):
+        self.node, self.disk, self.turns, self.tips_known = node, disk, turns, tips_known
         self._copies = Copies(node.disk_news.set)
         self._announced_s: dict[str, float] = {}  # monotonic, by what is held; "peer": this node's presence
-        self._refreshed_s = -math.inf
 
     async def run(self) -> None:
         """Looks at the run with each news of it, and when something is due. Raises TwinError when this node
         is to stop beside another with its key.
         """
-        watching = asyncio.create_task(self._watch_twin())
-        looking = asyncio.create_task(self._keep_looking())
+        works = self._watch_twin(), self._keep_looking(), self._keep_fresh()
+        tasks = [asyncio.create_task(work) for work in works]
         try:
-            await asyncio.wait({watching, looking}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (watching, looking):
-                if task.done():
-                    task.result()
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # it ended, so it raised
         finally:
-            watching.cancel()
-            looking.cancel()
-            await asyncio.gather(watching, looking, self._copies.close(), return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._copies.close()
 
     async def _watch_twin(self) -> None:
         while True:
@@ -70,7 +76,8 @@ class Mirror:
         news = self.node.disk_news
         while True:
             news.clear()
-            wait_s = await self._look_or_say()
+            if (wait_s := await self._or_say(self._look())) is None:
+                wait_s = _AGAIN_S
             try:
                 async with asyncio.timeout(wait_s):
                     await news.wait()
@@ -78,15 +85,24 @@ class Mirror:
                 pass
             await asyncio.sleep(_PAUSE_S)
 
-    async def _look_or_say(self) -> float:
-        """Looks at the run; its fault, or a full disk, ends neither this node nor the other runs."""
+    async def _keep_fresh(self) -> None:
+        every_s = max(_LEAST_REFRESH_S, min(_MOST_REFRESH_S, self.node.spec.timing.checkpoint_s))
+        while True:
+            async with self.turns:
+                await self._or_say(self.node.refresh())
+            await asyncio.sleep(every_s)
+
+    async def _or_say(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Does a part of the mirroring; its fault, or a full disk, ends neither this node nor other runs."""
         try:
-            return await self._look()
+            return await work
+        except SwarmError as error:
+            log.info("the swarm does not answer about %s: %s", self.node.run[:16], error)
         except ParisError as error:
             log.warning("run %s… was not mirrored this time: %s", self.node.run[:16], error)
         except Exception:
             log.exception("run %s could not be mirrored this time", self.node.run)
-        return _AGAIN_S
+        return None
 
     async def _look(self) -> float:
         """Copies what is missing of the data and the tips, and tells what is due; returns the seconds until
@@ -101,13 +117,7 @@ class Mirror:
             due_s.append(self._want(slot, tip.card.id, (card.weights, card.resume)))
             node.keep_good(card)
         await node.forget_superseded()
-        try:
-            due_s.append(await self._announce_presence())
-            due_s.append(await self._refresh())
-        except SwarmError as error:
-            log.info("the swarm does not answer about %s: %s", node.run[:16], error)
-            due_s.append(_AGAIN_S)
-        return min(due_s)
+        return min(*due_s, await self._announce_presence())
 
     def _want(self, name: str, what: str, refs: Sequence[BlobRef]) -> float:
         """Begins to copy blobs, or to announce them, where that is due; returns the seconds until it is."""
@@ -138,15 +148,6 @@ class Mirror:
         self._announced_s["peer"] = time.monotonic()
         await self.node.announce_peer("bootstrap")
         return HOLDER_LIFETIME_S / 6
-
-    async def _refresh(self) -> float:
-        every_s = max(_LEAST_REFRESH_S, min(_MOST_REFRESH_S, self.node.spec.timing.checkpoint_s))
-        now_s = time.monotonic()
-        if (left_s := self._refreshed_s + every_s - now_s) > 0:
-            return left_s
-        self._refreshed_s = now_s
-        await self.node.refresh()
-        return every_s
 
     def _left_s(self, what: str, every_s: float) -> float:
         return self._announced_s.get(what, -math.inf) + every_s - time.monotonic()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from paris_p2p.bootstrap.heard_runs import HeardRuns
-from paris_p2p.bootstrap.mirror import FullDisk, Mirror
+from paris_p2p.bootstrap.mirror import REFRESHED_AT_ONCE, FullDisk, Mirror
 from paris_p2p.disk import explained, write_atomic
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, SwarmError
@@ -50,7 +50,7 @@ class BootstrapNode:
         self._joining: dict[str, asyncio.Task[None]] = {}  # by run id
         self._mirrors: dict[str, asyncio.Task[None]] = {}  # by run id
         self._opened: dict[str, AsyncExitStack] = {}  # what leaving a run closes
-        self._disk = FullDisk(say)
+        self._disk, self._turns = FullDisk(say), asyncio.Semaphore(REFRESHED_AT_ONCE)
         self._news = asyncio.Event()  # a run was heard of, or a task ended
 
     def notice(self, envelope: Envelope[Any]) -> None:
@@ -206,7 +206,7 @@ class BootstrapNode:
             if run.id in self.places:  # it may be waiting to be left
                 self.places[run.id] = replace(self.places[run.id], tips=tips)
 
-        self._mirrors[run.id] = asyncio.create_task(Mirror(node, self._disk, tips_known).run())
+        self._mirrors[run.id] = asyncio.create_task(Mirror(node, self._disk, self._turns, tips_known).run())
         self._mirrors[run.id].add_done_callback(lambda _: self._news.set())
         self.say(f"mirroring run {run.record.name!r} ({run.id[:16]}…) of {run.signer}")
 

@@ -110,9 +110,7 @@ async def live(
 
 
 def _leave_on_signals(volunteer: Volunteer) -> None:
-    """Returns the first Ctrl-C, SIGTERM or SIGHUP publishes, releases and leaves; a second Ctrl-C leaves at
-    once.
-    """
+    """Has the first Ctrl-C, SIGTERM or SIGHUP publish, release and leave; a second Ctrl-C leaves at once."""
     leaving: list[asyncio.Task[str]] = []
 
     def leave() -> None:

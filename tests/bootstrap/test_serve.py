@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from bench.attacks.junk import JunkRuns
 from paris_p2p.bootstrap import mirror, serve
 from paris_p2p.bootstrap.heard_runs import MAX_HEARD_OF_ONE
-from paris_p2p.bootstrap.mirror import Mirror
+from paris_p2p.bootstrap.mirror import FullDisk, Mirror
 from paris_p2p.bootstrap.serve import BootstrapNode
 from paris_p2p.envelope import seal
 from paris_p2p.errors import DiskFullError, TwinError
@@ -29,7 +29,7 @@ from paris_p2p.rules import places
 from paris_p2p.rules.places import MAX_OF_PEER, MAX_RUNS
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeSwarm
-from tests.peer.world import Peer, World
+from tests.peer.world import TIMING, Peer, World
 from tests.swarm.swarms import stray
 
 
@@ -351,3 +351,51 @@ async def test_a_node_whose_key_another_node_signs_with_stops(
         with pytest.raises(TwinError, match="was not signed here"):
             await asyncio.wait_for(running, 30)
         assert not bootstrap.host.members
+
+
+async def test_runs_read_the_bulletin_board_in_turns_and_a_slow_one_keeps_no_run_from_copying() -> None:
+    reading, most, looks, goes_on = 0, 0, asyncio.Semaphore(0), asyncio.Event()
+
+    async def refresh() -> None:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await goes_on.wait()
+        reading -= 1
+        looks.release()
+
+    class Run:
+        """A run without slots; it counts its readings, and the looks at what is to be copied."""
+
+        run, spec = "a" * 64, SimpleNamespace(slots=(), data_blobs=(), timing=TIMING)
+
+        def __init__(self) -> None:
+            self.disk_news, self.own = asyncio.Event(), self
+            self.refresh, self.host = refresh, None
+
+        def check(self) -> None: ...
+
+        async def next_foreign(self) -> None:
+            await asyncio.Event().wait()
+
+        async def announce_peer(self, _: str) -> None: ...
+
+        async def announce_holding(self, _: str) -> None: ...
+
+        async def forget_superseded(self) -> None:
+            looks.release()
+
+    disk, turns = FullDisk(lambda _: None), asyncio.Semaphore(2)
+    mirrors = [Mirror(cast(RunNode, Run()), disk, turns, lambda _: None) for _ in range(5)]
+    tasks = [asyncio.create_task(one.run()) for one in mirrors]
+    async with asyncio.timeout(30):
+        for _ in mirrors:
+            await looks.acquire()  # all look, though readings hang
+        assert most == 2
+        goes_on.set()
+        for _ in mirrors:
+            await looks.acquire()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert most == 2

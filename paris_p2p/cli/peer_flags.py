@@ -58,8 +58,8 @@ class StartFlags(FetchFlags, NodeFlags):
         str | None,
         setting(
             "max_memory",
-            "Main memory of all our processes, like 12GB; before it is reached, they write a checkpoint and "
-            "stop.",
+            "Main memory of all our processes, like 12GB; before it is reached, training writes a "
+            "checkpoint, rests, and goes on with half the clips at once.",
             "SIZE",
             panel=PROFILED,
         ),

@@ -12,15 +12,37 @@ from inspect import Parameter
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from paris_p2p import __version__
 from paris_p2p.cli.logs import LogFlags, logging_as
 from paris_p2p.shown import put
 
 
+class _Command(TyperCommand):
+    """Shows flags without a type: typer 0.29 writes `<bool>` beside each, as if they took a word."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    """Shows flags as `_Command` does."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(parameters: list[Any]) -> list[Any]:
+    for one in parameters:
+        if getattr(one, "is_flag", False) and one.metavar is None:
+            one.metavar = ""
+    return parameters
+
+
 def new_app(name: str, about: str) -> typer.Typer:
     """Returns an application that knows its version and completes in the shell."""
-    app = typer.Typer(name=name, help=about, no_args_is_help=True, pretty_exceptions_enable=False)
+    app = typer.Typer(name=name, help=about, cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_top)
     return app
 
@@ -49,9 +71,8 @@ def verb(app: typer.Typer, *examples: str) -> Callable[[Callable[..., None]], Ca
     epilog = "\n\n".join((heading, *(f"  {example}" for example in examples)))
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
-        app.command(function.__name__.removesuffix("_command"), epilog=epilog)(
-            _with_log_flags(spread_groups(function))
-        )
+        name = function.__name__.removesuffix("_command")
+        app.command(name, cls=_Command, epilog=epilog)(_with_log_flags(spread_groups(function)))
         return function
 
     return add

@@ -143,22 +143,21 @@ pipeline_tag: text-to-video
 ---
 # {spec.name}
 
-{spec.purpose}
-
 A decentralized video diffusion model: {spec.experts} experts ({spec.expert.preset}),
 each trained alone on one cluster of the data, and a router ({spec.router.preset})
 that picks experts at every denoising step.
 Clips are {clip.frames} frames of {clip.height}x{clip.width} at {clip.fps:g} fps.
 {partial}
 - Run: `{run.id}`
+- Purpose: {spec.purpose}
 - Licence of the weights: {spec.weights_licence}
 - Licence of the data: {spec.data_licence}
 - Written by paris-p2p {__version__}
 
 ```python
-from paris_p2p import ParisPipeline
-
 from diffusers.utils import export_to_gif
+
+from paris_p2p import ParisPipeline
 
 pipeline = ParisPipeline.from_pretrained("this folder")
 frames = pipeline("a prompt", output_type="pil"{routing}).frames  # of each clip, its pictures

@@ -200,7 +200,7 @@ class Outbox:
         self._become(self.state.told(card))
         record = card.record
         self.say(
-            f"published {self.slot} seq {record.seq}: {record.steps} steps, loss {record.train_loss:.4f}"
+            f"published {self.slot} seq {record.seq}: {record.steps:,} steps, loss {record.train_loss:.4f}"
         )
 
     # The state

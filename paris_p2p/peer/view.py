@@ -95,6 +95,9 @@ def _slots(status: Status) -> Table:
 
 
 def _training(training: TrainingStatus) -> list[Text]:
+    note = [Text(f"here: {training.note}")] if training.note else []
+    if not training.device:  # its trainer has not begun
+        return note or [Text(f"here: {training.slot} is about to train")]
     loss = "–" if training.loss is None else f"{training.loss:.4f}"
     is_split = training.micro_batch_clips < training.batch_clips or training.recomputes
     line = (
@@ -102,7 +105,6 @@ def _training(training: TrainingStatus) -> list[Text]:
         f"{training.clips_per_s:.1f} clips/s on {training.device}, "
         f"waited for data {training.wait_share:.1%}"
     )
-    note = [Text(f"here: {training.note}")] if training.note else []
     return [*note, Text(f"{line}, {training.at_once()}" if is_split else line)]
 
 

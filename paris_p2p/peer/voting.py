@@ -30,8 +30,8 @@ class Voter:
         await self._vote(card, self._attestation(card, result, tip))
         self.attested += 1
         self.say(
-            f"attested {record.slot} seq {record.seq}: gate loss {result.loss:.4f} against "
-            f"{result.reference_loss:.4f}"
+            f"attested {record.slot} seq {record.seq}: gate loss {result.loss:.4g} against "
+            f"{result.reference_loss:.4g}"
         )
         if goes_back(record, tip):
             self.say(

@@ -103,7 +103,7 @@ def not_yet_said(state: Refused, view: SetbackView) -> tuple[Envelope[RefusalRec
 def words_of_refusal(refusal: Envelope[RefusalRecord]) -> str:
     """Returns who refused which card, and why."""
     record = refusal.record
-    figures = f", {record.loss:.4f} against {record.reference_loss:.4f}" if record.reference_loss else ""
+    figures = f", {record.loss:.4g} against {record.reference_loss:.4g}" if record.reference_loss else ""
     words = words_of(record.reason)
     return f"{refusal.signer[-8:]} refused {record.slot} seq {record.seq}: {words}{figures}"
 

@@ -45,4 +45,5 @@ def test_help_imports_nothing_heavy(module: str, words: list[str]) -> None:
     status, modules = json.loads(done.stderr.splitlines()[-1])
     assert status in (0, None)
     assert "Usage" in done.stdout
+    assert "bool" not in done.stdout  # a flag takes no word
     assert [name for name in HEAVY if name in modules] == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from paris_p2p.node.status import SlotStatus, Status
+from paris_p2p.node.status import SlotStatus, Status, TrainingStatus
 from paris_p2p.peer.view import _SAY_AGAIN_S, draw
 from paris_p2p.peer.view import Console as View
 
@@ -54,6 +54,15 @@ def test_a_terminal_of_eighty_columns_shows_the_whole_table():
         row[1:] == ["…f5a1sfyf", "1", "a2c5ba", "#11", "132", "s", "6,950", "111,200", "1.5120", "1", "1"]
         for row in rows
     )
+
+
+def test_a_trainer_that_has_not_begun_is_said_to_be_about_to_train():
+    begun = TrainingStatus(slot="router", epoch=1, steps=7, loss=0.5, device="cpu")
+    before = begun.model_copy(update={"device": "", "loss": None})
+    assert "here: router step 7, loss 0.5000" in shown(80, STATUS.model_copy(update={"training": begun}))
+    waiting = shown(80, STATUS.model_copy(update={"training": before}))
+    assert "here: router is about to train" in waiting
+    assert "step 7" not in waiting
 
 
 def test_a_narrower_one_still_tells_the_slots_apart():

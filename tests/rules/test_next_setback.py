@@ -113,7 +113,7 @@ def test_what_was_said_and_measured_of_cards_before_the_tip_is_forgotten() -> No
 
 def test_the_words_name_who_refused_what_and_the_figures_where_there_are_some() -> None:
     words = words_of_refusal(refusal(SECOND, B, loss=1.25, reference_loss=1.0))
-    assert words == f"{B.peer_id[-8:]} refused {SLOT} seq 2: {REASONS['loss']}, 1.2500 against 1.0000"
+    assert words == f"{B.peer_id[-8:]} refused {SLOT} seq 2: {REASONS['loss']}, 1.25 against 1"
     assert words_of_refusal(refusal(SECOND, B)).endswith(REASONS["loss"])
 
 

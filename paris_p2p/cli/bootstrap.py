@@ -14,7 +14,7 @@ from paris_p2p.cli.console import echo, run_app
 from paris_p2p.cli.groups import LINE, MACHINE, ConfigFlag, HomeFlags, NodeFlags, option, setting
 from paris_p2p.cli.logs import long_running
 from paris_p2p.cli.verb import new_app, verb
-from paris_p2p.disk import write_atomic
+from paris_p2p.disk import explained, write_atomic
 
 app = new_app(
     "paris-bootstrap",
@@ -76,7 +76,12 @@ def serve(
     flags: ServeFlags,
     config: ConfigFlag = None,
     address_file: Annotated[
-        Path | None, option("Write the addresses here when ready, one on each line.", "FILE")
+        Path | None,
+        option(
+            "Write the addresses here when ready, one on each line.",
+            "FILE",
+            parser=typed.to_write("a file of addresses"),
+        ),
     ] = None,
 ) -> None:
     """Serve until Ctrl-C; the identity is kept in the data folder, so the address stays the same."""
@@ -91,7 +96,8 @@ def serve(
     def ready(addresses: tuple[str, ...]) -> None:
         echo("ready; give people one of these addresses:\n  " + "\n  ".join(addresses))
         if address_file is not None:
-            write_atomic(address_file, "\n".join(addresses) + "\n")
+            with explained(address_file):
+                write_atomic(address_file, "\n".join(addresses) + "\n")
 
     run_bootstrap(settings, options.known_peers(), options.mirrored(), ready)
 

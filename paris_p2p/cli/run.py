@@ -31,7 +31,7 @@ from paris_p2p.cli.owner_flags import (
 )
 from paris_p2p.cli.typed import checked_options
 from paris_p2p.cli.verb import new_app, verb
-from paris_p2p.disk import write_atomic
+from paris_p2p.disk import explained, write_atomic
 from paris_p2p.errors import UsageError
 
 PASSPHRASE_VARIABLE = "PARIS_OWNER_PASSPHRASE"
@@ -165,7 +165,12 @@ def publish(
     flags: PublishFlags,
     config: ConfigFlag = None,
     invite_file: Annotated[
-        Path | None, option("Write the invite to this file too, for its owner's eyes only.", "FILE")
+        Path | None,
+        option(
+            "Write the invite to this file too, for its owner's eyes only.",
+            "FILE",
+            parser=typed.to_write("the invite"),
+        ),
     ] = None,
 ) -> None:
     """Seed the run's data, attest as the owner's node, and print the invite; stay until Ctrl-C."""
@@ -183,7 +188,8 @@ def publish(
     def ready(invite: Invite) -> None:
         echo(f"invite: {invite}")
         if invite_file is not None:
-            write_atomic(invite_file, str(invite), mode=0o600)
+            with explained(invite_file):
+                write_atomic(invite_file, str(invite), mode=0o600)
 
     run_owner(settings, run, loaded.options.peers, ready)
 

@@ -48,6 +48,23 @@ def file(what: str) -> Callable[[str], Path]:
     return read
 
 
+def to_write(what: str) -> Callable[[str], Path]:
+    """Returns a reader of a file to be written, new or instead of an old one; of a link, what it names.
+
+    A device or a pipe would be replaced by the file, and a folder that is not there is noticed late.
+    """
+
+    def read(text: str) -> Path:
+        path = named_path(text).resolve()
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is not a file, where {what} is to be written")
+        if not path.parent.is_dir():
+            raise UsageError(f"{path.parent} is not a folder, where {what} is to be written; make it first")
+        return path
+
+    return read
+
+
 def existing(what: str) -> Callable[[str], Path]:
     """Returns a reader of a file or folder that is there; `what` says which is wanted."""
 

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from paris_p2p.cli import bootstrap as bootstrap_cli
 from paris_p2p.cli import peer as peer_cli
 from paris_p2p.cli import run as run_cli
+from paris_p2p.cli import typed
 from paris_p2p.data.prepared import Prepared
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DataError, ParisError, UsageError
@@ -497,6 +498,23 @@ def test_a_port_in_use_is_said_with_the_port(data: tuple[str, str]) -> None:
         )
         serve = ("paris-bootstrap", "serve", "--host", "127.0.0.1", *data, "--port", port)
         refused(*serve, says=[f"127.0.0.1:{port}", "choose another --port"])
+
+
+@pytest.mark.parametrize("place", ["nowhere/file", "folder", "/dev/null"])
+def test_a_file_that_cannot_be_written_later_is_refused_before_a_node_starts(
+    place: str, tmp_path: Path, run: tuple[Path, Any], data: tuple[str, str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    file = str(tmp_path / place)
+    says = ["is to be written"]
+    refused("paris-bootstrap", "serve", *data, "--address-file", file, says=says, status=2)
+    refused("paris-run", "publish", str(run[0]), "--invite-file", file, says=says, status=2)
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_link_names_the_file_that_is_written(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert typed.to_write("an invite")(str(tmp_path / "link")) == tmp_path / "file"
 
 
 def test_a_data_dir_that_is_in_use_names_the_process(tmp_path: Path, data: tuple[str, str]) -> None:

@@ -49,6 +49,7 @@ class BootstrapNode:
         self.places: dict[str, RunPlace] = {}  # by run id, also of runs that are just being opened
         self._joining: dict[str, asyncio.Task[None]] = {}  # by run id
         self._mirrors: dict[str, asyncio.Task[None]] = {}  # by run id
+        self._leaving: set[str] = set()  # run ids, until their folders are gone
         self._opened: dict[str, AsyncExitStack] = {}  # what leaving a run closes
         self._disk, self._turns = FullDisk(say), asyncio.Semaphore(REFRESHED_AT_ONCE)
         self._news = asyncio.Event()  # a run was heard of, or a task ended
@@ -58,9 +59,11 @@ class BootstrapNode:
         run, signer = envelope.record.run, envelope.signer
         if run in self.places:
             self.places[run] = replace(self.places[run], heard_s=time.time())
-        elif run in self._joining or signer == self.host.identity.peer_id or not self._may_hold(run):
-            pass
-        elif self.heard.note(envelope):
+            return
+        is_own = signer == self.host.identity.peer_id
+        if is_own or run in self._joining or run in self._leaving or not self._may_hold(run):
+            return
+        if self.heard.note(envelope):
             self._news.set()
 
     async def run(self) -> None:
@@ -212,17 +215,20 @@ class BootstrapNode:
 
     async def _leave(self, run_id: str, why: str) -> None:
         """Mirrors a run no longer: its place, its records' room and its blobs' disk are free for others."""
+        self._leaving.add(run_id)
         self.places.pop(run_id, None)
         node, stack = self.runs.pop(run_id, None), self._opened.pop(run_id, None)
-        if (mirror := self._mirrors.pop(run_id, None)) is not None:
-            mirror.cancel()
-            await asyncio.gather(mirror, return_exceptions=True)
-        if stack is not None:
-            await stack.aclose()
-        self.host.swarm.leave_run(run_id)
-        await asyncio.to_thread(
-            shutil.rmtree, self.host.settings.data_dir / "runs" / run_id, ignore_errors=True
-        )
+        try:
+            if (mirror := self._mirrors.pop(run_id, None)) is not None:
+                mirror.cancel()
+                await asyncio.gather(mirror, return_exceptions=True)
+            if stack is not None:
+                await stack.aclose()
+            self.host.swarm.leave_run(run_id)
+            folder = self.host.settings.data_dir / "runs" / run_id
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        finally:
+            self._leaving.discard(run_id)
         if node is not None:
             self.say(f"not mirroring run {node.spec.name!r} ({run_id[:16]}…) any more: {why}")
 

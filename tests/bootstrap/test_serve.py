@@ -307,6 +307,30 @@ async def test_a_run_that_nobody_spoke_of_for_long_is_left(
             await world.until(lambda: junk.id not in bootstrap.runs)
 
 
+async def test_a_run_that_is_spoken_of_while_it_is_left_is_not_joined_before_its_folder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path) as world:
+        source, stranger = JunkRuns(world.run.record), Identity.generate()
+        junk = source.add("junk")
+        world.network.join(stranger, source)
+        async with node_of(world, monkeypatch) as bootstrap:
+            bootstrap.notice(stray(junk.id, stranger))
+            await world.until(lambda: junk.id in bootstrap.runs)
+            leave_run = bootstrap.host.swarm.leave_run
+
+            def spoken_of(run_id: str) -> None:
+                leave_run(run_id)
+                bootstrap.notice(stray(junk.id, stranger))
+                assert junk.id not in bootstrap.heard.waiting
+
+            monkeypatch.setattr(bootstrap.host.swarm, "leave_run", spoken_of)
+            await bootstrap._leave(junk.id, "a test")
+            bootstrap.notice(stray(junk.id, stranger))
+            await world.until(lambda: junk.id in bootstrap.runs)
+            assert spec_path(bootstrap.host.settings.data_dir, junk.id).exists()
+
+
 async def test_a_node_that_is_started_again_knows_its_runs_before_anybody_speaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,7 @@ def inspect(model: OpenedModel, held: Held, parts: Parts, progress: Progress) ->
         beliefs = {} if router is None else {"beliefs": _beliefs(router, batch)}
         return {"clusters": batch.cluster.cpu().numpy(), "losses": losses} | beliefs
 
-    parts.fill(KIND, f"inspect {parts.folder.name}", make, progress)
+    parts.fill(KIND, f"inspect {parts.title}", make, progress)
     return Inspection(
         clusters=parts.gather(KIND, "clusters"),
         sources=np.array([listed[order[i]].video for i in range(parts.clips)]),

@@ -32,6 +32,11 @@ class Parts:
     folder: Path
     clips: int
 
+    @property
+    def title(self) -> str:
+        """Returns whose clips they are: the folder's name without the fingerprint at its end."""
+        return self.folder.name.rpartition("-")[0] or self.folder.name
+
     def ranges(self) -> Iterator[range]:
         """Returns the clips of each part."""
         return (

@@ -126,7 +126,7 @@ class Measuring:
         def make(part: range) -> Arrays:
             return {"features": network(torch.from_numpy(look(part))).float().cpu().numpy()}
 
-        parts.fill(kind, f"{network.title} of {parts.folder.name}"[:60], make, self.progress)
+        parts.fill(kind, f"{network.title} of {parts.title}"[:60], make, self.progress)
         return parts.gather(kind, "features")
 
     def _motion(self, parts: Parts, name: str, look: Look) -> NDArray[Any]:

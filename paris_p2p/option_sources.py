@@ -30,6 +30,7 @@ from paris_p2p.peer_settings import PeerSettings
 
 ENV_PREFIX = "PARIS_"
 INPUT_LETTERS = 100
+_COLUMN = 40  # of sources in a --dry-run; a longer line, mostly a path, pushes only its own source away
 
 # These options are in the singular, because each is given once for every value.
 _FLAGS = {"peers": "--peer", "relays": "--relay"}
@@ -140,7 +141,7 @@ class Loaded(Generic[OptionsT]):
         for field, value in settings.model_dump(mode="json").items():
             name = _NAMES.get(field, field)
             lines.append((f"{name} = {_toml(value)}", self.origins.get(name, "default")))
-        width = max(len(line) for line, _ in lines)
+        width = max(len(line) for line, _ in lines if len(line) < _COLUMN)
         return "\n".join(f"{line:<{width}}  # {origin}" for line, origin in lines)
 
 

@@ -110,12 +110,17 @@ def test_a_named_profile_and_this_machines_are_told_apart() -> None:
 
 def test_the_dry_run_prints_a_file_that_gives_the_same_settings(tmp_path: Path) -> None:
     typed = ["--max-disk", "50GB", "--relay", PEER, "--no-compile", "--slot", "router", "--device", "cpu"]
-    words = ["start", INVITE, "--data-dir", str(tmp_path / "a b"), "--profile", "cpu-2core", "--dry-run"]
+    words = ["start", INVITE, "--data-dir", str(tmp_path / "a b" / ("c" * 60)), "--profile", "cpu-2core"]
+    words.append("--dry-run")
     first = CliRunner().invoke(peer.app, [*words, *typed])
     assert first.exit_code == 0, first.exception
     assert "max_disk = 50_000_000_000" in first.output
     assert "# --max-disk" in first.output
     assert "# profile cpu-2core" in first.output
+    columns = {
+        line.index("#") for line in first.output.splitlines() if not line.startswith(("data_dir", "relays"))
+    }
+    assert len(columns) == 1  # however long the folder's path is
     file = tmp_path / "peer.toml"
     file.write_text(first.output)
     again = CliRunner().invoke(peer.app, ["start", INVITE, "--config", str(file), "--dry-run"])

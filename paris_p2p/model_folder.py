@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,15 @@ def clean_config(raw: Mapping[str, Any], known: Collection[str], where: object) 
     return clean
 
 
+def check_numbers(config: object, where: object) -> None:
+    """Raises UsageError unless a configuration is an object of numbers, words and lists within all bounds."""
+    if not isinstance(config, dict):
+        raise UsageError(f"{where} is not an object; take the model's own files anew")
+    for key, value in config.items():
+        if (key, value) != ("lambda_min_clipped", float("-inf")):  # diffusers' word for not clipped
+            _check_value(key, value, where)
+
+
 def _check_value(key: str, value: Any, where: object) -> None:
     """Walks a value with a list of its own, so that no depth can hurt."""
     limit = MAX_LAYERS if any(word in key for word in _COUNTS) else MAX_NUMBER
@@ -93,14 +103,21 @@ def laid_out(files: ModelFiles, config: Mapping[str, Any]) -> Iterator[Path]:
         yield folder
 
 
+# transformers and diffusers change settings of the whole process while they load
+_loading = threading.RLock()
+
+
 @contextmanager
 def loading(what: str, folder: Path) -> Iterator[None]:
-    """Turns whatever a library raises while it loads a model into a UsageError that names the folder."""
+    """Turns whatever a library raises while it loads a model into a UsageError that names the folder; one
+    thread loads at a time.
+    """
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
-        yield
+        with _loading:
+            yield
     except UsageError:
         raise
     except (*LOADING_ERRORS, SafetensorError, StrictDataclassError) as error:

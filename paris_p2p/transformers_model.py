@@ -32,7 +32,7 @@ def load_transformers(cls: Any, files: ModelFiles, **options: Any) -> Any:
     """
     import torch
 
-    with quiet_loading(), loading(f"the {cls.__name__}", files.folder):
+    with loading(f"the {cls.__name__}", files.folder), quiet_loading():
         config = _clean(_of_tower(files.config(), cls.config_class), cls.config_class, files)
         with laid_out(files, config) as folder:
             model, info = cls.from_pretrained(

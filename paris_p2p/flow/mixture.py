@@ -39,7 +39,7 @@ class Routing:
     def __post_init__(self) -> None:
         if self.name not in ROUTINGS:
             raise UsageError(f"no routing is called {self.name!r}; choose one of {', '.join(ROUTINGS)}")
-        if self.top_k < 1 or not 0 <= self.threshold <= 1:
+        if not isinstance(self.top_k, int) or self.top_k < 1 or not 0 <= self.threshold <= 1:
             raise UsageError(
                 "top-k must be 1 or more and the threshold between 0 and 1, "
                 f"not {self.top_k} and {self.threshold}"

@@ -38,6 +38,7 @@ from paris_p2p.spec import ClipShape
 
 CLIP_NUMBERS = 1 << 32  # per prompt: a clip's noise does not depend on how many clips other prompts get
 PROMPTS_AT_ONCE = 32
+MAX_STEPS, MAX_CLIPS = 1000, 100_000  # of one call; clips are for each prompt
 
 
 @dataclass(frozen=True)

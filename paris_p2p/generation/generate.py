@@ -21,6 +21,8 @@ from paris_p2p.fetched_run import FetchedRun, check_slots
 from paris_p2p.flow.condition import Condition
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.generation.engine import (
+    MAX_CLIPS,
+    MAX_STEPS,
     Denoising,
     Engine,
     clip_numbers,
@@ -49,8 +51,8 @@ class GenerateJob(BaseModel):
     image: Path | None = None  # every clip's first frame
     prompts: tuple[Prompt, ...] = Field(min_length=1, max_length=100_000)
     negative_prompt: Prompt = ""  # what all clips are guided away from; empty: no text
-    clips_per_prompt: Annotated[int, Field(ge=1, le=100_000)] = 1
-    steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    clips_per_prompt: Annotated[int, Field(ge=1, le=MAX_CLIPS)] = 1
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 50
     shift: Annotated[float, Field(ge=0, le=100)] = 0.0  # of the time grid; 0: the run's
     scheduler: str = "euler"
     guidance: Annotated[float, Field(ge=0, le=1000)] = 4.0

@@ -12,6 +12,7 @@ latents, S steps. t = 1 is noise.
 
 import logging
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from paris_p2p.generation.engine import Denoising, Engine, Mixture, clip_numbers
 from paris_p2p.generation.first_picture import Picture, check_trained_for, opened_picture
 from paris_p2p.generation.frozen import CODEC, FEATURES, TEXT, FrozenNetworks, Pin
 from paris_p2p.generation.pipeline_call import Callback, CallState, Listener
+from paris_p2p.generation.pipeline_config import check_components_fit, check_config
 from paris_p2p.generation.pipeline_folder import FolderPipeline
 from paris_p2p.generation.pipeline_inputs import Generators, ParisOutput, PromptEmbeds
 from paris_p2p.generation.pipeline_seats import SeatedPipeline
@@ -78,16 +80,20 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
         trained: dict[str, dict[str, Any]] | None = None,  # slot -> card and counters (trained.py)
     ):
         super().__init__()
+        config: dict[str, Any] = {
+            "latent_shape": latent_shape or [1, 1, 1, 1], "fps": fps, "run": run,
+            "text_tokens": text_tokens, "time_mean": time_mean, "time_std": time_std,
+            "codec_name": codec_name, "codec_revision": codec_revision, "codec_sha256": codec_sha256,
+            "text_name": text_name, "text_revision": text_revision, "text_sha256": text_sha256,
+            "clip_shape": clip_shape or [], "first_frame_rate": first_frame_rate,
+            "features_name": features_name, "features_revision": features_revision,
+            "features_sha256": features_sha256, "run_name": run_name, "data_id": data_id,
+            "trained": trained or {},
+        }  # fmt: skip
+        check_config(config)
+        check_components_fit(experts, router, latent_shape)
         self.register_modules(experts=experts, scheduler=scheduler, router=router)
-        self.register_to_config(
-            latent_shape=list(latent_shape or (1, 1, 1, 1)), fps=fps, run=run, text_tokens=text_tokens,
-            time_mean=time_mean, time_std=time_std,
-            codec_name=codec_name, codec_revision=codec_revision, codec_sha256=codec_sha256,
-            text_name=text_name, text_revision=text_revision, text_sha256=text_sha256,
-            clip_shape=list(clip_shape or ()), first_frame_rate=first_frame_rate,
-            features_name=features_name, features_revision=features_revision, features_sha256=features_sha256,
-            run_name=run_name, data_id=data_id, trained=dict(trained or {}),
-        )  # fmt: skip
+        self.register_to_config(**config)
         # that holds codec/ and text/; experts know it, whichever class's from_pretrained loads the pipeline
         source = experts.folder
         self.folder = source.parent if source and (source.parent / "model_index.json").is_file() else None
@@ -162,7 +168,7 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
             negative_prompt_attention_mask,
         )
         count = len(inputs.listed(prompt)) if prompt is not None else len(prompt_embeds)  # type: ignore[arg-type]
-        inputs.check_counts(count, num_videos_per_prompt, num_inference_steps)
+        inputs.check_request(count, num_videos_per_prompt, num_inference_steps, guidance_scale)
         condition, negative = self._conditions(engine, prompt, negative_prompt, embeds, count)
         if image is not None:
             condition = engine.with_picture(condition, self._picture(image, count), self._clip())
@@ -221,7 +227,8 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
     ) -> tuple[Condition, Condition | None]:
         """Returns what is known of each prompt, and of each negative prompt where there are some."""
         device, others = engine.device.torch, inputs.negatives(negative_prompt, count)
-        condition, negative = embeds.condition(device), embeds.negative(device)
+        sizes = inputs.TextSizes.of(self.experts, self.router, self.config["text_tokens"])
+        condition, negative = embeds.condition(sizes, device), embeds.negative(sizes, device)
         if condition is None:
             condition = self._read(engine, inputs.listed(prompt or ""))
         if negative is None and others is not None:
@@ -249,7 +256,9 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
         rng_seed: int | None,
     ) -> tuple[Tensor, list[torch.Generator] | None]:
         """Returns the noise of all clips, and what draws more of it for schedulers that add some."""
-        if rng_seed is not None and (generator is not None or rng_seed < 0):
+        if rng_seed is not None and (
+            generator is not None or not isinstance(rng_seed, Integral) or rng_seed < 0
+        ):
             raise UsageError(
                 f"rng_seed {rng_seed}: give a whole number from 0 on, or a generator and not both"
             )

@@ -13,8 +13,9 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
+from paris_p2p.errors import UsageError
 from paris_p2p.generation.engine import Denoising
-from paris_p2p.generation.pipeline_inputs import check_callback_tensors
+from paris_p2p.generation.pipeline_inputs import CALLBACK_TENSORS, check_callback_tensors
 
 TIMESTEPS = 1000
 Callback = Callable[..., Any]  # also diffusers' PipelineCallback and MultiPipelineCallbacks
@@ -97,9 +98,16 @@ def _tensor(state: Denoising, name: str) -> Tensor | None:
 
 
 def _change(state: Denoising, name: str, tensor: Tensor | None) -> None:
-    if name == "latents" and tensor is not None:
+    """Puts a tensor in the place of one that the callback may change; UsageError for one of another shape."""
+    before = _tensor(state, name) if name in CALLBACK_TENSORS else None
+    if tensor is None or before is None:
+        return
+    if not isinstance(tensor, Tensor) or tensor.shape != before.shape:
+        found = tuple(tensor.shape) if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
+        raise UsageError(f"the callback gave {name} back as {found}; give a tensor {tuple(before.shape)}")
+    if name == "latents":
         state.latents = tensor
-    elif name == "prompt_embeds" and tensor is not None:
+    elif name == "prompt_embeds":
         state.condition = replace(state.condition, tokens=tensor)
-    elif name == "negative_prompt_embeds" and tensor is not None and state.negative is not None:
+    elif state.negative is not None:
         state.negative = replace(state.negative, tokens=tensor)

@@ -24,6 +24,7 @@ from paris_p2p.generation.frozen import CODEC, FEATURES, TEXT
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.model.router import Router
 from paris_p2p.model.saved import check_indices
+from paris_p2p.model_folder import check_numbers
 from paris_p2p.weights import MAX_CONFIG_BYTES, READABLE_SUFFIXES
 
 CARD, CARDS = "README.md", "cards.json"
@@ -44,7 +45,8 @@ COMPONENTS = {
     "scheduler": [("diffusers", name) for name in SCHEDULER_CLASSES],
 }
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_writing = threading.Lock()
+# a folder is written part by part, and not read meanwhile by another thread
+_changing = threading.Lock()
 
 
 class FolderPipeline(DiffusionPipeline):
@@ -64,15 +66,16 @@ class FolderPipeline(DiffusionPipeline):
         names = ("cache_dir", "force_download", "local_files_only", "revision", "token")
         hub = {name: options.pop(name) for name in names if name in options}
         folder = find_folder(pretrained_model_name_or_path, **hub)
-        check_folder(folder)
-        dtype, variant = _dtype(options), options.pop("variant", None)
-        # loaded here, because diffusers looks for a variant's files in the components' folders alone
-        kinds: dict[str, type[ExpertSet | Router]] = {"experts": ExpertSet, "router": Router}
-        for name in kinds:
-            if name not in options and (folder / name).is_dir():
-                options[name] = kinds[name].from_pretrained(folder / name, variant=variant, dtype=dtype)
-        options = {**options, "local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
-        pipeline: Self = super().from_pretrained(str(folder), **options)
+        with _changing:
+            check_folder(folder)
+            dtype, variant = _dtype(options), options.pop("variant", None)
+            # loaded here, because diffusers looks for a variant's files in the components' folders alone
+            kinds: dict[str, type[ExpertSet | Router]] = {"experts": ExpertSet, "router": Router}
+            for name in kinds:
+                if name not in options and (folder / name).is_dir():
+                    options[name] = kinds[name].from_pretrained(folder / name, variant=variant, dtype=dtype)
+            options |= {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
+            pipeline: Self = super().from_pretrained(str(folder), **options)
         pipeline.folder = folder
         return pipeline
 
@@ -157,8 +160,14 @@ def check_folder(folder: Path) -> None:
         raise UsageError(
             f"{folder} holds no exported run; write one with `paris-run export INVITE --out {folder}`"
         )
-    check_components(read_json(folder / "model_index.json", MAX_CONFIG_BYTES), folder)
+    index = read_json(folder / "model_index.json", MAX_CONFIG_BYTES)
+    if not isinstance(index, dict):
+        raise UsageError(f"{folder / 'model_index.json'} is not an object; take the model's own files anew")
+    check_components(index, folder)
     check_indices(folder)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    if scheduler.is_file():
+        check_numbers(read_json(scheduler, MAX_CONFIG_BYTES), scheduler)
 
 
 def check_components(index: Any, where: object) -> None:
@@ -216,7 +225,7 @@ def _write_beside(folder: Path, write: Callable[[str], None], kept: Path | None)
         same = kept is not None and folder.exists() and folder.samefile(kept)
         for name in KEPT if kept is not None and not same else ():
             _copy(kept / name, fresh / name)  # type: ignore[operator]
-        with _writing:
+        with _changing:
             folder.mkdir(exist_ok=True)
             for path in sorted(fresh.iterdir()):
                 place = folder / path.name
@@ -233,6 +242,15 @@ def _dtype(options: dict[str, Any]) -> Any:
 
 
 def _copy(source: Path, target: Path) -> None:
+    """Copies a file or folder; UsageError for a link out of the model, which would give a stranger's folder a
+    file of this machine to upload.
+    """
+    model = source.parent.resolve()
+    # in a hub's cache a model's files are links to the blobs beside the snapshots
+    inside = model.parents[1] if model.parent.name == "snapshots" else model
+    for path in (source, *source.rglob("*")):
+        if not path.resolve().is_relative_to(inside):
+            raise UsageError(f"{path} is a link out of the model's folder; put a copy of the file there")
     if source.is_dir():
         shutil.copytree(source, target)
     elif source.is_file():

@@ -5,8 +5,10 @@ Legend: B clips, P prompts, L text tokens, D token width, T frames, H x W pixels
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,9 @@ from torch import Tensor
 
 from paris_p2p.errors import UsageError
 from paris_p2p.flow.condition import Condition
+from paris_p2p.generation.engine import MAX_CLIPS, MAX_STEPS
+from paris_p2p.model.experts import ExpertSet
+from paris_p2p.model.router import Router
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 CALLBACK_TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")
@@ -53,32 +58,69 @@ class PromptEmbeds(NamedTuple):
         other = (None, None, None) if negative is None else (negative.tokens, negative.pooled, negative.mask)
         return cls(condition.tokens, other[0], condition.pooled, other[1], condition.mask, other[2])
 
-    def condition(self, device: torch.device) -> Condition | None:
+    def condition(self, sizes: TextSizes, device: torch.device) -> Condition | None:
         """Returns what the prompts' tensors say, or None where they are not given; UsageError."""
-        return _condition("", *self[::2], device)
+        return _condition("", *self[::2], sizes, device)
 
-    def negative(self, device: torch.device) -> Condition | None:
+    def negative(self, sizes: TextSizes, device: torch.device) -> Condition | None:
         """Returns what the negative prompts' tensors say, or None where they are not given; UsageError."""
-        return _condition("negative_", *self[1::2], device)
+        return _condition("negative_", *self[1::2], sizes, device)
+
+
+class TextSizes(NamedTuple):
+    """How large the tensors of one prompt are."""
+
+    tokens: int  # L
+    width: int  # D
+    pooled: int  # W; 0: nobody reads it
+
+    @classmethod
+    def of(cls, experts: ExpertSet, router: Router | None, tokens: int) -> TextSizes:
+        """Returns what these networks read of a prompt."""
+        expert = experts.config["expert"]
+        pooled = expert.get("pooled_width") or (router.config["pooled_width"] if router is not None else 0)
+        return cls(tokens, expert["text_width"], pooled)
 
 
 def _condition(
-    prefix: str, tokens: Tensor | None, pooled: Tensor | None, mask: Tensor | None, device: torch.device
+    prefix: str,
+    tokens: Tensor | None,
+    pooled: Tensor | None,
+    mask: Tensor | None,
+    sizes: TextSizes,
+    device: torch.device,
 ) -> Condition | None:
     if tokens is None:
+        if pooled is not None or mask is not None:
+            raise UsageError(
+                f"{prefix}pooled_prompt_embeds or {prefix}prompt_attention_mask is given without "
+                f"{prefix}prompt_embeds; give all that encode_prompt makes"
+            )
         return None
-    if pooled is None or pooled.shape[:1] != tokens.shape[:1] or tokens.dim() != 3:
-        shapes = f"{tuple(tokens.shape)} and {None if pooled is None else tuple(pooled.shape)}"
-        raise UsageError(
-            f"{prefix}prompt_embeds and {prefix}pooled_prompt_embeds are {shapes}, and must be P x L x D and "
-            "P x W: the router reads the second; encode_prompt makes both"
-        )
+    count = len(tokens) if isinstance(tokens, Tensor) and tokens.dim() else 0
+    _check_tensor(f"{prefix}prompt_embeds", tokens, (count, sizes.tokens, sizes.width))
+    width = sizes.pooled or (pooled.shape[-1] if isinstance(pooled, Tensor) and pooled.dim() else 0)
+    _check_tensor(f"{prefix}pooled_prompt_embeds", pooled, (count, width))
+    if mask is not None:
+        _check_tensor(f"{prefix}prompt_attention_mask", mask, (count, sizes.tokens))
     found = tokens.ne(0).any(-1) if mask is None else mask.bool()  # tokens that are only padding are zero
+    assert pooled is not None  # it was checked
     return Condition(*(each.to(device) for each in (tokens.float(), found, pooled.float())))
+
+
+def _check_tensor(name: str, value: object, shape: tuple[int, ...]) -> None:
+    """Raises UsageError unless a value is a tensor of finite numbers in that shape."""
+    if not isinstance(value, Tensor) or tuple(value.shape) != shape:
+        found = tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise UsageError(f"{name} is {found}, and must be a tensor {shape}; encode_prompt makes all of them")
+    if value.is_complex() or not bool(value.isfinite().all()):
+        raise UsageError(f"{name} has values that are not finite numbers; encode the prompts again")
 
 
 def listed(prompt: str | Sequence[str]) -> list[str]:
     """Returns one prompt or several as a list; UsageError when they are not words."""
+    if not isinstance(prompt, Iterable):
+        raise UsageError(f"a prompt is {prompt!r}, a {type(prompt).__name__}; give words")
     words = [prompt] if isinstance(prompt, str) else list(prompt)
     odd = [each for each in words if not isinstance(each, str)]
     if odd:
@@ -100,8 +142,16 @@ def negatives(negative_prompt: str | Sequence[str] | None, count: int) -> list[s
     return words if any(words) else None
 
 
-def check_counts(count: int, copies: int, steps: int) -> None:
-    """Raises UsageError when nothing is asked for."""
+def check_request(count: int, copies: int, steps: int, guidance: float) -> None:
+    """Raises UsageError when nothing is asked for, or more than there can be, or no number at all."""
+    for name, value, most in (
+        ("num_videos_per_prompt", copies, MAX_CLIPS),
+        ("num_inference_steps", steps, MAX_STEPS),
+    ):
+        if not isinstance(value, Integral) or value > most:
+            raise UsageError(f"{name} is {value!r}; give a whole number of at most {most:,}")
+    if not isinstance(guidance, Real | Tensor) or not math.isfinite(guidance):
+        raise UsageError(f"guidance_scale is {guidance!r}; give a finite number")
     if not count or copies < 1 or steps < 1:
         raise UsageError(
             f"{count} prompts with {copies} clips each in {steps} steps: there is nothing to make; "
@@ -119,6 +169,8 @@ def check_either(name: str, words: Any, embeds: Any, *, needed: bool) -> None:
 
 def check_shape(clip: Sequence[int], frames: int | None, height: int | None, width: int | None) -> None:
     """Raises UsageError when another size is asked for than the run's own, [T H W]."""
+    if not clip:
+        raise UsageError("the model does not say how large its clips are; export the run again")
     asked = [
         one if given is None else given for one, given in zip(clip, (frames, height, width), strict=True)
     ]
@@ -146,8 +198,11 @@ def check_callback_tensors(names: Sequence[str]) -> None:
 
 def given_latents(latents: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Returns the noise that was given, checked, as float32: [B C T H W]; UsageError."""
-    if tuple(latents.shape) != shape:
-        raise UsageError(f"latents are {tuple(latents.shape)}, the clips need {shape}")
+    if not isinstance(latents, Tensor) or tuple(latents.shape) != shape:
+        found = tuple(latents.shape) if isinstance(latents, Tensor) else f"a {type(latents).__name__}"
+        raise UsageError(f"latents are {found}, the clips need {shape}")
+    if latents.is_complex() or not bool(latents.isfinite().all()):
+        raise UsageError("latents have values that are not finite numbers; draw the noise again")
     return latents.float()
 
 
@@ -162,7 +217,11 @@ def generator_of_each(generator: Generators, clips: int) -> list[torch.Generator
     """Returns the generator of each clip, which may be one for all, or None for torch's own; UsageError."""
     if generator is None:
         return None
-    each = [generator] * clips if isinstance(generator, torch.Generator) else list(generator)
+    given = generator if isinstance(generator, Iterable) else [generator] * clips
+    odd = [one for one in given if not isinstance(one, torch.Generator)]
+    if odd:
+        raise UsageError(f"a generator is a {type(odd[0]).__name__}; give torch.Generator, or rng_seed")
+    each = list(given)
     if len(each) != clips:
         raise UsageError(f"{len(each)} generators for {clips} clips: give one for all, or one for each")
     return each

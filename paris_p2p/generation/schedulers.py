@@ -19,6 +19,8 @@ from torch import Tensor
 from paris_p2p.errors import UsageError
 from paris_p2p.flow.sampler import STEPS, Step, Velocity, rows_of, time_grid
 
+MAX_SHIFT = 100.0
+
 
 @dataclass(frozen=True)
 class Solver:
@@ -41,9 +43,16 @@ def make_scheduler(name: str, shift: float) -> Any:
 
 
 def shift_of(scheduler: Any) -> float:
-    """Returns the shift of a scheduler's time grid, under whichever name it keeps it."""
+    """Returns the shift of a scheduler's time grid, under whichever name it keeps it; UsageError for one that
+    makes no grid.
+    """
     config = scheduler.config
-    return float(config["shift"] if "shift" in config else config.get("flow_shift", 1.0))
+    shift = config["shift"] if "shift" in config else config.get("flow_shift", 1.0)
+    if not isinstance(shift, int | float) or not 0 < shift <= MAX_SHIFT:
+        raise UsageError(
+            f"the scheduler's shift is {str(shift)[:40]}; give one above 0 and at most {MAX_SHIFT:g}"
+        )
+    return float(shift)
 
 
 def solver_of(scheduler: Any, steps: int, generators: Sequence[torch.Generator] | None = None) -> Solver:

@@ -8,7 +8,6 @@ for the router. mmdit-11b has the layout of FLUX and Open-Sora 2.0 (arXiv 2503.0
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from paris_p2p.errors import PresetError, RecordError
+from paris_p2p.model.network_numbers import check_network
 from paris_p2p.spec import LatentShape, TextShape
 
 if TYPE_CHECKING:
@@ -57,12 +57,6 @@ ROUTER_PRESETS: dict[str, Config] = {
 
 PUBLISHED_ROUTERS = ("dit-b-2",)  # these cut patches as the experts do
 
-_LIMITS = {  # what a config that a stranger signed may ask for
-    "width": 16384, "depth": 256, "heads": 256, "mlp_ratio": 16, "time_ratio": 16, "channels": 4096,
-    "text_width": 65536, "pooled_width": 65536, "experts": 256, "patch_frames": 64, "patch_height": 64,
-    "patch_width": 64, "double_depth": 256, "single_depth": 256, "first_width": 65536,
-}  # fmt: skip
-
 
 def expert_config(preset: str, latent: LatentShape, text: TextShape, *, first_frame: bool = False) -> Config:
     """Returns every number of an expert of this size for such latents and text; PresetError.
@@ -95,7 +89,7 @@ def build_expert(config: Mapping[str, int | float | str | bool]) -> Expert:
     """Builds the expert with these numbers, freshly initialised; RecordError when they make none."""
     architecture = expert_class(config)
     numbers = {name: value for name, value in config.items() if name != "architecture"}
-    _check(numbers, architecture.__init__)
+    check_network(numbers, architecture.__init__)
     network: Expert = architecture(**numbers)
     return network
 
@@ -115,7 +109,7 @@ def build_router(config: Mapping[str, int | float | str | bool]) -> Router:
     """Builds the router with these numbers, freshly initialised; RecordError when they make none."""
     from paris_p2p.model.router import Router
 
-    _check(config, Router.__init__)
+    check_network(config, Router.__init__)
     network: Router = Router(**config)
     return network
 
@@ -172,44 +166,3 @@ def _coarse_patch(latent: LatentShape) -> Config:
         for name, size in (("patch_height", latent.height), ("patch_width", latent.width))
     )
     return {"patch_frames": 2 - latent.frames % 2, "patch_height": height, "patch_width": width}
-
-
-def _check(config: Mapping[str, int | float | str | bool], constructor: Callable[..., None]) -> None:
-    known = {
-        name: value.default
-        for name, value in inspect.signature(constructor).parameters.items()
-        if name != "self"
-    }
-    missing = [
-        name for name, default in known.items() if default is inspect.Parameter.empty and name not in config
-    ]
-    odd = sorted(set(config) - set(known)) or missing
-    if odd:
-        raise RecordError(
-            f"the network's number {odd[0][:80]!r} is unknown or missing; "
-            "the run needs another version of paris-p2p"
-        )
-    for name, limit in _LIMITS.items():
-        value = config.get(name, 1)
-        if type(value) is not int or not 1 <= value <= limit:
-            raise RecordError(
-                f"the network's {name} is {str(value)[:40]}, and must be a whole number between 1 and {limit}"
-            )
-    base, per_block = config.get("rotary_base", 100.0), config.get("steer_per_block", False)
-    if not isinstance(base, float) or not 1 < base <= 1e6 or not isinstance(per_block, bool):
-        raise RecordError(
-            f"the network's rotary_base is {base!r} and steer_per_block {per_block!r}, which is impossible"
-        )
-    if not isinstance(config.get("first_frame", False), bool):
-        raise RecordError(
-            f"the network's first_frame is {str(config['first_frame'])[:40]!r}, and must be true or false"
-        )
-    width, heads = config["width"], config["heads"]
-    if not isinstance(width, int) or not isinstance(heads, int) or width % (2 * heads):
-        raise RecordError(f"a width of {width} cannot be split among {heads} heads into pairs")
-    pairs = config.get("rotary_frame_pairs", 0)
-    if type(pairs) is not int or not 0 <= pairs <= width // heads // 2:
-        raise RecordError(
-            f"the network's rotary_frame_pairs is {str(pairs)[:40]}, "
-            f"and a head of {width // heads} has {width // heads // 2}"
-        )

@@ -29,7 +29,8 @@ from paris_p2p.model.layers import (
     time_features,
     zero,
 )
-from paris_p2p.model.saved import fill
+from paris_p2p.model.network_numbers import check_network
+from paris_p2p.model.saved import config_of, fill
 
 
 class Router(ModelMixin, ConfigMixin):
@@ -90,8 +91,12 @@ class Router(ModelMixin, ConfigMixin):
         or belong to another network.
         """
         folder = Path(pretrained_model_name_or_path)
+        numbers = {name: value for name, value in config_of(folder).items() if not name.startswith("_")}
+        if numbers.get("first_width") == 0:  # the constructor's word for none; a run's numbers leave it out
+            del numbers["first_width"]
+        check_network(numbers, cls.__init__)
         with torch.device("meta"):
-            router: Router = cls.from_config(cls.load_config(folder))
+            router: Router = cls(**numbers)
         fill(router, folder, torch.float32, variant)
         return router
 

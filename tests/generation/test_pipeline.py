@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -124,6 +125,7 @@ def test_two_threads_load_and_save_at_once(folder, tmp_path):
         pipeline.save_pretrained(tmp_path / f"own-{number}")
         pipeline.save_pretrained(tmp_path / "shared")
         pipeline.save_pretrained(tmp_path / "shared")
+        loaded(tmp_path / "shared")  # while others write there
         own = loaded(tmp_path / f"own-{number}")
         return own.dtype == torch.bfloat16 and torch.get_default_dtype() == torch.float32
 
@@ -134,6 +136,18 @@ def test_two_threads_load_and_save_at_once(folder, tmp_path):
     for number in range(8):
         assert tree_of(tmp_path / f"own-{number}") == files
     assert np.array_equal(clips_of(loaded(tmp_path / "shared")), expected)
+
+
+def test_threads_that_load_text_encoders_at_once_make_the_same_clips(folder):
+    expected = clips_of(loaded(folder))
+    pipelines, together = [loaded(folder) for _ in range(6)], threading.Barrier(6)
+
+    def made(pipeline) -> np.ndarray:
+        together.wait()
+        return clips_of(pipeline)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(np.array_equal(clips, expected) for clips in pool.map(made, pipelines))
 
 
 def test_diffusers_own_class_loads_the_folder_once_the_package_is_imported(folder, tmp_path):

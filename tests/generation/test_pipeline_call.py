@@ -137,8 +137,11 @@ def test_what_is_given_twice_or_not_at_all_is_refused(pipe):
         frames(pipe, ROW, "rolls", negative_prompt_embeds=embeds.negative_prompt_embeds)
     with pytest.raises(UsageError, match="neither prompt nor prompt_embeds"):
         frames(pipe, None)
-    with pytest.raises(UsageError, match="the router reads the second; encode_prompt makes both"):
+    with pytest.raises(UsageError, match=r"pooled_prompt_embeds is a NoneType, .* encode_prompt makes all"):
         frames(pipe, None, prompt_embeds=embeds.prompt_embeds)
+    for alone in ({"pooled_prompt_embeds": torch.zeros(1, 16)}, {"prompt_attention_mask": torch.ones(1, 6)}):
+        with pytest.raises(UsageError, match="is given without prompt_embeds"):
+            frames(pipe, ROW, **alone)
     with pytest.raises(UsageError, match="a prompt is 3, a int; give words"):
         frames(pipe, [ROW, 3])
     with pytest.raises(UsageError, match="1 negative prompts for 2 prompts"):
@@ -146,6 +149,52 @@ def test_what_is_given_twice_or_not_at_all_is_refused(pipe):
     other = {name: value for name, value in embeds._asdict().items() if name.startswith("negative")}
     with pytest.raises(UsageError, match="1 rows of negative_prompt_embeds for 2 prompts"):
         frames(pipe, list(PROMPTS), **other)
+
+
+NAN = float("nan")
+LATENTS = torch.zeros(1, 4, 3, 4, 6)
+MISUSED = [
+    ({"prompt": 5}, "a prompt is 5, a int"),
+    ({"negative_prompt": 3}, "a prompt is 3, a int"),
+    ({"latents": LATENTS.numpy()}, "latents are a ndarray"),
+    ({"latents": LATENTS * NAN}, "latents have values that are not finite"),
+    ({"generator": 3}, "a generator is a int"),
+    ({"generator": [3]}, "a generator is a int"),
+    ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5; give a whole number of at most 1,000"),
+    ({"num_inference_steps": 10**12}, "num_inference_steps is 1000000000000"),
+    ({"num_videos_per_prompt": 10**12}, "num_videos_per_prompt is 1000000000000"),
+    ({"guidance_scale": NAN}, "guidance_scale is nan; give a finite number"),
+    ({"guidance_scale": None}, "guidance_scale is None"),
+    ({"rng_seed": "0"}, "give a whole number from 0 on"),
+    ({"top_k": 1.5}, "top-k must be 1 or more"),
+    ({"callback_on_step_end": lambda *_: {"latents": torch.zeros(3)}}, r"gave latents back as \(3,\)"),
+    ({"callback_on_step_end": lambda *_: {"prompt_embeds": 3}}, "gave prompt_embeds back as a int"),
+]
+
+
+@pytest.mark.parametrize(("misused", "says"), MISUSED, ids=[says[:30] for _, says in MISUSED])
+def test_a_value_that_is_none_of_its_kind_is_named(pipe, misused, says):
+    with pytest.raises(UsageError, match=says):
+        pipe(**{"prompt": ROW, "num_inference_steps": 2, **misused})
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("prompt_embeds", torch.zeros(6, 16)),
+        ("prompt_embeds", torch.zeros(1, 6, 17)),
+        ("prompt_embeds", torch.zeros(1, 9, 16)),
+        ("prompt_embeds", torch.full((1, 6, 16), NAN)),
+        ("negative_prompt_embeds", torch.zeros(1, 4, 16)),
+        ("pooled_prompt_embeds", torch.zeros(1, 15)),
+        ("pooled_prompt_embeds", torch.zeros(1, 6, 16)),
+        ("prompt_attention_mask", torch.ones(2, 6)),
+    ],
+)
+def test_an_embedding_of_another_shape_is_named(pipe, name, tensor):
+    embeds = pipe.encode_prompt(ROW, "rolls")._asdict() | {name: tensor}
+    with pytest.raises(UsageError, match=f"^{name} (is|has) .*encode"):
+        frames(pipe, None, **embeds)
 
 
 @pytest.mark.parametrize(("prompts", "steps", "copies"), [([], 2, 1), (ROW, 0, 1), (ROW, 2, 0)])

@@ -273,7 +273,7 @@ async def test_no_daemon_outlives_its_swarm_or_a_start_that_failed(tmp_path: Pat
 async def test_p2pd_is_gone_soon_after_its_node_was_killed(tmp_path: Path) -> None:
     program = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from paris_p2p.identity import Identity; from paris_p2p.spec import PeerSettings; "
+        "from paris_p2p.identity import Identity; from paris_p2p.peer_settings import PeerSettings; "
         "from paris_p2p.swarm.real import open_swarm\n"
         "async def main():\n"
         "    async with open_swarm(Identity.generate(), PeerSettings(data_dir=Path(sys.argv[1]), "

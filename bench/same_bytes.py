@@ -1,6 +1,6 @@
 """Makes the same things with two trees of this project and compares them byte for byte.
 
-    git worktree add ../before before-house
+    git worktree add ../before 0eef63d
     python -m bench.same_bytes ../before . --out /tmp/same-bytes
 
 Each tree, in a process of its own, prepares the same clips, signs a run with the same key, trains every slot

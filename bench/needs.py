@@ -50,7 +50,8 @@ def measure(preset: str, slot: str, side: int = LATENT.height) -> dict[str, floa
 def _measure_here(preset: str, slot: str, side: str) -> dict[str, float]:
     import torch
 
-    from paris_p2p.data.batches import UNIFORMS, Batch
+    from paris_p2p.data.batches import Batch
+    from paris_p2p.data.draws import UNIFORMS
     from paris_p2p.device import pick_device, resident_bytes
     from paris_p2p.model.checkpoint import write_checkpoint
     from paris_p2p.training.learner import Learner

@@ -155,7 +155,8 @@ def _spec(size: Size) -> RunSpec:
 def _noise(spec: RunSpec, slot: str) -> Batch:
     import torch
 
-    from paris_p2p.data.batches import UNIFORMS, Batch
+    from paris_p2p.data.batches import Batch
+    from paris_p2p.data.draws import UNIFORMS
     from paris_p2p.training.objective import batch_clips
 
     count, text, shape = batch_clips(spec, slot), spec.text_shape, spec.latent.shape

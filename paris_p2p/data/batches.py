@@ -1,9 +1,6 @@
-"""Makes batches as counter-based functions of (run, slot, clip counter): order, noise, times and dropout.
+"""Makes batches as functions of (run, slot, clip counter): order, noise, times and dropout.
 
-Randomness is raw Philox4x64-10 output (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
-turned into normals and orders here, so that no library's sampling algorithm is part of a lineage. The key is
-BLAKE3(run, slot); the counter's words are (block, clip counter, purpose, 0). Nothing depends on the batch or
-micro-batch a clip falls into.
+Nothing depends on the batch or micro-batch a clip falls into.
 Legend: B clips, C channels, T latent frames, H height, W width, L text tokens, D token width, P pooled width,
 F features of a first frame.
 """
@@ -16,56 +13,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import lru_cache
 
 import numpy as np
 import torch
-from blake3 import blake3
-from numpy.typing import NDArray
 from torch import Tensor
 
+from paris_p2p.data.clip_order import ClipOrder as ClipOrder
 from paris_p2p.data.clips import ClipSet
+from paris_p2p.data.draws import Draws as Draws
 from paris_p2p.errors import DataError
 
-NOISE, SCALARS, ORDER = 0, 1, 2  # purposes: the third counter word
-UNIFORMS = 4  # per clip; the training loop says what each is for
 AHEAD_BATCHES = 2
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Generates the randomness of one (run, slot)."""
-
-    key: int  # 128 bits
-
-    @classmethod
-    def of(cls, run: str, slot: str) -> Draws:
-        """Derives the key from (run, slot)."""
-        digest = blake3(f"paris-p2p/1 draws\0{run}\0{slot}".encode()).digest()
-        return cls(int.from_bytes(digest[:16], "little"))
-
-    def noise(self, clip: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Returns standard normal noise for one clip, by the method of Box and Muller (1958)."""
-        count = int(np.prod(shape))
-        raw = self._raw(NOISE, clip, (count + 1) // 2).view(np.uint32)
-        half = (count + 1) // 2
-        radius = np.sqrt(np.float32(-2) * np.log(_unit32(raw[:half])))
-        angle = np.float32(2 * np.pi) * _unit32(raw[half:])
-        pairs = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
-        return np.asarray(pairs[:count].reshape(shape), dtype=np.float32)
-
-    def scalars(self, clip: int) -> tuple[float, NDArray[np.float64]]:
-        """Returns (a standard normal for the time, UNIFORMS numbers in (0, 1) for dropout) for one clip."""
-        unit = _unit64(self._raw(SCALARS, clip, 2 + UNIFORMS))
-        return float(np.sqrt(-2 * np.log(unit[0])) * np.cos(2 * np.pi * unit[1])), unit[2:]
-
-    def order(self, number: int, clips: int) -> NDArray[np.int64]:
-        """Returns the order of pass `number` through `clips` clips: a permutation."""
-        return np.argsort(self._raw(ORDER, number, clips), kind="stable")
-
-    def _raw(self, purpose: int, counter: int, count: int) -> NDArray[np.uint64]:
-        philox = np.random.Philox(key=self.key, counter=(purpose << 128) | (counter << 64))
-        return np.asarray(philox.random_raw(count), dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -105,23 +63,6 @@ class Batch:
 
 
 _TENSORS = tuple(field.name for field in fields(Batch) if field.name != "first_clip")
-
-
-class ClipOrder:
-    """Maps each clip counter to a clip of a ClipSet.
-
-    Every clip comes once per pass, in another order each pass.
-    """
-
-    def __init__(self, draws: Draws, clips: int):
-        if clips < 1:
-            raise DataError("the slot's shards hold no clip; the run's owner must prepare it again")
-        self.clips = clips
-        self._order = lru_cache(maxsize=2)(lambda number: draws.order(number, clips))
-
-    def __getitem__(self, counter: int) -> int:
-        number, position = divmod(counter, self.clips)
-        return int(self._order(number)[position])
 
 
 def make_batch(clips: ClipSet, order: ClipOrder, draws: Draws, first_clip: int, batch_clips: int) -> Batch:
@@ -198,12 +139,14 @@ def open_batches(
     batch_clips: int,
     first_clip: int,
     place: Callable[[Batch], Batch] | None = None,
+    order: ClipOrder | None = None,
 ) -> Iterator[BatchSource]:
     """Opens a BatchSource from `first_clip` on.
 
-    `place`, which runs in the background thread, may pin a batch or move it to a device.
+    `place`, which runs in the background thread, may pin a batch or move it to a device. `order` is that of a
+    set that changed on the way; without it, the set is the one that the lineage began with.
     """
-    order = ClipOrder(draws, len(clips))
+    order = order or ClipOrder(draws, len(clips))
 
     def make(first: int) -> Batch:
         batch = make_batch(clips, order, draws, first, batch_clips)
@@ -214,12 +157,3 @@ def open_batches(
         yield BatchSource(make, batch_clips, first_clip, executor.submit)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _unit32(raw: NDArray[np.uint32]) -> NDArray[np.float32]:
-    """Maps 23 bits exactly into (0, 1): never to 0, whose logarithm is infinite, and never to 1."""
-    return ((raw >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
-
-
-def _unit64(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
-    return np.asarray(((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52, dtype=np.float64)

@@ -12,7 +12,8 @@ ParisError                      what happened, with the values, and what to do; 
 ├── BlobError                   bytes that claim to be a blob are not
 │   ├── ManifestError           the manifest does not match its blob id, or is out of bounds
 │   ├── ChunkError              a chunk does not match its hash
-│   └── MissingBlobError        a blob is not here, or nobody reachable has it
+│   ├── MissingBlobError        a blob is not here, or nobody reachable has it
+│   └── SealError               a sealed blob cannot be opened
 ├── StoreError                  this disk
 │   ├── DiskFullError           no space left, or our own cap reached
 │   └── ReadOnlyError           cannot write there
@@ -84,6 +85,10 @@ class ChunkError(BlobError):
 
 
 class MissingBlobError(BlobError):
+    pass
+
+
+class SealError(BlobError):
     pass
 
 

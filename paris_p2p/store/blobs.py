@@ -9,16 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from blake3 import blake3
 
-from paris_p2p.disk import (
-    explained,
-    make_directory,
-    sweep_temporaries,
-    write_atomic,
-)
+from paris_p2p.disk import explained, make_directory, sweep_temporaries, write_atomic
 from paris_p2p.errors import ManifestError, MissingBlobError
 from paris_p2p.records import BlobRef, Manifest
 from paris_p2p.store import blob_files
@@ -150,9 +147,7 @@ class BlobStore:
                 return self._partials[blob_id]
             file, whole = self._file(blob_id, "manifest"), self.has(blob_id)
             if not whole and not self._file(blob_id, "part").exists():
-                promised = self._promised_bytes()
-                self._check_cap(manifest.size_bytes, promised)
-                blob_files.check_free(self.root, manifest.size_bytes, promised)
+                self._check_room(manifest.size_bytes)
             with explained(file):
                 make_directory(file.parent)
                 write_atomic(file, manifest_bytes)
@@ -180,8 +175,19 @@ class BlobStore:
                 self._file(blob_id, kind).unlink(missing_ok=True)
             self._usage.recount(blob_id)
 
+    @contextmanager
+    def room_beside(self, size_bytes: int) -> Iterator[None]:
+        """Counts so many bytes of other files as this store's, as long as the block lasts; DiskFullError."""
+        with self._lock:
+            self._check_room(size_bytes)
+            self._usage.add_beside(size_bytes)
+        try:
+            yield
+        finally:
+            self._usage.add_beside(-size_bytes)
+
     def used_bytes(self) -> int:
-        """Returns the bytes that all blobs take on disk, of downloads in progress what has come."""
+        """Returns the bytes that all blobs and `room_beside` take, of downloads in progress what has come."""
         return self._usage.total_bytes()
 
     def ids(self) -> list[str]:
@@ -288,6 +294,11 @@ class BlobStore:
     def _promised_bytes(self) -> int:
         """Returns the room that downloads in progress still need, as far as they have earned it."""
         return sum(partial.promised_bytes for partial in self._partials.values())
+
+    def _check_room(self, size_bytes: int) -> None:
+        promised = self._promised_bytes()
+        self._check_cap(size_bytes, promised)
+        blob_files.check_free(self.root, size_bytes, promised)
 
     def _check_cap(self, size_bytes: int, promised_bytes: int = 0) -> None:
         if self.max_bytes:

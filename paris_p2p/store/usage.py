@@ -1,4 +1,7 @@
-"""Counts the bytes a store takes on disk once, and keeps the count, so that asking costs nothing."""
+"""Counts the bytes a store takes on disk once, and keeps the count, so that asking costs nothing.
+
+What lies beside it and counts as its own, such as opened copies of sealed blobs, is told and not looked for.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,17 @@ class Usage:
         self._lock = threading.Lock()
         self._bytes: dict[str, int] | None = None
         self._total_bytes = 0
+        self._beside_bytes = 0
 
     def total_bytes(self) -> int:
         with self._lock:
             self._counted()
-            return self._total_bytes
+            return self._total_bytes + self._beside_bytes
+
+    def add_beside(self, size_bytes: int) -> None:
+        """Counts so many bytes more, or fewer, that lie elsewhere on this disk."""
+        with self._lock:
+            self._beside_bytes += size_bytes
 
     def recount(self, blob_id: str) -> None:
         """Looks at one blob's files again."""

@@ -1,0 +1,29 @@
+"""A file is taken into the store as a sealed blob, which alone stays there (sealing.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paris_p2p.disk import explained, temporary_for
+from paris_p2p.records import BlobRef
+from paris_p2p.store.blobs import BlobStore
+from paris_p2p.store.sealing import BlobKey, seal_file, sealed_bytes
+
+
+def add_sealed(store: BlobStore, path: Path, key: BlobKey, *, move: bool = False) -> BlobRef:
+    """Seals a file and takes the blob in; the same file under the same key makes the same blob.
+
+    `move`: the file itself is deleted then. DiskFullError where the cap or the disk leaves no room.
+    """
+    size_bytes = sealed_bytes(path.stat().st_size)
+    blob = temporary_for(store.root / "sealed")
+    with explained(blob):
+        try:
+            with store.room_beside(size_bytes), blob.open("xb") as out:
+                seal_file(path, key, out)
+            ref = store.add_file(blob, move=True)
+        finally:
+            blob.unlink(missing_ok=True)
+    if move:
+        path.unlink()
+    return ref

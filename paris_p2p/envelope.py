@@ -17,20 +17,15 @@ from pydantic import ValidationError
 
 from paris_p2p.errors import RecordError, VersionError
 from paris_p2p.identity import Identity, peer_id_from_bytes, peer_id_to_bytes, verify
+from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES, MAX_ENVELOPE_BYTES, SIGNED_KINDS, SIGNED_LIFETIME_S
 from paris_p2p.packed import Bounds, unpack
-from paris_p2p.records import (
-    DEFAULT_MAX_ENVELOPE_BYTES,
-    MAX_ENVELOPE_BYTES,
-    READER,
-    SIGNED_KINDS,
-    SIGNED_LIFETIME_S,
-    Record,
-    Signed,
-)
+from paris_p2p.records import READER, Record, Signed
 
 R = TypeVar("R", bound=Record)
-_HASH_FIELDS = ("run", "parent", "card", "best", "what", "id")
-_PEER_FIELDS = ("owner", "owner_node", "attestors")
+_HASH_FIELDS = (
+    "run", "parent", "card", "best", "what", "id", "previous", "shelf", "next_key", "key_hash",
+)  # fmt: skip
+_PEER_FIELDS = ("owner", "owner_node", "attestors", "peer", "keeps", "admitters")
 _ENVELOPE = Bounds(items=4, depth=1)
 _RECORD = Bounds(items=512)
 _RUN = Bounds(items=1 << 19)  # 20,480 shards are 270,000 values; half a million take at most some 60 MB

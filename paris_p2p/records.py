@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 import unicodedata
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from blake3 import blake3
@@ -20,13 +19,14 @@ from paris_p2p.identity import peer_id_from_bytes
 
 PROTOCOL = 1  # the major version: part of every DHT key, topic and stream protocol
 # Records that ask for a newer reader are refused. 2 knows shifted times, noise experts and initial weights; 3
-# knows cards that go back to the best one with a lower learning rate.
-READER = 3
+# knows cards that go back to the best one with a lower learning rate; 4 knows the owner's notices, membership
+# and sealed records.
+READER = 4
 CHUNK_BYTES = 1 << 20
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_LOWERED = 64
 # what a peer asks another for, and may be refused
-RequestKind = Literal["clock", "where", "spec", "records", "blobs"]
+RequestKind = Literal["clock", "where", "spec", "records", "blobs", "join", "hello", "key", "stock"]
 
 
 def _hex(value: Any) -> Any:
@@ -160,6 +160,7 @@ class CardRecord(Signed):
     train_loss: Loss
     # how often the learning rate was lowered (rules/rest.py)
     lowered: Annotated[int, Field(ge=0, le=MAX_LOWERED)] = 0
+    notices: Count = 0  # the number of the owner's newest notice that its training knew
 
 
 class AttestationRecord(Signed):
@@ -208,65 +209,16 @@ class PeerRecord(Signed):
 
     kind: Literal["peer"] = "peer"
     role: Literal["peer", "owner", "bootstrap", "generator"] = "peer"
+    notices: Count = 0  # the highest number of the owner's notices that it knows
 
 
-SIGNED_KINDS: dict[str, type[Signed]] = {
-    "claim": ClaimRecord,
-    "card": CardRecord,
-    "attestation": AttestationRecord,
-    "refusal": RefusalRecord,
-    "holder": HolderRecord,
-    "peer": PeerRecord,
-}
-MAX_ENVELOPE_BYTES: dict[str, int] = {"peer": 256, "run": 4 << 20}
-DEFAULT_MAX_ENVELOPE_BYTES = 2048
-SIGNED_LIFETIME_S: dict[str, float] = {  # the longest expiry a reader accepts, from issued_at
-    "claim": 3600.0,
-    "card": 90 * 86400.0,
-    "attestation": 90 * 86400.0,
-    "refusal": 86400.0,
-    "holder": 7200.0,
-    "peer": 7200.0,
-}
+class SealedRecord(Signed):
+    """Carries a record of a private run: what a DHT node can bound and verify, and a body that members open.
 
+    `run` and `shelf` are keyed hashes, so that they tell an outsider nothing; `hint` names the key.
+    """
 
-def dht_key(record: Signed) -> str:
-    """Returns the one DHT key a record may stand under; its subkey is the signer's peer id."""
-    return _KEYS[record.kind](record)
-
-
-def claims_key(run: str, slot: str) -> str:
-    return f"paris/{PROTOCOL}/{run}/claims/{slot}"
-
-
-def tips_key(run: str, slot: str) -> str:
-    return f"paris/{PROTOCOL}/{run}/tips/{slot}"
-
-
-def refusals_key(run: str, slot: str) -> str:
-    # A key of their own: nodes that do not know the kind refuse the entry, and hivemind drops an entry's
-    # whole dictionary.
-    return f"paris/{PROTOCOL}/{run}/refusals/{slot}"
-
-
-def holders_key(run: str, what: str) -> str:
-    return f"paris/{PROTOCOL}/{run}/holders/{what}"
-
-
-def peers_key(run: str) -> str:
-    # One prefix serves a thousand peers (256 KB); more would split by the first digits of BLAKE3(peer id).
-    return f"paris/{PROTOCOL}/{run}/peers/0"
-
-
-def cards_topic(run: str) -> str:
-    return f"paris/{PROTOCOL}/{run}/cards"
-
-
-_KEYS: dict[str, Callable[[Any], str]] = {
-    "claim": lambda record: claims_key(record.run, record.slot),
-    "card": lambda record: tips_key(record.run, record.slot),
-    "attestation": lambda record: tips_key(record.run, record.slot),
-    "refusal": lambda record: refusals_key(record.run, record.slot),
-    "holder": lambda record: holders_key(record.run, record.what),
-    "peer": lambda record: peers_key(record.run),
-}
+    kind: Literal["sealed"] = "sealed"
+    shelf: Hash
+    hint: Annotated[bytes, Field(min_length=8, max_length=8)]
+    body: Annotated[bytes, Field(min_length=1, max_length=2048)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import RecordError, StoreError, VersionError
-from paris_p2p.records import MAX_ENVELOPE_BYTES
+from paris_p2p.kinds import MAX_ENVELOPE_BYTES
 from paris_p2p.spec import RunSpec, open_run
 
 RUN_FILE = "run.spec"

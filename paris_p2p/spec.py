@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -15,19 +15,12 @@ from pydantic import (
 from paris_p2p.envelope import Envelope, decode, encode, parse, seal_payload, split_envelope, verify_payload
 from paris_p2p.errors import RecordError, SignatureError
 from paris_p2p.identity import Identity
-from paris_p2p.records import (
-    MAX_ENVELOPE_BYTES,
-    BlobRef,
-    Count,
-    PeerId,
-    Record,
-    Seconds,
-    Text,
-    without_controls,
-)
+from paris_p2p.kinds import MAX_ENVELOPE_BYTES
+from paris_p2p.records import BlobRef, Count, Hash, PeerId, Record, Seconds, Text, without_controls
 from paris_p2p.weights import check_names
 
 ROUTER = "router"
+MEMBERSHIP_READER = 4  # the first reader that knows members, notices and sealed records
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(without_controls)]
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
 
@@ -150,6 +143,8 @@ class GateSpec(Record):
     members_attest: bool = True  # every peer may attest (members-only runs); otherwise only `attestors`
     attestors: tuple[PeerId, ...] = Field(default=(), max_length=256)
     quorum: Annotated[int, Field(ge=1, le=64)] = 1  # q
+    # of the key that the gate's clips are sealed under, which only those get who may attest; "": not sealed
+    key_hash: Hash | Literal[""] = ""
 
 
 class TimingSpec(Record):
@@ -175,7 +170,9 @@ class RunSpec(Record):
     rng_seed: Count
     owner: PeerId | Literal[""] = ""  # whose key signs this; sign_run fills it in
     owner_node: PeerId | Literal[""] = ""  # the owner's own node, which seeds first and may attest
-    private: bool = False
+    members_only: bool = False  # taking part needs the owner's word (rules/run_state.py)
+    private: bool = False  # members only, and sealed for everybody else
+    key_hash: Hash | Literal[""] = ""  # of a private run's first key
     clip: ClipShape
     latent: LatentShape
     codec: Pinned
@@ -193,6 +190,14 @@ class RunSpec(Record):
     initial: dict[Literal["expert", "router"], BlobRef] = {}
     # the network whose features of the first frame the router takes, if it does
     first_features: Pinned | None = None
+    # experts that the owner took out later, set by rules/growth.py alone: no signed RunSpec names any
+    dropped_experts: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(default=(), max_length=256)
+
+    @model_validator(mode="after")
+    def _private_goes_with_a_key(self) -> RunSpec:
+        if self.private != bool(self.key_hash) or (self.private and not self.members_only):
+            raise ValueError("a private run is members-only and names the hash of its first key")
+        return self
 
     @model_validator(mode="after")
     def _clusters_exist(self) -> RunSpec:
@@ -225,13 +230,18 @@ class RunSpec(Record):
         """Returns the width of the first frame's features that the router takes; 0 when it takes none."""
         return int(self.router.config.get("first_width", 0))
 
+    @property
+    def needs_membership_reader(self) -> bool:
+        """Tells whether a reader that knows no membership, or no sealed clips, must keep out."""
+        return self.members_only or self.private or bool(self.gate.key_hash)
+
     def predicts_noise(self, slot: str) -> bool:
         """Whether the slot is an expert trained on noise, not on the velocity."""
         return slot != ROUTER and cluster_of(slot) in self.training.ddpm_experts
 
     @property
     def slots(self) -> tuple[str, ...]:
-        return (*(f"expert-{k}" for k in range(self.experts)), ROUTER)
+        return (*(f"expert-{k}" for k in range(self.experts) if k not in self.dropped_experts), ROUTER)
 
     def initial_for(self, slot: str) -> BlobRef | None:
         """Returns the weights that a slot without a checkpoint starts from, where the owner gave some."""
@@ -264,8 +274,24 @@ def cluster_of(slot: str) -> int:
 
 def sign_run(owner: Identity, spec: RunSpec) -> Envelope[RunSpec]:
     """Returns the owner's envelope of a RunSpec that names the owner; its `.id` is the run id."""
-    spec = spec.model_copy(update={"owner": owner.peer_id})
-    return seal_payload(owner, "run", "", encode(spec.model_dump()), spec)
+    oldest = MEMBERSHIP_READER if spec.needs_membership_reader else 1
+    spec = spec.model_copy(update={"owner": owner.peer_id, "oldest_reader": max(oldest, spec.oldest_reader)})
+    return seal_payload(owner, "run", "", encode(_dump(spec)), spec)
+
+
+def _dump(spec: RunSpec) -> dict[str, Any]:
+    """Returns the fields of a RunSpec; what readers before MEMBERSHIP_READER do not know is left out where it
+    has its default, so that an open run's bytes are as they always were.
+    """
+    fields = spec.model_dump()
+    for holder, names in (
+        (fields, ("members_only", "key_hash", "dropped_experts")),
+        (fields["gate"], ("key_hash",)),
+    ):
+        for name in names:
+            if not holder[name]:
+                del holder[name]
+    return fields
 
 
 def open_run(data: bytes, run_id: str | None = None) -> Envelope[RunSpec]:
@@ -276,6 +302,8 @@ def open_run(data: bytes, run_id: str | None = None) -> Envelope[RunSpec]:
     if raw.get("kind") != "run":
         raise RecordError(f"expected a RunSpec, got a record of kind {str(raw.get('kind'))[:32]!r}")
     envelope = Envelope(record=parse(RunSpec, raw), signer=signer, payload=payload, data=data)
+    if envelope.record.dropped_experts:
+        raise RecordError("the RunSpec names dropped experts, which only a notice can; ask another peer")
     if envelope.record.owner != signer:  # anybody can sign a copy; the run id covers who made it
         raise SignatureError(
             f"the RunSpec says it is {envelope.record.owner or 'nobody'}'s and {signer} signed it; "

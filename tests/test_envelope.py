@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from paris_p2p.envelope import Envelope, decode, encode, open_envelope, seal, seal_payload
 from paris_p2p.errors import RecordError, SignatureError, VersionError
 from paris_p2p.identity import Identity
+from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES, SIGNED_LIFETIME_S
 from paris_p2p.records import (
-    DEFAULT_MAX_ENVELOPE_BYTES,
     READER,
-    SIGNED_LIFETIME_S,
     AttestationRecord,
     BlobRef,
     CardRecord,

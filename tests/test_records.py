@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from paris_p2p.errors import ManifestError
 from paris_p2p.identity import Identity
+from paris_p2p.kinds import BOARD_KINDS, SIGNED_KINDS, dht_key
+from paris_p2p.owner_records import KeyBoxRecord, MemberRecord, NoticeRecord, Pause
 from paris_p2p.records import (
     MAX_MANIFEST_BYTES,
-    SIGNED_KINDS,
     AttestationRecord,
     BlobRef,
     CardRecord,
@@ -24,10 +25,11 @@ from paris_p2p.records import (
     Manifest,
     PeerRecord,
     RefusalRecord,
-    dht_key,
+    SealedRecord,
 )
 
 RUN = "ab" * 32
+PEER = Identity.generate().peer_id
 HEADER: dict[str, Any] = {"run": RUN, "slot": "expert-0", "seq": 1, "issued_at": 1.0, "expires_at": 2.0}
 CARD: dict[str, Any] = HEADER | {
     "epoch": 1,
@@ -144,8 +146,22 @@ def test_every_kind_has_one_dht_key() -> None:
             f"paris/1/{RUN}/holders/{'cd' * 32}",
         ),
         "peer": (PeerRecord(**(HEADER | {"slot": ""})), f"paris/1/{RUN}/peers/0"),
+        "notice": (
+            NoticeRecord(**(HEADER | {"slot": ""}), previous=RUN, change=Pause(reason="night")),
+            f"paris/1/{RUN}/notices/1",
+        ),
+        "member": (MemberRecord(**(HEADER | {"slot": ""}), certificate=b"c"), f"paris/1/{RUN}/members/0"),
+        "keybox": (
+            KeyBoxRecord(**(HEADER | {"slot": ""}), number=2, peer=PEER, box=b"b"),
+            f"paris/1/{RUN}/keys/2/{PEER}",
+        ),
+        "sealed": (
+            SealedRecord(**(HEADER | {"slot": ""}), shelf="cd" * 32, hint=b"12345678", body=b"b"),
+            f"paris/2/{RUN}/sealed/{'cd' * 32}",
+        ),
     }
-    assert set(records) == set(SIGNED_KINDS)
+    assert set(records) == set(BOARD_KINDS)
+    assert set(SIGNED_KINDS) - set(BOARD_KINDS) == {"certificate", "token"}  # handed over in person
     for kind, (record, key) in records.items():
         assert record.kind == kind
         assert dht_key(record) == key

@@ -8,7 +8,8 @@ import pytest
 
 from paris_p2p.errors import RecordError, StoreError, VersionError
 from paris_p2p.identity import Identity
-from paris_p2p.records import MAX_ENVELOPE_BYTES, READER
+from paris_p2p.kinds import MAX_ENVELOPE_BYTES
+from paris_p2p.records import READER
 from paris_p2p.run_file import RUN_FILE, read_run
 from paris_p2p.spec import sign_run
 from tests.test_spec import spec

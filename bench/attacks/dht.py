@@ -15,7 +15,8 @@ from bench.attacks.lab import Lab
 from bench.attacks.victim import RUN
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
-from paris_p2p.records import ClaimRecord, claims_key
+from paris_p2p.kinds import claims_key
+from paris_p2p.records import ClaimRecord
 
 DEPTH = 250
 PER_KEY = 1024

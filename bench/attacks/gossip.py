@@ -12,7 +12,8 @@ from bench.attacks.victim import RUN
 from paris_p2p.envelope import seal
 from paris_p2p.errors import SwarmError
 from paris_p2p.identity import Identity
-from paris_p2p.records import ClaimRecord, cards_topic
+from paris_p2p.kinds import cards_topic
+from paris_p2p.records import ClaimRecord
 
 
 async def large_messages(lab: Lab) -> None:

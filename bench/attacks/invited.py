@@ -14,11 +14,12 @@ from typing import Any
 
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity, write_private_file
+from paris_p2p.kinds import cards_topic
 from paris_p2p.node.host import open_host
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.peer.volunteer import Role, Volunteer
 from paris_p2p.peer_settings import PeerSettings
-from paris_p2p.records import AttestationRecord, BlobRef, CardRecord, ClaimRecord, Signed, cards_topic
+from paris_p2p.records import AttestationRecord, BlobRef, CardRecord, ClaimRecord, Signed
 from paris_p2p.spec import GateSpec, TimingSpec
 from paris_p2p.swarm.real import RealSwarm, open_swarm
 from tests.peer.world import CountingTrainer, World, good_gate

@@ -16,8 +16,8 @@ from pathlib import Path
 from paris_p2p.envelope import open_envelope
 from paris_p2p.errors import RecordError, SwarmError
 from paris_p2p.identity import Identity
+from paris_p2p.kinds import cards_topic, claims_key
 from paris_p2p.peer_settings import PeerSettings
-from paris_p2p.records import cards_topic, claims_key
 from paris_p2p.swarm.real import RealSwarm, open_swarm
 
 RUN = "ab" * 32

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import BlobError, RecordError, UnreachableError, VersionError
+from paris_p2p.kinds import claims_key, refusals_key, tips_key
 from paris_p2p.node.board import Board
 from paris_p2p.node.host import Host
-from paris_p2p.records import claims_key, refusals_key, tips_key
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.limits import kind_of
 

@@ -16,24 +16,14 @@ from typing import Any, Literal
 
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.errors import DiskFullError
+from paris_p2p.kinds import SIGNED_LIFETIME_S, cards_topic, dht_key, holders_key, peers_key
 from paris_p2p.node.board import Board
 from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host, save_spec, spec_path
 from paris_p2p.node.kept_checkpoints import Keeping
 from paris_p2p.node.record_reading import GOSSIPED, OPENING_S, Reading
 from paris_p2p.node.twin_watch import OwnSignatures
-from paris_p2p.records import (
-    SIGNED_LIFETIME_S,
-    BlobRef,
-    CardRecord,
-    HolderRecord,
-    PeerRecord,
-    Signed,
-    cards_topic,
-    dht_key,
-    holders_key,
-    peers_key,
-)
+from paris_p2p.records import BlobRef, CardRecord, HolderRecord, PeerRecord, Signed
 from paris_p2p.rules.chunks import order_sources
 from paris_p2p.rules.trust import may_attest
 from paris_p2p.spec import RunSpec, ShardRef

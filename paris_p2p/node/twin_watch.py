@@ -9,7 +9,7 @@ from typing import Any
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import TwinError
-from paris_p2p.records import SIGNED_KINDS
+from paris_p2p.kinds import SIGNED_KINDS
 from paris_p2p.rules.twin import Twin, is_foreign, must_stop
 from paris_p2p.store.ledger import Ledger
 

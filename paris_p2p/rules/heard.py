@@ -11,7 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from paris_p2p.records import SIGNED_LIFETIME_S, ClaimRecord
+from paris_p2p.kinds import SIGNED_LIFETIME_S
+from paris_p2p.records import ClaimRecord
 from paris_p2p.spec import TimingSpec
 
 CLOCK_SLACK_S = 3.0  # peers' clocks agree within this

@@ -23,8 +23,9 @@ from typing import Any, cast
 import msgpack
 
 from paris_p2p.errors import BusyError, MissingBlobError, RecordError, SwarmError, UnreachableError
+from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES, MAX_ENVELOPE_BYTES
 from paris_p2p.packed import Bounds, unpack
-from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, MAX_ENVELOPE_BYTES, MAX_MANIFEST_BYTES
+from paris_p2p.records import MAX_MANIFEST_BYTES
 from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
 from paris_p2p.swarm.p2pd import close_stream
 from paris_p2p.swarm.pace import ANSWER_LEAST_BYTES_PER_S, Pace

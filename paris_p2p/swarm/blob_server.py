@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, cast
 import msgpack
 
 from paris_p2p.errors import BlobError, StoreError, UnreachableError
-from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES
+from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES
 from paris_p2p.swarm.blob_client import CHUNK_HEAD, MAX_ADDRESSES, MAX_RECORDS, pack_head, read_map
 from paris_p2p.swarm.blob_requests import OPERATIONS, Ask, are_indexes
 from paris_p2p.swarm.limits import Meter, RateLimit, piece_of

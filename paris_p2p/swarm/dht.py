@@ -20,7 +20,7 @@ from hivemind.utils.multiaddr import Multiaddr
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DaemonError
 from paris_p2p.identity import peer_id_to_bytes
-from paris_p2p.records import dht_key
+from paris_p2p.kinds import dht_key
 from paris_p2p.swarm.door import Door
 from paris_p2p.swarm.entries import OnRecord
 from paris_p2p.swarm.parcels import node_id_of

@@ -18,8 +18,8 @@ from hivemind.dht.routing import DHTID
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import RecordError
+from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES, dht_key
 from paris_p2p.packed import Bounds, unpack
-from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, dht_key
 from paris_p2p.swarm.limits import kind_of
 from paris_p2p.swarm.verified import RecordView
 

@@ -12,7 +12,8 @@ from typing import Any
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import MissingBlobError, RecordError, UnreachableError
 from paris_p2p.identity import Identity
-from paris_p2p.records import MAX_MANIFEST_BYTES, RequestKind, dht_key
+from paris_p2p.kinds import dht_key
+from paris_p2p.records import MAX_MANIFEST_BYTES, RequestKind
 from paris_p2p.swarm.seam import (
     MAX_CHUNK_BYTES,
     MAX_CHUNKS_PER_REQUEST,

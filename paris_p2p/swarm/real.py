@@ -14,8 +14,8 @@ from typing import Any
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import UnreachableError
 from paris_p2p.identity import Identity
+from paris_p2p.kinds import dht_key
 from paris_p2p.peer_settings import PeerSettings
-from paris_p2p.records import dht_key
 from paris_p2p.swarm.addresses import split_peer
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.blob_client import MAX_ADDRESSES, PROTOCOL, BlobClient, Streams

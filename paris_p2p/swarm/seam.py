@@ -3,7 +3,7 @@
 `real.open_swarm` is the network, `fake.FakeNetwork` the same contract in memory; one test-suite runs against
 both.
 
-DHT entries: key = records.dht_key(record), subkey = `<signer's peer id>:<kind>` (so that a peer's card and
+DHT entries: key = kinds.dht_key(record), subkey = `<signer's peer id>:<kind>` (so that a peer's card and
 its attestation, which share a key, do not replace each other), value = the envelope's bytes, expiry = exactly
 the record's expires_at.
 

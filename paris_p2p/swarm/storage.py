@@ -15,14 +15,14 @@ from hivemind.utils.timed_storage import ValueWithExpiration
 
 from paris_p2p.envelope import decode, split_envelope
 from paris_p2p.errors import RecordError
+from paris_p2p.kinds import BOARD_KINDS, DEFAULT_MAX_ENVELOPE_BYTES, SIGNED_LIFETIME_S
 from paris_p2p.packed import Bounds, unpack
-from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, SIGNED_LIFETIME_S
 from paris_p2p.swarm.entries import MAX_ENTRIES
 from paris_p2p.swarm.shares import Giver, Shares
 from paris_p2p.swarm.verified import MAX_ENTRIES_PER_KEY, named_run
 
 MAX_LIFETIME_S = (
-    max(SIGNED_LIFETIME_S.values()) + 3600.0
+    max(SIGNED_LIFETIME_S[kind] for kind in BOARD_KINDS) + 3600.0
 )  # from now: a signer may have dated its record into the future
 SWEEP_EVERY_S = 10.0  # at most, when there is no room
 # What Python takes beside the bytes of values and subkeys; measured, see tests/swarm/test_storage.py.

@@ -10,7 +10,8 @@ from typing import Any
 
 from paris_p2p.envelope import Envelope, decode, open_envelope, parse, split_envelope
 from paris_p2p.errors import RecordError, VersionError
-from paris_p2p.records import DEFAULT_MAX_ENVELOPE_BYTES, READER, SIGNED_KINDS, SIGNED_LIFETIME_S, dht_key
+from paris_p2p.kinds import BOARD_KINDS, DEFAULT_MAX_ENVELOPE_BYTES, SIGNED_KINDS, SIGNED_LIFETIME_S, dht_key
+from paris_p2p.records import READER
 from paris_p2p.swarm.limits import Reasons, kind_of
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def open_stored(data: bytes) -> tuple[Envelope[Any], bool]:
     raw = decode(payload)
     run = named_run(raw)
     try:
-        return open_envelope(data, run=run), False
+        return open_envelope(data, run=run, kinds=BOARD_KINDS), False
     except VersionError:  # raised after the signature was found good
         record = parse(SIGNED_KINDS[raw["kind"]], {**raw, "oldest_reader": 1})
         if not record.issued_at < record.expires_at <= record.issued_at + SIGNED_LIFETIME_S[record.kind]:

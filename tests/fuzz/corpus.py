@@ -31,6 +31,7 @@ from paris_p2p.envelope import open_envelope, seal
 from paris_p2p.errors import ParisError
 from paris_p2p.identity import Identity
 from paris_p2p.invite import Invite
+from paris_p2p.kinds import dht_key
 from paris_p2p.model.checkpoint import check_weights, counters_of, load_initial_into, write_initial
 from paris_p2p.records import (
     AttestationRecord,
@@ -41,7 +42,6 @@ from paris_p2p.records import (
     Manifest,
     PeerRecord,
     Signed,
-    dht_key,
 )
 from paris_p2p.rules.chunks import chunks_of
 from paris_p2p.spec import open_run

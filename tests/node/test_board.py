@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.identity import Identity
+from paris_p2p.kinds import claims_key, tips_key
 from paris_p2p.node.board import Board
 from paris_p2p.node.crowd import MAX_ATTESTATIONS, MAX_CARDS, MAX_CLAIMS
-from paris_p2p.records import CardRecord, claims_key, tips_key
+from paris_p2p.records import CardRecord
 from paris_p2p.rules.claims import decide_claim, epoch_to_publish, lead_of
 from paris_p2p.spec import GateSpec, RunSpec
 from paris_p2p.store.ledger import Ledger

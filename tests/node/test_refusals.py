@@ -9,9 +9,10 @@ import pytest
 
 from paris_p2p.envelope import Envelope, open_envelope, seal
 from paris_p2p.identity import Identity
+from paris_p2p.kinds import refusals_key, tips_key
 from paris_p2p.node.board import _MAX_SERVED_REFUSALS, Board
 from paris_p2p.node.crowd import MAX_REFUSALS
-from paris_p2p.records import CardRecord, RefusalRecord, refusals_key, tips_key
+from paris_p2p.records import CardRecord, RefusalRecord
 from paris_p2p.spec import GateSpec, RunSpec
 from paris_p2p.store.ledger import Ledger
 from tests.rules.made import NOW, RUN, SLOT, A, D, attest, card

@@ -15,12 +15,13 @@ import pytest
 from paris_p2p.envelope import Envelope, open_envelope, seal
 from paris_p2p.errors import DiskFullError
 from paris_p2p.identity import Identity
+from paris_p2p.kinds import SIGNED_LIFETIME_S, tips_key
 from paris_p2p.node import record_reading
 from paris_p2p.node.host import Host
 from paris_p2p.node.publish import sign_again, sign_checkpoint, tell_card, tell_own_cards_again
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.peer_settings import PeerSettings
-from paris_p2p.records import SIGNED_LIFETIME_S, AttestationRecord, BlobRef, CardRecord, ClaimRecord, tips_key
+from paris_p2p.records import AttestationRecord, BlobRef, CardRecord, ClaimRecord
 from paris_p2p.rules.next_card import NewCheckpoint
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.fake import FakeNetwork

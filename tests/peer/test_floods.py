@@ -13,8 +13,9 @@ import pytest
 
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
+from paris_p2p.kinds import cards_topic
 from paris_p2p.peer.attest import Attestor
-from paris_p2p.records import AttestationRecord, BlobRef, CardRecord, cards_topic
+from paris_p2p.records import AttestationRecord, BlobRef, CardRecord
 from paris_p2p.rules import next_check
 from paris_p2p.rules.checks import Candidate
 from paris_p2p.rules.refusals import REASONS

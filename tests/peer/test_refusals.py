@@ -15,11 +15,12 @@ import pytest
 
 from paris_p2p.envelope import seal
 from paris_p2p.identity import Identity
+from paris_p2p.kinds import SIGNED_LIFETIME_S
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import slot_status
 from paris_p2p.peer import outbox
 from paris_p2p.peer.refusing import Refusals
-from paris_p2p.records import SIGNED_LIFETIME_S, RefusalRecord
+from paris_p2p.records import RefusalRecord
 from paris_p2p.rules.rates import RESTS
 from paris_p2p.rules.refusals import REASONS
 from paris_p2p.rules.rest import rests

@@ -6,7 +6,7 @@ import pytest
 
 from paris_p2p.records import RequestKind
 from paris_p2p.rules.trust import may, may_attest
-from paris_p2p.spec import GateSpec
+from paris_p2p.spec import GateSpec, RunSpec
 
 from ..test_spec import spec
 from .made import A, B
@@ -30,15 +30,24 @@ def test_an_open_run_without_delegates_has_no_attestors() -> None:
 THING = "ab" * 32
 
 
+def private() -> RunSpec:
+    return spec(private=True, members_only=True, key_hash="ab" * 32)
+
+
 @pytest.mark.parametrize("action", ["where", "spec", "records", "blobs"])
 def test_a_public_run_is_open_and_a_private_one_closed_until_membership_exists(action: RequestKind) -> None:
     assert may(B.peer_id, action, [spec()], THING)
-    assert not may(B.peer_id, action, [spec(private=True)], THING)
+    assert not may(B.peer_id, action, [private()], THING)
 
 
 def test_a_blob_of_two_runs_may_be_had_by_whoever_may_have_it_of_one() -> None:
-    assert may(B.peer_id, "blobs", [spec(private=True), spec()], THING)
-    assert not may(B.peer_id, "blobs", [spec(private=True), spec(private=True)], THING)
+    assert may(B.peer_id, "blobs", [private(), spec()], THING)
+    assert not may(
+        B.peer_id,
+        "blobs",
+        [private(), private()],
+        THING,
+    )
 
 
 @pytest.mark.parametrize("action", ["where", "spec", "records", "blobs"])
@@ -47,4 +56,4 @@ def test_what_belongs_to_no_run_here_is_only_missing(action: RequestKind) -> Non
 
 
 def test_the_time_is_told_to_whoever_asks() -> None:
-    assert may(B.peer_id, "clock", [spec(private=True)], "")
+    assert may(B.peer_id, "clock", [private()], "")

@@ -11,7 +11,7 @@ import pytest
 
 from paris_p2p.errors import MissingBlobError, RecordError, UnreachableError
 from paris_p2p.identity import Identity
-from paris_p2p.records import MAX_ENVELOPE_BYTES, claims_key, dht_key, tips_key
+from paris_p2p.kinds import MAX_ENVELOPE_BYTES, claims_key, dht_key, tips_key
 from paris_p2p.swarm.seam import MAX_GOSSIP_BYTES
 from paris_p2p.swarm.verified import subkey_of
 from tests.swarm.swarms import (

@@ -11,8 +11,8 @@ import pytest
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
+from paris_p2p.kinds import claims_key
 from paris_p2p.peer_settings import PeerSettings
-from paris_p2p.records import claims_key
 from paris_p2p.swarm.real import open_swarm
 from tests.swarm.swarms import RUN, OnLoopback, claim
 

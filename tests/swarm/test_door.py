@@ -25,7 +25,7 @@ from hivemind.utils import MSGPackSerializer
 from paris_p2p import envelope as envelopes
 from paris_p2p.errors import DaemonError, RecordError
 from paris_p2p.identity import Identity, peer_id_to_bytes
-from paris_p2p.records import claims_key
+from paris_p2p.kinds import claims_key
 from paris_p2p.swarm import door
 from paris_p2p.swarm.door import MAX_KEYS, Door, Raw
 from paris_p2p.swarm.entries import MAX_BAD_ENTRIES, BoardEntry, pack_dictionary, read_dictionary

@@ -13,7 +13,7 @@ import pytest
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError, P2PHandlerError
 
 from paris_p2p.identity import Identity
-from paris_p2p.records import cards_topic
+from paris_p2p.kinds import cards_topic
 from paris_p2p.swarm import daemon, gossip
 from paris_p2p.swarm.gossip import LARGE_FORGIVEN, MESSAGES_AT_ONCE, Gossip
 from tests.swarm.swarms import RUN, OnLoopback, claim

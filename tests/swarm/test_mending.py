@@ -21,8 +21,8 @@ from hivemind.dht.routing import DHTID
 
 from paris_p2p.errors import ClockError, DaemonError, PortInUseError, UnreachableError
 from paris_p2p.identity import Identity
+from paris_p2p.kinds import claims_key
 from paris_p2p.peer_settings import PeerSettings
-from paris_p2p.records import claims_key
 from paris_p2p.swarm import link
 from paris_p2p.swarm.addresses import split_peer
 from paris_p2p.swarm.real import RealSwarm, open_swarm

@@ -16,7 +16,7 @@ from hivemind.utils import MSGPackSerializer
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
-from paris_p2p.records import claims_key, dht_key
+from paris_p2p.kinds import claims_key, dht_key
 from paris_p2p.swarm import real, storage
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import subkey_of

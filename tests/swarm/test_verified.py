@@ -12,7 +12,7 @@ import pytest
 from paris_p2p.envelope import encode, seal_payload
 from paris_p2p.errors import RecordError, VersionError
 from paris_p2p.identity import Identity
-from paris_p2p.records import claims_key, tips_key
+from paris_p2p.kinds import claims_key, tips_key
 from paris_p2p.swarm import verified
 from paris_p2p.swarm.verified import RecordView, open_stored, subkey_of
 from tests.swarm.swarms import RUN, card, claim

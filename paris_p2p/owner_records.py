@@ -1,0 +1,204 @@
+"""The owner's word after `paris-run create`, and who may take part (docs/protocol.md, "Notices").
+
+A notice is signed by the owner's key and numbered; each names the one before it. What it changes is one of a
+few acts. A certificate lets a peer take part; a token, which travels in an invite, buys one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
+
+from paris_p2p.records import (
+    BlobRef,
+    Count,
+    Hash,
+    PeerId,
+    Record,
+    Seconds,
+    Signed,
+    Slot,
+    without_controls,
+)
+
+Right = Literal["train", "attest", "generate", "store", "admit"]
+RIGHTS: tuple[Right, ...] = ("train", "attest", "generate", "store", "admit")
+FOREVER_S = 4e9  # a date beyond all others
+MAX_NOTICES = 1 << 14  # of one run
+MAX_SHARDS = 16  # named by one notice
+MAX_KEPT = 24  # peers that a revoked delegate's admissions go on for, named by one notice
+Reason = Annotated[str, StringConstraints(max_length=300), AfterValidator(without_controls)]
+PeerName = Annotated[str, StringConstraints(max_length=64), AfterValidator(without_controls)]
+
+
+def _in_order(rights: tuple[Right, ...]) -> tuple[Right, ...]:
+    return tuple(right for right in RIGHTS if right in rights)
+
+
+Rights = Annotated[tuple[Right, ...], Field(min_length=1, max_length=len(RIGHTS)), AfterValidator(_in_order)]
+
+
+class Change(Record):
+    """Is what a notice changes; `act` says which it is."""
+
+    act: str
+
+    @model_serializer(mode="wrap")
+    def _with_act(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"act": self.act, **handler(self)}  # a field that has its default is left out otherwise
+
+
+class Admit(Change):
+    """Lets a peer take part; with the right `admit` it may sign certificates for others."""
+
+    act: Literal["admit"] = "admit"
+    peer: PeerId
+    rights: Rights
+    until: Seconds = FOREVER_S
+    name: PeerName = ""
+
+
+class Revoke(Change):
+    """Ends a peer's part; what it signed since counts for nothing.
+
+    The certificates of a delegate fall with it, but for those of the peers in `keeps`.
+    """
+
+    act: Literal["revoke"] = "revoke"
+    peer: PeerId
+    since: Seconds | None = None  # None: the notice's own date
+    keeps: Annotated[tuple[PeerId, ...], Field(max_length=MAX_KEPT)] = ()
+    next_key: Hash | Literal[""] = ""  # of a private run's next key: the hash of its secret
+
+
+class RevokeCard(Change):
+    """Takes a card back, and all that stands on it.
+
+    Every card of the slot at `place` or after it, of an epoch below `floor`, is void; claims and cards that
+    follow have an epoch of at least `floor`.
+    """
+
+    act: Literal["revoke-card"] = "revoke-card"
+    slot: Slot
+    card: Hash
+    place: Count  # the card's seq
+    floor: Count  # above every epoch that the slot had
+
+
+class Pause(Change):
+    """Has leads checkpoint, publish and rest, until a `resume`."""
+
+    act: Literal["pause"] = "pause"
+    reason: Reason = ""
+
+
+class Resume(Change):
+    act: Literal["resume"] = "resume"
+
+
+class End(Change):
+    """Ends the training of all slots for good; what there is stays fetchable."""
+
+    act: Literal["end"] = "end"
+    reason: Reason = ""
+
+
+class Extend(Change):
+    """Changes numbers of the run from the next checkpoint on; None leaves one as it is."""
+
+    act: Literal["extend"] = "extend"
+    total_steps: Count | None = None
+    decay_steps: Count | None = None
+    checkpoint_s: Annotated[float, Field(ge=1, le=86400)] | None = None
+    tolerance: Annotated[float, Field(ge=0, le=10)] | None = None
+
+
+class AddedShard(Record):
+    """Names one more webdataset shard of a cluster."""
+
+    split: Literal["train", "gate"]
+    cluster: Annotated[int, Field(ge=0, le=255)]
+    blob: BlobRef
+    clips: Count
+
+
+class AddClips(Change):
+    """Adds shards to the run."""
+
+    act: Literal["add-clips"] = "add-clips"
+    shards: Annotated[tuple[AddedShard, ...], Field(min_length=1, max_length=MAX_SHARDS)]
+
+
+class AddExpert(Change):
+    """Splits a cluster: `child` is the run's next expert, and starts as its parent.
+
+    It takes effect when the `parts` notices after it, all of them `add-clips`, are there: their shards stand
+    in for all of the parent's.
+    """
+
+    act: Literal["add-expert"] = "add-expert"
+    parent: Annotated[int, Field(ge=0, le=255)]
+    child: Annotated[int, Field(ge=1, le=255)]
+    parts: Annotated[int, Field(ge=1, le=4096)]
+
+
+class DropExpert(Change):
+    """Takes an expert out of the mixture at once.
+
+    Its clips go where the `parts` notices after it, all of them `add-clips`, say, once they are there.
+    """
+
+    act: Literal["drop-expert"] = "drop-expert"
+    expert: Annotated[int, Field(ge=0, le=255)]
+    parts: Annotated[int, Field(ge=0, le=4096)] = 0
+
+
+AnyChange = Admit | Revoke | RevokeCard | Pause | Resume | End | Extend | AddClips | AddExpert | DropExpert
+
+
+class NoticeRecord(Signed):
+    """Says what the owner decided after `create`; its `seq` is its number, from 1 on."""
+
+    kind: Literal["notice"] = "notice"
+    seq: Annotated[int, Field(ge=1, le=MAX_NOTICES)]
+    previous: Hash  # the id of the notice before; the run id for the first
+    change: Annotated[AnyChange, Field(discriminator="act")]
+
+
+class CertificateRecord(Signed):
+    """Lets a peer take part until it expires; signed by the owner, or by a peer that may admit."""
+
+    kind: Literal["certificate"] = "certificate"
+    peer: PeerId
+    rights: Rights
+
+
+class MemberRecord(Signed):
+    """Shows the signer's certificate, as the bytes of its envelope."""
+
+    kind: Literal["member"] = "member"
+    certificate: Annotated[bytes, Field(max_length=1024)]
+    name: PeerName = ""
+
+
+class KeyBoxRecord(Signed):
+    """Holds one of a private run's keys, sealed to the key of one peer."""
+
+    kind: Literal["keybox"] = "keybox"
+    number: Annotated[int, Field(ge=1, le=MAX_NOTICES)]
+    peer: PeerId
+    box: Annotated[bytes, Field(min_length=1, max_length=256)]
+
+
+class TokenRecord(Signed):
+    """Buys certificates from the peers in `admitters`, for as many machines as `uses` says.
+
+    It travels in an invite.
+    """
+
+    kind: Literal["token"] = "token"
+    token: Annotated[bytes, Field(min_length=16, max_length=16)]
+    rights: Rights
+    uses: Annotated[int, Field(ge=1, le=100_000)]
+    admitters: Annotated[tuple[PeerId, ...], Field(min_length=1, max_length=8)]

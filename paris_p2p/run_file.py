@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from paris_p2p.disk import write_atomic
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import RecordError, StoreError, VersionError
 from paris_p2p.kinds import MAX_ENVELOPE_BYTES
 from paris_p2p.spec import RunSpec, open_run
 
 RUN_FILE = "run.spec"
+EFFECTIVE_FILE = "effective.json"  # in a slot's work folder: the RunSpec with what notices changed in it
 
 
 def read_run(path: Path, run_id: str | None = None, *, mend: str) -> Envelope[RunSpec]:
@@ -31,3 +35,19 @@ def read_run(path: Path, run_id: str | None = None, *, mend: str) -> Envelope[Ru
     except RecordError as error:
         fault = str(error).partition("; ")[0]  # what to do is another matter than for a peer's answer
         raise RecordError(f"the RunSpec {path} is damaged: {fault}; {mend}") from error
+
+
+def write_effective(path: Path, spec: RunSpec) -> None:
+    """Writes a RunSpec with what notices changed in it, for this node's own trainer and gate."""
+    write_atomic(path, spec.model_dump_json(), durable=False)
+
+
+def read_effective(path: Path, signed: RunSpec) -> RunSpec:
+    """Returns what this node wrote; StoreError where it cannot be read or is not of the signed RunSpec."""
+    try:
+        spec = RunSpec.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise StoreError(f"cannot read {path}, which this node wrote: {str(error)[:160]}") from error
+    if (spec.owner, spec.created_at, spec.latent) != (signed.owner, signed.created_at, signed.latent):
+        raise StoreError(f"{path} is not of this run; start this peer again")
+    return spec

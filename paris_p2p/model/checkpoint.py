@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -62,6 +62,7 @@ class TrainState:
     exp_avg: Mapping[str, Tensor]
     exp_avg_sq: Mapping[str, Tensor]
     ema: Mapping[str, Tensor]
+    notes: Mapping[str, str] = field(default_factory=dict)  # more metadata of the resume state
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yields (part.name, tensor) in the order in which they are written."""
@@ -83,7 +84,8 @@ def write_checkpoint(folder: Path, state: TrainState) -> tuple[Path, Path]:
             )
     steps = state.counters.steps
     weights, resume = folder / f"weights-{steps:09}.safetensors", folder / f"resume-{steps:09}.safetensors"
-    write_tensors(resume, state.counters.metadata("resume"), torch.float32, dict(state.tensors()))
+    metadata = state.counters.metadata("resume") | dict(state.notes)
+    write_tensors(resume, metadata, torch.float32, dict(state.tensors()))
     write_tensors(weights, state.counters.metadata("weights"), torch.bfloat16, dict(state.ema))
     return weights, resume
 
@@ -123,6 +125,15 @@ def counters_of(path: Path) -> Counters:
             "fetch it again"
         )
     return counters
+
+
+def resume_note(path: Path, name: str) -> str:
+    """Returns what a resume state's metadata say beside its counters; empty when nothing. CheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get(name, ""))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path.name} is not a resume state ({str(error)[:160]})") from error
 
 
 def check_weights(path: Path, shapes: Shapes, counters: Counters | None) -> None:

@@ -46,6 +46,7 @@ from paris_p2p.training.objective import (
     router_losses_by_draw,
     times,
 )
+from paris_p2p.training.segments import check_segments
 
 PART_CLIPS = 8  # clips through the network at once: fixed, so that every attestor's memory is bounded
 RESUME_SLACK = 2.0  # the weights before averaging are noisier, by far less than this
@@ -79,6 +80,7 @@ def check_card(job: GateJob) -> GateResult:
     try:
         check_weights(job.weights_path, shapes, counters)
         check_resume(job.resume_path, shapes, counters, spec.training.clip_grad_norm, job.weights_path)
+        check_segments(job.resume_path, job, job.clips, batch_clips(spec, job.slot))
     except CheckpointError as error:
         return GateResult(ok=False, reason=str(error), code="malformed")
     return _measure(job, spec, device)

@@ -32,6 +32,7 @@ class Learner:
     def __init__(self, run: str, spec: RunSpec, slot: str, device: Device, lowered: int = 0):
         self.run, self.spec, self.slot, self.device, self.lowered = run, spec, slot, device, lowered
         self.steps = self.clips = 0
+        self.notes: dict[str, str] = {}  # that its resume states keep beside the counters
         self.micro_batch_clips = batch_clips(spec, slot)
         self.on_shrink: Callable[[Shrunk], None] = lambda event: None
         self.network = build_network(run, spec, slot).to(device.torch).train()
@@ -71,6 +72,7 @@ class Learner:
             exp_avg={name: moment["exp_avg"] for name, moment in moments.items()},
             exp_avg_sq={name: moment["exp_avg_sq"] for name, moment in moments.items()},
             ema=self.ema,
+            notes=self.notes,
         )
 
     def start_from(self, path: Path) -> None:

@@ -25,14 +25,29 @@ class Message(BaseModel):
         return self.model_dump_json() + "\n"
 
 
+class ShardSpan(Message):
+    """Says of a shard from which notice on it belongs to the run, and from which on no more.
+
+    `since` is 0 for the RunSpec's own shards, `until` 0 for a shard that is there.
+    """
+
+    clips: Count
+    since: Count = 0
+    until: Count = 0
+
+
 class SlotJob(Message):
     """Holds what both jobs need: a slot of a run, and verified local shards in the RunSpec's order."""
 
     run: Hash
     slot: Slot
     spec_path: Path  # the RunSpec's envelope bytes
+    effective_path: Path | None = None  # the RunSpec with what notices changed in it, where they did
     shard_paths: tuple[Path, ...] = Field(min_length=1, max_length=16384)
     shard_clusters: tuple[Annotated[int, Field(ge=0, le=999)], ...]
+    notices: Count = 0  # the number of the notices that the job knows; a card's at the gate
+    # All train shards that the slot ever had, in their order; empty where no notice changed them.
+    spans: tuple[ShardSpan, ...] = Field(default=(), max_length=65536)
     device: str = "auto"  # auto, cpu, cuda or cuda:<n>
     threads: Annotated[int, Field(ge=0, le=1024)] = 0  # 0: torch's own choice
 

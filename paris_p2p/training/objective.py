@@ -19,9 +19,10 @@ from paris_p2p.flow.path import clip_losses, interpolate, velocity
 from paris_p2p.flow.times import flow_times
 from paris_p2p.model.first_frame import first_condition
 from paris_p2p.model.presets import build_expert, build_router
-from paris_p2p.run_file import read_run
+from paris_p2p.run_file import read_effective, read_run
 from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.training.messages import GateJob, SlotJob, TrainJob
+from paris_p2p.training.segments import check_spans
 
 ROUTER_LATENT_DROPOUT = 0.1  # so that the router also answers from the caption alone
 # Which of a clip's uniform draws decides what.
@@ -29,8 +30,13 @@ CAPTION_DRAW, LATENT_DRAW, FIRST_FRAME_DRAW, FIRST_FEATURE_DRAW = 0, 1, 2, 3
 
 
 def read_spec(job: SlotJob) -> RunSpec:
-    """Returns the job's RunSpec, its signature and run id checked again; RecordError, UsageError."""
+    """Returns the job's RunSpec, its signature and run id checked again, with what notices changed in it.
+
+    RecordError, StoreError, UsageError.
+    """
     spec = read_run(job.spec_path, job.run, mend="start this peer again, which fetches it anew").record
+    if job.effective_path is not None:  # the node's own word: it checked the notices
+        spec = read_effective(job.effective_path, spec)
     if job.slot not in spec.slots:
         raise UsageError(
             f"the run has no slot {job.slot}; "
@@ -47,6 +53,8 @@ def open_clips(job: SlotJob, spec: RunSpec) -> ClipSet:
             f"the job has {len(job.shard_paths)} shards, the run {len(refs)} for {job.slot}; "
             "clusters must agree in order"
         )
+    if isinstance(job, TrainJob):
+        check_spans(job, [ref.clips for ref in refs])
     limit_bytes = job.max_memory_bytes if isinstance(job, TrainJob) else 0
     cache_bytes = min(DEFAULT_CACHE_BYTES, limit_bytes // 8) if limit_bytes else DEFAULT_CACHE_BYTES
     width = spec.first_width if job.slot == ROUTER else 0

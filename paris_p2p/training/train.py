@@ -3,6 +3,7 @@
     weights, moments, average = the resume state, else the run's first weights, else as initialised
     for step from the resumed one to the last, or until asked to stop:
         batch = clips, noise, times and dropout, all functions of (run, slot, clip counter)
+                and, where notices changed the clips, of the counters at which this lineage met the changes
         loss = mean |network(x_t, t, text) - (eps - x_0)|^2, or the router's cross-entropy
         weights, moments = AdamW(weights, moments, gradients of the loss)
         average = average + (1 - decay) (weights - average)
@@ -32,6 +33,7 @@ from paris_p2p.training.learner import Learner
 from paris_p2p.training.memory import choose_micro_batch
 from paris_p2p.training.messages import CheckpointReady, Command, Event, StepEvent, TrainJob
 from paris_p2p.training.objective import batch_clips, open_clips, read_spec
+from paris_p2p.training.segments import begin_segments, order_of, segments_note
 
 EVENT_S = 1.0  # at most one step event in this time
 
@@ -53,7 +55,12 @@ def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[
     if job.compile and device.compiles:
         compile_blocks(learner.network)
     draws, size = Draws.of(job.run, job.slot), batch_clips(spec, job.slot)
-    with open_batches(clips, draws, size, learner.clips, lambda batch: batch.to(device.torch)) as source:
+    segments = begin_segments(job, size)
+    learner.notes = segments_note(segments, job.spans)
+    order = order_of(draws, job.spans, segments, len(clips))
+    with open_batches(
+        clips, draws, size, learner.clips, lambda batch: batch.to(device.torch), order
+    ) as source:
         first = source.peek()
         learner.micro_batch_clips = choose_micro_batch(
             learner, first, job.micro_batch_clips, job.max_memory_bytes

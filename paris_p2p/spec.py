@@ -181,6 +181,8 @@ class RunSpec(Record):
     experts: Annotated[int, Field(ge=1, le=256)]
     expert: NetworkSpec
     router: NetworkSpec
+    # whose clusters the last experts were split from, one each, set by rules/growth.py alone
+    parents: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(default=(), max_length=256)
     training: TrainingSpec
     gate: GateSpec
     timing: TimingSpec

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from paris_p2p.errors import DataError
 
@@ -54,6 +55,14 @@ class ClusterModel:
         squared = (self.centres**2).sum(1) - 2 * reduced @ self.centres.T
         labels: Labels = self.merged[squared.argmin(1)]
         return labels
+
+    @classmethod
+    def load(cls, path: Path) -> ClusterModel:
+        """Reads what `save` wrote; DataError when the file is missing or damaged."""
+        try:
+            return cls(**load(path.read_bytes()))
+        except (OSError, SafetensorError, TypeError) as error:
+            raise DataError(f"{path} cannot be read ({error}); prepare the clips again") from error
 
     def save(self, path: Path) -> None:
         """Writes the model as one safetensors file."""
@@ -107,6 +116,22 @@ def _reduction(unit: _Floats, clusters: int) -> tuple[_Floats, _Floats]:
         return unit.mean(0).astype(np.float32), np.zeros((width, 1), np.float32)
     pca = PCA(min(REDUCED, count - 1, width), svd_solver="covariance_eigh").fit(unit)
     return pca.mean_.astype(np.float32), np.ascontiguousarray(pca.components_.T.astype(np.float32))
+
+
+def fit_reduction(features: _Floats) -> tuple[_Floats, _Floats]:
+    """Returns what brings features [N, F] to few numbers: their mean [F] and principal axes [F, R]."""
+    return _reduction(_unit(features), 2)
+
+
+def fit_centres(reduced: _Floats, centres: int, rng_seed: int) -> _Floats:
+    """Returns at most so many k-means centres of clips [N, R], of those that have clips: [M, R]."""
+    from sklearn.cluster import KMeans
+
+    distinct = len(np.unique(reduced.round(4), axis=0))
+    model = KMeans(min(distinct, centres), n_init=3, random_state=rng_seed % 2**32).fit(reduced)
+    sizes = np.bincount(model.labels_, minlength=len(model.cluster_centers_))
+    found: _Floats = model.cluster_centers_[sizes > 0].astype(np.float32)
+    return found
 
 
 def silhouettes(reduced: _Floats, labels: Labels, clusters: int, rng_seed: int) -> list[float]:

@@ -71,6 +71,19 @@ class TrainState:
                 yield f"{part}.{name}", tensor
 
 
+def empty_state(counters: Counters, shapes: Shapes) -> TrainState:
+    """Returns a state with memory of its own, to be loaded into."""
+    parts = {part: {name: torch.empty(shape) for name, shape in shapes.items()} for part in PARTS}
+    return TrainState(counters=counters, **parts)
+
+
+def copy_state(source: TrainState, target: TrainState) -> None:
+    """Copies every tensor of a state into another's, which may be on another device."""
+    with torch.no_grad():
+        for (_, value), (_, tensor) in zip(source.tensors(), target.tensors(), strict=True):
+            tensor.copy_(value)
+
+
 def write_checkpoint(folder: Path, state: TrainState) -> tuple[Path, Path]:
     """Writes both files into `folder`, whole or not at all; returns (weights, resume).
 

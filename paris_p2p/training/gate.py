@@ -12,7 +12,9 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from pydantic import ValidationError
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
 from paris_p2p.device import Device, pick_device, set_threads
 from paris_p2p.errors import CheckpointError, ParisError
+from paris_p2p.family import parents_from
 from paris_p2p.flow.path import velocity
 from paris_p2p.model.checkpoint import (
     Counters,
@@ -29,6 +32,7 @@ from paris_p2p.model.checkpoint import (
     load_resume_weights_into,
     load_weights_into,
 )
+from paris_p2p.model.grown_router import grow_outputs, without_outputs
 from paris_p2p.records import MAX_LOSS
 from paris_p2p.rules.refusals import REASONS, code_of
 from paris_p2p.rules.tips import refuse_loss
@@ -159,7 +163,7 @@ def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
     ignorant = zero_loss(spec, job.slot, batch)
     best, reference = job.best_weights_path, ignorant
     if best is not None:
-        load_weights_into(best, tensors)
+        load_reference(best, tensors, parents_from(spec, job.best_experts))
         reference = mean_loss(network, spec, job.slot, batch, t, device)
     if not reference <= MAX_LOSS:
         raise CheckpointError(
@@ -175,6 +179,21 @@ def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
     load_resume_weights_into(job.resume_path, tensors, Counters(job.run, job.slot, job.steps, job.clips))
     raw_loss = mean_loss(network, spec, job.slot, batch, t, device)
     return _verdict(job, spec, len(batch), _Losses(ignorant, reference, loss, fixed_loss, raw_loss))
+
+
+def load_reference(path: Path, tensors: Mapping[str, Tensor], parents: Sequence[int]) -> None:
+    """Copies attested weights into a network's tensors; a router that lacks its last outputs gets them first,
+    one for each of `parents`. CheckpointError.
+    """
+    if not parents:
+        load_weights_into(path, tensors)
+        return
+    shapes = without_outputs({name: tuple(tensor.shape) for name, tensor in tensors.items()}, len(parents))
+    smaller = {name: torch.empty(shape) for name, shape in shapes.items()}
+    load_weights_into(path, smaller)
+    with torch.no_grad():
+        for name, value in grow_outputs(smaller, parents).items():
+            tensors[name].copy_(value)
 
 
 def _verdict(job: GateJob, spec: RunSpec, gate_clips: int, losses: _Losses) -> GateResult:

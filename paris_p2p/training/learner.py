@@ -15,8 +15,20 @@ from torch import Tensor
 
 from paris_p2p.data.batches import Batch
 from paris_p2p.device import Device, return_memory
-from paris_p2p.errors import DivergedError, MemoryLimitError
-from paris_p2p.model.checkpoint import BETAS, Counters, TrainState, load_initial_into, load_resume
+from paris_p2p.errors import CheckpointError, DivergedError, MemoryLimitError
+from paris_p2p.family import parent_of, parents_from
+from paris_p2p.model.checkpoint import (
+    BETAS,
+    Counters,
+    TrainState,
+    copy_state,
+    counters_of,
+    empty_state,
+    load_initial_into,
+    load_resume,
+    load_weights_into,
+)
+from paris_p2p.model.grown_router import grow_router, without_outputs
 from paris_p2p.records import MAX_LOSS
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.messages import Shrunk, Started
@@ -84,10 +96,34 @@ class Learner:
         with torch.no_grad():
             torch._foreach_copy_(list(self.ema.values()), list(self.weights.values()))
 
-    def restore(self, path: Path, steps: int, clips: int) -> None:
-        """Goes on from a resume state that must stand at these counters; CheckpointError."""
+    def start_as_child(self, path: Path) -> None:
+        """Begins with the weights of the expert that this one was split from, as they were attested, which
+        are the first average too. CheckpointError.
+        """
+        made = counters_of(path)
+        if (made.run, made.slot) != (self.run, parent_of(self.spec, self.slot)):
+            raise CheckpointError(
+                f"{path.name} holds weights of {made.slot[:80]}, where {self.slot} starts from "
+                f"{parent_of(self.spec, self.slot) or 'no other expert'}; fetch them again"
+            )
+        load_weights_into(path, self.weights)
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.ema.values()), list(self.weights.values()))
+
+    def restore(self, path: Path, steps: int, clips: int, experts: int = 0) -> None:
+        """Goes on from a resume state that must stand at these counters; CheckpointError.
+
+        One of a router with fewer outputs says how many `experts` it has: it gets the others first.
+        """
         self.steps, self.clips = steps, clips
-        load_resume(path, self.state(), self.spec.training.clip_grad_norm)
+        state, max_norm = self.state(), self.spec.training.clip_grad_norm
+        if parents := parents_from(self.spec, experts):
+            shapes = without_outputs({n: tuple(w.shape) for n, w in self.weights.items()}, len(parents))
+            smaller = empty_state(state.counters, shapes)
+            load_resume(path, smaller, max_norm)
+            copy_state(grow_router(smaller, parents), state)
+        else:
+            load_resume(path, state, max_norm)
         for weight in self.weights.values():
             self.optimizer.state[weight]["step"].fill_(steps)
 

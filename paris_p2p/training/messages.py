@@ -64,10 +64,14 @@ class TrainJob(SlotJob):
     resume_path: Path | None = None
     resume_steps: Count = 0
     resume_clips: Count = 0
+    # Of a router whose resume state is older than its newest outputs: how many it has; 0: all.
+    resume_experts: Annotated[int, Field(ge=0, le=256)] = 0
     # How often the learning rate was lowered, as the card says.
     lowered: Annotated[int, Field(ge=0, le=MAX_LOWERED)] = 0
     # The run's first weights, where it has some; they are not used with a resume state.
     initial_path: Path | None = None
+    # Of an expert that was split from another: that one's weights, which it starts from.
+    parent_path: Path | None = None
     out_dir: Path  # checkpoints are written here; the process that started the trainer removes them
     micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
     compile: bool = True  # fuse blocks with torch.compile where that pays (Device.compiles)
@@ -87,6 +91,8 @@ class GateJob(SlotJob):
     resume_path: Path
     # Those of the best attested ancestor; None: the zero predictor is the reference.
     best_weights_path: Path | None = None
+    # Of a router whose best ancestor has fewer outputs: how many; 0: as many as this one.
+    best_experts: Annotated[int, Field(ge=0, le=256)] = 0
 
 
 class GateResult(Message):

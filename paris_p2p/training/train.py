@@ -1,6 +1,6 @@
 """Trains one slot of a run, as a process that trainer.py starts; read `train` first.
 
-    weights, moments, average = the resume state, else the run's first weights, else as initialised
+    weights, moments, average = the resume state, else the parent's or the run's first weights, else fresh
     for step from the resumed one to the last, or until asked to stop:
         batch = clips, noise, times and dropout, all functions of (run, slot, clip counter)
                 and, where notices changed the clips, of the counters at which this lineage met the changes
@@ -71,12 +71,15 @@ def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[
 
 
 def _begin(learner: Learner, job: TrainJob) -> None:
-    """Begins from the job's resume state, else from the run's first weights, else as initialised.
+    """Begins from the job's resume state, else from the expert it was split from, else from the run's first
+    weights, else as initialised.
 
     CheckpointError.
     """
     if job.resume_path is not None:
-        learner.restore(job.resume_path, job.resume_steps, job.resume_clips)
+        learner.restore(job.resume_path, job.resume_steps, job.resume_clips, job.resume_experts)
+    elif job.parent_path is not None:
+        learner.start_as_child(job.parent_path)
     elif learner.spec.initial_for(job.slot) is not None:
         if job.initial_path is None:
             raise CheckpointError(

@@ -1,0 +1,29 @@
+"""Says which experts of a run were split from which, by its effective RunSpec (docs/protocol.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from paris_p2p.spec import ROUTER, RunSpec, cluster_of
+
+
+def parent_of(spec: RunSpec, slot: str) -> str:
+    """Returns the slot that an expert was split from; empty where it was there from the start."""
+    first = spec.experts - len(spec.parents)
+    if slot == ROUTER or cluster_of(slot) < first:
+        return ""
+    return f"expert-{spec.parents[cluster_of(slot) - first]}"
+
+
+def ancestors(spec: RunSpec, slot: str) -> Iterator[str]:
+    """Yields the slot's parent, the parent's parent and so on."""
+    while slot := parent_of(spec, slot):
+        yield slot
+
+
+def parents_from(spec: RunSpec, experts: int) -> tuple[int, ...]:
+    """Returns the parents of the experts from number `experts` on, in order; none for 0.
+
+    They are what a router of `experts` outputs lacks.
+    """
+    return spec.parents[max(0, experts - (spec.experts - len(spec.parents))) :] if experts else ()

@@ -1,4 +1,6 @@
-"""Says which experts of a run were split from which, by its effective RunSpec (docs/protocol.md)."""
+"""Says which experts of a run were split from which, and what became of those that were dropped, from its
+effective RunSpec (docs/protocol.md, "Growth").
+"""
 
 from __future__ import annotations
 
@@ -27,3 +29,13 @@ def parents_from(spec: RunSpec, experts: int) -> tuple[int, ...]:
     They are what a router of `experts` outputs lacks.
     """
     return spec.parents[max(0, experts - (spec.experts - len(spec.parents))) :] if experts else ()
+
+
+def silent_experts(spec: RunSpec) -> tuple[int, ...]:
+    """Returns the dropped experts whose clips have all gone to others: the router is trained and measured
+    without them.
+    """
+    if not spec.dropped_experts:
+        return ()
+    labels = {shard.cluster for shard in spec.train_shards + spec.gate_shards}
+    return tuple(k for k in spec.dropped_experts if k not in labels)

@@ -287,7 +287,7 @@ def _dump(spec: RunSpec) -> dict[str, Any]:
     """
     fields = spec.model_dump()
     for holder, names in (
-        (fields, ("members_only", "key_hash", "dropped_experts")),
+        (fields, ("members_only", "key_hash", "parents", "dropped_experts")),
         (fields["gate"], ("key_hash",)),
     ):
         for name in names:
@@ -304,8 +304,10 @@ def open_run(data: bytes, run_id: str | None = None) -> Envelope[RunSpec]:
     if raw.get("kind") != "run":
         raise RecordError(f"expected a RunSpec, got a record of kind {str(raw.get('kind'))[:32]!r}")
     envelope = Envelope(record=parse(RunSpec, raw), signer=signer, payload=payload, data=data)
-    if envelope.record.dropped_experts:
-        raise RecordError("the RunSpec names dropped experts, which only a notice can; ask another peer")
+    if envelope.record.dropped_experts or envelope.record.parents:
+        raise RecordError(
+            "the RunSpec names dropped or split experts, which only a notice can; ask another peer"
+        )
     if envelope.record.owner != signer:  # anybody can sign a copy; the run id covers who made it
         raise SignatureError(
             f"the RunSpec says it is {envelope.record.owner or 'nobody'}'s and {signer} signed it; "

@@ -73,8 +73,10 @@ class TrainState:
 
 def empty_state(counters: Counters, shapes: Shapes) -> TrainState:
     """Returns a state with memory of its own, to be loaded into."""
-    parts = {part: {name: torch.empty(shape) for name, shape in shapes.items()} for part in PARTS}
-    return TrainState(counters=counters, **parts)
+    weights, first, second, ema = (
+        {name: torch.empty(shape) for name, shape in shapes.items()} for _ in PARTS
+    )
+    return TrainState(counters, weights, first, second, ema)
 
 
 def copy_state(source: TrainState, target: TrainState) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from paris_p2p.model.checkpoint import PARTS, TrainState
+from paris_p2p.model.checkpoint import TrainState
 
 OUTPUTS = ("out.weight", "out.bias")  # [K D] and [K] of K experts
 
@@ -36,17 +36,14 @@ def grow_router(state: TrainState, parents: Sequence[int]) -> TrainState:
     Each of the two outputs gets half the gradients that the one had, so first moments are halved and second
     ones quartered: AdamW's next step is as long as before, and the moments still come from clipped gradients.
     """
-    moved = {"exp_avg": 1 / 2, "exp_avg_sq": 1 / 4}
-    parts: dict[str, dict[str, Tensor]] = {}
-    for part in PARTS:
-        tensors = dict(getattr(state, part))
-        if part in moved:
-            for parent in parents:
-                tensors |= _shared(tensors, parent, moved[part])
-        else:
-            tensors = grow_outputs(tensors, parents)
-        parts[part] = tensors
-    return TrainState(counters=state.counters, **parts)
+    return TrainState(
+        state.counters,
+        grow_outputs(state.weights, parents),
+        _share_out(state.exp_avg, parents, 1 / 2),
+        _share_out(state.exp_avg_sq, parents, 1 / 4),
+        grow_outputs(state.ema, parents),
+        state.notes,
+    )
 
 
 def without_outputs(shapes: Mapping[str, tuple[int, ...]], count: int) -> dict[str, tuple[int, ...]]:
@@ -57,12 +54,15 @@ def without_outputs(shapes: Mapping[str, tuple[int, ...]], count: int) -> dict[s
     }
 
 
-def _shared(tensors: Mapping[str, Tensor], parent: int, share: float) -> dict[str, Tensor]:
-    """Returns the outputs' tensors with the parent's row given to two, `share` of it to each."""
-    scaled = {name: tensors[name].clone() for name in OUTPUTS}
-    for tensor in scaled.values():
-        tensor[parent] *= share
-    return _doubled(scaled, parent)
+def _share_out(moments: Mapping[str, Tensor], parents: Sequence[int], share: float) -> dict[str, Tensor]:
+    """Returns moments with each parent's row given to two outputs, `share` of it to each."""
+    grown = dict(moments)
+    for parent in parents:
+        scaled = {name: grown[name].clone() for name in OUTPUTS}
+        for tensor in scaled.values():
+            tensor[parent] *= share
+        grown |= _doubled(scaled, parent)
+    return grown
 
 
 def _doubled(tensors: Mapping[str, Tensor], parent: int) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
 from paris_p2p.device import Device, pick_device, set_threads
 from paris_p2p.errors import CheckpointError, ParisError
-from paris_p2p.family import parents_from
+from paris_p2p.family import parents_from, silent_experts
 from paris_p2p.flow.path import velocity
 from paris_p2p.model.checkpoint import (
     Counters,
@@ -138,10 +138,11 @@ def mean_loss(network: nn.Module, spec: RunSpec, slot: str, batch: Batch, t: Ten
 def zero_loss(spec: RunSpec, slot: str, batch: Batch) -> float:
     """Returns the loss of weights that know nothing, per element.
 
-    It is E|eps - x0|^2, E|eps|^2 for a noise predictor, and log K for the router of K experts.
+    It is E|eps - x0|^2, E|eps|^2 for a noise predictor, and log K for the router of K experts that have
+    clips.
     """
     if slot == ROUTER:
-        return math.log(spec.experts)
+        return math.log(spec.experts - len(silent_experts(spec)))
     target = batch.noise if spec.predicts_noise(slot) else velocity(batch.latent.float(), batch.noise)
     return float(target.square().double().mean())
 

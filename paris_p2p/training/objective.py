@@ -6,6 +6,9 @@ Legend: B clips, C channels, T latent frames, H height, W width, K experts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from blake3 import blake3
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from paris_p2p.data.batches import Batch
 from paris_p2p.data.clips import DEFAULT_CACHE_BYTES, ClipSet
 from paris_p2p.errors import DataError, UsageError
+from paris_p2p.family import silent_experts
 from paris_p2p.flow.ddpm import cosine_time, diffuse
 from paris_p2p.flow.path import clip_losses, interpolate, velocity
 from paris_p2p.flow.times import flow_times
@@ -165,11 +169,12 @@ def router_losses_by_draw(
 
     Each clip's draw decides whether the router sees its first frame.
     """
+    how: dict[str, Any] = {"latent": latent, "caption": caption, "silent": silent_experts(spec)}
     if batch.first is None:
-        return router_losses(network, batch, t, latent=latent, caption=caption)
+        return router_losses(network, batch, t, **how)
     shown = batch.uniforms[:, FIRST_FEATURE_DRAW] < spec.training.first_frame_rate
     return torch.cat([
-        router_losses(network, batch.where(rows), t[rows], latent=latent, caption=caption, first=first)
+        router_losses(network, batch.where(rows), t[rows], first=first, **how)
         for rows, first in ((shown, True), (~shown, False))
         if bool(rows.any())
     ])  # fmt: skip
@@ -183,12 +188,15 @@ def router_losses(
     latent: bool = True,
     caption: bool = True,
     first: bool = False,
+    silent: Sequence[int] = (),
 ) -> Tensor:
-    """Returns the cross-entropy on the cluster: [B]."""
+    """Returns the cross-entropy on the cluster, of a softmax without the `silent` experts: [B]."""
     x_t = interpolate(batch.latent.float(), batch.noise, t)  # [B C T H W]
     features = (batch.first.float(),) if first and batch.first is not None else ()
     known = (x_t, t) if latent else (None, None)
     logits = network(*known, batch.pooled.float() if caption else None, *features)  # [B K]
+    if silent:  # as generation does, so that what is measured is what is used
+        logits = logits.index_fill(1, torch.tensor(silent, device=logits.device), -torch.inf)
     return F.cross_entropy(logits.float(), batch.cluster, reduction="none")  # [B]
 
 

@@ -40,12 +40,14 @@ class ClaimView:
     """One slot as a peer sees it, and whether it wants to work there."""
 
     slot: str
-    claims: tuple[Envelope[ClaimRecord], ...]  # one of each signer, its highest, as the board keeps them
+    # one of each signer, its highest that counts, as the board keeps them: none is below the floor
+    claims: tuple[Envelope[ClaimRecord], ...]
     tip: Tip | None
     timing: TimingSpec
     wanted: bool = True
     used: frozenset[int] = frozenset()  # epochs_used: a new claim goes above them
     heard: Heard = NOTHING_HEARD
+    floor: int = 0  # the lowest epoch of a claim that counts, since the owner took a card back
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,9 @@ def order(
     return heard.claimed_s(claim.record, claim.signer, timing), tie
 
 
-def next_epoch(tip: Tip | None, used: Collection[int] = ()) -> int:
+def next_epoch(tip: Tip | None, used: Collection[int] = (), floor: int = 0) -> int:
     """Returns the epoch that a new lead claims: above the tip's, and above every epoch in which an attestor
-    is bound to another's card already.
+    is bound to another's card already; no less than `floor`, below which no claim counts.
 
     Higher than all of them, not the first free one: should such a card become the tip late, the successor's
     is still above it. A used-up epoch far above the others is somebody's invention and does not count, so one
@@ -149,7 +151,7 @@ def next_epoch(tip: Tip | None, used: Collection[int] = ()) -> int:
     nothing: its claim expires.
     """
     last = tip.card.record.epoch if tip else 0
-    epoch = last + 1
+    epoch = max(last + 1, floor)
     for taken in sorted(used):
         if taken <= epoch + EPOCH_GAP:
             epoch = max(epoch, taken + 1)
@@ -212,7 +214,7 @@ def _decide_newcomer(view: ClaimView, me: str, now_s: float) -> Decision:
     others = [lead for lead in leads if lead.signer != me]
     # Beside another lead under an epoch of its own: attestors that begin with either's card may sign the
     # other's too.
-    epoch = next_epoch(view.tip, view.used | {lead.record.epoch for lead in others})
+    epoch = next_epoch(view.tip, view.used | {lead.record.epoch for lead in others}, view.floor)
     if not view.wanted:
         return Decision("standby", view.slot, epoch, "this peer was asked not to work here")
     if not has_room(view, me, now_s):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -44,7 +45,7 @@ FIRST = card(A)
 tips = st.sampled_from([None, tip(FIRST), tip(card(B, FIRST))])
 
 
-def view(claims: Sequence[Envelope[ClaimRecord]], at: Tip | None = None, **more: bool) -> ClaimView:
+def view(claims: Sequence[Envelope[ClaimRecord]], at: Tip | None = None, **more: Any) -> ClaimView:
     return ClaimView(SLOT, kept(claims), at, TIMING, **more)
 
 
@@ -197,6 +198,16 @@ def test_invented_epochs_neither_run_away_nor_keep_an_honest_claim_from_holding(
     assert highest < MAX_EPOCHS_AHEAD
     assert lead_of([claim(A, epoch=highest)], None, NOW, TIMING) is not None
     assert next_epoch(None, range(2 * MAX_EPOCHS_AHEAD)) == MAX_EPOCHS_AHEAD
+
+
+def test_a_new_lead_claims_no_epoch_below_the_floor_that_a_card_taken_back_left() -> None:
+    made = tip(card(A))
+    assert next_epoch(made, {1, 2}, floor=9) == 9
+    assert next_epoch(made, {9}, floor=9) == 10  # and above what attestors are bound to
+    assert next_epoch(made, floor=1) == 2  # a low floor changes nothing
+    assert next_epoch(made, floor=10 * MAX_EPOCHS_AHEAD) == 1 + MAX_EPOCHS_AHEAD  # what may follow the tip
+    decision = decide_claim(view([], made, floor=9), A.peer_id, NOW)
+    assert (decision.action, decision.epoch) == ("claim", 9)
 
 
 def test_a_sitting_lead_leaves_a_place_that_is_used_up_and_only_then() -> None:

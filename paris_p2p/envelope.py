@@ -53,12 +53,16 @@ class Envelope(Generic[R]):
 
 def seal(identity: Identity, record: Signed) -> Envelope[Any]:
     """Signs a record as `identity`; RecordError when it is larger than its kind may be."""
-    # Left out, a field has its default: a peer record would not fit in its 256 bytes with all of them.
-    payload = encode(
-        {"kind": record.kind, "oldest_reader": record.oldest_reader}
-        | record.model_dump(exclude_defaults=True)
-    )
-    return seal_payload(identity, record.kind, record.run, payload, record)
+    return seal_payload(identity, record.kind, record.run, encode_record(record), record)
+
+
+def encode_record(record: Signed) -> bytes:
+    """Returns a record's payload.
+
+    Left out, a field has its default: a peer record would not fit in its 256 bytes with all of them.
+    """
+    named = {"kind": record.kind, "oldest_reader": record.oldest_reader}
+    return encode(named | record.model_dump(exclude_defaults=True))
 
 
 def seal_payload(identity: Identity, kind: str, run: str, payload: bytes, record: R) -> Envelope[R]:

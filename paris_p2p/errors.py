@@ -8,6 +8,7 @@ ParisError                      what happened, with the values, and what to do; 
 ├── DataError                   the owner's clips cannot make this run
 ├── RecordError                 bytes that claim to be a record are not a valid one
 │   ├── SignatureError          the signature is not the signer's
+│   ├── MissingKeyError         it is sealed under a key that is not here
 │   └── VersionError            the record, or a peer, asks for another version of the protocol
 ├── BlobError                   bytes that claim to be a blob are not
 │   ├── ManifestError           the manifest does not match its blob id, or is out of bounds
@@ -65,6 +66,10 @@ class RecordError(ParisError):
 
 
 class SignatureError(RecordError):
+    pass
+
+
+class MissingKeyError(RecordError):
     pass
 
 

@@ -49,6 +49,12 @@ class DoorKey:
     """Opens what says who takes part in a private run, and nothing else: storage nodes have no more."""
 
     secret: bytes
+    mark: str  # the hash of the secret that this one was derived from
+
+    @cached_property
+    def hash(self) -> str:
+        """Returns what the owner names this key by, and the one that it was derived from."""
+        return blake3(b"paris-p2p/2 key\0" + bytes.fromhex(self.mark + secret_hash(self.secret))).hexdigest()
 
     @cached_property
     def hint(self) -> bytes:
@@ -65,13 +71,14 @@ class RunKey:
     def generate(cls) -> RunKey:
         return cls(secrets.token_bytes(SECRET_BYTES))
 
-    @cached_property
+    @property
     def hash(self) -> str:
-        return secret_hash(self.secret)
+        """Returns what the RunSpec or a notice names this key by; its door key can be checked by it too."""
+        return self.door.hash
 
     @cached_property
     def door(self) -> DoorKey:
-        return DoorKey(derive(self.secret, "door"))
+        return DoorKey(derive(self.secret, "door"), secret_hash(self.secret))
 
     @cached_property
     def records(self) -> bytes:
@@ -111,6 +118,27 @@ class GateKey:
 
 
 @dataclass(frozen=True)
+class DoorRing:
+    """Holds what a storage node has of a run's keys: `doors` are numbered from 1, and none is left out."""
+
+    address_door: bytes
+    doors: tuple[DoorKey, ...] = ()
+
+    @property
+    def keys(self) -> tuple[RunKey, ...]:
+        return ()
+
+    @property
+    def address_run(self) -> None:
+        return None
+
+    @cached_property
+    def veiled_run(self) -> str:
+        """Returns what outsiders see for the run's id."""
+        return keyed_hash(self.address_door, "run")
+
+
+@dataclass(frozen=True)
 class Keyring:
     """Holds what a peer has of a run's keys: `keys` are numbered from 1, and none is left out."""
 
@@ -121,6 +149,19 @@ class Keyring:
     def current(self) -> RunKey:
         """Returns the newest key; IndexError where there is none."""
         return self.keys[-1]
+
+    @property
+    def doors(self) -> tuple[DoorKey, ...]:
+        return tuple(key.door for key in self.keys)
+
+    @property
+    def for_storage(self) -> DoorRing:
+        """Returns all that a storage node is given."""
+        return DoorRing(self.address_door, self.doors)
+
+    def as_of(self, count: int) -> Keyring:
+        """Returns the ring as it was when it had `count` keys."""
+        return replace(self, keys=self.keys[:count])
 
     @cached_property
     def address_door(self) -> bytes:
@@ -147,11 +188,11 @@ class Keyring:
         return replace(self, gate=GateKey(secret))
 
 
-def check_secrets(keys: Iterable[bytes], hashes: Iterable[str]) -> tuple[RunKey, ...]:
+def check_secrets(keys: Iterable[bytes], named: Iterable[str]) -> tuple[RunKey, ...]:
     """Returns the keys, each of which must have the hash that the owner signed; RecordError."""
     checked = []
-    for number, (secret, expected) in enumerate(zip(keys, hashes, strict=True), 1):
-        if len(secret) != SECRET_BYTES or secret_hash(secret) != expected:
+    for number, (secret, expected) in enumerate(zip(keys, named, strict=False), 1):
+        if len(secret) != SECRET_BYTES or RunKey(secret).hash != expected:
             raise RecordError(f"key {number} is not the one that the run's owner named; ask another member")
         checked.append(RunKey(secret))
     return tuple(checked)
@@ -163,7 +204,11 @@ def load_keyring(folder: Path) -> Keyring:
     if not path.exists():
         return Keyring()
     with explained(path):
-        raw = unpack(path.read_bytes(), _BOUNDS)
+        data = path.read_bytes()
+    try:
+        raw = unpack(data, _BOUNDS)
+    except RecordError:
+        raw = None
     held = raw if isinstance(raw, dict) else {}
     keys, gate = held.get("keys", ()), held.get("gate")
     known = (*keys, *([] if gate is None else [gate])) if isinstance(keys, tuple) else (None,)

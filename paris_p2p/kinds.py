@@ -110,6 +110,10 @@ def sealed_key(run: str, shelf: str) -> str:
     return f"paris/{PROTOCOL + 1}/{run}/sealed/{shelf}"
 
 
+def veiled_topic(name: str) -> str:
+    return f"paris/{PROTOCOL + 1}/{name}"
+
+
 def cards_topic(run: str) -> str:
     return f"paris/{PROTOCOL}/{run}/cards"
 

@@ -26,7 +26,7 @@ Right = Literal["train", "attest", "generate", "store", "admit"]
 RIGHTS: tuple[Right, ...] = ("train", "attest", "generate", "store", "admit")
 FOREVER_S = 4e9  # a date beyond all others
 MAX_NOTICES = 1 << 14  # of one run
-MAX_SHARDS = 16  # named by one notice
+MAX_SHARDS = 14  # named by one notice, which must fit when it is sealed
 MAX_KEPT = 24  # peers that a revoked delegate's admissions go on for, named by one notice
 Reason = Annotated[str, StringConstraints(max_length=300), AfterValidator(without_controls)]
 PeerName = Annotated[str, StringConstraints(max_length=64), AfterValidator(without_controls)]

@@ -24,10 +24,11 @@ from paris_p2p.node.crowd import (
 )
 from paris_p2p.node.hearing import Hearing
 from paris_p2p.node.kept_tips import KeptTips
+from paris_p2p.node.owners_word import OwnersWord
 from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, RefusalRecord, Signed
 from paris_p2p.rules.claims import ClaimView, is_live
+from paris_p2p.rules.run_state import RunState
 from paris_p2p.rules.tips import Age, Tip, epochs_used, impossible, impossible_place, may_replace, tip_of
-from paris_p2p.rules.trust import may_attest
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
 
@@ -37,18 +38,34 @@ _MAX_SERVED_REFUSALS = 32
 
 
 class Board:
-    """Adds records and answers with the tip; the decisions are made in rules/."""
+    """Adds records and answers with the tip; the decisions are made in rules/.
 
-    def __init__(self, run: str, spec: RunSpec, ledger: Ledger, me: str = ""):
-        self.run, self.spec, self.ledger, self.me = run, spec, ledger, me
-        self.slots = {slot: SlotRecords() for slot in spec.slots}
+    `signed` is the RunSpec as the owner signed it; what counts is what notices made of it (`state`, `spec`).
+    """
+
+    def __init__(
+        self, run: str, signed: RunSpec, ledger: Ledger, me: str = "", word: OwnersWord | None = None
+    ):
+        self.run, self.ledger, self.me = run, ledger, me
+        self.word = word or OwnersWord(run, signed, ledger)
+        self.slots = {slot: SlotRecords() for slot in self.state.slots_ever}
         self.refused: Counter[str] = Counter()  # reason -> cards whose numbers cannot be
         now_s = time.time()
-        self.hearing = Hearing(spec, ledger, now_s)
+        self.hearing = Hearing(self.word, ledger, now_s)
         self._kept = KeptTips(run, ledger)
         self._loading = True
         self._kept.load(lambda envelope: self._load(envelope, now_s))
         self._loading = False
+
+    @property
+    def state(self) -> RunState:
+        """Returns what the run is by now, by its owner's word."""
+        return self.word.state
+
+    @property
+    def spec(self) -> RunSpec:
+        """Returns the owner's RunSpec with all that notices changed."""
+        return self.word.spec
 
     def add(self, envelope: Envelope[Any], now_s: float) -> bool:
         """Keeps a verified record; returns True when it was new. Records of unknown slots are ignored.
@@ -67,9 +84,9 @@ class Board:
             return self._keep_card(slot, envelope, now_s)
         if not isinstance(record, AttestationRecord | RefusalRecord) or not self._can_be(record, now_s):
             return False
-        if isinstance(record, AttestationRecord) and may_attest(self.spec, envelope.signer):
+        if isinstance(record, AttestationRecord) and self.state.counts(envelope):
             return self._keep_attestation(slot, envelope, now_s)
-        if isinstance(record, RefusalRecord) and may_attest(self.spec, envelope.signer):
+        if isinstance(record, RefusalRecord) and self.state.counts(envelope):
             return self._keep_refusal(slot, envelope)
         return False
 
@@ -120,7 +137,7 @@ class Board:
         """Tells whether a peer has a part in this run that strangers cannot give themselves: its owner named
         it, or it is behind a tip.
         """
-        if peer == self.spec.owner_node or peer in self.spec.gate.attestors:
+        if self.state.is_named(peer):
             return True
         tips = [slot.tip for slot in self.slots.values()]
         return any(
@@ -140,7 +157,7 @@ class Board:
         """
         records = self.slots[slot]
         cards, attestations = list(records.cards.values()), list(records.attestations.values())
-        return epochs_used(cards, attestations, lambda peer: may_attest(self.spec, peer), records.tip)
+        return epochs_used(cards, attestations, lambda peer: self.state.may_attest(peer), records.tip)
 
     def attestors_of_unknown(self, slot: str) -> set[str]:
         """Returns who attested a card that would follow the tip and that this peer has never seen."""
@@ -249,7 +266,7 @@ class Board:
             return may_replace(card, old, since)
 
         tip = tip_of(
-            cards, attestations, lambda peer: may_attest(self.spec, peer), self.spec.gate.quorum, follows
+            cards, attestations, lambda peer: self.state.may_attest(peer), self.spec.gate.quorum, follows
         )
         if tip is None or (
             old is not None and tip.card.id == old.card.id and len(tip.attestations) == len(old.attestations)

@@ -12,9 +12,9 @@ import msgpack
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import RecordError
 from paris_p2p.identity import peer_id_from_bytes, peer_id_to_bytes
+from paris_p2p.node.owners_word import OwnersWord
 from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.heard import Heard, Spell, hear, hear_slot, patience_s
-from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -39,19 +39,19 @@ class SlotHearing:
 class Hearing:
     """Takes from the board what came and when; `heard` is what the rules ask for."""
 
-    def __init__(self, spec: RunSpec, ledger: Ledger, now_s: float):
-        self.spec, self.ledger = spec, ledger
+    def __init__(self, word: OwnersWord, ledger: Ledger, now_s: float):
+        self.word, self.ledger = word, ledger
         # who is here and may attest; None: that was not read yet
         self.attestors: frozenset[str] | None = None
         # of a slot's checkpoints, where that is known: what its leads have to move
         self.state_bytes: dict[str, int] = {}
-        self.slots = {slot: SlotHearing() for slot in spec.slots}
-        for name in spec.slots:
+        self.slots = {slot: SlotHearing() for slot in word.state.slots_ever}
+        for name in self.slots:
             self._load(name, now_s)
 
     def heard(self, name: str) -> Heard:
         slot = self.slots[name]
-        patience = patience_s(self.spec.timing, self._moved_bytes(name), slot.pace_s)
+        patience = patience_s(self.word.spec.timing, self._moved_bytes(name), slot.pace_s)
         return Heard(patience, slot.slot, slot.spells)
 
     def note_claim(
@@ -96,13 +96,13 @@ class Hearing:
         """Tells whether a card of this lead's could become the tip; where too few are here to sign it, its
         time is not wasted.
         """
-        return self.attestors is None or len(self.attestors - {lead}) >= self.spec.gate.quorum
+        return self.attestors is None or len(self.attestors - {lead}) >= self.word.spec.gate.quorum
 
     def _moved_bytes(self, name: str) -> int:
         """Returns what a new lead moves: it fetches its shards and the tip's state, and its first card's goes
         out.
         """
-        shards = sum(shard.blob.size_bytes for shard in self.spec.shards_for(name, "train"))
+        shards = sum(shard.blob.size_bytes for shard in self.word.spec.shards_for(name, "train"))
         return shards + 2 * self.state_bytes.get(name, 0)
 
     def _save(self, name: str, now_s: float) -> None:

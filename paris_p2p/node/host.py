@@ -45,8 +45,10 @@ class Member(Protocol):
     """Says what the blob exchange asks of a run on this host."""
 
     run: str
-    spec: RunSpec
     spec_data: bytes
+
+    @property
+    def spec(self) -> RunSpec: ...
 
     def serves(self, blob_id: str) -> bool: ...
 

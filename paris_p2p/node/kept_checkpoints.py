@@ -26,7 +26,7 @@ class Keeping:
         self,
         store: BlobStore,
         ledger: Ledger,
-        data_blobs: Collection[str],
+        data_blobs: Callable[[], Collection[str]],
         changed: Callable[[], None] = lambda: None,
     ):
         self.store, self.ledger, self.data_blobs, self._changed = store, ledger, data_blobs, changed
@@ -37,7 +37,7 @@ class Keeping:
 
     def note(self, blob_ids: Iterable[str]) -> None:
         """Notes that these blobs come to this disk now."""
-        new = set(blob_ids) - set(self.data_blobs) - self._here
+        new = set(blob_ids) - set(self.data_blobs()) - self._here
         if new:
             self._here |= new
             self._save()

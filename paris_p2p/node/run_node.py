@@ -23,9 +23,11 @@ from paris_p2p.node.host import Host, save_spec, spec_path
 from paris_p2p.node.kept_checkpoints import Keeping
 from paris_p2p.node.record_reading import GOSSIPED, OPENING_S, Reading
 from paris_p2p.node.twin_watch import OwnSignatures
+from paris_p2p.owner_records import MemberRecord
 from paris_p2p.records import BlobRef, CardRecord, HolderRecord, PeerRecord, Signed
+from paris_p2p.rules.chain import Chain
 from paris_p2p.rules.chunks import order_sources
-from paris_p2p.rules.trust import may_attest
+from paris_p2p.rules.run_state import RunState
 from paris_p2p.spec import RunSpec, ShardRef
 from paris_p2p.store.ledger import Ledger
 from paris_p2p.swarm.limits import Reasons
@@ -40,19 +42,21 @@ class RunNode:
     """A member run of a Host; `opened` enters it."""
 
     def __init__(self, host: Host, run: Envelope[RunSpec]):
-        self.host, self.run, self.spec, self.spec_data = host, run.id, run.record, run.data
+        self.host, self.run, self.signed_spec, self.spec_data = host, run.id, run.record, run.data
         self.owner = run.signer
         self.ledger = Ledger(host.settings.data_dir / "runs" / run.id / "ledger")
         self.board = Board(run.id, run.record, self.ledger, host.identity.peer_id)
+        self.word = self.board.word
         self.roles: dict[str, str] = {}  # of the peers that said they are here
         self.own = OwnSignatures(self.peer_id, self.ledger, time.time())
         self.refused: Counter[str] = Reasons()  # reason -> records and cards
-        self.board.refused = self.refused
+        self.board.refused = self.word.refused = self.refused
         self.listeners: list[Callable[[Envelope[Any]], None]] = []
-        self._data_blobs = {ref.id for ref in run.record.data_blobs}
+        self._data_of: RunSpec | None = None  # whose blobs the next one names
+        self._data: frozenset[str] = frozenset()
         self._held: dict[str, set[str]] = {}  # purpose -> blobs in use
         self.disk_news = asyncio.Event()  # what stays on this disk may have changed; its one reader clears it
-        self.keeping = Keeping(host.store, self.ledger, self._data_blobs, self.disk_news.set)
+        self.keeping = Keeping(host.store, self.ledger, self.data_blobs, self.disk_news.set)
         self.reading = Reading(host, self.board, self.keep, self.refused)
 
     @property
@@ -60,11 +64,33 @@ class RunNode:
         return self.host.identity.peer_id
 
     @property
+    def chain(self) -> Chain:
+        """Returns the owner's notices that this node knows."""
+        return self.word.chain
+
+    @property
+    def state(self) -> RunState:
+        """Returns what the run is by now; every decision that a notice can change asks it."""
+        return self.word.state
+
+    @property
+    def spec(self) -> RunSpec:
+        """Returns the owner's RunSpec with all that notices changed; `signed_spec` is as it was signed."""
+        return self.word.spec
+
+    def data_blobs(self) -> frozenset[str]:
+        """Returns the blobs that the owner gave, by the RunSpec of now."""
+        spec = self.spec
+        if spec is not self._data_of:
+            self._data_of, self._data = spec, frozenset(ref.id for ref in spec.data_blobs)
+        return self._data
+
+    @property
     def spec_file(self) -> Path:
         return spec_path(self.host.settings.data_dir, self.run)
 
     def serves(self, blob_id: str) -> bool:
-        return blob_id in self._data_blobs or blob_id in self.keeping.good or blob_id in self._tip_blobs()
+        return blob_id in self.data_blobs() or blob_id in self.keeping.good or blob_id in self._tip_blobs()
 
     def knows(self, peer: str) -> bool:
         """Tells whether a peer has a part in this run that strangers cannot give themselves."""
@@ -78,7 +104,7 @@ class RunNode:
         self.keeping.keep_good(card)
 
     def _tip_blobs(self) -> set[str]:
-        tips = [self.board.tip(slot) for slot in self.spec.slots]
+        tips = [self.board.tip(slot) for slot in self.board.slots]
         return {ref.id for tip in tips if tip for ref in (tip.card.record.weights, tip.card.record.resume)}
 
     # records
@@ -126,6 +152,12 @@ class RunNode:
             for listener in self.listeners:
                 listener(envelope)
 
+    def add_member(self, member: Envelope[MemberRecord]) -> bool:
+        """Takes a verified member record; returns True when it tells something new. RecordError when it
+        admits nobody.
+        """
+        return self.word.add_member(member)
+
     async def refresh(self, slots: Sequence[str] = ()) -> None:
         """Reads claims and tips of the slots, or of all, from the bulletin board (record_reading.py)."""
         await self.reading.refresh(slots)
@@ -155,7 +187,7 @@ class RunNode:
         return {
             peer
             for peer, role in self.roles.items()
-            if role in ("peer", "owner") and may_attest(self.spec, peer)
+            if role in ("peer", "owner") and self.state.may_attest(peer)
         }
 
     async def attestors_connected(self) -> bool:
@@ -164,7 +196,7 @@ class RunNode:
         """
         others = {peer.peer_id for peer in await self.host.swarm.peers()}
         return any(
-            may_attest(self.spec, peer) and self.roles.get(peer, "peer") in ("peer", "owner")
+            self.state.may_attest(peer) and self.roles.get(peer, "peer") in ("peer", "owner")
             for peer in others
         )
 
@@ -179,7 +211,7 @@ class RunNode:
             if isinstance(envelope.record, PeerRecord)
         }
         # Where too few are there to attest, no lead can be asked for an attested card (rules/heard.py).
-        me = {self.peer_id} if may_attest(self.spec, self.peer_id) else set[str]()
+        me = {self.peer_id} if self.state.may_attest(self.peer_id) else set[str]()
         self.board.hearing.attestors = frozenset(self.known_attestors() | me)
 
     # blobs
@@ -226,7 +258,7 @@ class RunNode:
         """Returns the blobs that must not be evicted: the data of the run, what the tips need, and what is in
         use.
         """
-        return (self._data_blobs | self._tip_blobs() | self.keeping.good).union(*tuple(self._held.values()))
+        return self._tip_blobs().union(self.data_blobs(), self.keeping.good, *tuple(self._held.values()))
 
     def hold(self, purpose: str, blob_ids: set[str]) -> None:
         """Keeps blobs that `purpose` is using, whatever the tip does; a second call replaces them."""

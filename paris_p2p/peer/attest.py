@@ -41,7 +41,6 @@ from paris_p2p.rules.next_check import (
     next_check,
 )
 from paris_p2p.rules.tips import Tip
-from paris_p2p.rules.trust import may_attest
 from paris_p2p.training.messages import GateResult
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ class Attestor:
 
     async def run(self) -> None:
         """Attests what may be attested, until it is cancelled."""
-        if not may_attest(self.node.spec, self.node.peer_id):
+        if not self.node.state.may_attest(self.node.peer_id):
             return
         for slot in self.node.spec.slots:
             if (card := await self.voter.tell_again(slot)) is not None:

@@ -7,7 +7,7 @@ still counts, asks this state (docs/protocol.md, "Notices").
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from paris_p2p.envelope import Envelope
@@ -26,7 +26,7 @@ from paris_p2p.owner_records import (
 from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, RefusalRecord
 from paris_p2p.rules.chain import Notice
 from paris_p2p.rules.growth import grown
-from paris_p2p.spec import RunSpec
+from paris_p2p.spec import ROUTER, RunSpec
 
 Certificate = Envelope[CertificateRecord]
 _NAMED: frozenset[Right] = frozenset({"train", "attest", "generate"})  # of peers that the RunSpec names
@@ -117,13 +117,25 @@ class RunState:
         """Tells whether a peer's attestations and refusals count."""
         return "attest" in self.rights(peer)
 
+    def is_named(self, peer: str) -> bool:
+        """Tells whether a peer has a part in the run that strangers cannot give themselves: by its owner's
+        word.
+        """
+        if not peer or self.is_revoked(peer):
+            return False
+        if peer == self.signed.owner_node or peer in self.signed.gate.attestors:
+            return True
+        return any(one.holds(self.now_s) for one in self.admissions.get(peer, ()))
+
     def rights_at(self, peer: str, at_s: float) -> frozenset[Right]:
         """Returns what a peer might do at a moment, leaving aside whether it was revoked."""
-        if peer and peer == self.signed.owner_node:
-            return frozenset(RIGHTS)
         rights: frozenset[Right] = frozenset()
+        if peer and peer == self.signed.owner_node:
+            # In an open run peers of the first version count its attestations only where the RunSpec names
+            # it.
+            rights = frozenset(RIGHTS) if self.signed.members_only else frozenset(RIGHTS) - {"attest"}
         if not self.signed.members_only:
-            rights = frozenset({"train", "generate", "store"})
+            rights |= {"train", "generate", "store"}
             rights |= {"attest"} if self.signed.gate.members_attest else set()
         if peer in self.signed.gate.attestors:
             rights |= _NAMED
@@ -154,6 +166,16 @@ class RunState:
         revocations = self.revocations.get(attestation.signer, ())
         late = any(one.voids(card.record.issued_at) for one in revocations)
         return not late and self.counts(attestation) and self.counts(card)
+
+    @property
+    def slots_ever(self) -> tuple[str, ...]:
+        """Returns the run's slots with those of experts that were dropped: what they made stays fetchable."""
+        return (*(f"expert-{k}" for k in range(self.spec.experts)), ROUTER)
+
+    def next_date_s(self) -> float:
+        """Returns when this state may become another by the clock alone."""
+        ends = (one.until_s for held in self.admissions.values() for one in held)
+        return min((end for end in ends if end > self.now_s), default=_FOREVER_S)
 
     def floor_epoch(self, slot: str) -> int:
         """Returns the lowest epoch that a claim of the slot may have."""
@@ -252,18 +274,17 @@ class _Tally:
         one = Admission(rights, at_s, change.until, notice.signer, change.name)
         self.admissions[change.peer] = (*self.admissions.get(change.peer, ()), one)
         past = self.revocations.get(change.peer, ())
-        if past:
-            last = past[-1]
-            self.revocations[change.peer] = (
-                *past[:-1],
-                Revocation(last.number, last.told_s, last.since_s, last.keeps, min(last.until_s, at_s)),
-            )
+        self.revocations[change.peer] = tuple(replace(last, until_s=min(last.until_s, at_s)) for last in past)
 
     def _revoke(self, change: Revoke, number: int, at_s: float) -> None:
         since_s = at_s if change.since is None else min(change.since, at_s)
         one = Revocation(number, at_s, since_s, frozenset(change.keeps))
         self.revocations[change.peer] = (*self.revocations.get(change.peer, ()), one)
-        self.admissions.pop(change.peer, None)
+        held = self.admissions.get(change.peer, ())
+        # what it did before was in order, and stays so
+        self.admissions[change.peer] = tuple(
+            replace(past, until_s=min(past.until_s, since_s)) for past in held
+        )
         if change.next_key:
             self.key_hashes = (*self.key_hashes, change.next_key)
 
@@ -278,20 +299,23 @@ def _admit_by_certificate(tally: _Tally, spec: RunSpec, certificates: Iterable[C
             rights -= {"admit"}
             if not _may_sign(tally, spec, certificate):
                 continue
-        if any(one.voids(record.issued_at) for one in tally.revocations.get(record.peer, ())):
+        revocations = tally.revocations.get(record.peer, ())
+        if any(one.voids(record.issued_at) for one in revocations):
             continue
-        one = Admission(rights, record.issued_at, record.expires_at, signer)
+        later = (one.since_s for one in revocations if one.since_s > record.issued_at)
+        one = Admission(rights, record.issued_at, min((record.expires_at, *later)), signer)
         tally.admissions[record.peer] = (*tally.admissions.get(record.peer, ()), one)
 
 
 def _may_sign(tally: _Tally, spec: RunSpec, certificate: Certificate) -> bool:
     """Tells whether a delegate's certificate counts."""
     signer, record = certificate.signer, certificate.record
-    if not all(record.peer in one.keeps for one in tally.revocations.get(signer, ())):
-        return False
+    revocations = tally.revocations.get(signer, ())
+    # One that was admitted anew may sign anew; what is dated before may have been made by anybody.
+    past = [one for one in revocations if record.issued_at < one.until_s]
+    if past:
+        return all(record.peer in one.keeps for one in past)
     if signer == spec.owner_node:
-        return True
-    if tally.revocations.get(signer):  # revoked, and the owner says that this certificate goes on
         return True
     held = tally.admissions.get(signer, ())
     return any("admit" in one.rights and one.holds(record.issued_at) for one in held)

@@ -1,4 +1,4 @@
-"""Two rules say whose word counts, and who may ask for what (docs/protocol.md, "Asking")."""
+"""One rule says who may ask for what (docs/protocol.md, "Asking")."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ from paris_p2p.spec import RunSpec
 _UNBOUND: frozenset[RequestKind] = frozenset(
     {"clock"}
 )  # says nothing of any run, and a peer that joins one asks it first
-
-
-def may_attest(spec: RunSpec, peer: str) -> bool:
-    """Tells whether a peer may attest: every peer of a members-only run may, in others those that the RunSpec
-    names.
-    """
-    return spec.gate.members_attest or peer in spec.gate.attestors
 
 
 def may(peer: str, action: RequestKind, runs: Iterable[RunSpec], thing: str) -> bool:

@@ -132,7 +132,7 @@ async def test_a_card_that_goes_back_is_told_once_however_long_the_telling_takes
 
 
 def of_checkpoints(peer: Peer) -> list[str]:
-    return [blob for blob in peer.node.host.store.ids() if blob not in peer.node._data_blobs]
+    return [blob for blob in peer.node.host.store.ids() if blob not in peer.node.data_blobs()]
 
 
 async def test_false_refusals_of_many_keys_neither_stop_a_slot_nor_lower_its_rate(tmp_path: Path) -> None:

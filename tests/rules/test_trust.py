@@ -1,31 +1,15 @@
-"""Trust: who may attest, and the one rule handlers ask."""
+"""Trust: the one rule that handlers ask."""
 
 from __future__ import annotations
 
 import pytest
 
 from paris_p2p.records import RequestKind
-from paris_p2p.rules.trust import may, may_attest
-from paris_p2p.spec import GateSpec, RunSpec
+from paris_p2p.rules.trust import may
+from paris_p2p.spec import RunSpec
 
 from ..test_spec import spec
-from .made import A, B
-
-
-def test_in_a_members_run_everybody_attests_and_in_an_open_run_only_delegates() -> None:
-    members, open_run = (
-        spec(gate=GateSpec()),
-        spec(gate=GateSpec(members_attest=False, attestors=(A.peer_id,))),
-    )
-    assert may_attest(members, A.peer_id)
-    assert may_attest(members, B.peer_id)
-    assert may_attest(open_run, A.peer_id)
-    assert not may_attest(open_run, B.peer_id)
-
-
-def test_an_open_run_without_delegates_has_no_attestors() -> None:
-    assert not may_attest(spec(gate=GateSpec(members_attest=False)), A.peer_id)
-
+from .made import B
 
 THING = "ab" * 32
 

@@ -1,0 +1,185 @@
+"""What a node knows of the owner's word: notices and certificates, and the state that follows from them
+(rules/run_state.py).
+
+The notices are in the ledger too, so that a restart knows them before anybody speaks.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+
+from paris_p2p.envelope import Envelope, open_envelope
+from paris_p2p.errors import RecordError, SignatureError
+from paris_p2p.owner_records import MAX_NOTICES, MemberRecord
+from paris_p2p.rules.chain import Chain, Notice
+from paris_p2p.rules.run_state import Certificate, RunState, run_state
+from paris_p2p.spec import RunSpec
+from paris_p2p.store.ledger import Ledger
+
+log = logging.getLogger(__name__)
+MAX_CERTIFICATES = 8192  # of a run
+MAX_OF_A_DELEGATE = 4096  # of them, signed by one peer; a run has few delegates, and none needs more members
+MAX_OF_A_PEER = 4  # certificates of one member, one of each signer
+Opener = Callable[[bytes, tuple[str, ...]], Envelope[Any]]
+
+
+def plain_opener(run: str) -> Opener:
+    """Returns what opens the records of a run that is not private."""
+    return lambda data, kinds: open_envelope(data, run=run, kinds=kinds)
+
+
+class OwnersWord:
+    """Holds the notices and certificates of one run; `state` is what they make of it now."""
+
+    def __init__(self, run: str, signed: RunSpec, ledger: Ledger, opener: Opener | None = None):
+        self.run, self.signed, self.ledger = run, signed, ledger
+        self.open = opener or plain_opener(run)
+        self.chain = Chain(run, signed.owner)
+        self.refused: Counter[str] = Counter()
+        self.version = 0  # counts what changed: whoever keeps what follows from the state looks at it
+        self._certificates: dict[str, dict[str, Certificate]] = {}  # by member, then by signer
+        self._by_signer: Counter[str] = Counter()
+        self._state: RunState | None = None
+        self._due_s = 0.0  # when the clock alone may change the state
+        self._load()
+
+    @property
+    def state(self) -> RunState:
+        """Returns what the run is now; the same object until a record came or a date passed."""
+        now_s = time.time()
+        if self._state is None or not self._state.now_s <= now_s < self._due_s:
+            self._state = run_state(self.run, self.signed, self.chain.notices, now_s, self.certificates)
+            self._due_s = self._state.next_date_s()
+        return self._state
+
+    @property
+    def spec(self) -> RunSpec:
+        """Returns the owner's RunSpec with all that notices changed."""
+        return self.state.spec
+
+    @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        return tuple(one for held in self._certificates.values() for one in held.values())
+
+    def add_notice(self, notice: Notice) -> bool:
+        """Takes a verified notice, keeps it in the ledger, and returns True when the chain grew or forked.
+
+        One that comes before its predecessor waits in memory. One of another's key is counted and ignored.
+        """
+        before = self.chain
+        try:
+            self.chain = before.add(notice)
+        except SignatureError as error:
+            self.refused["notice: not the owner's"] += 1
+            log.info("%s", error)
+            return False
+        if self.chain.fork is not None and before.fork is None:
+            self.ledger.put("fork", msgpack.packb([one.data for one in self.chain.fork]))
+        for new in self.chain.notices[before.number :]:
+            self.ledger.put(_name(new.record.seq), new.data)
+        if self.chain.number == before.number and (self.chain.fork is None) == (before.fork is None):
+            return False
+        self._changed()
+        return True
+
+    def add_member(self, member: Envelope[MemberRecord]) -> bool:
+        """Takes the certificate that a verified member record shows; returns True when it is new.
+
+        Raises RecordError for one that is not the signer's own, has expired, or finds no room. A certificate
+        that is worth nothing by the chain is kept all the same, within bounds: a notice may come late.
+        """
+        certificate = self.open(member.record.certificate, ("certificate",))
+        if certificate.record.peer != member.signer:
+            raise RecordError(
+                f"{member.signer} shows the certificate of {certificate.record.peer}; that admits nobody else"
+            )
+        return self.add_certificate(certificate)
+
+    def add_certificate(self, certificate: Certificate) -> bool:
+        """Takes a verified certificate; returns True when it is new. RecordError."""
+        record, now_s = certificate.record, time.time()
+        if record.expires_at <= now_s:
+            raise RecordError(f"the certificate of {record.peer} ended {now_s - record.expires_at:.0f} s ago")
+        held = self._certificates.get(record.peer, {})
+        known = held.get(certificate.signer)
+        if known is not None and (known.record.seq, known.id) >= (record.seq, certificate.id):
+            return False
+        if known is None:
+            self._make_place(certificate, now_s)
+        self._certificates.setdefault(record.peer, {})[certificate.signer] = certificate
+        self._by_signer[certificate.signer] += known is None
+        self._changed()
+        return True
+
+    def _make_place(self, certificate: Certificate, now_s: float) -> None:
+        """Drops certificates that ended where there is no room; RecordError when none did.
+
+        Who came first stays: a delegate that admits without end shuts out its own later ones at most.
+        """
+        signer = certificate.signer
+        is_owners = signer in (self.signed.owner, self.signed.owner_node)
+        limit = MAX_CERTIFICATES if is_owners else MAX_OF_A_DELEGATE
+
+        def full() -> str:
+            if len(self._certificates.get(certificate.record.peer, {})) >= MAX_OF_A_PEER:
+                return f"{certificate.record.peer} has {MAX_OF_A_PEER} certificates"
+            if self._by_signer[signer] >= limit:
+                return f"{signer} has admitted {limit} peers, and no more are taken"
+            if sum(self._by_signer.values()) >= MAX_CERTIFICATES:
+                return f"the run has {MAX_CERTIFICATES} members, and no more are taken"
+            return ""
+
+        if full():
+            self._drop_ended(now_s)
+        if why := full():
+            self.refused["member: no room"] += 1
+            raise RecordError(why)
+
+    def _drop_ended(self, now_s: float) -> None:
+        for peer, held in list(self._certificates.items()):
+            for signer, one in list(held.items()):
+                if one.record.expires_at <= now_s:
+                    del held[signer]
+                    self._by_signer[signer] -= 1
+            if not held:
+                del self._certificates[peer]
+
+    def _changed(self) -> None:
+        self._state = None
+        self.version += 1
+
+    def _load(self) -> None:
+        """Takes what the ledger holds, verified again; what is damaged is named, deleted, and asked for
+        again.
+        """
+        for key, data in self.ledger.items("notice/"):
+            try:
+                notice = self.open(data, ("notice",))
+                if key != _name(notice.record.seq):
+                    raise RecordError(f"it holds notice {notice.record.seq}")
+                self.chain = self.chain.add(notice)
+            except RecordError as error:
+                log.warning("%s in the ledger is damaged and deleted, it is asked for again: %s", key, error)
+                self.ledger.delete(key)
+        if (kept := self.ledger.get("fork")) is None or self.chain.fork is not None:
+            return
+        try:
+            one, other = (self.open(part, ("notice",)) for part in msgpack.unpackb(kept))
+            if self.chain.owner not in (one.signer, other.signer) or one.signer != other.signer:
+                raise RecordError("it is not signed by the owner")
+            self.chain = replace(self.chain, fork=(one, other))
+        except (RecordError, ValueError, TypeError, msgpack.UnpackException) as error:
+            log.warning("fork in the ledger is damaged and deleted, the swarm has it too: %s", error)
+            self.ledger.delete("fork")
+
+
+def _name(number: int) -> str:
+    """Returns a notice's key in the ledger; names in order are numbers in order."""
+    return f"notice/{number:0{len(str(MAX_NOTICES))}}"

@@ -188,10 +188,13 @@ class Keyring:
         return replace(self, gate=GateKey(secret))
 
 
-def check_secrets(keys: Iterable[bytes], named: Iterable[str]) -> tuple[RunKey, ...]:
-    """Returns the keys, each of which must have the hash that the owner signed; RecordError."""
+def check_secrets(keys: Iterable[bytes], named: Iterable[str], first: int = 1) -> tuple[RunKey, ...]:
+    """Returns the keys from number `first` on, each of which must have the hash that the owner signed.
+
+    RecordError; keys beyond those that are named are left out.
+    """
     checked = []
-    for number, (secret, expected) in enumerate(zip(keys, named, strict=False), 1):
+    for number, (secret, expected) in enumerate(zip(keys, named, strict=False), first):
         if len(secret) != SECRET_BYTES or RunKey(secret).hash != expected:
             raise RecordError(f"key {number} is not the one that the run's owner named; ask another member")
         checked.append(RunKey(secret))

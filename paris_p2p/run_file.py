@@ -15,7 +15,6 @@ from paris_p2p.kinds import MAX_ENVELOPE_BYTES
 from paris_p2p.spec import RunSpec, open_run
 
 RUN_FILE = "run.spec"
-EFFECTIVE_FILE = "effective.json"  # in a slot's work folder: the RunSpec with what notices changed in it
 
 
 def read_run(path: Path, run_id: str | None = None, *, mend: str) -> Envelope[RunSpec]:
@@ -39,7 +38,8 @@ def read_run(path: Path, run_id: str | None = None, *, mend: str) -> Envelope[Ru
 
 def write_effective(path: Path, spec: RunSpec) -> None:
     """Writes a RunSpec with what notices changed in it, for this node's own trainer and gate."""
-    write_atomic(path, spec.model_dump_json(), durable=False)
+    # the RunSpec of a private run is no other user's business
+    write_atomic(path, spec.model_dump_json(), mode=0o600, durable=False)
 
 
 def read_effective(path: Path, signed: RunSpec) -> RunSpec:

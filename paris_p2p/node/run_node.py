@@ -18,6 +18,7 @@ from paris_p2p.envelope import Envelope, seal
 from paris_p2p.errors import DiskFullError
 from paris_p2p.kinds import SIGNED_LIFETIME_S, cards_topic, dht_key, holders_key, peers_key
 from paris_p2p.node.board import Board
+from paris_p2p.node.effective_files import EffectiveFiles
 from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host, save_spec, spec_path
 from paris_p2p.node.kept_checkpoints import Keeping
@@ -47,6 +48,7 @@ class RunNode:
         self.ledger = Ledger(host.settings.data_dir / "runs" / run.id / "ledger")
         self.board = Board(run.id, run.record, self.ledger, host.identity.peer_id)
         self.word = self.board.word
+        self._effective = EffectiveFiles(host.settings.data_dir / "runs" / run.id / "work" / "spec")
         self.roles: dict[str, str] = {}  # of the peers that said they are here
         self.own = OwnSignatures(self.peer_id, self.ledger, time.time())
         self.refused: Counter[str] = Reasons()  # reason -> records and cards
@@ -88,6 +90,13 @@ class RunNode:
     @property
     def spec_file(self) -> Path:
         return spec_path(self.host.settings.data_dir, self.run)
+
+    def spec_file_for(self, number: int | None = None) -> Path | None:
+        """Returns what a job's `effective_path` is: a file with the RunSpec by the first `number` notices (by
+        all that are known, when none is given); None where no notice changed it.
+        """
+        state = self.state
+        return self._effective.path(state, state.number if number is None else number)
 
     def serves(self, blob_id: str) -> bool:
         return blob_id in self.data_blobs() or blob_id in self.keeping.good or blob_id in self._tip_blobs()

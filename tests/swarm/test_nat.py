@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 import pytest
 
 from examples.demo.processes import BIN, wait_for_file
+from examples.little_internet import Home, LittleInternet, Machine, NodeAt, little_internet, why_not
 from paris_p2p.node.board import Board
 from paris_p2p.preparation.create import load_run
 from paris_p2p.records import CardRecord
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.ledger import Ledger
 from tests.made.made_prepared import TIMING, make_run
-from tests.swarm.homes import Home, LittleInternet, Machine, NodeAt, little_internet, why_not
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(400)]
 PATIENCE_S = 150.0  # guards against hanging; a machine of two busy cores takes half a minute to load torch

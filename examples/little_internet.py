@@ -24,7 +24,7 @@ from examples.demo.processes import BIN, Node
 # addresses that libp2p takes for public; the documentation's own ranges it takes for none
 PUBLIC = "11.22.33.{}"
 MASK = "/24"
-ROUTER, HOME = "192.168.1.1", "192.168.1.2"
+ROUTER, HOME, OFFICE = "192.168.1.1", "192.168.1.2", "192.168.1.{}"
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,20 @@ class Home(Machine):
     def plug(self, state: str) -> None:
         """The router's cable to the internet: "down" pulls it, "up" puts it back in."""
         _run("ip", "-n", self.router.space, "link", "set", "wan", state)
+
+
+@dataclass(frozen=True)
+class Office:
+    """Several machines on one network, behind one router."""
+
+    router: Machine
+    machines: tuple[Machine, ...]
+
+    def plug(self, number: int, state: str) -> None:
+        """Pulls one machine's cable out of the router ("down"), or puts it back in ("up")."""
+        _run("ip", "-n", self.machines[number].space, "link", "set", "lan", state)
+        if state == "up":  # the kernel forgets routes of a link that was down
+            _run("ip", "-n", self.machines[number].space, "route", "replace", "default", "via", ROUTER)
 
 
 class LittleInternet:
@@ -92,45 +106,34 @@ class LittleInternet:
     def add_home(self, name: str) -> Home:
         """A machine behind NAT."""
         router, space = self.add_machine(f"{name}-router"), self._space(name)
-        _run(
-            "ip",
-            "-n",
-            space,
-            "link",
-            "add",
-            "lan",
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "lan",
-            "netns",
-            router.space,
-        )
-        for where, address in ((space, HOME), (router.space, ROUTER)):
-            _run("ip", "-n", where, "address", "add", address + MASK, "dev", "lan")
-            _run("ip", "-n", where, "link", "set", "lan", "up")
-        _run("ip", "-n", space, "route", "add", "default", "via", ROUTER)
-        router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-        router.run(
-            "iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "wan", "-j", "MASQUERADE", "--random-fully"
-        )
-        router.run(
-            "iptables",
-            "-A",
-            "FORWARD",
-            "-i",
-            "wan",
-            "-m",
-            "conntrack",
-            "--ctstate",
-            "ESTABLISHED,RELATED",
-            "-j",
-            "ACCEPT",
-        )
-        for chain in ("FORWARD", "INPUT"):
-            router.run("iptables", "-A", chain, "-i", "wan", "-j", "DROP")
+        self._cable(space, HOME, router.space, "lan")
+        _run("ip", "-n", router.space, "address", "add", ROUTER + MASK, "dev", "lan")
+        _masquerade(router)
         return Home(space, router.address, router)
+
+    def add_office(self, name: str, machines: int) -> Office:
+        """Machines that reach each other directly, and the internet through one router."""
+        router = self.add_machine(f"{name}-router")
+        _run("ip", "-n", router.space, "link", "add", "lan", "type", "bridge")
+        _run("ip", "-n", router.space, "address", "add", ROUTER + MASK, "dev", "lan")
+        _run("ip", "-n", router.space, "link", "set", "lan", "up")
+        inside = []
+        for number in range(machines):
+            space, address = self._space(f"{name}-{number}"), OFFICE.format(10 + number)
+            self._cable(space, address, router.space, f"desk-{number}")
+            _run("ip", "-n", router.space, "link", "set", f"desk-{number}", "master", "lan")
+            inside.append(Machine(space, address))
+        _masquerade(router)
+        return Office(router, tuple(inside))
+
+    def _cable(self, space: str, address: str, router: str, port: str) -> None:
+        """Joins `lan` of a machine to a port of its router."""
+        ends = ("lan", "type", "veth", "peer", "name", port)
+        _run("ip", "-n", space, "link", "add", *ends, "netns", router)
+        _run("ip", "-n", space, "address", "add", address + MASK, "dev", "lan")
+        for where, end in ((space, "lan"), (router, port)):
+            _run("ip", "-n", where, "link", "set", end, "up")
+        _run("ip", "-n", space, "route", "add", "default", "via", ROUTER)
 
     def close(self) -> None:
         for space in self._spaces:
@@ -209,6 +212,17 @@ class NodeAt(Node):
 
     def _command(self, *verb: str) -> list[str]:
         return [*self.prefix, str(BIN / "paris-peer"), *verb, "--data-dir", str(self.data_dir)]
+
+
+def _masquerade(router: Machine) -> None:
+    """Has a router pass on what comes from inside, and nothing that comes from outside unasked."""
+    established = ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT")
+    router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    outside = ("-o", "wan", "-j", "MASQUERADE", "--random-fully")
+    router.run("iptables", "-t", "nat", "-A", "POSTROUTING", *outside)
+    router.run("iptables", "-A", "FORWARD", "-i", "wan", *established)
+    for chain in ("FORWARD", "INPUT"):
+        router.run("iptables", "-A", chain, "-i", "wan", "-j", "DROP")
 
 
 def _run(*command: str) -> str:

@@ -15,10 +15,14 @@ Nothing depends on when or how often it was stopped: resuming equals not stoppin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
 
 from paris_p2p.data.batches import BatchSource, Draws, open_batches
 from paris_p2p.device import (
+    Device,
     compile_blocks,
     compute_repeatably,
     limit_cuda_memory,
@@ -49,6 +53,17 @@ def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[
     device = pick_device(job.device)
     compute_repeatably(device)
     limit_cuda_memory(device, job.max_vram_bytes)
+    with _enough_memory(job.slot, str(device)):
+        return _train_on(device, spec, job, emit, next_command)
+
+
+def _train_on(
+    device: Device,
+    spec: RunSpec,
+    job: TrainJob,
+    emit: Callable[[Event], None],
+    next_command: Callable[[], Command | None],
+) -> str:
     clips = open_clips(job, spec)
     learner = Learner(job.run, spec, job.slot, device, job.lowered)
     _begin(learner, job)
@@ -68,6 +83,20 @@ def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[
         emit(learner.started())
         learner.on_shrink = emit
         return _Session(job, spec, learner, source, emit).run(next_command)
+
+
+@contextmanager
+def _enough_memory(slot: str, device: str) -> Iterator[None]:
+    """Raises MemoryLimitError where the GPU has no room for weights and moments, which no smaller micro-batch
+    mends: a peer takes another slot then, instead of this one again.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryLimitError(
+            f"training {slot} does not fit on {device}, whatever the micro-batch: {str(error)[:200]}; "
+            "allow more memory, or take a slot of a smaller run"
+        ) from error
 
 
 def _begin(learner: Learner, job: TrainJob) -> None:

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from bench.bare_run import bare_run
+from bench.on_gpu.made import save_text_encoder
 from paris_p2p.codec.pca import fit_pca
 from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.generation.generate import GenerateJob
@@ -114,17 +113,3 @@ def ref_of(path: Path) -> BlobRef:
     """Returns a file's reference, as its owner's node would make it."""
     manifest = hash_file(path)
     return BlobRef(id=manifest.blob_id, size_bytes=manifest.size_bytes)
-
-
-def save_text_encoder(folder: Path) -> None:
-    T5EncoderModel(
-        T5Config(vocab_size=8, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    ).save_pretrained(folder)
-    words = {
-        word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", "a", "red", "ball", "rolls"])
-    }
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    ).save_pretrained(folder)

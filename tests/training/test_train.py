@@ -192,6 +192,17 @@ def test_a_network_that_does_not_fit_one_clip_at_a_time_says_so(
         run(tiny.train_job(out="oom-all", micro_batch_clips=4))
 
 
+def test_weights_that_do_not_fit_are_a_matter_of_memory_so_that_a_peer_takes_another_slot(
+    tiny: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def learner(*arguments: object) -> Learner:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(training, "Learner", learner)
+    with pytest.raises(MemoryLimitError, match="expert-1 does not fit on cpu"):
+        run(tiny.train_job(out="oom-state"))
+
+
 def test_computing_activations_twice_changes_nothing(tiny: TinyRun) -> None:
     clips, draws = open_clips(tiny.train_job(), tiny.spec), Draws.of(tiny.run, "expert-1")
     batch = make_batch(clips, ClipOrder(draws, len(clips)), draws, 0, 4)

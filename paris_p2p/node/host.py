@@ -23,6 +23,7 @@ from paris_p2p.errors import (
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.invite import Invite
 from paris_p2p.node.blob_sources import SourceLedger
+from paris_p2p.node.open_copies import sweep_work
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import RequestKind
 from paris_p2p.rules.trust import may
@@ -132,6 +133,7 @@ async def open_host(
     """
     check_addresses(settings)
     with DataDirLock(settings.data_dir):
+        sweep_work(settings.data_dir)
         identity = load_or_create_peer_key(settings.data_dir / "identity.key")
         host = Host(settings=settings, identity=identity, store=_open_store(settings, own_bytes))
         async with AsyncExitStack() as stack:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import Any
 
 from paris_p2p.envelope import Envelope, open_envelope
-from paris_p2p.errors import DiskFullError, RecordError
+from paris_p2p.errors import RecordError
 from paris_p2p.node.run_node import RunNode
-from paris_p2p.records import BlobRef, CardRecord
+from paris_p2p.records import CardRecord
 from paris_p2p.rules.next_card import NewCheckpoint, tells_again
 from paris_p2p.rules.rates import lowered_again
 from paris_p2p.rules.tips import Tip, tip_id
@@ -24,18 +23,18 @@ LOWERED_READER = 3
 
 
 async def sign_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoint) -> Envelope[CardRecord]:
-    """Moves the files into the store and signs them as the child of the slot's tip; `tell_card` lets others
-    know.
+    """Moves the files into the store, sealed in a private run, and signs them as the child of the slot's tip;
+    `tell_card` lets others know.
 
     Raises DiskFullError when the store's cap leaves no room for them, and nothing else there may go.
     """
     tip = node.board.tip(slot)
     held = set[str]()
     node.hold(f"publish/{slot}", held)  # until the next one: they are on no card yet
-    weights = await asyncio.to_thread(_take_in, node, new.weights_path)
+    weights = await asyncio.to_thread(node.blobs.add, new.weights_path)
     held.add(weights.id)
     node.keeping.note(held)
-    resume = await asyncio.to_thread(_take_in, node, new.resume_path)
+    resume = await asyncio.to_thread(node.blobs.add, new.resume_path)
     held.add(resume.id)
     node.keeping.note(held)
     card = CardRecord(
@@ -106,15 +105,3 @@ def _sign(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
     envelope = node.sign(card)
     node.ledger.put(f"own-card/{card.slot}", envelope.data)
     return envelope
-
-
-def _take_in(node: RunNode, path: Path) -> BlobRef:
-    """Moves a file into the store, in a thread: it hashes gigabytes. What nobody needs makes room, as it does
-    for what is fetched.
-    """
-    try:
-        return node.host.store.add_file(path, move=True)
-    except DiskFullError:
-        if not node.host.make_room(path.stat().st_size):
-            raise
-        return node.host.store.add_file(path, move=True)

@@ -10,26 +10,29 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from paris_p2p.envelope import Envelope, seal
-from paris_p2p.errors import DiskFullError
+from paris_p2p.errors import DiskFullError, SealError
 from paris_p2p.kinds import SIGNED_LIFETIME_S, cards_topic, dht_key, holders_key, peers_key
 from paris_p2p.node.board import Board
 from paris_p2p.node.effective_files import EffectiveFiles
 from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host, save_spec, spec_path
 from paris_p2p.node.kept_checkpoints import Keeping
+from paris_p2p.node.open_copies import OPEN, OpenCopies, work_folder
 from paris_p2p.node.record_reading import GOSSIPED, OPENING_S, Reading
+from paris_p2p.node.run_blobs import RunBlobs
+from paris_p2p.node.run_keys import RunKeys
 from paris_p2p.node.twin_watch import OwnSignatures
 from paris_p2p.owner_records import MemberRecord
 from paris_p2p.records import BlobRef, CardRecord, HolderRecord, PeerRecord, Signed
 from paris_p2p.rules.chain import Chain
 from paris_p2p.rules.chunks import order_sources
 from paris_p2p.rules.run_state import RunState
-from paris_p2p.spec import RunSpec, ShardRef
+from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
 from paris_p2p.swarm.limits import Reasons
 
@@ -60,6 +63,9 @@ class RunNode:
         self.disk_news = asyncio.Event()  # what stays on this disk may have changed; its one reader clears it
         self.keeping = Keeping(host.store, self.ledger, self.data_blobs, self.disk_news.set)
         self.reading = Reading(host, self.board, self.keep, self.refused)
+        self.keys = RunKeys(self.spec_file.parent)
+        copies = OpenCopies(host.store, work_folder(host.settings.data_dir, run.id, OPEN))
+        self.blobs = RunBlobs(host.store, self.keys, copies, lambda: self.spec, host.make_room)
 
     @property
     def peer_id(self) -> str:
@@ -254,12 +260,27 @@ class RunNode:
                 raise
             return await fetched()
 
-    async def fetch_shards(
-        self, shards: Sequence[ShardRef], progress: Callable[[int], None] | None = None
-    ) -> list[tuple[Path, int]]:
-        """Returns local files of shards with their clusters."""
-        paths = await self.fetch([shard.blob for shard in shards], self.run, progress)
-        return [(path, shard.cluster) for path, shard in zip(paths, shards, strict=True)]
+    @asynccontextmanager
+    async def readable(self, refs: Sequence[BlobRef], what: str, purpose: str) -> AsyncIterator[list[Path]]:
+        """Yields plain files of blobs, fetched as `fetch` does and held for `purpose` while the block lasts.
+
+        Those of a sealed run are opened copies, gone afterwards (run_blobs.py). Raises SealError where this
+        peer has no key to one.
+        """
+        self.hold(purpose, {ref.id for ref in refs})
+        try:
+            async with AsyncExitStack() as stack:
+                await self.fetch(refs, what)
+                try:
+                    paths = await stack.enter_async_context(self.blobs.opened(refs))
+                except SealError:
+                    if not await self.blobs.heal(refs):
+                        raise
+                    await self.fetch(refs, what)
+                    paths = await stack.enter_async_context(self.blobs.opened(refs))
+                yield paths
+        finally:
+            self.let_go(purpose)
 
     # what stays on this disk
 

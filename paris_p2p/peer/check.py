@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MissingBlobError
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.peer.gate_process import GateProcess, gate_idle_s
-from paris_p2p.records import CardRecord
+from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.rules.checks import turn_s
 from paris_p2p.rules.placement import attest_limit_s
 from paris_p2p.rules.refusals import REASONS
@@ -55,14 +57,20 @@ class Checker:
         return card.weights.size_bytes + card.resume.size_bytes + shards_bytes
 
     async def measure(self, card: Envelope[CardRecord], tip: Tip | None) -> GateResult:
-        """Fetches and measures a card. Cancelled, it keeps what was received."""
+        """Fetches and measures a card. Cancelled, it keeps what was received.
+
+        Raises SealError, before anything is fetched, where the gate's clips are sealed to others.
+        """
         node, record = self.node, card.record
+        if node.spec.gate.key_hash:
+            node.keys.for_gate()
         purpose, ids = f"check/{card.id}", {record.weights.id, record.resume.id}
         best = self._best_card(record.slot, tip)
         # the tip may go on while we measure
         node.hold(purpose, ids | ({best.record.weights.id} if best else set()))
         try:
-            result = await self.gate(await self._job(card, best))
+            async with self._job(card, best) as job:
+                result = await self.gate(job)
             if not all(node.host.store.has(blob_id) for blob_id in ids):
                 # this disk's fault, not the card's
                 raise MissingBlobError("its blobs went away while they were checked")
@@ -70,26 +78,36 @@ class Checker:
         finally:
             node.let_go(purpose)
 
-    async def _job(self, card: Envelope[CardRecord], best: Envelope[CardRecord] | None) -> GateJob:
-        """Fetches everything the gate needs."""
+    @asynccontextmanager
+    async def _job(
+        self, card: Envelope[CardRecord], best: Envelope[CardRecord] | None
+    ) -> AsyncIterator[GateJob]:
+        """Fetches everything the gate needs, which can be read while the block lasts."""
         node, record = self.node, card.record
-        weights, resume = await node.fetch([record.weights, record.resume], card.id)
-        shards = await node.fetch_shards(node.spec.shards_for(record.slot, "gate"))
-        return GateJob(
-            run=node.run,
-            slot=record.slot,
-            spec_path=node.spec_file,
-            card=card.id,
-            weights_path=weights,
-            resume_path=resume,
-            best_weights_path=(await node.fetch([best.record.weights], best.id))[0] if best else None,
-            shard_paths=tuple(path for path, _ in shards),
-            shard_clusters=tuple(cluster for _, cluster in shards),
-            clips=record.clips,
-            steps=record.steps,
-            device=self.device,
-            threads=1,
-        )
+        wanted = node.spec.shards_for(record.slot, "gate")
+        async with AsyncExitStack() as files:
+
+            async def read(refs: Sequence[BlobRef], what: str, use: str) -> list[Path]:
+                return await files.enter_async_context(node.readable(refs, what, f"{use}/{card.id}"))
+
+            weights, resume = await read([record.weights, record.resume], card.id, "gate")
+            shards = await read([shard.blob for shard in wanted], node.run, "gate shards")
+            best_weights = await read([best.record.weights], best.id, "gate best") if best else [None]
+            yield GateJob(
+                run=node.run,
+                slot=record.slot,
+                spec_path=node.spec_file,
+                card=card.id,
+                weights_path=weights,
+                resume_path=resume,
+                best_weights_path=best_weights[0],
+                shard_paths=tuple(shards),
+                shard_clusters=tuple(shard.cluster for shard in wanted),
+                clips=record.clips,
+                steps=record.steps,
+                device=self.device,
+                threads=1,
+            )
 
     def _best_card(self, slot: str, tip: Tip | None) -> Envelope[CardRecord] | None:
         """Returns the lineage's best attested card; the tip itself when the best one's weights are no longer

@@ -18,9 +18,11 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, SwarmError
+from paris_p2p.node.open_copies import make_work_folder, work_folder
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import TrainingStatus
 from paris_p2p.peer.check import Checker
@@ -57,7 +59,7 @@ class Lead:
         self.outbox = Outbox(node, self.claim, self.news, say)
         self.setback = Setback(node, self.outbox, checker, self.news, say)
         self.trainer = TrainerProcess(self.outbox, make_worker, self.stop_request, self.setback.came, say)
-        self._work_dir = settings.data_dir / "runs" / node.run / "work" / self.slot
+        self._work_dir = work_folder(settings.data_dir, node.run, self.slot)
 
     @property
     def epoch(self) -> int:
@@ -107,12 +109,13 @@ class Lead:
         return self.stop_request.reason
 
     async def _work(self, attest_wait_s: Callable[[], float]) -> None:
-        job = await self.stop_request.unless_made(self._prepare())
-        if job is None:
-            return
-        while job is not None:
-            await self.trainer.run(job)
-            job = await self._after_setback(job) if self.setback.came.is_set() else None
+        async with AsyncExitStack() as files:
+            job = await self.stop_request.unless_made(self._prepare(files))
+            if job is None:
+                return
+            while job is not None:
+                await self.trainer.run(job)
+                job = await self._after_setback(job) if self.setback.came.is_set() else None
         await self._last_card(attest_wait_s())
 
     async def _after_setback(self, job: TrainJob) -> TrainJob | None:
@@ -123,8 +126,11 @@ class Lead:
             return None
         return after
 
-    async def _prepare(self) -> TrainJob:
-        """Fetches what training needs: the slot's shards, and the tip's resume state or the first weights."""
+    async def _prepare(self, files: AsyncExitStack) -> TrainJob:
+        """Fetches what training needs: the slot's shards, and the tip's resume state or the first weights.
+
+        The shards can be read until `files` are closed.
+        """
         node, tip = self.node, self.node.board.tip(self.slot)
         wanted = node.spec.shards_for(self.slot, "train")
         initial = node.spec.initial_for(self.slot) if tip is None else None
@@ -133,18 +139,19 @@ class Lead:
         refs += [tip.card.record.resume] if tip else []
         what = f"what {self.slot} needs"
         async with telling(node, what, refs, self.say, lambda note: self.trainer.update(note=note)):
-            shards = await node.fetch_shards(wanted)
-            initial_path = (await node.fetch([initial], node.run))[0] if initial is not None else None
+            shards = node.readable([shard.blob for shard in wanted], node.run, f"shards/{self.slot}")
+            paths = await files.enter_async_context(shards)
+            if initial is not None:
+                await node.fetch([initial], node.run)
             await self.outbox.start_from(tip)
         shutil.rmtree(self._work_dir, ignore_errors=True)
-        self._work_dir.mkdir(parents=True)
+        make_work_folder(self._work_dir)
         job = TrainJob(
             run=node.run,
             slot=self.slot,
             spec_path=node.spec_file,
-            shard_paths=tuple(path for path, _ in shards),
-            shard_clusters=tuple(cluster for _, cluster in shards),
-            initial_path=initial_path,
+            shard_paths=tuple(paths),
+            shard_clusters=tuple(shard.cluster for shard in wanted),
             out_dir=self._work_dir,
             device=self.settings.device,
             threads=self.settings.threads,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from paris_p2p.envelope import Envelope
@@ -53,18 +53,31 @@ class Outbox:
 
     async def start_from(self, tip: Tip | None) -> None:
         """Fetches the tip's resume state and keeps it while it is in use."""
-        path = None
         if tip is not None:
             resume = tip.card.record.resume
             self.node.hold(self._purpose, {resume.id})
-            path = (await self.node.fetch([resume], tip.card.id))[0]
-        self._become(self.state.started_from(tip, path))
+            await self.node.fetch([resume], tip.card.id)
+        self._become(self.state.started_from(tip))
 
     def resumed(self, job: TrainJob) -> TrainJob:
-        """Returns the job as it goes on from the newest checkpoint."""
+        """Returns the job as it goes on from the newest checkpoint, whose file `opened` names."""
         newest = self.state.newest
-        changes = {"resume_path": newest.path, "resume_steps": newest.steps, "resume_clips": newest.clips}
-        return job.model_copy(update=changes | {"lowered": self.state.lowered})
+        counters = {"resume_steps": newest.steps, "resume_clips": newest.clips}
+        return job.model_copy(update=counters | {"lowered": self.state.lowered})
+
+    @asynccontextmanager
+    async def opened(self, job: TrainJob) -> AsyncIterator[TrainJob]:
+        """Yields the job with the file that a trainer starts from, which is there while the block lasts: the
+        newest checkpoint, or the run's first weights, or none.
+        """
+        newest, initial = self.state.newest, self.node.spec.initial_for(self.slot)
+        start = newest.blob or (initial if newest.path is None else None)
+        if start is None:
+            yield job.model_copy(update={"resume_path": newest.path, "initial_path": None})
+            return
+        async with self.node.readable([start], self.node.run, f"start/{self.slot}") as (path,):
+            name = "initial_path" if newest.blob is None else "resume_path"
+            yield job.model_copy(update={"resume_path": None, "initial_path": None, name: path})
 
     def keep(self, event: CheckpointReady) -> None:
         """Takes a checkpoint that the trainer made; it goes out when the one before it is attested."""
@@ -173,9 +186,8 @@ class Outbox:
     async def _signed(self, new: NewCheckpoint) -> Envelope[CardRecord]:
         card = await sign_checkpoint(self.node, self.slot, self.claim.holding.epoch, new)
         # What a new trainer would go on from stays on this disk, whatever becomes of the card.
-        resume = card.record.resume.id
-        self.node.hold(self._purpose, {resume})
-        self._become(self.state.stored(new, self.node.host.store.path(resume)))
+        self.node.hold(self._purpose, {card.record.resume.id})
+        self._become(self.state.stored(new, card.record.resume))
         return card
 
     async def _claim_epoch(self, epoch: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 from paris_p2p.errors import MemoryLimitError, TrainError
@@ -47,6 +48,7 @@ class TrainerProcess:
         self.status = TrainingStatus(slot=outbox.slot, epoch=outbox.claim.holding.epoch)
         self.life = TrainerLife()
         self.worker: Worker | None = None
+        self._files = AsyncExitStack()  # what the worker starts from, open until it was read
 
     @property
     def _wanted(self) -> bool:
@@ -59,7 +61,10 @@ class TrainerProcess:
         self.life = TrainerLife()
         while self._wanted:
             worker = self.worker = self.make_worker(_TRAINER)
-            in_order = await self._run_once(worker, job)
+            async with self._files:
+                in_order = await self._run_once(
+                    worker, await self._files.enter_async_context(self.outbox.opened(job))
+                )
             self.life = self.life.died(self.outbox.state.newest.steps)
             after = after_end(self.life, in_order=in_order, wanted=self._wanted)
             if after == "over":
@@ -125,6 +130,7 @@ class TrainerProcess:
                 self.life = self.life.checkpointed(time.monotonic())
                 self.outbox.keep(event)
             elif isinstance(event, Started):
+                await self._files.aclose()
                 self._began(event)
             elif isinstance(event, Shrunk):
                 self.update(micro_batch_clips=event.micro_batch_clips, recomputes=event.recomputes)

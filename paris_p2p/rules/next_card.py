@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.records import CardRecord, RefusalRecord
+from paris_p2p.records import BlobRef, CardRecord, RefusalRecord
 from paris_p2p.rules.claims import Decision, epoch_to_publish
 from paris_p2p.rules.holding import Holding
 from paris_p2p.rules.placement import attest_patience_s, card_cadence_s, checkpoint_interval_s
@@ -51,9 +51,13 @@ class NewCheckpoint:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """What a new trainer goes on from; there is no path at the very beginning."""
+    """What a new trainer goes on from: a file of the trainer's until it is in the store, then a blob there.
+
+    At the very beginning there is neither.
+    """
 
     path: Path | None = None
+    blob: BlobRef | None = None
     steps: int = 0
     clips: int = 0
 
@@ -112,14 +116,14 @@ class Outgoing:
         upload_s = now_s - self.sent_at_s
         return replace(self, pending=None, sent=(), upload_s=upload_s, attested=self.attested + 1)
 
-    def started_from(self, tip: Tip | None, resume_path: Path | None) -> Outgoing:
-        """Notes that this training goes on from the tip, whose resume state lies at `resume_path`."""
+    def started_from(self, tip: Tip | None) -> Outgoing:
+        """Notes that this training goes on from the tip."""
         if tip is None:
             return replace(self, ancestors=FROM_BEGINNING)
         card = tip.card.record
         return replace(
             self,
-            newest=ResumePoint(resume_path, card.steps, card.clips),
+            newest=ResumePoint(blob=card.resume, steps=card.steps, clips=card.clips),
             lowered=lowered_after(card.lowered),
             ancestors=frozenset({tip.card.id}),
         )
@@ -131,17 +135,17 @@ class Outgoing:
 
     def made(self, new: NewCheckpoint) -> Outgoing:
         """Notes a checkpoint of the trainer, which replaces one that waited."""
-        return replace(self, waiting=new, newest=ResumePoint(new.resume_path, new.steps, new.clips))
+        return replace(self, waiting=new, newest=ResumePoint(new.resume_path, None, new.steps, new.clips))
 
     def taken(self) -> Outgoing:
         """Notes that the checkpoint that waited is being signed."""
         return replace(self, waiting=None)
 
-    def stored(self, new: NewCheckpoint, resume_path: Path) -> Outgoing:
-        """Notes that the files of a checkpoint moved into the store."""
+    def stored(self, new: NewCheckpoint, resume: BlobRef) -> Outgoing:
+        """Notes that the files of a checkpoint moved into the store, its resume state as `resume`."""
         if self.newest.path != new.resume_path:  # the trainer made a newer one meanwhile
             return self
-        return replace(self, newest=replace(self.newest, path=resume_path))
+        return replace(self, newest=replace(self.newest, path=None, blob=resume))
 
     def signed(self, card: Envelope[CardRecord]) -> Outgoing:
         """Notes that a card is in the ledger, of which nobody was told yet."""

@@ -367,7 +367,7 @@ async def test_leaving_does_not_wait_for_a_download(tmp_path: Path, monkeypatch:
             began.set()
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(peer.node, "fetch_shards", forever)
+        monkeypatch.setattr(peer.node, "fetch", forever)
         await asyncio.wait_for(began.wait(), 120)
         await peer.volunteer.leave()
         await asyncio.wait_for(peer.task, 120)

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from paris_p2p.envelope import Envelope, seal
-from paris_p2p.records import CardRecord, RefusalRecord
+from paris_p2p.records import BlobRef, CardRecord, RefusalRecord
 from paris_p2p.rules.claims import Decision
 from paris_p2p.rules.holding import Holding
 from paris_p2p.rules.next_card import (
@@ -61,7 +61,7 @@ def view(at: Tip | None = None, **more: Any) -> CardView:
 
 
 def begun(at: Tip | None = None) -> Outgoing:
-    return Outgoing().started_from(at, Path("resume") if at else None)
+    return Outgoing().started_from(at)
 
 
 def out(sent: Envelope[CardRecord], at_s: float = 0.0, at: Tip | None = None) -> Outgoing:
@@ -78,10 +78,11 @@ def test_the_first_checkpoint_goes_out_at_once() -> None:
 def test_a_newer_checkpoint_replaces_the_one_that_waits_and_is_what_a_new_trainer_goes_on_from() -> None:
     state = begun().made(checkpoint(10)).made(checkpoint(20))
     assert state.waiting == checkpoint(20)
-    assert state.newest == ResumePoint(Path("r20"), 20, 200)
-    stored = state.taken().stored(checkpoint(20), Path("store/r20"))
-    assert (stored.waiting, stored.newest.path) == (None, Path("store/r20"))
-    overtaken = state.taken().made(checkpoint(30)).stored(checkpoint(20), Path("store/r20"))
+    assert state.newest == ResumePoint(Path("r20"), None, 20, 200)
+    blob = BlobRef(id="2" * 64, size_bytes=20)
+    stored = state.taken().stored(checkpoint(20), blob)
+    assert (stored.waiting, stored.newest) == (None, ResumePoint(None, blob, 20, 200))
+    overtaken = state.taken().made(checkpoint(30)).stored(checkpoint(20), blob)
     assert overtaken.newest.path == Path("r30")
 
 

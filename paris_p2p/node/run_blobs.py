@@ -1,0 +1,105 @@
+"""A run's blobs as this peer makes and reads them: sealed where the run asks for it, plain where it does not.
+
+In a private run everything is sealed under the run's newest key. The gate's clips have a key of their own,
+also in open runs, which those get who may attest. Others store, fetch and serve all of it unread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from paris_p2p.errors import DiskFullError, SealError
+from paris_p2p.node.open_copies import OpenCopies
+from paris_p2p.node.run_keys import RunKeys
+from paris_p2p.records import BlobRef
+from paris_p2p.spec import RunSpec
+from paris_p2p.store.blobs import BlobStore
+from paris_p2p.store.sealed_blobs import add_sealed
+from paris_p2p.store.sealing import BlobKey, hint_of
+
+MakeRoom = Callable[[int, Iterable[str]], bool]
+
+
+class RunBlobs:
+    """`spec` returns the run as it is now; `make_room` frees bytes of the store, beside what it must keep."""
+
+    def __init__(
+        self,
+        store: BlobStore,
+        keys: RunKeys,
+        copies: OpenCopies,
+        spec: Callable[[], RunSpec],
+        make_room: MakeRoom,
+    ):
+        self.store, self.keys, self.copies = store, keys, copies
+        self._spec, self._make_room = spec, make_room
+
+    def add(self, path: Path) -> BlobRef:
+        """Moves a file into the store, sealed in a private run; it takes a thread, for it hashes gigabytes.
+
+        What nobody needs makes room. Raises DiskFullError when that does not suffice.
+        """
+        try:
+            return self._add(path)
+        except DiskFullError:
+            if not self._make_room(path.stat().st_size, ()):
+                raise
+            return self._add(path)
+
+    @asynccontextmanager
+    async def opened(self, refs: Sequence[BlobRef]) -> AsyncIterator[list[Path]]:
+        """Yields plain files of blobs that are here: the store's own, or opened copies of what is sealed.
+
+        Raises SealError where this peer has no key to one, or it does not open, and DiskFullError.
+        """
+        spec = self._spec()
+        gate = {shard.blob.id for shard in spec.gate_shards} if spec.gate.key_hash else set[str]()
+        async with AsyncExitStack() as stack:
+            paths = []
+            for ref in refs:
+                if ref.id in gate:
+                    paths.append(await self._enter(stack, ref, self.keys.for_gate(), refs))
+                elif spec.private:
+                    paths.append(await self._enter(stack, ref, self._key_to(ref), refs))
+                else:
+                    paths.append(self.store.path(ref.id))
+            yield paths
+
+    async def heal(self, refs: Sequence[BlobRef]) -> bool:
+        """Looks for damage that this disk did to blobs; True where parts of one have to be fetched again."""
+        damaged = [await asyncio.to_thread(self.store.verify, ref.id) for ref in refs]
+        return any(damaged)
+
+    async def _enter(
+        self, stack: AsyncExitStack, ref: BlobRef, key: BlobKey, beside: Sequence[BlobRef]
+    ) -> Path:
+        try:
+            return await stack.enter_async_context(self.copies.of(ref.id, key))
+        except DiskFullError:
+            keep = [one.id for one in beside]
+            if not await asyncio.to_thread(self._make_room, ref.size_bytes, keep):
+                raise
+            return await stack.enter_async_context(self.copies.of(ref.id, key))
+
+    def _add(self, path: Path) -> BlobRef:
+        if self._spec().private:
+            return add_sealed(self.store, path, self.keys.for_new_blobs(), move=True)
+        return self.store.add_file(path, move=True)
+
+    def _key_to(self, ref: BlobRef) -> BlobKey:
+        """Returns the key that opens a blob of a private run, by the hint that the blob bears."""
+        hint = hint_of(self.store.path(ref.id))
+        if hint is None:
+            raise SealError(
+                f"blob {ref.id[:16]}… is not sealed, as everything of a private run must be; it is not opened"
+            )
+        key = self.keys.named(hint)
+        if key is None:
+            raise SealError(
+                f"blob {ref.id[:16]}… is sealed under key {hint.hex()}, which is not here yet; "
+                "a member has to give it first"
+            )
+        return key

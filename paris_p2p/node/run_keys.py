@@ -1,0 +1,37 @@
+"""The keys of one run that this peer has, in memory and on its disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paris_p2p.errors import SealError
+from paris_p2p.keyring import GateKey, Keyring, RunKey, load_keyring, save_keyring
+
+
+class RunKeys:
+    """`ring` is what is in the run's folder."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.ring = folder, load_keyring(folder)
+
+    def keep(self, ring: Keyring) -> None:
+        """Keeps the keys; when this returns, a power cut does not lose them."""
+        save_keyring(self.folder, ring)
+        self.ring = ring
+
+    def for_new_blobs(self) -> RunKey:
+        """Returns the key that what is published now is sealed under; SealError where this peer has none."""
+        if not self.ring.keys:
+            raise SealError("this run is sealed and its key is not here yet; a member has to give it first")
+        return self.ring.current
+
+    def named(self, hint: bytes) -> RunKey | GateKey | None:
+        """Returns the key with this hint, where this peer has it."""
+        gate = () if self.ring.gate is None else (self.ring.gate,)
+        return next((key for key in (*self.ring.keys, *gate) if key.hint == hint), None)
+
+    def for_gate(self) -> GateKey:
+        """Returns the key of the gate's clips; SealError where this peer lacks it, as most do."""
+        if self.ring.gate is None:
+            raise SealError("the gate's clips are sealed to those who may attest, and this peer may not")
+        return self.ring.gate

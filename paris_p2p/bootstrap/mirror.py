@@ -40,14 +40,18 @@ class FullDisk:
 
 
 class Mirror:
-    """Mirrors one run until cancelled; `tips_known` is told how many slots have a tip. All runs of a node
-    read the bulletin board in turns.
+    """Mirrors one run until cancelled; `known` is told how many slots have a tip, and when the run's owner
+    ended it (Unix time; None while it goes on). All runs of a node read the bulletin board in turns.
     """
 
     def __init__(
-        self, node: RunNode, disk: FullDisk, turns: asyncio.Semaphore, tips_known: Callable[[int], None]
+        self,
+        node: RunNode,
+        disk: FullDisk,
+        turns: asyncio.Semaphore,
+        known: Callable[[int, float | None], None],
     ):
-        self.node, self.disk, self.turns, self.tips_known = node, disk, turns, tips_known
+        self.node, self.disk, self.turns, self.known = node, disk, turns, known
         self._copies = Copies(node.disk_news.set)
         self._announced_s: dict[str, float] = {}  # monotonic, by what is held; "peer": this node's presence
 
@@ -110,7 +114,8 @@ class Mirror:
         """
         node = self.node
         tips = [(slot, tip) for slot in node.spec.slots if (tip := node.board.tip(slot)) is not None]
-        self.tips_known(len(tips))
+        ended = node.state.ended
+        self.known(len(tips), None if ended is None else ended.record.issued_at)
         due_s = [self._want("data", node.run, node.spec.data_blobs)]
         for slot, tip in tips:
             card = tip.card.record

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Coroutine
@@ -17,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from paris_p2p.bootstrap.config import FORGET_ENDED_S
+from paris_p2p.bootstrap.forgotten import ForgottenRuns
 from paris_p2p.bootstrap.heard_runs import HeardRuns
 from paris_p2p.bootstrap.mirror import REFRESHED_AT_ONCE, FullDisk, Mirror
 from paris_p2p.disk import explained, write_atomic
@@ -39,11 +42,19 @@ _PAUSE_S = 1.0  # between two looks at what was heard, however much that is
 
 class BootstrapNode:
     """Joins runs that it hears of, and mirrors each in a task of its own; `only` names those it may hold,
-    empty means any (rules/places.py).
+    empty means any (rules/places.py). It forgets a run `forget_ended_s` after its owner ended it.
     """
 
-    def __init__(self, host: Host, only: frozenset[str], say: Callable[[str], None]):
-        self.host, self.only, self.say = host, only, say
+    def __init__(
+        self,
+        host: Host,
+        only: frozenset[str],
+        say: Callable[[str], None],
+        *,
+        forget_ended_s: float = FORGET_ENDED_S,
+    ):
+        self.host, self.only, self.say, self.forget_ended_s = host, only, say, forget_ended_s
+        self.forgotten = ForgottenRuns(host.settings.data_dir / "forgotten-runs")
         self.runs: dict[str, RunNode] = {}
         self.heard = HeardRuns()
         self.places: dict[str, RunPlace] = {}  # by run id, also of runs that are just being opened
@@ -77,7 +88,7 @@ class BootstrapNode:
                         task.result()  # a twin of this node: it stops
                 await self._join_heard()
                 for run_id in idle(self.places.values(), time.time()):
-                    await self._leave(run_id, "nothing was heard of it for long")
+                    await self._leave_idle(run_id)
                 await asyncio.sleep(_PAUSE_S)
                 try:
                     async with asyncio.timeout(idle_in_s(self.places.values(), time.time())):
@@ -88,7 +99,7 @@ class BootstrapNode:
             await self._stop_tasks()
 
     def _may_hold(self, run_id: str) -> bool:
-        return not self.only or run_id in self.only
+        return run_id in self.only or (not self.only and run_id not in self.forgotten)
 
     def _begin(self, run_id: str, joining: Coroutine[Any, Any, None]) -> None:
         self._joining[run_id] = asyncio.create_task(joining)
@@ -205,13 +216,25 @@ class BootstrapNode:
             await self._leave(run.id, "its place went to another while it was opened")
             return
 
-        def tips_known(tips: int) -> None:
-            if run.id in self.places:  # it may be waiting to be left
-                self.places[run.id] = replace(self.places[run.id], tips=tips)
+        def known(tips: int, ended_s: float | None) -> None:
+            if (place := self.places.get(run.id)) is None:  # it waits to be left
+                return
+            forgotten_from_s = math.inf if ended_s is None else ended_s + self.forget_ended_s
+            if forgotten_from_s != place.forgotten_from_s:
+                self._news.set()
+            self.places[run.id] = replace(place, tips=tips, forgotten_from_s=forgotten_from_s)
 
-        self._mirrors[run.id] = asyncio.create_task(Mirror(node, self._disk, self._turns, tips_known).run())
+        self._mirrors[run.id] = asyncio.create_task(Mirror(node, self._disk, self._turns, known).run())
         self._mirrors[run.id].add_done_callback(lambda _: self._news.set())
         self.say(f"mirroring run {run.record.name!r} ({run.id[:16]}…) of {run.signer}")
+
+    async def _leave_idle(self, run_id: str) -> None:
+        """Leaves a run whose time here is over, for good where its owner ended it."""
+        if not self.places[run_id].is_over(time.time()):
+            await self._leave(run_id, "nothing was heard of it for long")
+            return
+        self.forgotten.add(run_id)
+        await self._leave(run_id, "its owner ended it")
 
     async def _leave(self, run_id: str, why: str) -> None:
         """Mirrors a run no longer: its place, its records' room and its blobs' disk are free for others."""
@@ -246,6 +269,8 @@ def run_bootstrap(
     bootstrap_peers: tuple[str, ...],
     only: frozenset[str],
     ready: Callable[[tuple[str, ...]], None],
+    *,
+    forget_ended_s: float = FORGET_ENDED_S,
 ) -> None:
     """Runs a bootstrap node until SIGINT, SIGTERM or SIGHUP; `ready` gets the multiaddrs others dial."""
 
@@ -257,7 +282,7 @@ def run_bootstrap(
                 node.notice(envelope)
 
         async with open_host(settings, bootstrap_peers, relay_service=True, on_record=notice) as host:
-            nodes.append(BootstrapNode(host, only, say))
+            nodes.append(BootstrapNode(host, only, say, forget_ended_s=forget_ended_s))
             ready(host.swarm.addresses())
             stopped = asyncio.Event()
             on_leave_signals(stopped.set)

@@ -52,6 +52,16 @@ class ServeFlags(HomeFlags, NodeFlags):
             panel=MACHINE,
         ),
     ] = None
+    forget_ended: Annotated[
+        str | None,
+        setting(
+            "forget_ended",
+            "How long a run is kept after its owner ended it, like 12h; 0: not at all; never: always.",
+            "SPAN",
+            "7d",
+            panel=MACHINE,
+        ),
+    ] = None
     port: Annotated[
         int | None, setting("port", "TCP and UDP port to listen on.", "PORT", "31337", panel=LINE)
     ] = None
@@ -99,7 +109,13 @@ def serve(
             with explained(address_file):
                 write_atomic(address_file, "\n".join(addresses) + "\n")
 
-    run_bootstrap(settings, options.known_peers(), options.mirrored(), ready)
+    run_bootstrap(
+        settings,
+        options.known_peers(),
+        options.mirrored(),
+        ready,
+        forget_ended_s=options.forget_ended,
+    )
 
 
 @verb(app, "paris-bootstrap check /ip4/192.0.2.7/tcp/31337/p2p/12D3Koo…")

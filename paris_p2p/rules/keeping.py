@@ -18,14 +18,16 @@ def cards_kept(
     attested: Collection[str],
     refused: Collection[str],
 ) -> set[str]:
-    """Returns the ids of the cards whose blobs are still needed: the tip, its lineage's best, and what may
-    yet follow the tip.
+    """Returns the ids of the cards whose blobs are still needed: the tip, its lineage's best, what may yet
+    follow the tip, and the card before it, where the slot goes back to if the owner takes the tip back.
 
     `cards` in the order they came; `attested` have at least one attestation that counts, `refused` this peer
     refused. A card whose parent is not the tip was overtaken: nobody attests it any more.
     """
     head = tip_id(tip)
-    kept = {head, tip.best} if tip else set[str]()
+    kept = (
+        {head, tip.best} | ({before} if (before := tip.card.record.parent) else set()) if tip else set[str]()
+    )
     waiting_of: Counter[str] = Counter()
     for card in reversed(cards):
         if card.record.parent != head or card.id in kept:

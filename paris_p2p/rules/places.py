@@ -2,6 +2,7 @@
 
 Keys are free, for owners and for peers, network addresses are not. So no owner, no peer and no address has
 more than its quota, and when all places are taken, the one that has most gives a place to one that has none.
+A run that its owner ended loses its place after a time that the operator says.
 """
 
 from __future__ import annotations
@@ -29,18 +30,25 @@ class RunPlace:
     network: str
     heard_s: float  # Unix time; when a record of the run last came
     tips: int = 0  # slots with an attested checkpoint
+    forgotten_from_s: float = math.inf  # since its owner ended it, whatever is heard of it
 
     @property
     def idle_from_s(self) -> float:
         """Returns when it loses its place, if nothing more is heard of it; never for a run the operator
         named.
         """
-        return self.heard_s + (_IDLE_WITH_TIP_S if self.tips else _IDLE_S) if self.peer else math.inf
+        if not self.peer:
+            return math.inf
+        return min(self.heard_s + (_IDLE_WITH_TIP_S if self.tips else _IDLE_S), self.forgotten_from_s)
+
+    def is_over(self, now_s: float) -> bool:
+        """Tells whether it leaves because its owner ended it, and is not to come back."""
+        return bool(self.peer) and now_s >= self.forgotten_from_s
 
 
 def idle(places: Iterable[RunPlace], now_s: float) -> list[str]:
     """Returns the runs whose places are free for others."""
-    return [place.run for place in places if now_s > place.idle_from_s]
+    return [place.run for place in places if now_s > place.idle_from_s or place.is_over(now_s)]
 
 
 def idle_in_s(places: Iterable[RunPlace], now_s: float) -> float | None:

@@ -47,6 +47,14 @@ def test_the_shared_data_folder_of_the_environment_holds_one_for_the_node(
     assert load_serve({"data_dir": tmp_path}).options.data_dir == tmp_path
 
 
+def test_how_long_an_ended_run_is_kept_is_a_span_of_time() -> None:
+    assert load_serve({}).options.forget_ended == load_serve({}, EXAMPLE).options.forget_ended == 7 * 86400
+    assert load_serve({"forget_ended": "12h"}).options.forget_ended == 12 * 3600
+    assert load_serve({"forget_ended": "0"}).options.forget_ended == 0
+    with pytest.raises(UsageError, match=r"--forget-ended soon: is not a span of time; write it like"):
+        load_serve({"forget_ended": "soon"})
+
+
 def test_an_invite_to_mirror_gives_its_run_and_its_peers() -> None:
     first, second = peer(1), peer(2)
     mirror = [f"paris:{RUN}?peer={second}&peer={first}", "cd" * 32]

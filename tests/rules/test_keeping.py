@@ -38,3 +38,9 @@ def test_an_overtaken_card_of_a_former_lead_goes() -> None:
 
 def test_before_there_is_a_tip_first_cards_stay() -> None:
     assert cards_kept([FIRST, SECOND], None, (), ()) == {FIRST.id}
+
+
+def test_the_card_before_the_tip_stays_for_when_the_owner_takes_the_tip_back() -> None:
+    third = card(A, SECOND)
+    at_third = Tip(third, (attest(D, third),))
+    assert cards_kept([FIRST, SECOND, third], at_third, (), ()) == {SECOND.id, third.id}

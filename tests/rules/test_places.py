@@ -146,3 +146,21 @@ def test_whatever_comes_there_are_never_more_than_the_places_and_no_named_run_le
         admit(places, place)
         assert len(places) <= MAX_RUNS
         assert named <= {held.run for held in places}
+
+
+def test_a_run_that_its_owner_ended_leaves_when_the_operator_says_whatever_is_heard_of_it() -> None:
+    ended = replace(HONEST, heard_s=100.0, tips=3, forgotten_from_s=200.0)
+    busy = replace(HONEST, run="busy", heard_s=100.0, tips=3)
+    assert idle([ended, busy], 199.0) == []
+    assert idle([ended, busy], 200.0) == ["honest"]
+    assert idle_in_s([ended, busy], 150.0) == 50.0
+    assert ended.is_over(200.0)
+    assert not busy.is_over(1e12)
+    at_once = replace(ended, forgotten_from_s=100.0)
+    assert idle([at_once], 100.0) == ["honest"]
+
+
+def test_a_run_that_the_operator_named_stays_also_after_its_end() -> None:
+    named = replace(HONEST, peer="", forgotten_from_s=0.0)
+    assert idle([named], 1e12) == []
+    assert not named.is_over(1e12)

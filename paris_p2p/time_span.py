@@ -1,0 +1,45 @@
+"""Spans of time as people write them: 90s, 30min, 12h, 7d, or never."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+MAX_SPAN_S = 100 * 365 * 86400.0
+_UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+_TEXT = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*(s|min|h|d|w)")
+_WRONG = "is not a span of time; write it like 90s, 30min, 12h, 7d, 0 or never"
+
+
+def seconds_in(value: Any) -> float:
+    """Returns the seconds of a span: infinity for `never`, and a bare 0 needs no unit; ValueError."""
+    text = str(value).strip().lower()
+    if text == "never":
+        return math.inf
+    if re.fullmatch(r"0+(\.0+)?", text):
+        return 0.0
+    match = _TEXT.fullmatch(text)
+    if match is None or isinstance(value, bool):
+        raise ValueError(_WRONG)
+    span_s = float(match[1]) * _UNITS_S[match[2]]
+    if span_s > MAX_SPAN_S:
+        raise ValueError("is more than a hundred years; write never")
+    return span_s
+
+
+def span_words(span_s: float) -> str:
+    """Returns a span as it may be written: the largest unit that divides it."""
+    if span_s == math.inf:
+        return "never"
+    unit = next(
+        (unit for unit in ("w", "d", "h", "min") if span_s and span_s % _UNITS_S[unit] == 0),
+        "s",
+    )
+    return f"{span_s / _UNITS_S[unit]:.12g}{unit}" if span_s else "0"
+
+
+# As a setting's type: what seconds_in takes.
+Span = Annotated[float, BeforeValidator(seconds_in)]

@@ -39,3 +39,32 @@ def silent_experts(spec: RunSpec) -> tuple[int, ...]:
         return ()
     labels = {shard.cluster for shard in spec.train_shards + spec.gate_shards}
     return tuple(k for k in spec.dropped_experts if k not in labels)
+
+
+def as_signed(spec: RunSpec, signed: RunSpec) -> RunSpec:
+    """Returns the RunSpec with all that notices can change as the owner first signed it."""
+    kept = ("experts", "parents", "dropped_experts", "timing", "train_shards", "gate_shards")
+    training = {
+        name: getattr(signed.training, name) for name in ("total_steps", "decay_steps", "ddpm_experts")
+    }
+    config = {**spec.router.config, "experts": signed.experts}
+    return spec.model_copy(
+        update={name: getattr(signed, name) for name in kept}
+        | {
+            "training": spec.training.model_copy(update=training),
+            "gate": spec.gate.model_copy(update={"tolerance": signed.gate.tolerance}),
+            "router": spec.router.model_copy(update={"config": config}),
+        }
+    )
+
+
+def is_grown(spec: RunSpec, signed: RunSpec) -> bool:
+    """Tells whether a RunSpec can be another's with experts split and dropped: its numbers fit each other."""
+    live = set(range(spec.experts)) - set(spec.dropped_experts)
+    return (
+        spec.experts == signed.experts + len(spec.parents)
+        and spec.router.config.get("experts") == spec.experts
+        and all(parent < signed.experts + i for i, parent in enumerate(spec.parents))
+        and list(spec.dropped_experts) == sorted(set(spec.dropped_experts))
+        and 0 < len(live) == spec.experts - len(spec.dropped_experts)
+    )

@@ -17,6 +17,9 @@ from paris_p2p.spec import ROUTER, RunSpec, cluster_of
 class FetchedRun:
     """A verified RunSpec and the local files that go with it; a folder is None where a package or a hub has
     the model.
+
+    Where the owner's notices changed the run, `effective` is the RunSpec with the set of experts that the
+    router knows. An expert that has no checkpoint yet may have the weights of the one it was split from.
     """
 
     signed: Envelope[RunSpec]
@@ -25,6 +28,7 @@ class FetchedRun:
     codec_folder: Path | None = None
     text_folder: Path | None = None
     features_folder: Path | None = None
+    effective: RunSpec | None = None
 
     @property
     def id(self) -> str:
@@ -32,12 +36,14 @@ class FetchedRun:
 
     @property
     def spec(self) -> RunSpec:
-        return self.signed.record
+        return self.effective or self.signed.record
 
     @property
     def experts(self) -> list[int]:
-        """Returns the numbers of the experts that have weights here, in order."""
-        return sorted(cluster_of(slot) for slot in self.weights if slot != ROUTER)
+        """Returns the numbers of the experts that generate: of those in the set that have weights here, in
+        order.
+        """
+        return sorted(cluster_of(slot) for slot in self.weights if slot != ROUTER and slot in self.spec.slots)
 
 
 def check_slots(spec: RunSpec, present: Collection[str], *, partial: bool) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def check_own_data(model: FetchedRun, folder: Path, prepared: Prepared) -> None:
     Codec, train and gate shards are compared by hash, and the lists of splits with the clips that lie in the
     train shards.
     """
-    known = data_id_of_run(model.spec)
+    known = data_id_of_run(model.signed.record)
     found = data_id_of_folder(folder, prepared)
     if found != known:
         raise UsageError(

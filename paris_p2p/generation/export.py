@@ -17,7 +17,7 @@ from paris_p2p import __version__
 from paris_p2p.data_id import data_id_of_run
 from paris_p2p.errors import ReadOnlyError, UsageError
 from paris_p2p.fetched_run import FetchedRun, check_slots
-from paris_p2p.generation.exported import weights_path
+from paris_p2p.generation.exported import EFFECTIVE_FILE, weights_path
 from paris_p2p.generation.frozen import CODEC, FEATURES, TEXT
 from paris_p2p.generation.pipeline import ParisPipeline
 from paris_p2p.generation.pipeline_folder import CARD, CARDS
@@ -27,7 +27,7 @@ from paris_p2p.generation.video_out import GIF_MAX_FPS
 from paris_p2p.model.checkpoint import check_weights
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.model.presets import build_router
-from paris_p2p.run_file import RUN_FILE
+from paris_p2p.run_file import RUN_FILE, write_effective
 from paris_p2p.spec import ROUTER, RunSpec
 
 
@@ -48,6 +48,8 @@ def export(run: FetchedRun, out: Path) -> None:
             if folder is not None:
                 shutil.copytree(folder, partial / name)
         (partial / RUN_FILE).write_bytes(run.signed.data)
+        if run.effective is not None:
+            write_effective(partial / EFFECTIVE_FILE, run.effective)
         (partial / CARDS).write_text(json.dumps(dict(run.cards), indent=2) + "\n")
         (partial / CARD).write_text(_model_card(run, missing))
         partial.replace(out)
@@ -105,7 +107,7 @@ def _pipeline(run: FetchedRun) -> ParisPipeline:
         clip_shape=[spec.clip.frames, spec.clip.height, spec.clip.width],
         first_frame_rate=spec.training.first_frame_rate,
         run_name=spec.name,
-        data_id=data_id_of_run(spec),
+        data_id=data_id_of_run(run.signed.record),
         trained=_trained(run),
         **_features_pins(spec),
     )
@@ -134,7 +136,7 @@ def _model_card(run: FetchedRun, missing: tuple[str, ...]) -> str:
         else ""
     )
     # more than one expert, nobody to choose
-    routing = ', routing="uniform"' if ROUTER in missing and len(missing) < spec.experts else ""
+    routing = ', routing="uniform"' if ROUTER in missing and len(missing) < len(spec.slots) - 1 else ""
     return f"""---
 license: other
 license_name: {json.dumps(spec.weights_licence)}
@@ -143,7 +145,7 @@ pipeline_tag: text-to-video
 ---
 # {spec.name}
 
-A decentralized video diffusion model: {spec.experts} experts ({spec.expert.preset}),
+A decentralized video diffusion model: {len(spec.slots) - 1} experts ({spec.expert.preset}),
 each trained alone on one cluster of the data, and a router ({spec.router.preset})
 that picks experts at every denoising step.
 Clips are {clip.frames} frames of {clip.height}x{clip.width} at {clip.fps:g} fps.

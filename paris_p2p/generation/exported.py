@@ -11,19 +11,21 @@ import re
 from pathlib import Path
 
 from paris_p2p.bounded_json import read_json
-from paris_p2p.envelope import Envelope
-from paris_p2p.errors import BlobError, CheckpointError, UsageError
+from paris_p2p.errors import BlobError, CheckpointError, StoreError, UsageError
+from paris_p2p.family import ancestors, as_signed, is_grown
 from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.generation.frozen import CODEC, FEATURES, TEXT
 from paris_p2p.generation.pipeline_folder import CARDS
 from paris_p2p.model.checkpoint import counters_of
 from paris_p2p.model.experts import folder_of
 from paris_p2p.model_folder import check_safetensors
-from paris_p2p.run_file import RUN_FILE, read_run
+from paris_p2p.run_file import RUN_FILE, read_effective, read_run
 from paris_p2p.spec import ROUTER, Pinned, RunSpec, cluster_of
 from paris_p2p.store.blob_files import hash_file
 from paris_p2p.weights import READABLE_SUFFIXES
 
+EFFECTIVE_FILE = "effective.json"  # the RunSpec with what notices changed in it, where they did
+MAX_EFFECTIVE_BYTES = 16 << 20  # of 20,480 shards
 MAX_CARDS_BYTES = 1 << 16  # 257 slots of some 90 bytes take half of it
 EXPORT_AGAIN = "export the run again with `paris-run export INVITE --out FOLDER`"
 
@@ -50,9 +52,11 @@ def open_export(folder: Path) -> FetchedRun:
             f"{EXPORT_AGAIN}"
         )
     run = read_run(folder / RUN_FILE, mend=EXPORT_AGAIN)
-    weights = {slot: path for slot in run.record.slots if (path := weights_path(folder, slot)).is_file()}
+    effective = _effective(folder / EFFECTIVE_FILE, run.record)
+    spec = effective or run.record
+    weights = {slot: path for slot in spec.slots if (path := weights_path(folder, slot)).is_file()}
     for slot, path in weights.items():
-        _check_slot(path, run, slot)
+        _check_slot(path, run.id, slot, spec)
     return FetchedRun(
         signed=run,
         weights=weights,
@@ -60,11 +64,31 @@ def open_export(folder: Path) -> FetchedRun:
         codec_folder=_checked(folder / CODEC, run.record.codec),
         text_folder=_checked(folder / TEXT, run.record.text),
         features_folder=_checked(folder / FEATURES, run.record.first_features),
+        effective=effective,
     )
 
 
-def _check_slot(path: Path, run: Envelope[RunSpec], slot: str) -> None:
-    """Raises CheckpointError or UsageError unless weights are, by their header, of this run and slot."""
+def _effective(path: Path, signed: RunSpec) -> RunSpec | None:
+    """Returns the RunSpec with what notices changed in it, where they did; UsageError for one that no notice
+    makes of the signed one.
+    """
+    if not path.is_file():
+        return None
+    if path.stat().st_size > MAX_EFFECTIVE_BYTES:
+        raise UsageError(f"{path} has more than {MAX_EFFECTIVE_BYTES:,} bytes; {EXPORT_AGAIN}")
+    try:
+        spec = read_effective(path, signed)
+    except StoreError as error:
+        raise UsageError(f"{str(error).partition('; ')[0]}; {EXPORT_AGAIN}") from error
+    if as_signed(spec, signed) != signed or not is_grown(spec, signed):
+        raise UsageError(f"{path} says what no notice can change of the signed {RUN_FILE}; {EXPORT_AGAIN}")
+    return spec
+
+
+def _check_slot(path: Path, run: str, slot: str, spec: RunSpec) -> None:
+    """Raises CheckpointError or UsageError unless weights are, by their header, of this run and slot, or of
+    an expert that the slot was split from.
+    """
     check_safetensors(path)
     try:
         counters = counters_of(path)
@@ -73,10 +97,10 @@ def _check_slot(path: Path, run: Envelope[RunSpec], slot: str) -> None:
             f"{path} does not say whose weights it holds, as diffusers leaves it when it saves a model anew; "
             f"{EXPORT_AGAIN}"
         ) from error
-    if (counters.run, counters.slot) != (run.id, slot):
+    if counters.run != run or counters.slot not in (slot, *ancestors(spec, slot)):
         raise CheckpointError(
             f"{path} holds {counters.slot[:80]} of run {counters.run[:16]}…, where {slot} of run "
-            f"{run.id[:16]}… should lie; {EXPORT_AGAIN}"
+            f"{run[:16]}… should lie; {EXPORT_AGAIN}"
         )
 
 

@@ -21,7 +21,8 @@ from paris_p2p.node.host import join_run, open_host, spec_path
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.progress import Progress
-from paris_p2p.records import BlobRef
+from paris_p2p.records import BlobRef, CardRecord
+from paris_p2p.rules.expert_set import generating_spec, stands_for
 from paris_p2p.run_file import read_run
 from paris_p2p.spec import ROUTER, Pinned, RunSpec
 from paris_p2p.store.blobs import BlobStore
@@ -43,6 +44,9 @@ class Fetched(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     slots: dict[str, FetchedSlot]
+    effective: RunSpec | None = (
+        None  # with the set of experts that the router knows, where notices changed it
+    )
 
 
 def fetch_run(
@@ -70,9 +74,10 @@ def check_wanted(spec: RunSpec, present: set[str], partial: bool, routing: Routi
     """Raises SlotMissingError as check_slots does, and UsageError when the `routing` asks for more experts
     than the run has, or for a router that is not there.
     """
-    if routing is not None and routing.name == "top_k" and routing.top_k > spec.experts:
-        there = "1 expert" if spec.experts == 1 else f"{spec.experts} experts"
-        raise UsageError(f"--top-k {routing.top_k}: this run has {there}, so at most --top-k {spec.experts}")
+    experts = len(spec.slots) - 1
+    if routing is not None and routing.name == "top_k" and routing.top_k > experts:
+        there = "1 expert" if experts == 1 else f"{experts} experts"
+        raise UsageError(f"--top-k {routing.top_k}: this run has {there}, so at most --top-k {experts}")
     check_slots(spec, present, partial=partial)
     if routing is not None:
         routing.check_router(ROUTER in present, len(present - {ROUTER}))
@@ -91,19 +96,36 @@ async def _fetch(
         run = await join_run(host, invite)
         async with opened(host, run) as node:
             progress("joining the run", 1, 1)
-            tips = {slot: tip.card for slot in node.spec.slots if (tip := node.board.tip(slot)) is not None}
-            check_wanted(node.spec, set(tips), partial, routing)
+            spec, tips = _set_of(node)
+            check_wanted(spec, set(tips), partial, routing)
             slots = {
                 slot: FetchedSlot(card=card.id, weights=card.record.weights) for slot, card in tips.items()
             }
             wanted = [(run.id, ref) for pinned in node.spec.models for ref in pinned.files.values()]
             wanted += [(slot.card, slot.weights) for slot in slots.values()]
             await _fetch_all(node, wanted, neighbour, progress)
-            fetched = Fetched(slots=slots)
+            fetched = Fetched(slots=slots, effective=None if spec == run.record else spec)
             path = _fetched_path(settings.data_dir, run.id)
             with explained(path):
                 write_atomic(path, fetched.model_dump_json())
             return _fetched_run(host.store, settings.data_dir, run, fetched)
+
+
+def _set_of(node: RunNode) -> tuple[RunSpec, dict[str, Envelope[CardRecord]]]:
+    """Returns the RunSpec with the set of experts that generate now, and the card of each slot of it that has
+    weights: an expert without a tip has its ancestor's. MissingBlobError when the router knows notices that
+    are not known here.
+    """
+    router, state = node.board.tip(ROUTER), node.state
+    notices = None if router is None else router.card.record.notices
+    if notices is not None and notices > state.number:
+        raise MissingBlobError(
+            f"the router's checkpoint knows notice {notices} of the run's owner, and no peer that was asked "
+            f"told more than {state.number}; try again when more are online"
+        )
+    spec = generating_spec(state, notices)
+    tips = {slot: tip.card for slot in node.board.slots if (tip := node.board.tip(slot)) is not None}
+    return spec, {slot: tips[own] for slot in spec.slots if (own := stands_for(spec, slot, tips))}
 
 
 async def _fetch_all(
@@ -138,7 +160,7 @@ def _find(data_dir: Path, invite: Invite, partial: bool, routing: Routing | None
         fetched = Fetched.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise RecordError(f"{path} is damaged; {FETCH_ONLINE}") from error
-    check_wanted(run.record, set(fetched.slots), partial, routing)
+    check_wanted(fetched.effective or run.record, set(fetched.slots), partial, routing)
     try:
         return _fetched_run(BlobStore(data_dir / "blobs"), data_dir, run, fetched)
     except MissingBlobError as error:
@@ -157,6 +179,7 @@ def _fetched_run(store: BlobStore, data_dir: Path, run: Envelope[RunSpec], fetch
         codec_folder=_lay_out(store, spec.codec, folder / "codec"),
         text_folder=_lay_out(store, spec.text, folder / "text") if spec.text.files else None,
         features_folder=_lay_out(store, first, folder / "features") if first and first.files else None,
+        effective=fetched.effective,
     )
 
 

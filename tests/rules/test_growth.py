@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pytest
-from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.bare_run import bare_run, router_of
 from paris_p2p.family import ancestors, parent_of, parents_from, silent_experts
-from paris_p2p.owner_records import AddClips, AddedShard, AddExpert, AnyChange, DropExpert, Extend, Pause
-from paris_p2p.records import BlobRef
+from paris_p2p.owner_records import AddExpert, AnyChange, DropExpert, Extend, Pause
 from paris_p2p.rules.growth import grown, why_not
 from paris_p2p.spec import LatentShape, RunSpec, ShardRef, TextShape
+from tests.made.made_growth import Split, blob, both, part
 
 LATENT, TEXT = LatentShape(channels=4, frames=2, height=4, width=4), TextShape(tokens=5, dim=8, pooled_dim=6)
-Split = Literal["train", "gate"]
-
-
-def blob(name: str) -> BlobRef:
-    return BlobRef(id=blake3(name.encode()).hexdigest(), size_bytes=10)
 
 
 def a_run(experts: int = 2, **more: Any) -> RunSpec:
@@ -37,21 +31,6 @@ def a_run(experts: int = 2, **more: Any) -> RunSpec:
         gate_shards=shards("gate"),
         **more,
     )
-
-
-def part(*shards: tuple[Split, int], name: str = "new") -> AddClips:
-    return AddClips(
-        shards=tuple(
-            AddedShard(split=split, cluster=k, blob=blob(f"{name} {split} {k}"), clips=4)
-            for split, k in shards
-        )
-    )
-
-
-def both(parent: int, child: int, name: str = "new") -> list[AnyChange]:
-    """Returns a split in two parts: the train shards and the gate shards."""
-    train, gate = (part((s, parent), (s, child), name=name) for s in ("train", "gate"))
-    return [AddExpert(parent=parent, child=child, parts=2), train, gate]
 
 
 def clusters(spec: RunSpec, split: Split) -> list[int]:

@@ -109,6 +109,19 @@ class PrepareFlags:
     threads: Annotated[int, option("Videos worked on side by side.", "N", panel=MACHINE, min=1)] = 2
 
 
+IntoOption = Annotated[
+    Path | None,
+    option(
+        "The folder of a created run that the clips are to join: its own codec, text encoder and clusters.",
+        "FOLDER",
+        parser=typed.prepared("the run's folder"),
+    ),
+]
+SkipFarFlag = Annotated[
+    bool, option("With --into: leave out clips that lie far from all clusters.", None, "--skip-far")
+]
+
+
 @dataclass(frozen=True)
 class RunFlags:
     """Holds the options of what a run is."""

@@ -23,9 +23,11 @@ from paris_p2p.cli.groups import (
 from paris_p2p.cli.logs import long_running
 from paris_p2p.cli.owner_flags import (
     GateFlags,
+    IntoOption,
     PrepareFlags,
     PublishFlags,
     RunFlags,
+    SkipFarFlag,
     TimingFlags,
     TrainingFlags,
 )
@@ -46,6 +48,7 @@ app = new_app(
     app,
     "paris-run prepare clips/ --out prepared -k 4",
     "paris-run prepare pictures/ --out prepared --frames 1 --height 128 --width 128",
+    "paris-run prepare more-clips/ --into prepared",
 )
 def prepare_command(
     clips: Annotated[
@@ -56,16 +59,36 @@ def prepare_command(
             help="A folder of captioned videos or images, or of webdataset tars.",
         ),
     ],
-    out: Annotated[Path, option("The folder for latents, embeddings and clusters.", "FOLDER", "--out", "-o")],
+    context: typer.Context,
     flags: PrepareFlags,
+    out: Annotated[
+        Path | None, option("The folder for latents, embeddings and clusters.", "FOLDER", "--out", "-o")
+    ] = None,
+    into: IntoOption = None,
+    skip_far: SkipFarFlag = False,
 ) -> None:
-    """Decode, split, encode and cluster captioned clips into a folder for `paris-run create`."""
+    """Decode, split, encode and cluster captioned clips into a folder for `paris-run create`.
+
+    With --into, more clips are prepared for a run that was created before.
+    """
     from paris_p2p.peer.settings import check_device
     from paris_p2p.preparation.networks import PrepareOptions
     from paris_p2p.preparation.prepare import prepare
     from paris_p2p.preparation.sizes import size_advice
 
     check_device(flags.device)
+    if into is not None:
+        if out is not None:
+            raise UsageError("give --out or --into, not both: a run's own folder takes what is added to it")
+        _prepare_into(clips, into, flags, typed.typed_names(context, PrepareFlags), skip_far=skip_far)
+        return
+    if out is None or skip_far:
+        raise UsageError(
+            "--skip-far goes with --into"
+            if skip_far
+            else "give --out, a folder for what is prepared, "
+            "or --into, the folder of a run that is to have more clips"
+        )
     with checked_options(flags):
         options = PrepareOptions(**asdict(flags))
     advice = size_advice(options.codec, options.clip)
@@ -77,6 +100,24 @@ def prepare_command(
     created = (out / "run.spec").exists()
     then = f"paris-run publish {out} (its run is created)" if created else f"paris-run create {out}"
     echo(wrapped(f"look at {out / 'clusters.png'}; then: {then}"))
+
+
+def _prepare_into(clips: Path, run: Path, flags: PrepareFlags, said: set[str], *, skip_far: bool) -> None:
+    from paris_p2p.preparation.into import IntoOptions, prepare_into
+
+    free = set(IntoOptions.model_fields)
+    fixed = sorted(said - free)
+    if fixed:
+        names = ", ".join("--" + name.replace("_", "-") for name in fixed)
+        raise UsageError(f"{names} cannot go with --into: clips that join a run are made as its own were")
+    with checked_options(flags):
+        chosen = {name: value for name, value in asdict(flags).items() if name in free}
+        options = IntoOptions(**chosen, skip_far=skip_far)
+    with progress_bars() as progress:
+        addition = prepare_into(clips, run, options, progress)
+    echo(wrapped(addition.describe()))
+    seen = run / addition.folder / "clusters.png"
+    echo(wrapped(f"look at {seen}; then: paris-run say {run} add-clips"))
 
 
 @verb(

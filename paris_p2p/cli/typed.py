@@ -15,6 +15,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import typer
+
 from paris_p2p.disk import named_path
 from paris_p2p.errors import DataError, UsageError
 
@@ -133,6 +135,12 @@ def multiaddr(text: str) -> str:
 def given(*groups: object) -> dict[str, Any]:
     """Returns the options of groups whose values are None unless they were typed."""
     return {name: value for group in groups for name, value in vars(group).items() if value not in (None, [])}
+
+
+def typed_names(context: typer.Context, group: Any) -> set[str]:
+    """Returns which of a group's options stand on the command line, their defaults typed out too."""
+    sources = {field.name: context.get_parameter_source(field.name) for field in fields(group)}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 @contextmanager

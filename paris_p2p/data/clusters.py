@@ -64,6 +64,18 @@ class ClusterModel:
         except (OSError, SafetensorError, TypeError) as error:
             raise DataError(f"{path} cannot be read ({error}); prepare the clips again") from error
 
+    def distances(self, features: _Floats) -> _Floats:
+        """Returns how far clips lie from the nearest fine centre: [N, F] -> [N], in [0, 2].
+
+        What the reduction leaves out counts too, or clips of another world, whose features differ along axes
+        that no clip of this one has, would seem near.
+        """
+        centred = _unit(features) - self.mean  # [N, F]
+        reduced = centred @ self.basis  # [N, R]
+        nearest = ((self.centres**2).sum(1) - 2 * reduced @ self.centres.T).min(1)
+        distances: _Floats = np.sqrt(np.maximum(0, (centred**2).sum(1) + nearest)).astype(np.float32)
+        return distances
+
     def save(self, path: Path) -> None:
         """Writes the model as one safetensors file."""
         path.write_bytes(

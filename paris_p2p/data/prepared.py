@@ -70,6 +70,8 @@ class Prepared(Record):
     codec: PreparedModel
     text: PreparedModel
     features: PreparedModel
+    # That the features look at in each clip; 0: as many as by default.
+    feature_frames: Annotated[int, Field(ge=0, le=1024)] = 0
     first_features: PreparedModel | None = None  # of the first frames, when the shards hold them
     first_width: Annotated[int, Field(ge=0, le=65536)] = 0
     codec_psnr_db: float  # of some train clips, coded and decoded
@@ -164,7 +166,9 @@ class Prepared(Record):
 
     def write(self, folder: Path) -> None:
         """Writes `prepared.json`."""
-        write_atomic(folder / FILE_NAME, self.model_dump_json(indent=1) + "\n")
+        # Left out where it says nothing, so that the same clips give the same file in all versions.
+        unsaid = set() if self.feature_frames else {"feature_frames"}
+        write_atomic(folder / FILE_NAME, self.model_dump_json(indent=1, exclude=unsaid) + "\n")
 
 
 class SplitClip(Record):

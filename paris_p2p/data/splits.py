@@ -128,6 +128,32 @@ def assign_splits(
     return result
 
 
+def assign_added(
+    ranked: Sequence[str],
+    clips: Mapping[str, int],
+    options: SplitOptions,
+    known: Mapping[str, Split],
+) -> dict[str, Split]:
+    """Returns group -> split of clips that join a run, whose splits are there already: any may stay empty.
+
+    Groups that the run knows stay in their split. The others fill the held-out splits up to the same shares
+    as a run's, the gate first, while two thirds of the clips are left to train on.
+    """
+    result: dict[str, Split] = {group: known[group] for group in ranked if group in known}
+    rest = [group for group in ranked if group not in known]
+    total = sum(clips[group] for group in rest)
+    wanted, got = 0.0, 0  # of the splits so far, together: what one gets too much the next gets less
+    for split in reversed(HELD_OUT):
+        wanted += getattr(options, f"{split}_share") * total
+        for group in list(rest):
+            if got < round(wanted) and MAX_HELD_OUT_SHARE * (got + clips[group]) <= total:
+                rest.remove(group)
+                result[group] = split
+                got += clips[group]
+    result.update(dict.fromkeys(rest, TRAIN))
+    return result
+
+
 def can_split(clips: Sequence[int], experts: int, options: SplitOptions) -> bool:
     """Says whether sources of so many clips each can be split whole and still teach and check K experts.
 

@@ -88,7 +88,7 @@ class Assembly:
             )
 
     def write_lists(self) -> dict[Split, str]:
-        """Writes captions/<split>.jsonl, splits.json, clusters.safetensors; returns the captions' paths."""
+        """Writes captions/<split>.jsonl and splits.json; returns the captions' paths."""
         trained_on = {entry.caption.casefold() for entry in self.entries if entry.split == "train"}
         rows: dict[Split, list[str]] = {split: [] for split in SPLIT_NAMES}
         clips = []
@@ -116,7 +116,6 @@ class Assembly:
             path = self.folder / "captions" / f"{split}.jsonl"
             path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         write_json(self.folder / SPLITS_FILE_NAME, {"clips": clips})
-        self.clustered.model.save(self.folder / "clusters.safetensors")
         return {split: f"captions/{split}.jsonl" for split in SPLIT_NAMES}
 
 
@@ -165,18 +164,19 @@ def write_report(folder: Path, prepared: Prepared, skipped: Iterable[Skipped], n
         "psnr_db": prepared.codec_psnr_db,
         "pca_psnr_db": prepared.pca_psnr_db or None,
     }
-    about = {**counts, "codec": codec, "clusters": clusters, **_listed(skipped, notes)}
+    about = {**counts, "codec": codec, "clusters": clusters, **listed_files(skipped, notes)}
     write_json(folder / "report.json", about)
 
 
 def write_failure(out: Path, error: Exception, skipped: Iterable[Skipped], notes: Iterable[Note]) -> Path:
     """Writes what was found before the error, beside a whole report of an earlier prepare."""
     path = out / ("report-failed.json" if (out / PREPARED_FILE_NAME).is_file() else "report.json")
-    write_json(path, {"error": str(error), **_listed(skipped, notes)})
+    write_json(path, {"error": str(error), **listed_files(skipped, notes)})
     return path
 
 
-def _listed(skipped: Iterable[Skipped], notes: Iterable[Note]) -> dict[str, Any]:
+def listed_files(skipped: Iterable[Skipped], notes: Iterable[Note]) -> dict[str, Any]:
+    """Returns what a report says of single files."""
     return {
         "skipped_files": [asdict(skip) for skip in skipped],
         "noted_files": [asdict(note) for note in notes],
@@ -213,10 +213,12 @@ def pin_model(name: str, files: ModelFiles, local: bool, folder: Path) -> Prepar
 
 
 def move_into_place(work: Path, out: Path) -> None:
-    """Replaces what an earlier prepare left.
+    """Replaces what an earlier prepare left, but for clips that were added to its run later.
 
     prepared.json is missing in between, so that a crash leaves nothing half believed.
     """
+    for added in sorted((out / "shards").glob("addition-*")):
+        added.replace(work / "shards" / added.name)
     (out / "prepared.json").unlink(missing_ok=True)
     for name in ("codec", "text", "features"):
         shutil.rmtree(out / name, ignore_errors=True)

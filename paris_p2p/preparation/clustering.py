@@ -6,7 +6,7 @@ Legend: N clips, F features, R reduced features, K clusters.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import get_args
@@ -135,6 +135,17 @@ class Dealer:
         dealt, labels, reduced = [dealt[i] for i in kept], labels[kept], reduced[kept]
         return dealt, _clustered(model, dealt, labels, reduced, self.rng_seed)
 
+    def join(self, entries: Sequence[Entry], model: ClusterModel) -> tuple[list[Entry], Clustered]:
+        """Returns entries as they are split, without those too near another split's, and their clusters.
+
+        Nothing is fitted: each clip goes to the nearest of the model's.
+        """
+        reduced = _reduced(model, entries, self.cache, self.progress)
+        labels = model.assign(reduced)
+        kept = self._apart(entries, labels)
+        entries, labels, reduced = [entries[i] for i in kept], labels[kept], reduced[kept]
+        return entries, _clustered(model, entries, labels, reduced, self.rng_seed)
+
     def _gate(
         self, entries: Sequence[Entry], labels: NDArray[np.int64], experts: int
     ) -> tuple[dict[str, Split], list[int]]:
@@ -239,7 +250,10 @@ def _reduced(
 
 def _features(entries: Sequence[Entry], cache: Cache) -> NDArray[np.float32]:
     """Returns [N, F] of entries that lie together by source."""
-    parts = []
+    return np.concatenate(list(features_by_source(entries, cache)))
+
+
+def features_by_source(entries: Sequence[Entry], cache: Cache) -> Iterator[NDArray[np.float32]]:
+    """Yields the features of entries that lie together by source: [n, F] each."""
     for key, group in groupby(entries, key=lambda entry: entry.cache_key):
-        parts.append(cache.read(key, "features")[[entry.index for entry in group]])
-    return np.concatenate(parts)
+        yield cache.read(key, "features")[[entry.index for entry in group]]

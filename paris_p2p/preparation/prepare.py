@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from paris_p2p.codec.video import latent_shape
+from paris_p2p.data.addition import FEATURES_FILE
 from paris_p2p.data.cache import Cache
 from paris_p2p.data.captions import Note
 from paris_p2p.data.prepared import Prepared, PreparedModel, Split
@@ -30,6 +31,7 @@ from paris_p2p.data.text_files import check_encoding
 from paris_p2p.data.unusable import UnusableVideo
 from paris_p2p.device import pick_device
 from paris_p2p.errors import DataError, UsageError
+from paris_p2p.features.image import DEFAULT_FRAMES
 from paris_p2p.preparation.assembly import (
     Assembly,
     move_into_place,
@@ -66,6 +68,7 @@ from paris_p2p.preparation.preconditions import (
     require_no_run,
     require_possible,
 )
+from paris_p2p.preparation.reach import CLUSTERS_FILE, write_features
 from paris_p2p.preparation.sizes import expert_tokens, size_advice
 from paris_p2p.preparation.survey import Survey, distinct, hash_sources
 from paris_p2p.progress import Progress
@@ -241,6 +244,8 @@ class _Job:
         text, longest, cut = fit_text(models.text, captions, options.text_tokens)
         self.notes.extend(cut)
         embedded = embed_captions((entry.caption for entry in entries), text, self.cache, self.progress)
+        clustered.model.save(work / CLUSTERS_FILE)
+        write_features(work / FEATURES_FILE, entries, self.cache)
         assembly = Assembly(
             work, self.cache, entries, clustered, embedded, options.fps, self.progress, options.image_to_video
         )
@@ -254,6 +259,7 @@ class _Job:
             codec=models.pin_codec(work / "codec"),
             text=pin_model(options.text, models.text.files, is_local_name(options.text), work / "text"),
             features=PreparedModel(name=models.features.name, sha256=models.features.sha256),
+            feature_frames=options.feature_frames if options.feature_frames != DEFAULT_FRAMES else 0,
             **self._firsts(entries, models),
             codec_psnr_db=models.psnr_db,
             pca_psnr_db=models.pca_psnr_db,

@@ -20,6 +20,7 @@ from paris_p2p.records import BlobRef, Count, Hash, PeerId, Record, Seconds, Tex
 from paris_p2p.weights import check_names
 
 ROUTER = "router"
+MAX_TRAIN_SHARDS, MAX_GATE_SHARDS = 16384, 4096  # of one run
 MEMBERSHIP_READER = 4  # the first reader that knows members, notices and sealed records
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(without_controls)]
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
@@ -186,8 +187,8 @@ class RunSpec(Record):
     training: TrainingSpec
     gate: GateSpec
     timing: TimingSpec
-    train_shards: tuple[ShardRef, ...] = Field(max_length=16384)
-    gate_shards: tuple[ShardRef, ...] = Field(max_length=4096)
+    train_shards: tuple[ShardRef, ...] = Field(max_length=MAX_TRAIN_SHARDS)
+    gate_shards: tuple[ShardRef, ...] = Field(max_length=MAX_GATE_SHARDS)
     # first weights of all slots of a kind; none: fresh from (run, slot)
     initial: dict[Literal["expert", "router"], BlobRef] = {}
     # the network whose features of the first frame the router takes, if it does

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from paris_p2p.owner_records import AddClips, AddedShard, AddExpert, AnyChange, DropExpert
-from paris_p2p.spec import RunSpec, ShardRef
+from paris_p2p.spec import MAX_GATE_SHARDS, MAX_TRAIN_SHARDS, RunSpec, ShardRef
 
 MAX_EXPERTS = 256
 SPLITS: tuple[Literal["train", "gate"], ...] = ("train", "gate")
@@ -124,8 +124,8 @@ def _without_shards(spec: RunSpec, cluster: int) -> RunSpec:
 
 
 def _with_shards(spec: RunSpec, shards: Iterable[AddedShard]) -> RunSpec:
-    """Returns the RunSpec with more shards; those of a cluster without an expert, and those that are there
-    already, are left out.
+    """Returns the RunSpec with more shards; those of a cluster without an expert, those that are there
+    already, and those beyond what a RunSpec may name, are left out.
     """
     there = {shard.blob.id for shard in spec.train_shards + spec.gate_shards}
     live = set(range(spec.experts)) - set(spec.dropped_experts)
@@ -140,7 +140,7 @@ def _with_shards(spec: RunSpec, shards: Iterable[AddedShard]) -> RunSpec:
 
     return spec.model_copy(
         update={
-            "train_shards": spec.train_shards + of("train"),
-            "gate_shards": spec.gate_shards + of("gate"),
+            "train_shards": (spec.train_shards + of("train"))[:MAX_TRAIN_SHARDS],
+            "gate_shards": (spec.gate_shards + of("gate"))[:MAX_GATE_SHARDS],
         }
     )

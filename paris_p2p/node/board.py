@@ -7,34 +7,45 @@ cards that can still matter, and the tips, which it also writes to the ledger so
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import RecordError
+from paris_p2p.node.board_answers import records_under, tip_envelopes
 from paris_p2p.node.crowd import (
     SlotRecords,
-    card_worths,
     drop_attestations,
     drop_cards,
     drop_claims,
     drop_refusals,
+    drop_void,
+    waiting_cards,
 )
 from paris_p2p.node.hearing import Hearing
 from paris_p2p.node.kept_tips import KeptTips
+from paris_p2p.node.not_yet import NotYet
 from paris_p2p.node.owners_word import OwnersWord
+from paris_p2p.node.tip_life import TipLife, card_of
+from paris_p2p.owner_records import MemberRecord, NoticeRecord
 from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, RefusalRecord, Signed
 from paris_p2p.rules.claims import ClaimView, is_live
 from paris_p2p.rules.run_state import RunState
-from paris_p2p.rules.tips import Age, Tip, epochs_used, impossible, impossible_place, may_replace, tip_of
+from paris_p2p.rules.taken_back import MAX_PAST
+from paris_p2p.rules.tips import (
+    Age,
+    Tip,
+    epochs_used,
+    impossible,
+    impossible_place,
+)
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
 
-_MAX_SERVED_CARDS = 8  # cards that wait, for a peer that asks directly
-_MAX_SERVED_ATTESTATIONS = 64  # of them
-_MAX_SERVED_REFUSALS = 32
+log = logging.getLogger(__name__)
 
 
 class Board:
@@ -52,10 +63,15 @@ class Board:
         self.refused: Counter[str] = Counter()  # reason -> cards whose numbers cannot be
         now_s = time.time()
         self.hearing = Hearing(self.word, ledger, now_s)
-        self._kept = KeptTips(run, ledger)
-        self._loading = True
-        self._kept.load(lambda envelope: self._load(envelope, now_s))
-        self._loading = False
+        self._not_yet = NotYet()
+        kept = KeptTips(self.word.open, ledger)
+        self._tips = TipLife(self.word, kept, self.hearing)
+        self._tips.is_loading = True
+        for slot, records in self.slots.items():
+            records.past.update((tip.card.id, tip) for tip in kept.load_past(slot, MAX_PAST))
+        kept.load(lambda envelope: self._load(envelope, now_s))
+        self._tips.is_loading = False
+        self.count_anew(now_s)
 
     @property
     def state(self) -> RunState:
@@ -75,7 +91,14 @@ class Board:
         epoch and seq rank it.
         """
         record: Signed = envelope.record
-        if record.slot not in self.slots or record.run != self.run:
+        if record.run != self.run:
+            return False
+        if isinstance(record, NoticeRecord | MemberRecord):
+            return bool(self.take_word([envelope], now_s))
+        if record.slot not in self.slots:
+            return False
+        if not self.state.counts(envelope):
+            self._not_yet.keep(envelope, self.state)
             return False
         slot = self.slots[record.slot]
         if isinstance(record, ClaimRecord):
@@ -84,11 +107,9 @@ class Board:
             return self._keep_card(slot, envelope, now_s)
         if not isinstance(record, AttestationRecord | RefusalRecord) or not self._can_be(record, now_s):
             return False
-        if isinstance(record, AttestationRecord) and self.state.counts(envelope):
+        if isinstance(record, AttestationRecord):
             return self._keep_attestation(slot, envelope, now_s)
-        if isinstance(record, RefusalRecord) and self.state.counts(envelope):
-            return self._keep_refusal(slot, envelope)
-        return False
+        return self._keep_refusal(slot, envelope)
 
     def claims(self, slot: str) -> tuple[Envelope[ClaimRecord], ...]:
         return tuple(self.slots[slot].claims.values())
@@ -100,18 +121,19 @@ class Board:
         """Returns what the rules decide about a slot's claims from."""
         used = frozenset(self.epochs_used(slot))
         return ClaimView(
-            slot, self.claims(slot), self.tip(slot), self.spec.timing, wanted, used, self.hearing.heard(slot)
+            slot,
+            self.claims(slot),
+            self.tip(slot),
+            self.spec.timing,
+            wanted,
+            used,
+            self.hearing.heard(slot),
+            self.state.floor_epoch(slot),
         )
 
     def pending(self, slot: str) -> list[Envelope[CardRecord]]:
         """Returns the cards that would follow the tip and have no quorum yet, oldest first."""
-        tip = self.slots[slot].tip
-        head = (tip.card.record.epoch, tip.card.record.seq) if tip else (0, 0)
-        return [
-            card
-            for card in list(self.slots[slot].cards.values())
-            if (card.record.epoch, card.record.seq) > head
-        ]
+        return waiting_cards(self.slots[slot])
 
     def refusals(self, slot: str) -> list[Envelope[RefusalRecord]]:
         """Returns why peers that may attest refused cards that would follow the tip."""
@@ -122,13 +144,9 @@ class Board:
         not known here.
         """
         tip = self.slots[slot].tip
-        return (
-            None
-            if tip is None
-            else tip.card
-            if tip.best == tip.card.id
-            else self.slots[slot].cards.get(tip.best)
-        )
+        if tip is None:
+            return None
+        return tip.card if tip.best == tip.card.id else card_of(self.slots[slot], tip.best)
 
     def attestors(self, card_id: str, slot: str) -> set[str]:
         return {signer for card, signer in self.slots[slot].attestations if card == card_id}
@@ -140,7 +158,7 @@ class Board:
         if self.state.is_named(peer):
             return True
         tips = [slot.tip for slot in self.slots.values()]
-        return any(
+        return not self.state.is_revoked(peer) and any(
             tip and peer in {tip.card.signer, *(one.signer for one in tip.attestations)} for tip in tips
         )
 
@@ -157,7 +175,7 @@ class Board:
         """
         records = self.slots[slot]
         cards, attestations = list(records.cards.values()), list(records.attestations.values())
-        return epochs_used(cards, attestations, lambda peer: self.state.may_attest(peer), records.tip)
+        return epochs_used(cards, attestations, lambda _: True, records.tip)
 
     def attestors_of_unknown(self, slot: str) -> set[str]:
         """Returns who attested a card that would follow the tip and that this peer has never seen."""
@@ -172,35 +190,10 @@ class Board:
 
     def records_under(self, key: str) -> list[bytes]:
         """Returns the envelopes that this peer would store under a DHT key, for a peer that asks directly."""
-        _, _, run, shelf, name = [*key.split("/"), "", "", "", "", ""][:5]
-        if run != self.run or name not in self.slots:
-            return []
-        slot = self.slots[name]
-        if shelf == "claims":
-            return [claim.data for claim in list(slot.claims.values())]
-        if shelf == "tips":
-            tip, waiting = _tip_envelopes(slot.tip), self._worthiest(name)
-            ids = {card.id for card in waiting}
-            attested = [one for one in list(slot.attestations.values()) if one.record.card in ids][
-                :_MAX_SERVED_ATTESTATIONS
-            ]
-            best = self._older_best(slot)
-            return [envelope.data for envelope in (*tip, *best, *waiting, *attested)]
-        if shelf == "refusals":
-            return [one.data for one in list(slot.refusals.values())[-_MAX_SERVED_REFUSALS:]]
-        return []
+        return records_under(self.run, self.slots, self.word, self.hearing, key)
 
     def tip_envelopes(self, slot: str) -> list[Envelope[Any]]:
-        return _tip_envelopes(self.slots[slot].tip)
-
-    def _worthiest(self, name: str) -> list[Envelope[CardRecord]]:
-        """Returns waiting cards, those that matter most last: strangers' cards cannot crowd them out of an
-        answer.
-        """
-        pending = self.pending(name)
-        latest = max((self.slots[name].seen_at_s.get(card.id, 0.0) for card in pending), default=0.0)
-        worths = card_worths(self.slots[name], latest, self.spec.timing, self.hearing.heard(name))
-        return sorted(pending, key=lambda card: worths.get(card.id, 0))[-_MAX_SERVED_CARDS:]
+        return tip_envelopes(self.slots[slot].tip)
 
     def _keep_claim(self, slot: SlotRecords, envelope: Envelope[ClaimRecord], now_s: float) -> bool:
         known = slot.claims.get(envelope.signer)
@@ -228,11 +221,14 @@ class Board:
         if absurd is not None:
             self.refused[absurd] += 1
             return False
+        for key, one in [item for item in slot.attestations.items() if item[0][0] == envelope.id]:
+            if not self.state.attests(one, envelope):
+                del slot.attestations[key]
         slot.cards[envelope.id] = envelope
         slot.seen_at_s[envelope.id] = now_s
-        self._update_tip(slot, envelope.record.slot, now_s)
+        self._tips.forward(slot, envelope.record.slot, now_s)
         if slot.tip is not None and slot.tip.best == envelope.id:
-            self._save_tip(slot, envelope.record.slot)
+            self._tips.save(slot, envelope.record.slot)
         drop_cards(slot, now_s, self.spec.timing, self.hearing.heard(envelope.record.slot))
         return envelope.id in slot.cards
 
@@ -240,10 +236,11 @@ class Board:
         self, slot: SlotRecords, envelope: Envelope[AttestationRecord], now_s: float
     ) -> bool:
         key = (envelope.record.card, envelope.signer)
-        if key in slot.attestations:
+        card = slot.cards.get(envelope.record.card)
+        if key in slot.attestations or (card is not None and not self.state.attests(envelope, card)):
             return False
         slot.attestations[key] = envelope
-        self._update_tip(slot, envelope.record.slot, now_s)
+        self._tips.forward(slot, envelope.record.slot, now_s)
         drop_attestations(slot)
         return key in slot.attestations
 
@@ -255,43 +252,52 @@ class Board:
         drop_refusals(slot)
         return key in slot.refusals
 
-    def _update_tip(self, slot: SlotRecords, name: str, now_s: float) -> None:
-        old = slot.tip
-        cards, attestations = list(slot.cards.values()), list(slot.attestations.values())
-        if old is not None:  # never backwards, whatever was dropped
-            cards, attestations = [old.card, *cards], [*old.attestations, *attestations]
-        since = self._age(slot.tip_since_s, now_s)
-
-        def follows(card: CardRecord) -> bool:
-            return may_replace(card, old, since)
-
-        tip = tip_of(
-            cards, attestations, lambda peer: self.state.may_attest(peer), self.spec.gate.quorum, follows
-        )
-        if tip is None or (
-            old is not None and tip.card.id == old.card.id and len(tip.attestations) == len(old.attestations)
-        ):
-            return
-        if old is None or tip.card.id != old.card.id:
-            goes_on = old is not None and old.card.signer == tip.card.signer and not self._loading
-            self.hearing.note_tip(name, tip.card.signer, now_s - slot.tip_since_s if goes_on else None, now_s)
-            slot.tip_since_s = now_s
-        slot.tip = tip
-        drop_refusals(slot)
-        self._save_tip(slot, name)
-
-    def _save_tip(self, slot: SlotRecords, name: str) -> None:
-        tip = slot.tip
-        if self._loading or tip is None:
-            return
-        self._kept.save(name, tip, self._older_best(slot))
-
-    def _older_best(self, slot: SlotRecords) -> list[Envelope[CardRecord]]:
-        """Returns the lineage's best card where it is not the tip: a slot that gets no better goes back to
-        it.
+    def take_word(self, envelopes: Sequence[Envelope[Any]], now_s: float) -> list[Envelope[Any]]:
+        """Takes verified notices and member records, and returns those that told something new; then all that
+        is known is counted anew.
         """
-        best = slot.cards.get(slot.tip.best) if slot.tip and slot.tip.best != slot.tip.card.id else None
-        return [] if best is None else [best]
+        new = []
+        for envelope in envelopes:
+            if isinstance(envelope.record, NoticeRecord):
+                is_new = self.word.add_notice(envelope)
+            else:
+                is_new = self._is_member(envelope)
+            new += [envelope] if is_new else []
+        if any(isinstance(one.record, NoticeRecord) for one in new):
+            self.count_anew(now_s)
+        elif new and self._not_yet:  # a certificate lets more count, and no less
+            self._count_now(now_s)
+        return new
+
+    def _is_member(self, member: Envelope[MemberRecord]) -> bool:
+        try:
+            return self.word.add_member(member)
+        except RecordError as error:
+            log.info("a member record was refused: %s", error)
+            self.refused["member record"] += 1
+            return False
+
+    def count_anew(self, now_s: float) -> None:
+        """Counts all that is known by the state of now: tips go back where the owner took them back, and what
+        did not count before may.
+        """
+        state = self.state
+        for name in state.slots_ever:
+            if name not in self.slots:
+                self.slots[name] = SlotRecords()
+                self.hearing.add_slot(name, now_s)
+        if not (state.notices or state.admissions):
+            return
+        for name, slot in self.slots.items():
+            drop_void(slot, state)
+            self._tips.back(slot, name, now_s)
+            self._tips.forward(slot, name, now_s)
+        self._count_now(now_s)
+
+    def _count_now(self, now_s: float) -> None:
+        """Takes the records that did not count when they came and do now."""
+        for envelope in self._not_yet.take(self.state):
+            self.add(envelope, now_s)
 
     def _age(self, since_s: float, now_s: float) -> Age:
         return Age(now_s - since_s, self.spec.timing.checkpoint_s)
@@ -305,7 +311,3 @@ class Board:
                     f"its card has epoch {envelope.record.epoch} and seq {envelope.record.seq}: {absurd}"
                 )
         self.add(envelope, min(envelope.record.issued_at, now_s))
-
-
-def _tip_envelopes(tip: Tip | None) -> list[Envelope[Any]]:
-    return [] if tip is None else [tip.card, *tip.attestations]

@@ -15,6 +15,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, RefusalRecord
 from paris_p2p.rules.claims import is_live, leads_of, order
 from paris_p2p.rules.heard import Heard
+from paris_p2p.rules.run_state import RunState
 from paris_p2p.rules.tips import Tip, tip_id
 from paris_p2p.spec import TimingSpec
 
@@ -39,7 +40,30 @@ class SlotRecords:
     refusals: dict[tuple[str, str], Envelope[RefusalRecord]] = field(default_factory=dict)
     seen_at_s: dict[str, float] = field(default_factory=dict)  # card id -> when it came
     tip: Tip | None = None
+    # tips before it by card id, the oldest first: the slot may have to go back to one
+    past: OrderedDict[str, Tip] = field(default_factory=OrderedDict)
     tip_since_s: float = 0.0
+
+
+def waiting_cards(slot: SlotRecords) -> list[Envelope[CardRecord]]:
+    """Returns the cards that would follow the tip and have no quorum yet, in the order they came."""
+    head = (slot.tip.card.record.epoch, slot.tip.card.record.seq) if slot.tip else (0, 0)
+    return [card for card in list(slot.cards.values()) if (card.record.epoch, card.record.seq) > head]
+
+
+def drop_void(slot: SlotRecords, state: RunState) -> None:
+    """Drops what does not count any more by the owner's word; the tips are the caller's matter."""
+    for signer in [signer for signer, one in slot.claims.items() if not state.counts(one)]:
+        del slot.claims[signer]
+    for card_id in [card_id for card_id, one in slot.cards.items() if not state.counts(one)]:
+        del slot.cards[card_id]
+        slot.seen_at_s.pop(card_id, None)
+    for key, one in list(slot.attestations.items()):
+        card = slot.cards.get(key[0])
+        if not (state.counts(one) if card is None else state.attests(one, card)):
+            del slot.attestations[key]
+    for key in [key for key, one in slot.refusals.items() if not state.counts(one)]:
+        del slot.refusals[key]
 
 
 def drop_claims(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Heard, me: str) -> None:

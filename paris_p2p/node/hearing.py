@@ -45,9 +45,14 @@ class Hearing:
         self.attestors: frozenset[str] | None = None
         # of a slot's checkpoints, where that is known: what its leads have to move
         self.state_bytes: dict[str, int] = {}
-        self.slots = {slot: SlotHearing() for slot in word.state.slots_ever}
-        for name in self.slots:
-            self._load(name, now_s)
+        self.slots: dict[str, SlotHearing] = {}
+        for name in word.state.slots_ever:
+            self.add_slot(name, now_s)
+
+    def add_slot(self, name: str, now_s: float) -> None:
+        """Listens to one more slot."""
+        self.slots[name] = SlotHearing()
+        self._load(name, now_s)
 
     def heard(self, name: str) -> Heard:
         slot = self.slots[name]

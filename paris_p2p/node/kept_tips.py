@@ -1,4 +1,6 @@
-"""The tips of one run in its ledger, so that a restart knows them before anybody speaks."""
+"""The tips of one run in its ledger, so that a restart knows them before anybody speaks; beside each slot's
+tip the last ones before it, each an entry of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +10,83 @@ from typing import Any
 
 import msgpack
 
-from paris_p2p.envelope import Envelope, open_envelope
+from paris_p2p.envelope import Envelope
 from paris_p2p.errors import RecordError
+from paris_p2p.node.owners_word import Opener
 from paris_p2p.rules.tips import Tip
 from paris_p2p.store.ledger import Ledger
 
 log = logging.getLogger(__name__)
 _MAX_ATTESTATIONS = 64  # of a tip: as many as a quorum may have
+_KINDS = ("card", "attestation")
 
 
 class KeptTips:
     """Tips by slot; what is damaged, or cannot be, is forgotten: the swarm has it too."""
 
-    def __init__(self, run: str, ledger: Ledger):
-        self.run, self.ledger = run, ledger
+    def __init__(self, opener: Opener, ledger: Ledger):
+        self.open, self.ledger = opener, ledger
 
     def save(self, slot: str, tip: Tip, beside: Sequence[Envelope[Any]]) -> None:
         """Keeps a tip and the cards `beside` it as one value: a card without its attestations would be no
         tip, and a crash may come between two.
         """
-        envelopes: list[Envelope[Any]] = [tip.card, *tip.attestations[:_MAX_ATTESTATIONS], *beside]
-        self.ledger.put(f"tip/{slot}", msgpack.packb([envelope.data for envelope in envelopes]))
+        self.ledger.put(f"tip/{slot}", _packed([*_envelopes(tip), *beside]))
+
+    def forget(self, slot: str) -> None:
+        self.ledger.delete(f"tip/{slot}")
 
     def load(self, take: Callable[[Envelope[Any]], None]) -> None:
         """Hands every record to `take`; where that raises RecordError, the slot's entry is deleted."""
         for key, data in self.ledger.items("tip/"):
             try:
                 for part in _unpacked(data):
-                    take(open_envelope(part, run=self.run, kinds=("card", "attestation")))
+                    take(self.open(part, _KINDS))
             except RecordError as error:
-                log.warning("%s in the ledger is damaged and deleted, the swarm has it too: %s", key, error)
-                self.ledger.delete(key)
+                self._delete(key, error)
+
+    def save_past(self, slot: str, tip: Tip) -> None:
+        """Keeps a tip that another follows."""
+        self.ledger.put(_past(slot, tip), _packed(_envelopes(tip)))
+
+    def forget_past(self, slot: str, tip: Tip) -> None:
+        self.ledger.delete(_past(slot, tip))
+
+    def load_past(self, slot: str, most: int) -> list[Tip]:
+        """Returns the newest tips before the slot's own, the oldest first; others are deleted."""
+        found: list[tuple[tuple[int, int], str, Tip]] = []
+        for key, data in self.ledger.items(f"past/{slot}/"):
+            try:
+                card, *attestations = (self.open(part, _KINDS) for part in _unpacked(data))
+                if card.record.kind != "card" or any(one.record.kind == "card" for one in attestations):
+                    raise RecordError("it is not a card with its attestations")
+                tip = Tip(card, tuple(attestations))
+                if key != _past(slot, tip):
+                    raise RecordError(f"it holds a card of {card.record.slot}")
+                found.append(((card.record.epoch, card.record.seq), key, tip))
+            except (RecordError, ValueError) as error:
+                self._delete(key, error)
+        found.sort(key=lambda one: one[:2])
+        for _, key, _ in found[: max(0, len(found) - most)]:
+            self.ledger.delete(key)
+        return [tip for _, _, tip in found[-most:]]
+
+    def _delete(self, key: str, error: Exception) -> None:
+        log.warning("%s in the ledger is damaged and deleted, the swarm has it too: %s", key, error)
+        self.ledger.delete(key)
+
+
+def _past(slot: str, tip: Tip) -> str:
+    return f"past/{slot}/{tip.card.record.epoch}-{tip.card.record.seq}"
+
+
+def _envelopes(tip: Tip) -> list[Envelope[Any]]:
+    return [tip.card, *tip.attestations[:_MAX_ATTESTATIONS]]
+
+
+def _packed(envelopes: Sequence[Envelope[Any]]) -> bytes:
+    packed: bytes = msgpack.packb([envelope.data for envelope in envelopes])
+    return packed
 
 
 def _unpacked(data: bytes) -> list[bytes]:

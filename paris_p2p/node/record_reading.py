@@ -13,16 +13,18 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from paris_p2p.envelope import Envelope, open_envelope
-from paris_p2p.errors import BlobError, RecordError, UnreachableError, VersionError
+from paris_p2p.envelope import Envelope
+from paris_p2p.errors import BlobError, RecordError, SignatureError, UnreachableError, VersionError
 from paris_p2p.kinds import claims_key, refusals_key, tips_key
 from paris_p2p.node.board import Board
 from paris_p2p.node.host import Host
+from paris_p2p.node.notice_reading import NoticeReading
+from paris_p2p.owner_records import NoticeRecord
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.limits import kind_of
 
 log = logging.getLogger(__name__)
-GOSSIPED = ("claim", "card", "attestation", "refusal")
+GOSSIPED = ("claim", "card", "attestation", "refusal", "notice", "member")
 OPENING_S = 10.0  # what a newcomer's first questions wait for answers; what comes later is heard all the same
 _ASKED_S = 3.0  # the same, of a refresh
 _MAX_PEERS_ASKED = 8  # connected ones, for what the bulletin board does not tell
@@ -36,12 +38,17 @@ T = TypeVar("T")
 
 
 class Reading:
-    """Reads the records of one run and hands them to `keep`."""
+    """Reads the records of one run and hands them to `keep`, some at a time."""
 
     def __init__(
-        self, host: Host, board: Board, keep: Callable[[Envelope[Any]], None], refused: Counter[str]
+        self,
+        host: Host,
+        board: Board,
+        keep: Callable[[Sequence[Envelope[Any]]], None],
+        refused: Counter[str],
     ):
         self.host, self.run, self.board, self.keep, self.refused = host, board.run, board, keep, refused
+        self.notices = NoticeReading(host, board, self._receive_all)
         self._asked: dict[str, asyncio.Task[None]] = {}  # connected peers that have not answered yet
         # slot -> tries for attested cards nobody had, and when the next is due
         self._misses: dict[str, tuple[int, float]] = {}
@@ -50,15 +57,18 @@ class Reading:
         """Reads claims and tips of the slots (all, when none are named) and puts back tips that the bulletin
         board forgot.
 
-        Several slots at once: where a read takes long, the last one must not wait for all others.
+        The owner's notices come first, since they say what counts. Several slots at once: where a read takes
+        long, the last one must not wait for all others.
         """
+        if not slots:
+            await self.notices.refresh()
         turns = asyncio.Semaphore(_MAX_SLOTS_AT_ONCE)
 
         async def one(slot: str) -> None:
             async with turns:
                 await self._refresh_slot(slot)
 
-        await _together(one(slot) for slot in slots or self.board.slots)
+        await _together(one(slot) for slot in slots or tuple(self.board.slots))
 
     async def ask_connected(
         self,
@@ -97,7 +107,8 @@ class Reading:
         """
         try:
             async with asyncio.timeout(_ONE_PEER_LIMIT_S):
-                for slot in slots or self.board.slots:
+                await self.notices.ask(peer)
+                for slot in slots or tuple(self.board.slots):
                     for key in (claims_key(self.run, slot), tips_key(self.run, slot)):
                         await self._receive_all(await self.host.swarm.fetch_records(peer, key))
         except TimeoutError as error:
@@ -132,8 +143,7 @@ class Reading:
 
     def receive(self, data: bytes) -> None:
         """Keeps one record, if it holds."""
-        for envelope in self._open([data]):
-            self.keep(envelope)
+        self.keep(self._open([data]))
 
     async def close(self) -> None:
         """Ends the questions that are still out."""
@@ -190,7 +200,7 @@ class Reading:
         opened, bad = [], 0
         for data in records:
             try:
-                opened.append(open_envelope(data, run=self.run, kinds=GOSSIPED))
+                opened.append(self._checked(self.board.word.open(data, GOSSIPED)))
             except RecordError as error:
                 log.debug("a record was refused: %s", error)
                 self.refused[f"record: {kind_of(error)}"] += 1
@@ -200,14 +210,26 @@ class Reading:
                 break
         return opened
 
+    def _checked(self, envelope: Envelope[Any]) -> Envelope[Any]:
+        """Returns a record; SignatureError for a notice that is not the owner's, which anybody can sign."""
+        owner = self.board.word.chain.owner
+        if isinstance(envelope.record, NoticeRecord) and envelope.signer != owner:
+            raise SignatureError(
+                f"notice {envelope.record.seq} is signed by {envelope.signer}, not by {owner}"
+            )
+        return envelope
+
     async def _keep_all(self, envelopes: Sequence[Envelope[Any]]) -> None:
-        """Keeps records one after the other; others have turns in between: where a slot is full of strangers'
-        records, one more takes a millisecond.
+        """Keeps records some at a time, notices first and all at once; others have turns in between: where a
+        slot is full of strangers' records, one more takes a millisecond.
         """
-        for number, envelope in enumerate(envelopes):
-            if number % _KEPT_AT_ONCE == 0:
-                await asyncio.sleep(0)
-            self.keep(envelope)
+        notices = [one for one in envelopes if isinstance(one.record, NoticeRecord)]
+        rest = [one for one in envelopes if not isinstance(one.record, NoticeRecord)]
+        if notices:
+            self.keep(notices)
+        for start in range(0, len(rest), _KEPT_AT_ONCE):
+            await asyncio.sleep(0)
+            self.keep(rest[start : start + _KEPT_AT_ONCE])
 
 
 async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

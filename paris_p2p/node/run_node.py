@@ -27,9 +27,9 @@ from paris_p2p.node.record_reading import GOSSIPED, OPENING_S, Reading
 from paris_p2p.node.run_blobs import RunBlobs
 from paris_p2p.node.run_keys import RunKeys
 from paris_p2p.node.twin_watch import OwnSignatures
-from paris_p2p.owner_records import MemberRecord
+from paris_p2p.owner_records import MemberRecord, NoticeRecord
 from paris_p2p.records import BlobRef, CardRecord, HolderRecord, PeerRecord, Signed
-from paris_p2p.rules.chain import Chain
+from paris_p2p.rules.chain import Chain, whose_fault
 from paris_p2p.rules.chunks import order_sources
 from paris_p2p.rules.run_state import RunState
 from paris_p2p.spec import RunSpec
@@ -62,7 +62,7 @@ class RunNode:
         self._held: dict[str, set[str]] = {}  # purpose -> blobs in use
         self.disk_news = asyncio.Event()  # what stays on this disk may have changed; its one reader clears it
         self.keeping = Keeping(host.store, self.ledger, self.data_blobs, self.disk_news.set)
-        self.reading = Reading(host, self.board, self.keep, self.refused)
+        self.reading = Reading(host, self.board, self.keep_all, self.refused)
         self.keys = RunKeys(self.spec_file.parent)
         copies = OpenCopies(host.store, work_folder(host.settings.data_dir, run.id, OPEN))
         self.blobs = RunBlobs(host.store, self.keys, copies, lambda: self.spec, host.make_room)
@@ -75,6 +75,11 @@ class RunNode:
     def chain(self) -> Chain:
         """Returns the owner's notices that this node knows."""
         return self.word.chain
+
+    @property
+    def fork(self) -> str:
+        """Returns what a person is told where two notices of the owner contradict one another; else empty."""
+        return whose_fault(self.chain.fork) if self.chain.fork else ""
 
     @property
     def state(self) -> RunState:
@@ -159,19 +164,30 @@ class RunNode:
 
     def keep(self, envelope: Envelope[Any]) -> None:
         """Puts a verified record on this node's board; listeners hear of what is new."""
-        if self.own.look_at(envelope):
-            log.warning("a record under this node's key was not signed here: %s", self.own.twin)
-        if self.board.add(envelope, time.time()):
+        self.keep_all((envelope,))
+
+    def keep_all(self, envelopes: Sequence[Envelope[Any]]) -> None:
+        """Does as `keep` for several; notices and certificates count together before anybody hears of one."""
+        word = [one for one in envelopes if isinstance(one.record, NoticeRecord | MemberRecord)]
+        self._tell_listeners(self.board.take_word(word, time.time()) if word else ())
+        for envelope in envelopes:
+            if isinstance(envelope.record, NoticeRecord | MemberRecord):
+                continue
+            if self.own.look_at(envelope):
+                log.warning("a record under this node's key was not signed here: %s", self.own.twin)
+            if self.board.add(envelope, time.time()):
+                self._tell_listeners((envelope,))
+
+    def _tell_listeners(self, new: Sequence[Envelope[Any]]) -> None:
+        for envelope in new:
             if envelope.record.kind != "claim":  # a claim changes nothing of what is kept
                 self.disk_news.set()
             for listener in self.listeners:
                 listener(envelope)
 
     def add_member(self, member: Envelope[MemberRecord]) -> bool:
-        """Takes a verified member record; returns True when it tells something new. RecordError when it
-        admits nobody.
-        """
-        return self.word.add_member(member)
+        """Takes a verified member record; returns True when it tells something new."""
+        return bool(self.board.take_word((member,), time.time()))
 
     async def refresh(self, slots: Sequence[str] = ()) -> None:
         """Reads claims and tips of the slots, or of all, from the bulletin board (record_reading.py)."""
@@ -189,7 +205,8 @@ class RunNode:
 
     async def announce_peer(self, role: PeerRole) -> None:
         """Says that this peer is here."""
-        await self.say(PeerRecord(**self.header("peer", "", PEER_LIFETIME_S), role=role))
+        head = self.header("peer", "", PEER_LIFETIME_S)
+        await self.say(PeerRecord(**head, role=role, notices=self.chain.number))
 
     async def announce_holding(self, what: str) -> None:
         """Says that this peer serves the blobs of a card, or (what = run id) the data of the run."""
@@ -228,6 +245,10 @@ class RunNode:
         # Where too few are there to attest, no lead can be asked for an attested card (rules/heard.py).
         me = {self.peer_id} if self.state.may_attest(self.peer_id) else set[str]()
         self.board.hearing.attestors = frozenset(self.known_attestors() | me)
+        present = [
+            one for one in records if isinstance(one.record, PeerRecord) and one.signer != self.peer_id
+        ]
+        await self.reading.notices.hear({one.signer: one.record.notices for one in present})
 
     # blobs
 

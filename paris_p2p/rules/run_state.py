@@ -144,19 +144,26 @@ class RunState:
 
     def counts(self, envelope: Envelope[Any]) -> bool:
         """Tells whether a claim, card, attestation or refusal may count, by its signer, date and place."""
-        record, signer = envelope.record, envelope.signer
-        at_s = record.issued_at
-        if any(one.voids(at_s) for one in self.revocations.get(signer, ())):
-            return False
-        right: Right = "attest" if isinstance(record, AttestationRecord | RefusalRecord) else "train"
-        if right not in self.rights_at(signer, at_s):
-            return False
+        return not self._is_void(envelope) and self._has_right(envelope)
+
+    def lacks_right(self, envelope: Envelope[Any]) -> bool:
+        """Tells whether a record does not count for want of its signer's right alone, which may come yet."""
+        return not self._is_void(envelope) and not self._has_right(envelope)
+
+    def _has_right(self, envelope: Envelope[Any]) -> bool:
+        right: Right = "attest" if isinstance(envelope.record, AttestationRecord | RefusalRecord) else "train"
+        return right in self.rights_at(envelope.signer, envelope.record.issued_at)
+
+    def _is_void(self, envelope: Envelope[Any]) -> bool:
+        """Tells whether a notice took a record back, for good."""
+        record = envelope.record
+        if any(one.voids(record.issued_at) for one in self.revocations.get(envelope.signer, ())):
+            return True
         if isinstance(record, ClaimRecord):
-            return record.epoch >= self.floor_epoch(record.slot)
+            return record.epoch < self.floor_epoch(record.slot)
         if isinstance(record, CardRecord | AttestationRecord | RefusalRecord):
-            floors = self.floors.get(record.slot, ())
-            return not any(floor.voids(record.epoch, record.seq) for floor in floors)
-        return True
+            return any(floor.voids(record.epoch, record.seq) for floor in self.floors.get(record.slot, ()))
+        return False
 
     def attests(self, attestation: Envelope[AttestationRecord], card: Envelope[CardRecord]) -> bool:
         """Tells whether an attestation counts for the card that it names.

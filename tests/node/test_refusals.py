@@ -10,7 +10,8 @@ import pytest
 from paris_p2p.envelope import Envelope, open_envelope, seal
 from paris_p2p.identity import Identity
 from paris_p2p.kinds import refusals_key, tips_key
-from paris_p2p.node.board import _MAX_SERVED_REFUSALS, Board
+from paris_p2p.node.board import Board
+from paris_p2p.node.board_answers import MAX_REFUSALS_TOLD
 from paris_p2p.node.crowd import MAX_REFUSALS
 from paris_p2p.records import CardRecord, RefusalRecord
 from paris_p2p.spec import GateSpec, RunSpec
@@ -84,7 +85,7 @@ def test_a_flood_of_refusals_is_bounded_and_does_not_displace_anothers(board: Bo
         board.add(refusal(A, waits, card=f"{number:064x}"), NOW)
     assert len(board.refusals(SLOT)) == MAX_REFUSALS
     assert honest in board.refusals(SLOT)
-    assert len(board.records_under(refusals_key(RUN, SLOT))) == _MAX_SERVED_REFUSALS
+    assert len(board.records_under(refusals_key(RUN, SLOT))) == MAX_REFUSALS_TOLD
 
 
 def test_the_best_card_is_known_after_a_restart_and_told_with_the_tip(board: Board, spec: RunSpec) -> None:

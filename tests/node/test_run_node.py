@@ -203,9 +203,9 @@ async def test_what_a_peer_tells_is_verified_in_a_thread_and_left_after_a_few_ba
 ) -> None:
     threads: list[threading.Thread] = []
 
-    def noted(data: bytes, **options: Any) -> Any:
+    def noted(data: bytes, kinds: tuple[str, ...]) -> Any:
         threads.append(threading.current_thread())
-        return open_envelope(data, **options)
+        return open_envelope(data, run=world.run.id, kinds=kinds)
 
     async with World(tmp_path) as world:
         node = (await world.add("a", role="owner")).node
@@ -213,7 +213,7 @@ async def test_what_a_peer_tells_is_verified_in_a_thread_and_left_after_a_few_ba
         times = {"issued_at": now, "expires_at": now + 100, "claimed_at": now}
         claim = ClaimRecord(run=world.run.id, slot="expert-0", seq=1, epoch=1, **times)
         good, forged = seal(Identity.generate(), claim), [os.urandom(200) for _ in range(100)]
-        monkeypatch.setattr(record_reading, "open_envelope", noted)
+        monkeypatch.setattr(node.word, "open", noted)
         await node.reading._receive_all([good.data, *forged])
         assert len(threads) == 1 + 1 + record_reading._MAX_BAD_TOLD
         assert threading.main_thread() not in threads

@@ -5,6 +5,7 @@ value.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,14 @@ class FetchedRun:
     text_folder: Path | None = None
     features_folder: Path | None = None
     effective: RunSpec | None = None
+    closing: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
+
+    def __enter__(self) -> FetchedRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Deletes the opened copies that the files of a sealed run are; of others, nothing."""
+        self.closing.close()
 
     @property
     def id(self) -> str:

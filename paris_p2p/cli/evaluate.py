@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from paris_p2p.cli.verb import verb
 from paris_p2p.disk import named_path
 from paris_p2p.errors import UsageError
 from paris_p2p.pasted import invites_in
+from paris_p2p.shown import put
 
 if TYPE_CHECKING:
     from paris_p2p.peer_settings import PeerSettings
@@ -207,11 +209,14 @@ def _model_folder(
     pasted = model == "-" or model.startswith("@") or next(invites_in(model), "")
     if not pasted or os.path.exists(model):
         return typed.model_folder(named_path(model))
-    from paris_p2p.generation.export import export
+    from paris_p2p.generation.export import export, plain_words
     from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
 
     invite = parse_invite(model, settings.data_dir / GENERATOR_DIR)
     folder = out.with_name(f"{out.name}-model-{invite.run[:16]}")
     if not folder.exists():
-        export(fetch_run(settings, invite, offline=offline, progress=progress), folder)
+        with fetch_run(settings, invite, offline=offline, progress=progress) as run:
+            export(run, folder)
+        if run.spec.private:
+            put(plain_words(folder), sys.stderr)
     return folder

@@ -144,8 +144,11 @@ def fetch_command(
 
     settings = fetch_settings(flags)
     parsed = parse_invite(invite, settings.data_dir / GENERATOR_DIR)
-    with progress_bars() as progress:
-        run = fetch_run(settings, parsed, partial=allow_partial, progress=progress)
+    with (
+        progress_bars() as progress,
+        fetch_run(settings, parsed, partial=allow_partial, progress=progress) as run,
+    ):
+        pass  # what is sealed opened, too
     echo(f"{len(run.weights)} slots of {run.spec.name!r} are here: {', '.join(run.weights)}")
 
 
@@ -196,19 +199,19 @@ def generate_command(
     wishes = _wishes(wished, prompts=tuple(prompts), out=out or Path("clip.mp4"))
     with progress_bars() as progress:
         chooses = Routing(wishes.routing, wishes.top_k)
-        run = find_model(
+        with find_model(
             model,
             settings,
             partial=wished.allow_partial,
             offline=offline,
             routing=chooses,
             progress=progress,
-        )
-        if out is None and run.spec.clip.frames == 1:
-            wishes = wishes.model_copy(update={"out": Path("clip.png")})
-        if warning := warn_barely(trained_slots(run.spec, run.weights)):
-            put(shown_lines(warning), sys.stderr)
-        result = generate(run, wishes, progress)
+        ) as run:
+            if out is None and run.spec.clip.frames == 1:
+                wishes = wishes.model_copy(update={"out": Path("clip.png")})
+            if warning := warn_barely(trained_slots(run.spec, run.weights)):
+                put(shown_lines(warning), sys.stderr)
+            result = generate(run, wishes, progress)
     echo(result.describe())
 
 

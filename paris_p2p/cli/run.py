@@ -248,16 +248,20 @@ def export_command(
     ] = False,
 ) -> None:
     """Write the run's tips as a folder that diffusers can load: `ParisPipeline.from_pretrained(OUT)`."""
-    from paris_p2p.generation.export import export
+    from paris_p2p.generation.export import export, plain_words
     from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
 
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty; choose another folder for the model")
     settings = fetch_settings(flags)
     parsed = parse_invite(invite, settings.data_dir / GENERATOR_DIR)
-    with progress_bars() as progress:
-        run = fetch_run(settings, parsed, partial=allow_partial, offline=offline, progress=progress)
-    export(run, out)
+    with (
+        progress_bars() as progress,
+        fetch_run(settings, parsed, partial=allow_partial, offline=offline, progress=progress) as run,
+    ):
+        export(run, out)
+    if run.spec.private:
+        echo(plain_words(out))
     echo(f"wrote {out}; use it with: ParisPipeline.from_pretrained({str(out)!r})")
 
 

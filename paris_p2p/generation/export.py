@@ -63,6 +63,11 @@ def export(run: FetchedRun, out: Path) -> None:
         raise
 
 
+def plain_words(folder: Path) -> str:
+    """Says what an owner of sealed clips should know of an export."""
+    return f"the run is sealed, the model in {folder} is not: everybody who can read that folder has it"
+
+
 def _write_pipeline(run: FetchedRun, folder: Path) -> None:
     """Writes what diffusers reads: the index, each network's configuration, and the weights as they are."""
     pipeline = _pipeline(run)

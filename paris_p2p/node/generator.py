@@ -5,26 +5,27 @@ them again offline.
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from paris_p2p.disk import explained, write_atomic
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import MissingBlobError, RecordError, UsageError
+from paris_p2p.errors import DiskFullError, MissingBlobError, RecordError, UsageError
 from paris_p2p.fetched_run import FetchedRun, check_slots
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.invite import Invite
-from paris_p2p.node.host import join_run, open_host, spec_path
+from paris_p2p.node.host import Host, join_run, open_host, spec_path
+from paris_p2p.node.plain_files import OpenedFiles, PlainFiles, StoreFiles, opened_folder
+from paris_p2p.node.run_keys import RunKeys
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.progress import Progress
 from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.rules.expert_set import generating_spec, stands_for
 from paris_p2p.run_file import read_run
-from paris_p2p.spec import ROUTER, Pinned, RunSpec
+from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.store.blobs import BlobStore
 
 GENERATOR_DIR = "generator"  # its own key and lock, so that it works beside a running peer
@@ -59,15 +60,16 @@ def fetch_run(
     progress: Progress = lambda *_: None,
 ) -> FetchedRun:
     """Brings every slot's tip weights here, skipping what is here already; offline, it finds what an earlier
-    fetch brought.
+    fetch brought. The files can be read until the result, a context manager, is left.
 
     SlotMissingError names the slots without a tip, unless `partial` allows for them; UsageError when the
     `routing` to be used needs more.
     """
     home = settings.model_copy(update={"data_dir": settings.data_dir / GENERATOR_DIR})
     if offline:
-        return _find(home.data_dir, invite, partial, routing)
-    return asyncio.run(_fetch(home, settings.data_dir / "blobs", invite, partial, routing, progress))
+        return _find(home, invite, partial, routing)
+    brought = _fetch(home, settings.data_dir / "blobs", invite, partial, routing, progress)
+    return _fetched_run(*asyncio.run(brought))
 
 
 def check_wanted(spec: RunSpec, present: set[str], partial: bool, routing: Routing | None) -> None:
@@ -90,7 +92,7 @@ async def _fetch(
     partial: bool,
     routing: Routing | None,
     progress: Progress,
-) -> FetchedRun:
+) -> tuple[BlobStore, Path, Envelope[RunSpec], Fetched]:
     progress("joining the run", 0, 1)
     async with open_host(settings, invite.peers) as host:
         run = await join_run(host, invite)
@@ -108,7 +110,19 @@ async def _fetch(
             path = _fetched_path(settings.data_dir, run.id)
             with explained(path):
                 write_atomic(path, fetched.model_dump_json())
-            return _fetched_run(host.store, settings.data_dir, run, fetched)
+            if spec.private:
+                await asyncio.to_thread(_make_room_to_open, host, [ref for _, ref in wanted])
+            return host.store, settings.data_dir, run, fetched
+
+
+def _make_room_to_open(host: Host, refs: list[BlobRef]) -> None:
+    """Lets go what nobody needs, where the cap leaves no room for opened copies."""
+    need_bytes = sum(ref.size_bytes for ref in refs)
+    try:
+        with host.store.room_beside(need_bytes):
+            return
+    except DiskFullError:
+        host.make_room(need_bytes, [ref.id for ref in refs])
 
 
 def _set_of(node: RunNode) -> tuple[RunSpec, dict[str, Envelope[CardRecord]]]:
@@ -150,8 +164,9 @@ async def _fetch_all(
         progress("fetching bytes", done, total)
 
 
-def _find(data_dir: Path, invite: Invite, partial: bool, routing: Routing | None) -> FetchedRun:
+def _find(settings: PeerSettings, invite: Invite, partial: bool, routing: Routing | None) -> FetchedRun:
     """Returns what an earlier fetch brought; MissingBlobError or RecordError where that is not whole."""
+    data_dir = settings.data_dir
     spec_file, path = spec_path(data_dir, invite.run), _fetched_path(data_dir, invite.run)
     if not (spec_file.exists() and path.exists()):
         raise MissingBlobError(f"run {invite.run[:16]}… was never fetched to {data_dir}; {FETCH_ONLINE}")
@@ -162,7 +177,8 @@ def _find(data_dir: Path, invite: Invite, partial: bool, routing: Routing | None
         raise RecordError(f"{path} is damaged; {FETCH_ONLINE}") from error
     check_wanted(fetched.effective or run.record, set(fetched.slots), partial, routing)
     try:
-        return _fetched_run(BlobStore(data_dir / "blobs"), data_dir, run, fetched)
+        store = BlobStore(data_dir / "blobs", settings.max_disk_bytes)
+        return _fetched_run(store, data_dir, run, fetched)
     except MissingBlobError as error:
         raise MissingBlobError(
             f"{error}, though it was fetched once; run `paris-peer fetch INVITE` again, online"
@@ -170,33 +186,23 @@ def _find(data_dir: Path, invite: Invite, partial: bool, routing: Routing | None
 
 
 def _fetched_run(store: BlobStore, data_dir: Path, run: Envelope[RunSpec], fetched: Fetched) -> FetchedRun:
-    folder = data_dir / "runs" / run.id
-    spec, first = run.record, run.record.first_features
-    return FetchedRun(
-        signed=run,
-        weights={slot: store.path(entry.weights.id) for slot, entry in fetched.slots.items()},
-        cards={slot: entry.card for slot, entry in fetched.slots.items()},
-        codec_folder=_lay_out(store, spec.codec, folder / "codec"),
-        text_folder=_lay_out(store, spec.text, folder / "text") if spec.text.files else None,
-        features_folder=_lay_out(store, first, folder / "features") if first and first.files else None,
-        effective=fetched.effective,
-    )
-
-
-def _lay_out(store: BlobStore, pinned: Pinned, folder: Path) -> Path:
-    """Makes a codec's or encoder's folder of links into the store, and nothing else; Pinned has checked the
-    names.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        if path.name not in pinned.files:
-            path.unlink() if path.is_file() or path.is_symlink() else shutil.rmtree(path)
-    for name, ref in pinned.files.items():
-        path, blob = folder / name, store.path(ref.id)
-        if not (path.is_file() and path.samefile(blob)):
-            path.unlink(missing_ok=True)
-            os.link(blob, path)
-    return folder
+    folder, spec = data_dir / "runs" / run.id, run.record
+    text, first = spec.text, spec.first_features
+    with ExitStack() as closing:
+        files: PlainFiles = StoreFiles(store, folder)
+        if spec.private:
+            opened = closing.enter_context(opened_folder(data_dir))
+            files = OpenedFiles(store, RunKeys(folder), opened, closing)
+        return FetchedRun(
+            signed=run,
+            weights={slot: files.weights(slot, entry.weights) for slot, entry in fetched.slots.items()},
+            cards={slot: entry.card for slot, entry in fetched.slots.items()},
+            codec_folder=files.folder("codec", spec.codec),
+            text_folder=files.folder("text", text) if text.files else None,
+            features_folder=files.folder("features", first) if first and first.files else None,
+            effective=fetched.effective,
+            closing=closing.pop_all(),
+        )
 
 
 def _fetched_path(data_dir: Path, run_id: str) -> Path:

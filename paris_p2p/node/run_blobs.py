@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from paris_p2p.errors import DiskFullError, SealError
+from paris_p2p.errors import DiskFullError
 from paris_p2p.node.open_copies import OpenCopies
 from paris_p2p.node.run_keys import RunKeys
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.sealed_blobs import add_sealed
-from paris_p2p.store.sealing import BlobKey, hint_of
+from paris_p2p.store.sealing import BlobKey
 
 MakeRoom = Callable[[int, Iterable[str]], bool]
 
@@ -63,7 +63,9 @@ class RunBlobs:
                 if ref.id in gate:
                     paths.append(await self._enter(stack, ref, self.keys.for_gate(), refs))
                 elif spec.private:
-                    paths.append(await self._enter(stack, ref, self._key_to(ref), refs))
+                    paths.append(
+                        await self._enter(stack, ref, self.keys.opening(ref, self.store.path(ref.id)), refs)
+                    )
                 else:
                     paths.append(self.store.path(ref.id))
             yield paths
@@ -88,18 +90,3 @@ class RunBlobs:
         if self._spec().private:
             return add_sealed(self.store, path, self.keys.for_new_blobs(), move=True)
         return self.store.add_file(path, move=True)
-
-    def _key_to(self, ref: BlobRef) -> BlobKey:
-        """Returns the key that opens a blob of a private run, by the hint that the blob bears."""
-        hint = hint_of(self.store.path(ref.id))
-        if hint is None:
-            raise SealError(
-                f"blob {ref.id[:16]}… is not sealed, as everything of a private run must be; it is not opened"
-            )
-        key = self.keys.named(hint)
-        if key is None:
-            raise SealError(
-                f"blob {ref.id[:16]}… is sealed under key {hint.hex()}, which is not here yet; "
-                "a member has to give it first"
-            )
-        return key

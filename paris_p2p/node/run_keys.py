@@ -6,6 +6,8 @@ from pathlib import Path
 
 from paris_p2p.errors import SealError
 from paris_p2p.keyring import GateKey, Keyring, RunKey, load_keyring, save_keyring
+from paris_p2p.records import BlobRef
+from paris_p2p.store.sealing import BlobKey, hint_of
 
 
 class RunKeys:
@@ -35,3 +37,21 @@ class RunKeys:
         if self.ring.gate is None:
             raise SealError("the gate's clips are sealed to those who may attest, and this peer may not")
         return self.ring.gate
+
+    def opening(self, ref: BlobRef, blob: Path) -> BlobKey:
+        """Returns the key that opens a blob of a private run, by the hint that the blob bears.
+
+        SealError where it is not sealed, or this peer has no such key.
+        """
+        hint = hint_of(blob)
+        if hint is None:
+            raise SealError(
+                f"blob {ref.id[:16]}… is not sealed, as everything of a private run must be; it is not opened"
+            )
+        key = self.named(hint)
+        if key is None:
+            raise SealError(
+                f"blob {ref.id[:16]}… is sealed under key {hint.hex()}, which is not here yet; "
+                "a member has to give it first"
+            )
+        return key

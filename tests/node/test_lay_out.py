@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paris_p2p.node.generator import _lay_out
+from paris_p2p.node.plain_files import lay_out
 from paris_p2p.spec import Pinned
 from paris_p2p.store.blobs import BlobStore
 
@@ -19,6 +19,6 @@ def test_a_models_folder_holds_its_files_and_nothing_that_lay_there_before(tmp_p
     (folder / "config.json").write_text("an older one")
     pinned = Pinned(name="transformers:x", files={"config.json": ref, "tokenizer.json": ref})
     for _ in range(2):  # a second time keeps what is right
-        _lay_out(store, pinned, folder)
+        lay_out(store, pinned, folder)
         assert sorted(path.name for path in folder.iterdir()) == ["config.json", "tokenizer.json"]
         assert (folder / "config.json").read_bytes() == b"{}"

@@ -78,14 +78,21 @@ def run_features(
     longer there.
     """
     path, clips = folder / FEATURES_FILE, list(listed_clips(folder))
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-        if found.ndim == 2 and len(found) == len(clips) and found.dtype == np.float16:
-            return np.asarray(found)
-    except (OSError, ValueError):
-        pass
+    found = stored_features(path, len(clips))
+    if found is not None:
+        return found
     _write(path, len(clips), _looked_at(clips, prepared, features, progress))
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def stored_features(path: Path, clips: int) -> NDArray[np.float16] | None:
+    """Returns the features [N, F] of so many clips, on disk; None where they are not there, or of others."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    fits = found.ndim == 2 and len(found) == clips and found.dtype == np.float16
+    return np.asarray(found) if fits else None
 
 
 def reach_of(model: ClusterModel, features: NDArray[Any]) -> float:

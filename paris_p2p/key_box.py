@@ -1,5 +1,5 @@
 """Keys on their way to a member: sealed to the Ed25519 key that names it, as libsodium's sealed boxes are
-(X25519 and XSalsa20-Poly1305; Bernstein 2006), so that whoever carries them learns nothing.
+(X25519 and XSalsa20-Poly1305; Bernstein 2006), so that those who carry them learn nothing.
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ class Member(Protocol):
     """Says what the blob exchange asks of a run on this host."""
 
     run: str
-    spec_data: bytes
+
+    @property
+    def spec_data(self) -> bytes: ...
 
     @property
     def spec(self) -> RunSpec: ...

@@ -17,7 +17,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import BlobError, RecordError, UnreachableError
 from paris_p2p.kinds import notices_key
 from paris_p2p.node.board import Board
-from paris_p2p.node.host import Host
+from paris_p2p.node.run_swarm import RunSwarm
 from paris_p2p.owner_records import MAX_NOTICES
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 
@@ -31,8 +31,8 @@ _MAX_LIARS = 1024
 class NoticeReading:
     """Reads the notices that this node lacks; `receive` takes the envelopes of an answer."""
 
-    def __init__(self, host: Host, board: Board, receive: Callable[[Sequence[bytes]], Awaitable[None]]):
-        self.host, self.run, self.board, self.receive = host, board.run, board, receive
+    def __init__(self, swarm: RunSwarm, board: Board, receive: Callable[[Sequence[bytes]], Awaitable[None]]):
+        self.swarm, self.run, self.board, self.receive = swarm, board.run, board, receive
         self._looked_at = 0  # the number of the notice whose place on the board was looked at last
         self._liars: dict[str, int] = {}  # peer -> a number that it named and did not know
 
@@ -40,9 +40,7 @@ class NoticeReading:
         """Asks one peer for all notices that this node lacks. Raises what asking raises."""
         for _ in range(_MAX_ANSWERS):
             before = self.board.word.chain
-            await self.receive(
-                await self.host.swarm.fetch_records(peer, notices_key(self.run, before.number + 1))
-            )
+            await self.receive(await self.swarm.ask_records(peer, notices_key(self.run, before.number + 1)))
             if self.board.word.chain.number == before.number:
                 return
 
@@ -76,7 +74,7 @@ class NoticeReading:
             first = self.board.word.chain.number + 1
             numbers = range(first, min(first + at_once, MAX_NOTICES + 1))
             keys = [notices_key(self.run, number) for number in numbers]
-            found = await asyncio.gather(*(self.host.swarm.read_records(key, self.run) for key in keys))
+            found = await asyncio.gather(*(self.swarm.read(key) for key in keys))
             await self._take([one for records in found for one in records])
             if self.board.word.chain.number < first + len(numbers) - 1 or not numbers:
                 break
@@ -95,6 +93,6 @@ class NoticeReading:
             notice = notices[number - 1]
             if notice.record.expires_at <= time.time():
                 continue  # older ones are had from peers directly
-            found = await self.host.swarm.read_records(notices_key(self.run, number), self.run)
+            found = await self.swarm.read(notices_key(self.run, number))
             if notice.id not in {one.id for one in found}:
-                await self.host.swarm.store_record(notice)
+                await self.swarm.store(notice)

@@ -10,7 +10,7 @@ import asyncio
 import time
 from typing import Any
 
-from paris_p2p.envelope import Envelope, open_envelope
+from paris_p2p.envelope import Envelope
 from paris_p2p.errors import RecordError
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import CardRecord
@@ -86,7 +86,7 @@ async def tell_own_cards_again(node: RunNode) -> None:
         if data is None:
             continue
         try:
-            envelope = open_envelope(data, run=node.run, kinds=("card",))
+            envelope = node.swarm.open(data, ("card",))
         except RecordError:
             continue  # damaged: the swarm's records decide
         card = envelope.record

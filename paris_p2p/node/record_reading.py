@@ -17,8 +17,8 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import BlobError, RecordError, SignatureError, UnreachableError, VersionError
 from paris_p2p.kinds import claims_key, refusals_key, tips_key
 from paris_p2p.node.board import Board
-from paris_p2p.node.host import Host
 from paris_p2p.node.notice_reading import NoticeReading
+from paris_p2p.node.run_swarm import RunSwarm
 from paris_p2p.owner_records import NoticeRecord
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.limits import kind_of
@@ -42,13 +42,13 @@ class Reading:
 
     def __init__(
         self,
-        host: Host,
+        swarm: RunSwarm,
         board: Board,
         keep: Callable[[Sequence[Envelope[Any]]], None],
         refused: Counter[str],
     ):
-        self.host, self.run, self.board, self.keep, self.refused = host, board.run, board, keep, refused
-        self.notices = NoticeReading(host, board, self._receive_all)
+        self.swarm, self.run, self.board, self.keep, self.refused = swarm, board.run, board, keep, refused
+        self.notices = NoticeReading(swarm, board, self._receive_all)
         self._asked: dict[str, asyncio.Task[None]] = {}  # connected peers that have not answered yet
         # slot -> tries for attested cards nobody had, and when the next is due
         self._misses: dict[str, tuple[int, float]] = {}
@@ -85,9 +85,7 @@ class Reading:
         that has not answered by then is heard when it does, is not asked anew before, and is left after
         _ONE_PEER_LIMIT_S.
         """
-        connected = [
-            peer.peer_id for peer in await self.host.swarm.peers() if peer.peer_id not in self._asked
-        ]
+        connected = [peer.peer_id for peer in await self.swarm.peers() if peer.peer_id not in self._asked]
         random.shuffle(connected)  # not the same ones each time, should they not know either
         connected.sort(key=lambda peer: (peer not in first, not self.board.has_part(peer)))
         questions = {
@@ -110,7 +108,7 @@ class Reading:
                 await self.notices.ask(peer)
                 for slot in slots or tuple(self.board.slots):
                     for key in (claims_key(self.run, slot), tips_key(self.run, slot)):
-                        await self._receive_all(await self.host.swarm.fetch_records(peer, key))
+                        await self._receive_all(await self.swarm.ask_records(peer, key))
         except TimeoutError as error:
             raise UnreachableError(
                 f"{peer[-8:]} did not tell its records in {_ONE_PEER_LIMIT_S:.0f} s"
@@ -124,10 +122,10 @@ class Reading:
         from connected peers.
         """
         key = refusals_key(self.run, slot)
-        await self._keep_all(await self.host.swarm.read_records(key, self.run))
-        connected = [peer.peer_id for peer in await self.host.swarm.peers()]
+        await self._keep_all(await self.swarm.read(key))
+        connected = [peer.peer_id for peer in await self.swarm.peers()]
         asked = {
-            peer: partial(self.host.swarm.fetch_records, peer, key)
+            peer: partial(self.swarm.ask_records, peer, key)
             for peer in random.sample(connected, min(2, len(connected)))
         }
         answers = await ask_side_by_side(asked, enough=len(asked), limit_s=_ASKED_S)
@@ -150,16 +148,14 @@ class Reading:
         await end_tasks(self._asked.values())
 
     async def _refresh_slot(self, slot: str) -> None:
-        key, swarm = tips_key(self.run, slot), self.host.swarm
-        claims, found = await _together(
-            [swarm.read_records(claims_key(self.run, slot), self.run), swarm.read_records(key, self.run)]
-        )
+        key, swarm = tips_key(self.run, slot), self.swarm
+        claims, found = await _together([swarm.read(claims_key(self.run, slot)), swarm.read(key)])
         await self._keep_all((*claims, *found))
         ids, now = {envelope.id for envelope in found}, time.time()
         for envelope in self.board.tip_envelopes(slot):
             if envelope.id not in ids and envelope.record.expires_at > now:
                 # an older one is had from peers directly
-                await swarm.store_record(envelope)
+                await swarm.store(envelope)
         await self._ask_for_attested(slot)
 
     async def _ask_for_attested(self, slot: str) -> None:

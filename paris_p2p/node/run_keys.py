@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
-from paris_p2p.errors import SealError
-from paris_p2p.keyring import GateKey, Keyring, RunKey, load_keyring, save_keyring
+from paris_p2p.errors import MissingKeyError, RecordError, SealError
+from paris_p2p.keyring import KEYS_FILE, GateKey, Keyring, RunKey, load_keyring, save_keyring
 from paris_p2p.records import BlobRef
+from paris_p2p.spec import RunSpec
 from paris_p2p.store.sealing import BlobKey, hint_of
 
 
@@ -15,6 +17,20 @@ class RunKeys:
 
     def __init__(self, folder: Path):
         self.folder, self.ring = folder, load_keyring(folder)
+        self.wanted = threading.Event()  # a key was missing; the exchange of keys clears it
+
+    def check(self, spec: RunSpec) -> None:
+        """Raises MissingKeyError where a private run's keys are not here, RecordError where others are."""
+        if not self.ring.keys:
+            raise MissingKeyError(
+                f"run {spec.name!r} is private, and its keys are not in {self.folder / KEYS_FILE}; "
+                "take that file from a backup, or join again with a new invite"
+            )
+        if self.ring.keys[0].hash != spec.key_hash:
+            raise RecordError(
+                f"the keys in {self.folder / KEYS_FILE} are not those of run {spec.name!r}; "
+                "take the file from a backup, or delete it and join again with a new invite"
+            )
 
     def keep(self, ring: Keyring) -> None:
         """Keeps the keys; when this returns, a power cut does not lose them."""

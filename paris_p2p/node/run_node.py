@@ -9,23 +9,35 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from paris_p2p.envelope import Envelope, seal
+from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DiskFullError, SealError
-from paris_p2p.kinds import SIGNED_LIFETIME_S, cards_topic, dht_key, holders_key, peers_key
+from paris_p2p.kinds import (
+    SIGNED_LIFETIME_S,
+    claims_key,
+    dht_key,
+    holders_key,
+    members_key,
+    notices_key,
+    peers_key,
+    refusals_key,
+    tips_key,
+)
 from paris_p2p.node.board import Board
 from paris_p2p.node.effective_files import EffectiveFiles
 from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host, save_spec, spec_path
 from paris_p2p.node.kept_checkpoints import Keeping
 from paris_p2p.node.open_copies import OPEN, OpenCopies, work_folder
+from paris_p2p.node.owners_word import OwnersWord
 from paris_p2p.node.record_reading import GOSSIPED, OPENING_S, Reading
 from paris_p2p.node.run_blobs import RunBlobs
 from paris_p2p.node.run_keys import RunKeys
+from paris_p2p.node.run_swarm import PlainRunSwarm, RunSwarm, SealedRunSwarm
 from paris_p2p.node.twin_watch import OwnSignatures
 from paris_p2p.owner_records import MemberRecord, NoticeRecord
 from paris_p2p.records import BlobRef, CardRecord, HolderRecord, PeerRecord, Signed
@@ -46,11 +58,13 @@ class RunNode:
     """A member run of a Host; `opened` enters it."""
 
     def __init__(self, host: Host, run: Envelope[RunSpec]):
-        self.host, self.run, self.signed_spec, self.spec_data = host, run.id, run.record, run.data
+        self.host, self.run, self.signed_spec, self.signed_data = host, run.id, run.record, run.data
         self.owner = run.signer
         self.ledger = Ledger(host.settings.data_dir / "runs" / run.id / "ledger")
-        self.board = Board(run.id, run.record, self.ledger, host.identity.peer_id)
-        self.word = self.board.word
+        self.keys = RunKeys(self.spec_file.parent)
+        self.swarm = self._own_part()
+        self.word = OwnersWord(run.id, run.record, self.ledger, self.swarm.open)
+        self.board = Board(run.id, run.record, self.ledger, host.identity.peer_id, self.word)
         self._effective = EffectiveFiles(host.settings.data_dir / "runs" / run.id / "work" / "spec")
         self.roles: dict[str, str] = {}  # of the peers that said they are here
         self.own = OwnSignatures(self.peer_id, self.ledger, time.time())
@@ -62,8 +76,7 @@ class RunNode:
         self._held: dict[str, set[str]] = {}  # purpose -> blobs in use
         self.disk_news = asyncio.Event()  # what stays on this disk may have changed; its one reader clears it
         self.keeping = Keeping(host.store, self.ledger, self.data_blobs, self.disk_news.set)
-        self.reading = Reading(host, self.board, self.keep_all, self.refused)
-        self.keys = RunKeys(self.spec_file.parent)
+        self.reading = Reading(self.swarm, self.board, self.keep_all, self.refused)
         copies = OpenCopies(host.store, work_folder(host.settings.data_dir, run.id, OPEN))
         self.blobs = RunBlobs(host.store, self.keys, copies, lambda: self.spec, host.make_room)
 
@@ -117,7 +130,36 @@ class RunNode:
         return self.board.has_part(peer)
 
     def records_under(self, key: str) -> list[bytes]:
-        return self.board.records_under(key)
+        return self.board.records_under(self.swarm.asked(key))
+
+    @property
+    def spec_data(self) -> bytes:
+        """Returns the RunSpec as other peers get it."""
+        return self.swarm.spec_to_send(self.signed_data)
+
+    def _own_part(self) -> RunSwarm:
+        """Returns this run's part of the swarm: sealed where the run is private."""
+        me = self.host.identity
+        if not self.signed_spec.private:
+            return PlainRunSwarm(self.run, me, lambda: self.host.swarm)
+        self.keys.check(self.signed_spec)
+        return SealedRunSwarm(
+            self.run,
+            me,
+            lambda: self.host.swarm,
+            ring=lambda: self.keys.ring,
+            in_force=lambda: len(self.state.key_hashes),
+            next_seq=lambda: self._next_ms("seq/sealed/run"),
+            askable=self._askable,
+            missing=self.keys.wanted.set,
+        )
+
+    def _askable(self) -> Iterator[str]:
+        """Yields the DHT keys of which this node tells other peers what it knows."""
+        for slot in self.board.slots:
+            yield from (claims_key(self.run, slot), tips_key(self.run, slot), refusals_key(self.run, slot))
+        yield members_key(self.run)
+        yield from (notices_key(self.run, number) for number in range(1, self.chain.number + 1))
 
     def keep_good(self, card: CardRecord) -> None:
         """Lets this card's blobs be seeded: this peer made it, or checked it."""
@@ -138,29 +180,32 @@ class RunNode:
 
     def sign(self, record: Signed) -> Envelope[Any]:
         """Signs a record as this node; what else is under its key, another node signed."""
-        envelope = seal(self.host.identity, record)
+        envelope = self.swarm.sign(record)
         self.own.note(envelope)
         return envelope
 
     async def tell(self, envelope: Envelope[Any]) -> None:
         """Puts a verified envelope, of this peer or another, on the swarm's board and into gossip."""
         if envelope.record.kind in GOSSIPED:
-            await self.host.swarm.publish(cards_topic(self.run), envelope.data)
-        if not await self.host.swarm.store_record(envelope):
+            await self.swarm.gossip(envelope)
+        if not await self.swarm.store(envelope):
             log.debug("the DHT kept its own newer record under %s", dht_key(envelope.record))
 
     def header(self, kind: str, slot: str, lifetime_s: float | None = None) -> dict[str, Any]:
         """Returns the fields that every record repeats. `seq` is in milliseconds, and never goes back even
         when the clock does.
         """
-        now = time.time()
-        name = f"seq/{kind}/{slot or 'run'}"
-        kept = self.ledger.get(name) or b"0"
-        last = int(kept) if kept.isdigit() and len(kept) <= 16 else 0  # damaged: the clock alone counts
-        seq = max(last + 1, int(now * 1000))
-        self.ledger.put(name, str(seq).encode())
+        now, seq = time.time(), self._next_ms(f"seq/{kind}/{slot or 'run'}")
         lifetime = SIGNED_LIFETIME_S[kind] if lifetime_s is None else lifetime_s
         return {"run": self.run, "slot": slot, "seq": seq, "issued_at": now, "expires_at": now + lifetime}
+
+    def _next_ms(self, name: str) -> int:
+        """Returns the clock in milliseconds, and more than it returned before for this name in the ledger."""
+        kept = self.ledger.get(name) or b"0"
+        last = int(kept) if kept.isdigit() and len(kept) <= 16 else 0  # damaged: the clock alone counts
+        seq = max(last + 1, int(time.time() * 1000))
+        self.ledger.put(name, str(seq).encode())
+        return seq
 
     def keep(self, envelope: Envelope[Any]) -> None:
         """Puts a verified record on this node's board; listeners hear of what is new."""
@@ -234,7 +279,7 @@ class RunNode:
 
     async def read_peers(self) -> None:
         """Reads who says they are here, and as what, into `roles`."""
-        records = await self.host.swarm.read_records(peers_key(self.run), self.run)
+        records = await self.swarm.read(peers_key(self.run))
         for envelope in records:
             self.own.look_at(envelope)
         self.roles = {
@@ -260,7 +305,7 @@ class RunNode:
         """
 
         async def sources() -> list[str]:
-            holders = await self.host.swarm.read_records(holders_key(self.run, what), self.run)
+            holders = await self.swarm.read(holders_key(self.run, what))
             now = time.time()
             named = [envelope.signer for envelope in holders if envelope.record.expires_at > now]
             connected = [peer.peer_id for peer in await self.host.swarm.peers()]
@@ -334,11 +379,11 @@ async def opened(host: Host, run: Envelope[RunSpec]) -> AsyncIterator[RunNode]:
     node = RunNode(host, run)
     host.members[node.run] = node
     try:
-        await host.swarm.subscribe(cards_topic(node.run), node.reading.on_gossip)
+        await node.swarm.subscribe(node.reading.on_gossip)
         await node.ask_connected(wait_s=OPENING_S)
         await node.refresh()
         yield node
     finally:
         del host.members[node.run]
-        host.swarm.unsubscribe(cards_topic(node.run), node.reading.on_gossip)
+        node.swarm.unsubscribe(node.reading.on_gossip)
         await node.reading.close()

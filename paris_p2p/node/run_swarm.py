@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from paris_p2p.keyring import DoorRing, Keyring
 from paris_p2p.kinds import cards_topic, sealed_key
 from paris_p2p.records import Signed
 from paris_p2p.swarm.limits import kind_of
-from paris_p2p.swarm.seam import GossipHandler, Swarm
+from paris_p2p.swarm.seam import GossipHandler, PeerInfo, Swarm
 
 log = logging.getLogger(__name__)
 IN_PERSON = ("certificate", "token")  # kinds that have no place in the swarm: they travel inside others
@@ -37,7 +38,7 @@ class RunSwarm(Protocol):
         """Returns what other peers know the run by."""
         ...
 
-    def seal(self, record: Signed) -> Envelope[Any]:
+    def sign(self, record: Signed) -> Envelope[Any]:
         """Signs a record as this node."""
         ...
 
@@ -63,6 +64,10 @@ class RunSwarm(Protocol):
         """Asks one peer for what it knows under a key; what comes is yet to be opened."""
         ...
 
+    async def peers(self) -> list[PeerInfo]:
+        """Lists the connected peers, of this run and others."""
+        ...
+
     def asked(self, key: str) -> str:
         """Returns the plain key that another peer asks for; "" where it asks for none of this run."""
         ...
@@ -78,7 +83,7 @@ class PlainRunSwarm:
     def __init__(self, run: str, identity: Identity, swarm: Callable[[], Swarm]):
         self.public_id, self._identity, self._swarm = run, identity, swarm
 
-    def seal(self, record: Signed) -> Envelope[Any]:
+    def sign(self, record: Signed) -> Envelope[Any]:
         return seal(self._identity, record)
 
     def open(self, data: bytes, kinds: tuple[str, ...]) -> Envelope[Any]:
@@ -101,6 +106,9 @@ class PlainRunSwarm:
 
     async def ask_records(self, peer: str, key: str) -> list[bytes]:
         return await self._swarm().fetch_records(peer, key)
+
+    async def peers(self) -> list[PeerInfo]:
+        return await self._swarm().peers()
 
     def asked(self, key: str) -> str:
         return key if key.split("/")[2:3] == [self.public_id] else ""
@@ -133,11 +141,12 @@ class SealedRunSwarm:
         self._ring, self._in_force, self._next_seq = ring, in_force, next_seq
         self._askable, self._missing = askable, missing
         self.refused: Counter[str] = Counter()
+        self._lock = threading.Lock()  # records are opened in threads, too
         self._opened: OrderedDict[bytes, Envelope[Any]] = OrderedDict()  # by the bytes that came
         self._questions: dict[str, str] = {}  # veiled key -> plain key
         self.public_id = ring().veiled_run
 
-    def seal(self, record: Signed) -> Envelope[Any]:
+    def sign(self, record: Signed) -> Envelope[Any]:
         """Signs and seals a record under the run's newest key.
 
         UnreachableError where that key is not here yet: under an older one, peers could read it that the
@@ -194,6 +203,9 @@ class SealedRunSwarm:
     async def ask_records(self, peer: str, key: str) -> list[bytes]:
         return await self._swarm().fetch_records(peer, veil.question_of(self._ring(), key))
 
+    async def peers(self) -> list[PeerInfo]:
+        return await self._swarm().peers()
+
     def asked(self, key: str) -> str:
         if not key.startswith(sealed_key(self.public_id, "")):
             return ""
@@ -223,7 +235,8 @@ class SealedRunSwarm:
         return opened
 
     def _remember(self, envelope: Envelope[Any]) -> Envelope[Any]:
-        self._opened[envelope.data] = envelope
-        while len(self._opened) > _REMEMBERED:
-            self._opened.popitem(last=False)
+        with self._lock:
+            self._opened[envelope.data] = envelope
+            while len(self._opened) > _REMEMBERED:
+                self._opened.popitem(last=False)
         return envelope

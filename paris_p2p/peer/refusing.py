@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 
-from paris_p2p.envelope import Envelope, open_envelope
+from paris_p2p.envelope import Envelope
 from paris_p2p.errors import RecordError
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import CardRecord, RefusalRecord
@@ -95,7 +95,7 @@ class Refusals:
             return []
         try:
             parts = msgpack.unpackb(data)
-            return [open_envelope(part, run=self.node.run, kinds=("refusal",)) for part in parts]
+            return [self.node.swarm.open(part, ("refusal",)) for part in parts]
         except (ValueError, TypeError, msgpack.UnpackException, RecordError) as error:
             log.warning("the refusals of %s in the ledger are damaged and forgotten: %s", slot, error)
             return []

@@ -11,8 +11,9 @@ import logging
 
 import msgpack
 
-from paris_p2p.envelope import Envelope, open_envelope
+from paris_p2p.envelope import Envelope
 from paris_p2p.errors import RecordError
+from paris_p2p.node.owners_word import Opener
 from paris_p2p.records import AttestationRecord, CardRecord
 from paris_p2p.store.ledger import Ledger
 
@@ -23,8 +24,8 @@ Vote = tuple[Envelope[CardRecord], Envelope[AttestationRecord]]
 class Votes:
     """One attestor's choices in one run."""
 
-    def __init__(self, run: str, ledger: Ledger):
-        self.run, self.ledger = run, ledger
+    def __init__(self, ledger: Ledger, opener: Opener):
+        self.ledger, self._open = ledger, opener
 
     def chosen(self, place: CardRecord) -> str | None:
         """Returns the card that was chosen for this card's place, if any."""
@@ -43,9 +44,7 @@ class Votes:
             return None
         try:
             card, attestation = msgpack.unpackb(data)
-            return open_envelope(card, run=self.run, kinds=("card",)), open_envelope(
-                attestation, run=self.run, kinds=("attestation",)
-            )
+            return self._open(card, ("card",)), self._open(attestation, ("attestation",))
         except (ValueError, TypeError, msgpack.UnpackException, RecordError) as error:
             log.warning("the newest attestation of %s in the ledger is damaged: %s", slot, error)
             return None

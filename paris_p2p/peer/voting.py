@@ -21,7 +21,7 @@ class Voter:
 
     def __init__(self, node: RunNode, say: Callable[[str], None]):
         self.node, self.say = node, say
-        self.votes = Votes(node.run, node.ledger)
+        self.votes = Votes(node.ledger, node.swarm.open)
         self.attested = 0
 
     async def sign(self, card: Envelope[CardRecord], result: GateResult, tip: Tip | None) -> None:

@@ -56,7 +56,10 @@ def inspect(model: OpenedModel, held: Held, parts: Parts, progress: Progress) ->
         )
     draws = Draws.of(str(held.rng_seed), f"evaluate/{held.split}")
     order = ClipOrder(draws, len(clips))
-    router = model.router if model.run.spec.experts == held.prepared.experts > 1 else None
+    spec = model.run.spec
+    # a split or dropped expert's clips are labelled here as the owner first dealt them
+    same = spec.experts == held.prepared.experts > 1 and not spec.dropped_experts
+    router = model.router if same else None
 
     def make(part: range) -> Arrays:
         batch = make_batch(clips, order, draws, part.start, len(part)).to(model.device.torch)

@@ -63,7 +63,7 @@ class Board:
         self.refused: Counter[str] = Counter()  # reason -> cards whose numbers cannot be
         now_s = time.time()
         self.hearing = Hearing(self.word, ledger, now_s)
-        self._not_yet = NotYet()
+        self.not_yet = NotYet()
         kept = KeptTips(self.word.open, ledger)
         self._tips = TipLife(self.word, kept, self.hearing)
         self._tips.is_loading = True
@@ -98,7 +98,7 @@ class Board:
         if record.slot not in self.slots:
             return False
         if not self.state.counts(envelope):
-            self._not_yet.keep(envelope, self.state)
+            self.not_yet.keep(envelope, self.state)
             return False
         slot = self.slots[record.slot]
         if isinstance(record, ClaimRecord):
@@ -265,7 +265,7 @@ class Board:
             new += [envelope] if is_new else []
         if any(isinstance(one.record, NoticeRecord) for one in new):
             self.count_anew(now_s)
-        elif new and self._not_yet:  # a certificate lets more count, and no less
+        elif new and self.not_yet:  # a certificate lets more count, and no less
             self._count_now(now_s)
         return new
 
@@ -296,7 +296,7 @@ class Board:
 
     def _count_now(self, now_s: float) -> None:
         """Takes the records that did not count when they came and do now."""
-        for envelope in self._not_yet.take(self.state):
+        for envelope in self.not_yet.take(self.state):
             self.add(envelope, now_s)
 
     def _age(self, since_s: float, now_s: float) -> Age:

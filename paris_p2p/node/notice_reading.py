@@ -8,19 +8,20 @@ may tell them and put them back.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import BlobError, RecordError, UnreachableError
 from paris_p2p.kinds import notices_key
 from paris_p2p.node.board import Board
 from paris_p2p.node.run_swarm import RunSwarm
 from paris_p2p.owner_records import MAX_NOTICES
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 
+log = logging.getLogger(__name__)
 _MAX_ANSWERS = 64  # of one peer in a row; each brings up to 512 notices
 _MAX_AT_ONCE = 16  # numbers that are read from the bulletin board side by side
 _MAX_ASKED = 4  # peers that say they know more
@@ -58,9 +59,8 @@ class NoticeReading:
         asked = {peer: partial(self.ask, peer) for peer in more[:_MAX_ASKED]}
         answers = await ask_side_by_side(asked, enough=len(asked), limit_s=_ASKED_S)
         await end_tasks(answers.late.values())
-        for error in answers.failed.values():
-            if not isinstance(error, BlobError | RecordError | UnreachableError):
-                raise error
+        for peer, error in answers.failed.items():
+            log.info("%s did not tell the notices that it says it knows: %s", peer[-8:], error)
         for peer in answers.good:
             if self.board.word.chain.number < known[peer]:
                 self._liars[peer] = known[peer]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from bench.bare_run import bare_run
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
+from paris_p2p.kinds import SIGNED_LIFETIME_S
 from paris_p2p.owner_records import AnyChange, CertificateRecord, NoticeRecord, Right
 from paris_p2p.records import BlobRef
 from paris_p2p.rules.run_state import RunState, run_state
@@ -15,7 +16,6 @@ from paris_p2p.spec import LatentShape, RunSpec, ShardRef, TextShape, sign_run
 from .made import NOW
 
 OWNER = Identity.from_private_bytes(bytes([77]) * 32)
-TEN_YEARS_S = 3e8
 _DAY_S = 86400.0
 
 
@@ -42,7 +42,7 @@ def chain_of(
             slot="",
             seq=number,
             issued_at=when,
-            expires_at=when + TEN_YEARS_S,
+            expires_at=when + SIGNED_LIFETIME_S["notice"],
             previous=notices[-1].id if notices else run,
             change=change,
         )

@@ -98,7 +98,7 @@ async def _fetch(
         run = await join_run(host, invite)
         async with opened(host, run) as node:
             progress("joining the run", 1, 1)
-            spec, tips = _set_of(node)
+            spec, tips = generating_set(node)
             check_wanted(spec, set(tips), partial, routing)
             slots = {
                 slot: FetchedSlot(card=card.id, weights=card.record.weights) for slot, card in tips.items()
@@ -125,7 +125,7 @@ def _make_room_to_open(host: Host, refs: list[BlobRef]) -> None:
         host.make_room(need_bytes, [ref.id for ref in refs])
 
 
-def _set_of(node: RunNode) -> tuple[RunSpec, dict[str, Envelope[CardRecord]]]:
+def generating_set(node: RunNode) -> tuple[RunSpec, dict[str, Envelope[CardRecord]]]:
     """Returns the RunSpec with the set of experts that generate now, and the card of each slot of it that has
     weights: an expert without a tip has its ancestor's. MissingBlobError when the router knows notices that
     are not known here.

@@ -16,7 +16,7 @@ from torch import Tensor
 from paris_p2p.data.batches import Batch
 from paris_p2p.device import Device, return_memory
 from paris_p2p.errors import CheckpointError, DivergedError, MemoryLimitError
-from paris_p2p.family import parent_of, parents_from
+from paris_p2p.family import ancestors, parents_from
 from paris_p2p.model.checkpoint import (
     BETAS,
     Counters,
@@ -97,14 +97,14 @@ class Learner:
             torch._foreach_copy_(list(self.ema.values()), list(self.weights.values()))
 
     def start_as_child(self, path: Path) -> None:
-        """Begins with the weights of the expert that this one was split from, as they were attested, which
-        are the first average too. CheckpointError.
+        """Begins with the weights of the expert that this one was split from, or of that one's parent and so
+        on, as they were attested. They are the first average too. CheckpointError.
         """
-        made = counters_of(path)
-        if (made.run, made.slot) != (self.run, parent_of(self.spec, self.slot)):
+        made, theirs = counters_of(path), tuple(ancestors(self.spec, self.slot))
+        if made.run != self.run or made.slot not in theirs:
             raise CheckpointError(
                 f"{path.name} holds weights of {made.slot[:80]}, where {self.slot} starts from "
-                f"{parent_of(self.spec, self.slot) or 'no other expert'}; fetch them again"
+                f"{' or '.join(theirs) or 'no other expert'}; fetch them again"
             )
         load_weights_into(path, self.weights)
         with torch.no_grad():

@@ -150,6 +150,7 @@ class World:
         initial: bytes = b"",
     ):
         self.root, self.network, self.peers = root, FakeNetwork(), list[Peer]()
+        self.owner = Identity.generate()
         self.shards = BlobStore(root / "shards")
         self.initial = {"expert": add_bytes(self.shards, initial)} if initial else {}
         self.run = self._make_run(experts, gate or GateSpec(), timing)
@@ -180,7 +181,7 @@ class World:
             gate_shards=tuple(shard("gate", k) for k in range(experts)),
             initial=self.initial,
         )
-        return sign_run(Identity.generate(), spec)
+        return sign_run(self.owner, spec)
 
     async def add(
         self,

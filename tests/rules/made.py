@@ -9,7 +9,6 @@ from typing import Any
 
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
-from paris_p2p.owner_records import AnyChange, NoticeRecord
 from paris_p2p.records import AttestationRecord, BlobRef, CardRecord, ClaimRecord
 from paris_p2p.rules.claims import ClaimView, leads_of, may_publish_card
 from paris_p2p.rules.tips import Tip
@@ -92,16 +91,3 @@ def may_publish(view: ClaimView, card: Envelope[CardRecord], now_s: float) -> bo
     """Says whether the card's maker may publish it, by the leads that follow from the view."""
     leads = leads_of(view.claims, view.tip, now_s, view.timing, view.heard)
     return may_publish_card(leads, view, card, now_s)
-
-
-def notices(*changes: AnyChange, owner: Identity = A) -> tuple[Envelope[NoticeRecord], ...]:
-    """Returns a chain of notices, a minute apart, the last one at NOW."""
-    chain: list[Envelope[NoticeRecord]] = []
-    for number, change in enumerate(changes, 1):
-        issued_at = NOW - 60.0 * (len(changes) - number)
-        dates = {"issued_at": issued_at, "expires_at": issued_at + 86400.0}
-        previous = chain[-1].id if chain else RUN
-        chain.append(
-            seal(owner, NoticeRecord(run=RUN, seq=number, previous=previous, change=change, **dates))
-        )
-    return tuple(chain)

@@ -10,14 +10,15 @@ from paris_p2p.rules.growth import grown
 from paris_p2p.rules.run_state import RunState, run_state
 from paris_p2p.spec import RunSpec
 from tests.made.made_growth import both
-from tests.rules.made import NOW, RUN, notices
+from tests.rules.made import NOW, RUN
+from tests.rules.made_notices import chain_of
 from tests.rules.test_growth import a_run
 
 SPLIT = both(1, 2)
 
 
 def state(*changes: AnyChange) -> RunState:
-    return run_state(RUN, a_run(), notices(*changes), NOW)
+    return run_state(RUN, a_run(), chain_of(RUN, changes), NOW)
 
 
 def names(spec: RunSpec) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import torch
+import torch.utils.deterministic
 from torch import nn
 
 from paris_p2p.errors import DeviceError
@@ -102,6 +103,12 @@ def compute_repeatably(device: Device) -> None:
     if device.cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # It is torch's first choice on Hopper, and its backward pass has no fixed order; torch's own flash
+        # attention has.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        # new memory is not filled first, which would cost a kernel for each tensor
+        deterministic: Any = torch.utils.deterministic  # a module whose setting is a property
+        deterministic.fill_uninitialized_memory = False
 
 
 def compile_blocks(network: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:

@@ -44,11 +44,17 @@ class Seeds:
 
     store: BlobStore
 
-    def may(self, peer: str, action: str, run: str, thing: str, /) -> bool:
-        return True
+    def shown_to(self, peer: str, action: str, run: str, thing: str, /) -> Seeds:
+        return self
 
     def knows(self, peer: str, /) -> bool:
         return False
+
+    def tells_where(self) -> bool:
+        return True
+
+    async def converse(self, action: str, run: str, body: bytes, /) -> None:
+        return None
 
     def spec(self, run_id: str, /) -> bytes | None:
         return None

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
 from urllib.parse import parse_qsl, quote
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from paris_p2p.errors import InviteError
+from paris_p2p.envelope import Envelope, open_envelope, seal
+from paris_p2p.errors import InviteError, RecordError, UsageError
+from paris_p2p.identity import Identity
+from paris_p2p.kinds import SIGNED_LIFETIME_S
+from paris_p2p.owner_records import Right, TokenRecord
 from paris_p2p.pasted import invites_in
 from paris_p2p.records import Hash
 
@@ -27,16 +34,78 @@ def peer_address(text: str) -> str:
     return text
 
 
+def make_token(
+    issuer: Identity,
+    run: str,
+    rights: Sequence[Right],
+    *,
+    uses: int,
+    now_s: float,
+    until_s: float,
+    admitters: Sequence[str],
+) -> Envelope[TokenRecord]:
+    """Signs a join token that the `admitters` redeem; UsageError for what no token can say.
+
+    The owner's key, its node's, or a delegate's may sign it.
+    """
+    longest_s = SIGNED_LIFETIME_S["token"]
+    if "admit" in rights:
+        raise UsageError(
+            "an invite gives nobody the right to let others in; "
+            "name a delegate with `paris-run say FOLDER admit PEER --for admit`"
+        )
+    if not now_s < until_s <= now_s + longest_s:
+        raise UsageError(
+            f"an invite lasts up to {longest_s / 86400:.0f} days from now, "
+            f"this one would {(until_s - now_s) / 86400:.1f}"
+        )
+    try:
+        record = TokenRecord(
+            run=run,
+            seq=int(now_s * 1000),
+            issued_at=now_s,
+            expires_at=until_s,
+            token=secrets.token_bytes(16),
+            rights=tuple(rights),
+            uses=uses,
+            admitters=tuple(admitters),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(f"no invite can have {where} {first['input']!r}: {first['msg']}") from error
+    return seal(issuer, record)
+
+
 class Invite(BaseModel):
-    """`paris:<run id>?peer=<multiaddr>&peer=…`: one string, like a magnet link."""
+    """`paris:<run id>?peer=<multiaddr>&peer=…&join=<token>`: one string, like a magnet link."""
 
     model_config = ConfigDict(frozen=True)
 
     run: Hash
     peers: tuple[str, ...]
+    join: bytes = b""  # a token's envelope, which opens a members-only run; b"": none
 
     def __str__(self) -> str:
-        return f"paris:{self.run}?" + "&".join(f"peer={quote(peer, safe='/.:')}" for peer in self.peers)
+        parts = [f"peer={quote(peer, safe='/.:')}" for peer in self.peers]
+        if self.join:
+            parts.append(f"join={urlsafe_b64encode(self.join).decode().rstrip('=')}")
+        return f"paris:{self.run}?" + "&".join(parts)
+
+    @property
+    def token(self) -> Envelope[TokenRecord] | None:
+        """Returns the join token, which `parse` has verified; None where the invite has none."""
+        return _token(self.run, self.join) if self.join else None
+
+    def usable_token(self, now_s: float) -> Envelope[TokenRecord] | None:
+        """Returns the join token; InviteError when its time is over, or has not come by this clock."""
+        token = self.token
+        if token is not None and token.record.expires_at <= now_s:
+            raise InviteError(
+                f"the invite's join token has expired, {(now_s - token.record.expires_at) / 3600:.1f} h ago; "
+                "ask the run's owner for a new invite"
+            )
+        return token
 
     @classmethod
     def parse(cls, text: str) -> Invite:
@@ -64,7 +133,9 @@ class Invite(BaseModel):
                 f"the invite's run id must be 64 hex digits, this one is {match[1][:70]!r} "
                 f"({len(match[1])}); copy the whole invite"
             )
-        peers = tuple(value for name, value in parse_qsl(match[2] or "") if name == "peer")
+        parts = parse_qsl(match[2] or "")
+        peers = tuple(value for name, value in parts if name == "peer")
+        tokens = [value for name, value in parts if name == "join"]
         for peer in peers:
             try:
                 peer_address(peer)
@@ -72,4 +143,27 @@ class Invite(BaseModel):
                 raise InviteError(
                     f"the invite's peer {peer[:100]!r} {error}; copy the whole invite"
                 ) from error
-        return cls(run=match[1], peers=peers)
+        if len(tokens) > 1:
+            raise InviteError(f"the invite has {len(tokens)} join tokens where one is due; copy it again")
+        return cls(run=match[1], peers=peers, join=_decoded(match[1], tokens[0]) if tokens else b"")
+
+
+def _decoded(run: str, text: str) -> bytes:
+    """Returns a token's bytes; InviteError says what is wrong with it."""
+    try:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,2048}", text):
+            raise ValueError("it holds letters that no token has")
+        data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        if urlsafe_b64encode(data).decode().rstrip("=") != text:
+            raise ValueError("its last letter is none of a token's")
+        _token(run, data)
+    except (ValueError, RecordError) as error:
+        raise InviteError(
+            f"the invite's join token is damaged, or of another run than {run[:16]}… ({error}); "
+            "copy the whole invite, or ask the run's owner for a new one"
+        ) from error
+    return data
+
+
+def _token(run: str, data: bytes) -> Envelope[TokenRecord]:
+    return open_envelope(data, run=run, kinds=("token",))

@@ -202,3 +202,34 @@ class TokenRecord(Signed):
     rights: Rights
     uses: Annotated[int, Field(ge=1, le=100_000)]
     admitters: Annotated[tuple[PeerId, ...], Field(min_length=1, max_length=8)]
+
+
+class JoinRequest(Record):
+    """Asks to be let into a run: with a token, or by asking the owner.
+
+    One machine has two keys, its peer's and its generator's. The connection proves the one, `proof`, a
+    signature over `companion_bytes`, the other, so that one use of a token admits both.
+    """
+
+    token: Annotated[bytes, Field(max_length=1024)] = b""
+    name: PeerName = ""
+    is_generator: bool = False  # the connection's key is the machine's generator's
+    other: PeerId | Literal[""] = ""
+    proof: Annotated[bytes, Field(max_length=64)] = b""
+
+
+class JoinAnswer(Record):
+    """Lets a peer in, or says why not; one that has nothing to say to a stranger gives no answer at all."""
+
+    why: Annotated[str, StringConstraints(pattern=r"^[a-z-]{0,24}$")] = ""  # "": it is let in
+    certificate: Annotated[bytes, Field(max_length=1024)] = b""
+    other_certificate: Annotated[bytes, Field(max_length=1024)] = b""  # of the machine's other key
+    spec: bytes = b""  # the RunSpec, as the owner signed it
+    notices: Annotated[tuple[bytes, ...], Field(max_length=512)] = ()  # from the first one on
+    # of a private run, sealed to the connection's key
+    keys: Annotated[bytes, Field(max_length=1 << 18)] = b""
+
+
+def companion_bytes(run: str, peer: str) -> bytes:
+    """Returns what a machine's other key signs, so that `peer` may speak for it in a run."""
+    return f"paris-p2p/2 companion\0{run}\0{peer}".encode()

@@ -23,11 +23,17 @@ class JunkRuns:
         self.specs[run.id] = run.data
         return run
 
-    def may(self, *asked: Any) -> bool:
-        return True
+    def shown_to(self, *asked: Any) -> JunkRuns:
+        return self
 
     def knows(self, peer: str, /) -> bool:
         return False
+
+    def tells_where(self) -> bool:
+        return True
+
+    async def converse(self, *said: Any) -> None:
+        return None
 
     def spec(self, run_id: str, /) -> bytes | None:
         return self.specs.get(run_id)

@@ -16,7 +16,8 @@ from paris_p2p.errors import DiskFullError, MissingBlobError, RecordError, Usage
 from paris_p2p.fetched_run import FetchedRun, check_slots
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.invite import Invite
-from paris_p2p.node.host import Host, join_run, open_host, spec_path
+from paris_p2p.node.host import Host, open_host, spec_path
+from paris_p2p.node.joining import join_run
 from paris_p2p.node.plain_files import OpenedFiles, PlainFiles, StoreFiles, opened_folder
 from paris_p2p.node.run_keys import RunKeys
 from paris_p2p.node.run_node import RunNode, opened

@@ -2,64 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from paris_p2p.disk import explained, free_bytes, make_directory, write_atomic
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import (
     DaemonError,
-    MissingBlobError,
     PortInUseError,
     RecordError,
-    UnreachableError,
     VersionError,
 )
 from paris_p2p.identity import Identity, load_or_create_peer_key
-from paris_p2p.invite import Invite
 from paris_p2p.node.blob_sources import SourceLedger
+from paris_p2p.node.doorkeeper import Doorkeeper
+from paris_p2p.node.facing import Facing, Member, WordLimits
 from paris_p2p.node.open_copies import sweep_work
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import RequestKind
-from paris_p2p.rules.trust import may
 from paris_p2p.run_file import RUN_FILE, read_run
-from paris_p2p.spec import RunSpec, open_run
+from paris_p2p.spec import RunSpec
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.data_dir import DataDirLock, default_cap_bytes
 from paris_p2p.swarm.addresses import check_addresses, port_of
-from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
+from paris_p2p.swarm.asking import end_tasks
 from paris_p2p.swarm.real import open_swarm
 from paris_p2p.swarm.seam import Swarm
 
 log = logging.getLogger(__name__)
 PORT_FILE = "port"  # where this data directory listened last
-MAX_SPEC_ASKED = 32  # peers side by side
-SPEC_LIMIT_S = 120.0  # 4 MiB, the longest RunSpec, over a slow line
-
-
-class Member(Protocol):
-    """Says what the blob exchange asks of a run on this host."""
-
-    run: str
-
-    @property
-    def spec_data(self) -> bytes: ...
-
-    @property
-    def spec(self) -> RunSpec: ...
-
-    def serves(self, blob_id: str) -> bool: ...
-
-    def knows(self, peer: str) -> bool: ...
-
-    def kept_blobs(self) -> set[str]: ...
-
-    def records_under(self, key: str) -> list[bytes]: ...
 
 
 @dataclass
@@ -71,38 +47,12 @@ class Host:
     store: BlobStore
     sources: SourceLedger = field(default_factory=SourceLedger)
     members: dict[str, Member] = field(default_factory=dict)  # by run id
+    words: WordLimits = field(default_factory=WordLimits)
     swarm: Swarm = field(init=False)
 
-    # What other peers may ask for: only blobs of a run's data, and of checkpoints that were found good.
-    def manifest_bytes(self, blob_id: str) -> bytes | None:
-        return self.store.manifest_bytes(blob_id) if self._serves(blob_id) else None
-
-    def have(self, blob_id: str) -> bytes:
-        return self.store.have(blob_id) if self._serves(blob_id) else b""
-
-    def read_chunk(self, blob_id: str, index: int, room: memoryview | None = None) -> bytes | memoryview:
-        if not self._serves(blob_id):
-            raise MissingBlobError(f"blob {blob_id[:16]}… is not served here")
-        return self.store.read_chunk(blob_id, index, room)
-
-    def spec(self, run_id: str) -> bytes | None:
-        member = self.members.get(run_id)
-        return member.spec_data if member else None
-
-    def records(self, key: str) -> list[bytes]:
-        return [data for member in tuple(self.members.values()) for data in member.records_under(key)]
-
-    def may(self, peer: str, action: RequestKind, run: str, thing: str) -> bool:
-        """Returns the rule of rules/trust.py, of the runs here that `thing` belongs to; `run` narrows them
-        where a request names one.
-        """
-        runs = [member for member in tuple(self.members.values()) if run in ("", member.run)]
-        if action == "blobs":
-            runs = [member for member in runs if member.serves(thing)]
-        elif action in ("spec", "records"):
-            # a run id, or a key that holds it
-            runs = [member for member in runs if member.run in thing.split("/")]
-        return may(peer, action, [member.spec for member in runs], thing)
+    def shown_to(self, peer: str, action: RequestKind, run: str, thing: str) -> Facing:
+        """Returns what a peer sees of the runs here; each look-up in it passes the rule of rules/trust.py."""
+        return Facing(self, peer, action, run)
 
     def knows(self, peer: str) -> bool:
         """Tells whether it has a part in a run here, or served us good chunks."""
@@ -114,9 +64,6 @@ class Host:
         """
         kept = set(keep).union(*(member.kept_blobs() for member in tuple(self.members.values())))
         return self.store.evict(kept, need_bytes) > 0
-
-    def _serves(self, blob_id: str) -> bool:
-        return any(member.serves(blob_id) for member in tuple(self.members.values()))
 
 
 @asynccontextmanager
@@ -153,7 +100,11 @@ async def open_host(
                 return await stack.enter_async_context(opening)
 
             host.swarm = await _at_its_old_port(settings, open_at)
-            yield host
+            keeping_door = asyncio.create_task(Doorkeeper(host).run())
+            try:
+                yield host
+            finally:
+                await end_tasks([keeping_door])
 
 
 def _open_store(settings: PeerSettings, own_bytes: int) -> BlobStore:
@@ -222,36 +173,3 @@ def save_spec(data_dir: Path, run: Envelope[RunSpec]) -> Path:
         make_directory(path.parent)
         write_atomic(path, run.data)
     return path
-
-
-async def join_run(host: Host, invite: Invite) -> Envelope[RunSpec]:
-    """Returns the verified RunSpec of an invite, from this disk or from the first peer that has it."""
-    known = load_spec(host.settings.data_dir, invite.run)
-    if known is not None:
-        return known
-    asked = [peer.peer_id for peer in await host.swarm.peers()]
-    invited = [address.rsplit("/p2p/", 1)[-1] for address in invite.peers]
-
-    async def spec_of(peer: str) -> Envelope[RunSpec]:
-        return open_run(await host.swarm.fetch_spec(peer, invite.run), invite.run)
-
-    peers = [peer for peer in dict.fromkeys([*invited, *asked]) if peer != host.identity.peer_id][
-        :MAX_SPEC_ASKED
-    ]
-    answers = await ask_side_by_side(
-        {peer: partial(spec_of, peer) for peer in peers}, enough=1, limit_s=SPEC_LIMIT_S
-    )
-    await end_tasks(answers.late.values())
-    for run in answers.good.values():
-        save_spec(host.settings.data_dir, run)
-        return run
-    for error in answers.failed.values():
-        if isinstance(error, VersionError):  # a stranger's word, perhaps a lie: so nobody had the run itself
-            raise error
-    reasons = [f"{peer[-8:]}: {error}" for peer, error in answers.failed.items()]
-    reasons += [f"{peer[-8:]}: no RunSpec in {SPEC_LIMIT_S:.0f} s" for peer in answers.late]
-    raise UnreachableError(
-        f"reached {len(asked)} peers, none of them has run {invite.run[:16]}… "
-        f"({'; '.join(reasons)[:400] or 'no peer answered'}); "
-        "ask the run's owner whether `paris-run publish` is running, or for a newer invite"
-    )

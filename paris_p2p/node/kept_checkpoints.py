@@ -31,6 +31,7 @@ class Keeping:
     ):
         self.store, self.ledger, self.data_blobs, self._changed = store, ledger, data_blobs, changed
         self.good: set[str] = set()  # blobs that may be seeded: this peer made them, or checked them
+        self.resumes: set[str] = set()  # of them, those that only trainers and attestors may have
         self._refused: dict[str, None] = {}  # card ids, in order
         known = ledger.get(_NAME) or b""
         self._here = {known[at : at + 32].hex() for at in range(0, len(known) - len(known) % 32, 32)}
@@ -48,6 +49,7 @@ class Keeping:
         blobs = {card.weights.id, card.resume.id}
         self.note(blobs)
         self.good |= blobs
+        self.resumes.add(card.resume.id)
 
     def refuse(self, card_id: str) -> None:
         """Lets the blobs of a card go that this peer will not attest."""
@@ -69,6 +71,7 @@ class Keeping:
                     keep |= {card.record.weights.id, card.record.resume.id}
         gone = self._here - keep
         self.good &= keep
+        self.resumes &= keep
         if not gone:
             return
         for blob_id in gone:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -27,11 +27,13 @@ from paris_p2p.kinds import (
     refusals_key,
     tips_key,
 )
+from paris_p2p.node.admitting import Admitter
 from paris_p2p.node.board import Board
 from paris_p2p.node.effective_files import EffectiveFiles
 from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host, save_spec, spec_path
 from paris_p2p.node.kept_checkpoints import Keeping
+from paris_p2p.node.membership import Membership
 from paris_p2p.node.open_copies import OPEN, OpenCopies, work_folder
 from paris_p2p.node.owners_word import OwnersWord
 from paris_p2p.node.record_reading import GOSSIPED, OPENING_S, Reading
@@ -40,16 +42,19 @@ from paris_p2p.node.run_keys import RunKeys
 from paris_p2p.node.run_swarm import PlainRunSwarm, RunSwarm, SealedRunSwarm
 from paris_p2p.node.twin_watch import OwnSignatures
 from paris_p2p.owner_records import MemberRecord, NoticeRecord
-from paris_p2p.records import BlobRef, CardRecord, HolderRecord, PeerRecord, Signed
+from paris_p2p.records import BlobRef, CardRecord, HolderRecord, PeerRecord, RequestKind, Signed
 from paris_p2p.rules.chain import Chain, whose_fault
 from paris_p2p.rules.chunks import order_sources
 from paris_p2p.rules.run_state import RunState
+from paris_p2p.rules.trust import Thing
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
+from paris_p2p.swarm.asking import end_tasks
 from paris_p2p.swarm.limits import Reasons
 
 PeerRole = Literal["peer", "owner", "bootstrap", "generator"]
 log = logging.getLogger(__name__)
+Answer = Callable[[str, bytes], Awaitable[bytes | None]]  # (peer, what it says) -> what it is told
 HOLDER_LIFETIME_S = 1800.0
 PEER_LIFETIME_S = 600.0
 
@@ -79,6 +84,11 @@ class RunNode:
         self.reading = Reading(self.swarm, self.board, self.keep_all, self.refused)
         copies = OpenCopies(host.store, work_folder(host.settings.data_dir, run.id, OPEN))
         self.blobs = RunBlobs(host.store, self.keys, copies, lambda: self.spec, host.make_room)
+        self.membership, self.admitter = Membership(self), Admitter(self)
+        self.answers: dict[RequestKind, Answer] = {  # to what other peers say about this run
+            "hello": self.membership.answer_hello,
+            "join": self.admitter.answer,
+        }
 
     @property
     def peer_id(self) -> str:
@@ -112,6 +122,36 @@ class RunNode:
         return self._data
 
     @property
+    def public_id(self) -> str:
+        """Returns what other peers ask for this run by."""
+        return self.swarm.public_id
+
+    def things(self, blob_id: str) -> set[Thing]:
+        """Returns what a blob is to this run: rights differ (rules/trust.py)."""
+        spec, found = self.spec, set[Thing]()
+        if blob_id in self.data_blobs():
+            is_gate = any(shard.blob.id == blob_id for shard in spec.gate_shards)
+            is_train = any(shard.blob.id == blob_id for shard in spec.train_shards)
+            found |= {"gate"} if is_gate else {"data"}
+            found |= {"data"} if is_train else set()
+        tips = [tip for slot in self.board.slots if (tip := self.board.tip(slot)) is not None]
+        if blob_id in self.keeping.resumes or any(tip.card.record.resume.id == blob_id for tip in tips):
+            found |= {"resume"}
+        if blob_id in self.keeping.good - self.keeping.resumes or any(
+            tip.card.record.weights.id == blob_id for tip in tips
+        ):
+            found |= {"weights"}
+        return found
+
+    async def answer(self, peer: str, action: RequestKind, body: bytes) -> bytes | None:
+        """Answers what a peer says; None where there is nothing to say to it."""
+        return await self.answers[action](peer, body) if action in self.answers else None
+
+    def expects(self, peer: str) -> bool:
+        """Tells whether a peer is a member, or waits to be let in."""
+        return self.state.is_member(peer) or peer in self.admitter.asking
+
+    @property
     def spec_file(self) -> Path:
         return spec_path(self.host.settings.data_dir, self.run)
 
@@ -130,7 +170,9 @@ class RunNode:
         return self.board.has_part(peer)
 
     def records_under(self, key: str) -> list[bytes]:
-        return self.board.records_under(self.swarm.asked(key))
+        plain = self.swarm.asked(key)
+        is_members = plain == members_key(self.run)
+        return self.membership.records() if is_members else self.board.records_under(plain)
 
     @property
     def spec_data(self) -> bytes:
@@ -378,12 +420,17 @@ async def opened(host: Host, run: Envelope[RunSpec]) -> AsyncIterator[RunNode]:
     save_spec(host.settings.data_dir, run)
     node = RunNode(host, run)
     host.members[node.run] = node
+    beside: list[asyncio.Task[None]] = []
     try:
         await node.swarm.subscribe(node.reading.on_gossip)
+        if node.signed_spec.members_only:
+            await node.membership.greet_connected()
+            beside.append(asyncio.create_task(node.membership.keep_showing()))
         await node.ask_connected(wait_s=OPENING_S)
         await node.refresh()
         yield node
     finally:
+        await end_tasks(beside)
         del host.members[node.run]
         node.swarm.unsubscribe(node.reading.on_gossip)
         await node.reading.close()

@@ -13,7 +13,8 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, PresetError
 from paris_p2p.invite import Invite
 from paris_p2p.node.control import serve_control
-from paris_p2p.node.host import Host, join_run, open_host
+from paris_p2p.node.host import Host, open_host
+from paris_p2p.node.joining import join_run
 from paris_p2p.node.run_node import opened
 from paris_p2p.node.signals import on_leave_signals
 from paris_p2p.peer.profiles import Profile

@@ -25,7 +25,8 @@ import msgpack
 from paris_p2p.errors import BusyError, MissingBlobError, RecordError, SwarmError, UnreachableError
 from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES, MAX_ENVELOPE_BYTES
 from paris_p2p.packed import Bounds, unpack
-from paris_p2p.records import MAX_MANIFEST_BYTES
+from paris_p2p.records import MAX_MANIFEST_BYTES, RequestKind
+from paris_p2p.swarm.blob_requests import CONVERSATIONS
 from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
 from paris_p2p.swarm.p2pd import close_stream
 from paris_p2p.swarm.pace import ANSWER_LEAST_BYTES_PER_S, Pace
@@ -75,6 +76,10 @@ class BlobClient:
         if not isinstance(found, list) or not all(isinstance(data, bytes) for data in found):
             raise _nonsense(peer, "its records are not a list of envelopes")
         return [data for data in found[:MAX_RECORDS] if len(data) <= DEFAULT_MAX_ENVELOPE_BYTES]
+
+    async def ask(self, peer: str, action: RequestKind, run: str, body: bytes) -> bytes:
+        request = {"op": action, "run": run, "body": body}
+        return await self._body(peer, request, CONVERSATIONS[action])
 
     async def clock_offset(self, peer: str) -> float:
         async with self._ask(peer, {"op": "clock"}, SILENCE_S) as reader:

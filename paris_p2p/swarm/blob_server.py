@@ -18,14 +18,14 @@ from typing import Any, NamedTuple, cast
 
 import msgpack
 
-from paris_p2p.errors import BlobError, StoreError, UnreachableError
+from paris_p2p.errors import BlobError, BusyError, StoreError, UnreachableError
 from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES
 from paris_p2p.swarm.blob_client import CHUNK_HEAD, MAX_ADDRESSES, MAX_RECORDS, pack_head, read_map
-from paris_p2p.swarm.blob_requests import OPERATIONS, Ask, are_indexes
+from paris_p2p.swarm.blob_requests import CONVERSATIONS, OPERATIONS, Ask, are_indexes, said
 from paris_p2p.swarm.limits import Meter, RateLimit, piece_of
 from paris_p2p.swarm.p2pd import close_stream
 from paris_p2p.swarm.pace import Pace
-from paris_p2p.swarm.seam import MAX_CHUNK_BYTES, BlobSource
+from paris_p2p.swarm.seam import MAX_CHUNK_BYTES, BlobSource, Shown
 from paris_p2p.swarm.seats import Seat, Seats, bulk_streams, group_of
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class BlobRequest(NamedTuple):
     request: dict[str, Any]
     out: socket.socket
     pace: Pace
+    shown: Shown | None = None  # what the asker may see; None: this node has nothing to show to anybody
 
 
 class BlobServer:
@@ -75,7 +76,7 @@ class BlobServer:
             "manifest": self._answer_manifest,
             "have": self._answer_have,
             "chunks": self._answer_chunks,
-        }
+        } | dict.fromkeys(CONVERSATIONS, self._answer_words)
 
     async def handle(
         self, peer: str, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -125,22 +126,17 @@ class BlobServer:
             await self._refuse(out, "bad request")
             return await _until_closed(reader, REFUSAL_S)
         ask = OPERATIONS[op](request)
-        if not self._may(peer, ask):
+        # A node without a source has nothing but the time and its connections to tell.
+        shown = self.source.shown_to(peer, ask.action, ask.run, ask.thing) if self.source else None
+        if self.source is not None and shown is None:
             await self._refuse(out, "refused")
             return await _until_closed(reader, REFUSAL_S)
         if not self.seats.begin(seat, _now_s(), bulk=op == "chunks"):
             await self._refuse(out, "busy")
             return await _until_closed(reader, REFUSAL_S)
-        await self._answers[op](BlobRequest(seat, ask, request, out, Pace(silence_s=STALL_S)))
+        await self._answers[op](BlobRequest(seat, ask, request, out, Pace(silence_s=STALL_S), shown))
         self.seats.rest(seat, _now_s())
         await _until_closed(reader, FAREWELL_S)
-
-    def _may(self, peer: str, ask: Ask) -> bool:
-        """Asks the door.
-
-        A node without a source has nothing but the time and its connections to tell.
-        """
-        return self.source is None or self.source.may(peer, ask.action, ask.run, ask.thing)
 
     async def _refuse(self, out: socket.socket, reason: str) -> None:
         if reason != "missing":
@@ -153,35 +149,59 @@ class BlobServer:
         await self._write(stream, pack_head({"ok": True, "time": self._clock()}))
 
     async def _answer_where(self, stream: BlobRequest) -> None:
-        addresses = await self._where(stream.ask.thing)
+        addresses = await self._where(stream.ask.thing)  # also for who gets none of it: as much work
+        if stream.shown is not None and not stream.shown.tells_where():
+            addresses = []
         await self._write(stream, pack_head({"ok": True, "addresses": addresses[:MAX_ADDRESSES]}))
 
     async def _answer_spec(self, stream: BlobRequest) -> None:
-        await self._answer_body(stream, lambda source: source.spec(stream.ask.thing))
+        await self._answer_body(stream, lambda shown: shown.spec(stream.ask.thing))
 
     async def _answer_manifest(self, stream: BlobRequest) -> None:
-        await self._answer_body(stream, lambda source: source.manifest_bytes(stream.ask.thing))
+        await self._answer_body(stream, lambda shown: shown.manifest_bytes(stream.ask.thing))
 
     async def _answer_have(self, stream: BlobRequest) -> None:
-        await self._answer_body(stream, lambda source: source.have(stream.ask.thing))
+        await self._answer_body(stream, lambda shown: shown.have(stream.ask.thing))
 
     async def _answer_records(self, stream: BlobRequest) -> None:
-        def read(source: BlobSource) -> bytes:
-            records = source.records(stream.ask.thing)
+        def read(shown: Shown) -> bytes:
+            records = shown.records(stream.ask.thing)
             known = [data for data in records if len(data) <= DEFAULT_MAX_ENVELOPE_BYTES]
             packed: bytes = msgpack.packb(known[:MAX_RECORDS])
             return packed
 
         await self._answer_body(stream, read)
 
-    async def _answer_body(self, stream: BlobRequest, read: Callable[[BlobSource], bytes | None]) -> None:
-        if self.source is None:
+    async def _answer_words(self, stream: BlobRequest) -> None:
+        words = said(stream.request)
+        if words is None:
+            return await self._refuse(stream.out, "bad request")
+        if stream.shown is None:
+            return await self._refuse(stream.out, "missing")
+        action = stream.ask.action
+        try:
+            body = await stream.shown.converse(action, stream.ask.run, words)
+        except BusyError:
+            return await self._refuse(stream.out, "busy")
+        except StoreError as error:
+            log.warning("cannot answer the %s of %s: %s", action, stream.seat.peer, error)
+            body = None
+        if body is not None and len(body) > CONVERSATIONS[action]:
+            log.warning("an answer to %s of %d bytes is over its limit", action, len(body))
+            body = None
+        await self._send_body(stream, body)
+
+    async def _answer_body(self, stream: BlobRequest, read: Callable[[Shown], bytes | None]) -> None:
+        if stream.shown is None:
             return await self._refuse(stream.out, "missing")
         try:
-            body = await asyncio.get_running_loop().run_in_executor(self._readers, read, self.source)
+            body = await asyncio.get_running_loop().run_in_executor(self._readers, read, stream.shown)
         except (BlobError, StoreError, OSError) as error:
             log.warning("cannot read what %s asks for: %s", stream.seat.peer, error)
             body = None
+        await self._send_body(stream, body)
+
+    async def _send_body(self, stream: BlobRequest, body: bytes | None) -> None:
         if body is None:
             return await self._refuse(stream.out, "missing")
         if len(body) > LONG_ANSWER_BYTES and not self.seats.begin(stream.seat, _now_s(), bulk=True):
@@ -193,16 +213,16 @@ class BlobServer:
         indexes = stream.request.get("indexes")
         if not are_indexes(indexes):
             return await self._refuse(stream.out, "bad request")
-        if self.source is None:
+        if stream.shown is None:
             return await self._refuse(stream.out, "missing")
         head = pack_head({"ok": True})
-        async for index, data in self._read_ahead(self.source, stream.ask.thing, indexes):
+        async for index, data in self._read_ahead(stream.shown, stream.ask.thing, indexes):
             await self._write(stream, head + CHUNK_HEAD.pack(index, len(data)))
             head = b""
             await self._write_limited(stream, data)
 
     async def _read_ahead(
-        self, source: BlobSource, blob_id: str, indexes: list[int]
+        self, shown: Shown, blob_id: str, indexes: list[int]
     ) -> AsyncIterator[tuple[int, bytes | memoryview]]:
         """Yields chunks in order, the next one read while this one is sent.
 
@@ -215,7 +235,7 @@ class BlobServer:
 
         def read(position: int) -> bytes | memoryview:
             try:
-                data = source.read_chunk(blob_id, indexes[position], rooms[position % 2])
+                data = shown.read_chunk(blob_id, indexes[position], rooms[position % 2])
             except (BlobError, StoreError, OSError):
                 return b""
             return data if len(data) <= MAX_CHUNK_BYTES else b""

@@ -14,6 +14,7 @@ from paris_p2p.errors import MissingBlobError, RecordError, UnreachableError
 from paris_p2p.identity import Identity
 from paris_p2p.kinds import dht_key
 from paris_p2p.records import MAX_MANIFEST_BYTES, RequestKind
+from paris_p2p.swarm.blob_requests import CONVERSATIONS, MAX_SAID_BYTES
 from paris_p2p.swarm.seam import (
     MAX_CHUNK_BYTES,
     MAX_CHUNKS_PER_REQUEST,
@@ -22,6 +23,7 @@ from paris_p2p.swarm.seam import (
     BlobSource,
     GossipHandler,
     PeerInfo,
+    Shown,
     Swarm,
     Transfer,
 )
@@ -38,6 +40,7 @@ class FakeNetwork:
     swarms: dict[str, FakeSwarm] = field(default_factory=dict)
     board: dict[str, dict[str, Expiring]] = field(default_factory=lambda: defaultdict(dict))
     lies: dict[str, list[tuple[str, float, bytes]]] = field(default_factory=lambda: defaultdict(list))
+    apart: set[frozenset[str]] = field(default_factory=set)  # pairs of peers of which one hung up
 
     def join(
         self, identity: Identity, source: BlobSource | None = None, *, clock_offset_s: float = 0.0
@@ -62,6 +65,7 @@ class FakeSwarm(Swarm):
             clock_offset_s,
         )
         self.offline = False
+        self.given: set[str] = set()
         self.view = RecordView()
         self._handlers: dict[str, list[GossipHandler]] = defaultdict(list)
         self._uploaded_bytes = self._downloaded_bytes = 0
@@ -90,10 +94,16 @@ class FakeSwarm(Swarm):
     def addresses(self) -> tuple[str, ...]:
         return (f"/ip4/127.0.0.1/tcp/1/p2p/{self.peer_id}",)
 
+    @property
+    def given_peers(self) -> frozenset[str]:
+        return frozenset(self.given)
+
     def serve(self, source: BlobSource) -> None:
         self.source = source
 
     async def connect(self, addresses: Sequence[str]) -> None:
+        for address in addresses:
+            self.network.apart.discard(frozenset((self.peer_id, address.rsplit("/p2p/", 1)[-1])))
         if not any(self._reachable(address.rsplit("/p2p/", 1)[-1]) for address in addresses):
             raise UnreachableError(
                 f"nobody answered at {', '.join(addresses)}; check the address and that the peer is running"
@@ -202,9 +212,20 @@ class FakeSwarm(Swarm):
         if not self._reachable(peer):
             raise UnreachableError(f"peer {peer} cannot be reached")
         source = self.network.swarms[peer].source
-        if source is not None and not source.may(self.peer_id, "clock", "", ""):
+        if source is not None and source.shown_to(self.peer_id, "clock", "", "") is None:
             raise UnreachableError(f"peer {peer} refused: this peer may not ask it for its clock")
         return self.network.swarms[peer].clock_offset_s - self.clock_offset_s
+
+    async def ask(self, peer: str, action: RequestKind, run: str, body: bytes) -> bytes:
+        shown = self._ask(peer, action, run, "")
+        answer = await shown.converse(action, run, body) if len(body) <= MAX_SAID_BYTES else None
+        if answer is None or len(answer) > CONVERSATIONS[action]:
+            raise MissingBlobError(f"peer {peer} does not have it")
+        return answer
+
+    async def disconnect(self, peer: str) -> None:
+        """Cuts the two off from each other, until one of them dials."""
+        self.network.apart.add(frozenset((self.peer_id, peer)))
 
     async def close(self) -> None:
         self.network.swarms.pop(self.peer_id, None)
@@ -214,12 +235,14 @@ class FakeSwarm(Swarm):
 
     def _reachable(self, peer: str) -> bool:
         other = self.network.swarms.get(peer)
-        return other is not None and not other.offline and not self.offline
+        apart = frozenset((self.peer_id, peer)) in self.network.apart
+        return other is not None and not other.offline and not self.offline and not apart
 
-    def _ask(self, peer: str, action: RequestKind, run: str, thing: str) -> BlobSource:
+    def _ask(self, peer: str, action: RequestKind, run: str, thing: str) -> Shown:
         if not self._reachable(peer):
             raise UnreachableError(f"peer {peer} cannot be reached; it may have left")
         source = self.network.swarms[peer].source
-        if source is None or not source.may(self.peer_id, action, run, thing):
+        shown = source.shown_to(self.peer_id, action, run, thing) if source is not None else None
+        if shown is None:
             raise UnreachableError(f"peer {peer} refused: this peer may not ask it for {action}")
-        return source
+        return shown

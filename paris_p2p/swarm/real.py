@@ -16,6 +16,7 @@ from paris_p2p.errors import UnreachableError
 from paris_p2p.identity import Identity
 from paris_p2p.kinds import dht_key
 from paris_p2p.peer_settings import PeerSettings
+from paris_p2p.records import RequestKind
 from paris_p2p.swarm.addresses import split_peer
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.blob_client import MAX_ADDRESSES, PROTOCOL, BlobClient, Streams
@@ -87,6 +88,7 @@ class RealSwarm(Swarm):
         self._peer_id, self._on_record = identity.peer_id, on_record
         # behind NAT: a DHT node that others cannot dial only slows them down
         self._client_only = bool(settings.relays)
+        self._relays = frozenset(relay.rpartition("/p2p/")[2] for relay in settings.relays)
         self._uploads, self._downloads, self._view, self._gossip = (
             Meter(),
             Meter(),
@@ -154,6 +156,10 @@ class RealSwarm(Swarm):
     def addresses(self) -> tuple[str, ...]:
         return self._keeper.addresses
 
+    @property
+    def given_peers(self) -> frozenset[str]:
+        return frozenset(self._keeper.given) | self._relays
+
     def serve(self, source: BlobSource) -> None:
         self._blob_server.source = source
 
@@ -217,6 +223,12 @@ class RealSwarm(Swarm):
 
     async def measure_clock_offset(self, peer: str) -> float:
         return await self._client.clock_offset(peer)
+
+    async def ask(self, peer: str, action: RequestKind, run: str, body: bytes) -> bytes:
+        return await self._client.ask(peer, action, run, body)
+
+    async def disconnect(self, peer: str) -> None:
+        await (await self._keeper.control()).disconnect(peer)
 
     async def close(self) -> None:
         await self._blob_server.close()

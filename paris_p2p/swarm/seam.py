@@ -48,25 +48,14 @@ class Transfer:
     download_bytes_per_s: float = 0.0
 
 
-class BlobSource(Protocol):
-    """Says what other peers may ask of this one.
+class Shown(Protocol):
+    """Is what one peer gets to see of this one: what it may not see answers as what is not here does.
 
-    Methods may block on the disk: they are called in a thread, but for `may` and `knows`.
+    Methods may block on the disk: they are called in a thread, but for `tells_where` and `converse`.
     """
 
-    def may(self, peer: str, action: RequestKind, run: str, thing: str, /) -> bool:
-        """Says whether `peer` may ask for `thing`; every request passes here before it is answered.
-
-        `thing` is a run id (spec), a DHT key (records), a blob id (blobs), a peer id (where) or ""
-        (clock); `run` is the run that the request names, "" where it names none.
-        """
-        ...
-
-    def knows(self, peer: str, /) -> bool:
-        """Says whether a place is kept for this peer when all are taken.
-
-        It has a part in a run here, or served good bytes.
-        """
+    def tells_where(self) -> bool:
+        """Tells whether it may know whom this peer is connected to."""
         ...
 
     def spec(self, run_id: str, /) -> bytes | None: ...
@@ -86,6 +75,32 @@ class BlobSource(Protocol):
 
     def records(self, key: str, /) -> list[bytes]:
         """Returns the envelopes this peer knows for a DHT key."""
+        ...
+
+    async def converse(self, action: RequestKind, run: str, body: bytes, /) -> bytes | None:
+        """Answers one of CONVERSATIONS (blob_requests.py); None where there is nothing to say.
+
+        Raises BusyError when others have to be answered first.
+        """
+        ...
+
+
+class BlobSource(Protocol):
+    """Says what other peers may ask of this one."""
+
+    def shown_to(self, peer: str, action: RequestKind, run: str, thing: str, /) -> Shown | None:
+        """Returns what `peer` may see for one request; every request passes here before it is answered.
+
+        `thing` is a run id (spec), a DHT key (records), a blob id (blobs), a peer id (where) or "";
+        `run` is the run that the request names, "" where it names none. None refuses the request.
+        """
+        ...
+
+    def knows(self, peer: str, /) -> bool:
+        """Says whether a place is kept for this peer when all are taken.
+
+        It has a part in a run here, or served good bytes.
+        """
         ...
 
 
@@ -113,6 +128,11 @@ class Swarm(Protocol):
 
     def addresses(self) -> tuple[str, ...]:
         """Returns multiaddrs ending in /p2p/<peer id>, for invites."""
+        ...
+
+    @property
+    def given_peers(self) -> frozenset[str]:
+        """Returns the peers that a person named to this one: bootstrap nodes, relays, those of an invite."""
         ...
 
     def serve(self, source: BlobSource) -> None:
@@ -183,6 +203,18 @@ class Swarm(Protocol):
 
     async def measure_clock_offset(self, peer: str) -> float:
         """Returns the seconds by which the peer's clock is ahead of ours."""
+        ...
+
+    async def ask(self, peer: str, action: RequestKind, run: str, body: bytes) -> bytes:
+        """Says something to a peer about a run (`join`, `hello`, `key`, `stock`), and returns its answer.
+
+        UnreachableError and MissingBlobError as of the fetches; a peer that does not know the run, or does
+        not want to know the asker, says the same.
+        """
+        ...
+
+    async def disconnect(self, peer: str) -> None:
+        """Ends the connection to a peer, which is not come back to by itself."""
         ...
 
     async def close(self) -> None: ...

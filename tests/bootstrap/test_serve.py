@@ -344,7 +344,7 @@ async def test_a_node_that_is_started_again_knows_its_runs_before_anybody_speaks
         source.specs.clear()
         async with node_of(world, monkeypatch) as bootstrap:
             await world.until(lambda: junk.id in bootstrap.runs)
-            assert bootstrap.host.spec(junk.id) == junk.data
+            assert bootstrap.host.shown_to("", "spec", "", junk.id).spec(junk.id) == junk.data
             place = bootstrap.places[junk.id]  # still of the peer that brought it
             assert (place.peer, place.network) == (stranger.peer_id, "127.0.0.1")
 

@@ -16,10 +16,12 @@ from paris_p2p.identity import Identity
 from paris_p2p.invite import Invite
 from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.node.fetch import Fetcher
-from paris_p2p.node.host import Host, join_run, open_host
+from paris_p2p.node.host import Host, open_host
+from paris_p2p.node.joining import join_run
 from paris_p2p.node.run_node import opened
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import CHUNK_BYTES
+from paris_p2p.rules.run_state import run_state
 from paris_p2p.swarm.blob_client import CHUNK_HEAD, pack_head, read_map
 from paris_p2p.swarm.real import open_swarm
 from tests.peer.world import World
@@ -161,10 +163,13 @@ async def test_two_that_drip_the_same_chunks_do_not_stall_a_download(tmp_path: P
 class Everything:
     """A run whose data is all there is."""
 
-    run, spec = "run", spec()
+    run, state = "run", run_state("ab" * 32, spec(), [], 0.0)
 
     def serves(self, blob_id: str) -> bool:
         return True
+
+    def things(self, blob_id: str) -> set[str]:
+        return {"data"}
 
     def knows(self, peer: str) -> bool:
         return False

@@ -478,6 +478,11 @@ async def test_a_damaged_blob_is_healed_by_a_fetch_of_its_bad_chunks_alone(
     assert seeder.asked == {7: 1}
 
 
+class OpenState:
+    def rights(self, peer: str) -> frozenset[str]:
+        return frozenset({"train", "generate", "store"})
+
+
 async def test_a_download_in_progress_is_served_to_others(
     store: BlobStore, ledger: SourceLedger, tmp_path: Path
 ) -> None:
@@ -486,14 +491,14 @@ async def test_a_download_in_progress_is_served_to_others(
         partial.write_chunk(index, BLOB.chunk(index))
 
     class Serving:
-        run, spec, spec_data = "", None, b""
+        state = OpenState()
+        things = staticmethod(lambda blob_id: {"data"})
         serves = staticmethod(lambda blob_id: blob_id == BLOB.ref.id)
         records_under = staticmethod(lambda key: [])
 
     network, identity = FakeNetwork(), Identity.generate()
     host = Host(PeerSettings(data_dir=tmp_path), identity, store)
     network.join(identity, host)
-    host.may = lambda *_: True  # type: ignore[method-assign]
     other = network.join(Identity.generate())
     there = BlobStore(tmp_path / "there")
 
@@ -504,7 +509,7 @@ async def test_a_download_in_progress_is_served_to_others(
         # a blob of no run of this host is nobody's business
         await Fetcher(other, there, ledger).one(BLOB.ref, sources)
     with pytest.raises(MissingBlobError):
-        host.read_chunk(BLOB.ref.id, 0)
+        host.shown_to(other.peer_id, "blobs", "", BLOB.ref.id).read_chunk(BLOB.ref.id, 0)
     host.members["run"] = Serving()  # type: ignore[assignment]
     with pytest.raises(MissingBlobError, match="20 of 40 chunks"):
         await Fetcher(other, there, ledger).one(BLOB.ref, sources)

@@ -10,7 +10,8 @@ import pytest
 from paris_p2p.errors import StoreError, VersionError
 from paris_p2p.identity import Identity
 from paris_p2p.invite import Invite
-from paris_p2p.node.host import Host, join_run, load_spec, spec_path
+from paris_p2p.node.host import Host, load_spec, spec_path
+from paris_p2p.node.joining import join_run
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import READER
 from paris_p2p.spec import sign_run

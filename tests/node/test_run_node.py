@@ -73,7 +73,7 @@ async def test_publishing_leaves_the_event_loop_free_and_no_card_speaks_of_missi
         else:
             card = await task
             assert store.path(card.record.weights.id).read_text() == "weights"
-            assert host.read_chunk(card.record.resume.id, 0) == b"resume"
+            assert host.shown_to("", "blobs", "", "").read_chunk(card.record.resume.id, 0) == b"resume"
             assert [one.id for one in node.board.pending("expert-0")] == [card.id]
 
 

@@ -166,7 +166,7 @@ async def test_a_card_whose_gate_fails_is_counted_never_attested_and_never_seede
         assert owner.node.board.tip("expert-0") is None
         (card,) = owner.node.board.pending("expert-0")[:1]
         assert owner.node.host.store.has(card.record.weights.id)
-        assert owner.node.host.manifest_bytes(card.record.weights.id) is None
+        assert owner.node.host.shown_to("", "blobs", "", "").manifest_bytes(card.record.weights.id) is None
 
 
 async def test_a_worse_held_out_loss_is_refused(tmp_path: Path) -> None:

@@ -31,11 +31,17 @@ class Source:
     def __init__(self, *, allowed: bool = True, records: tuple[bytes, ...] = ()):
         self.allowed, self.known = allowed, list(records)
         self.stalled = threading.Event()
-        self.doors: list[tuple[str, str, str, str]] = []  # what `may` was asked
+        self.doors: list[tuple[str, str, str, str]] = []  # what `shown_to` was asked
 
-    def may(self, peer: str, action: str, run: str, thing: str, /) -> bool:
+    def shown_to(self, peer: str, action: str, run: str, thing: str, /) -> Source | None:
         self.doors.append((peer, action, run, thing))
-        return self.allowed
+        return self if self.allowed else None
+
+    def tells_where(self) -> bool:
+        return True
+
+    async def converse(self, action: str, run: str, body: bytes, /) -> bytes | None:
+        return action.encode() + b" " + body if run == RUN else None
 
     def knows(self, peer: str, /) -> bool:
         return False

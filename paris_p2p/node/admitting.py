@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blake3 import blake3
 
@@ -18,6 +18,7 @@ from paris_p2p.envelope import Envelope, decode, encode, open_envelope, parse, s
 from paris_p2p.errors import RecordError, UsageError
 from paris_p2p.identity import verify
 from paris_p2p.node.membership import open_certificate
+from paris_p2p.node.node_seam import NodeSeam
 from paris_p2p.owner_records import (
     CertificateRecord,
     JoinAnswer,
@@ -27,9 +28,6 @@ from paris_p2p.owner_records import (
     companion_bytes,
 )
 from paris_p2p.rules.admission import CERTIFICATE_S, certificate_rights, issued_in_order, token_fault
-
-if TYPE_CHECKING:
-    from paris_p2p.node.run_node import RunNode
 
 log = logging.getLogger(__name__)
 MAX_ADMITTED = 4096  # certificates by this peer: as many as others take of one signer
@@ -54,7 +52,7 @@ class Asking:
 class Admitter:
     """The side of joining that lets in; every node that may admit has it."""
 
-    def __init__(self, node: RunNode):
+    def __init__(self, node: NodeSeam):
         self.node = node
         self.asking: dict[str, Asking] = {}  # by peer, the longest unheard first
         self.denied: dict[str, None] = {}  # peers that a person said no to, until this node's end

@@ -6,22 +6,31 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from paris_p2p.errors import SwarmError
-
-if TYPE_CHECKING:
-    from paris_p2p.node.host import Host
+from paris_p2p.node.facing import Member
+from paris_p2p.swarm.seam import Swarm
 
 log = logging.getLogger(__name__)
 HELLO_S = 10.0  # from a connection to the membership that it shows
 LOOK_EVERY_S = 2.0
 
 
+class Watched(Protocol):
+    """Is a host, as its doorkeeper sees it."""
+
+    @property
+    def members(self) -> dict[str, Member]: ...
+
+    @property
+    def swarm(self) -> Swarm: ...
+
+
 class Doorkeeper:
     """Looks at who is connected, and since when."""
 
-    def __init__(self, host: Host, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, host: Watched, clock: Callable[[], float] = time.monotonic):
         self._host, self._clock = host, clock
         self._since_s: dict[str, float] = {}  # of connected peers
 

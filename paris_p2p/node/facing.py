@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from blake3 import blake3
 
 from paris_p2p.errors import BusyError, MissingBlobError
+from paris_p2p.identity import Identity
 from paris_p2p.records import RequestKind
 from paris_p2p.rules.run_state import RunState
 from paris_p2p.rules.trust import Thing, may
+from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.limits import EventLimit
-
-if TYPE_CHECKING:
-    from paris_p2p.node.host import Host
+from paris_p2p.swarm.seam import Swarm
 
 
 class Member(Protocol):
@@ -81,10 +81,29 @@ class WordLimits:
         return not self._failures.allow(peer)
 
 
+class Answering(Protocol):
+    """Is a host, as the answering side sees it."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def store(self) -> BlobStore: ...
+
+    @property
+    def swarm(self) -> Swarm: ...
+
+    @property
+    def members(self) -> dict[str, Member]: ...
+
+    @property
+    def words(self) -> WordLimits: ...
+
+
 class Facing:
     """Shows a host to one peer, for one request."""
 
-    def __init__(self, host: Host, peer: str, action: RequestKind, run: str):
+    def __init__(self, host: Answering, peer: str, action: RequestKind, run: str):
         self._host, self._peer, self._action, self._run = host, peer, action, run
 
     def tells_where(self) -> bool:

@@ -7,18 +7,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blake3 import blake3
 
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import MissingBlobError, ParisError, RecordError, SwarmError
 from paris_p2p.kinds import members_key
+from paris_p2p.node.node_seam import NodeSeam
 from paris_p2p.owner_records import CertificateRecord, MemberRecord
 from paris_p2p.store.ledger import Ledger
-
-if TYPE_CHECKING:
-    from paris_p2p.node.run_node import RunNode
 
 log = logging.getLogger(__name__)
 CERTIFICATE = "certificate"  # in the ledger: this node's own
@@ -40,7 +38,7 @@ def open_certificate(run: str, data: bytes) -> Envelope[CertificateRecord]:
 class Membership:
     """Shows this node's certificate, and takes note of the others'."""
 
-    def __init__(self, node: RunNode):
+    def __init__(self, node: NodeSeam):
         self.node, self.run, self.ledger = node, node.run, node.ledger
         self.own: Envelope[MemberRecord] | None = None
         self._greeted: dict[str, float] = {}  # peer -> when to greet it again

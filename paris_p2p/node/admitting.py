@@ -213,7 +213,7 @@ class Admitter:
         try:
             certificate = open_certificate(self.node.run, data)
         except RecordError as error:
-            # It stays, and counts as used: else whoever damages a file has one more use.
+            # It stays, and counts as used: else to damage a file would give one more use.
             log.warning("%s in the ledger is damaged; its use stays used: %s", key, error)
             self._uses[key.split("/")[1]][key] = b""
             return

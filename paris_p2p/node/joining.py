@@ -95,7 +95,7 @@ class Joining:
             self.invite.usable_token(time.time())  # its time may be over by now
 
     async def _admitters(self) -> list[str]:
-        """Returns the peers that may let us in; whom a token names, or whoever is there."""
+        """Returns the peers that may let us in; whom a token names, or else all that are there."""
         me = self.host.identity.peer_id
         if self.token is not None:
             return [peer for peer in self.token.record.admitters if peer != me]
@@ -195,7 +195,7 @@ class Joining:
             return _asked_words(answers)
         silent = [peer for peer, why in answers.items() if why == "silent"]
         told += [
-            f"{peer}: it does not serve this run, or whoever made the invite may not let in any more"
+            f"{peer}: it does not serve this run, or the invite's maker may not let in any more"
             for peer in silent
         ]
         if not waits:

@@ -50,7 +50,7 @@ class Membership:
         return own_certificate(self.ledger, self.run, self.node.peer_id)
 
     async def keep_showing(self) -> None:
-        """Greets whoever is connected, and tells the board at each half of a member record's life."""
+        """Greets those who are connected, and tells the board at each half of a member record's life."""
         told_s = read_s = -1e9
         while True:
             try:
@@ -97,20 +97,26 @@ class Membership:
         """Takes a verified member record; returns True when it told something new."""
         if not isinstance(envelope.record, MemberRecord) or envelope.record.run != self.run:
             return False
-        try:
-            is_new = self.node.add_member(envelope)
-        except RecordError as error:
-            log.info("a member record of %s is worth nothing: %s", envelope.signer[-8:], error)
-            self.node.refused["member: worth nothing"] += 1
-            return False
-        before = self.known.get(envelope.signer)
-        if before is None and len(self.known) >= _MAX_KEPT:
-            return is_new
-        if before is None or before.record.seq < envelope.record.seq:
-            self.known[envelope.signer] = envelope
-            if is_new or before is None:
-                self.ledger.put(_kept_under(envelope.signer), envelope.data)
+        is_new = self.node.add_member(envelope)
+        self.note(envelope)
         return is_new
+
+    def note(self, envelope: Envelope[Any]) -> None:
+        """Remembers a verified member record, also over a restart, unless what it shows is another's."""
+        record, signer = envelope.record, envelope.signer
+        before = self.known.get(signer)
+        if not isinstance(record, MemberRecord) or (before is None and len(self.known) >= _MAX_KEPT):
+            return
+        if before is not None and before.record.seq >= record.seq:
+            return
+        try:
+            if open_certificate(self.run, record.certificate).record.peer != signer:
+                return
+        except RecordError:
+            return
+        self.known[signer] = envelope
+        if before is None or before.record.certificate != record.certificate:
+            self.ledger.put(_kept_under(signer), envelope.data)
 
     def records(self) -> list[bytes]:
         """Returns the member records that this node knows, for a peer that asks for them directly."""
@@ -132,7 +138,7 @@ class Membership:
                 log.info("%s shows nothing that holds: %s", peer[-8:], error)
                 return None
             if shown.signer != peer or shown.record.expires_at <= time.time():
-                return None  # another's: whoever repeats it is admitted by nothing
+                return None  # another's: to repeat it admits nobody
             self.take(shown)
         if not self.node.state.is_member(peer):
             return None

@@ -85,6 +85,7 @@ class RunNode:
         copies = OpenCopies(host.store, work_folder(host.settings.data_dir, run.id, OPEN))
         self.blobs = RunBlobs(host.store, self.keys, copies, lambda: self.spec, host.make_room)
         self.membership, self.admitter = Membership(self), Admitter(self)
+        self.listeners.append(self.membership.note)
         self.answers: dict[RequestKind, Answer] = {  # to what other peers say about this run
             "hello": self.membership.answer_hello,
             "join": self.admitter.answer,

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from blake3 import blake3
 from paris_p2p.envelope import Envelope, decode, encode, open_envelope, parse, seal
 from paris_p2p.errors import RecordError, UsageError
 from paris_p2p.identity import verify
+from paris_p2p.key_box import gift_for, seal_gift
 from paris_p2p.node.membership import open_certificate
 from paris_p2p.node.node_seam import NodeSeam
 from paris_p2p.owner_records import (
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 MAX_ADMITTED = 4096  # certificates by this peer: as many as others take of one signer
 MAX_REQUESTS = 64  # of those who ask without a token; the longest unheard goes first
 _SENT_NOTICES = 512
-SealKeys = Callable[[str], Awaitable[bytes]]  # to a peer, as much of a private run's keys as its rights open
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,6 @@ class Admitter:
         self.node = node
         self.asking: dict[str, Asking] = {}  # by peer, the longest unheard first
         self.denied: dict[str, None] = {}  # peers that a person said no to, until this node's end
-        self.seal_keys: SealKeys | None = None  # of a private run
         self._uses: dict[str, dict[str, bytes]] = defaultdict(dict)  # token -> main peer -> certificate
         self._asked = 0
         self._turn = asyncio.Lock()  # two that race for the last use
@@ -180,10 +178,11 @@ class Admitter:
 
     async def _welcome(self, peer: str) -> JoinAnswer:
         """Returns what every member gets."""
+        gift = gift_for(self.node.keys.ring, self.node.state.rights(peer))
         return JoinAnswer(
             spec=self.node.signed_data,
             notices=tuple(one.data for one in self.node.chain.notices[:_SENT_NOTICES]),
-            keys=await self.seal_keys(peer) if self.seal_keys is not None else b"",
+            keys=b"" if gift is None else await asyncio.to_thread(seal_gift, peer, gift),
         )
 
     def _certificate(

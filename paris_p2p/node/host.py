@@ -171,5 +171,5 @@ def save_spec(data_dir: Path, run: Envelope[RunSpec]) -> Path:
     path = spec_path(data_dir, run.id)
     with explained(path):
         make_directory(path.parent)
-        write_atomic(path, run.data)
+        write_atomic(path, run.data, mode=0o600 if run.record.private else None)
     return path

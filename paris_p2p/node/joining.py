@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from paris_p2p.errors import (
     BusyError,
     InviteError,
     MissingBlobError,
+    MissingKeyError,
     RecordError,
     SwarmError,
     UnreachableError,
@@ -22,16 +23,20 @@ from paris_p2p.errors import (
 )
 from paris_p2p.identity import Identity
 from paris_p2p.invite import Invite
+from paris_p2p.key_box import KeyGift, open_gift, with_gift
+from paris_p2p.keyring import Keyring, save_keyring
 from paris_p2p.node.facing import join_name
 from paris_p2p.node.host import Host, load_spec, save_spec, spec_path
 from paris_p2p.node.membership import CERTIFICATE, NAME, open_certificate, own_certificate
+from paris_p2p.node.owners_word import notice_name
 from paris_p2p.owner_records import CertificateRecord, JoinAnswer, JoinRequest, companion_bytes
 from paris_p2p.rules.admission import REASONS
-from paris_p2p.rules.chain import Chain
-from paris_p2p.rules.run_state import RunState, run_state
+from paris_p2p.rules.chain import Chain, Notice
+from paris_p2p.rules.run_state import run_state
 from paris_p2p.spec import RunSpec, open_run
 from paris_p2p.store.ledger import Ledger
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
+from paris_p2p.veil import open_sealed
 
 log = logging.getLogger(__name__)
 MAX_SPEC_ASKED = 32  # peers side by side
@@ -144,13 +149,16 @@ class Joining:
         me, other = self.host.identity.peer_id, self.newcomer.other
         own = self._certificate(answer.certificate, me)
         second = self._certificate(answer.other_certificate, other.peer_id) if other is not None else None
-        state = self._state(run, answer, [one for one in (own, second) if one is not None])
+        ring, chain = self._read(run, answer)
+        held = [one for one in (own, second) if one is not None]
+        state = run_state(self.run_id, run.record, chain.notices, time.time(), held)
         if not state.is_member(me):
             raise RecordError(f"{peer} lets us in, and may not by what the run's owner said")
         home = self.host.settings.data_dir
-        self._keep(home, run, own, answer)
-        if second is not None and self.newcomer.other_home is not None:
-            self._keep(self.newcomer.other_home, run, second, answer)
+        self._keep(home, run, own, ring, chain)
+        other_home = self.newcomer.other_home
+        if second is not None and other_home is not None and not is_joined(other_home, run.id):
+            self._keep(other_home, run, second, Keyring(ring.keys), chain)
         return run
 
     def _certificate(self, data: bytes, peer: str) -> Envelope[CertificateRecord] | None:
@@ -161,28 +169,51 @@ class Joining:
             raise RecordError(f"the certificate is of {certificate.record.peer}, and this is {peer}")
         return certificate
 
-    def _state(
-        self, run: Envelope[RunSpec], answer: JoinAnswer, certificates: Sequence[Envelope[CertificateRecord]]
-    ) -> RunState:
-        """Returns what the run is by the notices that came with the answer."""
-        chain = Chain(self.run_id, run.record.owner)
-        for data in answer.notices:
-            chain = chain.add(open_envelope(data, run=self.run_id, kinds=("notice",)))
-        return run_state(self.run_id, run.record, chain.notices, time.time(), certificates)
+    def _read(self, run: Envelope[RunSpec], answer: JoinAnswer) -> tuple[Keyring, Chain]:
+        """Returns the keys and the notices that came with the answer, each checked by those before it: a
+        notice that revokes names the key that the next ones are sealed under. RecordError.
+        """
+        spec, chain, ring = run.record, Chain(self.run_id, run.record.owner), Keyring()
+        gift = open_gift(self.host.identity, answer.keys) if answer.keys else KeyGift()
+        left = list(answer.notices)
+        while True:
+            named = run_state(self.run_id, spec, chain.notices, time.time()).key_hashes
+            ring, before = with_gift(ring, gift, named, spec.gate.key_hash), len(left)
+            while left:
+                try:
+                    chain = chain.add(self._open_notice(left[0], ring, spec))
+                except MissingKeyError:
+                    break
+                del left[0]
+            if not left or len(left) == before:
+                break
+        if spec.private and not ring.keys:
+            raise RecordError("no key of the run came with the answer")
+        return ring, chain
+
+    def _open_notice(self, data: bytes, ring: Keyring, spec: RunSpec) -> Notice:
+        if spec.private:
+            return open_sealed(data, ring, self.run_id, ("notice",))
+        return open_envelope(data, run=self.run_id, kinds=("notice",))
 
     def _keep(
         self,
         home: Path,
         run: Envelope[RunSpec],
         certificate: Envelope[CertificateRecord] | None,
-        answer: JoinAnswer,
+        ring: Keyring,
+        chain: Chain,
     ) -> None:
-        path = spec_path(home, run.id)
-        ledger = Ledger(path.parent / "ledger")
+        folder = spec_path(home, run.id).parent
+        ledger = Ledger(folder / "ledger")
+        for notice in chain.notices:
+            ledger.put(notice_name(notice.record.seq), notice.data)
         if certificate is not None:
             ledger.put(CERTIFICATE, certificate.data)
         if self.newcomer.name:
             ledger.put(NAME, self.newcomer.name.encode())
+        if ring.keys or ring.gate:
+            save_keyring(folder, ring)
         save_spec(home, run)  # last: with it the run counts as joined
 
     def _account(self, answers: dict[str, str]) -> str:

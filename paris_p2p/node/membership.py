@@ -74,7 +74,7 @@ class Membership:
 
     async def read(self) -> None:
         """Reads who takes part from the board."""
-        for envelope in await self.node.host.swarm.read_records(members_key(self.run), self.run):
+        for envelope in await self.node.swarm.read(members_key(self.run)):
             self.take(envelope)
 
     def record(self) -> Envelope[MemberRecord] | None:
@@ -89,8 +89,11 @@ class Membership:
         if not is_same or left_s < MEMBER_LIFETIME_S / 2:
             name = (self.ledger.get(NAME) or b"").decode(errors="replace")[:64]
             header = self.node.header("member", "", MEMBER_LIFETIME_S)
-            self.own = self.node.sign(MemberRecord(**header, certificate=certificate.data, name=name))
-            self.take(self.own)
+            try:
+                self.own = self.node.sign(MemberRecord(**header, certificate=certificate.data, name=name))
+                self.take(self.own)
+            except SwarmError as error:  # the run has a new key, which has not come yet
+                log.info("this peer's certificate cannot be shown anew: %s", error)
         return self.own
 
     def take(self, envelope: Envelope[Any]) -> bool:
@@ -133,7 +136,7 @@ class Membership:
         """
         if body:
             try:
-                shown = await asyncio.to_thread(self.node.word.open, body, ("member",))
+                shown = await asyncio.to_thread(self.node.swarm.open, body, ("member",))
             except RecordError as error:
                 log.info("%s shows nothing that holds: %s", peer[-8:], error)
                 return None
@@ -148,7 +151,7 @@ class Membership:
     async def greet_connected(self) -> None:
         """Shows this node's certificate to the connected peers that have not seen it."""
         now_s = time.monotonic()
-        connected = {peer.peer_id for peer in await self.node.host.swarm.peers()}
+        connected = {peer.peer_id for peer in await self.node.swarm.peers()}
         self._greeted = {peer: due_s for peer, due_s in self._greeted.items() if peer in connected}
         due = [peer for peer in connected if self._greeted.get(peer, 0.0) <= now_s]
         for start in range(0, len(due), _AT_ONCE):
@@ -164,7 +167,7 @@ class Membership:
             body = b"" if own is None else own.data
             answer = await self.node.host.swarm.ask(peer, "hello", self.node.public_id, body)
             if answer:
-                shown = await asyncio.to_thread(self.node.word.open, answer, ("member",))
+                shown = await asyncio.to_thread(self.node.swarm.open, answer, ("member",))
                 if shown.signer == peer:
                     self.take(shown)
             await self._ask_for_members(peer)
@@ -176,9 +179,9 @@ class Membership:
 
     async def _ask_for_members(self, peer: str) -> None:
         """Takes the members that a member knows: the board forgets those that were away for a day."""
-        for data in await self.node.host.swarm.fetch_records(peer, members_key(self.run)):
+        for data in await self.node.swarm.ask_records(peer, members_key(self.run)):
             try:
-                self.take(await asyncio.to_thread(self.node.word.open, data, ("member",)))
+                self.take(await asyncio.to_thread(self.node.swarm.open, data, ("member",)))
             except RecordError as error:
                 log.info("%s tells of a member what does not hold: %s", peer[-8:], error)
                 break
@@ -189,7 +192,7 @@ class Membership:
         """
         for key, data in self.ledger.items("member/"):
             try:
-                envelope = self.node.word.open(data, ("member",))
+                envelope = self.node.swarm.open(data, ("member",))
                 if key != _kept_under(envelope.signer):
                     raise RecordError(f"it is of {envelope.signer}")
                 self.node.add_member(envelope)

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
 from paris_p2p.node.owners_word import OwnersWord
+from paris_p2p.node.run_keys import RunKeys
+from paris_p2p.node.run_swarm import RunSwarm
 from paris_p2p.owner_records import MemberRecord
 from paris_p2p.records import Signed
 from paris_p2p.rules.chain import Chain
@@ -35,6 +37,8 @@ class NodeSeam(Protocol):
     signed_data: bytes
     ledger: Ledger
     word: OwnersWord
+    keys: RunKeys
+    swarm: RunSwarm
     refused: Counter[str]
 
     @property

@@ -83,7 +83,7 @@ class OwnersWord:
         if self.chain.fork is not None and before.fork is None:
             self.ledger.put("fork", msgpack.packb([one.data for one in self.chain.fork]))
         for new in self.chain.notices[before.number :]:
-            self.ledger.put(_name(new.record.seq), new.data)
+            self.ledger.put(notice_name(new.record.seq), new.data)
         if self.chain.number == before.number and (self.chain.fork is None) == (before.fork is None):
             return False
         self._changed()
@@ -162,7 +162,7 @@ class OwnersWord:
         for key, data in self.ledger.items("notice/"):
             try:
                 notice = self.open(data, ("notice",))
-                if key != _name(notice.record.seq):
+                if key != notice_name(notice.record.seq):
                     raise RecordError(f"it holds notice {notice.record.seq}")
                 self.chain = self.chain.add(notice)
             except RecordError as error:
@@ -180,6 +180,6 @@ class OwnersWord:
             self.ledger.delete("fork")
 
 
-def _name(number: int) -> str:
+def notice_name(number: int) -> str:
     """Returns a notice's key in the ledger; names in order are numbers in order."""
     return f"notice/{number:0{len(str(MAX_NOTICES))}}"

@@ -29,9 +29,11 @@ from paris_p2p.progress import Progress
 
 CLUSTERS_FILE = "clusters.safetensors"
 # A clip is far when it lies FAR_FACTOR times as far from the nearest centre as all but a thousandth of the
-# run's own clips do.
+# run's own clips do. Distances of unit vectors are bounded, and another world's lie close together: with
+# vizdoom and crafter (EfficientNet-lite0, 600 clips), 0.82 is that quantile and Meta-World's 300 clips lie at
+# 0.80 to 0.92, so that a factor of 1.02 finds 96 % of them, and 1.1 no more than 19 %.
 REACH_QUANTILE = 0.999
-FAR_FACTOR = 1.1
+FAR_FACTOR = 1.02
 _CLIPS_AT_ONCE = 4096
 
 

@@ -38,10 +38,15 @@ class NoticeReading:
         self._liars: dict[str, int] = {}  # peer -> a number that it named and did not know
 
     async def ask(self, peer: str) -> None:
-        """Asks one peer for all notices that this node lacks. Raises what asking raises."""
+        """Asks one peer for all notices that this node lacks. Raises what asking raises.
+
+        The newest that is known is asked for again: where the peer has another of its number, the owner
+        contradicts itself.
+        """
         for _ in range(_MAX_ANSWERS):
             before = self.board.word.chain
-            await self.receive(await self.swarm.ask_records(peer, notices_key(self.run, before.number + 1)))
+            key = notices_key(self.run, max(1, before.number))
+            await self.receive(await self.swarm.ask_records(peer, key))
             if self.board.word.chain.number == before.number:
                 return
 
@@ -95,4 +100,5 @@ class NoticeReading:
                 continue  # older ones are had from peers directly
             found = await self.swarm.read(notices_key(self.run, number))
             if notice.id not in {one.id for one in found}:
+                await self._take(found)  # another of this number, if any
                 await self.swarm.store(notice)

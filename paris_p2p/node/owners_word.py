@@ -19,6 +19,7 @@ from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import RecordError, SignatureError
 from paris_p2p.owner_records import MAX_NOTICES, MemberRecord
 from paris_p2p.rules.chain import Chain, Notice
+from paris_p2p.rules.heard import CLOCK_SLACK_S
 from paris_p2p.rules.run_state import Certificate, RunState, run_state
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
@@ -84,6 +85,8 @@ class OwnersWord:
             self.ledger.put("fork", msgpack.packb([one.data for one in self.chain.fork]))
         for new in self.chain.notices[before.number :]:
             self.ledger.put(notice_name(new.record.seq), new.data)
+            if words := from_the_future(new, time.time()):
+                log.warning("%s", words)
         if self.chain.number == before.number and (self.chain.fork is None) == (before.fork is None):
             return False
         self._changed()
@@ -178,6 +181,20 @@ class OwnersWord:
         except (RecordError, ValueError, TypeError, msgpack.UnpackException) as error:
             log.warning("fork in the ledger is damaged and deleted, the swarm has it too: %s", error)
             self.ledger.delete("fork")
+
+
+def from_the_future(notice: Notice, now_s: float) -> str:
+    """Returns what a person is told of a notice that is dated after now; empty for others. It counts all the
+    same: the chain must not break.
+    """
+    ahead_s = notice.record.issued_at - now_s
+    if ahead_s <= CLOCK_SLACK_S:
+        return ""
+    return (
+        f"notice {notice.record.seq} of the run's owner is dated {ahead_s:.0f} s after what this machine's "
+        "clock says: this machine's clock is behind, or the owner's was ahead; it counts all the same, "
+        "set the one that is wrong"
+    )
 
 
 def notice_name(number: int) -> str:

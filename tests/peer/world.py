@@ -153,6 +153,7 @@ class World:
         self.owner = Identity.generate()
         self.shards = BlobStore(root / "shards")
         self.initial = {"expert": add_bytes(self.shards, initial)} if initial else {}
+        self.owner = Identity.generate()  # signs the run, and its notices (tests/rules/made_notices.py)
         self.run = self._make_run(experts, gate or GateSpec(), timing)
 
     def _make_run(self, experts: int, gate: GateSpec, timing: TimingSpec) -> Envelope[RunSpec]:

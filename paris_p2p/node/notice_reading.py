@@ -17,6 +17,7 @@ from typing import Any
 from paris_p2p.envelope import Envelope
 from paris_p2p.kinds import notices_key
 from paris_p2p.node.board import Board
+from paris_p2p.node.board_answers import MAX_NOTICES_TOLD
 from paris_p2p.node.run_swarm import RunSwarm
 from paris_p2p.owner_records import MAX_NOTICES
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
@@ -46,8 +47,9 @@ class NoticeReading:
         for _ in range(_MAX_ANSWERS):
             before = self.board.word.chain
             key = notices_key(self.run, max(1, before.number))
-            await self.receive(await self.swarm.ask_records(peer, key))
-            if self.board.word.chain.number == before.number:
+            told = await self.swarm.ask_records(peer, key)
+            await self.receive(told)
+            if len(told) < MAX_NOTICES_TOLD or self.board.word.chain.number == before.number:
                 return
 
     async def hear(self, known: Mapping[str, int]) -> None:

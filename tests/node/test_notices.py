@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,22 +163,27 @@ async def test_without_notices_a_presence_has_the_bytes_that_it_always_had(town:
 # lies
 
 
+class Teller:
+    """A peer that answers every question for records with what `records` makes up."""
+
+    def __init__(self, records: Callable[[str], list[bytes]]):
+        self.records = records
+
+    def shown_to(self, *_: str) -> Teller:
+        return self
+
+    def knows(self, peer: str) -> bool:
+        return False
+
+
 async def test_ten_thousand_forged_notices_change_nothing_and_are_left_after_a_few(town: Town) -> None:
     victim, honest = await town.peer("victim"), await town.peer("honest")
     honest.keep_all(town.chain(*NIGHT))
     forged = chain_of(town.world.run.id, NIGHT * 20, STRANGER, town.began_s)
 
-    class Liar:
-        def records(self, key: str) -> list[bytes]:
-            return [one.data for one in forged] * 100
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda *_: True
-
-    town.world.network.join(STRANGER, Liar())  # type: ignore[arg-type]
-    opened_before = dict(victim.refused)
+    town.world.network.join(STRANGER, Teller(lambda _: [one.data for one in forged] * 100))  # type: ignore[arg-type]
     await victim.reading.catch_up(STRANGER.peer_id, ["expert-0"])
-    assert victim.refused["records: not looked at after too many bad ones"] > opened_before.get("x", 0)
+    assert victim.refused["records: not looked at after too many bad ones"] >= 1
     assert sum(victim.refused.values()) < 100
     await victim.ask_connected()
     await victim.refresh()
@@ -195,15 +200,11 @@ async def test_who_says_it_knows_more_than_there_is_is_asked_once_and_others_all
     liars = [Identity.generate() for _ in range(12)]
     asked: list[str] = []
 
-    class Empty:
-        def records(self, key: str) -> list[bytes]:
-            asked.append(key)
-            return []
+    def nothing(key: str) -> list[bytes]:
+        asked.append(key)
+        return []
 
-        def __getattr__(self, name: str) -> Any:
-            return lambda *_: True
-
-    swarms = [town.world.network.join(liar, Empty()) for liar in liars]  # type: ignore[arg-type]
+    swarms = [town.world.network.join(liar, Teller(nothing)) for liar in liars]  # type: ignore[arg-type]
     now = time.time()
     for liar, swarm in zip(liars, swarms, strict=True):
         head = {"run": victim.run, "seq": 1, "issued_at": now, "expires_at": now + 600, "notices": 9000}

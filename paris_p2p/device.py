@@ -99,13 +99,13 @@ def set_threads(threads: int) -> None:
 def compute_repeatably(device: Device) -> None:
     """Chooses GPU kernels whose sums always have the same order, where there are such; call before the
     first computation.
+
+    Attention's backward pass is not among them: torch has an ordered one only where it may also refuse
+    operators that have none (docs/benchmarks.md, "On a GPU", for what was seen).
     """
     if device.cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        # It is torch's first choice on Hopper, and its backward pass has no fixed order; torch's own flash
-        # attention has.
-        torch.backends.cuda.enable_cudnn_sdp(False)
         # new memory is not filled first, which would cost a kernel for each tensor
         deterministic: Any = torch.utils.deterministic  # a module whose setting is a property
         deterministic.fill_uninitialized_memory = False

@@ -13,7 +13,7 @@ number, a parent that is gone, a half without clips) changes nothing, and neithe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -42,21 +42,27 @@ class Group:
 
 def grown(spec: RunSpec, changes: Iterable[AnyChange]) -> RunSpec:
     """Returns the RunSpec after the changes, in order; those that do not grow a run are passed over."""
+    for after in growing(spec, changes):
+        spec = after
+    return spec
+
+
+def growing(spec: RunSpec, changes: Iterable[AnyChange]) -> Iterator[RunSpec]:
+    """Yields the RunSpec after each of the changes, in order; the same object where one did not grow it."""
     waiting: Group | None = None
     for change in changes:
         if isinstance(change, AddExpert | DropExpert):
             waiting = Group(change)
             if isinstance(change, DropExpert):
                 spec = _dropped(spec, change)
-        elif not isinstance(change, AddClips):
-            continue
-        elif waiting is None:
-            spec = _with_shards(spec, change.shards)
-        else:
-            waiting = replace(waiting, parts=(*waiting.parts, change))
+        elif isinstance(change, AddClips):
+            if waiting is None:
+                spec = _with_shards(spec, change.shards)
+            else:
+                waiting = replace(waiting, parts=(*waiting.parts, change))
         if waiting is not None and waiting.is_whole:
             spec, waiting = _completed(spec, waiting), None
-    return spec
+        yield spec
 
 
 def why_not(spec: RunSpec, change: AddExpert | DropExpert) -> str:

@@ -17,6 +17,7 @@ from paris_p2p.records import CardRecord
 from paris_p2p.rules.next_card import NewCheckpoint, tells_again
 from paris_p2p.rules.rates import lowered_again
 from paris_p2p.rules.tips import Tip, tip_id
+from paris_p2p.spec import MEMBERSHIP_READER
 
 # an older one would train on with the full rate, and refuse a card that goes back for its steps
 LOWERED_READER = 3
@@ -39,7 +40,7 @@ async def sign_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoi
     node.keeping.note(held)
     card = CardRecord(
         **_place(node, slot, tip),
-        oldest_reader=LOWERED_READER if new.lowered else 1,
+        oldest_reader=_oldest_reader(new.lowered, new.notices),
         epoch=epoch,
         weights=weights,
         resume=resume,
@@ -47,6 +48,7 @@ async def sign_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoi
         steps=new.steps,
         train_loss=new.train_loss,
         lowered=new.lowered,
+        notices=new.notices,
     )
     return _sign(node, card)
 
@@ -62,8 +64,9 @@ def sign_going_back(node: RunNode, old: CardRecord, epoch: int) -> Envelope[Card
     """
     tip = node.board.tip(old.slot)
     lowered = lowered_again(tip.card.record.lowered if tip else 0)
+    reader = _oldest_reader(lowered, old.notices)
     return sign_again(
-        node, old.model_copy(update={"epoch": epoch, "lowered": lowered, "oldest_reader": LOWERED_READER})
+        node, old.model_copy(update={"epoch": epoch, "lowered": lowered, "oldest_reader": reader})
     )
 
 
@@ -91,8 +94,14 @@ async def tell_own_cards_again(node: RunNode) -> None:
             continue  # damaged: the swarm's records decide
         card = envelope.record
         has_blobs = all(node.host.store.has(ref.id) for ref in (card.weights, card.resume))
-        if tells_again(card, tip, time.time(), has_blobs=has_blobs):
+        counts = node.state.counts(envelope)
+        if tells_again(card, tip, time.time(), has_blobs=has_blobs, counts=counts):
             await tell_card(node, envelope)
+
+
+def _oldest_reader(lowered: int, notices: int) -> int:
+    """Returns the first version that understands a card: older ones do not look at it."""
+    return MEMBERSHIP_READER if notices else LOWERED_READER if lowered else 1
 
 
 def _place(node: RunNode, slot: str, tip: Tip | None) -> dict[str, Any]:

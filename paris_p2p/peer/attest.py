@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -20,10 +21,11 @@ from typing import Any
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MissingBlobError, ParisError, SwarmError
 from paris_p2p.node.run_node import RunNode
+from paris_p2p.owner_records import MemberRecord, NoticeRecord
 from paris_p2p.peer.check import Checker, Gate, refuse_measured
 from paris_p2p.peer.refusing import Refusals
 from paris_p2p.peer.remembered import SlotMemory
-from paris_p2p.peer.summary import checkpoint_limits
+from paris_p2p.peer.seen_cards import attests_here, slot_cards, slot_leads
 from paris_p2p.peer.voting import Voter
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.checks import reading_due_s
@@ -63,8 +65,9 @@ class Attestor:
         self.voter = Voter(node, say)
         self.checker = Checker(node, device, gate)
         self.refusals = Refusals(node, say)
-        self._memory = {slot: SlotMemory() for slot in node.spec.slots}
-        self._news = {slot: asyncio.Event() for slot in node.spec.slots}
+        self._memory: dict[str, SlotMemory] = defaultdict(SlotMemory)
+        self._news: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._word = asyncio.Event()  # the owner spoke, or a slot's task ended
         node.listeners.append(self._notice)
 
     @property
@@ -72,26 +75,31 @@ class Attestor:
         return self.voter.attested
 
     async def run(self) -> None:
-        """Attests what may be attested, until it is cancelled."""
-        if not self.node.state.may_attest(self.node.peer_id):
-            return
-        for slot in self.node.spec.slots:
-            if (card := await self.voter.tell_again(slot)) is not None:
-                self._memory[slot].led(card.id)  # it was asked when the card was chosen
-        # a silent maker holds up its own slot only
-        slots = [asyncio.create_task(self._watch(slot)) for slot in self.node.spec.slots]
+        """Attests what may be attested, also in slots that the run gets later, until it is cancelled."""
+        watches: dict[str, asyncio.Task[None]] = {}  # a silent maker holds up its own slot only
         try:
-            await asyncio.gather(*slots)
+            while not any(task.done() for task in watches.values()):
+                self._word.clear()
+                for slot in self.node.spec.slots:
+                    if slot not in watches:
+                        watches[slot] = asyncio.create_task(self._watch(slot))
+                        watches[slot].add_done_callback(lambda _: self._word.set())
+                await self._word.wait()
+            for task in watches.values():
+                if task.done():
+                    task.result()  # it ended, so it raised
         finally:
-            for task in slots:
+            for task in watches.values():
                 task.cancel()
-            await asyncio.gather(*slots, return_exceptions=True)
+            await asyncio.gather(*watches.values(), return_exceptions=True)
             await self.checker.close()
 
     async def _watch(self, slot: str) -> None:
         """Looks at a slot again and again, whatever others signed: a task's outermost frame. Errors of this
         machine's disk are raised.
         """
+        if (card := await self.voter.tell_again(slot)) is not None:
+            self._memory[slot].led(card.id)  # it was asked when the card was chosen
         while True:
             try:
                 await self._look_at(slot)
@@ -106,6 +114,9 @@ class Attestor:
     async def _look_at(self, slot: str) -> None:
         """Carries out what the rules say about a slot, once, and waits for news."""
         self._news[slot].clear()
+        if not attests_here(self.node, slot):
+            await self._until_news(slot, LOOK_AGAIN_S)
+            return
         tried = set[str]()
         now = Round({card.id for card in self.node.board.pending(slot)}, tried)
         while (step := self._next(slot, now)).check is not None:
@@ -119,13 +130,18 @@ class Attestor:
         if step.read:
             await self._read(slot)
             return
-        try:
-            async with asyncio.timeout(step.wait_s):
-                await self._news[slot].wait()
-        except TimeoutError:
+        if not await self._until_news(slot, step.wait_s):
             memory, checkpoint_s = self._memory[slot], self.node.spec.timing.checkpoint_s
             if reading_due_s(memory.read_s, time.time(), checkpoint_s) == 0:
                 await self._read(slot)
+
+    async def _until_news(self, slot: str, wait_s: float) -> bool:
+        """Returns True with the next news of the slot, False after `wait_s` seconds."""
+        try:
+            async with asyncio.timeout(wait_s):
+                return await self._news[slot].wait()
+        except TimeoutError:
+            return False
 
     async def _read(self, slot: str) -> None:
         began_s = time.time()
@@ -133,29 +149,10 @@ class Attestor:
         self._memory[slot].read_s = began_s
 
     def _next(self, slot: str, now: Round) -> NextCheck:
-        cards = self._cards(slot)
+        cards = slot_cards(self.node, slot)
         own = self._own(slot, cards.tip)
         self._memory[slot].led(*newly_led(cards, cards.pending, own))
         return next_check(cards, own, now)
-
-    def _cards(self, slot: str) -> SlotCards:
-        """Returns what the board says of a slot's cards now."""
-        board, spec = self.node.board, self.node.spec
-        return SlotCards(
-            me=self.node.peer_id,
-            leads=self._leads(slot),
-            pending=tuple(board.pending(slot)),
-            known=board.slots[slot].cards,
-            came_s=board.slots[slot].seen_at_s,
-            attestors=board.signers_by_card(slot),
-            best=board.best(slot),
-            largest_bytes=checkpoint_limits(spec, slot),
-            others=self.node.known_attestors(),
-            quorum=spec.gate.quorum,
-        )
-
-    def _leads(self, slot: str) -> Leads:
-        return Leads(self.node.board.view(slot), time.time())
 
     def _own(self, slot: str, tip: Tip | None) -> OwnChecks:
         memory = self._memory[slot]
@@ -170,9 +167,13 @@ class Attestor:
 
     def _notice(self, envelope: Envelope[Any]) -> None:
         slot = envelope.record.slot
-        if slot not in self._memory:
+        if isinstance(envelope.record, NoticeRecord | MemberRecord):  # the owner's word is of all slots
+            for news in (self._word, *self._news.values()):
+                news.set()
             return
-        if isinstance(envelope.record, CardRecord) and self._leads(slot).may_publish(envelope):
+        if slot not in self.node.spec.slots:
+            return
+        if isinstance(envelope.record, CardRecord) and slot_leads(self.node, slot).may_publish(envelope):
             self._memory[slot].led(envelope.id)
         self._news[slot].set()
 
@@ -236,7 +237,7 @@ class Attestor:
         self, card: Envelope[CardRecord], passed_s: float, bounds_s: tuple[float, float]
     ) -> tuple[Going, float]:
         slot = card.record.slot
-        cards = self._cards(slot)
+        cards = slot_cards(self.node, slot)
         own = self._own(slot, cards.tip)
         of_leads = [one for one in cards.pending if one.signer in cards.leads.signers]
         self._memory[slot].led(*newly_led(cards, of_leads, own))
@@ -246,7 +247,9 @@ class Attestor:
         """Signs what was measured, or refuses the card for good."""
         if reason := refuse_measured(result, tip, self.node.spec.gate.tolerance):
             await self._refuse(card, reason, result)
-        elif may_sign(card, self.node.board.tip(card.record.slot), self.voter.votes.chosen(card.record)):
+        elif self.node.state.counts(card) and may_sign(
+            card, self.node.board.tip(card.record.slot), self.voter.votes.chosen(card.record)
+        ):
             await self.voter.sign(card, result, tip)
 
     def _put_off(self, card: Envelope[CardRecord], objection: str) -> None:
@@ -266,7 +269,7 @@ class Attestor:
         refusal = self.refusals.put(card, reason, result)
         if refusal is None:
             return
-        if card.id in self._memory[slot].led_cards or self._leads(slot).may_publish(card):
+        if card.id in self._memory[slot].led_cards or slot_leads(self.node, slot).may_publish(card):
             self.node.keep(refusal)
             with suppress(SwarmError):  # nobody there: a peer that asks this one hears it
                 await self.node.tell(refusal)

@@ -10,6 +10,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MissingBlobError
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.peer.gate_process import GateProcess, gate_idle_s
+from paris_p2p.peer.jobs import changed_by_notices, fewer_experts
 from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.rules.checks import turn_s
 from paris_p2p.rules.placement import attest_limit_s
@@ -53,7 +54,8 @@ class Checker:
         return turn_s(self._download_bytes(card), self.node.spec.timing.checkpoint_s, failed)
 
     def _download_bytes(self, card: CardRecord) -> int:
-        shards_bytes = sum(shard.blob.size_bytes for shard in self.node.spec.shards_for(card.slot, "gate"))
+        spec = self.node.state.spec_at(card.notices)
+        shards_bytes = sum(shard.blob.size_bytes for shard in spec.shards_for(card.slot, "gate"))
         return card.weights.size_bytes + card.resume.size_bytes + shards_bytes
 
     async def measure(self, card: Envelope[CardRecord], tip: Tip | None) -> GateResult:
@@ -82,9 +84,13 @@ class Checker:
     async def _job(
         self, card: Envelope[CardRecord], best: Envelope[CardRecord] | None
     ) -> AsyncIterator[GateJob]:
-        """Fetches everything the gate needs, which can be read while the block lasts."""
+        """Fetches everything the gate needs, which can be read while the block lasts.
+
+        A card is judged by what the run was when it was made: by the notices that its training knew.
+        """
         node, record = self.node, card.record
-        wanted = node.spec.shards_for(record.slot, "gate")
+        known = min(record.notices, node.state.number)
+        wanted = node.state.spec_at(known).shards_for(record.slot, "gate")
         async with AsyncExitStack() as files:
 
             async def read(refs: Sequence[BlobRef], what: str, use: str) -> list[Path]:
@@ -97,10 +103,12 @@ class Checker:
                 run=node.run,
                 slot=record.slot,
                 spec_path=node.spec_file,
+                **changed_by_notices(node, record.slot, known),
                 card=card.id,
                 weights_path=weights,
                 resume_path=resume,
                 best_weights_path=best_weights[0],
+                best_experts=fewer_experts(node, record.slot, best.record.notices, known) if best else 0,
                 shard_paths=tuple(shards),
                 shard_clusters=tuple(shard.cluster for shard in wanted),
                 clips=record.clips,

@@ -35,7 +35,8 @@ class HeldClaim:
         while True:
             due_s = renew_in_s(self.holding.issued_at, time.time(), timing)
             await asyncio.sleep(max(timing.claim_s / _LOOKS, due_s))
-            if self.decide().action in ("hold", "claim"):
+            is_below = self.holding.epoch < self.node.state.floor_epoch(self.slot)  # it counts for nothing
+            if self.decide().action in ("hold", "claim") and not is_below:
                 await self.renew()
 
     async def renew(self, epoch: int | None = None) -> None:

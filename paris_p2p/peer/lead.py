@@ -6,9 +6,10 @@
         start the trainer again when it dies                 (trainer_process.py)
         sign the newest checkpoint and tell the others       (outbox.py)
         go back to the best one when the gate refuses a card (setback.py)
+        stop, or start again, when the owner changes the run (owner_changes.py)
     wait until another peer holds the last checkpoint, and release the claim
 
-What is done when stands in rules/: claims.py, trainer_life.py, next_card.py and next_setback.py.
+What is done when stands in rules/: claims.py, trainer_life.py, next_card.py, next_setback.py, lead_move.py.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from paris_p2p.node.status import TrainingStatus
 from paris_p2p.peer.check import Checker
 from paris_p2p.peer.downloading import telling
 from paris_p2p.peer.held_claim import HeldClaim
+from paris_p2p.peer.jobs import train_job
 from paris_p2p.peer.notifier import Notifier, StopRequest
 from paris_p2p.peer.outbox import Outbox
+from paris_p2p.peer.owner_changes import OwnerChanges
 from paris_p2p.peer.setback import Setback
 from paris_p2p.peer.trainer_process import MakeWorker, TrainerProcess
 from paris_p2p.peer_settings import PeerSettings
@@ -58,7 +61,10 @@ class Lead:
         self.claim = HeldClaim(node, claim, say)
         self.outbox = Outbox(node, self.claim, self.news, say)
         self.setback = Setback(node, self.outbox, checker, self.news, say)
-        self.trainer = TrainerProcess(self.outbox, make_worker, self.stop_request, self.setback.came, say)
+        self.changes = OwnerChanges(node, self.outbox, self.news, self.stop_request, self._job, say)
+        self.trainer = TrainerProcess(
+            self.outbox, make_worker, self.stop_request, self.setback.came, self.changes.due, say
+        )
         self._work_dir = work_folder(settings.data_dir, node.run, self.slot)
 
     @property
@@ -85,7 +91,12 @@ class Lead:
         """
         beside = [
             asyncio.create_task(work)
-            for work in (self.claim.keep(), self._send_cards(), self.setback.watch())
+            for work in (
+                self.claim.keep(),
+                self._send_cards(),
+                self.setback.watch(),
+                self.changes.watch(),
+            )
         ]
         work = asyncio.create_task(self._work(attest_wait_s))
         try:
@@ -103,65 +114,55 @@ class Lead:
                 task.cancel()
             await asyncio.gather(work, *beside, return_exceptions=True)
             await self.trainer.kill()
+            await self.changes.close()
             shutil.rmtree(self._work_dir, ignore_errors=True)
             self.outbox.close()
         await self.claim.release()
         return self.stop_request.reason
 
     async def _work(self, attest_wait_s: Callable[[], float]) -> None:
-        async with AsyncExitStack() as files:
-            job = await self.stop_request.unless_made(self._prepare(files))
-            if job is None:
-                return
-            while job is not None:
-                await self.trainer.run(job)
-                job = await self._after_setback(job) if self.setback.came.is_set() else None
+        job = await self.stop_request.unless_made(self._prepare())
+        if job is None:
+            return
+        while job is not None:
+            await self.trainer.run(job)
+            job = await self._next_job(job)
         await self._last_card(attest_wait_s())
 
-    async def _after_setback(self, job: TrainJob) -> TrainJob | None:
+    async def _next_job(self, job: TrainJob) -> TrainJob | None:
+        """Returns what is trained after a job has ended; None when this leadership is over."""
         self.trainer.update(clips_per_s=0.0)
-        after = await self.stop_request.unless_made(self.setback.next_job(job))
-        if isinstance(after, str):
-            self.stop(after)
+        if self.setback.came.is_set():
+            after = await self.stop_request.unless_made(self.setback.next_job(job))
+            if isinstance(after, str):
+                self.stop(after)
+                return None
+            return after
+        if not self.changes.due.is_set():
             return None
-        return after
+        return await self.stop_request.unless_made(self.changes.next_job())
 
-    async def _prepare(self, files: AsyncExitStack) -> TrainJob:
-        """Fetches what training needs: the slot's shards, and the tip's resume state or the first weights.
-
-        The shards can be read until `files` are closed.
-        """
+    async def _prepare(self) -> TrainJob:
+        """Fetches what training needs: the slot's clips, and what it starts from."""
         node, tip = self.node, self.node.board.tip(self.slot)
-        wanted = node.spec.shards_for(self.slot, "train")
-        initial = node.spec.initial_for(self.slot) if tip is None else None
-        refs = [shard.blob for shard in wanted]
-        refs += [initial] if initial else []
-        refs += [tip.card.record.resume] if tip else []
+        start = self.outbox.starts_from(tip)
+        refs = [shard.blob for shard in node.spec.shards_for(self.slot, "train")]
+        refs += [start.blob] if start else []
         what = f"what {self.slot} needs"
         async with telling(node, what, refs, self.say, lambda note: self.trainer.update(note=note)):
-            shards = node.readable([shard.blob for shard in wanted], node.run, f"shards/{self.slot}")
-            paths = await files.enter_async_context(shards)
-            if initial is not None:
-                await node.fetch([initial], node.run)
+            job = await self.changes.first_job()
             await self.outbox.start_from(tip)
         shutil.rmtree(self._work_dir, ignore_errors=True)
         make_work_folder(self._work_dir)
-        job = TrainJob(
-            run=node.run,
-            slot=self.slot,
-            spec_path=node.spec_file,
-            shard_paths=tuple(paths),
-            shard_clusters=tuple(shard.cluster for shard in wanted),
-            out_dir=self._work_dir,
-            device=self.settings.device,
-            threads=self.settings.threads,
-            micro_batch_clips=self.settings.micro_batch_clips,
-            compile=self.settings.compile,
-            max_memory_bytes=self.settings.max_memory_bytes,
-            max_vram_bytes=self.settings.max_vram_bytes,
-            checkpoint_s=node.spec.timing.checkpoint_s,
-        )
-        return self.outbox.resumed(job)
+        return job
+
+    async def _job(self, files: AsyncExitStack) -> TrainJob:
+        """Fetches the slot's clips by what the run is now; they can be read until `files` are closed."""
+        node, number = self.node, self.node.state.number
+        shards = node.spec.shards_for(self.slot, "train")
+        opened = node.readable([shard.blob for shard in shards], node.run, f"shards/{self.slot}/{number}")
+        paths = await files.enter_async_context(opened)
+        return train_job(node, self.slot, number, self.settings, paths, self._work_dir)
 
     async def _send_cards(self) -> None:
         """Carries out what the rules say of the next card, until cancelled."""

@@ -54,10 +54,12 @@ class Notifier:
 
     @contextmanager
     def listening(self, node: RunNode, slot: str) -> Iterator[None]:
-        """Notifies of each record of the slot that is new to the node's board, while it is entered."""
+        """Notifies of each record of the slot that is new to the node's board, and of each notice, while it
+        is entered.
+        """
 
         def listen(envelope: Envelope[Any]) -> None:
-            if envelope.record.slot == slot:
+            if envelope.record.slot in ("", slot):  # the owner's word is of no slot
                 self.notify()
 
         node.listeners.append(listen)

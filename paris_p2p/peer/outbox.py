@@ -6,19 +6,32 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import SwarmError
+from paris_p2p.family import parent_of
 from paris_p2p.node.publish import sign_again, sign_checkpoint, sign_going_back, tell_card
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.peer.held_claim import HeldClaim
+from paris_p2p.peer.jobs import fewer_experts
 from paris_p2p.peer.notifier import Notifier
-from paris_p2p.records import CardRecord
+from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.rules.claims import epoch_to_publish
 from paris_p2p.rules.next_card import CardDecision, CardView, NewCheckpoint, Outgoing, next_card
 from paris_p2p.rules.tips import Tip, tip_id
 from paris_p2p.training.messages import CheckpointReady, TrainJob
+
+
+@dataclass(frozen=True)
+class Start:
+    """A blob that a training begins with, the field of its job that names it, and where it is announced."""
+
+    field: Literal["resume_path", "parent_path", "initial_path"]
+    blob: BlobRef
+    what: str
 
 
 class Outbox:
@@ -30,6 +43,7 @@ class Outbox:
         # while a checkpoint's files move into the store and its card goes out
         self.publishing = asyncio.Lock()
         self._purpose = f"lead/{self.slot}"
+        self._beginning: Start | None = None
 
     @property
     def busy(self) -> bool:
@@ -51,33 +65,51 @@ class Outbox:
 
     # What a trainer goes on from
 
-    async def start_from(self, tip: Tip | None) -> None:
-        """Fetches the tip's resume state and keeps it while it is in use."""
+    def starts_from(self, tip: Tip | None) -> Start | None:
+        """Returns what a training begins with: the tip's resume state; where there is no tip, the weights of
+        the expert that this one was split from, or the run's first weights; None when there are none.
+        """
         if tip is not None:
-            resume = tip.card.record.resume
-            self.node.hold(self._purpose, {resume.id})
-            await self.node.fetch([resume], tip.card.id)
+            return Start("resume_path", tip.card.record.resume, tip.card.id)
+        spec, board = self.node.spec, self.node.board
+        if (parent := parent_of(spec, self.slot)) and (theirs := board.tip(parent)) is not None:
+            return Start("parent_path", theirs.card.record.weights, theirs.card.id)
+        initial = spec.initial_for(self.slot)
+        return None if initial is None else Start("initial_path", initial, self.node.run)
+
+    async def start_from(self, tip: Tip | None) -> None:
+        """Fetches what a training begins with, and keeps it while it is in use."""
+        if (start := self.starts_from(tip)) is not None:
+            self.node.hold(self._purpose, {start.blob.id})
+            await self.node.fetch([start.blob], start.what)
+        self._beginning = start
         self._become(self.state.started_from(tip))
 
     def resumed(self, job: TrainJob) -> TrainJob:
         """Returns the job as it goes on from the newest checkpoint, whose file `opened` names."""
+        self._become(replace(self.state, notices=job.notices))
         newest = self.state.newest
-        counters = {"resume_steps": newest.steps, "resume_clips": newest.clips}
-        return job.model_copy(update=counters | {"lowered": self.state.lowered})
+        changes = {
+            "resume_steps": newest.steps,
+            "resume_clips": newest.clips,
+            "resume_experts": fewer_experts(self.node, self.slot, newest.notices, job.notices),
+            "lowered": self.state.lowered,
+        }
+        return job.model_copy(update=changes)
 
     @asynccontextmanager
     async def opened(self, job: TrainJob) -> AsyncIterator[TrainJob]:
         """Yields the job with the file that a trainer starts from, which is there while the block lasts: the
-        newest checkpoint, or the run's first weights, or none.
+        newest checkpoint, or what its training began with.
         """
-        newest, initial = self.state.newest, self.node.spec.initial_for(self.slot)
-        start = newest.blob or (initial if newest.path is None else None)
-        if start is None:
-            yield job.model_copy(update={"resume_path": newest.path, "initial_path": None})
+        newest, start = self.state.newest, self._beginning
+        if newest.blob is not None:
+            start = Start("resume_path", newest.blob, self.node.run)
+        if newest.path is not None or start is None:
+            yield _starting(job, "resume_path", newest.path)
             return
-        async with self.node.readable([start], self.node.run, f"start/{self.slot}") as (path,):
-            name = "initial_path" if newest.blob is None else "resume_path"
-            yield job.model_copy(update={"resume_path": None, "initial_path": None, name: path})
+        async with self.node.readable([start.blob], start.what, f"start/{self.slot}") as (path,):
+            yield _starting(job, start.field, path)
 
     def keep(self, event: CheckpointReady) -> None:
         """Takes a checkpoint that the trainer made; it goes out when the one before it is attested."""
@@ -89,6 +121,7 @@ class Outbox:
             steps=event.steps,
             train_loss=event.train_loss,
             lowered=self.state.lowered,
+            notices=self.state.notices,
         )
         self._become(self.state.made(new))
 
@@ -96,6 +129,12 @@ class Outbox:
         """Goes to the slot's beginning with a lower rate: there is no tip to go back to."""
         self._delete_waiting()
         self._become(self.state.begun_again())
+
+    def give_up(self, why: str) -> None:
+        """Sees to it that nothing of this training, nor of what is made yet, goes out."""
+        if not self.state.dropped_for:
+            self._delete_waiting()
+            self._become(self.state.given_up(why))
 
     # What goes out
 
@@ -203,6 +242,8 @@ class Outbox:
             await self.claim.renew(epoch)
 
     async def _send(self, card: Envelope[CardRecord]) -> None:
+        if self.state.dropped_for:  # while its files moved into the store
+            return
         self._become(self.state.signed(card))
         await self._tell(card)
 
@@ -242,3 +283,8 @@ class Outbox:
         if state is not self.state:
             self.state = state
             self.news.notify()
+
+
+def _starting(job: TrainJob, field: str, path: Path | None) -> TrainJob:
+    nothing = {"resume_path": None, "parent_path": None, "initial_path": None}
+    return job.model_copy(update=nothing | {field: path})

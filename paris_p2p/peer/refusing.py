@@ -56,7 +56,7 @@ class Refusals:
 
     def measured(self, slot: str) -> list[Envelope[RefusalRecord]]:
         """Returns this peer's newest refusals of what it measured and found worse, oldest first."""
-        return self._mine[slot]
+        return self._mine.setdefault(slot, [])
 
     def _is_new(self, card: CardRecord, code: str) -> bool:
         """Tells whether the maker did not hear this reason after this tip: what cost nothing to refuse is
@@ -85,7 +85,7 @@ class Refusals:
         )
         envelope: Envelope[RefusalRecord] = self.node.sign(refusal)
         if code in WORSE:
-            mine = self._mine[record.slot] = [*self._mine[record.slot], envelope][-_MAX_KEPT:]
+            mine = self._mine[record.slot] = [*self.measured(record.slot), envelope][-_MAX_KEPT:]
             self.node.ledger.put(_key(record.slot), msgpack.packb([one.data for one in mine]))
         return envelope
 

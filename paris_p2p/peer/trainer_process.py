@@ -32,7 +32,7 @@ _KILL_GRACE_S = 5.0
 
 class TrainerProcess:
     """Runs jobs one after the other; `status` is what it said last. `back` is set when what it learned since
-    the tip is worth nothing.
+    the tip is worth nothing, `renew` when a newer job is to follow its next checkpoint.
     """
 
     def __init__(
@@ -41,10 +41,11 @@ class TrainerProcess:
         make_worker: MakeWorker,
         stop: StopRequest,
         back: asyncio.Event,
+        renew: asyncio.Event,
         say: Callable[[str], None],
     ):
         self.outbox, self.slot, self.make_worker = outbox, outbox.slot, make_worker
-        self.stop, self.back, self.say = stop, back, say
+        self.stop, self.back, self.renew, self.say = stop, back, renew, say
         self.status = TrainingStatus(slot=outbox.slot, epoch=outbox.claim.holding.epoch)
         self.life = TrainerLife()
         self.worker: Worker | None = None
@@ -55,10 +56,10 @@ class TrainerProcess:
         return not (self.stop.made or self.back.is_set())
 
     async def run(self, job: TrainJob) -> None:
-        """Trains until it was asked to stop or go back; again after each death, from the newest checkpoint
-        that is here. Raises TrainError after too many deaths.
+        """Trains on from the newest checkpoint that is here, until it was asked to stop or go back, or made
+        the checkpoint that a newer job follows; again after each death. Raises TrainError after too many.
         """
-        self.life = TrainerLife()
+        job = await self._goes_on(job, TrainerLife())
         while self._wanted:
             worker = self.worker = self.make_worker(_TRAINER)
             async with self._files:
@@ -78,16 +79,23 @@ class TrainerProcess:
                     f"the trainer of {self.slot} died {self.life.deaths} times without a checkpoint "
                     f"between; last words: {words}"
                 )
-            async with self.outbox.publishing:  # the newest resume state may be on its way into the store
-                job = self.outbox.resumed(job)
-                self.life = self.life.starting_again()
+            job = await self._goes_on(job, self.life)
+
+    async def _goes_on(self, job: TrainJob, life: TrainerLife) -> TrainJob:
+        """Returns the job as it goes on from the newest checkpoint, which stays where it is until it is
+        read.
+        """
+        async with self.outbox.publishing:  # the newest resume state may be on its way into the store
+            again = self.outbox.state.newest.path is not None or life.deaths > 0
+            self.life = life.starting_again() if again else life
+            return self.outbox.resumed(job)
 
     async def ask_for_checkpoint(self) -> float:
         """Asks for a checkpoint when the next card should soon go out; returns when that is (monotonic)."""
         now_s, cadence_s = time.monotonic(), self.outbox.cadence_s
         if self.worker is not None and now_s >= self.life.checkpoint_due_s(cadence_s):
             self.life = self.life.checkpointed(now_s)
-            await self.worker.send_line('{"command": "checkpoint"}')
+            await self.worker.send_line(f'{{"command": "{"stop" if self.renew.is_set() else "checkpoint"}"}}')
         return self.life.checkpoint_due_s(cadence_s)
 
     async def kill(self) -> None:
@@ -112,7 +120,7 @@ class TrainerProcess:
 
     async def _forward_stop(self, worker: Worker) -> None:
         await self.stop.unless_made(self.back.wait())
-        if self.stop.made:
+        if self.stop.made and not self.outbox.state.dropped_for:
             await worker.send_line('{"command": "stop"}')
         else:
             await worker.kill()  # what it learned since is worth nothing
@@ -122,7 +130,8 @@ class TrainerProcess:
         async for line in worker.lines():
             event = parse_event(line)
             if isinstance(event, Stopped):
-                self.stop.make(event.reason)
+                if not self.renew.is_set():
+                    self.stop.make(event.reason)
                 return True
             if isinstance(event, Failed):
                 raise (MemoryLimitError if event.error == "MemoryLimitError" else TrainError)(event.message)

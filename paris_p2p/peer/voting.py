@@ -47,6 +47,8 @@ class Voter:
         if vote is None:
             return None
         card, attestation = vote
+        if not node.state.attests(attestation, card):
+            return None
         if not may_sign(card, node.board.tip(slot), self.votes.chosen(card.record)):
             return None
         node.keep(card)

@@ -1,5 +1,6 @@
 """When a lead's next card goes out, and which: pure functions (docs/protocol.md, "Order").
 
+    the owner took back what this training stands on:       stop, and nothing goes out
     the claim is lost, or the tip is not of this training:  stop
     the claim is about to run out, or a trainer is loading: wait
     a card that goes back is being told:                    wait
@@ -47,6 +48,7 @@ class NewCheckpoint:
     steps: int
     train_loss: float
     lowered: int = 0  # how often the learning rate was lowered (rates.py)
+    notices: int = 0  # the number of the owner's newest notice that its training knew
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class ResumePoint:
     blob: BlobRef | None = None
     steps: int = 0
     clips: int = 0
+    notices: int = 0  # that its training knew, by number
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,9 @@ class Outgoing:
     newest: ResumePoint = ResumePoint()
     lowered: int = 0  # how often the learning rate of this training was lowered
     ancestors: frozenset[str] = frozenset()  # cards this training descends from; empty: not known yet
+    places: frozenset[tuple[int, int]] = frozenset()  # (epoch, seq) of those cards
+    notices: int = 0  # the number of the newest notice that the trainer knows
+    dropped_for: str = ""  # why nothing of this training goes out any more
     waiting: NewCheckpoint | None = None  # made, and not yet signed
     pending: Envelope[CardRecord] | None = None  # signed, and not yet the tip
     untold: Envelope[CardRecord] | None = None  # signed, and nobody could be told of it yet
@@ -123,19 +129,23 @@ class Outgoing:
         card = tip.card.record
         return replace(
             self,
-            newest=ResumePoint(blob=card.resume, steps=card.steps, clips=card.clips),
+            newest=ResumePoint(blob=card.resume, steps=card.steps, clips=card.clips, notices=card.notices),
             lowered=lowered_after(card.lowered),
             ancestors=frozenset({tip.card.id}),
+            places=frozenset({(card.epoch, card.seq)}),
         )
 
     def begun_again(self) -> Outgoing:
         """Notes that this training starts at the slot's beginning once more, with a lower rate."""
-        beginning = replace(self.dropped(), newest=ResumePoint(), ancestors=FROM_BEGINNING)
+        beginning = replace(
+            self.dropped(), newest=ResumePoint(), ancestors=FROM_BEGINNING, places=frozenset()
+        )
         return replace(beginning, lowered=self.lowered + 1)
 
     def made(self, new: NewCheckpoint) -> Outgoing:
         """Notes a checkpoint of the trainer, which replaces one that waited."""
-        return replace(self, waiting=new, newest=ResumePoint(new.resume_path, None, new.steps, new.clips))
+        newest = ResumePoint(new.resume_path, None, new.steps, new.clips, new.notices)
+        return replace(self, waiting=new, newest=newest)
 
     def taken(self) -> Outgoing:
         """Notes that the checkpoint that waited is being signed."""
@@ -149,8 +159,14 @@ class Outgoing:
 
     def signed(self, card: Envelope[CardRecord]) -> Outgoing:
         """Notes that a card is in the ledger, of which nobody was told yet."""
-        ancestors = self.ancestors | {card.id}
-        return replace(self, pending=card, untold=card, sent=(*self.sent, card), ancestors=ancestors)
+        return replace(
+            self,
+            pending=card,
+            untold=card,
+            sent=(*self.sent, card),
+            ancestors=self.ancestors | {card.id},
+            places=self.places | {(card.record.epoch, card.record.seq)},
+        )
 
     def told(self, card: Envelope[CardRecord]) -> Outgoing:
         """Notes that the others were told of a card."""
@@ -159,6 +175,10 @@ class Outgoing:
     def dropped(self) -> Outgoing:
         """Notes that nothing that was made goes out any more."""
         return replace(self, waiting=None, pending=None, untold=None, sent=())
+
+    def given_up(self, why: str) -> Outgoing:
+        """Notes that nothing of this training, nor of what it makes from now on, goes out any more."""
+        return replace(self.dropped(), dropped_for=why)
 
 
 @dataclass(frozen=True)
@@ -195,6 +215,8 @@ class CardDecision:
 
 def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
     """Returns what a lead does next about its cards, from a state that has `seen` the view's tip."""
+    if state.dropped_for:
+        return CardDecision("abandon", state.dropped_for)
     if view.claim.action in ("yield", "standby"):
         return CardDecision("yield", view.claim.reason)
     if not state.descends(view.tip):
@@ -228,11 +250,13 @@ def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
     return CardDecision("publish", epoch=epoch)
 
 
-def tells_again(card: CardRecord, tip: Tip | None, now_s: float, *, has_blobs: bool) -> bool:
+def tells_again(
+    card: CardRecord, tip: Tip | None, now_s: float, *, has_blobs: bool, counts: bool = True
+) -> bool:
     """Whether a card that was signed before a restart is told once more (`now_s` is Unix time): its blobs are
-    here, and it may yet become the tip.
+    here, it counts by the owner's word, and it may yet become the tip.
     """
-    return has_blobs and card.parent == tip_id(tip) and card.expires_at > now_s
+    return has_blobs and counts and card.parent == tip_id(tip) and card.expires_at > now_s
 
 
 def _why_another(pending: Envelope[CardRecord], view: CardView) -> str:

@@ -30,7 +30,7 @@ from paris_p2p.rules.claims import ClaimView, leads_of, may_publish_card
 from paris_p2p.rules.placement import attest_turn_s
 from paris_p2p.rules.refusals import REASONS
 from paris_p2p.rules.rest import goes_back, is_back_at, is_backed
-from paris_p2p.rules.tips import NO_PARENT, Tip, parent_may_come, refuse_card, tip_id
+from paris_p2p.rules.tips import NO_NOTICE, NO_PARENT, Tip, parent_may_come, refuse_card, tip_id
 
 LOOK_AGAIN_S = 20.0  # a slot is looked at again after so long without news
 
@@ -73,6 +73,7 @@ class SlotCards:
     largest_bytes: tuple[int, int]  # that the network's weights and resume state can have
     others: Collection[str] = ()  # peers that are here and may attest
     quorum: int = 1
+    notices: int = 0  # the number of the owner's newest notice that is known here
 
     @property
     def tip(self) -> Tip | None:
@@ -253,6 +254,8 @@ def _rivals(cards: SlotCards, own: OwnChecks) -> list[Candidate]:
 
 def _misfit(record: CardRecord, cards: SlotCards) -> str | None:
     """Returns what speaks against a card, whether its maker leads or not."""
+    if record.notices > cards.notices:  # how it was trained, and is to be measured, is not known here
+        return NO_NOTICE
     weights_bytes, resume_bytes = cards.largest_bytes
     if record.weights.size_bytes > weights_bytes or record.resume.size_bytes > resume_bytes:
         return REASONS["size"]

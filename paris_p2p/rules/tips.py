@@ -21,7 +21,9 @@ _SPARE_S = 3600.0
 NO_CLAIM = REASONS["claim"]  # not for good: it may come to hold it, or the claim may come later
 # nor this: what made it the tip may come later
 NO_PARENT = "its parent is not known here, or waits for its quorum"
-NOT_YET = NO_CLAIM, NO_PARENT
+# nor this: the notices are read with the board
+NO_NOTICE = "its training knew notices of the owner that are not known here yet"
+NOT_YET = NO_CLAIM, NO_PARENT, NO_NOTICE
 # of the tip's: nobody brings epochs near the end of their type; more than a board's cards can use up
 MAX_EPOCHS_AHEAD = 2048
 

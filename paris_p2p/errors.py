@@ -24,6 +24,7 @@ ParisError                      what happened, with the values, and what to do; 
 │   ├── UnreachableError        nobody answered
 │   │   └── BusyError           a peer answered that it serves others now; it may be asked again
 │   └── ClockError              this machine's clock is off
+├── RevokedError                the run's owner ended this peer's part in it
 ├── TrainError                  training cannot go on
 │   ├── DeviceError             the device asked for is not there
 │   ├── MemoryLimitError        the memory limit was reached
@@ -130,6 +131,10 @@ class BusyError(UnreachableError):
 
 
 class ClockError(SwarmError):
+    pass
+
+
+class RevokedError(ParisError):
     pass
 
 

@@ -32,11 +32,9 @@ from paris_p2p.rules.checks import reading_due_s
 from paris_p2p.rules.next_check import (
     LOOK_AGAIN_S,
     Going,
-    Leads,
     NextCheck,
     OwnChecks,
     Round,
-    SlotCards,
     go_on,
     may_sign,
     newly_led,

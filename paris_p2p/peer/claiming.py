@@ -86,7 +86,7 @@ class Claimer:
             # claims that have long brought nothing.
             lead="" if has_room(view, me, now_s) or not others else others[0],
             clips=tip.card.record.clips if tip else 0,
-            done=bool(total and tip and tip.card.record.steps >= total),
+            done=self.node.state.ended is not None or bool(total and tip and tip.card.record.steps >= total),
             rests=rests(tip, now_s, self.node.spec.timing),
             fits=not self.room.why_not(slot),
         )

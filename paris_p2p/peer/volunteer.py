@@ -1,7 +1,7 @@
 """A volunteer's life in a run, as a loop:
 
     while nobody asked this peer to leave:
-        wait while it is paused
+        wait while this peer, or the run by its owner's word, is paused (rules/standing.py)
         choose a slot without a lead, one of the least trained, and claim it (claiming.py)
         where the claim holds: train the slot and publish its checkpoints    (lead.py)
         where there is none:   wait for news of the run
@@ -20,7 +20,7 @@ from typing import Literal
 
 from paris_p2p.disk import explained, write_atomic
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import MemoryLimitError, ParisError, SwarmError
+from paris_p2p.errors import MemoryLimitError, ParisError, RevokedError, SwarmError
 from paris_p2p.node.publish import tell_own_cards_again
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import Status, run_status, tree_memory_bytes
@@ -38,6 +38,7 @@ from paris_p2p.peer.watch import watch_clocks, watch_twin
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.placement import choose_slot
+from paris_p2p.rules.standing import Standing, standing
 
 log = logging.getLogger(__name__)
 PAUSE_ATTEST_S = 5.0  # for the last card's attestation, before a pause
@@ -49,6 +50,8 @@ _CATCH_UP_S = 60.0
 _RETRY_S = 5.0
 _LOOK_S = 2.0  # claims run out without news
 _MEMORY_LOOK_S = 1.0
+
+_SAID = ("standby", "seeding", "paused", "ended", "contradicted", "not admitted")  # a line when it begins
 
 Role = Literal["peer", "owner", "generator"]
 
@@ -70,9 +73,7 @@ class Volunteer:
         self.say, self.make_worker = say, make_worker
         device = settings.device if role == "owner" else "cpu"
         self.attestor = Attestor(node, device=device, say=say, gate=gate)
-        node.board.hearing.state_bytes = {
-            slot: sum(checkpoint_limits(node.spec, slot)) for slot in node.spec.slots
-        }
+        self._note_sizes()
         room = Room(settings, node.spec)
         self.claimer = Claimer(node, room, settings.slot, self._wants_a_slot, say, self._show)
         self.lead: Lead | None = None
@@ -90,8 +91,13 @@ class Volunteer:
     def room(self) -> Room:
         return self.claimer.room
 
+    @property
+    def standing(self) -> Standing:
+        """Returns what the owner's word leaves this peer to do now."""
+        return standing(self.node.state, self.node.peer_id, self.node.chain.fork)
+
     async def run(self) -> None:
-        """Lives until `leave`, or an error nobody can mend here."""
+        """Lives until `leave`, or an error nobody can mend here; RevokedError once the owner revoked it."""
         with suppress(SwarmError):
             # nobody there to hear it: what is told is told again when training goes on
             await tell_own_cards_again(self.node)
@@ -159,6 +165,9 @@ class Volunteer:
                 self._show("paused", "asked to pause, also over restarts; `paris-peer resume` goes on")
                 await self.news.until(lambda: self._leaving.is_set() or not self._paused.is_set())
                 continue
+            if not self._may_go_on():
+                await self.news.wait(_LOOK_S)
+                continue
             if self.role != "peer":
                 self._show("seeding", "attests and seeds, does not train")
             claim = await self._claim() if self.role == "peer" else None
@@ -168,8 +177,18 @@ class Volunteer:
                 await self._lead(claim)
         self._show("leaving", "asked to stop")
 
+    def _may_go_on(self) -> bool:
+        """Tells whether the owner's word lets this peer work in its role, and shows why not. RevokedError."""
+        now = self.standing
+        if now.phase == "revoked":
+            raise RevokedError(now.why)
+        if now.works or (now.phase == "not admitted" and self.role != "peer"):
+            return True
+        self._show(now.phase, f"{now.why}; {'attesting and seeding' if now.attests else 'seeding'}")
+        return False
+
     def _wants_a_slot(self) -> bool:
-        return not (self._paused.is_set() or self._leaving.is_set())
+        return self.standing.works and not (self._paused.is_set() or self._leaving.is_set())
 
     async def _claim(self) -> Envelope[ClaimRecord] | None:
         """Returns a claim that holds its slot; None when there is none to be had, and when the swarm cannot
@@ -203,10 +222,11 @@ class Volunteer:
             self.news.notify()
 
     def _attest_wait_s(self) -> float:
-        return PAUSE_ATTEST_S if self._paused.is_set() else LEAVE_ATTEST_S
+        rests = self._paused.is_set() or not self.standing.works
+        return PAUSE_ATTEST_S if rests else LEAVE_ATTEST_S
 
     def _show(self, phase: str, why: str) -> None:
-        if phase != self.phase and phase in ("standby", "seeding", "paused"):
+        if phase != self.phase and phase in _SAID:
             self.say(f"{phase}: {why}")
         self.phase, self.why = phase, why
 
@@ -219,6 +239,7 @@ class Volunteer:
         last = time.monotonic()
         while True:
             await asyncio.sleep(min(_REFRESH_S, self.node.spec.timing.claim_s / 3))
+            self._note_sizes()
             try:
                 await self.node.read_peers()
                 await self.node.refresh()
@@ -227,6 +248,11 @@ class Volunteer:
                     await self.node.ask_connected()
             except SwarmError as error:
                 self.say(f"cannot read the swarm's records: {error}; training goes on, trying again")
+
+    def _note_sizes(self) -> None:
+        """Notes what the leads of all slots have to move, also of those that came since."""
+        spec, sizes = self.node.spec, self.node.board.hearing.state_bytes
+        sizes |= {slot: sum(checkpoint_limits(spec, slot)) for slot in spec.slots if slot not in sizes}
 
     async def _balance(self) -> None:
         """Goes where nobody trains, with fewer peers than slots: after a checkpoint that others hold, and not

@@ -35,10 +35,19 @@ def shard_times(state: RunState, slot: str) -> tuple[ShardTime, ...]:
         if now == there:
             continue
         there, changed = now, True
-        left = {shard.blob.id for shard in now}
-        times = [
-            one if one.until or one.shard.blob.id in left else replace(one, until=number) for one in times
-        ]
-        known = {one.shard.blob.id for one in times if not one.until}
-        times += [ShardTime(shard, since=number) for shard in now if shard.blob.id not in known]
+        times = _after(times, now, number)
     return tuple(times) if changed else ()
+
+
+def _after(times: Sequence[ShardTime], now: Sequence[ShardRef], number: int) -> list[ShardTime]:
+    """Returns the shards' times once notice `number` made `now` of those that were there: some of them, in
+    their order, and then others.
+    """
+    kept, after = 0, []
+    for one in times:
+        if not one.until and kept < len(now) and now[kept] == one.shard:
+            kept += 1
+        elif not one.until:
+            one = replace(one, until=number)
+        after.append(one)
+    return after + [ShardTime(shard, since=number) for shard in now[kept:]]

@@ -15,6 +15,7 @@ from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
 from paris_p2p.kinds import cards_topic
 from paris_p2p.peer.attest import Attestor
+from paris_p2p.peer.seen_cards import slot_cards
 from paris_p2p.records import AttestationRecord, BlobRef, CardRecord
 from paris_p2p.rules import next_check
 from paris_p2p.rules.checks import Candidate
@@ -72,7 +73,7 @@ def attestation_of(key: Identity, card: Envelope[CardRecord]) -> Envelope[Attest
 
 def candidates(attestor: Attestor) -> list[Candidate]:
     """What the attestor would decide about now."""
-    cards = attestor._cards(SLOT)
+    cards = slot_cards(attestor.node, SLOT)
     return next_check.candidates(cards, attestor._own(SLOT, cards.tip))
 
 

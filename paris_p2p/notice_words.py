@@ -1,6 +1,6 @@
 """Says in a person's words what an owner's notices did, for status, views and refusals.
 
-Names and reasons in it are what others wrote: whoever shows the words passes them through shown.py.
+Names and reasons in it are what others wrote: the words go through shown.py before a person sees them.
 """
 
 from __future__ import annotations

@@ -15,7 +15,12 @@ _WRONG = "is not a span of time; write it like 90s, 30min, 12h, 7d, 0 or never"
 
 
 def seconds_in(value: Any) -> float:
-    """Returns the seconds of a span: infinity for `never`, and a bare 0 needs no unit; ValueError."""
+    """Returns the seconds of a span: infinity for `never`, and a bare 0 needs no unit; ValueError.
+
+    A float is seconds already, as a setting's default is.
+    """
+    if isinstance(value, float) and value >= 0:
+        return value
     text = str(value).strip().lower()
     if text == "never":
         return math.inf
@@ -42,4 +47,4 @@ def span_words(span_s: float) -> str:
 
 
 # As a setting's type: what seconds_in takes.
-Span = Annotated[float, BeforeValidator(seconds_in)]
+Duration = Annotated[float, BeforeValidator(seconds_in)]

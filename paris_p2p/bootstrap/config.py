@@ -23,7 +23,7 @@ from paris_p2p.option_sources import (
     variable_of,
     words,
 )
-from paris_p2p.time_span import Span
+from paris_p2p.time_span import Duration
 
 _DEFAULT_PORT = 31337
 FORGET_ENDED_S = 7 * 86400.0
@@ -50,7 +50,7 @@ class ServeOptions(HomeOptions, NodeOptions):
     max_disk: Bytes | None = ByteSize(50 * 10**9)
     # invites or run ids to hold; empty: any run that comes
     mirror: Annotated[tuple[RunText, ...], NoDecode, BeforeValidator(words)] = ()
-    forget_ended: Span = FORGET_ENDED_S  # seconds since a run's owner ended it
+    forget_ended: Duration = FORGET_ENDED_S  # since a run's owner ended it
 
     def mirrored(self) -> frozenset[str]:
         """Returns the run ids this node may hold; empty means any."""

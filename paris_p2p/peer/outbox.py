@@ -26,7 +26,7 @@ from paris_p2p.training.messages import CheckpointReady, TrainJob
 
 
 @dataclass(frozen=True)
-class Start:
+class Beginning:
     """A blob that a training begins with, the field of its job that names it, and where it is announced."""
 
     field: Literal["resume_path", "parent_path", "initial_path"]
@@ -43,7 +43,7 @@ class Outbox:
         # while a checkpoint's files move into the store and its card goes out
         self.publishing = asyncio.Lock()
         self._purpose = f"lead/{self.slot}"
-        self._beginning: Start | None = None
+        self._beginning: Beginning | None = None
 
     @property
     def busy(self) -> bool:
@@ -65,17 +65,17 @@ class Outbox:
 
     # What a trainer goes on from
 
-    def starts_from(self, tip: Tip | None) -> Start | None:
+    def starts_from(self, tip: Tip | None) -> Beginning | None:
         """Returns what a training begins with: the tip's resume state; where there is no tip, the weights of
         the expert that this one was split from, or the run's first weights; None when there are none.
         """
         if tip is not None:
-            return Start("resume_path", tip.card.record.resume, tip.card.id)
+            return Beginning("resume_path", tip.card.record.resume, tip.card.id)
         spec, board = self.node.spec, self.node.board
         if (parent := parent_of(spec, self.slot)) and (theirs := board.tip(parent)) is not None:
-            return Start("parent_path", theirs.card.record.weights, theirs.card.id)
+            return Beginning("parent_path", theirs.card.record.weights, theirs.card.id)
         initial = spec.initial_for(self.slot)
-        return None if initial is None else Start("initial_path", initial, self.node.run)
+        return None if initial is None else Beginning("initial_path", initial, self.node.run)
 
     async def start_from(self, tip: Tip | None) -> None:
         """Fetches what a training begins with, and keeps it while it is in use."""
@@ -104,7 +104,7 @@ class Outbox:
         """
         newest, start = self.state.newest, self._beginning
         if newest.blob is not None:
-            start = Start("resume_path", newest.blob, self.node.run)
+            start = Beginning("resume_path", newest.blob, self.node.run)
         if newest.path is not None or start is None:
             yield _starting(job, "resume_path", newest.path)
             return

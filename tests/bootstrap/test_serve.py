@@ -392,6 +392,7 @@ async def test_runs_read_the_bulletin_board_in_turns_and_a_slow_one_keeps_no_run
         """A run without slots; it counts its readings, and the looks at what is to be copied."""
 
         run, spec = "a" * 64, SimpleNamespace(slots=(), data_blobs=(), timing=TIMING)
+        state = SimpleNamespace(ended=None)
 
         def __init__(self) -> None:
             self.disk_news, self.own = asyncio.Event(), self
@@ -410,7 +411,7 @@ async def test_runs_read_the_bulletin_board_in_turns_and_a_slow_one_keeps_no_run
             looks.release()
 
     disk, turns = FullDisk(lambda _: None), asyncio.Semaphore(2)
-    mirrors = [Mirror(cast(RunNode, Run()), disk, turns, lambda _: None) for _ in range(5)]
+    mirrors = [Mirror(cast(RunNode, Run()), disk, turns, lambda tips, ended_s: None) for _ in range(5)]
     tasks = [asyncio.create_task(one.run()) for one in mirrors]
     async with asyncio.timeout(30):
         for _ in mirrors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from paris_p2p.envelope import Envelope
@@ -58,7 +59,9 @@ class NodeSeam(Protocol):
 
     def header(self, kind: str, slot: str, lifetime_s: float | None = None) -> dict[str, Any]: ...
 
-    def sign(self, record: Signed) -> Envelope[Any]: ...
+    def sign(self, record: Signed, keys: int | None = None) -> Envelope[Any]: ...
+
+    async def refresh(self, slots: Sequence[str] = ()) -> None: ...
 
     async def tell(self, envelope: Envelope[Any]) -> None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from paris_p2p.errors import MissingKeyError, RecordError, SealError
@@ -17,6 +18,7 @@ class RunKeys:
 
     def __init__(self, folder: Path):
         self.folder, self.ring = folder, load_keyring(folder)
+        self.in_force: Callable[[], int] = lambda: len(self.ring.keys)  # how many keys the run has by now
         self.wanted = threading.Event()  # a key was missing; the exchange of keys clears it
 
     def check(self, spec: RunSpec) -> None:
@@ -39,9 +41,12 @@ class RunKeys:
 
     def for_new_blobs(self) -> RunKey:
         """Returns the key that what is published now is sealed under; SealError where this peer has none."""
-        if not self.ring.keys:
-            raise SealError("this run is sealed and its key is not here yet; a member has to give it first")
-        return self.ring.current
+        number = self.in_force()
+        if not 0 < number <= len(self.ring.keys):
+            raise SealError(
+                f"this run is sealed and its key {number} is not here yet; a member has to give it first"
+            )
+        return self.ring.keys[number - 1]
 
     def named(self, hint: bytes) -> RunKey | GateKey | None:
         """Returns the key with this hint, where this peer has it."""

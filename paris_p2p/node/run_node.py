@@ -33,6 +33,7 @@ from paris_p2p.node.effective_files import EffectiveFiles
 from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host, save_spec, spec_path
 from paris_p2p.node.kept_checkpoints import Keeping
+from paris_p2p.node.key_exchange import KeyExchange
 from paris_p2p.node.membership import Membership
 from paris_p2p.node.open_copies import OPEN, OpenCopies, work_folder
 from paris_p2p.node.owners_word import OwnersWord
@@ -69,6 +70,7 @@ class RunNode:
         self.keys = RunKeys(self.spec_file.parent)
         self.swarm = self._own_part()
         self.word = OwnersWord(run.id, run.record, self.ledger, self.swarm.open)
+        self.keys.in_force = lambda: len(self.state.key_hashes)
         self.board = Board(run.id, run.record, self.ledger, host.identity.peer_id, self.word)
         self._effective = EffectiveFiles(host.settings.data_dir / "runs" / run.id / "work" / "spec")
         self.roles: dict[str, str] = {}  # of the peers that said they are here
@@ -85,10 +87,12 @@ class RunNode:
         copies = OpenCopies(host.store, work_folder(host.settings.data_dir, run.id, OPEN))
         self.blobs = RunBlobs(host.store, self.keys, copies, lambda: self.spec, host.make_room)
         self.membership, self.admitter = Membership(self), Admitter(self)
+        self.exchange = KeyExchange(self)
         self.listeners.append(self.membership.note)
         self.answers: dict[RequestKind, Answer] = {  # to what other peers say about this run
             "hello": self.membership.answer_hello,
             "join": self.admitter.answer,
+            "key": self.exchange.answer,
         }
 
     @property
@@ -191,7 +195,7 @@ class RunNode:
             me,
             lambda: self.host.swarm,
             ring=lambda: self.keys.ring,
-            in_force=lambda: len(self.state.key_hashes),
+            in_force=lambda: self.keys.in_force(),
             next_seq=lambda: self._next_ms("seq/sealed/run"),
             askable=self._askable,
             missing=self.keys.wanted.set,
@@ -221,9 +225,12 @@ class RunNode:
         await self.tell(envelope)
         return envelope
 
-    def sign(self, record: Signed) -> Envelope[Any]:
-        """Signs a record as this node; what else is under its key, another node signed."""
-        envelope = self.swarm.sign(record)
+    def sign(self, record: Signed, keys: int | None = None) -> Envelope[Any]:
+        """Signs a record as this node, in a private run under its newest key, or under number `keys`.
+
+        What else is under this node's name, another node signed.
+        """
+        envelope = self.swarm.sign(record, keys)
         self.own.note(envelope)
         return envelope
 
@@ -427,6 +434,8 @@ async def opened(host: Host, run: Envelope[RunSpec]) -> AsyncIterator[RunNode]:
         if node.signed_spec.members_only:
             await node.membership.greet_connected()
             beside.append(asyncio.create_task(node.membership.keep_showing()))
+        if node.signed_spec.private or node.signed_spec.gate.key_hash:
+            beside.append(asyncio.create_task(node.exchange.keep_up()))
         await node.ask_connected(wait_s=OPENING_S)
         await node.refresh()
         yield node

@@ -38,8 +38,11 @@ class RunSwarm(Protocol):
         """Returns what other peers know the run by."""
         ...
 
-    def sign(self, record: Signed) -> Envelope[Any]:
-        """Signs a record as this node."""
+    def sign(self, record: Signed, keys: int | None = None) -> Envelope[Any]:
+        """Signs a record as this node; in a private run under the last of its first `keys` keys.
+
+        None: under the newest key that the run has by now.
+        """
         ...
 
     def open(self, data: bytes, kinds: tuple[str, ...]) -> Envelope[Any]:
@@ -83,7 +86,7 @@ class PlainRunSwarm:
     def __init__(self, run: str, identity: Identity, swarm: Callable[[], Swarm]):
         self.public_id, self._identity, self._swarm = run, identity, swarm
 
-    def sign(self, record: Signed) -> Envelope[Any]:
+    def sign(self, record: Signed, keys: int | None = None) -> Envelope[Any]:
         return seal(self._identity, record)
 
     def open(self, data: bytes, kinds: tuple[str, ...]) -> Envelope[Any]:
@@ -146,13 +149,13 @@ class SealedRunSwarm:
         self._questions: dict[str, str] = {}  # veiled key -> plain key
         self.public_id = ring().veiled_run
 
-    def sign(self, record: Signed) -> Envelope[Any]:
-        """Signs and seals a record under the run's newest key.
+    def sign(self, record: Signed, keys: int | None = None) -> Envelope[Any]:
+        """Signs and seals a record, under the run's newest key if no other is asked for.
 
         UnreachableError where that key is not here yet: under an older one, peers could read it that the
         owner shut out.
         """
-        ring, due = self._ring(), self._in_force()
+        ring, due = self._ring(), self._in_force() if keys is None else keys
         if len(ring.doors) < due:
             self._missing()
             raise UnreachableError(

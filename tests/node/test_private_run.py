@@ -1,0 +1,255 @@
+"""A private run: it lives as an open one does, an outsider that sees every byte finds nothing in them, and
+who is shut out reads nothing that comes after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.studio.needles import Needle, Search, content_needle, hash_needle, text_needle
+from paris_p2p.envelope import Envelope, open_envelope, seal
+from paris_p2p.errors import MissingKeyError, RecordError, UnreachableError
+from paris_p2p.identity import Identity
+from paris_p2p.keyring import KEYS_FILE, Keyring, RunKey, save_keyring
+from paris_p2p.kinds import claims_key, tips_key
+from paris_p2p.node.host import Host
+from paris_p2p.node.run_node import RunNode, opened
+from paris_p2p.owner_records import Revoke
+from paris_p2p.peer_settings import PeerSettings
+from paris_p2p.records import ClaimRecord, PeerRecord
+from paris_p2p.store.blobs import BlobStore
+from paris_p2p.store.sealing import open_blob
+from paris_p2p.veil import open_sealed
+from tests.node.private_world import PrivateWorld
+from tests.peer.world import Peer, World
+
+SLOT = "expert-0"
+
+
+async def a_tip(world: World, *peers: Peer) -> None:
+    await world.until(lambda: all(peer.node.board.tip(SLOT) for peer in peers))
+
+
+def needles_of(world: World, node: RunNode) -> list[Needle]:
+    """Returns what the run is, in the words, numbers and hashes that its members see."""
+    tips = [tip for slot in node.board.slots if (tip := node.board.tip(slot)) is not None]
+    cards = [card for slot in node.board.slots.values() for card in slot.cards.values()]
+    assert tips
+    needles = [hash_needle("run id", "run id", bytes.fromhex(world.run.id))]
+    needles += [text_needle("word", word) for word in (world.run.record.name, "CC0", "Apache-2.0")]
+    needles += [text_needle("slot", slot) for slot in node.board.slots]
+    needles += [text_needle("kind", kind) for kind in ("claimed_at", "train_loss", "attestation")]
+    needles += [hash_needle("card", card.id[:16], bytes.fromhex(card.id)) for card in cards]
+    for kind, words in (("train", b"train 0"), ("weights", b"weights expert-0"), ("resume", b"resume exp")):
+        needles.append(content_needle(kind, kind, words))
+    return needles
+
+
+async def test_members_train_and_attest_while_an_outsider_finds_nothing(tmp_path: Path) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        owner = await world.add("owner", role="owner")
+        a, b = await world.add("a"), await world.add("b")
+        await a_tip(world, owner, a, b)
+        await world.until(lambda: {a.node.peer_id, b.node.peer_id} <= set(owner.node.state.admissions))
+        wire = b"\n".join(world.network.wire)
+        search = Search(needles_of(world, a.node))
+        assert search.found_in(wire) == set()
+        assert len(wire) > 20_000
+        # The DHT holds sealed records alone.
+        kinds = {subkey.rpartition(":")[2] for held in world.network.board.values() for subkey in held}
+        assert kinds == {"sealed"}
+        ledger = b"\n".join(data for _, data in a.node.ledger.items("tip/"))
+        assert ledger
+        assert search.found_in(ledger) == set()
+
+
+async def test_the_same_search_finds_an_open_run(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        owner = await world.add("owner", role="owner")
+        a = await world.add("a")
+        await a_tip(world, owner, a)
+        data = [entry for held in world.network.board.values() for _, entry in held.values()]
+        found = Search(needles_of(world, a.node)).found_in(
+            b"\n".join([*data, *map(str.encode, world.network.board)])
+        )
+        assert {needle.kind for needle in found} >= {"run id", "slot", "kind", "card"}
+
+
+def note_of(world: PrivateWorld, slot: str = SLOT, seq: int = 1) -> ClaimRecord:
+    now = time.time()
+    times = {"issued_at": now, "expires_at": now + 100, "claimed_at": now}
+    return ClaimRecord(run=world.run.id, slot=slot, seq=seq, epoch=1, **times)
+
+
+async def test_a_revoked_peer_cannot_open_what_comes_after_and_a_sleeper_can(tmp_path: Path) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        owner = await world.add("owner", role="owner")
+        asleep, leaver = Identity.generate(), Identity.generate()
+        a, b, c = (
+            await world.add("a"),
+            await world.add("b", identity=asleep),
+            await world.add("c", identity=leaver, rights=("train", "generate")),
+        )
+        await a_tip(world, owner, a, b, c)
+        await world.until(lambda: leaver.peer_id in a.node.state.admissions)
+        await world.until(lambda: asleep.peer_id in owner.node.state.admissions)
+        await b.die()
+
+        new = RunKey.generate()
+        notice = world.notice(Revoke(peer=leaver.peer_id, next_key=new.hash))
+        world.ring = world.ring.with_key(new.secret)
+        owner.node.keep(notice)
+        owner.node.keys.keep(world.ring)
+        await owner.node.tell(notice)
+        await world.until(lambda: a.node.keys.ring.keys == world.ring.keys)
+        assert c.node.chain.number == 1 or await heard(world, c)  # it may read that it was shut out
+        assert len(c.node.keys.ring.keys) == 1
+
+        said = [await owner.node.say(peer_record(owner.node)), a.node.sign(note_of(world))]
+        for envelope in said:
+            with pytest.raises(MissingKeyError):
+                open_sealed(envelope.data, c.node.keys.ring, world.run.id)
+            assert open_sealed(envelope.data, world.ring, world.run.id).record == envelope.record
+        with pytest.raises(RecordError, match="key"):
+            c.node.swarm.open(said[0].data, ("peer",))
+        assert not await c.node.exchange.ask()
+        assert await owner.node.exchange.answer(leaver.peer_id, b"") is None
+
+        again = await world.restart("b", b)
+        await world.until(lambda: again.node.keys.ring.keys == world.ring.keys)
+        assert again.node.state.is_revoked(leaver.peer_id)
+
+
+async def heard(world: PrivateWorld, peer: Peer) -> bool:
+    await world.until(lambda: peer.node.chain.number == 1)
+    return True
+
+
+def peer_record(node: RunNode) -> PeerRecord:
+    return PeerRecord(**node.header("peer", "", 600.0), role="owner")
+
+
+async def test_a_sleeper_finds_its_box_on_the_board_when_nobody_can_be_asked(tmp_path: Path) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        owner = await world.add("owner", role="owner")
+        asleep = Identity.generate()
+        b = await world.add("b", identity=asleep)
+        await world.until(lambda: asleep.peer_id in owner.node.state.admissions)
+        await b.die()
+        for number in (2, 3):
+            new = RunKey.generate()
+            notice = world.notice(Revoke(peer=Identity.generate().peer_id, next_key=new.hash))
+            world.ring = world.ring.with_key(new.secret)
+            owner.node.keep(notice)
+            owner.node.keys.keep(world.ring)
+            await owner.node.tell(notice)
+            await owner.node.exchange.leave_boxes()
+            assert owner.node.ledger.get("boxes") == str(number).encode()
+        await owner.die()
+        del world.network.swarms[owner.node.peer_id]
+        again = await world.restart("b", b)
+        await world.until(lambda: again.node.keys.ring.keys == world.ring.keys)
+        saved = tmp_path / "b" / "runs" / world.run.id / KEYS_FILE
+        assert stat.S_IMODE(saved.stat().st_mode) == 0o600
+
+
+async def test_nothing_is_sealed_under_an_old_key_once_a_new_one_is_named(tmp_path: Path) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        a = await world.add("a")
+        a.task.cancel()
+        await asyncio.gather(a.task, return_exceptions=True)
+        a.node.keep(world.notice(Revoke(peer=Identity.generate().peer_id, next_key=RunKey.generate().hash)))
+        with pytest.raises(UnreachableError, match="new key, number 2"):
+            a.node.sign(note_of(world))
+        assert a.node.keys.wanted.is_set()
+
+
+async def test_a_private_run_without_its_keys_says_so(tmp_path: Path) -> None:
+    world, identity = PrivateWorld(tmp_path / "world"), Identity.generate()
+    host = Host(PeerSettings(data_dir=tmp_path), identity, BlobStore(tmp_path / "blobs"))
+    host.swarm = world.network.join(identity, host)
+    with pytest.raises(MissingKeyError, match=r"private, and its keys are not in .*join again"):
+        async with opened(host, world.run):
+            pass
+    folder = tmp_path / "runs" / world.run.id
+    save_keyring(folder, Keyring((RunKey.generate(),)))
+    with pytest.raises(RecordError, match="are not those of run"):
+        async with opened(host, world.run):
+            pass
+    (folder / KEYS_FILE).write_bytes(b"damaged")
+    with pytest.raises(RecordError, match=r"damaged.*backup"):
+        async with opened(host, world.run):
+            pass
+
+
+async def test_two_private_runs_on_one_host_keep_apart(tmp_path: Path) -> None:
+    one, two = PrivateWorld(tmp_path / "one"), PrivateWorld(tmp_path / "two")
+    identity = Identity.generate()
+    host = Host(PeerSettings(data_dir=tmp_path), identity, BlobStore(tmp_path / "blobs"))
+    host.swarm = one.network.join(identity, host)
+    for world in (one, two):
+        world.admit(tmp_path, identity, ("train",))
+    async with opened(host, one.run) as first, opened(host, two.run) as second:
+        claim = first.sign(note_of(one))
+        first.keep(claim)
+        await first.tell(claim)
+        assert first.board.claims(SLOT) == (claim,)
+        assert second.board.claims(SLOT) == ()
+        with pytest.raises(RecordError):
+            second.swarm.open(claim.data, ("claim",))
+        assert first.public_id != second.public_id
+        assert {first.public_id, second.public_id}.isdisjoint({one.run.id, two.run.id})
+        question = tips_key(one.run.id, SLOT)
+        assert await first.swarm.read(question) == []
+        assert first.records_under(question) == []  # asked in plain words it knows nothing
+
+
+async def test_a_plain_record_is_nothing_in_a_private_run_nor_a_sealed_one_in_an_open_run(
+    tmp_path: Path,
+) -> None:
+    async with PrivateWorld(tmp_path / "private") as world, World(tmp_path / "open") as open_world:
+        a = (await world.add("a")).node
+        b = (await open_world.add("b", role="owner")).node
+        plain = seal(Identity.generate(), note_of(world))
+        a.reading.receive(plain.data)
+        assert plain.id not in {claim.id for claim in a.board.claims(SLOT)}
+        sealed = a.sign(note_of(world, seq=1 << 50))
+        before = dict(b.refused)
+        b.reading.receive(sealed.data)
+        assert b.refused != before
+
+
+async def test_a_replayed_record_does_not_replace_a_newer_one(tmp_path: Path) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        node = (await world.add("a", role="owner")).node
+        old, new = node.sign(note_of(world, seq=1 << 50)), node.sign(note_of(world, seq=1 << 51))
+        assert outer_seq(node, old) < outer_seq(node, new)
+        await node.swarm.store(new)
+        await node.swarm.store(old)
+        assert new.id in {one.id for one in await node.swarm.read(claims_key(world.run.id, SLOT))}
+        assert old.id not in {one.id for one in await node.swarm.read(claims_key(world.run.id, SLOT))}
+
+
+def outer_seq(node: RunNode, envelope: Envelope[Any]) -> int:
+    seq: int = open_envelope(envelope.data, run=node.public_id).record.seq
+    return seq
+
+
+async def test_what_a_lead_publishes_opens_for_members_alone(tmp_path: Path) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        owner = await world.add("owner", role="owner")
+        a = await world.add("a")
+        await a_tip(world, owner, a)
+        tip = owner.node.board.tip(SLOT)
+        assert tip is not None
+        path = owner.node.host.store.path(tip.card.record.weights.id)
+        assert b"weights" not in path.read_bytes()
+        with (tmp_path / "opened").open("wb") as out:
+            open_blob(path, world.ring.keys[0], out)
+        assert (tmp_path / "opened").read_bytes().startswith(b"weights expert-0")

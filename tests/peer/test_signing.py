@@ -18,3 +18,16 @@ def test_nobody_signs_records_past_the_node() -> None:
     assert files_with(r"seal\(") == {"veil.py", "node/run_swarm.py"}
     assert files_with(r"seal_record\(") == {"node/run_swarm.py"}
     assert files_with(r"swarm\.sign\(") == {"node/run_node.py"}
+
+
+def test_no_node_tells_or_reads_a_runs_records_past_the_runs_own_part_of_the_swarm() -> None:
+    """Past it they would leave this machine in clear, also in a private run."""
+    spoken = r"swarm\(?\)?\.(store_record|read_records|fetch_records|publish|subscribe|unsubscribe)\("
+    root = Path(paris_p2p.__file__).parent
+    found = {
+        str(path.relative_to(root))
+        for room in ("node", "peer", "bootstrap", "preparation", "cli")
+        for path in (root / room).rglob("*.py")
+        if re.search(spoken, path.read_text())
+    }
+    assert found == {"node/run_swarm.py"}

@@ -47,7 +47,6 @@ def run_peer(
         say(f"joining run {invite.run[:16]}… through {len(invite.peers)} addresses of its invite")
         async with open_host(settings, invite.peers) as host:
             run = await join_run(host, invite)
-            check_slot(run.record, settings.slot)
             free = free_bytes(settings.data_dir) + host.store.used_bytes()
             if profile is not None and train:
                 host.settings = fit_run(settings, profile, run.record)
@@ -94,6 +93,7 @@ async def live(
 ) -> None:
     """Runs a Volunteer with its control API, its view and its signals."""
     async with opened(host, run) as node:
+        check_slot(node.spec, host.settings.slot)  # not before: notices may have added it
         console = Console()
         volunteer = Volunteer(node, host.settings, role=role, say=console.say)
         actions = {"pause": volunteer.pause, "resume": volunteer.resume, "stop": volunteer.leave}

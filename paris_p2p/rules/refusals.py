@@ -15,6 +15,7 @@ REASONS = {
     "epoch": "its epoch does not follow the tip's",
     "steps": "it counts no more steps or clips than its parent",
     "rate": "its learning rate is not its parent's",
+    "notices": "its training knew fewer of the owner's notices than its parent's",
     "back": "it goes back to neither the best checkpoint nor the tip",
     "place": "another card was signed for this place",
 }

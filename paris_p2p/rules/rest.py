@@ -72,11 +72,12 @@ def words_after(lowered: int) -> str:
 
 def is_back_at(card: CardRecord, old: CardRecord) -> bool:
     """Whether a card that goes back is just that checkpoint."""
-    return (card.weights, card.resume, card.steps, card.clips) == (
+    return (card.weights, card.resume, card.steps, card.clips, card.notices) == (
         old.weights,
         old.resume,
         old.steps,
         old.clips,
+        old.notices,
     )
 
 

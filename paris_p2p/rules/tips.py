@@ -215,6 +215,8 @@ def _refuse_progress(card: CardRecord, tip: CardRecord | None) -> str | None:
         return None
     if card.lowered != lowered_after(tip.lowered):
         return "rate"
+    if card.notices < tip.notices:  # its network may be a smaller one
+        return "notices"
     return "steps" if card.steps <= tip.steps or card.clips <= tip.clips else None
 
 

@@ -18,7 +18,7 @@ from paris_p2p.data.shards import StoredMembers, stored_clips
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.errors import DataError, MissingBlobError, UsageError
 from paris_p2p.identity import Identity
-from paris_p2p.owner_records import AddExpert, DropExpert, NoticeRecord
+from paris_p2p.owner_records import MAX_SHARDS, AddExpert, DropExpert, NoticeRecord
 from paris_p2p.preparation.create import create_run, load_run
 from paris_p2p.preparation.into import prepare_into
 from paris_p2p.preparation.owner_shards import OwnerShards
@@ -165,7 +165,7 @@ def test_every_change_fits_into_a_notice(folder: Path) -> None:
     run = load_run(folder)
     made = split_expert(folder, run, run.record, crowded(run.record, folder))
     shards = made.changes[1].shards  # type: ignore[union-attr]
-    full = made.changes[1].model_copy(update={"shards": (shards * 16)[:16]})
+    full = made.changes[1].model_copy(update={"shards": (shards * MAX_SHARDS)[:MAX_SHARDS]})
     owner = Identity.from_private_bytes(bytes(32))
     for change in (*made.changes, full):
         fields = {"run": run.id, "previous": run.id, "issued_at": 1.0, "expires_at": 2.0}

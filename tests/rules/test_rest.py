@@ -44,6 +44,7 @@ def test_a_card_that_goes_back_may_count_no_steps_more_and_no_other_may() -> Non
     assert goes_back(back.record, tip(SECOND))
     assert is_back_at(back.record, FIRST.record)
     assert not is_back_at(back.record, SECOND.record)
+    assert not is_back_at(back.record.model_copy(update={"notices": 1}), FIRST.record)
     assert refuse_card(back, tip(SECOND), A.peer_id, None, D.peer_id) is None
     assert (
         refuse_card(card(A, SECOND, steps=10, clips=100), tip(SECOND), A.peer_id, None, D.peer_id)

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
 from paris_p2p.records import AttestationRecord, CardRecord
+from paris_p2p.rules.rates import lowered_again
+from paris_p2p.rules.refusals import REASONS
 from paris_p2p.rules.tips import (
     MAX_EPOCHS_AHEAD,
     Age,
@@ -197,6 +199,15 @@ def test_only_the_lead_and_only_others_are_attested() -> None:
     assert refuse_card(SECOND, tip(FIRST), B.peer_id, None, D.peer_id) == "its signer did not hold the claim"
     assert refuse_card(SECOND, tip(FIRST), "", None, D.peer_id) == "its signer did not hold the claim"
     assert refuse_card(SECOND, tip(FIRST), A.peer_id, None, A.peer_id) == "it is this peer's own"
+
+
+def test_a_card_whose_training_knew_fewer_notices_than_the_tips_is_refused_unless_it_goes_back() -> None:
+    last = tip(card(A, FIRST, steps=10, clips=100, notices=3))
+    for notices, reason in ((2, REASONS["notices"]), (3, None), (4, None)):
+        made = card(A, last.card, steps=20, clips=200, notices=notices)
+        assert refuse_card(made, last, A.peer_id, None, D.peer_id) == reason
+    back = card(A, last.card, steps=5, clips=50, lowered=lowered_again(0))
+    assert refuse_card(back, last, A.peer_id, None, D.peer_id) is None
 
 
 def test_a_second_card_for_one_place_is_refused() -> None:

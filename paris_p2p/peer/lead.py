@@ -145,6 +145,7 @@ class Lead:
     async def _prepare(self) -> TrainJob:
         """Fetches what training needs: the slot's clips, and what it starts from."""
         node, tip = self.node, self.node.board.tip(self.slot)
+        await self._know_what_the_tip_knows()
         start = self.outbox.starts_from(tip)
         refs = [shard.blob for shard in node.spec.shards_for(self.slot, "train")]
         refs += [start.blob] if start else []
@@ -155,6 +156,18 @@ class Lead:
         shutil.rmtree(self._work_dir, ignore_errors=True)
         make_work_folder(self._work_dir)
         return job
+
+    async def _know_what_the_tip_knows(self) -> None:
+        """Asks for the owner's notices that the tip was trained by; SwarmError where nobody tells them."""
+        node, tip = self.node, self.node.board.tip(self.slot)
+        if tip is None or (known := tip.card.record.notices) <= node.state.number:
+            return
+        await node.refresh()
+        if known > node.state.number:
+            raise SwarmError(
+                f"the tip of {self.slot} was trained by notice {known} of the run's owner, and nobody who "
+                f"was asked told more than {node.state.number}"
+            )
 
     async def _job(self, files: AsyncExitStack) -> TrainJob:
         """Fetches the slot's clips by what the run is now; they can be read until `files` are closed."""

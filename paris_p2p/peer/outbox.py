@@ -12,7 +12,7 @@ from typing import Literal
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import SwarmError
-from paris_p2p.family import parent_of
+from paris_p2p.family import ancestors
 from paris_p2p.node.publish import sign_again, sign_checkpoint, sign_going_back, tell_card
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.peer.held_claim import HeldClaim
@@ -20,6 +20,7 @@ from paris_p2p.peer.jobs import fewer_experts
 from paris_p2p.peer.notifier import Notifier
 from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.rules.claims import epoch_to_publish
+from paris_p2p.rules.expert_set import stands_for
 from paris_p2p.rules.next_card import CardDecision, CardView, NewCheckpoint, Outgoing, next_card
 from paris_p2p.rules.tips import Tip, tip_id
 from paris_p2p.training.messages import CheckpointReady, TrainJob
@@ -67,13 +68,15 @@ class Outbox:
 
     def starts_from(self, tip: Tip | None) -> Beginning | None:
         """Returns what a training begins with: the tip's resume state; where there is no tip, the weights of
-        the expert that this one was split from, or the run's first weights; None when there are none.
+        the expert that this one was split from, or of that one's parent and so on, or the run's first
+        weights; None when there are none.
         """
         if tip is not None:
             return Beginning("resume_path", tip.card.record.resume, tip.card.id)
         spec, board = self.node.spec, self.node.board
-        if (parent := parent_of(spec, self.slot)) and (theirs := board.tip(parent)) is not None:
-            return Beginning("parent_path", theirs.card.record.weights, theirs.card.id)
+        tips = {slot: tip.card for slot in ancestors(spec, self.slot) if (tip := board.tip(slot)) is not None}
+        if parent := stands_for(spec, self.slot, tips):
+            return Beginning("parent_path", tips[parent].record.weights, tips[parent].id)
         initial = spec.initial_for(self.slot)
         return None if initial is None else Beginning("initial_path", initial, self.node.run)
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from paris_p2p.data.clusters import ClusterModel, Labels, fit_centres, fit_reduction
 from paris_p2p.errors import DataError
 
-_CLIPS_PER_CENTRE = 16  # where the cluster's fine centres are too few to be parted
+_CLIPS_PER_CENTRE = (16, 4, 1)  # of a cluster that is split; fewer, where it cannot be parted otherwise
+_MORE_AXES = 16
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,11 @@ class SplitClusters:
 def split_cluster(
     model: ClusterModel, parent: int, child: int, clips: ClusterClips, rng_seed: int
 ) -> SplitClusters:
-    """Parts a cluster's fine centres by 2-means of its train clips; DataError where no two parts can be
+    """Parts a cluster by 2-means of new fine centres of its train clips; DataError where no two parts can be
     trained and checked.
+
+    Its old centres and axes are those of the clips that the run began with. What joined it later may differ
+    along others, so axes of what these leave out are added first.
 
     The part whose mean is nearer to the whole cluster's stays the parent's, the other is the child's. Where
     2-means leaves a part without train or gate clips, the cut across the longest direction that is nearest to
@@ -53,17 +57,18 @@ def split_cluster(
                 f"the {len(trained)} train clips of cluster {parent} look all alike and cannot be split; "
                 "give more clips of its kind (paris-run prepare --into)"
             )
-        model = _finer(model, parent, trained, rng_seed)
-        mine = np.flatnonzero(model.merged == parent)
-        nearest = _nearest(model.centres[mine], reduced)  # [N], of M
-        for is_far in _parts(model.centres[mine], nearest[clips.trained], rng_seed):
-            far = is_far[nearest]  # [N]
-            if _can_be_checked(far, clips.trained):
-                if _is_nearer(trained, far[clips.trained]):
-                    is_far, far = ~is_far, ~far
-                merged = model.merged.copy()
-                merged[mine[is_far]] = child
-                return SplitClusters(replace(model, merged=merged), far)
+        for clips_per_centre in _CLIPS_PER_CENTRE:
+            finer = _refitted(model, parent, trained, max(2, len(trained) // clips_per_centre), rng_seed)
+            mine = np.flatnonzero(finer.merged == parent)
+            nearest = _nearest(finer.centres[mine], reduced)  # [N], of M
+            for is_far in _parts(finer.centres[mine], nearest[clips.trained], rng_seed):
+                far = is_far[nearest]  # [N]
+                if _can_be_checked(far, clips.trained):
+                    if _is_nearer(trained, far[clips.trained]):
+                        is_far, far = ~is_far, ~far
+                    merged = finer.merged.copy()
+                    merged[mine[is_far]] = child
+                    return SplitClusters(replace(finer, merged=merged), far)
     gate = int((~clips.trained).sum())
     raise DataError(
         f"cluster {parent} has {len(trained)} train and {gate} gate clips, and no two parts of it would both "
@@ -80,23 +85,34 @@ def without_cluster(model: ClusterModel, cluster: int) -> ClusterModel:
 
 
 def _reducible(model: ClusterModel, clips: ClusterClips) -> tuple[ClusterModel, NDArray[np.float32]]:
-    """Returns the model and the clips reduced [N R]; a model of one cluster, which reduces all to nothing, is
-    given principal axes first.
+    """Returns the model, with more axes, and the clips reduced by it [N R]; a model of one cluster, which
+    reduces all to nothing, is given principal axes first.
     """
     if not model.basis.any():
         mean, basis = fit_reduction(clips.features[clips.trained])
         model = replace(model, mean=mean, basis=basis, centres=np.zeros((1, basis.shape[1]), np.float32))
         model = replace(model, merged=model.merged[:1])
+    model = _with_axes(model, clips.features[clips.trained])
     return model, model.reduce(clips.features)
 
 
-def _finer(model: ClusterModel, cluster: int, trained: NDArray[np.float32], rng_seed: int) -> ClusterModel:
-    """Returns the model with several fine centres in the cluster."""
-    mine = np.flatnonzero(model.merged == cluster)
-    if len(np.unique(_nearest(model.centres[mine], trained))) > 1:
-        return model
+def _with_axes(model: ClusterModel, features: NDArray[np.float32]) -> ClusterModel:
+    """Returns the model with axes, across its own, along which these clips [N F] lie; its centres have 0
+    there, as the clips that they were fitted on have on average.
+    """
+    left = model.residual(features)  # [N F]
+    axes = np.linalg.svd(left, full_matrices=False)[2][: min(_MORE_AXES, *left.shape)].T  # [F, more]
+    basis = np.concatenate([model.basis, axes], axis=1).astype(np.float32)
+    centres = np.pad(model.centres, ((0, 0), (0, axes.shape[1])))
+    return replace(model, basis=np.ascontiguousarray(basis), centres=centres)
+
+
+def _refitted(
+    model: ClusterModel, cluster: int, trained: NDArray[np.float32], centres: int, rng_seed: int
+) -> ClusterModel:
+    """Returns the model with so many fine centres of these clips [N R] in the place of the cluster's."""
     others = model.merged != cluster
-    made = fit_centres(trained, max(2, len(trained) // _CLIPS_PER_CENTRE), rng_seed)
+    made = fit_centres(trained, centres, rng_seed)
     return replace(
         model,
         centres=np.concatenate([model.centres[others], made]),

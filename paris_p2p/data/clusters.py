@@ -64,6 +64,12 @@ class ClusterModel:
         except (OSError, SafetensorError, TypeError) as error:
             raise DataError(f"{path} cannot be read ({error}); prepare the clips again") from error
 
+    def residual(self, features: _Floats) -> _Floats:
+        """Returns what `reduce` leaves out of features: [N, F] -> [N, F]."""
+        centred = _unit(features) - self.mean
+        residual: _Floats = (centred - (centred @ self.basis) @ self.basis.T).astype(np.float32)
+        return residual
+
     def distances(self, features: _Floats) -> _Floats:
         """Returns how far clips lie from the nearest fine centre: [N, F] -> [N], in [0, 2].
 

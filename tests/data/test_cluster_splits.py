@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,18 @@ def test_the_two_kinds_of_a_cluster_are_parted_and_another_clusters_clips_stay(t
     # clips that come later go where the split put those like them
     assert label(split.model, features[split.is_child]) == [2]
     assert label(split.model, features[~split.is_child]) == [parent]
+
+
+def test_another_world_that_joined_a_cluster_is_split_off_whole(two: ClusterModel) -> None:
+    """Holds that a split sees along what the run's first clips do not differ."""
+    own, joined = near_kinds(), kinds_of([3], 5) + KINDS[0] * 0.6
+    features = np.concatenate([own, joined])
+    model = replace(two, basis=two.basis[:, :2], centres=two.centres[:, :2])
+    assert abs(model.basis[3]).max() < 0.1  # it has no axis of the new world's
+    split = split_cluster(model, label(model, own)[0], 2, ClusterClips(features, halves(len(features))), 0)
+    assert len({bool(split.is_child[i]) for i in range(2 * PER_KIND)}) == 1
+    assert split.is_child[2 * PER_KIND :].all() != split.is_child[: 2 * PER_KIND].all()
+    assert len(set(split.is_child[2 * PER_KIND :].tolist())) == 1
 
 
 def test_the_same_clips_make_the_same_split(two: ClusterModel) -> None:

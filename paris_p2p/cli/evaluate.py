@@ -210,7 +210,8 @@ def _model_folder(
     if not pasted or os.path.exists(model):
         return typed.model_folder(named_path(model))
     from paris_p2p.generation.export import export, plain_words
-    from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
+    from paris_p2p.node.generator import fetch_run
+    from paris_p2p.node.joining import GENERATOR_DIR
 
     invite = parse_invite(model, settings.data_dir / GENERATOR_DIR)
     folder = out.with_name(f"{out.name}-model-{invite.run[:16]}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def parse_model(argument: str, settings: PeerSettings) -> Invite | Path:
     """Returns the folder, where the argument is one, or else the invite that it must be. UsageError."""
-    from paris_p2p.node.generator import GENERATOR_DIR
+    from paris_p2p.node.joining import GENERATOR_DIR
 
     if os.path.isdir(os.path.expanduser(argument)):  # not Path.is_dir, to which a long invite is an error
         return model_folder(named_path(argument))

@@ -140,7 +140,8 @@ def fetch_command(
     ] = False,
 ) -> None:
     """Fetch what generating needs: the codec, the text encoder and every slot's weights."""
-    from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
+    from paris_p2p.node.generator import fetch_run
+    from paris_p2p.node.joining import GENERATOR_DIR
 
     settings = fetch_settings(flags)
     parsed = parse_invite(invite, settings.data_dir / GENERATOR_DIR)

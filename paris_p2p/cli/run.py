@@ -213,6 +213,10 @@ def publish(
             parser=typed.to_write("the invite"),
         ),
     ] = None,
+    invite_uses: Annotated[
+        int, option("Machines that the invite of a members-only run lets in.", "N", min=1, max=100_000)
+    ] = 64,
+    invite_days: Annotated[float, option("Days for which it does.", "DAYS", min=0.01, max=365)] = 30.0,
 ) -> None:
     """Seed the run's data, attest as the owner's node, and print the invite; stay until Ctrl-C."""
     from paris_p2p.invite import Invite
@@ -228,11 +232,23 @@ def publish(
 
     def ready(invite: Invite) -> None:
         echo(f"invite: {invite}")
+        if invite.join:
+            echo(
+                f"it lets in {invite_uses} machines within {invite_days:g} days; "
+                f"others are made by: paris-run invite {folder} --for train,generate --uses 5"
+            )
         if invite_file is not None:
             with explained(invite_file):
                 write_atomic(invite_file, str(invite), mode=0o600)
 
-    run_owner(settings, run, loaded.options.peers, ready)
+    run_owner(
+        settings,
+        run,
+        loaded.options.peers,
+        ready,
+        invite_uses=invite_uses,
+        invite_s=invite_days * 86400,
+    )
 
 
 @verb(app, "paris-run export @invite.txt --out model")
@@ -249,7 +265,8 @@ def export_command(
 ) -> None:
     """Write the run's tips as a folder that diffusers can load: `ParisPipeline.from_pretrained(OUT)`."""
     from paris_p2p.generation.export import export, plain_words
-    from paris_p2p.node.generator import GENERATOR_DIR, fetch_run
+    from paris_p2p.node.generator import fetch_run
+    from paris_p2p.node.joining import GENERATOR_DIR
 
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty; choose another folder for the model")

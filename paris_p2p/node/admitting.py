@@ -9,13 +9,13 @@ import logging
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 from blake3 import blake3
 
 from paris_p2p.envelope import Envelope, decode, encode, open_envelope, parse, seal
 from paris_p2p.errors import RecordError, UsageError
 from paris_p2p.identity import verify
+from paris_p2p.invite import make_token
 from paris_p2p.key_box import gift_for, seal_gift
 from paris_p2p.node.membership import open_certificate
 from paris_p2p.node.node_seam import NodeSeam
@@ -27,12 +27,13 @@ from paris_p2p.owner_records import (
     TokenRecord,
     companion_bytes,
 )
-from paris_p2p.rules.admission import CERTIFICATE_S, certificate_rights, issued_in_order, token_fault
+from paris_p2p.rules.admission import CERTIFICATE_S, Token, certificate_rights, issued_in_order, token_fault
 
 log = logging.getLogger(__name__)
 MAX_ADMITTED = 4096  # certificates by this peer: as many as others take of one signer
 MAX_REQUESTS = 64  # of those who ask without a token; the longest unheard goes first
 _SENT_NOTICES = 512
+_OWN_TOKEN = "invite-token"  # in the ledger: that of the invite that was printed last
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,35 @@ class Admitter:
                 log.info("%s was let in by a token of %s", main[-8:], token.signer[-8:])
             certificate = open_certificate(self.node.run, self._uses[token.record.token.hex()][main])
         return await self._let_in(peer, request, certificate)
+
+    def own_token(self, uses: int, lasts_s: float) -> Token:
+        """Returns a token that this node redeems, for a whole machine; the one of before while most of its
+        time is left, so that an invite that was sent out is the one that is printed again.
+        """
+        now_s, kept = time.time(), self.node.ledger.get(_OWN_TOKEN)
+        if kept is not None:
+            try:
+                token = _open_token(self.node.run, kept)
+                first, last = token.record.issued_at, token.record.expires_at
+                if (
+                    token.record.uses == uses
+                    and abs(last - first - lasts_s) < 1
+                    and last - now_s > lasts_s / 2
+                ):
+                    return token
+            except RecordError as error:
+                log.warning("the token of the last invite is damaged; a new one is made: %s", error)
+        token = make_token(
+            self.node.host.identity,
+            self.node.run,
+            ("train", "attest", "generate"),
+            uses=uses,
+            now_s=now_s,
+            until_s=now_s + lasts_s,
+            admitters=[self.node.peer_id],
+        )
+        self.node.ledger.put(_OWN_TOKEN, token.data)
+        return token
 
     def requests(self) -> list[Asking]:
         """Returns who asks to be let in, the newest last."""
@@ -235,7 +265,7 @@ def _has_ended(run: str, certificate: bytes) -> bool:
     return open_certificate(run, certificate).record.expires_at <= time.time()
 
 
-def _open_token(run: str, data: bytes) -> Envelope[Any]:
+def _open_token(run: str, data: bytes) -> Token:
     return open_envelope(data, run=run, kinds=("token",))
 
 

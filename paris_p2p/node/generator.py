@@ -16,8 +16,8 @@ from paris_p2p.errors import DiskFullError, MissingBlobError, RecordError, Usage
 from paris_p2p.fetched_run import FetchedRun, check_slots
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.invite import Invite
-from paris_p2p.node.host import Host, open_host, spec_path
-from paris_p2p.node.joining import join_run
+from paris_p2p.node.host import Host, spec_path
+from paris_p2p.node.joining import GENERATOR_DIR, join_run, newcomer_host, newcomer_of
 from paris_p2p.node.plain_files import OpenedFiles, PlainFiles, StoreFiles, opened_folder
 from paris_p2p.node.run_keys import RunKeys
 from paris_p2p.node.run_node import RunNode, opened
@@ -26,10 +26,10 @@ from paris_p2p.progress import Progress
 from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.rules.expert_set import generating_spec, stands_for
 from paris_p2p.run_file import read_run
+from paris_p2p.shown import say
 from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.store.blobs import BlobStore
 
-GENERATOR_DIR = "generator"  # its own key and lock, so that it works beside a running peer
 FETCH_ONLINE = "run `paris-peer fetch INVITE` once, online"
 
 
@@ -95,8 +95,9 @@ async def _fetch(
     progress: Progress,
 ) -> tuple[BlobStore, Path, Envelope[RunSpec], Fetched]:
     progress("joining the run", 0, 1)
-    async with open_host(settings, invite.peers) as host:
-        run = await join_run(host, invite)
+    newcomer = newcomer_of(neighbour.parent, is_generator=True, say=say)
+    async with newcomer_host(settings, invite, newcomer) as host:
+        run = await join_run(host, invite, newcomer)
         async with opened(host, run) as node:
             progress("joining the run", 1, 1)
             spec, tips = generating_set(node)

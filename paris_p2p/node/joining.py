@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from paris_p2p.envelope import Envelope, decode, encode, open_envelope, parse
 from paris_p2p.errors import (
@@ -21,15 +23,16 @@ from paris_p2p.errors import (
     UnreachableError,
     VersionError,
 )
-from paris_p2p.identity import Identity
+from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.invite import Invite
 from paris_p2p.key_box import KeyGift, open_gift, with_gift
 from paris_p2p.keyring import Keyring, save_keyring
 from paris_p2p.node.facing import join_name
-from paris_p2p.node.host import Host, load_spec, save_spec, spec_path
+from paris_p2p.node.host import Host, load_spec, open_host, save_spec, spec_path
 from paris_p2p.node.membership import CERTIFICATE, NAME, open_certificate, own_certificate
 from paris_p2p.node.owners_word import notice_name
 from paris_p2p.owner_records import CertificateRecord, JoinAnswer, JoinRequest, companion_bytes
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.rules.admission import REASONS
 from paris_p2p.rules.chain import Chain, Notice
 from paris_p2p.rules.run_state import run_state
@@ -41,6 +44,8 @@ from paris_p2p.veil import open_sealed
 log = logging.getLogger(__name__)
 MAX_SPEC_ASKED = 32  # peers side by side
 SPEC_LIMIT_S = 120.0  # 4 MiB, the longest RunSpec, over a slow line
+# in a data directory: the generator's own key and lock, so that it works beside a running peer
+GENERATOR_DIR = "generator"
 AGAIN_S = 10.0  # between two tries to be let in
 _MAX_ASKED = 16  # peers that are asked to let in, without a token
 _NEW_INVITE = "ask the run's owner for a new invite"
@@ -74,9 +79,53 @@ async def join_run(host: Host, invite: Invite, newcomer: Newcomer = Newcomer()) 
     return await _fetch_spec(host, invite)
 
 
+@asynccontextmanager
+async def newcomer_host(
+    settings: PeerSettings, invite: Invite, newcomer: Newcomer, **more: Any
+) -> AsyncIterator[Host]:
+    """Opens a host, as open_host does; a newcomer that is to be let in waits until a peer of its invite is
+    there.
+
+    UnreachableError where there is nothing to wait for: this peer is in, or asks for nothing.
+    """
+    waits = (bool(invite.join) or newcomer.asks) and not is_joined(settings.data_dir, invite.run)
+    async with AsyncExitStack() as stack:
+        while True:
+            try:
+                host = await stack.enter_async_context(open_host(settings, invite.peers, **more))
+                break
+            except UnreachableError as error:
+                if not waits:
+                    raise
+                token = invite.usable_token(time.time())
+                whom = f" by {', '.join(token.record.admitters)}" if token is not None else ""
+                newcomer.say(
+                    f"waiting to be let in{whom}: {error}; trying again every {newcomer.again_s:.0f} s"
+                )
+                await asyncio.sleep(newcomer.again_s)
+        yield host
+
+
 def is_joined(data_dir: Path, run: str) -> bool:
     """Tells whether a run's RunSpec is here already."""
     return spec_path(data_dir, run).exists()
+
+
+def newcomer_of(
+    data_dir: Path,
+    *,
+    name: str = "",
+    asks: bool = False,
+    is_generator: bool = False,
+    say: Callable[[str], None] = log.info,
+) -> Newcomer:
+    """Returns a machine's peer as a newcomer, or its generator, each with the other's key, which is made when
+    it is not there; `data_dir` is the peer's.
+    """
+    home = data_dir / GENERATOR_DIR
+    other_home = data_dir if is_generator else home
+    other = load_or_create_peer_key(other_home / "identity.key")
+    return Newcomer(name, asks, is_generator, other, other_home, say)
 
 
 class Joining:

@@ -14,8 +14,8 @@ from paris_p2p.errors import ParisError, PresetError
 from paris_p2p.invite import Invite
 from paris_p2p.node.control import serve_control
 from paris_p2p.node.host import Host, open_host
-from paris_p2p.node.joining import join_run
-from paris_p2p.node.run_node import opened
+from paris_p2p.node.joining import join_run, newcomer_host, newcomer_of
+from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.node.signals import on_leave_signals
 from paris_p2p.peer.profiles import Profile
 from paris_p2p.peer.settings import check_device
@@ -36,17 +36,21 @@ def run_peer(
     confirm: Callable[[str], Awaitable[bool]] | None,
     train: bool = True,
     profile: Profile | None = None,
+    name: str = "",
+    asks: bool = False,
 ) -> None:
     """Volunteers in a run until stopped; `confirm` is asked with what the run wants, None means yes.
 
+    Where the run is for members only, a token lets this peer in, or (`asks`) its owner, who sees the `name`.
     Raises PresetError, before anything is fetched, when the expert of the run does not fit the profile.
     """
     check_device(settings.device)
 
     async def life() -> None:
         say(f"joining run {invite.run[:16]}… through {len(invite.peers)} addresses of its invite")
-        async with open_host(settings, invite.peers) as host:
-            run = await join_run(host, invite)
+        newcomer = newcomer_of(settings.data_dir, name=name, asks=asks, say=say)
+        async with newcomer_host(settings, invite, newcomer) as host:
+            run = await join_run(host, invite, newcomer)
             free = free_bytes(settings.data_dir) + host.store.used_bytes()
             if profile is not None and train:
                 host.settings = fit_run(settings, profile, run.record)
@@ -70,8 +74,14 @@ def run_owner(
     run: Envelope[RunSpec],
     bootstrap_peers: tuple[str, ...],
     ready: Callable[[Invite], None],
+    *,
+    invite_uses: int = 64,
+    invite_s: float = 30 * 86400.0,
 ) -> None:
-    """Seeds a run as its owner's node, attests, and hands the invite to `ready`."""
+    """Seeds a run as its owner's node, attests, and hands the invite to `ready`.
+
+    That of a members-only run has a token that lets in `invite_uses` machines within `invite_s`.
+    """
 
     async def life() -> None:
         own_bytes = sum(ref.size_bytes for ref in run.record.data_blobs)
@@ -80,8 +90,11 @@ def run_owner(
             announced = [address for address in own if address.rpartition("/p2p/")[0] in settings.announce]
             peers = for_invite((*bootstrap_peers, *announced), own)
 
-            async def announce() -> None:
-                ready(Invite(run=run.id, peers=peers))
+            async def announce(node: RunNode) -> None:
+                token = b""
+                if run.record.members_only:
+                    token = node.admitter.own_token(invite_uses, invite_s).data
+                ready(Invite(run=run.id, peers=peers, join=token))
 
             await live(host, run, "owner", announce)
 
@@ -89,7 +102,10 @@ def run_owner(
 
 
 async def live(
-    host: Host, run: Envelope[RunSpec], role: Role, on_open: Callable[[], Awaitable[None]] | None = None
+    host: Host,
+    run: Envelope[RunSpec],
+    role: Role,
+    on_open: Callable[[RunNode], Awaitable[None]] | None = None,
 ) -> None:
     """Runs a Volunteer with its control API, its view and its signals."""
     async with opened(host, run) as node:
@@ -100,7 +116,7 @@ async def live(
         async with serve_control(host.settings.data_dir, volunteer.status, actions):
             _leave_on_signals(volunteer)
             if on_open is not None:
-                await on_open()
+                await on_open(node)
             viewing = asyncio.create_task(console.show(volunteer.status))
             try:
                 await volunteer.run()

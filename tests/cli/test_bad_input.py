@@ -31,8 +31,9 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DataError, ParisError, UsageError
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.identity import Identity
-from paris_p2p.node.generator import GENERATOR_DIR, Fetched, FetchedSlot, check_wanted
+from paris_p2p.node.generator import Fetched, FetchedSlot, check_wanted
 from paris_p2p.node.host import save_spec, spec_path
+from paris_p2p.node.joining import GENERATOR_DIR
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import READER, BlobRef
 from paris_p2p.spec import RunSpec, sign_run

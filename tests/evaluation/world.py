@@ -18,8 +18,9 @@ from paris_p2p.generation.export import export
 from paris_p2p.generation.exported import open_export
 from paris_p2p.model.checkpoint import Counters
 from paris_p2p.model.presets import build_expert, build_router
-from paris_p2p.node.generator import GENERATOR_DIR, Fetched, FetchedSlot
+from paris_p2p.node.generator import Fetched, FetchedSlot
 from paris_p2p.node.host import save_spec
+from paris_p2p.node.joining import GENERATOR_DIR
 from paris_p2p.preparation.create import CreateOptions, create_run
 from paris_p2p.preparation.prepare import PrepareOptions, prepare
 from paris_p2p.score.intervals import Plan

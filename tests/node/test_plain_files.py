@@ -14,8 +14,9 @@ from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.identity import Identity
 from paris_p2p.invite import Invite
 from paris_p2p.keyring import Keyring, RunKey, save_keyring
-from paris_p2p.node.generator import GENERATOR_DIR, Fetched, FetchedSlot, fetch_run
+from paris_p2p.node.generator import Fetched, FetchedSlot, fetch_run
 from paris_p2p.node.host import save_spec
+from paris_p2p.node.joining import GENERATOR_DIR
 from paris_p2p.node.plain_files import OPENED, opened_folder
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import BlobRef

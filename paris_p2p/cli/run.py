@@ -216,7 +216,7 @@ def publish(
     invite_uses: Annotated[
         int, option("Machines that the invite of a members-only run lets in.", "N", min=1, max=100_000)
     ] = 64,
-    invite_days: Annotated[float, option("Days for which it does.", "DAYS", min=0.01, max=365)] = 30.0,
+    invite_days: Annotated[float, option("Days for which it does.", "N", min=0.01, max=365)] = 30.0,
 ) -> None:
     """Seed the run's data, attest as the owner's node, and print the invite; stay until Ctrl-C."""
     from paris_p2p.invite import Invite

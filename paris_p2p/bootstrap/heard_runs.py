@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.records import PeerRecord
+from paris_p2p.records import PeerRecord, SealedRecord
 from paris_p2p.rules.places import MAX_RUNS
 
 MAX_HEARD_OF_ONE = 16  # runs waiting to be joined that one signer named
@@ -26,7 +26,12 @@ class HeardRuns:
         self._asked: dict[str, tuple[str, str]] = {}  # run id -> the peer that is asked, its network
 
     def note(self, envelope: Envelope[Any]) -> bool:
-        """Notes who takes part in a run; returns whether something is to be asked that was not before."""
+        """Notes who takes part in a run; returns whether something is to be asked that was not before.
+
+        What a sealed record names is no run that a stranger could ask for.
+        """
+        if isinstance(envelope.record, SealedRecord):
+            return False
         run, signer = envelope.record.run, envelope.signer
         if run in self.waiting:
             if not isinstance(envelope.record, PeerRecord) or envelope.record.role != "owner":

@@ -26,7 +26,7 @@ from paris_p2p.errors import (
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.invite import Invite
 from paris_p2p.key_box import KeyGift, open_gift, with_gift
-from paris_p2p.keyring import Keyring, save_keyring
+from paris_p2p.keyring import Keyring, load_keyring, save_keyring
 from paris_p2p.node.facing import join_name
 from paris_p2p.node.host import Host, load_spec, open_host, save_spec, spec_path
 from paris_p2p.node.membership import CERTIFICATE, NAME, open_certificate, own_certificate
@@ -39,7 +39,7 @@ from paris_p2p.rules.run_state import run_state
 from paris_p2p.spec import RunSpec, open_run
 from paris_p2p.store.ledger import Ledger
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
-from paris_p2p.veil import open_sealed
+from paris_p2p.veil import open_sealed, open_spec
 
 log = logging.getLogger(__name__)
 MAX_SPEC_ASKED = 32  # peers side by side
@@ -321,8 +321,14 @@ async def _fetch_spec(host: Host, invite: Invite) -> Envelope[RunSpec]:
     asked = [peer.peer_id for peer in await host.swarm.peers()]
     invited = [address.rsplit("/p2p/", 1)[-1] for address in invite.peers]
 
+    ring = load_keyring(spec_path(host.settings.data_dir, invite.run).parent)
+
     async def spec_of(peer: str) -> Envelope[RunSpec]:
-        return open_run(await host.swarm.fetch_spec(peer, invite.run), invite.run)
+        if not ring.keys:
+            return open_run(await host.swarm.fetch_spec(peer, invite.run), invite.run)
+        # A private run's, whose keys are here: members know it by another name, and send it sealed.
+        data = await host.swarm.fetch_spec(peer, ring.veiled_run)
+        return open_run(await asyncio.to_thread(open_spec, data, ring), invite.run)
 
     peers = [peer for peer in dict.fromkeys([*invited, *asked]) if peer != host.identity.peer_id][
         :MAX_SPEC_ASKED

@@ -23,7 +23,7 @@ from typing import Any, cast
 import msgpack
 
 from paris_p2p.errors import BusyError, MissingBlobError, RecordError, SwarmError, UnreachableError
-from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES, MAX_ENVELOPE_BYTES
+from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES
 from paris_p2p.packed import Bounds, unpack
 from paris_p2p.records import MAX_MANIFEST_BYTES, RequestKind
 from paris_p2p.swarm.blob_requests import CONVERSATIONS
@@ -32,6 +32,7 @@ from paris_p2p.swarm.p2pd import close_stream
 from paris_p2p.swarm.pace import ANSWER_LEAST_BYTES_PER_S, Pace
 from paris_p2p.swarm.seam import MAX_CHUNKS_PER_REQUEST, SILENCE_S
 from paris_p2p.swarm.straight import StraightReader
+from paris_p2p.veil import MAX_SEALED_SPEC_BYTES
 
 PROTOCOL = "/paris/blob/1"
 MAX_HEAD_BYTES = 1 << 14
@@ -60,7 +61,7 @@ class BlobClient:
 
     async def spec(self, peer: str, run_id: str) -> bytes:
         try:
-            return await self._body(peer, {"op": "spec", "run": run_id}, MAX_ENVELOPE_BYTES["run"])
+            return await self._body(peer, {"op": "spec", "run": run_id}, MAX_SEALED_SPEC_BYTES)
         except MissingBlobError as error:
             raise UnreachableError(f"peer {peer} does not know run {run_id[:16]}…; ask another") from error
 

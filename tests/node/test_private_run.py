@@ -7,25 +7,33 @@ from __future__ import annotations
 import asyncio
 import stat
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
+from hivemind.dht.routing import DHTID
 
 from examples.studio.needles import Needle, Search, content_needle, hash_needle, text_needle
+from paris_p2p.bootstrap.heard_runs import HeardRuns
 from paris_p2p.envelope import Envelope, open_envelope, seal
 from paris_p2p.errors import MissingKeyError, RecordError, UnreachableError
 from paris_p2p.identity import Identity
+from paris_p2p.invite import Invite
 from paris_p2p.keyring import KEYS_FILE, Keyring, RunKey, save_keyring
-from paris_p2p.kinds import claims_key, tips_key
-from paris_p2p.node.host import Host
+from paris_p2p.kinds import claims_key, dht_key, tips_key
+from paris_p2p.node.host import Host, spec_path
+from paris_p2p.node.joining import join_run
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.owner_records import Revoke
 from paris_p2p.peer_settings import PeerSettings
-from paris_p2p.records import ClaimRecord, PeerRecord
+from paris_p2p.records import AttestationRecord, ClaimRecord, PeerRecord
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.sealing import open_blob
-from paris_p2p.veil import open_sealed
+from paris_p2p.swarm.storage import RecordStorage, StorageLimits
+from paris_p2p.swarm.verified import MAX_ENTRIES_PER_KEY
+from paris_p2p.veil import open_sealed, seal_record
 from tests.node.private_world import PrivateWorld
 from tests.peer.world import Peer, World
 
@@ -100,6 +108,8 @@ async def test_a_revoked_peer_cannot_open_what_comes_after_and_a_sleeper_can(tmp
         await world.until(lambda: leaver.peer_id in a.node.state.admissions)
         await world.until(lambda: asleep.peer_id in owner.node.state.admissions)
         await b.die()
+        c.task.cancel()  # it would stop by itself, for it is shut out
+        await asyncio.gather(c.task, return_exceptions=True)
 
         new = RunKey.generate()
         notice = world.notice(Revoke(peer=leaver.peer_id, next_key=new.hash))
@@ -253,3 +263,65 @@ async def test_what_a_lead_publishes_opens_for_members_alone(tmp_path: Path) -> 
         with (tmp_path / "opened").open("wb") as out:
             open_blob(path, world.ring.keys[0], out)
         assert (tmp_path / "opened").read_bytes().startswith(b"weights expert-0")
+
+
+async def test_a_member_that_lost_its_run_spec_gets_it_sealed_and_a_stranger_gets_none(
+    tmp_path: Path,
+) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        owner = await world.add("owner", role="owner")
+        identity = Identity.generate()
+        a = await world.add("a", identity=identity)
+        await world.until(lambda: identity.peer_id in owner.node.state.admissions)
+        await a.die()
+        await a.stack.aclose()
+        world.peers.remove(a)
+        host = a.node.host
+        spec_path(host.settings.data_dir, world.run.id).write_bytes(b"damaged")
+        a.swarm.offline = False
+        again = await join_run(host, Invite(run=world.run.id, peers=()))
+        assert again.data == world.run.data
+        assert world.run.payload not in b"".join(world.network.wire)
+        stranger = Host(PeerSettings(data_dir=tmp_path / "s"), Identity.generate(), BlobStore(tmp_path / "s"))
+        stranger.swarm = world.network.join(stranger.identity, stranger)
+        for name in (world.run.id, world.ring.veiled_run):
+            with pytest.raises(UnreachableError, match="does not know run"):
+                await stranger.swarm.fetch_spec(owner.node.peer_id, name)
+
+
+def test_a_sealed_record_names_no_run_that_a_bootstrap_node_could_ask_for(tmp_path: Path) -> None:
+    world, heard = PrivateWorld(tmp_path), HeardRuns()
+    sealed = seal_record(Identity.generate(), note_of(world), world.ring, 1)
+    assert not heard.note(open_envelope(sealed.data, run=world.ring.veiled_run))
+    assert heard.waiting == {}
+    assert heard.note(seal(Identity.generate(), note_of(world)))  # as of an open run
+
+
+def test_a_key_of_the_dht_holds_as_many_sealed_records_as_plain_ones(tmp_path: Path) -> None:
+    """A card's attestations by as many signers as a key may have, of the usual size."""
+    world = PrivateWorld(tmp_path)
+    storage = RecordStorage(StorageLimits(), Counter())
+    storage.take_part(world.ring.veiled_run)
+    now, stored = time.time(), 0
+    for number in range(MAX_ENTRIES_PER_KEY):
+        record = AttestationRecord(
+            run=world.run.id,
+            slot=SLOT,
+            seq=900 + number,
+            issued_at=now,
+            expires_at=now + 80 * 86400.0,
+            epoch=3,
+            card="22" * 32,
+            loss=0.123,
+            reference_loss=0.124,
+            best="22" * 32,
+            gate_clips=64,
+            fixed_loss=0.5,
+        )
+        signer = Identity.generate()
+        envelope = seal_record(signer, record, world.ring, int(now * 1000))
+        key = DHTID.generate(source=dht_key(open_envelope(envelope.data, run=world.ring.veiled_run).record))
+        packed = msgpack.packb(envelope.data)
+        stored += storage.store_subkey(key, f"{signer.peer_id}:sealed", packed, record.expires_at)
+    assert stored == MAX_ENTRIES_PER_KEY
+    assert len(storage.values(key)) == MAX_ENTRIES_PER_KEY

@@ -59,7 +59,8 @@ class Board:
     ):
         self.run, self.ledger, self.me = run, ledger, me
         self.word = word or OwnersWord(run, signed, ledger)
-        self.slots = {slot: SlotRecords() for slot in self.state.slots_ever}
+        state = self.state
+        self.slots = {slot: SlotRecords(floor=state.floor_epoch(slot)) for slot in state.slots_ever}
         self.refused: Counter[str] = Counter()  # reason -> cards whose numbers cannot be
         now_s = time.time()
         self.hearing = Hearing(self.word, ledger, now_s)
@@ -200,16 +201,16 @@ class Board:
         if known is not None and known.record.seq >= envelope.record.seq:
             return False
         slot.claims[envelope.signer] = envelope
-        live = is_live(envelope, slot.tip, now_s, self.spec.timing)
+        live = is_live(envelope, slot.tip, now_s, self.spec.timing, slot.floor)
         self.hearing.note_claim(envelope, known, live, now_s)
-        if known is not None and not is_live(known, slot.tip, now_s, self.spec.timing):
+        if known is not None and not is_live(known, slot.tip, now_s, self.spec.timing, slot.floor):
             slot.claims.move_to_end(envelope.signer)  # it lapsed: one that came between is first
         drop_claims(slot, now_s, self.spec.timing, self.hearing.heard(envelope.record.slot), self.me)
         return envelope.signer in slot.claims
 
     def _can_be(self, record: AttestationRecord | RefusalRecord, now_s: float) -> bool:
         """Tells whether there can be a card in the place that the record names."""
-        absurd = impossible_place(record.epoch, record.seq, self._age(self.spec.created_at, now_s))
+        absurd = impossible_place(record.epoch, record.seq, self._age(record.slot, now_s))
         if absurd is not None:
             self.refused[absurd] += 1
         return absurd is None
@@ -217,7 +218,7 @@ class Board:
     def _keep_card(self, slot: SlotRecords, envelope: Envelope[CardRecord], now_s: float) -> bool:
         if envelope.id in slot.cards:
             return False
-        absurd = impossible(envelope.record, self._age(self.spec.created_at, now_s))
+        absurd = impossible(envelope.record, self._age(envelope.record.slot, now_s))
         if absurd is not None:
             self.refused[absurd] += 1
             return False
@@ -289,6 +290,7 @@ class Board:
         if not (state.notices or state.admissions):
             return
         for name, slot in self.slots.items():
+            slot.floor = state.floor_epoch(name)
             drop_void(slot, state)
             self._tips.back(slot, name, now_s)
             self._tips.forward(slot, name, now_s)
@@ -299,13 +301,14 @@ class Board:
         for envelope in self.not_yet.take(self.state):
             self.add(envelope, now_s)
 
-    def _age(self, since_s: float, now_s: float) -> Age:
-        return Age(now_s - since_s, self.spec.timing.checkpoint_s)
+    def _age(self, slot: str, now_s: float) -> Age:
+        spec = self.spec
+        return Age(now_s - spec.created_at, spec.timing.checkpoint_s, self.slots[slot].floor)
 
     def _load(self, envelope: Envelope[Any], now_s: float) -> None:
         """Takes one record of a tip from before a restart."""
         if isinstance(envelope.record, CardRecord):
-            absurd = impossible(envelope.record, self._age(self.spec.created_at, now_s))
+            absurd = impossible(envelope.record, self._age(envelope.record.slot, now_s))
             if absurd is not None:
                 raise RecordError(
                     f"its card has epoch {envelope.record.epoch} and seq {envelope.record.seq}: {absurd}"

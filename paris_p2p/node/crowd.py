@@ -43,6 +43,7 @@ class SlotRecords:
     # tips before it by card id, the oldest first: the slot may have to go back to one
     past: OrderedDict[str, Tip] = field(default_factory=OrderedDict)
     tip_since_s: float = 0.0
+    floor: int = 0  # of epochs, since the owner took cards back
 
 
 def waiting_cards(slot: SlotRecords) -> list[Envelope[CardRecord]]:
@@ -74,7 +75,11 @@ def drop_claims(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Hear
     """
     if len(slot.claims) <= MAX_CLAIMS:
         return
-    live = {signer: claim for signer, claim in slot.claims.items() if is_live(claim, slot.tip, now_s, timing)}
+    live = {
+        signer: claim
+        for signer, claim in slot.claims.items()
+        if is_live(claim, slot.tip, now_s, timing, slot.floor)
+    }
 
     def rank(signer: str) -> tuple[int, float, bytes]:
         return heard.wasted(signer, now_s), *order(live[signer], timing, heard)
@@ -95,7 +100,10 @@ def card_worths(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Hear
     """Returns how much each card matters: 4 tip and best, 3 attested, 2 of a lead or the tip's maker, 1 after
     the tip, 0 before it.
     """
-    leaders = {lead.signer for lead in leads_of(tuple(slot.claims.values()), slot.tip, now_s, timing, heard)}
+    leaders = {
+        lead.signer
+        for lead in leads_of(tuple(slot.claims.values()), slot.tip, now_s, timing, heard, slot.floor)
+    }
     anchors, head = set[str](), (0, 0)
     if slot.tip is not None:
         leaders.add(slot.tip.card.signer)

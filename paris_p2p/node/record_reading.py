@@ -166,7 +166,7 @@ class Reading:
         more rarely while they know nothing.
         """
         attestors, now_s = self.board.attestors_of_unknown(slot), time.monotonic()
-        if not attestors:
+        if not (attestors or self._went_back_to_nothing(slot)):
             self._misses.pop(slot, None)
             return
         tries, next_s = self._misses.get(slot, (0, 0.0))
@@ -175,8 +175,12 @@ class Reading:
         wait_s = min(_MAX_MISS_S, self.board.spec.timing.checkpoint_s / 2 * 2.0 ** min(tries, 20))
         self._misses[slot] = tries + 1, now_s + wait_s
         await self.ask_connected((slot,), first=attestors, enough=_MAX_PEERS_ASKED)
-        if not self.board.attestors_of_unknown(slot):
+        if not (self.board.attestors_of_unknown(slot) or self._went_back_to_nothing(slot)):
             self._misses.pop(slot, None)
+
+    def _went_back_to_nothing(self, slot: str) -> bool:
+        """Tells whether the owner took back all that this node knows of a slot: others may remember more."""
+        return self.board.tip(slot) is None and bool(self.board.slots[slot].floor)
 
     def _answered(self, peer: str, task: asyncio.Task[None]) -> None:
         del self._asked[peer]

@@ -99,7 +99,7 @@ class Status(BaseModel):
 
 def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
     tip, view = node.board.tip(slot), node.board.view(slot)
-    lead = lead_of(view.claims, tip, now_s, node.spec.timing, view.heard)
+    lead = lead_of(view.claims, tip, now_s, node.spec.timing, view.heard, view.floor)
     pending, total_steps = len(node.board.pending(slot)), node.spec.training.total_steps
     done = tip is not None and 0 < total_steps <= tip.card.record.steps
     refusal = _newest_refusal(node, slot)

@@ -28,7 +28,7 @@ class TipLife:
         cards, attestations = list(slot.cards.values()), list(slot.attestations.values())
         if old is not None:  # never backwards, whatever was dropped
             cards, attestations = [old.card, *cards], [*old.attestations, *attestations]
-        since = Age(now_s - slot.tip_since_s, self.word.spec.timing.checkpoint_s)
+        since = Age(now_s - slot.tip_since_s, self.word.spec.timing.checkpoint_s, slot.floor)
 
         def follows(card: CardRecord) -> bool:
             return may_replace(card, old, since)

@@ -77,7 +77,7 @@ class Claimer:
 
     def _state(self, slot: str, now_s: float) -> SlotState:
         tip, view, me = self.node.board.tip(slot), self.node.board.view(slot), self.node.peer_id
-        leads = leads_of(view.claims, tip, now_s, self.node.spec.timing, view.heard)
+        leads = leads_of(view.claims, tip, now_s, self.node.spec.timing, view.heard, view.floor)
         others = [lead.signer for lead in leads if lead.signer != me]
         total = self.node.spec.training.total_steps
         return SlotState(

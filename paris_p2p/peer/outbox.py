@@ -152,6 +152,7 @@ class Outbox:
             margin_s=min(timing.margin_s, timing.claim_s / 4),
             checkpoint_s=timing.checkpoint_s,
             used=board.epochs_used(self.slot),
+            floor=self.node.state.floor_epoch(self.slot),
             refusals=tuple(board.refusals(self.slot)),
             sending=self.publishing.locked(),
             loading=loading,
@@ -198,7 +199,13 @@ class Outbox:
         board = self.node.board
         async with self.publishing:
             used = board.epochs_used(self.slot)
-            epoch = epoch_to_publish(self.claim.holding.epoch, (), board.tip(self.slot), used)
+            epoch = epoch_to_publish(
+                self.claim.holding.epoch,
+                (),
+                board.tip(self.slot),
+                used,
+                self.node.state.floor_epoch(self.slot),
+            )
             await self._claim_epoch(epoch)
             card = sign_going_back(self.node, best, self.claim.holding.epoch)
             with suppress(SwarmError):  # the others are told later, as `next_card` says

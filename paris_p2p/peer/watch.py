@@ -67,7 +67,7 @@ def what_is_found(node: RunNode, slot: str, now_s: float) -> str:
             f"{', '.join(_tip_words(node, name) for name in node.spec.slots)}"
         )
     view = node.board.view(slot)
-    lead = lead_of(view.claims, view.tip, now_s, view.timing, view.heard)
+    lead = lead_of(view.claims, view.tip, now_s, view.timing, view.heard, view.floor)
     if lead is None:
         who = "its claim ran out and nobody came: it claims anew"
     elif lead.signer == node.peer_id:

@@ -70,6 +70,7 @@ def leads_of(
     now_s: float,
     timing: TimingSpec,
     heard: Heard = NOTHING_HEARD,
+    floor: int = 0,
 ) -> tuple[Envelope[ClaimRecord], ...]:
     """Returns the claims that hold the slot, the first one first: one, or several where claims have long
     brought no tip.
@@ -78,7 +79,7 @@ def leads_of(
     signer that wasted least, then the one that was first (`Heard.claimed_s`), then the hash of epoch and peer
     id decides.
     """
-    live = [claim for claim in claims if is_live(claim, tip, now_s, timing)]
+    live = [claim for claim in claims if is_live(claim, tip, now_s, timing, floor)]
     return tuple(
         sorted(live, key=lambda claim: _rank(claim, tip, now_s, timing, heard))[: heard.places(now_s)]
     )
@@ -90,9 +91,10 @@ def lead_of(
     now_s: float,
     timing: TimingSpec,
     heard: Heard = NOTHING_HEARD,
+    floor: int = 0,
 ) -> Envelope[ClaimRecord] | None:
     """Returns the first of the claims that hold the slot; None when nobody leads."""
-    return next(iter(leads_of(claims, tip, now_s, timing, heard)), None)
+    return next(iter(leads_of(claims, tip, now_s, timing, heard, floor)), None)
 
 
 def has_room(view: ClaimView, me: str, now_s: float) -> bool:
@@ -101,7 +103,9 @@ def has_room(view: ClaimView, me: str, now_s: float) -> bool:
     """
     timing, heard = view.timing, view.heard
     others = [
-        claim for claim in view.claims if claim.signer != me and is_live(claim, view.tip, now_s, timing)
+        claim
+        for claim in view.claims
+        if claim.signer != me and is_live(claim, view.tip, now_s, timing, view.floor)
     ]
     places = heard.places(now_s)
     mine = (True, heard.wasted(me, now_s), now_s)
@@ -155,11 +159,15 @@ def next_epoch(tip: Tip | None, used: Collection[int] = (), floor: int = 0) -> i
     for taken in sorted(used):
         if taken <= epoch + EPOCH_GAP:
             epoch = max(epoch, taken + 1)
-    return min(epoch, last + MAX_EPOCHS_AHEAD)
+    return min(epoch, max(last, floor) + MAX_EPOCHS_AHEAD)
 
 
 def epoch_to_publish(
-    mine: int, my_cards: Collection[str], tip: Tip | None, used: Mapping[int, Collection[str]]
+    mine: int,
+    my_cards: Collection[str],
+    tip: Tip | None,
+    used: Mapping[int, Collection[str]],
+    floor: int = 0,
 ) -> int:
     """Returns the epoch of a lead's next card: its claim's, unless that place is used up; then a higher one,
     which is claimed first.
@@ -171,17 +179,19 @@ def epoch_to_publish(
     if not taken or (len(taken) == 1 and set(taken) <= set(my_cards)):
         return mine
     last = tip.card.record.epoch if tip else 0
-    return min(max(mine + 1, next_epoch(tip, used)), max(mine, last + MAX_EPOCHS_AHEAD))
+    return min(max(mine + 1, next_epoch(tip, used, floor)), max(mine, max(last, floor) + MAX_EPOCHS_AHEAD))
 
 
-def is_live(claim: Envelope[ClaimRecord], tip: Tip | None, now_s: float, timing: TimingSpec) -> bool:
+def is_live(
+    claim: Envelope[ClaimRecord], tip: Tip | None, now_s: float, timing: TimingSpec, floor: int = 0
+) -> bool:
     """Whether a claim is not released, not expired for longer than the margin, not from the future, and of an
     epoch its signer could publish in.
     """
     record = claim.record
     return (
         not record.released
-        and may_follow(record.epoch, claim.signer, tip)
+        and may_follow(record.epoch, claim.signer, tip, floor)
         and record.claimed_at <= record.issued_at <= now_s + CLOCK_SLACK_S
         and record.expires_at - record.issued_at <= timing.claim_s + _ROUNDING_S
         and now_s < record.expires_at + timing.margin_s
@@ -197,7 +207,7 @@ def decide_claim(view: ClaimView, me: str, now_s: float) -> Decision:
     epoch = mine.record.epoch
     if not view.wanted:
         return Decision("release", view.slot, epoch, "this peer was asked to stop")
-    leads = leads_of(view.claims, view.tip, now_s, view.timing, view.heard)
+    leads = leads_of(view.claims, view.tip, now_s, view.timing, view.heard, view.floor)
     if me not in {lead.signer for lead in leads}:
         return Decision("yield", view.slot, epoch, _who(next(iter(leads), None), view.tip))
     if now_s < mine.record.claimed_at + view.timing.settle_s:
@@ -210,7 +220,7 @@ def decide_claim(view: ClaimView, me: str, now_s: float) -> Decision:
 
 
 def _decide_newcomer(view: ClaimView, me: str, now_s: float) -> Decision:
-    leads = leads_of(view.claims, view.tip, now_s, view.timing, view.heard)
+    leads = leads_of(view.claims, view.tip, now_s, view.timing, view.heard, view.floor)
     others = [lead for lead in leads if lead.signer != me]
     # Beside another lead under an epoch of its own: attestors that begin with either's card may sign the
     # other's too.

@@ -192,6 +192,7 @@ class CardView:
     margin_s: float  # before the claim's end
     checkpoint_s: float
     used: Mapping[int, frozenset[str]] = field(default_factory=dict)  # epochs_used
+    floor: int = 0  # the lowest epoch of a card that counts, since the owner took cards back
     refusals: tuple[Envelope[RefusalRecord], ...] = ()
     sending: bool = False  # a card is being signed and told, elsewhere than as this decides
     loading: bool = False  # a trainer is about to read the newest resume state, which publishing moves
@@ -232,7 +233,7 @@ def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
         return CardDecision("tell")
     if state.going_back:
         return CardDecision("wait", "the slot goes back to its best checkpoint")
-    epoch = epoch_to_publish(view.holding.epoch, state.ancestors, view.tip, view.used)
+    epoch = epoch_to_publish(view.holding.epoch, state.ancestors, view.tip, view.used, view.floor)
     if state.pending is not None and state.is_overtaken(view.tip):
         overtaken = f"an earlier checkpoint became {view.slot} seq {state.pending.record.seq}"
         action: CardAction = "publish again" if state.waiting is None else "publish"

@@ -46,7 +46,7 @@ class Leads:
     def claims(self) -> tuple[Envelope[ClaimRecord], ...]:
         """Returns the claims that hold the slot, the first lead's first."""
         view = self.view
-        return leads_of(view.claims, view.tip, self.now_s, view.timing, view.heard)
+        return leads_of(view.claims, view.tip, self.now_s, view.timing, view.heard, view.floor)
 
     @cached_property
     def signers(self) -> list[str]:
@@ -178,7 +178,9 @@ def objection(card: Envelope[CardRecord], cards: SlotCards, own: OwnChecks) -> s
         return misfit
     is_led = card.id in own.led or cards.leads.may_publish(card)
     signed = own.chosen(card.record) if is_led else None
-    return refuse_card(card, cards.tip, card.signer if is_led else "", signed, cards.me)
+    return refuse_card(
+        card, cards.tip, card.signer if is_led else "", signed, cards.me, cards.leads.view.floor
+    )
 
 
 def turn_left_s(card: Envelope[CardRecord], cards: SlotCards) -> float:

@@ -34,6 +34,7 @@ class Age:
 
     age_s: float
     checkpoint_s: float
+    floor: int = 0  # the epoch that cards have at least since the owner took some back
 
     @property
     def cards(self) -> int:
@@ -97,7 +98,8 @@ def impossible_place(epoch: int, seq: int, run: Age) -> str | None:
     """Returns why no card can have this place in a lineage, by the age of the run; None when one can."""
     if not 1 <= seq <= run.cards:
         return "its seq is more than the run's age allows"
-    return "its epoch is more than its seq allows" if epoch > MAX_EPOCHS_AHEAD * seq else None
+    highest = run.floor + MAX_EPOCHS_AHEAD * seq
+    return "its epoch is more than its seq allows" if epoch > highest else None
 
 
 def impossible(card: CardRecord, run: Age) -> str | None:
@@ -126,18 +128,20 @@ def may_replace(card: CardRecord, tip: Tip | None, since: Age) -> bool:
     if tip is None:
         return True
     last, ahead = tip.card.record, max(1, card.seq - tip.card.record.seq)
-    return ahead <= since.cards and card.epoch <= last.epoch + MAX_EPOCHS_AHEAD * ahead
+    last_epoch = max(last.epoch, since.floor)
+    return ahead <= since.cards and card.epoch <= last_epoch + MAX_EPOCHS_AHEAD * ahead
 
 
-def may_follow(epoch: int, signer: str, tip: Tip | None) -> bool:
+def may_follow(epoch: int, signer: str, tip: Tip | None, floor: int = 0) -> bool:
     """Tells whether `signer` may publish after the tip under this epoch: its maker under the tip's own,
     everybody under a higher one.
 
     Not the next one alone: that epoch's place may be used up (`epochs_used`), and an attestor that has not
-    heard of it yet must not refuse for good who has.
+    heard of it yet must not refuse for good who has. A `floor` that the owner set may be far above the tip:
+    who brought the cards that were taken back chose their epochs.
     """
     last = tip.card.record.epoch if tip else 0
-    return last < epoch <= last + MAX_EPOCHS_AHEAD or (
+    return last < epoch <= max(last, floor) + MAX_EPOCHS_AHEAD or (
         tip is not None and epoch == last and signer == tip.card.signer
     )
 
@@ -181,7 +185,12 @@ def parent_may_come(card: CardRecord, tip: Tip | None, cards: Mapping[str, Envel
 
 
 def refuse_card(
-    card: Envelope[CardRecord], tip: Tip | None, lead: str, signed: str | None, me: str
+    card: Envelope[CardRecord],
+    tip: Tip | None,
+    lead: str,
+    signed: str | None,
+    me: str,
+    floor: int = 0,
 ) -> str | None:
     """Returns why `me` must not attest this card, from the records alone; None when nothing speaks against
     it.
@@ -196,7 +205,7 @@ def refuse_card(
         return REASONS["parent"]
     if record.seq != (tip.card.record.seq + 1 if tip else 1):
         return REASONS["seq"]
-    if not may_follow(record.epoch, card.signer, tip):
+    if not may_follow(record.epoch, card.signer, tip, floor):
         return REASONS["epoch"]
     if (code := _refuse_progress(record, tip.card.record if tip else None)) is not None:
         return REASONS[code]

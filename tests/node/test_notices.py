@@ -19,11 +19,12 @@ from paris_p2p.identity import Identity
 from paris_p2p.kinds import MAX_ENVELOPE_BYTES, cards_topic, notices_key, peers_key
 from paris_p2p.node.host import Host
 from paris_p2p.node.run_node import RunNode, opened
-from paris_p2p.owner_records import Admit, AnyChange, Extend, Pause, Resume, Revoke
+from paris_p2p.owner_records import Admit, AnyChange, Extend, Pause, Resume, Revoke, RevokeCard
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import PeerRecord
 from paris_p2p.store.blobs import BlobStore
 from tests.peer.world import World
+from tests.rules.made import A, B, attest, card
 from tests.rules.made_notices import chain_of
 
 NIGHT = [Pause(reason="night"), Resume(), Extend(total_steps=900), Pause(), Resume()]
@@ -158,6 +159,37 @@ async def test_without_notices_a_presence_has_the_bytes_that_it_always_had(town:
     await owner.announce_peer("peer")
     ((_, data),) = town.world.network.board[peers_key(owner.run)].values()
     assert b"notices" not in data
+
+
+async def test_a_peer_whose_only_tip_was_taken_back_asks_for_the_one_before(town: Town) -> None:
+    """It came when the bad card was the tip; the maker's good card is hidden on the board by its bad one."""
+    elder, newcomer, slot = await town.peer("elder"), await town.peer("newcomer"), "expert-0"
+    cards = grown(town, 3)
+    for node in (elder, newcomer):
+        node.keep_all(cards if node is elder else cards[-2:])
+        assert standing_at(node) == cards[-2].id
+    bad = cards[-2]
+    revoked = RevokeCard(slot=slot, card=bad.id, place=bad.record.seq, floor=bad.record.epoch + 1)
+    for node in (elder, newcomer):
+        node.keep_all(town.chain(revoked) if node is elder else elder.chain.notices)
+    assert standing_at(newcomer) == ""
+    await newcomer.refresh()
+    assert standing_at(newcomer) == standing_at(elder) == cards[-4].id
+
+
+def grown(town: Town, count: int) -> list[Envelope[Any]]:
+    """So many cards, each with the attestation that makes it the tip."""
+    found: list[Envelope[Any]] = []
+    at = {"run": town.world.run.id, "issued_at": time.time(), "expires_at": time.time() + 900}
+    for _ in range(count):
+        one = card(A, found[-2] if found else None, **at)
+        found += [one, attest(B, one, **at)]
+    return found
+
+
+def standing_at(node: RunNode) -> str:
+    tip = node.board.tip("expert-0")
+    return tip.card.id if tip else ""
 
 
 # lies

@@ -27,8 +27,9 @@ from paris_p2p.owner_records import (
     RevokeCard,
 )
 from paris_p2p.records import BlobRef, CardRecord
-from paris_p2p.rules.claims import decide_claim
+from paris_p2p.rules.claims import decide_claim, lead_of
 from paris_p2p.rules.taken_back import MAX_PAST
+from paris_p2p.rules.tips import MAX_EPOCHS_AHEAD, refuse_card
 from paris_p2p.spec import GateSpec, RunSpec
 from paris_p2p.store.ledger import Ledger
 from tests.rules.made import PEERS, SLOT, A, B, C, D
@@ -233,6 +234,31 @@ def test_claims_below_the_floor_count_no_more_and_the_next_is_made_above_it(slot
     decision = decide_claim(slot.board.view(SLOT), B.peer_id, NOW)
     assert (decision.action, decision.epoch) == ("claim", 7)
     assert slot.board.add(slot.claim(B, 7), NOW)
+
+
+def test_a_lead_that_raised_epochs_as_far_as_it_could_leaves_a_slot_that_goes_on(slot: Slot) -> None:
+    slot.grow(1)
+    for number in range(1, 6):
+        slot.cards.append(slot.card(slot.cards[-1], epoch=1 + number * MAX_EPOCHS_AHEAD))
+        slot.board.add(slot.cards[-1], NOW)
+        slot.board.add(slot.attest(D, slot.cards[-1]), NOW)
+    assert tip_id(slot.board) == slot.cards[-1].id
+    floor = slot.cards[-1].record.epoch + 1
+    slot.take_back(slot.cards[1], floor=floor)
+    assert tip_id(slot.board) == slot.cards[0].id
+    for board in (slot.board, slot.opened()):
+        decision = decide_claim(board.view(SLOT), B.peer_id, NOW)
+        assert (decision.action, decision.epoch) == ("claim", floor)
+        assert board.add(slot.claim(B, floor), NOW)
+        view = board.view(SLOT)
+        lead = lead_of(view.claims, view.tip, NOW, view.timing, view.heard, view.floor)
+        assert lead is not None
+        following = slot.card(slot.cards[0], by=B, epoch=floor)
+        assert refuse_card(following, view.tip, B.peer_id, None, D.peer_id, view.floor) is None
+        board.add(following, NOW)
+        board.add(slot.attest(D, following), NOW)
+        assert tip_id(board) == following.id
+    assert tip_id(slot.opened()) == following.id
 
 
 # revoke

@@ -205,7 +205,10 @@ def test_a_new_lead_claims_no_epoch_below_the_floor_that_a_card_taken_back_left(
     assert next_epoch(made, {1, 2}, floor=9) == 9
     assert next_epoch(made, {9}, floor=9) == 10  # and above what attestors are bound to
     assert next_epoch(made, floor=1) == 2  # a low floor changes nothing
-    assert next_epoch(made, floor=10 * MAX_EPOCHS_AHEAD) == 1 + MAX_EPOCHS_AHEAD  # what may follow the tip
+    far = 10 * MAX_EPOCHS_AHEAD  # who made the cards that were taken back chose their epochs
+    assert next_epoch(made, floor=far) == far
+    assert next_epoch(made, {far}, floor=far) == far + 1
+    assert epoch_to_publish(far, (), made, {far: {"a"}}, far) == far + 1
     decision = decide_claim(view([], made, floor=9), A.peer_id, NOW)
     assert (decision.action, decision.epoch) == ("claim", 9)
 

@@ -14,8 +14,10 @@ from paris_p2p.spec import RunSpec
 
 def data_id_of_run(spec: RunSpec) -> str:
     """Returns 64 hex digits over the run's codec and shards: the same for every run that was made of the same
-    prepared clips.
+    prepared clips. Where they are sealed, the RunSpec says it.
     """
+    if spec.data_id:
+        return spec.data_id
     codec = {name: ref.id for name, ref in spec.codec.files.items()}
     shards = [("train", shard.cluster, shard.blob.id) for shard in spec.train_shards]
     shards += [("gate", shard.cluster, shard.blob.id) for shard in spec.gate_shards]

@@ -193,6 +193,8 @@ class RunSpec(Record):
     initial: dict[Literal["expert", "router"], BlobRef] = {}
     # the network whose features of the first frame the router takes, if it does
     first_features: Pinned | None = None
+    # over the plain clips (data_id.py), where the blobs' ids are of sealed ones; "": it follows from them
+    data_id: Hash | Literal[""] = ""
     # experts that the owner took out later, set by rules/growth.py alone: no signed RunSpec names any
     dropped_experts: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(default=(), max_length=256)
 
@@ -288,7 +290,7 @@ def _dump(spec: RunSpec) -> dict[str, Any]:
     """
     fields = spec.model_dump()
     for holder, names in (
-        (fields, ("members_only", "key_hash", "parents", "dropped_experts")),
+        (fields, ("members_only", "key_hash", "data_id", "parents", "dropped_experts")),
         (fields["gate"], ("key_hash",)),
     ):
         for name in names:

@@ -12,28 +12,12 @@ from tarfile import TarError
 from tarfile import open as open_tar
 
 from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
-from paris_p2p.data_id import data_id, data_id_of_run
+from paris_p2p.data_id import data_id_of_run
 from paris_p2p.errors import DataError, UsageError
 from paris_p2p.fetched_run import FetchedRun
-from paris_p2p.store.blob_files import hash_file
+from paris_p2p.preparation.folder_id import data_id_of_folder
 
 _MAX_INFO_BYTES = 1 << 20  # of one clip's JSON in a shard
-
-
-def data_id_of_folder(folder: Path, prepared: Prepared) -> str:
-    """Returns the data id of a prepared folder, whose files are read and hashed; DataError when one is
-    missing.
-    """
-    try:
-        codec = {name: hash_file(folder / path).blob_id for name, path in prepared.codec.files.items()}
-        shards = [
-            (split, shard.cluster, hash_file(folder / shard.path).blob_id)
-            for split in ("train", "gate")
-            for shard in prepared.shards_for(split)
-        ]
-    except OSError as error:
-        raise DataError(f"{folder} is not whole ({error}); prepare the clips again") from error
-    return data_id((prepared.codec.name, prepared.codec.revision, prepared.codec.sha256), codec, shards)
 
 
 def check_own_data(model: FetchedRun, folder: Path, prepared: Prepared) -> None:

@@ -15,6 +15,7 @@ from paris_p2p.peer.room import NODE_BYTES, Room
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.shown import FIELD_LETTERS, shown
 from paris_p2p.spec import RunSpec
+from paris_p2p.store.sealing import sealed_bytes
 from paris_p2p.training.needs import parameter_count, trainer_bytes
 
 CHECKPOINT_BYTES_PER_PARAMETER = 18  # resume state and bf16 weights
@@ -71,9 +72,13 @@ def download_bytes(spec: RunSpec, slot: str) -> int:
 
 def disk_bytes(spec: RunSpec, slot: str) -> int:
     """Returns the bytes of disk: the download, and three checkpoints, one made here, one on its way and one
-    that is checked.
+    that is checked; of what is sealed also the copy that is open while it is read.
     """
-    return download_bytes(spec, slot) + 3 * parameter_count(spec, slot) * CHECKPOINT_BYTES_PER_PARAMETER
+    checkpoint = parameter_count(spec, slot) * CHECKPOINT_BYTES_PER_PARAMETER
+    opened = sum(shard.blob.size_bytes for shard in spec.gate_shards) if spec.gate.key_hash else 0
+    if spec.private:  # clips, and a checkpoint that is checked beside the best one's weights
+        opened += sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train")) + 2 * checkpoint
+    return download_bytes(spec, slot) + 3 * checkpoint + opened
 
 
 def check_disk(spec: RunSpec, settings: PeerSettings, *, train: bool, free_bytes: int) -> None:
@@ -123,4 +128,5 @@ def checkpoint_limits(spec: RunSpec, slot: str) -> tuple[int, int]:
     parameter) can have.
     """
     parameters = parameter_count(spec, slot)
-    return 2 * parameters + HEADER_BYTES, 16 * parameters + 4 * HEADER_BYTES
+    weights, resume = 2 * parameters + HEADER_BYTES, 16 * parameters + 4 * HEADER_BYTES
+    return (sealed_bytes(weights), sealed_bytes(resume)) if spec.private else (weights, resume)

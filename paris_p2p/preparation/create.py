@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from paris_p2p.data.prepared import Prepared, PreparedModel, Split
 from paris_p2p.disk import make_directory, write_atomic
@@ -15,7 +15,10 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import UsageError
 from paris_p2p.flow.path import shift_for
 from paris_p2p.identity import Identity, load_or_create_peer_key, load_owner_key, save_owner_key
+from paris_p2p.keyring import Keyring, save_keyring
 from paris_p2p.model.presets import Config, count_tokens, expert_config, router_config
+from paris_p2p.preparation.folder_id import data_id_of_folder
+from paris_p2p.preparation.intake import Intake
 from paris_p2p.records import BlobRef, Count, Text
 from paris_p2p.run_file import RUN_FILE, read_run
 from paris_p2p.spec import (
@@ -52,6 +55,15 @@ class CreateOptions(BaseModel):
     rng_seed: Count = 0
     shift_by_tokens: bool = False  # instead of training.time_shift
     init_from: Path | None = None  # a checkpoint that every expert starts from
+    members_only: bool = False  # taking part needs the owner's word
+    private: bool = False  # members only, and everything is sealed for others
+    seal_gate: bool = True  # the gate's clips are for those who attest; False makes runs as before version 2
+
+    @model_validator(mode="after")
+    def _private_runs_have_members(self) -> CreateOptions:
+        if self.private and not (self.members_only and self.seal_gate):
+            raise ValueError("a private run is for members only, and its gate is sealed")
+        return self
 
 
 def create_run(
@@ -71,15 +83,19 @@ def create_run(
     make_directory(home)
     make_private(home, is_new=is_new)
     node = load_or_create_peer_key(home / "identity.key")
-    store = BlobStore(home / "blobs")
+    intake = Intake.of_new_run(
+        BlobStore(home / "blobs"), private=options.private, seal_gate=options.seal_gate
+    )
     config = _expert_config(options, prepared)
-    config, initial = _first_weights(folder, options, config, store, say)
-    spec = _spec(folder, prepared, options, store, node.peer_id)
+    config, initial = _first_weights(folder, options, config, intake, say)
+    spec = _spec(folder, prepared, options, intake, node.peer_id)
     expert = NetworkSpec(preset=options.expert, config=config)
     oldest_reader = max(spec.oldest_reader, 2 if initial else 1)  # an older peer would start from nothing
     run = sign_run(
         owner, spec.model_copy(update={"expert": expert, "initial": initial, "oldest_reader": oldest_reader})
     )
+    if intake.ring != Keyring():
+        save_keyring(home / "runs" / run.id, intake.ring)  # before there is a run that needs it
     write_atomic(folder / RUN_FILE, run.data)
     return run
 
@@ -118,9 +134,7 @@ def _owner(path: Path, passphrase: str | None) -> Identity:
     return owner
 
 
-def _spec(
-    folder: Path, prepared: Prepared, options: CreateOptions, store: BlobStore, node_id: str
-) -> RunSpec:
+def _spec(folder: Path, prepared: Prepared, options: CreateOptions, intake: Intake, node_id: str) -> RunSpec:
     expert = _expert_config(options, prepared)
     looks = prepared.first_features if options.training.first_frame_rate else None
     try:
@@ -134,27 +148,32 @@ def _spec(
             created_at=time.time(),
             rng_seed=options.rng_seed,
             owner_node=node_id,
+            members_only=options.members_only,
+            private=options.private,
+            key_hash=intake.key.hash if intake.key else "",
+            data_id=data_id_of_folder(folder, prepared) if intake.gate else "",
             clip=prepared.clip,
             latent=prepared.latent,
-            codec=_pinned(folder, prepared.codec, store),
-            text=_pinned(folder, prepared.text, store),
+            codec=_pinned(folder, prepared.codec, intake),
+            text=_pinned(folder, prepared.text, intake),
             text_shape=prepared.text_shape,
             experts=prepared.experts,
             expert=NetworkSpec(preset=options.expert, config=expert),
             router=NetworkSpec(preset=options.router, config=_router_config(options, prepared)),
-            first_features=_pinned(folder, looks, store) if looks is not None else None,
+            first_features=_pinned(folder, looks, intake) if looks is not None else None,
             training=training,
-            gate=_gate(options.gate, node_id),
+            gate=_gate(options.gate, node_id, intake),
             timing=options.timing,
-            train_shards=_shards(folder, prepared, "train", store),
-            gate_shards=_shards(folder, prepared, "gate", store),
+            train_shards=_shards(folder, prepared, "train", intake.add),
+            gate_shards=_shards(folder, prepared, "gate", intake.add_gate),
         )
     except ValidationError as error:
         raise _mistake(folder, error) from error
 
 
-def _gate(gate: GateSpec, node_id: str) -> GateSpec:
+def _gate(gate: GateSpec, node_id: str, intake: Intake) -> GateSpec:
     """Returns the owner's choices, with the owner's node among the attestors where they are named."""
+    gate = gate.model_copy(update={"key_hash": intake.gate.hash if intake.gate else ""})
     if gate.members_attest:
         return gate
     return gate.model_copy(update={"attestors": tuple(dict.fromkeys((node_id, *gate.attestors)))})
@@ -210,7 +229,7 @@ def _training(options: CreateOptions, tokens: int) -> TrainingSpec:
 
 
 def _first_weights(
-    folder: Path, options: CreateOptions, config: Config, store: BlobStore, say: Callable[[str], None]
+    folder: Path, options: CreateOptions, config: Config, intake: Intake, say: Callable[[str], None]
 ) -> tuple[Config, dict[Literal["expert"], BlobRef]]:
     """Returns the expert's numbers and the blob of the weights that all experts start from."""
     from paris_p2p.preparation.initial import make_initial
@@ -220,16 +239,18 @@ def _first_weights(
     made = folder / "node" / "initial.safetensors"
     config, start = make_initial(options.init_from, config, options.rng_seed, made)
     say(start.describe())
-    return config, {"expert": store.add_file(made, move=True)}
+    return config, {"expert": intake.add(made, move=True)}
 
 
-def _shards(folder: Path, prepared: Prepared, split: Split, store: BlobStore) -> tuple[ShardRef, ...]:
+def _shards(
+    folder: Path, prepared: Prepared, split: Split, take_in: Callable[[Path], BlobRef]
+) -> tuple[ShardRef, ...]:
     return tuple(
-        ShardRef(blob=store.add_file(folder / shard.path), clips=shard.clips, cluster=shard.cluster)
+        ShardRef(blob=take_in(folder / shard.path), clips=shard.clips, cluster=shard.cluster)
         for shard in prepared.shards_for(split)
     )
 
 
-def _pinned(folder: Path, model: PreparedModel, store: BlobStore) -> Pinned:
-    files = {name: store.add_file(folder / path) for name, path in model.files.items()}
+def _pinned(folder: Path, model: PreparedModel, intake: Intake) -> Pinned:
+    files = {name: intake.add(folder / path) for name, path in model.files.items()}
     return Pinned(name=model.name, files=files, revision=model.revision, sha256=model.sha256)

@@ -33,6 +33,8 @@ def make_run(
     preset: str = "nano",
     members_attest: bool = True,
     init_from: Path | None = None,
+    private: bool = False,
+    seal_gate: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Envelope[RunSpec]:
     """Prepares and creates a folder that `paris-run publish` takes.
@@ -52,6 +54,9 @@ def make_run(
         gate=GateSpec(clips=6, tolerance=10.0, members_attest=members_attest),
         timing=timing,
         init_from=init_from,
+        members_only=private,
+        private=private,
+        seal_gate=seal_gate or private,
     )
     return create_run(folder, options, None, say)
 

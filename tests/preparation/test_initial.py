@@ -60,7 +60,7 @@ def test_create_makes_the_weights_a_blob_of_the_run_and_reports_what_went_where(
     assert blob == run.record.initial_for("expert-0")
     assert run.record.initial_for("router") is None
     assert blob in run.record.data_blobs
-    assert run.record.oldest_reader == 2  # an older peer would start from nothing
+    assert run.record.oldest_reader >= 2  # an older peer would start from nothing
     path = BlobStore(tmp_path / "run" / "node" / "blobs").path(blob.id)
     tensors = {name: torch.zeros(shape) for name, shape in network_shapes(run.record, "expert-1").items()}
     load_initial_into(path, tensors)

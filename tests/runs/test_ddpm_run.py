@@ -189,7 +189,13 @@ def test_experts_that_are_not_there_or_named_twice_are_refused(made: MadeRun, tm
     def options(k: int) -> CreateOptions:
         chosen = training(ddpm_experts=(k,))
         return CreateOptions(
-            **words, expert="nano", router="nano", training=chosen, gate=GateSpec(), timing=TimingSpec()
+            **words,
+            expert="nano",
+            router="nano",
+            training=chosen,
+            gate=GateSpec(),
+            timing=TimingSpec(),
+            seal_gate=False,  # so that the reader asked for is that of the training alone
         )
 
     with pytest.raises(UsageError, match="no expert 2"):

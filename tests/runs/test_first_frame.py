@@ -236,7 +236,13 @@ def create(folder: Path, **training: object):
     words = dict.fromkeys(("name", "purpose", "data_licence", "weights_licence"), "made")
     chosen = TrainingSpec(batch_clips=4, learning_rate=1e-3, **{"first_frame_rate": RATE, **training})
     options = CreateOptions(
-        **words, expert="nano", router="nano", training=chosen, gate=GateSpec(), timing=TimingSpec()
+        **words,
+        expert="nano",
+        router="nano",
+        training=chosen,
+        gate=GateSpec(),
+        timing=TimingSpec(),
+        seal_gate=False,  # so that the reader asked for is that of the training alone
     )
     return create_run(folder, options, None).record
 

@@ -82,6 +82,7 @@ def options(**changes: object) -> CreateOptions:
         training=training,
         gate=GateSpec(),
         timing=TimingSpec(),
+        seal_gate=False,  # so that the reader asked for is that of the training alone
         **changes,
     )
 

@@ -434,7 +434,7 @@ async def opened(host: Host, run: Envelope[RunSpec]) -> AsyncIterator[RunNode]:
         if node.signed_spec.members_only:
             await node.membership.greet_connected()
             beside.append(asyncio.create_task(node.membership.keep_showing()))
-        if node.signed_spec.private or node.signed_spec.gate.key_hash:
+        if node.signed_spec.private or node.spec.gate.key_hash:
             beside.append(asyncio.create_task(node.exchange.keep_up()))
         await node.ask_connected(wait_s=OPENING_S)
         await node.refresh()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,6 @@ async def opened_world(kind: str, folder: Path, stack: Any) -> tuple[RunNode, An
 async def test_a_stranger_gets_byte_for_byte_what_it_gets_for_a_run_that_does_not_exist(
     kind: str, tmp_path: Path
 ) -> None:
-    from contextlib import AsyncExitStack
-
     async with AsyncExitStack() as stack:
         node, _ = await opened_world(kind, tmp_path, stack)
         here, there = asked_of(node)
@@ -123,8 +121,6 @@ async def test_a_stranger_gets_byte_for_byte_what_it_gets_for_a_run_that_does_no
 async def test_a_revoked_member_is_a_stranger_again_and_before_it_was_answered(
     kind: str, tmp_path: Path
 ) -> None:
-    from contextlib import AsyncExitStack
-
     async with AsyncExitStack() as stack:
         node, world = await opened_world(kind, tmp_path, stack)
         member = Identity.generate().peer_id
@@ -132,7 +128,8 @@ async def test_a_revoked_member_is_a_stranger_again_and_before_it_was_answered(
         node.keep(world.notice(Admit(peer=member, rights=rights)))
         here, there = asked_of(node)
         async with answering(node) as say:
-            served = [await say(member, real) != await say(member, none) for real, none in zip(here, there)]
+            pairs = list(zip(here, there, strict=True))
+            served = [await say(member, real) != await say(member, none) for real, none in pairs]
             assert served.count(True) > len(served) / 2
             node.keep(world.notice(Revoke(peer=member)))
             for real, made_up in zip(*asked_of(node), strict=True):

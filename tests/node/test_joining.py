@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,6 @@ from paris_p2p.node.facing import join_name
 from paris_p2p.node.joining import Newcomer, is_joined, join_run
 from paris_p2p.node.membership import CERTIFICATE, own_certificate
 from paris_p2p.owner_records import Admit, JoinRequest, MemberRecord, Revoke
-from paris_p2p.rules.admission import CERTIFICATE_S
 from tests.node.members_world import DAY_S, MACHINE, MembersWorld, soon
 
 
@@ -103,7 +103,7 @@ async def test_uses_are_counted_over_a_restart_of_the_admitter(tmp_path: Path) -
     ],
 )
 async def test_a_token_that_is_worth_nothing_says_why(
-    tmp_path: Path, changes: dict, says: str | None
+    tmp_path: Path, changes: dict[str, Any], says: str | None
 ) -> None:
     async with MembersWorld(tmp_path) as world:
         await world.owners_node()
@@ -281,12 +281,20 @@ async def test_members_learn_of_one_another_by_hello_and_over_a_restart(tmp_path
         assert again.state.is_member(one.peer_id)
 
 
-async def test_an_expired_certificate_opens_nothing_and_is_renewed_without_a_use(tmp_path: Path) -> None:
+async def test_an_expired_certificate_opens_nothing_and_is_renewed_without_a_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with MembersWorld(tmp_path) as world:
-        owner, host = await world.owners_node(), world.host("a")
-        await world.join(host, world.token(uses=1))
-        moved = time.time() + CERTIFICATE_S + 60
-        assert not owner.state.rights_at(host.identity.peer_id, moved)
+        owner, host, invite = await world.owners_node(), world.host("a"), world.token(uses=1)
+        with monkeypatch.context() as short:
+            short.setattr("paris_p2p.node.admitting.CERTIFICATE_S", 0.3)
+            await join_run(host, invite)
+        me = host.identity.peer_id
+        await soon(lambda: not owner.state.is_member(me))
+        assert owner.host.shown_to(me, "spec", "", world.run.id).spec(world.run.id) is None
+        assert await join_run(host, invite) == world.run
+        assert owner.state.is_member(me)
+        assert owner.admitter.admitted == 1
 
 
 async def test_a_damaged_certificate_is_named_and_asked_for_again(

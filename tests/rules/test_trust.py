@@ -6,7 +6,7 @@ import itertools
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paris_p2p.identity import Identity
@@ -81,6 +81,7 @@ def test_each_right_opens_its_own_blobs(right: Right, opened: set[Thing]) -> Non
     assert all(may(A.peer_id, action, "", state) for action in ("where", "spec", "records", "key"))
 
 
+@settings(max_examples=20)
 @given(rights=st.sets(st.sampled_from(RIGHTS), min_size=1))
 def test_more_rights_never_close_a_door(rights: set[Right]) -> None:
     whole = members_only(*rights)

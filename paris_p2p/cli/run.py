@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -31,16 +30,18 @@ from paris_p2p.cli.owner_flags import (
     TimingFlags,
     TrainingFlags,
 )
+from paris_p2p.cli.owner_key import PASSPHRASE_VARIABLE, ask_passphrase
+from paris_p2p.cli.say import add_say
+from paris_p2p.cli.saying import kept_word
+from paris_p2p.cli.state import add_state
 from paris_p2p.cli.typed import checked_options
 from paris_p2p.cli.verb import new_app, verb
 from paris_p2p.disk import explained, write_atomic
 from paris_p2p.errors import UsageError
 
-PASSPHRASE_VARIABLE = "PARIS_OWNER_PASSPHRASE"
-
 app = new_app(
     "paris-run",
-    "Own a run: prepare clips, create and publish the run, export and evaluate the trained model.",
+    "Own a run: prepare clips, create and publish the run, say what changes, export and evaluate the model.",
 )
 
 
@@ -171,7 +172,7 @@ def create(
             gate=gate_spec,
             timing=timing_spec,
         )
-    run = create_run(folder, options, _passphrase(confirm=True) if passphrase else None, echo)
+    run = create_run(folder, options, ask_passphrase(confirm=True) if passphrase else None, echo)
     echo(
         f"run {run.id}\nowner {run.signer}\nkeep {folder / 'owner.key'} safe: "
         "it is the only proof that the run is yours"
@@ -179,14 +180,6 @@ def create(
     if run.record.training.time_shift != 1:
         echo(f"denoising times are shifted by {run.record.training.time_shift:.3g}")
     echo(f"next: paris-run publish {folder} --peer MULTIADDR_OF_A_BOOTSTRAP_NODE")
-
-
-def _passphrase(*, confirm: bool) -> str:
-    given = os.environ.get(PASSPHRASE_VARIABLE)
-    if given is not None:
-        return given
-    answer: str = typer.prompt("Passphrase of the owner's key", hide_input=True, confirmation_prompt=confirm)
-    return answer
 
 
 @verb(
@@ -248,6 +241,7 @@ def publish(
         ready,
         invite_uses=invite_uses,
         invite_s=invite_days * 86400,
+        kept=kept_word(folder),
     )
 
 
@@ -283,6 +277,8 @@ def export_command(
 
 
 add_evaluate(app)
+add_say(app)
+add_state(app)
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ own, and ends every command with status 2 before anything is fetched or written 
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -110,6 +112,55 @@ def _not_an_invite(text: str, what: str) -> Path:
     if text.lower().lstrip("\"'<").startswith(_INVITE_MARKS) and not os.path.exists(text):
         raise UsageError(f"an invite stands where {what} is wanted: {text[:40]!r}; see --help for the order")
     return named_path(text)
+
+
+def rights(text: str) -> str:
+    """Returns rights, separated by commas and in their order."""
+    from paris_p2p.owner_records import RIGHTS
+
+    words = [word.strip() for word in text.split(",")]
+    wrong = [word for word in words if word not in RIGHTS]
+    if wrong:
+        raise UsageError(
+            f"--for {text[:INPUT_LETTERS]!r}: {wrong[0][:40]!r} is no right; there are {', '.join(RIGHTS)}, "
+            "separated by commas"
+        )
+    return ",".join(right for right in RIGHTS if right in words)
+
+
+def until(text: str) -> float:
+    """Returns a date to come as Unix time; infinity for never."""
+    return _moment(text, "--until", ago=False)
+
+
+def since(text: str) -> float:
+    """Returns a date that is over as Unix time."""
+    return _moment(text, "--since", ago=True)
+
+
+def _moment(text: str, flag: str, *, ago: bool) -> float:
+    from paris_p2p.time_span import moment_in
+
+    try:
+        return moment_in(text, time.time(), ago=ago)
+    except ValueError as error:
+        raise UsageError(f"{flag} {text[:INPUT_LETTERS]!r} {error}") from error
+
+
+def slot(text: str) -> str:
+    """Returns the name of a slot; whether the run has it is another question."""
+    if re.fullmatch(r"expert-(0|[1-9][0-9]{0,2})|router", text) is None:
+        raise UsageError(
+            f"{text[:INPUT_LETTERS]!r} is no slot; they are called expert-0, expert-1, … and router"
+        )
+    return text
+
+
+def expert(text: str) -> str:
+    """Returns the name of an expert; whether the run has it is another question."""
+    if text == "router":
+        raise UsageError("the router is no expert; they are called expert-0, expert-1, …")
+    return slot(text)
 
 
 def device(text: str) -> str:

@@ -33,6 +33,20 @@ class _Group(TyperGroup):
         return _without_types(super().get_params(ctx))
 
 
+class FolderGroup(_Group):
+    """Has a folder before its verbs, `say FOLDER pause`; the help of a verb needs none."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        first, rest = args[:1], args[1:]
+        if first and first[0] in self.commands:
+            if not {"--help", "-h"} & set(rest):
+                ctx.fail(f"the folder comes first: {ctx.command_path} FOLDER {first[0]}")
+            args = [".", *args]
+        elif rest and rest[0].startswith("-") and not first[0].startswith("-"):
+            args = [*rest, *first]  # options after the folder, and no verb
+        return super().parse_args(ctx, args)
+
+
 def _without_types(parameters: list[Any]) -> list[Any]:
     for one in parameters:
         if getattr(one, "is_flag", False) and one.metavar is None:
@@ -63,19 +77,25 @@ def _top(
 
 
 def verb(app: typer.Typer, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds a command to the app, named as the function is without `_command`; the function stays as it is.
+    """Adds a command to the app, named as the function is without `_command`, with - for _; the function
+    stays as it is.
 
     A parameter whose type is a dataclass stands for the options that the dataclass's fields describe.
     """
-    heading = "Example:" if len(examples) == 1 else "Examples:"
-    epilog = "\n\n".join((heading, *(f"  {example}" for example in examples)))
+    epilog = epilog_of(*examples)
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
-        name = function.__name__.removesuffix("_command")
+        name = function.__name__.removesuffix("_command").replace("_", "-")
         app.command(name, cls=_Command, epilog=epilog)(_with_log_flags(spread_groups(function)))
         return function
 
     return add
+
+
+def epilog_of(*examples: str) -> str:
+    """Returns what stands at the end of a command's help."""
+    heading = "Example:" if len(examples) == 1 else "Examples:"
+    return "\n\n".join((heading, *(f"  {example}" for example in examples)))
 
 
 def spread_groups(function: Callable[..., None]) -> Callable[..., None]:

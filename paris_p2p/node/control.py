@@ -10,24 +10,31 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request, Response
+from pydantic import BaseModel
 
 from paris_p2p.disk import explained, write_atomic
-from paris_p2p.errors import ParisError
-from paris_p2p.node.control_client import CONTROL_FILE
+from paris_p2p.errors import ParisError, UsageError
+from paris_p2p.node.control_client import CONTROL_FILE, USAGE_STATUS
 from paris_p2p.node.status import Status
 
 ControlAction = Callable[[], Awaitable[str]]
+Question = Callable[[bytes], Awaitable[BaseModel]]  # from a JSON body to what is answered
+MAX_QUESTION_BYTES = 1 << 26
 
 
 @asynccontextmanager
 async def serve_control(
-    data_dir: Path, status: Callable[[], Awaitable[Status]], actions: Mapping[str, ControlAction]
+    data_dir: Path,
+    status: Callable[[], Awaitable[Status]],
+    actions: Mapping[str, ControlAction],
+    questions: Mapping[str, Question] = MappingProxyType({}),
 ) -> AsyncIterator[str]:
-    """Serves GET /status and POST /<action> while inside; yields the URL."""
+    """Serves GET /status, POST /<action> and POST /ask/<question> while inside; yields the URL."""
 
     class Server(uvicorn.Server):
         @contextmanager
@@ -39,7 +46,7 @@ async def serve_control(
     listener.bind(("127.0.0.1", 0))
     listener.listen()  # before anybody can read where: the server takes it over in a moment
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    app = _app(token, status, actions)
+    app = _app(token, status, actions, questions)
     server = Server(
         uvicorn.Config(app, log_level="error", lifespan="off", access_log=False, timeout_graceful_shutdown=5)
     )
@@ -57,7 +64,10 @@ async def serve_control(
 
 
 def _app(
-    token: str, status: Callable[[], Awaitable[Status]], actions: Mapping[str, ControlAction]
+    token: str,
+    status: Callable[[], Awaitable[Status]],
+    actions: Mapping[str, ControlAction],
+    questions: Mapping[str, Question],
 ) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -73,6 +83,23 @@ def _app(
             return (await status()).model_dump()
         except ParisError as error:  # p2pd is being restarted, or the peer is on its way out
             raise HTTPException(503, str(error)) from error
+
+    @app.post("/ask/{question}")
+    async def post_question(request: Request, question: str) -> Response:
+        check(request)
+        if question not in questions:
+            raise HTTPException(404, f"this peer is not asked {question[:40]!r}; update it, or this command")
+        data = b""
+        async for part in request.stream():
+            data += part
+            if len(data) > MAX_QUESTION_BYTES:
+                raise HTTPException(413, f"a question has at most {MAX_QUESTION_BYTES / 1e6:.0f} MB")
+        try:
+            answer = await questions[question](data)
+        except ParisError as error:
+            is_usage = isinstance(error, UsageError)
+            raise HTTPException(USAGE_STATUS if is_usage else 409, str(error)) from error
+        return Response(answer.model_dump_json(), media_type="application/json")
 
     @app.post("/{action}")
     async def post_action(request: Request, action: str) -> Any:

@@ -10,11 +10,13 @@ from contextlib import suppress
 
 from paris_p2p.disk import free_bytes
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import ParisError, PresetError
+from paris_p2p.errors import ParisError, PresetError, RecordError, UsageError
+from paris_p2p.handed_word import HandedWord
 from paris_p2p.invite import Invite
 from paris_p2p.node.control import serve_control
 from paris_p2p.node.host import Host, open_host
 from paris_p2p.node.joining import join_run, newcomer_host, newcomer_of
+from paris_p2p.node.owner_desk import OwnerDesk
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.node.signals import on_leave_signals
 from paris_p2p.peer.profiles import Profile
@@ -77,10 +79,12 @@ def run_owner(
     *,
     invite_uses: int = 64,
     invite_s: float = 30 * 86400.0,
+    kept: HandedWord | None = None,
 ) -> None:
     """Seeds a run as its owner's node, attests, and hands the invite to `ready`.
 
     That of a members-only run has a token that lets in `invite_uses` machines within `invite_s`.
+    `kept` holds notices that were signed while this node was away.
     """
 
     async def life() -> None:
@@ -96,7 +100,7 @@ def run_owner(
                     token = node.admitter.own_token(invite_uses, invite_s).data
                 ready(Invite(run=run.id, peers=peers, join=token))
 
-            await live(host, run, "owner", announce)
+            await live(host, run, "owner", announce, kept)
 
     asyncio.run(life())
 
@@ -106,14 +110,17 @@ async def live(
     run: Envelope[RunSpec],
     role: Role,
     on_open: Callable[[RunNode], Awaitable[None]] | None = None,
+    kept: HandedWord | None = None,
 ) -> None:
     """Runs a Volunteer with its control API, its view and its signals."""
     async with opened(host, run) as node:
+        console, desk = Console(), OwnerDesk(node)
+        if kept is not None:
+            await _take_kept(desk, kept, console.say)
         check_slot(node.spec, host.settings.slot)  # not before: notices may have added it
-        console = Console()
         volunteer = Volunteer(node, host.settings, role=role, say=console.say)
         actions = {"pause": volunteer.pause, "resume": volunteer.resume, "stop": volunteer.leave}
-        async with serve_control(host.settings.data_dir, volunteer.status, actions):
+        async with serve_control(host.settings.data_dir, volunteer.status, actions, desk.questions):
             _leave_on_signals(volunteer)
             if on_open is not None:
                 await on_open(node)
@@ -124,6 +131,14 @@ async def live(
                 viewing.cancel()
                 with suppress(asyncio.CancelledError):
                     await viewing
+
+
+async def _take_kept(desk: OwnerDesk, kept: HandedWord, say: Callable[[str], None]) -> None:
+    """Takes the notices of the run's folder; those that do not fit are said, and stop nothing."""
+    try:
+        await desk.take(kept)
+    except (UsageError, RecordError) as error:
+        say(f"the notices in the run's folder are not told: {error}")
 
 
 def _leave_on_signals(volunteer: Volunteer) -> None:

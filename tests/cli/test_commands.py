@@ -51,7 +51,7 @@ def test_the_one_command_has_the_verbs_of_the_three() -> None:
     three = {
         f"paris {app.removeprefix('paris-')} {verb}"
         for app, typed in APPS.items()
-        for verb in typer.main.get_command(typed).commands
+        for verb, _ in commands(typer.main.get_command(typed))
     }
     assert set(VERBS) == three
 
@@ -72,7 +72,8 @@ def test_every_command_says_what_it_does_and_gives_an_example_with_options_that_
     assert examples(command), f"{name} has no example"
     for words in examples(command):
         assert words[0] == "paris-" + name.split()[1]
-        assert words[1] == name.split()[2]
+        verbs = name.split()[2:]  # `say FOLDER pause` has a folder between them
+        assert [words[1], *words[3 : 2 + len(verbs)]] == verbs
         known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
         assert {word for word in words[2:] if word.startswith("-")} <= known
         assert len(" ".join(words)) <= 78, "it is broken at 80 columns"

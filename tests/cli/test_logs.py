@@ -34,8 +34,13 @@ def as_before() -> Iterator[None]:
 
 @pytest.mark.parametrize("app", [peer.app, run.app, bootstrap.app])
 def test_every_verb_takes_both_options(app: typer.Typer) -> None:
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    assert commands
+    whole = get_command(app).commands  # type: ignore[attr-defined]
+    assert whole
+    commands = {
+        f"{name} {one}": verb
+        for name, command in whole.items()
+        for one, verb in getattr(command, "commands", {"": command}).items()
+    }
     for name, command in commands.items():
         options = {option for parameter in command.params for option in parameter.opts}
         assert {"--verbose", "--log-file"} <= options, name

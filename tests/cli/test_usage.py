@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from paris_p2p.bootstrap.config import ServeOptions
 from paris_p2p.cli import paris
-from paris_p2p.cli.run import PASSPHRASE_VARIABLE
+from paris_p2p.cli.owner_key import PASSPHRASE_VARIABLE
 from paris_p2p.device import NO_BFLOAT16
 from paris_p2p.errors import UsageError
 from paris_p2p.identity import Identity
@@ -23,7 +23,8 @@ from paris_p2p.peer.settings import PublishOptions, StartOptions
 
 RUN = "ab" * 32
 VARIABLE = re.compile(r"PARIS_[A-Z0-9_]+")
-PEER = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.generate().peer_id}"
+ID = Identity.generate().peer_id
+PEER = f"/ip4/127.0.0.1/tcp/9/p2p/{ID}"
 INVITE = f"paris:{RUN}?peer={PEER}"
 
 # What each command is called with when nothing is wrong yet; two words stand for folders that are there.
@@ -37,6 +38,14 @@ RIGHT = {
     "run export": [INVITE, "--out", "model"],
     "run evaluate": ["FOLDER", "--data", "FOLDER", "--out", "report"],
     "bootstrap check": [PEER],
+    "run state": ["CREATED"],
+    "run say admit": ["CREATED", ID, "--for", "train", "--dry-run"],
+    "run say revoke": ["CREATED", ID, "--dry-run"],
+    "run say revoke-card": ["CREATED", "expert-0", "ab" * 32, "--seq", "1", "--floor", "2", "--dry-run"],
+    "run say pause": ["CREATED", "--dry-run"],
+    "run say resume": ["CREATED", "--dry-run"],
+    "run say end": ["CREATED", "--dry-run"],
+    "run say extend": ["CREATED", "--dry-run"],
 }
 
 # By what --help calls a value: one that can never be right; None where any text may be right.
@@ -69,6 +78,11 @@ WRONG = {
     "MODEL": None,
     "SLOT": None,
     "PROMPT... INVITE": None,
+    "FOLDER|INVITE": None,
+    "RIGHTS": "juggle",
+    "DATE": "tomorrow",
+    "SPAN": "soon",
+    "CARD": None,
 }
 EXACT = {  # where a name or a file is one of few, or must be there
     ("peer start", "--profile"): "gpu-9000",
@@ -95,7 +109,10 @@ EXACT = {  # where a name or a file is one of few, or must be there
 def verbs() -> Iterator[tuple[str, Any]]:
     for room, group in typer.main.get_command(paris.app).commands.items():  # type: ignore[attr-defined]
         for name, command in group.commands.items():
-            yield f"{room} {name}", command
+            yield from (
+                (f"{room} {name} {one}".rstrip(), beneath)
+                for one, beneath in getattr(command, "commands", {"": command}).items()
+            )
 
 
 def mistakes() -> Iterator[Any]:
@@ -116,8 +133,13 @@ def named(words: Sequence[str], prepared: Path) -> list[str]:
 
 
 def result_of(verb: str, *words: str, prepared: Path) -> Any:
-    given = named((*RIGHT.get(verb, ()), *words), prepared)
-    return CliRunner().invoke(paris.app, [*verb.split(), *given])
+    return CliRunner().invoke(paris.app, typed_as(verb, named((*RIGHT.get(verb, ()), *words), prepared)))
+
+
+def typed_as(verb: str, words: Sequence[str]) -> list[str]:
+    """Returns a whole command: `say` has its folder before the verb."""
+    room, first, *more = verb.split()
+    return [room, first, *words[:1], *more, *words[1:]] if more else [room, first, *words]
 
 
 def status_of(result: Any) -> int:

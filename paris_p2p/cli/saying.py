@@ -182,7 +182,7 @@ def ask_node(folder: Path, known: KnownRun) -> tuple[KnownWord, bool]:
 def asked_by(invite: str, flags: FetchFlags) -> AskedState:
     """Returns what the peers of an invite know of its run."""
     from paris_p2p.node.asked_state import ask_state
-    from paris_p2p.node.generator import GENERATOR_DIR
+    from paris_p2p.node.joining import GENERATOR_DIR
 
     settings = fetch_settings(flags)
     return ask_state(settings, parse_invite(invite, settings.data_dir / GENERATOR_DIR))

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from paris_p2p.handed_word import SlotPlaces
 from paris_p2p.invite import Invite
-from paris_p2p.node.generator import GENERATOR_DIR
 from paris_p2p.node.host import open_host
-from paris_p2p.node.joining import join_run
+from paris_p2p.node.joining import GENERATOR_DIR, join_run
 from paris_p2p.node.owner_desk import slot_places
 from paris_p2p.node.run_node import opened
 from paris_p2p.peer_settings import PeerSettings

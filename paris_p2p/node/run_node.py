@@ -266,11 +266,10 @@ class RunNode:
         word = [one for one in envelopes if isinstance(one.record, NoticeRecord | MemberRecord)]
         self._tell_listeners(self.board.take_word(word, time.time()) if word else ())
         for envelope in envelopes:
-            if isinstance(envelope.record, NoticeRecord | MemberRecord):
-                continue
             if self.own.look_at(envelope):
                 log.warning("a record under this node's key was not signed here: %s", self.own.twin)
-            if self.board.add(envelope, time.time()):
+            is_word = isinstance(envelope.record, NoticeRecord | MemberRecord)
+            if not is_word and self.board.add(envelope, time.time()):
                 self._tell_listeners((envelope,))
 
     def _tell_listeners(self, new: Sequence[Envelope[Any]]) -> None:

@@ -154,6 +154,14 @@ class RunFlags:
         ),
     ] = None
     rng_seed: Annotated[int, option("Seed of the first weights and of every batch.", "N", min=0)] = 0
+    private: Annotated[
+        bool,
+        option(
+            "Seal clips, captions, weights and records for all but members: what a studio wants.",
+            None,
+            "--private",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)

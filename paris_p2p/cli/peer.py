@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from paris_p2p.generation.generate import GenerateJob
 
 MAX_PROMPT_LETTERS = 4000
+MAX_NAME_LETTERS = 64  # owner_records.PeerName
 
 app = new_app(
     "paris-peer",
@@ -54,6 +55,11 @@ def start(
     config: ConfigFlag = None,
     yes: Annotated[bool, option("Do not ask before joining.", None, "--yes", "-y")] = False,
     no_train: Annotated[bool, option("Only attest and seed.", None, "--no-train")] = False,
+    ask: Annotated[
+        bool,
+        option("Ask the run's owner to let this peer in, where the invite does not.", None, "--ask"),
+    ] = False,
+    name: Annotated[str, option("What the run's owner and members see of this peer.", "NAME")] = "",
     dry_run: Annotated[
         bool, option("Print the settings, each with its source, as a file for --config.", None, "--dry-run")
     ] = False,
@@ -73,7 +79,24 @@ def start(
     from paris_p2p.peer.start import run_peer
 
     long_running()
-    run_peer(settings, parsed, confirm=None if yes else _confirm, train=not no_train, profile=profile)
+    run_peer(
+        settings,
+        parsed,
+        confirm=None if yes else _confirm,
+        train=not no_train,
+        profile=profile,
+        name=_peer_name(name),
+        asks=ask,
+    )
+
+
+def _peer_name(name: str) -> str:
+    """Returns what a peer may be called; UsageError."""
+    if len(name) > MAX_NAME_LETTERS or not name.isprintable():
+        raise UsageError(
+            f"--name {name[:24]!r}…: at most {MAX_NAME_LETTERS} letters, none of which steers a terminal"
+        )
+    return name
 
 
 async def _confirm(question: str) -> bool:

@@ -157,7 +157,10 @@ def create(
         "ddpm_experts": tuple(sorted(set(training.ddpm_experts or ()))),
     }
     gated = asdict(gate) | {"attestors": tuple(gate.attestors or ())}
-    gated["members_attest"] = not gated.pop("open_run")
+    is_open = gated.pop("open_run")
+    gated["members_attest"] = not is_open
+    if is_open and flags.private:
+        raise UsageError("--open lets strangers join and --private keeps them out; choose one")
     with checked_options(training):
         training_spec = TrainingSpec(**trained)
     with checked_options(gate):
@@ -167,6 +170,7 @@ def create(
     with checked_options(flags):
         options = CreateOptions(
             **(asdict(flags) | {"name": flags.name or folder.resolve().name}),
+            members_only=not is_open,
             shift_by_tokens=training.time_shift == 0,
             training=training_spec,
             gate=gate_spec,
@@ -177,6 +181,11 @@ def create(
         f"run {run.id}\nowner {run.signer}\nkeep {folder / 'owner.key'} safe: "
         "it is the only proof that the run is yours"
     )
+    if run.record.private:
+        echo(
+            f"the run is private: keep a copy of {folder / 'node' / 'runs' / run.id / 'keys'}, too; "
+            "where all copies of it are lost, nobody reads what was trained"
+        )
     if run.record.training.time_shift != 1:
         echo(f"denoising times are shifted by {run.record.training.time_shift:.3g}")
     echo(f"next: paris-run publish {folder} --peer MULTIADDR_OF_A_BOOTSTRAP_NODE")

@@ -113,7 +113,8 @@ class Mirror:
         something is due again.
         """
         node = self.node
-        tips = [(slot, tip) for slot in node.spec.slots if (tip := node.board.tip(slot)) is not None]
+        slots = node.state.slots_ever  # of an expert that was dropped the last tip stays, too
+        tips = [(slot, tip) for slot in slots if (tip := node.board.tip(slot)) is not None]
         ended = node.state.ended
         self.known(len(tips), None if ended is None else ended.record.issued_at)
         due_s = [self._want("data", node.run, node.spec.data_blobs)]

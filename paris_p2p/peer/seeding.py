@@ -26,7 +26,7 @@ async def announce(node: RunNode, role: PeerRole, say: Callable[[str], None]) ->
             await node.announce_peer(role)
             if all(node.host.store.has(shard.blob.id) for shard in node.spec.train_shards):
                 await node.announce_holding(node.run)
-            for slot in node.spec.slots:
+            for slot in node.state.slots_ever:
                 tip = node.board.tip(slot)
                 if tip is not None and node.host.store.has(tip.card.record.resume.id):
                     await node.announce_holding(tip.card.id)
@@ -45,7 +45,7 @@ async def seed_tips(node: RunNode, role: PeerRole) -> None:
         while True:
             node.disk_news.clear()
             await node.forget_superseded()
-            for slot in node.spec.slots if role == "owner" else ():
+            for slot in node.state.slots_ever if role == "owner" else ():
                 tip = node.board.tip(slot)
                 if tip is not None and not node.host.store.has(tip.card.record.resume.id):
                     copies.want(slot, tip.card.id, partial(_copy, node, slot, tip))

@@ -391,8 +391,8 @@ async def test_runs_read_the_bulletin_board_in_turns_and_a_slow_one_keeps_no_run
     class Run:
         """A run without slots; it counts its readings, and the looks at what is to be copied."""
 
-        run, spec = "a" * 64, SimpleNamespace(slots=(), data_blobs=(), timing=TIMING)
-        state = SimpleNamespace(ended=None)
+        run, spec = "a" * 64, SimpleNamespace(data_blobs=(), timing=TIMING)
+        state = SimpleNamespace(ended=None, slots_ever=())
 
         def __init__(self) -> None:
             self.disk_news, self.own = asyncio.Event(), self

@@ -114,11 +114,17 @@ async def test_a_run_grows_by_an_expert_and_loses_one_and_generation_follows(tmp
         assert card is not None
 
         # a drop: out at once, its lead goes, what it published stays
-        before = owner.node.board.tip("expert-0")
-        assert before is not None
         await say(owner, world.owner, DropExpert(expert=0, parts=1), part(owner, "drop", 1, 2))
         await world.until(lambda: all(peer.node.state.number == 4 for peer in world.peers))
         assert all("expert-0" not in names(peer.node) for peer in world.peers)
         await world.until(lambda: not leads_of(world, "expert-0"))
         assert names(owner.node) == [PARENT, CHILD]
-        assert owner.node.serves(before.card.record.weights.id)
+
+        # a newcomer finds the last checkpoint of the dropped expert, and fetches it
+        late = await world.add("late", slot=CHILD)
+        await world.until(lambda: late.node.board.tip("expert-0") is not None)
+        kept = late.node.board.tip("expert-0")
+        assert kept is not None
+        (path,) = await late.node.fetch([kept.card.record.weights], kept.card.id)
+        assert path.read_text().startswith("weights expert-0 ")
+        assert names(late.node) == [PARENT, CHILD]

@@ -106,14 +106,19 @@ class OwnersWord:
         return self.add_certificate(certificate)
 
     def add_certificate(self, certificate: Certificate) -> bool:
-        """Takes a verified certificate; returns True when it is new. RecordError."""
+        """Takes a verified certificate; returns True when it gives something new. RecordError.
+
+        One takes nothing away that an earlier one of its signer gave: that is what revoking is for.
+        """
         record, now_s = certificate.record, time.time()
         if record.expires_at <= now_s:
             raise RecordError(f"the certificate of {record.peer} ended {now_s - record.expires_at:.0f} s ago")
         held = self._certificates.get(record.peer, {})
         known = held.get(certificate.signer)
-        if known is not None and (known.record.seq, known.id) >= (record.seq, certificate.id):
-            return False
+        if known is not None and known.record.expires_at > now_s:
+            gives_more = {*known.record.rights} <= {*record.rights}
+            if known.record.expires_at > record.expires_at or known.id == certificate.id or not gives_more:
+                return False
         if known is None:
             self._make_place(certificate, now_s)
         self._certificates.setdefault(record.peer, {})[certificate.signer] = certificate

@@ -136,8 +136,16 @@ class Reading:
             await self._receive_all(records)
 
     async def on_gossip(self, sender: str, data: bytes) -> None:
-        """Keeps what a gossip message brought."""
+        """Keeps what a gossip message brought; who told a notice has those before it, which are asked for."""
         self.receive(data)
+        is_room = sender not in self._asked and len(self._asked) < _MAX_OWING
+        if self.board.word.chain.missing_below() and is_room:
+            self._asked[sender] = asyncio.create_task(self._ask_for_notices(sender))
+            self._asked[sender].add_done_callback(partial(self._answered, sender))
+
+    async def _ask_for_notices(self, peer: str) -> None:
+        async with asyncio.timeout(_ONE_PEER_LIMIT_S):
+            await self.notices.ask(peer)
 
     def receive(self, data: bytes) -> None:
         """Keeps one record, if it holds."""

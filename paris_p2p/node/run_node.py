@@ -51,13 +51,14 @@ from paris_p2p.rules.trust import Thing
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
 from paris_p2p.swarm.asking import end_tasks
-from paris_p2p.swarm.limits import Reasons
+from paris_p2p.swarm.limits import EventLimit, Reasons
 
 PeerRole = Literal["peer", "owner", "bootstrap", "generator"]
 log = logging.getLogger(__name__)
 Answer = Callable[[str, bytes], Awaitable[bytes | None]]  # (peer, what it says) -> what it is told
 HOLDER_LIFETIME_S = 1800.0
 PEER_LIFETIME_S = 600.0
+NOTICES_PER_S, NOTICES_AT_ONCE = 1.0, 16  # by gossip; the board has all
 
 
 class RunNode:
@@ -80,6 +81,7 @@ class RunNode:
         self.listeners: list[Callable[[Envelope[Any]], None]] = []
         self._data_of: RunSpec | None = None  # whose blobs the next one names
         self._data: frozenset[str] = frozenset()
+        self._notices_told = EventLimit(per_s=NOTICES_PER_S, burst=NOTICES_AT_ONCE)
         self._held: dict[str, set[str]] = {}  # purpose -> blobs in use
         self.disk_news = asyncio.Event()  # what stays on this disk may have changed; its one reader clears it
         self.keeping = Keeping(host.store, self.ledger, self.data_blobs, self.disk_news.set)
@@ -236,7 +238,9 @@ class RunNode:
 
     async def tell(self, envelope: Envelope[Any]) -> None:
         """Puts a verified envelope, of this peer or another, on the swarm's board and into gossip."""
-        if envelope.record.kind in GOSSIPED:
+        # of many notices at once the others ask for the rest: who gossips without end is disconnected
+        is_one_of_many = envelope.record.kind == "notice" and not self._notices_told.allow("")
+        if envelope.record.kind in GOSSIPED and not is_one_of_many:
             await self.swarm.gossip(envelope)
         if not await self.swarm.store(envelope):
             log.debug("the DHT kept its own newer record under %s", dht_key(envelope.record))

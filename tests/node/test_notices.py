@@ -23,6 +23,7 @@ from paris_p2p.owner_records import Admit, AnyChange, Extend, Pause, Resume, Rev
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import PeerRecord
 from paris_p2p.store.blobs import BlobStore
+from paris_p2p.swarm.gossip import MESSAGES_AT_ONCE
 from tests.peer.world import World
 from tests.rules.made import A, B, attest, card
 from tests.rules.made_notices import chain_of
@@ -190,6 +191,38 @@ def grown(town: Town, count: int) -> list[Envelope[Any]]:
 def standing_at(node: RunNode) -> str:
     tip = node.board.tip("expert-0")
     return tip.card.id if tip else ""
+
+
+async def test_who_hears_a_notice_whose_predecessors_it_missed_asks_for_them_at_once(town: Town) -> None:
+    owner, sleeper = await town.peer("owner"), await town.peer("sleeper")
+    town.cut_off(sleeper)
+    chain = town.chain(*NIGHT)
+    owner.keep_all(chain[:4])
+    town.cut_off(sleeper, offline=False)
+    heard = asyncio.Event()
+    sleeper.listeners.append(lambda _: heard.set())
+    owner.keep(chain[4])
+    await owner.tell(chain[4])
+    async with asyncio.timeout(30):
+        await heard.wait()
+    assert numbers(sleeper) == [5]
+
+
+async def test_an_owner_that_says_hundreds_of_things_at_once_is_no_flood(town: Town) -> None:
+    owner, other = await town.peer("owner"), await town.peer("other")
+    gossiped: list[bytes] = []
+
+    async def listen(sender: str, data: bytes) -> None:
+        gossiped.append(data)
+
+    await town.world.network.swarms[other.peer_id].subscribe(cards_topic(owner.run), listen)
+    chain = town.chain(*NIGHT * 60)
+    owner.keep_all(chain)
+    for notice in chain:
+        await owner.tell(notice)
+    await other.refresh()
+    assert numbers(other) == [300]
+    assert len(gossiped) < MESSAGES_AT_ONCE / 2
 
 
 # lies

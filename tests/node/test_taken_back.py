@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgpack
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
@@ -377,6 +380,65 @@ def test_certificates_that_ended_make_place_for_others(
     clock["now"] = NOW + 60
     assert slot.board.add(shown(B, C, CLOSED.id), NOW)
     assert not slot.board.add(shown(A, C, CLOSED.id, lasts_s=50.0), NOW)  # it ended
+
+
+def test_a_later_certificate_of_the_same_signer_adds_and_takes_nothing_away(tmp_path: Path) -> None:
+    slot = Slot(tmp_path, CLOSED)
+    assert slot.board.add(shown(A, OWNER, CLOSED.id, "train"), NOW)
+    assert not slot.board.add(shown(A, OWNER, CLOSED.id, "generate"), NOW)
+    assert not slot.board.add(shown(A, OWNER, CLOSED.id, "train", lasts_s=3600.0), NOW)
+    assert slot.board.add(shown(A, OWNER, CLOSED.id, "train", "attest"), NOW)
+    assert slot.board.state.rights(A.peer_id) == {"train", "attest"}
+
+
+# in any order
+
+
+class Story:
+    """Cards, what attests them, claims, and the owner's word: all that there is to be told."""
+
+    def __init__(self, slot: Slot, plan: list[tuple[int, int, int]], revoked: int, back: int):
+        self.slot, last = slot, None
+        self.records: list[Envelope[Any]] = []
+        for who, ahead, votes in plan:
+            one = slot.card(last, by=PEERS[who % 2], epoch=(last.record.epoch if last else 1) + ahead)
+            self.records += [one, slot.claim(PEERS[who % 2], one.record.epoch)]
+            self.records += [slot.attest(by, one) for by in (C, D)[:votes]]
+            last = one if votes else last
+            slot.cards.append(one)
+        taken = slot.cards[back % len(slot.cards)].record
+        changes = [
+            Revoke(peer=PEERS[revoked].peer_id, since=NOW + 5),
+            RevokeCard(slot=SLOT, card="ab" * 32, place=taken.seq, floor=taken.epoch + 1),
+        ]
+        self.records += chain_of(slot.run.id, changes, at_s=NOW + 1)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=7),
+    st.integers(0, 5),
+    st.integers(0, 6),
+    st.randoms(use_true_random=False),
+)
+def test_who_heard_the_same_stands_at_the_same_tip_whatever_came_first(
+    tmp_path_factory: pytest.TempPathFactory,
+    plan: list[tuple[int, int, int]],
+    revoked: int,
+    back: int,
+    chance: Random,
+) -> None:
+    slot = Slot(tmp_path_factory.mktemp("slot"))
+    story = Story(slot, plan, revoked, back)
+    found = set()
+    for number in range(3):
+        board = slot.opened(f"{number}")
+        told = chance.sample(story.records, len(story.records))
+        for record in [*told, *told]:  # what came too early comes again
+            board.add(record, NOW + 10)
+        found.add((tip_id(board), frozenset(board.view(SLOT).used), len(board.claims(SLOT))))
+        assert tip_id(slot.opened(f"{number}")) == tip_id(board)
+    assert len(found) == 1
 
 
 # growth

@@ -11,6 +11,7 @@ from pathlib import Path
 from tarfile import TarError
 from tarfile import open as open_tar
 
+from paris_p2p.data.addition import all_clips
 from paris_p2p.data.prepared import Prepared, SplitClip, split_clips
 from paris_p2p.data_id import data_id_of_run
 from paris_p2p.errors import DataError, UsageError
@@ -47,7 +48,8 @@ def check_not_seen(clips: Sequence[SplitClip], clip_s: float, folder: Path, ther
     That is a source of the same name, or the same file: any of it or, where both folders part it, the same
     seconds. `clip_s` is a clip's length here, `there` what is prepared in `folder`.
     """
-    seen = [clip for split in ("train", "gate") for clip in split_clips(folder, split)]
+    # Clips that joined the run later count too, whether the model has seen them or not.
+    seen = [clip for clip in all_clips(folder) if clip.split in ("train", "gate")]
     there_s = there.clip.frames / there.clip.fps
     sources = {clip.video for clip in seen if not _is_part(clip)}
     files: defaultdict[str, list[SplitClip]] = defaultdict(list)

@@ -20,9 +20,10 @@ from paris_p2p.model.checkpoint import write_checkpoint
 from paris_p2p.records import BlobRef
 from paris_p2p.run_file import write_effective
 from paris_p2p.spec import RunSpec, ShardRef
-from paris_p2p.training.gate import check_card
+from paris_p2p.training.gate import check_card, gate_batch
 from paris_p2p.training.learner import Learner
 from paris_p2p.training.messages import CheckpointReady, ShardSpan, TrainJob
+from paris_p2p.training.objective import read_spec
 from paris_p2p.training.segments import Segment, begin_segments, order_of, segments_note
 from paris_p2p.training.train import train
 from tests.data.shards import write_shard
@@ -176,6 +177,29 @@ def test_a_job_whose_spans_are_not_the_runs_shards_is_refused(grown: GrownRun) -
     wrong = tuple(span.model_copy(update={"clips": span.clips + 1}) for span in spans(grown.mine("expert-1")))
     with pytest.raises(DataError, match="the job says that expert-1 has shards of"):
         train(grown.job("expert-1", 2, out="wrong", spans=wrong), lambda _: None, lambda: None)
+
+
+def test_a_card_is_judged_on_the_gate_shards_of_the_notice_that_it_names(
+    grown: GrownRun, ready: CheckpointReady
+) -> None:
+    tiny = grown.tiny
+    more = write_shard(tiny.folder / "more" / "gate.tar", 1, 4, 700)
+    spec = grown.spec(2)
+    ref = ShardRef(blob=BlobRef(id="1" * 64, size_bytes=1), clips=4, cluster=1)
+    effective = tiny.folder / "more-gate.json"
+    write_effective(effective, spec.model_copy(update={"gate_shards": (*spec.gate_shards, ref)}))
+    train = grown.job("expert-1", 2, out="gate")
+    facts = {"notices": 2, "spans": train.spans, "effective_path": train.effective_path}
+    old = check_card(tiny.gate_job(ready, **facts))
+    assert old.gate_clips == 12  # as many as are asked for: six clips come twice
+    paths, more_facts = (*tiny.gate_job(ready).shard_paths, more), facts | {"effective_path": effective}
+    judged = tiny.gate_job(ready, shard_paths=paths, shard_clusters=(1, 1), **more_facts)
+    batch, _ = gate_batch(judged, read_spec(judged))
+    seen = {latent.numpy().tobytes() for latent in batch.latent}
+    assert len(seen) == 10
+    assert check_card(judged).ok
+    with pytest.raises(DataError, match="the job has 2 shards, the run 1 for expert-1"):
+        check_card(judged.model_copy(update={"effective_path": train.effective_path}))
 
 
 def noted(grown: GrownRun, ready: CheckpointReady, note: str, name: str) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import RecordError
+from paris_p2p.errors import MissingKeyError, RecordError
 from paris_p2p.node.owners_word import Opener
 from paris_p2p.rules.tips import Tip
 from paris_p2p.store.ledger import Ledger
@@ -72,6 +72,9 @@ class KeptTips:
         return [tip for _, _, tip in found[-most:]]
 
     def _delete(self, key: str, error: Exception) -> None:
+        if isinstance(error, MissingKeyError):  # it is a private run's, and its key may come yet
+            log.info("%s in the ledger cannot be read yet: %s", key, error)
+            return
         log.warning("%s in the ledger is damaged and deleted, the swarm has it too: %s", key, error)
         self.ledger.delete(key)
 

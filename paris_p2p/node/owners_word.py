@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 
 from paris_p2p.envelope import Envelope, open_envelope
-from paris_p2p.errors import RecordError, SignatureError
+from paris_p2p.errors import MissingKeyError, RecordError, SignatureError
 from paris_p2p.owner_records import MAX_NOTICES, MemberRecord
 from paris_p2p.rules.chain import Chain, Notice
 from paris_p2p.rules.heard import CLOCK_SLACK_S
@@ -173,6 +173,8 @@ class OwnersWord:
                 if key != notice_name(notice.record.seq):
                     raise RecordError(f"it holds notice {notice.record.seq}")
                 self.chain = self.chain.add(notice)
+            except MissingKeyError as error:
+                log.info("%s in the ledger cannot be read yet: %s", key, error)
             except RecordError as error:
                 log.warning("%s in the ledger is damaged and deleted, it is asked for again: %s", key, error)
                 self.ledger.delete(key)
@@ -183,6 +185,8 @@ class OwnersWord:
             if self.chain.owner not in (one.signer, other.signer) or one.signer != other.signer:
                 raise RecordError("it is not signed by the owner")
             self.chain = replace(self.chain, fork=(one, other))
+        except MissingKeyError as error:
+            log.info("fork in the ledger cannot be read yet: %s", error)
         except (RecordError, ValueError, TypeError, msgpack.UnpackException) as error:
             log.warning("fork in the ledger is damaged and deleted, the swarm has it too: %s", error)
             self.ledger.delete("fork")

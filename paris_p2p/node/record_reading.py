@@ -14,7 +14,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import BlobError, RecordError, SignatureError, UnreachableError, VersionError
+from paris_p2p.errors import (
+    BlobError,
+    MissingKeyError,
+    RecordError,
+    SignatureError,
+    UnreachableError,
+    VersionError,
+)
 from paris_p2p.kinds import claims_key, refusals_key, tips_key
 from paris_p2p.node.board import Board
 from paris_p2p.node.notice_reading import NoticeReading
@@ -212,7 +219,7 @@ class Reading:
             except RecordError as error:
                 log.debug("a record was refused: %s", error)
                 self.refused[f"record: {kind_of(error)}"] += 1
-                bad += not isinstance(error, VersionError)
+                bad += not isinstance(error, VersionError | MissingKeyError)
             if bad > _MAX_BAD_TOLD:
                 self.refused["records: not looked at after too many bad ones"] += 1
                 break

@@ -15,9 +15,12 @@ import msgpack
 import pytest
 
 from paris_p2p.envelope import Envelope, seal
+from paris_p2p.errors import MissingKeyError
 from paris_p2p.identity import Identity
 from paris_p2p.kinds import MAX_ENVELOPE_BYTES, cards_topic, notices_key, peers_key
+from paris_p2p.node.board import Board
 from paris_p2p.node.host import Host
+from paris_p2p.node.owners_word import OwnersWord
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.owner_records import Admit, AnyChange, Extend, Pause, Resume, Revoke, RevokeCard
 from paris_p2p.peer_settings import PeerSettings
@@ -359,6 +362,23 @@ async def test_a_damaged_notice_is_named_deleted_and_asked_for_again(
     assert not {names[1], names[3]} & {key for key, _ in other.ledger.items("notice/")}
     await again.ask_connected()
     assert numbers(again) == [5]
+
+
+async def test_what_is_sealed_under_a_key_that_is_not_here_yet_stays_on_the_disk(town: Town) -> None:
+    node = await town.peer("node")
+    node.keep_all(town.chain(*NIGHT))
+    node.ledger.put("fork", msgpack.packb([node.chain.notices[0].data] * 2))
+    node.ledger.put("tip/expert-0", msgpack.packb([b"sealed"]))
+    node.ledger.put("past/expert-0/1-1", msgpack.packb([b"sealed"]))
+    before = dict(node.ledger.items())
+
+    def no_key(data: bytes, kinds: tuple[str, ...]) -> Envelope[Any]:
+        raise MissingKeyError("it is sealed under another key")
+
+    word = OwnersWord(node.run, node.signed_spec, node.ledger, no_key)
+    Board(node.run, node.signed_spec, node.ledger, word=word)
+    assert word.chain.number == 0
+    assert dict(node.ledger.items()) == before
 
 
 async def test_another_owners_notices_on_the_disk_are_not_believed(town: Town) -> None:

@@ -98,7 +98,7 @@ class OwnerDesk:
 
     async def _has(self, peer: str, notice: Notice) -> bool:
         key = notices_key(self.node.run, notice.record.seq)
-        return notice.data in await self.node.host.swarm.fetch_records(peer, key)
+        return notice.data in await self.node.swarm.ask_records(peer, key)
 
     def _take_keys(self, box: bytes) -> None:
         """Keeps the keys that the notices known by now name."""

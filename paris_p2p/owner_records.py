@@ -26,6 +26,7 @@ Right = Literal["train", "attest", "generate", "store", "admit"]
 RIGHTS: tuple[Right, ...] = ("train", "attest", "generate", "store", "admit")
 FOREVER_S = 4e9  # a date beyond all others
 MAX_NOTICES = 1 << 14  # of one run
+MAX_STOCKED = 4096  # blobs in one answer
 MAX_SHARDS = 14  # named by one notice, which must fit when it is sealed
 MAX_KEPT = 24  # peers that a revoked delegate's admissions go on for, named by one notice
 Reason = Annotated[str, StringConstraints(max_length=300), AfterValidator(without_controls)]
@@ -228,6 +229,38 @@ class JoinAnswer(Record):
     notices: Annotated[tuple[bytes, ...], Field(max_length=512)] = ()  # from the first one on
     # of a private run, sealed to the connection's key
     keys: Annotated[bytes, Field(max_length=1 << 18)] = b""
+    # what a storage node of a private run gets in the RunSpec's place
+    owner: PeerId | Literal[""] = ""
+    owner_node: PeerId | Literal[""] = ""
+    attestors: Annotated[tuple[PeerId, ...], Field(max_length=256)] = ()
+
+
+class Stocked(Record):
+    """Names a blob of a private run to a storage node, and what it is to the run: rights differ."""
+
+    thing: Literal["data", "weights", "resume", "gate"]
+    blob: BlobRef
+
+
+class StockList(Record):
+    """Tells a storage node which blobs a private run has by now."""
+
+    blobs: Annotated[tuple[Stocked, ...], Field(max_length=MAX_STOCKED)] = ()
+
+
+class StorageTicket(Record):
+    """Is all that a storage node keeps of a private run that let it in: who may say what, and the door keys.
+
+    Each of `doors` is a secret with its mark (keyring.py).
+    """
+
+    run: Hash
+    owner: PeerId
+    owner_node: PeerId
+    attestors: Annotated[tuple[PeerId, ...], Field(max_length=256)] = ()
+    certificate: Annotated[bytes, Field(max_length=1024)] = b""
+    address: Annotated[bytes, Field(min_length=32, max_length=32)]
+    doors: Annotated[tuple[tuple[bytes, bytes], ...], Field(min_length=1, max_length=4096)]
 
 
 def companion_bytes(run: str, peer: str) -> bytes:

@@ -42,6 +42,18 @@ def _check_run(text: str) -> str:
 RunText = Annotated[str, AfterValidator(_check_run)]
 
 
+def _check_invite(text: str) -> str:
+    """Returns a whole invite."""
+    try:
+        Invite.parse(text)
+    except InviteError as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+InviteText = Annotated[str, AfterValidator(_check_invite)]
+
+
 class ServeOptions(HomeOptions, NodeOptions):
     """Says what a bootstrap node may use, and what it holds."""
 
@@ -50,15 +62,22 @@ class ServeOptions(HomeOptions, NodeOptions):
     max_disk: Bytes | None = ByteSize(50 * 10**9)
     # invites or run ids to hold; empty: any run that comes
     mirror: Annotated[tuple[RunText, ...], NoDecode, BeforeValidator(words)] = ()
+    # invites that let this node store for private runs
+    admit: Annotated[tuple[InviteText, ...], NoDecode, BeforeValidator(words)] = ()
     forget_ended: Duration = FORGET_ENDED_S  # since a run's owner ended it
 
     def mirrored(self) -> frozenset[str]:
         """Returns the run ids this node may hold; empty means any."""
         return frozenset(text if ":" not in text else Invite.parse(text).run for text in self.mirror)
 
+    def admitting(self) -> tuple[Invite, ...]:
+        """Returns the invites to private runs that this node stores for."""
+        return tuple(Invite.parse(text) for text in self.admit)
+
     def known_peers(self) -> tuple[str, ...]:
-        """Returns the nodes to join; an invite to mirror names some, so that nobody writes them twice."""
-        invited = (peer for text in self.mirror if ":" in text for peer in Invite.parse(text).peers)
+        """Returns the nodes to join; an invite names some, so that nobody writes them twice."""
+        named = (*(text for text in self.mirror if ":" in text), *self.admit)
+        invited = (peer for text in named for peer in Invite.parse(text).peers)
         return tuple(dict.fromkeys((*self.peers, *invited)))
 
 

@@ -52,6 +52,16 @@ class ServeFlags(HomeFlags, NodeFlags):
             panel=MACHINE,
         ),
     ] = None
+    admit: Annotated[
+        list[str] | None,
+        setting(
+            "admit",
+            "An invite that lets this node store for a private run, sealed; may be repeated.",
+            "INVITE",
+            "no run",
+            panel=MACHINE,
+        ),
+    ] = None
     forget_ended: Annotated[
         str | None,
         setting(
@@ -115,6 +125,7 @@ def serve(
         options.mirrored(),
         ready,
         forget_ended_s=options.forget_ended,
+        admit=options.admitting(),
     )
 
 

@@ -28,6 +28,7 @@ from paris_p2p.owner_records import (
     companion_bytes,
 )
 from paris_p2p.rules.admission import CERTIFICATE_S, Token, certificate_rights, issued_in_order, token_fault
+from paris_p2p.veil import is_for_the_door
 
 log = logging.getLogger(__name__)
 MAX_ADMITTED = 4096  # certificates by this peer: as many as others take of one signer
@@ -207,8 +208,18 @@ class Admitter:
         )
 
     async def _welcome(self, peer: str) -> JoinAnswer:
-        """Returns what every member gets."""
-        gift = gift_for(self.node.keys.ring, self.node.state.rights(peer))
+        """Returns what a member gets; one that may only store gets no RunSpec, for it is sealed to it."""
+        spec, rights = self.node.signed_spec, self.node.state.rights(peer)
+        gift = gift_for(self.node.keys.ring, rights)
+        if spec.private and gift is not None and not gift.keys:
+            door = [one.data for one in self.node.chain.notices if is_for_the_door(one.record)]
+            return JoinAnswer(
+                notices=tuple(door[:_SENT_NOTICES]),
+                keys=await asyncio.to_thread(seal_gift, peer, gift),
+                owner=spec.owner,
+                owner_node=spec.owner_node,
+                attestors=spec.gate.attestors,
+            )
         return JoinAnswer(
             spec=self.node.signed_data,
             notices=tuple(one.data for one in self.node.chain.notices[:_SENT_NOTICES]),

@@ -100,11 +100,12 @@ async def open_host(
                 return await stack.enter_async_context(opening)
 
             host.swarm = await _at_its_old_port(settings, open_at)
-            keeping_door = asyncio.create_task(Doorkeeper(host).run())
+            # A node that relays is others' way in, also of those that are to be let in by another.
+            keeping_door = [] if relay_service else [asyncio.create_task(Doorkeeper(host).run())]
             try:
                 yield host
             finally:
-                await end_tasks([keeping_door])
+                await end_tasks(keeping_door)
 
 
 def _open_store(settings: PeerSettings, own_bytes: int) -> BlobStore:

@@ -17,7 +17,6 @@ from typing import Any, Literal
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DiskFullError, SealError
 from paris_p2p.kinds import (
-    SIGNED_LIFETIME_S,
     claims_key,
     dht_key,
     holders_key,
@@ -35,12 +34,14 @@ from paris_p2p.node.host import Host, save_spec, spec_path
 from paris_p2p.node.kept_checkpoints import Keeping
 from paris_p2p.node.key_exchange import KeyExchange
 from paris_p2p.node.membership import Membership
+from paris_p2p.node.numbering import Numbering
 from paris_p2p.node.open_copies import OPEN, OpenCopies, work_folder
 from paris_p2p.node.owners_word import OwnersWord
 from paris_p2p.node.record_reading import GOSSIPED, OPENING_S, Reading
 from paris_p2p.node.run_blobs import RunBlobs
 from paris_p2p.node.run_keys import RunKeys
 from paris_p2p.node.run_swarm import PlainRunSwarm, RunSwarm, SealedRunSwarm
+from paris_p2p.node.stock import stock_answer
 from paris_p2p.node.twin_watch import OwnSignatures
 from paris_p2p.owner_records import MemberRecord, NoticeRecord
 from paris_p2p.records import BlobRef, CardRecord, HolderRecord, PeerRecord, RequestKind, Signed
@@ -68,6 +69,7 @@ class RunNode:
         self.host, self.run, self.signed_spec, self.signed_data = host, run.id, run.record, run.data
         self.owner = run.signer
         self.ledger = Ledger(host.settings.data_dir / "runs" / run.id / "ledger")
+        self.numbering = Numbering(run.id, self.ledger)
         self.keys = RunKeys(self.spec_file.parent)
         self.swarm = self._own_part()
         self.word = OwnersWord(run.id, run.record, self.ledger, self.swarm.open)
@@ -95,6 +97,7 @@ class RunNode:
             "hello": self.membership.answer_hello,
             "join": self.admitter.answer,
             "key": self.exchange.answer,
+            "stock": lambda _, body: stock_answer(self, body),
         }
 
     @property
@@ -198,7 +201,7 @@ class RunNode:
             lambda: self.host.swarm,
             ring=lambda: self.keys.ring,
             in_force=lambda: self.keys.in_force(),
-            next_seq=lambda: self._next_ms("seq/sealed/run"),
+            next_seq=lambda: self.numbering.next_ms("seq/sealed/run"),
             askable=self._askable,
             missing=self.keys.wanted.set,
         )
@@ -246,20 +249,8 @@ class RunNode:
             log.debug("the DHT kept its own newer record under %s", dht_key(envelope.record))
 
     def header(self, kind: str, slot: str, lifetime_s: float | None = None) -> dict[str, Any]:
-        """Returns the fields that every record repeats. `seq` is in milliseconds, and never goes back even
-        when the clock does.
-        """
-        now, seq = time.time(), self._next_ms(f"seq/{kind}/{slot or 'run'}")
-        lifetime = SIGNED_LIFETIME_S[kind] if lifetime_s is None else lifetime_s
-        return {"run": self.run, "slot": slot, "seq": seq, "issued_at": now, "expires_at": now + lifetime}
-
-    def _next_ms(self, name: str) -> int:
-        """Returns the clock in milliseconds, and more than it returned before for this name in the ledger."""
-        kept = self.ledger.get(name) or b"0"
-        last = int(kept) if kept.isdigit() and len(kept) <= 16 else 0  # damaged: the clock alone counts
-        seq = max(last + 1, int(time.time() * 1000))
-        self.ledger.put(name, str(seq).encode())
-        return seq
+        """Returns the fields that every record repeats (numbering.py)."""
+        return self.numbering.header(kind, slot, lifetime_s)
 
     def keep(self, envelope: Envelope[Any]) -> None:
         """Puts a verified record on this node's board; listeners hear of what is new."""

@@ -66,7 +66,7 @@ def test_an_invite_to_mirror_gives_its_run_and_its_peers() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prot = 1", "bootstrap.toml: prot is no setting; there are announce, .*, port"),
+        ("prot = 1", "bootstrap.toml: prot is no setting; there are admit, announce, .*, port"),
         ("port = 'http'", "bootstrap.toml: port http: should be a valid integer"),
         ("max_disk = 'lots'", "bootstrap.toml: max_disk lots: is not a size"),
         ("mirror = ['paris:ab']", "bootstrap.toml: mirror paris:ab: .*64 hex digits"),

@@ -95,7 +95,7 @@ class TrainerProcess:
         now_s, cadence_s = time.monotonic(), self.outbox.cadence_s
         if self.worker is not None and now_s >= self.life.checkpoint_due_s(cadence_s):
             self.life = self.life.checkpointed(now_s)
-            await self.worker.send_line(f'{{"command": "{"stop" if self.renew.is_set() else "checkpoint"}"}}')
+            await self.worker.send_line('{"command": "checkpoint"}')
         return self.life.checkpoint_due_s(cadence_s)
 
     async def kill(self) -> None:
@@ -126,7 +126,9 @@ class TrainerProcess:
             await worker.kill()  # what it learned since is worth nothing
 
     async def _read_events(self, worker: Worker) -> bool:
-        """Acts on the trainer's events until it ends; returns True when it said that it stops."""
+        """Acts on the trainer's events until it ends, or a newer job is to follow; returns True when that is
+        in good order.
+        """
         async for line in worker.lines():
             event = parse_event(line)
             if isinstance(event, Stopped):
@@ -138,6 +140,8 @@ class TrainerProcess:
             if isinstance(event, CheckpointReady):
                 self.life = self.life.checkpointed(time.monotonic())
                 self.outbox.keep(event)
+                if self.renew.is_set():  # a newer job goes on from here
+                    return True
             elif isinstance(event, Started):
                 await self._files.aclose()
                 self._began(event)

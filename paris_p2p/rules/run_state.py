@@ -159,8 +159,8 @@ class RunState:
         record = envelope.record
         if any(one.voids(record.issued_at) for one in self.revocations.get(envelope.signer, ())):
             return True
-        if isinstance(record, ClaimRecord):
-            return record.epoch < self.floor_epoch(record.slot)
+        if isinstance(record, ClaimRecord):  # it is about now: nobody waits for a revoked lead's to run out
+            return self.is_revoked(envelope.signer) or record.epoch < self.floor_epoch(record.slot)
         if isinstance(record, CardRecord | AttestationRecord | RefusalRecord):
             return any(floor.voids(record.epoch, record.seq) for floor in self.floors.get(record.slot, ()))
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ import pytest
 
 from bench.attacks.junk import JunkRuns
 from paris_p2p.bootstrap import mirror, serve
+from paris_p2p.bootstrap.config import FORGET_ENDED_S
 from paris_p2p.bootstrap.heard_runs import MAX_HEARD_OF_ONE
 from paris_p2p.bootstrap.mirror import FullDisk, Mirror
 from paris_p2p.bootstrap.serve import BootstrapNode
@@ -23,6 +25,7 @@ from paris_p2p.errors import DiskFullError, TwinError
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.host import Host, spec_path
 from paris_p2p.node.run_node import RunNode
+from paris_p2p.owner_records import End
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import BlobRef, PeerRecord
 from paris_p2p.rules import places
@@ -424,3 +427,27 @@ async def test_runs_read_the_bulletin_board_in_turns_and_a_slow_one_keeps_no_run
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert most == 2
+
+
+async def test_a_run_that_its_owner_ended_is_forgotten_when_the_operator_said_and_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path) as world:
+        maker = await world.add("a", slot="expert-0")
+        async with node_of(world, monkeypatch) as bootstrap:
+            bootstrap.notice(stray(world.run.id, maker.node.host.identity))
+            await world.until(lambda: world.run.id in bootstrap.runs)
+            await world.say(End(reason="it is good"))
+            await world.until(lambda: bootstrap.places[world.run.id].forgotten_from_s < math.inf)
+            ended_s = world.notices[0].record.issued_at
+            assert bootstrap.places[world.run.id].forgotten_from_s == ended_s + FORGET_ENDED_S
+            bootstrap.forget_ended_s = 0.0
+            bootstrap.runs[world.run.id].disk_news.set()
+            folder = bootstrap.host.settings.data_dir / "runs" / world.run.id
+            await world.until(lambda: not folder.exists() and not bootstrap._leaving)
+            assert world.run.id not in bootstrap.runs
+            bootstrap.notice(stray(world.run.id, maker.node.host.identity))
+            assert world.run.id not in bootstrap.heard.waiting
+        async with node_of(world, monkeypatch) as again:  # nor after a restart
+            again.notice(stray(world.run.id, maker.node.host.identity))
+            assert world.run.id not in again.heard.waiting

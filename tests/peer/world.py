@@ -17,12 +17,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from bench.bare_run import bare_run
-from paris_p2p.envelope import Envelope
+from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
+from paris_p2p.kinds import SIGNED_LIFETIME_S
 from paris_p2p.node.host import Host
 from paris_p2p.node.run_node import RunNode, opened
+from paris_p2p.owner_records import AnyChange, NoticeRecord
 from paris_p2p.peer.volunteer import Role, Volunteer
 from paris_p2p.peer_settings import PeerSettings
+from paris_p2p.run_file import read_effective, read_run
 from paris_p2p.spec import (
     ClipShape,
     GateSpec,
@@ -65,6 +68,10 @@ class CountingTrainer:
 
     async def start(self, job: BaseModel, *, nice: int = 0) -> None:
         self.job = TrainJob.model_validate(job.model_dump())
+        spec = read_run(self.job.spec_path, self.job.run, mend="").record
+        if self.job.effective_path is not None:
+            spec = read_effective(self.job.effective_path, spec)
+        self.last_step = spec.training.total_steps
 
     async def send_line(self, line: str) -> None:
         self.commands.put_nowait(json.loads(line)["command"])
@@ -94,6 +101,10 @@ class CountingTrainer:
                 yield self._checkpoint(steps)
             if command == "stop":
                 yield _line(Stopped(reason="told to"))
+                return
+            if 0 < self.last_step <= steps:
+                yield self._checkpoint(steps)
+                yield _line(Stopped(reason="it reached the last step"))
                 return
 
     def _checkpoint(self, steps: int) -> bytes:
@@ -148,15 +159,18 @@ class World:
         gate: GateSpec | None = None,
         timing: TimingSpec = TIMING,
         initial: bytes = b"",
+        **more: Any,
     ):
         self.root, self.network, self.peers = root, FakeNetwork(), list[Peer]()
-        self.owner = Identity.generate()
         self.shards = BlobStore(root / "shards")
         self.initial = {"expert": add_bytes(self.shards, initial)} if initial else {}
         self.owner = Identity.generate()  # signs the run, and its notices (tests/rules/made_notices.py)
-        self.run = self._make_run(experts, gate or GateSpec(), timing)
+        self.notices: list[Envelope[NoticeRecord]] = []  # what the owner said
+        self.run = self._make_run(experts, gate or GateSpec(), timing, more)
 
-    def _make_run(self, experts: int, gate: GateSpec, timing: TimingSpec) -> Envelope[RunSpec]:
+    def _make_run(
+        self, experts: int, gate: GateSpec, timing: TimingSpec, more: dict[str, Any]
+    ) -> Envelope[RunSpec]:
         def shard(split: str, cluster: int) -> ShardRef:
             return ShardRef(
                 blob=add_bytes(self.shards, f"{split} {cluster}".encode()), clips=4, cluster=cluster
@@ -181,8 +195,33 @@ class World:
             train_shards=tuple(shard("train", k) for k in range(experts)),
             gate_shards=tuple(shard("gate", k) for k in range(experts)),
             initial=self.initial,
+            **more,
         )
         return sign_run(self.owner, spec)
+
+    def notice(self, change: AnyChange, number: int = 0) -> Envelope[NoticeRecord]:
+        """The owner's next notice, or another of a `number` that there is; nobody hears of it yet."""
+        number, now = number or len(self.notices) + 1, time.time()
+        record = NoticeRecord(
+            run=self.run.id,
+            slot="",
+            seq=number,
+            issued_at=now,
+            expires_at=now + SIGNED_LIFETIME_S["notice"],
+            previous=self.notices[number - 2].id if number > 1 else self.run.id,
+            change=change,
+        )
+        return seal(self.owner, record)
+
+    async def say(self, change: AnyChange, *, through: Peer | None = None) -> None:
+        """The owner speaks: one peer is handed the notice, and tells the others."""
+        notice = self.notice(change)
+        self.notices.append(notice)
+        await self.hand(notice, through or self.peers[0])
+
+    async def hand(self, notice: Envelope[NoticeRecord], peer: Peer) -> None:
+        peer.node.keep(notice)
+        await peer.node.tell(notice)
 
     async def add(
         self,

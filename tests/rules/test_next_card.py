@@ -150,6 +150,22 @@ def test_what_does_not_descend_from_the_tip_is_abandoned() -> None:
     assert not out(FIRST).dropped().busy
 
 
+def test_nothing_goes_out_of_a_training_that_the_owner_took_the_ground_from() -> None:
+    at = tip(FIRST)
+    given_up = out(SECOND, at=at).given_up("the owner took it back")
+    assert (given_up.waiting, given_up.pending, given_up.untold, given_up.sent) == (None, None, None, ())
+    for state in (given_up, given_up.made(checkpoint(30))):  # what is made yet goes the same way
+        decision = next_card(state, view(at), 1e6)
+        assert (decision.action, decision.why) == ("abandon", "the owner took it back")
+
+
+def test_a_training_knows_the_places_of_the_cards_that_it_stands_on() -> None:
+    at = tip(card(A, SECOND, epoch=5))
+    assert begun(at).places == {(5, 3)}
+    assert begun(at).signed(card(A, at.card, epoch=6)).places == {(5, 3), (6, 4)}
+    assert begun(at).begun_again().places == frozenset()
+
+
 def test_what_went_out_before_an_earlier_card_became_the_tip_follows_it() -> None:
     first, newer = card(A), card(A, steps=20)
     late = tip(first)
@@ -182,6 +198,11 @@ def test_a_training_takes_its_rate_from_the_tip_and_begins_again_at_a_lower_one(
     assert (again.lowered, again.newest, again.busy) == (1, ResumePoint(), False)
     assert again.descends(None)
     assert not again.descends(tip(FIRST))
+
+
+def test_a_card_that_the_owner_took_back_is_not_told_again_after_a_restart() -> None:
+    assert tells_again(SECOND.record, tip(FIRST), NOW, has_blobs=True)
+    assert not tells_again(SECOND.record, tip(FIRST), NOW, has_blobs=True, counts=False)
 
 
 @given(st.booleans(), st.booleans(), st.booleans())

@@ -34,7 +34,7 @@ from paris_p2p.rules.next_check import (
 )
 from paris_p2p.rules.placement import attest_turn_s
 from paris_p2p.rules.refusals import REASONS
-from paris_p2p.rules.tips import NO_CLAIM, NO_PARENT, NOT_YET, Tip
+from paris_p2p.rules.tips import NO_CLAIM, NO_NOTICE, NO_PARENT, NOT_YET, Tip
 
 from .made import NOW, PEERS, SLOT, TIMING, A, B, C, D, attest, card, claim, tip
 
@@ -85,6 +85,18 @@ def test_nothing_is_held_against_a_card_before_the_board_was_read_after_it_came(
     just_read = next_check(on_board(strange, came_s={strange.id: NOW + 9.5}), OwnChecks(read_s=NOW + 9.0))
     assert not just_read.read
     assert just_read.wait_s == pytest.approx(EVERY_S - 1.0)
+
+
+def test_a_card_of_newer_notices_waits_until_they_are_known_here_and_is_checked_then() -> None:
+    newer = card(A, notices=3)
+    unknown = next_check(on_board(newer, notices=2), READ)
+    assert unknown.check is None
+    assert [one.objection for one in unknown.put_off] == [NO_NOTICE]
+    assert next_check(on_board(newer, notices=2), OwnChecks()).read  # the board may tell of them
+    for known in (3, 4):
+        step = next_check(on_board(newer, notices=known), READ)
+        assert step.check is not None
+        assert step.check.objection is None
 
 
 def test_a_lead_that_publishes_without_end_keeps_no_other_card_from_being_looked_at() -> None:

@@ -10,6 +10,7 @@ import typer
 from paris_p2p.cli import typed
 from paris_p2p.cli.console import confirmed
 from paris_p2p.cli.groups import option
+from paris_p2p.cli.say_growth import add_growth
 from paris_p2p.cli.saying import SayFlags, Saying, send
 from paris_p2p.cli.verb import FolderGroup, epilog_of, verb
 from paris_p2p.errors import UsageError
@@ -41,6 +42,7 @@ YesOption = Annotated[bool, option("Do not ask before it is said.", None, "--yes
 
 def add_say(run_app: typer.Typer) -> None:
     """Adds `say` to the commands of a run's owner."""
+    add_growth(app)
     run_app.add_typer(
         app,
         name="say",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import SealError
-from paris_p2p.keyring import GateKey, RunKey, load_keyring
+from paris_p2p.keyring import GateKey, Keyring, RunKey, load_keyring
 from paris_p2p.owner_records import AddedShard
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import RunSpec, ShardRef
@@ -30,7 +30,10 @@ class OwnerShards:
     def __init__(self, folder: Path, run: Envelope[RunSpec]):
         self.folder, self.spec = folder, run.record
         self.store = BlobStore(folder / "node" / "blobs")
-        self.ring = load_keyring(folder / "node" / "runs" / run.id)
+        # the owner's own keys, and the node's, which may lie behind
+        rings = [load_keyring(place) for place in (folder, folder / "node" / "runs" / run.id)]
+        gate = next((ring.gate for ring in rings if ring.gate is not None), None)
+        self.ring = Keyring(max((ring.keys for ring in rings), key=len), gate)
 
     def add(self, path: Path, split: str, cluster: int, clips: int) -> AddedShard:
         """Takes a shard into the store, sealed where the run asks for it, and returns what a notice says of

@@ -46,6 +46,9 @@ RIGHT = {
     "run say resume": ["CREATED", "--dry-run"],
     "run say end": ["CREATED", "--dry-run"],
     "run say extend": ["CREATED", "--dry-run"],
+    "run say add-clips": ["CREATED", "--dry-run"],
+    "run say add-expert": ["CREATED", "--split", "expert-0", "--dry-run"],
+    "run say drop-expert": ["CREATED", "expert-0", "--dry-run"],
 }
 
 # By what --help calls a value: one that can never be right; None where any text may be right.
@@ -77,6 +80,7 @@ WRONG = {
     "PEER": "me",
     "MODEL": None,
     "SLOT": None,
+    "EXPERT": "router",
     "PROMPT... INVITE": None,
     "FOLDER|INVITE": None,
     "RIGHTS": "juggle",

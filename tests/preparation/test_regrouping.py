@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +23,13 @@ from paris_p2p.owner_records import MAX_SHARDS, AddExpert, DropExpert, NoticeRec
 from paris_p2p.preparation.create import create_run, load_run
 from paris_p2p.preparation.into import prepare_into
 from paris_p2p.preparation.owner_shards import OwnerShards
+from paris_p2p.preparation.owner_words import OwnersFolder
 from paris_p2p.preparation.prepare import prepare
 from paris_p2p.preparation.reach import CLUSTERS_FILE
 from paris_p2p.preparation.regrouping import Regrouped, drop_expert, split_expert
 from paris_p2p.rules.growth import grown
 from paris_p2p.spec import RunSpec
+from tests.cli.test_say import say
 from tests.data.shards import write_tar
 from tests.preparation.test_create import OPTIONS as CREATE
 from tests.preparation.test_into import INTO, OPTIONS, write_scenes
@@ -211,3 +214,27 @@ def test_a_shard_is_read_member_by_member_and_one_that_is_no_clip_is_named(tmp_p
     assert next(clips) == StoredMembers("a", b"x", b"{}")
     with pytest.raises(DataError, match="'b' is no clip; it has json"):
         next(clips)
+
+
+def test_the_command_line_splits_and_drops_and_keeps_the_folders_clusters_in_step(folder: Path) -> None:
+    run = load_run(folder)
+    expert = crowded(run.record, folder)
+    would = say(folder, "add-expert", "--split", f"expert-{expert}", "--dry-run")
+    assert "would say: notice 1, owner, " in would
+    assert set(ClusterModel.load(folder / CLUSTERS_FILE).merged.tolist()) == {0, 1}
+    said = say(folder, "add-expert", "--split", f"expert-{expert}")
+    assert f"split expert-{expert}: expert-2 starts from it" in said
+    assert f"expert-{expert} is split: " in said
+    state = OwnersFolder(folder).known.state(time.time())
+    assert state.spec.parents == (expert,)
+    assert set(ClusterModel.load(folder / CLUSTERS_FILE).merged.tolist()) == {0, 1, 2}
+    assert "took expert-2 out of the mixture" in say(folder, "drop-expert", "expert-2")
+    after = OwnersFolder(folder).known.state(time.time()).spec
+    assert (after.dropped_experts, set(kinds_by_cluster(folder, after))) == ((2,), {0, 1})
+    assert set(ClusterModel.load(folder / CLUSTERS_FILE).merged.tolist()) == {0, 1}
+    for words, why in (
+        (("add-clips",), "has no addition; prepare more clips"),
+        (("add-expert", "--split", "expert-2"), "there is no expert-2 to split"),
+        (("add-expert", "--split", "router"), "the router is no expert"),
+    ):
+        assert why in say(folder, *words, fails=True)

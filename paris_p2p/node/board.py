@@ -163,6 +163,12 @@ class Board:
             tip and peer in {tip.card.signer, *(one.signer for one in tip.attestations)} for tip in tips
         )
 
+    def behind_tips(self) -> set[str]:
+        """Returns who made the tips that are remembered, and who attested them."""
+        slots = list(self.slots.values())
+        tips = [tip for slot in slots for tip in (*list(slot.past.values()), slot.tip) if tip is not None]
+        return {one.signer for tip in tips for one in tip_envelopes(tip)}
+
     def signers_by_card(self, slot: str) -> dict[str, set[str]]:
         """Returns who attested each card, by its id."""
         signers: dict[str, set[str]] = {}

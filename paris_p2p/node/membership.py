@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from typing import Any
 
 from blake3 import blake3
@@ -107,6 +108,8 @@ class Membership:
     def note(self, envelope: Envelope[Any]) -> None:
         """Remembers a verified member record, also over a restart, unless what it shows is another's."""
         record, signer = envelope.record, envelope.signer
+        if signer not in self.node.word.certificates:
+            return  # nobody whom the owner lets admit others admitted it
         before = self.known.get(signer)
         if not isinstance(record, MemberRecord) or (before is None and len(self.known) >= _MAX_KEPT):
             return
@@ -121,12 +124,17 @@ class Membership:
         if before is None or before.record.certificate != record.certificate:
             self.ledger.put(_kept_under(signer), envelope.data)
 
-    def records(self) -> list[bytes]:
-        """Returns the member records that this node knows, for a peer that asks for them directly."""
+    def records(self, behind: Collection[str] = ()) -> list[bytes]:
+        """Returns the member records that this node knows, for a peer that asks for them directly.
+
+        First come those of the peers `behind` the tips, also of members that were or have gone: without
+        their certificates nobody who comes new could tell that the tips count.
+        """
         now_s, state = time.time(), self.node.state
         known = list(self.known.values())
+        first = [one for one in known if one.signer in behind]
         live = [one for one in known if one.record.expires_at > now_s and state.is_member(one.signer)]
-        return [one.data for one in live]
+        return [one.data for one in (*first, *(one for one in live if one.signer not in behind))]
 
     # hello
 

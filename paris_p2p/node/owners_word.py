@@ -17,6 +17,7 @@ import msgpack
 
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import MissingKeyError, RecordError, SignatureError
+from paris_p2p.node.certificates import Certificates
 from paris_p2p.owner_records import MAX_NOTICES, MemberRecord
 from paris_p2p.rules.chain import Chain, Notice
 from paris_p2p.rules.heard import CLOCK_SLACK_S
@@ -25,9 +26,6 @@ from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
 
 log = logging.getLogger(__name__)
-MAX_CERTIFICATES = 8192  # of a run
-MAX_OF_A_DELEGATE = 4096  # of them, signed by one peer; a run has few delegates, and none needs more members
-MAX_OF_A_PEER = 4  # certificates of one member, one of each signer
 Opener = Callable[[bytes, tuple[str, ...]], Envelope[Any]]
 
 
@@ -45,8 +43,7 @@ class OwnersWord:
         self.chain = Chain(run, signed.owner)
         self.refused: Counter[str] = Counter()
         self.version = 0  # counts what changed: whoever keeps what follows from the state looks at it
-        self._certificates: dict[str, dict[str, Certificate]] = {}  # by member, then by signer
-        self._by_signer: Counter[str] = Counter()
+        self.certificates = Certificates(signed)
         self._state: RunState | None = None
         self._due_s = 0.0  # when the clock alone may change the state
         self._load()
@@ -65,10 +62,6 @@ class OwnersWord:
         """Returns the owner's RunSpec with all that notices changed."""
         return self.state.spec
 
-    @property
-    def certificates(self) -> tuple[Certificate, ...]:
-        return tuple(one for held in self._certificates.values() for one in held.values())
-
     def add_notice(self, notice: Notice) -> bool:
         """Takes a verified notice, keeps it in the ledger, and returns True when the chain grew or forked.
 
@@ -84,6 +77,7 @@ class OwnersWord:
         if self.chain.fork is not None and before.fork is None:
             self.ledger.put("fork", msgpack.packb([one.data for one in self.chain.fork]))
         for new in self.chain.notices[before.number :]:
+            self.certificates.note(new)
             self.ledger.put(notice_name(new.record.seq), new.data)
             if words := from_the_future(new, time.time()):
                 log.warning("%s", words)
@@ -95,8 +89,7 @@ class OwnersWord:
     def add_member(self, member: Envelope[MemberRecord]) -> bool:
         """Takes the certificate that a verified member record shows; returns True when it is new.
 
-        Raises RecordError for one that is not the signer's own, has expired, or finds no room. A certificate
-        that is worth nothing by the chain is kept all the same, within bounds: a notice may come late.
+        Raises RecordError for one that is not the signer's own, or finds no room.
         """
         certificate = self.open(member.record.certificate, ("certificate",))
         if certificate.record.peer != member.signer:
@@ -106,58 +99,18 @@ class OwnersWord:
         return self.add_certificate(certificate)
 
     def add_certificate(self, certificate: Certificate) -> bool:
-        """Takes a verified certificate; returns True when it gives something new. RecordError.
+        """Takes a verified certificate; returns True when it gives something new. RecordError without room.
 
-        One takes nothing away that an earlier one of its signer gave: that is what revoking is for.
+        One that has ended is taken too: what the member made before still counts.
         """
-        record, now_s = certificate.record, time.time()
-        if record.expires_at <= now_s:
-            raise RecordError(f"the certificate of {record.peer} ended {now_s - record.expires_at:.0f} s ago")
-        held = self._certificates.get(record.peer, {})
-        known = held.get(certificate.signer)
-        if known is not None and known.record.expires_at > now_s:
-            gives_more = {*known.record.rights} <= {*record.rights}
-            if known.record.expires_at > record.expires_at or known.id == certificate.id or not gives_more:
-                return False
-        if known is None:
-            self._make_place(certificate, now_s)
-        self._certificates.setdefault(record.peer, {})[certificate.signer] = certificate
-        self._by_signer[certificate.signer] += known is None
-        self._changed()
-        return True
-
-    def _make_place(self, certificate: Certificate, now_s: float) -> None:
-        """Drops certificates that ended where there is no room; RecordError when none did.
-
-        Who came first stays: a delegate that admits without end shuts out its own later ones at most.
-        """
-        signer = certificate.signer
-        is_owners = signer in (self.signed.owner, self.signed.owner_node)
-        limit = MAX_CERTIFICATES if is_owners else MAX_OF_A_DELEGATE
-
-        def full() -> str:
-            if len(self._certificates.get(certificate.record.peer, {})) >= MAX_OF_A_PEER:
-                return f"{certificate.record.peer} has {MAX_OF_A_PEER} certificates"
-            if self._by_signer[signer] >= limit:
-                return f"{signer} has admitted {limit} peers, and no more are taken"
-            if sum(self._by_signer.values()) >= MAX_CERTIFICATES:
-                return f"the run has {MAX_CERTIFICATES} members, and no more are taken"
-            return ""
-
-        if full():
-            self._drop_ended(now_s)
-        if why := full():
+        try:
+            is_new = self.certificates.add(certificate)
+        except RecordError:
             self.refused["member: no room"] += 1
-            raise RecordError(why)
-
-    def _drop_ended(self, now_s: float) -> None:
-        for peer, held in list(self._certificates.items()):
-            for signer, one in list(held.items()):
-                if one.record.expires_at <= now_s:
-                    del held[signer]
-                    self._by_signer[signer] -= 1
-            if not held:
-                del self._certificates[peer]
+            raise
+        if is_new:
+            self._changed()
+        return is_new
 
     def _changed(self) -> None:
         self._state = None
@@ -178,6 +131,7 @@ class OwnersWord:
             except RecordError as error:
                 log.warning("%s in the ledger is damaged and deleted, it is asked for again: %s", key, error)
                 self.ledger.delete(key)
+        self._load_members()
         if (kept := self.ledger.get("fork")) is None or self.chain.fork is not None:
             return
         try:
@@ -190,6 +144,16 @@ class OwnersWord:
         except (RecordError, ValueError, TypeError, msgpack.UnpackException) as error:
             log.warning("fork in the ledger is damaged and deleted, the swarm has it too: %s", error)
             self.ledger.delete("fork")
+
+    def _load_members(self) -> None:
+        """Takes the members that membership.py kept, before anything is counted; damage is its matter."""
+        for notice in self.chain.notices:
+            self.certificates.note(notice)
+        for _, data in self.ledger.items("member/"):
+            try:
+                self.add_member(self.open(data, ("member",)))
+            except RecordError as error:
+                log.debug("a member in the ledger is left out: %s", error)
 
 
 def from_the_future(notice: Notice, now_s: float) -> str:

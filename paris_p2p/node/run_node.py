@@ -181,8 +181,9 @@ class RunNode:
 
     def records_under(self, key: str) -> list[bytes]:
         plain = self.swarm.asked(key)
-        is_members = plain == members_key(self.run)
-        return self.membership.records() if is_members else self.board.records_under(plain)
+        if plain == members_key(self.run):
+            return self.membership.records(self.board.behind_tips())
+        return self.board.records_under(plain)
 
     @property
     def spec_data(self) -> bytes:

@@ -17,8 +17,8 @@ from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
 from paris_p2p.kinds import SIGNED_LIFETIME_S, notices_key
 from paris_p2p.node.board import Board
+from paris_p2p.node.certificates import MAX_OF_A_DELEGATE, MAX_UNPROVEN
 from paris_p2p.node.not_yet import MAX_OF_A_SIGNER, MAX_RECORDS
-from paris_p2p.node.owners_word import MAX_OF_A_DELEGATE
 from paris_p2p.owner_records import (
     AddClips,
     AddedShard,
@@ -351,10 +351,36 @@ def test_a_member_that_shows_anothers_certificate_gains_nothing(tmp_path: Path) 
     assert not slot.board.add(showing(A, held), NOW)  # nothing new
 
 
+def test_strangers_that_admit_one_another_shut_nobody_out(tmp_path: Path) -> None:
+    slot = Slot(tmp_path, CLOSED)
+    keys = [Identity.from_private_bytes(number.to_bytes(32, "big")) for number in range(1, MAX_UNPROVEN + 9)]
+    assert not any(slot.board.add(shown(key, key, CLOSED.id), NOW) for key in keys)
+    assert len(list(slot.board.word.certificates)) == 0
+    assert slot.board.add(shown(A, OWNER, CLOSED.id), NOW)
+    late = shown(B, C, CLOSED.id)  # its signer may admit, and that is not known yet
+    assert not slot.board.add(late, NOW)
+    slot.say(Admit(peer=C.peer_id, rights=("admit",)))
+    assert slot.board.state.is_member(B.peer_id)
+    assert not slot.board.state.is_member(keys[0].peer_id)
+
+
+def test_what_a_member_made_counts_when_its_certificate_has_ended_also_for_newcomers(tmp_path: Path) -> None:
+    slot = Slot(tmp_path, CLOSED)
+    ended = [shown(peer, OWNER, CLOSED.id, lasts_s=60.0) for peer in (A, B)]  # NOW is a while ago
+    for member in ended:
+        assert slot.board.add(member, NOW)
+    one, late = slot.card(), slot.card(issued_at=NOW + 61)
+    for record in (one, slot.attest(B, one), late, slot.attest(B, late, issued_at=NOW + 61)):
+        slot.board.add(record, NOW + 62)
+    assert tip_id(slot.board) == one.id
+    assert not slot.board.state.is_member(A.peer_id)
+    assert slot.board.behind_tips() == {A.peer_id, B.peer_id}
+
+
 def test_a_delegate_that_admits_a_thousand_shuts_out_its_own_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paris_p2p.node.owners_word.MAX_OF_A_DELEGATE", 20)
+    monkeypatch.setattr("paris_p2p.node.certificates.MAX_OF_A_DELEGATE", 20)
     assert MAX_OF_A_DELEGATE >= 1000
     slot = Slot(tmp_path, CLOSED)
     slot.say(Admit(peer=C.peer_id, rights=("admit",)))
@@ -370,7 +396,7 @@ def test_a_delegate_that_admits_a_thousand_shuts_out_its_own_alone(
 def test_certificates_that_ended_make_place_for_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paris_p2p.node.owners_word.MAX_OF_A_DELEGATE", 1)
+    monkeypatch.setattr("paris_p2p.node.certificates.MAX_OF_A_DELEGATE", 1)
     slot = Slot(tmp_path, CLOSED)
     slot.say(Admit(peer=C.peer_id, rights=("admit",)))
     clock = {"now": NOW}

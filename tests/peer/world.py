@@ -166,11 +166,10 @@ class World:
         self.initial = {"expert": add_bytes(self.shards, initial)} if initial else {}
         self.owner = Identity.generate()  # signs the run, and its notices (tests/rules/made_notices.py)
         self.notices: list[Envelope[NoticeRecord]] = []  # what the owner said
-        self.run = self._make_run(experts, gate or GateSpec(), timing, more)
+        self.more = more  # of the RunSpec
+        self.run = self._make_run(experts, gate or GateSpec(), timing)
 
-    def _make_run(
-        self, experts: int, gate: GateSpec, timing: TimingSpec, more: dict[str, Any]
-    ) -> Envelope[RunSpec]:
+    def _make_run(self, experts: int, gate: GateSpec, timing: TimingSpec) -> Envelope[RunSpec]:
         def shard(split: str, cluster: int) -> ShardRef:
             return ShardRef(
                 blob=add_bytes(self.shards, f"{split} {cluster}".encode()), clips=4, cluster=cluster
@@ -195,7 +194,7 @@ class World:
             train_shards=tuple(shard("train", k) for k in range(experts)),
             gate_shards=tuple(shard("gate", k) for k in range(experts)),
             initial=self.initial,
-            **more,
+            **self.more,
         )
         return sign_run(self.owner, spec)
 

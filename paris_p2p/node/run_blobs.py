@@ -50,25 +50,14 @@ class RunBlobs:
             return self._add(path)
 
     @asynccontextmanager
-    async def opened(self, refs: Sequence[BlobRef]) -> AsyncIterator[list[Path]]:
+    async def opened(self, refs: Sequence[BlobRef], *, gate: bool = False) -> AsyncIterator[list[Path]]:
         """Yields plain files of blobs that are here: the store's own, or opened copies of what is sealed.
 
-        Raises SealError where this peer has no key to one, or it does not open, and DiskFullError.
+        `gate` says that they are the gate's clips. Raises MissingKeyError where this peer has no key to one,
+        SealError where one does not open, and DiskFullError.
         """
-        spec = self._spec()
-        gate = {shard.blob.id for shard in spec.gate_shards} if spec.gate.key_hash else set[str]()
         async with AsyncExitStack() as stack:
-            paths = []
-            for ref in refs:
-                if ref.id in gate:
-                    paths.append(await self._enter(stack, ref, self.keys.for_gate(), refs))
-                elif spec.private:
-                    paths.append(
-                        await self._enter(stack, ref, self.keys.opening(ref, self.store.path(ref.id)), refs)
-                    )
-                else:
-                    paths.append(self.store.path(ref.id))
-            yield paths
+            yield [await self._enter(stack, ref, self._key(ref, gate=gate), refs) for ref in refs]
 
     async def heal(self, refs: Sequence[BlobRef]) -> bool:
         """Looks for damage that this disk did to blobs; True where parts of one have to be fetched again."""
@@ -76,8 +65,10 @@ class RunBlobs:
         return any(damaged)
 
     async def _enter(
-        self, stack: AsyncExitStack, ref: BlobRef, key: BlobKey, beside: Sequence[BlobRef]
+        self, stack: AsyncExitStack, ref: BlobRef, key: BlobKey | None, beside: Sequence[BlobRef]
     ) -> Path:
+        if key is None:
+            return self.store.path(ref.id)
         try:
             return await stack.enter_async_context(self.copies.of(ref.id, key))
         except DiskFullError:
@@ -85,6 +76,13 @@ class RunBlobs:
             if not await asyncio.to_thread(self._make_room, ref.size_bytes, keep):
                 raise
             return await stack.enter_async_context(self.copies.of(ref.id, key))
+
+    def _key(self, ref: BlobRef, *, gate: bool) -> BlobKey | None:
+        """Returns what opens a blob; None for one that is plain, as most of an open run's are."""
+        spec = self._spec()
+        if gate and spec.gate.key_hash:
+            return self.keys.for_gate()
+        return self.keys.opening(ref, self.store.path(ref.id)) if spec.private else None
 
     def _add(self, path: Path) -> BlobRef:
         if self._spec().private:

@@ -40,10 +40,11 @@ class RunKeys:
         self.ring = ring
 
     def for_new_blobs(self) -> RunKey:
-        """Returns the key that what is published now is sealed under; SealError where this peer has none."""
+        """Returns the key that what is published now is sealed under; MissingKeyError without it."""
         number = self.in_force()
         if not 0 < number <= len(self.ring.keys):
-            raise SealError(
+            self.wanted.set()
+            raise MissingKeyError(
                 f"this run is sealed and its key {number} is not here yet; a member has to give it first"
             )
         return self.ring.keys[number - 1]
@@ -54,15 +55,17 @@ class RunKeys:
         return next((key for key in (*self.ring.keys, *gate) if key.hint == hint), None)
 
     def for_gate(self) -> GateKey:
-        """Returns the key of the gate's clips; SealError where this peer lacks it, as most do."""
+        """Returns the key of the gate's clips; MissingKeyError where this peer lacks it, as most do."""
         if self.ring.gate is None:
-            raise SealError("the gate's clips are sealed to those who may attest, and this peer may not")
+            raise MissingKeyError(
+                "the gate's clips are sealed to those who may attest, and their key is not here"
+            )
         return self.ring.gate
 
     def opening(self, ref: BlobRef, blob: Path) -> BlobKey:
         """Returns the key that opens a blob of a private run, by the hint that the blob bears.
 
-        SealError where it is not sealed, or this peer has no such key.
+        SealError where it is not sealed, MissingKeyError where this peer has no such key.
         """
         hint = hint_of(blob)
         if hint is None:
@@ -71,7 +74,8 @@ class RunKeys:
             )
         key = self.named(hint)
         if key is None:
-            raise SealError(
+            self.wanted.set()
+            raise MissingKeyError(
                 f"blob {ref.id[:16]}… is sealed under key {hint.hex()}, which is not here yet; "
                 "a member has to give it first"
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import DiskFullError, SealError
+from paris_p2p.errors import DiskFullError, MissingKeyError, SealError
 from paris_p2p.kinds import (
     claims_key,
     dht_key,
@@ -372,23 +372,27 @@ class RunNode:
             return await fetched()
 
     @asynccontextmanager
-    async def readable(self, refs: Sequence[BlobRef], what: str, purpose: str) -> AsyncIterator[list[Path]]:
+    async def readable(
+        self, refs: Sequence[BlobRef], what: str, purpose: str, *, gate: bool = False
+    ) -> AsyncIterator[list[Path]]:
         """Yields plain files of blobs, fetched as `fetch` does and held for `purpose` while the block lasts.
 
-        Those of a sealed run are opened copies, gone afterwards (run_blobs.py). Raises SealError where this
-        peer has no key to one.
+        What is sealed is in opened copies, gone afterwards; `gate` says that they are the gate's clips.
+        Raises MissingKeyError where this peer has no key to one, and gets none; SealError where one that is
+        whole does not open.
         """
         self.hold(purpose, {ref.id for ref in refs})
         try:
             async with AsyncExitStack() as stack:
                 await self.fetch(refs, what)
                 try:
-                    paths = await stack.enter_async_context(self.blobs.opened(refs))
-                except SealError:
-                    if not await self.blobs.heal(refs):
+                    paths = await stack.enter_async_context(self.blobs.opened(refs, gate=gate))
+                except (MissingKeyError, SealError) as error:
+                    missing = isinstance(error, MissingKeyError)
+                    if not await (self.exchange.ask() if missing else self.blobs.heal(refs)):
                         raise
                     await self.fetch(refs, what)
-                    paths = await stack.enter_async_context(self.blobs.opened(refs))
+                    paths = await stack.enter_async_context(self.blobs.opened(refs, gate=gate))
                 yield paths
         finally:
             self.let_go(purpose)

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import MissingBlobError
+from paris_p2p.errors import MissingBlobError, SealError
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.peer.gate_process import GateProcess, gate_idle_s
 from paris_p2p.peer.jobs import changed_by_notices, fewer_experts
@@ -61,10 +61,10 @@ class Checker:
     async def measure(self, card: Envelope[CardRecord], tip: Tip | None) -> GateResult:
         """Fetches and measures a card. Cancelled, it keeps what was received.
 
-        Raises SealError, before anything is fetched, where the gate's clips are sealed to others.
+        Raises MissingKeyError, before anything is fetched, where the gate's clips are sealed to others.
         """
         node, record = self.node, card.record
-        if node.spec.gate.key_hash:
+        if node.spec.gate.key_hash and node.keys.ring.gate is None and not await node.exchange.ask():
             node.keys.for_gate()
         purpose, ids = f"check/{card.id}", {record.weights.id, record.resume.id}
         best = self._best_card(record.slot, tip)
@@ -72,7 +72,7 @@ class Checker:
         node.hold(purpose, ids | ({best.record.weights.id} if best else set()))
         try:
             async with self._job(card, best) as job:
-                result = await self.gate(job)
+                result = await self.gate(job) if isinstance(job, GateJob) else job
             if not all(node.host.store.has(blob_id) for blob_id in ids):
                 # this disk's fault, not the card's
                 raise MissingBlobError("its blobs went away while they were checked")
@@ -83,8 +83,9 @@ class Checker:
     @asynccontextmanager
     async def _job(
         self, card: Envelope[CardRecord], best: Envelope[CardRecord] | None
-    ) -> AsyncIterator[GateJob]:
-        """Fetches everything the gate needs, which can be read while the block lasts.
+    ) -> AsyncIterator[GateJob | GateResult]:
+        """Fetches everything the gate needs, which can be read while the block lasts; yields the verdict
+        where the card's blobs are not sealed as the run's must be.
 
         A card is judged by what the run was when it was made: by the notices that its training knew.
         """
@@ -94,10 +95,15 @@ class Checker:
         async with AsyncExitStack() as files:
 
             async def read(refs: Sequence[BlobRef], what: str, use: str) -> list[Path]:
-                return await files.enter_async_context(node.readable(refs, what, f"{use}/{card.id}"))
+                opened = node.readable(refs, what, f"{use}/{card.id}", gate=use == "gate clips")
+                return await files.enter_async_context(opened)
 
-            weights, resume = await read([record.weights, record.resume], card.id, "gate")
-            shards = await read([shard.blob for shard in wanted], node.run, "gate shards")
+            try:
+                weights, resume = await read([record.weights, record.resume], card.id, "gate")
+            except SealError as error:
+                yield GateResult(ok=False, reason=str(error), code="malformed")
+                return
+            shards = await read([shard.blob for shard in wanted], node.run, "gate clips")
             best_weights = await read([best.record.weights], best.id, "gate best") if best else [None]
             yield GateJob(
                 run=node.run,

@@ -136,7 +136,13 @@ class Setback:
 
     async def _measure(self, card: Envelope[CardRecord]) -> bool | None:
         """Returns whether the card is as bad as was said; None when it cannot be measured here."""
-        tip = self.node.board.tip(self.slot)
+        tip, node = self.node.board.tip(self.slot), self.node
+        if node.spec.gate.key_hash and not node.state.may_attest(node.peer_id):
+            self.say(
+                f"{self.slot} seq {card.record.seq} cannot be measured here: "
+                "the gate's clips are sealed to those who may attest"
+            )
+            return None
         try:
             result = await self.checker.measure(card, tip)
         except ParisError as error:

@@ -9,7 +9,7 @@ import pytest
 
 from bench.bare_run import bare_run
 from paris_p2p.cli.console import Ended
-from paris_p2p.errors import DiskFullError, MissingBlobError, SealError
+from paris_p2p.errors import DiskFullError, MissingBlobError, MissingKeyError, SealError
 from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.identity import Identity
 from paris_p2p.invite import Invite
@@ -119,7 +119,9 @@ def test_copies_of_a_killed_command_go_with_the_next_and_those_of_a_living_one_s
 def test_a_run_whose_key_is_not_here_is_not_opened(tmp_path: Path) -> None:
     world = FetchedWorld(tmp_path)
     save_keyring(world.run_folder, Keyring((RunKey.generate(),)))
-    with pytest.raises(SealError, match=f"sealed under key {world.key.hint.hex()}, which is not here yet"):
+    with pytest.raises(
+        MissingKeyError, match=f"sealed under key {world.key.hint.hex()}, which is not here yet"
+    ):
         world.fetch()
     assert world.plain() == []
 

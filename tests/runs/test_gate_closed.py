@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from paris_p2p.data.tar_index import tar_members
-from paris_p2p.envelope import Envelope
-from paris_p2p.errors import DataError, SealError
+from paris_p2p.envelope import Envelope, encode
+from paris_p2p.errors import DataError, MissingBlobError, MissingKeyError, SealError, UnreachableError
 from paris_p2p.flow.path import clip_losses, interpolate, velocity
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.keyring import GateKey
@@ -63,7 +63,10 @@ async def everything(run: Envelope[RunSpec], folder: Path, out: Path) -> list[Pa
         host.swarm = network.join(host.identity, host)
     async with opened(owner, run), opened(lead, run) as node:
         paths = await node.fetch(run.record.data_blobs, run.id)
-        with pytest.raises(SealError, match="sealed to those who may attest"):
+        assert not await node.exchange.ask()
+        with pytest.raises((MissingBlobError, UnreachableError)):
+            await node.host.swarm.ask(owner.identity.peer_id, "key", run.id, encode({"first": 1}))
+        with pytest.raises(MissingKeyError, match="sealed to those who may attest"):
             node.keys.for_gate()
     return [*paths, *(path for path in out.rglob("*") if path.is_file())]
 

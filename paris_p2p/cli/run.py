@@ -183,7 +183,7 @@ def create(
     )
     if run.record.private:
         echo(
-            f"the run is private: keep a copy of {folder / 'node' / 'runs' / run.id / 'keys'}, too; "
+            f"the run is private: keep a copy of {folder / 'keys'}, too; "
             "where all copies of it are lost, nobody reads what was trained"
         )
     if run.record.training.time_shift != 1:

@@ -96,6 +96,8 @@ def create_run(
     )
     if intake.ring != Keyring():
         save_keyring(home / "runs" / run.id, intake.ring)  # before there is a run that needs it
+    if options.private:
+        save_keyring(folder, intake.ring)  # beside the owner's key: `paris-run say` seals under them
     write_atomic(folder / RUN_FILE, run.data)
     return run
 

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from paris_p2p.bounded_json import depth_of
 from paris_p2p.errors import UsageError
 from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES
-from paris_p2p.owner_records import MAX_NOTICES
-from paris_p2p.records import Count, Hash, Slot
+from paris_p2p.owner_records import FOREVER_S, MAX_NOTICES, Right
+from paris_p2p.records import Count, Hash, Seconds, Slot
 
 MAX_HANDED_BYTES = 1 << 26  # all notices that a run can have, in base64, are 45 MB
 _MAX_DEPTH = 8
@@ -77,6 +77,31 @@ class Holders(_Passed):
 
     connected: Count
     have: tuple[str, ...] = ()
+
+
+class Request(_Passed):
+    """Is a peer that asks to be let in, as the node knows it."""
+
+    number: Count
+    peer: str
+    name: str
+    address: str
+    is_generator: bool
+    asked_s: float  # Unix time
+
+
+class Requests(_Passed):
+    """Holds those that ask to be let in, or the one that was answered."""
+
+    asking: tuple[Request, ...] = ()
+
+
+class Reply(_Passed):
+    """Lets in a peer that asks, or says no to it, where it gets no rights."""
+
+    number: Count
+    rights: tuple[Right, ...] = ()
+    until: Seconds = FOREVER_S
 
 
 def parse_passed(model: type[M], data: bytes, what: str) -> M:

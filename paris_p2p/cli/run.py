@@ -19,6 +19,7 @@ from paris_p2p.cli.groups import (
     fetch_settings,
     option,
 )
+from paris_p2p.cli.letting_in import add_membership
 from paris_p2p.cli.logs import long_running
 from paris_p2p.cli.owner_flags import (
     GateFlags,
@@ -287,6 +288,7 @@ def export_command(
 
 add_evaluate(app)
 add_say(app)
+add_membership(app)
 add_state(app)
 
 

@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from paris_p2p.cli import typed
-from paris_p2p.cli.console import echo, parse_invite, wrapped
-from paris_p2p.cli.groups import FetchFlags, fetch_settings, option
+from paris_p2p.cli.console import echo, wrapped
+from paris_p2p.cli.groups import FetchFlags, option
 from paris_p2p.cli.owner_key import open_owner_key
+from paris_p2p.cli.run_home import ask_node, asked_by, certificates_of
 from paris_p2p.cli.state_words import state_lines
 from paris_p2p.errors import RecordError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
-    from paris_p2p.handed_word import HandedWord, Holders, KnownWord, SlotPlaces
+    from paris_p2p.handed_word import HandedWord, Holders, SlotPlaces
     from paris_p2p.identity import Identity
-    from paris_p2p.node.asked_state import AskedState
     from paris_p2p.owner_records import AnyChange
-    from paris_p2p.preparation.owner_words import KnownRun
     from paris_p2p.rules.chain import Notice
     from paris_p2p.rules.run_state import RunState
 
@@ -54,21 +53,17 @@ class Saying:
     """Is one call: `word` is what the run's node knows, `state` what the run is before it."""
 
     def __init__(self, folder: Path, flags: SayFlags):
-        from paris_p2p.envelope import open_envelope
         from paris_p2p.preparation.owner_words import OwnersFolder
         from paris_p2p.preparation.what_to_say import names_in
 
         self.folder, self.flags, self.home = folder, flags, folder / "node"
         self.owners = OwnersFolder(folder)
-        self.word, self.is_running = ask_node(folder, self.owners.known)
+        self.word, self.is_running = ask_node(self.home, self.owners.known)
         if self.word.fork:
             raise UsageError(f"nothing can be said any more: {self.word.fork}")
         self.owners.take(self.word.notices, "the run's node")
         self.owners.check_whole()
-        run = self.owners.known.run.id
-        self.certificates = [
-            open_envelope(data, run=run, kinds=("certificate",)) for data in self.word.certificates
-        ]
+        self.certificates = certificates_of(self.word)
         self.state = self.owners.known.state(time.time(), self.certificates)
         self.names = {**self.word.names, **names_in(self.state)}
 
@@ -161,49 +156,6 @@ class Saying:
         echo(wrapped(f"wrote {file}; deliver it with: paris-run say FOLDER --send {file.name}"))
 
 
-def ask_node(folder: Path, known: KnownRun) -> tuple[KnownWord, bool]:
-    """Returns what the run's node knows, and whether it runs; of one that does not, what it has kept."""
-    from paris_p2p.handed_word import KnownWord, parse_passed
-    from paris_p2p.node.control_client import ask_control
-    from paris_p2p.node.owner_desk import word_on_disk
-
-    home = folder / "node"
-    try:
-        word = parse_passed(KnownWord, ask_control(home, "word"), "the answer of the run's node")
-    except UnreachableError:
-        return word_on_disk(home, known.run, known.open_kind), False
-    if word.run != known.run.id:
-        raise UsageError(
-            f"the node on {home} serves run {word.run[:16]}…, and {folder} holds {known.run.id[:16]}…"
-        )
-    return word, True
-
-
-def asked_by(invite: str, flags: FetchFlags) -> AskedState:
-    """Returns what the peers of an invite know of its run."""
-    from paris_p2p.node.asked_state import ask_state
-    from paris_p2p.node.joining import GENERATOR_DIR
-
-    settings = fetch_settings(flags)
-    return ask_state(settings, parse_invite(invite, settings.data_dir / GENERATOR_DIR))
-
-
-def known_state(folder: Path) -> tuple[RunState, dict[str, str], str]:
-    """Returns what the run of a folder is, what peers are called, and what is wrong with its notices."""
-    from paris_p2p.envelope import open_envelope
-    from paris_p2p.preparation.owner_words import OwnersFolder
-    from paris_p2p.preparation.what_to_say import names_in
-
-    owners = OwnersFolder(folder)
-    run = owners.known.run.id
-    word, _ = ask_node(folder, owners.known)
-    if not word.fork:
-        owners.take(word.notices, "the run's node")
-    certificates = [open_envelope(data, run=run, kinds=("certificate",)) for data in word.certificates]
-    state = owners.known.state(time.time(), certificates)
-    return state, {**word.names, **names_in(state)}, word.fork
-
-
 def kept_word(folder: Path) -> HandedWord | None:
     """Returns the notices in a run's folder for its node, which starts; None where there are none, or where
     they are damaged, which is said: the node has its own.
@@ -227,7 +179,7 @@ def send(folder: Path, file: Path) -> None:
 
     handed = read_handed(file)
     owners = OwnersFolder(folder)
-    word, _ = ask_node(folder, owners.known)
+    word, _ = ask_node(folder / "node", owners.known)
     owners.take(word.notices, "the run's node")
     before = owners.chain.number
     owners.take_handed(handed)

@@ -12,7 +12,7 @@ import typer
 
 from paris_p2p.cli.console import echo
 from paris_p2p.cli.groups import FetchFlags, fetch_settings, option
-from paris_p2p.cli.saying import asked_by, known_state
+from paris_p2p.cli.run_home import asked_by, known_state
 from paris_p2p.cli.state_words import state_json, state_lines
 from paris_p2p.cli.verb import verb
 

@@ -16,11 +16,15 @@ from paris_p2p.handed_word import (
     HandedWord,
     Holders,
     KnownWord,
+    Reply,
+    Request,
+    Requests,
     SlotPlaces,
     parse_passed,
 )
 from paris_p2p.key_box import open_gift, with_gift
 from paris_p2p.kinds import notices_key
+from paris_p2p.node.admitting import Asking
 from paris_p2p.node.control import Question
 from paris_p2p.node.owners_word import Opener, OwnersWord
 from paris_p2p.node.run_node import RunNode
@@ -43,7 +47,13 @@ class OwnerDesk:
     @property
     def questions(self) -> dict[str, Question]:
         """Returns what may be asked, by name."""
-        return {"word": self.word, "tell": self.tell, "holders": self.holders}
+        return {
+            "word": self.word,
+            "tell": self.tell,
+            "holders": self.holders,
+            "requests": self.requests,
+            "answer": self.answer,
+        }
 
     async def word(self, body: bytes = b"") -> KnownWord:
         """Returns what this node knows of the run's notices, members and checkpoints."""
@@ -96,6 +106,22 @@ class OwnerDesk:
             connected=len(peers), have=tuple(peer for peer, has_it in answers.good.items() if has_it)
         )
 
+    async def requests(self, body: bytes = b"") -> Requests:
+        """Returns who asks to be let in."""
+        return Requests(asking=tuple(_request(one) for one in self.node.admitter.requests()))
+
+    async def answer(self, body: bytes) -> Requests:
+        """Lets in who asked under a number, or says no; returns whom. UsageError where this node may not."""
+        answer = parse_passed(Reply, body, "the answer")
+        node = self.node
+        if not node.state.may(node.peer_id, "admit"):
+            raise UsageError("this peer may not let others in; the run's owner, or a delegate of its, does")
+        if answer.rights:
+            one = node.admitter.admit(answer.number, answer.rights, answer.until)
+        else:
+            one = node.admitter.deny(answer.number)
+        return Requests(asking=(_request(one),))
+
     async def _has(self, peer: str, notice: Notice) -> bool:
         key = notices_key(self.node.run, notice.record.seq)
         return notice.data in await self.node.swarm.ask_records(peer, key)
@@ -112,6 +138,11 @@ class OwnerDesk:
             node.keys.keep(ring)
 
 
+def _request(one: Asking) -> Request:
+    named = {name: getattr(one, name) for name in Request.model_fields}
+    return Request(**named)
+
+
 def known_word(node: RunNode, connected: list[str]) -> KnownWord:
     """Returns what a node knows of its run's notices and members."""
     word = node.word
@@ -119,6 +150,7 @@ def known_word(node: RunNode, connected: list[str]) -> KnownWord:
         run=node.run,
         notices=tuple(notice.data for notice in word.chain.notices),
         certificates=tuple(certificate.data for certificate in word.certificates),
+        names={peer: one.record.name for peer, one in node.membership.known.items() if one.record.name},
         peers=tuple(peer for peer in connected if peer != node.peer_id),
         slots=tuple(slot_places(node, slot, time.time()) for slot in node.state.slots_ever),
         fork=whose_fault(word.chain.fork) if word.chain.fork else "",

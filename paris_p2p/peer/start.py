@@ -15,6 +15,7 @@ from paris_p2p.handed_word import HandedWord
 from paris_p2p.invite import Invite
 from paris_p2p.node.control import serve_control
 from paris_p2p.node.host import Host, open_host
+from paris_p2p.node.invite_peers import keep_invite_peers
 from paris_p2p.node.joining import join_run, newcomer_host, newcomer_of
 from paris_p2p.node.owner_desk import OwnerDesk
 from paris_p2p.node.run_node import RunNode, opened
@@ -66,6 +67,7 @@ def run_peer(
                 put(question)
             elif not await confirm(question):
                 raise ParisError("not joined; nothing was fetched but the run's description")
+            keep_invite_peers(settings.data_dir, for_invite(invite.peers, host.swarm.addresses()))
             await live(host, run, "peer" if train else "generator")
 
     asyncio.run(life())
@@ -93,6 +95,7 @@ def run_owner(
             own = host.swarm.addresses()
             announced = [address for address in own if address.rpartition("/p2p/")[0] in settings.announce]
             peers = for_invite((*bootstrap_peers, *announced), own)
+            keep_invite_peers(settings.data_dir, peers)
 
             async def announce(node: RunNode) -> None:
                 token = b""

@@ -2,7 +2,7 @@
 
     run.spec       what the owner signed first
     owner.key      the key that signs
-    keys           a private run's keys (keyring.py)
+    keys           a private run's keys (keyring.py), where they are not the node's alone
     notices/00001  one signed notice a file
 
 A number is used once: two notices of one number would stop every peer of the run. So the folder is compared
@@ -12,67 +12,25 @@ with what the run's node knows before anything is signed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from paris_p2p.disk import explained, make_directory, write_atomic
-from paris_p2p.envelope import Envelope, open_envelope, seal
+from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ClockError, MissingKeyError, RecordError, UsageError
 from paris_p2p.handed_word import HandedWord
 from paris_p2p.identity import Identity, load_owner_key, load_peer_key
 from paris_p2p.key_box import KeyGift, open_gift, seal_gift, with_gift
-from paris_p2p.keyring import Keyring, RunKey, load_keyring, save_keyring
+from paris_p2p.keyring import RunKey, save_keyring
 from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES, SIGNED_LIFETIME_S
 from paris_p2p.notice_words import date_words
-from paris_p2p.owner_records import MAX_NOTICES, AnyChange, NoticeRecord, Revoke
+from paris_p2p.owner_records import MAX_NOTICES, AnyChange, NoticeRecord
 from paris_p2p.preparation.create import KEY_FILE, load_run
+from paris_p2p.preparation.known_run import KnownRun, owners_ring
 from paris_p2p.rules.chain import Chain, Notice
 from paris_p2p.rules.heard import CLOCK_SLACK_S
-from paris_p2p.rules.run_state import Certificate, RunState, run_state
-from paris_p2p.spec import RunSpec
-from paris_p2p.veil import open_sealed, seal_record
 
 NOTICES = "notices"  # in the run's folder
 _ENCRYPTED = b"ENCRYPTED PRIVATE KEY"
-
-
-@dataclass(frozen=True)
-class KnownRun:
-    """Is a run with the keys and notices that are known of it."""
-
-    run: Envelope[RunSpec]
-    ring: Keyring
-    chain: Chain
-
-    @property
-    def key_hashes(self) -> list[str]:
-        """Returns what the owner names the keys 1, 2, … by."""
-        spec, changes = self.run.record, [notice.record.change for notice in self.chain.notices]
-        later = [change.next_key for change in changes if isinstance(change, Revoke) and change.next_key]
-        return [spec.key_hash, *later] if spec.private else []
-
-    def open(self, data: bytes) -> Notice:
-        """Verifies a notice, and opens it in a private run; RecordError."""
-        return self.open_kind(data, ("notice",))
-
-    def open_kind(self, data: bytes, kinds: tuple[str, ...]) -> Envelope[Any]:
-        """Verifies a record of the run, and opens it in a private one; RecordError.
-
-        Certificates are handed over in person, and so never sealed.
-        """
-        if self.run.record.private and kinds != ("certificate",):
-            return open_sealed(data, self.ring, self.run.id, kinds)
-        return open_envelope(data, run=self.run.id, kinds=kinds)
-
-    def seal(self, owner: Identity, record: NoticeRecord) -> Notice:
-        """Signs a notice; in a private run it is sealed under the key that is in force before it."""
-        if not self.run.record.private:
-            return seal(owner, record)
-        return seal_record(owner, record, self.ring.as_of(len(self.key_hashes)), seq=record.seq)
-
-    def state(self, now_s: float, certificates: Iterable[Certificate] = ()) -> RunState:
-        return run_state(self.run.id, self.run.record, self.chain.notices, now_s, certificates)
 
 
 class OwnersFolder:
@@ -81,8 +39,9 @@ class OwnersFolder:
     def __init__(self, folder: Path):
         self.folder = folder
         run = load_run(folder)
-        self.known = KnownRun(run, _ring(folder, run), Chain(run.id, run.record.owner))
+        self.known = KnownRun(run, owners_ring(folder, run), Chain(run.id, run.record.owner))
         self._kept = 0  # notices that are in the folder
+        self._has_new_keys = False
         self._read()
 
     @property
@@ -120,7 +79,7 @@ class OwnersFolder:
         known, count = self.known, len(self.known.key_hashes)
         if len(known.ring.keys) <= count:
             ring = known.ring.with_key(RunKey.generate().secret)
-            self.known = KnownRun(known.run, ring, known.chain)
+            self.known, self._has_new_keys = KnownRun(known.run, ring, known.chain), True
         return self.known.ring.keys[count]
 
     def sign(self, owner: Identity, changes: Sequence[AnyChange], now_s: float) -> list[Notice]:
@@ -155,8 +114,9 @@ class OwnersFolder:
 
     def keep(self) -> None:
         """Writes what is not in the folder yet: keys first, since notices are sealed under them."""
-        if self.known.run.record.private:
+        if self._has_new_keys:
             save_keyring(self.folder, self.known.ring)
+            self._has_new_keys = False
         place = self.folder / NOTICES
         for notice in self.chain.notices[self._kept :]:
             path = place / f"{notice.record.seq:05}"
@@ -199,6 +159,7 @@ class OwnersFolder:
                 break
             known = self.known
             ring = with_gift(known.ring, gift, known.key_hashes, "")
+            self._has_new_keys = self._has_new_keys or ring != known.ring
             self.known = KnownRun(known.run, ring, known.chain)
 
     def _read(self) -> None:
@@ -242,19 +203,6 @@ def owner_key(folder: Path, passphrase: str | None) -> Identity:
             f"`paris-run say {folder} --send FILE` delivers from here"
         )
     return load_owner_key(path, passphrase)
-
-
-def _ring(folder: Path, run: Envelope[RunSpec]) -> Keyring:
-    """Returns a private run's keys: those beside the owner's key, or the node's where it has more."""
-    if not run.record.private:
-        return Keyring()
-    rings = [load_keyring(place) for place in (folder, folder / "node" / "runs" / run.id)]
-    ring = max(rings, key=lambda one: len(one.keys))
-    if not ring.keys:
-        raise UsageError(
-            f"the run is private, and its keys are not in {folder}; restore the file `keys` from a backup"
-        )
-    return ring
 
 
 def _record(chain: Chain, change: AnyChange, now_s: float) -> NoticeRecord:

@@ -39,6 +39,8 @@ RIGHT = {
     "run evaluate": ["FOLDER", "--data", "FOLDER", "--out", "report"],
     "bootstrap check": [PEER],
     "run state": ["CREATED"],
+    "run invite": ["CREATED"],
+    "run requests": ["CREATED"],
     "run say admit": ["CREATED", ID, "--for", "train", "--dry-run"],
     "run say revoke": ["CREATED", ID, "--dry-run"],
     "run say revoke-card": ["CREATED", "expert-0", "ab" * 32, "--seq", "1", "--floor", "2", "--dry-run"],

@@ -201,7 +201,7 @@ def test_what_another_machine_signed_is_taken_with_its_keys(tmp_path: Path) -> N
 def test_a_private_run_without_its_keys_says_so(tmp_path: Path) -> None:
     private_home(tmp_path)
     (tmp_path / "keys").unlink()
-    with pytest.raises(UsageError, match="restore the file `keys` from a backup"):
+    with pytest.raises(UsageError, match=r"its keys are neither in .*; restore the file from a backup"):
         OwnersFolder(tmp_path)
 
 

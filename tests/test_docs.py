@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from paris_p2p.cli import bootstrap, paris, peer, run
+from paris_p2p.cli.verb import FolderGroup
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,6 +61,9 @@ def complaints(words: list[str]) -> list[str]:
     """Returns what a command line names that the command does not have."""
     command, said, rest = COMMANDS[Path(words[0]).name], [words[0]], words[1:]
     while getattr(command, "commands", None) and rest and not rest[0].startswith("-"):
+        if isinstance(command, FolderGroup) and not said[-1].endswith(" …"):  # its folder comes first
+            said, rest = [*said[:-1], f"{said[-1]} …"], rest[1:]
+            continue
         if rest[0] not in command.commands:
             return [f"{' '.join(said)} has no {rest[0]!r}"]
         command, said, rest = command.commands[rest[0]], [*said, rest[0]], rest[1:]
@@ -100,6 +104,9 @@ def test_a_wrong_command_line_is_noticed() -> None:
         "paris run tidy",
         "paris peer start x --no-such",
         "paris --version",
+        "paris-run say my-run pause --reason night",
+        "paris-run say my-run pause --until night",
+        "paris-run say my-run sing",
     ]
     text = "\n".join(["```bash", "# paris-peer nothing", *lines, "```", ""])
     assert [complaint for words in invocations(text) for complaint in complaints(words)] == [
@@ -107,6 +114,8 @@ def test_a_wrong_command_line_is_noticed() -> None:
         ".venv/bin/paris-run has no 'tidy'",
         "paris run has no 'tidy'",
         "paris peer start has no --no-such",
+        "paris-run say … pause has no --until",
+        "paris-run say … has no 'sing'",
     ]
 
 

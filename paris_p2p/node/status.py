@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from paris_p2p.node.governance import Governance, governance
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.slot_news import slot_news
 from paris_p2p.rules.claims import lead_of
@@ -95,6 +96,7 @@ class Status(BaseModel):
     disk_bytes: int = 0
     memory_bytes: int = 0  # resident, this process and its children
     daemon_restarts: int = 0
+    governance: Governance = Governance()
 
 
 def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
@@ -102,6 +104,7 @@ def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
     lead = lead_of(view.claims, tip, now_s, node.spec.timing, view.heard, view.floor)
     pending, total_steps = len(node.board.pending(slot)), node.spec.training.total_steps
     done = tip is not None and 0 < total_steps <= tip.card.record.steps
+    done |= node.state.ended is not None
     refusal = _newest_refusal(node, slot)
     news = slot_news(view, lead, pending, now_s, done=done, refused=refusal)
     status: dict[str, Any] = {"slot": slot, "pending": pending, "news": news, "refusal": refusal}
@@ -174,6 +177,7 @@ async def run_status(node: RunNode, *, role: str, phase: str, why: str, **more: 
         disk_bytes=node.host.store.used_bytes(),
         memory_bytes=tree_memory_bytes(),
         daemon_restarts=swarm.daemon_restarts,
+        governance=governance(node),
         **more,
     )
 

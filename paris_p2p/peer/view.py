@@ -22,6 +22,7 @@ from paris_p2p.shown import FIELD_LETTERS, said, say, shown
 log = logging.getLogger(__name__)
 _FULL_DISK = ("raise --max-disk", "no space left")
 _SAY_AGAIN_S = 600.0
+_NAME_LETTERS = 9  # of a lead in the table
 _COLUMNS = ("slot", "lead", "epoch", "tip", "age", "steps", "clips", "gate", "signed", "waits")
 
 
@@ -67,7 +68,9 @@ def draw(status: Status) -> RenderableType:
         (status.phase, "bold green" if status.phase == "training" else "bold yellow"),
         f"  {shown(status.why)}",
     )
-    parts: list[RenderableType] = [head, _slots(status)]
+    parts: list[RenderableType] = [head]
+    parts += [Text(shown(line), style="cyan") for line in status.governance.lines()]
+    parts.append(_slots(status))
     parts += [Text(f"{slot.slot}: {slot.news}", style="yellow") for slot in status.slots if slot.news]
     if status.training is not None:
         parts += _training(status.training)
@@ -82,7 +85,7 @@ def draw(status: Status) -> RenderableType:
 
 def _slots(status: Status) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
-    rows = [_row(slot, status.peer_id) for slot in status.slots]
+    rows = [_row(slot, status) for slot in status.slots]
     for place, name in enumerate(_COLUMNS):
         # a narrow terminal cuts hashes, not names
         whole = max(len(cells[place]) for cells in rows) if rows and name != "tip" else 0
@@ -120,8 +123,8 @@ def _machine(status: Status) -> Text:
     )
 
 
-def _row(slot: SlotStatus, me: str) -> list[str]:
-    lead = "–" if not slot.lead else ("this peer" if slot.lead == me else f"…{slot.lead[-8:]}")
+def _row(slot: SlotStatus, status: Status) -> list[str]:
+    lead = _lead(slot.lead, status)
     if not slot.tip:
         return [slot.slot, lead, str(slot.epoch or "–"), "none yet", *["–"] * 5, str(slot.pending)]
     age = "–" if slot.tip_age_s is None else _age(slot.tip_age_s)
@@ -138,6 +141,16 @@ def _row(slot: SlotStatus, me: str) -> list[str]:
         str(slot.attestations),
         str(slot.pending),
     ]
+
+
+def _lead(peer: str, status: Status) -> str:
+    """Returns a lead as the owner calls it, else the end of its id; at most nine letters."""
+    if not peer:
+        return "–"
+    if peer == status.peer_id:
+        return "this peer"
+    name = status.governance.names.get(peer, "")
+    return shown(name, _NAME_LETTERS) if name else f"…{peer[-8:]}"
 
 
 def _age(seconds: float) -> str:

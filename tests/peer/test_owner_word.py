@@ -264,3 +264,9 @@ async def test_a_peer_whose_right_to_train_ends_publishes_in_time_and_says_what_
         assert stranger.volunteer.phase == "not admitted"
         assert "no member" in stranger.volunteer.why
         assert owner.volunteer.phase == "seeding"
+        governed = (await owner.volunteer.status()).governance
+        assert (governed.members_only, governed.rights_end_s) == (True, None)
+        assert governed.members >= 1
+        assert [(one.number, one.act) for one in governed.last] == [(1, "admit")]
+        mine = (await lead.volunteer.status()).governance
+        assert mine.rights_end_s == until_s or not mine.rights

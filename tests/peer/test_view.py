@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from paris_p2p.node.governance import Governance, NoticeStatus
 from paris_p2p.node.status import SlotStatus, Status, TrainingStatus
 from paris_p2p.peer.view import _SAY_AGAIN_S, draw
 from paris_p2p.peer.view import Console as View
@@ -112,3 +113,30 @@ def test_a_full_disk_is_said_once_not_with_every_try(capsys, monkeypatch):
     now_s[0] += _SAY_AGAIN_S
     view.say("gave up expert-0: no space left for x; raise --max-disk")
     assert "raise --max-disk" in capsys.readouterr().out
+
+
+def test_what_the_owner_said_and_what_this_peer_may_do_is_shown_without_control_characters():
+    said = NoticeStatus(
+        number=3, act="pause", at_s=0.0, words="notice 3, owner, 2026-11-26 10:00: paused: \x1b[2J"
+    )
+    governed = Governance(
+        notices=3,
+        last=(said,),
+        members_only=True,
+        private=True,
+        members=5,
+        rights=("generate", "train"),
+        rights_end_s=1.9e9,
+        names={SLOTS[0].lead: "desk in the hall"},
+    )
+    drawn = shown(80, STATUS.model_copy(update={"governance": governed}))
+    assert "private run, 5 members; this peer may generate, train until 2030-03-1" in drawn
+    assert "notice 3, owner, 2026-11-26 10:00: paused:" in drawn
+    assert "\x1b" not in drawn
+    assert "desk in" in drawn
+    assert "f5a1sfyf" not in drawn  # the owner gave it a name
+
+
+def test_an_open_run_whose_owner_said_nothing_shows_nothing_of_it():
+    assert Governance().lines() == []
+    assert shown(80) == shown(80, STATUS.model_copy(update={"governance": Governance(rights=("train",))}))

@@ -10,7 +10,7 @@ from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.owner_records import Pause
-from tests.node.members_world import MembersWorld, soon
+from tests.node.members_world import DAY_S, MembersWorld, soon
 from tests.rules.made import attest, card
 
 SLOT = "expert-0"
@@ -57,7 +57,11 @@ async def test_a_newcomer_knows_the_members_behind_the_tips_though_they_have_gon
         owner.keep_all(records)
         for gone in (maker, attestor):
             world.swarm(gone).offline = True
-        world.network.board.clear()  # a day has passed: the board has forgotten who they are
+            shown = owner.membership.known[gone.peer_id].record
+            dates = {"issued_at": shown.issued_at - 2 * DAY_S, "expires_at": shown.expires_at - 2 * DAY_S}
+            old = seal(gone.host.identity, shown.model_copy(update=dates))
+            owner.membership.known[gone.peer_id] = old  # it showed itself two days ago
+        world.network.board.clear()
         late = await world.join(world.host("late"), world.token(uses=5))
         await soon(lambda: tip_id(late) == records[-2].id)
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from paris_p2p.errors import DiskFullError, ParisError, SwarmError
 from paris_p2p.node.copies import Copies
-from paris_p2p.node.run_node import HOLDER_LIFETIME_S, RunNode
+from paris_p2p.node.run_node import RunNode
+from paris_p2p.node.run_records import HOLDER_LIFETIME_S
 from paris_p2p.records import BlobRef
 
 log = logging.getLogger(__name__)

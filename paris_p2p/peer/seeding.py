@@ -9,7 +9,8 @@ from functools import partial
 
 from paris_p2p.errors import ParisError, SwarmError
 from paris_p2p.node.copies import Copies
-from paris_p2p.node.run_node import HOLDER_LIFETIME_S, PEER_LIFETIME_S, PeerRole, RunNode
+from paris_p2p.node.run_node import RunNode
+from paris_p2p.node.run_records import HOLDER_LIFETIME_S, PEER_LIFETIME_S, PeerRole
 from paris_p2p.rules.tips import Tip
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 
 from paris_p2p.errors import SwarmError
-from paris_p2p.node.run_node import PeerRole, RunNode
+from paris_p2p.node.run_node import RunNode
+from paris_p2p.node.run_records import PeerRole
 from paris_p2p.rules.claims import lead_of
 from paris_p2p.rules.wake import Clocks, gap_between
 

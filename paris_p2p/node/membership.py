@@ -1,4 +1,4 @@
-"""A node's part in a members-only run: its certificate, shown to the peers it meets, and theirs
+"""A node's part in a members-only run: its certificate, shown to the peers it meets, and those of others
 (docs/protocol.md, "Members").
 """
 

@@ -42,7 +42,7 @@ class OwnersWord:
         self.open = opener or plain_opener(run)
         self.chain = Chain(run, signed.owner)
         self.refused: Counter[str] = Counter()
-        self.version = 0  # counts what changed: whoever keeps what follows from the state looks at it
+        self.version = 0  # counts what changed: those who keep what follows from the state look at it
         self.certificates = Certificates(signed)
         self._state: RunState | None = None
         self._due_s = 0.0  # when the clock alone may change the state

@@ -24,6 +24,7 @@ from paris_p2p.node.record_reading import OPENING_S
 from paris_p2p.node.run_blobs import RunBlobs
 from paris_p2p.node.run_records import RunRecords
 from paris_p2p.node.stock import stock_answer
+from paris_p2p.owner_records import AddClips
 from paris_p2p.records import BlobRef, CardRecord, RequestKind
 from paris_p2p.rules.chunks import order_sources
 from paris_p2p.rules.trust import Thing
@@ -38,8 +39,9 @@ class RunNode(RunRecords):
 
     def __init__(self, host: Host, run: Envelope[RunSpec]):
         super().__init__(host, run)
-        self._data_of: RunSpec | None = None  # whose blobs the next one names
+        self._data_of = -1  # the number of the notice that the next two are of
         self._data: frozenset[str] = frozenset()
+        self._data_things: dict[str, set[Thing]] = {}  # of all that the owner ever gave
         self._held: dict[str, set[str]] = {}  # purpose -> blobs in use
         self.keeping = Keeping(host.store, self.ledger, self.data_blobs, self.disk_news.set)
         copies = OpenCopies(host.store, work_folder(host.settings.data_dir, run.id, OPEN))
@@ -56,19 +58,31 @@ class RunNode(RunRecords):
 
     def data_blobs(self) -> frozenset[str]:
         """Returns the blobs that the owner gave, by the RunSpec of now."""
-        spec = self.spec
-        if spec is not self._data_of:
-            self._data_of, self._data = spec, frozenset(ref.id for ref in spec.data_blobs)
+        self._know_data()
         return self._data
+
+    def _know_data(self) -> None:
+        """Notes what the owner's blobs are to this run, also of those that notices took out: cards of before
+        are judged on them.
+        """
+        if self._data_of == self.chain.number:
+            return
+        things: dict[str, set[Thing]] = {ref.id: {"data"} for ref in self.signed_spec.data_blobs}
+        for shard in self.signed_spec.gate_shards:
+            things[shard.blob.id] = {"gate"}
+        for shard in self.signed_spec.train_shards:
+            things[shard.blob.id].add("data")
+        for notice in self.chain.notices:
+            change = notice.record.change
+            for added in change.shards if isinstance(change, AddClips) else ():
+                things.setdefault(added.blob.id, set()).add("gate" if added.split == "gate" else "data")
+        self._data_of, self._data_things = self.chain.number, things
+        self._data = frozenset(ref.id for ref in self.spec.data_blobs)
 
     def things(self, blob_id: str) -> set[Thing]:
         """Returns what a blob is to this run: rights differ (rules/trust.py)."""
-        spec, found = self.spec, set[Thing]()
-        if blob_id in self.data_blobs():
-            is_gate = any(shard.blob.id == blob_id for shard in spec.gate_shards)
-            is_train = any(shard.blob.id == blob_id for shard in spec.train_shards)
-            found |= {"gate"} if is_gate else {"data"}
-            found |= {"data"} if is_train else set()
+        self._know_data()
+        found = set(self._data_things.get(blob_id, ()))
         tips = [tip for slot in self.board.slots if (tip := self.board.tip(slot)) is not None]
         if blob_id in self.keeping.resumes or any(tip.card.record.resume.id == blob_id for tip in tips):
             found |= {"resume"}
@@ -87,7 +101,9 @@ class RunNode(RunRecords):
         return self.state.is_member(peer) or peer in self.admitter.asking
 
     def serves(self, blob_id: str) -> bool:
-        return blob_id in self.data_blobs() or blob_id in self.keeping.good or blob_id in self._tip_blobs()
+        self._know_data()
+        is_data = blob_id in self._data_things
+        return is_data or blob_id in self.keeping.good or blob_id in self._tip_blobs()
 
     def knows(self, peer: str) -> bool:
         """Tells whether a peer has a part in this run that strangers cannot give themselves."""

@@ -1,4 +1,4 @@
-"""An owner's notices reach every peer, whatever it missed, and whoever tells lies about them."""
+"""An owner's notices reach every peer, whatever it missed and others lie about."""
 
 from __future__ import annotations
 
@@ -22,9 +22,20 @@ from paris_p2p.node.board import Board
 from paris_p2p.node.host import Host
 from paris_p2p.node.owners_word import OwnersWord
 from paris_p2p.node.run_node import RunNode, opened
-from paris_p2p.owner_records import Admit, AnyChange, Extend, Pause, Resume, Revoke, RevokeCard
+from paris_p2p.owner_records import (
+    AddClips,
+    AddedShard,
+    AddExpert,
+    Admit,
+    AnyChange,
+    Extend,
+    Pause,
+    Resume,
+    Revoke,
+    RevokeCard,
+)
 from paris_p2p.peer_settings import PeerSettings
-from paris_p2p.records import PeerRecord
+from paris_p2p.records import BlobRef, PeerRecord
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.swarm.gossip import MESSAGES_AT_ONCE
 from tests.peer.world import World
@@ -447,6 +458,26 @@ async def test_a_job_gets_the_runspec_of_the_notice_that_it_names(town: Town) ->
         assert path.stat().st_mode & 0o077 == 0
         steps.append(read_effective(path, node.signed_spec).training.total_steps)
     assert steps == [7, 9, 9, 9]
+
+
+async def test_shards_that_a_notice_took_out_are_served_on_and_need_not_be_kept(town: Town) -> None:
+    node = await town.peer("node")
+    old = node.signed_spec.gate_shards[0].blob.id
+    shards = tuple(
+        AddedShard(split=split, cluster=k, blob=BlobRef(id=f"{k}{n}" * 32, size_bytes=1), clips=1)
+        for k in (0, 1)
+        for n, split in enumerate(("train", "gate"), 1)
+    )
+    node.keep_all(town.chain(AddExpert(parent=0, child=1, parts=1)))
+    assert old in node.data_blobs()
+    node.keep_all(town.chain(AddClips(shards=shards)))
+    assert "expert-1" in node.spec.slots
+    assert old not in node.data_blobs()
+    assert node.serves(old)
+    assert node.things(old) == {"gate"}  # cards of before are judged on it
+    assert {shard.blob.id for shard in shards} <= node.data_blobs()
+    assert node.things(shards[0].blob.id) == {"data"}
+    assert not node.serves("ef" * 32)
 
 
 async def test_a_peer_of_the_first_version_is_not_disturbed_by_what_it_does_not_know(town: Town) -> None:

@@ -1,11 +1,11 @@
 """Measures how fast a checkpoint comes over loopback: one seeder and a bare stream, then three limited
 seeders.
 
-    python bench/transfer.py [--mb 512] [--rounds 3]
+    python bench/transfer.py [--mb 512] [--rounds 3] [--private]
 
 Every peer is a process with its own p2pd. The bare stream runs between the same two daemons in the same run,
 bytes from memory, thrown away on arrival. The checkpoint comes from the seeder's disk and ends verified in
-the asker's store.
+the asker's store. `--private` measures sealed blobs beside plain ones instead (sealed_transfer.py).
 """
 
 from __future__ import annotations
@@ -215,13 +215,20 @@ def main() -> None:
     )
     parser.add_argument("--mb", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--private", action="store_true", help="sealed blobs beside plain ones")
     parser.add_argument("--seed", nargs=3, metavar=("FOLDER", "FILE", "BPS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.seed:
         asyncio.run(seed(Path(options.seed[0]), Path(options.seed[1]), float(options.seed[2])))
         return
+    if options.private:
+        from bench.sealed_transfer import measure_sealed
+
+        what = measure_sealed
+    else:
+        what = measure
     with tempfile.TemporaryDirectory(prefix="paris-bench-") as folder:
-        sys.exit(0 if asyncio.run(measure(Path(folder), options.mb, options.rounds)) else 1)
+        sys.exit(0 if asyncio.run(what(Path(folder), options.mb, options.rounds)) else 1)
 
 
 if __name__ == "__main__":

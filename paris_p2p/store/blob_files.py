@@ -72,19 +72,48 @@ def sweep_empty_downloads(directory: Path) -> None:
             continue
 
 
-def hash_file(path: Path) -> Manifest:
-    """Reads a file once and returns its manifest.
+class ChunkHasher:
+    """Makes the manifest of bytes that are written one after the other; `size_bytes` is how many will be.
 
     Chunks have CHUNK_BYTES, and more where the manifest would grow too large.
     """
-    chunk_bytes, chunks, size_bytes = CHUNK_BYTES, [], 0
-    while path.stat().st_size > chunk_bytes * _MAX_CHUNKS:
-        chunk_bytes *= 2
+
+    def __init__(self, size_bytes: int):
+        self._chunk_bytes = CHUNK_BYTES
+        while size_bytes > self._chunk_bytes * _MAX_CHUNKS:
+            self._chunk_bytes *= 2
+        self._chunks: list[bytes] = []
+        self._hash, self._hashed_bytes = blake3(), 0
+
+    def update(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            room_bytes = self._chunk_bytes - self._hashed_bytes
+            part, view = view[:room_bytes], view[room_bytes:]
+            self._hash.update(part)
+            self._hashed_bytes += len(part)
+            if self._hashed_bytes == self._chunk_bytes:
+                self._end_chunk()
+
+    def manifest(self) -> Manifest:
+        """Returns the manifest of all that came; nothing may come after."""
+        size_bytes = len(self._chunks) * self._chunk_bytes + self._hashed_bytes
+        if self._hashed_bytes:
+            self._end_chunk()
+        return Manifest(size_bytes=size_bytes, chunk_bytes=self._chunk_bytes, chunks=tuple(self._chunks))
+
+    def _end_chunk(self) -> None:
+        self._chunks.append(self._hash.digest())
+        self._hash, self._hashed_bytes = blake3(), 0
+
+
+def hash_file(path: Path) -> Manifest:
+    """Reads a file once and returns its manifest."""
+    hasher = ChunkHasher(path.stat().st_size)
     with path.open("rb") as file:
-        while data := file.read(chunk_bytes):
-            chunks.append(blake3(data).digest())
-            size_bytes += len(data)
-    return Manifest(size_bytes=size_bytes, chunk_bytes=chunk_bytes, chunks=tuple(chunks))
+        while data := file.read(CHUNK_BYTES):
+            hasher.update(data)
+    return hasher.manifest()
 
 
 def read_file_chunk(

@@ -48,12 +48,12 @@ class BlobStore:
                 sweep_temporaries(directory)
                 blob_files.sweep_empty_downloads(directory)
 
-    def add_file(self, path: Path, *, move: bool = False) -> BlobRef:
+    def add_file(self, path: Path, *, move: bool = False, manifest: Manifest | None = None) -> BlobRef:
         """Takes a file in: by hard link where the disk allows, by copy elsewhere.
 
-        The same file twice costs nothing more.
+        The same file twice costs nothing more. `manifest` is the file's own, where its writer knows it.
         """
-        manifest = blob_files.hash_file(path)
+        manifest = manifest or blob_files.hash_file(path)
         ref = BlobRef(id=manifest.blob_id, size_bytes=manifest.size_bytes)
         data = self._file(ref.id, "data")
         with self._lock, explained(data):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from paris_p2p.disk import explained, temporary_for
 from paris_p2p.records import BlobRef
+from paris_p2p.store.blob_files import ChunkHasher
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.sealing import BlobKey, seal_file, sealed_bytes
 
@@ -16,14 +19,26 @@ def add_sealed(store: BlobStore, path: Path, key: BlobKey, *, move: bool = False
     `move`: the file itself is deleted then. DiskFullError where the cap or the disk leaves no room.
     """
     size_bytes = sealed_bytes(path.stat().st_size)
-    blob = temporary_for(store.root / "sealed")
+    blob, hasher = temporary_for(store.root / "sealed"), ChunkHasher(size_bytes)
     with explained(blob):
         try:
             with store.room_beside(size_bytes), blob.open("xb") as out:
-                seal_file(path, key, out)
-            ref = store.add_file(blob, move=True)
+                seal_file(path, key, _Hashed(out, hasher))
+            ref = store.add_file(blob, move=True, manifest=hasher.manifest())
         finally:
             blob.unlink(missing_ok=True)
     if move:
         path.unlink()
     return ref
+
+
+@dataclass(frozen=True)
+class _Hashed:
+    """Hashes what is written to a file on its way, so that it need not be read again."""
+
+    file: BinaryIO
+    hasher: ChunkHasher
+
+    def write(self, piece: bytes, /) -> int:
+        self.hasher.update(piece)
+        return self.file.write(piece)

@@ -44,6 +44,12 @@ class BlobKey(Protocol):
         """Returns 32 secret bytes, used for nothing but blobs."""
 
 
+class Writable(Protocol):
+    """Takes a sealed blob, piece by piece."""
+
+    def write(self, piece: bytes, /) -> int: ...
+
+
 def sealed_bytes(plain_bytes: int) -> int:
     """Returns how long the sealed blob of a file of so many bytes is."""
     return HEADER_BYTES + plain_bytes + TAG_BYTES * max(1, -(-plain_bytes // PLAIN_BYTES))
@@ -64,7 +70,7 @@ def hint_of(blob: Path) -> bytes | None:
     return _hint(header) if _is_header(header) else None
 
 
-def seal_file(source: Path, key: BlobKey, out: BinaryIO) -> None:
+def seal_file(source: Path, key: BlobKey, out: Writable) -> None:
     """Writes the sealed blob of the file `source` into `out`.
 
     StoreError when the file changes meanwhile: what was written by then must be thrown away, for its key

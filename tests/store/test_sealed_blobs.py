@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from paris_p2p.errors import DiskFullError, StoreError
+from paris_p2p.records import CHUNK_BYTES
 from paris_p2p.store import sealed_blobs
+from paris_p2p.store.blob_files import ChunkHasher, hash_file
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.sealed_blobs import add_sealed
 from paris_p2p.store.sealing import open_blob, sealed_bytes
@@ -92,3 +94,21 @@ def test_room_beside_counts_into_the_cap_while_it_lasts(tmp_path: Path) -> None:
         with pytest.raises(DiskFullError, match="--max-disk"), store.room_beside(301):
             pytest.fail("there was room")
     assert store.used_bytes() == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES - 64])
+def test_the_manifest_made_while_sealing_is_that_of_the_file(tmp_path: Path, size: int) -> None:
+    store = BlobStore(tmp_path / "blobs")
+    (tmp_path / "plain").write_bytes(made_bytes(size))
+    ref = add_sealed(store, tmp_path / "plain", KEY)
+    assert hash_file(store.path(ref.id)).to_bytes() == store.manifest_bytes(ref.id)
+
+
+def test_bytes_hashed_in_any_pieces_make_one_manifest(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(DATA)
+    whole = hash_file(tmp_path / "file")
+    for piece_bytes in (4097, CHUNK_BYTES - 1, CHUNK_BYTES + 1, len(DATA)):
+        hasher = ChunkHasher(len(DATA))
+        for at in range(0, len(DATA), piece_bytes):
+            hasher.update(DATA[at : at + piece_bytes])
+        assert hasher.manifest() == whole

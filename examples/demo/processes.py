@@ -92,14 +92,14 @@ class Node:
         )
 
 
-def run_command(name: str, *arguments: str, log: Path) -> None:
-    """Runs one of our commands to its end; its last words are shown when it fails."""
+def run_command(name: str, *arguments: str, log: Path, prefix: tuple[str, ...] = ()) -> None:
+    """Runs one of our commands to its end, after `prefix`; its last words are shown when it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     # Threads that spin while they wait for one another stand still on a machine whose cores others are using.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     with log.open("ab") as file:
         status = subprocess.run(
-            [str(BIN / name), *arguments],
+            [*prefix, str(BIN / name), *arguments],
             stdout=file,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -25,7 +25,7 @@ R = TypeVar("R", bound=Record)
 _HASH_FIELDS = (
     "run", "parent", "card", "best", "what", "id", "previous", "shelf", "next_key", "key_hash",
 )  # fmt: skip
-_PEER_FIELDS = ("owner", "owner_node", "attestors", "peer", "keeps", "admitters")
+_PEER_FIELDS = ("owner", "owner_node", "attestors", "peer", "keeps", "admitters", "companion_of")
 _ENVELOPE = Bounds(items=4, depth=1)
 _RECORD = Bounds(items=512)
 _RUN = Bounds(items=1 << 19)  # 20,480 shards are 270,000 values; half a million take at most some 60 MB

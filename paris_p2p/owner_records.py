@@ -168,11 +168,15 @@ class NoticeRecord(Signed):
 
 
 class CertificateRecord(Signed):
-    """Lets a peer take part until it expires; signed by the owner, or by a peer that may admit."""
+    """Lets a peer take part until it expires; signed by the owner, or by a peer that may admit.
+
+    A machine's second key, which generates, goes with the first: it is revoked with `companion_of`.
+    """
 
     kind: Literal["certificate"] = "certificate"
     peer: PeerId
     rights: Rights
+    companion_of: PeerId | Literal[""] = ""
 
 
 class MemberRecord(Signed):

@@ -85,7 +85,7 @@ class Admitter:
             return None
         async with self._turn:
             used = self._uses.get(token.record.token.hex(), {})
-            why = token_fault(state, token, self.node.peer_id, len(used), main in used)
+            why = token_fault(state, token, self.node.peer_id, used, main)
             if not why and main not in used and self.admitted >= MAX_ADMITTED:
                 why = "full"
             if why:
@@ -106,8 +106,10 @@ class Admitter:
             try:
                 token = _open_token(self.node.run, kept)
                 first, last = token.record.issued_at, token.record.expires_at
+                came = self._uses.get(token.record.token.hex(), {})
                 if (
-                    token.record.uses == uses
+                    not any(self.node.state.is_revoked(peer) for peer in came)
+                    and token.record.uses == uses
                     and abs(last - first - lasts_s) < 1
                     and last - now_s > lasts_s / 2
                 ):
@@ -192,7 +194,9 @@ class Admitter:
         pair: dict[str, Envelope[CertificateRecord]] = {record.peer: certificate}
         rights = certificate_rights(record.rights, generator=True)
         if generator and generator != record.peer and rights:
-            pair[generator] = self._certificate(generator, rights, None, record.expires_at)
+            pair[generator] = self._certificate(
+                generator, rights, None, record.expires_at, companion_of=record.peer
+            )
         try:
             for one in pair.values():
                 node.word.add_certificate(one)
@@ -227,7 +231,12 @@ class Admitter:
         )
 
     def _certificate(
-        self, peer: str, rights: tuple[Right, ...], token: TokenRecord | None, until_s: float = 0.0
+        self,
+        peer: str,
+        rights: tuple[Right, ...],
+        token: TokenRecord | None,
+        until_s: float = 0.0,
+        companion_of: str = "",
     ) -> Envelope[CertificateRecord]:
         """Signs a certificate. One that a token buys lasts as CERTIFICATE_S says: the token's own end is that
         of joining.
@@ -241,6 +250,7 @@ class Admitter:
             expires_at=ends_s,
             peer=peer,
             rights=rights,
+            companion_of=companion_of,
         )
         return seal(self.node.host.identity, record)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.owner_records import Right, TokenRecord
@@ -22,12 +22,13 @@ def issued_in_order(state: RunState, token: Token) -> bool:
     return token.record.run == state.run and (signer == state.signed.owner or state.may(signer, "admit"))
 
 
-def token_fault(state: RunState, token: Token, admitter: str, used: int, is_known: bool) -> str:
+def token_fault(state: RunState, token: Token, admitter: str, users: Collection[str], peer: str) -> str:
     """Returns why a token that was issued in order lets nobody in here: a code of `REASONS`; "" when it does.
 
-    A peer that used it before (`is_known`) uses nothing up.
+    `users` came with it before. One of them uses nothing up; once one of them is revoked, nobody new comes
+    with it: the revoked one has it still, and would come back under another key.
     """
-    record = token.record
+    record, is_known, used = token.record, peer in users, len(users)
     if state.ended is not None:
         return "ended"
     if admitter not in record.admitters:
@@ -38,6 +39,8 @@ def token_fault(state: RunState, token: Token, admitter: str, used: int, is_know
         return "expired"
     if not is_known and used >= record.uses:
         return "used-up"
+    if not is_known and any(state.is_revoked(user) for user in users):
+        return "closed"
     return ""
 
 
@@ -47,6 +50,7 @@ REASONS: dict[str, str] = {
     "no-delegate": "that peer may not let in by it any more",
     "expired": "the invite's join token has expired",
     "used-up": "the invite's join token is used up: as many machines joined with it as its maker allowed",
+    "closed": "a peer that came with this invite was revoked since, so that it lets in nobody new",
     "full": "that peer has let in as many peers as it can",
     "denied": "the run's owner said no",
 }

@@ -306,7 +306,8 @@ def _admit_by_certificate(tally: _Tally, spec: RunSpec, certificates: Iterable[C
             rights -= {"admit"}
             if not _may_sign(tally, spec, certificate):
                 continue
-        revocations = tally.revocations.get(record.peer, ())
+        both = (record.peer, record.companion_of)  # who is revoked takes the same machine's other key along
+        revocations = [one for peer in both for one in tally.revocations.get(peer, ())]
         if any(one.voids(record.issued_at) for one in revocations):
             continue
         later = (one.since_s for one in revocations if one.since_s > record.issued_at)

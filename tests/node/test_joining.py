@@ -141,6 +141,21 @@ async def test_a_revoked_peer_is_not_let_in_again_by_a_token_that_is_left(tmp_pa
         assert owner.host.shown_to(host.identity.peer_id, "spec", "", world.run.id).spec(world.run.id) is None
 
 
+async def test_whoever_is_revoked_takes_its_machines_other_key_and_its_invite_along(tmp_path: Path) -> None:
+    async with MembersWorld(tmp_path) as world:
+        owner, invite, other = await world.owners_node(), world.token(uses=5), Identity.generate()
+        left, stays = world.host("left"), world.host("stays")
+        await world.join(left, invite, other=other, other_home=tmp_path / "generator")
+        await world.join(stays, invite)
+        owner.keep(world.notice(Revoke(peer=left.identity.peer_id)))
+        assert owner.state.rights(other.peer_id) == frozenset()
+        assert owner.state.rights(stays.identity.peer_id) == set(MACHINE)
+        with pytest.raises(InviteError, match="was revoked since, so that it lets in nobody new"):
+            await join_run(world.host("the same person"), invite)
+        (tmp_path / "stays" / "runs" / world.run.id / "ledger" / CERTIFICATE).unlink()
+        assert await join_run(stays, invite) == world.run
+
+
 async def test_joining_waits_for_an_owner_that_is_away_and_goes_on_when_a_delegate_comes(
     tmp_path: Path,
 ) -> None:

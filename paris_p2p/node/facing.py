@@ -69,7 +69,9 @@ class WordLimits:
     def __init__(self) -> None:
         self._each = EventLimit(per_s=0.5, burst=10)
         self._all = EventLimit(per_s=40.0, burst=200)
-        self._failures = EventLimit(per_s=1 / 60, burst=20)  # of a peer, before it is disconnected
+        # Of a peer, before it is disconnected. An honest one greets those that are not in its run, too, once
+        # a minute, and one that asks to be let in asks every ten seconds.
+        self._failures = EventLimit(per_s=0.2, burst=100)
 
     def check(self, peer: str) -> None:
         """Raises BusyError when a peer, or all together, said too much lately."""
@@ -128,16 +130,24 @@ class Facing:
 
     async def converse(self, action: RequestKind, run: str, body: bytes) -> bytes | None:
         proves = action in ("join", "hello")
-        if proves:
-            self._host.words.check(self._peer)
+        if proves and not any(member.state.is_named(self._peer) for member in self._runs()):
+            try:
+                self._host.words.check(self._peer)
+            except BusyError:
+                await self._count_failure()
+                raise
         me = self._host.identity.peer_id
         answer = None
         for member in self._runs():
             if run == (join_name(member.run, me) if action == "join" else member.public_id):
                 answer = await member.answer(self._peer, action, body)
-        if proves and answer is None and self._host.words.failed(self._peer):
-            await self._host.swarm.disconnect(self._peer)
+        if proves and answer is None:
+            await self._count_failure()
         return answer
+
+    async def _count_failure(self) -> None:
+        if self._host.words.failed(self._peer):
+            await self._host.swarm.disconnect(self._peer)
 
     def _runs(self, thing: Thing = "") -> list[Member]:
         """Returns the runs that the peer may ask for this."""

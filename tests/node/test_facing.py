@@ -161,3 +161,29 @@ async def test_a_generator_gets_no_gate_clips_and_an_attestor_does(tmp_path: Pat
             assert await say(generator, {"op": "manifest", "blob": gate}) == missing
             assert await say(generator, {"op": "manifest", "blob": train}) != missing
             assert await say(attestor, {"op": "manifest", "blob": gate}) != missing
+
+
+@pytest.mark.parametrize("kind", ["members", "private"])
+async def test_a_strangers_question_looks_up_nothing_of_the_run(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it takes as long as one about nothing, whatever the run holds."""
+    async with AsyncExitStack() as stack:
+        node, _ = await opened_world(kind, tmp_path, stack)
+        here, _ = asked_of(node)
+        looked_up: list[str] = []
+        for owner, name in (
+            (node.host.store, "manifest_bytes"),
+            (node.host.store, "have"),
+            (node.host.store, "read_chunk"),
+            (node, "serves"),
+            (node, "things"),
+            (node, "records_under"),
+        ):
+            monkeypatch.setattr(owner, name, lambda *_, name=name: looked_up.append(name))
+        async with answering(node) as say:
+            for request in here:
+                await say(Identity.generate().peer_id, request)
+            assert looked_up == []
+            await say(node.state.signed.owner_node, here[2])
+            assert looked_up == ["records_under"]

@@ -13,7 +13,7 @@ from paris_p2p.envelope import encode, seal
 from paris_p2p.errors import BusyError, InviteError, MissingBlobError, RecordError, UnreachableError
 from paris_p2p.identity import Identity
 from paris_p2p.invite import Invite
-from paris_p2p.node.facing import join_name
+from paris_p2p.node.facing import WordLimits, join_name
 from paris_p2p.node.joining import Newcomer, is_joined, join_run
 from paris_p2p.node.membership import CERTIFICATE, own_certificate
 from paris_p2p.owner_records import Admit, JoinRequest, MemberRecord, Revoke
@@ -251,6 +251,17 @@ async def test_a_thousand_wrong_tokens_cost_little_and_end_the_connection(tmp_pa
                 answers.append(type(error))
         assert len(answers) == 1000
         assert checked <= 12  # the rest was not even looked at
+        assert answers[-1] is UnreachableError  # it was hung up on
+        assert host.identity.peer_id not in {peer.peer_id for peer in await owner.host.swarm.peers()}
+
+
+async def test_a_peer_that_greets_and_asks_at_its_pace_is_never_hung_up_on(tmp_path: Path) -> None:
+    limits, now_s = WordLimits(), 0.0
+    limits._each._clock = limits._all._clock = limits._failures._clock = lambda: now_s
+    for _ in range(2000):  # five hours of asking every 10 s
+        now_s += 10.0
+        limits.check("asker")
+        assert not limits.failed("asker")
 
 
 async def test_a_forwarded_certificate_admits_nobody(tmp_path: Path) -> None:

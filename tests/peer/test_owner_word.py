@@ -247,12 +247,12 @@ async def test_an_owner_that_contradicts_itself_makes_peers_rest_and_they_say_wh
 async def test_a_peer_whose_right_to_train_ends_publishes_in_time_and_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing, "ENDING_S", 3.0)
+    monkeypatch.setattr(standing, "ENDING_S", 2.0)
     members = {"members_only": True, "owner_node": OWNER_NODE.peer_id}
     async with World(tmp_path, timing=UNHURRIED, **members) as world:
         owner = await world.add("owner", role="owner", identity=OWNER_NODE)
         me, stranger = Identity.generate(), await world.add("stranger", slot=SLOT)
-        until_s = time.time() + 10.0
+        until_s = time.time() + 7.0
         await world.say(Admit(peer=me.peer_id, rights=("train", "attest"), until=until_s), through=owner)
         lead = await world.add("lead", slot=SLOT, identity=me)
         await world.until(lambda: seq(owner) >= 1)

@@ -22,7 +22,8 @@ ParisError                      what happened, with the values, and what to do; 
 │   ├── DaemonError             p2pd did not start or died; carries its own words
 │   ├── PortInUseError          another program listens there
 │   ├── UnreachableError        nobody answered
-│   │   └── BusyError           a peer answered that it serves others now; it may be asked again
+│   │   ├── BusyError           a peer answered that it serves others now; it may be asked again
+│   │   └── OlderPeerError      a peer answered that it knows no such question
 │   └── ClockError              this machine's clock is off
 ├── RevokedError                the run's owner ended this peer's part in it
 ├── TrainError                  training cannot go on
@@ -127,6 +128,10 @@ class UnreachableError(SwarmError):
 
 
 class BusyError(UnreachableError):
+    pass
+
+
+class OlderPeerError(UnreachableError):
     pass
 
 

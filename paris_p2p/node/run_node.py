@@ -19,6 +19,7 @@ from paris_p2p.node.host import Host, save_spec
 from paris_p2p.node.kept_checkpoints import Keeping
 from paris_p2p.node.key_exchange import KeyExchange
 from paris_p2p.node.membership import Membership
+from paris_p2p.node.older_nodes import warn_of_older_nodes
 from paris_p2p.node.open_copies import OPEN, OpenCopies, work_folder
 from paris_p2p.node.record_reading import OPENING_S
 from paris_p2p.node.run_blobs import RunBlobs
@@ -210,7 +211,7 @@ async def opened(host: Host, run: Envelope[RunSpec]) -> AsyncIterator[RunNode]:
     save_spec(host.settings.data_dir, run)
     node = RunNode(host, run)
     host.members[node.run] = node
-    beside: list[asyncio.Task[None]] = []
+    beside: list[asyncio.Task[Any]] = []
     try:
         await node.swarm.subscribe(node.reading.on_gossip)
         if node.signed_spec.members_only:
@@ -218,6 +219,8 @@ async def opened(host: Host, run: Envelope[RunSpec]) -> AsyncIterator[RunNode]:
             beside.append(asyncio.create_task(node.membership.keep_showing()))
         if node.signed_spec.private or node.spec.gate.key_hash:
             beside.append(asyncio.create_task(node.exchange.keep_up()))
+        if node.signed_spec.private:
+            beside.append(asyncio.create_task(warn_of_older_nodes(host.swarm, node.public_id)))
         await node.ask_connected(wait_s=OPENING_S)
         await node.refresh()
         yield node

@@ -22,7 +22,14 @@ from typing import Any, cast
 
 import msgpack
 
-from paris_p2p.errors import BusyError, MissingBlobError, RecordError, SwarmError, UnreachableError
+from paris_p2p.errors import (
+    BusyError,
+    MissingBlobError,
+    OlderPeerError,
+    RecordError,
+    SwarmError,
+    UnreachableError,
+)
 from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES
 from paris_p2p.packed import Bounds, unpack
 from paris_p2p.records import MAX_MANIFEST_BYTES, RequestKind
@@ -198,6 +205,8 @@ async def _read_head(reader: StraightReader, peer: str) -> dict[str, Any]:
         raise MissingBlobError(f"peer {peer} does not have it")
     if reason == "busy":
         raise BusyError(f"peer {peer} answered: busy with others; it is asked again later")
+    if reason == "bad request":
+        raise OlderPeerError(f"peer {peer} knows no such question; it runs an older version of paris-p2p")
     raise UnreachableError(f"peer {peer} answered: {reason}; another is asked")
 
 

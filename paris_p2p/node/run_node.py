@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DiskFullError, MissingKeyError, SealError

@@ -19,7 +19,7 @@ def test_nobody_signs_records_past_the_node() -> None:
     in_person, owners = {"node/admitting.py", "invite.py"}, {"preparation/owner_words.py"}
     assert files_with(r"seal\(") - owners == {"veil.py", "node/run_swarm.py", *in_person}
     assert files_with(r"seal_record\(") - owners == {"node/run_swarm.py"}
-    assert files_with(r"swarm\.sign\(") == {"node/run_node.py", "bootstrap/keeper.py"}
+    assert files_with(r"swarm\.sign\(") == {"node/run_records.py", "bootstrap/keeper.py"}
 
 
 def test_no_node_tells_or_reads_a_runs_records_past_the_runs_own_part_of_the_swarm() -> None:

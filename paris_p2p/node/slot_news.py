@@ -17,14 +17,15 @@ def slot_news(
     *,
     done: bool = False,
     refused: str = "",
+    woken_s: float = 0.0,
 ) -> str:
     """Returns what the slot waits for; nothing when somebody leads and there is a checkpoint. `refused` is
-    why the newest one was.
+    why the newest one was, `woken_s` when the owner last asked for more training (Unix time).
     """
     if done:
         return ""
     tip, timing = view.tip, view.timing
-    left_s = rests_until_s(tip, timing) - now_s
+    left_s = rests_until_s(tip, timing, woken_s) - now_s
     if left_s > 0:
         return f"{WORDS_OF_REST}; nobody trains it, one checkpoint is tried again in {left_s / 60:,.0f} min"
     if refused:

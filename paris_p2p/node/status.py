@@ -15,6 +15,7 @@ from paris_p2p.rules.claims import lead_of
 from paris_p2p.rules.refusals import words_of
 from paris_p2p.rules.rest import rests_until_s
 from paris_p2p.rules.tips import Tip
+from paris_p2p.rules.woken import woken_at_s
 
 
 class SlotStatus(BaseModel):
@@ -106,7 +107,8 @@ def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
     done = tip is not None and 0 < total_steps <= tip.card.record.steps
     done |= node.state.ended is not None
     refusal = _newest_refusal(node, slot)
-    news = slot_news(view, lead, pending, now_s, done=done, refused=refusal)
+    woken_s = woken_at_s(node.state, slot)
+    news = slot_news(view, lead, pending, now_s, done=done, refused=refusal, woken_s=woken_s)
     status: dict[str, Any] = {"slot": slot, "pending": pending, "news": news, "refusal": refusal}
     if lead is not None:
         status |= {"lead": lead.signer, "epoch": lead.record.epoch}
@@ -122,7 +124,7 @@ def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
             **_losses(tip),
             "attestations": len(tip.attestations),
             "lowered": card.lowered,
-            "rests_until_s": rests_until_s(tip, node.spec.timing),
+            "rests_until_s": rests_until_s(tip, node.spec.timing, woken_s),
         }
     return SlotStatus(**status)
 

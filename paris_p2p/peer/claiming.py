@@ -13,6 +13,7 @@ from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.claims import Decision, decide_claim, has_room, leads_of
 from paris_p2p.rules.placement import SlotState, choose_slot, why_none
 from paris_p2p.rules.rest import rests
+from paris_p2p.rules.woken import woken_at_s
 
 
 class Claimer:
@@ -71,9 +72,13 @@ class Claimer:
         return [self._state(slot, time.time()) for slot in self.node.spec.slots]
 
     def _decide(self, slot: str) -> Decision:
-        at_rest = rests(self.node.board.tip(slot), time.time(), self.node.spec.timing)
-        view = self.node.board.view(slot, wanted=self.wanted() and not at_rest)
+        wanted = self.wanted() and not self._rests(slot, time.time())
+        view = self.node.board.view(slot, wanted=wanted)
         return decide_claim(view, self.node.peer_id, time.time())
+
+    def _rests(self, slot: str, now_s: float) -> bool:
+        node = self.node
+        return rests(node.board.tip(slot), now_s, node.spec.timing, woken_at_s(node.state, slot))
 
     def _state(self, slot: str, now_s: float) -> SlotState:
         tip, view, me = self.node.board.tip(slot), self.node.board.view(slot), self.node.peer_id
@@ -87,7 +92,7 @@ class Claimer:
             lead="" if has_room(view, me, now_s) or not others else others[0],
             clips=tip.card.record.clips if tip else 0,
             done=self.node.state.ended is not None or bool(total and tip and tip.card.record.steps >= total),
-            rests=rests(tip, now_s, self.node.spec.timing),
+            rests=self._rests(slot, now_s),
             fits=not self.room.why_not(slot),
         )
 

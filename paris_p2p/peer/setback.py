@@ -28,6 +28,7 @@ from paris_p2p.rules.next_setback import (
 from paris_p2p.rules.rates import rate_factor
 from paris_p2p.rules.rest import WORDS_OF_REST, rests
 from paris_p2p.rules.tips import Tip
+from paris_p2p.rules.woken import woken_at_s
 from paris_p2p.training.messages import TrainJob
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,9 @@ class Setback:
             "and it goes back there at a lower rate"
         )
         went = await self.outbox.go_back(tip)
-        if rests(self.node.board.tip(self.slot), time.time(), self.node.spec.timing):
+        node = self.node
+        woken_s = woken_at_s(node.state, self.slot)
+        if rests(node.board.tip(self.slot), time.time(), node.spec.timing, woken_s):
             return f"{self.slot} {WORDS_OF_REST}"
         if not went:
             self.say(f"nobody attested that {self.slot} goes back; training goes on from its tip as before")

@@ -13,7 +13,7 @@ number, a parent that is gone, a half without clips) changes nothing, and neithe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -50,6 +50,7 @@ def grown(spec: RunSpec, changes: Iterable[AnyChange]) -> RunSpec:
 def growing(spec: RunSpec, changes: Iterable[AnyChange]) -> Iterator[RunSpec]:
     """Yields the RunSpec after each of the changes, in order; the same object where one did not grow it."""
     waiting: Group | None = None
+    there = _blobs(spec)  # kept from one notice to the next: a run may grow by a thousand
     for change in changes:
         if isinstance(change, AddExpert | DropExpert):
             waiting = Group(change)
@@ -57,11 +58,14 @@ def growing(spec: RunSpec, changes: Iterable[AnyChange]) -> Iterator[RunSpec]:
                 spec = _dropped(spec, change)
         elif isinstance(change, AddClips):
             if waiting is None:
-                spec = _with_shards(spec, change.shards)
+                spec = _with_shards(spec, change.shards, there)
+                live = _live(spec)
+                there.update(shard.blob.id for shard in change.shards if shard.cluster in live)
             else:
                 waiting = replace(waiting, parts=(*waiting.parts, change))
         if waiting is not None and waiting.is_whole:
             spec, waiting = _completed(spec, waiting), None
+            there = _blobs(spec)
         yield spec
 
 
@@ -94,7 +98,8 @@ def _completed(spec: RunSpec, group: Group) -> RunSpec:
         labels = {shard.cluster for shard in spec.train_shards + spec.gate_shards}
         if change.expert not in spec.dropped_experts or change.expert not in labels:
             return spec
-        return _with_shards(_without_shards(spec, change.expert), group.shards)
+        left = _without_shards(spec, change.expert)
+        return _with_shards(left, group.shards, _blobs(left))
     return spec if why_not(spec, change) else _split(spec, change, group.shards)
 
 
@@ -117,7 +122,7 @@ def _split(spec: RunSpec, change: AddExpert, shards: tuple[AddedShard, ...]) -> 
             "training": training,
         }
     )
-    return _with_shards(grown, mine)
+    return _with_shards(grown, mine, _blobs(grown))
 
 
 def _without_shards(spec: RunSpec, cluster: int) -> RunSpec:
@@ -129,12 +134,19 @@ def _without_shards(spec: RunSpec, cluster: int) -> RunSpec:
     )
 
 
-def _with_shards(spec: RunSpec, shards: Iterable[AddedShard]) -> RunSpec:
-    """Returns the RunSpec with more shards; those of a cluster without an expert, those that are there
+def _blobs(spec: RunSpec) -> set[str]:
+    return {shard.blob.id for shard in spec.train_shards + spec.gate_shards}
+
+
+def _live(spec: RunSpec) -> set[int]:
+    return set(range(spec.experts)) - set(spec.dropped_experts)
+
+
+def _with_shards(spec: RunSpec, shards: Iterable[AddedShard], there: Collection[str]) -> RunSpec:
+    """Returns the RunSpec with more shards; those of a cluster without an expert, those that are `there`
     already, and those beyond what a RunSpec may name, are left out.
     """
-    there = {shard.blob.id for shard in spec.train_shards + spec.gate_shards}
-    live = set(range(spec.experts)) - set(spec.dropped_experts)
+    live = _live(spec)
     added = {shard.blob.id: shard for shard in shards if shard.cluster in live and shard.blob.id not in there}
 
     def of(split: str) -> tuple[ShardRef, ...]:

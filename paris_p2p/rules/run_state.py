@@ -89,6 +89,7 @@ class RunState:
     revocations: Mapping[str, tuple[Revocation, ...]] = field(default_factory=dict)  # by peer, oldest first
     floors: Mapping[str, tuple[CardFloor, ...]] = field(default_factory=dict)  # by slot
     key_hashes: tuple[str, ...] = ()  # of a private run's keys 1, 2, …
+    _specs: dict[int, RunSpec] = field(default_factory=dict, compare=False, repr=False)  # by number
 
     @property
     def number(self) -> int:
@@ -190,7 +191,11 @@ class RunState:
 
     def spec_at(self, number: int) -> RunSpec:
         """Returns the RunSpec as it was by the first `number` notices."""
-        return self.spec if number >= self.number else effective_spec(self.signed, self.notices[:number])
+        if number >= self.number:
+            return self.spec
+        if number not in self._specs:  # a long chain takes a while, and is asked for again and again
+            self._specs[number] = effective_spec(self.signed, self.notices[:number])
+        return self._specs[number]
 
 
 def run_state(

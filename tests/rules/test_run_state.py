@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
 from paris_p2p.owner_records import (
+    MAX_SHARDS,
     RIGHTS,
+    AddClips,
+    AddedShard,
     Admit,
     AnyChange,
     End,
@@ -22,7 +26,7 @@ from paris_p2p.owner_records import (
     Revoke,
     RevokeCard,
 )
-from paris_p2p.records import RefusalRecord
+from paris_p2p.records import BlobRef, RefusalRecord
 from paris_p2p.rules.run_state import run_state
 from paris_p2p.spec import GateSpec
 
@@ -226,6 +230,26 @@ def test_extend_changes_what_it_names_and_an_older_number_gives_the_older_runspe
     first = (before.training.total_steps, before.gate.tolerance, before.timing.checkpoint_s)
     assert numbers == [first, (900, 0.5, first[2]), (900, 0.5, first[2]), (900, 0.5, 30.0)]
     assert state.signed is before
+
+
+def test_a_run_that_grew_by_hundreds_of_notices_is_known_within_a_moment() -> None:
+    def shards(number: int) -> tuple[AddedShard, ...]:
+        blobs = (BlobRef(id=f"{number * MAX_SHARDS + k:064x}", size_bytes=9) for k in range(MAX_SHARDS))
+        return tuple(
+            AddedShard(split="train", cluster=k % 2, blob=blob, clips=4) for k, blob in enumerate(blobs)
+        )
+
+    chain = chain_of(OPEN.id, [AddClips(shards=shards(number)) for number in range(400)])
+    began_s = time.thread_time()
+    state = run_state(OPEN.id, OPEN.record, chain, NOW + 9999)
+    for _ in range(100):
+        before = state.spec_at(399)
+    assert (
+        time.thread_time() - began_s < 5.0
+    )  # half a second; it took four when each notice walked all shards
+    added = len(state.spec.train_shards) - len(OPEN.record.train_shards)
+    assert added == 400 * MAX_SHARDS
+    assert len(before.train_shards) == len(state.spec.train_shards) - MAX_SHARDS
 
 
 def admissions() -> st.SearchStrategy[AnyChange]:

@@ -135,6 +135,11 @@ class Joining:
         self.host, self.invite, self.newcomer, self.run_id = host, invite, newcomer, invite.run
         self.token = invite.usable_token(time.time())
         self._said = ""
+        if self.token is not None and set(self.token.record.rights) == {"store"}:
+            raise InviteError(
+                "this invite lets in a node that stores for the run, and nothing else; start one with "
+                "`paris-bootstrap serve --admit INVITE`, or ask the run's owner for another invite"
+            )
 
     async def run(self) -> Envelope[RunSpec]:
         while True:

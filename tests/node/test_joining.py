@@ -352,3 +352,11 @@ def test_a_join_with_anothers_key_as_its_own_second_one_does_not_hold(tmp_path: 
     request = JoinRequest(other=victim.peer_id, proof=thief.sign(b"anything"))
     with pytest.raises(RecordError):
         read_request("ab" * 32, thief.peer_id, encode(request.model_dump(exclude_defaults=True)))
+
+
+async def test_an_invite_for_storage_alone_is_refused_before_it_is_used(tmp_path: Path) -> None:
+    async with MembersWorld(tmp_path) as world:
+        owner = await world.owners_node()
+        with pytest.raises(InviteError, match="paris-bootstrap serve --admit"):
+            await join_run(world.host("a"), world.token(rights=("store",)))
+        assert owner.admitter.admitted == 0

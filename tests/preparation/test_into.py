@@ -185,6 +185,19 @@ def test_a_changed_codec_of_the_run_is_refused(made: Path, run: Path) -> None:
         prepare_into(made / "more", run, INTO)
 
 
+def test_a_private_run_takes_clips_with_its_own_codec_and_refuses_another(made: Path, tmp_path: Path) -> None:
+    run = Path(
+        shutil.copytree(made / "run", tmp_path / "run", ignore=shutil.ignore_patterns("node", "*.spec"))
+    )
+    create_run(run, CREATE.model_copy(update={"private": True, "members_only": True}), None)
+    assert prepare_into(made / "more", run, INTO).clips["train"]
+    path = run / "codec" / "pca.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    (run / "additions" / "001.json").unlink()
+    with pytest.raises(BlobError, match="is not the file that the run was created with"):
+        prepare_into(made / "more", run, INTO)
+
+
 def test_a_folder_without_a_run_takes_no_clips(made: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no run to add clips to"):
         prepare_into(made / "more", tmp_path, INTO)

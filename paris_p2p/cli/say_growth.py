@@ -25,7 +25,7 @@ def add_clips(context: typer.Context, flags: SayFlags) -> None:
     """Have the clips join the run that `prepare --into` prepared and that were not said before."""
     from paris_p2p.preparation.add_clips import add_clips_changes
 
-    saying = Saying(context.obj, flags)
+    saying = Saying(context.obj, flags).with_key()
     said = [notice.record.change for notice in saying.state.notices]
     saying.say(add_clips_changes(context.obj, said))
 
@@ -62,7 +62,7 @@ def _regroup(context: typer.Context, flags: SayFlags, expert: str, regroup: Call
     """Gives an expert's clips new shards, and says where they went."""
     from paris_p2p.spec import cluster_of
 
-    saying = Saying(context.obj, flags)
+    saying = Saying(context.obj, flags).with_key()
     with progress_bars() as progress:
         made = regroup(context.obj, saying.owners.known.run, saying.state.spec, cluster_of(expert), progress)
     echo(wrapped(made.account))

@@ -15,7 +15,7 @@ from paris_p2p.cli import typed
 from paris_p2p.cli.console import echo, wrapped
 from paris_p2p.cli.groups import FetchFlags, option
 from paris_p2p.cli.owner_key import open_owner_key
-from paris_p2p.cli.run_home import ask_node, asked_by, certificates_of
+from paris_p2p.cli.run_home import ask_node, asked_by, certificates_of, known_state
 from paris_p2p.cli.state_words import state_lines
 from paris_p2p.errors import RecordError, UnreachableError, UsageError
 
@@ -93,6 +93,12 @@ class Saying:
     def owner(self) -> Identity:
         """Returns the key that signs; a person is asked for its passphrase once."""
         return open_owner_key(self.folder)
+
+    def with_key(self) -> Saying:
+        """Returns itself once the key is open: what takes long does not end at a wrong passphrase."""
+        if not self.flags.dry_run:
+            self.owner.sign(b"")
+        return self
 
     def say(self, changes: Sequence[AnyChange]) -> None:
         """Signs one notice for each change, tells them, and shows what the run is then."""
@@ -189,7 +195,8 @@ def send(folder: Path, file: Path) -> None:
     if not new:
         echo(f"nothing in {file} is new: {folder} has notices 1 to {before}")
     deliver(folder, owners.handed(len(word.notices)), owners.chain.number)
-    echo("\n".join(state_lines(owners.known.state(time.time()), {}, chain=False)))
+    state, names, _ = known_state(folder)
+    echo("\n".join(state_lines(state, names, chain=False)))
 
 
 def write_handed(file: Path, handed: HandedWord) -> None:

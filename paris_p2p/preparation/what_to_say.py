@@ -97,15 +97,17 @@ def revocation(
     if since_s is not None and since_s > state.now_s:
         raise UsageError("--since names a date that has not come; name an earlier one, or leave it out")
     kept = [] if with_admissions else admitted_by(peer, state, certificates)
+    machines = dict.fromkeys(one.record.companion_of or one.record.peer for one in kept)
+    named = tuple(machines)[:MAX_KEPT]
     more: list[AnyChange] = [
         Admit(
             peer=one.record.peer,
             rights=tuple(right for right in one.record.rights if right != "admit"),
             until=one.record.expires_at,
         )
-        for one in kept[MAX_KEPT:]
+        for one in kept
+        if not {one.record.peer, one.record.companion_of} & {*named}
     ]
-    named = tuple(one.record.peer for one in kept[:MAX_KEPT])
     return [*more, made(Revoke, peer=peer, since=since_s, keeps=named, next_key=next_key)]
 
 

@@ -327,7 +327,7 @@ def _may_sign(tally: _Tally, spec: RunSpec, certificate: Certificate) -> bool:
     # One that was admitted anew may sign anew; what is dated before may have been made by anybody.
     past = [one for one in revocations if record.issued_at < one.until_s]
     if past:
-        return all(record.peer in one.keeps for one in past)
+        return all(not one.keeps.isdisjoint((record.peer, record.companion_of)) for one in past)
     if signer == spec.owner_node:
         return True
     held = tally.admissions.get(signer, ())

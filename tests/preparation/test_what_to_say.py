@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from paris_p2p.envelope import seal
 from paris_p2p.errors import UsageError
 from paris_p2p.handed_word import CardPlace, SlotPlaces
 from paris_p2p.identity import Identity
@@ -105,6 +106,20 @@ def test_more_than_a_notice_holds_are_admitted_by_the_owner_first() -> None:
     )
     assert all(after.rights(peer) == {"train", "generate"} for peer in peers)
     assert not after.rights(DELEGATE.peer_id)
+
+
+def test_a_machine_that_stays_keeps_its_generator() -> None:
+    run, generator = made_run(members_only=True, owner_node=LEO), Identity.generate().peer_id
+    main = certificate(DELEGATE, run.id, MIA, ("train", "generate"), NOW + 20)
+    changes = {"peer": generator, "rights": ("generate",), "companion_of": MIA}
+    signed = [main, seal(DELEGATE, main.record.model_copy(update=changes))]
+    admit = Admit(peer=DELEGATE.peer_id, rights=("admit",))
+    state = state_of(run, admit, certificates=signed)
+    (kept,) = revocation(DELEGATE.peer_id, state, signed, since_s=None, with_admissions=False, next_key="")
+    assert isinstance(kept, Revoke)
+    assert kept.keeps == (MIA,)
+    after = state_of(run, admit, kept, certificates=signed)
+    assert (after.rights(MIA), after.rights(generator)) == ({"train", "generate"}, {"generate"})
 
 
 def test_only_admissions_that_hold_are_a_delegates() -> None:

@@ -18,11 +18,13 @@ from paris_p2p.errors import RecordError
 from paris_p2p.node.board_answers import records_under, tip_envelopes
 from paris_p2p.node.crowd import (
     SlotRecords,
+    attestors_of_unknown,
     drop_attestations,
     drop_cards,
     drop_claims,
     drop_refusals,
     drop_void,
+    signers_by_card,
     waiting_cards,
 )
 from paris_p2p.node.hearing import Hearing
@@ -158,10 +160,8 @@ class Board:
         """
         if self.state.is_named(peer):
             return True
-        tips = [slot.tip for slot in self.slots.values()]
-        return not self.state.is_revoked(peer) and any(
-            tip and peer in {tip.card.signer, *(one.signer for one in tip.attestations)} for tip in tips
-        )
+        behind = {one.signer for slot in self.slots for one in self.tip_envelopes(slot)}
+        return peer in behind and not self.state.is_revoked(peer)
 
     def behind_tips(self) -> set[str]:
         """Returns who made the tips that are remembered, and who attested them."""
@@ -171,10 +171,7 @@ class Board:
 
     def signers_by_card(self, slot: str) -> dict[str, set[str]]:
         """Returns who attested each card, by its id."""
-        signers: dict[str, set[str]] = {}
-        for card, signer in list(self.slots[slot].attestations):
-            signers.setdefault(card, set()).add(signer)
-        return signers
+        return signers_by_card(self.slots[slot])
 
     def epochs_used(self, slot: str) -> Mapping[int, frozenset[str]]:
         """Returns the epochs whose place after the tip has an attested card, and the cards: a new lead goes
@@ -186,14 +183,7 @@ class Board:
 
     def attestors_of_unknown(self, slot: str) -> set[str]:
         """Returns who attested a card that would follow the tip and that this peer has never seen."""
-        records, tip = self.slots[slot], self.slots[slot].tip
-        head = (tip.card.record.epoch, tip.card.record.seq) if tip else (0, 0)
-        attested = list(records.attestations.values())
-        return {
-            one.signer
-            for one in attested
-            if one.record.card not in records.cards and (one.record.epoch, one.record.seq) > head
-        }
+        return attestors_of_unknown(self.slots[slot])
 
     def records_under(self, key: str) -> list[bytes]:
         """Returns the envelopes that this peer would store under a DHT key, for a peer that asks directly."""

@@ -46,6 +46,21 @@ class SlotRecords:
     floor: int = 0  # of epochs, since the owner took cards back
 
 
+def signers_by_card(slot: SlotRecords) -> dict[str, set[str]]:
+    """Returns who attested each card, by its id."""
+    signers: dict[str, set[str]] = {}
+    for card, signer in list(slot.attestations):
+        signers.setdefault(card, set()).add(signer)
+    return signers
+
+
+def attestors_of_unknown(slot: SlotRecords) -> set[str]:
+    """Returns who attested a card that would follow the tip and was never seen here."""
+    head = (slot.tip.card.record.epoch, slot.tip.card.record.seq) if slot.tip else (0, 0)
+    attested = [one for one in list(slot.attestations.values()) if one.record.card not in slot.cards]
+    return {one.signer for one in attested if (one.record.epoch, one.record.seq) > head}
+
+
 def waiting_cards(slot: SlotRecords) -> list[Envelope[CardRecord]]:
     """Returns the cards that would follow the tip and have no quorum yet, in the order they came."""
     head = (slot.tip.card.record.epoch, slot.tip.card.record.seq) if slot.tip else (0, 0)

@@ -27,7 +27,8 @@ from paris_p2p.owner_records import (
     RevokeCard,
     Right,
 )
-from paris_p2p.rules.run_state import Certificate, RunState, extended
+from paris_p2p.rules.effective import extended
+from paris_p2p.rules.run_state import Certificate, RunState
 from paris_p2p.spec import RunSpec
 
 MIN_ENDING = 4  # letters of a peer id that may stand for it

@@ -16,7 +16,7 @@ from paris_p2p.data.clips import ClipSet
 from paris_p2p.device import Device
 from paris_p2p.model.checkpoint import write_checkpoint
 from paris_p2p.owner_records import Extend
-from paris_p2p.rules.run_state import extended
+from paris_p2p.rules.effective import extended
 from paris_p2p.run_file import read_run, write_effective
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.learner import Learner

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from paris_p2p.disk import explained, make_directory, replacing
 from paris_p2p.store.blobs import BlobStore
-from paris_p2p.store.sealing import BlobKey, open_blob, opened_bytes
+from paris_p2p.store.sealed_blobs import open_into
+from paris_p2p.store.sealing import BlobKey, opened_bytes
 
 WORK = "work"  # in a run's folder: what trainers write and what is opened, none of it for long
 OPEN = "open"  # in there
@@ -96,7 +97,7 @@ class _Copy:
     def _write(self, blob: Path, key: BlobKey) -> None:
         make_work_folder(self.path.parent)
         with explained(self.path), replacing(self.path, mode=0o600, durable=False) as out:
-            open_blob(blob, key, out, wanted=lambda: not self._given_up)
+            open_into(out, blob, key, wanted=lambda: not self._given_up)
         if self._given_up:  # closed after the last segment
             self.path.unlink(missing_ok=True)
 

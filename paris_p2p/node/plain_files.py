@@ -20,7 +20,8 @@ from paris_p2p.node.run_keys import RunKeys
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import Pinned
 from paris_p2p.store.blobs import BlobStore
-from paris_p2p.store.sealing import open_blob, opened_bytes
+from paris_p2p.store.sealed_blobs import open_into
+from paris_p2p.store.sealing import opened_bytes
 
 OPENED = "opened"  # in a generator's data directory
 
@@ -67,7 +68,7 @@ class OpenedFiles:
             key = self.keys.opening(ref, blob)
             self._closing.enter_context(self.store.room_beside(opened_bytes(blob.stat().st_size)))
             with explained(path), replacing(path, mode=0o600, durable=False) as out:
-                open_blob(blob, key, out)
+                open_into(out, blob, key)
         return path
 
 

@@ -16,7 +16,7 @@ from blake3 import blake3
 from paris_p2p.disk import explained, sync_directory
 from paris_p2p.errors import ChunkError, MissingBlobError
 from paris_p2p.records import BlobRef, Manifest
-from paris_p2p.store.past_cache import Buffer, PastCache
+from paris_p2p.store.past_cache import Buffer, PastCache, write_all
 
 PROMISED_BYTES = 16 << 20  # kept free for a download of which nothing came yet
 
@@ -134,7 +134,7 @@ class PartialBlob:
 
     def _write(self, data: Buffer, offset: int) -> None:
         if self._past_cache is None or not self._past_cache.write(data, offset):
-            _write_all(self._descriptor, data, offset)
+            write_all(self._descriptor, data, offset)
 
     def flush(self) -> None:
         """Waits until what was written so far is on the disk, so that finish has little left to wait for."""
@@ -220,11 +220,3 @@ def _has_data(descriptor: int, offset: int, size_bytes: int) -> bool:
         return os.lseek(descriptor, offset, os.SEEK_DATA) < offset + size_bytes
     except OSError as error:
         return error.errno != errno.ENXIO  # nothing but a hole up to the end
-
-
-def _write_all(descriptor: int, data: Buffer, offset: int) -> None:
-    """Writes as os.pwrite does, which may write less than it was given when the disk fills up."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written

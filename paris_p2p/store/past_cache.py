@@ -11,6 +11,7 @@ import mmap
 import os
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 ALIGNMENT_BYTES = 4096  # of offset, length and memory; what disks and file systems in use ask for at most
 
@@ -62,3 +63,50 @@ class PastCache:
             buffer = self._buffers.buffer = mmap.mmap(-1, len(data))
         buffer[:] = data
         return buffer
+
+
+class PastCacheWriter:
+    """Writes a file that is open and empty from its beginning on; the last part goes the common way."""
+
+    def __init__(self, file: BinaryIO, buffer_bytes: int = 1 << 20):
+        self._descriptor = file.fileno()
+        self._past_cache = PastCache(Path(f"/proc/self/fd/{self._descriptor}"))
+        self._buffer, self._filled_bytes, self._offset = mmap.mmap(-1, buffer_bytes), 0, 0
+
+    def __enter__(self) -> PastCacheWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and self._filled_bytes:
+                with memoryview(self._buffer) as view:
+                    write_all(self._descriptor, view[: self._filled_bytes], self._offset)
+        finally:
+            self._past_cache.close()
+            self._buffer.close()
+
+    def write(self, piece: bytes, /) -> int:
+        view = memoryview(piece)
+        while view:
+            room_bytes = len(self._buffer) - self._filled_bytes
+            part, view = view[:room_bytes], view[room_bytes:]
+            self._buffer[self._filled_bytes : self._filled_bytes + len(part)] = part
+            self._filled_bytes += len(part)
+            if self._filled_bytes == len(self._buffer):
+                self._flush()
+        return len(piece)
+
+    def _flush(self) -> None:
+        with memoryview(self._buffer) as view:
+            if not self._past_cache.write(view, self._offset):
+                write_all(self._descriptor, view, self._offset)
+        self._offset += self._filled_bytes
+        self._filled_bytes = 0
+
+
+def write_all(descriptor: int, data: Buffer, offset: int) -> None:
+    """Writes as os.pwrite does, which may write less than it was given when the disk fills up."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -10,7 +11,8 @@ from paris_p2p.disk import explained, temporary_for
 from paris_p2p.records import BlobRef
 from paris_p2p.store.blob_files import ChunkHasher
 from paris_p2p.store.blobs import BlobStore
-from paris_p2p.store.sealing import BlobKey, seal_file, sealed_bytes
+from paris_p2p.store.past_cache import PastCacheWriter
+from paris_p2p.store.sealing import BlobKey, open_blob, seal_file, sealed_bytes
 
 
 def add_sealed(store: BlobStore, path: Path, key: BlobKey, *, move: bool = False) -> BlobRef:
@@ -22,7 +24,11 @@ def add_sealed(store: BlobStore, path: Path, key: BlobKey, *, move: bool = False
     blob, hasher = temporary_for(store.root / "sealed"), ChunkHasher(size_bytes)
     with explained(blob):
         try:
-            with store.room_beside(size_bytes), blob.open("xb") as out:
+            with (
+                store.room_beside(size_bytes),
+                blob.open("xb") as file,
+                PastCacheWriter(file) as out,
+            ):
                 seal_file(path, key, _Hashed(out, hasher))
             ref = store.add_file(blob, move=True, manifest=hasher.manifest())
         finally:
@@ -36,9 +42,15 @@ def add_sealed(store: BlobStore, path: Path, key: BlobKey, *, move: bool = False
 class _Hashed:
     """Hashes what is written to a file on its way, so that it need not be read again."""
 
-    file: BinaryIO
+    file: PastCacheWriter
     hasher: ChunkHasher
 
     def write(self, piece: bytes, /) -> int:
         self.hasher.update(piece)
         return self.file.write(piece)
+
+
+def open_into(file: BinaryIO, blob: Path, key: BlobKey, *, wanted: Callable[[], bool] = lambda: True) -> None:
+    """Writes what a sealed blob holds into a file that is open and empty, as open_blob does."""
+    with PastCacheWriter(file) as out:
+        open_blob(blob, key, out, wanted=wanted)

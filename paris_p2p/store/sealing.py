@@ -45,7 +45,7 @@ class BlobKey(Protocol):
 
 
 class Writable(Protocol):
-    """Takes a sealed blob, piece by piece."""
+    """Takes bytes, piece by piece."""
 
     def write(self, piece: bytes, /) -> int: ...
 
@@ -88,7 +88,7 @@ def seal_file(source: Path, key: BlobKey, out: Writable) -> None:
         raise StoreError(f"{source} changed while it was sealed; let it be finished first")
 
 
-def open_blob(blob: Path, key: BlobKey, out: BinaryIO, *, wanted: Callable[[], bool] = lambda: True) -> None:
+def open_blob(blob: Path, key: BlobKey, out: Writable, *, wanted: Callable[[], bool] = lambda: True) -> None:
     """Writes the file that a sealed blob holds into `out`, each segment after its tag was found right.
 
     SealError where the blob is not sealed, or under another key, damaged, cut off, lengthened, or put

@@ -15,8 +15,7 @@ from paris_p2p.node import open_copies
 from paris_p2p.node.open_copies import OPEN, OpenCopies, sweep_work, work_folder
 from paris_p2p.records import BlobRef
 from paris_p2p.store.blobs import BlobStore
-from paris_p2p.store.sealed_blobs import add_sealed
-from paris_p2p.store.sealing import open_blob
+from paris_p2p.store.sealed_blobs import add_sealed, open_into
 from tests.store.made import made_bytes
 from tests.store.test_sealing import KEY, OTHER
 
@@ -58,11 +57,11 @@ async def test_a_copy_is_what_was_sealed_for_this_user_alone_and_gone_afterwards
 async def test_all_who_use_a_blob_at_once_share_a_copy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
 
-    def count(blob: Path, *rest: Any, **named: Any) -> None:
+    def count(out: BinaryIO, blob: Path, *rest: Any, **named: Any) -> None:
         opened.append(blob)
-        open_blob(blob, *rest, **named)
+        open_into(out, blob, *rest, **named)
 
-    monkeypatch.setattr(open_copies, "open_blob", count)
+    monkeypatch.setattr(open_copies, "open_into", count)
     both = asyncio.Barrier(2)
 
     async def use() -> Path:
@@ -115,15 +114,15 @@ async def test_giving_up_while_a_blob_is_opened_leaves_nothing(
     """Whether the last segment was written by then or not."""
     writing, go_on = threading.Event(), threading.Event()
 
-    def slow(blob: Path, key: Any, out: BinaryIO, *, wanted: Any) -> None:
+    def slow(out: BinaryIO, blob: Path, key: Any, *, wanted: Any) -> None:
         if whole:
-            open_blob(blob, key, out, wanted=wanted)
+            open_into(out, blob, key, wanted=wanted)
         writing.set()
         assert go_on.wait(10)
         if not whole:
-            open_blob(blob, key, out, wanted=wanted)
+            open_into(out, blob, key, wanted=wanted)
 
-    monkeypatch.setattr(open_copies, "open_blob", slow)
+    monkeypatch.setattr(open_copies, "open_into", slow)
     used = world.store.used_bytes()
 
     async def use() -> None:
@@ -140,7 +139,7 @@ async def test_giving_up_while_a_blob_is_opened_leaves_nothing(
     await asyncio.sleep(0)  # its callback
     assert world.left() == []
     assert world.store.used_bytes() == used
-    monkeypatch.setattr(open_copies, "open_blob", open_blob)
+    monkeypatch.setattr(open_copies, "open_into", open_into)
     async with world.copies.of(world.ref.id, KEY) as path:
         assert path.read_bytes() == DATA
 

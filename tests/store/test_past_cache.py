@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import mmap
 import os
+import random
 from pathlib import Path
 
 import pytest
 
 from paris_p2p.records import CHUNK_BYTES, Manifest
 from paris_p2p.store.blobs import BlobStore
-from paris_p2p.store.past_cache import ALIGNMENT_BYTES, PastCache
+from paris_p2p.store.past_cache import ALIGNMENT_BYTES, PastCache, PastCacheWriter
 
 
 def test_aligned_pieces_land_where_they_belong_and_others_are_left_to_the_common_way(tmp_path: Path) -> None:
@@ -79,3 +81,18 @@ def test_a_blob_written_past_the_cache_is_the_blob(
         partial.write_chunk(index, data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
     partial.finish()
     assert store.path(ref.id).read_bytes() == data
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 3 * 4096, 3 * 4096 + 5])
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_writer_writes_pieces_of_any_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, direct: bool
+) -> None:
+    if not direct:
+        monkeypatch.setattr(PastCache, "write", lambda *_: False)
+    data = random.Random(size).randbytes(size)
+    with (tmp_path / "file").open("xb") as file, PastCacheWriter(file, 4096) as out:
+        at, lengths = 0, itertools.cycle((1, 4095, 4096, 4097, 9000))
+        while at < size:
+            at += out.write(data[at : at + next(lengths)])
+    assert (tmp_path / "file").read_bytes() == data

@@ -13,7 +13,7 @@ from typing import Any
 from blake3 import blake3
 
 from paris_p2p.envelope import Envelope, open_envelope
-from paris_p2p.errors import MissingBlobError, ParisError, RecordError, SwarmError
+from paris_p2p.errors import MissingBlobError, MissingKeyError, ParisError, RecordError, SwarmError
 from paris_p2p.kinds import members_key
 from paris_p2p.node.node_seam import NodeSeam
 from paris_p2p.owner_records import CertificateRecord, MemberRecord
@@ -205,6 +205,8 @@ class Membership:
                     raise RecordError(f"it is of {envelope.signer}")
                 self.node.add_member(envelope)
                 self.known[envelope.signer] = envelope
+            except MissingKeyError as error:
+                log.info("%s in the ledger cannot be read yet: %s", key, error)
             except RecordError as error:
                 log.info("%s in the ledger is left out: %s", key, error)
                 self.ledger.delete(key)

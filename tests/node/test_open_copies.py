@@ -10,9 +10,11 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from paris_p2p.errors import DiskFullError, MissingBlobError, SealError
+from paris_p2p.errors import DiskFullError, MissingBlobError, SealError, SwarmError
 from paris_p2p.node import open_copies
+from paris_p2p.node.host import open_host
 from paris_p2p.node.open_copies import OPEN, OpenCopies, sweep_work, work_folder
+from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import BlobRef
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.sealed_blobs import add_sealed, open_into
@@ -153,3 +155,20 @@ def test_what_a_killed_process_left_in_any_run_is_deleted(tmp_path: Path) -> Non
         (tmp_path / "runs" / run / "ledger").mkdir()
     sweep_work(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("runs/*/*")) == ["ledger", "ledger"]
+
+
+async def test_a_node_that_starts_deletes_what_a_killed_one_left_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = work_folder(tmp_path, "a" * 64, OPEN)
+    left.mkdir(parents=True)
+    (left / "clips").write_bytes(DATA)
+
+    def no_swarm(*_: Any, **__: Any) -> None:
+        assert not left.exists()
+        raise SwarmError("not in this test")
+
+    monkeypatch.setattr("paris_p2p.node.host.open_swarm", no_swarm)
+    with pytest.raises(SwarmError, match="not in this test"):
+        async with open_host(PeerSettings(data_dir=tmp_path, port=40000)):
+            pytest.fail("it opened")

@@ -1,5 +1,5 @@
 """What passes between an owner's commands and the run's node: notices on their way out, and what the node
-knows (docs/owners.md, "How do I change a run?").
+knows (docs/owners.md, "How do I change a run that is published?").
 
 Both travel as JSON: over the control API of this machine, or in a file from the machine that holds the
 owner's key.

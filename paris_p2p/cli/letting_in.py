@@ -174,7 +174,7 @@ def _good_for(made: Invite) -> str:
     who = ", ".join(f"…{peer[-8:]}" for peer in record.admitters)
     return (
         f"it lets in {machines} until {date_words(record.expires_at)}, to {', '.join(record.rights)}, "
-        f"by {who}; whoever has it may use it, so send it as a secret"
+        f"by {who}; it opens the run to all who have it, so send it as a secret"
     )
 
 

@@ -63,6 +63,8 @@ def choose_slot(slots: Sequence[SlotState], me: str, *, only: str = "", holding:
 def why_none(slots: Sequence[SlotState], only: str = "") -> str:
     """Returns why `choose_slot` found nothing, in a person's words."""
     asked = [slot for slot in slots if only in ("", slot.slot)]
+    if only and not asked:
+        return f"the run has no slot {only} any more"
     if only and asked and asked[0].rests:
         return f"{only} rests as converged"
     if only:

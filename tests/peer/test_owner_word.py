@@ -14,8 +14,8 @@ from paris_p2p.owner_records import Admit, End, Extend, Pause, Resume, Revoke, R
 from paris_p2p.rules import standing
 from paris_p2p.rules.tips import Tip
 from paris_p2p.run_file import read_effective
-from paris_p2p.training.messages import TrainJob
-from tests.peer.world import TIMING, CountingTrainer, Peer, World
+from paris_p2p.training.messages import GateJob, GateResult, TrainJob
+from tests.peer.world import TIMING, CountingTrainer, Peer, World, good_gate
 
 SLOT = "expert-0"
 OWNER_NODE = Identity.generate()
@@ -119,6 +119,29 @@ async def test_a_card_that_is_taken_back_takes_all_after_it_and_training_starts_
         assert start.resume_path is not None
         assert start.resume_steps < bad.record.steps
         assert any("took back a card of expert-0" in line for line in lead.said)
+
+
+async def test_a_check_of_a_card_that_is_taken_back_ends_and_the_next_one_is_checked(tmp_path: Path) -> None:
+    checks = list[GateJob]()
+
+    async def hangs_once(job: GateJob) -> GateResult:
+        checks.append(job)
+        if len(checks) == 2:
+            await asyncio.Event().wait()
+        return await good_gate(job)
+
+    async with World(tmp_path, timing=UNHURRIED) as world:
+        await world.add("lead", slot=SLOT)
+        owner = await world.add("owner", role="owner", gate=hangs_once)
+        await world.until(lambda: len(checks) == 2)
+        [card] = [one for one in owner.node.board.pending(SLOT) if one.id == checks[1].card]
+        floor = card.record.epoch + 1
+        await world.say(
+            RevokeCard(slot=SLOT, card=card.id, place=card.record.seq, floor=floor), through=owner
+        )
+        await world.until(lambda: tip(owner).card.record.epoch >= floor)
+        assert tip(owner).card.record.parent == card.record.parent
+        assert len(checks) >= 3
 
 
 async def test_every_peer_goes_back_to_the_card_before_at_once_and_it_can_be_fetched(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paris_p2p.identity import Identity
-from paris_p2p.rules.placement import SlotState, card_cadence_s, checkpoint_interval_s, choose_slot
+from paris_p2p.rules.placement import SlotState, card_cadence_s, checkpoint_interval_s, choose_slot, why_none
 
 ME = Identity.from_private_bytes(b"m" * 32).peer_id
 slot_states = st.lists(
@@ -84,3 +84,9 @@ def test_a_death_just_before_an_attestation_costs_at_most_one_interval(
     interval_s = checkpoint_interval_s(configured_s, upload_s)
     assert card_cadence_s(configured_s, upload_s) + upload_s <= interval_s * (1 + 1e-9)
     assert card_cadence_s(configured_s, upload_s) >= interval_s * 2 / 3 * (1 - 1e-9)
+
+
+def test_a_slot_that_the_owner_took_out_is_said_to_be_gone() -> None:
+    assert why_none([SlotState("expert-0"), SlotState("router")], "expert-1") == (
+        "the run has no slot expert-1 any more"
+    )

@@ -18,6 +18,7 @@ from pathlib import Path
 
 ETH_P_ALL = 0x0003
 SOL_PACKET, PACKET_STATISTICS = 263, 6
+SO_RCVBUFFORCE = 33  # socket(7); Python names it from 3.13 on
 LENGTH = struct.Struct(">I")
 BUFFER_BYTES = 64 << 20
 
@@ -33,7 +34,7 @@ def capture(interface: str, path: Path) -> tuple[int, int, int]:
     signal.signal(signal.SIGTERM, end)
     packets = size_bytes = 0
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as wire:
-        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, BUFFER_BYTES)
+        wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
         wire.bind((interface, 0))
         wire.settimeout(0.2)
         with path.open("wb", buffering=1 << 20) as file:

@@ -47,6 +47,7 @@ class OwnerChanges:
         self._ready: tuple[TrainJob, AsyncExitStack] | None = None
         self._fetching: asyncio.Task[None] | None = None
         self._alike: tuple[int, int] | None = None  # two numbers of notices by which one trains alike
+        self._trained: int | None = None  # the notices that what is trained knows; None before there is any
 
     async def watch(self) -> None:
         """Acts on what the owner says, and on dates that pass, until cancelled."""
@@ -65,7 +66,8 @@ class OwnerChanges:
     def move(self) -> LeadMove:
         """Returns what the rules say of this leadership now."""
         node, state, mine = self.node, self.node.state, self.outbox.state
-        number = mine.notices if self._ready is None else self._ready[0].notices
+        trained = state.number if self._trained is None else self._trained
+        number = trained if self._ready is None else self._ready[0].notices
         compared = (state.number, number)
         footing = Footing(
             slot=self.outbox.slot,
@@ -80,14 +82,16 @@ class OwnerChanges:
 
     async def first_job(self) -> TrainJob:
         """Returns the job to begin with."""
-        return await self.make_job(self._files)
+        job = await self.make_job(self._files)
+        self._trained = job.notices
+        return job
 
     async def next_job(self) -> TrainJob:
         """Returns the newest job, once there is one; the files of the one before may go."""
         while self._ready is None:
             await self.news.wait(LOOK_S)
         before, (job, self._files) = self._files, self._ready
-        self._ready = None
+        self._ready, self._trained = None, job.notices
         self.due.clear()
         await before.aclose()
         return job

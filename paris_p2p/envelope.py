@@ -136,6 +136,12 @@ def parse(model: type[R], raw: dict[str, Any]) -> R:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "union_tag_invalid":  # an act of the owner's that came with a later version
+            act = str(first.get("ctx", {}).get("tag"))[:32]
+            raise VersionError(
+                f"a {str(raw.get('kind'))[:32]} record says {act!r}, which this version does not know; "
+                "update paris-p2p"
+            ) from error
         raise RecordError(
             f"a {str(raw.get('kind'))[:32]} record has a bad field {where!r}: {first['msg']}"
         ) from error

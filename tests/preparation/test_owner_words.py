@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from paris_p2p.errors import ClockError, RecordError, SignatureError, UsageError
+from paris_p2p.envelope import decode, encode, seal_payload
+from paris_p2p.errors import ClockError, RecordError, SignatureError, UsageError, VersionError
 from paris_p2p.handed_word import HandedWord
 from paris_p2p.identity import Identity, load_peer_key
 from paris_p2p.key_box import open_gift
@@ -211,3 +212,21 @@ def test_notices_of_another_run_are_not_taken(tmp_path: Path) -> None:
     handed = HandedWord(run=other.id, notices=())
     with pytest.raises(UsageError, match="those notices are of run"):
         OwnersFolder(tmp_path / "one").take_handed(handed)
+
+
+def test_a_notice_that_this_version_does_not_know_asks_for_an_update(tmp_path: Path) -> None:
+    run = make_home(tmp_path)
+    (known,) = chain_of(run.id, [Pause()], at_s=NOW_S)
+    payload = encode(decode(known.payload) | {"change": {"act": "dance"}})
+    later = seal_payload(OWNER, "notice", run.id, payload, known.record)
+    with pytest.raises(VersionError, match="a notice record says 'dance', which this version does not know"):
+        OwnersFolder(tmp_path).take([later.data], "the run's node")
+
+
+def test_a_private_run_asks_an_older_version_for_an_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private_home(tmp_path)
+    monkeypatch.setattr("paris_p2p.envelope.READER", 3)
+    with pytest.raises(VersionError, match=r"asks for reader 4 or newer, this is reader 3; update paris-p2p"):
+        OwnersFolder(tmp_path)

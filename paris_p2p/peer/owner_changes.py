@@ -105,7 +105,12 @@ class OwnerChanges:
         await self._files.aclose()
 
     def _is_fetching(self) -> bool:
-        return self._fetching is not None and not self._fetching.done()
+        """Tells whether a newer job is on its way; raises what ended that and was not expected."""
+        if self._fetching is None or not self._fetching.done():
+            return self._fetching is not None
+        fetched, self._fetching = self._fetching, None
+        fetched.result()
+        return False
 
     async def _fetch(self) -> None:
         """Gets a newer job ready, in place of one that was ready and is overtaken."""

@@ -26,12 +26,14 @@ class Ledger:
             make_directory(path)
             sweep_temporaries(path)
 
-    def put(self, key: str, data: bytes) -> None:
-        """Keeps `data` under `key`; when this returns, a power cut does not lose it."""
+    def put(self, key: str, data: bytes, *, durable: bool = True) -> None:
+        """Keeps `data` under `key`; when this returns, a power cut does not lose it, unless others have what
+        is not `durable` too.
+        """
         file = self._file(key)
         with explained(file):
             # swept when opened: it has a file for each card that was ever signed, and is written often
-            write_atomic(file, data, sweep=False)
+            write_atomic(file, data, sweep=False, durable=durable)
 
     def get(self, key: str) -> bytes | None:
         try:

@@ -176,7 +176,7 @@ def test_a_crash_between_the_notice_and_the_new_tip_loses_neither(
     slot.grow(5)
     put = Ledger.put
 
-    def only_notices(self: Ledger, key: str, data: bytes) -> None:
+    def only_notices(self: Ledger, key: str, data: bytes, *, durable: bool = True) -> None:
         if not key.startswith("notice/"):
             raise KeyboardInterrupt
         put(self, key, data)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from paris_p2p.cli import typed
-from paris_p2p.cli.console import echo, run_app
+from paris_p2p.cli.console import echo, read_invite, run_app
 from paris_p2p.cli.groups import LINE, MACHINE, ConfigFlag, HomeFlags, NodeFlags, option, setting
 from paris_p2p.cli.logs import long_running
 from paris_p2p.cli.verb import new_app, verb
@@ -56,7 +56,8 @@ class ServeFlags(HomeFlags, NodeFlags):
         list[str] | None,
         setting(
             "admit",
-            "An invite that lets this node store for a private run, sealed; may be repeated.",
+            "An invite, or @FILE with one, that lets this node store for a private run, sealed; "
+            "may be repeated.",
             "INVITE",
             "no run",
             panel=MACHINE,
@@ -108,7 +109,11 @@ def serve(
     from paris_p2p.bootstrap.config import load_serve
     from paris_p2p.bootstrap.serve import run_bootstrap
 
-    loaded = load_serve(typed.given(flags), config)
+    wished = typed.given(flags)
+    for name in ("mirror", "admit"):
+        if name in wished:
+            wished[name] = [read_invite(text) for text in wished[name]]
+    loaded = load_serve(wished, config)
     options, settings = loaded.options, loaded.peer_settings(device="cpu")
 
     long_running()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -637,6 +638,15 @@ def test_a_second_run_in_one_folder_is_refused(run: tuple[Path, Any]) -> None:
 )
 def test_when_nobody_answers_it_says_where_and_what_to_do(verb: list[str], data: tuple[str, str]) -> None:
     refused("paris-peer", *verb, *data, says=[f"nobody answered at {NOBODY}", "ask for a newer invite"])
+
+
+def test_an_invite_to_store_for_is_read_from_its_file(tmp_path: Path, data: tuple[str, str]) -> None:
+    said = tmp_path / "invite"
+    says = rf"there is no file {re.escape(str(said))} to read the invite from"
+    refused("paris-bootstrap", "serve", "--port", "0", "--admit", f"@{said}", *data, says=says, status=2)
+    said.write_text("not one")
+    says = "not an invite: 'not one'"
+    refused("paris-bootstrap", "serve", "--port", "0", "--admit", f"@{said}", *data, says=says, status=2)
 
 
 def test_a_bootstrap_address_that_is_none_is_refused(run: tuple[Path, Any], data: tuple[str, str]) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -642,10 +641,10 @@ def test_when_nobody_answers_it_says_where_and_what_to_do(verb: list[str], data:
 
 def test_an_invite_to_store_for_is_read_from_its_file(tmp_path: Path, data: tuple[str, str]) -> None:
     said = tmp_path / "invite"
-    says = rf"there is no file {re.escape(str(said))} to read the invite from"
+    says = ["there is no file", str(said), "to read the invite from"]
     refused("paris-bootstrap", "serve", "--port", "0", "--admit", f"@{said}", *data, says=says, status=2)
     said.write_text("not one")
-    says = "not an invite: 'not one'"
+    says = ["--admit", "not an invite", "not one"]
     refused("paris-bootstrap", "serve", "--port", "0", "--admit", f"@{said}", *data, says=says, status=2)
 
 

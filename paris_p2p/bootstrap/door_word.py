@@ -87,6 +87,7 @@ class DoorWord(OwnersWord):
             return False
         notices = sorted((*self.chain.notices, notice), key=lambda one: one.record.seq)
         self.chain = Chain(self.run, owner, tuple(notices))
+        self.certificates.note(notice)
         return True
 
     def _load(self) -> None:

@@ -47,7 +47,9 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 15.0
 _PEER_S = 600.0  # how long a presence holds
 _MAX_ASKED = 16  # members, in one look
-_MAX_PAGES = 16  # of one member's stock
+_MAX_PAGES = 16  # of the owner's node's stock
+_MAX_PAGES_OF_OTHERS = 4  # of another member's
+_MAX_STOCKS = 32  # members whose stock is remembered: each may name what it likes
 _ASKED_S = 20.0
 _AHEAD = 8  # notices that are looked for on the board beyond the newest
 _HEARD = ("notice", "member", "peer")
@@ -82,6 +84,7 @@ class Keeper:
         self.stocks: dict[str, list[Stocked]] = {}  # by member, as it said last
         self.held: dict[str, Stocked] = {}  # by blob id
         self._told_s = -1e9
+        self._ended_s: float | None = None  # by the monotonic clock: when the run's end was met here
 
     # what the other parts of a node ask
 
@@ -117,7 +120,12 @@ class Keeper:
         await self.swarm.store(envelope)
 
     def add_member(self, member: Envelope[MemberRecord]) -> bool:
-        return self.word.add_member(member)
+        try:
+            return self.word.add_member(member)
+        except RecordError as error:  # everybody with a door key, also an old one, can say such a thing
+            log.info("a member record was refused: %s", error)
+            self.refused["member record"] += 1
+            return False
 
     def serves(self, blob_id: str) -> bool:
         return blob_id in self.held
@@ -165,7 +173,7 @@ class Keeper:
         await self.swarm.subscribe(self._hear)
         showing = asyncio.create_task(self.membership.keep_showing())
         try:
-            while not (why := self._why_over()):
+            while not (why := self.over_because()):
                 try:
                     await self.look()
                 except SwarmError as error:
@@ -199,12 +207,17 @@ class Keeper:
         await self._take_stock()
         await self._fetch()
 
-    def _why_over(self) -> str:
+    def over_because(self) -> str:
+        """Returns why this node has no part in the run any more; empty while it has."""
         state = self.state
         if state.is_revoked(self.peer_id):
             return "its owner took this node's part in it"
-        ended = state.ended
-        if ended is not None and time.time() > ended.record.issued_at + self.forget_ended_s:
+        if state.ended is None:
+            self._ended_s = None
+            return ""
+        # From when it is heard of here: with a key that was stolen for a minute an end can be dated back.
+        self._ended_s = self._ended_s or time.monotonic()
+        if time.monotonic() - self._ended_s >= self.forget_ended_s:
             return "its owner ended it"
         return ""
 
@@ -273,7 +286,8 @@ class Keeper:
 
     async def _take_stock(self) -> None:
         """Asks members what the run consists of; what those said that are away now counts on."""
-        for peer in await self._members():
+        asked = await self._members()
+        for peer in asked:
             try:
                 async with asyncio.timeout(_ASKED_S):
                     self.stocks[peer] = await self._stock_of(peer)
@@ -281,13 +295,16 @@ class Keeper:
                 log.info("%s does not tell what there is: %s", peer[-8:], error)
         state = self.state
         self.stocks = {peer: stock for peer, stock in self.stocks.items() if state.is_member(peer)}
+        away = [peer for peer in self.stocks if peer not in asked and peer != self.ticket.owner_node]
+        for peer in away[: max(0, len(self.stocks) - _MAX_STOCKS)]:
+            del self.stocks[peer]
         if self.stocks:
             held = to_hold(self.stocks, self.ticket.owner_node, self.host.store.max_bytes or 0)
             self.held = {one.blob.id: one for one in held}
 
     async def _stock_of(self, peer: str) -> list[Stocked]:
         stock: list[Stocked] = []
-        for _ in range(_MAX_PAGES):
+        for _ in range(_MAX_PAGES if peer == self.ticket.owner_node else _MAX_PAGES_OF_OTHERS):
             data = await self.host.swarm.ask(peer, "stock", self.public_id, encode({"skip": len(stock)}))
             page = parse(StockList, decode(data)).blobs
             if not page:

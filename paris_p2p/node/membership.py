@@ -111,7 +111,9 @@ class Membership:
         if signer not in self.node.word.certificates:
             return  # nobody whom the owner lets admit others admitted it
         before = self.known.get(signer)
-        if not isinstance(record, MemberRecord) or (before is None and len(self.known) >= _MAX_KEPT):
+        if not isinstance(record, MemberRecord):
+            return
+        if before is None and len(self.known) >= _MAX_KEPT and not self._make_place():
             return
         if before is not None and before.record.seq >= record.seq:
             return
@@ -123,6 +125,13 @@ class Membership:
         self.known[signer] = envelope
         if before is None or before.record.certificate != record.certificate:
             self.ledger.put(_kept_under(signer), envelope.data)
+
+    def _make_place(self) -> bool:
+        """Forgets those that nobody vouches for any more; tells whether there is room now."""
+        for peer in [peer for peer in self.known if peer not in self.node.word.certificates]:
+            del self.known[peer]
+            self.ledger.delete(_kept_under(peer))
+        return len(self.known) < _MAX_KEPT
 
     def records(self, behind: Collection[str] = ()) -> list[bytes]:
         """Returns the member records that this node knows, for a peer that asks for them directly.

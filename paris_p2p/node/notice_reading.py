@@ -28,6 +28,7 @@ _MAX_AT_ONCE = 16  # numbers that are read from the bulletin board side by side
 _MAX_ASKED = 4  # peers that say they know more
 _ASKED_S = 10.0
 _MAX_LIARS = 1024
+_LEFT_ALONE_S = 300.0  # one that named a number and did not tell it, whatever it names then
 
 
 class NoticeReading:
@@ -37,6 +38,7 @@ class NoticeReading:
         self.swarm, self.run, self.board, self.receive = swarm, board.run, board, receive
         self._looked_at = 0  # the number of the notice whose place on the board was looked at last
         self._liars: dict[str, int] = {}  # peer -> a number that it named and did not know
+        self._alone_until_s: dict[str, float] = {}  # peer that did not tell what it said it knows -> when
 
     async def ask(self, peer: str) -> None:
         """Asks one peer for all notices that this node lacks. Raises what asking raises.
@@ -56,11 +58,13 @@ class NoticeReading:
         """Takes how many notices each peer says that it knows, and asks those that know more, who have a part
         in the run first.
         """
-        number = self.board.word.chain.number
+        number, now_s = self.board.word.chain.number, time.monotonic()
         more = [
             peer
             for peer, named in known.items()
-            if number < named <= MAX_NOTICES and self._liars.get(peer) != named
+            if number < named <= MAX_NOTICES
+            and self._liars.get(peer) != named
+            and self._alone_until_s.get(peer, now_s) <= now_s
         ]
         more.sort(key=lambda peer: not self.board.has_part(peer))
         asked = {peer: partial(self.ask, peer) for peer in more[:_MAX_ASKED]}
@@ -71,8 +75,15 @@ class NoticeReading:
         for peer in answers.good:
             if self.board.word.chain.number < known[peer]:
                 self._liars[peer] = known[peer]
-        while len(self._liars) > _MAX_LIARS:
-            del self._liars[next(iter(self._liars))]
+        # One that answers nothing costs the whole wait: it is not asked anew before each other one was.
+        told = self.board.word.chain.number
+        silent = [peer for peer in asked if told < known[peer]]
+        for peer in silent:
+            self._alone_until_s.pop(peer, None)
+        self._alone_until_s |= dict.fromkeys(silent, time.monotonic() + _LEFT_ALONE_S)
+        for kept in (self._liars, self._alone_until_s):
+            while len(kept) > _MAX_LIARS:
+                del kept[next(iter(kept))]
 
     async def refresh(self) -> None:
         """Reads on from the bulletin board until a number is missing there, and puts back what it forgot."""

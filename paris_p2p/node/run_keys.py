@@ -20,6 +20,7 @@ class RunKeys:
         self.folder, self.ring = folder, load_keyring(folder)
         self.in_force: Callable[[], int] = lambda: len(self.ring.keys)  # how many keys the run has by now
         self.wanted = threading.Event()  # a key was missing; the exchange of keys clears it
+        self.has_part: Callable[[str], bool] = lambda peer: True
 
     def check(self, spec: RunSpec) -> None:
         """Raises MissingKeyError where a private run's keys are not here, RecordError where others are."""
@@ -33,6 +34,13 @@ class RunKeys:
                 f"the keys in {self.folder / KEYS_FILE} are not those of run {spec.name!r}; "
                 "take the file from a backup, or delete it and join again with a new invite"
             )
+
+    def miss(self, signer: str) -> None:
+        """Notes that a record is sealed under a key that is not here, unless a stranger signed it: anybody
+        can name a key that does not exist.
+        """
+        if self.has_part(signer):
+            self.wanted.set()
 
     def keep(self, ring: Keyring) -> None:
         """Keeps the keys; when this returns, a power cut does not lose them."""

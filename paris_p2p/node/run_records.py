@@ -60,6 +60,7 @@ class RunRecords:
         self.swarm = self._own_part()
         self.word = OwnersWord(run.id, run.record, self.ledger, self.swarm.open)
         self.keys.in_force = lambda: len(self.state.key_hashes)
+        self.keys.has_part = lambda peer: peer == self.owner or self.state.is_member(peer)
         self.board = Board(run.id, run.record, self.ledger, host.identity.peer_id, self.word)
         self._effective = EffectiveFiles(host.settings.data_dir / "runs" / run.id / "work" / "spec")
         self.roles: dict[str, str] = {}  # of the peers that said they are here
@@ -130,7 +131,7 @@ class RunRecords:
             in_force=lambda: self.keys.in_force(),
             next_seq=lambda: self.numbering.next_ms("seq/sealed/run"),
             askable=self._askable,
-            missing=self.keys.wanted.set,
+            missing=self.keys.miss,
         )
 
     def _askable(self) -> Iterator[str]:

@@ -125,7 +125,7 @@ class SealedRunSwarm:
 
     `ring` returns the keys that are here, and `in_force` how many the run has by now: what this node says is
     sealed under the last of them. `next_seq` counts what it seals, over restarts. `askable` yields the plain
-    keys that others may ask for. `missing` is called when a record is met whose key is not here.
+    keys that others may ask for. `missing` is called with the signer of a record whose key is not here.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class SealedRunSwarm:
         in_force: Callable[[], int],
         next_seq: Callable[[], int],
         askable: Callable[[], Iterable[str]],
-        missing: Callable[[], None] = lambda: None,
+        missing: Callable[[str], None] = lambda signer: None,
     ):
         self.run, self._identity, self._swarm = run, identity, swarm
         self._ring, self._in_force, self._next_seq = ring, in_force, next_seq
@@ -157,7 +157,7 @@ class SealedRunSwarm:
         """
         ring, due = self._ring(), self._in_force() if keys is None else keys
         if len(ring.doors) < due:
-            self._missing()
+            self._missing(self._identity.peer_id)
             raise UnreachableError(
                 f"the run has a new key, number {due}, and no member has given it to this peer yet; "
                 "they are asked until one does"
@@ -173,10 +173,12 @@ class SealedRunSwarm:
             if known.record.kind not in kinds:
                 raise RecordError(f"expected a record of kind {' or '.join(kinds)}, got {known.record.kind}")
             return known
+        ring = self._ring()
+        outer = open_envelope(data, run=ring.veiled_run, kinds=("sealed",))
         try:
-            return self._remember(veil.open_sealed(data, self._ring(), self.run, kinds))
+            return self._remember(veil.open_outer(outer, ring, self.run, kinds))
         except MissingKeyError:
-            self._missing()
+            self._missing(outer.signer)
             raise
 
     async def store(self, envelope: Envelope[Any]) -> bool:
@@ -231,7 +233,7 @@ class SealedRunSwarm:
                 opened.append(known or self._remember(veil.open_outer(envelope, ring, self.run)))
             except MissingKeyError:
                 self.refused["record: its key is not here"] += 1
-                self._missing()
+                self._missing(envelope.signer)
             except RecordError as error:
                 log.debug("a sealed record was refused: %s", error)
                 self.refused[f"record: sealed, {kind_of(error)}"] += 1

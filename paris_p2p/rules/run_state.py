@@ -283,26 +283,35 @@ def _admit_by_certificate(tally: _Tally, spec: RunSpec, certificates: Iterable[C
         rights = frozenset(record.rights)
         if signer != spec.owner:
             rights -= {"admit"}
-            if not _may_sign(tally, spec, certificate):
-                continue
+        until_s = min(record.expires_at, _signs_until_s(tally, spec, certificate))
+        if until_s <= record.issued_at:
+            continue
         both = (record.peer, record.companion_of)  # who is revoked takes the same machine's other key along
         revocations = [one for peer in both for one in tally.revocations.get(peer, ())]
         if any(one.voids(record.issued_at) for one in revocations):
             continue
         later = (one.since_s for one in revocations if one.since_s > record.issued_at)
-        one = Admission(rights, record.issued_at, min((record.expires_at, *later)), signer)
+        one = Admission(rights, record.issued_at, min((until_s, *later)), signer)
         tally.admissions[record.peer] = (*tally.admissions.get(record.peer, ()), one)
 
 
-def _may_sign(tally: _Tally, spec: RunSpec, certificate: Certificate) -> bool:
-    """Tells whether a delegate's certificate counts."""
+def _signs_until_s(tally: _Tally, spec: RunSpec, certificate: Certificate) -> float:
+    """Returns until when a certificate can count by its signer's word; -inf where it does not.
+
+    A delegate gives no time that it does not have itself: else one whose right has ended, or who has its key
+    then, would go on with certificates that are dated back.
+    """
     signer, record = certificate.signer, certificate.record
+    if signer == spec.owner:
+        return _FOREVER_S
     revocations = tally.revocations.get(signer, ())
     # One that was admitted anew may sign anew; what is dated before may have been made by anybody.
     past = [one for one in revocations if record.issued_at < one.until_s]
     if past:
-        return all(not one.keeps.isdisjoint((record.peer, record.companion_of)) for one in past)
+        # Not also by `companion_of`, which says what the signer wants: it would let in whom it likes.
+        return _FOREVER_S if all(record.peer in one.keeps for one in past) else -_FOREVER_S
     if signer == spec.owner_node:
-        return True
+        return _FOREVER_S
     held = tally.admissions.get(signer, ())
-    return any("admit" in one.rights and one.holds(record.issued_at) for one in held)
+    ends = [one.until_s for one in held if "admit" in one.rights and one.holds(record.issued_at)]
+    return max(ends, default=-_FOREVER_S)

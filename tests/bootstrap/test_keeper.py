@@ -20,11 +20,13 @@ from paris_p2p.identity import Identity
 from paris_p2p.invite import Invite, make_token
 from paris_p2p.keyring import RunKey
 from paris_p2p.node.host import Host
-from paris_p2p.owner_records import End, Revoke, Right
+from paris_p2p.owner_records import Admit, End, MemberRecord, Revoke, Right
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.store.blobs import BlobStore
+from paris_p2p.veil import seal_record
 from tests.node.private_world import PrivateWorld
 from tests.node.test_private_run import SLOT, a_tip, needles_of
+from tests.rules.made_notices import certificate
 
 
 def invite_for(world: PrivateWorld, *rights: Right) -> Invite:
@@ -178,6 +180,63 @@ async def test_an_invite_that_lets_nobody_store_says_so(tmp_path: Path) -> None:
         ):
             with pytest.raises(InviteError, match=words):
                 await StorageRuns(host, (invite,), friend.said.append, 0.0).run()
+
+
+async def test_a_member_that_shows_what_is_not_its_own_stops_no_friend_from_storing(tmp_path: Path) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        owner, a = await world.add("owner", role="owner"), await world.add("a")
+        await a_tip(world, owner, a)
+        # anybody with an old door key can write this, and go on with it after it was revoked
+        for number, junk in enumerate((b"", b"no certificate"), 1):
+            head = {"run": world.run.id, "slot": "", "seq": number, "issued_at": time.time()}
+            said = MemberRecord(**head, expires_at=time.time() + 3600, certificate=junk)
+            await a.node.swarm.store(seal_record(Identity.generate(), said, world.ring, number))
+        friend = Friend(world, tmp_path / "friend")
+        async with friend.storing(invite_for(world, "store")) as runs:
+            await world.until(lambda: keeps_all(runs, world))
+            assert runs.keepers[world.run.id].refused["member record"]
+
+
+async def test_a_friend_knows_the_members_that_a_delegate_let_in(tmp_path: Path) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        owner, delegate, late = (
+            await world.add("owner", role="owner"),
+            Identity.generate(),
+            Identity.generate(),
+        )
+        friend = Friend(world, tmp_path / "friend")
+        async with friend.storing(invite_for(world, "store")) as runs:
+            await world.until(lambda: world.run.id in runs.keepers)
+            keeper = runs.keepers[world.run.id]
+            notice = world.notice(Admit(peer=delegate.peer_id, rights=("admit",)))
+            owner.node.keep(notice)
+            await owner.node.tell(notice)
+            given = certificate(delegate, world.run.id, late.peer_id, ("train",), time.time() + 1)
+            head = {"run": world.run.id, "slot": "", "seq": 1, "issued_at": time.time()}
+            said = MemberRecord(**head, expires_at=time.time() + 3600, certificate=given.data)
+            await owner.node.tell(seal_record(late, said, world.ring, 1))
+            await world.until(lambda: keeper.state.rights(late.peer_id) == {"train"})
+        async with friend.storing() as runs:  # also after a restart
+            await world.until(lambda: world.run.id in runs.keepers)
+            assert runs.keepers[world.run.id].state.rights(late.peer_id) == {"train"}
+
+
+async def test_an_end_that_is_dated_back_deletes_nothing_before_its_time(tmp_path: Path) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        owner = await world.add("owner", role="owner")
+        friend = Friend(world, tmp_path / "friend")
+        async with friend.storing(invite_for(world, "store")) as runs:
+            await world.until(lambda: world.run.id in runs.keepers and runs.keepers[world.run.id].held)
+            keeper = runs.keepers[world.run.id]
+            dates = {"issued_at": time.time() - 30 * 86400.0, "expires_at": time.time() + 86400.0}
+            record = world.notice(End()).record.model_copy(update=dates)
+            notice = seal_record(world.owner, record, world.ring, 1)
+            owner.node.keep(notice)
+            await owner.node.tell(notice)
+            await world.until(lambda: keeper.state.ended is not None)
+            assert keeper.over_because() == ""
+            keeper.forget_ended_s = 0.0
+            assert keeper.over_because() == "its owner ended it"
 
 
 def test_a_damaged_ticket_is_named(tmp_path: Path) -> None:

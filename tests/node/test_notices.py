@@ -15,11 +15,12 @@ import msgpack
 import pytest
 
 from paris_p2p.envelope import Envelope, seal
-from paris_p2p.errors import MissingKeyError
+from paris_p2p.errors import MissingKeyError, UnreachableError
 from paris_p2p.identity import Identity
 from paris_p2p.kinds import MAX_ENVELOPE_BYTES, cards_topic, notices_key, peers_key
 from paris_p2p.node.board import Board
 from paris_p2p.node.host import Host
+from paris_p2p.node.notice_reading import NoticeReading
 from paris_p2p.node.owners_word import OwnersWord
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.owner_records import (
@@ -292,6 +293,22 @@ async def test_who_says_it_knows_more_than_there_is_is_asked_once_and_others_all
         await victim.read_peers()
     assert numbers(victim) == [5]
     assert len(asked) <= len(liars)
+
+
+async def test_who_says_it_knows_more_and_tells_nothing_is_left_alone_whatever_it_names_then(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim, liar = await town.peer("victim"), Identity.generate()
+    asked: list[str] = []
+
+    async def silent(self: NoticeReading, peer: str) -> None:
+        asked.append(peer)
+        raise UnreachableError("it says nothing")
+
+    monkeypatch.setattr(NoticeReading, "ask", silent)
+    for number in range(9000, 9005):
+        await victim.reading.notices.hear({liar.peer_id: number})
+    assert asked == [liar.peer_id]
 
 
 async def test_a_notice_by_another_key_is_counted_and_ignored(town: Town) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import stat
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,10 @@ def peer_record(node: RunNode) -> PeerRecord:
     return PeerRecord(**node.header("peer", "", 600.0), role="owner")
 
 
-async def test_a_sleeper_finds_its_box_on_the_board_when_nobody_can_be_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_sleeper_finds_its_boxes_on_the_board_when_nobody_can_be_asked(
+    tmp_path: Path, at_once: bool
+) -> None:
     async with PrivateWorld(tmp_path) as world:
         owner = await world.add("owner", role="owner")
         asleep = Identity.generate()
@@ -159,6 +163,8 @@ async def test_a_sleeper_finds_its_box_on_the_board_when_nobody_can_be_asked(tmp
             owner.node.keep(notice)
             owner.node.keys.keep(world.ring)
             await owner.node.tell(notice)
+            if at_once and number == 2:
+                continue
             await owner.node.exchange.leave_boxes()
             assert owner.node.ledger.get("boxes") == str(number).encode()
         await owner.die()
@@ -167,6 +173,22 @@ async def test_a_sleeper_finds_its_box_on_the_board_when_nobody_can_be_asked(tmp
         await world.until(lambda: again.node.keys.ring.keys == world.ring.keys)
         saved = tmp_path / "b" / "runs" / world.run.id / KEYS_FILE
         assert stat.S_IMODE(saved.stat().st_mode) == 0o600
+
+
+async def test_a_stranger_that_names_a_key_that_does_not_exist_has_nobody_look_for_it(
+    tmp_path: Path,
+) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        key = Identity.generate()
+        owner, _ = await world.add("owner", role="owner"), await world.add("a", identity=key)
+        await world.until(lambda: key.peer_id in owner.node.state.admissions)
+        made_up = replace(world.ring, keys=(*world.ring.keys, RunKey.generate()))
+        owner.node.keys.wanted.clear()
+        for signer, is_looked_for in ((Identity.generate(), False), (key, True)):
+            said = seal_record(signer, note_of(world), made_up, 1)
+            with pytest.raises(MissingKeyError):
+                owner.node.swarm.open(said.data, ("claim",))
+            assert owner.node.keys.wanted.is_set() == is_looked_for
 
 
 async def test_nothing_is_sealed_under_an_old_key_once_a_new_one_is_named(tmp_path: Path) -> None:

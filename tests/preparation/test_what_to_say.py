@@ -117,7 +117,7 @@ def test_a_machine_that_stays_keeps_its_generator() -> None:
     state = state_of(run, admit, certificates=signed)
     (kept,) = revocation(DELEGATE.peer_id, state, signed, since_s=None, with_admissions=False, next_key="")
     assert isinstance(kept, Revoke)
-    assert kept.keeps == (MIA,)
+    assert kept.keeps == (generator, MIA)
     after = state_of(run, admit, kept, certificates=signed)
     assert (after.rights(MIA), after.rights(generator)) == ({"train", "generate"}, {"generate"})
 

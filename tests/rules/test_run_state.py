@@ -171,6 +171,27 @@ def test_a_revoked_delegate_takes_its_admissions_with_it_but_for_those_that_are_
     assert state.rights(C.peer_id) == frozenset()
 
 
+def test_a_revoked_delegate_lets_in_nobody_by_calling_it_a_companion_of_one_that_stays() -> None:
+    kept = certificate(B, CLOSED.id, A.peer_id, TRAIN, at_s=NOW - 50)
+    changes = (admit(B.peer_id, "admit"), Revoke(peer=B.peer_id, keeps=(A.peer_id,)))
+    back = {"peer": C.peer_id, "companion_of": A.peer_id}
+    dated_back = seal(B, kept.record.model_copy(update=back))
+    state = state_of(CLOSED, *changes, certificates=[kept, dated_back])
+    assert state.rights(A.peer_id) == set(TRAIN)
+    assert state.rights(C.peer_id) == frozenset()
+
+
+def test_a_delegate_gives_no_time_that_it_does_not_have_itself() -> None:
+    let = admit(B.peer_id, "admit", until=NOW + 500)
+    given = certificate(B, CLOSED.id, A.peer_id, TRAIN, at_s=NOW + 5)
+    before, after = (state_of(CLOSED, let, now_s=NOW + at, certificates=[given]) for at in (400, 600))
+    assert before.rights(A.peer_id) == set(TRAIN)
+    # somebody who has the delegate's key by then may have made it, and dated it back
+    assert after.rights(A.peer_id) == frozenset()
+    assert after.counts(claim(A, 1, NOW + 100))
+    assert not after.counts(claim(A, 1, NOW + 550))
+
+
 def test_a_delegate_that_was_admitted_anew_signs_anew_and_its_old_word_stays_void() -> None:
     old, new = (
         certificate(B, CLOSED.id, one.peer_id, TRAIN, at_s=at) for one, at in ((A, NOW + 5), (C, NOW + 30))

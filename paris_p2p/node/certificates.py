@@ -141,6 +141,7 @@ class Certificates:
 
 def _adds(new: Certificate, known: Certificate) -> bool:
     """Tells whether a later certificate of one signer for one peer gives more rights, or for longer."""
-    if not {*known.record.rights} <= {*new.record.rights} or new.id == known.id:
+    before, after = {*known.record.rights}, {*new.record.rights}
+    if not before <= after or new.record.expires_at < known.record.expires_at:
         return False
-    return new.record.expires_at >= known.record.expires_at
+    return before < after or new.record.expires_at > known.record.expires_at

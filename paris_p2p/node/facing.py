@@ -130,7 +130,9 @@ class Facing:
 
     async def converse(self, action: RequestKind, run: str, body: bytes) -> bytes | None:
         proves = action in ("join", "hello")
-        if proves and not any(member.state.is_named(self._peer) for member in self._runs()):
+        # Members greet as often as they need; one that joins again costs signatures as a stranger does.
+        greets = action == "hello" and any(member.state.is_named(self._peer) for member in self._runs())
+        if proves and not greets:
             try:
                 self._host.words.check(self._peer)
             except BusyError:

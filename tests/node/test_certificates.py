@@ -90,3 +90,12 @@ def test_a_delegate_that_is_admitted_anew_signs_anew_in_whatever_order_that_is_h
     (old,), (new,) = some(BAD, 1, NOW + 5), some(BAD, 1, NOW + 30)
     assert not held.add(old)
     assert held.add(new)
+
+
+def test_a_certificate_that_says_the_same_later_is_nothing_new() -> None:
+    held, peer = known(), Identity.generate().peer_id
+    first, same = (certificate(NODE, RUN.id, peer, ("train",), at, NOW + 900 - at) for at in (NOW, NOW + 9))
+    assert held.add(first)
+    assert not held.add(same)
+    assert held.add(certificate(NODE, RUN.id, peer, ("train",), NOW + 9))
+    assert list(held) != [first]

@@ -255,6 +255,23 @@ async def test_a_thousand_wrong_tokens_cost_little_and_end_the_connection(tmp_pa
         assert host.identity.peer_id not in {peer.peer_id for peer in await owner.host.swarm.peers()}
 
 
+async def test_a_member_that_joins_again_and_again_is_told_that_this_node_is_busy(tmp_path: Path) -> None:
+    async with MembersWorld(tmp_path) as world:
+        owner, host, invite = await world.owners_node(), world.host("a"), world.token()
+        node = await world.join(host, invite)
+        asked = encode(JoinRequest(token=invite.join).model_dump(exclude_defaults=True))
+        name, version = join_name(world.run.id, owner.peer_id), owner.word.version
+        answers = []
+        for _ in range(50):
+            try:
+                answers.append(await host.swarm.ask(owner.peer_id, "join", name, asked))
+            except BusyError:
+                answers.append(b"")
+        assert 0 < sum(map(bool, answers)) <= 10
+        assert owner.word.version == version  # nothing is counted anew for it
+        assert await node.membership.greet(owner.peer_id)
+
+
 async def test_a_peer_that_greets_and_asks_at_its_pace_is_never_hung_up_on(tmp_path: Path) -> None:
     limits, now_s = WordLimits(), 0.0
     limits._each._clock = limits._all._clock = limits._failures._clock = lambda: now_s

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from paris_p2p.bootstrap.door_word import DoorWord, spec_of_ticket
+from paris_p2p.bootstrap.forgotten import end_heard_s
 from paris_p2p.bootstrap.keeper_joining import ring_of, save_ticket, with_ring
 from paris_p2p.envelope import Envelope, decode, encode, parse
 from paris_p2p.errors import DiskFullError, MissingBlobError, ParisError, RecordError, SwarmError
@@ -84,7 +85,6 @@ class Keeper:
         self.stocks: dict[str, list[Stocked]] = {}  # by member, as it said last
         self.held: dict[str, Stocked] = {}  # by blob id
         self._told_s = -1e9
-        self._ended_s: float | None = None  # by the monotonic clock: when the run's end was met here
 
     # what the other parts of a node ask
 
@@ -212,12 +212,8 @@ class Keeper:
         state = self.state
         if state.is_revoked(self.peer_id):
             return "its owner took this node's part in it"
-        if state.ended is None:
-            self._ended_s = None
-            return ""
-        # From when it is heard of here: with a key that was stolen for a minute an end can be dated back.
-        self._ended_s = self._ended_s or time.monotonic()
-        if time.monotonic() - self._ended_s >= self.forget_ended_s:
+        ended_s = end_heard_s(self.ledger, state)
+        if ended_s is not None and time.time() >= ended_s + self.forget_ended_s:
             return "its owner ended it"
         return ""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from paris_p2p.bootstrap.forgotten import end_heard_s
 from paris_p2p.errors import DiskFullError, ParisError, SwarmError
 from paris_p2p.node.copies import Copies
 from paris_p2p.node.run_node import RunNode
@@ -41,8 +42,9 @@ class FullDisk:
 
 
 class Mirror:
-    """Mirrors one run until cancelled; `known` is told how many slots have a tip, and when the run's owner
-    ended it (Unix time; None while it goes on). All runs of a node read the bulletin board in turns.
+    """Mirrors one run until cancelled; `known` is told how many slots have a tip, and when it
+    was heard that the run's owner ended it (Unix time; None while it goes on). All runs of a node read the
+    bulletin board in turns.
     """
 
     def __init__(
@@ -116,8 +118,7 @@ class Mirror:
         node = self.node
         slots = node.state.slots_ever  # of an expert that was dropped the last tip stays, too
         tips = [(slot, tip) for slot in slots if (tip := node.board.tip(slot)) is not None]
-        ended = node.state.ended
-        self.known(len(tips), None if ended is None else ended.record.issued_at)
+        self.known(len(tips), end_heard_s(node.ledger, node.state))
         due_s = [self._want("data", node.run, node.spec.data_blobs)]
         for slot, tip in tips:
             card = tip.card.record

@@ -45,7 +45,8 @@ _PAUSE_S = 1.0  # between two looks at what was heard, however much that is
 
 class BootstrapNode:
     """Joins runs that it hears of, and mirrors each in a task of its own; `only` names those it may hold,
-    empty means any (rules/places.py). It forgets a run `forget_ended_s` after its owner ended it.
+    empty means any (rules/places.py). It forgets a run `forget_ended_s` after it heard that its owner
+    ended it.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class KeyExchange:
             first = decode(body).get("first", 1) if body else 1
         except RecordError:
             return None
-        if not isinstance(first, int) or not 1 <= first <= MAX_KEYS:
+        if type(first) is not int or not 1 <= first <= MAX_KEYS:
             return None
         return await self._box_for(peer, first) or None
 

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from paris_p2p.bootstrap import forgotten
-from paris_p2p.bootstrap.forgotten import ForgottenRuns
+from paris_p2p.bootstrap.forgotten import ForgottenRuns, end_heard_s
+from paris_p2p.owner_records import End
+from paris_p2p.store.ledger import Ledger
+from tests.rules.made_notices import made_run, state_of
 
 RUNS = [f"{number:064x}" for number in range(6)]
 
@@ -43,3 +46,19 @@ def test_a_damaged_file_forgets_what_was_forgotten_and_no_more(tmp_path: Path) -
     runs.file.write_text(f"../../etc\n{RUNS[3]}\n")
     assert RUNS[3] in ForgottenRuns(runs.file)
     assert "../../etc" not in ForgottenRuns(runs.file)
+
+
+def test_an_end_counts_from_when_it_was_heard_also_over_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made_run()
+    now_s = 2e9
+    monkeypatch.setattr("paris_p2p.bootstrap.forgotten.time.time", lambda: now_s)
+    ledger = Ledger(tmp_path / "ledger")
+    assert end_heard_s(ledger, state_of(run)) is None
+    assert end_heard_s(ledger, state_of(run, End())) == 2e9  # though it is dated before
+    now_s += 500.0
+    assert end_heard_s(Ledger(tmp_path / "ledger"), state_of(run, End())) == 2e9
+    for damage in (b"", b"soon", b"9" * 40, b"3000000000"):
+        ledger.put("end-heard", damage)
+        assert end_heard_s(ledger, state_of(run, End())) == now_s

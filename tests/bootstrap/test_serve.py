@@ -395,7 +395,7 @@ async def test_runs_read_the_bulletin_board_in_turns_and_a_slow_one_keeps_no_run
         """A run without slots; it counts its readings, and the looks at what is to be copied."""
 
         run, spec = "a" * 64, SimpleNamespace(data_blobs=(), timing=TIMING)
-        state = SimpleNamespace(ended=None, slots_ever=())
+        state, ledger = SimpleNamespace(ended=None, slots_ever=()), None
 
         def __init__(self) -> None:
             self.disk_news, self.own = asyncio.Event(), self
@@ -439,8 +439,8 @@ async def test_a_run_that_its_owner_ended_is_forgotten_when_the_operator_said_an
             await world.until(lambda: world.run.id in bootstrap.runs)
             await world.say(End(reason="it is good"))
             await world.until(lambda: bootstrap.places[world.run.id].forgotten_from_s < math.inf)
-            ended_s = world.notices[0].record.issued_at
-            assert bootstrap.places[world.run.id].forgotten_from_s == ended_s + FORGET_ENDED_S
+            forgotten_s = bootstrap.places[world.run.id].forgotten_from_s
+            assert abs(forgotten_s - FORGET_ENDED_S - time.time()) < 600  # counted from when it was heard
             bootstrap.forget_ended_s = 0.0
             bootstrap.runs[world.run.id].disk_news.set()
             folder = bootstrap.host.settings.data_dir / "runs" / world.run.id

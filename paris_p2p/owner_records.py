@@ -170,13 +170,15 @@ class NoticeRecord(Signed):
 class CertificateRecord(Signed):
     """Lets a peer take part until it expires; signed by the owner, or by a peer that may admit.
 
-    A machine's second key, which generates, goes with the first: it is revoked with `companion_of`.
+    A machine's second key, which generates, goes with the first: it is revoked with `companion_of`. `token`
+    is that of the invite which bought it, so that other admitters count its use, too.
     """
 
     kind: Literal["certificate"] = "certificate"
     peer: PeerId
     rights: Rights
     companion_of: PeerId | Literal[""] = ""
+    token: Annotated[bytes, Field(max_length=16)] = b""
 
 
 class MemberRecord(Signed):

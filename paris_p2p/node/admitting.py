@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -85,7 +86,7 @@ class Admitter:
             return None
         async with self._turn:
             used = self._uses.get(token.record.token.hex(), {})
-            why = token_fault(state, token, self.node.peer_id, used, main)
+            why = token_fault(state, token, self.node.peer_id, self._users(token, used), main)
             if not why and main not in used and self.admitted >= MAX_ADMITTED:
                 why = "full"
             if why:
@@ -97,6 +98,14 @@ class Admitter:
             certificate = open_certificate(self.node.run, self._uses[token.record.token.hex()][main])
         return await self._let_in(peer, request, certificate)
 
+    def _users(self, token: Token, used: Iterable[str]) -> set[str]:
+        """Returns who came by a token to this node, or to another admitter as far as their members are known
+        here.
+        """
+        known = [one.record for one in self.node.word.certificates]
+        elsewhere = {one.peer for one in known if one.token == token.record.token and not one.companion_of}
+        return {*used, *elsewhere}
+
     def own_token(self, uses: int, lasts_s: float) -> Token:
         """Returns a token that this node redeems, for a whole machine; the one of before while most of its
         time is left, so that an invite that was sent out is the one that is printed again.
@@ -106,7 +115,7 @@ class Admitter:
             try:
                 token = _open_token(self.node.run, kept)
                 first, last = token.record.issued_at, token.record.expires_at
-                came = self._uses.get(token.record.token.hex(), {})
+                came = self._users(token, self._uses.get(token.record.token.hex(), {}))
                 if (
                     not any(self.node.state.is_revoked(peer) for peer in came)
                     and token.record.uses == uses
@@ -251,6 +260,7 @@ class Admitter:
             peer=peer,
             rights=rights,
             companion_of=companion_of,
+            token=b"" if token is None else token.token,
         )
         return seal(self.node.host.identity, record)
 

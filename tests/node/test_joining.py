@@ -156,6 +156,28 @@ async def test_whoever_is_revoked_takes_its_machines_other_key_and_its_invite_al
         assert await join_run(stays, invite) == world.run
 
 
+async def test_of_two_admitters_each_counts_those_that_came_to_the_other(tmp_path: Path) -> None:
+    async with MembersWorld(tmp_path) as world:
+        owner = await world.owners_node()
+        delegate = await world.join(world.host("delegate"), world.token())
+        admit = world.notice(Admit(peer=delegate.peer_id, rights=("admit",)))
+        for node in (owner, delegate):
+            node.keep(admit)
+        both = [delegate.peer_id, owner.peer_id]  # they are asked in this order
+        once, often = world.token(uses=1, admitters=both), world.token(uses=5, admitters=both)
+        first = await world.join(world.host("a"), once)
+        leaver = await world.join(world.host("b"), often)
+        assert delegate.admitter.admitted == 2
+        await soon(lambda: owner.state.is_member(first.peer_id) and owner.state.is_member(leaver.peer_id))
+        with pytest.raises(InviteError, match="used up"):
+            await join_run(world.host("c"), once)
+        revoked = world.notice(Revoke(peer=leaver.peer_id))
+        for node in (owner, delegate):
+            node.keep(revoked)
+        with pytest.raises(InviteError, match="was revoked since, so that it lets in nobody new"):
+            await join_run(world.host("the same person"), often)
+
+
 async def test_joining_waits_for_an_owner_that_is_away_and_goes_on_when_a_delegate_comes(
     tmp_path: Path,
 ) -> None:

@@ -23,6 +23,7 @@ from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.node.doorkeeper import Doorkeeper
 from paris_p2p.node.facing import Facing, Member, WordLimits
 from paris_p2p.node.open_copies import sweep_work
+from paris_p2p.node.plain_files import sweep_opened
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import RequestKind
 from paris_p2p.run_file import RUN_FILE, read_run
@@ -83,6 +84,7 @@ async def open_host(
     check_addresses(settings)
     with DataDirLock(settings.data_dir):
         sweep_work(settings.data_dir)
+        sweep_opened(settings.data_dir)
         identity = load_or_create_peer_key(settings.data_dir / "identity.key")
         host = Host(settings=settings, identity=identity, store=_open_store(settings, own_bytes))
         async with AsyncExitStack() as stack:

@@ -110,6 +110,15 @@ def opened_folder(data_dir: Path) -> Iterator[Path]:
         os.close(living)
 
 
+def sweep_opened(data_dir: Path) -> None:
+    """Deletes what killed commands of this machine left opened, in its generator's folder too: the next one
+    of them may be long in coming.
+    """
+    for home in (*data_dir.glob(OPENED), *data_dir.glob(f"*/{OPENED}")):
+        with explained(home), _locked(home / "lock"):
+            _sweep(home)
+
+
 def _sweep(home: Path) -> None:
     for folder in home.iterdir():
         if folder.is_dir() and not _is_held(_lock_of(folder)):

@@ -17,7 +17,7 @@ from paris_p2p.keyring import Keyring, RunKey, save_keyring
 from paris_p2p.node.generator import Fetched, FetchedSlot, fetch_run
 from paris_p2p.node.host import save_spec
 from paris_p2p.node.joining import GENERATOR_DIR
-from paris_p2p.node.plain_files import OPENED, opened_folder
+from paris_p2p.node.plain_files import OPENED, opened_folder, sweep_opened
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import BlobRef
 from paris_p2p.spec import LatentShape, Pinned, TextShape, sign_run
@@ -113,6 +113,18 @@ def test_copies_of_a_killed_command_go_with_the_next_and_those_of_a_living_one_s
             assert set(first.weights.values()).isdisjoint(second.weights.values())
             assert all(path.exists() for path in first.weights.values())
         assert all(path.exists() for path in first.weights.values())
+    assert world.plain() == []
+
+
+def test_a_start_of_the_machines_peer_deletes_what_a_killed_command_left_and_no_more(tmp_path: Path) -> None:
+    world = FetchedWorld(tmp_path)
+    dead = world.home / OPENED / "1-dead"
+    with world.fetch() as living:
+        dead.mkdir()
+        (dead / "expert-0").write_bytes(WEIGHTS)
+        sweep_opened(tmp_path)
+        assert not dead.exists()
+        assert all(path.exists() for path in living.weights.values())
     assert world.plain() == []
 
 

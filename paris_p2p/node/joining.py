@@ -239,7 +239,7 @@ class Joining:
                 except MissingKeyError:
                     break
                 del left[0]
-            if not left or len(left) == before:
+            if len(left) == before:  # the last notice may have named one more key
                 break
         if spec.private and not ring.keys:
             raise RecordError("no key of the run came with the answer")

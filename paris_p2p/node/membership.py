@@ -165,9 +165,11 @@ class Membership:
         own = self.record()
         return b"" if own is None else own.data
 
-    async def greet_connected(self) -> None:
-        """Shows this node's certificate to the connected peers that have not seen it."""
+    async def greet_connected(self, *, anew: bool = False) -> None:
+        """Shows this node's certificate to the connected peers that have not seen it, or `anew` to all."""
         now_s = time.monotonic()
+        if anew:
+            self._greeted.clear()
         connected = {peer.peer_id for peer in await self.node.swarm.peers()}
         self._greeted = {peer: due_s for peer, due_s in self._greeted.items() if peer in connected}
         due = [peer for peer in connected if self._greeted.get(peer, 0.0) <= now_s]

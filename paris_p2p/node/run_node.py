@@ -224,6 +224,11 @@ async def opened(host: Host, run: Envelope[RunSpec]) -> AsyncIterator[RunNode]:
             beside.append(asyncio.create_task(warn_of_older_nodes(host.swarm, node.public_id)))
         await node.ask_connected(wait_s=OPENING_S)
         await node.refresh()
+        if node.signed_spec.private and await node.exchange.ask():
+            # who was away while the run got a new key could neither show itself nor read what was said since
+            await node.membership.greet_connected(anew=True)
+            await node.ask_connected(wait_s=OPENING_S)
+            await node.refresh()
         yield node
     finally:
         await end_tasks(beside)

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgpack
@@ -22,12 +23,13 @@ from paris_p2p.envelope import Envelope, open_envelope, seal
 from paris_p2p.errors import MissingKeyError, RecordError, UnreachableError
 from paris_p2p.identity import Identity
 from paris_p2p.invite import Invite
+from paris_p2p.key_box import gift_for, seal_gift
 from paris_p2p.keyring import KEYS_FILE, Keyring, RunKey, save_keyring
 from paris_p2p.kinds import claims_key, dht_key, tips_key
 from paris_p2p.node.host import Host, spec_path
-from paris_p2p.node.joining import join_run
+from paris_p2p.node.joining import Joining, Newcomer, join_run
 from paris_p2p.node.run_node import RunNode, opened
-from paris_p2p.owner_records import Revoke
+from paris_p2p.owner_records import JoinAnswer, Revoke
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import AttestationRecord, ClaimRecord, PeerRecord
 from paris_p2p.store.blobs import BlobStore
@@ -35,7 +37,7 @@ from paris_p2p.store.sealing import open_blob
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import MAX_ENTRIES_PER_KEY
 from paris_p2p.veil import open_sealed, seal_record
-from tests.node.private_world import PrivateWorld
+from tests.node.private_world import MEMBER, PrivateWorld
 from tests.peer.world import Peer, World
 
 SLOT = "expert-0"
@@ -135,6 +137,43 @@ async def test_a_revoked_peer_cannot_open_what_comes_after_and_a_sleeper_can(tmp
         again = await world.restart("b", b)
         await world.until(lambda: again.node.keys.ring.keys == world.ring.keys)
         assert again.node.state.is_revoked(leaver.peer_id)
+
+
+async def test_a_newcomer_after_a_revocation_gets_every_key_with_the_answer(tmp_path: Path) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        new, comes = RunKey.generate(), Identity.generate()
+        notices = [world.notice(Revoke(peer=Identity.generate().peer_id, next_key=new.hash))]
+        world.ring = world.ring.with_key(new.secret)
+        gift = gift_for(world.ring, frozenset(MEMBER))
+        assert gift is not None
+        answer = JoinAnswer(
+            keys=seal_gift(comes.peer_id, gift), notices=tuple(notice.data for notice in notices)
+        )
+        host: Any = SimpleNamespace(identity=comes)
+        joining = Joining(host, Invite(run=world.run.id, peers=()), Newcomer())
+        ring, chain = joining._read(world.run, answer)
+        assert chain.number == 1
+        assert ring.keys == world.ring.keys
+
+
+async def test_one_that_was_away_while_a_key_came_reads_all_when_it_opens(tmp_path: Path) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        owner, maker = await world.add("owner", role="owner"), await world.add("a")
+        await a_tip(world, owner, maker)
+        new = RunKey.generate()
+        notice = world.notice(Revoke(peer=Identity.generate().peer_id, next_key=new.hash))
+        world.ring = world.ring.with_key(new.secret)
+        owner.node.keep(notice)
+        owner.node.keys.keep(world.ring)
+        await owner.node.tell(notice)
+        said = await owner.node.say(note_of(world, seq=10**15))
+        slept = Identity.generate()
+        world.admit(tmp_path / "slept", slept, MEMBER, keys=1)
+        host = Host(PeerSettings(data_dir=tmp_path / "slept"), slept, BlobStore(tmp_path / "slept" / "blobs"))
+        host.swarm = world.network.join(slept, host)
+        async with opened(host, world.run) as node:
+            assert node.keys.ring.keys == world.ring.keys
+            assert said.signer in {one.signer for one in node.board.claims(SLOT)}
 
 
 async def heard(world: PrivateWorld, peer: Peer) -> bool:

@@ -22,7 +22,7 @@ from paris_p2p.preparation.what_to_say import (
 from tests.rules.made import NOW
 from tests.rules.made_notices import certificate, made_run, state_of
 
-MIA, LEO, EVE = (Identity.generate().peer_id for _ in range(3))
+MIA, LEO, EVE = (Identity.from_private_bytes(bytes([n]) * 32).peer_id for n in (1, 2, 3))
 NAMES = {MIA: "Mia", LEO: "Leo"}
 
 

@@ -104,7 +104,7 @@ class Reply(_Passed):
     until: Seconds = FOREVER_S
 
 
-def parse_passed(model: type[M], data: bytes, what: str) -> M:
+def parse_passed(model: type[M], data: bytes, what: str, wants: str = "is not what is wanted here") -> M:
     """Returns what was passed; UsageError, naming `what`, where it is something else."""
     if len(data) > MAX_HANDED_BYTES:
         raise UsageError(f"{what} has more than {MAX_HANDED_BYTES / 1e6:.0f} MB; it is something else")
@@ -115,7 +115,7 @@ def parse_passed(model: type[M], data: bytes, what: str) -> M:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        raise UsageError(f"{what} is not what is wanted here: {where}: {first['msg']}") from error
+        raise UsageError(f"{what} {wants}: {where}: {first['msg']}") from error
 
 
 def read_handed(path: Path) -> HandedWord:
@@ -125,4 +125,4 @@ def read_handed(path: Path) -> HandedWord:
             data = file.read(MAX_HANDED_BYTES + 1)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}; name the file of --sign-only") from error
-    return parse_passed(HandedWord, data, str(path))
+    return parse_passed(HandedWord, data, str(path), "is no file that --sign-only wrote, or was cut")

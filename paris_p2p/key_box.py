@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import msgpack
+from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.exceptions import CryptoError
 from nacl.public import SealedBox
 from nacl.signing import SigningKey, VerifyKey
@@ -101,8 +102,19 @@ def doors_with(ring: DoorRing | None, gift: KeyGift, named: Sequence[str]) -> Do
     return ring
 
 
+def is_key(peer: str) -> bool:
+    """Tells whether a peer id is a key that somebody can have: a letter that is wrong makes most ids none,
+    and they look as good as others.
+    """
+    return bool(crypto_core_ed25519_is_valid_point(peer_id_to_bytes(peer)[-32:]))
+
+
 def seal_gift(peer: str, gift: KeyGift) -> bytes:
-    """Returns a gift that only `peer` can open."""
+    """Returns a gift that only `peer` can open; RecordError where its id is nobody's key."""
+    if not is_key(peer):
+        raise RecordError(
+            f"{peer} is nobody's key, so nothing can be sealed to it; it was mistyped or made up"
+        )
     public = VerifyKey(peer_id_to_bytes(peer)[-32:]).to_curve25519_public_key()
     return bytes(SealedBox(public).encrypt(msgpack.packb(gift.model_dump(exclude_defaults=True))))
 

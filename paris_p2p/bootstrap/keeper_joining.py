@@ -17,6 +17,7 @@ from paris_p2p.invite import Invite
 from paris_p2p.key_box import doors_with, open_gift
 from paris_p2p.keyring import DoorKey, DoorRing
 from paris_p2p.node.facing import join_name
+from paris_p2p.node.joining import SILENT_TRIES
 from paris_p2p.node.membership import open_certificate
 from paris_p2p.owner_records import JoinAnswer, JoinRequest, StorageTicket
 from paris_p2p.rules.admission import REASONS
@@ -71,7 +72,7 @@ async def be_admitted(
 
     Where none will it says why; while they are away, it says for whom it waits.
     """
-    said = ""
+    said, silent = "", 0
     while True:
         token = invite.usable_token(time.time())
         if token is None:
@@ -84,6 +85,9 @@ async def be_admitted(
             try:
                 answer = await swarm.ask(peer, "join", join_name(invite.run, peer), _request(invite))
             except MissingBlobError as error:
+                if (silent := silent + 1) < SILENT_TRIES:
+                    away.append(f"{peer} (it does not serve this run, or not yet)")
+                    continue
                 raise InviteError(
                     f"not let in by {peer}: it does not serve this run, or the invite's maker may not let "
                     "in any more; ask the run's owner for a new invite"

@@ -151,6 +151,8 @@ def _made(home: RunHome, flags: InviteFlags) -> Invite:
                 "paris-run say FOLDER admit PEER --for admit"
             )
     until_s = now_s + 30 * DAY_S if flags.until is None else flags.until
+    if until_s <= now_s:
+        raise UsageError("--until names a date that is over; name a later one")
     token = make_token(
         issuer,
         state.run,

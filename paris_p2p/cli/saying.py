@@ -71,7 +71,8 @@ class Saying:
         """Returns the peer that a word means; UsageError."""
         from paris_p2p.preparation.what_to_say import find_peer
 
-        return find_peer(word, [*self.state.admissions, *self.word.peers], self.names)
+        known = [*self.state.admissions, self.state.signed.owner_node, *self.word.peers]
+        return find_peer(word, [peer for peer in known if peer], self.names)
 
     def places(self, slot: str, invite: str) -> SlotPlaces:
         """Returns a slot's attested cards as the run's node knows them, or the swarm by an invite.

@@ -135,6 +135,9 @@ def _member_words(state: RunState, peer: str, names: Mapping[str, str]) -> str:
     owner = state.signed.owner
     by = " and ".join("the owner" if signer == owner else peer_words(signer, names) for signer in one["by"])
     node = ", the run's own node" if peer == state.signed.owner_node else ""
+    machine = next((held.companion_of for held in state.admissions.get(peer, ()) if held.companion_of), "")
+    if machine and not names.get(peer):
+        node = f", the generator of {peer_words(machine, names)}"
     return f"{peer_words(peer, names)}{node}: {', '.join(rights) or 'nothing'}{until}, by {by}"
 
 

@@ -12,7 +12,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from paris_p2p.disk import explained, write_atomic
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import DiskFullError, MissingBlobError, RecordError, UsageError
+from paris_p2p.errors import (
+    DiskFullError,
+    InviteError,
+    MissingBlobError,
+    MissingKeyError,
+    RecordError,
+    RevokedError,
+    UsageError,
+)
 from paris_p2p.fetched_run import FetchedRun, check_slots
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.invite import Invite
@@ -25,11 +33,13 @@ from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.progress import Progress
 from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.rules.expert_set import generating_spec, stands_for
+from paris_p2p.rules.standing import standing
 from paris_p2p.run_file import read_run
 from paris_p2p.shown import say
 from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.store.blobs import BlobStore
 
+_KEY_WAITS_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 0.0)  # before each question for a key
 FETCH_ONLINE = "run `paris-peer fetch INVITE` once, online"
 
 
@@ -99,6 +109,7 @@ async def _fetch(
     async with newcomer_host(settings, invite, newcomer) as host:
         run = await join_run(host, invite, newcomer)
         async with opened(host, run) as node:
+            await catch_up(node)
             progress("joining the run", 1, 1)
             spec, tips = generating_set(node)
             check_wanted(spec, set(tips), partial, routing)
@@ -115,6 +126,40 @@ async def _fetch(
             if spec.private:
                 await asyncio.to_thread(_make_room_to_open, host, [ref for _, ref in wanted])
             return host.store, settings.data_dir, run, fetched
+
+
+async def catch_up(node: RunNode) -> None:
+    """Brings the keys that a private run got since this peer was here: without them it sees old tips only.
+
+    RevokedError where the owner ended this peer's part, MissingKeyError where nobody gives it the newest key.
+    """
+    for wait_s in _KEY_WAITS_S:
+        _check_member(node)
+        if not node.keys.is_behind:
+            return
+        await asyncio.sleep(wait_s)
+        if await node.exchange.ask():
+            await node.ask_connected()
+            await node.refresh()
+    raise MissingKeyError(
+        f"the run has a new key, number {len(node.state.key_hashes)}, and no member that was asked gave it "
+        "to this peer; try again when more are online"
+    )
+
+
+def _check_member(node: RunNode) -> None:
+    """Raises RevokedError where the owner ended this machine's part, InviteError where it ended by itself."""
+    state, me = node.state, node.peer_id
+    own = node.membership.certificate
+    machine = me if own is None else own.record.companion_of or me
+    for peer in (me, machine):
+        if state.is_revoked(peer):
+            raise RevokedError(standing(state, peer).why)
+    if state.signed.members_only and not state.is_member(me):
+        raise InviteError(
+            "this machine takes no part in the run any more: its certificate ended, or the peer that let it "
+            "in was revoked; ask the run's owner for a new invite"
+        )
 
 
 def _make_room_to_open(host: Host, refs: list[BlobRef]) -> None:

@@ -82,8 +82,12 @@ def governance(node: RunNode) -> Governance:
 
 
 def _members(state: RunState) -> int:
+    """Returns how many machines take part, each with its generator."""
     known = {state.signed.owner_node, *state.signed.gate.attestors, *state.admissions}
-    return sum(state.is_member(peer) for peer in known if peer)
+    beside = {
+        peer for peer, held in state.admissions.items() if any(one.companion_of in known for one in held)
+    }
+    return sum(state.is_member(peer) for peer in known - beside if peer)
 
 
 def _end_s(state: RunState, me: str) -> float | None:

@@ -47,6 +47,7 @@ SPEC_LIMIT_S = 120.0  # 4 MiB, the longest RunSpec, over a slow line
 # in a data directory: the generator's own key and lock, so that it works beside a running peer
 GENERATOR_DIR = "generator"
 AGAIN_S = 10.0  # between two tries to be let in
+SILENT_TRIES = 3  # a node that starts is there some seconds before it serves its run
 _MAX_ASKED = 16  # peers that are asked to let in, without a token
 _NEW_INVITE = "ask the run's owner for a new invite"
 
@@ -124,6 +125,7 @@ def newcomer_of(
     """
     home = data_dir / GENERATOR_DIR
     other_home = data_dir if is_generator else home
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)  # keys come into both, before a node locks them
     other = load_or_create_peer_key(other_home / "identity.key")
     return Newcomer(name, asks, is_generator, other, other_home, say)
 
@@ -134,7 +136,7 @@ class Joining:
     def __init__(self, host: Host, invite: Invite, newcomer: Newcomer):
         self.host, self.invite, self.newcomer, self.run_id = host, invite, newcomer, invite.run
         self.token = invite.usable_token(time.time())
-        self._said = ""
+        self._said, self._silent = "", 0
         if self.token is not None and set(self.token.record.rights) == {"store"}:
             raise InviteError(
                 "this invite lets in a node that stores for the run, and nothing else; start one with "
@@ -283,6 +285,12 @@ class Joining:
             f"{peer}: it does not serve this run, or the invite's maker may not let in any more"
             for peer in silent
         ]
+        self._silent = self._silent + 1 if silent else 0
+        if not waits and 0 < self._silent < SILENT_TRIES:
+            return (
+                f"waiting to be let in: {', '.join(silent)} does not serve this run, or not yet; "
+                f"trying again every {self.newcomer.again_s:.0f} s"
+            )
         if not waits:
             raise InviteError(f"not let in: {'; '.join(told) or 'the invite names nobody'}; {_NEW_INVITE}")
         who = ", ".join(f"{peer} ({_WAITS[why]})" for peer, why in waits.items())
@@ -307,9 +315,12 @@ def _asked_words(answers: dict[str, str]) -> str:
     away = [peer for peer, why in answers.items() if why in _WAITS]
     if not answers:
         return "waiting for the run's owner: nobody is connected yet whom to ask"
-    where = f"the request was left with {', '.join(left)}" if left else "nobody could be asked yet"
+    where = f"asked {', '.join(left)}, of whom those answer who may" if left else "nobody could be asked yet"
     missing = f"; not reached: {', '.join(away)}" if away else ""
-    return f"waiting for the run's owner to let this peer in: {where}{missing}"
+    return (
+        "waiting for the run's owner or a delegate of its to let this peer in (they see it in "
+        f"`paris-run requests`): {where}{missing}"
+    )
 
 
 def _is_outside(host: Host, run: Envelope[RunSpec]) -> bool:

@@ -12,7 +12,7 @@ from functools import partial
 
 from paris_p2p.envelope import decode, encode
 from paris_p2p.errors import MissingBlobError, RecordError, SwarmError
-from paris_p2p.key_box import KeyGift, gift_for, open_gift, seal_gift, with_gift
+from paris_p2p.key_box import KeyGift, gift_for, is_key, open_gift, seal_gift, with_gift
 from paris_p2p.keyring import MAX_KEYS
 from paris_p2p.kinds import SIGNED_LIFETIME_S, key_box_key
 from paris_p2p.node.node_seam import NodeSeam
@@ -123,9 +123,14 @@ class KeyExchange:
         await node.tell(node.sign(record, number - 1))
 
     async def _box_for(self, peer: str, first: int, last: int | None = None) -> bytes:
-        rights = self.node.state.rights(peer)
-        gift = gift_for(self.node.keys.ring.as_of(last) if last else self.node.keys.ring, rights, first)
-        return b"" if gift is None else await asyncio.to_thread(seal_gift, peer, gift)
+        """Returns the keys that a peer's rights open, sealed to it; b"" where there is nothing for it, and
+        for an id that is nobody's key, which an owner may mistype and a delegate make up.
+        """
+        ring = self.node.keys.ring.as_of(last) if last else self.node.keys.ring
+        gift = gift_for(ring, self.node.state.rights(peer), first)
+        if gift is None or not is_key(peer):
+            return b""
+        return await asyncio.to_thread(seal_gift, peer, gift)
 
     async def _read_box(self) -> bool:
         """Takes the key that follows this node's newest from the board; tells whether it was there."""

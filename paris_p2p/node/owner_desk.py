@@ -90,12 +90,14 @@ class OwnerDesk:
                 return  # nobody is there; what the board lacks is put there at each refresh
 
     async def holders(self, body: bytes) -> Holders:
-        """Asks the connected peers whether they have a notice."""
+        """Asks the connected peers, of a members-only run its members, whether they have a notice."""
         number = parse_passed(Asked, body, "the question").number
         if not 1 <= number <= self.node.chain.number:
             raise UsageError(f"there is no notice {number}; there are {self.node.chain.number}")
         notice = self.node.chain.notices[number - 1]
         peers = [peer.peer_id for peer in await self.node.host.swarm.peers()]
+        if self.node.signed_spec.members_only:  # bootstrap nodes and strangers are told nothing
+            peers = [peer for peer in peers if self.node.state.is_member(peer)]
         asked = {peer: partial(self._has, peer, notice) for peer in peers[:_MAX_ASKED]}
         answers = await ask_side_by_side(asked, enough=1, limit_s=_HAVE_IT_S, extra=1.0)
         await end_tasks(answers.late.values())

@@ -47,6 +47,14 @@ class RunKeys:
         save_keyring(self.folder, ring)
         self.ring = ring
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether a private run's newest key is not here; the exchange of keys is asked to get it."""
+        behind = bool(self.ring.keys) and self.in_force() > len(self.ring.keys)
+        if behind:
+            self.wanted.set()
+        return behind
+
     def for_new_blobs(self) -> RunKey:
         """Returns the key that what is published now is sealed under; MissingKeyError without it."""
         number = self.in_force()

@@ -155,6 +155,7 @@ class Outbox:
             floor=self.node.state.floor_epoch(self.slot),
             refusals=tuple(board.refusals(self.slot)),
             sending=self.publishing.locked(),
+            lacks_key=self.node.keys.is_behind,
             loading=loading,
             ending=ending,
         )

@@ -20,7 +20,7 @@ from typing import Literal
 
 from paris_p2p.disk import explained, write_atomic
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import MemoryLimitError, ParisError, RevokedError, SwarmError
+from paris_p2p.errors import MemoryLimitError, MissingKeyError, ParisError, RevokedError, SwarmError
 from paris_p2p.node.publish import tell_own_cards_again
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import Status, run_status, tree_memory_bytes
@@ -214,8 +214,10 @@ class Volunteer:
         except MemoryLimitError as error:
             self.say(f"gave up {slot}: {error}; {self.room.ran_out(slot, 1, str(error))}")
         except (SwarmError, ParisError) as error:
-            self._cool_until_s = time.monotonic() + COOL_DOWN_S
-            self.say(f"gave up {slot} for {COOL_DOWN_S:.0f} s: {error}")
+            # A key that is on its way is no failure of this machine's.
+            cool_s = _RETRY_S if isinstance(error, MissingKeyError) else COOL_DOWN_S
+            self._cool_until_s = time.monotonic() + cool_s
+            self.say(f"gave up {slot} for {cool_s:.0f} s: {error}")
             self._show("cooling", str(error))
         finally:
             self.lead = None

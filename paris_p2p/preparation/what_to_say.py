@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from paris_p2p.errors import RecordError, UsageError
 from paris_p2p.handed_word import CardPlace, SlotPlaces
 from paris_p2p.identity import peer_id_to_bytes
+from paris_p2p.key_box import is_key
 from paris_p2p.notice_words import peer_words
 from paris_p2p.owner_records import (
     FOREVER_S,
@@ -31,8 +32,10 @@ from paris_p2p.rules.effective import extended
 from paris_p2p.rules.run_state import Certificate, RunState
 from paris_p2p.spec import RunSpec
 
+MAX_SHOWN = 40  # letters of what somebody typed wrongly
 MIN_ENDING = 4  # letters of a peer id that may stand for it
 PEER_ID_LETTERS = 52
+_COPY = "copy it again from `paris-peer status` on its machine"
 
 
 def find_peer(word: str, known: Iterable[str], names: Mapping[str, str]) -> str:
@@ -45,6 +48,8 @@ def find_peer(word: str, known: Iterable[str], names: Mapping[str, str]) -> str:
     except RecordError:
         pass
     else:
+        if not is_key(word):
+            raise UsageError(f"{word!r} is nobody's peer id: one letter or more is wrong; {_COPY}")
         return word
     peers = dict.fromkeys((*known, *names))
     meant = [peer for peer in peers if names.get(peer) == word]
@@ -58,7 +63,7 @@ def find_peer(word: str, known: Iterable[str], names: Mapping[str, str]) -> str:
     if word.startswith("12D3Koo"):
         raise UsageError(
             f"{word[:64]!r} is not a peer id: it has {len(word)} letters where {PEER_ID_LETTERS} are due, or "
-            "one that cannot be; copy it again from `paris-peer status`"
+            f"one that cannot be; {_COPY}"
         )
     raise UsageError(
         f"{word[:64]!r} is not a peer id (12D3Koo…), nor the end of one or a name that is known here"
@@ -200,7 +205,10 @@ def made(kind: type[Any], **fields: Any) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{where} {first['input']!r:.80}: {first['msg']}") from error
+        given = first["input"]
+        if isinstance(given, str) and len(given) > MAX_SHOWN:
+            given = f"{given[:MAX_SHOWN]}…"
+        raise UsageError(f"{where} {given!r}: {first['msg']}") from error
 
 
 def rights_in(words: str) -> tuple[Right, ...]:

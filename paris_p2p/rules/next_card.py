@@ -4,6 +4,7 @@
     the claim is lost, or the tip is not of this training:  stop
     the claim is about to run out, or a trainer is loading: wait
     a card that goes back is being told:                    wait
+    the run has a new key, which is not here yet:           wait
     a card was signed and nobody could be told of it:       tell it again
     the slot is going back to its best card:                wait
     an earlier card of ours became the tip:                 publish what came after it
@@ -195,6 +196,7 @@ class CardView:
     floor: int = 0  # the lowest epoch of a card that counts, since the owner took cards back
     refusals: tuple[Envelope[RefusalRecord], ...] = ()
     sending: bool = False  # a card is being signed and told, elsewhere than as this decides
+    lacks_key: bool = False  # that what goes out now has to be sealed under
     loading: bool = False  # a trainer is about to read the newest resume state, which publishing moves
     ending: bool = False  # this leadership is about to end, and does not wait for the cadence
 
@@ -229,6 +231,8 @@ def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
         return CardDecision("wait", "a trainer reads the newest checkpoint")
     if view.sending:
         return CardDecision("wait", "a card is being told")
+    if view.lacks_key:
+        return CardDecision("wait", "the run's new key is not here yet; members are asked for it")
     if state.untold is not None:
         return CardDecision("tell")
     if state.going_back:

@@ -41,6 +41,7 @@ class Admission:
     until_s: float
     by: str  # peer-id form of the signer
     name: str = ""
+    companion_of: str = ""  # the peer of the same machine, of a generator
 
     def holds(self, at_s: float) -> bool:
         return at_s < self.until_s
@@ -291,7 +292,9 @@ def _admit_by_certificate(tally: _Tally, spec: RunSpec, certificates: Iterable[C
         if any(one.voids(record.issued_at) for one in revocations):
             continue
         later = (one.since_s for one in revocations if one.since_s > record.issued_at)
-        one = Admission(rights, record.issued_at, min((until_s, *later)), signer)
+        one = Admission(
+            rights, record.issued_at, min((until_s, *later)), signer, companion_of=record.companion_of
+        )
         tally.admissions[record.peer] = (*tally.admissions.get(record.peer, ()), one)
 
 

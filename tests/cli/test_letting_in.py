@@ -90,7 +90,7 @@ def test_without_its_node_an_invite_names_the_addresses_of_last_time_and_says_so
         (["--for", "admit"], "an invite gives nobody the right to let others in"),
         (["--for", "fly"], "'fly' is no right"),
         (["--until", "never"], "an invite lasts up to 365 days"),
-        (["--until", "2001-01-01"], "an invite lasts up to 365 days from now"),
+        (["--until", "2001-01-01"], "--until names a date that is over; name a later one"),
         (["--admitter", MIA], f"{MIA} may not let others in"),
         (["--admitter", "Mia"], "nor the end of one or a name that is known here"),
         (["--uses", "0"], "Invalid value for '--uses'"),

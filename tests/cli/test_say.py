@@ -256,7 +256,7 @@ async def test_what_is_signed_on_another_machine_is_sent_from_here(tmp_path: Pat
             say, tmp_path / "other", "--send", str(file), fails=True
         )
         file.write_text("junk")
-        assert "is not what is wanted here" in await asyncio.to_thread(
+        assert "is no file that --sign-only wrote, or was cut" in await asyncio.to_thread(
             say, here, "--send", str(file), fails=True
         )
 

@@ -137,7 +137,7 @@ async def test_a_revoked_peer_is_not_let_in_again_by_a_token_that_is_left(tmp_pa
         owner.keep(world.notice(Revoke(peer=host.identity.peer_id)))
         (tmp_path / "a" / "runs" / world.run.id / "ledger" / CERTIFICATE).unlink()
         with pytest.raises(InviteError, match="not let in"):
-            await join_run(host, invite)
+            await join_run(host, invite, Newcomer(again_s=0.01))
         assert owner.host.shown_to(host.identity.peer_id, "spec", "", world.run.id).spec(world.run.id) is None
 
 
@@ -178,6 +178,21 @@ async def test_of_two_admitters_each_counts_those_that_came_to_the_other(tmp_pat
             await join_run(world.host("the same person"), often)
 
 
+async def test_an_owners_node_that_is_about_to_serve_its_run_is_waited_for(tmp_path: Path) -> None:
+    async with MembersWorld(tmp_path) as world:
+        owner, said = await world.owners_node(), list[str]()
+        serving = owner.host.members.pop(world.run.id)  # its host is up, and its run is not yet
+        newcomer = Newcomer(say=said.append, again_s=0.2)
+        joining = asyncio.create_task(join_run(world.host("early"), world.token(), newcomer))
+        await soon(lambda: said)
+        assert said == [
+            f"waiting to be let in: {owner.peer_id} does not serve this run, or not yet; "
+            "trying again every 0 s"
+        ]
+        owner.host.members[world.run.id] = serving
+        assert await joining == world.run
+
+
 async def test_joining_waits_for_an_owner_that_is_away_and_goes_on_when_a_delegate_comes(
     tmp_path: Path,
 ) -> None:
@@ -213,7 +228,7 @@ async def test_who_asks_without_a_token_is_seen_and_let_in_by_hand(tmp_path: Pat
             "laptop",
             world.address(host.identity.peer_id),
         )
-        assert f"the request was left with {owner.peer_id}" in said[0]
+        assert f": asked {owner.peer_id}, of whom those answer who may" in said[0]
         assert owner.expects(one.peer)
         owner.admitter.admit(one.number, ("train",), time.time() + DAY_S)
         assert await joining == world.run

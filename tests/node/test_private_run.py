@@ -20,16 +20,17 @@ from hivemind.dht.routing import DHTID
 from examples.studio.needles import Needle, Search, content_needle, hash_needle, text_needle
 from paris_p2p.bootstrap.heard_runs import HeardRuns
 from paris_p2p.envelope import Envelope, open_envelope, seal
-from paris_p2p.errors import MissingKeyError, RecordError, UnreachableError
-from paris_p2p.identity import Identity
+from paris_p2p.errors import MissingKeyError, RecordError, RevokedError, UnreachableError
+from paris_p2p.identity import Identity, peer_id_from_bytes
 from paris_p2p.invite import Invite
-from paris_p2p.key_box import gift_for, seal_gift
+from paris_p2p.key_box import gift_for, is_key, seal_gift
 from paris_p2p.keyring import KEYS_FILE, Keyring, RunKey, save_keyring
-from paris_p2p.kinds import claims_key, dht_key, tips_key
+from paris_p2p.kinds import claims_key, dht_key, key_box_key, tips_key
+from paris_p2p.node.generator import catch_up
 from paris_p2p.node.host import Host, spec_path
 from paris_p2p.node.joining import Joining, Newcomer, join_run
 from paris_p2p.node.run_node import RunNode, opened
-from paris_p2p.owner_records import JoinAnswer, Revoke
+from paris_p2p.owner_records import Admit, JoinAnswer, Revoke
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import AttestationRecord, ClaimRecord, PeerRecord
 from paris_p2p.store.blobs import BlobStore
@@ -386,3 +387,100 @@ def test_a_key_of_the_dht_holds_as_many_sealed_records_as_plain_ones(tmp_path: P
         stored += storage.store_subkey(key, f"{signer.peer_id}:sealed", packed, record.expires_at)
     assert stored == MAX_ENTRIES_PER_KEY
     assert len(storage.values(key)) == MAX_ENTRIES_PER_KEY
+
+
+async def test_an_id_that_is_nobodys_key_keeps_no_key_from_the_others(tmp_path: Path) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        owner, asleep = await world.add("owner", role="owner"), await world.add("asleep")
+        await world.until(lambda: asleep.node.peer_id in owner.node.state.admissions)
+        await asleep.die()
+        nobody = nobodys_id()
+        new = RunKey.generate()
+        owner.node.keep(world.notice(Admit(peer=nobody, rights=("train",))))
+        owner.node.keep(world.notice(Revoke(peer=Identity.generate().peer_id, next_key=new.hash)))
+        owner.node.keys.keep(owner.node.keys.ring.with_key(new.secret))
+        assert owner.node.state.is_member(nobody)
+        await owner.node.exchange.leave_boxes()
+        assert owner.node.ledger.get("boxes") == b"2"
+        assert await owner.node.swarm.read(key_box_key(world.run.id, 2, asleep.node.peer_id))
+        assert await owner.node.exchange.answer(nobody, b"") is None
+
+
+def nobodys_id() -> str:
+    """A peer id in form, of 32 bytes that are no point of the curve."""
+    made = (peer_id_from_bytes(Identity.generate().peer_id_bytes[:6] + bytes([n]) * 32) for n in range(256))
+    return next(peer for peer in made if not is_key(peer))
+
+
+async def test_who_generates_gets_the_keys_first_that_the_run_got_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paris_p2p.node.generator._KEY_WAITS_S", (0.0, 0.0, 0.0))
+    async with PrivateWorld(tmp_path) as world:
+        owner, late = await world.add("owner", role="owner"), Identity.generate()
+        new, out = RunKey.generate(), Identity.generate()
+        owner.node.keep(world.notice(Revoke(peer=out.peer_id, next_key=new.hash)))
+        owner.node.keys.keep(owner.node.keys.ring.with_key(new.secret))
+        world.admit(tmp_path / "late", late, ("generate",))
+        async with opened(host_of(world, "late", late), world.run) as node:
+            await heard_by(world, node)
+            await world.until(lambda: late.peer_id in owner.node.state.admissions)
+            await catch_up(node)
+            assert len(node.keys.ring.keys) == 2
+        world.admit(tmp_path / "out", out, ("generate",))
+        async with opened(host_of(world, "out", out), world.run) as node:
+            node.keep(world.notices[0])
+            with pytest.raises(RevokedError, match="the run's owner revoked this peer"):
+                await catch_up(node)
+            assert len(node.keys.ring.keys) == 1
+
+
+async def test_who_generates_is_told_of_the_key_that_nobody_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paris_p2p.node.generator._KEY_WAITS_S", (0.0, 0.0))
+    async with PrivateWorld(tmp_path) as world:
+        alone = Identity.generate()
+        world.admit(tmp_path / "alone", alone, ("generate",))
+        async with opened(host_of(world, "alone", alone), world.run) as node:
+            named = RunKey.generate().hash
+            node.keep(world.notice(Revoke(peer=Identity.generate().peer_id, next_key=named)))
+            with pytest.raises(MissingKeyError, match="a new key, number 2, and no member that was asked"):
+                await catch_up(node)
+
+
+async def heard_by(world: PrivateWorld, node: RunNode) -> None:
+    await world.until(lambda: node.chain.number == len(world.notices))
+
+
+def host_of(world: PrivateWorld, name: str, identity: Identity) -> Host:
+    home = world.root / name
+    host = Host(PeerSettings(data_dir=home), identity, BlobStore(home / "blobs"))
+    host.swarm = world.network.join(identity, host)
+    return host
+
+
+async def test_a_lead_whose_key_is_late_keeps_its_slot_and_its_checkpoints(tmp_path: Path) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        owner, lead = await world.add("owner", role="owner"), await world.add("lead", slot="expert-0")
+        await world.until(lambda: owner.node.board.tip("expert-0") is not None)
+        given, lead.node.exchange.ask = lead.node.exchange.ask, no_key  # type: ignore[method-assign]
+        led, new = lead.volunteer.lead, RunKey.generate()
+        assert led is not None
+        notice = world.notice(Revoke(peer=Identity.generate().peer_id, next_key=new.hash))
+        lead.node.keep(notice)
+        await world.until(lambda: led.outbox.state.waiting is not None and lead.node.keys.is_behind)
+        made = led.outbox.state.waiting
+        await world.until(lambda: led.outbox.state.waiting not in (None, made))  # and it trains on
+        assert lead.volunteer.lead is led
+        owner.node.keep(notice)
+        owner.node.keys.keep(owner.node.keys.ring.with_key(new.secret))
+        lead.node.exchange.ask = given  # type: ignore[method-assign]
+        lead.node.exchange._ask_at_s = 0.0
+        before = led.outbox.state.attested
+        await world.until(lambda: led.outbox.state.attested > before)
+        assert not any("gave up" in line for line in lead.said)
+
+
+async def no_key() -> bool:
+    return False

@@ -8,6 +8,7 @@ from paris_p2p.envelope import seal
 from paris_p2p.errors import UsageError
 from paris_p2p.handed_word import CardPlace, SlotPlaces
 from paris_p2p.identity import Identity
+from paris_p2p.key_box import is_key
 from paris_p2p.owner_records import MAX_KEPT, Admit, End, Extend, Pause, Resume, Revoke, RevokeCard
 from paris_p2p.preparation.what_to_say import (
     admission,
@@ -17,6 +18,7 @@ from paris_p2p.preparation.what_to_say import (
     extension,
     find_peer,
     known_card,
+    made,
     revocation,
 )
 from tests.rules.made import NOW
@@ -35,7 +37,7 @@ def test_a_whole_id_needs_nobody_to_know_it() -> None:
     assert find_peer(EVE, [], {}) == EVE
 
 
-@pytest.mark.parametrize("word", ["12D3KooW", MIA[:-1], MIA + "x", MIA.replace(MIA[20], "0")])
+@pytest.mark.parametrize("word", ["12D3KooW", MIA[:-1], MIA + "x", f"{MIA[:20]}0{MIA[21:]}"])
 def test_a_malformed_peer_id_is_told_as_one(word: str) -> None:
     with pytest.raises(UsageError, match=f"is not a peer id: it has {len(word)} letters where 52 are due"):
         find_peer(word, [MIA], NAMES)
@@ -44,7 +46,8 @@ def test_a_malformed_peer_id_is_told_as_one(word: str) -> None:
 @pytest.mark.parametrize("word", ["Zoe", "", "x", MIA[-3:]])
 def test_who_is_not_known_is_told_with_those_that_are(word: str) -> None:
     with pytest.raises(
-        UsageError, match=f"nor the end of one or a name that is known here; there are Mia {MIA}"
+        UsageError,
+        match=rf"nor the end of one or a name that is known here.*; there are Mia {MIA}",
     ):
         find_peer(word, [MIA], NAMES)
 
@@ -203,3 +206,18 @@ def test_what_changes_nothing_is_not_said() -> None:
     for change in (Pause(), End(), Extend(total_steps=5)):
         with pytest.raises(UsageError, match="was ended by notice 1, for good"):
             check_sense(change, state_of(run, End()))
+
+
+def test_an_id_with_a_wrong_letter_that_is_nobodys_key_is_refused() -> None:
+    letters = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
+    wrong = [one for letter in letters if not is_key(one := MIA[:30] + letter + MIA[31:])]
+    assert wrong
+    for word in wrong:
+        with pytest.raises(UsageError, match="is nobody's peer id: one letter or more is wrong"):
+            find_peer(word, [MIA], NAMES)
+
+
+def test_what_is_too_long_is_shown_by_its_beginning() -> None:
+    with pytest.raises(UsageError) as caught:
+        made(Pause, reason="x" * 2000)
+    assert str(caught.value).startswith(f"reason '{'x' * 40}…': ")

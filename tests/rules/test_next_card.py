@@ -329,3 +329,14 @@ def test_whatever_happens_one_card_waits_the_newest_follows_it_and_nothing_goes_
 def test_the_parent_of_a_first_card_is_empty() -> None:
     assert tip_id(None) == ""
     assert tip_id(Tip(FIRST, (attest(D, FIRST),))) == FIRST.id
+
+
+def test_nothing_goes_out_while_the_runs_new_key_is_not_here_and_all_of_it_after() -> None:
+    state = begun().made(checkpoint(10))
+    waits = next_card(state, view(lacks_key=True, ending=True), 0.0)
+    assert waits.action == "wait"
+    assert "the run's new key is not here yet" in waits.why
+    assert next_card(state, view(), 0.0).action == "publish"
+    untold = begun().signed(FIRST)
+    assert next_card(untold, view(lacks_key=True), 0.0).action == "wait"
+    assert next_card(untold, view(), 0.0).action == "tell"

@@ -38,7 +38,8 @@ class Certificates:
         self._anew_s: dict[str, dict[int, float]] = {}
 
     def __iter__(self) -> Iterator[Certificate]:
-        return iter([one for held in self._held.values() for one in held.values()])
+        # copied first: threads that answer others ask for the state, too
+        return iter([one for held in list(self._held.values()) for one in list(held.values())])
 
     def __contains__(self, peer: object) -> bool:
         """Tells whether a peer has a certificate here that may count."""

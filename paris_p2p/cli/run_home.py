@@ -52,10 +52,11 @@ class RunHome:
 
     def peer(self, text: str) -> str:
         """Returns the peer that a word means; UsageError."""
-        from paris_p2p.preparation.what_to_say import find_peer, names_in
+        from paris_p2p.preparation.what_to_say import find_peer, machines_in, names_in
 
         names = {**self.word.names, **names_in(self.state)}
-        return find_peer(text, [*self.state.admissions, *self.word.peers], names)
+        known = [*self.state.admissions, *self.word.peers]
+        return find_peer(text, known, names, machines_in(self.state))
 
     def ask(self, question: str, body: bytes = b"{}") -> bytes:
         """Asks the node; UnreachableError says what to start where it is not running."""

@@ -69,10 +69,10 @@ class Saying:
 
     def peer(self, word: str) -> str:
         """Returns the peer that a word means; UsageError."""
-        from paris_p2p.preparation.what_to_say import find_peer
+        from paris_p2p.preparation.what_to_say import find_peer, machines_in
 
         known = [*self.state.admissions, self.state.signed.owner_node, *self.word.peers]
-        return find_peer(word, [peer for peer in known if peer], self.names)
+        return find_peer(word, [peer for peer in known if peer], self.names, machines_in(self.state))
 
     def places(self, slot: str, invite: str) -> SlotPlaces:
         """Returns a slot's attested cards as the run's node knows them, or the swarm by an invite.

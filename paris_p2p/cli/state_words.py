@@ -136,7 +136,8 @@ def _member_words(state: RunState, peer: str, names: Mapping[str, str]) -> str:
     by = " and ".join("the owner" if signer == owner else peer_words(signer, names) for signer in one["by"])
     node = ", the run's own node" if peer == state.signed.owner_node else ""
     machine = next((held.companion_of for held in state.admissions.get(peer, ()) if held.companion_of), "")
-    if machine and not names.get(peer):
+    if machine:
+        names = {one: name for one, name in names.items() if one != peer}  # it is the machine's
         node = f", the generator of {peer_words(machine, names)}"
     return f"{peer_words(peer, names)}{node}: {', '.join(rights) or 'nothing'}{until}, by {by}"
 

@@ -33,6 +33,7 @@ from paris_p2p.rules.claims import lead_of
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
+from paris_p2p.veil import is_for_the_door
 
 _HAVE_IT_S = 10.0  # for a peer to say whether it has a notice
 _MAX_ASKED = 64
@@ -97,7 +98,7 @@ class OwnerDesk:
         notice = self.node.chain.notices[number - 1]
         peers = [peer.peer_id for peer in await self.node.host.swarm.peers()]
         if self.node.signed_spec.members_only:  # bootstrap nodes and strangers are told nothing
-            peers = [peer for peer in peers if self.node.state.is_member(peer)]
+            peers = [peer for peer in peers if self._may_have(peer, notice)]
         asked = {peer: partial(self._has, peer, notice) for peer in peers[:_MAX_ASKED]}
         answers = await ask_side_by_side(asked, enough=1, limit_s=_HAVE_IT_S, extra=1.0)
         await end_tasks(answers.late.values())
@@ -123,6 +124,14 @@ class OwnerDesk:
         else:
             one = node.admitter.deny(answer.number)
         return Requests(asking=(_request(one),))
+
+    def _may_have(self, peer: str, notice: Notice) -> bool:
+        """Tells whether a peer can have a notice: one that only stores for a private run reads no others than
+        those for the door.
+        """
+        rights = self.node.state.rights(peer)
+        reads_all = rights != {"store"} or not self.node.signed_spec.private
+        return bool(rights) and (reads_all or is_for_the_door(notice.record))
 
     async def _has(self, peer: str, notice: Notice) -> bool:
         key = notices_key(self.node.run, notice.record.seq)

@@ -38,10 +38,13 @@ PEER_ID_LETTERS = 52
 _COPY = "copy it again from `paris-peer status` on its machine"
 
 
-def find_peer(word: str, known: Iterable[str], names: Mapping[str, str]) -> str:
+def find_peer(
+    word: str, known: Iterable[str], names: Mapping[str, str], machines: Mapping[str, str] | None = None
+) -> str:
     """Returns the peer that a word means: its id, a unique ending of the id of a known one, or its name.
 
-    A name that another peer's id ends in, or that two peers gave themselves, means neither. UsageError.
+    A name that another peer's id ends in, or that two peers gave themselves, means neither. `machines` names
+    the peer of each generator's machine: a name that both bear means the peer. UsageError.
     """
     try:
         peer_id_to_bytes(word)
@@ -55,6 +58,7 @@ def find_peer(word: str, known: Iterable[str], names: Mapping[str, str]) -> str:
     meant = [peer for peer in peers if names.get(peer) == word]
     if len(word) >= MIN_ENDING:
         meant += [peer for peer in peers if peer.endswith(word) and peer not in meant]
+    meant = [peer for peer in meant if (machines or {}).get(peer) not in meant]
     if len(meant) == 1:
         return meant[0]
     listed = "; ".join(_called(peer, names) for peer in (meant or list(peers))[:8])
@@ -196,6 +200,13 @@ def names_in(state: RunState) -> dict[str, str]:
     """Returns what the owner calls its members, by peer id."""
     named = {peer: [one.name for one in held if one.name] for peer, held in state.admissions.items()}
     return {peer: names[-1] for peer, names in named.items() if names}
+
+
+def machines_in(state: RunState) -> dict[str, str]:
+    """Returns the peer of each generator's machine, by the generator's id, as those say that let it in."""
+    return {
+        peer: one.companion_of for peer, held in state.admissions.items() for one in held if one.companion_of
+    }
 
 
 def made(kind: type[Any], **fields: Any) -> Any:

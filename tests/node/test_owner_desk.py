@@ -12,7 +12,7 @@ from paris_p2p.handed_word import Asked, HandedWord
 from paris_p2p.identity import Identity
 from paris_p2p.node.owner_desk import OwnerDesk, slot_places, word_on_disk
 from paris_p2p.node.run_node import opened
-from paris_p2p.owner_records import Pause, Resume, Revoke
+from paris_p2p.owner_records import Extend, Pause, Resume, Revoke
 from paris_p2p.preparation.what_to_say import card_revocation
 from paris_p2p.swarm.fake import FakeNetwork
 from tests.made.owner_home import host_at, make_home, owners_node
@@ -74,16 +74,21 @@ async def test_notices_that_do_not_follow_are_refused_and_make_no_fork(tmp_path:
 async def test_of_a_members_only_run_only_its_members_count_as_those_who_have_it(tmp_path: Path) -> None:
     async with PrivateWorld(tmp_path) as world:
         owner, member = await world.add("owner", role="owner"), await world.add("a")
-        out = await world.add("out")
+        out, stores = await world.add("out"), await world.add("stores", rights=("store",))
         world.network.join(Identity.generate())  # as a bootstrap node
         await world.until(lambda: owner.node.state.is_member(member.node.peer_id))
         await world.until(lambda: owner.node.state.is_member(out.node.peer_id))
+        await world.until(lambda: owner.node.state.is_member(stores.node.peer_id))
         notice = world.notice(Revoke(peer=out.node.peer_id, next_key=world.ring.keys[0].hash))
         owner.node.keep(notice)
         await owner.node.tell(notice)
         await world.until(lambda: member.node.chain.number == 1)
         holders = await OwnerDesk(owner.node).holders(Asked(number=1).model_dump_json().encode())
-        assert (holders.connected, holders.have) == (1, (member.node.peer_id,))
+        assert holders.connected == 2  # the one that stores reads who was revoked
+        assert member.node.peer_id in holders.have
+        owner.node.keep(world.notice(Extend(total_steps=9)))
+        holders = await OwnerDesk(owner.node).holders(Asked(number=2).model_dump_json().encode())
+        assert holders.connected == 1  # and nothing of the training
 
 
 async def test_a_node_that_never_ran_has_kept_nothing(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from paris_p2p.preparation.what_to_say import (
     extension,
     find_peer,
     known_card,
+    machines_in,
     made,
     revocation,
 )
@@ -221,3 +222,16 @@ def test_what_is_too_long_is_shown_by_its_beginning() -> None:
     with pytest.raises(UsageError) as caught:
         made(Pause, reason="x" * 2000)
     assert str(caught.value).startswith(f"reason '{'x' * 40}…': ")
+
+
+def test_a_name_that_a_machines_peer_and_its_generator_bear_means_the_peer() -> None:
+    both = {MIA: "Mia", LEO: "Mia"}
+    assert find_peer("Mia", [LEO, MIA], both, {LEO: MIA}) == MIA
+    with pytest.raises(UsageError, match="may mean 2 peers"):
+        find_peer("Mia", [LEO, MIA, EVE], {**both, EVE: "Mia"}, {LEO: MIA})  # Eve calls herself so, too
+    with pytest.raises(UsageError, match="may mean 2 peers"):
+        find_peer("Mia", [LEO, MIA], both)
+    run = made_run(members_only=True, owner_node=DELEGATE.peer_id)
+    peer = certificate(DELEGATE, run.id, LEO, ("generate",)).record
+    generator = seal(DELEGATE, peer.model_copy(update={"companion_of": MIA}))
+    assert machines_in(state_of(run, certificates=[generator])) == {LEO: MIA}

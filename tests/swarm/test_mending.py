@@ -159,6 +159,17 @@ async def test_a_bootstrap_node_that_comes_back_is_met_again_by_peers_that_never
         assert [envelope.signer for envelope in await newcomer.read_records(KEY, RUN)] == [me.peer_id]
 
 
+async def test_one_that_others_dial_waits_for_them_where_it_can_dial_nobody(tmp_path: Path) -> None:
+    me, settings = Identity.generate(), PeerSettings(data_dir=tmp_path, host="127.0.0.1")
+    behind_a_router = f"/ip4/127.0.0.1/tcp/1/p2p/{Identity.generate().peer_id}"
+    own = f"/ip4/127.0.0.1/tcp/2/p2p/{me.peer_id}"  # an invite names it, too
+    async with open_swarm(me, settings, bootstrap_peers=(own, behind_a_router)) as swarm:
+        assert await swarm.peers() == []
+    with pytest.raises(UnreachableError, match="nobody answered"):
+        async with open_swarm(me, settings, bootstrap_peers=(behind_a_router,)):
+            pass
+
+
 async def test_absent_peers_are_dialled_beside_the_keeping_ever_more_rarely_and_all_when_nobody_is_left() -> (
     None
 ):

@@ -15,7 +15,7 @@ from paris_p2p.spec import RunSpec
 
 
 def generating_spec(state: RunState, router_notices: int | None) -> RunSpec:
-    """Returns the RunSpec with the set of experts that generate; its shards are those of now.
+    """Returns the RunSpec with the set of experts that generate, and the shards that these had.
 
     `router_notices` is the number that the card of the router's tip names, None where there is no tip. A
     number beyond the state's says that the router knows notices that are not known here: the caller asks for
@@ -30,6 +30,9 @@ def generating_spec(state: RunState, router_notices: int | None) -> RunSpec:
             "experts": then.experts,
             "parents": then.parents,
             "router": then.router,
+            # those of now may be of clusters that this set does not have
+            "train_shards": then.train_shards,
+            "gate_shards": then.gate_shards,
             "dropped_experts": tuple(k for k in now.dropped_experts if k < then.experts),
         }
     )

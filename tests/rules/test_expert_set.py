@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from paris_p2p.node.generator import Fetched, FetchedSlot
 from paris_p2p.owner_records import AnyChange, DropExpert, Pause
+from paris_p2p.records import BlobRef
 from paris_p2p.rules.expert_set import generating_spec, stands_for
 from paris_p2p.rules.growth import grown
 from paris_p2p.rules.run_state import RunState, run_state
@@ -55,3 +57,15 @@ def test_an_expert_without_weights_stands_in_as_its_nearest_ancestor() -> None:
     assert stands_for(spec, "expert-3", {"expert-0", "expert-1"}) == "expert-1"
     assert stands_for(spec, "expert-3", {"expert-0"}) == ""
     assert stands_for(spec, "router", {"expert-0"}) == ""
+
+
+@pytest.mark.parametrize("known", [0, 1, 3, 4, None])
+@pytest.mark.parametrize("more", [(), (DropExpert(expert=0),), (DropExpert(expert=2),)])
+def test_the_set_that_generates_is_a_run_that_can_be_written_and_read(
+    known: int | None, more: tuple[AnyChange, ...]
+) -> None:
+    spec = generating_spec(state(*SPLIT, *more), known)
+    assert RunSpec.model_validate(spec.model_dump()) == spec
+    slots = {slot: FetchedSlot(card="c", weights=BlobRef(id="0" * 64, size_bytes=1)) for slot in spec.slots}
+    kept = Fetched(slots=slots, effective=spec)  # what `fetch` leaves on the disk
+    assert Fetched.model_validate_json(kept.model_dump_json()).effective == spec

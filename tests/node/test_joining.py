@@ -193,6 +193,27 @@ async def test_an_owners_node_that_is_about_to_serve_its_run_is_waited_for(tmp_p
         assert await joining == world.run
 
 
+async def test_a_peer_whose_delegate_was_revoked_joins_again_by_a_new_invite(tmp_path: Path) -> None:
+    async with MembersWorld(tmp_path) as world:
+        owner = await world.owners_node()
+        delegate = await world.join(world.host("delegate"), world.token())
+        admit = world.notice(Admit(peer=delegate.peer_id, rights=("admit",)))
+        for node in (owner, delegate):
+            node.keep(admit)
+        host, old = world.host("a"), world.token(admitters=[delegate.peer_id])
+        member = await world.join(host, old)
+        assert await join_run(host, old) == world.run  # it is in
+        assert delegate.admitter.admitted == 1
+        revoked = world.notice(Revoke(peer=delegate.peer_id))
+        for node in (owner, member):
+            node.keep(revoked)
+        assert not owner.state.is_member(member.peer_id)
+        assert await join_run(host, world.token()) == world.run
+        assert owner.state.rights(member.peer_id) == set(MACHINE)
+        expired = world.token(ago_s=2 * DAY_S)  # an old one keeps nobody from starting
+        assert await join_run(host, expired) == world.run
+
+
 async def test_joining_waits_for_an_owner_that_is_away_and_goes_on_when_a_delegate_comes(
     tmp_path: Path,
 ) -> None:

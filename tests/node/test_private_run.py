@@ -22,7 +22,7 @@ from paris_p2p.bootstrap.heard_runs import HeardRuns
 from paris_p2p.envelope import Envelope, open_envelope, seal
 from paris_p2p.errors import MissingKeyError, RecordError, RevokedError, UnreachableError
 from paris_p2p.identity import Identity, peer_id_from_bytes
-from paris_p2p.invite import Invite
+from paris_p2p.invite import Invite, make_token
 from paris_p2p.key_box import gift_for, is_key, seal_gift
 from paris_p2p.keyring import KEYS_FILE, Keyring, RunKey, save_keyring
 from paris_p2p.kinds import claims_key, dht_key, key_box_key, tips_key
@@ -484,3 +484,29 @@ async def test_a_lead_whose_key_is_late_keeps_its_slot_and_its_checkpoints(tmp_p
 
 async def no_key() -> bool:
     return False
+
+
+async def test_a_member_that_lost_its_keys_joins_again_by_an_invite_that_holds(tmp_path: Path) -> None:
+    async with PrivateWorld(tmp_path) as world:
+        owner = await world.add("owner", role="owner")
+        identity, now_s = Identity.generate(), time.time()
+        token = make_token(
+            world.owner_node,
+            world.run.id,
+            ("train", "generate"),
+            uses=1,
+            now_s=now_s,
+            until_s=now_s + 3600,
+            admitters=(world.owner_node.peer_id,),
+        )
+        invite = Invite(run=world.run.id, peers=(), join=token.data)
+        host = Host(PeerSettings(data_dir=tmp_path / "a"), identity, BlobStore(tmp_path / "a" / "blobs"))
+        host.swarm = world.network.join(identity, host)
+        assert await join_run(host, invite) == world.run
+        keys = spec_path(tmp_path / "a", world.run.id).parent / KEYS_FILE
+        kept = keys.read_bytes()
+        assert await join_run(host, invite) == world.run
+        keys.unlink()
+        assert await join_run(host, invite) == world.run
+        assert keys.read_bytes() == kept
+        assert owner.node.admitter.admitted == 1

@@ -147,6 +147,8 @@ class Saying:
             listed = ", ".join(peer_words(one, self.names) for one in let_in)
             echo(wrapped(f"it let in {len(let_in)} peers, which {fate}: {listed}"))
         self.say(changes)
+        if self.state.signed.private and not self.flags.dry_run:
+            echo(wrapped(f"copy {self.folder / 'keys'} to its safe place again: it holds the new key, too"))
         echo(wrapped("what it fetched before stays with it; what is made from now on it cannot have"))
 
     def _show(self, notices: Sequence[Notice], verb: str) -> None:

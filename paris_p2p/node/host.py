@@ -22,7 +22,7 @@ from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.node.doorkeeper import Doorkeeper
 from paris_p2p.node.facing import Facing, Member, WordLimits
-from paris_p2p.node.open_copies import sweep_work
+from paris_p2p.node.open_copies import clear_work, sweep_work
 from paris_p2p.node.plain_files import sweep_opened
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import RequestKind
@@ -108,6 +108,7 @@ async def open_host(
                 yield host
             finally:
                 await end_tasks(keeping_door)
+                clear_work(settings.data_dir)
 
 
 def _open_store(settings: PeerSettings, own_bytes: int) -> BlobStore:

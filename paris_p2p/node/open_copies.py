@@ -47,6 +47,12 @@ def sweep_work(data_dir: Path) -> None:
             shutil.rmtree(folder)
 
 
+def clear_work(data_dir: Path) -> None:
+    """Deletes the work of all runs, as far as that can be, when a node stops: the next start looks again."""
+    for folder in data_dir.glob(f"runs/*/{WORK}"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class OpenCopies:
     """Opens blobs of a store into `folder`, which is made when the first is opened."""
 

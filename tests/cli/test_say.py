@@ -268,6 +268,7 @@ async def test_a_revocation_in_a_private_run_makes_a_key_that_only_the_node_can_
     said = await asyncio.to_thread(say, tmp_path, "revoke", MIA)
     assert "a new key is in force" in said
     assert "what it fetched before stays with it" in said
+    assert "to its safe place again: it holds the new key, too" in said
     assert len(load_keyring(tmp_path).keys) == 2
     assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
     assert state(tmp_path)["keys"] == 2

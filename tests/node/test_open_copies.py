@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import stat
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
 from paris_p2p.errors import DiskFullError, MissingBlobError, SealError, SwarmError
+from paris_p2p.identity import Identity
 from paris_p2p.node import open_copies
 from paris_p2p.node.host import open_host
 from paris_p2p.node.open_copies import OPEN, OpenCopies, sweep_work, work_folder
@@ -18,6 +21,7 @@ from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import BlobRef
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.sealed_blobs import add_sealed, open_into
+from paris_p2p.swarm.fake import FakeNetwork, FakeSwarm
 from tests.store.made import made_bytes
 from tests.store.test_sealing import KEY, OTHER
 
@@ -172,3 +176,22 @@ async def test_a_node_that_starts_deletes_what_a_killed_one_left_open(
     with pytest.raises(SwarmError, match="not in this test"):
         async with open_host(PeerSettings(data_dir=tmp_path, port=40000)):
             pytest.fail("it opened")
+
+
+async def test_a_node_that_stops_leaves_no_work_and_says_nothing_of_it_at_its_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    @asynccontextmanager
+    async def no_network(*_: Any, **__: Any) -> AsyncIterator[FakeSwarm]:
+        yield FakeNetwork().join(Identity.generate())
+
+    monkeypatch.setattr("paris_p2p.node.host.open_swarm", no_network)
+    caplog.set_level("INFO")
+    settings = PeerSettings(data_dir=tmp_path, port=40000)
+    async with open_host(settings):
+        folder = work_folder(tmp_path, "a" * 64, "spec")
+        folder.mkdir(parents=True)
+        (folder / "3.json").write_text("plain")
+    assert not list(tmp_path.rglob("3.json"))
+    async with open_host(settings):
+        assert "killed" not in caplog.text

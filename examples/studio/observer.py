@@ -79,9 +79,10 @@ class Observer:
         verdict.passed_over = sorted(needle.name for needle in idle)
         for name in self._taps:
             self._search(verdict, hunt, f"the link of {name}", streams(self._file(name)), set())
+        self._search(verdict, hunt, "the friend's memory and DHT", _memory(storage), idle)
+        storage.stop()  # its disk is read as it lies there; its memory was read before
         disk = (file.read_bytes() for file in _files(storage.data_dir))
         self._search(verdict, hunt, "the friend's disk", disk, set())
-        self._search(verdict, hunt, "the friend's memory and DHT", _memory(storage), idle)
         return verdict
 
     def needles(self, spec: RunSpec, weights: Iterable[Path], losses: Iterable[float]) -> Iterator[Needle]:
@@ -105,7 +106,7 @@ class Observer:
         weights = list(weights)
         needles = [*self.needles(spec, weights, losses)]
         hunt, found = Search(needles), set[Needle]()
-        for path in [*_files(self.secret), *weights]:
+        for path in [*_files(self.secret / "captions"), *_files(self.secret / "shards"), *weights]:
             found |= hunt.found_in(path.read_bytes())
         return Counter(
             n.kind for n in needles if n not in found and n.kind in ("caption", "latents", "weights")

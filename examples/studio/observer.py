@@ -108,9 +108,10 @@ class Observer:
         hunt, found = Search(needles), set[Needle]()
         for path in [*_files(self.secret / "captions"), *_files(self.secret / "shards"), *weights]:
             found |= hunt.found_in(path.read_bytes())
-        return Counter(
-            n.kind for n in needles if n not in found and n.kind in ("caption", "latents", "weights")
-        )
+        kinds = ("caption", "latents", "weights")
+        # Two needles may be of the same bytes, of which the search knows one.
+        seen = {needle for needle in needles if any(hunt.by_form.get(form) in found for form in needle.forms)}
+        return Counter(needle.kind for needle in needles if needle.kind in kinds and needle not in seen)
 
     def _search(
         self, verdict: Verdict, hunt: Search, place: str, haystacks: Iterable[bytes], known: set[Needle]

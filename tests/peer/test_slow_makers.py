@@ -16,7 +16,7 @@ from paris_p2p.rules.keeping import WAITING_KEPT
 from paris_p2p.rules.placement import attest_limit_s
 from paris_p2p.spec import GateSpec
 from paris_p2p.training.messages import GateJob, GateResult
-from tests.peer.world import Peer, World, good_gate
+from tests.peer.world import CountingTrainer, Peer, World, good_gate
 
 SLOT = "expert-0"
 
@@ -37,11 +37,17 @@ def drip_to(victim: Peer, drips: Callable[[str, str], bool]) -> None:
     victim.swarm.fetch_chunks = fetch_chunks  # type: ignore[method-assign]
 
 
+class EvilTrainer(CountingTrainer):
+    """Makes files of its own: the same ones as an honest maker's would come from that one."""
+
+    maker = " of the evil one"
+
+
 async def test_a_maker_that_drips_holds_the_attestor_no_longer_than_it_leads(tmp_path: Path) -> None:
     identity = Identity.generate()
     async with World(tmp_path, gate=GateSpec(members_attest=False, attestors=(identity.peer_id,))) as world:
         owner = await world.add("owner", role="owner", identity=identity)
-        evil = await world.add("evil", slot=SLOT)
+        evil = await world.add("evil", slot=SLOT, trainer=EvilTrainer)
         drip_to(owner, lambda peer, _: peer == evil.node.peer_id)
         await world.until(lambda: bool(owner.node.board.pending(SLOT)))
         evil.task.cancel()  # it trains no more and goes on dripping
@@ -80,7 +86,7 @@ async def test_a_maker_that_drips_and_goes_on_leading_holds_up_another_leads_car
     identity = Identity.generate()
     async with World(tmp_path, gate=GateSpec(members_attest=False, attestors=(identity.peer_id,))) as world:
         owner = await world.add("owner", role="owner", identity=identity)
-        evil = await world.add("evil", slot=SLOT)
+        evil = await world.add("evil", slot=SLOT, trainer=EvilTrainer)
         drip_to(owner, lambda peer, _: peer == evil.node.peer_id)
         await world.until(lambda: bool(owner.node.board.pending(SLOT)))
         honest = await world.add("honest", slot=SLOT)

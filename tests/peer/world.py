@@ -58,6 +58,7 @@ class CountingTrainer:
     """
 
     checkpoint_steps = 10
+    maker = ""  # of whom the files tell, where two makers must not make the same blobs
 
     def __init__(self, module: str):
         self.module, self.pid, self.returncode = module, 1, 0
@@ -109,8 +110,8 @@ class CountingTrainer:
 
     def _checkpoint(self, steps: int) -> bytes:
         weights, resume = self.job.out_dir / f"w{steps}", self.job.out_dir / f"r{steps}"
-        weights.write_text(f"weights {self.job.slot} {steps}")
-        resume.write_text(f"resume {self.job.slot} {steps}")
+        weights.write_text(f"weights {self.job.slot} {steps}{self.maker}")
+        resume.write_text(f"resume {self.job.slot} {steps}{self.maker}")
         return _line(
             CheckpointReady(
                 weights_path=weights, resume_path=resume, steps=steps, clips=steps * 4, train_loss=1.0

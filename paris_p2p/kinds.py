@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from paris_p2p.crew_records import UpdateRecord, WorkerRecord
 from paris_p2p.errors import RecordError
 from paris_p2p.owner_records import (
     CertificateRecord,
@@ -37,6 +38,8 @@ SIGNED_KINDS: dict[str, type[Signed]] = {
     "keybox": KeyBoxRecord,
     "certificate": CertificateRecord,
     "token": TokenRecord,
+    "update": UpdateRecord,
+    "worker": WorkerRecord,
     "sealed": SealedRecord,
 }
 MAX_ENVELOPE_BYTES: dict[str, int] = {"peer": 256, "run": 4 << 20}
@@ -54,6 +57,8 @@ SIGNED_LIFETIME_S: dict[str, float] = {  # the longest expiry a reader accepts, 
     "keybox": 90 * 86400.0,
     "certificate": 10 * _YEAR_S,
     "token": _YEAR_S,
+    "update": 86400.0,
+    "worker": 3600.0,
     "sealed": 90 * 86400.0,
 }
 
@@ -97,6 +102,14 @@ def notices_key(run: str, number: int) -> str:
     return f"paris/{PROTOCOL}/{run}/notices/{number}"
 
 
+def updates_key(run: str, slot: str) -> str:
+    return f"paris/{PROTOCOL}/{run}/updates/{slot}"
+
+
+def crews_key(run: str, slot: str) -> str:
+    return f"paris/{PROTOCOL}/{run}/crews/{slot}"
+
+
 def members_key(run: str) -> str:
     return f"paris/{PROTOCOL}/{run}/members/0"
 
@@ -127,6 +140,8 @@ _KEYS: dict[str, Callable[[Any], str]] = {
     "peer": lambda record: peers_key(record.run),
     "notice": lambda record: notices_key(record.run, record.seq),
     "member": lambda record: members_key(record.run),
+    "update": lambda record: updates_key(record.run, record.slot),
+    "worker": lambda record: crews_key(record.run, record.slot),
     "keybox": lambda record: key_box_key(record.run, record.number, record.peer),
     "sealed": lambda record: sealed_key(record.run, record.shelf),
 }

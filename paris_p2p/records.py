@@ -12,7 +12,15 @@ import unicodedata
 from typing import Annotated, Any, Literal
 
 from blake3 import blake3
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from paris_p2p.errors import ManifestError
 from paris_p2p.identity import peer_id_from_bytes
@@ -20,11 +28,12 @@ from paris_p2p.identity import peer_id_from_bytes
 PROTOCOL = 1  # the major version: part of every DHT key, topic and stream protocol
 # Records that ask for a newer reader are refused. 2 knows shifted times, noise experts and initial weights; 3
 # knows cards that go back to the best one with a lower learning rate; 4 knows the owner's notices, membership
-# and sealed records.
-READER = 4
+# and sealed records; 5 knows crews and compact checkpoints.
+READER = 5
 CHUNK_BYTES = 1 << 20
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_LOWERED = 64
+MAX_ROUNDS = 16  # since a full card
 # what a peer asks another for, and may be refused
 RequestKind = Literal["clock", "where", "spec", "records", "blobs", "join", "hello", "key", "stock"]
 
@@ -161,6 +170,24 @@ class CardRecord(Signed):
     # how often the learning rate was lowered (rules/rest.py)
     lowered: Annotated[int, Field(ge=0, le=MAX_LOWERED)] = 0
     notices: Count = 0  # the number of the owner's newest notice that its training knew
+    # Of a card that several peers made (crew_records.py): the round blobs since the full card before, the
+    # oldest first; the hash of the state after them; and the full card whose weights and resume state it
+    # names, "" where they are its own.
+    rounds: Annotated[tuple[BlobRef, ...], Field(max_length=MAX_ROUNDS)] = ()
+    merged: Hash | Literal[""] = ""
+    full: Hash | Literal[""] = ""
+    round_s: Seconds = 0.0  # how long its lead gives the next round; 0: it trains alone
+
+    @model_validator(mode="after")
+    def _rounds_go_with_a_state(self) -> CardRecord:
+        if bool(self.rounds) != bool(self.merged) or (self.full and not self.rounds):
+            raise ValueError("rounds go with the hash of the merged state, and light cards have rounds")
+        return self
+
+    @property
+    def is_light(self) -> bool:
+        """Tells whether its weights and resume state are those of the full card before it."""
+        return bool(self.full)
 
 
 class AttestationRecord(Signed):

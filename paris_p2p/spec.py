@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from paris_p2p.crew_records import CrewSpec
 from paris_p2p.envelope import Envelope, decode, encode, parse, seal_payload, split_envelope, verify_payload
 from paris_p2p.errors import RecordError, SignatureError
 from paris_p2p.identity import Identity
@@ -22,6 +23,7 @@ from paris_p2p.weights import check_names
 ROUTER = "router"
 MAX_TRAIN_SHARDS, MAX_GATE_SHARDS = 16384, 4096  # of one run
 MEMBERSHIP_READER = 4  # the first reader that knows members, notices and sealed records
+CREW_READER = 5  # the first that knows crews and compact checkpoints
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(without_controls)]
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
 
@@ -195,6 +197,8 @@ class RunSpec(Record):
     first_features: Pinned | None = None
     # over the plain clips (data_id.py), where the blobs' ids are of sealed ones; "": it follows from them
     data_id: Hash | Literal[""] = ""
+    # how several peers train one slot; None: one peer a slot
+    crew: CrewSpec | None = None
     # experts that the owner took out later, set by rules/growth.py alone: no signed RunSpec names any
     dropped_experts: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(default=(), max_length=256)
 
@@ -279,7 +283,7 @@ def cluster_of(slot: str) -> int:
 
 def sign_run(owner: Identity, spec: RunSpec) -> Envelope[RunSpec]:
     """Returns the owner's envelope of a RunSpec that names the owner; its `.id` is the run id."""
-    oldest = MEMBERSHIP_READER if spec.needs_membership_reader else 1
+    oldest = CREW_READER if spec.crew else MEMBERSHIP_READER if spec.needs_membership_reader else 1
     spec = spec.model_copy(update={"owner": owner.peer_id, "oldest_reader": max(oldest, spec.oldest_reader)})
     return seal_payload(owner, "run", "", encode(_dump(spec)), spec)
 
@@ -290,7 +294,7 @@ def _dump(spec: RunSpec) -> dict[str, Any]:
     """
     fields = spec.model_dump()
     for holder, names in (
-        (fields, ("members_only", "key_hash", "data_id", "parents", "dropped_experts")),
+        (fields, ("members_only", "key_hash", "data_id", "parents", "dropped_experts", "crew")),
         (fields["gate"], ("key_hash",)),
     ):
         for name in names:

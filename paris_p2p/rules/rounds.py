@@ -1,0 +1,193 @@
+"""How a crew's rounds go: how long they are, which updates count, and with which weight (docs/protocol.md,
+"Crews"). Pure functions, in floating point that is the same on every machine: sums by `math.fsum`, roots and
+quotients as IEEE 754 rounds them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Final, Literal
+
+from paris_p2p.crew_records import MAX_COUNTED, MAX_LATE, SCALE_ONE, CrewSpec, UpdateRecord
+from paris_p2p.spec import TimingSpec
+
+MAX_GRACE_S: Final = 30.0  # after a round's end
+MAX_NORM: Final = 3.0  # of an update, in medians
+MAX_STEPS_OF_MEDIAN: Final = 8  # an update holds at most so many times `most_steps`
+_MAX_STEPS_PER_S: Final = 1e4  # as for cards: more than any machine makes
+LEAST_KEPT: Final = 16  # of 4,096
+UPLOAD_SHARE: Final = 0.5  # of a round: what an update's upload may take of it
+LEAST_ROUNDS: Final = 4  # between two cards with full weights, unless somebody needs them
+ALONE_ROUNDS: Final = 3  # without another's update, after which a lead trains alone again
+
+REASONS_FOR_UPDATES: Final[Mapping[str, str]] = {
+    "format": "its file is not a well-formed update of this slot",
+    "stale": "it started from a card that is not among the last ones",
+    "counted": "its clips were merged already, or another update of its maker's comes before it",
+    "rate": "it counts more steps than its maker can have made, or other clips than its steps use",
+    "norm": "it is more than three times as long as the others",
+    "copy": "it repeats another peer's update",
+    "loss": "a step along it makes the held-out loss worse",
+    "data": "it learned nothing from the clips that it says it was trained on",
+    "late": "it came after the round was merged, and not again in time",
+    "full": "more peers contributed than one slot can count",
+}
+UpdateReason = Literal["format", "stale", "counted", "rate", "norm", "copy", "loss", "data", "late", "full"]
+
+
+@dataclass(frozen=True)
+class HeardUpdate:
+    """An update that may count in a round, from its verified record."""
+
+    id: str
+    signer: str
+    record: UpdateRecord
+    heard_s: float  # Unix time at which it was heard of here
+
+
+def lateness(base: str, lineage: Sequence[str]) -> int | None:
+    """Returns by how many rounds an update is late that started from `base`, where `lineage` are the card
+    that is merged into and those before it, the newest first; None when it is older than all of them.
+    """
+    recent = list(lineage[: MAX_LATE + 1])
+    return recent.index(base) if base in recent else None
+
+
+def refuse_update(
+    update: UpdateRecord, lineage: Sequence[str], counted: int | None, batch_clips: int, crew: CrewSpec
+) -> UpdateReason | None:
+    """Returns why an update cannot count, from its record alone; None when nothing speaks against it.
+
+    `counted` is up to where its maker's stream was merged along the lineage; None: never, and the slot
+    counts as many peers as it can.
+    """
+    if lateness(update.base, lineage) is None:
+        return "stale"
+    if counted is None:
+        return "full"
+    if update.first_clip < counted:
+        return "counted"
+    if update.steps == 0 or update.clips != update.steps * batch_clips:
+        return "rate"
+    return "rate" if update.steps > MAX_STEPS_OF_MEDIAN * crew.most_steps else None
+
+
+def too_many_steps(update: UpdateRecord, base_issued_s: float) -> bool:
+    """Tells whether no machine can have made an update's steps since its base was signed."""
+    return update.steps > _MAX_STEPS_PER_S * max(1.0, update.issued_at - base_issued_s)
+
+
+def counted_of(counts: Mapping[str, int], peer: str) -> int | None:
+    """Returns up to where a peer's stream was merged; None when no more peers can be counted."""
+    if peer in counts:
+        return counts[peer]
+    return 0 if len(counts) < MAX_COUNTED else None
+
+
+def choose_updates(
+    candidates: Sequence[HeardUpdate], contributed: Collection[str], crew: CrewSpec
+) -> tuple[HeardUpdate, ...]:
+    """Returns the updates that a round merges of those that may count: the newest of each signer, at most
+    `crew.peers` of them, ascending by signer.
+
+    Where there are more, those who contributed to the slot before come first, then those heard first: keys
+    cost nothing, and a crowd of new ones keeps nobody out who has worked.
+    """
+    newest: dict[str, HeardUpdate] = {}
+    for one in candidates:
+        known = newest.get(one.signer)
+        if known is None or (one.record.seq, one.id) > (known.record.seq, known.id):
+            newest[one.signer] = one
+    ranked = sorted(newest.values(), key=lambda one: (one.signer not in contributed, one.heard_s, one.signer))
+    return tuple(sorted(ranked[: crew.peers], key=lambda one: one.signer))
+
+
+def weight(clips: int, late: int) -> float:
+    """Returns w = clips / sqrt(1 + late): what an update counts before its scale."""
+    return clips / math.sqrt(1 + late)
+
+
+def update_scales(norms: Sequence[float]) -> tuple[int, ...]:
+    """Returns each update's scale c = min(1, median |Q| / |Q_i|) in 1/65536, rounded down and at least one.
+
+    `norms` are |Q_i| >= 0 in the order of the updates, as `updates/` computes them.
+    """
+    middle = median(norms) if norms else 0.0
+    return tuple(
+        SCALE_ONE if norm <= middle else max(1, math.floor(middle / norm * SCALE_ONE)) for norm in norms
+    )
+
+
+def too_long(norms: Sequence[float], usual: float = 0.0) -> tuple[int, ...]:
+    """Returns the places of the updates whose norm is over MAX_NORM medians.
+
+    Of fewer than three updates the median says nothing: then it is compared with `usual`, the median of the
+    rounds before; 0: not known, and nothing is refused. An update that is not finite is always too long.
+    """
+    middle = median(norms) if len(norms) >= 3 else usual
+    limit = MAX_NORM * middle if middle > 0 else math.inf
+    return tuple(place for place, norm in enumerate(norms) if not norm <= min(limit, 1e30))
+
+
+def round_length_s(
+    step_s: Sequence[float], upload_s: Sequence[float], crew: CrewSpec, timing: TimingSpec
+) -> float:
+    """Returns how long a round takes, in seconds.
+
+    The median member makes between `least_steps` and `most_steps`: as many as twice the slowest upload
+    takes, so that uploads overlap the next round. `step_s` and `upload_s` are what members measured, of one
+    step and of one update's upload. A run's cards come at least three and at most half as often as its
+    checkpoint interval says, because numbers and patience are counted in it.
+    """
+    least_s, most_s = timing.checkpoint_s / 3, 2 * timing.checkpoint_s
+    known = [one for one in step_s if one > 0]
+    if not known:
+        return min(most_s, max(least_s, timing.checkpoint_s))
+    middle = median(known)
+    wanted_s = max(crew.least_steps * middle, 2 * max(upload_s, default=0.0))
+    wanted_s = min(wanted_s, max(crew.most_steps, crew.least_steps) * middle)
+    return min(most_s, max(least_s, wanted_s))
+
+
+def grace_s(round_s: float) -> float:
+    """Returns the seconds after a round's end within which updates still count in it."""
+    return min(MAX_GRACE_S, round_s / 4)
+
+
+def kept_for_line(
+    crew: CrewSpec, round_s: float, upload_bytes_per_s: float, bytes_at: Mapping[int, int]
+) -> int:
+    """Returns how many entries of each chunk a member sends, so that the upload fits its line.
+
+    It is the largest of `bytes_at` (kept -> bytes of an update, of this network) that is at most the run's
+    `kept` and whose upload takes at most UPLOAD_SHARE of a round; the smallest where none does; the run's own
+    where the line was not measured yet.
+    """
+    allowed = sorted(kept for kept in bytes_at if LEAST_KEPT <= kept <= crew.kept) or [crew.kept]
+    if upload_bytes_per_s <= 0:
+        return allowed[-1]
+    room_bytes = UPLOAD_SHARE * round_s * upload_bytes_per_s
+    fitting = [kept for kept in allowed if bytes_at.get(kept, 0) <= room_bytes]
+    return fitting[-1] if fitting else allowed[0]
+
+
+def goes_full(
+    rounds_since_full: int, full_upload_s: float, round_s: float, crew: CrewSpec, *, asked: bool = False
+) -> bool:
+    """Tells whether the next card publishes its weights in full.
+
+    It does after as many rounds as keep the full upload within a third of the time, at least LEAST_ROUNDS and
+    at most `full_rounds`, and as soon as somebody needs them (`asked`).
+    """
+    every = max(LEAST_ROUNDS, math.ceil(3 * full_upload_s / round_s)) if round_s > 0 else LEAST_ROUNDS
+    return asked or rounds_since_full + 1 >= min(crew.full_rounds, every)
+
+
+def light_way_pays(full_upload_s: float, timing: TimingSpec) -> bool:
+    """Tells whether a lead alone sends compressed steps between its full checkpoints: where these take more
+    than a third of the checkpoint interval to send.
+    """
+    return full_upload_s > timing.checkpoint_s / 3

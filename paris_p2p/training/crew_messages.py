@@ -1,0 +1,234 @@
+"""Defines what a trainer in a crew, and a gate that checks a crew's card, exchange with their node, beside
+messages.py. Each is one line of JSON; the node has verified all records, files are checked by who reads them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from paris_p2p.crew_records import MAX_LATE, MAX_PEERS, SCALE_ONE, CrewSpec
+from paris_p2p.errors import TrainError
+from paris_p2p.records import MAX_ROUNDS, Count, Hash, Loss, PeerId
+from paris_p2p.training.messages import GateJob, Message, TrainJob
+
+
+class UpdateFile(Message):
+    """Names an update with its file; the numbers are those of its verified record."""
+
+    update: Hash  # the record's id
+    signer: PeerId
+    path: Path
+    steps: Count
+    clips: Count
+    first_clip: Count
+    late: Annotated[int, Field(ge=0, le=MAX_LATE)] = 0
+    scale: Annotated[int, Field(ge=1, le=SCALE_ONE)] = SCALE_ONE  # as a round says; a candidate has none yet
+
+
+class RoundFiles(Message):
+    """Holds what one round did, for a machine that does it again: from which numbers, with which updates in
+    which order, to which state.
+    """
+
+    steps_before: Count
+    clips_before: Count
+    steps: Count
+    clips: Count
+    full: bool
+    merged: Hash
+    updates: Annotated[tuple[UpdateFile, ...], Field(min_length=1, max_length=MAX_PEERS)]  # by signer
+
+
+class Basis(Message):
+    """Names the files that a card's state is made of: a full card's, and the rounds since.
+
+    Where `merged_start` is empty the full card is one lead's alone: its momentum begins at zero.
+    """
+
+    card: Hash  # whose state it is
+    weights_path: Path
+    resume_path: Path
+    start_steps: Count  # of the full card
+    start_clips: Count
+    merged_start: Hash | Literal[""] = ""
+    rounds: Annotated[tuple[RoundFiles, ...], Field(max_length=MAX_ROUNDS)] = ()
+    state_path: Path | None = None  # of the state itself, recomputed here before; then nothing else is read
+
+    @property
+    def steps(self) -> int:
+        return self.rounds[-1].steps if self.rounds else self.start_steps
+
+    @property
+    def clips(self) -> int:
+        return self.rounds[-1].clips if self.rounds else self.start_clips
+
+    @property
+    def merged(self) -> str:
+        """Returns the hash of the state; empty for a card of one lead alone."""
+        return self.rounds[-1].merged if self.rounds else self.merged_start
+
+
+class CrewJob(TrainJob):
+    """Asks to train one slot as a member of its crew, from the state of the tip.
+
+    `resume_path` is not used; `resume_steps` and `resume_clips` are the basis's.
+    """
+
+    crew: CrewSpec
+    basis: Basis
+    peer: PeerId  # this machine's: its clips are of its own stream
+    first_clip: Count = 0  # of that stream, where it goes on
+    alone: bool = False  # a lead without workers: rounds with its own update only
+    # A lead that trained alone goes on with its own optimizer: its newest resume state, not older than the
+    # basis.
+    own_resume_path: Path | None = None
+    own_resume_steps: Count = 0
+    own_resume_clips: Count = 0
+
+
+# what a node asks
+
+
+class MakeUpdate(Message):
+    """Asks for an update of what was learned since the base."""
+
+    command: Literal["update"] = "update"
+    kept: Annotated[int, Field(ge=1, le=4096)]
+
+
+class Adopt(Message):
+    """Says that another card is the tip: its state is what training goes on from.
+
+    `rounds` lead there from the state that the trainer has, where `from_card` is that one's card; else the
+    whole `basis` is read. `own` says what became of this machine's last update.
+    """
+
+    command: Literal["adopt"] = "adopt"
+    card: Hash
+    from_card: Hash | Literal[""] = ""
+    rounds: Annotated[tuple[RoundFiles, ...], Field(max_length=MAX_ROUNDS)] = ()
+    basis: Basis | None = None
+    own: Literal["merged", "waits", "lost"] = "merged"
+
+
+class Merge(Message):
+    """Asks a lead's trainer to merge candidates into the state that it has, of card `parent`."""
+
+    command: Literal["merge"] = "merge"
+    parent: Hash
+    candidates: Annotated[tuple[UpdateFile, ...], Field(max_length=4 * MAX_PEERS)]
+    full: bool = False
+    usual_norm: Annotated[float, Field(ge=0)] = 0.0  # the median of the rounds before; 0: not known
+    without: tuple[Hash, ...] = ()  # updates that the gate refused the last merge for
+
+
+class GoSolo(Message):
+    """Asks for a checkpoint of this machine alone, and the end of the session."""
+
+    command: Literal["solo"] = "solo"
+
+
+class Plain(Message):
+    """Asks for what every trainer does: stop, or end at once."""
+
+    command: Literal["stop", "kill", "checkpoint"]
+
+
+CrewCommand = MakeUpdate | Adopt | Merge | GoSolo | Plain
+
+# what a trainer tells
+
+
+class UpdateReady(Message):
+    """Names an update that was written."""
+
+    event: Literal["update_ready"] = "update_ready"
+    path: Path
+    base: Hash  # the card it started from
+    steps: Count
+    clips: Count
+    first_clip: Count
+    train_loss: Loss  # mean over its steps
+    kept: Count
+
+
+class NothingLearned(Message):
+    """Says that no update was made, since no step was."""
+
+    event: Literal["nothing_learned"] = "nothing_learned"
+
+
+class Adopted(Message):
+    """Says that training goes on from another card's state."""
+
+    event: Literal["adopted"] = "adopted"
+    card: Hash
+    steps: Count
+    clips: Count
+    step_s: Annotated[float, Field(ge=0)] = 0.0  # of one step, as measured lately
+
+
+class LeftOut(Message):
+    """Names an update that was not merged, with a code of rules/rounds.py and what was measured."""
+
+    update: Hash
+    signer: PeerId
+    reason: Annotated[str, Field(pattern=r"^[a-z]{1,24}$")]
+    measured: str = ""  # in words
+
+
+class MergedReady(Message):
+    """Names a state that was merged, and how it came about."""
+
+    event: Literal["merged"] = "merged"
+    parent: Hash
+    round: RoundFiles  # with the scales of what was merged
+    left_out: tuple[LeftOut, ...] = ()
+    train_loss: Loss  # mean of the merged updates', by clips
+    norm: Annotated[float, Field(ge=0)]  # the median of the merged updates'
+    weights_path: Path | None = None  # of a full round
+    resume_path: Path | None = None
+
+
+class NotMerged(Message):
+    """Says that no candidate could be merged."""
+
+    event: Literal["not_merged"] = "not_merged"
+    parent: Hash
+    left_out: tuple[LeftOut, ...] = ()
+
+
+CrewEvent = UpdateReady | NothingLearned | Adopted | MergedReady | NotMerged
+
+
+class CrewGateJob(GateJob):
+    """Asks to recompute and measure a card of a crew.
+
+    `basis` is the state that the card's new `rounds` merge into. Of a full card `weights_path` and
+    `resume_path` are its own files, which must hold the recomputed state; of a light one they are not read.
+    The recomputed state is written to `state_out` when it is what the card says.
+    """
+
+    crew: CrewSpec
+    basis: Basis
+    rounds: Annotated[tuple[RoundFiles, ...], Field(min_length=1, max_length=MAX_ROUNDS)]
+    merged: Hash
+    light: bool
+    state_out: Path
+    # updates that the lead left out and this attestor has, with the reason that the lead gave
+    disputed: Annotated[tuple[tuple[UpdateFile, str], ...], Field(max_length=MAX_PEERS)] = ()
+
+
+_COMMANDS: TypeAdapter[CrewCommand] = TypeAdapter(Annotated[CrewCommand, Field(discriminator="command")])
+
+
+def parse_crew_command(line: bytes | str) -> CrewCommand:
+    """Parses one line of the node's; TrainError when it is not a command."""
+    try:
+        return _COMMANDS.validate_json(line)
+    except ValidationError as error:
+        text = line if isinstance(line, str) else line.decode(errors="replace")
+        raise TrainError(f"the trainer was sent {text[:120]!r}, which is not a command") from error

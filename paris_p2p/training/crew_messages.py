@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from paris_p2p.crew_records import MAX_LATE, MAX_PEERS, SCALE_ONE, CrewSpec
 from paris_p2p.errors import TrainError
 from paris_p2p.records import MAX_ROUNDS, Count, Hash, Loss, PeerId
-from paris_p2p.training.messages import GateJob, Message, TrainJob
+from paris_p2p.training.messages import Event, GateJob, Message, TrainJob
 
 
 class UpdateFile(Message):
@@ -103,7 +103,8 @@ class Adopt(Message):
     """Says that another card is the tip: its state is what training goes on from.
 
     `rounds` lead there from the state that the trainer has, where `from_card` is that one's card; else the
-    whole `basis` is read. `own` says what became of this machine's last update.
+    whole `basis` is read. `own` says what became of this machine's last update. A lead's trainer that merged
+    a state itself only learns its card's name so: what it has by its hash is not computed again.
     """
 
     command: Literal["adopt"] = "adopt"
@@ -115,7 +116,11 @@ class Adopt(Message):
 
 
 class Merge(Message):
-    """Asks a lead's trainer to merge candidates into the state that it has, of card `parent`."""
+    """Asks a lead's trainer to merge candidates into the state of card `parent`.
+
+    That is the state that it has, or, while no card with its last merge was adopted, the one before that
+    merge: then the merge is made anew, of other candidates or `without` some.
+    """
 
     command: Literal["merge"] = "merge"
     parent: Hash
@@ -222,6 +227,9 @@ class CrewGateJob(GateJob):
     disputed: Annotated[tuple[tuple[UpdateFile, str], ...], Field(max_length=MAX_PEERS)] = ()
 
 
+_EVENTS: TypeAdapter[Event | CrewEvent] = TypeAdapter(
+    Annotated[Event | CrewEvent, Field(discriminator="event")]
+)
 _COMMANDS: TypeAdapter[CrewCommand] = TypeAdapter(Annotated[CrewCommand, Field(discriminator="command")])
 
 
@@ -232,3 +240,14 @@ def parse_crew_command(line: bytes | str) -> CrewCommand:
     except ValidationError as error:
         text = line if isinstance(line, str) else line.decode(errors="replace")
         raise TrainError(f"the trainer was sent {text[:120]!r}, which is not a command") from error
+
+
+def parse_crew_event(line: bytes | str) -> Event | CrewEvent:
+    """Parses one line of the stdout of a trainer in a crew; TrainError when it is not an event."""
+    try:
+        return _EVENTS.validate_json(line)
+    except ValidationError as error:
+        text = line if isinstance(line, str) else line.decode(errors="replace")
+        raise TrainError(
+            f"the trainer printed {text[:120]!r}, which is not an event; this is a bug in it"
+        ) from error

@@ -5,18 +5,21 @@ messages.py. Each is one line of JSON; the node has verified all records, files 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from paris_p2p.crew_records import MAX_LATE, MAX_PEERS, SCALE_ONE, CrewSpec
+from paris_p2p.crew_records import MAX_COUNTED, MAX_LATE, MAX_PEERS, SCALE_ONE, CrewSpec
 from paris_p2p.errors import TrainError
 from paris_p2p.records import MAX_ROUNDS, Count, Hash, Loss, PeerId
 from paris_p2p.training.messages import Event, GateJob, Message, TrainJob
 
 
 class UpdateFile(Message):
-    """Names an update with its file; the numbers are those of its verified record."""
+    """Names an update with its file; the numbers are those of its verified record.
+
+    `notices` and `train_loss` are only looked at in candidates.
+    """
 
     update: Hash  # the record's id
     signer: PeerId
@@ -26,6 +29,8 @@ class UpdateFile(Message):
     first_clip: Count
     late: Annotated[int, Field(ge=0, le=MAX_LATE)] = 0
     scale: Annotated[int, Field(ge=1, le=SCALE_ONE)] = SCALE_ONE  # as a round says; a candidate has none yet
+    notices: Count = 0
+    train_loss: Loss = 0.0
 
 
 class RoundFiles(Message):
@@ -74,7 +79,8 @@ class Basis(Message):
 class CrewJob(TrainJob):
     """Asks to train one slot as a member of its crew, from the state of the tip.
 
-    `resume_path` is not used; `resume_steps` and `resume_clips` are the basis's.
+    `resume_path` is not used; `resume_steps` and `resume_clips` are the basis's. Where this machine may read
+    the gate's clips, the job names them: others' updates are tried on them, else on clips of the job's own.
     """
 
     crew: CrewSpec
@@ -87,16 +93,30 @@ class CrewJob(TrainJob):
     own_resume_path: Path | None = None
     own_resume_steps: Count = 0
     own_resume_clips: Count = 0
+    gate_shard_paths: Annotated[tuple[Path, ...], Field(max_length=4096)] = ()  # all of the slot's, or none
+    gate_shard_clusters: tuple[Annotated[int, Field(ge=0, le=999)], ...] = ()
+
+    @model_validator(mode="after")
+    def _one_cluster_per_gate_shard(self) -> Self:
+        paths, clusters = len(self.gate_shard_paths), len(self.gate_shard_clusters)
+        if paths != clusters:
+            raise ValueError(f"{paths} gate shards but {clusters} clusters")
+        return self
 
 
 # what a node asks
 
 
 class MakeUpdate(Message):
-    """Asks for an update of what was learned since the base."""
+    """Asks for an update of what was learned since the base.
+
+    `part` says which of the run's `parts` of the network it holds: all who start from one card must send the
+    same, and one card after the other the next one (the card's `seq` modulo `parts`).
+    """
 
     command: Literal["update"] = "update"
     kept: Annotated[int, Field(ge=1, le=4096)]
+    part: Annotated[int, Field(ge=0, le=63)] = 0
 
 
 class Adopt(Message):
@@ -119,7 +139,8 @@ class Merge(Message):
     """Asks a lead's trainer to merge candidates into the state of card `parent`.
 
     That is the state that it has, or, while no card with its last merge was adopted, the one before that
-    merge: then the merge is made anew, of other candidates or `without` some.
+    merge: then the merge is made anew, of other candidates or `without` some. Candidates come in the order in
+    which they were heard of: the later one of two alike is the copy.
     """
 
     command: Literal["merge"] = "merge"
@@ -128,18 +149,23 @@ class Merge(Message):
     full: bool = False
     usual_norm: Annotated[float, Field(ge=0)] = 0.0  # the median of the rounds before; 0: not known
     without: tuple[Hash, ...] = ()  # updates that the gate refused the last merge for
+    compare: bool = False  # measure too whether this machine's own update alone would be better
 
 
 class GoSolo(Message):
-    """Asks for a checkpoint of this machine alone, and the end of the session."""
+    """Asks for a checkpoint of this machine alone, and the end of the session.
+
+    `counted` is what the last round counted, peer by peer; the checkpoint keeps it (counted_note.py).
+    """
 
     command: Literal["solo"] = "solo"
+    counted: Annotated[dict[PeerId, Count], Field(max_length=MAX_COUNTED)] = {}
 
 
 class Plain(Message):
-    """Asks for what every trainer does: stop, or end at once."""
+    """Asks for what every trainer does: stop, or end at once. Work that no update holds is given up."""
 
-    command: Literal["stop", "kill", "checkpoint"]
+    command: Literal["stop", "kill"]
 
 
 CrewCommand = MakeUpdate | Adopt | Merge | GoSolo | Plain
@@ -194,6 +220,9 @@ class MergedReady(Message):
     left_out: tuple[LeftOut, ...] = ()
     train_loss: Loss  # mean of the merged updates', by clips
     norm: Annotated[float, Field(ge=0)]  # the median of the merged updates'
+    # Where it was asked to compare: by how many standard errors the merged average is worse on the probe's
+    # clips than the average after this machine's own update alone; below 0 it is better.
+    worse_z: float | None = None
     weights_path: Path | None = None  # of a full round
     resume_path: Path | None = None
 

@@ -31,6 +31,8 @@ ParisError                      what happened, with the values, and what to do; 
 │   ├── MemoryLimitError        the memory limit was reached
 │   └── DivergedError           the loss or the weights are not finite
 ├── CheckpointError             a checkpoint's tensors are not what the run says they must be
+├── UpdateFormatError           bytes that claim to be an update are not a valid one
+├── InexactError                this machine computes a merge otherwise than others do
 └── SlotMissingError            slots needed for generating have no tip
 """
 
@@ -160,6 +162,14 @@ class DivergedError(TrainError):
 
 
 class CheckpointError(ParisError):
+    pass
+
+
+class UpdateFormatError(ParisError):
+    pass
+
+
+class InexactError(ParisError):
     pass
 
 

@@ -99,6 +99,8 @@ class CrewRound(Record):
     clips_before: Count
     steps: Count
     clips: Count
+    # the hash of the state before it; "": the checkpoint of one lead alone, whose momentum begins at zero
+    merged_before: Hash | Literal[""] = ""
     full: bool = False  # the state was rounded to what is published in full
     merged: Hash  # of the state after it
     updates: Annotated[tuple[MergedUpdate, ...], Field(min_length=1, max_length=MAX_PEERS)]  # by signer

@@ -24,7 +24,7 @@ from paris_p2p.records import READER, Record, Signed
 R = TypeVar("R", bound=Record)
 _HASH_FIELDS = (
     "run", "parent", "card", "best", "what", "id", "previous", "shelf", "next_key", "key_hash",
-    "base", "full", "merged", "lineage", "update",
+    "base", "full", "merged", "merged_before", "lineage", "update",
 )  # fmt: skip
 _PEER_FIELDS = ("owner", "owner_node", "attestors", "peer", "keeps", "admitters", "companion_of")
 _ENVELOPE = Bounds(items=4, depth=1)

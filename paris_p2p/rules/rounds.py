@@ -16,11 +16,9 @@ from paris_p2p.crew_records import (
     MAX_LATE,
     SCALE_ONE,
     Counted,
-    CrewRound,
     CrewSpec,
     UpdateRecord,
 )
-from paris_p2p.records import CardRecord
 from paris_p2p.spec import TimingSpec
 
 MAX_GRACE_S: Final = 30.0  # after a round's end
@@ -63,14 +61,6 @@ def lateness(base: str, lineage: Sequence[str]) -> int | None:
     """
     recent = list(lineage[: MAX_LATE + 1])
     return recent.index(base) if base in recent else None
-
-
-def next_lineage(card_id: str, card: CardRecord, last: CrewRound | None) -> tuple[str, ...]:
-    """Returns the lineage of the round that is merged into a card's state: that card and those before it, the
-    newest first, as far as the card and its last round (None: it has none) tell.
-    """
-    before = last.lineage if last is not None else (card.parent,) if card.parent else ()
-    return (card_id, *before)[: MAX_LATE + 1]
 
 
 def next_counts(before: Mapping[str, int], merged: Mapping[str, int]) -> tuple[Counted, ...]:

@@ -20,8 +20,8 @@ from paris_p2p.rules.crew_steps import (
     rounds_after,
     worker_step,
 )
-from paris_p2p.rules.rounds import next_counts, next_lineage
-from tests.rules.made import A, B, card
+from paris_p2p.rules.rounds import next_counts
+from tests.rules.made import A, B
 
 T, U = "a" * 64, "b" * 64
 SEEN: dict[str, Any] = {
@@ -90,15 +90,6 @@ def test_a_lead_merges_when_all_came_or_grace_is_over(
 ) -> None:
     step = lead_step(LeadView(**(SEEN | changes)), now_s)
     assert (step.action, step.until_s) == (action, until_s)
-
-
-def test_a_lineage_is_the_parent_and_the_two_cards_before_it() -> None:
-    first = card(A)
-    second = card(A, first)
-    assert next_lineage(first.id, first.record, None) == (first.id,)
-    assert next_lineage(second.id, second.record, None) == (second.id, first.id)
-    last = made_round((T, U, "c" * 64))
-    assert next_lineage("d" * 64, second.record, last) == ("d" * 64, T, U)
 
 
 def test_counts_move_for_those_who_were_merged_alone() -> None:

@@ -17,6 +17,9 @@ REASONS = {
     "rate": "its learning rate is not its parent's",
     "notices": "its training knew fewer of the owner's notices than its parent's",
     "back": "it goes back to neither the best checkpoint nor the tip",
+    "round": "its rounds break a rule of the run's crews",
+    "merge": "its updates merge into another state than it says",
+    "dropped": "it leaves out an update that should have counted",
     "place": "another card was signed for this place",
 }
 # measured: training went astray, a lower rate from the best checkpoint may help

@@ -110,6 +110,14 @@ def crews_key(run: str, slot: str) -> str:
     return f"paris/{PROTOCOL}/{run}/crews/{slot}"
 
 
+def slot_keys(run: str, slot: str, *, crew: bool) -> tuple[str, ...]:
+    """Returns the keys of a slot that peers read again and again, those of its `crew` where it may have one;
+    refusals are asked for by the makers of cards alone.
+    """
+    own = (claims_key(run, slot), tips_key(run, slot))
+    return (*own, crews_key(run, slot), updates_key(run, slot)) if crew else own
+
+
 def members_key(run: str) -> str:
     return f"paris/{PROTOCOL}/{run}/members/0"
 

@@ -55,6 +55,8 @@ _KINDS_UNDER = {
     "notices": ("notice",),
     "members": ("member",),
     "keys": ("keybox",),
+    "updates": ("update",),
+    "crews": ("worker",),
 }
 
 

@@ -10,19 +10,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from paris_p2p.crew_records import UpdateRecord, WorkerRecord
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import RecordError
 from paris_p2p.node.board_answers import records_under, tip_envelopes
+from paris_p2p.node.board_intake import BoardIntake, lineage_of
 from paris_p2p.node.crowd import (
     SlotRecords,
     attestors_of_unknown,
-    drop_attestations,
-    drop_cards,
-    drop_claims,
-    drop_refusals,
     drop_void,
     signers_by_card,
     waiting_cards,
@@ -33,17 +31,12 @@ from paris_p2p.node.not_yet import NotYet
 from paris_p2p.node.owners_word import OwnersWord
 from paris_p2p.node.tip_life import TipLife, card_of
 from paris_p2p.owner_records import MemberRecord, NoticeRecord
-from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, RefusalRecord, Signed
-from paris_p2p.rules.claims import ClaimView, is_live
+from paris_p2p.records import CardRecord, ClaimRecord, RefusalRecord, Signed
+from paris_p2p.rules.claims import ClaimView
+from paris_p2p.rules.crews import CrewMember, crew_of
 from paris_p2p.rules.run_state import RunState
 from paris_p2p.rules.taken_back import MAX_PAST
-from paris_p2p.rules.tips import (
-    Age,
-    Tip,
-    epochs_used,
-    impossible,
-    impossible_place,
-)
+from paris_p2p.rules.tips import Tip, epochs_used, impossible
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
 
@@ -63,12 +56,12 @@ class Board:
         self.word = word or OwnersWord(run, signed, ledger)
         state = self.state
         self.slots = {slot: SlotRecords(floor=state.floor_epoch(slot)) for slot in state.slots_ever}
-        self.refused: Counter[str] = Counter()  # reason -> cards whose numbers cannot be
         now_s = time.time()
         self.hearing = Hearing(self.word, ledger, now_s)
         self.not_yet = NotYet()
         kept = KeptTips(self.word.open, ledger)
         self._tips = TipLife(self.word, kept, self.hearing)
+        self._intake = BoardIntake(self.word, self.hearing, self._tips, me, self.with_part)
         self._tips.is_loading = True
         for slot, records in self.slots.items():
             records.past.update((tip.card.id, tip) for tip in kept.load_past(slot, MAX_PAST))
@@ -86,6 +79,15 @@ class Board:
         """Returns the owner's RunSpec with all that notices changed."""
         return self.word.spec
 
+    @property
+    def refused(self) -> Counter[str]:
+        """Returns how many records were refused for each reason."""
+        return self._intake.refused
+
+    @refused.setter
+    def refused(self, counts: Counter[str]) -> None:
+        self._intake.refused = counts
+
     def add(self, envelope: Envelope[Any], now_s: float) -> bool:
         """Keeps a verified record; returns True when it was new. Records of unknown slots are ignored.
 
@@ -98,21 +100,12 @@ class Board:
             return False
         if isinstance(record, NoticeRecord | MemberRecord):
             return bool(self.take_word([envelope], now_s))
-        if record.slot not in self.slots:
+        if record.slot not in self.slots or self._intake.refuses_kind(record):
             return False
         if not self.state.counts(envelope):
             self.not_yet.keep(envelope, self.state)
             return False
-        slot = self.slots[record.slot]
-        if isinstance(record, ClaimRecord):
-            return self._keep_claim(slot, envelope, now_s)
-        if isinstance(record, CardRecord):
-            return self._keep_card(slot, envelope, now_s)
-        if not isinstance(record, AttestationRecord | RefusalRecord) or not self._can_be(record, now_s):
-            return False
-        if isinstance(record, AttestationRecord):
-            return self._keep_attestation(slot, envelope, now_s)
-        return self._keep_refusal(slot, envelope)
+        return self._intake.keep(self.slots[record.slot], envelope, now_s)
 
     def claims(self, slot: str) -> tuple[Envelope[ClaimRecord], ...]:
         return tuple(self.slots[slot].claims.values())
@@ -142,6 +135,40 @@ class Board:
         """Returns why peers that may attest refused cards that would follow the tip."""
         return list(self.slots[slot].refusals.values())
 
+    def updates(self, slot: str) -> list[Envelope[UpdateRecord]]:
+        """Returns the updates that a round may merge, in the order they came."""
+        return list(self.slots[slot].crew.updates.values())
+
+    def heard_at(self, update: str) -> float | None:
+        """Returns when an update came here (Unix time), by its envelope's id; None where it is not kept."""
+        found = (slot.crew.heard_s.get(update) for slot in self.slots.values())
+        return next((at_s for at_s in found if at_s is not None), None)
+
+    def workers(self, slot: str) -> tuple[Envelope[WorkerRecord], ...]:
+        """Returns the newest record of each peer that says it works in the slot's crew, the first first."""
+        return tuple(self.slots[slot].crew.workers.values())
+
+    def crew(self, slot: str, lead: str, now_s: float) -> tuple[CrewMember, ...]:
+        """Returns who is in a slot's crew beside `lead`, by what was heard here (rules/crews.py)."""
+        spec, shelf = self.spec, self.slots[slot].crew
+        if spec.crew is None:
+            return ()
+        workers, patience_s = tuple(shelf.workers.values()), self.hearing.heard(slot).patience_s
+        return crew_of(
+            workers,
+            shelf.contributed,
+            now_s,
+            spec.crew,
+            spec.timing,
+            heard=shelf.since_s,
+            patience_s=patience_s,
+            lead=lead,
+        )
+
+    def lineage(self, slot: str) -> tuple[str, ...]:
+        """Returns the ids of the cards that an update may start from, the newest first."""
+        return lineage_of(self.slots[slot]).recent
+
     def best(self, slot: str) -> Envelope[CardRecord] | None:
         """Returns the best attested card of the tip's lineage; None when there is no tip, or that card is
         not known here.
@@ -156,12 +183,20 @@ class Board:
 
     def has_part(self, peer: str) -> bool:
         """Tells whether a peer has a part in this run that strangers cannot give themselves: its owner named
-        it, or it is behind a tip.
+        it, it is behind a tip, or the rounds of one merged its updates.
         """
-        if self.state.is_named(peer):
-            return True
+        return peer in self.with_part((peer,))
+
+    def with_part(self, peers: Iterable[str]) -> frozenset[str]:
+        """Returns those of the peers that have a part in this run, as `has_part` says."""
+        state = self.state
         behind = {one.signer for slot in self.slots for one in self.tip_envelopes(slot)}
-        return peer in behind and not self.state.is_revoked(peer)
+        merged = {peer for slot in self.slots.values() for peer in slot.crew.contributed}
+        return frozenset(
+            peer
+            for peer in peers
+            if state.is_named(peer) or (peer in behind | merged and not state.is_revoked(peer))
+        )
 
     def behind_tips(self) -> set[str]:
         """Returns who made the tips that are remembered, and who attested them."""
@@ -191,63 +226,6 @@ class Board:
 
     def tip_envelopes(self, slot: str) -> list[Envelope[Any]]:
         return tip_envelopes(self.slots[slot].tip)
-
-    def _keep_claim(self, slot: SlotRecords, envelope: Envelope[ClaimRecord], now_s: float) -> bool:
-        known = slot.claims.get(envelope.signer)
-        if known is not None and known.record.seq >= envelope.record.seq:
-            return False
-        slot.claims[envelope.signer] = envelope
-        live = is_live(envelope, slot.tip, now_s, self.spec.timing, slot.floor)
-        self.hearing.note_claim(envelope, known, live, now_s)
-        if known is not None and not is_live(known, slot.tip, now_s, self.spec.timing, slot.floor):
-            slot.claims.move_to_end(envelope.signer)  # it lapsed: one that came between is first
-        drop_claims(slot, now_s, self.spec.timing, self.hearing.heard(envelope.record.slot), self.me)
-        return envelope.signer in slot.claims
-
-    def _can_be(self, record: AttestationRecord | RefusalRecord, now_s: float) -> bool:
-        """Tells whether there can be a card in the place that the record names."""
-        absurd = impossible_place(record.epoch, record.seq, self._age(record.slot, now_s))
-        if absurd is not None:
-            self.refused[absurd] += 1
-        return absurd is None
-
-    def _keep_card(self, slot: SlotRecords, envelope: Envelope[CardRecord], now_s: float) -> bool:
-        if envelope.id in slot.cards:
-            return False
-        absurd = impossible(envelope.record, self._age(envelope.record.slot, now_s))
-        if absurd is not None:
-            self.refused[absurd] += 1
-            return False
-        for key, one in [item for item in slot.attestations.items() if item[0][0] == envelope.id]:
-            if not self.state.attests(one, envelope):
-                del slot.attestations[key]
-        slot.cards[envelope.id] = envelope
-        slot.seen_at_s[envelope.id] = now_s
-        self._tips.forward(slot, envelope.record.slot, now_s)
-        if slot.tip is not None and slot.tip.best == envelope.id:
-            self._tips.save(slot, envelope.record.slot)
-        drop_cards(slot, now_s, self.spec.timing, self.hearing.heard(envelope.record.slot))
-        return envelope.id in slot.cards
-
-    def _keep_attestation(
-        self, slot: SlotRecords, envelope: Envelope[AttestationRecord], now_s: float
-    ) -> bool:
-        key = (envelope.record.card, envelope.signer)
-        card = slot.cards.get(envelope.record.card)
-        if key in slot.attestations or (card is not None and not self.state.attests(envelope, card)):
-            return False
-        slot.attestations[key] = envelope
-        self._tips.forward(slot, envelope.record.slot, now_s)
-        drop_attestations(slot)
-        return key in slot.attestations
-
-    def _keep_refusal(self, slot: SlotRecords, envelope: Envelope[RefusalRecord]) -> bool:
-        key = (envelope.record.card, envelope.signer)
-        if key in slot.refusals:
-            return False
-        slot.refusals[key] = envelope
-        drop_refusals(slot)
-        return key in slot.refusals
 
     def take_word(self, envelopes: Sequence[Envelope[Any]], now_s: float) -> list[Envelope[Any]]:
         """Takes verified notices and member records, and returns those that told something new; then all that
@@ -297,14 +275,10 @@ class Board:
         for envelope in self.not_yet.take(self.state):
             self.add(envelope, now_s)
 
-    def _age(self, slot: str, now_s: float) -> Age:
-        spec = self.spec
-        return Age(now_s - spec.created_at, spec.timing.checkpoint_s, self.slots[slot].floor)
-
     def _load(self, envelope: Envelope[Any], now_s: float) -> None:
         """Takes one record of a tip from before a restart."""
         if isinstance(envelope.record, CardRecord):
-            absurd = impossible(envelope.record, self._age(envelope.record.slot, now_s))
+            absurd = impossible(envelope.record, self._intake.age(self.slots[envelope.record.slot], now_s))
             if absurd is not None:
                 raise RecordError(
                     f"its card has epoch {envelope.record.epoch} and seq {envelope.record.seq}: {absurd}"

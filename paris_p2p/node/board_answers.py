@@ -40,6 +40,10 @@ def records_under(
     if shelf == "tips":
         waiting = _worthiest(slot, word.spec.timing, hearing.heard(name))
         return [one.data for one in _tips(slot, waiting)]
+    if shelf == "crews":
+        return [one.data for one in list(slot.crew.workers.values())]
+    if shelf == "updates":
+        return [one.data for one in list(slot.crew.updates.values())]
     if shelf == "refusals":
         return [one.data for one in list(slot.refusals.values())[-MAX_REFUSALS_TOLD:]]
     return []

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from paris_p2p.envelope import Envelope
+from paris_p2p.node.crew_shelf import CrewShelf
 from paris_p2p.records import AttestationRecord, CardRecord, ClaimRecord, RefusalRecord
 from paris_p2p.rules.claims import is_live, leads_of, order
 from paris_p2p.rules.heard import Heard
@@ -44,6 +45,7 @@ class SlotRecords:
     past: OrderedDict[str, Tip] = field(default_factory=OrderedDict)
     tip_since_s: float = 0.0
     floor: int = 0  # of epochs, since the owner took cards back
+    crew: CrewShelf = field(default_factory=CrewShelf)
 
 
 def signers_by_card(slot: SlotRecords) -> dict[str, set[str]]:
@@ -80,6 +82,7 @@ def drop_void(slot: SlotRecords, state: RunState) -> None:
             del slot.attestations[key]
     for key in [key for key, one in slot.refusals.items() if not state.counts(one)]:
         del slot.refusals[key]
+    slot.crew.drop_void(state)
 
 
 def drop_claims(slot: SlotRecords, now_s: float, timing: TimingSpec, heard: Heard, me: str) -> None:

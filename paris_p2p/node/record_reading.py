@@ -22,7 +22,7 @@ from paris_p2p.errors import (
     UnreachableError,
     VersionError,
 )
-from paris_p2p.kinds import claims_key, refusals_key, tips_key
+from paris_p2p.kinds import refusals_key, slot_keys
 from paris_p2p.node.board import Board
 from paris_p2p.node.notice_reading import NoticeReading
 from paris_p2p.node.run_swarm import RunSwarm
@@ -31,7 +31,7 @@ from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.limits import kind_of
 
 log = logging.getLogger(__name__)
-GOSSIPED = ("claim", "card", "attestation", "refusal", "notice", "member")
+GOSSIPED = ("claim", "card", "attestation", "refusal", "notice", "member", "update", "worker")
 OPENING_S = 10.0  # what a newcomer's first questions wait for answers; what comes later is heard all the same
 _ASKED_S = 3.0  # the same, of a refresh
 _MAX_PEERS_ASKED = 8  # connected ones, for what the bulletin board does not tell
@@ -61,8 +61,8 @@ class Reading:
         self._misses: dict[str, tuple[int, float]] = {}
 
     async def refresh(self, slots: Sequence[str] = ()) -> None:
-        """Reads claims and tips of the slots (all, when none are named) and puts back tips that the bulletin
-        board forgot.
+        """Reads claims, tips and crews of the slots (all, when none are named) and puts back tips that the
+        bulletin board forgot.
 
         The owner's notices come first, since they say what counts. Several slots at once: where a read takes
         long, the last one must not wait for all others.
@@ -114,7 +114,7 @@ class Reading:
             async with asyncio.timeout(_ONE_PEER_LIMIT_S):
                 await self.notices.ask(peer)
                 for slot in slots or tuple(self.board.slots):
-                    for key in (claims_key(self.run, slot), tips_key(self.run, slot)):
+                    for key in slot_keys(self.run, slot, crew=self._has_crews):
                         await self._receive_all(await self.swarm.ask_records(peer, key))
         except TimeoutError as error:
             raise UnreachableError(
@@ -163,14 +163,14 @@ class Reading:
         await end_tasks(self._asked.values())
 
     async def _refresh_slot(self, slot: str) -> None:
-        key, swarm = tips_key(self.run, slot), self.swarm
-        claims, found = await _together([swarm.read(claims_key(self.run, slot)), swarm.read(key)])
-        await self._keep_all((*claims, *found))
-        ids, now = {envelope.id for envelope in found}, time.time()
+        keys = slot_keys(self.run, slot, crew=self._has_crews)
+        read = await _together(self.swarm.read(key) for key in keys)
+        await self._keep_all([one for found in read for one in found])
+        ids, now = {one.id for found in read for one in found}, time.time()
         for envelope in self.board.tip_envelopes(slot):
             if envelope.id not in ids and envelope.record.expires_at > now:
                 # an older one is had from peers directly
-                await swarm.store(envelope)
+                await self.swarm.store(envelope)
         await self._ask_for_attested(slot)
 
     async def _ask_for_attested(self, slot: str) -> None:
@@ -192,6 +192,11 @@ class Reading:
         await self.ask_connected((slot,), first=attestors, enough=_MAX_PEERS_ASKED)
         if not (self.board.attestors_of_unknown(slot) or self._went_back_to_nothing(slot)):
             self._misses.pop(slot, None)
+
+    @property
+    def _has_crews(self) -> bool:
+        """Tells whether there is more to read of a slot: other runs cost no question more."""
+        return self.board.spec.crew is not None
 
     def _went_back_to_nothing(self, slot: str) -> bool:
         """Tells whether the owner took back all that this node knows of a slot: others may remember more."""

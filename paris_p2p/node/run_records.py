@@ -16,13 +16,12 @@ from typing import Any, Literal
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.kinds import (
-    claims_key,
     dht_key,
     members_key,
     notices_key,
     peers_key,
     refusals_key,
-    tips_key,
+    slot_keys,
 )
 from paris_p2p.node.board import Board
 from paris_p2p.node.effective_files import EffectiveFiles
@@ -137,7 +136,8 @@ class RunRecords:
     def _askable(self) -> Iterator[str]:
         """Yields the DHT keys of which this node tells other peers what it knows."""
         for slot in self.board.slots:
-            yield from (claims_key(self.run, slot), tips_key(self.run, slot), refusals_key(self.run, slot))
+            yield from slot_keys(self.run, slot, crew=self.spec.crew is not None)
+            yield refusals_key(self.run, slot)
         yield members_key(self.run)
         yield from (notices_key(self.run, number) for number in range(1, self.chain.number + 1))
 
@@ -189,7 +189,7 @@ class RunRecords:
 
     def _tell_listeners(self, new: Sequence[Envelope[Any]]) -> None:
         for envelope in new:
-            if envelope.record.kind != "claim":  # a claim changes nothing of what is kept
+            if envelope.record.kind not in ("claim", "worker"):  # they change nothing of what is kept
                 self.disk_news.set()
             for listener in self.listeners:
                 listener(envelope)

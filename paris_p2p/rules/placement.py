@@ -52,11 +52,11 @@ def choose_slot(slots: Sequence[SlotState], me: str, *, only: str = "", holding:
         return None
     least = min(slot.clips for slot in free)
     weakest = [slot for slot in free if SIMILAR * slot.clips <= least]
-    chosen = min(weakest, key=lambda slot: _shuffle(me, slot.slot))
+    chosen = min(weakest, key=lambda slot: lot(me, slot.slot))
     return Choice(
         chosen.slot,
         f"{_why(only, len(free), len(weakest))} ({chosen.clips:,} clips so far)",
-        _shuffle(me, "delay") / 2**64,
+        lot(me, "delay") / 2**64,
     )
 
 
@@ -125,5 +125,6 @@ def _why(only: str, free: int, weakest: int) -> str:
     return f"{'the' if weakest == 1 else 'one of the'} least trained of {free} slots without a lead"
 
 
-def _shuffle(me: str, what: str) -> int:
-    return int.from_bytes(blake3(peer_id_to_bytes(me) + what.encode()).digest(8), "big")
+def lot(peer: str, what: str) -> int:
+    """Returns a peer's lot in [0, 2**64): the same on every machine, another for each `what`."""
+    return int.from_bytes(blake3(peer_id_to_bytes(peer) + what.encode()).digest(8), "big")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from paris_p2p.crew_records import WorkerRecord
 from paris_p2p.envelope import Envelope
 from paris_p2p.owner_records import (
     RIGHTS,
@@ -144,7 +145,9 @@ class RunState:
         return rights.union(*held)
 
     def counts(self, envelope: Envelope[Any]) -> bool:
-        """Tells whether a claim, card, attestation or refusal may count, by its signer, date and place."""
+        """Tells whether a claim, card, attestation, refusal, update or worker may count, by its signer, date
+        and place.
+        """
         return not self._is_void(envelope) and self._has_right(envelope)
 
     def lacks_right(self, envelope: Envelope[Any]) -> bool:
@@ -160,6 +163,8 @@ class RunState:
         record = envelope.record
         if any(one.voids(record.issued_at) for one in self.revocations.get(envelope.signer, ())):
             return True
+        if isinstance(record, WorkerRecord):
+            return self.is_revoked(envelope.signer)
         if isinstance(record, ClaimRecord):  # it is about now: nobody waits for a revoked lead's to run out
             return self.is_revoked(envelope.signer) or record.epoch < self.floor_epoch(record.slot)
         if isinstance(record, CardRecord | AttestationRecord | RefusalRecord):

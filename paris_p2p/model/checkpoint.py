@@ -27,10 +27,18 @@ BETAS = (0.9, 0.999)  # of AdamW
 MOMENT_RATIO, MOMENT_FLOOR = 7.5, 1e-12
 PARTS = ("weights", "exp_avg", "exp_avg_sq", "ema")
 
-_FORMAT = {"weights": "paris-weights/1", "resume": "paris-resume/1", "initial": "paris-initial/1"}
+_FORMAT = {
+    "weights": "paris-weights/1",
+    "resume": "paris-resume/1",
+    "compact": "paris-resume/2",
+    "merged": "paris-merged/1",
+    "initial": "paris-initial/1",
+}
 _DTYPES = {
     "weights": (torch.bfloat16,),
     "resume": (torch.float32,),
+    "compact": (torch.uint8,),
+    "merged": (torch.uint8,),
     "initial": (torch.bfloat16, torch.float32),
 }
 
@@ -91,18 +99,33 @@ def write_checkpoint(folder: Path, state: TrainState) -> tuple[Path, Path]:
 
     DivergedError, before anything is written, when a tensor is not finite; DiskFullError, ReadOnlyError.
     """
+    refuse_not_finite(state)
+    weights, resume = checkpoint_paths(folder, state.counters)
+    metadata = state.counters.metadata("resume") | dict(state.notes)
+    write_tensors(resume, metadata, torch.float32, dict(state.tensors()))
+    write_average(weights, state)
+    return weights, resume
+
+
+def refuse_not_finite(state: TrainState) -> None:
+    """Raises DivergedError when a tensor of the state is not finite."""
     for name, tensor in state.tensors():
         if not bool(tensor.isfinite().all()):
             raise DivergedError(
                 f"{name} is not finite at step {state.counters.steps}; nothing was written; "
                 "go on from the last one"
             )
-    steps = state.counters.steps
-    weights, resume = folder / f"weights-{steps:09}.safetensors", folder / f"resume-{steps:09}.safetensors"
-    metadata = state.counters.metadata("resume") | dict(state.notes)
-    write_tensors(resume, metadata, torch.float32, dict(state.tensors()))
-    write_tensors(weights, state.counters.metadata("weights"), torch.bfloat16, dict(state.ema))
-    return weights, resume
+
+
+def checkpoint_paths(folder: Path, counters: Counters) -> tuple[Path, Path]:
+    """Returns the names of a checkpoint's files in a folder: (weights, resume)."""
+    steps = counters.steps
+    return folder / f"weights-{steps:09}.safetensors", folder / f"resume-{steps:09}.safetensors"
+
+
+def write_average(path: Path, state: TrainState) -> None:
+    """Writes a state's average as the weights to generate with; DiskFullError, ReadOnlyError."""
+    write_tensors(path, state.counters.metadata("weights"), torch.bfloat16, dict(state.ema))
 
 
 def write_initial(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
@@ -156,7 +179,7 @@ def check_weights(path: Path, shapes: Shapes, counters: Counters | None) -> None
 
     Checked are names, shapes, bf16, finite values, and `counters` when given.
     """
-    with _open("weights", path, shapes, counters) as read:
+    with open_slot_file("weights", path, shapes, counters) as read:
         for name in shapes:
             _finite(path, name, read(name))
 
@@ -170,8 +193,8 @@ def check_resume(
     """
     _check_resume_tensors(path, shapes, counters, max_grad_norm)
     with (
-        _open("resume", path, _resume_shapes(shapes), counters) as resume,
-        _open("weights", weights_path, shapes, counters) as weights,
+        open_slot_file("resume", path, _resume_shapes(shapes), counters) as resume,
+        open_slot_file("weights", weights_path, shapes, counters) as weights,
     ):
         for name in shapes:
             if not torch.equal(resume(f"ema.{name}").to(torch.bfloat16), weights(name)):
@@ -188,7 +211,7 @@ def load_resume(path: Path, state: TrainState, max_grad_norm: float) -> None:
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in state.weights.items()}
     _check_resume_tensors(path, shapes, state.counters, max_grad_norm)
-    with torch.no_grad(), _open("resume", path, _resume_shapes(shapes), state.counters) as read:
+    with torch.no_grad(), open_slot_file("resume", path, _resume_shapes(shapes), state.counters) as read:
         for name, tensor in state.tensors():
             tensor.copy_(read(name))
 
@@ -197,7 +220,9 @@ def load_weights_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Copies a slot's weights (bf16) into float32 `tensors`, one by one, checked. CheckpointError."""
     with (
         torch.no_grad(),
-        _open("weights", path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, None) as read,
+        open_slot_file(
+            "weights", path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, None
+        ) as read,
     ):
         for name, tensor in tensors.items():
             tensor.copy_(_finite(path, name, read(name)))
@@ -210,7 +235,9 @@ def load_initial_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     with (
         torch.no_grad(),
-        _open("initial", path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, None) as read,
+        open_slot_file(
+            "initial", path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, None
+        ) as read,
     ):
         for name in tensors:
             _finite(path, name, read(name))
@@ -218,12 +245,17 @@ def load_initial_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
             tensor.copy_(read(name))
 
 
-def load_resume_weights_into(path: Path, tensors: Mapping[str, Tensor], counters: Counters) -> None:
-    """Copies the weights that training goes on with (fp32) into `tensors`. CheckpointError."""
-    shapes = _resume_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    with torch.no_grad(), _open("resume", path, shapes, counters) as read:
-        for name, tensor in tensors.items():
-            tensor.copy_(_finite(path, name, read(f"weights.{name}")))
+def load_resume_weights_into(
+    path: Path, weights: Mapping[str, Tensor], counters: Counters, average: Mapping[str, Tensor] | None = None
+) -> None:
+    """Copies the weights that training goes on with (fp32) into `weights`, and the average into `average`,
+    where given. CheckpointError.
+    """
+    shapes = _resume_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()})
+    with torch.no_grad(), open_slot_file("resume", path, shapes, counters) as read:
+        for part, tensors in (("weights", weights), ("ema", average or {})):
+            for name, tensor in tensors.items():
+                tensor.copy_(_finite(path, name, read(f"{part}.{name}")))
 
 
 def _check_resume_tensors(path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float) -> None:
@@ -232,7 +264,7 @@ def _check_resume_tensors(path: Path, shapes: Shapes, counters: Counters, max_gr
     A forged moment would stall or blow up the successor's training.
     """
     squares = 0.0
-    with _open("resume", path, _resume_shapes(shapes), counters) as read:
+    with open_slot_file("resume", path, _resume_shapes(shapes), counters) as read:
         for name in shapes:
             _finite(path, f"weights.{name}", read(f"weights.{name}"))
             _finite(path, f"ema.{name}", read(f"ema.{name}"))
@@ -263,7 +295,7 @@ def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _open(
+def open_slot_file(
     kind: str, path: Path, shapes: Shapes, counters: Counters | None
 ) -> Iterator[Callable[[str], Tensor]]:
     """Opens a reader of single tensors, given only when the whole header is as it must be."""

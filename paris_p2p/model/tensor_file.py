@@ -6,8 +6,9 @@ Format: https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from paris_p2p.disk import NO_ROOM, replacing
 from paris_p2p.errors import CheckpointError, DiskFullError, ReadOnlyError
 
 Shapes = Mapping[str, tuple[int, ...]]
-_WORDS = {torch.bfloat16: "BF16", torch.float32: "F32"}
+_WORDS = {torch.bfloat16: "BF16", torch.float32: "F32", torch.uint8: "U8"}
 
 
 @contextmanager
@@ -47,18 +48,33 @@ def write_tensors(
 
     A temporary file is removed when that fails.
     """
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    write_pieces(path, metadata, dtype, shapes, (_bytes_of(tensor, dtype) for tensor in tensors.values()))
+
+
+def write_pieces(
+    path: Path, metadata: Mapping[str, str], dtype: torch.dtype, shapes: Shapes, pieces: Iterable[memoryview]
+) -> None:
+    """Writes such a file of the bytes of its tensors, which come one by one, in the order of `shapes`.
+
+    DiskFullError, ReadOnlyError.
+    """
     try:
         with replacing(path) as file:
-            file.write(_header(metadata, dtype, tensors))
-            for tensor in tensors.values():
-                plain = tensor.detach().to("cpu", dtype).contiguous()
-                file.write(plain.flatten().view(torch.uint8).numpy().data)
+            file.write(_header(metadata, dtype, shapes))
+            for piece in pieces:
+                file.write(piece)
     except OSError as error:
         if error.errno in NO_ROOM:
             raise DiskFullError(
                 f"no space left for the checkpoint {path}; free some, or lower --max-disk"
             ) from error
         raise ReadOnlyError(f"cannot write the checkpoint {path}: {error.strerror}") from error
+
+
+def _bytes_of(tensor: Tensor, dtype: torch.dtype) -> memoryview:
+    plain = tensor.detach().to("cpu", dtype).contiguous()
+    return plain.flatten().view(torch.uint8).numpy().data
 
 
 def _check_header(
@@ -86,14 +102,14 @@ def _check_header(
             raise CheckpointError(f"{path.name} says {key} = {said!r}, its card and run say {value!r}")
 
 
-def _header(metadata: Mapping[str, str], dtype: torch.dtype, tensors: Mapping[str, Tensor]) -> bytes:
+def _header(metadata: Mapping[str, str], dtype: torch.dtype, shapes: Shapes) -> bytes:
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     at = 0
-    for name, tensor in tensors.items():
-        size_bytes = tensor.numel() * dtype.itemsize
+    for name, shape in shapes.items():
+        size_bytes = prod(shape) * dtype.itemsize
         entries[name] = {
             "dtype": _WORDS[dtype],
-            "shape": list(tensor.shape),
+            "shape": list(shape),
             "data_offsets": [at, at + size_bytes],
         }
         at += size_bytes

@@ -27,12 +27,11 @@ from paris_p2p.family import parents_from, silent_experts
 from paris_p2p.flow.path import velocity
 from paris_p2p.model.checkpoint import (
     Counters,
-    check_resume,
     check_weights,
-    load_resume_weights_into,
     load_weights_into,
 )
 from paris_p2p.model.grown_router import grow_outputs, without_outputs
+from paris_p2p.model.resume_format import resume_format
 from paris_p2p.records import MAX_LOSS
 from paris_p2p.rules.refusals import REASONS, code_of
 from paris_p2p.rules.tips import refuse_loss
@@ -83,7 +82,9 @@ def check_card(job: GateJob) -> GateResult:
     counters = Counters(job.run, job.slot, job.steps, job.clips)
     try:
         check_weights(job.weights_path, shapes, counters)
-        check_resume(job.resume_path, shapes, counters, spec.training.clip_grad_norm, job.weights_path)
+        resume_format(compact=spec.training.compact).check(
+            job.resume_path, shapes, counters, spec.training.clip_grad_norm, job.weights_path
+        )
         check_segments(job.resume_path, job, job.clips, batch_clips(spec, job.slot))
     except CheckpointError as error:
         return GateResult(ok=False, reason=str(error), code="malformed")
@@ -177,7 +178,8 @@ def _measure(job: GateJob, spec: RunSpec, device: Device) -> GateResult:
     fixed_loss = mean_loss(network, spec, job.slot, *fixed_batch(job, spec), device)
     # The average may be good while what training goes on with is spoilt: the next lead would be refused for
     # it.
-    load_resume_weights_into(job.resume_path, tensors, Counters(job.run, job.slot, job.steps, job.clips))
+    counters = Counters(job.run, job.slot, job.steps, job.clips)
+    resume_format(compact=spec.training.compact).load_weights(job.resume_path, tensors, counters)
     raw_loss = mean_loss(network, spec, job.slot, batch, t, device)
     return _verdict(job, spec, len(batch), _Losses(ignorant, reference, loss, fixed_loss, raw_loss))
 

@@ -25,10 +25,10 @@ from paris_p2p.model.checkpoint import (
     counters_of,
     empty_state,
     load_initial_into,
-    load_resume,
     load_weights_into,
 )
 from paris_p2p.model.grown_router import grow_router, without_outputs
+from paris_p2p.model.resume_format import resume_format
 from paris_p2p.records import MAX_LOSS
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.messages import Shrunk, Started
@@ -117,6 +117,7 @@ class Learner:
         """
         self.steps, self.clips = steps, clips
         state, max_norm = self.state(), self.spec.training.clip_grad_norm
+        load_resume = resume_format(compact=self.spec.training.compact).load
         if parents := parents_from(self.spec, experts):
             shapes = without_outputs({n: tuple(w.shape) for n, w in self.weights.items()}, len(parents))
             smaller = empty_state(state.counters, shapes)
@@ -126,6 +127,14 @@ class Learner:
             load_resume(path, state, max_norm)
         for weight in self.weights.values():
             self.optimizer.state[weight]["step"].fill_(steps)
+
+    def write_checkpoint(self, folder: Path) -> tuple[Path, Path]:
+        """Writes weights and resume state into `folder`; returns their paths.
+
+        In a run with compact checkpoints this learner goes on from what they hold, as a successor does.
+        DivergedError, before anything is written, when a tensor is not finite; DiskFullError, ReadOnlyError.
+        """
+        return resume_format(compact=self.spec.training.compact).write(folder, self.state())
 
     def step(self, batch: Batch) -> float:
         """Takes one optimizer step and returns the mean loss.

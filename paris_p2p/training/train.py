@@ -9,7 +9,8 @@
         average = average + (1 - decay) (weights - average)
         at each interval: a checkpoint = resume state and average
 
-Nothing depends on when or how often it was stopped: resuming equals not stopping.
+Nothing depends on when or how often it was stopped: resuming equals not stopping. In a run with compact
+checkpoints the trainer goes on from what each of them holds, so that this is true of the same checkpoints.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from paris_p2p.device import (
     set_threads,
 )
 from paris_p2p.errors import CheckpointError, MemoryLimitError
-from paris_p2p.model.checkpoint import write_checkpoint
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.learner import Learner
 from paris_p2p.training.memory import choose_micro_batch
@@ -196,7 +196,7 @@ class _Session:
         self._checkpoint_at = time.monotonic()
         if learner.steps == self._saved_steps:
             return
-        weights, resume = write_checkpoint(self.job.out_dir, learner.state())
+        weights, resume = learner.write_checkpoint(self.job.out_dir)
         self._saved_steps = learner.steps
         self.emit(
             CheckpointReady(

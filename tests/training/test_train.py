@@ -158,7 +158,7 @@ def test_weights_that_are_not_finite_are_never_written(tiny: TinyRun) -> None:
     learner = Learner(tiny.run, tiny.spec, "expert-1", pick_device("cpu"))
     next(iter(learner.ema.values())).view(-1)[0] = float("inf")
     with pytest.raises(DivergedError, match="not finite"):
-        training.write_checkpoint(job.out_dir, learner.state())
+        learner.write_checkpoint(job.out_dir)
     assert list(job.out_dir.iterdir()) == []
 
 

@@ -1,0 +1,202 @@
+"""Stores resume states in 6 bytes a parameter where runs have compact checkpoints ("paris-resume/2").
+
+For each parameter the file holds six arrays of bytes (parameter_codes.py), for example `weights.<name>`; the
+weights to generate with and all metadata are as in other runs (checkpoint.py). What is written is less exact
+than what was trained, so writing rounds the trainer's own tensors to it: who goes on and who resumes have the
+same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paris_p2p.errors import CheckpointError
+from paris_p2p.model.checkpoint import (
+    MOMENT_FLOOR,
+    MOMENT_RATIO,
+    Counters,
+    TrainState,
+    checkpoint_paths,
+    open_slot_file,
+    refuse_not_finite,
+    write_average,
+)
+from paris_p2p.model.parameter_codes import Numbers, chance_of, packed_shapes, round_and_pack, unpacked
+from paris_p2p.model.tensor_file import Shapes, write_pieces
+from paris_p2p.updates.rounding import Float32s, Uint8s
+
+# A code of v is up to 12.5 % from the next, and v remembers a thousand steps, in which errors of several
+# checkpoints may add up. Moments of twice the sum make steps shorter by no more than a factor of sqrt(2).
+SUM_SLACK = 2.0
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads single parameters of a file whose header was checked."""
+
+    read: Callable[[str], Tensor]
+    shapes: Shapes
+
+    def slices(self, name: str) -> Iterator[tuple[int, Numbers]]:
+        """Yields (first number, numbers) of one parameter, slice by slice."""
+        parts = packed_shapes(self.shapes[name])
+        packed: dict[str, Uint8s] = {part: self.read(f"{part}.{name}").numpy() for part in parts}
+        yield from unpacked(packed)
+
+
+def write_compact(folder: Path, state: TrainState) -> tuple[Path, Path]:
+    """Writes both files into `folder`, whole or not at all, and rounds the state to what they hold; returns
+    (weights, resume).
+
+    DivergedError, before anything is written, when a tensor is not finite; DiskFullError, ReadOnlyError.
+    """
+    refuse_not_finite(state)
+    weights, resume = checkpoint_paths(folder, state.counters)
+    metadata = state.counters.metadata("compact") | dict(state.notes)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.weights.items()}
+    write_pieces(resume, metadata, torch.uint8, _file_shapes(shapes), _rounded(state))
+    write_average(weights, state)
+    return weights, resume
+
+
+def check_compact(
+    path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float, weights_path: Path
+) -> None:
+    """Raises CheckpointError unless the file is a resume state that belongs to `weights_path`.
+
+    Its EMA, cast to bf16, must be what that file holds.
+    """
+    _check_numbers(path, shapes, counters, max_grad_norm)
+    with (
+        _open(path, shapes, counters) as reader,
+        open_slot_file("weights", weights_path, shapes, counters) as weights,
+    ):
+        for name in shapes:
+            stored = weights(name).reshape(-1)
+            for start, numbers in reader.slices(name):
+                average = torch.from_numpy(numbers.average).to(torch.bfloat16)
+                if not torch.equal(average, stored[start : start + len(average)]):
+                    raise CheckpointError(
+                        f"{name} in {weights_path.name} is not the average in {path.name}; "
+                        "the files do not belong together"
+                    )
+
+
+def load_compact(path: Path, state: TrainState, max_grad_norm: float) -> None:
+    """Copies a resume state into `state`'s tensors, once all of it is checked.
+
+    CheckpointError, also when its counters are not `state.counters`.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.weights.items()}
+    _check_numbers(path, shapes, state.counters, max_grad_norm)
+    with _open(path, shapes, state.counters) as reader:
+        for name in shapes:
+            _put(_whole(reader, name), *_of(state, name))
+
+
+def load_compact_weights(
+    path: Path, weights: Mapping[str, Tensor], counters: Counters, average: Mapping[str, Tensor] | None = None
+) -> None:
+    """Copies the weights that training goes on with into `weights`, and the average into `average`, where
+    given. CheckpointError.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    with _open(path, shapes, counters) as reader:
+        for name, tensor in weights.items():
+            numbers = _whole(reader, name)
+            _refuse(path, name, finite=bool(np.isfinite(numbers.weights).all()))
+            _put_one(tensor, numbers.weights)
+            if average is not None:
+                _refuse(path, name, finite=bool(np.isfinite(numbers.average).all()))
+                _put_one(average[name], numbers.average)
+
+
+def _rounded(state: TrainState) -> Iterator[memoryview]:
+    """Yields the file's bytes, in the order of `_file_shapes`, while the state's tensors become the same."""
+    counters = state.counters
+    for name in state.weights:
+        tensors = _of(state, name)
+        flat = [tensor.detach().to("cpu").contiguous().reshape(-1).numpy() for tensor in tensors]
+        seed = chance_of(counters.run, counters.slot, counters.steps, name)
+        packed = round_and_pack(Numbers(*flat), seed)
+        for tensor, values in zip(tensors, flat, strict=True):
+            if tensor.data_ptr() != values.ctypes.data:  # a copy, of a GPU's tensor for example
+                _put_one(tensor, values)
+        for part in packed_shapes(tuple(state.weights[name].shape)):
+            yield packed[part].data
+
+
+def _check_numbers(path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float) -> None:
+    """Raises CheckpointError unless all is finite and the moments can come from clipped gradients."""
+    squares = 0.0
+    with _open(path, shapes, counters) as reader:
+        for name in shapes:
+            for _, part in reader.slices(name):
+                every = (part.weights, part.average, part.m, part.v)
+                _refuse(path, name, finite=all(bool(np.isfinite(values).all()) for values in every))
+                limit = np.float32(MOMENT_RATIO) * np.sqrt(part.v) + np.float32(MOMENT_FLOOR)
+                if bool((np.abs(part.m) > limit).any()):
+                    raise CheckpointError(
+                        f"exp_avg.{name} and exp_avg_sq.{name} in {path.name} cannot come from any gradients"
+                    )
+                squares += float(part.v.sum(dtype=np.float64))
+    if squares > SUM_SLACK * max_grad_norm**2:  # each step's gradients, together, are clipped to that norm
+        raise CheckpointError(
+            f"exp_avg_sq in {path.name} sums to {squares:.4g}, "
+            f"gradients of norm {max_grad_norm:.4g} give less"
+        )
+
+
+def _file_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{part}.{name}": size
+        for name, shape in shapes.items()
+        for part, size in packed_shapes(tuple(shape)).items()
+    }
+
+
+@contextmanager
+def _open(path: Path, shapes: Shapes, counters: Counters) -> Iterator[_Reader]:
+    with open_slot_file("compact", path, _file_shapes(shapes), counters) as read:
+        yield _Reader(read, shapes)
+
+
+def _whole(reader: _Reader, name: str) -> Numbers:
+    """Returns all numbers of one parameter."""
+    count = prod(reader.shapes[name])
+    weights, m, v, average = (np.empty(count, np.float32) for _ in range(4))
+    whole = Numbers(weights, m, v, average)
+    for start, part in reader.slices(name):
+        at = slice(start, start + len(part.weights))
+        weights[at], m[at], v[at], average[at] = part.weights, part.m, part.v, part.average
+    return whole
+
+
+def _of(state: TrainState, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns one parameter's tensors, in the order of the fields of Numbers."""
+    return state.weights[name], state.exp_avg[name], state.exp_avg_sq[name], state.ema[name]
+
+
+def _put(numbers: Numbers, weights: Tensor, m: Tensor, v: Tensor, average: Tensor) -> None:
+    _put_one(weights, numbers.weights)
+    _put_one(m, numbers.m)
+    _put_one(v, numbers.v)
+    _put_one(average, numbers.average)
+
+
+def _put_one(tensor: Tensor, values: Float32s) -> None:
+    with torch.no_grad():
+        tensor.copy_(torch.from_numpy(values).reshape(tensor.shape))
+
+
+def _refuse(path: Path, name: str, *, finite: bool) -> None:
+    if not finite:
+        raise CheckpointError(f"{name} in {path.name} is not finite")

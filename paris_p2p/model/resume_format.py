@@ -1,0 +1,59 @@
+"""Says how a run's resume states are written, checked and read: in float32, or compact.
+
+A run has one of the two for all its checkpoints (`TrainingSpec.compact`), and a file of the other is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from paris_p2p.model.checkpoint import (
+    Counters,
+    TrainState,
+    check_resume,
+    load_resume,
+    load_resume_weights_into,
+    write_checkpoint,
+)
+from paris_p2p.model.compact_state import check_compact, load_compact, load_compact_weights, write_compact
+from paris_p2p.model.tensor_file import Shapes
+
+
+class WeightsReader(Protocol):
+    """Copies the weights that training goes on with into `weights`, and the average into `average`, where
+    given; CheckpointError.
+    """
+
+    def __call__(
+        self,
+        path: Path,
+        weights: Mapping[str, Tensor],
+        counters: Counters,
+        average: Mapping[str, Tensor] | None = None,
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class ResumeFormat:
+    """Holds the functions of one format; checkpoint.py and compact_state.py say what each does."""
+
+    write: Callable[[Path, TrainState], tuple[Path, Path]]
+    check: Callable[[Path, Shapes, Counters, float, Path], None]
+    load: Callable[[Path, TrainState, float], None]
+    load_weights: WeightsReader
+
+
+_FORMATS = {
+    False: ResumeFormat(write_checkpoint, check_resume, load_resume, load_resume_weights_into),
+    True: ResumeFormat(write_compact, check_compact, load_compact, load_compact_weights),
+}
+
+
+def resume_format(*, compact: bool) -> ResumeFormat:
+    """Returns the format of a run's resume states."""
+    return _FORMATS[compact]

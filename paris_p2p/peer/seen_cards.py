@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from paris_p2p.node.run_node import RunNode
-from paris_p2p.peer.summary import checkpoint_limits
+from paris_p2p.peer.summary import checkpoint_limits, largest_round_bytes
 from paris_p2p.rules.next_check import Leads, SlotCards
 from paris_p2p.rules.standing import attests_after_end, standing
 
@@ -33,6 +33,8 @@ def slot_cards(node: RunNode, slot: str) -> SlotCards:
         others=node.known_attestors(),
         quorum=state.spec.gate.quorum,
         notices=state.number,
+        crew=state.spec.crew,
+        largest_round_bytes=largest_round_bytes(state.spec),
     )
 
 

@@ -9,6 +9,7 @@ import time
 from rich.cells import cell_len, chop_cells
 
 from paris_p2p.byte_size import in_units
+from paris_p2p.crew_records import MAX_ROUND_BYTES
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DiskFullError, UsageError
 from paris_p2p.peer.room import NODE_BYTES, Room
@@ -130,3 +131,8 @@ def checkpoint_limits(spec: RunSpec, slot: str) -> tuple[int, int]:
     parameters = parameter_count(spec, slot)
     weights, resume = 2 * parameters + HEADER_BYTES, 16 * parameters + 4 * HEADER_BYTES
     return (sealed_bytes(weights), sealed_bytes(resume)) if spec.private else (weights, resume)
+
+
+def largest_round_bytes(spec: RunSpec) -> int:
+    """Returns the most bytes that the blob of a crew's round can have."""
+    return sealed_bytes(MAX_ROUND_BYTES) if spec.private else MAX_ROUND_BYTES

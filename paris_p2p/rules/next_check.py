@@ -15,6 +15,7 @@ from typing import Literal
 
 from blake3 import blake3
 
+from paris_p2p.crew_records import MAX_ROUND_BYTES, CrewSpec
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.records import CardRecord, ClaimRecord, RefusalRecord
@@ -30,6 +31,7 @@ from paris_p2p.rules.claims import ClaimView, leads_of, may_publish_card
 from paris_p2p.rules.placement import attest_turn_s
 from paris_p2p.rules.refusals import REASONS
 from paris_p2p.rules.rest import goes_back, is_back_at, is_backed
+from paris_p2p.rules.round_checks import refuse_names, refuse_round_length
 from paris_p2p.rules.tips import NO_NOTICE, NO_PARENT, Tip, parent_may_come, refuse_card, tip_id
 
 LOOK_AGAIN_S = 20.0  # a slot is looked at again after so long without news
@@ -74,6 +76,8 @@ class SlotCards:
     others: Collection[str] = ()  # peers that are here and may attest
     quorum: int = 1
     notices: int = 0  # the number of the owner's newest notice that is known here
+    crew: CrewSpec | None = None
+    largest_round_bytes: int = MAX_ROUND_BYTES  # of a round blob
 
     @property
     def tip(self) -> Tip | None:
@@ -212,7 +216,7 @@ def go_on(
     moved, or a card waits whose maker comes before this one's.
     """
     turn_s, limit_s = bounds_s
-    if not _follows(card, cards.tip) or card.id not in {one.id for one in cards.pending}:
+    if not _follows(card.record, cards.tip) or card.id not in {one.id for one in cards.pending}:
         return "moot", 0.0
     mine, rivals = _candidate(card, cards, own), _rivals(cards, own)
     if any(yields_to(mine, other) for other in rivals):
@@ -229,7 +233,7 @@ def may_sign(card: Envelope[CardRecord], tip: Tip | None, chosen: str | None) ->
     """Tells whether a good card may be signed: it follows the tip, and `chosen`, the card that this attestor
     signed for its place, is none or this one.
     """
-    return _follows(card, tip) and chosen in (None, card.id)
+    return _follows(card.record, tip) and chosen in (None, card.id)
 
 
 def _candidate(card: Envelope[CardRecord], cards: SlotCards, own: OwnChecks) -> Candidate:
@@ -261,9 +265,13 @@ def _misfit(record: CardRecord, cards: SlotCards) -> str | None:
     weights_bytes, resume_bytes = cards.largest_bytes
     if record.weights.size_bytes > weights_bytes or record.resume.size_bytes > resume_bytes:
         return REASONS["size"]
+    if any(ref.size_bytes > cards.largest_round_bytes for ref in record.rounds):
+        return REASONS["size"]
     if parent_may_come(record, cards.tip, cards.known):
         return NO_PARENT  # nothing else is held against it by a tip that it does not follow
-    return REASONS["back"] if _goes_elsewhere(record, cards) else None
+    if _goes_elsewhere(record, cards):
+        return REASONS["back"]
+    return REASONS["round"] if _breaks_a_crews_rule(record, cards) else None
 
 
 def _may_go_back(record: CardRecord, cards: SlotCards, own: OwnChecks) -> bool:
@@ -284,6 +292,17 @@ def _goes_elsewhere(record: CardRecord, cards: SlotCards) -> bool:
     return not (is_back_at(record, cards.best.record) or is_back_at(record, cards.tip.card.record))
 
 
+def _breaks_a_crews_rule(record: CardRecord, cards: SlotCards) -> bool:
+    """Tells whether a card that follows the tip names files, rounds or a length that it cannot; one that goes
+    back names those of an older card.
+    """
+    if not _follows(record, cards.tip) or goes_back(record, cards.tip):
+        return False
+    parent = cards.tip.card if cards.tip else None
+    names = refuse_names(record, parent, cards.crew)
+    return (names or refuse_round_length(record, cards.checkpoint_s)) is not None
+
+
 def _turn(card: Envelope[CardRecord], cards: SlotCards) -> int:
     if goes_back(card.record, cards.tip):
         return 0
@@ -292,5 +311,5 @@ def _turn(card: Envelope[CardRecord], cards: SlotCards) -> int:
     return max(0, order.index(cards.me) - cards.quorum + 1)
 
 
-def _follows(card: Envelope[CardRecord], tip: Tip | None) -> bool:
-    return card.record.parent == tip_id(tip)
+def _follows(card: CardRecord, tip: Tip | None) -> bool:
+    return card.parent == tip_id(tip)

@@ -25,6 +25,7 @@ from paris_p2p.spec import TimingSpec
 FIRST_REST_S = 3600.0  # then one checkpoint is tried again, and each rest after that is twice as long
 REST_CHECKPOINTS = 24  # at least so many checkpoint intervals, so that trying takes little of the time
 MAX_REST_S = 86400.0  # or the first rest, where that is longer: one lead may have brought it about on purpose
+_OF_A_CHECKPOINT = ("weights", "resume", "rounds", "merged", "full", "steps", "clips", "notices")
 WORDS_OF_REST = "rests as converged: its held-out loss got worse at every learning rate"
 
 
@@ -71,14 +72,8 @@ def words_after(lowered: int) -> str:
 
 
 def is_back_at(card: CardRecord, old: CardRecord) -> bool:
-    """Whether a card that goes back is just that checkpoint."""
-    return (card.weights, card.resume, card.steps, card.clips, card.notices) == (
-        old.weights,
-        old.resume,
-        old.steps,
-        old.clips,
-        old.notices,
-    )
+    """Whether a card that goes back is just that checkpoint: its files, and the rounds after them."""
+    return all(getattr(card, field) == getattr(old, field) for field in _OF_A_CHECKPOINT)
 
 
 def is_backed(tip: Tip, mine: Iterable[Envelope[RefusalRecord]]) -> bool:

@@ -163,6 +163,8 @@ def _refuse_round(
     made = one.made
     if (made.steps_before, made.clips_before) != (before.steps, before.clips):
         return f"it begins at {made.steps_before} steps, the state before it has {before.steps}"
+    if made.merged_before != before.merged:
+        return f"it begins with state {made.merged_before[:16]}, the one before it is {before.merged[:16]}"
     if (why := _refuse_lineage(card, before, one, rules)) is not None:
         return why
     signers = [update.signer for update in one.updates]

@@ -56,6 +56,7 @@ def opened_round(
         "clips_before": before.clips,
         "steps": before.steps + sum(one.record.steps for one in ordered),
         "clips": before.clips + sum(one.record.clips for one in ordered),
+        "merged_before": before.merged,
         "merged": f"{before.steps:064x}",
         "updates": tuple(
             MergedUpdate(envelope=one.data, late=lateness(one.record.base, lineage) or 0, scale=1 << 16)

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paris_p2p.envelope import Envelope
+from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
-from paris_p2p.records import CardRecord, ClaimRecord
+from paris_p2p.records import BlobRef, CardRecord, ClaimRecord, RefusalRecord
 from paris_p2p.rules.checks import read_every_s
 from paris_p2p.rules.claims import ClaimView
 from paris_p2p.rules.heard import Heard
@@ -34,9 +34,11 @@ from paris_p2p.rules.next_check import (
 )
 from paris_p2p.rules.placement import attest_turn_s
 from paris_p2p.rules.refusals import REASONS
+from paris_p2p.rules.round_checks import state_before
 from paris_p2p.rules.tips import NO_CLAIM, NO_NOTICE, NO_PARENT, NOT_YET, Tip
 
-from .made import NOW, PEERS, SLOT, TIMING, A, B, C, D, attest, card, claim, tip
+from .made import NOW, PEERS, RUN, SLOT, TIMING, A, B, C, D, attest, card, claim, tip
+from .made_rounds import CREW, light_card, opened_round, update
 
 ME = D
 STRANGERS = PEERS[4:]
@@ -402,3 +404,50 @@ def test_a_flood_without_an_end_is_counted_and_read_for_at_most_once_an_interval
     assert len(life.reads) <= 1 + (life.now_s - NOW) / EVERY_S
     assert life.checked == []
     assert life.refused == set()
+
+
+LIGHT = light_card(A, SOLO := card(A), [opened_round(state_before(SOLO, None), [update(A, SOLO.id)])])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sees", "objection"),
+    [
+        ({}, {}, None),
+        ({}, {"crew": None}, REASONS["round"]),
+        ({"full": "0a" * 32}, {}, REASONS["round"]),
+        ({"weights": BlobRef(id="0b" * 32, size_bytes=1)}, {}, REASONS["round"]),
+        ({"round_s": 3 * TIMING.checkpoint_s}, {}, REASONS["round"]),
+        ({}, {"largest_round_bytes": 99}, REASONS["size"]),
+        ({"steps": SOLO.record.steps}, {}, REASONS["steps"]),
+    ],
+    ids=["honest", "no crews", "another full card", "other files", "round length", "round size", "steps"],
+)
+def test_a_crews_card_is_refused_for_what_it_names_before_anything_is_fetched(
+    changes: dict[str, Any], sees: dict[str, Any], objection: str | None
+) -> None:
+    record = LIGHT.record.model_copy(update=changes)
+    made = seal(A, record)
+    seen = on_board(made, claims=(claim(A),), after=tip(SOLO), **({"crew": CREW} | sees))
+    assert [one.objection for one in candidates(seen, READ)] == [objection]
+
+
+def test_a_light_cards_going_back_names_the_same_full_card_and_rounds() -> None:
+    """The best card may be light: its files are the full card's, and its rounds are what makes its state."""
+    worse = light_card(A, LIGHT, [opened_round(state_before(LIGHT, None), [update(A, LIGHT.id, 50)])])
+    fields = {
+        name: getattr(LIGHT.record, name)
+        for name in ("weights", "resume", "rounds", "merged", "full", "steps", "clips")
+    }
+    back = card(A, worse, lowered=1, **fields)
+    head = {"run": RUN, "slot": SLOT, "seq": 4, "issued_at": NOW, "expires_at": NOW + 60.0}
+    refused = RefusalRecord(**head, epoch=1, card="0c" * 32, parent=worse.id, reason="loss")
+    refusals = (seal(ME, refused),)
+    for made, objection in (
+        (back, None),
+        (card(A, worse, lowered=1, **(fields | {"rounds": worse.record.rounds})), REASONS["back"]),
+        (card(A, worse, lowered=1, **(fields | {"merged": worse.record.merged})), REASONS["back"]),
+        (card(A, worse, lowered=1, **(fields | {"full": "0a" * 32})), REASONS["back"]),
+    ):
+        seen = on_board(made, claims=(claim(A),), after=tip(worse), crew=CREW, best=LIGHT)
+        own = replace(READ, refusals=refusals)
+        assert [one.objection for one in candidates(seen, own)] == [objection]

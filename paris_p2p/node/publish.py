@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import RecordError
 from paris_p2p.node.run_node import RunNode
-from paris_p2p.records import CardRecord
-from paris_p2p.rules.next_card import NewCheckpoint, tells_again
+from paris_p2p.records import BlobRef, CardRecord
+from paris_p2p.rules.next_card import NewCheckpoint, NewRound, tells_again
 from paris_p2p.rules.rates import lowered_again
 from paris_p2p.rules.tips import Tip, tip_id
-from paris_p2p.spec import MEMBERSHIP_READER
+from paris_p2p.spec import CREW_READER, MEMBERSHIP_READER
 
 # an older one would train on with the full rate, and refuse a card that goes back for its steps
 LOWERED_READER = 3
@@ -32,39 +34,54 @@ async def sign_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoi
     tip = node.board.tip(slot)
     held = set[str]()
     node.hold(f"publish/{slot}", held)  # until the next one: they are on no card yet
-    weights = await asyncio.to_thread(node.blobs.add, new.weights_path)
-    held.add(weights.id)
-    node.keeping.note(held)
-    resume = await asyncio.to_thread(node.blobs.add, new.resume_path)
-    held.add(resume.id)
-    node.keeping.note(held)
+
+    async def add(path: Path) -> BlobRef:
+        ref = await asyncio.to_thread(node.blobs.add, path)
+        held.add(ref.id)
+        node.keeping.note(held)
+        return ref
+
+    fields = {} if new.round is None else await _round_fields(new.round, add)
+    if new.weights_path is not None and new.resume_path is not None:
+        fields |= {"weights": await add(new.weights_path), "resume": await add(new.resume_path)}
     card = CardRecord(
         **_place(node, slot, tip),
-        oldest_reader=_oldest_reader(new.lowered, new.notices),
+        oldest_reader=_oldest_reader(new.lowered, new.notices, merged=new.round is not None),
         epoch=epoch,
-        weights=weights,
-        resume=resume,
         clips=new.clips,
         steps=new.steps,
         train_loss=new.train_loss,
         lowered=new.lowered,
         notices=new.notices,
+        **fields,
     )
     return _sign(node, card)
 
 
+async def _round_fields(new: NewRound, add: Callable[[Path], Awaitable[BlobRef]]) -> dict[str, Any]:
+    """Returns what the card of a crew says of its rounds, and of the full card that a light one stands on."""
+    rounds = (*new.before, await add(new.path))
+    fields: dict[str, Any] = {"rounds": rounds, "merged": new.merged, "round_s": new.round_s}
+    if new.blobs is not None:
+        fields |= {"full": new.full, "weights": new.blobs[0], "resume": new.blobs[1]}
+    return fields
+
+
 def sign_again(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
-    """Signs the newest checkpoint once more, as the child of what is the slot's tip now."""
+    """Signs the newest checkpoint once more, as the child of what is the slot's tip now.
+
+    A crew's card is not signed so: its newest round was merged into its parent, and follows no other.
+    """
     return _sign(node, card.model_copy(update=_place(node, card.slot, node.board.tip(card.slot))))
 
 
 def sign_going_back(node: RunNode, old: CardRecord, epoch: int) -> Envelope[CardRecord]:
     """Signs an older checkpoint once more as the child of the slot's tip, to be trained on with the next
-    lower rate.
+    lower rate; a crew's with all of its rounds.
     """
     tip = node.board.tip(old.slot)
     lowered = lowered_again(tip.card.record.lowered if tip else 0)
-    reader = _oldest_reader(lowered, old.notices)
+    reader = _oldest_reader(lowered, old.notices, merged=bool(old.merged))
     return sign_again(
         node, old.model_copy(update={"epoch": epoch, "lowered": lowered, "oldest_reader": reader})
     )
@@ -99,8 +116,10 @@ async def tell_own_cards_again(node: RunNode) -> None:
             await tell_card(node, envelope)
 
 
-def _oldest_reader(lowered: int, notices: int) -> int:
+def _oldest_reader(lowered: int, notices: int, *, merged: bool) -> int:
     """Returns the first version that understands a card: older ones do not look at it."""
+    if merged:
+        return CREW_READER
     return MEMBERSHIP_READER if notices else LOWERED_READER if lowered else 1
 
 

@@ -15,6 +15,7 @@ from paris_p2p.errors import SwarmError
 from paris_p2p.family import ancestors
 from paris_p2p.node.publish import sign_again, sign_checkpoint, sign_going_back, tell_card
 from paris_p2p.node.run_node import RunNode
+from paris_p2p.peer.crew_files import fetch_card
 from paris_p2p.peer.held_claim import HeldClaim
 from paris_p2p.peer.jobs import fewer_experts
 from paris_p2p.peer.notifier import Notifier
@@ -128,6 +129,18 @@ class Outbox:
         )
         self._become(self.state.made(new))
 
+    def keep_round(self, new: NewCheckpoint) -> None:
+        """Takes the state that a crew's round led to; it goes out as the child of the card that it was merged
+        into.
+        """
+        self._delete_waiting()
+        self._become(self.state.made(replace(new, lowered=self.state.lowered, notices=self.state.notices)))
+
+    def drop(self) -> None:
+        """Forgets what was made here, so that none of it goes out any more."""
+        self._delete_waiting()
+        self._become(self.state.dropped())
+
     def begin_again(self) -> None:
         """Goes to the slot's beginning with a lower rate: there is no tip to go back to."""
         self._delete_waiting()
@@ -165,8 +178,8 @@ class Outbox:
         """Does what was decided. Raises SwarmError when the others cannot be told now: nothing is lost, the
         next decision is to tell them.
         """
-        if decision.action == "abandon":
-            self._drop()
+        if decision.action in ("abandon", "drop"):
+            self.drop()
         elif decision.action == "tell" and self.state.untold is not None:
             await self._tell(self.state.untold)
         elif decision.action in ("publish", "publish again"):
@@ -181,16 +194,16 @@ class Outbox:
         Returns False when nobody attested that in time: then training goes on from the tip as it is.
         """
         best = self.node.board.best(self.slot) or tip.card
-        self._drop()
+        self.drop()
         self._become(replace(self.state, going_back=True))
         try:
-            await self.node.fetch([best.record.weights, best.record.resume], best.id)
-            self.node.hold(self._purpose, {best.record.weights.id, best.record.resume.id})
+            refs = await fetch_card(self.node, best)
+            self.node.hold(self._purpose, {ref.id for ref in refs})
             self._become(replace(self.state, ancestors=frozenset({tip.card.id})))
             card = await self._sign_going_back(best.record)
             await self._attested_in_time()
             now_tip = self.node.board.tip(self.slot)
-            self._drop()
+            self.drop()
             await self.start_from(now_tip)
             return tip_id(now_tip) == card.id
         finally:
@@ -228,7 +241,9 @@ class Outbox:
         self._become(self.state.taken())
         async with self.publishing:
             await self._claim_epoch(epoch)
-            if new is not None:
+            if new is not None and new.round is not None and new.round.parent != tip_id(self._look()):
+                self.drop()  # the tip moved while the claim was renewed
+            elif new is not None:
                 await self._send(await self._signed(new))
             elif again is not None:
                 await self._send(sign_again(self.node, again.record.model_copy(update={"epoch": epoch})))
@@ -236,8 +251,9 @@ class Outbox:
     async def _signed(self, new: NewCheckpoint) -> Envelope[CardRecord]:
         card = await sign_checkpoint(self.node, self.slot, self.claim.holding.epoch, new)
         # What a new trainer would go on from stays on this disk, whatever becomes of the card.
-        self.node.hold(self._purpose, {card.record.resume.id})
-        self._become(self.state.stored(new, card.record.resume))
+        self.node.hold(self._purpose, {card.record.resume.id, *(ref.id for ref in card.record.rounds)})
+        if new.resume_path is not None:
+            self._become(self.state.stored(new, card.record.resume))
         return card
 
     async def _claim_epoch(self, epoch: int) -> None:
@@ -278,16 +294,11 @@ class Outbox:
             self.say(f"{self.slot} seq {seq} is the tip after {self.state.upload_s:.1f} s")
         return tip
 
-    def _drop(self) -> None:
-        """Forgets what was made here, so that none of it goes out any more."""
-        self._delete_waiting()
-        self._become(self.state.dropped())
-
     def _delete_waiting(self) -> None:
         """Deletes a checkpoint that did not go out, which is ours to remove."""
         if (waiting := self.state.waiting) is not None:
-            waiting.weights_path.unlink(missing_ok=True)
-            waiting.resume_path.unlink(missing_ok=True)
+            for path in waiting.paths:
+                path.unlink(missing_ok=True)
             self._become(self.state.taken())
 
     def _become(self, state: Outgoing) -> None:

@@ -7,7 +7,8 @@
     the run has a new key, which is not here yet:           wait
     a card was signed and nobody could be told of it:       tell it again
     the slot is going back to its best card:                wait
-    an earlier card of ours became the tip:                 publish what came after it
+    an earlier card of ours became the tip:                 publish what came after it; a round is
+                                                            dropped, to be merged anew
     no checkpoint waits:                                    wait
     a card is out:                                          wait until it is attested, or patience ends
     the last card went out less than a cadence ago:         wait, unless this leadership is about to end
@@ -36,20 +37,41 @@ from paris_p2p.rules.tips import Tip, tip_id
 
 FROM_BEGINNING = frozenset({""})  # the ancestors of a training whose first card has no parent
 
-CardAction = Literal["yield", "abandon", "wait", "tell", "publish", "publish again"]
+CardAction = Literal["yield", "abandon", "wait", "tell", "publish", "publish again", "drop"]
+
+
+@dataclass(frozen=True)
+class NewRound:
+    """What the card of a crew says beside its counters: the round that led to it."""
+
+    parent: str  # the card that it was merged into: it follows no other
+    path: Path  # of the round blob
+    before: tuple[BlobRef, ...]  # the rounds before it since the full card
+    merged: str  # hash of the state
+    round_s: float  # how long the next round takes
+    # of a light card: the full card that it stands on, and that one's blobs
+    full: str = ""
+    blobs: tuple[BlobRef, BlobRef] | None = None  # weights and resume state
 
 
 @dataclass(frozen=True)
 class NewCheckpoint:
-    """Two files and what they are, before they have a name."""
+    """Two files and what they are, before they have a name; a crew's light card has no files of its own."""
 
-    weights_path: Path
-    resume_path: Path
+    weights_path: Path | None
+    resume_path: Path | None
     clips: int
     steps: int
     train_loss: float
     lowered: int = 0  # how often the learning rate was lowered (rates.py)
     notices: int = 0  # the number of the owner's newest notice that its training knew
+    round: NewRound | None = None  # None: of one lead alone
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Returns all files of it."""
+        paths = self.weights_path, self.resume_path, self.round.path if self.round else None
+        return tuple(path for path in paths if path is not None)
 
 
 @dataclass(frozen=True)
@@ -237,6 +259,8 @@ def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
         return CardDecision("tell")
     if state.going_back:
         return CardDecision("wait", "the slot goes back to its best checkpoint")
+    if (why := _why_drop(state, view.tip)) is not None:
+        return CardDecision("drop", why)
     epoch = epoch_to_publish(view.holding.epoch, state.ancestors, view.tip, view.used, view.floor)
     if state.pending is not None and state.is_overtaken(view.tip):
         overtaken = f"an earlier checkpoint became {view.slot} seq {state.pending.record.seq}"
@@ -250,7 +274,7 @@ def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
             return CardDecision("wait", "a card waits for attestation", until_s=patience_ends_s)
         return CardDecision("publish", _why_another(state.pending, view), epoch)
     due_s = state.sent_at_s + state.cadence_s(view.checkpoint_s)
-    if now_s < due_s and not view.ending:
+    if now_s < due_s and not view.ending and state.waiting.round is None:
         return CardDecision("wait", "the last card is young", until_s=due_s)
     return CardDecision("publish", epoch=epoch)
 
@@ -262,6 +286,17 @@ def tells_again(
     here, it counts by the owner's word, and it may yet become the tip.
     """
     return has_blobs and counts and card.parent == tip_id(tip) and card.expires_at > now_s
+
+
+def _why_drop(state: Outgoing, tip: Tip | None) -> str | None:
+    """Returns why a round that is out, or waits, can follow the tip no more; None when it can."""
+    waiting, pending = state.waiting, state.pending
+    if waiting is not None and waiting.round is not None and waiting.round.parent != tip_id(tip):
+        return "a round was merged into another card than the tip; it is merged anew"
+    is_round = waiting is None and pending is not None and bool(pending.record.rounds)
+    if is_round and state.is_overtaken(tip):
+        return "an earlier round became the tip; what came after it is merged anew"
+    return None
 
 
 def _why_another(pending: Envelope[CardRecord], view: CardView) -> str:

@@ -27,7 +27,8 @@ from paris_p2p.generation.routed import DEFAULT_CLAMP, ExpertSeats
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.preparation.create import CreateOptions, create_run
 from paris_p2p.spec import GateSpec, TimingSpec, TrainingSpec
-from paris_p2p.training.gate import check_card, gate_batch, zero_loss
+from paris_p2p.training.gate import check_card
+from paris_p2p.training.gate_losses import gate_batch, zero_loss
 from paris_p2p.training.messages import CheckpointReady
 from paris_p2p.training.objective import expert_losses, times
 from tests.made.made_prepared import prepare_made

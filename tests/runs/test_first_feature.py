@@ -25,7 +25,8 @@ from paris_p2p.generation.pipeline import ParisPipeline
 from paris_p2p.preparation.create import CreateOptions, create_run
 from paris_p2p.preparation.prepare import PrepareOptions, prepare
 from paris_p2p.spec import GateSpec, Pinned, TimingSpec, TrainingSpec
-from paris_p2p.training.gate import check_card, gate_batch, mean_loss
+from paris_p2p.training.gate import check_card
+from paris_p2p.training.gate_losses import gate_batch, mean_loss
 from paris_p2p.training.messages import CheckpointReady
 from paris_p2p.training.objective import FIRST_FEATURE_DRAW, open_clips, train_losses
 from tests.data.shards import write_shard

@@ -38,7 +38,8 @@ from paris_p2p.model.first_frame import first_condition
 from paris_p2p.model.presets import build_expert, expert_config
 from paris_p2p.preparation.create import CreateOptions, create_run
 from paris_p2p.spec import ClipShape, GateSpec, LatentShape, TextShape, TimingSpec, TrainingSpec
-from paris_p2p.training.gate import check_card, gate_batch, mean_loss
+from paris_p2p.training.gate import check_card
+from paris_p2p.training.gate_losses import gate_batch, mean_loss
 from paris_p2p.training.messages import CheckpointReady
 from paris_p2p.training.objective import FIRST_FRAME_DRAW, train_losses
 from tests.made.made_prepared import prepare_made

@@ -19,7 +19,7 @@ from paris_p2p.generation.pipeline import ParisPipeline
 from paris_p2p.model.presets import count_tokens
 from paris_p2p.preparation.create import CreateOptions, create_run
 from paris_p2p.spec import GateSpec, LatentShape, TimingSpec, TrainingSpec
-from paris_p2p.training.gate import gate_batch
+from paris_p2p.training.gate_losses import gate_batch
 from paris_p2p.training.objective import times
 from tests.made.made_prepared import prepare_made
 from tests.made.made_run import PROMPTS, MadeRun

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from paris_p2p.errors import DataError
-from paris_p2p.training.gate import check_card, gate_batch
+from paris_p2p.training.gate import check_card
+from paris_p2p.training.gate_losses import gate_batch
 from paris_p2p.training.messages import CheckpointReady, GateJob, GateResult
 from tests.made.tiny_run import TinyRun, checkpoint_of, start_process, train_here
 

@@ -15,7 +15,7 @@ from paris_p2p.errors import CheckpointError
 from paris_p2p.model.checkpoint import check_resume, check_weights, write_checkpoint
 from paris_p2p.model.grown_router import grow_outputs
 from paris_p2p.spec import ROUTER, NetworkSpec, RunSpec
-from paris_p2p.training.gate import load_reference, mean_loss
+from paris_p2p.training.gate_losses import load_reference, mean_loss
 from paris_p2p.training.learner import Learner
 from paris_p2p.training.messages import CheckpointReady
 from paris_p2p.training.objective import build_network, network_shapes, open_clips

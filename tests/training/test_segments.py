@@ -20,7 +20,8 @@ from paris_p2p.model.checkpoint import write_checkpoint
 from paris_p2p.records import BlobRef
 from paris_p2p.run_file import write_effective
 from paris_p2p.spec import RunSpec, ShardRef
-from paris_p2p.training.gate import check_card, gate_batch
+from paris_p2p.training.gate import check_card
+from paris_p2p.training.gate_losses import gate_batch
 from paris_p2p.training.learner import Learner
 from paris_p2p.training.messages import CheckpointReady, ShardSpan, TrainJob
 from paris_p2p.training.objective import read_spec

@@ -20,7 +20,8 @@ from paris_p2p.rules.shard_spans import shard_times
 from paris_p2p.run_file import read_run, write_effective
 from paris_p2p.spec import ROUTER, RunSpec, ShardRef
 from paris_p2p.store.blob_files import hash_file
-from paris_p2p.training.gate import check_card, gate_batch, mean_loss, zero_loss
+from paris_p2p.training.gate import check_card
+from paris_p2p.training.gate_losses import gate_batch, mean_loss, zero_loss
 from paris_p2p.training.messages import CheckpointReady, GateJob, ShardSpan, TrainJob
 from paris_p2p.training.objective import build_network, router_losses
 from tests.data.shards import write_shard

@@ -1,0 +1,186 @@
+"""Measures a card's weights on the gate's clips, beside those of the best attested ancestor.
+
+Legend: B clips. t = 1 is noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
+from paris_p2p.device import Device
+from paris_p2p.errors import CheckpointError
+from paris_p2p.family import silent_experts
+from paris_p2p.flow.path import velocity
+from paris_p2p.model.checkpoint import load_weights_into
+from paris_p2p.model.grown_router import grow_outputs, without_outputs
+from paris_p2p.records import MAX_LOSS
+from paris_p2p.rules.refusals import REASONS, code_of
+from paris_p2p.rules.tips import refuse_loss
+from paris_p2p.spec import ROUTER, RunSpec
+from paris_p2p.training.messages import GateJob, GateResult
+from paris_p2p.training.objective import (
+    build_network,
+    expert_losses,
+    first_frames,
+    open_clips,
+    router_losses_by_draw,
+    times,
+)
+
+PART_CLIPS = 8  # clips through the network at once: fixed, so that every attestor's memory is bounded
+RESUME_SLACK = 2.0  # the weights before averaging are noisier, by far less than this
+
+Tensors = Mapping[str, Tensor]
+Loads = Callable[[Tensors], None]  # copies numbers into a network's tensors; CheckpointError
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Says where the numbers come from that are measured, each when its turn comes."""
+
+    reference: Loads | None  # the best attested ancestor's; None: the zero predictor is the reference
+    average: Loads  # the card's averaged weights
+    raw: Loads  # what training goes on with
+
+
+@dataclass(frozen=True)
+class _Losses:
+    ignorant: float  # of weights that know nothing
+    reference: float  # of the best attested ancestor, else `ignorant`
+    average: float  # of the card's averaged weights
+    fixed: float  # of the same on the slot's fixed batch
+    raw: float  # of the weights that training goes on with
+
+
+def measure(job: GateJob, spec: RunSpec, device: Device, numbers: Measured) -> GateResult:
+    """Returns the verdict on a card with well-formed files; ParisError for what is wrong on this side."""
+    batch, t = gate_batch(job, spec)
+    network = build_network(job.run, spec, job.slot).to(device.torch).eval()
+    tensors = dict(network.named_parameters())
+
+    ignorant = reference = zero_loss(spec, job.slot, batch)
+    if numbers.reference is not None:
+        numbers.reference(tensors)
+        reference = mean_loss(network, spec, job.slot, batch, t, device)
+    if not reference <= MAX_LOSS:
+        raise CheckpointError(
+            f"the gate's loss of the reference weights of {job.slot} is {reference:.4g}; "
+            "nothing can be measured against them"
+        )
+
+    numbers.average(tensors)
+    loss = mean_loss(network, spec, job.slot, batch, t, device)
+    fixed_loss = mean_loss(network, spec, job.slot, *fixed_batch(job, spec), device)
+    # The average may be good while what training goes on with is spoilt: the next lead would be refused for
+    # it.
+    numbers.raw(tensors)
+    raw_loss = mean_loss(network, spec, job.slot, batch, t, device)
+    losses = _Losses(ignorant, reference, loss, fixed_loss, raw_loss)
+    return _verdict(job, spec, len(batch), losses, first=numbers.reference is None)
+
+
+def gate_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
+    """Returns (batch, t [B]) with the clips, noise and times that the card's id picks.
+
+    They are the same for every attestor and for both weights, and unknown before. Times are stratified: one
+    in each of B equal slices of the training times' distribution.
+    """
+    return _batch(job, spec, Draws.of(job.run, f"gate/{job.slot}/{job.card}"))
+
+
+def fixed_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
+    """Returns (batch, t [B]) that is the same for every card of the slot.
+
+    Nothing is decided by it, but its losses may be compared from card to card.
+    """
+    return _batch(job, spec, Draws.of(job.run, f"gate/{job.slot}/fixed"))
+
+
+def _batch(job: GateJob, spec: RunSpec, draws: Draws) -> tuple[Batch, Tensor]:
+    """Returns (batch, t [B]); `gate_batch` says how they are drawn."""
+    clips = open_clips(job, spec)
+    batch = make_batch(clips, ClipOrder(draws, len(clips)), draws, 0, spec.gate.clips)
+    slices = (torch.arange(len(batch)) + batch.uniforms[:, 0]) / len(batch)  # [B] in (0, 1)
+    return batch, times(spec, job.slot, torch.special.ndtri(slices))
+
+
+def mean_loss(network: nn.Module, spec: RunSpec, slot: str, batch: Batch, t: Tensor, device: Device) -> float:
+    """Returns the network's mean loss over the batch, with captions and without dropout.
+
+    First frames are given at the rate of the run.
+    """
+    total = 0.0
+    for start in range(0, len(batch), PART_CLIPS):
+        part = batch.part(start, start + PART_CLIPS).to(device.torch)
+        part_t = t[start : start + PART_CLIPS].to(device.torch)
+        with torch.no_grad(), device.autocast():
+            if slot == ROUTER:
+                losses = router_losses_by_draw(spec, network, part, part_t)
+            else:
+                # The clips' own draws decide, alike for all weights.
+                first, noise = first_frames(spec, part), spec.predicts_noise(slot)
+                losses = expert_losses(network, part, part_t, part.mask, predicts_noise=noise, first=first)
+        total += float(losses.double().sum())
+    return total / len(batch)
+
+
+def zero_loss(spec: RunSpec, slot: str, batch: Batch) -> float:
+    """Returns the loss of weights that know nothing, per element.
+
+    It is E|eps - x0|^2, E|eps|^2 for a noise predictor, and log K for the router of K experts that have
+    clips.
+    """
+    if slot == ROUTER:
+        return math.log(spec.experts - len(silent_experts(spec)))
+    target = batch.noise if spec.predicts_noise(slot) else velocity(batch.latent.float(), batch.noise)
+    return float(target.square().double().mean())
+
+
+def load_reference(path: Path, tensors: Mapping[str, Tensor], parents: Sequence[int]) -> None:
+    """Copies attested weights into a network's tensors; a router that lacks its last outputs gets them first,
+    one for each of `parents`. CheckpointError.
+    """
+    if not parents:
+        load_weights_into(path, tensors)
+        return
+    shapes = without_outputs({name: tuple(tensor.shape) for name, tensor in tensors.items()}, len(parents))
+    smaller = {name: torch.empty(shape) for name, shape in shapes.items()}
+    load_weights_into(path, smaller)
+    with torch.no_grad():
+        for name, value in grow_outputs(smaller, parents).items():
+            tensors[name].copy_(value)
+
+
+def _verdict(job: GateJob, spec: RunSpec, gate_clips: int, losses: _Losses, *, first: bool) -> GateResult:
+    """Returns the verdict that these losses ask for."""
+    loss, reference = losses.average, losses.reference
+    # A good router's cross-entropy is next to nothing, where ratios say nothing.
+    least_limit = losses.ignorant / 2 if job.slot == ROUTER else 0.0
+    raw_limit = max(RESUME_SLACK * max(loss, reference), least_limit)
+    if not (loss <= MAX_LOSS and losses.raw <= raw_limit):  # NaN fails both
+        measured = {"loss": loss, "reference_loss": reference} if loss <= MAX_LOSS else {}
+        return GateResult(
+            ok=False,
+            code="diverged",
+            gate_clips=gate_clips,
+            **measured,
+            reason=f"{REASONS['diverged']}: {losses.raw:.4g}, their average {loss:.4g}, "
+            f"at most {raw_limit:.4g} is allowed",
+        )
+    reason = refuse_loss(loss, reference, spec.gate.tolerance, first=first) or ""
+    return GateResult(
+        ok=not reason,
+        reason=reason,
+        code=code_of(reason) if reason else "",
+        loss=loss,
+        reference_loss=reference,
+        gate_clips=gate_clips,
+        fixed_loss=losses.fixed if losses.fixed <= MAX_LOSS else None,
+    )

@@ -20,7 +20,7 @@ from paris_p2p.model.checkpoint import Counters, check_weights, load_weights_int
 from paris_p2p.model.resume_format import resume_format
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.child import open_line
-from paris_p2p.training.gate_losses import Measured, Tensors, load_reference, measure
+from paris_p2p.training.gate_losses import Measured, Tensors, load_reference, measure_card
 from paris_p2p.training.messages import GateJob, GateResult
 from paris_p2p.training.objective import batch_clips, network_shapes, read_spec
 from paris_p2p.training.segments import check_segments
@@ -59,7 +59,7 @@ def check_card(job: GateJob) -> GateResult:
         check_segments(job.resume_path, job, job.clips, batch_clips(spec, job.slot))
     except CheckpointError as error:
         return GateResult(ok=False, reason=str(error), code="malformed")
-    return measure(job, spec, device, _from_files(job, spec, counters))
+    return measure_card(job, spec, device, _from_files(job, spec, counters))
 
 
 def _from_files(job: GateJob, spec: RunSpec, counters: Counters) -> Measured:

@@ -59,7 +59,7 @@ class _Losses:
     raw: float  # of the weights that training goes on with
 
 
-def measure(job: GateJob, spec: RunSpec, device: Device, numbers: Measured) -> GateResult:
+def measure_card(job: GateJob, spec: RunSpec, device: Device, numbers: Measured) -> GateResult:
     """Returns the verdict on a card with well-formed files; ParisError for what is wrong on this side."""
     batch, t = gate_batch(job, spec)
     network = build_network(job.run, spec, job.slot).to(device.torch).eval()

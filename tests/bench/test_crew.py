@@ -1,0 +1,162 @@
+"""The bench of crews trains, sends and merges as the product does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from bench.crew.checking import Checks, agreement, weighed
+from bench.crew.clips_seen import seen_of, side_by_side
+from bench.crew.crews import Crew
+from bench.crew.plans import Plan
+from bench.crew.sending import Sent, dense, forged, told_weights, update_bytes
+from bench.crew.stacked import Inner, Stacked
+from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
+from paris_p2p.data.clips import ClipSet
+from paris_p2p.device import Device
+from paris_p2p.model.dit import VideoDiT
+from paris_p2p.training.learner import Learner
+from paris_p2p.training.schedule import learning_rate
+from tests.made.tiny_run import TRAINING, TinyRun
+
+SLOT, N = "expert-1", 4096 * 2 + 100
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> TinyRun:
+    training = TRAINING.model_copy(update={"weight_decay": 0.0, "caption_dropout": 0.5})
+    return TinyRun(tmp_path, training=training)
+
+
+def batch_of(tiny: TinyRun, first: int) -> Batch:
+    clips = ClipSet([tiny.shards["train"][1]], [1])
+    draws = Draws.of(tiny.run, SLOT)
+    return make_batch(clips, ClipOrder(draws, len(clips)), draws, first, tiny.training.batch_clips)
+
+
+def test_a_rows_step_is_the_trainers_step_to_rounding(tiny: TinyRun) -> None:
+    learner = Learner(tiny.run, tiny.spec, SLOT, Device(torch.device("cpu"), bf16=False))
+    network = learner.network
+    assert isinstance(network, VideoDiT)
+    stacked = Stacked(network)
+    rows = stacked.flat(network)[None].repeat(2, 1)
+    inner = Inner(2, stacked.parameters, tiny.training.clip_grad_norm)
+    for step in range(4):
+        batch = batch_of(tiny, step * 4)
+        seen = side_by_side([seen_of(tiny.training, batch)] * 2)
+        losses, gradients = stacked.gradients(rows, seen)
+        for row in range(2):
+            rate = learning_rate(tiny.training, SLOT, step)
+            inner.step(row, rows[row], gradients[row], rate)
+        assert learner.step(batch) == pytest.approx(float(losses[1]), rel=1e-4)
+    assert torch.equal(rows[0], rows[1])
+    torch.testing.assert_close(rows[0], stacked.flat(network), rtol=0, atol=1e-4)
+
+
+def sent(plan: Plan, weights: np.ndarray, maker: str, steps: int = 15, number: int = 0) -> Sent:
+    base = np.zeros(N, np.float32)
+    data = update_bytes(plan, np.zeros(N, np.float32), base, weights, number, plan.kept)
+    return Sent(maker, data, None, steps, number, 0)
+
+
+def vectors(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(N, dtype=np.float32) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kept", [4096, 64])
+def test_an_update_agrees_with_its_copy_and_not_with_strangers(kept: int) -> None:
+    plan = Plan(name="x", kept=kept)
+    one, other = (dense(sent(plan, vector, "a").data, N) for vector in vectors(2))
+    assert agreement(one, one) == 1
+    assert abs(agreement(one, other)) < 0.05
+
+
+def test_what_a_lead_can_see_is_refused_and_the_rest_counts_by_signer() -> None:
+    plan, (a, b, c, d) = Plan(name="x", checked=True), vectors(4)
+    honest = [sent(plan, vector, maker, number=6) for vector, maker in ((c, "c"), (a, "a"), (b, "b"))]
+    lies = [
+        Sent("d", forged(Plan(name="x", attack="nan"), honest[0].data, []), None, 15, 6, 0),
+        Sent("e", forged(Plan(name="x", attack="copy"), b"", honest), None, 15, 6, 0),
+        sent(plan, 100 * d, "f", number=6),
+        sent(plan, a, "g", number=3),
+    ]
+    checks = Checks()
+    counting = checks.sift(plan, np.zeros(N, np.float32), [*honest, *lies], 6)
+    assert [one.sent.maker for one in counting] == ["a", "b", "c"]
+    assert checks.refused == [("d", "format"), ("g", "stale"), ("e", "copy"), ("f", "norm")]
+    assert [share for _, share, _ in weighed(counting, 6, 8)] == [120.0] * 3
+
+
+def test_a_step_that_makes_the_loss_worse_is_refused() -> None:
+    plan, still, (better,) = Plan(name="x", checked=True), np.zeros(N, np.float32), vectors(1)
+
+    def losses(weights: np.ndarray, number: int) -> np.ndarray:
+        return np.arange(64) % 3 - (weights @ better) / N
+
+    flipped = told_weights(Plan(name="x", attack="flip"), still, better, np.random.default_rng())
+    checks = Checks(losses)
+    given = [sent(plan, better, "a"), sent(plan, flipped, "b")]
+    assert [one.sent.maker for one in checks.sift(plan, still, given, 0)] == ["a"]
+    assert checks.refused == [("b", "loss")]
+
+
+def crew(plan: Plan) -> Crew:
+    rows = torch.zeros(plan.peers, N)
+    base = vectors(1)[0]
+    return Crew(plan, rows, Inner(plan.peers, N, 1.0), 0, base, Checks())
+
+
+def walk(played: Crew, ticks: range) -> None:
+    """Moves every peer by made-up gradients."""
+    for tick in ticks:
+        generator = torch.Generator().manual_seed(tick)
+        played.inner_step(tick, torch.randn(played.plan.peers, N, generator=generator))
+        played.after_step(tick + 1)
+
+
+def test_all_peers_stand_at_the_merged_weights_after_a_round() -> None:
+    played = crew(Plan(name="x", peers=3, inner_steps=4))
+    walk(played, range(3))
+    assert not np.array_equal(played.rows[0], played.rows[1])
+    walk(played, range(3, 4))
+    assert (played.rows == played.state.weights).all()
+    assert (played.state.steps, played.merges, played.counted) == (
+        12,
+        1,
+        {"peer-000": 1, "peer-001": 1, "peer-002": 1},
+    )
+
+
+def test_what_was_learnt_while_a_merge_was_on_its_way_is_kept() -> None:
+    played = crew(Plan(name="x", peers=2, inner_steps=4, delay_steps=2))
+    walk(played, range(5))
+    before, published = played.rows[0].copy(), played.peers[0].published.copy()
+    assert played.merges == 0
+    walk(played, range(5, 6))
+    assert played.merges == 1
+    ahead = played.rows[0] - played.state.weights
+    assert np.abs(ahead).sum() > np.abs(before - published).sum()  # one step more
+
+
+@pytest.mark.parametrize("way", ["held", "folded", "lost"])
+def test_a_late_update_counts_a_round_later_goes_into_the_next_or_is_lost(way: Literal["held"]) -> None:
+    played = crew(Plan(name="x", peers=1, inner_steps=1, late_share=0.5, late_way=way))
+    walk(played, range(20))
+    merged, counted = played.state.steps, played.counted["peer-000"]
+    assert 0 < counted < 20
+    unmerged = 0 if played.peers[0].open is None else played.peers[0].open.steps
+    assert merged == counted if way == "lost" else merged + unmerged + played.peers[0].since == 20
+
+
+def test_one_who_joins_begins_from_the_merged_weights() -> None:
+    played = crew(Plan(name="x", peers=2, inner_steps=2, churn_rounds=1))
+    walk(played, range(2))
+    new = played.peers[1]
+    assert (new.name, new.steps) == ("peer-002", 0)
+    assert float(played.inner.exp_avg[1].abs().sum()) == 0
+    assert float(played.inner.exp_avg[0].abs().sum()) > 0

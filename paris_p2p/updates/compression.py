@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paris_p2p.errors import DivergedError
-from paris_p2p.updates.chunk_codes import LARGEST, SMALLEST, Bits, ChunkCodes, encode_chunks
+from paris_p2p.updates.chunk_codes import LARGEST, SMALLEST, Bits, ChunkCodes, encode_chunks, pack_bits
 from paris_p2p.updates.layout import CHUNK_ENTRIES, SLICE_CHUNKS, ChunkRows, Vector
 from paris_p2p.updates.update_header import UpdateHeader
 
@@ -46,14 +46,14 @@ def compress(
     out.write(header.to_bytes())
     sent, left = [], []
     for kept, before, after in zip(*(_present(each, header) for each in (error, base, weights)), strict=True):
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is refused below
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by name
             rows = np.subtract(before, after)
-            rows += np.multiply(kept, np.float32(feedback))
-        codes, remains = quantise(header, rows)
+            np.add(rows, np.multiply(kept, np.float32(feedback)), out=rows)
+            codes, remains = quantise(header, rows)
         kept[...] = remains
         out.write(encode_chunks(header, codes).data)
         sent += codes.squares().tolist()
-        left.append(float(np.square(remains).sum(dtype=np.float64)))
+        left.append(float(np.einsum("ij,ij->i", remains, remains).sum(dtype=np.float64)))
     return Compressed(sqrt(fsum(sent)), sqrt(fsum(left)))
 
 
@@ -67,13 +67,13 @@ def quantise(header: UpdateHeader, rows: ChunkRows) -> tuple[ChunkCodes, ChunkRo
             "if this happens again, the run's learning rate is too high"
         )
     if header.dense:
-        codes = _codes(header, length, None, rows, absolute)
+        codes = _codes(length, header.magnitudes, None, rows, absolute)
         rows -= codes.values()
         return codes, rows
     flat = np.flatnonzero(_largest(absolute, kept := header.kept_of(length))).reshape(-1, kept)
     indices = flat - np.arange(len(rows))[:, None] * length
     values = rows.ravel()[flat]
-    codes = _codes(header, length, indices, values, np.abs(values))
+    codes = _codes(length, header.magnitudes, indices, values, np.abs(values))
     rows.ravel()[flat] = values - codes.values()
     return codes, rows
 
@@ -102,31 +102,27 @@ def _largest(absolute: ChunkRows, kept: int) -> Bits:
 
 
 def _codes(
-    header: UpdateHeader,
-    length: int,
-    indices: NDArray[np.int64] | None,
-    values: ChunkRows,
-    absolute: ChunkRows,
+    length: int, magnitudes: int, indices: NDArray[np.int64] | None, values: ChunkRows, absolute: ChunkRows
 ) -> ChunkCodes:
     """Returns canonical codes of these entries [R, k] by the mean magnitude of each level."""
     kept = values.shape[1]
-    total = absolute.sum(axis=1, dtype=np.float64)
-    negative, mean = values < 0, total / kept
-    if header.magnitudes == 1:
-        return ChunkCodes(length, _halves(mean, total)[:, None], indices, negative, None)
-    large = absolute >= mean.astype(np.float32)[:, None]
+    total, most = absolute.sum(axis=1), absolute.max(axis=1)
+    mean, signs = np.minimum(total / kept, most)[:, None], pack_bits(values < 0)
+    if magnitudes == 1:
+        return ChunkCodes(length, kept, _halves(mean), indices, signs, None)
+    large = absolute >= mean
     many = np.count_nonzero(large, axis=1)
-    above = np.multiply(absolute, large).sum(axis=1, dtype=np.float64)
+    np.maximum(absolute, mean, out=absolute)  # whose sum is that of the large ones and of as many means
+    above = absolute.sum(axis=1, dtype=np.float64) - mean[:, 0].astype(np.float64) * (kept - many)
     small = np.maximum(total - above, 0) / np.maximum(kept - many, 1)
-    halves = np.stack([_halves(small, total), _halves(above / many, total)], axis=1)
-    halves[many == kept, 0] = halves[many == kept, 1]
-    halves[total == 0] = 0
+    halves = _halves(np.stack([small, np.clip(above / many, mean[:, 0], most)], axis=1))
+    np.copyto(halves, halves[:, 1:], where=(many == kept)[:, None])
     large |= halves[:, :1] == halves[:, 1:]
-    return ChunkCodes(length, halves, indices, negative, large)
+    return ChunkCodes(length, kept, halves, indices, signs, pack_bits(large))
 
 
-def _halves(means: NDArray[np.float64], total: NDArray[np.float64]) -> NDArray[np.float16]:
-    """Returns magnitudes as fp16: none infinite, and zero only for a chunk of zeros."""
-    halves = np.clip(means, SMALLEST, LARGEST).astype(np.float16)
-    halves[total == 0] = 0
+def _halves(means: NDArray[np.floating]) -> NDArray[np.float16]:
+    """Returns magnitudes [R, 1 or 2] as fp16: none infinite, and zero only for a chunk of zeros."""
+    halves: NDArray[np.float16] = np.clip(means, SMALLEST, LARGEST).astype(np.float16)
+    halves[means[:, -1] == 0] = 0
     return halves

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from paris_p2p.errors import InexactError
-from paris_p2p.updates.chunk_codes import ChunkCodes, encode_chunks
+from paris_p2p.updates.chunk_codes import ChunkCodes, encode_chunks, pack_bits
 from paris_p2p.updates.full_round import round_state
 from paris_p2p.updates.layout import CHUNK_ENTRIES, Vector
 from paris_p2p.updates.merged_state import state_hash
@@ -71,8 +71,9 @@ def _codes_of(header: UpdateHeader, length: int, seed: int) -> ChunkCodes:
     numbers = _numbers(seed, kept)[None]
     indices = None if header.dense else np.arange(kept)[None] * (length // kept)
     pair = np.array([[2.0 ** -(seed % 25), 1.5 * 2.0 ** -(seed % 25)]], np.float16)
+    signs = pack_bits(numbers < 0)
     if header.magnitudes == 1:
-        return ChunkCodes(length, pair[:, :1], indices, numbers < 0, None)
+        return ChunkCodes(length, kept, pair[:, :1], indices, signs, None)
     large = np.abs(numbers) > 0.5
     large[:, 0], large[:, 1] = True, False
-    return ChunkCodes(length, pair, indices, numbers < 0, large)
+    return ChunkCodes(length, kept, pair, indices, signs, pack_bits(large))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from paris_p2p.errors import DivergedError
 from paris_p2p.updates.chunk_codes import LARGEST, SMALLEST, Bits, ChunkCodes, encode_chunks, pack_bits
-from paris_p2p.updates.layout import CHUNK_ENTRIES, SLICE_CHUNKS, ChunkRows, Vector
+from paris_p2p.updates.layout import CHUNK_ENTRIES, SLICE_CHUNKS, ChunkRows, Vector, keep_freed_memory
 from paris_p2p.updates.update_header import UpdateHeader
 
 
@@ -43,6 +43,7 @@ def compress(
     for vector in (error, base, weights):
         if vector.shape != (header.parameters,) or vector.dtype != np.float32:
             raise ValueError(f"{vector.dtype} {vector.shape} is no vector of {header.parameters} float32")
+    keep_freed_memory()
     out.write(header.to_bytes())
     sent, left = [], []
     for kept, before, after in zip(*(_present(each, header) for each in (error, base, weights)), strict=True):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paris_p2p.updates.exactness import check_arithmetic
-from paris_p2p.updates.layout import ChunkRows, Vector, as_rows, chunk_slices
+from paris_p2p.updates.layout import ChunkRows, Vector, as_rows, chunk_slices, keep_freed_memory
 from paris_p2p.updates.power import power
 from paris_p2p.updates.update_file import Update
 
@@ -71,6 +71,7 @@ def outer_step(
     InexactError on a machine that computes otherwise than others.
     """
     check_arithmetic()
+    keep_freed_memory()
     ordered = sorted(contributions, key=lambda each: each.signer)
     _refuse(base, ordered)
     steps = sum(each.steps for each in ordered)

@@ -6,19 +6,22 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
 from paris_p2p.bootstrap.forgotten import end_heard_s
+from paris_p2p.crew_records import UpdateRecord
+from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DiskFullError, ParisError, SwarmError
 from paris_p2p.node.copies import Copies
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.run_records import HOLDER_LIFETIME_S
-from paris_p2p.records import BlobRef
+from paris_p2p.node.update_copies import updates_wanted
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Fetch = Callable[[], Coroutine[Any, Any, object]]
 _PAUSE_S = 1.0  # from news to a look at a run: more may come, and others fetch what was overtaken
 _AGAIN_S = 3.0  # after what could not be had, or a fault
 _LEAST_REFRESH_S = 3.0
@@ -119,36 +122,55 @@ class Mirror:
         slots = node.state.slots_ever  # of an expert that was dropped the last tip stays, too
         tips = [(slot, tip) for slot in slots if (tip := node.board.tip(slot)) is not None]
         self.known(len(tips), end_heard_s(node.ledger, node.state))
-        due_s = [self._want("data", node.run, node.spec.data_blobs)]
+        missing = [ref for ref in node.spec.data_blobs if not node.host.store.has(ref.id)]
+        fetch_data = partial(node.fetch, missing, node.run)
+        due_s = [self._want("data", node.run, fetch_data, whole=not missing)]
         for slot, tip in tips:
-            card = tip.card.record
-            due_s.append(self._want(slot, tip.card.id, (card.weights, card.resume)))
-            node.keep_good(card)
+            whole = node.rounds.is_whole(tip.card.record)
+            due_s.append(self._want(slot, tip.card.id, partial(node.fetch_card, tip.card), whole=whole))
+            node.keep_good(tip.card.record)
+            for update in updates_wanted(node.board, slot):
+                if not node.host.store.has(update.record.blob.id):
+                    copy = partial(self._hold_update, update)
+                    self._copies.want(f"{slot}/{update.signer}", update.id, copy)
         await node.forget_superseded()
         return min(*due_s, await self._announce_presence())
 
-    def _want(self, name: str, what: str, refs: Sequence[BlobRef]) -> float:
-        """Begins to copy blobs, or to announce them, where that is due; returns the seconds until it is."""
+    def _want(self, name: str, what: str, fetch: Fetch, *, whole: bool) -> float:
+        """Begins to copy what is not `whole` here, or to announce it, where that is due; returns the seconds
+        until it is.
+        """
         left_s = self._left_s(what, HOLDER_LIFETIME_S / 3)
-        if left_s > 0 and all(self.node.host.store.has(ref.id) for ref in refs):
+        if left_s > 0 and whole:
             return left_s
-        self._copies.want(name, what, partial(self._hold, what, refs))
+        self._copies.want(name, what, partial(self._hold, what, fetch, whole=whole))
         return HOLDER_LIFETIME_S / 3  # its end is news
 
-    async def _hold(self, what: str, refs: Sequence[BlobRef]) -> None:
-        missing = [ref for ref in refs if not self.node.host.store.has(ref.id)]
+    async def _hold(self, what: str, fetch: Fetch, *, whole: bool) -> None:
+        if whole or await self._fetched(what, fetch):
+            try:
+                self._announced_s[what] = time.monotonic()
+                await self.node.announce_holding(what)
+            except ParisError as error:
+                log.info("could not announce %s: %s", what[:16], error)
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _hold_update(self, update: Envelope[UpdateRecord]) -> None:
+        """Copies an update, which nobody announces: peers that need it ask those they are connected with."""
+        await self._fetched(update.id, partial(self.node.fetch_update, update))
+
+    async def _fetched(self, what: str, fetch: Fetch) -> bool:
+        """Fetches what is missing here; waits a while where that fails."""
         try:
-            if missing:
-                await self.node.fetch(missing, what)
-                self.disk.found_room()
-            self._announced_s[what] = time.monotonic()
-            await self.node.announce_holding(what)
-            return
+            await fetch()
+            self.disk.found_room()
+            return True
         except DiskFullError as error:
             self.disk.refused(error)
         except ParisError as error:
             log.info("could not copy %s: %s", what[:16], error)
         await asyncio.sleep(_AGAIN_S)
+        return False
 
     async def _announce_presence(self) -> float:
         if (left_s := self._left_s("peer", HOLDER_LIFETIME_S / 6)) > 0:

@@ -165,6 +165,22 @@ class Board:
             lead=lead,
         )
 
+    def names_update(self, blob_id: str) -> bool:
+        """Tells whether an update that a round may merge is in this blob."""
+        return any(blob_id in slot.crew.blobs for slot in tuple(self.slots.values()))
+
+    def update_blobs(self) -> set[str]:
+        """Returns the blobs of all updates that rounds may merge."""
+        return {blob_id for slot in tuple(self.slots.values()) for blob_id in tuple(slot.crew.blobs)}
+
+    def contributors(self, slot: str) -> frozenset[str]:
+        """Returns whose updates the last rounds of a slot merged, as far as is known here."""
+        return self.slots[slot].crew.contributed
+
+    def note_contributors(self, slot: str, peers: frozenset[str]) -> None:
+        """Notes whose updates the last rounds of a slot merged."""
+        self.slots[slot].crew.contributed = peers
+
     def lineage(self, slot: str) -> tuple[str, ...]:
         """Returns the ids of the cards that an update may start from, the newest first."""
         return lineage_of(self.slots[slot]).recent

@@ -52,7 +52,8 @@ class BoardIntake:
     def refuses_kind(self, record: Signed) -> bool:
         """Tells whether the run has no use for a record's kind, and counts it."""
         is_foreign = isinstance(record, UpdateRecord | WorkerRecord) and self.word.spec.crew is None
-        self.refused[NO_CREW] += is_foreign
+        if is_foreign:
+            self.refused[NO_CREW] += 1
         return is_foreign
 
     def age(self, slot: SlotRecords, now_s: float) -> Age:

@@ -31,9 +31,16 @@ class Copies:
             return
         elif task is not None:
             task.cancel()
+        self._forget_ended()
         begun = asyncio.create_task(_after(task, copy))
         begun.add_done_callback(lambda _: self.ended())
         self._running[name] = what, begun
+
+    def _forget_ended(self) -> None:
+        """Forgets those that ended as expected: names come and go."""
+        for name, (_, task) in list(self._running.items()):
+            if task.done() and (task.cancelled() or task.exception() is None):
+                del self._running[name]
 
     async def close(self) -> None:
         """Ends all copying."""

@@ -7,7 +7,7 @@ were heard first, and none for longer than its record holds or its base is one o
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -40,11 +40,11 @@ class CrewShelf:
     # by envelope id, in the order they came
     updates: OrderedDict[str, Envelope[UpdateRecord]] = field(default_factory=OrderedDict)
     heard_s: dict[str, float] = field(default_factory=dict)  # when each update came (Unix time), by its id
+    blobs: Counter[str] = field(default_factory=Counter)  # how many updates name a blob, by its id
     workers: OrderedDict[str, Envelope[WorkerRecord]] = field(default_factory=OrderedDict)  # by signer
     # since when each worker is heard here without a break (Unix time), by signer
     since_s: dict[str, float] = field(default_factory=dict)
     contributed: frozenset[str] = frozenset()  # whose updates were merged in the last rounds
-    counted: frozenset[str] = frozenset()  # whose updates were ever merged, as far as is known here
 
     def keep_update(
         self,
@@ -59,6 +59,7 @@ class CrewShelf:
             return False
         self.updates[envelope.id] = envelope
         self.heard_s[envelope.id] = now_s
+        self.blobs[envelope.record.blob.id] += 1
         self.drop_stale(lineage, now_s, timing)
         of_signer = [one for one in self.updates.values() if one.signer == envelope.signer]
         for one in sorted(of_signer, key=lambda one: (one.record.seq, one.id))[:-MAX_OF_A_SIGNER]:
@@ -129,7 +130,11 @@ class CrewShelf:
     def _stay(self, parts: WithPart) -> frozenset[str]:
         """Returns whose records stay where there are too many."""
         signers = {one.signer for one in self.updates.values()}
-        return self.contributed | self.counted | parts(signers | self.workers.keys())
+        return self.contributed | parts(signers | self.workers.keys())
 
     def _forget(self, id: str) -> None:
+        blob_id = self.updates[id].record.blob.id
         del self.updates[id], self.heard_s[id]
+        self.blobs[blob_id] -= 1
+        if not self.blobs[blob_id]:
+            del self.blobs[blob_id]

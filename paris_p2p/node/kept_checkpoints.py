@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable
 
 from paris_p2p.node.crowd import SlotRecords
-from paris_p2p.records import CardRecord
-from paris_p2p.rules.keeping import cards_kept
+from paris_p2p.records import BlobRef, CardRecord
+from paris_p2p.rules.keeping import card_blobs, cards_kept
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.ledger import Ledger
 
@@ -28,8 +28,10 @@ class Keeping:
         ledger: Ledger,
         data_blobs: Callable[[], Collection[str]],
         changed: Callable[[], None] = lambda: None,
+        refs: Callable[[CardRecord], Iterable[BlobRef]] = lambda card: card_blobs(card, ()),
     ):
         self.store, self.ledger, self.data_blobs, self._changed = store, ledger, data_blobs, changed
+        self._refs = refs  # of a card: all blobs that it consists of, as far as is known here
         self.good: set[str] = set()  # blobs that may be seeded: this peer made them, or checked them
         self.resumes: set[str] = set()  # of them, those that only trainers and attestors may have
         self._refused: dict[str, None] = {}  # card ids, in order
@@ -44,12 +46,16 @@ class Keeping:
             self._save()
             self._changed()
 
+    def holds(self, blob_id: str) -> bool:
+        """Tells whether a blob came here as a checkpoint's, a round's or an update's of this run."""
+        return blob_id in self._here
+
     def keep_good(self, card: CardRecord) -> None:
         """Lets this card's blobs be seeded: this peer made it, or checked it."""
-        blobs = {card.weights.id, card.resume.id}
+        blobs = {ref.id for ref in self._refs(card)}
         self.note(blobs)
         self.good |= blobs
-        self.resumes.add(card.resume.id)
+        self.resumes |= blobs - {card.weights.id}
 
     def refuse(self, card_id: str) -> None:
         """Lets the blobs of a card go that this peer will not attest."""
@@ -68,7 +74,7 @@ class Keeping:
                 cards.setdefault(slot.tip.card.id, slot.tip.card)
             for card_id in cards_kept(list(cards.values()), slot.tip, attested, self._refused):
                 if (card := cards.get(card_id)) is not None:
-                    keep |= {card.record.weights.id, card.record.resume.id}
+                    keep |= {ref.id for ref in self._refs(card.record)}
         gone = self._here - keep
         self.good &= keep
         self.resumes &= keep

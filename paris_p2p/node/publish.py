@@ -109,9 +109,8 @@ async def tell_own_cards_again(node: RunNode) -> None:
             envelope = node.swarm.open(data, ("card",))
         except RecordError:
             continue  # damaged: the swarm's records decide
-        card = envelope.record
-        has_blobs = all(node.host.store.has(ref.id) for ref in (card.weights, card.resume))
-        counts = node.state.counts(envelope)
+        card, counts = envelope.record, node.state.counts(envelope)
+        has_blobs = node.rounds.is_whole(card)
         if tells_again(card, tip, time.time(), has_blobs=has_blobs, counts=counts):
             await tell_card(node, envelope)
 

@@ -1,5 +1,5 @@
 """One run on this host: its records are signed and kept (run_records.py), its blobs fetched, seeded and
-announced.
+announced (run_disk.py).
 """
 
 from __future__ import annotations
@@ -11,43 +11,34 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from paris_p2p.crew_records import MAX_ROUND_BYTES, UpdateRecord
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import DiskFullError, MissingKeyError, SealError
+from paris_p2p.errors import DiskFullError, MissingKeyError, RecordError, SealError
 from paris_p2p.kinds import holders_key, members_key
 from paris_p2p.node.admitting import Admitter
 from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host, save_spec
-from paris_p2p.node.kept_checkpoints import Keeping
 from paris_p2p.node.key_exchange import KeyExchange
 from paris_p2p.node.membership import Membership
 from paris_p2p.node.older_nodes import warn_of_older_nodes
-from paris_p2p.node.open_copies import OPEN, OpenCopies, work_folder
 from paris_p2p.node.record_reading import OPENING_S
-from paris_p2p.node.run_blobs import RunBlobs
-from paris_p2p.node.run_records import RunRecords
+from paris_p2p.node.run_disk import RunDisk
 from paris_p2p.node.stock import stock_answer
-from paris_p2p.owner_records import AddClips
 from paris_p2p.records import BlobRef, CardRecord, RequestKind
 from paris_p2p.rules.chunks import order_sources
-from paris_p2p.rules.trust import Thing
+from paris_p2p.rules.keeping import card_blobs
 from paris_p2p.spec import RunSpec
+from paris_p2p.store.sealing import sealed_bytes
 from paris_p2p.swarm.asking import end_tasks
 
 Answer = Callable[[str, bytes], Awaitable[bytes | None]]  # (peer, what it says) -> what it is told
 
 
-class RunNode(RunRecords):
+class RunNode(RunDisk):
     """A member run of a Host; `opened` enters it."""
 
     def __init__(self, host: Host, run: Envelope[RunSpec]):
         super().__init__(host, run)
-        self._data_of = -1  # the number of the notice that the next two are of
-        self._data: frozenset[str] = frozenset()
-        self._data_things: dict[str, set[Thing]] = {}  # of all that the owner ever gave
-        self._held: dict[str, set[str]] = {}  # purpose -> blobs in use
-        self.keeping = Keeping(host.store, self.ledger, self.data_blobs, self.disk_news.set)
-        copies = OpenCopies(host.store, work_folder(host.settings.data_dir, run.id, OPEN))
-        self.blobs = RunBlobs(host.store, self.keys, copies, lambda: self.spec, host.make_room)
         self.membership, self.admitter = Membership(self), Admitter(self)
         self.exchange = KeyExchange(self)
         self.listeners.append(self.membership.note)
@@ -58,42 +49,6 @@ class RunNode(RunRecords):
             "stock": lambda _, body: stock_answer(self, body),
         }
 
-    def data_blobs(self) -> frozenset[str]:
-        """Returns the blobs that the owner gave, by the RunSpec of now."""
-        self._know_data()
-        return self._data
-
-    def _know_data(self) -> None:
-        """Notes what the owner's blobs are to this run, also of those that notices took out: cards of before
-        are judged on them.
-        """
-        if self._data_of == self.chain.number:
-            return
-        things: dict[str, set[Thing]] = {ref.id: {"data"} for ref in self.signed_spec.data_blobs}
-        for shard in self.signed_spec.gate_shards:
-            things[shard.blob.id] = {"gate"}
-        for shard in self.signed_spec.train_shards:
-            things[shard.blob.id].add("data")
-        for notice in self.chain.notices:
-            change = notice.record.change
-            for added in change.shards if isinstance(change, AddClips) else ():
-                things.setdefault(added.blob.id, set()).add("gate" if added.split == "gate" else "data")
-        self._data_of, self._data_things = self.chain.number, things
-        self._data = frozenset(ref.id for ref in self.spec.data_blobs)
-
-    def things(self, blob_id: str) -> set[Thing]:
-        """Returns what a blob is to this run: rights differ (rules/trust.py)."""
-        self._know_data()
-        found = set(self._data_things.get(blob_id, ()))
-        tips = [tip for slot in self.board.slots if (tip := self.board.tip(slot)) is not None]
-        if blob_id in self.keeping.resumes or any(tip.card.record.resume.id == blob_id for tip in tips):
-            found |= {"resume"}
-        if blob_id in self.keeping.good - self.keeping.resumes or any(
-            tip.card.record.weights.id == blob_id for tip in tips
-        ):
-            found |= {"weights"}
-        return found
-
     async def answer(self, peer: str, action: RequestKind, body: bytes) -> bytes | None:
         """Answers what a peer says; None where there is nothing to say to it."""
         return await self.answers[action](peer, body) if action in self.answers else None
@@ -101,11 +56,6 @@ class RunNode(RunRecords):
     def expects(self, peer: str) -> bool:
         """Tells whether a peer is a member, or waits to be let in."""
         return self.state.is_member(peer) or peer in self.admitter.asking
-
-    def serves(self, blob_id: str) -> bool:
-        self._know_data()
-        is_data = blob_id in self._data_things
-        return is_data or blob_id in self.keeping.good or blob_id in self._tip_blobs()
 
     def knows(self, peer: str) -> bool:
         """Tells whether a peer has a part in this run that strangers cannot give themselves."""
@@ -117,14 +67,6 @@ class RunNode(RunRecords):
             return self.membership.records(self.board.behind_tips())
         return self.board.records_under(plain)
 
-    def keep_good(self, card: CardRecord) -> None:
-        """Lets this card's blobs be seeded: this peer made it, or checked it."""
-        self.keeping.keep_good(card)
-
-    def _tip_blobs(self) -> set[str]:
-        tips = [self.board.tip(slot) for slot in self.board.slots]
-        return {ref.id for tip in tips if tip for ref in (tip.card.record.weights, tip.card.record.resume)}
-
     # blobs
 
     async def fetch(
@@ -134,13 +76,59 @@ class RunNode(RunRecords):
         at once.
         """
 
-        async def sources() -> list[str]:
+        async def named() -> list[str]:
             holders = await self.swarm.read(holders_key(self.run, what))
             now = time.time()
-            named = [envelope.signer for envelope in holders if envelope.record.expires_at > now]
+            return [envelope.signer for envelope in holders if envelope.record.expires_at > now]
+
+        return await self._fetched(refs, named, progress)
+
+    async def fetch_update(
+        self, update: Envelope[UpdateRecord], progress: Callable[[int], None] | None = None
+    ) -> Path:
+        """Returns the verified local file of an update, as `fetch` does.
+
+        Its maker is asked, and connected peers: copies are with the slot's lead, bootstrap nodes and the
+        owner's node. No holders are announced for it, nor looked up: a record of each update and round
+        would be more traffic than a small network's update is. RecordError where it names a blob that lies
+        here for another reason.
+        """
+        ref = update.record.blob
+        if self.host.store.has(ref.id) and not self.keeping.holds(ref.id):
+            raise RecordError(f"the update of {update.signer[-8:]} names a blob that is none of an update's")
+
+        async def named() -> list[str]:
+            return [update.signer]
+
+        return (await self._fetched([ref], named, progress))[0]
+
+    async def fetch_card(
+        self, card: Envelope[CardRecord], progress: Callable[[int], None] | None = None
+    ) -> tuple[BlobRef, ...]:
+        """Brings everything here that a card consists of, its rounds before the updates that these name, and
+        returns it. Raises as `fetch` does, and RecordError for a round that is too large.
+        """
+        record = card.record
+        if large := [ref for ref in record.rounds if ref.size_bytes > sealed_bytes(MAX_ROUND_BYTES)]:
+            raise RecordError(f"{record.slot} names a round of {large[0].size_bytes} bytes")
+        await self.fetch(card_blobs(record, ()), card.id, progress)
+        refs = await asyncio.to_thread(self.rounds.refs, record)
+        if record.rounds:
+            await self.fetch(refs, card.id, progress)
+            self.note_crews()
+        return refs
+
+    async def _fetched(
+        self,
+        refs: Sequence[BlobRef],
+        named: Callable[[], Awaitable[list[str]]],
+        progress: Callable[[int], None] | None,
+    ) -> list[Path]:
+        async def sources() -> list[str]:
+            first = await named()
             connected = [peer.peer_id for peer in await self.host.swarm.peers()]
-            trusted = {peer for peer in {*named, *connected} if self.host.knows(peer)}
-            return [peer for peer in order_sources(named, connected, trusted) if peer != self.peer_id]
+            trusted = {peer for peer in {*first, *connected} if self.host.knows(peer)}
+            return [peer for peer in order_sources(first, connected, trusted) if peer != self.peer_id]
 
         self.keeping.note(ref.id for ref in refs)
 
@@ -181,29 +169,6 @@ class RunNode(RunRecords):
                 yield paths
         finally:
             self.let_go(purpose)
-
-    # what stays on this disk
-
-    def kept_blobs(self) -> set[str]:
-        """Returns the blobs that must not be evicted: the data of the run, what the tips need, and what is in
-        use.
-        """
-        return self._tip_blobs().union(self.data_blobs(), self.keeping.good, *tuple(self._held.values()))
-
-    def hold(self, purpose: str, blob_ids: set[str]) -> None:
-        """Keeps blobs that `purpose` is using, whatever the tip does; a second call replaces them."""
-        self._held[purpose] = blob_ids
-
-    def let_go(self, purpose: str) -> None:
-        """Lets blobs go that `purpose` was using."""
-        self._held.pop(purpose, None)
-        self.disk_news.set()
-
-    async def forget_superseded(self) -> None:
-        """Deletes checkpoints that were refused or overtaken, of those made, attested or copied here
-        (rules/keeping.py). The tip's, the best's, those that wait for attestation and those in use stay.
-        """
-        await self.keeping.forget(self.board.slots.values(), set[str]().union(*self._held.values()))
 
 
 @asynccontextmanager

@@ -9,6 +9,8 @@ from typing import Protocol
 from paris_p2p.envelope import decode, encode
 from paris_p2p.errors import RecordError
 from paris_p2p.node.board import Board
+from paris_p2p.node.opened_rounds import OpenedRounds
+from paris_p2p.node.update_copies import updates_wanted
 from paris_p2p.owner_records import MAX_STOCKED, Stocked, StockList
 from paris_p2p.spec import RunSpec
 
@@ -19,6 +21,7 @@ class Stocking(Protocol):
     """Is a run's node, as a storage node's questions see it."""
 
     board: Board
+    rounds: OpenedRounds
 
     @property
     def spec(self) -> RunSpec: ...
@@ -37,11 +40,14 @@ async def stock_answer(node: Stocking, body: bytes) -> bytes | None:
 
 
 def _stocked(node: Stocking) -> Iterator[Stocked]:
-    """Yields what the tips need, then the data of the run."""
+    """Yields what the tips need, with the updates for the next ones, then the data of the run."""
     for slot in tuple(node.board.slots):
         if (tip := node.board.tip(slot)) is not None:
-            yield Stocked(thing="weights", blob=tip.card.record.weights)
-            yield Stocked(thing="resume", blob=tip.card.record.resume)
+            card = tip.card.record
+            for ref in node.rounds.refs(card):
+                yield Stocked(thing="weights" if ref == card.weights else "resume", blob=ref)
+        for update in updates_wanted(node.board, slot):
+            yield Stocked(thing="resume", blob=update.record.blob)
     spec = node.spec
     gate = {shard.blob.id for shard in spec.gate_shards}
     for ref in spec.data_blobs:

@@ -7,10 +7,13 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from paris_p2p.crew_records import UpdateRecord
+from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, SwarmError
 from paris_p2p.node.copies import Copies
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.run_records import HOLDER_LIFETIME_S, PEER_LIFETIME_S, PeerRole
+from paris_p2p.node.update_copies import updates_wanted
 from paris_p2p.rules.tips import Tip
 
 log = logging.getLogger(__name__)
@@ -29,7 +32,7 @@ async def announce(node: RunNode, role: PeerRole, say: Callable[[str], None]) ->
                 await node.announce_holding(node.run)
             for slot in node.state.slots_ever:
                 tip = node.board.tip(slot)
-                if tip is not None and node.host.store.has(tip.card.record.resume.id):
+                if tip is not None and node.rounds.is_whole(tip.card.record):
                     await node.announce_holding(tip.card.id)
         except SwarmError as error:
             say(f"could not announce: {error}")
@@ -37,8 +40,8 @@ async def announce(node: RunNode, role: PeerRole, say: Callable[[str], None]) ->
 
 
 async def seed_tips(node: RunNode, role: PeerRole) -> None:
-    """Deletes what newer tips replaced, with each news of it; the owner's node also copies every tip, so that
-    newcomers find all of them somewhere that stays. Runs until cancelled.
+    """Deletes what newer tips replaced, with each news of it; the owner's node also copies every tip, and the
+    updates for the next ones, so that others find all of them somewhere that stays. Runs until cancelled.
     """
     copies = Copies(node.disk_news.set)
     try:
@@ -48,8 +51,12 @@ async def seed_tips(node: RunNode, role: PeerRole) -> None:
             await node.forget_superseded()
             for slot in node.state.slots_ever if role == "owner" else ():
                 tip = node.board.tip(slot)
-                if tip is not None and not node.host.store.has(tip.card.record.resume.id):
+                if tip is not None and not node.rounds.is_whole(tip.card.record):
                     copies.want(slot, tip.card.id, partial(_copy, node, slot, tip))
+                for update in updates_wanted(node.board, slot):
+                    if not node.host.store.has(update.record.blob.id):
+                        name = f"{slot}/{update.signer}"
+                        copies.want(name, update.id, partial(_copy_update, node, slot, update))
             try:
                 async with asyncio.timeout(_LOOK_S):
                     await node.disk_news.wait()
@@ -62,8 +69,16 @@ async def seed_tips(node: RunNode, role: PeerRole) -> None:
 
 async def _copy(node: RunNode, slot: str, tip: Tip) -> None:
     try:
-        await node.fetch([tip.card.record.weights, tip.card.record.resume], tip.card.id)
+        await node.fetch_card(tip.card)
         await node.announce_holding(tip.card.id)
     except ParisError as error:
         log.info("could not copy %s: %s", slot, error)
+        await asyncio.sleep(_AGAIN_S)
+
+
+async def _copy_update(node: RunNode, slot: str, update: Envelope[UpdateRecord]) -> None:
+    try:
+        await node.fetch_update(update)
+    except ParisError as error:
+        log.info("could not copy an update of %s: %s", slot, error)
         await asyncio.sleep(_AGAIN_S)

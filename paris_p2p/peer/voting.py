@@ -52,7 +52,7 @@ class Voter:
         if not may_sign(card, node.board.tip(slot), self.votes.chosen(card.record)):
             return None
         node.keep(card)
-        if all(node.host.store.has(ref.id) for ref in (card.record.weights, card.record.resume)):
+        if node.rounds.is_whole(card.record):
             with suppress(SwarmError):  # nobody there: a peer that asks this one hears it
                 await self._vote(card, attestation)
                 await node.tell(card)

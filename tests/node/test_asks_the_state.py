@@ -24,7 +24,7 @@ CHANGEABLE = {
 # before a run is joined nobody knows its notices: what a person is told first, and what its disk must hold
 BEFORE_JOINING = {("peer/start.py", "data_blobs"), ("cli/run.py", "training")}
 # what was signed beside what it is now, for a person; and all that the owner ever gave, to be served
-ASKS_BOTH = ("cli/state_words.py", "node/governance.py", "node/run_node.py")
+ASKS_BOTH = ("cli/state_words.py", "node/governance.py", "node/run_disk.py")
 ROOT = Path(paris_p2p.__file__).parent
 
 

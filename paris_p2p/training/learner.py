@@ -45,6 +45,7 @@ class Learner:
         self.run, self.spec, self.slot, self.device, self.lowered = run, spec, slot, device, lowered
         self.steps = self.clips = 0
         self.notes: dict[str, str] = {}  # that its resume states keep beside the counters
+        self.rate_share = 1.0  # of the schedule's learning rate
         self.micro_batch_clips = batch_clips(spec, slot)
         self.on_shrink: Callable[[Shrunk], None] = lambda event: None
         self.network = build_network(run, spec, slot).to(device.torch).train()
@@ -150,7 +151,8 @@ class Learner:
                 "if this happens again, the run's learning rate is too high"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.spec.training, self.slot, self.steps, self.lowered)
+            rate = learning_rate(self.spec.training, self.slot, self.steps, self.lowered)
+            group["lr"] = self.rate_share * rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         decay = ema_decay(self.spec.training.ema_decay, self.steps)

@@ -16,30 +16,21 @@ checkpoints the trainer goes on from what each of them holds, so that this is tr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-import torch
+from collections.abc import Callable
 
 from paris_p2p.data.batches import BatchSource, Draws, open_batches
-from paris_p2p.device import (
-    Device,
-    compile_blocks,
-    compute_repeatably,
-    limit_cuda_memory,
-    pick_device,
-    resident_bytes,
-    set_threads,
-)
+from paris_p2p.device import Device, compile_blocks, resident_bytes
 from paris_p2p.errors import CheckpointError, MemoryLimitError
+from paris_p2p.model.checkpoint import resume_note
 from paris_p2p.spec import RunSpec
+from paris_p2p.training.counted_note import COUNTED, counted_note, parse_counted
+from paris_p2p.training.job_device import open_device
 from paris_p2p.training.learner import Learner
 from paris_p2p.training.memory import choose_micro_batch
-from paris_p2p.training.messages import CheckpointReady, Command, Event, StepEvent, TrainJob
+from paris_p2p.training.messages import CheckpointReady, Command, Event, TrainJob
 from paris_p2p.training.objective import batch_clips, open_clips, read_spec
 from paris_p2p.training.segments import begin_segments, order_of, segments_note
-
-EVENT_S = 1.0  # at most one step event in this time
+from paris_p2p.training.step_reports import RunningMean, StepReports
 
 
 def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[], Command | None]) -> str:
@@ -49,11 +40,7 @@ def train(job: TrainJob, emit: Callable[[Event], None], next_command: Callable[[
     CheckpointError, StoreError.
     """
     spec = read_spec(job)
-    set_threads(job.threads)
-    device = pick_device(job.device)
-    compute_repeatably(device)
-    limit_cuda_memory(device, job.max_vram_bytes)
-    with _enough_memory(job.slot, str(device)):
+    with open_device(job) as device:
         return _train_on(device, spec, job, emit, next_command)
 
 
@@ -71,7 +58,7 @@ def _train_on(
         compile_blocks(learner.network)
     draws, size = Draws.of(job.run, job.slot), batch_clips(spec, job.slot)
     segments = begin_segments(job, size)
-    learner.notes = segments_note(segments, job.spans)
+    learner.notes = segments_note(segments, job.spans) | _counted_before(job)
     order = order_of(draws, job.spans, segments, len(clips))
     with open_batches(
         clips, draws, size, learner.clips, lambda batch: batch.to(device.torch), order
@@ -83,20 +70,6 @@ def _train_on(
         emit(learner.started())
         learner.on_shrink = emit
         return _Session(job, spec, learner, source, emit).run(next_command)
-
-
-@contextmanager
-def _enough_memory(slot: str, device: str) -> Iterator[None]:
-    """Raises MemoryLimitError where the GPU has no room for weights and moments, which no smaller micro-batch
-    mends: a peer takes another slot then, instead of this one again.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise MemoryLimitError(
-            f"training {slot} does not fit on {device}, whatever the micro-batch: {str(error)[:200]}; "
-            "allow more memory, or take a slot of a smaller run"
-        ) from error
 
 
 def _begin(learner: Learner, job: TrainJob) -> None:
@@ -118,20 +91,11 @@ def _begin(learner: Learner, job: TrainJob) -> None:
         learner.start_from(job.initial_path)
 
 
-class _Mean:
-    """Keeps a running mean that starts again when it is taken."""
-
-    def __init__(self) -> None:
-        self.total, self.count = 0.0, 0
-
-    def add(self, value: float) -> None:
-        self.total += value
-        self.count += 1
-
-    def take(self) -> float:
-        mean = self.total / max(1, self.count)
-        self.total, self.count = 0.0, 0
-        return mean
+def _counted_before(job: TrainJob) -> dict[str, str]:
+    """Returns what the job's resume state says of a crew that the slot had before; CheckpointError."""
+    if job.resume_path is None:
+        return {}
+    return counted_note(parse_counted(resume_note(job.resume_path, COUNTED), job.resume_path.name))
 
 
 class _Session:
@@ -147,16 +111,16 @@ class _Session:
     ):
         self.job, self.learner, self.source, self.emit = job, learner, source, emit
         self._last_step = min((n for n in (job.max_steps, spec.training.total_steps) if n), default=0)
-        self._event_loss, self._checkpoint_loss = _Mean(), _Mean()
-        self._event_at = self._checkpoint_at = time.monotonic()
-        self._event_clips, self._event_wait_s = learner.clips, source.wait_s
+        self._reports, self._checkpoint_loss = StepReports(learner, source, emit), RunningMean()
+        self._checkpoint_at = time.monotonic()
         self._saved_steps = learner.steps
 
     def run(self, next_command: Callable[[], Command | None]) -> str:
         learner = self.learner
         while not (self._last_step and learner.steps >= self._last_step):
-            loss = learner.step(self.source.next())
-            self._event_loss.add(loss)
+            batch = self.source.next()
+            loss = learner.step(batch)
+            self._reports.add(loss, len(batch))
             self._checkpoint_loss.add(loss)
             command = next_command()
             if command is not None and command.command == "stop":
@@ -165,33 +129,15 @@ class _Session:
             due = self.job.checkpoint_s and time.monotonic() - self._checkpoint_at >= self.job.checkpoint_s
             if due or command is not None:
                 self._checkpoint()
-            elif time.monotonic() - self._event_at >= EVENT_S:
-                self._report()
+            elif self._reports.is_due:
+                self._reports.report()
             self._keep_memory_limit()
         self._checkpoint()
         return f"reached step {self._last_step}, the last one"
 
-    def _report(self) -> None:
-        """Emits a step event about everything since the one before."""
-        if self._event_loss.count == 0:
-            return
-        now, learner = time.monotonic(), self.learner
-        elapsed_s = max(1e-6, now - self._event_at)
-        self.emit(
-            StepEvent(
-                steps=learner.steps,
-                clips=learner.clips,
-                loss=self._event_loss.take(),
-                clips_per_s=(learner.clips - self._event_clips) / elapsed_s,
-                wait_share=min(1.0, (self.source.wait_s - self._event_wait_s) / elapsed_s),
-                memory_bytes=learner.device.memory_bytes(),
-            )
-        )
-        self._event_at, self._event_clips, self._event_wait_s = now, learner.clips, self.source.wait_s
-
     def _checkpoint(self) -> None:
         """Writes a checkpoint, unless nothing was learned since the last."""
-        self._report()
+        self._reports.report()
         learner = self.learner
         self._checkpoint_at = time.monotonic()
         if learner.steps == self._saved_steps:

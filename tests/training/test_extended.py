@@ -45,7 +45,7 @@ def test_resuming_across_an_extension_equals_not_stopping_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "paris_p2p.training.train.pick_device", lambda _: Device(torch.device("cpu"), bf16=False)
+        "paris_p2p.training.job_device.pick_device", lambda _: Device(torch.device("cpu"), bf16=False)
     )
     tiny = TinyRun(tmp_path, training=DECAYS)
     signed = read_run(tiny.spec_path, mend="").record

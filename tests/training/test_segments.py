@@ -127,7 +127,7 @@ def test_resuming_equals_not_stopping_across_changes_bit_for_bit(
     grown: GrownRun, slot: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "paris_p2p.training.train.pick_device", lambda _: Device(torch.device("cpu"), bf16=False)
+        "paris_p2p.training.job_device.pick_device", lambda _: Device(torch.device("cpu"), bf16=False)
     )
     whole = never_stopping(grown, slot, {0: 3, 2: 9, 5: 13}, grown.tiny.folder / f"whole-{slot}")
     plan = [(0, 2), (0, 3), (2, 4), (2, 7), (3, 8), (4, 9), (5, 10), (6, 13)]

@@ -31,22 +31,6 @@ EXPLORED: dict[str, dict[str, object]] = {
     "dense-1-parts-4": {"magnitudes": 1, "parts": 4},
     "parts-4-h30": {"inner_steps": 30, "rounds": 75, "parts": 4},
     "k256-all-kept": {"kept": 256, "feedback": 1.0},
-    # what the first ones asked for: rates, overlap, and sending less later
-    "every-step-rate-2": {**EVERY, "learning_rate": 2e-3},
-    "every-step-rate-4": {**EVERY, "learning_rate": 4e-3},
-    "alone-rate-2": {**ALONE, "learning_rate": 2e-3},
-    "alone-rate-4": {**ALONE, "learning_rate": 4e-3},
-    "dense-2-rate-2": {"learning_rate": 2e-3},
-    "delay-2": {"delay_steps": 2},
-    "delay-7": {"delay_steps": 7},
-    "delay-7-eager": {"delay_steps": 7, "eager": True},
-    "delay-15-eager": {"delay_steps": 15, "eager": True},
-    "delay-7-momentum-08": {"delay_steps": 7, "momentum": 0.8},
-    "delay-7-rate-05": {"delay_steps": 7, "outer_rate": 0.5},
-    "parts-2": {"parts": 2},
-    "parts-8-growing": {"parts": 8, "grow_rounds": 25},
-    "k64-falling": {"kept": 64, "kept_from": 4096, "fall_rounds": 15},
-    "k1024-falling": {"kept": 1024, "kept_from": 4096, "fall_rounds": 40},
 }
 
 

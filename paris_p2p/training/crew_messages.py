@@ -4,6 +4,7 @@ messages.py. Each is one line of JSON; the node has verified all records, files 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -260,6 +261,15 @@ _EVENTS: TypeAdapter[Event | CrewEvent] = TypeAdapter(
     Annotated[Event | CrewEvent, Field(discriminator="event")]
 )
 _COMMANDS: TypeAdapter[CrewCommand] = TypeAdapter(Annotated[CrewCommand, Field(discriminator="command")])
+
+
+def is_crew_job(line: bytes | str) -> bool:
+    """Tells whether a job's line asks to train in a crew; of what is no job, False."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and "crew" in found
 
 
 def parse_crew_command(line: bytes | str) -> CrewCommand:

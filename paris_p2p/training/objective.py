@@ -7,6 +7,7 @@ Legend: B clips, C channels, T latent frames, H height, W width, K experts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ from paris_p2p.flow.times import flow_times
 from paris_p2p.model.first_frame import first_condition
 from paris_p2p.model.presets import build_expert, build_router
 from paris_p2p.run_file import read_effective, read_run
-from paris_p2p.spec import ROUTER, RunSpec
+from paris_p2p.spec import ROUTER, RunSpec, ShardRef
+from paris_p2p.training.crew_messages import CrewJob
 from paris_p2p.training.messages import GateJob, SlotJob, TrainJob
 from paris_p2p.training.segments import check_spans
 
@@ -52,19 +54,35 @@ def read_spec(job: SlotJob) -> RunSpec:
 def open_clips(job: SlotJob, spec: RunSpec) -> ClipSet:
     """Opens the job's clips; DataError when they are not all of the slot's clips in the RunSpec's order."""
     refs = spec.shards_for(job.slot, "gate" if isinstance(job, GateJob) else "train")
-    if job.shard_clusters != tuple(ref.cluster for ref in refs):
-        raise DataError(
-            f"the job has {len(job.shard_paths)} shards, the run {len(refs)} for {job.slot}; "
-            "clusters must agree in order"
-        )
     if isinstance(job, TrainJob):
         check_spans(job, [ref.clips for ref in refs])
+    return _open_shards(job, spec, refs, job.shard_paths, job.shard_clusters)
+
+
+def open_gate_clips(job: CrewJob, spec: RunSpec) -> ClipSet:
+    """Opens the gate's clips that a crew's job names; DataError as `open_clips`."""
+    refs = spec.shards_for(job.slot, "gate")
+    return _open_shards(job, spec, refs, job.gate_shard_paths, job.gate_shard_clusters)
+
+
+def _open_shards(
+    job: SlotJob, spec: RunSpec, refs: Sequence[ShardRef], paths: Sequence[Path], clusters: Sequence[int]
+) -> ClipSet:
+    if tuple(clusters) != tuple(ref.cluster for ref in refs):
+        raise DataError(
+            f"the job has {len(paths)} shards, the run {len(refs)} for {job.slot}; "
+            "clusters must agree in order"
+        )
     limit_bytes = job.max_memory_bytes if isinstance(job, TrainJob) else 0
     cache_bytes = min(DEFAULT_CACHE_BYTES, limit_bytes // 8) if limit_bytes else DEFAULT_CACHE_BYTES
     width = spec.first_width if job.slot == ROUTER else 0
-    shards = (job.shard_paths, job.shard_clusters)
     clips = ClipSet(
-        *shards, latent=spec.latent, text=spec.text_shape, first_width=width, cache_bytes=cache_bytes
+        paths,
+        clusters,
+        latent=spec.latent,
+        text=spec.text_shape,
+        first_width=width,
+        cache_bytes=cache_bytes,
     )
     expected = sum(ref.clips for ref in refs)
     if len(clips) != expected:

@@ -1,6 +1,7 @@
 """Runs the trainer process, `python -m paris_p2p.training.trainer`: jobs and commands in, events out.
 
-A TrainJob, then Commands, come on stdin; events go to stdout, a JSON line each. It dies at once when its
+A TrainJob, then Commands, come on stdin; events go to stdout, a JSON line each. Of a CrewJob the commands and
+events are those of crew_messages.py. It dies at once when its
 parent dies, when stdin closes or on `{"command": "kill"}`, in the middle of a step too.
 """
 
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 
 from paris_p2p.errors import ParisError, TrainError
 from paris_p2p.training.child import Line, open_line
+from paris_p2p.training.crew_messages import CrewCommand, CrewJob, is_crew_job, parse_crew_command
 from paris_p2p.training.messages import Command, Failed, Stopped, TrainJob
 
 log = logging.getLogger(__name__)
@@ -24,10 +26,7 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
     line = open_line(is_kill)
     try:
-        job = TrainJob.model_validate_json(line.receive())
-        from paris_p2p.training.train import train  # after the guards: torch takes seconds to load
-
-        line.send(Stopped(reason=train(job, line.send, lambda: _next_command(line))))
+        line.send(Stopped(reason=_work(line.receive(), line)))
         return 0
     except ParisError as error:
         line.send(Failed(error=type(error).__name__, message=str(error)))
@@ -43,6 +42,33 @@ def main() -> int:
             )
         )
     return 1
+
+
+def _work(data: bytes, line: Line) -> str:
+    """Does the job of a line, and returns why it ended; ParisError, ValidationError."""
+    # Imports come after the guards: torch takes seconds to load.
+    if is_crew_job(data):
+        from paris_p2p.training.crew_session import train_in_crew
+
+        return train_in_crew(CrewJob.model_validate_json(data), line.send, _CrewCommands(line))
+    job = TrainJob.model_validate_json(data)
+    from paris_p2p.training.train import train
+
+    return train(job, line.send, lambda: _next_command(line))
+
+
+class _CrewCommands:
+    """Reads a crew's commands from the line."""
+
+    def __init__(self, line: Line):
+        self._line = line
+
+    def pending(self) -> CrewCommand | None:
+        raw = self._line.pending()
+        return None if raw is None else parse_crew_command(raw)
+
+    def wait(self) -> CrewCommand:
+        return parse_crew_command(self._line.receive())
 
 
 def is_kill(line: bytes) -> bool:

@@ -1,0 +1,77 @@
+"""Reads the state of a card that a crew works on: of a full card's files, and of the rounds since, each of
+which is done again and must come out as it did for others (docs/protocol.md, "Crews").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paris_p2p.errors import CheckpointError, InexactError
+from paris_p2p.model.checkpoint import Counters
+from paris_p2p.model.merged_file import read_merged
+from paris_p2p.model.resume_format import resume_format
+from paris_p2p.training.crew_messages import Basis, RoundFiles
+from paris_p2p.training.round_merge import CrewSlot, redo_round
+from paris_p2p.updates.layout import Vector
+from paris_p2p.updates.merged_state import read_state
+from paris_p2p.updates.outer_step import OuterState
+
+
+def load_basis(crew_slot: CrewSlot, basis: Basis) -> OuterState:
+    """Returns the state of a card, in memory of its own.
+
+    CheckpointError for files that are not what the card says, UpdateFormatError, InexactError where a round
+    comes out otherwise than for others, DivergedError.
+    """
+    if basis.state_path is not None and basis.merged:
+        return read_state(basis.state_path, crew_slot.run, crew_slot.slot, crew_slot.parameters, basis.merged)
+    state = _full_state(crew_slot, basis)
+    replay(crew_slot, state, basis.rounds)
+    return state
+
+
+def replay(crew_slot: CrewSlot, state: OuterState, rounds: Sequence[RoundFiles]) -> None:
+    """Does rounds again, in place; InexactError where one comes out otherwise than it did for others."""
+    for made in rounds:
+        found = redo_round(crew_slot, state, made)
+        if found != made.merged:
+            raise InexactError(
+                f"the round to step {made.steps} gives {found[:16]} on this machine, {made.merged[:16]} on "
+                "others: it computes otherwise, or a file changed meanwhile, and cannot train with this "
+                "crew; start it again, and say which CPU and numpy it has where this is developed"
+            )
+
+
+def _full_state(crew_slot: CrewSlot, basis: Basis) -> OuterState:
+    """Returns the state that a full card's own files hold."""
+    counters = Counters(crew_slot.run, crew_slot.slot, basis.start_steps, basis.start_clips)
+    if basis.merged_start:
+        shapes = dict(crew_slot.layout.shapes)
+        merged = read_merged(basis.resume_path, basis.weights_path, counters, shapes)
+        if (found := crew_slot.hash_of(merged)) != basis.merged_start:
+            raise CheckpointError(
+                f"{basis.resume_path.name} holds state {found[:16]}, not {basis.merged_start[:16]} as its "
+                "card says; fetch it again"
+            )
+        return merged
+    weights, momentum, average = (np.zeros(crew_slot.parameters, np.float32) for _ in range(3))
+    state = OuterState(weights, momentum, average, basis.start_steps, basis.start_clips)
+    read = resume_format(compact=crew_slot.spec.training.compact).load_weights
+    read(basis.resume_path, tensors_of(crew_slot, weights), counters, tensors_of(crew_slot, average))
+    return state
+
+
+def tensors_of(crew_slot: CrewSlot, vector: Vector) -> dict[str, Tensor]:
+    """Returns the network's parameters as they lie in a vector: writing to one changes it."""
+    return {name: torch.from_numpy(view) for name, view in crew_slot.layout.views(vector).items()}
+
+
+def put_into(crew_slot: CrewSlot, tensors: Mapping[str, Tensor], vector: Vector) -> None:
+    """Copies a vector into a network's parameters, or their average, on whatever device."""
+    with torch.no_grad():
+        for name, value in tensors_of(crew_slot, vector).items():
+            tensors[name].copy_(value)

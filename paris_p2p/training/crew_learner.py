@@ -1,0 +1,153 @@
+"""Trains a slot's network as a member of its crew: its own optimizer, and what it is ahead of the base.
+
+    weights, average = the base's; moments = 0, or those of a lead that trained alone
+    a step: as a lead alone makes it (learner.py), at the rate of the base's steps and its own since; the rate
+            rises over a new member's first steps, while its moments are young
+Legend: n parameters of the slot's network.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from paris_p2p.data.batches import Batch
+from paris_p2p.errors import TrainError
+from paris_p2p.model.checkpoint import BETAS
+from paris_p2p.training.basis_state import load_basis, put_into, replay, tensors_of
+from paris_p2p.training.crew_messages import Adopt, CrewJob
+from paris_p2p.training.crew_progress import CrewProgress, Sent, Work
+from paris_p2p.training.learner import Learner
+from paris_p2p.training.round_merge import CrewSlot
+from paris_p2p.updates.layout import Vector
+from paris_p2p.updates.outer_step import OuterState
+from paris_p2p.updates.update_header import UpdateHeader
+
+WARMUP_STEPS = 20  # of a member whose moments are new
+
+
+class CrewLearner:
+    """Holds a learner, the base that it stands on (`card` names it), and how far it is ahead of that."""
+
+    def __init__(self, learner: Learner, crew_slot: CrewSlot, job: CrewJob):
+        self.learner, self.crew_slot, self.card = learner, crew_slot, job.basis.card
+        self.progress = CrewProgress(load_basis(crew_slot, job.basis), job.peer)
+        self._young_steps = 0
+        if job.own_resume_path is None:
+            self.put(self.progress.base.weights)
+            self._put_average()
+        else:
+            self._go_on_from(job.own_resume_path, job)
+        self.count()
+
+    @property
+    def base(self) -> OuterState:
+        return self.progress.base
+
+    def step(self, batch: Batch) -> float:
+        """Takes one optimizer step and returns the mean loss; DivergedError before anything not finite is
+        kept.
+        """
+        self._young_steps += 1
+        self.learner.rate_share = min(1.0, self._young_steps / WARMUP_STEPS)
+        loss = self.learner.step(batch)
+        self.progress.note(Work(batch.first_clip, 1, len(batch), loss, 1))
+        return loss
+
+    def publish(self, kept: int, part: int, folder: Path) -> Sent | None:
+        """Writes an update of what was learned; None where nothing was. DivergedError, DiskFullError."""
+        if not self.progress.unsent.steps:
+            return None
+        crew = self.crew_slot.crew
+        header = UpdateHeader(self.crew_slot.parameters, kept, crew.magnitudes, crew.parts, part)
+        weights = self.weights()
+        if self.progress.settle(weights):
+            self.put(weights)
+        end = self.progress.unsent.span[1]
+        return self.progress.publish(weights, header, crew.feedback, folder / f"update-{end:012}.paris")
+
+    def adopt(self, command: Adopt, merged: OuterState | None) -> None:
+        """Goes on from another card's state: from `merged` where that was computed here already.
+
+        CheckpointError, UpdateFormatError, InexactError.
+        """
+        if merged is not None:
+            base, rounds = merged, command.rounds
+        elif command.from_card == self.card and command.rounds:
+            base, rounds = self.base, command.rounds
+            replay(self.crew_slot, base, rounds)
+        elif command.basis is not None:
+            base, rounds = load_basis(self.crew_slot, command.basis), ()
+        else:
+            raise TrainError(
+                f"the trainer has the state of card {self.card[:16]}, and was told to go on from "
+                f"{command.card[:16]} without what lies between; this is a bug in the node"
+            )
+        self.card = command.card
+        weights = self.weights()
+        if self.progress.adopt(weights, base, rounds, command.own):
+            self.put(weights)
+            self._put_average()
+        self.count()
+
+    def restart(self) -> None:
+        """Goes back to the base, with new moments; what was ahead of it is lost."""
+        weights = self.weights()
+        self.progress.restart(weights)
+        self.put(weights)
+        self._put_average()
+        for moments in self.learner.optimizer.state.values():
+            for tensor in moments.values():
+                tensor.zero_()
+        self._young_steps = 0
+        self.count()
+
+    def write_alone(self, folder: Path, notes: dict[str, str]) -> tuple[Path, Path]:
+        """Writes the checkpoint of one lead alone; returns the paths of (weights, resume).
+
+        A successor takes the moments for those of all steps of the lineage, so they are scaled to it: what
+        AdamW divides by is for them the same. DivergedError, DiskFullError, ReadOnlyError.
+        """
+        learner = self.learner
+        for moments in learner.optimizer.state.values():
+            own_steps = float(moments["step"])
+            for name, beta in zip(("exp_avg", "exp_avg_sq"), BETAS, strict=True):
+                if own_steps:
+                    moments[name] *= (1 - beta**learner.steps) / (1 - beta**own_steps)
+            moments["step"].fill_(learner.steps)
+        learner.notes = notes
+        return learner.write_checkpoint(folder)
+
+    def _go_on_from(self, path: Path, job: CrewJob) -> None:
+        """Begins with the weights and moments of a lead that trained alone since the base."""
+        steps, clips = job.own_resume_steps - self.base.steps, job.own_resume_clips - self.base.clips
+        if steps < 0 or clips < 0:
+            raise TrainError(
+                f"the lead's own checkpoint stands at step {job.own_resume_steps}, "
+                f"the card that it goes on from at {self.base.steps}; this is a bug in the node"
+            )
+        self.learner.restore(path, job.own_resume_steps, job.own_resume_clips)
+        self.progress.note(Work(job.first_clip, steps, clips))
+        self._young_steps = WARMUP_STEPS
+
+    def count(self) -> None:
+        """Sets the learner's counters: the base's, and what this machine is ahead."""
+        ahead = self.progress.ahead
+        self.learner.steps, self.learner.clips = self.base.steps + ahead.steps, self.base.clips + ahead.clips
+
+    def weights(self) -> Vector:
+        """Returns a copy [n] of the network's weights, in main memory."""
+        out = np.empty(self.crew_slot.parameters, np.float32)
+        with torch.no_grad():
+            for name, tensor in tensors_of(self.crew_slot, out).items():
+                tensor.copy_(self.learner.weights[name])
+        return out
+
+    def put(self, vector: Vector) -> None:
+        """Copies a vector [n] into the network."""
+        put_into(self.crew_slot, self.learner.weights, vector)
+
+    def _put_average(self) -> None:
+        put_into(self.crew_slot, self.learner.ema, self.base.average)

@@ -1,0 +1,156 @@
+"""Decides which updates a lead's round leaves out, beside what records tell: form, length, copies, worth.
+
+An update is left out when
+    format  its file is not a canonical one of this network, or rate: it counts other clips than its steps use
+    norm    it is longer than three medians of the others, or is not finite
+    copy    it agrees with an update that was heard of before, far beyond chance
+    loss    a fifth of it, taken from the base, makes clips' losses worse, by three standard errors
+    data    over rounds it learned less of its own clips than of others', by three standard errors
+Each check sees what those before it left. What a lead leaves out is told with the code and what was measured.
+Legend: n parameters, Q an update, k entries of a chunk that it keeps, L entries of a chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from paris_p2p.data.draws import Draws
+from paris_p2p.errors import UpdateFormatError
+from paris_p2p.rules.rounds import MAX_NORM, UpdateReason, too_long
+from paris_p2p.training.crew_messages import LeftOut, UpdateFile
+from paris_p2p.training.round_merge import CrewSlot, open_update
+from paris_p2p.updates.update_file import Update
+
+WORSE_Z = 3.0  # standard errors beyond which a difference is not noise
+SAMPLED_CHUNKS = 64  # looked at for copies
+# From this agreement beyond chance on, one is a copy. Honest updates agree too, most in a slot's first
+# rounds, where all go the same way: up to 0.68 where all entries are kept, 0.65 with 1,024 of 4,096 and 0.23
+# with 64.
+COPY_AGREEMENT = 0.8
+
+
+@dataclass(frozen=True)
+class OpenedUpdate:
+    """Is an update that may be merged, opened and well-formed."""
+
+    file: UpdateFile
+    update: Update
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Says which candidates are left, in their order, and which a check left out."""
+
+    kept: tuple[OpenedUpdate, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    def then(self, check: Callable[[Sequence[OpenedUpdate]], Judged]) -> Judged:
+        """Returns what another check makes of those that are left."""
+        after = check(self.kept)
+        return Judged(after.kept, self.left_out + after.left_out)
+
+
+def leave_out(candidate: OpenedUpdate | UpdateFile, reason: UpdateReason, measured: str) -> LeftOut:
+    """Returns the word that an update was left out."""
+    file = candidate.file if isinstance(candidate, OpenedUpdate) else candidate
+    return LeftOut(update=file.update, signer=file.signer, reason=reason, measured=measured)
+
+
+def judge_form(crew_slot: CrewSlot, files: Sequence[UpdateFile]) -> Judged:
+    """Opens candidates' files and leaves out what is not well-formed or counts other clips than steps."""
+    kept, left_out = [], []
+    for file in files:
+        if file.steps == 0 or file.clips != file.steps * crew_slot.batch_clips:
+            left_out.append(leave_out(file, "rate", f"{file.clips} clips in {file.steps} steps"))
+            continue
+        try:
+            kept.append(OpenedUpdate(file, open_update(crew_slot, file)))
+        except UpdateFormatError as error:
+            left_out.append(leave_out(file, "format", str(error)))
+    return Judged(tuple(kept), tuple(left_out))
+
+
+def judge_norms(candidates: Sequence[OpenedUpdate], usual_norm: float) -> Judged:
+    """Leaves out what is over MAX_NORM medians of those that stay, or of `usual_norm` where these are few."""
+    kept, left_out = list(candidates), []
+    while places := too_long([one.update.norm for one in kept], usual_norm):
+        middle = median(one.update.norm for one in kept) if len(kept) >= 3 else usual_norm
+        for place in places:
+            measured = f"length {kept[place].update.norm:.4g}, at most {MAX_NORM:g} times {middle:.4g}"
+            left_out.append(leave_out(kept[place], "norm", measured))
+        kept = [one for place, one in enumerate(kept) if place not in places]
+    return Judged(tuple(kept), tuple(left_out))
+
+
+def judge_copies(crew_slot: CrewSlot, candidates: Sequence[OpenedUpdate], parent: str) -> Judged:
+    """Leaves out what agrees too well with one before it: candidates come as they were heard of."""
+    kept: list[OpenedUpdate] = []
+    left_out = []
+    for one in candidates:
+        for other in kept:
+            agrees = sign_agreement(one.update, other.update, crew_slot.run, parent)
+            if agrees >= COPY_AGREEMENT:
+                measured = f"it agrees to {agrees:.2f} beyond chance with that of {other.file.signer[-8:]}"
+                left_out.append(leave_out(one, "copy", measured))
+                break
+        else:
+            kept.append(one)
+    return Judged(tuple(kept), tuple(left_out))
+
+
+def sign_agreement(one: Update, other: Update, run: str, parent: str) -> float:
+    """Returns how far two updates agree beyond chance: 0 as two unrelated ones do, 1 when one repeats what
+    the other keeps.
+
+    It counts entries that both keep with the same sign, on chunks that the parent card's id picks: of
+    k_1 and k_2 entries of L there would be k_1 k_2 / 2 L by chance. It is 0 where they hold other parts.
+    """
+    chunks = one.header.chunks
+    if chunks != other.header.chunks:
+        return 0.0
+    same, chance, most = 0.0, 0.0, 0.0
+    for place in Draws.of(run, f"copy/{parent}").order(0, len(chunks))[:SAMPLED_CHUNKS]:
+        first, length = _signs(one, chunks[int(place)])
+        second, _ = _signs(other, chunks[int(place)])
+        same += float(np.count_nonzero((first == second) & (first != 0)))
+        kept = [np.count_nonzero(signs) for signs in (first, second)]
+        chance += kept[0] * kept[1] / (2 * length)
+        most += min(kept)
+    return float((same - chance) / (most - chance)) if most > chance else 0.0
+
+
+def _signs(update: Update, chunk: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.int8]], int]:
+    """Returns (a chunk's signs [L], 0 where nothing is kept; L)."""
+    _, codes = update.read(chunk, chunk + 1)
+    signs = np.zeros(codes.length, np.int8)
+    if codes.magnitudes[0, -1] == 0:
+        return signs, codes.length
+    found = np.where(codes.negative[0], np.int8(-1), np.int8(1))
+    if codes.indices is None:
+        signs[:] = found
+    else:
+        signs[codes.indices[0]] = found
+    return signs, codes.length
+
+
+@dataclass
+class OwnGain:
+    """Keeps over rounds how much more an update's maker gained on its own clips than on another's.
+
+    The sum of differences of mean gains, and of their variances.
+    """
+
+    difference: float = 0.0
+    variance: float = 0.0
+    rounds: int = 0
+    heard: int = 0  # the round in which its maker was measured last
+
+    @property
+    def z(self) -> float:
+        """Returns the standard errors by which own clips gained more; below zero, less."""
+        return self.difference / math.sqrt(self.variance) if self.variance > 0 else 0.0

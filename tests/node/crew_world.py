@@ -6,7 +6,15 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from paris_p2p.crew_records import SCALE_ONE, Counted, CrewRound, CrewSpec, MergedUpdate, UpdateRecord
+from paris_p2p.crew_records import (
+    SCALE_ONE,
+    Counted,
+    CrewRound,
+    CrewSpec,
+    MergedUpdate,
+    UpdateRecord,
+    WorkerRecord,
+)
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
 from paris_p2p.node.host import Host
@@ -100,6 +108,12 @@ async def crew_card(
     )
     await tell_card(node, card)
     return card
+
+
+def worker_record(node: RunNode) -> WorkerRecord:
+    """What a node says that works in the slot's crew."""
+    head = node.header("worker", SLOT, node.spec.timing.claim_s)
+    return WorkerRecord(**head, oldest_reader=5, joined_at=head["issued_at"])
 
 
 async def attested(node: RunNode, card: Envelope[CardRecord]) -> Envelope[CardRecord]:

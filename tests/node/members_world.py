@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from paris_p2p.crew_records import CrewSpec
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
 from paris_p2p.invite import Invite, make_token
@@ -30,11 +31,11 @@ DAY_S = 86400.0
 class MembersWorld(World):
     """Its peers are nodes without volunteers, which only talk."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, crew: CrewSpec | None = None):
         self.owner, self.owner_node = Identity.generate(), Identity.generate()
         self.stack = AsyncExitStack()
         self.notices: list[Notice] = []
-        super().__init__(root)
+        super().__init__(root, crew=crew)
 
     def _make_run(self, experts: int, gate: GateSpec, timing: TimingSpec) -> Envelope[RunSpec]:
         plain = super()._make_run(experts, gate, timing).record

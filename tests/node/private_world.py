@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
+from paris_p2p.crew_records import CrewSpec
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
 from paris_p2p.keyring import GateKey, Keyring, RunKey, save_keyring
@@ -104,12 +105,20 @@ class PrivateWorld(World):
     """Peers of one private run; the owner's key signs notices here, as it does from an owner's folder."""
 
     def __init__(
-        self, root: Path, *, experts: int = 1, gate: GateSpec | None = None, timing: TimingSpec | None = None
+        self,
+        root: Path,
+        *,
+        experts: int = 1,
+        gate: GateSpec | None = None,
+        timing: TimingSpec | None = None,
+        crew: CrewSpec | None = None,
     ):
         self.owner, self.owner_node = Identity.generate(), Identity.generate()
         self.ring = Keyring((RunKey.generate(),), GateKey.generate())
         self.notices: list[Notice] = []
-        super().__init__(root, experts=experts, gate=gate, **({"timing": timing} if timing else {}))
+        super().__init__(
+            root, experts=experts, gate=gate, crew=crew, **({"timing": timing} if timing else {})
+        )
         self.network: ObservedNetwork = ObservedNetwork()
 
     def _make_run(self, experts: int, gate: GateSpec, timing: TimingSpec) -> Envelope[RunSpec]:

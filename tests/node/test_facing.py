@@ -13,7 +13,7 @@ import msgpack
 import pytest
 
 from paris_p2p.identity import Identity
-from paris_p2p.kinds import claims_key, members_key, notices_key, tips_key
+from paris_p2p.kinds import claims_key, crews_key, members_key, notices_key, tips_key, updates_key
 from paris_p2p.node.facing import join_name
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.owner_records import Admit, Revoke, Right
@@ -22,6 +22,7 @@ from paris_p2p.swarm.blob_requests import OPERATIONS
 from paris_p2p.swarm.blob_server import BlobServer
 from paris_p2p.swarm.limits import Meter, RateLimit
 from paris_p2p.veil import question_of
+from tests.node.crew_world import CREW, SLOT, attested, crew_card, crew_update, solo_card, worker_record
 from tests.node.members_world import MembersWorld
 from tests.node.private_world import PrivateWorld
 
@@ -82,12 +83,15 @@ def asked_of(node: RunNode) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
         plain = [
             claims_key(run, "expert-0"),
             tips_key(run, "expert-0"),
+            crews_key(run, "expert-0"),
+            updates_key(run, "expert-0"),
             members_key(run),
             notices_key(run, 1),
         ]
         return [question_of(ring, key) for key in plain] if spec.private and run == node.run else plain
 
     blobs = [shard.blob.id for shard in (*spec.train_shards, *spec.gate_shards)]
+    blobs += sorted(node.board.update_blobs())
     here = requests_about(node, node.public_id, keys(node.run), blobs, FRIEND)
     there = requests_about(
         node, NOWHERE, keys(NOWHERE), ["12" * 32] * len(blobs), Identity.generate().peer_id
@@ -97,10 +101,14 @@ def asked_of(node: RunNode) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 async def opened_world(kind: str, folder: Path, stack: Any) -> tuple[RunNode, Any]:
     if kind == "members":
-        world = await stack.enter_async_context(MembersWorld(folder))
-        return await world.owners_node(), world
-    private = await stack.enter_async_context(PrivateWorld(folder))
-    return (await private.add("owner", role="owner")).node, private
+        world = await stack.enter_async_context(MembersWorld(folder, CREW))
+        node = await world.owners_node()
+        await crew_update(node, "cd" * 32)
+        return node, world
+    private = await stack.enter_async_context(PrivateWorld(folder, crew=CREW))
+    node = (await private.add("owner", role="owner")).node
+    await crew_update(node, "cd" * 32)
+    return node, private
 
 
 @pytest.mark.parametrize("kind", ["members", "private"])
@@ -161,6 +169,40 @@ async def test_a_generator_gets_no_gate_clips_and_an_attestor_does(tmp_path: Pat
             assert await say(generator, {"op": "manifest", "blob": gate}) == missing
             assert await say(generator, {"op": "manifest", "blob": train}) != missing
             assert await say(attestor, {"op": "manifest", "blob": gate}) != missing
+
+
+async def test_updates_and_rounds_are_for_those_who_train_attest_or_store_and_not_for_who_generates(
+    tmp_path: Path,
+) -> None:
+    async with MembersWorld(tmp_path, CREW) as world:
+        node, attestor = await world.owners_node(), Identity.generate()
+        node.keep(world.notice(Admit(peer=attestor.peer_id, rights=("attest",))))
+        signer = await world.open(world.host("attestor", attestor))
+        signer.keep_all(world.notices)
+        base = await attested(signer, await solo_card(node))
+        waits = await crew_update(node, base.id)
+        card = await attested(signer, await crew_card(node, [await crew_update(node, base.id)]))
+        await node.refresh([SLOT])
+        assert (tip := node.board.tip(SLOT)) is not None
+        assert tip.card.id == card.id
+        await node.say(worker_record(node))
+        (merged,) = (ref for ref in node.rounds.refs(card.record)[3:])
+        blobs = (card.record.rounds[0].id, merged.id, waits.record.blob.id)
+        rights: tuple[Right, ...] = ("train", "attest", "store", "generate")
+        peers = {right: Identity.generate().peer_id for right in rights}
+        for right, peer in peers.items():
+            node.keep(world.notice(Admit(peer=peer, rights=(right,))))
+        async with answering(node) as say:
+            missing = await say(peers["generate"], {"op": "manifest", "blob": "12" * 32})
+            for blob in blobs:
+                for right, peer in peers.items():
+                    answer = await say(peer, {"op": "manifest", "blob": blob})
+                    assert (answer == missing) == (right == "generate"), right
+            weights = {"op": "manifest", "blob": card.record.weights.id}
+            assert await say(peers["generate"], weights) != missing
+            for key in (crews_key(node.run, SLOT), updates_key(node.run, SLOT)):
+                told = [await say(peer, {"op": "records", "key": key}) for peer in peers.values()]
+                assert min(map(len, told)) > 200
 
 
 @pytest.mark.parametrize("kind", ["members", "private"])

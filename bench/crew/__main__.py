@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from bench.crew.experiments import explored
-from bench.crew.payloads import table
+from bench.crew.payloads import payload_table
 from bench.crew.playing import play
+from bench.crew.report import explored_table, read_results
 from paris_p2p.preparation.networks import PrepareOptions
 from paris_p2p.preparation.prepare import prepare
 
@@ -40,6 +41,8 @@ def main() -> None:
     exploring.add_argument("folder", type=Path)
     exploring.add_argument("names", nargs="*")
     exploring.add_argument("--results", type=Path, default=RESULTS)
+    reporting = ways.add_parser("report", help="tables of what was played")
+    reporting.add_argument("--results", type=Path, default=RESULTS)
     ways.add_parser("bytes", help="what updates weigh, and how long they take on home lines")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -47,8 +50,10 @@ def main() -> None:
         prepare(options.clips, options.folder, PREPARED)
     elif options.way == "explore":
         play(explored(options.names), options.folder, options.results)
+    elif options.way == "report":
+        print("\n".join(explored_table(read_results(options.results))))
     else:
-        print("\n".join(table()))
+        print("\n".join(payload_table()))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.crew.checking import Checks, Counting, contribution, weighed
@@ -144,11 +145,27 @@ class Crew:
             data = update_bytes(plan, peer.error, base, told, self.merges, kept)
             data = forged(plan, data, others) if attacker else data
         made = Sent(peer.name, data, exact, peer.since, number, peer.steps - peer.since)
+        if plan.eager:
+            self._go_ahead(weights, dense(data, len(base)) if exact is None else exact)
         peer.published[:] = weights
         peer.since = 0
         if peer.place == 0:
             self.sent_bytes.append(made.size_bytes)
         return made
+
+    def _moving(self) -> NDArray[np.bool_]:
+        """Returns which entries this round moves: [n]."""
+        parts = self.plan.parts_in(self.merges)
+        found: NDArray[np.bool_] = (
+            np.arange(self.rows.shape[1]) // CHUNK_ENTRIES % parts == self.merges % parts
+        )
+        return found
+
+    def _go_ahead(self, weights: Vector, q: Vector) -> None:
+        """Takes the outer step of a peer's own update alone, as if all others had learnt the same."""
+        plan, momentum = self.plan, np.float32(self.plan.momentum)
+        step = np.float32(plan.outer_rate) * (q + momentum * (momentum * self.state.momentum + q))
+        np.copyto(weights, self.state.weights - step, where=self._moving())
 
     def _merge(self, sent: list[Sent]) -> None:
         """Takes the outer step over what counts, and lets every peer adopt it."""
@@ -162,7 +179,7 @@ class Crew:
             for average, limit in zip(self.others, EMA_DECAYS[1:], strict=True):
                 average += np.float32(1 - ema_decay(limit, before) ** steps) * (state.weights - average)
             if plan.peers > 1:
-                here = np.arange(len(state.weights)) // CHUNK_ENTRIES % plan.parts == self.merges % plan.parts
+                here = self._moving()
                 for peer in self.peers:
                     row = self.rows[peer.place]
                     np.copyto(row, state.weights + (row - peer.published), where=here)

@@ -44,7 +44,7 @@ SETTINGS = (
 )
 
 
-def table() -> list[str]:
+def payload_table() -> list[str]:
     """Returns the table's lines: times less than float32, and megabytes and seconds of one update."""
     names = list(NETWORKS)
     lines = [

@@ -44,10 +44,14 @@ class Plan(BaseModel):
     fall_rounds: int = 0  # over which k is halved once
     magnitudes: int = 2
     parts: int = 1
+    grow_rounds: int = 0  # after which a round covers half as much, from all down to one of `parts`
     feedback: float = 0.95
     outer_rate: float = 0.7
     momentum: float = 0.9
     delay_steps: int = 0  # inner steps between an update and the merge's arrival
+    eager: bool = (
+        False  # a peer goes on from the outer step of its own update alone, until the merge is there
+    )
     late_share: float = 0.0  # of updates that come a round late
     late_way: Literal["held", "folded", "lost"] = "held"  # what a peer does whose update was not merged
     churn_rounds: int = 0  # every so many rounds a peer leaves and one joins
@@ -72,3 +76,7 @@ class Plan(BaseModel):
         if not self.fall_rounds:
             return self.kept
         return max(self.kept, self.kept_from >> (number // self.fall_rounds))
+
+    def parts_in(self, number: int) -> int:
+        """Returns into how many parts the weights are cut in a round."""
+        return min(self.parts, 1 << (number // self.grow_rounds)) if self.grow_rounds else self.parts

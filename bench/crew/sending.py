@@ -37,7 +37,8 @@ class Sent:
 
 def update_bytes(plan: Plan, error: Vector, base: Vector, weights: Vector, number: int, kept: int) -> bytes:
     """Returns the file of an update from `base` to `weights`, whose rest stays in `error`."""
-    header = UpdateHeader(len(base), kept, plan.magnitudes, plan.parts, number % plan.parts)
+    parts = plan.parts_in(number)
+    header = UpdateHeader(len(base), kept, plan.magnitudes, parts, number % parts)
     out = io.BytesIO()
     compress(error, base, weights, header, plan.feedback, out)
     return out.getvalue()

@@ -13,14 +13,19 @@ from bench.crew.checking import Checks, agreement, weighed
 from bench.crew.clips_seen import seen_of, side_by_side
 from bench.crew.crews import Crew
 from bench.crew.plans import Plan
+from bench.crew.report import compare, refusals, table, times_less
+from bench.crew.sampling import sampled
 from bench.crew.sending import Sent, dense, forged, told_weights, update_bytes
 from bench.crew.stacked import Inner, Stacked
 from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
 from paris_p2p.data.clips import ClipSet
+from paris_p2p.data.prepared import Prepared
 from paris_p2p.device import Device
 from paris_p2p.model.dit import VideoDiT
+from paris_p2p.model.presets import build_expert, expert_config
 from paris_p2p.training.learner import Learner
 from paris_p2p.training.schedule import learning_rate
+from tests.made.made_prepared import make_run
 from tests.made.tiny_run import TRAINING, TinyRun
 
 SLOT, N = "expert-1", 4096 * 2 + 100
@@ -160,3 +165,54 @@ def test_one_who_joins_begins_from_the_merged_weights() -> None:
     assert (new.name, new.steps) == ("peer-002", 0)
     assert float(played.inner.exp_avg[1].abs().sum()) == 0
     assert float(played.inner.exp_avg[0].abs().sum()) > 0
+
+
+def result(loss: float, **plan: object) -> dict[str, object]:
+    return {
+        "plan": Plan(name="x", **plan).model_dump(),  # type: ignore[arg-type]
+        "parameters": 1000,
+        "loss": {"average 0.995": loss},
+        "update_bytes": 125,
+        "counted": {"peer-000": 9, "peer-003": 4},
+        "refused": {"loss peer-003": 6, "copy peer-000": 1},
+    }
+
+
+def test_a_report_compares_what_was_played_at_the_same_seeds() -> None:
+    found = {
+        "a-seed-1": result(1.02),
+        "b-seed-1": result(1.0),
+        "a-seed-2": result(2.0),
+        "b-seed-2": result(2.0),
+        "a-seed-3": result(7.0),
+    }
+    ratio = compare(found, "a", "b")
+    assert ratio is not None
+    assert ratio.ratios == (1.02, 1.0)
+    assert ratio.mean == pytest.approx(1.02**0.5)
+    low, high = ratio.interval
+    assert low < ratio.mean < high
+    assert low * high == pytest.approx(ratio.mean**2)
+    assert compare(found, "a", "c") is None
+    (line,) = table(found, [("both", "a", "b", 1.0)])[2:]
+    assert "1: missed, within noise of it" in line
+    assert times_less(found["a-seed-1"]) == 32
+
+
+def test_a_report_tells_honest_updates_from_a_cheats() -> None:
+    lines = refusals({"a-seed-1": result(1.0, attack="flip"), "b-seed-1": result(1.0)}, ["a", "b"])
+    assert lines[2:] == ["| a | 10 | 1 | loss 6 |", "| b | 20 | 7 |  |"]
+
+
+def test_an_untrained_network_samples_the_noise_it_began_with(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", experts=2)
+    config = expert_config(
+        "nano", Prepared.load(tmp_path / "run").latent, Prepared.load(tmp_path / "run").text_shape
+    )
+    network = build_expert(config)
+    assert isinstance(network, VideoDiT)
+    stacked = Stacked(network)
+    made = sampled(stacked, tmp_path / "run", Plan(name="x"), stacked.flat(network).numpy())
+    again = sampled(stacked, tmp_path / "run", Plan(name="y"), stacked.flat(network).numpy())
+    assert torch.equal(made, again)
+    assert abs(float(made.std()) - 1) < 0.2

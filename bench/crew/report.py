@@ -1,0 +1,128 @@
+"""Makes the tables of results: `python -m bench.crew report`.
+
+A comparison is the ratio of two losses at one seed; seeds are put together as logarithms.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.crew.plans import EMA_DECAYS
+
+MAIN = f"average {EMA_DECAYS[0]}"
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5 % quantiles of t, by how many seeds
+Results = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Holds the ratios of two rows' losses, one for each seed."""
+
+    ratios: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return math.exp(sum(map(math.log, self.ratios)) / len(self.ratios))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Returns the 95 % interval of the geometric mean, by Student's t on the logarithms."""
+        count = len(self.ratios)
+        if count < 2:
+            return math.nan, math.nan
+        logs = [math.log(ratio) for ratio in self.ratios]
+        middle = sum(logs) / count
+        error = math.sqrt(sum((log - middle) ** 2 for log in logs) / (count - 1) / count)
+        return math.exp(middle - STUDENT[count] * error), math.exp(middle + STUDENT[count] * error)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        each = ", ".join(f"{ratio:.3f}" for ratio in self.ratios)
+        return f"{self.mean:.3f} ({low:.3f} to {high:.3f}) | {each}"
+
+
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Returns every result by its plan's name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def seeds_of(results: Results, row: str) -> list[int]:
+    """Returns the seeds at which a row was played."""
+    named = (name.rpartition("-seed-") for name in results)
+    return sorted(int(seed) for stem, _, seed in named if stem == row and seed.isdigit())
+
+
+def compare(results: Results, row: str, other: str, which: str = MAIN) -> Ratio | None:
+    """Returns a row's loss against another's, at every seed that both were played at; None at none."""
+    seeds = sorted(set(seeds_of(results, row)) & set(seeds_of(results, other)))
+    found = [
+        results[f"{row}-seed-{seed}"]["loss"][which] / results[f"{other}-seed-{seed}"]["loss"][which]
+        for seed in seeds
+    ]
+    return Ratio(tuple(found)) if found else None
+
+
+def times_less(result: Mapping[str, Any]) -> float:
+    """Returns how many times less than float32 an update weighed, as the mean of all rounds."""
+    size = result["update_bytes"]
+    return 4 * result["parameters"] / size if size else 0.0
+
+
+def table(results: Results, rows: Sequence[tuple[str, str, str, float | None]]) -> list[str]:
+    """Returns lines of (title, row, other, bar)."""
+    lines = ["| what | mean ratio (95 % interval) | each seed | bar |", "|---|---|---|---|"]
+    for title, row, other, bar in rows:
+        if (found := compare(results, row, other)) is not None:
+            lines.append(f"| {title} | {found} | {'' if bar is None else _verdict(found, bar)} |")
+    return lines
+
+
+def _verdict(found: Ratio, bar: float) -> str:
+    low, high = found.interval
+    word = "reached" if found.mean <= bar else "missed"
+    sure = "" if high <= bar or low > bar else ", within noise of it"
+    return f"{bar:g}: {word}{sure}"
+
+
+def explored_table(results: Results) -> list[str]:
+    """Returns the exploration's table, the lowest loss first."""
+    lines = ["| setting | times less than float32 | loss | against every step |", "|---|---|---|---|"]
+    found = {
+        name.removeprefix("explore-"): one for name, one in results.items() if name.startswith("explore-")
+    }
+    by_loss: Callable[[str], float] = lambda name: float(found[name]["loss"][MAIN])  # noqa: E731
+    for name in sorted(found, key=by_loss):
+        less = times_less(found[name])
+        loss, every = by_loss(name), by_loss("every-step")
+        lines.append(f"| {name} | {f'{less:.1f}' if less else ''} | {loss:.4f} | {loss / every:.3f} |")
+    return lines
+
+
+def refusals(results: Results, rows: Sequence[str]) -> list[str]:
+    """Returns, for each row, how often which check refused honest updates and the last peer's."""
+    lines = [
+        "| row | updates of honest peers | refused | the last peer's refused, by reason |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        honest = refused = 0
+        reasons: dict[str, int] = {}
+        for seed in seeds_of(results, row):
+            one = results[f"{row}-seed-{seed}"]
+            last = f"peer-{one['plan']['peers'] - 1:03d}" if one["plan"]["attack"] else ""
+            honest += sum(count for maker, count in one["counted"].items() if maker != last)
+            for told, count in one["refused"].items():
+                code, maker = told.split(" ")
+                if maker == last:
+                    reasons[code] = reasons.get(code, 0) + count
+                else:
+                    refused += count
+        if honest:
+            told_ = ", ".join(f"{code} {count}" for code, count in sorted(reasons.items()))
+            lines.append(f"| {row} | {honest + refused} | {refused} | {told_} |")
+    return lines

@@ -19,7 +19,7 @@ from blake3 import blake3
 from torch import Tensor
 
 from bench.crew.checking import Checks
-from bench.crew.clips_seen import Streams, held_out, probes, side_by_side
+from bench.crew.clips_seen import Streams, Tried, held_out, side_by_side
 from bench.crew.crews import Crew
 from bench.crew.plans import EMA_DECAYS, NETWORK, TRAINING, Plan
 from bench.crew.stacked import Inner, Seen, Stacked
@@ -89,9 +89,7 @@ def play(plans: Sequence[Plan], folder: Path, results: Path, keep: Path | None =
         for plan in group:
             base = stage.stacked.flat(_network(plan.run, plan.slot)).numpy()
             part = stack[row : row + plan.peers]
-            checks = Checks(
-                probes(folder, plan.slot, TRAINING, plan.run, stage.losses) if plan.checked else None
-            )
+            checks = Checks(_tried(plan, stage) if plan.checked else None)
             crews[plan.name] = Crew(plan, part, inner, row, base, checks)
             row += plan.peers
         spans.append((group, first, row))
@@ -109,6 +107,10 @@ def play(plans: Sequence[Plan], folder: Path, results: Path, keep: Path | None =
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             np.save(keep / f"{plan.name}.npy", crews[plan.name].state.average)
+
+
+def _tried(plan: Plan, stage: Stage) -> Tried:
+    return Tried(stage.folder, plan.slot, plan.run, TRAINING, stage.losses)
 
 
 def _step(crews: list[Crew], stage: Stage, rows: Tensor, tick: int) -> None:

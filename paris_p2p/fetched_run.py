@@ -30,6 +30,8 @@ class FetchedRun:
     text_folder: Path | None = None
     features_folder: Path | None = None
     effective: RunSpec | None = None
+    # by slot, of a crew: the rounds that came since its weights were published in full
+    behind: Mapping[str, int] = field(default_factory=dict)
     closing: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
 
     def __enter__(self) -> FetchedRun:
@@ -46,6 +48,15 @@ class FetchedRun:
     @property
     def spec(self) -> RunSpec:
         return self.effective or self.signed.record
+
+    def behind_in_words(self, slot: str = "") -> str:
+        """Returns what is said of weights that are older than their crew's last round, of one slot or of all;
+        empty where none is.
+        """
+        counts = [self.behind.get(slot, 0)] if slot else [*self.behind.values(), 0]
+        rounds = max(counts)
+        up_to = "" if slot or len({*counts} - {0}) < 2 else "up to "
+        return f", the newest full weights, {up_to}{rounds} round{'s' * (rounds > 1)} behind" * bool(rounds)
 
     @property
     def experts(self) -> list[int]:

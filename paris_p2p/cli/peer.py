@@ -173,7 +173,8 @@ def fetch_command(
         fetch_run(settings, parsed, partial=allow_partial, progress=progress) as run,
     ):
         pass  # what is sealed opened, too
-    echo(f"{len(run.weights)} slots of {run.spec.name!r} are here: {', '.join(run.weights)}")
+    slots = ", ".join(run.weights)
+    echo(f"{len(run.weights)} slots of {run.spec.name!r} are here: {slots}{run.behind_in_words()}")
 
 
 @verb(

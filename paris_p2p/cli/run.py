@@ -283,7 +283,7 @@ def export_command(
         export(run, out)
     if run.spec.private:
         echo(plain_words(out))
-    echo(f"wrote {out}; use it with: ParisPipeline.from_pretrained({str(out)!r})")
+    echo(f"wrote {out}{run.behind_in_words()}; use it with: ParisPipeline.from_pretrained({str(out)!r})")
 
 
 add_evaluate(app)

@@ -6,7 +6,8 @@ Legend: B clips, K experts, S steps. t = 1 is noise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -81,12 +82,16 @@ class GenerateResult:
     prompts: tuple[str, ...]  # of each clip
     chosen: Tensor  # weights at each step: [clips, steps, K]
     notes: tuple[str, ...] = ()  # what was cut
+    behind: Mapping[str, str] = field(default_factory=dict)  # by slot: that a crew is rounds ahead, in words
 
     def describe(self) -> str:
         """Returns for a person: the files, the cards, and the experts of each clip, step by step."""
         lines = [f"wrote {path}" for path in self.paths]
         cards = {slot: self.cards.get(slot, "") for slot in self.trained}
-        lines += [f"{slot:<10} {card[:16]}…  {self.trained[slot].describe()}" for slot, card in cards.items()]
+        lines += [
+            f"{slot:<10} {card[:16]}…  {self.trained[slot].describe()}{self.behind.get(slot, '')}"
+            for slot, card in cards.items()
+        ]
         if self.missing:
             lines.append(f"partial: {', '.join(self.missing)} missing, routed among the others")
         lines += [f"note: {note}" for note in self.notes]
@@ -133,7 +138,7 @@ def generate(run: FetchedRun, job: GenerateJob, progress: Progress | None = None
             all_chosen.append(chosen)
     return GenerateResult(
         tuple(writer.paths), run.id, dict(run.cards), trained, missing, prompts, torch.cat(all_chosen),
-        (*notes, *writer.notes),
+        (*notes, *writer.notes), {slot: run.behind_in_words(slot) for slot in trained},
     )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ class FetchedSlot(BaseModel):
 
     card: str
     weights: BlobRef
+    behind: int = 0  # rounds of its crew since the weights were published in full
 
 
 class Fetched(BaseModel):
@@ -58,6 +59,16 @@ class Fetched(BaseModel):
     slots: dict[str, FetchedSlot]
     effective: RunSpec | None = (
         None  # with the set of experts that the router knows, where notices changed it
+    )
+
+
+def fetched_slot(card: Envelope[CardRecord]) -> FetchedSlot:
+    """Returns what is fetched of a tip: its weights, which of a crew's light card are those of the full card
+    before it.
+    """
+    record = card.record
+    return FetchedSlot(
+        card=card.id, weights=record.weights, behind=len(record.rounds) if record.is_light else 0
     )
 
 
@@ -113,9 +124,7 @@ async def _fetch(
             progress("joining the run", 1, 1)
             spec, tips = generating_set(node)
             check_wanted(spec, set(tips), partial, routing)
-            slots = {
-                slot: FetchedSlot(card=card.id, weights=card.record.weights) for slot, card in tips.items()
-            }
+            slots = {slot: fetched_slot(card) for slot, card in tips.items()}
             wanted = [(run.id, ref) for pinned in node.spec.models for ref in pinned.files.values()]
             wanted += [(slot.card, slot.weights) for slot in slots.values()]
             await _fetch_all(node, wanted, neighbour, progress)
@@ -248,6 +257,7 @@ def _fetched_run(store: BlobStore, data_dir: Path, run: Envelope[RunSpec], fetch
             text_folder=files.folder("text", text) if text.files else None,
             features_folder=files.folder("features", first) if first and first.files else None,
             effective=fetched.effective,
+            behind={slot: entry.behind for slot, entry in fetched.slots.items() if entry.behind},
             closing=closing.pop_all(),
         )
 

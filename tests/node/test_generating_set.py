@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from paris_p2p.errors import MissingBlobError, SlotMissingError, UsageError
+from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.flow.mixture import Routing
-from paris_p2p.node.generator import check_wanted, generating_set
+from paris_p2p.node.generator import Fetched, check_wanted, fetched_slot, generating_set
 from paris_p2p.owner_records import AnyChange, DropExpert
+from paris_p2p.records import BlobRef
 from paris_p2p.rules.run_state import run_state
 from tests.made.made_growth import both
 from tests.rules.made import NOW, RUN, A, card, tip
@@ -65,3 +67,33 @@ def test_what_is_missing_and_how_many_experts_there_are_is_told_of_the_set() -> 
         check_wanted(spec, set(cards), False, None)
     with pytest.raises(UsageError, match="--top-k 3: this run has 2 experts"):
         check_wanted(spec, set(cards), True, Routing(top_k=3))
+
+
+def test_of_a_crews_light_card_the_newest_full_weights_are_fetched_and_their_age_is_told() -> None:
+    first = card(A)
+    rounds = tuple(BlobRef(id=f"{number:02x}" * 32, size_bytes=9) for number in (7, 8, 9))
+    full = card(A, first, rounds=rounds[:2], merged="aa" * 32)
+    light = card(A, full, rounds=rounds, merged="bb" * 32, full=full.id)
+    assert [fetched_slot(one).behind for one in (first, full, light)] == [0, 0, 3]
+    assert fetched_slot(light).weights == full.record.weights
+    assert fetched_slot(light).card == light.id
+
+
+def test_an_older_fetch_is_read_and_says_nothing_of_rounds() -> None:
+    slot = {"card": "aa" * 32, "weights": {"id": "bb" * 32, "size_bytes": 3}}
+    assert Fetched.model_validate({"slots": {"router": slot}}).slots["router"].behind == 0
+
+
+@pytest.mark.parametrize(
+    ("behind", "slot", "words"),
+    [
+        ({}, "", ""),
+        ({"expert-0": 1}, "", ", the newest full weights, 1 round behind"),
+        ({"expert-0": 1, "router": 4}, "", ", the newest full weights, up to 4 rounds behind"),
+        ({"expert-0": 1, "router": 4}, "expert-0", ", the newest full weights, 1 round behind"),
+        ({"expert-0": 1}, "router", ""),
+    ],
+)
+def test_the_summary_says_how_far_a_crew_went_on(behind: dict[str, int], slot: str, words: str) -> None:
+    run = FetchedRun(signed=SimpleNamespace(), weights={}, behind=behind)  # type: ignore[arg-type]
+    assert run.behind_in_words(slot) == words

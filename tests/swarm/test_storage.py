@@ -14,12 +14,14 @@ import pytest
 from hivemind.dht.routing import DHTID
 from hivemind.utils import MSGPackSerializer
 
+from paris_p2p.crew_records import MAX_PEERS
 from paris_p2p.envelope import Envelope
 from paris_p2p.identity import Identity
 from paris_p2p.kinds import claims_key, dht_key
 from paris_p2p.swarm import real, storage
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
-from paris_p2p.swarm.verified import subkey_of
+from paris_p2p.swarm.verified import MAX_ENTRIES_PER_KEY, subkey_of
+from tests.rules.made_crews import update, worker
 from tests.swarm.swarms import RUN, OnLoopback, claim, stray
 
 SMALL = StorageLimits(total_bytes=60_000, run_bytes=25_000, others_bytes=10_000, entries_per_key=16)
@@ -249,3 +251,27 @@ async def test_a_node_that_is_flooded_keeps_within_bounds_and_serves_its_own_run
             envelope.signer for envelope in await newcomer.read_records(claims_key(RUN, "expert-0"), RUN)
         ] == [me.peer_id]
         assert await victim.store_record(claim(me, 2, lifetime_s=200.0))
+
+
+@pytest.mark.parametrize("kind", ["worker", "update"])
+def test_a_key_holds_the_records_of_as_many_workers_as_any_crew_has_over_all_their_renewals(
+    kind: str,
+) -> None:
+    """One key of a slot, a thousand signers, each with its tenth record: a renewal takes no more room."""
+    held = RecordStorage(StorageLimits(), Counter())
+    held.take_part(RUN)
+    now = time.time()
+    signers = [
+        Identity.from_private_bytes(number.to_bytes(32, "big"))
+        for number in range(1, MAX_ENTRIES_PER_KEY + 1)
+    ]
+    assert len(signers) > 8 * MAX_PEERS
+    for renewal in range(3):
+        head = {"seq": 10 + renewal, "issued_at": now, "expires_at": now + 3000 + renewal}
+        for signer in signers:
+            made = worker(signer, joined_at=now, run=RUN, **head)
+            if kind == "update":
+                made = update(signer, "cd" * 32, run=RUN, **head)
+            assert put(held, made)
+    assert len(held.values(key_of(made))) == len(signers)
+    assert held.answer_bytes(key_of(made)) < StorageLimits().key_bytes

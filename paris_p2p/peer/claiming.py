@@ -11,7 +11,8 @@ from paris_p2p.node.run_node import RunNode
 from paris_p2p.peer.room import Room
 from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.claims import Decision, decide_claim, has_room, leads_of
-from paris_p2p.rules.placement import SlotState, choose_slot, why_none
+from paris_p2p.rules.crews import SlotCrew
+from paris_p2p.rules.placement import Choice, SlotState, choose_slot, why_none
 from paris_p2p.rules.rest import rests
 from paris_p2p.rules.woken import woken_at_s
 
@@ -35,12 +36,27 @@ class Claimer:
 
     async def claim(self) -> Envelope[ClaimRecord] | None:
         """Returns a claim that holds its slot; None when there is no slot to be had."""
-        timing, states = self.node.spec.timing, self.states()
+        states = self.states()
         choice = choose_slot(states, self.node.peer_id, only=self.only)
         if choice is None:
             self.show("standby", f"{self._why_none(states)}; attesting and seeding, ready to take over")
             return None
-        slot = choice.slot
+        return await self._claim(choice)
+
+    async def take_over(self, slot: str) -> Envelope[ClaimRecord] | None:
+        """Returns a claim that holds the slot, in whose crew this peer works and which has no lead now; None
+        when another has it.
+        """
+        choice = choose_slot(self.states(), self.node.peer_id, only=slot)
+        return None if choice is None else await self._claim(choice)
+
+    def crews(self) -> list[SlotCrew]:
+        """Returns the run's slots and who works in each, as the board shows them now."""
+        board, now_s = self.node.board, time.time()
+        return [SlotCrew(one, board.crew(one.slot, one.lead, now_s)) for one in self.states()]
+
+    async def _claim(self, choice: Choice) -> Envelope[ClaimRecord] | None:
+        timing, slot = self.node.spec.timing, choice.slot
         await asyncio.sleep(choice.delay * timing.settle_s)
         await self.node.refresh([slot])
         decision = self._decide(slot)

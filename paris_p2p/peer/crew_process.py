@@ -37,7 +37,7 @@ _END_GRACE_S = 5.0
 
 
 class CrewProcess:
-    """One process over its life; `came` is called after each event, and when it has ended."""
+    """One process over its life; `came` is called when it has ended."""
 
     def __init__(
         self, slot: str, make_worker: MakeWorker, say: Callable[[str], None], came: Callable[[], None]
@@ -90,9 +90,9 @@ class CrewProcess:
         self.step_s = adopted.step_s or self.step_s
         return adopted
 
-    async def update(self, kept: int) -> UpdateReady | None:
+    async def update(self, kept: int, part: int) -> UpdateReady | None:
         """Returns an update of what was learned; None where nothing was."""
-        answer = await self._ask(MakeUpdate(kept=kept))
+        answer = await self._ask(MakeUpdate(kept=kept, part=part))
         return None if isinstance(answer, NothingLearned) else _of(answer, UpdateReady)
 
     async def merge(self, command: Merge) -> MergedReady | NotMerged:
@@ -100,9 +100,11 @@ class CrewProcess:
         answer = await self._ask(command)
         return answer if isinstance(answer, NotMerged) else _of(answer, MergedReady)
 
-    async def solo(self) -> CheckpointReady:
-        """Returns a checkpoint of this machine alone, and ends the process."""
-        checkpoint = _of(await self._ask(GoSolo()), CheckpointReady)
+    async def solo(self, counted: dict[str, int]) -> CheckpointReady:
+        """Returns a checkpoint of this machine alone, which says what the last round counted, and ends the
+        process.
+        """
+        checkpoint = _of(await self._ask(GoSolo(counted=counted)), CheckpointReady)
         await self.kill(grace_s=_END_GRACE_S)
         return checkpoint
 
@@ -149,7 +151,6 @@ class CrewProcess:
                 if isinstance(event, Stopped):
                     return
                 await self._take(event)
-                self.came()
         finally:
             self.came()
 

@@ -7,6 +7,7 @@
         sign the newest checkpoint and tell the others       (outbox.py)
         go back to the best one when the gate refuses a card (setback.py)
         stop, or start again, when the owner changes the run (owner_changes.py)
+        train in rounds while there are workers              (lead_rounds.py, crew_lead.py)
     wait until another peer holds the last checkpoint, and release the claim
 
 What is done when stands in rules/: claims.py, trainer_life.py, next_card.py, next_setback.py, lead_move.py.
@@ -27,14 +28,17 @@ from paris_p2p.node.open_copies import make_work_folder, work_folder
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import TrainingStatus
 from paris_p2p.peer.check import Checker
+from paris_p2p.peer.crew_seat import CrewSeat
 from paris_p2p.peer.downloading import telling
 from paris_p2p.peer.held_claim import HeldClaim
 from paris_p2p.peer.jobs import train_job
+from paris_p2p.peer.lead_rounds import LeadRounds
 from paris_p2p.peer.notifier import Notifier, StopRequest
 from paris_p2p.peer.outbox import Outbox
 from paris_p2p.peer.owner_changes import OwnerChanges
 from paris_p2p.peer.setback import Setback
 from paris_p2p.peer.trainer_process import MakeWorker, TrainerProcess
+from paris_p2p.peer.uplink import Uplink
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import ClaimRecord
 from paris_p2p.training.messages import TrainJob
@@ -54,6 +58,8 @@ class Lead:
         say: Callable[[str], None],
         make_worker: MakeWorker,
         checker: Checker,
+        uplink: Uplink,
+        seat: CrewSeat | None = None,
     ):
         self.node, self.settings, self.say, self.slot = node, settings, say, claim.record.slot
         self.news = Notifier()
@@ -62,10 +68,23 @@ class Lead:
         self.outbox = Outbox(node, self.claim, self.news, say)
         self.setback = Setback(node, self.outbox, checker, self.news, say)
         self.changes = OwnerChanges(node, self.outbox, self.news, self.stop_request, self._job, say)
-        self.trainer = TrainerProcess(
-            self.outbox, make_worker, self.stop_request, self.setback.came, self.changes.due, say
-        )
         self._work_dir = work_folder(settings.data_dir, node.run, self.slot)
+        self._keeps_work = seat is not None  # what a worker's trainer, which this one goes on with, wrote
+        seat = seat or CrewSeat(node, self.slot, make_worker, uplink, say)
+        self.rounds = LeadRounds(
+            node,
+            self.outbox,
+            self.setback,
+            self.changes,
+            seat,
+            self.news,
+            self.stop_request,
+            self._work_dir,
+            say,
+        )
+        self.trainer = TrainerProcess(
+            self.outbox, make_worker, self.stop_request, self.setback.came, self._is_to_follow, say
+        )
 
     @property
     def epoch(self) -> int:
@@ -73,7 +92,9 @@ class Lead:
 
     @property
     def training(self) -> TrainingStatus:
-        return self.trainer.status.model_copy(update={"epoch": self.epoch})
+        process = self.rounds.seat.process
+        status = process.status if process is not None else self.trainer.status
+        return status.model_copy(update={"epoch": self.epoch})
 
     @property
     def stopping(self) -> bool:
@@ -96,6 +117,7 @@ class Lead:
                 self._send_cards(),
                 self.setback.watch(),
                 self.changes.watch(),
+                self.rounds.watch(self.trainer),
             )
         ]
         work = asyncio.create_task(self._work(attest_wait_s))
@@ -114,6 +136,7 @@ class Lead:
                 task.cancel()
             await asyncio.gather(work, *beside, return_exceptions=True)
             await self.trainer.kill()
+            await self.rounds.seat.close()
             await self.changes.close()
             shutil.rmtree(self._work_dir, ignore_errors=True)
             self.outbox.close()
@@ -125,6 +148,9 @@ class Lead:
         if job is None:
             return
         while job is not None:
+            if self.rounds.entered:
+                job = await self.rounds.run(job)
+                continue
             await self.trainer.run(job)
             job = await self._next_job(job)
         await self._last_card(attest_wait_s())
@@ -138,14 +164,26 @@ class Lead:
                 self.stop(after)
                 return None
             return after
+        if self.rounds.due.is_set() and not self.stopping:
+            self.rounds.enter()
+            return job
         if not self.changes.due.is_set():
             return None
         return await self.stop_request.unless_made(self.changes.next_job())
+
+    def _is_to_follow(self) -> bool:
+        return self.changes.due.is_set() or self.rounds.due.is_set()
 
     async def _prepare(self) -> TrainJob:
         """Fetches what training needs: the slot's clips, and what it starts from."""
         node, tip = self.node, self.node.board.tip(self.slot)
         await self._know_what_the_tip_knows()
+        if not self._keeps_work:
+            shutil.rmtree(self._work_dir, ignore_errors=True)
+            make_work_folder(self._work_dir)
+        if self.rounds.begin(tip):
+            self.outbox.stand_on(tip)
+            return await self.changes.first_job()
         start = self.outbox.starts_from(tip)
         refs = [shard.blob for shard in node.spec.shards_for(self.slot, "train")]
         refs += [start.blob] if start else []
@@ -153,8 +191,6 @@ class Lead:
         async with telling(node, what, refs, self.say, lambda note: self.trainer.update(note=note)):
             job = await self.changes.first_job()
             await self.outbox.start_from(tip)
-        shutil.rmtree(self._work_dir, ignore_errors=True)
-        make_work_folder(self._work_dir)
         return job
 
     async def _know_what_the_tip_knows(self) -> None:
@@ -180,7 +216,8 @@ class Lead:
     async def _send_cards(self) -> None:
         """Carries out what the rules say of the next card, until cancelled."""
         while True:
-            decision = self.outbox.decide(loading=self.trainer.life.loading, ending=self.stopping)
+            loading = self.trainer.life.loading or self.rounds.entering
+            decision = self.outbox.decide(loading=loading, ending=self.stopping)
             ends = decision.action in ("yield", "abandon")
             if ends:
                 self.stop(decision.why)
@@ -197,7 +234,7 @@ class Lead:
     async def _last_card(self, wait_s: float) -> None:
         """Waits until another peer holds what is left or it was found to be worse, for at most `wait_s`."""
         deadline_s, refused = time.monotonic() + wait_s, False
-        while self.outbox.busy and time.monotonic() < deadline_s and not (self._is_lost() or refused):
+        while self.outbox.busy and time.monotonic() < deadline_s and not (self.outbox.is_lost or refused):
             if not self.outbox.publishing.locked() and not await self._attestors_connected():
                 break
             await self.news.wait(min(deadline_s - time.monotonic(), _LOOK_S))
@@ -209,9 +246,6 @@ class Lead:
                 f"nobody attested the last checkpoint of {self.slot} in time (at most {wait_s:.0f} s); "
                 "the slot goes on from its tip"
             )
-
-    def _is_lost(self) -> bool:
-        return self.claim.decide().action in ("yield", "standby")
 
     async def _attestors_connected(self) -> bool:
         try:

@@ -81,6 +81,15 @@ class Outbox:
         initial = spec.initial_for(self.slot)
         return None if initial is None else Beginning("initial_path", initial, self.node.run)
 
+    @property
+    def is_lost(self) -> bool:
+        """Tells whether the claim that all goes out under is lost."""
+        return self.claim.decide().action in ("yield", "standby")
+
+    def stand_on(self, tip: Tip | None) -> None:
+        """Notes that training goes on from the tip, whose files are read elsewhere."""
+        self._become(self.state.started_from(tip))
+
     async def start_from(self, tip: Tip | None) -> None:
         """Fetches what a training begins with, and keeps it while it is in use."""
         if (start := self.starts_from(tip)) is not None:
@@ -156,7 +165,7 @@ class Outbox:
 
     def decide(self, *, loading: bool, ending: bool) -> CardDecision:
         """Returns what to do about the next card, as `next_card` says."""
-        timing, board, tip = self.node.spec.timing, self.node.board, self._look()
+        timing, board, tip = self.node.spec.timing, self.node.board, self.look()
         view = CardView(
             slot=self.slot,
             tip=tip,
@@ -234,14 +243,14 @@ class Outbox:
             if left_s <= 0:
                 break
             await self.news.wait(left_s)
-            self._look()
+            self.look()
 
     async def _publish(self, epoch: int) -> None:
         new, again = self.state.waiting, self.state.pending
         self._become(self.state.taken())
         async with self.publishing:
             await self._claim_epoch(epoch)
-            if new is not None and new.round is not None and new.round.parent != tip_id(self._look()):
+            if new is not None and new.round is not None and new.round.parent != tip_id(self.look()):
                 self.drop()  # the tip moved while the claim was renewed
             elif new is not None:
                 await self._send(await self._signed(new))
@@ -285,7 +294,7 @@ class Outbox:
 
     # The state
 
-    def _look(self) -> Tip | None:
+    def look(self) -> Tip | None:
         """Returns the slot's tip, and notes when it is the card that was out."""
         tip, before = self.node.board.tip(self.slot), self.state
         self._become(before.seen(tip, time.monotonic()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -32,7 +33,7 @@ _KILL_GRACE_S = 5.0
 
 class TrainerProcess:
     """Runs jobs one after the other; `status` is what it said last. `back` is set when what it learned since
-    the tip is worth nothing, `renew` when a newer job is to follow its next checkpoint.
+    the tip is worth nothing; `renew` tells whether something else is to follow its next checkpoint.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class TrainerProcess:
         make_worker: MakeWorker,
         stop: StopRequest,
         back: asyncio.Event,
-        renew: asyncio.Event,
+        renew: Callable[[], bool],
         say: Callable[[str], None],
     ):
         self.outbox, self.slot, self.make_worker = outbox, outbox.slot, make_worker
@@ -54,6 +55,11 @@ class TrainerProcess:
     @property
     def _wanted(self) -> bool:
         return not (self.stop.made or self.back.is_set())
+
+    @property
+    def trains(self) -> bool:
+        """Tells whether a process trains, and can be asked for a checkpoint."""
+        return self.life.checkpoint_at_s < math.inf
 
     async def run(self, job: TrainJob) -> None:
         """Trains on from the newest checkpoint that is here, until it was asked to stop or go back, or made
@@ -90,9 +96,11 @@ class TrainerProcess:
             self.life = life.starting_again() if again else life
             return self.outbox.resumed(job)
 
-    async def ask_for_checkpoint(self) -> float:
-        """Asks for a checkpoint when the next card should soon go out; returns when that is (monotonic)."""
-        now_s, cadence_s = time.monotonic(), self.outbox.cadence_s
+    async def ask_for_checkpoint(self, *, at_once: bool = False) -> float:
+        """Asks for a checkpoint when the next card should soon go out, or `at_once`; returns when that is
+        (monotonic).
+        """
+        now_s, cadence_s = time.monotonic(), 0.0 if at_once else self.outbox.cadence_s
         if self.worker is not None and now_s >= self.life.checkpoint_due_s(cadence_s):
             self.life = self.life.checkpointed(now_s)
             await self.worker.send_line('{"command": "checkpoint"}')
@@ -132,7 +140,7 @@ class TrainerProcess:
         async for line in worker.lines():
             event = parse_event(line)
             if isinstance(event, Stopped):
-                if not self.renew.is_set():
+                if not self.renew():
                     self.stop.make(event.reason)
                 return True
             if isinstance(event, Failed):
@@ -140,7 +148,7 @@ class TrainerProcess:
             if isinstance(event, CheckpointReady):
                 self.life = self.life.checkpointed(time.monotonic())
                 self.outbox.keep(event)
-                if self.renew.is_set():  # a newer job goes on from here
+                if self.renew():  # what follows goes on from here
                     return True
             elif isinstance(event, Started):
                 await self._files.aclose()

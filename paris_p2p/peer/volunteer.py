@@ -4,7 +4,8 @@
         wait while this peer, or the run by its owner's word, is paused (rules/standing.py)
         choose a slot without a lead, one of the least trained, and claim it (claiming.py)
         where the claim holds: train the slot and publish its checkpoints    (lead.py)
-        where there is none:   wait for news of the run
+        where there is none:   work in the smallest crew that has a place    (crew_worker.py)
+        where all are full:    wait for news of the run
 
 It attests the cards of others (attest.py) and seeds (seeding.py) all the while.
 """
@@ -14,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal
 
 from paris_p2p.disk import explained, write_atomic
 from paris_p2p.envelope import Envelope
@@ -27,6 +28,8 @@ from paris_p2p.node.status import Status, run_status, tree_memory_bytes
 from paris_p2p.peer.attest import Attestor
 from paris_p2p.peer.check import Gate
 from paris_p2p.peer.claiming import Claimer
+from paris_p2p.peer.crew_seat import CrewSeat
+from paris_p2p.peer.crew_worker import CrewWorker
 from paris_p2p.peer.lead import Lead
 from paris_p2p.peer.notifier import Notifier
 from paris_p2p.peer.process import Worker
@@ -34,10 +37,13 @@ from paris_p2p.peer.room import MEMORY_SHARE, Room
 from paris_p2p.peer.seeding import announce, seed_tips
 from paris_p2p.peer.summary import checkpoint_limits
 from paris_p2p.peer.trainer_process import MakeWorker
+from paris_p2p.peer.uplink import Uplink
 from paris_p2p.peer.watch import watch_clocks, watch_twin
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import ClaimRecord
-from paris_p2p.rules.placement import choose_slot
+from paris_p2p.rules.claims import lead_of
+from paris_p2p.rules.crews import choose_crew, choose_move
+from paris_p2p.rules.placement import Choice, choose_slot
 from paris_p2p.rules.standing import Standing, standing
 
 log = logging.getLogger(__name__)
@@ -77,6 +83,8 @@ class Volunteer:
         room = Room(settings, node.spec)
         self.claimer = Claimer(node, room, settings.slot, self._wants_a_slot, say, self._show)
         self.lead: Lead | None = None
+        self.worker: CrewWorker | None = None
+        self.uplink = Uplink(node, settings.upload_limit_bytes_per_s)
         self.phase, self.why = "looking", "reading claims and tips"
         self.news = Notifier()
         self._leaving = asyncio.Event()
@@ -96,6 +104,11 @@ class Volunteer:
         """Returns what the owner's word leaves this peer to do now."""
         return standing(self.node.state, self.node.peer_id, self.node.chain.fork)
 
+    @property
+    def working(self) -> Lead | CrewWorker | None:
+        """Returns what this peer trains in now, as lead or in another's crew; None while it does not."""
+        return self.lead or self.worker
+
     async def run(self) -> None:
         """Lives until `leave`, or an error nobody can mend here; RevokedError once the owner revoked it."""
         with suppress(SwarmError):
@@ -104,9 +117,10 @@ class Volunteer:
         beside = announce(self.node, self.role, self.say), seed_tips(self.node, self.role)
         watches = (
             watch_twin(self.node, self.role, self.say),
-            watch_clocks(self.node, lambda: self.lead.slot if self.lead else "", self.say),
+            watch_clocks(self.node, lambda: self.working.slot if self.working else "", self.say),
         )
-        works = self.attestor.run(), self._refresh(), self._watch_memory(), self._balance(), *beside, *watches
+        own = self.attestor.run(), self._refresh(), self._watch_memory(), self._balance(), self.uplink.watch()
+        works = *own, *beside, *watches
         background = [asyncio.create_task(work) for work in works]
         life = asyncio.create_task(self._live())
         leaving = asyncio.create_task(self._leaving.wait())
@@ -128,7 +142,7 @@ class Volunteer:
             role=self.role,
             phase=self.phase,
             why=self.why,
-            training=self.lead.training if self.lead else None,
+            training=self.working.training if self.working else None,
             attested=self.attestor.attested,
         )
 
@@ -137,9 +151,9 @@ class Volunteer:
         with explained(self._pause_file):
             write_atomic(self._pause_file, "paris-peer resume\n")  # a restart leaves it so
         self._paused.set()
-        if self.lead is not None:
-            self.lead.stop("paused")
-        await self.news.until(lambda: self.lead is None)
+        if self.working is not None:
+            self.working.stop("paused")
+        await self.news.until(lambda: self.working is None)
         return "paused: the claim is released and the trainer is gone; `paris-peer resume` goes on"
 
     async def resume(self) -> str:
@@ -152,10 +166,9 @@ class Volunteer:
         """Publishes, releases the claim and ends `run`."""
         self._leaving.set()
         self.news.notify()
-        if self.lead is None:
-            return "leaving"
-        self.lead.stop("leaving")
-        return "leaving: publishing the last checkpoint first"
+        if self.working is not None:
+            self.working.stop("leaving")
+        return "leaving" if self.lead is None else "leaving: publishing the last checkpoint first"
 
     # the loop
 
@@ -170,11 +183,8 @@ class Volunteer:
                 continue
             if self.role != "peer":
                 self._show("seeding", "attests and seeds, does not train")
-            claim = await self._claim() if self.role == "peer" else None
-            if claim is None:
+            if self.role != "peer" or not await self._work():
                 await self.news.wait(_LOOK_S)
-            else:
-                await self._lead(claim)
         self._show("leaving", "asked to stop")
 
     def _may_go_on(self) -> bool:
@@ -203,14 +213,58 @@ class Volunteer:
             self.say(f"could not claim a slot: {error}; trying again in {_RETRY_S:.0f} s")
             return None
 
-    async def _lead(self, claim: Envelope[ClaimRecord]) -> None:
+    async def _work(self) -> bool:
+        """Leads a slot that has no lead, or works in a crew; returns False when there was neither."""
+        claim = await self._claim()
+        if claim is not None:
+            await self._lead(claim)
+            return True
+        crew = self.node.spec.crew
+        if crew is None or time.monotonic() < self._cool_until_s or not self._wants_a_slot():
+            return False
+        choice = choose_crew(self.claimer.crews(), self.node.peer_id, crew, only=self.claimer.only)
+        if choice is None or self.node.board.tip(choice.slot) is None:
+            return False
+        await asyncio.sleep(choice.delay * self.node.spec.timing.settle_s)
+        await self._work_in_crew(choice)
+        return True
+
+    async def _work_in_crew(self, choice: Choice) -> None:
+        slot = choice.slot
+        settings, take_over = self.room.trainer_settings(), self.claimer.take_over
+        worker = self.worker = CrewWorker(
+            self.node, slot, settings, self.say, self.make_worker, self.uplink, take_over
+        )
+        view = self.node.board.view(slot)
+        claim = lead_of(view.claims, view.tip, time.time(), view.timing, view.heard, view.floor)
+        lead = claim.signer[-8:] if claim else "none"
+        self._show("training", f"working in {slot}'s crew (lead {lead}): {choice.why}")
+        self.say(f"joining the crew of {slot}: {choice.why}")
+        try:
+            await self._until_over(slot, worker.run(), "working on")
+        finally:
+            self.worker = None
+            self.news.notify()
+        if worker.claim is not None:
+            await self._lead(worker.claim, worker.seat)
+
+    async def _lead(self, claim: Envelope[ClaimRecord], seat: CrewSeat | None = None) -> None:
         slot, settings = claim.record.slot, self.room.trainer_settings()
         checker = self.attestor.checker
-        self.lead = Lead(self.node, settings, claim, self.say, self.make_worker, checker)
+        lead = self.lead = Lead(
+            self.node, settings, claim, self.say, self.make_worker, checker, self.uplink, seat
+        )
         self._show("training", f"leads {slot}, epoch {claim.record.epoch}")
         try:
-            reason = await self.lead.run(attest_wait_s=self._attest_wait_s)
-            self.say(f"stopped leading {slot}: {reason}")
+            await self._until_over(slot, lead.run(attest_wait_s=self._attest_wait_s), "leading")
+        finally:
+            self.lead = None
+            self.news.notify()
+
+    async def _until_over(self, slot: str, work: Coroutine[Any, Any, str], what: str) -> None:
+        """Waits for the end of work on a slot, and tells the person why it ended."""
+        try:
+            self.say(f"stopped {what} {slot}: {await work}")
         except MemoryLimitError as error:
             self.say(f"gave up {slot}: {error}; {self.room.ran_out(slot, 1, str(error))}")
         except (SwarmError, ParisError) as error:
@@ -219,9 +273,6 @@ class Volunteer:
             self._cool_until_s = time.monotonic() + cool_s
             self.say(f"gave up {slot} for {cool_s:.0f} s: {error}")
             self._show("cooling", str(error))
-        finally:
-            self.lead = None
-            self.news.notify()
 
     def _attest_wait_s(self) -> float:
         rests = self._paused.is_set() or not self.standing.works
@@ -272,24 +323,36 @@ class Volunteer:
                 if choice is not None and now_s - free_since_s[choice.slot] > timing.claim_s:
                     # no standby took it
                     self.lead.stop(f"{choice.slot} has no lead and is trained less; going there")
+            self._balance_crews()
             await asyncio.sleep(min(_REFRESH_S, timing.claim_s / 3))
 
+    def _balance_crews(self) -> None:
+        """Moves to another crew where the rules say so: the newest worker of the fullest one."""
+        crew, worker, only = self.node.spec.crew, self.worker, self.claimer.only
+        if crew is None or worker is None or only:
+            return
+        patience_s = self.node.board.hearing.heard(worker.slot).patience_s
+        choice = choose_move(self.claimer.crews(), self.node.peer_id, time.time(), crew, patience_s)
+        if choice is not None:
+            worker.stop(f"moving to {choice.slot}: {choice.why}")
+
     async def _watch_memory(self) -> None:
-        """Stops the lead, with a checkpoint, when the process tree nears --max-memory: before the kernel
+        """Stops the training when the process tree nears --max-memory: before the kernel
         kills.
         """
         limit = self.settings.max_memory_bytes
         while limit:
             used = await asyncio.to_thread(tree_memory_bytes)
-            if used > MEMORY_SHARE * limit and self.lead is not None:
+            work = self.working
+            if used > MEMORY_SHARE * limit and work is not None:
                 words = f"memory: {used / 2**30:.2f} GiB of --max-memory {limit / 2**30:.2f} GiB"
-                if not self.lead.stopping:
-                    training = self.lead.training
-                    self.lead.stop(
+                if not work.stopping:
+                    training = work.training
+                    work.stop(
                         f"{words}; {self.room.ran_out(training.slot, training.micro_batch_clips, words)}"
                     )
                 self._cool_until_s = time.monotonic() + COOL_DOWN_S
-            if used > limit and self.lead is None:
+            if used > limit and self.working is None:
                 raise MemoryLimitError(
                     f"the node alone uses {used / 2**30:.2f} GiB, over --max-memory {limit / 2**30:.2f} GiB; "
                     "allow more, or join a smaller run"

@@ -29,10 +29,12 @@ PLAIN = (b"train 0", b"gate 0", b"weights expert", b"weights router", b"resume e
 class SealedWorld(World):
     """A world whose run is private, or open with a sealed gate; A is its owner's node, A and B attest."""
 
-    def __init__(self, root: Path, *, private: bool = True, attestors: tuple[Identity, ...] = (A, B)):
+    def __init__(
+        self, root: Path, *, private: bool = True, attestors: tuple[Identity, ...] = (A, B), **more: Any
+    ):
         self.private, self.attestors = private, attestors
         self.ring = Keyring((RunKey.generate(),) if private else (), GateKey.generate())
-        super().__init__(root)
+        super().__init__(root, **more)
 
     def _make_run(self, experts: int, gate: GateSpec, timing: TimingSpec) -> Envelope[RunSpec]:
         spec, ring = super()._make_run(experts, gate, timing).record, self.ring

@@ -79,7 +79,7 @@ class CountingTrainer:
 
     async def lines(self) -> AsyncIterator[bytes]:
         steps = self.job.resume_steps
-        yield _line(
+        yield line_of(
             Started(
                 steps=steps,
                 clips=steps * 4,
@@ -92,7 +92,7 @@ class CountingTrainer:
         while not self.killed.is_set():
             await asyncio.sleep(0.02)
             steps += 1
-            yield _line(
+            yield line_of(
                 StepEvent(
                     steps=steps, clips=steps * 4, loss=1.0, clips_per_s=1.0, wait_share=0.0, memory_bytes=1
                 )
@@ -101,18 +101,18 @@ class CountingTrainer:
             if command or steps % self.checkpoint_steps == 0:
                 yield self._checkpoint(steps)
             if command == "stop":
-                yield _line(Stopped(reason="told to"))
+                yield line_of(Stopped(reason="told to"))
                 return
             if 0 < self.last_step <= steps:
                 yield self._checkpoint(steps)
-                yield _line(Stopped(reason="it reached the last step"))
+                yield line_of(Stopped(reason="it reached the last step"))
                 return
 
     def _checkpoint(self, steps: int) -> bytes:
         weights, resume = self.job.out_dir / f"w{steps}", self.job.out_dir / f"r{steps}"
         weights.write_text(f"weights {self.job.slot} {steps}{self.maker}")
         resume.write_text(f"resume {self.job.slot} {steps}{self.maker}")
-        return _line(
+        return line_of(
             CheckpointReady(
                 weights_path=weights, resume_path=resume, steps=steps, clips=steps * 4, train_loss=1.0
             )
@@ -122,7 +122,7 @@ class CountingTrainer:
         self.killed.set()
 
 
-def _line(event: Any) -> bytes:
+def line_of(event: Any) -> bytes:
     return bytes(event.to_line(), "utf-8")
 
 

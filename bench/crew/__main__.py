@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from bench.crew.experiments import explored
+from bench.crew.experiments import FINAL, SEEDS, explored, final
 from bench.crew.payloads import payload_table
 from bench.crew.playing import play
-from bench.crew.report import explored_table, read_results
+from bench.crew.report import read_results, report
+from bench.crew.sampling import sample_rows
 from paris_p2p.preparation.networks import PrepareOptions
 from paris_p2p.preparation.prepare import prepare
 
@@ -41,6 +42,16 @@ def main() -> None:
     exploring.add_argument("folder", type=Path)
     exploring.add_argument("names", nargs="*")
     exploring.add_argument("--results", type=Path, default=RESULTS)
+    finishing = ways.add_parser("final", help="three seeds, the rows of the tables")
+    finishing.add_argument("folder", type=Path)
+    finishing.add_argument("groups", nargs="*", choices=[*FINAL])
+    finishing.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    finishing.add_argument("--results", type=Path, default=RESULTS)
+    finishing.add_argument("--keep", type=Path, help="a folder for the averaged weights")
+    sampling = ways.add_parser("sample", help="distances of sampled clips")
+    sampling.add_argument("folder", type=Path)
+    sampling.add_argument("keep", type=Path)
+    sampling.add_argument("--results", type=Path, default=RESULTS)
     reporting = ways.add_parser("report", help="tables of what was played")
     reporting.add_argument("--results", type=Path, default=RESULTS)
     ways.add_parser("bytes", help="what updates weigh, and how long they take on home lines")
@@ -50,8 +61,14 @@ def main() -> None:
         prepare(options.clips, options.folder, PREPARED)
     elif options.way == "explore":
         play(explored(options.names), options.folder, options.results)
+    elif options.way == "final":
+        for group in options.groups or FINAL:
+            plans = final(group, [int(seed) for seed in options.seeds.split(",")])
+            play(plans, options.folder, options.results, options.keep)
+    elif options.way == "sample":
+        sample_rows(options.folder, options.keep, options.results)
     elif options.way == "report":
-        print("\n".join(explored_table(read_results(options.results))))
+        print("\n".join(report(read_results(options.results))))
     else:
         print("\n".join(payload_table()))
 

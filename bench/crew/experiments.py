@@ -62,6 +62,60 @@ EXPLORED: dict[str, dict[str, object]] = {
 }
 
 
+# What is compared at three seeds, each way at the inner rate that the exploration found best for it.
+CREW_RATE, ALONE_RATE, EVERY_RATE, ROUNDS = 2e-3, 4e-3, 8e-3, 100
+OVERLAP_STEPS = 2  # of a round's 15: an upload that takes a tenth of a round, the merge, and the download
+# What `rules/crew_defaults.py` chooses for a small network: a half of the chunks a round.
+DEFAULT: dict[str, object] = {"parts": 2, "delay_steps": OVERLAP_STEPS}
+WHOLE: dict[str, dict[str, object]] = {
+    "alone": {**ALONE, "learning_rate": ALONE_RATE},
+    "every-step": {**EVERY, "learning_rate": EVERY_RATE},
+}
+FIRST: dict[str, dict[str, object]] = {
+    "exact": {"exact": True},
+    "full": {**DEFAULT, "parts": 1},
+    "default": DEFAULT,
+    "lean": {**DEFAULT, "parts": 9},
+}
+SIZES: dict[str, dict[str, object]] = {f"crew-{peers}": {**DEFAULT, "peers": peers} for peers in (2, 8)}
+TROUBLED: dict[str, dict[str, object]] = {
+    "churn": {**DEFAULT, "churn_rounds": 2},
+    "late": {**DEFAULT, "late_share": 0.2, "late_way": "folded"},
+    "slow": {**DEFAULT, "slow": 1},
+    "thin": {**DEFAULT, "thin": 1, "thin_kept": 256},
+}
+ATTACKED: dict[str, dict[str, object]] = {
+    **{attack: {**DEFAULT, "attack": attack, "checked": True} for attack in ("flip", "noise", "other-data")},
+    "refused": {**DEFAULT, "attack": "hundredfold", "checked": True},
+}
+FINAL: dict[str, dict[str, dict[str, object]]] = {
+    "whole": WHOLE,
+    "first": FIRST,
+    "sizes": SIZES,
+    "troubled": TROUBLED,
+    "attacked": ATTACKED,
+}
+SEEDS = {1: "expert-0", 2: "expert-1", 3: "expert-0"}
+
+
+def final(group: str, seeds: list[int]) -> list[Plan]:
+    """Returns the plans of a group of rows, at some seeds."""
+    return [
+        Plan.model_validate(
+            {
+                "learning_rate": CREW_RATE,
+                "rounds": ROUNDS,
+                **numbers,
+                "name": f"{row}-seed-{seed}",
+                "seed": seed,
+                "slot": SEEDS[seed],
+            }
+        )
+        for seed in seeds
+        for row, numbers in FINAL[group].items()
+    ]
+
+
 def explored(names: list[str]) -> list[Plan]:
     """Returns plans of the exploration, or all of it."""
     return [

@@ -8,6 +8,7 @@ Legend: N clips, C T H W latents, F features, n parameters.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,17 +20,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.crew.clips_seen import HELD_OUT, open_split
+from bench.crew.experiments import SEEDS, final
 from bench.crew.plans import Plan
+from bench.crew.playing import Stage
 from bench.crew.stacked import Seen, Stacked
 from paris_p2p.codec.video import Codec, load_codec
 from paris_p2p.data.batches import Draws
 from paris_p2p.data.prepared import Prepared, split_clips
+from paris_p2p.disk import write_atomic
 from paris_p2p.features.image import load_features
 from paris_p2p.flow.sampler import sample, time_grid
 from paris_p2p.score.distances import score_frechet, score_kernel
 from paris_p2p.score.intervals import Clips
 from paris_p2p.spec import cluster_of
 
+SAMPLED = {"every-step": "whole", "alone": "whole", "default": "first"}  # row -> its group
 STEPS, GUIDANCE, AT_ONCE = 16, 1.5, 16
 NETWORKS, COMPONENTS = ("efficientnet-lite0", "transnetv2"), 32
 Features = dict[str, NDArray[np.float32]]  # network -> [N F]
@@ -57,6 +62,19 @@ def distances(
             "kernel": asdict(score_kernel(name, truth, clips)),
         }
     return found
+
+
+def sample_rows(folder: Path, keep: Path, results: Path) -> None:
+    """Measures the rows whose weights were kept at all seeds; what was measured is not measured again."""
+    torch.set_num_threads(1)
+    for row in SAMPLED:
+        path = results / f"distances-{row}.json"
+        if path.exists():
+            continue
+        plans = [plan for plan in final(SAMPLED[row], list(SEEDS)) if plan.name.startswith(f"{row}-seed")]
+        weights = {plan.name: np.load(keep / f"{plan.name}.npy") for plan in plans}
+        found = distances(Stage.open(folder).stacked, folder, plans, weights)
+        write_atomic(path, json.dumps({"distances": found}, indent=1) + "\n")
 
 
 def sampled(stacked: Stacked, folder: Path, plan: Plan, weights: NDArray[np.float32]) -> Tensor:

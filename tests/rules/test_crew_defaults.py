@@ -6,13 +6,35 @@ import pytest
 from pydantic import ValidationError
 
 from paris_p2p.rules.crew_defaults import default_crew
+from paris_p2p.updates.update_header import UpdateHeader
 
 
-def test_a_crew_sends_at_least_sixteen_times_less_than_float32() -> None:
-    crew = default_crew(8)
-    bits = (crew.magnitudes + 16 * crew.magnitudes / 4096) / crew.parts
-    assert crew.kept == 4096  # every entry, so that no bits go into places
-    assert 32 / bits >= 15.9
+def bytes_of(parameters: int, rounds: int = 0) -> int:
+    crew = default_crew(8, parameters, rounds=rounds)
+    return UpdateHeader(parameters, crew.kept, crew.magnitudes, crew.parts).size_bytes
+
+
+@pytest.mark.parametrize("parameters", [200_000, 129_000_000, 605_000_000, 11_900_000_000])
+def test_an_update_is_at_least_sixteen_times_smaller_than_float32(parameters: int) -> None:
+    assert 4 * parameters / bytes_of(parameters) >= 16
+
+
+@pytest.mark.parametrize("parameters", [129_000_000, 605_000_000, 1_300_000_000])
+def test_a_home_line_sends_an_update_in_a_tenth_of_a_checkpoint_interval(parameters: int) -> None:
+    assert bytes_of(parameters) * 8 / 10e6 <= 0.1 * 600
+
+
+def test_the_largest_networks_are_cut_no_finer_than_sixteen_parts() -> None:
+    assert default_crew(8, 11_900_000_000).parts == 16
+
+
+@pytest.mark.parametrize(("rounds", "parts"), [(50, 2), (150, 2), (250, 4), (0, 16)])
+def test_a_run_of_few_rounds_gets_few_parts(rounds: int, parts: int) -> None:
+    assert default_crew(8, 11_900_000_000, rounds=rounds).parts == parts
+
+
+def test_a_shorter_interval_makes_more_parts() -> None:
+    assert default_crew(8, 129_000_000, 60.0).parts > default_crew(8, 129_000_000, 600.0).parts
 
 
 @pytest.mark.parametrize("peers", [1, 65])

@@ -20,6 +20,8 @@ from paris_p2p.spec import TimingSpec
 MAX_UPDATES = 256  # kept per slot, of at most 2 KiB each
 MAX_OF_A_SIGNER = 3  # updates, its newest
 MAX_WORKERS = 256  # kept per slot
+_CUT = 32  # that go at once where there are too many: one more costs little, however many come
+_SWEEP_S = 10.0  # between two looks for what is stale, but for when the tip moves
 _UNKNOWN_INTERVALS = 8.0  # checkpoint intervals that an update waits for its base to be heard of
 
 WithPart = Callable[[Iterable[str]], frozenset[str]]  # of peers, those with a part that strangers cannot take
@@ -45,6 +47,7 @@ class CrewShelf:
     # since when each worker is heard here without a break (Unix time), by signer
     since_s: dict[str, float] = field(default_factory=dict)
     contributed: frozenset[str] = frozenset()  # whose updates were merged in the last rounds
+    _swept_s: float = 0.0  # when it was last looked for what is stale
 
     def keep_update(
         self,
@@ -60,7 +63,8 @@ class CrewShelf:
         self.updates[envelope.id] = envelope
         self.heard_s[envelope.id] = now_s
         self.blobs[envelope.record.blob.id] += 1
-        self.drop_stale(lineage, now_s, timing)
+        if abs(now_s - self._swept_s) >= _SWEEP_S or self._is_stale(envelope, lineage, now_s, timing):
+            self.drop_stale(lineage, now_s, timing)
         of_signer = [one for one in self.updates.values() if one.signer == envelope.signer]
         for one in sorted(of_signer, key=lambda one: (one.record.seq, one.id))[:-MAX_OF_A_SIGNER]:
             self._forget(one.id)
@@ -72,7 +76,7 @@ class CrewShelf:
                 return one.signer in stay, one.record.base in lineage.recent
 
             newest_first = list(reversed(self.updates))
-            for id in sorted(newest_first, key=worth)[: len(self.updates) - MAX_UPDATES]:
+            for id in sorted(newest_first, key=worth)[: len(self.updates) - MAX_UPDATES + _CUT]:
                 self._forget(id)
         return envelope.id in self.updates
 
@@ -105,7 +109,7 @@ class CrewShelf:
                 return live and peer in stay, live, one.record.expires_at > now_s
 
             newest_first = list(reversed(self.workers))
-            for peer in sorted(newest_first, key=worth)[: len(self.workers) - MAX_WORKERS]:
+            for peer in sorted(newest_first, key=worth)[: len(self.workers) - MAX_WORKERS + _CUT]:
                 del self.workers[peer], self.since_s[peer]
         return signer in self.workers
 
@@ -113,12 +117,10 @@ class CrewShelf:
         """Drops updates that no round can merge any more: they ran out, their base was overtaken, or it was
         not heard of for long.
         """
-        wait_s = _UNKNOWN_INTERVALS * timing.checkpoint_s
-        for id, one in list(self.updates.items()):
-            base = one.record.base
-            is_lost = base not in lineage.recent and now_s - self.heard_s[id] > wait_s
-            if one.record.expires_at <= now_s or base in lineage.overtaken or is_lost:
-                self._forget(id)
+        self._swept_s = now_s
+        for one in list(self.updates.values()):
+            if self._is_stale(one, lineage, now_s, timing):
+                self._forget(one.id)
 
     def drop_void(self, state: RunState) -> None:
         """Drops what does not count any more by the owner's word."""
@@ -126,6 +128,13 @@ class CrewShelf:
             self._forget(id)
         for peer in [peer for peer, one in self.workers.items() if not state.counts(one)]:
             del self.workers[peer], self.since_s[peer]
+
+    def _is_stale(
+        self, one: Envelope[UpdateRecord], lineage: Lineage, now_s: float, timing: TimingSpec
+    ) -> bool:
+        base, wait_s = one.record.base, _UNKNOWN_INTERVALS * timing.checkpoint_s
+        is_lost = base not in lineage.recent and now_s - self.heard_s[one.id] > wait_s
+        return one.record.expires_at <= now_s or base in lineage.overtaken or is_lost
 
     def _stay(self, parts: WithPart) -> frozenset[str]:
         """Returns whose records stay where there are too many."""

@@ -113,10 +113,13 @@ class Merger:
         judged = judged.then(lambda left: judge_copies(slot, left, command.parent))
         if any(one.file.signer != self.job.peer for one in judged.kept):
             count = self._probe_clips(judged.kept)
+            self.trials.begin_round()
             with self.trials.lent():
                 judged = judged.then(
                     lambda left: self.trials.judge_losses(left, self.job.peer, room.weights, count)
                 ).then(lambda left: self.trials.judge_data(left, self.job.peer, room.weights))
+            # Attestors compare with the median of those that were merged, and of no others.
+            judged = judged.then(lambda left: judge_norms(left, 0.0))
         without = tuple(
             leave_out(file, "loss", "the gate refused the state that it was merged into")
             for file in files

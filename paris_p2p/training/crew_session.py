@@ -42,6 +42,7 @@ from paris_p2p.training.job_device import open_device
 from paris_p2p.training.learner import Learner
 from paris_p2p.training.memory import choose_micro_batch
 from paris_p2p.training.messages import CheckpointReady, Event
+from paris_p2p.training.needs import CREW_LATER_BYTES
 from paris_p2p.training.objective import open_clips, open_gate_clips, read_spec
 from paris_p2p.training.probing import peer_draws
 from paris_p2p.training.round_merge import CrewSlot
@@ -87,8 +88,10 @@ def _train_on(device: Device, spec: RunSpec, job: CrewJob, emit: Emit, commands:
     with open_batches(
         clips, draws, size, first_clip, lambda batch: batch.to(device.torch), ClipOrder(draws, len(clips))
     ) as source:
+        later_bytes = CREW_LATER_BYTES * crew.crew_slot.parameters
+        limit_bytes = max(1, job.max_memory_bytes - later_bytes) if job.max_memory_bytes else 0
         learner.micro_batch_clips = choose_micro_batch(
-            learner, source.peek(), job.micro_batch_clips, job.max_memory_bytes
+            learner, source.peek(), job.micro_batch_clips, limit_bytes
         )
         emit(learner.started())
         learner.on_shrink = emit

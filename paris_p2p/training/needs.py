@@ -13,6 +13,10 @@ from paris_p2p.spec import ROUTER, RunSpec
 STATE_BYTES = 20  # a parameter: fp32 weights, gradients, two AdamW moments, EMA
 SPARE_BYTES = 4  # a parameter: what allocators keep between a step's passes
 CHECKPOINT_BYTES = 18  # a parameter: resume state and bf16 weights, on their way from a GPU to the disk
+# Main memory a parameter of a crew's member: its base with momentum and average, what it did not send yet and
+# what it did (20); while it merges, compares or writes, a copy of the weights (4) and, of a lead, a second
+# state (12).
+CREW_BYTES, CREW_LATER_BYTES = 36, 16
 # Bytes that a token and channel of one block take until its backward is done, with bf16 products
 # (peers/README.md).
 KEPT_BYTES = 64
@@ -34,12 +38,13 @@ def training_bytes(spec: RunSpec, slot: str, *, bf16: bool) -> int:
 def trainer_bytes(spec: RunSpec, slot: str, *, gpu: bool, bf16: bool) -> tuple[int, int]:
     """Returns (main memory, GPU memory) of a trainer at its least.
 
-    It then trains one clip at a time and computes activations twice.
+    It then trains one clip at a time and computes activations twice. In a run with crews it may lead one.
     """
-    needed = training_bytes(spec, slot, bf16=bf16)
+    needed, crew = training_bytes(spec, slot, bf16=bf16), CREW_BYTES if spec.crew else 0
     if gpu:
-        return CUDA_LOADED_BYTES + parameter_count(spec, slot) * CHECKPOINT_BYTES, CUDA_CONTEXT_BYTES + needed
-    return LOADED_BYTES + needed, 0
+        main = CUDA_LOADED_BYTES + parameter_count(spec, slot) * (CHECKPOINT_BYTES + crew)
+        return main, CUDA_CONTEXT_BYTES + needed
+    return LOADED_BYTES + needed + parameter_count(spec, slot) * crew, 0
 
 
 def parameter_count(spec: RunSpec, slot: str) -> int:

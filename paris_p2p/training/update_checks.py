@@ -4,8 +4,10 @@ An update is left out when
     format  its file is not a canonical one of this network, or rate: it counts other clips than its steps use
     norm    it is longer than three medians of the others, or is not finite
     copy    it agrees with an update that was heard of before, far beyond chance
-    loss    a fifth of it, taken from the base, makes clips' losses worse, by three standard errors
-    data    over rounds it learned less of its own clips than of others', by three standard errors
+    loss    a fifth of it, taken from the base, makes clips' losses worse, by three standard errors, or its
+            maker's updates did so over rounds
+    data    over rounds its maker's gain less on own clips than on others', or less than a tenth of what
+            others' gain for each clip, by three standard errors
 Each check sees what those before it left. What a lead leaves out is told with the code and what was measured.
 Legend: n parameters, Q an update, k entries of a chunk that it keeps, L entries of a chunk.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 import numpy as np
@@ -27,6 +29,8 @@ from paris_p2p.training.round_merge import CrewSlot, open_update
 from paris_p2p.updates.update_file import Update
 
 WORSE_Z = 3.0  # standard errors beyond which a difference is not noise
+LEAST_ROUNDS = 4  # before what was measured over rounds says anything
+FORGETTING = 0.9
 SAMPLED_CHUNKS = 64  # looked at for copies
 # From this agreement beyond chance on, one is a copy. Honest updates agree too, most in a slot's first
 # rounds, where all go the same way: up to 0.68 where all entries are kept, 0.65 with 1,024 of 4,096 and 0.23
@@ -139,18 +143,35 @@ def _signs(update: Update, chunk: int) -> tuple[np.ndarray[tuple[int], np.dtype[
 
 
 @dataclass
-class OwnGain:
-    """Keeps over rounds how much more an update's maker gained on its own clips than on another's.
+class Drift:
+    """Keeps the mean of a difference that is measured round after round, and how sure it is.
 
-    The sum of differences of mean gains, and of their variances.
+    Older rounds count less, by FORGETTING a round, so that nobody lives on old merits.
     """
 
-    difference: float = 0.0
+    total: float = 0.0
     variance: float = 0.0
     rounds: int = 0
-    heard: int = 0  # the round in which its maker was measured last
+
+    def add(self, mean: float, variance: float) -> None:
+        """Adds a round's mean difference, and the variance of that mean."""
+        self.total = FORGETTING * self.total + mean
+        self.variance = FORGETTING**2 * self.variance + variance
+        self.rounds += 1
 
     @property
     def z(self) -> float:
-        """Returns the standard errors by which own clips gained more; below zero, less."""
-        return self.difference / math.sqrt(self.variance) if self.variance > 0 else 0.0
+        """Returns by how many standard errors the mean is above zero; 0 before LEAST_ROUNDS."""
+        if self.rounds < LEAST_ROUNDS or self.variance == 0:
+            return 0.0
+        return self.total / math.sqrt(self.variance)
+
+
+@dataclass
+class MakerRecord:
+    """Keeps what a lead measured of one maker's updates."""
+
+    worse: Drift = field(default_factory=Drift)  # by how much clips' losses are worse after them
+    gain: Drift = field(default_factory=Drift)  # by how much they gain more than a tenth of what others do
+    own: Drift = field(default_factory=Drift)  # by how much more they gain on own clips than on another's
+    heard: int = 0  # the round in which it was measured last

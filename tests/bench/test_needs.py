@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench.needs import measure, spec_of
-from paris_p2p.training.needs import trainer_bytes, training_bytes
+from paris_p2p.crew_records import CrewSpec
+from paris_p2p.training.needs import CREW_BYTES, parameter_count, trainer_bytes, training_bytes
 
 NEAR = 0.25  # of the measured peak; under a loaded machine a sample may miss the very top
 
@@ -39,3 +40,14 @@ def test_on_a_gpu_the_state_is_the_cards_and_the_checkpoint_main_memorys() -> No
     assert none == 0
     assert vram > training_bytes(spec, "expert-0", bf16=True)
     assert main > cpu  # CUDA's libraries
+
+
+def test_a_crew_takes_more_main_memory_and_none_of_the_gpu() -> None:
+    alone = spec_of("small")
+    crew = alone.model_copy(update={"crew": CrewSpec()})
+    for gpu in (False, True):
+        (main, vram), (more, same) = (
+            trainer_bytes(spec, "expert-0", gpu=gpu, bf16=True) for spec in (alone, crew)
+        )
+        assert more - main == CREW_BYTES * parameter_count(alone, "expert-0")
+        assert vram == same

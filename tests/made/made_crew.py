@@ -7,8 +7,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from blake3 import blake3
 
 from paris_p2p.crew_records import CrewSpec
@@ -32,6 +34,11 @@ from paris_p2p.training.crew_messages import (
 )
 from paris_p2p.training.crew_session import train_in_crew
 from paris_p2p.training.messages import CheckpointReady, Event, Shrunk, Started, StepEvent
+from paris_p2p.updates.compression import compress
+from paris_p2p.updates.layout import Vector
+from paris_p2p.updates.outer_step import add_scaled
+from paris_p2p.updates.update_file import Update
+from paris_p2p.updates.update_header import UpdateHeader
 from tests.made.tiny_run import TinyRun
 
 CREW = CrewSpec(peers=8, least_steps=1, most_steps=100)
@@ -205,3 +212,18 @@ def made_crew(tiny: TinyRun, members: int, basis: Basis, **changes: Any) -> Iter
         for member in started:
             stack.callback(member.end)
         yield MadeCrew(started, basis)
+
+
+def entries_of(path: Path, parameters: int) -> Vector:
+    """Returns all entries [n] of an update's file; zeros where it holds none."""
+    entries = np.zeros(parameters, np.float32)
+    add_scaled(entries, Update.open(path, parameters), 1)
+    return entries
+
+
+def write_update(path: Path, entries: Vector, kept: int = 4096) -> Path:
+    """Writes an update that holds the largest of these entries [n]."""
+    with path.open("wb") as file:
+        blank = np.zeros_like(entries)
+        compress(blank, entries, np.zeros_like(entries), UpdateHeader(entries.size, kept), 1.0, file)
+    return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,17 @@ class TinyRun:
     preset: str = "nano"  # of the experts
     initial: Path | None = None  # what the experts start from
     first_width: int = 0  # of the features of first frames in the shards
+    train_clips: int = TRAIN_CLIPS  # of each cluster
+    gate_clips: int = GATE_CLIPS
+    write: Callable[[Path, int, int, int, int], Path] = write_shard  # a shard
 
     def __post_init__(self) -> None:
         self.shards = {
             split: [
-                write_shard(self.folder / split / f"{k}.tar", k, clips, first_seed, self.first_width)
+                self.write(self.folder / split / f"{k}.tar", k, clips, first_seed, self.first_width)
                 for k in range(EXPERTS)
             ]
-            for split, clips, first_seed in (("train", TRAIN_CLIPS, 0), ("gate", GATE_CLIPS, 500))
+            for split, clips, first_seed in (("train", self.train_clips, 0), ("gate", self.gate_clips, 500))
         }
         self.spec = self._spec()
         signed = sign_run(Identity.from_private_bytes(bytes(32)), self.spec)
@@ -80,8 +84,8 @@ class TinyRun:
             first_features=Pinned(name="efficientnet-lite0") if self.first_width else None,
             training=self.training,
             gate=self.gate,
-            train_shards=refs("train", TRAIN_CLIPS),
-            gate_shards=refs("gate", GATE_CLIPS),
+            train_shards=refs("train", self.train_clips),
+            gate_shards=refs("gate", self.gate_clips),
             initial={"expert": BlobRef(id="0" * 64, size_bytes=1)} if self.initial else {},
         )
 

@@ -85,7 +85,9 @@ def test_ten_thousand_updates_of_strangers_are_bounded_and_those_that_matter_sta
         assert board.add(one, NOW)
     for one in crowd[5000:]:
         board.add(one, NOW)
-    assert len(board.updates(SLOT)) == len(board.slots[SLOT].crew.heard_s) == MAX_UPDATES
+    assert MAX_UPDATES / 2 < len(board.updates(SLOT)) <= MAX_UPDATES
+    assert len(board.slots[SLOT].crew.heard_s) == len(board.updates(SLOT))
+    assert len(board.update_blobs()) == 3
     assert signers(board) >= {A.peer_id, B.peer_id, C.peer_id, F.peer_id}
     assert sum(len(data) for data in board.records_under(updates_key(RUN, SLOT))) < 1 << 19
 
@@ -141,12 +143,13 @@ def test_ten_thousand_workers_are_bounded_and_take_no_place_of_those_who_contrib
         assert board.add(worker(peer), NOW + 1)
     for one in crowd[5000:]:
         board.add(one, NOW + 1)
-    assert len(board.workers(SLOT)) == len(board.slots[SLOT].crew.since_s) == MAX_WORKERS
+    assert MAX_WORKERS / 2 < len(board.workers(SLOT)) <= MAX_WORKERS
+    assert len(board.slots[SLOT].crew.since_s) == len(board.workers(SLOT))
     assert {one.signer for one in board.workers(SLOT)} >= {A.peer_id, B.peer_id, F.peer_id}
     crew = [one.peer for one in board.crew(SLOT, "", NOW + 2)]
     assert set(crew[:2]) == {A.peer_id, B.peer_id}
     assert len(crew) == CREW.peers - 1
-    assert len(board.records_under(crews_key(RUN, SLOT))) == MAX_WORKERS
+    assert len(board.records_under(crews_key(RUN, SLOT))) == len(board.workers(SLOT))
 
 
 def test_a_workers_newest_record_counts_and_a_break_costs_it_its_place(board: Board) -> None:

@@ -188,6 +188,21 @@ async def test_a_card_counts_as_whole_after_a_restart_and_is_told_again_with_its
         assert not lead.rounds.is_whole(card.record)
 
 
+async def test_after_a_restart_an_own_update_that_may_still_count_is_served(tmp_path: Path) -> None:
+    world = World(tmp_path, crew=CREW)
+    async with opened(host_in(world, "lead"), world.run) as lead:
+        async with opened(host_in(world, "worker"), world.run) as worker:
+            identity = worker.host.identity
+            base = await attested(worker, await solo_card(lead))
+            update = await crew_update(worker, base.id)
+        async with opened(host_in(world, "worker", identity), world.run) as worker:
+            assert [one.id for one in worker.board.updates(SLOT)] == [update.id]
+            await worker.forget_superseded()
+            assert worker.serves(update.record.blob.id)
+            assert (await lead.fetch_update(update)).exists()
+            assert worker.own.twin is None
+
+
 async def test_a_blob_that_is_no_round_has_merged_nothing_and_is_counted(tmp_path: Path) -> None:
     async with nodes(tmp_path, "lead") as (lead,):
         path = written(lead, "no round")

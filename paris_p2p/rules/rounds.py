@@ -104,19 +104,24 @@ def counted_of(counts: Mapping[str, int], peer: str) -> int | None:
 def choose_updates(
     candidates: Sequence[HeardUpdate], contributed: Collection[str], crew: CrewSpec
 ) -> tuple[HeardUpdate, ...]:
-    """Returns the updates that a round merges of those that may count: the newest of each signer, at most
-    `crew.peers` of them, ascending by signer.
+    """Returns the updates that a round merges of those that may count: of each signer the one that comes
+    first in its stream of clips, at most `crew.peers` of them, ascending by signer.
 
-    Where there are more, those who contributed to the slot before come first, then those heard first: keys
-    cost nothing, and a crowd of new ones keeps nobody out who has worked.
+    A later one counts in the next round; merged first, it would count the one before it as passed over. Where
+    there are more, those who contributed to the slot before come first, then those heard first: keys cost
+    nothing, and a crowd of new ones keeps nobody out who has worked.
     """
-    newest: dict[str, HeardUpdate] = {}
+    first: dict[str, HeardUpdate] = {}
     for one in candidates:
-        known = newest.get(one.signer)
-        if known is None or (one.record.seq, one.id) > (known.record.seq, known.id):
-            newest[one.signer] = one
-    ranked = sorted(newest.values(), key=lambda one: (one.signer not in contributed, one.heard_s, one.signer))
+        known = first.get(one.signer)
+        if known is None or _place(one) < _place(known):
+            first[one.signer] = one
+    ranked = sorted(first.values(), key=lambda one: (one.signer not in contributed, one.heard_s, one.signer))
     return tuple(sorted(ranked[: crew.peers], key=lambda one: one.signer))
+
+
+def _place(one: HeardUpdate) -> tuple[int, int, str]:
+    return one.record.first_clip, one.record.seq, one.id
 
 
 def weight(clips: int, late: int) -> float:

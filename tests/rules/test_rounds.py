@@ -50,8 +50,8 @@ def update(**changes: Any) -> UpdateRecord:
     return UpdateRecord(**(fields | changes))
 
 
-def candidate(signer: str, seq: int = 1, heard_s: float = 0.0) -> HeardUpdate:
-    return HeardUpdate(f"{signer}-{seq}", signer, update(seq=seq), heard_s)
+def candidate(signer: str, seq: int = 1, heard_s: float = 0.0, **changes: Any) -> HeardUpdate:
+    return HeardUpdate(f"{signer}-{seq}", signer, update(seq=seq, **changes), heard_s)
 
 
 def test_an_update_of_the_last_three_cards_counts_and_an_older_one_is_stale() -> None:
@@ -89,9 +89,9 @@ def test_as_many_peers_are_counted_as_a_round_can_name() -> None:
     assert counted_of({}, "new") == 0
 
 
-def test_of_each_signer_the_newest_update_counts_in_the_order_of_signers() -> None:
-    chosen = choose_updates([candidate("b"), candidate("a", 1), candidate("a", 2)], (), CREW)
-    assert [(one.signer, one.record.seq) for one in chosen] == [("a", 2), ("b", 1)]
+def test_of_each_signer_the_first_in_its_stream_counts_in_the_order_of_signers() -> None:
+    later, first = candidate("a", 2, first_clip=1600), candidate("a", 1, first_clip=800)
+    assert choose_updates([candidate("b"), later, first], (), CREW) == (first, candidate("b"))
 
 
 def test_a_crowd_of_new_keys_keeps_out_nobody_who_contributed() -> None:

@@ -229,6 +229,15 @@ class TrainingFlags:
     router_learning_rate: Annotated[
         float, option("Learning rate of the router, at most 1.", "RATE", panel=TRAINING)
     ] = 1e-3
+    full_checkpoints: Annotated[
+        bool,
+        option(
+            "Checkpoints of 18 bytes a parameter instead of 8, which older peers know.",
+            None,
+            "--full-checkpoints",
+            panel=TRAINING,
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)

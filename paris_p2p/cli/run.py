@@ -156,7 +156,9 @@ def create(
     trained = asdict(training) | {
         "time_shift": training.time_shift or 1.0,
         "ddpm_experts": tuple(sorted(set(training.ddpm_experts or ()))),
+        "compact": not training.full_checkpoints,
     }
+    del trained["full_checkpoints"]
     gated = asdict(gate) | {"attestors": tuple(gate.attestors or ())}
     is_open = gated.pop("open_run")
     gated["members_attest"] = not is_open

@@ -126,7 +126,7 @@ def _rounded(state: TrainState) -> Iterator[memoryview]:
         tensors = _of(state, name)
         flat = [tensor.detach().to("cpu").contiguous().reshape(-1).numpy() for tensor in tensors]
         seed = chance_of(counters.run, counters.slot, counters.steps, name)
-        packed = round_and_pack(Numbers(*flat), seed)
+        packed = round_and_pack(Numbers(*flat), seed, torch.get_num_threads())
         for tensor, values in zip(tensors, flat, strict=True):
             if tensor.data_ptr() != values.ctypes.data:  # a copy, of a GPU's tensor for example
                 _put_one(tensor, values)

@@ -19,6 +19,7 @@ Legend: n numbers of one parameter in b blocks of 256, the last may be shorter.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -75,21 +76,27 @@ def packed_shapes(shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return each | {part: (block_count(prod(shape)), size) for part, size in BLOCKS.items()}
 
 
-def round_and_pack(numbers: Numbers, seed: int) -> dict[str, Uint8s]:
+def round_and_pack(numbers: Numbers, seed: int, threads: int = 1) -> dict[str, Uint8s]:
     """Returns what files keep of finite numbers, flat, and rounds the numbers in place to what a reader gets.
 
-    `seed` (32 bits) decides which of v's numbers are rounded up.
+    `seed` (32 bits) decides which of v's numbers are rounded up. The result is that of one thread.
     """
     count = len(numbers.weights)
     sizes = {part: count * size for part, size in NUMBERS.items()}
     sizes |= {part: block_count(count) * size for part, size in BLOCKS.items()}
     packed = {part: np.empty(size, np.uint8) for part, size in sizes.items()}
-    for start, part in numbers.slices():
+
+    def pack(slice_of: tuple[int, Numbers]) -> None:
+        start, part = slice_of
         made = _pack(part, np.uint32((seed + start * int(_GOLDEN)) & 0xFFFFFFFF))
         for name, codes in made.items():
             first = start * NUMBERS[name] if name in NUMBERS else start // BLOCK * BLOCKS[name]
             packed[name][first : first + codes.size] = codes.reshape(-1)
         _replace(part, _unpack(made))
+
+    slices = list(numbers.slices())
+    with ThreadPoolExecutor(max(1, min(threads, len(slices)))) as pool:
+        list(pool.map(pack, slices))  # numpy lets other threads run while it computes
     return packed
 
 
@@ -117,7 +124,8 @@ def _pack(numbers: Numbers, seed: np.uint32) -> dict[str, Uint8s]:
     round_to_24_bits(numbers.weights)
     tops, second = _pack_second(numbers.v, seed)
     roots = np.sqrt(_second_of(tops, second))
-    first = _signed_codes(numbers.m / _divisors(roots) / np.float32(MOST_RATIO))
+    with np.errstate(over="ignore"):  # what is beyond all ratios gets the largest
+        first = _signed_codes(numbers.m / _divisors(roots) / np.float32(MOST_RATIO))
     first[roots == 0] = 0
     ahead = numbers.average - numbers.weights
     scales = block_maxima(np.abs(ahead))

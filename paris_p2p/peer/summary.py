@@ -17,9 +17,14 @@ from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.shown import FIELD_LETTERS, shown
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.sealing import sealed_bytes
-from paris_p2p.training.needs import parameter_count, trainer_bytes
+from paris_p2p.training.needs import (
+    WEIGHTS_BYTES,
+    checkpoint_bytes,
+    parameter_count,
+    resume_bytes,
+    trainer_bytes,
+)
 
-CHECKPOINT_BYTES_PER_PARAMETER = 18  # resume state and bf16 weights
 PURPOSE_LETTERS = 2000
 INDENT, MIN_COLUMNS = 11, 40
 HEADER_BYTES = 1 << 20  # of a safetensors file, at most
@@ -63,19 +68,14 @@ def download_bytes(spec: RunSpec, slot: str) -> int:
     """
     gate = sum(shard.blob.size_bytes for shard in spec.gate_shards)
     shards = sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train"))
-    return (
-        shards
-        + gate
-        + _initial_bytes(spec, slot)
-        + parameter_count(spec, slot) * CHECKPOINT_BYTES_PER_PARAMETER
-    )
+    return shards + gate + _initial_bytes(spec, slot) + checkpoint_bytes(spec, slot)
 
 
 def disk_bytes(spec: RunSpec, slot: str) -> int:
     """Returns the bytes of disk: the download, and three checkpoints, one made here, one on its way and one
     that is checked; of what is sealed also the copy that is open while it is read.
     """
-    checkpoint = parameter_count(spec, slot) * CHECKPOINT_BYTES_PER_PARAMETER
+    checkpoint = checkpoint_bytes(spec, slot)
     opened = sum(shard.blob.size_bytes for shard in spec.gate_shards) if spec.gate.key_hash else 0
     if spec.private:  # clips, and a checkpoint that is checked beside the best one's weights
         opened += sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train")) + 2 * checkpoint
@@ -125,11 +125,9 @@ def _wrapped(line: str) -> list[str]:
 
 
 def checkpoint_limits(spec: RunSpec, slot: str) -> tuple[int, int]:
-    """Returns the most bytes that a slot's weights (bf16) and resume state (four fp32 tensors for each
-    parameter) can have.
-    """
-    parameters = parameter_count(spec, slot)
-    weights, resume = 2 * parameters + HEADER_BYTES, 16 * parameters + 4 * HEADER_BYTES
+    """Returns the most bytes that a slot's weights (bf16) and resume state can have."""
+    weights = WEIGHTS_BYTES * parameter_count(spec, slot) + HEADER_BYTES
+    resume = resume_bytes(spec, slot) + 4 * HEADER_BYTES  # headers name each parameter four or six times
     return (sealed_bytes(weights), sealed_bytes(resume)) if spec.private else (weights, resume)
 
 

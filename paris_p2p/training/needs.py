@@ -12,7 +12,9 @@ from paris_p2p.spec import ROUTER, RunSpec
 
 STATE_BYTES = 20  # a parameter: fp32 weights, gradients, two AdamW moments, EMA
 SPARE_BYTES = 4  # a parameter: what allocators keep between a step's passes
-CHECKPOINT_BYTES = 18  # a parameter: resume state and bf16 weights, on their way from a GPU to the disk
+WEIGHTS_BYTES = 2  # a parameter, in bf16
+# Of resume states, a parameter: four in fp32; where a run has compact ones, 6 and 6 more for every 256.
+RESUME_BYTES, COMPACT_BYTES, COMPACT_BLOCK = 16, 6, 256
 # Main memory a parameter of a crew's member: its base with momentum and average, what it did not send yet and
 # what it did (20); while it merges, compares or writes, a copy of the weights (4) and, of a lead, a second
 # state (12).
@@ -42,9 +44,23 @@ def trainer_bytes(spec: RunSpec, slot: str, *, gpu: bool, bf16: bool) -> tuple[i
     """
     needed, crew = training_bytes(spec, slot, bf16=bf16), CREW_BYTES if spec.crew else 0
     if gpu:
-        main = CUDA_LOADED_BYTES + parameter_count(spec, slot) * (CHECKPOINT_BYTES + crew)
+        # a checkpoint is on its way from the GPU to the disk
+        main = CUDA_LOADED_BYTES + checkpoint_bytes(spec, slot) + parameter_count(spec, slot) * crew
         return main, CUDA_CONTEXT_BYTES + needed
     return LOADED_BYTES + needed + parameter_count(spec, slot) * crew, 0
+
+
+def checkpoint_bytes(spec: RunSpec, slot: str) -> int:
+    """Returns the bytes of a checkpoint, weights and resume state, but for the files' headers."""
+    return parameter_count(spec, slot) * WEIGHTS_BYTES + resume_bytes(spec, slot)
+
+
+def resume_bytes(spec: RunSpec, slot: str) -> int:
+    """Returns the bytes of a resume state, but for the file's header; a merged state has fewer."""
+    parameters = parameter_count(spec, slot)
+    if not spec.training.compact:
+        return parameters * RESUME_BYTES
+    return COMPACT_BYTES * (parameters + -(-parameters // COMPACT_BLOCK))
 
 
 def parameter_count(spec: RunSpec, slot: str) -> int:

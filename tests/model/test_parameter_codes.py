@@ -56,6 +56,15 @@ def test_who_goes_on_has_the_numbers_of_who_reads(count: int) -> None:
     assert same(going_on, read(round_and_pack(going_on, seed=7)))
 
 
+def test_threads_change_nothing() -> None:
+    one, three = numbers(900_001), numbers(900_001)
+    packed = [round_and_pack(one, 5), round_and_pack(three, 5, threads=3)]
+    assert same(one, three)
+    assert {part: codes.tobytes() for part, codes in packed[0].items()} == {
+        part: codes.tobytes() for part, codes in packed[1].items()
+    }
+
+
 ANY = arrays(np.float32, 300, elements=st.floats(-(2.0**99), 2.0**99, width=32))
 ANY_V = arrays(np.float32, 300, elements=st.floats(0, 2.0**126, width=32))
 

@@ -11,7 +11,7 @@ from paris_p2p.byte_size import Bytes
 from paris_p2p.errors import PresetError
 from paris_p2p.peer.profiles import load_profile
 from paris_p2p.peer.start import check_slot, fit_run
-from paris_p2p.peer.summary import checkpoint_limits, describe_run
+from paris_p2p.peer.summary import checkpoint_limits, describe_run, disk_bytes, download_bytes
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.spec import NetworkSpec
 from paris_p2p.training.needs import clip_tokens, parameter_count
@@ -69,3 +69,16 @@ def test_checkpoint_limits_follow_the_parameters(tmp_path: Path) -> None:
     parameters = parameter_count(spec, "expert-0")
     assert 2 * parameters < weights < 2 * parameters + (2 << 20)
     assert 16 * parameters < resume < 16 * parameters + (5 << 20)
+
+
+def test_compact_checkpoints_ask_for_less_than_half_the_bytes(tmp_path: Path) -> None:
+    plain = World(tmp_path).run.record
+    training = plain.training.model_copy(update={"compact": True})
+    compact = plain.model_copy(update={"training": training})
+    parameters = parameter_count(plain, "expert-0")
+    weights, resume = checkpoint_limits(compact, "expert-0")
+    assert weights == checkpoint_limits(plain, "expert-0")[0]
+    assert 6 * parameters < resume < 6.1 * parameters + (5 << 20)
+    saved = download_bytes(plain, "expert-0") - download_bytes(compact, "expert-0")
+    assert saved == pytest.approx(10 * parameters, rel=0.01)
+    assert disk_bytes(plain, "expert-0") - disk_bytes(compact, "expert-0") == 4 * saved

@@ -14,10 +14,12 @@ from paris_p2p.device import pick_device
 from paris_p2p.errors import CheckpointError
 from paris_p2p.model.checkpoint import load_weights_into
 from paris_p2p.spec import ROUTER, NetworkSpec, RunSpec, open_run
-from paris_p2p.training.gate import check_card, mean_loss
+from paris_p2p.training.gate import check_card
+from paris_p2p.training.gate_losses import mean_loss
 from paris_p2p.training.learner import Learner
 from paris_p2p.training.messages import CheckpointReady, Command, Event, TrainJob
-from paris_p2p.training.objective import build_network, open_clips
+from paris_p2p.training.needs import checkpoint_bytes
+from paris_p2p.training.objective import build_network, network_shapes, open_clips
 from paris_p2p.training.train import train
 from tests.made.tiny_run import EXPERTS, TRAINING, TinyRun, checkpoint_of, train_here, train_in_process
 
@@ -142,6 +144,18 @@ def test_a_child_starts_from_the_weights_of_a_compact_checkpoint(compact: TinyRu
     child.start_as_child(parent.weights_path)
     attested = load_file(parent.weights_path)
     assert all(torch.equal(tensor.bfloat16(), attested[name]) for name, tensor in child.weights.items())
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_needs_know_the_sizes_of_compact_files(compact: TinyRun, slot: str) -> None:
+    ready = checkpoint_of(train_here(compact.train_job(slot, out=f"size-{slot}", max_steps=1)))
+    bytes_here = [path.stat().st_size for path in (ready.weights_path, ready.resume_path)]
+    headers = [
+        int.from_bytes(path.read_bytes()[:8], "little") for path in (ready.weights_path, ready.resume_path)
+    ]
+    needed = checkpoint_bytes(compact.spec, slot)
+    few = 6 * len(network_shapes(compact.spec, slot))  # a last, shorter block of each parameter
+    assert needed <= sum(bytes_here) - sum(headers) - 16 <= needed + few
 
 
 def test_the_run_says_so_to_readers_that_know_it(compact: TinyRun, tiny: TinyRun) -> None:

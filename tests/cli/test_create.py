@@ -1,0 +1,25 @@
+"""`paris-run create`: what a new run is made with where its owner says nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from paris_p2p.cli.run import app
+from paris_p2p.preparation.create import load_run
+from tests.made.made_prepared import prepare_made
+
+
+@pytest.mark.parametrize(("options", "compact"), [((), True), (("--full-checkpoints",), False)], ids=str)
+def test_new_runs_have_compact_checkpoints_unless_told_otherwise(
+    tmp_path: Path, options: tuple[str, ...], compact: bool
+) -> None:
+    prepare_made(tmp_path / "run")
+    words = ["create", str(tmp_path / "run"), "--expert", "nano", "--router", "nano", *options]
+    made = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert made.exit_code == 0, made.output
+    run = load_run(tmp_path / "run").record
+    assert run.training.compact == compact
+    assert run.oldest_reader == (5 if compact else 4)

@@ -77,7 +77,8 @@ FIRST: dict[str, dict[str, object]] = {
     "default": DEFAULT,
     "lean": {**DEFAULT, "parts": 9},
 }
-SIZES: dict[str, dict[str, object]] = {f"crew-{peers}": {**DEFAULT, "peers": peers} for peers in (2, 8)}
+TWO: dict[str, dict[str, object]] = {"crew-2": {**DEFAULT, "peers": 2}}
+EIGHT: dict[str, dict[str, object]] = {"crew-8": {**DEFAULT, "peers": 8}}
 TROUBLED: dict[str, dict[str, object]] = {
     "churn": {**DEFAULT, "churn_rounds": 2},
     "late": {**DEFAULT, "late_share": 0.2, "late_way": "folded"},
@@ -91,7 +92,8 @@ ATTACKED: dict[str, dict[str, object]] = {
 FINAL: dict[str, dict[str, dict[str, object]]] = {
     "whole": WHOLE,
     "first": FIRST,
-    "sizes": SIZES,
+    "two": TWO,
+    "eight": EIGHT,
     "troubled": TROUBLED,
     "attacked": ATTACKED,
 }

@@ -33,14 +33,14 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("every entry, 2 bits"),
-    Setting("every entry, 1 bit", magnitudes=1),
-    Setting("2 bits, a part of 2 a round", parts=2),
-    Setting("2 bits, a part of 4 a round", parts=4),
-    Setting("2 bits, a part of 8 a round", parts=8),
-    Setting("2 bits, a part of 16 a round", parts=16),
-    Setting("256 of 4,096", kept=256),
-    Setting("64 of 4,096", kept=64),
+    Setting("2 bits"),
+    Setting("2 bits, one chunk in 2 a round", parts=2),
+    Setting("one in 4", parts=4),
+    Setting("one in 8", parts=8),
+    Setting("one in 16", parts=16),
+    Setting("1 bit, one in 4", magnitudes=1, parts=4),
+    Setting("256 of 4,096 entries", kept=256),
+    Setting("64 of 4,096 entries", kept=64),
 )
 
 

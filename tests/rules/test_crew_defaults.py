@@ -20,8 +20,13 @@ def test_an_update_is_at_least_sixteen_times_smaller_than_float32(parameters: in
 
 
 @pytest.mark.parametrize("parameters", [129_000_000, 605_000_000, 1_300_000_000])
-def test_a_home_line_sends_an_update_in_a_tenth_of_a_checkpoint_interval(parameters: int) -> None:
-    assert bytes_of(parameters) * 8 / 10e6 <= 0.1 * 600
+def test_eight_home_lines_give_each_other_their_updates_in_a_fifth_of_an_interval(parameters: int) -> None:
+    assert 7 * bytes_of(parameters) * 8 / 10e6 <= 0.2 * 600
+
+
+def test_a_smaller_crew_gets_fewer_parts() -> None:
+    assert default_crew(4, 605_000_000).parts == 4
+    assert default_crew(8, 605_000_000).parts == 8
 
 
 def test_the_largest_networks_are_cut_no_finer_than_sixteen_parts() -> None:

@@ -35,6 +35,7 @@ def make_run(
     init_from: Path | None = None,
     private: bool = False,
     seal_gate: bool = False,
+    compact: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Envelope[RunSpec]:
     """Prepares and creates a folder that `paris-run publish` takes.
@@ -49,7 +50,9 @@ def make_run(
         weights_licence="CC0",
         expert=preset,
         router="nano",
-        training=TrainingSpec(batch_clips=4, learning_rate=1e-3, router_batch_clips=4, warmup_steps=5),
+        training=TrainingSpec(
+            batch_clips=4, learning_rate=1e-3, router_batch_clips=4, warmup_steps=5, compact=compact
+        ),
         # random clips cannot be learnt, only learnt by heart: held-out loss rises in time
         gate=GateSpec(clips=6, tolerance=10.0, members_attest=members_attest),
         timing=timing,

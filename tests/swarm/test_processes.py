@@ -33,7 +33,7 @@ T = TypeVar("T")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
     """Bootstrap node, owner and two volunteers, one for each slot, until every slot has a tip."""
     root = tmp_path_factory.mktemp("swarm")
-    make_run(root / "run")
+    make_run(root / "run", compact=True)  # as `paris-run create` makes them
     swarm = Swarm(root, peers=2)
     try:
         swarm.open(root / "run")

@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from paris_p2p.node.crew_status import CrewStatus, crew_status
 from paris_p2p.node.governance import Governance, governance
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.slot_news import slot_news
@@ -40,6 +41,7 @@ class SlotStatus(BaseModel):
     attestations: int = 0
     pending: int = 0  # cards that wait for attestation
     news: str = ""  # what the slot waits for, where it does
+    crew: CrewStatus | None = None  # who trains it together, in a run with crews
 
 
 class PeerStatus(BaseModel):
@@ -65,6 +67,8 @@ class TrainingStatus(BaseModel):
     micro_batch_clips: int = 0  # through the network at once
     batch_clips: int = 0  # of one step
     recomputes: bool = False  # activations are computed twice, for memory
+    crew_lead: str = ""  # of the crew that this peer works in; empty: it leads
+    refused_updates: dict[str, int] = {}  # this peer's own: code of rules/rounds.py -> how many
 
     def at_once(self) -> str:
         """Says in words how much goes through the network at once."""
@@ -110,6 +114,7 @@ def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
     woken_s = woken_at_s(node.state, slot)
     news = slot_news(view, lead, pending, now_s, done=done, refused=refusal, woken_s=woken_s)
     status: dict[str, Any] = {"slot": slot, "pending": pending, "news": news, "refusal": refusal}
+    status["crew"] = crew_status(node, slot, lead.signer if lead else "", now_s)
     if lead is not None:
         status |= {"lead": lead.signer, "epoch": lead.record.epoch}
     if tip is not None:

@@ -68,6 +68,7 @@ class CrewWorker:
         self.seat = CrewSeat(node, slot, make_worker, uplink, say)
         self.claim: Envelope[ClaimRecord] | None = None
         self.joined_at = time.time()
+        self.lead = ""  # peer id
         self.note = ""  # what it waits for before it trains
         self._take_over = take_over
         self._work_dir = work_folder(settings.data_dir, node.run, self.slot)
@@ -76,7 +77,8 @@ class CrewWorker:
     def training(self) -> TrainingStatus:
         process = self.seat.process
         status = process.status if process else TrainingStatus(slot=self.slot, epoch=0)
-        return status.model_copy(update={"note": self.note})
+        mine = {"note": self.note, "crew_lead": self.lead, "refused_updates": dict(self.seat.refusals)}
+        return status.model_copy(update=mine)
 
     @property
     def stopping(self) -> bool:
@@ -178,7 +180,9 @@ class CrewWorker:
     def _has_lead(self, tip: Tip) -> bool:
         view = self.node.board.view(self.slot)
         leads = leads_of(view.claims, tip, time.time(), self.node.spec.timing, view.heard, view.floor)
-        return any(lead.signer != self.node.peer_id for lead in leads)
+        others = [lead.signer for lead in leads if lead.signer != self.node.peer_id]
+        self.lead = others[0] if others else ""
+        return bool(others)
 
     # the record that says so
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from paris_p2p.byte_size import in_units
 from paris_p2p.node.status import SlotStatus, Status, TrainingStatus
+from paris_p2p.rules.rounds import REASONS_FOR_UPDATES
 from paris_p2p.shown import FIELD_LETTERS, said, say, shown
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ def draw(status: Status) -> RenderableType:
     parts += [Text(shown(line), style="cyan") for line in status.governance.lines()]
     parts.append(_slots(status))
     parts += [Text(f"{slot.slot}: {slot.news}", style="yellow") for slot in status.slots if slot.news]
+    crews = [(slot.slot, slot.crew.words()) for slot in status.slots if slot.crew is not None]
+    parts += [Text(f"{slot}: {words}") for slot, words in crews if words]
     if status.training is not None:
         parts += _training(status.training)
     parts.append(_machine(status))
@@ -108,7 +111,14 @@ def _training(training: TrainingStatus) -> list[Text]:
         f"{training.clips_per_s:.1f} clips/s on {training.device}, "
         f"waited for data {training.wait_share:.1%}"
     )
-    return [*note, Text(f"{line}, {training.at_once()}" if is_split else line)]
+    lines = [*note, Text(f"{line}, {training.at_once()}" if is_split else line)]
+    if training.refused_updates:
+        refused = ", ".join(
+            f"{count} × {REASONS_FOR_UPDATES.get(code, code)}"
+            for code, count in sorted(training.refused_updates.items())
+        )
+        lines.append(Text(f"updates of this peer that were not merged: {refused}", style="red"))
+    return lines
 
 
 def _machine(status: Status) -> Text:

@@ -4,21 +4,10 @@ control API.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 from pydantic import BaseModel, ConfigDict
 
-from paris_p2p.crew_records import CrewRound
-from paris_p2p.envelope import Envelope
-from paris_p2p.errors import ParisError
-from paris_p2p.records import CardRecord
+from paris_p2p.node.run_node import RunNode
 from paris_p2p.rules.rounds import REASONS_FOR_UPDATES
-
-if TYPE_CHECKING:
-    from paris_p2p.node.run_node import RunNode
-
-_SHOWN_REFUSED = 8
 
 
 class CrewPeerStatus(BaseModel):
@@ -64,41 +53,13 @@ class CrewStatus(BaseModel):
         return "; ".join(parts)
 
 
-class CrewBooks:
-    """Remembers what the newest round of each slot counted and refused: reading one takes a while."""
-
-    def __init__(self) -> None:
-        self._read: dict[str, tuple[str, Mapping[str, int], tuple[RefusedUpdateStatus, ...]]] = {}
-
-    def of(
-        self, node: RunNode, card: Envelope[CardRecord]
-    ) -> tuple[Mapping[str, int], tuple[RefusedUpdateStatus, ...]]:
-        """Returns (up to where each peer's stream was merged, what was refused) by the card's newest round;
-        what the one before it said, where that one is not here or the card has none.
-        """
-        record = card.record
-        known = self._read.get(record.slot)
-        if known is not None and known[0] == card.id:
-            return known[1], known[2]
-        made = _newest(node, record)
-        if made is None:
-            return (known[1], ()) if known is not None else ({}, ())
-        counted = {one.peer: one.next for one in made.counted}
-        refused = tuple(
-            RefusedUpdateStatus(peer=one.peer, reason=REASONS_FOR_UPDATES.get(one.reason, one.reason))
-            for one in made.refused[:_SHOWN_REFUSED]
-        )
-        self._read[record.slot] = (card.id, counted, refused)
-        return counted, refused
-
-
 def crew_status(node: RunNode, slot: str, lead: str, now_s: float) -> CrewStatus | None:
     """Returns a slot's crew; None in a run without crews, and before the slot has a checkpoint."""
     tip = node.board.tip(slot)
     if node.spec.crew is None or tip is None:
         return None
     record = tip.card.record
-    counted, refused = node.books.of(node, tip.card)
+    counted, refused = node.books.of(tip.card)
     works = {one.peer: one.step_s for one in node.board.crew(slot, lead, now_s)}
     if lead:
         works = {lead: 0.0} | works
@@ -113,15 +74,8 @@ def crew_status(node: RunNode, slot: str, lead: str, now_s: float) -> CrewStatus
         peers=tuple(peers),
         rounds=len(record.rounds) if record.is_light else 0,
         round_s=record.round_s,
-        refused=refused,
+        refused=tuple(
+            RefusedUpdateStatus(peer=peer, reason=REASONS_FOR_UPDATES.get(code, code))
+            for peer, code in refused
+        ),
     )
-
-
-def _newest(node: RunNode, card: CardRecord) -> CrewRound | None:
-    if not card.rounds:
-        return None
-    try:
-        opened = node.rounds.open(card.rounds[-1], card.slot)
-    except ParisError:  # no key to it, or none at all: attestors say so
-        return None
-    return opened.made if opened is not None else None

@@ -16,7 +16,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DiskFullError, MissingKeyError, RecordError, SealError
 from paris_p2p.kinds import holders_key, members_key
 from paris_p2p.node.admitting import Admitter
-from paris_p2p.node.crew_status import CrewBooks
+from paris_p2p.node.crew_books import CrewBooks
 from paris_p2p.node.fetch import Fetcher
 from paris_p2p.node.host import Host, save_spec
 from paris_p2p.node.key_exchange import KeyExchange
@@ -40,7 +40,7 @@ class RunNode(RunDisk):
 
     def __init__(self, host: Host, run: Envelope[RunSpec]):
         super().__init__(host, run)
-        self.books = CrewBooks()
+        self.books = CrewBooks(self.rounds)
         self.membership, self.admitter = Membership(self), Admitter(self)
         self.exchange = KeyExchange(self)
         self.listeners.append(self.membership.note)

@@ -153,6 +153,10 @@ class RunFlags:
             parser=typed.existing("first weights"),
         ),
     ] = None
+    crew: Annotated[
+        int,
+        option("How many machines may train one slot together, 2 to 64; 0: one alone.", "N", min=0, max=64),
+    ] = 0
     rng_seed: Annotated[int, option("Seed of the first weights and of every batch.", "N", min=0)] = 0
     private: Annotated[
         bool,

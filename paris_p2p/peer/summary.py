@@ -54,6 +54,7 @@ def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
         f"Asks for   about {in_units(download)} to download, {in_units(disk)} of disk, "
         f"{in_units(memory)} of memory, more for speed",
         f"Allowed    {Room(settings, spec)}",
+        *([f"Together   up to {spec.crew.peers} machines train a slot"] if spec.crew else []),
         "Who checks "
         f"{'every member' if spec.gate.members_attest else f'{len(spec.gate.attestors)} named attestors'}, "
         f"{spec.gate.quorum} must sign; a claim lasts {spec.timing.claim_s:g} s, "

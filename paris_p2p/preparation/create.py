@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
+from paris_p2p.crew_records import MAX_PEERS, CrewSpec
 from paris_p2p.data.prepared import Prepared, PreparedModel, Split
 from paris_p2p.disk import make_directory, write_atomic
 from paris_p2p.envelope import Envelope
@@ -16,10 +17,11 @@ from paris_p2p.errors import UsageError
 from paris_p2p.flow.path import shift_for
 from paris_p2p.identity import Identity, load_or_create_peer_key, load_owner_key, save_owner_key
 from paris_p2p.keyring import Keyring, save_keyring
-from paris_p2p.model.presets import Config, count_tokens, expert_config, router_config
+from paris_p2p.model.presets import Config, count_parameters, count_tokens, expert_config, router_config
 from paris_p2p.preparation.folder_id import data_id_of_folder
 from paris_p2p.preparation.intake import Intake
 from paris_p2p.records import BlobRef, Count, Text
+from paris_p2p.rules.crew_defaults import default_crew
 from paris_p2p.run_file import RUN_FILE, read_run
 from paris_p2p.spec import (
     GateSpec,
@@ -38,6 +40,12 @@ from paris_p2p.store.data_dir import make_private
 KEY_FILE = "owner.key"
 
 
+def _crew_peers(peers: int) -> int:
+    if peers and not 2 <= peers <= MAX_PEERS:
+        raise ValueError(f"{peers} machines are no crew: 2 to {MAX_PEERS} are, or 0 for one alone")
+    return peers
+
+
 class CreateOptions(BaseModel):
     """Holds what the owner decides."""
 
@@ -53,6 +61,7 @@ class CreateOptions(BaseModel):
     gate: GateSpec
     timing: TimingSpec
     rng_seed: Count = 0
+    crew: Annotated[int, AfterValidator(_crew_peers)] = 0  # that train a slot together; 0: one alone
     shift_by_tokens: bool = False  # instead of training.time_shift
     init_from: Path | None = None  # a checkpoint that every expert starts from
     members_only: bool = False  # taking part needs the owner's word
@@ -164,6 +173,7 @@ def _spec(folder: Path, prepared: Prepared, options: CreateOptions, intake: Inta
             router=NetworkSpec(preset=options.router, config=_router_config(options, prepared)),
             first_features=_pinned(folder, looks, intake) if looks is not None else None,
             training=training,
+            crew=_crew(options, count_parameters(expert, router=False)) if options.crew else None,
             gate=_gate(options.gate, node_id, intake),
             timing=options.timing,
             train_shards=_shards(folder, prepared, "train", intake.add),
@@ -171,6 +181,14 @@ def _spec(folder: Path, prepared: Prepared, options: CreateOptions, intake: Inta
         )
     except ValidationError as error:
         raise _mistake(folder, error) from error
+
+
+def _crew(options: CreateOptions, parameters: int) -> CrewSpec:
+    """Returns the numbers of the run's crews, for experts of so many parameters (rules/crew_defaults.py)."""
+    timing, total_steps = options.timing, options.training.total_steps
+    steps_a_round = options.crew * CrewSpec().most_steps
+    rounds = max(1, total_steps // steps_a_round) if total_steps else 0
+    return default_crew(options.crew, parameters, timing.checkpoint_s, rounds)
 
 
 def _gate(gate: GateSpec, node_id: str, intake: Intake) -> GateSpec:

@@ -23,3 +23,16 @@ def test_new_runs_have_compact_checkpoints_unless_told_otherwise(
     run = load_run(tmp_path / "run").record
     assert run.training.compact == compact
     assert run.oldest_reader == (5 if compact else 4)
+
+
+def test_a_run_with_crews_says_how_they_send_and_one_machine_is_no_crew(tmp_path: Path) -> None:
+    prepare_made(tmp_path / "run")
+    words = ["create", str(tmp_path / "run"), "--expert", "nano", "--router", "nano", "--crew"]
+    wrong = CliRunner().invoke(app, [*words, "1"])
+    assert wrong.exit_code != 0
+    assert "1 machines are no crew" in " ".join((wrong.output + str(wrong.exception)).split())
+    made = CliRunner().invoke(app, [*words, "4"], catch_exceptions=False)
+    assert made.exit_code == 0, made.output
+    crew = load_run(tmp_path / "run").record.crew
+    assert crew is not None
+    assert (crew.peers, crew.kept) == (4, 4096)

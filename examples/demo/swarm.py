@@ -83,10 +83,13 @@ class Swarm:
         for number in range(1, self.peers + 1):
             self.add_volunteer(f"peer-{number}", invite)
 
-    def add_volunteer(self, name: str, invite: Path) -> None:
+    def add_volunteer(
+        self, name: str, invite: Path, *more: str, program: tuple[str, ...] = (str(BIN / "paris-peer"),)
+    ) -> Node:
+        """Starts one more peer; `more` are options of its, `program` is what runs it."""
         data = self.root / name
         command = [
-            str(BIN / "paris-peer"),
+            *program,
             "start",
             f"@{invite}",
             "--yes",
@@ -96,8 +99,10 @@ class Swarm:
             LOOPBACK,
             "--threads",
             "1",
+            *more,
         ]
         self.volunteers.append(Node(name, command, data, self.root / "logs" / f"{name}.log").start())
+        return self.volunteers[-1]
 
     def close(self) -> None:
         nodes = [

@@ -21,6 +21,7 @@ from tests.data.shards import clip_bytes, write_tar
 from tests.made.made_run import CLIP, LATENT, TEXT, save_text_encoder
 
 TRAIN_CLIPS, GATE_CLIPS = 12, 6  # of each cluster
+FIRST_GATE_SEED = 500  # more than there are train clips of a cluster
 TIMING = TimingSpec(claim_s=8.0, settle_s=0.5, margin_s=0.5, checkpoint_s=4.0)
 
 
@@ -65,23 +66,34 @@ def make_run(
 
 
 def prepare_made(
-    folder: Path, *, experts: int = 1, padding_bytes: int = 0, latent: LatentShape = LATENT
+    folder: Path,
+    *,
+    experts: int = 1,
+    padding_bytes: int = 0,
+    latent: LatentShape = LATENT,
+    train_clips: int = TRAIN_CLIPS,
+    gate_clips: int = GATE_CLIPS,
 ) -> Prepared:
     """Makes a folder that `paris-run create` takes; the clips in it are LATENT, whatever it says of them."""
     folder.mkdir(parents=True)
+    clips = {"train": train_clips, "gate": gate_clips}
     torch.manual_seed(0)
     fit_pca([torch.randint(0, 256, (4, 3, 16, 24, 3), dtype=torch.uint8)], 4, 4).save(folder / "codec")
     save_text_encoder(folder / "text")
-    prepared = _prepared(folder, experts, padding_bytes, latent)
+    prepared = _prepared(folder, experts, padding_bytes, latent, clips)
     prepared.write(folder)
     return prepared
 
 
-def _prepared(folder: Path, experts: int, padding_bytes: int, latent: LatentShape) -> Prepared:
+def _prepared(
+    folder: Path, experts: int, padding_bytes: int, latent: LatentShape, clips: dict[str, int]
+) -> Prepared:
     shards = tuple(
-        _shard(folder, split, k, padding_bytes) for split in ("train", "gate") for k in range(experts)
+        _shard(folder, split, k, padding_bytes, clips[split])
+        for split in ("train", "gate")
+        for k in range(experts)
     )
-    counts = {"train": TRAIN_CLIPS, "gate": GATE_CLIPS, "validation": 0, "test": 0}
+    counts = {**clips, "validation": 0, "test": 0}
     return Prepared(
         fingerprint="made",
         rng_seed=0,
@@ -108,8 +120,8 @@ def _model(name: str, folder: Path, inside: str) -> PreparedModel:
     )
 
 
-def _shard(folder: Path, split: str, cluster: int, padding_bytes: int) -> PreparedShard:
-    count, first = (TRAIN_CLIPS, 0) if split == "train" else (GATE_CLIPS, 500)
+def _shard(folder: Path, split: str, cluster: int, padding_bytes: int, count: int) -> PreparedShard:
+    first = 0 if split == "train" else FIRST_GATE_SEED
     members = []
     for number in range(count):
         words = {"caption": "a red ball", "source": "test", "cluster": cluster, "start_frame": 0}

@@ -107,9 +107,10 @@ def choose_updates(
     """Returns the updates that a round merges of those that may count: of each signer the one that comes
     first in its stream of clips, at most `crew.peers` of them, ascending by signer.
 
-    A later one counts in the next round; merged first, it would count the one before it as passed over. Where
-    there are more, those who contributed to the slot before come first, then those heard first: keys cost
-    nothing, and a crowd of new ones keeps nobody out who has worked.
+    Of two that begin alike the later one holds the work of both. One that comes after another in the stream
+    counts in the next round; merged first, it would count the other as passed over. Where there are more,
+    those who contributed to the slot before come first, then those heard first: keys cost nothing, and a
+    crowd of new ones keeps nobody out who has worked.
     """
     first: dict[str, HeardUpdate] = {}
     for one in candidates:
@@ -121,7 +122,7 @@ def choose_updates(
 
 
 def _place(one: HeardUpdate) -> tuple[int, int, str]:
-    return one.record.first_clip, one.record.seq, one.id
+    return one.record.first_clip, -one.record.seq, one.id
 
 
 def weight(clips: int, late: int) -> float:

@@ -22,6 +22,7 @@ from typing import Protocol
 from paris_p2p.data.batches import BatchSource, ClipOrder, open_batches
 from paris_p2p.device import Device, compile_blocks, resident_bytes
 from paris_p2p.errors import DivergedError
+from paris_p2p.rules.rounds import MAX_STEPS_OF_MEDIAN
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.counted_note import counted_note
 from paris_p2p.training.crew_learner import CrewLearner
@@ -114,7 +115,7 @@ class _CrewSession:
         reports = StepReports(self.crew.learner, self.source, emit)
         while not self._reached(self.crew.base.steps):
             command: CrewCommand | None
-            if self._reached(self.crew.learner.steps):
+            if self._reached(self.crew.learner.steps) or self._is_far():
                 reports.report()
                 command = commands.wait()
             else:
@@ -132,6 +133,12 @@ class _CrewSession:
 
     def _reached(self, steps: int) -> bool:
         return bool(self._last_step) and steps >= self._last_step
+
+    def _is_far(self) -> bool:
+        """Tells whether this machine is as many steps ahead of its base as an update may count: with a small
+        network and a long round it rests until the round is over.
+        """
+        return self.crew.progress.ahead.steps >= MAX_STEPS_OF_MEDIAN * self.job.crew.most_steps
 
     def _step(self, reports: StepReports) -> None:
         """Takes one step; where it diverges, goes back to the base, once for each base."""

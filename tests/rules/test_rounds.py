@@ -92,6 +92,8 @@ def test_as_many_peers_are_counted_as_a_round_can_name() -> None:
 def test_of_each_signer_the_first_in_its_stream_counts_in_the_order_of_signers() -> None:
     later, first = candidate("a", 2, first_clip=1600), candidate("a", 1, first_clip=800)
     assert choose_updates([candidate("b"), later, first], (), CREW) == (first, candidate("b"))
+    more = candidate("a", 3, first_clip=800, steps=200, clips=1600)  # the work of both
+    assert choose_updates([first, more, later], (), CREW) == (more,)
 
 
 def test_a_crowd_of_new_keys_keeps_out_nobody_who_contributed() -> None:

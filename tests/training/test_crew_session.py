@@ -17,6 +17,7 @@ import torch
 from paris_p2p.data.clips import ClipSet
 from paris_p2p.device import Device
 from paris_p2p.errors import DivergedError, InexactError, TrainError
+from paris_p2p.rules.rounds import MAX_STEPS_OF_MEDIAN
 from paris_p2p.training import crew_learner
 from paris_p2p.training.basis_state import load_basis
 from paris_p2p.training.counted_note import read_counted
@@ -311,6 +312,19 @@ def test_a_crew_ends_at_the_last_step(tiny: TinyRun, first: Basis) -> None:
         assert [member.end() for member in crew.members] == [
             f"reached step {first.steps + 6}, the last one"
         ] * 2
+
+
+def test_a_member_rests_where_its_update_may_count_no_more_steps(tiny: TinyRun, first: Basis) -> None:
+    most = MAX_STEPS_OF_MEDIAN * 2
+    with made_crew(tiny, 2, first, crew=CREW.model_copy(update={"least_steps": 1, "most_steps": 2})) as crew:
+        for _ in range(2):
+            for member in crew.members:
+                member.train(most + 10)
+            files = [crew.update_of(member) for member in crew.members]
+            assert [one.steps for one in files] == [most, most]
+            ready = crew.merge(files)
+            assert isinstance(ready, MergedReady)
+            crew.adopt(ready)
 
 
 def test_training_may_begin_from_a_kept_state_or_from_all_files(tiny: TinyRun, first: Basis) -> None:

@@ -38,7 +38,7 @@ class Troublemaker:
 
     room: Room
     rng: random.Random
-    keep_disks: frozenset[str] = frozenset()  # names of machines that never lose theirs
+    keep_disks: frozenset[str] = frozenset()  # names of machines that never lose their disks
     told: list[Trouble] = field(default_factory=list)
     _busy: dict[str, threading.Thread] = field(default_factory=dict)
     _over: threading.Event = field(default_factory=threading.Event)

@@ -75,7 +75,7 @@ class CrewLearner:
         """
         if merged is not None:
             base, rounds = merged, command.rounds
-        elif command.from_card == self.card and command.rounds:
+        elif command.from_card == self.card and (command.rounds or command.card == self.card):
             base, rounds = self.base, command.rounds
             replay(self.crew_slot, base, rounds)
         elif command.basis is not None:

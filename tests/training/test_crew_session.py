@@ -314,6 +314,17 @@ def test_a_crew_ends_at_the_last_step(tiny: TinyRun, first: Basis) -> None:
         ] * 2
 
 
+def test_a_member_may_give_up_its_work_and_go_on_from_the_same_card(tiny: TinyRun, first: Basis) -> None:
+    with made_crew(tiny, 2, first) as crew:
+        lead, card = crew.lead, crew.basis.card
+        lead.train(3)
+        crew.update_of(lead)
+        adopted = lead.ask(Adopt(card=card, from_card=card, own="lost"))
+        assert (adopted.card, adopted.steps) == (card, first.steps)
+        lead.train(2)
+        assert crew.update_of(lead).steps == 2
+
+
 def test_a_member_rests_where_its_update_may_count_no_more_steps(tiny: TinyRun, first: Basis) -> None:
     most = MAX_STEPS_OF_MEDIAN * 2
     with made_crew(tiny, 2, first, crew=CREW.model_copy(update={"least_steps": 1, "most_steps": 2})) as crew:

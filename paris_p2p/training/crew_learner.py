@@ -57,10 +57,18 @@ class CrewLearner:
         return loss
 
     def publish(self, kept: int, part: int, folder: Path) -> Sent | None:
-        """Writes an update of what was learned; None where nothing was. DivergedError, DiskFullError."""
+        """Writes an update of what was learned; None where nothing was.
+
+        TrainError for a part that the run does not have, DivergedError, DiskFullError, ReadOnlyError.
+        """
+        crew = self.crew_slot.crew
+        if part >= crew.parts or kept > crew.kept:
+            raise TrainError(
+                f"the trainer was asked for part {part} and {kept} entries of each chunk, the run has "
+                f"{crew.parts} parts and at most {crew.kept} entries; this is a bug in the node"
+            )
         if not self.progress.unsent.steps:
             return None
-        crew = self.crew_slot.crew
         header = UpdateHeader(self.crew_slot.parameters, kept, crew.magnitudes, crew.parts, part)
         weights = self.weights()
         if self.progress.settle(weights):

@@ -4,8 +4,8 @@ An update is left out when
     format  its file is not a canonical one of this network, or rate: it counts other clips than its steps use
     norm    it is longer than three medians of the others, or is not finite
     copy    it agrees with an update that was heard of before, far beyond chance
-    loss    a fifth of it, taken from the base, makes clips' losses worse, by three standard errors, or its
-            maker's updates did so over rounds
+    loss    a fifth of it, taken from the base, makes clips' losses worse, by three standard errors, than
+            before and than the lead's own does; or its maker's updates made them worse over rounds
     data    over rounds its maker's gain less on own clips than on others', or less than a tenth of what
             others' gain for each clip, by three standard errors
 Each check sees what those before it left. What a lead leaves out is told with the code and what was measured.

@@ -8,6 +8,7 @@ Legend: B clips, n parameters, Q an update.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,22 +77,27 @@ class Trials:
     def judge_losses(
         self, candidates: Sequence[OpenedUpdate], own: str, scratch: Vector, count: int
     ) -> Judged:
-        """Leaves out, of others' updates, those with which clips' losses are worse beyond noise, and those
-        that help nobody of makers whose updates did harm, or next to nothing, over rounds.
+        """Leaves out, of others' updates, those with which clips' losses are worse beyond noise, than before
+        and than with this machine's own, and those that help nobody of makers whose updates did harm, or next
+        to nothing, over rounds.
+
+        Of a part of the network alone an honest update may make losses worse, but then the lead's does too.
         """
         batch, t = self.probe(count)
         before = self.losses(self.crew.base.weights, batch, t)
         worse = {one.file.update: self._after(one, scratch, batch, t) - before for one in candidates}
         rates = [-float(worse[one.file.update].mean()) / one.file.clips for one in candidates]
         usual = median(rates) if np.isfinite(rates).all() else 0.0
+        mine = next((worse[one.file.update] for one in candidates if one.file.signer == own), None)
         left_out = []
         self.helpful = set()
         for one in candidates:
             if one.file.signer == own:
                 continue
             found = worse[one.file.update]
-            self._note(one, found, max(0.0, usual))
-            if (z := paired_z(found)) > WORSE_Z:
+            self._note(one, found - mine if mine is not None and mine.mean() > 0 else found, max(0.0, usual))
+            beyond_own = paired_z(found - mine) if mine is not None else math.inf
+            if (z := paired_z(found)) > WORSE_Z and beyond_own > WORSE_Z:
                 measured = f"losses of {len(batch)} clips are worse by {z:.1f} standard errors"
                 left_out.append(leave_out(one, "loss", measured))
             elif z < -HELPFUL_Z:

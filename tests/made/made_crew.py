@@ -33,7 +33,7 @@ from paris_p2p.training.crew_messages import (
     UpdateReady,
 )
 from paris_p2p.training.crew_session import train_in_crew
-from paris_p2p.training.messages import CheckpointReady, Event, Shrunk, Started, StepEvent
+from paris_p2p.training.messages import CheckpointReady, Event, Shrunk, Started, StepEvent, TrainJob
 from paris_p2p.updates.compression import compress
 from paris_p2p.updates.layout import Vector
 from paris_p2p.updates.outer_step import add_scaled
@@ -67,9 +67,17 @@ def basis_of(ready: CheckpointReady, card: str) -> Basis:
 
 def crew_job(tiny: TinyRun, number: int, basis: Basis, *, crew: CrewSpec = CREW, **changes: Any) -> CrewJob:
     """Returns the job of peer `number` of the slot expert-1."""
-    plain = tiny.train_job(changes.pop("slot", "expert-1"), out=f"crew-{number}", max_steps=0).model_dump()
+    plain = tiny.train_job(changes.pop("slot", "expert-1"), out=f"crew-{number}", max_steps=0)
+    return crew_job_of(plain, number, basis, crew=crew, **changes)
+
+
+def crew_job_of(
+    plain: TrainJob, number: int, basis: Basis, *, crew: CrewSpec = CREW, **changes: Any
+) -> CrewJob:
+    """Returns a plain job's fellow in a crew."""
+    fields = plain.model_dump()
     counters = {"resume_steps": basis.steps, "resume_clips": basis.clips}
-    return CrewJob(**(plain | counters | {"crew": crew, "basis": basis, "peer": peer_of(number)} | changes))
+    return CrewJob(**(fields | counters | {"crew": crew, "basis": basis, "peer": peer_of(number)} | changes))
 
 
 class Member:

@@ -152,7 +152,11 @@ def test_the_words_of_an_option_are_those_of_its_table_and_stand_in_its_help(
     ("flags", "model", "derived"),
     [
         (run.PrepareFlags, PrepareOptions, set()),
-        (run.TrainingFlags, TrainingSpec, {"batch_clips", "learning_rate", "time_shift", "ddpm_experts"}),
+        (
+            run.TrainingFlags,
+            TrainingSpec,
+            {"batch_clips", "learning_rate", "time_shift", "ddpm_experts", "full_checkpoints"},
+        ),
         (run.GateFlags, GateSpec, {"open_run", "attestors"}),
         (run.TimingFlags, TimingSpec, set()),
         (peer.WishFlags, GenerateJob, {"clips"}),

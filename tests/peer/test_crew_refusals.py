@@ -197,3 +197,28 @@ async def test_a_trainer_that_dies_in_a_crew_is_started_again_from_the_tip(tmp_p
         steps = tip_steps(owner)
         await world.until(lambda: tip_steps(owner) > steps and len(_last_signers(owner)) == 3)
         await counted_once(owner)
+
+
+async def test_a_crew_whose_cards_get_worse_goes_back_to_its_best_and_on_at_a_lower_rate(
+    tmp_path: Path,
+) -> None:
+    from_steps = [10**9]
+
+    async def worse(job: GateJob) -> GateResult:
+        if job.steps >= from_steps[0]:
+            return GateResult(ok=True, loss=9.0, reference_loss=1.0, gate_clips=4)
+        return await counting_gate(job)
+
+    async with crew_world(tmp_path) as world:
+        owner = await world.add("owner", role="owner", gate=worse)
+        peers = [await world.add(name, **ONLY | {"gate": worse}) for name in "ab"]
+        await world.until(lambda: len(signers(owner)) == 2)
+        from_steps[0] = tip_steps(owner) + 1
+        await world.until(lambda: (card := tip_card(owner)) is not None and card.lowered == 1)
+        from_steps[0] = 10**9
+        steps = tip_steps(owner)
+        await world.until(lambda: tip_steps(owner) > steps and len(_last_signers(owner)) == 2)
+        assert not any("gave up" in line for peer in peers for line in peer.said)
+        for peer in peers:
+            working = peer.volunteer.working
+            assert working is not None

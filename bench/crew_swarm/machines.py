@@ -15,6 +15,7 @@ from examples.demo.processes import Node
 
 TURN_S = 0.2  # of a slow machine: it runs for its share of each, and stands still for the rest
 LOOK_S = 1.0  # new children are looked for so often
+NICE, LOADED_S = 15, 8.0  # of trainers, after so many seconds of processor time
 GONE_S = 10.0  # within which children of a killed node are to be gone
 
 
@@ -82,6 +83,14 @@ class Slowness:
         if not self.trainer_alone:
             return found
         return [one for one in found[1:] if _is_trainer(one)]
+
+
+def make_trainers_nice(node: Node) -> None:
+    """Gives a node's trainers, once they have loaded, what processor time is left over."""
+    for process in processes(node)[1:]:
+        with suppress(psutil.Error):
+            if _is_trainer(process) and process.nice() < NICE and process.cpu_times().user > LOADED_S:
+                process.nice(NICE)
 
 
 def _is_trainer(process: psutil.Process) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.crew_swarm.evidence import Evidence
-from bench.crew_swarm.machines import go_on
+from bench.crew_swarm.machines import go_on, make_trainers_nice
 from examples.demo.processes import Node
 from examples.demo.swarm import Swarm
 from paris_p2p.envelope import Envelope
@@ -53,6 +53,18 @@ class Room:
     def ask(self, node: Node) -> None:
         """Asks a node for its status again and again, until the room closes."""
         threading.Thread(target=self._ask, args=(node,), daemon=True).start()
+
+    def yield_to_nodes(self) -> None:
+        """Lets trainers that have begun give way to nodes and gates, until the room closes: two cores have a
+        dozen of each.
+        """
+        threading.Thread(target=self._keep_trainers_nice, daemon=True).start()
+
+    def _keep_trainers_nice(self) -> None:
+        while not self._over.is_set():
+            for node in list(self.swarm.volunteers):
+                make_trainers_nice(node)
+            self._over.wait(ASK_S)
 
     def _ask(self, node: Node) -> None:
         while not self._over.is_set():
@@ -106,6 +118,7 @@ def opened_room(root: Path, run: Envelope[RunSpec]) -> Iterator[Room]:
         swarm.open(root / "run")
         room.evidence.open()
         room.ask(swarm.owner)
+        room.yield_to_nodes()
         yield room
     finally:
         if room.evidence.is_open:

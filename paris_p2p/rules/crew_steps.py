@@ -118,9 +118,10 @@ def fate_of(
     """Returns what became of a member's own update, and with which code of rules/rounds.py it was refused.
 
     `merged` are the ids of all updates of the rounds that came since, `refused` those left out with their
-    codes, `lineage` is of the round that comes next.
+    codes, `lineage` is of the round that comes next. One that was refused as counted held the work of an
+    earlier one, which was merged: what it held beside that is ahead still, and nothing is lost.
     """
-    if update_id in merged:
+    if update_id in merged or refused.get(update_id) == "counted":
         return "merged", ""
     if (code := refused.get(update_id, "")) and code != "late":
         return "lost", code

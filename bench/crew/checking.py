@@ -1,28 +1,38 @@
-"""Decides which updates of a round count, as a lead does before it merges.
+"""Decides which updates of a round count, with the very checks that a lead's trainer has.
 
-The measures and limits are the product's (`paris_p2p/training/update_checks.py`, `update_trials.py`); here
-they look at vectors in one process. The order is the cheap first: form, age, length, copies, then what a
-short step along an update does to losses.
-Legend: n parameters, M rows.
+Each update becomes a file; a network of the product's own is lent to trials on clips.
+Legend: n parameters.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import torch
 
-from bench.crew.clips_seen import Tried
+from bench.bare_run import bare_run
+from bench.crew.clips_seen import open_split
 from bench.crew.plans import TRAINING, Plan
 from bench.crew.sending import Sent, dense
-from paris_p2p.crew_records import MAX_LATE, SCALE_ONE
+from paris_p2p.crew_records import MAX_LATE, SCALE_ONE, CrewSpec
+from paris_p2p.data.prepared import Prepared
+from paris_p2p.device import Device
 from paris_p2p.errors import UpdateFormatError
-from paris_p2p.rules.rounds import too_long, update_scales, weight
-from paris_p2p.training.probing import STEP_SHARE, paired_z
-from paris_p2p.training.update_checks import COPY_AGREEMENT, WORSE_Z, OwnGain, sign_agreement
-from paris_p2p.training.update_trials import LEAST_ROUNDS, STREAM_CLIPS
+from paris_p2p.model.dit import VideoDiT
+from paris_p2p.rules.rounds import update_scales, weight
+from paris_p2p.spec import NetworkSpec
+from paris_p2p.training.crew_messages import UpdateFile
+from paris_p2p.training.round_merge import CrewSlot
+from paris_p2p.training.update_checks import Judged, judge_copies, judge_form, judge_norms
+from paris_p2p.training.update_trials import LEAST_CLIPS, MOST_CLIPS, Trials
 from paris_p2p.updates.layout import Vector
 from paris_p2p.updates.outer_step import Contribution
 from paris_p2p.updates.update_file import Update
@@ -30,7 +40,7 @@ from paris_p2p.updates.update_file import Update
 
 @dataclass(frozen=True)
 class Counting:
-    """Is one update that may count, opened."""
+    """Is one update that counts, opened."""
 
     sent: Sent
     q: Vector  # [n]
@@ -38,38 +48,65 @@ class Counting:
     norm: float
 
 
+class LeadsNetwork:
+    """Stands for the trainer of a crew's lead, as far as trials ask for it."""
+
+    def __init__(self, plan: Plan, network: VideoDiT, folder: Path):
+        prepared = Prepared.load(folder)
+        numbers = {name: value for name, value in network.config.items() if not name.startswith("_")}
+        spec = bare_run(
+            prepared.latent,
+            prepared.text_shape,
+            experts=prepared.experts,
+            expert=NetworkSpec(preset="bench", config=numbers),
+            training=TRAINING,
+        )
+        crew = CrewSpec(kept=plan.kept, magnitudes=plan.magnitudes, parts=plan.parts)
+        self.crew_slot = CrewSlot.of(plan.run, plan.slot, spec, crew)
+        self.learner = SimpleNamespace(network=network, device=Device(torch.device("cpu"), bf16=False))
+        self.base = SimpleNamespace(weights=np.zeros(self.crew_slot.parameters, np.float32))
+        self.card = ""
+
+    def weights(self) -> Vector:
+        """Returns nothing that counts: nobody trains this network."""
+        return self.base.weights
+
+    @torch.no_grad()
+    def put(self, vector: Vector) -> None:
+        named = dict(self.learner.network.named_parameters())
+        for name, shape, start, end in self.crew_slot.layout.spans():
+            named[name].copy_(torch.from_numpy(vector[start:end].reshape(shape)))
+
+
 @dataclass
 class Checks:
-    """Remembers what checks over several rounds need; without `tried` none looks at losses."""
+    """Remembers what a lead remembers; without a `lead` nothing but an update's form and age is looked at."""
 
-    tried: Tried | None = None
-    lead: str = "peer-000"  # who believes itself
+    lead: Any = None  # a LeadsNetwork
+    trials: Trials | None = None
+    own: str = ""  # the lead's name, which believes itself
     usual: float = 0.0  # median norm of the round before
-    gains: dict[str, OwnGain] = field(default_factory=dict)
-    agreements: list[float] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
 
-    def sift(self, plan: Plan, base: Vector, sent: Sequence[Sent], number: int) -> list[Counting]:
+    @classmethod
+    def of(cls, plan: Plan, network: VideoDiT, folder: Path, own: str) -> Checks:
+        """Returns the checks of a plan's lead."""
+        lead: Any = LeadsNetwork(plan, network, folder)
+        train, gate = open_split(folder, plan.slot, ("train",)), open_split(folder, plan.slot, ("gate",))
+        return cls(lead, Trials(lead, train, gate, notices=0), own)
+
+    def sift(self, base: Vector, sent: Sequence[Sent], number: int) -> list[Counting]:
         """Returns what counts, by signer, and tells in `refused` what does not."""
-        opened = [one for each in sent if (one := self._open(each, len(base), number)) is not None]
-        if plan.checked:
-            opened = self._without(opened, set(too_long([one.norm for one in opened], self.usual)), "norm")
-            opened = self._without_copies(plan, opened, number)
-        if opened:
-            self.usual = median(one.norm for one in opened)
-        if plan.checked and self.tried is not None and opened:
-            opened = self._without_harm(self.tried, base, opened, number)
-            opened = self._without_strangers(self.tried, base, opened, number)
-        return sorted(opened, key=lambda one: one.sent.maker)
+        self.refused += [(one.maker, "stale") for one in sent if number - one.number > MAX_LATE]
+        fresh = [one for one in sent if number - one.number <= MAX_LATE]
+        if self.lead is not None:
+            fresh = self._judged(base, fresh, number)
+        counting = [one for each in fresh if (one := self._opened(each, len(base))) is not None]
+        if counting:
+            self.usual = median(one.norm for one in counting)
+        return sorted(counting, key=lambda one: one.sent.maker)
 
-    def _without(self, opened: list[Counting], places: set[int], code: str) -> list[Counting]:
-        self.refused += [(opened[place].sent.maker, code) for place in sorted(places)]
-        return [one for place, one in enumerate(opened) if place not in places]
-
-    def _open(self, sent: Sent, parameters: int, number: int) -> Counting | None:
-        if number - sent.number > MAX_LATE:
-            self.refused.append((sent.maker, "stale"))
-            return None
+    def _opened(self, sent: Sent, parameters: int) -> Counting | None:
         if sent.exact is not None:
             return Counting(sent, sent.exact, None, float(np.linalg.norm(sent.exact.astype(np.float64))))
         try:
@@ -79,68 +116,44 @@ class Checks:
             return None
         return Counting(sent, dense(sent.data, parameters), update, update.norm)
 
-    def _without_copies(self, plan: Plan, opened: list[Counting], number: int) -> list[Counting]:
-        left: list[Counting] = []
-        for one in opened:
-            pairs = [(one.update, other.update) for other in left]
-            found = [
-                sign_agreement(a, b, plan.run, str(number))
-                for a, b in pairs
-                if a is not None and b is not None
-            ]
-            if any(share >= COPY_AGREEMENT for share in found):
-                self.refused.append((one.sent.maker, "copy"))
-            else:
-                self.agreements += found
-                left.append(one)
-        return left
+    def _judged(self, base: Vector, sent: Sequence[Sent], number: int) -> list[Sent]:
+        """Returns what all of the product's checks leave."""
+        self.lead.base.weights, self.lead.card = base, sha256(f"card {number}".encode()).hexdigest()
+        with tempfile.TemporaryDirectory() as folder:
+            by_id = {}
+            for place, one in enumerate(sent):
+                path = Path(folder) / f"{place}.paris"
+                path.write_bytes(one.data)
+                by_id[sha256(f"{number} {place}".encode()).hexdigest()] = (one, path)
+            files = [_file(update, *known) for update, known in by_id.items()]
+            judged = self._judge(files)
+        self.refused += [(one.signer, one.reason) for one in judged.left_out]
+        return [by_id[one.file.update][0] for one in judged.kept]
 
-    def _without_harm(
-        self, tried: Tried, base: Vector, opened: list[Counting], number: int
-    ) -> list[Counting]:
-        losses = tried.on_probe([base, *(_tried(base, one) for one in opened)], number)  # M B
-        worse = {
-            place
-            for place, one in enumerate(opened)
-            if one.sent.maker != self.lead and paired_z(losses[place + 1] - losses[0]) > WORSE_Z
-        }
-        return self._without(opened, worse, "loss")
-
-    def _without_strangers(
-        self, tried: Tried, base: Vector, opened: list[Counting], number: int
-    ) -> list[Counting]:
-        pair = sorted(opened, key=lambda one: (self._heard(one), one.sent.maker))[:2]
-        if len(pair) == 2:
-            self._measure(tried, base, pair, number)
-        strange = set()
-        for place, one in enumerate(opened):
-            gain = self.gains.get(one.sent.maker, OwnGain())
-            if one.sent.maker != self.lead and gain.rounds >= LEAST_ROUNDS and gain.z < -WORSE_Z:
-                strange.add(place)
-        return self._without(opened, strange, "data")
-
-    def _heard(self, one: Counting) -> int:
-        gain = self.gains.get(one.sent.maker)
-        return -1 if gain is None else gain.heard
-
-    def _measure(self, tried: Tried, base: Vector, pair: Sequence[Counting], number: int) -> None:
-        """Adds what each of two makers gained on its own clips more than on the other's."""
-        rows = [base, *(_tried(base, one) for one in pair)]
-        streams = []
-        for one in pair:
-            clips = one.sent.steps * TRAINING.batch_clips
-            first = one.sent.at_step * TRAINING.batch_clips + number % max(1, clips - STREAM_CLIPS + 1)
-            streams.append(tried.on_stream(rows, one.sent.maker, first))
-        for place, one in enumerate(pair):
-            mine, others = (losses[0] - losses[place + 1] for losses in (streams[place], streams[1 - place]))
-            gain = self.gains.setdefault(one.sent.maker, OwnGain())
-            gain.heard, gain.rounds = number, gain.rounds + 1
-            gain.difference += float(mine.mean() - others.mean())
-            gain.variance += float(mine.var(ddof=1) / len(mine) + others.var(ddof=1) / len(others))
+    def _judge(self, files: Sequence[UpdateFile]) -> Judged:
+        judged = judge_form(self.lead.crew_slot, files)
+        judged = judged.then(lambda left: judge_norms(left, self.usual))
+        judged = judged.then(lambda left: judge_copies(self.lead.crew_slot, left, self.lead.card))
+        trials, scratch = self.trials, np.empty_like(self.lead.base.weights)
+        if trials is None or not judged.kept:
+            return judged
+        own = max((one.file.clips for one in judged.kept if one.file.signer == self.own), default=0)
+        count = max(LEAST_CLIPS, min(MOST_CLIPS, own // (len(judged.kept) + 1)))
+        trials.begin_round()
+        with trials.lent():
+            judged = judged.then(lambda left: trials.judge_losses(left, self.own, scratch, count))
+            return judged.then(lambda left: trials.judge_data(left, self.own, scratch))
 
 
-def _tried(base: Vector, one: Counting) -> Vector:
-    return np.asarray(base - np.float32(STEP_SHARE) * one.q, np.float32)
+def _file(update: str, sent: Sent, path: Path) -> UpdateFile:
+    return UpdateFile(
+        update=update,
+        signer=sent.maker,
+        path=path,
+        steps=sent.steps,
+        clips=sent.steps * TRAINING.batch_clips,
+        first_clip=sent.at_step * TRAINING.batch_clips,
+    )
 
 
 def weighed(counting: list[Counting], number: int, batch_clips: int) -> list[tuple[Counting, float, float]]:
@@ -153,7 +166,8 @@ def weighed(counting: list[Counting], number: int, batch_clips: int) -> list[tup
 
 
 def contribution(one: Counting, share: float, scale: float, batch_clips: int) -> Contribution:
-    """Returns an update as the product's outer step takes it."""
-    assert one.update is not None
+    """Returns an update as the product's outer step takes it; ValueError for one in float32."""
+    if one.update is None:
+        raise ValueError("an exact update is merged in float32")
     steps = one.sent.steps
     return Contribution(one.sent.maker, one.update, share, scale, steps, steps * batch_clips)

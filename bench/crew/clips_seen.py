@@ -6,12 +6,10 @@ Legend: M rows, B clips.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +20,9 @@ from paris_p2p.data.prepared import Prepared, Split
 from paris_p2p.flow.times import flow_times
 from paris_p2p.spec import TrainingSpec, cluster_of
 from paris_p2p.training.objective import CAPTION_DRAW
-from paris_p2p.training.update_trials import STREAM_CLIPS
 
 HELD_OUT: tuple[Split, ...] = ("gate", "validation", "test")
 MEASURED_AT_ONCE = 8
-PROBED_CLIPS = 24  # as the lead of a crew of four can afford whose rounds have 15 steps
 
 
 def open_split(folder: Path, slot: str, splits: Sequence[Split]) -> ClipSet:
@@ -97,47 +93,3 @@ def held_out(folder: Path, slot: str, training: TrainingSpec, count: int) -> lis
         shape = training.time_mean, training.time_std, training.time_shift
         parts.append(seen_of(training, batch, flow_times(normal, *shape, predicts_noise=False)))
     return parts
-
-
-@dataclass
-class Tried:
-    """Measures weights as a lead does that tries updates: on the gate's clips, and on a maker's own.
-
-    `losses` gives the losses [M B] of M rows of weights [n] on batches.
-    """
-
-    folder: Path
-    slot: str
-    run: str
-    training: TrainingSpec
-    losses: Callable[[Sequence[np.ndarray], Sequence[Seen]], np.ndarray]
-
-    def __post_init__(self) -> None:
-        self._gate = open_split(self.folder, self.slot, ("gate",))
-        self._train = open_split(self.folder, self.slot, ("train",))
-
-    def on_probe(self, rows: Sequence[np.ndarray], number: int) -> np.ndarray:
-        """Measures rows on a round's own draw of gate clips: [M PROBED_CLIPS]."""
-        draws = Draws.of(self.run, f"probe/{self.slot}/{number}")
-        return self._measured(
-            rows, make_batch(self._gate, self._order(draws, self._gate), draws, 0, PROBED_CLIPS)
-        )
-
-    def on_stream(self, rows: Sequence[np.ndarray], maker: str, first_clip: int) -> np.ndarray:
-        """Measures rows on clips that a maker was trained on, by what it says: [M STREAM_CLIPS]."""
-        draws = Draws.of(self.run, f"{self.slot}/{maker}")
-        order = self._order(draws, self._train)
-        return self._measured(rows, make_batch(self._train, order, draws, first_clip, STREAM_CLIPS))
-
-    def _order(self, draws: Draws, clips: ClipSet) -> ClipOrder:
-        return ClipOrder(draws, len(clips))
-
-    def _measured(self, rows: Sequence[np.ndarray], batch: Batch) -> np.ndarray:
-        shape = self.training.time_mean, self.training.time_std, self.training.time_shift
-        t = flow_times(batch.normal, *shape, predicts_noise=False)
-        at = range(0, len(batch), MEASURED_AT_ONCE)
-        parts = [
-            seen_of(self.training, batch.part(i, i + MEASURED_AT_ONCE), t[i : i + MEASURED_AT_ONCE])
-            for i in at
-        ]
-        return self.losses(rows, parts)

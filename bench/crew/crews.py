@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.crew.checking import Checks, Counting, contribution, weighed
 from bench.crew.clips_seen import Streams
-from bench.crew.plans import EMA_DECAYS, JOINING_STEPS, SLOWER, STALE_ROUNDS, TRAINING, Plan
+from bench.crew.plans import EMA_DECAYS, JOINING_STEPS, SLOWER, STALE_ROUNDS, TRAINING, Plan, peer_name
 from bench.crew.sending import Sent, dense, forged, told_weights, update_bytes
 from bench.crew.stacked import Inner, Seen
 from paris_p2p.training.schedule import ema_decay, learning_rate
@@ -63,7 +63,7 @@ class Crew:
         """Returns a peer that begins from the merged weights in place `place`."""
         self.rows[place] = self.state.weights
         self.inner.forget(self.first_row + place)
-        name, self.joined = f"peer-{self.joined:03d}", self.joined + 1
+        name, self.joined = peer_name(self.joined), self.joined + 1
         return Peer(name, place, np.zeros_like(self.state.weights), self.state.weights.copy())
 
     def seen(self, streams: Streams, place: int) -> Seen:
@@ -170,7 +170,7 @@ class Crew:
     def _merge(self, sent: list[Sent]) -> None:
         """Takes the outer step over what counts, and lets every peer adopt it."""
         plan, state = self.plan, self.state
-        counting = self.checks.sift(plan, state.weights, sent, self.merges)
+        counting = self.checks.sift(state.weights, sent, self.merges)
         self.counted.update(one.sent.maker for one in counting)
         steps = sum(one.sent.steps for one in counting)
         before = state.steps

@@ -82,21 +82,25 @@ TWO: dict[str, dict[str, object]] = {"crew-2": {**DEFAULT, "peers": 2}}
 EIGHT: dict[str, dict[str, object]] = {"crew-8": {**DEFAULT, "peers": 8}}
 # Against a quiet crew of as many rounds: half as many, since nine crews are compared.
 QUIET: dict[str, object] = {**DEFAULT, "rounds": SHORT_ROUNDS}
-SHORT: dict[str, dict[str, object]] = {
-    "quiet": {**QUIET, "checked": True},
+TROUBLED: dict[str, dict[str, object]] = {
+    "quiet": QUIET,
     "churn": {**QUIET, "churn_rounds": 2},
     "late": {**QUIET, "late_share": 0.2, "late_way": "folded"},
     "slow": {**QUIET, "slow": 1},
     "thin": {**QUIET, "thin": 1, "thin_kept": 256},
-    **{attack: {**QUIET, "attack": attack, "checked": True} for attack in ("flip", "noise", "other-data")},
     "refused": {**QUIET, "peers": 3},
+}
+ATTACKED: dict[str, dict[str, object]] = {
+    "checked": {**QUIET, "checked": True},
+    **{attack: {**QUIET, "attack": attack, "checked": True} for attack in ("flip", "noise", "other-data")},
 }
 FINAL: dict[str, dict[str, dict[str, object]]] = {
     "whole": WHOLE,
     "first": FIRST,
     "two": TWO,
     "eight": EIGHT,
-    "short": SHORT,
+    "troubled": TROUBLED,
+    "attacked": ATTACKED,
 }
 SEEDS = {1: "expert-0", 2: "expert-1", 3: "expert-0"}
 

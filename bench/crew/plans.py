@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from paris_p2p.identity import Identity
 from paris_p2p.spec import TrainingSpec
 
 NETWORK: dict[str, int | float | str | bool] = {
@@ -23,6 +25,12 @@ SLOWER = 4  # times that a slow peer is slower
 STALE_ROUNDS = 4  # by which a stale update is late
 JOINING_STEPS = 20  # over which one who joins warms up
 Attack = Literal["", "flip", "hundredfold", "nan", "copy", "stale", "noise", "other-data"]
+
+
+@cache
+def peer_name(number: int) -> str:
+    """Returns the peer id of the peer that joined as the `number`-th, the same under every plan."""
+    return Identity.from_private_bytes(hashlib.sha256(f"crew bench peer {number}".encode()).digest()).peer_id
 
 
 class Plan(BaseModel):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,9 @@ from blake3 import blake3
 from torch import Tensor
 
 from bench.crew.checking import Checks
-from bench.crew.clips_seen import Streams, Tried, held_out, side_by_side
+from bench.crew.clips_seen import Streams, held_out, side_by_side
 from bench.crew.crews import Crew
-from bench.crew.plans import EMA_DECAYS, NETWORK, TRAINING, Plan
+from bench.crew.plans import EMA_DECAYS, NETWORK, TRAINING, Plan, peer_name
 from bench.crew.stacked import Inner, Seen, Stacked
 from paris_p2p.disk import write_atomic
 from paris_p2p.model.dit import VideoDiT
@@ -89,7 +90,7 @@ def play(plans: Sequence[Plan], folder: Path, results: Path, keep: Path | None =
         for plan in group:
             base = stage.stacked.flat(_network(plan.run, plan.slot)).numpy()
             part = stack[row : row + plan.peers]
-            checks = Checks(_tried(plan, stage) if plan.checked else None)
+            checks = _checks(plan, folder)
             crews[plan.name] = Crew(plan, part, inner, row, base, checks)
             row += plan.peers
         spans.append((group, first, row))
@@ -109,8 +110,8 @@ def play(plans: Sequence[Plan], folder: Path, results: Path, keep: Path | None =
             np.save(keep / f"{plan.name}.npy", crews[plan.name].state.average)
 
 
-def _tried(plan: Plan, stage: Stage) -> Tried:
-    return Tried(stage.folder, plan.slot, plan.run, TRAINING, stage.losses)
+def _checks(plan: Plan, folder: Path) -> Checks:
+    return Checks.of(plan, _network(plan.run, plan.slot), folder, peer_name(0)) if plan.checked else Checks()
 
 
 def _step(crews: list[Crew], stage: Stage, rows: Tensor, tick: int) -> None:
@@ -158,20 +159,16 @@ def _leave(crew: Crew, stage: Stage, curve: list[list[float]], results: Path, wa
     rows = [crew.state.average, *crew.others, crew.state.weights]
     losses = stage.measure(rows, crew.plan.slot, FINAL_CLIPS)
     names = [f"average {decay}" for decay in EMA_DECAYS] + ["weights"]
-    told: dict[str, int] = {}
-    for maker, code in crew.checks.refused:
-        told[f"{code} {maker}"] = told.get(f"{code} {maker}", 0) + 1
+    numbers = {peer_name(i): f"peer-{i:03d}" for i in range(crew.joined)}
+    told = Counter(f"{code} {numbers[maker]}" for maker, code in crew.checks.refused)
     facts: dict[str, Any] = {
         "plan": crew.plan.model_dump(),
         "parameters": stage.stacked.parameters,
         "loss": dict(zip(names, (round(float(loss), 6) for loss in losses.mean(1)), strict=True)),
         "curve": curve,
         "update_bytes": round(float(np.mean(crew.sent_bytes))) if crew.sent_bytes else 0,
-        "counted": dict(sorted(crew.counted.items())),
+        "counted": {numbers[maker]: count for maker, count in sorted(crew.counted.items())},
         "refused": dict(sorted(told.items())),
-        "agreement": [round(float(x), 4) for x in np.quantile(crew.checks.agreements, (0, 0.5, 1))]
-        if crew.checks.agreements
-        else [],
         "wall_s": round(wall_s),
     }
     results.mkdir(parents=True, exist_ok=True)

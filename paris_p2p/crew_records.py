@@ -17,6 +17,7 @@ MAX_LATE = 2  # rounds by which an update may be late
 MAX_COUNTED = 2048  # peers that ever contributed to a slot
 MAX_REFUSED = 128  # updates that one round names as refused
 MAX_ROUND_BYTES = 512 << 10  # of a round blob
+STREAM_CLIPS_END = 1 << 53  # no stream of clips is counted so far: what Count can say
 SCALE_ONE = 1 << 16  # scales are counted in 1/65536
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -20,6 +20,7 @@ from paris_p2p.disk import NO_ROOM, replacing
 from paris_p2p.errors import CheckpointError, DiskFullError, ReadOnlyError
 
 Shapes = Mapping[str, tuple[int, ...]]
+MAX_METADATA_BYTES = 1 << 20
 _WORDS = {torch.bfloat16: "BF16", torch.float32: "F32", torch.uint8: "U8"}
 
 
@@ -96,6 +97,10 @@ def _check_header(
                 f"{name} in {path.name} is {found}, the network needs {' or '.join(words)} {list(shape)}"
             )
     found_metadata = file.metadata() or {}
+    if (long := sum(len(key) + len(value) for key, value in found_metadata.items())) > MAX_METADATA_BYTES:
+        raise CheckpointError(
+            f"{path.name} has {long:,} bytes of metadata, at most {MAX_METADATA_BYTES:,} are read"
+        )
     for key, value in metadata.items():
         if found_metadata.get(key) != value:
             said = str(found_metadata.get(key))[:80]

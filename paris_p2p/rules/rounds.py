@@ -15,6 +15,7 @@ from paris_p2p.crew_records import (
     MAX_COUNTED,
     MAX_LATE,
     SCALE_ONE,
+    STREAM_CLIPS_END,
     Counted,
     CrewSpec,
     UpdateRecord,
@@ -86,6 +87,8 @@ def refuse_update(
         return "counted"
     if update.steps == 0 or update.clips != update.steps * batch_clips:
         return "rate"
+    if update.first_clip + update.clips >= STREAM_CLIPS_END:
+        return "rate"  # no round could say up to where it was merged
     return "rate" if update.steps > MAX_STEPS_OF_MEDIAN * crew.most_steps else None
 
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from paris_p2p.bounded_json import parse_json
-from paris_p2p.crew_records import MAX_COUNTED
+from paris_p2p.crew_records import MAX_COUNTED, STREAM_CLIPS_END
 from paris_p2p.errors import CheckpointError, UsageError
 
 COUNTED = "counted"  # the key in a resume state's metadata
@@ -36,7 +36,8 @@ def parse_counted(text: str, name: str) -> dict[str, int]:
     matches = [_ENTRY.fullmatch(entry) for entry in entries]
     found = [(match[1], int(match[2])) for match in matches if match is not None]
     rising = all(first < second for (first, _), (second, _) in pairwise(found))
-    if len(entries) > MAX_COUNTED or len(found) != len(entries) or not rising:
+    small = all(count < STREAM_CLIPS_END for _, count in found)
+    if len(entries) > MAX_COUNTED or len(found) != len(entries) or not (rising and small):
         raise CheckpointError(f"{name} counts peers' clips in no readable way: {text[:80]!r}")
     return dict(found)
 

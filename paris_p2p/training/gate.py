@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from paris_p2p.device import pick_device, set_threads
 from paris_p2p.errors import CheckpointError, ParisError
 from paris_p2p.family import parents_from
-from paris_p2p.model.checkpoint import Counters, check_weights, load_weights_into
+from paris_p2p.model.checkpoint import Counters, check_weights, load_weights_into, resume_note
 from paris_p2p.model.resume_format import resume_format
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.child import open_line
+from paris_p2p.training.counted_note import COUNTED, parse_counted
 from paris_p2p.training.gate_losses import Measured, Tensors, load_reference, measure_card
 from paris_p2p.training.messages import GateJob, GateResult
 from paris_p2p.training.objective import batch_clips, network_shapes, read_spec
@@ -56,6 +57,7 @@ def check_card(job: GateJob) -> GateResult:
         resume_format(compact=spec.training.compact).check(
             job.resume_path, shapes, counters, spec.training.clip_grad_norm, job.weights_path
         )
+        parse_counted(resume_note(job.resume_path, COUNTED), job.resume_path.name)
         check_segments(job.resume_path, job, job.clips, batch_clips(spec, job.slot))
     except CheckpointError as error:
         return GateResult(ok=False, reason=str(error), code="malformed")

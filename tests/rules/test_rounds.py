@@ -68,6 +68,9 @@ def test_an_update_of_the_last_three_cards_counts_and_an_older_one_is_stale() ->
         ({"clips": 801}, 0, "rate"),
         ({"steps": 0, "clips": 0}, 0, "rate"),
         ({"steps": 2001, "clips": 16008}, 0, "rate"),
+        # up to where it goes no round could say
+        ({"first_clip": 2**53 - 800}, 0, "rate"),
+        ({"first_clip": 2**53 - 801}, 0, None),
         ({}, None, "full"),
     ],
 )

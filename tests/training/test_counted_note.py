@@ -37,9 +37,19 @@ def test_counts_come_back_from_a_files_metadata(tmp_path: Path) -> None:
         f"{A}:1,",
         "x:1",
         f"{A}:{'9' * 17}",
+        f"{A}:{2**53}",
         ",".join([f"{A}:1"] * 3000),
     ],
-    ids=["order", "twice", "negative", "open end", "no peer", "too large", "too many"],
+    ids=[
+        "order",
+        "twice",
+        "negative",
+        "open end",
+        "no peer",
+        "too large",
+        "more than a record counts",
+        "too many",
+    ],
 )
 def test_what_counts_in_no_readable_way_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(CheckpointError, match="counts"):

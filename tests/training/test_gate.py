@@ -17,6 +17,7 @@ from paris_p2p.errors import DataError
 from paris_p2p.training.gate import check_card
 from paris_p2p.training.gate_losses import gate_batch
 from paris_p2p.training.messages import CheckpointReady, GateJob, GateResult
+from tests.made.made_crew import peer_of
 from tests.made.tiny_run import TinyRun, checkpoint_of, start_process, train_here
 
 Tensors = dict[str, Tensor]
@@ -162,6 +163,26 @@ def test_a_malformed_checkpoint_is_refused(
     bad = _changed(getattr(ready, field), tmp_path / "bad.safetensors", change)
     result = check_card(tiny.gate_job(ready).model_copy(update={field: bad}))
     assert not result.ok
+    assert re.search(words, result.reason), result.reason
+
+
+@pytest.mark.parametrize(
+    ("notes", "words"),
+    [
+        ({"counted": f"{'1' * 52}:1"}, "counts peers' clips in no readable way"),
+        ({"counted": f"{peer_of(0)}:{2**53}"}, "counts peers' clips in no readable way"),
+        ({"more": "x" * (1 << 21)}, "bytes of metadata"),
+    ],
+    ids=["no peer", "more than a record counts", "long"],
+)
+def test_notes_that_a_crew_could_not_go_on_from_are_refused(
+    tiny: TinyRun, ready: CheckpointReady, tmp_path: Path, notes: dict[str, str], words: str
+) -> None:
+    bad = _changed(
+        ready.resume_path, tmp_path / "bad.safetensors", lambda _, metadata: metadata.update(notes)
+    )
+    result = check_card(tiny.gate_job(ready).model_copy(update={"resume_path": bad}))
+    assert (result.ok, result.code) == (False, "malformed")
     assert re.search(words, result.reason), result.reason
 
 

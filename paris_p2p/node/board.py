@@ -169,9 +169,9 @@ class Board:
         """Tells whether an update that a round may merge is in this blob."""
         return any(blob_id in slot.crew.blobs for slot in tuple(self.slots.values()))
 
-    def update_blobs(self) -> set[str]:
-        """Returns the blobs of all updates that rounds may merge."""
-        return {blob_id for slot in tuple(self.slots.values()) for blob_id in tuple(slot.crew.blobs)}
+    def update_blobs(self, slot: str) -> set[str]:
+        """Returns the blobs of a slot's updates that a round may merge, as anybody named them."""
+        return set(self.slots[slot].crew.blobs)
 
     def contributors(self, slot: str) -> frozenset[str]:
         """Returns whose updates the last rounds of a slot merged, as far as is known here."""

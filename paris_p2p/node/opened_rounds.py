@@ -55,8 +55,10 @@ class OpenedRounds:
         """
         if ref.size_bytes > sealed_bytes(MAX_ROUND_BYTES):
             raise RecordError(f"a round of {ref.size_bytes} bytes is over the limit of {MAX_ROUND_BYTES}")
-        if not self.blobs.store.has(ref.id):
+        if not (size_bytes := self.blobs.store.size_bytes(ref.id)):
             return None
+        if size_bytes != ref.size_bytes:  # a card may name whatever lies here: it is neither read nor hashed
+            raise RecordError(f"blob {ref.id[:16]}… has {size_bytes} bytes, not {ref.size_bytes} as was said")
         try:
             made = decode_round(self.blobs.read(ref), self.run, slot)
             return OpenedRound(made, tuple(self._opener(one.envelope, ("update",)) for one in made.updates))

@@ -12,6 +12,7 @@ from paris_p2p.node.open_copies import OPEN, OpenCopies, work_folder
 from paris_p2p.node.opened_rounds import OpenedRounds
 from paris_p2p.node.run_blobs import RunBlobs
 from paris_p2p.node.run_records import RunRecords
+from paris_p2p.node.update_copies import largest_update_bytes
 from paris_p2p.owner_records import AddClips
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.trust import Thing
@@ -87,9 +88,23 @@ class RunDisk(RunRecords):
         use.
         """
         held = tuple(self._held.values())
-        return self._tips.blobs().union(
-            self.data_blobs(), self.keeping.good, self.board.update_blobs(), *held
-        )
+        return self._tips.blobs().union(self.data_blobs(), self.keeping.good, self._updates_here(), *held)
+
+    def _updates_here(self) -> set[str]:
+        """Returns the blobs here of updates that rounds may merge.
+
+        Anybody can name a checkpoint in one, again and again, so that no disk would let it go: none counts
+        that is larger than an update of its slot can be.
+        """
+        found = set[str]()
+        for slot in tuple(self.board.slots):
+            tip, crew = self.board.tip(slot), self.spec.crew
+            if tip is None or crew is None:
+                continue
+            limit_bytes = largest_update_bytes(tip.card.record.weights.size_bytes, crew)
+            named = self.board.update_blobs(slot)
+            found |= {id for id in named if 0 < self.blobs.store.size_bytes(id) <= limit_bytes}
+        return found
 
     def hold(self, purpose: str, blob_ids: set[str]) -> None:
         """Keeps blobs that `purpose` is using, whatever the tip does; a second call replaces them."""
@@ -105,9 +120,10 @@ class RunDisk(RunRecords):
         (rules/keeping.py). The tip's, the best's, those that wait for attestation and those in use stay.
         """
         self.note_crews()
-        if self.rounds.locked:  # what their updates are is not known until a key comes
-            return
-        in_use = self.board.update_blobs().union(*self._held.values())
+        tips = [tip for slot in tuple(self.board.slots) if (tip := self.board.tip(slot))]
+        if any(ref.id in self.rounds.locked for tip in tips for ref in tip.card.record.rounds):
+            return  # what their updates are is not known until a key comes
+        in_use = self._updates_here().union(*self._held.values())
         await self.keeping.forget(self.board.slots.values(), in_use)
 
     def note_crews(self) -> None:

@@ -4,11 +4,12 @@ rounds, their updates, and the full card that they stand on.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from paris_p2p.crew_records import SCALE_ONE, UpdateRecord
+from paris_p2p.crew_records import MAX_ROUND_BYTES, SCALE_ONE, UpdateRecord
 from paris_p2p.envelope import Envelope
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import BlobRef, CardRecord
@@ -25,10 +26,13 @@ async def read_rounds(node: RunNode, card: Envelope[CardRecord]) -> tuple[Opened
     if not record.rounds:
         return ()
     async with node.readable(record.rounds, card.id, f"rounds/{card.id}") as paths:
-        return tuple(_opened(node, record.slot, path.read_bytes()) for path in paths)
+        # sixteen large ones take a second
+        return await asyncio.to_thread(lambda: tuple(_opened(node, record.slot, path) for path in paths))
 
 
-def _opened(node: RunNode, slot: str, data: bytes) -> OpenedRound:
+def _opened(node: RunNode, slot: str, path: Path) -> OpenedRound:
+    with path.open("rb") as file:  # a card may name whatever lies here as a round
+        data = file.read(MAX_ROUND_BYTES + 1)
     made = decode_round(data, node.run, slot)
     return OpenedRound(made, tuple(node.swarm.open(one.envelope, ("update",)) for one in made.updates))
 

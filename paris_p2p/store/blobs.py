@@ -76,6 +76,13 @@ class BlobStore:
     def has(self, blob_id: str) -> bool:
         return self._file(blob_id, "data").exists()
 
+    def size_bytes(self, blob_id: str) -> int:
+        """Returns how large a whole blob is; 0 where it is not here."""
+        try:
+            return self._file(blob_id, "data").stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def path(self, blob_id: str) -> Path:
         """Returns the whole blob's file; MissingBlobError when it is not whole."""
         if not self.has(blob_id):

@@ -87,7 +87,7 @@ def test_ten_thousand_updates_of_strangers_are_bounded_and_those_that_matter_sta
         board.add(one, NOW)
     assert MAX_UPDATES / 2 < len(board.updates(SLOT)) <= MAX_UPDATES
     assert len(board.slots[SLOT].crew.heard_s) == len(board.updates(SLOT))
-    assert len(board.update_blobs()) == 3
+    assert len(board.update_blobs(SLOT)) == 3
     assert signers(board) >= {A.peer_id, B.peer_id, C.peer_id, F.peer_id}
     assert sum(len(data) for data in board.records_under(updates_key(RUN, SLOT))) < 1 << 19
 

@@ -16,6 +16,7 @@ from paris_p2p.node.opened_rounds import MergedBlobs
 from paris_p2p.node.publish import tell_own_cards_again
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.node.update_copies import largest_update_bytes, updates_wanted
+from paris_p2p.peer.crew_files import read_rounds
 from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.updates.update_header import UpdateHeader
@@ -288,3 +289,44 @@ async def test_nobody_fetches_an_update_that_nobody_has(
         store.delete(update.record.blob.id)
         with pytest.raises(MissingBlobError):
             await lead.fetch_update(update)
+
+
+async def test_a_checkpoint_that_a_stranger_names_in_an_update_goes_when_it_is_overtaken(
+    tmp_path: Path,
+) -> None:
+    """Else a record of 300 bytes after each card would keep them all, until the disk is full."""
+    async with nodes(tmp_path, "lead", "storer", "liar") as (lead, storer, liar):
+        first = await attested(storer, await solo_card(lead))
+        await storer.fetch_card(first)
+        named = {"base": first.id, "steps": 1, "clips": 8, "train_loss": 1.0, "first_clip": 0}
+        head = liar.header("update", SLOT, 3600.0)
+        large = storer.host.store.add_file(_large(storer))
+        storer.keeping.note({large.id})
+        for seq, ref in enumerate((first.record.weights, large)):
+            record = UpdateRecord(**(head | {"seq": head["seq"] + seq}), oldest_reader=5, blob=ref, **named)
+            storer.keep(liar.sign(record))
+        assert large.id in storer.board.update_blobs(SLOT)
+        assert large.id not in storer.kept_blobs()
+        await storer.forget_superseded()
+        assert not storer.host.store.has(large.id)
+        assert storer.host.store.has(first.record.weights.id)
+
+
+def _large(node: RunNode) -> Path:
+    path = written(node, "weights expert-0")
+    path.write_bytes(path.read_bytes() + bytes(1 << 20))
+    return path
+
+
+async def test_a_card_that_names_a_large_file_as_its_round_has_nobody_read_it(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "lead", "liar") as (lead, liar):
+        large = lead.host.store.add_file(_large(lead))
+        lie = BlobRef(id=large.id, size_bytes=100)
+        with pytest.raises(RecordError, match="not 100 as was said"):
+            lead.rounds.open(lie, SLOT)
+        assert lead.rounds.merged(lie, SLOT) == MergedBlobs()
+        card = await solo_card(liar)
+        fields = {"rounds": (lie,), "merged": "ab" * 32, "full": "cd" * 32}
+        sized = liar.sign(card.record.model_copy(update=fields))
+        with pytest.raises(RecordError, match="over the limit"):
+            await read_rounds(lead, sized)

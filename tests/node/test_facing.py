@@ -91,7 +91,7 @@ def asked_of(node: RunNode) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
         return [question_of(ring, key) for key in plain] if spec.private and run == node.run else plain
 
     blobs = [shard.blob.id for shard in (*spec.train_shards, *spec.gate_shards)]
-    blobs += sorted(node.board.update_blobs())
+    blobs += sorted({id for slot in node.board.slots for id in node.board.update_blobs(slot)})
     here = requests_about(node, node.public_id, keys(node.run), blobs, FRIEND)
     there = requests_about(
         node, NOWHERE, keys(NOWHERE), ["12" * 32] * len(blobs), Identity.generate().peer_id

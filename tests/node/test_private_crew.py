@@ -112,3 +112,18 @@ async def test_a_round_whose_key_is_not_here_yet_has_nothing_deleted(tmp_path: P
         await other.forget_superseded()
         assert not other.rounds.locked
         assert all(other.host.store.has(ref.id) for ref in refs)
+
+
+async def test_a_round_that_no_key_opens_keeps_nothing_once_it_is_no_tips(tmp_path: Path) -> None:
+    """A member can sign a card whose round is sealed under a key that nobody has."""
+    async with AsyncExitStack() as stack:
+        world = PrivateWorld(tmp_path, crew=CREW)
+        lead, other = [await member(world, name, stack) for name in ("lead", "other")]
+        await meet(lead, other)
+        first = await attested(other, await solo_card(lead))
+        await other.fetch_card(first)
+        other.rounds.locked.add("ab" * 32)  # of a card that waits, or did
+        for _ in range(3):
+            await attested(other, await solo_card(lead))
+        await other.forget_superseded()
+        assert not other.host.store.has(first.record.weights.id)

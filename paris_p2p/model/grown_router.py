@@ -39,8 +39,8 @@ def grow_router(state: TrainState, parents: Sequence[int]) -> TrainState:
     return TrainState(
         state.counters,
         grow_outputs(state.weights, parents),
-        _share_out(state.exp_avg, parents, 1 / 2),
-        _share_out(state.exp_avg_sq, parents, 1 / 4),
+        share_out(state.exp_avg, parents, 1 / 2),
+        share_out(state.exp_avg_sq, parents, 1 / 4),
         grow_outputs(state.ema, parents),
         state.notes,
     )
@@ -54,8 +54,10 @@ def without_outputs(shapes: Mapping[str, tuple[int, ...]], count: int) -> dict[s
     }
 
 
-def _share_out(moments: Mapping[str, Tensor], parents: Sequence[int], share: float) -> dict[str, Tensor]:
-    """Returns moments with each parent's row given to two outputs, `share` of it to each."""
+def share_out(moments: Mapping[str, Tensor], parents: Sequence[int], share: float) -> dict[str, Tensor]:
+    """Returns moments with each parent's row given to two outputs, `share` of it to each, in the order of
+    `parents`.
+    """
     grown = dict(moments)
     for parent in parents:
         scaled = {name: grown[name].clone() for name in OUTPUTS}

@@ -15,35 +15,44 @@ from paris_p2p.model.checkpoint import Counters
 from paris_p2p.model.merged_file import read_merged
 from paris_p2p.model.resume_format import resume_format
 from paris_p2p.training.crew_messages import Basis, RoundFiles
-from paris_p2p.training.round_merge import CrewSlot, redo_round
+from paris_p2p.training.grown_state import grow_state, slot_of_file, slot_of_size
+from paris_p2p.training.round_merge import CrewSlot, redo_round, tensors_of
 from paris_p2p.updates.layout import Vector
-from paris_p2p.updates.merged_state import read_state
+from paris_p2p.updates.merged_state import kept_parameters, read_state
 from paris_p2p.updates.outer_step import OuterState
+from paris_p2p.updates.update_file import parameters_of
 
 
 def load_basis(crew_slot: CrewSlot, basis: Basis) -> OuterState:
-    """Returns the state of a card, in memory of its own.
+    """Returns the state of a card, in memory of its own; a router's with all outputs that it has by now.
 
     CheckpointError for files that are not what the card says, UpdateFormatError, InexactError where a round
     comes out otherwise than for others, DivergedError.
     """
     if basis.state_path is not None and basis.merged:
-        return read_state(basis.state_path, crew_slot.run, crew_slot.slot, crew_slot.parameters, basis.merged)
-    state = _full_state(crew_slot, basis)
-    replay(crew_slot, state, basis.rounds)
-    return state
+        kept = slot_of_size(crew_slot, kept_parameters(basis.state_path))
+        state = read_state(basis.state_path, kept.run, kept.slot, kept.parameters, basis.merged)
+        return grow_state(crew_slot, state)
+    state = _full_state(slot_of_file(crew_slot, basis.resume_path), basis)
+    return grow_state(crew_slot, replay(crew_slot, state, basis.rounds))
 
 
-def replay(crew_slot: CrewSlot, state: OuterState, rounds: Sequence[RoundFiles]) -> None:
-    """Does rounds again, in place; InexactError where one comes out otherwise than it did for others."""
+def replay(crew_slot: CrewSlot, state: OuterState, rounds: Sequence[RoundFiles]) -> OuterState:
+    """Does rounds again and returns the state after them: in place, unless a router got outputs under way.
+
+    InexactError where a round comes out otherwise than it did for others.
+    """
     for made in rounds:
-        found = redo_round(crew_slot, state, made)
+        then = slot_of_size(crew_slot, parameters_of(made.updates[0].path))
+        state = grow_state(then, state)
+        found = redo_round(then, state, made)
         if found != made.merged:
             raise InexactError(
                 f"the round to step {made.steps} gives {found[:16]} on this machine, {made.merged[:16]} on "
                 "others: it computes otherwise, or a file changed meanwhile, and cannot train with this "
                 "crew; start it again, and say which CPU and numpy it has where this is developed"
             )
+    return state
 
 
 def _full_state(crew_slot: CrewSlot, basis: Basis) -> OuterState:
@@ -63,11 +72,6 @@ def _full_state(crew_slot: CrewSlot, basis: Basis) -> OuterState:
     read = resume_format(compact=crew_slot.spec.training.compact).load_weights
     read(basis.resume_path, tensors_of(crew_slot, weights), counters, tensors_of(crew_slot, average))
     return state
-
-
-def tensors_of(crew_slot: CrewSlot, vector: Vector) -> dict[str, Tensor]:
-    """Returns the network's parameters as they lie in a vector: writing to one changes it."""
-    return {name: torch.from_numpy(view) for name, view in crew_slot.layout.views(vector).items()}
 
 
 def put_into(crew_slot: CrewSlot, tensors: Mapping[str, Tensor], vector: Vector) -> None:

@@ -16,11 +16,11 @@ import torch
 from paris_p2p.data.batches import Batch
 from paris_p2p.errors import TrainError
 from paris_p2p.model.checkpoint import BETAS
-from paris_p2p.training.basis_state import load_basis, put_into, replay, tensors_of
+from paris_p2p.training.basis_state import load_basis, put_into, replay
 from paris_p2p.training.crew_messages import Adopt, CrewJob
 from paris_p2p.training.crew_progress import CrewProgress, Sent, Work
 from paris_p2p.training.learner import Learner
-from paris_p2p.training.round_merge import CrewSlot
+from paris_p2p.training.round_merge import CrewSlot, tensors_of
 from paris_p2p.updates.layout import Vector
 from paris_p2p.updates.outer_step import OuterState
 from paris_p2p.updates.update_header import UpdateHeader
@@ -84,8 +84,8 @@ class CrewLearner:
         if merged is not None:
             base, rounds = merged, command.rounds
         elif command.from_card == self.card and (command.rounds or command.card == self.card):
-            base, rounds = self.base, command.rounds
-            replay(self.crew_slot, base, rounds)
+            rounds = command.rounds
+            base = replay(self.crew_slot, self.base, rounds)
         elif command.basis is not None:
             base, rounds = load_basis(self.crew_slot, command.basis), ()
         else:

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from paris_p2p.crew_records import SCALE_ONE, CrewSpec
 from paris_p2p.errors import CheckpointError, UpdateFormatError
 from paris_p2p.rules.rounds import update_scales, weight
@@ -16,7 +19,7 @@ from paris_p2p.training.crew_messages import RoundFiles, UpdateFile
 from paris_p2p.training.objective import batch_clips, network_shapes
 from paris_p2p.training.schedule import ema_decay
 from paris_p2p.updates.full_round import round_state
-from paris_p2p.updates.layout import Layout
+from paris_p2p.updates.layout import Layout, Vector
 from paris_p2p.updates.merged_state import state_hash
 from paris_p2p.updates.outer_step import Contribution, OuterRates, OuterState, outer_step
 from paris_p2p.updates.update_file import Update
@@ -123,3 +126,8 @@ def redo_round(crew_slot: CrewSlot, state: OuterState, made: RoundFiles) -> str:
     updates = [open_update(crew_slot, file) for file in made.updates]
     merge_round(crew_slot, state, made.updates, updates, full=made.full)
     return crew_slot.hash_of(state)
+
+
+def tensors_of(crew_slot: CrewSlot, vector: Vector) -> dict[str, Tensor]:
+    """Returns the network's parameters as they lie in a vector: writing to one changes it."""
+    return {name: torch.from_numpy(view) for name, view in crew_slot.layout.views(vector).items()}

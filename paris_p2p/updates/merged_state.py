@@ -46,6 +46,11 @@ def write_state(path: Path, run: str, slot: str, state: OuterState) -> str:
     return hasher.hexdigest()
 
 
+def kept_parameters(path: Path) -> int:
+    """Returns how many parameters a state's file has room for, by its size; 0 where there is no file."""
+    return max(0, path.stat().st_size - _HEAD.size) // 12 if path.exists() else 0
+
+
 def read_state(path: Path, run: str, slot: str, parameters: int, expected: str) -> OuterState:
     """Maps the state whose hash is `expected`, which is computed; CheckpointError where the file differs.
 

@@ -75,3 +75,9 @@ class Update:
             yield decode_chunks(header, self._full[start : start + SLICE_CHUNKS], CHUNK_ENTRIES)
         if header.last_length:
             yield decode_chunks(header, self._last, header.last_length)
+
+
+def parameters_of(path: Path) -> int:
+    """Returns of how large a network an update's file says it is; UpdateFormatError."""
+    with path.open("rb") as file:
+        return UpdateHeader.from_bytes(file.read(HEADER_BYTES)).parameters

@@ -3,7 +3,8 @@
 An attestor knows what it holds itself, and since when. A lead may have had an update later, so it gets time:
 half a round for what others hand out, a whole one for the attestor's own, whose upload nobody else vouches
 for. So one update that is dropped may go unseen until the next round; that a peer's work is dropped again
-and again does not.
+and again does not. A new lead's first card is asked for nothing: the slot has waited long enough, so it
+merges at once what it has, and it was not the one who had to fetch the others' before.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ def disputed_updates(
 
     `rounds` are the card's new ones, accepted by `refuse_rounds`; at most `crew.peers` are returned.
     """
+    parent = rules.known.get(before.card)
+    if parent is not None and parent.record.epoch != card.record.epoch:
+        return ()
     state = before
     for one in rounds[:-1]:
         state = state_after(state, one)

@@ -50,6 +50,16 @@ def test_a_lead_gets_half_a_round_to_fetch_it_and_a_whole_one_for_the_attestors_
     assert asked_for([OWN], [held(OTHER, own_s - 1)], me=B.peer_id) != []
 
 
+def test_a_new_leads_first_card_is_asked_for_nothing() -> None:
+    rules = replace(RULES, known={SOLO.id: SOLO})
+    one = opened_round(BEFORE, [update(B, SOLO.id)])
+    mine = [held(OWN)]
+    for lead, asked in ((A, [OWN.id]), (B, [])):
+        made = light_card(lead, SOLO, [one], issued_at=CARD_S)
+        found = disputed_updates(made, BEFORE, [one], mine, rules, me=D.peer_id, round_s=ROUND_S)
+        assert [each.update.id for each in found] == asked
+
+
 @pytest.mark.parametrize(
     ("reason", "looked_into"),
     [("loss", "loss"), ("format", "format"), ("late", ""), ("counted", ""), ("stale", "")],

@@ -194,7 +194,7 @@ class Attestor:
         """Returns what the gate measured, or None when news ended the check. A maker that sends next to
         nothing must not hold the slot.
         """
-        check = asyncio.create_task(self.checker.measure(card, tip))
+        check = asyncio.create_task(self.checker.measure(card, tip, f"judge/{card.id}"))
         try:
             await self._wait_for(check, card)
             return await check if check.done() else None

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from typing import Any
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import MissingBlobError, SealError
+from paris_p2p.errors import MissingBlobError, SealError, TrainError
+from paris_p2p.node.merged_states import STATES, MergedStates
+from paris_p2p.node.open_copies import work_folder
 from paris_p2p.node.run_node import RunNode
+from paris_p2p.node.update_copies import largest_update_bytes
+from paris_p2p.peer.crew_check import crew_fields, refuse_counts
 from paris_p2p.peer.gate_process import GateProcess, gate_idle_s
 from paris_p2p.peer.jobs import changed_by_notices, fewer_experts
-from paris_p2p.records import BlobRef, CardRecord
+from paris_p2p.records import CardRecord
 from paris_p2p.rules.checks import turn_s
 from paris_p2p.rules.placement import attest_limit_s
 from paris_p2p.rules.refusals import REASONS
-from paris_p2p.rules.rest import tolerance_after
+from paris_p2p.rules.rest import goes_back, tolerance_after
 from paris_p2p.rules.tips import Tip, refuse_loss
+from paris_p2p.training.crew_messages import CrewGateJob
 from paris_p2p.training.messages import GateJob, GateResult
+
+_MAX_ROUNDS_WAITED = 2  # whose updates a check's turn has time for: what came is kept for the next try
 
 Gate = Callable[[GateJob], Awaitable[GateResult]]
 
@@ -41,6 +48,9 @@ class Checker:
         self.node, self.device = node, device
         self._process = GateProcess(idle_s=gate_idle_s(node.spec.timing.checkpoint_s))
         self.gate = gate or self._process
+        self.states = MergedStates(
+            node.host.store, work_folder(node.host.settings.data_dir, node.run, STATES)
+        )
 
     async def close(self) -> None:
         await self._process.close()
@@ -56,12 +66,19 @@ class Checker:
     def _download_bytes(self, card: CardRecord) -> int:
         spec = self.node.state.spec_at(card.notices)
         shards_bytes = sum(shard.blob.size_bytes for shard in spec.shards_for(card.slot, "gate"))
-        return card.weights.size_bytes + card.resume.size_bytes + shards_bytes
+        files_bytes = card.weights.size_bytes + card.resume.size_bytes
+        if spec.crew is None or not card.rounds:
+            return files_bytes + shards_bytes
+        missing = sum(not self.node.host.store.has(ref.id) for ref in card.rounds)
+        update_bytes = spec.crew.peers * largest_update_bytes(card.weights.size_bytes, spec.crew)
+        rounds_bytes = sum(ref.size_bytes for ref in card.rounds)
+        return files_bytes + rounds_bytes + min(missing, _MAX_ROUNDS_WAITED) * update_bytes + shards_bytes
 
-    async def measure(self, card: Envelope[CardRecord], tip: Tip | None) -> GateResult:
+    async def measure(self, card: Envelope[CardRecord], tip: Tip | None, held: str = "") -> GateResult:
         """Fetches and measures a card. Cancelled, it keeps what was received.
 
-        Raises MissingKeyError, before anything is fetched, where the gate's clips are sealed to others.
+        What the card consists of is held for `held` too, until the caller lets it go. Raises MissingKeyError,
+        before anything is fetched, where the gate's clips are sealed to others.
         """
         node, record = self.node, card.record
         if node.spec.gate.key_hash and node.keys.ring.gate is None and not await node.exchange.ask():
@@ -70,58 +87,113 @@ class Checker:
         best = self._best_card(record.slot, tip)
         # the tip may go on while we measure
         node.hold(purpose, ids | ({best.record.weights.id} if best else set()))
+        self._forget_states(record, tip, best)
         try:
-            async with self._job(card, best) as job:
-                result = await self.gate(job) if isinstance(job, GateJob) else job
-            if not all(node.host.store.has(blob_id) for blob_id in ids):
+            async with self._job(card, tip, best, held) as job:
+                if not isinstance(job, GateJob):
+                    return job
+                result = await self._verdict(job)
+            if not node.rounds.is_whole(record):
                 # this disk's fault, not the card's
                 raise MissingBlobError("its blobs went away while they were checked")
             return result
         finally:
             node.let_go(purpose)
 
+    async def _verdict(self, job: GateJob) -> GateResult:
+        """Asks the gate. Where it comes to none, states that were kept here are computed anew the next time:
+        one of these files may be damaged.
+        """
+        try:
+            return await self.gate(job)
+        except TrainError:
+            kept = [job.best_merged, job.basis.merged if isinstance(job, CrewGateJob) else ""]
+            for merged in kept:
+                self.states.forget(merged)
+            raise
+
+    def _forget_states(self, record: CardRecord, tip: Tip | None, best: Envelope[CardRecord] | None) -> None:
+        """Lets the states go that the tip left behind: kept are its own, the best's and the card's."""
+        cards = [record, *([tip.card.record] if tip else []), *([best.record] if best else [])]
+        self.states.keep_only(record.slot, {one.merged for one in cards if one.merged})
+
     @asynccontextmanager
     async def _job(
-        self, card: Envelope[CardRecord], best: Envelope[CardRecord] | None
+        self, card: Envelope[CardRecord], tip: Tip | None, best: Envelope[CardRecord] | None, held: str
     ) -> AsyncIterator[GateJob | GateResult]:
         """Fetches everything the gate needs, which can be read while the block lasts; yields the verdict
-        where the card's blobs are not sealed as the run's must be.
+        where the card's records, or the sealing of its blobs, refuse it.
 
         A card is judged by what the run was when it was made: by the notices that its training knew.
         """
         node, record = self.node, card.record
         known = min(record.notices, node.state.number)
-        wanted = node.state.spec_at(known).shards_for(record.slot, "gate")
         async with AsyncExitStack() as files:
-
-            async def read(refs: Sequence[BlobRef], what: str, use: str) -> list[Path]:
-                opened = node.readable(refs, what, f"{use}/{card.id}", gate=use == "gate clips")
-                return await files.enter_async_context(opened)
-
-            try:
-                weights, resume = await read([record.weights, record.resume], card.id, "gate")
-            except SealError as error:
-                yield GateResult(ok=False, reason=str(error), code="malformed")
+            if record.rounds and tip is not None:
+                crew = crew_fields(node, card, tip, self.states, held)
+                fields = await files.enter_async_context(crew)
+            else:
+                fields = await self._own_files(card, tip, files)
+            if isinstance(fields, GateResult):
+                yield fields
                 return
-            shards = await read([shard.blob for shard in wanted], node.run, "gate clips")
-            best_weights = await read([best.record.weights], best.id, "gate best") if best else [None]
-            yield GateJob(
-                run=node.run,
-                slot=record.slot,
-                spec_path=node.spec_file,
+            wanted = node.state.spec_at(known).shards_for(record.slot, "gate")
+            clips = [shard.blob for shard in wanted]
+            opened = node.readable(clips, node.run, f"gate clips/{card.id}", gate=True)
+            shards = await files.enter_async_context(opened)
+            common = {
+                "run": node.run,
+                "slot": record.slot,
+                "spec_path": node.spec_file,
                 **changed_by_notices(node, record.slot, known),
-                card=card.id,
-                weights_path=weights,
-                resume_path=resume,
-                best_weights_path=best_weights[0],
-                best_experts=fewer_experts(node, record.slot, best.record.notices, known) if best else 0,
-                shard_paths=tuple(shards),
-                shard_clusters=tuple(shard.cluster for shard in wanted),
-                clips=record.clips,
-                steps=record.steps,
-                device=self.device,
-                threads=1,
-            )
+                "card": card.id,
+                "shard_paths": tuple(shards),
+                "shard_clusters": tuple(shard.cluster for shard in wanted),
+                "clips": record.clips,
+                "steps": record.steps,
+                "device": self.device,
+                "threads": 1,
+            }
+            reference = await self._reference(card, best, known, files)
+            kind = CrewGateJob if "basis" in fields else GateJob
+            yield kind(**(common | fields | reference))
+
+    async def _own_files(
+        self, card: Envelope[CardRecord], tip: Tip | None, files: AsyncExitStack
+    ) -> dict[str, Any] | GateResult:
+        """Returns the files of a card of one lead alone; the verdict where they are sealed otherwise than the
+        run's must be, or count other clips of a crew's peers than the card before.
+        """
+        record = card.record
+        opened = self.node.readable([record.weights, record.resume], card.id, f"gate/{card.id}")
+        try:
+            weights, resume = await files.enter_async_context(opened)
+        except SealError as error:
+            return GateResult(ok=False, reason=str(error), code="malformed")
+        refused = None
+        if not goes_back(record, tip):
+            refused = await refuse_counts(self.node, record, resume, tip)
+        return refused or {"weights_path": weights, "resume_path": resume}
+
+    async def _reference(
+        self, card: Envelope[CardRecord], best: Envelope[CardRecord] | None, known: int, files: AsyncExitStack
+    ) -> dict[str, Any]:
+        """Returns what the card is measured against: the best ancestor's weights, or its state where a crew
+        made it and it is here. Without that state, a crew's card is measured against the tip's, from which it
+        is merged anyway, and another against the newest full weights.
+        """
+        if best is None:
+            return {}
+        node, record = self.node, best.record
+        experts = fewer_experts(node, record.slot, record.notices, known)
+        if record.is_light:
+            if (path := self.states.find(record.merged)) is not None:
+                return {"best_state_path": path, "best_merged": record.merged, "best_experts": experts}
+            if card.record.rounds:
+                return {}
+        opened = node.readable([record.weights], record.full or best.id, f"gate best/{card.id}")
+        (path,) = await files.enter_async_context(opened)
+        return {"best_weights_path": path, "best_experts": experts}
 
     def _best_card(self, slot: str, tip: Tip | None) -> Envelope[CardRecord] | None:
         """Returns the lineage's best attested card; the tip itself when the best one's weights are no longer

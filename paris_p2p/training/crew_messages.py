@@ -242,18 +242,21 @@ CrewEvent = UpdateReady | NothingLearned | Adopted | MergedReady | NotMerged
 class CrewGateJob(GateJob):
     """Asks to recompute and measure a card of a crew.
 
-    `basis` is the state that the card's new `rounds` merge into. Of a full card `weights_path` and
-    `resume_path` are its own files, which must hold the recomputed state; of a light one they are not read.
-    The recomputed state is written to `state_out` when it is what the card says.
+    `basis` is the state that the card's new `rounds` merge into, the tip's; of a card that goes back there
+    are none, and `basis` is the older card's state. Of a full card `weights_path` and `resume_path` are its
+    own files, which must hold the recomputed state; of a light one they are not read. Where the best
+    ancestor's numbers are not given, the basis is what the card is measured against. The recomputed state is
+    written to `state_out` when the card may be attested.
     """
 
     crew: CrewSpec
     basis: Basis
-    rounds: Annotated[tuple[RoundFiles, ...], Field(min_length=1, max_length=MAX_ROUNDS)]
+    rounds: Annotated[tuple[RoundFiles, ...], Field(max_length=MAX_ROUNDS)]
     merged: Hash
     light: bool
     state_out: Path
-    # updates that the lead left out and this attestor has, with the reason that the lead gave
+    # Updates that the lead left out and this attestor has, with the lead's reason, of rules/left_out.py; ""
+    # for none that can hold.
     disputed: Annotated[tuple[tuple[UpdateFile, str], ...], Field(max_length=MAX_PEERS)] = ()
 
 

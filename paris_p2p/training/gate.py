@@ -1,9 +1,9 @@
 """Checks cards for an attestor, `python -m paris_p2p.training.gate`.
 
-A GateJob comes on stdin and a GateResult goes to stdout, a line each. One process may check many cards, so
-that torch is loaded once where checkpoints come often. Whatever is wrong with the checkpoint is a result with
-a reason. Only what is wrong on this side (shards, device, memory) ends the process without one, with the
-words on stderr. It dies with its parent, as the trainer does.
+A GateJob, or a crew's, comes on stdin and a GateResult goes to stdout, a line each. One process may check
+many cards, so that torch is loaded once where checkpoints come often. Whatever is wrong with the checkpoint
+is a result with a reason. Only what is wrong on this side (shards, device, memory) ends the process without
+one, with the words on stderr. It dies with its parent, as the trainer does.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ from __future__ import annotations
 import logging
 import sys
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from paris_p2p.device import pick_device, set_threads
 from paris_p2p.errors import CheckpointError, ParisError
-from paris_p2p.family import parents_from
 from paris_p2p.model.checkpoint import Counters, check_weights, load_weights_into, resume_note
 from paris_p2p.model.resume_format import resume_format
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.child import open_line
 from paris_p2p.training.counted_note import COUNTED, parse_counted
-from paris_p2p.training.gate_losses import Measured, Tensors, load_reference, measure_card
+from paris_p2p.training.crew_gate import check_crew_card
+from paris_p2p.training.crew_messages import CrewGateJob
+from paris_p2p.training.gate_losses import Measured, measure_card, reference_of
 from paris_p2p.training.messages import GateJob, GateResult
 from paris_p2p.training.objective import batch_clips, network_shapes, read_spec
 from paris_p2p.training.segments import check_segments
+
+_JOBS: TypeAdapter[CrewGateJob | GateJob] = TypeAdapter(CrewGateJob | GateJob)
 
 
 def main() -> int:
@@ -33,7 +36,8 @@ def main() -> int:
     line = open_line()
     try:
         while True:
-            line.send(check_card(GateJob.model_validate_json(line.receive())))
+            job = _JOBS.validate_json(line.receive())
+            line.send(check_crew_card(job) if isinstance(job, CrewGateJob) else check_card(job))
     except (ParisError, ValidationError) as error:
         print(error, file=sys.stderr)
     return 1
@@ -65,16 +69,11 @@ def check_card(job: GateJob) -> GateResult:
 
 
 def _from_files(job: GateJob, spec: RunSpec, counters: Counters) -> Measured:
-    best, format_ = job.best_weights_path, resume_format(compact=spec.training.compact)
-
-    def reference(tensors: Tensors) -> None:
-        if best is not None:
-            load_reference(best, tensors, parents_from(spec, job.best_experts))
-
+    load_weights = resume_format(compact=spec.training.compact).load_weights
     return Measured(
-        reference=reference if best is not None else None,
+        reference=reference_of(job, spec),
         average=lambda tensors: load_weights_into(job.weights_path, tensors),
-        raw=lambda tensors: format_.load_weights(job.resume_path, tensors, counters),
+        raw=lambda tensors: load_weights(job.resume_path, tensors, counters),
     )
 
 

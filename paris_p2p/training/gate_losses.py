@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
 from paris_p2p.device import Device
 from paris_p2p.errors import CheckpointError
-from paris_p2p.family import silent_experts
+from paris_p2p.family import parents_from, silent_experts
 from paris_p2p.flow.path import velocity
 from paris_p2p.model.checkpoint import load_weights_into
 from paris_p2p.model.grown_router import grow_outputs, without_outputs
@@ -33,9 +34,13 @@ from paris_p2p.training.objective import (
     router_losses_by_draw,
     times,
 )
+from paris_p2p.updates.layout import Layout, Vector
+from paris_p2p.updates.merged_state import read_state
+from paris_p2p.updates.rounding import round_to_24_bits, split_bf16
 
 PART_CLIPS = 8  # clips through the network at once: fixed, so that every attestor's memory is bounded
 RESUME_SLACK = 2.0  # the weights before averaging are noisier, by far less than this
+_AT_ONCE = 1 << 22  # numbers that are rounded
 
 Tensors = Mapping[str, Tensor]
 Loads = Callable[[Tensors], None]  # copies numbers into a network's tensors; CheckpointError
@@ -143,18 +148,56 @@ def zero_loss(spec: RunSpec, slot: str, batch: Batch) -> float:
     return float(target.square().double().mean())
 
 
-def load_reference(path: Path, tensors: Mapping[str, Tensor], parents: Sequence[int]) -> None:
+def reference_of(job: GateJob, spec: RunSpec) -> Loads | None:
+    """Returns what loads the best attested ancestor's averaged weights, of a file of its own or of a state
+    that a crew merged; None where the job names neither.
+    """
+    parents = parents_from(spec, job.best_experts)
+    if (path := job.best_weights_path) is not None:
+        return lambda tensors: load_reference(path, tensors, parents)
+    if (state_path := job.best_state_path) is None:
+        return None
+
+    def load(tensors: Tensors) -> None:
+        layout = Layout.of(_shapes_before(tensors, parents))
+        state = read_state(state_path, job.run, job.slot, layout.parameters, job.best_merged)
+        _put_grown(as_published(layout, state.average), tensors, parents)
+
+    return load
+
+
+def as_published(layout: Layout, average: Vector) -> dict[str, Tensor]:
+    """Returns a state's averaged weights by name as a full card's weights file has them, in bfloat16."""
+    nearest = np.empty(average.size, np.uint16)
+    for start in range(0, average.size, _AT_ONCE):
+        part = average[start : start + _AT_ONCE].copy()
+        round_to_24_bits(part)
+        nearest[start : start + _AT_ONCE] = split_bf16(part)[0]
+    whole = torch.from_numpy(nearest.view(np.int16)).view(torch.bfloat16)
+    return {name: whole[start:end].view(shape) for name, shape, start, end in layout.spans()}
+
+
+def load_reference(path: Path, tensors: Tensors, parents: Sequence[int]) -> None:
     """Copies attested weights into a network's tensors; a router that lacks its last outputs gets them first,
     one for each of `parents`. CheckpointError.
     """
     if not parents:
         load_weights_into(path, tensors)
         return
-    shapes = without_outputs({name: tuple(tensor.shape) for name, tensor in tensors.items()}, len(parents))
-    smaller = {name: torch.empty(shape) for name, shape in shapes.items()}
+    smaller = {name: torch.empty(shape) for name, shape in _shapes_before(tensors, parents).items()}
     load_weights_into(path, smaller)
+    _put_grown(smaller, tensors, parents)
+
+
+def _shapes_before(tensors: Tensors, parents: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return dict(without_outputs(shapes, len(parents))) if parents else shapes
+
+
+def _put_grown(smaller: Mapping[str, Tensor], tensors: Tensors, parents: Sequence[int]) -> None:
+    grown = grow_outputs(smaller, parents) if parents else smaller
     with torch.no_grad():
-        for name, value in grow_outputs(smaller, parents).items():
+        for name, value in grown.items():
             tensors[name].copy_(value)
 
 

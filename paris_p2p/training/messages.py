@@ -91,6 +91,9 @@ class GateJob(SlotJob):
     resume_path: Path
     # Those of the best attested ancestor; None: the zero predictor is the reference.
     best_weights_path: Path | None = None
+    # Where that one is of a crew and this machine computed its state: the file, and the state's hash.
+    best_state_path: Path | None = None
+    best_merged: Hash | Literal[""] = ""
     # Of a router whose best ancestor has fewer outputs: how many; 0: as many as this one.
     best_experts: Annotated[int, Field(ge=0, le=256)] = 0
 

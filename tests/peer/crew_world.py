@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from paris_p2p.crew_records import CrewSpec
 from paris_p2p.rules.rounds import update_scales, weight
-from paris_p2p.training.counted_note import counted_note
+from paris_p2p.training.counted_note import counted_note, read_counted
 from paris_p2p.training.crew_messages import (
     Adopt,
     Adopted,
@@ -83,10 +83,12 @@ class CountingCrewTrainer(CountingTrainer):
         self.last_words: deque[str] = deque()
         self.state = self.before = ""
         self.base = ""
+        self.counts: dict[str, int] = {}
 
     async def start(self, job: BaseModel, *, nice: int = 0) -> None:
         if not isinstance(job, CrewJob):
             await super().start(job, nice=nice)
+            self.counts = read_counted(self.job.resume_path) if self.job.resume_path else {}
             return
         self.crew_job = CrewJob.model_validate_json(job.model_dump_json())
         self.job = self.crew_job
@@ -122,7 +124,8 @@ class CountingCrewTrainer(CountingTrainer):
     def _checkpoint(self, steps: int) -> bytes:
         line = super()._checkpoint(steps)
         resume = self.job.out_dir / f"r{steps}"
-        resume.write_bytes(resume_bytes({"alone": f"{self.job.slot} {steps}{self.maker}"}))
+        words = {"alone": f"{self.job.slot} {steps}{self.maker}"}
+        resume.write_bytes(resume_bytes(words | counted_note(self.counts)))
         return line
 
     def _stand_on(self, card: str, steps: int, state: str) -> None:

@@ -29,12 +29,11 @@ _AGAIN_S = 3.0  # after an update that could not be had
 
 @dataclass(frozen=True)
 class MergePoint:
-    """What updates are merged into next: the base's lineage, what was counted, and what was found before."""
+    """What updates are merged into next: the base's lineage, and what was counted."""
 
     base: Envelope[CardRecord]
     lineage: Sequence[str]
     counts: Mapping[str, int]
-    blamed: Collection[str] = ()  # peers for whose updates the gate refused a card
     done: Collection[str] = ()  # updates that were merged or refused in this round's state already
 
 
@@ -91,8 +90,6 @@ class Collector:
                 code = "rate"
             if code is None and record.blob.size_bytes > limit_bytes:
                 code = "format"
-            if code is None and one.signer in at.blamed:
-                code = "loss"
             if code is not None:
                 heard.refused[one.id] = one.signer, code
                 continue

@@ -164,7 +164,7 @@ class CrewLead:
         done = self._done | {one.id for each in seat.rounds for one in each.updates}
         done |= {one.update for each in seat.rounds for one in each.made.refused}
         self._done = {one for one in done if self.node.board.heard_at(one) is not None}
-        return MergePoint(seat.card, seat.lineage, seat.counts, self.notes.blamed, self._done)
+        return MergePoint(seat.card, seat.lineage, seat.counts, self._done)
 
     async def _follow(self, tip: Tip) -> None:
         """Goes on from the tip: the card of this lead's last merge, as a rule."""
@@ -174,7 +174,7 @@ class CrewLead:
             self.notes.blamed[self._tried.signer] = self._tried.id
             self.say(
                 f"{self.slot} does better without the update of {self._tried.signer[-8:]}: "
-                "none of that peer's is merged by this lead any more"
+                "that peer's is the first to be left out from now on, where the gate refuses a round"
             )
         self._tried = None
 
@@ -275,8 +275,9 @@ class CrewLead:
         self.outbox.drop()  # what was refused is no reason to go back any more
         self.setback.came.clear()
         if self._tried is None:
-            others_first = sorted(self._merged, key=lambda one: one.signer == self.node.peer_id)
-            self._without = others_first if len(others_first) > 1 else []
+            blamed, me = self.notes.blamed, self.node.peer_id
+            first = sorted(self._merged, key=lambda one: (one.signer not in blamed, one.signer == me))
+            self._without = first if len(first) > 1 else []
         if self._without and tip is not None and tip.card.id == self.seat.card.id:
             left = self._without.pop(0)
             self.say(f"{self.slot} is merged anew without the update of {left.signer[-8:]}")

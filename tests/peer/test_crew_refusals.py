@@ -137,6 +137,8 @@ async def test_a_round_that_the_gate_refuses_is_merged_without_the_update_that_c
             )
         )
         await world.until(lambda: _last_signers(owner) == ids(members) - ids([bad]))
+        harmful.clear()
+        await world.until(lambda: bad.node.peer_id in _last_signers(owner))  # it is not shut out
 
 
 async def test_a_crew_that_is_worse_than_its_lead_alone_is_left_for_some_rounds(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ async def test_real_trainers_merge_the_same_states_and_a_worker_goes_on_when_the
     tmp_path: Path,
 ) -> None:
     gate = GateProcess()  # one for all: torch is loaded once
-    async with RealWorld(tmp_path, gate=GateSpec(clips=8), timing=TIMING) as world:
+    async with RealWorld(tmp_path, gate=GateSpec(clips=8, tolerance=1.0), timing=TIMING) as world:
         owner = await world.add("owner", role="owner", gate=gate)
         peers = [await world.add(name, slot=SLOT, gate=gate, trainer=Worker) for name in "ab"]
         await world.until(lambda: len(signers(owner)) == 2, wait_s=400.0)

@@ -27,7 +27,15 @@ from paris_p2p.peer.crew_seat import CrewSeat
 from paris_p2p.peer.notifier import Notifier, StopRequest
 from paris_p2p.peer.outbox import Outbox
 from paris_p2p.peer.setback import Setback
-from paris_p2p.rules.crew_steps import MEASURE_ROUNDS, CrewWorth, LeadView, lead_step, leaves_rounds
+from paris_p2p.rules.crew_steps import (
+    MEASURE_ROUNDS,
+    CrewWorth,
+    LeadView,
+    late_after,
+    lead_step,
+    leaves_rounds,
+    missing_members,
+)
 from paris_p2p.rules.crews import CrewMember
 from paris_p2p.rules.rounds import goes_full, light_way_pays, round_length_s
 from paris_p2p.rules.tips import Tip
@@ -46,6 +54,7 @@ class RoundNotes:
     alone: int = 0  # rounds in a row with this machine's update alone
     usual_norm: float = 0.0
     seen: frozenset[str] = frozenset()  # members at the last full card
+    late: dict[str, int] = field(default_factory=dict)  # rounds in a row that a member's update came late
 
 
 class CrewLead:
@@ -139,11 +148,7 @@ class CrewLead:
 
     def _view(self, tip: Tip, heard: HeardUpdates, outdated: bool) -> LeadView:
         seat, state = self.seat, self.outbox.state
-        here = {
-            one.signer
-            for one in heard.may_count
-            if one.record.base == seat.card.id and self.collector.has(one)
-        }
+        members = [one.peer for one in self.colleagues]
         patience_s = state.patience_s(self.node.spec.timing.checkpoint_s)
         waits = self._is_out and state.pending is not None and not self.outbox.publishing.locked()
         return LeadView(
@@ -155,9 +160,14 @@ class CrewLead:
             outdated=outdated or seat.outdated(tip),
             card_out=self._is_out and self.outbox.busy,
             patience_ends_s=state.sent_at_s + patience_s if waits else time.monotonic() + patience_s,
-            missing=sum(one.peer not in here for one in self.colleagues),
+            missing=missing_members(self.notes.late, members, self._in_time(heard)),
             ending=self.stop.made,
         )
+
+    def _in_time(self, heard: HeardUpdates) -> set[str]:
+        """Returns whose updates of this round are here."""
+        base = self.seat.card.id
+        return {one.signer for one in heard.may_count if one.record.base == base and self.collector.has(one)}
 
     def _point(self) -> MergePoint:
         seat = self.seat
@@ -223,6 +233,8 @@ class CrewLead:
         self._note(merged, compared=compare)
         by_id = {one.id: one for one in candidates}
         if without is None:
+            members = [one.peer for one in self.colleagues]
+            self.notes.late = late_after(self.notes.late, members, self._in_time(heard))
             self._merged = tuple(by_id[one.update] for one in merged.round.updates)
         made = round_of(merged, base, lineage, seat.counts, by_id, refused)
         self.outbox.drop()
@@ -262,7 +274,7 @@ class CrewLead:
         lines = [seat.uplink.bytes_per_s, *(one.upload_bytes_per_s for one in others)]
         return round_length_s(
             [seat.trainer.step_s, *(one.step_s for one in others)],
-            [update_bytes / line for line in lines if line > 0],
+            [update_bytes / line if line > 0 else 0.0 for line in lines],
             seat.crew,
             self.node.spec.timing,
         )

@@ -35,6 +35,7 @@ LeadAction = Literal["adopt", "renew", "update", "merge", "merge anew", "wait"]
 Fate = Literal["merged", "waits", "lost"]
 
 FIRST_WORSE, WORSE_Z, AWAY_ROUNDS = 2, 3.0, 10  # measured worse so often in a row: so long alone
+LATE_ROUNDS = 2  # in a row, after which a member is not waited for until it is in time again
 MEASURE_ROUNDS = 10  # between two comparisons of a crew with its lead alone
 
 
@@ -56,7 +57,7 @@ class LeadView(MemberView):
 
     card_out: bool = False  # a card of the last merge is being made or told, or waits for attestation
     patience_ends_s: float = math.inf  # of the card that is out
-    missing: int = 0  # members whose update of this round is not here yet
+    missing: int = 0  # members that are waited for, whose update of this round is not here yet
     ending: bool = False  # it merges what there is, now
 
 
@@ -99,6 +100,18 @@ def lead_step(view: LeadView, now_s: float) -> MemberStep:
     if view.ending or not view.missing or now_s >= closes_s:
         return MemberStep("merge")
     return MemberStep("wait", closes_s)
+
+
+def late_after(late: Mapping[str, int], members: Collection[str], here: Collection[str]) -> dict[str, int]:
+    """Returns for how many rounds in a row each member's update was not here when its round was merged."""
+    return {peer: late.get(peer, 0) + 1 for peer in members if peer not in here}
+
+
+def missing_members(late: Mapping[str, int], members: Collection[str], here: Collection[str]) -> int:
+    """Counts the members whose update a lead waits for, at most until the grace is over: not those that came
+    late LATE_ROUNDS times in a row. A slow line, or a machine that is gone, lengthens nobody's rounds.
+    """
+    return sum(peer not in here and late.get(peer, 0) < LATE_ROUNDS for peer in members)
 
 
 def rounds_after(rounds: Sequence[CrewRound], card_id: str) -> int | None:

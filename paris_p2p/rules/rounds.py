@@ -160,17 +160,18 @@ def round_length_s(
 ) -> float:
     """Returns how long a round takes, in seconds.
 
-    The median member makes between `least_steps` and `most_steps`: as many as twice the slowest upload
-    takes, so that uploads overlap the next round. `step_s` and `upload_s` are what members measured, of one
-    step and of one update's upload. A run's cards come at least three and at most half as often as its
-    checkpoint interval says, because numbers and patience are counted in it.
+    The median member makes between `least_steps` and `most_steps`: as many as twice its upload takes, so that
+    uploads overlap the next round; of a slower line fewer entries are asked (`kept_for_line`). `step_s` and
+    `upload_s` are what members measured, of one step and of one update's upload; 0: not known. A run's cards
+    come at least three and at most half as often as its checkpoint interval says, because numbers and
+    patience are counted in it.
     """
     least_s, most_s = timing.checkpoint_s / 3, 2 * timing.checkpoint_s
     known = [one for one in step_s if one > 0]
     if not known:
         return min(most_s, max(least_s, timing.checkpoint_s))
     middle = median(known)
-    wanted_s = max(crew.least_steps * middle, 2 * max(upload_s, default=0.0))
+    wanted_s = max(crew.least_steps * middle, 2 * median(upload_s or (0.0,)))
     wanted_s = min(wanted_s, max(crew.most_steps, crew.least_steps) * middle)
     return min(most_s, max(least_s, wanted_s))
 

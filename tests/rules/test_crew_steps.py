@@ -15,8 +15,10 @@ from paris_p2p.rules.crew_steps import (
     MemberView,
     enters_rounds,
     fate_of,
+    late_after,
     lead_step,
     leaves_rounds,
+    missing_members,
     rounds_after,
     worker_step,
 )
@@ -118,6 +120,16 @@ def test_an_update_is_merged_or_waits_or_is_lost_with_a_reason(
     base: str, merged: set[str], refused: dict[str, str], fate: tuple[str, str]
 ) -> None:
     assert fate_of("mine", base, merged, refused, (U, T)) == fate
+
+
+def test_who_is_late_again_and_again_is_not_waited_for_until_it_is_in_time() -> None:
+    late: dict[str, int] = {}
+    waited_for = []
+    for here in ({"a"}, {"a"}, {"a"}, {"a", "b"}, {"a"}):
+        waited_for.append(missing_members(late, ["a", "b"], {"a"}))
+        late = late_after(late, ["a", "b"], here)
+    assert waited_for == [1, 1, 0, 0, 1]
+    assert late_after({"gone": 5}, ["a"], {"a"}) == {}
 
 
 @pytest.mark.parametrize(

@@ -135,9 +135,14 @@ def test_a_round_follows_the_median_member_and_not_a_slow_one() -> None:
     assert round_length_s([10.0, 10.0, 10.0, 40.0], [], CREW, TIMING) == quiet
 
 
-def test_a_round_is_at_least_twice_the_slowest_upload_and_at_most_most_steps_of_the_median() -> None:
-    assert round_length_s([10.0] * 3, [1.0, 200.0], CREW, TIMING) == 400.0
-    assert round_length_s([2.0] * 3, [1.0, 9000.0], CREW, TIMING) == 500.0
+def test_a_round_is_at_least_twice_the_median_upload_and_at_most_most_steps_of_the_median() -> None:
+    assert round_length_s([10.0] * 3, [1.0, 200.0, 250.0], CREW, TIMING) == 400.0
+    assert round_length_s([2.0] * 3, [1.0, 8000.0, 9000.0], CREW, TIMING) == 500.0
+
+
+def test_one_slow_line_lengthens_no_round() -> None:
+    quiet = round_length_s([10.0] * 4, [20.0] * 4, CREW, TIMING)
+    assert round_length_s([10.0] * 4, [20.0, 20.0, 20.0, 200.0], CREW, TIMING) == quiet
 
 
 def test_a_round_stays_near_the_runs_checkpoint_interval() -> None:

@@ -22,18 +22,21 @@ from bench.crew_swarm.room import Room, opened_room
 from bench.crew_swarm.troubles import Trouble, Troublemaker
 from bench.row import machine
 from paris_p2p.crew_records import CrewSpec
+from paris_p2p.spec import TimingSpec
 
 EXPERTS, VOLUNTEERS = 2, 8
 CHEAT, CHEATED_SLOT = "cheat", "expert-1"
 CREW = CrewSpec(peers=6, least_steps=5, most_steps=60, full_rounds=4)
 TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*(.*)")
+# Eighteen processes with torch start and die on two cores: claims and cards get the time that this takes.
+TIMING = TimingSpec(claim_s=30.0, settle_s=1.0, margin_s=2.0, checkpoint_s=18.0)
 STRETCHES = 3  # of the time, in each of which every slot's merged tip is to move
 
 
 def run(options: argparse.Namespace) -> bool:
     """Runs the swarm, writes the report into `out`, and returns True when every claim holds."""
     out: Path = options.out
-    made = make_crew_run(out / "run", None if options.no_crew else CREW, experts=EXPERTS)
+    made = make_crew_run(out / "run", None if options.no_crew else CREW, experts=EXPERTS, timing=TIMING)
     with opened_room(out, made) as room:
         if made.record.crew:
             room.add(CHEAT, "--slot", CHEATED_SLOT, program=(sys.executable, "-m", "bench.crew_swarm.cheat"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import msgpack
 import psutil
 import pytest
 
+from bench.crew_swarm.cheat import unsigned
+from bench.crew_swarm.cheating_trainer import Cheating, scaled
 from bench.crew_swarm.evidence import Evidence
 from bench.crew_swarm.findings import clips_left_behind, counted_twice, lineage, slot_facts
 from bench.crew_swarm.machines import go_on, halt, kill, processes
 from bench.crew_swarm.made import make_crew_run
 from bench.crew_swarm.troubles import KINDS, Troublemaker
 from examples.demo.processes import Node, wait_for_file
-from paris_p2p.crew_records import CrewSpec
-from paris_p2p.envelope import Envelope, seal
+from paris_p2p.crew_records import SCALE_ONE, CrewSpec
+from paris_p2p.envelope import Envelope, open_envelope, seal
+from paris_p2p.errors import SignatureError
 from paris_p2p.identity import Identity
 from paris_p2p.preparation.create import load_run
 from paris_p2p.records import AttestationRecord, CardRecord
@@ -27,6 +31,7 @@ from paris_p2p.round_file import encode_round
 from paris_p2p.rules.round_checks import state_before
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.ledger import Ledger
+from paris_p2p.training.crew_messages import UpdateFile
 from tests.rules.made import NOW, RUN, SLOT, card
 from tests.rules.made_rounds import light_card, opened_round, update
 from tests.store.made import add_bytes
@@ -38,6 +43,13 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 pathlib.Path(sys.argv[1]).write_text(str(child.pid))
 time.sleep(600)
 """
+
+
+@dataclass
+class Length:
+    """What scales are made of: an update's norm."""
+
+    norm: float
 
 
 def attested(one: Envelope[CardRecord]) -> Envelope[Any]:
@@ -134,6 +146,19 @@ def test_a_machine_stands_still_goes_on_and_dies_with_all_that_it_started(tmp_pa
         node.kill()
         child.kill()
     assert not node.running
+
+
+def test_the_cheat_names_an_update_that_nobody_signed_and_halves_a_scale(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forged = unsigned(update(WORKER, "0a" * 32))
+    with pytest.raises(SignatureError):
+        open_envelope(forged.data, run=RUN, kinds=("update",))
+    files = [
+        UpdateFile(update="0b" * 32, signer=WORKER.peer_id, path=Path("x"), steps=1, clips=8, first_clip=0)
+    ]
+    monkeypatch.setattr(Cheating, "kind", "scale")
+    assert [one.scale for one in scaled(files, [Length(2.0)])] == [SCALE_ONE // 2]
 
 
 def test_every_trouble_is_one_that_can_be_made() -> None:

@@ -34,7 +34,8 @@ from paris_p2p.score.distances import score_frechet, score_kernel
 from paris_p2p.score.intervals import Clips
 from paris_p2p.spec import cluster_of
 
-SAMPLED = {"every-step": "whole", "alone": "whole", "default": "first"}  # row -> its group
+SAMPLED = {"every-step": "whole", "default": "first"}  # row -> its group
+MOST_CLIPS = 96  # of a slot
 STEPS, GUIDANCE, AT_ONCE = 16, 1.5, 16
 NETWORKS, COMPONENTS = ("efficientnet-lite0", "transnetv2"), 32
 Features = dict[str, NDArray[np.float32]]  # network -> [N F]
@@ -83,8 +84,9 @@ def sampled(stacked: Stacked, folder: Path, plan: Plan, weights: NDArray[np.floa
     draws = Draws.of(plan.run, f"sample/{plan.slot}")
     named = stacked.named(torch.from_numpy(weights)[None])
     parts = []
-    for first in range(0, len(clips), AT_ONCE):
-        stored = [clips.stored(index) for index in range(first, min(len(clips), first + AT_ONCE))]
+    count = min(MOST_CLIPS, len(clips))
+    for first in range(0, count, AT_ONCE):
+        stored = [clips.stored(index) for index in range(first, min(count, first + AT_ONCE))]
         shape = tuple(stored[0].latent.shape)
         noise = torch.from_numpy(np.stack([draws.noise(first + i, shape) for i in range(len(stored))]))
         tokens = torch.stack([clip.tokens.float() for clip in stored])
@@ -121,15 +123,16 @@ def embedded(codec: Codec, latents: Tensor) -> Features:
 
 def _latents(folder: Path, slot: str) -> Tensor:
     clips = open_split(folder, slot, HELD_OUT)
-    return torch.stack([clips.stored(index).latent.float() for index in range(len(clips))])
+    return torch.stack([clips.stored(index).latent.float() for index in range(min(MOST_CLIPS, len(clips)))])
 
 
 def _sources(folder: Path, slot: str) -> list[str]:
     """Returns the episodes of the held-out clips, in the order of the shards."""
     shards = [shard.split for shard in Prepared.load(folder).shards if shard.cluster == cluster_of(slot)]
-    return [
+    found = [
         clip.group or clip.source
         for split in dict.fromkeys(split for split in shards if split in HELD_OUT)
         for clip in split_clips(folder, split)
         if clip.cluster == cluster_of(slot)
     ]
+    return found[:MOST_CLIPS]

@@ -14,7 +14,7 @@ import torch
 from bench.crew.experiments import FINAL, SEEDS, explored, final
 from bench.crew.payloads import payload_table
 from bench.crew.playing import play
-from bench.crew.report import read_results, report
+from bench.crew.report import distances_table, read_results, report
 from bench.crew.sampling import sample_rows
 from paris_p2p.preparation.networks import PrepareOptions
 from paris_p2p.preparation.prepare import prepare
@@ -68,7 +68,8 @@ def main() -> None:
     elif options.way == "sample":
         sample_rows(options.folder, options.keep, options.results)
     elif options.way == "report":
-        print("\n".join(report(read_results(options.results))))
+        lines = [*report(read_results(options.results)), "", *distances_table(options.results)]
+        print("\n".join(lines))
     else:
         print("\n".join(payload_table()))
 

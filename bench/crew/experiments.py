@@ -72,6 +72,7 @@ WHOLE: dict[str, dict[str, object]] = {
     "alone": {**ALONE, "learning_rate": ALONE_RATE},
     "every-step": {**EVERY, "learning_rate": EVERY_RATE},
 }
+SAME_RATE: dict[str, dict[str, object]] = {"every-step-same-rate": EVERY}  # as the crews
 FIRST: dict[str, dict[str, object]] = {
     "exact": {"exact": True},
     "full": {**DEFAULT, "parts": 1},
@@ -96,6 +97,7 @@ ATTACKED: dict[str, dict[str, object]] = {
 }
 FINAL: dict[str, dict[str, dict[str, object]]] = {
     "whole": WHOLE,
+    "same-rate": SAME_RATE,
     "first": FIRST,
     "two": TWO,
     "eight": EIGHT,

@@ -112,6 +112,10 @@ EVERY_ROW = (
     ("the same against dense float32 DiLoCo", "default", "exact", 1.01),
     ("a ninth of the chunks a round, against every step averaged", "lean", "every-step", 1.02),
     ("the same against dense float32 DiLoCo", "lean", "exact", 1.01),
+    ("at the crews' inner rate: dense float32 DiLoCo", "exact", "every-step-same-rate", 1.02),
+    ("at the crews' inner rate: all chunks a round in 2 bits", "full", "every-step-same-rate", 1.02),
+    ("at the crews' inner rate: the default", "default", "every-step-same-rate", 1.02),
+    ("at the crews' inner rate: a ninth of the chunks a round", "lean", "every-step-same-rate", 1.02),
     ("crew of 2 against one peer alone", "crew-2", "alone", 1.0),
     ("crew of 4 against one peer alone", "default", "alone", 1.0),
     ("crew of 8 against one peer alone", "crew-8", "alone", 1.0),
@@ -119,9 +123,9 @@ EVERY_ROW = (
     ("20 % of updates come a round late, against the quiet crew", "late", "quiet", 1.03),
     ("one peer 4 times slower, against the quiet crew", "slow", "quiet", 1.02),
     ("one peer on a tenth of the line, against the quiet crew", "thin", "quiet", 1.02),
-    ("one peer turns its updates round, against the quiet crew", "flip", "quiet", 1.02),
-    ("one peer sends noise of the right length", "noise", "quiet", 1.02),
-    ("one peer trains on other data", "other-data", "quiet", 1.02),
+    ("one peer turns its updates round, against the quiet crew", "flip", "checked", 1.02),
+    ("one peer sends noise of the right length", "noise", "checked", 1.02),
+    ("one peer trains on other data", "other-data", "checked", 1.02),
     ("one peer is refused every time: a crew of three", "refused", "quiet", 1.02),
 )
 
@@ -129,8 +133,21 @@ EVERY_ROW = (
 def report(results: Results) -> list[str]:
     """Returns all tables."""
     lines = ["## Three seeds", "", *table(results, EVERY_ROW)]
-    lines += ["", "## Checks", "", *refusals(results, ("quiet", "flip", "noise", "other-data"))]
+    lines += ["", "## Checks", "", *refusals(results, ("checked", "flip", "noise", "other-data"))]
     return [*lines, "", "## The exploration: one seed", "", *explored_table(results)]
+
+
+def distances_table(folder: Path) -> list[str]:
+    """Returns how far sampled clips are from held-out ones, of every row that was sampled."""
+    lines = ["| row | network | Fréchet distance | kernel distance | clips |", "|---|---|---|---|---|"]
+    for path in sorted(folder.glob("distances-*.json")):
+        row = path.stem.removeprefix("distances-")
+        for network, scores in json.loads(path.read_text())["distances"].items():
+            cells = [f"{one['value']:.4g} ({one['low']:.4g} to {one['high']:.4g})" for one in scores.values()]
+            lines.append(
+                f"| {row} | {network} | {' | '.join(cells)} | {scores['kernel']['generated_clips']} |"
+            )
+    return lines
 
 
 def refusals(results: Results, rows: Sequence[str]) -> list[str]:

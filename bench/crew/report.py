@@ -41,6 +41,8 @@ class Ratio:
         return math.exp(middle - STUDENT[count] * error), math.exp(middle + STUDENT[count] * error)
 
     def __str__(self) -> str:
+        if len(self.ratios) == 1:
+            return f"{self.mean:.3f} | one seed"
         low, high = self.interval
         each = ", ".join(f"{ratio:.3f}" for ratio in self.ratios)
         return f"{self.mean:.3f} ({low:.3f} to {high:.3f}) | {each}"
@@ -86,7 +88,7 @@ def table(results: Results, rows: Sequence[tuple[str, str, str, float | None]]) 
 def _verdict(found: Ratio, bar: float) -> str:
     low, high = found.interval
     word = "reached" if found.mean <= bar else "missed"
-    sure = "" if high <= bar or low > bar else ", within noise of it"
+    sure = "" if not low <= bar < high else ", within noise of it"
     return f"{bar:g}: {word}{sure}"
 
 

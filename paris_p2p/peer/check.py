@@ -172,7 +172,7 @@ class Checker:
             return GateResult(ok=False, reason=str(error), code="malformed")
         refused = None
         if not goes_back(record, tip):
-            refused = await refuse_counts(self.node, record, resume, tip)
+            refused = await refuse_counts(self.node, card, resume, tip)
         return refused or {"weights_path": weights, "resume_path": resume}
 
     async def _reference(

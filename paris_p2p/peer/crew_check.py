@@ -253,9 +253,14 @@ def _held_updates(node: RunNode, one: _Card) -> list[HeardUpdate]:
     return held
 
 
-async def refuse_counts(node: RunNode, card: CardRecord, resume: Path, tip: Tip | None) -> GateResult | None:
+async def refuse_counts(
+    node: RunNode, card: Envelope[CardRecord], resume: Path, tip: Tip | None
+) -> GateResult | None:
     """Returns the verdict on a card of one lead alone whose resume state counts other clips of a crew's peers
     than the card before it, as far as that is known here; None where it does not.
+
+    Its maker's own are not compared: it may have gone on from the card before, while its last round, of its
+    own update alone, became the tip.
     """
     if node.spec.crew is None or tip is None:
         return None
@@ -271,6 +276,8 @@ async def refuse_counts(node: RunNode, card: CardRecord, resume: Path, tip: Tip 
         found = await asyncio.to_thread(read_counted, resume)
     except CheckpointError as error:
         return GateResult(ok=False, code="malformed", reason=str(error))
+    for counts in (found, expected):
+        counts.pop(card.signer, None)
     if found == expected:
         return None
     words = f"{REASONS['round']}: its resume state counts clips of {len(found)} peers otherwise than before"

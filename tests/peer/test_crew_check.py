@@ -281,6 +281,8 @@ async def test_a_lead_that_trains_alone_again_keeps_what_was_counted(slot: Slot)
     assert (await slot.verdict(await slot.solo(note))).ok
     result = await slot.verdict(await slot.solo())
     assert (result.ok, result.code) == (False, "round"), result
+    own = ",".join(part for part in note.split(",") if not part.startswith(slot.lead.peer_id))
+    assert (await slot.verdict(await slot.solo(own))).ok  # it went on from the card before its last round
     kept = await slot.solo(note)
     assert (await slot.verdict(kept)).ok
     await slot.tip(kept)

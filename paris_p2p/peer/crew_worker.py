@@ -148,10 +148,12 @@ class CrewWorker:
     async def _begin(self, tip: Tip) -> None:
         """Fetches what training needs, and starts the trainer from the tip."""
         node, card = self.node, tip.card.record
-        refs = [shard.blob for shard in node.spec.shards_for(self.slot, "train")]
-        refs += [card.weights, card.resume]
+        shards = [shard.blob for shard in node.spec.shards_for(self.slot, "train")]
+        refs = [*shards, card.weights, card.resume]
         async with telling(node, f"what {self.slot} needs", refs, self.say, self._note):
-            await self.seat.begin(tip, self._job)
+            await node.fetch(shards, node.run)
+            await node.fetch_card(tip.card)
+        await self.seat.begin(tip, self._job)  # its trainer loads for a while, when all is here
 
     async def _job(self, files: AsyncExitStack) -> TrainJob:
         """Fetches the slot's clips by what the run is now; they can be read until `files` are closed."""

@@ -133,10 +133,19 @@ def weight(clips: int, late: int) -> float:
     return clips / math.sqrt(1 + late)
 
 
-def update_scales(norms: Sequence[float]) -> tuple[int, ...]:
-    """Returns each update's scale c = min(1, median |Q| / |Q_i|) in 1/65536, rounded down and at least one.
+def length_for_steps(norm: float, steps: int) -> float:
+    """Returns |Q| / sqrt(steps), by which updates of machines of different speed are compared.
 
-    `norms` are |Q_i| >= 0 in the order of the updates, as `updates/` computes them.
+    What AdamW moves grows somewhat faster than the root of its steps, and not as fast as they: a machine nine
+    times faster than the others is not taken for a liar.
+    """
+    return norm / math.sqrt(max(1, steps))
+
+
+def update_scales(norms: Sequence[float]) -> tuple[int, ...]:
+    """Returns each update's scale c = min(1, median l / l_i) in 1/65536, rounded down and at least one.
+
+    `norms` are the lengths l_i >= 0 in the order of the updates (`length_for_steps`).
     """
     middle = median(norms) if norms else 0.0
     return tuple(
@@ -145,7 +154,7 @@ def update_scales(norms: Sequence[float]) -> tuple[int, ...]:
 
 
 def too_long(norms: Sequence[float], usual: float = 0.0) -> tuple[int, ...]:
-    """Returns the places of the updates whose norm is over MAX_NORM medians.
+    """Returns the places of the updates whose length (`length_for_steps`) is over MAX_NORM medians.
 
     Of fewer than three updates the median says nothing: then it is compared with `usual`, the median of the
     rounds before; 0: not known, and nothing is refused. An update that is not finite is always too long.

@@ -21,10 +21,10 @@ from paris_p2p.errors import CheckpointError, DivergedError, UpdateFormatError
 from paris_p2p.model.checkpoint import Counters, load_weights_into
 from paris_p2p.model.merged_file import read_merged
 from paris_p2p.rules.refusals import REASONS
-from paris_p2p.rules.rounds import MAX_NORM, too_long, update_scales
+from paris_p2p.rules.rounds import MAX_NORM, length_for_steps, too_long, update_scales
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.basis_state import load_basis, put_into
-from paris_p2p.training.crew_messages import CrewGateJob, RoundFiles
+from paris_p2p.training.crew_messages import CrewGateJob, RoundFiles, UpdateFile
 from paris_p2p.training.gate_losses import (
     Loads,
     Measured,
@@ -37,7 +37,7 @@ from paris_p2p.training.gate_losses import (
 from paris_p2p.training.messages import GateResult
 from paris_p2p.training.objective import batch_clips, build_network, read_spec
 from paris_p2p.training.probing import STEP_SHARE, Losses, losses_of_clips, paired_z
-from paris_p2p.training.round_merge import CrewSlot, merge_round, open_update
+from paris_p2p.training.round_merge import CrewSlot, merge_round, open_update, update_lengths
 from paris_p2p.training.update_checks import COPY_AGREEMENT, WORSE_Z, sign_agreement
 from paris_p2p.updates.layout import Vector
 from paris_p2p.updates.merged_state import write_state
@@ -119,10 +119,12 @@ def _opened(crew_slot: CrewSlot, made: RoundFiles, where: str) -> tuple[Update, 
             updates.append(open_update(crew_slot, file))
         except UpdateFormatError as error:
             raise _RefusedError("round", f"{where} merges that of {file.signer[-8:]}: {error}") from error
-    norms = [update.norm for update in updates]
+    norms = update_lengths(made.updates, updates)
     if places := too_long(norms):
         long = norms[places[0]]
-        raise _RefusedError("round", f"{where} merges one of length {long:.4g}, of {median(norms):.4g}")
+        raise _RefusedError(
+            "round", f"{where} merges one of length {long:.4g} for its steps, of {median(norms):.4g}"
+        )
     expected, said = update_scales(norms), tuple(file.scale for file in made.updates)
     if said != expected:
         raise _RefusedError("round", f"{where} says scales {said[:8]}, they are {expected[:8]}")
@@ -191,27 +193,28 @@ class _Trial:
 
 def _look_into_disputes(trial: _Trial) -> None:
     """Raises for an update that was left out for no reason, or for one that is untrue."""
-    holds: dict[str, Callable[[Update], bool]] = {
-        "loss": lambda update: not trial.helps(update),
-        "data": lambda update: not trial.helps(update),
-        "norm": lambda update: _norms(trial, update) > ORDINARY_NORM,
+    holds: dict[str, Callable[[Update, float], bool]] = {
+        "loss": lambda update, _: not trial.helps(update),
+        "data": lambda update, _: not trial.helps(update),
+        "norm": lambda _, medians: medians > ORDINARY_NORM,
     }
     for file, reason in trial.job.disputed:
         try:
             update = open_update(trial.crew_slot, file)
         except UpdateFormatError:
             continue
-        if not _norms(trial, update) <= MAX_NORM or _is_like_another(trial, update):
+        medians = _in_medians(trial, file, update)
+        if not medians <= MAX_NORM or _is_like_another(trial, update):
             continue
-        if reason not in holds or not holds[reason](update):
+        if reason not in holds or not holds[reason](update, medians):
             said = f"refused for {reason!r}" if reason else "neither merged nor refused"
             raise _RefusedError("dropped", f"that of {file.signer[-8:]}, {file.steps} steps, is {said}")
 
 
-def _norms(trial: _Trial, update: Update) -> float:
-    """Returns an update's norm in medians of the merged ones."""
-    middle = median(one.norm for one in trial.last.updates)
-    return update.norm / middle if middle > 0 else float("inf")
+def _in_medians(trial: _Trial, file: UpdateFile, update: Update) -> float:
+    """Returns an update's length in medians of the merged ones."""
+    middle = median(update_lengths(trial.job.rounds[-1].updates, trial.last.updates))
+    return length_for_steps(update.norm, file.steps) / middle if middle > 0 else float("inf")
 
 
 def _is_like_another(trial: _Trial, update: Update) -> bool:

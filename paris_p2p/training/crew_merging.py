@@ -79,7 +79,7 @@ class Merger:
             round=made,
             left_out=judged.left_out,
             train_loss=sum(file.clips * file.train_loss for file in files) / clips,
-            norm=median(update.norm for update in updates),
+            norm=median(one.length for one in chosen),
             worse_z=worse_z,
             weights_path=weights,
             resume_path=resume,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from paris_p2p.crew_records import SCALE_ONE, CrewSpec
 from paris_p2p.errors import CheckpointError, UpdateFormatError
-from paris_p2p.rules.rounds import update_scales, weight
+from paris_p2p.rules.rounds import length_for_steps, update_scales, weight
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.crew_messages import RoundFiles, UpdateFile
 from paris_p2p.training.objective import batch_clips, network_shapes
@@ -76,9 +76,14 @@ def open_update(crew_slot: CrewSlot, file: UpdateFile) -> Update:
     return update
 
 
+def update_lengths(files: Sequence[UpdateFile], updates: Sequence[Update]) -> list[float]:
+    """Returns by which lengths updates are compared; `files` and `updates` go together."""
+    return [length_for_steps(update.norm, file.steps) for file, update in zip(files, updates, strict=True)]
+
+
 def scaled(files: Sequence[UpdateFile], updates: Sequence[Update]) -> tuple[UpdateFile, ...]:
     """Returns a round's updates with their scales, ascending by signer; `files` and `updates` go together."""
-    scales = update_scales([update.norm for update in updates])
+    scales = update_scales(update_lengths(files, updates))
     found = (file.model_copy(update={"scale": c}) for file, c in zip(files, scales, strict=True))
     return tuple(sorted(found, key=lambda file: file.signer))
 

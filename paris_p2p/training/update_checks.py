@@ -23,7 +23,7 @@ import numpy as np
 
 from paris_p2p.data.draws import Draws
 from paris_p2p.errors import UpdateFormatError
-from paris_p2p.rules.rounds import MAX_NORM, UpdateReason, too_long
+from paris_p2p.rules.rounds import MAX_NORM, UpdateReason, length_for_steps, too_long
 from paris_p2p.training.crew_messages import LeftOut, UpdateFile
 from paris_p2p.training.round_merge import CrewSlot, open_update
 from paris_p2p.updates.update_file import Update
@@ -44,6 +44,11 @@ class OpenedUpdate:
 
     file: UpdateFile
     update: Update
+
+    @property
+    def length(self) -> float:
+        """Returns by which length it is compared with others."""
+        return length_for_steps(self.update.norm, self.file.steps)
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,12 @@ def judge_form(crew_slot: CrewSlot, files: Sequence[UpdateFile]) -> Judged:
 def judge_norms(candidates: Sequence[OpenedUpdate], usual_norm: float) -> Judged:
     """Leaves out what is over MAX_NORM medians of those that stay, or of `usual_norm` where these are few."""
     kept, left_out = list(candidates), []
-    while places := too_long([one.update.norm for one in kept], usual_norm):
-        middle = median(one.update.norm for one in kept) if len(kept) >= 3 else usual_norm
+    while places := too_long([one.length for one in kept], usual_norm):
+        middle = median(one.length for one in kept) if len(kept) >= 3 else usual_norm
         for place in places:
-            measured = f"length {kept[place].update.norm:.4g}, at most {MAX_NORM:g} times {middle:.4g}"
+            measured = (
+                f"length {kept[place].length:.4g} for its steps, at most {MAX_NORM:g} times {middle:.4g}"
+            )
             left_out.append(leave_out(kept[place], "norm", measured))
         kept = [one for place, one in enumerate(kept) if place not in places]
     return Judged(tuple(kept), tuple(left_out))

@@ -208,7 +208,7 @@ def test_trials_leave_the_leads_own_training_as_it_was(digits: TinyRun, first: B
 def test_the_length_of_few_updates_is_compared_with_those_before(digits: TinyRun, crew: MadeCrew) -> None:
     slot = slot_of(digits)
     opened = judge_form(slot, honest(crew, steps=2)).kept
-    lengths = [one.update.norm for one in opened]
+    lengths = [one.length for one in opened]
     assert judge_norms(opened, 0.0).kept == opened
     assert judge_norms(opened[:2], 0.0).kept == opened[:2]
     assert judge_norms(opened[:2], min(lengths) / 3.5).kept == ()

@@ -22,14 +22,14 @@ def default_crew(
     `rounds` is how many are to come; 0: nobody knows, and many.
 
     Nesterov's momentum over averaged differences, of rate 0.7 and momentum 0.9, is DiLoCo's (Douillard et al.
-    2023, arXiv 2311.08105), and here too what makes rounds as good as averaging every step. An update holds
-    every entry of its chunks in 2 bits, and what these do not say goes into the next. A round moves one chunk
-    in two: 32 times less than float32. Where a full crew on lines of 10 Mbit/s would still take more than a
-    fifth of a checkpoint interval until each has every other's update, it is one chunk in 4, 8 or 16: a merge
-    that comes late costs more than one that holds less. Parts in turn were far better than the largest
-    entries of each chunk at equal bytes, from 60 times less on: what is kept back for long and outer momentum
-    work against each other. A chunk then takes a step more rarely, so a run of few rounds gets no more parts
-    than leave each chunk LEAST_STEPS_OF_A_CHUNK.
+    2023, arXiv 2311.08105), and the best that was found here. An update holds every entry of its chunks in 2
+    bits, and what these do not say goes into the next. A round moves one chunk in two: 32 times less than
+    float32, at 3.6 % more loss after a hundred rounds. Where a full crew on lines of 10 Mbit/s would still
+    take more than a fifth of a checkpoint interval until each has every other's update, it is one chunk in 4,
+    8 or 16: a merge that comes late costs more than one that holds less. Parts in turn were far better than
+    the largest entries of each chunk at equal bytes, from 60 times less on: what is kept back for long and
+    outer momentum work against each other. A chunk then takes a step more rarely, so a run of few rounds gets
+    no more parts than leave each chunk LEAST_STEPS_OF_A_CHUNK.
     """
     most = MOST_PARTS if not rounds else min(MOST_PARTS, rounds // LEAST_STEPS_OF_A_CHUNK)
     room_bits = LINE_SHARE * checkpoint_s * HOME_BITS_PER_S

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from statistics import median
 
 import numpy as np
@@ -32,10 +33,11 @@ WORSE_Z = 3.0  # standard errors beyond which a difference is not noise
 LEAST_ROUNDS = 4  # before what was measured over rounds says anything
 FORGETTING = 0.9
 SAMPLED_CHUNKS = 64  # looked at for copies
-# From this agreement beyond chance on, one is a copy. Honest updates agree too, most in a slot's first
+# From this agreement beyond chance on, one may be a copy. Honest updates agree too, most in a slot's first
 # rounds, where all go the same way: up to 0.68 where all entries are kept, 0.65 with 1,024 of 4,096 and 0.23
-# with 64.
-COPY_AGREEMENT = 0.8
+# with 64. Where the outer momentum overshot and all go back, it is 0.95: so a copy also agrees more than the
+# round's others do, by COPY_SHARE of what they lack.
+COPY_AGREEMENT, COPY_SHARE = 0.8, 0.75
 
 
 @dataclass(frozen=True)
@@ -100,18 +102,26 @@ def judge_norms(candidates: Sequence[OpenedUpdate], usual_norm: float) -> Judged
 
 def judge_copies(crew_slot: CrewSlot, candidates: Sequence[OpenedUpdate], parent: str) -> Judged:
     """Leaves out what agrees too well with one before it: candidates come as they were heard of."""
-    kept: list[OpenedUpdate] = []
-    left_out = []
-    for one in candidates:
-        for other in kept:
-            agrees = sign_agreement(one.update, other.update, crew_slot.run, parent)
-            if agrees >= COPY_AGREEMENT:
-                measured = f"it agrees to {agrees:.2f} beyond chance with that of {other.file.signer[-8:]}"
-                left_out.append(leave_out(one, "copy", measured))
-                break
-        else:
-            kept.append(one)
-    return Judged(tuple(kept), tuple(left_out))
+    pairs = {
+        (i, j): sign_agreement(candidates[i].update, candidates[j].update, crew_slot.run, parent)
+        for i, j in combinations(range(len(candidates)), 2)
+    }
+    usual = median(pairs.values()) if pairs else 0.0
+    limit = max(COPY_AGREEMENT, usual + COPY_SHARE * (1 - usual))
+    copied: dict[int, int] = {}  # place -> of which it is a copy
+    for (i, j), agrees in pairs.items():
+        if agrees >= limit and i not in copied:
+            copied.setdefault(j, i)
+    left_out = [
+        leave_out(
+            candidates[j],
+            "copy",
+            f"it agrees to {pairs[i, j]:.2f} beyond chance with that of {candidates[i].file.signer[-8:]}, "
+            f"as the others do to {usual:.2f}",
+        )
+        for j, i in sorted(copied.items())
+    ]
+    return Judged(tuple(one for j, one in enumerate(candidates) if j not in copied), tuple(left_out))
 
 
 def sign_agreement(one: Update, other: Update, run: str, parent: str) -> float:

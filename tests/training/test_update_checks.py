@@ -15,8 +15,10 @@ from paris_p2p.training.crew_messages import Basis, MakeUpdate, MergedReady, Upd
 from paris_p2p.training.probing import paired_z
 from paris_p2p.training.round_merge import CrewSlot, open_update
 from paris_p2p.training.update_checks import (
+    COPY_AGREEMENT,
     FORGETTING,
     Drift,
+    Judged,
     OpenedUpdate,
     judge_copies,
     judge_form,
@@ -265,6 +267,25 @@ def test_updates_agree_by_chance_not_at_all_and_a_copy_wholly(
     judged = judge_copies(slot, opened, "ab" * 32)
     assert judged.kept == (opened[0],)  # the one that was heard of first
     assert [(left.signer, left.reason) for left in judged.left_out] == [(peer_of(1), "copy")]
+
+
+def test_updates_that_all_agree_are_no_copies_and_one_that_agrees_more_is(
+    digits: TinyRun, tmp_path: Path
+) -> None:
+    """All go back after the outer momentum went too far."""
+    slot, random = slot_of(digits), np.random.default_rng(0)
+    back = random.standard_normal(slot.parameters)
+    opened = []
+    for number in range(4):
+        own = 0.05 * random.standard_normal(slot.parameters)
+        path = write_update(tmp_path / f"{number}", (back + own).astype(np.float32), 4096)
+        file = UpdateFile(update=card_id(number), signer=peer_of(number), path=path, **COUNTS)
+        opened.append(OpenedUpdate(file, open_update(slot, file)))
+    assert sign_agreement(opened[0].update, opened[1].update, digits.run, "ab" * 32) > COPY_AGREEMENT
+    assert judge_copies(slot, opened, "ab" * 32) == Judged(tuple(opened))
+    copied = OpenedUpdate(opened[1].file.model_copy(update={"signer": THIEF}), opened[1].update)
+    judged = judge_copies(slot, [*opened, copied], "ab" * 32)
+    assert [(left.signer, left.reason) for left in judged.left_out] == [(THIEF, "copy")]
 
 
 COUNTS = {"steps": 1, "clips": 4, "first_clip": 0}

@@ -129,34 +129,42 @@ def sign_agreement(one: Update, other: Update, run: str, parent: str) -> float:
     the other keeps.
 
     It counts entries that both keep with the same sign, on chunks that the parent card's id picks: of
-    k_1 and k_2 entries of L there would be k_1 k_2 / 2 L by chance. It is 0 where they hold other parts.
+    k_1 and k_2 entries of L there would be k_1 k_2 / 2 L by chance. Where both have two magnitudes, those of
+    the same sign and magnitude are as many again, a quarter by chance: at a slot's beginning honest updates
+    agree in nearly all signs, and not in which entries are large. It is 0 where they hold other parts.
     """
     chunks = one.header.chunks
     if chunks != other.header.chunks:
         return 0.0
+    by_level = min(one.header.magnitudes, other.header.magnitudes) == 2
     same, chance, most = 0.0, 0.0, 0.0
     for place in Draws.of(run, f"copy/{parent}").order(0, len(chunks))[:SAMPLED_CHUNKS]:
-        first, length = _signs(one, chunks[int(place)])
-        second, _ = _signs(other, chunks[int(place)])
-        same += float(np.count_nonzero((first == second) & (first != 0)))
-        kept = [np.count_nonzero(signs) for signs in (first, second)]
-        chance += kept[0] * kept[1] / (2 * length)
-        most += min(kept)
+        first, length = _levels(one, chunks[int(place)])
+        second, _ = _levels(other, chunks[int(place)])
+        kept = [np.count_nonzero(levels) for levels in (first, second)]
+        agree = np.sign(first) == np.sign(second), first == second
+        for share, equal in zip((0.5, 0.25), agree[: 1 + by_level], strict=False):
+            same += float(np.count_nonzero(equal & (first != 0)))
+            chance += share * kept[0] * kept[1] / length
+            most += min(kept)
     return float((same - chance) / (most - chance)) if most > chance else 0.0
 
 
-def _signs(update: Update, chunk: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.int8]], int]:
-    """Returns (a chunk's signs [L], 0 where nothing is kept; L)."""
+def _levels(update: Update, chunk: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.int8]], int]:
+    """Returns (a chunk's levels [L]: 1 for a small entry and 2 for a large one, with their signs, 0 where
+    nothing is kept; L).
+    """
     _, codes = update.read(chunk, chunk + 1)
-    signs = np.zeros(codes.length, np.int8)
+    levels = np.zeros(codes.length, np.int8)
     if codes.magnitudes[0, -1] == 0:
-        return signs, codes.length
-    found = np.where(codes.negative[0], np.int8(-1), np.int8(1))
+        return levels, codes.length
+    found = np.ones(codes.kept, np.int8) if codes.large is None else 1 + codes.large[0].astype(np.int8)
+    found = np.where(codes.negative[0], -found, found)
     if codes.indices is None:
-        signs[:] = found
+        levels[:] = found
     else:
-        signs[codes.indices[0]] = found
-    return signs, codes.length
+        levels[codes.indices[0]] = found
+    return levels, codes.length
 
 
 @dataclass

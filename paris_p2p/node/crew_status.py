@@ -46,8 +46,15 @@ class CrewStatus(BaseModel):
         if working < 2 and not self.round_s:
             return ""
         clips = ", ".join(f"…{one.peer[-8:]} {one.merged_clips:,}" for one in self.peers if one.merged_clips)
-        parts = [f"{working} peers train it in rounds of {self.round_s:.0f} s"]
-        parts += [f"{self.rounds} rounds since its full weights"] if self.rounds else []
+        many = "1 peer trains" if working == 1 else f"{working} peers train"
+        if not working:
+            parts = ["nobody trains it now"]
+        elif not self.round_s:  # the tip is of its lead alone
+            parts = [f"{many} it; its tip is of the lead alone, without rounds"]
+        else:
+            parts = [f"{many} it in rounds of {self.round_s:.0f} s"]
+        since = "1 round" if self.rounds == 1 else f"{self.rounds} rounds"
+        parts += [f"{since} since its full weights"] if self.rounds else []
         parts += [f"merged clips: {clips}"] if clips else []
         parts += [f"not merged of …{one.peer[-8:]}: {one.reason}" for one in self.refused[:3]]
         return "; ".join(parts)

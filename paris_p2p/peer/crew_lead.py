@@ -37,7 +37,7 @@ from paris_p2p.rules.crew_steps import (
     missing_members,
 )
 from paris_p2p.rules.crews import CrewMember
-from paris_p2p.rules.rounds import goes_full, light_way_pays, round_length_s
+from paris_p2p.rules.rounds import REASONS_FOR_UPDATES, goes_full, light_way_pays, round_length_s
 from paris_p2p.rules.tips import Tip
 from paris_p2p.training.crew_messages import Merge, MergedReady, NotMerged, UpdateFile
 
@@ -224,9 +224,8 @@ class CrewLead:
             )
         refused = heard.refused | {one.update: (one.signer, one.reason) for one in merged.left_out}
         for one in merged.left_out:
-            self.say(
-                f"an update of {self.slot} by {one.signer[-8:]} was not merged: {one.reason} {one.measured}"
-            )
+            why = f"{REASONS_FOR_UPDATES.get(one.reason, one.reason)} ({one.measured})"
+            self.say(f"an update of {self.slot} by {one.signer[-8:]} was not merged: {why}")
         if isinstance(merged, NotMerged):
             await seat.again()
             return
@@ -292,7 +291,9 @@ class CrewLead:
             self._without = first if len(first) > 1 else []
         if self._without and tip is not None and tip.card.id == self.seat.card.id:
             left = self._without.pop(0)
-            self.say(f"{self.slot} is merged anew without the update of {left.signer[-8:]}")
+            self.say(
+                f"the round of {self.slot} was refused; merging without the update of {left.signer[-8:]}"
+            )
             await self._merge(tip, self.collector.look(self._point()), without=left)
             return None
         self._is_out, self._tried, self._without = False, None, []

@@ -131,8 +131,18 @@ class LeadRounds:
             await self.seat.begin(tip, make_job, **own)
         self.outbox.drop()
         self.entering = self._from_alone = False
-        self.say(f"{self.slot} is trained in rounds now, with {len(self.lead.colleagues)} workers")
+        self._say_who()
         return True
+
+    def _say_who(self) -> None:
+        workers = len(self.lead.colleagues)
+        if workers:
+            self.say(f"{self.slot} is trained in rounds now, with {workers} worker{'s' * (workers > 1)}")
+            return
+        self.say(
+            f"{self.slot} is trained in rounds now, without workers: a full checkpoint takes "
+            f"{self.lead.full_upload_s:.0f} s to send, so small updates go out between"
+        )
 
     async def _settled(self) -> None:
         """Waits until the card that is out is the tip, for the patience of a card."""

@@ -47,14 +47,15 @@ def describe_run(run: Envelope[RunSpec], settings: PeerSettings) -> str:
         f"Purpose    {shown(spec.purpose, PURPOSE_LETTERS)}",
         f"Data       licence: {shown(spec.data_licence, FIELD_LETTERS)}",
         f"Weights    licence: {shown(spec.weights_licence, FIELD_LETTERS)}",
-        f"Model      {spec.experts} experts ({shown(spec.expert.preset, FIELD_LETTERS)}) and a router "
+        f"Model      {spec.experts} expert{'s' if spec.experts > 1 else ''} "
+        f"({shown(spec.expert.preset, FIELD_LETTERS)}) and a router "
         f"({shown(spec.router.preset, FIELD_LETTERS)}); "
         f"clips {spec.clip.frames}x{spec.clip.height}x{spec.clip.width} at {spec.clip.fps:g} fps",
         *([f"Starts     from weights that the owner gives, {in_units(initial)}"] if initial else []),
         f"Asks for   about {in_units(download)} to download, {in_units(disk)} of disk, "
         f"{in_units(memory)} of memory, more for speed",
         f"Allowed    {Room(settings, spec)}",
-        *([f"Together   up to {spec.crew.peers} machines train a slot"] if spec.crew else []),
+        *([f"Together   up to {spec.crew.peers} machines train a slot in rounds"] if spec.crew else []),
         "Who checks "
         f"{'every member' if spec.gate.members_attest else f'{len(spec.gate.attestors)} named attestors'}, "
         f"{spec.gate.quorum} must sign; a claim lasts {spec.timing.claim_s:g} s, "

@@ -42,7 +42,7 @@ KEY_FILE = "owner.key"
 
 def _crew_peers(peers: int) -> int:
     if peers and not 2 <= peers <= MAX_PEERS:
-        raise ValueError(f"{peers} machines are no crew: 2 to {MAX_PEERS} are, or 0 for one alone")
+        raise ValueError(f"{peers} is no size of a crew: 2 to {MAX_PEERS} machines, or 0 for one alone")
     return peers
 
 

@@ -30,7 +30,7 @@ def test_a_run_with_crews_says_how_they_send_and_one_machine_is_no_crew(tmp_path
     words = ["create", str(tmp_path / "run"), "--expert", "nano", "--router", "nano", "--crew"]
     wrong = CliRunner().invoke(app, [*words, "1"])
     assert wrong.exit_code != 0
-    assert "1 machines are no crew" in " ".join((wrong.output + str(wrong.exception)).split())
+    assert "1 is no size of a crew" in " ".join((wrong.output + str(wrong.exception)).split())
     made = CliRunner().invoke(app, [*words, "4"], catch_exceptions=False)
     assert made.exit_code == 0, made.output
     crew = load_run(tmp_path / "run").record.crew

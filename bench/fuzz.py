@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.fuzz.corpus import Decoder, decoders
+from tests.fuzz.corpus import decoders
+from tests.fuzz.decoder import Decoder
 
 MAX_S = 1.0
 MAX_GROWTH_BYTES = 100 << 20

@@ -8,7 +8,7 @@ the places that it has after a patience in which it brought nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paris_p2p.crew_records import CrewSpec, WorkerRecord
 from paris_p2p.envelope import Envelope
@@ -28,6 +28,7 @@ class CrewMember:
     since_s: float  # Unix time at which it joined, hardly before it was heard here
     step_s: float = 0.0  # of one optimizer step, as it measured; 0: not yet
     upload_bytes_per_s: float = 0.0  # as it measured; 0: not yet
+    is_idle: bool = False  # it had a whole patience here, and no update of its was merged
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class SlotCrew:
 
     @property
     def size(self) -> int:
-        """Returns how many peers train the slot, its lead among them."""
-        return len(self.members) + bool(self.state.lead)
+        """Returns how many peers train the slot, its lead among them; who brought nothing for a patience
+        takes no place from those who would join.
+        """
+        return sum(not one.is_idle for one in self.members) + bool(self.state.lead)
 
     def has(self, peer: str) -> bool:
         return any(one.peer == peer for one in self.members)
@@ -87,13 +90,14 @@ def crew_of(
     live = [one for one in workers if one.signer != lead and is_working(one, now_s, timing)]
     members = [member_of(one, heard.get(one.signer, one.record.joined_at), timing) for one in live]
 
-    def rank(one: CrewMember) -> tuple[bool, int, float, int]:
-        if one.peer in contributed:
-            return False, 0, one.since_s, lot(one.peer, "crew")
-        wasted = int(max(0.0, now_s - one.since_s) / patience_s)
-        return True, wasted, one.since_s, lot(one.peer, "crew")
+    def wasted(one: CrewMember) -> int:
+        return 0 if one.peer in contributed else int(max(0.0, now_s - one.since_s) / patience_s)
 
-    return tuple(sorted(members, key=rank)[: crew.peers - 1])
+    def rank(one: CrewMember) -> tuple[bool, int, float, int]:
+        return one.peer not in contributed, wasted(one), one.since_s, lot(one.peer, "crew")
+
+    ranked = sorted(members, key=rank)[: crew.peers - 1]
+    return tuple(replace(one, is_idle=wasted(one) > 0) for one in ranked)
 
 
 def choose_crew(slots: Sequence[SlotCrew], me: str, crew: CrewSpec, *, only: str = "") -> Choice | None:

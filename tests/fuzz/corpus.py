@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -51,28 +50,19 @@ from paris_p2p.swarm.parcels import keep_own_id, keep_own_nearest, node_id_of, r
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import RecordView, open_stored, subkey_of
 from tests.fuzz import mutants
+from tests.fuzz.crew_corpus import crew_decoders, crew_kinds
+from tests.fuzz.decoder import Decoder
 from tests.peer.world import World
 
 RUN, WHO, NOW = "ab" * 32, Identity.generate(), time.time()
-Make = Callable[[random.Random], Any]
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """`make` draws a damaged input, `decode` is given it; `refusals` are the errors it may raise."""
-
-    name: str
-    make: Make
-    decode: Callable[[Any], object]
-    refusals: tuple[type[Exception], ...] = (ParisError,)
-    share: int = 4  # of all inputs, beside the others'
 
 
 def decoders(folder: Path) -> list[Decoder]:
     """All of them; files are written into `folder`."""
     for name in ("shards", "run"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    return [*_records(), *_specs(folder), *_dht(), *_streams(), *_files(folder)]
+    crews = crew_decoders(folder / "crew")
+    return [*_records(), *_specs(folder), *_dht(), *_streams(), *_files(folder), *crews]
 
 
 def _records() -> list[Decoder]:
@@ -323,6 +313,7 @@ def _every_kind() -> list[Signed]:
         AttestationRecord(**slot, card=RUN, loss=1.0, reference_loss=1.0, best=RUN, gate_clips=8),
         HolderRecord(**header, what=RUN),
         PeerRecord(**header, role="peer"),
+        *crew_kinds(),
     ]
 
 

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from tests.fuzz.corpus import Decoder, decoders
+from tests.fuzz.corpus import decoders
+from tests.fuzz.decoder import Decoder
 
 INPUTS = 150  # of each decoder
 SEALED = (

@@ -27,7 +27,7 @@ from paris_p2p.data.prepared import Prepared
 from paris_p2p.device import Device
 from paris_p2p.errors import UpdateFormatError
 from paris_p2p.model.dit import VideoDiT
-from paris_p2p.rules.rounds import length_for_steps, update_scales, weight
+from paris_p2p.rules.rounds import length_for_steps, update_scales, weighed_clips, weight
 from paris_p2p.spec import NetworkSpec
 from paris_p2p.training.crew_messages import UpdateFile
 from paris_p2p.training.round_merge import CrewSlot
@@ -159,9 +159,10 @@ def _file(update: str, sent: Sent, path: Path) -> UpdateFile:
 def weighed(counting: list[Counting], number: int, batch_clips: int) -> list[tuple[Counting, float, float]]:
     """Returns each update with its weight and scale, by the rules of a round."""
     scales = update_scales([length_for_steps(one.norm, one.sent.steps) for one in counting])
+    clips = weighed_clips([one.sent.steps * batch_clips for one in counting])
     return [
-        (one, weight(one.sent.steps * batch_clips, number - one.sent.number), scale / SCALE_ONE)
-        for one, scale in zip(counting, scales, strict=True)
+        (one, weight(count, number - one.sent.number), scale / SCALE_ONE)
+        for one, count, scale in zip(counting, clips, scales, strict=True)
     ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -99,7 +100,13 @@ class Collector:
         # its newest that is here, so that one on its way holds back none that came
         here = [one for one in candidates if self.has(by_id[one.id])]
         coming = [one for one in candidates if one not in here]
-        chosen = [*choose_updates(here, contributed, crew), *choose_updates(coming, contributed, crew)]
+        members = [one.peer for one in node.board.crew(self.slot, node.peer_id, time.time())]
+        chosen = list(choose_updates(here, contributed, crew.peers, members))
+        known = [one for one in coming if one.signer in contributed]
+        chosen += choose_updates(known, contributed, crew.peers)
+        # of others no more than a round has room for, or a crowd would fill this disk with what it sends
+        room = max(0, crew.peers - len(chosen))
+        chosen += choose_updates([one for one in coming if one not in known], (), room, members)
         ranked = sorted(chosen, key=lambda one: (one.heard_s, one.id))
         heard.may_count = [by_id[one.id] for one in ranked]
         return heard

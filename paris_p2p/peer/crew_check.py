@@ -262,15 +262,7 @@ async def refuse_counts(
     Its maker's own are not compared: it may have gone on from the card before, while its last round, of its
     own update alone, became the tip.
     """
-    if node.spec.crew is None or tip is None:
-        return None
-    before = tip.card.record
-    if before.rounds:
-        last = (await read_rounds(node, tip.card))[-1]
-        expected = {each.peer: each.next for each in last.made.counted}
-    elif node.host.store.has(before.resume.id) and not node.spec.private:
-        expected = await asyncio.to_thread(read_counted, node.host.store.path(before.resume.id))
-    else:
+    if node.spec.crew is None or (expected := await _counted_before(node, tip)) is None:
         return None
     try:
         found = await asyncio.to_thread(read_counted, resume)
@@ -282,3 +274,20 @@ async def refuse_counts(
         return None
     words = f"{REASONS['round']}: its resume state counts clips of {len(found)} peers otherwise than before"
     return GateResult(ok=False, code="round", reason=words)
+
+
+async def _counted_before(node: RunNode, tip: Tip | None) -> dict[str, int] | None:
+    """Returns what was counted up to the tip; None where that is not known here.
+
+    Before a slot's first card it is nobody: a lead that filled it with peers of its own would leave others no
+    place ever after.
+    """
+    if tip is None:
+        return {}
+    before = tip.card.record
+    if before.rounds:
+        last = (await read_rounds(node, tip.card))[-1]
+        return {each.peer: each.next for each in last.made.counted}
+    if node.host.store.has(before.resume.id) and not node.spec.private:
+        return await asyncio.to_thread(read_counted, node.host.store.path(before.resume.id))
+    return None

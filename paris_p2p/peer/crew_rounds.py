@@ -30,6 +30,7 @@ def round_of(
     went_in = [(one, updates[one.update]) for one in files.updates]
     ends = {one.signer: one.record.first_clip + one.record.clips for _, one in went_in}
     left_out = [RefusedUpdate(update=id, peer=peer, reason=code) for id, (peer, code) in refused.items()]
+    left_out.sort(key=lambda one: (one.peer not in counts, one.update))  # attestors ask for those
     return CrewRound(
         run=base.record.run,
         slot=base.record.slot,
@@ -44,7 +45,7 @@ def round_of(
         updates=tuple(
             MergedUpdate(envelope=one.data, late=file.late, scale=file.scale) for file, one in went_in
         ),
-        refused=tuple(sorted(left_out, key=lambda one: one.update)[:MAX_REFUSED]),
+        refused=tuple(sorted(left_out[:MAX_REFUSED], key=lambda one: one.update)),
         counted=next_counts(counts, ends),
     )
 

@@ -84,8 +84,9 @@ def disputed_updates(
             continue
         if not _fits(update, state, last, rules) or _had_no_place(update, state, last, rules):
             continue
-        if update.id not in reasons and len(last.made.refused) >= MAX_REFUSED:
-            continue  # a round has no room to name more
+        is_known = update.signer in (state.counted or {})
+        if update.id not in reasons and len(last.made.refused) >= MAX_REFUSED and not is_known:
+            continue  # a round has no room to name more, and names those first who contributed
         reason = reasons.get(update.id, "")
         found.append(Disputed(update, late, reason if reason in LOOKED_INTO else ""))
     return tuple(found[: rules.crew.peers])

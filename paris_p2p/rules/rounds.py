@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, median_low
 from typing import Final, Literal
 
 from paris_p2p.crew_records import (
@@ -26,6 +26,7 @@ MAX_GRACE_S: Final = 30.0  # after a round's end
 MAX_NORM: Final = 3.0  # of an update, in medians
 MAX_STEPS_OF_MEDIAN: Final = 8  # an update holds at most so many times `most_steps`
 _MAX_STEPS_PER_S: Final = 1e4  # as for cards: more than any machine makes
+MOST_WEIGHT: Final = 4  # of an update, in median clips of its round
 LEAST_KEPT: Final = 16  # of 4,096
 UPLOAD_SHARE: Final = 0.5  # of a round: what an update's upload may take of it
 LEAST_ROUNDS: Final = 4  # between two cards with full weights, unless somebody needs them
@@ -105,27 +106,46 @@ def counted_of(counts: Mapping[str, int], peer: str) -> int | None:
 
 
 def choose_updates(
-    candidates: Sequence[HeardUpdate], contributed: Collection[str], crew: CrewSpec
+    candidates: Sequence[HeardUpdate],
+    contributed: Collection[str],
+    most: int,
+    members: Sequence[str] = (),
 ) -> tuple[HeardUpdate, ...]:
     """Returns the updates that a round merges of those that may count: of each signer the one that comes
-    first in its stream of clips, at most `crew.peers` of them, ascending by signer.
+    first in its stream of clips, at most `most` of them, ascending by signer.
 
     Of two that begin alike the later one holds the work of both. One that comes after another in the stream
     counts in the next round; merged first, it would count the other as passed over. Where there are more,
-    those who contributed to the slot before come first, then those heard first: keys cost nothing, and a
-    crowd of new ones keeps nobody out who has worked.
+    those who contributed to the slot before come first, then the `members` of its crew in their order, then
+    those heard first: keys cost nothing, and a crowd of new ones keeps nobody out who has worked, nor for
+    long who would.
     """
+    places = {peer: place for place, peer in enumerate(members)}
     first: dict[str, HeardUpdate] = {}
     for one in candidates:
         known = first.get(one.signer)
         if known is None or _place(one) < _place(known):
             first[one.signer] = one
-    ranked = sorted(first.values(), key=lambda one: (one.signer not in contributed, one.heard_s, one.signer))
-    return tuple(sorted(ranked[: crew.peers], key=lambda one: one.signer))
+
+    def rank(one: HeardUpdate) -> tuple[bool, int, float, str]:
+        place = places.get(one.signer, len(places))
+        return one.signer not in contributed, place, one.heard_s, one.signer
+
+    return tuple(sorted(sorted(first.values(), key=rank)[:most], key=lambda one: one.signer))
 
 
 def _place(one: HeardUpdate) -> tuple[int, int, str]:
     return one.record.first_clip, -one.record.seq, one.id
+
+
+def weighed_clips(clips: Sequence[int]) -> tuple[int, ...]:
+    """Returns how many clips of each of a round's updates its weight counts: at most MOST_WEIGHT times the
+    lower median, since how many it made is its maker's word alone.
+
+    Without that one peer that claims as many as a record may leaves the others next to nothing of the round.
+    """
+    limit = MOST_WEIGHT * median_low(clips) if clips else 0
+    return tuple(min(one, limit) for one in clips)
 
 
 def weight(clips: int, late: int) -> float:
@@ -171,16 +191,17 @@ def round_length_s(
 
     The median member makes between `least_steps` and `most_steps`: as many as twice its upload takes, so that
     uploads overlap the next round; of a slower line fewer entries are asked (`kept_for_line`). `step_s` and
-    `upload_s` are what members measured, of one step and of one update's upload; 0: not known. A run's cards
-    come at least three and at most half as often as its checkpoint interval says, because numbers and
-    patience are counted in it.
+    `upload_s` are what members say that they measured, of one step and of one update's upload; 0: not known.
+    Of two the lower one counts, so that neither a slow member nor one that lies makes the round of others
+    longer. A run's cards come at least three and at most half as often as its checkpoint interval says,
+    because numbers and patience are counted in it.
     """
     least_s, most_s = timing.checkpoint_s / 3, 2 * timing.checkpoint_s
     known = [one for one in step_s if one > 0]
     if not known:
         return min(most_s, max(least_s, timing.checkpoint_s))
-    middle = median(known)
-    wanted_s = max(crew.least_steps * middle, 2 * median(upload_s or (0.0,)))
+    middle = median_low(known)
+    wanted_s = max(crew.least_steps * middle, 2 * median_low(upload_s or (0.0,)))
     wanted_s = min(wanted_s, max(crew.most_steps, crew.least_steps) * middle)
     return min(most_s, max(least_s, wanted_s))
 

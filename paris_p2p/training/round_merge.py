@@ -13,7 +13,7 @@ from torch import Tensor
 
 from paris_p2p.crew_records import SCALE_ONE, CrewSpec
 from paris_p2p.errors import CheckpointError, UpdateFormatError
-from paris_p2p.rules.rounds import length_for_steps, update_scales, weight
+from paris_p2p.rules.rounds import length_for_steps, update_scales, weighed_clips, weight
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.crew_messages import RoundFiles, UpdateFile
 from paris_p2p.training.objective import batch_clips, network_shapes
@@ -102,11 +102,13 @@ def merge_round(
     Weights and scales are as the files say; a full round's state is rounded to what is published.
     InexactError, DivergedError.
     """
+    weights = [
+        weight(clips, file.late)
+        for clips, file in zip(weighed_clips([file.clips for file in files]), files, strict=True)
+    ]
     parts = [
-        Contribution(
-            file.signer, update, weight(file.clips, file.late), file.scale / SCALE_ONE, file.steps, file.clips
-        )
-        for file, update in zip(files, updates, strict=True)
+        Contribution(file.signer, update, w, file.scale / SCALE_ONE, file.steps, file.clips)
+        for file, update, w in zip(files, updates, weights, strict=True)
     ]
     merged = outer_step(state, parts, crew_slot.rates(state.steps), out)
     if full:

@@ -38,6 +38,7 @@ from paris_p2p.updates.outer_step import add_scaled
 MOST_CLIPS, LEAST_CLIPS = 64, 16  # that updates are tried on
 STREAM_CLIPS = 16  # of a maker's own
 HELPFUL_Z = 2.0  # standard errors by which an update helps that nothing is said against
+NOTED_LOSS = 1.0  # of a clip, beyond which a difference counts no more; knowing nothing loses about 2
 LEAST_SHARE = 0.1  # of what others gain for each clip
 FORGOTTEN_ROUNDS = 50  # after which a maker that was not heard of is forgotten
 
@@ -128,7 +129,10 @@ class Trials:
         """Adds a round's measurement to what is known of an update's maker; `usual`: gain for each clip."""
         if not np.isfinite(worse).all():
             return
-        record, variance = self._record_of(one), float(worse.var(ddof=1) / len(worse))
+        record = self._record_of(one)
+        # One update that does harm without bounds would make all that is measured later noise beside it.
+        worse = np.clip(worse, -NOTED_LOSS, NOTED_LOSS)
+        variance = float(worse.var(ddof=1) / len(worse))
         record.worse.add(float(worse.mean()), variance)
         record.gain.add(-float(worse.mean()) - LEAST_SHARE * one.file.clips * usual, variance)
 

@@ -76,6 +76,20 @@ def test_a_crowd_that_brings_nothing_loses_its_places_to_who_comes_after_a_patie
     assert peers_of([*renewed, worker(A, joined_at=long_s)], set(), long_s + 1)[0] == A.peer_id
 
 
+def test_a_crowd_that_brings_nothing_takes_no_place_from_who_would_join() -> None:
+    long_s = NOW + PATIENCE_S + 100
+    crowd = [worker(one, joined_at=NOW, issued_at=long_s) for one in strangers(50)]
+    heard = {one.signer: NOW for one in crowd}
+    found = crew_of(crowd, (), long_s, CREW, TIMING, heard=heard, patience_s=PATIENCE_S)
+    assert all(one.is_idle for one in found)
+    full = SlotCrew(SlotState("expert-0", "lead", 100), found)
+    assert choose_crew([full], A.peer_id, CREW) is not None
+    names = {one.peer for one in found}
+    working = crew_of(crowd, names, long_s, CREW, TIMING, heard=heard, patience_s=PATIENCE_S)
+    assert not any(one.is_idle for one in working)
+    assert choose_crew([SlotCrew(full.state, working)], A.peer_id, CREW) is None
+
+
 def test_nobody_gains_by_saying_that_it_joined_before_it_was_heard() -> None:
     liar, honest = (
         worker(A, joined_at=NOW - 9000, issued_at=NOW),

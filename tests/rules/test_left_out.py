@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from paris_p2p.crew_records import MAX_REFUSED
 from paris_p2p.envelope import Envelope
 from paris_p2p.rules.left_out import disputed_updates, due_before_s
 from paris_p2p.rules.round_checks import state_before
@@ -100,3 +101,13 @@ def test_a_full_round_is_asked_only_for_those_who_contributed_before_its_newcome
     assert asked([update(A, tip.id, 50), newcomer]) == {B.peer_id}
     assert asked([update(A, tip.id, 50), update(B, tip.id, 50)]) == set()
     assert asked([update(A, tip.id, 50)]) == {B.peer_id, C.peer_id}
+
+
+def test_a_lead_that_names_made_up_updates_has_no_less_room_for_those_who_contributed() -> None:
+    made_up = [(f"{number:064x}", D.peer_id, "format") for number in range(MAX_REFUSED)]
+    assert asked_for([OWN], [held(OTHER)], refused=made_up) == []  # it is nobody yet
+    known = replace(BEFORE, counted={A.peer_id: 0, B.peer_id: 0})
+    one = opened_round(known, [OWN], made_up)
+    made = light_card(A, SOLO, [one], issued_at=CARD_S)
+    found = disputed_updates(made, known, [one], [held(OTHER)], RULES, me=D.peer_id, round_s=ROUND_S)
+    assert [each.update.id for each in found] == [OTHER.id]

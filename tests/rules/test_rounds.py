@@ -26,6 +26,7 @@ from paris_p2p.rules.rounds import (
     too_long,
     too_many_steps,
     update_scales,
+    weighed_clips,
     weight,
 )
 from paris_p2p.spec import TimingSpec
@@ -95,16 +96,30 @@ def test_as_many_peers_are_counted_as_a_round_can_name() -> None:
 
 def test_of_each_signer_the_first_in_its_stream_counts_in_the_order_of_signers() -> None:
     later, first = candidate("a", 2, first_clip=1600), candidate("a", 1, first_clip=800)
-    assert choose_updates([candidate("b"), later, first], (), CREW) == (first, candidate("b"))
+    assert choose_updates([candidate("b"), later, first], (), 8) == (first, candidate("b"))
     more = candidate("a", 3, first_clip=800, steps=200, clips=1600)  # the work of both
-    assert choose_updates([first, more, later], (), CREW) == (more,)
+    assert choose_updates([first, more, later], (), 8) == (more,)
 
 
 def test_a_crowd_of_new_keys_keeps_out_nobody_who_contributed() -> None:
     crowd = [candidate(f"x{one:03}", heard_s=0.0) for one in range(100)]
-    chosen = choose_updates([*crowd, candidate("worker", heard_s=50.0)], {"worker"}, CREW)
+    chosen = choose_updates([*crowd, candidate("worker", heard_s=50.0)], {"worker"}, CREW.peers)
     assert len(chosen) == CREW.peers
     assert "worker" in {one.signer for one in chosen}
+
+
+def test_a_crowd_that_sends_first_keeps_out_no_member_of_the_crew() -> None:
+    crowd = [candidate(f"x{one:03}", heard_s=0.0) for one in range(100)]
+    chosen = choose_updates([*crowd, candidate("new", heard_s=50.0)], (), 3, ["other", "new"])
+    assert "new" in {one.signer for one in chosen}
+    assert choose_updates(crowd, (), 0) == ()
+
+
+def test_one_peers_word_about_its_steps_does_not_take_a_round() -> None:
+    assert weighed_clips([300, 2000 * 8, 280, 310]) == (300, 1200, 280, 310)
+    assert weighed_clips([300, 16000]) == (300, 1200)
+    assert weighed_clips([300, 100, 100, 100]) == (300, 100, 100, 100)
+    assert weighed_clips([]) == ()
 
 
 def test_a_late_update_weighs_less() -> None:
@@ -150,6 +165,12 @@ def test_a_round_is_at_least_twice_the_median_upload_and_at_most_most_steps_of_t
 def test_one_slow_line_lengthens_no_round() -> None:
     quiet = round_length_s([10.0] * 4, [20.0] * 4, CREW, TIMING)
     assert round_length_s([10.0] * 4, [20.0, 20.0, 20.0, 200.0], CREW, TIMING) == quiet
+
+
+def test_one_member_that_lies_about_its_machine_or_line_makes_no_round_longer() -> None:
+    honest = round_length_s([10.0], [20.0], CREW, TIMING)
+    assert round_length_s([10.0, 1e6], [20.0, 1e308], CREW, TIMING) == honest
+    assert round_length_s([10.0, 10.0, 1e6], [20.0, 20.0, 1e308], CREW, TIMING) == honest
 
 
 def test_a_round_stays_near_the_runs_checkpoint_interval() -> None:

@@ -17,6 +17,7 @@ from paris_p2p.training.round_merge import CrewSlot, open_update
 from paris_p2p.training.update_checks import (
     COPY_AGREEMENT,
     FORGETTING,
+    WORSE_Z,
     Drift,
     Judged,
     OpenedUpdate,
@@ -25,6 +26,7 @@ from paris_p2p.training.update_checks import (
     judge_norms,
     sign_agreement,
 )
+from paris_p2p.training.update_trials import Trials
 from paris_p2p.updates.layout import Vector
 from tests.made.digits_run import digits_run
 from tests.made.made_crew import (
@@ -312,3 +314,15 @@ def test_a_drift_says_nothing_before_four_rounds_and_forgets_old_ones() -> None:
         drift.add(-0.5, 0.01)
     assert drift.z < -3  # whatever its maker did long ago
     assert drift.total == pytest.approx(-0.5 / (1 - FORGETTING), rel=0.02)
+
+
+def test_one_update_that_harms_one_clip_without_bounds_does_not_hide_those_after_it() -> None:
+    trials = Trials(None, None, None, 0)  # type: ignore[arg-type]  # it only keeps what was measured
+    file = UpdateFile(update=card_id("u"), signer=THIEF, path=Path("u"), steps=1, clips=8, first_clip=0)
+    one = OpenedUpdate(file, None)  # type: ignore[arg-type]
+    found, rng = np.zeros(64), np.random.default_rng(0)
+    found[3] = MAX_LOSS
+    trials._note(one, found, 0.0)
+    for _ in range(10):
+        trials._note(one, 0.02 + 0.02 * rng.standard_normal(64), 0.0)
+    assert trials.makers[THIEF].worse.z > WORSE_Z

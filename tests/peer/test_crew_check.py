@@ -322,3 +322,16 @@ async def test_an_update_that_was_held_for_long_is_asked_for_at_the_gate(slot: S
         ((file, said),) = slot.job.disputed
         assert (file.update, file.signer, said) == (left_out.id, left_out.signer, reason)
     assert {"dropped", "round", "merge"} <= set(REASONS)
+
+
+async def test_a_slots_first_card_counts_nobody(slot: Slot) -> None:
+    """Else its lead could fill all places with peers that there are not, or say that it merged a rival's
+    whole stream.
+    """
+    lie = await slot.solo(f"{slot.one.peer_id}:{2**52}")
+    slot.attestor.keep(lie)
+    result = await slot.checker.measure(lie, None)
+    assert (result.ok, result.code) == (False, "round"), result
+    honest = await slot.solo()
+    slot.attestor.keep(honest)
+    assert (await slot.checker.measure(honest, None)).ok

@@ -24,7 +24,14 @@ from paris_p2p.errors import (
 from paris_p2p.node.merged_states import MergedStates
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.update_copies import largest_update_bytes
-from paris_p2p.peer.crew_files import named, opened_basis, opened_rounds, read_rounds, update_blobs
+from paris_p2p.peer.crew_files import (
+    named,
+    opened_basis,
+    opened_each,
+    opened_rounds,
+    read_rounds,
+    update_blobs,
+)
 from paris_p2p.peer.jobs import fewer_experts
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.left_out import Disputed, disputed_updates
@@ -113,11 +120,15 @@ async def _fields(
         before = replace(before, counted=await asyncio.to_thread(read_counted, basis.resume_path))
         if (why := refuse_rounds(card, before, one.new, rules)) is not None:
             raise _RefusedError("round", why)
-    rounds = opened_rounds(node, card.id, one.new, f"gate/{card.id}/new")
+    try:
+        opened = opened_rounds(node, card.id, one.new, f"gate/{card.id}/new")
+        rounds = await files.enter_async_context(opened)
+    except SealError as error:
+        raise _RefusedError("malformed", str(error)) from error
     return {
         "crew": one.crew,
         "basis": basis,
-        "rounds": await files.enter_async_context(rounds),
+        "rounds": rounds,
         "merged": one.record.merged,
         "light": one.record.is_light,
         "state_out": await _state_out(node, one, states, files),
@@ -225,16 +236,14 @@ async def _with_files(
     node: RunNode, one: _Card, found: Sequence[Disputed], files: AsyncExitStack
 ) -> tuple[tuple[UpdateFile, str], ...]:
     refs = [each.update.record.blob for each in found]
-    try:
-        opened = node.readable(refs, one.card.id, f"gate/{one.card.id}/disputed")
-        paths = await files.enter_async_context(opened)
-    except SealError:  # what cannot be read disputes nothing
-        return ()
+    # one that cannot be read disputes nothing
+    opened = opened_each(node, refs, one.card.id, f"gate/{one.card.id}/disputed")
+    paths = await files.enter_async_context(opened)
     envelopes = {envelope.id: envelope for envelope in node.board.updates(one.record.slot)}
     return tuple(
         (named(envelopes[each.update.id], path, late=each.late), each.reason)
         for each, path in zip(found, paths, strict=True)
-        if each.update.id in envelopes
+        if path is not None and each.update.id in envelopes
     )
 
 

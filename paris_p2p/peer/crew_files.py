@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from paris_p2p.crew_records import MAX_ROUND_BYTES, SCALE_ONE, UpdateRecord
 from paris_p2p.envelope import Envelope
+from paris_p2p.errors import MissingKeyError, SealError
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.round_file import decode_round
@@ -53,6 +54,24 @@ async def fetch_card(node: RunNode, card: Envelope[CardRecord]) -> list[BlobRef]
     refs = card_refs(card.record, rounds)
     await node.fetch(refs, card.id)
     return refs
+
+
+@asynccontextmanager
+async def opened_each(
+    node: RunNode, refs: Sequence[BlobRef], what: str, purpose: str
+) -> AsyncIterator[tuple[Path | None, ...]]:
+    """Yields the plain files of blobs as `RunNode.readable` does, None for one that does not open here: what
+    one member sealed otherwise keeps nobody from reading the others'.
+    """
+    async with AsyncExitStack() as files:
+        paths: list[Path | None] = []
+        for ref in refs:
+            opened = node.readable([ref], what, f"{purpose}/{ref.id}")
+            try:
+                paths += await files.enter_async_context(opened)
+            except (SealError, MissingKeyError):
+                paths.append(None)
+        yield tuple(paths)
 
 
 def named(update: Envelope[UpdateRecord], path: Path, *, late: int = 0, scale: int = SCALE_ONE) -> UpdateFile:

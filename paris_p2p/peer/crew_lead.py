@@ -21,7 +21,7 @@ from paris_p2p.crew_records import UpdateRecord
 from paris_p2p.envelope import Envelope
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.peer.collecting import Collector, HeardUpdates, MergePoint
-from paris_p2p.peer.crew_files import named
+from paris_p2p.peer.crew_files import named, opened_each
 from paris_p2p.peer.crew_rounds import checkpoint_of, round_of
 from paris_p2p.peer.crew_seat import CrewSeat
 from paris_p2p.peer.notifier import Notifier, StopRequest
@@ -206,23 +206,23 @@ class CrewLead:
             return
         full = self._goes_full(tip)
         compare = self.notes.since_measure + 1 >= MEASURE_ROUNDS and len(candidates) > 1
-        async with self.node.readable(
-            [one.record.blob for one in candidates], base.id, f"merge/{self.slot}"
-        ) as paths:
+        refs = [one.record.blob for one in candidates]
+        async with opened_each(self.node, refs, base.id, f"merge/{self.slot}") as paths:
             lineage = seat.lineage
+            files = [(one, path) for one, path in zip(candidates, paths, strict=True) if path is not None]
+            unread = [one for one, path in zip(candidates, paths, strict=True) if path is None]
             merged = await seat.trainer.merge(
                 Merge(
                     parent=base.id,
-                    candidates=tuple(
-                        self._named(one, path, lineage) for one, path in zip(candidates, paths, strict=True)
-                    ),
+                    candidates=tuple(self._named(one, path, lineage) for one, path in files),
                     full=full,
                     usual_norm=self.notes.usual_norm,
                     without=() if without is None else (without.id,),
                     compare=compare,
                 )
             )
-        refused = heard.refused | {one.update: (one.signer, one.reason) for one in merged.left_out}
+        refused = heard.refused | {one.id: (one.signer, "format") for one in unread}
+        refused |= {one.update: (one.signer, one.reason) for one in merged.left_out}
         for one in merged.left_out:
             why = f"{REASONS_FOR_UPDATES.get(one.reason, one.reason)} ({one.measured})"
             self.say(f"an update of {self.slot} by {one.signer[-8:]} was not merged: {why}")

@@ -57,7 +57,7 @@ class Merger:
         judged = self._judge(command, room)
         if not judged.kept:
             return NotMerged(parent=command.parent, left_out=judged.left_out)
-        worse_z = self._compare(judged.kept, room) if command.compare else None
+        worse_z = self._compare(command, judged.kept, room) if command.compare else None
         chosen = sorted(judged.kept, key=lambda one: one.file.signer)
         updates = [one.update for one in chosen]
         files = scaled([one.file for one in chosen], updates)
@@ -109,7 +109,8 @@ class Merger:
         """Returns which candidates are merged, after all checks; room's numbers are overwritten."""
         slot, files = self.crew.crew_slot, command.candidates
         judged = judge_form(slot, [file for file in files if file.update not in command.without])
-        judged = judged.then(lambda left: judge_norms(left, command.usual_norm))
+        usual = self._usual_norm(judged.kept, command.usual_norm)
+        judged = judged.then(lambda left: judge_norms(left, usual))
         judged = judged.then(lambda left: judge_copies(slot, left, command.parent))
         if any(one.file.signer != self.job.peer for one in judged.kept):
             count = self._probe_clips(judged.kept)
@@ -129,6 +130,13 @@ class Merger:
         over = tuple(leave_out(one, "full", f"a crew has {most} peers") for one in judged.kept[most:])
         return Judged(judged.kept[:most], judged.left_out + without + over)
 
+    def _usual_norm(self, candidates: Sequence[OpenedUpdate], before: float) -> float:
+        """Returns what a length is compared with where few candidates say nothing of each other: the rounds
+        before, or this machine's own update where that is longer, as after a long round.
+        """
+        own = [one.update.norm for one in candidates if one.file.signer == self.job.peer]
+        return max(before, *own) if before > 0 and own else before
+
     def _probe_clips(self, candidates: Sequence[OpenedUpdate]) -> int:
         """Returns on how many clips updates are tried: all of it takes no more than a third of the passes
         through the network that the lead itself was trained with, as far as LEAST_CLIPS allow.
@@ -136,13 +144,15 @@ class Merger:
         own_clips = max((one.file.clips for one in candidates if one.file.signer == self.job.peer), default=0)
         return max(LEAST_CLIPS, min(MOST_CLIPS, own_clips // (len(candidates) + 1)))
 
-    def _compare(self, candidates: Sequence[OpenedUpdate], room: OuterState) -> float | None:
+    def _compare(self, command: Merge, candidates: Sequence[OpenedUpdate], room: OuterState) -> float | None:
         """Returns by how many standard errors the average after the round is worse than after this machine's
-        own update alone; None where there is nothing to compare.
+        own update alone, also where others' were so many that it was left out; None where there is nothing to
+        compare.
         """
         crew = self.crew
-        own = [one for one in candidates if one.file.signer == self.job.peer]
-        if not own or len(candidates) == 1:
+        mine = [file for file in command.candidates if file.signer == self.job.peer]
+        own = judge_form(crew.crew_slot, mine).kept
+        if not own or all(one.file.signer == self.job.peer for one in candidates):
             return None
         with self.trials.lent():
             batch, t = self.trials.probe(MOST_CLIPS)

@@ -195,6 +195,35 @@ def test_a_crew_is_compared_with_its_lead_alone(digits: TinyRun, crew: MadeCrew)
     assert crew.merge(files[:1], compare=True).worse_z is None  # type: ignore[union-attr]
 
 
+def test_a_lead_is_compared_with_a_crowd_also_where_that_outvotes_its_own_update(
+    digits: TinyRun, crew: MadeCrew
+) -> None:
+    crew.lead.train(12)
+    own = crew.update_of(crew.lead)
+    crowd = [
+        forged(own, slot_of(digits), lambda q, random: 1e-3 * noise(q, random), number).model_copy(
+            update={"signer": peer_of(20 + number)}
+        )
+        for number in range(3)
+    ]
+    ready = crew.merge([own, *crowd], compare=True)
+    assert isinstance(ready, MergedReady)
+    assert (crew.lead.job.peer, "norm") in [(one.signer, one.reason) for one in ready.left_out]
+    assert ready.worse_z is not None
+    assert ready.worse_z > 3
+
+
+def test_what_a_lead_learned_in_a_long_round_is_merged(digits: TinyRun, crew: MadeCrew) -> None:
+    crew.lead.train(12)
+    own = crew.update_of(crew.lead)
+    norm = judge_form(slot_of(digits), [own]).kept[0].update.norm
+    assert isinstance(crew.merge([own], usual_norm=norm / 10), MergedReady)
+    long = forged(own, slot_of(digits), lambda q, _: 4 * q, 0)
+    ready = crew.merge([own, long], usual_norm=norm / 10)
+    assert isinstance(ready, MergedReady)
+    assert [(one.signer, one.reason) for one in ready.left_out] == [(THIEF, "norm")]
+
+
 def test_trials_leave_the_leads_own_training_as_it_was(digits: TinyRun, first: Basis) -> None:
     def trained(tries: bool) -> bytes:
         with made_crew(digits, 2, first) as crew:

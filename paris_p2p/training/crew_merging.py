@@ -134,7 +134,7 @@ class Merger:
         """Returns what a length is compared with where few candidates say nothing of each other: the rounds
         before, or this machine's own update where that is longer, as after a long round.
         """
-        own = [one.update.norm for one in candidates if one.file.signer == self.job.peer]
+        own = [one.length for one in candidates if one.file.signer == self.job.peer]
         return max(before, *own) if before > 0 and own else before
 
     def _probe_clips(self, candidates: Sequence[OpenedUpdate]) -> int:

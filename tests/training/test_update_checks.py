@@ -216,7 +216,7 @@ def test_a_lead_is_compared_with_a_crowd_also_where_that_outvotes_its_own_update
 def test_what_a_lead_learned_in_a_long_round_is_merged(digits: TinyRun, crew: MadeCrew) -> None:
     crew.lead.train(12)
     own = crew.update_of(crew.lead)
-    norm = judge_form(slot_of(digits), [own]).kept[0].update.norm
+    norm = judge_form(slot_of(digits), [own]).kept[0].length
     assert isinstance(crew.merge([own], usual_norm=norm / 10), MergedReady)
     long = forged(own, slot_of(digits), lambda q, _: 4 * q, 0)
     ready = crew.merge([own, long], usual_norm=norm / 10)

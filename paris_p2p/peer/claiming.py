@@ -45,20 +45,23 @@ class Claimer:
 
     async def take_over(self, slot: str) -> Envelope[ClaimRecord] | None:
         """Returns a claim that holds the slot, in whose crew this peer works and which has no lead now; None
-        when another has it.
+        when another has it: a worker goes on beside that one, however old the tip is by now.
         """
         choice = choose_slot(self.states(), self.node.peer_id, only=slot)
-        return None if choice is None else await self._claim(choice)
+        return None if choice is None else await self._claim(choice, beside=False)
 
     def crews(self) -> list[SlotCrew]:
         """Returns the run's slots and who works in each, as the board shows them now."""
         board, now_s = self.node.board, time.time()
         return [SlotCrew(one, board.crew(one.slot, one.lead, now_s)) for one in self.states()]
 
-    async def _claim(self, choice: Choice) -> Envelope[ClaimRecord] | None:
+    async def _claim(self, choice: Choice, *, beside: bool = True) -> Envelope[ClaimRecord] | None:
+        """Claims a slot; where others hold it with an old tip, only if it may lead `beside` them."""
         timing, slot = self.node.spec.timing, choice.slot
         await asyncio.sleep(choice.delay * timing.settle_s)
         await self.node.refresh([slot])
+        if not beside and self._others(slot, time.time()):
+            return None
         decision = self._decide(slot)
         if decision.action not in ("claim", "settle", "hold", "train"):
             return None
@@ -98,8 +101,7 @@ class Claimer:
 
     def _state(self, slot: str, now_s: float) -> SlotState:
         tip, view, me = self.node.board.tip(slot), self.node.board.view(slot), self.node.peer_id
-        leads = leads_of(view.claims, tip, now_s, self.node.spec.timing, view.heard, view.floor)
-        others = [lead.signer for lead in leads if lead.signer != me]
+        others = self._others(slot, now_s)
         total = self.node.spec.training.total_steps
         return SlotState(
             slot=slot,
@@ -111,6 +113,12 @@ class Claimer:
             rests=self._rests(slot, now_s),
             fits=not self.room.why_not(slot),
         )
+
+    def _others(self, slot: str, now_s: float) -> list[str]:
+        """Returns which other peers hold a slot, the first one first."""
+        tip, view = self.node.board.tip(slot), self.node.board.view(slot)
+        leads = leads_of(view.claims, tip, now_s, self.node.spec.timing, view.heard, view.floor)
+        return [lead.signer for lead in leads if lead.signer != self.node.peer_id]
 
     def _why_none(self, states: list[SlotState]) -> str:
         """Returns why no slot is to be had: what the rules say, and which slots are too large for this

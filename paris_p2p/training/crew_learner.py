@@ -73,6 +73,8 @@ class CrewLearner:
         weights = self.weights()
         if self.progress.settle(weights):
             self.put(weights)
+        if self.progress.is_unchanged(weights):
+            return None
         end = self.progress.unsent.span[1]
         return self.progress.publish(weights, header, crew.feedback, folder / f"update-{end:012}.paris")
 

@@ -168,3 +168,11 @@ def test_of_a_whole_basis_the_nodes_word_counts(tmp_path: Path) -> None:
         life.train()
         life.progress.adopt(life.weights, life.base, (), own)  # type: ignore[arg-type]
         assert life.progress.ahead.steps == steps
+
+
+def test_weights_that_no_step_changed_make_no_update(tmp_path: Path) -> None:
+    life = Life(tmp_path, seed=3, kept=4096, parts=1)
+    life.progress.note(Work(0, 1, 4, 0.0, 1))
+    assert life.progress.is_unchanged(life.weights)
+    life.weights[-1] += 1
+    assert not life.progress.is_unchanged(life.weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -41,7 +42,9 @@ async def announce(node: RunNode, role: PeerRole, say: Callable[[str], None]) ->
 
 async def seed_tips(node: RunNode, role: PeerRole) -> None:
     """Deletes what newer tips replaced, with each news of it; the owner's node also copies every tip, and the
-    updates for the next ones, so that others find all of them somewhere that stays. Runs until cancelled.
+    updates for the next ones, so that others find all of them somewhere that stays. A member of a crew copies
+    the updates of its slot: it needs them with the next card, and who holds one sees that it is left out.
+    Runs until cancelled.
     """
     copies = Copies(node.disk_news.set)
     try:
@@ -49,9 +52,11 @@ async def seed_tips(node: RunNode, role: PeerRole) -> None:
         while True:
             node.disk_news.clear()
             await node.forget_superseded()
-            for slot in node.state.slots_ever if role == "owner" else ():
+            for slot in node.state.slots_ever:
+                if role != "owner" and not _works_in(node, slot):
+                    continue
                 tip = node.board.tip(slot)
-                if tip is not None and not node.rounds.is_whole(tip.card.record):
+                if role == "owner" and tip is not None and not node.rounds.is_whole(tip.card.record):
                     copies.want(slot, tip.card.id, partial(_copy, node, slot, tip))
                 for update in updates_wanted(node.board, slot):
                     if not node.host.store.has(update.record.blob.id):
@@ -65,6 +70,13 @@ async def seed_tips(node: RunNode, role: PeerRole) -> None:
             await asyncio.sleep(_PAUSE_S)
     finally:
         await copies.close()
+
+
+def _works_in(node: RunNode, slot: str) -> bool:
+    tip = node.board.tip(slot)
+    if tip is None or node.spec.crew is None:
+        return False
+    return any(one.peer == node.peer_id for one in node.board.crew(slot, tip.card.signer, time.time()))
 
 
 async def _copy(node: RunNode, slot: str, tip: Tip) -> None:

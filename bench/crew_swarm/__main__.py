@@ -3,12 +3,13 @@
     python -m bench.crew_swarm chaos OUT --minutes 10 --seed 1
     python -m bench.crew_swarm death OUT --deaths 5
     python -m bench.crew_swarm lines OUT
+    python -m bench.crew_swarm cheat OUT
 
 `chaos`: eight volunteers on two experts and a router are killed, stopped and slowed at random, one of them
-cheats when it leads. `death`: the lead of a crew of three is killed again and again; measured is the time to
-its successor's first merged tip. `lines`: how long updates and full checkpoints take over slow lines, and how
-long rounds take beside a slow machine. Each writes OUT/report.json, and ends with status 1 where a claim
-does not hold.
+cheats when it leads. `cheat`: a crew whose lead cheats in every way, until it is gone. `death`: the lead of
+a crew of three is killed again and again; measured is the time to its successor's first merged tip. `lines`:
+how long updates and full checkpoints take over slow lines, and how long rounds take beside a slow machine.
+Each writes OUT/report.json, and ends with status 1 where a claim does not hold.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import signal
 import sys
 from pathlib import Path
 
-from bench.crew_swarm import chaos, death, lines
+from bench.crew_swarm import chaos, cheated, death, lines
 
 
 def main() -> None:
@@ -39,6 +40,8 @@ def main() -> None:
     two = what.add_parser("death")
     two.add_argument("--deaths", type=int, default=5)
     two.set_defaults(run=death.run)
+    four = what.add_parser("cheat")
+    four.set_defaults(run=cheated.run)
     three = what.add_parser("lines")
     three.add_argument("--payloads-only", action="store_true")
     three.add_argument("--rounds-only", action="store_true")

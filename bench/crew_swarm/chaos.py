@@ -7,6 +7,7 @@ import json
 import random
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.crew_swarm.audit import audit
-from bench.crew_swarm.cheating_trainer import KINDS, NOTES
+from bench.crew_swarm.cheating_trainer import KINDS, NOTES, UNPROVEN
 from bench.crew_swarm.evidence import Evidence
 from bench.crew_swarm.findings import Claim, counted_twice, slot_facts, write_report
 from bench.crew_swarm.made import make_crew_run
@@ -30,6 +31,7 @@ CREW = CrewSpec(peers=6, least_steps=5, most_steps=60, full_rounds=4)
 TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*(.*)")
 # Eighteen processes with torch start and die on two cores: claims and cards get the time that this takes.
 TIMING = TimingSpec(claim_s=30.0, settle_s=1.0, margin_s=2.0, checkpoint_s=18.0)
+START_PAUSE_S = 3.0  # between two machines
 STRETCHES = 3  # of the time, in each of which every slot's merged tip is to move
 
 
@@ -43,6 +45,7 @@ def run(options: argparse.Namespace) -> bool:
             room.wait("the cheat to lead", lambda: room.lead_of(CHEATED_SLOT))
         for number in range(len(room.swarm.volunteers) + 1, options.volunteers + 1):
             room.add(f"peer-{number}")
+            time.sleep(START_PAUSE_S)
         room.wait("a tip of every slot", room.swarm.tips, 600.0)
         begins_s = room.now_s
         print(f"every slot has a tip after {begins_s:.0f} s; the troubles begin", flush=True)
@@ -66,7 +69,7 @@ def run(options: argparse.Namespace) -> bool:
         }
         claims = [
             *claims_of(room, troubles.told, (begins_s, ends_s)),
-            *(cheat_claims(cheats) if made.record.crew else ()),
+            *([next(cheat_claims(cheats))] if cheats else ()),
             Claim(
                 "every attested card's rounds, done again here, give the state that it names",
                 bool(audited.right) and not audited.wrong,
@@ -98,11 +101,12 @@ def cheats_of(room: Room) -> list[dict[str, Any]]:
 
 
 def cheat_claims(cheats: list[dict[str, Any]]) -> Iterator[Claim]:
-    """Yields that nobody attested what was cheated, and that each kind of cheating was there to be seen."""
+    """Yields that nobody attested what was plainly cheated, and that every way of cheating was there."""
     told = Counter(one["kind"] for one in cheats if one["cards"])
-    taken = [one for one in cheats if one["attested_by"]]
-    words = ", ".join(f"{told[kind]} by {kind}" for kind in KINDS)
-    yield Claim("a cheating lead is never attested", not taken, f"{len(taken)} attested of: {words}")
+    taken = Counter(one["kind"] for one in cheats if one["attested_by"])
+    words = ", ".join(f"{taken[kind]} of {told[kind]} by {kind}" for kind in KINDS)
+    proven = [kind for kind in taken if kind not in UNPROVEN]
+    yield Claim("a cheating lead is not attested", not proven, f"attested: {words}")
     yield Claim("it cheated in every way", all(told[kind] for kind in KINDS), words)
 
 

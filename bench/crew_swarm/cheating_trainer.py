@@ -1,6 +1,7 @@
 """A trainer whose merges cheat, each by the next of KINDS; what it trains itself is honest.
 
-    drop    it leaves an update out and says nothing of it
+    drop    it leaves a peer's updates out and says nothing of it, three rounds in a row: the first time they
+            may have come late, as far as anybody else can tell
     scale   it gives an update half of the scale that its length asks for
     state   its merged state is not what the updates make of the state before
     add     an update that nobody signed is named beside those that it merged (cheat.py)
@@ -23,7 +24,8 @@ from paris_p2p.training import crew_merging, trainer
 from paris_p2p.training.crew_messages import Merge, MergedReady, NotMerged, UpdateFile
 from paris_p2p.updates.full_round import round_state
 
-KINDS = ("drop", "scale", "state", "add")
+KINDS = ("drop", "drop again", "drop for good", "scale", "state", "add")
+UNPROVEN = ("drop", "drop again")  # what attestors may take for lateness
 NOTES = "cheats.jsonl"  # in the peer's data directory, which is the fourth above the work folder
 NUDGE = np.float32(1e-3)
 _PATCHED: Any = crew_merging
@@ -46,8 +48,9 @@ def merge(self: crew_merging.Merger, command: Merge) -> MergedReady | NotMerged:
     others = [one for one in command.candidates if one.signer != self.job.peer]
     done = notes.read_text().count("\n") if notes.exists() else 0
     Cheating.kind = KINDS[done % len(KINDS)] if others else ""
-    if Cheating.kind == "drop":
-        left = tuple(one for one in command.candidates if one is not others[0])
+    if Cheating.kind.startswith("drop"):
+        victim = min(one.signer for one in others)
+        left = tuple(one for one in command.candidates if one.signer != victim)
         command = command.model_copy(update={"candidates": left})
     made = _honest_merge(self, command)
     if Cheating.kind and isinstance(made, MergedReady):

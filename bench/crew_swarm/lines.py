@@ -28,7 +28,7 @@ CREW = CrewSpec(peers=PEERS, least_steps=20, most_steps=200, full_rounds=16)
 PRESET = "tiny"  # of the payloads
 LINE, TENTH = "500KB", "50KB"  # a second, of the members but the lead
 LONGER, SLOWER = 1.1, 1.25  # that a round may take, and that a line may take beyond what is computed
-ROUNDS = 8  # that are measured in each phase
+ROUNDS = 6  # that are measured in each phase
 
 
 @dataclass(frozen=True)

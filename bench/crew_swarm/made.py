@@ -30,7 +30,7 @@ def make_crew_run(
     timing: TimingSpec = TIMING,
 ) -> Envelope[RunSpec]:
     """Prepares and creates a folder that `paris-run publish` takes."""
-    prepare_made(folder, experts=experts, train_clips=TRAIN_CLIPS, gate_clips=GATE_CLIPS)
+    prepare_made(folder, experts=experts, train_clips=TRAIN_CLIPS, gate_clips=GATE_CLIPS, strays=True)
     options = CreateOptions(
         name="crews",
         purpose="measuring",

@@ -12,8 +12,9 @@ from bench.crew_swarm.machines import go_on, halt, kill, slowed
 from bench.crew_swarm.room import Room
 from examples.demo.processes import Node
 
-AT_ONCE = 3  # machines in trouble
-PAUSE_S = (3.0, 10.0)  # between two troubles
+AT_ONCE = 2  # machines in trouble, those that are starting again among them
+PAUSE_S = (5.0, 15.0)  # between two troubles
+START_S = 90.0  # within which a machine is expected back
 LINES = ("100KB", "400KB", "0")  # a second; 0: as fast as loopback is
 FRESH_SHARE = 0.3  # of killed machines, those that come back without anything
 
@@ -77,6 +78,9 @@ class Troublemaker:
         self.room.unasked.add(node.name)
         getattr(self, KINDS[trouble.kind])(node, trouble, rng)
         self.room.unasked.discard(node.name)
+        ends_s = self.room.now_s + START_S
+        while node.status() is None and self.room.now_s < ends_s:
+            self._over.wait(1.0)
         trouble.over_s = self.room.now_s
         print(f"  {trouble.at_s:5.0f} s  {trouble.machine}: {trouble.words}", flush=True)
 

@@ -73,23 +73,32 @@ def prepare_made(
     latent: LatentShape = LATENT,
     train_clips: int = TRAIN_CLIPS,
     gate_clips: int = GATE_CLIPS,
+    strays: bool = False,
 ) -> Prepared:
-    """Makes a folder that `paris-run create` takes; the clips in it are LATENT, whatever it says of them."""
+    """Makes a folder that `paris-run create` takes; the clips in it are LATENT, whatever it says of them.
+
+    With `strays` every fourth clip of a cluster is like those of another, so that no router knows all.
+    """
     folder.mkdir(parents=True)
     clips = {"train": train_clips, "gate": gate_clips}
     torch.manual_seed(0)
     fit_pca([torch.randint(0, 256, (4, 3, 16, 24, 3), dtype=torch.uint8)], 4, 4).save(folder / "codec")
     save_text_encoder(folder / "text")
-    prepared = _prepared(folder, experts, padding_bytes, latent, clips)
+    prepared = _prepared(folder, experts, padding_bytes, latent, clips, strays)
     prepared.write(folder)
     return prepared
 
 
 def _prepared(
-    folder: Path, experts: int, padding_bytes: int, latent: LatentShape, clips: dict[str, int]
+    folder: Path,
+    experts: int,
+    padding_bytes: int,
+    latent: LatentShape,
+    clips: dict[str, int],
+    strays: bool,
 ) -> Prepared:
     shards = tuple(
-        _shard(folder, split, k, padding_bytes, clips[split])
+        _shard(folder, split, k, padding_bytes, clips[split], strays)
         for split in ("train", "gate")
         for k in range(experts)
     )
@@ -120,13 +129,16 @@ def _model(name: str, folder: Path, inside: str) -> PreparedModel:
     )
 
 
-def _shard(folder: Path, split: str, cluster: int, padding_bytes: int, count: int) -> PreparedShard:
+def _shard(
+    folder: Path, split: str, cluster: int, padding_bytes: int, count: int, strays: bool
+) -> PreparedShard:
     first = 0 if split == "train" else FIRST_GATE_SEED
     members = []
     for number in range(count):
         words = {"caption": "a red ball", "source": "test", "cluster": cluster, "start_frame": 0}
+        kind = cluster + (strays and number % 4 == 3)
         members.append(
-            (f"{number:06}.safetensors", clip_bytes(first + number + 1000 * cluster, cluster, LATENT, TEXT))
+            (f"{number:06}.safetensors", clip_bytes(first + number + 1000 * cluster, kind, LATENT, TEXT))
         )
         members.append((f"{number:06}.json", json.dumps(words).encode()))
     relative = f"shards/{split}/cluster-{cluster}/000000.tar"

@@ -18,7 +18,7 @@ from paris_p2p.peer.jobs import changed_by_notices, fewer_experts
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.checks import turn_s
 from paris_p2p.rules.placement import attest_limit_s
-from paris_p2p.rules.refusals import REASONS
+from paris_p2p.rules.refusals import REASONS, WORSE
 from paris_p2p.rules.rest import goes_back, tolerance_after
 from paris_p2p.rules.tips import Tip, refuse_loss
 from paris_p2p.training.crew_messages import CrewGateJob
@@ -51,6 +51,8 @@ class Checker:
         self.states = MergedStates(
             node.host.store, work_folder(node.host.settings.data_dir, node.run, STATES)
         )
+        # by slot: a card, and the updates that a refused card merged into its state
+        self._merged_in_vain: dict[str, tuple[str, frozenset[str]]] = {}
 
     async def close(self) -> None:
         await self._process.close()
@@ -93,6 +95,8 @@ class Checker:
                 if not isinstance(job, GateJob):
                     return job
                 result = await self._verdict(job)
+                if isinstance(job, CrewGateJob) and result.code in WORSE:
+                    self._note_harm(job)
             if not node.rounds.is_whole(record):
                 # this disk's fault, not the card's
                 raise MissingBlobError("its blobs went away while they were checked")
@@ -111,6 +115,26 @@ class Checker:
             for merged in kept:
                 self.states.forget(merged)
             raise
+
+    def _note_harm(self, job: CrewGateJob) -> None:
+        """Remembers which updates the last round of a card merged that the gate found worse: the lead may try
+        without each of them.
+        """
+        merged = {one.update for made in job.rounds[-1:] for one in made.updates}
+        parent, known = self._merged_in_vain.get(job.slot, ("", frozenset[str]()))
+        known = known if parent == job.basis.card else frozenset[str]()
+        self._merged_in_vain[job.slot] = job.basis.card, known | merged
+
+    def _without_harm(self, fields: dict[str, Any], slot: str) -> dict[str, Any]:
+        """Returns a crew job's fields without those disputed updates that the lead may leave out (`loss`),
+        since with them a card on the same state was refused here.
+        """
+        parent, merged = self._merged_in_vain.get(slot, ("", frozenset[str]()))
+        if "disputed" not in fields or parent != fields["basis"].card:
+            return fields
+        disputed = fields["disputed"]
+        left = tuple(each for each in disputed if each[1] != "loss" or each[0].update not in merged)
+        return fields | {"disputed": left}
 
     def _forget_states(self, record: CardRecord, tip: Tip | None, best: Envelope[CardRecord] | None) -> None:
         """Lets the states go that the tip left behind: kept are its own, the best's and the card's."""
@@ -137,6 +161,7 @@ class Checker:
             if isinstance(fields, GateResult):
                 yield fields
                 return
+            fields = self._without_harm(fields, record.slot)
             wanted = node.state.spec_at(known).shards_for(record.slot, "gate")
             clips = [shard.blob for shard in wanted]
             opened = node.readable(clips, node.run, f"gate clips/{card.id}", gate=True)

@@ -43,6 +43,7 @@ class Slot:
         self.lead, self.one, self.other, self.attestor = nodes
         self.jobs: list[GateJob] = []
         self.error: TrainError | None = None
+        self.says = GateResult(ok=True, loss=0.5, reference_loss=1.0, gate_clips=4)
         self.checker = Checker(self.attestor, "cpu", self._gate)
 
     async def _gate(self, job: GateJob) -> GateResult:
@@ -51,7 +52,7 @@ class Slot:
             raise self.error
         if isinstance(job, CrewGateJob):
             job.state_out.write_text(job.merged)
-        return GateResult(ok=True, loss=0.5, reference_loss=1.0, gate_clips=4)
+        return self.says
 
     @property
     def job(self) -> CrewGateJob:
@@ -322,6 +323,27 @@ async def test_an_update_that_was_held_for_long_is_asked_for_at_the_gate(slot: S
         ((file, said),) = slot.job.disputed
         assert (file.update, file.signer, said) == (left_out.id, left_out.signer, reason)
     assert {"dropped", "round", "merge"} <= set(REASONS)
+
+
+async def test_a_lead_may_leave_out_for_its_loss_what_a_card_that_measured_worse_here_had_merged(
+    slot: Slot,
+) -> None:
+    """Each of the updates may be good and their sum too much: then the lead tries without each in turn."""
+    left_out = await crew_update(slot.other, slot.before().card)
+    slot.attestor.keep(left_out)
+    await slot.attestor.fetch_update(left_out)
+    long_ago = time.time() - 1e4
+    os.utime(slot.attestor.host.store.path(left_out.record.blob.id), (long_ago, long_ago))
+    slot.attestor.board.slots[SLOT].crew.heard_s[left_out.id] = long_ago
+    merged = await slot.updates()
+    slot.says = GateResult(ok=False, code="loss", reason="worse", loss=2.0, reference_loss=1.0)
+    assert not (await slot.verdict(await slot.card(slot.round(slot.before(), [*merged, left_out])))).ok
+    slot.says = GateResult(ok=True, loss=0.5, reference_loss=1.0, gate_clips=4)
+    for reason, disputed in (("loss", 0), ("norm", 1)):  # that it is too long is as untrue as before
+        refused = [(left_out.id, left_out.signer, reason)]
+        one = opened_round(slot.before(), merged, run=slot.world.run.id, refused=refused)
+        assert (await slot.verdict(await slot.card(one))).ok
+        assert len(slot.job.disputed) == disputed
 
 
 async def test_a_slots_first_card_counts_nobody(slot: Slot) -> None:

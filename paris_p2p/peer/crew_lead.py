@@ -114,7 +114,8 @@ class CrewLead:
             return await self._refused()
         if self._ends_now(tip):
             return "stop"
-        if not self.stop.made and self._is_alone_now():
+        stands_on_tip = tip.card.id == seat.card.id  # or it would go on from before its last round
+        if stands_on_tip and not self.stop.made and self._is_alone_now():
             return "solo"
         heard = self.collector.look(self._point())
         step = lead_step(self._view(tip, heard, outdated()), time.monotonic())

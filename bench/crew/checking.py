@@ -27,7 +27,7 @@ from paris_p2p.data.prepared import Prepared
 from paris_p2p.device import Device
 from paris_p2p.errors import UpdateFormatError
 from paris_p2p.model.dit import VideoDiT
-from paris_p2p.rules.rounds import length_for_steps, update_scales, weighed_clips, weight
+from paris_p2p.rules.rounds import lengths_for_steps, update_scales, weighed_clips, weight
 from paris_p2p.spec import NetworkSpec
 from paris_p2p.training.crew_messages import UpdateFile
 from paris_p2p.training.round_merge import CrewSlot
@@ -103,7 +103,7 @@ class Checks:
             fresh = self._judged(base, fresh, number)
         counting = [one for each in fresh if (one := self._opened(each, len(base))) is not None]
         if counting:
-            self.usual = median(length_for_steps(one.norm, one.sent.steps) for one in counting)
+            self.usual = median(_lengths(counting))
         return sorted(counting, key=lambda one: one.sent.maker)
 
     def _opened(self, sent: Sent, parameters: int) -> Counting | None:
@@ -156,9 +156,13 @@ def _file(update: str, sent: Sent, path: Path) -> UpdateFile:
     )
 
 
+def _lengths(counting: Sequence[Counting]) -> tuple[float, ...]:
+    return lengths_for_steps([one.norm for one in counting], [one.sent.steps for one in counting])
+
+
 def weighed(counting: list[Counting], number: int, batch_clips: int) -> list[tuple[Counting, float, float]]:
     """Returns each update with its weight and scale, by the rules of a round."""
-    scales = update_scales([length_for_steps(one.norm, one.sent.steps) for one in counting])
+    scales = update_scales(_lengths(counting))
     clips = weighed_clips([one.sent.steps * batch_clips for one in counting])
     return [
         (one, weight(count, number - one.sent.number), scale / SCALE_ONE)

@@ -156,10 +156,16 @@ def weight(clips: int, late: int) -> float:
 def length_for_steps(norm: float, steps: int) -> float:
     """Returns |Q| / sqrt(steps), by which updates of machines of different speed are compared.
 
-    What AdamW moves grows somewhat faster than the root of its steps, and not as fast as they: a machine nine
-    times faster than the others is not taken for a liar.
+    What AdamW moves grows somewhat faster than the root of its steps, and not as fast as they.
     """
     return norm / math.sqrt(max(1, steps))
+
+
+def lengths_for_steps(norms: Sequence[float], steps: Sequence[int]) -> tuple[float, ...]:
+    """Returns the lengths of a round's updates, of which none counts more steps than `weighed_clips` lets it:
+    they are its maker's word alone. A machine five times faster than the others is not taken for a liar.
+    """
+    return tuple(length_for_steps(*one) for one in zip(norms, weighed_clips(steps), strict=True))
 
 
 def update_scales(norms: Sequence[float]) -> tuple[int, ...]:

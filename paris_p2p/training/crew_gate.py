@@ -21,7 +21,7 @@ from paris_p2p.errors import CheckpointError, DivergedError, UpdateFormatError
 from paris_p2p.model.checkpoint import Counters, load_weights_into
 from paris_p2p.model.merged_file import read_merged
 from paris_p2p.rules.refusals import REASONS
-from paris_p2p.rules.rounds import MAX_NORM, length_for_steps, too_long, update_scales
+from paris_p2p.rules.rounds import MAX_NORM, too_long, update_scales
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.basis_state import load_basis, put_into
 from paris_p2p.training.crew_messages import CrewGateJob, RoundFiles, UpdateFile
@@ -213,8 +213,10 @@ def _look_into_disputes(trial: _Trial) -> None:
 
 def _in_medians(trial: _Trial, file: UpdateFile, update: Update) -> float:
     """Returns an update's length in medians of the merged ones."""
-    middle = median(update_lengths(trial.job.rounds[-1].updates, trial.last.updates))
-    return length_for_steps(update.norm, file.steps) / middle if middle > 0 else float("inf")
+    files, updates = trial.job.rounds[-1].updates, trial.last.updates
+    middle = median(update_lengths(files, updates))
+    mine = update_lengths((*files, file), (*updates, update))[-1]
+    return mine / middle if middle > 0 else float("inf")
 
 
 def _is_like_another(trial: _Trial, update: Update) -> bool:

@@ -25,6 +25,7 @@ from paris_p2p.training.update_checks import (
     judge_form,
     judge_norms,
     leave_out,
+    lengths_of,
 )
 from paris_p2p.training.update_trials import LEAST_CLIPS, MOST_CLIPS, Trials
 from paris_p2p.updates.outer_step import OuterState
@@ -79,7 +80,7 @@ class Merger:
             round=made,
             left_out=judged.left_out,
             train_loss=sum(file.clips * file.train_loss for file in files) / clips,
-            norm=median(one.length for one in chosen),
+            norm=median(lengths_of(chosen)),
             worse_z=worse_z,
             weights_path=weights,
             resume_path=resume,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from paris_p2p.crew_records import SCALE_ONE, CrewSpec
 from paris_p2p.errors import CheckpointError, UpdateFormatError
-from paris_p2p.rules.rounds import length_for_steps, update_scales, weighed_clips, weight
+from paris_p2p.rules.rounds import lengths_for_steps, update_scales, weighed_clips, weight
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.crew_messages import RoundFiles, UpdateFile
 from paris_p2p.training.objective import batch_clips, network_shapes
@@ -78,7 +78,7 @@ def open_update(crew_slot: CrewSlot, file: UpdateFile) -> Update:
 
 def update_lengths(files: Sequence[UpdateFile], updates: Sequence[Update]) -> list[float]:
     """Returns by which lengths updates are compared; `files` and `updates` go together."""
-    return [length_for_steps(update.norm, file.steps) for file, update in zip(files, updates, strict=True)]
+    return list(lengths_for_steps([update.norm for update in updates], [file.steps for file in files]))
 
 
 def scaled(files: Sequence[UpdateFile], updates: Sequence[Update]) -> tuple[UpdateFile, ...]:

@@ -26,7 +26,7 @@ from paris_p2p.data.draws import Draws
 from paris_p2p.errors import UpdateFormatError
 from paris_p2p.rules.rounds import MAX_NORM, UpdateReason, length_for_steps, too_long
 from paris_p2p.training.crew_messages import LeftOut, UpdateFile
-from paris_p2p.training.round_merge import CrewSlot, open_update
+from paris_p2p.training.round_merge import CrewSlot, open_update, update_lengths
 from paris_p2p.updates.update_file import Update
 
 WORSE_Z = 3.0  # standard errors beyond which a difference is not noise
@@ -86,15 +86,18 @@ def judge_form(crew_slot: CrewSlot, files: Sequence[UpdateFile]) -> Judged:
     return Judged(tuple(kept), tuple(left_out))
 
 
+def lengths_of(opened: Sequence[OpenedUpdate]) -> list[float]:
+    """Returns by which lengths updates of one round are compared."""
+    return update_lengths([one.file for one in opened], [one.update for one in opened])
+
+
 def judge_norms(candidates: Sequence[OpenedUpdate], usual_norm: float) -> Judged:
     """Leaves out what is over MAX_NORM medians of those that stay, or of `usual_norm` where these are few."""
     kept, left_out = list(candidates), []
-    while places := too_long([one.length for one in kept], usual_norm):
-        middle = median(one.length for one in kept) if len(kept) >= 3 else usual_norm
+    while places := too_long(lengths := lengths_of(kept), usual_norm):
+        middle = median(lengths) if len(kept) >= 3 else usual_norm
         for place in places:
-            measured = (
-                f"length {kept[place].length:.4g} for its steps, at most {MAX_NORM:g} times {middle:.4g}"
-            )
+            measured = f"length {lengths[place]:.4g} for its steps, at most {MAX_NORM:g} times {middle:.4g}"
             left_out.append(leave_out(kept[place], "norm", measured))
         kept = [one for place, one in enumerate(kept) if place not in places]
     return Judged(tuple(kept), tuple(left_out))

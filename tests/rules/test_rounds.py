@@ -19,7 +19,7 @@ from paris_p2p.rules.rounds import (
     grace_s,
     kept_for_line,
     lateness,
-    length_for_steps,
+    lengths_for_steps,
     light_way_pays,
     refuse_update,
     round_length_s,
@@ -145,10 +145,15 @@ def test_an_update_of_more_than_three_medians_is_too_long_and_so_is_one_that_is_
     assert too_long([1.0, 100.0], usual=1.2) == (1,)
 
 
-def test_a_machine_that_makes_nine_times_the_steps_is_not_taken_for_a_liar() -> None:
-    slow, fast = length_for_steps(1.0, 20), length_for_steps(9.0, 180)  # as far as its steps go, in one line
-    assert too_long([slow, slow, slow, fast]) == ()
-    assert too_long([slow, slow, slow, length_for_steps(10.0, 20)]) == (3,)
+def test_a_machine_that_makes_five_times_the_steps_is_not_taken_for_a_liar() -> None:
+    steps = [20, 20, 20, 100]  # as far as its steps go, in one line
+    assert too_long(lengths_for_steps([1.0, 1.0, 1.0, 5.0], steps)) == ()
+    assert too_long(lengths_for_steps([1.0, 1.0, 1.0, 5.0], [20, 20, 20, 20])) == (3,)
+
+
+def test_steps_that_a_maker_claims_make_its_update_no_shorter_than_four_medians_do() -> None:
+    assert lengths_for_steps([1.0, 1.0, 8.0], [20, 20, 2000])[2] == 8.0 / math.sqrt(80)
+    assert too_long(lengths_for_steps([1.0, 1.0, 1.0, 8.0], [20, 20, 20, 2000])) == (3,)
 
 
 def test_a_round_follows_the_median_member_and_not_a_slow_one() -> None:

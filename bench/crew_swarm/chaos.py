@@ -92,10 +92,12 @@ def cheats_of(room: Room) -> list[dict[str, Any]]:
     """Returns what the cheat did to which states, and who attested cards that name them."""
     notes = room.root / CHEAT / NOTES
     lines = notes.read_text().splitlines() if notes.exists() else []
-    found = []
+    found, names = [], room.names()
     for note in map(json.loads, lines):
-        cards = [one for one in room.evidence.cards.values() if one.record.merged == note["merged"]]
-        attested_by = sorted({room.names().get(peer, peer) for one in cards for peer in one.attested_by})
+        # another's honest card may name the same state: "add" changes none
+        own = (one for one in room.evidence.cards.values() if names.get(one.card.signer) == CHEAT)
+        cards = [one for one in own if one.record.merged == note["merged"]]
+        attested_by = sorted({names.get(peer, peer) for one in cards for peer in one.attested_by})
         found.append({**note, "cards": len(cards), "attested_by": attested_by})
     return found
 

@@ -43,8 +43,8 @@ async def announce(node: RunNode, role: PeerRole, say: Callable[[str], None]) ->
 async def seed_tips(node: RunNode, role: PeerRole) -> None:
     """Deletes what newer tips replaced, with each news of it; the owner's node also copies every tip, and the
     updates for the next ones, so that others find all of them somewhere that stays. A member of a crew copies
-    the updates of its slot: it needs them with the next card, and who holds one sees that it is left out.
-    Runs until cancelled.
+    its slot's updates too once their round is over, so as not to slow the lead's own download: who holds one
+    sees that it is left out of the next card as well. Runs until cancelled.
     """
     copies = Copies(node.disk_news.set)
     try:
@@ -59,7 +59,8 @@ async def seed_tips(node: RunNode, role: PeerRole) -> None:
                 if role == "owner" and tip is not None and not node.rounds.is_whole(tip.card.record):
                     copies.want(slot, tip.card.id, partial(_copy, node, slot, tip))
                 for update in updates_wanted(node.board, slot):
-                    if not node.host.store.has(update.record.blob.id):
+                    is_due = role == "owner" or tip is None or update.record.base != tip.card.id
+                    if is_due and not node.host.store.has(update.record.blob.id):
                         name = f"{slot}/{update.signer}"
                         copies.want(name, update.id, partial(_copy_update, node, slot, update))
             try:

@@ -266,7 +266,7 @@ class World:
         for peer in self.peers:
             await peer.stack.aclose()
 
-    async def until(self, what: Any, wait_s: float = 120.0) -> None:
+    async def until(self, what: Any, wait_s: float = 240.0) -> None:
         """Wait for a condition (a slow machine takes its time); a task that ended with an error ends the
         wait with it.
         """

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
+from paris_p2p.data.batches import Batch, Draws
 from paris_p2p.device import Device
 from paris_p2p.errors import CheckpointError
 from paris_p2p.family import parents_from, silent_experts
@@ -26,19 +26,12 @@ from paris_p2p.rules.refusals import REASONS, code_of
 from paris_p2p.rules.tips import refuse_loss
 from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.training.messages import GateJob, GateResult
-from paris_p2p.training.objective import (
-    build_network,
-    expert_losses,
-    first_frames,
-    open_clips,
-    router_losses_by_draw,
-    times,
-)
+from paris_p2p.training.objective import build_network, open_clips
+from paris_p2p.training.probing import losses_by_part, stratified_batch
 from paris_p2p.updates.layout import Layout, Vector
 from paris_p2p.updates.merged_state import read_state
 from paris_p2p.updates.rounding import round_to_24_bits, split_bf16
 
-PART_CLIPS = 8  # clips through the network at once: fixed, so that every attestor's memory is bounded
 RESUME_SLACK = 2.0  # the weights before averaging are noisier, by far less than this
 _AT_ONCE = 1 << 22  # numbers that are rounded
 
@@ -110,30 +103,13 @@ def fixed_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
 
 def _batch(job: GateJob, spec: RunSpec, draws: Draws) -> tuple[Batch, Tensor]:
     """Returns (batch, t [B]); `gate_batch` says how they are drawn."""
-    clips = open_clips(job, spec)
-    batch = make_batch(clips, ClipOrder(draws, len(clips)), draws, 0, spec.gate.clips)
-    slices = (torch.arange(len(batch)) + batch.uniforms[:, 0]) / len(batch)  # [B] in (0, 1)
-    return batch, times(spec, job.slot, torch.special.ndtri(slices))
+    return stratified_batch(open_clips(job, spec), spec, job.slot, draws, spec.gate.clips)
 
 
 def mean_loss(network: nn.Module, spec: RunSpec, slot: str, batch: Batch, t: Tensor, device: Device) -> float:
-    """Returns the network's mean loss over the batch, with captions and without dropout.
-
-    First frames are given at the rate of the run.
-    """
-    total = 0.0
-    for start in range(0, len(batch), PART_CLIPS):
-        part = batch.part(start, start + PART_CLIPS).to(device.torch)
-        part_t = t[start : start + PART_CLIPS].to(device.torch)
-        with torch.no_grad(), device.autocast():
-            if slot == ROUTER:
-                losses = router_losses_by_draw(spec, network, part, part_t)
-            else:
-                # The clips' own draws decide, alike for all weights.
-                first, noise = first_frames(spec, part), spec.predicts_noise(slot)
-                losses = expert_losses(network, part, part_t, part.mask, predicts_noise=noise, first=first)
-        total += float(losses.double().sum())
-    return total / len(batch)
+    """Returns the network's mean loss over the batch (`losses_by_part`)."""
+    parts = losses_by_part(network, spec, slot, batch, t, device)
+    return sum(float(losses.sum()) for losses in parts) / len(batch)
 
 
 def zero_loss(spec: RunSpec, slot: str, batch: Batch) -> float:

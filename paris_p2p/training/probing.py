@@ -20,7 +20,7 @@ from paris_p2p.device import Device
 from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.training.objective import expert_losses, first_frames, router_losses_by_draw, times
 
-PART_CLIPS = 8  # clips through the network at once
+PART_CLIPS = 8  # clips through the network at once: fixed, so that every attestor's memory is bounded
 STEP_SHARE = 0.2  # of an update, that is taken on trial
 Losses = NDArray[np.float64]  # [B]
 
@@ -32,7 +32,15 @@ def probe_batch(
 
     Times are stratified, one in each of B equal slices of the training times' distribution, as at the gate.
     """
-    draws = Draws.of(run, f"probe/{slot}/{name}")
+    return stratified_batch(clips, spec, slot, Draws.of(run, f"probe/{slot}/{name}"), count)
+
+
+def stratified_batch(
+    clips: ClipSet, spec: RunSpec, slot: str, draws: Draws, count: int
+) -> tuple[Batch, Tensor]:
+    """Returns (batch, t [B]) of `count` clips, one time in each of B equal slices of the training times'
+    distribution.
+    """
     batch = make_batch(clips, ClipOrder(draws, len(clips)), draws, 0, count)
     slices = (torch.arange(len(batch)) + batch.uniforms[:, 0]) / len(batch)  # [B] in (0, 1)
     return batch, times(spec, slot, torch.special.ndtri(slices))
@@ -60,11 +68,18 @@ def peer_draws(run: str, slot: str, peer: str) -> Draws:
 def losses_of_clips(
     network: nn.Module, spec: RunSpec, slot: str, batch: Batch, t: Tensor, device: Device
 ) -> Losses:
-    """Returns each clip's loss, in an order that is the same for all weights, with captions, no dropout.
+    """Returns each clip's loss, in an order that is the same for all weights (`losses_by_part`)."""
+    parts = losses_by_part(network, spec, slot, batch, t, device)
+    return np.concatenate([losses.cpu().numpy() for losses in parts])
+
+
+def losses_by_part(
+    network: nn.Module, spec: RunSpec, slot: str, batch: Batch, t: Tensor, device: Device
+) -> Iterator[Tensor]:
+    """Yields the losses of PART_CLIPS clips after the other, float64, with captions and without dropout.
 
     First frames are given at the rate of the run.
     """
-    found = []
     for start in range(0, len(batch), PART_CLIPS):
         part = batch.part(start, start + PART_CLIPS).to(device.torch)
         part_t = t[start : start + PART_CLIPS].to(device.torch)
@@ -72,10 +87,10 @@ def losses_of_clips(
             if slot == ROUTER:
                 losses = router_losses_by_draw(spec, network, part, part_t)
             else:
+                # The clips' own draws decide, alike for all weights.
                 first, noise = first_frames(spec, part), spec.predicts_noise(slot)
                 losses = expert_losses(network, part, part_t, part.mask, predicts_noise=noise, first=first)
-        found.append(losses.double().cpu().numpy())
-    return np.concatenate(found)
+        yield losses.double()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from paris_p2p.crew_records import UpdateRecord, WorkerRecord
 from paris_p2p.errors import ManifestError
 from paris_p2p.identity import Identity
 from paris_p2p.kinds import BOARD_KINDS, SIGNED_KINDS, dht_key
@@ -155,6 +156,13 @@ def test_every_kind_has_one_dht_key() -> None:
             KeyBoxRecord(**(HEADER | {"slot": ""}), number=2, peer=PEER, box=b"b"),
             f"paris/1/{RUN}/keys/2/{PEER}",
         ),
+        "update": (
+            UpdateRecord(
+                **HEADER, base=RUN, blob=CARD["weights"], steps=1, clips=1, first_clip=0, train_loss=1.0
+            ),
+            f"paris/1/{RUN}/updates/expert-0",
+        ),
+        "worker": (WorkerRecord(**HEADER, joined_at=1.0), f"paris/1/{RUN}/crews/expert-0"),
         "sealed": (
             SealedRecord(**(HEADER | {"slot": ""}), shelf="cd" * 32, hint=b"12345678", body=b"b"),
             f"paris/2/{RUN}/sealed/{'cd' * 32}",

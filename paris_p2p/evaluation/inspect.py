@@ -23,6 +23,7 @@ from paris_p2p.flow.condition import Condition
 from paris_p2p.flow.path import clip_losses, interpolate, velocity
 from paris_p2p.flow.times import flow_times
 from paris_p2p.model.first_frame import first_condition
+from paris_p2p.model.posterior import posterior_logits
 from paris_p2p.model.router import Router
 from paris_p2p.progress import Progress
 
@@ -104,7 +105,7 @@ def _beliefs(router: Router, batch: Batch) -> NDArray[np.float64]:
         t = torch.full((len(batch),), float(time), device=batch.latent.device)
         x_t = interpolate(batch.latent.float(), batch.noise, t)
         with torch.no_grad():
-            logits = router(x_t, t, batch.pooled.float(), first)
+            logits = posterior_logits(router, x_t, t, batch.pooled.float(), first)
         found.append(logits.double().softmax(1).cpu().numpy())
     return np.stack(found, 1)
 

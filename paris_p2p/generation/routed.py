@@ -23,6 +23,7 @@ from paris_p2p.flow.ddpm import Clamp, epsilon_velocity
 from paris_p2p.flow.guidance import check_form
 from paris_p2p.flow.mixture import Routing, only_present
 from paris_p2p.model.checkpoint import load_weights_into
+from paris_p2p.model.posterior import posterior_logits
 from paris_p2p.model.presets import Config, build_expert, build_router, count_tokens
 from paris_p2p.model.router import Router
 
@@ -102,7 +103,7 @@ class Chooser:
             logits = torch.zeros(len(x), self.experts, device=x.device)
         else:
             with torch.no_grad():
-                logits = self.router(x, t, pooled, first).float()
+                logits = posterior_logits(self.router, x, t, pooled, first)
         weights = self.routing.weights(only_present(logits, self.present))
         # Guidance may ask again without the caption and Heun at the next time; what is reported is the first,
         # with the caption.

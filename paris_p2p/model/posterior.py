@@ -1,0 +1,31 @@
+"""Asks a router which expert a clip belongs to: all that routes or measures asks it here.
+
+Legend: B clips, C T H W latents, P pooled width, F feature width, K experts. t = 1 is noise.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from paris_p2p.model.router import Router
+
+
+def posterior_logits(
+    router: Router, x_t: Tensor, t: Tensor, pooled: Tensor | None, first: Tensor | None = None
+) -> Tensor:
+    """Returns log p(k | x_t, caption, picture) up to a constant, in float32: x_t [B C T H W], t [B], pooled
+    [B P] or None for no caption, first [B F] or None -> [B K].
+    """
+    answered: Tensor = router(x_t, t, pooled, first)
+    return answered.float()
+
+
+def start_logits(router: Router, pooled: Tensor, first: Tensor | None = None) -> Tensor:
+    """Returns log p(k | caption, picture) up to a constant, in float32: pooled [B P], first [B F] or None ->
+    [B K].
+
+    It is the posterior at t = 1, where the latent is noise alone and says nothing: the router is asked
+    without it, as a tenth of its training was, and not disturbed by it.
+    """
+    answered: Tensor = router(None, None, pooled, first)
+    return answered.float()

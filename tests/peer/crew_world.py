@@ -43,10 +43,9 @@ from paris_p2p.training.messages import (
     Stopped,
     TrainJob,
 )
-from tests.peer.world import CountingTrainer, line_of
+from tests.peer.world import BATCH_CLIPS, CountingTrainer, line_of
 
 CREW = CrewSpec(peers=8, least_steps=1, most_steps=1000, full_rounds=4)
-BATCH_CLIPS = 4
 STEP_S = 0.02
 
 

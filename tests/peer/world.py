@@ -34,6 +34,7 @@ from paris_p2p.spec import (
     ShardRef,
     TextShape,
     TimingSpec,
+    TrainingSpec,
     sign_run,
 )
 from paris_p2p.store.blobs import BlobStore
@@ -50,6 +51,8 @@ from paris_p2p.training.messages import (
 from tests.store.made import add_bytes
 
 TIMING = TimingSpec(claim_s=2.0, settle_s=0.1, margin_s=0.2, checkpoint_s=1.0)
+BATCH_CLIPS = 4  # of a step that the trainers count, in every slot
+TRAINING = TrainingSpec(batch_clips=BATCH_CLIPS, router_batch_clips=BATCH_CLIPS, learning_rate=1e-3)
 
 
 class CountingTrainer:
@@ -82,11 +85,11 @@ class CountingTrainer:
         yield line_of(
             Started(
                 steps=steps,
-                clips=steps * 4,
+                clips=steps * BATCH_CLIPS,
                 parameters=1,
                 device="fake",
                 precision="none",
-                micro_batch_clips=4,
+                micro_batch_clips=BATCH_CLIPS,
             )
         )
         while not self.killed.is_set():
@@ -94,7 +97,12 @@ class CountingTrainer:
             steps += 1
             yield line_of(
                 StepEvent(
-                    steps=steps, clips=steps * 4, loss=1.0, clips_per_s=1.0, wait_share=0.0, memory_bytes=1
+                    steps=steps,
+                    clips=steps * BATCH_CLIPS,
+                    loss=1.0,
+                    clips_per_s=1.0,
+                    wait_share=0.0,
+                    memory_bytes=1,
                 )
             )
             command = None if self.commands.empty() else self.commands.get_nowait()
@@ -114,7 +122,11 @@ class CountingTrainer:
         resume.write_text(f"resume {self.job.slot} {steps}{self.maker}")
         return line_of(
             CheckpointReady(
-                weights_path=weights, resume_path=resume, steps=steps, clips=steps * 4, train_loss=1.0
+                weights_path=weights,
+                resume_path=resume,
+                steps=steps,
+                clips=steps * BATCH_CLIPS,
+                train_loss=1.0,
             )
         )
 
@@ -195,7 +207,7 @@ class World:
             train_shards=tuple(shard("train", k) for k in range(experts)),
             gate_shards=tuple(shard("gate", k) for k in range(experts)),
             initial=self.initial,
-            **self.more,
+            **{"training": TRAINING, **self.more},
         )
         return sign_run(self.owner, spec)
 

@@ -52,21 +52,22 @@ def spec_of(preset: str, steps: int, *, compact: bool) -> RunSpec:
     return bare_run(LATENT, TEXT, preset, training=training)
 
 
-def clips(generator: torch.Generator, count: int, first_clip: int = 0) -> Batch:
+def clips(generator: torch.Generator, count: int, first_clip: int = 0, latent: LatentShape = LATENT) -> Batch:
     """Returns so many blobs that move, with noise and times."""
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator)
 
-    colour = torch.nn.functional.normalize(uniform(count, LATENT.channels) - 0.5, dim=1)
+    colour = torch.nn.functional.normalize(uniform(count, latent.channels) - 0.5, dim=1)
     start, way = 2 + 4 * uniform(count, 2), 2 * uniform(count, 2) - 1
-    frames = torch.arange(LATENT.frames)[None, :, None]
+    frames = torch.arange(latent.frames)[None, :, None]
     centre = start[:, None] + way[:, None] * frames  # [B T 2]
-    side = torch.arange(LATENT.height).float()
+    side = torch.arange(latent.height).float()
     bells = [torch.exp(-((side - centre[..., axis, None]) ** 2) / 3) for axis in (0, 1)]  # [B T H], [B T W]
     blob = torch.einsum("bc,bth,btw->bcthw", colour, *bells)
     words = torch.zeros(count, TEXT.tokens, TEXT.dim)
-    words[:, 0, : LATENT.channels], words[:, 1, :2] = 2 * colour, 2 * way
+    told = min(latent.channels, TEXT.dim)
+    words[:, 0, :told], words[:, 1, :2] = 2 * colour[:, :told], 2 * way
     return Batch(
         first_clip=first_clip,
         latent=(4 * blob).half(),
@@ -74,7 +75,7 @@ def clips(generator: torch.Generator, count: int, first_clip: int = 0) -> Batch:
         mask=torch.ones(count, TEXT.tokens, dtype=torch.bool),
         pooled=words[:, 0].half(),
         cluster=torch.zeros(count, dtype=torch.int64),
-        noise=torch.randn(count, *LATENT.shape, generator=generator),
+        noise=torch.randn(count, *latent.shape, generator=generator),
         normal=torch.randn(count, generator=generator).double(),
         uniforms=uniform(count, UNIFORMS).double(),
     )

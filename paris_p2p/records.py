@@ -28,8 +28,9 @@ from paris_p2p.identity import peer_id_from_bytes
 PROTOCOL = 1  # the major version: part of every DHT key, topic and stream protocol
 # Records that ask for a newer reader are refused. 2 knows shifted times, noise experts and initial weights; 3
 # knows cards that go back to the best one with a lower learning rate; 4 knows the owner's notices, membership
-# and sealed records; 5 knows crews and compact checkpoints.
-READER = 5
+# and sealed records; 5 knows crews and compact checkpoints; 6 knows the training options of spec.py that an
+# older peer would ignore, and train something else.
+READER = 6
 CHUNK_BYTES = 1 << 20
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_LOWERED = 64

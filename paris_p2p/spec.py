@@ -24,6 +24,9 @@ ROUTER = "router"
 MAX_TRAIN_SHARDS, MAX_GATE_SHARDS = 16384, 4096  # of one run
 MEMBERSHIP_READER = 4  # the first reader that knows members, notices and sealed records
 CREW_READER = 5  # the first that knows crews and compact checkpoints
+OPTIONS_READER = 6  # the first that knows what _OPTIONS names
+# Training options that are left out of a run's bytes where they are as they were before there were any.
+_OPTIONS = ("optimizer",)
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(without_controls)]
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
 
@@ -127,6 +130,9 @@ class TrainingSpec(Record):
     # checkpoints of 8 bytes a parameter instead of 18 (model/compact_state.py)
     compact: bool = False
 
+    # what trains the matrices of the networks' blocks (training/optimizers.py)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+
     @model_validator(mode="after")
     def _ddpm_experts_in_order(self) -> TrainingSpec:
         if list(self.ddpm_experts) != sorted(set(self.ddpm_experts)):
@@ -134,10 +140,17 @@ class TrainingSpec(Record):
         return self
 
     @property
+    def has_options(self) -> bool:
+        """Tells whether the run has training options that readers before OPTIONS_READER do not know."""
+        return any(getattr(self, name) != TrainingSpec.model_fields[name].default for name in _OPTIONS)
+
+    @property
     def oldest_reader(self) -> int:
         """Returns the oldest reader that may take part: an older reader would ignore what it does not
         know, and train something else.
         """
+        if self.has_options:
+            return OPTIONS_READER
         if self.compact:
             return CREW_READER
         return 2 if self.time_shift != 1 or self.ddpm_experts or self.first_frame_rate else 1
@@ -289,7 +302,9 @@ def cluster_of(slot: str) -> int:
 def sign_run(owner: Identity, spec: RunSpec) -> Envelope[RunSpec]:
     """Returns the owner's envelope of a RunSpec that names the owner; its `.id` is the run id."""
     oldest = (
-        CREW_READER
+        OPTIONS_READER
+        if spec.training.has_options
+        else CREW_READER
         if spec.crew or spec.training.compact
         else MEMBERSHIP_READER
         if spec.needs_membership_reader
@@ -312,6 +327,9 @@ def _dump(spec: RunSpec) -> dict[str, Any]:
         for name in names:
             if not holder[name]:
                 del holder[name]
+    for name in _OPTIONS:
+        if fields["training"][name] == TrainingSpec.model_fields[name].default:
+            del fields["training"][name]
     return fields
 
 

@@ -19,7 +19,7 @@ from paris_p2p.flow.path import interpolate, velocity
 from paris_p2p.model.checkpoint import BETAS
 from paris_p2p.model.dit import VideoDiT
 from paris_p2p.model.layers import MODULATIONS, time_features, turn
-from paris_p2p.training.learner import EPSILON
+from paris_p2p.training.optimizers import EPSILON
 
 Parameters = Mapping[str, Tensor]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+Optimizer = Literal["adamw", "muon"]
 ExpertPreset = Literal[
     "nano",
     "micro",

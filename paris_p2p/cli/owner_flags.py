@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from paris_p2p.cli import typed
-from paris_p2p.cli.choices import ExpertPreset, RouterPreset
+from paris_p2p.cli.choices import ExpertPreset, Optimizer, RouterPreset
 from paris_p2p.cli.groups import (
     LINE,
     MACHINE,
@@ -188,6 +188,14 @@ class TrainingFlags:
         int,
         option("How many of the last steps the learning rate falls over, to 0.", "N", panel=TRAINING, min=0),
     ] = 0
+    optimizer: Annotated[
+        Optimizer,
+        option(
+            "What trains the matrices of the networks' blocks: adamw, or muon, which older peers lack.",
+            "NAME",
+            panel=TRAINING,
+        ),
+    ] = "adamw"
     ema_decay: Annotated[
         float,
         option("Decay per step of the weights' moving average, below 1.", "SHARE", panel=TRAINING),

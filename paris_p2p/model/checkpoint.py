@@ -1,10 +1,10 @@
 """Stores checkpoints as two safetensors files: weights (EMA, bf16) to generate with, resume state (fp32).
 
 The resume state, from which training goes on, holds four tensors for each parameter: `weights.<name>`,
-`exp_avg.<name>`, `exp_avg_sq.<name>` and `ema.<name>`; the counters stand in both files' metadata. The files
-are written tensor by tensor, so that no second copy of a large model is ever in memory, and in a fixed order,
-so that the same state makes the same blob. A run may also give weights to start from: one tensor for each
-parameter, all bf16 or all fp32.
+`exp_avg.<name>`, `exp_avg_sq.<name>` and `ema.<name>` (state_parts.py says where a run has others); the
+counters stand in both files' metadata. The files are written tensor by tensor, so that no second copy of a
+large model is ever in memory, and in a fixed order, so that the same state makes the same blob. A run may
+also give weights to start from: one tensor for each parameter, all bf16 or all fp32.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from paris_p2p.errors import CheckpointError, DivergedError
+from paris_p2p.model.state_parts import PARTS, PLAIN, StateParts
 from paris_p2p.model.tensor_file import Shapes, open_tensors, write_tensors
 
 BETAS = (0.9, 0.999)  # of AdamW
 # By Cauchy and Schwarz m^2 <= v (1 - b1)^2 / ((1 - b2) (1 - b1^2 / b2)) for any gradients; rounded up, and
 # above what underflows.
 MOMENT_RATIO, MOMENT_FLOOR = 7.5, 1e-12
-PARTS = ("weights", "exp_avg", "exp_avg_sq", "ema")
 
 _FORMAT = {
     "weights": "paris-weights/1",
@@ -68,7 +68,7 @@ class TrainState:
     counters: Counters
     weights: Mapping[str, Tensor]
     exp_avg: Mapping[str, Tensor]
-    exp_avg_sq: Mapping[str, Tensor]
+    exp_avg_sq: Mapping[str, Tensor]  # without the matrices that Muon trains
     ema: Mapping[str, Tensor]
     notes: Mapping[str, str] = field(default_factory=dict)  # more metadata of the resume state
 
@@ -79,10 +79,11 @@ class TrainState:
                 yield f"{part}.{name}", tensor
 
 
-def empty_state(counters: Counters, shapes: Shapes) -> TrainState:
+def empty_state(counters: Counters, shapes: Shapes, parts: StateParts = PLAIN) -> TrainState:
     """Returns a state with memory of its own, to be loaded into."""
     weights, first, second, ema = (
-        {name: torch.empty(shape) for name, shape in shapes.items()} for _ in PARTS
+        {name: torch.empty(shape) for name, shape in shapes.items() if parts.has(part, name, shape)}
+        for part in PARTS
     )
     return TrainState(counters, weights, first, second, ema)
 
@@ -185,15 +186,20 @@ def check_weights(path: Path, shapes: Shapes, counters: Counters | None) -> None
 
 
 def check_resume(
-    path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float, weights_path: Path
+    path: Path,
+    shapes: Shapes,
+    counters: Counters,
+    max_grad_norm: float,
+    weights_path: Path,
+    parts: StateParts = PLAIN,
 ) -> None:
     """Raises CheckpointError unless the file is a resume state that belongs to `weights_path`.
 
     Its EMA, cast to bf16, must be what that file holds.
     """
-    _check_resume_tensors(path, shapes, counters, max_grad_norm)
+    _check_resume_tensors(path, shapes, counters, max_grad_norm, parts)
     with (
-        open_slot_file("resume", path, _resume_shapes(shapes), counters) as resume,
+        open_slot_file("resume", path, parts.shapes(shapes), counters) as resume,
         open_slot_file("weights", weights_path, shapes, counters) as weights,
     ):
         for name in shapes:
@@ -204,14 +210,14 @@ def check_resume(
                 )
 
 
-def load_resume(path: Path, state: TrainState, max_grad_norm: float) -> None:
+def load_resume(path: Path, state: TrainState, max_grad_norm: float, parts: StateParts = PLAIN) -> None:
     """Copies a resume state into `state`'s tensors, once all of it is checked.
 
     CheckpointError, also when its counters are not `state.counters`.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in state.weights.items()}
-    _check_resume_tensors(path, shapes, state.counters, max_grad_norm)
-    with torch.no_grad(), open_slot_file("resume", path, _resume_shapes(shapes), state.counters) as read:
+    _check_resume_tensors(path, shapes, state.counters, max_grad_norm, parts)
+    with torch.no_grad(), open_slot_file("resume", path, parts.shapes(shapes), state.counters) as read:
         for name, tensor in state.tensors():
             tensor.copy_(read(name))
 
@@ -246,29 +252,38 @@ def load_initial_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_resume_weights_into(
-    path: Path, weights: Mapping[str, Tensor], counters: Counters, average: Mapping[str, Tensor] | None = None
+    path: Path,
+    weights: Mapping[str, Tensor],
+    counters: Counters,
+    average: Mapping[str, Tensor] | None = None,
+    parts: StateParts = PLAIN,
 ) -> None:
     """Copies the weights that training goes on with (fp32) into `weights`, and the average into `average`,
     where given. CheckpointError.
     """
-    shapes = _resume_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()})
+    shapes = parts.shapes({name: tuple(tensor.shape) for name, tensor in weights.items()})
     with torch.no_grad(), open_slot_file("resume", path, shapes, counters) as read:
         for part, tensors in (("weights", weights), ("ema", average or {})):
             for name, tensor in tensors.items():
                 tensor.copy_(_finite(path, name, read(f"{part}.{name}")))
 
 
-def _check_resume_tensors(path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float) -> None:
+def _check_resume_tensors(
+    path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float, parts: StateParts
+) -> None:
     """Raises CheckpointError unless all is finite and the moments can come from clipped gradients.
 
     A forged moment would stall or blow up the successor's training.
     """
-    squares = 0.0
-    with open_slot_file("resume", path, _resume_shapes(shapes), counters) as read:
-        for name in shapes:
+    squares = momentum = 0.0
+    with open_slot_file("resume", path, parts.shapes(shapes), counters) as read:
+        for name, shape in shapes.items():
             _finite(path, f"weights.{name}", read(f"weights.{name}"))
             _finite(path, f"ema.{name}", read(f"ema.{name}"))
             first = _finite(path, f"exp_avg.{name}", read(f"exp_avg.{name}"))
+            if parts.by_muon(name, shape):
+                momentum += float(first.double().square().sum())
+                continue
             second = _finite(path, f"exp_avg_sq.{name}", read(f"exp_avg_sq.{name}"))
             if bool((second < 0).any()) or bool(
                 (first.abs() > MOMENT_RATIO * second.clamp_min(0).sqrt() + MOMENT_FLOOR).any()
@@ -282,10 +297,18 @@ def _check_resume_tensors(path: Path, shapes: Shapes, counters: Counters, max_gr
             f"exp_avg_sq in {path.name} sums to {squares:.4g}, "
             f"gradients of norm {max_grad_norm:.4g} give less"
         )
+    refuse_momentum(path, momentum, max_grad_norm)
 
 
-def _resume_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    return {f"{part}.{name}": shape for part in PARTS for name, shape in shapes.items()}
+def refuse_momentum(path: Path, squares: float, max_grad_norm: float) -> None:
+    """Raises CheckpointError where Muon's momenta, whose squares sum to `squares`, are no mean of gradients
+    of that norm.
+    """
+    if squares > 1.05 * max_grad_norm**2:  # of codes, too
+        raise CheckpointError(
+            f"the momentum in {path.name} has a norm of {squares**0.5:.4g}, "
+            f"gradients of norm {max_grad_norm:.4g} give less"
+        )
 
 
 def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Stores resume states in 6 bytes a parameter where runs have compact checkpoints ("paris-resume/2").
 
-For each parameter the file holds six arrays of bytes (parameter_codes.py), for example `weights.<name>`; the
-weights to generate with and all metadata are as in other runs (checkpoint.py). What is written is less exact
-than what was trained, so writing rounds the trainer's own tensors to it: who goes on and who resumes have the
-same numbers.
+For each parameter the file holds five or six arrays of bytes (parameter_codes.py), for example
+`weights.<name>`; the weights to generate with and all metadata are as in other runs (checkpoint.py). What is
+written is less exact than what was trained, so writing rounds the trainer's own tensors to it: who goes on
+and who resumes have the same numbers.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from paris_p2p.model.checkpoint import (
     TrainState,
     checkpoint_paths,
     open_slot_file,
+    refuse_momentum,
     refuse_not_finite,
     write_average,
 )
 from paris_p2p.model.parameter_codes import Numbers, chance_of, packed_shapes, round_and_pack, unpacked
+from paris_p2p.model.state_parts import PLAIN, StateParts
 from paris_p2p.model.tensor_file import Shapes, write_pieces
 from paris_p2p.updates.rounding import Float32s, Uint8s
 
@@ -44,15 +46,16 @@ class _Reader:
 
     read: Callable[[str], Tensor]
     shapes: Shapes
+    parts: StateParts
 
     def slices(self, name: str) -> Iterator[tuple[int, Numbers]]:
         """Yields (first number, numbers) of one parameter, slice by slice."""
-        parts = packed_shapes(self.shapes[name])
+        parts = _packed_shapes(name, self.shapes[name], self.parts)
         packed: dict[str, Uint8s] = {part: self.read(f"{part}.{name}").numpy() for part in parts}
         yield from unpacked(packed)
 
 
-def write_compact(folder: Path, state: TrainState) -> tuple[Path, Path]:
+def write_compact(folder: Path, state: TrainState, parts: StateParts = PLAIN) -> tuple[Path, Path]:
     """Writes both files into `folder`, whole or not at all, and rounds the state to what they hold; returns
     (weights, resume).
 
@@ -62,21 +65,26 @@ def write_compact(folder: Path, state: TrainState) -> tuple[Path, Path]:
     weights, resume = checkpoint_paths(folder, state.counters)
     metadata = state.counters.metadata("compact") | dict(state.notes)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.weights.items()}
-    write_pieces(resume, metadata, torch.uint8, _file_shapes(shapes), _rounded(state))
+    write_pieces(resume, metadata, torch.uint8, _file_shapes(shapes, parts), _rounded(state, parts))
     write_average(weights, state)
     return weights, resume
 
 
 def check_compact(
-    path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float, weights_path: Path
+    path: Path,
+    shapes: Shapes,
+    counters: Counters,
+    max_grad_norm: float,
+    weights_path: Path,
+    parts: StateParts = PLAIN,
 ) -> None:
     """Raises CheckpointError unless the file is a resume state that belongs to `weights_path`.
 
     Its EMA, cast to bf16, must be what that file holds.
     """
-    _check_numbers(path, shapes, counters, max_grad_norm)
+    _check_numbers(path, shapes, counters, max_grad_norm, parts)
     with (
-        _open(path, shapes, counters) as reader,
+        _open(path, shapes, counters, parts) as reader,
         open_slot_file("weights", weights_path, shapes, counters) as weights,
     ):
         for name in shapes:
@@ -90,26 +98,31 @@ def check_compact(
                     )
 
 
-def load_compact(path: Path, state: TrainState, max_grad_norm: float) -> None:
+def load_compact(path: Path, state: TrainState, max_grad_norm: float, parts: StateParts = PLAIN) -> None:
     """Copies a resume state into `state`'s tensors, once all of it is checked.
 
     CheckpointError, also when its counters are not `state.counters`.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in state.weights.items()}
-    _check_numbers(path, shapes, state.counters, max_grad_norm)
-    with _open(path, shapes, state.counters) as reader:
+    _check_numbers(path, shapes, state.counters, max_grad_norm, parts)
+    with _open(path, shapes, state.counters, parts) as reader:
         for name in shapes:
-            _put(_whole(reader, name), *_of(state, name))
+            for tensor, values in zip(_of(state, name), _arrays(_whole(reader, name)), strict=True):
+                _put_one(tensor, values)
 
 
 def load_compact_weights(
-    path: Path, weights: Mapping[str, Tensor], counters: Counters, average: Mapping[str, Tensor] | None = None
+    path: Path,
+    weights: Mapping[str, Tensor],
+    counters: Counters,
+    average: Mapping[str, Tensor] | None = None,
+    parts: StateParts = PLAIN,
 ) -> None:
     """Copies the weights that training goes on with into `weights`, and the average into `average`, where
     given. CheckpointError.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    with _open(path, shapes, counters) as reader:
+    with _open(path, shapes, counters, parts) as reader:
         for name, tensor in weights.items():
             numbers = _whole(reader, name)
             _refuse(path, name, finite=bool(np.isfinite(numbers.weights).all()))
@@ -119,29 +132,34 @@ def load_compact_weights(
                 _put_one(average[name], numbers.average)
 
 
-def _rounded(state: TrainState) -> Iterator[memoryview]:
+def _rounded(state: TrainState, parts: StateParts) -> Iterator[memoryview]:
     """Yields the file's bytes, in the order of `_file_shapes`, while the state's tensors become the same."""
     counters = state.counters
     for name in state.weights:
         tensors = _of(state, name)
         flat = [tensor.detach().to("cpu").contiguous().reshape(-1).numpy() for tensor in tensors]
         seed = chance_of(counters.run, counters.slot, counters.steps, name)
-        packed = round_and_pack(Numbers(*flat), seed, torch.get_num_threads())
+        packed = round_and_pack(_numbers(flat), seed, torch.get_num_threads())
         for tensor, values in zip(tensors, flat, strict=True):
             if tensor.data_ptr() != values.ctypes.data:  # a copy, of a GPU's tensor for example
                 _put_one(tensor, values)
-        for part in packed_shapes(tuple(state.weights[name].shape)):
+        for part in _packed_shapes(name, tuple(state.weights[name].shape), parts):
             yield packed[part].data
 
 
-def _check_numbers(path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float) -> None:
+def _check_numbers(
+    path: Path, shapes: Shapes, counters: Counters, max_grad_norm: float, parts: StateParts
+) -> None:
     """Raises CheckpointError unless all is finite and the moments can come from clipped gradients."""
-    squares = 0.0
-    with _open(path, shapes, counters) as reader:
-        for name in shapes:
+    squares = momentum = 0.0
+    with _open(path, shapes, counters, parts) as reader:
+        for name, shape in shapes.items():
             for _, part in reader.slices(name):
                 every = (part.weights, part.average, part.m, part.v)
                 _refuse(path, name, finite=all(bool(np.isfinite(values).all()) for values in every))
+                if parts.by_muon(name, shape):
+                    momentum += float(np.square(part.m, dtype=np.float64).sum())
+                    continue
                 limit = np.float32(MOMENT_RATIO) * np.sqrt(part.v) + np.float32(MOMENT_FLOOR)
                 if bool((np.abs(part.m) > limit).any()):
                     raise CheckpointError(
@@ -153,26 +171,33 @@ def _check_numbers(path: Path, shapes: Shapes, counters: Counters, max_grad_norm
             f"exp_avg_sq in {path.name} sums to {squares:.4g}, "
             f"gradients of norm {max_grad_norm:.4g} give less"
         )
+    refuse_momentum(path, momentum, max_grad_norm)
 
 
-def _file_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+def _packed_shapes(name: str, shape: tuple[int, ...], parts: StateParts) -> dict[str, tuple[int, ...]]:
+    return packed_shapes(tuple(shape), muon=parts.by_muon(name, shape))
+
+
+def _file_shapes(shapes: Shapes, parts: StateParts) -> dict[str, tuple[int, ...]]:
     return {
         f"{part}.{name}": size
         for name, shape in shapes.items()
-        for part, size in packed_shapes(tuple(shape)).items()
+        for part, size in _packed_shapes(name, shape, parts).items()
     }
 
 
 @contextmanager
-def _open(path: Path, shapes: Shapes, counters: Counters) -> Iterator[_Reader]:
-    with open_slot_file("compact", path, _file_shapes(shapes), counters) as read:
-        yield _Reader(read, shapes)
+def _open(path: Path, shapes: Shapes, counters: Counters, parts: StateParts) -> Iterator[_Reader]:
+    with open_slot_file("compact", path, _file_shapes(shapes, parts), counters) as read:
+        yield _Reader(read, shapes, parts)
 
 
 def _whole(reader: _Reader, name: str) -> Numbers:
     """Returns all numbers of one parameter."""
     count = prod(reader.shapes[name])
     weights, m, v, average = (np.empty(count, np.float32) for _ in range(4))
+    if reader.parts.by_muon(name, reader.shapes[name]):
+        v = v[:0]
     whole = Numbers(weights, m, v, average)
     for start, part in reader.slices(name):
         at = slice(start, start + len(part.weights))
@@ -180,16 +205,20 @@ def _whole(reader: _Reader, name: str) -> Numbers:
     return whole
 
 
-def _of(state: TrainState, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns one parameter's tensors, in the order of the fields of Numbers."""
-    return state.weights[name], state.exp_avg[name], state.exp_avg_sq[name], state.ema[name]
+def _of(state: TrainState, name: str) -> list[Tensor]:
+    """Returns one parameter's tensors, in the order of `_arrays`."""
+    second = [state.exp_avg_sq[name]] if name in state.exp_avg_sq else []
+    return [state.weights[name], state.exp_avg[name], state.ema[name], *second]
 
 
-def _put(numbers: Numbers, weights: Tensor, m: Tensor, v: Tensor, average: Tensor) -> None:
-    _put_one(weights, numbers.weights)
-    _put_one(m, numbers.m)
-    _put_one(v, numbers.v)
-    _put_one(average, numbers.average)
+def _arrays(numbers: Numbers) -> list[Float32s]:
+    second = [numbers.v] if len(numbers.v) else []
+    return [numbers.weights, numbers.m, numbers.average, *second]
+
+
+def _numbers(arrays: list[Float32s]) -> Numbers:
+    weights, m, average, *second = arrays
+    return Numbers(weights, m, second[0] if second else np.empty(0, np.float32), average)
 
 
 def _put_one(tensor: Tensor, values: Float32s) -> None:

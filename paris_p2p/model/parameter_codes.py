@@ -6,6 +6,8 @@
     m         1 byte: m / sqrt(v) = sign 7.5 (code / 127)^2, so that small ratios are as exact as large ones
     average   1 byte: average - weight = sign scale (code / 127)^2, with its block's largest as scale
 
+A matrix that Muon trains has no v, and takes 5: its momentum m is sign scale (code / 127)^2, as the average.
+
 v is AdamW's second moment, m its first. v remembers a thousand steps, so between two checkpoints it moves by
 less than a step of its code: rounded to nearest it could stay up to ten times too large for ever. It is
 dithered instead, up or down by chance, with its own value as the mean. Chance is a function of (run, slot,
@@ -44,7 +46,9 @@ MOST_RATIO = 7.5  # of |m| to sqrt(v); gradients give less (model/checkpoint.py)
 TOP_CODE = 255
 # What a parameter is packed into, and the bytes of each: those for every number, and those for every block.
 NUMBERS = {"weights": 3, "exp_avg_sq": 1, "exp_avg": 1, "ema": 1}
-BLOCKS = {"exp_avg_sq_tops": 2, "ema_scales": 4}
+BLOCKS = {"exp_avg_sq_tops": 2, "exp_avg_scales": 4, "ema_scales": 4}
+_OF_ADAMW = {"exp_avg_sq", "exp_avg_sq_tops"}  # what a parameter of Muon's has not
+_OF_MUON = {"exp_avg_scales"}
 _CELL = np.uint32(20)  # the bits of a float32 that v's code leaves out
 _GOLDEN = np.uint32(2654435769)  # 2^32 / golden ratio: its multiples are spread evenly
 _SLICE = 1024 * BLOCK  # numbers worked on at once: they stay in a core's cache
@@ -56,7 +60,10 @@ Packed = Mapping[str, Uint8s]
 
 @dataclass(frozen=True)
 class Numbers:
-    """Holds n numbers of a parameter's state, flat float32 arrays; `v` and `m` are AdamW's moments."""
+    """Holds n numbers of a parameter's state, flat float32 arrays; `v` and `m` are AdamW's moments.
+
+    `v` is empty where Muon trains the parameter, and `m` its momentum.
+    """
 
     weights: Float32s
     m: Float32s
@@ -70,10 +77,12 @@ class Numbers:
             yield start, Numbers(self.weights[at], self.m[at], self.v[at], self.average[at])
 
 
-def packed_shapes(shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def packed_shapes(shape: tuple[int, ...], *, muon: bool = False) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of the byte arrays that a parameter of this shape is packed into."""
     each = {part: (*shape, size) if size > 1 else shape for part, size in NUMBERS.items()}
-    return each | {part: (block_count(prod(shape)), size) for part, size in BLOCKS.items()}
+    each |= {part: (block_count(prod(shape)), size) for part, size in BLOCKS.items()}
+    absent = _OF_ADAMW if muon else _OF_MUON
+    return {part: size for part, size in each.items() if part not in absent}
 
 
 def round_and_pack(numbers: Numbers, seed: int, threads: int = 1) -> dict[str, Uint8s]:
@@ -81,10 +90,8 @@ def round_and_pack(numbers: Numbers, seed: int, threads: int = 1) -> dict[str, U
 
     `seed` (32 bits) decides which of v's numbers are rounded up. The result is that of one thread.
     """
-    count = len(numbers.weights)
-    sizes = {part: count * size for part, size in NUMBERS.items()}
-    sizes |= {part: block_count(count) * size for part, size in BLOCKS.items()}
-    packed = {part: np.empty(size, np.uint8) for part, size in sizes.items()}
+    shapes = packed_shapes((len(numbers.weights),), muon=not len(numbers.v))
+    packed = {part: np.empty(prod(shape), np.uint8) for part, shape in shapes.items()}
 
     def pack(slice_of: tuple[int, Numbers]) -> None:
         start, part = slice_of
@@ -110,7 +117,7 @@ def unpacked(packed: Packed) -> Iterator[tuple[int, Numbers]]:
         at = {part: slice(start * size, (start + _SLICE) * size) for part, size in NUMBERS.items()}
         blocks = start // BLOCK
         at |= {part: slice(blocks * b, (blocks + _SLICE // BLOCK) * b) for part, b in BLOCKS.items()}
-        yield start, _unpack({part: flat[part][where] for part, where in at.items()})
+        yield start, _unpack({part: flat[part][where] for part, where in at.items() if part in flat})
 
 
 def chance_of(run: str, slot: str, steps: int, name: str) -> int:
@@ -122,33 +129,49 @@ def chance_of(run: str, slot: str, steps: int, name: str) -> int:
 def _pack(numbers: Numbers, seed: np.uint32) -> dict[str, Uint8s]:
     """Returns one slice's codes; its weights are rounded in place."""
     round_to_24_bits(numbers.weights)
+    moments = _pack_moments(numbers, seed) if len(numbers.v) else _pack_scaled("exp_avg", numbers.m)
+    average = _pack_scaled("ema", numbers.average - numbers.weights)
+    return {"weights": pack_24(numbers.weights), **moments, **average}
+
+
+def _pack_moments(numbers: Numbers, seed: np.uint32) -> dict[str, Uint8s]:
+    """Returns the codes of AdamW's moments."""
     tops, second = _pack_second(numbers.v, seed)
     roots = np.sqrt(_second_of(tops, second))
     with np.errstate(over="ignore"):  # what is beyond all ratios gets the largest
         first = _signed_codes(numbers.m / _divisors(roots) / np.float32(MOST_RATIO))
     first[roots == 0] = 0
-    ahead = numbers.average - numbers.weights
-    scales = block_maxima(np.abs(ahead))
-    shares = ahead / _spread(_divisors(scales), len(ahead))
     return {
-        "weights": pack_24(numbers.weights),
         "exp_avg_sq": second,
         "exp_avg": first.view(np.uint8),
-        "ema": _signed_codes(shares).view(np.uint8),
         "exp_avg_sq_tops": tops.astype("<u2").view(np.uint8),
-        "ema_scales": scales.astype("<f4").view(np.uint8),
     }
+
+
+def _pack_scaled(part: str, values: Float32s) -> dict[str, Uint8s]:
+    """Returns values as shares of the largest of their block, and these largest."""
+    scales = block_maxima(np.abs(values))
+    shares = values / _spread(_divisors(scales), len(values))
+    return {part: _signed_codes(shares).view(np.uint8), f"{part}_scales": scales.astype("<f4").view(np.uint8)}
 
 
 def _unpack(packed: Packed) -> Numbers:
     with np.errstate(all="ignore"):  # of bytes that anybody may have made
         weights = unpack_24(packed["weights"].reshape(-1, 3))
-        tops = packed["exp_avg_sq_tops"].reshape(-1).view("<u2").astype(np.uint16)
-        second = _second_of(tops, packed["exp_avg_sq"])
-        first = _RATIOS[packed["exp_avg"]] * np.sqrt(second)
-        scales = packed["ema_scales"].reshape(-1).view("<f4").astype(np.float32)
-        shares = _RATIOS[packed["ema"]] / np.float32(MOST_RATIO)
-        return Numbers(weights, first, second, weights + shares * _spread(scales, len(weights)))
+        if "exp_avg_sq" in packed:
+            tops = packed["exp_avg_sq_tops"].reshape(-1).view("<u2").astype(np.uint16)
+            second = _second_of(tops, packed["exp_avg_sq"])
+            first = _RATIOS[packed["exp_avg"]] * np.sqrt(second)
+        else:
+            first, second = _scaled_of("exp_avg", packed), np.empty(0, np.float32)
+        return Numbers(weights, first, second, weights + _scaled_of("ema", packed))
+
+
+def _scaled_of(part: str, packed: Packed) -> Float32s:
+    scales = packed[f"{part}_scales"].reshape(-1).view("<f4").astype(np.float32)
+    shares = _RATIOS[packed[part]] / np.float32(MOST_RATIO)
+    values: Float32s = shares * _spread(scales, len(shares))
+    return values
 
 
 def _pack_second(values: Float32s, seed: np.uint32) -> tuple[NDArray[np.uint16], Uint8s]:

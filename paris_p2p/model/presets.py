@@ -114,11 +114,18 @@ def build_router(config: Mapping[str, int | float | str | bool]) -> Router:
     return network
 
 
-def count_parameters(config: Mapping[str, int | float | str | bool], *, router: bool = False) -> int:
-    """Counts the parameters of the network with these numbers, without memory for them."""
+def parameter_shapes(
+    config: Mapping[str, int | float | str | bool], *, router: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each parameter of the network with these numbers, without memory for them."""
     with torch.device("meta"):
         network = build_router(config) if router else build_expert(config)
-    return sum(parameter.numel() for parameter in network.parameters())
+    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+
+
+def count_parameters(config: Mapping[str, int | float | str | bool], *, router: bool = False) -> int:
+    """Counts the parameters of the network with these numbers, without memory for them."""
+    return sum(math.prod(shape) for shape in parameter_shapes(config, router=router).values())
 
 
 def count_tokens(config: Mapping[str, int | float | str | bool], latent: tuple[int, int, int, int]) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from paris_p2p.errors import CheckpointError, InexactError
 from paris_p2p.model.checkpoint import Counters
 from paris_p2p.model.merged_file import read_merged
-from paris_p2p.model.resume_format import resume_format
+from paris_p2p.model.resume_format import format_of_run
 from paris_p2p.training.crew_messages import Basis, RoundFiles
 from paris_p2p.training.grown_state import grow_state, slot_of_file, slot_of_size
 from paris_p2p.training.round_merge import CrewSlot, redo_round, tensors_of
@@ -69,7 +69,7 @@ def _full_state(crew_slot: CrewSlot, basis: Basis) -> OuterState:
         return merged
     weights, momentum, average = (np.zeros(crew_slot.parameters, np.float32) for _ in range(3))
     state = OuterState(weights, momentum, average, basis.start_steps, basis.start_clips)
-    read = resume_format(compact=crew_slot.spec.training.compact).load_weights
+    read = format_of_run(crew_slot.spec.training).load_weights
     read(basis.resume_path, tensors_of(crew_slot, weights), counters, tensors_of(crew_slot, average))
     return state
 

@@ -15,7 +15,6 @@ import torch
 
 from paris_p2p.data.batches import Batch
 from paris_p2p.errors import TrainError
-from paris_p2p.model.checkpoint import BETAS
 from paris_p2p.training.basis_state import load_basis, put_into, replay
 from paris_p2p.training.crew_messages import Adopt, CrewJob
 from paris_p2p.training.crew_progress import CrewProgress, Sent, Work
@@ -108,9 +107,7 @@ class CrewLearner:
         self.progress.restart(weights)
         self.put(weights)
         self._put_average()
-        for moments in self.learner.optimizer.state.values():
-            for tensor in moments.values():
-                tensor.zero_()
+        self.learner.optimizer.restart()
         self._young_steps = 0
         self.count()
 
@@ -121,12 +118,7 @@ class CrewLearner:
         AdamW divides by is for them the same. DivergedError, DiskFullError, ReadOnlyError.
         """
         learner = self.learner
-        for moments in learner.optimizer.state.values():
-            own_steps = float(moments["step"])
-            for name, beta in zip(("exp_avg", "exp_avg_sq"), BETAS, strict=True):
-                if own_steps:
-                    moments[name] *= (1 - beta**learner.steps) / (1 - beta**own_steps)
-            moments["step"].fill_(learner.steps)
+        learner.optimizer.scale_to(learner.steps)
         learner.notes = notes
         return learner.write_checkpoint(folder)
 

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from paris_p2p.device import pick_device, set_threads
 from paris_p2p.errors import CheckpointError, ParisError
 from paris_p2p.model.checkpoint import Counters, check_weights, load_weights_into, resume_note
-from paris_p2p.model.resume_format import resume_format
+from paris_p2p.model.resume_format import format_of_run
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.child import open_line
 from paris_p2p.training.counted_note import COUNTED, parse_counted
@@ -58,7 +58,7 @@ def check_card(job: GateJob) -> GateResult:
     counters = Counters(job.run, job.slot, job.steps, job.clips)
     try:
         check_weights(job.weights_path, shapes, counters)
-        resume_format(compact=spec.training.compact).check(
+        format_of_run(spec.training).check(
             job.resume_path, shapes, counters, spec.training.clip_grad_norm, job.weights_path
         )
         parse_counted(resume_note(job.resume_path, COUNTED), job.resume_path.name)
@@ -69,7 +69,7 @@ def check_card(job: GateJob) -> GateResult:
 
 
 def _from_files(job: GateJob, spec: RunSpec, counters: Counters) -> Measured:
-    load_weights = resume_format(compact=spec.training.compact).load_weights
+    load_weights = format_of_run(spec.training).load_weights
     return Measured(
         reference=reference_of(job, spec),
         average=lambda tensors: load_weights_into(job.weights_path, tensors),

@@ -18,7 +18,6 @@ from paris_p2p.device import Device, return_memory
 from paris_p2p.errors import CheckpointError, DivergedError, MemoryLimitError
 from paris_p2p.family import ancestors, parents_from
 from paris_p2p.model.checkpoint import (
-    BETAS,
     Counters,
     TrainState,
     copy_state,
@@ -28,14 +27,14 @@ from paris_p2p.model.checkpoint import (
     load_weights_into,
 )
 from paris_p2p.model.grown_router import grow_router, without_outputs
-from paris_p2p.model.resume_format import resume_format
+from paris_p2p.model.resume_format import format_of_run
+from paris_p2p.model.state_parts import StateParts
 from paris_p2p.records import MAX_LOSS
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.messages import Shrunk, Started
 from paris_p2p.training.objective import batch_clips, build_network, train_losses
+from paris_p2p.training.optimizers import SlotOptimizer
 from paris_p2p.training.schedule import ema_decay, learning_rate
-
-EPSILON = 1e-8
 
 
 class Learner:
@@ -51,7 +50,9 @@ class Learner:
         self.network = build_network(run, spec, slot).to(device.torch).train()
         self.weights: dict[str, Tensor] = dict(self.network.named_parameters())
         self.ema = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        self.optimizer = _adamw(list(self.weights.values()), spec.training.weight_decay)
+        self.optimizer = SlotOptimizer(
+            self.weights, spec.training, torch.bfloat16 if device.bf16 else torch.float32
+        )
 
     @property
     def parameters(self) -> int:
@@ -78,12 +79,11 @@ class Learner:
 
     def state(self) -> TrainState:
         """Returns everything a successor needs; the tensors are this learner's own."""
-        moments = {name: self.optimizer.state[weight] for name, weight in self.weights.items()}
         return TrainState(
             counters=Counters(self.run, self.slot, self.steps, self.clips),
             weights=self.weights,
-            exp_avg={name: moment["exp_avg"] for name, moment in moments.items()},
-            exp_avg_sq={name: moment["exp_avg_sq"] for name, moment in moments.items()},
+            exp_avg=self.optimizer.exp_avg,
+            exp_avg_sq=self.optimizer.exp_avg_sq,
             ema=self.ema,
             notes=self.notes,
         )
@@ -118,16 +118,15 @@ class Learner:
         """
         self.steps, self.clips = steps, clips
         state, max_norm = self.state(), self.spec.training.clip_grad_norm
-        load_resume = resume_format(compact=self.spec.training.compact).load
+        load_resume = format_of_run(self.spec.training).load
         if parents := parents_from(self.spec, experts):
             shapes = without_outputs({n: tuple(w.shape) for n, w in self.weights.items()}, len(parents))
-            smaller = empty_state(state.counters, shapes)
+            smaller = empty_state(state.counters, shapes, StateParts.of_run(self.spec.training))
             load_resume(path, smaller, max_norm)
             copy_state(grow_router(smaller, parents), state)
         else:
             load_resume(path, state, max_norm)
-        for weight in self.weights.values():
-            self.optimizer.state[weight]["step"].fill_(steps)
+        self.optimizer.count_as(steps)
 
     def write_checkpoint(self, folder: Path) -> tuple[Path, Path]:
         """Writes weights and resume state into `folder`; returns their paths.
@@ -135,7 +134,7 @@ class Learner:
         In a run with compact checkpoints this learner goes on from what they hold, as a successor does.
         DivergedError, before anything is written, when a tensor is not finite; DiskFullError, ReadOnlyError.
         """
-        return resume_format(compact=self.spec.training.compact).write(folder, self.state())
+        return format_of_run(self.spec.training).write(folder, self.state())
 
     def step(self, batch: Batch) -> float:
         """Takes one optimizer step and returns the mean loss.
@@ -150,11 +149,8 @@ class Learner:
                 "training goes back to the last checkpoint; "
                 "if this happens again, the run's learning rate is too high"
             )
-        for group in self.optimizer.param_groups:
-            rate = learning_rate(self.spec.training, self.slot, self.steps, self.lowered)
-            group["lr"] = self.rate_share * rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        rate = learning_rate(self.spec.training, self.slot, self.steps, self.lowered)
+        self.optimizer.step(self.rate_share * rate)
         decay = ema_decay(self.spec.training.ema_decay, self.steps)
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.values()), list(self.weights.values()), 1 - decay)
@@ -171,11 +167,11 @@ class Learner:
             loss = self._backward(batch)
             if loss is not None:
                 break
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.forget_gradients()
             self.shrink(f"memory ran out on {self.device}")
         for weight in self.weights.values():
             if weight.grad is None:
-                # No clip needed this input's stand-in, and AdamW must count the step for it too.
+                # No clip needed this input's stand-in, and the optimizer must count the step for it too.
                 weight.grad = torch.zeros_like(weight)
         return loss
 
@@ -220,21 +216,3 @@ class Learner:
             return False
         network.enable_gradient_checkpointing()
         return True
-
-
-def _adamw(weights: list[Tensor], weight_decay: float) -> torch.optim.AdamW:
-    """Builds AdamW (Loshchilov and Hutter, arXiv 1711.05101), which decays matrices, not vectors.
-
-    Its state exists from the start.
-    """
-    groups = [
-        {"params": [weight for weight in weights if weight.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [weight for weight in weights if weight.dim() < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=0.0, betas=BETAS, eps=EPSILON, fused=True
-    )
-    for weight in weights:
-        moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
-        optimizer.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
-    return optimizer

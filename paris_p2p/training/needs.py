@@ -7,14 +7,18 @@ test holds one to the other.
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 
 from paris_p2p.spec import ROUTER, RunSpec
 
 STATE_BYTES = 20  # a parameter: fp32 weights, gradients, two AdamW moments, EMA
+MOMENT_BYTES = 4  # which a matrix that Muon trains has one of
 SPARE_BYTES = 4  # a parameter: what allocators keep between a step's passes
 WEIGHTS_BYTES = 2  # a parameter, in bf16
 # Of resume states, a parameter: four in fp32; where a run has compact ones, 6 and 6 more for every 256.
 RESUME_BYTES, COMPACT_BYTES, COMPACT_BLOCK = 16, 6, 256
+# Of a matrix that Muon trains: a byte less a number, and two more for every 256.
+MUON_COMPACT_BYTES, MUON_BLOCK_BYTES = 5, 8
 # Main memory a parameter of a crew's member: its base with momentum and average, what it did not send yet and
 # what it did (20); while it merges, compares or writes, a copy of the weights (4) and, of a lead, a second
 # state (12).
@@ -34,7 +38,9 @@ def training_bytes(spec: RunSpec, slot: str, *, bf16: bool) -> int:
 
     They are on the device that trains, beside its process.
     """
-    return parameter_count(spec, slot) * (STATE_BYTES + SPARE_BYTES) + _activation_bytes(spec, slot, bf16)
+    state = parameter_count(spec, slot) * (STATE_BYTES + SPARE_BYTES)
+    state -= MOMENT_BYTES * muon_count(spec, slot)
+    return state + _activation_bytes(spec, slot, bf16)
 
 
 def trainer_bytes(spec: RunSpec, slot: str, *, gpu: bool, bf16: bool) -> tuple[int, int]:
@@ -57,15 +63,25 @@ def checkpoint_bytes(spec: RunSpec, slot: str) -> int:
 
 def resume_bytes(spec: RunSpec, slot: str) -> int:
     """Returns the bytes of a resume state, but for the file's header; a merged state has fewer."""
-    parameters = parameter_count(spec, slot)
+    by_muon = muon_count(spec, slot)
+    parameters = parameter_count(spec, slot) - by_muon
     if not spec.training.compact:
-        return parameters * RESUME_BYTES
-    return COMPACT_BYTES * (parameters + -(-parameters // COMPACT_BLOCK))
+        return parameters * RESUME_BYTES + by_muon * (RESUME_BYTES - MOMENT_BYTES)
+    blocks, muon_blocks = -(-parameters // COMPACT_BLOCK), -(-by_muon // COMPACT_BLOCK)
+    of_muon = MUON_COMPACT_BYTES * by_muon + MUON_BLOCK_BYTES * muon_blocks
+    return COMPACT_BYTES * (parameters + blocks) + of_muon
 
 
 def parameter_count(spec: RunSpec, slot: str) -> int:
     """Counts the parameters of a slot's network without allocating them."""
     return _count(tuple(sorted(_config(spec, slot).items())), slot == ROUTER)
+
+
+def muon_count(spec: RunSpec, slot: str) -> int:
+    """Counts the parameters of the matrices that Muon trains; none in a run without it."""
+    if spec.training.optimizer != "muon":
+        return 0
+    return _muon_count(tuple(sorted(_config(spec, slot).items())), slot == ROUTER)
 
 
 def clip_tokens(spec: RunSpec, slot: str = "expert-0") -> int:
@@ -91,3 +107,12 @@ def _count(config: tuple[tuple[str, int | float | str | bool], ...], router: boo
     from paris_p2p.model.presets import count_parameters
 
     return count_parameters(dict(config), router=router)
+
+
+@lru_cache(maxsize=64)
+def _muon_count(config: tuple[tuple[str, int | float | str | bool], ...], router: bool) -> int:
+    from paris_p2p.model.presets import parameter_shapes
+    from paris_p2p.model.state_parts import StateParts
+
+    parts, shapes = StateParts(muon=True), parameter_shapes(dict(config), router=router)
+    return sum(prod(shape) for name, shape in shapes.items() if parts.by_muon(name, shape))

@@ -5,7 +5,7 @@
         batch = clips, noise, times and dropout, all functions of (run, slot, clip counter)
                 and, where notices changed the clips, of the counters at which this lineage met the changes
         loss = mean |network(x_t, t, text) - (eps - x_0)|^2, or the router's cross-entropy
-        weights, moments = AdamW(weights, moments, gradients of the loss)
+        weights, moments = AdamW or Muon(weights, moments, gradients of the loss)
         average = average + (1 - decay) (weights - average)
         at each interval: a checkpoint = resume state and average
 

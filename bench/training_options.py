@@ -1,0 +1,139 @@
+"""Measures what a run's training options do to held-out loss, on clips made as one goes, in minutes.
+
+    .venv/bin/python -m bench.training_options muon [--steps 1500] [--seeds 0 1 2] [--out FOLDER]
+
+Arms of one seed see the same clips, noise and times from the same first weights (`bench.compact` says what
+clips); the step is the product's. The loss is the plain one of the averaged weights, over all times alike.
+With --out, a file of each seed's losses is written, and arms that stand in it are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.bare_run import bare_run
+from bench.compact import BATCH_CLIPS, HELD_OUT_CLIPS, LATENT, SLOT, TEXT, clips
+from bench.row import print_row
+from paris_p2p.device import pick_device
+from paris_p2p.disk import write_atomic
+from paris_p2p.spec import LatentShape, NetworkSpec, RunSpec, TrainingSpec
+from paris_p2p.training.gate_losses import mean_loss
+from paris_p2p.training.learner import Learner
+
+CPU = replace(pick_device("cpu"), bf16=False)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Names one way to train, by what it changes."""
+
+    name: str
+    training: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    latent: LatentShape = LATENT
+    preset: str = "nano"
+
+
+def arms_of(question: str) -> Iterator[Arm]:
+    """Yields a question's arms; the others are compared with the first."""
+    if question == "muon":
+        for optimizer in ("adamw", "muon"):
+            for rate in (1e-3, 2e-3, 4e-3, 8e-3):
+                yield Arm(f"{optimizer} {rate:g}", {"optimizer": optimizer, "learning_rate": rate})
+
+
+QUESTIONS = ("muon",)
+
+
+def spec_of(arm: Arm, steps: int) -> RunSpec:
+    training = TrainingSpec(
+        **{
+            "batch_clips": BATCH_CLIPS,
+            "learning_rate": 1e-3,
+            "total_steps": steps,
+            "decay_steps": steps // 5,
+            "ema_decay": 0.99,
+            **arm.training,
+        }
+    )
+    spec = bare_run(arm.latent, TEXT, arm.preset, training=training)
+    expert = NetworkSpec(preset=arm.preset, config={**spec.expert.config, **arm.network})
+    return spec.model_copy(update={"expert": expert})
+
+
+def train_arm(arm: Arm, steps: int, seed: int) -> tuple[float, float]:
+    """Returns an arm's (held-out loss, seconds of a step)."""
+    spec = spec_of(arm, steps)
+    learner = Learner(f"{seed:064x}", spec, SLOT, CPU)
+    generator = torch.Generator().manual_seed(1000 + seed)
+    begun = time.thread_time()
+    while learner.steps < steps:
+        learner.step(clips(generator, BATCH_CLIPS, learner.clips, arm.latent))
+    step_s = (time.thread_time() - begun) / steps
+    for name, weight in learner.weights.items():
+        weight.data.copy_(learner.ema[name])
+    return held_out_loss(learner, spec, arm.latent), step_s
+
+
+def held_out_loss(learner: Learner, spec: RunSpec, latent: LatentShape) -> float:
+    """Returns the loss of the learner's weights over clips that no arm is trained on."""
+    held_out = clips(torch.Generator().manual_seed(99), HELD_OUT_CLIPS, 0, latent)
+    t = torch.sigmoid(torch.special.ndtri((torch.arange(HELD_OUT_CLIPS) + 0.5) / HELD_OUT_CLIPS))
+    plain = spec.model_copy(update={"training": TrainingSpec(batch_clips=BATCH_CLIPS, learning_rate=1e-3)})
+    return mean_loss(learner.network.eval(), plain, SLOT, held_out, t.float(), CPU)
+
+
+def compare(question: str, steps: int, seeds: list[int], out: Path | None) -> None:
+    path = out / f"{question}-{steps}.json" if out else None
+    found: dict[str, dict[str, list[float]]] = json.loads(path.read_text()) if path and path.exists() else {}
+    arms = list(arms_of(question))
+    for seed in seeds:
+        for arm in arms:
+            losses = found.setdefault(arm.name, {})
+            if str(seed) in losses:
+                continue
+            losses[str(seed)] = list(train_arm(arm, steps, seed))
+            print(f"seed {seed} {arm.name}: {losses[str(seed)][0]:.5f}", flush=True)
+            if path:
+                write_atomic(path, json.dumps(found, indent=1))
+    for arm in arms:
+        _print_arm(arm.name, found[arm.name], found[arms[0].name], steps)
+
+
+def _print_arm(name: str, losses: dict[str, list[float]], first: dict[str, list[float]], steps: int) -> None:
+    ratios = [losses[seed][0] / first[seed][0] for seed in losses]
+    spread = statistics.stdev(ratios) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.nan
+    mean = statistics.mean(loss for loss, _ in losses.values())
+    step_ms = 1e3 * statistics.median(step_s for _, step_s in losses.values())
+    print_row(
+        f"{name}, {steps} steps",
+        f"loss {mean:.4f}, {statistics.mean(ratios):.4f} ± {spread:.4f} times the first's; "
+        f"{step_ms:.1f} ms a step",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("question", choices=QUESTIONS)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, help="a folder for every seed's losses, as JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    compare(options.question, options.steps, options.seeds, options.out)
+
+
+if __name__ == "__main__":
+    main()

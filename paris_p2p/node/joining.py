@@ -126,7 +126,8 @@ def newcomer_of(
     """
     home = data_dir / GENERATOR_DIR
     other_home = data_dir if is_generator else home
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)  # keys come into both, before a node locks them
+    for folder in (data_dir, home):  # keys come into both, before a node locks them
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # parents get another mode
     other = load_or_create_peer_key(other_home / "identity.key")
     return Newcomer(name, asks, is_generator, other, other_home, say)
 

@@ -154,7 +154,7 @@ class Volunteer:
         if self.working is not None:
             self.working.stop("paused")
         await self.news.until(lambda: self.working is None)
-        return "paused: the claim is released and the trainer is gone; `paris-peer resume` goes on"
+        return "paused: the slot is left to others and the trainer is gone; `paris-peer resume` goes on"
 
     async def resume(self) -> str:
         self._pause_file.unlink(missing_ok=True)

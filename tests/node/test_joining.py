@@ -14,7 +14,7 @@ from paris_p2p.errors import BusyError, InviteError, MissingBlobError, RecordErr
 from paris_p2p.identity import Identity
 from paris_p2p.invite import Invite
 from paris_p2p.node.facing import WordLimits, join_name
-from paris_p2p.node.joining import Newcomer, is_joined, join_run
+from paris_p2p.node.joining import Newcomer, is_joined, join_run, newcomer_of
 from paris_p2p.node.membership import CERTIFICATE, own_certificate
 from paris_p2p.owner_records import Admit, JoinRequest, MemberRecord, Revoke
 from tests.node.members_world import DAY_S, MACHINE, MembersWorld, soon
@@ -29,6 +29,14 @@ async def test_a_token_lets_a_machine_in_and_a_later_start_needs_none(tmp_path: 
         assert node.membership.certificate is not None
         again = Invite(run=world.run.id, peers=())
         assert await join_run(host, again) == world.run
+
+
+@pytest.mark.parametrize("is_generator", [False, True])
+def test_a_newcomers_folders_are_private_before_a_node_locks_them(tmp_path: Path, is_generator: bool) -> None:
+    data_dir = tmp_path / "new" / "data"
+    newcomer = newcomer_of(data_dir, is_generator=is_generator)
+    assert newcomer.other_home in (data_dir, data_dir / "generator")
+    assert {path.stat().st_mode & 0o777 for path in (data_dir, data_dir / "generator")} == {0o700}
 
 
 async def test_one_use_admits_a_machines_peer_and_its_generator(tmp_path: Path) -> None:

@@ -51,8 +51,15 @@ def arms_of(question: str) -> Iterator[Arm]:
             for rate in (1e-3, 2e-3, 4e-3, 8e-3):
                 yield Arm(f"{optimizer} {rate:g}", {"optimizer": optimizer, "learning_rate": rate})
 
+    if question == "time-skip":
+        fat = LatentShape(channels=16, frames=4, height=8, width=8)  # a patch of 64 numbers
+        for preset in ("nano", "micro"):
+            for skips in (False, True):
+                network = {"time_skip": True} if skips else {}
+                yield Arm(f"{preset}{' with the skip' if skips else ''}", {}, network, fat, preset)
 
-QUESTIONS = ("muon",)
+
+QUESTIONS = ("muon", "time-skip")
 
 
 def spec_of(arm: Arm, steps: int) -> RunSpec:

@@ -303,7 +303,7 @@ def sign_run(owner: Identity, spec: RunSpec) -> Envelope[RunSpec]:
     """Returns the owner's envelope of a RunSpec that names the owner; its `.id` is the run id."""
     oldest = (
         OPTIONS_READER
-        if spec.training.has_options
+        if spec.training.has_options or spec.expert.config.get("time_skip")
         else CREW_READER
         if spec.crew or spec.training.compact
         else MEMBERSHIP_READER

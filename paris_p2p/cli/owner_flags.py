@@ -153,6 +153,14 @@ class RunFlags:
             parser=typed.existing("first weights"),
         ),
     ] = None
+    time_skip: Annotated[
+        bool,
+        option(
+            "Lead patches past narrow experts to their answer, by a learned gate; older peers lack it.",
+            None,
+            "--time-skip",
+        ),
+    ] = False
     crew: Annotated[
         int,
         option("How many machines may train one slot together, 2 to 64; 0: one alone.", "N", min=0, max=64),

@@ -27,6 +27,7 @@ from paris_p2p.model.layers import (
     with_null,
     zero,
 )
+from paris_p2p.model.time_skip import TimeSkip
 
 
 class VideoDiT(ModelMixin, ConfigMixin):
@@ -51,6 +52,7 @@ class VideoDiT(ModelMixin, ConfigMixin):
         patch_width: int = 2,
         rotary_base: float = 100.0,
         first_frame: bool = False,
+        time_skip: bool = False,
     ):
         super().__init__()
         self.gradient_checkpointing = False
@@ -69,6 +71,7 @@ class VideoDiT(ModelMixin, ConfigMixin):
         zero(self.time_out, self.out)
         # Last, so that the other weights are drawn as without it.
         self.first_in = first_layer(channels, self.patch, width) if first_frame else None
+        self.skip = TimeSkip(channels * self.patch.volume) if time_skip else None
 
     def forward(
         self,
@@ -90,7 +93,8 @@ class VideoDiT(ModelMixin, ConfigMixin):
         text, mask = with_null(self.null_token, tokens, mask)  # [B L text_width] [B 1 1 L]
         shared = self._shared(t)  # [B 6 D]
         steers = (shared[:, None] + self.tables).unbind(1)  # [B 6 D] for each block
-        x = self.embed(self.patch.cut(x_t).to(self.embed.weight.dtype)) + absolute.to(shared.dtype)  # [B N D]
+        patches = self.patch.cut(x_t)  # [B N C·volume]
+        x = self.embed(patches.to(self.embed.weight.dtype)) + absolute.to(shared.dtype)  # [B N D]
         x = with_first(x, self.first_in, self.patch, first)
         for block, steer in zip(self.blocks, steers, strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -98,7 +102,10 @@ class VideoDiT(ModelMixin, ConfigMixin):
             else:
                 x = block(x, steer, (cos, sin), text, mask)
         shift, scale = (shared[:, :2] + self.last_table).unsqueeze(2).unbind(1)
-        return self.patch.join(self.out(normed(x, shift, scale)), grid)  # [B C T H W]
+        answer = self.out(normed(x, shift, scale))
+        if self.skip is not None:
+            answer = self.skip(answer, patches, t)
+        return self.patch.join(answer, grid)  # [B C T H W]
 
     def _shared(self, t: Tensor) -> Tensor:
         """Returns the steering that all blocks share, with the scales around one: [B] -> [B 6 D]."""

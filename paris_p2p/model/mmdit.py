@@ -37,6 +37,7 @@ from paris_p2p.model.layers import (
     with_null,
     zero,
 )
+from paris_p2p.model.time_skip import TimeSkip
 
 
 class MMDiT(ModelMixin, ConfigMixin):
@@ -63,6 +64,7 @@ class MMDiT(ModelMixin, ConfigMixin):
         rotary_base: float = 100.0,
         rotary_frame_pairs: int = 0,
         first_frame: bool = False,
+        time_skip: bool = False,
     ):
         super().__init__()
         self.gradient_checkpointing = False
@@ -85,6 +87,7 @@ class MMDiT(ModelMixin, ConfigMixin):
         zero(self.out, self.last_steer, *(module.steer for module in steered))
         # Last, so that the other weights are drawn as without it.
         self.first_in = first_layer(channels, self.patch, width) if first_frame else None
+        self.skip = TimeSkip(channels * self.patch.volume) if time_skip else None
 
     def forward(
         self,
@@ -107,7 +110,8 @@ class MMDiT(ModelMixin, ConfigMixin):
         where = self._joint(grid, seen, x_t.device)
         dtype = self.out.weight.dtype
         text = self.text_in(text).to(dtype)  # [B L D]
-        x = self.embed(self.patch.cut(x_t).to(dtype)).to(dtype)  # [B N D]
+        patches = self.patch.cut(x_t)  # [B N C·volume]
+        x = self.embed(patches.to(dtype)).to(dtype)  # [B N D]
         x = with_first(x, self.first_in, self.patch, first)
         for block in self.double_blocks:
             x, text = self._run(block, x, text, condition, *where)
@@ -115,7 +119,10 @@ class MMDiT(ModelMixin, ConfigMixin):
         for block in self.single_blocks:
             joint = self._run(block, joint, condition, *where)
         shift, scale = steers(self.last_steer, condition, 2)
-        return self.patch.join(self.out(normed(joint[:, text.shape[1] :], shift, scale)), grid)  # [B C T H W]
+        answer = self.out(normed(joint[:, text.shape[1] :], shift, scale))
+        if self.skip is not None:
+            answer = self.skip(answer, patches, t)
+        return self.patch.join(answer, grid)  # [B C T H W]
 
     def _condition(self, t: Tensor, mask: Tensor, pooled: Tensor | None) -> Tensor:
         """Returns what steers every block, from time and pooled text, activated: [B D]."""

@@ -41,10 +41,11 @@ def check_network(config: Mapping[str, int | float | str | bool], constructor: C
         raise RecordError(
             f"the network's rotary_base is {base!r} and steer_per_block {per_block!r}, which is impossible"
         )
-    if not isinstance(config.get("first_frame", False), bool):
-        raise RecordError(
-            f"the network's first_frame is {str(config['first_frame'])[:40]!r}, and must be true or false"
-        )
+    for name in ("first_frame", "time_skip"):
+        if not isinstance(config.get(name, False), bool):
+            raise RecordError(
+                f"the network's {name} is {str(config[name])[:40]!r}, and must be true or false"
+            )
     width, heads = config["width"], config["heads"]
     if not isinstance(width, int) or not isinstance(heads, int) or width % (2 * heads):
         raise RecordError(f"a width of {width} cannot be split among {heads} heads into pairs")

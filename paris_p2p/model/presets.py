@@ -58,14 +58,23 @@ ROUTER_PRESETS: dict[str, Config] = {
 PUBLISHED_ROUTERS = ("dit-b-2",)  # these cut patches as the experts do
 
 
-def expert_config(preset: str, latent: LatentShape, text: TextShape, *, first_frame: bool = False) -> Config:
+def expert_config(
+    preset: str,
+    latent: LatentShape,
+    text: TextShape,
+    *,
+    first_frame: bool = False,
+    time_skip: bool = False,
+) -> Config:
     """Returns every number of an expert of this size for such latents and text; PresetError.
 
-    `first_frame` says whether it takes a first frame.
+    `first_frame` says whether it takes a first frame, `time_skip` whether patches reach its answer directly.
     """
     sizes: Config = {"channels": latent.channels, "text_width": text.dim, **_patch(latent)}
     if first_frame:
         sizes["first_frame"] = True  # absent when false, so that other runs' numbers stay as they are
+    if time_skip:
+        sizes["time_skip"] = True
     if preset in MMDIT_PRESETS:
         return {**MMDIT_PRESETS[preset], **sizes, "pooled_width": text.pooled_dim}
     return {**_preset("expert", EXPERT_PRESETS, preset, also=tuple(MMDIT_PRESETS)), **sizes}

@@ -62,6 +62,7 @@ class CreateOptions(BaseModel):
     timing: TimingSpec
     rng_seed: Count = 0
     crew: Annotated[int, AfterValidator(_crew_peers)] = 0  # that train a slot together; 0: one alone
+    time_skip: bool = False  # patches reach an expert's answer directly (model/time_skip.py)
     shift_by_tokens: bool = False  # instead of training.time_shift
     init_from: Path | None = None  # a checkpoint that every expert starts from
     members_only: bool = False  # taking part needs the owner's word
@@ -213,6 +214,7 @@ def _expert_config(options: CreateOptions, prepared: Prepared) -> Config:
         prepared.latent,
         prepared.text_shape,
         first_frame=options.training.first_frame_rate > 0,
+        time_skip=options.time_skip,
     )
 
 

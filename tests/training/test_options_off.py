@@ -7,7 +7,7 @@ import torch
 
 from paris_p2p.data.batches import ClipOrder, Draws, make_batch
 from paris_p2p.device import Device
-from paris_p2p.spec import TrainingSpec, open_run, sign_run
+from paris_p2p.spec import NetworkSpec, TrainingSpec, open_run, sign_run
 from paris_p2p.training.learner import Learner
 from paris_p2p.training.objective import build_network, open_clips, train_losses
 from paris_p2p.training.schedule import ema_decay, learning_rate
@@ -33,6 +33,11 @@ def test_an_option_survives_the_wire_and_keeps_older_readers_out(options: dict[s
     opened = open_run(sign_run(OWNER, spec(training=training)).data).record
     assert opened.training == training
     assert opened.oldest_reader == 6
+
+
+def test_a_network_with_the_skip_keeps_older_readers_out() -> None:
+    expert = NetworkSpec(preset="nano", config={**spec().expert.config, "time_skip": True})
+    assert open_run(sign_run(OWNER, spec(expert=expert)).data).record.oldest_reader == 6
 
 
 @pytest.mark.parametrize("slot", ["expert-1", "router"])

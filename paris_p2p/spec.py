@@ -26,7 +26,7 @@ MEMBERSHIP_READER = 4  # the first reader that knows members, notices and sealed
 CREW_READER = 5  # the first that knows crews and compact checkpoints
 OPTIONS_READER = 6  # the first that knows what _OPTIONS names
 # Training options that are left out of a run's bytes where they are as they were before there were any.
-_OPTIONS = ("optimizer",)
+_OPTIONS = ("optimizer", "contrastive")
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(without_controls)]
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
 
@@ -132,6 +132,9 @@ class TrainingSpec(Record):
 
     # what trains the matrices of the networks' blocks (training/optimizers.py)
     optimizer: Literal["adamw", "muon"] = "adamw"
+
+    # how much experts are kept away from the answers of other captions (training/contrast.py)
+    contrastive: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
     def _ddpm_experts_in_order(self) -> TrainingSpec:

@@ -212,6 +212,16 @@ class TrainingFlags:
         float,
         option("Share of the clips trained without their caption.", "SHARE", panel=TRAINING, min=0, max=1),
     ] = 0.1
+    contrastive: Annotated[
+        float,
+        option(
+            "How far experts keep away from what other captions ask for, such as 0.05; older peers lack it.",
+            "SHARE",
+            panel=TRAINING,
+            min=0,
+            max=1,
+        ),
+    ] = 0.0
     time_shift: Annotated[
         float,
         option(

@@ -31,6 +31,7 @@ from paris_p2p.model.resume_format import format_of_run
 from paris_p2p.model.state_parts import StateParts
 from paris_p2p.records import MAX_LOSS
 from paris_p2p.spec import RunSpec
+from paris_p2p.training.contrast import contrast_of, contrasted_losses
 from paris_p2p.training.messages import Shrunk, Started
 from paris_p2p.training.objective import batch_clips, build_network, train_losses
 from paris_p2p.training.optimizers import SlotOptimizer
@@ -178,14 +179,21 @@ class Learner:
     def _backward(self, batch: Batch) -> float | None:
         """Returns the mean loss, or None when memory ran out on the way."""
         total = torch.zeros((), device=self.device.torch)
+        contrast = contrast_of(self.spec, self.slot, batch)
         try:
             for start in range(0, len(batch), self.micro_batch_clips):
-                part = batch.part(start, start + self.micro_batch_clips)
+                stop = start + self.micro_batch_clips
+                part = batch.part(start, stop)
                 with self.device.autocast():
-                    losses = train_losses(self.spec, self.slot, self.network, part)
-                loss = losses.sum() / len(batch)  # each clip weighs the same, even in a smaller last part
-                torch.autograd.backward(loss)
-                total += loss.detach()
+                    if contrast is None:
+                        losses = plain = train_losses(self.spec, self.slot, self.network, part)
+                    else:
+                        losses, plain = contrasted_losses(
+                            self.spec, self.slot, self.network, part, contrast.part(start, stop)
+                        )
+                # Each clip weighs the same, even in a smaller last part.
+                torch.autograd.backward(losses.sum() / len(batch))
+                total += plain.detach().sum() / len(batch)
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 return None

@@ -128,13 +128,10 @@ def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> 
 
     The batch's own draws give times and dropout.
     """
+    if slot != ROUTER:
+        return clip_losses(*expert_answers(spec, slot, network, batch))
     t = times(spec, slot, batch.normal)
     no_caption = batch.uniforms[:, CAPTION_DRAW] < spec.training.caption_dropout
-    if slot != ROUTER:
-        mask = batch.mask & ~no_caption[:, None]
-        return expert_losses(
-            network, batch, t, mask, predicts_noise=spec.predicts_noise(slot), first=first_frames(spec, batch)
-        )
     # A clip loses one of the two at most: the caption's draw goes first.
     no_latent = (batch.uniforms[:, LATENT_DRAW] < ROUTER_LATENT_DROPOUT) & ~no_caption
     return torch.cat([
@@ -146,6 +143,19 @@ def train_losses(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> 
         )
         if bool(rows.any())
     ])  # fmt: skip
+
+
+def expert_answers(spec: RunSpec, slot: str, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Returns an expert's answers in training, and what they should be: [B C T H W] each."""
+    no_caption = batch.uniforms[:, CAPTION_DRAW] < spec.training.caption_dropout
+    return _answers(
+        network,
+        batch,
+        times(spec, slot, batch.normal),
+        batch.mask & ~no_caption[:, None],
+        predicts_noise=spec.predicts_noise(slot),
+        first=first_frames(spec, batch),
+    )
 
 
 def first_frames(spec: RunSpec, batch: Batch) -> Tensor | None:
@@ -166,7 +176,14 @@ def expert_losses(
     predicts_noise: bool = False,
     first: Tensor | None = None,
 ) -> Tensor:
-    """Returns the mean squared error of the velocity or of the noise: [B].
+    """Returns the mean squared error of the velocity or of the noise: [B]."""
+    return clip_losses(*_answers(network, batch, t, mask, predicts_noise=predicts_noise, first=first))
+
+
+def _answers(
+    network: nn.Module, batch: Batch, t: Tensor, mask: Tensor, *, predicts_noise: bool, first: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Returns the network's answers and the velocities, or the noise: [B C T H W] each.
 
     The noise is predicted at the same noise-to-data ratio on the cosine schedule.
     """
@@ -176,8 +193,7 @@ def expert_losses(
         x, time, target = diffuse(x0, batch.noise, s), s.float(), batch.noise
     else:
         x, time, target = interpolate(x0, batch.noise, t), t, velocity(x0, batch.noise)
-    answer = network(x, time, batch.tokens.float(), mask, batch.pooled.float(), first)  # [B C T H W]
-    return clip_losses(answer, target)  # [B]
+    return network(x, time, batch.tokens.float(), mask, batch.pooled.float(), first), target
 
 
 def router_losses_by_draw(

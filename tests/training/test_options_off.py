@@ -27,7 +27,7 @@ def test_a_runs_id_is_what_it_was() -> None:
     assert sign_run(OWNER, spec(training=RICH)).id == RICH_RUN
 
 
-@pytest.mark.parametrize("options", [{"optimizer": "muon"}], ids=str)
+@pytest.mark.parametrize("options", [{"optimizer": "muon"}, {"contrastive": 0.05}], ids=str)
 def test_an_option_survives_the_wire_and_keeps_older_readers_out(options: dict[str, object]) -> None:
     training = RICH.model_copy(update=options)
     opened = open_run(sign_run(OWNER, spec(training=training)).data).record

@@ -20,7 +20,11 @@ MAX_ROUND_BYTES = 512 << 10  # of a round blob
 STREAM_CLIPS_END = 1 << 53  # no stream of clips is counted so far: what Count can say
 SCALE_ONE = 1 << 16  # scales are counted in 1/65536
 
+MOST_STEP = 8.0
+
 Share = Annotated[float, Field(ge=0, le=1)]
+# of an update's levels, in root mean squares of the chunk that it should say
+UpdateStep = Annotated[float, Field(gt=0.25, le=MOST_STEP)]
 
 
 class CrewSpec(Record):
@@ -30,8 +34,7 @@ class CrewSpec(Record):
     # optimizer steps that the median member makes in a round
     least_steps: Annotated[int, Field(ge=1, le=100_000)] = 30
     most_steps: Annotated[int, Field(ge=1, le=100_000)] = 250
-    kept: Annotated[int, Field(ge=1, le=4096)] = 4096  # entries of each chunk of 4,096 that an update holds
-    magnitudes: Annotated[int, Field(ge=1, le=2)] = 2  # of a chunk's entries
+    step: UpdateStep = 2.0  # the finest that updates have
     parts: Annotated[int, Field(ge=1, le=64)] = 1  # a round moves one chunk in so many
     feedback: Share = 0.95  # of what was not sent, what is kept for the next update
     outer_rate: Annotated[float, Field(gt=0, le=2)] = 0.7

@@ -61,7 +61,7 @@ class LeadsNetwork:
             expert=NetworkSpec(preset="bench", config=numbers),
             training=TRAINING,
         )
-        crew = CrewSpec(kept=plan.kept, magnitudes=plan.magnitudes, parts=plan.parts)
+        crew = CrewSpec(step=plan.step, parts=plan.parts)
         self.crew_slot = CrewSlot.of(plan.run, plan.slot, spec, crew)
         self.learner = SimpleNamespace(network=network, device=Device(torch.device("cpu"), bf16=False))
         self.base = SimpleNamespace(weights=np.zeros(self.crew_slot.parameters, np.float32))

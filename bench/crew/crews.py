@@ -141,8 +141,8 @@ class Crew:
         if plan.exact:
             exact = base - told
         else:
-            kept = plan.thin_kept if peer.thin else plan.kept_in(self.merges)
-            data = update_bytes(plan, peer.error, base, told, self.merges, kept)
+            step = plan.thin_step if peer.thin else plan.step
+            data = update_bytes(plan, peer.error, base, told, self.merges, step)
             data = forged(plan, data, others) if attacker else data
         made = Sent(peer.name, data, exact, peer.since, number, peer.steps - peer.since)
         if plan.eager:

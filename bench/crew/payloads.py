@@ -1,13 +1,14 @@
 """Computes what updates weigh and how long they take on home lines, for networks from 129 M to 11.9 B.
 
-Nothing is measured here: an update's size follows from its header to the byte.
+Nothing is measured here: an update's size is what updates of its step took so far (rules/update_sizes.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paris_p2p.updates.update_header import UpdateHeader
+from paris_p2p.crew_records import CrewSpec
+from paris_p2p.rules.update_sizes import expected_bytes
 
 NETWORKS = {"129 M": 128_400_000, "605 M": 603_500_000, "1.3 B": 1_300_000_000, "11.9 B": 11_890_000_000}
 LINES_MBIT = (5, 20, 100)
@@ -19,28 +20,23 @@ class Setting:
     """Says how an update is coded."""
 
     title: str
-    kept: int = 4096
-    magnitudes: int = 2
+    step: float = 2.0
     parts: int = 1
 
     def size_bytes(self, parameters: int) -> float:
-        """Returns an update's bytes, as the mean over the parts."""
-        sizes = [
-            UpdateHeader(parameters, self.kept, self.magnitudes, self.parts, part).size_bytes
-            for part in range(self.parts)
-        ]
-        return sum(sizes) / len(sizes)
+        """Returns about how many bytes an update has."""
+        return expected_bytes(CrewSpec(step=self.step, parts=self.parts), parameters, self.step)
 
 
 SETTINGS = (
-    Setting("2 bits"),
-    Setting("2 bits, one chunk in 2 a round", parts=2),
+    Setting("steps of 1", step=1.0),
+    Setting("steps of 1.5", step=1.5),
+    Setting("steps of 2"),
+    Setting("steps of 3", step=3.0),
+    Setting("steps of 2, one chunk in 2 a round", parts=2),
     Setting("one in 4", parts=4),
     Setting("one in 8", parts=8),
     Setting("one in 16", parts=16),
-    Setting("1 bit, one in 4", magnitudes=1, parts=4),
-    Setting("256 of 4,096 entries", kept=256),
-    Setting("64 of 4,096 entries", kept=64),
 )
 
 

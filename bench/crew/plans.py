@@ -1,6 +1,6 @@
 """Says what a crew does in an experiment: every number of it, so that a result can be repeated.
 
-Legend: n parameters, k of 4,096 entries kept, H inner steps a round, P peers.
+Legend: n parameters, H inner steps a round, P peers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def peer_name(number: int) -> str:
 
 
 class Plan(BaseModel):
-    """Says what one crew does; the defaults are dense DiLoCo in 2 bits among four peers that all keep up."""
+    """Says what one crew does; the defaults are DiLoCo among four peers that all keep up."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,10 +47,7 @@ class Plan(BaseModel):
     inner_steps: int = 15  # H
     learning_rate: float = TRAINING.learning_rate
     exact: bool = False  # updates in float32, without error feedback
-    kept: int = 4096
-    kept_from: int = 0  # the k of the first round, which falls to `kept` by halves
-    fall_rounds: int = 0  # over which k is halved once
-    magnitudes: int = 2
+    step: float = 2.0  # of updates' levels, in root mean squares of a chunk
     parts: int = 1
     grow_rounds: int = 0  # after which a round covers half as much, from all down to one of `parts`
     feedback: float = 0.95
@@ -65,7 +62,7 @@ class Plan(BaseModel):
     churn_rounds: int = 0  # every so many rounds a peer leaves and one joins
     slow: int = 0  # peers that are four times slower
     thin: int = 0  # peers with a tenth of the line
-    thin_kept: int = 64
+    thin_step: float = 6.75  # about a tenth of the bytes
     attack: Attack = ""  # what the last peer does
     checked: bool = False  # updates are checked before they count
 
@@ -78,12 +75,6 @@ class Plan(BaseModel):
     def id(self) -> str:
         text = json.dumps(self.model_dump(exclude={"name"}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    def kept_in(self, number: int) -> int:
-        """Returns the k of a round."""
-        if not self.fall_rounds:
-            return self.kept
-        return max(self.kept, self.kept_from >> (number // self.fall_rounds))
 
     def parts_in(self, number: int) -> int:
         """Returns into how many parts the weights are cut in a round."""

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.crew.plans import Plan
-from paris_p2p.updates.compression import compress
-from paris_p2p.updates.layout import Vector
+from paris_p2p.updates.chunk_codes import ChunkCodes, PackedChunks
+from paris_p2p.updates.compression import Precision, compress
+from paris_p2p.updates.layout import Vector, chunk_slices
 from paris_p2p.updates.update_file import Update
-from paris_p2p.updates.update_header import HEADER_BYTES, UpdateHeader
-
-NAN_HALF = b"\x00\x7e"
+from paris_p2p.updates.update_header import UpdateHeader, assembled
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,12 @@ class Sent:
         return len(self.data) if self.exact is None else self.exact.nbytes
 
 
-def update_bytes(plan: Plan, error: Vector, base: Vector, weights: Vector, number: int, kept: int) -> bytes:
+def update_bytes(plan: Plan, error: Vector, base: Vector, weights: Vector, number: int, step: float) -> bytes:
     """Returns the file of an update from `base` to `weights`, whose rest stays in `error`."""
     parts = plan.parts_in(number)
-    header = UpdateHeader(len(base), kept, plan.magnitudes, parts, number % parts)
+    header = UpdateHeader(len(base), parts, number % parts)
     out = io.BytesIO()
-    compress(error, base, weights, header, plan.feedback, out)
+    compress(error, base, weights, header, Precision(step, plan.feedback), out)
     return out.getvalue()
 
 
@@ -60,10 +59,21 @@ def told_weights(plan: Plan, base: Vector, weights: Vector, rng: np.random.Gener
 def forged(plan: Plan, honest: bytes, others: list[Sent]) -> bytes:
     """Returns the bytes that a cheating peer sends instead of its own file."""
     if plan.attack == "nan":
-        return honest[:HEADER_BYTES] + NAN_HALF + honest[HEADER_BYTES + 2 :]
+        return _without_a_number(honest)
     if plan.attack == "copy" and others:
         return others[0].data
     return honest
+
+
+def _without_a_number(honest: bytes) -> bytes:
+    """Returns a file whose every chunk's step is no number."""
+    header, blocks = UpdateHeader.from_bytes(honest), []
+    update = Update.from_bytes(honest, header.parameters)
+    for first, last in chunk_slices(header.parameters):
+        codes = update.read(first, last)[1]
+        bad = ChunkCodes(np.full_like(codes.steps, np.nan), codes.levels)
+        blocks.append(PackedChunks.of(bad).deflated() if len(codes.steps) else b"")
+    return assembled(header, blocks)
 
 
 def dense(data: bytes, parameters: int) -> Vector:

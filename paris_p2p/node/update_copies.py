@@ -12,7 +12,6 @@ from paris_p2p.crew_records import CrewSpec, UpdateRecord
 from paris_p2p.envelope import Envelope
 from paris_p2p.node.board import Board
 from paris_p2p.rules.keeping import updates_copied
-from paris_p2p.rules.rounds import LEAST_KEPT
 from paris_p2p.store.sealing import sealed_bytes
 from paris_p2p.updates.update_header import UpdateHeader
 
@@ -34,8 +33,4 @@ def updates_wanted(board: Board, slot: str) -> list[Envelope[UpdateRecord]]:
 def largest_update_bytes(weights_bytes: int, crew: CrewSpec) -> int:
     """Returns how large an update's blob can be, of a network whose weights file has so many bytes."""
     parameters = max(1, weights_bytes // _WEIGHT_BYTES)
-    kept, sizes = crew.kept, [0]
-    while kept >= min(LEAST_KEPT, crew.kept):
-        sizes.append(UpdateHeader(parameters, kept, crew.magnitudes, crew.parts, 0).size_bytes)
-        kept //= 4
-    return sealed_bytes(max(sizes))
+    return sealed_bytes(UpdateHeader(parameters, crew.parts).largest_bytes)

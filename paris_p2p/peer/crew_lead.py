@@ -270,7 +270,7 @@ class CrewLead:
 
     def _next_round_s(self) -> float:
         seat, others = self.seat, self.colleagues
-        update_bytes = max(seat.update_bytes().values())
+        update_bytes = seat.update_bytes()
         lines = [seat.uplink.bytes_per_s, *(one.upload_bytes_per_s for one in others)]
         return round_length_s(
             [seat.trainer.step_s, *(one.step_s for one in others)],

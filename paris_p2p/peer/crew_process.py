@@ -90,9 +90,9 @@ class CrewProcess:
         self.step_s = adopted.step_s or self.step_s
         return adopted
 
-    async def update(self, kept: int, part: int) -> UpdateReady | None:
+    async def update(self, step: float, part: int) -> UpdateReady | None:
         """Returns an update of what was learned; None where nothing was."""
-        answer = await self._ask(MakeUpdate(kept=kept, part=part))
+        answer = await self._ask(MakeUpdate(step=step, part=part))
         return None if isinstance(answer, NothingLearned) else _of(answer, UpdateReady)
 
     async def merge(self, command: Merge) -> MergedReady | NotMerged:

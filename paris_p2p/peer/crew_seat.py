@@ -26,17 +26,15 @@ from paris_p2p.rules.lead_move import trains_alike
 from paris_p2p.rules.rates import lowered_after
 from paris_p2p.rules.round_checks import OpenedRound, lineage_after
 from paris_p2p.rules.rounds import (
-    LEAST_KEPT,
     REASONS_FOR_UPDATES,
-    kept_for_line,
     round_length_s,
 )
 from paris_p2p.rules.tips import Tip
 from paris_p2p.rules.trainer_life import MAX_TRAINER_DEATHS
+from paris_p2p.rules.update_sizes import expected_bytes, step_for_line
 from paris_p2p.training.counted_note import read_counted
 from paris_p2p.training.crew_messages import Adopt, Basis, CrewJob
 from paris_p2p.training.needs import parameter_count
-from paris_p2p.updates.update_header import UpdateHeader
 
 
 class CrewSeat:
@@ -179,8 +177,9 @@ class CrewSeat:
     async def make_update(self) -> None:
         """Makes an update of what was learned since the base, and tells the others of it."""
         node, base = self.node, self.card
-        kept = kept_for_line(self.crew, self.round_s, self.uplink.bytes_per_s, self.update_bytes())
-        ready = await self.trainer.update(kept, base.record.seq % self.crew.parts)
+        parameters = parameter_count(node.spec, self.slot)
+        step = step_for_line(self.crew, self.round_s, self.uplink.bytes_per_s, parameters)
+        ready = await self.trainer.update(step, base.record.seq % self.crew.parts)
         self._updated = base.id
         if ready is None:
             return
@@ -212,15 +211,9 @@ class CrewSeat:
         else:
             self.untold = None
 
-    def update_bytes(self) -> dict[int, int]:
-        """Returns how large an update of this slot's network is, by the entries of a chunk that it keeps."""
-        crew, parameters = self.crew, parameter_count(self.node.spec, self.slot)
-        kept, sizes = crew.kept, dict[int, int]()
-        while kept >= min(LEAST_KEPT, crew.kept):
-            header = UpdateHeader(parameters, kept, crew.magnitudes, crew.parts, 0)
-            sizes[kept] = header.size_bytes
-            kept //= 4
-        return sizes
+    def update_bytes(self) -> float:
+        """Returns about how large an update of this slot's network is, at the run's own step."""
+        return expected_bytes(self.crew, parameter_count(self.node.spec, self.slot), self.crew.step)
 
     async def end(self) -> None:
         """Ends the trainer, where there is one."""

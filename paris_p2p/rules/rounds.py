@@ -27,8 +27,6 @@ MAX_NORM: Final = 3.0  # of an update, in medians
 MAX_STEPS_OF_MEDIAN: Final = 8  # an update holds at most so many times `most_steps`
 _MAX_STEPS_PER_S: Final = 1e4  # as for cards: more than any machine makes
 MOST_WEIGHT: Final = 4  # of an update, in median clips of its round
-LEAST_KEPT: Final = 16  # of 4,096
-UPLOAD_SHARE: Final = 0.5  # of a round: what an update's upload may take of it
 LEAST_ROUNDS: Final = 4  # between two cards with full weights, unless somebody needs them
 ALONE_ROUNDS: Final = 3  # without another's update, after which a lead trains alone again
 
@@ -196,7 +194,7 @@ def round_length_s(
     """Returns how long a round takes, in seconds.
 
     The median member makes between `least_steps` and `most_steps`: as many as twice its upload takes, so that
-    uploads overlap the next round; of a slower line fewer entries are asked (`kept_for_line`). `step_s` and
+    uploads overlap the next round; a slower line sends coarser ones (`step_for_line`). `step_s` and
     `upload_s` are what members say that they measured, of one step and of one update's upload; 0: not known.
     Of two the lower one counts, so that neither a slow member nor one that lies makes the round of others
     longer. A run's cards come at least three and at most half as often as its checkpoint interval says,
@@ -215,23 +213,6 @@ def round_length_s(
 def grace_s(round_s: float) -> float:
     """Returns the seconds after a round's end within which updates still count in it."""
     return min(MAX_GRACE_S, round_s / 4)
-
-
-def kept_for_line(
-    crew: CrewSpec, round_s: float, upload_bytes_per_s: float, bytes_at: Mapping[int, int]
-) -> int:
-    """Returns how many entries of each chunk a member sends, so that the upload fits its line.
-
-    It is the largest of `bytes_at` (kept -> bytes of an update, of this network) that is at most the run's
-    `kept` and whose upload takes at most UPLOAD_SHARE of a round; the smallest where none does; the run's own
-    where the line was not measured yet.
-    """
-    allowed = sorted(kept for kept in bytes_at if LEAST_KEPT <= kept <= crew.kept) or [crew.kept]
-    if upload_bytes_per_s <= 0:
-        return allowed[-1]
-    room_bytes = UPLOAD_SHARE * round_s * upload_bytes_per_s
-    fitting = [kept for kept in allowed if bytes_at.get(kept, 0) <= room_bytes]
-    return fitting[-1] if fitting else allowed[0]
 
 
 def goes_full(

@@ -20,6 +20,7 @@ from paris_p2p.training.crew_messages import Adopt, CrewJob
 from paris_p2p.training.crew_progress import CrewProgress, Sent, Work
 from paris_p2p.training.learner import Learner
 from paris_p2p.training.round_merge import CrewSlot, tensors_of
+from paris_p2p.updates.compression import Precision
 from paris_p2p.updates.layout import Vector
 from paris_p2p.updates.outer_step import OuterState
 from paris_p2p.updates.update_header import UpdateHeader
@@ -55,27 +56,27 @@ class CrewLearner:
         self.progress.note(Work(batch.first_clip, 1, len(batch), loss, 1))
         return loss
 
-    def publish(self, kept: int, part: int, folder: Path) -> Sent | None:
+    def publish(self, step: float, part: int, folder: Path) -> Sent | None:
         """Writes an update of what was learned; None where nothing was.
 
         TrainError for a part that the run does not have, DivergedError, DiskFullError, ReadOnlyError.
         """
         crew = self.crew_slot.crew
-        if part >= crew.parts or kept > crew.kept:
+        if part >= crew.parts or step < crew.step:
             raise TrainError(
-                f"the trainer was asked for part {part} and {kept} entries of each chunk, the run has "
-                f"{crew.parts} parts and at most {crew.kept} entries; this is a bug in the node"
+                f"the trainer was asked for part {part} and a step of {step}, the run has {crew.parts} parts "
+                f"and steps from {crew.step} on; this is a bug in the node"
             )
         if not self.progress.unsent.steps:
             return None
-        header = UpdateHeader(self.crew_slot.parameters, kept, crew.magnitudes, crew.parts, part)
+        header = UpdateHeader(self.crew_slot.parameters, crew.parts, part)
         weights = self.weights()
         if self.progress.settle(weights):
             self.put(weights)
         if self.progress.is_unchanged(weights):
             return None
-        end = self.progress.unsent.span[1]
-        return self.progress.publish(weights, header, crew.feedback, folder / f"update-{end:012}.paris")
+        path = folder / f"update-{self.progress.unsent.span[1]:012}.paris"
+        return self.progress.publish(weights, header, Precision(step, crew.feedback), path)
 
     def adopt(self, command: Adopt, merged: OuterState | None) -> None:
         """Goes on from another card's state: from `merged` where that was computed here already.

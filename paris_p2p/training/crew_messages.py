@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from paris_p2p.crew_records import MAX_COUNTED, MAX_LATE, MAX_PEERS, SCALE_ONE, CrewSpec
+from paris_p2p.crew_records import MAX_COUNTED, MAX_LATE, MAX_PEERS, SCALE_ONE, CrewSpec, UpdateStep
 from paris_p2p.errors import TrainError
 from paris_p2p.records import MAX_ROUNDS, Count, Hash, Loss, PeerId
 from paris_p2p.training.messages import Event, GateJob, Message, TrainJob
@@ -116,7 +116,7 @@ class MakeUpdate(Message):
     """
 
     command: Literal["update"] = "update"
-    kept: Annotated[int, Field(ge=1, le=4096)]
+    step: UpdateStep
     part: Annotated[int, Field(ge=0, le=63)] = 0
 
 
@@ -184,7 +184,7 @@ class UpdateReady(Message):
     clips: Count
     first_clip: Count
     train_loss: Loss  # mean over its steps
-    kept: Count
+    step: UpdateStep
 
 
 class NothingLearned(Message):

@@ -22,7 +22,7 @@ import numpy as np
 from paris_p2p.disk import explained, replacing
 from paris_p2p.rules.crew_steps import Fate
 from paris_p2p.training.crew_messages import RoundFiles
-from paris_p2p.updates.compression import compress
+from paris_p2p.updates.compression import Precision, compress
 from paris_p2p.updates.layout import CHUNK_ENTRIES, Vector
 from paris_p2p.updates.outer_step import OuterState, add_scaled
 from paris_p2p.updates.update_file import Update
@@ -130,7 +130,7 @@ class CrewProgress:
         same = np.array_equal(weights[first], base[first]) and np.array_equal(weights, base)
         return same and not self.error.any()
 
-    def publish(self, weights: Vector, header: UpdateHeader, feedback: float, path: Path) -> Sent:
+    def publish(self, weights: Vector, header: UpdateHeader, precision: Precision, path: Path) -> Sent:
         """Writes an update of all that is ahead on the header's chunks, and returns it.
 
         Waiting updates of the same chunks are part of it: the weights must have been settled. DivergedError
@@ -142,7 +142,7 @@ class CrewProgress:
             work = one.work.plus(work)
         self._apart = bool(self.error.any())
         with explained(path), replacing(path, durable=False) as file:
-            compress(self.error, self.base.weights, weights, header, feedback, file)
+            compress(self.error, self.base.weights, weights, header, precision, file)
         earlier = tuple(each for one in same for each in (*one.earlier, one))
         sent = Sent(work, path, Update.open(path, header.parameters), earlier)
         self.waiting = (*(one for one in self.waiting if one not in same), sent)

@@ -175,7 +175,7 @@ class _CrewSession:
 
     def _update(self, command: MakeUpdate) -> UpdateReady | NothingLearned:
         try:
-            sent = self.crew.publish(command.kept, command.part, self.job.out_dir)
+            sent = self.crew.publish(command.step, command.part, self.job.out_dir)
         except DivergedError as error:
             self._start_again(error)
             return NothingLearned()
@@ -188,7 +188,7 @@ class _CrewSession:
             clips=sent.work.clips,
             first_clip=sent.work.first_clip,
             train_loss=sent.work.mean_loss,
-            kept=command.kept,
+            step=command.step,
         )
 
     def _adopted(self) -> Adopted:

@@ -60,16 +60,14 @@ class CrewSlot:
 def open_update(crew_slot: CrewSlot, file: UpdateFile) -> Update:
     """Opens an update's file once all of it is checked.
 
-    UpdateFormatError where it is not canonical, of another network, holds more or other parts than the run
-    allows, or nothing but zeros, which would take weight from others and bring nothing.
+    UpdateFormatError where it is not well-formed, of another network, of other parts than the run's, or
+    holds nothing but zeros, which would take weight from others and bring nothing.
     """
     update = Update.open(file.path, crew_slot.parameters)
     header, crew = update.header, crew_slot.crew
-    if header.kept > crew.kept or header.magnitudes > crew.magnitudes or header.parts != crew.parts:
+    if header.parts != crew.parts:
         raise UpdateFormatError(
-            f"an update keeps {header.kept} entries in {header.magnitudes} magnitudes and is one part of "
-            f"{header.parts}; the run says at most {crew.kept} and {crew.magnitudes}, and {crew.parts} "
-            "parts; refuse it"
+            f"an update is one part of {header.parts}, the run has {crew.parts}; refuse it"
         )
     if update.square_norm == 0:
         raise UpdateFormatError("an update holds nothing but zeros; refuse it")

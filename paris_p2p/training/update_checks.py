@@ -9,7 +9,7 @@ An update is left out when
     data    over rounds its maker's gain less on own clips than on others', or less than a tenth of what
             others' gain for each clip, by three standard errors
 Each check sees what those before it left. What a lead leaves out is told with the code and what was measured.
-Legend: n parameters, Q an update, k entries of a chunk that it keeps, L entries of a chunk.
+Legend: n parameters, Q an update, L entries of a chunk, of which k are not zero.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from itertools import combinations
 from statistics import median
 
 import numpy as np
+from numpy.typing import NDArray
 
 from paris_p2p.data.draws import Draws
 from paris_p2p.errors import UpdateFormatError
@@ -29,15 +30,16 @@ from paris_p2p.training.crew_messages import LeftOut, UpdateFile
 from paris_p2p.training.round_merge import CrewSlot, open_update, update_lengths
 from paris_p2p.updates.update_file import Update
 
+Signs = NDArray[np.int8]  # [L]
 WORSE_Z = 3.0  # standard errors beyond which a difference is not noise
 LEAST_ROUNDS = 4  # before what was measured over rounds says anything
 FORGETTING = 0.9
 SAMPLED_CHUNKS = 64  # looked at for copies
-# From this agreement beyond chance on, one may be a copy. Honest updates agree too, most in a slot's first
-# rounds, where all go the same way: up to 0.68 where all entries are kept, 0.65 with 1,024 of 4,096 and 0.23
-# with 64. Where the outer momentum overshot and all go back, it is 0.95: so a copy also agrees more than the
-# round's others do, by COPY_SHARE of what they lack.
-COPY_AGREEMENT, COPY_SHARE = 0.8, 0.75
+# From this agreement beyond chance on, one may be a copy. Honest updates agree too: in steps of two root mean
+# squares up to 0.38 in a slot's first round, where all go the same way, and 0.10 to 0.18 after it. Where the
+# outer momentum overshot and all go back, it may be far more: so a copy also agrees more than the round's
+# others do, by COPY_SHARE of what they lack.
+COPY_AGREEMENT, COPY_SHARE = 0.6, 0.6
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,8 @@ def judge_norms(candidates: Sequence[OpenedUpdate], usual_norm: float) -> Judged
 
 def judge_copies(crew_slot: CrewSlot, candidates: Sequence[OpenedUpdate], parent: str) -> Judged:
     """Leaves out what agrees too well with one before it: candidates come as they were heard of."""
-    pairs = {
-        (i, j): sign_agreement(candidates[i].update, candidates[j].update, crew_slot.run, parent)
-        for i, j in combinations(range(len(candidates)), 2)
-    }
+    samples = [_Sample.of(one.update, crew_slot.run, parent) for one in candidates]
+    pairs = {(i, j): _agreement(samples[i], samples[j]) for i, j in combinations(range(len(samples)), 2)}
     usual = median(pairs.values()) if pairs else 0.0
     limit = max(COPY_AGREEMENT, usual + COPY_SHARE * (1 - usual))
     copied: dict[int, int] = {}  # place -> of which it is a copy
@@ -129,45 +129,39 @@ def judge_copies(crew_slot: CrewSlot, candidates: Sequence[OpenedUpdate], parent
 
 def sign_agreement(one: Update, other: Update, run: str, parent: str) -> float:
     """Returns how far two updates agree beyond chance: 0 as two unrelated ones do, 1 when one repeats what
-    the other keeps.
+    the other says.
 
-    It counts entries that both keep with the same sign, on chunks that the parent card's id picks: of
-    k_1 and k_2 entries of L there would be k_1 k_2 / 2 L by chance. Where both have two magnitudes, those of
-    the same sign and magnitude are as many again, a quarter by chance: at a slot's beginning honest updates
-    agree in nearly all signs, and not in which entries are large. It is 0 where they hold other parts.
+    It counts entries that both say with the same sign, on chunks that the parent card's id picks: where they
+    say k_1 and k_2 entries of L there would be k_1 k_2 / 2 L by chance. It is 0 where they hold other parts.
     """
-    chunks = one.header.chunks
-    if chunks != other.header.chunks:
+    return _agreement(_Sample.of(one, run, parent), _Sample.of(other, run, parent))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Holds the signs (-1, 0 where nothing is said, 1) of an update on some of its chunks."""
+
+    chunks: range  # that the update holds
+    signs: tuple[Signs, ...]
+
+    @classmethod
+    def of(cls, update: Update, run: str, parent: str) -> _Sample:
+        chunks = update.header.chunks
+        chosen = Draws.of(run, f"copy/{parent}").order(0, len(chunks))[:SAMPLED_CHUNKS]
+        read = (update.read(chunks[int(place)], chunks[int(place)] + 1) for place in chosen)
+        return cls(chunks, tuple(np.sign(codes.levels[0]) for _, codes in read))
+
+
+def _agreement(one: _Sample, other: _Sample) -> float:
+    if one.chunks != other.chunks:
         return 0.0
-    by_level = min(one.header.magnitudes, other.header.magnitudes) == 2
     same, chance, most = 0.0, 0.0, 0.0
-    for place in Draws.of(run, f"copy/{parent}").order(0, len(chunks))[:SAMPLED_CHUNKS]:
-        first, length = _levels(one, chunks[int(place)])
-        second, _ = _levels(other, chunks[int(place)])
-        kept = [np.count_nonzero(levels) for levels in (first, second)]
-        agree = np.sign(first) == np.sign(second), first == second
-        for share, equal in zip((0.5, 0.25), agree[: 1 + by_level], strict=False):
-            same += float(np.count_nonzero(equal & (first != 0)))
-            chance += share * kept[0] * kept[1] / length
-            most += min(kept)
+    for first, second in zip(one.signs, other.signs, strict=True):
+        said = [np.count_nonzero(signs) for signs in (first, second)]
+        same += float(np.count_nonzero((first == second) & (first != 0)))
+        chance += said[0] * said[1] / (2 * len(first))
+        most += min(said)
     return float((same - chance) / (most - chance)) if most > chance else 0.0
-
-
-def _levels(update: Update, chunk: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.int8]], int]:
-    """Returns (a chunk's levels [L]: 1 for a small entry and 2 for a large one, with their signs, 0 where
-    nothing is kept; L).
-    """
-    _, codes = update.read(chunk, chunk + 1)
-    levels = np.zeros(codes.length, np.int8)
-    if codes.magnitudes[0, -1] == 0:
-        return levels, codes.length
-    found = np.ones(codes.kept, np.int8) if codes.large is None else 1 + codes.large[0].astype(np.int8)
-    found = np.where(codes.negative[0], -found, found)
-    if codes.indices is None:
-        levels[:] = found
-    else:
-        levels[codes.indices[0]] = found
-    return levels, codes.length
 
 
 @dataclass

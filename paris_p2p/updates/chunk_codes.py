@@ -1,183 +1,149 @@
-"""How the chunks of an update become bytes and come back: magnitudes, Elias-Fano indices, signs, levels.
+"""How chunks of an update become bytes and come back: a step each, 2 bits an entry, and the larger levels.
 
-Legend: R chunks of L entries each, k entries kept of each. One content has one byte string:
-a chunk's magnitudes are 0 < small <= large, with an entry of each level where they differ and only large ones
-where they do not; a chunk of zeros has all its bits zero. Whatever else is read is an UpdateFormatError.
-Elias-Fano (Elias 1974, Fano 1971): low bits as they are, high parts as a bitmap with a one for each entry at
-its high part plus its rank.
+Legend: R chunks of L entries each, W = L / 4 bytes of codes a chunk, rounded up. An entry is its level q, a
+whole number of -127 to 127, times its chunk's step. Its code is 0 for q = 0, 1 for 1, 3 for -1, and 2 for any
+other, of which a byte beside says which. These bytes are deflated (RFC 1951) as a block: by Huffman codes
+that comes within a hundredth of the levels' entropy. The bytes before have one form for one content; how
+deflate says them may differ between versions of zlib, so nothing may depend on that.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paris_p2p.errors import UpdateFormatError
-from paris_p2p.updates.layout import CHUNK_ENTRIES
-from paris_p2p.updates.update_header import MAGNITUDE_BYTES, UpdateHeader
 
-Bits = NDArray[np.bool_]
-CodeBytes = NDArray[np.uint8]
+STEP_BYTES = 2  # fp16
+MOST_LEVEL = 127
 LARGEST, SMALLEST = float(np.finfo(np.float16).max), 2.0**-24  # fp16; the second is subnormal
 _INFINITE = 0x7C00  # the first fp16, as a number, that is not finite
-# For every byte its 8 bits, lowest first, as masks of the sign and of all bits of a float32.
-_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.uint32)
-_SIGN_MASKS, _FULL_MASKS = _BITS << np.uint32(31), _BITS * np.uint32(0xFFFFFFFF)
+_LOW_BITS = 0x55  # the lower bit of each of a byte's four codes
+_MOST_OTHER = 2 * (MOST_LEVEL - 2) + 1
+_RAW, _MEMORY = -15, 9  # deflate without a header, and as few Huffman tables as it can
+_MANY_ZEROS = 0.6  # of the bytes of codes, from which on runs of them are worth saying
+# For every byte of codes its four levels, as they lie in memory; 2 stands for another level, filled in after.
+_FOURS = np.array([[(0, 1, 2, -1)[byte >> 2 * at & 3] for at in range(4)] for byte in range(256)], np.int8)
+_FOURS_AT_ONCE = _FOURS.view(np.uint32)[:, 0].copy()
+# For every byte beside the codes its level.
+_OTHERS = np.array([(2 + (byte >> 1)) * (1 - 2 * (byte & 1)) for byte in range(_MOST_OTHER + 1)], np.int8)
 
 
 @dataclass(frozen=True)
 class ChunkCodes:
-    """Holds the kept entries of R equally long chunks; those of a chunk of zeros say nothing.
+    """Holds R equally long chunks as steps [R] and levels [R, L]; a chunk of zeros has the step zero."""
 
-    `length` is L, `kept` k, `magnitudes` fp16 [R, 1 or 2] small before large, `indices` int64 [R, k] rising,
-    None where all entries are kept; `signs` and `levels` are packed bits [R, k / 8]: 1 = negative, 1 = large;
-    no levels where there is one magnitude.
-    """
-
-    length: int
-    kept: int
-    magnitudes: NDArray[np.float16]
-    indices: NDArray[np.int64] | None
-    signs: CodeBytes
-    levels: CodeBytes | None
-
-    @property
-    def negative(self) -> Bits:
-        """Unpacks the signs [R, k]."""
-        return _bits(self.signs, self.kept)
-
-    @property
-    def large(self) -> Bits | None:
-        """Unpacks the levels [R, k]."""
-        return None if self.levels is None else _bits(self.levels, self.kept)
+    steps: NDArray[np.float16]
+    levels: NDArray[np.int8]
 
     def values(self, factors: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Returns the kept entries' values [R, k], each times its chunk's factor [R] where there are some."""
-        scaled = self.magnitudes.astype(np.float32)  # [R, 1 or 2]
+        """Returns the entries [R, L], each times its chunk's factor [R] where there are some.
+
+        A step times a factor is rounded once, and that times a level again; without factors all is exact.
+        """
+        scaled = self.steps.astype(np.float32)
         if factors is not None:
-            np.multiply(scaled, factors[:, None], out=scaled)
-        bits = scaled.view(np.uint32)
-        found = _masks(_SIGN_MASKS, self.signs)
-        if self.levels is not None:
-            # A choice between two numbers, bit by bit, which is faster than any other.
-            other = _masks(_FULL_MASKS, self.levels)
-            np.bitwise_and(other, bits[:, :1] ^ bits[:, 1:], out=other)
-            np.bitwise_xor(found, other, out=found)
-        np.bitwise_xor(found, bits[:, :1], out=found)
-        return found.view(np.float32)[:, : self.kept]
+            np.multiply(scaled, factors, out=scaled)
+        found = self.levels.astype(np.float32)
+        return np.multiply(found, scaled[:, None], out=found)
+
+
+@dataclass(frozen=True)
+class PackedChunks:
+    """Holds R equally long chunks as a file says them: steps [R], codes [R, W], a byte for each code 2."""
+
+    length: int
+    steps: NDArray[np.float16]
+    codes: NDArray[np.uint8]
+    others: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, chunks: ChunkCodes) -> PackedChunks:
+        """Packs chunks whose levels are all zero where their step is, and only there."""
+        rows, length = chunks.levels.shape
+        levels = np.pad(chunks.levels, ((0, 0), (0, -length % 4))) if length % 4 else chunks.levels
+        other = np.flatnonzero((levels + np.int8(1)).view(np.uint8) > 2)  # neither -1, 0 nor 1
+        large = levels.ravel()[other]
+        codes = levels.view(np.uint8) & np.uint8(3)
+        codes.ravel()[other] = 2
+        fours = codes.view("<u4")
+        fours = fours | fours >> np.uint32(6) | fours >> np.uint32(12) | fours >> np.uint32(18)
+        others = (np.abs(large) - 2).view(np.uint8) << np.uint8(1) | (large < 0)
+        return cls(length, chunks.steps, fours.astype(np.uint8).reshape(rows, -1), others.astype(np.uint8))
+
+    def unpack(self) -> ChunkCodes:
+        """Returns what was packed."""
+        levels = _FOURS_AT_ONCE.take(self.codes).view(np.int8)
+        if len(self.others):
+            levels.ravel()[np.flatnonzero(levels == 2)] = _OTHERS.take(self.others)
+        return ChunkCodes(self.steps, levels[:, : self.length])
 
     def squares(self) -> NDArray[np.float64]:
-        """Returns each chunk's sum of squares [R], from its counts: the same on every machine."""
-        each = np.square(self.magnitudes.astype(np.float64))  # exact: 22 bits
-        if self.levels is None:
-            return np.asarray(self.kept * each[:, 0], np.float64)
-        many = _ones(self.levels)
-        return np.asarray((self.kept - many) * each[:, 0] + many * each[:, 1], np.float64)
+        """Returns each chunk's sum of squares [R]: of whole numbers times a square of 22 bits, so exact."""
+        ends, each = np.cumsum(_others_of(self.codes)), np.square(_OTHERS.take(self.others), dtype=np.int64)
+        large = np.diff(np.concatenate([[0], np.cumsum(each)])[np.concatenate([[0], ends])])
+        whole = np.bitwise_count(self.codes & np.uint8(_LOW_BITS)).sum(axis=1, dtype=np.int64) + large
+        return np.asarray(whole * np.square(self.steps.astype(np.float64)), np.float64)
+
+    def deflated(self) -> bytes:
+        """Returns the block's bytes."""
+        runs = np.count_nonzero(self.codes) < (1 - _MANY_ZEROS) * self.codes.size
+        strategy = zlib.Z_RLE if runs else zlib.Z_HUFFMAN_ONLY
+        packer = zlib.compressobj(6, zlib.DEFLATED, _RAW, _MEMORY, strategy)
+        parts = [packer.compress(self.steps.astype("<f2").tobytes() + self.codes.tobytes())]
+        if len(self.others):
+            parts.append(packer.flush(zlib.Z_SYNC_FLUSH))  # so that the others get codes of their own
+            parts.append(packer.compress(self.others.tobytes()))
+        return b"".join([*parts, packer.flush()])
 
 
-def encode_chunks(header: UpdateHeader, codes: ChunkCodes) -> CodeBytes:
-    """Returns the bytes [R, chunk_bytes] of canonical codes."""
-    sections: list[CodeBytes] = [np.ascontiguousarray(codes.magnitudes, "<f2").view(np.uint8)]
-    if codes.indices is not None:
-        sections += [pack_bits(bits) for bits in _elias_fano(codes.indices, header.low_bits)]
-    sections.append(codes.signs)
-    if codes.levels is not None:
-        sections.append(codes.levels)
-    encoded = np.concatenate(sections, axis=1)
-    encoded[codes.magnitudes[:, -1] == 0, :] = 0
-    return encoded
+def inflated(data: NDArray[np.uint8], rows: int, length: int) -> PackedChunks:
+    """Returns the R = `rows` chunks that a block's bytes say; UpdateFormatError for all that no peer writes.
+
+    However much the bytes would say, no more is ever made of them than R chunks can need.
+    """
+    width = -(-length // 4)
+    least, most = rows * (STEP_BYTES + width), rows * (STEP_BYTES + width + length)
+    unpacker = zlib.decompressobj(_RAW)
+    try:
+        content = unpacker.decompress(data.data, most + 1)
+    except zlib.error as error:
+        raise UpdateFormatError(f"an update's block cannot be inflated ({error}); refuse it") from error
+    if not (unpacker.eof and least <= len(content) <= most) or unpacker.unused_data:
+        raise UpdateFormatError(
+            f"an update's block of {len(data):,} bytes says {len(content):,} and "
+            f"{'ends' if unpacker.eof else 'does not end'} there, with {len(unpacker.unused_data):,} after "
+            f"its end; {rows} chunks of {length:,} take {least:,} to {most:,} and nothing after; refuse it"
+        )
+    steps = np.frombuffer(content, "<f2", rows).astype(np.float16, copy=False)
+    codes = np.frombuffer(content, np.uint8, rows * width, rows * STEP_BYTES).reshape(rows, width)
+    packed = PackedChunks(length, steps, codes, np.frombuffer(content, np.uint8, offset=least))
+    _refuse(packed)
+    return packed
 
 
-def decode_chunks(header: UpdateHeader, data: CodeBytes, length: int) -> ChunkCodes:
-    """Returns the codes of chunks' bytes [R, chunk_bytes]; UpdateFormatError unless they are canonical."""
-    split = MAGNITUDE_BYTES * header.magnitudes
-    magnitudes = np.ascontiguousarray(data[:, :split]).view("<f2").astype(np.float16, copy=False)
-    zero = magnitudes[:, -1] == 0
-    _refuse_magnitudes(magnitudes)
-    if data[zero].any():
-        raise UpdateFormatError("an update's chunk of zeros has codes that are not zero; refuse it")
-    sections, kept = [], header.kept_of(length)
-    for bits in header.sections(length):
-        end = split + -(-bits // 8)
-        section, split = data[:, split:end], end
-        if bits % 8 and (section[:, -1] >> (bits % 8)).any():
-            raise UpdateFormatError("an update's padding is not zero; refuse it")
-        sections.append(section)
-    levels = sections.pop() if header.magnitudes == 2 else None
-    signs = sections.pop()
-    if levels is not None:
-        _refuse_levels(magnitudes, _ones(levels), kept, zero)
-    indices = None
-    if not header.dense:
-        low, high = (_bits(each, n) for each, n in zip(sections, header.sections(length), strict=False))
-        indices = _indices(low.reshape(len(data), kept, header.low_bits), high, zero)
-        _refuse_indices(indices[~zero], length)
-    return ChunkCodes(length, kept, magnitudes, indices, signs, levels)
+def _refuse(packed: PackedChunks) -> None:
+    """Raises UpdateFormatError unless this is what packing gives."""
+    steps, codes, others = packed.steps.view(np.uint16), packed.codes, packed.others
+    if (wrong := steps >= _INFINITE).any():
+        step = float(packed.steps[np.argmax(wrong)])
+        raise UpdateFormatError(f"an update's step {step} is not a finite number from 0 on; refuse it")
+    if ((steps != 0) != codes.any(axis=1)).any():
+        raise UpdateFormatError("an update's chunk has a step and says nothing, or none and does; refuse it")
+    if packed.length % 4 and (codes[:, -1] >> 2 * (packed.length % 4)).any():
+        raise UpdateFormatError("an update's padding is not zero; refuse it")
+    if (found := int(_others_of(codes).sum())) != len(others):
+        raise UpdateFormatError(
+            f"an update has {len(others)} levels beside {found} codes for them; refuse it"
+        )
+    if len(others) and (most := int(others.max())) > _MOST_OTHER:
+        raise UpdateFormatError(f"an update's level {2 + (most >> 1)} is over {MOST_LEVEL}; refuse it")
 
 
-def pack_bits(bits: Bits) -> CodeBytes:
-    """Returns the rows of bits [R, k] as bytes, each row from a new byte on, lowest bits first."""
-    return np.packbits(bits, axis=1, bitorder="little")
-
-
-def _elias_fano(indices: NDArray[np.int64], low_bits: int) -> tuple[Bits, Bits]:
-    """Returns the low bits [R, k low_bits] and the bitmap of high parts [R, k + (4096 >> low_bits)]."""
-    rows, kept = indices.shape
-    low = (indices[:, :, None] >> np.arange(low_bits)) & 1
-    high = np.zeros((rows, kept + (CHUNK_ENTRIES >> low_bits)), np.bool_)
-    places = (indices >> low_bits) + np.arange(kept)
-    np.put_along_axis(high, places, True, axis=1)
-    return low.astype(np.bool_).reshape(rows, kept * low_bits), high
-
-
-def _indices(low: Bits, high: Bits, zero: Bits) -> NDArray[np.int64]:
-    """Returns what `_elias_fano` was given [R, k]; zeros for chunks of zeros."""
-    rows, kept, low_bits = low.shape
-    if (np.count_nonzero(high, axis=1) != np.where(zero, 0, kept)).any():
-        raise UpdateFormatError(f"an update's chunk has not the {kept} indices that its header says")
-    places = np.flatnonzero(high).reshape(-1, kept) % high.shape[1]  # [those not zero, k]
-    found = ((places - np.arange(kept)) << low_bits).astype(np.uint16)
-    for bit in range(low_bits):
-        found |= low[~zero, :, bit].astype(np.uint16) << np.uint16(bit)
-    indices = np.zeros((rows, kept), np.int64)
-    indices[~zero] = found
-    return indices
-
-
-def _refuse_magnitudes(magnitudes: NDArray[np.float16]) -> None:
-    numbers = magnitudes.view(np.uint16)  # finite positive halves are in the order of these
-    first, last = numbers[:, 0], numbers[:, -1]
-    wrong = (last >= _INFINITE) | (first > last) | ((first == 0) != (last == 0))
-    if wrong.any():
-        found = magnitudes[np.argmax(wrong)].tolist()
-        raise UpdateFormatError(f"an update's magnitudes {found} are not 0 < small <= large; refuse it")
-
-
-def _refuse_levels(magnitudes: NDArray[np.float16], many: NDArray[np.int64], kept: int, zero: Bits) -> None:
-    same = magnitudes[:, 0] == magnitudes[:, 1]
-    wrong = ~zero & np.where(same, many != kept, (many == 0) | (many == kept))
-    if wrong.any():
-        raise UpdateFormatError("an update's chunk has a magnitude that none of its entries has; refuse it")
-
-
-def _refuse_indices(indices: NDArray[np.int64], length: int) -> None:
-    if (indices[:, -1] >= length).any() or (indices[:, 1:] <= indices[:, :-1]).any():
-        raise UpdateFormatError(f"an update's indices do not rise below {length} in a chunk; refuse it")
-
-
-def _bits(packed: CodeBytes, count: int) -> Bits:
-    """Returns the first `count` bits of each row [R, count]."""
-    return np.unpackbits(packed, axis=1, count=count, bitorder="little").view(np.bool_)
-
-
-def _masks(table: NDArray[np.uint32], packed: CodeBytes) -> NDArray[np.uint32]:
-    """Returns a mask for each bit [R, 8 bytes]."""
-    return table.take(packed, axis=0).reshape(len(packed), 8 * packed.shape[1])
-
-
-def _ones(packed: CodeBytes) -> NDArray[np.int64]:
-    """Returns how many bits of each row are set [R]."""
-    counts: NDArray[np.int64] = np.bitwise_count(packed).sum(axis=1, dtype=np.int64)
-    return counts
+def _others_of(codes: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Returns how many codes of each chunk [R] are 2."""
+    twos = codes >> np.uint8(1) & ~codes & np.uint8(_LOW_BITS)
+    return np.asarray(np.bitwise_count(twos).sum(axis=1, dtype=np.int64), np.int64)

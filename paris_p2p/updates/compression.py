@@ -1,13 +1,12 @@
-"""Makes an update of what training changed: the largest entries of each chunk, and a memory of the rest.
+"""Makes an update of what training changed, in whole steps of each chunk's own, and a memory of the rest.
 
 With error feedback (Seide et al. 2014; Karimireddy et al. 2019, arXiv 1901.09847) what is not sent is not
-lost. Sign and one of two magnitudes a chunk, and the k largest of each chunk, as in SparseLoCo (Sarfi et al.
-2025, arXiv 2508.15706), whose levels are other ones.
+lost. A uniform quantiser with a dead zone around zero, entropy-coded, is within a small part of a bit of what
+any scalar quantiser can do at a low rate (Sullivan 1996, IEEE Transactions on Information Theory 42(5)).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import fsum, sqrt
 from typing import BinaryIO
@@ -16,9 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paris_p2p.errors import DivergedError
-from paris_p2p.updates.chunk_codes import LARGEST, SMALLEST, Bits, ChunkCodes, encode_chunks, pack_bits
-from paris_p2p.updates.layout import CHUNK_ENTRIES, SLICE_CHUNKS, ChunkRows, Vector, keep_freed_memory
-from paris_p2p.updates.update_header import UpdateHeader
+from paris_p2p.updates.chunk_codes import LARGEST, MOST_LEVEL, SMALLEST, ChunkCodes, PackedChunks
+from paris_p2p.updates.layout import ChunkRows, Vector, as_rows, chunk_slices, keep_freed_memory
+from paris_p2p.updates.update_header import UpdateHeader, largest_block_bytes
+
+_ROUND_UP = np.float32(0.4)  # so what is under 0.6 of a step is zero
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Says how much an update says: `step` in root mean squares of a chunk, and how much of what it leaves
+    the next one takes up (`feedback`, 0 to 1).
+    """
+
+    step: float
+    feedback: float
 
 
 @dataclass(frozen=True)
@@ -33,97 +44,85 @@ class Compressed:
 
 
 def compress(
-    error: Vector, base: Vector, weights: Vector, header: UpdateHeader, feedback: float, out: BinaryIO
+    error: Vector, base: Vector, weights: Vector, header: UpdateHeader, precision: Precision, out: BinaryIO
 ) -> Compressed:
     """Writes the update from `base` to `weights` and keeps in `error`, in place, what it does not say.
 
-    On the header's chunks e <- feedback e + (base - weights), Q = the largest of e, quantised, e <- e - Q;
-    elsewhere e stays as it is. DivergedError where something is not finite: then `error` is of no more use.
+    On the header's chunks e <- feedback e + (base - weights), Q = e quantised, e <- e - Q; elsewhere e stays
+    as it is. `out` must be able to seek. DivergedError where something is not finite: then `error` is of no
+    more use.
     """
     for vector in (error, base, weights):
         if vector.shape != (header.parameters,) or vector.dtype != np.float32:
             raise ValueError(f"{vector.dtype} {vector.shape} is no vector of {header.parameters} float32")
     keep_freed_memory()
-    out.write(header.to_bytes())
-    sent, left = [], []
-    for kept, before, after in zip(*(_present(each, header) for each in (error, base, weights)), strict=True):
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by name
-            rows = np.subtract(before, after)
-            np.add(rows, np.multiply(kept, np.float32(feedback)), out=rows)
-            codes, remains = quantise(header, rows)
-        kept[...] = remains
-        out.write(encode_chunks(header, codes).data)
-        sent += codes.squares().tolist()
-        left.append(float(np.einsum("ij,ij->i", remains, remains).sum(dtype=np.float64)))
+    beginning = out.tell()
+    out.write(header.to_bytes() + bytes(header.table_end - len(header.to_bytes())))
+    sizes, sent, left = [], [], []
+    for first, last in chunk_slices(header.parameters):
+        chosen = slice((header.part - first) % header.parts, None, header.parts)
+        kept, before, after = (as_rows(each, first, last)[chosen] for each in (error, base, weights))
+        block = b""
+        if len(kept):
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by name
+                rows = np.subtract(before, after)
+                np.add(rows, np.multiply(kept, np.float32(precision.feedback)), out=rows)
+            codes, block, squares = _block_of(rows, precision.step)
+            kept[...] = np.subtract(rows, codes.values(), out=rows)
+            sent += squares.tolist()
+            left.append(float(np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64)))
+        out.write(block)
+        sizes.append(len(block))
+    end = out.tell()
+    out.seek(beginning + len(header.to_bytes()))
+    out.write(np.array(sizes, "<u4").tobytes())
+    out.seek(end)
     return Compressed(sqrt(fsum(sent)), sqrt(fsum(left)))
 
 
-def quantise(header: UpdateHeader, rows: ChunkRows) -> tuple[ChunkCodes, ChunkRows]:
-    """Returns the codes of chunks [R, L] and what they leave of them, for which `rows` is used up."""
-    length = rows.shape[1]
-    absolute = np.abs(rows)
-    if not np.isfinite(absolute.max()):
+def steps_of(rows: ChunkRows, step: float) -> NDArray[np.float16]:
+    """Returns the steps [R] of chunks [R, L]: so many root mean squares, as fp16, above zero and finite.
+
+    None is longer than its chunk's longest entry, so that one whose entries are all alike, as after Adam's
+    first steps, says them, too: all others round to zero where a step is two root mean squares.
+    """
+    with np.errstate(over="ignore"):  # squares that no float32 holds are of chunks whose step is the largest
+        squares = np.einsum("ij,ij->i", rows, rows)
+    wanted = step * np.sqrt(squares.astype(np.float64) / rows.shape[1])
+    np.minimum(wanted, np.maximum(rows.max(axis=1), -rows.min(axis=1)), out=wanted)
+    return np.asarray(np.clip(wanted, SMALLEST, LARGEST), np.float16)
+
+
+def quantise(rows: ChunkRows, steps: NDArray[np.float16]) -> ChunkCodes:
+    """Returns chunks [R, L] in whole steps [R]: q = sign(e) min(127, floor(|e| / step + 0.4)).
+
+    A step that is infinite, or that no entry reaches, makes a chunk of zeros. DivergedError.
+    """
+    found = np.abs(rows)
+    if not np.isfinite(found.max()):
         raise DivergedError(
             "what an update should hold is not finite; training goes back to the last checkpoint; "
             "if this happens again, the run's learning rate is too high"
         )
-    if header.dense:
-        codes = _codes(length, header.magnitudes, None, rows, absolute)
-        rows -= codes.values()
-        return codes, rows
-    flat = np.flatnonzero(_largest(absolute, kept := header.kept_of(length))).reshape(-1, kept)
-    indices = flat - np.arange(len(rows))[:, None] * length
-    values = rows.ravel()[flat]
-    codes = _codes(length, header.magnitudes, indices, values, np.abs(values))
-    rows.ravel()[flat] = values - codes.values()
-    return codes, rows
+    np.divide(found, steps.astype(np.float32)[:, None], out=found)
+    np.add(found, _ROUND_UP, out=found)
+    np.minimum(found, np.float32(MOST_LEVEL), out=found)
+    levels = found.astype(np.int8)  # towards zero, which for these is the floor
+    negative = np.negative((rows < 0).view(np.int8))  # -1 where it is, of which two's complement makes
+    np.subtract(np.bitwise_xor(levels, negative, out=levels), negative, out=levels)  # the number's negative
+    return ChunkCodes(np.where(levels.any(axis=1), steps, np.float16(0)), levels)
 
 
-def _present(vector: Vector, header: UpdateHeader) -> Iterator[ChunkRows]:
-    """Yields the header's chunks as views [R, L], a slice at a time."""
-    full = vector[: vector.size // CHUNK_ENTRIES * CHUNK_ENTRIES].reshape(-1, CHUNK_ENTRIES)
-    chosen = full[header.part :: header.parts]
-    for start in range(0, len(chosen), SLICE_CHUNKS):
-        yield chosen[start : start + SLICE_CHUNKS]
-    if header.last_length:
-        yield vector[-header.last_length :].reshape(1, -1)
+def _block_of(rows: ChunkRows, step: float) -> tuple[ChunkCodes, bytes, NDArray[np.float64]]:
+    """Returns (the codes of a block's chunks [R, L], its bytes, each chunk's sum of squares).
 
-
-def _largest(absolute: ChunkRows, kept: int) -> Bits:
-    """Returns where the `kept` largest of each row are; of equal ones those with the lower index."""
-    place = absolute.shape[1] - kept
-    least = np.partition(absolute, place, axis=1)[:, place, None]
-    chosen = absolute >= least
-    many = np.flatnonzero(np.count_nonzero(chosen, axis=1) != kept)
-    if len(many):
-        above, equal = absolute[many] > least[many], absolute[many] == least[many]
-        room = kept - np.count_nonzero(above, axis=1)
-        chosen[many] = above | (equal & (np.cumsum(equal, axis=1) <= room[:, None]))
-    return chosen
-
-
-def _codes(
-    length: int, magnitudes: int, indices: NDArray[np.int64] | None, values: ChunkRows, absolute: ChunkRows
-) -> ChunkCodes:
-    """Returns canonical codes of these entries [R, k] by the mean magnitude of each level."""
-    kept = values.shape[1]
-    total, most = absolute.sum(axis=1), absolute.max(axis=1)
-    mean, signs = np.minimum(total / kept, most)[:, None], pack_bits(values < 0)
-    if magnitudes == 1:
-        return ChunkCodes(length, kept, _halves(mean), indices, signs, None)
-    large = absolute >= mean
-    many = np.count_nonzero(large, axis=1)
-    np.maximum(absolute, mean, out=absolute)  # whose sum is that of the large ones and of as many means
-    above = absolute.sum(axis=1, dtype=np.float64) - mean[:, 0].astype(np.float64) * (kept - many)
-    small = np.maximum(total - above, 0) / np.maximum(kept - many, 1)
-    halves = _halves(np.stack([small, np.clip(above / many, mean[:, 0], most)], axis=1))
-    np.copyto(halves, halves[:, 1:], where=(many == kept)[:, None])
-    large |= halves[:, :1] == halves[:, 1:]
-    return ChunkCodes(length, kept, halves, indices, signs, pack_bits(large))
-
-
-def _halves(means: NDArray[np.floating]) -> NDArray[np.float16]:
-    """Returns magnitudes [R, 1 or 2] as fp16: none infinite, and zero only for a chunk of zeros."""
-    halves: NDArray[np.float16] = np.clip(means, SMALLEST, LARGEST).astype(np.float16)
-    halves[means[:, -1] == 0] = 0
-    return halves
+    Steps are doubled until the block is no larger than any may be, which none but made-up numbers need.
+    """
+    steps, most = steps_of(rows, step), largest_block_bytes(*rows.shape)
+    while True:
+        codes = quantise(rows, steps)
+        packed = PackedChunks.of(codes)
+        if len(block := packed.deflated()) <= most:
+            return codes, block, packed.squares()
+        with np.errstate(over="ignore"):  # an infinite step says nothing of its chunk
+            steps = steps * np.float16(2)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from paris_p2p.errors import InexactError
-from paris_p2p.updates.chunk_codes import ChunkCodes, encode_chunks, pack_bits
+from paris_p2p.updates.chunk_codes import ChunkCodes, PackedChunks
 from paris_p2p.updates.full_round import round_state
-from paris_p2p.updates.layout import CHUNK_ENTRIES, Vector
+from paris_p2p.updates.layout import CHUNK_ENTRIES, Vector, chunk_slices
 from paris_p2p.updates.merged_state import state_hash
 from paris_p2p.updates.outer_step import Contribution, OuterRates, OuterState, outer_step
 from paris_p2p.updates.update_file import Update
-from paris_p2p.updates.update_header import UpdateHeader
+from paris_p2p.updates.update_header import UpdateHeader, assembled
 
-KNOWN_HASH = "9345a39de651fb2a918b1c417d5fbca99e7246471222551ed056231c5cd26974"
+KNOWN_HASH = "ac1f8cbbb92a111351e122f8251b1251131deb6dc7ec4bd0d0a44fd200c91359"
 _PARAMETERS = 3 * CHUNK_ENTRIES + 1001
 _HEADERS = (
-    UpdateHeader(_PARAMETERS, CHUNK_ENTRIES, 2),
-    UpdateHeader(_PARAMETERS, 64, 2),
-    UpdateHeader(_PARAMETERS, 24, 1, parts=2, part=1),
+    UpdateHeader(_PARAMETERS),
+    UpdateHeader(_PARAMETERS, parts=2, part=0),
+    UpdateHeader(_PARAMETERS, parts=2, part=1),
 )
 _RUN, _SLOT = "5a" * 32, "expert-0"
 
@@ -58,22 +58,20 @@ def _numbers(seed: int, count: int) -> Vector:
 
 
 def _made(header: UpdateHeader, seed: int) -> bytes:
-    """Returns the file of a made-up update, with magnitudes from subnormal halves to large ones."""
-    lengths = [CHUNK_ENTRIES] * header.full_chunks + [header.last_length] * bool(header.last_length)
-    return header.to_bytes() + b"".join(
-        encode_chunks(header, _codes_of(header, length, seed + 10 * at)).tobytes()
-        for at, length in enumerate(lengths)
-    )
+    """Returns the file of a made-up update, with steps from subnormal halves to large ones."""
+    blocks = []
+    for first, _ in chunk_slices(header.parameters):
+        chunks, length = header.block(first)
+        made = _codes_of(len(chunks), length, seed + first)
+        blocks.append(PackedChunks.of(made).deflated() if len(chunks) else b"")
+    return assembled(header, blocks)
 
 
-def _codes_of(header: UpdateHeader, length: int, seed: int) -> ChunkCodes:
-    kept = header.kept_of(length)
-    numbers = _numbers(seed, kept)[None]
-    indices = None if header.dense else np.arange(kept)[None] * (length // kept)
-    pair = np.array([[2.0 ** -(seed % 25), 1.5 * 2.0 ** -(seed % 25)]], np.float16)
-    signs = pack_bits(numbers < 0)
-    if header.magnitudes == 1:
-        return ChunkCodes(length, kept, pair[:, :1], indices, signs, None)
-    large = np.abs(numbers) > 0.5
-    large[:, 0], large[:, 1] = True, False
-    return ChunkCodes(length, kept, pair, indices, signs, pack_bits(large))
+def _codes_of(rows: int, length: int, seed: int) -> ChunkCodes:
+    """Returns chunks of levels from -127 to 127, of which most are small."""
+    numbers = _numbers(seed, rows * length).reshape(rows, length)
+    for _ in range(3):
+        numbers *= numbers * numbers
+    levels = (numbers * np.float32(127.5)).astype(np.int8)
+    steps = [2.0 ** -((seed + 10 * row) % 25) * (1 + row / 8) for row in range(rows)]
+    return ChunkCodes(np.array(steps, np.float16), levels)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from paris_p2p.errors import CheckpointError
 
-CHUNK_ENTRIES = 4096  # numbers that share their magnitudes, and whose largest are picked together
+CHUNK_ENTRIES = 4096  # numbers that share a step
 SLICE_CHUNKS = 64  # worked on at once: 1 MiB of fp32
 _KEPT_BYTES = 24 << 20
 

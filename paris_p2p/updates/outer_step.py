@@ -154,18 +154,14 @@ def _nesterov(theta: ChunkRows, m: ChunkRows, gradient: ChunkRows, rates: OuterR
 def _add(rows: ChunkRows, update: Update, first: int, factors: ChunkRows) -> NDArray[np.int64]:
     """Adds each chunk's factor [R] times the update to a slice [R, L] that begins at chunk `first`.
 
-    It returns the rows where the update has chunks. Only kept entries are touched: as if zeros were added
-    elsewhere, since sums that begin with +0 are never -0.
+    It returns the rows where the update has chunks.
     """
     numbers, codes = update.read(first, first + len(rows))
     places = numbers - first
     if not len(places):
         return places
     values = codes.values(factors[places])
-    if codes.indices is not None:
-        flat = codes.indices + places[:, None] * rows.shape[1]
-        rows.reshape(-1)[flat] += values
-    elif len(places) == len(rows):
+    if len(places) == len(rows):
         np.add(rows, values, out=rows)
     else:
         rows[places] += values

@@ -1,43 +1,42 @@
-"""The head of an update's file, from which its exact size follows: format "paris-update/1".
+"""The head of an update's file, from which the number of its blocks and their bounds follow.
 
-48 bytes, little-endian: magic (16), n (u64), kept, magnitudes, parts and part (u32 each), zero (u64).
+48 bytes, little-endian: magic (16), n (u64), parts and part (u32 each), zeros (16). Format "paris-update/1".
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paris_p2p.errors import UpdateFormatError
-from paris_p2p.updates.layout import CHUNK_ENTRIES, chunk_count
+from paris_p2p.updates.chunk_codes import STEP_BYTES
+from paris_p2p.updates.layout import CHUNK_ENTRIES, SLICE_CHUNKS, chunk_count
 
 _MAGIC = b"paris-update/1\0\0"
-_HEAD = struct.Struct("<16sQIIIIQ")
+_HEAD = struct.Struct("<16sQII16s")
 HEADER_BYTES = _HEAD.size  # 48
+SIZE_BYTES = 4  # of each entry in the table of blocks
 MAX_PARAMETERS = 1 << 40
 MAX_PARTS = 64
-MAGNITUDE_BYTES = 2  # fp16
+MOST_BITS = 4  # of an entry in a file; an honest one has about one
+_SPARE_BYTES = 64  # of a block: what deflate may add to a short one
 
 
 @dataclass(frozen=True)
 class UpdateHeader:
-    """Says which entries of which chunks an update holds, and how; UpdateFormatError where out of bounds.
+    """Says which chunks an update holds; UpdateFormatError where out of bounds.
 
-    `kept`: entries of a full chunk, 4,096 for all of them. `magnitudes`: 1 or 2 of a chunk.
     It holds every chunk whose number leaves `part` when divided by `parts`.
     """
 
     parameters: int
-    kept: int
-    magnitudes: int = 2
     parts: int = 1
     part: int = 0
 
     def __post_init__(self) -> None:
         for name, value, most in (
             ("parameters", self.parameters, MAX_PARAMETERS),
-            ("kept", self.kept, CHUNK_ENTRIES),
-            ("magnitudes", self.magnitudes, 2),
             ("parts", self.parts, MAX_PARTS),
             ("part + 1", self.part + 1, self.parts),
         ):
@@ -45,16 +44,6 @@ class UpdateHeader:
                 raise UpdateFormatError(
                     f"an update's header says {name} = {value}, allowed is 1 to {most}; refuse it"
                 )
-
-    @property
-    def dense(self) -> bool:
-        """Whether all entries are kept, so that no indices are written."""
-        return self.kept == CHUNK_ENTRIES
-
-    @property
-    def low_bits(self) -> int:
-        """Counts the bits of an index that Elias-Fano writes as they are: floor(log2(4096 / kept))."""
-        return (CHUNK_ENTRIES // self.kept).bit_length() - 1
 
     @property
     def chunks(self) -> range:
@@ -72,40 +61,59 @@ class UpdateHeader:
         short = self.parameters % CHUNK_ENTRIES
         return short if short and len(self.chunks) > self.full_chunks else 0
 
-    def kept_of(self, length: int) -> int:
-        """Returns how many entries of a chunk of `length` entries are kept."""
-        return -(-self.kept * length // CHUNK_ENTRIES)
+    @property
+    def blocks(self) -> int:
+        """Counts the blocks: one for every 64 full chunks of the network, and one for a shorter last one.
 
-    def sections(self, length: int) -> tuple[int, ...]:
-        """Returns the bits of each section of a chunk's codes, of which each begins with a new byte.
-
-        Low bits and high bits of the indices (none where dense), signs, levels (where 2 magnitudes).
+        A block may hold no chunk, and then has no bytes.
         """
-        kept = self.kept_of(length)
-        indices = () if self.dense else (kept * self.low_bits, kept + (CHUNK_ENTRIES >> self.low_bits))
-        return (*indices, kept, *(() if self.magnitudes == 1 else (kept,)))
-
-    def chunk_bytes(self, length: int) -> int:
-        """Returns the bytes of a chunk of `length` entries: its magnitudes and its codes."""
-        return MAGNITUDE_BYTES * self.magnitudes + sum(-(-bits // 8) for bits in self.sections(length))
+        full, short = divmod(self.parameters, CHUNK_ENTRIES)
+        return -(-full // SLICE_CHUNKS) + bool(short)
 
     @property
-    def size_bytes(self) -> int:
-        """Counts the bytes of the whole file, exactly."""
-        last = self.chunk_bytes(self.last_length) if self.last_length else 0
-        return HEADER_BYTES + self.full_chunks * self.chunk_bytes(CHUNK_ENTRIES) + last
+    def table_end(self) -> int:
+        """Returns at which byte the first block begins."""
+        return HEADER_BYTES + SIZE_BYTES * self.blocks
+
+    def block(self, first: int) -> tuple[range, int]:
+        """Returns (the numbers of its chunks, L) of the block of chunk `first`, a multiple of 64, or of the
+        shorter last one.
+        """
+        full = self.parameters // CHUNK_ENTRIES
+        start = first + (self.part - first) % self.parts
+        if first < full:
+            return range(start, min(first + SLICE_CHUNKS, full), self.parts), CHUNK_ENTRIES
+        return range(start, first + 1, self.parts), self.parameters % CHUNK_ENTRIES
+
+    @property
+    def largest_bytes(self) -> int:
+        """Returns how many bytes a whole file can have at most."""
+        spare = self.blocks * _SPARE_BYTES + len(self.chunks) * STEP_BYTES
+        entries = self.full_chunks * CHUNK_ENTRIES + self.last_length
+        return self.table_end + spare + -(-entries * MOST_BITS // 8)
 
     def to_bytes(self) -> bytes:
-        return _HEAD.pack(_MAGIC, self.parameters, self.kept, self.magnitudes, self.parts, self.part, 0)
+        return _HEAD.pack(_MAGIC, self.parameters, self.parts, self.part, bytes(16))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> UpdateHeader:
         """Parses the first 48 bytes of a file; UpdateFormatError."""
         if len(data) < HEADER_BYTES:
             raise UpdateFormatError(f"{len(data)} bytes are no update: its header alone has {HEADER_BYTES}")
-        magic, parameters, kept, magnitudes, parts, part, reserved = _HEAD.unpack_from(data)
-        if magic != _MAGIC or reserved:
+        magic, parameters, parts, part, reserved = _HEAD.unpack_from(data)
+        if magic != _MAGIC or any(reserved):
             raise UpdateFormatError(
-                f"a file that begins with {magic!r} and has {reserved:#x} reserved is no update; refuse it"
+                f"a file that begins with {magic!r} and has {reserved.hex()} reserved is no update; refuse it"
             )
-        return cls(parameters, kept, magnitudes, parts, part)
+        return cls(parameters, parts, part)
+
+
+def assembled(header: UpdateHeader, blocks: Sequence[bytes]) -> bytes:
+    """Returns the file of these blocks, of which those without a chunk are empty."""
+    sizes = (len(block).to_bytes(SIZE_BYTES, "little") for block in blocks)
+    return b"".join([header.to_bytes(), *sizes, *blocks])
+
+
+def largest_block_bytes(chunks: int, length: int) -> int:
+    """Returns how many bytes a block of so many chunks of `length` entries can have; 0 for no chunk."""
+    return chunks * (STEP_BYTES + -(-length * MOST_BITS // 8)) + _SPARE_BYTES if chunks else 0

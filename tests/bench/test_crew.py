@@ -66,7 +66,7 @@ def test_a_rows_step_is_the_trainers_step_to_rounding(tiny: TinyRun) -> None:
 def sent(
     plan: Plan, base: np.ndarray, weights: np.ndarray, maker: int, steps: int = 15, number: int = 0
 ) -> Sent:
-    data = update_bytes(plan, np.zeros_like(base), base, weights, number, plan.kept)
+    data = update_bytes(plan, np.zeros_like(base), base, weights, number, plan.step)
     return Sent(peer_name(maker), data, None, steps, number, 0)
 
 

@@ -35,4 +35,4 @@ def test_a_run_with_crews_says_how_they_send_and_one_machine_is_no_crew(tmp_path
     assert made.exit_code == 0, made.output
     crew = load_run(tmp_path / "run").record.crew
     assert crew is not None
-    assert (crew.peers, crew.kept) == (4, 4096)
+    assert (crew.peers, crew.step) == (4, 2.0)

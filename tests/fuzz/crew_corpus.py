@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +23,14 @@ from paris_p2p.records import BlobRef, CardRecord, Signed
 from paris_p2p.round_file import decode_round, encode_round
 from paris_p2p.rules.rounds import next_counts
 from paris_p2p.training.counted_note import counted_note, read_counted
-from paris_p2p.updates.chunk_codes import encode_chunks
 from paris_p2p.updates.full_round import round_state
-from paris_p2p.updates.layout import Layout, chunk_slices
+from paris_p2p.updates.layout import Layout
 from paris_p2p.updates.outer_step import OuterState, add_scaled
 from paris_p2p.updates.update_file import Update
-from paris_p2p.updates.update_header import HEADER_BYTES, UpdateHeader
+from paris_p2p.updates.update_header import UpdateHeader, assembled
 from tests.fuzz import mutants
 from tests.fuzz.decoder import Decoder
-from tests.updates.made_updates import made_vector, update_bytes
+from tests.updates.made_updates import blocks_of, content_of, made_vector, update_bytes
 
 RUN, SLOT, NOW = "ab" * 32, "expert-0", 1.75e9
 WHO = Identity.from_private_bytes(bytes([7]) * 32)
@@ -38,10 +38,9 @@ SHAPES: dict[str, tuple[int, ...]] = {"a": (30, 20), "b": (), "c": (700,)}
 COUNTERS = Counters(RUN, SLOT, 3, 12)
 PARAMETERS = 2 * 4096 + 1001  # of the updates
 HEADERS = (
-    UpdateHeader(PARAMETERS, 4096),
-    UpdateHeader(PARAMETERS, 4096, magnitudes=1, parts=2, part=1),
-    UpdateHeader(PARAMETERS, 64),
-    UpdateHeader(PARAMETERS, 1000, magnitudes=1, parts=3, part=2),
+    UpdateHeader(PARAMETERS),
+    UpdateHeader(PARAMETERS, parts=2, part=1),
+    UpdateHeader(PARAMETERS, parts=3, part=2),
 )
 
 
@@ -75,26 +74,45 @@ def _damaged(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
     return bytes(data)
 
 
+def _remade(rng: random.Random, updates: Sequence[Update]) -> bytes:
+    """Returns an update's file of which one block's content was damaged before it was deflated."""
+    update = rng.choice(updates)
+    blocks = []
+    for block in blocks_of(update):
+        if block is None:
+            blocks.append(b"")
+            continue
+        said = [block.steps.tobytes(), block.codes.tobytes(), block.others.tobytes()]
+        if rng.random() < 0.7:
+            said[rng.choice((0, 2))] = mutants.of_bytes(rng, [rng.choice(said)])
+        packer = zlib.compressobj(1, zlib.DEFLATED, -15)
+        blocks.append(packer.compress(_damaged(rng, [b"".join(said)])) + packer.flush())
+    return assembled(update.header, blocks)
+
+
 def _updates() -> Decoder:
-    seeds = [update_bytes(header, made_vector(3, PARAMETERS, 1e-3)) for header in HEADERS]
     zeros = made_vector(4, PARAMETERS, 1e-3)
     zeros[4096:8192] = 0
-    seeds.append(update_bytes(HEADERS[2], zeros))
+    seeds = [update_bytes(header, made_vector(3, PARAMETERS, 1e-3), 1.0) for header in HEADERS]
+    seeds += [update_bytes(HEADERS[0], zeros), update_bytes(HEADERS[0], zeros, 5.0)]
+    opened = [Update.from_bytes(seed, PARAMETERS) for seed in seeds]
+
+    def make(rng: random.Random) -> bytes:
+        return _remade(rng, opened) if rng.random() < 0.5 else _damaged(rng, seeds)
 
     def read(data: bytes) -> None:
-        """Whatever is taken has one form, and can be added up."""
-        update, again = Update.from_bytes(data, PARAMETERS), []
-        for first, last in chunk_slices(PARAMETERS):
-            numbers, codes = update.read(first, last)
-            if len(numbers):
-                again.append(encode_chunks(update.header, codes).tobytes())
-        assert b"".join(again) == data[HEADER_BYTES:], "an update has two forms"
+        """Whatever is taken has one content, and can be added up."""
+        update = Update.from_bytes(data, PARAMETERS)
+        again = [b"" if block is None else block.deflated() for block in blocks_of(update)]
+        other = Update.from_bytes(assembled(update.header, again), PARAMETERS)
+        assert content_of(other) == content_of(update), "an update has two contents"
+        assert other.square_norm == update.square_norm
         vector = np.zeros(PARAMETERS, np.float32)
         add_scaled(vector, update, 0.2)
         assert np.isfinite(vector).all()
         assert np.isfinite(update.norm)
 
-    return Decoder("update file", lambda rng: _damaged(rng, seeds), read)
+    return Decoder("update file", make, read)
 
 
 def _rounds() -> Decoder:

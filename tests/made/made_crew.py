@@ -34,7 +34,7 @@ from paris_p2p.training.crew_messages import (
 )
 from paris_p2p.training.crew_session import train_in_crew
 from paris_p2p.training.messages import CheckpointReady, Event, Shrunk, Started, StepEvent, TrainJob
-from paris_p2p.updates.compression import compress
+from paris_p2p.updates.compression import Precision, compress
 from paris_p2p.updates.layout import Vector
 from paris_p2p.updates.outer_step import add_scaled
 from paris_p2p.updates.update_file import Update
@@ -152,9 +152,9 @@ class MadeCrew:
     def lead(self) -> Member:
         return self.members[0]
 
-    def update_of(self, member: Member, kept: int = 4096, **more: Any) -> UpdateFile:
+    def update_of(self, member: Member, step: float = 2.0, **more: Any) -> UpdateFile:
         """Asks a member for an update and returns it as the lead gets it."""
-        ready = member.ask(MakeUpdate(kept=kept))
+        ready = member.ask(MakeUpdate(step=step))
         assert isinstance(ready, UpdateReady), ready
         return update_file(ready, member.job.peer, **more)
 
@@ -229,9 +229,10 @@ def entries_of(path: Path, parameters: int) -> Vector:
     return entries
 
 
-def write_update(path: Path, entries: Vector, kept: int = 4096) -> Path:
-    """Writes an update that holds the largest of these entries [n]."""
+def write_update(path: Path, entries: Vector, step: float = 2.0) -> Path:
+    """Writes an update of these entries [n]."""
     with path.open("wb") as file:
         blank = np.zeros_like(entries)
-        compress(blank, entries, np.zeros_like(entries), UpdateHeader(entries.size, kept), 1.0, file)
+        header, nothing = UpdateHeader(entries.size), np.zeros_like(entries)
+        compress(blank, entries, nothing, header, Precision(step, 1.0), file)
     return path

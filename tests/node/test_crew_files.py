@@ -18,6 +18,7 @@ from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.node.update_copies import largest_update_bytes, updates_wanted
 from paris_p2p.peer.crew_files import read_rounds
 from paris_p2p.records import BlobRef, CardRecord
+from paris_p2p.rules.update_sizes import expected_bytes
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.updates.update_header import UpdateHeader
 from tests.node.crew_world import (
@@ -272,10 +273,11 @@ async def test_updates_are_copied_of_the_crew_alone_the_newest_of_each_and_of_no
 @pytest.mark.parametrize("parameters", [1, 4096, 100_001, 605_000_000])
 def test_an_honest_update_is_never_over_the_bound_and_the_bound_is_near(parameters: int) -> None:
     weights_bytes = 2 * parameters + 900
-    for kept in (4096, 1024, 64):
-        crew = CREW.model_copy(update={"kept": kept})
-        honest = UpdateHeader(parameters, kept, 2, 1, 0).size_bytes
-        assert honest <= largest_update_bytes(weights_bytes, crew) <= 1.3 * honest + 2048
+    for parts in (1, 4):
+        crew = CREW.model_copy(update={"parts": parts})
+        bound = largest_update_bytes(weights_bytes, crew)
+        assert UpdateHeader(parameters, parts, 0).largest_bytes <= bound
+        assert expected_bytes(crew, parameters, 0.3) <= bound <= 4.4 / 8 * parameters / parts + 4096
 
 
 async def test_nobody_fetches_an_update_that_nobody_has(

@@ -177,7 +177,7 @@ class CountingCrewTrainer(CountingTrainer):
             clips=clips,
             first_clip=first,
             train_loss=1.0,
-            kept=command.kept,
+            step=command.step,
         )
 
     def _adopt(self, command: Adopt) -> Adopted:

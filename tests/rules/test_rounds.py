@@ -17,7 +17,6 @@ from paris_p2p.rules.rounds import (
     counted_of,
     goes_full,
     grace_s,
-    kept_for_line,
     lateness,
     lengths_for_steps,
     light_way_pays,
@@ -184,15 +183,6 @@ def test_a_round_stays_near_the_runs_checkpoint_interval() -> None:
     assert round_length_s([], [], CREW, TIMING) == TIMING.checkpoint_s
     assert grace_s(100.0) == 25.0
     assert grace_s(1000.0) == 30.0
-
-
-def test_a_slow_line_is_asked_for_fewer_entries() -> None:
-    sizes = {4096: 1000, 1024: 500, 64: 50, 16: 12, 8: 1}
-    assert kept_for_line(CREW, 10.0, 0.0, sizes) == 4096
-    assert kept_for_line(CREW, 10.0, 200.0, sizes) == 4096
-    assert kept_for_line(CREW, 10.0, 20.0, sizes) == 64
-    assert kept_for_line(CREW, 10.0, 0.01, sizes) == 16
-    assert kept_for_line(CrewSpec(kept=64), 10.0, 1e9, sizes) == 64
 
 
 def test_full_weights_go_out_as_often_as_the_line_bears() -> None:

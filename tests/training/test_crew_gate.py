@@ -25,10 +25,11 @@ from paris_p2p.training.crew_gate import check_crew_card
 from paris_p2p.training.crew_messages import Basis, CrewGateJob, RoundFiles, UpdateFile
 from paris_p2p.training.messages import CheckpointReady, GateResult
 from paris_p2p.training.round_merge import CrewSlot, merge_round, open_update, scaled
-from paris_p2p.updates.compression import compress
-from paris_p2p.updates.layout import Vector
+from paris_p2p.updates.chunk_codes import ChunkCodes, PackedChunks
+from paris_p2p.updates.compression import Precision, compress
+from paris_p2p.updates.layout import Vector, chunk_slices
 from paris_p2p.updates.merged_state import read_state, write_state
-from paris_p2p.updates.update_header import UpdateHeader
+from paris_p2p.updates.update_header import UpdateHeader, assembled
 from tests.made.tiny_run import TinyRun, checkpoint_of, start_process, train_here
 
 SLOT, BATCH = "expert-1", 4
@@ -63,9 +64,8 @@ class Made:
         n = self.crew_slot.parameters
         path, out = self.folder / f"{name or len(list(self.folder.iterdir()))}.update", BytesIO()
         base = np.zeros(n, np.float32)
-        compress(
-            np.zeros(n, np.float32), base, change, UpdateHeader(n, **({"kept": 4096} | header)), 1.0, out
-        )
+        fine = Precision(0.3, 1.0)
+        compress(np.zeros(n, np.float32), base, change, UpdateHeader(n, **header), fine, out)
         path.write_bytes(out.getvalue())
         number = f"{PEERS.index(peer):02x}{len(self.rounds):02x}"
         return UpdateFile(update=number * 16, signer=peer, path=path, steps=10, clips=40, first_clip=0)
@@ -253,12 +253,15 @@ def test_a_card_that_says_another_hash_than_its_last_round_is_refused(made: Made
 def test_an_update_that_was_changed_after_it_was_merged_is_refused(made: Made) -> None:
     files = [made.honest(peer) for peer in PEERS[:3]]
     last = made.merge(files)
-    data = bytearray(files[1].path.read_bytes())
-    data[60] ^= 0x10  # a sign
-    files[1].path.write_bytes(bytes(data))
+    update = open_update(made.crew_slot, files[1])
+    blocks = []
+    for first, end in chunk_slices(update.header.parameters):
+        codes = update.read(first, end)[1]
+        blocks.append(PackedChunks.of(ChunkCodes(codes.steps, -codes.levels)).deflated())
+    files[1].path.write_bytes(assembled(update.header, blocks))
     refused(check_crew_card(made.job([last])), "merge", "gives")
-    files[1].path.write_bytes(bytes(data[:-1]))
-    refused(check_crew_card(made.job([last])), "round", "bytes")
+    files[1].path.write_bytes(files[1].path.read_bytes()[:-1])
+    refused(check_crew_card(made.job([last])), "round", "blocks end at")
 
 
 def test_an_update_that_is_too_long_must_not_be_merged(made: Made) -> None:

@@ -33,10 +33,10 @@ SLOT = "expert-1"
 
 @pytest.mark.parametrize(
     "changes",
-    [{"parts": 4}, {"kept": 64, "outer_rate": 0.5}, {"magnitudes": 1, "kept": 512, "parts": 2}],
-    ids=["parts", "few entries", "one magnitude of few entries in parts"],
+    [{"parts": 4}, {"step": 5.0, "outer_rate": 0.5}, {"step": 0.5, "parts": 2}],
+    ids=["parts", "coarse steps", "fine steps in parts"],
 )
-def test_every_kind_of_update_is_merged_alike(tiny: TinyRun, changes: dict[str, int]) -> None:
+def test_every_kind_of_update_is_merged_alike(tiny: TinyRun, changes: dict[str, float]) -> None:
     crew_spec = CREW.model_copy(update=changes)
     first = basis_of(checkpoint_of(train_here(tiny.train_job(SLOT, out="kinds", max_steps=6))), card_id("1"))
     with made_crew(tiny, 3, first, crew=crew_spec) as crew:
@@ -51,7 +51,7 @@ def round_of(crew: MadeCrew, crew_spec: CrewSpec, part: int) -> MergedReady:
     files = []
     for member in crew.members:
         member.train(3)
-        ready = member.ask(MakeUpdate(kept=crew_spec.kept, part=part))
+        ready = member.ask(MakeUpdate(step=crew_spec.step, part=part))
         assert isinstance(ready, UpdateReady)
         files.append(update_file(ready, member.job.peer))
     merged = crew.merge(files)
@@ -63,7 +63,7 @@ def round_of(crew: MadeCrew, crew_spec: CrewSpec, part: int) -> MergedReady:
 def test_a_part_that_the_run_has_not_is_named(tiny: TinyRun) -> None:
     first = basis_of(checkpoint_of(train_here(tiny.train_job(SLOT, out="part", max_steps=2))), card_id("1"))
     with made_crew(tiny, 1, first) as crew, pytest.raises(TrainError, match="part 3"):
-        crew.lead.ask(MakeUpdate(kept=4096, part=3))
+        crew.lead.ask(MakeUpdate(step=2.0, part=3))
 
 
 def test_a_run_with_compact_checkpoints_has_crews(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_others_updates_are_tried_on_the_gates_clips_where_a_lead_may_read_them(
     wrong = Member(crew_job(tiny, 0, first, **(shards | {"gate_shard_paths": (tiny.shards["gate"][0],) * 1})))
     wrong.job = wrong.job.model_copy(update={"gate_shard_clusters": (0,)})
     with pytest.raises(DataError, match="clusters"):
-        wrong.start().ask(MakeUpdate(kept=4096))
+        wrong.start().ask(MakeUpdate(step=2.0))
 
 
 def test_a_crew_whose_clips_notices_changed_leaves_a_checkpoint_that_one_goes_on_from(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from paris_p2p.training.crew_messages import RoundFiles, UpdateFile
 from paris_p2p.training.crew_progress import CrewProgress, Sent, Work
+from paris_p2p.updates.compression import Precision
 from paris_p2p.updates.layout import CHUNK_ENTRIES, Vector
 from paris_p2p.updates.outer_step import Contribution, OuterRates, OuterState, outer_step
 from paris_p2p.updates.update_file import Update
@@ -23,8 +24,8 @@ RATES = OuterRates(0.7, 0.9, 0.999)
 class Life:
     """Is one member's life on bases that plain rounds make, where all that anybody did can be added up."""
 
-    def __init__(self, folder: Path, seed: int, kept: int, parts: int):
-        self.folder, self.kept, self.parts = folder, kept, parts
+    def __init__(self, folder: Path, seed: int, step: float, parts: int):
+        self.folder, self.step, self.parts = folder, step, parts
         self.random = np.random.default_rng(seed)
         self.base = OuterState(self.draw(1), self.draw(0), self.draw(1), steps=0, clips=0)
         self.progress = CrewProgress(self.base, ME)
@@ -46,15 +47,17 @@ class Life:
         if not self.progress.unsent.steps:
             return None
         self.made += 1
-        header = UpdateHeader(N, self.kept, 2, self.parts, self.made % self.parts)
+        header = UpdateHeader(N, self.parts, self.made % self.parts)
         self.progress.settle(self.weights)
-        return self.progress.publish(self.weights, header, 1.0, self.folder / f"{self.made}")
+        precision = Precision(self.step, 1.0)
+        return self.progress.publish(self.weights, header, precision, self.folder / f"{self.made}")
 
     def others(self) -> RoundFiles:
         """Merges another's update, all by itself."""
         other = CrewProgress(self.base, OTHER)
-        path, header = self.folder / f"other-{self.clip}-{self.made}", UpdateHeader(N, self.kept, 2)
-        update = other.publish(self.base.weights + self.draw(0.1), header, 1.0, path).update
+        path = self.folder / f"other-{self.clip}-{self.made}"
+        precision = Precision(self.step, 1.0)
+        update = other.publish(self.base.weights + self.draw(0.1), UpdateHeader(N), precision, path).update
         before = self.base.weights.astype(np.float64)
         made = self._merge(OTHER, update, Work(0, 1, 4))
         self.right += self.base.weights.astype(np.float64) - before
@@ -97,11 +100,11 @@ class Life:
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize(("kept", "parts"), [(4096, 1), (512, 1), (4096, 3), (64, 2)])
+@pytest.mark.parametrize(("step", "parts"), [(1.0, 1), (2.0, 1), (2.0, 3), (5.0, 2)])
 def test_nothing_is_lost_or_counted_twice_whatever_becomes_of_updates(
-    tmp_path: Path, seed: int, kept: int, parts: int
+    tmp_path: Path, seed: int, step: float, parts: int
 ) -> None:
-    life = Life(tmp_path, seed, kept, parts)
+    life = Life(tmp_path, seed, step, parts)
     for _ in range(25):
         for _ in range(int(life.random.integers(0, 3))):
             life.train()
@@ -117,7 +120,7 @@ def test_nothing_is_lost_or_counted_twice_whatever_becomes_of_updates(
 
 
 def test_a_lead_alone_keeps_its_weights_and_its_base_follows(tmp_path: Path) -> None:
-    life = Life(tmp_path, seed=1, kept=4096, parts=1)
+    life = Life(tmp_path, seed=1, step=2.0, parts=1)
     distances = []
     for _ in range(12):
         life.train()
@@ -134,7 +137,7 @@ def test_a_lead_alone_keeps_its_weights_and_its_base_follows(tmp_path: Path) -> 
 
 
 def test_a_refused_update_resets_weights_memory_and_what_is_ahead(tmp_path: Path) -> None:
-    life = Life(tmp_path, seed=2, kept=64, parts=1)
+    life = Life(tmp_path, seed=2, step=5.0, parts=1)
     life.train()
     life.publish()
     life.train()
@@ -145,7 +148,7 @@ def test_a_refused_update_resets_weights_memory_and_what_is_ahead(tmp_path: Path
 
 
 def test_an_update_holds_the_work_of_one_that_still_waits(tmp_path: Path) -> None:
-    life = Life(tmp_path, seed=3, kept=4096, parts=1)
+    life = Life(tmp_path, seed=3, step=2.0, parts=1)
     life.train()
     first = life.publish()
     life.progress.adopt(life.weights, life.base, [life.others()], "waits")
@@ -162,7 +165,7 @@ def test_an_update_holds_the_work_of_one_that_still_waits(tmp_path: Path) -> Non
 
 def test_of_a_whole_basis_the_nodes_word_counts(tmp_path: Path) -> None:
     for own, steps in (("merged", 1), ("waits", 2)):
-        life = Life(tmp_path, seed=4, kept=4096, parts=1)
+        life = Life(tmp_path, seed=4, step=2.0, parts=1)
         life.train()
         life.publish()
         life.train()
@@ -171,7 +174,7 @@ def test_of_a_whole_basis_the_nodes_word_counts(tmp_path: Path) -> None:
 
 
 def test_weights_that_no_step_changed_make_no_update(tmp_path: Path) -> None:
-    life = Life(tmp_path, seed=3, kept=4096, parts=1)
+    life = Life(tmp_path, seed=3, step=2.0, parts=1)
     life.progress.note(Work(0, 1, 4, 0.0, 1))
     assert life.progress.is_unchanged(life.weights)
     life.weights[-1] += 1

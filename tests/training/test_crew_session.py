@@ -141,8 +141,8 @@ def test_a_worker_that_waits_sends_all_of_its_work_again(tiny: TinyRun, first: B
 
 def test_without_a_step_there_is_no_update(tiny: TinyRun, first: Basis) -> None:
     with made_crew(tiny, 1, first) as crew:
-        assert isinstance(crew.lead.ask(MakeUpdate(kept=4096)), UpdateReady)
-        assert isinstance(crew.lead.ask(MakeUpdate(kept=4096)), NothingLearned)
+        assert isinstance(crew.lead.ask(MakeUpdate(step=2.0)), UpdateReady)
+        assert isinstance(crew.lead.ask(MakeUpdate(step=2.0)), NothingLearned)
 
 
 def test_a_refused_worker_goes_on_from_the_base_as_it_is(tiny: TinyRun, first: Basis) -> None:
@@ -152,21 +152,21 @@ def test_a_refused_worker_goes_on_from_the_base_as_it_is(tiny: TinyRun, first: B
         ready = crew.merge([crew.update_of(lead)])
         assert isinstance(ready, MergedReady)
         crew.adopt(ready, member_1="lost")
-        assert isinstance(worker.ask(MakeUpdate(kept=4096)), NothingLearned)
+        assert isinstance(worker.ask(MakeUpdate(step=2.0)), NothingLearned)
         worker.train(1)
         assert crew.update_of(worker).steps == 1
 
 
 def test_a_lead_alone_loses_nothing_and_its_card_follows_it(tiny: TinyRun, first: Basis) -> None:
-    """Three rounds of its own updates, of 64 of 4,096 entries: training goes as if there were none."""
+    """Three rounds of its own updates, in steps of five: training goes as if there were none."""
 
     def trained(rounds: bool) -> Path:
-        kept = CREW.model_copy(update={"kept": 64})
-        with made_crew(tiny, 1, first, crew=kept, alone=True) as crew:
+        coarse = CREW.model_copy(update={"step": 5.0})
+        with made_crew(tiny, 1, first, crew=coarse, alone=True) as crew:
             for _ in range(3):
                 crew.lead.train(4)
                 if rounds:
-                    ready = crew.merge([crew.update_of(crew.lead, kept=64)])
+                    ready = crew.merge([crew.update_of(crew.lead, step=5.0)])
                     assert isinstance(ready, MergedReady)
                     crew.adopt(ready)
             crew.lead.train(1)
@@ -293,7 +293,7 @@ def test_divergence_goes_back_to_the_base_once(
         assert (update.steps, update.first_clip) == (2, 12)  # what came before the divergence is lost
         crew.lead.train(1)
         with pytest.raises(DivergedError):
-            crew.lead.ask(MakeUpdate(kept=4096))
+            crew.lead.ask(MakeUpdate(step=2.0))
 
 
 def test_a_crew_ends_at_the_last_step(tiny: TinyRun, first: Basis) -> None:
@@ -408,7 +408,7 @@ def test_real_processes_exchange_updates_and_one_that_was_killed_comes_back(
     with process_of(crew_job(tiny, 0, first)) as (_, lead):
         with process_of(crew_job(tiny, 1, first)) as (killed, worker):
             worker(kinds=Started)
-            answers = [ask(MakeUpdate(kept=4096), UpdateReady) for ask in (lead, worker)]
+            answers = [ask(MakeUpdate(step=2.0), UpdateReady) for ask in (lead, worker)]
             killed.send_signal(signal.SIGKILL)  # between its update and the new base
         files = [update_file(answer, peer_of(number)) for number, answer in enumerate(answers)]
         ready = lead(Merge(parent=basis.card, candidates=tuple(files)), MergedReady)
@@ -420,7 +420,7 @@ def test_real_processes_exchange_updates_and_one_that_was_killed_comes_back(
         with process_of(crew_job(tiny, 1, basis, first_clip=goes_on)) as (process, worker):
             assert worker(kinds=Started).steps == basis.steps
             files = [
-                update_file(ask(MakeUpdate(kept=4096), UpdateReady), peer_of(number))
+                update_file(ask(MakeUpdate(step=2.0), UpdateReady), peer_of(number))
                 for number, ask in enumerate((lead, worker))
             ]
             assert files[1].first_clip == goes_on

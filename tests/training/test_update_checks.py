@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from paris_p2p.training.update_checks import (
 )
 from paris_p2p.training.update_trials import Trials
 from paris_p2p.updates.layout import Vector
+from paris_p2p.updates.update_header import assembled
 from tests.made.digits_run import digits_run
 from tests.made.made_crew import (
     CREW,
@@ -42,6 +44,7 @@ from tests.made.made_crew import (
     write_update,
 )
 from tests.made.tiny_run import TinyRun, checkpoint_of, train_here
+from tests.updates.made_updates import blocks_of
 
 SLOT, THIEF = "expert-1", peer_of(9)
 Forge = Callable[[Vector, np.random.Generator], Vector]
@@ -125,10 +128,13 @@ def test_noise_of_the_right_length_is_left_out_once_it_is_known(digits: TinyRun,
 
 def test_what_is_no_number_never_becomes_an_update(digits: TinyRun, crew: MadeCrew, tmp_path: Path) -> None:
     files = honest(crew, steps=1)
-    whole = bytearray(files[1].path.read_bytes())
-    whole[48:50] = np.float16(np.nan).tobytes()  # the first chunk's small magnitude
+    update = open_update(slot_of(digits), files[1])
+    blocks = []
+    for block in blocks_of(update):
+        assert block is not None
+        blocks.append(replace(block, steps=np.full_like(block.steps, np.nan)).deflated())
     path = tmp_path / "nan"
-    path.write_bytes(whole)
+    path.write_bytes(assembled(update.header, blocks))
     bad = files[1].model_copy(update={"path": path, "signer": THIEF, "update": card_id("nan")})
     ready = crew.merge([*files, bad])
     assert isinstance(ready, MergedReady)
@@ -231,7 +237,7 @@ def test_trials_leave_the_leads_own_training_as_it_was(digits: TinyRun, first: B
             if tries:
                 crew.merge(files, compare=True)
             crew.lead.train(3)
-            ready = crew.lead.ask(MakeUpdate(kept=4096))
+            ready = crew.lead.ask(MakeUpdate(step=2.0))
             assert isinstance(ready, UpdateReady)
             return ready.path.read_bytes()
 
@@ -275,21 +281,20 @@ def test_files_of_another_form_than_the_runs_are_refused(
     files = [file.model_copy(update={"path": path}) for path in (other, zero, cut, tmp_path / "none")]
     judged = judge_form(slot_of(digits), files)
     assert [one.reason for one in judged.left_out] == ["format"] * 4
-    fewer = CREW.model_copy(update={"kept": 64})
-    slot = CrewSlot.of(digits.run, SLOT, digits.spec, fewer)
+    slot = CrewSlot.of(digits.run, SLOT, digits.spec, CREW.model_copy(update={"parts": 2}))
     assert [one.reason for one in judge_form(slot, [file]).left_out] == ["format"]
 
 
-@pytest.mark.parametrize("kept", [4096, 64])
+@pytest.mark.parametrize("step", [0.5, 2.0, 5.0])
 def test_updates_agree_by_chance_not_at_all_and_a_copy_wholly(
-    digits: TinyRun, tmp_path: Path, kept: int
+    digits: TinyRun, tmp_path: Path, step: float
 ) -> None:
     slot = slot_of(digits)
     random = np.random.default_rng(0)
     files = []
     for number in range(2):
         entries = random.standard_normal(slot.parameters).astype(np.float32)
-        path = write_update(tmp_path / f"{number}", entries, kept)
+        path = write_update(tmp_path / f"{number}", entries, step)
         files.append(UpdateFile(update=card_id(number), signer=peer_of(number), path=path, **COUNTS))
     one, other = (open_update(slot, file) for file in files)
     assert abs(sign_agreement(one, other, digits.run, "ab")) < 0.1
@@ -309,7 +314,7 @@ def test_updates_that_all_agree_are_no_copies_and_one_that_agrees_more_is(
     opened = []
     for number in range(4):
         own = 0.05 * random.standard_normal(slot.parameters)
-        path = write_update(tmp_path / f"{number}", (back + own).astype(np.float32), 4096)
+        path = write_update(tmp_path / f"{number}", (back + own).astype(np.float32))
         file = UpdateFile(update=card_id(number), signer=peer_of(number), path=path, **COUNTS)
         opened.append(OpenedUpdate(file, open_update(slot, file)))
     assert sign_agreement(opened[0].update, opened[1].update, digits.run, "ab" * 32) > COPY_AGREEMENT

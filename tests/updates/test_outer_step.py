@@ -17,10 +17,10 @@ from paris_p2p.updates.merged_state import read_state, state_hash, write_state
 from paris_p2p.updates.outer_step import Contribution, OuterRates, OuterState, add_scaled, outer_step
 from paris_p2p.updates.power import power
 from paris_p2p.updates.update_header import UpdateHeader
-from tests.updates.made_updates import RUN, contribution, dense_of, made_state
+from tests.updates.made_updates import RUN, contribution, dense_of, levels_of, made_state
 
 N = 3 * 4096 + 1001
-DENSE, SPARSE = UpdateHeader(N, 4096), UpdateHeader(N, 64)
+WHOLE, PART = UpdateHeader(N), UpdateHeader(N, 3, 1)
 RATES = OuterRates(rate=0.7, momentum=0.9, decay=0.999)
 
 
@@ -42,7 +42,8 @@ def by_the_book(base: OuterState, ordered: list[Contribution], rates: OuterRates
             total += each.weight * has
         for each, has in zip(ordered, there, strict=True):
             share = np.divide(each.weight * each.scale, total, out=np.zeros(N), where=has).astype(f)
-            g = g + share * dense_of(each.update, N)
+            steps_, levels = levels_of(each.update, N)
+            g = g + share * steps_ * levels
         touched = total > 0
         new_m = f(rates.momentum) * m + g
         m = np.where(touched, new_m, m)
@@ -53,14 +54,14 @@ def by_the_book(base: OuterState, ordered: list[Contribution], rates: OuterRates
 
 
 ROUNDS: dict[str, Callable[[], list[Contribution]]] = {
-    "one dense": lambda: [contribution(DENSE, 1)],
-    "one sparse": lambda: [contribution(SPARSE, 1)],
-    "one part": lambda: [contribution(UpdateHeader(N, 64, 1, 3, 1), 1)],
-    "dense": lambda: [contribution(DENSE, i, 240 / i**0.5, 1 / i) for i in (1, 2, 3)],
-    "sparse": lambda: [contribution(SPARSE, i, 240 / i**0.5, 1 / i) for i in (1, 2, 3)],
-    "mixed": lambda: [contribution(h, i, 100.0 + i) for i, h in enumerate((DENSE, SPARSE, DENSE), 1)],
-    "parts": lambda: [contribution(UpdateHeader(N, 64, 2, 3, i), i, 30.0 + i) for i in (0, 1)],
-    "other parts": lambda: [contribution(UpdateHeader(N, 4096, 1, i, i - 1), i) for i in (2, 3, 4)],
+    "one fine": lambda: [contribution(WHOLE, 1, step=0.3)],
+    "one coarse": lambda: [contribution(WHOLE, 1, step=4.0)],
+    "one part": lambda: [contribution(PART, 1)],
+    "fine": lambda: [contribution(WHOLE, i, 240 / i**0.5, 1 / i, 0.3) for i in (1, 2, 3)],
+    "coarse": lambda: [contribution(WHOLE, i, 240 / i**0.5, 1 / i, 3.5) for i in (1, 2, 3)],
+    "mixed": lambda: [contribution(h, i, 100.0 + i, step=i) for i, h in enumerate((WHOLE, PART, WHOLE), 1)],
+    "parts": lambda: [contribution(UpdateHeader(N, 3, i), i, 30.0 + i) for i in (0, 1)],
+    "other parts": lambda: [contribution(UpdateHeader(N, i, i - 1), i) for i in (2, 3, 4)],
 }
 
 
@@ -76,7 +77,7 @@ def test_a_round_is_what_the_book_says_to_the_last_bit(name: str) -> None:
     assert hashed(found) == hashed(wanted)
 
 
-@pytest.mark.parametrize("name", ["dense", "mixed", "parts"])
+@pytest.mark.parametrize("name", ["fine", "mixed", "parts"])
 @given(order=st.permutations([0, 1, 2]))
 def test_the_order_in_which_updates_are_given_makes_no_difference(name: str, order: list[int]) -> None:
     contributions = ROUNDS[name]()
@@ -105,7 +106,7 @@ def test_chunks_in_no_update_keep_weights_and_momentum() -> None:
 
 
 def test_a_plain_round_adds_what_its_only_update_says_and_forgets_the_momentum() -> None:
-    base, (one,) = made_state(N), ROUNDS["one sparse"]()
+    base, (one,) = made_state(N), ROUNDS["one coarse"]()
     found = outer_step(base, [one], OuterRates(rate=9.0, momentum=0.9, decay=0.999), base.empty_like())
     np.testing.assert_array_equal(found.weights, base.weights - dense_of(one.update, N))
     assert not found.momentum.any()
@@ -114,7 +115,7 @@ def test_a_plain_round_adds_what_its_only_update_says_and_forgets_the_momentum()
 def test_the_average_forgets_by_steps() -> None:
     base = made_state(N)
     base.average[:] = 0
-    found = outer_step(base, ROUNDS["dense"](), RATES)
+    found = outer_step(base, ROUNDS["fine"](), RATES)
     np.testing.assert_allclose(found.average, (1 - 0.999**90) * found.weights, rtol=1e-5)
 
 
@@ -125,20 +126,21 @@ def test_a_power_is_a_power(base: float, exponent: int) -> None:
 
 @pytest.mark.parametrize("factor", [-0.2, 1.0])
 def test_a_part_of_an_update_can_be_tried(factor: float) -> None:
-    vector, (one,) = made_state(N).weights, ROUNDS["one sparse"]()
-    wanted = vector + np.float32(factor) * dense_of(one.update, N)
+    vector, (one,) = made_state(N).weights, ROUNDS["one coarse"]()
+    steps, levels = levels_of(one.update, N)
+    wanted = vector + np.float32(factor) * steps * levels
     add_scaled(vector, one.update, factor)
     np.testing.assert_array_equal(vector, wanted)
 
 
 def test_rounds_that_no_rule_makes_are_refused() -> None:
-    one = contribution(SPARSE, 1)
+    one = contribution(WHOLE, 1)
     wrong = [
         [],
         [one, one],
         [Contribution("peer-9", one.update, 0.0, 1.0, 1, 1)],
         [Contribution("peer-9", one.update, 1.0, 1.5, 1, 1)],
-        [contribution(UpdateHeader(N - 1, 64), 1)],
+        [contribution(UpdateHeader(N - 1), 1)],
     ]
     for contributions in wrong:
         with pytest.raises(ValueError, match=r"round of|weight|parameters"):
@@ -146,7 +148,7 @@ def test_rounds_that_no_rule_makes_are_refused() -> None:
 
 
 def test_a_thread_that_flushes_subnormals_merges_nothing() -> None:
-    base, contributions = made_state(N), ROUNDS["dense"]()
+    base, contributions = made_state(N), ROUNDS["fine"]()
     before = hashed(base)
     assert torch.set_flush_denormal(True)
     try:
@@ -163,8 +165,8 @@ def test_a_written_state_is_read_by_its_hash_and_can_be_gone_on_from(tmp_path: P
     assert name == hashed(state)
     assert path.stat().st_size == 88 + 12 * N
     read = read_state(path, RUN, "expert-0", N, name)
-    outer_step(read, ROUNDS["dense"](), RATES)
-    assert hashed(read) == hashed(outer_step(state, ROUNDS["dense"](), RATES))
+    outer_step(read, ROUNDS["fine"](), RATES)
+    assert hashed(read) == hashed(outer_step(state, ROUNDS["fine"](), RATES))
     assert hashed(read_state(path, RUN, "expert-0", N, name)) == name  # the file stayed
 
 

@@ -1,9 +1,11 @@
-"""Updates' files: what goes in comes out, one content has one byte string, and nothing else is believed."""
+"""Updates' files: what goes in comes out, and nothing that no peer writes is believed."""
 
 from __future__ import annotations
 
-import io
 import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,107 +14,101 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paris_p2p.errors import UpdateFormatError
-from paris_p2p.updates.chunk_codes import decode_chunks, encode_chunks
-from paris_p2p.updates.compression import quantise
+from paris_p2p.updates.chunk_codes import ChunkCodes, PackedChunks, inflated
 from paris_p2p.updates.layout import chunk_slices
 from paris_p2p.updates.update_file import Update
-from paris_p2p.updates.update_header import HEADER_BYTES, UpdateHeader
-from tests.updates.made_updates import dense_of, made_vector, update_bytes
+from paris_p2p.updates.update_header import HEADER_BYTES, UpdateHeader, assembled, largest_block_bytes
+from tests.updates.made_updates import content_of, dense_of, made_vector, update_bytes
 
-KEPT = [1, 3, 16, 64, 100, 1024, 2047, 2048, 2049, 3000, 4095, 4096]
+SIZES = [1, 7, 4095, 4096, 4097, 8192, 3 * 4096 + 1001, 64 * 4096, 65 * 4096 + 2]
 
 
 @st.composite
 def headers(draw: st.DrawFn) -> UpdateHeader:
     parts = draw(st.sampled_from([1, 2, 3, 64]))
-    return UpdateHeader(
-        parameters=draw(st.sampled_from([1, 7, 4095, 4096, 4097, 8192, 3 * 4096 + 1001])),
-        kept=draw(st.sampled_from(KEPT)),
-        magnitudes=draw(st.sampled_from([1, 2])),
-        parts=parts,
-        part=draw(st.integers(0, parts - 1)),
-    )
+    return UpdateHeader(draw(st.sampled_from(SIZES)), parts, draw(st.integers(0, parts - 1)))
 
 
-def reencoded(update: Update) -> bytes:
-    """Returns the file made again of what was read from it."""
-    header, out = update.header, io.BytesIO()
-    out.write(header.to_bytes())
-    for first, last in chunk_slices(header.parameters):
-        numbers, codes = update.read(first, last)
-        if len(numbers):
-            out.write(encode_chunks(header, codes).tobytes())
-    return out.getvalue()
-
-
-@given(header=headers(), seed=st.integers(0, 1000), zeros=st.floats(0, 1))
-def test_what_is_written_is_read_and_has_the_size_of_the_formula(
-    header: UpdateHeader, seed: int, zeros: float
-) -> None:
+@given(
+    header=headers(), seed=st.integers(0, 1000), zeros=st.sampled_from([0, 0.5, 1]), step=st.floats(0.26, 8)
+)
+def test_what_is_written_is_read(header: UpdateHeader, seed: int, zeros: float, step: float) -> None:
     rng = np.random.default_rng(seed)
     difference = made_vector(seed, header.parameters)
     difference[rng.random(header.parameters) < zeros] = 0
-    data = update_bytes(header, difference)
-    assert len(data) == header.size_bytes
+    difference[:4096] *= zeros < 1  # so that there is a chunk of zeros
+    data = update_bytes(header, difference, step)
+    assert len(data) <= header.largest_bytes
     update = Update.from_bytes(data, header.parameters)
     assert update.header == header
-    assert reencoded(update) == data
     dense = dense_of(update, header.parameters)
     assert update.square_norm == pytest.approx(float(np.square(dense, dtype=np.float64).sum()), rel=1e-12)
     present = np.zeros(header.parameters, np.bool_)
     for chunk in header.chunks:
         present[chunk * 4096 : (chunk + 1) * 4096] = True
     assert not dense[~present].any()
-    sent = dense != 0
-    assert np.array_equal(
-        np.sign(dense[sent & (difference != 0)]), np.sign(difference[sent & (difference != 0)])
+    assert np.array_equal(np.sign(dense[dense != 0]), np.sign(difference[dense != 0]))
+    assert content_of(Update.from_bytes(update_bytes(header, difference, step), header.parameters)) == (
+        content_of(update)
     )
 
 
-@pytest.mark.parametrize("kept", KEPT)
-@pytest.mark.parametrize("magnitudes", [1, 2])
-def test_the_size_of_a_full_chunk_is_what_the_format_says(kept: int, magnitudes: int) -> None:
-    low = int(np.floor(np.log2(4096 / kept)))
-    bits = [kept] * magnitudes + ([] if kept == 4096 else [kept * low, kept + (4096 >> low)])
-    wanted = 2 * magnitudes + sum(-(-each // 8) for each in bits)
-    assert UpdateHeader(4096, kept, magnitudes).size_bytes == 48 + wanted
+@given(header=headers(), level=st.integers(0, 9))
+def test_how_deflate_says_a_content_changes_nothing(header: UpdateHeader, level: int) -> None:
+    data = update_bytes(header, made_vector(1, header.parameters))
+    update, again = Update.from_bytes(data, header.parameters), []
+    for first, last in chunk_slices(header.parameters):
+        codes = update.read(first, last)[1]
+        content = said(PackedChunks.of(codes)) if len(codes.steps) else b""
+        again.append(deflated(content, level) if content else b"")
+    other = Update.from_bytes(assembled(header, again), header.parameters)
+    assert (content_of(other), other.square_norm) == (content_of(update), update.square_norm)
 
 
-def test_the_largest_are_kept_and_equal_ones_by_their_index() -> None:
-    rows = np.zeros((2, 4096), np.float32)
-    rows[0, [5, 9, 4000]] = [3, -4, 2]
-    rows[0, 100:110] = 1  # of these ten, three find room
-    rows[1, :] = -1
-    codes, _ = quantise(UpdateHeader(8192, 6), rows)
-    assert codes.indices is not None
-    assert codes.indices.tolist() == [[5, 9, 100, 101, 102, 4000], [0, 1, 2, 3, 4, 5]]
-    assert codes.magnitudes.tolist() == [[1.0, 3.0], [1.0, 1.0]]  # small are below the mean of 2
-    assert codes.values().tolist() == [[3.0, -3.0, 1.0, 1.0, 1.0, 3.0], [-1.0] * 6]
+@pytest.mark.parametrize("parts", [1, 3, 64])
+def test_a_chunk_reads_alike_alone_and_with_others(parts: int) -> None:
+    header = UpdateHeader(130 * 4096 + 5, parts, parts - 1)
+    update = Update.from_bytes(update_bytes(header, made_vector(1, header.parameters)), header.parameters)
+    for first, last in chunk_slices(header.parameters):
+        numbers, codes = update.read(first, last)
+        assert numbers.tolist() == [chunk for chunk in range(first, last) if chunk in header.chunks]
+        for row, chunk in enumerate(numbers.tolist()):
+            (alone,), one = update.read(chunk, chunk + 1)
+            assert (alone, one.steps[0]) == (chunk, codes.steps[row])
+            assert np.array_equal(one.levels[0], codes.levels[row])
+    for first, last in ((60, 70), (129, 131)):
+        with pytest.raises(ValueError, match="more than one block"):
+            update.read(first, last)
 
 
-def test_magnitudes_that_no_half_can_hold_become_the_nearest_that_it_can() -> None:
-    rows = np.full((2, 4096), 1e-12, np.float32)
-    rows[1, :] = 1e9
-    codes, _ = quantise(UpdateHeader(8192, 4096), rows)
-    assert codes.magnitudes.tolist() == [[2.0**-24] * 2, [65504.0] * 2]
+def test_two_bits_say_an_entry_and_a_byte_another_level() -> None:
+    levels = np.array([[0, 1, -1, 0, 2, -2, 127, -127, 1]], np.int8)
+    packed = PackedChunks.of(ChunkCodes(np.array([0.5], np.float16), levels))
+    assert packed.codes.tolist() == [[0 | 1 << 2 | 3 << 4, 2 | 2 << 2 | 2 << 4 | 2 << 6, 1]]
+    assert packed.others.tolist() == [0, 1, 250, 251]
+    assert packed.squares().tolist() == [0.25 * (3 + 2 * 4 + 2 * 127**2)]
+    assert np.array_equal(packed.unpack().levels, levels)
+    assert packed.unpack().values().tolist() == (0.5 * levels).tolist()
 
 
-SMALL = [
-    UpdateHeader(300, 4096, 2),
-    UpdateHeader(300, 4096, 1),
-    UpdateHeader(300, 500, 2),
-    UpdateHeader(4096 + 77, 64, 2, parts=2, part=1),
-    UpdateHeader(130, 100, 1),
-]
+def said(packed: PackedChunks) -> bytes:
+    return packed.steps.astype("<f2").tobytes() + packed.codes.tobytes() + packed.others.tobytes()
 
 
-@pytest.mark.parametrize("header", SMALL, ids=lambda header: f"{header.kept}-{header.magnitudes}")
+def deflated(content: bytes, level: int = 6) -> bytes:
+    packer = zlib.compressobj(level, zlib.DEFLATED, -15)
+    return packer.compress(content) + packer.flush()
+
+
+SMALL = [UpdateHeader(300), UpdateHeader(4096 + 77, 2, 1), UpdateHeader(131)]
+
+
+@pytest.mark.parametrize("header", SMALL, ids=lambda header: str(header.parameters))
 @pytest.mark.parametrize("zero", [False, True], ids=["numbers", "zeros"])
-def test_a_file_with_one_bit_flipped_is_refused_or_another_canonical_one(
+def test_a_file_with_one_bit_flipped_is_refused_or_another_well_formed_one(
     header: UpdateHeader, zero: bool
 ) -> None:
-    difference = made_vector(1, header.parameters) * np.float32(not zero)
-    data = update_bytes(header, difference)
+    data = update_bytes(header, made_vector(1, header.parameters) * np.float32(not zero))
     refused = 0
     for place in range(8 * len(data)):
         flipped = bytearray(data)
@@ -122,17 +118,15 @@ def test_a_file_with_one_bit_flipped_is_refused_or_another_canonical_one(
         except UpdateFormatError:
             refused += 1
         else:
-            assert reencoded(update) == bytes(flipped)
             assert np.isfinite(update.norm)
-    assert refused >= 8 * HEADER_BYTES - 8  # of the header hardly a bit may differ
-    if zero:
-        assert refused >= 8 * len(data) - 40  # but for a sole magnitude, or the part
+            assert update.norm**2 == pytest.approx(
+                float(np.square(dense_of(update, header.parameters), dtype=np.float64).sum()), rel=1e-12
+            )
+    assert refused >= 8 * header.table_end - 8  # of the header hardly a bit may differ
 
 
-def head(
-    n: int = 4096, kept: int = 64, magnitudes: int = 2, parts: int = 1, part: int = 0, rest: int = 0
-) -> bytes:
-    return struct.pack("<16sQIIIIQ", b"paris-update/1\0\0", n, kept, magnitudes, parts, part, rest)
+def head(n: int = 4096, parts: int = 1, part: int = 0, rest: bytes = b"") -> bytes:
+    return struct.pack("<16sQII16s", b"paris-update/1\0\0", n, parts, part, rest)
 
 
 @pytest.mark.parametrize(
@@ -142,20 +136,19 @@ def head(
         b"paris-update/1\0\0",
         head(n=2**63),
         head(n=0),
-        head(kept=0),
-        head(kept=4097),
-        head(magnitudes=0),
-        head(magnitudes=3),
         head(parts=0),
+        head(parts=65),
         head(parts=2**31, part=5),
         head(parts=2, part=2),
-        head(rest=1),
+        head(rest=b"\1"),
         b"paris-update/2\0\0" + head()[16:],
         head(n=2**40),
         head(),
+        head() + bytes(3),
+        head() + bytes(4),
         head() + bytes(85),
     ],
-    ids=range(16),
+    ids=range(15),
 )
 def test_a_hostile_header_is_refused_before_anything_is_made_of_it(data: bytes, tmp_path: Path) -> None:
     file = tmp_path / "update"
@@ -167,37 +160,100 @@ def test_a_hostile_header_is_refused_before_anything_is_made_of_it(data: bytes, 
 
 
 def test_an_update_of_another_network_is_refused_by_name() -> None:
-    data = update_bytes(UpdateHeader(5000, 64), made_vector(1, 5000))
+    data = update_bytes(UpdateHeader(5000), made_vector(1, 5000))
     with pytest.raises(UpdateFormatError, match=r"5,000 parameters, the slot's network has 6,000"):
         Update.from_bytes(data, 6000)
 
 
 def test_a_file_is_mapped_and_reads_as_its_bytes_do(tmp_path: Path) -> None:
-    data = update_bytes(UpdateHeader(5000, 64), made_vector(1, 5000))
+    data = update_bytes(UpdateHeader(5000), made_vector(1, 5000))
     (tmp_path / "update").write_bytes(data)
-    opened = Update.open(tmp_path / "update", 5000)
-    assert reencoded(opened) == data
-    assert opened.norm == Update.from_bytes(data, 5000).norm
+    opened, same = Update.open(tmp_path / "update", 5000), Update.from_bytes(data, 5000)
+    assert content_of(opened) == content_of(same)
+    assert opened.norm == same.norm
+
+
+TABLES: dict[str, Callable[[list[int]], None]] = {
+    "a size more": lambda sizes: sizes.__setitem__(0, sizes[0] + 1),
+    "one to the next": lambda sizes: sizes.__setitem__(slice(2), [sizes[0] + sizes[1] - 1, 1]),
+    "an empty block": lambda sizes: sizes.__setitem__(slice(2), [0, sizes[0] + sizes[1]]),
+    "a giant": lambda sizes: sizes.__setitem__(0, 2**32 - 1),
+    "two giants": lambda sizes: sizes.__setitem__(slice(2), [2**32 - 1, 2**32 - 1]),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_that_is_not_the_blocks_is_refused(name: str) -> None:
+    header = UpdateHeader(70 * 4096)
+    data = update_bytes(header, made_vector(1, header.parameters))
+    sizes = list(struct.unpack_from("<2I", data, HEADER_BYTES))
+    TABLES[name](sizes)
+    with pytest.raises(UpdateFormatError):
+        Update.from_bytes(data[:HEADER_BYTES] + struct.pack("<2I", *sizes) + data[56:], header.parameters)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_file_that_is_cut_or_goes_on_is_refused(change: int) -> None:
+    data = update_bytes(UpdateHeader(5000), made_vector(1, 5000))
+    with pytest.raises(UpdateFormatError, match="end at byte"):
+        Update.from_bytes(data[:change] if change < 0 else data + bytes(change), 5000)
+
+
+def test_a_block_that_says_more_than_its_chunks_can_is_never_inflated_whole() -> None:
+    bomb = np.frombuffer(deflated(bytes(1 << 26)), np.uint8)
+    assert len(bomb) < largest_block_bytes(64, 4096)
+    with pytest.raises(UpdateFormatError, match=r"says 327,809 and does not end.* take 65,664 to 327,808"):
+        inflated(bomb, 64, 4096)
+
+
+PACKED = PackedChunks.of(ChunkCodes(np.array([0.5], np.float16), np.array([[0, 1, -1, 5, -7, 0]], np.int8)))
+SAID = said(PACKED)
 
 
 @pytest.mark.parametrize(
-    ("magnitudes", "wrong"),
+    ("content", "wrong"),
     [
-        ([1.0, np.inf], "magnitudes"),
-        ([1.0, np.nan], "magnitudes"),
-        ([2.0, 1.0], "magnitudes"),
-        ([0.0, 1.0], "magnitudes"),
-        ([-1.0, 1.0], "magnitudes"),
-        ([1.0, 1.0], "magnitude that none"),
-        ([-0.0, 0.0], "magnitudes"),
-        ([0.0, 0.0], "codes that are not zero"),
+        (SAID[:-1], "codes"),
+        (SAID + b"\0", "codes"),
+        (SAID[:3], "to 10"),
+        (SAID + bytes(9), "to 10"),
+        (SAID[:-1] + b"\xfc", "over 127"),
+        (said(replace(PACKED, steps=np.array([np.inf], np.float16))), "step inf"),
+        (said(replace(PACKED, steps=np.array([np.nan], np.float16))), "step nan"),
+        (said(replace(PACKED, steps=np.array([-1.0], np.float16))), "step -1"),
+        (said(replace(PACKED, steps=np.array([-0.0], np.float16))), "step -0"),
+        (said(replace(PACKED, steps=np.array([0.0], np.float16))), "says nothing"),
+        (b"\0\x38\0\0", "says nothing"),
+        (SAID[:3] + bytes([SAID[3] | 0x10]) + SAID[4:], "padding"),
     ],
-    ids=range(8),
+    ids=range(12),
 )
-def test_magnitudes_that_no_honest_peer_writes_are_refused(magnitudes: list[float], wrong: str) -> None:
-    header = UpdateHeader(4096, 64)
-    codes, _ = quantise(header, made_vector(1, 4096)[None])
-    data = encode_chunks(header, codes)
-    data[0, :4] = np.array(magnitudes, "<f2").view(np.uint8)
+def test_a_content_that_no_honest_peer_writes_is_refused(content: bytes, wrong: str) -> None:
+    inflated(np.frombuffer(deflated(SAID), np.uint8), 1, 6)
     with pytest.raises(UpdateFormatError, match=wrong):
-        decode_chunks(header, data, 4096)
+        inflated(np.frombuffer(deflated(content), np.uint8), 1, 6)
+
+
+@pytest.mark.parametrize(
+    ("data", "wrong"),
+    [
+        (b"", "does not end"),
+        (deflated(SAID)[:-1], "does not end"),
+        (deflated(SAID) + b"x", "1 after"),
+        (b"\xff" + deflated(SAID), "cannot be inflated"),
+        (zlib.compress(SAID), "cannot be inflated"),
+    ],
+    ids=range(5),
+)
+def test_a_block_that_is_not_deflated_or_does_not_end_is_refused(data: bytes, wrong: str) -> None:
+    with pytest.raises(UpdateFormatError, match=wrong):
+        inflated(np.frombuffer(data, np.uint8), 1, 6)
+
+
+@given(data=st.binary(max_size=200))
+def test_whatever_bytes_a_block_has_it_is_refused_or_read(data: bytes) -> None:
+    try:
+        packed = inflated(np.frombuffer(data, np.uint8), 2, 9)
+    except UpdateFormatError:
+        return
+    assert said(PackedChunks.of(packed.unpack())) == said(packed)

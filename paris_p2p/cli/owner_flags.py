@@ -65,6 +65,16 @@ class PrepareFlags:
     codec_steps: Annotated[
         int, option("Optimizer steps of a codec that is trained.", "N", panel=MODELS, min=1)
     ] = 1000
+    codec_equivariance: Annotated[
+        float,
+        option(
+            "Share of these steps that turn and shrink latents as pictures are, such as 0.5.",
+            "SHARE",
+            panel=MODELS,
+            min=0,
+            max=1,
+        ),
+    ] = 0.0
     text: Annotated[
         str,
         option("Text encoder: minilm, or transformers: with a folder or hub id.", "NAME", panel=MODELS),

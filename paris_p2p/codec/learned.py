@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from paris_p2p.codec.diffusers_codec import latents_of
+from paris_p2p.codec.equivariance import changed_alike
 from paris_p2p.disk import write_atomic
 from paris_p2p.errors import DataError, UsageError
 
@@ -49,6 +50,7 @@ class LearnedOptions:
     batch_frames: int = 16  # in a step; at least one example
     learning_rate: float = 1e-3
     rng_seed: int = 0
+    equivariance: float = 0.0  # share of the steps that decode turned and shrunk latents (equivariance.py)
 
     def __post_init__(self) -> None:
         if self.patch_pixels not in PATCHES:
@@ -165,7 +167,10 @@ def _step(
     flipped = torch.rand(batch, generator=rng) < 0.5
     x = _floats(kind, examples[rows], model)  # B 3 .. H W
     x = torch.where(flipped.to(x.device).reshape(-1, *(1,) * (x.ndim - 1)), x.flip(-1), x)
-    loss: Any = mse_loss(model.decode(latents_of(model.encode(x))).sample, x)
+    latents = latents_of(model.encode(x))
+    if options.equivariance and float(torch.rand((), generator=rng)) < options.equivariance:
+        latents, x = changed_alike(latents, x, rng)
+    loss: Any = mse_loss(model.decode(latents).sample, x)
     if not bool(loss.isfinite()):
         raise DataError(
             f"the codec's loss is not finite at step {step}; prepare with --codec pca, or another --rng-seed"
@@ -234,4 +239,7 @@ def _resume(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> int:
 
 def options_key(kind: Kind, options: LearnedOptions) -> dict[str, Any]:
     """Returns what a fitted codec's name depends on, beside the examples."""
-    return {**asdict(options), "kind": repr(kind), "warmup": WARMUP_STEPS}
+    chosen = asdict(options)
+    if not options.equivariance:  # so that codecs that were fitted without it are found again
+        del chosen["equivariance"]
+    return {**chosen, "kind": repr(kind), "warmup": WARMUP_STEPS}

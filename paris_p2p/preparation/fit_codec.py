@@ -137,7 +137,7 @@ def _names(sources: Sequence[Source]) -> list[tuple[object, ...]]:
 
 
 def learned_options(
-    name: str, clip: ClipShape, patch: tuple[int, int], steps: int, rng_seed: int
+    name: str, clip: ClipShape, patch: tuple[int, int], steps: int, rng_seed: int, equivariance: float = 0.0
 ) -> LearnedOptions:
     """Returns PCA's patch, and its channels for each frame that a latent frame stands for.
 
@@ -145,7 +145,14 @@ def learned_options(
     """
     kind = KINDS[name]
     side, channels = patch if all(patch) else default_patch(clip.height, clip.width)
-    return LearnedOptions(side, kind.frames_a_latent * channels, steps, kind.batch_frames, rng_seed=rng_seed)
+    return LearnedOptions(
+        side,
+        kind.frames_a_latent * channels,
+        steps,
+        kind.batch_frames,
+        rng_seed=rng_seed,
+        equivariance=equivariance,
+    )
 
 
 def _hold_out(train: Sequence[Source]) -> tuple[list[Source], list[Source]]:

@@ -50,6 +50,8 @@ class PrepareOptions(BaseModel):
     pca_patch_pixels: int = Field(default=0, ge=0, le=32)  # 0: by the resolution (codec.pca.default_patch)
     pca_channels: int = Field(default=0, ge=0, le=3072)
     codec_steps: int = Field(default=1000, ge=1, le=10_000_000)  # of `train` and `train:video`
+    # share of its steps that turn and shrink latents
+    codec_equivariance: float = Field(default=0.0, ge=0, le=1)
     text: str = "minilm"
     # 0: as many as the captions have and the encoder takes.
     text_tokens: int = Field(default=0, ge=0, le=MAX_TOKENS)
@@ -157,7 +159,14 @@ def prepare_networks(
     fitting = Fitting(train, decoding, cache, options.device, progress)
     learned = None
     if options.codec in KINDS:
-        wished = learned_options(options.codec, options.clip, patch, options.codec_steps, options.rng_seed)
+        wished = learned_options(
+            options.codec,
+            options.clip,
+            patch,
+            options.codec_steps,
+            options.rng_seed,
+            options.codec_equivariance,
+        )
         learned = fit_learned(options.codec, wished, fitting)
     name = f"diffusers:{learned.folder}" if learned else options.codec
     files = find_codec(name) if learned else named.codec_files
@@ -188,6 +197,8 @@ def input_fingerprint(
         for name in (options.codec, options.text, options.features)
     ]
     wished = options.model_dump(exclude={"threads", "device"})
+    if not options.codec_equivariance:  # so that what was prepared without it is found again
+        del wished["codec_equivariance"]
     # Lists of older versions lacked them.
     groups = ("groups in the list",) if any(s.group for s in sources) else ()
     return cache_key(version, listed, [skip.name for skip in skipped], wished, models, *groups)

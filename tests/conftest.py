@@ -1,5 +1,5 @@
-"""For all tests: what hypothesis may not ask of a slow machine, and reports that can travel between
-processes.
+"""For all tests: what hypothesis may not ask of a slow machine, the order of files that are tested side by
+side, and reports that can travel between processes.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import pytest
+from blake3 import blake3
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
@@ -16,6 +17,20 @@ if TYPE_CHECKING:
 # Property tests guard claims, not speed: a slow machine must not fail them.
 settings.register_profile("paris", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("paris")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Side by side, files that take long begin first, or the last of them would hold up the end; the others
+    come mixed, since the files of one folder are alike: all of them compute, or all of them wait.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    long = {item.path for item in items if item.get_closest_marker("long")}
+
+    def place(item: pytest.Item) -> tuple[bool, str]:
+        return item.path not in long, blake3(str(item.path.relative_to(config.rootpath)).encode()).hexdigest()
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(wrapper=True)

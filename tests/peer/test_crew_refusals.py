@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from paris_p2p.crew_records import UpdateRecord
 from paris_p2p.envelope import Envelope
 from paris_p2p.peer.crew_files import read_rounds
@@ -28,6 +30,8 @@ from tests.peer.test_crews import (
     workers_among,
 )
 from tests.peer.world import Peer
+
+pytestmark = pytest.mark.long  # all together
 
 
 def refusing(code: str) -> tuple[type[CountingCrewTrainer], set[str]]:

@@ -57,6 +57,7 @@ def losses(peer: Peer) -> list[float]:
 
 
 # against hanging: trainers start five times, which takes long where others work too
+@pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_a_slot_that_learns_its_clips_by_heart_ends_at_its_best_checkpoint_and_its_trainer_is_gone(
     tmp_path: Path,

@@ -21,9 +21,9 @@ from tests.peer.test_crews import counted_once, lead_among, signers, tip_card, t
 from tests.peer.world import World
 
 SLOT = "expert-0"
-TIMING = TimingSpec(claim_s=20.0, settle_s=0.2, margin_s=2.0, checkpoint_s=6.0)
+TIMING = TimingSpec(claim_s=10.0, settle_s=0.2, margin_s=1.0, checkpoint_s=3.0)
 TRAINING = TrainingSpec(batch_clips=4, learning_rate=1e-3, warmup_steps=5, ema_decay=0.9, compact=True)
-CREW = CrewSpec(peers=4, least_steps=1, most_steps=100_000, full_rounds=4)
+CREW = CrewSpec(peers=4, least_steps=1, most_steps=100_000, full_rounds=2)
 
 
 class RealWorld(World):
@@ -50,6 +50,7 @@ class RealWorld(World):
 
 
 # against hanging: three trainers and a gate start, which takes long where others work too
+@pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_real_trainers_merge_the_same_states_and_a_worker_goes_on_when_the_lead_dies(
     tmp_path: Path,

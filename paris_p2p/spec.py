@@ -26,7 +26,7 @@ MEMBERSHIP_READER = 4  # the first reader that knows members, notices and sealed
 CREW_READER = 5  # the first that knows crews and compact checkpoints
 OPTIONS_READER = 6  # the first that knows what _OPTIONS names
 # Training options that are left out of a run's bytes where they are as they were before there were any.
-_OPTIONS = ("optimizer", "contrastive")
+_OPTIONS = ("optimizer", "contrastive", "ema_clips")
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(without_controls)]
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
 
@@ -136,11 +136,25 @@ class TrainingSpec(Record):
     # how much experts are kept away from the answers of other captions (training/contrast.py)
     contrastive: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
+    # clips that the average of the weights reaches back over, instead of ema_decay; 0: as that says
+    ema_clips: Count = 0
+
     @model_validator(mode="after")
     def _ddpm_experts_in_order(self) -> TrainingSpec:
         if list(self.ddpm_experts) != sorted(set(self.ddpm_experts)):
             raise ValueError(f"ddpm_experts must ascend and name each once, not {self.ddpm_experts}")
         return self
+
+    def ema_limit(self, slot: str) -> float:
+        """Returns the decay a step of a slot's average, once it is no longer young.
+
+        A step's clips are a share of those that it reaches back over: 16,000 at 16 a step are a decay of
+        0.999. One division, so that all members of a crew have the same number.
+        """
+        if not self.ema_clips:
+            return self.ema_decay
+        step_clips = self.router_batch_clips if slot == ROUTER else self.batch_clips
+        return max(0.0, 1 - step_clips / self.ema_clips)
 
     @property
     def has_options(self) -> bool:

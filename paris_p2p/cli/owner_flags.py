@@ -218,6 +218,15 @@ class TrainingFlags:
         float,
         option("Decay per step of the weights' moving average, below 1.", "SHARE", panel=TRAINING),
     ] = 0.999
+    ema_clips: Annotated[
+        int,
+        option(
+            "Clips that this average reaches back over, for expert and router alike; 0: by --ema-decay.",
+            "N",
+            panel=TRAINING,
+            min=0,
+        ),
+    ] = 0
     caption_dropout: Annotated[
         float,
         option("Share of the clips trained without their caption.", "SHARE", panel=TRAINING, min=0, max=1),

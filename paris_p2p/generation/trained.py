@@ -55,7 +55,7 @@ def trained_slots(spec: RunSpec, weights: Mapping[str, Path]) -> dict[str, Train
             counters.steps,
             counters.clips,
             counters.clips / max(1, data_clips),
-            training.ema_decay**averaged_steps,
+            training.ema_limit(slot) ** averaged_steps,
         )
     return found
 

@@ -152,7 +152,7 @@ class Learner:
             )
         rate = learning_rate(self.spec.training, self.slot, self.steps, self.lowered)
         self.optimizer.step(self.rate_share * rate)
-        decay = ema_decay(self.spec.training.ema_decay, self.steps)
+        decay = ema_decay(self.spec.training.ema_limit(self.slot), self.steps)
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.values()), list(self.weights.values()), 1 - decay)
         self.steps += 1

@@ -49,7 +49,7 @@ class CrewSlot:
 
     def rates(self, steps: int) -> OuterRates:
         """Returns the outer step's numbers for a round that is merged into a state of so many steps."""
-        decay = ema_decay(self.spec.training.ema_decay, steps)
+        decay = ema_decay(self.spec.training.ema_limit(self.slot), steps)
         return OuterRates(self.crew.outer_rate, self.crew.momentum, decay)
 
     def hash_of(self, state: OuterState) -> str:

@@ -27,7 +27,9 @@ def test_a_runs_id_is_what_it_was() -> None:
     assert sign_run(OWNER, spec(training=RICH)).id == RICH_RUN
 
 
-@pytest.mark.parametrize("options", [{"optimizer": "muon"}, {"contrastive": 0.05}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"optimizer": "muon"}, {"contrastive": 0.05}, {"ema_clips": 16000}], ids=str
+)
 def test_an_option_survives_the_wire_and_keeps_older_readers_out(options: dict[str, object]) -> None:
     training = RICH.model_copy(update=options)
     opened = open_run(sign_run(OWNER, spec(training=training)).data).record
@@ -38,6 +40,22 @@ def test_an_option_survives_the_wire_and_keeps_older_readers_out(options: dict[s
 def test_a_network_with_the_skip_keeps_older_readers_out() -> None:
     expert = NetworkSpec(preset="nano", config={**spec().expert.config, "time_skip": True})
     assert open_run(sign_run(OWNER, spec(expert=expert)).data).record.oldest_reader == 6
+
+
+def test_an_average_by_clips_reaches_back_over_as_many_whatever_the_batch(tiny: TinyRun) -> None:
+    training = TrainingSpec(batch_clips=16, router_batch_clips=64, learning_rate=1e-3, ema_clips=16_000)
+    assert training.ema_limit("expert-0") == 0.999
+    assert training.ema_limit("router") == 0.996
+    assert training.model_copy(update={"ema_clips": 8}).ema_limit("router") == 0
+    assert training.model_copy(update={"ema_clips": 0}).ema_limit("router") == training.ema_decay
+    spec = tiny.spec.model_copy(update={"training": training.model_copy(update={"batch_clips": 4})})
+    learner = Learner(tiny.run, spec, "expert-1", Device(torch.device("cpu"), bf16=False))
+    clips, draws = open_clips(tiny.train_job(), spec), Draws.of(tiny.run, "expert-1")
+    learner.steps = 10**6  # no longer young
+    before = {name: average.clone() for name, average in learner.ema.items()}
+    learner.step(make_batch(clips, ClipOrder(draws, len(clips)), draws, 0, 4))
+    for name, average in learner.ema.items():
+        assert torch.equal(average, before[name].lerp(learner.weights[name].detach(), 1 - (1 - 4 / 16_000)))
 
 
 @pytest.mark.parametrize("slot", ["expert-1", "router"])

@@ -36,7 +36,7 @@ LEAST_ROUNDS = 4  # before what was measured over rounds says anything
 FORGETTING = 0.9
 SAMPLED_CHUNKS = 64  # looked at for copies
 # From this agreement beyond chance on, one may be a copy. Honest updates agree too: in steps of two root mean
-# squares up to 0.38 in a slot's first round, where all go the same way, and 0.10 to 0.18 after it. Where the
+# squares up to 0.47 in a slot's first round, where all go the same way, and 0.10 to 0.18 after it. Where the
 # outer momentum overshot and all go back, it may be far more: so a copy also agrees more than the round's
 # others do, by COPY_SHARE of what they lack.
 COPY_AGREEMENT, COPY_SHARE = 0.6, 0.6

@@ -37,8 +37,8 @@ class CrewSpec(Record):
     step: UpdateStep = 2.0  # the finest that updates have
     parts: Annotated[int, Field(ge=1, le=64)] = 1  # a round moves one chunk in so many
     feedback: Share = 0.95  # of what was not sent, what is kept for the next update
-    outer_rate: Annotated[float, Field(gt=0, le=2)] = 0.7
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of the outer step (Nesterov)
+    outer_rate: Annotated[float, Field(gt=0, le=2)] = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8  # of the outer step (Nesterov)
     full_rounds: Annotated[int, Field(ge=1, le=16)] = 16  # full weights go out at least so often
 
 

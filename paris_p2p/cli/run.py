@@ -10,6 +10,7 @@ import typer
 
 from paris_p2p.cli import typed
 from paris_p2p.cli.console import echo, parse_invite, progress_bars, run_app, wrapped
+from paris_p2p.cli.crew_words import crew_words
 from paris_p2p.cli.evaluate import add_evaluate
 from paris_p2p.cli.groups import (
     ConfigFlag,
@@ -184,6 +185,8 @@ def create(
         f"run {run.id}\nowner {run.signer}\nkeep {folder / 'owner.key'} safe: "
         "it is the only proof that the run is yours"
     )
+    if run.record.crew is not None:
+        echo(crew_words(run.record.crew))
     if run.record.private:
         echo(
             f"the run is private: keep a copy of {folder / 'keys'}, too; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from paris_p2p.cli.crew_words import crew_json, crew_words
 from paris_p2p.notice_words import change_words, date_words, notice_words, peer_words
 from paris_p2p.owner_records import FOREVER_S, RIGHTS, Right
 from paris_p2p.shown import FIELD_LETTERS, shown
@@ -22,6 +23,7 @@ def state_lines(state: RunState, names: Mapping[str, str], *, chain: bool = True
     lines = [
         f"run {shown(signed.name, FIELD_LETTERS)} ({state.run[:16]}…), {_kind(signed)}",
         f"now: {_phase(state)}",
+        f"training: {crew_words(state.spec.crew)}",
     ]
     if chain:
         told = [_INDENT + shown(notice_words(notice, names)) for notice in state.notices]
@@ -68,6 +70,7 @@ def state_json(state: RunState, names: Mapping[str, str]) -> dict[str, Any]:
             "train": {"signed": _clips(state.signed.train_shards), "now": _clips(state.spec.train_shards)},
             "gate": {"signed": _clips(state.signed.gate_shards), "now": _clips(state.spec.gate_shards)},
         },
+        "crew": crew_json(state.spec.crew),
         "keys": len(state.key_hashes),
     }
 

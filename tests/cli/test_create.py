@@ -36,3 +36,4 @@ def test_a_run_with_crews_says_how_they_send_and_one_machine_is_no_crew(tmp_path
     crew = load_run(tmp_path / "run").record.crew
     assert crew is not None
     assert (crew.peers, crew.step) == (4, 2.0)
+    assert "up to 4 machines train a slot together" in " ".join(made.output.split())

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from paris_p2p.cli.owner_key import PASSPHRASE_VARIABLE
 from paris_p2p.cli.run import app
 from paris_p2p.cli.saying import kept_word
+from paris_p2p.crew_records import CrewSpec
 from paris_p2p.errors import ParisError
 from paris_p2p.identity import Identity
 from paris_p2p.keyring import Keyring, RunKey, load_keyring, save_keyring
@@ -283,3 +284,13 @@ def test_what_a_run_is_stands_in_words(tmp_path: Path) -> None:
     assert f"(…{MIA[-8:]}): train, generate until 2091-01-01 00:00, by the owner" in text
     assert "Mia [red]" in text
     assert state(tmp_path)["members"][1]["rights"] == ["train", "generate"]
+    assert "training: one machine trains a slot" in text
+    assert state(tmp_path)["crew"] is None
+
+
+def test_how_a_runs_crews_work_stands_in_words_and_numbers(tmp_path: Path) -> None:
+    make_home(tmp_path, oldest_reader=5, crew=CrewSpec(peers=6, parts=4))
+    text = " ".join(_run("state", str(tmp_path)).split())
+    assert "up to 6 machines train a slot together, in rounds of 30 to 250 steps" in text
+    assert "about 0.24 bits a parameter, 132 times less than float32, of one chunk in 4 a round" in text
+    assert state(tmp_path)["crew"]["parts"] == 4

@@ -24,6 +24,12 @@ def test_eight_home_lines_give_each_other_their_updates_in_a_fifth_of_an_interva
     assert 7 * bytes_of(parameters) * 8 / 10e6 <= 0.2 * 600
 
 
+def test_chunks_that_rarely_move_get_less_momentum() -> None:
+    whole, parts = default_crew(8, 200_000), default_crew(8, 605_000_000)
+    assert (whole.parts, whole.outer_rate, whole.momentum) == (1, 0.9, 0.8)
+    assert (parts.parts, parts.outer_rate, parts.momentum) == (4, 1.0, 0.6)
+
+
 def test_a_smaller_crew_gets_fewer_parts() -> None:
     assert default_crew(4, 605_000_000).parts == 2
     assert default_crew(8, 605_000_000).parts == 4

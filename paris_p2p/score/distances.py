@@ -46,17 +46,54 @@ class Components:
         return projected  # N D
 
 
-def frechet_distance(real: NDArray[Any], generated: NDArray[Any], components: int | None = None) -> float:
+def frechet_distance(
+    real: NDArray[Any],
+    generated: NDArray[Any],
+    components: int | None = None,
+    weights: NDArray[Any] | None = None,
+) -> float:
     """Returns |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of the Gaussians fitted to [N F] and [M F].
 
-    It is the squared distance, as everybody reports it.
+    It is the squared distance, as everybody reports it. `weights` [M], not negative, say how much each
+    generated clip counts; alike where None.
     """
     _check(real, generated)
     if components is not None:
         project = Components.fit(real, components)
         real, generated = project(real), project(generated)
-    (mean1, root1), (mean2, root2) = _fit(real.astype(np.float64)), _fit(generated.astype(np.float64))
+    shares = None if weights is None else shares_of(weights, len(generated))
+    mean1, root1 = _fit(real.astype(np.float64))
+    mean2, root2 = _fit(generated.astype(np.float64), shares)
     return _frechet(mean1, root1, mean2, root2)
+
+
+def kernel_distance(
+    real: NDArray[Any], generated: NDArray[Any], weights: NDArray[Any] | None = None
+) -> float:
+    """Returns the unbiased kernel distance of [N F] and [M F], without the intervals of `score_kernel`.
+
+    It may be negative, and values of any counts compare. `weights` [M] as in `frechet_distance`.
+    """
+    _check(real, generated)
+    x, y = real.astype(np.float64), generated.astype(np.float64)
+    u = np.full(len(x), 1 / len(x))
+    v = np.full(len(y), 1 / len(y)) if weights is None else shares_of(weights, len(y))
+    within = sum(
+        (w @ _cubic(z, z) @ w - np.square(w) @ _cubic_itself(z)) / (1 - np.square(w).sum())
+        for w, z in ((u, x), (v, y))
+    )
+    return float(within - 2 * u @ _cubic(x, y) @ v)
+
+
+def shares_of(weights: NDArray[Any], clips: int) -> Floats:
+    """Returns weights [M] as shares that sum to one; UsageError unless two clips or more count."""
+    shares: Floats = weights.astype(np.float64)
+    if shares.shape != (clips,) or not np.isfinite(shares).all() or (shares < 0).any():
+        raise UsageError(f"weights of shape {shares.shape} for {clips} clips: each needs one, 0 or more")
+    if (shares > 0).sum() < 2:
+        raise UsageError(f"of {clips} clips {(shares > 0).sum()} have weight: a distance needs 2")
+    shares = shares / shares.sum()
+    return shares
 
 
 def score_frechet(
@@ -120,10 +157,17 @@ def _check(real: NDArray[Any], generated: NDArray[Any]) -> None:
         )
 
 
-def _fit(x: Floats) -> tuple[Floats, Floats]:
-    """Returns (m, R) with C = R^T R; the covariance itself is never formed."""
-    mean = x.mean(0)
-    centred = (x - mean) / np.sqrt(len(x) - 1)
+def _fit(x: Floats, shares: Floats | None = None) -> tuple[Floats, Floats]:
+    """Returns (m, R) with C = R^T R; the covariance itself is never formed.
+
+    With shares [N], which sum to one, C is unbiased where all are alike, and reliability-weighted otherwise.
+    """
+    if shares is None:
+        mean = x.mean(0)
+        centred = (x - mean) / np.sqrt(len(x) - 1)
+    else:
+        mean = shares @ x
+        centred = (x - mean) * np.sqrt(shares / (1 - np.square(shares).sum()))[:, None]
     root: Any = np.linalg.qr(centred, mode="r")  # numpy's stubs call it a pair
     return mean, root  # F, min(N, F) F
 
@@ -136,6 +180,19 @@ def _frechet(mean1: Floats, root1: Floats, mean2: Floats, root2: Floats) -> floa
     overlap = np.linalg.svd(root1 @ root2.T, compute_uv=False).sum()
     spread = np.square(root1).sum() + np.square(root2).sum() - 2 * overlap
     return float(np.square(mean1 - mean2).sum() + spread)
+
+
+def _cubic(x: Floats, y: Floats) -> Floats:
+    """Returns (x . y / F + 1)^3 of all pairs: [N F], [M F] -> [N M]."""
+    kernel = x @ (y / y.shape[1]).T
+    kernel += 1
+    kernel *= np.square(kernel)
+    return kernel
+
+
+def _cubic_itself(x: Floats) -> Floats:
+    """Returns the kernel of each clip with itself: [N F] -> [N]."""
+    return (np.square(x).sum(1) / x.shape[1] + 1) ** 3
 
 
 def _kernel_statistic(pooled: NDArray[Any]) -> Statistic:

@@ -1,0 +1,58 @@
+"""`python -m bench.when_experts_win run` draws the map of where experts win, as PROTOCOL.md says."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.when_experts_win.figure import write_figure
+from bench.when_experts_win.jobs import jobs_of, run
+from bench.when_experts_win.recorded import HERE, record_protocol
+from bench.when_experts_win.report import Map, report
+from bench.when_experts_win.settings import STAGES
+from paris_p2p.errors import ParisError
+
+RESULTS = HERE / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.when_experts_win", description=__doc__.split("\n")[0]
+    )
+    ways = parser.add_subparsers(dest="way", required=True)
+    for way, does in (
+        ("plan", "lists the jobs"),
+        ("run", "does what has no result yet"),
+        ("report", "prints tables from results"),
+        ("figure", "draws the map from results"),
+    ):
+        command = ways.add_parser(way, help=does)
+        command.add_argument("stage", nargs="?", default="digits", choices=[*STAGES])
+        command.add_argument("--results", type=Path, default=RESULTS)
+        if way == "run":
+            command.add_argument("--jobs", type=int, default=2, help="that many at once, each on one thread")
+        if way == "figure":
+            command.add_argument("--out", type=Path, default=Path("docs/pictures/when-experts-win.svg"))
+    ways.add_parser("protocol", help="records the protocol as it is now")
+    options = parser.parse_args()
+    try:
+        if options.way == "plan":
+            for group in jobs_of(options.stage):
+                for job in group:
+                    print(job.name, "done" if job.path(options.results).exists() else "open")
+        elif options.way == "run":
+            run(options.stage, options.results, options.jobs)
+        elif options.way == "report":
+            print("\n".join(report(Map(options.stage, options.results))))
+        elif options.way == "figure":
+            print(write_figure(Map(options.stage, options.results), options.out))
+        else:
+            print(f"recorded {record_protocol()}; commit it with PROTOCOL.md")
+    except ParisError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

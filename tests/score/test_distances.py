@@ -6,6 +6,7 @@ from paris_p2p.errors import UsageError
 from paris_p2p.score.distances import (
     Components,
     frechet_distance,
+    kernel_distance,
     score_frechet,
     score_kernel,
 )
@@ -23,7 +24,7 @@ def own(features: np.ndarray, first: int = 0) -> Clips:
     return Clips(features, np.arange(first, first + len(features)))
 
 
-def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
+def scored_kernel(a: np.ndarray, b: np.ndarray) -> float:
     return score_kernel("x", own(a), own(b, 1000), plan=Plan(2, 10)).value
 
 
@@ -65,14 +66,14 @@ def test_kernel_distance_is_the_double_loop():
     within_a = np.mean([kernel(a[i], a[j]) for i in range(7) for j in range(7) if i != j])
     within_b = np.mean([kernel(b[i], b[j]) for i in range(9) for j in range(9) if i != j])
     between = np.mean([kernel(x, y) for x in a for y in b])
-    assert kernel_distance(a, b) == pytest.approx(within_a + within_b - 2 * between, rel=1e-10)
+    assert scored_kernel(a, b) == pytest.approx(within_a + within_b - 2 * between, rel=1e-10)
 
 
 def test_kernel_distance_is_zero_in_expectation_for_equal_distributions_and_its_closed_form_for_others():
     pairs = [(normal(40, 1, rng_seed=2 * i), normal(30, 1, rng_seed=2 * i + 1)) for i in range(400)]
-    same = np.array([kernel_distance(a, b) for a, b in pairs])
+    same = np.array([scored_kernel(a, b) for a, b in pairs])
     assert abs(same.mean()) < 4 * same.std() / 20
-    moved = np.array([kernel_distance(a, b + 1) for a, b in pairs])
+    moved = np.array([scored_kernel(a, b + 1) for a, b in pairs])
     moments = np.square([0 - 1, 1 - 2, 0 - 4])  # of N(0, 1) and N(1, 1): x, x^2, x^3, weighted by 3, 3, 1
     assert abs(moved.mean() - moments @ [3, 3, 1]) < 4 * moved.std() / 20
 
@@ -150,3 +151,38 @@ def test_the_excess_of_a_frechet_distance_hardly_depends_on_the_count_though_its
     assert many == pytest.approx(truth, rel=0.1)
     assert few_excess == pytest.approx(truth, rel=0.15)
     assert many_excess == pytest.approx(truth, rel=0.1)
+
+
+def test_the_kernel_distance_alone_is_the_scored_one():
+    a, b = normal(40, 3), normal(50, 3, rng_seed=1) + 0.5
+    assert kernel_distance(a, b) == pytest.approx(scored_kernel(a, b), rel=1e-9)
+    assert kernel_distance(a, b, np.full(50, 7.0)) == pytest.approx(kernel_distance(a, b), rel=1e-9)
+
+
+@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
+def test_weights_put_a_wrong_mix_right(distance):
+    worlds = normal(4000), normal(4000, rng_seed=1) + 4
+    real = np.concatenate([worlds[0][:2000], worlds[1][:2000]])
+    made = np.concatenate([worlds[0][2000:2500], worlds[1][2000:]])  # one world in five instead of in two
+    weights = np.repeat([4.0, 1.0], [500, 2000])
+    assert distance(real, made, weights=weights) < distance(real, made) / 50
+
+
+def test_equal_weights_change_nothing_and_weightless_clips_do_not_count():
+    a, b = normal(60), normal(50, rng_seed=1) + 1
+    assert frechet_distance(a, b, weights=np.full(50, 0.1)) == pytest.approx(frechet_distance(a, b), rel=1e-9)
+    some = np.repeat([1.0, 0.0], [30, 20])
+    for distance in (frechet_distance, kernel_distance):
+        assert distance(a, b, weights=some) == pytest.approx(distance(a, b[:30]), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [np.ones(4), np.array([1, 1, -1, 1, 1]), np.array([1, np.nan, 1, 1, 1]), np.array([0, 0, 3, 0, 0])],
+    ids=["too few", "negative", "no number", "one clip"],
+)
+def test_weights_that_are_none_are_refused(weights):
+    with pytest.raises(UsageError, match="weight"):
+        frechet_distance(normal(5), normal(5), weights=weights)
+    with pytest.raises(UsageError, match="weight"):
+        kernel_distance(normal(5), normal(5), weights)

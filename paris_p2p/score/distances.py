@@ -184,7 +184,7 @@ def _frechet(mean1: Floats, root1: Floats, mean2: Floats, root2: Floats) -> floa
 
 def _cubic(x: Floats, y: Floats) -> Floats:
     """Returns (x . y / F + 1)^3 of all pairs: [N F], [M F] -> [N M]."""
-    kernel = x @ (y / y.shape[1]).T
+    kernel: Floats = x @ (y / y.shape[1]).T
     kernel += 1
     kernel *= np.square(kernel)
     return kernel
@@ -192,7 +192,8 @@ def _cubic(x: Floats, y: Floats) -> Floats:
 
 def _cubic_itself(x: Floats) -> Floats:
     """Returns the kernel of each clip with itself: [N F] -> [N]."""
-    return (np.square(x).sum(1) / x.shape[1] + 1) ** 3
+    itself: Floats = (np.square(x).sum(1) / x.shape[1] + 1) ** 3
+    return itself
 
 
 def _kernel_statistic(pooled: NDArray[Any]) -> Statistic:

@@ -16,16 +16,18 @@ from paris_p2p.peer.crew_files import read_rounds
 from paris_p2p.records import CardRecord
 from tests.peer.crew_world import CREW, CountingCrewTrainer, counting_gate
 from tests.peer.test_private_run import A, SealedWorld
-from tests.peer.world import Peer, World
+from tests.peer.world import TIMING, Peer, World
 
 pytestmark = pytest.mark.long  # all together
 SLOT = "expert-0"
+# no record lapses on a machine that stands still for seconds, or another would lead
+UNHURRIED = TIMING.model_copy(update={"claim_s": 12.0})
 ANY: dict[str, Any] = {"trainer": CountingCrewTrainer, "gate": counting_gate}
 ONLY: dict[str, Any] = {"slot": SLOT, **ANY}
 
 
 def crew_world(root: Path, crew: CrewSpec = CREW, **more: Any) -> World:
-    return World(root, crew=crew, **more)
+    return World(root, **{"crew": crew, "timing": UNHURRIED, **more})
 
 
 async def add_owner(world: World) -> Peer:
@@ -115,7 +117,7 @@ async def test_full_weights_go_out_after_some_rounds_and_the_rounds_begin_anew(t
 
 
 async def test_a_worker_leads_when_the_lead_dies_and_at_most_a_round_is_lost(tmp_path: Path) -> None:
-    async with crew_world(tmp_path) as world:
+    async with crew_world(tmp_path, timing=TIMING) as world:
         owner = await add_owner(world)
         peers = [await world.add(name, **ONLY) for name in "abc"]
         await world.until(lambda: len(signers(owner)) == 3)
@@ -142,7 +144,7 @@ def _by(peer: Peer, maker: Peer) -> bool:
 
 
 async def test_a_worker_that_dies_is_not_waited_for_longer_than_its_record_lives(tmp_path: Path) -> None:
-    async with crew_world(tmp_path) as world:
+    async with crew_world(tmp_path, timing=TIMING) as world:
         owner = await add_owner(world)
         peers = [await world.add(name, **ONLY) for name in "abc"]
         await world.until(lambda: len(signers(owner)) == 3)
@@ -230,7 +232,7 @@ def _place(peer: Peer) -> str:
 
 async def test_a_private_run_has_crews_whose_files_are_sealed(tmp_path: Path) -> None:
     members = (Identity.generate(), Identity.generate())
-    async with SealedWorld(tmp_path, attestors=(A, *members), crew=CREW) as world:
+    async with SealedWorld(tmp_path, attestors=(A, *members), crew=CREW, timing=UNHURRIED) as world:
         # A is the run's owner's node in that world
         owner = await world.join("owner", A, role="owner", gate=counting_gate)
         peers = [await world.join(f"m{place}", one, **ONLY) for place, one in enumerate(members)]

@@ -26,7 +26,7 @@ MEMBERSHIP_READER = 4  # the first reader that knows members, notices and sealed
 CREW_READER = 5  # the first that knows crews and compact checkpoints
 OPTIONS_READER = 6  # the first that knows what _OPTIONS names
 # Training options that are left out of a run's bytes where they are as they were before there were any.
-_OPTIONS = ("optimizer", "contrastive", "ema_clips")
+_OPTIONS = ("optimizer", "contrastive", "ema_clips", "ema_profile")
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(without_controls)]
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
 
@@ -139,10 +139,19 @@ class TrainingSpec(Record):
     # clips that the average of the weights reaches back over, instead of ema_decay; 0: as that says
     ema_clips: Count = 0
 
+    # "power": two averages, of which one of any length is made after training (model/power_average.py)
+    ema_profile: Literal["exponential", "power"] = "exponential"
+
     @model_validator(mode="after")
     def _ddpm_experts_in_order(self) -> TrainingSpec:
         if list(self.ddpm_experts) != sorted(set(self.ddpm_experts)):
             raise ValueError(f"ddpm_experts must ascend and name each once, not {self.ddpm_experts}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_average(self) -> TrainingSpec:
+        if self.ema_profile == "power" and self.ema_clips:
+            raise ValueError("a power profile grows with the training, so ema_clips cannot go with it")
         return self
 
     def ema_limit(self, slot: str) -> float:
@@ -252,6 +261,12 @@ class RunSpec(Record):
             raise ValueError(
                 f"ddpm_experts are {self.training.ddpm_experts} in a run of {self.experts} experts"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _crews_keep_one_average(self) -> RunSpec:
+        if self.crew is not None and self.training.ema_profile == "power":
+            raise ValueError("a crew keeps one average: a run has crews, or ema_profile power")
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 Optimizer = Literal["adamw", "muon"]
+EmaProfile = Literal["exponential", "power"]
 ExpertPreset = Literal[
     "nano",
     "micro",

@@ -271,21 +271,32 @@ def export_command(
     allow_partial: Annotated[
         bool, option("Export the slots that there are.", None, "--allow-partial")
     ] = False,
+    ema_length: Annotated[
+        float,
+        option(
+            "Length of the weights' average as a share of the training, 0.04 to 0.12, of a run with "
+            "--ema-profile power; 0: 0.05.",
+            "SHARE",
+        ),
+    ] = 0.0,
 ) -> None:
     """Write the run's tips as a folder that diffusers can load: `ParisPipeline.from_pretrained(OUT)`."""
     from paris_p2p.generation.export import export, plain_words
+    from paris_p2p.model.power_average import share_of_first
     from paris_p2p.node.generator import fetch_run
     from paris_p2p.node.joining import GENERATOR_DIR
 
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty; choose another folder for the model")
+    if ema_length:
+        share_of_first(ema_length)
     settings = fetch_settings(flags)
     parsed = parse_invite(invite, settings.data_dir / GENERATOR_DIR)
     with (
         progress_bars() as progress,
         fetch_run(settings, parsed, partial=allow_partial, offline=offline, progress=progress) as run,
     ):
-        export(run, out)
+        export(run, out, ema_length)
     if run.spec.private:
         echo(plain_words(out))
     echo(f"wrote {out}{run.behind_in_words()}; use it with: ParisPipeline.from_pretrained({str(out)!r})")

@@ -24,16 +24,20 @@ from paris_p2p.generation.pipeline_folder import CARD, CARDS
 from paris_p2p.generation.routed import DEFAULT_CLAMP
 from paris_p2p.generation.trained import trained_slots
 from paris_p2p.generation.video_out import GIF_MAX_FPS
-from paris_p2p.model.checkpoint import check_weights
+from paris_p2p.model.checkpoint import check_weights, has_two_averages
 from paris_p2p.model.experts import ExpertSet
+from paris_p2p.model.power_average import LENGTHS, write_of_length
 from paris_p2p.model.presets import build_router
 from paris_p2p.run_file import RUN_FILE, write_effective
 from paris_p2p.spec import ROUTER, RunSpec
 
 
-def export(run: FetchedRun, out: Path) -> None:
-    """Writes `out`, which must be new or empty; one tensor is in memory at a time. CheckpointError,
-    UsageError, ReadOnlyError.
+def export(run: FetchedRun, out: Path, ema_length: float = 0.0) -> None:
+    """Writes `out`, which must be new or empty; one tensor is in memory at a time.
+
+    With an `ema_length`, experts and router get the average of this length, of a run that keeps two
+    (model/power_average.py); one network's is in memory at a time. CheckpointError, UsageError,
+    ReadOnlyError.
     """
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty; choose another folder for the model")
@@ -42,7 +46,7 @@ def export(run: FetchedRun, out: Path) -> None:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_pipeline(run, partial)
+        _write_pipeline(run, partial, ema_length)
         folders = {CODEC: run.codec_folder, TEXT: run.text_folder, FEATURES: run.features_folder}
         for name, folder in folders.items():
             if folder is not None:
@@ -68,7 +72,7 @@ def plain_words(folder: Path) -> str:
     return f"the run is sealed, the model in {folder} is not: everybody who can read that folder has it"
 
 
-def _write_pipeline(run: FetchedRun, folder: Path) -> None:
+def _write_pipeline(run: FetchedRun, folder: Path, ema_length: float) -> None:
     """Writes what diffusers reads: the index, each network's configuration, and the weights as they are."""
     pipeline = _pipeline(run)
     pipeline.save_config(folder)
@@ -81,7 +85,10 @@ def _write_pipeline(run: FetchedRun, folder: Path) -> None:
         network.save_config(path.parent)
         shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
         check_weights(run.weights[slot], shapes, None)
-        shutil.copyfile(run.weights[slot], path)
+        if ema_length or has_two_averages(run.weights[slot]):
+            write_of_length(run.weights[slot], shapes, ema_length or LENGTHS[0], path)
+        else:
+            shutil.copyfile(run.weights[slot], path)
 
 
 def _pipeline(run: FetchedRun) -> ParisPipeline:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paris_p2p.model.checkpoint import counters_of
-from paris_p2p.spec import RunSpec
+from paris_p2p.spec import RunSpec, TrainingSpec
 
 # The weights are an average over the lineage, and this share of it is at most still the weights that training
 # began with.
@@ -55,9 +55,19 @@ def trained_slots(spec: RunSpec, weights: Mapping[str, Path]) -> dict[str, Train
             counters.steps,
             counters.clips,
             counters.clips / max(1, data_clips),
-            training.ema_limit(slot) ** averaged_steps,
+            _start_share(training, slot, averaged_steps),
         )
     return found
+
+
+def _start_share(training: TrainingSpec, slot: str, averaged_steps: int) -> float:
+    """Returns how much of the weights that training began with is in the average; a power profile drops them
+    at once.
+    """
+    if training.ema_profile == "power":
+        return 0.0 if averaged_steps else 1.0
+    share: float = training.ema_limit(slot) ** averaged_steps
+    return share
 
 
 def warn_barely(trained: Mapping[str, Trained]) -> str:

@@ -19,13 +19,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from paris_p2p.errors import CheckpointError, DivergedError
-from paris_p2p.model.state_parts import PARTS, PLAIN, StateParts
+from paris_p2p.model.state_parts import LONG, PARTS, PLAIN, StateParts
 from paris_p2p.model.tensor_file import Shapes, open_tensors, write_tensors
 
 BETAS = (0.9, 0.999)  # of AdamW
 # By Cauchy and Schwarz m^2 <= v (1 - b1)^2 / ((1 - b2) (1 - b1^2 / b2)) for any gradients; rounded up, and
 # above what underflows.
 MOMENT_RATIO, MOMENT_FLOOR = 7.5, 1e-12
+
+TWO_AVERAGES = {"averages": "2"}  # what weights to generate with say where they hold a longer average, too
 
 _FORMAT = {
     "weights": "paris-weights/1",
@@ -71,6 +73,7 @@ class TrainState:
     exp_avg_sq: Mapping[str, Tensor]  # without the matrices that Muon trains
     ema: Mapping[str, Tensor]
     notes: Mapping[str, str] = field(default_factory=dict)  # more metadata of the resume state
+    ema_long: Mapping[str, Tensor] = field(default_factory=dict)  # of runs that keep two averages
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yields (part.name, tensor) in the order in which they are written."""
@@ -81,11 +84,11 @@ class TrainState:
 
 def empty_state(counters: Counters, shapes: Shapes, parts: StateParts = PLAIN) -> TrainState:
     """Returns a state with memory of its own, to be loaded into."""
-    weights, first, second, ema = (
+    weights, first, second, ema, long = (
         {name: torch.empty(shape) for name, shape in shapes.items() if parts.has(part, name, shape)}
         for part in PARTS
     )
-    return TrainState(counters, weights, first, second, ema)
+    return TrainState(counters, weights, first, second, ema, ema_long=long)
 
 
 def copy_state(source: TrainState, target: TrainState) -> None:
@@ -125,8 +128,15 @@ def checkpoint_paths(folder: Path, counters: Counters) -> tuple[Path, Path]:
 
 
 def write_average(path: Path, state: TrainState) -> None:
-    """Writes a state's average as the weights to generate with; DiskFullError, ReadOnlyError."""
-    write_tensors(path, state.counters.metadata("weights"), torch.bfloat16, dict(state.ema))
+    """Writes a state's average, or both, as the weights to generate with; DiskFullError, ReadOnlyError."""
+    metadata = state.counters.metadata("weights") | (TWO_AVERAGES if state.ema_long else {})
+    long = {LONG + name: tensor for name, tensor in state.ema_long.items()}
+    write_tensors(path, metadata, torch.bfloat16, dict(state.ema) | long)
+
+
+def write_weights(path: Path, counters: Counters, tensors: Mapping[str, Tensor]) -> None:
+    """Writes weights to generate with; DiskFullError, ReadOnlyError."""
+    write_tensors(path, counters.metadata("weights"), torch.bfloat16, tensors)
 
 
 def write_initial(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
@@ -175,14 +185,46 @@ def resume_note(path: Path, name: str) -> str:
         raise CheckpointError(f"{path.name} is not a resume state ({str(error)[:160]})") from error
 
 
-def check_weights(path: Path, shapes: Shapes, counters: Counters | None) -> None:
+def check_weights(
+    path: Path, shapes: Shapes, counters: Counters | None, parts: StateParts | None = None
+) -> None:
     """Raises CheckpointError unless the file holds a slot's weights.
 
-    Checked are names, shapes, bf16, finite values, and `counters` when given.
+    Checked are names, shapes, bf16, finite values, and, when given, `counters` and whether there are as many
+    averages as `parts` say.
     """
+    two = has_two_averages(path)
+    if parts is not None and two != parts.two_averages:
+        raise CheckpointError(f"{path.name} holds {1 + two} averages, the run keeps {2 - two}")
     with open_slot_file("weights", path, shapes, counters) as read:
         for name in shapes:
             _finite(path, name, read(name))
+            if two:
+                _finite(path, LONG + name, read(LONG + name))
+
+
+def has_two_averages(path: Path) -> bool:
+    """Tells whether weights to generate with say that they hold two averages; CheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).items() >= TWO_AVERAGES.items()
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path.name} is not a readable safetensors file: {str(error)[:160]}"
+        ) from error
+
+
+@contextmanager
+def averages_of(path: Path, shapes: Shapes) -> Iterator[Callable[[str], Tensor] | None]:
+    """Opens a reader of both averages in weights to generate with; None where there is one.
+
+    CheckpointError.
+    """
+    if not has_two_averages(path):
+        yield None
+        return
+    with open_slot_file("weights", path, shapes, None) as read:
+        yield read
 
 
 def check_resume(
@@ -203,11 +245,13 @@ def check_resume(
         open_slot_file("weights", weights_path, shapes, counters) as weights,
     ):
         for name in shapes:
-            if not torch.equal(resume(f"ema.{name}").to(torch.bfloat16), weights(name)):
-                raise CheckpointError(
-                    f"{name} in {weights_path.name} is not the average in {path.name}; "
-                    "the files do not belong together"
-                )
+            pairs = [("ema", name)] + [("ema_long", LONG + name)] * parts.two_averages
+            for part, published in pairs:
+                if not torch.equal(resume(f"{part}.{name}").to(torch.bfloat16), weights(published)):
+                    raise CheckpointError(
+                        f"{published} in {weights_path.name} is not the average in {path.name}; "
+                        "the files do not belong together"
+                    )
 
 
 def load_resume(path: Path, state: TrainState, max_grad_norm: float, parts: StateParts = PLAIN) -> None:
@@ -280,6 +324,8 @@ def _check_resume_tensors(
         for name, shape in shapes.items():
             _finite(path, f"weights.{name}", read(f"weights.{name}"))
             _finite(path, f"ema.{name}", read(f"ema.{name}"))
+            if parts.two_averages:
+                _finite(path, f"ema_long.{name}", read(f"ema_long.{name}"))
             first = _finite(path, f"exp_avg.{name}", read(f"exp_avg.{name}"))
             if parts.by_muon(name, shape):
                 momentum += float(first.double().square().sum())
@@ -323,5 +369,7 @@ def open_slot_file(
 ) -> Iterator[Callable[[str], Tensor]]:
     """Opens a reader of single tensors, given only when the whole header is as it must be."""
     metadata = counters.metadata(kind) if counters else {"paris": _FORMAT[kind]}
+    if kind == "weights" and has_two_averages(path):
+        shapes = {**shapes, **{LONG + name: shape for name, shape in shapes.items()}}
     with open_tensors(path, shapes, _DTYPES[kind], metadata) as read:
         yield read

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
 from pathlib import Path
 
@@ -31,13 +31,14 @@ from paris_p2p.model.checkpoint import (
     write_average,
 )
 from paris_p2p.model.parameter_codes import Numbers, chance_of, packed_shapes, round_and_pack, unpacked
-from paris_p2p.model.state_parts import PLAIN, StateParts
+from paris_p2p.model.state_parts import LONG, PLAIN, StateParts
 from paris_p2p.model.tensor_file import Shapes, write_pieces
 from paris_p2p.updates.rounding import Float32s, Uint8s
 
 # A code of v is up to 12.5 % from the next, and v remembers a thousand steps, in which errors of several
 # checkpoints may add up. Moments of twice the sum make steps shorter by no more than a factor of sqrt(2).
 SUM_SLACK = 2.0
+_NOTHING = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,15 @@ def check_compact(
         open_slot_file("weights", weights_path, shapes, counters) as weights,
     ):
         for name in shapes:
-            stored = weights(name).reshape(-1)
-            for start, numbers in reader.slices(name):
-                average = torch.from_numpy(numbers.average).to(torch.bfloat16)
-                if not torch.equal(average, stored[start : start + len(average)]):
-                    raise CheckpointError(
-                        f"{name} in {weights_path.name} is not the average in {path.name}; "
-                        "the files do not belong together"
-                    )
+            for published in [name] + [LONG + name] * parts.two_averages:
+                stored = weights(published).reshape(-1)
+                for start, numbers in reader.slices(name):
+                    average = torch.from_numpy(numbers.average if published == name else numbers.long)
+                    if not torch.equal(average.to(torch.bfloat16), stored[start : start + len(average)]):
+                        raise CheckpointError(
+                            f"{published} in {weights_path.name} is not the average in {path.name}; "
+                            "the files do not belong together"
+                        )
 
 
 def load_compact(path: Path, state: TrainState, max_grad_norm: float, parts: StateParts = PLAIN) -> None:
@@ -107,8 +109,9 @@ def load_compact(path: Path, state: TrainState, max_grad_norm: float, parts: Sta
     _check_numbers(path, shapes, state.counters, max_grad_norm, parts)
     with _open(path, shapes, state.counters, parts) as reader:
         for name in shapes:
-            for tensor, values in zip(_of(state, name), _arrays(_whole(reader, name)), strict=True):
-                _put_one(tensor, values)
+            whole = _whole(reader, name)
+            for field, tensor in _of(state, name).items():
+                _put_one(tensor, getattr(whole, field))
 
 
 def load_compact_weights(
@@ -137,12 +140,15 @@ def _rounded(state: TrainState, parts: StateParts) -> Iterator[memoryview]:
     counters = state.counters
     for name in state.weights:
         tensors = _of(state, name)
-        flat = [tensor.detach().to("cpu").contiguous().reshape(-1).numpy() for tensor in tensors]
+        flat = {
+            field: tensor.detach().to("cpu").contiguous().reshape(-1).numpy()
+            for field, tensor in tensors.items()
+        }
         seed = chance_of(counters.run, counters.slot, counters.steps, name)
-        packed = round_and_pack(_numbers(flat), seed, torch.get_num_threads())
-        for tensor, values in zip(tensors, flat, strict=True):
-            if tensor.data_ptr() != values.ctypes.data:  # a copy, of a GPU's tensor for example
-                _put_one(tensor, values)
+        packed = round_and_pack(Numbers(**{"v": _NOTHING, **flat}), seed, torch.get_num_threads())
+        for field, tensor in tensors.items():
+            if tensor.data_ptr() != flat[field].ctypes.data:  # a copy, of a GPU's tensor for example
+                _put_one(tensor, flat[field])
         for part in _packed_shapes(name, tuple(state.weights[name].shape), parts):
             yield packed[part].data
 
@@ -155,7 +161,7 @@ def _check_numbers(
     with _open(path, shapes, counters, parts) as reader:
         for name, shape in shapes.items():
             for _, part in reader.slices(name):
-                every = (part.weights, part.average, part.m, part.v)
+                every = (part.weights, part.average, part.m, part.v, part.long)
                 _refuse(path, name, finite=all(bool(np.isfinite(values).all()) for values in every))
                 if parts.by_muon(name, shape):
                     momentum += float(np.square(part.m, dtype=np.float64).sum())
@@ -175,7 +181,7 @@ def _check_numbers(
 
 
 def _packed_shapes(name: str, shape: tuple[int, ...], parts: StateParts) -> dict[str, tuple[int, ...]]:
-    return packed_shapes(tuple(shape), muon=parts.by_muon(name, shape))
+    return packed_shapes(tuple(shape), muon=parts.by_muon(name, shape), long=parts.two_averages)
 
 
 def _file_shapes(shapes: Shapes, parts: StateParts) -> dict[str, tuple[int, ...]]:
@@ -195,30 +201,20 @@ def _open(path: Path, shapes: Shapes, counters: Counters, parts: StateParts) -> 
 def _whole(reader: _Reader, name: str) -> Numbers:
     """Returns all numbers of one parameter."""
     count = prod(reader.shapes[name])
-    weights, m, v, average = (np.empty(count, np.float32) for _ in range(4))
-    if reader.parts.by_muon(name, reader.shapes[name]):
-        v = v[:0]
-    whole = Numbers(weights, m, v, average)
+    absent = {"v": reader.parts.by_muon(name, reader.shapes[name]), "long": not reader.parts.two_averages}
+    sizes = {each.name: 0 if absent.get(each.name) else count for each in fields(Numbers)}
+    whole = Numbers(**{field: np.empty(size, np.float32) for field, size in sizes.items()})
     for start, part in reader.slices(name):
-        at = slice(start, start + len(part.weights))
-        weights[at], m[at], v[at], average[at] = part.weights, part.m, part.v, part.average
+        for field in sizes:
+            getattr(whole, field)[start : start + len(part.weights)] = getattr(part, field)
     return whole
 
 
-def _of(state: TrainState, name: str) -> list[Tensor]:
-    """Returns one parameter's tensors, in the order of `_arrays`."""
-    second = [state.exp_avg_sq[name]] if name in state.exp_avg_sq else []
-    return [state.weights[name], state.exp_avg[name], state.ema[name], *second]
-
-
-def _arrays(numbers: Numbers) -> list[Float32s]:
-    second = [numbers.v] if len(numbers.v) else []
-    return [numbers.weights, numbers.m, numbers.average, *second]
-
-
-def _numbers(arrays: list[Float32s]) -> Numbers:
-    weights, m, average, *second = arrays
-    return Numbers(weights, m, second[0] if second else np.empty(0, np.float32), average)
+def _of(state: TrainState, name: str) -> dict[str, Tensor]:
+    """Returns one parameter's tensors by the field of Numbers that each is."""
+    parts = {"weights": state.weights, "m": state.exp_avg, "v": state.exp_avg_sq, "average": state.ema}
+    every = parts | {"long": state.ema_long}
+    return {field: tensors[name] for field, tensors in every.items() if name in tensors}
 
 
 def _put_one(tensor: Tensor, values: Float32s) -> None:

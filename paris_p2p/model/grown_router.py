@@ -43,6 +43,7 @@ def grow_router(state: TrainState, parents: Sequence[int]) -> TrainState:
         share_out(state.exp_avg_sq, parents, 1 / 4),
         grow_outputs(state.ema, parents),
         state.notes,
+        grow_outputs(state.ema_long, parents) if state.ema_long else {},
     )
 
 

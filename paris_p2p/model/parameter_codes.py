@@ -6,6 +6,7 @@
     m         1 byte: m / sqrt(v) = sign 7.5 (code / 127)^2, so that small ratios are as exact as large ones
     average   1 byte: average - weight = sign scale (code / 127)^2, with its block's largest as scale
 
+A second average, where a run keeps one, takes 1 byte more, coded as the first.
 A matrix that Muon trains has no v, and takes 5: its momentum m is sign scale (code / 127)^2, as the average.
 
 v is AdamW's second moment, m its first. v remembers a thousand steps, so between two checkpoints it moves by
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -45,10 +46,12 @@ from paris_p2p.updates.rounding import (
 MOST_RATIO = 7.5  # of |m| to sqrt(v); gradients give less (model/checkpoint.py)
 TOP_CODE = 255
 # What a parameter is packed into, and the bytes of each: those for every number, and those for every block.
-NUMBERS = {"weights": 3, "exp_avg_sq": 1, "exp_avg": 1, "ema": 1}
-BLOCKS = {"exp_avg_sq_tops": 2, "exp_avg_scales": 4, "ema_scales": 4}
+NUMBERS = {"weights": 3, "exp_avg_sq": 1, "exp_avg": 1, "ema": 1, "ema_long": 1}
+BLOCKS = {"exp_avg_sq_tops": 2, "exp_avg_scales": 4, "ema_scales": 4, "ema_long_scales": 4}
 _OF_ADAMW = {"exp_avg_sq", "exp_avg_sq_tops"}  # what a parameter of Muon's has not
 _OF_MUON = {"exp_avg_scales"}
+_OF_LONG = {"ema_long", "ema_long_scales"}
+_NONE = np.empty(0, np.float32)
 _CELL = np.uint32(20)  # the bits of a float32 that v's code leaves out
 _GOLDEN = np.uint32(2654435769)  # 2^32 / golden ratio: its multiples are spread evenly
 _SLICE = 1024 * BLOCK  # numbers worked on at once: they stay in a core's cache
@@ -62,26 +65,32 @@ Packed = Mapping[str, Uint8s]
 class Numbers:
     """Holds n numbers of a parameter's state, flat float32 arrays; `v` and `m` are AdamW's moments.
 
-    `v` is empty where Muon trains the parameter, and `m` its momentum.
+    `v` is empty where Muon trains the parameter, and `m` its momentum; `long` where there is one average.
     """
 
     weights: Float32s
     m: Float32s
     v: Float32s
     average: Float32s
+    long: Float32s = field(default_factory=lambda: _NONE)
 
     def slices(self) -> Iterator[tuple[int, Numbers]]:
         """Yields (first number, views of whole blocks), which together are everything."""
         for start in range(0, len(self.weights), _SLICE):
             at = slice(start, start + _SLICE)
-            yield start, Numbers(self.weights[at], self.m[at], self.v[at], self.average[at])
+            yield (
+                start,
+                Numbers(self.weights[at], self.m[at], self.v[at], self.average[at], self.long[at]),
+            )
 
 
-def packed_shapes(shape: tuple[int, ...], *, muon: bool = False) -> dict[str, tuple[int, ...]]:
+def packed_shapes(
+    shape: tuple[int, ...], *, muon: bool = False, long: bool = False
+) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of the byte arrays that a parameter of this shape is packed into."""
     each = {part: (*shape, size) if size > 1 else shape for part, size in NUMBERS.items()}
     each |= {part: (block_count(prod(shape)), size) for part, size in BLOCKS.items()}
-    absent = _OF_ADAMW if muon else _OF_MUON
+    absent = (_OF_ADAMW if muon else _OF_MUON) | (set() if long else _OF_LONG)
     return {part: size for part, size in each.items() if part not in absent}
 
 
@@ -90,7 +99,7 @@ def round_and_pack(numbers: Numbers, seed: int, threads: int = 1) -> dict[str, U
 
     `seed` (32 bits) decides which of v's numbers are rounded up. The result is that of one thread.
     """
-    shapes = packed_shapes((len(numbers.weights),), muon=not len(numbers.v))
+    shapes = packed_shapes((len(numbers.weights),), muon=not len(numbers.v), long=bool(len(numbers.long)))
     packed = {part: np.empty(prod(shape), np.uint8) for part, shape in shapes.items()}
 
     def pack(slice_of: tuple[int, Numbers]) -> None:
@@ -131,7 +140,8 @@ def _pack(numbers: Numbers, seed: np.uint32) -> dict[str, Uint8s]:
     round_to_24_bits(numbers.weights)
     moments = _pack_moments(numbers, seed) if len(numbers.v) else _pack_scaled("exp_avg", numbers.m)
     average = _pack_scaled("ema", numbers.average - numbers.weights)
-    return {"weights": pack_24(numbers.weights), **moments, **average}
+    long = _pack_scaled("ema_long", numbers.long - numbers.weights) if len(numbers.long) else {}
+    return {"weights": pack_24(numbers.weights), **moments, **average, **long}
 
 
 def _pack_moments(numbers: Numbers, seed: np.uint32) -> dict[str, Uint8s]:
@@ -163,8 +173,9 @@ def _unpack(packed: Packed) -> Numbers:
             second = _second_of(tops, packed["exp_avg_sq"])
             first = _RATIOS[packed["exp_avg"]] * np.sqrt(second)
         else:
-            first, second = _scaled_of("exp_avg", packed), np.empty(0, np.float32)
-        return Numbers(weights, first, second, weights + _scaled_of("ema", packed))
+            first, second = _scaled_of("exp_avg", packed), _NONE
+        long = weights + _scaled_of("ema_long", packed) if "ema_long" in packed else _NONE
+        return Numbers(weights, first, second, weights + _scaled_of("ema", packed), long)
 
 
 def _scaled_of(part: str, packed: Packed) -> Float32s:
@@ -209,6 +220,7 @@ def _signed_codes(shares: Float32s) -> NDArray[np.int8]:
 def _replace(numbers: Numbers, by: Numbers) -> None:
     numbers.weights[:], numbers.m[:] = by.weights, by.m
     numbers.v[:], numbers.average[:] = by.v, by.average
+    numbers.long[:] = by.long
 
 
 def _spread(scales: NDArray[Any], count: int) -> NDArray[Any]:

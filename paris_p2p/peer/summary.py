@@ -18,11 +18,11 @@ from paris_p2p.shown import FIELD_LETTERS, shown
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.sealing import sealed_bytes
 from paris_p2p.training.needs import (
-    WEIGHTS_BYTES,
     checkpoint_bytes,
-    parameter_count,
+    keeps_two,
     resume_bytes,
     trainer_bytes,
+    weights_bytes,
 )
 
 PURPOSE_LETTERS = 2000
@@ -128,7 +128,7 @@ def _wrapped(line: str) -> list[str]:
 
 def checkpoint_limits(spec: RunSpec, slot: str) -> tuple[int, int]:
     """Returns the most bytes that a slot's weights (bf16) and resume state can have."""
-    weights = WEIGHTS_BYTES * parameter_count(spec, slot) + HEADER_BYTES
+    weights = weights_bytes(spec, slot) + HEADER_BYTES * (1 + keeps_two(spec))
     resume = resume_bytes(spec, slot) + 4 * HEADER_BYTES  # headers name each parameter four or six times
     return (sealed_bytes(weights), sealed_bytes(resume)) if spec.private else (weights, resume)
 

@@ -17,6 +17,7 @@ from paris_p2p.device import pick_device, set_threads
 from paris_p2p.errors import CheckpointError, ParisError
 from paris_p2p.model.checkpoint import Counters, check_weights, load_weights_into, resume_note
 from paris_p2p.model.resume_format import format_of_run
+from paris_p2p.model.state_parts import StateParts
 from paris_p2p.spec import RunSpec
 from paris_p2p.training.child import open_line
 from paris_p2p.training.counted_note import COUNTED, parse_counted
@@ -57,7 +58,7 @@ def check_card(job: GateJob) -> GateResult:
     shapes = network_shapes(spec, job.slot)
     counters = Counters(job.run, job.slot, job.steps, job.clips)
     try:
-        check_weights(job.weights_path, shapes, counters)
+        check_weights(job.weights_path, shapes, counters, StateParts.of_run(spec.training))
         format_of_run(spec.training).check(
             job.resume_path, shapes, counters, spec.training.clip_grad_norm, job.weights_path
         )

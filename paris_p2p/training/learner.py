@@ -27,6 +27,7 @@ from paris_p2p.model.checkpoint import (
     load_weights_into,
 )
 from paris_p2p.model.grown_router import grow_router, without_outputs
+from paris_p2p.model.power_average import power_decays
 from paris_p2p.model.resume_format import format_of_run
 from paris_p2p.model.state_parts import StateParts
 from paris_p2p.records import MAX_LOSS
@@ -51,6 +52,8 @@ class Learner:
         self.network = build_network(run, spec, slot).to(device.torch).train()
         self.weights: dict[str, Tensor] = dict(self.network.named_parameters())
         self.ema = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        two = StateParts.of_run(spec.training).two_averages
+        self.ema_long = {name: average.clone() for name, average in self.ema.items()} if two else {}
         self.optimizer = SlotOptimizer(
             self.weights, spec.training, torch.bfloat16 if device.bf16 else torch.float32
         )
@@ -87,6 +90,7 @@ class Learner:
             exp_avg_sq=self.optimizer.exp_avg_sq,
             ema=self.ema,
             notes=self.notes,
+            ema_long=self.ema_long,
         )
 
     def start_from(self, path: Path) -> None:
@@ -95,8 +99,7 @@ class Learner:
         CheckpointError.
         """
         load_initial_into(path, self.weights)
-        with torch.no_grad():
-            torch._foreach_copy_(list(self.ema.values()), list(self.weights.values()))
+        self._begin_averages()
 
     def start_as_child(self, path: Path) -> None:
         """Begins with the weights of the expert that this one was split from, or of that one's parent and so
@@ -109,8 +112,7 @@ class Learner:
                 f"{' or '.join(theirs) or 'no other expert'}; fetch them again"
             )
         load_weights_into(path, self.weights)
-        with torch.no_grad():
-            torch._foreach_copy_(list(self.ema.values()), list(self.weights.values()))
+        self._begin_averages()
 
     def restore(self, path: Path, steps: int, clips: int, experts: int = 0) -> None:
         """Goes on from a resume state that must stand at these counters; CheckpointError.
@@ -152,12 +154,26 @@ class Learner:
             )
         rate = learning_rate(self.spec.training, self.slot, self.steps, self.lowered)
         self.optimizer.step(self.rate_share * rate)
-        decay = ema_decay(self.spec.training.ema_limit(self.slot), self.steps)
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.values()), list(self.weights.values()), 1 - decay)
+        self._average()
         self.steps += 1
         self.clips += len(batch)
         return loss
+
+    def _average(self) -> None:
+        """Takes the step's weights into the averages."""
+        if self.ema_long:
+            averages = list(zip((self.ema, self.ema_long), power_decays(self.steps), strict=True))
+        else:
+            averages = [(self.ema, ema_decay(self.spec.training.ema_limit(self.slot), self.steps))]
+        with torch.no_grad():
+            for average, decay in averages:
+                torch._foreach_lerp_(list(average.values()), list(self.weights.values()), 1 - decay)
+
+    def _begin_averages(self) -> None:
+        """Sets the averages to the weights that training begins with."""
+        with torch.no_grad():
+            for average in filter(None, (self.ema, self.ema_long)):
+                torch._foreach_copy_(list(average.values()), list(self.weights.values()))
 
     def _accumulate(self, batch: Batch) -> float:
         """Accumulates the gradients of the batch's mean loss.

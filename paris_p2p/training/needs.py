@@ -19,6 +19,8 @@ WEIGHTS_BYTES = 2  # a parameter, in bf16
 RESUME_BYTES, COMPACT_BYTES, COMPACT_BLOCK = 16, 6, 256
 # Of a matrix that Muon trains: a byte less a number, and two more for every 256.
 MUON_COMPACT_BYTES, MUON_BLOCK_BYTES = 5, 8
+# More of a second average, where a run keeps one: in memory and in fp32, and in compact states.
+AVERAGE_BYTES, AVERAGE_COMPACT_BYTES, AVERAGE_BLOCK_BYTES = 4, 1, 4
 # Main memory a parameter of a crew's member: its base with momentum and average, what it did not send yet and
 # what it did (20); while it merges, compares or writes, a copy of the weights (4) and, of a lead, a second
 # state (12).
@@ -38,7 +40,7 @@ def training_bytes(spec: RunSpec, slot: str, *, bf16: bool) -> int:
 
     They are on the device that trains, beside its process.
     """
-    state = parameter_count(spec, slot) * (STATE_BYTES + SPARE_BYTES)
+    state = parameter_count(spec, slot) * (STATE_BYTES + SPARE_BYTES + AVERAGE_BYTES * keeps_two(spec))
     state -= MOMENT_BYTES * muon_count(spec, slot)
     return state + _activation_bytes(spec, slot, bf16)
 
@@ -58,18 +60,32 @@ def trainer_bytes(spec: RunSpec, slot: str, *, gpu: bool, bf16: bool) -> tuple[i
 
 def checkpoint_bytes(spec: RunSpec, slot: str) -> int:
     """Returns the bytes of a checkpoint, weights and resume state, but for the files' headers."""
-    return parameter_count(spec, slot) * WEIGHTS_BYTES + resume_bytes(spec, slot)
+    return weights_bytes(spec, slot) + resume_bytes(spec, slot)
+
+
+def weights_bytes(spec: RunSpec, slot: str) -> int:
+    """Returns the bytes of weights to generate with, but for the file's header: both averages, if there are
+    two.
+    """
+    return parameter_count(spec, slot) * WEIGHTS_BYTES * (1 + keeps_two(spec))
+
+
+def keeps_two(spec: RunSpec) -> bool:
+    """Tells whether the run's slots keep two averages of their weights."""
+    return spec.training.ema_profile == "power"
 
 
 def resume_bytes(spec: RunSpec, slot: str) -> int:
     """Returns the bytes of a resume state, but for the file's header; a merged state has fewer."""
-    by_muon = muon_count(spec, slot)
-    parameters = parameter_count(spec, slot) - by_muon
+    by_muon, every = muon_count(spec, slot), parameter_count(spec, slot)
+    parameters = every - by_muon
     if not spec.training.compact:
-        return parameters * RESUME_BYTES + by_muon * (RESUME_BYTES - MOMENT_BYTES)
+        average = AVERAGE_BYTES * every * keeps_two(spec)
+        return parameters * RESUME_BYTES + by_muon * (RESUME_BYTES - MOMENT_BYTES) + average
+    average = AVERAGE_COMPACT_BYTES * every + AVERAGE_BLOCK_BYTES * -(-every // COMPACT_BLOCK)
     blocks, muon_blocks = -(-parameters // COMPACT_BLOCK), -(-by_muon // COMPACT_BLOCK)
     of_muon = MUON_COMPACT_BYTES * by_muon + MUON_BLOCK_BYTES * muon_blocks
-    return COMPACT_BYTES * (parameters + blocks) + of_muon
+    return COMPACT_BYTES * (parameters + blocks) + of_muon + average * keeps_two(spec)
 
 
 def parameter_count(spec: RunSpec, slot: str) -> int:

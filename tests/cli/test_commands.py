@@ -125,6 +125,7 @@ def test_the_completion_that_is_shown_is_bashs(monkeypatch: pytest.MonkeyPatch) 
     ("words", "table"),
     [
         (choices.Optimizer, {*get_args(TrainingSpec.model_fields["optimizer"].annotation)}),
+        (choices.EmaProfile, {*get_args(TrainingSpec.model_fields["ema_profile"].annotation)}),
         (choices.ExpertPreset, {*EXPERT_PRESETS, *MMDIT_PRESETS}),
         (choices.RouterPreset, {*ROUTER_PRESETS}),
         (choices.RoutingName, {*ROUTINGS} - {"oracle", "single"}),
@@ -132,7 +133,16 @@ def test_the_completion_that_is_shown_is_bashs(monkeypatch: pytest.MonkeyPatch) 
         (choices.SchedulerName, {*SCHEDULERS}),
         (choices.HeldOut, {*get_args(EvaluateOptions.model_fields["split"].annotation)}),
     ],
-    ids=["optimizers", "experts", "routers", "routings", "guidance forms", "schedulers", "splits"],
+    ids=[
+        "optimizers",
+        "averages",
+        "experts",
+        "routers",
+        "routings",
+        "guidance forms",
+        "schedulers",
+        "splits",
+    ],
 )
 def test_the_words_of_an_option_are_those_of_its_table_and_stand_in_its_help(
     words: Any, table: set[str]

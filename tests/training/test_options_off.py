@@ -28,7 +28,9 @@ def test_a_runs_id_is_what_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"optimizer": "muon"}, {"contrastive": 0.05}, {"ema_clips": 16000}], ids=str
+    "options",
+    [{"optimizer": "muon"}, {"contrastive": 0.05}, {"ema_clips": 16000}, {"ema_profile": "power"}],
+    ids=str,
 )
 def test_an_option_survives_the_wire_and_keeps_older_readers_out(options: dict[str, object]) -> None:
     training = RICH.model_copy(update=options)

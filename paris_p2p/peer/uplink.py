@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 
 from paris_p2p.node.run_node import RunNode
@@ -10,6 +11,14 @@ from paris_p2p.node.run_node import RunNode
 _LOOK_S = 1.0
 _STEADY_LOOKS = 10  # of sending without a pause, before a rate says something about the line
 _EVEN = 0.5  # the slowest of those looks, as a share of the fastest
+_FULL = 0.9  # of a look, in which chunks were on their way: less says nothing about the line
+
+
+def line_rate(rate_bytes_per_s: float, uploading_s: float, look_s: float) -> float:
+    """Returns what a look of `look_s` seconds says about the line: the rate where chunks were on their way
+    for nearly all of it, else 0. Small answers that trickle one after the other fill no line.
+    """
+    return rate_bytes_per_s if uploading_s >= _FULL * look_s else 0.0
 
 
 def steady_rate(rates: list[float]) -> float:
@@ -41,7 +50,11 @@ class Uplink:
 
     async def watch(self) -> None:
         """Measures until cancelled."""
+        looked_s, uploading_s = time.monotonic(), self.node.host.swarm.transfer.uploading_s
         while True:
             await asyncio.sleep(_LOOK_S)
-            self._rates.append(self.node.host.swarm.transfer.upload_bytes_per_s)
+            transfer, now_s = self.node.host.swarm.transfer, time.monotonic()
+            rate = transfer.upload_bytes_per_s
+            self._rates.append(line_rate(rate, transfer.uploading_s - uploading_s, now_s - looked_s))
+            looked_s, uploading_s = now_s, transfer.uploading_s
             self._measured = steady_rate(list(self._rates)) or self._measured

@@ -6,7 +6,8 @@ import asyncio
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from paris_p2p.errors import RecordError, SignatureError, VersionError
@@ -45,23 +46,45 @@ def piece_of(limit_bytes_per_s: float) -> int:
 
 
 class Meter:
-    """Counts bytes in all, and bytes per second over the last seconds."""
+    """Counts bytes in all, bytes per second over the last seconds, and seconds in which something that
+    should fill the line was on its way.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.total_bytes = 0
+        self._clock = clock
         self._recent: deque[tuple[int, int]] = deque()  # (tenth of a second, bytes)
+        self._filling, self._filled_s, self._since_s = 0, 0.0, 0.0
 
     def add(self, count_bytes: int) -> None:
         self.total_bytes += count_bytes
-        tenth = int(time.monotonic() * 10)
+        tenth = int(self._clock() * 10)
         if self._recent and self._recent[-1][0] == tenth:
             count_bytes += self._recent.pop()[1]
         self._recent.append((tenth, count_bytes))
         self._forget(tenth)
 
     def bytes_per_s(self) -> float:
-        self._forget(int(time.monotonic() * 10))
+        self._forget(int(self._clock() * 10))
         return sum(count for _, count in self._recent) / _WINDOW_S
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Notes that meanwhile something is on its way that should fill the line."""
+        if not self._filling:
+            self._since_s = self._clock()
+        self._filling += 1
+        try:
+            yield
+        finally:
+            self._filling -= 1
+            if not self._filling:
+                self._filled_s += self._clock() - self._since_s
+
+    @property
+    def filled_s(self) -> float:
+        """Returns the seconds so far in which one or more were `filling`."""
+        return self._filled_s + (self._clock() - self._since_s if self._filling else 0.0)
 
     def _forget(self, tenth: int) -> None:
         while self._recent and self._recent[0][0] < tenth - _WINDOW_S * 10:

@@ -120,6 +120,7 @@ class RealSwarm(Swarm):
             self._downloads.total_bytes,
             self._uploads.bytes_per_s(),
             self._downloads.bytes_per_s(),
+            self._uploads.filled_s,
         )
 
     @property

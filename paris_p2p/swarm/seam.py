@@ -40,12 +40,15 @@ class PeerInfo:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Counts bytes of blobs moved since the start, and smoothed rates."""
+    """Counts bytes of blobs moved since the start, smoothed rates, and the seconds in which chunks were on
+    their way to peers that have a part in a run here.
+    """
 
     uploaded_bytes: int = 0
     downloaded_bytes: int = 0
     upload_bytes_per_s: float = 0.0
     download_bytes_per_s: float = 0.0
+    uploading_s: float = 0.0
 
 
 class Shown(Protocol):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
+from typing import Any, cast
 
 import pytest
 
@@ -22,10 +23,12 @@ class Gate(RateLimit):
     def __init__(self) -> None:
         super().__init__(1e6)
         self.waiting: list[asyncio.Event] = []
+        self.asked = asyncio.Event()
 
     async def take(self, count_bytes: int) -> None:
         turn = asyncio.Event()
         self.waiting.append(turn)
+        self.asked.set()
         await turn.wait()
 
 
@@ -67,6 +70,35 @@ async def test_a_peer_with_many_streams_gets_no_more_of_the_upload_limit_than_on
     for pair in pairs:
         for end in pair:
             end.close()
+    await server.close()
+
+
+class OneChunk:
+    """Shows one blob of one chunk."""
+
+    def read_chunk(self, blob_id: str, index: int, room: memoryview | None = None, /) -> bytes:
+        return b"chunk"
+
+
+@pytest.mark.parametrize(("known", "filled_s"), [(False, 0.0), (True, 5.0)])
+async def test_chunks_on_their_way_to_a_stranger_say_nothing_about_the_line(
+    known: bool, filled_s: float
+) -> None:
+    limit, now = Gate(), 0.0
+    meter = Meter(lambda: now)
+    server = BlobServer(None, nowhere, meter, limit)
+    out, there = socket.socketpair()
+    stream = stream_to("asker", out)
+    stream.seat.known = known
+    stream = stream._replace(request={"indexes": [0]}, shown=cast(Any, OneChunk()))
+    answer = asyncio.create_task(server._answer_chunks(stream))
+    await limit.asked.wait()
+    now += 5
+    limit.waiting.pop(0).set()
+    await answer
+    assert meter.filled_s == filled_s
+    out.close()
+    there.close()
     await server.close()
 
 

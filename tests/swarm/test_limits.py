@@ -32,15 +32,27 @@ async def test_no_limit_waits_for_nothing() -> None:
     await RateLimit(0).take(1 << 60)
 
 
-def test_a_meter_counts_all_and_rates_only_what_is_recent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_meter_counts_all_and_rates_only_what_is_recent() -> None:
     now = 1000.0
-    monkeypatch.setattr(limits.time, "monotonic", lambda: now)
-    meter = Meter()
+    meter = Meter(lambda: now)
     meter.add(5_000_000)
     assert meter.bytes_per_s() == pytest.approx(1_000_000)
     now += 6
     assert meter.bytes_per_s() == 0
     assert meter.total_bytes == 5_000_000
+
+
+def test_a_meter_counts_once_the_seconds_in_which_one_or_more_fill_the_line() -> None:
+    now = 1000.0
+    meter = Meter(lambda: now)
+    with meter.filling():
+        now += 2
+        assert meter.filled_s == 2
+        with meter.filling():
+            now += 3
+        now += 1
+    now += 100
+    assert meter.filled_s == 6
 
 
 def test_a_sender_may_burst_then_keeps_a_rate_and_others_are_not_touched() -> None:

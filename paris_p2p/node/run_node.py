@@ -43,6 +43,7 @@ class RunNode(RunDisk):
         self.books = CrewBooks(self.rounds)
         self.membership, self.admitter = Membership(self), Admitter(self)
         self.exchange = KeyExchange(self)
+        self._fetches = 0  # of updates, so far
         self.listeners.append(self.membership.note)
         self.answers: dict[RequestKind, Answer] = {  # to what other peers say about this run
             "hello": self.membership.answer_hello,
@@ -102,7 +103,13 @@ class RunNode(RunDisk):
         async def named() -> list[str]:
             return [update.signer]
 
-        return (await self._fetched([ref], named, progress))[0]
+        self._fetches += 1
+        purpose = f"fetch {self._fetches}"
+        self.hold(purpose, {ref.id})  # it counts as here once it is whole: a new tip would end the download
+        try:
+            return (await self._fetched([ref], named, progress))[0]
+        finally:
+            self.let_go(purpose)
 
     async def fetch_card(
         self, card: Envelope[CardRecord], progress: Callable[[int], None] | None = None

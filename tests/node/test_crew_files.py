@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -278,6 +279,31 @@ def test_an_honest_update_is_never_over_the_bound_and_the_bound_is_near(paramete
         bound = largest_update_bytes(weights_bytes, crew)
         assert UpdateHeader(parameters, parts, 0).largest_bytes <= bound
         assert expected_bytes(crew, parameters, 0.3) <= bound <= 4.4 / 8 * parameters / parts + 4096
+
+
+async def test_an_update_on_its_way_over_a_slow_line_stays_when_the_disk_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(tmp_path, "lead", "worker") as (lead, worker):
+        base = await attested(worker, await solo_card(lead))
+        update = await crew_update(worker, base.id)
+        fetch_chunks, began, goes_on = lead.host.swarm.fetch_chunks, asyncio.Event(), asyncio.Event()
+
+        async def slowly(*args: Any, **more: Any) -> AsyncIterator[tuple[int, Any]]:
+            began.set()
+            await goes_on.wait()
+            async for found in fetch_chunks(*args, **more):
+                yield found
+
+        monkeypatch.setattr(lead.host.swarm, "fetch_chunks", slowly)
+        fetching = asyncio.create_task(lead.fetch_update(update))
+        await began.wait()
+        await lead.forget_superseded()
+        assert lead.keeping.holds(update.record.blob.id)
+        goes_on.set()
+        assert await fetching == lead.host.store.path(update.record.blob.id)
+        await lead.forget_superseded()
+        assert lead.serves(update.record.blob.id)
 
 
 async def test_nobody_fetches_an_update_that_nobody_has(

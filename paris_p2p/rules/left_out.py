@@ -1,10 +1,11 @@
 """Which updates a lead left out that it should have merged, as far as an attestor can tell: pure functions.
 
 An attestor knows what it holds itself, and since when. A lead may have had an update later, so it gets time:
-half a round for what others hand out, a whole one for the attestor's own, whose upload nobody else vouches
-for. So one update that is dropped may go unseen until the next round; that a peer's work is dropped again
-and again does not. A new lead's first card is asked for nothing: the slot has waited long enough, so it
-merges at once what it has, and it was not the one who had to fetch the others' before.
+half a round for what others hand out, one and a half for the attestor's own: nobody else vouches for its
+upload, which takes up to half a round for each of those who fetch it as soon as they hear of it. So one
+update that is dropped may go unseen until the next round or two; that a peer's work is dropped again and
+again does not. A new lead's first card is asked for nothing: the slot has waited long enough, so it merges at
+once what it has, and it was not the one who had to fetch the others' before.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from paris_p2p.rules.rounds import (
     lateness,
     refuse_update,
 )
+from paris_p2p.rules.update_sizes import UPLOAD_SHARE
 
 # an attestor looks into these with the files at hand; of the others the records tell
 LOOKED_INTO = ("format", "norm", "copy", "loss", "data")
-TIME_OF_OTHERS, TIME_OF_OWN = 0.5, 1.0  # rounds, from when an attestor holds an update to when it asks for it
+FETCH_AT_ONCE = 3  # the lead, the owner's node, a bootstrap node
+# rounds, from when an attestor holds an update to when it asks for it
+TIME_OF_OTHERS, TIME_OF_OWN = 0.5, FETCH_AT_ONCE * UPLOAD_SHARE
 
 
 @dataclass(frozen=True)

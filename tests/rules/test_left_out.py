@@ -12,6 +12,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.rules.left_out import disputed_updates, due_before_s
 from paris_p2p.rules.round_checks import state_before
 from paris_p2p.rules.rounds import HeardUpdate
+from paris_p2p.rules.update_sizes import UPLOAD_SHARE, expected_bytes, step_for_line
 from tests.rules.made import NOW, A, B, C, D, card
 from tests.rules.made_rounds import CREW, RULES, chain, light_card, opened_round, update
 
@@ -41,14 +42,24 @@ def test_an_update_held_for_long_and_not_merged_is_asked_for() -> None:
     assert asked_for([OWN, OTHER], [held(OTHER)]) == []
 
 
-def test_a_lead_gets_half_a_round_to_fetch_it_and_a_whole_one_for_the_attestors_own() -> None:
+def test_a_lead_gets_half_a_round_to_fetch_it_and_one_and_a_half_for_the_attestors_own() -> None:
     made = light_card(A, SOLO, [opened_round(BEFORE, [OWN])], issued_at=CARD_S).record
     others_s, own_s = (due_before_s(made, ROUND_S, own=own) for own in (False, True))
     assert own_s < others_s < CARD_S - ROUND_S / 2
+    assert own_s < CARD_S - 3 * ROUND_S / 2
     assert asked_for([OWN], [held(OTHER, others_s)]) == []
     assert asked_for([OWN], [held(OTHER, others_s - 1)]) != []
     assert asked_for([OWN], [held(OTHER, others_s - 1)], me=B.peer_id) == []
     assert asked_for([OWN], [held(OTHER, own_s - 1)], me=B.peer_id) != []
+
+
+def test_a_lead_that_gets_an_update_as_its_makers_line_sends_it_is_not_refused_by_the_maker() -> None:
+    """The slowest line that no coarser step is taken for: half a round a copy, and three fetch at once."""
+    bytes_per_s = expected_bytes(CREW, 1 << 20, CREW.step) / (UPLOAD_SHARE * ROUND_S)
+    assert step_for_line(CREW, ROUND_S, bytes_per_s, 1 << 20) == CREW.step
+    all_three_have_it_s = 3 * expected_bytes(CREW, 1 << 20, CREW.step) / bytes_per_s
+    mine = [held(OTHER, CARD_S - all_three_have_it_s)]
+    assert asked_for([OWN], mine, me=B.peer_id) == []
 
 
 def test_a_new_leads_first_card_is_asked_for_nothing() -> None:

@@ -22,6 +22,7 @@ from paris_p2p.weights import check_names
 
 ROUTER = "router"
 MAX_TRAIN_SHARDS, MAX_GATE_SHARDS = 16384, 4096  # of one run
+MAX_CALIBRATION_SHARDS = 256  # one a cluster
 MEMBERSHIP_READER = 4  # the first reader that knows members, notices and sealed records
 CREW_READER = 5  # the first that knows crews and compact checkpoints
 OPTIONS_READER = 6  # the first that knows what _OPTIONS names
@@ -235,6 +236,8 @@ class RunSpec(Record):
     timing: TimingSpec
     train_shards: tuple[ShardRef, ...] = Field(max_length=MAX_TRAIN_SHARDS)
     gate_shards: tuple[ShardRef, ...] = Field(max_length=MAX_GATE_SHARDS)
+    # clips that nobody trains on and no gate measures: the router's lead fits its calibration on them
+    calibration_shards: tuple[ShardRef, ...] = Field(default=(), max_length=MAX_CALIBRATION_SHARDS)
     # first weights of all slots of a kind; none: fresh from (run, slot)
     initial: dict[Literal["expert", "router"], BlobRef] = {}
     # the network whose features of the first frame the router takes, if it does
@@ -254,7 +257,7 @@ class RunSpec(Record):
 
     @model_validator(mode="after")
     def _clusters_exist(self) -> RunSpec:
-        for shard in self.train_shards + self.gate_shards:
+        for shard in self.train_shards + self.gate_shards + self.calibration_shards:
             if shard.cluster >= self.experts:
                 raise ValueError(f"shard of cluster {shard.cluster} in a run of {self.experts} experts")
         if any(k >= self.experts for k in self.training.ddpm_experts):
@@ -311,7 +314,8 @@ class RunSpec(Record):
         """Returns every blob that the owner gave: shards, codec, text encoder, the first frame's network,
         first weights.
         """
-        shards = tuple(shard.blob for shard in self.train_shards + self.gate_shards)
+        every = self.train_shards + self.gate_shards + self.calibration_shards
+        shards = tuple(shard.blob for shard in every)
         files = tuple(ref for model in self.models for ref in model.files.values())
         return shards + files + tuple(self.initial.values())
 
@@ -352,7 +356,18 @@ def _dump(spec: RunSpec) -> dict[str, Any]:
     """
     fields = spec.model_dump()
     for holder, names in (
-        (fields, ("members_only", "key_hash", "data_id", "parents", "dropped_experts", "crew")),
+        (
+            fields,
+            (
+                "members_only",
+                "key_hash",
+                "data_id",
+                "parents",
+                "dropped_experts",
+                "crew",
+                "calibration_shards",
+            ),
+        ),
         (fields["training"], ("compact",)),
         (fields["gate"], ("key_hash",)),
     ):

@@ -57,7 +57,8 @@ class PreparedShard(Record):
 class Prepared(Record):
     """Describes the data of a run.
 
-    Paths are inside the folder that holds prepared.json; validation and test stay with the owner.
+    Paths are inside the folder that holds prepared.json. Test stays with the owner; of validation one shard a
+    cluster goes with the run, for the router's calibration.
     """
 
     version: Literal[1] = 1

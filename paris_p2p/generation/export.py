@@ -24,6 +24,7 @@ from paris_p2p.generation.pipeline_folder import CARD, CARDS
 from paris_p2p.generation.routed import DEFAULT_CLAMP
 from paris_p2p.generation.trained import trained_slots
 from paris_p2p.generation.video_out import GIF_MAX_FPS
+from paris_p2p.model.calibration import calibration_of
 from paris_p2p.model.checkpoint import check_weights, has_two_averages
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.model.power_average import LENGTHS, write_of_length
@@ -100,6 +101,8 @@ def _pipeline(run: FetchedRun) -> ParisPipeline:
             ddpm=list(spec.training.ddpm_experts), clamp_x0=DEFAULT_CLAMP.x0, clamp_alpha=DEFAULT_CLAMP.alpha,
         )  # fmt: skip
         router = build_router(spec.router.config) if ROUTER in run.weights else None
+    if router is not None:
+        router.calibrate(calibration_of(run.weights[ROUTER]))
     return ParisPipeline(
         experts=experts,
         router=router,

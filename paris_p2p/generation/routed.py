@@ -22,6 +22,7 @@ from paris_p2p.flow.condition import Condition
 from paris_p2p.flow.ddpm import Clamp, epsilon_velocity
 from paris_p2p.flow.guidance import check_form
 from paris_p2p.flow.mixture import Routing, only_present
+from paris_p2p.model.calibration import calibration_of
 from paris_p2p.model.checkpoint import load_weights_into
 from paris_p2p.model.posterior import posterior_logits
 from paris_p2p.model.presets import Config, build_expert, build_router, count_tokens
@@ -157,11 +158,12 @@ def compute_type(stored: torch.dtype, device: Device) -> torch.dtype:
 
 
 def load_router(config: Config, path: Path, device: Device) -> Router:
-    """Returns the router of a checked weights file, in float32: it is small, and its choice should not depend
-    on rounding. CheckpointError.
+    """Returns the router of a checked weights file, in float32, with its calibration: it is small, and its
+    choice should not depend on rounding. CheckpointError.
     """
     router = build_router(config)
     load_weights_into(path, dict(router.named_parameters()))
+    router.calibrate(calibration_of(path))
     router.requires_grad_(False).eval().to(device.torch)
     return router
 

@@ -60,6 +60,14 @@ class Counters:
         return {"format": "pt", "paris": _FORMAT[kind], "run": self.run, "slot": self.slot, **counts}
 
 
+def no_note(average: Mapping[str, Tensor]) -> dict[str, str]:
+    """Returns nothing: most weights files say no more than their counters."""
+    return {}
+
+
+AverageNote = Callable[[Mapping[str, Tensor]], Mapping[str, str]]
+
+
 @dataclass(frozen=True)
 class TrainState:
     """Holds all that resuming needs: name -> float32 tensor.
@@ -74,6 +82,8 @@ class TrainState:
     ema: Mapping[str, Tensor]
     notes: Mapping[str, str] = field(default_factory=dict)  # more metadata of the resume state
     ema_long: Mapping[str, Tensor] = field(default_factory=dict)  # of runs that keep two averages
+    # Says more metadata of the weights file, of the average as it is written there.
+    average_note: AverageNote = no_note
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yields (part.name, tensor) in the order in which they are written."""
@@ -130,13 +140,16 @@ def checkpoint_paths(folder: Path, counters: Counters) -> tuple[Path, Path]:
 def write_average(path: Path, state: TrainState) -> None:
     """Writes a state's average, or both, as the weights to generate with; DiskFullError, ReadOnlyError."""
     metadata = state.counters.metadata("weights") | (TWO_AVERAGES if state.ema_long else {})
+    metadata |= state.average_note(state.ema)
     long = {LONG + name: tensor for name, tensor in state.ema_long.items()}
     write_tensors(path, metadata, torch.bfloat16, dict(state.ema) | long)
 
 
-def write_weights(path: Path, counters: Counters, tensors: Mapping[str, Tensor]) -> None:
-    """Writes weights to generate with; DiskFullError, ReadOnlyError."""
-    write_tensors(path, counters.metadata("weights"), torch.bfloat16, tensors)
+def write_weights(
+    path: Path, counters: Counters, tensors: Mapping[str, Tensor], note: Mapping[str, str] | None = None
+) -> None:
+    """Writes weights to generate with, with a note of the average; DiskFullError, ReadOnlyError."""
+    write_tensors(path, counters.metadata("weights") | dict(note or {}), torch.bfloat16, tensors)
 
 
 def write_initial(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:

@@ -41,22 +41,24 @@ def write_merged(
     counters: Counters,
     shapes: Shapes,
     state: OuterState,
-    notes: Mapping[str, str] | None = None,
+    average_notes: Mapping[str, str] | None = None,
 ) -> tuple[Path, Path]:
     """Writes both files of a rounded state into `folder`; returns (weights, resume).
 
-    `notes` are more metadata. ValueError, before anything is written, where the state is not rounded;
-    DiskFullError, ReadOnlyError.
+    `average_notes` are more metadata of the weights, and no part of the state. ValueError, before anything
+    is written, where the state is not rounded; DiskFullError, ReadOnlyError.
     """
     _refuse_unrounded(state)
     layout = Layout.of(shapes)
     weights, resume = checkpoint_paths(folder, counters)
-    metadata = counters.metadata("merged") | dict(notes or {})
-    write_pieces(resume, metadata, torch.uint8, _file_shapes(layout.parameters), _pieces(state))
+    write_pieces(
+        resume, counters.metadata("merged"), torch.uint8, _file_shapes(layout.parameters), _pieces(state)
+    )
     averages = layout.views(state.average)
     named = {name: array.shape for name, array in averages.items()}
     halves = (split_bf16(array)[0].view(np.uint8).data for array in averages.values())
-    write_pieces(weights, counters.metadata("weights"), torch.bfloat16, named, halves)
+    metadata = counters.metadata("weights") | dict(average_notes or {})
+    write_pieces(weights, metadata, torch.bfloat16, named, halves)
     return weights, resume
 
 

@@ -15,9 +15,14 @@ def posterior_logits(
 ) -> Tensor:
     """Returns log p(k | x_t, caption, picture) up to a constant, in float32: x_t [B C T H W], t [B], pooled
     [B P] or None for no caption, first [B F] or None -> [B K].
+
+    A calibrated router is calibrated (model/calibration.py), which takes one answer more, of two tokens.
+    Without a caption there is nothing that the latent could disturb, and it answers as it was trained.
     """
-    answered: Tensor = router(x_t, t, pooled, first)
-    return answered.float()
+    both: Tensor = router(x_t, t, pooled, first).float()
+    if router.calibration is None or pooled is None:
+        return both
+    return router.calibration.mix(start_logits(router, pooled, first), both, t)
 
 
 def start_logits(router: Router, pooled: Tensor, first: Tensor | None = None) -> Tensor:

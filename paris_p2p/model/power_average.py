@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from paris_p2p.errors import CheckpointError, UsageError
+from paris_p2p.model.calibration import calibration_of
 from paris_p2p.model.checkpoint import averages_of, counters_of, write_weights
 from paris_p2p.model.state_parts import LONG
 from paris_p2p.model.tensor_file import Shapes
@@ -85,4 +86,5 @@ def write_of_length(path: Path, shapes: Shapes, length: float, out: Path) -> Non
             mixed[name] = (share * first + (1 - share) * second).to(torch.bfloat16)
             if not bool(mixed[name].isfinite().all()):
                 raise CheckpointError(f"{name} in {path.name} is not finite; fetch it again")
-    write_weights(out, counters_of(path), mixed)
+    calibration = calibration_of(path)  # of the published average, and near enough for its neighbours
+    write_weights(out, counters_of(path), mixed, calibration.note() if calibration else {})

@@ -18,6 +18,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from paris_p2p.model.calibration import Calibration, configured
 from paris_p2p.model.dit import around_one
 from paris_p2p.model.layers import (
     MODULATIONS,
@@ -56,6 +57,7 @@ class Router(ModelMixin, ConfigMixin):
         first_width: int = 0,
     ):
         super().__init__()
+        self.calibration: Calibration | None = None  # for model/posterior.py, not in forward
         self.patch = Patch(patch_frames, patch_height, patch_width)
         self.positions = Positions(width, width // heads, rotary_base)
         self.embed = nn.Linear(channels * self.patch.volume, width)
@@ -94,9 +96,11 @@ class Router(ModelMixin, ConfigMixin):
         numbers = {name: value for name, value in config_of(folder).items() if not name.startswith("_")}
         if numbers.get("first_width") == 0:  # the constructor's word for none; a run's numbers leave it out
             del numbers["first_width"]
+        calibration = configured(numbers.pop("calibration", None))
         check_network(numbers, cls.__init__)
         with torch.device("meta"):
             router: Router = cls(**numbers)
+        router.calibrate(calibration)
         fill(router, folder, torch.float32, variant)
         return router
 
@@ -106,6 +110,13 @@ class Router(ModelMixin, ConfigMixin):
         arguments = tuple(each for each in arguments if not isinstance(each, torch.dtype))
         moved: Router = super().to(*arguments, **options) if (*arguments, *options) else self
         return moved
+
+    def calibrate(self, calibration: Calibration | None) -> None:
+        """Sets what model/posterior.py goes by and what is saved with the router; None: as it was trained."""
+        if calibration != self.calibration:
+            shares = None if calibration is None else list(calibration.shares)
+            self.register_to_config(calibration=shares)
+        self.calibration = calibration
 
     def forward(
         self, x_t: Tensor | None, t: Tensor | None, pooled: Tensor | None, first: Tensor | None = None

@@ -26,7 +26,7 @@ from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import TrainingStatus
 from paris_p2p.peer.crew_seat import CrewSeat
 from paris_p2p.peer.downloading import telling
-from paris_p2p.peer.jobs import train_job
+from paris_p2p.peer.jobs import clip_blobs, train_job
 from paris_p2p.peer.notifier import Notifier, StopRequest
 from paris_p2p.peer.trainer_process import MakeWorker
 from paris_p2p.peer.uplink import Uplink
@@ -148,7 +148,7 @@ class CrewWorker:
     async def _begin(self, tip: Tip) -> None:
         """Fetches what training needs, and starts the trainer from the tip."""
         node, card = self.node, tip.card.record
-        shards = [shard.blob for shard in node.spec.shards_for(self.slot, "train")]
+        shards = clip_blobs(node.spec, self.slot)
         refs = [*shards, card.weights, card.resume]
         async with telling(node, f"what {self.slot} needs", refs, self.say, self._note):
             await node.fetch(shards, node.run)
@@ -158,8 +158,8 @@ class CrewWorker:
     async def _job(self, files: AsyncExitStack) -> TrainJob:
         """Fetches the slot's clips by what the run is now; they can be read until `files` are closed."""
         node, number = self.node, self.node.state.number
-        shards = node.spec.shards_for(self.slot, "train")
-        opened = node.readable([shard.blob for shard in shards], node.run, f"shards/{self.slot}/{number}")
+        refs = clip_blobs(node.spec, self.slot)
+        opened = node.readable(refs, node.run, f"shards/{self.slot}/{number}")
         paths = await files.enter_async_context(opened)
         shutil.rmtree(self._work_dir, ignore_errors=True)
         make_work_folder(self._work_dir)

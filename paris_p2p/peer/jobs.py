@@ -8,25 +8,28 @@ from typing import Any
 
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.peer_settings import PeerSettings
+from paris_p2p.records import BlobRef
 from paris_p2p.rules.shard_spans import shard_times
-from paris_p2p.spec import ROUTER
+from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.training.messages import ShardSpan, TrainJob
 
 
 def train_job(
     node: RunNode, slot: str, number: int, settings: PeerSettings, paths: Sequence[Path], out_dir: Path
 ) -> TrainJob:
-    """Returns the job of training a slot by the first `number` notices, with the files of its clips; the
+    """Returns the job of training a slot by the first `number` notices, with the files of `clip_blobs`; the
     outbox says what it goes on from.
     """
     spec = node.state.spec_at(number)
+    train = spec.shards_for(slot, "train")
     return TrainJob(
         run=node.run,
         slot=slot,
         spec_path=node.spec_file,
         **changed_by_notices(node, slot, number),
-        shard_paths=tuple(paths),
-        shard_clusters=tuple(shard.cluster for shard in spec.shards_for(slot, "train")),
+        shard_paths=tuple(paths[: len(train)]),
+        shard_clusters=tuple(shard.cluster for shard in train),
+        calibration_shard_paths=tuple(paths[len(train) :]),
         out_dir=out_dir,
         device=settings.device,
         threads=settings.threads,
@@ -36,6 +39,12 @@ def train_job(
         max_vram_bytes=settings.max_vram_bytes,
         checkpoint_s=spec.timing.checkpoint_s,
     )
+
+
+def clip_blobs(spec: RunSpec, slot: str) -> tuple[BlobRef, ...]:
+    """Returns what training a slot reads: its train shards, and after them what a router is calibrated on."""
+    more = spec.calibration_shards if slot == ROUTER else ()
+    return tuple(shard.blob for shard in (*spec.shards_for(slot, "train"), *more))
 
 
 def changed_by_notices(node: RunNode, slot: str, number: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from paris_p2p.peer.check import Checker
 from paris_p2p.peer.crew_seat import CrewSeat
 from paris_p2p.peer.downloading import telling
 from paris_p2p.peer.held_claim import HeldClaim
-from paris_p2p.peer.jobs import train_job
+from paris_p2p.peer.jobs import clip_blobs, train_job
 from paris_p2p.peer.lead_rounds import LeadRounds
 from paris_p2p.peer.notifier import Notifier, StopRequest
 from paris_p2p.peer.outbox import Outbox
@@ -185,7 +185,7 @@ class Lead:
             self.outbox.stand_on(tip)
             return await self.changes.first_job()
         start = self.outbox.starts_from(tip)
-        refs = [shard.blob for shard in node.spec.shards_for(self.slot, "train")]
+        refs = list(clip_blobs(node.spec, self.slot))
         refs += [start.blob] if start else []
         what = f"what {self.slot} needs"
         async with telling(node, what, refs, self.say, lambda note: self.trainer.update(note=note)):
@@ -208,8 +208,8 @@ class Lead:
     async def _job(self, files: AsyncExitStack) -> TrainJob:
         """Fetches the slot's clips by what the run is now; they can be read until `files` are closed."""
         node, number = self.node, self.node.state.number
-        shards = node.spec.shards_for(self.slot, "train")
-        opened = node.readable([shard.blob for shard in shards], node.run, f"shards/{self.slot}/{number}")
+        refs = clip_blobs(node.spec, self.slot)
+        opened = node.readable(refs, node.run, f"shards/{self.slot}/{number}")
         paths = await files.enter_async_context(opened)
         return train_job(node, self.slot, number, self.settings, paths, self._work_dir)
 

@@ -12,6 +12,7 @@ from paris_p2p.byte_size import in_units
 from paris_p2p.crew_records import MAX_ROUND_BYTES
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DiskFullError, UsageError
+from paris_p2p.peer.jobs import clip_blobs
 from paris_p2p.peer.room import NODE_BYTES, Room
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.shown import FIELD_LETTERS, shown
@@ -69,7 +70,7 @@ def download_bytes(spec: RunSpec, slot: str) -> int:
     the newest checkpoint.
     """
     gate = sum(shard.blob.size_bytes for shard in spec.gate_shards)
-    shards = sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train"))
+    shards = sum(ref.size_bytes for ref in clip_blobs(spec, slot))
     return shards + gate + _initial_bytes(spec, slot) + checkpoint_bytes(spec, slot)
 
 
@@ -80,7 +81,7 @@ def disk_bytes(spec: RunSpec, slot: str) -> int:
     checkpoint = checkpoint_bytes(spec, slot)
     opened = sum(shard.blob.size_bytes for shard in spec.gate_shards) if spec.gate.key_hash else 0
     if spec.private:  # clips, and a checkpoint that is checked beside the best one's weights
-        opened += sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train")) + 2 * checkpoint
+        opened += sum(ref.size_bytes for ref in clip_blobs(spec, slot)) + 2 * checkpoint
     return download_bytes(spec, slot) + 3 * checkpoint + opened
 
 
@@ -91,7 +92,7 @@ def check_disk(spec: RunSpec, settings: PeerSettings, *, train: bool, free_bytes
     slots = [settings.slot] if settings.slot else list(spec.slots)
     least = min(disk_bytes(spec, slot) for slot in slots)
     if not train:
-        least -= min(sum(shard.blob.size_bytes for shard in spec.shards_for(slot, "train")) for slot in slots)
+        least -= min(sum(ref.size_bytes for ref in clip_blobs(spec, slot)) for slot in slots)
     if settings.max_disk_bytes and settings.max_disk_bytes < least:
         raise UsageError(
             f"--max-disk {in_units(settings.max_disk_bytes)} is less than the {in_units(least)} "

@@ -179,6 +179,7 @@ def _spec(folder: Path, prepared: Prepared, options: CreateOptions, intake: Inta
             timing=options.timing,
             train_shards=_shards(folder, prepared, "train", intake.add),
             gate_shards=_shards(folder, prepared, "gate", intake.add_gate),
+            calibration_shards=_calibration_shards(folder, prepared, intake) if prepared.experts > 1 else (),
         )
     except ValidationError as error:
         raise _mistake(folder, error) from error
@@ -270,6 +271,17 @@ def _shards(
     return tuple(
         ShardRef(blob=take_in(folder / shard.path), clips=shard.clips, cluster=shard.cluster)
         for shard in prepared.shards_for(split)
+    )
+
+
+def _calibration_shards(folder: Path, prepared: Prepared, intake: Intake) -> tuple[ShardRef, ...]:
+    """Returns the first validation shard of each cluster that has clips there: the router's lead asks no more
+    clips of them than one shard holds.
+    """
+    firsts = {shard.cluster: shard for shard in reversed(prepared.shards_for("validation")) if shard.clips}
+    return tuple(
+        ShardRef(blob=intake.add(folder / shard.path), clips=shard.clips, cluster=cluster)
+        for cluster, shard in sorted(firsts.items())
     )
 
 

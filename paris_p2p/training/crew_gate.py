@@ -18,11 +18,12 @@ import torch
 
 from paris_p2p.device import Device, pick_device, set_threads
 from paris_p2p.errors import CheckpointError, DivergedError, UpdateFormatError
+from paris_p2p.model.calibration import Calibration, calibration_of
 from paris_p2p.model.checkpoint import Counters, load_weights_into
 from paris_p2p.model.merged_file import read_merged
 from paris_p2p.rules.refusals import REASONS
 from paris_p2p.rules.rounds import MAX_NORM, too_long, update_scales
-from paris_p2p.spec import RunSpec
+from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.training.basis_state import load_basis, put_into
 from paris_p2p.training.crew_messages import CrewGateJob, RoundFiles, UpdateFile
 from paris_p2p.training.gate_losses import (
@@ -32,6 +33,7 @@ from paris_p2p.training.gate_losses import (
     as_published,
     gate_batch,
     measure_card,
+    reference_calibration,
     reference_of,
 )
 from paris_p2p.training.messages import GateResult
@@ -56,10 +58,11 @@ def check_crew_card(job: CrewGateJob) -> GateResult:
     crew_slot = CrewSlot.of(job.run, job.slot, spec, job.crew)
     state = load_basis(crew_slot, job.basis)
     reference = reference_of(job, spec) or _as_published(crew_slot, state.average)
+    calibration = None
     try:
         last = _merge_anew(crew_slot, state, job)
         if not job.light and job.rounds:
-            _compare_files(crew_slot, job)
+            calibration = _compare_files(crew_slot, job)
         if job.disputed and last is not None:
             _look_into_disputes(_Trial(job, crew_slot, spec, device, last))
     except _RefusedError as refused:
@@ -70,6 +73,8 @@ def check_crew_card(job: CrewGateJob) -> GateResult:
         reference=reference,
         average=_average(crew_slot, state, job),
         raw=lambda tensors: put_into(crew_slot, tensors, state.weights),
+        calibration=calibration,
+        reference_calibration=reference_calibration(job, calibration),
     )
     result = measure_card(job, spec, device, numbers)
     if result.ok:
@@ -131,15 +136,19 @@ def _opened(crew_slot: CrewSlot, made: RoundFiles, where: str) -> tuple[Update, 
     return tuple(updates)
 
 
-def _compare_files(crew_slot: CrewSlot, job: CrewGateJob) -> None:
-    """Raises unless a full card's own files hold the state that its rounds lead to."""
+def _compare_files(crew_slot: CrewSlot, job: CrewGateJob) -> Calibration | None:
+    """Raises unless a full card's own files hold the state that its rounds lead to; returns the calibration
+    that a router's weights are sent with, which is no part of the state.
+    """
     counters = Counters(job.run, job.slot, job.steps, job.clips)
     try:
         found = read_merged(job.resume_path, job.weights_path, counters, dict(crew_slot.layout.shapes))
+        calibration = calibration_of(job.weights_path) if job.slot == ROUTER else None
     except CheckpointError as error:
         raise _RefusedError("malformed", str(error)) from error
     if (hashed := crew_slot.hash_of(found)) != job.merged:
         raise _RefusedError("merge", f"its files hold state {hashed[:16]}, it says {job.merged[:16]}")
+    return calibration
 
 
 def _average(crew_slot: CrewSlot, state: OuterState, job: CrewGateJob) -> Loads:

@@ -12,10 +12,12 @@ from pathlib import Path
 from statistics import median
 
 from paris_p2p.errors import TrainError
-from paris_p2p.model.checkpoint import Counters
+from paris_p2p.model.checkpoint import Counters, no_note
 from paris_p2p.model.merged_file import write_merged
+from paris_p2p.training.calibrating import RouterCalibrator
 from paris_p2p.training.crew_learner import CrewLearner
 from paris_p2p.training.crew_messages import Adopt, CrewJob, Merge, MergedReady, NotMerged, RoundFiles
+from paris_p2p.training.gate_losses import as_published
 from paris_p2p.training.probing import paired_z
 from paris_p2p.training.round_merge import merge_round, scaled
 from paris_p2p.training.update_checks import (
@@ -40,6 +42,7 @@ class Merger:
     crew: CrewLearner
     trials: Trials
     job: CrewJob
+    calibrator: RouterCalibrator | None = None  # of a router's full cards
     room: OuterState | None = None
     merged_hash: str = ""  # of the state in `room`
 
@@ -99,7 +102,9 @@ class Merger:
         """Writes the files of a full card; returns (weights, resume). DiskFullError, ReadOnlyError."""
         slot = self.crew.crew_slot
         counters = Counters(slot.run, slot.slot, state.steps, state.clips)
-        return write_merged(self.job.out_dir, counters, dict(slot.layout.shapes), state)
+        note = self.calibrator.note if self.calibrator else no_note
+        average_notes = note(as_published(slot.layout, state.average))
+        return write_merged(self.job.out_dir, counters, dict(slot.layout.shapes), state, average_notes)
 
     def _room(self) -> OuterState:
         if self.room is None:

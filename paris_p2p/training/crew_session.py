@@ -24,6 +24,7 @@ from paris_p2p.device import Device, compile_blocks, resident_bytes
 from paris_p2p.errors import DivergedError
 from paris_p2p.rules.rounds import MAX_STEPS_OF_MEDIAN
 from paris_p2p.spec import RunSpec
+from paris_p2p.training.calibrating import calibrate_with
 from paris_p2p.training.counted_note import counted_note
 from paris_p2p.training.crew_learner import CrewLearner
 from paris_p2p.training.crew_merging import Merger
@@ -81,6 +82,7 @@ def _train_on(device: Device, spec: RunSpec, job: CrewJob, emit: Emit, commands:
     clips = open_clips(job, spec)
     probes = open_gate_clips(job, spec) if job.gate_shard_paths else clips
     learner = Learner(job.run, spec, job.slot, device, job.lowered)
+    calibrator = calibrate_with(learner, job)
     crew = CrewLearner(learner, CrewSlot.of(job.run, job.slot, spec, job.crew), job)
     if job.compile and device.compiles:
         compile_blocks(learner.network)
@@ -96,8 +98,8 @@ def _train_on(device: Device, spec: RunSpec, job: CrewJob, emit: Emit, commands:
         )
         emit(learner.started())
         learner.on_shrink = emit
-        session = _CrewSession(job, crew, Merger(crew, Trials(crew, clips, probes, job.notices), job), source)
-        return session.run(emit, commands)
+        merger = Merger(crew, Trials(crew, clips, probes, job.notices), job, calibrator)
+        return _CrewSession(job, crew, merger, source).run(emit, commands)
 
 
 class _CrewSession:

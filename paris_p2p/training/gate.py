@@ -15,15 +15,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from paris_p2p.device import pick_device, set_threads
 from paris_p2p.errors import CheckpointError, ParisError
+from paris_p2p.model.calibration import Calibration, calibration_of
 from paris_p2p.model.checkpoint import Counters, check_weights, load_weights_into, resume_note
 from paris_p2p.model.resume_format import format_of_run
 from paris_p2p.model.state_parts import StateParts
-from paris_p2p.spec import RunSpec
+from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.training.child import open_line
 from paris_p2p.training.counted_note import COUNTED, parse_counted
 from paris_p2p.training.crew_gate import check_crew_card
 from paris_p2p.training.crew_messages import CrewGateJob
-from paris_p2p.training.gate_losses import Measured, measure_card, reference_of
+from paris_p2p.training.gate_losses import Measured, measure_card, reference_calibration, reference_of
 from paris_p2p.training.messages import GateJob, GateResult
 from paris_p2p.training.objective import batch_clips, network_shapes, read_spec
 from paris_p2p.training.segments import check_segments
@@ -64,17 +65,20 @@ def check_card(job: GateJob) -> GateResult:
         )
         parse_counted(resume_note(job.resume_path, COUNTED), job.resume_path.name)
         check_segments(job.resume_path, job, job.clips, batch_clips(spec, job.slot))
+        calibration = calibration_of(job.weights_path) if job.slot == ROUTER else None
     except CheckpointError as error:
         return GateResult(ok=False, reason=str(error), code="malformed")
-    return measure_card(job, spec, device, _from_files(job, spec, counters))
+    return measure_card(job, spec, device, _from_files(job, spec, counters, calibration))
 
 
-def _from_files(job: GateJob, spec: RunSpec, counters: Counters) -> Measured:
+def _from_files(job: GateJob, spec: RunSpec, counters: Counters, calibration: Calibration | None) -> Measured:
     load_weights = format_of_run(spec.training).load_weights
     return Measured(
         reference=reference_of(job, spec),
         average=lambda tensors: load_weights_into(job.weights_path, tensors),
         raw=lambda tensors: load_weights(job.resume_path, tensors, counters),
+        calibration=calibration,
+        reference_calibration=reference_calibration(job, calibration),
     )
 
 

@@ -19,8 +19,10 @@ from paris_p2p.device import Device
 from paris_p2p.errors import CheckpointError
 from paris_p2p.family import parents_from, silent_experts
 from paris_p2p.flow.path import velocity
+from paris_p2p.model.calibration import Calibration, calibration_of
 from paris_p2p.model.checkpoint import load_weights_into
 from paris_p2p.model.grown_router import grow_outputs, without_outputs
+from paris_p2p.model.router import Router
 from paris_p2p.records import MAX_LOSS
 from paris_p2p.rules.refusals import REASONS, code_of
 from paris_p2p.rules.tips import refuse_loss
@@ -46,6 +48,10 @@ class Measured:
     reference: Loads | None  # the best attested ancestor's; None: the zero predictor is the reference
     average: Loads  # the card's averaged weights
     raw: Loads  # what training goes on with
+    # Of a router: that of the card, and of the ancestor where the card has one too, so that like is measured
+    # against like.
+    calibration: Calibration | None = None
+    reference_calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ def measure_card(job: GateJob, spec: RunSpec, device: Device, numbers: Measured)
     ignorant = reference = zero_loss(spec, job.slot, batch)
     if numbers.reference is not None:
         numbers.reference(tensors)
+        _calibrate(network, numbers.reference_calibration)
         reference = mean_loss(network, spec, job.slot, batch, t, device)
     if not reference <= MAX_LOSS:
         raise CheckpointError(
@@ -74,6 +81,7 @@ def measure_card(job: GateJob, spec: RunSpec, device: Device, numbers: Measured)
         )
 
     numbers.average(tensors)
+    _calibrate(network, numbers.calibration)
     loss = mean_loss(network, spec, job.slot, batch, t, device)
     fixed_loss = mean_loss(network, spec, job.slot, *fixed_batch(job, spec), device)
     # The average may be good while what training goes on with is spoilt: the next lead would be refused for
@@ -82,6 +90,12 @@ def measure_card(job: GateJob, spec: RunSpec, device: Device, numbers: Measured)
     raw_loss = mean_loss(network, spec, job.slot, batch, t, device)
     losses = _Losses(ignorant, reference, loss, fixed_loss, raw_loss)
     return _verdict(job, spec, len(batch), losses, first=numbers.reference is None)
+
+
+def _calibrate(network: nn.Module, calibration: Calibration | None) -> None:
+    """Makes a router answer as it will when it is used; an expert has nothing to calibrate."""
+    if isinstance(network, Router):
+        network.calibrate(calibration)
 
 
 def gate_batch(job: GateJob, spec: RunSpec) -> tuple[Batch, Tensor]:
@@ -140,6 +154,20 @@ def reference_of(job: GateJob, spec: RunSpec) -> Loads | None:
         _put_grown(as_published(layout, state.average), tensors, parents)
 
     return load
+
+
+def reference_calibration(job: GateJob, calibration: Calibration | None) -> Calibration | None:
+    """Returns the calibration that the best attested ancestor is measured with: its own, where the card has
+    one.
+
+    Trainers of earlier versions make cards without, and a calibrated ancestor would be too good for them.
+    """
+    if calibration is None or job.best_weights_path is None:
+        return None
+    try:
+        return calibration_of(job.best_weights_path)
+    except CheckpointError:
+        return None  # attested by a version that does not read it
 
 
 def as_published(layout: Layout, average: Vector) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from paris_p2p.device import Device, return_memory
 from paris_p2p.errors import CheckpointError, DivergedError, MemoryLimitError
 from paris_p2p.family import ancestors, parents_from
 from paris_p2p.model.checkpoint import (
+    AverageNote,
     Counters,
     TrainState,
     copy_state,
@@ -25,6 +26,7 @@ from paris_p2p.model.checkpoint import (
     empty_state,
     load_initial_into,
     load_weights_into,
+    no_note,
 )
 from paris_p2p.model.grown_router import grow_router, without_outputs
 from paris_p2p.model.power_average import power_decays
@@ -46,6 +48,7 @@ class Learner:
         self.run, self.spec, self.slot, self.device, self.lowered = run, spec, slot, device, lowered
         self.steps = self.clips = 0
         self.notes: dict[str, str] = {}  # that its resume states keep beside the counters
+        self.average_note: AverageNote = no_note  # of its weights files
         self.rate_share = 1.0  # of the schedule's learning rate
         self.micro_batch_clips = batch_clips(spec, slot)
         self.on_shrink: Callable[[Shrunk], None] = lambda event: None
@@ -91,6 +94,7 @@ class Learner:
             ema=self.ema,
             notes=self.notes,
             ema_long=self.ema_long,
+            average_note=self.average_note,
         )
 
     def start_from(self, path: Path) -> None:

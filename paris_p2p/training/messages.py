@@ -72,6 +72,8 @@ class TrainJob(SlotJob):
     initial_path: Path | None = None
     # Of an expert that was split from another: that one's weights, which it starts from.
     parent_path: Path | None = None
+    # Of a router: the run's calibration shards, in the RunSpec's order, or none.
+    calibration_shard_paths: tuple[Path, ...] = Field(default=(), max_length=256)
     out_dir: Path  # checkpoints are written here; the process that started the trainer removes them
     micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
     compile: bool = True  # fuse blocks with torch.compile where that pays (Device.compiles)

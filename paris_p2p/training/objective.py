@@ -23,6 +23,7 @@ from paris_p2p.flow.ddpm import cosine_time, diffuse
 from paris_p2p.flow.path import clip_losses, interpolate, velocity
 from paris_p2p.flow.times import flow_times
 from paris_p2p.model.first_frame import first_condition
+from paris_p2p.model.posterior import posterior_logits
 from paris_p2p.model.presets import build_expert, build_router
 from paris_p2p.run_file import read_effective, read_run
 from paris_p2p.spec import ROUTER, RunSpec, ShardRef
@@ -57,6 +58,18 @@ def open_clips(job: SlotJob, spec: RunSpec) -> ClipSet:
     if isinstance(job, TrainJob):
         check_spans(job, [ref.clips for ref in refs])
     return _open_shards(job, spec, refs, job.shard_paths, job.shard_clusters)
+
+
+def open_calibration_clips(job: TrainJob, spec: RunSpec) -> ClipSet | None:
+    """Opens the clips that a router's job is calibrated on, None where it names none; DataError as
+    `open_clips`.
+    """
+    if job.slot != ROUTER or not job.calibration_shard_paths:
+        return None
+    refs, paths = spec.calibration_shards, job.calibration_shard_paths
+    if len(paths) != len(refs):
+        raise DataError(f"the job has {len(paths)} calibration shards, the run {len(refs)}")
+    return _open_shards(job, spec, refs, paths, [ref.cluster for ref in refs])
 
 
 def open_gate_clips(job: CrewJob, spec: RunSpec) -> ClipSet:
@@ -227,8 +240,14 @@ def router_losses(
     """Returns the cross-entropy on the cluster, of a softmax without the `silent` experts: [B]."""
     x_t = interpolate(batch.latent.float(), batch.noise, t)  # [B C T H W]
     features = (batch.first.float(),) if first and batch.first is not None else ()
-    known = (x_t, t) if latent else (None, None)
-    logits = network(*known, batch.pooled.float() if caption else None, *features)  # [B K]
+    router: Any = network
+    pooled = batch.pooled.float() if caption else None
+    # While it is trained a router has no calibration: what is measured of it is what it was trained for.
+    logits = (
+        posterior_logits(router, x_t, t, pooled, *features)
+        if latent
+        else router(None, None, pooled, *features)
+    )  # [B K]
     if silent:  # as generation does, so that what is measured is what is used
         logits = logits.index_fill(1, torch.tensor(silent, device=logits.device), -torch.inf)
     return F.cross_entropy(logits.float(), batch.cluster, reduction="none")  # [B]

@@ -7,7 +7,7 @@
         loss = mean |network(x_t, t, text) - (eps - x_0)|^2, or the router's cross-entropy
         weights, moments = AdamW or Muon(weights, moments, gradients of the loss)
         average = average + (1 - decay) (weights - average)
-        at each interval: a checkpoint = resume state and average
+        at each interval: a checkpoint = resume state and average, a router's with its calibration
 
 Nothing depends on when or how often it was stopped: resuming equals not stopping. In a run with compact
 checkpoints the trainer goes on from what each of them holds, so that this is true of the same checkpoints.
@@ -23,6 +23,7 @@ from paris_p2p.device import Device, compile_blocks, resident_bytes
 from paris_p2p.errors import CheckpointError, MemoryLimitError
 from paris_p2p.model.checkpoint import resume_note
 from paris_p2p.spec import RunSpec
+from paris_p2p.training.calibrating import calibrate_with
 from paris_p2p.training.counted_note import COUNTED, counted_note, parse_counted
 from paris_p2p.training.job_device import open_device
 from paris_p2p.training.learner import Learner
@@ -53,6 +54,7 @@ def _train_on(
 ) -> str:
     clips = open_clips(job, spec)
     learner = Learner(job.run, spec, job.slot, device, job.lowered)
+    calibrate_with(learner, job)
     _begin(learner, job)
     if job.compile and device.compiles:
         compile_blocks(learner.network)

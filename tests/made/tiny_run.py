@@ -47,6 +47,7 @@ class TinyRun:
     first_width: int = 0  # of the features of first frames in the shards
     train_clips: int = TRAIN_CLIPS  # of each cluster
     gate_clips: int = GATE_CLIPS
+    calibration_clips: int = 0  # of each cluster
     write: Callable[[Path, int, int, int, int], Path] = write_shard  # a shard
 
     def __post_init__(self) -> None:
@@ -55,7 +56,12 @@ class TinyRun:
                 self.write(self.folder / split / f"{k}.tar", k, clips, first_seed, self.first_width)
                 for k in range(EXPERTS)
             ]
-            for split, clips, first_seed in (("train", self.train_clips, 0), ("gate", self.gate_clips, 500))
+            for split, clips, first_seed in (
+                ("train", self.train_clips, 0),
+                ("gate", self.gate_clips, 500),
+                ("calibration", self.calibration_clips, 900),
+            )
+            if clips
         }
         self.spec = self._spec()
         signed = sign_run(Identity.from_private_bytes(bytes(32)), self.spec)
@@ -66,7 +72,7 @@ class TinyRun:
         def refs(split: str, clips: int) -> tuple[ShardRef, ...]:
             return tuple(
                 ShardRef(blob=BlobRef(id="0" * 64, size_bytes=path.stat().st_size), clips=clips, cluster=k)
-                for k, path in enumerate(self.shards[split])
+                for k, path in enumerate(self.shards.get(split, ()))
             )
 
         return bare_run(
@@ -86,6 +92,7 @@ class TinyRun:
             gate=self.gate,
             train_shards=refs("train", self.train_clips),
             gate_shards=refs("gate", self.gate_clips),
+            calibration_shards=refs("calibration", self.calibration_clips),
             initial={"expert": BlobRef(id="0" * 64, size_bytes=1)} if self.initial else {},
         )
 
@@ -99,6 +106,7 @@ class TinyRun:
             "max_steps": 6,
             "out_dir": self.folder / out,
             "initial_path": self.initial,
+            "calibration_shard_paths": tuple(self.shards.get("calibration", ())) if slot == "router" else (),
         } | changes
         return TrainJob(**(self._common(slot, "train") | fields))
 

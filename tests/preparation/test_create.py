@@ -39,3 +39,30 @@ def test_the_owners_node_folder_is_private_from_the_start(tmp_path: Path) -> Non
     prepare_made(folder)
     create_run(folder, OPTIONS, None)
     assert (folder / "node").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_run_carries_a_validation_shard_of_each_cluster_for_its_router(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    prepared = prepare_made(folder, experts=2)
+    gate = prepared.shards_for("gate")
+    held = [shard.model_copy(update={"split": "validation"}) for shard in (gate[1], gate[1], gate[0])]
+    empty = gate[0].model_copy(update={"split": "validation", "clips": 0})
+    prepared.model_copy(update={"shards": (empty, *prepared.shards, *held)}).write(folder)
+    spec = create_run(folder, OPTIONS, None).record
+    assert [shard.cluster for shard in spec.calibration_shards] == [0, 1]
+    assert [shard.clips for shard in spec.calibration_shards] == [gate[0].clips, gate[1].clips]
+    assert {shard.blob for shard in spec.calibration_shards} <= set(spec.data_blobs)
+
+
+def test_without_validation_clips_or_with_one_expert_a_run_says_nothing_of_calibration(
+    tmp_path: Path,
+) -> None:
+    for experts in (1, 2):
+        folder = tmp_path / str(experts)
+        prepared = prepare_made(folder, experts=experts)
+        if experts == 1:
+            held = prepared.shards_for("gate")[0].model_copy(update={"split": "validation"})
+            prepared.model_copy(update={"shards": (*prepared.shards, held)}).write(folder)
+        run = create_run(folder, OPTIONS, None)
+        assert run.record.calibration_shards == ()
+        assert b"calibration" not in run.payload

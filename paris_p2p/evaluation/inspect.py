@@ -1,7 +1,7 @@
 """What a model's parts know of held-out clips: the router's belief over t, and each expert's loss on each
 clip.
 
-Legend: N clips, K experts, E experts present, S times. t = 1 is noise.
+Legend: N clips, B a batch of them, K experts, E experts present, S times. t = 1 is noise.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from paris_p2p.model.posterior import posterior_logits
 from paris_p2p.model.router import Router
 from paris_p2p.progress import Progress
 
-TIMES = 8  # of the router: in the middle of as many equal slices of [0, 1]
-KIND = "inspected-at-own-times"
+TIMES = 8  # of the router: in the middle of as many equal slices of [0, 1]; and t = 1, where sampling begins
+KIND = "inspected-from-the-start"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Inspection:
     beliefs: NDArray[np.float64] | None  # [N S K]; None where the model has no router over these clusters
     losses: NDArray[np.float64]  # [N E], each at one t of the run's own distribution
     experts: tuple[int, ...]  # E
+    plain: NDArray[np.float64] | None = None  # beliefs without the router's calibration, where it has one
 
 
 def inspect(model: OpenedModel, held: Held, parts: Parts, progress: Progress) -> Inspection:
@@ -65,8 +66,8 @@ def inspect(model: OpenedModel, held: Held, parts: Parts, progress: Progress) ->
     def make(part: range) -> Arrays:
         batch = make_batch(clips, order, draws, part.start, len(part)).to(model.device.torch)
         losses = _losses(model, batch, held.image_to_video)
-        beliefs = {} if router is None else {"beliefs": _beliefs(router, batch)}
-        return {"clusters": batch.cluster.cpu().numpy(), "losses": losses} | beliefs
+        asked = {} if router is None else _asked(router, batch)
+        return {"clusters": batch.cluster.cpu().numpy(), "losses": losses} | asked
 
     parts.fill(KIND, f"inspect {parts.title}", make, progress)
     return Inspection(
@@ -76,6 +77,7 @@ def inspect(model: OpenedModel, held: Held, parts: Parts, progress: Progress) ->
         beliefs=None if router is None else parts.gather(KIND, "beliefs"),
         losses=parts.gather(KIND, "losses"),
         experts=tuple(model.run.experts),
+        plain=None if router is None or router.calibration is None else parts.gather(KIND, "plain"),
     )
 
 
@@ -94,8 +96,20 @@ def _open_held(model: OpenedModel, held: Held) -> tuple[ClipSet, list[SplitClip]
 
 
 def _times() -> NDArray[np.float64]:
-    """Returns the middle of each slice, from noise on."""
-    return (np.arange(TIMES)[::-1] + 0.5) / TIMES
+    """Returns 1 and the middle of each slice, from noise on."""
+    return np.concatenate([[1.0], (np.arange(TIMES)[::-1] + 0.5) / TIMES])
+
+
+def _asked(router: Router, batch: Batch) -> Arrays:
+    """Returns the router's `beliefs` [B S K] and, where it is calibrated, its `plain` ones without that."""
+    found = {"beliefs": _beliefs(router, batch)}
+    if (calibration := router.calibration) is not None:
+        router.calibrate(None)
+        try:
+            found["plain"] = _beliefs(router, batch)
+        finally:
+            router.calibrate(calibration)
+    return found
 
 
 def _beliefs(router: Router, batch: Batch) -> NDArray[np.float64]:

@@ -23,6 +23,8 @@ def _numbers(scored: Scored) -> dict[str, Any]:
     found = _of_card(scored.card)
     if scored.router is not None:
         found["router"] = _of_router(scored.router)
+    if scored.router_before is not None:
+        found["router_before_calibration"] = _of_router(scored.router_before)
     if scored.special is not None:
         found["specialisation"] = _of_experts(scored.special)
     return found
@@ -43,6 +45,7 @@ def _of_router(router: RouterScore) -> dict[str, Any]:
     return {
         "t": router.t.tolist(),
         "accuracy": [asdict(accuracy) for accuracy in router.accuracy],
+        "cross_entropy": [asdict(entropy) for entropy in router.cross_entropy],
         "calibration_error": list(router.calibration_error),
         "confusion": router.confusion.tolist(),
         "clips": len(router.right),

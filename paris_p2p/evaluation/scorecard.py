@@ -7,7 +7,7 @@ Legend: N clips, S times, E experts, G clusters.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -125,6 +125,7 @@ class RouterScore:
 
     t: NDArray[np.float64]  # [S]
     accuracy: tuple[Interval, ...]  # at each t, resampled over source videos
+    cross_entropy: tuple[Interval, ...]  # at each t, likewise
     calibration_error: tuple[float, ...]  # at each t
     confusion: NDArray[np.int64]  # [G K], over all times
     confidence: Floats  # [N S], of its first choice
@@ -140,11 +141,14 @@ class Specialisation(NamedTuple):
 
 @dataclass(frozen=True)
 class Scored:
-    """All numbers of one model: on its clips, of its router and of its experts."""
+    """All numbers of one model: on its clips, of its router and of its experts; of a calibrated router also
+    as it was before.
+    """
 
     card: Card
     router: RouterScore | None
     special: Specialisation | None
+    router_before: RouterScore | None = None
 
 
 def score_all(evidence: Evidence, plan: Plan, progress: Progress) -> dict[str, Scored]:
@@ -154,8 +158,9 @@ def score_all(evidence: Evidence, plan: Plan, progress: Progress) -> dict[str, S
         progress("score", done, len(evidence.models))
         seen = side.inspection
         router = score_router(seen, plan) if seen else None
+        before = score_router(replace(seen, beliefs=seen.plain), plan) if seen else None
         special = specialisation_of(seen, plan) if seen else None
-        scored[side.name] = Scored(score_model(evidence, side, plan), router, special)
+        scored[side.name] = Scored(score_model(evidence, side, plan), router, special, before)
     progress("score", len(evidence.models), len(evidence.models))
     return scored
 
@@ -170,8 +175,11 @@ def score_router(seen: Inspection, plan: Plan | None = None) -> RouterScore | No
     confusion = np.zeros((size, size), dtype=np.int64)
     np.add.at(confusion, (np.broadcast_to(seen.clusters[:, None], first.shape), first), 1)
     accuracy = tuple(_mean(right[:, s].astype(np.float64), seen.sources, plan) for s in range(len(seen.t)))
+    own = np.take_along_axis(seen.beliefs, seen.clusters[:, None, None], 2)[:, :, 0]  # N S
+    surprise = -np.log(np.maximum(own, np.finfo(np.float64).tiny))
+    entropy = tuple(_mean(surprise[:, s], seen.sources, plan) for s in range(len(seen.t)))
     errors = tuple(expected_calibration_error(confidence[:, s], right[:, s]) for s in range(len(seen.t)))
-    return RouterScore(seen.t, accuracy, errors, confusion, confidence, right)
+    return RouterScore(seen.t, accuracy, entropy, errors, confusion, confidence, right)
 
 
 def specialisation_of(seen: Inspection, plan: Plan | None = None) -> Specialisation:

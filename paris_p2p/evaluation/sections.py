@@ -125,20 +125,28 @@ def _inside(side: Side, seen: Inspection, scored: Scored, evidence: Evidence) ->
     if side.chosen is not None and side.t is not None and side.chosen.shape[2] > 1:
         parts.append(_routing(side.chosen, side.t, evidence))
     if scored.router is not None:
-        parts += _router(scored.router)
+        parts += _router(scored.router, scored.router_before)
     if scored.special is not None:
         parts += _experts(seen, scored.special)
     return parts
 
 
-def _router(router: RouterScore) -> list[Part]:
+def _router(router: RouterScore, before: RouterScore | None) -> list[Part]:
     names = [f"cluster {k}" for k in range(len(router.confusion))]
     deserved = "Is the router's confidence deserved?"
-    return [
-        _over_time(router),
+    parts: list[Part] = [
+        _over_time("The router over t (1 is noise)", router),
         confusion("Where the router sends held-out clips, over all t", router.confusion, names),
         calibration(deserved, router.confidence.ravel(), router.right.ravel()),
     ]
+    if before is not None:
+        parts += [
+            _over_time("The router over t, before its calibration", before),
+            calibration(
+                f"{deserved} Before its calibration", before.confidence.ravel(), before.right.ravel()
+            ),
+        ]
+    return parts
 
 
 def _experts(seen: Inspection, special: Specialisation) -> list[Part]:
@@ -169,14 +177,14 @@ def _routing(chosen: NDArray[np.float32], t: NDArray[np.float32], evidence: Evid
     return routing_over_time("Which expert denoises", t.astype(np.float64), weights, names, experts)
 
 
-def _over_time(router: RouterScore) -> Table:
+def _over_time(title: str, router: RouterScore) -> Table:
+    columns = router.t, router.accuracy, router.cross_entropy, router.calibration_error
     rows = tuple(
-        (f"{t:.3f}", _shown(accuracy), number(error), str(len(router.right)))
-        for t, accuracy, error in zip(router.t, router.accuracy, router.calibration_error, strict=True)
+        (f"{t:.3f}", _shown(accuracy), _shown(entropy), number(error), str(len(router.right)))
+        for t, accuracy, entropy, error in zip(*columns, strict=True)
     )
-    return Table(
-        "The router over t (1 is noise)", ("t", "accuracy", "expected calibration error", "clips"), rows
-    )
+    heads = ("t", "accuracy", "cross-entropy", "expected calibration error", "clips")
+    return Table(title, heads, rows)
 
 
 def _wall(evidence: Evidence) -> ClipWall:

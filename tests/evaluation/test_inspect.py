@@ -18,6 +18,7 @@ from paris_p2p.evaluation.opened_model import open_model
 from paris_p2p.evaluation.parts import Parts
 from paris_p2p.evaluation.scorecard import score_router, specialisation_of
 from paris_p2p.flow.path import shifted
+from paris_p2p.model.calibration import Calibration
 from paris_p2p.score.intervals import Plan
 from tests.evaluation.world import OPTIONS, PLAN, World
 
@@ -85,7 +86,27 @@ def test_router_and_specialisation_are_what_was_seen():
     router = score_router(seen, PLAN)
     assert router is not None
     assert [accuracy.value for accuracy in router.accuracy] == [1.0, 0.5]
+    assert [entropy.value for entropy in router.cross_entropy] == pytest.approx(
+        [-(np.log(0.9) + np.log(0.8)) / 2, -(np.log(0.6) + np.log(0.3)) / 2]
+    )
     assert router.confusion.tolist() == [[2, 0], [1, 1]]
     clusters, means = specialisation_of(seen, PLAN)
     assert clusters == [0, 1]
     assert [[cell.value for cell in row] for row in means] == [[1.0, 4.0], [3.0, 2.0]]
+
+
+def test_a_calibrated_router_is_shown_as_it_is_and_as_it_was(world: World):
+    held = Held(world.data, Prepared.load(world.data), "test", 0)
+    model = open_model(world.model, OPTIONS, pick_device("cpu"))
+    assert model.router is not None
+    before = inspect(model, held, Parts(world.folder / "as-it-was", 8), lambda *_: None)
+    assert before.plain is None
+    model.router.calibrate(Calibration((1.0,) * 8 + (0.0,)))
+    after = inspect(model, held, Parts(world.folder / "calibrated", 8), lambda *_: None)
+    assert before.beliefs is not None
+    assert after.beliefs is not None
+    assert after.t[0] == 1
+    np.testing.assert_array_equal(after.plain, before.beliefs)
+    np.testing.assert_array_equal(after.beliefs[:, 2:], before.beliefs[:, 2:])  # t below 7/8
+    assert not np.allclose(after.beliefs[:, 0], before.beliefs[:, 0], rtol=1e-4)
+    assert model.router.calibration is not None

@@ -21,7 +21,7 @@ from tests.peer.test_crews import counted_once, lead_among, signers, tip_card, t
 from tests.peer.world import World
 
 SLOT = "expert-0"
-TIMING = TimingSpec(claim_s=10.0, settle_s=0.2, margin_s=1.0, checkpoint_s=3.0)
+TIMING = TimingSpec(claim_s=12.0, settle_s=0.2, margin_s=2.0, checkpoint_s=6.0)
 TRAINING = TrainingSpec(batch_clips=4, learning_rate=1e-3, warmup_steps=5, ema_decay=0.9, compact=True)
 CREW = CrewSpec(peers=4, least_steps=1, most_steps=100_000, full_rounds=2)
 

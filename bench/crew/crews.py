@@ -155,7 +155,7 @@ class Crew:
 
     def _moving(self) -> NDArray[np.bool_]:
         """Returns which entries this round moves: [n]."""
-        parts = self.plan.parts_in(self.merges)
+        parts = self.plan.parts
         found: NDArray[np.bool_] = (
             np.arange(self.rows.shape[1]) // CHUNK_ENTRIES % parts == self.merges % parts
         )

@@ -7,8 +7,11 @@ from bench.crew.plans import Plan
 ALONE = {"way": "every-step", "peers": 1}
 EVERY = {"way": "every-step"}
 
-# Exploration: one seed, which no table is made of.
+# Exploration: one seed, which no table of comparisons is made of.
 RATE_4: dict[str, object] = {"learning_rate": 4e-3}
+LATER: dict[str, object] = {**RATE_4, "delay_steps": 2}
+LESS: dict[str, object] = {"outer_rate": 0.9, "momentum": 0.8}  # momentum than DiLoCo has
+LEAST: dict[str, object] = {"outer_rate": 1.0, "momentum": 0.6}
 EXPLORED: dict[str, dict[str, object]] = {
     "alone": ALONE,
     "every-step": EVERY,
@@ -20,16 +23,26 @@ EXPLORED: dict[str, dict[str, object]] = {
     "alone-rate-4": {**ALONE, "learning_rate": 4e-3},
     "alone-rate-8": {**ALONE, "learning_rate": 8e-3},
     "exact-rate-4": {**RATE_4, "exact": True},
+    # how coarse, with DiLoCo's momentum and no delay
     "step-1": {**RATE_4, "step": 1.0},
     "step-1.5": {**RATE_4, "step": 1.5},
     "step-2": {**RATE_4, "step": 2.0},
-    "step-2.5": {**RATE_4, "step": 2.5},
     "step-3": {**RATE_4, "step": 3.0},
     "step-4": {**RATE_4, "step": 4.0},
-    "parts-2": {**RATE_4, "parts": 2},
-    "parts-4": {**RATE_4, "parts": 4},
-    "parts-8": {**RATE_4, "parts": 8},
-    "delay-2": {**RATE_4, "delay_steps": 2},
+    # with a delay of two steps of fifteen, by momentum
+    "later-exact": {**LATER, "exact": True},
+    "later-step-2": LATER,
+    "later-step-2-less": {**LATER, **LESS},
+    "later-step-2-least": {**LATER, **LEAST},
+    "later-step-3-less": {**LATER, **LESS, "step": 3.0},
+    "later-step-3-least": {**LATER, **LEAST, "step": 3.0},
+    "later-parts-4-less": {**LATER, **LESS, "parts": 4},
+    "later-parts-4-least": {**LATER, **LEAST, "parts": 4},
+    "later-parts-7-least": {**LATER, **LEAST, "parts": 7},
+    # by how late a merge arrives
+    "delay-7": {**RATE_4, **LESS, "delay_steps": 7},
+    "delay-15": {**RATE_4, **LESS, "delay_steps": 15},
+    "delay-15-eager": {**RATE_4, **LESS, "delay_steps": 15, "eager": True},
 }
 
 

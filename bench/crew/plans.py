@@ -49,7 +49,6 @@ class Plan(BaseModel):
     exact: bool = False  # updates in float32, without error feedback
     step: float = 2.0  # of updates' levels, in root mean squares of a chunk
     parts: int = 1
-    grow_rounds: int = 0  # after which a round covers half as much, from all down to one of `parts`
     feedback: float = 0.95
     outer_rate: float = 0.7
     momentum: float = 0.9
@@ -75,7 +74,3 @@ class Plan(BaseModel):
     def id(self) -> str:
         text = json.dumps(self.model_dump(exclude={"name"}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    def parts_in(self, number: int) -> int:
-        """Returns into how many parts the weights are cut in a round."""
-        return min(self.parts, 1 << (number // self.grow_rounds)) if self.grow_rounds else self.parts

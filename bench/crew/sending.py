@@ -36,7 +36,7 @@ class Sent:
 
 def update_bytes(plan: Plan, error: Vector, base: Vector, weights: Vector, number: int, step: float) -> bytes:
     """Returns the file of an update from `base` to `weights`, whose rest stays in `error`."""
-    parts = plan.parts_in(number)
+    parts = plan.parts
     header = UpdateHeader(len(base), parts, number % parts)
     out = io.BytesIO()
     compress(error, base, weights, header, Precision(step, plan.feedback), out)

@@ -25,20 +25,13 @@ EXPLORED: dict[str, dict[str, object]] = {
     "exact-rate-4": {**RATE_4, "exact": True},
     # how coarse, with DiLoCo's momentum and no delay
     "step-1": {**RATE_4, "step": 1.0},
-    "step-1.5": {**RATE_4, "step": 1.5},
     "step-2": {**RATE_4, "step": 2.0},
     "step-3": {**RATE_4, "step": 3.0},
-    "step-4": {**RATE_4, "step": 4.0},
     # with a delay of two steps of fifteen, by momentum
-    "later-exact": {**LATER, "exact": True},
     "later-step-2": LATER,
     "later-step-2-less": {**LATER, **LESS},
-    "later-step-2-least": {**LATER, **LEAST},
-    "later-step-3-less": {**LATER, **LESS, "step": 3.0},
     "later-step-3-least": {**LATER, **LEAST, "step": 3.0},
-    "later-parts-4-less": {**LATER, **LESS, "parts": 4},
     "later-parts-4-least": {**LATER, **LEAST, "parts": 4},
-    "later-parts-7-least": {**LATER, **LEAST, "parts": 7},
     # by how late a merge arrives
     "delay-7": {**RATE_4, **LESS, "delay_steps": 7},
     "delay-15": {**RATE_4, **LESS, "delay_steps": 15},
@@ -62,6 +55,8 @@ WHOLE: dict[str, dict[str, object]] = {
 SAME_RATE: dict[str, dict[str, object]] = {"every-step-same-rate": EVERY}  # as the crews
 FIRST: dict[str, dict[str, object]] = {
     "exact": {"exact": True},  # with DiLoCo's own rate and momentum, and no delay
+    "at-once": {"step": 2.0},  # as `exact`, but for what updates leave out
+    "at-once-less": {**DEFAULT, "delay_steps": 0},
     "default": DEFAULT,
     "lean": {**IN_PARTS, "parts": 5},
     "leanest": {**IN_PARTS, "parts": 7},

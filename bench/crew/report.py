@@ -108,7 +108,11 @@ def explored_table(results: Results) -> list[str]:
 
 EVERY_ROW = (
     ("dense float32 DiLoCo against every step averaged", "exact", "every-step", None),
-    ("crew of 4, the default, against every step averaged", "default", "every-step", 1.02),
+    ("the same in whole steps, 32 times less, against dense float32 DiLoCo", "at-once", "exact", 1.01),
+    ("the same against every step averaged", "at-once", "every-step", 1.02),
+    ("with the default's momentum, against dense float32 DiLoCo", "at-once-less", "exact", 1.01),
+    ("the same against every step averaged", "at-once-less", "every-step", 1.02),
+    ("the default, merges late, against every step averaged", "default", "every-step", 1.02),
     ("the same against dense float32 DiLoCo", "default", "exact", 1.01),
     ("a fifth of the chunks a round, against every step averaged", "lean", "every-step", 1.02),
     ("the same against dense float32 DiLoCo", "lean", "exact", 1.01),

@@ -37,7 +37,13 @@ from paris_p2p.rules.crew_steps import (
     missing_members,
 )
 from paris_p2p.rules.crews import CrewMember
-from paris_p2p.rules.rounds import REASONS_FOR_UPDATES, goes_full, light_way_pays, round_length_s
+from paris_p2p.rules.rounds import (
+    ALONE_ROUNDS,
+    REASONS_FOR_UPDATES,
+    goes_full,
+    light_way_pays,
+    round_length_s,
+)
 from paris_p2p.rules.tips import Tip
 from paris_p2p.training.crew_messages import Merge, MergedReady, NotMerged, UpdateFile
 
@@ -143,6 +149,7 @@ class CrewLead:
                 workers=len(self.colleagues),
                 light_pays=light_way_pays(self.full_upload_s, self.node.spec.timing),
                 kept_alone=self.notes.worth.alone_left > 0,
+                stuck=self.notes.worth.stuck,
             )
             and not self.outbox.busy
         )
@@ -203,7 +210,7 @@ class CrewLead:
         if without is not None:  # what came since is tried another time
             candidates = list(self._merged)
         if not candidates:
-            await seat.again()
+            await self._give_up()
             return
         full = self._goes_full(tip)
         compare = self.notes.since_measure + 1 >= MEASURE_ROUNDS and len(candidates) > 1
@@ -228,7 +235,7 @@ class CrewLead:
             why = f"{REASONS_FOR_UPDATES.get(one.reason, one.reason)} ({one.measured})"
             self.say(f"an update of {self.slot} by {one.signer[-8:]} was not merged: {why}")
         if isinstance(merged, NotMerged):
-            await seat.again()
+            await self._give_up()
             return
         self._note(merged, compared=compare)
         by_id = {one.id: one for one in candidates}
@@ -243,12 +250,23 @@ class CrewLead:
         if full:
             self.notes.seen = frozenset(one.peer for one in self.colleagues)
 
+    async def _give_up(self) -> None:
+        """Gives up a round of which nothing can be merged; when that goes on, the lead trains on alone."""
+        worth = self.notes.worth = self.notes.worth.not_merged()
+        if worth.stuck:
+            self.say(
+                f"nothing of {ALONE_ROUNDS} rounds of {self.slot} in a row could be merged; this machine "
+                f"goes on alone for {worth.alone_left} checkpoints, then tries rounds again"
+            )
+        await self.seat.again()
+
     def _named(self, update: Envelope[UpdateRecord], path: Path, lineage: tuple[str, ...]) -> UpdateFile:
         return named(update, path, late=lineage.index(update.record.base))
 
     def _note(self, merged: MergedReady, *, compared: bool) -> None:
         """Notes what a merge tells about the crew; says so when it is worse than its lead alone."""
         notes = self.notes
+        notes.worth = notes.worth.merged()
         others = any(one.signer != self.node.peer_id for one in merged.round.updates)
         notes.alone = 0 if others else notes.alone + 1
         notes.usual_norm = merged.norm or notes.usual_norm

@@ -92,6 +92,7 @@ class LeadRounds:
             tip_merged=False,
             light_pays=light_way_pays(self.lead.full_upload_s, self.node.spec.timing),
             kept_alone=self.lead.notes.worth.alone_left > 0,
+            stuck=self.lead.notes.worth.stuck,
         )
 
     async def run(self, job: TrainJob) -> TrainJob | None:

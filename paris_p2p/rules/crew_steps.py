@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from paris_p2p.crew_records import CrewRound
@@ -141,25 +141,34 @@ def fate_of(
     return ("waits", "") if lateness(base, lineage) is not None else ("lost", "stale")
 
 
-def enters_rounds(*, workers: int, tip_merged: bool, light_pays: bool, kept_alone: bool) -> bool:
+def enters_rounds(
+    *, workers: int, tip_merged: bool, light_pays: bool, kept_alone: bool, stuck: bool = False
+) -> bool:
     """Tells whether a lead trains in rounds: with workers, while the tip is a merged state, or where the
-    light way pays; not while it stays alone since its crew was worse than itself (`kept_alone`).
+    light way pays; not while it stays alone since its crew was worse than itself (`kept_alone`), or since
+    rounds came to nothing (`stuck`).
     """
-    return tip_merged or light_pays or (workers > 0 and not kept_alone)
+    return tip_merged or (light_pays and not stuck) or (workers > 0 and not kept_alone)
 
 
-def leaves_rounds(*, rounds_alone: int, workers: int, light_pays: bool, kept_alone: bool) -> bool:
+def leaves_rounds(
+    *, rounds_alone: int, workers: int, light_pays: bool, kept_alone: bool, stuck: bool = False
+) -> bool:
     """Tells whether a lead in rounds goes on alone, as a lead without a crew does."""
     is_alone = kept_alone or (workers == 0 and rounds_alone >= ALONE_ROUNDS)
-    return is_alone and not light_pays
+    return stuck or (is_alone and not light_pays)
 
 
 @dataclass(frozen=True)
 class CrewWorth:
-    """What a lead found when it compared its crew's merged state with its own update alone."""
+    """What a lead found when it compared its crew's merged state with its own update alone, and whether
+    rounds come to anything.
+    """
 
     worse: int = 0  # times in a row that the crew was worse
     alone_left: int = 0  # rounds for which the lead stays alone
+    unmerged: int = 0  # rounds in a row of which nothing could be merged
+    stuck: bool = False  # it stays alone because of these
 
     def compared(self, worse_z: float) -> CrewWorth:
         """Notes a comparison: by how many standard errors the merged state was worse."""
@@ -168,6 +177,17 @@ class CrewWorth:
             return CrewWorth(0, AWAY_ROUNDS)
         return CrewWorth(worse, self.alone_left)
 
+    def merged(self) -> CrewWorth:
+        """Notes that a round was merged."""
+        return replace(self, unmerged=0)
+
+    def not_merged(self) -> CrewWorth:
+        """Notes that nothing of a round could be merged; a lead does not try that for ever."""
+        if self.unmerged + 1 >= ALONE_ROUNDS:
+            return CrewWorth(alone_left=AWAY_ROUNDS, stuck=True)
+        return replace(self, unmerged=self.unmerged + 1)
+
     def round_over(self) -> CrewWorth:
         """Notes a round, or a checkpoint, of the lead alone."""
-        return CrewWorth(self.worse, max(0, self.alone_left - 1))
+        left = max(0, self.alone_left - 1)
+        return replace(self, alone_left=left, stuck=self.stuck and left > 0)

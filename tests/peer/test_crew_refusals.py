@@ -166,6 +166,19 @@ async def test_a_crew_that_is_worse_than_its_lead_alone_is_left_for_some_rounds(
         await world.until(lambda: is_merged(owner))
 
 
+async def test_a_lead_that_can_merge_nothing_trains_on_alone(tmp_path: Path) -> None:
+    class Refused(CountingCrewTrainer):
+        refuses: Callable[[UpdateFile], str] = staticmethod(lambda one: "norm")
+
+    async with crew_world(tmp_path) as world:
+        owner = await add_owner(world)
+        peers = [await world.add(name, **ONLY | {"trainer": Refused}) for name in "ab"]
+        await world.until(lambda: any("in a row could be merged" in line for p in peers for line in p.said))
+        steps = tip_steps(owner)
+        await world.until(lambda: tip_steps(owner) > steps)
+        assert not is_merged(owner)
+
+
 async def test_a_lead_on_a_slow_line_sends_rounds_of_its_own_between_full_checkpoints(tmp_path: Path) -> None:
     async with crew_world(tmp_path) as world:
         owner = await add_owner(world)

@@ -22,7 +22,7 @@ from paris_p2p.rules.crew_steps import (
     rounds_after,
     worker_step,
 )
-from paris_p2p.rules.rounds import next_counts
+from paris_p2p.rules.rounds import ALONE_ROUNDS, next_counts
 from tests.rules.made import A, B
 
 T, U = "a" * 64, "b" * 64
@@ -176,6 +176,22 @@ def test_a_crew_that_is_worse_than_its_lead_twice_in_a_row_is_left_for_a_while()
     assert worth.compared(1.0) == CrewWorth()
     worth = worth.compared(4.0)
     assert worth == CrewWorth(0, AWAY_ROUNDS)
+    for _ in range(AWAY_ROUNDS):
+        worth = worth.round_over()
+    assert worth == CrewWorth()
+
+
+def test_a_lead_whose_rounds_come_to_nothing_goes_on_alone_for_a_while() -> None:
+    worth = CrewWorth()
+    for _ in range(ALONE_ROUNDS - 1):
+        worth = worth.not_merged()
+    assert not worth.stuck
+    assert worth.merged() == CrewWorth()  # one that is merged ends it
+    worth = worth.not_merged()
+    assert (worth.stuck, worth.alone_left) == (True, AWAY_ROUNDS)
+    alone: dict[str, Any] = {"workers": 3, "light_pays": True, "kept_alone": True, "stuck": worth.stuck}
+    assert leaves_rounds(rounds_alone=0, **alone)
+    assert not enters_rounds(tip_merged=False, **alone)
     for _ in range(AWAY_ROUNDS):
         worth = worth.round_over()
     assert worth == CrewWorth()

@@ -29,7 +29,7 @@ from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.shown import put, say
 from paris_p2p.spec import RunSpec
 from paris_p2p.swarm.addresses import for_invite
-from paris_p2p.training.needs import clip_tokens
+from paris_p2p.training.needs import clip_tokens, parameter_count
 
 
 def run_peer(
@@ -121,6 +121,8 @@ async def live(
         if kept is not None:
             await _take_kept(desk, kept, console.say)
         check_slot(node.spec, host.settings.slot)  # not before: notices may have added it
+        if role == "peer":  # the first count loads libraries for seconds: not between a node's answers
+            await asyncio.to_thread(parameter_count, node.spec, node.spec.slots[0])
         volunteer = Volunteer(node, host.settings, role=role, say=console.say)
         actions = {"pause": volunteer.pause, "resume": volunteer.resume, "stop": volunteer.leave}
         async with serve_control(host.settings.data_dir, volunteer.status, actions, desk.questions):

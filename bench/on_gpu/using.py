@@ -22,7 +22,6 @@ from bench.on_gpu.setting import Setting
 from bench.on_gpu.training import learnt
 from paris_p2p.device import NO_BFLOAT16, pick_device
 from paris_p2p.fetched_run import FetchedRun
-from paris_p2p.flow.mixture import Routing
 from paris_p2p.generation.engine import Denoising
 from paris_p2p.generation.export import export
 from paris_p2p.generation.generate import GenerateJob, generate
@@ -30,6 +29,7 @@ from paris_p2p.generation.pipeline import ParisPipeline
 from paris_p2p.generation.routed import clip_noise
 from paris_p2p.generation.run_engine import open_engine
 from paris_p2p.generation.schedulers import make_scheduler, solver_of
+from paris_p2p.generation.wishes import Wishes
 from paris_p2p.model.checkpoint import Counters
 from paris_p2p.spec import ROUTER
 from paris_p2p.training.messages import GateResult
@@ -126,7 +126,7 @@ def _pipelines(setting: Setting, findings: Findings, run: FetchedRun, wanted: Pi
 def engine_clips(run: FetchedRun, name: str) -> Pixels:
     """Returns a clip of each prompt, as `paris-peer generate` makes them on that device."""
     device, spec = pick_device(name), run.spec
-    engine = open_engine(run, Routing("top_k", 1), "per_expert", device)
+    engine = open_engine(run, Wishes(), device)
     condition, _ = engine.encode(PROMPTS)
     numbers = [clip << 32 for clip in range(len(PROMPTS))]
     noise = clip_noise(SEED, numbers, spec.latent.shape).to(device.torch)

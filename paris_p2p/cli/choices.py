@@ -24,7 +24,8 @@ ExpertPreset = Literal[
     "mmdit-11b",
 ]
 RouterPreset = Literal["nano", "micro", "tiny", "small", "medium", "dit-b-2"]
-RoutingName = Literal["top_k", "full", "threshold", "uniform"]  # the others need what only a test knows
+# the others need what only a test knows
+RoutingName = Literal["top_k", "full", "threshold", "uniform", "kept", "text"]
 GuidanceForm = Literal["per_expert", "exact"]
 HeldOut = Literal["test", "validation"]
 SchedulerName = Literal["euler", "heun", "unipc", "dpm++", "dpm++sde", "dpm++single"]

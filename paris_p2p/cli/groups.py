@@ -135,15 +135,34 @@ class SamplingFlags:
             "per_expert, as published, or exact, which routes apart without the text.", "FORM", panel=SAMPLING
         ),
     ] = "per_expert"
+    guidance_interval: Annotated[
+        str,
+        option(
+            "Guide only at times t from LOW to HIGH, where 1 is noise; elsewhere the scale is 1.",
+            "LOW,HIGH",
+            panel=SAMPLING,
+        ),
+    ] = "0,1"
     routing: Annotated[
         RoutingName,
         option(
-            "How the router's answer becomes weights of experts: top_k, full, threshold or uniform.",
+            "How the router's answer becomes weights of experts: top_k, full, threshold or uniform at each "
+            "step; kept draws one expert a clip before the first step and keeps it, text keeps the caption's "
+            "most probable one.",
             "NAME",
             panel=SAMPLING,
         ),
     ] = "top_k"
     top_k: Annotated[int, option("Experts per step for top_k.", "N", panel=SAMPLING, min=1)] = 1
+    kept_until: Annotated[
+        float,
+        option(
+            "Time t from which on, for kept, all experts go on by their posterior, like 0.6; 0: never.",
+            "T",
+            panel=SAMPLING,
+            min=0,
+        ),
+    ] = 0.0
 
 
 DeviceOption = Annotated[

@@ -214,7 +214,6 @@ def generate_command(
         prompts += [line.strip() for line in read_text(prompts_file).split("\n") if line.strip()]
     if not prompts:
         raise UsageError('generate needs a prompt and an invite: paris-peer generate "a prompt" INVITE')
-    from paris_p2p.flow.mixture import Routing
     from paris_p2p.generation.generate import generate
     from paris_p2p.generation.trained import trained_slots, warn_barely
 
@@ -222,21 +221,22 @@ def generate_command(
     settings = fetch_settings(flags)
     model = parse_model(invite, settings)
     wishes = _wishes(wished, prompts=tuple(prompts), out=out or Path("clip.mp4"))
-    with progress_bars() as progress:
-        chooses = Routing(wishes.routing, wishes.top_k)
-        with find_model(
+    with (
+        progress_bars() as progress,
+        find_model(
             model,
             settings,
             partial=wished.allow_partial,
             offline=offline,
-            routing=chooses,
+            routing=wishes.named_routing(),
             progress=progress,
-        ) as run:
-            if out is None and run.spec.clip.frames == 1:
-                wishes = wishes.model_copy(update={"out": Path("clip.png")})
-            if warning := warn_barely(trained_slots(run.spec, run.weights)):
-                put(shown_lines(warning), sys.stderr)
-            result = generate(run, wishes, progress)
+        ) as run,
+    ):
+        if out is None and run.spec.clip.frames == 1:
+            wishes = wishes.model_copy(update={"out": Path("clip.png")})
+        if warning := warn_barely(trained_slots(run.spec, run.weights)):
+            put(shown_lines(warning), sys.stderr)
+        result = generate(run, wishes, progress)
     echo(result.describe())
 
 
@@ -244,7 +244,6 @@ def _wishes(wished: WishFlags, prompts: tuple[str, ...], out: Path) -> GenerateJ
     """Returns what to make, checked before anything is fetched; UsageError or DeviceError."""
     from paris_p2p.generation.first_picture import read_picture
     from paris_p2p.generation.generate import GenerateJob
-    from paris_p2p.generation.routed import check_wishes
     from paris_p2p.generation.schedulers import check_scheduler
     from paris_p2p.generation.video_out import open_writer
     from paris_p2p.peer.settings import check_device
@@ -258,7 +257,7 @@ def _wishes(wished: WishFlags, prompts: tuple[str, ...], out: Path) -> GenerateJ
     if job.image is not None:
         # the run's size is not known yet
         read_picture(job.image, ClipShape(frames=1, height=64, width=64, fps=1.0))
-    check_wishes(job.guidance_form, job.routing, job.top_k)
+    job.wishes()
     check_scheduler(job.scheduler)
     with open_writer(job.out, len(job.prompts) * job.clips_per_prompt, 1.0, frames=1):
         # it knows the file's ending, and the folder can be written; a sheet's room is known with the run

@@ -67,3 +67,4 @@ class Evidence:
     aesthetic: str  # the head's name, "" where there is none
     facts: dict[str, ModelFacts]  # by model
     networks: dict[str, str]  # what looked at the clips, and the sha256 of its weights
+    sampled: str = ""  # how the models' clips were made, in words

@@ -19,7 +19,7 @@ from paris_p2p.device import pick_device, set_threads
 from paris_p2p.evaluation.evidence import BASELINE, MODEL, Evidence
 from paris_p2p.evaluation.held_out import Held, choose_balanced, choose_held_out
 from paris_p2p.evaluation.opened_model import model_fingerprint
-from paris_p2p.evaluation.options import NOT_OF_THE_CLIPS, EvaluateOptions
+from paris_p2p.evaluation.options import BEFORE_OPTIONS, NOT_OF_THE_CLIPS, EvaluateOptions
 from paris_p2p.evaluation.parts import claim_folder
 from paris_p2p.evaluation.scoring_networks import load_scoring_networks
 from paris_p2p.evaluation.sides import Measuring
@@ -49,7 +49,8 @@ def gather(
     facts = {name: facts_of(run) for name, run in models.items()}
     networks = load_scoring_networks(options, device)
     kept = options.model_dump(exclude=set(NOT_OF_THE_CLIPS))
-    claim_folder(out, {**kept, MODEL: model_fingerprint(model), "data": prepared.fingerprint})
+    settings = {**kept, MODEL: model_fingerprint(model), "data": prepared.fingerprint}
+    claim_folder(out, settings, BEFORE_OPTIONS)
     held = Held(prepared_folder, prepared, options.split, options.rng_seed, options.image_to_video)
     measuring = Measuring(out, held, clips, options, networks, device, progress)
     real = measuring.real()
@@ -67,4 +68,5 @@ def gather(
         aesthetic=networks.head_name,
         facts=facts,
         networks=networks.hashes,
+        sampled=options.in_words(),
     )

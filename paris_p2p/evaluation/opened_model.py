@@ -21,7 +21,7 @@ from paris_p2p.evaluation.parts import Arrays
 from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.generation.engine import Denoising, Engine, clip_numbers
 from paris_p2p.generation.first_picture import Picture, opened_picture
-from paris_p2p.generation.routed import clip_noise
+from paris_p2p.generation.routed import clip_noise, clip_uniforms
 from paris_p2p.generation.run_engine import open_engine, router_of
 from paris_p2p.generation.schedulers import make_scheduler, solver_of
 from paris_p2p.model.router import Router
@@ -60,7 +60,12 @@ class OpenedModel:
             condition = engine.with_picture(condition, Picture(torch.cat(pictures)), spec.clip)
         numbers = clip_numbers(range(len(captions)), per_prompt=1)
         noise = clip_noise(rng_seed, numbers, spec.latent.shape).to(device)
-        state = Denoising(noise, condition.pick(torch.arange(len(captions), device=device)), options.guidance)
+        state = Denoising(
+            noise,
+            condition.pick(torch.arange(len(captions), device=device)),
+            options.guidance,
+            uniforms=clip_uniforms(rng_seed, numbers).to(device),
+        )
         scheduler = make_scheduler("euler", spec.training.time_shift)
         chosen = engine.denoise(state, lambda rows: solver_of(scheduler, options.steps))
         times = np.array(solver_of(scheduler, options.steps).times[:-1], dtype=np.float32)
@@ -70,7 +75,7 @@ class OpenedModel:
 
 def open_model(run: FetchedRun, options: EvaluateOptions, device: Device) -> OpenedModel:
     """Returns the model on a device. CheckpointError, UsageError."""
-    engine = open_engine(run, check_named(options), options.guidance_form, device)
+    engine = open_engine(run, check_named(options), device)
     router = engine.mixture.router
     return OpenedModel(run, engine, router_of(run, device) if router is None else router)
 

@@ -90,9 +90,12 @@ def read_array(path: Path, name: str) -> NDArray[Any]:
     return array
 
 
-def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+def claim_folder(folder: Path, settings: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
     """Goes on in a folder that was begun with the same settings, or begins in an empty one; UsageError when
     something else is there.
+
+    `before` are the values that settings had in effect before they could be chosen, and that folders of then
+    do not name.
     """
     path, wanted = folder / SETTINGS_NAME, json.loads(json.dumps(settings))
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,9 +104,8 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
             known = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DataError(f"{path} is damaged ({error}); choose another folder") from error
-        different = [
-            name for name in wanted if not isinstance(known, dict) or known.get(name) != wanted[name]
-        ]
+        named = json.loads(json.dumps(before or {})) | known if isinstance(known, dict) else {}
+        different = [name for name in wanted if named.get(name) != wanted[name]]
         if different:
             raise UsageError(
                 f"{folder} holds an evaluation with another {', '.join(different)}; "

@@ -69,7 +69,8 @@ def sections_of(
 
 def _about(evidence: Evidence) -> Table:
     columns = ("model", "run", "slot", "tip", "trained")
-    return Table("Runs, tips and training", columns, tuple(facts_rows(evidence.facts)), text_columns=5)
+    rows = tuple(facts_rows(evidence.facts))
+    return Table("Runs, tips and training", columns, rows, evidence.sampled, text_columns=5)
 
 
 def _scores(cards: dict[str, Card]) -> list[Part]:

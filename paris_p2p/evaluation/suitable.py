@@ -38,7 +38,7 @@ def check_model(run: FetchedRun, prepared: Prepared, options: EvaluateOptions) -
             f"{called} has latents of {spec.latent.shape}, the prepared clips {prepared.latent.shape}: "
             "evaluate it on the clips of its own run"
         )
-    check_named(options).check_router(ROUTER in run.weights, len(run.experts))
+    check_named(options).routing.check_router(ROUTER in run.weights, len(run.experts))
 
 
 def check_seen(

@@ -3,7 +3,7 @@
     condition = text encoder(prompts), and the first picture where there is one
     x = noise, of each clip's own number
     for t, until in the solver's times:                             from 1, noise, to 0, data
-        w = router(x, t, text)                                      one weight an expert
+        w = router(x, t, text)                                      one weight an expert, or kept from t = 1
         v = sum_k w_k guided(expert_k, x, t, text, first picture)   flow/guidance.py
         x = the solver's step along v                               flow/sampler.py, or a diffusers scheduler
     pixels = codec.decode(x)
@@ -27,18 +27,19 @@ from torch import Tensor
 from paris_p2p.device import Device
 from paris_p2p.errors import DataError
 from paris_p2p.flow.condition import Condition
-from paris_p2p.flow.guidance import check_form, guided_velocity
-from paris_p2p.flow.mixture import Routing
+from paris_p2p.flow.guidance import guided_velocity, within
+from paris_p2p.flow.sampler import Velocity
 from paris_p2p.generation.first_picture import Picture, encode_first, look_at
 from paris_p2p.generation.frozen import FrozenNetworks
 from paris_p2p.generation.routed import Chooser, ExpertSeats, batch_clips_for
 from paris_p2p.generation.schedulers import Solver
+from paris_p2p.generation.wishes import Wishes
 from paris_p2p.model.router import Router
 from paris_p2p.spec import ClipShape
 
 CLIP_NUMBERS = 1 << 32  # per prompt: a clip's noise does not depend on how many clips other prompts get
 PROMPTS_AT_ONCE = 32
-MAX_STEPS, MAX_CLIPS = 1000, 100_000  # of one call; clips are for each prompt
+MAX_CLIPS = 100_000  # of one call, for each prompt
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,13 @@ class Mixture:
     router: Router | None
     experts: int
     present: list[int]
-    routing: Routing
-    guidance_form: str = "per_expert"
+    wishes: Wishes
 
-    def chooser(self) -> Chooser:
-        """Returns a chooser that remembers one batch's weights; UsageError when the routing cannot be."""
-        return Chooser(self.router, self.experts, self.present, self.routing)
+    def chooser(self, uniforms: Tensor | None = None) -> Chooser:
+        """Returns a chooser that remembers one batch's weights, and draws by `uniforms` [B] where it draws;
+        UsageError when the routing cannot be.
+        """
+        return Chooser(self.router, self.experts, self.present, self.wishes.routing, uniforms)
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Denoising:
     condition: Condition  # of each clip
     guidance: float
     negative: Condition | None = None  # None: guided away from no text
+    uniforms: Tensor | None = None  # [B], in [0, 1): they decide which experts are drawn
     stopped: bool = False
 
 
@@ -79,7 +82,6 @@ class Engine:
         latent: tuple[int, int, int, int],
         batch_clips: int = 0,
     ):
-        check_form(mixture.guidance_form)
         mixture.chooser()  # so that a routing without its router is refused before anything takes time
         self.mixture, self.frozen, self.device, self.latent = mixture, frozen, device, latent
         self.batch_clips = batch_clips or batch_clips_for(mixture.pool.config, latent)
@@ -138,7 +140,11 @@ class Engine:
         DataError when the latents are not finite.
         """
         rows = [slice(start, stop) for start, stop in in_batches(len(state.latents), self.batch_clips)]
-        parts = [(each, solver_for(each), self.mixture.chooser()) for each in rows]
+        numbers = state.uniforms
+        parts = [
+            (each, solver_for(each), self.mixture.chooser(None if numbers is None else numbers[each]))
+            for each in rows
+        ]
         times, done = parts[0][1].times, 0
         for t, until in pairwise(times):
             state.latents = torch.cat(
@@ -167,17 +173,16 @@ class Engine:
         ]
         return np.concatenate(videos)
 
-    def _velocity(
-        self, state: Denoising, rows: slice, chooser: Chooser
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        return guided_velocity(
-            self.mixture.guidance_form,
-            self.mixture.pool,
-            chooser,
-            state.condition.part(rows),
-            state.guidance,
-            None if state.negative is None else state.negative.part(rows),
-        )
+    def _velocity(self, state: Denoising, rows: slice, chooser: Chooser) -> Velocity:
+        wishes, condition = self.mixture.wishes, state.condition.part(rows)
+        negative = None if state.negative is None else state.negative.part(rows)
+
+        def guided(scale: float) -> Velocity:
+            return guided_velocity(
+                wishes.guidance_form, self.mixture.pool, chooser, condition, scale, negative, chooser.away
+            )
+
+        return within(wishes.guidance_interval, guided(state.guidance), guided(1.0))
 
 
 def clip_numbers(clips: range, per_prompt: int) -> list[int]:

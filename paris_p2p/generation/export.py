@@ -135,7 +135,7 @@ def _trained(run: FetchedRun) -> dict[str, dict[str, Any]]:
     }
 
 
-def _features_pins(spec: RunSpec) -> dict[str, str]:
+def _features_pins(spec: RunSpec) -> dict[str, Any]:
     if spec.first_features is None:
         return {}
     return {f"features_{name}": getattr(spec.first_features, name) for name in ("name", "revision", "sha256")}

@@ -7,14 +7,14 @@ Legend: B clips, K experts, S steps. t = 1 is noise.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from paris_p2p.device import Device, pick_device, set_threads
@@ -23,7 +23,6 @@ from paris_p2p.flow.condition import Condition
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.generation.engine import (
     MAX_CLIPS,
-    MAX_STEPS,
     Denoising,
     Engine,
     clip_numbers,
@@ -32,11 +31,12 @@ from paris_p2p.generation.engine import (
 )
 from paris_p2p.generation.first_picture import check_trained_for, read_picture
 from paris_p2p.generation.frozen import FEATURES, TEXT
-from paris_p2p.generation.routed import clip_noise
+from paris_p2p.generation.routed import clip_noise, clip_uniforms
 from paris_p2p.generation.run_engine import open_engine
 from paris_p2p.generation.schedulers import Solver, make_scheduler, solver_of
 from paris_p2p.generation.trained import Trained, trained_slots
 from paris_p2p.generation.video_out import Info, open_writer
+from paris_p2p.generation.wishes import SamplingWishes
 from paris_p2p.progress import Progress
 from paris_p2p.spec import RunSpec
 from paris_p2p.weights import MAX_CAPTION_CHARACTERS
@@ -44,22 +44,15 @@ from paris_p2p.weights import MAX_CAPTION_CHARACTERS
 Prompt = Annotated[str, Field(max_length=MAX_CAPTION_CHARACTERS)]
 
 
-class GenerateJob(BaseModel):
+class GenerateJob(SamplingWishes):
     """What to make of a run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     image: Path | None = None  # every clip's first frame
     prompts: tuple[Prompt, ...] = Field(min_length=1, max_length=100_000)
     negative_prompt: Prompt = ""  # what all clips are guided away from; empty: no text
     clips_per_prompt: Annotated[int, Field(ge=1, le=MAX_CLIPS)] = 1
-    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 50
     shift: Annotated[float, Field(ge=0, le=100)] = 0.0  # of the time grid; 0: the run's
     scheduler: str = "euler"
-    guidance: Annotated[float, Field(ge=0, le=1000)] = 4.0
-    guidance_form: str = "per_expert"
-    routing: str = "top_k"
-    top_k: Annotated[int, Field(ge=1)] = 1
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.1
     expert: Annotated[int, Field(ge=0)] = 0  # of the routing `single`
     rng_seed: Annotated[int, Field(ge=0)] = 0
@@ -68,6 +61,10 @@ class GenerateJob(BaseModel):
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     out: Path
     allow_partial: bool = False
+
+    def named_routing(self) -> Routing:
+        """Returns the routing with all numbers that some take; UsageError as of SamplingWishes."""
+        return replace(super().named_routing(), threshold=self.threshold, expert=self.expert)
 
 
 @dataclass(frozen=True)
@@ -117,8 +114,7 @@ def generate(run: FetchedRun, job: GenerateJob, progress: Progress | None = None
     picture = read_picture(job.image, spec.clip) if job.image else None
     prompts = tuple(prompt for prompt in job.prompts for _ in range(job.clips_per_prompt))
     with open_writer(job.out, len(prompts), spec.clip.fps, spec.clip.frames) as writer:
-        routing = Routing(job.routing, job.top_k, job.threshold, job.expert)
-        engine = open_engine(run, routing, job.guidance_form, device, job.batch_clips)
+        engine = open_engine(run, job.wishes(), device, job.batch_clips)
         report("reading prompts", 0, len(job.prompts))
         condition, negative, notes = _read_prompts(engine, job)
         report("reading prompts", len(job.prompts), len(job.prompts))
@@ -182,7 +178,8 @@ def _noise(
     noise = clip_noise(job.rng_seed, numbers, spec.latent.shape).to(device.torch)
     away = None if negative is None else negative.pick(rows)
     generators = step_generators(job.rng_seed, numbers)
-    return Denoising(noise, condition.pick(rows), job.guidance, away), generators
+    uniforms = clip_uniforms(job.rng_seed, numbers).to(device.torch)
+    return Denoising(noise, condition.pick(rows), job.guidance, away, uniforms), generators
 
 
 def _solver(scheduler: Any, steps: int, generators: list[torch.Generator], rows: slice) -> Solver:
@@ -210,6 +207,7 @@ def _info(run: FetchedRun, job: GenerateJob, prompt: str, chosen: Tensor, missin
         "shift": how.pop("shift"),
         "sampler": job.scheduler,
         **how,
+        **job.model_dump(include={"kept_until", "guidance_interval"}, exclude_defaults=True),
         "partial": bool(missing),
         "missing": list(missing),
         "experts": steps_in_words(chosen),

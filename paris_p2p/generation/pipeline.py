@@ -12,7 +12,6 @@ latents, S steps. t = 1 is noise.
 
 import logging
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,20 @@ from torch import Tensor
 from paris_p2p.device import Device, pick_device
 from paris_p2p.errors import UsageError
 from paris_p2p.flow.condition import Condition
+from paris_p2p.flow.guidance import EVERYWHERE, GuidedTimes
 from paris_p2p.flow.mixture import Routing
 from paris_p2p.generation import pipeline_inputs as inputs
-from paris_p2p.generation.engine import Denoising, Engine, Mixture, clip_numbers, step_generators
+from paris_p2p.generation.engine import Denoising, Engine, Mixture, clip_numbers
 from paris_p2p.generation.first_picture import Picture, check_trained_for, opened_picture
 from paris_p2p.generation.frozen import CODEC, FEATURES, TEXT, FrozenNetworks, Pin
 from paris_p2p.generation.pipeline_call import Callback, CallState, Listener
 from paris_p2p.generation.pipeline_config import check_components_fit, check_config
 from paris_p2p.generation.pipeline_folder import FolderPipeline
 from paris_p2p.generation.pipeline_inputs import Generators, ParisOutput, PromptEmbeds
+from paris_p2p.generation.pipeline_noise import noise_of
 from paris_p2p.generation.pipeline_seats import SeatedPipeline
-from paris_p2p.generation.routed import clip_noise
 from paris_p2p.generation.schedulers import Solver, plan, solver_of
+from paris_p2p.generation.wishes import Wishes
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.model.router import Router
 from paris_p2p.spec import ClipShape
@@ -78,6 +79,8 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
         run_name: str = "",
         data_id: str = "",  # of the prepared clips that the run was made of (own_data.py)
         trained: dict[str, dict[str, Any]] | None = None,  # slot -> card and counters (trained.py)
+        routing: str = "top_k",  # of calls that name none
+        kept_until: float = 0.0,  # of the routing `kept`
     ):
         super().__init__()
         config: dict[str, Any] = {
@@ -90,6 +93,8 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
             "features_sha256": features_sha256, "run_name": run_name, "data_id": data_id,
             "trained": trained or {},
         }  # fmt: skip
+        if routing != "top_k" or kept_until:  # a folder that says nothing of it is one of any version
+            config |= {"routing": routing, "kept_until": kept_until}
         check_config(config)
         check_components_fit(experts, router, latent_shape)
         self.register_modules(experts=experts, scheduler=scheduler, router=router)
@@ -111,7 +116,7 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
         where = pick_device(str(device)) if device is not None else self.computing_device()
         words = inputs.listed(prompt)
         other = inputs.negatives(negative_prompt, len(words))
-        engine = self._engine(Routing("uniform"), "per_expert", where)
+        engine = self._engine(Wishes(Routing("uniform")), where)
         condition = self._read(engine, words)
         return PromptEmbeds.of(condition, None if other is None else self._read(engine, other))
 
@@ -142,23 +147,26 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
         image: AnyImage | Sequence[AnyImage] | None = None,
         rng_seed: int | None = None,
         guidance_form: str = "per_expert",
-        routing: str | Routing = "top_k",
+        routing: str | Routing | None = None,
         top_k: int = 1,
+        kept_until: float | None = None,
+        guidance_interval: GuidedTimes = EVERYWHERE,
     ) -> ParisOutput:
         """Makes clips, prompt by prompt, `num_videos_per_prompt` of each; UsageError and DataError.
 
         Names are diffusers'. `height`, `width` and `num_frames` are checked against the run's own. The noise
         is `latents`, or drawn by `generator` (one, or one for each clip), or what `rng_seed` draws in
         `paris-peer generate --seed`, or torch's own. `image` is the first frame, one for all or one for each
-        prompt. `routing`, `top_k` and `guidance_form` are those of the command line.
+        prompt. `routing` (None: the pipeline's own), `top_k`, `kept_until`, `guidance_form` and
+        `guidance_interval` are those of the command line.
         """
         inputs.check_output_type(output_type)
         inputs.check_shape(self.config["clip_shape"], num_frames, height, width)
         inputs.check_either("prompt", prompt, prompt_embeds, needed=True)
         inputs.check_either("negative_prompt", negative_prompt, negative_prompt_embeds, needed=False)
         check_trained_for(self.config["first_frame_rate"], image=image is not None)
-        how = routing if isinstance(routing, Routing) else Routing(routing, top_k)
-        engine = self._engine(how, guidance_form, self.computing_device())
+        wishes = Wishes(self._routing(routing, top_k, kept_until), guidance_form, guidance_interval)
+        engine = self._engine(wishes, self.computing_device())
         embeds = PromptEmbeds(
             prompt_embeds,
             negative_prompt_embeds,
@@ -177,13 +185,13 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
         clips = range(count * num_videos_per_prompt)
         rows = torch.tensor([clip // num_videos_per_prompt for clip in clips], device=engine.device.torch)
         numbers = clip_numbers(clips, num_videos_per_prompt)
-        noise, generators = self._noise(engine, numbers, latents, generator, rng_seed)
-        state = Denoising(
-            noise, condition.pick(rows), guidance_scale, None if negative is None else negative.pick(rows)
-        )
+        given = latents, generator, rng_seed
+        noise = noise_of(wishes.routing, numbers, engine.latent, engine.device.torch, given)
+        away = None if negative is None else negative.pick(rows)
+        state = Denoising(noise.latents, condition.pick(rows), guidance_scale, away, noise.uniforms)
         times = solver_of(self.scheduler, num_inference_steps).times
         listener = Listener(self, callback_on_step_end, callback_on_step_end_tensor_inputs, times)
-        chosen = self._denoise(engine, state, num_inference_steps, generators, listener)
+        chosen = self._denoise(engine, state, num_inference_steps, noise.generators, listener)
         frames = (
             state.latents if output_type == "latent" else self._frames(engine, state.latents, output_type)
         )
@@ -247,31 +255,6 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
             log.warning("%s", note)
         return condition
 
-    def _noise(
-        self,
-        engine: Engine,
-        numbers: list[int],
-        latents: Tensor | None,
-        generator: Generators,
-        rng_seed: int | None,
-    ) -> tuple[Tensor, list[torch.Generator] | None]:
-        """Returns the noise of all clips, and what draws more of it for schedulers that add some."""
-        if rng_seed is not None and (
-            generator is not None or not isinstance(rng_seed, Integral) or rng_seed < 0
-        ):
-            raise UsageError(
-                f"rng_seed {rng_seed}: give a whole number from 0 on, or a generator and not both"
-            )
-        shape, device = (len(numbers), *engine.latent), engine.device.torch
-        generators = inputs.generator_of_each(generator, len(numbers))
-        if rng_seed is not None:
-            generators = step_generators(rng_seed, numbers)
-        if latents is not None:
-            return inputs.given_latents(latents, shape).to(device), generators
-        if rng_seed is not None:
-            return clip_noise(rng_seed, numbers, engine.latent).to(device), generators
-        return inputs.drawn_latents(generator, shape, device), generators
-
     def _picture(self, image: AnyImage | Sequence[AnyImage], count: int) -> Picture:
         images = [image] if isinstance(image, AnyImage) else list(image)
         if len(images) not in (1, count):
@@ -282,10 +265,19 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
         frames, height, width = self.config["clip_shape"]
         return ClipShape(frames=frames, height=height, width=width, fps=self.config["fps"])
 
-    def _engine(self, routing: Routing, guidance_form: str, device: Device) -> Engine:
+    def _routing(self, routing: str | Routing | None, top_k: int, kept_until: float | None) -> Routing:
+        """Returns the routing that a call names, or the pipeline's own; UsageError."""
+        if isinstance(routing, Routing):
+            return routing
+        if routing is None:
+            own = self.config.get("kept_until", 0.0) if kept_until is None else kept_until
+            return Routing(self.config.get("routing", "top_k"), top_k, kept_until=own)
+        return Routing(routing, top_k, kept_until=kept_until or 0.0)
+
+    def _engine(self, wishes: Wishes, device: Device) -> Engine:
         experts = self.experts
         pool = self.seats(device)
-        mixture = Mixture(pool, self.router, experts.total, experts.present, routing, guidance_form)
+        mixture = Mixture(pool, self.router, experts.total, experts.present, wishes)
         return Engine(mixture, self._frozen, device, tuple(self.config["latent_shape"]))
 
     def _named_frozen(self) -> FrozenNetworks:

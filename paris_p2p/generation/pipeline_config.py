@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from paris_p2p.errors import UsageError
+from paris_p2p.flow.mixture import Routing
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.model.router import Router
 from paris_p2p.spec import Size
@@ -44,6 +45,8 @@ class PipelineConfig(BaseModel):
     features_revision: _Word
     features_sha256: _Word
     trained: Annotated[dict[str, dict[str, Any]], Field(max_length=257)]  # of 256 experts and a router
+    routing: Literal["top_k", "full", "threshold", "uniform", "kept", "text"] = "top_k"
+    kept_until: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @field_validator("latent_shape")
     @classmethod
@@ -63,7 +66,7 @@ class PipelineConfig(BaseModel):
 def check_config(values: Mapping[str, Any]) -> None:
     """Raises UsageError for a value that no run has."""
     try:
-        PipelineConfig(**values)
+        config = PipelineConfig(**values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -71,6 +74,7 @@ def check_config(values: Mapping[str, Any]) -> None:
         raise UsageError(
             f"the pipeline's {where} is {str(first['input'])[:80]}: {limit}; do not trust this model"
         ) from error
+    Routing(config.routing, kept_until=config.kept_until)
 
 
 def check_components_fit(experts: object, router: object, latent_shape: list[int] | None) -> None:

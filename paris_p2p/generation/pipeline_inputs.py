@@ -21,7 +21,8 @@ from torch import Tensor
 
 from paris_p2p.errors import UsageError
 from paris_p2p.flow.condition import Condition
-from paris_p2p.generation.engine import MAX_CLIPS, MAX_STEPS
+from paris_p2p.generation.engine import MAX_CLIPS
+from paris_p2p.generation.wishes import MAX_STEPS
 from paris_p2p.model.experts import ExpertSet
 from paris_p2p.model.router import Router
 

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from paris_p2p.data.batches import Draws
 from paris_p2p.device import Device, available_bytes
-from paris_p2p.errors import UsageError
 from paris_p2p.flow.condition import Condition
 from paris_p2p.flow.ddpm import Clamp, epsilon_velocity
-from paris_p2p.flow.guidance import check_form
+from paris_p2p.flow.kept import kept_until
 from paris_p2p.flow.mixture import Routing, only_present
 from paris_p2p.model.calibration import calibration_of
 from paris_p2p.model.checkpoint import load_weights_into
-from paris_p2p.model.posterior import posterior_logits
+from paris_p2p.model.posterior import posterior_logits, start_logits
 from paris_p2p.model.presets import Config, build_expert, build_router, count_tokens
 from paris_p2p.model.router import Router
 
@@ -89,45 +88,67 @@ class ExpertSeats:
 class Chooser:
     """Turns the router's answer into weights and remembers them for each time that it was asked about;
     UsageError when the routing needs a router and has none.
+
+    It serves one batch: a routing that keeps its experts asks the router of them once, when it is first
+    called, and draws with `uniforms` [B].
     """
 
-    def __init__(self, router: Router | None, experts: int, present: Sequence[int], routing: Routing):
+    def __init__(
+        self,
+        router: Router | None,
+        experts: int,
+        present: Sequence[int],
+        routing: Routing,
+        uniforms: Tensor | None = None,
+    ):
         routing.check_router(router is not None, len(present))
         self.router, self.experts, self.present, self.routing = router, experts, list(present), routing
+        self.uniforms = uniforms
         self._chosen: dict[float, Tensor] = {}
+        self._kept: Tensor | None = None  # [B K]
 
     def __call__(self, x: Tensor, t: Tensor, pooled: Tensor | None, first: Tensor | None = None) -> Tensor:
         """Returns weights [B K] for x [B ...], t [B], pooled [B P] or None, first [B F] or None; UsageError
         when that cannot be.
+        """
+        if self.routing.is_kept:
+            route = kept_until(self._start(x, pooled, first), self.routing.kept_until, self.away)
+            weights = route(x, t, pooled, first)
+        else:
+            weights = self.away(x, t, pooled, first)
+        # Guidance may ask again without the caption and Heun at the next time; what is reported is the first,
+        # with the caption.
+        self._chosen.setdefault(float(t[0]), weights.cpu())
+        return weights
+
+    def away(self, x: Tensor, t: Tensor, pooled: Tensor | None, first: Tensor | None = None) -> Tensor:
+        """Returns weights [B K] as a call does, of the moment alone: nothing is kept and nothing remembered.
+
+        So the other side of exact guidance is routed.
         """
         if self.router is None or not self.routing.needs_router:
             logits = torch.zeros(len(x), self.experts, device=x.device)
         else:
             with torch.no_grad():
                 logits = posterior_logits(self.router, x, t, pooled, first)
-        weights = self.routing.weights(only_present(logits, self.present))
-        # Guidance may ask again without the caption and Heun at the next time; what is reported is the first,
-        # with the caption.
-        self._chosen.setdefault(float(t[0]), weights.cpu())
-        return weights
+        return self.routing.follows.weights(only_present(logits, self.present))
+
+    def _start(self, x: Tensor, pooled: Tensor | None, first: Tensor | None) -> Tensor:
+        """Returns the weights [B K] that are kept."""
+        if self._kept is None:
+            logits = torch.zeros(len(x), self.experts, device=x.device)
+            if self.router is not None:
+                logits = _start_logits(self.router, x, pooled, first)
+            self._kept = self.routing.weights(only_present(logits, self.present), uniforms=self.uniforms)
+        return self._kept
 
     def chosen(self, steps: int) -> Tensor:
         """Returns the weights at each of the steps so far, from noise on, and forgets them: [B S K]."""
         times = sorted(self._chosen, reverse=True)[:steps]
         chosen = torch.stack([self._chosen[time] for time in times], 1)
         self._chosen.clear()
+        self._kept = None
         return chosen
-
-
-def check_wishes(guidance_form: str, routing: str, top_k: int) -> Routing:
-    """Returns the routing, when prompts can be sampled so; UsageError, before anything that takes long."""
-    check_form(guidance_form)
-    if routing == "oracle":
-        raise UsageError(
-            "routing oracle needs each clip's true cluster, and prompts have none; choose top_k, full, "
-            "threshold or uniform"
-        )
-    return Routing(routing, top_k)
 
 
 def expert_state(config: Config, path: Path, device: Device) -> State:
@@ -188,6 +209,22 @@ def clip_noise(rng_seed: int, clips: Sequence[int], shape: tuple[int, ...]) -> T
     """
     draws = Draws.of(str(rng_seed), "generate")
     return torch.stack([torch.from_numpy(draws.noise(clip, shape)) for clip in clips])
+
+
+def clip_uniforms(rng_seed: int, clips: Sequence[int]) -> Tensor:
+    """Returns numbers in (0, 1) that decide which experts are drawn: [B] float64, a function of the seed and
+    a clip's number alone, apart from the clip's noise.
+    """
+    draws = Draws.of(str(rng_seed), "generate/expert")
+    return torch.tensor([draws.scalars(clip)[1][0] for clip in clips], dtype=torch.float64)
+
+
+def _start_logits(router: Router, x: Tensor, pooled: Tensor | None, first: Tensor | None) -> Tensor:
+    """Returns the posterior's logits [B K] at t = 1; clips without a caption have their noise to ask with."""
+    with torch.no_grad():
+        if pooled is None:
+            return posterior_logits(router, x, torch.ones(len(x), device=x.device), None, first)
+        return start_logits(router, pooled, first)
 
 
 def _place_expert(config: Config, state: State, device: Device, dtype: torch.dtype) -> Expert:

@@ -9,17 +9,15 @@ from functools import lru_cache
 
 from paris_p2p.device import Device, pick_device
 from paris_p2p.fetched_run import FetchedRun
-from paris_p2p.flow.mixture import Routing
 from paris_p2p.generation.engine import Engine, Mixture
 from paris_p2p.generation.frozen import CODEC, FEATURES, TEXT, FrozenNetworks, Pin
 from paris_p2p.generation.routed import ExpertSeats, State, expert_state, load_router, seats_for
+from paris_p2p.generation.wishes import Wishes
 from paris_p2p.model.router import Router
 from paris_p2p.spec import ROUTER
 
 
-def open_engine(
-    run: FetchedRun, routing: Routing, guidance_form: str, device: Device, batch_clips: int = 0
-) -> Engine:
+def open_engine(run: FetchedRun, wishes: Wishes, device: Device, batch_clips: int = 0) -> Engine:
     """Returns the engine that makes a run's clips; `batch_clips` is how many at once, 0 for as many as keep
     the memory bounded. CheckpointError, UsageError.
     """
@@ -31,8 +29,8 @@ def open_engine(
         seats_for(spec.expert.config, device),
         spec.training.ddpm_experts,
     )
-    router = router_of(run, device) if routing.needs_router else None
-    mixture = Mixture(pool, router, spec.experts, run.experts, routing, guidance_form)
+    router = router_of(run, device) if wishes.routing.needs_router else None
+    mixture = Mixture(pool, router, spec.experts, run.experts, wishes)
     return Engine(mixture, _frozen(run), device, spec.latent.shape, batch_clips)
 
 

@@ -170,8 +170,8 @@ def test_the_words_of_an_option_are_those_of_its_table_and_stand_in_its_help(
         ),
         (run.GateFlags, GateSpec, {"open_run", "attestors"}),
         (run.TimingFlags, TimingSpec, set()),
-        (peer.WishFlags, GenerateJob, {"clips"}),
-        (EvaluateFlags, EvaluateOptions, {"features"}),
+        (peer.WishFlags, GenerateJob, {"clips", "guidance_interval"}),
+        (EvaluateFlags, EvaluateOptions, {"features", "guidance_interval"}),
     ],
     ids=["prepare", "training", "gate", "timing", "generate", "evaluate"],
 )
@@ -182,6 +182,11 @@ def test_an_option_has_the_default_of_the_field_that_it_sets(
         if field.name not in derived:
             assert field.default is not MISSING
             assert model.model_fields[field.name].default == field.default, field.name
+
+
+def test_the_interval_of_guidance_is_typed_as_two_times_and_its_default_is_the_fields() -> None:
+    assert EvaluateOptions(guidance_interval=EvaluateFlags.guidance_interval) == EvaluateOptions()
+    assert EvaluateOptions(guidance_interval="0.2,0.8").guidance_interval == (0.2, 0.8)
 
 
 @pytest.mark.parametrize("answer", ["y\n", "n\n", "\n", "\x04", "\x03"])

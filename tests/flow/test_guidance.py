@@ -7,7 +7,15 @@ import torch
 
 from paris_p2p.errors import UsageError
 from paris_p2p.flow.condition import Condition
-from paris_p2p.flow.guidance import FORMS, Guidance, conditional, guided_velocity
+from paris_p2p.flow.guidance import (
+    EVERYWHERE,
+    FORMS,
+    Guidance,
+    check_interval,
+    conditional,
+    guided_velocity,
+    within,
+)
 from paris_p2p.flow.mixture import mixed_velocity
 from tests.flow.toys import Toys, clips
 
@@ -124,3 +132,53 @@ def test_at_scale_one_a_negative_prompt_counts_for_nothing(form):
     x, t, text = condition()
     plain = guided_velocity(form, Toys(), route, text, 1.0)(x, t)
     assert torch.equal(guided_velocity(form, Toys(), route, text, 1.0, negatives(text))(x, t), plain)
+
+
+def asked_at(interval: tuple[float, float], times: list[float]) -> list[int]:
+    """Returns how many clips experts were asked for at each time, of four clips that are guided there."""
+    x, _, text = condition()
+    counts = []
+    for time in times:
+        pool = Toys()
+        guided, plain = (guided_velocity("exact", pool, first, text, scale) for scale in (3.0, 1.0))
+        within(interval, guided, plain)(x, torch.full((4,), time))
+        counts.append(sum(count for _, count in pool.asked))
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("interval", "sides"),
+    [
+        ((0.0, 1.0), [2, 2, 2, 2, 2]),
+        ((0.2, 0.6), [1, 1, 2, 2, 1]),
+        ((1.0, 1.0), [2, 1, 1, 1, 1]),
+        ((0.0, 0.0), [1, 1, 1, 1, 2]),
+        ((0.9, 0.95), [1, 1, 1, 1, 1]),
+    ],
+)
+def test_outside_of_its_interval_guidance_computes_one_side(interval, sides):
+    assert asked_at(interval, [1.0, 0.7, 0.6, 0.2, 0.0]) == [4 * count for count in sides]
+
+
+def test_inside_of_its_interval_guidance_is_what_it_is_without_one_and_outside_the_flow_of_the_text():
+    x, _, text = condition()
+    guided, plain = (guided_velocity("exact", Toys(), route, text, scale) for scale in (3.0, 1.0))
+    for time, expected in ((0.9, plain), (0.5, guided)):
+        t = torch.full((len(x),), time)
+        assert torch.equal(within((0.3, 0.6), guided, plain)(x, t), expected(x, t))
+        assert torch.equal(within(EVERYWHERE, guided, plain)(x, t), guided(x, t))
+
+
+@pytest.mark.parametrize("interval", [(0.6, 0.2), (-0.1, 1.0), (0.0, 1.1), (float("nan"), 1.0), (0.5,)])
+def test_an_interval_that_cannot_be_is_refused(interval):
+    with pytest.raises(UsageError, match="the lower one first"):
+        check_interval(interval)
+
+
+def test_the_other_side_of_the_exact_form_alone_is_routed_away():
+    x, t, text = condition()
+    for form, weights in (("exact", route(x, t, None)), ("per_expert", first(x, t, None))):
+        wanted = mixed_velocity(Toys(), first(x, t, None), x, t, text)
+        away = mixed_velocity(Toys(), weights, x, t, text.without_text())
+        guided = guided_velocity(form, Toys(), first, text, 3.0, away=route)(x, t)
+        torch.testing.assert_close(guided, away + 3 * (wanted - away))

@@ -12,7 +12,8 @@ LOGITS = torch.tensor([[2.0, 1.0, -1.0], [0.0, 0.1, 0.2], [-3.0, 4.0, 0.0], [1.0
 
 @pytest.mark.parametrize("name", ROUTINGS)
 def test_weights_are_a_mixture(name):
-    weights = Routing(name, top_k=2).weights(LOGITS, clusters=torch.tensor([0, 1, 2, 0]))
+    clusters, uniforms = torch.tensor([0, 1, 2, 0]), torch.rand(4)
+    weights = Routing(name, top_k=2).weights(LOGITS, clusters, uniforms)
     torch.testing.assert_close(weights.sum(1), torch.ones(4))
     assert (weights >= 0).all()
 

@@ -50,6 +50,8 @@ def call(pipeline: ParisPipeline, job: GenerateJob) -> ParisOutput:
         guidance_form=job.guidance_form,
         routing=job.routing,
         top_k=job.top_k,
+        kept_until=job.kept_until,
+        guidance_interval=job.guidance_interval,
         image=job.image,
         output_type="uint8",
     )
@@ -78,6 +80,10 @@ def assert_both_make_the_same(
         {"routing": "threshold"},
         {"routing": "uniform"},
         {"negative_prompt": NEGATIVE, "routing": "full"},
+        {"routing": "kept", "clips_per_prompt": 4},
+        {"routing": "kept", "kept_until": 0.5, "clips_per_prompt": 2},
+        {"routing": "text", "negative_prompt": NEGATIVE},
+        {"guidance_interval": (0.3, 0.7), "routing": "full"},
     ],
     ids=str,
 )

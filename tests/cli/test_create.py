@@ -37,3 +37,18 @@ def test_a_run_with_crews_says_how_they_send_and_one_machine_is_no_crew(tmp_path
     assert crew is not None
     assert (crew.peers, crew.step) == (4, 2.0)
     assert "up to 4 machines train a slot together" in " ".join(made.output.split())
+
+
+def test_training_options_are_the_runs_and_keep_older_peers_out(tmp_path: Path) -> None:
+    prepare_made(tmp_path / "run")
+    words = ["create", str(tmp_path / "run"), "--expert", "nano", "--router", "nano"]
+    wrong = CliRunner().invoke(app, [*words, "--ema-profile", "power", "--crew", "4"])
+    assert wrong.exit_code != 0
+    assert "a crew keeps one average" in " ".join((wrong.output + str(wrong.exception)).split())
+    options = ["--optimizer", "muon", "--contrastive", "0.05", "--ema-clips", "16000", "--time-skip"]
+    made = CliRunner().invoke(app, [*words, *options], catch_exceptions=False)
+    assert made.exit_code == 0, made.output
+    run = load_run(tmp_path / "run").record
+    assert (run.training.optimizer, run.training.contrastive, run.training.ema_clips) == ("muon", 0.05, 16000)
+    assert run.expert.config["time_skip"] is True
+    assert run.oldest_reader == 6

@@ -4,6 +4,7 @@ name. It reads ledgers and links files, and asks no node for anything.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -32,6 +33,7 @@ class SeenCard:
     card: Envelope[CardRecord]
     seen_s: float
     attested_by: dict[str, float] = field(default_factory=dict)  # signer -> loss
+    attested_at: float = math.inf  # Unix time of its first attestation
 
     @property
     def record(self) -> CardRecord:
@@ -110,8 +112,9 @@ class Evidence:
         record = envelope.record
         if record.kind == "card":
             self.cards.setdefault(envelope.id, SeenCard(envelope, time.monotonic()))
-        elif record.card in self.cards:
-            self.cards[record.card].attested_by[envelope.signer] = record.loss
+        elif (of := self.cards.get(record.card)) is not None:
+            of.attested_by[envelope.signer] = record.loss
+            of.attested_at = min(of.attested_at, record.issued_at)
 
     def _link_blobs(self, root: Path) -> None:
         """Links each blob of a store that cards may name: all but the run's shards, which stay."""

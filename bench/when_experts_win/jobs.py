@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from bench.ddm_vs_monolith.results import Clock, commit, processor, rounded
 from bench.when_experts_win.arms import Arms
@@ -69,10 +70,11 @@ def do(job: Job, results: Path) -> str:
     """Does one job on one thread, leaves its result, and returns a line that says so."""
     torch.set_num_threads(1)
     clock, stage = Clock(), stage_of(job.stage)
-    if job.cell is None:
-        values: dict[str, Any] = {"tried": try_rates(stage, job.width)}
-    else:
-        values = play(stage, job.cell, rates_of(job.stage, job.width, results))
+    with threadpool_limits(1):  # small matrices: more threads wait for each other, fifty times as long
+        if job.cell is None:
+            values: dict[str, Any] = {"tried": try_rates(stage, job.width)}
+        else:
+            values = play(stage, job.cell, rates_of(job.stage, job.width, results))
     document = {
         "job": job.name,
         "protocol_sha256": require_protocol(),

@@ -32,6 +32,7 @@ def main() -> None:
         command.add_argument("--results", type=Path, default=RESULTS)
         if way == "run":
             command.add_argument("--jobs", type=int, default=2, help="that many at once, each on one thread")
+            command.add_argument("--seeds", type=int, nargs="*", default=(), help="these alone")
         if way == "figure":
             command.add_argument("--out", type=Path, default=Path("docs/pictures/when-experts-win.svg"))
     ways.add_parser("protocol", help="records the protocol as it is now")
@@ -42,7 +43,7 @@ def main() -> None:
                 for job in group:
                     print(job.name, "done" if job.path(options.results).exists() else "open")
         elif options.way == "run":
-            run(options.stage, options.results, options.jobs)
+            run(options.stage, options.results, options.jobs, options.seeds)
         elif options.way == "report":
             print("\n".join(report(Map(options.stage, options.results))))
         elif options.way == "figure":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -48,15 +48,22 @@ def jobs_of(name: str) -> list[list[Job]]:
     return [rates, [Job(name, cell.name, cell.width, cell) for cell in stage.cells]]
 
 
-def open_jobs(name: str, results: Path) -> Iterator[list[Job]]:
-    """Yields the jobs of each group that have no result yet."""
+def open_jobs(name: str, results: Path, seeds: Collection[int]) -> Iterator[list[Job]]:
+    """Yields the jobs of each group that have no result yet, of cells those of these seeds; of all if none."""
     for group in jobs_of(name):
-        yield [job for job in group if not job.path(results).exists()]
+        wanted = [job for job in group if job.cell is None or not seeds or job.cell.seed in seeds]
+        yield [job for job in wanted if not job.path(results).exists()]
 
 
-def run(name: str, results: Path, at_once: int, told: Callable[[str], None] = print) -> None:
+def run(
+    name: str,
+    results: Path,
+    at_once: int,
+    seeds: Collection[int] = (),
+    told: Callable[[str], None] = print,
+) -> None:
     """Does what is open, `at_once` jobs side by side, each on one thread."""
-    for group in open_jobs(name, results):
+    for group in open_jobs(name, results, seeds):
         if at_once == 1:
             for job in group:
                 told(do(job, results))

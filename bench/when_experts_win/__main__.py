@@ -9,8 +9,9 @@ from pathlib import Path
 from bench.when_experts_win.figure import write_figure
 from bench.when_experts_win.jobs import jobs_of, run
 from bench.when_experts_win.recorded import HERE, record_protocol
-from bench.when_experts_win.report import Map, report
+from bench.when_experts_win.report import Map, in_page, report
 from bench.when_experts_win.settings import STAGES
+from paris_p2p.disk import write_atomic
 from paris_p2p.errors import ParisError
 
 RESULTS = HERE / "results"
@@ -26,6 +27,7 @@ def main() -> None:
         ("run", "does what has no result yet"),
         ("report", "prints tables from results"),
         ("figure", "draws the map from results"),
+        ("page", "puts the tables into a page, between its marks"),
     ):
         command = ways.add_parser(way, help=does)
         command.add_argument("stage", nargs="?", default="digits", choices=[*STAGES])
@@ -33,6 +35,8 @@ def main() -> None:
         if way == "run":
             command.add_argument("--jobs", type=int, default=2, help="that many at once, each on one thread")
             command.add_argument("--seeds", type=int, nargs="*", default=(), help="these alone")
+        if way == "page":
+            command.add_argument("--page", type=Path, default=Path("docs/experiments.md"))
         if way == "figure":
             command.add_argument("--out", type=Path, default=Path("docs/pictures/when-experts-win.svg"))
     ways.add_parser("protocol", help="records the protocol as it is now")
@@ -46,6 +50,9 @@ def main() -> None:
             run(options.stage, options.results, options.jobs, options.seeds)
         elif options.way == "report":
             print("\n".join(report(Map(options.stage, options.results))))
+        elif options.way == "page":
+            page = in_page(Map(options.stage, options.results), options.page.read_text("utf-8"))
+            write_atomic(options.page, page)
         elif options.way == "figure":
             print(write_figure(Map(options.stage, options.results), options.out))
         else:

@@ -49,7 +49,7 @@ def jobs_of(name: str) -> list[list[Job]]:
 
 
 def open_jobs(name: str, results: Path, seeds: Collection[int]) -> Iterator[list[Job]]:
-    """Yields the jobs of each group that have no result yet, of cells those of these seeds; of all if none."""
+    """Yields the jobs of each group that have no result yet; of cells those of these seeds, all if none."""
     for group in jobs_of(name):
         wanted = [job for job in group if job.cell is None or not seeds or job.cell.seed in seeds]
         yield [job for job in wanted if not job.path(results).exists()]

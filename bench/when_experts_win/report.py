@@ -18,6 +18,7 @@ from bench.crew.report import Ratio
 from bench.when_experts_win.losses import TIMES
 from bench.when_experts_win.settings import Stage, stage_of
 
+BEGIN, END = "<!-- when-experts-win: made of files -->", "<!-- when-experts-win: end -->"
 FEATURES = {"judge": "digit network's features", "pixels": "pixels"}
 
 
@@ -101,8 +102,7 @@ def verdict(ratios: Sequence[Ratio]) -> str:
 
 def report(found: Map) -> list[str]:
     """Returns all tables as lines of Markdown."""
-    counts = sorted({len(each) for each in found.found.values()})
-    lines = [f"Seeds a place: {', '.join(map(str, counts)) or 'none'}.", ""]
+    lines = [f"Seeds: {seeds_played(found)}.", ""]
     for title, table in (
         ("One model's distance over the kept experts'", _ratios(found)),
         ("What is it that helps?", _controls(found)),
@@ -113,6 +113,27 @@ def report(found: Map) -> list[str]:
     ):
         lines += [f"## {title}", "", *table, ""]
     return lines
+
+
+def seeds_played(found: Map) -> str:
+    """Returns how many seeds each size was played at, smallest size first."""
+    return ", ".join(
+        f"{len(found.found[place])} at {found.parameters(place) / 1000:.1f} k" for place in found.places
+    )
+
+
+def in_page(found: Map, page: str) -> str:
+    """Returns a page with the tables between its marks made anew; the marks stand on lines of their own."""
+    head, rest = page.split(BEGIN)
+    _, tail = rest.split(END)
+    tables = [f"Seeds: {seeds_played(found)}.", "", *_ratios(found)]
+    for title, table in (
+        ("Other arms' distances over the kept experts'", _controls(found)),
+        ("Other samplings' distances over the kept experts'", _samplings(found)),
+        ("Losses on held-out images, means over ten times, over the monolith's", _losses(found)),
+    ):
+        tables += ["", f"{title}:", "", *table]
+    return head + BEGIN + "\n\n" + "\n".join(tables) + "\n\n" + END + tail
 
 
 def shown(ratio: Ratio | None) -> str:

@@ -13,12 +13,12 @@ from bench.when_experts_win import recorded
 from bench.when_experts_win.arms import Arms, Partition, larger
 from bench.when_experts_win.digits import Parts, clusters, dealt_out, splits
 from bench.when_experts_win.figure import write_figure
-from bench.when_experts_win.jobs import jobs_of, run
+from bench.when_experts_win.jobs import jobs_of, open_jobs, run
 from bench.when_experts_win.learning import Course, Fed, learn, noised, rng_of
 from bench.when_experts_win.losses import Looked, losses_over_time, unsaid
 from bench.when_experts_win.measuring import routes
 from bench.when_experts_win.networks import Pool, Shape, answers, first_weights
-from bench.when_experts_win.report import Map, Place, report, verdict
+from bench.when_experts_win.report import BEGIN, END, Map, Place, in_page, report, verdict
 from bench.when_experts_win.settings import STAGES, Cell, Stage
 from bench.when_experts_win.trials import chosen_rates
 from paris_p2p.errors import UsageError
@@ -177,6 +177,27 @@ def test_tables_and_map_are_made_of_files_alone(results: Path, tmp_path: Path) -
     svg = write_figure(found, tmp_path / "map.svg").read_text()
     assert svg.startswith("<svg")
     assert "10 experts, kept" in svg
+
+
+def test_the_pages_tables_are_those_of_the_files() -> None:
+    page = (recorded.HERE.parents[1] / "docs" / "experiments.md").read_text("utf-8")
+    found = Map("digits", recorded.HERE / "results")
+    assert in_page(found, page) == page  # else: python -m bench.when_experts_win page
+
+
+def test_a_page_keeps_what_stands_around_its_tables(results: Path) -> None:
+    page = f"# Before\n\n{BEGIN}\nold\n{END}\n\nAfter\n"
+    written = in_page(Map("tiny", results), page)
+    assert written.startswith(f"# Before\n\n{BEGIN}\n\nSeeds: 2 at ")
+    assert written.endswith(f"{END}\n\nAfter\n")
+    assert "old" not in written
+
+
+def test_some_seeds_alone_may_be_played(tmp_path: Path) -> None:
+    [_, cells] = open_jobs("tiny", tmp_path, [2])
+    assert {job.cell and job.cell.seed for job in cells} == {2}
+    [_, cells] = open_jobs("tiny", tmp_path, [])
+    assert {job.cell and job.cell.seed for job in cells} == {1, 2}
 
 
 def made(stage: Stage, folder: Path, ratios: dict[int, float]) -> Map:

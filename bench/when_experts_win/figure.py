@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.when_experts_win.report import FEATURES, Map, Place
-from paris_p2p.score.drawing import INK, PALETTE, drawn, legend
+from paris_p2p.score.drawing import INK, PALETTE, drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PAGE_INK = "#222222"
 CLAIMED = 2.01  # Paris 2.0, arXiv 2605.26064
+SHOWN = (0.18, 6)  # what lies outside is in the tables
 TITLE = "One model's distance over each arm's"
 ALT = "Ratios of Fréchet distances over the size of a network, with 95 % intervals; above 1 an arm is nearer"
 
@@ -24,17 +25,18 @@ def write_figure(found: Map, path: Path) -> Path:
     lengths = sorted({place.steps for place in found.places})
 
     def draw(drawing: Drawing) -> None:
-        panels = drawing.subplots(len(FEATURES), len(lengths), sharex=True, sharey="row", squeeze=False)
-        for row, (features, name) in zip(panels, FEATURES.items(), strict=True):
-            for axes, steps in zip(row, lengths, strict=True):
+        panels = drawing.subplots(len(lengths), len(FEATURES), sharex=True, sharey=True, squeeze=False)
+        for row, steps in zip(panels, lengths, strict=True):
+            for axes, (features, name) in zip(row, FEATURES.items(), strict=True):
                 _panel(axes, found, features, steps)
-                axes.set_title(f"{name}, {steps:,} steps")
-            row[0].set_ylabel("monolith / arm")
+                axes.set_title(f"Fréchet distance on {name}, {steps:,} steps")
+            row[0].set_ylabel("the monolith's over the arm's")
         for axes in panels[-1]:
             axes.set_xlabel("parameters of one network, thousands")
-        legend(drawing, panels[0][0])
+        handles, labels = panels[0][0].get_legend_handles_labels()
+        drawing.legend(handles, labels, loc="outside upper center", ncols=4)
 
-    figure = drawn(TITLE, draw, 3.1 * len(FEATURES) + 0.5, ALT)
+    figure = drawn(TITLE, draw, 3.6 * len(lengths) + 0.6, ALT)
     svg = figure.svg.replace("currentColor", PAGE_INK).replace("<svg", '<svg style="background:#ffffff"', 1)
     path.write_text(svg + "\n", encoding="utf-8")
     return path
@@ -49,15 +51,16 @@ def _panel(axes: Axes, found: Map, features: str, steps: int) -> None:
     for number, count in enumerate(found.stage.clusters):
         rows = (
             (f"experts-{count} kept", f"{count} experts, kept", "o-", number),
-            (f"told-{count} kept", f"one model told which of {count}", "s--", number),
+            (f"told-{count} kept", f"told which of {count}", "s--", number),
             (f"random-{count} kept", f"{count} random parts", "x:", number),
-            (f"experts-{count} top-1", f"{count} experts, top-1 at each step", "v-.", number + 2),
+            (f"experts-{count} top-1", f"{count} experts, top-1", "v-.", number + 2),
         )
         for arm, name, marks, colour in rows:
             _line(axes, found, places, (arm, features), (name, marks, PALETTE[colour]))
     sizes = [found.parameters(place) for place in places]
     axes.set_xticks(sizes, [f"{size / 1000:.1f}" for size in sizes])
     axes.minorticks_off()
+    axes.set_ylim(*SHOWN)
     ticks = [0.25, 0.5, 1, 2, 4]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
 
@@ -69,12 +72,16 @@ def _line(
     arm, features = which
     name, marks, colour = look
     points = [(place, found.ratio(place, "monolith", arm, features)) for place in places]
-    there = [(found.parameters(place), ratio) for place, ratio in points if ratio is not None]
+    there = [
+        (found.parameters(place), ratio)
+        for place, ratio in points
+        if ratio is not None and SHOWN[0] <= ratio.mean <= SHOWN[1]
+    ]
     if not there:
         return
     means = [ratio.mean for _, ratio in there]
     spread = None
-    if all(len(ratio.ratios) > 1 for _, ratio in there):
+    if all(len(ratio.ratios) > 2 for _, ratio in there):
         ends = [ratio.interval for _, ratio in there]
         spread = [
             [mean - low for mean, (low, _) in zip(means, ends, strict=True)],

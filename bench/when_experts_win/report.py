@@ -90,7 +90,9 @@ class Map:
 
 
 def verdict(ratios: Sequence[Ratio]) -> str:
-    """Returns what a place says of experts: it needs both features to agree, clear of 1."""
+    """Returns what a place says of experts: both features must agree, and three seeds be there to say so."""
+    if any(len(ratio.ratios) < 3 for ratio in ratios):
+        return "too few seeds"
     if all(ratio.interval[0] > 1 for ratio in ratios):
         return "pay"
     if all(ratio.interval[1] < 1 for ratio in ratios):
@@ -137,11 +139,11 @@ def in_page(found: Map, page: str) -> str:
 
 
 def shown(ratio: Ratio | None) -> str:
-    """Returns a ratio with its interval, or with the number of its seeds where it has none."""
+    """Returns a ratio with its interval, or with each seed's where they are fewer than three."""
     if ratio is None:
         return ""
-    if len(ratio.ratios) < 2:
-        return f"{ratio.mean:.2f} (one seed)"
+    if len(ratio.ratios) < 3:  # an interval of two would span decades
+        return f"{ratio.mean:.2f} ({' and '.join(f'{each:.2f}' for each in ratio.ratios)})"
     return f"{ratio.mean:.2f} ({ratio.interval[0]:.2f} to {ratio.interval[1]:.2f})"
 
 
@@ -165,7 +167,7 @@ def _ratios(found: Map) -> list[str]:
         kept = f"experts-{count} kept"
         judge, pixels = (found.ratio(place, "monolith", kept, name) for name in FEATURES)
         right = found.ratio(place, "monolith", kept, "judge", "mix_right")
-        word = verdict([judge, pixels]) if judge and pixels and len(judge.ratios) > 1 else ""
+        word = verdict([judge, pixels]) if judge and pixels else ""
         lines.append(f"{start} {shown(judge)} | {shown(right)} | {shown(pixels)} | {word} |")
     lines.append("")
     for features, name in FEATURES.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.crew.report import Ratio
 from bench.when_experts_win import recorded
 from bench.when_experts_win.arms import Arms, Partition, larger
 from bench.when_experts_win.digits import Parts, clusters, dealt_out, splits
@@ -224,12 +225,11 @@ def test_the_line_where_experts_stop_to_win_lies_between_sizes(tmp_path: Path) -
     assert found.ratio(Place(8, 6), "monolith", "total-3", "judge") is None
 
 
-def test_experts_pay_where_both_measures_say_so(tmp_path: Path) -> None:
-    found = made(TINY, tmp_path, {8: 2.0, 12: 0.5})
-    high, low = (found.ratio(Place(w, 6), "monolith", "experts-3 kept", "judge") for w in (8, 12))
-    assert high is not None
-    assert low is not None
-    assert [verdict(pair) for pair in ([high, high], [low, low], [high, low])] == ["pay", "lose", "undecided"]
+def test_experts_pay_where_both_measures_say_so() -> None:
+    high, low, one = (Ratio(ratios) for ratios in ((2.0, 2.1, 1.9), (0.5, 0.6, 0.5), (1.0, 0.8, 1.2)))
+    said = [verdict(pair) for pair in ([high, high], [low, low], [one, one], [high, low], [high, one])]
+    assert said == ["pay", "lose", "level", "undecided", "undecided"]
+    assert verdict([Ratio((2.0, 2.1)), high]) == "too few seeds"
 
 
 def test_the_stage_that_the_protocol_names_is_the_stage_that_is_played() -> None:

@@ -163,6 +163,18 @@ class SamplingFlags:
             min=0,
         ),
     ] = 0.0
+    autoguide: Annotated[
+        Path | None,
+        option(
+            "An earlier export of the run: each expert is guided away from what it said then.",
+            "FOLDER",
+            panel=SAMPLING,
+            parser=typed.folder("an earlier export of the run"),
+        ),
+    ] = None
+    autoguide_scale: Annotated[
+        float, option("Scale of --autoguide; 1 turns it off.", "SCALE", panel=SAMPLING, min=0)
+    ] = 2.0
 
 
 DeviceOption = Annotated[

@@ -22,7 +22,7 @@ from paris_p2p.evaluation.opened_model import model_fingerprint
 from paris_p2p.evaluation.options import BEFORE_OPTIONS, NOT_OF_THE_CLIPS, EvaluateOptions
 from paris_p2p.evaluation.parts import claim_folder
 from paris_p2p.evaluation.scoring_networks import load_scoring_networks
-from paris_p2p.evaluation.sides import Measuring
+from paris_p2p.evaluation.sides import Measuring, older_of
 from paris_p2p.evaluation.suitable import Baseline, check_model, check_seen, facts_of
 from paris_p2p.fetched_run import FetchedRun
 from paris_p2p.progress import Progress
@@ -49,6 +49,8 @@ def gather(
     facts = {name: facts_of(run) for name, run in models.items()}
     networks = load_scoring_networks(options, device)
     kept = options.model_dump(exclude=set(NOT_OF_THE_CLIPS))
+    older = older_of(MODEL, model, options)
+    kept["autoguide"] = "" if older is None else model_fingerprint(older)
     settings = {**kept, MODEL: model_fingerprint(model), "data": prepared.fingerprint}
     claim_folder(out, settings, BEFORE_OPTIONS)
     held = Held(prepared_folder, prepared, options.split, options.rng_seed, options.image_to_video)

@@ -73,9 +73,11 @@ class OpenedModel:
         return {"frames": frames, "chosen": chosen.numpy(), "t": np.tile(times, (len(captions), 1))}
 
 
-def open_model(run: FetchedRun, options: EvaluateOptions, device: Device) -> OpenedModel:
-    """Returns the model on a device. CheckpointError, UsageError."""
-    engine = open_engine(run, check_named(options), device)
+def open_model(
+    run: FetchedRun, options: EvaluateOptions, device: Device, older: FetchedRun | None = None
+) -> OpenedModel:
+    """Returns the model on a device, autoguided by an older one if given. CheckpointError, UsageError."""
+    engine = open_engine(run, check_named(options), device, older=older)
     router = engine.mixture.router
     return OpenedModel(run, engine, router_of(run, device) if router is None else router)
 

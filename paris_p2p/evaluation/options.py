@@ -17,7 +17,9 @@ MIN_CLIPS = 4
 NOT_OF_THE_CLIPS = frozenset(("features", "i3d_sha256", "aesthetic", "device", "threads", "probe_clips"))
 
 # what clips were made with before these options were there
-BEFORE_OPTIONS = {"kept_until": 0.0, "guidance_interval": EVERYWHERE}
+BEFORE_OPTIONS = {
+    "kept_until": 0.0, "guidance_interval": EVERYWHERE, "autoguide": "", "autoguide_scale": 2.0,
+}  # fmt: skip
 
 
 class EvaluateOptions(SamplingWishes):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from paris_p2p.data.prepared import SplitClip
 from paris_p2p.device import Device, return_memory
 from paris_p2p.errors import UsageError
-from paris_p2p.evaluation.evidence import REAL, Look, Side, TrainClips
+from paris_p2p.evaluation.evidence import MODEL, REAL, Look, Side, TrainClips
 from paris_p2p.evaluation.held_out import Held, pixels_of
 from paris_p2p.evaluation.inspect import Inspection, inspect
 from paris_p2p.evaluation.opened_model import model_fingerprint, open_model
@@ -27,6 +27,7 @@ from paris_p2p.evaluation.scoring_networks import ScoringNetworks, fits
 from paris_p2p.features.image import Features
 from paris_p2p.features.image_text import ClipFeatures
 from paris_p2p.fetched_run import FetchedRun
+from paris_p2p.generation.older import open_older
 from paris_p2p.progress import Progress
 from paris_p2p.score.intervals import Clips
 from paris_p2p.score.motion import MIN_SIDE_PIXELS, motion_px_per_frame
@@ -110,7 +111,7 @@ class Measuring:
 
     def _make_clips(self, name: str, run: FetchedRun, parts: Parts) -> Inspection:
         options, prepared = self.options, self.held.prepared
-        model = open_model(run, options, self.device)
+        model = open_model(run, options, self.device, older_of(name, run, options))
 
         def make(part: range) -> Arrays:
             captions, seed = [self.clips[i].caption for i in part], (options.rng_seed << 32) + part.start
@@ -146,3 +147,10 @@ class Measuring:
 
     def _read(self, network: ClipFeatures, part: range) -> Arrays:
         return {"captions": network.text([self.clips[i].caption for i in part]).float().cpu().numpy()}
+
+
+def older_of(name: str, run: FetchedRun, options: EvaluateOptions) -> FetchedRun | None:
+    """Returns what the model called `name` is autoguided by; None for a baseline, which is another run's.
+    UsageError as of open_older.
+    """
+    return None if options.autoguide is None or name != MODEL else open_older(options.autoguide, run)

@@ -26,8 +26,10 @@ from torch import Tensor
 
 from paris_p2p.device import Device
 from paris_p2p.errors import DataError
+from paris_p2p.flow.autoguidance import Autoguided
 from paris_p2p.flow.condition import Condition
 from paris_p2p.flow.guidance import guided_velocity, within
+from paris_p2p.flow.mixture import ExpertPool
 from paris_p2p.flow.sampler import Velocity
 from paris_p2p.generation.first_picture import Picture, encode_first, look_at
 from paris_p2p.generation.frozen import FrozenNetworks
@@ -51,6 +53,14 @@ class Mixture:
     experts: int
     present: list[int]
     wishes: Wishes
+    older: ExpertPool | None = None  # the same experts at an earlier time of their training
+
+    @property
+    def guided_pool(self) -> ExpertPool:
+        """Returns the experts as clips are made with them; `pool` as they are."""
+        if self.older is None:
+            return self.pool
+        return Autoguided(self.pool, self.older, self.wishes.autoguide_scale)
 
     def chooser(self, uniforms: Tensor | None = None) -> Chooser:
         """Returns a chooser that remembers one batch's weights, and draws by `uniforms` [B] where it draws;
@@ -174,12 +184,19 @@ class Engine:
         return np.concatenate(videos)
 
     def _velocity(self, state: Denoising, rows: slice, chooser: Chooser) -> Velocity:
-        wishes, condition = self.mixture.wishes, state.condition.part(rows)
+        wishes, pool = self.mixture.wishes, self.mixture.guided_pool
+        condition = state.condition.part(rows)
         negative = None if state.negative is None else state.negative.part(rows)
 
         def guided(scale: float) -> Velocity:
             return guided_velocity(
-                wishes.guidance_form, self.mixture.pool, chooser, condition, scale, negative, chooser.away
+                wishes.guidance_form,
+                pool,
+                chooser,
+                condition,
+                scale,
+                negative,
+                chooser.away,
             )
 
         return within(wishes.guidance_interval, guided(state.guidance), guided(1.0))

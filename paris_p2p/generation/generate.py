@@ -31,6 +31,7 @@ from paris_p2p.generation.engine import (
 )
 from paris_p2p.generation.first_picture import check_trained_for, read_picture
 from paris_p2p.generation.frozen import FEATURES, TEXT
+from paris_p2p.generation.older import open_older
 from paris_p2p.generation.routed import clip_noise, clip_uniforms
 from paris_p2p.generation.run_engine import open_engine
 from paris_p2p.generation.schedulers import Solver, make_scheduler, solver_of
@@ -111,10 +112,11 @@ def generate(run: FetchedRun, job: GenerateJob, progress: Progress | None = None
     check_trained_for(spec.training.first_frame_rate, image=job.image is not None)
     scheduler = make_scheduler(job.scheduler, job.shift)
     trained = trained_slots(spec, run.weights)
+    older = None if job.autoguide is None else open_older(job.autoguide, run)
     picture = read_picture(job.image, spec.clip) if job.image else None
     prompts = tuple(prompt for prompt in job.prompts for _ in range(job.clips_per_prompt))
     with open_writer(job.out, len(prompts), spec.clip.fps, spec.clip.frames) as writer:
-        engine = open_engine(run, job.wishes(), device, job.batch_clips)
+        engine = open_engine(run, job.wishes(), device, job.batch_clips, older)
         report("reading prompts", 0, len(job.prompts))
         condition, negative, notes = _read_prompts(engine, job)
         report("reading prompts", len(job.prompts), len(job.prompts))
@@ -208,6 +210,7 @@ def _info(run: FetchedRun, job: GenerateJob, prompt: str, chosen: Tensor, missin
         "sampler": job.scheduler,
         **how,
         **job.model_dump(include={"kept_until", "guidance_interval"}, exclude_defaults=True),
+        **({} if job.autoguide is None else {"autoguide_scale": job.autoguide_scale}),
         "partial": bool(missing),
         "missing": list(missing),
         "experts": steps_in_words(chosen),

@@ -151,6 +151,8 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
         top_k: int = 1,
         kept_until: float | None = None,
         guidance_interval: GuidedTimes = EVERYWHERE,
+        autoguide: SeatedPipeline | str | Path | None = None,
+        autoguide_scale: float = 2.0,
     ) -> ParisOutput:
         """Makes clips, prompt by prompt, `num_videos_per_prompt` of each; UsageError and DataError.
 
@@ -158,15 +160,18 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
         is `latents`, or drawn by `generator` (one, or one for each clip), or what `rng_seed` draws in
         `paris-peer generate --seed`, or torch's own. `image` is the first frame, one for all or one for each
         prompt. `routing` (None: the pipeline's own), `top_k`, `kept_until`, `guidance_form` and
-        `guidance_interval` are those of the command line.
+        `guidance_interval` are those of the command line. `autoguide` is an earlier export of the run, or
+        the pipeline of one.
         """
         inputs.check_output_type(output_type)
         inputs.check_shape(self.config["clip_shape"], num_frames, height, width)
         inputs.check_either("prompt", prompt, prompt_embeds, needed=True)
         inputs.check_either("negative_prompt", negative_prompt, negative_prompt_embeds, needed=False)
         check_trained_for(self.config["first_frame_rate"], image=image is not None)
-        wishes = Wishes(self._routing(routing, top_k, kept_until), guidance_form, guidance_interval)
-        engine = self._engine(wishes, self.computing_device())
+        how = self._routing(routing, top_k, kept_until)
+        wishes = Wishes(how, guidance_form, guidance_interval, autoguide_scale)
+        older = type(self).from_pretrained(autoguide) if isinstance(autoguide, str | Path) else autoguide
+        engine = self._engine(wishes, self.computing_device(), older)
         embeds = PromptEmbeds(
             prompt_embeds,
             negative_prompt_embeds,
@@ -274,10 +279,10 @@ class ParisPipeline(CallState, SeatedPipeline, FolderPipeline):
             return Routing(self.config.get("routing", "top_k"), top_k, kept_until=own)
         return Routing(routing, top_k, kept_until=kept_until or 0.0)
 
-    def _engine(self, wishes: Wishes, device: Device) -> Engine:
+    def _engine(self, wishes: Wishes, device: Device, older: SeatedPipeline | None = None) -> Engine:
         experts = self.experts
-        pool = self.seats(device)
-        mixture = Mixture(pool, self.router, experts.total, experts.present, wishes)
+        pool, before = self.seats(device), None if older is None else self.older_seats(older, device)
+        mixture = Mixture(pool, self.router, experts.total, experts.present, wishes, before)
         return Engine(mixture, self._frozen, device, tuple(self.config["latent_shape"]))
 
     def _named_frozen(self) -> FrozenNetworks:

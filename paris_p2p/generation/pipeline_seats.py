@@ -12,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from paris_p2p.device import Device, pick_device
+from paris_p2p.errors import UsageError
 from paris_p2p.flow.ddpm import Clamp
 from paris_p2p.generation.routed import ExpertSeats, compute_type, seats_for
 
@@ -78,6 +79,31 @@ class SeatedPipeline(DiffusionPipeline):
             Clamp(config["clamp_x0"], config["clamp_alpha"]),
             dtype,
         )
+
+    def older_seats(self, older: SeatedPipeline, device: Device) -> ExpertSeats:
+        """Returns the experts of an older pipeline of the run as a pool on the device.
+
+        UsageError when it is of another run, lacks an expert, or is not older where both say how far they are
+        trained.
+        """
+        run, own = older.config.get("run"), self.config.get("run")
+        if run != own or older.experts.config["expert"] != self.experts.config["expert"]:
+            raise UsageError(
+                f"autoguide is of run {str(run)[:16]}…, the pipeline of {str(own)[:16]}…; give an earlier "
+                "export of the same run"
+            )
+        then, now = older.config.get("trained", {}), self.config.get("trained", {})
+        for k in self.experts.present:
+            slot = f"expert-{k}"
+            steps, own_steps = (each.get(slot, {}).get("steps") for each in (then, now))
+            if k not in older.experts.present:
+                raise UsageError(f"autoguide has no weights of {slot}; give an export that has all experts")
+            if steps is not None and own_steps is not None and steps >= own_steps:
+                raise UsageError(
+                    f"{slot} of autoguide has {steps:,} steps, the pipeline's {own_steps:,}: it is not "
+                    "older; give an earlier export"
+                )
+        return older.seats(device)
 
     def _offload_to(self, device: Device, seats: int, *, spares: bool) -> None:
         self._offload, self._spares = (device, seats), spares

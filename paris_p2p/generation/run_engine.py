@@ -17,21 +17,34 @@ from paris_p2p.model.router import Router
 from paris_p2p.spec import ROUTER
 
 
-def open_engine(run: FetchedRun, wishes: Wishes, device: Device, batch_clips: int = 0) -> Engine:
+def open_engine(
+    run: FetchedRun,
+    wishes: Wishes,
+    device: Device,
+    batch_clips: int = 0,
+    older: FetchedRun | None = None,
+) -> Engine:
     """Returns the engine that makes a run's clips; `batch_clips` is how many at once, 0 for as many as keep
-    the memory bounded. CheckpointError, UsageError.
+    the memory bounded; `older` has the weights that autoguidance takes. CheckpointError, UsageError.
     """
     spec = run.spec
-    pool = ExpertSeats(
+    pool, before = _pool(run, device, older), None if older is None else _pool(older, device, run)
+    router = router_of(run, device) if wishes.routing.needs_router else None
+    mixture = Mixture(pool, router, spec.experts, run.experts, wishes, before)
+    return Engine(mixture, _frozen(run), device, spec.latent.shape, batch_clips)
+
+
+def _pool(run: FetchedRun, device: Device, beside: FetchedRun | None) -> ExpertSeats:
+    """Returns the run's experts on their seats, of half as many where another pool sits beside them."""
+    spec = run.spec
+    seats = seats_for(spec.expert.config, device)
+    return ExpertSeats(
         spec.expert.config,
         _fetcher(run, device),
         device,
-        seats_for(spec.expert.config, device),
+        seats if beside is None else max(1, seats // 2),
         spec.training.ddpm_experts,
     )
-    router = router_of(run, device) if wishes.routing.needs_router else None
-    mixture = Mixture(pool, router, spec.experts, run.experts, wishes)
-    return Engine(mixture, _frozen(run), device, spec.latent.shape, batch_clips)
 
 
 def router_of(run: FetchedRun, device: Device) -> Router | None:

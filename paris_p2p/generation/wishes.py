@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -21,6 +22,7 @@ class Wishes:
     routing: Routing = field(default_factory=Routing)
     guidance_form: str = "per_expert"
     guidance_interval: GuidedTimes = EVERYWHERE
+    autoguide_scale: float = 2.0  # where older experts are given; 1: they are not asked
 
     def __post_init__(self) -> None:
         check_form(self.guidance_form)
@@ -44,20 +46,23 @@ class SamplingWishes(BaseModel):
     routing: str = "top_k"
     top_k: Annotated[int, Field(ge=1)] = 1
     kept_until: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the routing `kept`
+    autoguide: Path | None = None  # an earlier export of the run
+    autoguide_scale: Annotated[float, Field(ge=0, le=1000)] = 2.0
 
     def wishes(self) -> Wishes:
         """Returns how the experts are asked; UsageError for what cannot be, before anything that takes
         long.
         """
-        return Wishes(self.named_routing(), self.guidance_form, self.guidance_interval)
+        return Wishes(self.named_routing(), self.guidance_form, self.guidance_interval, self.autoguide_scale)
 
     def in_words(self) -> str:
         """Returns one sentence for a report: steps, guidance, and who is asked when."""
         low, high = self.guidance_interval
         when = "" if self.guidance_interval == EVERYWHERE else f" for t from {low:g} to {high:g}, 1 elsewhere"
+        older = f", autoguidance {self.autoguide_scale:g}" if self.autoguide is not None else ""
         return (
             f"Clips were made in {self.steps} steps with guidance {self.guidance:g} ({self.guidance_form})"
-            f"{when}, routed by {self.named_routing().in_words()}."
+            f"{when}{older}, routed by {self.named_routing().in_words()}."
         )
 
     def named_routing(self) -> Routing:

@@ -45,6 +45,8 @@ PROMPTS = ("a red ball", "rolls")
 class MadeRun:
     """Holds a made run; everything lies in `folder`."""
 
+    steps = 1  # that its weights say they were trained
+
     def __init__(self, folder: Path, preset: str = "nano", features: Path | None = None, **training: Any):
         torch.manual_seed(0)
         self.folder, self.codec_folder, self.text_folder = folder, folder / "codec", folder / "text"
@@ -81,7 +83,7 @@ class MadeRun:
             for name, value in network.named_parameters()
         }
         path = self.folder / f"{slot}.safetensors"
-        save_file(tensors, path, Counters(self.run, slot, 1, 1).metadata("weights"))
+        save_file(tensors, path, Counters(self.run, slot, self.steps, self.steps).metadata("weights"))
         return path
 
 

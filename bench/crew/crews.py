@@ -128,6 +128,8 @@ class Crew:
                 peer.open = made
             else:
                 in_time.append(made)
+            if late and before is not None and self.plan.late_way == "given up":
+                in_time.append(before)  # its maker has nothing fresh: the lead takes what is there
         return in_time
 
     def _update(self, peer: Peer, others: list[Sent]) -> Sent:

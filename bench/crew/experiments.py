@@ -68,7 +68,8 @@ QUIET: dict[str, object] = {**DEFAULT, "rounds": SHORT_ROUNDS}
 TROUBLED: dict[str, dict[str, object]] = {
     "quiet": QUIET,
     "churn": {**QUIET, "churn_rounds": 2},
-    "late": {**QUIET, "late_share": 0.2, "late_way": "folded"},
+    "late": {**QUIET, "late_share": 0.2},
+    "late-folded": {**QUIET, "late_share": 0.2, "late_way": "folded"},
     "slow": {**QUIET, "slow": 1},
     "thin": {**QUIET, "thin": 1},
     "refused": {**QUIET, "peers": 3},

@@ -57,7 +57,9 @@ class Plan(BaseModel):
         False  # a peer goes on from the outer step of its own update alone, until the merge is there
     )
     late_share: float = 0.0  # of updates that come a round late
-    late_way: Literal["held", "folded", "lost"] = "held"  # what a peer does whose update was not merged
+    # what a peer does whose update came late: the product's way is to give its work up; else it sends that
+    # again within the next one, or has it merged a round later and makes no other meanwhile
+    late_way: Literal["given up", "folded", "held"] = "given up"
     churn_rounds: int = 0  # every so many rounds a peer leaves and one joins
     slow: int = 0  # peers that are four times slower
     thin: int = 0  # peers with a tenth of the line

@@ -127,6 +127,7 @@ EVERY_ROW = (
     ("crew of 8 against one peer alone", "crew-8", "alone", 1.0),
     ("a peer leaves and one joins every other round, against the quiet crew", "churn", "quiet", 1.03),
     ("20 % of updates come a round late, against the quiet crew", "late", "quiet", 1.03),
+    ("the same, their work sent again within the next update", "late-folded", "quiet", 1.03),
     ("one peer 4 times slower, against the quiet crew", "slow", "quiet", 1.02),
     ("one peer on a tenth of the line, against the quiet crew", "thin", "quiet", 1.02),
     ("one peer turns its updates round, against the quiet crew", "flip", "checked", 1.02),

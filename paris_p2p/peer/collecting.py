@@ -101,12 +101,12 @@ class Collector:
         here = [one for one in candidates if self.has(by_id[one.id])]
         coming = [one for one in candidates if one not in here]
         members = [one.peer for one in node.board.crew(self.slot, node.peer_id, time.time())]
-        chosen = list(choose_updates(here, contributed, crew.peers, members))
+        chosen = list(choose_updates(here, contributed, crew.peers, members, at.lineage))
         known = [one for one in coming if one.signer in contributed]
-        chosen += choose_updates(known, contributed, crew.peers)
+        chosen += choose_updates(known, contributed, crew.peers, (), at.lineage)
         # of others no more than a round has room for, or a crowd would fill this disk with what it sends
         room = max(0, crew.peers - len(chosen))
-        chosen += choose_updates([one for one in coming if one not in known], (), room, members)
+        chosen += choose_updates([one for one in coming if one not in known], (), room, members, at.lineage)
         ranked = sorted(chosen, key=lambda one: (one.heard_s, one.id))
         heard.may_count = [by_id[one.id] for one in ranked]
         return heard

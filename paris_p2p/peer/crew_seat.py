@@ -51,7 +51,7 @@ class CrewSeat:
         self.base: Envelope[CardRecord] | None = None
         self.rounds: tuple[OpenedRound, ...] = ()  # of the base
         self.base_since_s = 0.0  # monotonic
-        self.own: tuple[Envelope[UpdateRecord], ...] = ()  # this machine's updates that may yet count
+        self.own: tuple[Envelope[UpdateRecord], ...] = ()  # this machine's updates of the base
         self.untold: Envelope[UpdateRecord] | None = None
         self.refusals: dict[str, int] = {}  # code of rules/rounds.py -> own updates that were refused
         self._deaths, self._died_on = 0, ""  # of its trainers, on one base
@@ -259,14 +259,11 @@ class CrewSeat:
         refused = {one.update: one.reason for each in new for one in each.made.refused}
         lineage = lineage_after(card.id, rounds[-1].made if rounds else None)
         newest: Fate = "merged"
-        waiting = list[Envelope[UpdateRecord]]()
         for own in self.own:
             newest, code = fate_of(own.id, own.record.base, merged, refused, lineage)
-            if newest == "waits":
-                waiting.append(own)
             if code and rounds:  # a lead that trains on alone merges nothing, and refuses nothing
                 self._tell_refused(own.record.steps, code)
-        self.own = tuple(waiting)
+        self.own = ()
         return newest
 
     def _tell_refused(self, steps: int, code: str) -> None:

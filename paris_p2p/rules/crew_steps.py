@@ -32,7 +32,7 @@ from paris_p2p.rules.rounds import ALONE_ROUNDS, grace_s, lateness
 
 WorkerAction = Literal["adopt", "renew", "update", "claim", "wait"]
 LeadAction = Literal["adopt", "renew", "update", "merge", "merge anew", "wait"]
-Fate = Literal["merged", "waits", "lost"]
+Fate = Literal["merged", "waits", "late", "lost"]
 
 FIRST_WORSE, WORSE_Z, AWAY_ROUNDS = 2, 3.0, 10  # measured worse so often in a row: so long alone
 LATE_ROUNDS = 2  # in a row, after which a member is not waited for until it is in time again
@@ -132,13 +132,15 @@ def fate_of(
 
     `merged` are the ids of all updates of the rounds that came since, `refused` those left out with their
     codes, `lineage` is of the round that comes next. One that was refused as counted held the work of an
-    earlier one, which was merged: what it held beside that is ahead still, and nothing is lost.
+    earlier one, which was merged: what it held beside that is ahead still, and nothing is lost. The work of
+    one that came late for its round is given up, and nothing else: the others learned the same meanwhile, and
+    a state that takes it twice overshoots (docs/science.md, "Crews").
     """
     if update_id in merged or refused.get(update_id) == "counted":
         return "merged", ""
     if (code := refused.get(update_id, "")) and code != "late":
         return "lost", code
-    return ("waits", "") if lateness(base, lineage) is not None else ("lost", "stale")
+    return ("late", "late") if lateness(base, lineage) is not None else ("lost", "stale")
 
 
 def enters_rounds(

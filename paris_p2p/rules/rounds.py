@@ -27,6 +27,7 @@ MAX_NORM: Final = 3.0  # of an update, in medians
 MAX_STEPS_OF_MEDIAN: Final = 8  # an update holds at most so many times `most_steps`
 _MAX_STEPS_PER_S: Final = 1e4  # as for cards: more than any machine makes
 MOST_WEIGHT: Final = 4  # of an update, in median clips of its round
+LATER: Final = 8  # times less that an update counts for each round that it is late
 LEAST_ROUNDS: Final = 4  # between two cards with full weights, unless somebody needs them
 ALONE_ROUNDS: Final = 3  # without another's update, after which a lead trains alone again
 
@@ -108,12 +109,14 @@ def choose_updates(
     contributed: Collection[str],
     most: int,
     members: Sequence[str] = (),
+    lineage: Sequence[str] = (),
 ) -> tuple[HeardUpdate, ...]:
-    """Returns the updates that a round merges of those that may count: of each signer the one that comes
-    first in its stream of clips, at most `most` of them, ascending by signer.
+    """Returns the updates that a round merges of those that may count: of each signer the one whose base is
+    the newest of the `lineage`, at most `most` of them, ascending by signer.
 
-    Of two that begin alike the later one holds the work of both. One that comes after another in the stream
-    counts in the next round; merged first, it would count the other as passed over. Where there are more,
+    A fresh update is worth more than a late one of the same maker, which is passed over then. Of two of one
+    base the one counts that comes first in the stream of clips, and of two that begin alike the later, which
+    holds the work of both. Where there are more,
     those who contributed to the slot before come first, then the `members` of its crew in their order, then
     those heard first: keys cost nothing, and a crowd of new ones keeps nobody out who has worked, nor for
     long who would.
@@ -122,7 +125,7 @@ def choose_updates(
     first: dict[str, HeardUpdate] = {}
     for one in candidates:
         known = first.get(one.signer)
-        if known is None or _place(one) < _place(known):
+        if known is None or _place(one, lineage) < _place(known, lineage):
             first[one.signer] = one
 
     def rank(one: HeardUpdate) -> tuple[bool, int, float, str]:
@@ -132,8 +135,9 @@ def choose_updates(
     return tuple(sorted(sorted(first.values(), key=rank)[:most], key=lambda one: one.signer))
 
 
-def _place(one: HeardUpdate) -> tuple[int, int, str]:
-    return one.record.first_clip, -one.record.seq, one.id
+def _place(one: HeardUpdate, lineage: Sequence[str]) -> tuple[int, int, int, str]:
+    late = lateness(one.record.base, lineage)
+    return MAX_LATE + 1 if late is None else late, one.record.first_clip, -one.record.seq, one.id
 
 
 def weighed_clips(clips: Sequence[int]) -> tuple[int, ...]:
@@ -147,8 +151,13 @@ def weighed_clips(clips: Sequence[int]) -> tuple[int, ...]:
 
 
 def weight(clips: int, late: int) -> float:
-    """Returns w = clips / sqrt(1 + late): what an update counts before its scale."""
-    return clips / math.sqrt(1 + late)
+    """Returns w = clips / LATER^late: what an update counts before its scale.
+
+    A late one counts next to nothing, since the others learned the same meanwhile: with w = clips / sqrt(1 +
+    late) a crew overshot (docs/science.md, "Crews"). It counts at all so that a lead cannot leave a peer
+    out for ever and say that all it sends comes late.
+    """
+    return clips / LATER**late
 
 
 def length_for_steps(norm: float, steps: int) -> float:

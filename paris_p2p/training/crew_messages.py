@@ -133,7 +133,7 @@ class Adopt(Message):
     from_card: Hash | Literal[""] = ""
     rounds: Annotated[tuple[RoundFiles, ...], Field(max_length=MAX_ROUNDS)] = ()
     basis: Basis | None = None
-    own: Literal["merged", "waits", "lost"] = "merged"
+    own: Literal["merged", "waits", "late", "lost"] = "merged"
 
 
 class Merge(Message):

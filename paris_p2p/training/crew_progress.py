@@ -5,9 +5,9 @@
     weights = new base + (weights - reference)          another base is adopted while training went on
     reference = new base                   and new base - Q, while this machine's update waits for its round
 
-So nothing is counted twice and nothing is lost, whatever became of an update: of one that was left out, Q
-goes back to what is ahead. A round with nothing but this machine's own update (a lead alone) changes none of
-its weights: the base came nearer to them.
+So nothing is counted twice, and nothing is lost but what came late for its round: of an update that was left
+out, Q goes back to what is ahead, of a late one it does not. A round with nothing but this machine's own
+update (a lead alone) changes none of its weights: the base came nearer to them.
 Legend: n parameters, e what updates did not say (error feedback), Q an update.
 """
 
@@ -179,8 +179,8 @@ class CrewProgress:
         self.waiting = ()
 
     def _merged(self, rounds: Sequence[RoundFiles], own: Fate) -> frozenset[ClipSpan]:
-        """Returns the clips of the own updates that went into the new base."""
-        if not rounds and own == "merged":
+        """Returns the clips of the own updates that went into the new base, or are given up as late."""
+        if own == "late" or (own == "merged" and not rounds):
             return frozenset(one.work.span for one in self.waiting)
         updates = (one for made in rounds for one in made.updates if one.signer == self.peer)
         return frozenset((one.first_clip, one.first_clip + one.clips) for one in updates)

@@ -162,14 +162,14 @@ def test_what_was_learnt_while_a_merge_was_on_its_way_is_kept() -> None:
     assert np.abs(ahead).sum() > np.abs(before - published).sum()  # one step more
 
 
-@pytest.mark.parametrize("way", ["held", "folded", "lost"])
-def test_a_late_update_counts_a_round_later_goes_into_the_next_or_is_lost(way: Literal["held"]) -> None:
+@pytest.mark.parametrize("way", ["held", "folded", "given up"])
+def test_a_late_update_counts_a_round_later_goes_into_the_next_or_is_given_up(way: Literal["held"]) -> None:
     played = crew(Plan(name="x", peers=1, inner_steps=1, late_share=0.5, late_way=way))
     walk(played, range(20))
     merged, counted = played.state.steps, played.counted[peer_name(0)]
     assert 0 < counted < 20
     unmerged = 0 if played.peers[0].open is None else played.peers[0].open.steps
-    assert merged == counted if way == "lost" else merged + unmerged + played.peers[0].since == 20
+    assert merged == counted if way == "given up" else merged + unmerged + played.peers[0].since == 20
 
 
 def test_one_who_joins_begins_from_the_merged_weights() -> None:

@@ -109,8 +109,8 @@ def test_rounds_are_done_again_from_the_one_that_merged_into_the_state_here() ->
     ("base", "merged", "refused", "fate"),
     [
         (T, {"mine"}, {}, ("merged", "")),
-        (T, {"other"}, {}, ("waits", "")),
-        (T, {"other"}, {"mine": "late"}, ("waits", "")),
+        (T, {"other"}, {}, ("late", "late")),
+        (T, {"other"}, {"mine": "late"}, ("late", "late")),
         (T, {"other"}, {"mine": "norm"}, ("lost", "norm")),
         (T, {"an earlier one"}, {"mine": "counted"}, ("merged", "")),
         ("e" * 64, {"other"}, {}, ("lost", "stale")),

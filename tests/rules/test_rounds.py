@@ -100,6 +100,12 @@ def test_of_each_signer_the_first_in_its_stream_counts_in_the_order_of_signers()
     assert choose_updates([first, more, later], (), 8) == (more,)
 
 
+def test_of_each_signer_what_is_fresh_counts_before_what_is_late() -> None:
+    late, fresh = candidate("a", 1, first_clip=800, base=LINEAGE[1]), candidate("a", 2, first_clip=1600)
+    assert choose_updates([late, fresh], (), 8, (), LINEAGE) == (fresh,)
+    assert choose_updates([late], (), 8, (), LINEAGE) == (late,)
+
+
 def test_a_crowd_of_new_keys_keeps_out_nobody_who_contributed() -> None:
     crowd = [candidate(f"x{one:03}", heard_s=0.0) for one in range(100)]
     chosen = choose_updates([*crowd, candidate("worker", heard_s=50.0)], {"worker"}, CREW.peers)
@@ -123,7 +129,7 @@ def test_one_peers_word_about_its_steps_does_not_take_a_round() -> None:
 
 def test_a_late_update_weighs_less() -> None:
     assert weight(800, 0) == 800
-    assert weight(800, 1) == 800 / math.sqrt(2)
+    assert weight(800, 1) == 100
 
 
 @given(st.lists(st.floats(0, 1e20), max_size=20))

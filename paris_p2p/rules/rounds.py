@@ -157,7 +157,7 @@ def weight(clips: int, late: int) -> float:
     late) a crew overshot (docs/science.md, "Crews"). It counts at all so that a lead cannot leave a peer
     out for ever and say that all it sends comes late.
     """
-    return clips / LATER**late
+    return clips / float(LATER**late)
 
 
 def length_for_steps(norm: float, steps: int) -> float:

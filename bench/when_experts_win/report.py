@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from bench.when_experts_win.losses import TIMES
 from bench.when_experts_win.settings import Stage, stage_of
 
 BEGIN, END = "<!-- when-experts-win: made of files -->", "<!-- when-experts-win: end -->"
+IN_RANGE = 256  # no images in -1 to 1 are further from others, by the Fréchet distance on 64 pixels
 FEATURES = {"judge": "digit network's features", "pixels": "pixels"}
 
 
@@ -51,11 +52,20 @@ class Map:
         return int(self.found[place][0]["parameters"]["monolith"])
 
     def ratio(self, place: Place, arm: str, over: str, features: str, which: str = "frechet") -> Ratio | None:
-        """Returns distances of `arm` over those of `over`, seed by seed; None where one was not made."""
+        """Returns distances of `arm` over those of `over`, seed by seed; None where one was not made.
+
+        Seeds at which one of the two ran away are left out.
+        """
         each = [one["distances"] for one in self.found[place]]
         if any(name not in one for name in (arm, over) for one in each):
             return None
-        return Ratio(tuple(one[arm][features][which] / one[over][features][which] for one in each))
+        sound = [one for one in each if not (ran_away(one[arm]) or ran_away(one[over]))]
+        ratios = tuple(one[arm][features][which] / one[over][features][which] for one in sound)
+        return Ratio(ratios) if ratios else None
+
+    def seeds(self, place: Place) -> list[str]:
+        """Returns which seed each of a place's results is of."""
+        return [str(one.get("job", "")).rpartition("-steps-")[2] for one in self.found[place]]
 
     def mean(self, place: Place, arm: str, *keys: str) -> float | None:
         """Returns the mean over seeds of one of an arm's distances."""
@@ -102,9 +112,25 @@ def verdict(ratios: Sequence[Ratio]) -> str:
     return "undecided"
 
 
+def ran_away(distances: Mapping[str, Any]) -> bool:
+    """Says whether some of an arm's images are far out of the range of pixels."""
+    return bool(distances["pixels"]["frechet"] > IN_RANGE)
+
+
+def runaways(found: Map) -> list[str]:
+    """Returns a line for each arm whose images ran away, with its seed."""
+    return [
+        f"- {found.parameters(place) / 1000:.1f} k, {name}, {arm}: {far['pixels']['frechet']:.3g} on pixels"
+        for place in found.places
+        for name, one in zip(found.seeds(place), found.found[place], strict=True)
+        for arm, far in one["distances"].items()
+        if ran_away(far)
+    ]
+
+
 def report(found: Map) -> list[str]:
     """Returns all tables as lines of Markdown."""
-    lines = [f"Seeds: {seeds_played(found)}.", ""]
+    lines = [f"Seeds: {seeds_played(found)}.", "", *_left_out(found), ""]
     for title, table in (
         ("One model's distance over the kept experts'", _ratios(found)),
         ("What is it that helps?", _controls(found)),
@@ -128,7 +154,7 @@ def in_page(found: Map, page: str) -> str:
     """Returns a page with the tables between its marks made anew; the marks stand on lines of their own."""
     head, rest = page.split(BEGIN)
     _, tail = rest.split(END)
-    tables = [f"Seeds: {seeds_played(found)}.", "", *_ratios(found)]
+    tables = [f"Seeds: {seeds_played(found)}.", "", *_left_out(found), "", *_ratios(found)]
     for title, table in (
         ("Other arms' distances over the kept experts'", _controls(found)),
         ("Other samplings' distances over the kept experts'", _samplings(found)),
@@ -136,6 +162,13 @@ def in_page(found: Map, page: str) -> str:
     ):
         tables += ["", f"{title}:", "", *table]
     return head + BEGIN + "\n\n" + "\n".join(tables) + "\n\n" + END + tail
+
+
+def _left_out(found: Map) -> list[str]:
+    lines = runaways(found)
+    if not lines:
+        return ["No arm's images ran away."]
+    return ["Images ran away, so that a ratio with this arm is without this seed:", "", *lines]
 
 
 def shown(ratio: Ratio | None) -> str:

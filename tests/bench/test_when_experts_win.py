@@ -19,7 +19,7 @@ from bench.when_experts_win.learning import Course, Fed, learn, noised, rng_of
 from bench.when_experts_win.losses import Looked, losses_over_time, unsaid
 from bench.when_experts_win.measuring import routes
 from bench.when_experts_win.networks import Pool, Shape, answers, first_weights
-from bench.when_experts_win.report import BEGIN, END, Map, Place, in_page, report, verdict
+from bench.when_experts_win.report import BEGIN, END, Map, Place, in_page, report, runaways, verdict
 from bench.when_experts_win.settings import STAGES, Cell, Stage
 from bench.when_experts_win.trials import chosen_rates
 from paris_p2p.errors import UsageError
@@ -223,6 +223,15 @@ def test_the_line_where_experts_stop_to_win_lies_between_sizes(tmp_path: Path) -
     assert ratio is not None
     assert ratio.mean == pytest.approx(2 * math.sqrt(1.01 * 1.02))
     assert found.ratio(Place(8, 6), "monolith", "total-3", "judge") is None
+
+
+def test_a_seed_whose_images_ran_away_is_left_out_and_told(tmp_path: Path) -> None:
+    found = made(TINY, tmp_path, {8: 2.0, 12: 0.5})
+    found.found[Place(8, 6)][0]["distances"]["experts-3 kept"] = {"pixels": {"frechet": 1e6}}
+    ratio = found.ratio(Place(8, 6), "monolith", "experts-3 kept", "judge")
+    assert ratio == Ratio((2.0 * 1.02,))
+    [line] = runaways(found)
+    assert "experts-3 kept: 1e+06" in line
 
 
 def test_experts_pay_where_both_measures_say_so() -> None:

@@ -145,9 +145,8 @@ def report(found: Map) -> list[str]:
 
 def seeds_played(found: Map) -> str:
     """Returns how many seeds each size was played at, smallest size first."""
-    return ", ".join(
-        f"{len(found.found[place])} at {found.parameters(place) / 1000:.1f} k" for place in found.places
-    )
+    counts = ((len(found.found[place]), found.parameters(place) / 1000) for place in found.places)
+    return ", ".join(f"{count} at {size:.1f} k" for count, size in counts)
 
 
 def in_page(found: Map, page: str) -> str:

@@ -187,11 +187,11 @@ def test_the_pages_tables_are_those_of_the_files() -> None:
 
 
 def test_a_page_keeps_what_stands_around_its_tables(results: Path) -> None:
-    page = f"# Before\n\n{BEGIN}\nold\n{END}\n\nAfter\n"
+    page = f"# Before\n\n{BEGIN}\nof another day\n{END}\n\nAfter\n"
     written = in_page(Map("tiny", results), page)
     assert written.startswith(f"# Before\n\n{BEGIN}\n\nSeeds: 2 at ")
     assert written.endswith(f"{END}\n\nAfter\n")
-    assert "old" not in written
+    assert "of another day" not in written
 
 
 def test_some_seeds_alone_may_be_played(tmp_path: Path) -> None:

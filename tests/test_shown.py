@@ -100,7 +100,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Envelope[RunSpec]:
 def test_what_is_asked_before_the_yes_has_one_owner_line_whatever_the_run_says_of_itself(
     words: str, run: Envelope[RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paris_p2p.peer.summary.parameter_count", lambda spec, slot: 1000)
+    monkeypatch.setattr("paris_p2p.peer.summary.weights_bytes", lambda spec, slot: 2000)
     monkeypatch.setenv("COLUMNS", "80")
     asked = describe_run(hostile_run(run, words), PeerSettings(data_dir=tmp_path))
     harmless(asked)

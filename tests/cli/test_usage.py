@@ -89,6 +89,8 @@ WRONG = {
     "DATE": "tomorrow",
     "SPAN": "soon",
     "CARD": None,
+    "T": "1.5",
+    "LOW,HIGH": "0.8,0.2",
 }
 EXACT = {  # where a name or a file is one of few, or must be there
     ("peer start", "--profile"): "gpu-9000",

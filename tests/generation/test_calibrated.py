@@ -18,6 +18,7 @@ from paris_p2p.flow.mixture import Routing
 from paris_p2p.generation.export import export
 from paris_p2p.generation.exported import open_export
 from paris_p2p.generation.run_engine import open_engine, router_of
+from paris_p2p.generation.wishes import Wishes
 from paris_p2p.model.calibration import Calibration
 from paris_p2p.model.posterior import posterior_logits
 from paris_p2p.model.router import Router
@@ -54,7 +55,7 @@ def asked(router: Router | None) -> torch.Tensor:
 
 def test_engine_export_and_pipeline_answer_alike(made: MadeRun, tmp_path: Path) -> None:
     run = noted(made, CALIBRATION.note(), tmp_path / "router.safetensors")
-    engine = open_engine(run, Routing("full"), "per_expert", CPU)
+    engine = open_engine(run, Wishes(Routing("full")), CPU)
     assert engine.mixture.router is not None
     assert engine.mixture.router.calibration == CALIBRATION
     export(run, tmp_path / "model")
@@ -90,6 +91,6 @@ def test_an_uncalibrated_runs_export_says_nothing_of_it(made: MadeRun, tmp_path:
 def test_a_made_up_calibration_is_not_generated_with(made: MadeRun, tmp_path: Path) -> None:
     run = noted(made, {"calibration": "0.5,0.5"}, tmp_path / "router.safetensors")
     with pytest.raises(CheckpointError, match="calibration that cannot be read"):
-        open_engine(run, Routing("full"), "per_expert", CPU)
+        open_engine(run, Wishes(Routing("full")), CPU)
     with pytest.raises(CheckpointError, match="calibration that cannot be read"):
         export(run, tmp_path / "model")

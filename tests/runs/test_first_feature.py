@@ -75,6 +75,7 @@ class Spy(nn.Module):
         super().__init__()
         self.told: list[Tensor] = []
         self.rows = 0
+        self.calibration = None
 
     def forward(
         self, x: Tensor | None, t: Tensor | None, pooled: Tensor | None, first: Tensor | None = None

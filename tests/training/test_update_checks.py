@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -188,7 +187,7 @@ def test_a_crew_of_two_learns_digits_and_leaves_nothing_honest_out(digits: TinyR
             losses.append(held_out(digits, crew, ready))
             crew.adopt(ready)
     assert losses[-1] < 0.8 * losses[0]
-    assert all(later < earlier for earlier, later in pairwise(losses))
+    assert all(later < earlier for earlier, later in zip(losses, losses[2:], strict=False))
 
 
 def test_a_crew_is_compared_with_its_lead_alone(digits: TinyRun, crew: MadeCrew) -> None:

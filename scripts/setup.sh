@@ -51,7 +51,7 @@ make_venv() {
 
 set_up() {
   usable || make_venv
-  .venv/bin/python -m pip install --constraint constraints.txt --editable '.[demo,dev,evaluate]' ||
+  .venv/bin/python -m pip install --constraint constraints.txt --editable '.[demo,dev,evaluate,history]' ||
     give_up "pip could not install the project (see its last lines above)." \
       "Check the network and 'pip config list', then call this again: it goes on where it stopped"
   # Builds against GMP, which not every machine has; without it `paris-bootstrap check` says how to install it

@@ -15,6 +15,7 @@ import psutil
 from pydantic import ByteSize
 
 from paris_p2p.peer.profiles import Profile, known_profiles, load_profile
+from paris_p2p.sensors.gpu import visible
 
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,nounits")
 SMI_LIMIT_S = 20.0
@@ -127,25 +128,10 @@ def _gpus(listed: str) -> tuple[tuple[str, Gpu], ...]:
 
 
 def _visible(gpus: tuple[tuple[str, Gpu], ...], wanted: str | None) -> tuple[Gpu, ...]:
-    """Returns the GPUs as CUDA numbers them: CUDA_VISIBLE_DEVICES (`wanted`) chooses and orders, and ends at
-    the first name that is none.
-    """
-    if wanted is None:
-        return tuple(Gpu(place, gpu.name, gpu.memory_bytes) for place, (_, gpu) in enumerate(gpus))
-    chosen: list[Gpu] = []
-    for name in filter(None, (part.strip() for part in wanted.split(","))):
-        found = next(
-            (
-                gpu
-                for uuid, gpu in gpus
-                if name == str(gpu.index) or (len(name) > 4 and uuid.startswith(name))
-            ),
-            None,
-        )
-        if found is None:
-            break
-        chosen.append(Gpu(len(chosen), found.name, found.memory_bytes))
-    return tuple(chosen)
+    """Returns the GPUs as CUDA numbers them (sensors/gpu.py)."""
+    places = visible([uuid for uuid, _ in gpus], wanted)
+    chosen = (gpus[place][1] for place in places)
+    return tuple(Gpu(number, gpu.name, gpu.memory_bytes) for number, gpu in enumerate(chosen))
 
 
 def _ask_driver() -> str | None:

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -20,10 +20,13 @@ from pydantic import BaseModel
 from paris_p2p.disk import explained, write_atomic
 from paris_p2p.errors import ParisError, UsageError
 from paris_p2p.node.control_client import CONTROL_FILE, USAGE_STATUS
+from paris_p2p.node.control_guard import Guarded
 from paris_p2p.node.status import Status
 
 ControlAction = Callable[[], Awaitable[str]]
 Question = Callable[[bytes], Awaitable[BaseModel]]  # from a JSON body to what is answered
+TokenCheck = Callable[[Request], None]  # raises HTTPException 401 where a request has not the token
+Pages = Callable[[FastAPI, TokenCheck, str], None]  # adds routes; the last is the token
 MAX_QUESTION_BYTES = 1 << 26
 
 
@@ -33,8 +36,11 @@ async def serve_control(
     status: Callable[[], Awaitable[Status]],
     actions: Mapping[str, ControlAction],
     questions: Mapping[str, Question] = MappingProxyType({}),
+    pages: Sequence[Pages] = (),
 ) -> AsyncIterator[str]:
-    """Serves GET /status, POST /<action> and POST /ask/<question> while inside; yields the URL."""
+    """Serves GET /status, POST /<action>, POST /ask/<question> and what `pages` add while inside; yields the
+    URL.
+    """
 
     class Server(uvicorn.Server):
         @contextmanager
@@ -46,9 +52,11 @@ async def serve_control(
     listener.bind(("127.0.0.1", 0))
     listener.listen()  # before anybody can read where: the server takes it over in a moment
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    app = _app(token, status, actions, questions)
+    app = _app(token, status, actions, questions, pages)
     server = Server(
-        uvicorn.Config(app, log_level="error", lifespan="off", access_log=False, timeout_graceful_shutdown=5)
+        uvicorn.Config(
+            Guarded(app), log_level="error", lifespan="off", access_log=False, timeout_graceful_shutdown=5
+        )
     )
     path = data_dir / CONTROL_FILE
     with explained(path):  # whole, or not there: another command may be reading it
@@ -68,6 +76,7 @@ def _app(
     status: Callable[[], Awaitable[Status]],
     actions: Mapping[str, ControlAction],
     questions: Mapping[str, Question],
+    pages: Sequence[Pages],
 ) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -75,6 +84,9 @@ def _app(
         given = request.headers.get("authorization", "")
         if not secrets.compare_digest(given.encode(), f"Bearer {token}".encode()):
             raise HTTPException(401, "the token is in control.json of the peer's data directory")
+
+    for add in pages:
+        add(app, check, token)
 
     @app.get("/status")
     async def get_status(request: Request) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from paris_p2p.errors import DeviceError
+from paris_p2p.sensors.battery import BatteryReading
 from paris_p2p.sensors.gpu import GpuReading, GpuReport
+from paris_p2p.sensors.idle import IdleReading
 
 
 @dataclass
@@ -31,6 +33,51 @@ class FakeGpus:
     def heat(self, temperature_c: float) -> None:
         """Sets what the first GPU tells of its heat, making one where there is none."""
         self.report = GpuReport((fake_gpu(temperature_c=temperature_c),), "550.54")
+
+
+@dataclass
+class FakeBattery:
+    """A battery that is plugged in or not as a test says."""
+
+    reading: BatteryReading = field(default_factory=BatteryReading)
+
+    def read(self) -> BatteryReading:
+        """Returns what was set."""
+        return self.reading
+
+    def unplug(self, charge: float = 0.9) -> None:
+        """Sets that the machine runs on its battery."""
+        self.reading = BatteryReading(on_battery=True, charge=charge)
+
+    def plug_in(self) -> None:
+        """Sets that it does not."""
+        self.reading = BatteryReading(on_battery=False, charge=0.9)
+
+
+@dataclass
+class FakeIdle:
+    """A machine that was last touched so many seconds ago as a test says."""
+
+    reading: IdleReading = field(default_factory=lambda: IdleReading(3600.0, "terminals"))
+
+    def read(self) -> IdleReading:
+        """Returns what was set."""
+        return self.reading
+
+    def touched(self, ago_s: float) -> None:
+        """Sets when somebody last touched it."""
+        self.reading = IdleReading(ago_s, "X")
+
+
+@dataclass
+class FakeLoad:
+    """Processors of which others use so much as a test says."""
+
+    share: float | None = 0.0
+
+    def read(self) -> float | None:
+        """Returns what was set."""
+        return self.share
 
 
 def fake_gpu(temperature_c: float | None = 40.0, power_w: float | None = 30.0) -> GpuReading:

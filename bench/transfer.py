@@ -99,7 +99,7 @@ async def _serve_bare(swarm: RealSwarm) -> None:
 
 async def bare_mb_per_s(swarm: RealSwarm, peer: str, count_mb: int) -> float:
     control = await swarm._keeper.control()
-    _, writer = await control.open_stream(peer, BARE, 10)
+    _, writer, _ = await control.open_stream(peer, BARE, 10)
     # Into one place, as chunks are: StreamReader's memory, new for each piece or not as malloc likes, would
     # double the time.
     reader, room = (

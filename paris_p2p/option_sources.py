@@ -26,7 +26,7 @@ from paris_p2p.byte_size import Bytes
 from paris_p2p.disk import named_path
 from paris_p2p.errors import UsageError
 from paris_p2p.invite import peer_address
-from paris_p2p.peer_settings import PeerSettings
+from paris_p2p.peer_settings import MetricsAddress, PeerSettings, Webhook
 
 ENV_PREFIX = "PARIS_"
 INPUT_LETTERS = 100
@@ -116,6 +116,9 @@ class NodeOptions(Options):
     announce: Words = ()
     max_disk: Bytes | None = None  # None: half of what is free there (node/host.py)
     upload_limit: Bytes = ByteSize(0)
+    metrics: MetricsAddress = ""
+    notify: Annotated[tuple[Webhook, ...], NoDecode, BeforeValidator(words)] = ()
+    notify_names: bool = False
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)

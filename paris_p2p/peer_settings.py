@@ -6,6 +6,7 @@ import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field
 
@@ -30,6 +31,38 @@ def own_address(text: str) -> str:
     return text
 
 
+def metrics_address(text: str) -> str:
+    """Returns where metrics are served, as `address:port`, of `[HOST:]PORT`; ValueError when it is none."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
+    if host == "localhost":
+        host = "127.0.0.1"
+    if text == "":
+        return ""
+    if not (port.isascii() and port.isdecimal() and int(port) < 65536):
+        raise ValueError("is no [HOST:]PORT, such as 9464 or 127.0.0.1:9464")
+    address = own_address(host)
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def webhook(text: str) -> str:
+    """Returns an http or https URL, or @FILE with one; ValueError, which does not repeat it, for others."""
+    if text.startswith("@") and len(text) > 1:
+        return text
+    try:
+        parts = urlsplit(text)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or not text.isprintable() or " " in text:
+        raise ValueError("is no URL that begins with https:// or http://, nor @FILE with one")
+    return text
+
+
+MetricsAddress = Annotated[str, AfterValidator(metrics_address)]
+Webhook = Annotated[str, AfterValidator(webhook)]
+
+
 class PeerSettings(BaseModel):
     """Holds what this peer allows and where it lives; all options end here (option_sources.py)."""
 
@@ -50,3 +83,6 @@ class PeerSettings(BaseModel):
     micro_batch_clips: Annotated[int, Field(ge=0)] = 0  # 0: chosen to fit the memory
     compile: bool = True  # torch.compile on a GPU
     slot: str = ""  # claim only this one
+    metrics: MetricsAddress = ""  # where they are served; empty: nowhere
+    notify: tuple[Webhook, ...] = ()  # who hears of trouble
+    notify_names: bool = False  # names of private runs are told, too

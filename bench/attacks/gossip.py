@@ -53,7 +53,7 @@ async def subscriptions(lab: Lab, count: int = 225_000) -> None:
         options = [b"\x08\x01\x12" + _varint(len(name)) + name for name in names]
         message = b"".join(b"\x0a" + _varint(len(option)) + option for option in options)
         with suppress(SwarmError, ConnectionError):
-            _, writer = await control.open_stream(lab.victim.peer_id, "/meshsub/1.1.0", 10.0)
+            _, writer, _ = await control.open_stream(lab.victim.peer_id, "/meshsub/1.1.0", 10.0)
             writer.write(_varint(len(message)) + message)
             await writer.drain()
             await asyncio.sleep(0.05)

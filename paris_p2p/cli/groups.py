@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from paris_p2p.peer_settings import PeerSettings
 
 LINE, MACHINE, SAMPLING = "Network", "This machine", "Sampling"
+WATCHED = "Being watched"
 
 
 def option(about: str, value: str | None = None, *flags: str, panel: str | None = None, **more: Any) -> Any:
@@ -116,6 +117,35 @@ class NodeFlags:
             "SIZE",
             "half of what is free",
             panel=MACHINE,
+        ),
+    ] = None
+    metrics: Annotated[
+        str | None,
+        setting(
+            "metrics",
+            "Serve metrics for Prometheus here, on 127.0.0.1 unless an address is named.",
+            "[HOST:]PORT",
+            panel=WATCHED,
+        ),
+    ] = None
+    notify: Annotated[
+        list[str] | None,
+        setting(
+            "notify",
+            "A webhook, or @FILE with one, that is told of trouble; may be repeated.",
+            "URL",
+            panel=WATCHED,
+        ),
+    ] = None
+    notify_names: Annotated[
+        bool | None,
+        setting(
+            "notify_names",
+            "Tell webhooks what private runs are called.",
+            None,
+            "false",
+            panel=WATCHED,
+            flag="--notify-names/--no-notify-names",
         ),
     ] = None
 

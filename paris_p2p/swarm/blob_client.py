@@ -35,7 +35,7 @@ from paris_p2p.packed import Bounds, unpack
 from paris_p2p.records import MAX_MANIFEST_BYTES, RequestKind
 from paris_p2p.swarm.blob_requests import CONVERSATIONS
 from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
-from paris_p2p.swarm.p2pd import close_stream
+from paris_p2p.swarm.p2pd import Streams, close_stream
 from paris_p2p.swarm.pace import ANSWER_LEAST_BYTES_PER_S, Pace
 from paris_p2p.swarm.seam import MAX_CHUNKS_PER_REQUEST, SILENCE_S
 from paris_p2p.swarm.straight import StraightReader
@@ -50,7 +50,6 @@ MAX_RECORDS_BYTES = MAX_RECORDS * (DEFAULT_MAX_ENVELOPE_BYTES + 8)
 _BOUNDS = Bounds(items=MAX_CHUNKS_PER_REQUEST + 64, depth=4)  # of a head, and of a list of records
 CHUNK_HEAD = struct.Struct(">II")
 LENGTH = struct.Struct(">I")
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 OpenStream = Callable[[str, float], Awaitable[Streams]]  # (peer, time limit in seconds); UnreachableError
 
 
@@ -142,7 +141,7 @@ class BlobClient:
             piece = room[start : start + piece_bytes]
             await self._limit.take(len(piece))
             await reader.fill(piece, pace)
-            self._downloads.add(len(piece))
+            self._downloads.add(len(piece), relayed=reader.relayed)
 
     async def _body(self, peer: str, request: dict[str, Any], limit_bytes: int) -> bytes:
         async with self._ask(peer, request, SILENCE_S) as reader:
@@ -162,10 +161,10 @@ class BlobClient:
     async def _ask(
         self, peer: str, request: dict[str, Any], silence_s: float
     ) -> AsyncIterator[StraightReader]:
-        _, writer = await self._open_stream(peer, silence_s)
+        _, writer, relayed = await self._open_stream(peer, silence_s)
         try:
             # of a socket, so it reads, too
-            reader = StraightReader(cast(asyncio.Transport, writer.transport))
+            reader = StraightReader(cast(asyncio.Transport, writer.transport), relayed=relayed)
             writer.write(pack_head(request))
             yield reader
         except TimeoutError as error:

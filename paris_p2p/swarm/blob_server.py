@@ -20,6 +20,7 @@ import msgpack
 
 from paris_p2p.errors import BlobError, BusyError, StoreError, UnreachableError
 from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES
+from paris_p2p.swarm.addresses import is_relayed
 from paris_p2p.swarm.blob_client import CHUNK_HEAD, MAX_ADDRESSES, MAX_RECORDS, pack_head, read_map
 from paris_p2p.swarm.blob_requests import CONVERSATIONS, OPERATIONS, Ask, are_indexes, said
 from paris_p2p.swarm.limits import Meter, RateLimit, piece_of
@@ -87,6 +88,7 @@ class BlobServer:
             return
         seat = self._open[task] = Seat(peer, group_of(peer, address), False, task.cancel)
         try:
+            seat.relayed = is_relayed(address)
             seat.known = self.source is not None and self.source.knows(peer)
             self.seats.enter(seat, _now_s())
             # Past the writer, which copies what it cannot send at once; nothing else is ever sent on it.
@@ -263,7 +265,7 @@ class BlobServer:
                     await self._limit.take(len(piece))
                 stream.seat.moved_s = _now_s()  # it was we who waited
             await self._write(stream, piece)
-            self._uploads.add(len(piece))
+            self._uploads.add(len(piece), relayed=stream.seat.relayed)
 
     async def _write(self, stream: BlobRequest, data: bytes | memoryview) -> None:
         """Sends all of `data`.

@@ -49,8 +49,9 @@ class DaemonOptions:
     announce: tuple[str, ...] = ()
     relays: tuple[str, ...] = ()
     relay_service: bool = False
+    measures: bool = False  # it tells what it measures of itself, on 127.0.0.1
 
-    def arguments(self, control: Path) -> list[str]:
+    def arguments(self, control: Path, metrics_port: int = 0) -> list[str]:
         """Returns p2pd's flags.
 
         Bootstrap peers are not among them: p2pd ends itself when none of those answers at once.
@@ -76,6 +77,8 @@ class DaemonOptions:
             "autonat": str(int(not self._is_loopback)),  # also turns hole punching on
             "natPortMap": str(int(not self._is_loopback)),
         }
+        if metrics_port:
+            flags["metricsAddr"] = f"127.0.0.1:{metrics_port}"
         if self.announce:
             flags["announceAddrs"] = ",".join(self.announce)
         if self.relays:  # with discovery on, a relay slot takes minutes
@@ -97,15 +100,22 @@ def daemon_options(identity: Identity, settings: PeerSettings, relay_service: bo
             f"{key_path} is another peer's key than {identity.peer_id}; use one data directory per peer"
         )
     return DaemonOptions(
-        key_path, settings.host, settings.port, settings.announce, settings.relays, relay_service
+        key_path,
+        settings.host,
+        settings.port,
+        settings.announce,
+        settings.relays,
+        relay_service,
+        measures=bool(settings.metrics),
     )
 
 
 class Daemon:
     """A running p2pd, which `start_daemon` makes and `stop` ends."""
 
-    def __init__(self, process: asyncio.subprocess.Process, folder: Path):
+    def __init__(self, process: asyncio.subprocess.Process, folder: Path, metrics_port: int = 0):
         self.process, self.folder = process, folder
+        self.metrics_port = metrics_port  # on 127.0.0.1; 0: it measures nothing
         self.control = folder / "control.sock"
         self.streams = folder / "streams.sock"
         self._lines: deque[str] = deque(maxlen=8)
@@ -194,11 +204,11 @@ class Daemon:
 async def start_daemon(options: DaemonOptions) -> Daemon:
     """Starts p2pd and waits until it listens; PortInUseError or DaemonError."""
     check_port_free(options.host, options.port)
-    folder = _socket_folder()
+    folder, metrics_port = _socket_folder(), free_local_port() if options.measures else 0
     try:
         process = await asyncio.create_subprocess_exec(
             str(daemon_path()),
-            *options.arguments(folder / "control.sock"),
+            *options.arguments(folder / "control.sock", metrics_port),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -214,7 +224,7 @@ async def start_daemon(options: DaemonOptions) -> Daemon:
         raise DaemonError(
             f"p2pd cannot be run here: {error}; it is a program for x86-64 Linux or macOS, reinstall hivemind"
         ) from error
-    daemon = Daemon(process, folder)
+    daemon = Daemon(process, folder, metrics_port)
     try:
         await daemon.wait_ready()
     except BaseException:  # also when cancelled: no child stays behind
@@ -258,6 +268,13 @@ def check_port_free(host: str, port: int) -> None:
                 raise DaemonError(
                     f"{where}; choose an address of this machine with --host and a --port you may use"
                 ) from error
+
+
+def free_local_port() -> int:
+    """Returns a TCP port of 127.0.0.1 that nobody listens on now: p2pd does not say which one it took."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def on_port(options: DaemonOptions, addresses: Sequence[str]) -> DaemonOptions:

@@ -87,6 +87,9 @@ class FakeSwarm(Swarm):
     def last_words(self) -> str:
         return ""
 
+    async def daemon_metrics(self) -> str:
+        return ""
+
     @property
     def refused(self) -> dict[str, int]:
         return dict(self.view.refused)

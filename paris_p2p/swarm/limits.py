@@ -46,18 +46,19 @@ def piece_of(limit_bytes_per_s: float) -> int:
 
 
 class Meter:
-    """Counts bytes in all, bytes per second over the last seconds, and seconds in which something that
-    should fill the line was on its way.
+    """Counts bytes in all and those of them that went through a relay, bytes per second over the last
+    seconds, and seconds in which something that should fill the line was on its way.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.total_bytes = 0
+        self.total_bytes = self.relayed_bytes = 0
         self._clock = clock
         self._recent: deque[tuple[int, int]] = deque()  # (tenth of a second, bytes)
         self._filling, self._filled_s, self._since_s = 0, 0.0, 0.0
 
-    def add(self, count_bytes: int) -> None:
+    def add(self, count_bytes: int, *, relayed: bool = False) -> None:
         self.total_bytes += count_bytes
+        self.relayed_bytes += count_bytes if relayed else 0
         tenth = int(self._clock() * 10)
         if self._recent and self._recent[-1][0] == tenth:
             count_bytes += self._recent.pop()[1]

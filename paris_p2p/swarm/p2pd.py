@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from hivemind.proto import p2pd_pb2 as pb
@@ -24,6 +24,14 @@ STREAM_BUFFER_BYTES = 2 << 20
 MAX_MESSAGE_BYTES = 4 << 20
 # (peer id, multiaddr it is connected from, …)
 StreamHandler = Callable[[str, str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Streams(NamedTuple):
+    """The two ends of an open stream, and whether it goes through a relay."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    relayed: bool = False
 
 
 class Control:
@@ -98,7 +106,7 @@ class Control:
 
     async def open_stream(
         self, peer: str, protocol: str, timeout_s: float
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    ) -> Streams:
         """Opens a stream to a peer, which is dialled first where needed; UnreachableError."""
         request = pb.Request(
             type=pb.Request.STREAM_OPEN,
@@ -117,7 +125,7 @@ class Control:
         except BaseException:  # cancelled on the way: the socket must not be left open
             await close_stream(writer)
             raise
-        return reader, writer
+        return Streams(reader, writer, is_relayed(to_text(response.streamInfo.addr)))
 
     async def handle_streams(self, protocol: str, socket: Path, handler: StreamHandler) -> asyncio.Server:
         """Has p2pd bring incoming streams of `protocol` to `handler`, until the returned server is closed."""

@@ -23,6 +23,7 @@ from paris_p2p.swarm.blob_client import MAX_ADDRESSES, PROTOCOL, BlobClient, Str
 from paris_p2p.swarm.blob_server import BlobServer
 from paris_p2p.swarm.clocks import check_clock
 from paris_p2p.swarm.daemon import Daemon, DaemonOptions, daemon_options
+from paris_p2p.swarm.daemon_metrics import read_metrics
 from paris_p2p.swarm.dht import BulletinBoard, open_board
 from paris_p2p.swarm.entries import OnRecord
 from paris_p2p.swarm.gossip import Gossip
@@ -121,6 +122,8 @@ class RealSwarm(Swarm):
             self._uploads.bytes_per_s(),
             self._downloads.bytes_per_s(),
             self._uploads.filled_s,
+            self._uploads.relayed_bytes,
+            self._downloads.relayed_bytes,
         )
 
     @property
@@ -130,6 +133,10 @@ class RealSwarm(Swarm):
     @property
     def last_words(self) -> str:
         return self._keeper.last_words
+
+    async def daemon_metrics(self) -> str:
+        link = self._keeper.link
+        return await read_metrics(link.daemon.metrics_port) if link else ""
 
     @property
     def refused(self) -> dict[str, int]:

@@ -49,6 +49,8 @@ class Transfer:
     upload_bytes_per_s: float = 0.0
     download_bytes_per_s: float = 0.0
     uploading_s: float = 0.0
+    uploaded_relayed_bytes: int = 0  # of uploaded_bytes, what went through a relay
+    downloaded_relayed_bytes: int = 0
 
 
 class Shown(Protocol):
@@ -122,6 +124,12 @@ class Swarm(Protocol):
     @property
     def last_words(self) -> str:
         """Returns what the daemon said before it last died; empty if it never did."""
+        ...
+
+    async def daemon_metrics(self) -> str:
+        """Returns what p2pd measures of itself, as text for Prometheus; empty where it measures nothing, or
+        does not answer.
+        """
         ...
 
     @property

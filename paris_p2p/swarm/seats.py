@@ -43,6 +43,7 @@ class Seat:
     since_s: float = 0.0
     moved_s: float = 0.0
     bulk: bool = False
+    relayed: bool = False  # its stream goes through a relay
 
 
 def who_leaves(

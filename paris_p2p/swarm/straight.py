@@ -17,7 +17,8 @@ class StraightReader(asyncio.BufferedProtocol):
     What nobody asked for yet stays with p2pd.
     """
 
-    def __init__(self, transport: asyncio.Transport):
+    def __init__(self, transport: asyncio.Transport, *, relayed: bool = False):
+        self.relayed = relayed  # it goes through a relay
         self._transport, self._before = transport, transport.get_protocol()
         self._room = memoryview(b"")  # what is still to be filled
         self._news = asyncio.Event()  # full, or ended

@@ -91,6 +91,8 @@ WRONG = {
     "CARD": None,
     "T": "1.5",
     "LOW,HIGH": "0.8,0.2",
+    "[HOST:]PORT": "here",
+    "URL": "ftp://192.0.2.1/",
 }
 EXACT = {  # where a name or a file is one of few, or must be there
     ("peer start", "--profile"): "gpu-9000",

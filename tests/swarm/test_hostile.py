@@ -210,7 +210,7 @@ def _answer_with(swarm: Any, answer: bytes) -> None:
 
 async def _say(swarm: Any, peer: str, request: bytes) -> bytes:
     control = await swarm._keeper.control()
-    reader, writer = await control.open_stream(peer, PROTOCOL, 10)
+    reader, writer, _ = await control.open_stream(peer, PROTOCOL, 10)
     try:
         writer.write(request)
         return await reader.read(1 << 16)
@@ -220,7 +220,7 @@ async def _say(swarm: Any, peer: str, request: bytes) -> bytes:
 
 async def _open(swarm: Any, peer: str, request: bytes) -> asyncio.StreamWriter:
     """A stream that sends this and then neither reads nor ends."""
-    _, writer = await (await swarm._keeper.control()).open_stream(peer, PROTOCOL, 10)
+    writer = (await (await swarm._keeper.control()).open_stream(peer, PROTOCOL, 10)).writer
     writer.transport.pause_reading()
     writer.write(request)
     return writer  # type: ignore[no-any-return]

@@ -126,7 +126,7 @@ async def test_chunks_that_end_half_way_are_a_seat_that_went_to_another_and_no_f
     answer = pack_head({"ok": True}) + CHUNK_HEAD.pack(0, 4) + b"good" + CHUNK_HEAD.pack(1, 4) + b"ha"
 
     async def opened(peer: str, limit_s: float) -> Streams:
-        return await asyncio.open_unix_connection(sock=here)
+        return Streams(*await asyncio.open_unix_connection(sock=here))
 
     client = BlobClient(opened, Meter(), RateLimit(0))
     with there:

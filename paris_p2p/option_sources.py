@@ -44,6 +44,7 @@ _FIELDS = {
     "download_limit": "download_limit_bytes_per_s",
     "micro_batch": "micro_batch_clips",
 }
+_SECRET = ("notify",)  # whose values are repeated in no message
 _NAMES = {field: name for name, field in _FIELDS.items()}
 
 
@@ -205,12 +206,13 @@ def _refusal(
     """Returns the first thing that is wrong in the words of the place where it stands."""
     first = error.errors()[0]
     name = _NAMES.get(str(first["loc"][0]), str(first["loc"][0]))
-    origin, value = origins.get(name, flag_of(name)), str(first["input"])[:INPUT_LETTERS]
+    origin = origins.get(name, flag_of(name))
+    value = "" if name in _SECRET else str(first["input"])[:INPUT_LETTERS]
     stands = origin if origin in (flag_of(name), variable_of(name)) else f"{origin}: {name}"
     if first["type"] == "extra_forbidden" and kind is not None:
         return UsageError(f"{stands} is no setting; there are {', '.join(sorted(kind.model_fields))}")
     limit = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return UsageError(f"{stands} {value}: {limit}")
+    return UsageError(f"{stands} {value}".rstrip() + f": {limit}")
 
 
 def _toml(value: Any) -> str:

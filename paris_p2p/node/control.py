@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel
 
@@ -21,7 +19,7 @@ from paris_p2p.disk import explained, write_atomic
 from paris_p2p.errors import ParisError, UsageError
 from paris_p2p.node.control_client import CONTROL_FILE, USAGE_STATUS
 from paris_p2p.node.control_guard import Guarded
-from paris_p2p.node.status import Status
+from paris_p2p.node.http_serving import serving_http
 
 ControlAction = Callable[[], Awaitable[str]]
 Question = Callable[[bytes], Awaitable[BaseModel]]  # from a JSON body to what is answered
@@ -33,7 +31,7 @@ MAX_QUESTION_BYTES = 1 << 26
 @asynccontextmanager
 async def serve_control(
     data_dir: Path,
-    status: Callable[[], Awaitable[Status]],
+    status: Callable[[], Awaitable[BaseModel]],
     actions: Mapping[str, ControlAction],
     questions: Mapping[str, Question] = MappingProxyType({}),
     pages: Sequence[Pages] = (),
@@ -41,39 +39,25 @@ async def serve_control(
     """Serves GET /status, POST /<action>, POST /ask/<question> and what `pages` add while inside; yields the
     URL.
     """
-
-    class Server(uvicorn.Server):
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield  # Ctrl-C is the peer's to handle
-
     token = secrets.token_urlsafe(24)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()  # before anybody can read where: the server takes it over in a moment
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     app = _app(token, status, actions, questions, pages)
-    server = Server(
-        uvicorn.Config(
-            Guarded(app), log_level="error", lifespan="off", access_log=False, timeout_graceful_shutdown=5
-        )
-    )
     path = data_dir / CONTROL_FILE
     with explained(path):  # whole, or not there: another command may be reading it
         write_atomic(path, json.dumps({"url": url, "token": token, "pid": os.getpid()}), mode=0o600)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield url
-    finally:
-        server.should_exit = True
-        path.unlink(missing_ok=True)
-        await task
-        listener.close()
+    async with serving_http(Guarded(app), listener):
+        try:
+            yield url
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _app(
     token: str,
-    status: Callable[[], Awaitable[Status]],
+    status: Callable[[], Awaitable[BaseModel]],
     actions: Mapping[str, ControlAction],
     questions: Mapping[str, Question],
     pages: Sequence[Pages],

@@ -22,6 +22,7 @@ from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.node.doorkeeper import Doorkeeper
 from paris_p2p.node.facing import Facing, Member, WordLimits
+from paris_p2p.node.loop_watch import LoopWatch
 from paris_p2p.node.open_copies import clear_work, sweep_work
 from paris_p2p.node.plain_files import sweep_opened
 from paris_p2p.peer_settings import PeerSettings
@@ -49,6 +50,7 @@ class Host:
     sources: SourceLedger = field(default_factory=SourceLedger)
     members: dict[str, Member] = field(default_factory=dict)  # by run id
     words: WordLimits = field(default_factory=WordLimits)
+    loop_watch: LoopWatch = field(default_factory=LoopWatch)
     swarm: Swarm = field(init=False)
 
     def shown_to(self, peer: str, action: RequestKind, run: str, thing: str) -> Facing:
@@ -103,11 +105,12 @@ async def open_host(
 
             host.swarm = await _at_its_old_port(settings, open_at)
             # A node that relays is others' way in, also of those that are to be let in by another.
-            keeping_door = [] if relay_service else [asyncio.create_task(Doorkeeper(host).run())]
+            beside = [] if relay_service else [asyncio.create_task(Doorkeeper(host).run())]
+            beside.append(asyncio.create_task(host.loop_watch.run()))
             try:
                 yield host
             finally:
-                await end_tasks(keeping_door)
+                await end_tasks(beside)
                 clear_work(settings.data_dir)
 
 

@@ -25,6 +25,7 @@ from paris_p2p.node.older_nodes import warn_of_older_nodes
 from paris_p2p.node.record_reading import OPENING_S
 from paris_p2p.node.run_disk import RunDisk
 from paris_p2p.node.stock import stock_answer
+from paris_p2p.node.tallies import Tallies
 from paris_p2p.records import BlobRef, CardRecord, RequestKind
 from paris_p2p.rules.chunks import order_sources
 from paris_p2p.rules.keeping import card_blobs
@@ -44,6 +45,7 @@ class RunNode(RunDisk):
         self.membership, self.admitter = Membership(self), Admitter(self)
         self.exchange = KeyExchange(self)
         self._fetches = 0  # of updates, so far
+        self.tallies = Tallies()
         self.listeners.append(self.membership.note)
         self.answers: dict[RequestKind, Answer] = {  # to what other peers say about this run
             "hello": self.membership.answer_hello,

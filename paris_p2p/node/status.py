@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import psutil
 from pydantic import BaseModel, ConfigDict
 
 from paris_p2p.node.crew_status import CrewStatus, crew_status
 from paris_p2p.node.governance import Governance, governance
+from paris_p2p.node.node_figures import NodeFigures, node_figures
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.slot_news import slot_news
+from paris_p2p.node.tallies import Tallies
 from paris_p2p.rules.claims import lead_of
 from paris_p2p.rules.refusals import words_of
 from paris_p2p.rules.rest import rests_until_s
@@ -41,15 +42,8 @@ class SlotStatus(BaseModel):
     attestations: int = 0
     pending: int = 0  # cards that wait for attestation
     news: str = ""  # what the slot waits for, where it does
+    done: bool = False  # its last step is trained, or its owner ended the run
     crew: CrewStatus | None = None  # who trains it together, in a run with crews
-
-
-class PeerStatus(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    peer_id: str
-    path: str  # direct or relayed
-    role: str = "?"
 
 
 class TrainingStatus(BaseModel):
@@ -76,10 +70,8 @@ class TrainingStatus(BaseModel):
         return f"{self.micro_batch_clips} of {self.batch_clips} clips at once{twice}"
 
 
-class Status(BaseModel):
+class Status(NodeFigures):
     """The run as this peer sees it."""
-
-    model_config = ConfigDict(frozen=True)
 
     at: float
     run: str
@@ -90,17 +82,12 @@ class Status(BaseModel):
     phase: str
     why: str
     slots: tuple[SlotStatus, ...]
-    peers: tuple[PeerStatus, ...]
     training: TrainingStatus | None = None
     refused_cards: dict[str, int] = {}
     attested: int = 0
-    uploaded_bytes: int = 0
-    downloaded_bytes: int = 0
-    upload_bytes_per_s: float = 0.0
-    download_bytes_per_s: float = 0.0
-    disk_bytes: int = 0
-    memory_bytes: int = 0  # resident, this process and its children
-    daemon_restarts: int = 0
+    checkpoint_s: float = 0.0  # the run's interval between checkpoints
+    claim_s: float = 0.0  # how long a lead's claim holds without being renewed
+    tallies: Tallies = Tallies()
     governance: Governance = Governance()
 
 
@@ -114,6 +101,7 @@ def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
     woken_s = woken_at_s(node.state, slot)
     news = slot_news(view, lead, pending, now_s, done=done, refused=refusal, woken_s=woken_s)
     status: dict[str, Any] = {"slot": slot, "pending": pending, "news": news, "refusal": refusal}
+    status |= {"done": done}
     status["crew"] = crew_status(node, slot, lead.signer if lead else "", now_s)
     if lead is not None:
         status |= {"lead": lead.signer, "epoch": lead.record.epoch}
@@ -155,16 +143,6 @@ def _newest_refusal(node: RunNode, slot: str) -> str:
 async def run_status(node: RunNode, *, role: str, phase: str, why: str, **more: Any) -> Status:
     """Returns the Status of one run on this host; `more` are the fields only a volunteer has."""
     now = time.time()
-    swarm = node.host.swarm
-    peers = tuple(
-        PeerStatus(
-            peer_id=peer.peer_id,
-            path="direct" if peer.direct else "relayed",
-            role=node.roles.get(peer.peer_id, "?"),
-        )
-        for peer in await swarm.peers()
-    )
-    transfer = swarm.transfer
     return Status(
         at=now,
         run=node.run,
@@ -175,27 +153,11 @@ async def run_status(node: RunNode, *, role: str, phase: str, why: str, **more: 
         phase=phase,
         why=why,
         slots=tuple(slot_status(node, slot, now) for slot in node.spec.slots),
-        peers=peers,
         refused_cards=dict(node.refused),
-        uploaded_bytes=transfer.uploaded_bytes,
-        downloaded_bytes=transfer.downloaded_bytes,
-        upload_bytes_per_s=transfer.upload_bytes_per_s,
-        download_bytes_per_s=transfer.download_bytes_per_s,
-        disk_bytes=node.host.store.used_bytes(),
-        memory_bytes=tree_memory_bytes(),
-        daemon_restarts=swarm.daemon_restarts,
+        checkpoint_s=node.spec.timing.checkpoint_s,
+        claim_s=node.spec.timing.claim_s,
+        tallies=node.tallies,
         governance=governance(node),
+        **await node_figures(node.host, node.roles),
         **more,
     )
-
-
-def tree_memory_bytes() -> int:
-    """Returns the resident bytes of this process and all it started."""
-    me = psutil.Process()
-    total = 0
-    for process in [me, *me.children(recursive=True)]:
-        try:
-            total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total

@@ -181,8 +181,10 @@ class Attestor:
         tip = self.node.board.tip(slot)
         # of many waiting cards of a maker few are kept, and this one may become the tip
         self.node.hold(purpose, {card.record.weights.id, card.record.resume.id})
+        began_s = time.monotonic()
         try:
             if (result := await self._measure_unless_moot(card, tip)) is not None:
+                self.node.tallies = self.node.tallies.checked(time.monotonic() - began_s)
                 await self._judge(card, result, tip)
         except ParisError as error:
             self._memory[slot].failed_after(self.node.board.tip(slot)).update((card.id, card.signer))

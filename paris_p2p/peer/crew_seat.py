@@ -233,6 +233,7 @@ class CrewSeat:
         base = self.base.id if self.base is not None else ""
         self._deaths = self._deaths + 1 if base == self._died_on else 1
         self._died_on = base
+        self.node.tallies = self.node.tallies.trainer_died()
         if isinstance(error, MemoryLimitError) or self._deaths >= MAX_TRAINER_DEATHS:
             raise error
         self.say(f"{error}; it is started again from the tip")

@@ -299,6 +299,7 @@ class Outbox:
         tip, before = self.node.board.tip(self.slot), self.state
         self._become(before.seen(tip, time.monotonic()))
         if self.state is not before and tip is not None:
+            self.node.tallies = self.node.tallies.published(self.state.upload_s)
             seq = tip.card.record.seq
             self.say(f"{self.slot} seq {seq} is the tip after {self.state.upload_s:.1f} s")
         return tip

@@ -76,6 +76,7 @@ class TrainerProcess:
             after = after_end(self.life, in_order=in_order, wanted=self._wanted)
             if after == "over":
                 return
+            self.outbox.node.tallies = self.outbox.node.tallies.trainer_died()
             words = " / ".join(list(worker.last_words)[-3:])
             self.say(
                 f"the trainer of {self.slot} died (status {worker.returncode}): {words or 'it said nothing'}"

@@ -22,9 +22,10 @@ from typing import Any, Literal
 from paris_p2p.disk import explained, write_atomic
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MemoryLimitError, MissingKeyError, ParisError, RevokedError, SwarmError
+from paris_p2p.node.node_figures import tree_memory_bytes
 from paris_p2p.node.publish import tell_own_cards_again
 from paris_p2p.node.run_node import RunNode
-from paris_p2p.node.status import Status, run_status, tree_memory_bytes
+from paris_p2p.node.status import Status, run_status
 from paris_p2p.peer.attest import Attestor
 from paris_p2p.peer.check import Gate
 from paris_p2p.peer.claiming import Claimer

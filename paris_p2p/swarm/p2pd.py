@@ -104,9 +104,7 @@ class Control:
         finally:
             await close_stream(writer)
 
-    async def open_stream(
-        self, peer: str, protocol: str, timeout_s: float
-    ) -> Streams:
+    async def open_stream(self, peer: str, protocol: str, timeout_s: float) -> Streams:
         """Opens a stream to a peer, which is dialled first where needed; UnreachableError."""
         request = pb.Request(
             type=pb.Request.STREAM_OPEN,

@@ -1,0 +1,84 @@
+"""What every node that runs for days can say of itself, whatever it does: peers, bytes, disk, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from paris_p2p.disk import free_bytes
+from paris_p2p.node.host import Host
+from paris_p2p.node.loop_watch import LoopStalls
+
+
+class PeerStatus(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    peer_id: str
+    path: str  # direct or relayed
+    role: str = "?"
+
+
+class NodeFigures(BaseModel):
+    """The figures of one node, since it was started."""
+
+    model_config = ConfigDict(frozen=True)
+
+    peers: tuple[PeerStatus, ...]
+    uploaded_bytes: int = 0
+    downloaded_bytes: int = 0
+    upload_bytes_per_s: float = 0.0
+    download_bytes_per_s: float = 0.0
+    uploaded_relayed_bytes: int = 0  # of uploaded_bytes, what went through a relay
+    downloaded_relayed_bytes: int = 0
+    refused_by_network: dict[str, int] = {}  # records, gossip and requests, by reason
+    disk_bytes: int = 0
+    disk_limit_bytes: int = 0  # what blobs may take; 0: no limit
+    disk_free_bytes: int = 0  # of the disk that they lie on
+    memory_bytes: int = 0  # resident, this process and its children
+    daemon_restarts: int = 0
+    loop: LoopStalls = LoopStalls()
+
+
+async def node_figures(host: Host, roles: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """Returns the fields of NodeFigures; `roles` are what peers said that they are here as."""
+    swarm, transfer = host.swarm, host.swarm.transfer
+    peers = tuple(
+        PeerStatus(
+            peer_id=peer.peer_id,
+            path="direct" if peer.direct else "relayed",
+            role=roles.get(peer.peer_id, "?"),
+        )
+        for peer in await swarm.peers()
+    )
+    return {
+        "peers": peers,
+        "uploaded_bytes": transfer.uploaded_bytes,
+        "downloaded_bytes": transfer.downloaded_bytes,
+        "upload_bytes_per_s": transfer.upload_bytes_per_s,
+        "download_bytes_per_s": transfer.download_bytes_per_s,
+        "uploaded_relayed_bytes": transfer.uploaded_relayed_bytes,
+        "downloaded_relayed_bytes": transfer.downloaded_relayed_bytes,
+        "refused_by_network": swarm.refused,
+        "disk_bytes": host.store.used_bytes(),
+        "disk_limit_bytes": host.store.max_bytes,
+        "disk_free_bytes": free_bytes(host.store.root),
+        "memory_bytes": tree_memory_bytes(),
+        "daemon_restarts": swarm.daemon_restarts,
+        "loop": host.loop_watch.stalls,
+    }
+
+
+def tree_memory_bytes() -> int:
+    """Returns the resident bytes of this process and all it started."""
+    me = psutil.Process()
+    total = 0
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total

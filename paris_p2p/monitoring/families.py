@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -14,14 +15,18 @@ from paris_p2p.shown import shown
 LABEL_LETTERS = 64
 MAX_REASONS_TOLD = 64  # of each kind: the largest; the rest is summed up
 REST = "other reasons"
-_FAMILIES = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily, "summary": SummaryMetricFamily}
+_FAMILIES: dict[str, Any] = {
+    "gauge": GaugeMetricFamily,
+    "counter": CounterMetricFamily,
+    "summary": SummaryMetricFamily,
+}
 
 
 class Families:
     """Gathers samples; `metrics` lists what was gathered, each metric once."""
 
     def __init__(self) -> None:
-        self._found: dict[str, Metric] = {}
+        self._found: dict[str, Any] = {}
 
     def metrics(self) -> Iterator[Metric]:
         yield from self._found.values()
@@ -46,7 +51,7 @@ class Families:
         for label, count in bounded.items():
             self.add("paris_refused", count, what=what, reason=label)
 
-    def _family(self, name: str) -> Metric:
+    def _family(self, name: str) -> Any:
         kind = METRICS[name]
         if name not in self._found:
             self._found[name] = _FAMILIES[kind.kind](name, kind.help, labels=kind.labels)

@@ -19,7 +19,7 @@ from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import RequestKind
 from paris_p2p.swarm.addresses import split_peer
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
-from paris_p2p.swarm.blob_client import MAX_ADDRESSES, PROTOCOL, BlobClient, Streams
+from paris_p2p.swarm.blob_client import MAX_ADDRESSES, PROTOCOL, BlobClient
 from paris_p2p.swarm.blob_server import BlobServer
 from paris_p2p.swarm.clocks import check_clock
 from paris_p2p.swarm.daemon import Daemon, DaemonOptions, daemon_options
@@ -29,6 +29,7 @@ from paris_p2p.swarm.entries import OnRecord
 from paris_p2p.swarm.gossip import Gossip
 from paris_p2p.swarm.limits import EventLimit, Meter, RateLimit
 from paris_p2p.swarm.link import LinkKeeper
+from paris_p2p.swarm.p2pd import Streams
 from paris_p2p.swarm.seam import (
     MAX_CHUNK_BYTES,
     SILENCE_S,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Kind = Literal["gauge", "counter", "summary"]
+Measure = Literal["gauge", "counter", "summary"]
 
 
 class MetricKind(NamedTuple):
     """What a metric is: a counter's samples end in _total, a summary has _count and _sum."""
 
-    kind: Kind
+    kind: Measure
     help: str
     labels: tuple[str, ...] = ()
 

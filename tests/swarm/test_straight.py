@@ -11,8 +11,7 @@ import pytest
 from paris_p2p.errors import BusyError
 from paris_p2p.swarm.blob_client import CHUNK_HEAD, BlobClient, pack_head
 from paris_p2p.swarm.limits import Meter, RateLimit
-from paris_p2p.swarm.p2pd import Streams
-from paris_p2p.swarm.p2pd import close_stream
+from paris_p2p.swarm.p2pd import Streams, close_stream
 from paris_p2p.swarm.pace import Pace
 from paris_p2p.swarm.straight import StraightReader
 

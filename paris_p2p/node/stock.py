@@ -35,11 +35,11 @@ async def stock_answer(node: Stocking, body: bytes) -> bytes | None:
         return None
     if not isinstance(skip, int) or not 0 <= skip <= _MAX_SKIPPED:
         return None
-    blobs = await asyncio.to_thread(lambda: tuple(_stocked(node))[skip : skip + MAX_STOCKED])
+    blobs = await asyncio.to_thread(lambda: tuple(stocked(node))[skip : skip + MAX_STOCKED])
     return encode(StockList(blobs=blobs).model_dump())
 
 
-def _stocked(node: Stocking) -> Iterator[Stocked]:
+def stocked(node: Stocking) -> Iterator[Stocked]:
     """Yields what the tips need, with the updates for the next ones, then the data of the run."""
     for slot in tuple(node.board.slots):
         if (tip := node.board.tip(slot)) is not None:

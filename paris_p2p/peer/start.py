@@ -15,6 +15,7 @@ from paris_p2p.handed_word import HandedWord
 from paris_p2p.invite import Invite
 from paris_p2p.monitoring.watched import watched_peer
 from paris_p2p.node.control import serve_control
+from paris_p2p.node.healing import heal_questions
 from paris_p2p.node.host import Host, open_host
 from paris_p2p.node.invite_peers import keep_invite_peers
 from paris_p2p.node.joining import join_run, newcomer_host, newcomer_of
@@ -126,8 +127,9 @@ async def live(
             await asyncio.to_thread(parameter_count, node.spec, node.spec.slots[0])
         volunteer = Volunteer(node, host.settings, role=role, say=console.say)
         actions = {"pause": volunteer.pause, "resume": volunteer.resume, "stop": volunteer.leave}
+        questions = desk.questions | heal_questions(node)
         async with (
-            serve_control(host.settings.data_dir, volunteer.status, actions, desk.questions),
+            serve_control(host.settings.data_dir, volunteer.status, actions, questions),
             watched_peer(host.settings, volunteer.status, host.swarm, console.say),
         ):
             _leave_on_signals(volunteer)

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from blake3 import blake3
@@ -148,11 +148,20 @@ def take_in(source: Path, data: Path) -> None:
     sync_directory(data.parent)
 
 
-def bad_chunks(data: Path, manifest: Manifest) -> list[int]:
-    """Hashes a file again and returns the indexes of chunks that are not what the manifest says."""
-    chunks = ((index, read_file_chunk(data, manifest, index)) for index in range(len(manifest.chunks)))
+def bad_chunks(data: Path, manifest: Manifest, indexes: Iterable[int] | None = None) -> list[int]:
+    """Hashes a file again, or the chunks of it that are asked for, and returns the indexes of those that are
+    not what the manifest says. The last is not where bytes follow it.
+    """
+    last = len(manifest.chunks) - 1
+    is_longer = data.stat().st_size > manifest.size_bytes
+    chunks = (
+        (index, read_file_chunk(data, manifest, index))
+        for index in (range(last + 1) if indexes is None else indexes)
+    )
     return [
-        index for index, chunk in chunks if chunk is None or blake3(chunk).digest() != manifest.chunks[index]
+        index
+        for index, chunk in chunks
+        if chunk is None or blake3(chunk).digest() != manifest.chunks[index] or (is_longer and index == last)
     ]
 
 

@@ -118,6 +118,9 @@ EXACT = {  # where a name or a file is one of few, or must be there
 
 def verbs() -> Iterator[tuple[str, Any]]:
     for room, group in typer.main.get_command(paris.app).commands.items():  # type: ignore[attr-defined]
+        if not hasattr(group, "commands"):
+            yield room, group  # a command of its own
+            continue
         for name, command in group.commands.items():
             yield from (
                 (f"{room} {name} {one}".rstrip(), beneath)
@@ -148,6 +151,8 @@ def result_of(verb: str, *words: str, prepared: Path) -> Any:
 
 def typed_as(verb: str, words: Sequence[str]) -> list[str]:
     """Returns a whole command: `say` has its folder before the verb."""
+    if " " not in verb:
+        return [verb, *words]
     room, first, *more = verb.split()
     return [room, first, *words[:1], *more, *words[1:]] if more else [room, first, *words]
 

@@ -40,17 +40,19 @@ LEAN = 0.03  # difference of mean luma between two halves that is seen
 
 def measure(frames: Frames) -> Attributes:
     """Returns every attribute of a clip, by name."""
+    motion, pace, extent = _movement(frames)
+    return {**look(frames), "motion": motion, "pace": pace, "extent": extent}
+
+
+def look(frames: Frames) -> Attributes:
+    """Returns the attributes that a single picture has too, by name."""
     pixels = frames.astype(np.float64) / 255
     luma = pixels @ LUMA  # T H W
-    motion, pace, extent = _movement(frames)
     return {
         "brightness": _band("brightness", float(luma.mean())),
         "contrast": _band("contrast", float(luma.std(axis=(1, 2)).mean())),
         "colour": _colour(pixels),
         "lighter": _lighter(luma.mean(axis=0)),
-        "motion": motion,
-        "pace": pace,
-        "extent": extent,
     }
 
 

@@ -1,0 +1,1 @@
+"""Sets of pictures and clips that any machine can make, small enough to be carried to another."""

@@ -67,11 +67,25 @@ TEMPLATES = (
     "{brightness} footage; {motion}, with {contrast}",
 )
 
+FEW_TEMPLATES = (TEMPLATES[0], TEMPLATES[1], TEMPLATES[5])
+
 
 def write(attributes: Attributes, rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:
     """Writes a clip's caption, and says which attributes it mentions; speed and extent are left out."""
-    template = TEMPLATES[int(rng.integers(len(TEMPLATES)))]
-    words = {name: wordings[attributes[name]] for name, wordings in WORDS.items()}
+    return _filled(attributes, rng, TEMPLATES, None)
+
+
+def write_plainly(attributes: Attributes, rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:
+    """Writes a caption as `write` does, with one wording of each value: 360 different ones at most."""
+    return _filled(attributes, rng, FEW_TEMPLATES, 1)
+
+
+def _filled(
+    attributes: Attributes, rng: np.random.Generator, templates: tuple[str, ...], most: int | None
+) -> tuple[str, tuple[str, ...]]:
+    """Fills one of the templates with one of the first `most` wordings of each value, or of all."""
+    template = templates[int(rng.integers(len(templates)))]
+    words = {name: wordings[attributes[name]][:most] for name, wordings in WORDS.items()}
     text = template.format(
         **{name: choices[int(rng.integers(len(choices)))] for name, choices in words.items()}
     )

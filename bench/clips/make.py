@@ -83,7 +83,7 @@ def make(
     spawn = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(prefix="clips-") as scratch,
-        ProcessPoolExecutor(workers, spawn, initializer=_begin_worker, initargs=(Path(scratch),)) as pool,
+        ProcessPoolExecutor(workers, spawn, initializer=begin_worker, initargs=(Path(scratch),)) as pool,
     ):
         try:
             for finished in as_completed([pool.submit(record, part) for part in missing]):
@@ -97,7 +97,9 @@ def make(
     return rows
 
 
-def plan(out: Path, clips: int, rng_seed: int, domains: tuple[str, ...]) -> list[Part]:
+def plan(
+    out: Path, clips: int, rng_seed: int, domains: tuple[str, ...], part_clips: int = PART_CLIPS
+) -> list[Part]:
     """Returns the parts, one scene after another in turn, so that a broken-off run has some of everything."""
     scenes = [
         (domain, scene, share)
@@ -107,9 +109,9 @@ def plan(out: Path, clips: int, rng_seed: int, domains: tuple[str, ...]) -> list
         )
     ]
     parts = [
-        Part(out, rng_seed, domain, scene, number, min(PART_CLIPS, share - number * PART_CLIPS))
+        Part(out, rng_seed, domain, scene, number, min(part_clips, share - number * part_clips))
         for domain, scene, share in scenes
-        for number in range(-(-share // PART_CLIPS))
+        for number in range(-(-share // part_clips))
     ]
     return sorted(parts, key=lambda part: part.number)
 
@@ -123,16 +125,22 @@ def record(part: Part) -> int:
     """Makes one part's clips; its list of them is written last, under its final name at once."""
     from examples.gameplay import write_video
 
-    rng_seed = int(np.random.SeedSequence(part.entropy).generate_state(1)[0] >> 8)  # games take 24 to 31 bits
     rows: list[Row] = []
-    with closing(WORLDS[part.domain].player(part.scene, rng_seed)) as played:
-        for number, (episode, clip) in enumerate(itertools.islice(_numbered(played), part.clips)):
-            name = f"{part.domain}-{part.scene}-{part.number:03d}-{number:02d}.mp4"
-            lit = light.draw(np.random.default_rng((*part.entropy, LIGHT, episode))).on(np.stack(clip))
-            write_video(part.out / name, list(lit), QUANTISER, PIXEL_FORMAT)
-            rows.append(_row(part, name, number, episode, lit))
+    for number, (episode, lit) in enumerate(filmed_of(part)):
+        name = f"{part.domain}-{part.scene}-{part.number:03d}-{number:02d}.mp4"
+        write_video(part.out / name, list(lit), QUANTISER, PIXEL_FORMAT)
+        rows.append(_row(part, name, number, episode, lit))
     write_atomic(part.done_path, "".join(json.dumps(row) + "\n" for row in rows))
     return len(rows)
+
+
+def filmed_of(part: Part) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (episode, lit frames [T, H, W, 3]) of each of a part's clips."""
+    rng_seed = int(np.random.SeedSequence(part.entropy).generate_state(1)[0] >> 8)  # games take 24 to 31 bits
+    with closing(WORLDS[part.domain].player(part.scene, rng_seed)) as played:
+        for episode, clip in itertools.islice(_numbered(played), part.clips):
+            lamp = light.draw(np.random.default_rng((*part.entropy, LIGHT, episode)))
+            yield episode, lamp.on(np.stack(clip))
 
 
 def _numbered(played: Iterator[list[list[np.ndarray]]]) -> Iterator[tuple[int, list[np.ndarray]]]:
@@ -153,7 +161,7 @@ def _row(part: Part, name: str, number: int, episode: int, frames: np.ndarray) -
     }
 
 
-def _begin_worker(scratch: Path) -> None:
+def begin_worker(scratch: Path) -> None:
     """Gives a worker one thread and a folder.
 
     VizDoom makes `_vizdoom` where it runs, and fails if another does.

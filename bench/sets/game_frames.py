@@ -38,9 +38,7 @@ def episodes_of(kind: str, rng_seed: int) -> Generator[list[Frame], None, None]:
     world, scene = GAMES[kind]
     with _own_folder(), closing(WORLDS[world].player(scene, rng_seed)) as played:
         for episode in played:
-            frames = [
-                clip[int(i)] for clip in episode for i in np.linspace(0, len(clip) - 1, FRAMES_A_CLIP)
-            ]
+            frames = [clip[int(i)] for clip in episode for i in np.linspace(0, len(clip) - 1, FRAMES_A_CLIP)]
             if frames:
                 yield frames
 

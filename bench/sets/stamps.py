@@ -64,12 +64,14 @@ def dealt_stamps(stamps: list[Stamp]) -> dict[str, list[Stamp]]:
 
 def paste(picture: Picture, cut: NDArray[np.float32], top: int, left: int) -> None:
     """Lays a scaled stamp [h w 4] over a picture, in place; what lies outside is cut off."""
-    height, width = picture.shape[:2]
-    rows = slice(max(0, top), min(height, top + cut.shape[0]))
-    columns = slice(max(0, left), min(width, left + cut.shape[1]))
-    part = cut[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-    if part.size:
-        picture[rows, columns] = part[..., :3] + (1 - part[..., 3:]) * picture[rows, columns]
+    (first_row, last_row), (first_column, last_column) = (
+        (max(0, at), min(side, at + size))
+        for at, side, size in zip((top, left), picture.shape, cut.shape, strict=False)
+    )
+    if first_row < last_row and first_column < last_column:
+        part = cut[first_row - top : last_row - top, first_column - left : last_column - left]
+        under = picture[first_row:last_row, first_column:last_column]
+        under[:] = part[..., :3] + (1 - part[..., 3:]) * under
 
 
 def _read(path: Path) -> NDArray[np.float32]:

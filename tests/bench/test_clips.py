@@ -14,7 +14,7 @@ import pytest
 
 from bench.clips import captions, light
 from bench.clips.attributes import BANDS, HUES, measure
-from bench.clips.make import Row, _begin_worker, make, plan, split
+from bench.clips.make import Row, begin_worker, make, plan, split
 from bench.clips.worlds import WORLDS, World, WorldError, check_installed
 from examples.gameplay import FPS, FRAMES, SIDE_PIXELS
 from paris_p2p.data.decode import ClipShape
@@ -282,7 +282,7 @@ def test_every_worker_runs_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: p
         monkeypatch.setenv(name, "1")
     folders = set()
     for _ in range(2):
-        _begin_worker(tmp_path)
+        begin_worker(tmp_path)
         folders.add(Path.cwd())
     assert len(folders) == 2
     assert {folder.parent for folder in folders} == {tmp_path}

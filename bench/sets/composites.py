@@ -27,7 +27,7 @@ SIZES = {"small": (0.26, 0.36), "large": (0.42, 0.56)}  # of the longer side, as
 COUNTS = ("one", "two", "three")
 PLACES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "middle": (0, 0)}
 OFF = 0.25  # how far from the middle a place is, as a share of the side
-DEALT = ("test", "validation", "train")  # the first sources go to the first, until it has enough
+SPLIT_NAMES = ("train", "validation", "test")
 LOOK, PICTURE = 0, 1  # what a draw is for
 Rng = np.random.Generator
 Drawer = Callable[[Rng], Ground]
@@ -41,26 +41,21 @@ class Composite:
     caption: str
     seen: Seen
     said: tuple[str, ...]
-    source: int  # number among its kind's
-    split: str
+    source: int  # number among its kind's and split's
 
 
-def composites(
-    kind: str, wanted: dict[str, int], stamps: dict[str, list[Stamp]], rng_seed: int
-) -> Generator[Composite, None, None]:
-    """Yields the pictures of one kind: so many of each split, the splits by source and by stamp."""
-    entropy = (rng_seed, KINDS.index(kind))
-    missing = dict(wanted)
+def composites(kind: str, split: str, stamps: list[Stamp], rng_seed: int) -> Generator[Composite, None, None]:
+    """Yields pictures of one kind and split without end, source after source.
+
+    Splits share no source: each draws its own looks, and plays its own episodes.
+    """
+    entropy = (rng_seed, KINDS.index(kind), SPLIT_NAMES.index(split))
     number = 0
     with closing(_grounds(kind, entropy)) as sources:
         for source, drawers in enumerate(sources):
-            split = next((name for name in DEALT if missing[name]), None)
-            if split is None:
-                return
-            for draw in drawers[: missing[split]]:
+            for draw in drawers:
                 rng = np.random.default_rng((*entropy, PICTURE, number))
-                yield _composed(draw(rng), stamps[split], rng, source, split)
-                missing[split] -= 1
+                yield _composed(draw(rng), stamps, rng, source)
                 number += 1
 
 
@@ -83,7 +78,7 @@ def _from_look(kind: str, entropy: tuple[int, ...]) -> Drawer:
     return lambda rng: draw_ground(kind, SIDE_PIXELS, np.random.default_rng(entropy), rng)
 
 
-def _composed(ground: Ground, stamps: list[Stamp], rng: Rng, source: int, split: str) -> Composite:
+def _composed(ground: Ground, stamps: list[Stamp], rng: Rng, source: int) -> Composite:
     lit = replace(light.draw(rng), mirrored=False).on(np.round(255 * ground).astype(np.uint8)[None])[0]
     picture = lit.astype(np.float32) / 255
     placed = _stamped(picture, stamps, rng)
@@ -91,7 +86,7 @@ def _composed(ground: Ground, stamps: list[Stamp], rng: Rng, source: int, split:
     seen = look(pixels[None])
     seen = {"brightness": seen["brightness"], "colour": seen["colour"], **placed}
     caption, said = write_caption(seen, rng)
-    return Composite(pixels, caption, seen, said, source, split)
+    return Composite(pixels, caption, seen, said, source)
 
 
 def _stamped(picture: Ground, stamps: list[Stamp], rng: Rng) -> Seen:

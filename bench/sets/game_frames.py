@@ -24,7 +24,7 @@ GAMES: dict[str, tuple[str, str]] = {
     "shelter": ("vizdoom", "take_cover"),
     "island": ("crafter", "gather"),
 }
-FRAMES_A_CLIP = 2
+FRAMES_A_CLIP = 3
 CROP_PIXELS = 44  # of 64: which part of a frame is seen is drawn for each picture
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -26,20 +28,24 @@ def draw_pictures(
     check_games()
     load_stamps(stamps)  # what is missing is told before any process starts
     shares = {name: split(count, len(KINDS)) for name, count in wanted.items()}
-    parts = [Kept(folder, f"{PART}-{kind}") for kind in KINDS]
-    missing = [k for k, part in enumerate(parts) if not part.is_done]
-    draw = partial(draw_kind, folder, stamps, rng_seed)
+    parts = {
+        Kept(folder, f"{PART}-{kind}-{name}"): partial(draw_kind, stamps, rng_seed, kind, name, share[k])
+        for k, kind in enumerate(KINDS)
+        for name, share in shares.items()
+        if share[k]
+    }
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        futures = [pool.submit(draw, k, {name: share[k] for name, share in shares.items()}) for k in missing]
+        futures = [pool.submit(draw, part) for part, draw in parts.items() if not part.is_done]
         for future in as_completed(futures):
             say(future.result())
-    return parts
+    return list(parts)
 
 
-def draw_kind(folder: Path, stamps: Path, rng_seed: int, kind: int, wanted: dict[str, int]) -> str:
-    """Draws one kind's pictures and returns its name."""
-    name = KINDS[kind]
-    drawn = list(composites(name, wanted, dealt_stamps(load_stamps(stamps)), rng_seed))
-    known = [Known(p.caption, f"{name}-{p.source}", p.split, name, p.seen, p.said) for p in drawn]
-    Kept(folder, f"{PART}-{name}").write(np.stack([p.picture for p in drawn])[:, None], known)
-    return name
+def draw_kind(stamps: Path, rng_seed: int, kind: str, name: str, count: int, part: Kept) -> str:
+    """Draws the pictures of one kind and split `name`, writes them, and returns the part's name."""
+    pictures = composites(kind, name, dealt_stamps(load_stamps(stamps))[name], rng_seed)
+    with closing(pictures):
+        drawn = list(islice(pictures, count))
+    known = [Known(p.caption, f"{kind}-{name}-{p.source}", name, kind, p.seen, p.said) for p in drawn]
+    part.write(np.stack([p.picture for p in drawn])[:, None], known)
+    return part.name

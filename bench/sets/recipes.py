@@ -19,4 +19,4 @@ IMAGES = Recipe(
     codec_steps=3000,
     held_out=5000,
 )
-PICTURES = {"train": 60_000, "validation": 1000, "test": 5000}
+PICTURES = {"train": 60_000, "validation": 1500, "test": 5000}

@@ -275,12 +275,12 @@ def _real(drawn: Drawn, recipe: Recipe, say: Say) -> dict[str, NDArray[Any]]:
     floor, probe = np.sort(train[: len(test)]), np.sort(train[len(test) :][: recipe.probe])
     rows = {"test": test, "floor": floor, "probe": probe}
     real: dict[str, NDArray[Any]] = {f"rows/{name}": which.astype(np.int32) for name, which in rows.items()}
-    seen = {"raw": drawn.pixels(test), "floor": drawn.pixels(floor)}
+    pixels_of = {"raw": drawn.pixels(test), "floor": drawn.pixels(floor)}
     if not recipe.real_features:
-        return real | {f"pixels/{name}": pixels for name, pixels in seen.items()}
+        return real | {f"pixels/{name}": pixels for name, pixels in pixels_of.items()}
     for name in recipe.real_features:
         network = load_features(name)
-        for what, pixels in seen.items():
+        for what, pixels in pixels_of.items():
             features = [network(part).cpu().half().numpy() for part in _batches(pixels)]
             real[f"{what}/{name}"] = np.concatenate(features)
             say(f"{name} looked at {len(pixels)} real clips")

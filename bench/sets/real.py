@@ -22,7 +22,7 @@ RAW = {"raw": "test", "floor": "floor"}  # features of pixels, and the rows that
 CODED = {"codec": "test", "probe": "probe"}  # features of clips that went through the codec
 
 
-def looked_at(made: ProductSet, networks: Sequence[str], device: str = "cpu") -> ProductSet:
+def look(made: ProductSet, networks: Sequence[str], device: str = "cpu") -> ProductSet:
     """Returns the set with the features of its real clips that it lacks: `raw`, `floor`, `codec`, `probe`.
 
     So every distance comes of one network on one machine.

@@ -28,9 +28,10 @@ from paris_p2p.disk import write_atomic
 from paris_p2p.errors import DataError
 from paris_p2p.spec import ClipShape, LatentShape, TextShape
 
-SET_FILE, LATENTS, TEXT, REAL, CODEC = (
+SET_FILE, LATENTS, MORE, TEXT, REAL, CODEC = (
     "set.json",
     "latents.safetensors",
+    "latents-{}.safetensors",
     "text.safetensors",
     "real.safetensors",
     "codec",
@@ -38,6 +39,7 @@ SET_FILE, LATENTS, TEXT, REAL, CODEC = (
 TRAIN, VALIDATION, TEST = 0, 1, 2  # of `split`
 UNSAID = -1  # an attribute that the caption does not mention
 INT8_STEPS = 127
+MOST_BYTES = 45 << 20  # of latents in one file; more are stored in several
 _COLUMNS = ("cluster", "caption", "source", "split", "attributes", "world")
 _WORDS = ("tokens", "mask", "pooled")
 
@@ -106,13 +108,18 @@ def save(made: ProductSet, folder: Path, int8: bool = False) -> About:
     value: what is read back is then the data, for every arm.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    latents = {"latents": made.latents.half()}
+    stored, scale = made.latents.half(), torch.ones(made.latents.shape[1])
     if int8:
         scale = made.latents.float().abs().amax((0, 2, 3, 4)).clamp(min=1e-6) / INT8_STEPS  # [C]
         stored = (made.latents.float() / _by_channel(scale)).round().to(torch.int8)
-        latents = {"latents": stored, "scale": scale}
+    for stale in folder.glob(MORE.format("*")):
+        stale.unlink()
+    rows = max(1, MOST_BYTES // (stored[0].numel() * stored.element_size()))
+    first, *more = torch.split(stored, rows)
     columns = {name: getattr(made, name).contiguous() for name in _COLUMNS}
-    save_file({**latents, **columns}, folder / LATENTS)
+    save_file({"latents": first.contiguous(), "scale": scale, **columns}, folder / LATENTS)
+    for number, part in enumerate(more, 2):
+        save_file({"latents": part.contiguous()}, folder / MORE.format(number))
     save_file(
         {
             "tokens": made.tokens.half(),
@@ -141,9 +148,10 @@ def load(folder: Path, check: bool = True) -> ProductSet:
         real = {name: values.numpy() for name, values in load_file(folder / REAL).items()}
     except (OSError, SafetensorError, ValidationError) as error:
         raise DataError(f"{folder} holds no set ({str(error)[:160]}); make it or carry it here") from error
-    latents = clips["latents"]
-    if "scale" in clips:
-        latents = (latents.float() * _by_channel(clips["scale"])).half()
+    scale = clips["scale"]
+    latents = torch.cat([clips["latents"], *(load_file(path)["latents"] for path in _more(folder))])
+    if latents.dtype == torch.int8:  # a part at a time: as floats all are four times as large
+        latents = torch.cat([(part * _by_channel(scale)).half() for part in latents.split(4096)])
     return ProductSet(
         about=about,
         latents=latents,
@@ -236,7 +244,13 @@ def _by_channel(values: Tensor) -> Tensor:
 def _files(folder: Path) -> list[str]:
     """Returns the files that a set is pinned by, as paths inside its folder."""
     codec = sorted(path for path in (folder / CODEC).rglob("*") if path.is_file())
-    return [LATENTS, TEXT, REAL, *(path.relative_to(folder).as_posix() for path in codec)]
+    more = [path.name for path in _more(folder)]
+    return [LATENTS, *more, TEXT, REAL, *(path.relative_to(folder).as_posix() for path in codec)]
+
+
+def _more(folder: Path) -> list[Path]:
+    """Returns the files with the latents that did not fit the first, in order."""
+    return sorted(folder.glob(MORE.format("*")))
 
 
 def _hash(path: Path) -> str:

@@ -1,0 +1,84 @@
+"""Makes a whole set: draws what is missing, assembles it, and draws sheets to look at."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.sets.assembly import Drawn, Say, assemble
+from bench.sets.clip_parts import film_clips
+from bench.sets.image_parts import draw_pictures
+from bench.sets.parts import Kept
+from bench.sets.recipes import CLIPS, CLIPS_IN_ALL, IMAGES, PICTURES
+from bench.sets.stamps import FOLDER
+from bench.when_experts_win.product_set import About, ProductSet, load
+from paris_p2p.data.sheet import COLUMNS, ROWS, SheetBlock, contact_sheet
+
+RECIPES = {"images": IMAGES, "clips": CLIPS}
+SHEET, CODED_SHEET = "clusters.png", "codec.png"
+MAGNIFIED = 2  # times, of pictures up to MAGNIFIED_UP_TO
+MAGNIFIED_UP_TO = 48
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Says which set is to be made, where, and of how many clips in all."""
+
+    stage: str
+    out: Path
+    share: float = 1.0  # of the clips that the stage asks for
+    stamps: Path = FOLDER
+    rng_seed: int = 0
+    jobs: int = 2
+
+    @property
+    def work(self) -> Path:
+        """Returns where drawn parts are kept; it may be deleted when the set is there."""
+        return self.out.with_name(f"{self.out.name}-work")
+
+
+def make_set(wish: Wish, say: Say) -> About:
+    """Makes a set and returns what it is; what is there of it already is not made again."""
+    began_s = time.monotonic()
+    parts = _drawn_parts(wish, say)
+    say(f"drawn after {time.monotonic() - began_s:.0f} s")
+    recipe, drawn = RECIPES[wish.stage], Drawn.read(parts)
+    about = assemble(drawn, recipe, wish.out, wish.work, say)
+    draw_sheets(load(wish.out, check=False), drawn, wish.out)
+    say(f"the set is in {wish.out} after {time.monotonic() - began_s:.0f} s")
+    return about
+
+
+def draw_sheets(made: ProductSet, drawn: Drawn, out: Path) -> None:
+    """Draws train clips of each cluster, and some clips above what the codec gives back of them."""
+    rng = np.random.default_rng(0)
+    train, cluster = made.rows(0).numpy(), made.cluster.numpy()
+    blocks, coded = [], []
+    for k in range(made.about.clusters):
+        mine = train[cluster[train] == k]
+        rows = np.sort(rng.permutation(mine)[: COLUMNS * ROWS])
+        pictures = drawn.pixels(rows)
+        blocks.append(SheetBlock(f"cluster {k}: {len(mine)} clips", _shown(pictures)))
+        back = made.codec().decode(made.latents[rows[:COLUMNS]].float()).numpy()
+        both = _shown(pictures[:COLUMNS]), _shown(back)
+        coded.append(SheetBlock(f"cluster {k}, and through the codec", both[0] + both[1]))
+    contact_sheet(blocks, out / SHEET)
+    contact_sheet(coded, out / CODED_SHEET)
+
+
+def _drawn_parts(wish: Wish, say: Say) -> list[Kept]:
+    if wish.stage == "images":
+        wanted = {name: max(1, round(wish.share * count)) for name, count in PICTURES.items()}
+        return draw_pictures(wish.work, wanted, wish.stamps, wish.rng_seed, wish.jobs, say)
+    count = round(wish.share * CLIPS_IN_ALL)
+    return film_clips(wish.work, count, wish.stamps, wish.rng_seed, wish.jobs, say)
+
+
+def _shown(pixels: np.ndarray) -> list[np.ndarray]:
+    """Returns each clip's middle frame, larger where it is small."""
+    times = MAGNIFIED if pixels.shape[2] <= MAGNIFIED_UP_TO else 1
+    large = np.ones((times, times, 1), np.uint8)
+    return [np.kron(clip[len(clip) // 2], large) for clip in pixels]

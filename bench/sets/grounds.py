@@ -1,7 +1,7 @@
 """Draws backgrounds: gradients, stripes, checks, clouds, dots and heaps of rectangles.
 
 A ground has a look (its colours, angle and scale), which belongs to its source, and a place in it, which
-each picture draws anew. Legend: S pixels a side.
+each picture draws anew; only a gradient, which fills the picture, has none. Legend: S pixels a side.
 """
 
 from __future__ import annotations

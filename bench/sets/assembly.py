@@ -21,6 +21,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from bench.ddm_vs_monolith.results import commit
 from bench.sets.parts import Kept, Known, Pixels
+from bench.sets.quick_features import load_quick_features
 from bench.when_experts_win.product_set import (
     CODEC,
     TEST,
@@ -37,11 +38,11 @@ from paris_p2p.codec.pca import fit_pca
 from paris_p2p.codec.text import TextBatch, load_text_encoder
 from paris_p2p.codec.video import Codec, latent_shape, load_codec
 from paris_p2p.data.clusters import MAX_FIT_CLIPS, ClusterModel, fit_clusters
+from paris_p2p.disk import replacing
 from paris_p2p.features.image import load_features
 from paris_p2p.spec import ClipShape, TextShape
 
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
-CLUSTER_FEATURES = "efficientnet-lite0"
 CLUSTERS = "clusters.safetensors"
 AT_ONCE = 64
 TRAINED_CODEC = "trained-image"
@@ -149,7 +150,7 @@ def assemble(drawn: Drawn, recipe: Recipe, out: Path, work: Path, say: Say) -> A
         tokens=words.tokens.half(),
         mask=words.mask,
         pooled=words.pooled.half(),
-        real=_real(drawn, recipe, say),
+        real=_real(drawn, recipe, work, say),
     )
     return save(made, out, int8=True)
 
@@ -178,11 +179,9 @@ def _counted(names: Sequence[str]) -> torch.Tensor:
 
 @torch.inference_mode()
 def cluster_features(pixels: Pixels, frames: int) -> NDArray[np.float16]:
-    """Returns EfficientNet-lite0's features of clips [n F], in bfloat16: a third of the time on a CPU."""
-    network = load_features(CLUSTER_FEATURES, frames=frames)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = [network(part).half().numpy() for part in _batches(pixels)]
-    return np.concatenate(found)
+    """Returns EfficientNet-lite0's features of clips [n F], rounded as quick_features.py says."""
+    network = load_quick_features(frames)
+    return np.concatenate([network(part).half().numpy() for part in _batches(pixels)])
 
 
 def find_clusters(
@@ -267,7 +266,7 @@ def _numbered(known: Sequence[Known], recipe: Recipe) -> Table:
     )
 
 
-def _real(drawn: Drawn, recipe: Recipe, say: Say) -> dict[str, NDArray[Any]]:
+def _real(drawn: Drawn, recipe: Recipe, work: Path, say: Say) -> dict[str, NDArray[Any]]:
     """Returns the real test clips and as many train clips (the floor): pixels, or networks' features."""
     rng = np.random.default_rng((recipe.rng_seed, 1))
     test = np.sort(rng.permutation(drawn.rows(TEST))[: recipe.held_out])
@@ -279,9 +278,18 @@ def _real(drawn: Drawn, recipe: Recipe, say: Say) -> dict[str, NDArray[Any]]:
     if not recipe.real_features:
         return real | {f"pixels/{name}": pixels for name, pixels in pixels_of.items()}
     for name in recipe.real_features:
-        network = load_features(name)
         for what, pixels in pixels_of.items():
-            features = [network(part).cpu().half().numpy() for part in _batches(pixels)]
-            real[f"{what}/{name}"] = np.concatenate(features)
+            real[f"{what}/{name}"] = _looked(pixels, name, work / f"real-{what}-{name}.npy")
             say(f"{name} looked at {len(pixels)} real clips")
     return real
+
+
+def _looked(pixels: Pixels, name: str, path: Path) -> NDArray[np.float16]:
+    """Returns a network's features of clips [n F]; what was looked at once is read."""
+    if not path.exists():
+        network = load_features(name)
+        features = [network(part).half().numpy() for part in _batches(pixels)]
+        with replacing(path, durable=False) as file:
+            np.save(file, np.concatenate(features))
+    found: NDArray[np.float16] = np.load(path)
+    return found

@@ -28,7 +28,7 @@ GAMES = ("vizdoom", "crafter")
 MOVING = "stamps"
 PART_CLIPS = 120
 WORDING, LIT, LOOK = 1, 2, 3  # what a draw is for
-PER_MILLE = {"test": 90, "validation": 40}  # of the sources; the rest is trained on
+PER_MILLE = {"test": 140, "validation": 60}  # of the sources; the rest is trained on
 SAID = ("brightness", "contrast", "colour", "lighter", "motion")  # what a caption may mention
 Film = Callable[[], str]
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.ddm_vs_monolith.results import write_json
 from bench.sets.assembly import Drawn, Say, assemble
 from bench.sets.clip_parts import film_clips
+from bench.sets.given_away import given_away
 from bench.sets.image_parts import draw_pictures
 from bench.sets.parts import Kept
 from bench.sets.recipes import CLIPS, CLIPS_IN_ALL, IMAGES, PICTURES
@@ -18,7 +20,7 @@ from bench.when_experts_win.product_set import About, ProductSet, load
 from paris_p2p.data.sheet import COLUMNS, ROWS, SheetBlock, contact_sheet
 
 RECIPES = {"images": IMAGES, "clips": CLIPS}
-SHEET, CODED_SHEET = "clusters.png", "codec.png"
+SHEET, CODED_SHEET, GIVEN_AWAY = "clusters.png", "codec.png", "given-away.json"
 MAGNIFIED = 2  # times, of pictures up to MAGNIFIED_UP_TO
 MAGNIFIED_UP_TO = 48
 
@@ -47,7 +49,9 @@ def make_set(wish: Wish, say: Say) -> About:
     say(f"drawn after {time.monotonic() - began_s:.0f} s")
     recipe, drawn = RECIPES[wish.stage], Drawn.read(parts)
     about = assemble(drawn, recipe, wish.out, wish.work, say)
-    draw_sheets(load(wish.out, check=False), drawn, wish.out)
+    made = load(wish.out, check=False)
+    draw_sheets(made, drawn, wish.out)
+    write_json(wish.out / GIVEN_AWAY, given_away(made))
     say(f"the set is in {wish.out} after {time.monotonic() - began_s:.0f} s")
     return about
 

@@ -24,7 +24,7 @@ IMAGES = Recipe(
     codec_steps=2000,
     held_out=5000,
 )
-CLIPS_IN_ALL = 24_000
+CLIPS_IN_ALL = 16_000
 CLIPS = Recipe(
     stage="clips",
     clip=ClipShape(frames=FRAMES, height=CLIP_PIXELS, width=CLIP_PIXELS, fps=FPS),

@@ -12,20 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
-
 from bench.ddm_vs_monolith.data import Bench
+from bench.ddm_vs_monolith.flops import clip_flops
 from bench.ddm_vs_monolith.settings import Arm, Scale
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import UsageError
-from paris_p2p.flow.path import clip_losses
 from paris_p2p.identity import Identity
 from paris_p2p.model.presets import (
     Config,
-    build_expert,
-    build_router,
     count_parameters,
     expert_config,
     router_config,
@@ -196,36 +190,6 @@ def total_width(scale: Scale, latent: LatentShape, text: TextShape) -> int:
 
 def _key(config: Config) -> tuple[tuple[str, int | float | str | bool], ...]:
     return tuple(sorted(config.items()))
-
-
-@lru_cache(maxsize=64)
-def clip_flops(
-    config: tuple[tuple[str, int | float | str | bool], ...],
-    latent: LatentShape,
-    text: TextShape,
-    *,
-    router: bool = False,
-) -> tuple[int, int]:
-    """Returns (forward, forward and backward) FLOPs of one clip, as torch counts them: matrix products,
-    attention included.
-    """
-    network = build_router(dict(config)) if router else build_expert(dict(config))
-    x, t = torch.zeros(1, *latent.shape), torch.zeros(1)
-    tokens, mask = torch.zeros(1, text.tokens, text.dim), torch.ones(1, text.tokens, dtype=torch.bool)
-    pooled = torch.zeros(1, text.pooled_dim)
-
-    def forward() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):  # the path whose attention torch can count
-            answer: Tensor = network(x, t, pooled) if router else network(x, t, tokens, mask, pooled)
-        return answer
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        forward()
-    only_forward = counter.get_total_flops()
-    with FlopCounterMode(display=False) as counter:
-        answer = forward().float()
-        torch.autograd.backward(clip_losses(answer[..., None], torch.zeros_like(answer[..., None])).sum())
-    return int(only_forward), int(counter.get_total_flops())
 
 
 def run_of(bench: Bench, plan_: Plan, rng_seed: int, learning_rate: float, steps: int) -> Envelope[RunSpec]:

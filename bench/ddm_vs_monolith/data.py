@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench.ddm_vs_monolith.dealing import deal_groups
 from bench.ddm_vs_monolith.results import Results, require_protocol, write_json
 from bench.ddm_vs_monolith.settings import Partition, Scale
 from paris_p2p.codec.video import Codec, load_codec
@@ -161,17 +162,6 @@ def deal(bench: Bench) -> None:
 
 def _write(work: Path, split: Split, k: int, samples: Iterator[Sample]) -> Iterator[PreparedShard]:
     return write_shards(work / "random", split, k, samples, SHARD_BYTES)
-
-
-def deal_groups(groups: Sequence[str], wanted: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Returns the part of each row [N]: whole groups go in random order, each to the part that lacks most."""
-    names, of_row, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    missing = np.asarray(wanted, dtype=np.float64)
-    part = np.zeros(len(names), dtype=np.int64)
-    for group in rng.permutation(len(names)):
-        part[group] = int(missing.argmax())
-        missing[part[group]] -= counts[group]
-    return part[of_row]
 
 
 class HeldOut:

@@ -1,4 +1,6 @@
-"""`python -m bench.when_experts_win run` draws the map of where experts win, as PROTOCOL.md says."""
+"""`python -m bench.when_experts_win run` draws the map of where experts win, as PROTOCOL.md says; `run
+images` and `run clips` ask it of the product's own networks, as PROTOCOL-product.md says.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from pathlib import Path
 
 from bench.when_experts_win.figure import write_figure
 from bench.when_experts_win.jobs import jobs_of, run
-from bench.when_experts_win.recorded import HERE, record_protocol
+from bench.when_experts_win.product_command import PRODUCT_WAYS, SETS, add_product_options
+from bench.when_experts_win.product_stages import PRODUCT_STAGES
+from bench.when_experts_win.recorded import HERE, PRODUCT_PROTOCOL, PROTOCOL, record_protocol
 from bench.when_experts_win.report import Map, in_page, report
 from bench.when_experts_win.settings import STAGES
 from paris_p2p.disk import write_atomic
@@ -30,36 +34,47 @@ def main() -> None:
         ("page", "puts the tables into a page, between its marks"),
     ):
         command = ways.add_parser(way, help=does)
-        command.add_argument("stage", nargs="?", default="digits", choices=[*STAGES])
+        stages = [*STAGES] if way == "figure" else [*STAGES, *PRODUCT_STAGES]
+        command.add_argument("stage", nargs="?", default="digits", choices=stages)
         command.add_argument("--results", type=Path, default=RESULTS)
         if way == "run":
             command.add_argument("--jobs", type=int, default=2, help="that many at once, each on one thread")
             command.add_argument("--seeds", type=int, nargs="*", default=(), help="these alone")
+            add_product_options(command)
+        if way == "plan":
+            command.add_argument("--sets", type=Path, default=SETS, help="folder of the stages' sets")
         if way == "page":
             command.add_argument("--page", type=Path, default=Path("docs/experiments.md"))
         if way == "figure":
             command.add_argument("--out", type=Path, default=Path("docs/pictures/when-experts-win.svg"))
-    ways.add_parser("protocol", help="records the protocol as it is now")
+    ways.add_parser("protocol", help="records the protocols as they are now")
     options = parser.parse_args()
     try:
-        if options.way == "plan":
-            for group in jobs_of(options.stage):
-                for job in group:
-                    print(job.name, "done" if job.path(options.results).exists() else "open")
-        elif options.way == "run":
-            run(options.stage, options.results, options.jobs, options.seeds)
-        elif options.way == "report":
-            print("\n".join(report(Map(options.stage, options.results))))
-        elif options.way == "page":
-            page = in_page(Map(options.stage, options.results), options.page.read_text("utf-8"))
-            write_atomic(options.page, page)
-        elif options.way == "figure":
-            print(write_figure(Map(options.stage, options.results), options.out))
-        else:
-            print(f"recorded {record_protocol()}; commit it with PROTOCOL.md")
+        if getattr(options, "stage", "") in PRODUCT_STAGES:
+            sys.exit(PRODUCT_WAYS[options.way](options))
+        _play_digits(options)
     except ParisError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _play_digits(options: argparse.Namespace) -> None:
+    if options.way == "plan":
+        for group in jobs_of(options.stage):
+            for job in group:
+                print(job.name, "done" if job.path(options.results).exists() else "open")
+    elif options.way == "run":
+        run(options.stage, options.results, options.jobs, options.seeds)
+    elif options.way == "report":
+        print("\n".join(report(Map(options.stage, options.results))))
+    elif options.way == "page":
+        page = in_page(Map(options.stage, options.results), options.page.read_text("utf-8"))
+        write_atomic(options.page, page)
+    elif options.way == "figure":
+        print(write_figure(Map(options.stage, options.results), options.out))
+    else:
+        for protocol in (PROTOCOL, PRODUCT_PROTOCOL):
+            print(f"recorded {record_protocol(protocol)}; commit it with {protocol.name}")
 
 
 if __name__ == "__main__":

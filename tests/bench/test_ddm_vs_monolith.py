@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 
 from bench.ddm_vs_monolith import results
 from bench.ddm_vs_monolith.arms import Plan, plan, run_of
-from bench.ddm_vs_monolith.data import Bench, HeldOut, deal_groups, sizes
+from bench.ddm_vs_monolith.data import Bench, HeldOut, sizes
+from bench.ddm_vs_monolith.dealing import deal_groups
 from bench.ddm_vs_monolith.features_job import BASIS_FILE
 from bench.ddm_vs_monolith.jobs import best, graph, ready
 from bench.ddm_vs_monolith.networks_job import describe, posterior

@@ -1,0 +1,41 @@
+"""Reads what `python -m bench.when_experts_win` is asked of the stages with the product's networks."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.when_experts_win.product_jobs import run_stage, tasks_of
+from bench.when_experts_win.product_place import Place, place_clusters
+from bench.when_experts_win.product_stages import product_stage_of
+
+SETS, WORK = Path("bench-out/sets"), Path("bench-out/when-experts-win")
+
+
+def add_product_options(command: argparse.ArgumentParser) -> None:
+    """Adds the options of a run that the stage digits does not need."""
+    group = command.add_argument_group("of the stages images and clips")
+    group.add_argument("--sets", type=Path, default=SETS, help="folder of the stages' sets")
+    group.add_argument("--work", type=Path, default=WORK, help="weights and pictures; may be deleted")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    group.add_argument("--commit", default="", help="that results name, where there is no git")
+    group.add_argument("--until-s", type=float, default=float("inf"), help="begin nothing after so long")
+
+
+def _run(options: argparse.Namespace) -> int:
+    place = Place(options.stage, options.sets / options.stage, options.results, options.work, options.device)
+    failed = run_stage(place, options.jobs, options.seeds, options.commit, options.until_s)
+    print(f"{failed} tasks failed" if failed else "all done")
+    return min(failed, 1)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    place = Place(options.stage, options.sets / options.stage, options.results, WORK)
+    for group in tasks_of(product_stage_of(options.stage), place_clusters(place.set)):
+        for task in group:
+            print(task.name, "done" if place.result(task.name).exists() else "open")
+    return 0
+
+
+PRODUCT_WAYS: dict[str, Callable[[argparse.Namespace], int]] = {"run": _run, "plan": _plan}

@@ -120,6 +120,7 @@ class NodeOptions(Options):
     metrics: MetricsAddress = ""
     notify: Annotated[tuple[Webhook, ...], NoDecode, BeforeValidator(words)] = ()
     notify_names: bool = False
+    dashboard: bool = False
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)

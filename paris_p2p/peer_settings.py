@@ -86,3 +86,4 @@ class PeerSettings(BaseModel):
     metrics: MetricsAddress = ""  # where they are served; empty: nowhere
     notify: tuple[Webhook, ...] = ()  # who hears of trouble
     notify_names: bool = False  # names of private runs are told, too
+    dashboard: bool = False  # the link to the page is printed at the start

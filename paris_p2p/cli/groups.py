@@ -148,6 +148,17 @@ class NodeFlags:
             flag="--notify-names/--no-notify-names",
         ),
     ] = None
+    dashboard: Annotated[
+        bool | None,
+        setting(
+            "dashboard",
+            "Print a link to the node's page when it is ready.",
+            None,
+            "false",
+            panel=WATCHED,
+            flag="--dashboard/--no-dashboard",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

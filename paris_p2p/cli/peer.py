@@ -12,6 +12,7 @@ import typer
 
 from paris_p2p.cli import typed
 from paris_p2p.cli.console import confirmed, echo, parse_invite, progress_bars, read_text, run_app
+from paris_p2p.cli.dashboard import add_dashboard
 from paris_p2p.cli.groups import (
     ConfigFlag,
     FetchFlags,
@@ -152,6 +153,9 @@ def resume(flags: HomeFlags) -> None:
 def stop(flags: HomeFlags) -> None:
     """Publish the last checkpoint, release the claim and end the peer."""
     _act(flags, "stop")
+
+
+add_dashboard(app)
 
 
 @verb(app, "paris-peer fetch @invite.txt")

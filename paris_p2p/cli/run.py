@@ -11,6 +11,7 @@ import typer
 from paris_p2p.cli import typed
 from paris_p2p.cli.console import echo, parse_invite, progress_bars, run_app, wrapped
 from paris_p2p.cli.crew_words import crew_words
+from paris_p2p.cli.dashboard import add_owner_dashboard
 from paris_p2p.cli.evaluate import add_evaluate
 from paris_p2p.cli.groups import (
     ConfigFlag,
@@ -306,6 +307,7 @@ add_evaluate(app)
 add_say(app)
 add_membership(app)
 add_state(app)
+add_owner_dashboard(app)
 
 
 def main() -> None:

@@ -61,8 +61,13 @@ class _Refusal(Exception):
             return f"the peer answered with status {self.status}: {self.body[:300].decode(errors='replace')}"
 
 
-def _call(data_dir: Path, method: str, name: str, body: bytes | None, timeout_s: float) -> bytes:
-    """Returns the answer; UnreachableError or _Refusal."""
+def control_url(data_dir: Path) -> str:
+    """Returns where the peer's control API listens; UnreachableError when no peer runs there."""
+    return _control(data_dir)[0]
+
+
+def _control(data_dir: Path) -> tuple[str, str, int]:
+    """Returns URL, token and process of the peer that runs on a data directory; UnreachableError."""
     path = data_dir / CONTROL_FILE
     if not path.exists():
         raise UnreachableError(
@@ -71,11 +76,16 @@ def _call(data_dir: Path, method: str, name: str, body: bytes | None, timeout_s:
         )
     try:
         control = json.loads(path.read_text())
-        url, token, pid = str(control["url"]), str(control["token"]), int(control["pid"])
+        return str(control["url"]), str(control["token"]), int(control["pid"])
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise UnreachableError(
             f"{path} is damaged or the peer just stopped; start it (again) with `paris-peer start INVITE`"
         ) from error
+
+
+def _call(data_dir: Path, method: str, name: str, body: bytes | None, timeout_s: float) -> bytes:
+    """Returns the answer; UnreachableError or _Refusal."""
+    url, token, pid = _control(data_dir)
     request = urllib.request.Request(
         f"{url}/{name}",
         method=method,

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from paris_p2p.dashboard.links import page_link
+from paris_p2p.dashboard.serving import dashboard_of
 from paris_p2p.disk import free_bytes
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, PresetError, RecordError, UsageError
@@ -129,12 +131,17 @@ async def live(
         actions = {"pause": volunteer.pause, "resume": volunteer.resume, "stop": volunteer.leave}
         questions = desk.questions | heal_questions(node)
         async with (
-            serve_control(host.settings.data_dir, volunteer.status, actions, questions),
+            dashboard_of(node, volunteer.status) as dashboard,
+            serve_control(
+                host.settings.data_dir, volunteer.status, actions, questions, [dashboard.pages]
+            ) as url,
             watched_peer(host.settings, volunteer.status, host.swarm, console.say),
         ):
             _leave_on_signals(volunteer)
             if on_open is not None:
                 await on_open(node)
+            if host.settings.dashboard:
+                console.say(f"the dashboard: {page_link(url, dashboard.code())}")
             viewing = asyncio.create_task(console.show(volunteer.status))
             try:
                 await volunteer.run()

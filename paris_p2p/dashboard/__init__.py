@@ -1,0 +1,1 @@
+"""A page that any node serves to its own user, and a view without buttons that an operator may publish."""

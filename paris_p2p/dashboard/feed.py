@@ -1,0 +1,90 @@
+"""One look at the node a second while somebody watches, one in half a minute otherwise, shared by all pages
+that are open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from paris_p2p.dashboard.points import Point, point_of, with_point
+from paris_p2p.errors import ParisError
+from paris_p2p.node.status import Status
+
+log = logging.getLogger(__name__)
+WATCHED_S, UNWATCHED_S = 1.0, 30.0
+MAX_WATCHERS = 12
+
+Extras = Callable[[], Awaitable[dict[str, Any]]]  # JSON-able parts that change seldom, by name
+
+
+class TooManyWatchersError(ParisError):
+    """Says that as many pages are open as one node serves."""
+
+
+class Feed:
+    """Looks at a node, and hands each look to whoever watches, newest only: a slow page skips some."""
+
+    def __init__(self, status: Callable[[], Awaitable[Status]], extras: Extras | None = None):
+        self._status, self._extras = status, extras
+        self._watchers: set[asyncio.Event] = set()
+        self._called = asyncio.Event()  # a watcher came
+        self.points: tuple[Point, ...] = ()
+        self.newest: dict[str, Any] = {}  # {"status": …, and what extras hold}
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Feed]:
+        """Looks while inside."""
+        looking = asyncio.create_task(self._look())
+        try:
+            yield self
+        finally:
+            looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await looking
+
+    async def looks(self) -> AsyncIterator[str]:
+        """Yields each new look as JSON, the newest at once. Raises TooManyWatchersError."""
+        if len(self._watchers) >= MAX_WATCHERS:
+            raise TooManyWatchersError(
+                f"{MAX_WATCHERS} pages watch this node already; close one, and load this one again"
+            )
+        news, before = asyncio.Event(), ""
+        self._watchers.add(news)
+        self._called.set()
+        try:
+            while True:
+                if self.newest and (now := json.dumps(self.newest)) != before:
+                    before = now
+                    yield now
+                await news.wait()
+                news.clear()
+        finally:
+            self._watchers.discard(news)
+
+    async def _look(self) -> None:
+        while True:
+            await self._once()
+            self._called.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCHED_S if self._watchers else UNWATCHED_S):
+                    await (asyncio.Event().wait() if self._watchers else self._called.wait())
+
+    async def _once(self) -> None:
+        try:
+            status = await self._status()
+            extras = await self._extras() if self._extras and self._watchers else {}
+        except ParisError as error:  # p2pd is being restarted, or the node is on its way out
+            self.newest = {**self.newest, "trouble": str(error)}
+        else:
+            self.points = with_point(self.points, point_of(status))
+            self.newest = {**self._kept(), "status": status.model_dump(mode="json"), **extras, "trouble": ""}
+        for news in self._watchers:
+            news.set()
+
+    def _kept(self) -> dict[str, Any]:
+        return {name: value for name, value in self.newest.items() if name not in ("status", "trouble")}

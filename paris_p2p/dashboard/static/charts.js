@@ -1,0 +1,79 @@
+// Lines, drawn by uPlot, each with its newest value in words for those who do not see it.
+import { el, setText } from "./parts.js";
+
+const drawn = new Map(); // key -> { plot, holder, words, shape }
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+function options(width, names, isTime) {
+  const inks = ["--mark", "--good", "--warn", "--bad"];
+  const axis = {
+    stroke: colour("--soft"),
+    grid: { stroke: colour("--line") },
+    ticks: { stroke: colour("--line") },
+  };
+  const size = parseFloat(getComputedStyle(document.documentElement).fontSize);
+  const font = `${Math.round(size * 0.8)}px system-ui, sans-serif`;
+  return {
+    width,
+    height: Math.round(size * 9.5),
+    legend: { show: names.length > 1 },
+    cursor: { y: false },
+    scales: { x: { time: isTime } },
+    axes: [
+      { ...axis, font, space: size * 5, size: size * (isTime ? 3.4 : 2.2) },
+      { ...axis, font, size: size * 4.2 },
+    ],
+    series: [
+      {},
+      ...names.map((label, place) => ({
+        label,
+        stroke: colour(inks[place % inks.length]),
+        width: 2,
+        spanGaps: true,
+        points: { show: false },
+      })),
+    ],
+  };
+}
+
+// Draws `columns` (x, then one y for each of `names`) into `holder`; `words` is said of it.
+export function chart(holder, key, title, names, columns, words, isTime = true) {
+  let one = drawn.get(key);
+  if (!one || !one.figure.isConnected) {
+    const figure = el("figure", { class: "chart" });
+    const place = el("div", { role: "img" });
+    const caption = el("figcaption");
+    figure.append(place, caption);
+    holder.append(figure);
+    one = { figure, place, caption, plot: null, width: 0 };
+    drawn.set(key, one);
+  }
+  setText(one.caption, `${title}: ${words}`);
+  one.place.setAttribute("aria-label", `${title}: ${words}`);
+  const enough = columns[0].length > 1;
+  one.place.hidden = !enough;
+  if (!enough) return;
+  const width = Math.floor(one.figure.clientWidth) || 300;
+  if (!one.plot || Math.abs(width - one.width) > 2) {
+    one.plot?.destroy();
+    one.plot = new uPlot(options(width, names, isTime), columns, one.place);
+    one.width = width;
+  } else {
+    one.plot.setData(columns);
+  }
+}
+
+export function forget(key) {
+  drawn.get(key)?.plot?.destroy();
+  drawn.delete(key);
+}
+
+// Colours and widths follow the screen.
+function again() {
+  for (const one of drawn.values()) one.width = 0;
+}
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
+addEventListener("resize", again);

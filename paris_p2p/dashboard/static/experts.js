@@ -1,0 +1,135 @@
+// One card for each expert and the router, and the clips that the model makes.
+import { chart } from "./charts.js";
+import { byId, el, keyed, setFigure, setText, terms } from "./parts.js";
+import { ask } from "./session.js";
+import { state } from "./state.js";
+import { count, loss, others, peer, span } from "./words.js";
+
+export function experts(status, now) {
+  const cards = keyed(
+    byId("experts").querySelector(".body"),
+    status.slots,
+    (slot) => slot.slot,
+    (slot) =>
+      el(
+        "article",
+        { class: "card", "aria-label": slot.slot },
+        el("div", { class: "head" }, el("h3"), el("span", { class: "chip" })),
+        el(
+          "div",
+          { class: "bar", role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100" },
+          el("span"),
+        ),
+        el("div", { class: "figures" }),
+        el("p", { class: "crew" }),
+        el("p", { class: "news" }),
+        el("div", { class: "charts" }),
+      ),
+  );
+  status.slots.forEach((slot, place) => expert(cards[place], slot, place, status, now));
+}
+
+export function expert(card, slot, place, status, now) {
+  const at = `status.slots.${place}`;
+  const name = status.governance.names[slot.lead];
+  const lead = !slot.lead
+    ? "nobody"
+    : slot.lead === status.peer_id
+      ? "this peer"
+      : name
+        ? others(name, 24)
+        : peer(slot.lead);
+  setFigure(card.querySelector("h3"), `${at}.slot`, slot.slot, others(slot.slot, 40));
+  const chip = card.querySelector(".chip");
+  setFigure(chip, `${at}.lead`, slot.lead, `led by ${lead}`);
+  chip.className = `chip ${slot.lead ? "good" : "warn"}`;
+  const total = state.about.total_steps;
+  const bar = card.querySelector(".bar");
+  bar.hidden = !total;
+  const done = total ? Math.min(1, slot.steps / total) : 0;
+  bar.firstChild.style.width = `${(100 * done).toFixed(1)}%`;
+  bar.setAttribute("aria-valuenow", (100 * done).toFixed(0));
+  bar.setAttribute("aria-label", `${slot.slot}: steps trained`);
+  const rows = [
+    [
+      "Steps",
+      `${at}.steps`,
+      slot.steps,
+      total ? `${count(slot.steps)} of ${count(total)}` : count(slot.steps),
+    ],
+    ["Clips", `${at}.clips`, slot.clips, count(slot.clips)],
+    ["Gate loss", `${at}.loss`, slot.loss, loss(slot.loss)],
+    ["Tip", `${at}.tip`, slot.tip, slot.tip ? `${slot.tip.slice(0, 6)} #${slot.tip_seq}` : "none yet"],
+    ["Its age", `${at}.tip_age_s`, slot.tip_age_s, span(slot.tip_age_s)],
+    ["Signed by", `${at}.attestations`, slot.attestations, count(slot.attestations)],
+    ["Wait for check", `${at}.pending`, slot.pending, count(slot.pending)],
+  ];
+  terms(card.querySelector(".figures"), rows);
+  const news = card.querySelector(".news");
+  news.hidden = !slot.news;
+  setFigure(news, `${at}.news`, slot.news, others(slot.news, 300));
+  const crew = card.querySelector(".crew");
+  const working = slot.crew ? slot.crew.peers.filter((one) => one.works).length : 0;
+  crew.hidden = working < 2;
+  setText(
+    crew,
+    working < 2 ? "" : `${working} peers train it together, in rounds of ${span(slot.crew.round_s)}`,
+  );
+  const lines = (now.history ?? {})[slot.slot] ?? [];
+  const pairs = lines.filter((line) => line.loss !== null && line.loss !== undefined);
+  const last = pairs[pairs.length - 1];
+  if (pairs.length)
+    chart(
+      card.querySelector(".charts"),
+      `loss ${slot.slot}`,
+      "Gate loss by steps",
+      ["gate loss"],
+      [pairs.map((line) => line.steps), pairs.map((line) => line.loss)],
+      `now ${loss(last.loss)}`,
+      false,
+    );
+}
+
+const clips = new Map(); // name -> blob: URL
+
+export async function clip(holder, name) {
+  if (holder.dataset.clip === name) return;
+  holder.dataset.clip = name;
+  if (!clips.has(name)) {
+    const reply = await ask(`/previews/${encodeURIComponent(name)}`);
+    if (!reply.ok) return;
+    clips.set(name, URL.createObjectURL(await reply.blob()));
+  }
+  holder.src = clips.get(name);
+}
+
+export function samples(now) {
+  const shown = now.previews ?? [];
+  byId("samples").hidden = !shown.length;
+  const holder = byId("samples").querySelector(".body");
+  holder.classList.add("clips");
+  const cards = keyed(
+    holder,
+    shown,
+    (one) => one.prompt,
+    () =>
+      el(
+        "figure",
+        { class: "clip" },
+        el("div", { class: "pair" }, el("img", { alt: "" }), el("img", { alt: "" })),
+        el("figcaption"),
+      ),
+  );
+  shown.forEach((one, place) => {
+    const [before, last] = cards[place].querySelectorAll("img");
+    before.hidden = !one.before;
+    last.alt = `newest clip: ${others(one.prompt, 200)}`;
+    before.alt = `an earlier clip: ${others(one.prompt, 200)}`;
+    if (one.before) clip(before, one.before);
+    clip(last, one.newest);
+    setText(
+      cards[place].querySelector("figcaption"),
+      `${others(one.prompt, 200)} · ${others(one.words, 120)}`,
+    );
+  });
+}

@@ -33,6 +33,7 @@ class Feed:
         self._status, self._extras = status, extras
         self._watchers: set[asyncio.Event] = set()
         self._called = asyncio.Event()  # a watcher came
+        self._is_over = False
         self.points: tuple[Point, ...] = ()
         self.newest: dict[str, Any] = {}  # {"status": …, and what extras hold}
 
@@ -47,8 +48,14 @@ class Feed:
             with suppress(asyncio.CancelledError):
                 await looking
 
+    def end(self) -> None:
+        """Ends every page's stream: a server that stops would wait for them."""
+        self._is_over = True
+        for news in self._watchers:
+            news.set()
+
     async def looks(self) -> AsyncIterator[str]:
-        """Yields each new look as JSON, the newest at once. Raises TooManyWatchersError."""
+        """Yields each new look as JSON, the newest at once, until `end`. Raises TooManyWatchersError."""
         if len(self._watchers) >= MAX_WATCHERS:
             raise TooManyWatchersError(
                 f"{MAX_WATCHERS} pages watch this node already; close one, and load this one again"
@@ -57,7 +64,7 @@ class Feed:
         self._watchers.add(news)
         self._called.set()
         try:
-            while True:
+            while not self._is_over:
                 if self.newest and (now := json.dumps(self.newest)) != before:
                     before = now
                     yield now

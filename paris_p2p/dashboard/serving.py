@@ -23,6 +23,7 @@ class Dashboard:
 
     pages: Pages
     codes: LoginCodes
+    end: Callable[[], None]  # closes the pages' streams, before the server stops
 
     def code(self) -> str:
         """Returns a new code for one link."""
@@ -41,4 +42,4 @@ async def dashboard_of(node: RunNode, status: Callable[[], Awaitable[Status]]) -
 
     codes = LoginCodes()
     async with Feed(status).open() as feed:
-        yield Dashboard(pages(feed, about, no_previews, codes), codes)
+        yield Dashboard(pages(feed, about, no_previews, codes), codes, feed.end)

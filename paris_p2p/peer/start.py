@@ -146,6 +146,7 @@ async def live(
             try:
                 await volunteer.run()
             finally:
+                dashboard.end()
                 viewing.cancel()
                 with suppress(asyncio.CancelledError):
                     await viewing

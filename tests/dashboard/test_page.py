@@ -1,0 +1,149 @@
+"""The page in a real browser: every figure is the node's own, others' words are words alone, and nobody sees
+or does anything without the token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.dashboard.canned import (
+    ABOUT,
+    STATUS,
+    CannedNode,
+    browser,
+    canned_node,
+    needs_browser,
+    value_at,
+)
+
+pytestmark = [needs_browser, pytest.mark.timeout(240)]
+WAIT_MS = 120_000.0  # guards against hanging: a busy machine takes its time to start a browser
+WANTED = {"name", "phase", "why", "purpose", "slots", "peers", "training", "refused_cards", "attested"}
+WANTED |= {"memory_bytes", "disk_bytes", "uploaded_bytes", "downloaded_bytes", "daemon_restarts"}
+SIZES = [(360, 780), (1280, 800), (3840, 2160)]
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Any]:
+    with browser() as one:
+        yield one
+
+
+@pytest.fixture
+def node(opened: Any, tmp_path: Path) -> Iterator[CannedNode]:
+    with canned_node(tmp_path) as one:
+        yield one
+        for context in opened.contexts:
+            context.close()
+
+
+def look_at(opened: Any, node: CannedNode, **more: Any) -> Any:
+    """Opens the page by a link and waits until it shows a look."""
+    page = opened.new_context(**more).new_page()
+    page.set_default_timeout(WAIT_MS)
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on("console", lambda line: page.faults.append(line.text) if line.type == "error" else None)
+    page.goto(node.link())
+    page.wait_for_selector("html[data-at]", state="attached")
+    return page
+
+
+def test_every_figure_is_the_nodes_own(opened: Any, node: CannedNode) -> None:
+    page = look_at(opened, node)
+    shown = page.evaluate(
+        "[...document.querySelectorAll('[data-figure]')].map(e => [e.dataset.figure, e.dataset.value])"
+    )
+    look = {"status": STATUS.model_dump(mode="json"), "about": ABOUT}
+    figures = [(path, json.loads(value)) for path, value in shown if path]
+    assert len(figures) > 60
+    assert {path.split(".")[1] for path, _ in figures} >= WANTED
+    for path, value in figures:
+        assert value == value_at(look, path), path
+    assert page.faults == []
+
+
+def test_figures_follow_the_node(opened: Any, node: CannedNode) -> None:
+    page = look_at(opened, node)
+    node.status = STATUS.model_copy(update={"attested": 42, "at": STATUS.at + 9})
+    page.wait_for_selector("[data-figure='status.attested'][data-value='42']")
+
+
+def test_others_words_steer_neither_page_nor_reader(opened: Any, node: CannedNode) -> None:
+    page = look_at(opened, node)
+    assert page.evaluate("document.body.dataset.run") is None
+    assert page.evaluate("document.querySelectorAll('body script, img').length") == 0
+    text = page.inner_text("body")
+    assert "<script>" in text  # shown, as the letters that they are
+    assert not set(text) & set("\x1b\x07\u202e")
+
+
+def test_without_the_token_the_page_shows_nothing(opened: Any, node: CannedNode) -> None:
+    for end in ("/", "/#wrong-code-wrong-code-1", node.link()[len(node.url) :]):
+        page = opened.new_context().new_page()
+        page.set_default_timeout(WAIT_MS)
+        if end.startswith("/#") and "wrong" not in end:
+            look_at(opened, node)  # a fresh link is used up by one page
+            used = opened.new_context().new_page()
+            link = node.link()
+            used.goto(link)
+            used.wait_for_selector("html[data-at]", state="attached")
+            page.goto(link)
+        else:
+            page.goto(node.url + end)
+        page.wait_for_selector("#login:not([hidden])")
+        assert "balls" not in page.content()
+        assert page.evaluate("document.querySelectorAll('[data-figure]').length") == 0
+
+
+def test_pause_resume_and_stop_reach_the_node(opened: Any, node: CannedNode) -> None:
+    page = look_at(opened, node)
+    page.click("#pause")
+    page.wait_for_selector("#phase[data-value='\"paused\"']")
+    page.wait_for_selector("#resume:not([disabled])")
+    assert "the slot is left to others" in page.inner_text("#answer")
+    page.click("#resume")
+    page.wait_for_selector("#phase[data-value='\"training\"']")
+    page.click("#stop")
+    page.click("#sure-no")  # a slip stops nothing
+    page.click("#stop")
+    page.click("#sure-yes")
+    page.wait_for_function("document.getElementById('answer').textContent === 'stopping'")
+    assert node.told == ["pause", "resume", "stop"]
+
+
+def test_a_node_in_trouble_says_so_and_its_last_figures_stay(opened: Any, node: CannedNode) -> None:
+    page = look_at(opened, node)
+    node.is_down = True
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert "p2pd is being started again" in page.inner_text("#trouble")
+    assert page.get_attribute("[data-figure='status.attested']", "data-value") == "41"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_phones_and_walls(opened: Any, node: CannedNode, scheme: str) -> None:
+    page = look_at(opened, node, color_scheme=scheme)
+    for width, height in SIZES:
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.faults == []
+
+
+def test_the_keyboard_reaches_everything_that_can_be_done(opened: Any, node: CannedNode) -> None:
+    page = look_at(opened, node)
+    reached = set()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id || document.activeElement.className"))
+    assert {"skip", "pause", "stop"} <= reached
+    unnamed = page.evaluate(
+        "[...document.querySelectorAll('button, input, section[aria-labelledby]')].filter(e => "
+        "!(e.getAttribute('aria-label') || e.textContent.trim() || "
+        "document.querySelector(`label[for='${e.id}']`))).length"
+    )
+    assert unnamed == 0

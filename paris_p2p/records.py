@@ -36,7 +36,9 @@ MAX_MANIFEST_BYTES = 4 << 20
 MAX_LOWERED = 64
 MAX_ROUNDS = 16  # since a full card
 # what a peer asks another for, and may be refused
-RequestKind = Literal["clock", "where", "spec", "records", "blobs", "join", "hello", "key", "stock"]
+RequestKind = Literal[
+    "clock", "where", "spec", "records", "blobs", "join", "hello", "key", "stock", "history"
+]
 
 
 def _hex(value: Any) -> Any:

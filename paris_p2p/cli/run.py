@@ -21,6 +21,7 @@ from paris_p2p.cli.groups import (
     fetch_settings,
     option,
 )
+from paris_p2p.cli.history import add_history
 from paris_p2p.cli.letting_in import add_membership
 from paris_p2p.cli.logs import long_running
 from paris_p2p.cli.owner_flags import (
@@ -308,6 +309,7 @@ add_say(app)
 add_membership(app)
 add_state(app)
 add_owner_dashboard(app)
+add_history(app)
 
 
 def main() -> None:

@@ -60,6 +60,7 @@ class Board:
         self.hearing = Hearing(self.word, ledger, now_s)
         self.not_yet = NotYet()
         kept = KeptTips(self.word.open, ledger)
+        self.history = kept.history
         self._tips = TipLife(self.word, kept, self.hearing)
         self._intake = BoardIntake(self.word, self.hearing, self._tips, me, self.with_part)
         self._tips.is_loading = True
@@ -180,6 +181,11 @@ class Board:
     def note_contributors(self, slot: str, peers: frozenset[str]) -> None:
         """Notes whose updates the last rounds of a slot merged."""
         self.slots[slot].crew.contributed = peers
+
+    def tips(self, slot: str) -> list[Tip]:
+        """Returns the tip, and those before it that are in memory (`history` has the others)."""
+        records = self.slots[slot]
+        return [*list(records.past.values()), *([records.tip] if records.tip else [])]
 
     def lineage(self, slot: str) -> tuple[str, ...]:
         """Returns the ids of the cards that an update may start from, the newest first."""

@@ -12,6 +12,7 @@ import msgpack
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MissingKeyError, RecordError
+from paris_p2p.node.kept_history import KeptHistory
 from paris_p2p.node.owners_word import Opener
 from paris_p2p.rules.tips import Tip
 from paris_p2p.store.ledger import Ledger
@@ -26,6 +27,7 @@ class KeptTips:
 
     def __init__(self, opener: Opener, ledger: Ledger):
         self.open, self.ledger = opener, ledger
+        self.history = KeptHistory(ledger.path.parent / "history", opener)
 
     def save(self, slot: str, tip: Tip, beside: Sequence[Envelope[Any]]) -> None:
         """Keeps a tip and the cards `beside` it as one value: a card without its attestations would be no
@@ -46,8 +48,11 @@ class KeptTips:
                 self._delete(key, error)
 
     def save_past(self, slot: str, tip: Tip) -> None:
-        """Keeps a tip that another follows."""
+        """Keeps a tip that another follows, here as long as the slot may go back to it, and in the history
+        for good.
+        """
         self.ledger.put(_past(slot, tip), _packed(_envelopes(tip)))
+        self.history.add(tip)
 
     def forget_past(self, slot: str, tip: Tip) -> None:
         self.ledger.delete(_past(slot, tip))
@@ -69,6 +74,8 @@ class KeptTips:
         found.sort(key=lambda one: one[:2])
         for _, key, _ in found[: max(0, len(found) - most)]:
             self.ledger.delete(key)
+        for _, _, tip in found:
+            self.history.add(tip)  # of a data directory from before there was one
         return [tip for _, _, tip in found[-most:]]
 
     def _delete(self, key: str, error: Exception) -> None:
@@ -77,6 +84,23 @@ class KeptTips:
             return
         log.warning("%s in the ledger is damaged and deleted, the swarm has it too: %s", key, error)
         self.ledger.delete(key)
+
+
+def tips_in_ledger(ledger: Ledger, opener: Opener, slot: str) -> list[Tip]:
+    """Returns a slot's last tips as a ledger has them, verified; what is damaged is left out, and left there:
+    a node may be at work on it.
+    """
+    tips = []
+    for key, data in ledger.items():
+        if key != f"tip/{slot}" and not key.startswith(f"past/{slot}/"):
+            continue
+        try:
+            card, *others = (opener(part, _KINDS) for part in _unpacked(data))
+            attestations = tuple(one for one in others if one.record.kind == "attestation")
+            tips.append(Tip(card, tuple(one for one in attestations if one.record.card == card.id)))
+        except (RecordError, ValueError) as error:
+            log.info("%s in the ledger is left out: %s", key, error)
+    return tips
 
 
 def _past(slot: str, tip: Tip) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from paris_p2p.envelope import Envelope
+from paris_p2p.errors import BlobError
+from paris_p2p.history_records import MAX_TOLD_ROUND_BYTES
 from paris_p2p.node.board import Board
 from paris_p2p.node.host import Host
 from paris_p2p.node.kept_checkpoints import Keeping
@@ -17,6 +20,8 @@ from paris_p2p.owner_records import AddClips
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.trust import Thing
 from paris_p2p.spec import RunSpec
+
+log = logging.getLogger(__name__)
 
 
 class RunDisk(RunRecords):
@@ -134,6 +139,21 @@ class RunDisk(RunRecords):
             tip = self.board.tip(slot)
             if tip is not None and tip.card.record.rounds:
                 self.board.note_contributors(slot, self.rounds.signers(tip.card.record))
+                self._remember_rounds(tip.card.record)
+
+    def _remember_rounds(self, card: CardRecord) -> None:
+        """Keeps a card's rounds for the run's history: their blobs go with the card."""
+        for ref in card.rounds:
+            if ref.size_bytes > MAX_TOLD_ROUND_BYTES or self.board.history.has_round(card.slot, ref.id):
+                continue
+            if self.rounds.merged(ref, card.slot) is None:
+                continue  # it is not here, or no key opens it yet
+            try:
+                data = self.host.store.path(ref.id).read_bytes()
+            except (BlobError, OSError) as error:
+                log.info("round %s… of %s is not kept: %s", ref.id[:16], card.slot, error)
+                continue
+            self.board.history.add_round(card.slot, ref, data)
 
 
 class TipThings:

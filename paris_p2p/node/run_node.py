@@ -18,6 +18,8 @@ from paris_p2p.kinds import holders_key, members_key
 from paris_p2p.node.admitting import Admitter
 from paris_p2p.node.crew_books import CrewBooks
 from paris_p2p.node.fetch import Fetcher
+from paris_p2p.node.history_answers import history_answer
+from paris_p2p.node.history_reading import HistoryReading
 from paris_p2p.node.host import Host, save_spec
 from paris_p2p.node.key_exchange import KeyExchange
 from paris_p2p.node.membership import Membership
@@ -44,6 +46,7 @@ class RunNode(RunDisk):
         self.books = CrewBooks(self.rounds)
         self.membership, self.admitter = Membership(self), Admitter(self)
         self.exchange = KeyExchange(self)
+        self.history = HistoryReading(self.swarm, self.board, lambda: host.swarm)
         self._fetches = 0  # of updates, so far
         self.tallies = Tallies()
         self.listeners.append(self.membership.note)
@@ -52,6 +55,7 @@ class RunNode(RunDisk):
             "join": self.admitter.answer,
             "key": self.exchange.answer,
             "stock": lambda _, body: stock_answer(self, body),
+            "history": lambda _, body: history_answer(self.board, body),
         }
 
     async def answer(self, peer: str, action: RequestKind, body: bytes) -> bytes | None:
@@ -188,7 +192,7 @@ async def opened(host: Host, run: Envelope[RunSpec]) -> AsyncIterator[RunNode]:
     save_spec(host.settings.data_dir, run)
     node = RunNode(host, run)
     host.members[node.run] = node
-    beside: list[asyncio.Task[Any]] = []
+    beside: list[asyncio.Task[Any]] = [asyncio.create_task(node.history.keep_up())]
     try:
         await node.swarm.subscribe(node.reading.on_gossip)
         if node.signed_spec.members_only:

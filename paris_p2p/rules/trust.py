@@ -33,6 +33,7 @@ _RIGHTS: Mapping[RequestKind, frozenset[Right]] = {
     "records": _ALL,
     "key": _ALL,
     "stock": frozenset({"store"}),
+    "history": _ALL,
 }
 
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from paris_p2p.errors import SealError, StoreError
+from paris_p2p.errors import MissingKeyError, SealError, StoreError
 
 MAGIC = b"paris-sealed/1\0\0"
 HINT_BYTES, SALT_BYTES, TAG_BYTES = 8, 32, 16
@@ -111,6 +111,25 @@ def open_blob(blob: Path, key: BlobKey, out: Writable, *, wanted: Callable[[], b
                 out.write(cipher.decrypt(_nonce(index, last=last), piece, header))
             except InvalidTag as error:
                 raise SealError(_words(blob, cipher, header, index, piece, last=last)) from error
+
+
+def open_small(data: bytes, key_of: Callable[[bytes], BlobKey | None]) -> bytes:
+    """Returns what a sealed blob of at most one segment holds; `key_of` returns the key with a hint.
+
+    SealError where it is not sealed or does not open, MissingKeyError where its key is not here.
+    """
+    opened_bytes(len(data))
+    header = data[:HEADER_BYTES]
+    if not _is_header(header) or len(data) > HEADER_BYTES + SEGMENT_BYTES:
+        raise SealError(f"{len(data)} bytes are no small sealed blob")
+    if (key := key_of(_hint(header))) is None:
+        raise MissingKeyError(f"a blob is sealed under key {_hint(header).hex()}, which is not here")
+    try:
+        return _cipher(key, header[len(MAGIC) + HINT_BYTES :][:SALT_BYTES]).decrypt(
+            _nonce(0, last=True), data[HEADER_BYTES:], header
+        )
+    except InvalidTag as error:
+        raise SealError("a small sealed blob does not open; it has to come from another peer") from error
 
 
 def _words(blob: Path, cipher: AESGCM, header: bytes, index: int, piece: bytes, *, last: bool) -> str:

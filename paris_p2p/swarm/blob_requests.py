@@ -30,14 +30,17 @@ OPERATIONS: dict[str, Callable[[dict[str, Any]], Ask]] = {
     "hello": lambda request: Ask("hello", _text(request, "run"), ""),
     "key": lambda request: Ask("key", _text(request, "run"), ""),
     "stock": lambda request: Ask("stock", _text(request, "run"), ""),
+    "history": lambda request: Ask("history", _text(request, "run"), ""),
 }
 # What is said to a peer rather than read from it, and how long its answer may be: of `join` a RunSpec and the
-# newest notices, of `key` all keys of a run, of `stock` the names of its blobs.
+# newest notices, of `key` all keys of a run, of `stock` the names of its blobs, of `history` a page of past
+# tips.
 CONVERSATIONS: Mapping[RequestKind, int] = {
     "join": (4 << 20) + (2 << 20),
     "hello": 1 << 13,
     "key": 1 << 18,
     "stock": 1 << 20,
+    "history": 1 << 20,
 }
 MAX_SAID_BYTES = 1 << 13  # of a request's body
 

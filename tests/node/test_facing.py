@@ -71,7 +71,7 @@ def requests_about(
         plain += [{"op": op, "blob": blob} for op in ("manifest", "have")]
         plain += [{"op": "chunks", "blob": blob, "indexes": [0, 1]}]
     plain += [{"op": "join", "run": joins, "body": b"\x80"}]
-    plain += [{"op": op, "run": run, "body": b""} for op in ("hello", "key", "stock")]
+    plain += [{"op": op, "run": run, "body": b""} for op in ("hello", "key", "stock", "history")]
     return plain + [request | {"run": run} for request in plain if "run" not in request]
 
 

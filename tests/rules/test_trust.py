@@ -20,7 +20,7 @@ from ..test_spec import spec
 from .made import A, B, C
 
 OWNER, NOW_S = Identity.generate(), time.time()
-ACTIONS: tuple[RequestKind, ...] = ("where", "spec", "records", "blobs", "key", "stock")
+ACTIONS: tuple[RequestKind, ...] = ("where", "spec", "records", "blobs", "key", "stock", "history")
 THINGS: tuple[Thing, ...] = ("data", "weights", "resume", "gate")
 
 

@@ -190,7 +190,7 @@ async def test_no_request_is_answered_that_the_door_was_not_asked_about(tmp_path
     asked = {(action, thing) for _, action, _, thing in source.doors}
     assert asked == {
         ("clock", ""), ("where", asker.peer_id), ("spec", RUN), ("records", "a key"), ("blobs", BLOB),
-        ("join", ""), ("hello", ""), ("key", ""), ("stock", ""),
+        ("join", ""), ("hello", ""), ("key", ""), ("stock", ""), ("history", ""),
     }  # fmt: skip
     assert {peer for peer, *_ in source.doors} == {asker.peer_id}
     assert {run for _, action, run, _ in source.doors if action != "clock"} == {RUN}

@@ -188,7 +188,7 @@ async def test_rounds_of_crews_are_kept_and_told_also_in_a_private_run(tmp_path:
         assert (told[lead.peer_id].bad, told[lead.peer_id].rounds) == (0, 1)
         assert known_history(other).merged == found.merged
         kept = (other.ledger.path.parent / "history" / f"{SLOT}.tips").read_bytes()
-        assert bytes.fromhex(update.record.base) not in kept  # sealed on this disk, too
+        assert bytes.fromhex(light.record.merged) not in kept  # sealed on this disk, too
 
 
 async def test_who_has_no_part_in_a_closed_run_is_told_nothing(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from dataclasses import asdict, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from paris_p2p.rules.history import HistoryLine, Link, missing
+from paris_p2p.rules.history import HistoryLine, TipLink, missing
 from paris_p2p.shown import FIELD_LETTERS, shown
 
 if TYPE_CHECKING:
     from paris_p2p.node.run_history import RunHistory
 
-COLUMNS = (*(field.name for field in fields(HistoryLine)), "clips_per_s")
+_COLUMNS = (*(field.name for field in fields(HistoryLine)), "clips_per_s")
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARK_LETTERS = 48
 _HEADS = ("seq", "signed at", "took", "steps", "clips", "clips/s", "trained", "gate", "lead", "")
@@ -26,7 +26,7 @@ _HEADS = ("seq", "signed at", "took", "steps", "clips", "clips/s", "trained", "g
 def history_csv(found: RunHistory) -> str:
     """Returns a row for each tip, with a row of names above them; what is not known is empty."""
     out = io.StringIO()
-    table = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    table = csv.DictWriter(out, _COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(_values(line) for lines in found.lines().values() for line in lines)
     return out.getvalue()
@@ -71,7 +71,9 @@ def sparkline(values: Sequence[float], letters: int = _SPARK_LETTERS) -> str:
     return "".join(_BARS[min(len(_BARS) - 1, int((one - low) / span * len(_BARS)))] for one in means)
 
 
-def _slot_lines(slot: str, lines: Sequence[HistoryLine], links: Sequence[Link], last: int) -> Iterator[str]:
+def _slot_lines(
+    slot: str, lines: Sequence[HistoryLine], links: Sequence[TipLink], last: int
+) -> Iterator[str]:
     if not lines:
         return
     newest = lines[-1]

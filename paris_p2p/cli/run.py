@@ -21,7 +21,7 @@ from paris_p2p.cli.groups import (
     fetch_settings,
     option,
 )
-from paris_p2p.cli.history import add_history
+from paris_p2p.cli.history_command import add_history
 from paris_p2p.cli.letting_in import add_membership
 from paris_p2p.cli.logs import long_running
 from paris_p2p.cli.owner_flags import (

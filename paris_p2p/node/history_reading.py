@@ -17,7 +17,7 @@ from paris_p2p.history_records import MAX_ROUNDS_ASKED, HistoryPage, HistoryQues
 from paris_p2p.node.board import Board
 from paris_p2p.node.kept_history import open_told, round_ref
 from paris_p2p.node.run_swarm import RunSwarm
-from paris_p2p.rules.history import Link, is_in_order, lineage, missing, proven
+from paris_p2p.rules.history import TipLink, is_in_order, lineage, missing, proven
 from paris_p2p.rules.tips import Tip
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.seam import Swarm
@@ -51,7 +51,7 @@ class HistoryReading:
         """Returns the slot's tips that are known here and count; it reads the disk."""
         return proven_tips(self.board, slot)
 
-    async def links(self, slot: str) -> tuple[Link, ...]:
+    async def links(self, slot: str) -> tuple[TipLink, ...]:
         """Returns the slot's lineage as far as it is known here."""
         return lineage(await asyncio.to_thread(self.tips, slot))
 
@@ -84,7 +84,7 @@ class HistoryReading:
                 if lacking:
                     told = await self.ask(lacking, rounds=True)
                     log.info(
-                        "past tips were asked for: %s", "; ".join(map(words_of, told)) or "nobody is here"
+                        "past tips were asked for: %s", "; ".join(map(told_words, told)) or "nobody is here"
                     )
             except (SwarmError, BlobError, RecordError) as error:
                 log.info("past tips could not be asked for: %s", error)
@@ -164,7 +164,7 @@ def proven_tips(board: Board, slot: str) -> list[Tip]:
     return [tip for one in known if (tip := proven(one, state, now_s)) is not None]
 
 
-def words_of(told: ToldHistory) -> str:
+def told_words(told: ToldHistory) -> str:
     """Says in words what one peer told."""
     parts = [f"…{told.peer[-8:]} told {told.tips} tips"]
     parts += [f"{told.rounds} rounds"] if told.rounds else []

@@ -26,7 +26,7 @@ from paris_p2p.node.owners_word import Opener, OwnersWord
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.round_file import decode_round
-from paris_p2p.rules.history import HistoryLine, Link, history_lines, lineage, proven
+from paris_p2p.rules.history import HistoryLine, TipLink, history_lines, lineage, proven
 from paris_p2p.rules.run_state import RunState
 from paris_p2p.rules.tips import Tip
 from paris_p2p.shown import say
@@ -35,7 +35,7 @@ from paris_p2p.store.ledger import Ledger
 from paris_p2p.store.sealing import open_small
 
 log = logging.getLogger(__name__)
-Update = Envelope[UpdateRecord]
+_Update = Envelope[UpdateRecord]
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class RunHistory:
     """Is a run's past: each slot's lineage, and what its crews' rounds merged, verified."""
 
     state: RunState
-    links: Mapping[str, tuple[Link, ...]]  # by slot, the oldest first
-    merged: Mapping[str, tuple[Update, ...]] = field(default_factory=dict)  # by the id of a round
+    links: Mapping[str, tuple[TipLink, ...]]  # by slot, the oldest first
+    merged: Mapping[str, tuple[_Update, ...]] = field(default_factory=dict)  # by the id of a round
     told: tuple[ToldHistory, ...] = ()  # by whom, where others were asked
 
     def lines(self) -> dict[str, tuple[HistoryLine, ...]]:
@@ -110,10 +110,10 @@ def merged_updates(
     run: str,
     opener: Opener,
     state: RunState,
-    links: Mapping[str, tuple[Link, ...]],
-) -> dict[str, tuple[Update, ...]]:
+    links: Mapping[str, tuple[TipLink, ...]],
+) -> dict[str, tuple[_Update, ...]]:
     """Returns the updates that each round merged which a tip names and which is here, signatures verified."""
-    merged: dict[str, tuple[Update, ...]] = {}
+    merged: dict[str, tuple[_Update, ...]] = {}
     for slot, of_slot in links.items():
         wanted = {ref.id for link in of_slot for ref in link.tip.card.record.rounds}
         for id, data in kept.rounds(slot, wanted):
@@ -131,7 +131,7 @@ def updates_in(
     opener: Opener,
     state: RunState,
     key_of: Callable[[bytes], Any],
-) -> tuple[Update, ...]:
+) -> tuple[_Update, ...]:
     """Returns the updates that a round merged, verified; those that count by the owner's word."""
     plain = open_small(data, key_of) if state.signed.private else data
     made = decode_round(plain, run, slot)

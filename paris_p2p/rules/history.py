@@ -19,7 +19,7 @@ LinkKind = Literal["parent", "same", "gap", "first"]
 
 
 @dataclass(frozen=True)
-class Link:
+class TipLink:
     """A tip of the lineage, and the one before it as far as it is known."""
 
     tip: Tip
@@ -94,7 +94,7 @@ def proven(tip: Tip, state: RunState, now_s: float) -> Tip | None:
     return Tip(card, tuple(by_signer[signer] for signer in sorted(by_signer)))
 
 
-def lineage(tips: Iterable[Tip]) -> tuple[Link, ...]:
+def lineage(tips: Iterable[Tip]) -> tuple[TipLink, ...]:
     """Returns the newest tip and those that it stands on, the oldest first; of one slot.
 
     A card whose parent is not among them stands on the newest one before it. What was attested and overtaken
@@ -106,27 +106,27 @@ def lineage(tips: Iterable[Tip]) -> tuple[Link, ...]:
         if before is None or len(before.attestations) < len(tip.attestations):
             known[tip.card.id] = tip
     ranked = sorted(known.values(), key=_rank)
-    links: list[Link] = []
+    links: list[TipLink] = []
     while ranked:
         tip = ranked.pop()
         parent = known.get(tip.card.record.parent)
         if parent is not None and _rank(parent) < _rank(tip):
             while ranked[-1] is not parent:
                 ranked.pop()
-            links.append(Link(tip, parent, "parent"))
+            links.append(TipLink(tip, parent, "parent"))
             continue
         while ranked and not _may_stand_on(tip, ranked[-1]):
             ranked.pop()
-        links.append(Link(tip, ranked[-1] if ranked else None, _kind(tip, ranked[-1] if ranked else None)))
+        links.append(TipLink(tip, ranked[-1] if ranked else None, _kind(tip, ranked[-1] if ranked else None)))
     return tuple(reversed(links))
 
 
-def history_lines(links: Sequence[Link]) -> tuple[HistoryLine, ...]:
+def history_lines(links: Sequence[TipLink]) -> tuple[HistoryLine, ...]:
     """Returns a line for each tip, the oldest first."""
     return tuple(_line(link) for link in links)
 
 
-def missing(links: Sequence[Link]) -> int:
+def missing(links: Sequence[TipLink]) -> int:
     """Returns how many tips of the lineage are certainly not here, and were not thinned out."""
     count = 0
     for link in links:
@@ -193,7 +193,7 @@ def _kind(tip: Tip, before: Tip | None) -> LinkKind:
     return "same" if tip.card.record.epoch == before.card.record.epoch else "gap"
 
 
-def _line(link: Link) -> HistoryLine:
+def _line(link: TipLink) -> HistoryLine:
     card, before = link.tip.card, link.before.card if link.before else None
     record = card.record
     attested = [one.record for one in link.tip.attestations]

@@ -77,11 +77,11 @@ def history_of(run: str, flags: FetchFlags, *, rounds: bool = False) -> RunHisto
     settings = fetch_settings(flags)
     if not os.path.isdir(run):
         return ask_history(settings, parse_invite(run, settings.data_dir / GENERATOR_DIR), rounds=rounds)
-    data_dir, known = home_of(Path(run))
+    data_dir, known = kept_home(Path(run))
     return history_on_disk(data_dir, known.run, known.open_kind)
 
 
-def home_of(folder: Path) -> tuple[Path, KnownRun]:
+def kept_home(folder: Path) -> tuple[Path, KnownRun]:
     """Returns the data directory of a run's folder, or a peer's own, and what is known of its run."""
     from paris_p2p.preparation.known_run import kept_run
     from paris_p2p.preparation.owner_words import OwnersFolder

@@ -14,7 +14,7 @@ from paris_p2p.rules.run_state import RunState
 from paris_p2p.rules.tips import Age, Tip, impossible
 
 # "parent": the card before it is here; "same": cards between are gone, all of the same maker under the same
-# epoch; "gap": cards between are gone, whoever made them; "first": the slot's first card.
+# epoch; "gap": cards between are gone, of any maker; "first": the slot's first card.
 LinkKind = Literal["parent", "same", "gap", "first"]
 
 

@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,21 +22,15 @@ from paris_p2p.bootstrap.config import FORGET_ENDED_S
 from paris_p2p.bootstrap.forgotten import ForgottenRuns
 from paris_p2p.bootstrap.heard_runs import HeardRuns
 from paris_p2p.bootstrap.mirror import REFRESHED_AT_ONCE, FullDisk, Mirror
-from paris_p2p.bootstrap.storage_runs import StorageRuns
 from paris_p2p.disk import explained, write_atomic
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, SwarmError
-from paris_p2p.invite import Invite
-from paris_p2p.node.host import Host, load_spec, open_host, save_spec
+from paris_p2p.node.host import Host, load_spec, save_spec
 from paris_p2p.node.run_node import RunNode, opened
-from paris_p2p.node.signals import on_leave_signals
-from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.rules.places import RunPlace, idle, idle_in_s, leaves_for, refusal
 from paris_p2p.run_file import RUN_FILE
-from paris_p2p.shown import say
 from paris_p2p.spec import RunSpec, open_run
 from paris_p2p.swarm.addresses import network_of
-from paris_p2p.swarm.asking import end_tasks
 
 log = logging.getLogger(__name__)
 _SPEC_LIMIT_S = 60.0
@@ -266,42 +260,3 @@ class BootstrapNode:
         await asyncio.gather(*tasks, return_exceptions=True)
         for run_id in reversed(list(self._opened)):
             await self._opened.pop(run_id).aclose()
-
-
-def run_bootstrap(
-    settings: PeerSettings,
-    bootstrap_peers: tuple[str, ...],
-    only: frozenset[str],
-    ready: Callable[[tuple[str, ...]], None],
-    *,
-    forget_ended_s: float = FORGET_ENDED_S,
-    admit: Sequence[Invite] = (),
-) -> None:
-    """Runs a bootstrap node until SIGINT, SIGTERM or SIGHUP; `ready` gets the multiaddrs others dial.
-
-    Of the private runs that the invites in `admit` are to, it stores what members name (keeper.py).
-    """
-
-    async def life() -> None:
-        nodes: list[BootstrapNode] = []
-
-        def notice(envelope: Envelope[Any]) -> None:
-            for node in nodes:
-                node.notice(envelope)
-
-        async with open_host(settings, bootstrap_peers, relay_service=True, on_record=notice) as host:
-            nodes.append(BootstrapNode(host, only, say, forget_ended_s=forget_ended_s))
-            ready(host.swarm.addresses())
-            stopped = asyncio.Event()
-            on_leave_signals(stopped.set)
-            storing = StorageRuns(host, admit, say, forget_ended_s)
-            working = [asyncio.create_task(nodes[0].run()), asyncio.create_task(storing.run())]
-            stopping = asyncio.create_task(stopped.wait())
-            try:
-                done, _ = await asyncio.wait([*working, stopping], return_when=asyncio.FIRST_COMPLETED)
-                for task in done - {stopping}:
-                    task.result()
-            finally:
-                await end_tasks([*working, stopping])
-
-    asyncio.run(life())

@@ -23,8 +23,8 @@ app = new_app(
 
 
 @dataclass(frozen=True)
-class ServeFlags(HomeFlags, NodeFlags):
-    """Holds the options of a bootstrap node."""
+class OperatorHome(HomeFlags):
+    """Holds where a bootstrap node lives."""
 
     data_dir: Annotated[
         Path | None,
@@ -36,6 +36,12 @@ class ServeFlags(HomeFlags, NodeFlags):
             panel=MACHINE,
         ),
     ] = None
+
+
+@dataclass(frozen=True)
+class ServeFlags(OperatorHome, NodeFlags):
+    """Holds the options of a bootstrap node."""
+
     max_disk: Annotated[
         str | None,
         setting(
@@ -107,7 +113,7 @@ def serve(
 ) -> None:
     """Serve until Ctrl-C; the identity is kept in the data folder, so the address stays the same."""
     from paris_p2p.bootstrap.config import load_serve
-    from paris_p2p.bootstrap.serve import run_bootstrap
+    from paris_p2p.bootstrap.life import run_bootstrap
 
     wished = typed.given(flags)
     for name in ("mirror", "admit"):
@@ -132,6 +138,38 @@ def serve(
         forget_ended_s=options.forget_ended,
         admit=options.admitting(),
     )
+
+
+@verb(app, "paris-bootstrap status", "paris-bootstrap status --config bootstrap/bootstrap.toml --json")
+def status(
+    flags: OperatorHome,
+    config: ConfigFlag = None,
+    json_output: Annotated[bool, option("Print one JSON object.", None, "--json")] = False,
+) -> None:
+    """Show what the bootstrap node that runs here holds and does."""
+    from paris_p2p.node.control_client import OPERATORS_NODE, call_control
+
+    answer = call_control(_home(flags, config), "GET", "status", who=OPERATORS_NODE)
+    if json_output:
+        echo(json.dumps(answer))
+        return
+    from paris_p2p.bootstrap.operator_status import OperatorStatus, operator_lines
+
+    echo("\n".join(operator_lines(OperatorStatus.model_validate_json(json.dumps(answer)))))
+
+
+@verb(app, "paris-bootstrap stop", "paris-bootstrap stop --data-dir /var/lib/paris")
+def stop(flags: OperatorHome, config: ConfigFlag = None) -> None:
+    """End the bootstrap node that runs here, in order."""
+    from paris_p2p.node.control_client import OPERATORS_NODE, call_control
+
+    echo(call_control(_home(flags, config), "POST", "stop", who=OPERATORS_NODE)["message"])
+
+
+def _home(flags: OperatorHome, config: Path | None) -> Path:
+    from paris_p2p.bootstrap.config import load_serve
+
+    return load_serve(typed.given(flags), config).options.data_dir
 
 
 @verb(app, "paris-bootstrap check /ip4/192.0.2.7/tcp/31337/p2p/12D3Koo…")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from paris_p2p import __version__
 from paris_p2p.monitoring.families import Families
@@ -11,6 +13,16 @@ from paris_p2p.node.status import SlotStatus, Status
 
 PRIVATE = "private"
 RUN_LETTERS = 12
+
+
+class RunFigures(NamedTuple):
+    """What metrics tell of a run beside its slots."""
+
+    label: str
+    name: str
+    paused: bool
+    ended: bool
+    checkpoint_s: float
 
 
 def run_label(run: str, *, private: bool) -> str:
@@ -23,13 +35,12 @@ def peer_families(status: Status) -> Families:
     families, private = Families(), status.governance.private
     run = run_label(status.run, private=private)
     families.add("paris_node_info", 1, version=__version__, role=status.role)
-    families.add("paris_run_info", 1, run=run, name="" if private else status.name)
     families.add("paris_phase", 1, run=run, phase=status.phase)
-    families.add("paris_run_paused", status.governance.paused, run=run)
-    families.add("paris_run_ended", status.governance.ended, run=run)
-    families.add("paris_checkpoint_interval_seconds", status.checkpoint_s, run=run)
-    for slot in status.slots:
-        _add_slot(families, run, slot, status)
+    governance = status.governance
+    figures = RunFigures(
+        run, "" if private else status.name, governance.paused, governance.ended, status.checkpoint_s
+    )
+    add_run(families, figures, status.slots, status.at)
     _add_training(families, run, status)
     families.add_reasons("card", status.refused_cards, named=not private)
     families.add("paris_attested", status.attested)
@@ -37,9 +48,19 @@ def peer_families(status: Status) -> Families:
     return families
 
 
-def _add_slot(families: Families, run: str, slot: SlotStatus, status: Status) -> None:
-    where = {"run": run, "slot": slot.slot}
-    has_tip, rests = bool(slot.tip), slot.rests_until_s > status.at
+def add_run(families: Families, run: RunFigures, slots: Iterable[SlotStatus], now_s: float) -> None:
+    """Adds what is known of a run and its slots."""
+    families.add("paris_run_info", 1, run=run.label, name=run.name)
+    families.add("paris_run_paused", run.paused, run=run.label)
+    families.add("paris_run_ended", run.ended, run=run.label)
+    families.add("paris_checkpoint_interval_seconds", run.checkpoint_s, run=run.label)
+    for slot in slots:
+        _add_slot(families, run, slot, now_s)
+
+
+def _add_slot(families: Families, run: RunFigures, slot: SlotStatus, now_s: float) -> None:
+    where = {"run": run.label, "slot": slot.slot}
+    has_tip, rests = bool(slot.tip), slot.rests_until_s > now_s
     families.add("paris_slot_steps", slot.steps, **where)
     families.add("paris_slot_clips", slot.clips, **where)
     families.add("paris_slot_tip_age_seconds", slot.tip_age_s, **where)
@@ -47,8 +68,7 @@ def _add_slot(families: Families, run: str, slot: SlotStatus, status: Status) ->
     families.add("paris_slot_attestations", slot.attestations if has_tip else None, **where)
     families.add("paris_slot_pending_cards", slot.pending, **where)
     families.add("paris_slot_has_lead", bool(slot.lead), **where)
-    active = not (slot.done or rests or status.governance.paused or status.governance.ended)
-    families.add("paris_slot_active", active, **where)
+    families.add("paris_slot_active", not (slot.done or rests or run.paused or run.ended), **where)
     families.add("paris_slot_rate_lowerings", slot.lowered, **where)
 
 

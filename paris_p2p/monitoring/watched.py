@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from paris_p2p.monitoring.families import Families
-from paris_p2p.monitoring.metrics_page import serving_metrics
+from paris_p2p.monitoring.metrics_page import Gather, serving_metrics
 from paris_p2p.monitoring.peer_families import peer_families
 from paris_p2p.node.status import Status
 from paris_p2p.peer_settings import PeerSettings
@@ -14,13 +14,22 @@ from paris_p2p.swarm.seam import Swarm
 
 
 @asynccontextmanager
+async def watched(
+    settings: PeerSettings, gather: Gather, swarm: Swarm, say: Callable[[str], None]
+) -> AsyncIterator[None]:
+    """Serves a node's metrics while inside, where the settings say so. PortInUseError."""
+    async with serving_metrics(settings.metrics, gather, swarm.daemon_metrics, say):
+        yield
+
+
+@asynccontextmanager
 async def watched_peer(
     settings: PeerSettings, status: Callable[[], Awaitable[Status]], swarm: Swarm, say: Callable[[str], None]
 ) -> AsyncIterator[None]:
-    """Serves a peer's metrics while inside, where the settings say so. PortInUseError."""
+    """Lets a peer be watched while inside, as `watched` does."""
 
     async def gather() -> Families:
         return peer_families(await status())
 
-    async with serving_metrics(settings.metrics, gather, swarm.daemon_metrics, say):
+    async with watched(settings, gather, swarm, say):
         yield

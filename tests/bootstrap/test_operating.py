@@ -1,5 +1,5 @@
-"""An operator asks, watches and stops a bootstrap node: what strangers bring is counted, what the operator named
-is told.
+"""An operator asks, watches and stops a bootstrap node: what strangers bring is counted, what the operator
+named is told.
 """
 
 from __future__ import annotations

@@ -24,15 +24,17 @@ def add_product_options(command: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    place = Place(options.stage, options.sets / options.stage, options.results, options.work, options.device)
+    folder = options.sets / product_stage_of(options.stage).set_name
+    place = Place(options.stage, folder, options.results, options.work, options.device)
     failed = run_stage(place, options.jobs, options.seeds, options.commit, options.until_s)
     print(f"{failed} tasks failed" if failed else "all done")
     return min(failed, 1)
 
 
 def _plan(options: argparse.Namespace) -> int:
-    place = Place(options.stage, options.sets / options.stage, options.results, WORK)
-    for group in tasks_of(product_stage_of(options.stage), place_clusters(place.set)):
+    stage = product_stage_of(options.stage)
+    place = Place(options.stage, options.sets / stage.set_name, options.results, WORK)
+    for group in tasks_of(stage, place_clusters(place.set)):
         for task in group:
             print(task.name, "done" if place.result(task.name).exists() else "open")
     return 0

@@ -39,7 +39,7 @@ class Task:
 
 def tasks_of(stage: ProductStage, clusters: int) -> list[list[Task]]:
     """Returns a stage's tasks in groups; a group waits for those before it."""
-    groups = [[Task("looked", "looked")], *_pilots(stage)]
+    groups = _pilots(stage)
     if stage.seed_share:
         groups.append([_rate("seed", rate) for rate in stage.rates])
         groups.append([_train(seed, "seed", "expert-0") for seed in stage.seeds])
@@ -55,6 +55,7 @@ def tasks_of(stage: ProductStage, clusters: int) -> list[list[Task]]:
         for arm in stage.arms
         for guidance in stage.guidances
     ])  # fmt: skip
+    groups[0].append(Task("looked", "looked"))
     return [*groups, _judging(stage)]
 
 
@@ -197,8 +198,6 @@ def do(place: Place, task: Task, commit_name: str = "") -> str:
     path = place.result(task.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(document, indent=1) + "\n")
-    if task.kind == "looked":
-        opened.cache_clear()  # what was kept is read with the set
     return f"{task.name}: {document['wall_s']} s"
 
 

@@ -88,9 +88,6 @@ class Opened:
         self.device = device_of(place.device)
         self.made = load(place.set)
         self.set_sha256 = hashlib.sha256((place.set / SET_FILE).read_bytes()).hexdigest()
-        looked = place.work / place.stage / LOOKED
-        if looked.exists():
-            self.made = replace(self.made, real={**self.made.real, **load_file(looked)})
 
     @cached_property
     def material(self) -> Material:
@@ -106,7 +103,11 @@ class Opened:
 
     @cached_property
     def judge(self) -> Judge:
-        return Judge(self.stage, self.made)
+        """Returns what judges clips, with what the feature networks said of real ones."""
+        looked = self.place.work / self.place.stage / LOOKED
+        if not looked.exists():
+            raise UsageError(f"{looked} is not here: delete {self.place.result('looked')} and run again")
+        return Judge(self.stage, replace(self.made, real={**self.made.real, **load_file(looked)}))
 
     @cached_property
     def width(self) -> int:

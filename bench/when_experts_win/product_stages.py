@@ -66,6 +66,12 @@ class ProductStage:
     calibration_clips: int = 512
     components: int = 64  # of real and generated clips together
     pictures: int = 32  # of each way, of the first seed
+    set: str = ""  # the stage whose set it is played on; its own if none
+
+    @property
+    def set_name(self) -> str:
+        """Returns the folder's name that holds its set."""
+        return self.set or self.name
 
     def way(self, title: str, guidance: float = 0.0) -> Way:
         """Returns a way by its title and guidance; UsageError when there is none."""
@@ -95,7 +101,15 @@ IMAGES = ProductStage(
     ways=(*_CONTROLS, Way("total"), Way("triple"), *_EXPERTS),
     widths=(16, 32, 64, 96),
     networks=("efficientnet-lite0",),
-    batch=200,
+    batch=100,
+)
+IMAGES_WIDE = replace(
+    IMAGES,
+    name="images-wide",
+    set="images",
+    arms=("monolith", "told", "experts", "random"),
+    ways=(*_CONTROLS, *_EXPERTS[:2]),
+    widths=(96,),
 )
 _AT_PAPERS = tuple(replace(way, guidance=PAPERS_GUIDANCE) for way in (*_CONTROLS, *_EXPERTS[:2], _EXPERTS[3]))
 CLIPS = ProductStage(
@@ -113,7 +127,7 @@ CLIPS = ProductStage(
     widths=(96,),
     patch=(2, 2, 2),
     networks=("transnetv2", "efficientnet-lite0"),
-    batch=48,
+    batch=24,
     seed_share=0.3,
     samples=2048,
 )
@@ -141,6 +155,7 @@ _TINY = {
 }
 PRODUCT_STAGES: dict[str, ProductStage] = {
     "images": IMAGES,
+    "images-wide": IMAGES_WIDE,
     "clips": CLIPS,
     # to see that everything runs; their numbers mean nothing
     "tiny-images": replace(IMAGES, name="tiny-images", **_TINY),  # type: ignore[arg-type]

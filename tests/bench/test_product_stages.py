@@ -186,8 +186,8 @@ def test_a_task_that_fails_keeps_no_other_from_being_done(
         raise ValueError("broken on purpose")
 
     monkeypatch.setitem(WORK, "looked", broken)
-    looked, (rate, *_), *_ = tasks_of(LEAST, 3)
-    monkeypatch.setattr(product_jobs, "tasks_of", lambda stage, clusters: [looked, [rate]])
+    (rate, looked), *_ = tasks_of(LEAST, 3)
+    monkeypatch.setattr(product_jobs, "tasks_of", lambda stage, clusters: [[looked], [rate]])
     said: list[str] = []
     other = replace(place, results=tmp_path)
     assert run_stage(other, at_once=1, told=said.append) == 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from bench.ddm_vs_monolith.results import write_json
 from bench.sets.assembly import Drawn, Say, assemble
@@ -15,7 +16,6 @@ from bench.sets.given_away import given_away
 from bench.sets.image_parts import draw_pictures
 from bench.sets.parts import Kept
 from bench.sets.recipes import CLIPS, CLIPS_IN_ALL, IMAGES, PICTURES
-from bench.sets.stamps import FOLDER
 from bench.when_experts_win.product_set import About, ProductSet, load
 from paris_p2p.data.sheet import COLUMNS, ROWS, SheetBlock, contact_sheet
 
@@ -31,10 +31,10 @@ class Wish:
 
     stage: str
     out: Path
-    share: float = 1.0  # of the clips that the stage asks for
-    stamps: Path = FOLDER
-    rng_seed: int = 0
-    jobs: int = 2
+    share: float  # of the clips that the stage asks for
+    stamps: Path  # where the cut-outs lie
+    rng_seed: int
+    jobs: int
 
     @property
     def work(self) -> Path:
@@ -45,6 +45,7 @@ class Wish:
 def make_set(wish: Wish, say: Say) -> About:
     """Makes a set and returns what it is; what is there of it already is not made again."""
     began_s = time.monotonic()
+    torch.set_num_threads(wish.jobs)
     parts = _drawn_parts(wish, say)
     say(f"drawn after {time.monotonic() - began_s:.0f} s")
     recipe, drawn = RECIPES[wish.stage], Drawn.read(parts)

@@ -15,7 +15,6 @@ from PIL import Image
 
 from bench.clips.errors import WorldError
 
-FOLDER = Path("/usr/share/tuxpaint/stamps")
 LEFT_OUT = "symbols"  # letters and signs, whose thin strokes are lost in small pictures
 STORED_PIXELS = 64  # of the longer side
 SEEN = 0.02  # alpha from which a pixel belongs to the stamp
@@ -40,7 +39,7 @@ class Stamp:
         return smaller
 
 
-def load_stamps(folder: Path = FOLDER) -> list[Stamp]:
+def load_stamps(folder: Path) -> list[Stamp]:
     """Reads all stamps in the order of their names; WorldError when they are not installed."""
     paths = sorted(path for path in folder.rglob("*.png") if path.relative_to(folder).parts[0] != LEFT_OUT)
     if not paths:

@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from bench.sets.command import add_set_options, make_by
 from bench.when_experts_win.figure import write_figure
 from bench.when_experts_win.jobs import jobs_of, run
 from bench.when_experts_win.product_command import PRODUCT_WAYS, SETS, add_product_options
@@ -47,12 +48,16 @@ def main() -> None:
             command.add_argument("--page", type=Path, default=Path("docs/experiments.md"))
         if way == "figure":
             command.add_argument("--out", type=Path, default=Path("docs/pictures/when-experts-win.svg"))
+    add_set_options(ways.add_parser("make", help="makes the set of a stage: pictures or clips"))
     ways.add_parser("protocol", help="records the protocols as they are now")
     options = parser.parse_args()
     try:
-        if getattr(options, "stage", "") in PRODUCT_STAGES:
+        if options.way == "make":
+            make_by(options)
+        elif getattr(options, "stage", "") in PRODUCT_STAGES:
             sys.exit(PRODUCT_WAYS[options.way](options))
-        _play_digits(options)
+        else:
+            _play_digits(options)
     except ParisError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from paris_p2p.rules.history import HistoryLine, TipLink, missing
+from paris_p2p.rules.time_left import duration_words
 from paris_p2p.shown import FIELD_LETTERS, shown
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _row(line: HistoryLine) -> tuple[str, ...]:
     return (
         f"{line.seq:,}",
         time.strftime("%Y-%m-%d %H:%M", time.gmtime(line.at_s)),
-        "–" if line.seconds is None else _span(line.seconds),
+        "–" if line.seconds is None else duration_words(line.seconds),
         f"{line.steps:,}",
         f"{line.clips:,}",
         "–" if rate is None else f"{rate:.3g}",
@@ -124,12 +125,6 @@ def _told_lines(found: RunHistory) -> Iterator[str]:
         words += f", {most - one.tips:,} fewer than another" if one.tips < most else ""
         words += f"; {one.bad:,} records of it do not hold and were left out" if one.bad else ""
         yield shown(words + (f"; {one.error}" if one.error else ""))
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _values(line: HistoryLine) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from paris_p2p.cli.owner_flags import (
     TrainingFlags,
 )
 from paris_p2p.cli.owner_key import PASSPHRASE_VARIABLE, ask_passphrase
+from paris_p2p.cli.receipts import add_receipts
 from paris_p2p.cli.say import add_say
 from paris_p2p.cli.saying import kept_word
 from paris_p2p.cli.state import add_state
@@ -310,6 +311,7 @@ add_membership(app)
 add_state(app)
 add_owner_dashboard(app)
 add_history(app)
+add_receipts(app)
 
 
 def main() -> None:

@@ -39,6 +39,15 @@ _Update = Envelope[UpdateRecord]
 
 
 @dataclass(frozen=True)
+class HistorySource:
+    """Says from what a run's past was read: what a proof of it consists of."""
+
+    run: Envelope[RunSpec]
+    word: OwnersWord
+    kept: KeptHistory
+
+
+@dataclass(frozen=True)
 class RunHistory:
     """Is a run's past: each slot's lineage, and what its crews' rounds merged, verified."""
 
@@ -46,6 +55,7 @@ class RunHistory:
     links: Mapping[str, tuple[TipLink, ...]]  # by slot, the oldest first
     merged: Mapping[str, tuple[_Update, ...]] = field(default_factory=dict)  # by the id of a round
     told: tuple[ToldHistory, ...] = ()  # by whom, where others were asked
+    source: HistorySource | None = None
 
     def lines(self) -> dict[str, tuple[HistoryLine, ...]]:
         """Returns a line for each tip, by slot."""
@@ -74,7 +84,8 @@ def known_history(node: RunNode, told: tuple[ToldHistory, ...] = ()) -> RunHisto
     state, board = node.state, node.board
     links = {slot: lineage(proven_tips(board, slot)) for slot in state.slots_ever if slot in board.slots}
     merged = merged_updates(node.board.history, node.keys.ring, node.run, node.word.open, state, links)
-    return RunHistory(state, links, merged, told)
+    source = HistorySource(node.run_envelope, node.word, node.board.history)
+    return RunHistory(state, links, merged, told, source)
 
 
 def board_lines(board: Board, slot: str) -> tuple[HistoryLine, ...]:
@@ -91,7 +102,8 @@ def history_on_disk(data_dir: Path, run: Envelope[RunSpec], opener: Opener) -> R
         state = OwnersWord(run.id, run.record, Ledger(folder / "ledger"), opener).state
         return RunHistory(state, {})
     ledger = Ledger(folder / "ledger")
-    state = OwnersWord(run.id, run.record, ledger, opener).state
+    word = OwnersWord(run.id, run.record, ledger, opener)  # with the members' certificates
+    state = word.state
     kept, now_s = KeptHistory(folder / "history", opener), time.time()
 
     def tips(slot: str) -> Iterable[Tip]:
@@ -101,7 +113,7 @@ def history_on_disk(data_dir: Path, run: Envelope[RunSpec], opener: Opener) -> R
 
     links = {slot: lineage(tips(slot)) for slot in state.slots_ever}
     merged = merged_updates(kept, load_keyring(folder), run.id, opener, state, links)
-    return RunHistory(state, links, merged)
+    return RunHistory(state, links, merged, source=HistorySource(run, word, kept))
 
 
 def merged_updates(
@@ -118,7 +130,7 @@ def merged_updates(
         wanted = {ref.id for link in of_slot for ref in link.tip.card.record.rounds}
         for id, data in kept.rounds(slot, wanted):
             try:
-                merged[id] = updates_in(data, run, slot, opener, state, _named(ring))
+                merged[id] = updates_in(data, run, slot, opener, state, key_finder(ring))
             except ParisError as error:
                 log.info("round %s… of %s is left out: %s", id[:16], slot, error)
     return merged
@@ -139,6 +151,6 @@ def updates_in(
     return tuple(one for one in updates if one.record.slot == slot and state.counts(one))
 
 
-def _named(ring: Keyring) -> Callable[[bytes], Any]:
+def key_finder(ring: Keyring) -> Callable[[bytes], Any]:
     """Returns what finds a key by its hint."""
     return lambda hint: next((key for key in ring.keys if key.hint == hint), None)

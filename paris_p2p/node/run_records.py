@@ -52,7 +52,7 @@ class RunRecords:
 
     def __init__(self, host: Host, run: Envelope[RunSpec]):
         self.host, self.run, self.signed_spec, self.signed_data = host, run.id, run.record, run.data
-        self.owner = run.signer
+        self.owner, self.run_envelope = run.signer, run
         self.ledger = Ledger(host.settings.data_dir / "runs" / run.id / "ledger")
         self.numbering = Numbering(run.id, self.ledger)
         self.keys = RunKeys(self.spec_file.parent)

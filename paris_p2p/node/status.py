@@ -10,12 +10,14 @@ from pydantic import BaseModel, ConfigDict
 from paris_p2p.node.crew_status import CrewStatus, crew_status
 from paris_p2p.node.governance import Governance, governance
 from paris_p2p.node.node_figures import NodeFigures, node_figures
+from paris_p2p.node.run_history import board_lines
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.slot_news import slot_news
 from paris_p2p.node.tallies import Tallies
 from paris_p2p.rules.claims import lead_of
 from paris_p2p.rules.refusals import words_of
 from paris_p2p.rules.rest import rests_until_s
+from paris_p2p.rules.time_left import loss_trend, outlook_words, slot_pace
 from paris_p2p.rules.tips import Tip
 from paris_p2p.rules.woken import woken_at_s
 
@@ -44,6 +46,16 @@ class SlotStatus(BaseModel):
     news: str = ""  # what the slot waits for, where it does
     done: bool = False  # its last step is trained, or its owner ended the run
     crew: CrewStatus | None = None  # who trains it together, in a run with crews
+    # by the last tips (rules/time_left.py); None: not known, or nobody may train now
+    clips_per_s: float | None = None
+    steps_per_s: float | None = None
+    eta_s: float | None = None  # until its last step; None also where no end is set
+    eta_low_s: float | None = None
+    eta_high_s: float | None = None  # None beside an eta_s: it may take for ever
+    loss_per_day: float | None = None  # slope of the gate's comparable loss, and its interval
+    loss_per_day_low: float | None = None
+    loss_per_day_high: float | None = None
+    outlook: str = ""  # the same in words
 
 
 class TrainingStatus(BaseModel):
@@ -103,6 +115,8 @@ def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
     status: dict[str, Any] = {"slot": slot, "pending": pending, "news": news, "refusal": refusal}
     status |= {"done": done}
     status["crew"] = crew_status(node, slot, lead.signer if lead else "", now_s)
+    if not (done or node.state.paused):
+        status |= _outlook(node, slot, now_s)
     if lead is not None:
         status |= {"lead": lead.signer, "epoch": lead.record.epoch}
     if tip is not None:
@@ -120,6 +134,28 @@ def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
             "rests_until_s": rests_until_s(tip, node.spec.timing, woken_s),
         }
     return SlotStatus(**status)
+
+
+def _outlook(node: RunNode, slot: str, now_s: float) -> dict[str, Any]:
+    """Returns when a slot is done by its last tips, and where its loss goes, as numbers and in words."""
+    total_steps, lines = node.spec.training.total_steps, board_lines(node.board, slot)
+    pace, trend = slot_pace(lines, total_steps, now_s), loss_trend(lines)
+    found: dict[str, Any] = {"outlook": outlook_words(pace, trend, total_steps)}
+    if pace is not None:
+        found |= {
+            "clips_per_s": pace.clips_per_s,
+            "steps_per_s": pace.steps_per_s,
+            "eta_s": pace.left_s,
+            "eta_low_s": pace.left_low_s,
+            "eta_high_s": pace.left_high_s,
+        }
+    if trend is not None:
+        found |= {
+            "loss_per_day": trend.per_day,
+            "loss_per_day_low": trend.low,
+            "loss_per_day_high": trend.high,
+        }
+    return found
 
 
 def _losses(tip: Tip) -> dict[str, float | None]:

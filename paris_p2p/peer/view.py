@@ -73,6 +73,7 @@ def draw(status: Status) -> RenderableType:
     parts += [Text(shown(line), style="cyan") for line in status.governance.lines()]
     parts.append(_slots(status))
     parts += [Text(f"{slot.slot}: {slot.news}", style="yellow") for slot in status.slots if slot.news]
+    parts += [Text(f"{slot.slot}: {slot.outlook}") for slot in status.slots if slot.outlook]
     crews = [(slot.slot, slot.crew.words()) for slot in status.slots if slot.crew is not None]
     parts += [Text(f"{slot}: {words}") for slot, words in crews if words]
     if status.training is not None:

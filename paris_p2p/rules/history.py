@@ -160,9 +160,10 @@ def is_in_order(tips: Sequence[Tip], after: int) -> bool:
 
 
 def _is_inner(before: Tip, tip: Tip, after: Tip) -> bool:
-    makers = {(one.card.signer, one.card.record.epoch) for one in (before, tip, after)}
-    lowered = {one.card.record.lowered for one in (before, tip, after)}
-    return len(makers) == 1 and len(lowered) == 1  # a step back is where clips are counted from anew
+    three = [one.card for one in (before, tip, after)]
+    # a step back is where clips are counted from anew, and of a crew's cards the makers are others
+    kinds = {(one.signer, one.record.epoch, one.record.lowered, bool(one.record.rounds)) for one in three}
+    return len(kinds) == 1
 
 
 def _names(record: AttestationRecord, tip: Tip) -> bool:

@@ -35,7 +35,7 @@ from paris_p2p.cli.owner_flags import (
     TrainingFlags,
 )
 from paris_p2p.cli.owner_key import PASSPHRASE_VARIABLE, ask_passphrase
-from paris_p2p.cli.receipts import add_receipts
+from paris_p2p.cli.receipts_command import add_receipts
 from paris_p2p.cli.say import add_say
 from paris_p2p.cli.saying import kept_word
 from paris_p2p.cli.state import add_state

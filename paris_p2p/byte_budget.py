@@ -24,7 +24,7 @@ class ByteBudget:
     period: Period
 
     def __str__(self) -> str:
-        return f"{in_units(self.size_bytes).replace(' ', '')}/{self.period}"
+        return f"{in_units(self.size_bytes).replace('.0 ', '').replace(' ', '')}/{self.period}"
 
     def first_day(self, today: date) -> date:
         """Returns the day on which the period of `today` began."""

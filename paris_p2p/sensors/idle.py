@@ -49,13 +49,15 @@ class IdleSensor(Protocol):
         ...
 
 
-Source = Callable[[], float | None]
+_Source = Callable[[], float | None]
 
 
 class MachineIdle:
     """Asks a desktop by X, GNOME, KDE and logind, and the terminals for when they last were typed on."""
 
-    def __init__(self, sources: Mapping[str, Source] | None = None, desktop: Callable[[], str] | None = None):
+    def __init__(
+        self, sources: Mapping[str, _Source] | None = None, desktop: Callable[[], str] | None = None
+    ):
         self.sources = sources if sources is not None else _SOURCES
         self._desktop = desktop or desktop_here
 
@@ -191,7 +193,7 @@ def _any(folder: Path, pattern: str) -> bool:
 
 
 TERMINALS = "terminals"
-_SOURCES: Mapping[str, Source] = {
+_SOURCES: Mapping[str, _Source] = {
     "X": x_idle_s,
     "GNOME": gnome_idle_s,
     "KDE": kde_idle_s,

@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from paris_p2p.byte_size import Bytes
+from paris_p2p.care_words import IdleSpan, hours_list
 from paris_p2p.disk import named_path
 from paris_p2p.errors import UsageError
 from paris_p2p.invite import peer_address
@@ -43,6 +44,9 @@ _FIELDS = {
     "upload_limit": "upload_limit_bytes_per_s",
     "download_limit": "download_limit_bytes_per_s",
     "micro_batch": "micro_batch_clips",
+    "only_idle": "only_idle_s",
+    "max_gpu_temp": "max_gpu_temp_c",
+    "max_gpu_power": "max_gpu_power_w",
 }
 _SECRET = ("notify",)  # whose values are repeated in no message
 _NAMES = {field: name for name, field in _FIELDS.items()}
@@ -101,6 +105,20 @@ class HomeOptions(Options):
     """Holds where a peer keeps its key and its blobs."""
 
     data_dir: Annotated[Path, BeforeValidator(_folder), Field(default_factory=default_data_dir)]
+
+
+class CareOptions(Options):
+    """Holds when and how hard a machine may work."""
+
+    hours: Annotated[tuple[str, ...], NoDecode, BeforeValidator(hours_list)] = ()
+    time_zone: str = ""
+    only_idle: IdleSpan = 0.0
+    on_battery: bool = True
+    max_gpu_temp: float = 0.0
+    max_gpu_power: float = 0.0
+    nice: int = 0
+    upload_budget: str = ""
+    download_budget: str = ""
 
 
 class FetchOptions(HomeOptions):

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field
 
 from paris_p2p.byte_size import Bytes
+from paris_p2p.care_words import BudgetText, Degrees, HoursWords, IdleSpan, Niceness, Watts, ZoneName
 
 
 def device_name(text: str) -> str:
@@ -87,3 +88,13 @@ class PeerSettings(BaseModel):
     notify: tuple[Webhook, ...] = ()  # who hears of trouble
     notify_names: bool = False  # names of private runs are told, too
     dashboard: bool = False  # the link to the page is printed at the start
+    # when and how hard this machine may work (docs/volunteers.md, "When it may work")
+    hours: HoursWords = ()  # none: always
+    time_zone: ZoneName = ""  # of the hours and budgets; empty: this machine's
+    only_idle_s: IdleSpan = 0.0  # without anybody at the machine, before it may work; 0: also in use
+    on_battery: bool = True
+    max_gpu_temp_c: Degrees = 0.0  # 0: no limit of ours
+    max_gpu_power_w: Watts = 0.0
+    nice: Niceness = 0  # of trainer and gate
+    upload_budget: BudgetText = ""  # like 100GB/month; empty: none
+    download_budget: BudgetText = ""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from paris_p2p.cli import typed
+from paris_p2p.cli.care_flags import CareFlags
 from paris_p2p.cli.choices import SchedulerName
 from paris_p2p.cli.groups import (
     LINE,
@@ -32,7 +33,7 @@ def _profiles() -> list[str]:
 
 
 @dataclass(frozen=True)
-class StartFlags(FetchFlags, NodeFlags):
+class StartFlags(CareFlags, FetchFlags, NodeFlags):
     """Holds the options of a volunteer's peer."""
 
     profile: Annotated[

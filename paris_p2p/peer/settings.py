@@ -11,7 +11,15 @@ from pydantic import ByteSize
 from paris_p2p.byte_size import Bytes
 from paris_p2p.disk import free_bytes
 from paris_p2p.errors import DeviceError
-from paris_p2p.option_sources import Addresses, FetchOptions, Loaded, NodeOptions, Words, load_options
+from paris_p2p.option_sources import (
+    Addresses,
+    CareOptions,
+    FetchOptions,
+    Loaded,
+    NodeOptions,
+    Words,
+    load_options,
+)
 from paris_p2p.peer.machine import auto_profile, this_machine
 from paris_p2p.peer.profiles import Profile, load_profile
 from paris_p2p.peer_settings import device_name
@@ -19,7 +27,7 @@ from paris_p2p.peer_settings import device_name
 AUTO = "auto"
 
 
-class StartOptions(FetchOptions, NodeOptions):
+class StartOptions(FetchOptions, NodeOptions, CareOptions):
     """Holds the options of a volunteer's peer."""
 
     profile: str = AUTO

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from paris_p2p.byte_size import Bytes, in_units
+from paris_p2p.byte_size import Bytes, exact_size
 
 Period = Literal["day", "week", "month"]
 _SIZE: TypeAdapter[int] = TypeAdapter(Bytes)
@@ -24,7 +24,7 @@ class ByteBudget:
     period: Period
 
     def __str__(self) -> str:
-        return f"{in_units(self.size_bytes).replace('.0 ', '').replace(' ', '')}/{self.period}"
+        return f"{exact_size(self.size_bytes)}/{self.period}"
 
     def first_day(self, today: date) -> date:
         """Returns the day on which the period of `today` began."""

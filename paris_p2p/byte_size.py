@@ -40,3 +40,11 @@ Bytes = Annotated[ByteSize, WrapValidator(_whole)]
 def in_units(count: float) -> str:
     """Returns a count of bytes with one decimal in units of a thousand: `1.5 GB`."""
     return ByteSize(count).human_readable(decimal=True, separator=" ")
+
+
+def exact_size(count: int) -> str:
+    """Returns a count of bytes as it may be written, without losing any: `1.25GB`, `0`, `1234567`."""
+    for unit, unit_bytes in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if count >= unit_bytes and count % (unit_bytes // 1000) == 0:
+            return f"{count / unit_bytes:.3f}".rstrip("0").rstrip(".") + unit
+    return str(int(count))

@@ -45,3 +45,10 @@ def test_every_day_is_in_one_period(day: date, period: str) -> None:
     assert begin <= day < after
     assert budget.first_day(after) == after
     assert budget.first_day(after - timedelta(days=1)) == begin
+
+
+@given(st.integers(1, 10**17), st.sampled_from(["day", "week", "month"]))
+def test_a_budget_that_is_written_is_read_again(size_bytes: int, period: str) -> None:
+    budget = budget_in(f"{size_bytes}/{period}")
+    assert budget.size_bytes == size_bytes
+    assert budget_in(str(budget)) == budget

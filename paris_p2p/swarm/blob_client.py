@@ -77,6 +77,10 @@ class BlobClient:
     async def have(self, peer: str, blob_id: str) -> bytes:
         return await self._body(peer, {"op": "have", "blob": blob_id}, MAX_HAVE_BYTES)
 
+    def change_limit(self, bytes_per_s: float, *, is_closed: bool) -> None:
+        """Changes the download limit from now on; while it is closed, no chunks are fetched."""
+        self._limit.bytes_per_s, self._limit.is_closed = bytes_per_s, is_closed
+
     async def records(self, peer: str, key: str) -> list[bytes]:
         body = await self._body(peer, {"op": "records", "key": key}, MAX_RECORDS_BYTES)
         found = _unpack(body, peer)
@@ -111,6 +115,8 @@ class BlobClient:
         wanted = list(indexes)[:MAX_CHUNKS_PER_REQUEST]
         if not wanted:
             return
+        if self._limit.is_closed:
+            raise BusyError("this peer fetches nothing while its download budget is used up")
         # of one chunk, for all of them: memory that is new each time costs more than hashing
         room = memoryview(b"")
         async with self._ask(peer, {"op": "chunks", "blob": blob_id, "indexes": wanted}, silence_s) as reader:

@@ -108,6 +108,11 @@ class BlobServer:
             if not any(other.peer == peer for other in self._open.values()):
                 self._pieces.pop(peer, None)
 
+    def change_limit(self, bytes_per_s: float, *, is_closed: bool) -> None:
+        """Changes the upload limit from now on; while it is closed, nobody is given chunks."""
+        self._limit.bytes_per_s, self._limit.is_closed = bytes_per_s, is_closed
+        self.seats.max_bulk = bulk_streams(bytes_per_s)
+
     async def close(self) -> None:
         """Breaks off all streams."""
         for task in list(self._open):
@@ -133,7 +138,8 @@ class BlobServer:
         if self.source is not None and shown is None:
             await self._refuse(out, "refused")
             return await _until_closed(reader, REFUSAL_S)
-        if not self.seats.begin(seat, _now_s(), bulk=op == "chunks"):
+        is_closed = self._limit.is_closed and op == "chunks"
+        if is_closed or not self.seats.begin(seat, _now_s(), bulk=op == "chunks"):
             await self._refuse(out, "busy")
             return await _until_closed(reader, REFUSAL_S)
         await self._answers[op](BlobRequest(seat, ask, request, out, Pace(silence_s=STALL_S), shown))

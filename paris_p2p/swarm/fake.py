@@ -22,6 +22,7 @@ from paris_p2p.swarm.seam import (
     SILENCE_S,
     BlobSource,
     GossipHandler,
+    LineLimits,
     PeerInfo,
     Shown,
     Swarm,
@@ -64,7 +65,7 @@ class FakeSwarm(Swarm):
             source,
             clock_offset_s,
         )
-        self.offline = False
+        self.offline, self.limits = False, LineLimits()
         self.given: set[str] = set()
         self.view = RecordView()
         self._handlers: dict[str, list[GossipHandler]] = defaultdict(list)
@@ -100,6 +101,9 @@ class FakeSwarm(Swarm):
     @property
     def given_peers(self) -> frozenset[str]:
         return frozenset(self.given)
+
+    def limit_line(self, limits: LineLimits) -> None:
+        self.limits = limits
 
     def serve(self, source: BlobSource) -> None:
         self.source = source

@@ -22,10 +22,13 @@ OTHER_REASONS = "other reasons"
 
 
 class RateLimit:
-    """Limits all who `take` to `bytes_per_s` together, in the order of asking; 0 is no limit."""
+    """Limits all who `take` to `bytes_per_s` together, in the order of asking; 0 is no limit.
+
+    While it `is_closed`, no transfer begins: a budget is used up.
+    """
 
     def __init__(self, bytes_per_s: float):
-        self.bytes_per_s = bytes_per_s
+        self.bytes_per_s, self.is_closed = bytes_per_s, False
         self._next_free_s = 0.0
 
     async def take(self, count_bytes: int) -> None:

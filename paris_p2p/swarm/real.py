@@ -35,6 +35,7 @@ from paris_p2p.swarm.seam import (
     SILENCE_S,
     BlobSource,
     GossipHandler,
+    LineLimits,
     PeerInfo,
     Swarm,
     Transfer,
@@ -168,6 +169,10 @@ class RealSwarm(Swarm):
     @property
     def given_peers(self) -> frozenset[str]:
         return frozenset(self._keeper.given) | self._relays
+
+    def limit_line(self, limits: LineLimits) -> None:
+        self._blob_server.change_limit(limits.upload_bytes_per_s, is_closed=limits.is_upload_closed)
+        self._client.change_limit(limits.download_bytes_per_s, is_closed=limits.is_download_closed)
 
     def serve(self, source: BlobSource) -> None:
         self._blob_server.source = source

@@ -39,6 +39,16 @@ class PeerInfo:
 
 
 @dataclass(frozen=True)
+class LineLimits:
+    """Says how fast blobs may go each way (bytes a second, 0: no limit), and whether any may begin."""
+
+    upload_bytes_per_s: float = 0.0
+    download_bytes_per_s: float = 0.0
+    is_upload_closed: bool = False
+    is_download_closed: bool = False
+
+
+@dataclass(frozen=True)
 class Transfer:
     """Counts bytes of blobs moved since the start, smoothed rates, and the seconds in which chunks were on
     their way to peers that have a part in a run here.
@@ -144,6 +154,10 @@ class Swarm(Protocol):
     @property
     def given_peers(self) -> frozenset[str]:
         """Returns the peers that a person named to this one: bootstrap nodes, relays, those of an invite."""
+        ...
+
+    def limit_line(self, limits: LineLimits) -> None:
+        """Changes the limits of blobs from now on, also for transfers on their way."""
         ...
 
     def serve(self, source: BlobSource) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,22 +66,24 @@ def start(
     ] = False,
 ) -> None:
     """Join a run, claim a slot and train it until Ctrl-C (a second Ctrl-C leaves at once)."""
+    from paris_p2p.peer.kept_changes import kept_changes
     from paris_p2p.peer.settings import check_device, load_start
     from paris_p2p.swarm.addresses import check_addresses
 
     loaded, profile = load_start(typed.given(flags), config)
-    settings = loaded.peer_settings()
+    kept = kept_changes(loaded.peer_settings(), loaded.origins)
+    settings = kept.settings
     parsed = parse_invite(invite, settings.data_dir)
     check_device(settings.device)
     check_addresses(settings)
     if dry_run:
-        echo(loaded.describe(settings))
+        echo(replace(loaded, origins=kept.all_origins).describe(settings))
         return
     from paris_p2p.peer.start import run_peer
 
     long_running()
     run_peer(
-        settings,
+        kept,
         parsed,
         confirm=None if yes else _confirm,
         train=not no_train,
@@ -156,6 +158,34 @@ def stop(flags: HomeFlags) -> None:
 
 
 add_dashboard(app)
+
+
+@verb(
+    app,
+    "paris-peer set",
+    "paris-peer set hours=22:00-07:00 upload_limit=2MB",
+    "paris-peer set hours=",
+)
+def set_command(
+    flags: HomeFlags,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="What is to change; without any, all settings are shown. KEY= takes back what was set.",
+            metavar="[KEY=VALUE]...",
+            show_default=False,
+        ),
+    ] = None,
+    json_output: Annotated[bool, option("Print one JSON object.", None, "--json")] = False,
+) -> None:
+    """Change when and how hard the peer that runs here works; it lasts over restarts."""
+    from paris_p2p.cli.set_words import ask_settings, settings_table
+
+    answer = ask_settings(home_of(flags), words or [])
+    if json_output:
+        echo(answer.model_dump_json())
+        return
+    echo(settings_table(answer))
 
 
 @verb(app, "paris-peer fetch @invite.txt")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from paris_p2p.byte_size import in_units
+
 
 class BudgetStatus(BaseModel):
     """How much of a budget is used; the period ends at `renewed_at_s`, Unix time."""
@@ -64,3 +66,14 @@ class CareStatus(BaseModel):
     download: BudgetStatus | None = None
     sensors: SensorStatus = SensorStatus()
     settings: tuple[SettingStatus, ...] = ()
+
+    def line(self) -> str:
+        """Returns schedule, budgets and pace in words; empty where nothing of it was asked for."""
+        budgets = [
+            f"{way} {in_units(one.used_bytes)} of {one.budget}"
+            for way, one in (("up", self.upload), ("down", self.download))
+            if one is not None
+        ]
+        pace = [f"GPU paced to {self.gpu_share:.0%} of the time"] if self.gpu_share < 1 else []
+        hours = [f"hours {', '.join(self.hours)}"] if self.hours else []
+        return "  ".join([*hours, *budgets, *pace])

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from paris_p2p.node.care_status import CareStatus
 from paris_p2p.node.crew_status import CrewStatus, crew_status
 from paris_p2p.node.governance import Governance, governance
 from paris_p2p.node.node_figures import NodeFigures, node_figures
@@ -99,6 +100,7 @@ class Status(NodeFigures):
     attested: int = 0
     checkpoint_s: float = 0.0  # the run's interval between checkpoints
     claim_s: float = 0.0  # how long a lead's claim holds without being renewed
+    care: CareStatus | None = None  # of a volunteer's machine
     tallies: Tallies = Tallies()
     governance: Governance = Governance()
 

@@ -66,11 +66,22 @@ class Attestor:
         self._memory: dict[str, SlotMemory] = defaultdict(SlotMemory)
         self._news: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._word = asyncio.Event()  # the owner spoke, or a slot's task ended
+        self._rests = False
         node.listeners.append(self._notice)
 
     @property
     def attested(self) -> int:
         return self.voter.attested
+
+    async def rest(self, rests: bool) -> None:
+        """Looks at no card from now on, and ends a check that is going on, or looks again."""
+        if rests == self._rests:
+            return
+        self._rests = rests
+        for news in self._news.values():
+            news.set()
+        if rests:
+            await self.checker.close()
 
     async def run(self) -> None:
         """Attests what may be attested, also in slots that the run gets later, until it is cancelled."""
@@ -112,12 +123,12 @@ class Attestor:
     async def _look_at(self, slot: str) -> None:
         """Carries out what the rules say about a slot, once, and waits for news."""
         self._news[slot].clear()
-        if not attests_here(self.node, slot):
+        if self._rests or not attests_here(self.node, slot):
             await self._until_news(slot, LOOK_AGAIN_S)
             return
         tried = set[str]()
         now = Round({card.id for card in self.node.board.pending(slot)}, tried)
-        while (step := self._next(slot, now)).check is not None:
+        while not self._rests and (step := self._next(slot, now)).check is not None:
             tried.add(step.check.card.id)
             await self._check(step.check.card)
         for one in step.refuse:
@@ -212,7 +223,7 @@ class Attestor:
         bounds_s = self._bounds_s(card)
         was_news = news.is_set()
         try:
-            while not check.done():
+            while not check.done() and not self._rests:
                 going, wait_s = self._go_on(card, time.monotonic() - began_s, bounds_s)
                 if going != "on":
                     _raise_if_too_long(going, *bounds_s)

@@ -56,6 +56,11 @@ class CrewProcess:
         self._files = AsyncExitStack()  # what it starts from, open until it was read
 
     @property
+    def pid(self) -> int | None:
+        """Returns the process's id, which is its group's too, while it runs."""
+        return self._worker.pid if self._worker is not None else None
+
+    @property
     def ended(self) -> bool:
         """Tells whether the process is gone, or about to go."""
         return self._reading is not None and self._reading.done()

@@ -81,6 +81,11 @@ class CrewWorker:
         return status.model_copy(update=mine)
 
     @property
+    def trainer_pid(self) -> int | None:
+        """Returns the id of the process that trains now, which is its group's too."""
+        return self.seat.process.pid if self.seat.process is not None else None
+
+    @property
     def stopping(self) -> bool:
         return self.stop_request.made
 

@@ -97,6 +97,12 @@ class Lead:
         return status.model_copy(update={"epoch": self.epoch})
 
     @property
+    def trainer_pid(self) -> int | None:
+        """Returns the id of the process that trains now, which is its group's too."""
+        process = self.rounds.seat.process or self.trainer.worker
+        return process.pid if process is not None else None
+
+    @property
     def stopping(self) -> bool:
         return self.stop_request.made
 

@@ -23,8 +23,8 @@ _MAX_LINE_BYTES = 1 << 20
 class Worker:
     """A handle on `python -m module` with one JSON job on stdin, commands after it, and events on stdout."""
 
-    def __init__(self, module: str):
-        self.module = module
+    def __init__(self, module: str, nice: int = 0):
+        self.module, self.nice = module, nice
         self.last_words: deque[str] = deque(maxlen=30)  # its stderr
         self._process: asyncio.subprocess.Process | None = None
         self._stderr: asyncio.Task[None] | None = None
@@ -40,7 +40,7 @@ class Worker:
     async def start(self, job: BaseModel, *, nice: int = 0) -> None:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, "-m", self.module]
-        if nice:
+        if nice := max(nice, self.nice):
             command = ["nice", "-n", str(nice), *command]
         self._process = await asyncio.create_subprocess_exec(
             *command,

@@ -25,6 +25,11 @@ class Room:
         self._machine: Machine | None = None
         self._reasons: dict[str, str] = {}  # by slot: why it does not fit; empty when it does
 
+    def change(self, settings: PeerSettings) -> None:
+        """Takes other limits, by which all slots are looked at anew."""
+        self._settings = settings
+        self._reasons.clear()
+
     def why_not(self, slot: str) -> str:
         """Returns why this machine cannot train the slot, or nothing."""
         if slot not in self._reasons:

@@ -24,6 +24,7 @@ from paris_p2p.node.joining import join_run, newcomer_host, newcomer_of
 from paris_p2p.node.owner_desk import OwnerDesk
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.node.signals import on_leave_signals
+from paris_p2p.peer.kept_changes import KeptChanges
 from paris_p2p.peer.profiles import Profile
 from paris_p2p.peer.settings import check_device
 from paris_p2p.peer.summary import check_disk, describe_run
@@ -37,7 +38,7 @@ from paris_p2p.training.needs import clip_tokens, parameter_count
 
 
 def run_peer(
-    settings: PeerSettings,
+    changes: KeptChanges,
     invite: Invite,
     *,
     confirm: Callable[[str], Awaitable[bool]] | None,
@@ -51,6 +52,7 @@ def run_peer(
     Where the run is for members only, a token lets this peer in, or (`asks`) its owner, who sees the `name`.
     Raises PresetError, before anything is fetched, when the expert of the run does not fit the profile.
     """
+    settings = changes.settings
     check_device(settings.device)
 
     async def life() -> None:
@@ -72,7 +74,7 @@ def run_peer(
             elif not await confirm(question):
                 raise ParisError("not joined; nothing was fetched but the run's description")
             keep_invite_peers(settings.data_dir, for_invite(invite.peers, host.swarm.addresses()))
-            await live(host, run, "peer" if train else "generator")
+            await live(host, run, "peer" if train else "generator", changes=changes)
 
     asyncio.run(life())
 
@@ -118,6 +120,7 @@ async def live(
     role: Role,
     on_open: Callable[[RunNode], Awaitable[None]] | None = None,
     kept: HandedWord | None = None,
+    changes: KeptChanges | None = None,
 ) -> None:
     """Runs a Volunteer with its control API, its view and its signals."""
     async with opened(host, run) as node:
@@ -127,9 +130,11 @@ async def live(
         check_slot(node.spec, host.settings.slot)  # not before: notices may have added it
         if role == "peer":  # the first count loads libraries for seconds: not between a node's answers
             await asyncio.to_thread(parameter_count, node.spec, node.spec.slots[0])
-        volunteer = Volunteer(node, host.settings, role=role, say=console.say)
+        volunteer = Volunteer(node, host.settings, role=role, say=console.say, kept=changes)
         actions = {"pause": volunteer.pause, "resume": volunteer.resume, "stop": volunteer.leave}
         questions = desk.questions | heal_questions(node)
+        if role != "owner":  # whose node works by the run's word
+            questions = {**questions, "set": volunteer.change}
         async with (
             dashboard_of(node, volunteer.status) as dashboard,
             serve_control(

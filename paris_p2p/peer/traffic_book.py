@@ -1,4 +1,4 @@
-"""The bytes of each day, kept over restarts in the data directory, so that budgets last as long as they say."""
+"""The bytes of each day, kept over restarts in the data directory, so that budgets last as they say."""
 
 from __future__ import annotations
 

@@ -79,6 +79,8 @@ def draw(status: Status) -> RenderableType:
     if status.training is not None:
         parts += _training(status.training)
     parts.append(_machine(status))
+    if status.care is not None and (care := status.care.line()):
+        parts.append(Text(shown(care), style="dim"))
     if status.refused_cards:
         refused = ", ".join(
             f"{count} × {shown(reason)}" for reason, count in sorted(status.refused_cards.items())

@@ -27,10 +27,13 @@ from paris_p2p.node.publish import tell_own_cards_again
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import Status, run_status
 from paris_p2p.peer.attest import Attestor
+from paris_p2p.peer.caretaker import Caretaker, MachineSensors
+from paris_p2p.peer.changing import answer, change_store, changed_fields, parse_question, renice
 from paris_p2p.peer.check import Gate
 from paris_p2p.peer.claiming import Claimer
 from paris_p2p.peer.crew_seat import CrewSeat
 from paris_p2p.peer.crew_worker import CrewWorker
+from paris_p2p.peer.kept_changes import KeptChanges, SetAnswer
 from paris_p2p.peer.lead import Lead
 from paris_p2p.peer.notifier import Notifier
 from paris_p2p.peer.process import Worker
@@ -73,11 +76,19 @@ class Volunteer:
         *,
         role: Role = "peer",
         say: Callable[[str], None] = log.info,
-        make_worker: MakeWorker = Worker,
+        make_worker: MakeWorker | None = None,
         gate: Gate | None = None,
+        kept: KeptChanges | None = None,
+        sensors: MachineSensors | None = None,
     ):
         self.node, self.settings, self.role = node, settings, role
-        self.say, self.make_worker = say, make_worker
+        self.say = say
+        self.make_worker: MakeWorker = make_worker or (lambda module: Worker(module, self.settings.nice))
+        self.care = Caretaker(
+            node, kept or KeptChanges(settings, {}, {}), say, sensors=sensors, trainer=self._trainer
+        )
+        self.care.changed = self._rest_changed
+        self.care.last_checkpoint_bytes = self._last_checkpoint_bytes
         device = settings.device if role == "owner" else "cpu"
         self.attestor = Attestor(node, device=device, say=say, gate=gate)
         self._note_sizes()
@@ -89,7 +100,7 @@ class Volunteer:
         self.phase, self.why = "looking", "reading claims and tips"
         self.news = Notifier()
         self._leaving = asyncio.Event()
-        self._paused = asyncio.Event()
+        self._paused, self._rests_word = asyncio.Event(), asyncio.Event()
         self._cool_until_s = 0.0  # monotonic
         self._pause_file = settings.data_dir / PAUSE_FILE
         if self._pause_file.exists():  # asked for before a restart
@@ -121,7 +132,8 @@ class Volunteer:
             watch_clocks(self.node, lambda: self.working.slot if self.working else "", self.say),
         )
         own = self.attestor.run(), self._refresh(), self._watch_memory(), self._balance(), self.uplink.watch()
-        works = *own, *beside, *watches
+        care = (self.care.watch(), self._carry_out_rests()) if self.role != "owner" else ()
+        works = *own, *beside, *watches, *care
         background = [asyncio.create_task(work) for work in works]
         life = asyncio.create_task(self._live())
         leaving = asyncio.create_task(self._leaving.wait())
@@ -144,6 +156,7 @@ class Volunteer:
             phase=self.phase,
             why=self.why,
             training=self.working.training if self.working else None,
+            care=self.care.status() if self.role != "owner" else None,
             attested=self.attestor.attested,
         )
 
@@ -161,7 +174,25 @@ class Volunteer:
         self._pause_file.unlink(missing_ok=True)
         self._paused.clear()
         self.news.notify()
-        return "resumed"
+        return f"resumed, and rests: {self.care.rest}" if self.care.rest else "resumed"
+
+    async def change(self, body: bytes) -> SetAnswer:
+        """Takes other settings, keeps them, and carries them out; UsageError leaves all as it was."""
+        question, before = parse_question(body), self.care.kept
+        kept = before.with_words(question.words)
+        kept.write()
+        changed = changed_fields(before.settings, kept.settings)
+        self.settings = self.node.host.settings = self.settings.model_copy(update=changed)
+        self.room.change(self.settings)
+        self.uplink.limit_bytes_per_s = self.settings.upload_limit_bytes_per_s
+        self.care.change(kept)
+        said = []
+        if "max_disk_bytes" in changed:
+            said.append(await change_store(self.node.host, self.settings.max_disk_bytes))
+        if "nice" in changed:
+            said.append(renice(self._trainer(), self.settings.nice))
+        self.news.notify()
+        return answer(kept, question, said)
 
     async def leave(self) -> str:
         """Publishes, releases the claim and ends `run`."""
@@ -182,6 +213,10 @@ class Volunteer:
             if not self._may_go_on():
                 await self.news.wait(_LOOK_S)
                 continue
+            if self.care.rest is not None:
+                self._show("resting", str(self.care.rest))
+                await self.news.wait(_LOOK_S)
+                continue
             if self.role != "peer":
                 self._show("seeding", "attests and seeds, does not train")
             if self.role != "peer" or not await self._work():
@@ -199,7 +234,8 @@ class Volunteer:
         return False
 
     def _wants_a_slot(self) -> bool:
-        return self.standing.works and not (self._paused.is_set() or self._leaving.is_set())
+        is_held = self._paused.is_set() or self._leaving.is_set() or self.care.rest is not None
+        return self.standing.works and not is_held
 
     async def _claim(self) -> Envelope[ClaimRecord] | None:
         """Returns a claim that holds its slot; None when there is none to be had, and when the swarm cannot
@@ -276,7 +312,7 @@ class Volunteer:
             self._show("cooling", str(error))
 
     def _attest_wait_s(self) -> float:
-        rests = self._paused.is_set() or not self.standing.works
+        rests = self._paused.is_set() or self.care.rest is not None or not self.standing.works
         return PAUSE_ATTEST_S if rests else LEAVE_ATTEST_S
 
     def _show(self, phase: str, why: str) -> None:
@@ -337,12 +373,39 @@ class Volunteer:
         if choice is not None:
             worker.stop(f"moving to {choice.slot}: {choice.why}")
 
+    def _trainer(self) -> int | None:
+        """Returns the process that trains, unless it is to stop."""
+        work = self.working
+        return None if work is None or work.stopping else work.trainer_pid
+
+    def _last_checkpoint_bytes(self) -> int:
+        """Returns what has to be sent when training stops: a checkpoint, to two others."""
+        return 2 * self.node.board.hearing.state_bytes.get(self.lead.slot, 0) if self.lead else 0
+
+    def _rest_changed(self) -> None:
+        self._rests_word.set()
+        self.news.notify()
+
+    async def _carry_out_rests(self) -> None:
+        """Ends the training, and the checks of others' cards, while this machine is to rest."""
+        while True:
+            self._rests_word.clear()
+            rest, work = self.care.rest, self.working
+            if rest is not None and work is not None and not work.stopping:
+                work.stop(f"resting: {rest}")
+            await self.attestor.rest(rest is not None and not rest.attests)
+            with suppress(TimeoutError):  # training may have begun just when the rest did
+                async with asyncio.timeout(_LOOK_S if rest else None):
+                    await self._rests_word.wait()
+
     async def _watch_memory(self) -> None:
         """Stops the training when the process tree nears --max-memory: before the kernel
         kills.
         """
-        limit = self.settings.max_memory_bytes
-        while limit:
+        while True:
+            await asyncio.sleep(_MEMORY_LOOK_S)
+            if not (limit := self.settings.max_memory_bytes):
+                continue
             used = await asyncio.to_thread(tree_memory_bytes)
             work = self.working
             if used > MEMORY_SHARE * limit and work is not None:
@@ -358,5 +421,3 @@ class Volunteer:
                     f"the node alone uses {used / 2**30:.2f} GiB, over --max-memory {limit / 2**30:.2f} GiB; "
                     "allow more, or join a smaller run"
                 )
-            await asyncio.sleep(_MEMORY_LOOK_S)
-        await asyncio.Event().wait()

@@ -1,8 +1,8 @@
 """Which share of the time a trainer may run, so that its GPU keeps within a limit of power and of heat.
 
 With a process that runs for a share s of each second and is stopped for the rest, the GPU's mean power is
-P_idle + s (P_full - P_idle). One measured mean and the idle power give the share that meets the limit; half of
-the way there is gone at each look, as the mean lags behind.
+P_idle + s (P_full - P_idle). One measured mean and the idle power give the share that meets the limit; half
+of the way there is gone at each look, as the mean lags behind.
 """
 
 from __future__ import annotations

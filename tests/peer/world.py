@@ -23,6 +23,7 @@ from paris_p2p.kinds import SIGNED_LIFETIME_S
 from paris_p2p.node.host import Host
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.owner_records import AnyChange, NoticeRecord
+from paris_p2p.peer.caretaker import MachineSensors
 from paris_p2p.peer.volunteer import Role, Volunteer
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.run_file import read_effective, read_run
@@ -244,8 +245,10 @@ class World:
         gate: Any = good_gate,
         trainer: Any = CountingTrainer,
         identity: Identity | None = None,
+        sensors: MachineSensors | None = None,
+        **allowed: Any,
     ) -> Peer:
-        settings = PeerSettings(data_dir=self.root / name, slot=slot)
+        settings = PeerSettings(data_dir=self.root / name, slot=slot, **allowed)
         identity = identity or Identity.generate()
         store = BlobStore(settings.data_dir / "blobs")
         for shard in self.run.record.train_shards + self.run.record.gate_shards:
@@ -256,7 +259,8 @@ class World:
         stack = AsyncExitStack()
         node = await stack.enter_async_context(opened(host, self.run))
         said: list[str] = []
-        volunteer = Volunteer(node, settings, role=role, say=said.append, make_worker=trainer, gate=gate)
+        more = {"make_worker": trainer, "gate": gate, "sensors": sensors}
+        volunteer = Volunteer(node, settings, role=role, say=said.append, **more)
         peer = Peer(node, volunteer, swarm, asyncio.create_task(volunteer.run()), said, stack)
         self.peers.append(peer)
         return peer

@@ -19,7 +19,7 @@ from paris_p2p.peer.kept_changes import KeptChanges
 from paris_p2p.peer.pacer import Pacer
 from paris_p2p.peer.traffic_book import TrafficBook
 from paris_p2p.peer_settings import PeerSettings
-from paris_p2p.rules.care import CareFacts, CareHistory, Clocks, Rest, is_used_up, observed, rest_now
+from paris_p2p.rules.care import CareClocks, CareFacts, CareHistory, Rest, is_used_up, observed, rest_now
 from paris_p2p.rules.gpu_pace import GpuPace, paced
 from paris_p2p.rules.traffic import Way, day_at, renewed_at_s
 from paris_p2p.sensors.battery import BatteryReading, BatterySensor, KernelBattery
@@ -40,7 +40,7 @@ class MachineSensors:
     battery: BatterySensor = field(default_factory=KernelBattery)
     idle: IdleSensor = field(default_factory=MachineIdle)
     load: LoadSensor = field(default_factory=KernelLoad)
-    clocks: Callable[[], Clocks] = lambda: Clocks(time.time(), time.monotonic())
+    clocks: Callable[[], CareClocks] = lambda: CareClocks(time.time(), time.monotonic())
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Caretaker:
             last_checkpoint_bytes=self.last_checkpoint_bytes(),
         )
 
-    def _limit_line(self, now: Clocks) -> None:
+    def _limit_line(self, now: CareClocks) -> None:
         settings, rules = self.settings, self.rules
         line = LineLimits(
             settings.upload_limit_bytes_per_s,

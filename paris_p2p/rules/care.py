@@ -32,7 +32,7 @@ from paris_p2p.rules.traffic import Traffic, Way, day_at, renewed_at_s
 from paris_p2p.time_span import span_words
 from paris_p2p.weekly_hours import Window, is_open, next_change_s
 
-Reason = Literal["hours", "battery", "people", "load", "heat", "upload", "download"]
+RestReason = Literal["hours", "battery", "people", "load", "heat", "upload", "download"]
 Level = Literal["bad", "between", "good"]
 
 MIN_REST_S = 60.0
@@ -41,7 +41,7 @@ BUSY_SHARE, CALM_SHARE = 0.25, 0.15  # of all cores, used by others
 OVER_C, UNDER_C = 5.0, 10.0
 RESERVE_SHARE = 0.1  # of a budget, at most, that is kept for a last checkpoint
 # Seconds for which a level has to last before a reason begins, and before it ends.
-_PATIENCE_S: Mapping[Reason, tuple[float, float]] = {
+_PATIENCE_S: Mapping[RestReason, tuple[float, float]] = {
     "hours": (0.0, 0.0),
     "battery": (0.0, 60.0),
     "people": (0.0, 0.0),
@@ -80,7 +80,7 @@ class CareFacts:
 
 
 @dataclass(frozen=True)
-class Clocks:
+class CareClocks:
     """One moment by both clocks: that on the wall may jump, the monotonic one stands still in a sleep."""
 
     unix_s: float
@@ -91,18 +91,20 @@ class Clocks:
 class CareHistory:
     """What earlier looks left: since when each reason's level has lasted, and which reasons hold."""
 
-    at: Clocks | None = None  # of the last look
-    levels: Mapping[Reason, tuple[Level, float]] = field(default_factory=dict)  # and since when, monotonic
+    at: CareClocks | None = None  # of the last look
+    levels: Mapping[RestReason, tuple[Level, float]] = field(
+        default_factory=dict
+    )  # and since when, monotonic
     warm_since_s: float | None = None  # monotonic; the GPU at its limit
-    reasons: tuple[Reason, ...] = ()
-    since: Clocks | None = None  # of this rest
+    reasons: tuple[RestReason, ...] = ()
+    since: CareClocks | None = None  # of this rest
 
 
 @dataclass(frozen=True)
 class Rest:
     """Why a peer rests, and when it goes on: at `until_s` (Unix time), where that is known."""
 
-    reasons: tuple[Reason, ...]
+    reasons: tuple[RestReason, ...]
     why: str
     until_s: float | None
     goes_on: str  # in words
@@ -116,9 +118,9 @@ class Rest:
         return f"{self.why}; goes on {self.goes_on}"
 
 
-def observed(rules: CareRules, facts: CareFacts, history: CareHistory, now: Clocks) -> CareHistory:
+def observed(rules: CareRules, facts: CareFacts, history: CareHistory, now: CareClocks) -> CareHistory:
     """Returns the history with this look in it."""
-    now_s, levels = now.monotonic_s, dict[Reason, tuple[Level, float]]()
+    now_s, levels = now.monotonic_s, dict[RestReason, tuple[Level, float]]()
     is_gap = history.at is None or not _is_soon(history.at, now)
     warm_s = None if is_gap else history.warm_since_s
     warm_s = (now_s if warm_s is None else warm_s) if _is_warm(rules, facts) else None
@@ -133,7 +135,7 @@ def observed(rules: CareRules, facts: CareFacts, history: CareHistory, now: Cloc
     return CareHistory(now, levels, warm_s, reasons, since)
 
 
-def rest_now(rules: CareRules, facts: CareFacts, history: CareHistory, now: Clocks) -> Rest | None:
+def rest_now(rules: CareRules, facts: CareFacts, history: CareHistory, now: CareClocks) -> Rest | None:
     """Returns why the peer rests by a history that has `now` in it; None while it may work."""
     if not history.reasons:
         return None
@@ -157,7 +159,7 @@ def is_used_up(budget: ByteBudget | None, way: Way, facts: CareFacts, zone: tzin
     return facts.traffic.used_bytes(budget, way, day_at(now_s, zone)) >= budget.size_bytes
 
 
-def _levels(rules: CareRules, facts: CareFacts, now: Clocks) -> Iterator[tuple[Reason, Level]]:
+def _levels(rules: CareRules, facts: CareFacts, now: CareClocks) -> Iterator[tuple[RestReason, Level]]:
     """Yields how it stands with each reason that the rules ask about."""
     if rules.hours:
         yield "hours", "good" if is_open(rules.hours, now.unix_s, rules.zone) else "bad"
@@ -193,7 +195,7 @@ def _is_warm(rules: CareRules, facts: CareFacts) -> bool:
 
 
 def _holds(
-    reason: Reason, level: tuple[Level, float], history: CareHistory, now_s: float, warm_s: float | None
+    reason: RestReason, level: tuple[Level, float], history: CareHistory, now_s: float, warm_s: float | None
 ) -> bool:
     """Whether a reason to rest begins or goes on."""
     (kind, since_s), (begin_s, end_s) = level, _PATIENCE_S[reason]
@@ -204,21 +206,23 @@ def _holds(
     return kind == "bad" and now_s - since_s >= begin_s
 
 
-def _rests_still(rules: CareRules, history: CareHistory, now: Clocks) -> bool:
+def _rests_still(rules: CareRules, history: CareHistory, now: CareClocks) -> bool:
     """Whether a rest is too young to end, by either clock."""
     began = history.since or now
     passed_s = max(now.monotonic_s - began.monotonic_s, now.unix_s - began.unix_s)
     return passed_s < MIN_REST_S
 
 
-def _is_soon(before: Clocks, now: Clocks) -> bool:
+def _is_soon(before: CareClocks, now: CareClocks) -> bool:
     return all(
         0 <= passed_s <= MAX_GAP_S
         for passed_s in (now.monotonic_s - before.monotonic_s, now.unix_s - before.unix_s)
     )
 
 
-def _words(reason: Reason, rules: CareRules, facts: CareFacts, now: Clocks) -> tuple[str, str, float | None]:
+def _words(
+    reason: RestReason, rules: CareRules, facts: CareFacts, now: CareClocks
+) -> tuple[str, str, float | None]:
     """Returns why in words, when it goes on in words, and the Unix time of that where it is known."""
     if reason == "hours":
         windows = ", ".join(map(str, rules.hours))
@@ -246,7 +250,7 @@ def _words(reason: Reason, rules: CareRules, facts: CareFacts, now: Clocks) -> t
     )
 
 
-def _people_words(rules: CareRules, facts: CareFacts, now: Clocks) -> tuple[str, str, float | None]:
+def _people_words(rules: CareRules, facts: CareFacts, now: CareClocks) -> tuple[str, str, float | None]:
     wanted = f"after {span_words(rules.only_idle_s)} without"
     if facts.idle_s is None:
         return f"it is not known whether somebody uses this machine: {facts.why_idle_unknown}", wanted, None

@@ -20,7 +20,7 @@ from paris_p2p.errors import UsageError
 from paris_p2p.peer.caretaker import MachineSensors
 from paris_p2p.peer.process import Worker
 from paris_p2p.peer.traffic_book import TRAFFIC_FILE
-from paris_p2p.rules.care import Clocks
+from paris_p2p.rules.care import CareClocks
 from paris_p2p.sensors.fakes import FakeBattery, FakeGpus, FakeIdle, FakeLoad
 from tests.peer.heavy_trainer import HELD_BYTES
 from tests.peer.world import Peer, World
@@ -43,8 +43,8 @@ class FakeMachine:
     def sensors(self) -> MachineSensors:
         return MachineSensors(self.gpus, self.battery, self.idle, self.load, self.clocks)
 
-    def clocks(self) -> Clocks:
-        return Clocks(self.unix_s, self.monotonic_s)
+    def clocks(self) -> CareClocks:
+        return CareClocks(self.unix_s, self.monotonic_s)
 
     async def pass_s(self, peer: Peer, for_s: float) -> None:
         """Lets so much time pass for the peer's care of its machine."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paris_p2p.peer.kept_changes import SET_FILE, SETTABLE, KeptChanges, kept_changes
@@ -17,9 +17,9 @@ def started(folder: Path, **fields: object) -> PeerSettings:
 
 
 def test_what_was_set_wins_over_the_words_of_the_start_it_was_set_in(tmp_path: Path) -> None:
-    settings, origins = started(tmp_path, upload_limit_bytes_per_s="5MB"), {"upload_limit": "--upload-limit"}
-    kept_changes(settings, origins).with_words({"upload_limit": "2MB", "hours": "22:00-7:00"}).write()
-    again = kept_changes(settings, origins)  # a service is started with the same words each time
+    first, origins = started(tmp_path, upload_limit_bytes_per_s="5MB"), {"upload_limit": "--upload-limit"}
+    kept_changes(first, origins).with_words({"upload_limit": "2MB", "hours": "22:00-7:00"}).write()
+    again = kept_changes(first, origins)  # a service is started with the same words each time
     assert again.settings.upload_limit_bytes_per_s == 2_000_000
     assert again.settings.hours == ("22:00-07:00",)
     assert again.all_origins["upload_limit"] == "paris-peer set"
@@ -58,6 +58,7 @@ def test_a_damaged_file_changes_nothing(tmp_path: Path, text: str) -> None:
     assert kept_changes(started(tmp_path), {}).settings == started(tmp_path)
 
 
+@settings(max_examples=25)
 @given(
     st.fixed_dictionaries(
         {

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from paris_p2p.byte_budget import budget_in
 from paris_p2p.rules.care import (
     MIN_REST_S,
+    CareClocks,
     CareFacts,
     CareHistory,
     CareRules,
-    Clocks,
     Rest,
     is_used_up,
     observed,
@@ -46,7 +46,7 @@ class Machine:
     history: CareHistory = field(default_factory=CareHistory)
 
     def look(self, facts: CareFacts) -> Rest | None:
-        now = Clocks(self.unix_s, self.monotonic_s)
+        now = CareClocks(self.unix_s, self.monotonic_s)
         self.history = observed(self.rules, facts, self.history, now)
         return rest_now(self.rules, facts, self.history, now)
 

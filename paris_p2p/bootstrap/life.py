@@ -36,13 +36,19 @@ async def operated(
     async def gather() -> Families:
         return operator_families(await status())
 
+    async def words() -> str:
+        now = await status()
+        return (
+            f"{len(now.runs)} runs mirrored, {now.private_runs} private ones stored; {len(now.peers)} peers"
+        )
+
     async def leave() -> str:
         stop()
         return "stopping"
 
     async with (
         serve_control(host.settings.data_dir, status, {"stop": leave}),
-        watched(host.settings, gather, host.swarm, node.say),
+        watched(host.settings, gather, words, host.swarm, node.say),
     ):
         yield
 

@@ -4,7 +4,7 @@ none of them.
 
 from __future__ import annotations
 
-from paris_p2p.cli import bootstrap, peer, run
+from paris_p2p.cli import bootstrap, peer, run, service
 from paris_p2p.cli.console import run_app
 from paris_p2p.cli.verb import new_app
 from paris_p2p.cli.verify import add_verify
@@ -13,6 +13,7 @@ app = new_app("paris", "Train and run decentralized video diffusion models, peer
 app.add_typer(peer.app, name="peer")
 app.add_typer(run.app, name="run")
 app.add_typer(bootstrap.app, name="bootstrap")
+app.add_typer(service.app, name="service")
 add_verify(app)
 
 

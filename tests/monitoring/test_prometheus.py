@@ -21,8 +21,9 @@ import pytest
 import yaml
 
 from paris_p2p.monitoring.watched import watched_peer
+from paris_p2p.training.messages import GateJob, GateResult
 from tests.monitoring.dashboards import ALERTS, BOARDS, CONFIG, alerts, queries
-from tests.peer.world import World
+from tests.peer.world import World, good_gate
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="Debian's prometheus is not installed here"
@@ -30,6 +31,10 @@ pytestmark = pytest.mark.skipif(
 # Panels about what this swarm of one process has none of: p2pd, a bootstrap node, relays, trouble.
 EMPTY_HERE = ("libp2p", "Relayed by this node", "Runs held", "Tips held", "Disk against its cap", "Refused")
 EMPTY_HERE += ("Clips a second, by the tips",)  # its points are minutes apart
+
+
+async def good_gate_of_fixed_noise(job: GateJob) -> GateResult:
+    return (await good_gate(job)).model_copy(update={"fixed_loss": 0.5})
 
 
 def free_port() -> int:
@@ -93,7 +98,8 @@ async def test_prometheus_scrapes_a_swarm_and_every_panel_is_answered(tmp_path: 
     said: list[str] = []
     async with World(tmp_path / "world") as world, AsyncExitStack() as stack:
         for name, slot in (("a", "expert-0"), ("b", "router")):
-            peer = await world.add(name, slot=slot)
+            peer = await world.add(name, slot=slot, gate=good_gate_of_fixed_noise)
+            peer.node.host.store.max_bytes = 10**9
             settings = peer.node.host.settings.model_copy(update={"metrics": "127.0.0.1:0"})
             status = peer.volunteer.status
             await stack.enter_async_context(watched_peer(settings, status, peer.swarm, said.append))

@@ -8,13 +8,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from paris_p2p.bootstrap.config import FORGET_ENDED_S
-from paris_p2p.bootstrap.operator_status import OperatorStatus, operator_families, operator_status
+from paris_p2p.bootstrap.operator_status import (
+    OperatorStatus,
+    operator_families,
+    operator_sight,
+    operator_status,
+)
 from paris_p2p.bootstrap.serve import BootstrapNode
 from paris_p2p.bootstrap.storage_runs import StorageRuns
 from paris_p2p.envelope import Envelope
 from paris_p2p.invite import Invite
+from paris_p2p.monitoring.alarm_watch import Sight
 from paris_p2p.monitoring.families import Families
-from paris_p2p.monitoring.watched import watched
+from paris_p2p.monitoring.watched import NodeViews, watched
 from paris_p2p.node.control import serve_control
 from paris_p2p.node.host import open_host
 from paris_p2p.node.signals import on_leave_signals
@@ -36,6 +42,9 @@ async def operated(
     async def gather() -> Families:
         return operator_families(await status())
 
+    async def look() -> Sight:
+        return operator_sight(await status(), names_told=host.settings.notify_names)
+
     async def words() -> str:
         now = await status()
         return (
@@ -48,7 +57,7 @@ async def operated(
 
     async with (
         serve_control(host.settings.data_dir, status, {"stop": leave}),
-        watched(host.settings, gather, words, host.swarm, node.say),
+        watched(host.settings, NodeViews(gather, look, words), host.swarm, node.say),
     ):
         yield
 

@@ -9,8 +9,11 @@ from pydantic import BaseModel, ConfigDict
 
 from paris_p2p import __version__
 from paris_p2p.byte_size import in_units
+from paris_p2p.monitoring.alarm_watch import Sight
+from paris_p2p.monitoring.alarm_words import run_name
 from paris_p2p.monitoring.families import Families
 from paris_p2p.monitoring.peer_families import RunFigures, add_node, add_run, run_label
+from paris_p2p.monitoring.sights import node_sight, watched_run
 from paris_p2p.node.host import Host
 from paris_p2p.node.node_figures import NodeFigures, node_figures
 from paris_p2p.node.run_node import RunNode
@@ -93,11 +96,22 @@ def operator_families(status: OperatorStatus) -> Families:
     families.add("paris_held_tips", sum(run.tips for run in status.runs))
     for run in status.runs:
         if run.named:
-            label = run_label(run.run, private=False)
-            figures = RunFigures(label, run.name, run.paused, run.ended, run.checkpoint_s)
-            add_run(families, figures, run.slots, status.at)
+            add_run(families, _figures(run), run.slots, status.at)
     add_node(families, status, named=True)
     return families
+
+
+def operator_sight(status: OperatorStatus, *, names_told: bool) -> Sight:
+    """Returns what is watched for trouble: the disk, and the runs that the operator named."""
+    named = [run for run in status.runs if run.named]
+    runs = [watched_run(run.run, _figures(run), run.claim_s, run.slots, status.at) for run in named]
+    names = {run.run: run_name(run.run, run.name, private=False, names_told=names_told) for run in named}
+    return node_sight(status, runs, names)
+
+
+def _figures(run: HeldRun) -> RunFigures:
+    label = run_label(run.run, private=False)
+    return RunFigures(label, run.name, run.paused, run.ended, run.checkpoint_s)
 
 
 def operator_lines(status: OperatorStatus) -> list[str]:

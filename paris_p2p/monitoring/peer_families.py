@@ -58,9 +58,14 @@ def add_run(families: Families, run: RunFigures, slots: Iterable[SlotStatus], no
         _add_slot(families, run, slot, now_s)
 
 
+def is_active(slot: SlotStatus, run: RunFigures, now_s: float) -> bool:
+    """Tells whether the slot's training is due: it is not done, and neither rests nor is paused."""
+    return not (slot.done or slot.rests_until_s > now_s or run.paused or run.ended)
+
+
 def _add_slot(families: Families, run: RunFigures, slot: SlotStatus, now_s: float) -> None:
     where = {"run": run.label, "slot": slot.slot}
-    has_tip, rests = bool(slot.tip), slot.rests_until_s > now_s
+    has_tip = bool(slot.tip)
     families.add("paris_slot_steps", slot.steps, **where)
     families.add("paris_slot_clips", slot.clips, **where)
     families.add("paris_slot_tip_age_seconds", slot.tip_age_s, **where)
@@ -68,7 +73,7 @@ def _add_slot(families: Families, run: RunFigures, slot: SlotStatus, now_s: floa
     families.add("paris_slot_attestations", slot.attestations if has_tip else None, **where)
     families.add("paris_slot_pending_cards", slot.pending, **where)
     families.add("paris_slot_has_lead", bool(slot.lead), **where)
-    families.add("paris_slot_active", not (slot.done or rests or run.paused or run.ended), **where)
+    families.add("paris_slot_active", is_active(slot, run, now_s), **where)
     families.add("paris_slot_rate_lowerings", slot.lowered, **where)
 
 

@@ -157,7 +157,7 @@ def _unit(kind: ServedKind, words: list[str], place: ServicePlace, *, has_invite
             f"{data_dir} is hidden from a service (PrivateTmp) and emptied by the machine; name another"
         )
     verb_name = "start" if kind == "peer" else "serve"
-    invite = ()
+    invite: tuple[str, ...] = ()
     if has_invite:
         invite = ("@%d/invite",) if place.of_system else ("@" + literal([str(place.invite_path)])[0],)
     return ServiceUnit(

@@ -1,4 +1,4 @@
-"""What is worth telling somebody who is away is told once, when it has lasted, and once more when it is over."""
+"""What is worth telling somebody who is away is told once, when it has lasted, and again when it is over."""
 
 from __future__ import annotations
 

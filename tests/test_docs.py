@@ -70,6 +70,7 @@ def complaints(words: list[str]) -> list[str]:
     known = {"--help"} | {
         option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
     }
+    rest = rest[: rest.index("--")] if "--" in rest else rest  # another command's follow
     given = [word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)]
     return [f"{' '.join(said)} has no {option}" for option in given if option not in known]
 

@@ -15,6 +15,7 @@ import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from paris_p2p.monitoring.metric_table import METRICS
 from tests.monitoring.dashboards import ALERTS, BOARDS, CONFIG, OURS, alerts, asked_for, board, queries
 
 _PROMTOOL = shutil.which("promtool")
@@ -98,3 +99,12 @@ def test_each_alert_fires_when_it_should_and_not_before(tmp_path: Path) -> None:
         ["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_page_lists_every_metric_with_its_labels_and_words() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    told = {"gauge": "`{}`", "counter": "`{}_total`", "summary": "`{0}_sum`, `{0}_count`"}
+    for name, one in METRICS.items():
+        row = f"| {told[one.kind].format(name)} | {', '.join(one.labels) or ' '} | {one.help} |"
+        assert row in page
+    assert page.count("\n| `paris_") == len(METRICS)

@@ -269,7 +269,7 @@ def test_a_webhook_is_named_on_the_line_or_in_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["ftp://x/", "x", "http://", "https:///p", "http://a b", "http://a:99999/", "@"]
+    "text", ["ftp://x/", "x", "http:/", "https:///p", "http://a b", "http://a:99999/", "@"]
 )
 def test_only_urls_of_http_are_taken_and_a_wrong_one_is_not_repeated(text: str) -> None:
     with pytest.raises(UsageError, match=r"--notify: .*https://") as raised:

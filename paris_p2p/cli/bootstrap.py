@@ -140,30 +140,35 @@ def serve(
     )
 
 
-@verb(app, "paris-bootstrap status", "paris-bootstrap status --config bootstrap/bootstrap.toml --json")
-def status(
-    flags: OperatorHome,
-    config: ConfigFlag = None,
-    json_output: Annotated[bool, option("Print one JSON object.", None, "--json")] = False,
-) -> None:
-    """Show what the bootstrap node that runs here holds and does."""
-    from paris_p2p.node.control_client import OPERATORS_NODE, call_control
+def _add_operating() -> None:
+    """Adds what an operator asks of a node that runs."""
 
-    answer = call_control(_home(flags, config), "GET", "status", who=OPERATORS_NODE)
-    if json_output:
-        echo(json.dumps(answer))
-        return
-    from paris_p2p.bootstrap.operator_status import OperatorStatus, operator_lines
+    @verb(app, "paris-bootstrap status", "paris-bootstrap status --config bootstrap/bootstrap.toml --json")
+    def status(
+        flags: OperatorHome,
+        config: ConfigFlag = None,
+        json_output: Annotated[bool, option("Print one JSON object.", None, "--json")] = False,
+    ) -> None:
+        """Show what the bootstrap node that runs here holds and does."""
+        from paris_p2p.node.control_client import OPERATORS_NODE, call_control
 
-    echo("\n".join(operator_lines(OperatorStatus.model_validate_json(json.dumps(answer)))))
+        answer = call_control(_home(flags, config), "GET", "status", who=OPERATORS_NODE)
+        if json_output:
+            echo(json.dumps(answer))
+            return
+        from paris_p2p.bootstrap.operator_status import OperatorStatus, operator_lines
+
+        echo("\n".join(operator_lines(OperatorStatus.model_validate_json(json.dumps(answer)))))
+
+    @verb(app, "paris-bootstrap stop", "paris-bootstrap stop --data-dir /var/lib/paris")
+    def stop(flags: OperatorHome, config: ConfigFlag = None) -> None:
+        """End the bootstrap node that runs here, in order."""
+        from paris_p2p.node.control_client import OPERATORS_NODE, call_control
+
+        echo(call_control(_home(flags, config), "POST", "stop", who=OPERATORS_NODE)["message"])
 
 
-@verb(app, "paris-bootstrap stop", "paris-bootstrap stop --data-dir /var/lib/paris")
-def stop(flags: OperatorHome, config: ConfigFlag = None) -> None:
-    """End the bootstrap node that runs here, in order."""
-    from paris_p2p.node.control_client import OPERATORS_NODE, call_control
-
-    echo(call_control(_home(flags, config), "POST", "stop", who=OPERATORS_NODE)["message"])
+_add_operating()
 
 
 def _home(flags: OperatorHome, config: Path | None) -> Path:

@@ -8,9 +8,10 @@ A terminal gets warnings; commands that run for days (`start`, `publish`, `serve
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
@@ -27,6 +28,7 @@ from paris_p2p.shown import SAID, put, shown, shown_lines
 FILE_BYTES, FILES_KEPT = 10_000_000, 5
 MESSAGE_LETTERS = 2000
 OURS = "paris_p2p"
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 _KEPT = f"Log to this file too; at {FILE_BYTES // 1_000_000} MB a new one begins, {FILES_KEPT} old ones stay."
 
 
@@ -133,13 +135,33 @@ class _Brief(_Formatter):
         return f"{clock} {_level(record)}{where}: "
 
 
+class _ForJournal(_Formatter):
+    """Has a priority before each line, which the journal takes away (sd-daemon(3)), and no clock."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))
+
+    def head(self, record: logging.LogRecord) -> str:
+        return "" if record.levelno == logging.INFO else f"{_level(record)}: "
+
+
+def is_journal(stream: int, environ: Mapping[str, str] = os.environ) -> bool:
+    """Tells whether a stream of this process goes to the journal (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        at = os.fstat(stream)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM", "") == f"{at.st_dev}:{at.st_ino}"
+
+
 class _Terminal(logging.StreamHandler[TextIO]):
     """Writes to standard error as it is when a line comes: a live view stands in for it while it is drawn."""
 
     def __init__(self) -> None:
         super().__init__()
         self.setLevel(logging.WARNING)
-        self.setFormatter(_Brief())
+        self.setFormatter(_ForJournal() if is_journal(2) else _Brief())
         self.addFilter(lambda record: record.name != SAID)
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -87,11 +87,15 @@ def uninstall(kind: KindArgument, system: SystemOption = False, name: NameOption
     echo("\n".join(uninstall_unit(_place(kind, name, of_system=system))))
 
 
-@verb(app, "paris service status peer")
-def status(kind: KindArgument, system: SystemOption = False, name: NameOption = "") -> None:
-    """Show what systemd knows of a service."""
-    place = _place(kind, name, of_system=system)
-    _run(place.systemctl("status", "--no-pager", "--lines=5", place.name), place)
+def _add_status() -> None:
+    @verb(app, "paris service status peer")
+    def status(kind: KindArgument, system: SystemOption = False, name: NameOption = "") -> None:
+        """Show what systemd knows of a service."""
+        place = _place(kind, name, of_system=system)
+        _run(place.systemctl("status", "--no-pager", "--lines=5", place.name), place)
+
+
+_add_status()
 
 
 @verb(app, "paris service logs peer --follow", "paris service logs bootstrap --system")

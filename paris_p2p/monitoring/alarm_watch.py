@@ -36,13 +36,13 @@ class Sight:
     names: Mapping[str, RunName]
 
 
-Look = Callable[[], Awaitable[Sight]]
+TakeSight = Callable[[], Awaitable[Sight]]
 
 
 class AlarmWatch:
     """Looks, and fills the queues."""
 
-    def __init__(self, data_dir: Path, look: Look, queues: list[WebhookQueue]):
+    def __init__(self, data_dir: Path, look: TakeSight, queues: list[WebhookQueue]):
         self._path, self._look, self._queues = data_dir / TOLD_FILE, look, queues
         self.told = AlarmsTold(told=_load(self._path))
 
@@ -85,7 +85,9 @@ def _load(path: Path) -> frozenset[AlarmKey]:
 
 
 @asynccontextmanager
-async def alarms_told(settings: PeerSettings, look: Look, say: Callable[[str], None]) -> AsyncIterator[None]:
+async def alarms_told(
+    settings: PeerSettings, look: TakeSight, say: Callable[[str], None]
+) -> AsyncIterator[None]:
     """Tells the webhooks of the settings of trouble while inside; UsageError where a file holds none."""
     if not settings.notify:
         yield

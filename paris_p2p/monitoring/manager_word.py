@@ -18,7 +18,7 @@ from paris_p2p.shown import shown
 log = logging.getLogger(__name__)
 TOLD_EVERY_S = 10.0
 STATUS_LETTERS = 200
-Words = Callable[[], Awaitable[str]]
+SayNow = Callable[[], Awaitable[str]]
 
 
 class Manager:
@@ -49,7 +49,7 @@ class Manager:
 
 
 @asynccontextmanager
-async def told_to_manager(manager: Manager, words: Words) -> AsyncIterator[None]:
+async def told_to_manager(manager: Manager, words: SayNow) -> AsyncIterator[None]:
     """Tells a manager that the node is ready, and while inside that it lives and what `words` say."""
     if not manager.listens:
         yield
@@ -65,7 +65,7 @@ async def told_to_manager(manager: Manager, words: Words) -> AsyncIterator[None]
         manager.tell("STOPPING=1", "STATUS=ending")
 
 
-async def _keep_telling(manager: Manager, words: Words) -> None:
+async def _keep_telling(manager: Manager, words: SayNow) -> None:
     beat = asyncio.create_task(_beat(manager)) if manager.watchdog_s else None
     try:
         while True:

@@ -75,7 +75,7 @@ def unit_text(unit: ServiceUnit) -> str:
     )
 
 
-def quoted(word: str) -> str:
+def unit_word(word: str) -> str:
     """Returns a word as ExecStart= takes it, in which $ is no variable; %-specifiers are the caller's to
     double.
     """
@@ -102,7 +102,7 @@ def _service(unit: ServiceUnit) -> Iterator[str]:
     yield "# It says when it is ready, what it does, and every few seconds that it lives."
     yield "Type=notify"
     yield "NotifyAccess=main"
-    yield f"ExecStart={' '.join(map(quoted, unit.words))}"
+    yield f"ExecStart={' '.join(map(unit_word, unit.words))}"
     yield "# Joining may wait for the run's owner; that is no failure."
     yield "TimeoutStartSec=infinity"
     yield f"WatchdogSec={WATCHDOG_S}"
@@ -157,7 +157,7 @@ def _sandbox(unit: ServiceUnit) -> Iterator[str]:
     else:
         yield "PrivateUsers=yes"
         yield "ProtectHome=read-only"
-        yield f"ReadWritePaths={quoted(unit.data_dir)}"
+        yield f"ReadWritePaths={unit_word(unit.data_dir)}"
     if unit.kind == "bootstrap":
         yield "ProtectProc=invisible"
     if not unit.uses_gpu:  # both close all of /dev but a few: a GPU would be gone

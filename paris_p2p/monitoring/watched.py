@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from paris_p2p.monitoring.alarm_watch import Look, Sight, alarms_told
+from paris_p2p.monitoring.alarm_watch import Sight, TakeSight, alarms_told
 from paris_p2p.monitoring.families import Families
-from paris_p2p.monitoring.manager_word import Manager, Words, told_to_manager
+from paris_p2p.monitoring.manager_word import Manager, SayNow, told_to_manager
 from paris_p2p.monitoring.metrics_page import Gather, serving_metrics
 from paris_p2p.monitoring.peer_families import peer_families
 from paris_p2p.monitoring.sights import peer_sight
@@ -22,8 +22,8 @@ class NodeViews:
     """How a node is looked at: for Prometheus, for webhooks, and in a line for the service manager."""
 
     gather: Gather
-    look: Look
-    words: Words
+    look: TakeSight
+    words: SayNow
 
 
 @asynccontextmanager

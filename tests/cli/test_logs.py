@@ -120,3 +120,28 @@ def test_a_signal_ends_a_job_in_order_with_its_own_status(
     assert ended.value.code == 128 + number
     assert closed == ["closed"]
     assert f"ended by {signal.Signals(number).name}" in capsys.readouterr().err
+
+
+def test_the_journal_gets_priorities_and_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    at = os.fstat(write)
+    assert logs.is_journal(write, {"JOURNAL_STREAM": f"{at.st_dev}:{at.st_ino}"})
+    assert not logs.is_journal(write, {"JOURNAL_STREAM": f"{at.st_dev}:{at.st_ino + 1}"})
+    assert not logs.is_journal(write, {})
+    os.close(read)
+    os.close(write)
+    assert not logs.is_journal(write, {"JOURNAL_STREAM": "1:1"})
+    monkeypatch.setattr(logs, "is_journal", lambda stream: True)
+    logs.set_up()
+    (handler,) = (one for one in logging.getLogger().handlers if type(one).__name__ == "_Terminal")
+
+    def written(level: int, text: str, fault: bool = False) -> str:
+        found = (ValueError, ValueError("a\x1b[31m"), None) if fault else None
+        return handler.format(logging.LogRecord("x", level, "", 0, text, None, found))
+
+    assert written(logging.INFO, LINE) == f"<6>{LINE}"
+    assert written(logging.WARNING, LINE) == f"<4>warning: {LINE}"
+    lines = written(logging.ERROR, "could not", fault=True).split("\n")
+    assert len(lines) > 1
+    assert all(line.startswith("<3>") for line in lines)
+    assert "\x1b" not in "".join(lines)

@@ -20,7 +20,7 @@ from paris_p2p.errors import ParisError, UsageError
 from paris_p2p.identity import Identity
 from paris_p2p.monitoring import service_files
 from paris_p2p.monitoring.manager_word import Manager, told_to_manager
-from paris_p2p.monitoring.unit_text import STOP_S, ServiceUnit, quoted, unit_text
+from paris_p2p.monitoring.unit_text import STOP_S, ServiceUnit, unit_text, unit_word
 from paris_p2p.peer.volunteer import LEAVE_ATTEST_S
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +133,7 @@ def test_what_closes_dev_is_left_out_where_a_gpu_is_used_and_only_there() -> Non
     [("plain", "plain"), ("two words", '"two words"'), ('a"b', '"a\\"b"'), ("$HOME", '"$$HOME"'), ("", '""')],
 )
 def test_words_are_quoted_as_execstart_takes_them(word: str, as_written: str) -> None:
-    assert quoted(word) == as_written
+    assert unit_word(word) == as_written
 
 
 def test_a_peer_is_installed_with_its_invite_in_a_file_and_its_limits_in_the_unit(home: Path) -> None:

@@ -38,6 +38,10 @@ RIGHT = {
     "run export": [INVITE, "--out", "model"],
     "run evaluate": ["FOLDER", "--data", "FOLDER", "--out", "report"],
     "bootstrap check": [PEER],
+    "service install": ["bootstrap", "--dry-run"],
+    "service uninstall": ["bootstrap"],
+    "service status": ["bootstrap"],
+    "service logs": ["bootstrap"],
     "run state": ["CREATED"],
     "run invite": ["CREATED"],
     "run requests": ["CREATED"],
@@ -93,6 +97,8 @@ WRONG = {
     "LOW,HIGH": "0.8,0.2",
     "[HOST:]PORT": "here",
     "URL": "ftp://192.0.2.1/",
+    "KIND": "toaster",
+    "[WORDS]...": None,
 }
 EXACT = {  # where a name or a file is one of few, or must be there
     ("peer start", "--profile"): "gpu-9000",

@@ -37,7 +37,7 @@ MAX_LOWERED = 64
 MAX_ROUNDS = 16  # since a full card
 # what a peer asks another for, and may be refused
 RequestKind = Literal[
-    "clock", "where", "spec", "records", "blobs", "join", "hello", "key", "stock", "history"
+    "clock", "where", "spec", "records", "blobs", "join", "hello", "key", "stock", "history", "dial", "take"
 ]
 
 
@@ -240,6 +240,8 @@ class PeerRecord(Signed):
     kind: Literal["peer"] = "peer"
     role: Literal["peer", "owner", "bootstrap", "generator"] = "peer"
     notices: Count = 0  # the highest number of the owner's notices that it knows
+    # its program's version (rules/versions.py); one letter, because a newer peer's must fit for older ones
+    v: Annotated[int, Field(ge=0, lt=1 << 16)] = 0
 
 
 class SealedRecord(Signed):

@@ -79,8 +79,10 @@ def start(
     if dry_run:
         echo(replace(loaded, origins=kept.all_origins).describe(settings))
         return
+    from paris_p2p.peer.examination import check_quickly
     from paris_p2p.peer.start import run_peer
 
+    check_quickly(settings.data_dir, echo)
     long_running()
     run_peer(
         kept,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from paris_p2p.doctor.software import installed_version
 from paris_p2p.envelope import Envelope
 from paris_p2p.kinds import (
     dht_key,
@@ -36,6 +37,7 @@ from paris_p2p.owner_records import MemberRecord, NoticeRecord
 from paris_p2p.records import HolderRecord, PeerRecord, Signed
 from paris_p2p.rules.chain import Chain, whose_fault
 from paris_p2p.rules.run_state import RunState
+from paris_p2p.rules.versions import version_number
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.ledger import Ledger
 from paris_p2p.swarm.limits import EventLimit, Reasons
@@ -45,6 +47,11 @@ log = logging.getLogger(__name__)
 HOLDER_LIFETIME_S = 1800.0
 PEER_LIFETIME_S = 600.0
 NOTICES_PER_S, NOTICES_AT_ONCE = 1.0, 16  # by gossip; the board has all
+
+
+def own_version() -> int:
+    """Returns this program's version as the number that travels (rules/versions.py)."""
+    return version_number(installed_version())
 
 
 class RunRecords:
@@ -63,6 +70,7 @@ class RunRecords:
         self.board = Board(run.id, run.record, self.ledger, host.identity.peer_id, self.word)
         self._effective = EffectiveFiles(host.settings.data_dir / "runs" / run.id / "work" / "spec")
         self.roles: dict[str, str] = {}  # of the peers that said they are here
+        self.versions: dict[str, int] = {}  # their programs', 0 of those that told none (rules/versions.py)
         self.own = OwnSignatures(self.peer_id, self.ledger, time.time())
         self.refused: Counter[str] = Reasons()  # reason -> records and cards
         self.board.refused = self.word.refused = self.refused
@@ -215,7 +223,7 @@ class RunRecords:
     async def announce_peer(self, role: PeerRole) -> None:
         """Says that this peer is here."""
         head = self.header("peer", "", PEER_LIFETIME_S)
-        await self.say(PeerRecord(**head, role=role, notices=self.chain.number))
+        await self.say(PeerRecord(**head, role=role, notices=self.chain.number, v=own_version()))
 
     async def announce_holding(self, what: str) -> None:
         """Says that this peer serves the blobs of a card, or (what = run id) the data of the run."""
@@ -250,6 +258,11 @@ class RunRecords:
             envelope.signer: envelope.record.role
             for envelope in records
             if isinstance(envelope.record, PeerRecord)
+        }
+        self.versions = {
+            envelope.signer: envelope.record.v
+            for envelope in records
+            if isinstance(envelope.record, PeerRecord) and envelope.signer != self.peer_id
         }
         # Where too few are there to attest, no lead can be asked for an attested card (rules/heard.py).
         me = {self.peer_id} if self.state.may_attest(self.peer_id) else set[str]()

@@ -22,6 +22,7 @@ from paris_p2p.node.host import Host, open_host
 from paris_p2p.node.invite_peers import keep_invite_peers
 from paris_p2p.node.joining import join_run, newcomer_host, newcomer_of
 from paris_p2p.node.owner_desk import OwnerDesk
+from paris_p2p.node.run_look import line_questions
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.node.signals import on_leave_signals
 from paris_p2p.peer.kept_changes import KeptChanges
@@ -132,7 +133,7 @@ async def live(
             await asyncio.to_thread(parameter_count, node.spec, node.spec.slots[0])
         volunteer = Volunteer(node, host.settings, role=role, say=console.say, kept=changes)
         actions = {"pause": volunteer.pause, "resume": volunteer.resume, "stop": volunteer.leave}
-        questions = desk.questions | heal_questions(node)
+        questions = desk.questions | heal_questions(node) | line_questions(node)
         if role != "owner":  # whose node works by the run's word
             questions = {**questions, "set": volunteer.change}
         async with (

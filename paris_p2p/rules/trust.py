@@ -29,6 +29,8 @@ _BLOB_RIGHTS: Mapping[Thing, frozenset[Right]] = {
 }
 _RIGHTS: Mapping[RequestKind, frozenset[Right]] = {
     "where": _ALL,
+    "dial": _ALL,
+    "take": _ALL,
     "spec": _ALL,
     "records": _ALL,
     "key": _ALL,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from multiaddr import Multiaddr
 from multiaddr.exceptions import ParseError
@@ -113,6 +114,41 @@ def port_of(addresses: Sequence[str]) -> int:
         if kind in ("ip4", "ip6") and protocol == "tcp" and port.isdecimal() and not is_relayed(address):
             return int(port)
     return 0
+
+
+def dialled_ports(announced: Sequence[str], own: Sequence[str]) -> dict[str, int]:
+    """Returns the ports at which others would dial this node, `tcp` and `udp`: those it announces, else those
+    it listens at, which addresses that no other network sees tell best.
+    """
+    near = sorted(own, key=_is_global)
+    ports: dict[str, int] = {}
+    for address in (*announced, *near):
+        parts = address.split("/")
+        for protocol, port in pairwise(parts):
+            if protocol in ("tcp", "udp") and port.isdecimal() and not is_relayed(address):
+                ports.setdefault(protocol, int(port))
+    return ports
+
+
+def is_address(address: str) -> bool:
+    """Tells whether this is an address that may be dialled."""
+    try:
+        return bool(to_bytes(address))
+    except UnreachableError:
+        return False
+
+
+def ip_of(address: str) -> str:
+    """Returns the IP address of a multiaddr; "" for a name, or for what is no address."""
+    try:
+        return str(_host(address) or "")
+    except ValueError:
+        return ""
+
+
+def _is_global(address: str) -> bool:
+    host = _host(address)
+    return host is not None and host.is_global
 
 
 def is_loopback(address: str) -> bool:

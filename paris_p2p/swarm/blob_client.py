@@ -16,7 +16,7 @@ import asyncio
 import mmap
 import struct
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -34,6 +34,7 @@ from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES
 from paris_p2p.packed import Bounds, unpack
 from paris_p2p.records import MAX_MANIFEST_BYTES, RequestKind
 from paris_p2p.swarm.blob_requests import CONVERSATIONS
+from paris_p2p.swarm.dial_back import ANSWER_S
 from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
 from paris_p2p.swarm.p2pd import Streams, close_stream
 from paris_p2p.swarm.pace import ANSWER_LEAST_BYTES_PER_S, Pace
@@ -43,6 +44,7 @@ from paris_p2p.veil import MAX_SEALED_SPEC_BYTES
 
 PROTOCOL = "/paris/blob/1"
 MAX_HEAD_BYTES = 1 << 14
+GIVE_LIMIT_S = 20.0  # for one `take`
 MAX_HAVE_BYTES = 1 << 17
 MAX_ADDRESSES = 16
 MAX_RECORDS = 512
@@ -108,6 +110,23 @@ class BlobClient:
             async with asyncio.timeout(SILENCE_S):
                 found = (await _read_head(reader, peer)).get("addresses")
         return [str(address)[:256] for address in found[:MAX_ADDRESSES]] if isinstance(found, list) else []
+
+    async def dial_back(self, peer: str, run: str, ports: Mapping[str, int]) -> dict[str, bool]:
+        """Returns on which of these ports a peer reached this one, that it dialled anew."""
+        async with self._ask(peer, {"op": "dial", "run": run, **ports}, SILENCE_S) as reader:
+            async with asyncio.timeout(ANSWER_S):
+                head = await _read_head(reader, peer)
+        return {name: head[name] for name in ports if isinstance(head.get(name), bool)}
+
+    async def give(self, peer: str, run: str, size_bytes: int) -> float:
+        """Sends bytes that the peer drops; returns the seconds until it had all of them."""
+        request = {"op": "take", "run": run, "size": size_bytes}
+        async with self._ask(peer, request, SILENCE_S) as reader, asyncio.timeout(GIVE_LIMIT_S):
+            await _read_head(reader, peer)
+            began_s = time.monotonic()
+            reader.send(bytes(size_bytes))
+            await _read_head(reader, peer)
+            return time.monotonic() - began_s
 
     async def chunks(
         self, peer: str, blob_id: str, indexes: Sequence[int], silence_s: float, max_chunk_bytes: int

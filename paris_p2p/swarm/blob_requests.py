@@ -31,6 +31,8 @@ OPERATIONS: dict[str, Callable[[dict[str, Any]], Ask]] = {
     "key": lambda request: Ask("key", _text(request, "run"), ""),
     "stock": lambda request: Ask("stock", _text(request, "run"), ""),
     "history": lambda request: Ask("history", _text(request, "run"), ""),
+    "dial": lambda request: Ask("dial", _text(request, "run"), ""),
+    "take": lambda request: Ask("take", _text(request, "run"), ""),
 }
 # What is said to a peer rather than read from it, and how long its answer may be: of `join` a RunSpec and the
 # newest notices, of `key` all keys of a run, of `stock` the names of its blobs, of `history` a page of past
@@ -43,6 +45,7 @@ CONVERSATIONS: Mapping[RequestKind, int] = {
     "history": 1 << 20,
 }
 MAX_SAID_BYTES = 1 << 13  # of a request's body
+MAX_TAKEN_BYTES = 4 << 20  # that one `take` brings, to be counted and dropped
 
 
 def are_indexes(value: Any) -> TypeGuard[list[int]]:

@@ -24,6 +24,7 @@ from paris_p2p.swarm.addresses import is_relayed
 from paris_p2p.swarm.blob_client import CHUNK_HEAD, MAX_ADDRESSES, MAX_RECORDS, pack_head, read_map
 from paris_p2p.swarm.blob_requests import CONVERSATIONS, OPERATIONS, Ask, are_indexes, said
 from paris_p2p.swarm.limits import Meter, RateLimit, piece_of
+from paris_p2p.swarm.line_aids import LineAids
 from paris_p2p.swarm.p2pd import close_stream
 from paris_p2p.swarm.pace import Pace
 from paris_p2p.swarm.seam import MAX_CHUNK_BYTES, BlobSource, Shown
@@ -48,6 +49,8 @@ class BlobRequest(NamedTuple):
     out: socket.socket
     pace: Pace
     shown: Shown | None = None  # what the asker may see; None: this node has nothing to show to anybody
+    seen_at: str = ""  # the address that the asker is connected from
+    body: asyncio.StreamReader | None = None  # of what follows the request
 
 
 class BlobServer:
@@ -60,7 +63,9 @@ class BlobServer:
         uploads: Meter,
         limit: RateLimit,
         clock: Callable[[], float] = time.time,
+        aids: LineAids | None = None,
     ):
+        self._aids = aids or LineAids(RateLimit(0), Meter())
         self.source, self.refused = source, Counter[str]()
         self.seats = Seats(bulk_streams(limit.bytes_per_s))
         self._where, self._uploads, self._limit, self._clock = where, uploads, limit, clock
@@ -77,6 +82,8 @@ class BlobServer:
             "manifest": self._answer_manifest,
             "have": self._answer_have,
             "chunks": self._answer_chunks,
+            "dial": self._answer_aid,
+            "take": self._answer_aid,
         } | dict.fromkeys(CONVERSATIONS, self._answer_words)
 
     async def handle(
@@ -93,7 +100,7 @@ class BlobServer:
             self.seats.enter(seat, _now_s())
             # Past the writer, which copies what it cannot send at once; nothing else is ever sent on it.
             with writer.get_extra_info("socket").dup() as out:
-                await self._converse(peer, reader, out)
+                await self._converse(peer, address, reader, out)
         except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
             self.refused["stream broken off"] += 1
         except asyncio.CancelledError:
@@ -120,7 +127,9 @@ class BlobServer:
         await asyncio.gather(*self._open, return_exceptions=True)
         self._readers.shutdown(wait=False, cancel_futures=True)
 
-    async def _converse(self, peer: str, reader: asyncio.StreamReader, out: socket.socket) -> None:
+    async def _converse(
+        self, peer: str, address: str, reader: asyncio.StreamReader, out: socket.socket
+    ) -> None:
         seat = self._open[cast(asyncio.Task[Any], asyncio.current_task())]
         try:
             async with asyncio.timeout(REQUEST_LIMIT_S):
@@ -139,10 +148,11 @@ class BlobServer:
             await self._refuse(out, "refused")
             return await _until_closed(reader, REFUSAL_S)
         is_closed = self._limit.is_closed and op == "chunks"
-        if is_closed or not self.seats.begin(seat, _now_s(), bulk=op == "chunks"):
+        if is_closed or not self.seats.begin(seat, _now_s(), bulk=op in ("chunks", "take")):
             await self._refuse(out, "busy")
             return await _until_closed(reader, REFUSAL_S)
-        await self._answers[op](BlobRequest(seat, ask, request, out, Pace(silence_s=STALL_S), shown))
+        pace = Pace(silence_s=STALL_S)
+        await self._answers[op](BlobRequest(seat, ask, request, out, pace, shown, address, reader))
         self.seats.rest(seat, _now_s())
         await _until_closed(reader, FAREWELL_S)
 
@@ -161,6 +171,30 @@ class BlobServer:
         if stream.shown is not None and not stream.shown.tells_where():
             addresses = []
         await self._write(stream, pack_head({"ok": True, "addresses": addresses[:MAX_ADDRESSES]}))
+
+    async def _answer_aid(self, stream: BlobRequest) -> None:
+        """Dials an asker back, or counts what it sends, so that it learns how others reach it."""
+        is_open = stream.shown is None or stream.shown.tells_where()
+        seat, request, reader = stream.seat, stream.request, stream.body
+        try:
+            if not is_open or reader is None:
+                told = None
+            elif stream.ask.action == "dial":
+                told = await self._aids.dialling.dial(seat.peer, stream.seen_at, request)
+            else:
+                told = await self._take(stream, reader)
+        except BusyError:
+            return await self._refuse(stream.out, "busy")
+        if told is None:
+            return await self._refuse(stream.out, "missing")
+        await self._write(stream, pack_head({"ok": True, **told}))
+
+    async def _take(self, stream: BlobRequest, reader: asyncio.StreamReader) -> dict[str, bool] | None:
+        size = self._aids.allowed_bytes(stream.seat, stream.request)
+        if size:
+            await self._write(stream, pack_head({"ok": True}))
+            await self._aids.drop(stream.seat, size, reader)
+        return {} if size else None
 
     async def _answer_spec(self, stream: BlobRequest) -> None:
         await self._answer_body(stream, lambda shown: shown.spec(stream.ask.thing))

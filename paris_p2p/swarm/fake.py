@@ -31,6 +31,7 @@ from paris_p2p.swarm.seam import (
 from paris_p2p.swarm.verified import RecordView, subkey_of
 
 Expiring = tuple[float, bytes]  # expiry, value
+FAKE_BYTES_PER_S = 10e6  # of what one gives another to drop
 
 
 @dataclass
@@ -66,6 +67,7 @@ class FakeSwarm(Swarm):
             clock_offset_s,
         )
         self.offline, self.limits = False, LineLimits()
+        self.behind_nat = False  # it dials others, and nobody it did not dial reaches it
         self.given: set[str] = set()
         self.view = RecordView()
         self._handlers: dict[str, list[GossipHandler]] = defaultdict(list)
@@ -229,6 +231,24 @@ class FakeSwarm(Swarm):
         if answer is None or len(answer) > CONVERSATIONS[action]:
             raise MissingBlobError(f"peer {peer} does not have it")
         return answer
+
+    async def seen_at(self, peer: str) -> tuple[str, ...]:
+        shown = self._ask(peer, "where", "", self.peer_id)
+        return (self.addresses()[0].rpartition("/p2p/")[0],) if shown.tells_where() else ()
+
+    async def dial_back(self, peer: str, run: str) -> dict[str, bool]:
+        self._check_line_is_told(peer, "dial", run)
+        return {"tcp": not self.behind_nat}
+
+    async def give(self, peer: str, run: str, size_bytes: int) -> float:
+        self._check_line_is_told(peer, "take", run)
+        self._uploaded_bytes += size_bytes
+        self.network.swarms[peer]._downloaded_bytes += size_bytes
+        return size_bytes / FAKE_BYTES_PER_S
+
+    def _check_line_is_told(self, peer: str, action: RequestKind, run: str) -> None:
+        if not self._ask(peer, action, run, "").tells_where():
+            raise MissingBlobError(f"peer {peer} does not have it")
 
     async def disconnect(self, peer: str) -> None:
         """Cuts the two off from each other, until one of them dials."""

@@ -17,7 +17,7 @@ from paris_p2p.identity import Identity
 from paris_p2p.kinds import dht_key
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import RequestKind
-from paris_p2p.swarm.addresses import split_peer
+from paris_p2p.swarm.addresses import dialled_ports, is_address, split_peer
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.blob_client import MAX_ADDRESSES, PROTOCOL, BlobClient
 from paris_p2p.swarm.blob_server import BlobServer
@@ -28,6 +28,7 @@ from paris_p2p.swarm.dht import BulletinBoard, open_board
 from paris_p2p.swarm.entries import OnRecord
 from paris_p2p.swarm.gossip import Gossip
 from paris_p2p.swarm.limits import EventLimit, Meter, RateLimit
+from paris_p2p.swarm.line_aids import LineAids
 from paris_p2p.swarm.link import LinkKeeper
 from paris_p2p.swarm.p2pd import Streams
 from paris_p2p.swarm.seam import (
@@ -99,12 +100,17 @@ class RealSwarm(Swarm):
             Gossip(identity.peer_id),
         )
         self._storage = RecordStorage(StorageLimits(), self._view.refused, self._network_of)  # outlives p2pd
+        self._settings = settings
+        downloads = RateLimit(settings.download_limit_bytes_per_s)
         self._blob_server = BlobServer(
-            source, self._where, self._uploads, RateLimit(settings.upload_limit_bytes_per_s), clock
+            source,
+            self._where,
+            self._uploads,
+            RateLimit(settings.upload_limit_bytes_per_s),
+            clock,
+            LineAids(downloads, self._downloads),
         )
-        self._client = BlobClient(
-            self._open_stream, self._downloads, RateLimit(settings.download_limit_bytes_per_s), clock
-        )
+        self._client = BlobClient(self._open_stream, self._downloads, downloads, clock)
         self._client_of_connected = BlobClient(self._open_connected, self._downloads, RateLimit(0), clock)
         self._connected: tuple[float, list[PeerInfo]] = (-1e9, [])  # (when by the monotonic clock, peers)
         self._asked_where = EventLimit(per_s=1 / 30, burst=1)  # per peer that is sought
@@ -240,6 +246,16 @@ class RealSwarm(Swarm):
 
     async def ask(self, peer: str, action: RequestKind, run: str, body: bytes) -> bytes:
         return await self._client.ask(peer, action, run, body)
+
+    async def seen_at(self, peer: str) -> tuple[str, ...]:
+        return tuple(filter(is_address, await self._client_of_connected.where(peer, self.peer_id)))
+
+    async def dial_back(self, peer: str, run: str) -> dict[str, bool]:
+        ports = dialled_ports(self._settings.announce, self.addresses())
+        return await self._client_of_connected.dial_back(peer, run, ports)
+
+    async def give(self, peer: str, run: str, size_bytes: int) -> float:
+        return await self._client_of_connected.give(peer, run, size_bytes)
 
     async def disconnect(self, peer: str) -> None:
         await (await self._keeper.control()).disconnect(peer)

@@ -70,7 +70,9 @@ class Shown(Protocol):
     """
 
     def tells_where(self) -> bool:
-        """Tells whether it may know whom this peer is connected to."""
+        """Tells whether it may know how peers reach one another: whom this peer is connected to (`where`),
+        whether it can be dialled (`dial`), and how fast it is (`take`).
+        """
         ...
 
     def spec(self, run_id: str, /) -> bytes | None: ...
@@ -235,6 +237,24 @@ class Swarm(Protocol):
 
         UnreachableError and MissingBlobError as of the fetches; a peer that does not know the run, or does
         not want to know the asker, says the same.
+        """
+        ...
+
+    async def seen_at(self, peer: str) -> tuple[str, ...]:
+        """Returns the addresses at which a peer says that it is connected to this one."""
+        ...
+
+    async def dial_back(self, peer: str, run: str) -> dict[str, bool]:
+        """Has a peer dial this one where it is seen, from a libp2p that is not connected yet.
+
+        Returns whether this peer answered there, by `tcp` and `udp`, of the ports it listens at.
+        BusyError, OlderPeerError, MissingBlobError where it does that for nobody it does not know.
+        """
+        ...
+
+    async def give(self, peer: str, run: str, size_bytes: int) -> float:
+        """Sends bytes that a peer counts and drops; returns the seconds until it had them. Raises as
+        `dial_back` does.
         """
         ...
 

@@ -68,6 +68,10 @@ class StraightReader(asyncio.BufferedProtocol):
         await self.fill(memoryview(data), pace)
         return bytes(data)
 
+    def send(self, data: bytes) -> None:
+        """Sends on the same stream; what the other side does not take yet is kept."""
+        self._transport.write(data)
+
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._room
 

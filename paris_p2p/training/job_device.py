@@ -9,11 +9,11 @@ import torch
 
 from paris_p2p.device import Device, compute_repeatably, limit_cuda_memory, pick_device, set_threads
 from paris_p2p.errors import MemoryLimitError
-from paris_p2p.training.messages import TrainJob
+from paris_p2p.training.messages import SpeedJob, TrainJob
 
 
 @contextmanager
-def open_device(job: TrainJob) -> Iterator[Device]:
+def open_device(job: TrainJob | SpeedJob) -> Iterator[Device]:
     """Yields the job's device, set to compute repeatably; DeviceError where it is not there.
 
     It raises MemoryLimitError where the GPU has no room for weights and moments, which no smaller micro-batch

@@ -83,6 +83,35 @@ class TrainJob(SlotJob):
     max_steps: Count = 0  # stop, with a checkpoint, at this step of the lineage; 0: on command
 
 
+class SpeedJob(Message):
+    """Asks how fast a slot trains here, for as many seconds; the limits are those of a TrainJob."""
+
+    run: Hash
+    slot: Slot
+    spec_path: Path  # the RunSpec's envelope bytes
+    effective_path: Path | None = None
+    trial_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    device: str = "auto"
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    micro_batch_clips: Annotated[int, Field(ge=0)] = 0
+    max_memory_bytes: Annotated[int, Field(ge=0)] = 0
+    max_vram_bytes: Annotated[int, Field(ge=0)] = 0
+
+
+class SpeedResult(Message):
+    """Holds what a trial showed, or in `error` why there was none."""
+
+    error: str = ""
+    clips_per_s: Annotated[float, Field(ge=0)] = 0.0
+    steps: Count = 0
+    micro_batch_clips: Count = 0
+    batch_clips: Count = 0
+    recomputes: bool = False
+    device: str = ""
+    precision: str = ""
+    memory_bytes: Count = 0
+
+
 class GateJob(SlotJob):
     """Asks to check one card's checkpoint; `card`, the card's id, seeds the gate's clips, noise and times."""
 

@@ -42,6 +42,7 @@ RIGHT = {
     "service uninstall": ["bootstrap"],
     "service status": ["bootstrap"],
     "service logs": ["bootstrap"],
+    "update-check": [INVITE],
     "run state": ["CREATED"],
     "run invite": ["CREATED"],
     "run requests": ["CREATED"],
@@ -118,6 +119,8 @@ EXACT = {  # where a name or a file is one of few, or must be there
     ("run create", "--weights-licence"): "",
     ("bootstrap serve", "--config"): "/nowhere",
     ("peer start", "--config"): "/nowhere",
+    ("doctor", "--config"): "/nowhere",
+    ("doctor", "--profile"): "gpu-9000",
     ("run publish", "--config"): "/nowhere",
 }
 

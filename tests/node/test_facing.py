@@ -20,11 +20,14 @@ from paris_p2p.owner_records import Admit, Revoke, Right
 from paris_p2p.swarm.blob_client import LENGTH, pack_head
 from paris_p2p.swarm.blob_requests import OPERATIONS
 from paris_p2p.swarm.blob_server import BlobServer
+from paris_p2p.swarm.dial_back import DialBack
 from paris_p2p.swarm.limits import Meter, RateLimit
+from paris_p2p.swarm.line_aids import LineAids
 from paris_p2p.veil import question_of
 from tests.node.crew_world import CREW, SLOT, attested, crew_card, crew_update, solo_card, worker_record
 from tests.node.members_world import MembersWorld
 from tests.node.private_world import PrivateWorld
+from tests.swarm.test_dial_back import Dialler
 
 NOWHERE, FRIEND = "ef" * 32, Identity.generate().peer_id
 
@@ -36,7 +39,8 @@ async def answering(node: RunNode) -> AsyncIterator[Any]:
     async def where(peer: str) -> list[str]:
         return ["/ip4/192.0.2.7/tcp/4001"] if peer == FRIEND else []
 
-    server = BlobServer(node.host, where, Meter(), RateLimit(0), clock=lambda: 1e9)
+    aids = LineAids(RateLimit(0), Meter(), DialBack(Dialler().opened))
+    server = BlobServer(node.host, where, Meter(), RateLimit(0), clock=lambda: 1e9, aids=aids)
 
     async def say(peer: str, request: dict[str, Any]) -> bytes:
         here, there = socket.socketpair()
@@ -72,6 +76,7 @@ def requests_about(
         plain += [{"op": "chunks", "blob": blob, "indexes": [0, 1]}]
     plain += [{"op": "join", "run": joins, "body": b"\x80"}]
     plain += [{"op": op, "run": run, "body": b""} for op in ("hello", "key", "stock", "history")]
+    plain += [{"op": "dial", "tcp": 4001}, {"op": "take", "size": 4}]
     return plain + [request | {"run": run} for request in plain if "run" not in request]
 
 

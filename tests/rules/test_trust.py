@@ -20,7 +20,17 @@ from ..test_spec import spec
 from .made import A, B, C
 
 OWNER, NOW_S = Identity.generate(), time.time()
-ACTIONS: tuple[RequestKind, ...] = ("where", "spec", "records", "blobs", "key", "stock", "history")
+ACTIONS: tuple[RequestKind, ...] = (
+    "where",
+    "dial",
+    "take",
+    "spec",
+    "records",
+    "blobs",
+    "key",
+    "stock",
+    "history",
+)
 THINGS: tuple[Thing, ...] = ("data", "weights", "resume", "gate")
 
 
@@ -78,7 +88,9 @@ def test_each_right_opens_its_own_blobs(right: Right, opened: set[Thing]) -> Non
     state = members_only(right)
     assert {thing for thing in THINGS if may(A.peer_id, "blobs", thing, state)} == opened
     assert may(A.peer_id, "stock", "", state) == (right == "store")
-    assert all(may(A.peer_id, action, "", state) for action in ("where", "spec", "records", "key"))
+    assert all(
+        may(A.peer_id, action, "", state) for action in ("where", "dial", "take", "spec", "records", "key")
+    )
 
 
 @settings(max_examples=20)

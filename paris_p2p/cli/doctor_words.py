@@ -12,7 +12,7 @@ from paris_p2p.byte_size import in_units
 from paris_p2p.shown import shown
 
 if TYPE_CHECKING:
-    from paris_p2p.doctor.finding import Finding, Report, SlotOutlook, Verdict
+    from paris_p2p.doctor.finding import Diagnosis, Finding, SlotOutlook, Verdict
 
 _MARKS: dict[Verdict, tuple[str, str]] = {
     "good": ("ok", "green"),
@@ -24,7 +24,7 @@ _MARKS: dict[Verdict, tuple[str, str]] = {
 _LETTERS = 1000
 
 
-def draw_report(report: Report) -> RenderableType:
+def draw_report(report: Diagnosis) -> RenderableType:
     """Returns what rich prints: findings, slots, and the verdict in a line."""
     rows = Table.grid(padding=(0, 2))
     rows.add_column(min_width=4)
@@ -68,7 +68,7 @@ def _slots(slots: tuple[SlotOutlook, ...]) -> Table:
     return table
 
 
-def _verdict(report: Report) -> Text:
+def _verdict(report: Diagnosis) -> Text:
     bad = [one.check for one in report.findings if one.verdict == report.verdict]
     words = {
         "cannot": f"This machine cannot take part: {', '.join(bad)}.",

@@ -47,7 +47,7 @@ class SlotOutlook(BaseModel):
     why: str = ""  # it does not fit, or was not tried
 
 
-class Report(BaseModel):
+class Diagnosis(BaseModel):
     """All that a look found."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -29,10 +29,10 @@ def read_identity(folder: Path) -> IdentityFacts:
     key = folder / KEY_FILE
     has_key = key.is_file()
     mode = stat.S_IMODE(key.stat().st_mode) if has_key else 0o600
-    return IdentityFacts(folder, has_key, mode, is_locked(folder))
+    return IdentityFacts(folder, has_key, mode, has_node(folder))
 
 
-def is_locked(folder: Path) -> bool:
+def has_node(folder: Path) -> bool:
     """Tells whether a node runs on a data folder."""
     try:
         descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY)

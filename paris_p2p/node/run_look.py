@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from paris_p2p.doctor.identities import is_locked
+from paris_p2p.doctor.identities import has_node
 from paris_p2p.doctor.line_reach import ReachFacts
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MissingBlobError, RecordError, SwarmError
@@ -85,11 +85,11 @@ class RunLook:
 
 def onlooker_for(data_dir: Path, run: str, port: int, throw_away: Path) -> Onlooker:
     """Returns as whom a look is taken; `throw_away` is a folder for a guest."""
-    running = is_locked(data_dir)
+    running = has_node(data_dir)
     if is_joined(data_dir, run) and not running:
         return Onlooker(data_dir, "itself", port)
     generator = data_dir / GENERATOR_DIR
-    if is_joined(generator, run) and not is_locked(generator):
+    if is_joined(generator, run) and not has_node(generator):
         return Onlooker(generator, "generator")
     return Onlooker(throw_away, "guest", 0 if running else port or _usual_port(data_dir))
 

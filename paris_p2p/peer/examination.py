@@ -12,9 +12,9 @@ from pathlib import Path
 from paris_p2p import __version__
 from paris_p2p.disk import free_bytes
 from paris_p2p.doctor.disks import judge_disk, read_disk
-from paris_p2p.doctor.finding import EXIT_STATUS, Finding, Report, SlotOutlook, worst_of
+from paris_p2p.doctor.finding import EXIT_STATUS, Diagnosis, Finding, SlotOutlook, worst_of
 from paris_p2p.doctor.graphics import CardFacts, TorchFacts, judge_graphics, look_at_graphics, read_torch
-from paris_p2p.doctor.identities import is_locked, judge_identity, judge_twin, read_identity
+from paris_p2p.doctor.identities import has_node, judge_identity, judge_twin, read_identity
 from paris_p2p.doctor.line_reach import ReachFacts, judge_reach
 from paris_p2p.doctor.main_memory import judge_memory, read_memory
 from paris_p2p.doctor.process_limits import judge_limits, read_limits
@@ -62,7 +62,7 @@ def examine(
     offline: bool = False,
     trial_s: float = TRIAL_S,
     say: Say = lambda words: None,
-) -> Report:
+) -> Diagnosis:
     """Returns what stands in the way of taking part, in a run where an invite is given.
 
     It raises nothing for what it finds: what could not be looked at is `unknown`, with why.
@@ -72,17 +72,17 @@ def examine(
         looked.findings.append(_not_looked("it was not asked for (--offline)"))
     elif invite is not None:
         asyncio.run(_look_at_run(settings, invite, looked, trial_s, say))
-    elif is_locked(settings.data_dir):
+    elif has_node(settings.data_dir):
         looked.findings += _line_of_running_peer(settings.data_dir, say)
     else:
         looked.findings += [_own_port(settings), _not_looked("an invite names peers: paris doctor INVITE")]
     return report_of(looked, invite.run if invite is not None else "")
 
 
-def report_of(looked: Looked, run: str = "") -> Report:
+def report_of(looked: Looked, run: str = "") -> Diagnosis:
     """Returns the report of what was found by now."""
     verdict = worst_of(looked.findings)
-    return Report(
+    return Diagnosis(
         at=time.time(),
         version=__version__,
         verdict=verdict,
@@ -219,7 +219,7 @@ async def _seen_of_run(
 ) -> tuple[RunFacts | None, float | None]:
     """Looks at line, twin and versions; returns what is known of the run, and the upload rate."""
     node, data_dir = look.node, settings.data_dir
-    if look.onlooker.looks_as != "itself" and is_locked(data_dir):
+    if look.onlooker.looks_as != "itself" and has_node(data_dir):
         looked.findings += _line_of_running_peer(data_dir, say)
         rates = [one.numbers.get("bytes_per_s") for one in looked.findings if one.check == "upload"]
         up = rates[0] if rates else None

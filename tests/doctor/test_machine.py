@@ -13,7 +13,7 @@ import ntplib
 import pytest
 
 from paris_p2p.doctor.disks import DiskFacts, file_system_of, judge_disk, read_disk, write_speed
-from paris_p2p.doctor.finding import EXIT_STATUS, Finding, Report, Verdict, worst_of
+from paris_p2p.doctor.finding import EXIT_STATUS, Diagnosis, Finding, Verdict, worst_of
 from paris_p2p.doctor.graphics import (
     AMD,
     NVIDIA,
@@ -24,7 +24,7 @@ from paris_p2p.doctor.graphics import (
     look_at_graphics,
     read_bus,
 )
-from paris_p2p.doctor.identities import is_locked, judge_identity, read_identity
+from paris_p2p.doctor.identities import has_node, judge_identity, read_identity
 from paris_p2p.doctor.main_memory import MemoryFacts, judge_memory, read_memory
 from paris_p2p.doctor.process_limits import LimitFacts, judge_limits, read_limits
 from paris_p2p.doctor.processor import ProcessorFacts, judge_processor, read_processor
@@ -79,8 +79,8 @@ def test_a_report_is_as_bad_as_its_worst_finding_and_notes_cost_nothing() -> Non
 
     assert [EXIT_STATUS[of(*words)] for words in ((), ("note", "unknown"), ("poor", "good"))] == [0, 0, 2]
     assert EXIT_STATUS[of("poor", "cannot")] == 1
-    report = Report(at=1.0, version="0", verdict="good", exit_status=0, findings=())
-    assert Report.model_validate_json(report.model_dump_json()) == report
+    report = Diagnosis(at=1.0, version="0", verdict="good", exit_status=0, findings=())
+    assert Diagnosis.model_validate_json(report.model_dump_json()) == report
 
 
 # software
@@ -312,7 +312,7 @@ def test_a_key_that_others_read_and_a_node_that_runs_are_seen_without_changing_a
     found = judge_identity(read_identity(tmp_path))
     assert (found.verdict, found.mend) == ("poor", f"chmod 600 {key}")
     with DataDirLock(tmp_path):
-        assert is_locked(tmp_path)
-    assert not is_locked(tmp_path)
+        assert has_node(tmp_path)
+    assert not has_node(tmp_path)
     with DataDirLock(tmp_path):  # a look leaves the lock to be taken
         pass

@@ -105,7 +105,7 @@ def dialled_addresses(seen_at: str, request: dict[str, Any]) -> dict[str, str]:
 class _DiallerOptions(DaemonOptions):
     """Starts p2pd under a fresh key, listening nowhere."""
 
-    def arguments(self, control: Path) -> list[str]:
+    def arguments(self, control: Path, metrics_port: int = 0) -> list[str]:
         flags = ("noListenAddrs=1", "relay=0", "natPortMap=0", "autonat=0", "idleTimeout=30s")
         return [f"-listen=/unix{control}", *(f"-{flag}" for flag in flags)]
 

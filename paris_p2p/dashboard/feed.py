@@ -27,7 +27,7 @@ class TooManyWatchersError(ParisError):
 
 
 class Feed:
-    """Looks at a node, and hands each look to whoever watches, newest only: a slow page skips some."""
+    """Looks at a node, and hands each look to those who watch, newest only: a slow page skips some."""
 
     def __init__(self, status: Callable[[], Awaitable[Status]], extras: Extras | None = None):
         self._status, self._extras = status, extras

@@ -20,7 +20,8 @@ from paris_p2p.dashboard.pages import pages
 from paris_p2p.errors import StoreError
 from paris_p2p.node.control import serve_control
 from paris_p2p.node.governance import Governance, NoticeStatus
-from paris_p2p.node.status import PeerStatus, SlotStatus, Status, TrainingStatus
+from paris_p2p.node.node_figures import PeerStatus
+from paris_p2p.node.status import SlotStatus, Status, TrainingStatus
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")

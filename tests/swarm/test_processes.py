@@ -7,6 +7,7 @@ up.
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 
 from examples.demo.processes import BIN, Node
 from examples.demo.swarm import Swarm
+from tests.dashboard.canned import browser, needs_browser, value_at
 from tests.made.made_prepared import make_run
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(400)]
@@ -146,6 +148,34 @@ def test_killing_p2pd_alone_is_mended_and_the_peer_serves_again(swarm: Swarm) ->
         return slot["steps"] > before and made_at > mended_at
 
     until("an attested checkpoint of the mended node", newer, swarm)
+
+
+@needs_browser
+def test_the_page_of_a_live_peer_says_what_the_peer_says_and_pauses_it(swarm: Swarm) -> None:
+    node = lead(swarm, "expert-0")
+    said = command("paris-peer", "dashboard", "--no-browser", "--data-dir", str(node.data_dir))
+    with browser() as opened:
+        page = opened.new_page()
+        page.set_default_timeout(1000 * PATIENCE_S)
+        page.goto(re.search(r"http://127\.0\.0\.1:\d+/#\S+", said)[0])  # type: ignore[index]
+        page.wait_for_selector("html[data-at]", state="attached")
+        page.click("#pause")
+        page.wait_for_selector("#phase[data-value='\"paused\"']")
+        assert (node.status() or {})["phase"] == "paused"
+        until("the page's figures to be the peer's own", lambda: _same_figures(page, node), swarm)
+        page.click("#resume")
+        page.wait_for_function("document.getElementById('phase').dataset.value !== '\"paused\"'")
+
+
+def _same_figures(page: Any, node: Node) -> bool:
+    """Tells whether all that the page says of the slots, and of this peer, is what the peer says."""
+    shown = page.evaluate(
+        "[...document.querySelectorAll('[data-figure]')].map(e => [e.dataset.figure, e.dataset.value])"
+    )
+    look = {"status": node.status() or {}}
+    moving = ("tip_age_s", "bytes", "bytes_per_s")
+    steady = [pair for pair in shown if pair[0].startswith("status.") and not pair[0].endswith(moving)]
+    return len(steady) > 30 and all(value_at(look, path) == json.loads(value) for path, value in steady)
 
 
 def test_pause_releases_the_claim_and_frees_the_memory(swarm: Swarm) -> None:

@@ -23,6 +23,7 @@ from paris_p2p.option_sources import (
     variable_of,
     words,
 )
+from paris_p2p.peer_settings import MetricsAddress
 from paris_p2p.time_span import Duration
 
 _DEFAULT_PORT = 31337
@@ -65,6 +66,8 @@ class ServeOptions(HomeOptions, NodeOptions):
     # invites that let this node store for private runs
     admit: Annotated[tuple[InviteText, ...], NoDecode, BeforeValidator(words)] = ()
     forget_ended: Duration = FORGET_ENDED_S  # since a run's owner ended it
+
+    public_page: MetricsAddress = ""  # where everybody sees a page of it
 
     def mirrored(self) -> frozenset[str]:
         """Returns the run ids this node may hold; empty means any."""

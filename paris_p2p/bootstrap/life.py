@@ -14,8 +14,11 @@ from paris_p2p.bootstrap.operator_status import (
     operator_sight,
     operator_status,
 )
+from paris_p2p.bootstrap.public_status import public_page
 from paris_p2p.bootstrap.serve import BootstrapNode
 from paris_p2p.bootstrap.storage_runs import StorageRuns
+from paris_p2p.dashboard.links import page_link
+from paris_p2p.dashboard.serving import bootstrap_dashboard
 from paris_p2p.envelope import Envelope
 from paris_p2p.invite import Invite
 from paris_p2p.monitoring.alarm_watch import Sight
@@ -31,9 +34,12 @@ from paris_p2p.swarm.asking import end_tasks
 
 @asynccontextmanager
 async def operated(
-    node: BootstrapNode, storing: StorageRuns, stop: Callable[[], None]
+    node: BootstrapNode, storing: StorageRuns, stop: Callable[[], None], page_at: str = ""
 ) -> AsyncIterator[None]:
-    """Lets an operator ask and stop a node while inside, and watch it where the settings say so."""
+    """Lets an operator ask and stop a node while inside, and watch it where the settings say so.
+
+    At `page_at`, an `address:port`, everybody may look.
+    """
     host = node.host
 
     async def status() -> OperatorStatus:
@@ -56,10 +62,17 @@ async def operated(
         return "stopping"
 
     async with (
-        serve_control(host.settings.data_dir, status, {"stop": leave}),
+        bootstrap_dashboard(status) as dashboard,
+        serve_control(host.settings.data_dir, status, {"stop": leave}, pages=[dashboard.pages]) as url,
         watched(host.settings, NodeViews(gather, look, words), host.swarm, node.say),
+        public_page(page_at, status, node.say),
     ):
-        yield
+        if host.settings.dashboard:
+            node.say(f"the dashboard: {page_link(url, dashboard.code())}")
+        try:
+            yield
+        finally:
+            dashboard.end()
 
 
 def run_bootstrap(
@@ -70,6 +83,7 @@ def run_bootstrap(
     *,
     forget_ended_s: float = FORGET_ENDED_S,
     admit: Sequence[Invite] = (),
+    page_at: str = "",
 ) -> None:
     """Runs a bootstrap node until SIGINT, SIGTERM or SIGHUP; `ready` gets the multiaddrs others dial.
 
@@ -87,7 +101,7 @@ def run_bootstrap(
             nodes.append(BootstrapNode(host, only, say, forget_ended_s=forget_ended_s))
             storing = StorageRuns(host, admit, say, forget_ended_s)
             stopped = asyncio.Event()
-            async with operated(nodes[0], storing, stopped.set):
+            async with operated(nodes[0], storing, stopped.set, page_at):
                 ready(host.swarm.addresses())
                 on_leave_signals(stopped.set)
                 working = [asyncio.create_task(nodes[0].run()), asyncio.create_task(storing.run())]

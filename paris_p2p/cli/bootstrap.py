@@ -11,7 +11,8 @@ import typer
 
 from paris_p2p.cli import typed
 from paris_p2p.cli.console import echo, read_invite, run_app
-from paris_p2p.cli.groups import LINE, MACHINE, ConfigFlag, HomeFlags, NodeFlags, option, setting
+from paris_p2p.cli.dashboard import BrowserOption, open_page
+from paris_p2p.cli.groups import LINE, MACHINE, WATCHED, ConfigFlag, HomeFlags, NodeFlags, option, setting
 from paris_p2p.cli.logs import long_running
 from paris_p2p.cli.verb import new_app, verb
 from paris_p2p.disk import explained, write_atomic
@@ -79,6 +80,16 @@ class ServeFlags(OperatorHome, NodeFlags):
             panel=MACHINE,
         ),
     ] = None
+    public_page: Annotated[
+        str | None,
+        setting(
+            "public_page",
+            "Show everybody a page without buttons here: runs but private ones, their slots where --mirror "
+            "names the run.",
+            "[HOST:]PORT",
+            panel=WATCHED,
+        ),
+    ] = None
     port: Annotated[
         int | None, setting("port", "TCP and UDP port to listen on.", "PORT", "31337", panel=LINE)
     ] = None
@@ -137,6 +148,7 @@ def serve(
         ready,
         forget_ended_s=options.forget_ended,
         admit=options.admitting(),
+        page_at=options.public_page,
     )
 
 
@@ -169,6 +181,14 @@ def _add_operating() -> None:
 
 
 _add_operating()
+
+
+@verb(app, "paris-bootstrap dashboard", "paris-bootstrap dashboard --no-browser")
+def dashboard(flags: OperatorHome, config: ConfigFlag = None, no_browser: BrowserOption = False) -> None:
+    """Open the page of the bootstrap node that runs here, in a browser."""
+    from paris_p2p.node.control_client import OPERATORS_NODE
+
+    open_page(_home(flags, config), browser=not no_browser, who=OPERATORS_NODE)
 
 
 def _home(flags: OperatorHome, config: Path | None) -> Path:

@@ -13,7 +13,7 @@ from paris_p2p.cli.groups import HomeFlags, home_of, option
 from paris_p2p.cli.verb import verb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from paris_p2p.node.control_client import Controlled
 
 _OWNERS_NODE = "node"  # in the run's folder
 BrowserOption = Annotated[
@@ -27,7 +27,7 @@ def add_dashboard(app: typer.Typer) -> None:
     @verb(app, f"{app.info.name} dashboard", f"{app.info.name} dashboard --no-browser")
     def dashboard(flags: HomeFlags, no_browser: BrowserOption = False) -> None:
         """Open the page of the node that runs here, in a browser."""
-        _open_page(home_of(flags), browser=not no_browser)
+        open_page(home_of(flags), browser=not no_browser)
 
 
 def add_owner_dashboard(app: typer.Typer) -> None:
@@ -46,20 +46,22 @@ def add_owner_dashboard(app: typer.Typer) -> None:
         no_browser: BrowserOption = False,
     ) -> None:
         """Open the page of the owner's node that runs here, in a browser."""
-        _open_page(folder / _OWNERS_NODE, browser=not no_browser)
+        open_page(folder / _OWNERS_NODE, browser=not no_browser)
 
 
-def _open_page(data_dir: Path, *, browser: bool, show: Callable[[str], bool] | None = None) -> None:
+def open_page(data_dir: Path, *, browser: bool, who: Controlled | None = None) -> None:
+    """Prints a link to the page of the node on a data folder, and opens it where there is a screen."""
     import getpass
     import socket
     import webbrowser
 
     from paris_p2p.dashboard.links import has_screen, page_link, ssh_line
-    from paris_p2p.node.control_client import call_control, control_url
+    from paris_p2p.node.control_client import PEER, call_control, control_url
 
-    url = control_url(data_dir)
-    link = page_link(url, call_control(data_dir, "POST", "link")["code"])
-    if browser and has_screen() and (show or webbrowser.open)(link):
+    who = who or PEER
+    url = control_url(data_dir, who)
+    link = page_link(url, call_control(data_dir, "POST", "link", who=who)["code"])
+    if browser and has_screen() and webbrowser.open(link):
         echo("the page is open in your browser; if it is not, open this link within ten minutes:")
     else:
         echo("open this link within ten minutes, in a browser on this machine:")

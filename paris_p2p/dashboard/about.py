@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 from paris_p2p import __version__
@@ -13,6 +15,7 @@ class About(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    kind: Literal["peer"] = "peer"
     version: str
     run: str
     name: str
@@ -32,12 +35,11 @@ class About(BaseModel):
     checkpoint_s: float
     private: bool
     data_dir: str
-    max_disk_bytes: int  # 0: no cap
 
 
 def about_run(node: RunNode) -> About:
     """Returns it of a run with what notices changed so far."""
-    spec, settings = node.spec, node.host.settings
+    spec = node.spec
     return About(
         version=__version__,
         run=node.run,
@@ -57,6 +59,15 @@ def about_run(node: RunNode) -> About:
         total_steps=spec.training.total_steps,
         checkpoint_s=spec.timing.checkpoint_s,
         private=spec.private,
-        data_dir=str(settings.data_dir),
-        max_disk_bytes=int(settings.max_disk_bytes),
+        data_dir=str(node.host.settings.data_dir),
     )
+
+
+class AboutBootstrap(BaseModel):
+    """Describes a bootstrap node."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["bootstrap"] = "bootstrap"
+    version: str = __version__
+    read_only: bool = False

@@ -7,19 +7,23 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from paris_p2p.dashboard.points import Point, point_of, with_point
 from paris_p2p.errors import ParisError
-from paris_p2p.node.status import Status
+from paris_p2p.node.node_figures import NodeFigures
 
 log = logging.getLogger(__name__)
 WATCHED_S, UNWATCHED_S = 1.0, 30.0
 MAX_WATCHERS = 12
 
 Extras = Callable[[], Awaitable[dict[str, Any]]]  # JSON-able parts that change seldom, by name
+
+
+Told = Callable[[NodeFigures], dict[str, Any]]  # what of a status is sent
 
 
 class TooManyWatchersError(ParisError):
@@ -29,8 +33,16 @@ class TooManyWatchersError(ParisError):
 class Feed:
     """Looks at a node, and hands each look to those who watch, newest only: a slow page skips some."""
 
-    def __init__(self, status: Callable[[], Awaitable[Status]], extras: Extras | None = None):
-        self._status, self._extras = status, extras
+    def __init__(
+        self,
+        status: Callable[[], Awaitable[NodeFigures]],
+        extras: Extras | None = None,
+        *,
+        told: Told | None = None,
+        most: int = MAX_WATCHERS,
+    ):
+        self._status, self._extras, self._most = status, extras, most
+        self._told: Told = told or _whole
         self._watchers: set[asyncio.Event] = set()
         self._called = asyncio.Event()  # a watcher came
         self._is_over = False
@@ -56,9 +68,9 @@ class Feed:
 
     async def looks(self) -> AsyncIterator[str]:
         """Yields each new look as JSON, the newest at once, until `end`. Raises TooManyWatchersError."""
-        if len(self._watchers) >= MAX_WATCHERS:
+        if len(self._watchers) >= self._most:
             raise TooManyWatchersError(
-                f"{MAX_WATCHERS} pages watch this node already; close one, and load this one again"
+                f"{self._most} pages watch this node already; close one, and load this one again"
             )
         news, before = asyncio.Event(), ""
         self._watchers.add(news)
@@ -88,10 +100,14 @@ class Feed:
         except ParisError as error:  # p2pd is being restarted, or the node is on its way out
             self.newest = {**self.newest, "trouble": str(error)}
         else:
-            self.points = with_point(self.points, point_of(status))
-            self.newest = {**self._kept(), "status": status.model_dump(mode="json"), **extras, "trouble": ""}
+            self.points = with_point(self.points, point_of(status, time.time()))
+            self.newest = {**self._kept(), "status": self._told(status), **extras, "trouble": ""}
         for news in self._watchers:
             news.set()
 
     def _kept(self) -> dict[str, Any]:
         return {name: value for name, value in self.newest.items() if name not in ("status", "trouble")}
+
+
+def _whole(status: NodeFigures) -> dict[str, Any]:
+    return status.model_dump(mode="json")

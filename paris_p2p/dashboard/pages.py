@@ -57,14 +57,16 @@ def pages(feed: Feed, about: Callable[[], Mapping[str, Any]], previews: Files, c
     """
 
     def add(app: FastAPI, check: TokenCheck, token: str) -> None:
-        _add_page(app)
+        add_page(app)
         _add_login(app, check, token, codes)
         add_views(app, check, feed, about, previews)
 
     return add
 
 
-def _add_page(app: FastAPI) -> None:
+def add_page(app: FastAPI) -> None:
+    """Adds the page itself, which holds nothing."""
+
     @app.get("/")
     async def get_page() -> Response:
         return asset("page.html")

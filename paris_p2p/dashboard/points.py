@@ -1,9 +1,10 @@
-"""Lines over time, of what a Status says at a moment: thinned as they grow, so that days fit a page."""
+"""Lines over time, of what a node says at a moment: thinned as they grow, so that days fit a page."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from paris_p2p.node.node_figures import NodeFigures
 from paris_p2p.node.status import Status
 
 MAX_POINTS = 720
@@ -20,20 +21,18 @@ class Point(BaseModel):
     upload_bytes_per_s: float = 0.0
     download_bytes_per_s: float = 0.0
     memory_bytes: int = 0
-    peers: int = 0
 
 
-def point_of(status: Status) -> Point:
-    """Returns the point of a Status."""
-    training = status.training
+def point_of(figures: NodeFigures, at_s: float) -> Point:
+    """Returns the point of what a node said at a Unix time."""
+    training = figures.training if isinstance(figures, Status) else None
     return Point(
-        at=status.at,
+        at=at_s,
         loss=training.loss if training else None,
         clips_per_s=training.clips_per_s if training else None,
-        upload_bytes_per_s=status.upload_bytes_per_s,
-        download_bytes_per_s=status.download_bytes_per_s,
-        memory_bytes=status.memory_bytes,
-        peers=len(status.peers),
+        upload_bytes_per_s=figures.upload_bytes_per_s,
+        download_bytes_per_s=figures.download_bytes_per_s,
+        memory_bytes=figures.memory_bytes,
     )
 
 

@@ -1,4 +1,4 @@
-"""Puts the page together for a peer or an owner's node."""
+"""Puts the page together for a peer, an owner's node or a bootstrap node."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from paris_p2p.dashboard.about import about_run
+from paris_p2p.dashboard.about import AboutBootstrap, about_run
 from paris_p2p.dashboard.codes import LoginCodes
 from paris_p2p.dashboard.feed import Feed
 from paris_p2p.dashboard.pages import pages
 from paris_p2p.node.control import Pages
+from paris_p2p.node.node_figures import NodeFigures
+from paris_p2p.node.run_history import board_lines
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import Status
 
@@ -34,12 +36,38 @@ class Dashboard:
 async def dashboard_of(node: RunNode, status: Callable[[], Awaitable[Status]]) -> AsyncIterator[Dashboard]:
     """Looks at a node while inside, for the pages that watch it."""
 
-    async def no_previews(name: str) -> tuple[bytes, str]:
-        raise KeyError(name)
-
     def about() -> dict[str, Any]:
         return about_run(node).model_dump()
 
+    async def extras() -> dict[str, Any]:
+        return {"history": gate_losses(node)}
+
+    codes = LoginCodes()
+    async with Feed(status, extras).open() as feed:
+        yield Dashboard(pages(feed, about, no_files, codes), codes, feed.end)
+
+
+@asynccontextmanager
+async def bootstrap_dashboard(status: Callable[[], Awaitable[NodeFigures]]) -> AsyncIterator[Dashboard]:
+    """Looks at a bootstrap node while inside, for its operator's pages."""
     codes = LoginCodes()
     async with Feed(status).open() as feed:
-        yield Dashboard(pages(feed, about, no_previews, codes), codes, feed.end)
+        about = AboutBootstrap().model_dump
+        yield Dashboard(pages(feed, about, no_files, codes), codes, feed.end)
+
+
+def gate_losses(node: RunNode) -> dict[str, list[dict[str, float]]]:
+    """Returns the gate losses of each slot's newest tips by steps, for its line."""
+    return {
+        slot: [
+            {"steps": line.steps, "loss": line.gate_loss}
+            for line in board_lines(node.board, slot)
+            if line.gate_loss is not None
+        ]
+        for slot in node.spec.slots
+    }
+
+
+async def no_files(name: str) -> tuple[bytes, str]:
+    """Raises KeyError: a node without clips has none to show."""
+    raise KeyError(name)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -21,11 +20,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from paris_p2p.errors import ParisError, PortInUseError
+from paris_p2p.errors import ParisError
 from paris_p2p.monitoring.daemon_families import daemon_families
 from paris_p2p.monitoring.families import Families
 from paris_p2p.node.control_guard import THIS_MACHINE, Guarded
-from paris_p2p.node.http_serving import serving_http
+from paris_p2p.node.http_serving import listening_at, serving_http
 
 log = logging.getLogger(__name__)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -77,7 +76,7 @@ async def serving_metrics(
     if not address:
         yield
         return
-    listener = _listen(address)
+    listener = listening_at(address, "--metrics")
     host = ip_address(listener.getsockname()[0])
     at = f"[{host}]" if host.version == 6 else str(host)
     say(f"metrics for Prometheus: http://{at}:{listener.getsockname()[1]}/metrics")
@@ -89,19 +88,3 @@ async def serving_metrics(
     app = Guarded(metrics_app(gather, daemon_text), THIS_MACHINE if host.is_loopback else ())
     async with serving_http(app, listener):
         yield
-
-
-def _listen(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, int(port)))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise PortInUseError(
-            f"--metrics {address}: {error.strerror}; name another port, or an address of this machine"
-        ) from error
-    return listener

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from paris_p2p.errors import PortInUseError
+
 GRACE_S = 5  # for answers that are on their way when it ends
 
 
@@ -33,3 +35,22 @@ async def serving_http(app: ASGIApp, listener: socket.socket) -> AsyncIterator[N
         server.should_exit = True
         await task
         listener.close()
+
+
+def listening_at(address: str, option: str) -> socket.socket:
+    """Returns a socket that listens at `address:port`, which `option` named. PortInUseError where nobody can
+    listen there.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, int(port)))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise PortInUseError(
+            f"{option} {address}: {error.strerror}; name another port, or an address of this machine"
+        ) from error
+    return listener

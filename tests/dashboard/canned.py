@@ -31,6 +31,7 @@ HOSTILE = (
 STEERING = "\x1b]0;owned\x07\x1b[31mred\u202e gnp.exe"
 LEAD = "12D3KooWLead" + "a" * 40
 ABOUT: dict[str, Any] = {
+    "kind": "peer",
     "version": "0.2.0",
     "run": "cd" * 32,
     "name": "balls",
@@ -50,7 +51,6 @@ ABOUT: dict[str, Any] = {
     "checkpoint_s": 60.0,
     "private": False,
     "data_dir": "/srv/paris",
-    "max_disk_bytes": 20 * 10**9,
 }
 
 
@@ -95,6 +95,7 @@ STATUS = Status(
     downloaded_bytes=23_456_789,
     upload_bytes_per_s=1.2e6,
     disk_bytes=7 * 10**9,
+    disk_limit_bytes=20 * 10**9,
     memory_bytes=1_200_000_000,
     daemon_restarts=1,
     governance=Governance(

@@ -6,14 +6,60 @@ import { state } from "./state.js";
 import { count, loss, others, peer, span } from "./words.js";
 
 export function experts(status, now) {
+  const context = { names: status.governance.names, me: status.peer_id, total: state.about.total_steps };
+  slotCards(byId("experts").querySelector(".body"), status.slots, "status.slots", {
+    ...context,
+    history: now.history ?? {},
+    key: "",
+  });
+}
+
+// The runs that a bootstrap node holds; slots are told of those that its operator named.
+export function runs(status) {
+  byId("runs").hidden = false;
+  const none = byId("runs").querySelector(".none");
+  none.hidden = Boolean(status.runs.length);
+  const holder = byId("runs").querySelector(".body");
+  const groups = keyed(
+    holder,
+    status.runs,
+    (one) => one.run,
+    () =>
+      el(
+        "article",
+        { class: "held" },
+        el("div", { class: "head" }, el("h3"), el("span", { class: "chip" })),
+        el("div", { class: "figures" }),
+        el("div", { class: "cards" }),
+      ),
+  );
+  status.runs.forEach((one, place) => {
+    const at = `status.runs.${place}`;
+    const group = groups[place];
+    setFigure(group.querySelector("h3"), `${at}.name`, one.name, others(one.name, 80));
+    const words = one.ended ? "ended" : one.paused ? "paused" : "running";
+    const chip = group.querySelector(".chip");
+    setText(chip, words);
+    chip.className = `chip ${words === "running" ? "good" : "warn"}`;
+    terms(group.querySelector(".figures"), [
+      ["Run", `${at}.run`, one.run, others(one.run, 80), "words mono"],
+      ["Owner", `${at}.owner`, one.owner, others(one.owner, 80), "words mono"],
+      ["Slots with a tip", `${at}.tips`, one.tips, count(one.tips), "words"],
+    ]);
+    const context = { names: {}, me: "", total: 0, history: {}, key: one.run };
+    slotCards(group.querySelector(".cards"), one.slots, `${at}.slots`, context);
+  });
+}
+
+function slotCards(holder, slots, at, context) {
   const cards = keyed(
-    byId("experts").querySelector(".body"),
-    status.slots,
+    holder,
+    slots,
     (slot) => slot.slot,
     (slot) =>
       el(
         "article",
-        { class: "card", "aria-label": slot.slot },
+        { class: "card", "aria-label": others(slot.slot, 40) },
         el("div", { class: "head" }, el("h3"), el("span", { class: "chip" })),
         el(
           "div",
@@ -21,20 +67,20 @@ export function experts(status, now) {
           el("span"),
         ),
         el("div", { class: "figures" }),
+        el("p", { class: "outlook" }),
         el("p", { class: "crew" }),
         el("p", { class: "news" }),
         el("div", { class: "charts" }),
       ),
   );
-  status.slots.forEach((slot, place) => expert(cards[place], slot, place, status, now));
+  slots.forEach((slot, place) => expert(cards[place], slot, `${at}.${place}`, context));
 }
 
-export function expert(card, slot, place, status, now) {
-  const at = `status.slots.${place}`;
-  const name = status.governance.names[slot.lead];
+function expert(card, slot, at, context) {
+  const name = context.names[slot.lead];
   const lead = !slot.lead
     ? "nobody"
-    : slot.lead === status.peer_id
+    : slot.lead === context.me
       ? "this peer"
       : name
         ? others(name, 24)
@@ -43,7 +89,7 @@ export function expert(card, slot, place, status, now) {
   const chip = card.querySelector(".chip");
   setFigure(chip, `${at}.lead`, slot.lead, `led by ${lead}`);
   chip.className = `chip ${slot.lead ? "good" : "warn"}`;
-  const total = state.about.total_steps;
+  const total = context.total;
   const bar = card.querySelector(".bar");
   bar.hidden = !total;
   const done = total ? Math.min(1, slot.steps / total) : 0;
@@ -64,6 +110,13 @@ export function expert(card, slot, place, status, now) {
     ["Signed by", `${at}.attestations`, slot.attestations, count(slot.attestations)],
     ["Wait for check", `${at}.pending`, slot.pending, count(slot.pending)],
   ];
+  if (slot.clips_per_s)
+    rows.push(["Speed", `${at}.clips_per_s`, slot.clips_per_s, `${slot.clips_per_s.toFixed(1)} clips/s`]);
+  if (slot.eta_s !== null && slot.eta_s !== undefined) {
+    const late = slot.eta_high_s === null ? "?" : span(slot.eta_high_s);
+    const words = `${span(slot.eta_s)} (${span(slot.eta_low_s)} to ${late})`;
+    rows.push(["Time left", `${at}.eta_s`, slot.eta_s, words]);
+  }
   terms(card.querySelector(".figures"), rows);
   const news = card.querySelector(".news");
   news.hidden = !slot.news;
@@ -75,13 +128,16 @@ export function expert(card, slot, place, status, now) {
     crew,
     working < 2 ? "" : `${working} peers train it together, in rounds of ${span(slot.crew.round_s)}`,
   );
-  const lines = (now.history ?? {})[slot.slot] ?? [];
+  const outlook = card.querySelector(".outlook");
+  outlook.hidden = !slot.outlook;
+  setFigure(outlook, `${at}.outlook`, slot.outlook ?? null, others(slot.outlook ?? "", 300));
+  const lines = context.history[slot.slot] ?? [];
   const pairs = lines.filter((line) => line.loss !== null && line.loss !== undefined);
   const last = pairs[pairs.length - 1];
   if (pairs.length)
     chart(
       card.querySelector(".charts"),
-      `loss ${slot.slot}`,
+      `loss ${context.key} ${slot.slot}`,
       "Gate loss by steps",
       ["gate loss"],
       [pairs.map((line) => line.steps), pairs.map((line) => line.loss)],

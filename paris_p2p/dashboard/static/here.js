@@ -24,6 +24,27 @@ export function note(status) {
     state.points = state.points.filter((_, place) => place > MOST_POINTS / 2 || place % 2 === 0);
 }
 
+// What a bootstrap node does, as its operator, or the public, may see.
+export function operated(status) {
+  const rows = [
+    ["Peers", "status.peer_count", status.peer_count, count(status.peer_count)],
+    ["Private runs stored for", "status.private_runs", status.private_runs, count(status.private_runs ?? 0)],
+    ["Disk", "status.disk_bytes", status.disk_bytes, bytes(status.disk_bytes)],
+    ["Memory", "status.memory_bytes", status.memory_bytes, bytes(status.memory_bytes)],
+    ["Sent", "status.uploaded_bytes", status.uploaded_bytes, bytes(status.uploaded_bytes)],
+    ["Received", "status.downloaded_bytes", status.downloaded_bytes, bytes(status.downloaded_bytes)],
+    [
+      "Address",
+      "status.addresses",
+      status.addresses,
+      (status.addresses ?? []).map((one) => others(one)).join(" "),
+      "words mono",
+    ],
+  ].filter(([, , value]) => value !== undefined && value !== null);
+  terms(byId("here").querySelector(".body"), rows);
+  traffic(status);
+}
+
 export function here(status, now) {
   const train = status.training;
   const rows = [];
@@ -48,8 +69,8 @@ export function here(status, now) {
       "Disk",
       "status.disk_bytes",
       status.disk_bytes,
-      state.about.max_disk_bytes
-        ? `${bytes(status.disk_bytes)} of ${bytes(state.about.max_disk_bytes)}`
+      status.disk_limit_bytes
+        ? `${bytes(status.disk_bytes)} of ${bytes(status.disk_limit_bytes)}`
         : bytes(status.disk_bytes),
     ],
     [
@@ -67,6 +88,7 @@ export function here(status, now) {
     ["Checkpoints checked", "status.attested", status.attested, count(status.attested)],
     ["Network restarts", "status.daemon_restarts", status.daemon_restarts, count(status.daemon_restarts)],
   );
+  rows.push(...cared(status.care));
   for (const one of now.machine ?? [])
     rows.push([one.term, `machine.${one.key}`, one.value, others(one.words, 120)]);
   const holder = byId("here");
@@ -91,22 +113,67 @@ export function here(status, now) {
       train ? `now ${train.clips_per_s.toFixed(1)}` : "not training now",
     );
   }
-  chart(
-    charts,
-    "traffic",
-    "Traffic in MB/s",
-    ["sent", "received"],
-    [
-      times,
-      state.points.map((p) => p.upload_bytes_per_s / 1e6),
-      state.points.map((p) => p.download_bytes_per_s / 1e6),
-    ],
-    `${rate(status.upload_bytes_per_s)} sent, ${rate(status.download_bytes_per_s)} received`,
+  traffic(status);
+}
+
+function traffic(status) {
+  const words = `${rate(status.upload_bytes_per_s)} sent, ${rate(status.download_bytes_per_s)} received`;
+  const times = state.points.map((point) => point.at);
+  const sent = state.points.map((point) => point.upload_bytes_per_s / 1e6);
+  const received = state.points.map((point) => point.download_bytes_per_s / 1e6);
+  const names = ["sent", "received"];
+  chart(byId("here-charts"), "traffic", "Traffic in MB/s", names, [times, sent, received], words);
+}
+
+// What the machine's own sensors and its budgets say, and why it rests.
+function cared(care) {
+  if (!care) return [];
+  const at = "status.care";
+  const sensed = care.sensors;
+  const rows = [];
+  const add = (term, name, value, text) => {
+    if (value !== null && value !== undefined && value !== "")
+      rows.push([term, `${at}.${name}`, value, text]);
+  };
+  add("GPU", "sensors.gpu", sensed.gpu, others(sensed.gpu, 80));
+  const used = (sensed.gpu_memory_bytes ?? 0) - (sensed.gpu_free_bytes ?? 0);
+  const memory = `${bytes(used)} of ${bytes(sensed.gpu_memory_bytes)} used`;
+  add("GPU memory", "sensors.gpu_free_bytes", sensed.gpu_free_bytes, memory);
+  const degrees = sensed.gpu_temperature_c;
+  add("GPU temperature", "sensors.gpu_temperature_c", degrees, `${degrees} °C`);
+  const watts = sensed.gpu_power_w;
+  add(
+    "GPU power",
+    "sensors.gpu_power_w",
+    watts,
+    `${watts?.toFixed(0)} of ${sensed.gpu_power_limit_w?.toFixed(0)} W`,
   );
+  add("GPU use", "sensors.gpu_utilisation", sensed.gpu_utilisation, share(sensed.gpu_utilisation ?? 0));
+  add("Battery", "sensors.on_battery", sensed.on_battery, sensed.on_battery ? "runs on it" : "plugged in");
+  const hours = care.hours.map((one) => others(one, 60)).join(", ");
+  if (care.hours.length) add("Hours", "hours", care.hours, `${hours} (${others(care.time_zone, 40)})`);
+  for (const way of ["upload", "download"]) {
+    const budget = care[way];
+    const words = budget && `${bytes(budget.used_bytes)} of ${others(budget.budget, 40)}`;
+    if (budget)
+      add(
+        way === "upload" ? "Sent of budget" : "Received of budget",
+        `${way}.used_bytes`,
+        budget.used_bytes,
+        words,
+      );
+  }
+  if (care.rests) add("Rests", "why", care.why, `${others(care.why, 200)}; ${others(care.goes_on, 120)}`);
+  return rows;
 }
 
 export function limits(now) {
-  const offered = now.limits ?? [];
+  const offered = (now.status.care?.settings ?? []).map((one) => ({
+    key: one.key,
+    term: one.key.replaceAll("_", " "),
+    value: one.value,
+    help: `from ${one.source}`,
+  }));
   const section = byId("limits");
   section.hidden = !offered.length || Boolean(state.about.read_only);
   const holder = section.querySelector(".body");

@@ -1,13 +1,13 @@
 // The page of one node: opened by a link's code, live by server-sent events, nothing from elsewhere.
 import { answer } from "./answer.js";
-import { experts, samples } from "./experts.js";
-import { here, limits, note, receipts } from "./here.js";
+import { experts, runs, samples } from "./experts.js";
+import { here, limits, note, operated, receipts } from "./here.js";
 import { peers, refused } from "./lists.js";
 import { byId, setText } from "./parts.js";
 import { head, run } from "./run.js";
 import { ask, enter, show, trouble, watch, words } from "./session.js";
 import { state } from "./state.js";
-import { others, when } from "./words.js";
+import { count, others, when } from "./words.js";
 
 async function open() {
   const about = await enter();
@@ -25,6 +25,14 @@ function look(now) {
   const status = now.status;
   if (!status) return;
   note(status);
+  if (state.about.kind === "bootstrap") bootstrap(status);
+  else volunteer(status, now);
+  const peer = others(status.peer_id, 80);
+  setText(byId("foot"), `paris-p2p ${others(state.about.version)} · peer ${peer} · ${when(status.at)}`);
+  document.documentElement.dataset.at = status.at;
+}
+
+function volunteer(status, now) {
   head(status);
   run(status);
   experts(status, now);
@@ -34,9 +42,17 @@ function look(now) {
   receipts(now);
   refused(status);
   peers(status);
-  const peer = others(status.peer_id, 80);
-  setText(byId("foot"), `paris-p2p ${others(state.about.version)} · peer ${peer} · ${when(status.at)}`);
-  document.documentElement.dataset.at = status.at;
+}
+
+function bootstrap(status) {
+  for (const id of ["run", "experts", "refused", "pause", "resume"]) byId(id).hidden = true;
+  setText(byId("name"), "Bootstrap node");
+  setText(byId("phase"), `${count(status.runs.length)} runs`);
+  document.title = "Bootstrap node · paris-p2p";
+  runs(status);
+  operated(status);
+  if (status.peers) peers({ peers: status.peers, governance: { names: {} } });
+  else byId("peers").hidden = true;
 }
 
 async function act(name) {
@@ -49,7 +65,7 @@ async function act(name) {
     answer(`No answer: ${error.message}`);
   }
   byId("stop").disabled = false;
-  if (state.newest?.status) head(state.newest.status);
+  if (state.newest?.status?.phase) head(state.newest.status);
 }
 
 byId("pause").addEventListener("click", () => act("pause"));

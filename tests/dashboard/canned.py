@@ -17,11 +17,14 @@ from paris_p2p.dashboard.codes import LoginCodes
 from paris_p2p.dashboard.feed import Feed
 from paris_p2p.dashboard.links import page_link
 from paris_p2p.dashboard.pages import pages
-from paris_p2p.errors import StoreError
+from paris_p2p.errors import StoreError, UsageError
+from paris_p2p.node.care_status import BudgetStatus, CareStatus, SensorStatus, SettingStatus
 from paris_p2p.node.control import serve_control
 from paris_p2p.node.governance import Governance, NoticeStatus
 from paris_p2p.node.node_figures import PeerStatus
 from paris_p2p.node.status import SlotStatus, Status, TrainingStatus
+from paris_p2p.peer.changing import SetQuestion
+from paris_p2p.peer.kept_changes import SetAnswer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")
@@ -98,6 +101,26 @@ STATUS = Status(
     disk_limit_bytes=20 * 10**9,
     memory_bytes=1_200_000_000,
     daemon_restarts=1,
+    care=CareStatus(
+        hours=("Mon-Fri 22:00-07:00",),
+        time_zone="Europe/Berlin",
+        upload=BudgetStatus(
+            budget="100GB/month", size_bytes=10**11, used_bytes=4 * 10**9, renewed_at_s=1.8e9
+        ),
+        sensors=SensorStatus(
+            gpu="NVIDIA " + HOSTILE,
+            gpu_memory_bytes=8 * 10**9,
+            gpu_free_bytes=3 * 10**9,
+            gpu_temperature_c=63.0,
+            gpu_power_w=210.5,
+            gpu_power_limit_w=350.0,
+            gpu_utilisation=0.97,
+        ),
+        settings=(
+            SettingStatus(key="upload_limit", value="5MB/s", source="flag"),
+            SettingStatus(key="hours", value="Mon-Fri 22:00-07:00", source="paris-peer set"),
+        ),
+    ),
     governance=Governance(
         notices=1,
         last=(NoticeStatus(number=1, act="pause", at_s=1.7e9, words="notice 1: " + HOSTILE),),
@@ -137,6 +160,13 @@ class CannedNode:
         self.told.append("stop")
         return "stopping"
 
+    async def change(self, body: bytes) -> SetAnswer:
+        asked = SetQuestion.model_validate_json(body)
+        if "never" in asked.words.values():
+            raise UsageError("upload_limit never: is not a size")
+        self.told.append(f"set {dict(asked.words)}")
+        return SetAnswer(settings=(), said=("upload_limit is 2MB/s from now on",))
+
     async def serve(self, opened: threading.Event, stopped: asyncio.Event) -> None:
         async def no_previews(name: str) -> tuple[bytes, str]:
             raise KeyError(name)
@@ -144,7 +174,9 @@ class CannedNode:
         actions = {"pause": self.pause, "resume": self.resume, "stop": self.stop}
         async with Feed(self.say).open() as feed:
             shown = pages(feed, lambda: ABOUT, no_previews, self.codes)
-            async with serve_control(self.folder, self.say, actions, pages=[shown]) as self.url:
+            async with serve_control(
+                self.folder, self.say, actions, {"set": self.change}, [shown]
+            ) as self.url:
                 opened.set()
                 await stopped.wait()
                 feed.end()

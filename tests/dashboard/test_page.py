@@ -117,6 +117,18 @@ def test_pause_resume_and_stop_reach_the_node(opened: Any, node: CannedNode) -> 
     assert node.told == ["pause", "resume", "stop"]
 
 
+def test_limits_are_changed_and_a_refusal_is_told(opened: Any, node: CannedNode) -> None:
+    page = look_at(opened, node)
+    assert page.input_value("#limit-upload_limit") == "5MB/s"
+    page.fill("#limit-upload_limit", "2MB/s")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.getElementById('answer').textContent.startsWith('upload_limit is')")
+    assert node.told == ["set {'upload_limit': '2MB/s'}"]
+    page.fill("#limit-hours", "never")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.getElementById('answer').textContent.includes('is not a size')")
+
+
 def test_a_node_in_trouble_says_so_and_its_last_figures_stay(opened: Any, node: CannedNode) -> None:
     page = look_at(opened, node)
     node.is_down = True

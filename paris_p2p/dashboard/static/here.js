@@ -177,26 +177,19 @@ export function limits(now) {
   const section = byId("limits");
   section.hidden = !offered.length || Boolean(state.about.read_only);
   const holder = section.querySelector(".body");
-  let form = holder.querySelector("form");
-  if (!form) {
-    form = el("form", { class: "set" });
-    form.addEventListener("submit", change);
-    holder.append(form);
-  }
+  holder.classList.add("set");
   const rows = keyed(
-    form,
+    holder,
     offered,
     (one) => one.key,
     (one) => {
       const id = `limit-${one.key}`;
       const label = el("label", { for: id }, one.term, el("small", {}, one.help ?? ""));
-      return el(
-        "div",
-        { class: "row" },
-        label,
-        el("input", { id, name: one.key, autocomplete: "off", spellcheck: "false" }),
-        el("button", { type: "submit", value: one.key, "aria-label": `Set ${one.term}` }, "Set"),
-      );
+      const input = el("input", { id, name: one.key, autocomplete: "off", spellcheck: "false" });
+      const button = el("button", { "aria-label": `Set ${one.term}` }, "Set");
+      const row = el("form", { class: "row" }, label, input, button);
+      row.addEventListener("submit", change);
+      return row;
     },
   );
   offered.forEach((one, place) => {
@@ -209,14 +202,12 @@ export function limits(now) {
 
 export async function change(event) {
   event.preventDefault();
-  const key = event.submitter?.value;
-  const input = byId(`limit-${key}`);
-  if (!key || !input) return;
-  const reply = await ask("/ask/set", {
-    method: "POST",
-    body: JSON.stringify({ changes: { [key]: input.value } }),
-  });
-  answer(reply.ok ? others((await reply.json()).message ?? "changed", 300) : await words(reply));
+  const input = event.currentTarget.querySelector("input");
+  const asked = { words: { [input.name]: input.value } };
+  const reply = await ask("/ask/set", { method: "POST", body: JSON.stringify(asked) });
+  if (!reply.ok) return answer(await words(reply));
+  delete input.dataset.had; // what the node made of it comes with the next look
+  answer(others((await reply.json()).said.join(" "), 400) || "Changed.");
 }
 
 export function receipts(now) {

@@ -215,6 +215,14 @@ def browser() -> Iterator[Any]:
             opened.close()
 
 
+def wait_until(page: Any, expression: str, wait_s: float = 120.0) -> None:
+    """Waits until an expression is true in the page; its own policy forbids waiting inside it."""
+    deadline = time.monotonic() + wait_s
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(100)
+
+
 def value_at(look: dict[str, Any], path: str) -> Any:
     """Returns what stands at a path like `status.slots.0.steps`; names with dots stand last."""
     here: Any = look

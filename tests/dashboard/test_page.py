@@ -19,6 +19,7 @@ from tests.dashboard.canned import (
     canned_node,
     needs_browser,
     value_at,
+    wait_until,
 )
 
 pytestmark = [needs_browser, pytest.mark.timeout(240)]
@@ -113,7 +114,7 @@ def test_pause_resume_and_stop_reach_the_node(opened: Any, node: CannedNode) -> 
     page.click("#sure-no")  # a slip stops nothing
     page.click("#stop")
     page.click("#sure-yes")
-    page.wait_for_function("document.getElementById('answer').textContent === 'stopping'")
+    wait_until(page, "document.getElementById('answer').textContent === 'stopping'")
     assert node.told == ["pause", "resume", "stop"]
 
 
@@ -122,11 +123,11 @@ def test_limits_are_changed_and_a_refusal_is_told(opened: Any, node: CannedNode)
     assert page.input_value("#limit-upload_limit") == "5MB/s"
     page.fill("#limit-upload_limit", "2MB/s")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.getElementById('answer').textContent.startsWith('upload_limit is')")
+    wait_until(page, "document.getElementById('answer').textContent.startsWith('upload_limit is')")
     assert node.told == ["set {'upload_limit': '2MB/s'}"]
     page.fill("#limit-hours", "never")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.getElementById('answer').textContent.includes('is not a size')")
+    wait_until(page, "document.getElementById('answer').textContent.includes('is not a size')")
 
 
 def test_a_node_in_trouble_says_so_and_its_last_figures_stay(opened: Any, node: CannedNode) -> None:
@@ -142,7 +143,7 @@ def test_the_page_fits_phones_and_walls(opened: Any, node: CannedNode, scheme: s
     page = look_at(opened, node, color_scheme=scheme)
     for width, height in SIZES:
         page.set_viewport_size({"width": width, "height": height})
-        page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")
+        wait_until(page, "document.documentElement.scrollWidth <= window.innerWidth")
     assert page.faults == []
 
 

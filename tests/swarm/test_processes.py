@@ -21,7 +21,7 @@ import pytest
 
 from examples.demo.processes import BIN, Node
 from examples.demo.swarm import Swarm
-from tests.dashboard.canned import browser, needs_browser, value_at
+from tests.dashboard.canned import browser, needs_browser, value_at, wait_until
 from tests.made.made_prepared import make_run
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(400)]
@@ -164,7 +164,7 @@ def test_the_page_of_a_live_peer_says_what_the_peer_says_and_pauses_it(swarm: Sw
         assert (node.status() or {})["phase"] == "paused"
         until("the page's figures to be the peer's own", lambda: _same_figures(page, node), swarm)
         page.click("#resume")
-        page.wait_for_function("document.getElementById('phase').dataset.value !== '\"paused\"'")
+        wait_until(page, "document.getElementById('phase').dataset.value !== '\"paused\"'")
 
 
 def _same_figures(page: Any, node: Node) -> bool:

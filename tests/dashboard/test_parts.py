@@ -44,14 +44,14 @@ def test_old_points_are_thinned_and_new_ones_are_not() -> None:
 
 
 def test_a_point_is_of_its_status() -> None:
-    point = point_of(STATUS)
-    assert (point.loss, point.clips_per_s, point.peers, point.memory_bytes) == (
+    point = point_of(STATUS, 7.0)
+    assert (point.at, point.loss, point.clips_per_s, point.memory_bytes) == (
+        7.0,
         0.4512,
         31.25,
-        4,
         1_200_000_000,
     )
-    assert point_of(STATUS.model_copy(update={"training": None})).loss is None
+    assert point_of(STATUS.model_copy(update={"training": None}), 7.0).loss is None
 
 
 def test_a_code_opens_once_and_not_for_long() -> None:

@@ -81,11 +81,15 @@ WORLDS: dict[str, World] = {
 def check_installed(names: tuple[str, ...]) -> None:
     """Raises WorldError when a package of a world that is asked for is missing."""
     for name in names:
-        missing = [package for package in WORLDS[name].packages if importlib.util.find_spec(package) is None]
-        if missing:
+        if missing := missing_packages(name):
             others = ",".join(other for other in names if other != name) or "another world"
             raise WorldError(
                 f"the world {name} needs {' and '.join(missing)}, which is not installed: "
                 "pip install -e '.[bench]', "
                 f"or go on without it: --domains {others}"
             )
+
+
+def missing_packages(name: str) -> list[str]:
+    """Returns the packages of a world that are not installed."""
+    return [package for package in WORLDS[name].packages if importlib.util.find_spec(package) is None]

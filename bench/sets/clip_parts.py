@@ -19,12 +19,11 @@ import numpy as np
 from bench.clips import attributes, light
 from bench.clips.captions import write_plainly
 from bench.clips.make import Part, begin_worker, filmed_of, plan, split
-from bench.clips.worlds import check_installed
+from bench.sets.game_frames import GAME_WORLDS, check_games
 from bench.sets.moving_stamps import CLIPS_AN_EPISODE, SCENES, filmed
 from bench.sets.parts import Kept, Known
 from bench.sets.stamps import dealt_stamps, load_stamps
 
-GAMES = ("vizdoom", "crafter")
 MOVING = "stamps"
 PART_CLIPS = 120
 WORDING, LIT, LOOK = 1, 2, 3  # what a draw is for
@@ -47,10 +46,10 @@ def film_clips(
     folder: Path, clips: int, stamps: Path, rng_seed: int, jobs: int, say: Callable[[str], None]
 ) -> list[Kept]:
     """Films so many clips, a third of each world; parts that are there stay."""
-    check_installed(GAMES)
+    check_games(GAME_WORLDS)
     load_stamps(stamps)  # what is missing is told before any process starts
-    shares = split(clips, len(GAMES) + 1)
-    games = plan(folder, sum(shares[:-1]), rng_seed, GAMES, PART_CLIPS)
+    shares = split(clips, len(GAME_WORLDS) + 1)
+    games = plan(folder, sum(shares[:-1]), rng_seed, GAME_WORLDS, PART_CLIPS)
     works: list[tuple[Kept, Film]] = [
         (Kept(folder, part.name), partial(_film_game, folder, part)) for part in games
     ]
@@ -60,7 +59,7 @@ def film_clips(
             count = min(PART_CLIPS, wanted - number * PART_CLIPS)
             kept = Kept(folder, f"{MOVING}-{scene}-{number:03d}-{count}")
             works.append(
-                (kept, partial(_film_stamps, kept, stamps, (rng_seed, len(GAMES), k, number), count))
+                (kept, partial(_film_stamps, kept, stamps, (rng_seed, len(GAME_WORLDS), k, number), count))
             )
     missing = [film for kept, film in works if not kept.is_done]
     with (

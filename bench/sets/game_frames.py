@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.clips.worlds import WORLDS, check_installed
+from bench.clips.errors import WorldError
+from bench.clips.worlds import WORLDS, missing_packages
 
 Frame = NDArray[np.uint8]  # [64 64 3]
 # name of a kind of ground -> world and scene
@@ -24,13 +25,17 @@ GAMES: dict[str, tuple[str, str]] = {
     "shelter": ("vizdoom", "take_cover"),
     "island": ("crafter", "gather"),
 }
+GAME_WORLDS = ("vizdoom", "crafter")
 FRAMES_A_CLIP = 3
 CROP_PIXELS = 44  # of 64: which part of a frame is seen is drawn for each picture
 
 
-def check_games() -> None:
-    """Raises WorldError when a game that grounds are taken from is not installed."""
-    check_installed(tuple(sorted({world for world, _ in GAMES.values()})))
+def check_games(worlds: Iterable[str]) -> None:
+    """Raises WorldError when a package of a game is missing; sets have a share of each."""
+    if missing := [package for world in worlds for package in missing_packages(world)]:
+        raise WorldError(
+            f"sets are made with {' and '.join(missing)}, which is not installed: pip install -e '.[bench]'"
+        )
 
 
 def episodes_of(kind: str, rng_seed: int) -> Generator[list[Frame], None, None]:

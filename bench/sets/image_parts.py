@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.clips.make import split
 from bench.sets.composites import KINDS, composites
-from bench.sets.game_frames import check_games
+from bench.sets.game_frames import GAME_WORLDS, check_games
 from bench.sets.parts import Kept, Known
 from bench.sets.stamps import dealt_stamps, load_stamps
 
@@ -25,7 +25,7 @@ def draw_pictures(
     folder: Path, wanted: dict[str, int], stamps: Path, rng_seed: int, jobs: int, say: Callable[[str], None]
 ) -> list[Kept]:
     """Draws so many pictures of each split, kinds in equal shares; kinds that are there stay."""
-    check_games()
+    check_games(GAME_WORLDS)
     load_stamps(stamps)  # what is missing is told before any process starts
     shares = {name: split(count, len(KINDS)) for name, count in wanted.items()}
     parts = {

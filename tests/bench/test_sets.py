@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import re
 from collections import Counter
@@ -16,11 +17,12 @@ from PIL import Image
 
 from bench.clips import captions
 from bench.clips.errors import WorldError
-from bench.sets import assembly, picture_words, real
+from bench.sets import assembly, game_frames, picture_words, real
 from bench.sets.assembly import Drawn, assemble
 from bench.sets.clip_parts import split_of
+from bench.sets.command import add_set_options, make_by
 from bench.sets.composites import KINDS, composites
-from bench.sets.game_frames import part_of
+from bench.sets.game_frames import check_games, part_of
 from bench.sets.grounds import GROUNDS, draw_ground
 from bench.sets.image_parts import draw_kind
 from bench.sets.moving_stamps import CLIPS_AN_EPISODE, filmed
@@ -57,6 +59,22 @@ def stamps(folder: Path) -> dict[str, list[Stamp]]:
 def test_stamps_that_are_not_installed_are_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(WorldError, match="apt install tuxpaint-stamps-default"):
         load_stamps(tmp_path)
+
+
+def test_making_a_set_ends_with_what_to_install(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_set_options(parser)
+    wish = ["images", "--out", str(tmp_path / "set"), "--stamps", str(tmp_path), "--jobs", "1"]
+    with pytest.raises(SystemExit, match="install"):
+        make_by(parser.parse_args(wish))
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_game_that_is_not_installed_is_told_by_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(game_frames, "missing_packages", lambda world: ["crafter"] * (world == "crafter"))
+    check_games(["vizdoom"])
+    with pytest.raises(WorldError, match="made with crafter, which is not installed"):
+        check_games(game_frames.GAME_WORLDS)
 
 
 def test_stamps_are_cropped_and_signs_left_out(folder: Path) -> None:

@@ -93,7 +93,12 @@ def _extend(change: Extend, names: Names) -> str:
         "gate tolerance": change.tolerance,
     }
     named = [f"{name} {value:,g}" for name, value in figures.items() if value is not None]
-    return f"changed the run's numbers: {', '.join(named) or 'none'}"
+    if change.previews is None:
+        return f"changed the run's numbers: {', '.join(named) or 'none'}"
+    shown = ", ".join(f'"{prompt}"' for prompt in change.previews) or "none"
+    return "; ".join(
+        [*([f"changed the run's numbers: {', '.join(named)}"] if named else []), f"previews: {shown}"]
+    )
 
 
 def _add_clips(change: AddClips, names: Names) -> str:

@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
 
 from paris_p2p.records import (
+    MAX_PREVIEWS,
     BlobRef,
     Count,
     Hash,
     PeerId,
+    Preview,
     Record,
     Seconds,
     Signed,
@@ -113,6 +115,9 @@ class Extend(Change):
     decay_steps: Count | None = None
     checkpoint_s: Annotated[float, Field(ge=1, le=86400)] | None = None
     tolerance: Annotated[float, Field(ge=0, le=10)] | None = None
+    # Prompts of preview clips, in place of those before. A field of this act and no act of its own: an older
+    # peer takes no notice of the field, and would take none of what follows an act that it does not know.
+    previews: Annotated[tuple[Preview, ...], Field(max_length=MAX_PREVIEWS)] | None = None
 
 
 class AddedShard(Record):

@@ -87,6 +87,8 @@ class PeerSettings(BaseModel):
     metrics: MetricsAddress = ""  # where they are served; empty: nowhere
     notify: tuple[Webhook, ...] = ()  # who hears of trouble
     notify_names: bool = False  # names of private runs are told, too
+    # between two sets of preview clips, at least; 0: none are made
+    preview_minutes: Annotated[float, Field(ge=0, le=100_000)] = 0.0
     dashboard: bool = False  # the link to the page is printed at the start
     # when and how hard this machine may work (docs/volunteers.md, "When it may work")
     hours: HoursWords = ()  # none: always

@@ -65,6 +65,9 @@ PeerId = Annotated[
 ]
 Slot = Annotated[str, StringConstraints(pattern=r"^(expert-(0|[1-9][0-9]{0,2})|router)$")]
 Text = Annotated[str, StringConstraints(max_length=2000), AfterValidator(without_controls)]
+# what preview clips are made of; a notice of eight has room in an envelope
+Preview = Annotated[str, StringConstraints(min_length=1, max_length=150), AfterValidator(without_controls)]
+MAX_PREVIEWS = 8
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Seconds = Annotated[float, Field(ge=0, le=4e9)]  # Unix time, or a duration
 MAX_LOSS = 1e6

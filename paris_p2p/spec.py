@@ -17,7 +17,18 @@ from paris_p2p.envelope import Envelope, decode, encode, parse, seal_payload, sp
 from paris_p2p.errors import RecordError, SignatureError
 from paris_p2p.identity import Identity
 from paris_p2p.kinds import MAX_ENVELOPE_BYTES
-from paris_p2p.records import BlobRef, Count, Hash, PeerId, Record, Seconds, Text, without_controls
+from paris_p2p.records import (
+    MAX_PREVIEWS,
+    BlobRef,
+    Count,
+    Hash,
+    PeerId,
+    Preview,
+    Record,
+    Seconds,
+    Text,
+    without_controls,
+)
 from paris_p2p.weights import check_names
 
 ROUTER = "router"
@@ -246,6 +257,8 @@ class RunSpec(Record):
     data_id: Hash | Literal[""] = ""
     # how several peers train one slot; None: one peer a slot
     crew: CrewSpec | None = None
+    # prompts that show how the run comes on (peer/previews.py)
+    previews: tuple[Preview, ...] = Field(default=(), max_length=MAX_PREVIEWS)
     # experts that the owner took out later, set by rules/growth.py alone: no signed RunSpec names any
     dropped_experts: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(default=(), max_length=256)
 
@@ -366,6 +379,7 @@ def _dump(spec: RunSpec) -> dict[str, Any]:
                 "dropped_experts",
                 "crew",
                 "calibration_shards",
+                "previews",
             ),
         ),
         (fields["training"], ("compact",)),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paris_p2p.cli import typed
 from paris_p2p.cli.console import echo, parse_invite
 from paris_p2p.cli.groups import FetchFlags, fetch_settings, option
 from paris_p2p.cli.verb import verb
@@ -46,14 +47,30 @@ def history_command(
     tensorboard: Annotated[
         Path | None, option("Write curves for TensorBoard there, one folder a slot.", "FOLDER")
     ] = None,
+    previews: Annotated[
+        Path | None,
+        option(
+            "Draw the run's preview clips over time on one sheet, a .png.",
+            "FILE",
+            parser=typed.to_write("the sheet"),
+        ),
+    ] = None,
     last: Annotated[int, option("How many of each slot's tips are listed; 0: all.", "N", min=0)] = 8,
 ) -> None:
     """Show every checkpoint that became a tip: steps, clips, losses, who made it and how long it took.
 
     Cards and attestations are signed, so that nobody has to be believed.
     """
-    if sum((csv, json_output, tensorboard is not None)) > 1:
-        raise UsageError("choose one of --csv, --json and --tensorboard")
+    if sum((csv, json_output, tensorboard is not None, previews is not None)) > 1:
+        raise UsageError("choose one of --csv, --json, --tensorboard and --previews")
+    if previews is not None:
+        from paris_p2p.cli.preview_sheet import draw_sheet
+
+        fetch_settings(flags)  # what cannot be is refused here, too
+        if not os.path.isdir(run):
+            raise UsageError("--previews reads a folder: the run's, or a peer's data directory")
+        echo(draw_sheet(previews_of(Path(run)), previews))
+        return
     from paris_p2p.cli.history_words import history_csv, history_json, history_text
 
     found = history_of(run, flags)
@@ -79,6 +96,14 @@ def history_of(run: str, flags: FetchFlags, *, rounds: bool = False) -> RunHisto
         return ask_history(settings, parse_invite(run, settings.data_dir / GENERATOR_DIR), rounds=rounds)
     data_dir, known = kept_home(Path(run))
     return history_on_disk(data_dir, known.run, known.open_kind)
+
+
+def previews_of(folder: Path) -> Path:
+    """Returns the folder of previews in a run's folder, or in a peer's data directory."""
+    from paris_p2p.node.preview_sets import previews_folder
+    from paris_p2p.run_file import RUN_FILE
+
+    return previews_folder(folder / "node" if (folder / RUN_FILE).exists() else folder)
 
 
 def kept_home(folder: Path) -> tuple[Path, KnownRun]:

@@ -176,6 +176,14 @@ class RunFlags:
         option("How many machines may train one slot together, 2 to 64; 0: one alone.", "N", min=0, max=64),
     ] = 0
     rng_seed: Annotated[int, option("Seed of the first weights and of every batch.", "N", min=0)] = 0
+    previews: Annotated[
+        list[str] | None,
+        option(
+            "A prompt of the clips that show how the run comes on; may be repeated, up to 8 times.",
+            "TEXT",
+            "--preview",
+        ),
+    ] = None
     private: Annotated[
         bool,
         option(
@@ -364,6 +372,16 @@ class PublishFlags(NodeFlags):
     threads: Annotated[
         int | None,
         setting("threads", "CPU threads that attest; 0 for torch's own choice.", "N", "1", panel=MACHINE),
+    ] = None
+    preview_minutes: Annotated[
+        float | None,
+        setting(
+            "preview_minutes",
+            "Minutes between two sets of preview clips, at least; 0: none are made.",
+            "N",
+            "30",
+            panel=MACHINE,
+        ),
     ] = None
     peers: Annotated[
         list[str] | None,

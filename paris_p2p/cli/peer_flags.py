@@ -79,6 +79,15 @@ class StartFlags(CareFlags, FetchFlags, NodeFlags):
             "compile", "Fuse the network's blocks.", None, "true", panel=GPU, flag="--compile/--no-compile"
         ),
     ] = None
+    preview_minutes: Annotated[
+        float | None,
+        setting(
+            "preview_minutes",
+            "Minutes between two sets of preview clips of the run, at least; 0: none are made.",
+            "N",
+            "0",
+        ),
+    ] = None
     slot: Annotated[
         str | None,
         setting("slot", "Claim only this slot, like expert-2 or router.", "SLOT"),

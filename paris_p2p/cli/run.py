@@ -176,7 +176,10 @@ def create(
         timing_spec = TimingSpec(**asdict(timing))
     with checked_options(flags):
         options = CreateOptions(
-            **(asdict(flags) | {"name": flags.name or folder.resolve().name}),
+            **(
+                asdict(flags)
+                | {"name": flags.name or folder.resolve().name, "previews": tuple(flags.previews or ())}
+            ),
             members_only=not is_open,
             shift_by_tokens=training.time_shift == 0,
             training=training_spec,

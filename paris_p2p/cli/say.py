@@ -242,3 +242,26 @@ def extend(
         "tolerance": tolerance,
     }
     saying.say([extension(saying.state, **numbers)])
+
+
+@verb(
+    app,
+    'paris-run say my-run previews --prompt "a red ball rolls" --prompt "two dogs run"',
+    "paris-run say my-run previews --none",
+)
+def previews(
+    context: typer.Context,
+    flags: SayFlags,
+    prompts: Annotated[
+        list[str] | None,
+        option("A prompt of the clips that show how the run comes on; up to 8.", "TEXT", "--prompt"),
+    ] = None,
+    none: Annotated[bool, option("Make no previews any more.", None, "--none")] = False,
+) -> None:
+    """Set the prompts of the run's preview clips, in place of those before."""
+    from paris_p2p.preparation.what_to_say import new_previews
+
+    if bool(prompts) == none:
+        raise UsageError("give --prompt, once for each clip, or --none")
+    saying = Saying(context.obj, flags)
+    saying.say([new_previews(saying.state, prompts or ())])

@@ -39,6 +39,7 @@ class StartOptions(FetchOptions, NodeOptions, CareOptions):
     micro_batch: int = 0
     compile: bool = True
     relays: Words = ()
+    preview_minutes: float = 0.0
 
 
 class PublishOptions(NodeOptions):
@@ -46,6 +47,7 @@ class PublishOptions(NodeOptions):
 
     threads: int = 1
     peers: Addresses = ()
+    preview_minutes: float = 30.0
 
 
 def load_start(

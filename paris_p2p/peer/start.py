@@ -26,6 +26,7 @@ from paris_p2p.node.run_look import line_questions
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.node.signals import on_leave_signals
 from paris_p2p.peer.kept_changes import KeptChanges
+from paris_p2p.peer.previews import preview_device, previewing
 from paris_p2p.peer.profiles import Profile
 from paris_p2p.peer.settings import check_device
 from paris_p2p.peer.summary import check_disk, describe_run
@@ -142,6 +143,7 @@ async def live(
                 host.settings.data_dir, volunteer.status, actions, questions, [dashboard.pages]
             ) as url,
             watched_peer(host.settings, volunteer.status, host.swarm, console.say),
+            previewing(node, host.settings.preview_minutes, preview_device(role, host.settings), console.say),
         ):
             _leave_on_signals(volunteer)
             if on_open is not None:

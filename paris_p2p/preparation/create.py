@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from paris_p2p.crew_records import MAX_PEERS, CrewSpec
 from paris_p2p.data.prepared import Prepared, PreparedModel, Split
@@ -20,7 +20,7 @@ from paris_p2p.keyring import Keyring, save_keyring
 from paris_p2p.model.presets import Config, count_parameters, count_tokens, expert_config, router_config
 from paris_p2p.preparation.folder_id import data_id_of_folder
 from paris_p2p.preparation.intake import Intake
-from paris_p2p.records import BlobRef, Count, Text
+from paris_p2p.records import MAX_PREVIEWS, BlobRef, Count, Preview, Text
 from paris_p2p.rules.crew_defaults import default_crew
 from paris_p2p.run_file import RUN_FILE, read_run
 from paris_p2p.spec import (
@@ -62,6 +62,7 @@ class CreateOptions(BaseModel):
     timing: TimingSpec
     rng_seed: Count = 0
     crew: Annotated[int, AfterValidator(_crew_peers)] = 0  # that train a slot together; 0: one alone
+    previews: Annotated[tuple[Preview, ...], Field(max_length=MAX_PREVIEWS)] = ()
     time_skip: bool = False  # patches reach an expert's answer directly (model/time_skip.py)
     shift_by_tokens: bool = False  # instead of training.time_shift
     init_from: Path | None = None  # a checkpoint that every expert starts from
@@ -180,6 +181,7 @@ def _spec(folder: Path, prepared: Prepared, options: CreateOptions, intake: Inta
             train_shards=_shards(folder, prepared, "train", intake.add),
             gate_shards=_shards(folder, prepared, "gate", intake.add_gate),
             calibration_shards=_calibration_shards(folder, prepared, intake) if prepared.experts > 1 else (),
+            previews=options.previews,
         )
     except ValidationError as error:
         raise _mistake(folder, error) from error

@@ -32,6 +32,7 @@ from paris_p2p.rules.effective import extended
 from paris_p2p.rules.run_state import Certificate, RunState
 from paris_p2p.spec import RunSpec
 
+MAX_PREVIEW_BYTES = 1200  # of all prompts; a notice has 2,048 bytes, sealed or not
 MAX_SHOWN = 40  # letters of what somebody typed wrongly
 MIN_ENDING = 4  # letters of a peer id that may stand for it
 PEER_ID_LETTERS = 52
@@ -185,6 +186,20 @@ def extension(state: RunState, **numbers: float | None) -> Extend:
         RunSpec.model_validate(extended(spec, change).model_dump())
     except ValidationError as error:
         raise UsageError(f"the run cannot have these numbers: {error.errors()[0]['msg']}") from error
+    return change
+
+
+def new_previews(state: RunState, prompts: Sequence[str]) -> Extend:
+    """Returns what sets the prompts of preview clips, none to end them; UsageError for what changes nothing
+    or has no room in a notice.
+    """
+    change: Extend = made(Extend, previews=tuple(prompts))
+    if change.previews == state.spec.previews:
+        raise UsageError("the run has those previews already; nothing was said")
+    if (size := sum(len(prompt.encode()) for prompt in prompts)) > MAX_PREVIEW_BYTES:
+        raise UsageError(
+            f"these prompts have {size} bytes, and a notice room for {MAX_PREVIEW_BYTES}; shorten"
+        )
     return change
 
 

@@ -32,5 +32,6 @@ def extended(spec: RunSpec, change: Extend) -> RunSpec:
             "training": spec.training.model_copy(update=of("total_steps", "decay_steps")),
             "timing": spec.timing.model_copy(update=of("checkpoint_s")),
             "gate": spec.gate.model_copy(update=of("tolerance")),
+            **of("previews"),
         }
     )

@@ -117,7 +117,7 @@ class ComparedFlags:
     losses: Annotated[
         Path | None,
         option(
-            'JSON lines of {"model": …, "clips": …, "loss": …} to draw.',
+            'JSON lines of {"model": …, "clips": …, "loss": …} to draw, in place of the run\'s own history.',
             "FILE",
             parser=typed.file("a file of losses"),
         ),
@@ -152,10 +152,12 @@ def evaluate_command(
     It generates clips for held-out captions and compares them with the real ones.
     """
     from paris_p2p.evaluation.gather import gather
+    from paris_p2p.evaluation.history_curves import history_curves
     from paris_p2p.evaluation.options import EvaluateOptions, check_named
     from paris_p2p.evaluation.report import made_by, read_losses, write_evaluation
     from paris_p2p.evaluation.suitable import Baseline
     from paris_p2p.generation.exported import open_export
+    from paris_p2p.node.joining import GENERATOR_DIR
     from paris_p2p.peer.settings import check_device
 
     if compared.baseline_data is not None and compared.baseline is None:
@@ -176,9 +178,12 @@ def evaluate_command(
         )
         if compared.baseline:
             other = Baseline(open_export(fetch(compared.baseline)), compared.baseline_data)
-        evidence = gather(open_export(fetch(model)), compared.data, out, options, other, progress)
+        opened = open_export(fetch(model))
+        evidence = gather(opened, compared.data, out, options, other, progress)
         made = made_by(_command_line(context), options)
-        write_evaluation(out, evidence, compared.losses, made, progress)
+        home = settings.data_dir
+        known = history_curves(opened.id, (compared.data / "node", home, home / GENERATOR_DIR))
+        write_evaluation(out, evidence, compared.losses, made, progress, known=known)
     echo(f"wrote {out / 'report.html'} and {out / 'results.json'}")
 
 

@@ -37,9 +37,13 @@ def write_evaluation(
     made: Facts,
     progress: Progress,
     plan: Plan | None = None,
+    known: Sequence[Curve] = (),
 ) -> None:
-    """Writes out/results.json, then out/report.html; each whole or not at all."""
-    curves = read_losses(losses) if losses else []
+    """Writes out/results.json, then out/report.html; each whole or not at all.
+
+    Loss curves are those of the file `losses`, or else those that are `known` of the run's history.
+    """
+    curves = read_losses(losses) if losses else list(known)
     scored = score_all(evidence, plan or Plan(), progress)
     _write(out / "results.json", results_json(made, evidence, scored))
     title = f"Is it any good? {', '.join(scored)} against {len(evidence.clips)} held-out clips"

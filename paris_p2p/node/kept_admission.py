@@ -48,13 +48,13 @@ def _counts(
     ring = load_keyring(folder)
     if run.record.private and (not ring.keys or ring.keys[0].hash != run.record.key_hash):
         return False  # it reads nothing without its keys
-    word = OwnersWord(run.id, run.record, ledger, _opener(run, ring))
+    word = OwnersWord(run.id, run.record, ledger, kept_opener(run, ring))
     me = certificate.record.peer
     word.add_certificate(certificate)
     return word.state.is_member(me) or word.state.is_revoked(me)
 
 
-def _opener(run: Envelope[RunSpec], ring: Keyring) -> Opener:
+def kept_opener(run: Envelope[RunSpec], ring: Keyring) -> Opener:
     """Returns what opens the records of a run that are kept here."""
 
     def opened(data: bytes, kinds: tuple[str, ...]) -> Envelope[Any]:

@@ -217,7 +217,7 @@ async def previewing(
 
 def preview_device(role: str, settings: PeerSettings) -> str:
     """Returns where previews are made: the owner's node uses what it attests with, others their processor,
-    since a GPU of theirs trains.
+    since their GPU trains.
     """
     return settings.device if role == "owner" else "cpu"
 

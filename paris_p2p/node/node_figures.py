@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from paris_p2p.disk import free_bytes
 from paris_p2p.node.host import Host
 from paris_p2p.node.loop_watch import LoopStalls
+from paris_p2p.rules.versions import version_words
 
 
 class PeerStatus(BaseModel):
@@ -20,6 +22,9 @@ class PeerStatus(BaseModel):
     peer_id: str
     path: str  # direct or relayed
     role: str = "?"
+    version: str = ""  # of its program, as it says; empty: it said none
+    distance_s: float | None = None  # of the quickest of its last answers, its own work included
+    bytes_per_s: float | None = None  # of what came from it, smoothed
 
 
 class NodeFigures(BaseModel):
@@ -43,14 +48,22 @@ class NodeFigures(BaseModel):
     loop: LoopStalls = LoopStalls()
 
 
-async def node_figures(host: Host, roles: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
-    """Returns the fields of NodeFigures; `roles` are what peers said that they are here as."""
+async def node_figures(
+    host: Host,
+    roles: Mapping[str, str] = MappingProxyType({}),
+    versions: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Returns the fields of NodeFigures; `roles` are what peers said that they are here as, `versions` what
+    they run (rules/versions.py).
+    """
     swarm, transfer = host.swarm, host.swarm.transfer
     peers = tuple(
         PeerStatus(
             peer_id=peer.peer_id,
             path="direct" if peer.direct else "relayed",
             role=roles.get(peer.peer_id, "?"),
+            version=version_words(told) if (told := versions.get(peer.peer_id, 0)) else "",
+            **asdict(swarm.measured(peer.peer_id)),
         )
         for peer in await swarm.peers()
     )

@@ -196,6 +196,6 @@ async def run_status(node: RunNode, *, role: str, phase: str, why: str, **more: 
         claim_s=node.spec.timing.claim_s,
         tallies=node.tallies,
         governance=governance(node),
-        **await node_figures(node.host, node.roles),
+        **await node_figures(node.host, node.roles, node.versions),
         **more,
     )

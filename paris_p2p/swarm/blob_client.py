@@ -38,6 +38,7 @@ from paris_p2p.swarm.dial_back import ANSWER_S
 from paris_p2p.swarm.limits import PIECE_BYTES, Meter, RateLimit
 from paris_p2p.swarm.p2pd import Streams, close_stream
 from paris_p2p.swarm.pace import ANSWER_LEAST_BYTES_PER_S, Pace
+from paris_p2p.swarm.peer_measures import PeerMeasures
 from paris_p2p.swarm.seam import MAX_CHUNKS_PER_REQUEST, SILENCE_S
 from paris_p2p.swarm.straight import StraightReader
 from paris_p2p.veil import MAX_SEALED_SPEC_BYTES
@@ -66,6 +67,7 @@ class BlobClient:
         clock: Callable[[], float] = time.time,
     ):
         self._open_stream, self._downloads, self._limit, self._clock = open_stream, downloads, limit, clock
+        self.measures = PeerMeasures()
 
     async def spec(self, peer: str, run_id: str) -> bytes:
         try:
@@ -141,7 +143,7 @@ class BlobClient:
         async with self._ask(peer, {"op": "chunks", "blob": blob_id, "indexes": wanted}, silence_s) as reader:
             async with asyncio.timeout(silence_s):
                 await _read_head(reader, peer)
-            pace = Pace(silence_s=silence_s)
+            pace, began_s, count_bytes = Pace(silence_s=silence_s), time.monotonic(), 0
             try:
                 for expected in wanted:
                     index, length = CHUNK_HEAD.unpack(await reader.readexactly(CHUNK_HEAD.size, pace))
@@ -153,10 +155,13 @@ class BlobClient:
                         room = memoryview(mmap.mmap(-1, length))
                     if length:
                         await self._read_body(reader, room[:length], pace)
+                        count_bytes += length
                         yield index, room[:length]
             except (asyncio.IncompleteReadError, ConnectionError) as error:
                 # So ends a seat that went to another (seats.py).
                 raise BusyError(f"peer {peer} ended its answer half-way; it is asked again later") from error
+            finally:
+                self.measures.brought(peer, count_bytes, time.monotonic() - began_s)
 
     async def _read_body(self, reader: StraightReader, room: memoryview, pace: Pace) -> None:
         # Reading slowly is what makes the sender slow down; it must not take us for silent meanwhile.
@@ -170,8 +175,10 @@ class BlobClient:
 
     async def _body(self, peer: str, request: dict[str, Any], limit_bytes: int) -> bytes:
         async with self._ask(peer, request, SILENCE_S) as reader:
+            asked_s = time.monotonic()
             async with asyncio.timeout(SILENCE_S):
                 head = await _read_head(reader, peer)
+            self.measures.answered(peer, time.monotonic() - asked_s)
             size = head.get("size")
             if not isinstance(size, int) or not 0 <= size <= limit_bytes:
                 raise _nonsense(

@@ -15,6 +15,7 @@ from paris_p2p.identity import Identity
 from paris_p2p.kinds import dht_key
 from paris_p2p.records import MAX_MANIFEST_BYTES, RequestKind
 from paris_p2p.swarm.blob_requests import CONVERSATIONS, MAX_SAID_BYTES
+from paris_p2p.swarm.peer_measures import PeerMeasure
 from paris_p2p.swarm.seam import (
     MAX_CHUNK_BYTES,
     MAX_CHUNKS_PER_REQUEST,
@@ -231,6 +232,9 @@ class FakeSwarm(Swarm):
         if answer is None or len(answer) > CONVERSATIONS[action]:
             raise MissingBlobError(f"peer {peer} does not have it")
         return answer
+
+    def measured(self, peer: str) -> PeerMeasure:
+        return PeerMeasure()  # nothing is far away in one memory
 
     async def seen_at(self, peer: str) -> tuple[str, ...]:
         shown = self._ask(peer, "where", "", self.peer_id)

@@ -31,6 +31,7 @@ from paris_p2p.swarm.limits import EventLimit, Meter, RateLimit
 from paris_p2p.swarm.line_aids import LineAids
 from paris_p2p.swarm.link import LinkKeeper
 from paris_p2p.swarm.p2pd import Streams
+from paris_p2p.swarm.peer_measures import PeerMeasure
 from paris_p2p.swarm.seam import (
     MAX_CHUNK_BYTES,
     SILENCE_S,
@@ -246,6 +247,9 @@ class RealSwarm(Swarm):
 
     async def ask(self, peer: str, action: RequestKind, run: str, body: bytes) -> bytes:
         return await self._client.ask(peer, action, run, body)
+
+    def measured(self, peer: str) -> PeerMeasure:
+        return self._client.measures.of(peer)
 
     async def seen_at(self, peer: str) -> tuple[str, ...]:
         return tuple(filter(is_address, await self._client_of_connected.where(peer, self.peer_id)))

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.records import RequestKind
+from paris_p2p.swarm.peer_measures import PeerMeasure
 
 GossipHandler = Callable[[str, bytes], Awaitable[None]]  # (peer id of the sender, data)
 SILENCE_S = 10.0  # a peer that sends nothing for this long is given up
@@ -238,6 +239,10 @@ class Swarm(Protocol):
         UnreachableError and MissingBlobError as of the fetches; a peer that does not know the run, or does
         not want to know the asker, says the same.
         """
+        ...
+
+    def measured(self, peer: str) -> PeerMeasure:
+        """Returns how far away and how fast a peer is, where it was asked lately."""
         ...
 
     async def seen_at(self, peer: str) -> tuple[str, ...]:

@@ -86,7 +86,14 @@ STATUS = Status(
     why="expert-0 had no lead " + STEERING,
     slots=(slot("expert-0"), slot("expert-1", lead="", tip="", loss=None, news=HOSTILE), slot("router")),
     peers=tuple(
-        PeerStatus(peer_id=f"12D3KooWPeer{place:040d}", path="relayed" if place else "direct", role="peer")
+        PeerStatus(
+            peer_id=f"12D3KooWPeer{place:040d}",
+            path="relayed" if place else "direct",
+            role="peer",
+            version="0.2.0" if place else "",
+            distance_s=0.0123 * place or None,
+            bytes_per_s=1.5e6 * place or None,
+        )
         for place in range(4)
     ),
     training=TrainingStatus(

@@ -106,6 +106,11 @@ def temporary_for(path: Path) -> Path:
     return path.with_name(f"{_stem(path)}{os.getpid()}-{threading.get_native_id()}-{os.urandom(3).hex()}.tmp")
 
 
+def is_temporary(path: Path) -> bool:
+    """Tells whether a file has a name of `temporary_for`: its writer works on it, or was killed."""
+    return path.name.endswith(".tmp")
+
+
 def sweep_temporaries(directory: Path, stem: str = "") -> None:
     """Deletes what processes that died while writing left behind; others may be writing right now."""
     for file in directory.glob(f"{escape(stem)}*.tmp"):

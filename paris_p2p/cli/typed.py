@@ -133,6 +133,17 @@ def until(text: str) -> float:
     return _moment(text, "--until", ago=False)
 
 
+def every(text: str) -> float:
+    """Returns a span of time between two things, in seconds; 0 for never."""
+    from paris_p2p.time_span import seconds_in
+
+    try:
+        span_s = seconds_in(text)
+    except ValueError as error:
+        raise UsageError(f"{text[:INPUT_LETTERS]!r} {error}") from error
+    return 0.0 if span_s == float("inf") else span_s
+
+
 def since(text: str) -> float:
     """Returns a date that is over as Unix time."""
     return _moment(text, "--since", ago=True)

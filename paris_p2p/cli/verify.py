@@ -17,7 +17,7 @@ from paris_p2p.errors import StoreError, UnreachableError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from paris_p2p.node.healing import Healed, Outcome
+    from paris_p2p.node.healing import Healed, HealOutcome
     from paris_p2p.node.home_check import HomeReport
 
 _SHOWN = 12  # findings of one kind
@@ -54,18 +54,18 @@ def verify_command(
     with progress_bars() as progress:
         reports = [check_home(home, progress) for home in homes]
     if not json_output:
-        echo("\n".join(line for report in reports for line in account(report)))
+        echo("\n".join(line for report in reports for line in home_account(report)))
     if heal:
         reports = [_mended(report, peers, echo if not json_output else _silently) for report in reports]
     if json_output:
-        echo(json.dumps({"homes": [as_json(report) for report in reports]}))
+        echo(json.dumps({"homes": [home_json(report) for report in reports]}))
     broken = [str(report.home) for report in reports if not report.is_whole]
     if broken:
         then = "what is left cannot be mended here" if heal else "mend it with `paris verify --heal`"
         raise StoreError(f"{', '.join(broken)} is damaged; {then}")
 
 
-def account(report: HomeReport) -> list[str]:
+def home_account(report: HomeReport) -> list[str]:
     """Returns what a person is told of one directory."""
     from paris_p2p.byte_size import in_units
 
@@ -88,7 +88,7 @@ def account(report: HomeReport) -> list[str]:
     return lines
 
 
-def as_json(report: HomeReport) -> dict[str, object]:
+def home_json(report: HomeReport) -> dict[str, object]:
     """Returns a report for programs."""
     blobs = [
         {"file": str(one.path), "state": one.state, "words": one.words}
@@ -162,7 +162,7 @@ def _heal_running(home: Path, blobs: tuple[str, ...]) -> Healed | None:
 
     if not (home / CONTROL_FILE).exists():
         return None
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, HealOutcome] = {}
     words: dict[str, str] = {}
     try:
         with progress_bars() as progress:

@@ -33,7 +33,7 @@ MAX_ASKED = 64
 
 # healed: fetched again, wholly or in part. right: there was nothing to mend. dropped: nothing here needs it,
 # and it is gone. missing: nobody who was reached has it.
-Outcome = Literal["healed", "right", "dropped", "missing"]
+HealOutcome = Literal["healed", "right", "dropped", "missing"]
 
 
 class HealRequest(BaseModel):
@@ -49,7 +49,7 @@ class Healed(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    outcomes: dict[str, Outcome]
+    outcomes: dict[str, HealOutcome]
     words: dict[str, str] = {}
 
 
@@ -68,7 +68,7 @@ def heal_questions(node: RunNode) -> dict[str, Question]:
 
 async def heal_blobs(node: RunNode, blobs: Sequence[str]) -> Healed:
     """Looks at each blob again, and fetches what is damaged from the run's peers."""
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, HealOutcome] = {}
     words: dict[str, str] = {}
     for blob in blobs:
         outcomes[blob], said = await _heal(node, blob)
@@ -77,7 +77,7 @@ async def heal_blobs(node: RunNode, blobs: Sequence[str]) -> Healed:
     return Healed(outcomes=outcomes, words=words)
 
 
-async def _heal(node: RunNode, blob: str) -> tuple[Outcome, str]:
+async def _heal(node: RunNode, blob: str) -> tuple[HealOutcome, str]:
     store = node.host.store
     try:
         if store.has(blob) and not await asyncio.to_thread(store.verify, blob):
@@ -90,7 +90,7 @@ async def _heal(node: RunNode, blob: str) -> tuple[Outcome, str]:
     return await _fetch(node, blob, "")
 
 
-async def _fetch(node: RunNode, blob: str, why: str) -> tuple[Outcome, str]:
+async def _fetch(node: RunNode, blob: str, why: str) -> tuple[HealOutcome, str]:
     store = node.host.store
     known = await asyncio.to_thread(_named, node, blob)
     if known is None:
@@ -134,7 +134,7 @@ async def heal_home(
 
     StoreError where a peer runs there; UnreachableError where nobody of `peers` answers.
     """
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, HealOutcome] = {}
     words: dict[str, str] = {}
     async with open_host(settings, peers) as host, AsyncExitStack() as stack:
         for run_id in damage.runs:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import msgpack
 
+from paris_p2p.disk import is_temporary
 from paris_p2p.envelope import Envelope, open_envelope
 from paris_p2p.errors import MissingKeyError, RecordError, VersionError
 from paris_p2p.keyring import Keyring
@@ -68,7 +69,7 @@ def check_ledger(folder: Path, open_record: OpenRecord) -> Iterator[LedgerFindin
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         key = unquote(path.name)
-        if path.name.endswith(".tmp"):
+        if is_temporary(path):
             continue
         try:
             with path.open("rb") as file:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from paris_p2p.disk import is_temporary
 from paris_p2p.errors import ManifestError
 from paris_p2p.records import MAX_MANIFEST_BYTES, Manifest
 from paris_p2p.store import blob_files
@@ -66,7 +67,7 @@ def _files(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 def _look_at(path: Path, size_bytes: int, hashed: Callable[[int], None]) -> BlobFinding | None:
     """Returns what a file is worth; None for a manifest that a blob or download has, and for what is gone."""
-    if path.suffix == ".tmp":
+    if is_temporary(path):
         return BlobFinding("temporary", path, size_bytes, "a writer that was killed left it")
     kind = path.suffix[1:]
     if not _NAME.fullmatch(path.stem) or kind not in blob_files.KINDS or path.parent.name != path.stem[:2]:

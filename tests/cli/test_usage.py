@@ -56,6 +56,7 @@ RIGHT = {
     "run say add-clips": ["CREATED", "--dry-run"],
     "run say add-expert": ["CREATED", "--split", "expert-0", "--dry-run"],
     "run say drop-expert": ["CREATED", "expert-0", "--dry-run"],
+    "dev-swarm": ["CREATED"],
 }
 
 # By what --help calls a value: one that can never be right; None where any text may be right.

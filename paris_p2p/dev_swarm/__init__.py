@@ -1,0 +1,1 @@
+"""A whole swarm on one machine, broken on purpose, and what became of it."""

@@ -36,9 +36,7 @@ _ALWAYS = (
 _LAID_OUT = (
     "ProtectSystem=strict",
     "PrivateTmp=yes",
-    "ProtectKernelTunables=yes",
     "ProtectKernelModules=yes",
-    "ProtectKernelLogs=yes",
     "ProtectControlGroups=yes",
     "ProtectHostname=yes",
 )
@@ -153,6 +151,8 @@ def _sandbox(unit: ServiceUnit) -> Iterator[str]:
         return
     yield from _LAID_OUT
     if unit.of_system:
+        # A user may touch neither anyway, and some user managers cannot lay these out.
+        yield from ("ProtectKernelTunables=yes", "ProtectKernelLogs=yes")
         yield "ProtectHome=yes"
     else:
         yield "PrivateUsers=yes"

@@ -24,7 +24,7 @@ from bench.when_experts_win.product_arms import Arm, SamePool, ToldPool, seated,
 from bench.when_experts_win.product_judging import Judge, Looker, lookers
 from bench.when_experts_win.product_losses import Looked, calibrate
 from bench.when_experts_win.product_plans import ArmPlan, Setting, plan_of, seed_plan
-from bench.when_experts_win.product_set import SET_FILE, TRAIN, VALIDATION, load
+from bench.when_experts_win.product_set import SET_FILE, TRAIN, VALIDATION, load, read_about
 from bench.when_experts_win.product_stages import ProductStage, product_stage_of
 from bench.when_experts_win.product_training import Material, read_weights, seed_of
 from paris_p2p.device import Device, pick_device
@@ -221,7 +221,7 @@ def rate_jobs(stage: ProductStage, place: Place, arm: str, rate: float) -> list[
 @cache
 def place_clusters(folder: Path) -> int:
     """Returns how many clusters a set has, without reading its clips."""
-    return int(json.loads((folder / SET_FILE).read_text())["clusters"])
+    return read_about(folder).clusters
 
 
 def best_rate(tried: Mapping[float, list[dict[str, Any]]]) -> float:

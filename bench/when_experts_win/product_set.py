@@ -38,6 +38,7 @@ SET_FILE, LATENTS, MORE, TEXT, REAL, CODEC = (
 )
 TRAIN, VALIDATION, TEST = 0, 1, 2  # of `split`
 UNSAID = -1  # an attribute that the caption does not mention
+MAKE_IT = "make it with `python -m bench.when_experts_win make`, or carry one here and name it with --sets"
 INT8_STEPS = 127
 MOST_BYTES = 45 << 20  # of latents in one file; more are stored in several
 _COLUMNS = ("cluster", "caption", "source", "split", "attributes", "world")
@@ -137,17 +138,25 @@ def save(made: ProductSet, folder: Path, int8: bool = False) -> About:
     return about
 
 
+def read_about(folder: Path) -> About:
+    """Reads what a set is; DataError when there is none."""
+    try:
+        return About.model_validate_json((folder / SET_FILE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(f"{folder} holds no set ({str(error)[:160]}); {MAKE_IT}") from error
+
+
 def load(folder: Path, check: bool = True) -> ProductSet:
     """Reads a set; DataError when a file is missing or, with `check`, is not the one that was made."""
+    about = read_about(folder)
     try:
-        about = About.model_validate_json((folder / SET_FILE).read_bytes())
         if check and (found := {name: _hash(folder / name) for name in _files(folder)}) != about.sha256:
             changed = sorted(name for name in found if found[name] != about.sha256.get(name))
             raise DataError(f"{folder} was changed since it was made: {', '.join(changed)}; make it again")
         clips, words = load_file(folder / LATENTS), load_file(folder / TEXT)
         real = {name: values.numpy() for name, values in load_file(folder / REAL).items()}
-    except (OSError, SafetensorError, ValidationError) as error:
-        raise DataError(f"{folder} holds no set ({str(error)[:160]}); make it or carry it here") from error
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{folder} holds no whole set ({str(error)[:160]}); {MAKE_IT}") from error
     scale = clips["scale"]
     latents = torch.cat([clips["latents"], *(load_file(path)["latents"] for path in _more(folder))])
     if latents.dtype == torch.int8:  # a part at a time: as floats all are four times as large

@@ -133,13 +133,19 @@ class Comparison:
     # fidelity
 
     @cached_property
+    def probe_clips(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Returns the train clips that probes are fitted on: all networks' components, and source videos."""
+        table = _features(_under(self._arrays, "probe."))
+        features = np.concatenate([table[name] for name in sorted(table)], axis=1)
+        sources = self.results.values("known")["probe"]["sources"]
+        # other videos than the test's
+        return features, np.unique(sources, return_inverse=True)[1].astype(np.int64) + 1_000_000
+
+    @cached_property
     def probes(self) -> dict[str, Probe]:
         """Returns the probes that count: those above chance on train clips that they were not fitted on."""
         known = self.results.values("known")["probe"]
-        table = _features(_under(self._arrays, "probe."))
-        features = np.concatenate([table[name] for name in sorted(table)], axis=1)
-        # other videos than the test's
-        sources = np.unique(known["sources"], return_inverse=True)[1].astype(np.int64) + 1_000_000
+        features, sources = self.probe_clips
         found = {}
         for attribute, values in known["attributes"].items():
             rows = _frequent(np.asarray(values), sources)

@@ -16,6 +16,7 @@ from bench.ddm_vs_monolith import tables, words
 from bench.ddm_vs_monolith.compare import name_of
 from bench.ddm_vs_monolith.findings import Findings, Floats, arm_curve
 from bench.ddm_vs_monolith.rounds import round_3_table
+from bench.ddm_vs_monolith.second_look import floor_words, kernel_table, worlds_table
 from paris_p2p.flow.sampler import time_grid
 from paris_p2p.score import figures
 from paris_p2p.score.intervals import Score
@@ -42,19 +43,31 @@ class RatioTables:
     raw: Table
     round_3: Table  # without rows where nothing was sampled for it
     coded: Table
+    worlds: Table  # without rows where clips are of one world
+    kernel: Table
 
 
 def ratio_tables(findings: Findings) -> RatioTables:
-    return RatioTables(tables.ratio_table(findings), round_3_table(findings), tables.coded_table(findings))
+    return RatioTables(
+        tables.ratio_table(findings),
+        round_3_table(findings),
+        tables.coded_table(findings),
+        worlds_table(findings),
+        kernel_table(findings),
+    )
 
 
 def html_report(findings: Findings, ratios: RatioTables, command: str) -> Report:
     scale = findings.comparison.scale
-    asked = (ratios.raw, ratios.round_3) if ratios.round_3.rows else (ratios.raw,)
+    asked = _filled(ratios.raw, ratios.round_3)
     sections = (
         Section("What was compared", (), (tables.arms_table(findings), tables.samplings_table(findings))),
         Section("The question", tuple(words.hypothesis_words(findings.hypothesis)), asked),
-        Section("Distances", (), (*distance_parts(findings), ratios.coded)),
+        Section(
+            "Distances",
+            tuple(floor_words(findings)),
+            (*distance_parts(findings), ratios.kernel, ratios.coded, *_filled(ratios.worlds)),
+        ),
         Section("Fidelity and motion", words.fidelity_words(findings), tuple(tables.value_tables(findings))),
         Section("Training", words.capacity_words(findings), tuple(curve_parts(findings))),
         Section("Who denoises what", (), tuple(routing_parts(findings))),
@@ -67,6 +80,10 @@ def html_report(findings: Findings, ratios: RatioTables, command: str) -> Report
         sections,
         words.made(findings, command),
     )
+
+
+def _filled(*made: Table) -> tuple[Table, ...]:
+    return tuple(table for table in made if table.rows)
 
 
 def distance_parts(findings: Findings) -> tuple[Part, ...]:
@@ -179,6 +196,7 @@ def markdown(findings: Findings, ratios: RatioTables, command: str) -> str:
         *words.summary(findings),
         *words.hypothesis_words(findings.hypothesis),
         *words.capacity_words(findings),
+        *floor_words(findings),
     )
     parts = [f"# {findings.comparison.scale.name}", *said]
     made = (
@@ -187,13 +205,15 @@ def markdown(findings: Findings, ratios: RatioTables, command: str) -> str:
         ratios.raw,
         ratios.round_3,
         tables.distance_table(findings),
+        ratios.kernel,
         ratios.coded,
+        ratios.worlds,
         *tables.value_tables(findings),
         tables.specialisation_table(findings),
         tables.router_table(findings),
         tables.trials_table(findings),
     )
-    parts += [_markdown_table(table) for table in made if table.rows]
+    parts += [_markdown_table(table) for table in _filled(*made)]
     parts.append("\n".join(f"- {name}: {value}" for name, value in words.made(findings, command)))
     return "\n\n".join(parts) + "\n"
 

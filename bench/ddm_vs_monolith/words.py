@@ -57,9 +57,12 @@ def capacity_words(findings: Findings) -> tuple[str, ...]:
     curves = {arm: arm_curve(findings, arm) for arm in findings.plans()}
     clips, losses = curves["monolith"]
     late = losses[int(np.searchsorted(clips, 2 / 3 * clips[-1]))]
+    decay_share = findings.comparison.scale.decay_share
+    undecayed = float(np.interp((1 - decay_share) * clips[-1], clips, losses))
     words = [
         f"The monolith's validation loss falls by {1 - losses[-1] / late:.1%} between two thirds of its "
-        "steps and their end."
+        f"steps and their end; by {1 - losses[-1] / undecayed:.1%} in the last {decay_share:.0%} of them, "
+        "in which its rate decays."
     ]
     if "monolith-total" in curves:
         seen, large = curves["monolith-total"]
@@ -70,9 +73,10 @@ def capacity_words(findings: Findings) -> tuple[str, ...]:
             f"the small one at {there:.4f}; the small one ends at {losses[-1]:.4f}."
         )
     if "monolith-total-clips" in curves:
+        large_end = curves["monolith-total-clips"][1][-1]
         words.append(
-            "With as many clips as the small one the large monolith ends at "
-            f"{curves['monolith-total-clips'][1][-1]:.4f}."
+            f"With as many clips as the small one the large monolith ends at {large_end:.4f}, "
+            f"{1 - large_end / losses[-1]:.1%} lower: size limits the small one."
         )
     return tuple(words)
 

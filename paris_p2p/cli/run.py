@@ -41,6 +41,7 @@ from paris_p2p.cli.saying import kept_word
 from paris_p2p.cli.state import add_state
 from paris_p2p.cli.typed import checked_options
 from paris_p2p.cli.verb import new_app, verb
+from paris_p2p.cli.worth_words import worth_words
 from paris_p2p.disk import explained, write_atomic
 from paris_p2p.errors import UsageError
 
@@ -198,6 +199,8 @@ def create(
             f"the run is private: keep a copy of {folder / 'keys'}, too; "
             "where all copies of it are lost, nobody reads what was trained"
         )
+    if worth := worth_words(run.record):
+        echo(wrapped(worth))
     if run.record.training.time_shift != 1:
         echo(f"denoising times are shifted by {run.record.training.time_shift:.3g}")
     echo(f"next: paris-run publish {folder} --peer MULTIADDR_OF_A_BOOTSTRAP_NODE")

@@ -135,8 +135,26 @@ def score_kernel(features_name: str, real: Clips, generated: Clips, *, plan: Pla
             f"the kernel distance of {len(real)} and {len(generated)} clips: "
             f"at most {MAX_POOLED_CLIPS} together, take fewer"
         )
-    statistic = _kernel_statistic(np.concatenate([real.features, generated.features]))
+    statistic = kernel_statistic(np.concatenate([real.features, generated.features]))
     return measure(_named("Kernel distance", features_name), statistic, real, generated, plan)
+
+
+def kernel_statistic(pooled: NDArray[Any]) -> Statistic:
+    """Returns the unbiased kernel distance as a statistic of two sets of rows of pooled features [P F]."""
+    x = pooled.astype(np.float64)
+    kernel = x @ (x / x.shape[1]).T  # P P
+    kernel += 1
+    kernel *= kernel * kernel
+    itself = np.diagonal(kernel).copy()
+
+    def statistic(a: Rows, b: Rows) -> float:
+        # How often each clip was drawn, [P] for either side.
+        u, v = (np.bincount(rows, minlength=len(x)).astype(np.float64) for rows in (a, b))
+        ku, kv = kernel @ u, kernel @ v
+        within = sum((w @ kw - w @ itself) / (w.sum() * (w.sum() - 1)) for w, kw in ((u, ku), (v, kv)))
+        return float(within - 2 * (u @ kv) / (u.sum() * v.sum()))
+
+    return statistic
 
 
 def _named(distance: str, features_name: str) -> str:
@@ -194,20 +212,3 @@ def _cubic_itself(x: Floats) -> Floats:
     """Returns the kernel of each clip with itself: [N F] -> [N]."""
     itself: Floats = (np.square(x).sum(1) / x.shape[1] + 1) ** 3
     return itself
-
-
-def _kernel_statistic(pooled: NDArray[Any]) -> Statistic:
-    x = pooled.astype(np.float64)
-    kernel = x @ (x / x.shape[1]).T  # P P
-    kernel += 1
-    kernel *= kernel * kernel
-    itself = np.diagonal(kernel).copy()
-
-    def statistic(a: Rows, b: Rows) -> float:
-        # How often each clip was drawn, [P] for either side.
-        u, v = (np.bincount(rows, minlength=len(x)).astype(np.float64) for rows in (a, b))
-        ku, kv = kernel @ u, kernel @ v
-        within = sum((w @ kw - w @ itself) / (w.sum() * (w.sum() - 1)) for w, kw in ((u, ku), (v, kv)))
-        return float(within - 2 * (u @ kv) / (u.sum() * v.sum()))
-
-    return statistic

@@ -86,7 +86,7 @@ def _labels(values: NDArray[Any], name: str) -> dict[str, Any]:
     count = len(values)
     return {
         "sources": [f"{name}-{number % SOURCES}" for number in range(count)],
-        "domains": ["d"] * count,
+        "domains": ["day" if value > 0.3 else "night" for value in values],
         "scenes": ["s"] * count,
         "attributes": {"brightness": ["bright" if value > 0 else "dark" for value in values]},
         "mentioned": [["brightness"]] * count,

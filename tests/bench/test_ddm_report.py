@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.ddm_vs_monolith.compare import Comparison, Hypothesis, name_of
+from bench.ddm_vs_monolith.compare import Comparison, Hypothesis, Side, name_of
 from bench.ddm_vs_monolith.findings import Findings, arm_curve
 from bench.ddm_vs_monolith.pictures import GAP_PIXELS, LABEL_PIXELS, write_pictures
 from bench.ddm_vs_monolith.report import shown_clips, write_report
 from bench.ddm_vs_monolith.results import Results
 from bench.ddm_vs_monolith.rounds import round_3_table
+from bench.ddm_vs_monolith.second_look import floor_words, kernel_table, worlds_table
 from bench.ddm_vs_monolith.settings import CORE, ROUND_3
 from bench.ddm_vs_monolith.tables import arms_table, ratio_table, trials_table
+from bench.ddm_vs_monolith.words import capacity_words
+from bench.ddm_vs_monolith.worlds import Worlds
 from paris_p2p.errors import UsageError
+from paris_p2p.score.distances import frechet_distance, kernel_distance
 from paris_p2p.score.intervals import Interval, Plan
 from tests.bench.made_results import CLIPS, FAR, SCALE, SEEDS, made_results
 
@@ -140,3 +144,42 @@ def test_a_result_of_other_clips_is_refused(tmp_path):
     np.savez(results.path("sample/monolith/0/one", "npz"), **arrays)
     with pytest.raises(UsageError, match="another run"):
         Comparison(SCALE, results, PLAN).side(SCALE.sampling("monolith", "one"))
+
+
+def test_clips_of_too_many_of_one_world_are_nearer_once_their_mix_is_put_right(findings):
+    comparison = findings.comparison
+    worlds = Worlds(comparison)
+    assert worlds.names == ("day", "night")
+    real = comparison.real
+    assert worlds.asked(real) > 0.9
+    day, night = (np.flatnonzero(worlds.shown(real) == world) for world in (0, 1))
+    rows = np.arange(CLIPS)
+    rows[night[::2]] = np.resize(day, len(night[::2]))  # half of the nights became days
+    features = {name: real.features[name][rows] for name in SCALE.features}
+    skewed = Side("skewed", features, None, real.sources, real.seeds)
+    assert worlds.mix(skewed)[0] > worlds.true_mix[0] + 0.1
+    for network in SCALE.features:
+        raw = frechet_distance(real.features[network], skewed.features[network])
+        frechet, kernel = worlds.distances(network, skewed)
+        assert frechet < 0.5 * raw
+        assert kernel < kernel_distance(real.features[network], skewed.features[network])
+        # it is compared with its like, put right in the same way
+        assert worlds.ratio(network, findings.sides["monolith, one"], skewed).value > 1
+
+
+def test_worlds_and_kernel_distances_have_a_row_for_what_all_seeds_made(findings):
+    table = worlds_table(findings)
+    made = [name_of(row) for row in findings.rows if not row.first_seed]
+    assert [row[0] for row in table.rows] == ["real clips through the codec", *made]
+    assert table.rows[1][0] == "experts, top-1"
+    assert table.rows[1][4] == "1"
+    gaps = kernel_table(findings).rows
+    assert [row[0] for row in gaps] == ["experts, top-1", "experts, text-only", "experts, exact",
+                                        "experts, top-2-exact"]  # fmt: skip
+    assert all(float(cell.split()[0]) > 0 for row in gaps for cell in row[1:])  # the monolith is further
+
+
+def test_the_words_say_what_the_decay_did_and_what_a_classifier_finds(findings):
+    said = " ".join((*capacity_words(findings), *floor_words(findings)))
+    assert "in the last 25% of them, in which its rate decays" in said
+    assert "a linear classifier is right for" in said

@@ -8,7 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from paris_p2p.cli.run import app
+from paris_p2p.cli.worth_words import worth_words
 from paris_p2p.preparation.create import load_run
+from paris_p2p.rules.expectation import PLACES
 from tests.made.made_prepared import prepare_made
 
 
@@ -52,3 +54,22 @@ def test_training_options_are_the_runs_and_keep_older_peers_out(tmp_path: Path) 
     assert (run.training.optimizer, run.training.contrastive, run.training.ema_clips) == ("muon", 0.05, 16000)
     assert run.expert.config["time_skip"] is True
     assert run.oldest_reader == 6
+
+
+def test_what_experts_are_worth_at_a_runs_size_is_said_or_that_nobody_measured_it(tmp_path: Path) -> None:
+    prepare_made(tmp_path / "run", experts=2)
+    words = ["create", str(tmp_path / "run"), "--expert", "nano", "--router", "nano"]
+    made = CliRunner().invoke(app, words, catch_exceptions=False)
+    said = " ".join(made.output.split())
+    assert "are experts worth it? Nobody has measured a size like this" in said
+    assert "parameters an expert" in said
+    assert "Your own answer" in said
+    spec = load_run(tmp_path / "run").record
+    assert worth_words(spec.model_copy(update={"experts": 1})) == ""
+    place = next(place for place in PLACES if place.worth == "level").size
+    shards = tuple(shard.model_copy(update={"clips": 0}) for shard in spec.train_shards[1:])
+    shards = (spec.train_shards[0].model_copy(update={"clips": place.clips}), *shards)
+    sizes = {"width": 104, "depth": 4}
+    expert = spec.expert.model_copy(update={"config": dict(spec.expert.config) | sizes})
+    alike = spec.model_copy(update={"experts": 3, "train_shards": shards, "expert": expert})
+    assert "Level at a size like this" in worth_words(alike)

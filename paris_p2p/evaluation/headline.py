@@ -17,6 +17,7 @@ from paris_p2p.score.page import number
 # Below these a distance between halves of the real clips is as far as most models are: docs/evaluation.md,
 # "What does each metric see?".
 MIN_SAID_CLIPS, MIN_SAID_VIDEOS = 100, 10
+CLASSIFIER_NAME = "Classifier AUC"
 SURE_CLIPS = 2000  # halves of 1,000 a side
 
 
@@ -56,6 +57,7 @@ def _videos(evidence: Evidence) -> tuple[int, str]:
 
 def _model(name: str, card: Card) -> str:
     words = [_score(score) for score in card.scores[:2]]
+    words += [_classified(score) for score in card.scores if score.name.startswith(CLASSIFIER_NAME)][:1]
     if card.fidelity:
         words.append(_fidelity(card.fidelity.generated, card.fidelity.real))
     if card.left_out:
@@ -69,8 +71,16 @@ def _score(score: Score) -> str:
     """
     floor = score.floor
     real = f"real against real {number(floor.value)} ({number(floor.low)} to {number(floor.high)})"
-    verdict = "told apart from real clips" if score.above_floor else "not told apart from real clips"
+    verdict = "told apart from real clips" if score.above_floor else "not told apart by this number"
     return f"{score.name}: {number(score.matched)} with {floor.clips} clips a side, {real}: {verdict}"
+
+
+def _classified(score: Score) -> str:
+    """Returns what a classifier finds: clips at the floor of a distance may well be told apart by it."""
+    return (
+        f"a linear classifier tells generated from real with an area of {score.value:.2f} under its curve "
+        f"({score.low:.2f} to {score.high:.2f}; 0.5 is chance)"
+    )
 
 
 def _fidelity(generated: Agreement, real: Agreement) -> str:

@@ -6,7 +6,7 @@ Legend: N clips, B a batch of them, K experts, E experts present, S times. t = 1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,16 +19,14 @@ from paris_p2p.errors import DataError
 from paris_p2p.evaluation.held_out import Held
 from paris_p2p.evaluation.opened_model import OpenedModel
 from paris_p2p.evaluation.parts import Arrays, Parts
-from paris_p2p.flow.condition import Condition
-from paris_p2p.flow.path import clip_losses, interpolate, velocity
-from paris_p2p.flow.times import flow_times
-from paris_p2p.model.first_frame import first_condition
+from paris_p2p.evaluation.routed_losses import WAYS, held_losses, told_losses
+from paris_p2p.flow.path import interpolate
 from paris_p2p.model.posterior import posterior_logits
 from paris_p2p.model.router import Router
 from paris_p2p.progress import Progress
 
 TIMES = 8  # of the router: in the middle of as many equal slices of [0, 1]; and t = 1, where sampling begins
-KIND = "inspected-from-the-start"
+KIND = "inspected-through-the-router"
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,9 @@ class Inspection:
     losses: NDArray[np.float64]  # [N E], each at one t of the run's own distribution
     experts: tuple[int, ...]  # E
     plain: NDArray[np.float64] | None = None  # beliefs without the router's calibration, where it has one
+    # [N] each: `told`, by the own cluster's expert; `top_1` and `full`, through the router; those there are
+    routed: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    at: NDArray[np.float64] | None = None  # [N], the times of all losses
 
 
 def inspect(model: OpenedModel, held: Held, parts: Parts, progress: Progress) -> Inspection:
@@ -65,19 +66,24 @@ def inspect(model: OpenedModel, held: Held, parts: Parts, progress: Progress) ->
 
     def make(part: range) -> Arrays:
         batch = make_batch(clips, order, draws, part.start, len(part)).to(model.device.torch)
-        losses = _losses(model, batch, held.image_to_video)
         asked = {} if router is None else _asked(router, batch)
-        return {"clusters": batch.cluster.cpu().numpy(), "losses": losses} | asked
+        found = held_losses(model, batch, held.image_to_video)
+        return {"clusters": batch.cluster.cpu().numpy()} | found | asked
 
     parts.fill(KIND, f"inspect {parts.title}", make, progress)
+    clusters, losses = parts.gather(KIND, "clusters"), parts.gather(KIND, "losses")
+    ways = WAYS if model.router is not None or spec.experts == 1 else ()
     return Inspection(
-        clusters=parts.gather(KIND, "clusters"),
+        clusters=clusters,
         sources=np.array([listed[order[i]].video for i in range(parts.clips)]),
         t=_times(),
         beliefs=None if router is None else parts.gather(KIND, "beliefs"),
-        losses=parts.gather(KIND, "losses"),
+        losses=losses,
         experts=tuple(model.run.experts),
         plain=None if router is None or router.calibration is None else parts.gather(KIND, "plain"),
+        routed={way: parts.gather(KIND, way) for way in ways}
+        | (told_losses(tuple(model.run.experts), clusters, losses) if same else {}),
+        at=parts.gather(KIND, "at"),
     )
 
 
@@ -122,24 +128,3 @@ def _beliefs(router: Router, batch: Batch) -> NDArray[np.float64]:
             logits = posterior_logits(router, x_t, t, batch.pooled.float(), first)
         found.append(logits.double().softmax(1).cpu().numpy())
     return np.stack(found, 1)
-
-
-def _losses(model: OpenedModel, batch: Batch, image_to_video: bool) -> NDArray[np.float64]:
-    """Returns [B E], at the same times for all, or they would not compare: those of the velocity predictors,
-    where there are some.
-    """
-    experts, training = model.run.experts, model.run.spec.training
-    noise = set(experts) <= set(training.ddpm_experts)
-    shape = training.time_mean, training.time_std, training.time_shift
-    x0, t = batch.latent.float(), flow_times(batch.normal, *shape, predicts_noise=noise)
-    x_t, target = interpolate(x0, batch.noise, t), velocity(x0, batch.noise)
-    first = first_condition(x0, torch.ones_like(t, dtype=torch.bool)) if image_to_video else None
-    known = Condition(batch.tokens.float(), batch.mask, batch.pooled.float(), first)
-    pool = model.engine.mixture.pool
-    return np.stack(
-        [
-            clip_losses(pool.velocity(k, x_t, t, known).float(), target).double().cpu().numpy()
-            for k in experts
-        ],
-        1,
-    )

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from paris_p2p.evaluation.evidence import Evidence
-from paris_p2p.evaluation.scorecard import Card, RouterScore, Scored, Specialisation
+from paris_p2p.evaluation.scorecard import Card, Mix, RouterScore, Scored, Specialisation
 
 
 def results_json(made: Mapping[str, str], evidence: Evidence, scored: Mapping[str, Scored]) -> str:
@@ -25,6 +25,11 @@ def _numbers(scored: Scored) -> dict[str, Any]:
         found["router"] = _of_router(scored.router)
     if scored.router_before is not None:
         found["router_before_calibration"] = _of_router(scored.router_before)
+    if scored.routed is not None:
+        found["held_out_loss"] = {
+            name: {way: asdict(value) for way, value in each.items()}
+            for name, each in scored.routed._asdict().items()
+        }
     if scored.special is not None:
         found["specialisation"] = _of_experts(scored.special)
     return found
@@ -36,8 +41,19 @@ def _of_card(card: Card) -> dict[str, Any]:
         "left_out": card.left_out,
         "motion": asdict(card.motion) if card.motion else None,
         "fidelity": asdict(card.fidelity) if card.fidelity else None,
+        "mix": _of_mix(card.mix) if card.mix else None,
         "similarity": [asdict(similarity) for similarity in card.similarity],
         "aesthetic": asdict(card.aesthetic) if card.aesthetic else None,
+    }
+
+
+def _of_mix(mix: Mix) -> dict[str, Any]:
+    names = ("frechet", "frechet_mix_right", "kernel", "kernel_mix_right")
+    return {
+        "clusters": list(mix.clusters),
+        "real": mix.real.tolist(),
+        "generated": mix.generated.tolist(),
+        "distances": {title: dict(zip(names, each, strict=True)) for title, each in mix.distances.items()},
     }
 
 

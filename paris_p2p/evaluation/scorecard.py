@@ -6,7 +6,7 @@ Legend: N clips, S times, E experts, G clusters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,17 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paris_p2p.errors import UsageError
-from paris_p2p.evaluation.evidence import Evidence, Side
+from paris_p2p.evaluation.evidence import BASELINE, Evidence, Side
 from paris_p2p.evaluation.inspect import Inspection
 from paris_p2p.progress import Progress
 from paris_p2p.score.agreement import TextSimilarity, score_text_similarity
 from paris_p2p.score.classifier import classifier_test
-from paris_p2p.score.distances import score_frechet, score_kernel
+from paris_p2p.score.distances import frechet_distance, kernel_distance, score_frechet, score_kernel
 from paris_p2p.score.fidelity import Fidelity, Probe, fit_probe, score_fidelity
 from paris_p2p.score.figures import expected_calibration_error
 from paris_p2p.score.intervals import Clips, Floats, Interval, Plan, Score, resampled, tree_of
 from paris_p2p.score.motion import score_motion
 from paris_p2p.score.values import Values, score_values
+
+
+class Mix(NamedTuple):
+    """What kinds of clips there are too many of, and distances with that put right."""
+
+    clusters: tuple[str, ...]
+    real: Floats  # the share of real clips that show each, as the probe sees them
+    generated: Floats
+    distances: dict[str, tuple[float, float, float, float]]  # title -> Fréchet raw, right, kernel raw, right
 
 
 @dataclass
@@ -35,6 +44,7 @@ class Card:
     scores: list[Score] = field(default_factory=list)
     motion: Values | None = None
     fidelity: Fidelity | None = None
+    mix: Mix | None = None
     similarity: list[TextSimilarity] = field(default_factory=list)
     aesthetic: Values | None = None
     left_out: dict[str, str] = field(default_factory=dict)
@@ -117,6 +127,26 @@ def _fidelity(card: Card, evidence: Evidence, side: Side, plan: Plan | None) -> 
     card.fidelity = score_fidelity(
         probe, evidence.real.features[title], labels, side.features[title], labels, plan
     )
+    card.mix = mix_of(probe, title, evidence.real.features, side.features)
+
+
+def mix_of(probe: Probe, title: str, real: Mapping[str, Clips], made: Mapping[str, Clips]) -> Mix:
+    """Returns the clusters that clips show, seen by a probe on the features called `title`, and distances of
+    clips weighted so that these have the real clips' shares.
+    """
+    shown = probe(made[title].features)
+    shares = [
+        np.bincount(each, minlength=len(probe.classes)) / len(each)
+        for each in (probe(real[title].features), shown)
+    ]
+    weights = (shares[0] / np.maximum(shares[1], 1e-9))[shown]
+    found = {}
+    if np.count_nonzero(weights) >= 2:
+        for name in [name for name in real if name in made]:
+            pair = real[name].features, made[name].features
+            right = frechet_distance(*pair, weights=weights), kernel_distance(*pair, weights)
+            found[name] = frechet_distance(*pair), right[0], kernel_distance(*pair), right[1]
+    return Mix(probe.classes, shares[0], shares[1], found)
 
 
 @dataclass(frozen=True)
@@ -130,6 +160,13 @@ class RouterScore:
     confusion: NDArray[np.int64]  # [G K], over all times
     confidence: Floats  # [N S], of its first choice
     right: NDArray[np.bool_]  # [N S]
+
+
+class RoutedLoss(NamedTuple):
+    """How well a model denoises held-out clips: told each clip's cluster, and as samples are routed."""
+
+    losses: dict[str, Interval]  # `told`, `top_1`, `full`: those there are
+    over: dict[str, Interval]  # the same less the other model's `full`, clip by clip; empty without another
 
 
 class Specialisation(NamedTuple):
@@ -149,6 +186,7 @@ class Scored:
     router: RouterScore | None
     special: Specialisation | None
     router_before: RouterScore | None = None
+    routed: RoutedLoss | None = None
 
 
 def score_all(evidence: Evidence, plan: Plan, progress: Progress) -> dict[str, Scored]:
@@ -160,7 +198,8 @@ def score_all(evidence: Evidence, plan: Plan, progress: Progress) -> dict[str, S
         router = score_router(seen, plan) if seen else None
         before = score_router(replace(seen, beliefs=seen.plain), plan) if seen else None
         special = specialisation_of(seen, plan) if seen else None
-        scored[side.name] = Scored(score_model(evidence, side, plan), router, special, before)
+        routed = routed_loss(seen, _other(evidence, side), plan) if seen and seen.routed else None
+        scored[side.name] = Scored(score_model(evidence, side, plan), router, special, before, routed)
     progress("score", len(evidence.models), len(evidence.models))
     return scored
 
@@ -180,6 +219,30 @@ def score_router(seen: Inspection, plan: Plan | None = None) -> RouterScore | No
     entropy = tuple(_mean(surprise[:, s], seen.sources, plan) for s in range(len(seen.t)))
     errors = tuple(expected_calibration_error(confidence[:, s], right[:, s]) for s in range(len(seen.t)))
     return RouterScore(seen.t, accuracy, entropy, errors, confusion, confidence, right)
+
+
+def routed_loss(seen: Inspection, other: Inspection | None, plan: Plan | None = None) -> RoutedLoss:
+    """Returns the mean losses of each way to route, and what they are above the other model's, where that was
+    asked of the same clips at the same times.
+    """
+    losses = {way: _mean(each, seen.sources, plan) for way, each in seen.routed.items()}
+    if other is None or "full" not in other.routed or not _same_questions(seen, other):
+        return RoutedLoss(losses, {})
+    base = other.routed["full"]
+    return RoutedLoss(
+        losses, {way: _mean(each - base, seen.sources, plan) for way, each in seen.routed.items()}
+    )
+
+
+def _other(evidence: Evidence, side: Side) -> Inspection | None:
+    """Returns what was seen of the baseline, of which a model is told how far it is from it."""
+    return next(
+        (one.inspection for one in evidence.models if one.name == BASELINE and side.name != BASELINE), None
+    )
+
+
+def _same_questions(one: Inspection, other: Inspection) -> bool:
+    return one.at is not None and other.at is not None and np.array_equal(one.at, other.at)
 
 
 def specialisation_of(seen: Inspection, plan: Plan | None = None) -> Specialisation:

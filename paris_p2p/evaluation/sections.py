@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from paris_p2p.evaluation.evidence import Evidence, Side
 from paris_p2p.evaluation.headline import facts_rows
 from paris_p2p.evaluation.inspect import Inspection
-from paris_p2p.evaluation.scorecard import Card, RouterScore, Scored, Specialisation
+from paris_p2p.evaluation.scorecard import Card, RoutedLoss, RouterScore, Scored, Specialisation
 from paris_p2p.score.agreement import TextSimilarity
 from paris_p2p.score.fidelity import Fidelity
 from paris_p2p.score.figures import (
@@ -41,6 +41,11 @@ from paris_p2p.score.page import (
 from paris_p2p.score.values import Values
 
 SHOWN_CLIPS = 9
+WAY_WORDS = {
+    "told": "told each clip's cluster",
+    "top_1": "routed: the most probable alone",
+    "full": "routed: all, by the router's posterior",
+}
 _LEFT_OUT_TEXT = (
     "Real clips are the owner's own pixels, so that what the codec loses counts against the model. "
     "A generated clip belongs to the source video whose caption it was made from."
@@ -55,7 +60,9 @@ def sections_of(
     sections = [
         Section("Clips", parts=(_wall(evidence),)),
         Section("What was evaluated", parts=(_about(evidence),)),
-        Section("Distances and tests", (_LEFT_OUT_TEXT,), (*_scores(cards), *_left_out(cards))),
+        Section(
+            "Distances and tests", (_LEFT_OUT_TEXT,), (*_scores(cards), *_mixes(cards), *_left_out(cards))
+        ),
         Section("Motion and prompts", parts=tuple(_values(cards))),
     ]
     for side in evidence.models:
@@ -73,6 +80,10 @@ def _about(evidence: Evidence) -> Table:
     return Table("Runs, tips and training", columns, rows, evidence.sampled, text_columns=5)
 
 
+def _distances(cards: dict[str, Card]) -> tuple[Part, ...]:
+    return (*_scores(cards), *_mixes(cards), *_left_out(cards))
+
+
 def _scores(cards: dict[str, Card]) -> list[Part]:
     scores = {name: card.scores for name, card in cards.items()}
     if not any(scores.values()):
@@ -80,6 +91,32 @@ def _scores(cards: dict[str, Card]) -> list[Part]:
     away = {name: [s for s in group if "istance" in s.name] for name, group in scores.items()}
     drawing: list[Part] = [distances("Distance to real clips", away)] if any(away.values()) else []
     return [*drawing, score_table("All numbers", scores)]
+
+
+def _mixes(cards: dict[str, Card]) -> list[Part]:
+    """Returns the kinds of clips that models show beside the real ones', and distances with that put
+    right.
+    """
+    mixes = {name: card.mix for name, card in cards.items() if card.mix}
+    if not mixes:
+        return []
+    first = next(iter(mixes.values()))
+    shares = [("real", first.real), *((name, mix.generated) for name, mix in mixes.items())]
+    rows = [(name, *(f"{share:.2f}" for share in each)) for name, each in shares]
+    note = (
+        "As a probe fitted on real train clips sees them; what the codec does to generated clips may move it."
+    )
+    right = [
+        (name, title, *(number(value) for value in each))
+        for name, mix in mixes.items()
+        for title, each in mix.distances.items()
+    ]
+    columns = ("model", "features", "Fréchet", "mix put right", "kernel", "mix put right")
+    weighed = "Generated clips are weighted so that the kinds they show have the real clips' shares."
+    return [
+        Table("Which kinds of clips there are", ("clips", *first.clusters), tuple(rows), note),
+        Table("Distances with the mix put right", columns, tuple(right), weighed, text_columns=2),
+    ]
 
 
 def _left_out(cards: dict[str, Card]) -> list[Part]:
@@ -127,9 +164,25 @@ def _inside(side: Side, seen: Inspection, scored: Scored, evidence: Evidence) ->
         parts.append(_routing(side.chosen, side.t, evidence))
     if scored.router is not None:
         parts += _router(scored.router, scored.router_before)
+    if scored.routed is not None:
+        parts.append(_routed(scored.routed, len(seen.losses)))
     if scored.special is not None:
         parts += _experts(seen, scored.special)
     return parts
+
+
+def _routed(routed: RoutedLoss, clips: int) -> Table:
+    """Returns the loss of experts that are told the cluster beside that of the flow that samples follow."""
+    rows = tuple(
+        (WAY_WORDS[way], _shown(loss), _shown(routed.over[way]) if way in routed.over else "", str(clips))
+        for way, loss in routed.losses.items()
+    )
+    note = (
+        "Velocity loss at times drawn as in training, the same clips, noise and times for all. Samples are "
+        "routed, not told: compare models by the loss through the router."
+    )
+    columns = ("experts are", "loss", "less the baseline's full mixture", "clips")
+    return Table("Held-out loss, told and through the router", columns, rows, note)
 
 
 def _router(router: RouterScore, before: RouterScore | None) -> list[Part]:

@@ -69,7 +69,9 @@ def test_a_distance_stands_beside_a_floor_of_its_own_counts():
     assert "246" not in line
     assert "told apart from real clips" in line
     near = replace(SCORE, matched=170.0)
-    assert "not told apart" in headline({"experts": Card(scores=[near])}, Gathered(600, 50))[-1]
+    assert (
+        "not told apart by this number" in headline({"experts": Card(scores=[near])}, Gathered(600, 50))[-1]
+    )
 
 
 def test_fidelity_is_quoted_only_when_prompts_were_heeded():
@@ -86,3 +88,11 @@ def test_a_barely_trained_model_is_said_to_be_one():
     early = Trained("expert-0", 89, 712, 16.0, 0.9)
     lines = headline({"experts": Card(scores=[SCORE])}, Gathered(600, 50, **{"expert-0": early}))
     assert any("barely trained" in line and "89 steps" in line for line in lines)
+
+
+def test_a_model_at_the_floor_of_a_distance_is_still_told_apart_by_a_classifier():
+    near = replace(SCORE, matched=170.0)
+    area = replace(SCORE, name="Classifier AUC, X", value=0.83, low=0.80, high=0.86)
+    line = headline({"experts": Card(scores=[near, near, area])}, Gathered(600, 50))[-1]
+    assert "not told apart by this number" in line
+    assert "an area of 0.83 under its curve (0.80 to 0.86; 0.5 is chance)" in line

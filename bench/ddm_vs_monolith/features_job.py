@@ -1,4 +1,4 @@
-"""Measures clips: features of frozen networks on the real test clips' principal components, and motion.
+"""Measures clips: features of frozen networks on principal components, and motion.
 
 Legend: N clips, T H W frames, F features, D components.
 """
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from bench.ddm_vs_monolith.data import Bench, HeldOut, open_split
+from bench.when_experts_win.joint_components import joint_components
 from paris_p2p.device import pick_device, set_threads
+from paris_p2p.errors import UsageError
 from paris_p2p.features.image import load_features
-from paris_p2p.score.distances import Components
 from paris_p2p.score.motion import motion_px_per_frame
 
 BATCH_CLIPS = 32
@@ -66,7 +67,7 @@ def test_job(bench: Bench) -> tuple[dict[str, Any], Table]:
     rows = held.pick(bench.scale.test_clips)
     pixels = held.pixels(rows)
     real = embed(bench, pixels)
-    _save_basis(bench, real)
+    save_basis(bench, real)
     made = held.made(rows)
     arrays: Table = {"clusters": np.array(held.clusters(rows), dtype=np.int16)}
     arrays |= {f"real.{key}": value for key, value in measured(bench, pixels, real).items()}
@@ -128,11 +129,38 @@ def validation_features(path: Path) -> Table:
     return dict(load_file(path))
 
 
-def _save_basis(bench: Bench, real: Table) -> None:
-    basis: Table = {}
-    for name, features in real.items():
-        components = Components.fit(
-            features, min(bench.scale.components, len(features) - 1, features.shape[1])
+def trial_file(bench: Bench, arm: str, guidance: float) -> Path:
+    """Returns where the features of the clips of a guidance trial are kept."""
+    return bench.work / "trial-features" / f"{arm}-{guidance:g}.safetensors"
+
+
+def _generated(bench: Bench) -> Table:
+    """Returns features of what the arms make: of every guidance trial, whose captions are validation clips'.
+
+    UsageError where a trial left none, as those of older versions did not.
+    """
+    paths = [
+        trial_file(bench, arm.name, scale) for arm in bench.scale.arms for scale in bench.scale.guidances
+    ]
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise UsageError(
+            f"{missing[0]} is not there, and components are fitted on it: delete the results of guidance/ "
+            "and run them again"
         )
+    tables = [load_file(path) for path in paths]
+    return {name: np.concatenate([table[name] for table in tables]) for name in bench.scale.features}
+
+
+def save_basis(bench: Bench, real: Table) -> None:
+    """Fits the components that all clips of a scale are looked at on, to real and generated clips together.
+
+    The generated ones are those of the guidance trials, so that no sampling of the test split moves them.
+    """
+    basis: Table = {}
+    generated = _generated(bench)
+    for name, features in real.items():
+        count = min(bench.scale.components, len(features) - 1, features.shape[1])
+        components = joint_components(features, generated[name], count)
         basis[f"mean/{name}"], basis[f"axes/{name}"] = components.mean, np.ascontiguousarray(components.axes)
     save_file(basis, bench.work / BASIS_FILE)

@@ -54,21 +54,22 @@ def graph(scale: Scale) -> list[Job]:
         for arm in scale.arms:
             tried = tuple(trials(scale, arm.name).values())
             jobs += [Job(f"train/{arm.name}/{rng_seed}/{slot}", tried) for slot in slots(scale, arm)]
-    jobs.append(Job("test", ("known",)))
+    tuned: list[Job] = []
     for arm in scale.arms:
         trained = _trained(scale, arm, scale.rng_seeds[0])
-        jobs += [Job(name, (*trained, "known")) for name in guidance_trials(scale, arm.name).values()]
+        tuned += [Job(name, (*trained, "known")) for name in guidance_trials(scale, arm.name).values()]
+    # components are fitted on what the trials made, too
+    jobs += [*tuned, Job("test", ("known", *(job.name for job in tuned)))]
     for rng_seed in scale.rng_seeds:
         jobs += [Job(f"networks/{arm.name}/{rng_seed}", _trained(scale, arm, rng_seed)) for arm in scale.arms]
         for row in scale.samplings:
             if rng_seed not in scale.seeds_of(row):
                 continue
             arm = scale.arm(row.arm)
-            tuned = tuple(guidance_trials(scale, arm.name).values())
             jobs.append(
                 Job(
                     f"sample/{arm.name}/{rng_seed}/{row.name}",
-                    (*_trained(scale, arm, rng_seed), *tuned, "test"),
+                    (*_trained(scale, arm, rng_seed), "test"),
                 )
             )
     return jobs

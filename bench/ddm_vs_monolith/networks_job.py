@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.ddm_vs_monolith.arms import Plan
 from bench.ddm_vs_monolith.data import Bench
+from bench.ddm_vs_monolith.routed_losses import routed_losses
 from bench.ddm_vs_monolith.train_job import PART_CLIPS, Validation, plan_of, slot_folder, weights_path
 from paris_p2p.data.batches import Batch
 from paris_p2p.device import pick_device, set_threads
@@ -29,19 +30,22 @@ INPUTS: dict[str, tuple[bool, bool]] = {"both": (True, True), "latent": (True, F
 
 
 def networks_job(bench: Bench, arm: str, rng_seed: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Measures every expert on every cluster, and the router's `answers.<inputs>` [S N K], `clusters` [N]."""
+    """Measures every expert on every cluster, the losses as samples are routed, and the router's
+    `answers.<inputs>` [S N K], `clusters` [N].
+    """
     set_threads(bench.threads)
     plan_ = plan_of(bench, arm)
     losses = [_last_losses(bench, arm, rng_seed, slot) for slot in plan_.slots if slot != ROUTER]
     values: dict[str, Any] = {"plan": plan_.describe(), "losses": losses}
+    values["routed"], arrays = routed_losses(bench, plan_, rng_seed)
     if ROUTER not in plan_.slots or plan_.arm.partition != "clusters":
-        return values, {}
+        return values, arrays
     answers, cluster = _answers(bench, plan_, rng_seed)
     values["router"] = {
         "times": list(TIMES),
         **{name: describe(given, cluster) for name, given in answers.items()},
     }
-    return values, {
+    return values, arrays | {
         "clusters": cluster,
         **{f"answers.{name}": given.astype(np.float16) for name, given in answers.items()},
     }

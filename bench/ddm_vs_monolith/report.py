@@ -16,6 +16,7 @@ from bench.ddm_vs_monolith import tables, words
 from bench.ddm_vs_monolith.compare import name_of
 from bench.ddm_vs_monolith.findings import Findings, Floats, arm_curve
 from bench.ddm_vs_monolith.rounds import round_3_table
+from bench.ddm_vs_monolith.routed_losses import routed_table
 from bench.ddm_vs_monolith.second_look import floor_words, kernel_table, worlds_table
 from paris_p2p.flow.sampler import time_grid
 from paris_p2p.score import figures
@@ -69,7 +70,11 @@ def html_report(findings: Findings, ratios: RatioTables, command: str) -> Report
             (*distance_parts(findings), ratios.kernel, ratios.coded, *_filled(ratios.worlds)),
         ),
         Section("Fidelity and motion", words.fidelity_words(findings), tuple(tables.value_tables(findings))),
-        Section("Training", words.capacity_words(findings), tuple(curve_parts(findings))),
+        Section(
+            "Training",
+            words.capacity_words(findings),
+            (*curve_parts(findings), *_filled(routed_table(findings))),
+        ),
         Section("Who denoises what", (), tuple(routing_parts(findings))),
         Section("Clips", (), (wall(findings),)),
         Section("Trials", (), (tables.trials_table(findings),)),
@@ -209,6 +214,7 @@ def markdown(findings: Findings, ratios: RatioTables, command: str) -> str:
         ratios.coded,
         ratios.worlds,
         *tables.value_tables(findings),
+        routed_table(findings),
         tables.specialisation_table(findings),
         tables.router_table(findings),
         tables.trials_table(findings),

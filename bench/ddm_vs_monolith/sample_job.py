@@ -14,11 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from bench.ddm_vs_monolith.arms import Plan
 from bench.ddm_vs_monolith.data import Bench, HeldOut, open_split, sizes
-from bench.ddm_vs_monolith.features_job import VALIDATION_FILE, Pixels, embed, measured, validation_features
+from bench.ddm_vs_monolith.features_job import (
+    VALIDATION_FILE,
+    Pixels,
+    embed,
+    measured,
+    trial_file,
+    validation_features,
+)
 from bench.ddm_vs_monolith.settings import Sampling
 from bench.ddm_vs_monolith.train_job import plan_of, slot_folder, weights_path
 from paris_p2p.device import Device, pick_device, set_threads
@@ -97,8 +105,8 @@ def make(
     """
     device = pick_device()
     steps = sampling.steps or bench.scale.sampling_steps
-    pool = _pool(bench, plan_, rng_seed, device)
-    router = _router(bench, plan_, rng_seed, device) if sampling.routing in NEEDS_ROUTER else None
+    pool = arm_pool(bench, plan_, rng_seed, device)
+    router = arm_router(bench, plan_, rng_seed, device) if sampling.routing in NEEDS_ROUTER else None
     counts = torch.tensor(sizes(bench, plan_.arm.partition), dtype=torch.float64)
     chooser = Chooser(sampling, router, (counts / counts.sum()).float(), torch.zeros(0))
     pixels, chosen, began_s = [], [], time.monotonic()
@@ -135,6 +143,8 @@ def guidance_job(bench: Bench, arm: str, guidance: float) -> dict[str, Any]:
         rows,
     )
     real, generated = validation_features(bench.work / VALIDATION_FILE), embed(bench, made.pixels)
+    trial_file(bench, arm, guidance).parent.mkdir(parents=True, exist_ok=True)
+    save_file(generated, trial_file(bench, arm, guidance))
     count = min(TRIAL_COMPONENTS, len(rows) - 1)
     distances = {name: frechet_distance(real[name], generated[name], count) for name in bench.scale.features}
     loss = float(np.mean([np.log(max(1e-9, value)) for value in distances.values()]))
@@ -184,14 +194,17 @@ def inference_flops(plan_: Plan, sampling: Sampling, guidance: float, chosen: ND
     return float(steps * a_step)
 
 
-def _pool(bench: Bench, plan_: Plan, rng_seed: int, device: Device) -> ExpertSeats:
+def arm_pool(bench: Bench, plan_: Plan, rng_seed: int, device: Device) -> ExpertSeats:
+    """Returns an arm's trained experts."""
+
     def fetch(k: int) -> Any:
         return expert_state(plan_.expert, _weights(bench, plan_, rng_seed, f"expert-{k}"), device)
 
     return ExpertSeats(plan_.expert, fetch, device, plan_.experts)
 
 
-def _router(bench: Bench, plan_: Plan, rng_seed: int, device: Device) -> Router:
+def arm_router(bench: Bench, plan_: Plan, rng_seed: int, device: Device) -> Router:
+    """Returns an arm's trained router."""
     return load_router(
         {**plan_.router, "experts": plan_.experts}, _weights(bench, plan_, rng_seed, ROUTER), device
     )

@@ -81,7 +81,7 @@ class Scale(Settings):
     sampling_steps: Positive = 25
     sampling_batch_clips: Positive = 50
     features: tuple[str, ...] = ("transnetv2", "efficientnet-lite0")
-    components: Positive = 64  # principal components of the real test clips' features
+    components: Positive = 64  # principal components, of real and generated clips together
     arms: tuple[Arm, ...]
     samplings: tuple[Sampling, ...]
     kept_clips: int = 6  # of each sampling, as pictures for the report

@@ -177,8 +177,8 @@ def specialisation_table(findings: Findings) -> Table:
             rows += [(arm.name, f"{k}", *(f"{loss:.4f}" for loss in row)) for k, row in enumerate(losses)]
     columns = ("arm", "expert", *(f"cluster {k}" for k in range(comparison.scale.experts)))
     note = (
-        "An expert's loss on its own cluster is one of being told the cluster, which samples are not. "
-        "The loss through the router was not measured in rounds 1 to 3."
+        "An expert's loss on its own cluster is one of being told the cluster, which samples are not: "
+        "the loss through the router has a table of its own where it was measured."
     )
     return Table("Held-out loss of each network on each cluster", columns, tuple(rows), note)
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from bench.ddm_vs_monolith import results
 from bench.ddm_vs_monolith.arms import Plan, plan, run_of
 from bench.ddm_vs_monolith.data import Bench, HeldOut, sizes
 from bench.ddm_vs_monolith.dealing import deal_groups
-from bench.ddm_vs_monolith.features_job import BASIS_FILE
+from bench.ddm_vs_monolith.features_job import BASIS_FILE, save_basis, trial_file
 from bench.ddm_vs_monolith.jobs import best, graph, ready
-from bench.ddm_vs_monolith.networks_job import describe, posterior
+from bench.ddm_vs_monolith.networks_job import describe, networks_job, posterior
+from bench.ddm_vs_monolith.routed_losses import PREFIX
 from bench.ddm_vs_monolith.runner import needed
 from bench.ddm_vs_monolith.sample_job import Chooser, inference_flops, sample_job, spread
 from bench.ddm_vs_monolith.settings import CORE, FULL, SCALES, Sampling
@@ -182,6 +184,36 @@ def test_two_jobs_end_to_end_train_a_network_and_measure_its_clips(bench):
     assert (
         values["flops_per_clip"] == 2 * SCALE.sampling_steps * plan_of(bench, "monolith").expert_forward_flops
     )
+
+
+def test_an_arm_is_measured_told_and_as_samples_are_routed(bench):
+    for slot in ("expert-0", "expert-1", "expert-2", "router"):
+        train_job(bench, "experts", 0, slot, 2e-3)
+    values, arrays = networks_job(bench, "experts", 0)
+    assert set(values["routed"]["by_time"]) == {"told", "top-1", "full"}
+    for name, by_time in values["routed"]["by_time"].items():
+        losses = arrays[f"{PREFIX}{name}"]
+        assert losses.shape == (len(values["routed"]["times"]), SCALE.validation_clips)
+        np.testing.assert_allclose(losses.astype(float).mean(1), by_time, rtol=1e-2)
+    told, routed = (arrays[f"{PREFIX}{name}"] for name in ("told", "top-1"))
+    assert (told != routed).any()  # a router of eight steps is not always right
+
+
+def test_components_see_what_generated_clips_alone_do_and_need_the_trials(bench, tmp_path):
+    some = replace(bench, work=tmp_path)
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(12, 1280)) * (np.arange(1280) < 3)
+    with pytest.raises(UsageError, match="delete the results of guidance/"):
+        save_basis(some, {"efficientnet-lite0": real})
+    made = rng.normal(size=(12, 1280)) * (np.arange(1280) == 7)  # odd in a way that no real clip is
+    for arm in SCALE.arms:
+        for guidance in SCALE.guidances:
+            path = trial_file(some, arm.name, guidance)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"efficientnet-lite0": made}, path)
+    save_basis(some, {"efficientnet-lite0": real})
+    axes = load_file(tmp_path / BASIS_FILE)["axes/efficientnet-lite0"]
+    assert np.linalg.norm(axes[7]) > 0.99
 
 
 def test_pictures_are_kept_where_arms_are_compared_and_not_of_sweeps_or_other_seeds():

@@ -51,7 +51,7 @@ def worlds_table(findings: Findings) -> Table:
     note = (
         f"Worlds by a probe fitted on train clips through the codec; the test clips' own mix: "
         f"{_shares(worlds.true_mix) if worlds.names else ''}. For distances clips are weighted so that "
-        "their worlds have that mix. Over the experts' (top-1), with theirs put right too. "
+        "their worlds have that mix. Over the experts' (top-1), whose mix is put right too. "
         "Not in the protocol: added after round 3."
     )
     return Table("Worlds shown, and distances with their mix put right", columns, tuple(rows), note)

@@ -26,7 +26,7 @@ def worth_words(spec: RunSpec) -> str:
     place, what = found.place, "images" if found.place.size.images else "clips"
     measured = (
         f"{place.name} ({place.size.clips:,} {what}, {place.size.passes:.0f} passes): one model's distance "
-        f"over theirs {place.found}."
+        f"over the experts' {place.found}."
     )
     if found.worth == "not known":
         return (

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from paris_p2p.data.batches import Batch
 from paris_p2p.evaluation.opened_model import OpenedModel
+from paris_p2p.evaluation.parts import Arrays
 from paris_p2p.flow.condition import Condition
 from paris_p2p.flow.mixture import Routing, only_present
 from paris_p2p.flow.path import clip_losses, interpolate, velocity
@@ -23,7 +24,6 @@ from paris_p2p.model.first_frame import first_condition
 from paris_p2p.model.posterior import posterior_logits
 
 WAYS = {"top_1": Routing("top_k"), "full": Routing("full")}  # how the router is followed
-Arrays = dict[str, NDArray[np.float64]]
 
 
 @torch.no_grad()

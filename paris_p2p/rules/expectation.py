@@ -27,7 +27,7 @@ class RunSize:
 
 
 @dataclass(frozen=True)
-class Place:
+class MeasuredPlace:
     """Holds one measured comparison of experts with one model of the same training compute.
 
     Experts pay where the interval of the ratio of distances lies above 1 by all measures, lose where below by
@@ -49,7 +49,7 @@ class Expectation:
     """Holds the closest place, and in what the run differs from it by more than LIKE allows."""
 
     size: RunSize
-    place: Place
+    place: MeasuredPlace
     differs: tuple[str, ...]
 
     @property
@@ -61,7 +61,7 @@ class Expectation:
 LIKE: Final = {"experts": 1.5, "parameters": 2.0, "clips": 3.0, "passes": 3.0}
 
 PLACES: Final = (
-    Place(
+    MeasuredPlace(
         "three clusters of clips, 0.91 M",
         RunSize(images=False, experts=3, parameters=912_640, clips=3896, passes=66.5),
         "level",
@@ -70,7 +70,7 @@ PLACES: Final = (
         "on a trained codec nearer by one of two networks (1.06, 1.01 to 1.11)",
         "three-seeds-does-round-2-hold",
     ),
-    Place(
+    MeasuredPlace(
         "three clusters of clips, 0.49 M, narrower than their patches",
         RunSize(images=False, experts=3, parameters=489_856, clips=3896, passes=66.5, narrow=True),
         "loses",
@@ -78,7 +78,7 @@ PLACES: Final = (
         "wider networks on fewer channels were level",
         "round-1-are-experts-of-049-m-parameters-nearer-than-one-model",
     ),
-    Place(
+    MeasuredPlace(
         "eight clusters of single frames, 0.48 M",
         RunSize(images=True, experts=8, parameters=477_472, clips=3896, passes=98.6),
         "undecided",
@@ -87,7 +87,7 @@ PLACES: Final = (
         "which of the two counts: most of the first is the codec's loss",
         "images-does-it-hold-with-eight-experts-on-single-frames",
     ),
-    Place(
+    MeasuredPlace(
         "ten clusters of digits without captions, 59 k",
         RunSize(images=True, experts=10, parameters=59_300, clips=360_000, passes=1),
         "undecided",
@@ -96,7 +96,7 @@ PLACES: Final = (
         "nearer by the second",
         "when-do-experts-win-a-map-on-digits",
     ),
-    Place(
+    MeasuredPlace(
         "three clusters of digits without captions, 59 k",
         RunSize(images=True, experts=3, parameters=59_300, clips=360_000, passes=1),
         "undecided",
@@ -107,7 +107,7 @@ PLACES: Final = (
 )
 
 
-def expectation(size: RunSize, places: tuple[Place, ...] = PLACES) -> Expectation:
+def expectation(size: RunSize, places: tuple[MeasuredPlace, ...] = PLACES) -> Expectation:
     """Returns what is known of experts at a run's size, which has two experts or more.
 
     The closest place is one of the same kind (images or clips; there must be one) with the fewest

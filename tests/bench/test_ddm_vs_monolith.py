@@ -188,7 +188,8 @@ def test_two_jobs_end_to_end_train_a_network_and_measure_its_clips(bench):
 
 def test_an_arm_is_measured_told_and_as_samples_are_routed(bench):
     for slot in ("expert-0", "expert-1", "expert-2", "router"):
-        train_job(bench, "experts", 0, slot, 2e-3)
+        trained = train_job(bench, "experts", 0, slot, 2e-3)
+        bench.results.write(f"train/experts/0/{slot}", trained, results.Clock())
     values, arrays = networks_job(bench, "experts", 0)
     assert set(values["routed"]["by_time"]) == {"told", "top-1", "full"}
     for name, by_time in values["routed"]["by_time"].items():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paris_p2p.rules.expectation import LIKE, PLACES, Place, RunSize, differences, expectation
+from paris_p2p.rules.expectation import LIKE, PLACES, MeasuredPlace, RunSize, differences, expectation
 
 ROOT = Path(__file__).parents[2]
 SIZES = st.builds(
@@ -24,7 +24,7 @@ SIZES = st.builds(
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.section[:20] + place.worth)
-def test_at_a_place_itself_the_answer_is_what_was_found_there(place: Place) -> None:
+def test_at_a_place_itself_the_answer_is_what_was_found_there(place: MeasuredPlace) -> None:
     found = expectation(place.size)
     assert found.place == place
     assert found.worth == place.worth

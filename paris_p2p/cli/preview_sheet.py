@@ -63,7 +63,9 @@ def _sheet(folder: Path, chosen: Sequence[PreviewSet]) -> Image:
         draw.text((column * cell_w + 2, 2), f"{steps:,} steps", fill=_LIGHT)
     for row, (prompt, pictures) in enumerate(zip(prompts, rows, strict=True)):
         top = _TITLE_PIXELS + row * cell_h
-        words = shown(prompt, FIELD_LETTERS).encode("ascii", "replace").decode()  # the font has no others
+        words = (
+            shown(prompt, FIELD_LETTERS).encode("latin-1", "replace").decode("latin-1")
+        )  # the font has no others
         draw.text((2, top + 2), words, fill=_LIGHT)
         for column, picture in enumerate(pictures):
             sheet.paste(picture, (column * cell_w, top + _TITLE_PIXELS))

@@ -20,6 +20,7 @@ from paris_p2p.disk import explained
 from paris_p2p.errors import UsageError
 
 if TYPE_CHECKING:
+    from paris_p2p.node.energy_note import EnergyUsed
     from paris_p2p.node.run_history import RunHistory
     from paris_p2p.rules.receipts import Receipts
 
@@ -74,10 +75,12 @@ def receipts_command(
     receipts = run_receipts(found.links, found.merged, has_crews=found.state.signed.crew is not None)
     if out is not None:
         _write(found, out)
+    energy = _energy(run, found.state.run) if verify is None else None
     if json_output:
-        echo(json.dumps(_as_json(found, receipts, peer)))
+        own_word = {"own_word_on_energy": energy.model_dump()} if energy else {}
+        echo(json.dumps({**_as_json(found, receipts, peer), **own_word}))
     else:
-        echo("\n".join(_lines(found, receipts, peer)))
+        echo("\n".join([*_lines(found, receipts, peer), *([energy.words()] if energy else [])]))
     if out is not None and not json_output:
         echo(f"wrote {out}; anybody verifies it with: paris-run receipts --verify {out}")
 
@@ -93,6 +96,13 @@ def _verified(file: Path, run: str, flags: FetchFlags) -> RunHistory:
         raise UsageError("--verify needs no invite; name a folder where the run is private, for its keys")
     ring = kept_home(Path(run))[1].ring if run else Keyring()
     return verify_proof(read_receipts(file), ring)
+
+
+def _energy(run: str, run_id: str) -> EnergyUsed | None:
+    """Returns what the peer of a data directory notes of the energy that its training used."""
+    from paris_p2p.node.energy_note import kept_energy
+
+    return kept_energy(Path(run) / "runs" / run_id) if os.path.isdir(run) else None
 
 
 def _write(found: RunHistory, out: Path) -> None:

@@ -25,6 +25,7 @@ from paris_p2p.node.owner_desk import OwnerDesk
 from paris_p2p.node.run_look import line_questions
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.node.signals import on_leave_signals
+from paris_p2p.peer.energy import metering
 from paris_p2p.peer.kept_changes import KeptChanges
 from paris_p2p.peer.previews import preview_device, previewing
 from paris_p2p.peer.profiles import Profile
@@ -143,6 +144,7 @@ async def live(
                 host.settings.data_dir, volunteer.status, actions, questions, [dashboard.pages]
             ) as url,
             watched_peer(host.settings, volunteer.status, host.swarm, console.say),
+            metering(node, lambda: volunteer.working.training if volunteer.working else None),
             previewing(node, host.settings.preview_minutes, preview_device(role, host.settings), console.say),
         ):
             _leave_on_signals(volunteer)

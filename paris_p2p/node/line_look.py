@@ -25,6 +25,7 @@ DIALLERS = 3  # peers that dial it
 MOST_BYTES, MOST_S = 16 << 20, 5.0  # each way, of the test of the line
 _SEEN_S, _DIAL_S = 10.0, 35.0
 _FIRST_BYTES, _PIECE_BYTES = 256 << 10, 4 << 20
+_TELLING_BYTES, _TELLING_S = 1 << 20, 2.0  # less tells of the first answer, not of the line
 T = TypeVar("T")
 
 
@@ -155,8 +156,12 @@ async def _download(
                 await fetch(peer)
         except (SwarmError, MissingBlobError, TimeoutError):
             pass
-        if received:
-            return received / max(1e-4, time.monotonic() - began_s)
-        began_s = time.monotonic()
+        taken_s = max(1e-4, time.monotonic() - began_s)
+        if received >= _TELLING_BYTES or (received and taken_s > _TELLING_S):
+            return received / taken_s
+        began_s, received = time.monotonic(), 0
+    if blob.size_bytes < _TELLING_BYTES:
+        notes.append("download: the run's data is too small to time")
+        return None
     notes.append("download: no connected peer gave any of the run's data")
     return None

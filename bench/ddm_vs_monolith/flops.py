@@ -37,7 +37,8 @@ def clip_flops(
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         forward()
     only_forward = counter.get_total_flops()
-    with FlopCounterMode(display=False) as counter:
+    # also where a caller samples, without gradients
+    with FlopCounterMode(display=False) as counter, torch.enable_grad():
         answer = forward().float()
         torch.autograd.backward(clip_losses(answer[..., None], torch.zeros_like(answer[..., None])).sum())
     return int(only_forward), int(counter.get_total_flops())

@@ -35,7 +35,7 @@ def main() -> None:
         ("page", "puts the tables into a page, between its marks"),
     ):
         command = ways.add_parser(way, help=does)
-        stages = [*STAGES] if way == "figure" else [*STAGES, *PRODUCT_STAGES]
+        stages = [*STAGES] if way not in PRODUCT_WAYS else [*STAGES, *PRODUCT_STAGES]
         command.add_argument("stage", nargs="?", default="digits", choices=stages)
         command.add_argument("--results", type=Path, default=RESULTS)
         if way == "run":

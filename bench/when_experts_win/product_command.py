@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench.when_experts_win.product_jobs import run_stage, tasks_of
 from bench.when_experts_win.product_place import Place, place_clusters
+from bench.when_experts_win.product_report import Played, product_report
 from bench.when_experts_win.product_stages import product_stage_of
 
 SETS, WORK = Path("bench-out/sets"), Path("bench-out/when-experts-win")
@@ -40,4 +41,13 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
-PRODUCT_WAYS: dict[str, Callable[[argparse.Namespace], int]] = {"run": _run, "plan": _plan}
+def _report(options: argparse.Namespace) -> int:
+    print("\n".join(product_report(Played(options.stage, options.results))))
+    return 0
+
+
+PRODUCT_WAYS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "plan": _plan,
+    "report": _report,
+}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.crew.report import Ratio
 from bench.when_experts_win import product_jobs, product_stages
 from bench.when_experts_win.joint_components import joint_components
 from bench.when_experts_win.product_arms import ByPrior, ToldPool
@@ -23,6 +24,7 @@ from bench.when_experts_win.product_place import (
     opened,
 )
 from bench.when_experts_win.product_plans import Setting, plan_of, seed_plan
+from bench.when_experts_win.product_report import Played, product_report, product_verdict
 from bench.when_experts_win.product_set import TRAIN, About, tiny
 from bench.when_experts_win.product_stages import CLIPS, IMAGES, PRODUCT_STAGES, Way
 from bench.when_experts_win.product_training import passes, rng_at, told, told_batch
@@ -239,3 +241,34 @@ def test_components_of_both_sides_see_what_only_generated_clips_do() -> None:
     assert np.allclose(project.axes.T @ project.axes, np.eye(3))
     with pytest.raises(UsageError, match="choose fewer"):
         joint_components(real, made, 7)
+
+
+def test_operations_are_counted_where_gradients_are_off_too() -> None:
+    setting = Setting(IMAGES, about(3, LatentShape(channels=5, frames=1, height=4, width=4)), 900, 8)
+    config = setting.expert(8)
+    with torch.no_grad():
+        counted = setting.flops(config)
+    assert counted > 2 * setting.flops({**config, "depth": 1}) > 0
+
+
+def test_a_report_says_what_its_files_say(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = Played("least", place.results)
+    text = "\n".join(product_report(played))
+    kept, one = (place.values(f"sample-1-{name}")["tiny"]["frechet"] for name in ("experts-kept", "monolith"))
+    ratio = played.ratio(LEAST.main_way("monolith"), "tiny", "frechet")
+    assert ratio is not None
+    assert ratio.mean == pytest.approx(one / kept)
+    assert f"| monolith | {one / kept:.2f}" in text
+    assert "too few seeds" in text
+    with pytest.raises(UsageError, match="has no samples yet"):
+        Played("least", place.work)
+
+
+def test_a_verdict_needs_three_seeds_and_distances_that_agree() -> None:
+    pays, loses = Ratio((1.5, 1.6, 1.55)), Ratio((0.8, 0.82, 0.81))
+    level = Ratio((0.99, 1.02, 1.0))
+    assert product_verdict([pays, pays]) == "pay"
+    assert product_verdict([loses]) == "lose"
+    assert product_verdict([level, level]) == "level"
+    assert product_verdict([pays, level]) == "undecided"
+    assert product_verdict([Ratio((1.5, 1.6))]) == "too few seeds"

@@ -70,6 +70,9 @@ class ScaleFlags:
 
     peers: Annotated[int, option("Volunteers, beside a bootstrap node and the owner's.", "N", min=1)] = 5
     minutes: Annotated[float, option("How long it is broken.", "N", min=0.1)] = 10.0
+    quiet_minutes: Annotated[
+        float, option("How long it trains undisturbed before, to compare with.", "N", min=0)
+    ] = 0.0
     checkpoint_s: Annotated[
         float, option("Seconds between checkpoints, in place of the run's.", "SECONDS", min=1)
     ] = 20.0
@@ -135,6 +138,7 @@ def dev_swarm_command(
         pause_every_s=breaks.pause_every,
         cut_every_s=breaks.cut_every,
         slow_share=breaks.slow,
+        quiet_s=60 * scale.quiet_minutes,
     )
     if tiny:
         from paris_p2p.dev_swarm.tiny_run import make_tiny_run
@@ -204,6 +208,7 @@ def swarm_json(wishes: SwarmWishes, seen: Witnessed, outcome: Outcome, checkpoin
         "passed": outcome.passed,
         "wishes": asdict(wishes) | {"checkpoint_s": checkpoint_s},
         "began_s": seen.began_s,
+        "quiet_s": seen.quiet_s,
         "ended_s": seen.ended_s,
         "held": [asdict(one) for one in outcome.held],
         "advances": {one.slot: asdict(one) | {"steps": one.steps} for one in outcome.advances},

@@ -223,6 +223,7 @@ def run_dev_swarm(swarm: DevSwarm) -> tuple[Witnessed, Outcome]:
             f"after {START_PATIENCE_S:.0f} s only {there or 'no slot'} has a tip; logs:\n{words}"
         )
     swarm.say(f"every slot has a tip after {swarm.now_s:.0f} s")
+    quiet_s = _be_quiet(swarm)
     began_s = _break(swarm)
     ended_s = swarm.now_s
     swarm.phase = "recovering"
@@ -243,6 +244,7 @@ def run_dev_swarm(swarm: DevSwarm) -> tuple[Witnessed, Outcome]:
         papers=swarm.papers,
         struck=[with_slot(one, sightings) for one in swarm.struck],
         began_s=began_s,
+        quiet_s=quiet_s,
         ended_s=ended_s,
         stuck=stuck,
         total_steps=swarm.total_steps,
@@ -252,6 +254,16 @@ def run_dev_swarm(swarm: DevSwarm) -> tuple[Witnessed, Outcome]:
         faults=_faults(swarm.root / "logs"),
     )
     return seen, outcome_of(seen)
+
+
+def _be_quiet(swarm: DevSwarm) -> float:
+    """Lets the swarm train undisturbed; returns for how long."""
+    if not swarm.wishes.quiet_s:
+        return 0.0
+    swarm.phase, began_s = "quiet", swarm.now_s
+    swarm.say(f"{swarm.wishes.quiet_s / 60:.3g} quiet minutes begin, to compare with")
+    swarm.wait(swarm.wishes.quiet_s)
+    return swarm.now_s - began_s
 
 
 def _break(swarm: DevSwarm) -> float:

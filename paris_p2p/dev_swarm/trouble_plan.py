@@ -27,6 +27,7 @@ class SwarmWishes:
     pause_every_s: float = 0.0
     cut_every_s: float = 0.0
     slow_share: float = 0.0  # of the peers
+    quiet_s: float = 0.0  # before the troubles, to compare with
 
     def every_s(self, kind: TroubleKind) -> float:
         """Returns the time between two troubles of a kind; 0 where there are none."""

@@ -52,6 +52,7 @@ def witnessed(**changes: Any) -> Witnessed:
         papers=papers_of(CARDS),
         struck=(),
         began_s=20.0,
+        quiet_s=0.0,
         ended_s=80.0,
         stores={OWNER: "", "a": "", "b": ""},
         stores_words="9 blobs",
@@ -103,6 +104,25 @@ def test_what_does_not_hold_is_named(changes: dict[str, Any], name: str, words: 
     assert not outcome.passed
     (found,) = [one for one in broken(outcome) if name in one.name]
     assert words in found.found
+
+
+@pytest.mark.parametrize(("steps", "holds"), [((100, 200, 300, 400), True), ((100, 999, 1900, 2000), False)])
+def test_a_swarm_in_trouble_is_compared_with_itself_when_it_was_quiet(
+    steps: tuple[int, ...], holds: bool
+) -> None:
+    """A hundred steps in 30 s of troubles; quiet, 200 or 1,800 in 60 s."""
+    cards = chain(*((0, 1, count) for count in steps))
+    seen = witnessed(
+        chronicle=told(cards),
+        papers=papers_of(cards),
+        began_s=75.0,
+        ended_s=105.0,
+        quiet_s=60.0,
+        total_steps=steps[-1],
+    )
+    (found,) = [one for one in outcome_of(seen).held if "quiet swarm" in one.name]
+    assert found.holds is holds, found
+    assert "100 steps in 30 s" in found.found
 
 
 def test_a_slot_that_has_all_its_steps_is_not_stuck() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bench.ddm_vs_monolith.results import write_json
-from bench.sets.assembly import Drawn, Say, assemble
+from bench.sets.assembly import Drawn, Recipe, Say, assemble
 from bench.sets.clip_parts import film_clips
 from bench.sets.given_away import given_away
 from bench.sets.image_parts import draw_pictures
@@ -21,6 +21,7 @@ from paris_p2p.data.sheet import COLUMNS, ROWS, SheetBlock, contact_sheet
 
 RECIPES = {"images": IMAGES, "clips": CLIPS}
 SHEET, CODED_SHEET, GIVEN_AWAY = "clusters.png", "codec.png", "given-away.json"
+LEAST_STEPS = 50  # of a codec that is trained to see that all works
 MAGNIFIED = 2  # times, of pictures up to MAGNIFIED_UP_TO
 MAGNIFIED_UP_TO = 48
 
@@ -48,7 +49,7 @@ def make_set(wish: Wish, say: Say) -> About:
     torch.set_num_threads(wish.jobs)
     parts = _drawn_parts(wish, say)
     say(f"drawn after {time.monotonic() - began_s:.0f} s")
-    recipe, drawn = RECIPES[wish.stage], Drawn.read(parts)
+    recipe, drawn = _recipe_of(wish), Drawn.read(parts)
     about = assemble(drawn, recipe, wish.out, wish.work, say)
     made = load(wish.out, check=False)
     draw_sheets(made, drawn, wish.out)
@@ -80,6 +81,12 @@ def _drawn_parts(wish: Wish, say: Say) -> list[Kept]:
         return draw_pictures(wish.work, wanted, wish.stamps, wish.rng_seed, wish.jobs, say)
     count = round(wish.share * CLIPS_IN_ALL)
     return film_clips(wish.work, count, wish.stamps, wish.rng_seed, wish.jobs, say)
+
+
+def _recipe_of(wish: Wish) -> Recipe:
+    """Returns the stage's recipe, with as small a share of the codec's steps as of the clips."""
+    recipe = RECIPES[wish.stage]
+    return replace(recipe, codec_steps=max(LEAST_STEPS, round(wish.share * recipe.codec_steps)))
 
 
 def _shown(pixels: np.ndarray) -> list[np.ndarray]:

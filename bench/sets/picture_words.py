@@ -46,10 +46,3 @@ def write_caption(seen: Seen, rng: np.random.Generator) -> tuple[str, tuple[str,
     text = template.format(**{name: WORDS[name].get(value, value) for name, value in seen.items()})
     text = text.replace("a evenly", "an evenly").replace("a orange", "an orange")
     return text[0].upper() + text[1:], tuple(name for name in VALUES if f"{{{name}}}" in template)
-
-
-def numbered(
-    seen: Seen, said: tuple[str, ...], values: dict[str, tuple[str, ...]], unsaid: int = -1
-) -> list[int]:
-    """Returns each attribute's value as its number in the table, `unsaid` for those not mentioned."""
-    return [values[name].index(seen[name]) if name in said else unsaid for name in values]

@@ -12,8 +12,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-import torch
-
 from paris_p2p.errors import PresetError, RecordError
 from paris_p2p.model.network_numbers import check_network
 from paris_p2p.spec import LatentShape, TextShape
@@ -127,6 +125,8 @@ def parameter_shapes(
     config: Mapping[str, int | float | str | bool], *, router: bool = False
 ) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each parameter of the network with these numbers, without memory for them."""
+    import torch  # a node that asks for sizes alone does without
+
     with torch.device("meta"):
         network = build_router(config) if router else build_expert(config)
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}

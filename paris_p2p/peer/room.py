@@ -9,6 +9,7 @@ from collections.abc import Callable
 from paris_p2p.peer.machine import Machine, this_machine
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.spec import RunSpec
+from paris_p2p.training.counting import counts_of
 from paris_p2p.training.needs import LOADED_BYTES, parameter_count, trainer_bytes
 
 MEMORY_SHARE = 0.9  # of --max-memory: checkpoint and stop here, before the kernel kills at the limit
@@ -74,7 +75,9 @@ class Room:
 
     def _look(self, slot: str) -> str:
         gpu = self._gpu_bytes()
-        main, vram = trainer_bytes(self.spec, slot, gpu=gpu is not None, bf16=gpu is not None or _cpu_bf16())
+        main, vram = trainer_bytes(
+            self.spec, slot, gpu=gpu is not None, bf16=gpu is not None or self._cpu_bf16(slot)
+        )
         allowed = self.trainer_bytes() or int(MEMORY_SHARE * self._here().memory_bytes) - self._beside()
         if gpu is not None and vram > gpu:
             return (
@@ -103,16 +106,13 @@ class Room:
         largest = max(parameter_count(self.spec, slot) for slot in (self.spec.slots[0], self.spec.slots[-1]))
         return NODE_BYTES + LOADED_BYTES + GATE_BYTES_PER_PARAMETER * largest
 
+    def _cpu_bf16(self, slot: str) -> bool:
+        return counts_of(self.spec, slot).cpu_bf16
+
     def _here(self) -> Machine:
         if self._machine is None:
             self._machine = self._read_machine()
         return self._machine
-
-
-def _cpu_bf16() -> bool:
-    from paris_p2p.device import pick_device
-
-    return pick_device("cpu").bf16
 
 
 def _gb(count: float) -> str:

@@ -6,10 +6,8 @@ test holds one to the other.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from math import prod
-
 from paris_p2p.spec import ROUTER, RunSpec
+from paris_p2p.training.counting import counts_of
 
 STATE_BYTES = 20  # a parameter: fp32 weights, gradients, two AdamW moments, EMA
 MOMENT_BYTES = 4  # which a matrix that Muon trains has one of
@@ -90,14 +88,14 @@ def resume_bytes(spec: RunSpec, slot: str) -> int:
 
 def parameter_count(spec: RunSpec, slot: str) -> int:
     """Counts the parameters of a slot's network without allocating them."""
-    return _count(tuple(sorted(_config(spec, slot).items())), slot == ROUTER)
+    return counts_of(spec, slot).parameters
 
 
 def muon_count(spec: RunSpec, slot: str) -> int:
     """Counts the parameters of the matrices that Muon trains; none in a run without it."""
     if spec.training.optimizer != "muon":
         return 0
-    return _muon_count(tuple(sorted(_config(spec, slot).items())), slot == ROUTER)
+    return counts_of(spec, slot).by_muon
 
 
 def clip_tokens(spec: RunSpec, slot: str = "expert-0") -> int:
@@ -116,19 +114,3 @@ def _activation_bytes(spec: RunSpec, slot: str, bf16: bool) -> int:
 
 def _config(spec: RunSpec, slot: str) -> dict[str, int | float | str | bool]:
     return (spec.router if slot == ROUTER else spec.expert).config
-
-
-@lru_cache(maxsize=64)
-def _count(config: tuple[tuple[str, int | float | str | bool], ...], router: bool) -> int:
-    from paris_p2p.model.presets import count_parameters
-
-    return count_parameters(dict(config), router=router)
-
-
-@lru_cache(maxsize=64)
-def _muon_count(config: tuple[tuple[str, int | float | str | bool], ...], router: bool) -> int:
-    from paris_p2p.model.presets import parameter_shapes
-    from paris_p2p.model.state_parts import StateParts
-
-    parts, shapes = StateParts(muon=True), parameter_shapes(dict(config), router=router)
-    return sum(prod(shape) for name, shape in shapes.items() if parts.by_muon(name, shape))

@@ -101,6 +101,13 @@ WRONG = {
     "URL": "ftp://192.0.2.1/",
     "KIND": "toaster",
     "[WORDS]...": None,
+    "[KEY=VALUE]...": None,
+    "HOURS": "late",
+    "ZONE": "Mars/Base",
+    "YES|NO": "perhaps",
+    "DEGREES": "-5",
+    "WATTS": "-5",
+    "BUDGET": "lots",
 }
 EXACT = {  # where a name or a file is one of few, or must be there
     ("peer start", "--profile"): "gpu-9000",

@@ -3,9 +3,9 @@
     python -m bench.idle_node --seconds 60
 
 An owner's node and one volunteer that only attests and seeds, each in a process of its own with a real p2pd,
-on loopback, in a run whose slots nobody trains. Of the volunteer are told: processor time of the node and of its
-p2pd as shares of a core, medians over spans of ten seconds, and memory as the kernel counts it: resident, and
-proportional (what several processes share is divided among them).
+on loopback, in a run whose slots nobody trains. Of the volunteer are told: processor time of the node and of
+its p2pd as shares of a core, medians over spans of ten seconds, and memory as the kernel counts it: resident,
+and proportional (what several processes share is divided among them).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def memory_mib(process: psutil.Process) -> tuple[float, float]:
 
 
 @contextmanager
-def child(role: str, folder: Path) -> Iterator[psutil.Process]:
+def child(role: str, folder: Path) -> Iterator[psutil.Popen]:
     command = [sys.executable, "-m", "bench.idle_node", "--child", role, str(folder)]
     with (folder / f"{role}.log").open("wb") as log:
         process = psutil.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
@@ -93,10 +93,10 @@ def child(role: str, folder: Path) -> Iterator[psutil.Process]:
             process.wait(60)
 
 
-def wait_for(path: Path, process: psutil.Process) -> None:
+def wait_for(path: Path, process: psutil.Popen) -> None:
     ends_s = time.monotonic() + START_LIMIT_S
     while not path.exists():
-        if time.monotonic() > ends_s or process.status() == psutil.STATUS_ZOMBIE:
+        if time.monotonic() > ends_s or process.poll() is not None:
             logs = "\n".join(each.read_text()[-2000:] for each in Path(path.parent).rglob("*.log"))
             raise TimeoutError(f"{path} is not there after {START_LIMIT_S:.0f} s\n{logs}")
         time.sleep(0.2)
@@ -126,7 +126,7 @@ def run():  # type: ignore[no-untyped-def]
 
     latent = LatentShape(channels=4, frames=4, height=8, width=8)
     text = TextShape(tokens=8, dim=8, pooled_dim=8)
-    return sign_run(bare_run(latent, text, experts=3, created_at=time.time() - 60), Identity.generate())
+    return sign_run(Identity.generate(), bare_run(latent, text, experts=3, created_at=time.time() - 60))
 
 
 def write_whole(path: Path, text: str) -> None:

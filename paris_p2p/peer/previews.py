@@ -21,7 +21,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from paris_p2p.device import pick_device
 from paris_p2p.disk import explained, make_directory, write_atomic
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, TrainError
@@ -121,6 +120,8 @@ class Previewer:
         finally:
             elapsed_s = made.elapsed_s or time.monotonic() - began_s
             processor_s = made.processor_s or elapsed_s  # of one thread, where it did not tell
+            from paris_p2p.device import pick_device  # a node that makes none does without torch
+
             on_gpu = pick_device(self.device).torch.type != "cpu"
             self._note_cost(now_s, machine_cost_s(processor_s, elapsed_s, os.cpu_count() or 1, on_gpu=on_gpu))
             shutil.rmtree(out, ignore_errors=True)

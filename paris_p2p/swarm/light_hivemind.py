@@ -2,15 +2,19 @@
 
 `import hivemind.dht.node` runs `hivemind/__init__.py` first, which imports averaging, experts and optimizers
 and with them PyTorch: 130 MiB and seconds of a core that a node has no use for. Here the three packages on
-the way stand in `sys.modules` with their folders and without their `__init__` having run; their modules are
-hivemind's own. Of what those take from `hivemind.utils` by name, `_NAMES` says where it is.
+the way are made without their `__init__` having run; their modules are hivemind's own. Of what those take
+from `hivemind.utils` by name, `_NAMES` says where it is.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec, module_from_spec
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
 
 _PACKAGES = ("hivemind", "hivemind.utils", "hivemind.dht")
 _NAMES = {
@@ -25,16 +29,36 @@ _NAMES = {
 
 
 def keep_hivemind_light() -> None:
-    """Puts the packages where imports look for them, unless hivemind is here as a whole already."""
-    if "hivemind" in sys.modules:
-        return
-    for name in _PACKAGES:
-        spec = find_spec(name)
-        if spec is None:
-            raise ModuleNotFoundError(f"{name} is not installed; install paris-p2p anew")
-        package = sys.modules[name] = module_from_spec(spec)
-        parent, _, child = name.rpartition(".")
-        if parent:
-            setattr(sys.modules[parent], child, package)
-    for name, module in _NAMES.items():
-        setattr(sys.modules["hivemind.utils"], name, getattr(import_module(f"hivemind.utils.{module}"), name))
+    """Has the three packages found here from now on, before hivemind is imported for the first time."""
+    if not any(isinstance(each, _LightFinder) for each in sys.meta_path):
+        sys.meta_path.insert(0, _LightFinder())
+
+
+class _LightFinder(MetaPathFinder):
+    """Finds the three packages where they are, with a loader that does not run them."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path) if fullname in _PACKAGES else None
+        if spec is not None:
+            spec.loader = _LightLoader()
+        return spec
+
+
+class _LightLoader(Loader):
+    """Makes a package of which nothing is run; the names of `hivemind.utils` are looked up when asked for."""
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leaves the making to Python."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Gives `hivemind.utils` its names."""
+        if module.__name__ == "hivemind.utils":
+            vars(module)["__getattr__"] = _named
+
+
+def _named(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"hivemind.utils has no {name!r} here: {__name__} names what a node uses of it")
+    return getattr(import_module(f"hivemind.utils.{_NAMES[name]}"), name)

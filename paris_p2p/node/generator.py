@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,7 +23,6 @@ from paris_p2p.errors import (
     UsageError,
 )
 from paris_p2p.fetched_run import FetchedRun, check_slots
-from paris_p2p.flow.mixture import Routing
 from paris_p2p.invite import Invite
 from paris_p2p.node.host import Host, spec_path
 from paris_p2p.node.joining import GENERATOR_DIR, join_run, newcomer_host, newcomer_of
@@ -38,6 +38,9 @@ from paris_p2p.run_file import read_run
 from paris_p2p.shown import say
 from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.store.blobs import BlobStore
+
+if TYPE_CHECKING:
+    from paris_p2p.flow.mixture import Routing
 
 _KEY_WAITS_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 0.0)  # before each question for a key
 FETCH_ONLINE = "run `paris-peer fetch INVITE` once, online"

@@ -10,7 +10,7 @@ STEADY = ("training", "standby", "seeding", "looking", "cooling")  # phases of a
 
 
 @dataclass(frozen=True)
-class Sighting:
+class StepSeen:
     """Says that a peer had made so many steps of a slot; `at_s` is seconds since the dev-swarm began."""
 
     at_s: float
@@ -40,7 +40,7 @@ class TipSeen:
 class Chronicle:
     """Takes statuses from several threads."""
 
-    sightings: list[Sighting] = field(default_factory=list)
+    sightings: list[StepSeen] = field(default_factory=list)
     tips: dict[tuple[str, str], list[TipSeen]] = field(default_factory=dict)  # (node, slot) -> its tips
     went_back: list[str] = field(default_factory=list)  # in words
     last: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)  # node -> its last status
@@ -61,7 +61,7 @@ class Chronicle:
     def _note_steps(self, node: str, at_s: float, training: dict[str, Any]) -> None:
         slot = str(training["slot"])
         self.leads[slot] = node
-        self.sightings.append(Sighting(at_s, node, slot, int(training["epoch"]), int(training["steps"])))
+        self.sightings.append(StepSeen(at_s, node, slot, int(training["epoch"]), int(training["steps"])))
 
     def _note_tip(self, node: str, at_s: float, slot: dict[str, Any]) -> None:
         seen = TipSeen(
@@ -87,7 +87,7 @@ class Chronicle:
         with self._lock:
             return {one.slot: one.peer for one in self.sightings[-200:] if now_s - one.at_s <= within_s}
 
-    def copy(self) -> tuple[Sighting, ...]:
+    def copy(self) -> tuple[StepSeen, ...]:
         """Returns all sightings so far."""
         with self._lock:
             return tuple(self.sightings)

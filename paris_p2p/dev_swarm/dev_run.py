@@ -43,7 +43,7 @@ RECOVERY_CLAIMS, RECOVERY_CHECKPOINTS, RECOVERY_S = 4, 3, 180.0  # the time to r
 INVITE_USES = 10_000
 _FAULT = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*(.*)")
 
-Say = Callable[[str], None]
+SayLine = Callable[[str], None]
 ShowSwarm = Callable[["DevSwarm"], None]
 
 
@@ -54,7 +54,7 @@ class DevSwarm:
     root: Path
     run: Envelope[RunSpec]
     wishes: SwarmWishes
-    say: Say
+    say: SayLine
     shown: ShowSwarm
     switch: Switch | None = None
     mark: str = field(default_factory=new_mark)
@@ -141,7 +141,13 @@ class DevSwarm:
 
 @contextmanager
 def opened_swarm(
-    root: Path, run: Envelope[RunSpec], wishes: SwarmWishes, say: Say, *, namespaces: bool, shown: ShowSwarm
+    root: Path,
+    run: Envelope[RunSpec],
+    wishes: SwarmWishes,
+    say: SayLine,
+    *,
+    namespaces: bool,
+    shown: ShowSwarm,
 ) -> Iterator[DevSwarm]:
     """Starts the nodes of a swarm that trains the run in `root/run`; whatever happens, all of them are gone
     afterwards, and so are the namespaces.

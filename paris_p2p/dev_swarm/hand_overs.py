@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from paris_p2p.dev_swarm.chronicle import Sighting
+from paris_p2p.dev_swarm.chronicle import StepSeen
 from paris_p2p.dev_swarm.trouble_plan import TroubleKind
 from paris_p2p.envelope import Envelope
 from paris_p2p.records import CardRecord
@@ -81,7 +81,7 @@ def spread_of(values: Iterable[float]) -> Spread:
     return Spread(len(ranked), ranked[0], statistics.median(ranked), p90, ranked[-1])
 
 
-def with_slot(one: Struck, sightings: Sequence[Sighting]) -> Struck:
+def with_slot(one: Struck, sightings: Sequence[StepSeen]) -> Struck:
     """Returns a blow with what the peer led when it fell."""
     own = [seen for seen in sightings if seen.peer == one.peer and 0 <= one.at_s - seen.at_s <= LATELY_S]
     if not own:
@@ -89,7 +89,7 @@ def with_slot(one: Struck, sightings: Sequence[Sighting]) -> Struck:
     return replace(one, slot=own[-1].slot, epoch=own[-1].epoch, steps=own[-1].steps)
 
 
-def hand_overs(struck: Iterable[Struck], sightings: Sequence[Sighting]) -> list[HandOver]:
+def hand_overs(struck: Iterable[Struck], sightings: Sequence[StepSeen]) -> list[HandOver]:
     """Returns how each slot went on whose lead was struck.
 
     After a kill, anybody's next step counts, also its own once it is back; after a pause or a cut another
@@ -98,7 +98,7 @@ def hand_overs(struck: Iterable[Struck], sightings: Sequence[Sighting]) -> list[
     return [found for one in struck if one.slot and (found := _hand_over(one, sightings)) is not None]
 
 
-def _hand_over(one: Struck, sightings: Sequence[Sighting]) -> HandOver | None:
+def _hand_over(one: Struck, sightings: Sequence[StepSeen]) -> HandOver | None:
     for seen in sightings:
         if seen.slot != one.slot or seen.at_s <= one.at_s:
             continue
@@ -112,7 +112,7 @@ def _hand_over(one: Struck, sightings: Sequence[Sighting]) -> HandOver | None:
 
 def losses(
     struck: Iterable[Struck],
-    sightings: Sequence[Sighting],
+    sightings: Sequence[StepSeen],
     lineages: Mapping[str, Sequence[Envelope[CardRecord]]],
 ) -> list[Lost]:
     """Returns, of each killed lead, the steps that it was seen to make and that no attested card holds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paris_p2p.dev_swarm.chronicle import Sighting
+from paris_p2p.dev_swarm.chronicle import StepSeen
 from paris_p2p.dev_swarm.hand_overs import (
     HandOver,
     Lost,
@@ -17,8 +17,8 @@ from paris_p2p.dev_swarm.hand_overs import (
 from tests.dev_swarm.made_papers import SLOT, chain
 
 
-def seen(at_s: float, peer: str, steps: int, epoch: int = 1) -> Sighting:
-    return Sighting(at_s, peer, SLOT, epoch, steps)
+def seen(at_s: float, peer: str, steps: int, epoch: int = 1) -> StepSeen:
+    return StepSeen(at_s, peer, SLOT, epoch, steps)
 
 
 LED = [seen(at_s, "a", int(10 * at_s)) for at_s in (92.0, 94.0, 96.0, 98.0)]

@@ -21,7 +21,7 @@ WANTED_BYTES_PER_S = 500_000.0
 _SIX_OUT = ("2001:4860:4860::8888", 53)  # a route is looked up; nothing is sent
 
 
-class Sighting(BaseModel):
+class SeenAt(BaseModel):
     """How one peer sees this machine: the IP address and port that it is connected from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,7 +41,7 @@ class ReachFacts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ports: dict[str, int] = {}
-    sightings: tuple[Sighting, ...] = ()
+    sightings: tuple[SeenAt, ...] = ()
     own_ips: frozenset[str] = frozenset()
     dialled: dict[str, tuple[bool, ...]] = {}
     dialled_globally: bool = False  # a peer that did sees this machine at a public address

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from paris_p2p.doctor.line_reach import ReachFacts, Sighting, has_six_out, is_global_ip, mean_rate, own_ips
+from paris_p2p.doctor.line_reach import ReachFacts, SeenAt, has_six_out, is_global_ip, mean_rate, own_ips
 from paris_p2p.errors import BusyError, MissingBlobError, OlderPeerError, SwarmError
 from paris_p2p.records import CHUNK_BYTES, BlobRef
 from paris_p2p.swarm.addresses import dialled_ports, ip_of, is_relayed
@@ -97,12 +97,12 @@ def _why(error: Exception) -> str:
     return "they could not be asked"
 
 
-def _sightings(peer: str, addresses: Sequence[str]) -> list[Sighting]:
+def _sightings(peer: str, addresses: Sequence[str]) -> list[SeenAt]:
     found = []
     for address in addresses:
         ip, ports = ip_of(address), dialled_ports((), (address,))
         if ip and not is_relayed(address):
-            found += [Sighting(peer=peer, ip=ip, port=port, protocol=name) for name, port in ports.items()]
+            found += [SeenAt(peer=peer, ip=ip, port=port, protocol=name) for name, port in ports.items()]
     return found
 
 

@@ -44,7 +44,7 @@ from paris_p2p.swarm.daemon import check_port_free
 
 SLOW_S, TORCH_S = 15.0, 60.0  # a check's time; of those that load torch
 NETWORK_S = 150.0
-Say = Callable[[str], None]
+Telling = Callable[[str], None]
 
 
 @dataclass
@@ -61,7 +61,7 @@ def examine(
     *,
     offline: bool = False,
     trial_s: float = TRIAL_S,
-    say: Say = lambda words: None,
+    say: Telling = lambda words: None,
 ) -> Diagnosis:
     """Returns what stands in the way of taking part, in a run where an invite is given.
 
@@ -114,7 +114,7 @@ def quick_look(data_dir: Path) -> list[Finding]:
     return [one for one in look_side_by_side(machine_checks(data_dir, quick=True)) if one.verdict in _BAD]
 
 
-def check_quickly(data_dir: Path, say: Say) -> None:
+def check_quickly(data_dir: Path, say: Telling) -> None:
     """Says what makes this machine poor; UsageError for what cannot work, with what mends it."""
     for one in quick_look(data_dir):
         if one.verdict == "cannot":
@@ -179,7 +179,7 @@ def _not_looked(why: str) -> Finding:
     return Finding(check="network", verdict="note", found=found)
 
 
-def _line_of_running_peer(data_dir: Path, say: Say) -> list[Finding]:
+def _line_of_running_peer(data_dir: Path, say: Telling) -> list[Finding]:
     """Has the peer that runs here look at its own line: it holds the port that matters."""
     say(f"the peer that runs here looks at its line: {_LINE_WORDS}")
     try:
@@ -193,7 +193,7 @@ _LINE_WORDS = f"at most {MOST_BYTES >> 20} MiB each way, and {MOST_S:.0f} s"
 
 
 async def _look_at_run(
-    settings: PeerSettings, invite: Invite, looked: Looked, trial_s: float, say: Say
+    settings: PeerSettings, invite: Invite, looked: Looked, trial_s: float, say: Telling
 ) -> None:
     try:
         async with asyncio.timeout(NETWORK_S) as limit, looking_at_run(settings, invite) as look:
@@ -215,7 +215,7 @@ async def _look_at_run(
 
 
 async def _seen_of_run(
-    look: RunLook, settings: PeerSettings, looked: Looked, say: Say
+    look: RunLook, settings: PeerSettings, looked: Looked, say: Telling
 ) -> tuple[RunFacts | None, float | None]:
     """Looks at line, twin and versions; returns what is known of the run, and the upload rate."""
     node, data_dir = look.node, settings.data_dir

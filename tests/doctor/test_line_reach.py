@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from paris_p2p.doctor.finding import Finding, Verdict
-from paris_p2p.doctor.line_reach import Nat, ReachFacts, Sighting, judge_reach, mean_rate, nat_of
+from paris_p2p.doctor.line_reach import Nat, ReachFacts, SeenAt, judge_reach, mean_rate, nat_of
 
 OWN = frozenset({"192.168.1.5", "127.0.0.1"})
 
 
-def seen(*where: tuple[str, int]) -> tuple[Sighting, ...]:
-    return tuple(Sighting(peer=f"peer-{n}", ip=ip, port=port) for n, (ip, port) in enumerate(where))
+def seen(*where: tuple[str, int]) -> tuple[SeenAt, ...]:
+    return tuple(SeenAt(peer=f"peer-{n}", ip=ip, port=port) for n, (ip, port) in enumerate(where))
 
 
 def facts(**more: Any) -> ReachFacts:
@@ -52,13 +52,13 @@ def of(reach: ReachFacts, check: str) -> Finding:
     ],
 )
 def test_the_kind_of_nat_follows_from_how_several_see_one_port(
-    sightings: tuple[Sighting, ...], nat: Nat
+    sightings: tuple[SeenAt, ...], nat: Nat
 ) -> None:
     assert nat_of(facts(sightings=sightings)) == nat
 
 
 def test_over_quic_another_port_is_no_other_nat() -> None:
-    udp = Sighting(peer="peer-9", ip="8.8.8.8", port=5, protocol="udp")
+    udp = SeenAt(peer="peer-9", ip="8.8.8.8", port=5, protocol="udp")
     assert nat_of(facts(sightings=(*seen(("8.8.8.8", 1), ("8.8.8.8", 1)), udp))) == "cone"
 
 

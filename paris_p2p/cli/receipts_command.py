@@ -47,7 +47,7 @@ def receipts_command(
         ),
     ] = "",
     peer: Annotated[
-        str, option("Of this peer alone: its id, or the last letters of it.", "PEER", show_default=False)
+        str, option("Show this peer alone: its id, or the last letters of it.", "PEER", show_default=False)
     ] = "",
     out: Annotated[
         Path | None,

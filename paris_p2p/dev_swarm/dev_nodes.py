@@ -44,7 +44,7 @@ class DevNode:
     space: Space | None = None
     halted: bool = False
     process: subprocess.Popen[bytes] | None = None
-    children: list[psutil.Process] = field(default_factory=list)  # of the process that was killed last
+    children: list[psutil.Process] = field(default_factory=list)  # of those that were killed
 
     def start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -83,13 +83,13 @@ class DevNode:
 
     def kill(self) -> None:
         """Sends SIGKILL to the node's process alone: what it started has to end by itself."""
-        self.children = self.tree()[1:]
+        self.children += self.tree()[1:]
         if self.process is not None:
             self.process.kill()
             self.process.wait()
 
     def left_behind(self) -> list[str]:
-        """Returns which processes of the node that was killed last still run."""
+        """Returns what the node started before it was killed and still runs; ending may take its time."""
         return [_name(child) for child in self.children if _runs(child)]
 
     def halt(self) -> None:

@@ -64,7 +64,6 @@ class DevSwarm:
     peers: list[DevNode] = field(default_factory=list)
     nodes: list[DevNode] = field(default_factory=list)  # all of them
     struck: list[Struck] = field(default_factory=list)
-    left_behind: list[str] = field(default_factory=list)
     phase: str = "starting"
     troubled_s: float = 0.0  # when the troubles began; 0: not yet
     _began_s: float = field(default_factory=time.monotonic)
@@ -234,6 +233,7 @@ def run_dev_swarm(swarm: DevSwarm) -> tuple[Witnessed, Outcome]:
     ended_s = swarm.now_s
     swarm.phase = "recovering"
     stuck = _recover(swarm, ended_s)
+    left_behind = [f"{words} of {peer.name}" for peer in swarm.peers for words in peer.left_behind()]
     swarm.phase = "checking"
     swarm.say("killing everything, and checking what the disks hold")
     for node in swarm.nodes:
@@ -256,7 +256,7 @@ def run_dev_swarm(swarm: DevSwarm) -> tuple[Witnessed, Outcome]:
         total_steps=swarm.total_steps,
         stores=stores,
         stores_words=words,
-        left_behind=swarm.left_behind,
+        left_behind=left_behind,
         faults=_faults(swarm.root / "logs"),
     )
     return seen, outcome_of(seen)

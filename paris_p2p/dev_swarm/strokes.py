@@ -21,7 +21,6 @@ class Troubled(Protocol):
 
     peers: list[DevNode]
     struck: list[Struck]
-    left_behind: list[str]
     switch: Switch | None
 
     @property
@@ -76,7 +75,6 @@ class Strokes:
         )
 
     def _start(self, peer: DevNode) -> None:
-        self.swarm.left_behind += [f"{words} of {peer.name}" for words in peer.left_behind()]
         peer.start()
         self.swarm.say(f"{peer.name} is started again")
 

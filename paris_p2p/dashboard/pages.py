@@ -118,11 +118,11 @@ def add_views(
         check(request)
         return [point.model_dump() for point in feed.points]
 
-    @app.get("/previews/{name}")
-    async def get_preview(request: Request, name: str) -> Response:
+    @app.get("/previews/{folder}/{file}")
+    async def get_preview(request: Request, folder: str, file: str) -> Response:
         check(request)
         try:
-            data, kind = await previews(name)
+            data, kind = await previews(f"{folder}/{file}")
         except KeyError as error:
             raise HTTPException(404, "there is no such clip any more") from error
         return Response(data, media_type=kind)

@@ -12,9 +12,9 @@ from paris_p2p.dashboard.about import AboutBootstrap, about_run
 from paris_p2p.dashboard.codes import LoginCodes
 from paris_p2p.dashboard.feed import Feed
 from paris_p2p.dashboard.pages import pages
+from paris_p2p.dashboard.past import Past
 from paris_p2p.node.control import Pages
 from paris_p2p.node.node_figures import NodeFigures
-from paris_p2p.node.run_history import board_lines
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import Status
 
@@ -39,12 +39,9 @@ async def dashboard_of(node: RunNode, status: Callable[[], Awaitable[Status]]) -
     def about() -> dict[str, Any]:
         return about_run(node).model_dump()
 
-    async def extras() -> dict[str, Any]:
-        return {"history": gate_losses(node)}
-
-    codes = LoginCodes()
-    async with Feed(status, extras).open() as feed:
-        yield Dashboard(pages(feed, about, no_files, codes), codes, feed.end)
+    codes, past = LoginCodes(), Past(node)
+    async with Feed(status, past.parts).open() as feed:
+        yield Dashboard(pages(feed, about, past.preview, codes), codes, feed.end)
 
 
 @asynccontextmanager
@@ -54,18 +51,6 @@ async def bootstrap_dashboard(status: Callable[[], Awaitable[NodeFigures]]) -> A
     async with Feed(status).open() as feed:
         about = AboutBootstrap().model_dump
         yield Dashboard(pages(feed, about, no_files, codes), codes, feed.end)
-
-
-def gate_losses(node: RunNode) -> dict[str, list[dict[str, float]]]:
-    """Returns the gate losses of each slot's newest tips by steps, for its line."""
-    return {
-        slot: [
-            {"steps": line.steps, "loss": line.gate_loss}
-            for line in board_lines(node.board, slot)
-            if line.gate_loss is not None
-        ]
-        for slot in node.spec.slots
-    }
 
 
 async def no_files(name: str) -> tuple[bytes, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import shutil
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from paris_p2p.dashboard.codes import LoginCodes
 from paris_p2p.dashboard.feed import Feed
@@ -136,6 +138,26 @@ STATUS = Status(
 )
 
 
+PAST: dict[str, Any] = {
+    "history": {"expert-0": [{"steps": 100.0 * n, "loss": 1.0 / n} for n in range(1, 9)]},
+    "receipts": [
+        {"peer": STATUS.peer_id, "slot": "expert-0", "clips": 12345, "steps": 678, "cards": 9, "updates": 0}
+    ],
+    "previews": [
+        {"prompt": "a ball " + HOSTILE, "newest": "set-2/0.png", "steps": {"expert-0": 1200}}
+        | {"before": "set-1/0.png", "before_steps": {"expert-0": 100, "router": 200}}
+    ],
+}
+PREVIEWS = ("set-1/0.png", "set-2/0.png")
+
+
+def red_picture() -> bytes:
+    """Returns a PNG of four pixels."""
+    file = io.BytesIO()
+    Image.new("RGB", (2, 2), "red").save(file, "PNG")
+    return file.getvalue()
+
+
 class CannedNode:
     """Says `status` until a test changes it, and notes what it was told to do."""
 
@@ -175,12 +197,17 @@ class CannedNode:
         return SetAnswer(settings=(), said=("upload_limit is 2MB/s from now on",))
 
     async def serve(self, opened: threading.Event, stopped: asyncio.Event) -> None:
-        async def no_previews(name: str) -> tuple[bytes, str]:
-            raise KeyError(name)
+        async def past() -> dict[str, Any]:
+            return PAST
+
+        async def preview(name: str) -> tuple[bytes, str]:
+            if name not in PREVIEWS:
+                raise KeyError(name)
+            return red_picture(), "image/png"
 
         actions = {"pause": self.pause, "resume": self.resume, "stop": self.stop}
-        async with Feed(self.say).open() as feed:
-            shown = pages(feed, lambda: ABOUT, no_previews, self.codes)
+        async with Feed(self.say, past).open() as feed:
+            shown = pages(feed, lambda: ABOUT, preview, self.codes)
             async with serve_control(
                 self.folder, self.say, actions, {"set": self.change}, [shown]
             ) as self.url:

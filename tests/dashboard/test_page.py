@@ -13,6 +13,7 @@ import pytest
 
 from tests.dashboard.canned import (
     ABOUT,
+    PAST,
     STATUS,
     CannedNode,
     browser,
@@ -60,7 +61,7 @@ def test_every_figure_is_the_nodes_own(opened: Any, node: CannedNode) -> None:
     shown = page.evaluate(
         "[...document.querySelectorAll('[data-figure]')].map(e => [e.dataset.figure, e.dataset.value])"
     )
-    look = {"status": STATUS.model_dump(mode="json"), "about": ABOUT}
+    look = {"status": STATUS.model_dump(mode="json"), "about": ABOUT, **PAST}
     figures = [(path, json.loads(value)) for path, value in shown if path]
     assert len(figures) > 60
     assert {path.split(".")[1] for path, _ in figures} >= WANTED
@@ -78,7 +79,8 @@ def test_figures_follow_the_node(opened: Any, node: CannedNode) -> None:
 def test_others_words_steer_neither_page_nor_reader(opened: Any, node: CannedNode) -> None:
     page = look_at(opened, node)
     assert page.evaluate("document.body.dataset.run") is None
-    assert page.evaluate("document.querySelectorAll('body script, img').length") == 0
+    assert page.evaluate("document.querySelectorAll('body script').length") == 0
+    assert page.evaluate("document.querySelectorAll('img').length") == 2  # the preview's two, by this page
     text = page.inner_text("body")
     assert "<script>" in text  # shown, as the letters that they are
     assert not set(text) & set("\x1b\x07\u202e")
@@ -128,6 +130,18 @@ def test_limits_are_changed_and_a_refusal_is_told(opened: Any, node: CannedNode)
     page.fill("#limit-hours", "never")
     page.keyboard.press("Enter")
     wait_until(page, "document.getElementById('answer').textContent.includes('is not a size')")
+
+
+def test_a_preview_stands_beside_an_earlier_one_and_curves_say_their_newest_value(
+    opened: Any, node: CannedNode
+) -> None:
+    page = look_at(opened, node)
+    wait_until(page, "[...document.images].filter(one => one.naturalWidth === 2).length === 2")
+    assert page.inner_text("#samples figcaption").endswith(
+        "left after 100 to 200 steps, right after 1,200 steps"
+    )
+    assert "Gate loss by steps: now 0.1250" in page.inner_text("#experts")
+    assert page.evaluate("document.querySelectorAll('#experts canvas').length") == 1
 
 
 def test_a_node_in_trouble_says_so_and_its_last_figures_stay(opened: Any, node: CannedNode) -> None:

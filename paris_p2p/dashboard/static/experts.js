@@ -148,15 +148,22 @@ function expert(card, slot, at, context) {
 
 const clips = new Map(); // name -> blob: URL
 
-export async function clip(holder, name) {
+async function clip(holder, name) {
   if (holder.dataset.clip === name) return;
   holder.dataset.clip = name;
   if (!clips.has(name)) {
-    const reply = await ask(`/previews/${encodeURIComponent(name)}`);
+    const reply = await ask(`/previews/${name.split("/").map(encodeURIComponent).join("/")}`);
     if (!reply.ok) return;
     clips.set(name, URL.createObjectURL(await reply.blob()));
   }
-  holder.src = clips.get(name);
+  if (holder.dataset.clip === name) holder.src = clips.get(name);
+}
+
+function steps(all) {
+  const numbers = Object.values(all);
+  if (!numbers.length) return "";
+  const [least, most] = [Math.min(...numbers), Math.max(...numbers)];
+  return least === most ? `${count(least)} steps` : `${count(least)} to ${count(most)} steps`;
 }
 
 export function samples(now) {
@@ -164,28 +171,26 @@ export function samples(now) {
   byId("samples").hidden = !shown.length;
   const holder = byId("samples").querySelector(".body");
   holder.classList.add("clips");
-  const cards = keyed(
-    holder,
-    shown,
-    (one) => one.prompt,
-    () =>
-      el(
-        "figure",
-        { class: "clip" },
-        el("div", { class: "pair" }, el("img", { alt: "" }), el("img", { alt: "" })),
-        el("figcaption"),
-      ),
-  );
+  const make = () => {
+    const pair = el("div", { class: "pair" }, el("img", { alt: "" }), el("img", { alt: "" }));
+    return el("figure", { class: "clip" }, pair, el("figcaption"));
+  };
+  const cards = keyed(holder, shown, (one) => one.prompt, make);
   shown.forEach((one, place) => {
     const [before, last] = cards[place].querySelectorAll("img");
+    const prompt = others(one.prompt, 200);
     before.hidden = !one.before;
-    last.alt = `newest clip: ${others(one.prompt, 200)}`;
-    before.alt = `an earlier clip: ${others(one.prompt, 200)}`;
+    last.alt = `after ${steps(one.steps)}: ${prompt}`;
+    before.alt = `after ${steps(one.before_steps)}: ${prompt}`;
     if (one.before) clip(before, one.before);
     clip(last, one.newest);
-    setText(
-      cards[place].querySelector("figcaption"),
-      `${others(one.prompt, 200)} · ${others(one.words, 120)}`,
-    );
+    const earlier = one.before ? `left after ${steps(one.before_steps)}, right ` : "";
+    setText(cards[place].querySelector("figcaption"), `${prompt} – ${earlier}after ${steps(one.steps)}`);
   });
+  const used = new Set(shown.flatMap((one) => [one.newest, one.before]));
+  for (const [name, url] of clips) {
+    if (used.has(name)) continue;
+    URL.revokeObjectURL(url);
+    clips.delete(name);
+  }
 }

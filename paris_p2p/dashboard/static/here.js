@@ -1,7 +1,7 @@
 // This machine: what it does for the run, what it may use, and what it contributed.
 import { chart } from "./charts.js";
 import { answer } from "./answer.js";
-import { byId, el, keyed, terms } from "./parts.js";
+import { byId, el, keyed, table, terms } from "./parts.js";
 import { ask, words } from "./session.js";
 import { state } from "./state.js";
 import { bytes, count, loss, others, rate, share } from "./words.js";
@@ -89,8 +89,6 @@ export function here(status, now) {
     ["Network restarts", "status.daemon_restarts", status.daemon_restarts, count(status.daemon_restarts)],
   );
   rows.push(...cared(status.care));
-  for (const one of now.machine ?? [])
-    rows.push([one.term, `machine.${one.key}`, one.value, others(one.words, 120)]);
   const holder = byId("here");
   terms(holder.querySelector(".body"), rows);
   const charts = byId("here-charts");
@@ -211,11 +209,21 @@ export async function change(event) {
 }
 
 export function receipts(now) {
-  const mine = now.receipts;
-  byId("receipts").hidden = !mine;
-  if (!mine) return;
-  terms(
-    byId("receipts").querySelector(".body"),
-    mine.map((one) => [one.term, `receipts.${one.key}`, one.value, others(one.words, 160)]),
-  );
+  const mine = now.receipts ?? [];
+  byId("receipts").hidden = !mine.length;
+  const rows = mine.map((one, place) => {
+    const at = `receipts.${place}`;
+    return {
+      key: one.slot,
+      cells: [
+        [`${at}.slot`, one.slot, others(one.slot, 40)],
+        [`${at}.clips`, one.clips, count(one.clips)],
+        [`${at}.steps`, one.steps, count(one.steps)],
+        [`${at}.cards`, one.cards, count(one.cards)],
+        [`${at}.updates`, one.updates, count(one.updates)],
+      ],
+    };
+  });
+  const numbers = ["Clips", "Steps", "Checkpoints", "Updates"].map((name) => [name, "number"]);
+  table(byId("receipts").querySelector(".body"), [["Slot", ""], ...numbers], rows, "Nothing yet.");
 }

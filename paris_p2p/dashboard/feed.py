@@ -23,7 +23,7 @@ MAX_WATCHERS = 12
 Extras = Callable[[], Awaitable[dict[str, Any]]]  # JSON-able parts that change seldom, by name
 
 
-Told = Callable[[NodeFigures], dict[str, Any]]  # what of a status is sent
+Teller = Callable[[NodeFigures], dict[str, Any]]  # what of a status is sent
 
 
 class TooManyWatchersError(ParisError):
@@ -38,11 +38,11 @@ class Feed:
         status: Callable[[], Awaitable[NodeFigures]],
         extras: Extras | None = None,
         *,
-        told: Told | None = None,
+        told: Teller | None = None,
         most: int = MAX_WATCHERS,
     ):
         self._status, self._extras, self._most = status, extras, most
-        self._told: Told = told or _whole
+        self._told: Teller = told or _whole
         self._watchers: set[asyncio.Event] = set()
         self._called = asyncio.Event()  # a watcher came
         self._is_over = False

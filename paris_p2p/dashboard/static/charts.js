@@ -51,29 +51,30 @@ export function chart(holder, key, title, names, columns, words, isTime = true) 
     one = { figure, place, caption, plot: null, width: 0 };
     drawn.set(key, one);
   }
+  Object.assign(one, { names, columns, isTime });
   setText(one.caption, `${title}: ${words}`);
   one.place.setAttribute("aria-label", `${title}: ${words}`);
-  const enough = columns[0].length > 1;
-  one.place.hidden = !enough;
-  if (!enough) return;
+  one.place.hidden = columns[0].length < 2;
+  if (!one.place.hidden) draw(one);
+}
+
+function draw(one) {
   const width = Math.floor(one.figure.clientWidth) || 300;
   if (!one.plot || Math.abs(width - one.width) > 2) {
     one.plot?.destroy();
-    one.plot = new uPlot(options(width, names, isTime), columns, one.place);
+    one.plot = new uPlot(options(width, one.names, one.isTime), one.columns, one.place);
     one.width = width;
   } else {
-    one.plot.setData(columns);
+    one.plot.setData(one.columns);
   }
-}
-
-export function forget(key) {
-  drawn.get(key)?.plot?.destroy();
-  drawn.delete(key);
 }
 
 // Colours and widths follow the screen.
 function again() {
-  for (const one of drawn.values()) one.width = 0;
+  for (const one of drawn.values()) {
+    one.width = 0;
+    if (!one.place.hidden) draw(one);
+  }
 }
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
 addEventListener("resize", again);

@@ -26,7 +26,11 @@ class CareFlags:
     time_zone: Annotated[
         str | None,
         setting(
-            "time_zone", "Of the hours and budgets, like Europe/Berlin.", "ZONE", "this machine's", panel=WHEN
+            "time_zone",
+            "Time zone of hours and budgets, like Europe/Berlin.",
+            "ZONE",
+            "this machine's",
+            panel=WHEN,
         ),
     ] = None
     only_idle: Annotated[

@@ -20,7 +20,7 @@ from paris_p2p.spec import ROUTER, RunSpec
 log = logging.getLogger(__name__)
 _LIMIT_S = 300.0  # on a machine that is busy
 
-Numbers = Mapping[str, int | float | str | bool]
+NetworkConfig = Mapping[str, int | float | str | bool]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def counts_of(spec: RunSpec, slot: str) -> NetworkCounts:
     return router if slot == ROUTER else expert
 
 
-def count_here(config: Numbers, *, router: bool) -> NetworkCounts:
+def count_here(config: NetworkConfig, *, router: bool) -> NetworkCounts:
     """Counts in this process, which loads torch; RecordError when the numbers make no network."""
     from paris_p2p.device import pick_device
     from paris_p2p.model.presets import parameter_shapes
@@ -60,7 +60,7 @@ def _counted(
     return count_here(configs[0], router=False), count_here(configs[1], router=True)
 
 
-def _ask(configs: tuple[Numbers, Numbers]) -> tuple[NetworkCounts, NetworkCounts] | None:
+def _ask(configs: tuple[NetworkConfig, NetworkConfig]) -> tuple[NetworkCounts, NetworkCounts] | None:
     """Returns what a process of its own counted; None where it could not."""
     command = [sys.executable, "-m", "paris_p2p.training.counting"]
     try:
@@ -74,7 +74,7 @@ def _ask(configs: tuple[Numbers, Numbers]) -> tuple[NetworkCounts, NetworkCounts
     return expert, router
 
 
-def _frozen(config: Numbers) -> tuple[tuple[str, int | float | str | bool], ...]:
+def _frozen(config: NetworkConfig) -> tuple[tuple[str, int | float | str | bool], ...]:
     return tuple(sorted(config.items()))
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from paris_p2p.node.run_history import RunHistory
     from paris_p2p.rules.receipts import Receipts
 
+MIN_PEER_LETTERS = 4
+
 
 def add_receipts(app: typer.Typer) -> None:
     """Adds `receipts` to the commands of `paris-run`."""
@@ -67,6 +69,8 @@ def receipts_command(
     """
     from paris_p2p.rules.receipts import run_receipts
 
+    if peer and (len(peer) < MIN_PEER_LETTERS or not peer.isalnum()):
+        raise UsageError(f"--peer {peer[:80]!r}: give a peer's id, or at least its last four letters")
     if verify is None and not run:
         raise UsageError("name the run's folder, a peer's data directory, an invite, or a file to --verify")
     if verify is not None and out is not None:

@@ -246,7 +246,7 @@ def test_an_unknown_option_or_word_is_a_usage_mistake(verb: str, words: list[str
 
 @pytest.mark.parametrize("verb", sorted(RIGHT))
 def test_a_missing_argument_is_a_usage_mistake(verb: str) -> None:
-    assert CliRunner().invoke(paris.app, verb.split()).exit_code == 2
+    assert status_of(CliRunner().invoke(paris.app, verb.split())) == 2
 
 
 @pytest.mark.parametrize(

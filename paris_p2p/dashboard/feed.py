@@ -5,12 +5,13 @@ that are open.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+
+from pydantic_core import to_json
 
 from paris_p2p.dashboard.points import Point, point_of, with_point
 from paris_p2p.errors import ParisError
@@ -19,6 +20,7 @@ from paris_p2p.node.node_figures import NodeFigures
 log = logging.getLogger(__name__)
 WATCHED_S, UNWATCHED_S = 1.0, 30.0
 MAX_WATCHERS = 12
+_TROUBLE = "its log says more"  # an error may name files of this machine
 
 Extras = Callable[[], Awaitable[dict[str, Any]]]  # JSON-able parts that change seldom, by name
 
@@ -48,6 +50,7 @@ class Feed:
         self._is_over = False
         self.points: tuple[Point, ...] = ()
         self.newest: dict[str, Any] = {}  # {"status": …, and what extras hold}
+        self._text = ""  # it as JSON, made once for all who watch
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Feed]:
@@ -77,9 +80,9 @@ class Feed:
         self._called.set()
         try:
             while not self._is_over:
-                if self.newest and (now := json.dumps(self.newest)) != before:
-                    before = now
-                    yield now
+                if self.newest and self._text != before:
+                    before = self._text
+                    yield before
                 await news.wait()
                 news.clear()
         finally:
@@ -98,10 +101,15 @@ class Feed:
             status = await self._status()
             extras = await self._extras() if self._extras and self._watchers else {}
         except ParisError as error:  # p2pd is being restarted, or the node is on its way out
-            self.newest = {**self.newest, "trouble": str(error)}
+            self.newest = {**self.newest, "trouble": str(error) if self._told is _whole else _TROUBLE}
+        except Exception:  # one look that fails must not be the last
+            log.exception("the page could not look at this node")
+            self.newest = {**self.newest, "trouble": _TROUBLE}
         else:
             self.points = with_point(self.points, point_of(status, time.time()))
             self.newest = {**self._kept(), "status": self._told(status), **extras, "trouble": ""}
+        # a loss that is no number would be no JSON for a browser
+        self._text = to_json(self.newest, inf_nan_mode="null").decode()
         for news in self._watchers:
             news.set()
 

@@ -31,6 +31,7 @@ ASSETS = {
     "uPlot.min.css": "text/css",
 }
 _PING_S = 15
+_SEND_S = 30  # a page that takes nothing for so long is given up
 _MAX_CODE_BYTES = 1024
 
 Files = Callable[[str], Awaitable[tuple[bytes, str]]]  # name -> bytes and media type; KeyError: none
@@ -138,4 +139,4 @@ def add_views(
             except (TooManyWatchersError, ParisError) as error:
                 yield ServerSentEvent(str(error), event="refused")
 
-        return EventSourceResponse(events(), ping=_PING_S)
+        return EventSourceResponse(events(), ping=_PING_S, send_timeout=_SEND_S)

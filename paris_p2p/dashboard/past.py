@@ -21,6 +21,7 @@ from paris_p2p.rules.history import HistoryLine
 from paris_p2p.rules.receipts import Receipt, run_receipts
 
 AGAIN_S = 60.0
+LOOK_SHARE = 0.02  # of the time, at most: a long run has many signatures
 MOST_LINES = 240  # of a slot, in its curve
 _KINDS = {".gif": "image/gif", ".png": "image/png"}
 
@@ -30,16 +31,18 @@ class Past:
     """Looks up a node's past for its pages."""
 
     node: RunNode
-    _looked_s: float = -math.inf  # monotonic
+    _next_s: float = -math.inf  # monotonic, of the next look
     _lines: Mapping[str, Sequence[HistoryLine]] = field(default_factory=dict)
     _receipts: list[Receipt] = field(default_factory=list)
     _previews: list[PreviewSet] = field(default_factory=list)
 
     async def parts(self) -> dict[str, Any]:
         """Returns history, receipts and previews as a page takes them."""
-        if time.monotonic() - self._looked_s >= AGAIN_S:
+        if time.monotonic() >= self._next_s:
+            began_s = time.monotonic()
             await asyncio.to_thread(self._look)
-            self._looked_s = time.monotonic()
+            took_s = time.monotonic() - began_s
+            self._next_s = time.monotonic() + max(AGAIN_S, took_s / LOOK_SHARE)
         return {
             "history": {slot: self._curve(slot) for slot in self.node.spec.slots},
             "receipts": [asdict(one) for one in self._receipts],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import BaseModel, ConfigDict
 
 from paris_p2p.node.node_figures import NodeFigures
@@ -28,7 +30,7 @@ def point_of(figures: NodeFigures, at_s: float) -> Point:
     training = figures.training if isinstance(figures, Status) else None
     return Point(
         at=at_s,
-        loss=training.loss if training else None,
+        loss=training.loss if training and training.loss and math.isfinite(training.loss) else None,
         clips_per_s=training.clips_per_s if training else None,
         upload_bytes_per_s=figures.upload_bytes_per_s,
         download_bytes_per_s=figures.download_bytes_per_s,

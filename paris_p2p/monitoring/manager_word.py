@@ -69,8 +69,12 @@ async def _keep_telling(manager: Manager, words: SayNow) -> None:
     beat = asyncio.create_task(_beat(manager)) if manager.watchdog_s else None
     try:
         while True:
-            with suppress(ParisError):  # p2pd is being restarted: what was said stands
+            try:
                 manager.tell(f"STATUS={shown(await words(), STATUS_LETTERS)}")
+            except ParisError as error:  # p2pd is being restarted: what was said stands
+                log.debug("what the node does was not told: %s", error)
+            except Exception:  # the manager would hear nothing more, and end a node that lives
+                log.exception("what the node does could not be told")
             await asyncio.sleep(TOLD_EVERY_S)
     finally:
         if beat is not None:

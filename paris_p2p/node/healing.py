@@ -6,6 +6,7 @@ A peer that runs does it when it is asked over its control API; where none runs,
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -84,8 +85,10 @@ async def _heal(node: RunNode, blob: str) -> tuple[HealOutcome, str]:
             return "right", ""
     except (BlobError, StoreError):  # neither its bytes nor its manifest: all of it has to come
         await asyncio.to_thread(store.delete, blob)
-    except OSError as error:  # the disk does not give it back
-        await asyncio.to_thread(store.delete, blob)
+    except OSError as error:
+        if error.errno != errno.EIO:  # it may be read in a while, as when too many files are open
+            return "missing", f"it cannot be read now: {error.strerror or error}"
+        await asyncio.to_thread(store.delete, blob)  # the disk does not give it back
         return await _fetch(node, blob, f"the disk said {error.strerror or error}; ")
     return await _fetch(node, blob, "")
 

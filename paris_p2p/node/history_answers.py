@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
 from paris_p2p.envelope import decode, encode, parse
-from paris_p2p.errors import RecordError
+from paris_p2p.errors import BusyError, RecordError
 from paris_p2p.history_records import MAX_PAGE_BYTES, MAX_PAGE_TIPS, HistoryPage, HistoryQuestion, ToldTip
 from paris_p2p.node.board import Board
 from paris_p2p.node.kept_history import KeptHistory, KeptTip, told_tip
+from paris_p2p.swarm.limits import EventLimit
 
 _HEAD_BYTES = 64  # of a record in a page, at most
+# A question costs a look through a file of megabytes. A run of a thousand slots takes a thousand at once.
+EACH_PER_S, EACH_AT_ONCE = 2.0, 1024
+ALL_PER_S, ALL_AT_ONCE = 5.0, 1024
+MAX_WAITING = 16  # questions, while another is answered
+
+
+class HistoryDesk:
+    """Answers one question after the other, of each peer so many: strangers' questions take a share of a
+    core at most, and none of the threads that this node's own disk work needs but one.
+    """
+
+    def __init__(self, board: Board, clock: Callable[[], float] = time.monotonic):
+        self.board, self._turn, self._waiting = board, asyncio.Lock(), 0
+        self._each = EventLimit(EACH_PER_S, EACH_AT_ONCE, clock)
+        self._all = EventLimit(ALL_PER_S, ALL_AT_ONCE, clock)
+
+    async def answer(self, peer: str, body: bytes) -> bytes | None:
+        """Returns what `history_answer` does; BusyError for who asks too often, or while many wait."""
+        if self._waiting >= MAX_WAITING or not self._each.allow(peer):
+            raise BusyError("the history is asked for too often; ask again in a while")
+        # who has a part in the run does not wait behind strangers, whose ids cost nothing
+        if not self.board.has_part(peer) and not self._all.allow(""):
+            raise BusyError("strangers ask for the history too often; ask again in a while")
+        self._waiting += 1
+        try:
+            async with self._turn:
+                return await history_answer(self.board, body)
+        finally:
+            self._waiting -= 1
 
 
 async def history_answer(board: Board, body: bytes) -> bytes | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from paris_p2p.envelope import decode, encode, parse
-from paris_p2p.errors import BlobError, MissingKeyError, RecordError, SwarmError
+from paris_p2p.errors import MissingKeyError, ParisError, RecordError
 from paris_p2p.history_records import MAX_ROUNDS_ASKED, HistoryPage, HistoryQuestion
 from paris_p2p.node.board import Board
 from paris_p2p.node.kept_history import open_told, round_ref
@@ -86,7 +86,7 @@ class HistoryReading:
                     log.info(
                         "past tips were asked for: %s", "; ".join(map(told_words, told)) or "nobody is here"
                     )
-            except (SwarmError, BlobError, RecordError) as error:
+            except (ParisError, OSError) as error:
                 log.info("past tips could not be asked for: %s", error)
             await asyncio.sleep(LOOK_EVERY_S)
 
@@ -110,12 +110,15 @@ class HistoryReading:
             page = await self._page(told.peer, HistoryQuestion(slot=slot, after=after))
             tips, bad = await asyncio.to_thread(self._opened, page, slot, after)
             told.tips, told.bad, found = told.tips + len(tips), told.bad + bad, [*found, *tips]
-            for tip in tips:
-                self.board.history.add(tip)
+            await asyncio.to_thread(self._keep, tips)  # a full file is written anew
             if not page.more or not tips or told.bad > _MAX_BAD:
                 break
             after = tips[-1].card.record.seq
         return found
+
+    def _keep(self, tips: Sequence[Tip]) -> None:
+        for tip in tips:
+            self.board.history.add(tip)
 
     def _opened(self, page: HistoryPage, slot: str, after: int) -> tuple[list[Tip], int]:
         """Returns the tips of a page that hold, and how many do not."""

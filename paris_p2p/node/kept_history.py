@@ -85,9 +85,7 @@ class KeptHistory:
                 return False
             known.add(ref.id)
             if sum(path.stat().st_size for path in self.folder.glob("*.rounds")) > MAX_ROUNDS_BYTES:
-                entries = file.read()
-                file.replace(entries[len(entries) // 2 :])
-                del self._rounds[slot]
+                self._drop_rounds(slot)
             return True
 
     def count(self, slot: str) -> int:
@@ -114,7 +112,7 @@ class KeptHistory:
     def kept(self, slot: str, after: int = -1) -> list[KeptTip]:
         """Returns the tips whose `seq` is above `after`, by `seq`, as they lie there."""
         found: dict[str, KeptTip] = {}
-        for entry in self._file(slot).read():
+        for entry in self._file(slot).entries():
             tip = _kept_tip(entry)
             if (
                 tip is not None
@@ -127,7 +125,9 @@ class KeptHistory:
     def rounds(self, slot: str, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Yields (id, bytes) of those of the wanted rounds that are here, verified against their ids."""
         left = set(wanted)
-        for entry in self._file(slot, "rounds").read() if left else ():
+        for entry in self._file(slot, "rounds").entries() if left else ():
+            if not left:
+                return
             parts = _parts(entry, 2)
             if parts is None or not isinstance(parts[1], bytes) or parts[0].hex() not in left:
                 continue
@@ -143,12 +143,31 @@ class KeptHistory:
             return False
         return True
 
+    def _drop_rounds(self, slot: str) -> None:
+        """Writes a slot's rounds anew, without the older half."""
+        file = self._file(slot, "rounds")
+        entries = file.read()
+        try:
+            file.replace(entries[len(entries) // 2 :])
+        except StoreError as error:
+            log.warning("the rounds of %s are not thinned out: %s", slot, error)
+        del self._rounds[slot]
+
     def _thin(self, slot: str) -> None:
-        """Writes a slot's file anew, with fewer tips."""
-        kept = {one.id: one for one in self.kept(slot)}
-        tips = sorted(self.tips(slot), key=lambda tip: (tip.card.record.epoch, tip.card.record.seq))
-        newest = {tip.card.id: tip for tip in tips}
-        stay = [kept[tip.card.id] for tip in thinned(list(newest.values()), self._most_tips())]
+        """Writes a slot's file anew, with fewer tips; what no key here opens stays as it is."""
+        kept, tips, sealed = self.kept(slot), dict[str, Tip](), list[KeptTip]()
+        for one in kept:
+            try:
+                # which of them go is read from the cards alone
+                tips[one.id] = open_told(ToldTip(card=one.told.card, attestations=()), self.open, slot)
+            except MissingKeyError:
+                sealed.append(one)
+            except RecordError as error:
+                log.warning("a past tip of %s is left out: %s", slot, error)
+        ranked = sorted(tips.values(), key=lambda tip: (tip.card.record.epoch, tip.card.record.seq))
+        most = max(1, self._most_tips() - len(sealed))
+        left = {tip.card.id for tip in thinned(ranked, most)} | {one.id for one in sealed[-MAX_TIPS:]}
+        stay = [one for one in kept if one.id in left]
         try:
             self._file(slot).replace(_packed(one) for one in stay)
         except StoreError as error:
@@ -166,7 +185,7 @@ class KeptHistory:
 
     def _rounds_known(self, slot: str) -> set[str]:
         if slot not in self._rounds:
-            entries = (_parts(entry, 2) for entry in self._file(slot, "rounds").read())
+            entries = (_parts(entry, 2) for entry in self._file(slot, "rounds").entries())
             self._rounds[slot] = {parts[0].hex() for parts in entries if parts is not None}
         return self._rounds[slot]
 

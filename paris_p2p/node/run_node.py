@@ -18,7 +18,7 @@ from paris_p2p.kinds import holders_key, members_key
 from paris_p2p.node.admitting import Admitter
 from paris_p2p.node.crew_books import CrewBooks
 from paris_p2p.node.fetch import Fetcher
-from paris_p2p.node.history_answers import history_answer
+from paris_p2p.node.history_answers import HistoryDesk
 from paris_p2p.node.history_reading import HistoryReading
 from paris_p2p.node.host import Host, save_spec
 from paris_p2p.node.key_exchange import KeyExchange
@@ -55,7 +55,7 @@ class RunNode(RunDisk):
             "join": self.admitter.answer,
             "key": self.exchange.answer,
             "stock": lambda _, body: stock_answer(self, body),
-            "history": lambda _, body: history_answer(self.board, body),
+            "history": HistoryDesk(self.board).answer,
         }
 
     async def answer(self, peer: str, action: RequestKind, body: bytes) -> bytes | None:

@@ -120,9 +120,7 @@ class Previewer:
         finally:
             elapsed_s = made.elapsed_s or time.monotonic() - began_s
             processor_s = made.processor_s or elapsed_s  # of one thread, where it did not tell
-            from paris_p2p.device import pick_device  # a node that makes none does without torch
-
-            on_gpu = pick_device(self.device).torch.type != "cpu"
+            on_gpu = self.device != "cpu" and await asyncio.to_thread(_is_gpu, self.device)
             self._note_cost(now_s, machine_cost_s(processor_s, elapsed_s, os.cpu_count() or 1, on_gpu=on_gpu))
             shutil.rmtree(out, ignore_errors=True)
         self._thin()
@@ -221,6 +219,12 @@ def preview_device(role: str, settings: PeerSettings) -> str:
     since their GPU trains.
     """
     return settings.device if role == "owner" else "cpu"
+
+
+def _is_gpu(device: str) -> bool:
+    from paris_p2p.device import pick_device  # loads torch, for seconds; a node without a GPU does without
+
+    return pick_device(device).torch.type != "cpu"
 
 
 def _read_cost(folder: Path) -> PreviewCost:

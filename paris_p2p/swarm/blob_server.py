@@ -116,7 +116,7 @@ class BlobServer:
                 self._pieces.pop(peer, None)
 
     def change_limit(self, bytes_per_s: float, *, is_closed: bool) -> None:
-        """Changes the upload limit from now on; while it is closed, nobody is given chunks."""
+        """Changes the upload limit from now on; while it is closed, nobody is given chunks, or other long answers."""
         self._limit.bytes_per_s, self._limit.is_closed = bytes_per_s, is_closed
         self.seats.max_bulk = bulk_streams(bytes_per_s)
 
@@ -246,7 +246,8 @@ class BlobServer:
     async def _send_body(self, stream: BlobRequest, body: bytes | None) -> None:
         if body is None:
             return await self._refuse(stream.out, "missing")
-        if len(body) > LONG_ANSWER_BYTES and not self.seats.begin(stream.seat, _now_s(), bulk=True):
+        is_long = len(body) > LONG_ANSWER_BYTES
+        if is_long and (self._limit.is_closed or not self.seats.begin(stream.seat, _now_s(), bulk=True)):
             return await self._refuse(stream.out, "busy")
         await self._write(stream, pack_head({"ok": True, "size": len(body)}))
         await self._write_limited(stream, body)

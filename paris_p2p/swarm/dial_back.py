@@ -11,11 +11,11 @@ import asyncio
 import ipaddress
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from paris_p2p.errors import BusyError, DaemonError, PortInUseError, UnreachableError
+from paris_p2p.errors import BusyError, DaemonError, PortInUseError, SwarmError, UnreachableError
 from paris_p2p.swarm.addresses import is_relayed
 from paris_p2p.swarm.daemon import DaemonOptions, start_daemon
 from paris_p2p.swarm.limits import EventLimit
@@ -78,7 +78,8 @@ class DialBack:
                 await dialler.connect(peer, [address], DIAL_S)
             except UnreachableError:
                 return False
-            await dialler.disconnect(peer)
+            with suppress(SwarmError):  # it went meanwhile
+                await dialler.disconnect(peer)
             return True
 
 

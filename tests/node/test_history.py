@@ -12,13 +12,14 @@ import msgpack
 import pytest
 
 from paris_p2p.envelope import Envelope, decode, encode, parse
-from paris_p2p.errors import MissingBlobError
+from paris_p2p.errors import BusyError, MissingBlobError, MissingKeyError
 from paris_p2p.history_records import HistoryPage, HistoryQuestion
 from paris_p2p.node import history_answers, kept_history
-from paris_p2p.node.history_answers import history_answer
+from paris_p2p.node.history_answers import HistoryDesk, history_answer
 from paris_p2p.node.run_history import history_on_disk, known_history
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.rules.history import missing
+from paris_p2p.rules.tips import Tip
 from paris_p2p.spec import GateSpec, RunSpec
 from paris_p2p.swarm.fake import FakeNetwork
 from tests.made.owner_home import host_at
@@ -197,3 +198,42 @@ async def test_who_has_no_part_in_a_closed_run_is_told_nothing(tmp_path: Path) -
         node, stranger = await member(world, "node", stack), world.network.join(B)
         with pytest.raises(MissingBlobError):
             await stranger.ask(node.peer_id, "history", node.public_id, encode({"slot": SLOT}))
+
+
+async def test_who_asks_too_often_is_busy_and_one_question_is_answered_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_answers, "EACH_AT_ONCE", 3)
+    monkeypatch.setattr(history_answers, "ALL_AT_ONCE", 5)
+    question = encode({"slot": SLOT})
+    async with node_at(tmp_path / "old", FakeNetwork()) as node:
+        grow(node, tips_of(3))
+        desk = HistoryDesk(node.board, clock=lambda: 0.0)
+        assert len([await desk.answer("stranger", question) for _ in range(3)]) == 3
+        with pytest.raises(BusyError):
+            await desk.answer("stranger", question)
+        for other in ("second", "third"):
+            assert await desk.answer(other, question)
+        with pytest.raises(BusyError):  # ids cost nothing: all strangers together have a limit
+            await desk.answer("fourth", question)
+        assert await desk.answer(node.board.tips(SLOT)[-1].card.signer, question)
+
+
+async def test_what_no_key_opens_is_not_thinned_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_history, "MAX_TIPS", 8)
+    monkeypatch.setattr(kept_history, "_SPARE_TIPS", 4)
+    made = [Tip(one, (signed,)) for one, signed in tips_of(MANY)]
+    async with node_at(tmp_path / "old", FakeNetwork()) as node:
+        right, sealed = node.board.history.open, made[2].card.data
+
+        def opener(data: bytes, kinds: tuple[str, ...]) -> Any:
+            if data == sealed:
+                raise MissingKeyError("its key is not here")
+            return right(data, kinds)
+
+        kept = kept_history.KeptHistory(tmp_path / "history", opener)
+        for tip in made:
+            kept.add(tip)
+        left = [one.id for one in kept.kept(SLOT)]
+        assert made[2].card.id in left
+        assert len(left) <= 12

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paris_p2p.store import record_log
 from paris_p2p.store.record_log import RecordLog
 
 ENTRIES = [b"one", b"", b"three" * 100, b"\xf1PH1 looks like a mark"]
@@ -50,3 +52,18 @@ def test_one_damaged_byte_costs_one_entry(data: st.DataObject) -> None:
         left = log.read()
         assert len(left) == len(ENTRIES) - 1
         assert all(entry in ENTRIES for entry in left)
+
+
+def test_a_long_log_is_read_in_parts_also_where_it_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_log, "_WINDOW_BYTES", 7)
+    monkeypatch.setattr(record_log, "_MAX_ENTRY_BYTES", 600)
+    log = log_of(tmp_path / "log")
+    assert log.read() == ENTRIES
+    data = log.path.read_bytes()
+    log.path.write_bytes(b"\xf1PH" + data[:20] + b"\xff" * 50 + data)
+    assert log.read() == [*ENTRIES[:1], *ENTRIES]
+    entries = log.entries()
+    assert next(entries) == ENTRIES[0]
+    assert record_log.RecordLog(tmp_path / "none").read() == []

@@ -156,6 +156,8 @@ def _unit(kind: ServedKind, words: list[str], place: ServicePlace, *, has_invite
         raise UsageError(
             f"a service of the system writes to {state} alone, not to {data_dir}; leave --data-dir out"
         )
+    if "%" in data_dir or not data_dir.isprintable():
+        raise UsageError(f"{data_dir!r} has letters that systemd takes for something else; name another")
     if data_dir.startswith(_HIDDEN):
         raise UsageError(
             f"{data_dir} is hidden from a service (PrivateTmp) and emptied by the machine; name another"

@@ -28,9 +28,10 @@ class Point(BaseModel):
 def point_of(figures: NodeFigures, at_s: float) -> Point:
     """Returns the point of what a node said at a Unix time."""
     training = figures.training if isinstance(figures, Status) else None
+    loss = training.loss if training else None
     return Point(
         at=at_s,
-        loss=training.loss if training and training.loss and math.isfinite(training.loss) else None,
+        loss=loss if loss is not None and math.isfinite(loss) else None,
         clips_per_s=training.clips_per_s if training else None,
         upload_bytes_per_s=figures.upload_bytes_per_s,
         download_bytes_per_s=figures.download_bytes_per_s,

@@ -77,7 +77,10 @@ def unit_word(word: str) -> str:
     """Returns a word as ExecStart= takes it, in which $ is no variable; %-specifiers are the caller's to
     double.
     """
-    word = word.replace("$", "$$")
+    return _quoted(word.replace("$", "$$"))
+
+
+def _quoted(word: str) -> str:
     if word and _PLAIN_WORD.fullmatch(word):
         return word
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -157,7 +160,7 @@ def _sandbox(unit: ServiceUnit) -> Iterator[str]:
     else:
         yield "PrivateUsers=yes"
         yield "ProtectHome=read-only"
-        yield f"ReadWritePaths={unit_word(unit.data_dir)}"
+        yield f"ReadWritePaths={_quoted(unit.data_dir)}"  # where $ stands for itself
     if unit.kind == "bootstrap":
         yield "ProtectProc=invisible"
     if not unit.uses_gpu:  # both close all of /dev but a few: a GPU would be gone

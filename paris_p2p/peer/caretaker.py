@@ -6,6 +6,7 @@ What follows is decided in rules/care.py and rules/gpu_pace.py; the volunteer ca
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from paris_p2p.sensors.idle import IdleReading, IdleSensor, MachineIdle
 from paris_p2p.sensors.load import KernelLoad, LoadSensor
 from paris_p2p.swarm.seam import LineLimits
 
+log = logging.getLogger(__name__)
 LOOK_S = 3.0
 SELDOM_S = 15.0  # where nothing that may change soon is asked for
 
@@ -94,7 +96,10 @@ class Caretaker:
         try:
             await asyncio.to_thread(self.limit.put_back)  # of a peer that was killed
             while True:
-                await self.look()
+                try:
+                    await self.look()
+                except Exception:  # a sensor's fault is no reason for the whole peer to end
+                    log.exception("the machine could not be looked after this time; what was decided stands")
                 self._look_now.clear()
                 try:
                     async with asyncio.timeout(LOOK_S if self._is_watchful else SELDOM_S):

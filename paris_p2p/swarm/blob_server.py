@@ -116,7 +116,9 @@ class BlobServer:
                 self._pieces.pop(peer, None)
 
     def change_limit(self, bytes_per_s: float, *, is_closed: bool) -> None:
-        """Changes the upload limit from now on; while it is closed, nobody is given chunks, or other long answers."""
+        """Changes the upload limit from now on; while it is closed, nobody is given chunks, or other long
+        answers.
+        """
         self._limit.bytes_per_s, self._limit.is_closed = bytes_per_s, is_closed
         self.seats.max_bulk = bulk_streams(bytes_per_s)
 

@@ -19,7 +19,7 @@ from paris_p2p.dashboard.links import has_screen, page_link, ssh_line
 from paris_p2p.dashboard.pages import ASSETS
 from paris_p2p.dashboard.points import Point, point_of, with_point
 from paris_p2p.errors import StoreError
-from paris_p2p.node.status import Status
+from paris_p2p.node.status import Status, TrainingStatus
 from tests.dashboard.canned import STATUS
 
 
@@ -73,12 +73,13 @@ class Changing:
     """Is a status that counts its looks, and fails when told to."""
 
     def __init__(self) -> None:
-        self.looks, self.fails = 0, False
+        self.looks = 0
+        self.fails: Exception | None = None
 
     async def __call__(self) -> Status:
         self.looks += 1
         if self.fails:
-            raise StoreError("no p2pd now")
+            raise self.fails
         return STATUS.model_copy(update={"at": STATUS.at + self.looks})
 
 
@@ -115,10 +116,32 @@ async def test_a_node_that_cannot_answer_is_told_and_its_last_look_is_kept() -> 
     changing = Changing()
     feed = Feed(changing)
     await feed._once()
-    changing.fails = True
+    for error, told in (
+        (StoreError("no p2pd now"), "no p2pd now"),
+        (ValueError("/home/a"), "its log says more"),
+    ):
+        changing.fails = error
+        await feed._once()
+        assert feed.newest["trouble"] == told
+        assert feed.newest["status"]["attested"] == STATUS.attested
+
+
+async def test_a_loss_that_is_no_number_is_still_json_for_a_browser() -> None:
+    training = TrainingStatus(slot="expert-0", epoch=1, loss=float("nan"))
+    odd = STATUS.model_copy(update={"training": training})
+
+    async def status() -> Status:
+        return odd
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    feed = Feed(status)
     await feed._once()
-    assert feed.newest["trouble"] == "no p2pd now"
-    assert feed.newest["status"]["attested"] == STATUS.attested
+    async with aclosing(feed.looks()) as looks:
+        look = json.loads(await anext(looks), parse_constant=refuse)
+    assert look["status"]["training"]["loss"] is None
+    assert point_of(odd, 1.0).loss is None
 
 
 def test_links_and_ssh_lines() -> None:

@@ -267,6 +267,27 @@ async def test_a_manager_hears_that_the_node_is_ready_what_it_does_and_that_it_e
     assert rest[-1] == "STOPPING=1\nSTATUS=ending"
 
 
+async def test_a_manager_hears_that_a_node_lives_also_where_it_cannot_say_what_it_does(
+    tmp_path: Path,
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "notify"))
+        heard.settimeout(20)
+        manager = Manager({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "60000"})
+
+        async def words() -> str:
+            raise ValueError("an error of this program")
+
+        async with told_to_manager(manager, words):
+            told = [await asyncio.to_thread(heard.recv, 4096) for _ in range(5)]
+    assert told == [b"READY=1", *[b"WATCHDOG=1"] * 4]
+
+
+def test_a_folder_may_have_letters_that_mean_something_to_the_service_manager() -> None:
+    unit = ServiceUnit(kind="peer", words=("/bin/true",), of_system=False, data_dir="/srv/a $b")
+    assert 'ReadWritePaths="/srv/a $b"' in unit_text(unit).splitlines()
+
+
 async def test_without_a_manager_nothing_is_asked() -> None:
     manager = Manager({"WATCHDOG_USEC": "1", "WATCHDOG_PID": "1"})
     assert not manager.listens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,23 @@ async def test_what_nobody_has_is_said_and_what_nobody_needs_is_dropped(tmp_path
         assert answer.outcomes == {shard: "missing", old.id: "dropped"}
         assert "nobody" in answer.words[shard] or "missing" in answer.words[shard]
         assert not b.node.host.store.has(old.id)
+
+
+async def test_a_blob_that_cannot_be_read_for_a_while_is_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path) as world:
+        _, b = await two(world)
+        store, shard = b.node.host.store, world.run.record.train_shards[0].blob.id
+
+        def verify(blob: str) -> list[int]:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(store, "verify", verify)
+        answer = await heal_blobs(b.node, [shard])
+        assert answer.outcomes == {shard: "missing"}
+        assert "Too many open files" in answer.words[shard]
+        assert store.has(shard)
 
 
 async def test_a_directory_without_its_peer_is_mended_by_joining(

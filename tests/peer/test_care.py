@@ -81,6 +81,28 @@ async def test_on_battery_the_slot_is_released_and_with_power_it_is_taken_again(
         assert "rested enough: training goes on" in peer.said
 
 
+async def test_a_sensor_that_fails_in_an_unknown_way_does_not_end_the_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, asked = FakeMachine(), 0
+    async with World(tmp_path) as world:
+        peer = await world.add("a", slot="expert-0", sensors=machine.sensors, on_battery=False)
+        await world.until(trains(peer))
+
+        def broken() -> None:
+            nonlocal asked
+            asked += 1
+            raise ValueError("a driver's new word")
+
+        def asked_twice() -> bool:
+            peer.volunteer.care._look_now.set()
+            return asked >= 2
+
+        monkeypatch.setattr(machine.battery, "read", broken)
+        await world.until(asked_twice)
+        assert trains(peer)()
+
+
 async def test_a_rest_that_ends_does_not_undo_a_persons_own_pause(tmp_path: Path) -> None:
     machine = FakeMachine()
     async with World(tmp_path) as world:

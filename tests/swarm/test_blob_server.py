@@ -124,3 +124,22 @@ async def test_an_asker_that_takes_less_than_the_least_rate_is_dropped_though_it
     out.close()
     there.close()
     await server.close()
+
+
+@pytest.mark.parametrize(("is_closed", "error"), [(False, None), (True, "busy")])
+async def test_who_asks_for_long_answers_spends_nothing_of_a_budget_that_is_used_up(
+    is_closed: bool, error: str | None
+) -> None:
+    meter = Meter()
+    server = BlobServer(None, nowhere, meter, RateLimit(0))
+    server.change_limit(0.0, is_closed=is_closed)
+    for body, said in ((b"x" * 1000, None), (b"x" * 70_000, error)):
+        out, there = socket.socketpair()
+        before = meter.total_bytes
+        await server._send_body(stream_to("asker", out), body)
+        out.close()
+        head = there.recv(1 << 12)
+        assert (b"busy" in head) == (said == "busy")
+        assert meter.total_bytes - before == (0 if said else len(body))
+        there.close()
+    await server.close()

@@ -133,6 +133,7 @@ class NodeOptions(Options):
     host: str = "0.0.0.0"
     port: int = 0
     announce: Words = ()
+    lan_only: bool = False
     max_disk: Bytes | None = None  # None: half of what is free there (node/host.py)
     upload_limit: Bytes = ByteSize(0)
     metrics: MetricsAddress = ""

@@ -74,6 +74,8 @@ class PeerSettings(BaseModel):
     host: Annotated[str, AfterValidator(own_address)] = "0.0.0.0"
     announce: tuple[str, ...] = ()
     relays: tuple[str, ...] = ()
+    lan: bool = False  # peers of the same run are looked for in the local network
+    lan_only: bool = False  # nobody is dialled, nor listened to, outside private addresses
     max_disk_bytes: Bytes = ByteSize(0)  # 0: no cap; unset: half of the disk (node/host.py)
     upload_limit_bytes_per_s: Bytes = ByteSize(0)  # 0: no limit
     download_limit_bytes_per_s: Bytes = ByteSize(0)

@@ -85,6 +85,19 @@ class FetchFlags(HomeFlags):
     ] = None
 
 
+LanOption = Annotated[
+    bool | None,
+    setting(
+        "lan",
+        "Look for peers of the run in the local network, and be found there.",
+        None,
+        "true",
+        panel=LINE,
+        flag="--lan/--no-lan",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class NodeFlags:
     """Holds how others reach a node, and what it may use to serve them."""
@@ -103,6 +116,17 @@ class NodeFlags:
             "An address under which others reach this node; may be repeated.",
             "MULTIADDR",
             panel=LINE,
+        ),
+    ] = None
+    lan_only: Annotated[
+        bool | None,
+        setting(
+            "lan_only",
+            "Listen at private addresses, and dial those, alone.",
+            None,
+            "false",
+            panel=LINE,
+            flag="--lan-only/--no-lan-only",
         ),
     ] = None
     upload_limit: Annotated[

@@ -11,6 +11,7 @@ from paris_p2p.cli.choices import EmaProfile, ExpertPreset, Optimizer, RouterPre
 from paris_p2p.cli.groups import (
     LINE,
     MACHINE,
+    LanOption,
     NodeFlags,
     option,
     setting,
@@ -373,6 +374,7 @@ class PublishFlags(NodeFlags):
         int | None,
         setting("threads", "CPU threads that attest; 0 for torch's own choice.", "N", "1", panel=MACHINE),
     ] = None
+    lan: LanOption = None
     preview_minutes: Annotated[
         float | None,
         setting(

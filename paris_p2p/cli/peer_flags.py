@@ -15,6 +15,7 @@ from paris_p2p.cli.groups import (
     SAMPLING,
     DeviceOption,
     FetchFlags,
+    LanOption,
     NodeFlags,
     SamplingFlags,
     ThreadsOption,
@@ -88,6 +89,7 @@ class StartFlags(CareFlags, FetchFlags, NodeFlags):
             "0",
         ),
     ] = None
+    lan: LanOption = None
     slot: Annotated[
         str | None,
         setting("slot", "Claim only this slot, like expert-2 or router.", "SLOT"),

@@ -23,6 +23,7 @@ from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.node.doorkeeper import Doorkeeper
 from paris_p2p.node.facing import Facing, Member, WordLimits
 from paris_p2p.node.loop_watch import LoopWatch
+from paris_p2p.node.neighbours import Neighbours, Secrets
 from paris_p2p.node.open_copies import clear_work, sweep_work
 from paris_p2p.node.plain_files import sweep_opened
 from paris_p2p.peer_settings import PeerSettings
@@ -51,6 +52,7 @@ class Host:
     members: dict[str, Member] = field(default_factory=dict)  # by run id
     words: WordLimits = field(default_factory=WordLimits)
     loop_watch: LoopWatch = field(default_factory=LoopWatch)
+    tagged: dict[str, Secrets] = field(default_factory=dict)  # runs to be found near by
     swarm: Swarm = field(init=False)
 
     def shown_to(self, peer: str, action: RequestKind, run: str, thing: str) -> Facing:
@@ -107,6 +109,11 @@ async def open_host(
             # A node that relays is others' way in, also of those that are to be let in by another.
             beside = [] if relay_service else [asyncio.create_task(Doorkeeper(host).run())]
             beside.append(asyncio.create_task(host.loop_watch.run()))
+            if settings.lan:
+                near = Neighbours(
+                    host.swarm, lambda: tuple(host.tagged.values()), settings.host, settings.port
+                )
+                beside.append(asyncio.create_task(near.run()))
             try:
                 yield host
             finally:

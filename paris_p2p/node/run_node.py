@@ -31,8 +31,10 @@ from paris_p2p.node.tallies import Tallies
 from paris_p2p.records import BlobRef, CardRecord, RequestKind
 from paris_p2p.rules.chunks import order_sources
 from paris_p2p.rules.keeping import card_blobs
+from paris_p2p.rules.near import run_secrets
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.sealing import sealed_bytes
+from paris_p2p.swarm.addresses import nearest_first
 from paris_p2p.swarm.asking import end_tasks
 
 Answer = Callable[[str, bytes], Awaitable[bytes | None]]  # (peer, what it says) -> what it is told
@@ -69,6 +71,11 @@ class RunNode(RunDisk):
     def knows(self, peer: str) -> bool:
         """Tells whether a peer has a part in this run that strangers cannot give themselves."""
         return self.board.has_part(peer)
+
+    def near_secrets(self) -> tuple[bytes, ...]:
+        """Returns what this run's tags in a local network are made of."""
+        keys = [key.secret for key in self.keys.ring.keys]
+        return run_secrets(self.run, self.signed_spec.private, keys)
 
     def records_under(self, key: str) -> list[bytes]:
         plain = self.swarm.asked(key)
@@ -141,7 +148,7 @@ class RunNode(RunDisk):
     ) -> list[Path]:
         async def sources() -> list[str]:
             first = await named()
-            connected = [peer.peer_id for peer in await self.host.swarm.peers()]
+            connected = [peer.peer_id for peer in nearest_first(await self.host.swarm.peers())]
             trusted = {peer for peer in {*first, *connected} if self.host.knows(peer)}
             return [peer for peer in order_sources(first, connected, trusted) if peer != self.peer_id]
 
@@ -192,6 +199,7 @@ async def opened(host: Host, run: Envelope[RunSpec]) -> AsyncIterator[RunNode]:
     save_spec(host.settings.data_dir, run)
     node = RunNode(host, run)
     host.members[node.run] = node
+    host.tagged[node.run] = node.near_secrets
     beside: list[asyncio.Task[Any]] = [asyncio.create_task(node.history.keep_up())]
     try:
         await node.swarm.subscribe(node.reading.on_gossip)
@@ -212,6 +220,6 @@ async def opened(host: Host, run: Envelope[RunSpec]) -> AsyncIterator[RunNode]:
         yield node
     finally:
         await end_tasks(beside)
-        del host.members[node.run]
+        del host.members[node.run], host.tagged[node.run]
         node.swarm.unsubscribe(node.reading.on_gossip)
         await node.reading.close()

@@ -39,6 +39,7 @@ class StartOptions(FetchOptions, NodeOptions, CareOptions):
     micro_batch: int = 0
     compile: bool = True
     relays: Words = ()
+    lan: bool = True
     preview_minutes: float = 0.0
 
 
@@ -47,6 +48,7 @@ class PublishOptions(NodeOptions):
 
     threads: int = 1
     peers: Addresses = ()
+    lan: bool = True
     preview_minutes: float = 30.0
 
 

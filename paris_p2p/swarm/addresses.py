@@ -17,11 +17,14 @@ from multiaddr.exceptions import ParseError
 
 from paris_p2p.errors import RecordError, UnreachableError, UsageError
 from paris_p2p.identity import peer_id_to_bytes
+from paris_p2p.near_address import is_near, is_near_or_own
 from paris_p2p.peer_settings import PeerSettings
+from paris_p2p.swarm.seam import PeerInfo
 
 MAX_ADDRESS_LETTERS = 512  # a relayed address with two peer ids and two certificate hashes has about 330
 # the package takes up to half a millisecond for one, and p2pd names every connection's at each look
 _REMEMBERED = 4096
+EVERYWHERE = ("0.0.0.0", "::")  # hosts that stand for all addresses of this machine
 PROTOCOLS = frozenset({
     "ip4", "ip6", "ip6zone", "dns", "dns4", "dns6", "tcp", "udp", "tls", "ws",
     "quic", "quic-v1", "webtransport", "certhash", "p2p", "p2p-circuit",
@@ -84,6 +87,16 @@ def check_addresses(settings: PeerSettings) -> None:
                 to_bytes(address)
             except UnreachableError as error:
                 raise UsageError(f"--{flag}: {error}") from error
+            if settings.lan_only and not stays_near(address):
+                raise UsageError(
+                    f"--{flag} {address[:120]} is no private address, and --lan-only uses no others; "
+                    "leave one of the two out"
+                )
+    if settings.lan_only and settings.host not in EVERYWHERE and not is_near_or_own(settings.host):
+        raise UsageError(
+            f"--host {settings.host} is no private address, and --lan-only listens at no others; "
+            "leave one of the two out"
+        )
 
 
 def is_relayed(address: str) -> bool:
@@ -144,6 +157,16 @@ def ip_of(address: str) -> str:
         return str(_host(address) or "")
     except ValueError:
         return ""
+
+
+def nearest_first(peers: Sequence[PeerInfo]) -> list[PeerInfo]:
+    """Returns the peers, those connected in the local network first."""
+    return sorted(peers, key=lambda peer: not any(is_near(ip_of(address)) for address in peer.addresses))
+
+
+def stays_near(address: str) -> bool:
+    """Tells whether a multiaddr leads to a private address or this machine; a name may lead anywhere."""
+    return is_near_or_own(ip_of(address))
 
 
 def _is_global(address: str) -> bool:

@@ -28,6 +28,8 @@ import psutil
 from paris_p2p.errors import DaemonError, PortInUseError, UsageError
 from paris_p2p.identity import Identity, load_peer_key, write_private_file
 from paris_p2p.peer_settings import PeerSettings
+from paris_p2p.swarm.addresses import EVERYWHERE
+from paris_p2p.swarm.interfaces import near_interfaces
 
 START_LIMIT_S = 30.0
 # It grows with what strangers say (GossipSub keeps every topic that was ever named to it), and has no limit
@@ -49,6 +51,7 @@ class DaemonOptions:
     announce: tuple[str, ...] = ()
     relays: tuple[str, ...] = ()
     relay_service: bool = False
+    lan_only: bool = False  # it listens at private addresses, and uses no other
     measures: bool = False  # it tells what it measures of itself, on 127.0.0.1
 
     def arguments(self, control: Path, metrics_port: int = 0) -> list[str]:
@@ -56,10 +59,13 @@ class DaemonOptions:
 
         Bootstrap peers are not among them: p2pd ends itself when none of those answers at once.
         """
-        where = f"/ip{ipaddress.ip_address(self.host).version}/{self.host}"
-        listen = [f"{where}/tcp/{self.port}"]
-        if not self._is_loopback:  # QUIC is for hole punching, and half as fast as TCP where both work
-            listen.append(f"{where}/udp/{self.port}/quic-v1")
+        listen = []
+        for host in self._hosts():
+            where = f"/ip{ipaddress.ip_address(host).version}/{host}"
+            listen.append(f"{where}/tcp/{self.port}")
+            if not self._is_loopback:  # QUIC is for hole punching, and half as fast as TCP where both work
+                listen.append(f"{where}/udp/{self.port}/quic-v1")
+        reaches_out = not (self._is_loopback or self.lan_only)
         flags = {
             "listen": f"/unix{control}",
             "id": str(self.key_path),
@@ -74,8 +80,8 @@ class DaemonOptions:
             # of each circuit; 16 MiB unless said, where a circuit carries 128 KiB
             "relayBufferSize": str(1 << 17),
             "persistentConnMaxMsgSize": str(MAX_RPC_BYTES),
-            "autonat": str(int(not self._is_loopback)),  # also turns hole punching on
-            "natPortMap": str(int(not self._is_loopback)),
+            "autonat": str(int(reaches_out)),  # also turns hole punching on
+            "natPortMap": str(int(reaches_out)),
         }
         if metrics_port:
             flags["metricsAddr"] = f"127.0.0.1:{metrics_port}"
@@ -84,6 +90,12 @@ class DaemonOptions:
         if self.relays:  # with discovery on, a relay slot takes minutes
             flags |= {"autoRelay": "1", "relayDiscovery": "0", "trustedRelays": ",".join(self.relays)}
         return [f"-{name}={value}" for name, value in flags.items()]
+
+    def _hosts(self) -> list[str]:
+        if not self.lan_only or self.host not in EVERYWHERE:
+            return [self.host]
+        # p2pd is asked where it listens, and tells others: what it must not use it is not given
+        return [*(str(interface.ip) for interface in near_interfaces()), "127.0.0.1"]
 
     @property
     def _is_loopback(self) -> bool:
@@ -99,13 +111,17 @@ def daemon_options(identity: Identity, settings: PeerSettings, relay_service: bo
         raise UsageError(
             f"{key_path} is another peer's key than {identity.peer_id}; use one data directory per peer"
         )
+    port = settings.port
+    if settings.lan_only and not port and settings.host in EVERYWHERE:
+        port = free_local_port()  # one for all addresses
     return DaemonOptions(
         key_path,
         settings.host,
-        settings.port,
+        port,
         settings.announce,
         settings.relays,
         relay_service,
+        lan_only=settings.lan_only,
         measures=bool(settings.metrics),
     )
 

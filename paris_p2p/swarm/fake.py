@@ -119,6 +119,9 @@ class FakeSwarm(Swarm):
                 f"nobody answered at {', '.join(addresses)}; check the address and that the peer is running"
             )
 
+    async def try_at(self, peer: str, addresses: Sequence[str]) -> None:
+        await self.connect([f"{address}/p2p/{peer}" for address in addresses])
+
     async def peers(self) -> list[PeerInfo]:
         others = [
             swarm

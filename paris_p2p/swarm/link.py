@@ -11,11 +11,12 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 from paris_p2p.errors import DaemonError, SwarmError, UnreachableError
-from paris_p2p.swarm.addresses import is_loopback, is_relayed, is_tcp, network_of
+from paris_p2p.swarm.addresses import is_loopback, is_relayed, is_tcp, network_of, stays_near
 from paris_p2p.swarm.daemon import Daemon, DaemonOptions, on_port, start_daemon
 from paris_p2p.swarm.dht import BulletinBoard
 from paris_p2p.swarm.gossip import Gossip
 from paris_p2p.swarm.p2pd import Control, StreamHandler
+from paris_p2p.swarm.seam import PeerInfo
 
 log = logging.getLogger(__name__)
 DIAL_LIMIT_S = 12.0
@@ -133,6 +134,11 @@ class LinkKeeper:
         p2pd itself would prefer QUIC, which moves blobs half as fast.
         """
         control, failure = await self.control(), UnreachableError(f"peer {peer}: nobody knows an address")
+        if self._options.lan_only:
+            addresses = [address for address in addresses if stays_near(address)]
+            failure = UnreachableError(
+                f"peer {peer}: no private address of it is known, and --lan-only dials no other"
+            )
         tcp = [address for address in addresses if is_tcp(address)]
         rest = [address for address in addresses if not is_tcp(address)]
         for group in filter(None, (tcp, rest)):
@@ -217,6 +223,8 @@ class LinkKeeper:
             self.refused["p2pd restarted: too much memory"] += 1
             return
         connected = await link.control.peers()
+        if self._options.lan_only:
+            connected = await self._without_far(link.control, connected)
         self.networks = {peer.peer_id: network_of(next(iter(peer.addresses), "")) for peer in connected}
         self._look_for_absent({peer.peer_id for peer in connected})
         for peer in connected:
@@ -226,6 +234,16 @@ class LinkKeeper:
         await link.board.meet(peer.peer_id for peer in connected[:MAX_MET_PEERS])
         await self._look_up_addresses(link.control)
         self._gossip.attach(link.control)  # listens again where a subscription ended while p2pd lives
+
+    async def _without_far(self, control: Control, connected: list[PeerInfo]) -> list[PeerInfo]:
+        """Ends what p2pd opened to public addresses, which it may hear of from peers; returns the rest."""
+        near = [peer for peer in connected if all(map(stays_near, filter(None, peer.addresses)))]
+        for peer in connected:
+            if peer not in near:
+                log.info("%s is connected at no private address; hanging up", peer.peer_id[-8:])
+                await control.disconnect(peer.peer_id)
+                self.refused["not in the local network"] += 1
+        return near
 
     def _look_for_absent(self, connected: set[str]) -> None:
         """Dials, beside the keeping, the given peers that are away, each ever more rarely.

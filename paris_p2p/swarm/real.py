@@ -17,7 +17,7 @@ from paris_p2p.identity import Identity
 from paris_p2p.kinds import dht_key
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import RequestKind
-from paris_p2p.swarm.addresses import dialled_ports, is_address, split_peer
+from paris_p2p.swarm.addresses import dialled_ports, is_address, split_peer, stays_near
 from paris_p2p.swarm.asking import ask_side_by_side, end_tasks
 from paris_p2p.swarm.blob_client import MAX_ADDRESSES, PROTOCOL, BlobClient
 from paris_p2p.swarm.blob_server import BlobServer
@@ -194,6 +194,13 @@ class RealSwarm(Swarm):
             self._keeper.given[peer] = bare_addresses
         await (await self._keeper.current()).board.meet(where)
 
+    async def try_at(self, peer: str, addresses: Sequence[str]) -> None:
+        control = await self._keeper.control()
+        if any(each.peer_id == peer and not each.direct for each in await control.peers()):
+            await control.disconnect(peer)  # p2pd dials nobody whom it is connected to
+        await self._keeper.dial(peer, addresses)
+        await (await self._keeper.current()).board.meet([peer])
+
     async def peers(self) -> list[PeerInfo]:
         return await (await self._keeper.control()).peers()
 
@@ -271,13 +278,20 @@ class RealSwarm(Swarm):
     async def _start(self, bootstrap_peers: Sequence[str]) -> None:
         for address in bootstrap_peers:
             bare, peer = split_peer(address)
-            if peer != self.peer_id:
+            if self._settings.lan_only and not stays_near(bare):
+                log.info("%s is not dialled: --lan-only, and it is no private address", bare)
+            elif peer != self.peer_id:
                 self._keeper.given.setdefault(peer, []).append(bare)
         await self._keeper.open()
+        is_entry = any(split_peer(address)[1] == self.peer_id for address in bootstrap_peers)
+        if bootstrap_peers and not self._keeper.given and not is_entry:
+            raise UnreachableError(
+                "--lan-only dials private addresses alone, and none was given; ask for an invite made by a "
+                "node of this network, or leave --lan-only out"
+            )
         if self._keeper.given:
             reached = await self._keeper.rejoin()
             # One that others are told to dial waits for them: they may be where nobody can dial them.
-            is_entry = any(split_peer(address)[1] == self.peer_id for address in bootstrap_peers)
             if not reached and not is_entry:
                 tried = ", ".join(bootstrap_peers)
                 raise UnreachableError(

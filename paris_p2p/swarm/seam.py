@@ -171,6 +171,13 @@ class Swarm(Protocol):
         """Dials one peer at its multiaddrs (with /p2p/); UnreachableError."""
         ...
 
+    async def try_at(self, peer: str, addresses: Sequence[str]) -> None:
+        """Dials a peer at addresses (without /p2p/) that nobody vouched for; UnreachableError.
+
+        It is not come back to, and a connection to it that leads through a relay is given up first.
+        """
+        ...
+
     async def peers(self) -> list[PeerInfo]: ...
 
     async def store_record(self, envelope: Envelope[Any]) -> bool:

@@ -23,11 +23,11 @@ from paris_p2p.node.blob_sources import SourceLedger
 from paris_p2p.node.doorkeeper import Doorkeeper
 from paris_p2p.node.facing import Facing, Member, WordLimits
 from paris_p2p.node.loop_watch import LoopWatch
-from paris_p2p.node.neighbours import Neighbours, Secrets
 from paris_p2p.node.open_copies import clear_work, sweep_work
 from paris_p2p.node.plain_files import sweep_opened
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import RequestKind
+from paris_p2p.rules.near import RunSecrets
 from paris_p2p.run_file import RUN_FILE, read_run
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.blobs import BlobStore
@@ -52,7 +52,7 @@ class Host:
     members: dict[str, Member] = field(default_factory=dict)  # by run id
     words: WordLimits = field(default_factory=WordLimits)
     loop_watch: LoopWatch = field(default_factory=LoopWatch)
-    tagged: dict[str, Secrets] = field(default_factory=dict)  # runs to be found near by
+    tagged: dict[str, RunSecrets] = field(default_factory=dict)  # runs to be found near by
     swarm: Swarm = field(init=False)
 
     def shown_to(self, peer: str, action: RequestKind, run: str, thing: str) -> Facing:
@@ -110,6 +110,8 @@ async def open_host(
             beside = [] if relay_service else [asyncio.create_task(Doorkeeper(host).run())]
             beside.append(asyncio.create_task(host.loop_watch.run()))
             if settings.lan:
+                from paris_p2p.node.neighbours import Neighbours  # zeroconf, which others do without
+
                 near = Neighbours(
                     host.swarm, lambda: tuple(host.tagged.values()), settings.host, settings.port
                 )

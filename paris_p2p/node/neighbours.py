@@ -23,6 +23,7 @@ from paris_p2p.errors import SwarmError
 from paris_p2p.rules.near import (
     MAX_FOUND,
     Neighbour,
+    RunSecrets,
     Tries,
     announcement,
     is_of_a_run,
@@ -44,7 +45,6 @@ MAX_ASKING = 8  # announcements that are asked for their rest, at once
 ASKED_MS = 1500
 READ_PER_S, READ_AT_ONCE = 4.0, 32  # announcements that are read, of all senders
 MAX_CACHED = 4096  # names in zeroconf's memory, which has no limit of its own
-Secrets = Callable[[], Sequence[bytes]]  # what a run's tags are made of, the newest first
 OpenMulticast = Callable[[Sequence[IPv4Interface]], AsyncZeroconf]
 
 
@@ -63,7 +63,7 @@ class Neighbours:
     def __init__(
         self,
         swarm: Swarm,
-        runs: Callable[[], Sequence[Secrets]],
+        runs: Callable[[], Sequence[RunSecrets]],
         host: str,
         port: int = 0,
         *,

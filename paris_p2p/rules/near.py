@@ -7,7 +7,7 @@ answers has to prove its key to libp2p, and all that it says after that as every
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface
@@ -24,6 +24,7 @@ MAX_ADDRESSES = 4  # of one peer that are dialled
 MAX_FOUND = 64  # announcements that are remembered
 MAX_DIALS = 4  # begun at one look
 AGAIN_S = (60.0, 300.0, 3600.0)  # to the next dial of a peer, after the first, second, … one
+RunSecrets = Callable[[], Sequence[bytes]]  # what a run's tags are made of by now, the newest first
 _TAG = re.compile(rf"[0-9a-f]{{{TAG_DIGITS}}}")
 
 

@@ -19,7 +19,7 @@ from paris_p2p.swarm.daemon import DaemonOptions, daemon_options
 from paris_p2p.swarm.gossip import Gossip
 from paris_p2p.swarm.interfaces import near_interfaces
 from paris_p2p.swarm.link import LinkKeeper
-from paris_p2p.swarm.real import open_swarm
+from paris_p2p.swarm.real import RealSwarm, open_swarm
 from paris_p2p.swarm.seam import PeerInfo
 
 PEER = Identity.generate().peer_id
@@ -141,3 +141,39 @@ async def test_two_peers_of_one_network_meet_and_an_invite_from_elsewhere_is_ref
 def test_connections_in_the_local_network_come_first() -> None:
     far, near = PeerInfo("far", (FAR,), True), PeerInfo("near", (FAR, NEAR), True)
     assert nearest_first([far, near]) == [near, far]
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_only_a_connection_through_a_relay_is_given_up_for_one_near_by(
+    tmp_path: Path, direct: bool
+) -> None:
+    options = DaemonOptions(Path("key"), "0.0.0.0")
+    settings = PeerSettings(data_dir=tmp_path)
+    swarm: Any = RealSwarm(Identity.generate(), options, settings, None, None, lambda: 0.0)
+    done: list[str] = []
+
+    class Keeper:
+        board: Any
+
+        async def control(self) -> Keeper:
+            return self
+
+        async def peers(self) -> list[PeerInfo]:
+            return [PeerInfo(PEER, (FAR,), direct)]
+
+        async def disconnect(self, peer: str) -> None:
+            done.append("disconnect")
+
+        async def dial(self, peer: str, addresses: list[str]) -> None:
+            done.append(f"dial {addresses[0]}")
+
+        async def current(self) -> Keeper:
+            return self
+
+        async def meet(self, peers: list[str]) -> None:
+            done.append("meet")
+
+    swarm._keeper = Keeper()
+    swarm._keeper.board = swarm._keeper
+    await swarm.try_at(PEER, [NEAR])
+    assert done == [*([] if direct else ["disconnect"]), f"dial {NEAR}", "meet"]

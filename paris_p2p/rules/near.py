@@ -1,6 +1,6 @@
 """Pure functions say what this peer announces in its local network, and whom of those found there it dials.
 
-What is found is a hint that anybody in that network can make up: it costs a dial at most, and whoever
+What is found is a hint that anybody in that network can make up: it costs a dial at most, and who
 answers has to prove its key to libp2p, and all that it says after that as every peer.
 """
 

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 MAX_TIPS = 4096  # of a slot: four weeks of a checkpoint every ten minutes
 _SPARE_TIPS = 512  # above that before the file is written anew
 MAX_RUN_TIPS = 1 << 16  # of all slots, each of which has as many as the others
-MAX_ROUNDS_BYTES = 64 << 20  # of all slots' rounds; the oldest half of a slot's goes
+MAX_ROUNDS_BYTES = 64 << 20  # of all slots' rounds; the older half of the slot's with most goes
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,9 @@ class KeptHistory:
             if not self._wrote(file, msgpack.packb([bytes.fromhex(ref.id), data])):
                 return False
             known.add(ref.id)
-            if sum(path.stat().st_size for path in self.folder.glob("*.rounds")) > MAX_ROUNDS_BYTES:
-                self._drop_rounds(slot)
+            sizes = {path.stem: path.stat().st_size for path in self.folder.glob("*.rounds")}
+            if sum(sizes.values()) > MAX_ROUNDS_BYTES:
+                self._drop_rounds(max(sizes, key=sizes.__getitem__))
             return True
 
     def count(self, slot: str) -> int:
@@ -151,7 +152,7 @@ class KeptHistory:
             file.replace(entries[len(entries) // 2 :])
         except StoreError as error:
             log.warning("the rounds of %s are not thinned out: %s", slot, error)
-        del self._rounds[slot]
+        self._rounds.pop(slot, None)
 
     def _thin(self, slot: str) -> None:
         """Writes a slot's file anew, with fewer tips; what no key here opens stays as it is."""

@@ -237,3 +237,24 @@ async def test_what_no_key_opens_is_not_thinned_out(tmp_path: Path, monkeypatch:
         left = [one.id for one in kept.kept(SLOT)]
         assert made[2].card.id in left
         assert len(left) <= 12
+
+
+def test_rounds_beyond_the_limit_go_from_the_slot_that_has_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_history, "MAX_ROUNDS_BYTES", 10_000)
+    kept = kept_history.KeptHistory(tmp_path / "history", lambda data, kinds: pytest.fail("nothing to open"))
+
+    def add(slot: str, number: int) -> str:
+        data = bytes([number]) * 900
+        ref = kept_history.round_ref(data)
+        assert kept.add_round(slot, ref, data)
+        return ref.id
+
+    many = [add("expert-0", number) for number in range(10)]
+    few = [add("expert-1", number) for number in range(100, 104)]
+    assert {id for id, _ in kept.rounds("expert-1", few)} == set(few)
+    left = [id for id in many if kept.has_round("expert-0", id)]
+    assert left == many[-len(left) :]
+    assert 0 < len(left) < 10
+    assert {id for id, _ in kept.rounds("expert-0", many)} == set(left)

@@ -42,6 +42,9 @@ class GpuLimit:
         except DeviceError as error:
             self.say(f"{error}; the trainer works a part of the time instead")
             return False
+        left = self._left_behind()
+        if left is not None and left[0] == uuid:  # it could not be put back: what is there now is ours
+            before = left[1]
         self._is_kept, self._before = True, (uuid, before)
         with suppress(OSError):
             write_atomic(self.path, json.dumps({"uuid": uuid, "watts": before}))

@@ -40,7 +40,9 @@ class ProvenSlot(Record):
 class ReceiptFile(Record):
     """Is what the file holds; nothing in it is verified yet."""
 
-    run: Annotated[bytes, Field(max_length=4 << 20)]  # the signed RunSpec
+    run: Annotated[bytes, Field(max_length=5 << 20)]  # the signed RunSpec
+    # of a private run: RunSpec and certificates are sealed as well, under the run's newest key
+    sealed: bool = False
     notices: tuple[_Signed, ...] = ()
     certificates: tuple[_Signed, ...] = ()
     slots: Annotated[tuple[ProvenSlot, ...], Field(max_length=1024)] = ()

@@ -16,7 +16,7 @@ from paris_p2p.rules.chain import Chain, whose_fault
 from paris_p2p.rules.history import lineage, proven
 from paris_p2p.rules.run_state import RunState, run_state
 from paris_p2p.spec import RunSpec, open_run
-from paris_p2p.veil import open_sealed
+from paris_p2p.veil import open_sealed, open_spec, seal_spec
 
 
 def proof_of(found: RunHistory, source: HistorySource) -> ReceiptFile:
@@ -31,10 +31,16 @@ def proof_of(found: RunHistory, source: HistorySource) -> ReceiptFile:
                 rounds=tuple(data for _, data in source.kept.rounds(slot, wanted)),
             )
         )
+    is_sealed, ring = source.run.record.private, source.ring
+
+    def veiled(data: bytes) -> bytes:
+        return seal_spec(data, ring) if is_sealed else data
+
     return ReceiptFile(
-        run=source.run.data,
+        run=veiled(source.run.data),
+        sealed=is_sealed,
         notices=tuple(notice.data for notice in source.word.chain.notices),
-        certificates=tuple(one.data for one in source.word.certificates),
+        certificates=tuple(veiled(one.data) for one in source.word.certificates),
         slots=tuple(slots),
     )
 
@@ -45,10 +51,13 @@ def verify_proof(proof: ReceiptFile, ring: Keyring) -> RunHistory:
     Every signature is verified, notices must follow one another, and a tip counts as it does for peers.
     RecordError and its kin for what does not hold, MissingKeyError for a private run's without its keys.
     """
-    run = open_run(proof.run)
-    if run.record.private and not ring.keys:
+    if proof.sealed and ring.keys:
+        opened_ones = tuple(open_spec(one, ring) for one in proof.certificates)
+        proof = proof.model_copy(update={"run": open_spec(proof.run, ring), "certificates": opened_ones})
+    run = None if proof.sealed and not ring.keys else open_run(proof.run)
+    if run is None or (run.record.private and not ring.keys):
         raise MissingKeyError(
-            f"these are receipts of the private run {run.record.name!r}, which its members alone can read; "
+            "these are receipts of a private run, which its members alone can read; "
             "name the folder of the run, or of a peer that takes part, before --verify"
         )
     opener = _opener(run, ring)

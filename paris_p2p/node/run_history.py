@@ -45,6 +45,7 @@ class HistorySource:
     run: Envelope[RunSpec]
     word: OwnersWord
     kept: KeptHistory
+    ring: Keyring  # of a private run
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def known_history(node: RunNode, told: tuple[ToldHistory, ...] = ()) -> RunHisto
     state, board = node.state, node.board
     links = {slot: lineage(proven_tips(board, slot)) for slot in state.slots_ever if slot in board.slots}
     merged = merged_updates(node.board.history, node.keys.ring, node.run, node.word.open, state, links)
-    source = HistorySource(node.run_envelope, node.word, node.board.history)
+    source = HistorySource(node.run_envelope, node.word, node.board.history, node.keys.ring)
     return RunHistory(state, links, merged, told, source)
 
 
@@ -112,8 +113,9 @@ def history_on_disk(data_dir: Path, run: Envelope[RunSpec], opener: Opener) -> R
                 yield tip
 
     links = {slot: lineage(tips(slot)) for slot in state.slots_ever}
-    merged = merged_updates(kept, load_keyring(folder), run.id, opener, state, links)
-    return RunHistory(state, links, merged, source=HistorySource(run, word, kept))
+    ring = load_keyring(folder)
+    merged = merged_updates(kept, ring, run.id, opener, state, links)
+    return RunHistory(state, links, merged, source=HistorySource(run, word, kept, ring))
 
 
 def merged_updates(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -94,6 +95,12 @@ async def test_a_private_runs_receipts_are_read_with_its_keys_alone(tmp_path: Pa
         assert found.source is not None
         proof = proof_of(found, found.source)
         ring = lead.keys.ring
+    write_receipts(tmp_path / "proof", proof)
+    plain = zlib.decompress((tmp_path / "proof").read_bytes()[16:])
+    spec = found.state.signed
+    for secret in filter(None, (spec.name, spec.purpose, found.state.run, lead.peer_id, worker.peer_id)):
+        assert secret.encode() not in plain
+    assert bytes.fromhex(found.state.run) not in plain
     with pytest.raises(MissingKeyError, match="name the folder of the run"):
         verify_proof(proof, Keyring())
     assert clips(verify_proof(proof, ring), has_crews=True) == {

@@ -46,7 +46,7 @@ class Drippers:
         self.sat = asyncio.Event()
 
     def join(self, swarm: Any, first: bool) -> None:
-        async def converse(peer: str, reader: asyncio.StreamReader, out: socket.socket) -> None:
+        async def converse(peer: str, address: str, reader: asyncio.StreamReader, out: socket.socket) -> None:
             request = await read_map(reader, peer)
             if request.get("op") == "have":
                 await self._say(out, pack_head({"ok": True, "size": HAVE_BYTES}) + await self._have(first))

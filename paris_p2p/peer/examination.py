@@ -22,7 +22,7 @@ from paris_p2p.doctor.processor import judge_processor, read_processor
 from paris_p2p.doctor.side_by_side import Check, look_side_by_side, unknown
 from paris_p2p.doctor.software import judge_software, read_software
 from paris_p2p.doctor.time_servers import judge_clock, read_clock
-from paris_p2p.errors import ClockError, ParisError, PortInUseError, SwarmError, UnreachableError, UsageError
+from paris_p2p.errors import ClockError, ParisError, PortInUseError, SwarmError, UnreachableError
 from paris_p2p.invite import Invite
 from paris_p2p.node.control_client import ask_control
 from paris_p2p.node.line_look import MOST_BYTES, MOST_S, look_at_line
@@ -115,10 +115,10 @@ def quick_look(data_dir: Path) -> list[Finding]:
 
 
 def check_quickly(data_dir: Path, say: Telling) -> None:
-    """Says what makes this machine poor; UsageError for what cannot work, with what mends it."""
+    """Says what makes this machine poor; ParisError for what cannot work, with what mends it."""
     for one in quick_look(data_dir):
-        if one.verdict == "cannot":
-            raise UsageError(f"{one.check}: {one.found}; wanted: {one.wanted}; {one.mend}")
+        if one.verdict == "cannot" and one.check != "disk":  # what a run needs of it is asked of the run
+            raise ParisError(f"{one.check}: {one.found}; wanted: {one.wanted}; {one.mend}")
         say(f"{one.check}: {one.found}; {one.mend} (`paris doctor` says more)")
 
 

@@ -164,6 +164,7 @@ def test_jobs_that_have_results_are_not_done_again(results: Path) -> None:
 def test_nothing_is_played_under_another_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = tmp_path / "PROTOCOL.md"
     changed.write_text("another")
+    changed.with_suffix(".sha256").write_text("0" * 64)
     monkeypatch.setattr(recorded, "PROTOCOL", changed)
     with pytest.raises(UsageError, match="is recorded in"):
         run("tiny", tmp_path, at_once=1)

@@ -43,7 +43,9 @@ class Dripper:
         self.held: set[str] = set()  # what it is dripping now
         swarm._blob_server._converse = self._converse
 
-    async def _converse(self, peer: str, reader: asyncio.StreamReader, out: socket.socket) -> None:
+    async def _converse(
+        self, peer: str, address: str, reader: asyncio.StreamReader, out: socket.socket
+    ) -> None:
         op = str((await read_map(reader, peer)).get("op"))
         self.asked.append(op)
         loop, name = asyncio.get_running_loop(), f"{op} {len(self.asked)}"
@@ -96,7 +98,9 @@ class Colluder(Dripper):
 
     partner: Colluder | None = None
 
-    async def _converse(self, peer: str, reader: asyncio.StreamReader, out: socket.socket) -> None:
+    async def _converse(
+        self, peer: str, address: str, reader: asyncio.StreamReader, out: socket.socket
+    ) -> None:
         request, loop = await read_map(reader, peer), asyncio.get_running_loop()
         if request["op"] == "have":
             if self.partner is not None:
@@ -115,7 +119,7 @@ class Colluder(Dripper):
                 await loop.sock_sendall(out, b"x")
                 await asyncio.sleep(0.2)
         else:
-            await super()._converse(peer, reader, out)
+            await super()._converse(peer, address, reader, out)
 
 
 async def test_two_that_drip_the_same_chunks_do_not_stall_a_download(tmp_path: Path) -> None:

@@ -16,7 +16,14 @@ from paris_p2p.cli import paris
 from paris_p2p.cli.doctor_words import draw_report
 from paris_p2p.doctor.finding import Diagnosis, Finding
 from paris_p2p.doctor.side_by_side import Check
-from paris_p2p.errors import ClockError, DaemonError, PortInUseError, SwarmError, UnreachableError, UsageError
+from paris_p2p.errors import (
+    ClockError,
+    DaemonError,
+    ParisError,
+    PortInUseError,
+    SwarmError,
+    UnreachableError,
+)
 from paris_p2p.peer import examination
 from paris_p2p.peer.examination import Looked, check_quickly, examine, report_of
 from paris_p2p.peer.machine import Machine
@@ -55,7 +62,7 @@ def test_start_says_what_is_poor_and_refuses_only_what_cannot_work(
     assert len(said) == 1
     assert "ulimit -n 4096" in said[0]
     quick(monkeypatch, GOOD, BAD)
-    with pytest.raises(UsageError, match=r"toaster.*another machine"):
+    with pytest.raises(ParisError, match=r"toaster.*another machine"):
         check_quickly(tmp_path, said.append)
 
 

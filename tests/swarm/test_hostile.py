@@ -191,6 +191,7 @@ async def test_no_request_is_answered_that_the_door_was_not_asked_about(tmp_path
     assert asked == {
         ("clock", ""), ("where", asker.peer_id), ("spec", RUN), ("records", "a key"), ("blobs", BLOB),
         ("join", ""), ("hello", ""), ("key", ""), ("stock", ""), ("history", ""),
+        ("take", ""), ("dial", ""),
     }  # fmt: skip
     assert {peer for peer, *_ in source.doors} == {asker.peer_id}
     assert {run for _, action, run, _ in source.doors if action != "clock"} == {RUN}
@@ -199,7 +200,7 @@ async def test_no_request_is_answered_that_the_door_was_not_asked_about(tmp_path
 def _answer_with(swarm: Any, answer: bytes) -> None:
     """From now on this peer answers every stream with these bytes, and ends it."""
 
-    async def converse(peer: str, reader: asyncio.StreamReader, out: socket.socket) -> None:
+    async def converse(peer: str, address: str, reader: asyncio.StreamReader, out: socket.socket) -> None:
         await asyncio.get_running_loop().sock_sendall(out, answer)
         out.shutdown(socket.SHUT_WR)
         await reader.read(1 << 16)

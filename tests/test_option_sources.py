@@ -96,7 +96,7 @@ def test_what_nobody_says_about_the_disk_is_left_for_the_node_to_decide() -> Non
 
 
 def test_the_defaults_are_those_of_the_settings(tmp_path: Path) -> None:
-    plain = PeerSettings(data_dir=tmp_path)
+    plain = PeerSettings(data_dir=tmp_path, lan=True)  # a fetch, or a test's host, announces nothing
     assert load_options(StartOptions, {"data_dir": tmp_path}).peer_settings() == plain
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 import threading
@@ -20,6 +21,7 @@ FORGOTTEN_S = 3600.0  # a temporary file that nobody touched for so long belongs
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)  # of a file system
+_TEMPORARY = re.compile(r"\..+\.\d+-\d+-[0-9a-f]{6}\.tmp", re.DOTALL)  # names of `temporary_for`
 _MAX_NAME_BYTES = 200  # of a file, within its temporary one's name; file systems allow 255 in all
 
 
@@ -108,12 +110,14 @@ def temporary_for(path: Path) -> Path:
 
 def is_temporary(path: Path) -> bool:
     """Tells whether a file has a name of `temporary_for`: its writer works on it, or was killed."""
-    return path.name.endswith(".tmp")
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def sweep_temporaries(directory: Path, stem: str = "") -> None:
-    """Deletes what processes that died while writing left behind; others may be writing right now."""
-    for file in directory.glob(f"{escape(stem)}*.tmp"):
+    """Deletes what processes that died while writing left behind; others may be writing right now, and a file
+    with another name than theirs is somebody's.
+    """
+    for file in filter(is_temporary, directory.glob(f"{escape(stem)}*.tmp")):
         try:
             if time.time() - file.stat().st_ctime > FORGOTTEN_S:
                 file.unlink()

@@ -70,9 +70,10 @@ def home_account(report: HomeReport) -> list[str]:
     from paris_p2p.byte_size import in_units
 
     states, sealed = report.states, f", {report.sealed} sealed" if report.sealed else ""
+    blobs = sum(states.values()) - len(report.left_over) - len(report.foreign)
     opened = f" ({report.opened} opened with keys that are here)" if report.sealed else ""
     lines = [
-        f"{report.home}: {_count(sum(states.values()) - len(report.left_over), 'blob')}, "
+        f"{report.home}: {_count(blobs, 'blob')}, "
         f"{in_units(report.hashed_bytes)} hashed{sealed}{opened}; {_count(report.runs, 'run')}, "
         f"{_count(report.records, 'value')} in ledgers"
     ]
@@ -84,6 +85,9 @@ def home_account(report: HomeReport) -> list[str]:
     if report.left_over:
         lines.append(f"  left over, of processes that were killed: {_count(len(report.left_over), 'file')}")
         lines += _some([(one.path.name[:24], one.words) for one in report.left_over])
+    if report.foreign:
+        lines.append(f"  no store's, and left alone: {_count(len(report.foreign), 'file')}")
+        lines += _some([(one.path.name[:24], one.words) for one in report.foreign])
     lines.append("  whole: nothing is damaged" if report.is_whole else "  DAMAGED")
     return lines
 
@@ -92,7 +96,7 @@ def home_json(report: HomeReport) -> dict[str, object]:
     """Returns a report for programs."""
     blobs = [
         {"file": str(one.path), "state": one.state, "words": one.words}
-        for one in (*report.blobs, *report.unsealed, *report.left_over)
+        for one in (*report.blobs, *report.unsealed, *report.left_over, *report.foreign)
     ]
     ledger = [{"file": str(one.path), "key": one.key, "words": one.words} for one in report.ledger]
     return {
@@ -139,11 +143,13 @@ def _mended(report: HomeReport, peers: tuple[str, ...], said: Callable[[str], No
     if healed is None:
         healed = _heal_alone(report, blobs, peers, said)
     counts = {
-        state: list(healed.outcomes.values()).count(state) for state in ("healed", "dropped", "missing")
+        state: list(healed.outcomes.values()).count(state)
+        for state in ("healed", "dropped", "missing", "left")
     }
     said(
         f"{report.home}: of {_count(len(blobs), 'blob')}, mended {counts['healed']}, "
         f"deleted since nothing needs them {counts['dropped']}, not to be had {counts['missing']}"
+        + (f", left since another run may need them {counts['left']}" if counts["left"] else "")
     )
     for blob, words in list(healed.words.items())[:_SHOWN]:
         said(f"  blob {blob[:16]}…: {words}")

@@ -26,15 +26,15 @@ from paris_p2p.node.stock import stocked
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import BlobRef, Hash
 from paris_p2p.spec import RunSpec
-from paris_p2p.store.blob_check import BlobFinding
+from paris_p2p.store.blob_check import BlobFinding, left_over_again
 from paris_p2p.store.data_dir import DataDirLock
 
 HEAL = "heal"  # the question's name
 MAX_ASKED = 64
 
 # healed: fetched again, wholly or in part. right: there was nothing to mend. dropped: nothing here needs it,
-# and it is gone. missing: nobody who was reached has it.
-HealOutcome = Literal["healed", "right", "dropped", "missing"]
+# and it is gone. missing: nobody who was reached has it. left: a run that is not open here may need it.
+HealOutcome = Literal["healed", "right", "dropped", "missing", "left"]
 
 
 class HealRequest(BaseModel):
@@ -62,20 +62,42 @@ def heal_questions(node: RunNode) -> dict[str, Question]:
             wanted = HealRequest.model_validate_json(body).blobs
         except ValidationError as error:
             raise UsageError(f"the question is no list of blobs: {str(error)[:160]}") from error
-        return await heal_blobs(node, wanted)
+        return await heal_blobs([node], wanted)
 
     return {HEAL: heal}
 
 
-async def heal_blobs(node: RunNode, blobs: Sequence[str]) -> Healed:
-    """Looks at each blob again, and fetches what is damaged from the run's peers."""
+async def heal_blobs(nodes: Sequence[RunNode], blobs: Sequence[str]) -> Healed:
+    """Looks at each blob again, and fetches what is damaged from the peers of the run that needs it.
+
+    `nodes` are of one host, whose store other runs may share: a blob that none of the nodes needs goes only
+    where no other run has a folder beside theirs.
+    """
     outcomes: dict[str, HealOutcome] = {}
     words: dict[str, str] = {}
     for blob in blobs:
-        outcomes[blob], said = await _heal(node, blob)
+        needing = await asyncio.to_thread(_needing, nodes, blob)
+        if not needing and (others := other_runs(nodes[0].host)):
+            outcomes[blob], said = "left", f"none of the open runs needs it, and run {others[0][:16]}… may"
+        for node in needing or ([] if outcomes.get(blob) == "left" else nodes[:1]):
+            outcomes[blob], said = await _heal(node, blob)
+            if outcomes[blob] != "missing":  # what one run's peers do not have, another's may
+                break
         if said:
             words[blob] = said
     return Healed(outcomes=outcomes, words=words)
+
+
+def other_runs(host: Host) -> list[str]:
+    """Returns the runs that have a folder in the host's data directory, and are not open."""
+    folder = host.settings.data_dir / "runs"
+    there = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
+    return sorted(there - set(host.members))
+
+
+def _needing(nodes: Sequence[RunNode], blob: str) -> list[RunNode]:
+    """Returns the nodes whose runs name the blob, or keep it while it is in use."""
+    return [node for node in nodes if _named(node, blob) is not None or blob in node.kept_blobs()]
 
 
 async def _heal(node: RunNode, blob: str) -> tuple[HealOutcome, str]:
@@ -137,25 +159,15 @@ async def heal_home(
 
     StoreError where a peer runs there; UnreachableError where nobody of `peers` answers.
     """
-    outcomes: dict[str, HealOutcome] = {}
-    words: dict[str, str] = {}
+    nodes: list[RunNode] = []
     async with open_host(settings, peers) as host, AsyncExitStack() as stack:
         for run_id in damage.runs:
             try:
-                node = await stack.enter_async_context(opened(host, await _run_of(host, run_id, peers)))
+                spec = await _run_of(host, run_id, peers)
+                nodes.append(await stack.enter_async_context(opened(host, spec)))
             except ParisError as error:
                 said(f"run {run_id[:16]}… could not be joined: {error}")
-                continue
-            left = [blob for blob in damage.blobs if outcomes.get(blob, "missing") not in ("healed", "right")]
-            # with several runs, what one does not need another may
-            healed = await heal_blobs(node, [blob for blob in left if _is_of(node, blob, damage)])
-            outcomes |= healed.outcomes
-            words = {blob: why for blob, why in (words | healed.words).items() if outcomes[blob] != "healed"}
-    return Healed(outcomes=outcomes, words=words)
-
-
-def _is_of(node: RunNode, blob: str, damage: Damage) -> bool:
-    return len(damage.runs) == 1 or _named(node, blob) is not None or blob in node.kept_blobs()
+        return await heal_blobs(nodes, damage.blobs) if nodes else Healed(outcomes={})
 
 
 async def _run_of(host: Host, run_id: str, peers: Sequence[str]) -> Envelope[RunSpec]:
@@ -167,10 +179,10 @@ async def _run_of(host: Host, run_id: str, peers: Sequence[str]) -> Envelope[Run
 def clear_left_over(home: Path, found: Sequence[BlobFinding]) -> int:
     """Deletes what killed processes left of blobs, and returns how many files; StoreError where a peer runs.
 
-    A file with another name than a blob's is somebody's: it stays.
+    What no writer of ours leaves is somebody's and stays, and so does what a peer took up again since.
     """
     with DataDirLock(home):
-        ours = [one.path for one in found if one.blob_id or one.state == "temporary"]
+        ours = [one.path for one in found if left_over_again(one.path) is not None]
         for path in ours:
             path.unlink(missing_ok=True)
     return len(ours)

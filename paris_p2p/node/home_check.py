@@ -34,6 +34,7 @@ class HomeReport:
     runs: int = 0
     blobs: list[BlobFinding] = field(default_factory=list)  # that are not right
     left_over: list[BlobFinding] = field(default_factory=list)
+    foreign: list[BlobFinding] = field(default_factory=list)  # somebody's, and none of a store's
     unsealed: list[BlobFinding] = field(default_factory=list)  # right bytes that do not open as they must
     ledger: list[LedgerFinding] = field(default_factory=list)
     specs: dict[str, str] = field(default_factory=dict)  # damaged RunSpecs and keys: path -> words
@@ -73,6 +74,8 @@ def check_home(
             report.blobs.append(found)
         elif found.state in LEFT_OVER:
             report.left_over.append(found)
+        elif found.state == "foreign":
+            report.foreign.append(found)
         elif found.state == "right":
             _check_seal(found, keys, report)
     return report

@@ -5,7 +5,7 @@ reads, changes nothing, and holds one chunk at a time. A peer may be working the
 from __future__ import annotations
 
 import os
-import re
+import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,13 @@ from paris_p2p.store import blob_files
 
 # damaged: chunks are not what the manifest says. unnamed: its manifest is gone or damaged, its bytes are
 # right. lost: neither can be trusted. unreadable: the disk does not give it. part: a download that another
-# start goes on with. orphan: belongs to no blob. temporary: a killed writer's.
-BlobState = Literal["right", "damaged", "unnamed", "lost", "unreadable", "part", "orphan", "temporary"]
+# start goes on with. orphan: a blob's file without what belongs to it. temporary: a killed writer's. foreign:
+# nothing that a store writes, so somebody's.
+BlobState = Literal[
+    "right", "damaged", "unnamed", "lost", "unreadable", "part", "orphan", "temporary", "foreign"
+]
 BAD: tuple[BlobState, ...] = ("damaged", "unnamed", "lost", "unreadable")
 LEFT_OVER: tuple[BlobState, ...] = ("orphan", "temporary")
-_NAME = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class BlobFinding:
 
     @property
     def blob_id(self) -> str:
-        """Returns the blob that the file belongs to; empty for a file that has no blob's name."""
-        return self.path.stem if _NAME.fullmatch(self.path.stem) else ""
+        """Returns the blob that the file belongs to; empty for a file that is no blob's."""
+        return self.path.stem if blob_files.is_blob_file(self.path) else ""
 
 
 def check_blobs(
@@ -51,27 +53,42 @@ def check_blobs(
     for path, status in sorted(_files(root)):
         if only is not None and path.stem not in only:
             continue
-        found = _look_at(path, status.st_size, hashed)
+        found = _look_at(path, status, hashed)
         if found is not None:
             yield found
 
 
 def blob_bytes(root: Path) -> int:
     """Returns how many bytes of whole blobs there are to hash."""
-    return sum(status.st_size for path, status in _files(root) if path.suffix == ".data")
+    files = blob_files.named_files(root) if root.is_dir() else ()
+    return sum(status.st_size for path, status in files if path.suffix == ".data")
+
+
+def left_over_again(path: Path) -> BlobFinding | None:
+    """Looks at a file that was left over once more, since its writer may have come back; None where it is not
+    left over, or gone.
+    """
+    try:
+        found = _look_at(path, path.lstat(), lambda _: None) if path.suffix != ".data" else None
+    except FileNotFoundError:
+        return None
+    return found if found is not None and found.state in LEFT_OVER else None
 
 
 def _files(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
     yield from blob_files.all_files(root) if root.is_dir() else ()
 
 
-def _look_at(path: Path, size_bytes: int, hashed: Callable[[int], None]) -> BlobFinding | None:
+def _look_at(path: Path, status: os.stat_result, hashed: Callable[[int], None]) -> BlobFinding | None:
     """Returns what a file is worth; None for a manifest that a blob or download has, and for what is gone."""
+    size_bytes = status.st_size
+    if not stat.S_ISREG(status.st_mode):
+        return BlobFinding("foreign", path, 0, "it is no file, and no store made it")
     if is_temporary(path):
         return BlobFinding("temporary", path, size_bytes, "a writer that was killed left it")
     kind = path.suffix[1:]
-    if not _NAME.fullmatch(path.stem) or kind not in blob_files.KINDS or path.parent.name != path.stem[:2]:
-        return BlobFinding("orphan", path, size_bytes, "no blob's file is called so, or lies there")
+    if not blob_files.is_blob_file(path):
+        return BlobFinding("foreign", path, size_bytes, "no blob's file is called so, or lies there")
     if kind == "data":
         return _look_at_blob(path, size_bytes, hashed)
     data, part = path.with_suffix(".data"), path.with_suffix(".part")

@@ -42,9 +42,23 @@ def all_files(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
                 continue
 
 
+def named_files(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yields the files under `root` that have a blob's name and place; others are somebody's."""
+    return ((file, status) for file, status in all_files(root) if is_blob_file(file))
+
+
+def is_blob_file(path: Path) -> bool:
+    """Tells whether a store would have called and put a file so."""
+    return (
+        _ID.fullmatch(path.stem) is not None
+        and path.suffix[1:] in KINDS
+        and path.parent.name == path.stem[:2]
+    )
+
+
 def oldest_first(root: Path) -> list[tuple[str, int]]:
     """Lists (blob id, bytes on the disk) of blobs and downloads under `root`, the oldest first."""
-    files = [(file, status) for file, status in all_files(root) if file.suffix in (".data", ".part")]
+    files = [(file, status) for file, status in named_files(root) if file.suffix in (".data", ".part")]
     sizes = [
         (status.st_mtime, file.stem, min(status.st_size, 512 * status.st_blocks)) for file, status in files
     ]
@@ -53,7 +67,7 @@ def oldest_first(root: Path) -> list[tuple[str, int]]:
 
 def known_ids(root: Path) -> set[str]:
     """Returns the ids of all blobs that have a file under `root`."""
-    return {file.stem for file, _ in all_files(root) if _ID.fullmatch(file.stem)}
+    return {file.stem for file, _ in named_files(root)}
 
 
 def sweep_empty_downloads(directory: Path) -> None:
@@ -61,7 +75,7 @@ def sweep_empty_downloads(directory: Path) -> None:
 
     A living one may have begun the download right now.
     """
-    for manifest in directory.glob("*.manifest"):
+    for manifest in filter(is_blob_file, directory.glob("*.manifest")):
         part = manifest.with_suffix(".part")
         try:
             came = manifest.with_suffix(".data").exists() or (part.exists() and part.stat().st_blocks)

@@ -199,7 +199,7 @@ class BlobStore:
 
     def ids(self) -> list[str]:
         """Lists the whole blobs."""
-        return sorted(file.stem for file, _ in blob_files.all_files(self.root) if file.suffix == ".data")
+        return sorted(file.stem for file, _ in blob_files.named_files(self.root) if file.suffix == ".data")
 
     def evict(self, keep: set[str], need_bytes: int) -> int:
         """Deletes blobs not to be kept, and downloads that were given up, oldest first.

@@ -50,7 +50,7 @@ def test_what_cannot_be_healed_is_said(blob: Path) -> None:
 
 
 def test_left_over_files_are_cleared_by_heal_alone(blob: Path) -> None:
-    home, left = blob.parents[2], blob.parent / ".z.1-2-cd.tmp"
+    home, left = blob.parents[2], blob.parent / ".z.1-2-cdcdcd.tmp"
     left.write_bytes(b"half")
     assert verify(home).exit_code == 0
     assert left.exists()

@@ -28,7 +28,7 @@ from paris_p2p.store.data_dir import DataDirLock
 from paris_p2p.store.ledger import Ledger
 from tests.node.private_world import PrivateWorld
 from tests.peer.world import Peer, World
-from tests.store.made import add_bytes, made_bytes
+from tests.store.made import CHUNK, add_bytes, made_bytes, manifest_of
 
 
 def damage(path: Path) -> None:
@@ -84,7 +84,7 @@ async def test_what_nobody_has_is_said_and_what_nobody_needs_is_dropped(tmp_path
         a.swarm.offline = True
         path = b.node.host.store.path(old.id)
         path.write_bytes(b"x" * 5000)
-        answer = await heal_blobs(b.node, [shard, old.id])
+        answer = await heal_blobs([b.node], [shard, old.id])
         assert answer.outcomes == {shard: "missing", old.id: "dropped"}
         assert "nobody" in answer.words[shard] or "missing" in answer.words[shard]
         assert not b.node.host.store.has(old.id)
@@ -101,7 +101,7 @@ async def test_a_blob_that_cannot_be_read_for_a_while_is_not_deleted(
             raise OSError(errno.EMFILE, "Too many open files")
 
         monkeypatch.setattr(store, "verify", verify)
-        answer = await heal_blobs(b.node, [shard])
+        answer = await heal_blobs([b.node], [shard])
         assert answer.outcomes == {shard: "missing"}
         assert "Too many open files" in answer.words[shard]
         assert store.has(shard)
@@ -146,14 +146,49 @@ def test_left_over_files_are_cleared_but_somebodys_own_stay(tmp_path: Path) -> N
     ref = add_bytes(store, made_bytes(3000))
     folder = store.path(ref.id).parent
     lone = folder / f"{ref.id[:2]}{'0' * 62}.part"
-    for name in (lone, folder / ".y.1-2-ab.tmp", folder / "notes.txt"):
+    for name in (lone, folder / ".y.1-2-abcdef.tmp"):
         name.write_bytes(b"left")
+    (folder / f"{'1' * 64}.d").mkdir()
+    elsewhere = tmp_path / "blobs" / "zz" / f"{ref.id}.part"
+    elsewhere.parent.mkdir()
+    theirs = [folder / name for name in ("notes.txt", f"{ref.id}.jpg", f"{ref.id}.tar", "mine.tmp")]
+    for name in (*theirs, elsewhere):
+        name.write_bytes(b"somebody's")
     report = check_home(tmp_path)
     assert report.is_whole
+    assert {one.path for one in report.foreign} == {*theirs, elsewhere, folder / f"{'1' * 64}.d"}
     with DataDirLock(tmp_path), pytest.raises(StoreError, match="already runs"):
         clear_left_over(tmp_path, report.left_over)
     assert clear_left_over(tmp_path, report.left_over) == 2
-    assert {path.name for path in folder.iterdir()} == {f"{ref.id}.data", f"{ref.id}.manifest", "notes.txt"}
+    assert not lone.exists()
+    assert all(path.read_bytes() == b"somebody's" for path in (*theirs, elsewhere))
+    assert check_home(tmp_path).states["right"] == 1
+
+
+def test_a_download_that_was_taken_up_again_since_the_look_is_not_left_over(tmp_path: Path) -> None:
+    store, data = BlobStore(tmp_path / "blobs"), made_bytes(3 * CHUNK)
+    manifest = manifest_of(data)
+    part = tmp_path / "blobs" / manifest.blob_id[:2] / f"{manifest.blob_id}.part"
+    part.parent.mkdir()
+    part.write_bytes(b"half")
+    report = check_home(tmp_path)
+    assert [one.path for one in report.left_over] == [part]
+    store.begin(manifest.blob_id, manifest.to_bytes(), len(data))
+    assert clear_left_over(tmp_path, report.left_over) == 0
+    assert part.exists()
+
+
+async def test_what_another_run_on_the_same_disk_may_need_is_left_as_it_is(tmp_path: Path) -> None:
+    async with World(tmp_path) as world:
+        _, b = await two(world)
+        store = b.node.host.store
+        others = add_bytes(store, made_bytes(5000))
+        store.path(others.id).write_bytes(made_bytes(4000) + b"x" * 1000)
+        (home_of(b) / "runs" / ("ee" * 32)).mkdir(parents=True)
+        answer = await heal_blobs([b.node], [others.id])
+        assert answer.outcomes == {others.id: "left"}
+        assert "run eeeeeeeeeeeeeeee… may" in answer.words[others.id]
+        assert store.path(others.id).read_bytes()[:4000] == made_bytes(4000)
 
 
 async def test_a_ledgers_damage_is_named_with_whose_memory_it_was(tmp_path: Path) -> None:

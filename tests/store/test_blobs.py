@@ -469,11 +469,23 @@ def test_leftovers_of_dead_writers_are_swept_and_those_of_living_ones_stay(
     store: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched(store)
-    leftover = store.root / ID[:2] / "x.data.1-1.tmp"
-    leftover.write_bytes(b"half")
+    leftover, somebodys = (store.root / ID[:2] / name for name in (".x.data.1-1-abcdef.tmp", "x.tmp"))
+    for path in (leftover, somebodys):
+        path.write_bytes(b"half")
     BlobStore(store.root)
     assert leftover.exists()
     monkeypatch.setattr("paris_p2p.disk.FORGOTTEN_S", -1.0)
     BlobStore(store.root)
     assert not leftover.exists()
+    assert somebodys.exists()
     assert store.has(ID)
+
+
+def test_files_of_others_in_a_store_are_none_of_its_blobs(store: BlobStore) -> None:
+    fetched(store)
+    folder = store.root / ID[:2]
+    for name in ("film.data", "film.part", "film.manifest"):
+        (folder / name).write_bytes(b"somebody's")
+    assert store.ids() == [ID]
+    assert store.evict(set(), 1 << 40) > 0
+    assert len(list(folder.iterdir())) == 3

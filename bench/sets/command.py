@@ -38,8 +38,9 @@ def make_by(options: argparse.Namespace) -> None:
         from bench.sets.making import Wish, make_set
     except ModuleNotFoundError as error:
         sys.exit(f"{error.name} is not installed; to make sets, run `pip install -e '.[bench]'`")
-    out = options.out or SETS / options.stage
-    wish = Wish(options.stage, out, options.share, options.stamps, options.seed, options.jobs)
+    out = (options.out or SETS / options.stage).absolute()  # processes that draw work in folders of their own
+    stamps = options.stamps.absolute()
+    wish = Wish(options.stage, out, options.share, stamps, options.seed, options.jobs)
     try:
         about = make_set(wish, say)
     except WorldError as error:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from bench.clips import captions
 from bench.clips.errors import WorldError
-from bench.sets import assembly, game_frames, picture_words, real
+from bench.sets import assembly, game_frames, making, picture_words, real
 from bench.sets.assembly import Drawn, assemble
 from bench.sets.clip_parts import split_of
 from bench.sets.command import add_set_options, make_by
@@ -54,6 +54,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stamps(folder: Path) -> dict[str, list[Stamp]]:
     return dealt_stamps(load_stamps(folder))
+
+
+def test_a_folder_named_from_here_is_the_same_one_for_processes_that_work_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parser, wished = argparse.ArgumentParser(), []
+    add_set_options(parser)
+
+    def stopped(wish: making.Wish, say: object) -> None:
+        wished.append(wish)
+        raise WorldError("far enough")
+
+    monkeypatch.setattr(making, "make_set", stopped)
+    for words in (["clips"], ["images", "--out", "mine", "--stamps", "cut-outs"]):
+        with pytest.raises(SystemExit):
+            make_by(parser.parse_args(words))
+    assert [wish.work for wish in wished] == [tmp_path / "bench-out/sets/clips-work", tmp_path / "mine-work"]
+    assert wished[1].stamps == tmp_path / "cut-outs"
 
 
 def test_stamps_that_are_not_installed_are_told_with_what_to_do(tmp_path: Path) -> None:

@@ -141,7 +141,8 @@ def thinned(tips: Sequence[Tip], most: int) -> list[Tip]:
 
     Where one maker has several in a row under one epoch, those between the first and the last go first, every
     second one of the older half, again and again: who made the work in between stays provable, since nobody
-    else can make cards under that epoch. Only where that does not suffice the oldest go.
+    else can make cards under that epoch. Of a crew's cards, which name the rounds since the last full one,
+    only those go whose rounds the next names too. Only where that does not suffice the oldest go.
     """
     left = list(tips)
     while len(left) > most:
@@ -163,7 +164,8 @@ def _is_inner(before: Tip, tip: Tip, after: Tip) -> bool:
     three = [one.card for one in (before, tip, after)]
     # a step back is where clips are counted from anew, and of a crew's cards the makers are others
     kinds = {(one.signer, one.record.epoch, one.record.lowered, bool(one.record.rounds)) for one in three}
-    return len(kinds) == 1
+    rounds, still = ({ref.id for ref in one.record.rounds} for one in three[1:])
+    return len(kinds) == 1 and rounds <= still
 
 
 def _names(record: AttestationRecord, tip: Tip) -> bool:

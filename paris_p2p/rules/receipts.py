@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from paris_p2p.crew_records import UpdateRecord
 from paris_p2p.envelope import Envelope
-from paris_p2p.records import BlobRef
 from paris_p2p.rules.history import TipLink
 
 
@@ -71,50 +70,62 @@ def run_receipts(
     """Returns who made what; `merged` are the updates of each round that is here, by the round's id."""
     found = Receipts()
     for of_slot in links.values():
-        rounds, updates = set[str](), set[str]()  # each counts once
+        seen = _Seen()
         for link in of_slot:
-            _count(found, link, merged, rounds, updates, has_crews=has_crews)
+            _count(found, link, merged, seen, has_crews=has_crews)
     return found
+
+
+@dataclass
+class _Seen:
+    """Holds what of a slot was counted, since each counts once."""
+
+    rounds: set[str] = field(default_factory=set)
+    updates: set[str] = field(default_factory=set)
+    ends: dict[str, int] = field(default_factory=dict)  # up to where each member's stream of clips was
 
 
 def _count(
     found: Receipts,
     link: TipLink,
     merged: Mapping[str, Sequence[Envelope[UpdateRecord]]],
-    rounds: set[str],
-    updates: set[str],
+    seen: _Seen,
     *,
     has_crews: bool,
 ) -> None:
     record = link.tip.card.record
     before = link.before.card.record if link.before else None
-    new = [ref for ref in record.rounds if ref.id not in rounds]
-    rounds |= {ref.id for ref in record.rounds}
+    new = [ref for ref in record.rounds if ref.id not in seen.rounds]
+    seen.rounds |= {ref.id for ref in record.rounds}
     if before is not None and record.lowered > before.lowered:
+        seen.ends.clear()  # members train again what the best card had not counted
         return  # it repeats the best card
+    # all cards under one epoch are of one maker
+    cards = record.seq - before.seq if before is not None and link.kind == "same" else 1
     if record.rounds:
-        _count_crew(found, link, new, merged, updates)
+        _count_crew(found, link, [one for ref in new for one in merged.get(ref.id, ())], seen, cards)
     elif link.kind in ("first", "parent") or (link.kind == "same" and not has_crews):
-        cards = record.seq - (before.seq if before else 0)
         found.credit(link.tip.card.signer, link, link.clips, link.steps, cards=cards)
     else:  # in a run with crews, cards between that are gone may have been a crew's
         found.leave(record.slot, link.clips)
 
 
 def _count_crew(
-    found: Receipts,
-    link: TipLink,
-    new: Sequence[BlobRef],
-    merged: Mapping[str, Sequence[Envelope[UpdateRecord]]],
-    updates: set[str],
+    found: Receipts, link: TipLink, updates: Sequence[Envelope[UpdateRecord]], seen: _Seen, cards: int
 ) -> None:
-    ones = {one.id: one for ref in new for one in merged.get(ref.id, ()) if one.id not in updates}
-    updates |= set(ones)
-    proven_clips = sum(one.record.clips for one in ones.values())
-    if link.kind == "parent" and proven_clips > link.clips:
+    """Credits the members whose updates a card's new rounds merged, each clip of a member's stream once."""
+    ones: list[Envelope[UpdateRecord]] = []
+    for one in updates:
+        first, end = one.record.first_clip, one.record.first_clip + one.record.clips
+        if one.id not in seen.updates and first >= seen.ends.get(one.signer, 0):
+            ones.append(one)
+            seen.ends[one.signer] = end
+        seen.updates.add(one.id)
+    proven_clips = sum(one.record.clips for one in ones)
+    if proven_clips > link.clips:
         found.leave(link.tip.card.record.slot, link.clips)  # these rounds are not what the card adds
         return
-    for one in ones.values():
+    for one in ones:
         found.credit(one.signer, link, one.record.clips, one.record.steps, updates=1)
-    found.credit(link.tip.card.signer, link, 0, 0, cards=1)
+    found.credit(link.tip.card.signer, link, 0, 0, cards=cards)
     found.leave(link.tip.card.record.slot, link.clips - proven_clips)

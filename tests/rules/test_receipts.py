@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from paris_p2p.crew_records import UpdateRecord
 from paris_p2p.envelope import Envelope, seal
 from paris_p2p.identity import Identity
 from paris_p2p.records import BlobRef
-from paris_p2p.rules.history import lineage
+from paris_p2p.rules.history import lineage, thinned
 from paris_p2p.rules.receipts import Receipts, run_receipts
 from paris_p2p.rules.tips import Tip
 
@@ -24,12 +26,12 @@ def clips(receipts: Receipts) -> dict[str, int]:
     return {one.peer: one.clips for one in receipts.of()}
 
 
-def update(by: Identity, made: int, seq: int = 1) -> Envelope[UpdateRecord]:
+def update(by: Identity, made: int, seq: int = 1, first_clip: int = 0) -> Envelope[UpdateRecord]:
     return seal(
         by,
         UpdateRecord(
             run=RUN.id, slot=SLOT, seq=seq, issued_at=NOW, expires_at=NOW + 90, base="aa" * 32, blob=BLOB,
-            steps=made // 8, clips=made, first_clip=0, train_loss=1.0,
+            steps=made // 8, clips=made, first_clip=first_clip, train_loss=1.0,
         ),
     )  # fmt: skip
 
@@ -91,6 +93,72 @@ def test_rounds_that_bring_more_than_their_card_says_prove_nothing() -> None:
     receipts = counted([solo, light], {one.id: (update(B, 800),)})
     assert B.peer_id not in clips(receipts)
     assert receipts.unproven_clips == {SLOT: 8}
+
+
+def crews_cards(
+    count: int, full_every: int
+) -> tuple[list[Tip], dict[str, tuple[Envelope[UpdateRecord], ...]]]:
+    """Returns a solo card and a crew's `count` cards after it, each with a round of two members' updates."""
+    solo = grown("a")[0]
+    tips, merged, named = [solo], {}, ()
+    for place in range(count):
+        ref = BlobRef(id=f"{0x40 + place:02x}" * 32, size_bytes=9)
+        made = tuple(update(who, 8, seq=place + 1, first_clip=8 * place) for who in (B, C))
+        merged[ref.id], named = made, (*named, ref)
+        is_full = (place + 1) % full_every == 0
+        more = {} if is_full else {"full": solo.card.id}
+        before = tips[-1].card.record
+        clips, steps = before.clips + 16, before.steps + 2
+        head = {"run": RUN.id, "oldest_reader": 5, "merged": "bb" * 32, "clips": clips, "steps": steps}
+        tips.append(tip(card(A, tips[-1].card, rounds=named, **head, **more)))
+        named = () if is_full else named
+    return tips, merged
+
+
+@pytest.mark.parametrize("most", [5, 6, 9])
+def test_thinning_a_crews_cards_takes_nothing_from_its_members(most: int) -> None:
+    tips, merged = crews_cards(12, full_every=4)
+    whole = counted(tips, merged)
+    assert clips(whole) == {A.peer_id: 100, B.peer_id: 96, C.peer_id: 96}
+    left = thinned(tips, most)
+    assert len(left) <= most
+    after = counted(left, merged)
+    assert clips(after) == clips(whole)
+    assert after.of(A.peer_id)[0].cards == whole.of(A.peer_id)[0].cards == 13
+
+
+def test_a_members_clips_count_once_however_often_they_are_signed() -> None:
+    tips, merged = crews_cards(3, full_every=4)
+    again = [BlobRef(id=f"{0x40 + place:02x}" * 32, size_bytes=9).id for place in range(3)]
+    # the second and third round merge anew what the first did, signed again
+    for place in (1, 2):
+        merged[again[place]] = (update(B, 8, seq=place + 1, first_clip=0), merged[again[place]][1])
+    receipts = counted(tips, merged)
+    assert clips(receipts) == {A.peer_id: 100, B.peer_id: 8, C.peer_id: 24}
+    assert receipts.unproven_clips == {SLOT: 16}
+    two = (update(B, 8, first_clip=0), update(B, 8, seq=2, first_clip=4), update(C, 8))
+    assert clips(counted(tips[:2], {again[0]: two})) == {A.peer_id: 100, B.peer_id: 8, C.peer_id: 8}
+
+
+def test_after_going_back_members_train_again_and_it_counts() -> None:
+    tips, merged = crews_cards(1, full_every=1)
+    crew = tips[-1].card
+    solo = tips[0].card.record
+    back = tip(card(A, crew, run=RUN.id, clips=solo.clips, steps=solo.steps, lowered=1))
+    ref = BlobRef(id="77" * 32, size_bytes=9)
+    more = {"merged": "cc" * 32, "oldest_reader": 5, "clips": solo.clips + 8, "steps": solo.steps + 1}
+    on = tip(card(A, back.card, run=RUN.id, lowered=1, rounds=(ref,), **more))
+    merged[ref.id] = (update(B, 8, seq=9, first_clip=0),)
+    assert clips(counted([*tips, back, on], merged)) == {A.peer_id: 100, B.peer_id: 16, C.peer_id: 8}
+
+
+@pytest.mark.parametrize(("kept", "unproven"), [((0, 3), 48), ((3,), 148)])
+def test_rounds_that_bring_more_than_a_gap_holds_prove_nothing(kept: tuple[int, ...], unproven: int) -> None:
+    tips, merged = crews_cards(3, full_every=4)
+    merged[next(iter(merged))] = (update(B, 800), update(C, 8))
+    receipts = counted([tips[place] for place in kept], merged)
+    assert receipts.unproven_clips == {SLOT: unproven}
+    assert not clips(receipts).keys() & {B.peer_id, C.peer_id}
 
 
 def test_in_a_run_with_crews_cards_that_are_gone_are_nobodys() -> None:

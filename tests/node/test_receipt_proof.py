@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
+import tracemalloc
 import zlib
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from paris_p2p.errors import MissingKeyError, ParisError, RecordError, UsageError
+from paris_p2p.history_records import ToldTip
 from paris_p2p.keyring import Keyring
 from paris_p2p.node.receipt_proof import proof_of, verify_proof
 from paris_p2p.node.run_history import RunHistory, known_history
 from paris_p2p.owner_records import Pause, Revoke
-from paris_p2p.receipt_file import ReceiptFile, read_receipts, write_receipts
+from paris_p2p.receipt_file import ProvenSlot, ReceiptFile, read_receipts, write_receipts
 from paris_p2p.rules.receipts import run_receipts
 from paris_p2p.swarm.fake import FakeNetwork
 from tests.node.crew_world import CREW, SLOT, attested, crew_card, crew_update, solo_card
@@ -78,6 +81,52 @@ async def test_what_is_no_file_of_receipts_is_named(tmp_path: Path) -> None:
         file.write_bytes(data)
         with pytest.raises(ParisError, match=r"no file of|damaged"):
             read_receipts(file)
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [b"\x00" * (200 << 20), b"\xdd\x00\x80\x00\x00" + b"\x80" * (1 << 23)],
+    ids=["zeros", "eight million empty maps"],
+)
+def test_a_small_file_makes_nothing_large(tmp_path: Path, plain: bytes) -> None:
+    file = tmp_path / "proof"
+    file.write_bytes(b"paris-receipts/1" + zlib.compress(plain, 9))
+    assert file.stat().st_size < 1 << 20
+    del plain
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match=r"MiB unpacked|more than .* values"):
+            read_receipts(file)
+        assert tracemalloc.get_traced_memory()[1] < 48 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_is_cut_off_is_told_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "proof"
+    whole = b"paris-receipts/1" + zlib.compress(random.Random(1).randbytes(1 << 20))
+    file.write_bytes(whole[:-4] + b"xxxx")  # the checksum
+    monkeypatch.setattr("paris_p2p.receipt_file.unpack", None)
+    with pytest.raises(UsageError, match="incorrect data check"):
+        read_receipts(file)
+
+
+def test_receipts_whose_words_compress_well_are_read_again(tmp_path: Path) -> None:
+    told = ToldTip(card=b"c" * 2000, attestations=(b"a" * 2000,) * 64)
+    proof = ReceiptFile(run=b"r" * (5 << 20), slots=(ProvenSlot(slot=SLOT, tips=(told,) * 200),))
+    write_receipts(tmp_path / "proof", proof)
+    assert read_receipts(tmp_path / "proof") == proof
+
+
+def test_more_receipts_than_a_reader_takes_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paris_p2p.receipt_file._MAX_PLAIN_BYTES", 1 << 20)
+    with pytest.raises(UsageError, match="no file of them may have more than 1 MiB"):
+        write_receipts(tmp_path / "proof", ReceiptFile(run=b"r" * (2 << 20)))
+    assert not (tmp_path / "proof").exists()
 
 
 async def test_a_private_runs_receipts_are_read_with_its_keys_alone(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ class Daemon:
     async def wait_dead(self) -> str:
         """Waits until p2pd has ended, and says in words how."""
         code = await self.process.wait()
-        await self._reader
+        await asyncio.wait({self._reader})
         return f"p2pd ended with status {code}: {self.last_words or 'no words'}"
 
     def memory_bytes(self) -> int:
@@ -182,12 +182,14 @@ class Daemon:
         size_bytes = self.memory_bytes()
         if size_bytes <= MAX_MEMORY_BYTES:
             return False
-        self._lines.append(
-            f"it took {size_bytes >> 20} MiB of memory, {MAX_MEMORY_BYTES >> 20} MiB are the limit"
-        )
+        self.kill(f"it took {size_bytes >> 20} MiB of memory, {MAX_MEMORY_BYTES >> 20} MiB are the limit")
+        return True
+
+    def kill(self, why: str) -> None:
+        """Kills p2pd, and adds to its last words why; its keeper then starts another."""
+        self._lines.append(why)
         with suppress(ProcessLookupError):
             self.process.kill()
-        return True
 
     async def stop(self) -> None:
         """Ends p2pd, at the latest after a few seconds, and removes its sockets."""
@@ -199,7 +201,7 @@ class Daemon:
         except TimeoutError:
             self.process.kill()
             await self.process.wait()
-        await self._reader
+        await asyncio.wait({self._reader})  # not awaited: who is cancelled meanwhile must not end it
         shutil.rmtree(self.folder, ignore_errors=True)
 
     async def _read_output(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.errors import DaemonError
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.kinds import dht_key
+from paris_p2p.swarm.daemon_words import asking_daemon
 from paris_p2p.swarm.door import Door
 from paris_p2p.swarm.entries import OnRecord
 from paris_p2p.swarm.parcels import node_id_of
@@ -31,13 +32,21 @@ log = logging.getLogger(__name__)
 RPC_LIMIT_S = 3.0
 OPERATION_LIMIT_S = 20.0
 CLOSE_LIMIT_S = 2.0  # for searches under way; most take less
+_WENT = "p2pd ended while the DHT was asked; it is being restarted"
 
 
 class BulletinBoard:
-    """One DHT node on one daemon, by which records are stored and read."""
+    """One DHT node on one daemon, by which records are stored and read.
 
-    def __init__(self, p2p: P2P, node: DHTNode, door: Door):
-        self._p2p, self._node, self._door = p2p, node, door
+    `conversation` are hivemind's tasks that read from the daemon and write to it. When the daemon dies,
+    all who ask get a DaemonError.
+    """
+
+    def __init__(self, p2p: P2P, node: DHTNode, door: Door, conversation: Sequence[asyncio.Task[Any]] = ()):
+        self._p2p, self._node, self._door, self._conversation = p2p, node, door, tuple(conversation)
+        self._closed = False
+        for task in self._conversation:
+            task.add_done_callback(_broken_off)
         self._searches: set[asyncio.Task[Any]] = set()  # under way, also those that nobody waits for any more
 
     async def store(self, envelope: Envelope[Any]) -> bool:
@@ -104,18 +113,30 @@ class BulletinBoard:
                 async with asyncio.timeout(OPERATION_LIMIT_S):
                     await self._whole(self._node.find_nearest_nodes([self._node.node_id]))
 
+    async def until_deaf(self) -> None:
+        """Waits until hivemind hears no more of the daemon, or says no more to it: mostly because it died."""
+        await asyncio.wait(self._conversation, return_when=asyncio.FIRST_COMPLETED)
+
     def knows(self, peer: str) -> bool:
         return self._node.protocol.routing_table.get(peer_id=PeerID(peer_id_to_bytes(peer))) is not None
 
     async def _whole(self, search: Coroutine[Any, Any, Any]) -> Any:
-        """Awaits a search of hivemind's to its own end.
+        """Awaits a search of hivemind's to its own end; DaemonError where `close` ended it.
 
-        Cancelled half-way it would leave tasks of its own behind.
+        Cancelled half-way it would leave tasks of its own behind. That it was cancelled is not to reach those
+        who wait for it: they would take it for their own end.
         """
+        if self._closed:
+            search.close()
+            raise DaemonError(_WENT)
         task = asyncio.create_task(search)
         self._searches.add(task)
         task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise DaemonError(_WENT)
+        with asking_daemon():
+            return task.result()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._searches.discard(task)
@@ -124,7 +145,7 @@ class BulletinBoard:
 
     async def close(self) -> None:
         """Leaves without a word to p2pd, which may be dead: hivemind would wait for its answer for ever."""
-        self._node.is_alive = False
+        self._closed, self._node.is_alive = True, False
         if self._searches:
             _, late = await asyncio.wait(self._searches, timeout=CLOSE_LIMIT_S)
             for task in late:
@@ -149,22 +170,34 @@ async def open_board(
     """
     use_hivemind_log_handler("nowhere")  # its messages go where this program's go
     logging.getLogger("hivemind").setLevel(logging.ERROR)
-    try:
-        async with asyncio.timeout(OPERATION_LIMIT_S):
-            p2p = await P2P.replicate(Multiaddr(f"/unix{socket}"))
-            door = Door(p2p, view, storage, on_record)
-            node = await DHTNode.create(
-                p2p=door,
-                node_id=node_id_of(peer_id_to_bytes(peer_id)),
-                wait_timeout=RPC_LIMIT_S,
-                cache_locally=False,
-                cache_nearest=0,
-                cache_on_store=False,
-                client_mode=client_only,
-            )
-    except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
-        raise DaemonError(f"p2pd started but does not answer: {error or 'no reply'}") from error
+    async with AsyncExitStack() as undo:  # what failed half-way leaves nothing open
+        try:
+            with asking_daemon():
+                async with asyncio.timeout(OPERATION_LIMIT_S):
+                    p2p = await P2P.replicate(Multiaddr(f"/unix{socket}"))
+                    undo.push_async_callback(p2p.shutdown)
+                    door = Door(p2p, view, storage, on_record)
+                    undo.callback(door.close)
+                    node = await DHTNode.create(
+                        p2p=door,
+                        node_id=node_id_of(peer_id_to_bytes(peer_id)),
+                        wait_timeout=RPC_LIMIT_S,
+                        cache_locally=False,
+                        cache_nearest=0,
+                        cache_on_store=False,
+                        client_mode=client_only,
+                    )
+        except TimeoutError as error:
+            raise DaemonError(f"p2pd started, and was silent for {OPERATION_LIMIT_S:.0f} s") from error
+        undo.pop_all()
     node.protocol.storage = storage
     # Others may ask to have something cached, which hivemind bounds in keys alone; nothing is.
     node.protocol.cache = RecordStorage(StorageLimits(total_bytes=0), Counter())
-    return BulletinBoard(p2p, node, door)
+    control = p2p._client.control
+    return BulletinBoard(p2p, node, door, (control._read_task, control._write_task))
+
+
+def _broken_off(task: asyncio.Task[Any]) -> None:
+    """Takes note of how the conversation with p2pd ended, which is nobody's news: its death is told."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.debug("the conversation with p2pd was broken off: %r", error)

@@ -21,6 +21,7 @@ from paris_p2p.swarm.seam import PeerInfo
 log = logging.getLogger(__name__)
 DIAL_LIMIT_S = 12.0
 REOPEN_LIMIT_S = 30.0  # what a caller waits for a daemon that is being restarted
+DEAF_LIMIT_S = 2.0  # from the end of the DHT's conversation with p2pd to its death, mostly the reason
 KEEP_EVERY_S = 10.0
 MAX_REDIAL_S = 120.0  # between two tries to come back to a peer we were given, while others are there
 MAX_MET_PEERS = 32
@@ -37,6 +38,22 @@ class Link:
     control: Control
     board: BulletinBoard
     server: asyncio.Server
+
+
+async def _until_dead(link: Link) -> str:
+    """Waits until p2pd has ended, and says in words how; one that lives on and says nothing is ended."""
+    dead = asyncio.create_task(link.daemon.wait_dead())
+    deaf = asyncio.create_task(link.board.until_deaf())
+    try:
+        await asyncio.wait({dead, deaf}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({dead}, timeout=DEAF_LIMIT_S)
+        if not dead.done():
+            link.daemon.kill("it ended the conversation about the DHT")
+        return await dead
+    finally:
+        for task in (dead, deaf):
+            task.cancel()
+        await asyncio.gather(dead, deaf, return_exceptions=True)
 
 
 @dataclass
@@ -200,7 +217,7 @@ class LinkKeeper:
     async def _supervise(self) -> None:
         """Notices that p2pd died, says why, and rebuilds everything that hung on it."""
         if self.link is not None:
-            self.last_words = await self.link.daemon.wait_dead()
+            self.last_words = await _until_dead(self.link)
             log.error("%s; starting it again", self.last_words)
             await self._drop(self.link)
         await self.open()

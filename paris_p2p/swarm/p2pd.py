@@ -18,6 +18,7 @@ from hivemind.proto import p2pd_pb2 as pb
 from paris_p2p.errors import DaemonError, RecordError, UnreachableError
 from paris_p2p.identity import peer_id_from_bytes, peer_id_to_bytes
 from paris_p2p.swarm.addresses import is_relayed, to_bytes, to_text
+from paris_p2p.swarm.daemon_words import asking_daemon
 from paris_p2p.swarm.seam import PeerInfo
 
 STREAM_BUFFER_BYTES = 2 << 20
@@ -99,7 +100,7 @@ class Control:
                 message = await _read(reader, pb.PSMessage())
                 with suppress(RecordError):
                     yield peer_id_from_bytes(getattr(message, "from")), message.data
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (EOFError, OSError):
             return
         finally:
             await close_stream(writer)
@@ -132,15 +133,20 @@ class Control:
             try:
                 info = await _read(reader, pb.StreamInfo())
                 peer = peer_id_from_bytes(info.peer)
-            except (asyncio.IncompleteReadError, ConnectionError, DaemonError, RecordError):
+            except (EOFError, OSError, DaemonError, RecordError):
                 await close_stream(writer)
                 return
             await handler(peer, to_text(info.addr), reader, writer)
 
-        server = await asyncio.start_unix_server(accept, path=socket, limit=1 << 16)
+        with asking_daemon():
+            server = await asyncio.start_unix_server(accept, path=socket, limit=1 << 16)
         address = _unix_address(socket)
         handle = pb.StreamHandlerRequest(addr=address, proto=[protocol], balanced=False)
-        await self._ask(pb.Request(type=pb.Request.STREAM_HANDLER, streamHandler=handle))
+        try:
+            await self._ask(pb.Request(type=pb.Request.STREAM_HANDLER, streamHandler=handle))
+        except BaseException:
+            server.close()
+            raise
         return server
 
     async def _ask_about_peer(self, peer: str, request: Any, timeout_s: float) -> Any:
@@ -160,23 +166,17 @@ class Control:
         return response
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        try:
+        with asking_daemon():
             return await asyncio.open_unix_connection(self.socket, limit=STREAM_BUFFER_BYTES)
-        except OSError as error:
-            raise DaemonError(
-                f"p2pd does not answer ({error.strerror or error}); it is being restarted"
-            ) from error
 
     async def _exchange(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Any
     ) -> Any:
-        try:
-            data = request.SerializeToString()
+        data = request.SerializeToString()
+        with asking_daemon():
             writer.write(_varint(len(data)) + data)
             await writer.drain()
             return await _read(reader, pb.Response())
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
-            raise DaemonError("p2pd ended the conversation; it is being restarted") from error
 
 
 async def close_stream(writer: asyncio.StreamWriter) -> None:

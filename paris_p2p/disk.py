@@ -115,7 +115,7 @@ def is_temporary(path: Path) -> bool:
 
 def sweep_temporaries(directory: Path, stem: str = "") -> None:
     """Deletes what processes that died while writing left behind; others may be writing right now, and a file
-    with another name than theirs is somebody's.
+    with a name that they do not give is somebody's.
     """
     for file in filter(is_temporary, directory.glob(f"{escape(stem)}*.tmp")):
         try:

@@ -282,13 +282,13 @@ async def _ping(host: Any, peer: Any) -> dict[str, Any]:
 
 async def _read(stream: Any, size_bytes: int) -> bytes:
     """Reads exactly so many bytes; ValueError when the stream ends before."""
-    data = b""
+    data = bytearray()
     while len(data) < size_bytes:
         piece = await stream.read(size_bytes - len(data))
         if not piece:
             raise ValueError("the node closed the stream")
         data += piece
-    return data
+    return bytes(data)
 
 
 if __name__ == "__main__":

@@ -199,6 +199,34 @@ def test_files_are_replaced_by_one_function() -> None:
     assert found == []
 
 
+def test_bytes_that_come_in_pieces_are_not_joined_anew_with_each() -> None:
+    found = []
+    for name, source in python_files("paris_p2p/"):
+        for function in ast.walk(ast.parse(source)):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            inside = list(ast.walk(function))
+            empty = {
+                target.id
+                for node in inside
+                if isinstance(node, ast.Assign)
+                and isinstance(node.value, ast.Constant)
+                and node.value.value in (b"", "")
+                for target in node.targets
+                if isinstance(target, ast.Name)
+            }
+            found += [
+                f"{name}:{more.lineno}: {more.target.id}"
+                for loop in inside
+                if isinstance(loop, ast.For | ast.AsyncFor | ast.While)
+                for more in ast.walk(loop)
+                if isinstance(more, ast.AugAssign)
+                and isinstance(more.target, ast.Name)
+                and more.target.id in empty
+            ]
+    assert found == []  # a bytearray grows in place, and "".join takes all at once
+
+
 def test_no_file_in_git_is_large_but_for_pictures() -> None:
     large = {
         name: size

@@ -18,6 +18,7 @@ from paris_p2p.dashboard.codes import LoginCodes
 from paris_p2p.dashboard.feed import Feed, TooManyWatchersError
 from paris_p2p.errors import ParisError
 from paris_p2p.node.control import Pages, TokenCheck
+from paris_p2p.node.http_serving import body_of
 
 ASSETS = {
     "page.css": "text/css",
@@ -87,11 +88,7 @@ def _add_login(app: FastAPI, check: TokenCheck, token: str, codes: LoginCodes) -
 
     @app.post("/session")
     async def post_session(request: Request) -> Any:
-        data = b""
-        async for part in request.stream():
-            data += part
-            if len(data) > _MAX_CODE_BYTES:
-                raise HTTPException(413, "a code is shorter")
+        data = await body_of(request, _MAX_CODE_BYTES)
         try:
             given = _Code.model_validate_json(data).code
         except ValidationError as error:

@@ -15,6 +15,7 @@ from paris_p2p.dashboard.serving import no_files
 from paris_p2p.node.control_guard import Guarded
 from paris_p2p.node.http_serving import listening_at, serving_http
 from paris_p2p.node.node_figures import NodeFigures
+from paris_p2p.node.visitors import Visitors
 
 MAX_VIEWERS = 100
 
@@ -39,7 +40,7 @@ async def serving_public(
     async with Feed(status, told=told, most=MAX_VIEWERS).open() as feed:
         add_page(app)
         add_views(app, _everybody, feed, AboutBootstrap(read_only=True).model_dump, no_files)
-        async with serving_http(Guarded(app, ()), listener):
+        async with serving_http(Guarded(app, ()), listener, Visitors()):
             try:
                 yield
             finally:

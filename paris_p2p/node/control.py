@@ -19,7 +19,7 @@ from paris_p2p.disk import explained, write_atomic
 from paris_p2p.errors import ParisError, UsageError
 from paris_p2p.node.control_client import CONTROL_FILE, USAGE_STATUS
 from paris_p2p.node.control_guard import Guarded
-from paris_p2p.node.http_serving import serving_http
+from paris_p2p.node.http_serving import body_of, serving_http
 
 ControlAction = Callable[[], Awaitable[str]]
 Question = Callable[[bytes], Awaitable[BaseModel]]  # from a JSON body to what is answered
@@ -85,11 +85,7 @@ def _app(
         check(request)
         if question not in questions:
             raise HTTPException(404, f"this peer is not asked {question[:40]!r}; update it, or this command")
-        data = b""
-        async for part in request.stream():
-            data += part
-            if len(data) > MAX_QUESTION_BYTES:
-                raise HTTPException(413, f"a question has at most {MAX_QUESTION_BYTES / 1e6:.0f} MB")
+        data = await body_of(request, MAX_QUESTION_BYTES)
         try:
             answer = await questions[question](data)
         except ParisError as error:

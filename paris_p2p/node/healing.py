@@ -71,7 +71,7 @@ async def heal_blobs(nodes: Sequence[RunNode], blobs: Sequence[str]) -> Healed:
     """Looks at each blob again, and fetches what is damaged from the peers of the run that needs it.
 
     `nodes` are of one host, whose store other runs may share: a blob that none of the nodes needs goes only
-    where no other run has a folder beside theirs.
+    where no other run has a folder beside those.
     """
     outcomes: dict[str, HealOutcome] = {}
     words: dict[str, str] = {}

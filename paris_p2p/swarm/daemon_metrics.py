@@ -37,9 +37,9 @@ async def _read_answer(port: int) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(_REQUEST)
-        data = b""
+        data = bytearray()
         while (piece := await reader.read(1 << 16)) and len(data) <= MAX_METRICS_BYTES:
             data += piece
-        return data
+        return bytes(data)
     finally:
         await close_stream(writer)

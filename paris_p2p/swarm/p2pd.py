@@ -213,11 +213,11 @@ async def _read(reader: asyncio.StreamReader, message: Any) -> Any:
 
 
 def _varint(number: int) -> bytes:
-    data = b""
+    data = bytearray()
     while number >= 0x80:
-        data += bytes([number & 0x7F | 0x80])
+        data.append(number & 0x7F | 0x80)
         number >>= 7
-    return data + bytes([number])
+    return bytes([*data, number])
 
 
 def _unix_address(socket: Path) -> bytes:

@@ -15,6 +15,7 @@ from paris_p2p.errors import UsageError
 from paris_p2p.node.host import Host
 from paris_p2p.peer.kept_changes import KeptChanges, SetAnswer
 from paris_p2p.peer_settings import PeerSettings
+from paris_p2p.sensors.priority import nice_session_soon
 
 log = logging.getLogger(__name__)
 _AT_NEXT_START = ("threads", "micro_batch", "max_vram")
@@ -60,8 +61,8 @@ async def change_store(host: Host, max_bytes: int) -> str:
     return ""
 
 
-def renice(group: int | None, nice: int) -> str:
-    """Gives all threads of a process group another priority; returns what is to be said of it."""
+async def renice(group: int | None, nice: int) -> str:
+    """Gives all threads of a process group, and its session, another priority; returns what is to be said."""
     if group is None:
         return ""
     try:
@@ -72,6 +73,8 @@ def renice(group: int | None, nice: int) -> str:
         return "nice: only root may raise a running trainer's priority; it counts from its next start"
     except OSError as error:
         log.info("the trainer's priority stays: %s", error)
+    if await nice_session_soon(group, nice) in ("later", "not allowed"):
+        log.info("the kernel does not give the trainer's session nice %d (/proc/%d/autogroup)", nice, group)
     return ""
 
 

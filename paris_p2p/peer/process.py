@@ -16,6 +16,7 @@ from contextlib import suppress
 from pydantic import BaseModel
 
 from paris_p2p.errors import TrainError
+from paris_p2p.sensors.priority import nice_session_soon
 
 _MAX_LINE_BYTES = 1 << 20
 
@@ -52,6 +53,8 @@ class Worker:
             start_new_session=True,  # Ctrl-C in the terminal is the node's to handle, not the worker's
         )
         self._stderr = asyncio.create_task(self._read_stderr(self._process))
+        if nice:
+            await nice_session_soon(self._process.pid, nice)
         await self.send_line(job.model_dump_json())
 
     async def send_line(self, line: str) -> None:

@@ -190,7 +190,7 @@ class Volunteer:
         if "max_disk_bytes" in changed:
             said.append(await change_store(self.node.host, self.settings.max_disk_bytes))
         if "nice" in changed:
-            said.append(renice(self._trainer(), self.settings.nice))
+            said.append(await renice(self._trainer(), self.settings.nice))
         self.news.notify()
         return answer(kept, question, said)
 

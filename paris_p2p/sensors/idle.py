@@ -6,11 +6,13 @@ shortest answer counts. A desktop whose input nobody tells of is said so: then i
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
+import atexit
 import json
 import os
+import select
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -98,42 +100,73 @@ def x_idle_s() -> float | None:
     """Returns what the X server's screen saver extension (libXss) tells of keyboard and mouse; None beside
     Wayland, whose X server sees only what is typed into windows of its own.
     """
-    if not os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+    display = os.environ.get("DISPLAY")
+    if not display or os.environ.get("WAYLAND_DISPLAY"):
         return None
-    try:
-        x, saver = (ctypes.CDLL(ctypes.util.find_library(name) or name) for name in ("X11", "Xss"))
-    except OSError:
-        return None
-    x.XOpenDisplay.restype = x.XDefaultRootWindow.restype = ctypes.c_void_p
-    saver.XScreenSaverAllocInfo.restype = ctypes.POINTER(_XScreenSaverInfo)
-    display = x.XOpenDisplay(None)
-    if not display:
-        return None
-    try:
-        events = ctypes.c_int()
-        if not saver.XScreenSaverQueryExtension(
-            ctypes.c_void_p(display), ctypes.byref(events), ctypes.byref(ctypes.c_int())
-        ):
+    return X_SERVER.idle_s(display)
+
+
+class XServer:
+    """Asks X in a process of its own (x_child.py): where the server goes away, Xlib ends the process that
+    asked, and a server that is stopped holds it for ever. One process is asked again and again.
+    """
+
+    def __init__(self, limit_s: float = _ASK_LIMIT_S):
+        self._limit_s = limit_s
+        self._lock = threading.Lock()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def idle_s(self, display: str) -> float | None:
+        """Returns the seconds that a display tells; None where it does not, or not in time."""
+        with self._lock:
+            try:
+                process = self.process or self._started()
+                told = self._asked(process, display)
+            except OSError:
+                told = b""
+            if not told.endswith(b"\n"):  # it is gone, or hangs
+                self._end()
+                return None
+        try:
+            return float(told)
+        except ValueError:
             return None
-        info = saver.XScreenSaverAllocInfo()
-        root = ctypes.c_void_p(x.XDefaultRootWindow(ctypes.c_void_p(display)))
-        is_told = saver.XScreenSaverQueryInfo(ctypes.c_void_p(display), root, info)
-        idle_s = info.contents.idle / 1000.0 if is_told else None
-        x.XFree(info)
-        return idle_s
-    finally:
-        x.XCloseDisplay(ctypes.c_void_p(display))
+
+    def end(self) -> None:
+        """Ends the process; the next question starts another."""
+        with self._lock:
+            self._end()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(__file__).with_name("x_child.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C is the node's to handle
+        )
+        atexit.register(self.end)
+        return self.process
+
+    def _asked(self, process: subprocess.Popen[bytes], display: str) -> bytes:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(os.fsencode(display).replace(b"\n", b"") + b"\n")
+        ready, _, _ = select.select([process.stdout], [], [], self._limit_s)
+        return os.read(process.stdout.fileno(), 64) if ready else b""
+
+    def _end(self) -> None:
+        process, self.process = self.process, None
+        if process is None:
+            return
+        atexit.unregister(self.end)
+        process.kill()
+        with process:  # closes its pipes, and waits
+            pass
 
 
-class _XScreenSaverInfo(ctypes.Structure):
-    _fields_ = (
-        ("window", ctypes.c_ulong),
-        ("state", ctypes.c_int),
-        ("kind", ctypes.c_int),
-        ("til_or_since", ctypes.c_ulong),
-        ("idle", ctypes.c_ulong),  # milliseconds
-        ("event_mask", ctypes.c_ulong),
-    )
+X_SERVER = XServer()
 
 
 def gnome_idle_s() -> float | None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -75,12 +79,20 @@ def test_desktops_answer_on_their_bus(tmp_path: Path, monkeypatch: pytest.Monkey
     assert idle.gnome_idle_s() is None
 
 
+@dataclass
+class XDisplay:
+    """An X server that runs."""
+
+    name: str
+    pid: int
+
+
 @pytest.fixture
-def x_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def x_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[XDisplay]:
     """Runs an X server without a screen."""
     program = shutil.which("Xvfb")
-    if program is None or shutil.which("xdotool") is None:
-        pytest.skip("Xvfb and xdotool are not installed")
+    if program is None:
+        pytest.skip("Xvfb is not installed")
     read, write = os.pipe()
     with subprocess.Popen(
         [program, "-displayfd", str(write), "-screen", "0", "64x64x24", "-nolisten", "tcp"],
@@ -93,12 +105,55 @@ def x_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv("DISPLAY", display)
         monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
         try:
-            yield display
+            yield XDisplay(display, server.pid)
         finally:
-            server.terminate()
+            server.kill()
+            idle.X_SERVER.end()
 
 
-def test_an_x_server_tells_when_its_mouse_was_moved(x_server: str) -> None:
+def test_an_x_server_that_dies_while_it_is_asked_ends_nothing_here(
+    x_server: XDisplay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert idle.x_idle_s() is not None
+    child = idle.X_SERVER.process
+    assert child is not None
+    assert idle.x_idle_s() is not None
+    assert idle.X_SERVER.process is child  # one process answers again and again
+    os.kill(x_server.pid, signal.SIGSTOP)  # it takes the connection and says nothing
+    asker = idle.XServer(limit_s=60.0)
+    asked = threading.Thread(target=lambda: told.append(asker.idle_s(x_server.name)))
+    told: list[float | None] = []
+    asked.start()
+    while asker.process is None or not _is_connected(asker.process.pid):
+        assert asked.is_alive()
+    os.kill(x_server.pid, signal.SIGKILL)
+    asked.join(60)
+    assert told == [None]
+    assert asker.idle_s(x_server.name) is None  # nobody is there
+    asker.end()
+
+
+def _is_connected(pid: int) -> bool:
+    """Tells whether a process has a socket."""
+    with suppress(OSError):
+        return any(os.readlink(path).startswith("socket:") for path in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
+def test_an_x_server_that_hangs_is_given_up(x_server: XDisplay) -> None:
+    os.kill(x_server.pid, signal.SIGSTOP)
+    asker = idle.XServer(limit_s=0.2)
+    assert asker.idle_s(x_server.name) is None
+    assert asker.process is None  # the child that hangs is gone
+    os.kill(x_server.pid, signal.SIGCONT)
+    patient = idle.XServer(limit_s=60.0)
+    assert patient.idle_s(x_server.name) is not None
+    patient.end()
+
+
+def test_an_x_server_tells_when_its_mouse_was_moved(x_server: XDisplay) -> None:
+    if shutil.which("xdotool") is None:
+        pytest.skip("xdotool is not installed")
     time.sleep(0.3)  # X counts from its own start
     before = idle.x_idle_s()
     assert before is not None

@@ -7,6 +7,7 @@ are put together as logarithms, with a 95 % interval by Student's t.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bench.when_experts_win.product_stages import ProductStage, Way, product_sta
 from bench.when_experts_win.report import shown
 from paris_p2p.errors import UsageError
 
-KEPT = "experts kept"
+KEPT, TODAYS = "experts kept", "experts top-1"
 DISTANCES = {"frechet": "Fréchet", "kernel": "kernel", "mix_right": "mix right"}
 LEAST_SEEDS = 3
 
@@ -43,12 +44,16 @@ class Played:
 
     def ratio(self, way: Way, network: str, which: str) -> Ratio | None:
         """Returns a way's distances over the kept experts', at the same guidance if it is the paper's."""
-        over = self.samples(self.stage.way(KEPT, way.guidance if way.guidance > 1 else 0.0))
-        mine = self.samples(way)
-        both = sorted(mine.keys() & over.keys())
-        if way.title == KEPT or not both:
+        over = self.stage.way(KEPT, way.guidance if way.guidance > 1 else 0.0)
+        return None if way.title == KEPT else self.ratio_over(way, over, network, which)
+
+    def ratio_over(self, way: Way, over: Way, network: str, which: str) -> Ratio | None:
+        """Returns a way's distances over another's at the seeds that both have; None where there is none."""
+        mine, others = self.samples(way), self.samples(over)
+        both = sorted(mine.keys() & others.keys())
+        if not both:
             return None
-        return Ratio(tuple(mine[seed][network][which] / over[seed][network][which] for seed in both))
+        return Ratio(tuple(mine[seed][network][which] / others[seed][network][which] for seed in both))
 
 
 def product_report(played: Played) -> list[str]:
@@ -58,6 +63,10 @@ def product_report(played: Played) -> list[str]:
         ("The width", _pilots(played)),
         ("Distances, means over seeds", _distances(played)),
         ("Distances over the kept experts'", _ratios(played)),
+        (
+            "Routings over the default (top-1 at each step)",
+            _routings(played),
+        ),
         ("Losses on held-out clips, means over ten times", _losses(played)),
         ("What real clips reach", _floors(played)),
     ):
@@ -110,6 +119,30 @@ def _ratios(played: Played) -> list[str]:
             title = f"{way.title} at {way.guidance:g}" if way.guidance else way.title
             lines.append(f"| {title} | {' | '.join(cells)} |")
     return lines
+
+
+def _routings(played: Played) -> list[str]:
+    """Returns how near each routing is over today's default, each at its own guidance, nearest first."""
+    networks, todays = played.stage.networks, played.stage.way(TODAYS)
+    before = played.samples(todays)
+    rows = []
+    for way in played.stage.ways:
+        if way.arm != "experts" or way.guidance or way == todays:
+            continue
+        ratios = [played.ratio_over(way, todays, network, "frechet") for network in networks]
+        known = [ratio for ratio in ratios if ratio is not None]
+        if len(known) < len(networks):
+            continue
+        mean = math.exp(sum(math.log(ratio.mean) for ratio in known) / len(known))
+        followed = [
+            one["fidelity"]["mean"] - before[seed]["fidelity"]["mean"]
+            for seed, one in played.samples(way).items()
+            if seed in before
+        ]
+        cells = [way.name, *map(shown, known), f"{mean:.2f}", f"{sum(followed) / len(followed):+.3f}"]
+        rows.append((mean, f"| {' | '.join(cells)} |"))
+    head = _head("routing", *networks, "of all", "captions followed, more")
+    return [*head, *(line for _, line in sorted(rows))] if rows else []
 
 
 def _losses(played: Played) -> list[str]:

@@ -260,6 +260,8 @@ def test_a_report_says_what_its_files_say(place: Place, monkeypatch: pytest.Monk
     assert ratio.mean == pytest.approx(one / kept)
     assert f"| monolith | {one / kept:.2f}" in text
     assert "too few seeds" in text
+    top_1 = place.values("sample-1-experts-top-1")["tiny"]["frechet"]
+    assert f"| kept | {kept / top_1:.2f} (" in text.partition("Routings over")[2]
     with pytest.raises(UsageError, match="has no samples yet"):
         Played("least", place.work)
 

@@ -20,7 +20,9 @@ STAMPS = Path("/usr/share/tuxpaint/stamps")  # of Debian's package
 
 def add_set_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--out", type=Path, help=f"its folder; without, it is {SETS}/STAGE")
+    parser.add_argument(
+        "--out", type=Path, help=f"its folder; without, it is {SETS}/images, or {SETS}/clips-SEED"
+    )
     parser.add_argument("--share", type=float, default=1.0, help="of the stage's clips; 0.01 to try it")
     parser.add_argument("--stamps", type=Path, default=STAMPS, help="where tuxpaint's stamps lie")
     parser.add_argument("--seed", type=int, default=0, help="RNG seed: the same one gives the same clips")
@@ -38,7 +40,8 @@ def make_by(options: argparse.Namespace) -> None:
         from bench.sets.making import Wish, make_set
     except ModuleNotFoundError as error:
         sys.exit(f"{error.name} is not installed; to make sets, run `pip install -e '.[bench]'`")
-    out = (options.out or SETS / options.stage).absolute()  # processes that draw work in folders of their own
+    name = f"clips-{options.seed}" if options.stage == "clips" else options.stage
+    out = (options.out or SETS / name).absolute()  # processes that draw work in folders of their own
     stamps = options.stamps.absolute()
     wish = Wish(options.stage, out, options.share, stamps, options.seed, options.jobs)
     try:

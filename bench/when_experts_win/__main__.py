@@ -13,7 +13,7 @@ from bench.when_experts_win.figure import write_figure
 from bench.when_experts_win.jobs import jobs_of, run
 from bench.when_experts_win.product_command import PRODUCT_WAYS, SETS, add_product_options
 from bench.when_experts_win.product_stages import PRODUCT_STAGES
-from bench.when_experts_win.recorded import HERE, PRODUCT_PROTOCOL, PROTOCOL, record_protocol
+from bench.when_experts_win.recorded import HERE, PROTOCOLS, record_protocol
 from bench.when_experts_win.report import Map, in_page, report
 from bench.when_experts_win.settings import STAGES
 from paris_p2p.disk import write_atomic
@@ -78,7 +78,7 @@ def _play_digits(options: argparse.Namespace) -> None:
     elif options.way == "figure":
         print(write_figure(Map(options.stage, options.results), options.out))
     else:
-        for protocol in (PROTOCOL, PRODUCT_PROTOCOL):
+        for protocol in PROTOCOLS:
             print(f"recorded {record_protocol(protocol)}; commit it with {protocol.name}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,16 +26,21 @@ def add_product_options(command: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    folder = options.sets / product_stage_of(options.stage).set_name
-    place = Place(options.stage, folder, options.results, options.work, options.device)
-    failed = run_stage(place, options.jobs, options.seeds, options.commit, options.until_s)
+    stage, began_s, failed = product_stage_of(options.stage), time.monotonic(), 0
+    for seeds in (
+        [[seed] for seed in options.seeds or stage.seeds] if stage.set_each_seed else [options.seeds]
+    ):
+        folder = options.sets / stage.set_name(seeds[0] if seeds else 0)
+        place = Place(stage.name, folder, options.results, options.work, options.device)
+        left_s = options.until_s - (time.monotonic() - began_s)
+        failed += run_stage(place, options.jobs, seeds, options.commit, left_s)
     print(f"{failed} tasks failed" if failed else "all done")
     return min(failed, 1)
 
 
 def _plan(options: argparse.Namespace) -> int:
     stage = product_stage_of(options.stage)
-    place = Place(options.stage, options.sets / stage.set_name, options.results, WORK)
+    place = Place(options.stage, options.sets / stage.set_name(), options.results, WORK)
     for group in tasks_of(stage, place_clusters(place.set)):
         for task in group:
             print(task.name, "done" if place.result(task.name).exists() else "open")

@@ -22,10 +22,11 @@ from bench.ddm_vs_monolith.results import Clock, commit, processor, rounded
 from bench.when_experts_win.product_place import SHARED_RATES, Place, opened, place_clusters
 from bench.when_experts_win.product_stages import ProductStage, product_stage_of
 from bench.when_experts_win.product_work import WORK
-from bench.when_experts_win.recorded import PRODUCT_PROTOCOL, require_protocol
+from bench.when_experts_win.recorded import HERE, require_protocol
 from paris_p2p.disk import write_atomic
 
 Argument = int | float | str
+OF_SEEDS = ("train", "sample", "losses", "looked", "floors")  # kinds whose first argument, if any, is a seed
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,12 @@ class Task:
 
 def tasks_of(stage: ProductStage, clusters: int) -> list[list[Task]]:
     """Returns a stage's tasks in groups; a group waits for those before it."""
-    groups = _pilots(stage)
+    groups, beside = _pilots(stage), _of_sets(stage, "looked")  # which takes long and is needed late
     if stage.seed_share:
         groups.append([_rate("seed", rate) for rate in stage.rates])
-        groups.append([_train(seed, "seed", "expert-0") for seed in stage.seeds])
-    groups.append(_rates(stage, clusters))
+        groups.append([*beside, *(_train(seed, "seed", "expert-0") for seed in stage.seeds)])
+        beside = []
+    groups.append([*beside, *_rates(stage, clusters)])
     groups.append([
         _train(seed, arm, slot)
         for seed in stage.seeds
@@ -55,8 +57,14 @@ def tasks_of(stage: ProductStage, clusters: int) -> list[list[Task]]:
         for arm in stage.arms
         for guidance in stage.guidances
     ])  # fmt: skip
-    groups[0].append(Task("looked", "looked"))
     return [*groups, _judging(stage)]
+
+
+def _of_sets(stage: ProductStage, kind: str) -> list[Task]:
+    """Returns a task for each set that the stage is played on."""
+    if not stage.set_each_seed:
+        return [Task(kind, kind)]
+    return [Task(f"{kind}-{seed}", kind, (seed,)) for seed in stage.seeds]
 
 
 def _pilots(stage: ProductStage) -> list[list[Task]]:
@@ -106,11 +114,13 @@ def _slots(arm: str, clusters: int) -> list[str]:
 
 def _judging(stage: ProductStage) -> list[Task]:
     """Returns samplings, the first seed's first, losses and floors."""
-    ways = {(way.title, way.guidance): None for way in stage.ways}
-    tasks = [Task("floors", "floors")]
+    tasks = _of_sets(stage, "floors")
     for seed in stage.seeds:
         tasks.append(Task(f"losses-{seed}", "losses", (seed,)))
-        tasks += [Task(sample_name(seed, *way), "sample", (seed, *way)) for way in ways]
+        for way in stage.ways:
+            if seed == stage.seeds[0] or not way.once:
+                name = sample_name(seed, way.title, way.guidance)
+                tasks.append(Task(name, "sample", (seed, way.title, way.guidance)))
     return tasks
 
 
@@ -130,11 +140,11 @@ def run_stage(
 ) -> int:
     """Does what is open, `at_once` side by side, each on one thread; returns how many tasks failed.
 
-    Nothing is begun after `until_s` seconds.
+    Nothing is begun after `until_s` seconds. Where each seed has a set of its own, `seeds` is one.
     """
     began_s, failed = time.monotonic(), 0
     stage = product_stage_of(place.stage)
-    require_protocol(PRODUCT_PROTOCOL)
+    require_protocol(HERE / stage.protocol)
     groups = tasks_of(stage, place_clusters(place.set))
     if at_once == 1:
         for task in (task for group in groups for task in open_tasks(place, group, seeds)):
@@ -168,13 +178,19 @@ def _done(result: Callable[[], str], task: Task, told: Callable[[str], None]) ->
 
 
 def open_tasks(place: Place, group: list[Task], seeds: Collection[int]) -> list[Task]:
-    """Returns a group's tasks that have no result yet; of seeds these alone, all if none."""
-    return [
-        task
-        for task in group
-        if not place.result(task.name).exists()
-        and (not seeds or task.kind not in ("train", "sample", "losses") or task.arguments[0] in seeds)
-    ]
+    """Returns a group's tasks that have no result yet; of seeds these alone, all if none.
+
+    What is tried once for all seeds is tried on the first seed's set.
+    """
+    stage = product_stage_of(place.stage)
+    first = not seeds or not stage.set_each_seed or stage.seeds[0] in seeds
+
+    def wanted(task: Task) -> bool:
+        if task.kind in OF_SEEDS and task.arguments:
+            return not seeds or task.arguments[0] in seeds
+        return first
+
+    return [task for task in group if wanted(task) and not place.result(task.name).exists()]
 
 
 def do(place: Place, task: Task, commit_name: str = "") -> str:
@@ -186,7 +202,7 @@ def do(place: Place, task: Task, commit_name: str = "") -> str:
         values = WORK[task.kind](at, *task.arguments)
     document: dict[str, Any] = {
         "job": task.name,
-        "protocol_sha256": require_protocol(PRODUCT_PROTOCOL),
+        "protocol_sha256": require_protocol(HERE / at.stage.protocol),
         "set_sha256": at.set_sha256,
         "commit": commit_name or commit(),
         "machine": machine(at.device.cuda),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.when_experts_win.joint_components import joint_components
-from bench.when_experts_win.product_set import UNSAID, ProductSet, tiny_features
+from bench.when_experts_win.product_set import UNSAID, ProductSet, mixed, tiny_features
 from bench.when_experts_win.product_stages import ProductStage
 from paris_p2p.errors import UsageError
 from paris_p2p.features.image import load_features
@@ -56,13 +56,17 @@ class Judge:
     made: ProductSet
 
     def real(self, kind: str) -> Features:
-        """Returns features of `raw`, `codec`, `probe`, `floor` or `validation`."""
-        return {name: self.made.real[f"{kind}/{name}"] for name in self.stage.networks}
+        """Returns features of `raw`, `codec`, `floor`, whose kinds are mixed, `probe` or `validation`."""
+        found = {name: self.made.real[f"{kind}/{name}"] for name in self.stage.networks}
+        if kind in ("probe", "validation"):
+            return found
+        return {name: features[mixed(len(features))] for name, features in found.items()}
 
     @cached_property
     def test_rows(self) -> NDArray[np.int64]:
-        """Returns the clips of the set whose features `raw` are."""
-        return self.made.real["rows/test"].astype(np.int64)
+        """Returns the clips of the set whose features `raw` are, their kinds mixed."""
+        rows = self.made.real["rows/test"].astype(np.int64)
+        return rows[mixed(len(rows))]
 
     @cached_property
     def basis(self) -> dict[str, Components]:

@@ -24,7 +24,7 @@ from bench.when_experts_win.product_arms import Arm, SamePool, ToldPool, seated,
 from bench.when_experts_win.product_judging import Judge, Looker, lookers
 from bench.when_experts_win.product_losses import Looked, calibrate
 from bench.when_experts_win.product_plans import ArmPlan, Setting, plan_of, seed_plan
-from bench.when_experts_win.product_set import SET_FILE, TRAIN, VALIDATION, load, read_about
+from bench.when_experts_win.product_set import SET_FILE, TRAIN, VALIDATION, load, mixed, read_about
 from bench.when_experts_win.product_stages import ProductStage, product_stage_of
 from bench.when_experts_win.product_training import Material, read_weights, seed_of
 from paris_p2p.device import Device, pick_device
@@ -57,6 +57,11 @@ class Place:
         except FileNotFoundError as error:
             raise UsageError(f"{self.result(job)} is not here: that job comes first") from error
         return found
+
+    @property
+    def looked(self) -> Path:
+        """Returns the file with what the feature networks said of the set's real clips."""
+        return self.work / self.stage / f"{self.set.name}.{LOOKED}"
 
     def weights(self, *names: object) -> Path:
         return self.work / self.stage / "train" / f"{'.'.join(map(str, names))}.safetensors"
@@ -104,9 +109,10 @@ class Opened:
     @cached_property
     def judge(self) -> Judge:
         """Returns what judges clips, with what the feature networks said of real ones."""
-        looked = self.place.work / self.place.stage / LOOKED
+        looked = self.place.looked
         if not looked.exists():
-            raise UsageError(f"{looked} is not here: delete {self.place.result('looked')} and run again")
+            stale = self.place.result("looked*")
+            raise UsageError(f"{looked} is not here: delete {stale} and run again")
         return Judge(self.stage, replace(self.made, real={**self.made.real, **load_file(looked)}))
 
     @cached_property
@@ -125,7 +131,9 @@ class Opened:
 
     @cached_property
     def validation_rows(self) -> Tensor:
-        return self.made.rows(VALIDATION)
+        """Returns the clips to validate on, their kinds mixed."""
+        rows = self.made.rows(VALIDATION)
+        return rows[torch.from_numpy(mixed(len(rows)))]
 
     def rate(self, arm: str) -> float:
         return chosen_rate(self.stage, self.place, SHARED_RATES.get(arm, arm))
@@ -182,7 +190,7 @@ class Opened:
 
     def keep_looked(self, real: Mapping[str, NDArray[Any]]) -> None:
         """Keeps what the feature networks said of real clips, for all processes."""
-        path = self.place.work / self.place.stage / LOOKED
+        path = self.place.looked
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: np.ascontiguousarray(values) for name, values in real.items()}, path)
 

@@ -159,13 +159,14 @@ def _losses(played: Played) -> list[str]:
 
 
 def _floors(played: Played) -> list[str]:
-    found = played.values("floors")
-    if found is None:
+    names = [f"floors-{seed}" for seed in played.stage.seeds] if played.stage.set_each_seed else ["floors"]
+    found = [one for name in names if (one := played.values(name)) is not None]
+    if not found:
         return []
     lines = _head("real clips", "features", *DISTANCES.values())
     for kind, name in (("codec", "through the codec"), ("floor", "others, of those trained on")):
         for network in played.stage.networks:
-            cells = [_mean([found[kind][network].get(which)]) for which in DISTANCES]
+            cells = [_mean([one[kind][network].get(which) for one in found]) for which in DISTANCES]
             lines.append(f"| {name} | {network} | {' | '.join(cells)} |")
     return lines
 

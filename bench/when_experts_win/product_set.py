@@ -87,7 +87,7 @@ class ProductSet:
     folder: Path | None = None  # that it was read from
 
     def rows(self, split: int) -> Tensor:
-        """Returns the rows of a split, in order: [n]."""
+        """Returns the rows of a split, in order, and so kind by kind: [n]."""
         return (self.split == split).nonzero().flatten()
 
     def codec(self, device: str = "cpu") -> Codec:
@@ -100,6 +100,14 @@ class ProductSet:
     def networks(self) -> list[str]:
         """Returns the names of the feature networks that looked at the real clips."""
         return sorted(name.partition("/")[2] for name in self.real if name.startswith("raw/"))
+
+
+def mixed(count: int) -> NDArray[np.int64]:
+    """Returns a random order of so many clips, always the same one: a set has them kind by kind, and what
+    takes the first few of them would see few kinds.
+    """
+    order: NDArray[np.int64] = np.random.default_rng(count).permutation(count)
+    return order
 
 
 def save(made: ProductSet, folder: Path, int8: bool = False) -> About:

@@ -24,6 +24,7 @@ class Way:
     guidance: float = 0.0  # 0: the one that the arm's trials chose
     interval: GuidedTimes = EVERYWHERE
     autoguidance: float = 1.0  # away from the seed model; 1: not at all
+    once: bool = False  # with the first seed's networks alone
 
     @property
     def title(self) -> str:
@@ -67,11 +68,16 @@ class ProductStage:
     components: int = 64  # of real and generated clips together
     pictures: int = 32  # of each way, of the first seed
     set: str = ""  # the stage whose set it is played on; its own if none
+    set_each_seed: bool = False  # each seed is played on a set of its own
+    protocol: str = "PROTOCOL-product.md"
 
-    @property
-    def set_name(self) -> str:
-        """Returns the folder's name that holds its set."""
-        return self.set or self.name
+    def set_name(self, seed: int = 0) -> str:
+        """Returns the name of the folder that holds a seed's set; 0: the first seed's.
+
+        A seed's own set is drawn with the RNG seed that it is named by.
+        """
+        name = self.set or self.name
+        return f"{name}-{self.seeds.index(seed or self.seeds[0])}" if self.set_each_seed else name
 
     def way(self, title: str, guidance: float = 0.0) -> Way:
         """Returns a way by its title and guidance; UsageError when there is none."""
@@ -111,25 +117,33 @@ IMAGES_WIDE = replace(
     ways=(*_CONTROLS, *_EXPERTS[:2]),
     widths=(96,),
 )
-_AT_PAPERS = tuple(replace(way, guidance=PAPERS_GUIDANCE) for way in (*_CONTROLS, *_EXPERTS[:2], _EXPERTS[3]))
+_AT_PAPERS = tuple(
+    replace(way, guidance=PAPERS_GUIDANCE, once=way.title not in ("monolith", "experts kept"))
+    for way in (*_CONTROLS, *_EXPERTS[:2], _EXPERTS[3])
+)
+_MORE_WAYS = ("experts full", "experts text", "experts kept until 0.6")
 CLIPS = ProductStage(
     name="clips",
     arms=("monolith", "told", "experts", "random"),
     ways=(
         *_CONTROLS,
-        *_EXPERTS,
+        *(replace(way, once=way.title in _MORE_WAYS) for way in _EXPERTS),
         *_AT_PAPERS,
-        Way("experts", "kept, guided in 0.1 to 0.8", KEPT, interval=(0.1, 0.8)),
-        Way("experts", "kept, autoguided 1.5", KEPT, guidance=1.0, autoguidance=1.5),
-        Way("monolith", "guided in 0.1 to 0.8", interval=(0.1, 0.8)),
-        Way("monolith", "autoguided 1.5", guidance=1.0, autoguidance=1.5),
+        Way("experts", "kept, guided in 0.1 to 0.8", KEPT, interval=(0.1, 0.8), once=True),
+        Way("experts", "kept, autoguided 1.5", KEPT, guidance=1.0, autoguidance=1.5, once=True),
+        Way("monolith", "guided in 0.1 to 0.8", interval=(0.1, 0.8), once=True),
+        Way("monolith", "autoguided 1.5", guidance=1.0, autoguidance=1.5, once=True),
     ),
     widths=(96,),
     patch=(2, 2, 2),
     networks=("transnetv2", "efficientnet-lite0"),
     batch=24,
     seed_share=0.3,
-    samples=2048,
+    trial_samples=256,
+    samples=1000,
+    kernel_samples=1000,
+    set_each_seed=True,
+    protocol="PROTOCOL-clips.md",
 )
 _TINY = {
     "widths": (8, 16),

@@ -33,7 +33,7 @@ TRIAL_COMPONENTS = 32
 SHOWN_FRAMES = 4  # of a clip
 
 
-def looked(at: Opened) -> Values:
+def looked(at: Opened, seed: int = 0) -> Values:
     """Looks at real clips with the feature networks that have not, and keeps what they said; at validation
     clips through the codec too.
     """
@@ -179,10 +179,11 @@ def sample_way(at: Opened, seed: int, title: str, guidance: float) -> Values:
     return {"guidance": used, "clips": len(rows), **at.judge.judged(features, rows)}
 
 
-def floors(at: Opened) -> Values:
+def floors(at: Opened, seed: int = 0) -> Values:
     """Measures what real clips reach, and shows some through the codec."""
     rows = torch.from_numpy(at.judge.test_rows[: at.stage.samples])
-    _show(at, at.made.latents[rows].float(), "real through the codec")
+    if seed in (0, at.stage.seeds[0]):
+        _show(at, at.made.latents[rows].float(), "real through the codec")
     again = look_at(at.made.latents[rows[:250]].float(), at.codec, at.looking)
     agreement = {}
     for name, kept in at.judge.real("codec").items():

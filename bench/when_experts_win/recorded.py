@@ -9,7 +9,11 @@ from paris_p2p.errors import UsageError
 
 HERE = Path(__file__).parent
 PROTOCOL = HERE / "PROTOCOL.md"  # of the stage digits
-PRODUCT_PROTOCOL = HERE / "PROTOCOL-product.md"  # of images and clips
+PROTOCOLS = (
+    PROTOCOL,
+    HERE / "PROTOCOL-product.md",
+    HERE / "PROTOCOL-clips.md",
+)  # the others' stages name them
 
 
 def require_protocol(protocol: Path | None = None) -> str:

@@ -14,7 +14,7 @@ from bench.crew.report import Ratio
 from bench.when_experts_win import product_jobs, product_stages
 from bench.when_experts_win.joint_components import joint_components
 from bench.when_experts_win.product_arms import ByPrior, ToldPool
-from bench.when_experts_win.product_jobs import run_stage, tasks_of
+from bench.when_experts_win.product_jobs import open_tasks, run_stage, tasks_of
 from bench.when_experts_win.product_losses import summed_up
 from bench.when_experts_win.product_place import (
     Opened,
@@ -188,13 +188,50 @@ def test_a_task_that_fails_keeps_no_other_from_being_done(
         raise ValueError("broken on purpose")
 
     monkeypatch.setitem(WORK, "looked", broken)
-    (rate, looked), *_ = tasks_of(LEAST, 3)
+    (rate,), (looked, _), *_ = tasks_of(LEAST, 3)
     monkeypatch.setattr(product_jobs, "tasks_of", lambda stage, clusters: [[looked], [rate]])
     said: list[str] = []
     other = replace(place, results=tmp_path)
     assert run_stage(other, at_once=1, told=said.append) == 1
     assert "broken on purpose" in said[0]
     assert other.result("rate-seed-0.004").exists()
+
+
+def test_each_seed_of_a_stage_may_have_a_set_of_its_own() -> None:
+    assert [CLIPS.set_name(seed) for seed in (0, *CLIPS.seeds)] == [
+        "clips-0",
+        "clips-0",
+        "clips-1",
+        "clips-2",
+    ]
+    assert {IMAGES.set_name(seed) for seed in (0, *IMAGES.seeds)} == {"images"}
+    tasks = [task for group in tasks_of(CLIPS, 3) for task in group]
+    names = {task.name for task in tasks}
+    assert {
+        "looked-1",
+        "looked-3",
+        "floors-2",
+        "sample-1-experts-full",
+        "sample-3-experts-kept-at-7.5",
+    } <= names
+    assert not names & {"looked", "floors", "sample-2-experts-full", "sample-3-told-kept-at-7.5"}
+    elsewhere = Place("clips", Path("clips-1"), Path("results"), Path("work"))
+    second = open_tasks(elsewhere, tasks, [2])
+    assert {task.arguments[0] for task in second} == {2}  # what is tried once is tried with the first seed
+    assert {task.kind for task in open_tasks(elsewhere, tasks, [1])} >= {
+        "rate",
+        "guidance",
+        "looked",
+        "floors",
+    }
+
+
+def test_the_first_of_a_sets_clips_are_of_every_kind(place: Place) -> None:
+    at = opened(place)
+    shown = at.made.world[torch.from_numpy(at.judge.test_rows)]
+    assert set(shown[:12].tolist()) == set(at.made.world[at.validation_rows][:12].tolist()) == {0, 1, 2}
+    order = torch.argsort(torch.from_numpy(at.judge.test_rows)).numpy()
+    assert np.array_equal(at.judge.real("raw")["tiny"][order], at.made.real["raw/tiny"])
 
 
 def test_losses_are_differences_on_the_same_clips(place: Place) -> None:

@@ -71,7 +71,10 @@ def test_a_folder_named_from_here_is_the_same_one_for_processes_that_work_elsewh
     for words in (["clips"], ["images", "--out", "mine", "--stamps", "cut-outs"]):
         with pytest.raises(SystemExit):
             make_by(parser.parse_args(words))
-    assert [wish.work for wish in wished] == [tmp_path / "bench-out/sets/clips-work", tmp_path / "mine-work"]
+    assert [wish.work for wish in wished] == [
+        tmp_path / "bench-out/sets/clips-0-work",
+        tmp_path / "mine-work",
+    ]
     assert wished[1].stamps == tmp_path / "cut-outs"
 
 

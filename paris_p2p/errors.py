@@ -20,6 +20,7 @@ ParisError                      what happened, with the values, and what to do; 
 │   └── ReadOnlyError           cannot write there
 ├── SwarmError                  the other peers
 │   ├── DaemonError             p2pd did not start or died; carries its own words
+│   │   └── DaemonGoneError     it died while it was asked; the next one may be asked the same
 │   ├── PortInUseError          another program listens there
 │   ├── UnreachableError        nobody answered
 │   │   ├── BusyError           a peer answered that it serves others now; it may be asked again
@@ -118,6 +119,10 @@ class SwarmError(ParisError):
 
 
 class DaemonError(SwarmError):
+    pass
+
+
+class DaemonGoneError(DaemonError):
     pass
 
 

@@ -41,6 +41,7 @@ from paris_p2p.peer.trainer_process import MakeWorker, TrainerProcess
 from paris_p2p.peer.uplink import Uplink
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import ClaimRecord
+from paris_p2p.rules.next_card import CardDecision
 from paris_p2p.training.messages import TrainJob
 
 _RETRY_S = 2.0  # after the others could not be told of a card
@@ -222,8 +223,7 @@ class Lead:
     async def _send_cards(self) -> None:
         """Carries out what the rules say of the next card, until cancelled."""
         while True:
-            loading = self.trainer.life.loading or self.rounds.entering
-            decision = self.outbox.decide(loading=loading, ending=self.stopping)
+            decision = self._next_card()
             ends = decision.action in ("yield", "abandon")
             if ends:
                 self.stop(decision.why)
@@ -237,11 +237,22 @@ class Lead:
                 left_s = min(decision.until_s, due_s) - time.monotonic()
                 await self.news.wait(min(left_s, _LOOK_S))
 
+    def _next_card(self) -> CardDecision:
+        """Returns what the rules say of the next card now."""
+        loading = self.trainer.life.loading or self.rounds.entering
+        return self.outbox.decide(loading=loading, ending=self.stopping)
+
+    def _is_signing(self) -> bool:
+        """Tells whether a card is being signed, or is to be at once: what was learned is lost without it,
+        also where nobody is there to hear of it.
+        """
+        return self.outbox.publishing.locked() or self._next_card().action in ("publish", "publish again")
+
     async def _last_card(self, wait_s: float) -> None:
         """Waits until another peer holds what is left or it was found to be worse, for at most `wait_s`."""
         deadline_s, refused = time.monotonic() + wait_s, False
         while self.outbox.busy and time.monotonic() < deadline_s and not (self.outbox.is_lost or refused):
-            if not self.outbox.publishing.locked() and not await self._attestors_connected():
+            if not self._is_signing() and not await self._attestors_connected():
                 break
             await self.news.wait(min(deadline_s - time.monotonic(), _LOOK_S))
             refused = self.setback.came.is_set() and await self.setback.counts()

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from paris_p2p.byte_size import in_units
+from paris_p2p.errors import ParisError
 from paris_p2p.node.status import SlotStatus, Status, TrainingStatus
 from paris_p2p.rules.rounds import REASONS_FOR_UPDATES
 from paris_p2p.shown import FIELD_LETTERS, said, say, shown
@@ -23,6 +24,7 @@ from paris_p2p.shown import FIELD_LETTERS, said, say, shown
 log = logging.getLogger(__name__)
 _FULL_DISK = ("raise --max-disk", "no space left")
 _SAY_AGAIN_S = 600.0
+_DRAW_EVERY_S = 1.0
 _NAME_LETTERS = 9  # of a lead in the table
 _COLUMNS = ("slot", "lead", "epoch", "tip", "age", "steps", "clips", "gate", "signed", "waits")
 
@@ -57,8 +59,15 @@ class Console:
             await asyncio.Event().wait()
         with Live(console=self._rich, refresh_per_second=2, transient=False) as live:
             while True:
-                live.update(Group(draw(await status()), Text("\n".join(self._recent), style="dim")))
-                await asyncio.sleep(1.0)
+                live.update(Group(await _drawn(status), Text("\n".join(self._recent), style="dim")))
+                await asyncio.sleep(_DRAW_EVERY_S)
+
+
+async def _drawn(status: Callable[[], Awaitable[Status]]) -> RenderableType:
+    try:
+        return draw(await status())
+    except ParisError as error:  # p2pd is being restarted: a view that ended would stay dark
+        return Text(shown(error), style="yellow")
 
 
 def draw(status: Status) -> RenderableType:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 
 import msgpack
 
-from paris_p2p.errors import BlobError, BusyError, StoreError, UnreachableError
+from paris_p2p.errors import BlobError, BusyError, DaemonError, StoreError, UnreachableError
 from paris_p2p.kinds import DEFAULT_MAX_ENVELOPE_BYTES
 from paris_p2p.swarm.addresses import is_relayed
 from paris_p2p.swarm.blob_client import CHUNK_HEAD, MAX_ADDRESSES, MAX_RECORDS, pack_head, read_map
@@ -101,8 +101,8 @@ class BlobServer:
             # Past the writer, which copies what it cannot send at once; nothing else is ever sent on it.
             with writer.get_extra_info("socket").dup() as out:
                 await self._converse(peer, address, reader, out)
-        except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
-            self.refused["stream broken off"] += 1
+        except (asyncio.IncompleteReadError, ConnectionError, TimeoutError, DaemonError):
+            self.refused["stream broken off"] += 1  # DaemonError: with p2pd, the stream went too
         except asyncio.CancelledError:
             pass  # this peer leaves, or another needs the seat; raising would only make asyncio print it
         except Exception:

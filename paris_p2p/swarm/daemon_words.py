@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError, P2PHandlerError
 
-from paris_p2p.errors import DaemonError
+from paris_p2p.errors import DaemonError, DaemonGoneError
 
 
 @contextmanager
 def asking_daemon() -> Iterator[None]:
-    """Raises a DaemonError for whatever p2pd's death, or its refusal, raises within.
+    """Raises a DaemonGoneError for whatever p2pd's death raises within, a DaemonError where it refuses.
 
     A TimeoutError goes through: it is the caller's own limit.
     """
@@ -21,9 +21,9 @@ def asking_daemon() -> Iterator[None]:
     except TimeoutError:
         raise
     except EOFError as error:
-        raise DaemonError("p2pd ended the conversation; it is being restarted") from error
+        raise DaemonGoneError("p2pd ended the conversation; it is being restarted") from error
     except OSError as error:
-        raise DaemonError(
+        raise DaemonGoneError(
             f"p2pd does not answer ({error.strerror or error}); it is being restarted"
         ) from error
     except (P2PDaemonError, P2PHandlerError) as error:

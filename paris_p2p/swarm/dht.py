@@ -18,7 +18,7 @@ from hivemind.utils.logging import use_hivemind_log_handler
 from hivemind.utils.multiaddr import Multiaddr
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import DaemonError
+from paris_p2p.errors import DaemonError, DaemonGoneError
 from paris_p2p.identity import peer_id_to_bytes
 from paris_p2p.kinds import dht_key
 from paris_p2p.swarm.daemon_words import asking_daemon
@@ -128,13 +128,13 @@ class BulletinBoard:
         """
         if self._closed:
             search.close()
-            raise DaemonError(_WENT)
+            raise DaemonGoneError(_WENT)
         task = asyncio.create_task(search)
         self._searches.add(task)
         task.add_done_callback(self._ended)
         await asyncio.wait({task})
         if task.cancelled():
-            raise DaemonError(_WENT)
+            raise DaemonGoneError(_WENT)
         with asking_daemon():
             return task.result()
 

@@ -23,7 +23,7 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import PeerID
 from hivemind.proto import dht_pb2 as pb
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import DaemonError, RecordError
+from paris_p2p.errors import DaemonGoneError, RecordError
 from paris_p2p.swarm.entries import (
     MAX_ENTRIES,
     BoardEntry,
@@ -130,12 +130,12 @@ class Door:
         return response
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Checks signatures of what this peer asked for, off the event loop; DaemonError once closed."""
+        """Checks signatures of what this peer asked for, off the event loop; DaemonGoneError once closed."""
         return await self._in_thread("told", function, *arguments)
 
     async def _in_thread(self, thread: str, function: Callable[..., Any], *arguments: Any) -> Any:
         if self._closed:
-            raise DaemonError("p2pd ended while records were checked; it is being restarted")
+            raise DaemonGoneError("p2pd ended while records were checked; it is being restarted")
         return await asyncio.get_running_loop().run_in_executor(self._threads[thread], function, *arguments)
 
     async def _answer(self, name: str, handler: Handler, data: bytes, context: P2PContext) -> Raw:

@@ -8,9 +8,10 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from paris_p2p.errors import DaemonError, SwarmError, UnreachableError
+from paris_p2p.errors import DaemonError, DaemonGoneError, SwarmError, UnreachableError
 from paris_p2p.swarm.addresses import is_loopback, is_relayed, is_tcp, network_of, stays_near
 from paris_p2p.swarm.daemon import Daemon, DaemonOptions, on_port, start_daemon
 from paris_p2p.swarm.dht import BulletinBoard
@@ -19,6 +20,7 @@ from paris_p2p.swarm.p2pd import Control, StreamHandler
 from paris_p2p.swarm.seam import PeerInfo
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 DIAL_LIMIT_S = 12.0
 REOPEN_LIMIT_S = 30.0  # what a caller waits for a daemon that is being restarted
 DEAF_LIMIT_S = 2.0  # from the end of the DHT's conversation with p2pd to its death, mostly the reason
@@ -38,6 +40,7 @@ class Link:
     control: Control
     board: BulletinBoard
     server: asyncio.Server
+    gone: asyncio.Event = field(default_factory=asyncio.Event)  # set when it is the link no more
 
 
 async def _until_dead(link: Link) -> str:
@@ -93,7 +96,7 @@ class LinkKeeper:
         self.refused: Counter[str] = Counter()
         self.mended = asyncio.Event()  # set after each restart of p2pd; the waiter clears it
         self.link: Link | None = None
-        self._up = asyncio.Event()
+        self._up, self._rejoined = asyncio.Event(), asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._absent: dict[str, Absence] = {}
         self._dialling: dict[str, asyncio.Task[None]] = {}
@@ -113,6 +116,19 @@ class LinkKeeper:
 
     async def control(self) -> Control:
         return (await self.current()).control
+
+    async def ask(self, question: Callable[[Link], Awaitable[T]]) -> T:
+        """Asks p2pd what may be asked twice: where it dies over it, the next one is asked. DaemonError."""
+        link = await self.current()
+        try:
+            return await question(link)
+        except DaemonGoneError as error:
+            log.info("%s; the next is asked", error)
+        await link.gone.wait()
+        with suppress(TimeoutError):  # before it has come back to its peers, it knows nobody
+            async with asyncio.timeout(REOPEN_LIMIT_S):
+                await self._rejoined.wait()
+        return await question(await self.current())
 
     async def open(self) -> None:
         """Opens the first link; PortInUseError or DaemonError when p2pd cannot be started."""
@@ -182,7 +198,9 @@ class LinkKeeper:
 
     async def _drop(self, link: Link) -> None:
         self._up.clear()
+        self._rejoined.clear()
         self.link = None
+        link.gone.set()
         try:
             link.server.close()
             await self._gossip.detach()
@@ -226,6 +244,7 @@ class LinkKeeper:
             await self._keep_once()
         finally:
             self.restarts += 1
+            self._rejoined.set()
             self.mended.set()
 
     async def _keep(self) -> None:

@@ -202,20 +202,20 @@ class RealSwarm(Swarm):
         await (await self._keeper.current()).board.meet([peer])
 
     async def peers(self) -> list[PeerInfo]:
-        return await (await self._keeper.control()).peers()
+        return await self._keeper.ask(lambda link: link.control.peers())
 
     async def store_record(self, envelope: Envelope[Any]) -> bool:
         self._storage.take_part(envelope.record.run)
         self._view.remember(dht_key(envelope.record), open_envelope(envelope.data, run=envelope.record.run))
-        return await (await self._keeper.current()).board.store(envelope)
+        return await self._keeper.ask(lambda link: link.board.store(envelope))
 
     async def read_records(self, key: str, run: str) -> list[Envelope[Any]]:
         self._storage.take_part(run)  # who reads or writes a run's records does
-        opened = await (await self._keeper.current()).board.read(key, run, self._view)
+        opened = await self._keeper.ask(lambda link: link.board.read(key, run, self._view))
         return self._view.take(key, opened, time.time())
 
     async def publish(self, topic: str, data: bytes) -> None:
-        await self._gossip.publish(await self._keeper.control(), topic, data)
+        await self._keeper.ask(lambda link: self._gossip.publish(link.control, topic, data))
 
     async def subscribe(self, topic: str, handler: GossipHandler) -> None:
         self._gossip.subscribe(topic, handler)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from rich.console import Console
 
+from paris_p2p.errors import DaemonError
 from paris_p2p.node.governance import Governance, NoticeStatus
 from paris_p2p.node.status import SlotStatus, Status, TrainingStatus
 from paris_p2p.peer.view import _SAY_AGAIN_S, draw
 from paris_p2p.peer.view import Console as View
+from paris_p2p.swarm.asking import end_tasks
 
 SLOTS = tuple(
     SlotStatus(
@@ -55,6 +60,30 @@ def test_a_terminal_of_eighty_columns_shows_the_whole_table():
         row[1:] == ["…f5a1sfyf", "1", "a2c5ba", "#11", "132", "s", "6,950", "111,200", "1.5120", "1", "1"]
         for row in rows
     )
+
+
+async def test_the_view_goes_on_when_the_status_cannot_be_had_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers, shown_again = [DaemonError("p2pd is being restarted"), STATUS], asyncio.Event()
+    view = View()
+    view._rich = Console(width=80, force_terminal=True)
+
+    async def status() -> Status:
+        answer = answers.pop(0) if answers else STATUS
+        if isinstance(answer, Exception):
+            raise answer
+        shown_again.set()
+        return answer
+
+    monkeypatch.setattr("paris_p2p.peer.view._DRAW_EVERY_S", 0.0)
+    showing = asyncio.create_task(view.show(status))
+    drawn = asyncio.create_task(shown_again.wait())
+    await asyncio.wait({drawn, showing}, return_when="FIRST_COMPLETED")
+    is_over = showing.done()
+    await end_tasks([drawn, showing])
+    assert not is_over
+    assert "my style" in capsys.readouterr().out
 
 
 def test_a_trainer_that_has_not_begun_is_said_to_be_about_to_train():

@@ -12,6 +12,7 @@ import pytest
 
 from paris_p2p.envelope import open_envelope
 from paris_p2p.errors import DaemonError
+from paris_p2p.peer.lead import Lead
 from paris_p2p.records import BlobRef, ClaimRecord
 from paris_p2p.rules.placement import attest_patience_s
 from paris_p2p.spec import GateSpec
@@ -120,6 +121,31 @@ async def test_leaving_waits_until_another_peer_holds_the_last_checkpoint(tmp_pa
         assert tip is not None
         assert tip.card.record.steps >= steps
         assert owner.node.host.store.has(tip.card.record.resume.id)
+
+
+async def test_a_pause_signs_what_was_learned_however_late_that_is_begun_and_where_nobody_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a slow machine, the last checkpoint is not looked at before its card is waited for."""
+    ending = asyncio.Event()
+    send_cards, last_card = Lead._send_cards, Lead._last_card
+
+    async def late(lead: Lead) -> None:
+        await ending.wait()
+        await send_cards(lead)
+
+    async def wait(lead: Lead, wait_s: float) -> None:
+        ending.set()
+        await last_card(lead, wait_s)
+
+    monkeypatch.setattr(Lead, "_send_cards", late)
+    monkeypatch.setattr(Lead, "_last_card", wait)
+    async with World(tmp_path) as world:
+        peer = await world.add("a", slot="expert-0")
+        await world.until(lambda: peer.volunteer.lead is not None and peer.volunteer.lead.training.steps > 3)
+        steps = peer.volunteer.lead.training.steps if peer.volunteer.lead else 0
+        await peer.volunteer.pause()
+        assert [card.record.steps >= steps for card in peer.node.board.pending("expert-0")] == [True]
 
 
 async def test_a_trainer_that_dies_goes_on_from_the_newest_checkpoint(tmp_path: Path) -> None:

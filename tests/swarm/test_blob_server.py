@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import pytest
 
+from paris_p2p.errors import DaemonError
+from paris_p2p.swarm.blob_client import pack_head
 from paris_p2p.swarm.blob_requests import Ask
 from paris_p2p.swarm.blob_server import BlobRequest, BlobServer
 from paris_p2p.swarm.limits import Meter, RateLimit
@@ -70,6 +72,23 @@ async def test_a_peer_with_many_streams_gets_no_more_of_the_upload_limit_than_on
     for pair in pairs:
         for end in pair:
             end.close()
+    await server.close()
+
+
+async def test_an_answer_that_needs_p2pd_just_when_it_died_is_no_fault_of_this_program(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def dead(peer: str) -> list[str]:
+        raise DaemonError("p2pd is being restarted")
+
+    server = BlobServer(None, dead, Meter(), RateLimit(0))
+    ours, other = socket.socketpair()
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    other.sendall(pack_head({"op": "where", "peer": "somebody"}))
+    await server.handle("asker", "/ip4/127.0.0.1/tcp/1", reader, writer)
+    assert server.refused == {"stream broken off": 1}
+    assert not caplog.records
+    other.close()
     await server.close()
 
 

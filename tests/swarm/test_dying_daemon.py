@@ -245,6 +245,29 @@ async def _chunks(swarm: Any, peer: str) -> list[tuple[int, bytes]]:
 
 @pytest.mark.swarm
 @pytest.mark.timeout(60)
+async def test_what_may_be_asked_twice_is_asked_of_the_next_p2pd_where_one_dies_over_it(
+    tmp_path: Path,
+) -> None:
+    """So a node that opens a run just then does not end."""
+    async with AsyncExitStack() as stack:
+        network, me = OnLoopback(tmp_path, stack), Identity.generate()
+        other: Any = await network.join()
+        swarm: Any = await network.join(me)
+        await swarm.store_record(claim(me, 1))
+        os.kill(swarm.daemon_pid, signal.SIGSTOP)
+        asked = [swarm.peers(), swarm.store_record(claim(me, 2)), swarm.read_records(KEY, RUN)]
+        asking = asyncio.gather(*asked, swarm.publish("topic", b"hint"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        os.kill(swarm.daemon_pid, signal.SIGKILL)
+        peers, stored, found, _ = await asking
+        assert [peer.peer_id for peer in peers] == [other.peer_id]
+        assert stored
+        assert [envelope.signer for envelope in found] == [me.peer_id]
+
+
+@pytest.mark.swarm
+@pytest.mark.timeout(60)
 async def test_a_p2pd_that_lives_and_does_not_speak_to_the_dht_any_more_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

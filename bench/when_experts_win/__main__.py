@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.sets.command import add_set_options, make_by
 from bench.when_experts_win.figure import write_figure
 from bench.when_experts_win.jobs import jobs_of, run
-from bench.when_experts_win.product_command import PRODUCT_WAYS, SETS, add_product_options
+from bench.when_experts_win.product_command import PRODUCT_WAYS, SETS, WORK, add_product_options
 from bench.when_experts_win.product_stages import PRODUCT_STAGES
 from bench.when_experts_win.recorded import HERE, PROTOCOLS, record_protocol
 from bench.when_experts_win.report import Map, in_page, report
@@ -48,6 +48,12 @@ def main() -> None:
             command.add_argument("--page", type=Path, default=Path("docs/experiments.md"))
         if way == "figure":
             command.add_argument("--out", type=Path, default=Path("docs/pictures/when-experts-win.svg"))
+    pictures = ways.add_parser("pictures", help="puts what ways of a stage made side by side")
+    pictures.add_argument("stage", choices=[*PRODUCT_STAGES])
+    pictures.add_argument("ways", nargs="+", help="their titles, such as monolith or 'experts kept'")
+    pictures.add_argument("--work", type=Path, default=WORK, help="where the stage was played")
+    pictures.add_argument("--height", type=int, default=512, help="pixels from the top of each column")
+    pictures.add_argument("--out", type=Path, required=True, help="the JPEG")
     add_set_options(ways.add_parser("make", help="makes the set of a stage: pictures or clips"))
     ways.add_parser("protocol", help="records the protocols as they are now")
     options = parser.parse_args()

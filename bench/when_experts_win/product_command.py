@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.when_experts_win.product_jobs import run_stage, tasks_of
+from bench.when_experts_win.product_pictures import PICTURES, put_side_by_side
 from bench.when_experts_win.product_place import Place, place_clusters
 from bench.when_experts_win.product_report import Played, product_report
 from bench.when_experts_win.product_stages import product_stage_of
@@ -52,8 +53,16 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _pictures(options: argparse.Namespace) -> int:
+    stage = product_stage_of(options.stage)
+    folder = options.work / stage.name / PICTURES
+    print(put_side_by_side(stage, folder, options.ways, options.height, options.out))
+    return 0
+
+
 PRODUCT_WAYS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "plan": _plan,
     "report": _report,
+    "pictures": _pictures,
 }

@@ -18,6 +18,7 @@ from bench.sets.real import look
 from bench.when_experts_win.joint_components import joint_components
 from bench.when_experts_win.product_judging import look_at
 from bench.when_experts_win.product_losses import Looked, arm_losses, router_numbers, summed_up
+from bench.when_experts_win.product_pictures import PICTURES, REAL, picture_name
 from bench.when_experts_win.product_place import Opened
 from bench.when_experts_win.product_plans import ArmPlan, plan_of, run_of
 from bench.when_experts_win.product_stages import Way
@@ -174,7 +175,7 @@ def sample_way(at: Opened, seed: int, title: str, guidance: float) -> Values:
     rows = at.judge.test_rows[: at.stage.samples]
     latents = sampled(at, way, seed, used, torch.from_numpy(rows), "test")
     if seed == at.stage.seeds[0]:
-        _show(at, latents, f"{title} {guidance:g}")
+        _show(at, latents, picture_name(title, guidance))
     features = look_at(latents, at.codec, at.looking)
     return {"guidance": used, "clips": len(rows), **at.judge.judged(features, rows)}
 
@@ -183,7 +184,7 @@ def floors(at: Opened, seed: int = 0) -> Values:
     """Measures what real clips reach, and shows some through the codec."""
     rows = torch.from_numpy(at.judge.test_rows[: at.stage.samples])
     if seed in (0, at.stage.seeds[0]):
-        _show(at, at.made.latents[rows].float(), "real through the codec")
+        _show(at, at.made.latents[rows].float(), f"{REAL}.png")
     again = look_at(at.made.latents[rows[:250]].float(), at.codec, at.looking)
     agreement = {}
     for name, kept in at.judge.real("codec").items():
@@ -208,7 +209,7 @@ def _show(at: Opened, latents: Tensor, name: str) -> None:
     """Keeps a picture of some clips, the same captions' for every way."""
     step = max(1, len(latents) // at.stage.pictures)
     pixels = at.codec.decode(latents[::step][: at.stage.pictures].float()).cpu().numpy()
-    path = at.place.work / at.stage.name / "pictures" / f"{name}.png"
+    path = at.place.work / at.stage.name / PICTURES / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(_tiled(pixels)).save(path)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bench.crew.report import Ratio
 from bench.when_experts_win import product_jobs, product_stages
@@ -16,6 +17,7 @@ from bench.when_experts_win.joint_components import joint_components
 from bench.when_experts_win.product_arms import ByPrior, ToldPool
 from bench.when_experts_win.product_jobs import open_tasks, run_stage, tasks_of
 from bench.when_experts_win.product_losses import summed_up
+from bench.when_experts_win.product_pictures import PICTURES, put_side_by_side
 from bench.when_experts_win.product_place import (
     Opened,
     Place,
@@ -301,6 +303,15 @@ def test_a_report_says_what_its_files_say(place: Place, monkeypatch: pytest.Monk
     assert f"| kept | {kept / top_1:.2f} (" in text.partition("Routings over")[2]
     with pytest.raises(UsageError, match="has no samples yet"):
         Played("least", place.work)
+
+
+def test_ways_are_put_side_by_side_and_one_without_pictures_is_named(place: Place, tmp_path: Path) -> None:
+    folder = place.work / "least" / PICTURES
+    out = put_side_by_side(LEAST, folder, ["monolith", "experts kept"], 20, tmp_path / "sheet.jpg")
+    with Image.open(out) as sheet, Image.open(folder / "monolith 0.png") as one:
+        assert sheet.size == (3 * one.width + 2 * 8, 20 + 16)
+    with pytest.raises(UsageError, match=r"real through the codec\.png is not there"):
+        put_side_by_side(LEAST, tmp_path, ["told kept"], 20, out)
 
 
 def test_a_verdict_needs_three_seeds_and_distances_that_agree() -> None:

@@ -118,8 +118,10 @@ def compile_blocks(network: nn.Module, backend: str | Callable[..., Any] = "indu
     with a warning.
     """
     torch._dynamo.config.suppress_errors = True
-    blocks: Any = network  # a diffusers ModelMixin
-    blocks.compile_repeated_blocks(backend=backend)
+    kinds = getattr(network, "_repeated_blocks", ())  # what diffusers calls them
+    for module in network.modules():
+        if type(module).__name__ in kinds:
+            module.compile(backend=backend)
 
 
 def limit_cuda_memory(device: Device, max_bytes: int) -> None:

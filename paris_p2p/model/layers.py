@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -258,6 +259,13 @@ def initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, CrossAttention):
             zero(module.out)
+
+
+def recomputed(block: nn.Module, *inputs: Any) -> Any:
+    """Returns a block's answer, whose activations are computed again for backward."""
+    from torch.utils.checkpoint import checkpoint  # most processes do without
+
+    return checkpoint(block, *inputs, use_reentrant=False)
 
 
 def zero(*layers: nn.Linear) -> None:

@@ -14,7 +14,7 @@ _LIMITS = {  # what a config that a stranger signed may ask for
 }  # fmt: skip
 
 
-def check_network(config: Mapping[str, int | float | str | bool], constructor: Callable[..., None]) -> None:
+def check_network(config: Mapping[str, int | float | str | bool], constructor: Callable[..., object]) -> None:
     """Raises RecordError unless these are all the numbers that the constructor takes, within their limits."""
     known = {
         name: value.default

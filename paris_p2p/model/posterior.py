@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from paris_p2p.model.router import Router
+from paris_p2p.model.plain_router import PlainRouter
 
 
 def posterior_logits(
-    router: Router, x_t: Tensor, t: Tensor, pooled: Tensor | None, first: Tensor | None = None
+    router: PlainRouter, x_t: Tensor, t: Tensor, pooled: Tensor | None, first: Tensor | None = None
 ) -> Tensor:
     """Returns log p(k | x_t, caption, picture) up to a constant, in float32: x_t [B C T H W], t [B], pooled
     [B P] or None for no caption, first [B F] or None -> [B K].
@@ -25,7 +25,7 @@ def posterior_logits(
     return router.calibration.mix(start_logits(router, pooled, first), both, t)
 
 
-def start_logits(router: Router, pooled: Tensor, first: Tensor | None = None) -> Tensor:
+def start_logits(router: PlainRouter, pooled: Tensor, first: Tensor | None = None) -> Tensor:
     """Returns log p(k | caption, picture) up to a constant, in float32: pooled [B P], first [B F] or None ->
     [B K].
 

@@ -10,18 +10,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from paris_p2p.errors import PresetError, RecordError
 from paris_p2p.model.network_numbers import check_network
 from paris_p2p.spec import LatentShape, TextShape
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from paris_p2p.model.dit import VideoDiT
     from paris_p2p.model.mmdit import MMDiT
+    from paris_p2p.model.plain_dit import PlainVideoDiT
+    from paris_p2p.model.plain_mmdit import PlainMMDiT
+    from paris_p2p.model.plain_router import PlainRouter
     from paris_p2p.model.router import Router
 
     Expert = VideoDiT | MMDiT
+    PlainExpert = PlainVideoDiT | PlainMMDiT
 
 Config = dict[str, int | float | str | bool]
 
@@ -94,30 +101,31 @@ def router_config(
 
 def build_expert(config: Mapping[str, int | float | str | bool]) -> Expert:
     """Builds the expert with these numbers, freshly initialised; RecordError when they make none."""
-    architecture = expert_class(config)
-    numbers = {name: value for name, value in config.items() if name != "architecture"}
-    check_network(numbers, architecture.__init__)
-    network: Expert = architecture(**numbers)
+    network: Expert = _built(_architecture(config).model(), _numbers(config))
     return network
-
-
-def expert_class(config: Mapping[str, int | float | str | bool]) -> type[Expert]:
-    """Returns the network that a config is for; RecordError when it is none of ours."""
-    name = config.get("architecture", "video-dit")
-    if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise RecordError(
-            f"the network's architecture is {str(name)[:80]!r}, not {' or '.join(ARCHITECTURES)}; "
-            "is paris-p2p too old here?"
-        )
-    return ARCHITECTURES[name]()
 
 
 def build_router(config: Mapping[str, int | float | str | bool]) -> Router:
     """Builds the router with these numbers, freshly initialised; RecordError when they make none."""
     from paris_p2p.model.router import Router
 
-    check_network(config, Router.__init__)
-    network: Router = Router(**config)
+    network: Router = _built(Router, config)
+    return network
+
+
+def build_plain_expert(config: Mapping[str, int | float | str | bool]) -> PlainExpert:
+    """Builds the same network as `build_expert`, with the same first weights, without diffusers, which takes
+    longer to load than torch: what trains and measures neither saves nor reads models.
+    """
+    network: PlainExpert = _built(_architecture(config).plain(), _numbers(config))
+    return network
+
+
+def build_plain_router(config: Mapping[str, int | float | str | bool]) -> PlainRouter:
+    """Builds the same network as `build_router`, without diffusers."""
+    from paris_p2p.model.plain_router import PlainRouter
+
+    network: PlainRouter = _built(PlainRouter, config)
     return network
 
 
@@ -128,7 +136,7 @@ def parameter_shapes(
     import torch  # a node that asks for sizes alone does without
 
     with torch.device("meta"):
-        network = build_router(config) if router else build_expert(config)
+        network: nn.Module = build_plain_router(config) if router else build_plain_expert(config)
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
 
 
@@ -143,11 +151,36 @@ def count_tokens(config: Mapping[str, int | float | str | bool], latent: tuple[i
     return math.prod(-(-size // side) for size, side in zip(latent[1:], patch, strict=True))
 
 
+def _architecture(config: Mapping[str, int | float | str | bool]) -> Architecture:
+    name = config.get("architecture", "video-dit")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise RecordError(
+            f"the network's architecture is {str(name)[:80]!r}, not {' or '.join(ARCHITECTURES)}; "
+            "is paris-p2p too old here?"
+        )
+    return ARCHITECTURES[name]
+
+
+def _numbers(config: Mapping[str, int | float | str | bool]) -> Config:
+    return {name: value for name, value in config.items() if name != "architecture"}
+
+
+def _built(network: Callable[..., Any], numbers: Mapping[str, int | float | str | bool]) -> Any:
+    check_network(numbers, network)
+    return network(**numbers)
+
+
 def _video_dit() -> type[VideoDiT]:
     from paris_p2p.model.dit import VideoDiT
 
     network: type[VideoDiT] = VideoDiT
     return network
+
+
+def _plain_video_dit() -> type[PlainVideoDiT]:
+    from paris_p2p.model.plain_dit import PlainVideoDiT
+
+    return PlainVideoDiT
 
 
 def _mmdit() -> type[MMDiT]:
@@ -157,7 +190,24 @@ def _mmdit() -> type[MMDiT]:
     return network
 
 
-ARCHITECTURES: dict[str, Callable[[], type[Expert]]] = {"video-dit": _video_dit, "mmdit": _mmdit}
+def _plain_mmdit() -> type[PlainMMDiT]:
+    from paris_p2p.model.plain_mmdit import PlainMMDiT
+
+    return PlainMMDiT
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Loads an expert's class, when it is asked for."""
+
+    model: Callable[[], type[Expert]]  # of diffusers
+    plain: Callable[[], type[PlainExpert]]
+
+
+ARCHITECTURES = {
+    "video-dit": Architecture(_video_dit, _plain_video_dit),
+    "mmdit": Architecture(_mmdit, _plain_mmdit),
+}
 
 
 def _preset(kind: str, table: dict[str, Config], name: str, also: tuple[str, ...] = ()) -> Config:

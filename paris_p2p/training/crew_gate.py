@@ -37,7 +37,7 @@ from paris_p2p.training.gate_losses import (
     reference_of,
 )
 from paris_p2p.training.messages import GateResult
-from paris_p2p.training.objective import batch_clips, build_network, read_spec
+from paris_p2p.training.objective import batch_clips, empty_network, read_spec
 from paris_p2p.training.probing import STEP_SHARE, Losses, losses_of_clips, paired_z
 from paris_p2p.training.round_merge import CrewSlot, merge_round, open_update, update_lengths
 from paris_p2p.training.update_checks import COPY_AGREEMENT, WORSE_Z, sign_agreement
@@ -182,7 +182,7 @@ class _Trial:
     def __post_init__(self) -> None:
         job, spec = self.job, self.spec
         self.batch, self.t = gate_batch(job, spec)
-        self.network = build_network(job.run, spec, job.slot).to(self.device.torch).eval()
+        self.network = empty_network(spec, job.slot, self.device.torch)
         self.before: Losses | None = None
 
     def losses(self, weights: Vector) -> Losses:

@@ -22,13 +22,13 @@ from paris_p2p.flow.path import velocity
 from paris_p2p.model.calibration import Calibration, calibration_of
 from paris_p2p.model.checkpoint import load_weights_into
 from paris_p2p.model.grown_router import grow_outputs, without_outputs
-from paris_p2p.model.router import Router
+from paris_p2p.model.plain_router import PlainRouter
 from paris_p2p.records import MAX_LOSS
 from paris_p2p.rules.refusals import REASONS, code_of
 from paris_p2p.rules.tips import refuse_loss
 from paris_p2p.spec import ROUTER, RunSpec
 from paris_p2p.training.messages import GateJob, GateResult
-from paris_p2p.training.objective import build_network, open_clips
+from paris_p2p.training.objective import empty_network, open_clips
 from paris_p2p.training.probing import losses_by_part, stratified_batch
 from paris_p2p.updates.layout import Layout, Vector
 from paris_p2p.updates.merged_state import read_state
@@ -66,7 +66,7 @@ class _Losses:
 def measure_card(job: GateJob, spec: RunSpec, device: Device, numbers: Measured) -> GateResult:
     """Returns the verdict on a card with well-formed files; ParisError for what is wrong on this side."""
     batch, t = gate_batch(job, spec)
-    network = build_network(job.run, spec, job.slot).to(device.torch).eval()
+    network = empty_network(spec, job.slot, device.torch)
     tensors = dict(network.named_parameters())
 
     ignorant = reference = zero_loss(spec, job.slot, batch)
@@ -94,7 +94,7 @@ def measure_card(job: GateJob, spec: RunSpec, device: Device, numbers: Measured)
 
 def _calibrate(network: nn.Module, calibration: Calibration | None) -> None:
     """Makes a router answer as it will when it is used; an expert has nothing to calibrate."""
-    if isinstance(network, Router):
+    if isinstance(network, PlainRouter):
         network.calibrate(calibration)
 
 

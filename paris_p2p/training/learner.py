@@ -81,8 +81,7 @@ class Learner:
     @property
     def recomputes(self) -> bool:
         """Says whether activations are computed again for backward."""
-        network: Any = self.network
-        return bool(network._supports_gradient_checkpointing and network.is_gradient_checkpointing)
+        return bool(getattr(self.network, "gradient_checkpointing", False))
 
     def state(self) -> TrainState:
         """Returns everything a successor needs; the tensors are this learner's own."""
@@ -239,8 +238,8 @@ class Learner:
 
         It returns False when that is on, or the network cannot.
         """
-        network: Any = self.network  # a diffusers ModelMixin
-        if not network._supports_gradient_checkpointing or network.is_gradient_checkpointing:
+        network: Any = self.network
+        if getattr(network, "gradient_checkpointing", True):  # the router is too small to have it
             return False
-        network.enable_gradient_checkpointing()
+        network.gradient_checkpointing = True
         return True

@@ -24,7 +24,7 @@ from paris_p2p.flow.path import clip_losses, interpolate, velocity
 from paris_p2p.flow.times import flow_times
 from paris_p2p.model.first_frame import first_condition
 from paris_p2p.model.posterior import posterior_logits
-from paris_p2p.model.presets import build_expert, build_router
+from paris_p2p.model.presets import build_plain_expert, build_plain_router
 from paris_p2p.run_file import read_effective, read_run
 from paris_p2p.spec import ROUTER, RunSpec, ShardRef
 from paris_p2p.training.crew_messages import CrewJob
@@ -115,6 +115,16 @@ def build_network(run: str, spec: RunSpec, slot: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _build(spec, slot)
+
+
+def empty_network(spec: RunSpec, slot: str, device: torch.device) -> nn.Module:
+    """Builds the slot's network to be measured with weights that others made: without first weights, which
+    take as long to draw as many clips to measure. What it answers before all of its parameters were set is
+    undefined.
+    """
+    with torch.device("meta"):
+        network = _build(spec, slot)
+    return network.to_empty(device=device).requires_grad_(False).eval()
 
 
 def network_shapes(spec: RunSpec, slot: str) -> dict[str, tuple[int, ...]]:
@@ -254,4 +264,6 @@ def router_losses(
 
 
 def _build(spec: RunSpec, slot: str) -> nn.Module:
-    return build_router(spec.router.config) if slot == ROUTER else build_expert(spec.expert.config)
+    if slot == ROUTER:
+        return build_plain_router(spec.router.config)
+    return build_plain_expert(spec.expert.config)

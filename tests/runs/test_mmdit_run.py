@@ -6,7 +6,7 @@ import pytest
 from paris_p2p.generation.export import export
 from paris_p2p.generation.generate import generate
 from paris_p2p.generation.pipeline import ParisPipeline
-from paris_p2p.model.mmdit import MMDiT
+from paris_p2p.model.plain_mmdit import PlainMMDiT
 from paris_p2p.training.gate import check_card
 from paris_p2p.training.objective import build_network
 from tests.made.made_run import PROMPTS, MadeRun
@@ -20,7 +20,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 
 def test_training_lowers_the_gates_loss_below_a_network_that_knows_nothing(run: TinyRun):
     ready = checkpoint_of(train_here(run.train_job(max_steps=60)))
-    assert isinstance(build_network(run.run, run.spec, "expert-1"), MMDiT)
+    assert isinstance(build_network(run.run, run.spec, "expert-1"), PlainMMDiT)
     result = check_card(run.gate_job(ready))
     assert result.ok, result.reason
     assert result.loss < 0.95 * result.reference_loss

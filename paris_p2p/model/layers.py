@@ -7,6 +7,8 @@ width; C T H W a clip.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 TIME_FEATURES = 256
 _PLAIN_SCORES = 1 << 18  # scores of one head; beyond, their memory matters more
@@ -259,6 +262,27 @@ def initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, CrossAttention):
             zero(module.out)
+
+
+@contextmanager
+def uninitialised(device: torch.device) -> Iterator[None]:
+    """Lets networks be built whose numbers are set before they are used, or, on the meta device, never.
+
+    On that one, torch's normal_ and the way from there to another device load torch's compiler, which takes
+    as long as loading torch.
+    """
+    with device, _Uninitialised():
+        yield
+
+
+class _Uninitialised(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)
 
 
 def recomputed(block: nn.Module, *inputs: Any) -> Any:

@@ -135,7 +135,9 @@ def parameter_shapes(
     """Returns the shape of each parameter of the network with these numbers, without memory for them."""
     import torch  # a node that asks for sizes alone does without
 
-    with torch.device("meta"):
+    from paris_p2p.model.layers import uninitialised
+
+    with uninitialised(torch.device("meta")):
         network: nn.Module = build_plain_router(config) if router else build_plain_expert(config)
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
 

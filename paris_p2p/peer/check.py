@@ -13,10 +13,11 @@ from paris_p2p.node.open_copies import work_folder
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.update_copies import largest_update_bytes
 from paris_p2p.peer.crew_check import crew_fields, refuse_counts
-from paris_p2p.peer.gate_process import GateProcess, gate_idle_s
+from paris_p2p.peer.gate_process import GateProcess
 from paris_p2p.peer.jobs import changed_by_notices, fewer_experts
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.checks import turn_s
+from paris_p2p.rules.gate_life import card_gap_s, gate_idle_s
 from paris_p2p.rules.placement import attest_limit_s
 from paris_p2p.rules.refusals import REASONS, WORSE
 from paris_p2p.rules.rest import goes_back, tolerance_after
@@ -46,7 +47,7 @@ class Checker:
 
     def __init__(self, node: RunNode, device: str, gate: Gate | None):
         self.node, self.device = node, device
-        self._process = GateProcess(idle_s=gate_idle_s(node.spec.timing.checkpoint_s))
+        self._process = GateProcess(idle_s=self._idle_s)
         self.gate = gate or self._process
         self.states = MergedStates(
             node.host.store, work_folder(node.host.settings.data_dir, node.run, STATES)
@@ -56,6 +57,12 @@ class Checker:
 
     async def close(self) -> None:
         await self._process.close()
+
+    def _idle_s(self) -> float:
+        """Returns how long the gate's process is kept, as the run and its attestors are now."""
+        spec, attestors = self.node.state.spec, {*self.node.known_attestors(), self.node.peer_id}
+        gap_s = card_gap_s(spec.timing.checkpoint_s, len(spec.slots), spec.gate.quorum, len(attestors))
+        return gate_idle_s(gap_s)
 
     def limit_s(self, card: CardRecord) -> float:
         """Returns seconds within which any honest maker's card is checked."""

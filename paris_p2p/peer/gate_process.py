@@ -1,34 +1,32 @@
-"""The gate's process is started for a card, kept for the next one, and ended when none comes."""
+"""The gate's process is started for a card, kept for the next one, and ended when none comes.
+
+It is ended as well once it refused a card: whatever a hostile card's files may do to a process that reads
+them, no verdict on the next card comes from that one (docs/security.md).
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from pydantic import ValidationError
 
 from paris_p2p.errors import TrainError
 from paris_p2p.peer.process import Worker
+from paris_p2p.rules.gate_life import LEAST_IDLE_S
 from paris_p2p.training.messages import GateJob, GateResult
 
 _GATE_TIMEOUT_S = 1800.0
-# loading torch costs seconds of a core, keeping it some hundred MB: kept only while cards come often
-_IDLE_S = 60.0
-_OFTEN_S = 100.0  # between a slot's cards
-_IDLE_INTERVALS = 3  # attestors take turns, so that each sees a card less often than a slot makes one
 _GATE = "paris_p2p.training.gate"
 
 
-def gate_idle_s(checkpoint_s: float) -> float:
-    """Returns how long a gate's process is kept for the next card in a run whose slots make one every
-    `checkpoint_s`.
-    """
-    return max(_IDLE_S, _IDLE_INTERVALS * checkpoint_s) if checkpoint_s <= _OFTEN_S else _IDLE_S
-
-
 class GateProcess:
-    """Answers a call with a job by the verdict, one job at a time; `close` ends the process."""
+    """Answers a call with a job by the verdict, one job at a time; `close` ends the process.
 
-    def __init__(self, *, idle_s: float = _IDLE_S):
+    After each card `idle_s` says for how many seconds the process is kept.
+    """
+
+    def __init__(self, *, idle_s: Callable[[], float] = lambda: LEAST_IDLE_S):
         self.idle_s = idle_s
         self._worker: Worker | None = None
         self._turn = asyncio.Lock()
@@ -49,7 +47,10 @@ class GateProcess:
             except BaseException:
                 await self._kill()
                 raise
-            self._ending = asyncio.create_task(self._end_when_idle())
+            if result.ok:
+                self._ending = asyncio.create_task(self._end_when_idle())
+            else:
+                await self._kill()
             return result
 
     async def close(self) -> None:
@@ -77,7 +78,7 @@ class GateProcess:
             ) from error
 
     async def _end_when_idle(self) -> None:
-        await asyncio.sleep(self.idle_s)
+        await asyncio.sleep(self.idle_s())
         async with self._turn:
             await self._kill()
 

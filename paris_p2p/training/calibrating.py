@@ -28,6 +28,7 @@ from paris_p2p.data.clips import ClipSet
 from paris_p2p.device import Device, return_memory
 from paris_p2p.flow.path import interpolate
 from paris_p2p.model.calibration import KNOTS, Calibration, knot_times
+from paris_p2p.model.layers import uninitialised
 from paris_p2p.model.posterior import start_logits
 from paris_p2p.model.presets import build_plain_router
 from paris_p2p.spec import RunSpec
@@ -93,7 +94,7 @@ class RouterCalibrator:
 
     def _router(self, average: Mapping[str, Tensor]) -> Any:
         """Returns the router as its weights file has it, in float32 as generation has it."""
-        with torch.device("meta"):
+        with uninitialised(torch.device("meta")):
             router = build_plain_router(self.spec.router.config)
         published = {
             name: tensor.detach().to(self.device.torch, torch.bfloat16).float()

@@ -23,6 +23,7 @@ from paris_p2p.flow.ddpm import cosine_time, diffuse
 from paris_p2p.flow.path import clip_losses, interpolate, velocity
 from paris_p2p.flow.times import flow_times
 from paris_p2p.model.first_frame import first_condition
+from paris_p2p.model.layers import uninitialised
 from paris_p2p.model.posterior import posterior_logits
 from paris_p2p.model.presets import build_plain_expert, build_plain_router
 from paris_p2p.run_file import read_effective, read_run
@@ -122,14 +123,14 @@ def empty_network(spec: RunSpec, slot: str, device: torch.device) -> nn.Module:
     take as long to draw as many clips to measure. What it answers before all of its parameters were set is
     undefined.
     """
-    with torch.device("meta"):
+    with uninitialised(device):
         network = _build(spec, slot)
-    return network.to_empty(device=device).requires_grad_(False).eval()
+    return network.requires_grad_(False).eval()
 
 
 def network_shapes(spec: RunSpec, slot: str) -> dict[str, tuple[int, ...]]:
     """Returns the parameters' names and shapes, without any memory for them."""
-    with torch.device("meta"):
+    with uninitialised(torch.device("meta")):
         network = _build(spec, slot)
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
 

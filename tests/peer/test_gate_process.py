@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from paris_p2p.errors import TrainError
-from paris_p2p.peer.gate_process import _IDLE_S, GateProcess, gate_idle_s
+from paris_p2p.peer.gate_process import GateProcess
 from tests.made.tiny_run import TinyRun, checkpoint_of, train_here
 
 
@@ -41,7 +41,7 @@ async def test_one_process_checks_card_after_card_and_a_dead_one_is_replaced(tmp
 async def test_a_gate_without_work_ends(tmp_path: Path) -> None:
     tiny = TinyRun(tmp_path)
     job = tiny.gate_job(checkpoint_of(train_here(tiny.train_job(max_steps=60))))
-    gate = GateProcess(idle_s=0.05)
+    gate = GateProcess(idle_s=lambda: 0.05)
     await gate(job)
     async with asyncio.timeout(30):
         while gate.pid is not None:
@@ -49,7 +49,18 @@ async def test_a_gate_without_work_ends(tmp_path: Path) -> None:
     await gate.close()
 
 
-def test_a_gate_is_kept_between_cards_that_come_often_and_only_between_those() -> None:
-    assert gate_idle_s(5.0) == _IDLE_S
-    assert gate_idle_s(60.0) >= 2 * 60.0
-    assert gate_idle_s(600.0) == _IDLE_S
+async def test_no_card_is_judged_by_a_process_that_refused_one(tmp_path: Path) -> None:
+    tiny = TinyRun(tmp_path)
+    job = tiny.gate_job(checkpoint_of(train_here(tiny.train_job(max_steps=60))))
+    gate = GateProcess()
+    try:
+        first = await gate(job)
+        pid = gate.pid
+        refused = await gate(job.model_copy(update={"clips": job.clips + 1}))
+        assert not refused.ok
+        assert gate.pid is None
+        assert pid is not None
+        assert not psutil.pid_exists(pid)
+        assert await gate(job) == first
+    finally:
+        await gate.close()

@@ -6,6 +6,7 @@ import pytest
 from paris_p2p.generation.export import export
 from paris_p2p.generation.generate import generate
 from paris_p2p.generation.pipeline import ParisPipeline
+from paris_p2p.model.mmdit import MMDiT
 from paris_p2p.model.plain_mmdit import PlainMMDiT
 from paris_p2p.training.gate import check_card
 from paris_p2p.training.objective import build_network

@@ -9,18 +9,20 @@ import pytest
 import torch
 from torch import nn
 
+from paris_p2p.model.layers import uninitialised
 from paris_p2p.model.presets import (
     build_expert,
     build_plain_expert,
     build_plain_router,
     build_router,
     expert_config,
+    parameter_shapes,
     router_config,
 )
 from paris_p2p.spec import ROUTER
 from paris_p2p.training.objective import empty_network, network_shapes
 from tests.data.shards import LATENT, TEXT
-from tests.made.tiny_run import TinyRun
+from tests.made.tiny_run import TinyRun, checkpoint_of, train_here
 
 HEAVY = {"diffusers", "transformers", "sympy", "torch._dynamo", "hivemind", "scipy"}
 OPTIONS = {"first_frame": True, "time_skip": True}
@@ -36,6 +38,29 @@ def test_a_process_that_trains_or_measures_starts_without_diffusers(module: str)
     script = f"import sys, paris_p2p.training.{module}; print(sorted({HEAVY!r} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_card_is_measured_without_the_compiler(tiny: TinyRun) -> None:
+    ready = checkpoint_of(train_here(tiny.train_job("router", out="light-start", max_steps=2)))
+    job = tiny.gate_job(ready, "router").model_dump_json()
+    script = (
+        "import sys; from paris_p2p.training.gate import check_card; "
+        "from paris_p2p.training.messages import GateJob; "
+        "result = check_card(GateJob.model_validate_json(sys.stdin.read())); "
+        f"print(result.gate_clips, sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", script]
+    ran = subprocess.run(command, input=job, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == f"{tiny.spec.gate.clips} []"
+
+
+@pytest.mark.parametrize("config", EXPERTS, ids=str)
+def test_shapes_are_told_without_memory_and_without_the_compiler(config: dict[str, int]) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in build_plain_expert(config).named_parameters()}
+    assert parameter_shapes(config) == shapes
+    with uninitialised(torch.device("meta")):
+        network = build_plain_expert(config)
+    assert all(tensor.is_meta for tensor in network.parameters())
 
 
 @pytest.mark.parametrize("config", EXPERTS, ids=str)

@@ -47,7 +47,7 @@ class Checker:
 
     def __init__(self, node: RunNode, device: str, gate: Gate | None):
         self.node, self.device = node, device
-        self._process = GateProcess(idle_s=self._idle_s)
+        self._process = GateProcess(idle_s=self.gate_kept_s)
         self.gate = gate or self._process
         self.states = MergedStates(
             node.host.store, work_folder(node.host.settings.data_dir, node.run, STATES)
@@ -58,7 +58,7 @@ class Checker:
     async def close(self) -> None:
         await self._process.close()
 
-    def _idle_s(self) -> float:
+    def gate_kept_s(self) -> float:
         """Returns how long the gate's process is kept, as the run and its attestors are now."""
         spec, attestors = self.node.state.spec, {*self.node.known_attestors(), self.node.peer_id}
         gap_s = card_gap_s(spec.timing.checkpoint_s, len(spec.slots), spec.gate.quorum, len(attestors))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -138,6 +140,32 @@ def _is_connected(pid: int) -> bool:
     with suppress(OSError):
         return any(os.readlink(path).startswith("socket:") for path in Path(f"/proc/{pid}/fd").iterdir())
     return False
+
+
+def test_an_x_server_that_goes_away_after_its_greeting_ends_the_child_and_not_us(x_server: XDisplay) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as front:
+        number = front.getsockname()[1] - 6000  # of an X display by TCP
+
+        def greet() -> None:
+            """Passes on how two begin, and hangs up at the first request."""
+            came, _ = front.accept()
+            with came, socket.socket(socket.AF_UNIX) as server:
+                server.connect(f"/tmp/.X11-unix/X{x_server.name.removeprefix(':')}")
+                server.sendall(came.recv(4096))
+                head = server.recv(8, socket.MSG_WAITALL)
+                left = 4 * int.from_bytes(head[6:8], "little")
+                came.sendall(head + server.recv(left, socket.MSG_WAITALL))
+                came.recv(4)
+
+        greeter = threading.Thread(target=greet)
+        greeter.start()
+        asker = idle.XServer(limit_s=60.0)
+        with patch.object(subprocess.Popen, "kill"):  # it ends by itself
+            told = asker.idle_s(f"127.0.0.1:{number}")
+        greeter.join(60)
+    assert told is None
+    assert asker.idle_s(x_server.name) is not None  # another child answers
+    asker.end()
 
 
 def test_an_x_server_that_hangs_is_given_up(x_server: XDisplay) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from paris_p2p.byte_size import in_units
 from paris_p2p.doctor.finding import Finding
+from paris_p2p.errors import DeviceError
 
 _PCI = Path("/sys/bus/pci/devices")
 _DISPLAY = "0x03"  # the class of display controllers begins so
 NVIDIA, AMD = "0x10de", "0x1002"
 MAX_NAMED = 3
+TORCH_LIMIT_S = 120.0  # to load torch on a slow disk, and for the driver to answer
 BUSY_SHARE = 0.2  # of a GPU's memory, held by others, from which on it is worth a word
 _CPU_BUILD = "pip install --force-reinstall torch, from the index of CUDA builds (https://pytorch.org)"
 
@@ -61,6 +66,23 @@ def read_bus(devices: Path = _PCI) -> tuple[str, ...]:
         if kind.startswith(_DISPLAY):
             found.append(maker)
     return tuple(found)
+
+
+def torch_apart(limit_s: float = TORCH_LIMIT_S) -> TorchFacts:
+    """Returns what a process of its own reads of torch; DeviceError where it tells nothing in time."""
+    command = [sys.executable, "-m", "paris_p2p.doctor.graphics"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DeviceError(
+            f"PyTorch does not say within {limit_s:g} s whether it sees a GPU; run nvidia-smi: "
+            "if that hangs too, the driver does"
+        ) from error
+    try:
+        return TorchFacts(**json.loads(done.stdout))
+    except (ValueError, TypeError) as error:
+        words = done.stderr.decode(errors="replace").strip()[-300:]
+        raise DeviceError(f"PyTorch cannot be loaded (status {done.returncode}): {words}") from error
 
 
 def read_torch() -> TorchFacts:
@@ -157,3 +179,13 @@ def look_at_graphics(
     cards, driver, why_none = read_cards()
     asked = ask_torch() if ask_torch is not None and cards else None
     return GraphicsFacts(bus, tuple(cards), driver, why_none, asked)
+
+
+def main() -> int:
+    """Prints what torch is and sees, for `torch_apart`."""
+    print(json.dumps(asdict(read_torch())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,8 +22,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from paris_p2p.disk import explained, make_directory, write_atomic
+from paris_p2p.doctor.graphics import torch_apart
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import ParisError, TrainError
+from paris_p2p.errors import DeviceError, ParisError, TrainError
 from paris_p2p.node.generator import fetched_slot, generating_set
 from paris_p2p.node.preview_sets import COST_FILE, SET_FILE, PreviewSet, preview_sets, previews_folder
 from paris_p2p.node.run_node import RunNode
@@ -83,7 +84,7 @@ class Previewer:
     async def look(self) -> PreviewSet | None:
         """Makes a set where one is due, and returns it."""
         spec, now_s = self.node.spec, self._clock()
-        if not spec.previews or now_s < next_preview_s(self.cost, self.least_s):
+        if not spec.previews or now_s < next_preview_s(self.cost, self.least_s, now_s):
             return None
         spec, cards = generating_set(self.node)
         tips = {slot: card.id for slot, card in cards.items()}
@@ -120,7 +121,7 @@ class Previewer:
         finally:
             elapsed_s = made.elapsed_s or time.monotonic() - began_s
             processor_s = made.processor_s or elapsed_s  # of one thread, where it did not tell
-            on_gpu = self.device != "cpu" and await asyncio.to_thread(_is_gpu, self.device)
+            on_gpu = self.device != "cpu" and await asyncio.to_thread(_is_gpu)
             self._note_cost(now_s, machine_cost_s(processor_s, elapsed_s, os.cpu_count() or 1, on_gpu=on_gpu))
             shutil.rmtree(out, ignore_errors=True)
         self._thin()
@@ -221,10 +222,12 @@ def preview_device(role: str, settings: PeerSettings) -> str:
     return settings.device if role == "owner" else "cpu"
 
 
-def _is_gpu(device: str) -> bool:
-    from paris_p2p.device import pick_device  # loads torch, for seconds; a node without a GPU does without
-
-    return pick_device(device).torch.type != "cpu"
+def _is_gpu() -> bool:
+    """Tells whether `auto`, or a device with a number, is a GPU here; a process of its own loads torch."""
+    try:
+        return bool(torch_apart().devices)
+    except DeviceError:
+        return False
 
 
 def _read_cost(folder: Path) -> PreviewCost:

@@ -13,7 +13,9 @@ from paris_p2p.training.counting import counts_of
 from paris_p2p.training.needs import LOADED_BYTES, parameter_count, trainer_bytes
 
 MEMORY_SHARE = 0.9  # of --max-memory: checkpoint and stop here, before the kernel kills at the limit
-NODE_BYTES = 550 << 20  # the node with hivemind, and p2pd
+# Node and p2pd: 163 MiB where nothing is trained; 466 with trained slots, 146 of them PyTorch's, which a node
+# does not load any more (docs/benchmarks.md, "What does a node take that trains nothing?").
+NODE_BYTES = 320 << 20
 GATE_BYTES_PER_PARAMETER = 12  # of a card that is checked while one trains: two networks, and reading them
 
 

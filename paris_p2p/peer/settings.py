@@ -10,6 +10,7 @@ from pydantic import ByteSize
 
 from paris_p2p.byte_size import Bytes
 from paris_p2p.disk import free_bytes
+from paris_p2p.doctor.graphics import torch_apart
 from paris_p2p.errors import DeviceError
 from paris_p2p.option_sources import (
     Addresses,
@@ -78,18 +79,19 @@ def _profile_of_this_machine(options: StartOptions) -> Profile:
 
 
 def check_device(device: str) -> None:
-    """Raises DeviceError when a CUDA GPU is asked for that is not here: now, not after a download."""
+    """Raises DeviceError when a CUDA GPU is asked for that is not here: now, not after a download.
+
+    A process of its own asks: PyTorch and CUDA stay out of the node, which would keep their memory for good.
+    """
     kind, _, number = device_name(device).partition(":")
     if kind != "cuda":
         return
-    import torch
-
-    if not torch.cuda.is_available():
+    torch = torch_apart()
+    if not torch.devices:
+        why = f" ({torch.why})" if torch.why else ""
         raise DeviceError(
-            f"--device {device}: this PyTorch ({torch.__version__}) sees no CUDA GPU; "
+            f"--device {device}: this PyTorch ({torch.version}) sees no CUDA GPU{why}; "
             "install the driver and a CUDA build, or use --device cpu"
         )
-    if int(number or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"--device {device}: there are {torch.cuda.device_count()} CUDA GPUs, numbered from 0"
-        )
+    if int(number or 0) >= torch.devices:
+        raise DeviceError(f"--device {device}: there are {torch.devices} CUDA GPUs, numbered from 0")

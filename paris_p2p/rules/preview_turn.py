@@ -28,11 +28,12 @@ def machine_cost_s(processor_s: float, elapsed_s: float, processors: int, *, on_
     return elapsed_s if on_gpu else processor_s / max(1, processors)
 
 
-def next_preview_s(cost: PreviewCost, least_s: float) -> float:
+def next_preview_s(cost: PreviewCost, least_s: float, now_s: float) -> float:
     """Returns the earliest Unix time of the next previews: `least_s` after the last were begun, and so late
-    that what they cost is at most PREVIEW_SHARE of the time between.
+    that what they cost is at most PREVIEW_SHARE of the time between. They may be made at once where the last
+    were begun in the future: the clock was set back since, and that moment may be years away.
     """
-    if not cost.begun_at_s:
+    if not cost.begun_at_s or cost.begun_at_s > now_s:
         return 0.0
     return cost.begun_at_s + max(least_s, cost.cost_s / PREVIEW_SHARE)
 

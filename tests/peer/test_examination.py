@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
 from paris_p2p.cli import paris
 from paris_p2p.cli.doctor_words import draw_report
+from paris_p2p.data.batches import Batch
 from paris_p2p.doctor.finding import Diagnosis, Finding
 from paris_p2p.doctor.side_by_side import Check
 from paris_p2p.errors import (
@@ -32,6 +35,7 @@ from paris_p2p.peer.run_outlook import RunFacts, SlotNews, judge_run, judge_vers
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.rules.versions import compare_versions
 from paris_p2p.training import speed_trial
+from paris_p2p.training.learner import Learner
 from paris_p2p.training.messages import SpeedJob, SpeedResult
 from paris_p2p.training.speed_trial import time_slot
 from tests.made.tiny_run import TRAINING, TinyRun
@@ -144,13 +148,30 @@ def facts_of(tiny: TinyRun) -> RunFacts:
     return RunFacts(tiny.run, tiny.spec, tiny.spec_path, None, news)
 
 
-def test_a_trial_times_the_slots_own_steps_on_noise(tiny: TinyRun) -> None:
-    for slot in ("expert-1", "router"):
-        job = SpeedJob(run=tiny.run, slot=slot, spec_path=tiny.spec_path, trial_s=0.3, device="cpu")
-        result = time_slot(job)
-        assert result.clips_per_s > 0
-        assert result.steps >= 1
-        assert result.batch_clips == 4
+@pytest.mark.parametrize("slot", ["expert-1", "router"])
+def test_a_trial_times_the_slots_own_steps_on_noise(
+    tiny: TinyRun, slot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, stepped, step = 0.0, list[tuple[str, int]](), Learner.step
+
+    def timed(learner: Learner, batch: Batch) -> float:
+        nonlocal now_s
+        before = [one.detach().clone() for one in learner.network.parameters()]
+        loss = step(learner, batch)
+        assert any(not torch.equal(*pair) for pair in zip(before, learner.network.parameters(), strict=True))
+        now_s += 0.125
+        stepped.append((learner.slot, len(batch)))
+        return loss
+
+    monkeypatch.setattr(Learner, "step", timed)
+    monkeypatch.setattr(speed_trial, "time", SimpleNamespace(monotonic=lambda: now_s))
+    job = SpeedJob(run=tiny.run, slot=slot, spec_path=tiny.spec_path, trial_s=0.5, device="cpu")
+    result = time_slot(job)
+    # the first is not timed, and three more fill the half second
+    assert stepped == [(slot, 4)] * 4
+    assert result.steps == 4
+    assert result.batch_clips == 4
+    assert result.clips_per_s == 12 / 0.375
 
 
 def room(tiny: TinyRun, settings: PeerSettings, memory_bytes: int = 8 * 10**9) -> Room:

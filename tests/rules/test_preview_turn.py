@@ -21,11 +21,17 @@ def test_previews_never_take_more_than_their_share_of_the_time_between(
 ) -> None:
     now_s, cost, spent_s = 1e9, PreviewCost(), 0.0
     for one in costs:
-        now_s = max(now_s, next_preview_s(cost, least_s))
+        now_s = max(now_s, next_preview_s(cost, least_s, now_s))
         cost, spent_s = PreviewCost(now_s, one), spent_s + one
-    after_s = next_preview_s(cost, least_s)
+    after_s = next_preview_s(cost, least_s, now_s)
     assert after_s >= now_s + least_s
     assert spent_s <= PREVIEW_SHARE * (after_s - 1e9) * 1.0001
+
+
+def test_a_clock_that_was_set_back_silences_no_previews() -> None:
+    cost = PreviewCost(begun_at_s=1e9 + 30 * 86400, cost_s=60.0)
+    assert next_preview_s(cost, 3600.0, 1e9) == 0.0
+    assert next_preview_s(cost, 3600.0, 1e9 + 31 * 86400) == cost.begun_at_s + 3600.0
 
 
 def test_a_gpu_is_taken_whole_and_processors_in_part() -> None:

@@ -19,10 +19,12 @@ from paris_p2p.peer.gpu_limit import GpuLimit
 from paris_p2p.peer.kept_changes import KeptChanges
 from paris_p2p.peer.pacer import Pacer
 from paris_p2p.peer.traffic_book import TrafficBook
+from paris_p2p.peer.watch import read_clocks
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.rules.care import CareClocks, CareFacts, CareHistory, Rest, is_used_up, observed, rest_now
 from paris_p2p.rules.gpu_pace import GpuPace, paced
 from paris_p2p.rules.traffic import Way, day_at, renewed_at_s
+from paris_p2p.rules.wake import Clocks
 from paris_p2p.sensors.battery import BatteryReading, BatterySensor, KernelBattery
 from paris_p2p.sensors.gpu import GpuReading, GpuReport, GpuSensor, Nvml, gpu_of
 from paris_p2p.sensors.idle import IdleReading, IdleSensor, MachineIdle
@@ -42,7 +44,7 @@ class MachineSensors:
     battery: BatterySensor = field(default_factory=KernelBattery)
     idle: IdleSensor = field(default_factory=MachineIdle)
     load: LoadSensor = field(default_factory=KernelLoad)
-    clocks: Callable[[], CareClocks] = lambda: CareClocks(time.time(), time.monotonic())
+    clocks: Callable[[], CareClocks] = lambda: _clocks_now()
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ class Caretaker:
         """Reads the sensors once, and decides."""
         self.readings = await asyncio.to_thread(self._read)
         now, transfer = self.sensors.clocks(), self.node.host.swarm.transfer
+        if now.boot_s is not None:
+            self.book.follow(Clocks(now.boot_s, now.unix_s), self.rules.zone)
         today = day_at(now.unix_s, self.rules.zone)
         self.book.count(today, transfer.uploaded_bytes, transfer.downloaded_bytes, now.monotonic_s)
         self.facts = self._facts()
@@ -219,3 +223,8 @@ class Caretaker:
             used_bytes=self.book.traffic.used_bytes(budget, way, day_at(now_s, rules.zone)),
             renewed_at_s=renewed_at_s(budget, now_s, rules.zone),
         )
+
+
+def _clocks_now() -> CareClocks:
+    now = read_clocks()
+    return CareClocks(now.wall_s, time.monotonic(), now.boot_s)

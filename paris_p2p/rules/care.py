@@ -81,10 +81,14 @@ class CareFacts:
 
 @dataclass(frozen=True)
 class CareClocks:
-    """One moment by both clocks: that on the wall may jump, the monotonic one stands still in a sleep."""
+    """One moment by both clocks: that on the wall may jump, the monotonic one stands still in a sleep.
+
+    `boot_s` counts the sleep, too; None where nothing tells it.
+    """
 
     unix_s: float
     monotonic_s: float
+    boot_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from paris_p2p.byte_budget import budget_in
-from paris_p2p.rules.traffic import KEPT_DAYS, Traffic, day_at, renewed_at_s
+from paris_p2p.rules.traffic import KEPT_DAYS, Traffic, day_at, days_set, renewed_at_s
+from paris_p2p.rules.wake import Clocks
 
 BERLIN = ZoneInfo("Europe/Berlin")
 MONTH = budget_in("100GB/month")
@@ -38,6 +40,30 @@ def test_a_clock_that_was_years_ahead_leaves_nothing_behind() -> None:
     ahead = Traffic({today: (5, 5), today + timedelta(days=400): (10**12, 0)})
     assert ahead.used_bytes(MONTH, "up", today) == 5
     assert ahead.with_more(today, 1, 0).days == {today: (6, 5)}
+
+
+@pytest.mark.parametrize("by_days", [-31, -1, 1, 31, 3650])
+def test_a_clock_that_is_set_moves_what_was_counted_with_it(by_days: int) -> None:
+    noon_s = datetime(2026, 11, 15, 12, tzinfo=BERLIN).timestamp()
+    today = day_at(noon_s, BERLIN)
+    traffic = Traffic().with_more(today - timedelta(days=1), 5, 0).with_more(today, 7, 0)
+    before, then_s = Clocks(100.0, noon_s), noon_s + 3.0 + by_days * 86400.0
+    days = days_set(before, Clocks(103.0, then_s), BERLIN)
+    assert days == by_days
+    moved, then = traffic.redated(days), day_at(then_s, BERLIN)
+    assert moved.used_bytes(budget_in("1GB/day"), "up", then) == 7
+    if then.day > 1:  # no new period of the calendar began between the two
+        assert moved.with_more(then, 1, 0).used_bytes(MONTH, "up", then) == 13
+    back = moved.redated(days_set(Clocks(103.0, then_s), Clocks(106.0, noon_s + 6.0), BERLIN))
+    assert back == traffic
+
+
+def test_a_sleep_and_network_time_are_no_clock_that_was_set() -> None:
+    noon_s = datetime(2026, 11, 15, 12, tzinfo=BERLIN).timestamp()
+    week_s = 7 * 86400.0
+    assert days_set(Clocks(0.0, noon_s), Clocks(week_s, noon_s + week_s), BERLIN) == 0
+    assert days_set(Clocks(0.0, noon_s), Clocks(week_s, noon_s + week_s - 60.0), BERLIN) == 0
+    assert days_set(Clocks(0.0, noon_s), Clocks(1.0, noon_s + 7200.0), BERLIN) == 0  # the same day
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 10), st.integers(0, 10)), max_size=60))

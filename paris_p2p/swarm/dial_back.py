@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from paris_p2p.errors import BusyError, DaemonError, PortInUseError, SwarmError, UnreachableError
-from paris_p2p.swarm.addresses import is_relayed
+from paris_p2p.swarm.addresses import is_relayed, network_of
 from paris_p2p.swarm.daemon import DaemonOptions, start_daemon
 from paris_p2p.swarm.limits import EventLimit
 from paris_p2p.swarm.p2pd import Control
@@ -26,6 +26,7 @@ DIAL_S = 4.0  # for each of the two ports
 ANSWER_S = 30.0  # for all of it, the dialling program's start included
 EACH_S, ALL_S = 30.0, 15.0  # between two dials for one asker or network, and for all, on the average
 EACH_AT_ONCE, ALL_AT_ONCE = 3, 6
+LATELY_S = 600.0
 PORTS = ("tcp", "udp")
 
 
@@ -49,7 +50,11 @@ class DialBack:
         self._turn = asyncio.Lock()
         self._peers = EventLimit(1 / EACH_S, EACH_AT_ONCE, clock)
         self._groups = EventLimit(1 / EACH_S, EACH_AT_ONCE, clock)
-        self._all = EventLimit(1 / ALL_S, ALL_AT_ONCE, clock)
+        self._wide = EventLimit(1 / EACH_S, EACH_AT_ONCE, clock)
+        # Half of what all have is for networks of which nobody was dialled lately: who comes again and again
+        # from many takes the other half alone.
+        self._recent = EventLimit(1 / LATELY_S, 1, clock)
+        self._new, self._all = (EventLimit(1 / (2 * ALL_S), ALL_AT_ONCE // 2, clock) for _ in range(2))
 
     async def dial(self, peer: str, seen_at: str, request: dict[str, Any]) -> dict[str, bool] | None:
         """Returns for each port that the request names whether the asker answered there.
@@ -60,8 +65,7 @@ class DialBack:
         addresses = dialled_addresses(seen_at, request)
         if not addresses:
             return None
-        allowed = not self._turn.locked() and self._peers.allow(peer)
-        if not (allowed and self._groups.allow(group_of(peer, seen_at)) and self._all.allow("")):
+        if self._turn.locked() or not self._is_its_turn(peer, seen_at):
             raise BusyError("others are dialled back; ask again in a minute")
         async with self._turn:
             try:
@@ -70,6 +74,18 @@ class DialBack:
                     return dict(zip(addresses, told, strict=True))
             except (TimeoutError, DaemonError, PortInUseError) as error:
                 raise BusyError(f"this node cannot dial now: {error}") from error
+
+    def _is_its_turn(self, peer: str, seen_at: str) -> bool:
+        # behind one private address are as many keys as somebody makes
+        own = network_of(seen_at)
+        group = group_of(own, seen_at)
+        if not (self._peers.allow(peer) and self._groups.allow(group) and self._wide.allow(wide_of(own))):
+            return False
+        is_new = self._recent.would_allow(group)
+        if not ((is_new and self._new.allow("")) or self._all.allow("")):
+            return False
+        self._recent.allow(group)
+        return True
 
     async def _answers(self, peer: str, address: str) -> bool:
         # Of each port by another libp2p: one remembers all addresses of a peer, and dials any of them.
@@ -81,6 +97,16 @@ class DialBack:
             with suppress(SwarmError):  # it went meanwhile
                 await dialler.disconnect(peer)
             return True
+
+
+def wide_of(host: str) -> str:
+    """Returns what a provider or a renter of many addresses has: a /16, or an IPv6 /32; the address itself
+    where it is of a network at home.
+    """
+    ip = ipaddress.ip_address(host)
+    if not ip.is_global:
+        return host
+    return str(ipaddress.ip_network((ip, 16 if ip.version == 4 else 32), strict=False))
 
 
 def dialled_addresses(seen_at: str, request: dict[str, Any]) -> dict[str, str]:

@@ -115,6 +115,11 @@ class EventLimit:
             self._left.popitem(last=False)
         return allowed
 
+    def would_allow(self, sender: str) -> bool:
+        """Tells whether `allow` would, and takes nothing."""
+        tokens, since_s = self._left.get(sender, (float(self.burst), self._clock()))
+        return tokens + (self._clock() - since_s) * self.per_s >= 1
+
 
 @dataclass(frozen=True)
 class Allowance:

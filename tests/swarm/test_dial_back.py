@@ -160,8 +160,35 @@ async def test_dials_are_seldom_for_one_asker_for_its_network_and_for_all() -> N
     public = [await dials_for(peer, f"/ip4/8.8.8.{n}/tcp/1") for n, peer in enumerate(neighbours)]
     assert public == [True] * EACH_AT_ONCE + [False]  # one network counts once, however many keys it has
     now += 1e4
-    crowd = [await dials_for(Identity.generate().peer_id, f"/ip4/8.8.{n}.8/tcp/1") for n in range(9)]
+    crowd = [await dials_for(Identity.generate().peer_id, f"/ip4/8.{n}.8.8/tcp/1") for n in range(20, 29)]
     assert sum(crowd) == ALL_AT_ONCE
+
+
+async def test_a_crowd_of_keys_does_not_use_up_what_others_have() -> None:
+    now = 0.0
+    dials = DialBack(Dialler().opened, clock=lambda: now)
+
+    async def dials_for(seen_at: str) -> bool:
+        try:
+            return await dials.dial(Identity.generate().peer_id, seen_at, {"tcp": 4001}) is not None
+        except BusyError:
+            return False
+
+    home = [await dials_for("/ip4/192.168.1.7/tcp/1") for _ in range(EACH_AT_ONCE + 1)]
+    assert home == [True] * EACH_AT_ONCE + [False]  # one private address is one asker, whatever its keys
+    now += 1e4
+    provider = [await dials_for(f"/ip4/8.8.{n}.8/tcp/1") for n in range(EACH_AT_ONCE + 1)]
+    assert provider == [True] * EACH_AT_ONCE + [False]
+    now += 1e4
+    networks = [f"/ip4/9.{n}.1.1/tcp/1" for n in range(8)]
+    came = 0
+    for minute in range(40):  # they come all the time, from eight networks
+        now += 15.0
+        for seen_at in networks:
+            await dials_for(seen_at)
+        if minute >= 20 and minute % 4 == 0:
+            came += await dials_for(f"/ip4/23.{minute}.1.1/tcp/1")
+    assert came == 5  # each one that asks for the first time
 
 
 async def test_one_is_dialled_at_a_time() -> None:

@@ -8,9 +8,10 @@ signatures are verified again whenever it is read.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class KeptHistory:
         self._lock = threading.Lock()
         self._known: dict[str, dict[str, int]] = {}  # slot -> card id -> attestations with it
         self._rounds: dict[str, set[str]] = {}  # slot -> ids of rounds
+        self._thinning: set[str] = set()  # slots
 
     def add(self, tip: Tip) -> bool:
         """Keeps a verified tip; returns True where it, or more attestations of it, were not here.
@@ -70,9 +72,12 @@ class KeptHistory:
             if not self._wrote(self._file(slot), _packed(KeptTip(id, tip.card.record.seq, told_tip(tip)))):
                 return False
             known[id] = len(attestations)
-            if len(known) > _SPARE_TIPS and len(known) > self._most_tips() + _SPARE_TIPS:
-                self._thin(slot)
-            return True
+            is_long = len(known) > _SPARE_TIPS and len(known) > self._most_tips() + _SPARE_TIPS
+            if not is_long or slot in self._thinning:
+                return True
+            self._thinning.add(slot)
+        _aside(self._thin, slot)
+        return True
 
     def add_round(self, slot: str, ref: BlobRef, data: bytes) -> bool:
         """Keeps the bytes of a round's blob, as the card names it; returns True where they were not here."""
@@ -155,7 +160,24 @@ class KeptHistory:
         self._rounds.pop(slot, None)
 
     def _thin(self, slot: str) -> None:
-        """Writes a slot's file anew, with fewer tips; what no key here opens stays as it is."""
+        """Writes a slot's file anew, with fewer tips; what no key here opens stays as it is.
+
+        Reading and verifying thousands of tips takes a second, in which others may add some: the file is
+        locked only while those that go are left out of it.
+        """
+        try:
+            go = self._thinned_out(slot)
+            with self._lock:
+                stay = self._entries_without(slot, go)
+                self._file(slot).replace(stay.values())
+                self._known[slot] = dict(stay.keys())
+        except StoreError as error:
+            log.warning("the history of %s is not thinned out: %s", slot, error)
+        finally:
+            self._thinning.discard(slot)
+
+    def _thinned_out(self, slot: str) -> set[str]:
+        """Returns the ids of the tips that go."""
         kept, tips, sealed = self.kept(slot), dict[str, Tip](), list[KeptTip]()
         for one in kept:
             try:
@@ -168,12 +190,18 @@ class KeptHistory:
         ranked = sorted(tips.values(), key=lambda tip: (tip.card.record.epoch, tip.card.record.seq))
         most = max(1, self._most_tips() - len(sealed))
         left = {tip.card.id for tip in thinned(ranked, most)} | {one.id for one in sealed[-MAX_TIPS:]}
-        stay = [one for one in kept if one.id in left]
-        try:
-            self._file(slot).replace(_packed(one) for one in stay)
-        except StoreError as error:
-            log.warning("the history of %s is not thinned out: %s", slot, error)
-        self._known[slot] = {one.id: one.worth for one in stay}
+        return {one.id for one in kept} - left
+
+    def _entries_without(self, slot: str, go: set[str]) -> dict[tuple[str, int], bytes]:
+        """Returns the entries of the tips that stay by (id, attestations), of each the one with most."""
+        best: dict[str, tuple[int, bytes]] = {}
+        for entry in self._file(slot).entries():
+            parts = _parts(entry, 4)
+            if parts is None or parts[0].hex() in go or not isinstance(parts[3], list):
+                continue
+            if parts[0].hex() not in best or best[parts[0].hex()][0] < len(parts[3]):
+                best[parts[0].hex()] = len(parts[3]), entry
+        return {(id, worth): entry for id, (worth, entry) in best.items()}
 
     def _most_tips(self) -> int:
         slots = sum(1 for _ in self.folder.glob("*.tips"))
@@ -192,6 +220,16 @@ class KeptHistory:
 
     def _file(self, slot: str, what: str = "tips") -> RecordLog:
         return RecordLog(self.folder / f"{slot}.{what}")
+
+
+def _aside(work: Callable[[str], None], slot: str) -> None:
+    """Does what takes a while in a thread, where it would hold up a loop."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        work(slot)
+    else:
+        loop.run_in_executor(None, work, slot)
 
 
 def round_ref(data: bytes) -> BlobRef:

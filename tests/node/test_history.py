@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -161,6 +163,7 @@ async def test_a_history_is_bounded_and_stays_provable(
 ) -> None:
     monkeypatch.setattr(kept_history, "MAX_TIPS", 8)
     monkeypatch.setattr(kept_history, "_SPARE_TIPS", 4)
+    monkeypatch.setattr(kept_history, "_aside", lambda work, slot: work(slot))
     async with node_at(tmp_path / "old", FakeNetwork()) as node:
         grow(node, tips_of(MANY))
         assert node.board.history.count(SLOT) <= 12
@@ -222,6 +225,7 @@ async def test_who_asks_too_often_is_busy_and_one_question_is_answered_at_a_time
 async def test_what_no_key_opens_is_not_thinned_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_history, "MAX_TIPS", 8)
     monkeypatch.setattr(kept_history, "_SPARE_TIPS", 4)
+    monkeypatch.setattr(kept_history, "_aside", lambda work, slot: work(slot))
     made = [Tip(one, (signed,)) for one, signed in tips_of(MANY)]
     async with node_at(tmp_path / "old", FakeNetwork()) as node:
         right, sealed = node.board.history.open, made[2].card.data
@@ -237,6 +241,37 @@ async def test_what_no_key_opens_is_not_thinned_out(tmp_path: Path, monkeypatch:
         left = [one.id for one in kept.kept(SLOT)]
         assert made[2].card.id in left
         assert len(left) <= 12
+
+
+async def test_a_loop_goes_on_while_a_history_is_thinned_and_what_comes_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_history, "MAX_TIPS", 8)
+    monkeypatch.setattr(kept_history, "_SPARE_TIPS", 4)
+    made = [Tip(one, (signed,)) for one, signed in tips_of(MANY)]
+    async with node_at(tmp_path / "old", FakeNetwork()) as node:
+        right, begun, go_on = node.board.history.open, asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def opener(data: bytes, kinds: tuple[str, ...]) -> Any:
+            loop.call_soon_threadsafe(begun.set)
+            assert go_on.wait(60)
+            return right(data, kinds)
+
+        kept = kept_history.KeptHistory(tmp_path / "history", opener)
+        for tip in made[:13]:
+            assert kept.add(tip)
+        await asyncio.wait_for(begun.wait(), 60)  # in a thread: this loop is free
+        for tip in made[13:15]:
+            assert kept.add(tip)
+        assert kept.count(SLOT) == 15
+        go_on.set()
+        while kept.count(SLOT) == 15:
+            await asyncio.sleep(0.01)
+        left = [one.id for one in kept.kept(SLOT)]
+        assert {tip.card.id for tip in made[13:15]} <= set(left)
+        assert len(left) == kept.count(SLOT) <= 10
+        assert not kept.add(made[14])
 
 
 def test_rounds_beyond_the_limit_go_from_the_slot_that_has_most(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -41,11 +42,17 @@ from paris_p2p.swarm.seam import Swarm
 log = logging.getLogger(__name__)
 SERVICE = "_paris-p2p._udp.local."
 LOOK_EVERY_S = 5.0
+AGAIN_AFTER_S = 600.0  # multicast that failed
 MAX_ASKING = 8  # announcements that are asked for their rest, at once
 ASKED_MS = 1500
 READ_PER_S, READ_AT_ONCE = 4.0, 32  # announcements that are read, of all senders
 MAX_CACHED = 4096  # names in zeroconf's memory, which has no limit of its own
 OpenMulticast = Callable[[Sequence[IPv4Interface]], AsyncZeroconf]
+
+
+def host_name(peer: str) -> str:
+    """Returns what a peer is called in its network: DNS does not tell small letters from others."""
+    return blake3(peer.encode()).hexdigest()[:16]
 
 
 def open_multicast(own: Sequence[IPv4Interface]) -> AsyncZeroconf:
@@ -69,10 +76,12 @@ class Neighbours:
         *,
         open_multicast: OpenMulticast = open_multicast,
         interfaces: Callable[[], tuple[IPv4Interface, ...]] = near_interfaces,
+        again_s: float = AGAIN_AFTER_S,
         clock: Callable[[], float] = time.time,
     ):
         self._swarm, self._runs, self._host, self._port = swarm, runs, host, port
         self._open, self._interfaces, self._clock = open_multicast, interfaces, clock
+        self._again_s = again_s
         self._reads = EventLimit(per_s=READ_PER_S, burst=READ_AT_ONCE)
         self._asking: dict[str, asyncio.Task[None]] = {}
         self.found: OrderedDict[str, Neighbour] = OrderedDict()  # by the announcement's name
@@ -80,7 +89,9 @@ class Neighbours:
         self.own: tuple[IPv4Interface, ...] = ()
 
     async def run(self) -> None:
-        """Announces and looks until it is cancelled, or multicast fails: that is a line in the log."""
+        """Announces and looks until it is cancelled. Where multicast fails, that is a line in the log, and it
+        is tried again later: anybody in this network can fill zeroconf's memory, for as long as that lasts.
+        """
         while True:
             self.own = self._listened_at()
             if not self.own:
@@ -91,7 +102,7 @@ class Neighbours:
                     await self._looks(multicast)
             except (OSError, ZeroconfError) as error:
                 log.info("peers in this network are not looked for: multicast DNS fails (%s)", error)
-                return
+                await asyncio.sleep(self._again_s)
 
     def _listened_at(self) -> tuple[IPv4Interface, ...]:
         """Returns the private addresses of this machine at which p2pd listens."""
@@ -127,6 +138,7 @@ class Neighbours:
                     # the name is made of the peer's id: asking whether another has it costs a second
                     await (await multicast.async_register_service(service, cooperating_responders=True))
                 said = words
+            self._read_others(multicast.zeroconf)
             await self.dial_found()
             await asyncio.sleep(LOOK_EVERY_S)
 
@@ -140,7 +152,7 @@ class Neighbours:
         return [secrets() for secrets in self._runs()]
 
     def _service(self, port: int, tags: Sequence[str]) -> AsyncServiceInfo:
-        name = blake3(self._swarm.peer_id.encode()).hexdigest()[:16]  # DNS knows no small letters
+        name = host_name(self._swarm.peer_id)
         return AsyncServiceInfo(
             SERVICE,
             f"{name}.{SERVICE}",
@@ -159,6 +171,13 @@ class Neighbours:
         elif name not in self._asking and len(self._asking) < MAX_ASKING and self._reads.allow(""):
             self._asking[name] = asyncio.create_task(self._read(zeroconf, name))
 
+    def _read_others(self, zeroconf: Any) -> None:
+        """Reads some of the announcements that came while too many did, chosen by chance."""
+        pointers = zeroconf.cache.entries_with_name(SERVICE)
+        names = {str(one.alias) for one in pointers if hasattr(one, "alias")} - set(self.found)
+        for name in random.sample(sorted(names), min(len(names), MAX_ASKING)):
+            self._on_change(zeroconf, SERVICE, name, ServiceStateChange.Added)
+
     async def _read(self, zeroconf: Any, name: str) -> None:
         try:
             service = AsyncServiceInfo(SERVICE, name)
@@ -171,9 +190,15 @@ class Neighbours:
             self._asking.pop(name, None)
 
     def note(self, name: str, neighbour: Neighbour | None) -> None:
-        """Remembers an announcement; where there are too many, an older one of no run here goes first."""
+        """Remembers an announcement; where there are too many, an older one of no run here goes first.
+
+        One under another name than its peer's own is passed over: what a peer announces can be repeated by
+        anybody, and under many names one would be dialled at addresses where it is not, and then no more.
+        """
         self.found.pop(name, None)
         if neighbour is None or neighbour.peer == self._swarm.peer_id:
+            return
+        if name.lower() != f"{host_name(neighbour.peer)}.{SERVICE}".lower():
             return
         self.found[name] = neighbour
         if len(self.found) > MAX_FOUND:

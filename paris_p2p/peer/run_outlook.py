@@ -15,6 +15,7 @@ from paris_p2p.peer.process import Worker
 from paris_p2p.peer.room import Room
 from paris_p2p.peer.summary import disk_bytes
 from paris_p2p.peer_settings import PeerSettings
+from paris_p2p.rules.time_left import duration_words
 from paris_p2p.rules.versions import Versions, version_words
 from paris_p2p.shown import FIELD_LETTERS, shown
 from paris_p2p.spec import ROUTER, RunSpec
@@ -32,6 +33,7 @@ class SlotNews:
 
     lead: str = ""
     steps: int = 0
+    eta_s: float | None = None  # until its last step at the pace of its last tips; None: not known
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class RunFacts:
 def run_facts(node: RunNode, now_s: float) -> RunFacts:
     """Returns what a node knows of its run; its files are gone with it where a guest looks."""
     told = {slot: slot_status(node, slot, now_s) for slot in node.spec.slots}
-    news = {slot: SlotNews(one.lead, one.steps) for slot, one in told.items()}
+    news = {slot: SlotNews(one.lead, one.steps, one.eta_s) for slot, one in told.items()}
     return RunFacts(node.run, node.spec, node.spec_file, node.spec_file_for(), news)
 
 
@@ -171,13 +173,26 @@ def judge_run(
 
 def _judge_what(facts: RunFacts) -> Finding:
     spec, led = facts.spec, sum(1 for news in facts.news.values() if news.lead)
+    words, numbers = _end_of(facts)
+    name = shown(spec.name, FIELD_LETTERS)
     return Finding(
         check="run",
         verdict="good",
-        found=f"{shown(spec.name, FIELD_LETTERS)}: {len(spec.slots)} slots, {led} of them led by somebody",
+        found=f"{name}: {len(spec.slots)} slots, {led} of them led by somebody{words}",
         wanted="a run that answers",
-        numbers={"slots": float(len(spec.slots)), "led": float(led)},
+        numbers={"slots": float(len(spec.slots)), "led": float(led)} | numbers,
     )
+
+
+def _end_of(facts: RunFacts) -> tuple[str, dict[str, float]]:
+    """Returns when the last slot is done at the pace of its last tips, in words and days; nothing where that
+    is not known of every slot.
+    """
+    etas_s = [facts.news[slot].eta_s if slot in facts.news else None for slot in facts.spec.slots]
+    known = [one for one in etas_s if one is not None]
+    if len(known) < len(etas_s):
+        return "", {}
+    return f", done in about {duration_words(max(known))} as it goes now", {"eta_days": max(known) / 86400}
 
 
 def _judge_slots(slots: tuple[SlotOutlook, ...]) -> Finding:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Interface
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from zeroconf.asyncio import AsyncZeroconf
 from paris_p2p.errors import UnreachableError
 from paris_p2p.identity import Identity
 from paris_p2p.node import neighbours
-from paris_p2p.node.neighbours import Neighbours
+from paris_p2p.node.neighbours import SERVICE, Neighbours, host_name
 from paris_p2p.rules.near import MAX_FOUND, Neighbour, own_tags, run_secrets
 from paris_p2p.swarm.seam import PeerInfo
 
@@ -90,11 +91,19 @@ async def test_peers_of_a_run_find_each_other_by_multicast_and_a_stranger_s_peer
 async def test_where_there_is_no_multicast_a_line_in_the_log_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    tried = 0
+
     def fails(own: Sequence[IPv4Interface]) -> AsyncZeroconf:
+        nonlocal tried
+        tried += 1
         raise OSError(19, "No such device")
 
     caplog.set_level("INFO")
-    await asyncio.wait_for(finder(1, open_multicast=fails)[0].run(), 5)
+    looking = asyncio.create_task(finder(1, open_multicast=fails, again_s=0.01)[0].run())
+    await until(lambda: tried >= 3)  # a network may come, and a flood may end
+    looking.cancel()
+    with suppress(asyncio.CancelledError):
+        await looking
     assert "multicast DNS fails ([Errno 19] No such device)" in caplog.text
 
 
@@ -110,17 +119,52 @@ async def test_who_was_announced_and_is_not_there_is_not_dialled_again_at_once()
     found.own, swarm.is_there = (IPv4Interface(f"{LAN}.1/24"),), False
     other = Identity.generate().peer_id
     tags = frozenset(own_tags([OURS], 1e9, other))
-    found.note("one", Neighbour(other, (f"{LAN}.9",), 4001, tags))
+    found.note(named(other), Neighbour(other, (f"{LAN}.9",), 4001, tags))
     for _ in range(3):
         await found.dial_found()
     assert swarm.dials == [(other, [f"/ip4/{LAN}.9/tcp/4001"])]
 
 
+def named(peer: str) -> str:
+    return f"{host_name(peer)}.{SERVICE}"
+
+
 def test_thousands_of_announcements_leave_room_for_those_of_our_run() -> None:
     found, _ = finder(1, clock=lambda: 1e9)
-    other, stranger = Identity.generate().peer_id, Identity.generate().peer_id
-    found.note("ours", Neighbour(other, (), 1, frozenset(own_tags([OURS], 1e9, other))))
-    for number in range(300):
-        found.note(f"junk {number}", Neighbour(stranger, (), 1, frozenset({"0" * 16})))
+    other = Identity.generate().peer_id
+    found.note(named(other), Neighbour(other, (), 1, frozenset(own_tags([OURS], 1e9, other))))
+    for _ in range(300):
+        stranger = Identity.generate().peer_id
+        found.note(named(stranger), Neighbour(stranger, (), 1, frozenset({"0" * 16})))
     assert len(found.found) == MAX_FOUND
-    assert "ours" in found.found
+    assert named(other) in found.found
+
+
+async def test_what_a_peer_announces_is_not_believed_under_another_name() -> None:
+    found, swarm = finder(1, clock=lambda: 1e9)
+    found.own = (IPv4Interface(f"{LAN}.1/24"),)
+    other = Identity.generate().peer_id
+    tags = frozenset(own_tags([OURS], 1e9, other))  # anybody in the network reads and repeats them
+    for last in (200, 201):
+        found.note(f"copy-{last}.{SERVICE}", Neighbour(other, (f"{LAN}.{last}",), 4001, tags))
+    found.note(named(other).upper(), Neighbour(other, (f"{LAN}.9",), 4001, tags))
+    await found.dial_found()
+    assert swarm.dials == [(other, [f"/ip4/{LAN}.9/tcp/4001"])]
+
+
+async def test_announcements_that_a_flood_hid_are_read_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = finder(1)
+    read: list[str] = []
+
+    async def reads(zeroconf: Any, name: str) -> None:
+        read.append(name)
+        found._asking.pop(name, None)
+
+    monkeypatch.setattr(found, "_read", reads)
+    pointers = [SimpleNamespace(alias=f"{number}.{SERVICE}") for number in range(3)]
+    cache: Any = SimpleNamespace(entries_with_name=lambda name: pointers if name == SERVICE else [])
+    found.found[f"1.{SERVICE}"] = Neighbour("known", (), 1, frozenset())
+    found._read_others(SimpleNamespace(cache=cache))
+    await until(lambda: len(read) == 2)
+    assert sorted(read) == [f"0.{SERVICE}", f"2.{SERVICE}"]
+    await asyncio.gather(*found._asking.values())

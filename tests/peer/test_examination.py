@@ -5,6 +5,7 @@ found.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -194,6 +195,19 @@ def test_slots_are_told_with_speed_days_and_the_time_of_an_upload(tiny: TinyRun,
         found["checkpoint-upload"].verdict == "poor" or found["checkpoint-upload"].numbers["upload_s"] < 600
     )
     assert "expert-0" in drawn(report_of(Looked([GOOD], slots)))
+
+
+def test_the_runs_own_estimate_is_told_where_it_is_known_of_every_slot(tiny: TinyRun, tmp_path: Path) -> None:
+    news = {slot: SlotNews(eta_s=86400.0 * (3 + place)) for place, slot in enumerate(tiny.spec.slots)}
+    last = 3.0 + len(news) - 1
+    facts = replace(facts_of(tiny), news=news)
+    told = judge_run(facts, (), 10**10, PeerSettings(data_dir=tmp_path))[0]
+    assert f"done in about {last:.0f} days as it goes now" in told.found
+    assert told.numbers["eta_days"] == last
+    news["router"] = SlotNews()
+    told = judge_run(facts, (), 10**10, PeerSettings(data_dir=tmp_path))[0]
+    assert "done in" not in told.found
+    assert "eta_days" not in told.numbers
 
 
 def test_a_machine_that_no_slot_fits_may_attest_and_a_full_disk_cannot_take_part(

@@ -53,8 +53,10 @@ class Worker:
             start_new_session=True,  # Ctrl-C in the terminal is the node's to handle, not the worker's
         )
         self._stderr = asyncio.create_task(self._read_stderr(self._process))
-        if nice:
-            await nice_session_soon(self._process.pid, nice)
+        # What a person asked for counts against everything else here. A gate's or a preview's own value does
+        # not: beside a busy trainer it would leave them next to nothing, and cards would wait.
+        if self.nice:
+            await nice_session_soon(self._process.pid, self.nice)
         await self.send_line(job.model_dump_json())
 
     async def send_line(self, line: str) -> None:

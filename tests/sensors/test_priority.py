@@ -93,3 +93,9 @@ async def test_a_worker_that_is_nice_is_so_to_other_sessions_too() -> None:
     finally:
         await worker.kill()
     assert Path("/proc/self/autogroup").read_text() == own
+    gate = Worker("code")
+    try:
+        await gate.start(_Job(), nice=10)  # of the gate's own accord: it gives way within its session alone
+        assert Path(f"/proc/{gate.pid}/autogroup").read_text().endswith("nice 0\n")
+    finally:
+        await gate.kill()

@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import errno
 import ipaddress
+import logging
 import os
 import shutil
 import signal
@@ -31,6 +32,7 @@ from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.swarm.addresses import EVERYWHERE
 from paris_p2p.swarm.interfaces import near_interfaces
 
+log = logging.getLogger(__name__)
 START_LIMIT_S = 30.0
 # It grows with what strangers say (GossipSub keeps every topic that was ever named to it), and has no limit
 # of its own.
@@ -193,14 +195,16 @@ class Daemon:
 
     async def stop(self) -> None:
         """Ends p2pd, at the latest after a few seconds, and removes its sockets."""
-        with suppress(ProcessLookupError):
-            self.process.terminate()
-        try:
-            async with asyncio.timeout(STOP_LIMIT_S):
-                await self.process.wait()
-        except TimeoutError:
-            self.process.kill()
-            await self.process.wait()
+        for end in (self.process.terminate, self.process.kill):
+            with suppress(ProcessLookupError):
+                end()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_LIMIT_S):
+                    await self.process.wait()
+                    break
+        else:  # one that a stuck disk holds in the kernel dies when that lets it go
+            log.warning("p2pd, process %d, was killed and has not ended yet", self.process.pid)
+            self._reader.cancel()
         await asyncio.wait({self._reader})  # not awaited: who is cancelled meanwhile must not end it
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -13,11 +13,12 @@ from typing import TypeVar
 
 from paris_p2p.errors import DaemonError, DaemonGoneError, SwarmError, UnreachableError
 from paris_p2p.swarm.addresses import is_loopback, is_relayed, is_tcp, network_of, stays_near
-from paris_p2p.swarm.daemon import Daemon, DaemonOptions, on_port, start_daemon
+from paris_p2p.swarm.daemon import STOP_LIMIT_S, Daemon, DaemonOptions, on_port, start_daemon
 from paris_p2p.swarm.dht import BulletinBoard
 from paris_p2p.swarm.gossip import Gossip
 from paris_p2p.swarm.p2pd import Control, StreamHandler
 from paris_p2p.swarm.seam import PeerInfo
+from paris_p2p.swarm.silence import until_hung
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -47,16 +48,21 @@ async def _until_dead(link: Link) -> str:
     """Waits until p2pd has ended, and says in words how; one that lives on and says nothing is ended."""
     dead = asyncio.create_task(link.daemon.wait_dead())
     deaf = asyncio.create_task(link.board.until_deaf())
+    hung = asyncio.create_task(until_hung(link.control.until_answers))
     try:
-        await asyncio.wait({dead, deaf}, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait({dead}, timeout=DEAF_LIMIT_S)
-        if not dead.done():
-            link.daemon.kill("it ended the conversation about the DHT")
-        return await dead
+        await asyncio.wait({dead, deaf, hung}, return_when=asyncio.FIRST_COMPLETED)
+        if not hung.done():
+            await asyncio.wait({dead}, timeout=DEAF_LIMIT_S)
+        if dead.done():
+            return dead.result()
+        why = hung.result() if hung.done() else "it ended the conversation about the DHT"
+        link.daemon.kill(why)
+        await asyncio.wait({dead}, timeout=STOP_LIMIT_S)
+        return dead.result() if dead.done() else f"p2pd was killed and has not ended yet: {why}"
     finally:
-        for task in (dead, deaf):
+        for task in (dead, deaf, hung):
             task.cancel()
-        await asyncio.gather(dead, deaf, return_exceptions=True)
+        await asyncio.gather(dead, deaf, hung, return_exceptions=True)
 
 
 @dataclass
@@ -124,7 +130,12 @@ class LinkKeeper:
             return await question(link)
         except DaemonGoneError as error:
             log.info("%s; the next is asked", error)
-        await link.gone.wait()
+            failure = error
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REOPEN_LIMIT_S):
+                await link.gone.wait()
+        if not link.gone.is_set():
+            raise failure
         with suppress(TimeoutError):  # before it has come back to its peers, it knows nobody
             async with asyncio.timeout(REOPEN_LIMIT_S):
                 await self._rejoined.wait()

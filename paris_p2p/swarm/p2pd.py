@@ -7,15 +7,16 @@ them, and raw streams with large buffers; the DHT uses hivemind's own client.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import suppress
+import errno
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from hivemind.proto import p2pd_pb2 as pb
 
-from paris_p2p.errors import DaemonError, RecordError, UnreachableError
+from paris_p2p.errors import DaemonError, DaemonGoneError, RecordError, UnreachableError
 from paris_p2p.identity import peer_id_from_bytes, peer_id_to_bytes
 from paris_p2p.swarm.addresses import is_relayed, to_bytes, to_text
 from paris_p2p.swarm.daemon_words import asking_daemon
@@ -23,6 +24,11 @@ from paris_p2p.swarm.seam import PeerInfo
 
 STREAM_BUFFER_BYTES = 2 << 20
 MAX_MESSAGE_BYTES = 4 << 20
+# For what p2pd answers by itself, without a peer; longer than the caller's limit of any question for which it
+# dials or waits for one.
+ANSWER_LIMIT_S = 30.0
+_CONNECT_AGAIN_S = 1.0
+_OWN_LACKS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}  # of this process, not of p2pd
 # (peer id, multiaddr it is connected from, …)
 StreamHandler = Callable[[str, str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -36,7 +42,7 @@ class Streams(NamedTuple):
 
 
 class Control:
-    """Speaks to one daemon, by its socket."""
+    """Speaks to one daemon, by its socket; what it does not answer in time is a DaemonError."""
 
     def __init__(self, socket: Path):
         self.socket = socket
@@ -46,6 +52,20 @@ class Control:
         response = await self._ask(pb.Request(type=pb.Request.IDENTIFY))
         addresses = [to_text(address) for address in response.identify.addrs]
         return peer_id_from_bytes(response.identify.id), [address for address in addresses if address]
+
+    async def until_answers(self) -> None:
+        """Asks p2pd a cheap question, however long that takes, and returns once it answers anything.
+
+        A connection that it does not take is tried again; that this process can open none says nothing.
+        """
+        while True:
+            try:
+                await self._exchanged(pb.Request(type=pb.Request.IDENTIFY))
+                return
+            except DaemonGoneError as error:
+                if getattr(error.__cause__, "errno", None) in _OWN_LACKS:
+                    return
+            await asyncio.sleep(_CONNECT_AGAIN_S)
 
     async def connect(self, peer: str, addresses: Iterable[str], timeout_s: float) -> None:
         """Dials a peer; UnreachableError.
@@ -95,7 +115,10 @@ class Control:
         )
         reader, writer = await self._open()
         try:
-            _raise_if_failed(await self._exchange(reader, writer, request))
+            with _in_time():
+                async with asyncio.timeout(ANSWER_LIMIT_S):
+                    response = await self._exchange(reader, writer, request)
+            _raise_if_failed(response)
             while True:
                 message = await _read(reader, pb.PSMessage())
                 with suppress(RecordError):
@@ -152,18 +175,26 @@ class Control:
     async def _ask_about_peer(self, peer: str, request: Any, timeout_s: float) -> Any:
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._ask(request)
+                response = await self._exchanged(request)
+            _raise_if_failed(response)
+            return response
         except (TimeoutError, DaemonError) as error:
             raise _unreachable(peer, error, timeout_s) from error
 
     async def _ask(self, request: Any) -> Any:
-        reader, writer = await self._open()
-        try:
-            response = await self._exchange(reader, writer, request)
-        finally:
-            await close_stream(writer)
+        with _in_time():
+            async with asyncio.timeout(ANSWER_LIMIT_S):
+                response = await self._exchanged(request)
         _raise_if_failed(response)
         return response
+
+    async def _exchanged(self, request: Any) -> Any:
+        """Asks on a connection of its own, for as long as the caller lets it."""
+        reader, writer = await self._open()
+        try:
+            return await self._exchange(reader, writer, request)
+        finally:
+            await close_stream(writer)
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         with asking_daemon():
@@ -184,6 +215,16 @@ async def close_stream(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
     with suppress(OSError):
         await writer.wait_closed()
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise DaemonError(
+            f"p2pd gave no answer within {ANSWER_LIMIT_S:.0f} s; it is replaced if it stays silent"
+        ) from error
 
 
 def _unreachable(peer: str, error: Exception, timeout_s: float) -> UnreachableError:

@@ -7,10 +7,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hivemind.dht.node import DHTNode
@@ -22,11 +22,13 @@ from hivemind.p2p.p2p_daemon_bindings.utils import (
     P2PHandlerError,
 )
 
-from paris_p2p.errors import DaemonError, ParisError, UnreachableError
+from paris_p2p.errors import DaemonError, DaemonGoneError, ParisError, UnreachableError
 from paris_p2p.identity import Identity
 from paris_p2p.kinds import claims_key
+from paris_p2p.swarm.daemon import Daemon, DaemonOptions
 from paris_p2p.swarm.dht import BulletinBoard, open_board
 from paris_p2p.swarm.gossip import Gossip
+from paris_p2p.swarm.link import Link, LinkKeeper, _until_dead
 from paris_p2p.swarm.p2pd import Control
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import RecordView
@@ -57,6 +59,10 @@ QUESTIONS: dict[str, Callable[[Control, Path], Coroutine[Any, Any, Any]]] = {
     "open a stream": lambda control, _: control.open_stream(PEER, "/paris/blob/1", 5.0),
     "handle streams": lambda control, folder: control.handle_streams("/x", folder / "s", _unused),
     "messages": lambda control, _: _all_messages(control),
+}
+WITHIN_NO_TIME: dict[str, Callable[[Control, Path], Coroutine[Any, Any, Any]]] = {
+    "connect": lambda control, _: control.connect(PEER, ["/ip4/127.0.0.1/tcp/1"], 0.01),
+    "open a stream": lambda control, _: control.open_stream(PEER, "/paris/blob/1", 0.01),
 }
 PEER = Identity.generate().peer_id
 
@@ -106,6 +112,71 @@ async def test_gossip_ends_with_p2pd_and_is_heard_again_of_the_next(
         gossip.attach(Control(tmp_path / "control"))
     assert gossip._listeners["topic"] is not listener
     await gossip.detach()
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+async def test_a_question_that_a_living_p2pd_never_answers_is_an_error_in_time(
+    question: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of one under SIGSTOP, or that a stuck disk holds."""
+    monkeypatch.setattr("paris_p2p.swarm.p2pd.ANSWER_LIMIT_S", 0.01)
+    async with _mute(tmp_path / "control") as control:
+        with pytest.raises((DaemonError, UnreachableError), match=r"no answer within"):
+            await (QUESTIONS | WITHIN_NO_TIME)[question](control, tmp_path)
+
+
+async def test_whether_p2pd_answers_is_asked_again_while_it_takes_no_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paris_p2p.swarm.p2pd._CONNECT_AGAIN_S", 0.0)
+    deaths = [ConnectionRefusedError(111, "refused"), OSError(107, "not connected"), OSError(24, "too many")]
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise deaths.pop(0)
+
+    monkeypatch.setattr(asyncio, "open_unix_connection", fail)
+    await Control(tmp_path / "control").until_answers()  # that this process has no more files is not p2pd's
+    assert not deaths
+
+
+async def test_who_asks_a_p2pd_that_is_not_replaced_after_all_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where this process can open no more files: nobody waits for ever for a death that does not come."""
+    monkeypatch.setattr("paris_p2p.swarm.link.REOPEN_LIMIT_S", 0.01)
+    keeper = LinkKeeper(PEER, DaemonOptions(tmp_path, "127.0.0.1"), Gossip(PEER), ("/x", _unused), _no_board)
+    nothing: Any = None
+    keeper.link = Link(nothing, Control(tmp_path / "none"), nothing, nothing)
+    keeper._up.set()
+    with pytest.raises(DaemonGoneError, match="No such file"):
+        await keeper.ask(lambda link: link.control.peers())
+
+
+class Undying:
+    """A process that no signal ends, as while a stuck disk holds it in the kernel."""
+
+    stdout, pid = None, 1
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    async def wait(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_a_p2pd_that_not_even_sigkill_ends_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in "daemon", "link":
+        monkeypatch.setattr(f"paris_p2p.swarm.{room}.STOP_LIMIT_S", 0.01)
+    monkeypatch.setattr("paris_p2p.swarm.link.DEAF_LIMIT_S", 0.01)
+    process, node, nothing = (cast(Any, one) for one in (Undying(), Silent(), None))
+    daemon, ended = Daemon(process, tmp_path / "sockets"), asyncio.create_task(asyncio.sleep(0))
+    board = BulletinBoard(Client(), node, Door(), (ended,))  # type: ignore[arg-type]
+    words = await _until_dead(Link(daemon, Control(tmp_path / "none"), board, nothing))
+    assert "has not ended yet: it ended the conversation about the DHT" in words
+    await daemon.stop()
 
 
 class Broken:
@@ -278,6 +349,41 @@ async def test_a_p2pd_that_lives_and_does_not_speak_to_the_dht_any_more_is_repla
         await swarm.mended.wait()
         assert "it ended the conversation about the DHT" in swarm.last_words
         assert await swarm.store_record(claim(Identity.generate(), 1))
+
+
+@pytest.mark.swarm
+@pytest.mark.timeout(120)
+async def test_a_p2pd_that_hangs_without_dying_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AsyncExitStack() as stack:
+        network, me = OnLoopback(tmp_path, stack), Identity.generate()
+        other: Any = await network.join(source=Source())
+        with monkeypatch.context() as patched:
+            for name, value in {"ASK_EVERY_S": 0.2, "CHANCE_S": 2.0, "LOOK_S": 0.2}.items():
+                patched.setattr(f"paris_p2p.swarm.silence.{name}", value)
+            swarm: Any = await network.join(me)
+            hung = swarm.daemon_pid
+            os.kill(hung, signal.SIGSTOP)
+            await swarm.mended.wait()
+        assert swarm.daemon_pid != hung
+        assert "left 4 questions in a row without an answer" in swarm.last_words
+        assert await swarm.store_record(claim(me, 1))
+        assert await _chunks(swarm, other.peer_id) == [(1, CHUNKS[1])]
+
+
+@asynccontextmanager
+async def _mute(socket: Path) -> AsyncIterator[Control]:
+    """A p2pd that takes every connection and never says anything."""
+    writers = list[asyncio.StreamWriter]()
+    server = await asyncio.start_unix_server(lambda _, writer: writers.append(writer), path=socket)
+    yield Control(socket)
+    server.close()
+    for writer in writers:
+        writer.transport.abort()
+
+
+async def _no_board(_: Any) -> Any: ...
 
 
 @contextmanager

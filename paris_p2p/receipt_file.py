@@ -27,7 +27,7 @@ from paris_p2p.records import Record, Slot
 _MAGIC = b"paris-receipts/1"
 MAX_FILE_BYTES = 256 << 20
 _MAX_PLAIN_BYTES = 256 << 20  # more than all tips and rounds that a node keeps
-# Signatures, keys and hashes do not compress: of signed records, zlib leaves a third. A RunSpec's words do.
+# Signatures, keys and hashes do not compress: of signed records, zlib leaves a quarter. A RunSpec's words do.
 _MOST_COMPRESSED = 8
 _SPEC_BYTES = 8 << 20
 _LEAST_ITEM_BYTES = 32  # on average: the smallest signed record has four times as many

@@ -201,9 +201,9 @@ class Keeper:
         await self.refresh()
         await self._ask_keys()
         if time.monotonic() - self._told_s > _PEER_S / 2:
-            self._told_s = time.monotonic()
             header = self.header("peer", "", _PEER_S)
             await self.tell(self.sign(PeerRecord(**header, role="bootstrap", notices=self._door.newest)))
+            self._told_s = time.monotonic()
         await self._take_stock()
         await self._fetch()
 

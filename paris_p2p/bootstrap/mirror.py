@@ -149,8 +149,8 @@ class Mirror:
     async def _hold(self, what: str, fetch: Fetch, *, whole: bool) -> None:
         if whole or await self._fetched(what, fetch):
             try:
-                self._announced_s[what] = time.monotonic()
                 await self.node.announce_holding(what)
+                self._announced_s[what] = time.monotonic()
             except ParisError as error:
                 log.info("could not announce %s: %s", what[:16], error)
                 await asyncio.sleep(_AGAIN_S)
@@ -175,8 +175,8 @@ class Mirror:
     async def _announce_presence(self) -> float:
         if (left_s := self._left_s("peer", HOLDER_LIFETIME_S / 6)) > 0:
             return left_s
-        self._announced_s["peer"] = time.monotonic()
         await self.node.announce_peer("bootstrap")
+        self._announced_s["peer"] = time.monotonic()
         return HOLDER_LIFETIME_S / 6
 
     def _left_s(self, what: str, every_s: float) -> float:

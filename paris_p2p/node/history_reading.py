@@ -75,20 +75,25 @@ class HistoryReading:
         return list(told.values())
 
     async def keep_up(self) -> None:
-        """Asks others, while tips are missing here, once an hour: who came later tells all the same."""
-        await asyncio.sleep(FIRST_LOOK_S)
+        """Asks others, while tips are missing here, once an hour: who came later tells all the same. Where
+        nobody told anything it asks again in a minute.
+        """
+        wait_s = FIRST_LOOK_S
         while True:
+            await asyncio.sleep(wait_s)
+            wait_s = LOOK_EVERY_S
             try:
                 suspects = [slot for slot in tuple(self.board.slots) if self._may_lack(slot)]
                 lacking = [slot for slot in suspects if missing(await self.links(slot))]
                 if lacking:
                     told = await self.ask(lacking, rounds=True)
+                    wait_s = LOOK_EVERY_S if any(map(_is_answer, told)) else FIRST_LOOK_S
                     log.info(
                         "past tips were asked for: %s", "; ".join(map(told_words, told)) or "nobody is here"
                     )
             except (ParisError, OSError) as error:
                 log.info("past tips could not be asked for: %s", error)
-            await asyncio.sleep(LOOK_EVERY_S)
+                wait_s = FIRST_LOOK_S
 
     def _may_lack(self, slot: str) -> bool:
         """Tells whether a slot has more tips than are here: a count, before signatures are verified."""
@@ -174,3 +179,8 @@ def told_words(told: ToldHistory) -> str:
     parts += [f"{told.bad} that do not hold"] if told.bad else []
     parts += [told.error] if told.error else []
     return ", ".join(parts)
+
+
+def _is_answer(told: ToldHistory) -> bool:
+    """Tells whether a peer answered: asked again at once, it would tell the same."""
+    return not told.error or told.tips + told.bad + told.rounds > 0

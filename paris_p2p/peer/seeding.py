@@ -20,13 +20,19 @@ from paris_p2p.rules.tips import Tip
 log = logging.getLogger(__name__)
 _FIRST_LOOK_S = 3.0  # what this peer signed before a restart is on its board by then
 _PAUSE_S = 1.0  # from news to a look at the disk: more may come, and others fetch what was overtaken
-_AGAIN_S = 3.0  # after a copy that could not be had
+_AGAIN_S = 3.0  # after a copy that could not be had, or announced
+_TELL_EVERY_S = min(PEER_LIFETIME_S, HOLDER_LIFETIME_S) / 3
+_TELL_AGAIN_S = 30.0  # after an announcement that failed
 _LOOK_S = 60.0  # without news: blobs may be gone for reasons of this disk
 
 
 async def announce(node: RunNode, role: PeerRole, say: Callable[[str], None]) -> None:
-    """Announces this peer, and the data and tips it serves, again before that expires, until cancelled."""
+    """Announces this peer, and the data and tips it serves, again before that expires, until cancelled; soon
+    again where it failed, of which a row of failures is said once.
+    """
+    is_said = False
     while True:
+        wait_s = _TELL_EVERY_S
         try:
             await node.announce_peer(role)
             if all(node.host.store.has(shard.blob.id) for shard in node.spec.train_shards):
@@ -35,9 +41,13 @@ async def announce(node: RunNode, role: PeerRole, say: Callable[[str], None]) ->
                 tip = node.board.tip(slot)
                 if tip is not None and node.rounds.is_whole(tip.card.record):
                     await node.announce_holding(tip.card.id)
+            is_said = False
         except SwarmError as error:
-            say(f"could not announce: {error}")
-        await asyncio.sleep(min(PEER_LIFETIME_S, HOLDER_LIFETIME_S) / 3)
+            wait_s = _TELL_AGAIN_S
+            if not is_said:
+                say(f"could not announce: {error}; trying again every {wait_s:.0f} s")
+            is_said = True
+        await asyncio.sleep(wait_s)
 
 
 async def seed_tips(node: RunNode, role: PeerRole) -> None:
@@ -83,10 +93,16 @@ def _works_in(node: RunNode, slot: str) -> bool:
 async def _copy(node: RunNode, slot: str, tip: Tip) -> None:
     try:
         await node.fetch_card(tip.card)
-        await node.announce_holding(tip.card.id)
     except ParisError as error:
         log.info("could not copy %s: %s", slot, error)
         await asyncio.sleep(_AGAIN_S)
+        return
+    while True:  # until it is announced, or a newer tip is wanted in its place
+        try:
+            return await node.announce_holding(tip.card.id)
+        except SwarmError as error:
+            log.info("could not announce the copy of %s: %s", slot, error)
+            await asyncio.sleep(_AGAIN_S)
 
 
 async def _copy_update(node: RunNode, slot: str, update: Envelope[UpdateRecord]) -> None:

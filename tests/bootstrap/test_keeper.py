@@ -8,14 +8,17 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from examples.studio.needles import Search
 from paris_p2p.bootstrap import keeper as keeper_file
+from paris_p2p.bootstrap.keeper import Keeper
 from paris_p2p.bootstrap.keeper_joining import KEPT, TICKET_FILE, saved_tickets
 from paris_p2p.bootstrap.storage_runs import StorageRuns
-from paris_p2p.errors import InviteError, RecordError
+from paris_p2p.errors import DaemonError, InviteError, RecordError
 from paris_p2p.identity import Identity
 from paris_p2p.invite import Invite, make_token
 from paris_p2p.keyring import RunKey
@@ -245,3 +248,25 @@ def test_a_damaged_ticket_is_named(tmp_path: Path) -> None:
     (folder / TICKET_FILE).write_bytes(b"damaged")
     with pytest.raises(RecordError, match=r"door is damaged.*join again with a new invite"):
         saved_tickets(tmp_path)
+
+
+async def test_a_keeper_that_could_not_say_that_it_is_here_says_it_at_its_next_look() -> None:
+    told = list[str]()
+
+    async def tell(record: str) -> None:
+        told.append(record)
+        if len(told) == 1:
+            raise DaemonError("p2pd is being restarted")
+
+    async def nothing() -> None: ...
+
+    head = {"run": "a" * 64, "slot": "", "seq": 1, "issued_at": 1.0, "expires_at": 2.0}
+    keeper: Any = SimpleNamespace(
+        refresh=nothing, _ask_keys=nothing, _take_stock=nothing, _fetch=nothing, _told_s=-1e9,
+        header=lambda *_: head, sign=lambda record: record.role, tell=tell, _door=SimpleNamespace(newest=0),
+    )  # fmt: skip
+    with pytest.raises(DaemonError):
+        await Keeper.look(keeper)
+    for _ in range(3):
+        await Keeper.look(keeper)
+    assert told == ["bootstrap", "bootstrap"]

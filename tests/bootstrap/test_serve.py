@@ -21,7 +21,7 @@ from paris_p2p.bootstrap.heard_runs import MAX_HEARD_OF_ONE
 from paris_p2p.bootstrap.mirror import FullDisk, Mirror
 from paris_p2p.bootstrap.serve import BootstrapNode
 from paris_p2p.envelope import seal
-from paris_p2p.errors import DiskFullError, TwinError
+from paris_p2p.errors import DaemonError, DiskFullError, TwinError
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.host import Host, spec_path
 from paris_p2p.node.run_node import RunNode
@@ -429,6 +429,36 @@ async def test_runs_read_the_bulletin_board_in_turns_and_a_slow_one_keeps_no_run
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert most == 2
+
+
+async def test_what_a_bootstrap_node_could_not_announce_is_due_at_once_and_not_when_the_next_would_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("paris_p2p.bootstrap.mirror._AGAIN_S", 0.0)
+    left: dict[str, int] = {"peer": 1, "card": 1}  # how often it fails yet
+
+    async def tell(what: str) -> None:
+        left[what] -= 1
+        if left[what] >= 0:
+            raise DaemonError("p2pd is being restarted")
+
+    async def nothing() -> None: ...
+
+    node = SimpleNamespace(
+        announce_peer=lambda _: tell("peer"), announce_holding=tell, disk_news=asyncio.Event()
+    )
+    mirror = Mirror(
+        cast(RunNode, node), FullDisk(lambda _: None), asyncio.Semaphore(1), lambda tips, ended_s: None
+    )
+    with pytest.raises(DaemonError):
+        await mirror._announce_presence()
+    await mirror._hold("card", nothing, whole=True)
+    assert mirror._left_s("peer", 300.0) <= 0
+    assert mirror._left_s("card", 600.0) <= 0
+    assert await mirror._announce_presence() > 0
+    await mirror._hold("card", nothing, whole=True)
+    assert mirror._left_s("peer", 300.0) > 0
+    assert mirror._left_s("card", 600.0) > 0
 
 
 async def test_a_run_that_its_owner_ended_is_forgotten_when_the_operator_said_and_does_not_come_back(

@@ -14,10 +14,11 @@ import msgpack
 import pytest
 
 from paris_p2p.envelope import Envelope, decode, encode, parse
-from paris_p2p.errors import BusyError, MissingBlobError, MissingKeyError
+from paris_p2p.errors import BusyError, DaemonError, MissingBlobError, MissingKeyError
 from paris_p2p.history_records import HistoryPage, HistoryQuestion
-from paris_p2p.node import history_answers, kept_history
+from paris_p2p.node import history_answers, history_reading, kept_history
 from paris_p2p.node.history_answers import HistoryDesk, history_answer
+from paris_p2p.node.history_reading import HistoryReading, ToldHistory
 from paris_p2p.node.run_history import history_on_disk, known_history
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.rules.history import missing
@@ -293,3 +294,32 @@ def test_rounds_beyond_the_limit_go_from_the_slot_that_has_most(
     assert left == many[-len(left) :]
     assert 0 < len(left) < 10
     assert {id for id, _ in kept.rounds("expert-0", many)} == set(left)
+
+
+@pytest.mark.parametrize("failure", ["raised", "nobody", "every one"])
+async def test_past_tips_that_nobody_told_are_asked_for_again_in_a_minute_and_not_in_an_hour(
+    failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert history_reading.FIRST_LOOK_S <= 60.0
+    monkeypatch.setattr(history_reading, "FIRST_LOOK_S", 0.01)
+    asked, again = list[str](), asyncio.Event()
+
+    async def ask(slots: Any, *, rounds: bool) -> list[ToldHistory]:
+        asked.append(failure)
+        if len(asked) > 2:
+            again.set()
+            return [ToldHistory("peer", tips=1, error="p2pd died over it")]  # one that told: it waits again
+        if failure == "raised":
+            raise DaemonError("p2pd is being restarted")
+        return [] if failure == "nobody" else [ToldHistory("peer", error="p2pd died over it")]
+
+    async with node_at(tmp_path / "a", FakeNetwork()) as node:
+        grow(node, tips_of(4)[2:])
+        reading = HistoryReading(node.swarm, node.board, lambda: node.host.swarm)
+        monkeypatch.setattr(reading, "ask", ask)
+        keeping = asyncio.create_task(reading.keep_up())
+        async with asyncio.timeout(60):
+            await again.wait()
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+    assert len(asked) == 3

@@ -7,11 +7,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from paris_p2p.errors import DaemonError
 from paris_p2p.node.copies import Copies
+from paris_p2p.peer.seeding import _TELL_AGAIN_S, _copy, announce
 from paris_p2p.records import BlobRef
 from tests.peer.world import World
 
@@ -96,3 +99,48 @@ async def test_an_error_that_nobody_expected_is_raised_not_lost() -> None:
     await ended.wait()
     with pytest.raises(ZeroDivisionError):
         copies.want("expert-0", "card", broken)
+
+
+class Deaf:
+    """A node whose first two announcements fail, as while p2pd is away; `heard` is set at the next one."""
+
+    spec = SimpleNamespace(train_shards=())
+    state = SimpleNamespace(slots_ever=())
+    host, run = SimpleNamespace(), "a" * 64
+
+    def __init__(self) -> None:
+        self.tries, self.heard = 0, asyncio.Event()
+
+    async def announce_peer(self, _: str) -> None:
+        await self.announce_holding("")
+
+    async def announce_holding(self, what: str) -> None:
+        self.tries += what != self.run
+        if self.tries <= 2:
+            raise DaemonError("p2pd is being restarted")
+        self.heard.set()
+
+    async def fetch_card(self, _: Any) -> None: ...
+
+
+async def test_a_failed_announcement_is_made_again_within_a_minute_and_not_when_the_next_is_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert _TELL_AGAIN_S <= 60.0
+    monkeypatch.setattr("paris_p2p.peer.seeding._TELL_AGAIN_S", 0.0)
+    node, said = Deaf(), list[str]()
+    telling = asyncio.create_task(announce(cast(Any, node), "peer", said.append))
+    async with asyncio.timeout(30):
+        await node.heard.wait()
+    telling.cancel()
+    await asyncio.gather(telling, return_exceptions=True)
+    assert len(said) == 1  # however often it fails in a row
+
+
+async def test_a_copy_is_announced_though_p2pd_was_away_when_it_had_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("paris_p2p.peer.seeding._AGAIN_S", 0.0)
+    node, tip = Deaf(), SimpleNamespace(card=SimpleNamespace(id="b" * 64))
+    await _copy(cast(Any, node), "expert-0", cast(Any, tip))
+    assert node.heard.is_set()

@@ -25,18 +25,24 @@ from paris_p2p.spec import CREW_READER, MEMBERSHIP_READER
 LOWERED_READER = 3
 
 
-async def sign_checkpoint(node: RunNode, slot: str, epoch: int, new: NewCheckpoint) -> Envelope[CardRecord]:
+async def sign_checkpoint(
+    node: RunNode, slot: str, epoch: int, new: NewCheckpoint, moved: dict[Path, BlobRef] | None = None
+) -> Envelope[CardRecord]:
     """Moves the files into the store, sealed in a private run, and signs them as the child of the slot's tip;
     `tell_card` lets others know.
 
+    `moved` are those that are there already, since signing failed before; it takes note of all that moved.
     Raises DiskFullError when the store's cap leaves no room for them, and nothing else there may go.
     """
-    tip = node.board.tip(slot)
-    held = set[str]()
+    tip, moved = node.board.tip(slot), {} if moved is None else moved
+    held = {ref.id for path, ref in moved.items() if path in new.paths}
     node.hold(f"publish/{slot}", held)  # until the next one: they are on no card yet
 
     async def add(path: Path) -> BlobRef:
-        ref = await asyncio.to_thread(node.blobs.add, path)
+        if path in moved:
+            ref = moved[path] = await node.blobs.under_newest_key(moved[path])
+        else:
+            ref = moved[path] = await asyncio.to_thread(node.blobs.add, path)
         held.add(ref.id)
         node.keeping.note(held)
         return ref

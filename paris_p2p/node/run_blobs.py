@@ -19,7 +19,7 @@ from paris_p2p.records import BlobRef
 from paris_p2p.spec import RunSpec
 from paris_p2p.store.blobs import BlobStore
 from paris_p2p.store.sealed_blobs import add_sealed
-from paris_p2p.store.sealing import BlobKey, open_blob
+from paris_p2p.store.sealing import BlobKey, hint_of, open_blob
 
 MakeRoom = Callable[[int, Iterable[str]], bool]
 
@@ -49,6 +49,16 @@ class RunBlobs:
             if not self._make_room(path.stat().st_size, ()):
                 raise
             return self._add(path)
+
+    async def under_newest_key(self, ref: BlobRef) -> BlobRef:
+        """Returns a blob that `add` made, sealed once more where a private run got another key since."""
+        if not self._spec().private:
+            return ref
+        key = self.keys.for_new_blobs()
+        if hint_of(self.store.path(ref.id)) == key.hint:
+            return ref
+        async with self.opened([ref]) as (plain,):
+            return await asyncio.to_thread(add_sealed, self.store, plain, key)
 
     def read(self, ref: BlobRef) -> bytes:
         """Returns what is in a small blob that is here, opened. Raises as `opened` does."""

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import ParisError, SwarmError
+from paris_p2p.errors import DiskFullError, MissingKeyError, ParisError, SwarmError
 from paris_p2p.node.open_copies import make_work_folder, work_folder
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import TrainingStatus
@@ -44,7 +44,8 @@ from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.next_card import CardDecision
 from paris_p2p.training.messages import TrainJob
 
-_RETRY_S = 2.0  # after the others could not be told of a card
+_RETRY_S = 2.0  # after the others could not be told of a card, or a key to sign it was missing
+_NO_ROOM_S = 30.0  # after this disk had no room for a checkpoint
 _LOOK_S = 1.0  # the order of claims, and who is connected, change without news
 
 
@@ -69,6 +70,7 @@ class Lead:
         self.outbox = Outbox(node, self.claim, self.news, say)
         self.setback = Setback(node, self.outbox, checker, self.news, say)
         self.changes = OwnerChanges(node, self.outbox, self.news, self.stop_request, self._job, say)
+        self._alone = False  # at the end, with nobody there who could attest the last card
         self._work_dir = work_folder(settings.data_dir, node.run, self.slot)
         self._keeps_work = seat is not None  # what a worker's trainer, which this one goes on with, wrote
         seat = seat or CrewSeat(node, self.slot, make_worker, uplink, say)
@@ -232,6 +234,9 @@ class Lead:
             except SwarmError as error:  # the others may be told later; until then training goes on
                 self.say(f"could not tell of the checkpoint of {self.slot} yet: {error}")
                 await asyncio.sleep(_RETRY_S)
+            except (MissingKeyError, DiskFullError) as error:  # it waits, and training goes on
+                self.say(f"could not sign the checkpoint of {self.slot} yet: {error}")
+                await asyncio.sleep(_NO_ROOM_S if isinstance(error, DiskFullError) else _RETRY_S)
             due_s = math.inf if ends else await self.trainer.ask_for_checkpoint()
             if ends or decision.action == "wait":
                 left_s = min(decision.until_s, due_s) - time.monotonic()
@@ -240,7 +245,7 @@ class Lead:
     def _next_card(self) -> CardDecision:
         """Returns what the rules say of the next card now."""
         loading = self.trainer.life.loading or self.rounds.entering
-        return self.outbox.decide(loading=loading, ending=self.stopping)
+        return self.outbox.decide(loading=loading, ending=self.stopping, alone=self._alone)
 
     def _is_signing(self) -> bool:
         """Tells whether a card is being signed, or is to be at once: what was learned is lost without it,
@@ -249,11 +254,19 @@ class Lead:
         return self.outbox.publishing.locked() or self._next_card().action in ("publish", "publish again")
 
     async def _last_card(self, wait_s: float) -> None:
-        """Waits until another peer holds what is left or it was found to be worse, for at most `wait_s`."""
+        """Waits until another peer holds what is left or it was found to be worse, for at most `wait_s`.
+
+        Where nobody is there to attest a card, the newest checkpoint is signed in its place: it is told again
+        at this peer's next start.
+        """
         deadline_s, refused = time.monotonic() + wait_s, False
         while self.outbox.busy and time.monotonic() < deadline_s and not (self.outbox.is_lost or refused):
             if not self._is_signing() and not await self._attestors_connected():
-                break
+                if self._alone:
+                    break
+                self._alone = True
+                self.news.notify()
+                continue
             await self.news.wait(min(deadline_s - time.monotonic(), _LOOK_S))
             refused = self.setback.came.is_set() and await self.setback.counts()
         if refused:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import SwarmError
+from paris_p2p.errors import ParisError, SwarmError
 from paris_p2p.family import ancestors
 from paris_p2p.node.publish import sign_again, sign_checkpoint, sign_going_back, tell_card
 from paris_p2p.node.run_node import RunNode
@@ -44,6 +44,7 @@ class Outbox:
         self.state = Outgoing()
         # while a checkpoint's files move into the store and its card goes out
         self.publishing = asyncio.Lock()
+        self._moved: dict[Path, BlobRef] = {}  # files that are in the store, and on no card yet
         self._purpose = f"lead/{self.slot}"
         self._beginning: Beginning | None = None
 
@@ -163,7 +164,7 @@ class Outbox:
 
     # What goes out
 
-    def decide(self, *, loading: bool, ending: bool) -> CardDecision:
+    def decide(self, *, loading: bool, ending: bool, alone: bool = False) -> CardDecision:
         """Returns what to do about the next card, as `next_card` says."""
         timing, board, tip = self.node.spec.timing, self.node.board, self.look()
         view = CardView(
@@ -180,6 +181,7 @@ class Outbox:
             lacks_key=self.node.keys.is_behind,
             loading=loading,
             ending=ending,
+            alone=alone,
         )
         return next_card(self.state, view, time.monotonic())
 
@@ -249,20 +251,34 @@ class Outbox:
         new, again = self.state.waiting, self.state.pending
         self._become(self.state.taken())
         async with self.publishing:
-            await self._claim_epoch(epoch)
-            if new is not None and new.round is not None and new.round.parent != tip_id(self.look()):
-                self.drop()  # the tip moved while the claim was renewed
-            elif new is not None:
-                await self._send(await self._signed(new))
-            elif again is not None:
-                await self._send(sign_again(self.node, again.record.model_copy(update={"epoch": epoch})))
+            try:
+                await self._claim_epoch(epoch)
+                if new is not None and new.round is not None and new.round.parent != tip_id(self.look()):
+                    self.drop()  # the tip moved while the claim was renewed
+                    return
+                card = await self._signed(new) if new is not None else self._signed_again(again, epoch)
+            except ParisError:
+                if new is not None:
+                    self._become(self.state.not_signed(new))
+                raise
+            if card is not None:
+                await self._send(card)
+
+    def _signed_again(self, again: Envelope[CardRecord] | None, epoch: int) -> Envelope[CardRecord] | None:
+        return again and sign_again(self.node, again.record.model_copy(update={"epoch": epoch}))
 
     async def _signed(self, new: NewCheckpoint) -> Envelope[CardRecord]:
-        card = await sign_checkpoint(self.node, self.slot, self.claim.holding.epoch, new)
-        # What a new trainer would go on from stays on this disk, whatever becomes of the card.
+        """Signs a checkpoint, whose files move into the store for it, and stay there where it fails then."""
+        try:
+            card = await sign_checkpoint(self.node, self.slot, self.claim.holding.epoch, new, self._moved)
+        finally:
+            # What a new trainer would go on from stays on this disk, whatever becomes of the card.
+            resume = self._moved.get(new.resume_path) if new.resume_path is not None else None
+            if resume is not None:
+                self.node.hold(self._purpose, {resume.id})
+                self._become(self.state.stored(new, resume))
         self.node.hold(self._purpose, {card.record.resume.id, *(ref.id for ref in card.record.rounds)})
-        if new.resume_path is not None:
-            self._become(self.state.stored(new, card.record.resume))
+        self._moved.clear()
         return card
 
     async def _claim_epoch(self, epoch: int) -> None:
@@ -309,6 +325,7 @@ class Outbox:
         if (waiting := self.state.waiting) is not None:
             for path in waiting.paths:
                 path.unlink(missing_ok=True)
+                self._moved.pop(path, None)
             self._become(self.state.taken())
 
     def _become(self, state: Outgoing) -> None:

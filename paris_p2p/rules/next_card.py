@@ -5,6 +5,8 @@
     the claim is about to run out, or a trainer is loading: wait
     a card that goes back is being told:                    wait
     the run has a new key, which is not here yet:           wait
+    this leadership ends, and nobody is there to attest:    publish the checkpoint that waits, in the place
+                                                            of a card that is out: it holds what that holds
     a card was signed and nobody could be told of it:       tell it again
     the slot is going back to its best card:                wait
     an earlier card of ours became the tip:                 publish what came after it; a round is
@@ -174,6 +176,13 @@ class Outgoing:
         """Notes that the checkpoint that waited is being signed."""
         return replace(self, waiting=None)
 
+    def not_signed(self, new: NewCheckpoint) -> Outgoing:
+        """Notes that the checkpoint that was taken could not be signed: it waits again, unless this training
+        made a newer one meanwhile, or was left.
+        """
+        is_newest = (self.newest.steps, self.newest.clips) == (new.steps, new.clips)
+        return replace(self, waiting=new) if self.waiting is None and is_newest else self
+
     def stored(self, new: NewCheckpoint, resume: BlobRef) -> Outgoing:
         """Notes that the files of a checkpoint moved into the store, its resume state as `resume`."""
         if self.newest.path != new.resume_path:  # the trainer made a newer one meanwhile
@@ -221,6 +230,7 @@ class CardView:
     lacks_key: bool = False  # that what goes out now has to be sealed under
     loading: bool = False  # a trainer is about to read the newest resume state, which publishing moves
     ending: bool = False  # this leadership is about to end, and does not wait for the cadence
+    alone: bool = False  # it has ended but for its last card, and nobody is there who could attest one
 
 
 @dataclass(frozen=True)
@@ -255,7 +265,8 @@ def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
         return CardDecision("wait", "a card is being told")
     if view.lacks_key:
         return CardDecision("wait", "the run's new key is not here yet; members are asked for it")
-    if state.untold is not None:
+    is_last = view.alone and state.waiting is not None
+    if state.untold is not None and not is_last:
         return CardDecision("tell")
     if state.going_back:
         return CardDecision("wait", "the slot goes back to its best checkpoint")
@@ -269,6 +280,9 @@ def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
     if state.waiting is None:
         return CardDecision("wait", "no checkpoint waits")
     if state.pending is not None:
+        if is_last:
+            words = "its newest checkpoint takes that card's place, for the next start"
+            return CardDecision("publish", f"nobody is there to attest {view.slot}: {words}", epoch)
         patience_ends_s = state.sent_at_s + state.patience_s(view.checkpoint_s)
         if now_s < patience_ends_s:
             return CardDecision("wait", "a card waits for attestation", until_s=patience_ends_s)

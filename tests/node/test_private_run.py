@@ -34,7 +34,7 @@ from paris_p2p.owner_records import Admit, JoinAnswer, Revoke
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import AttestationRecord, ClaimRecord, PeerRecord
 from paris_p2p.store.blobs import BlobStore
-from paris_p2p.store.sealing import open_blob
+from paris_p2p.store.sealing import hint_of, open_blob
 from paris_p2p.swarm.storage import RecordStorage, StorageLimits
 from paris_p2p.swarm.verified import MAX_ENTRIES_PER_KEY
 from paris_p2p.veil import open_sealed, seal_record
@@ -240,6 +240,27 @@ async def test_nothing_is_sealed_under_an_old_key_once_a_new_one_is_named(tmp_pa
         with pytest.raises(UnreachableError, match="new key, number 2"):
             a.node.sign(note_of(world))
         assert a.node.keys.wanted.is_set()
+
+
+async def test_a_blob_of_no_card_yet_is_sealed_anew_where_the_run_got_a_key_meanwhile(tmp_path: Path) -> None:
+    """Else those whom the owner shut out could read a checkpoint that could not be signed at first."""
+    async with PrivateWorld(tmp_path) as world:
+        a = await world.add("a")
+        a.task.cancel()
+        await asyncio.gather(a.task, return_exceptions=True)
+        blobs, file = a.node.blobs, tmp_path / "weights"
+        file.write_text("weights")
+        first = blobs.add(file)
+        assert await blobs.under_newest_key(first) == first
+        new = RunKey.generate()
+        a.node.keep(world.notice(Revoke(peer=Identity.generate().peer_id, next_key=new.hash)))
+        with pytest.raises(MissingKeyError):
+            await blobs.under_newest_key(first)
+        a.node.keys.keep(a.node.keys.ring.with_key(new.secret))
+        again = await blobs.under_newest_key(first)
+        assert hint_of(blobs.store.path(again.id)) == new.hint
+        async with blobs.opened([again]) as (plain,):
+            assert plain.read_text() == "weights"
 
 
 async def test_a_private_run_without_its_keys_says_so(tmp_path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from paris_p2p.envelope import open_envelope
-from paris_p2p.errors import DaemonError
+from paris_p2p.errors import DaemonError, DiskFullError, MissingKeyError, UnreachableError
+from paris_p2p.node import publish
 from paris_p2p.peer.lead import Lead
 from paris_p2p.records import BlobRef, ClaimRecord
 from paris_p2p.rules.placement import attest_patience_s
@@ -19,6 +21,8 @@ from paris_p2p.spec import GateSpec
 from paris_p2p.training.messages import GateJob, GateResult, TrainJob
 from tests.peer.world import TIMING, CountingTrainer, Peer, World, good_gate
 from tests.store.made import add_bytes
+
+SLOT = "expert-0"
 
 
 def leads_of(world: World, slot: str) -> list[str]:
@@ -146,6 +150,84 @@ async def test_a_pause_signs_what_was_learned_however_late_that_is_begun_and_whe
         steps = peer.volunteer.lead.training.steps if peer.volunteer.lead else 0
         await peer.volunteer.pause()
         assert [card.record.steps >= steps for card in peer.node.board.pending("expert-0")] == [True]
+
+
+async def test_what_was_learned_after_an_unattested_card_is_not_lost_by_a_pause_with_nobody_there(
+    tmp_path: Path,
+) -> None:
+    timing = TIMING.model_copy(
+        update={"checkpoint_s": 600.0}
+    )  # so long that the first card is young all along
+    async with World(tmp_path, timing=timing) as world:
+        peer = await world.add("a", slot=SLOT)
+        await world.until(lambda: peer.node.board.pending(SLOT))
+        first = peer.node.board.pending(SLOT)[0].record.steps
+        await world.until(lambda: peer.volunteer.lead and peer.volunteer.lead.training.steps > first + 15)
+        steps = peer.volunteer.lead.training.steps if peer.volunteer.lead else 0
+        await peer.volunteer.pause()
+        assert max(card.record.steps for card in peer.node.board.pending(SLOT)) >= steps
+        await peer.die()
+        owner = await world.add("owner", role="owner")
+        await world.restart("a", peer, slot=SLOT)  # it is paused still, and tells what it signed
+        await world.until(lambda: tip_seq(world, SLOT) == 1)
+        tip = owner.node.board.tip(SLOT)
+        assert tip is not None
+        assert tip.card.record.steps >= steps
+
+
+class OnlyWhenAsked(CountingTrainer):
+    """Makes a checkpoint when it is told to and not before."""
+
+    checkpoint_steps = 10**9
+
+
+def _fails_once(error: Exception, at: int) -> Callable[[Any], Any]:
+    """Has a function fail at its call number `at`."""
+    calls = itertools.count(1)
+
+    def patched(function: Any) -> Any:
+        def called(*args: Any, **named: Any) -> Any:
+            if next(calls) == at:
+                raise error
+            return function(*args, **named)
+
+        return called
+
+    return patched
+
+
+@pytest.mark.parametrize(
+    ("error", "at"),
+    [
+        (UnreachableError("the run has a new key, which is not here yet"), 0),
+        (MissingKeyError("this run is sealed and its key 2 is not here yet"), 1),
+        (MissingKeyError("this run is sealed and its key 2 is not here yet"), 2),
+        (DiskFullError("no space left"), 1),
+        (DiskFullError("no space left"), 2),
+    ],
+)
+async def test_a_checkpoint_that_cannot_be_signed_just_then_is_signed_later(
+    error: Exception, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`at` is the file that does not get into the store; 0: both do, and the card is not signed."""
+    for name in "_RETRY_S", "_NO_ROOM_S":
+        monkeypatch.setattr(f"paris_p2p.peer.lead.{name}", 0.0)
+    monkeypatch.setattr("paris_p2p.peer.volunteer.PAUSE_ATTEST_S", 60.0)
+    timing = TIMING.model_copy(update={"checkpoint_s": 600.0})
+    async with World(tmp_path, timing=timing) as world:
+        peer = await world.add("a", slot=SLOT, trainer=OnlyWhenAsked)
+        await world.until(lambda: peer.volunteer.lead and peer.volunteer.lead.training.steps > 3)
+        lead = peer.volunteer.lead
+        steps = lead.training.steps if lead else 0
+        if at:
+            monkeypatch.setattr(peer.node.blobs, "add", _fails_once(error, at)(peer.node.blobs.add))
+        else:
+            sign = _fails_once(error, 1)(publish._sign)
+            monkeypatch.setattr(publish, "_sign", sign)
+        await peer.volunteer.pause()
+        assert any("no space left" in said or "key" in said for said in peer.said)
+        assert [card.record.steps >= steps for card in peer.node.board.pending(SLOT)] == [True]
+        assert peer.node.rounds.is_whole(peer.node.board.pending(SLOT)[0].record)
 
 
 async def test_a_trainer_that_dies_goes_on_from_the_newest_checkpoint(tmp_path: Path) -> None:

@@ -108,6 +108,30 @@ def test_after_an_attestation_the_next_card_goes_out_a_cadence_after_the_last_on
     assert next_card(state, view(at, ending=True), 100.0).action == "publish"
 
 
+def test_a_lead_that_ends_alone_puts_its_newest_checkpoint_in_the_place_of_an_unattested_card() -> None:
+    state = out(FIRST)
+    assert next_card(state, view(ending=True), 1.0).action == "wait"  # somebody may be at the first one
+    last = next_card(state, view(ending=True, alone=True), 1.0)
+    assert (last.action, last.epoch) == ("publish", 1)
+    untold = replace(begun().signed(FIRST), sent_at_s=0.0)  # nobody heard of it at all
+    assert next_card(untold, view(alone=True), 1.0).action == "tell"
+    assert next_card(untold.made(checkpoint(20)), view(alone=True), 1.0).action == "publish"
+    assert next_card(replace(state, waiting=None), view(alone=True), 1.0).action == "wait"
+    assert next_card(state, view(alone=True, claim=LOST), 1.0).action == "yield"
+    assert next_card(state, view(alone=True, lacks_key=True), 1.0).action == "wait"
+
+
+def test_a_checkpoint_that_could_not_be_signed_waits_again_unless_its_training_went_past_it() -> None:
+    made = begun().made(checkpoint(10))
+    assert made.taken().not_signed(checkpoint(10)) == made
+    newer = made.taken().made(checkpoint(20))
+    assert newer.not_signed(checkpoint(10)) == newer
+    taken = newer.taken()
+    assert taken.not_signed(checkpoint(10)) == taken
+    for left in (made.taken().begun_again(), made.taken().started_from(tip(SECOND))):
+        assert left.not_signed(checkpoint(10)) == left
+
+
 @pytest.mark.parametrize("action", ["yield", "standby"])
 def test_who_lost_the_claim_stops_and_says_to_whom(action: Any) -> None:
     lost = replace(LOST, action=action)

@@ -11,6 +11,7 @@ from paris_p2p.flow.guidance import EVERYWHERE, GuidedTimes
 from paris_p2p.flow.mixture import Routing
 
 PAPERS_GUIDANCE = 7.5
+ONE = "one"  # way of one network, with nothing more to be said
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Way:
     """Says how clips are made with an arm's networks."""
 
     arm: str
-    name: str = "one"
+    name: str = ONE
     routing: Routing | None = None  # None: there is one network
     form: str = "per_expert"
     guidance: float = 0.0  # 0: the one that the arm's trials chose
@@ -28,7 +29,7 @@ class Way:
 
     @property
     def title(self) -> str:
-        return self.arm if self.routing is None else f"{self.arm} {self.name}"
+        return self.arm if self.name == ONE else f"{self.arm} {self.name}"
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,14 @@ def test_a_task_that_fails_keeps_no_other_from_being_done(
     assert other.result("rate-seed-0.004").exists()
 
 
+@pytest.mark.parametrize("stage", PRODUCT_STAGES.values(), ids=list(PRODUCT_STAGES))
+def test_no_two_ways_of_a_stage_are_one_job(stage: product_stages.ProductStage) -> None:
+    names = [task.name for group in tasks_of(stage, 3) for task in group]
+    assert len(set(names)) == len(names)
+    for way in stage.ways:
+        assert stage.way(way.title, way.guidance) is way
+
+
 def test_each_seed_of_a_stage_may_have_a_set_of_its_own() -> None:
     assert [CLIPS.set_name(seed) for seed in (0, *CLIPS.seeds)] == [
         "clips-0",

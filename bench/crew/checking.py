@@ -26,7 +26,7 @@ from paris_p2p.crew_records import MAX_LATE, SCALE_ONE, CrewSpec
 from paris_p2p.data.prepared import Prepared
 from paris_p2p.device import Device
 from paris_p2p.errors import UpdateFormatError
-from paris_p2p.model.dit import VideoDiT
+from paris_p2p.model.plain_dit import PlainVideoDiT
 from paris_p2p.rules.rounds import lengths_for_steps, update_scales, weighed_clips, weight
 from paris_p2p.spec import NetworkSpec
 from paris_p2p.training.crew_messages import UpdateFile
@@ -51,7 +51,7 @@ class Counting:
 class LeadsNetwork:
     """Stands for the trainer of a crew's lead, as far as trials ask for it."""
 
-    def __init__(self, plan: Plan, network: VideoDiT, folder: Path):
+    def __init__(self, plan: Plan, network: PlainVideoDiT, folder: Path):
         prepared = Prepared.load(folder)
         numbers = {name: value for name, value in network.config.items() if not name.startswith("_")}
         spec = bare_run(
@@ -89,7 +89,7 @@ class Checks:
     refused: list[tuple[str, str]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, plan: Plan, network: VideoDiT, folder: Path, own: str) -> Checks:
+    def of(cls, plan: Plan, network: PlainVideoDiT, folder: Path, own: str) -> Checks:
         """Returns the checks of a plan's lead."""
         lead: Any = LeadsNetwork(plan, network, folder)
         train, gate = open_split(folder, plan.slot, ("train",)), open_split(folder, plan.slot, ("gate",))

@@ -25,7 +25,7 @@ from bench.crew.crews import Crew
 from bench.crew.plans import EMA_DECAYS, NETWORK, TRAINING, Plan, peer_name
 from bench.crew.stacked import Inner, Seen, Stacked
 from paris_p2p.disk import write_atomic
-from paris_p2p.model.dit import VideoDiT
+from paris_p2p.model.plain_dit import PlainVideoDiT
 from paris_p2p.model.presets import build_expert
 from paris_p2p.updates.layout import Vector
 
@@ -61,12 +61,12 @@ class Stage:
         return np.concatenate(found)
 
 
-def _network(run: str, slot: str) -> VideoDiT:
+def _network(run: str, slot: str) -> PlainVideoDiT:
     """Returns the network of (run, slot) as every peer of it first has it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(blake3(f"{run} {slot}".encode()).digest()[:7], "little"))
         network = build_expert(NETWORK)
-    assert isinstance(network, VideoDiT)
+    assert isinstance(network, PlainVideoDiT)
     return network
 
 

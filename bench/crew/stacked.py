@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from paris_p2p.flow.path import interpolate, velocity
 from paris_p2p.model.checkpoint import BETAS
-from paris_p2p.model.dit import VideoDiT
-from paris_p2p.model.layers import MODULATIONS, time_features, turn
+from paris_p2p.model.layers import MODULATIONS, Block, time_features, turn
+from paris_p2p.model.plain_dit import PlainVideoDiT
 from paris_p2p.training.optimizers import EPSILON
 
 Parameters = Mapping[str, Tensor]
@@ -36,18 +36,18 @@ class Seen:
 
 
 class Stacked:
-    """Computes a VideoDiT's loss for many rows of parameters."""
+    """Computes a PlainVideoDiT's loss for many rows of parameters."""
 
-    def __init__(self, network: VideoDiT):
+    def __init__(self, network: PlainVideoDiT):
         shapes = {name: tuple(weight.shape) for name, weight in network.named_parameters()}
         self.shapes = {name: shapes[name] for name in sorted(shapes)}
         self.patch, self.positions = network.patch, network.positions
-        self.depth, self.heads = int(network.config["depth"]), int(network.config["heads"])
-        self.width = int(network.config["width"])
+        self.depth, self.width = len(network.blocks), network.embed.out_features
+        self.heads = cast(Block, network.blocks[0]).attention.heads
         self.parameters = sum(weight.numel() for weight in network.parameters())
         self._fused: Callable[[Parameters, Seen], Tensor] = torch.compile(self.losses, dynamic=False)
 
-    def flat(self, network: VideoDiT) -> Tensor:
+    def flat(self, network: PlainVideoDiT) -> Tensor:
         """Returns a network's parameters as one row: [n]."""
         weights = dict(network.named_parameters())
         return torch.cat([weights[name].detach().flatten() for name in self.shapes])

@@ -22,7 +22,7 @@ from paris_p2p.data.batches import Batch, ClipOrder, Draws, make_batch
 from paris_p2p.data.clips import ClipSet
 from paris_p2p.data.prepared import Prepared
 from paris_p2p.device import Device
-from paris_p2p.model.dit import VideoDiT
+from paris_p2p.model.plain_dit import PlainVideoDiT
 from paris_p2p.model.presets import build_expert, expert_config
 from paris_p2p.training.learner import Learner
 from paris_p2p.training.schedule import learning_rate
@@ -47,7 +47,7 @@ def batch_of(tiny: TinyRun, first: int) -> Batch:
 def test_a_rows_step_is_the_trainers_step_to_rounding(tiny: TinyRun) -> None:
     learner = Learner(tiny.run, tiny.spec, SLOT, Device(torch.device("cpu"), bf16=False))
     network = learner.network
-    assert isinstance(network, VideoDiT)
+    assert isinstance(network, PlainVideoDiT)
     stacked = Stacked(network)
     rows = stacked.flat(network)[None].repeat(2, 1)
     inner = Inner(2, stacked.parameters, tiny.training.clip_grad_norm)
@@ -85,7 +85,7 @@ def checks_of(folder: Path, plan: Plan) -> tuple[Checks, Stacked, np.ndarray]:
     make_run(folder, experts=2)
     prepared = Prepared.load(folder)
     network = build_expert(expert_config("nano", prepared.latent, prepared.text_shape))
-    assert isinstance(network, VideoDiT)
+    assert isinstance(network, PlainVideoDiT)
     stacked = Stacked(network)
     return Checks.of(plan, network, folder, peer_name(0)), stacked, stacked.flat(network).numpy()
 
@@ -224,7 +224,7 @@ def test_an_untrained_network_samples_the_noise_it_began_with(tmp_path: Path) ->
         "nano", Prepared.load(tmp_path / "run").latent, Prepared.load(tmp_path / "run").text_shape
     )
     network = build_expert(config)
-    assert isinstance(network, VideoDiT)
+    assert isinstance(network, PlainVideoDiT)
     stacked = Stacked(network)
     made = sampled(stacked, tmp_path / "run", Plan(name="x"), stacked.flat(network).numpy())
     again = sampled(stacked, tmp_path / "run", Plan(name="y"), stacked.flat(network).numpy())

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Collection
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
@@ -27,6 +27,7 @@ from paris_p2p.disk import write_atomic
 
 Argument = int | float | str
 OF_SEEDS = ("train", "sample", "losses", "looked", "floors")  # kinds whose first argument, if any, is a seed
+JUDGING = ("guidance", "sample", "losses", "floors")  # kinds that ask what was looked at
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Task:
 
 
 def tasks_of(stage: ProductStage, clusters: int) -> list[list[Task]]:
-    """Returns a stage's tasks in groups; a group waits for those before it."""
+    """Returns a stage's tasks in groups; a group waits for those before it, for `looked` if it judges."""
     groups, beside = _pilots(stage), _of_sets(stage, "looked")  # which takes long and is needed late
     if stage.seed_share:
         groups.append([_rate("seed", rate) for rate in stage.rates])
@@ -150,18 +151,30 @@ def run_stage(
         for task in (task for group in groups for task in open_tasks(place, group, seeds)):
             failed += _done(lambda task=task: do(place, task, commit_name), task, told)  # type: ignore[misc]
         return failed
+    looking: dict[Future[str], Task] = {}  # begun, and not waited for yet
     with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:
         for group in groups:
             if time.monotonic() - began_s > until_s:
                 told(f"stopped after {time.monotonic() - began_s:.0f} s, as asked")
                 break
+            judges = any(task.kind in JUDGING for task in group)
+            failed += _waited(looking if judges else {}, told)
             futures = {
                 pool.submit(do, place, task, commit_name): task for task in open_tasks(place, group, seeds)
             }
-            for future in as_completed(futures):
-                failed += _done(future.result, futures[future], told)
+            looking |= {future: task for future, task in futures.items() if task.kind == "looked"}
+            failed += _waited({future: futures[future] for future in futures.keys() - looking.keys()}, told)
             if futures:
                 told(f"— {len(futures)} tasks, {time.monotonic() - began_s:.0f} s so far")
+        failed += _waited(looking, told)
+    return failed
+
+
+def _waited(futures: dict[Future[str], Task], told: Callable[[str], None]) -> int:
+    """Tells each task's line as it ends; returns how many failed. Empties `futures`."""
+    failed = 0
+    for future in as_completed([*futures]):
+        failed += _done(future.result, futures.pop(future), told)
     return failed
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from bench.crew.report import Ratio
 from bench.when_experts_win import product_jobs, product_stages
 from bench.when_experts_win.joint_components import joint_components
 from bench.when_experts_win.product_arms import ByPrior, ToldPool
-from bench.when_experts_win.product_jobs import open_tasks, run_stage, tasks_of
+from bench.when_experts_win.product_jobs import Task, open_tasks, run_stage, tasks_of
 from bench.when_experts_win.product_losses import summed_up
 from bench.when_experts_win.product_pictures import PICTURES, put_side_by_side
 from bench.when_experts_win.product_place import (
@@ -197,6 +199,29 @@ def test_a_task_that_fails_keeps_no_other_from_being_done(
     assert run_stage(other, at_once=1, told=said.append) == 1
     assert "broken on purpose" in said[0]
     assert other.result("rate-seed-0.004").exists()
+
+
+def test_only_what_judges_waits_for_looking(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trained, ended = threading.Event(), []
+
+    def do(place: Place, task: Task, commit: str) -> str:
+        if task.kind == "train":
+            trained.set()
+        found = task.kind != "looked" or trained.wait(10)
+        ended.append(task.kind)
+        return f"{task.name} {found}"
+
+    groups = [[Task("looked", "looked")], [Task("t", "train")], [Task("s", "sample"), Task("l", "losses")]]
+    monkeypatch.setattr(product_jobs, "tasks_of", lambda stage, clusters: groups)
+    monkeypatch.setattr(product_jobs, "ProcessPoolExecutor", lambda count, **_: ThreadPoolExecutor(count))
+    monkeypatch.setattr(product_jobs, "do", do)
+    said: list[str] = []
+    assert run_stage(replace(place, results=tmp_path), at_once=2, told=said.append) == 0
+    assert ended[:2] == ["train", "looked"]
+    assert sorted(ended[2:]) == ["losses", "sample"]
+    assert "looked True" in said
 
 
 @pytest.mark.parametrize("stage", PRODUCT_STAGES.values(), ids=list(PRODUCT_STAGES))

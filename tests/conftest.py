@@ -1,9 +1,10 @@
-"""For all tests: what hypothesis may not ask of a slow machine, the order of files that are tested side by
-side, and reports that can travel between processes.
+"""For all tests: one thread each, what hypothesis may not ask of a slow machine, the order of files that are
+tested side by side, and reports that can travel between processes.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,11 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.made.tiny_run import TinyRun
+
+# Libraries read these when they are loaded, also in the processes that tests start. Two threads of a small
+# sum, which wait for each other where others work too, take ten times as long as one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Property tests guard claims, not speed: a slow machine must not fail them.
 settings.register_profile("paris", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -41,6 +47,17 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
     ]
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cuts() -> Generator[None]:
+    """No test pulls the plug, so nothing here waits for the disk; those that ask in which order files are
+    synced, or what follows when that fails, put their own in this place.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("fsync", "fdatasync"):
+            patch.setattr(os, name, lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ def test_the_environment_refuses_bfloat16(
 
 
 def test_threads_are_limited_and_zero_leaves_them() -> None:
+    torch.set_num_threads(2)
     set_threads(1)
     set_threads(0)
     assert torch.get_num_threads() == 1

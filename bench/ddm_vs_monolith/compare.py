@@ -7,7 +7,7 @@ r div N.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -71,6 +71,15 @@ class Comparison:
     results: Results
     plan: Plan = PLAN
 
+    @property
+    def classifier_plan(self) -> Plan:
+        """Returns the plan of classifiers: no more of anything than the comparison's own asks for."""
+        return replace(
+            self.plan,
+            resamples=min(self.plan.resamples, CLASSIFIER_PLAN.resamples),
+            splits=min(self.plan.splits, CLASSIFIER_PLAN.splits),
+        )
+
     @cached_property
     def test(self) -> dict[str, Any]:
         return self.results.values("test")
@@ -123,7 +132,7 @@ class Comparison:
                 score_frechet(title, *pair, plan=self.plan),
                 score_kernel(title, *pair, plan=self.plan),
             )
-            distances[network] = frechet, kernel, classifier_test(title, *pair, CLASSIFIER_PLAN)
+            distances[network] = frechet, kernel, classifier_test(title, *pair, self.classifier_plan)
         motion = None
         if side.motion is not None and self.real.motion is not None:
             pair = self.real.clips(self.real.motion[:, None]), side.clips(side.motion[:, None])

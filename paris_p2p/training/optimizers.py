@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from paris_p2p.model.checkpoint import BETAS
 from paris_p2p.model.state_parts import StateParts
@@ -42,21 +43,19 @@ class SlotOptimizer:
         others = {name: weight for name, weight in weights.items() if name not in matrices}
         self._matrices = [weights[name] for name in weights if name in matrices]
         self._momenta = [torch.zeros_like(weight) for weight in self._matrices]
-        self._adamw = _adamw(list(others.values()), training.weight_decay)
+        self._adamw = _AdamW(list(others.values()), training.weight_decay)
         self.exp_avg: dict[str, Tensor] = {}
         self.exp_avg_sq: dict[str, Tensor] = {}
         self._restore_names(weights, others)
 
     def step(self, learning_rate: float) -> None:
         """Takes a step of the gradients that there are, all of them, and forgets them."""
-        for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
-        self._adamw.step()
+        self._adamw.step(learning_rate)
         self._step_matrices(learning_rate)
         self.forget_gradients()
 
     def forget_gradients(self) -> None:
-        self._adamw.zero_grad(set_to_none=True)
+        self._adamw.forget_gradients()
         for weight in self._matrices:
             weight.grad = None
 
@@ -119,19 +118,52 @@ def evened(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     return wide if len(x) <= x.shape[1] else wide.T
 
 
-def _adamw(weights: list[Tensor], weight_decay: float) -> torch.optim.AdamW:
-    """Builds AdamW (Loshchilov and Hutter, arXiv 1711.05101), which decays matrices, not vectors.
+class _AdamW:
+    """Takes steps of AdamW (Loshchilov and Hutter, arXiv 1711.05101), which decays matrices, not vectors.
 
-    Its state exists from the start.
+    Its state exists from the start. The arithmetic is torch's; torch's own class would load its compiler,
+    which nothing here needs, and which takes as long to load as all the rest of torch.
     """
-    groups = [
-        {"params": [weight for weight in weights if weight.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [weight for weight in weights if weight.dim() < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=0.0, betas=BETAS, eps=EPSILON, fused=True
-    )
-    for weight in weights:
-        moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
-        optimizer.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
-    return optimizer
+
+    def __init__(self, weights: list[Tensor], weight_decay: float):
+        self._groups = [
+            ([weight for weight in weights if weight.dim() >= 2], weight_decay),
+            ([weight for weight in weights if weight.dim() < 2], 0.0),
+        ]
+        self.state = {
+            weight: {
+                "exp_avg": torch.zeros_like(weight),
+                "exp_avg_sq": torch.zeros_like(weight),
+                "step": torch.zeros((), device=weight.device),
+            }
+            for weight in weights
+        }
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Takes a step of the gradients that there are."""
+        for group, weight_decay in self._groups:
+            given = [(weight, weight.grad) for weight in group if weight.grad is not None]
+            moments = [self.state[weight] for weight, _ in given]
+            if not given:
+                continue
+            adamw(
+                [weight for weight, _ in given],
+                [gradient for _, gradient in given],
+                [each["exp_avg"] for each in moments],
+                [each["exp_avg_sq"] for each in moments],
+                [],
+                [each["step"] for each in moments],
+                fused=True,
+                amsgrad=False,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                lr=learning_rate,
+                weight_decay=weight_decay,
+                eps=EPSILON,
+                maximize=False,
+            )
+
+    def forget_gradients(self) -> None:
+        for weight in self.state:
+            weight.grad = None

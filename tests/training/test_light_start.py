@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from paris_p2p.model.presets import (
 from paris_p2p.spec import ROUTER
 from paris_p2p.training.objective import empty_network, network_shapes
 from tests.data.shards import LATENT, TEXT
-from tests.made.tiny_run import TinyRun, checkpoint_of, train_here
+from tests.made.tiny_run import TRAINING, TinyRun, checkpoint_of, train_here
 
 HEAVY = {"diffusers", "transformers", "sympy", "torch._dynamo", "hivemind", "scipy"}
 OPTIONS = {"first_frame": True, "time_skip": True}
@@ -52,6 +53,20 @@ def test_a_card_is_measured_without_the_compiler(tiny: TinyRun) -> None:
     command = [sys.executable, "-c", script]
     ran = subprocess.run(command, input=job, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == f"{tiny.spec.gate.clips} []"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_slot_is_trained_without_the_compiler(optimizer: str, tmp_path: Path) -> None:
+    run = TinyRun(tmp_path, training=TRAINING.model_copy(update={"optimizer": optimizer}))
+    script = (
+        "import sys; from paris_p2p.training.train import train; "
+        "from paris_p2p.training.messages import TrainJob; "
+        "told = []; train(TrainJob.model_validate_json(sys.stdin.read()), told.append, lambda: None); "
+        f"print(told[-1].steps, sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    command, job = [sys.executable, "-c", script], run.train_job(max_steps=2).model_dump_json()
+    ran = subprocess.run(command, input=job, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "2 []"
 
 
 @pytest.mark.parametrize("config", EXPERTS, ids=str)

@@ -5,6 +5,7 @@ same on all machines.
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from tests.peer.world import World
 SLOT = "expert-0"
 TIMING = TimingSpec(claim_s=12.0, settle_s=0.2, margin_s=2.0, checkpoint_s=6.0)
 TRAINING = TrainingSpec(batch_clips=4, learning_rate=1e-3, warmup_steps=5, ema_decay=0.9, compact=True)
+# As many steps as there is time for, and none needs to be fast: other tests come first.
+YIELDING = partial(Worker, nice=5)
 CREW = CrewSpec(peers=4, least_steps=1, most_steps=100_000, full_rounds=2)
 
 
@@ -58,7 +61,7 @@ async def test_real_trainers_merge_the_same_states_and_a_worker_goes_on_when_the
     gate = GateProcess()  # one for all: torch is loaded once
     async with RealWorld(tmp_path, gate=GateSpec(clips=8, tolerance=1.0), timing=TIMING) as world:
         owner = await world.add("owner", role="owner", gate=gate)
-        peers = [await world.add(name, slot=SLOT, gate=gate, trainer=Worker) for name in "ab"]
+        peers = [await world.add(name, slot=SLOT, gate=gate, trainer=YIELDING) for name in "ab"]
         await world.until(lambda: len(signers(owner)) == 2, wait_s=400.0)
         await world.until(
             lambda: (card := tip_card(owner)) is not None and card.merged and not card.is_light, 400.0

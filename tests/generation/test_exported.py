@@ -27,10 +27,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
     return MadeRun(tmp_path_factory.mktemp("made"))
 
 
+@pytest.fixture(scope="module")
+def exported(made: MadeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "model"
+    export(made.fetched(), path)
+    return path
+
+
 @pytest.fixture
-def folder(made: MadeRun, tmp_path: Path) -> Path:
-    export(made.fetched(), tmp_path / "model")
-    return tmp_path / "model"
+def folder(exported: Path, tmp_path: Path) -> Path:
+    """Returns a copy, which a test may spoil."""
+    return shutil.copytree(exported, tmp_path / "model")
 
 
 def test_from_an_export_the_same_clips_are_made_as_from_the_fetch(

@@ -16,6 +16,8 @@ MAX_HEARD_OF_ONE = 16  # runs waiting to be joined that one signer named
 _MAX_HEARD = 4 * MAX_RUNS
 _MAX_ASKED = 8  # at once, one of each signer
 _MAX_ASKED_OF_NETWORK = 4
+_AGAIN_S, _MOST_AGAIN_S = 10.0, 600.0  # until a signer that did not tell of a run is asked anew
+_MAX_FAILED = 1024  # pairs of run and signer
 
 
 class HeardRuns:
@@ -24,15 +26,19 @@ class HeardRuns:
     def __init__(self) -> None:
         self.waiting: dict[str, str] = {}  # run id -> a peer that may have its RunSpec
         self._asked: dict[str, tuple[str, str]] = {}  # run id -> the peer that is asked, its network
+        self._failed: dict[tuple[str, str], tuple[int, float]] = {}  # run id, peer -> how often, until when
 
-    def note(self, envelope: Envelope[Any]) -> bool:
+    def note(self, envelope: Envelope[Any], now_s: float) -> bool:
         """Notes who takes part in a run; returns whether something is to be asked that was not before.
 
-        What a sealed record names is no run that a stranger could ask for.
+        What a sealed record names is no run that a stranger could ask for. Of a run for members only nobody
+        tells a stranger, however often it asks: a signer that did not is left alone for ever longer.
         """
         if isinstance(envelope.record, SealedRecord):
             return False
         run, signer = envelope.record.run, envelope.signer
+        if now_s < self._failed.get((run, signer), (0, 0.0))[1]:
+            return False
         if run in self.waiting:
             if not isinstance(envelope.record, PeerRecord) or envelope.record.role != "owner":
                 return False
@@ -64,6 +70,16 @@ class HeardRuns:
     def answered(self, run: str) -> None:
         """Notes that a question is over: another may be asked."""
         self._asked.pop(run, None)
+
+    def failed(self, run: str, peer: str, now_s: float) -> bool:
+        """Notes that a peer did not tell of a run; returns whether it is the first that did not."""
+        is_first = all(run != other for other, _ in self._failed)
+        times = self._failed.pop((run, peer), (0, 0.0))[0] + 1
+        wait_s = min(_AGAIN_S * 2.0 ** (times - 1), _MOST_AGAIN_S) if times < 16 else _MOST_AGAIN_S
+        self._failed[run, peer] = times, now_s + wait_s
+        if len(self._failed) > _MAX_FAILED:
+            del self._failed[next(iter(self._failed))]
+        return is_first
 
     def _may_ask(self, peer: str, network: str) -> bool:
         asked = list(self._asked.values())

@@ -29,6 +29,7 @@ from paris_p2p.node.host import Host, load_spec, save_spec
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.rules.places import RunPlace, idle, idle_in_s, leaves_for, refusal
 from paris_p2p.run_file import RUN_FILE
+from paris_p2p.shown import shown
 from paris_p2p.spec import RunSpec, open_run
 from paris_p2p.swarm.addresses import network_of
 
@@ -72,7 +73,7 @@ class BootstrapNode:
         is_own = signer == self.host.identity.peer_id
         if is_own or run in self._joining or run in self._leaving or not self._may_hold(run):
             return
-        if self.heard.note(envelope):
+        if self.heard.note(envelope, time.monotonic()):
             self._news.set()
 
     async def run(self) -> None:
@@ -170,11 +171,9 @@ class BootstrapNode:
         try:
             await self._ask_and_open(run_id, peer)
         except ParisError as error:
-            log.info("run %s was not joined through %s: %s", run_id[:16], peer, error)
+            self._not_joined(run_id, peer, shown(error))
         except TimeoutError:
-            log.info(
-                "run %s was not joined through %s: no RunSpec within %.0f s", run_id[:16], peer, _SPEC_LIMIT_S
-            )
+            self._not_joined(run_id, peer, f"no RunSpec within {_SPEC_LIMIT_S:.0f} s")
         except Exception:  # this run's fault, or the disk's; the others are mirrored as before
             log.exception("run %s could not be joined", run_id)
         finally:
@@ -182,6 +181,18 @@ class BootstrapNode:
             if run_id not in self.runs:
                 self.places.pop(run_id, None)
             del self._joining[run_id]
+
+    def _not_joined(self, run_id: str, peer: str, why: str) -> None:
+        """Notes that a peer did not tell of a run; the first time of a run it is said."""
+        is_first = self.heard.failed(run_id, peer, time.monotonic())
+        log.log(
+            logging.INFO if is_first else logging.DEBUG,
+            "run %s… was not joined through %s: %s; it is asked for again now and then. A run for members "
+            "only tells its members alone: this node is its entry point, and mirrors none of it",
+            run_id[:16],
+            peer,
+            why,
+        )
 
     async def _ask_and_open(self, run_id: str, peer: str) -> None:
         async with asyncio.timeout(_SPEC_LIMIT_S):

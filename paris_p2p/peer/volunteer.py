@@ -47,7 +47,7 @@ from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.claims import lead_of
 from paris_p2p.rules.crews import choose_crew, choose_move
-from paris_p2p.rules.placement import Choice, choose_slot
+from paris_p2p.rules.placement import Choice, choose_slot, turns_before
 from paris_p2p.rules.standing import Standing, standing
 
 log = logging.getLogger(__name__)
@@ -357,8 +357,9 @@ class Volunteer:
             }
             if self.lead is not None and not self.claimer.only and self.lead.outbox.state.attested:
                 choice = choose_slot(states, self.node.peer_id, holding=self.lead.slot)
-                if choice is not None and now_s - free_since_s[choice.slot] > timing.claim_s:
-                    # no standby took it
+                patience_s = timing.claim_s * (1 + turns_before(states, self.lead.slot))
+                if choice is not None and now_s - free_since_s[choice.slot] > patience_s:
+                    # neither a standby took it, nor the lead of a slot that is trained more
                     self.lead.stop(f"{choice.slot} has no lead and is trained less; going there")
             self._balance_crews()
             await asyncio.sleep(min(_REFRESH_S, timing.claim_s / 3))

@@ -45,9 +45,8 @@ def choose_slot(slots: Sequence[SlotState], me: str, *, only: str = "", holding:
     download and a hand-over.
     """
     free = [slot for slot in slots if _is_free(slot) and slot.fits and only in ("", slot.slot)]
-    held = next((slot for slot in slots if slot.slot == holding), None)
-    if held is not None and not held.done and not held.rests:
-        free = [slot for slot in free if slot.clips < SIMILAR * held.clips]
+    if (held := _held(slots, holding)) is not None:
+        free = [slot for slot in free if _is_worth(slot, held)]
     if not free:
         return None
     least = min(slot.clips for slot in free)
@@ -58,6 +57,31 @@ def choose_slot(slots: Sequence[SlotState], me: str, *, only: str = "", holding:
         f"{_why(only, len(free), len(weakest))} ({chosen.clips:,} clips so far)",
         lot(me, "delay") / 2**64,
     )
+
+
+def turns_before(slots: Sequence[SlotState], holding: str) -> int:
+    """Returns how often others may go first where a slot is free that the lead of `holding` would go to: the
+    lead of the most trained slot comes first, with one beside it for each further free slot. Otherwise all
+    leads would leave their slots for one, and all but one would come back.
+    """
+    held = _held(slots, holding)
+    if held is None:
+        return 0
+    free = [slot for slot in slots if _is_free(slot) and _is_worth(slot, held)]
+    if not free:
+        return 0
+    leads = [slot for slot in slots if slot.lead and not slot.done and not slot.rests]
+    before = [slot for slot in leads if (-slot.clips, slot.slot) < (-held.clips, held.slot)]
+    return len(before) // len(free)
+
+
+def _held(slots: Sequence[SlotState], holding: str) -> SlotState | None:
+    """Returns the slot that is held, where it is still to be trained."""
+    return next((one for one in slots if one.slot == holding and not one.done and not one.rests), None)
+
+
+def _is_worth(free: SlotState, held: SlotState) -> bool:
+    return free.clips < SIMILAR * held.clips
 
 
 def why_none(slots: Sequence[SlotState], only: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,11 +18,11 @@ import pytest
 from bench.attacks.junk import JunkRuns
 from paris_p2p.bootstrap import mirror, serve
 from paris_p2p.bootstrap.config import FORGET_ENDED_S
-from paris_p2p.bootstrap.heard_runs import MAX_HEARD_OF_ONE
+from paris_p2p.bootstrap.heard_runs import MAX_HEARD_OF_ONE, HeardRuns
 from paris_p2p.bootstrap.mirror import FullDisk, Mirror
 from paris_p2p.bootstrap.serve import BootstrapNode
 from paris_p2p.envelope import seal
-from paris_p2p.errors import DaemonError, DiskFullError, TwinError
+from paris_p2p.errors import DaemonError, DiskFullError, TwinError, UnreachableError
 from paris_p2p.identity import Identity, load_or_create_peer_key
 from paris_p2p.node.host import Host, spec_path
 from paris_p2p.node.run_node import RunNode
@@ -157,6 +158,52 @@ async def test_a_join_that_takes_too_long_is_given_up_for_the_next(
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_run_that_tells_strangers_nothing_is_asked_for_ever_more_rarely_and_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    members = [Identity.generate(), Identity.generate()]
+    records = [stray("ab" * 32, member) for member in members]
+    asked: list[str] = []
+
+    async def refuse(_: FakeSwarm, peer: str, run_id: str) -> bytes:
+        asked.append(peer)
+        raise UnreachableError(f"peer {peer} does not know run {run_id}")
+
+    monkeypatch.setattr(FakeSwarm, "fetch_spec", refuse)
+    async with World(tmp_path) as world, node_of(world, monkeypatch) as bootstrap:
+
+        def hears_all() -> bool:
+            for record in records:
+                bootstrap.notice(record)
+            return set(asked) == {member.peer_id for member in members}
+
+        await world.until(hears_all)
+        for _ in range(20):
+            hears_all()
+            await asyncio.sleep(0.02)
+        assert sorted(asked) == sorted(member.peer_id for member in members)
+    assert sum("was not joined" in line for line in caplog.messages) == 1
+
+
+def test_a_peer_that_did_not_tell_of_a_run_is_left_alone_for_ever_longer() -> None:
+    heard, record = HeardRuns(), stray(signer=Identity.generate())
+    run, peer, now_s = record.record.run, record.signer, 1000.0
+    waits = []
+    for time_of_it in range(30):
+        assert heard.note(record, now_s)
+        assert list(heard.to_ask({}, lambda *_: False)) == [(run, peer)]
+        heard.answered(run)
+        assert heard.failed(run, peer, now_s) == (time_of_it == 0)
+        began_s = now_s
+        while not heard.note(record, now_s):
+            now_s += 1.0
+        del heard.waiting[run]
+        waits.append(now_s - began_s)
+    assert waits[:3] == [10.0, 20.0, 40.0]
+    assert max(waits) == waits[-1] == 600.0
 
 
 @asynccontextmanager

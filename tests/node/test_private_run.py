@@ -375,9 +375,9 @@ async def test_a_member_that_lost_its_run_spec_gets_it_sealed_and_a_stranger_get
 def test_a_sealed_record_names_no_run_that_a_bootstrap_node_could_ask_for(tmp_path: Path) -> None:
     world, heard = PrivateWorld(tmp_path), HeardRuns()
     sealed = seal_record(Identity.generate(), note_of(world), world.ring, 1)
-    assert not heard.note(open_envelope(sealed.data, run=world.ring.veiled_run))
+    assert not heard.note(open_envelope(sealed.data, run=world.ring.veiled_run), 0.0)
     assert heard.waiting == {}
-    assert heard.note(seal(Identity.generate(), note_of(world)))  # as of an open run
+    assert heard.note(seal(Identity.generate(), note_of(world)), 0.0)  # as of an open run
 
 
 def test_a_key_of_the_dht_holds_as_many_sealed_records_as_plain_ones(tmp_path: Path) -> None:

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paris_p2p.identity import Identity
-from paris_p2p.rules.placement import SlotState, card_cadence_s, checkpoint_interval_s, choose_slot, why_none
+from paris_p2p.rules.placement import (
+    SlotState,
+    card_cadence_s,
+    checkpoint_interval_s,
+    choose_slot,
+    turns_before,
+    why_none,
+)
 
 ME = Identity.from_private_bytes(b"m" * 32).peer_id
 slot_states = st.lists(
@@ -70,6 +77,26 @@ def test_a_peer_moves_only_to_a_slot_that_is_clearly_weaker() -> None:
     choice = choose_slot([mine, SlotState("expert-1", clips=749)], ME, holding="expert-0")
     assert choice is not None
     assert choice.slot == "expert-1"
+
+
+def test_one_lead_after_the_other_goes_to_a_free_slot_the_most_trained_first() -> None:
+    led = [SlotState(f"expert-{k}", lead="x", clips=1000 * k) for k in range(1, 4)]
+    free = SlotState("expert-0")
+    assert [turns_before([*led, free], slot.slot) for slot in led] == [2, 1, 0]
+    two_free = [*led, free, SlotState("expert-4")]
+    assert [turns_before(two_free, slot.slot) for slot in led] == [1, 0, 0]
+    even = [SlotState("a", lead="x", clips=9), SlotState("b", lead="y", clips=9), free]
+    assert [turns_before(even, slot) for slot in ("a", "b")] == [0, 1]
+
+
+@given(slot_states)
+def test_of_leads_that_would_go_to_one_free_slot_no_two_go_at_once(slots: list[SlotState]) -> None:
+    led = [slot for slot in slots if slot.lead and not slot.done]
+    slots = [*led, SlotState("router", clips=10)]
+    goers = [slot.slot for slot in led if choose_slot(slots, ME, holding=slot.slot) is not None]
+    turns = [turns_before(slots, slot) for slot in goers]
+    assert len(set(turns)) == len(turns)
+    assert not turns or min(turns) == 0
 
 
 def test_uploading_takes_at_most_a_third_of_the_time() -> None:

@@ -77,10 +77,11 @@ class Past:
 
 
 def curve(lines: Iterable[HistoryLine]) -> list[dict[str, float]]:
-    """Returns steps and gate losses in order of time, at most MOST_LINES: the newest, and every so many of
-    those before it.
+    """Returns steps and gate losses, at most MOST_LINES: the newest, and every so many of those before it.
+
+    They are in the order of their lineage: a date is what the clock of a tip's maker showed.
     """
-    ordered = sorted(lines, key=lambda line: (line.at_s, line.seq))
+    ordered = sorted(lines, key=lambda line: (line.seq, line.at_s))
     points = [
         {"steps": float(line.steps), "loss": line.gate_loss} for line in ordered if line.gate_loss is not None
     ]

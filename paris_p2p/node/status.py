@@ -17,7 +17,7 @@ from paris_p2p.node.slot_news import slot_news
 from paris_p2p.node.tallies import Tallies
 from paris_p2p.rules.claims import lead_of
 from paris_p2p.rules.refusals import words_of
-from paris_p2p.rules.rest import rests_until_s
+from paris_p2p.rules.rest import rests, rests_until_s
 from paris_p2p.rules.time_left import loss_trend, outlook_words, slot_pace
 from paris_p2p.rules.tips import Tip
 from paris_p2p.rules.woken import woken_at_s
@@ -117,7 +117,7 @@ def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
     status: dict[str, Any] = {"slot": slot, "pending": pending, "news": news, "refusal": refusal}
     status |= {"done": done}
     status["crew"] = crew_status(node, slot, lead.signer if lead else "", now_s)
-    if not (done or node.state.paused):
+    if not (done or node.state.paused or rests(tip, now_s, node.spec.timing, woken_s)):
         status |= _outlook(node, slot, now_s)
     if lead is not None:
         status |= {"lead": lead.signer, "epoch": lead.record.epoch}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from paris_p2p.node.care_status import SettingStatus
 from tests.dashboard.canned import (
     ABOUT,
     PAST,
@@ -174,3 +175,64 @@ def test_the_keyboard_reaches_everything_that_can_be_done(opened: Any, node: Can
         "document.querySelector(`label[for='${e.id}']`))).length"
     )
     assert unnamed == 0
+
+
+def test_axes_show_a_day_of_24_hours_and_tell_small_figures_apart(opened: Any, node: CannedNode) -> None:
+    page = look_at(opened, node, timezone_id="UTC", locale="en-GB")
+    drawn = page.evaluate(
+        """async () => {
+            const { moments, numbers } = await import("/assets/charts.js");
+            const day = 86400 * 20000;
+            return [
+              moments(null, [day - 1800, day, day + 1800], 0, 0, 1800),
+              moments(null, [day + 30, day + 60], 0, 0, 30),
+              numbers(null, [0.001, 0.0015, 0.002], 1, 0, 0.0005),
+              numbers(null, [0, 2.5, 5], 1, 0, 2.5),
+              numbers(null, [0, 1000, 2000], 0, 0, 1000),
+            ];
+        }"""
+    )
+    assert drawn == [
+        ["23:30\n3 Oct", "00:00\n4 Oct", "00:30"],
+        ["00:00:30\n4 Oct", "00:01:00"],
+        ["0.0010", "0.0015", "0.0020"],
+        ["0.0", "2.5", "5.0"],
+        ["0", "1,000", "2,000"],
+    ]
+    assert page.faults == []
+
+
+def test_a_limit_says_anew_where_it_comes_from_and_hours_without_a_zone_name_none(
+    opened: Any, node: CannedNode
+) -> None:
+    page = look_at(opened, node)
+    assert STATUS.care is not None
+    changed = SettingStatus(key="upload_limit", value="1MB/s", source="paris-peer set")
+    care = STATUS.care.model_copy(update={"settings": (changed,), "time_zone": "", "hours": ("22:00-07:00",)})
+    node.status = STATUS.model_copy(update={"care": care, "at": STATUS.at + 9})
+    page.wait_for_selector("[data-key=upload_limit] small:text-is('from paris-peer set')")
+    assert page.inner_text("[data-figure='status.care.hours']") == "22:00-07:00"
+
+
+def test_a_wall_shows_every_table_whole(opened: Any, node: CannedNode) -> None:
+    page = look_at(opened, node, viewport={"width": 3840, "height": 2160})
+    hidden = page.evaluate(
+        "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+        ".map(e => e.innerText)"
+    )
+    assert hidden == []
+
+
+def test_points_begin_anew_after_a_clock_that_was_set_back(opened: Any, node: CannedNode) -> None:
+    page = look_at(opened, node)
+    times = page.evaluate(
+        """async () => {
+            const { note } = await import("/assets/here.js");
+            const { state } = await import("/assets/state.js");
+            state.points = [];
+            const figures = { upload_bytes_per_s: 0, download_bytes_per_s: 0, memory_bytes: 0 };
+            for (const at of [100, 102, 110, 7300, 105, 112]) note({ ...figures, at });
+            return state.points.map((one) => one.at);
+        }"""
+    )
+    assert times == [100, 105, 112]

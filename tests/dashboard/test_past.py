@@ -42,6 +42,12 @@ def test_a_curve_is_in_order_short_and_ends_with_the_newest() -> None:
     assert [point["steps"] for point in points] == sorted(point["steps"] for point in points)
 
 
+def test_a_curve_follows_the_lineage_whatever_the_clocks_of_its_makers_showed() -> None:
+    """A lead whose clock was two days ahead dates its tip after those that follow."""
+    made = [line(1.0), line(200_000.0, seq=2, steps=20), line(3.0)]
+    assert [point["steps"] for point in curve(made)] == [10.0, 20.0, 30.0]
+
+
 def test_tips_without_a_comparable_loss_are_not_in_the_curve() -> None:
     assert curve([line(1.0), line(2.0, gate_loss=None)]) == [{"steps": 10.0, "loss": 0.5}]
     assert curve([]) == []

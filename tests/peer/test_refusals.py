@@ -80,6 +80,7 @@ async def test_a_slot_that_gets_no_better_ends_at_its_best_checkpoint_and_rests_
         seen = slot_status(owner.node, SLOT, time.time())
         assert (seen.lowered, seen.loss, seen.lead) == (RESTS, held_out_loss(seen.steps), "")
         assert seen.news.startswith("rests as converged")
+        assert (seen.outlook, seen.eta_s) == ("", None)  # nobody trains it
 
         newcomer = await world.add("newcomer", slot=SLOT, trainer=Noted, gate=overfit_gate)
         await lead.die()

@@ -7,6 +7,30 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+const two = (number) => String(number).padStart(2, "0");
+const day = (moment) => moment.toLocaleDateString([], { day: "numeric", month: "short" });
+
+// Hours and minutes of a day of 24 hours; under the first one, and where a day begins, which day that is.
+export function moments(plot, seconds, axis, space, step_s) {
+  let last = "";
+  return seconds.map((one) => {
+    const moment = new Date(1000 * one);
+    const date = day(moment);
+    const clock = `${two(moment.getHours())}:${two(moment.getMinutes())}`;
+    const words = step_s >= 86400 ? date : step_s < 60 ? `${clock}:${two(moment.getSeconds())}` : clock;
+    const isNew = date !== last && words !== date;
+    last = date;
+    return isNew ? `${words}\n${date}` : words;
+  });
+}
+
+// As many decimals as tell two neighbours apart.
+export function numbers(plot, values, axis, space, step) {
+  const digits = (step.toFixed(9).replace(/0+$/, "").split(".")[1] ?? "").length;
+  const form = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+  return values.map((one) => one.toLocaleString("en-US", form));
+}
+
 function options(width, names, isTime) {
   const inks = ["--mark", "--good", "--warn", "--bad"];
   const axis = {
@@ -19,12 +43,18 @@ function options(width, names, isTime) {
   return {
     width,
     height: Math.round(size * 9.5),
-    legend: { show: names.length > 1 },
+    legend: { show: names.length > 1, live: false },
     cursor: { y: false },
     scales: { x: { time: isTime } },
     axes: [
-      { ...axis, font, space: size * 5, size: size * (isTime ? 3.4 : 2.2) },
-      { ...axis, font, size: size * 4.2 },
+      {
+        ...axis,
+        font,
+        space: size * 5,
+        size: size * (isTime ? 3.4 : 2.2),
+        values: isTime ? moments : numbers,
+      },
+      { ...axis, font, size: size * 4.2, values: numbers },
     ],
     series: [
       {},
@@ -32,7 +62,7 @@ function options(width, names, isTime) {
         label,
         stroke: colour(inks[place % inks.length]),
         width: 2,
-        spanGaps: true,
+        spanGaps: !isTime, // a rest is a gap
         points: { show: false },
       })),
     ],

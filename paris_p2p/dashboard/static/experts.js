@@ -3,7 +3,7 @@ import { chart } from "./charts.js";
 import { byId, el, keyed, setFigure, setText, terms } from "./parts.js";
 import { ask } from "./session.js";
 import { state } from "./state.js";
-import { count, loss, others, peer, span } from "./words.js";
+import { count, loss, others, pace, peer, span } from "./words.js";
 
 export function experts(status, now) {
   const context = { names: status.governance.names, me: status.peer_id, total: state.about.total_steps };
@@ -78,16 +78,10 @@ function slotCards(holder, slots, at, context) {
 
 function expert(card, slot, at, context) {
   const name = context.names[slot.lead];
-  const lead = !slot.lead
-    ? "nobody"
-    : slot.lead === context.me
-      ? "this peer"
-      : name
-        ? others(name, 24)
-        : peer(slot.lead);
+  const lead = slot.lead === context.me ? "this peer" : name ? others(name, 24) : peer(slot.lead);
   setFigure(card.querySelector("h3"), `${at}.slot`, slot.slot, others(slot.slot, 40));
   const chip = card.querySelector(".chip");
-  setFigure(chip, `${at}.lead`, slot.lead, `led by ${lead}`);
+  setFigure(chip, `${at}.lead`, slot.lead, slot.lead ? `led by ${lead}` : "no lead");
   chip.className = `chip ${slot.lead ? "good" : "warn"}`;
   const total = context.total;
   const bar = card.querySelector(".bar");
@@ -111,10 +105,11 @@ function expert(card, slot, at, context) {
     ["Wait for check", `${at}.pending`, slot.pending, count(slot.pending)],
   ];
   if (slot.clips_per_s)
-    rows.push(["Speed", `${at}.clips_per_s`, slot.clips_per_s, `${slot.clips_per_s.toFixed(1)} clips/s`]);
-  if (slot.eta_s !== null && slot.eta_s !== undefined) {
-    const late = slot.eta_high_s === null ? "?" : span(slot.eta_high_s);
-    const words = `${span(slot.eta_s)} (${span(slot.eta_low_s)} to ${late})`;
+    rows.push(["Speed", `${at}.clips_per_s`, slot.clips_per_s, `${pace(slot.clips_per_s)} clips/s`]);
+  const hasTime = slot.eta_s !== null && slot.eta_s !== undefined;
+  if (hasTime) {
+    const late = slot.eta_high_s === null ? "or more" : `to ${span(slot.eta_high_s)}`;
+    const words = `${span(slot.eta_s)} (${span(slot.eta_low_s)} ${late})`;
     rows.push(["Time left", `${at}.eta_s`, slot.eta_s, words]);
   }
   terms(card.querySelector(".figures"), rows);
@@ -129,7 +124,7 @@ function expert(card, slot, at, context) {
     working < 2 ? "" : `${working} peers train it together, in rounds of ${span(slot.crew.round_s)}`,
   );
   const outlook = card.querySelector(".outlook");
-  outlook.hidden = !slot.outlook;
+  outlook.hidden = !slot.outlook || hasTime; // the row says the same
   setFigure(outlook, `${at}.outlook`, slot.outlook ?? null, others(slot.outlook ?? "", 300));
   const lines = context.history[slot.slot] ?? [];
   const pairs = lines.filter((line) => line.loss !== null && line.loss !== undefined);

@@ -1,16 +1,18 @@
 // This machine: what it does for the run, what it may use, and what it contributed.
 import { chart } from "./charts.js";
 import { answer } from "./answer.js";
-import { byId, el, keyed, table, terms } from "./parts.js";
+import { byId, el, keyed, setText, table, terms } from "./parts.js";
 import { ask, words } from "./session.js";
 import { state } from "./state.js";
-import { bytes, count, loss, others, rate, share } from "./words.js";
+import { bytes, count, loss, others, pace, rate, share } from "./words.js";
 
 const MOST_POINTS = 720;
 
 export function note(status) {
   const last = state.points[state.points.length - 1];
-  if (last && last.at >= status.at - 4) return;
+  if (last && Math.abs(last.at - status.at) <= 4) return;
+  // a clock that was set back begins anew after the points before it, as the node's own do
+  if (last && last.at > status.at) state.points = state.points.filter((one) => one.at < status.at);
   const { loss: value = null, clips_per_s = null } = status.training ?? {};
   state.points.push({
     at: status.at,
@@ -58,7 +60,7 @@ export function here(status, now) {
       ],
       ["Step", "status.training.steps", train.steps, count(train.steps)],
       ["Loss", "status.training.loss", train.loss, loss(train.loss)],
-      ["Speed", "status.training.clips_per_s", train.clips_per_s, `${train.clips_per_s.toFixed(1)} clips/s`],
+      ["Speed", "status.training.clips_per_s", train.clips_per_s, `${pace(train.clips_per_s)} clips/s`],
       ["Device", "status.training.device", train.device, others(train.device, 80)],
       ["Waits for data", "status.training.wait_share", train.wait_share, share(train.wait_share)],
     );
@@ -108,7 +110,7 @@ export function here(status, now) {
       "Clips a second",
       ["clips/s"],
       [times, state.points.map((p) => p.clips_per_s ?? null)],
-      train ? `now ${train.clips_per_s.toFixed(1)}` : "not training now",
+      train ? `now ${pace(train.clips_per_s)}` : "not training now",
     );
   }
   traffic(status);
@@ -149,7 +151,7 @@ function cared(care) {
   add("GPU use", "sensors.gpu_utilisation", sensed.gpu_utilisation, share(sensed.gpu_utilisation ?? 0));
   add("Battery", "sensors.on_battery", sensed.on_battery, sensed.on_battery ? "runs on it" : "plugged in");
   const hours = care.hours.map((one) => others(one, 60)).join(", ");
-  if (care.hours.length) add("Hours", "hours", care.hours, `${hours} (${others(care.time_zone, 40)})`);
+  if (care.hours.length) add("Hours", "hours", care.hours, care.time_zone ? `${hours} (${others(care.time_zone, 40)})` : hours);
   for (const way of ["upload", "download"]) {
     const budget = care[way];
     const words = budget && `${bytes(budget.used_bytes)} of ${others(budget.budget, 40)}`;
@@ -161,7 +163,7 @@ function cared(care) {
         words,
       );
   }
-  if (care.rests) add("Rests", "why", care.why, `${others(care.why, 200)}; ${others(care.goes_on, 120)}`);
+  if (care.rests) add("Rests", "why", care.why, `${others(care.why, 200)}; goes on ${others(care.goes_on, 120)}`);
   return rows;
 }
 
@@ -182,7 +184,7 @@ export function limits(now) {
     (one) => one.key,
     (one) => {
       const id = `limit-${one.key}`;
-      const label = el("label", { for: id }, one.term, el("small", {}, one.help ?? ""));
+      const label = el("label", { for: id }, one.term, el("small", {}, one.help));
       const input = el("input", { id, name: one.key, autocomplete: "off", spellcheck: "false" });
       const button = el("button", { "aria-label": `Set ${one.term}` }, "Set");
       const row = el("form", { class: "row" }, label, input, button);
@@ -191,6 +193,7 @@ export function limits(now) {
     },
   );
   offered.forEach((one, place) => {
+    setText(rows[place].querySelector("small"), one.help);
     const input = rows[place].querySelector("input");
     if (input.dataset.had === one.value || document.activeElement === input) return;
     input.dataset.had = one.value;

@@ -34,6 +34,8 @@ export function loss(value) {
       : value.toFixed(0);
 }
 
+export const pace = (value) => (value < 1 ? value.toPrecision(2) : value.toFixed(1));
+
 export function span(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "–";
   for (const [unit, length] of [
@@ -49,7 +51,7 @@ export function span(seconds) {
 export const share = (value) => `${(100 * value).toFixed(1)} %`;
 
 export const when = (unix) =>
-  new Date(unix * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  new Date(unix * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short", hourCycle: "h23" });
 
 // Others' words: no letter that steers a terminal or turns the reading direction, and not without end.
 export function others(text, most = 200) {

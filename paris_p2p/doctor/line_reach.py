@@ -93,7 +93,7 @@ def judge_reach(facts: ReachFacts) -> list[Finding]:
     """Returns what the look at the network means for taking part."""
     findings = [_judge_peers(facts), _judge_port(facts), _judge_nat(facts), _judge_six(facts)]
     if facts.clock_offsets_s:
-        by = f"{len(facts.clock_offsets_s)} peer(s)"
+        by = _peers(len(facts.clock_offsets_s))
         findings.append(judge_offset("clock-of-peers", statistics.median(facts.clock_offsets_s), by))
     return [*findings, *_judge_line(facts)]
 
@@ -129,7 +129,7 @@ def _judge_port(facts: ReachFacts) -> Finding:
     asked = max(len(told) for told in facts.dialled.values())
     where = "" if facts.dialled_globally else ", seen from this network alone"
     if reached:
-        found = f"reached at port {port} over {' and '.join(reached)} by {asked} peer(s){where}"
+        found = f"reached at port {port} over {' and '.join(reached)} by {_peers(asked)}{where}"
         found += f", not over {' and '.join(missed)}" if missed else ""
         return Finding(
             check="port",
@@ -143,7 +143,7 @@ def _judge_port(facts: ReachFacts) -> Finding:
     return Finding(
         check="port",
         verdict="poor" if not facts.reserved_relays else "note",
-        found=f"{asked} peer(s) dialled {named}, and nobody got through{where}",
+        found=f"{_peers(asked)} dialled {named}, and nobody got through{where}",
         wanted=wanted,
         mend=f"let the port through the firewall and forward it in the router (--port 31337); {relay}",
         numbers=numbers,
@@ -197,8 +197,9 @@ def _judge_line(facts: ReachFacts) -> list[Finding]:
 def _judge_rate(way: str, rate: float | None, notes: Sequence[str]) -> Finding:
     wanted = f"{in_units(WANTED_BYTES_PER_S)}/s to and from the run's peers"
     if rate is None:
-        why = next((note for note in notes if note.startswith(way)), f"{way}: no peer took part")
-        return Finding(check=way, verdict="unknown", found=f"not measured, {why}", wanted=wanted)
+        why = next((note for note in notes if note.startswith(f"{way}: ")), "no peer took part")
+        found = f"not measured: {why.removeprefix(f'{way}: ')}"
+        return Finding(check=way, verdict="unknown", found=found, wanted=wanted)
     slow = rate < WANTED_BYTES_PER_S
     crew = "take part in a run with crews, which sends small updates, or with --no-train"
     return Finding(
@@ -209,6 +210,10 @@ def _judge_rate(way: str, rate: float | None, notes: Sequence[str]) -> Finding:
         mend=("a line with more upload; or " + crew if way == "upload" else "a faster line") if slow else "",
         numbers={"bytes_per_s": rate},
     )
+
+
+def _peers(count: int) -> str:
+    return f"{count} peer{'s' * (count != 1)}"
 
 
 def _is_global_six(ip: str) -> bool:

@@ -36,9 +36,27 @@ def judge_clock(facts: ClockFacts) -> Finding:
     """Returns whether the clock is right, where a time server answered."""
     wanted = f"within {POOR_S:g} s; others take no record of a clock that is {MOST_S:g} s off"
     if not facts.offsets_s:
-        found = f"none of {facts.asked} time servers answered; the clock is compared with peers' by an invite"
+        found = (
+            f"none of {facts.asked} time servers answered; an invite names peers to compare the clock with"
+        )
         return Finding(check="clock", verdict="unknown", found=found, wanted=wanted)
-    return judge_offset("clock", statistics.median(facts.offsets_s), f"{len(facts.offsets_s)} time server(s)")
+    return judge_offset("clock", statistics.median(facts.offsets_s), _servers(len(facts.offsets_s)))
+
+
+def _servers(count: int) -> str:
+    return f"{count} time server{'s' * (count != 1)}"
+
+
+def told_by_peers(findings: Sequence[Finding]) -> list[Finding]:
+    """Returns the findings, in which silent time servers are no question where peers told the time."""
+    if not any(one.check == "clock-of-peers" for one in findings):
+        return list(findings)
+    return [
+        one.model_copy(update={"verdict": "note", "found": "no time server answered; peers did, see below"})
+        if one.check == "clock" and one.verdict == "unknown"
+        else one
+        for one in findings
+    ]
 
 
 def judge_offset(check: str, offset_s: float, by: str) -> Finding:

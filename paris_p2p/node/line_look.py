@@ -137,7 +137,7 @@ async def _download(
 ) -> float | None:
     """Returns bytes a second of a blob that peers of the run have; what comes is dropped."""
     if blob is None:
-        notes.append("download: an invite to a run that this machine is in names what to fetch")
+        notes.append("download: what could be fetched is known once this machine is in the run")
         return None
     count = min(-(-blob.size_bytes // CHUNK_BYTES), MOST_BYTES // CHUNK_BYTES)
     began_s, received = time.monotonic(), 0

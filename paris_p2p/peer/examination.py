@@ -21,7 +21,7 @@ from paris_p2p.doctor.process_limits import judge_limits, read_limits
 from paris_p2p.doctor.processor import judge_processor, read_processor
 from paris_p2p.doctor.side_by_side import Check, look_side_by_side, unknown
 from paris_p2p.doctor.software import judge_software, read_software
-from paris_p2p.doctor.time_servers import judge_clock, read_clock
+from paris_p2p.doctor.time_servers import judge_clock, read_clock, told_by_peers
 from paris_p2p.errors import ClockError, ParisError, PortInUseError, SwarmError, UnreachableError
 from paris_p2p.invite import Invite
 from paris_p2p.node.control_client import ask_control
@@ -81,14 +81,15 @@ def examine(
 
 def report_of(looked: Looked, run: str = "") -> Diagnosis:
     """Returns the report of what was found by now."""
-    verdict = worst_of(looked.findings)
+    findings = told_by_peers(looked.findings)
+    verdict = worst_of(findings)
     return Diagnosis(
         at=time.time(),
         version=__version__,
         verdict=verdict,
         exit_status=EXIT_STATUS[verdict],
         run=run,
-        findings=tuple(looked.findings),
+        findings=tuple(findings),
         slots=looked.slots,
     )
 

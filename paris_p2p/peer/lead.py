@@ -271,10 +271,10 @@ class Lead:
             refused = self.setback.came.is_set() and await self.setback.counts()
         if refused:
             self.say(f"the last checkpoint of {self.slot} was refused; the slot goes on from its tip")
-        elif self.outbox.busy:
+        elif self.outbox.busy and not self.outbox.is_lost:  # why a claim was lost is said by who ends
             self.say(
                 f"nobody attested the last checkpoint of {self.slot} in time (at most {wait_s:.0f} s); "
-                "the slot goes on from its tip"
+                "unless somebody does later, the slot goes on from its tip"
             )
 
     async def _attestors_connected(self) -> bool:

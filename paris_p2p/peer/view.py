@@ -7,10 +7,10 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from rich.console import Console as RichConsole
-from rich.console import Group, RenderableType
+from rich.console import ConsoleOptions, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -59,8 +59,22 @@ class Console:
             await asyncio.Event().wait()
         with Live(console=self._rich, refresh_per_second=2, transient=False) as live:
             while True:
-                live.update(Group(await _drawn(status), Text("\n".join(self._recent), style="dim")))
+                live.update(_fitted(self._rich, await _drawn(status), self._recent))
                 await asyncio.sleep(_DRAW_EVERY_S)
+
+
+def _fitted(screen: RichConsole, table: RenderableType, recent: Iterable[str]) -> RenderableType:
+    """Returns the table with as many of the newest lines under it as a screen of this height shows: what does
+    not fit is cut at its end, where the newest stand.
+    """
+    left = screen.height - len(screen.render_lines(table)) - 1  # a screen scrolls by its last row
+    lines: list[str] = []
+    for line in reversed(list(recent)):
+        left -= len(Text(line).wrap(screen, screen.width))
+        if left < 0 and lines:
+            break
+        lines.insert(0, line)
+    return Group(table, Text("\n".join(lines), style="dim"))
 
 
 async def _drawn(status: Callable[[], Awaitable[Status]]) -> RenderableType:
@@ -133,16 +147,35 @@ def _training(training: TrainingStatus) -> list[Text]:
     return lines
 
 
-def _machine(status: Status) -> Text:
+def _machine(status: Status) -> RenderableType:
     relayed = sum(peer.path != "direct" for peer in status.peers)
-    return Text(
-        f"{len(status.peers)} peers ({relayed} relayed)  up {in_units(status.uploaded_bytes)} "
-        f"({in_units(status.upload_bytes_per_s)}/s)  "
-        f"down {in_units(status.downloaded_bytes)} ({in_units(status.download_bytes_per_s)}/s)  disk "
-        f"{in_units(status.disk_bytes)}  "
-        f"memory {in_units(status.memory_bytes)}  attested {status.attested}",
-        style="dim",
+    rates = (status.upload_bytes_per_s, status.download_bytes_per_s)
+    return _Whole(
+        (
+            f"{len(status.peers)} peer{'s' * (len(status.peers) != 1)} ({relayed} relayed)",
+            f"up {in_units(status.uploaded_bytes)} ({in_units(rates[0])}/s)",
+            f"down {in_units(status.downloaded_bytes)} ({in_units(rates[1])}/s)",
+            f"disk {in_units(status.disk_bytes)}",
+            f"memory {in_units(status.memory_bytes)}",
+            f"attested {status.attested}",
+        )
     )
+
+
+class _Whole:
+    """Figures in as few lines as the screen's width allows, none of them broken in two."""
+
+    def __init__(self, figures: Sequence[str]) -> None:
+        self._figures = figures
+
+    def __rich_console__(self, _: RichConsole, options: ConsoleOptions) -> Iterator[Text]:
+        line: list[str] = []
+        for figure in self._figures:
+            if line and len("  ".join([*line, figure])) > options.max_width:
+                yield Text("  ".join(line), style="dim")
+                line = []
+            line.append(figure)
+        yield Text("  ".join(line), style="dim")
 
 
 def _row(slot: SlotStatus, status: Status) -> list[str]:

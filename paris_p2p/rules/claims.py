@@ -209,7 +209,7 @@ def decide_claim(view: ClaimView, me: str, now_s: float) -> Decision:
         return Decision("release", view.slot, epoch, "this peer was asked to stop")
     leads = leads_of(view.claims, view.tip, now_s, view.timing, view.heard, view.floor)
     if me not in {lead.signer for lead in leads}:
-        return Decision("yield", view.slot, epoch, _who(next(iter(leads), None), view.tip))
+        return Decision("yield", view.slot, epoch, _who(next(iter(leads), None), view.tip, me))
     if now_s < mine.record.claimed_at + view.timing.settle_s:
         return Decision(
             "settle", view.slot, epoch, f"waiting {view.timing.settle_s:g} s for claims made before ours"
@@ -228,7 +228,7 @@ def _decide_newcomer(view: ClaimView, me: str, now_s: float) -> Decision:
     if not view.wanted:
         return Decision("standby", view.slot, epoch, "this peer was asked not to work here")
     if not has_room(view, me, now_s):
-        return Decision("standby", view.slot, epoch, _who(next(iter(others), None), view.tip))
+        return Decision("standby", view.slot, epoch, _who(next(iter(others), None), view.tip, me))
     why = (
         f"beside {others[0].signer[-8:]}, which has long brought no checkpoint"
         if others
@@ -250,7 +250,9 @@ def _is_incumbent(claim: Envelope[ClaimRecord], tip: Tip | None) -> bool:
     return claim.record.epoch == tip.card.record.epoch
 
 
-def _who(lead: Envelope[ClaimRecord] | None, tip: Tip | None) -> str:
+def _who(lead: Envelope[ClaimRecord] | None, tip: Tip | None, me: str) -> str:
+    if tip is not None and lead is None and tip.card.signer == me:
+        return f"it went on under epoch {tip.card.record.epoch}, an earlier claim of this peer"
     if lead is not None:
         return f"{lead.signer[-8:]} holds it under epoch {lead.record.epoch}"
     return (

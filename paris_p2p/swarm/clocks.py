@@ -25,7 +25,7 @@ async def check_clock(peers: Sequence[str], offset_to: Callable[[str], Awaitable
     if abs(offset_s) > MAX_CLOCK_OFFSET_S:
         raise ClockError(
             f"this machine's clock is {abs(offset_s):.1f} s {'behind' if offset_s > 0 else 'ahead of'} "
-            f"that of {len(offsets)} "
-            f"peer(s), {MAX_CLOCK_OFFSET_S:.0f} s are the limit; "
+            f"that of {len(offsets)} peer{'s' * (len(offsets) != 1)}, "
+            f"{MAX_CLOCK_OFFSET_S:.0f} s are the limit; "
             "set it (for example `timedatectl set-ntp true`) and start again"
         )

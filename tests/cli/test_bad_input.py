@@ -707,4 +707,4 @@ async def test_peers_of_a_newer_run_and_peers_of_another_time_are_told_apart(
             await asyncio.to_thread(refused, "real", *command, says=says)
 
     await join(0.0, [f"reader {READER + 1} or newer", "update paris-p2p"])
-    await join(30.0, ["clock is", "s behind that of 1 peer(s)", "timedatectl set-ntp true"])
+    await join(30.0, ["clock is", "s behind that of 1 peer,", "timedatectl set-ntp true"])

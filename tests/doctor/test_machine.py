@@ -30,7 +30,7 @@ from paris_p2p.doctor.process_limits import LimitFacts, judge_limits, read_limit
 from paris_p2p.doctor.processor import ProcessorFacts, judge_processor, read_processor
 from paris_p2p.doctor.side_by_side import Check, look_side_by_side
 from paris_p2p.doctor.software import SoftwareFacts, judge_software, read_software
-from paris_p2p.doctor.time_servers import ClockFacts, judge_clock, read_clock
+from paris_p2p.doctor.time_servers import ClockFacts, judge_clock, judge_offset, read_clock, told_by_peers
 from paris_p2p.errors import StoreError
 from paris_p2p.store.data_dir import DataDirLock
 
@@ -207,6 +207,14 @@ def test_the_clock_is_the_middle_of_what_servers_say_and_silence_is_no_fault() -
     assert (late.verdict, late.numbers["offset_s"]) == ("poor", 2.0)
     assert "behind" in late.found
     assert "ahead" in judge_clock(ClockFacts((-2.0,), 3)).found
+
+
+def test_silent_time_servers_are_no_question_where_peers_told_the_time() -> None:
+    silent, wrong = judge_clock(ClockFacts((), 3)), judge_clock(ClockFacts((9.0,), 3))
+    peers = judge_offset("clock-of-peers", 0.01, "2 peers")
+    assert [one.verdict for one in told_by_peers([silent, peers])] == ["note", "good"]
+    assert told_by_peers([silent]) == [silent]
+    assert told_by_peers([wrong, peers]) == [wrong, peers]
 
 
 # limits

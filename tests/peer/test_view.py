@@ -10,7 +10,7 @@ from rich.console import Console
 from paris_p2p.errors import DaemonError
 from paris_p2p.node.governance import Governance, NoticeStatus
 from paris_p2p.node.status import SlotStatus, Status, TrainingStatus
-from paris_p2p.peer.view import _SAY_AGAIN_S, draw
+from paris_p2p.peer.view import _SAY_AGAIN_S, _fitted, draw
 from paris_p2p.peer.view import Console as View
 from paris_p2p.swarm.asking import end_tasks
 
@@ -60,6 +60,37 @@ def test_a_terminal_of_eighty_columns_shows_the_whole_table():
         row[1:] == ["…f5a1sfyf", "1", "a2c5ba", "#11", "132", "s", "6,950", "111,200", "1.5120", "1", "1"]
         for row in rows
     )
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_no_figure_of_the_machine_is_broken_in_two(width: int) -> None:
+    status = STATUS.model_copy(
+        update={"disk_bytes": 28_500_000, "memory_bytes": 497_400_000, "uploaded_bytes": 2_100_000}
+    )
+    lines = shown(width, status).splitlines()
+    for figure in ("up 2.1 MB (0 B/s)", "down 0 B (0 B/s)", "disk 28.5 MB", "memory 497.4 MB", "attested 0"):
+        assert sum(figure in line for line in lines) == 1, figure
+
+
+def test_a_low_terminal_shows_the_newest_lines_under_the_table() -> None:
+    news = [
+        f"13:49:2{number} claiming expert-{number}: {'the least trained of 2 slots ' * 4}"
+        for number in range(8)
+    ]
+    screen = Console(width=80, height=16, force_terminal=True, color_system=None)
+    with screen.capture() as capture:
+        screen.print(_fitted(screen, draw(STATUS), news))
+    lines = capture.get().splitlines()
+    assert 10 < len(lines) < 16
+    assert "13:49:27" in capture.get()
+    assert "13:49:20" not in capture.get()
+
+
+def test_a_high_terminal_shows_all_of_them() -> None:
+    screen = Console(width=80, height=60, force_terminal=True, color_system=None)
+    with screen.capture() as capture:
+        screen.print(_fitted(screen, draw(STATUS), ["one", "two"]))
+    assert capture.get().splitlines()[-2:] == ["one", "two"]
 
 
 async def test_the_view_goes_on_when_the_status_cannot_be_had_for_a_while(

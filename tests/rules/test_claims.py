@@ -170,6 +170,16 @@ def test_a_successors_tip_ends_every_claim_of_the_epoch_before() -> None:
     assert decide_claim(view([stale], made), A.peer_id, NOW + 1).action == "yield"
 
 
+def test_who_lost_a_claim_to_its_own_later_one_is_not_told_of_a_stranger() -> None:
+    stale = claim(A, epoch=1, claimed_at=NOW)
+    words = {
+        peer: decide_claim(view([stale], tip(card(peer, FIRST, epoch=2))), A.peer_id, NOW + 1).reason
+        for peer in (A, B)
+    }
+    assert words[A] == "it went on under epoch 2, an earlier claim of this peer"
+    assert words[B] == f"it went on under epoch 2, led by {B.peer_id[-8:]}"
+
+
 def test_a_lead_that_died_without_a_card_uses_up_no_epoch() -> None:
     dead = claim(A, epoch=2, claimed_at=NOW)
     made = tip(card(C, issued_at=NOW - 500))

@@ -16,6 +16,7 @@ from paris_p2p.cli import typed
 from paris_p2p.cli.console import echo, read_invite
 from paris_p2p.cli.groups import option
 from paris_p2p.cli.verb import new_app, verb
+from paris_p2p.doctor.identities import has_node
 from paris_p2p.errors import UsageError
 from paris_p2p.monitoring.service_files import (
     ServicePlace,
@@ -34,6 +35,7 @@ from paris_p2p.monitoring.unit_text import (
 
 _PATHS = ("FILE", "FOLDER")
 _FILES = ("INVITE", "URL")  # also as @FILE
+_BOOTED = Path("/run/systemd/system")  # there where systemd started the machine
 _HIDDEN = ("/tmp/", "/var/tmp/")  # from a service, by PrivateTmp
 
 KindArgument = Annotated[
@@ -78,7 +80,8 @@ def install(
         return
     if system and os.geteuid() != 0:
         raise UsageError("--system writes to /etc/systemd: type it as root, or leave --system out")
-    echo("\n".join([*install_unit(unit, place, invite, starts=not no_start), *_explained(unit)]))
+    runs = _what_runs(unit, place)  # before systemd starts it
+    echo("\n".join([*install_unit(unit, place, invite, starts=not no_start), *runs, *_explained(unit)]))
 
 
 @verb(app, "paris service uninstall peer")
@@ -160,7 +163,8 @@ def _unit(kind: ServedKind, words: list[str], place: ServicePlace, *, has_invite
         raise UsageError(f"{data_dir!r} has letters that systemd takes for something else; name another")
     if data_dir.startswith(_HIDDEN):
         raise UsageError(
-            f"{data_dir} is hidden from a service (PrivateTmp) and emptied by the machine; name another"
+            f"{data_dir} is hidden from a service (PrivateTmp) and emptied by the machine; "
+            "name another folder with --data-dir"
         )
     verb_name = "start" if kind == "peer" else "serve"
     invite: tuple[str, ...] = ()
@@ -254,7 +258,21 @@ def _explained(unit: ServiceUnit) -> list[str]:
     return lines
 
 
+def _what_runs(unit: ServiceUnit, place: ServicePlace) -> list[str]:
+    """Returns what is to be done about a node that holds the folder already."""
+    if not has_node(Path(unit.data_dir or f"/var/lib/{place.name}")):
+        return []
+    restart, start = (" ".join(place.systemctl(word, place.name)) for word in ("restart", "start"))
+    return [
+        f"a node runs there already. If it is this service: {restart}, which starts it with these words",
+        f"else stop it by `paris {unit.kind} stop`, and then: {start}",
+    ]
+
+
 def _run(words: list[str], place: ServicePlace) -> None:
-    if shutil.which(words[0]) is None:
-        raise UsageError(f"there is no {words[0]} here: this machine's services are not systemd's")
+    if shutil.which(words[0]) is None or not _BOOTED.is_dir():
+        raise UsageError(
+            f"this machine's services are not systemd's, so {place.name} is none; what runs a node here is "
+            "asked by `paris peer status` or `paris bootstrap status`"
+        )
     raise typer.Exit(subprocess.run(words, check=False).returncode)

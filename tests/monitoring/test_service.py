@@ -22,6 +22,7 @@ from paris_p2p.monitoring import service_files
 from paris_p2p.monitoring.manager_word import Manager, told_to_manager
 from paris_p2p.monitoring.unit_text import STOP_S, ServiceUnit, unit_text, unit_word
 from paris_p2p.peer.volunteer import LEAVE_ATTEST_S
+from paris_p2p.store.data_dir import DataDirLock
 
 ROOT = Path(__file__).parents[2]
 INVITE = f"paris:{'ab' * 32}?peer=/ip4/127.0.0.1/tcp/9/p2p/{Identity.generate().peer_id}"
@@ -214,7 +215,30 @@ def test_anothers_unit_of_that_name_is_left_alone(home: Path) -> None:
     assert isinstance(typed("uninstall", "bootstrap").exception, ParisError)
 
 
-def test_status_and_logs_ask_systemd(home: Path) -> None:
+@pytest.mark.parametrize("verb", ["status", "logs"])
+def test_where_systemd_does_not_run_no_service_is_asked_for(
+    verb: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_BOOTED", home / "nowhere")
+    raised = typed(verb, "peer").exception
+    assert isinstance(raised, UsageError)
+    assert "this machine's services are not systemd's" in str(raised)
+    assert not (home / "told").exists()
+
+
+def test_a_node_that_runs_already_is_named_with_what_to_do_about_it(home: Path) -> None:
+    words = ["install", "bootstrap", "--", "--max-disk", "20GB"]
+    assert "runs there already" not in typed(*words).output
+    folder = home / "data/paris-p2p/bootstrap"
+    with DataDirLock(folder):
+        said = " ".join(typed(*words).output.split())
+    assert "a node runs there already" in said
+    assert "systemctl --user restart paris-bootstrap" in said
+    assert "`paris bootstrap stop`, and then: systemctl --user start paris-bootstrap" in said
+
+
+def test_status_and_logs_ask_systemd(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_BOOTED", home)
     assert typed("status", "peer", "--name", "mine").exit_code == 0
     assert typed("logs", "bootstrap", "--system", "-f").exit_code == 0
     assert told(home) == [

@@ -84,7 +84,7 @@ def receipts_command(
         own_word = {"own_word_on_energy": energy.model_dump()} if energy else {}
         echo(json.dumps({**_as_json(found, receipts, peer), **own_word}))
     else:
-        echo("\n".join([*_lines(found, receipts, peer), *([energy.words()] if energy else [])]))
+        echo("\n".join([*_lines(found, receipts, peer, _own_id(run)), *([energy.words()] if energy else [])]))
     if out is not None and not json_output:
         echo(f"wrote {out}; anybody verifies it with: paris-run receipts --verify {out}")
 
@@ -107,6 +107,17 @@ def _energy(run: str, run_id: str) -> EnergyUsed | None:
     from paris_p2p.node.energy_note import kept_energy
 
     return kept_energy(Path(run) / "runs" / run_id) if os.path.isdir(run) else None
+
+
+def _own_id(run: str) -> str:
+    """Returns the id of the peer whose data directory was named; empty where none was."""
+    from paris_p2p.doctor.identities import KEY_FILE
+    from paris_p2p.identity import load_peer_key
+
+    if not os.path.isdir(run):
+        return ""
+    key = kept_home(Path(run))[0] / KEY_FILE
+    return load_peer_key(key).peer_id if key.exists() else ""
 
 
 def _write(found: RunHistory, out: Path) -> None:
@@ -132,8 +143,8 @@ def _as_json(found: RunHistory, receipts: Receipts, peer: str) -> dict[str, obje
     }
 
 
-def _lines(found: RunHistory, receipts: Receipts, peer: str) -> list[str]:
-    """Returns the receipts for a person: a block a peer, who made most first."""
+def _lines(found: RunHistory, receipts: Receipts, peer: str, me: str = "") -> list[str]:
+    """Returns the receipts for a person: a block a peer, who made most first; `me` is marked."""
     from paris_p2p.shown import FIELD_LETTERS, shown
 
     signed = found.state.signed
@@ -146,7 +157,8 @@ def _lines(found: RunHistory, receipts: Receipts, peer: str) -> list[str]:
     for one in chosen:
         totals[one.peer] = totals.get(one.peer, 0) + one.clips
     for name in sorted(totals, key=lambda name: (-totals[name], name)):
-        lines.append(f"{name}: {totals[name]:,} attested clips")
+        whose = " (this peer)" if name == me else ""
+        lines.append(f"{name}{whose}: {totals[name]:,} attested clips")
         for one in (one for one in chosen if one.peer == name):
             what = [f"{one.clips:,} clips", f"{one.steps:,} steps", f"{one.cards:,} cards"]
             what += [f"{one.updates:,} merged updates"] if one.updates else []

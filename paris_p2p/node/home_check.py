@@ -4,11 +4,14 @@ changes nothing, so a peer may run there meanwhile.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from paris_p2p.disk import FORGOTTEN_S
+from paris_p2p.doctor.identities import has_node
 from paris_p2p.errors import RecordError, SealError, StoreError, VersionError
 from paris_p2p.keyring import Keyring, load_keyring
 from paris_p2p.node.joining import GENERATOR_DIR
@@ -68,7 +71,10 @@ def check_home(
         report.hashed_bytes += count
         progress(f"checking {home.name or home}, bytes", min(report.hashed_bytes, total_bytes), total_bytes)
 
+    is_alive = has_node(home)
     for found in check_blobs(root, hashed, only):
+        if is_alive and _is_written_now(found):
+            continue
         report.states[found.state] += 1
         if found.state in BAD:
             report.blobs.append(found)
@@ -79,6 +85,14 @@ def check_home(
         elif found.state == "right":
             _check_seal(found, keys, report)
     return report
+
+
+def _is_written_now(found: BlobFinding) -> bool:
+    """Tells whether the node that runs here may be at work on a temporary file."""
+    try:
+        return found.state == "temporary" and time.time() - found.path.lstat().st_ctime < FORGOTTEN_S
+    except FileNotFoundError:  # it is done with it
+        return True
 
 
 def _run_folders(home: Path) -> Iterator[Path]:

@@ -119,7 +119,8 @@ def _look_at_blob(path: Path, size_bytes: int, hashed: Callable[[int], None]) ->
         return BlobFinding("right", path, size_bytes)
     if not path.exists():
         return None
-    words = f"{len(bad)} of {len(manifest.chunks)} chunks are not what its name says"
+    are = "is" if len(bad) == 1 else "are"
+    words = f"{len(bad)} of {len(manifest.chunks)} chunks {are} not what its name says"
     if size_bytes != manifest.size_bytes:
         words += f"; it has {size_bytes} bytes in place of {manifest.size_bytes}"
     return BlobFinding("damaged", path, size_bytes, words)

@@ -54,6 +54,15 @@ async def test_a_history_is_told_as_text_as_a_table_as_json_and_as_curves(home: 
             typed("history", home, *words)
 
 
+async def test_the_receipts_of_a_peers_own_folder_say_which_are_its_own(home: Path) -> None:
+    assert "(this peer)" not in typed("receipts", home)
+    (home / "identity.key").write_bytes(A.libp2p_private_key())
+    lines = typed("receipts", home).splitlines()
+    assert [line for line in lines if "(this peer)" in line] == [
+        f"{A.peer_id} (this peer): 500 attested clips"
+    ]
+
+
 async def test_receipts_are_told_written_and_verified(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "proof"
     text = typed("receipts", home, "--out", file)

@@ -12,6 +12,7 @@ from paris_p2p.cli import paris
 from paris_p2p.errors import StoreError, UsageError
 from paris_p2p.node.control_client import CONTROL_FILE
 from paris_p2p.store.blobs import BlobStore
+from paris_p2p.store.data_dir import DataDirLock
 from tests.store.made import add_bytes, made_bytes
 
 
@@ -58,6 +59,14 @@ def test_left_over_files_are_cleared_by_heal_alone(blob: Path) -> None:
     assert said.exit_code == 0
     assert "deleted 1 file that was left over" in said.output
     assert not left.exists()
+
+
+def test_what_a_peer_that_runs_writes_just_now_was_left_by_nobody(blob: Path) -> None:
+    home, written = blob.parents[2], blob.parent / ".z.1-2-cdcdcd.tmp"
+    written.write_bytes(b"half")
+    assert "1 file" in verify(home).output
+    with DataDirLock(home):
+        assert "left over" not in verify(home).output
 
 
 def test_a_folder_without_a_store_is_a_usage_mistake(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from paris_p2p.dev_swarm.trouble_plan import SwarmWishes
 
 MAX_PEERS = 100
+_PREFIX, _PID_FILE = "paris-dev-swarm-", "pid"  # of the nodes' folder; the process that uses it
 TROUBLES = "What is broken"
 
 
@@ -147,14 +150,33 @@ def dev_swarm_command(
     why = "--plain was given" if plain else why_no_spaces()
     if why:
         echo(f"no network namespaces ({why}): all nodes are on this machine's loopback, and a cut halts p2pd")
-    root = (keep or Path(tempfile.mkdtemp(prefix="paris-dev-swarm-"))).resolve()
-    passed = _carried_out(folder, root, wishes, scale.checkpoint_s, json_file, namespaces=not why)
-    if keep is None and passed:
-        shutil.rmtree(root, ignore_errors=True)
-    else:
-        echo(f"the nodes' folders and logs are in {root}")
+    _tell_of_old_folders()
+    root = (keep or Path(tempfile.mkdtemp(prefix=_PREFIX))).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    (root / _PID_FILE).write_text(f"{os.getpid()}\n")
+    passed = False
+    try:
+        passed = _carried_out(folder, root, wishes, scale.checkpoint_s, json_file, namespaces=not why)
+    finally:  # Ctrl-C, too
+        if keep is None and passed:
+            shutil.rmtree(root, ignore_errors=True)
+        else:
+            echo(f"the nodes' folders and logs are in {root}")
     if not passed:
         raise ParisError("FAILED: what must hold did not; see above")
+
+
+def _tell_of_old_folders() -> None:
+    """Says which folders are left of dev-swarms that failed, or that were killed."""
+    left = [folder for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*") if not _is_used(folder)]
+    if left:
+        echo(f"left by earlier dev-swarms, to look at and delete: {', '.join(map(str, sorted(left)))}")
+
+
+def _is_used(folder: Path) -> bool:
+    with suppress(OSError, ValueError):
+        return Path(f"/proc/{int((folder / _PID_FILE).read_text())}").exists()
+    return False
 
 
 def _carried_out(

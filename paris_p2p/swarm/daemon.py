@@ -16,7 +16,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,6 +30,7 @@ from paris_p2p.identity import Identity, load_peer_key, write_private_file
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.swarm.addresses import EVERYWHERE
 from paris_p2p.swarm.interfaces import near_interfaces
+from paris_p2p.swarm.socket_folder import CONTROL, STREAMS, new_socket_folder
 
 log = logging.getLogger(__name__)
 START_LIMIT_S = 30.0
@@ -134,8 +134,8 @@ class Daemon:
     def __init__(self, process: asyncio.subprocess.Process, folder: Path, metrics_port: int = 0):
         self.process, self.folder = process, folder
         self.metrics_port = metrics_port  # on 127.0.0.1; 0: it measures nothing
-        self.control = folder / "control.sock"
-        self.streams = folder / "streams.sock"
+        self.control = folder / CONTROL
+        self.streams = folder / STREAMS
         self._lines: deque[str] = deque(maxlen=8)
         self._ready = asyncio.Event()
         self._reader = asyncio.create_task(self._read_output())
@@ -226,11 +226,11 @@ class Daemon:
 async def start_daemon(options: DaemonOptions) -> Daemon:
     """Starts p2pd and waits until it listens; PortInUseError or DaemonError."""
     check_port_free(options.host, options.port)
-    folder, metrics_port = _socket_folder(), free_local_port() if options.measures else 0
+    folder, metrics_port = new_socket_folder(), free_local_port() if options.measures else 0
     try:
         process = await asyncio.create_subprocess_exec(
             str(daemon_path()),
-            *options.arguments(folder / "control.sock", metrics_port),
+            *options.arguments(folder / CONTROL, metrics_port),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -307,12 +307,6 @@ def on_port(options: DaemonOptions, addresses: Sequence[str]) -> DaemonOptions:
         if address.startswith("/ip") and "/tcp/" in address
     ]
     return replace(options, port=ports[0]) if options.port == 0 and ports else options
-
-
-def _socket_folder() -> Path:
-    # A unix socket's path may have 107 bytes; $TMPDIR may be longer than that.
-    base = "/tmp" if os.access("/tmp", os.W_OK) else None
-    return Path(tempfile.mkdtemp(prefix="paris-", dir=base))
 
 
 def _die_with_parent() -> Callable[[], None] | None:

@@ -69,7 +69,8 @@ class Recipe:
         str, ...
     ] = ()  # computed here; without any the pixels are kept, to be looked at later
     probe: int = 5000  # train clips that probes of attributes are fitted on
-    rng_seed: int = 0
+    rng_seed: int = 0  # of splits, codec and clusters
+    drawn_seed: int = 0  # of the clips
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ def _made(drawn: Drawn, recipe: Recipe, cluster: NDArray[np.int64]) -> dict[str,
     worlds = list(dict.fromkeys(row.world for row in known))
     return {
         "seed": recipe.rng_seed,
+        "drawn_seed": recipe.drawn_seed,
         "commit": commit(),
         "clips": dict(Counter(row.split for row in known)),
         "sources": len({row.source for row in known}),

@@ -86,7 +86,8 @@ def _drawn_parts(wish: Wish, say: Say) -> list[Kept]:
 def _recipe_of(wish: Wish) -> Recipe:
     """Returns the stage's recipe, with as small a share of the codec's steps as of the clips."""
     recipe = RECIPES[wish.stage]
-    return replace(recipe, codec_steps=max(LEAST_STEPS, round(wish.share * recipe.codec_steps)))
+    steps = max(LEAST_STEPS, round(wish.share * recipe.codec_steps))
+    return replace(recipe, codec_steps=steps, drawn_seed=wish.rng_seed)
 
 
 def _shown(pixels: np.ndarray) -> list[np.ndarray]:

@@ -110,6 +110,17 @@ IMAGES = ProductStage(
     networks=("efficientnet-lite0",),
     batch=100,
 )
+_MORE_WAYS = ("experts full", "experts text", "experts kept until 0.6")
+_FIRST_SEED_HAS_MORE = tuple(replace(way, once=way.title in _MORE_WAYS) for way in _EXPERTS)
+IMAGES_MIXED = replace(
+    IMAGES,
+    name="images-mixed",
+    set="images",
+    arms=("monolith", "told", "experts", "random", "total"),
+    ways=(*_CONTROLS, Way("total"), *_FIRST_SEED_HAS_MORE),
+    widths=(32,),
+    protocol="PROTOCOL-images.md",
+)
 IMAGES_WIDE = replace(
     IMAGES,
     name="images-wide",
@@ -122,13 +133,12 @@ _AT_PAPERS = tuple(
     replace(way, guidance=PAPERS_GUIDANCE, once=way.title not in ("monolith", "experts kept"))
     for way in (*_CONTROLS, *_EXPERTS[:2], _EXPERTS[3])
 )
-_MORE_WAYS = ("experts full", "experts text", "experts kept until 0.6")
 CLIPS = ProductStage(
     name="clips",
     arms=("monolith", "told", "experts", "random"),
     ways=(
         *_CONTROLS,
-        *(replace(way, once=way.title in _MORE_WAYS) for way in _EXPERTS),
+        *_FIRST_SEED_HAS_MORE,
         *_AT_PAPERS,
         Way("experts", "kept, guided in 0.1 to 0.8", KEPT, interval=(0.1, 0.8), once=True),
         Way("experts", "kept, autoguided 1.5", KEPT, guidance=1.0, autoguidance=1.5, once=True),
@@ -170,6 +180,7 @@ _TINY = {
 }
 PRODUCT_STAGES: dict[str, ProductStage] = {
     "images": IMAGES,
+    "images-mixed": IMAGES_MIXED,
     "images-wide": IMAGES_WIDE,
     "clips": CLIPS,
     # to see that everything runs; their numbers mean nothing

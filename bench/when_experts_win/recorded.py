@@ -13,6 +13,7 @@ PROTOCOLS = (
     PROTOCOL,
     HERE / "PROTOCOL-product.md",
     HERE / "PROTOCOL-clips.md",
+    HERE / "PROTOCOL-images.md",
 )  # the others' stages name them
 
 

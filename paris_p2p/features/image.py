@@ -21,8 +21,8 @@ from paris_p2p.features.pictures import Pictures, middles, preprocessing, titled
 from paris_p2p.transformers_model import architecture_of, load_transformers
 from paris_p2p.weights import ModelFiles, find_model_files
 
-FRAMES_AT_ONCE = 16  # bounds the activations on a GPU
-FRAMES_AT_ONCE_CPU = 4  # whose activations a core's cache holds: 22 against 31 ms for each by EfficientNet
+FRAMES_AT_ONCE = 16  # at most: bounds the activations
+FRAMES_AT_ONCE_A_CORE = 4  # a core's cache holds their activations: 22, not 31 ms each by EfficientNet
 DEFAULT_FRAMES = 2
 
 
@@ -60,7 +60,8 @@ class ImageFeatures:
         total = video.shape[1]
         frames = video[:, middles(total, min(self.frames, total))].to(self.pictures.mean.device)  # B n H W 3
         images = rearrange(frames, "b n h w c -> (b n) c h w")
-        at_once = FRAMES_AT_ONCE if images.is_cuda else FRAMES_AT_ONCE_CPU
+        cores = FRAMES_AT_ONCE if images.is_cuda else torch.get_num_threads()
+        at_once = min(FRAMES_AT_ONCE, FRAMES_AT_ONCE_A_CORE * cores)
         parts = [self.forward(self.pictures(part)) for part in torch.split(images, at_once)]
         return reduce(torch.cat(parts).float(), "(b n) f -> b f", "mean", b=video.shape[0])
 

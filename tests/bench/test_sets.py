@@ -18,7 +18,7 @@ from PIL import Image
 from bench.clips import captions
 from bench.clips.errors import WorldError
 from bench.sets import assembly, game_frames, making, picture_words, real
-from bench.sets.assembly import Drawn, assemble
+from bench.sets.assembly import Drawn, Recipe, assemble
 from bench.sets.clip_parts import split_of
 from bench.sets.command import add_set_options, make_by
 from bench.sets.composites import KINDS, composites
@@ -76,6 +76,19 @@ def test_a_folder_named_from_here_is_the_same_one_for_processes_that_work_elsewh
         tmp_path / "mine-work",
     ]
     assert wished[1].stamps == tmp_path / "cut-outs"
+
+
+def test_a_set_keeps_the_seed_that_its_clips_are_drawn_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(drawn: object, recipe: Recipe, *_: object) -> None:
+        raise RuntimeError(f"drawn with {recipe.drawn_seed}")
+
+    monkeypatch.setattr(making, "film_clips", lambda *_: [])
+    monkeypatch.setattr(making.Drawn, "read", lambda parts: parts)
+    monkeypatch.setattr(making, "assemble", stopped)
+    with pytest.raises(RuntimeError, match="drawn with 2"):
+        making.make_set(making.Wish("clips", tmp_path, 0.01, tmp_path, 2, 1), print)
 
 
 def test_stamps_that_are_not_installed_are_told_with_what_to_do(tmp_path: Path) -> None:
@@ -218,7 +231,7 @@ def assembled(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[D
         parts.append(Kept(out / "work", f"{kind}-{split}"))
         draw_kind(folder, 0, kind, split, count, parts[-1])
     drawn = Drawn.read(parts)
-    recipe = replace(IMAGES, clusters=2, codec="pca", codec_examples=40, held_out=24, probe=20)
+    recipe = replace(IMAGES, clusters=2, codec="pca", codec_examples=40, held_out=24, probe=20, drawn_seed=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assembly, "cluster_features", lambda pixels, frames: coarse(pixels))
         assemble(drawn, recipe, out / "images", out / "work", lambda _: None)
@@ -239,6 +252,7 @@ def test_a_set_holds_what_was_drawn_through_the_codec_and_the_text_encoder(
     made = load(out)
     assert [len(made.rows(split)) for split in (TRAIN, VALIDATION, TEST)] == [72, 24, 32]
     assert made.latents.shape == (128, 8, 1, 8, 8)
+    assert made.about.made["drawn_seed"] == 3
     assert made.pooled.norm(dim=1).float().mean() == pytest.approx(1, abs=1e-3)
     assert len(made.tokens) == len({row.caption for row in drawn.known})
     test = made.rows(TEST)

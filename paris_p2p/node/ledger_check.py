@@ -35,7 +35,11 @@ _RECORDS: dict[str, tuple[bool, tuple[str, ...]]] = {
     "invite-token": (False, ("token",)),
     "token": (False, ("certificate",)),
 }
-_FORMS = {"attested": re.compile(rb"[0-9a-f]{64}"), "seq": re.compile(rb"[0-9]{1,16}")}
+_FORMS = {
+    "attested": re.compile(rb"[0-9a-f]{64}"),
+    "seq": re.compile(rb"[0-9]{1,16}"),
+    "own-before": re.compile(rb"([0-9a-f]{64}( [0-9a-f]{64})*)?"),
+}
 _FROM_OTHERS = ("tip", "past", "notice", "fork", "member", "refusals")  # the swarm has them too
 _PLAIN = ("certificate", "token")  # kinds that are never sealed
 _MAX_VALUE_BYTES = 1 << 20

@@ -7,16 +7,16 @@ before anyone hears of it. A crash at any moment leaves the old tip or the new o
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import RecordError
+from paris_p2p.node.own_card_file import put_own_card
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.records import BlobRef, CardRecord
-from paris_p2p.rules.next_card import NewCheckpoint, NewRound, tells_again
+from paris_p2p.rules.next_card import NewCheckpoint, NewRound
+from paris_p2p.rules.own_card import OwnCard
 from paris_p2p.rules.rates import lowered_again
 from paris_p2p.rules.tips import Tip, tip_id
 from paris_p2p.spec import CREW_READER, MEMBERSHIP_READER
@@ -26,12 +26,18 @@ LOWERED_READER = 3
 
 
 async def sign_checkpoint(
-    node: RunNode, slot: str, epoch: int, new: NewCheckpoint, moved: dict[Path, BlobRef] | None = None
+    node: RunNode,
+    slot: str,
+    epoch: int,
+    new: NewCheckpoint,
+    moved: dict[Path, BlobRef] | None = None,
+    before: Collection[str] = (),
 ) -> Envelope[CardRecord]:
     """Moves the files into the store, sealed in a private run, and signs them as the child of the slot's tip;
     `tell_card` lets others know.
 
     `moved` are those that are there already, since signing failed before; it takes note of all that moved.
+    `before` are the earlier cards of its training, as an OwnCard has them.
     Raises DiskFullError when the store's cap leaves no room for them, and nothing else there may go.
     """
     tip, moved = node.board.tip(slot), {} if moved is None else moved
@@ -61,7 +67,7 @@ async def sign_checkpoint(
         notices=new.notices,
         **fields,
     )
-    return _sign(node, card)
+    return _sign(node, card, before)
 
 
 async def _round_fields(new: NewRound, add: Callable[[Path], Awaitable[BlobRef]]) -> dict[str, Any]:
@@ -73,12 +79,23 @@ async def _round_fields(new: NewRound, add: Callable[[Path], Awaitable[BlobRef]]
     return fields
 
 
-def sign_again(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
-    """Signs the newest checkpoint once more, as the child of what is the slot's tip now.
+def sign_again(node: RunNode, card: CardRecord, before: Collection[str] = ()) -> Envelope[CardRecord]:
+    """Signs the newest checkpoint once more, as the child of what is the slot's tip now; `before` as in
+    `sign_checkpoint`.
 
     A crew's card is not signed so: its newest round was merged into its parent, and follows no other.
     """
-    return _sign(node, card.model_copy(update=_place(node, card.slot, node.board.tip(card.slot))))
+    return _sign(node, card.model_copy(update=_place(node, card.slot, node.board.tip(card.slot))), before)
+
+
+def sign_later(node: RunNode, own: OwnCard) -> Envelope[CardRecord]:
+    """Signs a card of this peer once more after an earlier one of the same training, which is the tip now.
+
+    It keeps its date: what counts while nobody leads is that its maker held the slot when it made the card.
+    """
+    dates = {"issued_at": own.card.record.issued_at, "expires_at": own.card.record.expires_at}
+    place = _place(node, own.card.record.slot, node.board.tip(own.card.record.slot))
+    return _sign(node, own.card.record.model_copy(update=place | dates), own.before)
 
 
 def sign_going_back(node: RunNode, old: CardRecord, epoch: int) -> Envelope[CardRecord]:
@@ -103,24 +120,6 @@ async def tell_card(node: RunNode, envelope: Envelope[CardRecord]) -> None:
     await node.tell(envelope)
 
 
-async def tell_own_cards_again(node: RunNode) -> None:
-    """Tells of the cards that this peer signed before it was killed, which perhaps nobody heard of: the work
-    in them is not lost.
-    """
-    for slot in node.spec.slots:
-        data, tip = node.ledger.get(f"own-card/{slot}"), node.board.tip(slot)
-        if data is None:
-            continue
-        try:
-            envelope = node.swarm.open(data, ("card",))
-        except RecordError:
-            continue  # damaged: the swarm's records decide
-        card, counts = envelope.record, node.state.counts(envelope)
-        has_blobs = node.rounds.is_whole(card)
-        if tells_again(card, tip, time.time(), has_blobs=has_blobs, counts=counts):
-            await tell_card(node, envelope)
-
-
 def _oldest_reader(lowered: int, notices: int, *, merged: bool) -> int:
     """Returns the first version that understands a card: older ones do not look at it."""
     if merged:
@@ -134,7 +133,7 @@ def _place(node: RunNode, slot: str, tip: Tip | None) -> dict[str, Any]:
     return {**head, "seq": tip.card.record.seq + 1 if tip else 1, "parent": tip_id(tip)}
 
 
-def _sign(node: RunNode, card: CardRecord) -> Envelope[CardRecord]:
+def _sign(node: RunNode, card: CardRecord, before: Collection[str]) -> Envelope[CardRecord]:
     envelope = node.sign(card)
-    node.ledger.put(f"own-card/{card.slot}", envelope.data)
+    put_own_card(node.ledger, OwnCard(envelope, frozenset(before)))
     return envelope

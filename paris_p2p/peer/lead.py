@@ -20,10 +20,10 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import DiskFullError, MissingKeyError, ParisError, SwarmError
+from paris_p2p.errors import DiskFullError, MissingKeyError, ParisError, SwarmError, TrainError
 from paris_p2p.node.open_copies import make_work_folder, work_folder
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import TrainingStatus
@@ -70,7 +70,6 @@ class Lead:
         self.outbox = Outbox(node, self.claim, self.news, say)
         self.setback = Setback(node, self.outbox, checker, self.news, say)
         self.changes = OwnerChanges(node, self.outbox, self.news, self.stop_request, self._job, say)
-        self._alone = False  # at the end, with nobody there who could attest the last card
         self._work_dir = work_folder(settings.data_dir, node.run, self.slot)
         self._keeps_work = seat is not None  # what a worker's trainer, which this one goes on with, wrote
         seat = seat or CrewSeat(node, self.slot, make_worker, uplink, say)
@@ -137,7 +136,8 @@ class Lead:
                     if task.done():
                         task.result()  # it ended, so it raised
                 await work
-        except ParisError:
+        except ParisError as error:
+            await self._keep_after(error)
             await self.claim.release()
             raise
         finally:
@@ -245,7 +245,7 @@ class Lead:
     def _next_card(self) -> CardDecision:
         """Returns what the rules say of the next card now."""
         loading = self.trainer.life.loading or self.rounds.entering
-        return self.outbox.decide(loading=loading, ending=self.stopping, alone=self._alone)
+        return self.outbox.decide(loading=loading, ending=self.stopping)
 
     def _is_signing(self) -> bool:
         """Tells whether a card is being signed, or is to be at once: what was learned is lost without it,
@@ -254,28 +254,44 @@ class Lead:
         return self.outbox.publishing.locked() or self._next_card().action in ("publish", "publish again")
 
     async def _last_card(self, wait_s: float) -> None:
-        """Waits until another peer holds what is left or it was found to be worse, for at most `wait_s`.
-
-        Where nobody is there to attest a card, the newest checkpoint is signed in its place: it is told again
-        at this peer's next start.
+        """Waits until another peer holds what is left or it was found to be worse, for at most `wait_s`, and
+        as long as somebody is there who could attest it. What is still left then is signed and put by.
         """
         deadline_s, refused = time.monotonic() + wait_s, False
         while self.outbox.busy and time.monotonic() < deadline_s and not (self.outbox.is_lost or refused):
             if not self._is_signing() and not await self._attestors_connected():
-                if self._alone:
-                    break
-                self._alone = True
-                self.news.notify()
-                continue
+                break
             await self.news.wait(min(deadline_s - time.monotonic(), _LOOK_S))
             refused = self.setback.came.is_set() and await self.setback.counts()
         if refused:
+            self.outbox.forget()
             self.say(f"the last checkpoint of {self.slot} was refused; the slot goes on from its tip")
-        elif self.outbox.busy and not self.outbox.is_lost:  # why a claim was lost is said by who ends
-            self.say(
-                f"nobody attested the last checkpoint of {self.slot} in time (at most {wait_s:.0f} s); "
-                "unless somebody does later, the slot goes on from its tip"
-            )
+        elif self.outbox.busy:
+            await self._put_by(wait_s)
+
+    async def _keep_after(self, error: ParisError) -> None:
+        """Keeps for later what a leadership learned that ends with an error. A trainer that died at what it
+        began with is to begin with something older.
+        """
+        with suppress(ParisError):  # the first error is the one to show
+            if isinstance(error, TrainError):
+                self.outbox.forget_newest()
+            else:
+                await self.outbox.put_by()
+
+    async def _put_by(self, wait_s: float) -> None:
+        """Keeps what nobody attested for later."""
+        try:
+            await self.outbox.put_by()
+        except ParisError as error:
+            self.say(f"the last checkpoint of {self.slot} is lost: it could not be signed: {error}")
+            return
+        if self.outbox.is_lost:  # why a claim was lost is said by who ends
+            return
+        self.say(
+            f"nobody attested the last checkpoint of {self.slot} in time (at most {wait_s:.0f} s); "
+            "it is kept here, and goes out and is trained on from, unless the slot goes on without it"
+        )
 
     async def _attestors_connected(self) -> bool:
         try:

@@ -13,6 +13,7 @@ from typing import Literal
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, SwarmError
 from paris_p2p.family import ancestors
+from paris_p2p.node.own_card_file import forget_own_card, own_card, own_view
 from paris_p2p.node.publish import sign_again, sign_checkpoint, sign_going_back, tell_card
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.peer.crew_files import fetch_card
@@ -23,8 +24,11 @@ from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.rules.claims import epoch_to_publish
 from paris_p2p.rules.expert_set import stands_for
 from paris_p2p.rules.next_card import CardDecision, CardView, NewCheckpoint, Outgoing, next_card
+from paris_p2p.rules.own_card import goes_on_from
 from paris_p2p.rules.tips import Tip, tip_id
 from paris_p2p.training.messages import CheckpointReady, TrainJob
+
+_LOOK_S = 1.0  # at a card that is being signed, once no other is
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,19 @@ class Outbox:
         self._become(self.state.started_from(tip))
 
     async def start_from(self, tip: Tip | None) -> None:
-        """Fetches what a training begins with, and keeps it while it is in use."""
+        """Fetches what a training begins with, and keeps it while it is in use: this peer's own newest card,
+        where that follows the tip and nobody attested it yet, else the tip.
+        """
+        own = own_card(self.node, self.slot)
+        if own is not None and goes_on_from(own, own_view(self.node, own), time.time()):
+            self.node.hold(self._purpose, {own.card.record.resume.id})
+            self._beginning = None
+            self._become(self.state.started_from(tip).going_on(own))
+            self.say(
+                f"{self.slot} goes on from its own newest checkpoint, of step {own.card.record.steps:,}, "
+                "which nobody attested yet"
+            )
+            return
         if (start := self.starts_from(tip)) is not None:
             self.node.hold(self._purpose, {start.blob.id})
             await self.node.fetch([start.blob], start.what)
@@ -151,20 +167,32 @@ class Outbox:
         self._delete_waiting()
         self._become(self.state.dropped())
 
+    def forget(self) -> None:
+        """Drops all, also for the next start: what was made here leads nowhere."""
+        self.drop()
+        forget_own_card(self.node, self.slot)
+
+    def forget_newest(self) -> None:
+        """Drops the newest checkpoint, also for the next start; a card before it stays."""
+        own, newest = own_card(self.node, self.slot), self.state.newest
+        if own is not None and newest.blob == own.card.record.resume:
+            forget_own_card(self.node, self.slot)
+        self._delete_waiting()
+
     def begin_again(self) -> None:
         """Goes to the slot's beginning with a lower rate: there is no tip to go back to."""
-        self._delete_waiting()
+        self.forget()
         self._become(self.state.begun_again())
 
     def give_up(self, why: str) -> None:
         """Sees to it that nothing of this training, nor of what is made yet, goes out."""
         if not self.state.dropped_for:
-            self._delete_waiting()
+            self.forget()
             self._become(self.state.given_up(why))
 
     # What goes out
 
-    def decide(self, *, loading: bool, ending: bool, alone: bool = False) -> CardDecision:
+    def decide(self, *, loading: bool, ending: bool) -> CardDecision:
         """Returns what to do about the next card, as `next_card` says."""
         timing, board, tip = self.node.spec.timing, self.node.board, self.look()
         view = CardView(
@@ -181,7 +209,6 @@ class Outbox:
             lacks_key=self.node.keys.is_behind,
             loading=loading,
             ending=ending,
-            alone=alone,
         )
         return next_card(self.state, view, time.monotonic())
 
@@ -205,7 +232,7 @@ class Outbox:
         Returns False when nobody attested that in time: then training goes on from the tip as it is.
         """
         best = self.node.board.best(self.slot) or tip.card
-        self.drop()
+        self.forget()
         self._become(replace(self.state, going_back=True))
         try:
             refs = await fetch_card(self.node, best)
@@ -265,12 +292,15 @@ class Outbox:
                 await self._send(card)
 
     def _signed_again(self, again: Envelope[CardRecord] | None, epoch: int) -> Envelope[CardRecord] | None:
-        return again and sign_again(self.node, again.record.model_copy(update={"epoch": epoch}))
+        if again is None:
+            return None
+        return sign_again(self.node, again.record.model_copy(update={"epoch": epoch}), self.state.before)
 
     async def _signed(self, new: NewCheckpoint) -> Envelope[CardRecord]:
         """Signs a checkpoint, whose files move into the store for it, and stay there where it fails then."""
         try:
-            card = await sign_checkpoint(self.node, self.slot, self.claim.holding.epoch, new, self._moved)
+            epoch, before = self.claim.holding.epoch, self.state.before
+            card = await sign_checkpoint(self.node, self.slot, epoch, new, self._moved, before)
         finally:
             # What a new trainer would go on from stays on this disk, whatever becomes of the card.
             resume = self._moved.get(new.resume_path) if new.resume_path is not None else None
@@ -280,6 +310,24 @@ class Outbox:
         self.node.hold(self._purpose, {card.record.resume.id, *(ref.id for ref in card.record.rounds)})
         self._moved.clear()
         return card
+
+    async def put_by(self) -> None:
+        """Signs the checkpoint that waits and tells nobody: it goes out when the card before it was judged
+        (own_cards.py), and the next training here goes on from it. Raises as signing does.
+        """
+        while self.publishing.locked() and self.state.untold is None:  # what waited is being signed
+            await self.news.wait(_LOOK_S)
+        if self.publishing.locked():
+            return
+        async with self.publishing:
+            new, tip = self.state.waiting, self.look()
+            is_led_past = new is not None and new.round is not None and new.round.parent != tip_id(tip)
+            if new is None or is_led_past or self.state.dropped_for or not self.state.descends(tip):
+                return
+            card = await self._signed(new)
+            self._become(self.state.taken().signed(card))
+            self.node.keep_good(card.record)
+            self.node.keep(card)
 
     async def _claim_epoch(self, epoch: int) -> None:
         """Claims a higher epoch for the card where attestors are bound to other cards of this one, which

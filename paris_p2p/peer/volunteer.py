@@ -23,7 +23,6 @@ from paris_p2p.disk import explained, write_atomic
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MemoryLimitError, MissingKeyError, ParisError, RevokedError, SwarmError
 from paris_p2p.node.node_figures import tree_memory_bytes
-from paris_p2p.node.publish import tell_own_cards_again
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import Status, run_status
 from paris_p2p.peer.attest import Attestor
@@ -36,6 +35,7 @@ from paris_p2p.peer.crew_worker import CrewWorker
 from paris_p2p.peer.kept_changes import KeptChanges, SetAnswer
 from paris_p2p.peer.lead import Lead
 from paris_p2p.peer.notifier import Notifier
+from paris_p2p.peer.own_cards import OwnCards
 from paris_p2p.peer.process import Worker
 from paris_p2p.peer.room import MEMORY_SHARE, Room
 from paris_p2p.peer.seeding import announce, seed_tips
@@ -123,9 +123,6 @@ class Volunteer:
 
     async def run(self) -> None:
         """Lives until `leave`, or an error nobody can mend here; RevokedError once the owner revoked it."""
-        with suppress(SwarmError):
-            # nobody there to hear it: what is told is told again when training goes on
-            await tell_own_cards_again(self.node)
         beside = announce(self.node, self.role, self.say), seed_tips(self.node, self.role)
         watches = (
             watch_twin(self.node, self.role, self.say),
@@ -133,7 +130,7 @@ class Volunteer:
         )
         own = self.attestor.run(), self._refresh(), self._watch_memory(), self._balance(), self.uplink.watch()
         care = (self.care.watch(), self._carry_out_rests()) if self.role != "owner" else ()
-        works = *own, *beside, *watches, *care
+        works = OwnCards(self.node, self._leads, self.say).carry(), *own, *beside, *watches, *care
         background = [asyncio.create_task(work) for work in works]
         life = asyncio.create_task(self._live())
         leaving = asyncio.create_task(self._leaving.wait())
@@ -373,6 +370,9 @@ class Volunteer:
         choice = choose_move(self.claimer.crews(), self.node.peer_id, time.time(), crew, patience_s)
         if choice is not None:
             worker.stop(f"moving to {choice.slot}: {choice.why}")
+
+    def _leads(self, slot: str) -> bool:
+        return self.lead is not None and self.lead.slot == slot
 
     def _trainer(self) -> int | None:
         """Returns the process that trains, unless it is to stop."""

@@ -5,9 +5,8 @@
     the claim is about to run out, or a trainer is loading: wait
     a card that goes back is being told:                    wait
     the run has a new key, which is not here yet:           wait
-    this leadership ends, and nobody is there to attest:    publish the checkpoint that waits, in the place
-                                                            of a card that is out: it holds what that holds
-    a card was signed and nobody could be told of it:       tell it again
+    a card was signed and nobody could be told of it:       tell it again; sign it once more where its epoch
+                                                            is below that of the claim
     the slot is going back to its best card:                wait
     an earlier card of ours became the tip:                 publish what came after it; a round is
                                                             dropped, to be merged anew
@@ -32,6 +31,7 @@ from paris_p2p.envelope import Envelope
 from paris_p2p.records import BlobRef, CardRecord, RefusalRecord
 from paris_p2p.rules.claims import Decision, epoch_to_publish
 from paris_p2p.rules.holding import Holding
+from paris_p2p.rules.own_card import OwnCard
 from paris_p2p.rules.placement import attest_patience_s, card_cadence_s, checkpoint_interval_s
 from paris_p2p.rules.rates import lowered_after
 from paris_p2p.rules.refusals import words_of
@@ -104,6 +104,7 @@ class Outgoing:
     pending: Envelope[CardRecord] | None = None  # signed, and not yet the tip
     untold: Envelope[CardRecord] | None = None  # signed, and nobody could be told of it yet
     sent: tuple[Envelope[CardRecord], ...] = ()  # since the tip, the newest last
+    earlier: frozenset[str] = frozenset()  # cards before those, of the training that this one goes on from
     sent_at_s: float = -math.inf  # of the newest card
     upload_s: float = 0.0  # from a card to its attestation, as measured last
     going_back: bool = False  # nothing trains, and nothing but the card that goes back is sent
@@ -121,6 +122,11 @@ class Outgoing:
     def patience_s(self, checkpoint_s: float) -> float:
         """Returns the seconds after which a card without an attestation was refused, or nobody is there."""
         return attest_patience_s(checkpoint_interval_s(checkpoint_s, self.upload_s))
+
+    @property
+    def before(self) -> frozenset[str]:
+        """Returns the cards that the next one comes after, and that are no tips, as an OwnCard has them."""
+        return self.earlier | {card.id for card in self.sent}
 
     def descends(self, tip: Tip | None) -> bool:
         """Whether this training goes on from the tip; if not, nothing of it can be published any more."""
@@ -145,7 +151,14 @@ class Outgoing:
         if self.pending is None or tip_id(tip) != self.pending.id:
             return self
         upload_s = now_s - self.sent_at_s
-        return replace(self, pending=None, sent=(), upload_s=upload_s, attested=self.attested + 1)
+        return replace(
+            self,
+            pending=None,
+            sent=(),
+            earlier=frozenset(),
+            upload_s=upload_s,
+            attested=self.attested + 1,
+        )
 
     def started_from(self, tip: Tip | None) -> Outgoing:
         """Notes that this training goes on from the tip."""
@@ -158,6 +171,19 @@ class Outgoing:
             lowered=lowered_after(card.lowered),
             ancestors=frozenset({tip.card.id}),
             places=frozenset({(card.epoch, card.seq)}),
+        )
+
+    def going_on(self, own: OwnCard) -> Outgoing:
+        """Notes that this training goes on from the newest card of an earlier one, which is to be told; its
+        `started_from` was noted before.
+        """
+        card = own.card.record
+        return replace(
+            self.signed(own.card),
+            newest=ResumePoint(blob=card.resume, steps=card.steps, clips=card.clips, notices=card.notices),
+            lowered=card.lowered,
+            ancestors=self.ancestors | own.before | {own.card.id},
+            earlier=own.before,
         )
 
     def begun_again(self) -> Outgoing:
@@ -206,7 +232,7 @@ class Outgoing:
 
     def dropped(self) -> Outgoing:
         """Notes that nothing that was made goes out any more."""
-        return replace(self, waiting=None, pending=None, untold=None, sent=())
+        return replace(self, waiting=None, pending=None, untold=None, sent=(), earlier=frozenset())
 
     def given_up(self, why: str) -> Outgoing:
         """Notes that nothing of this training, nor of what it makes from now on, goes out any more."""
@@ -230,7 +256,6 @@ class CardView:
     lacks_key: bool = False  # that what goes out now has to be sealed under
     loading: bool = False  # a trainer is about to read the newest resume state, which publishing moves
     ending: bool = False  # this leadership is about to end, and does not wait for the cadence
-    alone: bool = False  # it has ended but for its last card, and nobody is there who could attest one
 
 
 @dataclass(frozen=True)
@@ -265,14 +290,13 @@ def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
         return CardDecision("wait", "a card is being told")
     if view.lacks_key:
         return CardDecision("wait", "the run's new key is not here yet; members are asked for it")
-    is_last = view.alone and state.waiting is not None
-    if state.untold is not None and not is_last:
-        return CardDecision("tell")
+    epoch = epoch_to_publish(view.holding.epoch, state.ancestors, view.tip, view.used, view.floor)
+    if state.untold is not None:
+        return _tell(state.untold, epoch)
     if state.going_back:
         return CardDecision("wait", "the slot goes back to its best checkpoint")
     if (why := _why_drop(state, view.tip)) is not None:
         return CardDecision("drop", why)
-    epoch = epoch_to_publish(view.holding.epoch, state.ancestors, view.tip, view.used, view.floor)
     if state.pending is not None and state.is_overtaken(view.tip):
         overtaken = f"an earlier checkpoint became {view.slot} seq {state.pending.record.seq}"
         action: CardAction = "publish again" if state.waiting is None else "publish"
@@ -280,9 +304,6 @@ def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
     if state.waiting is None:
         return CardDecision("wait", "no checkpoint waits")
     if state.pending is not None:
-        if is_last:
-            words = "its newest checkpoint takes that card's place, for the next start"
-            return CardDecision("publish", f"nobody is there to attest {view.slot}: {words}", epoch)
         patience_ends_s = state.sent_at_s + state.patience_s(view.checkpoint_s)
         if now_s < patience_ends_s:
             return CardDecision("wait", "a card waits for attestation", until_s=patience_ends_s)
@@ -293,13 +314,12 @@ def next_card(state: Outgoing, view: CardView, now_s: float) -> CardDecision:
     return CardDecision("publish", epoch=epoch)
 
 
-def tells_again(
-    card: CardRecord, tip: Tip | None, now_s: float, *, has_blobs: bool, counts: bool = True
-) -> bool:
-    """Whether a card that was signed before a restart is told once more (`now_s` is Unix time): its blobs are
-    here, it counts by the owner's word, and it may yet become the tip.
+def _tell(untold: Envelope[CardRecord], epoch: int) -> CardDecision:
+    """Has a card told that nobody was told of. One of an earlier leadership is signed under this one's epoch
+    first: the place of the old one may be used up, and the tip is to be of the claim that is held.
     """
-    return has_blobs and counts and card.parent == tip_id(tip) and card.expires_at > now_s
+    is_old = untold.record.epoch < epoch and not untold.record.rounds
+    return CardDecision("publish again", epoch=epoch) if is_old else CardDecision("tell")
 
 
 def _why_drop(state: Outgoing, tip: Tip | None) -> str | None:

@@ -14,10 +14,10 @@ from paris_p2p.crew_records import UpdateRecord
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import MissingBlobError, RecordError
 from paris_p2p.node.opened_rounds import MergedBlobs
-from paris_p2p.node.publish import tell_own_cards_again
 from paris_p2p.node.run_node import RunNode, opened
 from paris_p2p.node.update_copies import largest_update_bytes, updates_wanted
 from paris_p2p.peer.crew_files import read_rounds
+from paris_p2p.peer.own_cards import OwnCards
 from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.rules.update_sizes import expected_bytes
 from paris_p2p.store.blobs import BlobStore
@@ -183,7 +183,7 @@ async def test_a_card_counts_as_whole_after_a_restart_and_is_told_again_with_its
             await lead.fetch_update(update)
             await crew_card(lead, [update])
     async with opened(host_in(world, "lead", identity), world.run) as lead:
-        await tell_own_cards_again(lead)
+        await OwnCards(lead, lambda slot: False, print).look()
         (card,) = lead.board.pending(SLOT)
         assert lead.rounds.is_whole(card.record)
         assert lead.serves(update.record.blob.id)

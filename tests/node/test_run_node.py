@@ -18,8 +18,9 @@ from paris_p2p.identity import Identity
 from paris_p2p.kinds import SIGNED_LIFETIME_S, tips_key
 from paris_p2p.node import record_reading
 from paris_p2p.node.host import Host
-from paris_p2p.node.publish import sign_again, sign_checkpoint, tell_card, tell_own_cards_again
+from paris_p2p.node.publish import sign_again, sign_checkpoint, tell_card
 from paris_p2p.node.run_node import RunNode, opened
+from paris_p2p.peer.own_cards import OwnCards
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import AttestationRecord, BlobRef, CardRecord, ClaimRecord
 from paris_p2p.rules.next_card import NewCheckpoint
@@ -90,7 +91,7 @@ async def test_a_card_signed_before_a_kill_is_told_after_the_restart(tmp_path: P
     listener.swarm = world.network.join(other, listener)
     async with opened(host, world.run) as node, opened(listener, world.run) as heard:
         assert not heard.board.pending("expert-0")
-        await tell_own_cards_again(node)
+        await OwnCards(node, lambda slot: False, print).look()
         await heard.refresh()
         assert [card.signer for card in heard.board.pending("expert-0")] == [identity.peer_id]
         assert node.serves(heard.board.pending("expert-0")[0].record.resume.id)

@@ -369,6 +369,7 @@ async def test_training_never_continues_a_card_it_does_not_descend_from(
         slow.set()
         await world.until(lambda: bool(owner.node.board.pending("expert-0")))
         await peer.volunteer.pause()  # its last card is out, and nobody has attested it yet
+        peer.node.ledger.delete(f"own-card/{SLOT}")  # as damaged: nobody knows here what it descends from
         await peer.volunteer.resume()  # so it goes on from the tip before that card
         await world.until(lambda: peer.volunteer.lead is not None and peer.volunteer.lead.training.steps > 0)
         go_on.set()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -28,8 +28,8 @@ from paris_p2p.rules.next_card import (
     Outgoing,
     ResumePoint,
     next_card,
-    tells_again,
 )
+from paris_p2p.rules.own_card import OwnCard
 from paris_p2p.rules.rates import RESTS
 from paris_p2p.rules.refusals import words_of
 from paris_p2p.rules.tips import Tip, tip_id
@@ -108,17 +108,23 @@ def test_after_an_attestation_the_next_card_goes_out_a_cadence_after_the_last_on
     assert next_card(state, view(at, ending=True), 100.0).action == "publish"
 
 
-def test_a_lead_that_ends_alone_puts_its_newest_checkpoint_in_the_place_of_an_unattested_card() -> None:
-    state = out(FIRST)
-    assert next_card(state, view(ending=True), 1.0).action == "wait"  # somebody may be at the first one
-    last = next_card(state, view(ending=True, alone=True), 1.0)
-    assert (last.action, last.epoch) == ("publish", 1)
-    untold = replace(begun().signed(FIRST), sent_at_s=0.0)  # nobody heard of it at all
-    assert next_card(untold, view(alone=True), 1.0).action == "tell"
-    assert next_card(untold.made(checkpoint(20)), view(alone=True), 1.0).action == "publish"
-    assert next_card(replace(state, waiting=None), view(alone=True), 1.0).action == "wait"
-    assert next_card(state, view(alone=True, claim=LOST), 1.0).action == "yield"
-    assert next_card(state, view(alone=True, lacks_key=True), 1.0).action == "wait"
+def test_a_leadership_goes_on_from_an_own_card_that_nobody_attested_and_tells_it_under_its_epoch() -> None:
+    other, at = card(B), tip(FIRST)
+    own = OwnCard(SECOND, frozenset({other.id}))
+    state = begun(at).going_on(own)
+    record = SECOND.record
+    assert state.newest == ResumePoint(blob=record.resume, steps=record.steps, clips=record.clips)
+    assert state.busy
+    assert [card.id for card in state.after(at)] == [SECOND.id]  # it is refused, or attested, as any other
+    assert state.descends(at)
+    assert state.descends(tip(SECOND))
+    assert state.descends(tip(other))
+    assert next_card(state, view(at), 0.0).action == "tell"
+    above = view(at, holding=replace(HOLDING, epoch=2))
+    assert next_card(state, above, 0.0) == CardDecision("publish again", epoch=2)
+    assert state.before == {SECOND.id, other.id}
+    assert state.seen(tip(SECOND), 1.0).before == frozenset()
+    assert next_card(state.told(SECOND), view(tip(other)), 0.0).action == "publish again"
 
 
 def test_a_checkpoint_that_could_not_be_signed_waits_again_unless_its_training_went_past_it() -> None:
@@ -222,21 +228,6 @@ def test_a_training_takes_its_rate_from_the_tip_and_begins_again_at_a_lower_one(
     assert (again.lowered, again.newest, again.busy) == (1, ResumePoint(), False)
     assert again.descends(None)
     assert not again.descends(tip(FIRST))
-
-
-def test_a_card_that_the_owner_took_back_is_not_told_again_after_a_restart() -> None:
-    assert tells_again(SECOND.record, tip(FIRST), NOW, has_blobs=True)
-    assert not tells_again(SECOND.record, tip(FIRST), NOW, has_blobs=True, counts=False)
-
-
-@given(st.booleans(), st.booleans(), st.booleans())
-def test_after_a_restart_exactly_a_card_that_may_yet_become_the_tip_is_told_again(
-    has_blobs: bool, follows: bool, lives: bool
-) -> None:
-    at = tip(FIRST if follows else SECOND)
-    now_s = SECOND.record.expires_at + (-1 if lives else 1)
-    told = tells_again(SECOND.record, at, now_s, has_blobs=has_blobs)
-    assert told == (has_blobs and follows and lives)
 
 
 def refusal(of: Envelope[CardRecord], reason: str) -> Envelope[RefusalRecord]:

@@ -57,6 +57,7 @@ class BootstrapNode:
         self.runs: dict[str, RunNode] = {}
         self.heard = HeardRuns()
         self.places: dict[str, RunPlace] = {}  # by run id, also of runs that are just being opened
+        self._ended_s: dict[str, float] = {}  # by run id: when its end was heard (monotonic)
         self._joining: dict[str, asyncio.Task[None]] = {}  # by run id
         self._mirrors: dict[str, asyncio.Task[None]] = {}  # by run id
         self._leaving: set[str] = set()  # run ids, until their folders are gone
@@ -68,7 +69,7 @@ class BootstrapNode:
         """Takes note of a record that this DHT node accepted: its signer takes part in its run."""
         run, signer = envelope.record.run, envelope.signer
         if run in self.places:
-            self.places[run] = replace(self.places[run], heard_s=time.time())
+            self.places[run] = replace(self.places[run], heard_s=time.monotonic())
             return
         is_own = signer == self.host.identity.peer_id
         if is_own or run in self._joining or run in self._leaving or not self._may_hold(run):
@@ -86,11 +87,11 @@ class BootstrapNode:
                     if task.done():
                         task.result()  # a twin of this node: it stops
                 await self._join_heard()
-                for run_id in idle(self.places.values(), time.time()):
+                for run_id in idle(self.places.values(), time.monotonic()):
                     await self._leave_idle(run_id)
                 await asyncio.sleep(_PAUSE_S)
                 try:
-                    async with asyncio.timeout(idle_in_s(self.places.values(), time.time())):
+                    async with asyncio.timeout(idle_in_s(self.places.values(), time.monotonic())):
                         await self._news.wait()
                 except TimeoutError:
                     pass
@@ -165,7 +166,18 @@ class BootstrapNode:
         return {peer.peer_id: network_of(next(iter(peer.addresses), "")) for peer in peers}
 
     def _place(self, run_id: str, owner: str, peer: str, network: str) -> RunPlace:
-        return RunPlace(run_id, owner, "" if run_id in self.only else peer, network, time.time())
+        return RunPlace(run_id, owner, "" if run_id in self.only else peer, network, time.monotonic())
+
+    def _forgotten_from_s(self, run_id: str, ended_s: float | None) -> float:
+        """Returns when a run is forgotten (monotonic) whose end was heard at a Unix time, perhaps before a
+        restart: that is read once, and counted on by the monotonic clock. Where the clock was set back since,
+        nothing of the time before counts.
+        """
+        if ended_s is None:
+            self._ended_s.pop(run_id, None)
+            return math.inf
+        passed_s = max(0.0, time.time() - ended_s)
+        return self._ended_s.setdefault(run_id, time.monotonic() - passed_s) + self.forget_ended_s
 
     async def _join(self, run_id: str, peer: str) -> None:
         try:
@@ -228,7 +240,7 @@ class BootstrapNode:
         def known(tips: int, ended_s: float | None) -> None:
             if (place := self.places.get(run.id)) is None:  # it waits to be left
                 return
-            forgotten_from_s = math.inf if ended_s is None else ended_s + self.forget_ended_s
+            forgotten_from_s = self._forgotten_from_s(run.id, ended_s)
             if forgotten_from_s != place.forgotten_from_s:
                 self._news.set()
             self.places[run.id] = replace(place, tips=tips, forgotten_from_s=forgotten_from_s)
@@ -239,7 +251,7 @@ class BootstrapNode:
 
     async def _leave_idle(self, run_id: str) -> None:
         """Leaves a run whose time here is over, for good where its owner ended it."""
-        if not self.places[run_id].is_over(time.time()):
+        if not self.places[run_id].is_over(time.monotonic()):
             await self._leave(run_id, "nothing was heard of it for long")
             return
         self.forgotten.add(run_id)
@@ -249,6 +261,7 @@ class BootstrapNode:
         """Mirrors a run no longer: its place, its records' room and its blobs' disk are free for others."""
         self._leaving.add(run_id)
         self.places.pop(run_id, None)
+        self._ended_s.pop(run_id, None)
         node, stack = self.runs.pop(run_id, None), self._opened.pop(run_id, None)
         try:
             if (mirror := self._mirrors.pop(run_id, None)) is not None:

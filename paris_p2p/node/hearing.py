@@ -82,7 +82,8 @@ class Hearing:
         if len(slot.spells) > _MAX_SPELLS:
             del slot.spells[min(slot.spells, key=lambda one: slot.spells[one].until_s)]
         slot.slot = hear_slot(slot.slot, slot.spells, now_s)
-        if now_s - slot.saved_at_s >= _SAVE_EVERY_S and slot.slot.held_s(now_s) > 0:
+        is_saved_lately = 0 <= now_s - slot.saved_at_s < _SAVE_EVERY_S  # unless the clock was set back
+        if not is_saved_lately and slot.slot.held_s(now_s) > 0:
             self._save(name, now_s)
 
     def note_tip(self, name: str, maker: str, pace_s: float | None, now_s: float) -> None:

@@ -17,6 +17,7 @@ from paris_p2p.errors import MissingBlobError, MissingKeyError, ParisError, Reco
 from paris_p2p.kinds import members_key
 from paris_p2p.node.node_seam import NodeSeam
 from paris_p2p.owner_records import CertificateRecord, MemberRecord
+from paris_p2p.rules.heard import CLOCK_SLACK_S
 from paris_p2p.store.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,9 @@ class Membership:
             return None
         left_s = self.own.record.expires_at - time.time() if self.own is not None else 0.0
         is_same = self.own is not None and self.own.record.certificate == certificate.data
-        if not is_same or left_s < MEMBER_LIFETIME_S / 2:
+        # a clock that was set back since made it one from the future
+        is_young = MEMBER_LIFETIME_S / 2 <= left_s <= MEMBER_LIFETIME_S + CLOCK_SLACK_S
+        if not (is_same and is_young):
             name = (self.ledger.get(NAME) or b"").decode(errors="replace")[:64]
             header = self.node.header("member", "", MEMBER_LIFETIME_S)
             try:

@@ -32,6 +32,7 @@ from paris_p2p.node.owners_word import OwnersWord
 from paris_p2p.node.record_reading import GOSSIPED, Reading
 from paris_p2p.node.run_keys import RunKeys
 from paris_p2p.node.run_swarm import PlainRunSwarm, RunSwarm, SealedRunSwarm
+from paris_p2p.node.tip_ages import TipAges
 from paris_p2p.node.twin_watch import OwnSignatures
 from paris_p2p.owner_records import MemberRecord, NoticeRecord
 from paris_p2p.records import HolderRecord, PeerRecord, Signed
@@ -71,6 +72,7 @@ class RunRecords:
         self._effective = EffectiveFiles(host.settings.data_dir / "runs" / run.id / "work" / "spec")
         self.roles: dict[str, str] = {}  # of the peers that said they are here
         self.versions: dict[str, int] = {}  # their programs', 0 of those that told none (rules/versions.py)
+        self.tip_ages = TipAges()
         self.own = OwnSignatures(self.peer_id, self.ledger, time.time())
         self.refused: Counter[str] = Reasons()  # reason -> records and cards
         self.board.refused = self.word.refused = self.refused

@@ -127,7 +127,7 @@ def slot_status(node: RunNode, slot: str, now_s: float) -> SlotStatus:
             "tip": tip.card.id,
             "tip_epoch": card.epoch,
             "tip_seq": card.seq,
-            "tip_age_s": max(0.0, now_s - card.issued_at),
+            "tip_age_s": node.tip_ages.age_s(slot, tip, now_s, time.monotonic()),
             "clips": card.clips,
             "steps": card.steps,
             **_losses(tip),

@@ -21,6 +21,7 @@ class OwnSignatures:
 
     def __init__(self, me: str, ledger: Ledger, started_s: float):
         self.me, self.started_s = me, started_s
+        self._began_s = time.monotonic()  # a clock that is set makes an old node no young one
         self.twin: Twin | None = None
         self._before_ms = {key: _mark(data) for key, data in ledger.items("seq/")}
         self._noticed = asyncio.Event()
@@ -56,7 +57,7 @@ class OwnSignatures:
 
     def check(self) -> None:
         """Raises TwinError when this node is the one to stop."""
-        if self.twin is None or not must_stop(self.twin, self.started_s, time.time()):
+        if self.twin is None or not must_stop(self.twin, time.monotonic() - self._began_s):
             return
         at = time.strftime("%H:%M:%S", time.localtime(self.twin.issued_s))
         raise TwinError(

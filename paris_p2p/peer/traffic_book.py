@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from datetime import date, tzinfo
 from pathlib import Path
 
 from paris_p2p.disk import write_atomic
-from paris_p2p.rules.traffic import Traffic, days_set
+from paris_p2p.rules.traffic import BookClock, Traffic, clock_set, day_at
 from paris_p2p.rules.wake import Clocks
 
 log = logging.getLogger(__name__)
 TRAFFIC_FILE = "traffic.json"
 _VERSION = 1
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_THIS_PROCESS = "this process"  # where nothing names a start of the machine
 _MAX_FILE_BYTES = 1 << 16
 _WRITE_EVERY_S = 30.0
 _WRITE_EVERY_BYTES = 64_000_000
@@ -31,14 +33,18 @@ class TrafficBook:
 
     def follow(self, clocks: Clocks, zone: tzinfo) -> None:
         """Moves what was counted to the days that the clock shows now, where it was set since the last look,
-        or since the book was written under the same start of the machine: a clock that is set forward opens
-        no budget, and none that is set back fills or forgets one.
+        or since the book was written: a clock that is set forward opens no budget, and none that is set back
+        fills or forgets one (rules/traffic.py).
         """
-        before, self._clocks = self._clocks, clocks
-        by_days = days_set(before, clocks, zone) if before is not None else 0
-        if by_days:
-            log.warning("the clock was set by %d days; what was sent and fetched moves with it", by_days)
-            self.traffic = self.traffic.redated(by_days)
+        boot = boot_id() or _THIS_PROCESS
+        if self._clocks is None:
+            self._clocks = BookClock(boot, clocks)
+            return
+        self._clocks, was_set = clock_set(self._clocks, boot, clocks)
+        days = [day_at(moment_s, zone) for moment_s in was_set or ()]
+        if days and days[0] != days[1]:
+            log.warning("the clock was set from %s to %s; what was sent and fetched moves with it", *days)
+            self.traffic = self.traffic.redated(*days)
             self._unwritten_bytes += 1
 
     def count(self, today: date, uploaded_bytes: int, downloaded_bytes: int, now_s: float) -> None:
@@ -59,7 +65,9 @@ class TrafficBook:
         days = {day.isoformat(): list(count) for day, count in self.traffic.days.items()}
         kept: dict[str, object] = {"version": _VERSION, "days": days}
         if self._clocks is not None:
-            kept["clocks"] = [boot_id(), self._clocks.boot_s, self._clocks.wall_s]
+            clocks = self._clocks.clocks
+            kept["clocks"] = [boot_id(), clocks.boot_s, clocks.wall_s]
+            kept["behind"] = [self._clocks.behind_s, self._clocks.behind_since_s]
         try:
             write_atomic(self.path, json.dumps(kept), durable=False)
             self._unwritten_bytes = 0
@@ -75,9 +83,9 @@ def boot_id() -> str:
         return ""
 
 
-def _read(path: Path) -> tuple[Traffic, Clocks | None]:
-    """Returns what was counted before, and the clocks when it was written, if the machine did not start
-    since; nothing where the file is absent or damaged, which is said.
+def _read(path: Path) -> tuple[Traffic, BookClock | None]:
+    """Returns what was counted before, and the clocks when it was written; nothing where the file is absent
+    or damaged, which is said.
     """
     try:
         with path.open("rb") as file:
@@ -91,13 +99,18 @@ def _read(path: Path) -> tuple[Traffic, Clocks | None]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s cannot be read (%s); budgets begin anew", path, error)
         return Traffic(), None
-    return Traffic(counts), _clocks_in(kept.get("clocks"))
+    return Traffic(counts), _clocks_in(kept.get("clocks"), kept.get("behind"))
 
 
-def _clocks_in(kept: object) -> Clocks | None:
-    if not isinstance(kept, list) or len(kept) != 3 or not kept[0] or kept[0] != boot_id():
+def _clocks_in(kept: object, behind: object) -> BookClock | None:
+    """Returns the clocks as they were written; an older version wrote nothing of `behind`."""
+    if not isinstance(kept, list) or len(kept) != 3 or not isinstance(kept[0], str):
         return None
     try:
-        return Clocks(float(kept[1]), float(kept[2]))
+        clocks = Clocks(float(kept[1]), float(kept[2]))
+        behind_s, since_s = map(float, behind) if isinstance(behind, list) else (0.0, 0.0)
     except (TypeError, ValueError):
         return None
+    if not all(map(math.isfinite, (clocks.boot_s, clocks.wall_s, behind_s, since_s))):
+        return None
+    return BookClock(kept[0], clocks, max(0.0, behind_s), since_s)

@@ -2,7 +2,8 @@
 
 Keys are free, for owners and for peers, network addresses are not. So no owner, no peer and no address has
 more than its quota, and when all places are taken, the one that has most gives a place to one that has none.
-A run that its owner ended loses its place after a time that the operator says.
+A run that its owner ended loses its place after a time that the operator says. Times are monotonic: a clock
+that is set frees no place, and keeps none.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ class RunPlace:
     owner: str
     peer: str  # that gave the RunSpec; "" for a run the operator named, which keeps its place
     network: str
-    heard_s: float  # Unix time; when a record of the run last came
+    heard_s: float  # monotonic: when a record of the run last came
     tips: int = 0  # slots with an attested checkpoint
-    forgotten_from_s: float = math.inf  # since its owner ended it, whatever is heard of it
+    forgotten_from_s: float = math.inf  # monotonic; since its owner ended it, whatever is heard of it
 
     @property
     def idle_from_s(self) -> float:

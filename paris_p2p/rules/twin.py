@@ -27,6 +27,8 @@ def is_foreign(issued_s: float, started_s: float, last_before_start_ms: int) -> 
     return issued_s > started_s and int(issued_s * 1000) > last_before_start_ms
 
 
-def must_stop(twin: Twin, started_s: float, now_s: float) -> bool:
-    """Returns the younger node stops at once; an older one when the other goes on signing after the grace."""
-    return now_s - started_s < _YOUNG_S or twin.issued_s > twin.first_noticed_s + _GRACE_S
+def must_stop(twin: Twin, age_s: float) -> bool:
+    """Tells whether a node that runs for `age_s` stops: the younger one at once, an older one when the other
+    goes on signing after the grace.
+    """
+    return age_s < _YOUNG_S or twin.issued_s > twin.first_noticed_s + _GRACE_S

@@ -352,9 +352,32 @@ async def test_a_run_that_nobody_spoke_of_for_long_is_left(
         async with node_of(world, monkeypatch) as bootstrap:
             bootstrap.notice(stray(junk.id, stranger))
             await world.until(lambda: junk.id in bootstrap.runs)
-            bootstrap.places[junk.id] = replace(bootstrap.places[junk.id], heard_s=1.0)
+            bootstrap.places[junk.id] = replace(bootstrap.places[junk.id], heard_s=-1e9)
             bootstrap._news.set()
             await world.until(lambda: junk.id not in bootstrap.runs)
+
+
+@pytest.mark.parametrize("set_s", [-30 * 86400.0, 30 * 86400.0])
+async def test_a_clock_that_is_set_frees_no_place_of_a_run_and_keeps_none(
+    tmp_path: Path, set_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path) as world:
+        source, stranger = JunkRuns(world.run.record), Identity.generate()
+        quiet, spoken_of = source.add("quiet"), source.add("spoken of")
+        world.network.join(stranger, source)
+        async with node_of(world, monkeypatch) as bootstrap:
+            for run in (quiet, spoken_of):
+                bootstrap.notice(stray(run.id, stranger))
+            await world.until(lambda: {quiet.id, spoken_of.id} <= bootstrap.runs.keys())
+            clocks = SimpleNamespace(time=lambda: time.time() + set_s, monotonic=time.monotonic)
+            monkeypatch.setattr("paris_p2p.bootstrap.serve.time", clocks)
+            for run_id, ago_s in ((quiet.id, 3 * 86400.0), (spoken_of.id, 0.0)):
+                place = bootstrap.places[run_id]
+                bootstrap.places[run_id] = replace(place, heard_s=place.heard_s - ago_s)
+            bootstrap._news.set()
+            await world.until(lambda: quiet.id not in bootstrap.runs)
+            assert spoken_of.id in bootstrap.runs
+            assert spoken_of.id in bootstrap.places
 
 
 async def test_a_run_that_is_spoken_of_while_it_is_left_is_not_joined_before_its_folder_is_gone(
@@ -519,7 +542,9 @@ async def test_a_run_that_its_owner_ended_is_forgotten_when_the_operator_said_an
             await world.say(End(reason="it is good"))
             await world.until(lambda: bootstrap.places[world.run.id].forgotten_from_s < math.inf)
             forgotten_s = bootstrap.places[world.run.id].forgotten_from_s
-            assert abs(forgotten_s - FORGET_ENDED_S - time.time()) < 600  # counted from when it was heard
+            assert (
+                abs(forgotten_s - FORGET_ENDED_S - time.monotonic()) < 600
+            )  # counted from when it was heard
             bootstrap.forget_ended_s = 0.0
             bootstrap.runs[world.run.id].disk_news.set()
             folder = bootstrap.host.settings.data_dir / "runs" / world.run.id

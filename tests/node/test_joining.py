@@ -372,6 +372,23 @@ async def test_a_forwarded_certificate_admits_nobody(tmp_path: Path) -> None:
         assert not owner.state.is_member(thief.identity.peer_id)
 
 
+async def test_a_clock_that_was_set_back_leaves_no_member_with_a_record_from_the_future(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others would refuse it, and believe the old one no longer than a day."""
+    async with MembersWorld(tmp_path) as world:
+        await world.owners_node()
+        member = await world.join(world.host("a"), world.token())
+        shown, now_s = member.membership.record(), time.time()
+        assert shown is not None
+        assert member.membership.record() == shown
+        monkeypatch.setattr("paris_p2p.node.membership.time.time", lambda: now_s - 6 * 3600.0)
+        again = member.membership.record()
+        assert again is not None
+        assert again.record.issued_at == now_s - 6 * 3600.0
+        assert again.record.seq > shown.record.seq
+
+
 async def test_members_learn_of_one_another_by_hello_and_over_a_restart(tmp_path: Path) -> None:
     async with MembersWorld(tmp_path) as world:
         owner = await world.owners_node()

@@ -53,8 +53,56 @@ def test_a_clock_that_is_set_between_two_starts_opens_none_either(
     assert used(later, day_at(ahead_s, UTC)) == 0
 
 
+def started(book_dir: Path, monkeypatch: pytest.MonkeyPatch, boot: str, wall_s: float, more: int) -> int:
+    """A peer's life in one start of the machine, in which it sends `more`; what the month says then."""
+    monkeypatch.setattr(traffic_book, "boot_id", lambda: boot)
+    book, today = TrafficBook(book_dir), day_at(wall_s, UTC)
+    book.follow(Clocks(10.0, wall_s), UTC)
+    book.count(today, more, 0, 0.0)
+    book.follow(Clocks(13.0, wall_s + 3.0), UTC)
+    book.write()
+    return used(book, today)
+
+
+def test_a_clock_that_lost_its_battery_over_a_start_of_the_machine_gives_no_second_month(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert started(tmp_path, monkeypatch, "1", NOON_S, 900) == 900
+    assert started(tmp_path, monkeypatch, "2", 1_577_836_800.0, 7) == 907  # 2020-01-01
+    assert started(tmp_path, monkeypatch, "3", 1_577_836_900.0, 1) == 908
+    assert started(tmp_path, monkeypatch, "4", NOON_S + 86400.0, 1) == 909  # mended
+    assert started(tmp_path, monkeypatch, "5", NOON_S + MONTH_S, 2) == 2  # a month passed
+    assert started(tmp_path, monkeypatch, "6", NOON_S + 2 * MONTH_S, 0) == 0
+
+
+def test_a_clock_that_lost_its_battery_is_mended_while_the_peer_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert started(tmp_path, monkeypatch, "1", NOON_S, 900) == 900
+    monkeypatch.setattr(traffic_book, "boot_id", lambda: "2")
+    book = TrafficBook(tmp_path)
+    book.follow(Clocks(10.0, 1_577_836_800.0), UTC)
+    assert used(book, date(2020, 1, 1)) == 900
+    book.follow(Clocks(13.0, NOON_S + 86400.0), UTC)
+    assert used(book, day_at(NOON_S + 86400.0, UTC)) == 900
+    assert used(book, date(2026, 12, 1)) == 0
+
+
+def test_a_clock_that_was_ten_years_ahead_over_a_start_locks_nothing_and_forgets_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert started(tmp_path, monkeypatch, "1", NOON_S, 900) == 900
+    assert started(tmp_path, monkeypatch, "2", NOON_S + 10 * 365 * 86400.0, 50) == 50
+    assert started(tmp_path, monkeypatch, "3", NOON_S + 86400.0, 1) == 951  # mended: all of it counts
+    assert started(tmp_path, monkeypatch, "4", NOON_S + MONTH_S, 3) == 3
+
+
 def test_a_file_of_an_older_version_is_read(tmp_path: Path) -> None:
     (tmp_path / "traffic.json").write_text('{"version": 1, "days": {"2026-11-15": [7, 8]}}')
     assert used(TrafficBook(tmp_path), date(2026, 11, 15)) == 7
     (tmp_path / "traffic.json").write_text('{"days": {"2026-11-15": [7, 8]}, "clocks": ["x", null, []]}')
+    assert used(TrafficBook(tmp_path), date(2026, 11, 15)) == 7
+    (tmp_path / "traffic.json").write_text(
+        '{"days": {"2026-11-15": [7, 8]}, "clocks": ["x", 1, 2], "behind": [NaN, 1]}'
+    )
     assert used(TrafficBook(tmp_path), date(2026, 11, 15)) == 7

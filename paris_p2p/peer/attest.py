@@ -86,21 +86,23 @@ class Attestor:
     async def run(self) -> None:
         """Attests what may be attested, also in slots that the run gets later, until it is cancelled."""
         watches: dict[str, asyncio.Task[None]] = {}  # a silent maker holds up its own slot only
+        telling = asyncio.create_task(self.voter.keep_telling())
+        telling.add_done_callback(lambda _: self._word.set())
         try:
-            while not any(task.done() for task in watches.values()):
+            while not any(task.done() for task in (telling, *watches.values())):
                 self._word.clear()
                 for slot in self.node.spec.slots:
                     if slot not in watches:
                         watches[slot] = asyncio.create_task(self._watch(slot))
                         watches[slot].add_done_callback(lambda _: self._word.set())
                 await self._word.wait()
-            for task in watches.values():
+            for task in (telling, *watches.values()):
                 if task.done():
                     task.result()  # it ended, so it raised
         finally:
-            for task in watches.values():
+            for task in (telling, *watches.values()):
                 task.cancel()
-            await asyncio.gather(*watches.values(), return_exceptions=True)
+            await asyncio.gather(telling, *watches.values(), return_exceptions=True)
             await self.checker.close()
 
     async def _watch(self, slot: str) -> None:

@@ -1,19 +1,23 @@
-"""An attestor signs: into the ledger first (votes.py), then to the swarm, and again after a restart."""
+"""An attestor signs: into the ledger first (votes.py), then to the swarm; again soon where nobody could be
+told, and after a restart.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import SwarmError
 from paris_p2p.node.run_node import RunNode
-from paris_p2p.peer.votes import Votes
+from paris_p2p.peer.votes import Vote, Votes
 from paris_p2p.records import AttestationRecord, CardRecord
 from paris_p2p.rules.next_check import may_sign
 from paris_p2p.rules.rest import goes_back, words_after
-from paris_p2p.rules.tips import Tip
+from paris_p2p.rules.tips import Tip, tip_id
 from paris_p2p.training.messages import GateResult
+
+_TELL_AGAIN_S = 30.0  # after others could not be told
 
 
 class Voter:
@@ -23,6 +27,8 @@ class Voter:
         self.node, self.say = node, say
         self.votes = Votes(node.ledger, node.swarm.open)
         self.attested = 0
+        self._untold: dict[str, Vote] = {}  # slot -> what nobody could be told of yet
+        self._signed_again: set[str] = set()  # cards that are told with the signature: of before a restart
 
     async def sign(self, card: Envelope[CardRecord], result: GateResult, tip: Tip | None) -> None:
         """Attests a card that was measured after `tip`."""
@@ -53,9 +59,8 @@ class Voter:
             return None
         node.keep(card)
         if node.rounds.is_whole(card.record):
-            with suppress(SwarmError):  # nobody there: a peer that asks this one hears it
-                await self._vote(card, attestation)
-                await node.tell(card)
+            self._signed_again.add(card.id)
+            await self._vote(card, attestation)
         return card  # without its blobs, it is a card that waits: to be fetched and checked again
 
     def _attestation(
@@ -76,10 +81,39 @@ class Voter:
         )
         return self.node.sign(attestation)
 
+    async def keep_telling(self) -> None:
+        """Tells again what nobody could be told of, while it may matter, until cancelled: a place that an
+        attestor is bound to has nothing else to hope for.
+        """
+        while True:
+            await asyncio.sleep(_TELL_AGAIN_S)
+            for slot, (card, attestation) in list(self._untold.items()):
+                tip = tip_id(self.node.board.tip(slot))
+                if tip in (card.id, card.record.parent) and self.node.state.attests(attestation, card):
+                    await self._tell(card, attestation)
+                else:
+                    del self._untold[slot]
+
     async def _vote(self, card: Envelope[CardRecord], attestation: Envelope[AttestationRecord]) -> None:
-        node = self.node
         self.votes.put(card, attestation)
-        node.keep_good(card.record)
-        node.keep(attestation)
-        await node.tell(attestation)
-        await node.announce_holding(card.id)
+        self.node.keep_good(card.record)
+        self.node.keep(attestation)
+        await self._tell(card, attestation)
+
+    async def _tell(self, card: Envelope[CardRecord], attestation: Envelope[AttestationRecord]) -> None:
+        node, slot = self.node, card.record.slot
+        try:
+            await node.tell(attestation)
+            await node.announce_holding(card.id)
+            if card.id in self._signed_again:
+                await node.tell(card)
+        except SwarmError as error:  # a peer that asks this one hears it meanwhile
+            if slot not in self._untold:
+                self.say(
+                    f"could not tell what was attested of {slot}: {error}; "
+                    f"trying again every {_TELL_AGAIN_S:.0f} s"
+                )
+            self._untold[slot] = card, attestation
+        else:
+            self._untold.pop(slot, None)
+            self._signed_again.discard(card.id)

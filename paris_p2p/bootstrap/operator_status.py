@@ -134,6 +134,7 @@ def operator_lines(status: OperatorStatus) -> list[str]:
             f"  {run.run[:16]}… {shown(run.name, FIELD_LETTERS)}: {run.tips} slots with a tip{state}"
             + (" (named by you)" if run.named else "")
         )
+    lines += [status.network_trouble] if status.network_trouble else []
     if status.refused_by_network:
         count = sum(status.refused_by_network.values())
         lines.append(f"refused {count} records and requests of others")

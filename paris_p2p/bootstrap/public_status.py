@@ -34,6 +34,7 @@ def public_status(status: OperatorStatus) -> PublicStatus:
         runs=status.runs,
         peer_count=len(status.peers),
         peers=(),
+        network_trouble=status.network_trouble,
         uploaded_bytes=status.uploaded_bytes,
         downloaded_bytes=status.downloaded_bytes,
         upload_bytes_per_s=status.upload_bytes_per_s,

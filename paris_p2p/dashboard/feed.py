@@ -101,17 +101,22 @@ class Feed:
             status = await self._status()
             extras = await self._extras() if self._extras and self._watchers else {}
         except ParisError as error:  # p2pd is being restarted, or the node is on its way out
-            self.newest = {**self.newest, "trouble": str(error) if self._told is _whole else _TROUBLE}
+            self.newest = {**self.newest, "trouble": self._shown(str(error))}
         except Exception:  # one look that fails must not be the last
             log.exception("the page could not look at this node")
             self.newest = {**self.newest, "trouble": _TROUBLE}
         else:
             self.points = with_point(self.points, point_of(status, time.time()))
-            self.newest = {**self._kept(), "status": self._told(status), **extras, "trouble": ""}
+            self.newest = {**self._kept(), "status": self._told(status), **extras}
+            self.newest["trouble"] = self._shown(status.network_trouble)
         # a loss that is no number would be no JSON for a browser
         self._text = to_json(self.newest, inf_nan_mode="null").decode()
         for news in self._watchers:
             news.set()
+
+    def _shown(self, trouble: str) -> str:
+        """Returns a trouble as this page may say it."""
+        return trouble if not trouble or self._told is _whole else _TROUBLE
 
     def _kept(self) -> dict[str, Any]:
         return {name: value for name, value in self.newest.items() if name not in ("status", "trouble")}

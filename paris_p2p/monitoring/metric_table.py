@@ -49,6 +49,7 @@ METRICS: dict[str, MetricKind] = {
     "paris_event_loop_longest_stall_seconds": MetricKind("gauge", "By how much it came late at most."),
     "paris_trainer_restarts": MetricKind("counter", "Trainers of this node that died."),
     "paris_p2pd_restarts": MetricKind("counter", "Times that p2pd was started again."),
+    "paris_p2pd_answers": MetricKind("gauge", "0 while p2pd does not say who is connected."),
     "paris_p2pd_up": MetricKind("gauge", "1 if p2pd told its own metrics."),
     "paris_publish_seconds": MetricKind("summary", "From telling of an own checkpoint until it is the tip."),
     "paris_check_seconds": MetricKind("summary", "Checking another's checkpoint at the gate."),

@@ -117,3 +117,4 @@ def _add_machine(families: Families, status: NodeFigures) -> None:
     families.add("paris_event_loop_stalled_seconds", status.loop.stalled_s)
     families.add("paris_event_loop_longest_stall_seconds", status.loop.longest_s)
     families.add("paris_p2pd_restarts", status.daemon_restarts)
+    families.add("paris_p2pd_answers", not status.network_trouble)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict
 from types import MappingProxyType
@@ -14,6 +15,10 @@ from paris_p2p.disk import free_bytes
 from paris_p2p.node.host import Host
 from paris_p2p.node.loop_watch import LoopStalls
 from paris_p2p.rules.versions import version_words
+from paris_p2p.swarm.seam import PeerInfo, Swarm
+
+PEERS_LIMIT_S = 3.0  # for p2pd to say who is connected; it takes milliseconds
+NO_ANSWER = "p2pd does not answer; where it stays silent for two minutes, it is replaced"
 
 
 class PeerStatus(BaseModel):
@@ -45,6 +50,7 @@ class NodeFigures(BaseModel):
     disk_free_bytes: int = 0  # of the disk that they lie on
     memory_bytes: int = 0  # resident, this process and its children
     daemon_restarts: int = 0
+    network_trouble: str = ""  # while p2pd does not answer: then no peers are told
     loop: LoopStalls = LoopStalls()
 
 
@@ -57,6 +63,7 @@ async def node_figures(
     they run (rules/versions.py).
     """
     swarm, transfer = host.swarm, host.swarm.transfer
+    connected, trouble = await _connected(swarm)
     peers = tuple(
         PeerStatus(
             peer_id=peer.peer_id,
@@ -65,7 +72,7 @@ async def node_figures(
             version=version_words(told) if (told := versions.get(peer.peer_id, 0)) else "",
             **asdict(swarm.measured(peer.peer_id)),
         )
-        for peer in await swarm.peers()
+        for peer in connected
     )
     return {
         "peers": peers,
@@ -81,8 +88,20 @@ async def node_figures(
         "disk_free_bytes": free_bytes(host.store.root),
         "memory_bytes": tree_memory_bytes(),
         "daemon_restarts": swarm.daemon_restarts,
+        "network_trouble": trouble,
         "loop": host.loop_watch.stalls,
     }
+
+
+async def _connected(swarm: Swarm) -> tuple[list[PeerInfo], str]:
+    """Returns who is connected, and what the trouble is; what a node says must not wait for a p2pd that
+    hangs.
+    """
+    try:
+        async with asyncio.timeout(PEERS_LIMIT_S):
+            return await swarm.peers(), ""
+    except TimeoutError:
+        return [], NO_ANSWER
 
 
 def tree_memory_bytes() -> int:

@@ -93,6 +93,7 @@ def draw(status: Status) -> RenderableType:
         f"  {shown(status.why)}",
     )
     parts: list[RenderableType] = [head]
+    parts += [Text(status.network_trouble, style="yellow")] if status.network_trouble else []
     parts += [Text(shown(line), style="cyan") for line in status.governance.lines()]
     parts.append(_slots(status))
     parts += [Text(f"{slot.slot}: {slot.news}", style="yellow") for slot in status.slots if slot.news]

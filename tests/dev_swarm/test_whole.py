@@ -11,7 +11,7 @@ import pytest
 
 from paris_p2p.dev_swarm.warden import all_marked
 
-MINUTES = "0.9"
+MINUTES = "2"
 COMMAND = ("-m", "paris_p2p.cli.paris", "dev-swarm")
 BREAK = ("--kill-every", "12s", "--pause-every", "20s", "--cut-every", "25s", "--seed", "0")
 SPEED = "every slot's tip advances"  # within the minutes, which a busy machine may not manage

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 CONTROL, STREAMS = "control.sock", "streams.sock"
-_YOUNG_S = 60.0  # another node may just be starting its p2pd there
+_YOUNG_S, _EMPTY_S = 60.0, 3600.0  # before that, another node may just be starting its p2pd there
 
 
 def new_socket_folder() -> Path:
@@ -30,21 +30,25 @@ def clear_forgotten(base: Path, now_s: float) -> int:
 
 def _is_forgotten(folder: Path, now_s: float) -> bool:
     try:
-        status = folder.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            return False
-        if now_s - status.st_mtime < _YOUNG_S or not {CONTROL} <= set(os.listdir(folder)) <= {
-            CONTROL,
-            STREAMS,
-        }:
-            return False
-        with socket.socket(socket.AF_UNIX) as asked:
-            asked.setblocking(False)
-            asked.connect(str(folder / CONTROL))
-    except ConnectionRefusedError:  # a socket without a process
-        return True
+        status, names = folder.lstat(), set(os.listdir(folder))
     except OSError:
         return False
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        return False
+    is_old = now_s - status.st_mtime >= (_YOUNG_S if names else _EMPTY_S)
+    return is_old and names <= {CONTROL, STREAMS} and all(_is_deaf(folder / name) for name in names)
+
+
+def _is_deaf(path: Path) -> bool:
+    """Tells whether a socket has no process any more."""
+    with socket.socket(socket.AF_UNIX) as asked:
+        asked.setblocking(False)
+        try:
+            asked.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
     return False
 
 

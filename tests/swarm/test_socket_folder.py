@@ -31,10 +31,11 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_folder_of_a_killed_node_is_deleted(base: Path) -> None:
-    for one in made(base / "paris-abcd_123", CONTROL, STREAMS):
+    for one in made(base / "paris-abcd_123", CONTROL, STREAMS) + made(base / "paris-half0000", STREAMS):
         one.close()
+    made(base / "paris-empty000")
     assert clear_forgotten(base, time.time()) == 0  # its node may just be starting
-    assert clear_forgotten(base, time.time() + LATER_S) == 1
+    assert clear_forgotten(base, time.time() + LATER_S + 60) == 3
     assert list(base.iterdir()) == []
 
 
@@ -44,9 +45,12 @@ def test_what_lives_or_is_another_programs_stays(base: Path) -> None:
         base / "paris-dev-swarm-x", CONTROL
     ):
         one.close()
-    made(base / "paris-empty000")
+    (halted,) = made(base / "paris-restart0", STREAMS)  # its p2pd is being started again
+    made(base / "paris-restart1", CONTROL)[0].close()
+    (base / "paris-restart1" / CONTROL).rename(base / "paris-restart0" / CONTROL)
+    (base / "paris-restart1").rmdir()
     before = sorted(base.rglob("*"))
     assert clear_forgotten(base, time.time() + LATER_S) == 0
     assert sorted(base.rglob("*")) == before
-    for one in alive:
+    for one in [*alive, halted]:
         one.close()

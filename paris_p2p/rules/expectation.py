@@ -72,6 +72,15 @@ PLACES: Final = (
         "three-seeds-does-round-2-hold",
     ),
     MeasuredPlace(
+        "three clusters of clips that no network learned, all from one seed model, 0.93 M",
+        RunSize(images=False, experts=3, parameters=928_576, clips=12_876, passes=4),
+        "level",
+        "0.92 (0.64 to 1.33) by TransNetV2, 0.99 (0.93 to 1.05) by EfficientNet-lite0, three seeds",
+        "one model that is told the cluster was level with the experts, too (0.85, 0.61 to 1.18, and 1.00, "
+        "0.98 to 1.02). All networks stayed far from real clips",
+        "clips-from-a-shared-seed-model-do-experts-win",
+    ),
+    MeasuredPlace(
         "three clusters of clips, 0.49 M, narrower than their patches",
         RunSize(images=False, experts=3, parameters=489_856, clips=3896, passes=66.5, narrow=True),
         "loses",

@@ -60,8 +60,8 @@ class ImageFeatures:
         total = video.shape[1]
         frames = video[:, middles(total, min(self.frames, total))].to(self.pictures.mean.device)  # B n H W 3
         images = rearrange(frames, "b n h w c -> (b n) c h w")
-        cores = FRAMES_AT_ONCE if images.is_cuda else torch.get_num_threads()
-        at_once = min(FRAMES_AT_ONCE, FRAMES_AT_ONCE_A_CORE * cores)
+        in_caches = FRAMES_AT_ONCE_A_CORE * torch.get_num_threads()
+        at_once = FRAMES_AT_ONCE if images.is_cuda else min(FRAMES_AT_ONCE, in_caches)
         parts = [self.forward(self.pictures(part)) for part in torch.split(images, at_once)]
         return reduce(torch.cat(parts).float(), "(b n) f -> b f", "mean", b=video.shape[0])
 

@@ -31,13 +31,16 @@ class OwnCards:
 
     def __init__(self, node: RunNode, leads: Callable[[str], bool], say: Callable[[str], None]):
         self.node, self.leads, self.say = node, leads, say
-        self._done: dict[str, str] = {}  # slot -> id of the tip after which all was done
+        self._told: dict[str, str] = {}  # slot -> id of the tip after which its newest card was told
+        self._held: set[str] = set()  # slots whose card's blobs are kept
         self._news = Notifier()
 
     async def carry(self) -> None:
         """Tells of them until cancelled."""
 
         def listen(envelope: Envelope[Any]) -> None:
+            if envelope.record.kind == "card" and envelope.signer == self.node.peer_id:
+                self._told.pop(envelope.record.slot, None)  # perhaps by a leadership that is over by now
             if envelope.record.kind in ("card", "attestation", "notice"):
                 self._news.notify()
 
@@ -66,35 +69,37 @@ class OwnCards:
         return failed
 
     async def _look_at(self, slot: str) -> None:
-        if self.leads(slot):
-            self._done.pop(slot, None)
-            self.node.let_go(_purpose(slot))
-            return
         after = tip_id(self.node.board.tip(slot))
-        if self._done.get(slot) == after:
+        if self._told.get(slot) == after and not self.leads(slot):
             return
         step = self._hold(slot)
-        if step == "wait":
+        if self.leads(slot):
+            self._told.pop(slot, None)
             return
         own = own_card(self.node, slot)
-        if own is not None and step != "nothing":
-            card = own.card if step == "tell" else sign_later(self.node, own)
-            await tell_card(self.node, card)
-            record = card.record
-            self.say(f"told of {slot} seq {record.seq} again: {record.steps:,} steps, which nobody attested")
-        self._done[slot] = after
+        if own is None or step in ("wait", "nothing"):
+            return
+        card = own.card if step == "tell" else sign_later(self.node, own)
+        await tell_card(self.node, card)
+        record = card.record
+        self.say(f"told of {slot} seq {record.seq} again: {record.steps:,} steps, which nobody attested")
+        self._told[slot] = after
 
     def _hold(self, slot: str) -> OwnStep:
-        """Returns what is to be done about a slot's card, and keeps its blobs while it may count."""
+        """Returns what is to be done about a slot's card, and keeps its blobs while it may count.
+
+        Also while this peer leads: once an earlier card is the tip, nothing else keeps those of this one.
+        """
         node, own = self.node, own_card(self.node, slot)
-        if own is None or not standing(node.state, node.peer_id, node.chain.fork).publishes:
-            node.let_go(_purpose(slot))
-            return "nothing"
-        step = own_step(own, own_view(node, own), time.time())
-        if step == "nothing":
-            node.let_go(_purpose(slot))
-        else:
+        step: OwnStep = "nothing"
+        if own is not None and standing(node.state, node.peer_id, node.chain.fork).publishes:
+            step = own_step(own, own_view(node, own), time.time())
+        if own is not None and step != "nothing":
             node.hold(_purpose(slot), {ref.id for ref in node.rounds.refs(own.card.record)})
+            self._held.add(slot)
+        elif slot in self._held:
+            node.let_go(_purpose(slot))
+            self._held.discard(slot)
         return step
 
 

@@ -5,11 +5,13 @@ is not lost.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from paris_p2p.training.messages import GateJob, GateResult
+from paris_p2p.peer.lead import Lead
+from paris_p2p.training.messages import GateJob, GateResult, TrainJob
 from tests.peer.world import TIMING, CountingTrainer, Peer, World, good_gate
 
 SLOT = "expert-0"
@@ -106,6 +108,37 @@ async def test_after_a_leave_the_next_start_goes_on_from_it(tmp_path: Path, atte
         gate.open.set()
         await world.until(lambda: tip_steps(owner) >= steps)
         assert not any("is not what this training descends from" in line for line in again.said)
+
+
+@pytest.mark.usefixtures("short")
+async def test_its_files_stay_where_the_card_before_it_is_attested_while_its_maker_fetches_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paris_p2p.peer.own_cards._LOOK_S", 0.05)
+    gate, starts, fetched = Gate(), list[int](), asyncio.Event()
+    make_job = Lead._job
+
+    async def slow_job(lead: Lead, files: AsyncExitStack) -> TrainJob:
+        await fetched.wait()
+        return await make_job(lead, files)
+
+    async with World(tmp_path, timing=LONG) as world:
+        await world.add("owner", role="owner", gate=gate)
+        peer = await world.add("a", slot=SLOT)
+        steps = await left_behind(world, peer, gate)
+        await peer.volunteer.leave()
+        await asyncio.wait_for(peer.task, 120)
+        monkeypatch.setattr(Lead, "_job", slow_job)
+        again = await world.restart("a", peer, slot=SLOT, trainer=watched(starts))
+        await world.until(lambda: again.volunteer.lead)
+        gate.open.set()
+        await world.until(lambda: tip_steps(again) > 0)
+        gate.open.clear()
+        await asyncio.sleep(1)  # looks at the slot pass
+        await again.node.forget_superseded()
+        fetched.set()
+        await world.until(lambda: starts)
+        assert starts[0] >= steps
 
 
 @pytest.mark.usefixtures("short")

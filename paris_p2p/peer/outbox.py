@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -317,17 +317,21 @@ class Outbox:
         """
         while self.publishing.locked() and self.state.untold is None:  # what waited is being signed
             await self.news.wait(_LOOK_S)
-        if self.publishing.locked():
+        new, tip = self.state.waiting, self.look()
+        is_led_past = new is not None and new.round is not None and new.round.parent != tip_id(tip)
+        if new is None or is_led_past or self.state.dropped_for or not self.state.descends(tip):
             return
-        async with self.publishing:
-            new, tip = self.state.waiting, self.look()
-            is_led_past = new is not None and new.round is not None and new.round.parent != tip_id(tip)
-            if new is None or is_led_past or self.state.dropped_for or not self.state.descends(tip):
-                return
-            card = await self._signed(new)
-            self._become(self.state.taken().signed(card))
-            self.node.keep_good(card.record)
-            self.node.keep(card)
+        self._become(self.state.taken())
+        # another card that is being told now is all in the store, and telling may take long
+        async with nullcontext() if self.publishing.locked() else self.publishing:
+            try:
+                card = await self._signed(new)
+            except ParisError:
+                self._become(self.state.not_signed(new))
+                raise
+        self._become(self.state.signed(card))
+        self.node.keep_good(card.record)
+        self.node.keep(card)
 
     async def _claim_epoch(self, epoch: int) -> None:
         """Claims a higher epoch for the card where attestors are bound to other cards of this one, which

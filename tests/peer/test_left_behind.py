@@ -7,9 +7,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from paris_p2p.envelope import Envelope
 from paris_p2p.peer.lead import Lead
 from paris_p2p.training.messages import GateJob, GateResult, TrainJob
 from tests.peer.world import TIMING, CountingTrainer, Peer, World, good_gate
@@ -176,6 +178,33 @@ async def test_with_nobody_there_the_next_start_goes_on_from_it_too(tmp_path: Pa
     async with World(tmp_path, timing=LONG) as world:
         peer = await world.add("a", slot=SLOT)
         await world.until(lambda: peer.node.board.pending(SLOT))
+        out = peer.node.board.pending(SLOT)[0].record.steps
+        await world.until(lambda: peer.volunteer.lead and peer.volunteer.lead.training.steps > out + 15)
+        steps = peer.volunteer.lead.training.steps if peer.volunteer.lead else 0
+        await peer.volunteer.leave()
+        await asyncio.wait_for(peer.task, 120)
+        await world.restart("a", peer, slot=SLOT, trainer=watched(starts))
+        await world.until(lambda: starts)
+        assert starts[0] >= steps
+
+
+@pytest.mark.usefixtures("short")
+async def test_the_next_start_goes_on_from_it_too_where_the_card_before_it_was_still_being_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts, telling = list[int](), asyncio.Event()
+    async with World(tmp_path, timing=LONG) as world:
+        peer = await world.add("a", slot=SLOT)
+        tell = peer.node.tell
+
+        async def hanging(envelope: Envelope[Any]) -> None:
+            if envelope.record.kind == "card":
+                telling.set()
+                await asyncio.Event().wait()
+            await tell(envelope)
+
+        monkeypatch.setattr(peer.node, "tell", hanging)
+        await asyncio.wait_for(telling.wait(), 120)
         out = peer.node.board.pending(SLOT)[0].record.steps
         await world.until(lambda: peer.volunteer.lead and peer.volunteer.lead.training.steps > out + 15)
         steps = peer.volunteer.lead.training.steps if peer.volunteer.lead else 0

@@ -27,6 +27,7 @@ class Voter:
         self.node, self.say = node, say
         self.votes = Votes(node.ledger, node.swarm.open)
         self.attested = 0
+        self._newest: dict[str, Vote] = {}  # slot -> what was signed last
         self._untold: dict[str, Vote] = {}  # slot -> what nobody could be told of yet
         self._signed_again: set[str] = set()  # cards that are told with the signature: of before a restart
 
@@ -87,10 +88,12 @@ class Voter:
         """
         while True:
             await asyncio.sleep(_TELL_AGAIN_S)
-            for slot, (card, attestation) in list(self._untold.items()):
-                tip = tip_id(self.node.board.tip(slot))
+            for slot, vote in list(self._untold.items()):
+                if self._untold.get(slot) is not vote:  # it was told, or another was signed, meanwhile
+                    continue
+                (card, attestation), tip = vote, tip_id(self.node.board.tip(slot))
                 if tip in (card.id, card.record.parent) and self.node.state.attests(attestation, card):
-                    await self._tell(card, attestation)
+                    await self._tell(vote)
                 else:
                     del self._untold[slot]
 
@@ -98,22 +101,29 @@ class Voter:
         self.votes.put(card, attestation)
         self.node.keep_good(card.record)
         self.node.keep(attestation)
-        await self._tell(card, attestation)
+        vote = self._newest[card.record.slot] = card, attestation
+        await self._tell(vote)
 
-    async def _tell(self, card: Envelope[CardRecord], attestation: Envelope[AttestationRecord]) -> None:
-        node, slot = self.node, card.record.slot
+    async def _tell(self, vote: Vote) -> None:
+        node, (card, attestation) = self.node, vote
+        slot = card.record.slot
         try:
             await node.tell(attestation)
             await node.announce_holding(card.id)
             if card.id in self._signed_again:
                 await node.tell(card)
         except SwarmError as error:  # a peer that asks this one hears it meanwhile
-            if slot not in self._untold:
-                self.say(
-                    f"could not tell what was attested of {slot}: {error}; "
-                    f"trying again every {_TELL_AGAIN_S:.0f} s"
-                )
-            self._untold[slot] = card, attestation
+            if self._newest[slot] is vote:
+                self._note_untold(slot, vote, error)
         else:
-            self._untold.pop(slot, None)
             self._signed_again.discard(card.id)
+            if self._newest[slot] is vote:
+                self._untold.pop(slot, None)
+
+    def _note_untold(self, slot: str, vote: Vote, error: SwarmError) -> None:
+        if slot not in self._untold:
+            self.say(
+                f"could not tell what was attested of {slot}: {error}; "
+                f"trying again every {_TELL_AGAIN_S:.0f} s"
+            )
+        self._untold[slot] = vote

@@ -23,7 +23,14 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
 from paris_p2p.envelope import Envelope
-from paris_p2p.errors import DiskFullError, MissingKeyError, ParisError, SwarmError, TrainError
+from paris_p2p.errors import (
+    DiskFullError,
+    MemoryLimitError,
+    MissingKeyError,
+    ParisError,
+    SwarmError,
+    TrainError,
+)
 from paris_p2p.node.open_copies import make_work_folder, work_folder
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import TrainingStatus
@@ -271,10 +278,10 @@ class Lead:
 
     async def _keep_after(self, error: ParisError) -> None:
         """Keeps for later what a leadership learned that ends with an error. A trainer that died at what it
-        began with is to begin with something older.
+        began with is to begin with something older; one whose memory ran out wrote a good checkpoint.
         """
         with suppress(ParisError):  # the first error is the one to show
-            if isinstance(error, TrainError):
+            if isinstance(error, TrainError) and not isinstance(error, MemoryLimitError):
                 self.outbox.forget_newest()
             else:
                 await self.outbox.put_by()

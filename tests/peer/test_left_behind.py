@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from paris_p2p.envelope import Envelope
+from paris_p2p.node.own_card_file import own_card
 from paris_p2p.peer.lead import Lead
-from paris_p2p.training.messages import GateJob, GateResult, TrainJob
-from tests.peer.world import TIMING, CountingTrainer, Peer, World, good_gate
+from paris_p2p.training.messages import Failed, GateJob, GateResult, TrainJob
+from tests.peer.world import TIMING, CountingTrainer, Peer, World, good_gate, line_of
 
 SLOT = "expert-0"
 LONG = TIMING.model_copy(update={"checkpoint_s": 600.0, "claim_s": 60.0})  # no card's patience ends
@@ -269,6 +270,25 @@ async def test_a_trainer_that_dies_at_it_begins_with_the_tip_the_next_time(
         await world.until(lambda: len(starts) > 3)
         assert min(starts[:3]) > 0
         assert starts[3] == 0
+
+
+async def test_the_checkpoint_that_a_trainer_wrote_before_its_memory_ran_out_is_kept(tmp_path: Path) -> None:
+    class Full(CountingTrainer):
+        """Has no more memory after its first card, and writes a checkpoint before it says so."""
+
+        async def lines(self):  # type: ignore[no-untyped-def]
+            async for line in super().lines():
+                yield line
+                if b'"steps":25' in line:
+                    yield self._checkpoint(26)
+                    yield line_of(Failed(error="MemoryLimitError", message="it is full"))
+
+    async with World(tmp_path, timing=LONG) as world:
+        peer = await world.add("a", slot=SLOT, trainer=Full)
+        await world.until(lambda: any("it is full" in line for line in peer.said))
+        own = own_card(peer.node, SLOT)
+        assert own is not None
+        assert own.card.record.steps == 26
 
 
 @pytest.mark.usefixtures("short")

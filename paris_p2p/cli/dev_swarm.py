@@ -167,10 +167,17 @@ def dev_swarm_command(
 
 
 def _tell_of_old_folders() -> None:
-    """Says which folders are left of dev-swarms that failed, or that were killed."""
-    left = [folder for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*") if not _is_used(folder)]
+    """Says which folders are left of this user's dev-swarms that failed, or that were killed."""
+    found = Path(tempfile.gettempdir()).glob(f"{_PREFIX}*")
+    left = [folder for folder in found if _is_mine(folder) and not _is_used(folder)]
     if left:
         echo(f"left by earlier dev-swarms, to look at and delete: {', '.join(map(str, sorted(left)))}")
+
+
+def _is_mine(folder: Path) -> bool:
+    with suppress(OSError):
+        return folder.lstat().st_uid == os.getuid()
+    return False
 
 
 def _is_used(folder: Path) -> bool:

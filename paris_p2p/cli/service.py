@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -260,12 +261,13 @@ def _explained(unit: ServiceUnit) -> list[str]:
 
 def _what_runs(unit: ServiceUnit, place: ServicePlace) -> list[str]:
     """Returns what is to be done about a node that holds the folder already."""
-    if not has_node(Path(unit.data_dir or f"/var/lib/{place.name}")):
+    folder = unit.data_dir or f"/var/lib/{place.name}"
+    if not has_node(Path(folder)):
         return []
     restart, start = (" ".join(place.systemctl(word, place.name)) for word in ("restart", "start"))
     return [
         f"a node runs there already. If it is this service: {restart}, which starts it with these words",
-        f"else stop it by `paris {unit.kind} stop`, and then: {start}",
+        f"else stop it by `paris {unit.kind} stop --data-dir {shlex.quote(folder)}`, and then: {start}",
     ]
 
 

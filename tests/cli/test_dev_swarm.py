@@ -29,6 +29,17 @@ def test_folders_that_a_killed_dev_swarm_left_are_named_and_those_in_use_are_not
     assert "paris-dev-swarm-running" not in said
 
 
+def test_folders_of_another_user_are_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "paris-dev-swarm-running").mkdir(mode=0o700)
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    dev_swarm._tell_of_old_folders()
+    assert capsys.readouterr().out == ""
+
+
 def test_ctrl_c_says_where_the_folders_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> bool:
         raise KeyboardInterrupt

@@ -227,14 +227,15 @@ def test_where_systemd_does_not_run_no_service_is_asked_for(
 
 
 def test_a_node_that_runs_already_is_named_with_what_to_do_about_it(home: Path) -> None:
-    words = ["install", "bootstrap", "--", "--max-disk", "20GB"]
+    folder = home / "my node"
+    words = ["install", "bootstrap", "--", "--max-disk", "20GB", "--data-dir", str(folder)]
     assert "runs there already" not in typed(*words).output
-    folder = home / "data/paris-p2p/bootstrap"
     with DataDirLock(folder):
         said = " ".join(typed(*words).output.split())
     assert "a node runs there already" in said
     assert "systemctl --user restart paris-bootstrap" in said
-    assert "`paris bootstrap stop`, and then: systemctl --user start paris-bootstrap" in said
+    stop = f"paris bootstrap stop --data-dir '{folder}'"
+    assert f"`{stop}`, and then: systemctl --user start paris-bootstrap" in said
 
 
 def test_status_and_logs_ask_systemd(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ MAX_HEARD_OF_ONE = 16  # runs waiting to be joined that one signer named
 _MAX_HEARD = 4 * MAX_RUNS
 _MAX_ASKED = 8  # at once, one of each signer
 _MAX_ASKED_OF_NETWORK = 4
-_AGAIN_S, _MOST_AGAIN_S = 10.0, 600.0  # until a signer that did not tell of a run is asked anew
+_AGAIN_S, _MOST_AGAIN_S = 10.0, 600.0  # until a signer that was asked for a run in vain is asked anew
 _MAX_FAILED = 1024  # pairs of run and signer
 
 
@@ -72,7 +72,7 @@ class HeardRuns:
         self._asked.pop(run, None)
 
     def failed(self, run: str, peer: str, now_s: float) -> bool:
-        """Notes that a peer did not tell of a run; returns whether it is the first that did not."""
+        """Notes that a peer was asked for a run in vain; returns whether it is the first that was."""
         is_first = all(run != other for other, _ in self._failed)
         times = self._failed.pop((run, peer), (0, 0.0))[0] + 1
         wait_s = min(_AGAIN_S * 2.0 ** (times - 1), _MOST_AGAIN_S) if times < 16 else _MOST_AGAIN_S

@@ -36,6 +36,9 @@ from paris_p2p.swarm.addresses import network_of
 log = logging.getLogger(__name__)
 _SPEC_LIMIT_S = 60.0
 _PAUSE_S = 1.0  # between two looks at what was heard, however much that is
+_MEMBERS_ONLY = (
+    "; a run for members only tells its members alone: this node is its entry point, and mirrors none of it"
+)
 
 
 class BootstrapNode:
@@ -183,11 +186,12 @@ class BootstrapNode:
         try:
             await self._ask_and_open(run_id, peer)
         except ParisError as error:
-            self._not_joined(run_id, peer, shown(error))
+            self._not_joined(run_id, peer, shown(error) + (_MEMBERS_ONLY * isinstance(error, SwarmError)))
         except TimeoutError:
             self._not_joined(run_id, peer, f"no RunSpec within {_SPEC_LIMIT_S:.0f} s")
         except Exception:  # this run's fault, or the disk's; the others are mirrored as before
             log.exception("run %s could not be joined", run_id)
+            self.heard.failed(run_id, peer, time.monotonic())
         finally:
             self.heard.answered(run_id)
             if run_id not in self.runs:
@@ -195,12 +199,11 @@ class BootstrapNode:
             del self._joining[run_id]
 
     def _not_joined(self, run_id: str, peer: str, why: str) -> None:
-        """Notes that a peer did not tell of a run; the first time of a run it is said."""
+        """Notes that a run was asked of a peer in vain; the first time of a run it is said."""
         is_first = self.heard.failed(run_id, peer, time.monotonic())
         log.log(
             logging.INFO if is_first else logging.DEBUG,
-            "run %s… was not joined through %s: %s; it is asked for again now and then. A run for members "
-            "only tells its members alone: this node is its entry point, and mirrors none of it",
+            "run %s… was not joined through %s, and is asked for again now and then: %s",
             run_id[:16],
             peer,
             why,
@@ -216,7 +219,7 @@ class BootstrapNode:
         place = self._place(run_id, run.signer, peer, network)
         places = list(self.places.values())
         if reason := refusal(places, place):
-            log.info("run %s… gets no place: %s", run_id[:16], reason)
+            self._not_joined(run_id, peer, f"it gets no place: {reason}")
             return
         leaving = leaves_for(places, place)
         self.places[run_id] = place  # before another run that is joined now counts the places

@@ -188,6 +188,40 @@ async def test_a_run_that_tells_strangers_nothing_is_asked_for_ever_more_rarely_
     assert sum("was not joined" in line for line in caplog.messages) == 1
 
 
+@pytest.mark.parametrize("fault", ["of an owner that has as many", "cannot be opened"])
+async def test_a_run_that_is_fetched_in_vain_is_not_fetched_with_each_word_of_it(
+    tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    fetched: list[str] = []
+    fetch = FakeSwarm.fetch_spec
+
+    async def counted(swarm: FakeSwarm, peer: str, run_id: str) -> bytes:
+        fetched.append(peer)
+        return await fetch(swarm, peer, run_id)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError(fault)
+
+    monkeypatch.setattr(FakeSwarm, "fetch_spec", counted)
+    if fault == "cannot be opened":
+        monkeypatch.setattr(serve, "opened", broken)
+    else:
+        monkeypatch.setattr(serve, "refusal", lambda _, place: fault if place.owner else "")
+    async with World(tmp_path) as world:
+        source, stranger = JunkRuns(world.run.record), Identity.generate()
+        run = source.add("in vain")
+        world.network.join(stranger, source)
+        async with node_of(world, monkeypatch) as bootstrap:
+            for _ in range(30):
+                bootstrap.notice(stray(run.id, stranger))
+                await asyncio.sleep(0.02)
+            await world.until(lambda: not bootstrap._joining)
+            assert len(fetched) == 1
+            assert run.id not in bootstrap.places
+    assert sum(run.id[:16] in line for line in caplog.messages) == 1
+
+
 def test_a_peer_that_did_not_tell_of_a_run_is_left_alone_for_ever_longer() -> None:
     heard, record = HeardRuns(), stray(signer=Identity.generate())
     run, peer, now_s = record.record.run, record.signer, 1000.0

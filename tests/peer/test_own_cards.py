@@ -6,9 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from paris_p2p.envelope import Envelope, open_envelope
+from paris_p2p.node.run_node import RunNode
+from paris_p2p.peer import own_cards
 from paris_p2p.records import CardRecord
 from paris_p2p.rules.claims import lead_of
 from paris_p2p.rules.tips import NO_CLAIM
@@ -82,3 +88,26 @@ async def test_it_is_a_stale_leads_card_once_another_leads(tmp_path: Path) -> No
         await world.until(lambda: owner.node.board.tip(SLOT) is not None)
         assert owner.node.board.tip(SLOT).card.signer == heir.node.peer_id  # type: ignore[union-attr]
         assert not owner.node.board.attestors(card.id, SLOT)
+
+
+async def test_it_is_told_once_it_counts_though_it_did_not_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a member has yet to tell what the owner said, or a round's update to come."""
+    monkeypatch.setattr(own_cards, "_LOOK_S", 0.05)
+    view, looked = own_cards.own_view, asyncio.Event()
+
+    def not_yet(node: RunNode, own: Any) -> Any:
+        looked.set()
+        return replace(view(node, own), counts=False)
+
+    async with World(tmp_path) as world:
+        owner = await world.add("owner", role="owner")
+        peer, card = await killed_with_a_card(world, owner)
+        with monkeypatch.context() as patch:
+            patch.setattr(own_cards, "own_view", not_yet)
+            await world.restart("a", peer, slot="router")
+            await asyncio.wait_for(looked.wait(), 60)
+            await asyncio.sleep(1)
+        await world.until(lambda: owner.node.board.tip(SLOT) is not None)
+        assert owner.node.board.tip(SLOT).card.id == card.id  # type: ignore[union-attr]
